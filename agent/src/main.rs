@@ -1,0 +1,2 @@
+//! stella-agent
+fn main() {}

@@ -1,0 +1,2 @@
+//! stella-cli
+fn main() {}

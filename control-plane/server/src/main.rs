@@ -1,0 +1,2 @@
+//! stella-server
+fn main() {}

@@ -1,0 +1,363 @@
+//! What is said. Each direction is one enum; variants and fields are append-only within a protocol version and pinned by
+//! golden bytes in `tests/golden`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::Digest;
+use crate::id::{
+    AgentId, Attempt, AttemptKey, DeploymentId, EnrolmentTokenId, Generation, Incarnation, Position, SessionEpoch, TargetId,
+    TaskId, TenantId,
+};
+use crate::spec::TaskSpec;
+use crate::time::Timestamp;
+use crate::trace::TraceContext;
+
+/// From an agent, on the control stream.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ToControlPlane {
+    /// The first frame: who speaks and what is open.
+    Hello(Hello),
+    /// I am alive, and this is how the host does.
+    Heartbeat(Heartbeat),
+    /// The attempt is in the agent's journal and will be run.
+    Accepted(Accepted),
+    /// The attempt has started.
+    Running(Running),
+    /// The attempt has ended. Sent again after every reconnect until it is acknowledged.
+    Finished(Finished),
+    /// A new certificate for the same identity, please.
+    Renew(RenewRequest),
+    /// The agent leaves on purpose (shutdown); what is open stays open.
+    Goodbye,
+}
+
+/// To an agent, on the control stream.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ToAgent {
+    /// The answer to a hello: the session exists from here on.
+    Welcome(Welcome),
+    /// Run this.
+    Dispatch(Box<Dispatch>),
+    /// End this attempt: TERM, then KILL after the grace.
+    Cancel(Cancel),
+    /// These results are durable here; the agent may forget them.
+    Acknowledge(Vec<AttemptKey>),
+    /// The certificate that was asked for.
+    Renewed(Renewed),
+    /// Finish what is open and take nothing new, until the next welcome.
+    Drain,
+}
+
+/// A mark in a journal, to notice that it was wiped or rolled back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JournalMark {
+    /// Which life of the journal.
+    pub incarnation: Incarnation,
+    /// How far it had got. Never smaller in the same life.
+    pub position: Position,
+}
+
+/// The first frame of an agent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Hello {
+    /// The agent's software version, for people.
+    pub agent_version: String,
+    /// What the agent can do: see [`capability`].
+    pub capabilities: u64,
+    /// The agent's own journal.
+    pub journal: JournalMark,
+    /// The control plane's journal as this agent saw it last; `None` if never.
+    pub control_plane: Option<JournalMark>,
+    /// Every attempt that is in the agent's journal and not acknowledged, at most [`crate::limits::OPEN_ATTEMPTS_MAX`].
+    pub open: Vec<OpenAttempt>,
+    /// How the host does.
+    pub resources: Resources,
+}
+
+/// Bits of [`Hello::capabilities`].
+pub mod capability {
+    /// Runs `artifact` tasks.
+    pub const ARTIFACT: u64 = 1;
+    /// Runs `command` tasks.
+    pub const COMMAND: u64 = 1 << 1;
+    /// Runs `check` tasks.
+    pub const CHECK: u64 = 1 << 2;
+    /// Runs `systemd` tasks.
+    pub const SYSTEMD: u64 = 1 << 3;
+}
+
+/// An attempt that the agent still knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenAttempt {
+    /// Which.
+    pub key: AttemptKey,
+    /// How far it has got.
+    pub phase: Phase,
+}
+
+/// How far an attempt has got on the agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Phase {
+    /// In the journal, not started.
+    Accepted,
+    /// Started.
+    Running,
+    /// Ended; the result follows in a [`ToControlPlane::Finished`] frame.
+    Finished,
+}
+
+/// The control plane's answer to a hello.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Welcome {
+    /// This session's number. Every frame of an older one is fenced off.
+    pub session: SessionEpoch,
+    /// The control plane's journal, to be echoed in the next hello.
+    pub control_plane: JournalMark,
+    /// How often to send a heartbeat, in milliseconds.
+    pub heartbeat_interval_ms: u64,
+    /// Open attempts of the hello whose result is durable here already: the agent may forget them.
+    pub settled: Vec<AttemptKey>,
+    /// The control plane's time, to tell the host's clock skew.
+    pub now: Timestamp,
+}
+
+/// Run this attempt. Sent only after the control plane has it durably in state `dispatched`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dispatch {
+    /// The task.
+    pub task: TaskId,
+    /// Which attempt of it.
+    pub attempt: Attempt,
+    /// The session that it was dispatched in.
+    pub session: SessionEpoch,
+    /// The deployment that it belongs to.
+    pub deployment: DeploymentId,
+    /// The target that it changes.
+    pub target: TargetId,
+    /// The target's name, for the command's environment and for people.
+    pub target_name: String,
+    /// The folder under the host root that this target owns; `None` is the host root itself.
+    pub slot: Option<String>,
+    /// The target's generation: older ones are ended first, and an older dispatch is refused.
+    pub generation: Generation,
+    /// The release's version, for the command's environment and for people.
+    pub release_version: String,
+    /// The work.
+    pub spec: TaskSpec,
+    /// The trace and span that caused it.
+    pub trace: TraceContext,
+}
+
+impl Dispatch {
+    /// Task and attempt together.
+    #[must_use]
+    pub const fn key(&self) -> AttemptKey {
+        AttemptKey { task: self.task, attempt: self.attempt }
+    }
+}
+
+/// End an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cancel {
+    /// Which.
+    pub key: AttemptKey,
+    /// The time between TERM and KILL, in milliseconds.
+    pub grace_ms: u64,
+}
+
+/// A sign of life.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Heartbeat {
+    /// How far the agent's journal has got.
+    pub position: Position,
+    /// How the host does.
+    pub resources: Resources,
+}
+
+/// Figures of the host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Resources {
+    /// Load average of the last minute.
+    pub load_1m: f32,
+    /// Memory that is free for use, in bytes.
+    pub memory_available_bytes: u64,
+    /// Memory in all, in bytes.
+    pub memory_total_bytes: u64,
+    /// Free space where the host root is, in bytes.
+    pub disk_available_bytes: u64,
+    /// Tasks running now.
+    pub tasks_running: u32,
+}
+
+/// The attempt is durable on the agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Accepted {
+    /// Which.
+    pub key: AttemptKey,
+    /// The agent's journal position that holds it.
+    pub position: Position,
+}
+
+/// The attempt has started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Running {
+    /// Which.
+    pub key: AttemptKey,
+    /// When, by the agent's clock.
+    pub started_at: Timestamp,
+}
+
+/// The attempt has ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finished {
+    /// Which.
+    pub key: AttemptKey,
+    /// The agent's journal position that holds the result.
+    pub position: Position,
+    /// When it started, by the agent's clock; `None` if it never did.
+    pub started_at: Option<Timestamp>,
+    /// When it ended, by the agent's clock.
+    pub finished_at: Timestamp,
+    /// How it ended.
+    pub outcome: TaskOutcome,
+}
+
+/// How an attempt ended on the agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TaskOutcome {
+    /// It did what it was asked to do.
+    Succeeded,
+    /// It ran and did not succeed.
+    Failed {
+        /// For a person: what happened and what to do.
+        reason: String,
+        /// The exit code of a command, if there was one.
+        exit_code: Option<i32>,
+    },
+    /// It took longer than it may; its whole process tree is gone.
+    TimedOut,
+    /// It was told to end and its whole process tree is gone.
+    Cancelled,
+    /// The agent restarted in the middle of it; its whole process tree is confirmed gone.
+    Interrupted,
+    /// The agent cannot tell what became of it.
+    Unknown {
+        /// For a person: why it cannot tell.
+        reason: String,
+    },
+    /// The agent will not run it (policy, stale generation, no room). Nothing was changed.
+    Refused {
+        /// For a person: why.
+        reason: String,
+    },
+}
+
+/// A request for a new certificate on the live session. Names in it are ignored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RenewRequest {
+    /// A PKCS #10 request in DER, signed by the new key.
+    pub csr_der: Vec<u8>,
+}
+
+/// A new certificate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Renewed {
+    /// The leaf and its intermediates, DER, leaf first.
+    pub chain_der: Vec<Vec<u8>>,
+    /// The roots to trust from now on, DER.
+    pub roots_der: Vec<Vec<u8>>,
+}
+
+/// The first and only frame of an agent that has no identity yet (ALPN [`crate::version::ALPN_ENROL`]).
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnrolRequest {
+    /// The token's public half.
+    pub token: EnrolmentTokenId,
+    /// The token's secret half.
+    pub secret: [u8; 32],
+    /// A PKCS #10 request in DER. Names in it are ignored.
+    pub csr_der: Vec<u8>,
+    /// How the host calls itself; the tenant may rename it.
+    pub hostname: String,
+    /// The agent's software version, for people.
+    pub agent_version: String,
+}
+
+impl std::fmt::Debug for EnrolRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EnrolRequest").field("token", &self.token).field("hostname", &self.hostname).finish_non_exhaustive()
+    }
+}
+
+/// The answer to an enrolment. The same (token, public key) always gets the same identity, so a lost reply burns nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EnrolResponse {
+    /// Welcome to the fleet.
+    Granted {
+        /// The tenant that the token belongs to.
+        tenant: TenantId,
+        /// The new identity.
+        agent: AgentId,
+        /// The leaf and its intermediates, DER, leaf first.
+        chain_der: Vec<Vec<u8>>,
+        /// The roots to trust, DER.
+        roots_der: Vec<Vec<u8>>,
+    },
+    /// No. Nothing was changed.
+    Refused {
+        /// For a person: why, and what to do.
+        reason: String,
+    },
+}
+
+/// The head of a unidirectional stream of task output, from the agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutputHeader {
+    /// Whose output.
+    pub key: AttemptKey,
+    /// How many bytes of output (payload, not frames) come before this stream's first chunk.
+    pub offset: u64,
+}
+
+/// A piece of output.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutputChunk {
+    /// Where it was written.
+    pub source: OutputSource,
+    /// When the agent read it, by its clock.
+    pub at: Timestamp,
+    /// The bytes, at most [`crate::limits::OUTPUT_CHUNK_BYTES_MAX`].
+    pub bytes: Vec<u8>,
+}
+
+/// Where output was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OutputSource {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+    /// The agent's own words about the task (progress, truncation).
+    Agent,
+}
+
+/// The head of a bidirectional stream that the agent opens to fetch an artifact.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArtifactRequest {
+    /// Which.
+    pub digest: Digest,
+    /// From which byte on, to resume.
+    pub offset: u64,
+}
+
+/// The control plane's answer, before the raw bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ArtifactResponse {
+    /// The bytes follow, from the offset to the end.
+    Found {
+        /// The whole size in bytes.
+        size_bytes: u64,
+    },
+    /// No release of this agent's tenant has it.
+    NotFound,
+}

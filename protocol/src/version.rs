@@ -1,0 +1,7 @@
+//! Versions, as they are spoken in ALPN.
+
+/// A session of an enrolled agent, version 1.
+pub const ALPN_AGENT: &[u8] = b"stella-agent/1";
+
+/// Enrolment of an agent that has no certificate yet, version 1.
+pub const ALPN_ENROL: &[u8] = b"stella-enrol/1";
