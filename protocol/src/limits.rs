@@ -30,5 +30,41 @@ pub const HANDSHAKE_TIMEOUT_MS: u64 = 10_000;
 /// After this many silent heartbeat intervals a session is dead.
 pub const HEARTBEATS_MISSED_MAX: u64 = 3;
 
+/// The largest first frame of an agent without an identity, in bytes: nobody unknown may make the control plane hold more.
+pub const ENROL_REQUEST_BYTES_MAX: usize = 16 * 1024;
+
+/// How many unsent bytes a session keeps for its transport: room to report every open attempt after a reconnect.
+pub const OUTGOING_BYTES_MAX: usize = 4 * FRAME_BYTES_MAX;
+
+/// The shortest and the longest heartbeat interval that a welcome may ask for, in milliseconds: neither a flood nor a silence.
+pub const HEARTBEAT_INTERVAL_MS_RANGE: (u64, u64) = (10, 300_000);
+
+/// The longest time that a task, a pause or a grace may ask for, in milliseconds: 7 days. It also keeps sums of times far from overflow.
+pub const TASK_TIME_MS_MAX: u64 = 7 * 24 * 60 * 60 * 1000;
+
+/// The longest version text (of an agent, of a release), in bytes.
+pub const VERSION_BYTES_MAX: usize = 128;
+
+/// The longest name (host, target, component, unit, user), in bytes: what a file name may have.
+pub const NAME_BYTES_MAX: usize = 255;
+
+/// The longest path, URL or address, in bytes: what a path may have.
+pub const PATH_BYTES_MAX: usize = 4096;
+
+/// How many arguments a command may have, the program included; also how many variables.
+pub const ARGUMENTS_MAX: usize = 1024;
+
+/// How many bytes a command's arguments and variables may have together: less than a frame, and far less than what `execve` takes.
+pub const COMMAND_BYTES_MAX: usize = 192 * 1024;
+
+/// How many certificates a chain or a set of roots may have.
+pub const CERTIFICATES_MAX: usize = 16;
+
 const _: () = assert!(OUTPUT_CHUNK_BYTES_MAX < FRAME_BYTES_MAX);
 const _: () = assert!(CHAIN_BYTES_MAX < FRAME_BYTES_MAX);
+const _: () = assert!(2 * CHAIN_BYTES_MAX < FRAME_BYTES_MAX, "a chain and the roots travel in one frame");
+const _: () = assert!(
+    COMMAND_BYTES_MAX + 4 * 5 * ARGUMENTS_MAX + 8 * PATH_BYTES_MAX < FRAME_BYTES_MAX,
+    "a full command fits a frame"
+);
+const _: () = assert!(CSR_BYTES_MAX + NAME_BYTES_MAX + VERSION_BYTES_MAX + 128 < ENROL_REQUEST_BYTES_MAX);

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::id::{
-    AgentId, Attempt, AttemptKey, DeploymentId, EnrolmentTokenId, Generation, Incarnation, Position, SessionEpoch, TargetId,
-    TaskId, TenantId,
+    AgentId, Attempt, AttemptKey, DeploymentId, EnrolmentTokenId, Generation, Incarnation, Position,
+    SessionEpoch, TargetId, TaskId, TenantId,
 };
 use crate::spec::TaskSpec;
 use crate::time::Timestamp;
@@ -31,6 +31,22 @@ pub enum ToControlPlane {
     Goodbye,
 }
 
+impl ToControlPlane {
+    /// The frame's name for logs, metrics and violations.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Hello(_) => "hello",
+            Self::Heartbeat(_) => "heartbeat",
+            Self::Accepted(_) => "accepted",
+            Self::Running(_) => "running",
+            Self::Finished(_) => "finished",
+            Self::Renew(_) => "renew",
+            Self::Goodbye => "goodbye",
+        }
+    }
+}
+
 /// To an agent, on the control stream.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum ToAgent {
@@ -46,6 +62,21 @@ pub enum ToAgent {
     Renewed(Renewed),
     /// Finish what is open and take nothing new, until the next welcome.
     Drain,
+}
+
+impl ToAgent {
+    /// The frame's name for logs, metrics and violations.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Welcome(_) => "welcome",
+            Self::Dispatch(_) => "dispatch",
+            Self::Cancel(_) => "cancel",
+            Self::Acknowledge(_) => "acknowledge",
+            Self::Renewed(_) => "renewed",
+            Self::Drain => "drain",
+        }
+    }
 }
 
 /// A mark in a journal, to notice that it was wiped or rolled back.
@@ -285,7 +316,10 @@ pub struct EnrolRequest {
 
 impl std::fmt::Debug for EnrolRequest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("EnrolRequest").field("token", &self.token).field("hostname", &self.hostname).finish_non_exhaustive()
+        f.debug_struct("EnrolRequest")
+            .field("token", &self.token)
+            .field("hostname", &self.hostname)
+            .finish_non_exhaustive()
     }
 }
 
@@ -327,6 +361,7 @@ pub struct OutputChunk {
     /// When the agent read it, by its clock.
     pub at: Timestamp,
     /// The bytes, at most [`crate::limits::OUTPUT_CHUNK_BYTES_MAX`].
+    #[serde(with = "crate::blob")]
     pub bytes: Vec<u8>,
 }
 

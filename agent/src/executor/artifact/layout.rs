@@ -1,0 +1,284 @@
+//! The folder of one component. Everything here blocks on the disk.
+
+use std::fs::TryLockError;
+use std::io::{self, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::time::SystemTime;
+
+use cap_std::fs::{Dir, DirBuilder, DirBuilderExt as _, File, OpenOptions, Permissions, PermissionsExt as _};
+use nix::fcntl::{RenameFlags, renameat2};
+use nix::unistd::syncfs;
+use stella_protocol::digest::Digest;
+use stella_protocol::id::AttemptKey;
+use stella_protocol::spec::ArtifactSpec;
+
+use crate::host::{self, plain_name};
+
+const CURRENT: &str = "current";
+const RELEASES: &str = "releases";
+const INCOMING: &str = ".incoming";
+const LOCK: &str = ".lock";
+
+/// The longest marker that is read, in bytes. One has 72.
+const MARKER_BYTES_MAX: u64 = 128;
+
+#[derive(Debug, thiserror::Error)]
+pub(in super::super) enum Error {
+    #[error("cannot {action}")]
+    Io {
+        action: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("`current` is there and is no link to a release; move it away on the host")]
+    CurrentIsNoLink,
+}
+
+fn during<T>(action: impl Into<String>, result: io::Result<T>) -> Result<T, Error> {
+    result.map_err(|source| Error::Io { action: action.into(), source })
+}
+
+/// A release of a component, as it is named on the host.
+#[derive(Clone, Debug)]
+pub(super) struct Release {
+    /// The folder's name.
+    pub(super) name: String,
+    pub(super) digest: Digest,
+    /// The archive's size.
+    pub(super) size_bytes: u64,
+}
+
+impl Release {
+    pub(super) fn new(spec: &ArtifactSpec) -> Result<Self, host::Error> {
+        let name = format!("{}-{}", plain_name("version", &spec.version)?, spec.digest.short());
+        Ok(Self { name, digest: spec.digest, size_bytes: spec.size_bytes })
+    }
+}
+
+/// A component's folder, held by one task. Dropping it lets the next one in.
+#[derive(Debug)]
+pub(super) struct Component {
+    dir: Dir,
+    releases: Dir,
+    incoming: Dir,
+    _lock: std::fs::File,
+}
+
+impl Component {
+    /// `None` if another task holds it. Removes what tasks that were killed have left behind.
+    pub(super) fn lock(dir: Dir) -> Result<Option<Self>, Error> {
+        let options = OpenOptions::new().create(true).truncate(false).write(true).clone();
+        let lock = during("open the component's lock", dir.open_with(LOCK, &options))?.into_std();
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(source)) => {
+                return Err(Error::Io { action: "lock the component".to_owned(), source });
+            }
+        }
+        let releases = during("open the releases", open_or_create(&dir, RELEASES, 0o755))?;
+        let incoming = during("open the folder for downloads", open_or_create(&dir, INCOMING, 0o700))?;
+        let component = Self { dir, releases, incoming, _lock: lock };
+        component.clean()?;
+        Ok(Some(component))
+    }
+
+    /// Everything incoming but partial downloads is from a task that did not end by itself.
+    fn clean(&self) -> Result<(), Error> {
+        for name in names(&self.incoming)? {
+            if !name.ends_with(".part") {
+                self.remove_incoming(&name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The file that an artifact is fetched into, at its beginning. Downloads of other artifacts are given up.
+    pub(super) fn open_partial(&self, digest: Digest) -> Result<std::fs::File, Error> {
+        let wanted = partial_name(digest);
+        for name in names(&self.incoming)? {
+            if name != wanted {
+                self.remove_incoming(&name)?;
+            }
+        }
+        let options = OpenOptions::new().create(true).truncate(false).read(true).write(true).clone();
+        let opened = self.incoming.open_with(&wanted, &options);
+        Ok(during("open the file to fetch into", opened)?.into_std())
+    }
+
+    pub(super) fn remove_partial(&self, digest: Digest) -> Result<(), Error> {
+        self.remove_incoming(&partial_name(digest))
+    }
+
+    /// A fresh folder to unpack into; its name.
+    pub(super) fn create_temporary(&self, key: AttemptKey) -> Result<String, Error> {
+        let name = temporary_name(key);
+        during("create a folder to unpack into", self.incoming.create_dir(&name))?;
+        Ok(name)
+    }
+
+    pub(super) fn open_temporary(&self, key: AttemptKey) -> Result<Dir, Error> {
+        during("open the folder to unpack into", self.incoming.open_dir(temporary_name(key)))
+    }
+
+    pub(super) fn remove_incoming(&self, name: &str) -> Result<(), Error> {
+        let removed = match self.incoming.symlink_metadata(name) {
+            Ok(found) if found.is_dir() => self.incoming.remove_dir_all(name),
+            Ok(_) => self.incoming.remove_file(name),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        };
+        during(format!("remove {INCOMING}/{name}"), removed)
+    }
+
+    /// Whether the release is complete on this host.
+    pub(super) fn is_ready(&self, release: &Release) -> Result<bool, Error> {
+        let marker = match self.releases.open(marker_name(&release.name)) {
+            Ok(file) => during("read a release's marker", read_bounded(file))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(source) => {
+                return Err(Error::Io { action: "open a release's marker".to_owned(), source });
+            }
+        };
+        let is_dir = self.releases.symlink_metadata(&release.name).is_ok_and(|found| found.is_dir());
+        Ok(is_dir && marker.trim_end() == release.digest.to_string())
+    }
+
+    /// Makes an unpacked release durable and gives it its name, then its marker. Removes the download.
+    ///
+    /// A folder that is there under the name without its marker is swapped out in the same step: `current` may point to it.
+    pub(super) fn install(&self, temporary: &str, release: &Release) -> Result<(), Error> {
+        let action = || format!("install the release {}", release.name);
+        during(action(), self.incoming.set_permissions(temporary, Permissions::from_mode(0o755)))?;
+        // One call for all files: a barrier for each would take minutes for an archive of many.
+        during("write the release to disk", syncfs(&self.releases).map_err(io::Error::from))?;
+        if self.releases.symlink_metadata(&release.name).is_ok() {
+            let swap = RenameFlags::RENAME_EXCHANGE;
+            let (from, to) = (Path::new(temporary), Path::new(&release.name));
+            let swapped = renameat2(&self.incoming, from, &self.releases, to, swap);
+            during(action(), swapped.map_err(io::Error::from))?;
+        } else {
+            during(action(), self.incoming.rename(temporary, &self.releases, &release.name))?;
+        }
+        during("write the releases' folder to disk", sync(&self.releases))?;
+        during("write a release's marker", self.write_marker(release))?;
+        self.remove_incoming(temporary)?;
+        self.remove_partial(release.digest)
+    }
+
+    fn write_marker(&self, release: &Release) -> io::Result<()> {
+        let marker = marker_name(&release.name);
+        let temporary = format!("{marker}.new");
+        let options = OpenOptions::new().create(true).truncate(true).write(true).clone();
+        let mut file = self.releases.open_with(&temporary, &options)?;
+        writeln!(file, "{}", release.digest)?;
+        file.sync_all()?;
+        self.releases.rename(&temporary, &self.releases, &marker)?;
+        sync(&self.releases)
+    }
+
+    /// The release that `current` points to.
+    pub(super) fn current(&self) -> Result<Option<String>, Error> {
+        match self.dir.symlink_metadata(CURRENT) {
+            Ok(found) if found.is_symlink() => {}
+            Ok(_) => return Err(Error::CurrentIsNoLink),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(Error::Io { action: "look at `current`".to_owned(), source }),
+        }
+        let target = during("read `current`", self.dir.read_link_contents(CURRENT))?;
+        Ok(target.file_name().and_then(|name| name.to_str()).map(str::to_owned))
+    }
+
+    /// Points `current` to a release, in one step.
+    pub(super) fn switch(&self, release: &Release) -> Result<(), Error> {
+        let target = Path::new(RELEASES).join(&release.name);
+        let switched = self
+            .incoming
+            .symlink_contents(&target, CURRENT)
+            .and_then(|()| self.incoming.rename(CURRENT, &self.dir, CURRENT))
+            .and_then(|()| sync(&self.dir));
+        during("switch `current`", switched)?;
+        // When a release was last switched to decides when it is pruned.
+        let touched = self.releases.open(marker_name(&release.name));
+        let touched = touched.and_then(|file| file.into_std().set_modified(SystemTime::now()));
+        during("note the time of the switch", touched)
+    }
+
+    /// Removes releases beyond `keep`, those first that were switched to longest ago, and never `current` or `previous`. The
+    /// removed ones' names.
+    pub(super) fn prune(&self, keep: u8, current: &str, previous: Option<&str>) -> Result<Vec<String>, Error> {
+        let mut old = Vec::new();
+        let mut kept = 0;
+        for name in names(&self.releases)?.into_iter().filter(|name| !name.starts_with('.')) {
+            if name == current || Some(name.as_str()) == previous {
+                kept += 1;
+                continue;
+            }
+            let switched_to = self.releases.symlink_metadata(marker_name(&name));
+            let at = switched_to.and_then(|marker| marker.modified()).map(|at| at.into_std());
+            old.push((at.unwrap_or(SystemTime::UNIX_EPOCH), name));
+        }
+        old.sort();
+        let room = usize::from(keep.max(1)).saturating_sub(kept);
+        let excess = old.len().saturating_sub(room);
+        let mut removed = Vec::with_capacity(excess);
+        for (_, name) in old.into_iter().take(excess) {
+            self.remove_release(&name)?;
+            removed.push(name);
+        }
+        Ok(removed)
+    }
+
+    /// The marker goes first and the folder moves out of the way before it is taken apart: no half of it is ever a release.
+    fn remove_release(&self, name: &str) -> Result<(), Error> {
+        let action = || format!("remove the release {name}");
+        match self.releases.remove_file(marker_name(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return during(action(), Err(error)),
+            Ok(()) | Err(_) => {}
+        }
+        during(action(), self.releases.rename(name, &self.incoming, name))?;
+        self.remove_incoming(name)
+    }
+}
+
+fn partial_name(digest: Digest) -> String {
+    format!("{}.part", digest.to_hex())
+}
+
+fn temporary_name(key: AttemptKey) -> String {
+    format!("{key}.unpack")
+}
+
+fn marker_name(release: &str) -> String {
+    format!(".{release}.digest")
+}
+
+fn open_or_create(dir: &Dir, name: &str, mode: u32) -> io::Result<Dir> {
+    let mut builder = DirBuilder::new();
+    builder.mode(mode);
+    match dir.create_dir_with(name, &builder) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    dir.open_dir(name)
+}
+
+/// A handle of a folder is not one that can be synced; opening it as a file is.
+fn sync(dir: &Dir) -> io::Result<()> {
+    dir.open(".")?.sync_all()
+}
+
+fn read_bounded(file: File) -> io::Result<String> {
+    let mut text = String::new();
+    io::Read::read_to_string(&mut io::Read::take(file, MARKER_BYTES_MAX), &mut text)?;
+    Ok(text)
+}
+
+/// Names that are no text are none of ours.
+fn names(dir: &Dir) -> Result<Vec<String>, Error> {
+    let list = || -> io::Result<Vec<String>> {
+        dir.entries()?.filter_map(|entry| entry.map(|entry| entry.file_name().into_string().ok()).transpose()).collect()
+    };
+    during("list the component's folder", list())
+}

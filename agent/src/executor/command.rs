@@ -1,0 +1,82 @@
+//! `command` tasks: a program under a supervisor of its own.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use stella_protocol::message::{Dispatch, TaskOutcome};
+use stella_protocol::spec::CommandSpec;
+
+use super::{RunContext, failed};
+use crate::host::{self, HostRoot};
+use crate::supervisor::{GRACE_DEFAULT, Spec, Supervisor};
+
+/// Where programs are looked for unless the task says otherwise.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+pub(super) async fn run(supervisor: &Supervisor, context: &RunContext, spec: &CommandSpec) -> TaskOutcome {
+    let timeout = Duration::from_millis(spec.timeout_ms);
+    run_in(supervisor, context, spec, &context.attempt_dir, timeout).await
+}
+
+/// Runs a command in a folder of its own, for at most `timeout`.
+pub(super) async fn run_in(
+    supervisor: &Supervisor,
+    context: &RunContext,
+    spec: &CommandSpec,
+    attempt_dir: &Path,
+    timeout: Duration,
+) -> TaskOutcome {
+    match supervised_spec(&context.host, &context.dispatch, spec, timeout) {
+        Ok(spec) => supervisor.run(attempt_dir, spec, &context.output, &context.cancel).await,
+        Err(error) => failed(&error),
+    }
+}
+
+fn supervised_spec(
+    host: &HostRoot,
+    dispatch: &Dispatch,
+    spec: &CommandSpec,
+    timeout: Duration,
+) -> Result<Spec, host::Error> {
+    let slot = dispatch.slot.as_deref();
+    Ok(Spec {
+        key: dispatch.key(),
+        argv: spec.argv.clone(),
+        environment: environment(host, dispatch, spec)?,
+        working_directory: host.working_directory(slot, spec.working_directory.as_deref())?,
+        user: spec.user.clone(),
+        timeout,
+        grace: GRACE_DEFAULT,
+    })
+}
+
+/// A clean environment: nothing of the agent's own but `HOME`, then what the task wants.
+fn environment(
+    host: &HostRoot,
+    dispatch: &Dispatch,
+    spec: &CommandSpec,
+) -> Result<BTreeMap<String, String>, host::Error> {
+    let slot_path = host.slot_path(dispatch.slot.as_deref())?;
+    let mut environment: BTreeMap<String, String> = [
+        ("PATH", PATH.to_owned()),
+        ("STELLA_TASK", dispatch.task.to_string()),
+        ("STELLA_ATTEMPT", dispatch.attempt.to_string()),
+        ("STELLA_TARGET", dispatch.target_name.clone()),
+        ("STELLA_RELEASE", dispatch.release_version.clone()),
+        ("STELLA_DEPLOYMENT", dispatch.deployment.to_string()),
+        ("STELLA_HOST_ROOT", slot_path.to_string_lossy().into_owned()),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into();
+    if dispatch.trace.is_valid() {
+        environment.insert("TRACEPARENT".to_owned(), dispatch.trace.to_string());
+    }
+    // The supervisor knows the home of another user.
+    if spec.user.is_none() {
+        let home = std::env::var("HOME").unwrap_or_else(|_| "/".to_owned());
+        environment.insert("HOME".to_owned(), home);
+    }
+    environment.extend(spec.environment.clone());
+    Ok(environment)
+}

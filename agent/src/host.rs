@@ -1,0 +1,124 @@
+//! The host root: the one folder that tasks may change, and the folders of slots and components in it.
+//!
+//! Everything under it is reached through a [`cap_std::fs::Dir`], so that a link which somebody planted there cannot lead
+//! a write elsewhere. Commands are the exception: they are programs and go where their user may go.
+
+use std::io;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use cap_std::ambient_authority;
+use cap_std::fs::Dir;
+
+/// The longest name of a slot, a component or a version, in bytes: with a digest and a prefix it still is a file name.
+pub const NAME_BYTES_MAX: usize = 128;
+
+/// The host root.
+#[derive(Clone, Debug)]
+pub struct HostRoot {
+    path: PathBuf,
+    dir: Arc<Dir>,
+}
+
+/// Why a folder of the host root is not available.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The configuration is wrong.
+    #[error("the host root must be an absolute path; it is {0:?}")]
+    NotAbsolute(PathBuf),
+    /// A name that could lead out of its folder, or that no person could read.
+    #[error("{kind} {name:?} is no plain name; use letters, digits and . _ + ~ -, not starting with a dot or a dash")]
+    Name {
+        /// What was named.
+        kind: &'static str,
+        /// How, cut to 64 characters.
+        name: String,
+    },
+    /// A relative working directory with `..` in it.
+    #[error("the working directory {0:?} leaves the host root; write it without .., or as an absolute path")]
+    LeavesRoot(String),
+    /// The operating system said no.
+    #[error("cannot open {path:?}")]
+    Io {
+        /// What was to be opened.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+impl HostRoot {
+    /// Opens the host root and creates it if it is not there.
+    ///
+    /// # Errors
+    /// If the path is relative, or cannot be created or opened.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        if !path.is_absolute() {
+            return Err(Error::NotAbsolute(path.to_path_buf()));
+        }
+        let opened = std::fs::create_dir_all(path)
+            .and_then(|()| path.canonicalize())
+            .and_then(|path| Ok((Dir::open_ambient_dir(&path, ambient_authority())?, path)));
+        let (dir, path) = opened.map_err(|source| Error::Io { path: path.to_path_buf(), source })?;
+        Ok(Self { path, dir: Arc::new(dir) })
+    }
+
+    /// Where the host root is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The path of a slot's folder; of the host root itself without a slot.
+    ///
+    /// # Errors
+    /// If the slot's name is not a plain one.
+    pub fn slot_path(&self, slot: Option<&str>) -> Result<PathBuf, Error> {
+        Ok(match slot {
+            Some(slot) => self.path.join(plain_name("slot", slot)?),
+            None => self.path.clone(),
+        })
+    }
+
+    /// Opens the folder of a component in a slot, and creates both if they are not there. Blocks on the disk.
+    ///
+    /// # Errors
+    /// If a name is not a plain one, or the disk says no.
+    pub fn component_dir(&self, slot: Option<&str>, component: &str) -> Result<Dir, Error> {
+        let mut relative = PathBuf::new();
+        if let Some(slot) = slot {
+            relative.push(plain_name("slot", slot)?);
+        }
+        relative.push(plain_name("component", component)?);
+        let opened = self.dir.create_dir_all(&relative).and_then(|()| self.dir.open_dir(&relative));
+        opened.map_err(|source| Error::Io { path: self.path.join(relative), source })
+    }
+
+    /// Where a command runs: the slot's folder, a folder relative to it, or an absolute path.
+    ///
+    /// # Errors
+    /// If a relative path has `..` in it, or the slot's name is not a plain one.
+    pub fn working_directory(&self, slot: Option<&str>, wanted: Option<&str>) -> Result<PathBuf, Error> {
+        let base = self.slot_path(slot)?;
+        let Some(wanted) = wanted else { return Ok(base) };
+        let path = Path::new(wanted);
+        if path.is_relative() && path.components().any(|part| part == Component::ParentDir) {
+            return Err(Error::LeavesRoot(wanted.chars().take(256).collect()));
+        }
+        Ok(base.join(path))
+    }
+}
+
+/// Checks that a name is one path component that cannot be mistaken for anything else.
+///
+/// # Errors
+/// If it is not.
+pub fn plain_name<'a>(kind: &'static str, name: &'a str) -> Result<&'a str, Error> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._+~-".contains(&byte);
+    let fits = !name.is_empty() && name.len() <= NAME_BYTES_MAX && !name.starts_with(['.', '-']);
+    if fits && name.bytes().all(plain) {
+        Ok(name)
+    } else {
+        Err(Error::Name { kind, name: name.chars().take(64).collect() })
+    }
+}

@@ -1,0 +1,39 @@
+//! Every command runs under a small supervisor process of its own, so that its end is not lost when the agent's is.
+//!
+//! ```text
+//! agent ── stdin: spec ──▶ stella-agent supervise <attempt folder> ──▶ the command (own process group)
+//!       ◀─ stdout: frames ─       │ subreaper, own session               └─▶ its children, wherever they fled to
+//!       ── SIGTERM ─────▶         └─ writes `record` (started, spawned, ended) and `output` into the attempt folder
+//! ```
+//!
+//! - The start is on disk before the command is started, and an attempt folder with a record is never started again: a
+//!   command runs at most once, whatever crashes.
+//! - The specification goes through a pipe and never touches the disk, because its environment may hold secrets.
+//! - A time-out holds without the agent: the supervisor has a deadline of its own on the monotonic clock.
+//! - On TERM, the whole tree ends: TERM, grace, then KILL until nothing is left. The supervisor is a subreaper, so a
+//!   process that left its group or session is still found by walking its parents.
+//! - A command that ends by itself may leave processes behind on purpose (a start script and its daemon): they are left
+//!   alone, and must not write to the command's output any more, since nobody reads it.
+//! - The agent's own unit has to leave supervisors alone when it stops (`KillMode=process`).
+//!
+//! Why not threads or tasks of the agent: they end with it. Why not control groups: they need delegation, which a host
+//! without systemd does not have; they can be added beside this.
+
+pub mod child;
+mod frame;
+mod process;
+mod record;
+mod recover;
+mod run;
+mod spec;
+
+pub use frame::{SPOOL_BYTES_MAX, spooled};
+pub use recover::{Recovered, recover};
+pub use run::{StartError, Supervised, Supervisor};
+pub use spec::{GRACE_DEFAULT, SPEC_BYTES_MAX, Spec};
+
+/// The agent's first argument when it is started as a supervisor.
+pub const VERB: &str = "supervise";
+
+/// The environment variable by which the processes of an attempt are found again: `<task>#<attempt>`.
+pub const MARKER: &str = "STELLA_ATTEMPT_KEY";

@@ -1,0 +1,95 @@
+//! The command's process tree, seen from the subreaper above it.
+
+use std::io;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Child, ExitStatus};
+
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use super::super::process::{self, Process};
+use super::super::record::End;
+
+/// The command and everything that came of it.
+#[derive(Debug)]
+pub(super) struct Tree {
+    this: i32,
+    child: Child,
+    child_pid: i32,
+    end: Option<End>,
+}
+
+impl Tree {
+    pub(super) fn new(child: Child) -> io::Result<Self> {
+        let this = i32::try_from(std::process::id()).map_err(io::Error::other)?;
+        let child_pid = i32::try_from(child.id()).map_err(io::Error::other)?;
+        Ok(Self { this, child, child_pid, end: None })
+    }
+
+    /// The command's own process, unless it is gone already.
+    pub(super) fn command(&self) -> Option<Process> {
+        Process::of(self.child_pid)
+    }
+
+    /// Collects the exit statuses of the command and of orphans.
+    pub(super) fn reap(&mut self) {
+        if self.end.is_none() {
+            match self.child.try_wait() {
+                Ok(Some(status)) => self.end = Some(end_of(status)),
+                Ok(None) => {}
+                Err(_) => self.end = Some(End::Unseen),
+            }
+        }
+        loop {
+            match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
+                // The command may end between the two calls.
+                Ok(WaitStatus::Exited(pid, code)) => self.note(pid, End::Exited { code }),
+                Ok(WaitStatus::Signaled(pid, signal, _)) => {
+                    self.note(pid, End::Signalled { signal: signal as i32 });
+                }
+                // No children, none with news, or a status that has no name: the command's own is read above.
+                Ok(_) | Err(_) => break,
+            }
+        }
+    }
+
+    fn note(&mut self, pid: Pid, end: End) {
+        if pid.as_raw() == self.child_pid && self.end.is_none() {
+            self.end = Some(end);
+        }
+    }
+
+    pub(super) const fn command_ended(&self) -> bool {
+        self.end.is_some()
+    }
+
+    /// Whether the command or anything below it is there. When in doubt (no `/proc`), it is.
+    pub(super) fn is_running(&self) -> bool {
+        self.end.is_none() || self.members().map_or(true, |members| !members.is_empty())
+    }
+
+    fn members(&self) -> io::Result<Vec<Process>> {
+        Ok(process::descendants(&process::all()?, &[self.this]))
+    }
+
+    /// Sends a signal to every process of the tree. One that may not be signalled is seen later as still there.
+    pub(super) fn signal(&self, signal: Signal) -> io::Result<()> {
+        for member in self.members()? {
+            let _gone_or_forbidden = kill(Pid::from_raw(member.pid), signal);
+        }
+        Ok(())
+    }
+
+    pub(super) fn end(self) -> End {
+        self.end.unwrap_or(End::Unseen)
+    }
+}
+
+fn end_of(status: ExitStatus) -> End {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => End::Exited { code },
+        (None, Some(signal)) => End::Signalled { signal },
+        (None, None) => End::Unseen,
+    }
+}

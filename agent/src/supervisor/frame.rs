@@ -1,0 +1,177 @@
+//! Pieces of output between a supervisor and its agent, and in the spool file of an attempt.
+//!
+//! A frame is `kind: u8, at: u64 (ms since the epoch), length: u32, bytes`, little-endian. Kinds 0, 1 and 2 are output
+//! (standard output, standard error, the agent's words); kind 3 is the end, with the record's last line as JSON, and is
+//! only on the pipe.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufReader, Read, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use stella_protocol::limits::OUTPUT_CHUNK_BYTES_MAX;
+use stella_protocol::message::{OutputChunk, OutputSource};
+use stella_protocol::time::Timestamp;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+
+use super::record::Ended;
+
+/// How much output an attempt keeps on the host's disk, in bytes. What comes after is only streamed.
+pub const SPOOL_BYTES_MAX: u64 = 8 * 1024 * 1024;
+
+const SPOOL_FILE: &str = "output";
+const HEAD_BYTES: usize = 13;
+const KIND_END: u8 = 3;
+
+/// One frame from a supervisor.
+#[derive(Debug)]
+pub(super) enum Frame {
+    Output(OutputChunk),
+    End(Box<Ended>),
+}
+
+#[derive(Debug)]
+struct Head {
+    kind: u8,
+    at: Timestamp,
+    length: usize,
+}
+
+impl Head {
+    fn decode(bytes: [u8; HEAD_BYTES]) -> io::Result<Self> {
+        let [kind, rest @ ..] = bytes;
+        let (at, length) = rest.split_at(8);
+        let at = u64::from_le_bytes(at.try_into().expect("eight bytes were split off"));
+        let length = u32::from_le_bytes(length.try_into().expect("four bytes are left of twelve"));
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        if kind > KIND_END || length > OUTPUT_CHUNK_BYTES_MAX {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "no frame of a supervisor"));
+        }
+        Ok(Self { kind, at: Timestamp(at), length })
+    }
+
+    fn finish(self, bytes: Vec<u8>) -> io::Result<Frame> {
+        let source = match self.kind {
+            0 => OutputSource::Stdout,
+            1 => OutputSource::Stderr,
+            2 => OutputSource::Agent,
+            _ => return Ok(Frame::End(serde_json::from_slice(&bytes)?)),
+        };
+        Ok(Frame::Output(OutputChunk { source, at: self.at, bytes }))
+    }
+}
+
+fn encode(kind: u8, at: Timestamp, bytes: &[u8], into: &mut Vec<u8>) {
+    let bytes = &bytes[..bytes.len().min(OUTPUT_CHUNK_BYTES_MAX)];
+    let length = u32::try_from(bytes.len()).expect("a chunk is smaller than 4 GiB");
+    into.push(kind);
+    into.extend_from_slice(&at.0.to_le_bytes());
+    into.extend_from_slice(&length.to_le_bytes());
+    into.extend_from_slice(bytes);
+}
+
+/// Appends an output frame to `into`.
+pub(super) fn encode_output(source: OutputSource, at: Timestamp, bytes: &[u8], into: &mut Vec<u8>) {
+    let kind = match source {
+        OutputSource::Stdout => 0,
+        OutputSource::Stderr => 1,
+        OutputSource::Agent => 2,
+    };
+    encode(kind, at, bytes, into);
+}
+
+/// Appends the last frame to `into`.
+pub(super) fn encode_end(ended: &Ended, into: &mut Vec<u8>) -> io::Result<()> {
+    encode(KIND_END, ended.ended_at, &serde_json::to_vec(ended)?, into);
+    Ok(())
+}
+
+/// Reads the next frame from a supervisor; `None` at the end of the stream.
+pub(super) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Frame>> {
+    let mut head = [0; HEAD_BYTES];
+    match stream.read_exact(&mut head).await {
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        Err(error) => return Err(error),
+    }
+    let head = Head::decode(head)?;
+    let mut bytes = vec![0; head.length];
+    stream.read_exact(&mut bytes).await?;
+    head.finish(bytes).map(Some)
+}
+
+/// The output that an attempt has left on disk, from its beginning, for an agent that lost the live stream. Ends at the
+/// first torn frame. Blocks on the disk.
+///
+/// # Errors
+/// If the spool is there and cannot be opened.
+pub fn spooled(attempt_dir: &Path) -> io::Result<impl Iterator<Item = OutputChunk> + use<>> {
+    let file = match File::open(attempt_dir.join(SPOOL_FILE)) {
+        Ok(file) => Some(BufReader::new(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(error),
+    };
+    Ok(file.into_iter().flat_map(|mut file| std::iter::from_fn(move || next_spooled(&mut file))))
+}
+
+fn next_spooled(file: &mut impl Read) -> Option<OutputChunk> {
+    let mut head = [0; HEAD_BYTES];
+    file.read_exact(&mut head).ok()?;
+    let head = Head::decode(head).ok()?;
+    let mut bytes = vec![0; head.length];
+    file.read_exact(&mut bytes).ok()?;
+    match head.finish(bytes).ok()? {
+        Frame::Output(chunk) => Some(chunk),
+        Frame::End(_) => None,
+    }
+}
+
+/// The spool while it is written. The file is created with the first output: a silent command costs none.
+#[derive(Debug)]
+pub(super) struct Spool {
+    path: PathBuf,
+    file: Option<File>,
+    written: u64,
+    /// Bytes of output that were not kept.
+    pub(super) dropped: u64,
+}
+
+impl Spool {
+    pub(super) fn new(attempt_dir: &Path) -> Self {
+        Self { path: attempt_dir.join(SPOOL_FILE), file: None, written: 0, dropped: 0 }
+    }
+
+    /// Keeps an encoded frame of `payload` bytes of output. A full or broken disk costs output, never the command.
+    pub(super) fn write(&mut self, frame: &[u8], at: Timestamp, payload: usize) {
+        let payload = payload as u64;
+        if self.dropped > 0 {
+            self.dropped += payload;
+            return;
+        }
+        let fits = self.written + payload <= SPOOL_BYTES_MAX;
+        if !fits {
+            let mut notice = Vec::new();
+            let words = b"the output is too long to be kept on the host; from here on it is only streamed\n";
+            encode_output(OutputSource::Agent, at, words, &mut notice);
+            // The notice is for people; a disk that does not take it changes nothing.
+            let _unsaid = self.append(&notice);
+        }
+        let kept = fits && self.append(frame).is_ok();
+        if kept {
+            self.written += payload;
+        } else {
+            self.dropped += payload;
+        }
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let file = match &mut self.file {
+            Some(file) => file,
+            None => {
+                let options = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&self.path)?;
+                self.file.insert(options)
+            }
+        };
+        file.write_all(bytes)
+    }
+}

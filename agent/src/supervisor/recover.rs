@@ -1,0 +1,209 @@
+//! What became of a command whose supervisor this agent does not hold: after a restart, or after the supervisor was killed.
+
+use std::io;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use stella_protocol::id::AttemptKey;
+use stella_protocol::message::TaskOutcome;
+use stella_protocol::time::Timestamp;
+
+use super::MARKER;
+use super::process::{self, Process, Stat};
+use super::record::{Ended, Record, Started};
+use super::spec::{GRACE_DEFAULT, Stop, StopReason};
+
+/// How often `/proc` is looked at while something is being ended. These are no children of the agent, so nothing tells it.
+const INTERVAL: Duration = Duration::from_millis(10);
+
+/// What became of a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Recovered {
+    /// It has ended, and this is its real result.
+    Finished {
+        /// How it ended.
+        outcome: TaskOutcome,
+        /// When it started.
+        started_at: Timestamp,
+        /// When it ended.
+        finished_at: Timestamp,
+    },
+    /// It was broken off, and its whole process tree is confirmed gone.
+    Interrupted {
+        /// When it started, if that is known.
+        started_at: Option<Timestamp>,
+    },
+    /// It has not started, and will not.
+    NeverStarted,
+    /// It cannot be told.
+    Unknown {
+        /// For a person: why not.
+        reason: String,
+        /// When it started, if that is known.
+        started_at: Option<Timestamp>,
+    },
+}
+
+/// Finds out what became of the command of an attempt, and ends it if it still runs. Takes at most about `limit`; half of
+/// that (at most [`GRACE_DEFAULT`]) is the command's to end on its own after TERM.
+pub async fn recover(attempt_dir: &Path, key: AttemptKey, limit: Duration) -> Recovered {
+    let attempt_dir = attempt_dir.to_path_buf();
+    let work = tokio::task::spawn_blocking(move || recover_blocking(&attempt_dir, key, limit));
+    work.await.unwrap_or_else(|_| Recovered::Unknown {
+        reason: "looking for the command's processes failed; see the agent's log".to_owned(),
+        started_at: None,
+    })
+}
+
+fn recover_blocking(attempt_dir: &Path, key: AttemptKey, limit: Duration) -> Recovered {
+    let until = Instant::now() + limit;
+    match Record::read(attempt_dir) {
+        Ok(Some(record)) => settle(attempt_dir, record, limit, until),
+        Ok(None) => match sweep(key, None, until) {
+            // Its supervisor may have written the first line while it was being ended.
+            Ok(()) => match Record::read(attempt_dir) {
+                Ok(Some(record)) => settle(attempt_dir, record, limit, until),
+                Ok(None) => Recovered::NeverStarted,
+                Err(error) => unreadable(&error),
+            },
+            Err(left) => Recovered::Unknown { reason: left.to_string(), started_at: None },
+        },
+        Err(error) => match sweep(key, None, until) {
+            Ok(()) => unreadable(&error),
+            Err(left) => Recovered::Unknown { reason: left.to_string(), started_at: None },
+        },
+    }
+}
+
+fn unreadable(error: &io::Error) -> Recovered {
+    Recovered::Unknown { reason: format!("the record of the command cannot be read: {error}"), started_at: None }
+}
+
+fn settle(attempt_dir: &Path, record: Record, limit: Duration, until: Instant) -> Recovered {
+    let Record { started, child, ended } = record;
+    if let Some(ended) = ended {
+        return from_end(&ended);
+    }
+    let started_at = Some(started.at);
+    match process::boot_id() {
+        Ok(boot_id) if boot_id == started.boot_id => {}
+        Ok(_) => return Recovered::Interrupted { started_at },
+        Err(error) => {
+            let reason = format!("this boot of the host cannot be told from others: {error}");
+            return Recovered::Unknown { reason, started_at };
+        }
+    }
+    end_supervisor(attempt_dir, started.supervisor, limit, until);
+    match Record::read(attempt_dir) {
+        Ok(Some(Record { ended: Some(ended), .. })) => return from_end(&ended),
+        Ok(_) => {}
+        Err(error) => return unreadable(&error),
+    }
+    match sweep(started.key, Some((&started, child)), until) {
+        Ok(()) => Recovered::Interrupted { started_at },
+        Err(left) => Recovered::Unknown { reason: left.to_string(), started_at },
+    }
+}
+
+fn from_end(ended: &Ended) -> Recovered {
+    let started_at = Some(ended.started_at);
+    match ended.outcome() {
+        TaskOutcome::Interrupted => Recovered::Interrupted { started_at },
+        TaskOutcome::Unknown { reason } => Recovered::Unknown { reason, started_at },
+        outcome @ (TaskOutcome::Succeeded
+        | TaskOutcome::Failed { .. }
+        | TaskOutcome::TimedOut
+        | TaskOutcome::Cancelled
+        | TaskOutcome::Refused { .. }) => {
+            Recovered::Finished { outcome, started_at: ended.started_at, finished_at: ended.ended_at }
+        }
+    }
+}
+
+/// Asks a supervisor to end its tree and waits for it; kills it when it takes too long.
+fn end_supervisor(attempt_dir: &Path, supervisor: Process, limit: Duration, until: Instant) {
+    if !supervisor.is_alive() {
+        return;
+    }
+    let stop = Stop { reason: StopReason::AgentRestarted, grace: GRACE_DEFAULT.min(limit / 2) };
+    // Without the file, the supervisor takes the signal for one from outside: that ends the tree just the same.
+    let _unannounced = stop.write(attempt_dir);
+    let _seen_below = supervisor.signal(Signal::SIGTERM);
+    // The last quarter is for the sweep.
+    let ask_until = until.checked_sub(limit / 4).unwrap_or(until);
+    while supervisor.is_alive() && Instant::now() < ask_until {
+        thread::sleep(INTERVAL);
+    }
+    let _seen_by_sweep = supervisor.signal(Signal::SIGKILL);
+}
+
+/// Something of a tree is left, or might be.
+#[derive(Debug, thiserror::Error)]
+enum Left {
+    #[error("processes of the command are still there after KILL: {0:?}; look for them on the host")]
+    Unkillable(Vec<i32>),
+    #[error(
+        "processes {0:?} are in the command's session, but nothing proves that they are its own; look at them on the host"
+    )]
+    Unproven(Vec<i32>),
+    #[error("the host's processes cannot be listed: {0}")]
+    Proc(io::Error),
+}
+
+/// Kills what is left of an attempt whose supervisor is dead: processes with the attempt's marker in their environment, the
+/// recorded command, and everything below those. Two looks in a row must find nothing.
+///
+/// What is only in the session is not killed: a session's number may have been given to somebody else since.
+fn sweep(key: AttemptKey, started: Option<(&Started, Option<Process>)>, until: Instant) -> Result<(), Left> {
+    let marker = format!("{MARKER}={key}");
+    let child = started.and_then(|(_, child)| child);
+    let mut clean_looks = 0;
+    loop {
+        let stats = process::all().map_err(Left::Proc)?;
+        let victims = victims(&stats, &marker, child);
+        if victims.is_empty() {
+            clean_looks += 1;
+            if clean_looks == 2 {
+                let unproven = started.map(|(started, _)| session_of(started.supervisor, &stats));
+                return match unproven {
+                    Some(left) if !left.is_empty() => Err(Left::Unproven(left)),
+                    _ => Ok(()),
+                };
+            }
+        } else {
+            clean_looks = 0;
+            if Instant::now() >= until {
+                return Err(Left::Unkillable(victims.iter().map(|victim| victim.pid).collect()));
+            }
+            for victim in &victims {
+                // One that may not be killed is found again at the next look.
+                let _again = victim.signal(Signal::SIGKILL);
+            }
+        }
+        thread::sleep(INTERVAL);
+    }
+}
+
+fn victims(stats: &[Stat], marker: &str, child: Option<Process>) -> Vec<Process> {
+    let this = i32::try_from(std::process::id()).unwrap_or(0);
+    let is_root = |stat: &&Stat| {
+        stat.pid != this
+            && (Some(stat.process()) == child || process::has_variable(stat.pid, marker).unwrap_or(false))
+    };
+    let mut victims: Vec<Process> = stats.iter().filter(is_root).map(Stat::process).collect();
+    let roots: Vec<i32> = victims.iter().map(|victim| victim.pid).collect();
+    victims.extend(process::descendants(stats, &roots));
+    victims
+}
+
+/// Who is in the session that a supervisor opened, unless its number has a new owner.
+fn session_of(supervisor: Process, stats: &[Stat]) -> Vec<i32> {
+    if stats.iter().any(|stat| stat.pid == supervisor.pid && stat.start_time != supervisor.start_time) {
+        return Vec::new();
+    }
+    let is_member =
+        |stat: &&Stat| stat.session == supervisor.pid && stat.start_time >= supervisor.start_time;
+    stats.iter().filter(is_member).map(|stat| stat.pid).collect()
+}

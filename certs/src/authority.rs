@@ -1,0 +1,336 @@
+//! The certificate authority: a root that is used once, and an issuing intermediate that signs every day.
+//!
+//! Two levels, because the root is what agents pin for years and its key can then be taken off the machine: with
+//! `root.key` moved away a thief of the disk can issue only until the intermediate is replaced. What is trusted is the
+//! root; the intermediate travels in every chain.
+//!
+//! Files are the store, not the journal: they must be readable before anything else is, and an administrator has to be
+//! able to move one of them away with `mv`.
+
+mod issue;
+mod store;
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyUsagePurpose,
+    SerialNumber,
+};
+use rustls_pki_types::CertificateDer;
+use stella_protocol::digest::Digest;
+use time::OffsetDateTime;
+
+pub use issue::{EXTRA_NAMES_MAX, IssuedCertificate, ServerCertificate};
+
+use crate::x509::{self, Malformed, certificate_fingerprint, validity_of_certificate};
+use crate::{RandomFailed, csr, random};
+use store::{CaKey, Present, Store};
+
+const ROOT_CRT: &str = "root.crt";
+const ROOT_KEY: &str = "root.key";
+const ISSUING_CRT: &str = "issuing.crt";
+const ISSUING_KEY: &str = "issuing.key";
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// Longer than any host lives: replacing a root means touching every agent.
+const ROOT_LIFETIME: Duration = DAY.saturating_mul(20 * 365);
+const ISSUING_LIFETIME: Duration = DAY.saturating_mul(10 * 365);
+/// Certificates of the authority itself begin this long before they are made, for hosts whose clocks are behind.
+const AUTHORITY_BACKDATED: Duration = DAY;
+const SERIAL_BYTES: usize = 16;
+
+/// Why the authority cannot be opened or cannot issue.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The file system refuses.
+    #[error("cannot {action} {path}")]
+    Io {
+        /// What was being done.
+        action: &'static str,
+        /// To which file or directory.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// A key could be read, or the directory changed, by others.
+    #[error("{path} has mode {mode:04o}, so others than its owner may use it; run: chmod {wanted} {path}")]
+    Permissive {
+        /// The file or directory.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+        /// The argument of `chmod` that mends it.
+        wanted: &'static str,
+    },
+    /// A file is not what its name says.
+    #[error("{path} is not {expected}; restore it from a backup (it is never replaced by itself)")]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// What it should be.
+        expected: &'static str,
+    },
+    /// Two files are each fine but do not belong together.
+    #[error("{path} does not belong to {other}; restore both from the same backup")]
+    Mismatch {
+        /// One file.
+        path: PathBuf,
+        /// The other.
+        other: PathBuf,
+    },
+    /// Files are missing that cannot be made again.
+    #[error("the certificate authority in {dir} is incomplete: {missing} missing; {remedy}")]
+    Incomplete {
+        /// The authority's directory.
+        dir: PathBuf,
+        /// The names of the missing files.
+        missing: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// Another process is creating the same authority at this moment.
+    #[error(
+        "another process is creating the certificate authority in {dir}; start again when it has finished"
+    )]
+    Busy {
+        /// The authority's directory.
+        dir: PathBuf,
+    },
+    /// A certificate of the authority is past its end, so that no peer would accept what it signs.
+    #[error("the certificate {path} has expired; the authority has to be replaced")]
+    Expired {
+        /// The certificate's file.
+        path: PathBuf,
+    },
+    /// The agent's request is refused.
+    #[error(transparent)]
+    Request(#[from] csr::Error),
+    /// An extra name for the server is neither a DNS name nor an address.
+    #[error("{name:?} is neither a DNS name nor an IP address")]
+    BadName {
+        /// The name, cut short.
+        name: String,
+    },
+    /// There are too many extra names.
+    #[error("{count} extra names for the server's certificate; at most {EXTRA_NAMES_MAX} are allowed")]
+    TooManyNames {
+        /// How many were given.
+        count: usize,
+    },
+    /// The time or the lifetime cannot be written into a certificate.
+    #[error("the certificate's time of validity is empty or outside the years 1970 to 9999; check the clock")]
+    Time,
+    /// Signing failed underneath.
+    #[error("cannot make a certificate")]
+    Sign {
+        /// What failed.
+        #[source]
+        source: rcgen::Error,
+    },
+    /// What was just signed cannot be read back.
+    #[error(transparent)]
+    Unreadable(#[from] Malformed),
+    /// The machine's random source failed.
+    #[error(transparent)]
+    Random(#[from] RandomFailed),
+}
+
+/// The open authority. It holds the issuing key; the root's key is read only to create and to check.
+pub struct Authority {
+    root: CertificateDer<'static>,
+    issuing: CertificateDer<'static>,
+    issuing_path: PathBuf,
+    issuing_not_after: SystemTime,
+    issuer: Issuer<'static, CaKey>,
+}
+
+impl fmt::Debug for Authority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authority").field("root", &self.root_fingerprint()).finish_non_exhaustive()
+    }
+}
+
+impl Authority {
+    /// Opens the authority in `dir`, and creates it if nothing is there. A creation that a crash cut short is finished.
+    /// Files that exist are never replaced.
+    ///
+    /// # Errors
+    /// As [`Error`] says; each message says what to do.
+    pub fn open_or_create(dir: &Path, now: SystemTime) -> Result<Self, Error> {
+        let store = Store::open(dir)?;
+        if !store.present()?.is_complete() {
+            let lock = store.lock()?;
+            // What another process finished before the lock was ours is kept.
+            complete(&store, store.present()?, now)?;
+            drop(lock);
+        }
+        load(&store, now)
+    }
+
+    /// The roots that peers have to trust, DER.
+    #[must_use]
+    pub fn roots_der(&self) -> Vec<CertificateDer<'static>> {
+        vec![self.root.clone()]
+    }
+
+    /// SHA-256 of the root's DER, for enrolment tokens.
+    #[must_use]
+    pub fn root_fingerprint(&self) -> Digest {
+        certificate_fingerprint(&self.root)
+    }
+
+    /// The root as PEM, for people and for HTTP clients.
+    #[must_use]
+    pub fn root_pem(&self) -> String {
+        store::certificate_pem(&self.root)
+    }
+}
+
+/// Makes what is missing, in the order in which a later file proves the earlier ones: root key, root certificate,
+/// issuing key, issuing certificate.
+fn complete(store: &Store, present: Present, now: SystemTime) -> Result<(), Error> {
+    let incomplete =
+        |remedy| Error::Incomplete { dir: store.dir().to_owned(), missing: present.missing(), remedy };
+    match present {
+        _ if present.is_complete() => return Ok(()),
+        // The issuing certificate is written last; with it there, something was taken away later.
+        Present { issuing_crt: true, .. } => return Err(incomplete("restore the files from a backup")),
+        Present { root_key: false, root_crt: false, issuing_key: false, .. } => {
+            store.write_key(ROOT_KEY, &CaKey::generate()?)?;
+        }
+        Present { root_key: false, .. } => {
+            return Err(incomplete("put root.key back, which is needed to finish, or restore a backup"));
+        }
+        Present { root_crt: false, issuing_key: true, .. } => {
+            return Err(incomplete("restore root.crt from a backup"));
+        }
+        Present { .. } => {}
+    }
+    let root_key = store.read_key(ROOT_KEY)?;
+    if !present.root_crt {
+        let params = ca_params("Stella Root CA", BasicConstraints::Constrained(1), now, ROOT_LIFETIME)?;
+        let root = params.self_signed(&root_key).map_err(|source| Error::Sign { source })?;
+        store.write_certificate(ROOT_CRT, root.der())?;
+    }
+    let root = read_ca(store, ROOT_CRT, now)?;
+    require_key(store, &root, ROOT_CRT, &root_key, ROOT_KEY)?;
+    if !present.issuing_key {
+        store.write_key(ISSUING_KEY, &CaKey::generate()?)?;
+    }
+    let issuing_key = store.read_key(ISSUING_KEY)?;
+    let mut params = ca_params("Stella Issuing CA", BasicConstraints::Constrained(0), now, ISSUING_LIFETIME)?;
+    params.use_authority_key_identifier_extension = true;
+    let issuer = Issuer::from_ca_cert_der(&root, root_key).map_err(|source| Error::Sign { source })?;
+    let issuing = params.signed_by(&issuing_key, &issuer).map_err(|source| Error::Sign { source })?;
+    store.write_certificate(ISSUING_CRT, issuing.der())
+}
+
+/// Reads a complete authority and checks that its files belong together.
+fn load(store: &Store, now: SystemTime) -> Result<Authority, Error> {
+    let root = read_ca(store, ROOT_CRT, now)?;
+    let issuing = read_ca(store, ISSUING_CRT, now)?;
+    let issuing_key = store.read_key(ISSUING_KEY)?;
+    require_signed(store, &root, ROOT_CRT, &root, ROOT_CRT)?;
+    require_signed(store, &issuing, ISSUING_CRT, &root, ROOT_CRT)?;
+    require_key(store, &issuing, ISSUING_CRT, &issuing_key, ISSUING_KEY)?;
+    if store.present()?.root_key {
+        require_key(store, &root, ROOT_CRT, &store.read_key(ROOT_KEY)?, ROOT_KEY)?;
+    }
+    let (_, issuing_not_after) =
+        validity_of_certificate(&issuing).map_err(|_| store.corrupt(ISSUING_CRT, CA_EXPECTED))?;
+    let issuer = Issuer::from_ca_cert_der(&issuing, issuing_key).map_err(|source| Error::Sign { source })?;
+    Ok(Authority { root, issuing, issuing_path: store.path(ISSUING_CRT), issuing_not_after, issuer })
+}
+
+const CA_EXPECTED: &str = "the certificate of an authority in PEM";
+
+fn read_ca(store: &Store, name: &str, now: SystemTime) -> Result<CertificateDer<'static>, Error> {
+    let certificate = store.read_certificate(name)?;
+    let corrupt = || store.corrupt(name, CA_EXPECTED);
+    if !x509::parse(&certificate).map_err(|_| corrupt())?.is_ca() {
+        return Err(corrupt());
+    }
+    let (_, not_after) = validity_of_certificate(&certificate).map_err(|_| corrupt())?;
+    if now >= not_after {
+        return Err(Error::Expired { path: store.path(name) });
+    }
+    Ok(certificate)
+}
+
+fn require_signed(
+    store: &Store,
+    certificate: &CertificateDer<'_>,
+    name: &str,
+    by: &CertificateDer<'_>,
+    by_name: &str,
+) -> Result<(), Error> {
+    let parsed = x509::parse(certificate).map_err(|_| store.corrupt(name, CA_EXPECTED))?;
+    let signer = x509::parse(by).map_err(|_| store.corrupt(by_name, CA_EXPECTED))?;
+    if parsed.verify_signature(Some(signer.public_key())).is_ok() {
+        Ok(())
+    } else {
+        Err(Error::Mismatch { path: store.path(name), other: store.path(by_name) })
+    }
+}
+
+fn require_key(
+    store: &Store,
+    certificate: &CertificateDer<'_>,
+    name: &str,
+    key: &CaKey,
+    key_name: &str,
+) -> Result<(), Error> {
+    let parsed = x509::parse(certificate).map_err(|_| store.corrupt(name, CA_EXPECTED))?;
+    if parsed.public_key().raw == rcgen::PublicKeyData::subject_public_key_info(key) {
+        Ok(())
+    } else {
+        Err(Error::Mismatch { path: store.path(key_name), other: store.path(name) })
+    }
+}
+
+fn ca_params(
+    common_name: &str,
+    constraints: BasicConstraints,
+    now: SystemTime,
+    lifetime: Duration,
+) -> Result<CertificateParams, Error> {
+    let not_before = now.checked_sub(AUTHORITY_BACKDATED).ok_or(Error::Time)?;
+    let not_after = now.checked_add(lifetime).ok_or(Error::Time)?;
+    let mut params = params(common_name, not_before, not_after)?;
+    params.is_ca = IsCa::Ca(constraints);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    Ok(params)
+}
+
+/// What every certificate has: a name for people, a time and a random serial number.
+fn params(
+    common_name: &str,
+    not_before: SystemTime,
+    not_after: SystemTime,
+) -> Result<CertificateParams, Error> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, common_name);
+    params.not_before = offset(not_before)?;
+    params.not_after = offset(not_after)?;
+    params.serial_number = Some(SerialNumber::from(serial()?.to_vec()));
+    Ok(params)
+}
+
+/// 126 random bits in 16 bytes: positive, and never with a leading zero, so that its hex form has one length.
+fn serial() -> Result<[u8; SERIAL_BYTES], RandomFailed> {
+    let mut serial: [u8; SERIAL_BYTES] = random()?;
+    serial[0] = serial[0] & 0x7f | 0x40;
+    Ok(serial)
+}
+
+fn offset(at: SystemTime) -> Result<OffsetDateTime, Error> {
+    let unix = at.duration_since(SystemTime::UNIX_EPOCH).map_err(|_| Error::Time)?;
+    let unix_s = i64::try_from(unix.as_secs()).map_err(|_| Error::Time)?;
+    OffsetDateTime::from_unix_timestamp(unix_s).map_err(|_| Error::Time)
+}

@@ -1,0 +1,187 @@
+//! Deployments.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::page::Named;
+use crate::release::ReleaseRef;
+
+/// A new deployment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateDeployment {
+    /// Where to: the environment by name or id.
+    pub environment: String,
+    /// What: a release's id or `application:version`.
+    pub release: String,
+    /// How targets follow one another; one at a time if absent.
+    #[serde(default)]
+    pub strategy: Strategy,
+    /// What to do when a target fails.
+    #[serde(default)]
+    pub on_failure: OnFailure,
+    /// Only these targets, by name or id; all of the environment if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub targets: Option<Vec<String>>,
+    /// How long it may take in all, in seconds; an hour if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_seconds: Option<u64>,
+}
+
+/// How targets follow one another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case", tag = "type", deny_unknown_fields)]
+pub enum Strategy {
+    /// All targets at the same time.
+    AllAtOnce {},
+    /// A number of targets at a time, in the order of their names.
+    Rolling {
+        /// How many targets may be worked on at the same time. At least 1.
+        #[serde(default = "one")]
+        #[schema(minimum = 1, default = 1)]
+        batch: u32,
+    },
+}
+
+impl Default for Strategy {
+    fn default() -> Self {
+        Self::Rolling { batch: one() }
+    }
+}
+
+const fn one() -> u32 {
+    1
+}
+
+/// What to do when a target fails.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnFailure {
+    /// Start no further target, and bring the targets that were touched back to what last succeeded on them.
+    #[default]
+    Rollback,
+    /// Start no further target and leave everything as it is.
+    Stop,
+}
+
+/// Ends a deployment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CancelDeployment {
+    /// Why, for people.
+    pub reason: String,
+}
+
+/// A release on its way to the targets of an environment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Deployment {
+    /// Its id.
+    pub id: String,
+    /// Where to.
+    pub environment: Named,
+    /// What. A rollback may bring different releases to its targets: see them.
+    pub release: ReleaseRef,
+    /// How.
+    pub strategy: Strategy,
+    /// What happens when a target fails.
+    pub on_failure: OnFailure,
+    /// `running`, `halting`, `cancelling`, `succeeded`, `failed` or `cancelled`; the last three are final.
+    pub status: String,
+    /// Why it halted, failed or was cancelled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Whether nothing can change any more.
+    #[serde(rename = "final")]
+    pub is_final: bool,
+    /// What it takes back, if it is a rollback.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollback_of: Option<RollbackOf>,
+    /// How many targets are how far.
+    pub counts: Counts,
+    /// When it was created.
+    pub created_at: String,
+    /// When it must have ended.
+    pub deadline: String,
+    /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<String>,
+}
+
+/// What a rollback takes back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RollbackOf {
+    /// The id of the deployment.
+    pub id: String,
+    /// `deployment_failed` or `manual`.
+    pub reason: String,
+}
+
+/// How many targets are how far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Counts {
+    /// All of them.
+    pub total: u64,
+    /// Their turn has not come.
+    pub waiting: u64,
+    /// They are worked on.
+    pub active: u64,
+    /// They have the release.
+    pub succeeded: u64,
+    /// A step did not succeed.
+    pub failed: u64,
+    /// Their turn never came.
+    pub skipped: u64,
+    /// They were left between two steps.
+    pub abandoned: u64,
+}
+
+/// A deployment with each target's part.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DeploymentDetail {
+    /// The deployment.
+    #[serde(flatten)]
+    pub deployment: Deployment,
+    /// Its targets in the order of their names.
+    pub targets: Vec<DeploymentTarget>,
+    /// The deployments that take this one back.
+    pub rollbacks: Vec<String>,
+}
+
+/// One target's part in a deployment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DeploymentTarget {
+    /// The target.
+    pub target: Named,
+    /// The agent that serves it.
+    pub agent: Named,
+    /// What to bring there.
+    pub release: ReleaseRef,
+    /// What was there before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<ReleaseRef>,
+    /// `waiting`, `active`, `succeeded`, `failed`, `skipped` or `abandoned`.
+    pub progress: String,
+    /// The step that is run now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<StepPosition>,
+    /// The task that is run now, or that failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<String>,
+    /// Since when it is worked on, or when its part ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<String>,
+    /// Why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// Which step of how many.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct StepPosition {
+    /// The step's name.
+    pub name: String,
+    /// Its number, from 1.
+    pub number: u32,
+    /// How many there are.
+    pub of: u32,
+}

@@ -1,0 +1,35 @@
+//! The feed of events.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// A durable fact of a tenant, as it is in the journal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Event {
+    /// Its place in the tenant's stream, from 0. Also the `id` in the event stream.
+    pub position: u64,
+    /// What happened, for example `deployment_succeeded`. Also the `event` in the event stream. New ones may be added.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// When.
+    pub at: String,
+    /// Who caused it.
+    pub actor: Actor,
+    /// In which trace, 32 hex digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<String>,
+    /// The fields of this type of event. Secrets' hashes are left out.
+    #[schema(value_type = Object)]
+    pub data: serde_json::Map<String, serde_json::Value>,
+}
+
+/// Who caused an event.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Actor {
+    /// `system`, `api_token` or `agent`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The id of the token or the agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+}

@@ -1,0 +1,106 @@
+//! Every path of the API, as templates.
+//!
+//! `{tenant}`, `{environment}`, `{target}` and `{agent}` are names or ids; `{release}` is an id or `application:version`.
+
+/// Tenants.
+pub const TENANTS: &str = "/api/v1/tenants";
+/// One tenant.
+pub const TENANT: &str = "/api/v1/tenants/{tenant}";
+/// Environments of a tenant.
+pub const ENVIRONMENTS: &str = "/api/v1/tenants/{tenant}/environments";
+/// One environment.
+pub const ENVIRONMENT: &str = "/api/v1/tenants/{tenant}/environments/{environment}";
+/// Targets of a tenant.
+pub const TARGETS: &str = "/api/v1/tenants/{tenant}/targets";
+/// One target.
+pub const TARGET: &str = "/api/v1/tenants/{tenant}/targets/{target}";
+/// Agents of a tenant.
+pub const AGENTS: &str = "/api/v1/tenants/{tenant}/agents";
+/// One agent.
+pub const AGENT: &str = "/api/v1/tenants/{tenant}/agents/{agent}";
+/// Revokes an agent.
+pub const AGENT_REVOKE: &str = "/api/v1/tenants/{tenant}/agents/{agent}/revoke";
+/// Enrolment tokens of a tenant.
+pub const ENROLMENT_TOKENS: &str = "/api/v1/tenants/{tenant}/enrolment-tokens";
+/// One artifact.
+pub const ARTIFACT: &str = "/api/v1/tenants/{tenant}/artifacts/{digest}";
+/// Releases of a tenant.
+pub const RELEASES: &str = "/api/v1/tenants/{tenant}/releases";
+/// One release.
+pub const RELEASE: &str = "/api/v1/tenants/{tenant}/releases/{release}";
+/// Deployments of a tenant.
+pub const DEPLOYMENTS: &str = "/api/v1/tenants/{tenant}/deployments";
+/// One deployment.
+pub const DEPLOYMENT: &str = "/api/v1/tenants/{tenant}/deployments/{deployment}";
+/// Takes a deployment back.
+pub const DEPLOYMENT_ROLLBACK: &str = "/api/v1/tenants/{tenant}/deployments/{deployment}/rollback";
+/// Ends a deployment.
+pub const DEPLOYMENT_CANCEL: &str = "/api/v1/tenants/{tenant}/deployments/{deployment}/cancel";
+/// Tasks of a deployment.
+pub const DEPLOYMENT_TASKS: &str = "/api/v1/tenants/{tenant}/deployments/{deployment}/tasks";
+/// One task.
+pub const TASK: &str = "/api/v1/tenants/{tenant}/tasks/{task}";
+/// Output of a task.
+pub const TASK_OUTPUT: &str = "/api/v1/tenants/{tenant}/tasks/{task}/output";
+/// Settles a task that is unknown.
+pub const TASK_SETTLE: &str = "/api/v1/tenants/{tenant}/tasks/{task}/settle";
+/// Events of a tenant.
+pub const EVENTS: &str = "/api/v1/tenants/{tenant}/events";
+/// The installation.
+pub const SYSTEM: &str = "/api/v1/system";
+/// This description.
+pub const OPENAPI: &str = "/api/v1/openapi.json";
+/// How the control plane does.
+pub const HEALTH: &str = "/health";
+/// Whether to send traffic here.
+pub const HEALTH_READY: &str = "/health/ready";
+/// Whether the process is alive.
+pub const HEALTH_LIVE: &str = "/health/live";
+/// Metrics, on a listener of its own.
+pub const METRICS: &str = "/metrics";
+
+/// Fills a template's `{...}` with `values`, in order, percent-encoded.
+///
+/// Values that are left over are ignored; a template that wants more than there are keeps its `{...}`.
+#[must_use]
+pub fn fill(template: &str, values: &[&str]) -> String {
+    let mut out = String::with_capacity(template.len() + 64);
+    let mut values = values.iter();
+    for (at, segment) in template.split('/').enumerate() {
+        if at > 0 {
+            out.push('/');
+        }
+        match segment.starts_with('{').then(|| values.next()).flatten() {
+            Some(value) => value.bytes().for_each(|byte| encode(byte, &mut out)),
+            None => out.push_str(segment),
+        }
+    }
+    out
+}
+
+/// Writes one byte of a path segment; what is not unreserved (RFC 3986) or a colon is percent-encoded.
+fn encode(byte: u8, out: &mut String) {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b':') {
+        out.push(char::from(byte));
+    } else {
+        out.push('%');
+        out.push(char::from(HEX[usize::from(byte >> 4)]));
+        out.push(char::from(HEX[usize::from(byte & 15)]));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_filled_in_order_and_encoded() {
+        assert_eq!(
+            fill(RELEASE, &["acme", "web:1.2.0+b/../x"]),
+            "/api/v1/tenants/acme/releases/web:1.2.0%2Bb%2F..%2Fx"
+        );
+        assert_eq!(fill(SYSTEM, &["acme"]), SYSTEM);
+        assert_eq!(fill(TENANT, &[]), TENANT);
+    }
+}

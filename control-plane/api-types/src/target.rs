@@ -1,0 +1,65 @@
+//! Targets.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::page::Named;
+use crate::release::ReleaseRef;
+
+/// A new target.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateTarget {
+    /// Its name, unique in the environment.
+    pub name: String,
+    /// The environment, by name or id.
+    pub environment: String,
+    /// The agent that serves it, by name or id.
+    pub agent: String,
+    /// What it is; `host` if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// Its folder under the agent's host root; the whole host root if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slot: Option<String>,
+    /// For selecting.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// For `${name}` in a release's steps.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub variables: BTreeMap<String, String>,
+}
+
+/// A host, or a slot on one, in an environment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Target {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Its environment.
+    pub environment: Named,
+    /// The agent that serves it.
+    pub agent: Named,
+    /// What it is.
+    pub kind: String,
+    /// Its folder under the agent's host root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slot: Option<String>,
+    /// For selecting.
+    pub labels: BTreeMap<String, String>,
+    /// For `${name}` in a release's steps.
+    pub variables: BTreeMap<String, String>,
+    /// Counts the deployments that touched it.
+    pub generation: u64,
+    /// The release that last succeeded here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub current: Option<ReleaseRef>,
+    /// The id of the deployment that works on it now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub active_deployment: Option<String>,
+    /// When it was created.
+    pub created_at: String,
+}

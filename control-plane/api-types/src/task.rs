@@ -1,0 +1,81 @@
+//! Tasks and their output.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::page::Named;
+
+/// One step on one target.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Task {
+    /// Its id.
+    pub id: String,
+    /// The id of the deployment that it belongs to.
+    pub deployment: String,
+    /// The target that it changes.
+    pub target: Named,
+    /// The agent that runs it.
+    pub agent: Named,
+    /// The step's name.
+    pub step: String,
+    /// `artifact`, `command`, `check` or `systemd`.
+    pub kind: String,
+    /// Which try, from 1.
+    pub attempt: u32,
+    /// The target's generation.
+    pub generation: u64,
+    /// `queued`, `dispatched`, `accepted`, `running`, `unknown`, or one of the final `succeeded`, `failed`, `timed_out`,
+    /// `cancelled` and `interrupted`.
+    pub state: String,
+    /// Whether nothing can change any more.
+    #[serde(rename = "final")]
+    pub is_final: bool,
+    /// Why it did not succeed, or why nobody knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The command's exit code, if there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    /// Whether its cancellation was asked for.
+    pub cancel_requested: bool,
+    /// How long it may take on the agent, in milliseconds.
+    pub timeout_ms: u64,
+    /// When it was queued.
+    pub queued_at: String,
+    /// When it started, by the agent's clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<String>,
+    /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<String>,
+    /// The trace that it belongs to, 32 hex digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<String>,
+}
+
+/// A person's word about a task that is `unknown`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SettleTask {
+    /// Whether it did what it was asked to do.
+    pub succeeded: bool,
+    /// How the person knows.
+    pub reason: String,
+}
+
+/// One line of `application/x-ndjson`: a piece of a task's output.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct OutputLine {
+    /// Its number, from 0; `from` is the number of the first one that is wanted.
+    pub record: u64,
+    /// `stdout`, `stderr`, or `agent` for the agent's own words.
+    pub source: String,
+    /// When the agent read it, by its clock.
+    pub at: String,
+    /// The output, if it is UTF-8. A piece may end in the middle of a line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    /// The output in base64, if it is not UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base64: Option<String>,
+}

@@ -1,0 +1,96 @@
+//! Agents and the tokens that they enrol with.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use stella_protocol::digest::Digest;
+use stella_protocol::id::{AgentId, EnrolmentTokenId, SessionEpoch};
+use stella_protocol::message::JournalMark;
+use stella_protocol::time::Timestamp;
+
+use crate::name::Name;
+
+/// After a lost session an agent is suspect for this long, in milliseconds; then it is offline.
+pub const RECONNECT_WINDOW_MS: u64 = 30_000;
+
+/// An enrolled identity.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Agent {
+    /// Its id, which is in its certificate.
+    pub id: AgentId,
+    /// Its name, unique in the tenant.
+    pub name: Name,
+    /// For selecting; from the token.
+    pub labels: BTreeMap<String, String>,
+    /// How the host calls itself.
+    pub hostname: String,
+    /// The software version of its last session; empty before the first.
+    pub version: String,
+    /// The digest of the public key that it enrolled with.
+    pub key_fingerprint: Digest,
+    /// The token that it enrolled with.
+    pub token: EnrolmentTokenId,
+    /// Whether it can be reached.
+    pub connectivity: Connectivity,
+    /// Its latest session; 0 before the first.
+    pub session: SessionEpoch,
+    /// Its own journal as it was last seen; `None` before the first session.
+    pub journal: Option<JournalMark>,
+    /// When and why it was revoked, if it was. A revoked agent never connects again.
+    pub revoked: Option<Revocation>,
+    /// When it was enrolled.
+    pub enrolled_at: Timestamp,
+}
+
+/// Whether an agent can be reached. Silence is not failure: suspect and offline are different, and neither fails a task.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "state")]
+pub enum Connectivity {
+    /// Enrolled and not seen yet.
+    Never,
+    /// It has a live session.
+    Online {
+        /// Since when.
+        since: Timestamp,
+    },
+    /// Its session was lost a short time ago.
+    Suspect {
+        /// Since when.
+        since: Timestamp,
+    },
+    /// It has been away for longer than the reconnect window.
+    Offline {
+        /// Since when.
+        since: Timestamp,
+    },
+}
+
+/// That an identity is not believed any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revocation {
+    /// When.
+    pub at: Timestamp,
+    /// Why, in the words of who did it.
+    pub reason: String,
+}
+
+/// A token that lets hosts enrol. Only the hash of its secret is known here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnrolmentToken {
+    /// The public half.
+    pub id: EnrolmentTokenId,
+    /// SHA-256 of the secret half. Comparing it in constant time is the caller's part: see [`crate::command::TenantCommand::Enrol`].
+    pub secret_hash: Digest,
+    /// The name that the agent gets; `None` takes the host's own. Only with `uses_max` 1.
+    pub agent_name: Option<Name>,
+    /// Labels that its agents get.
+    pub labels: BTreeMap<String, String>,
+    /// How many different keys may enrol with it. At least 1.
+    pub uses_max: u32,
+    /// The keys that did, and what they became: the same key always gets the same identity.
+    pub used_by: BTreeMap<Digest, AgentId>,
+    /// From when on it is worthless.
+    pub expires_at: Timestamp,
+    /// When it was created.
+    pub created_at: Timestamp,
+}

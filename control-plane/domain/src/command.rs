@@ -1,0 +1,314 @@
+//! What may be asked of the core.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use stella_protocol::digest::Digest;
+use stella_protocol::id::{
+    AgentId, ApiTokenId, AttemptKey, DeploymentId, EnrolmentTokenId, EnvironmentId, ReleaseId, SessionEpoch, TargetId, TaskId,
+    TenantId,
+};
+use stella_protocol::message::{Accepted, Finished, Hello, Running};
+use stella_protocol::time::Timestamp;
+use stella_protocol::trace::TraceContext;
+
+use crate::deployment::{OnFailure, Strategy};
+use crate::name::{Name, Version};
+use crate::release::{Component, Step};
+
+/// A command and what comes with it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Request {
+    /// Who asks.
+    pub actor: Actor,
+    /// The trace and span that caused it; goes into every event.
+    pub trace: TraceContext,
+    /// Makes the request safe to repeat.
+    pub idempotency: Option<Idempotency>,
+    /// What is asked.
+    pub command: Command,
+}
+
+/// Who asks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "type")]
+pub enum Actor {
+    /// The control plane itself: timers, first start.
+    System,
+    /// The bearer of an API token.
+    ApiToken {
+        /// Which token.
+        id: ApiTokenId,
+    },
+    /// An agent on its session.
+    Agent {
+        /// Which agent.
+        id: AgentId,
+    },
+}
+
+/// The key of an idempotent request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Idempotency {
+    /// What the caller chose, 1 to 128 characters; the API prefixes it with the token's id.
+    pub key: String,
+    /// The digest of method, path and body: the same key with another one is refused.
+    pub digest: Digest,
+}
+
+/// What is asked. Ids of new things come with the command; the core has no randomness.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Command {
+    /// Time has passed: fire what is due in every tenant.
+    Tick,
+    /// Something that belongs to no tenant.
+    System(SystemCommand),
+    /// Something of one tenant.
+    Tenant(TenantId, TenantCommand),
+}
+
+/// Commands that belong to no tenant.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SystemCommand {
+    /// A new tenant.
+    CreateTenant {
+        /// Its id.
+        id: TenantId,
+        /// Its name.
+        name: Name,
+    },
+    /// A new bearer token for the API.
+    CreateApiToken {
+        /// Its id.
+        id: ApiTokenId,
+        /// What it is for.
+        name: String,
+        /// SHA-256 of the token.
+        hash: Digest,
+    },
+}
+
+/// Commands of one tenant.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TenantCommand {
+    /// A new environment.
+    CreateEnvironment {
+        /// Its id.
+        id: EnvironmentId,
+        /// Its name.
+        name: Name,
+        /// Its place; `None` is after all others.
+        order: Option<u32>,
+    },
+    /// A new target.
+    CreateTarget(Box<NewTarget>),
+    /// A target that is not used any more. Refused while a deployment works on it.
+    RemoveTarget {
+        /// Which.
+        id: TargetId,
+    },
+    /// A new enrolment token.
+    CreateEnrolmentToken(Box<NewEnrolmentToken>),
+    /// A host enrols. The caller has compared the secret's hash in constant time with the one in the state.
+    Enrol {
+        /// The token.
+        token: EnrolmentTokenId,
+        /// The digest of the host's public key.
+        key_fingerprint: Digest,
+        /// The id of the agent, if it is a new one.
+        agent: AgentId,
+        /// How the host calls itself.
+        hostname: String,
+    },
+    /// Believe an identity no more.
+    RevokeAgent {
+        /// Which.
+        agent: AgentId,
+        /// Why.
+        reason: String,
+    },
+    /// An agent said hello on a new, authenticated connection.
+    ConnectAgent {
+        /// Which.
+        agent: AgentId,
+        /// What it said.
+        hello: Box<Hello>,
+        /// Whether the control plane's journal was found to be older than what this agent has seen of it.
+        journal_rolled_back: bool,
+    },
+    /// An agent's session ended.
+    DisconnectAgent {
+        /// Which.
+        agent: AgentId,
+        /// Which session.
+        session: SessionEpoch,
+        /// Why, for a person.
+        reason: String,
+    },
+    /// An agent's word about an attempt.
+    Report {
+        /// Which agent.
+        agent: AgentId,
+        /// In which session.
+        session: SessionEpoch,
+        /// What it says.
+        report: Report,
+    },
+    /// An archive is stored and verified.
+    StoreArtifact {
+        /// Its digest.
+        digest: Digest,
+        /// Its size in bytes.
+        size_bytes: u64,
+    },
+    /// A new release.
+    CreateRelease(Box<NewRelease>),
+    /// A new deployment.
+    Deploy(Box<NewDeployment>),
+    /// Take a deployment back by hand: every target that it touched goes to what was there before.
+    Rollback {
+        /// The id of the new deployment.
+        id: DeploymentId,
+        /// What to take back.
+        of: DeploymentId,
+    },
+    /// End a deployment.
+    CancelDeployment {
+        /// Which.
+        deployment: DeploymentId,
+        /// Why.
+        reason: String,
+    },
+    /// A person says what became of a task that is `unknown`.
+    SettleTask {
+        /// Which.
+        task: TaskId,
+        /// Whether it did what it was asked to do.
+        succeeded: bool,
+        /// How the person knows.
+        reason: String,
+    },
+}
+
+/// A new target.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewTarget {
+    /// Its id.
+    pub id: TargetId,
+    /// Its environment.
+    pub environment: EnvironmentId,
+    /// Its name.
+    pub name: Name,
+    /// What it is.
+    pub kind: Name,
+    /// The agent that serves it.
+    pub agent: AgentId,
+    /// Its folder on the host.
+    pub slot: Option<Name>,
+    /// For selecting.
+    pub labels: BTreeMap<String, String>,
+    /// For `${name}` in steps.
+    pub variables: BTreeMap<String, String>,
+}
+
+/// A new enrolment token.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewEnrolmentToken {
+    /// Its public half.
+    pub id: EnrolmentTokenId,
+    /// SHA-256 of its secret half.
+    pub secret_hash: Digest,
+    /// The name that the agent gets.
+    pub agent_name: Option<Name>,
+    /// Labels that its agents get.
+    pub labels: BTreeMap<String, String>,
+    /// How many different keys may use it.
+    pub uses_max: u32,
+    /// From when on it is worthless.
+    pub expires_at: Timestamp,
+}
+
+/// A new release.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewRelease {
+    /// Its id.
+    pub id: ReleaseId,
+    /// What it is a release of.
+    pub application: Name,
+    /// Its version.
+    pub version: Version,
+    /// What it is made of.
+    pub components: Vec<Component>,
+    /// What to do on a target; empty means an artifact step for each component.
+    pub steps: Vec<Step>,
+    /// For selecting.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A new deployment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewDeployment {
+    /// Its id.
+    pub id: DeploymentId,
+    /// Where to.
+    pub environment: EnvironmentId,
+    /// What.
+    pub release: ReleaseId,
+    /// How.
+    pub strategy: Strategy,
+    /// What to do when a target fails.
+    pub on_failure: OnFailure,
+    /// Only these targets; `None` is all of the environment.
+    pub targets: Option<Vec<TargetId>>,
+    /// How long it may take in all, in milliseconds.
+    pub timeout_ms: u64,
+}
+
+/// An agent's word about an attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// It is in the agent's journal.
+    Accepted(Accepted),
+    /// It has started.
+    Running(Running),
+    /// It has ended.
+    Finished(Finished),
+}
+
+impl Report {
+    /// Which attempt it is about.
+    #[must_use]
+    pub const fn key(&self) -> AttemptKey {
+        match self {
+            Self::Accepted(report) => report.key,
+            Self::Running(report) => report.key,
+            Self::Finished(report) => report.key,
+        }
+    }
+}
+
+/// The answer to a command that was carried out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "type", content = "id")]
+pub enum Outcome {
+    /// Done; there is nothing to tell.
+    Done,
+    /// The tenant exists.
+    Tenant(TenantId),
+    /// The API token exists.
+    ApiToken(ApiTokenId),
+    /// The environment exists.
+    Environment(EnvironmentId),
+    /// The target exists.
+    Target(TargetId),
+    /// The enrolment token exists.
+    EnrolmentToken(EnrolmentTokenId),
+    /// The agent is enrolled: this one, not necessarily the id that came with the command.
+    Agent(AgentId),
+    /// The agent's session exists.
+    Session(SessionEpoch),
+    /// The release exists.
+    Release(ReleaseId),
+    /// The deployment exists.
+    Deployment(DeploymentId),
+}

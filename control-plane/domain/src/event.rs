@@ -1,0 +1,136 @@
+//! What happened. Events are facts: they are in the journal for ever, so names and fields here are append-only
+//! (a new field needs a serde default). They are stored as JSON, so that an exported journal can be read without us.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use stella_protocol::digest::Digest;
+use stella_protocol::id::{
+    AgentId, ApiTokenId, AttemptKey, DeploymentId, EnrolmentTokenId, EnvironmentId, Generation, Position, ReleaseId, SessionEpoch,
+    TargetId, TaskId, TenantId,
+};
+use stella_protocol::message::{JournalMark, TaskOutcome};
+use stella_protocol::time::Timestamp;
+use stella_protocol::trace::TraceContext;
+
+use crate::command::{Actor, Outcome};
+use crate::deployment::{Cause, OnFailure, Strategy};
+use crate::name::{Name, Version};
+use crate::release::{Component, Step};
+
+/// Which stream an event belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StreamId {
+    /// What belongs to no tenant.
+    System,
+    /// What belongs to one.
+    Tenant(TenantId),
+}
+
+/// A fact, and when, by whom and in which trace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// When. Never earlier than the event before it in the journal.
+    pub at: Timestamp,
+    /// By whom.
+    pub actor: Actor,
+    /// In which trace.
+    pub trace: TraceContext,
+    /// What.
+    pub fact: Fact,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "type")]
+#[expect(missing_docs, reason = "the fields are those of the commands and of the concept that they change")]
+pub enum Fact {
+    // System stream.
+    TenantCreated { id: TenantId, name: Name },
+    ApiTokenCreated { id: ApiTokenId, name: String, hash: Digest },
+    // Either stream.
+    RequestAnswered { key: String, digest: Digest, outcome: Outcome, forgotten_at: Timestamp },
+    RequestForgotten { key: String },
+    // Tenant streams. The first event of each is its opening.
+    TenantOpened { id: TenantId, name: Name },
+    EnvironmentCreated { id: EnvironmentId, name: Name, order: u32 },
+    TargetCreated {
+        id: TargetId,
+        environment: EnvironmentId,
+        name: Name,
+        kind: Name,
+        agent: AgentId,
+        slot: Option<Name>,
+        labels: BTreeMap<String, String>,
+        variables: BTreeMap<String, String>,
+    },
+    TargetRemoved { id: TargetId },
+    EnrolmentTokenCreated {
+        id: EnrolmentTokenId,
+        secret_hash: Digest,
+        agent_name: Option<Name>,
+        labels: BTreeMap<String, String>,
+        uses_max: u32,
+        expires_at: Timestamp,
+    },
+    AgentEnrolled { agent: AgentId, name: Name, token: EnrolmentTokenId, key_fingerprint: Digest, hostname: String },
+    AgentConnected { agent: AgentId, session: SessionEpoch, journal: JournalMark, version: String },
+    AgentDisconnected { agent: AgentId, session: SessionEpoch, reason: String },
+    AgentOffline { agent: AgentId },
+    AgentRevoked { agent: AgentId, reason: String },
+    ArtifactStored { digest: Digest, size_bytes: u64 },
+    ReleaseCreated {
+        id: ReleaseId,
+        application: Name,
+        version: Version,
+        components: Vec<Component>,
+        steps: Vec<Step>,
+        labels: BTreeMap<String, String>,
+    },
+    DeploymentCreated {
+        id: DeploymentId,
+        environment: EnvironmentId,
+        release: ReleaseId,
+        strategy: Strategy,
+        on_failure: OnFailure,
+        cause: Cause,
+        targets: Vec<PlannedTarget>,
+        deadline: Timestamp,
+    },
+    DeploymentHalted { id: DeploymentId, reason: String },
+    DeploymentCancelRequested { id: DeploymentId, reason: String },
+    DeploymentSucceeded { id: DeploymentId },
+    DeploymentFailed { id: DeploymentId, reason: String },
+    DeploymentCancelled { id: DeploymentId, reason: String },
+    TargetStarted { deployment: DeploymentId, target: TargetId, generation: Generation },
+    TargetSucceeded { deployment: DeploymentId, target: TargetId },
+    TargetFailed { deployment: DeploymentId, target: TargetId, task: TaskId, reason: String },
+    TargetSkipped { deployment: DeploymentId, target: TargetId },
+    TargetAbandoned { deployment: DeploymentId, target: TargetId },
+    TaskQueued { task: TaskId, deployment: DeploymentId, target: TargetId, step: u16 },
+    TaskDispatched { key: AttemptKey, session: SessionEpoch },
+    TaskAccepted { key: AttemptKey, position: Position },
+    TaskStarted { key: AttemptKey, started_at: Timestamp },
+    TaskFinished {
+        key: AttemptKey,
+        position: Option<Position>,
+        started_at: Option<Timestamp>,
+        finished_at: Timestamp,
+        outcome: TaskOutcome,
+    },
+    TaskBecameUnknown { key: AttemptKey, reason: String },
+    TaskCancelRequested { key: AttemptKey },
+    ReportIgnored { agent: AgentId, key: AttemptKey, reason: String },
+}
+
+/// One target of a plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedTarget {
+    /// The target.
+    pub target: TargetId,
+    /// What to bring there.
+    pub release: ReleaseId,
+    /// What is there before.
+    pub previous: Option<ReleaseId>,
+}

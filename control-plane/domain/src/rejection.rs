@@ -1,0 +1,56 @@
+//! Why a command was not carried out. A rejection changed nothing.
+
+use crate::name::Name;
+
+/// Why not. Each says what to do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Rejection {
+    /// There is no such thing in this tenant.
+    #[error("there is no {kind} {id}")]
+    NotFound {
+        /// Which kind of thing.
+        kind: &'static str,
+        /// What was looked for.
+        id: String,
+    },
+    /// A name or version is taken.
+    #[error("{kind} {name:?} exists already")]
+    Exists {
+        /// Which kind of thing.
+        kind: &'static str,
+        /// The name.
+        name: String,
+    },
+    /// A field's value makes no sense.
+    #[error("{field}: {problem}")]
+    Invalid {
+        /// The field's path.
+        field: String,
+        /// What is wrong and what would be right.
+        problem: String,
+    },
+    /// It makes sense, but not now.
+    #[error("{problem}")]
+    Conflict {
+        /// What is in the way and what to do.
+        problem: String,
+    },
+    /// The idempotency key was used for another request.
+    #[error("the idempotency key was used for another request; use a new key for a new request")]
+    KeyReused,
+    /// The token does not let this host enrol.
+    #[error("enrolment refused: {problem}")]
+    EnrolmentRefused {
+        /// Why, and what to do.
+        problem: String,
+    },
+    /// The agent's identity was revoked.
+    #[error("agent {name} was revoked")]
+    Revoked {
+        /// Its name.
+        name: Name,
+    },
+    /// The frame came on a session that is not the agent's latest.
+    #[error("the session was superseded by a newer one of the same agent")]
+    SessionSuperseded,
+}

@@ -1,0 +1,117 @@
+//! Releases: immutable, versioned sets of components, each pinned by digest, and the steps that bring them to a target.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use stella_protocol::digest::Digest;
+use stella_protocol::id::ReleaseId;
+use stella_protocol::spec::UnitAction;
+use stella_protocol::time::Timestamp;
+
+use crate::name::{Name, Version};
+
+/// How many components a release may have.
+pub const COMPONENTS_MAX: usize = 64;
+/// How many steps a release may have.
+pub const STEPS_MAX: usize = 64;
+
+/// A release. Never edited.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Release {
+    /// Its id.
+    pub id: ReleaseId,
+    /// What it is a release of: versions are unique within it.
+    pub application: Name,
+    /// Its version.
+    pub version: Version,
+    /// What it is made of.
+    pub components: Vec<Component>,
+    /// What to do on a target, in this order. Never empty.
+    pub steps: Vec<Step>,
+    /// For selecting, and for people.
+    pub labels: BTreeMap<String, String>,
+    /// When it was created.
+    pub created_at: Timestamp,
+}
+
+/// A part of a release.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Component {
+    /// Its name: a folder on the host.
+    pub name: Name,
+    /// What its archive hashes to.
+    pub digest: Digest,
+    /// The archive's size in bytes.
+    pub size_bytes: u64,
+}
+
+/// One step on a target. Texts may refer to `${name}`: a target's variables and `target`, `slot`, `version`, `environment`, `application`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// Its name, unique in the release.
+    pub name: Name,
+    /// What to do.
+    pub action: StepAction,
+    /// How long it may take on the agent, in milliseconds.
+    pub timeout_ms: u64,
+}
+
+/// What a step does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepAction {
+    /// Bring a component to the host and switch `current` to it.
+    Artifact {
+        /// Which component.
+        component: Name,
+        /// How many releases to keep on the host, this one included.
+        keep_releases: u8,
+    },
+    /// Run a command.
+    Command {
+        /// Program and arguments.
+        argv: Vec<String>,
+        /// Environment.
+        environment: BTreeMap<String, String>,
+        /// Where to run it, relative to the target's folder.
+        working_directory: Option<String>,
+        /// As whom.
+        user: Option<String>,
+    },
+    /// Ask an HTTP server on the host until it answers as wanted.
+    CheckHttp {
+        /// The URL.
+        url: String,
+        /// The wanted status.
+        status: u16,
+        /// The pause between tries, in milliseconds.
+        interval_ms: u64,
+        /// Good answers in a row that are needed.
+        successes: u32,
+    },
+    /// Connect to a TCP port until it accepts.
+    CheckTcp {
+        /// `host:port`.
+        address: String,
+        /// The pause between tries, in milliseconds.
+        interval_ms: u64,
+        /// Good answers in a row that are needed.
+        successes: u32,
+    },
+    /// Run a command until it exits with 0.
+    CheckCommand {
+        /// Program and arguments.
+        argv: Vec<String>,
+        /// The pause between tries, in milliseconds.
+        interval_ms: u64,
+        /// Good answers in a row that are needed.
+        successes: u32,
+    },
+    /// Act on a systemd unit.
+    Systemd {
+        /// The unit's name.
+        unit: String,
+        /// What to do.
+        action: UnitAction,
+    },
+}

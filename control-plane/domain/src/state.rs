@@ -1,0 +1,47 @@
+//! The whole state: one tree of values that is cheap to clone, so that a reader keeps the snapshot that it started with.
+
+use std::sync::Arc;
+
+use imbl::OrdMap;
+use serde::{Deserialize, Serialize};
+use stella_protocol::digest::Digest;
+use stella_protocol::id::{ApiTokenId, TenantId};
+use stella_protocol::time::Timestamp;
+
+use crate::name::Name;
+use crate::tenant::{AnsweredRequest, TenantState, Timer};
+
+/// Everything that the control plane knows. Two states that applied the same events are equal.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// What belongs to no tenant.
+    pub system: SystemState,
+    /// The tenants.
+    pub tenants: OrdMap<TenantId, Arc<TenantState>>,
+}
+
+/// What belongs to no tenant.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SystemState {
+    /// Tenants by name.
+    pub tenants: OrdMap<Name, TenantId>,
+    /// Bearer tokens of the API.
+    pub api_tokens: OrdMap<ApiTokenId, ApiToken>,
+    /// Answers that were given, by idempotency key.
+    pub requests: OrdMap<String, AnsweredRequest>,
+    /// What is due when.
+    pub timers: imbl::OrdSet<(Timestamp, Timer)>,
+}
+
+/// A bearer token of the API. Only its hash is known here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApiToken {
+    /// Its id.
+    pub id: ApiTokenId,
+    /// What it is for, for people.
+    pub name: String,
+    /// SHA-256 of the token.
+    pub hash: Digest,
+    /// When it was created.
+    pub created_at: Timestamp,
+}

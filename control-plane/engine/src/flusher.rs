@@ -1,0 +1,112 @@
+//! The flushing half of the writer loop: append, publish, answer, in this order.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::Receiver;
+use std::time::Instant;
+
+use stella_domain::command::Outcome;
+use stella_journal::{AppendError, Journal};
+use stella_protocol::id::Epoch;
+use tokio::sync::watch;
+
+use crate::Condition;
+use crate::handle::{Committed, Reply, Shared, SubmitError};
+use crate::snapshot::Taker;
+use crate::writer::Batch;
+
+/// The only one who appends.
+pub(crate) struct Flusher {
+    journal: Arc<dyn Journal>,
+    epoch: Epoch,
+    shared: Arc<Shared>,
+    condition: watch::Sender<Condition>,
+    snapshots: Taker,
+}
+
+impl Flusher {
+    pub(crate) const fn new(
+        journal: Arc<dyn Journal>,
+        epoch: Epoch,
+        shared: Arc<Shared>,
+        condition: watch::Sender<Condition>,
+        snapshots: Taker,
+    ) -> Self {
+        Self { journal, epoch, shared, condition, snapshots }
+    }
+
+    /// Runs until the writer is gone or the journal fails.
+    pub(crate) fn run(mut self, batches: &Receiver<Batch>) {
+        let mut condition = Condition::Stopped;
+        while let Ok(batch) = batches.recv() {
+            if let Err(problem) = self.flush(batch) {
+                tracing::error!(problem, "the journal failed; stopping, because memory may hold what the disk does not");
+                condition = Condition::Failed(problem);
+                break;
+            }
+        }
+        self.shared.running.store(false, Ordering::Release);
+        self.snapshots.finish();
+        self.condition.send_replace(condition);
+    }
+
+    fn flush(&mut self, batch: Batch) -> Result<(), String> {
+        if batch.rewinds != self.shared.rewinds.load(Ordering::Acquire) {
+            // Decided on a state that never became durable.
+            answer(batch.answers, |_| Err(SubmitError::Overloaded));
+            return Ok(());
+        }
+        if !batch.appends.is_empty() {
+            let started = Instant::now();
+            match self.journal.append(self.epoch, batch.at, &batch.appends) {
+                Ok(_) => {}
+                Err(AppendError::NoSpace { available, reserve }) => {
+                    self.refuse(batch, available, reserve);
+                    return Ok(());
+                }
+                Err(error) => return Err(chain(&error)),
+            }
+            let took = started.elapsed();
+            self.shared.last_flush_ns.store(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+            self.shared.no_space.store(false, Ordering::Relaxed);
+            metrics::histogram!("stella_journal_append_duration_seconds").record(took);
+        }
+        let events = batch.events.len();
+        let state = Arc::clone(&batch.state);
+        self.shared.publish(Committed { state: batch.state, events: batch.events });
+        answer(batch.answers, |decided| decided);
+        self.snapshots.after(events, &state, batch.at);
+        Ok(())
+    }
+
+    /// Nothing was written: what was decided is void, for this batch and for those decided on top of it.
+    fn refuse(&self, batch: Batch, available_bytes: u64, reserve_bytes: u64) {
+        self.shared.no_space.store(true, Ordering::Relaxed);
+        self.shared.rewinds.fetch_add(1, Ordering::AcqRel);
+        tracing::warn!(available_bytes, reserve_bytes, "writes are refused: the journal's disk is nearly full");
+        answer(batch.answers, |decided| match decided {
+            Err(rejected @ SubmitError::Rejected(_)) => Err(rejected),
+            Ok(_) | Err(_) => Err(SubmitError::NoSpace { available_bytes, reserve_bytes }),
+        });
+    }
+}
+
+type Answer = Result<Outcome, SubmitError>;
+
+fn answer(answers: Vec<(Reply, Answer)>, change: impl Fn(Answer) -> Answer) {
+    for (reply, decided) in answers {
+        // A caller that went away does not want its answer.
+        let _ = reply.send(change(decided));
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

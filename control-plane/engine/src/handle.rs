@@ -1,0 +1,271 @@
+//! What everybody else sees of the engine: a cheap clone that hides the channels.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, TrySendError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use stella_domain::command::{Outcome, Request};
+use stella_domain::event::{Event, StreamId};
+use stella_domain::rejection::Rejection;
+use stella_domain::state::State;
+use stella_journal::Journal;
+use stella_protocol::id::{Position, TenantId};
+use stella_protocol::message::JournalMark;
+use stella_protocol::time::Timestamp;
+use tokio::sync::{broadcast, oneshot};
+
+use crate::{Clock, codec};
+
+/// A cheap clone of the way in.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    shared: Arc<Shared>,
+    commands: SyncSender<Work>,
+}
+
+/// What the threads and the handles share.
+pub(crate) struct Shared {
+    pub(crate) journal: Arc<dyn Journal>,
+    clock: Clock,
+    state: Arc<ArcSwap<State>>,
+    committed: broadcast::Sender<Arc<Committed>>,
+    /// Whether commands are still carried out.
+    pub(crate) running: AtomicBool,
+    /// Whether the last write was refused for want of space.
+    pub(crate) no_space: AtomicBool,
+    /// How long the last flush took, in nanoseconds; 0 before the first.
+    pub(crate) last_flush_ns: AtomicU64,
+    /// Counts how often decided batches were thrown away; what was decided before is void.
+    pub(crate) rewinds: AtomicU64,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("running", &self.running).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    pub(crate) fn new(
+        journal: Arc<dyn Journal>,
+        clock: Clock,
+        state: Arc<ArcSwap<State>>,
+        committed: broadcast::Sender<Arc<Committed>>,
+    ) -> Self {
+        Self {
+            journal,
+            clock,
+            state,
+            committed,
+            running: AtomicBool::new(true),
+            no_space: AtomicBool::new(false),
+            last_flush_ns: AtomicU64::new(0),
+            rewinds: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn state(&self) -> Arc<State> {
+        self.state.load_full()
+    }
+
+    /// Makes a durable batch visible: first the state, then the events.
+    pub(crate) fn publish(&self, committed: Committed) {
+        self.state.store(Arc::clone(&committed.state));
+        if !committed.events.is_empty() {
+            // Nobody listening is fine.
+            let _ = self.committed.send(Arc::new(committed));
+        }
+    }
+}
+
+/// What the writer takes from the queue.
+#[derive(Debug)]
+pub(crate) enum Work {
+    /// A command, and where its answer goes.
+    Command(Box<Request>, Reply),
+    /// Look at the stop flag.
+    Wake,
+}
+
+/// Where an answer goes.
+pub(crate) type Reply = oneshot::Sender<Result<Outcome, SubmitError>>;
+
+/// One durable batch: its events, and the state after it.
+#[derive(Debug)]
+pub struct Committed {
+    /// The state after the batch.
+    pub state: Arc<State>,
+    /// The batch's events in order.
+    pub events: Vec<CommittedEvent>,
+}
+
+/// A durable event.
+#[derive(Clone, Debug)]
+pub struct CommittedEvent {
+    /// Its stream.
+    pub stream: StreamId,
+    /// Its position in the stream, from 0.
+    pub position: Position,
+    /// What happened.
+    pub event: Arc<Event>,
+}
+
+/// Why a command had no effect, or no known one.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum SubmitError {
+    /// The core said no. Nothing was changed.
+    #[error(transparent)]
+    Rejected(#[from] Rejection),
+    /// The disk is nearly full: writes are refused, reads go on. Nothing was changed.
+    #[error("the journal's disk has only {available_bytes} bytes left and {reserve_bytes} are kept in reserve: free some space there")]
+    NoSpace {
+        /// What is left.
+        available_bytes: u64,
+        /// What is kept.
+        reserve_bytes: u64,
+    },
+    /// Too many commands are waiting. Nothing was changed.
+    #[error("too many requests are waiting to be written; try again shortly")]
+    Overloaded,
+    /// The engine is stopping. A command that was already taken may have had its effect.
+    #[error("the control plane is stopping")]
+    Stopping,
+}
+
+/// Why events cannot be read back.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The journal refuses.
+    #[error("the journal cannot be read")]
+    Journal(#[source] stella_journal::ReadError),
+    /// An event's bytes are not an event of this version.
+    #[error("event {position} of {stream:?} is not understood by this version")]
+    Event {
+        /// Its stream.
+        stream: StreamId,
+        /// Its position.
+        position: Position,
+        /// Why not.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// The reading thread was stopped.
+    #[error("the control plane is stopping")]
+    Stopping,
+}
+
+/// How the journal does, for `/health`.
+#[derive(Clone, Copy, Debug)]
+pub struct HealthReport {
+    /// Whether the writer loop is running.
+    pub writable: bool,
+    /// How long the last flush took; `None` before the first.
+    pub last_flush: Option<Duration>,
+    /// Whether the free-space reserve is reached, so that writes are refused.
+    pub no_space: bool,
+}
+
+impl Handle {
+    pub(crate) const fn new(shared: Arc<Shared>, commands: SyncSender<Work>) -> Self {
+        Self { shared, commands }
+    }
+
+    /// Has a command carried out. The answer comes after its events are durable.
+    ///
+    /// Commands are carried out in the order in which their futures are first polled. A dropped future does not take the
+    /// command back.
+    ///
+    /// # Errors
+    /// See [`SubmitError`]; all but [`SubmitError::Stopping`] mean that nothing was changed.
+    pub async fn submit(&self, request: Request) -> Result<Outcome, SubmitError> {
+        let (reply, answer) = oneshot::channel();
+        match self.commands.try_send(Work::Command(Box::new(request), reply)) {
+            Ok(()) => answer.await.unwrap_or(Err(SubmitError::Stopping)),
+            Err(TrySendError::Full(_)) => Err(SubmitError::Overloaded),
+            Err(TrySendError::Disconnected(_)) => Err(SubmitError::Stopping),
+        }
+    }
+
+    /// The latest durable state: an immutable snapshot.
+    #[must_use]
+    pub fn state(&self) -> Arc<State> {
+        self.shared.state()
+    }
+
+    /// Follows what becomes durable from now on. A subscriber that lags reads the state (or the journal) again.
+    #[must_use]
+    pub fn subscribe(&self) -> broadcast::Receiver<Arc<Committed>> {
+        self.shared.committed.subscribe()
+    }
+
+    /// Reads durable events back, at most `limit`, from a position on.
+    ///
+    /// # Errors
+    /// If the journal is damaged there, or the engine is stopping.
+    pub async fn read(&self, stream: StreamId, from: Position, limit: usize) -> Result<Vec<CommittedEvent>, ReadError> {
+        let journal = Arc::clone(&self.shared.journal);
+        let read = tokio::task::spawn_blocking(move || read_events(journal.as_ref(), stream, from, limit));
+        read.await.unwrap_or(Err(ReadError::Stopping))
+    }
+
+    /// How many durable events a stream has.
+    #[must_use]
+    pub fn head(&self, stream: StreamId) -> Position {
+        self.shared.journal.head(codec::to_journal(stream)).map(|head| head.next).unwrap_or_default()
+    }
+
+    /// The mark of a tenant's journal, for its agents to remember.
+    #[must_use]
+    pub fn journal_mark(&self, tenant: TenantId) -> JournalMark {
+        JournalMark { incarnation: self.shared.journal.incarnation(), position: self.head(StreamId::Tenant(tenant)) }
+    }
+
+    /// Whether an agent has seen a journal that this one is not, or not any more: another life of it, or a later position.
+    #[must_use]
+    pub fn saw_the_future(&self, tenant: TenantId, seen: JournalMark) -> bool {
+        let ours = self.journal_mark(tenant);
+        seen.incarnation != ours.incarnation || seen.position > ours.position
+    }
+
+    /// How the journal does.
+    #[must_use]
+    pub fn health(&self) -> HealthReport {
+        let last_flush_ns = self.shared.last_flush_ns.load(Ordering::Relaxed);
+        HealthReport {
+            writable: self.shared.running.load(Ordering::Acquire),
+            last_flush: (last_flush_ns > 0).then(|| Duration::from_nanos(last_flush_ns)),
+            no_space: self.shared.no_space.load(Ordering::Relaxed),
+        }
+    }
+
+    /// The engine's time.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.shared.clock.now()
+    }
+
+    pub(crate) fn wake(&self) {
+        // A full queue wakes the writer as well.
+        let _ = self.commands.try_send(Work::Wake);
+    }
+}
+
+pub(crate) fn read_events(
+    journal: &dyn Journal,
+    stream: StreamId,
+    from: Position,
+    limit: usize,
+) -> Result<Vec<CommittedEvent>, ReadError> {
+    let entries = journal.read(codec::to_journal(stream), from, limit).map_err(ReadError::Journal)?;
+    entries
+        .into_iter()
+        .map(|entry| {
+            let position = entry.position;
+            let event =
+                codec::decode(&entry.payload).map_err(|source| ReadError::Event { stream, position, source })?;
+            Ok(CommittedEvent { stream, position, event: Arc::new(event) })
+        })
+        .collect()
+}

@@ -1,0 +1,231 @@
+//! Configuration: one TOML file, environment variables above it, flags above those. Parsed and checked before anything starts.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+/// The file that is read when none is named.
+pub(crate) const DEFAULT_FILE: &str = "/etc/stella/orchestrator.toml";
+/// Environment variables start with this; `STELLA_ORCHESTRATOR__API__LISTEN` is `api.listen`.
+const ENVIRONMENT_PREFIX: &str = "STELLA_ORCHESTRATOR";
+
+/// Everything that can be chosen.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Config {
+    /// Where journal, certificates, artifacts and task output are kept.
+    pub(crate) state_dir: PathBuf,
+    /// The HTTP API.
+    pub(crate) api: Api,
+    /// The Prometheus endpoint.
+    pub(crate) metrics: Metrics,
+    /// What agents connect to.
+    pub(crate) agents: Agents,
+    /// The journal.
+    pub(crate) journal: Journal,
+    /// Logging.
+    pub(crate) log: Log,
+}
+
+/// The HTTP API.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Api {
+    /// Where to listen (HTTPS).
+    pub(crate) listen: SocketAddr,
+    /// Names and addresses that the server's certificate has beside `localhost`: what clients and agents dial.
+    pub(crate) names: Vec<String>,
+    /// The largest artifact, in bytes.
+    pub(crate) artifact_bytes_max: u64,
+    /// Requests a minute for one token, and for one address before it is authenticated.
+    pub(crate) requests_per_minute: u32,
+    /// How many of them may come at once.
+    pub(crate) burst: u32,
+    /// Requests a minute for one tenant, over all tokens.
+    pub(crate) tenant_requests_per_minute: u32,
+}
+
+/// The Prometheus endpoint.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Metrics {
+    /// Where to listen (HTTPS, `/metrics` only).
+    pub(crate) listen: SocketAddr,
+}
+
+/// What agents connect to.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Agents {
+    /// Where to listen (UDP, QUIC).
+    pub(crate) listen: SocketAddr,
+    /// What agents are told to dial (`host:port`); shown with every enrolment token.
+    pub(crate) advertise: Option<String>,
+    /// How long an agent's certificate is valid, in seconds. It is renewed at two thirds of it.
+    pub(crate) certificate_lifetime_s: u64,
+    /// How often agents send a heartbeat, in milliseconds.
+    pub(crate) heartbeat_interval_ms: u64,
+}
+
+/// The journal.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Journal {
+    /// Memory for the database's cache, in bytes.
+    pub(crate) cache_bytes: u64,
+    /// Writes are refused when the disk has less than this left, in bytes.
+    pub(crate) reserve_bytes: u64,
+    /// A snapshot is taken after this many events.
+    pub(crate) snapshot_every_events: u64,
+}
+
+/// Logging.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Log {
+    /// A level or a filter. The environment variable `LOG_LEVEL` stands above it.
+    pub(crate) level: String,
+    /// `auto`, `json` or `human`.
+    pub(crate) format: stella_telemetry::Format,
+    /// A file for JSON lines, rotated at 100 MB, ten files in all.
+    pub(crate) file: Option<PathBuf>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            state_dir: "/var/lib/stella-orchestrator".into(),
+            api: Api::default(),
+            metrics: Metrics::default(),
+            agents: Agents::default(),
+            journal: Journal::default(),
+            log: Log::default(),
+        }
+    }
+}
+
+impl Default for Api {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([0, 0, 0, 0], 8443)),
+            names: Vec::new(),
+            artifact_bytes_max: 2 << 30,
+            requests_per_minute: 1_000,
+            burst: 100,
+            tenant_requests_per_minute: 500,
+        }
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([0, 0, 0, 0], 9090)) }
+    }
+}
+
+impl Default for Agents {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([0, 0, 0, 0], 7443)),
+            advertise: None,
+            certificate_lifetime_s: 24 * 3_600,
+            heartbeat_interval_ms: stella_protocol::limits::HEARTBEAT_INTERVAL_MS,
+        }
+    }
+}
+
+impl Default for Journal {
+    fn default() -> Self {
+        Self { cache_bytes: 64 << 20, reserve_bytes: 256 << 20, snapshot_every_events: 200_000 }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: "info".into(), format: stella_telemetry::Format::Auto, file: None }
+    }
+}
+
+impl Config {
+    /// Reads file and environment and checks what they say.
+    ///
+    /// # Errors
+    /// Names the key that is unknown or whose value makes no sense.
+    pub(crate) fn load(file: Option<&Path>) -> anyhow::Result<Self> {
+        let source = match file {
+            Some(path) => config::File::from(path).required(true),
+            None => config::File::from(Path::new(DEFAULT_FILE)).required(false),
+        };
+        let environment =
+            config::Environment::with_prefix(ENVIRONMENT_PREFIX).prefix_separator("__").separator("__").try_parsing(true);
+        let layers = config::Config::builder().add_source(source).add_source(environment).build()?;
+        let mut loaded: Self = layers.try_deserialize()?;
+        if let Ok(level) = std::env::var("LOG_LEVEL") {
+            loaded.log.level = level;
+        }
+        loaded.check()?;
+        Ok(loaded)
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        let positive = [
+            ("api.requests_per_minute", u64::from(self.api.requests_per_minute)),
+            ("api.burst", u64::from(self.api.burst)),
+            ("api.tenant_requests_per_minute", u64::from(self.api.tenant_requests_per_minute)),
+            ("api.artifact_bytes_max", self.api.artifact_bytes_max),
+            ("journal.snapshot_every_events", self.journal.snapshot_every_events),
+        ];
+        for (key, value) in positive {
+            anyhow::ensure!(value > 0, "{key} must be at least 1");
+        }
+        anyhow::ensure!(
+            (60..=90 * 86_400).contains(&self.agents.certificate_lifetime_s),
+            "agents.certificate_lifetime_s must be between 60 and {}, not {}",
+            90 * 86_400,
+            self.agents.certificate_lifetime_s
+        );
+        anyhow::ensure!(
+            (100..=60_000).contains(&self.agents.heartbeat_interval_ms),
+            "agents.heartbeat_interval_ms must be between 100 and 60000, not {}",
+            self.agents.heartbeat_interval_ms
+        );
+        Ok(())
+    }
+
+    pub(crate) fn journal_dir(&self) -> PathBuf {
+        self.state_dir.join("journal")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> anyhow::Result<Config> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("orchestrator.toml");
+        std::fs::write(&path, text).unwrap();
+        Config::load(Some(&path))
+    }
+
+    #[test]
+    fn a_file_overrides_defaults_and_leaves_the_rest() {
+        let config = load("[api]\nlisten = \"127.0.0.1:1\"\n").unwrap();
+        assert_eq!(config.api.listen.to_string(), "127.0.0.1:1");
+        assert_eq!(config.api.requests_per_minute, 1_000);
+    }
+
+    #[test]
+    fn bad_files_are_refused_with_the_key() {
+        for (text, key) in [
+            ("[api]\nlisen = \"127.0.0.1:1\"\n", "lisen"),
+            ("[agents]\nheartbeat_interval_ms = 1\n", "agents.heartbeat_interval_ms"),
+            ("[api]\nburst = 0\n", "api.burst"),
+        ] {
+            let error = format!("{:#}", load(text).unwrap_err());
+            assert!(error.contains(key), "{error}");
+        }
+        assert!(Config::load(Some(Path::new("/nonexistent/orchestrator.toml"))).is_err());
+    }
+}

@@ -1,0 +1,242 @@
+//! What tasks print: one file for each attempt, `<dir>/<tenant>/<task>/<attempt>.out`, of framed records.
+//!
+//! An agent that reconnects sends its output again from a byte offset of its choice. Every record therefore says where
+//! in the attempt's output it ends, and what is here already is skipped, also when two streams of one attempt overlap.
+//! There is no `fsync`: output decides nothing, and what a power loss takes shows as a gap.
+
+mod file;
+mod follow;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+use stella_protocol::id::{AttemptKey, TenantId};
+use stella_protocol::message::{OutputChunk, OutputHeader};
+use tokio::sync::watch;
+
+use crate::error::{StoreError, io_error};
+use crate::space;
+use file::Log;
+use follow::Followers;
+
+/// How much output of one attempt is kept, in bytes with framing. Who prints more wants a log file on the host.
+pub const ATTEMPT_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// The most chunks in one page.
+pub const PAGE_CHUNKS_MAX: usize = 1000;
+
+/// The most payload in one page, in bytes, give or take one chunk.
+pub const PAGE_BYTES_MAX: usize = 1024 * 1024;
+
+/// How many places where a reader stopped are remembered, so that it goes on without reading from the start.
+const PLACES_MAX: usize = 1024;
+
+/// The output of tasks.
+#[derive(Debug)]
+pub struct OutputStore {
+    dir: PathBuf,
+    reserve_bytes: u64,
+    attempt_bytes_max: u64,
+    /// The files that are being written; two streams of one attempt share one.
+    logs: Mutex<HashMap<AttemptKey, Weak<Mutex<Log>>>>,
+    followers: Followers,
+    places: Mutex<HashMap<AttemptKey, Place>>,
+}
+
+/// Where a record starts.
+#[derive(Clone, Copy, Debug, Default)]
+struct Place {
+    record: u64,
+    byte: u64,
+}
+
+/// A part of an attempt's output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutputPage {
+    /// The pieces, in order.
+    pub chunks: Vec<OutputChunk>,
+    /// Where to go on reading.
+    pub next: u64,
+    /// Whether the agent has said that nothing follows. Without a word it may still be over: see the task's state.
+    pub complete: bool,
+}
+
+impl OutputStore {
+    /// Opens the store in a directory, which is created if need be. `reserve_bytes` of its disk are never used for
+    /// output.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] if the directory cannot be created.
+    pub fn open(dir: impl Into<PathBuf>, reserve_bytes: u64) -> Result<Arc<Self>, StoreError> {
+        Self::with_limit(dir, reserve_bytes, ATTEMPT_BYTES_MAX)
+    }
+
+    /// As [`Self::open`], with another limit in the place of [`ATTEMPT_BYTES_MAX`].
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn with_limit(
+        dir: impl Into<PathBuf>,
+        reserve_bytes: u64,
+        attempt_bytes_max: u64,
+    ) -> Result<Arc<Self>, StoreError> {
+        let dir = dir.into();
+        std::fs::create_dir_all(&dir).map_err(io_error("create", &dir))?;
+        Ok(Arc::new(Self {
+            dir,
+            reserve_bytes,
+            attempt_bytes_max,
+            logs: Mutex::default(),
+            followers: Followers::default(),
+            places: Mutex::default(),
+        }))
+    }
+
+    /// Begins to write what one stream brings. A record that a crash tore is cut off first.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSpace`], [`StoreError::Damaged`] or [`StoreError::Io`].
+    pub async fn writer(
+        self: &Arc<Self>,
+        tenant: TenantId,
+        header: OutputHeader,
+    ) -> Result<OutputWriter, StoreError> {
+        let store = Arc::clone(self);
+        blocking(move || {
+            space::check(&store.dir, 0, store.reserve_bytes)?;
+            let log = store.log(tenant, header.key)?;
+            Ok(OutputWriter { store, key: header.key, offset: header.offset, log: Some(log) })
+        })
+        .await
+    }
+
+    /// Reads up to `limit` chunks (and at most [`PAGE_CHUNKS_MAX`] and about [`PAGE_BYTES_MAX`]) from `from_record` on,
+    /// which is 0 or the [`OutputPage::next`] of an earlier page. An attempt without output gives an empty page.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] or [`StoreError::Io`].
+    pub async fn read(
+        self: &Arc<Self>,
+        tenant: TenantId,
+        key: AttemptKey,
+        from_record: u64,
+        limit: usize,
+    ) -> Result<OutputPage, StoreError> {
+        let store = Arc::clone(self);
+        blocking(move || {
+            let remembered = store.places.lock().get(&key).copied();
+            let start = remembered.filter(|place| place.record <= from_record).unwrap_or_default();
+            let limit = limit.min(PAGE_CHUNKS_MAX);
+            let (page, place) = file::read_page(&store.path(tenant, key), start, from_record, limit)?;
+            let mut places = store.places.lock();
+            if places.len() >= PLACES_MAX {
+                // Only time is lost.
+                places.clear();
+            }
+            places.insert(key, place);
+            Ok(page)
+        })
+        .await
+    }
+
+    /// Notices whenever output of this attempt was added or completed. Mark it as seen, read, then wait for a change.
+    ///
+    /// # Errors
+    /// [`StoreError::TooManyFollowed`].
+    pub fn subscribe(&self, key: AttemptKey) -> Result<watch::Receiver<u64>, StoreError> {
+        self.followers.follow(key)
+    }
+
+    /// Notes that nothing follows. Saying it twice is saying it once.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] or [`StoreError::Io`].
+    pub async fn mark_complete(
+        self: &Arc<Self>,
+        tenant: TenantId,
+        key: AttemptKey,
+    ) -> Result<(), StoreError> {
+        let store = Arc::clone(self);
+        blocking(move || {
+            let log = store.log(tenant, key)?;
+            log.lock().complete()?;
+            store.release(key, log);
+            store.followers.notify(key);
+            Ok(())
+        })
+        .await
+    }
+
+    fn path(&self, tenant: TenantId, key: AttemptKey) -> PathBuf {
+        self.dir.join(tenant.to_string()).join(key.task.to_string()).join(format!("{}.out", key.attempt))
+    }
+
+    fn log(&self, tenant: TenantId, key: AttemptKey) -> Result<Arc<Mutex<Log>>, StoreError> {
+        let mut logs = self.logs.lock();
+        if let Some(log) = logs.get(&key).and_then(Weak::upgrade) {
+            return Ok(log);
+        }
+        let log = Arc::new(Mutex::new(Log::open(self.path(tenant, key), self.attempt_bytes_max)?));
+        logs.insert(key, Arc::downgrade(&log));
+        Ok(log)
+    }
+
+    /// Forgets a log that nobody else writes.
+    fn release(&self, key: AttemptKey, log: Arc<Mutex<Log>>) {
+        let mut logs = self.logs.lock();
+        drop(log);
+        if logs.get(&key).is_some_and(|log| log.strong_count() == 0) {
+            logs.remove(&key);
+        }
+    }
+}
+
+/// Writes what one stream brings.
+#[derive(Debug)]
+pub struct OutputWriter {
+    store: Arc<OutputStore>,
+    key: AttemptKey,
+    /// How much of the attempt's output comes before this stream's next byte.
+    offset: u64,
+    /// Always there until the drop.
+    log: Option<Arc<Mutex<Log>>>,
+}
+
+impl OutputWriter {
+    /// Adds the stream's next chunks, as far as they are not here yet.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSpace`], [`StoreError::Chunk`] or [`StoreError::Io`].
+    pub async fn append(&mut self, chunks: Vec<OutputChunk>) -> Result<(), StoreError> {
+        let Some(log) = self.log.clone() else { return Ok(()) };
+        let start = self.offset;
+        self.offset =
+            chunks.iter().fold(start, |offset, chunk| offset.saturating_add(chunk.bytes.len() as u64));
+        let appended = blocking(move || log.lock().append(start, chunks)).await;
+        self.store.followers.notify(self.key);
+        appended
+    }
+}
+
+impl Drop for OutputWriter {
+    fn drop(&mut self) {
+        if let Some(log) = self.log.take() {
+            self.store.release(self.key, log);
+        }
+    }
+}
+
+/// Runs file work where it may block.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        // The runtime is going away, or the work has panicked.
+        Err(error) => {
+            Err(io_error("work on", std::path::Path::new("task output"))(std::io::Error::other(error)))
+        }
+    }
+}

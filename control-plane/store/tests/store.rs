@@ -1,0 +1,219 @@
+//! Archives and output on a real file system.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use sha2::{Digest as _, Sha256};
+use stella_protocol::digest::Digest;
+use stella_protocol::id::{Attempt, AttemptKey, TaskId, TenantId};
+use stella_protocol::message::{OutputChunk, OutputHeader, OutputSource};
+use stella_protocol::time::Timestamp;
+use stella_store::{ArtifactStore, OutputPage, OutputStore, StoreError};
+use tokio::io::AsyncReadExt;
+use uuid::Uuid;
+
+fn digest(content: &[u8]) -> Digest {
+    Digest(Sha256::digest(content).into())
+}
+
+fn files(dir: &std::path::Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut dirs = vec![dir.to_owned()];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { dirs.push(path) } else { found.push(path) }
+        }
+    }
+    found
+}
+
+#[tokio::test]
+async fn an_archive_is_found_under_its_digest_and_read_from_any_offset() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = ArtifactStore::open(dir.path(), 0).unwrap();
+    let content = b"some archive".repeat(1000);
+    let digest = digest(&content);
+    for _ in 0..2 {
+        let mut upload = store.upload(digest, content.len() as u64).await.unwrap();
+        for piece in content.chunks(777) {
+            upload.write(piece).await.unwrap();
+        }
+        assert_eq!(upload.finish().await.unwrap(), content.len() as u64);
+    }
+    assert!(store.contains(digest).await.unwrap());
+    assert_eq!(files(dir.path()).len(), 1);
+
+    let (mut file, size) = store.open_at(digest, 5000).await.unwrap().unwrap();
+    let mut rest = Vec::new();
+    file.read_to_end(&mut rest).await.unwrap();
+    assert_eq!((size, rest.as_slice()), (content.len() as u64, &content[5000..]));
+    let behind = store.open_at(digest, size + 1).await;
+    assert!(matches!(behind, Err(StoreError::BehindTheEnd { size_bytes, .. }) if size_bytes == size));
+    assert!(store.open_at(Digest([7; 32]), 0).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn what_is_wrong_or_too_large_or_interrupted_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = ArtifactStore::open(dir.path(), 0).unwrap();
+    let mut upload = store.upload(digest(b"right"), 100).await.unwrap();
+    upload.write(b"wrong").await.unwrap();
+    let refused = upload.finish().await;
+    assert!(
+        matches!(refused, Err(StoreError::WrongDigest { expected, actual }) if expected == digest(b"right") && actual == digest(b"wrong"))
+    );
+
+    let mut upload = store.upload(digest(b"right"), 4).await.unwrap();
+    assert!(matches!(upload.write(b"right").await, Err(StoreError::TooLarge { max: 4 })));
+    drop(upload);
+    let mut upload = store.upload(digest(b"right"), 100).await.unwrap();
+    upload.write(b"ri").await.unwrap();
+    drop(upload);
+    assert_eq!(files(dir.path()), Vec::<PathBuf>::new());
+
+    fs::write(dir.path().join("incoming/17"), b"left by a crash").unwrap();
+    let store = ArtifactStore::open(dir.path(), 0).unwrap();
+    assert_eq!(files(dir.path()), Vec::<PathBuf>::new());
+    assert!(!store.contains(digest(b"right")).await.unwrap());
+}
+
+#[tokio::test]
+async fn the_reserve_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = ArtifactStore::open(dir.path(), u64::MAX).unwrap();
+    assert!(matches!(store.upload(digest(b"x"), 1).await, Err(StoreError::NoSpace { .. })));
+    let output = OutputStore::open(dir.path().join("output"), u64::MAX).unwrap();
+    assert!(matches!(output.writer(tenant(), header(0)).await, Err(StoreError::NoSpace { .. })));
+}
+
+fn tenant() -> TenantId {
+    TenantId(Uuid::from_u128(1))
+}
+
+fn key() -> AttemptKey {
+    AttemptKey { task: TaskId(Uuid::from_u128(2)), attempt: Attempt(1) }
+}
+
+fn header(offset: u64) -> OutputHeader {
+    OutputHeader { key: key(), offset }
+}
+
+fn chunk(text: &str) -> OutputChunk {
+    OutputChunk { source: OutputSource::Stdout, at: Timestamp(1), bytes: text.as_bytes().to_vec() }
+}
+
+async fn write(store: &Arc<OutputStore>, offset: u64, texts: &[&str]) {
+    let mut writer = store.writer(tenant(), header(offset)).await.unwrap();
+    writer.append(texts.iter().map(|text| chunk(text)).collect()).await.unwrap();
+}
+
+async fn read(store: &Arc<OutputStore>, from: u64) -> OutputPage {
+    store.read(tenant(), key(), from, 100).await.unwrap()
+}
+
+fn text(page: &OutputPage) -> String {
+    page.chunks.iter().map(|chunk| String::from_utf8(chunk.bytes.clone()).unwrap()).collect()
+}
+
+#[tokio::test]
+async fn output_that_is_sent_again_is_kept_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = OutputStore::open(dir.path(), 0).unwrap();
+    assert_eq!(read(&store, 0).await, OutputPage { chunks: vec![], next: 0, complete: false });
+    write(&store, 0, &["one ", "two "]).await;
+    write(&store, 0, &["one ", "two ", "three "]).await;
+    // Cut differently, and begun in the middle of a chunk.
+    write(&store, 2, &["e two thr", "ee four"]).await;
+    let page = read(&store, 0).await;
+    assert_eq!(text(&page), "one two three four");
+    assert!(!page.complete);
+
+    // Also by another process, and by two streams at once.
+    let store = OutputStore::open(dir.path(), 0).unwrap();
+    let mut first = store.writer(tenant(), header(0)).await.unwrap();
+    let mut second = store.writer(tenant(), header(14)).await.unwrap();
+    second.append(vec![chunk("four five")]).await.unwrap();
+    first.append(vec![chunk("one two three four five six")]).await.unwrap();
+    assert_eq!(text(&read(&store, 0).await), "one two three four five six");
+    assert_eq!(text(&read(&store, page.next).await), " five six");
+}
+
+#[tokio::test]
+async fn a_gap_and_the_limit_are_told_in_the_output() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = OutputStore::with_limit(dir.path(), 0, 400).unwrap();
+    write(&store, 10, &["after the gap"]).await;
+    let page = read(&store, 0).await;
+    assert_eq!(text(&page), "[some output was lost on its way]\nafter the gap");
+    assert_eq!(page.chunks[0].source, OutputSource::Agent);
+
+    let long = "x".repeat(200);
+    write(&store, 23, &[&long, &long, &long]).await;
+    write(&store, 623, &[&long]).await;
+    let page = read(&store, page.next).await;
+    assert_eq!(text(&page), format!("{long}[the rest of the output is not kept: there is too much of it]\n"));
+    let store = OutputStore::with_limit(dir.path(), 0, 400).unwrap();
+    write(&store, 0, &[&long, &long, &long, &long]).await;
+    assert_eq!(read(&store, page.next).await.chunks, vec![]);
+}
+
+#[tokio::test]
+async fn a_torn_record_is_cut_off_before_more_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = OutputStore::open(dir.path(), 0).unwrap();
+    write(&store, 0, &["one ", "two "]).await;
+    drop(store);
+    let path = files(dir.path()).remove(0);
+    let length = fs::metadata(&path).unwrap().len();
+    fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(length - 1).unwrap();
+
+    let store = OutputStore::open(dir.path(), 0).unwrap();
+    assert_eq!(text(&read(&store, 0).await), "one ");
+    write(&store, 0, &["one ", "two ", "three"]).await;
+    assert_eq!(text(&read(&store, 0).await), "one two three");
+}
+
+#[tokio::test]
+async fn pages_follow_one_another_and_the_last_one_stays_complete() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = OutputStore::open(dir.path(), 0).unwrap();
+    let texts: Vec<_> = (0..10).map(|n| format!("{n} ")).collect();
+    write(&store, 0, &texts.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    store.mark_complete(tenant(), key()).await.unwrap();
+    store.mark_complete(tenant(), key()).await.unwrap();
+
+    let mut from = 0;
+    let mut all = String::new();
+    loop {
+        let page = store.read(tenant(), key(), from, 3).await.unwrap();
+        all.push_str(&text(&page));
+        from = page.next;
+        if page.complete {
+            break;
+        }
+        assert_eq!(page.chunks.len(), 3);
+    }
+    assert_eq!(all, texts.concat());
+    for again in [from, 0] {
+        assert!(store.read(tenant(), key(), again, 100).await.unwrap().complete);
+    }
+    write(&store, 20, &["late"]).await;
+    let page = read(&store, from).await;
+    assert_eq!((text(&page).as_str(), page.complete), ("late", false));
+}
+
+#[tokio::test]
+async fn followers_wake_up_and_are_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = OutputStore::open(dir.path(), 0).unwrap();
+    let mut changes = store.subscribe(key()).unwrap();
+    let waiting = tokio::spawn(async move { changes.changed().await });
+    write(&store, 0, &["news"]).await;
+    waiting.await.unwrap().unwrap();
+    // Nobody listens any more: the place is free again after the next write.
+    write(&store, 4, &["more"]).await;
+    let changes = store.subscribe(key()).unwrap();
+    assert_eq!(*changes.borrow(), 0);
+}

@@ -1,0 +1,140 @@
+//! The store and its flusher on a real directory.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use stella_durable::{Batch, Error, Flusher, QUEUE_MAX, Store, StoreConfig};
+
+const CONFIG: StoreConfig = StoreConfig { cache_bytes: 8 << 20, reserve_bytes: 0 };
+
+fn open(dir: &Path) -> Store {
+    Store::open(dir, CONFIG).unwrap()
+}
+
+fn put(key: &[u8], value: &[u8]) -> Batch {
+    let mut batch = Batch::default();
+    batch.insert(key, value);
+    batch
+}
+
+#[test]
+fn what_was_behind_a_barrier_is_there_after_reopening() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let store = open(&path);
+    let tree = store.tree("t").unwrap();
+    // Two pages that are too large for the log become files of their own.
+    let large = vec![7_u8; 1 << 20];
+    store.apply(&tree, put(b"a", b"1")).unwrap();
+    store.apply(&tree, put(b"b", &large)).unwrap();
+    store.barrier().unwrap();
+    assert!(path.join("blobs").read_dir().unwrap().next().is_some());
+    assert!(store.size_on_disk().unwrap() > 1 << 20);
+    drop((tree, store));
+
+    let tree = open(&path).tree("t").unwrap();
+    assert_eq!(tree.get(b"a").unwrap().unwrap(), b"1");
+    assert_eq!(tree.get(b"b").unwrap().unwrap(), large);
+    let keys: Vec<_> = tree.range(b"a".as_slice()..).map(|pair| pair.unwrap().0).collect();
+    assert_eq!(keys, [b"a", b"b"]);
+}
+
+#[test]
+fn a_second_opener_is_told_that_the_store_is_in_use() {
+    let dir = tempfile::tempdir().unwrap();
+    let _first = open(dir.path());
+    let error = Store::open(dir.path(), CONFIG).unwrap_err();
+    assert!(matches!(error, Error::Locked { .. }), "{error:?}");
+    assert!(error.to_string().contains("in use by another process"), "{error}");
+}
+
+#[test]
+fn a_path_that_is_no_directory_and_files_that_are_no_store_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    std::fs::write(&file, "x").unwrap();
+    assert!(matches!(Store::open(&file, CONFIG).unwrap_err(), Error::Io { .. }));
+
+    let broken = dir.path().join("broken");
+    std::fs::create_dir(&broken).unwrap();
+    std::fs::write(broken.join("snap.0000000000000000"), "this is not a snapshot of anything").unwrap();
+    assert!(!Store::exists(&broken));
+    let error = Store::open(&broken, CONFIG).unwrap_err();
+    assert!(matches!(error, Error::Corrupt { .. }), "{error:?}");
+    assert!(error.is_fatal());
+}
+
+#[test]
+fn a_reserve_larger_than_the_disk_is_always_reached() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), StoreConfig { reserve_bytes: u64::MAX, ..CONFIG }).unwrap();
+    let error = store.check_reserve().unwrap_err();
+    assert!(!error.is_fatal());
+    let Error::ReserveReached { available_bytes, reserve_bytes } = error else { panic!("{error:?}") };
+    assert!(available_bytes < reserve_bytes);
+    drop(store);
+    let store = Store::open(dir.path(), StoreConfig { reserve_bytes: 1, ..CONFIG }).unwrap();
+    store.check_reserve().unwrap();
+}
+
+#[test]
+fn waiting_writers_share_barriers_and_all_are_durable() {
+    const WRITERS: usize = 32;
+    const WRITES: usize = 20;
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let tree = store.tree("t").unwrap();
+    let flusher = Flusher::spawn(store.clone()).unwrap();
+    std::thread::scope(|scope| {
+        for writer in 0..WRITERS {
+            let (flusher, tree) = (flusher.clone(), &tree);
+            scope.spawn(move || {
+                for write in 0..WRITES {
+                    flusher.commit_blocking(tree, put(format!("{writer}/{write}").as_bytes(), b"x")).unwrap();
+                }
+            });
+        }
+    });
+    let barriers = store.barriers();
+    assert!(barriers < (WRITERS * WRITES / 2) as u64, "{barriers} barriers for {} writes", WRITERS * WRITES);
+    drop((flusher, tree, store));
+    let tree = open(dir.path()).tree("t").unwrap();
+    assert_eq!(tree.scan_prefix(b"").count(), WRITERS * WRITES);
+}
+
+#[test]
+fn every_callback_is_called_once_even_when_the_queue_is_full_or_the_handle_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let tree = store.tree("t").unwrap();
+    let flusher = Flusher::spawn(store).unwrap();
+
+    // The first callback holds the flusher's thread, so the queue fills up behind it.
+    let (holds, is_held) = mpsc::sync_channel(1);
+    let (release, released) = mpsc::sync_channel::<()>(1);
+    flusher.commit_then(&tree, put(b"first", b""), move |result| {
+        result.unwrap();
+        holds.send(()).unwrap();
+        released.recv_timeout(Duration::from_secs(30)).unwrap();
+    });
+    is_held.recv_timeout(Duration::from_secs(30)).unwrap();
+    let counts: Arc<[AtomicUsize; 2]> = Arc::default();
+    for write in 0..QUEUE_MAX + 3 {
+        let counts = Arc::clone(&counts);
+        flusher.commit_then(&tree, put(&write.to_be_bytes(), b""), move |result| match result {
+            Ok(()) => _ = counts[0].fetch_add(1, Ordering::SeqCst),
+            Err(error) => {
+                assert!(matches!(*error, Error::Busy) && !error.is_fatal(), "{error:?}");
+                counts[1].fetch_add(1, Ordering::SeqCst);
+            }
+        });
+    }
+    assert_eq!(counts[1].load(Ordering::SeqCst), 3);
+    release.send(()).unwrap();
+    // Dropping the last handle waits for what is queued.
+    drop(flusher);
+    assert_eq!(counts[0].load(Ordering::SeqCst), QUEUE_MAX);
+    assert_eq!(tree.scan_prefix(b"").count(), QUEUE_MAX + 1);
+}

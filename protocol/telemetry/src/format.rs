@@ -1,0 +1,253 @@
+//! The two looks of a line.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Write};
+
+use serde_json::{Map, Value};
+use tracing::field::{Field, Visit};
+use tracing::{Event, Subscriber};
+use tracing_subscriber::field::RecordFields;
+use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
+use tracing_subscriber::fmt::{FmtContext, FormattedFields};
+use tracing_subscriber::registry::LookupSpan;
+
+use crate::redact;
+
+/// The fields that stand at the top of a JSON line; every other one is in `context`.
+const TOP_FIELDS: [&str; 4] = ["traceId", "spanId", "tenantId", "correlationId"];
+
+/// Collects fields as JSON values.
+#[derive(Default)]
+struct Collect(Map<String, Value>);
+
+impl Visit for Collect {
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.0.insert(field.name().into(), value.into());
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.0.insert(field.name().into(), value.into());
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.0.insert(field.name().into(), value.into());
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.0.insert(field.name().into(), value.into());
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.0.insert(field.name().into(), value.into());
+    }
+
+    fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
+        let mut text = value.to_string();
+        let mut source = value.source();
+        while let Some(error) = source {
+            // Writing to a String cannot fail.
+            let _ = write!(text, ": {error}");
+            source = error.source();
+        }
+        self.0.insert(field.name().into(), text.into());
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.0.insert(field.name().into(), format!("{value:?}").into());
+    }
+}
+
+/// Keeps a span's fields as JSON, so that both looks can read them.
+pub(crate) struct JsonFields;
+
+impl<'w> FormatFields<'w> for JsonFields {
+    fn format_fields<R: RecordFields>(&self, mut writer: Writer<'w>, fields: R) -> fmt::Result {
+        let mut collect = Collect::default();
+        fields.record(&mut collect);
+        write!(writer, "{}", Value::Object(collect.0))
+    }
+
+    fn add_fields(
+        &self,
+        current: &'w mut FormattedFields<Self>,
+        fields: &tracing::span::Record<'_>,
+    ) -> fmt::Result {
+        let mut all = serde_json::from_str::<Map<String, Value>>(&current.fields).unwrap_or_default();
+        let mut collect = Collect::default();
+        fields.record(&mut collect);
+        all.append(&mut collect.0);
+        current.fields = Value::Object(all).to_string();
+        Ok(())
+    }
+}
+
+/// The event's own fields over those of the spans around it, outermost first, masked.
+fn fields_of<S, N>(context: &FmtContext<'_, S, N>, event: &Event<'_>) -> Map<String, Value>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    let mut fields = Map::new();
+    for span in context.event_scope().into_iter().flat_map(tracing_subscriber::registry::Scope::from_root) {
+        let extensions = span.extensions();
+        if let Some(formatted) = extensions.get::<FormattedFields<N>>() {
+            fields.append(&mut serde_json::from_str(&formatted.fields).unwrap_or_default());
+        }
+    }
+    let mut own = Collect::default();
+    event.record(&mut own);
+    fields.append(&mut own.0);
+    redact::redact_object(&mut fields);
+    fields
+}
+
+fn take_message(fields: &mut Map<String, Value>) -> String {
+    match fields.remove("message") {
+        Some(Value::String(text)) => text,
+        Some(other) => other.to_string(),
+        None => String::new(),
+    }
+}
+
+fn now() -> impl fmt::Display {
+    jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.3fZ")
+}
+
+/// One JSON object a line.
+pub(crate) struct Json {
+    pub(crate) service: &'static str,
+    pub(crate) version: &'static str,
+}
+
+impl<S, N> FormatEvent<S, N> for Json
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let mut fields = fields_of(context, event);
+        let message = take_message(&mut fields);
+        let level = event.metadata().level().as_str().to_ascii_lowercase();
+        write!(
+            writer,
+            r#"{{"timestamp":"{}","level":"{level}","message":{}"#,
+            now(),
+            Value::String(message)
+        )?;
+        write!(writer, r#","service":"{}","version":"{}""#, self.service, self.version)?;
+        for name in TOP_FIELDS {
+            if let Some(value) = fields.remove(name) {
+                write!(writer, r#","{name}":{value}"#)?;
+            }
+        }
+        let sorted: BTreeMap<String, Value> = fields.into_iter().collect();
+        if !sorted.is_empty() {
+            let context = serde_json::to_string(&sorted).map_err(|_| fmt::Error)?;
+            write!(writer, r#","context":{context}"#)?;
+        }
+        writeln!(writer, "}}")
+    }
+}
+
+/// A short line for a terminal.
+pub(crate) struct Human;
+
+impl<S, N> FormatEvent<S, N> for Human
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let mut fields = fields_of(context, event);
+        let message = take_message(&mut fields);
+        write!(
+            writer,
+            "{} {:>5} {message}",
+            jiff::Timestamp::now().strftime("%H:%M:%S%.3f"),
+            event.metadata().level()
+        )?;
+        for (key, value) in &fields {
+            if let Value::String(text) = value {
+                write!(writer, " {key}={text}")?;
+            } else {
+                write!(writer, " {key}={value}")?;
+            }
+        }
+        writeln!(writer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::{Arc, Mutex};
+
+    use tracing_subscriber::layer::SubscriberExt;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Buffer(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Buffer {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn lines(log: impl FnOnce()) -> Vec<Value> {
+        let buffer = Buffer::default();
+        let writer = buffer.clone();
+        let layer = tracing_subscriber::fmt::layer()
+            .event_format(Json { service: "stella-orchestrator", version: "1.2.3" })
+            .fmt_fields(JsonFields)
+            .with_writer(move || writer.clone());
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), log);
+        let bytes = buffer.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_line_has_the_fields_of_the_format() {
+        let lines = lines(|| {
+            let span =
+                tracing::info_span!("request", correlationId = "corr", tenantId = tracing::field::Empty);
+            span.record("tenantId", "tenant");
+            let _entered = span.enter();
+            tracing::warn!(traceId = "abc", releaseId = "r1", count = 3, "Deployment \"started\"\nnow");
+        });
+        let line = &lines[0];
+        assert_eq!(line["level"], "warn");
+        assert_eq!(line["message"], "Deployment \"started\"\nnow");
+        assert_eq!(line["service"], "stella-orchestrator");
+        assert_eq!(line["version"], "1.2.3");
+        assert_eq!(
+            (&line["traceId"], &line["tenantId"], &line["correlationId"]),
+            (&"abc".into(), &"tenant".into(), &"corr".into())
+        );
+        assert_eq!(line["context"], serde_json::json!({"releaseId": "r1", "count": 3}));
+        let timestamp = line["timestamp"].as_str().unwrap();
+        assert!(timestamp.len() == 24 && timestamp.ends_with('Z'), "{timestamp}");
+    }
+
+    #[test]
+    fn secrets_never_reach_a_line() {
+        let lines = lines(|| tracing::info!(token = "hunter2", url = "http://h/?password=hunter2", "login"));
+        assert!(!lines[0].to_string().contains("hunter2"), "{}", lines[0]);
+    }
+}
