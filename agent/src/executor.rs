@@ -201,7 +201,10 @@ fn bounded(mut outcome: TaskOutcome) -> TaskOutcome {
             let end = reason.floor_char_boundary(REASON_BYTES_MAX);
             reason.truncate(end);
         }
-        TaskOutcome::Succeeded | TaskOutcome::TimedOut | TaskOutcome::Cancelled | TaskOutcome::Interrupted => {}
+        TaskOutcome::Succeeded
+        | TaskOutcome::TimedOut
+        | TaskOutcome::Cancelled
+        | TaskOutcome::Interrupted => {}
     }
     outcome
 }

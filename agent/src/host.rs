@@ -27,7 +27,9 @@ pub enum Error {
     #[error("the host root must be an absolute path; it is {0:?}")]
     NotAbsolute(PathBuf),
     /// A name that could lead out of its folder, or that no person could read.
-    #[error("{kind} {name:?} is no plain name; use letters, digits and . _ + ~ -, not starting with a dot or a dash")]
+    #[error(
+        "{kind} {name:?} is no plain name; use letters, digits and . _ + ~ -, not starting with a dot or a dash"
+    )]
     Name {
         /// What was named.
         kind: &'static str,

@@ -102,7 +102,7 @@ pub(crate) fn verify(csr_der: &[u8]) -> Result<VerifiedKey, Error> {
     if rcgen::PublicKeyData::algorithm(&public_key) != &PKCS_ECDSA_P256_SHA256 {
         return Err(Error::UnsupportedKey);
     }
-    
+    csr.verify_signature().map_err(|_| Error::BadSignature)?;
     Ok(VerifiedKey { public_key, fingerprint: sha256(spki) })
 }
 

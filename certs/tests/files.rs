@@ -1,4 +1,5 @@
 //! The authority's files: who may read them, what may be missing, and what is never replaced.
+#![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
 mod common;
 
@@ -160,6 +161,17 @@ fn files_of_another_authority_are_refused() {
         assert!(matches!(error, Error::Mismatch { .. }), "{name}: {error}");
         assert_eq!(contents(&pki(&ours)), before, "{name}");
     }
+}
+
+#[test]
+fn an_intermediate_that_the_root_did_not_sign_is_refused() {
+    // Each pair of key and certificate fits, so that only the signature tells.
+    let (ours, theirs) = (World::new(), World::new());
+    for name in ["issuing.key", "issuing.crt"] {
+        fs::copy(pki(&theirs).join(name), pki(&ours).join(name)).unwrap();
+    }
+    let error = open(&pki(&ours)).unwrap_err();
+    assert!(matches!(&error, Error::Mismatch { path, .. } if path.ends_with("issuing.crt")), "{error}");
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! Runs every fuzz target on stable: over its committed corpus, over the golden messages, and over a bounded number of
 //! seeded mutations of both. `FUZZ_SEED=<n>` repeats a failure.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
 mod common;
 
 use std::collections::BTreeSet;

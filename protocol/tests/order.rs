@@ -1,5 +1,7 @@
 //! Which frame each end takes and sends in which state, and what becomes of everything else.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
 mod common;
 
 use std::collections::BTreeMap;
@@ -19,30 +21,27 @@ use stella_protocol::session::{CloseReason, Millis, SendError, Timer, Violation}
 use stella_protocol::spec::TaskSpec;
 use stella_protocol::time::Timestamp;
 
+/// A state's name and a session in it.
+type State<T> = (&'static str, fn() -> T);
+
 const NOW: Millis = Millis(100);
 const SESSION: SessionEpoch = SessionEpoch(3);
 
 #[test]
 fn an_agent_takes_these_frames_in_these_states_and_no_others() {
-    let states: [(&str, fn() -> AgentSession); 3] =
+    let states: [State<AgentSession>; 3] =
         [("handshaking", handshaking_agent), ("active", active_agent), ("draining", draining_agent)];
     let taken: Vec<String> = states
         .into_iter()
         .flat_map(|(state, make)| to_agent().into_iter().map(move |frame| (state, make(), frame)))
         .filter_map(|(state, mut session, frame)| {
             session.handle_bytes(&frame::encode(&frame).unwrap());
-            match session.poll_event(NOW).expect("every frame has an event") {
-                AgentEvent::Closed(reason) => {
-                    assert!(
-                        matches!(&reason, CloseReason::Violation(Violation::OutOfOrder { .. })),
-                        "{reason:?}"
-                    );
-                    assert_eq!(reason.code(), CloseCode::ProtocolViolation);
-                    assert_eq!(session.poll_event(NOW), None);
-                    None
-                }
-                _ => Some(format!("{state}: {}", frame.name())),
-            }
+            let event = session.poll_event(NOW).expect("every frame has an event");
+            let AgentEvent::Closed(reason) = event else { return Some(format!("{state}: {}", frame.name())) };
+            assert!(matches!(&reason, CloseReason::Violation(Violation::OutOfOrder { .. })), "{reason:?}");
+            assert_eq!(reason.code(), CloseCode::ProtocolViolation);
+            assert_eq!(session.poll_event(NOW), None);
+            None
         })
         .collect();
     let expected = [
@@ -61,7 +60,7 @@ fn an_agent_takes_these_frames_in_these_states_and_no_others() {
 
 #[test]
 fn a_control_plane_takes_these_frames_in_these_states_and_no_others() {
-    let states: [(&str, fn() -> ControlSession); 4] = [
+    let states: [State<ControlSession>; 4] = [
         ("new", || ControlSession::new(NOW)),
         ("greeted", greeted_control),
         ("active", active_control),
@@ -72,16 +71,16 @@ fn a_control_plane_takes_these_frames_in_these_states_and_no_others() {
         .flat_map(|(state, make)| to_control_plane().into_iter().map(move |frame| (state, make(), frame)))
         .filter_map(|(state, mut session, frame)| {
             session.handle_bytes(&frame::encode(&frame).unwrap());
-            match session.poll_event(NOW).expect("every frame has an event") {
-                ControlEvent::Closed(CloseReason::Violation(Violation::OutOfOrder {
-                    frame: name, ..
-                })) => {
-                    assert_eq!(name, frame.name());
-                    assert_eq!(session.poll_event(NOW), None);
-                    None
-                }
-                _ => Some(format!("{state}: {}", frame.name())),
-            }
+            let event = session.poll_event(NOW).expect("every frame has an event");
+            let ControlEvent::Closed(CloseReason::Violation(violation)) = event else {
+                return Some(format!("{state}: {}", frame.name()));
+            };
+            assert!(
+                matches!(&violation, Violation::OutOfOrder { frame: name, .. } if *name == frame.name()),
+                "{violation:?}"
+            );
+            assert_eq!(session.poll_event(NOW), None);
+            None
         })
         .collect();
     let live = ["heartbeat", "accepted", "running", "finished", "renew", "goodbye"];

@@ -1,5 +1,7 @@
 //! Stories of two sessions in virtual time.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
 mod common;
 
 use common::world::{INTERVAL_MS, World, dispatch};
@@ -109,11 +111,8 @@ fn every_task_runs_once_and_ends_whatever_breaks() {
         });
         assert_eq!(world.starts.len(), 20, "seed {seed}");
         assert!(world.starts.values().all(|starts| *starts == 1), "seed {seed}: {:?}", world.starts);
-        assert!(
-            world.closed.iter().all(|(_, reason)| *reason == CloseReason::Lost),
-            "seed {seed}: {:?}",
-            world.closed
-        );
+        let broke_order = world.closed.iter().find(|(_, reason)| matches!(reason, CloseReason::Violation(_)));
+        assert_eq!(broke_order, None, "seed {seed}");
     }
 }
 

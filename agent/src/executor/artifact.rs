@@ -54,9 +54,11 @@ impl From<Error> for TaskOutcome {
             Error::Stopped(stopped)
             | Error::Download(download::Error::Stopped(stopped))
             | Error::Unpack(unpack::Error::Stopped(stopped)) => stopped.into(),
-            Error::Host(_) | Error::Layout(_) | Error::Download(_) | Error::Unpack(_) | Error::Panicked(_) => {
-                failed(&error)
-            }
+            Error::Host(_)
+            | Error::Layout(_)
+            | Error::Download(_)
+            | Error::Unpack(_)
+            | Error::Panicked(_) => failed(&error),
         }
     }
 }

@@ -105,7 +105,8 @@ impl Said {
 
     fn not_healthy(&self, after: Duration) -> TaskOutcome {
         let last = self.last.as_deref().unwrap_or("there was no answer in time");
-        let reason = format!("not healthy after {} in {:.1} s; {last}", count(self.tries), after.as_secs_f64());
+        let reason =
+            format!("not healthy after {} in {:.1} s; {last}", count(self.tries), after.as_secs_f64());
         TaskOutcome::Failed { reason, exit_code: None }
     }
 }
@@ -124,7 +125,9 @@ enum Prober<'a> {
 impl<'a> Prober<'a> {
     fn new(supervisor: &'a Supervisor, context: &'a RunContext, probe: &'a Probe) -> Result<Self, Error> {
         Ok(match probe {
-            Probe::Http { url, status } => Self::Http { client: client()?, url: parse_url(url)?, status: *status },
+            Probe::Http { url, status } => {
+                Self::Http { client: client()?, url: parse_url(url)?, status: *status }
+            }
             Probe::Tcp { address } => Self::Tcp { address },
             Probe::Command(spec) => Self::Command { supervisor, context, spec },
         })

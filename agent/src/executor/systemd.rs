@@ -100,7 +100,9 @@ async fn act_and_wait(context: &RunContext, spec: &SystemdSpec) -> Result<(), Er
     };
     loop {
         match (context.units.active_state(unit).await?, wants_active) {
-            (ActiveState::Active, true) | (ActiveState::Inactive | ActiveState::Failed, false) => return Ok(()),
+            (ActiveState::Active, true) | (ActiveState::Inactive | ActiveState::Failed, false) => {
+                return Ok(());
+            }
             (ActiveState::Failed, true) => return Err(Error::Failed(unit.to_owned())),
             (ActiveState::Inactive, true) => return Err(Error::Stopped(unit.to_owned())),
             (ActiveState::Active, false) | (ActiveState::Other(_), _) => tokio::time::sleep(INTERVAL).await,

@@ -168,7 +168,8 @@ impl Spool {
         let file = match &mut self.file {
             Some(file) => file,
             None => {
-                let options = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&self.path)?;
+                let options =
+                    OpenOptions::new().append(true).create_new(true).mode(0o600).open(&self.path)?;
                 self.file.insert(options)
             }
         };

@@ -78,7 +78,8 @@ impl Ended {
     /// The same as the outcome of a task.
     pub(super) fn outcome(&self) -> TaskOutcome {
         if !self.tree_gone {
-            let reason = "processes of the command are still there after KILL; look for them on the host".to_owned();
+            let reason =
+                "processes of the command are still there after KILL; look for them on the host".to_owned();
             return TaskOutcome::Unknown { reason };
         }
         match self.stop {
@@ -89,9 +90,10 @@ impl Ended {
         }
         match &self.end {
             End::Exited { code: 0 } => TaskOutcome::Succeeded,
-            End::Exited { code } => {
-                TaskOutcome::Failed { reason: format!("the command exited with code {code}"), exit_code: Some(*code) }
-            }
+            End::Exited { code } => TaskOutcome::Failed {
+                reason: format!("the command exited with code {code}"),
+                exit_code: Some(*code),
+            },
             End::Signalled { signal } => {
                 let name = Signal::try_from(*signal).map_or("unknown", Signal::as_str);
                 TaskOutcome::Failed {

@@ -78,7 +78,10 @@ fn recover_blocking(attempt_dir: &Path, key: AttemptKey, limit: Duration) -> Rec
 }
 
 fn unreadable(error: &io::Error) -> Recovered {
-    Recovered::Unknown { reason: format!("the record of the command cannot be read: {error}"), started_at: None }
+    Recovered::Unknown {
+        reason: format!("the record of the command cannot be read: {error}"),
+        started_at: None,
+    }
 }
 
 fn settle(attempt_dir: &Path, record: Record, limit: Duration, until: Instant) -> Recovered {
@@ -203,7 +206,6 @@ fn session_of(supervisor: Process, stats: &[Stat]) -> Vec<i32> {
     if stats.iter().any(|stat| stat.pid == supervisor.pid && stat.start_time != supervisor.start_time) {
         return Vec::new();
     }
-    let is_member =
-        |stat: &&Stat| stat.session == supervisor.pid && stat.start_time >= supervisor.start_time;
+    let is_member = |stat: &&Stat| stat.session == supervisor.pid && stat.start_time >= supervisor.start_time;
     stats.iter().filter(is_member).map(|stat| stat.pid).collect()
 }

@@ -84,9 +84,10 @@ impl Supervisor {
         let encoded = spec.encode().ok_or(StartError::TooLarge)?;
         DirBuilder::new().mode(0o700).create(attempt_dir).map_err(|source| {
             let path = attempt_dir.to_path_buf();
-            match source.kind() {
-                io::ErrorKind::AlreadyExists => StartError::StartedBefore(path),
-                _ => StartError::Folder { path, source },
+            if source.kind() == io::ErrorKind::AlreadyExists {
+                StartError::StartedBefore(path)
+            } else {
+                StartError::Folder { path, source }
             }
         })?;
         let mut child = Command::new(&self.program)
@@ -107,7 +108,13 @@ impl Supervisor {
         let now = Instant::now();
         let far = Duration::from_hours(24 * 365);
         let deadline = now + spec.timeout.min(far) + MARGIN;
-        Ok(Supervised { child, attempt_dir: attempt_dir.to_path_buf(), key: spec.key, grace: spec.grace, deadline })
+        Ok(Supervised {
+            child,
+            attempt_dir: attempt_dir.to_path_buf(),
+            key: spec.key,
+            grace: spec.grace,
+            deadline,
+        })
     }
 
     /// Starts a command and waits for its end.

@@ -41,7 +41,10 @@ pub struct Spec {
 /// Arguments and environment may hold secrets.
 impl fmt::Debug for Spec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Spec").field("key", &self.key).field("program", &self.argv.first()).finish_non_exhaustive()
+        f.debug_struct("Spec")
+            .field("key", &self.key)
+            .field("program", &self.argv.first())
+            .finish_non_exhaustive()
     }
 }
 

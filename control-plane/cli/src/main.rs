@@ -1,2 +1,80 @@
-//! stella-cli
-fn main() {}
+//! `stella`: the command line of the release orchestrator.
+
+mod args;
+mod catalogue;
+mod client;
+mod print;
+mod rollout;
+mod settings;
+mod task;
+mod upload;
+mod watch;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use crate::args::{Cli, Command, Output};
+use crate::client::{Client, Error};
+use crate::settings::Settings;
+
+/// What a command needs.
+struct Context {
+    client: Client,
+    settings: Settings,
+    output: Output,
+}
+
+impl Context {
+    /// A path of the chosen tenant; `rest` fills what comes after the tenant.
+    fn path(&self, template: &str, rest: &[&str]) -> Result<String, Error> {
+        let mut values = vec![self.settings.tenant()?];
+        values.extend_from_slice(rest);
+        Ok(stella_api_types::paths::fill(template, &values))
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli).await {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            // Nobody is left to tell when standard error is closed.
+            writeln!(std::io::stderr(), "stella: {error}").ok();
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+/// Whether it went well: `false` is a deployment that did not succeed.
+async fn run(cli: Cli) -> Result<bool, Error> {
+    if let Command::Completion { shell } = &cli.command {
+        clap_complete::generate(*shell, &mut Cli::command(), "stella", &mut std::io::stdout());
+        return Ok(true);
+    }
+    if matches!(cli.command, Command::Man) {
+        let page = clap_mangen::Man::new(Cli::command());
+        page.render(&mut std::io::stdout()).map_err(|error| Error::Usage(error.to_string()))?;
+        return Ok(true);
+    }
+    let settings = Settings::load(&cli.global)?;
+    let context = Context { client: settings.client()?, settings, output: cli.global.output };
+    match cli.command {
+        Command::Tenant(command) => catalogue::tenant(&context, command).await?,
+        Command::Env(command) => catalogue::environment(&context, command).await?,
+        Command::Target(command) => catalogue::target(&context, command).await?,
+        Command::Agent(command) => catalogue::agent(&context, command).await?,
+        Command::Release(command) => catalogue::release(&context, command).await?,
+        Command::Deploy(command) => return rollout::deploy(&context, command).await,
+        Command::Deployment(command) => return rollout::deployment(&context, command).await,
+        Command::Rollback(command) => return rollout::rollback(&context, command).await,
+        Command::Task(command) => task::task(&context, command).await?,
+        Command::Events(command) => task::events(&context, command).await?,
+        Command::Status => catalogue::status(&context).await?,
+        Command::Completion { .. } | Command::Man => {}
+    }
+    Ok(true)
+}

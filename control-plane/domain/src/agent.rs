@@ -12,6 +12,12 @@ use crate::name::Name;
 
 /// After a lost session an agent is suspect for this long, in milliseconds; then it is offline.
 pub const RECONNECT_WINDOW_MS: u64 = 30_000;
+/// How many attempts an agent is given at the same time. More would only wait on the host instead of here, where they can
+/// still be taken back; and it stays far below what an agent refuses ([`stella_protocol::limits::OPEN_ATTEMPTS_MAX`]).
+pub const OPEN_TASKS_MAX: u32 = 32;
+/// How many reports without effect are recorded in one session of an agent; further ones are only answered. An honest agent
+/// repeats itself at most once for each attempt that it has open, and the journal must not grow by a dishonest one.
+pub const IGNORED_REPORTS_MAX: u32 = 256;
 
 /// An enrolled identity.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,7 +40,8 @@ pub struct Agent {
     pub connectivity: Connectivity,
     /// Its latest session; 0 before the first.
     pub session: SessionEpoch,
-    /// Its own journal as it was last seen; `None` before the first session.
+    /// Its own journal as its last hello had it; `None` before the first session. What it has reported since is in
+    /// [`crate::tenant::AgentWork::journal`].
     pub journal: Option<JournalMark>,
     /// When and why it was revoked, if it was. A revoked agent never connects again.
     pub revoked: Option<Revocation>,

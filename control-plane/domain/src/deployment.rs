@@ -1,5 +1,6 @@
 //! Deployments: a release on its way to the targets of an environment.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use imbl::OrdMap;
@@ -9,6 +10,10 @@ use stella_protocol::time::Timestamp;
 
 /// How long a deployment may take in all, in milliseconds, unless its creator says otherwise.
 pub const TIMEOUT_MS_DEFAULT: u64 = 3_600_000;
+/// The shortest and the longest time that a deployment may take, in milliseconds: a second and a week.
+pub const TIMEOUT_MS_RANGE: (u64, u64) = (1_000, 7 * 24 * 3_600_000);
+/// How many targets one deployment may have: its creation and its end are each one atomic append, which must stay bounded.
+pub const TARGETS_MAX: usize = 10_000;
 
 /// A release on its way to the targets of an environment.
 ///
@@ -31,12 +36,75 @@ pub struct Deployment {
     pub status: Status,
     /// Each target's part, by target id.
     pub targets: OrdMap<TargetId, Arc<TargetRollout>>,
+    /// The targets in the order of their names: the order in which they are started.
+    pub order: Arc<[TargetId]>,
+    /// How many of `order` are not waiting any more: the waiting ones are exactly `order[next..]`.
+    pub next: u32,
+    /// How many targets have got how far. Always the same as counting `targets`.
+    pub counts: Counts,
     /// When it was created.
     pub created_at: Timestamp,
     /// When it must have ended; what is still open then is cancelled.
     pub deadline: Timestamp,
     /// When it ended.
     pub finished_at: Option<Timestamp>,
+}
+
+impl Deployment {
+    /// The target whose turn is next, if any waits.
+    #[must_use]
+    pub fn next_waiting(&self) -> Option<TargetId> {
+        usize::try_from(self.next).ok().and_then(|next| self.order.get(next)).copied()
+    }
+
+    /// Whether another target may be started now.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.counts.active < self.strategy.active_max()
+    }
+
+    /// How long it may take in all, in milliseconds.
+    #[must_use]
+    pub const fn timeout_ms(&self) -> u64 {
+        self.deadline.0.saturating_sub(self.created_at.0)
+    }
+}
+
+/// How many targets of a deployment have got how far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Their turn has not come.
+    pub waiting: u32,
+    /// They are worked on.
+    pub active: u32,
+    /// They have the release.
+    pub succeeded: u32,
+    /// A step did not succeed.
+    pub failed: u32,
+    /// Their turn never came.
+    pub skipped: u32,
+    /// They were left between two steps.
+    pub abandoned: u32,
+}
+
+impl Counts {
+    /// All targets.
+    #[must_use]
+    pub const fn total(self) -> u32 {
+        self.waiting + self.active + self.succeeded + self.failed + self.skipped + self.abandoned
+    }
+
+    /// The count that a target with this progress is part of.
+    pub(crate) const fn of(&mut self, progress: &Progress) -> &mut u32 {
+        match progress {
+            Progress::Waiting => &mut self.waiting,
+            Progress::Active { .. } => &mut self.active,
+            Progress::Succeeded { .. } => &mut self.succeeded,
+            Progress::Failed { .. } => &mut self.failed,
+            Progress::Skipped => &mut self.skipped,
+            Progress::Abandoned { .. } => &mut self.abandoned,
+        }
+    }
 }
 
 /// How targets follow one another.
@@ -53,6 +121,15 @@ pub enum Strategy {
 }
 
 impl Strategy {
+    /// How many targets may be worked on at the same time.
+    #[must_use]
+    pub const fn active_max(self) -> u32 {
+        match self {
+            Self::AllAtOnce => u32::MAX,
+            Self::Rolling { batch } => batch,
+        }
+    }
+
     /// The name in metrics and messages.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -116,12 +193,12 @@ impl RollbackReason {
 pub enum Status {
     /// Targets are worked on.
     Running,
-    /// A target failed: no further one is started, open tasks run to their end.
+    /// A target failed, or the time is up: no further target is started, and what is open comes to its end.
     Halting {
         /// What failed, for a person.
         reason: String,
     },
-    /// Somebody (or its deadline) cancelled it: open tasks are being ended.
+    /// Somebody cancelled it: open tasks are being ended.
     Cancelling {
         /// Why, for a person.
         reason: String,
@@ -172,8 +249,18 @@ pub struct TargetRollout {
     pub release: ReleaseId,
     /// What is there before, and so where a rollback goes; `None` if nothing ever succeeded there.
     pub previous: Option<ReleaseId>,
+    /// The target's variables, frozen: what its steps are filled in with, whatever becomes of the target meanwhile.
+    pub variables: Arc<BTreeMap<String, String>>,
     /// How far it has got.
     pub progress: Progress,
+}
+
+impl TargetRollout {
+    /// Whether something was, or may have been, changed there and nothing is going on any more.
+    #[must_use]
+    pub const fn is_touched(&self) -> bool {
+        matches!(self.progress, Progress::Succeeded { .. } | Progress::Failed { .. } | Progress::Abandoned { .. })
+    }
 }
 
 /// How far one target has got.
@@ -209,9 +296,25 @@ pub enum Progress {
     },
     /// Its turn never came.
     Skipped,
-    /// It was worked on when the deployment was halted or cancelled, and was left between two steps.
+    /// It was worked on when the deployment was halted or cancelled, and was left between two steps. If its last task was
+    /// `unknown` then, the target is blocked by it: see [`crate::target::Target::blocked_by`].
     Abandoned {
         /// When.
         at: Timestamp,
     },
+}
+
+impl Progress {
+    /// The name in messages and the API.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Active { .. } => "active",
+            Self::Succeeded { .. } => "succeeded",
+            Self::Failed { .. } => "failed",
+            Self::Skipped => "skipped",
+            Self::Abandoned { .. } => "abandoned",
+        }
+    }
 }

@@ -100,6 +100,7 @@ pub enum Fact {
     },
     DeploymentHalted { id: DeploymentId, reason: String },
     DeploymentCancelRequested { id: DeploymentId, reason: String },
+    DeploymentOverdue { id: DeploymentId, reason: String },
     DeploymentSucceeded { id: DeploymentId },
     DeploymentFailed { id: DeploymentId, reason: String },
     DeploymentCancelled { id: DeploymentId, reason: String },
@@ -122,6 +123,64 @@ pub enum Fact {
     TaskBecameUnknown { key: AttemptKey, reason: String },
     TaskCancelRequested { key: AttemptKey },
     ReportIgnored { agent: AgentId, key: AttemptKey, reason: String },
+}
+
+impl Fact {
+    /// The name in the journal, in messages and in the feed.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::TenantCreated { .. } => "tenant_created",
+            Self::ApiTokenCreated { .. } => "api_token_created",
+            Self::RequestAnswered { .. } => "request_answered",
+            Self::RequestForgotten { .. } => "request_forgotten",
+            Self::TenantOpened { .. } => "tenant_opened",
+            Self::EnvironmentCreated { .. } => "environment_created",
+            Self::TargetCreated { .. } => "target_created",
+            Self::TargetRemoved { .. } => "target_removed",
+            Self::EnrolmentTokenCreated { .. } => "enrolment_token_created",
+            Self::AgentEnrolled { .. } => "agent_enrolled",
+            Self::AgentConnected { .. } => "agent_connected",
+            Self::AgentDisconnected { .. } => "agent_disconnected",
+            Self::AgentOffline { .. } => "agent_offline",
+            Self::AgentRevoked { .. } => "agent_revoked",
+            Self::ArtifactStored { .. } => "artifact_stored",
+            Self::ReleaseCreated { .. } => "release_created",
+            Self::DeploymentCreated { .. } => "deployment_created",
+            Self::DeploymentHalted { .. } => "deployment_halted",
+            Self::DeploymentCancelRequested { .. } => "deployment_cancel_requested",
+            Self::DeploymentOverdue { .. } => "deployment_overdue",
+            Self::DeploymentSucceeded { .. } => "deployment_succeeded",
+            Self::DeploymentFailed { .. } => "deployment_failed",
+            Self::DeploymentCancelled { .. } => "deployment_cancelled",
+            Self::TargetStarted { .. } => "target_started",
+            Self::TargetSucceeded { .. } => "target_succeeded",
+            Self::TargetFailed { .. } => "target_failed",
+            Self::TargetSkipped { .. } => "target_skipped",
+            Self::TargetAbandoned { .. } => "target_abandoned",
+            Self::TaskQueued { .. } => "task_queued",
+            Self::TaskDispatched { .. } => "task_dispatched",
+            Self::TaskAccepted { .. } => "task_accepted",
+            Self::TaskStarted { .. } => "task_started",
+            Self::TaskFinished { .. } => "task_finished",
+            Self::TaskBecameUnknown { .. } => "task_became_unknown",
+            Self::TaskCancelRequested { .. } => "task_cancel_requested",
+            Self::ReportIgnored { .. } => "report_ignored",
+        }
+    }
+}
+
+/// A fact that does not follow from the state that it was applied to. Live, the core has contradicted itself and the command
+/// is refused; in replay, the journal is not one that this state was made from.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{fact} cannot follow: {subject} is {state}")]
+pub struct IllegalTransition {
+    /// What the fact is about.
+    pub subject: String,
+    /// What is the case there.
+    pub state: String,
+    /// The fact's name.
+    pub fact: &'static str,
 }
 
 /// One target of a plan.

@@ -7,16 +7,37 @@
 //!
 //! Reading order: [`state`], then one file a concept ([`tenant`], [`environment`], [`target`], [`agent`], [`release`],
 //! [`deployment`], [`task`]), then [`command`], [`event`], [`decide`].
+//!
+//! # Invariants
+//!
+//! Kept by `apply`, which refuses what would break them, and walked by the property tests under these names.
+//!
+//! - **INV-1 replay**: applying a tenant's events from nothing gives the live state, also after JSON.
+//! - **INV-2 final is final**: a final task, target's part or deployment never changes again.
+//! - **INV-3 one deployment a target**: a target is reserved for at most one deployment that has not ended, and a target whose
+//!   last task is `unknown` lets no other in.
+//! - **INV-4 batch**: a rolling deployment never works on more targets than its batch.
+//! - **INV-5 exact indexes**: unsettled tasks, each agent's open and queued tasks, each deployment's counts, its waiting
+//!   targets, names and timers are what a search through everything would find.
+//! - **INV-6 never again**: an attempt is not dispatched after it became `unknown`.
+//! - **INV-7 way back**: the rollback of a failed deployment takes each target to what was there before it.
+//! - **INV-8 nothing stuck**: after the due timers have fired none is due, and a deployment that is not final has a target
+//!   that is worked on.
 
 pub mod agent;
+mod apply;
 pub mod command;
+pub mod decide;
 pub mod deployment;
 pub mod environment;
 pub mod event;
+mod ids;
 pub mod name;
 pub mod rejection;
 pub mod release;
+mod render;
 pub mod state;
 pub mod target;
 pub mod task;
+mod template;
 pub mod tenant;

@@ -1,5 +1,6 @@
 //! Why a command was not carried out. A rejection changed nothing.
 
+use crate::event::IllegalTransition;
 use crate::name::Name;
 
 /// Why not. Each says what to do.
@@ -53,4 +54,29 @@ pub enum Rejection {
     /// The frame came on a session that is not the agent's latest.
     #[error("the session was superseded by a newer one of the same agent")]
     SessionSuperseded,
+    /// The core contradicted itself: a defect. Nothing was changed.
+    #[error("the command would have broken the state and was refused; this is a defect, please report it")]
+    Defect(#[source] IllegalTransition),
+}
+
+impl Rejection {
+    /// That there is no such thing.
+    pub(crate) fn not_found(kind: &'static str, id: impl ToString) -> Self {
+        Self::NotFound { kind, id: id.to_string() }
+    }
+
+    /// That a name or an id is taken.
+    pub(crate) fn exists(kind: &'static str, name: impl ToString) -> Self {
+        Self::Exists { kind, name: name.to_string() }
+    }
+
+    /// That a field makes no sense.
+    pub(crate) fn invalid(field: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::Invalid { field: field.into(), problem: problem.into() }
+    }
+
+    /// That it does not go now.
+    pub(crate) fn conflict(problem: impl Into<String>) -> Self {
+        Self::Conflict { problem: problem.into() }
+    }
 }

@@ -14,6 +14,14 @@ use crate::name::{Name, Version};
 pub const COMPONENTS_MAX: usize = 64;
 /// How many steps a release may have.
 pub const STEPS_MAX: usize = 64;
+/// The shortest and the longest time that a step may take on the agent, in milliseconds: a second and a day.
+pub const STEP_TIMEOUT_MS_RANGE: (u64, u64) = (1_000, 24 * 3_600_000);
+/// How many releases a host may keep: enough to go back, and a bound for its disk.
+pub const KEEP_RELEASES_MAX: u8 = 50;
+/// How many releases a host keeps if a release has no steps of its own.
+pub const KEEP_RELEASES_DEFAULT: u8 = 5;
+/// How long an artifact step may take if a release has no steps of its own, in milliseconds.
+pub const ARTIFACT_TIMEOUT_MS_DEFAULT: u64 = 600_000;
 
 /// A release. Never edited.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,7 +53,9 @@ pub struct Component {
     pub size_bytes: u64,
 }
 
-/// One step on a target. Texts may refer to `${name}`: a target's variables and `target`, `slot`, `version`, `environment`, `application`.
+/// One step on a target. Texts may refer to `${name}`, or `${name:default}`: a target's variables and `target`, `slot` (empty
+/// without one), `version`, `environment`, `application`. Nothing else is special, so that shell scripts stay as they are;
+/// `$${` is a literal `${`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
     /// Its name, unique in the release.

@@ -20,6 +20,15 @@ pub struct State {
     pub tenants: OrdMap<TenantId, Arc<TenantState>>,
 }
 
+impl State {
+    /// When the next timer is due; `None` if nothing waits for time to pass.
+    #[must_use]
+    pub fn next_due(&self) -> Option<Timestamp> {
+        let tenants = self.tenants.values().filter_map(|tenant| tenant.timers.get_min());
+        tenants.chain(self.system.timers.get_min()).map(|(at, _)| *at).min()
+    }
+}
+
 /// What belongs to no tenant.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SystemState {

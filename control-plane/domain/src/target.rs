@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use stella_protocol::id::{AgentId, DeploymentId, EnvironmentId, Generation, ReleaseId, TargetId};
+use stella_protocol::id::{AgentId, DeploymentId, EnvironmentId, Generation, ReleaseId, TargetId, TaskId};
 use stella_protocol::time::Timestamp;
 
 use crate::name::Name;
 
 /// A host, or a slot on one, in an environment.
 ///
-/// Invariants: at most one target for each (agent, slot); `active` is the only deployment that may have open tasks here.
+/// Invariants: at most one target for each (agent, slot), and one without a slot is alone on its agent; `active` is the only
+/// deployment that may start tasks here.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Target {
     /// Its id.
@@ -33,8 +34,13 @@ pub struct Target {
     pub generation: Generation,
     /// What last succeeded here.
     pub current: Option<ReleaseId>,
-    /// The deployment that works on it now, if any.
+    /// The deployment that it is reserved for: from the deployment's creation until this target's part of it has ended.
     pub active: Option<DeploymentId>,
+    /// The deployment that was the last to start here: newer than it, nothing has touched the target.
+    pub last: Option<DeploymentId>,
+    /// A task of a deployment that has given this target up, while nobody can tell what became of the task (`unknown`). No
+    /// new deployment is let in until the agent's late word or an operator has settled it: it may still be running.
+    pub blocked_by: Option<TaskId>,
     /// When it was created.
     pub created_at: Timestamp,
 }

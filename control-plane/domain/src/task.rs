@@ -8,6 +8,10 @@ use stella_protocol::trace::TraceContext;
 
 use crate::name::Name;
 
+/// How long an agent has to confirm the end of a task whose cancellation was asked for, in milliseconds. After it the task is
+/// `unknown`: longer than any sensible pause between TERM and KILL.
+pub const CANCEL_WINDOW_MS: u64 = 60_000;
+
 /// One step on one target.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Task {
@@ -31,6 +35,9 @@ pub struct Task {
     pub state: TaskState,
     /// Whether its cancellation was asked for.
     pub cancel_requested: bool,
+    /// When its end should have been confirmed; set once its cancellation was asked for. There is a timer for it as long as
+    /// the task is open.
+    pub overdue_at: Option<Timestamp>,
     /// When it was queued.
     pub queued_at: Timestamp,
     /// What caused it.

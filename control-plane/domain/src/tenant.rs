@@ -8,13 +8,14 @@ use stella_protocol::digest::Digest;
 use stella_protocol::id::{
     AgentId, DeploymentId, EnrolmentTokenId, EnvironmentId, ReleaseId, TargetId, TaskId, TenantId,
 };
+use stella_protocol::message::JournalMark;
 use stella_protocol::time::Timestamp;
 
 use crate::agent::{Agent, EnrolmentToken};
 use crate::command::Outcome;
 use crate::deployment::Deployment;
 use crate::environment::Environment;
-use crate::name::Name;
+use crate::name::{Name, Version};
 use crate::release::Release;
 use crate::target::Target;
 use crate::task::Task;
@@ -49,6 +50,10 @@ pub struct TenantState {
     pub tasks: OrdMap<TaskId, Arc<Task>>,
     /// Tasks of each agent that are not final: what to dispatch, to resend and to compare at a reconnect.
     pub unsettled: OrdMap<AgentId, OrdSet<TaskId>>,
+    /// What each agent has in hand and what waits for it.
+    pub work: OrdMap<AgentId, Arc<AgentWork>>,
+    /// Who has which name.
+    pub index: Index,
     /// Deployments that are not final.
     pub active_deployments: OrdSet<DeploymentId>,
     /// What is due when.
@@ -59,6 +64,65 @@ pub struct TenantState {
     pub totals: Totals,
 }
 
+impl TenantState {
+    /// A tenant that has nothing yet.
+    pub(crate) fn new(id: TenantId, name: Name, created_at: Timestamp) -> Self {
+        Self {
+            id,
+            name,
+            created_at,
+            environments: OrdMap::new(),
+            targets: OrdMap::new(),
+            agents: OrdMap::new(),
+            enrolment_tokens: OrdMap::new(),
+            artifacts: OrdMap::new(),
+            releases: OrdMap::new(),
+            deployments: OrdMap::new(),
+            tasks: OrdMap::new(),
+            unsettled: OrdMap::new(),
+            work: OrdMap::new(),
+            index: Index::default(),
+            active_deployments: OrdSet::new(),
+            timers: OrdSet::new(),
+            requests: OrdMap::new(),
+            totals: Totals::default(),
+        }
+    }
+
+    /// The tasks of an agent that are not final, by id.
+    pub fn unsettled_tasks(&self, agent: AgentId) -> impl Iterator<Item = &Arc<Task>> {
+        self.unsettled.get(&agent).into_iter().flatten().filter_map(|task| self.tasks.get(task))
+    }
+}
+
+/// What one agent has in hand and what waits for it. Apart from [`Agent`], because it changes with every task.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentWork {
+    /// How many of its tasks are open: never more than [`crate::agent::OPEN_TASKS_MAX`], but for what a hello brings along.
+    pub open: u32,
+    /// Its queued tasks, oldest first.
+    pub queued: OrdSet<(Timestamp, TaskId)>,
+    /// Its own journal as far as it was ever seen, in a hello or in a report.
+    pub journal: Option<JournalMark>,
+    /// How many of its reports were recorded without effect in this session.
+    pub ignored_reports: u32,
+}
+
+/// Who has which name, so that creating a thing needs no search.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Index {
+    /// Environments by name.
+    pub environments: OrdMap<Name, EnvironmentId>,
+    /// Targets by name, for each environment that has some.
+    pub targets: OrdMap<EnvironmentId, OrdMap<Name, TargetId>>,
+    /// Agents by name.
+    pub agents: OrdMap<Name, AgentId>,
+    /// Releases by version, for each application.
+    pub releases: OrdMap<Name, OrdMap<Version, ReleaseId>>,
+    /// Targets by slot (empty: without one), for each agent that has some.
+    pub slots: OrdMap<AgentId, OrdMap<String, TargetId>>,
+}
+
 /// What can become due.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -67,7 +131,8 @@ pub enum Timer {
     ReconnectWindow(AgentId),
     /// A deployment must have ended.
     DeploymentDeadline(DeploymentId),
-    /// The agent has not confirmed the end of a task that should have ended.
+    /// The agent has not confirmed the end of a task whose cancellation was asked for. Other tasks need no timer of their own:
+    /// the agent ends them at their time-out, and the deployment's deadline asks for the end of what is still open then.
     TaskOverdue(TaskId),
     /// An idempotency key is forgotten.
     RequestForgotten(String),

@@ -80,10 +80,11 @@ pub enum StoreError {
 /// Wraps an error of the system. A full disk is told apart, because it has a remedy of its own.
 pub(crate) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
     let path = path.to_owned();
-    move |source| match source.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+    move |source| {
+        if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
             StoreError::NoSpace { path, available_bytes: 0, reserve_bytes: 0 }
+        } else {
+            StoreError::Io { action, path, source }
         }
-        _ => StoreError::Io { action, path, source },
     }
 }

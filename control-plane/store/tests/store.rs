@@ -1,5 +1,7 @@
 //! Archives and output on a real file system.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -96,11 +96,10 @@ impl Error {
     }
 
     pub(crate) fn from_io(path: &Path, action: &'static str, source: io::Error) -> Self {
-        match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                Self::NoSpace { dir: path.to_owned(), source }
-            }
-            _ => Self::Io { action, path: path.to_owned(), source },
+        if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+            Self::NoSpace { dir: path.to_owned(), source }
+        } else {
+            Self::Io { action, path: path.to_owned(), source }
         }
     }
 }

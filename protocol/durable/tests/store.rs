@@ -10,7 +10,7 @@ use stella_durable::{Batch, Error, Flusher, QUEUE_MAX, Store, StoreConfig};
 const CONFIG: StoreConfig = StoreConfig { cache_bytes: 8 << 20, reserve_bytes: 0 };
 
 fn open(dir: &Path) -> Store {
-    Store::open(dir, CONFIG).unwrap()
+    Store::open(dir, CONFIG).expect("the directory is usable")
 }
 
 fn put(key: &[u8], value: &[u8]) -> Batch {

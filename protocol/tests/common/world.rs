@@ -110,7 +110,11 @@ impl World {
         let timers = [agent.poll_timeout(), control.poll_timeout()].into_iter().flatten().map(|(_, at)| at);
         let tasks = self.on_agent.values().filter(|(phase, _)| *phase == Phase::Running).map(|(_, end)| *end);
         let next = timers.chain(tasks).chain(up.next_at()).chain(down.next_at()).min();
-        self.now = self.now.max(next.expect("somebody always waits for something"));
+        let Some(next) = next else {
+            // Both ends have given up, and only the agent tries again.
+            return self.reconnect();
+        };
+        self.now = self.now.max(next);
 
         while let Some(bytes) = self.connection.up.receive(self.now) {
             self.connection.control.handle_bytes(&bytes);

@@ -56,7 +56,9 @@ impl Error {
     /// Whether another try may end differently.
     const fn is_transient(&self) -> bool {
         match self {
-            Self::Source(_, SourceError::Unavailable { .. }) | Self::Short { .. } | Self::Broken { .. } => true,
+            Self::Source(_, SourceError::Unavailable { .. }) | Self::Short { .. } | Self::Broken { .. } => {
+                true
+            }
             Self::Source(_, SourceError::NotFound)
             | Self::Layout(_)
             | Self::Size { .. }

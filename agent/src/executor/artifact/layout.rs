@@ -2,7 +2,6 @@
 
 use std::fs::TryLockError;
 use std::io::{self, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -152,7 +151,8 @@ impl Component {
         let action = || format!("install the release {}", release.name);
         during(action(), self.incoming.set_permissions(temporary, Permissions::from_mode(0o755)))?;
         // One call for all files: a barrier for each would take minutes for an archive of many.
-        during("write the release to disk", syncfs(&self.releases).map_err(io::Error::from))?;
+        let synced = self.releases.open(".").and_then(|handle| Ok(syncfs(handle.into_std())?));
+        during("write the release to disk", synced)?;
         if self.releases.symlink_metadata(&release.name).is_ok() {
             let swap = RenameFlags::RENAME_EXCHANGE;
             let (from, to) = (Path::new(temporary), Path::new(&release.name));
@@ -207,7 +207,12 @@ impl Component {
 
     /// Removes releases beyond `keep`, those first that were switched to longest ago, and never `current` or `previous`. The
     /// removed ones' names.
-    pub(super) fn prune(&self, keep: u8, current: &str, previous: Option<&str>) -> Result<Vec<String>, Error> {
+    pub(super) fn prune(
+        &self,
+        keep: u8,
+        current: &str,
+        previous: Option<&str>,
+    ) -> Result<Vec<String>, Error> {
         let mut old = Vec::new();
         let mut kept = 0;
         for name in names(&self.releases)?.into_iter().filter(|name| !name.starts_with('.')) {
@@ -278,7 +283,9 @@ fn read_bounded(file: File) -> io::Result<String> {
 /// Names that are no text are none of ours.
 fn names(dir: &Dir) -> Result<Vec<String>, Error> {
     let list = || -> io::Result<Vec<String>> {
-        dir.entries()?.filter_map(|entry| entry.map(|entry| entry.file_name().into_string().ok()).transpose()).collect()
+        dir.entries()?
+            .filter_map(|entry| entry.map(|entry| entry.file_name().into_string().ok()).transpose())
+            .collect()
     };
     during("list the component's folder", list())
 }

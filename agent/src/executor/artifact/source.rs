@@ -32,7 +32,9 @@ impl fmt::Debug for Fetched {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SourceError {
     /// Trying again will not help.
-    #[error("the control plane has no artifact with this digest; was it uploaded, and does a release of this tenant name it?")]
+    #[error(
+        "the control plane has no artifact with this digest; was it uploaded, and does a release of this tenant name it?"
+    )]
     NotFound,
     /// Trying again may help.
     #[error("the artifact cannot be fetched now: {reason}")]

@@ -88,7 +88,9 @@ impl fmt::Display for Problem {
             Self::ParentDir => f.write_str("has .. in its path"),
             Self::BelowLink => f.write_str("goes through a link of the same archive"),
             Self::TooLong => write!(f, "has a path of more than {PATH_BYTES_MAX} bytes"),
-            Self::LinkLeaves(target) => write!(f, "is a link that leaves the release: its target is {target:?}"),
+            Self::LinkLeaves(target) => {
+                write!(f, "is a link that leaves the release: its target is {target:?}")
+            }
             Self::HardLink(target) => {
                 write!(f, "is a hard link to {target:?}, which is no file before it in the archive")
             }
@@ -116,8 +118,7 @@ pub(super) fn unpack(
     archive_bytes: u64,
     limits: &Limits,
 ) -> Result<Unpacked, Error> {
-    let bytes_max =
-        archive_bytes.saturating_mul(RATIO_MAX).clamp(UNPACKED_BYTES_FLOOR, UNPACKED_BYTES_MAX);
+    let bytes_max = archive_bytes.saturating_mul(RATIO_MAX).clamp(UNPACKED_BYTES_FLOOR, UNPACKED_BYTES_MAX);
     let allowance = Rc::new(Cell::new(0));
     let reader = Metered { inner: open(file).map_err(Error::Read)?, allowance: Rc::clone(&allowance) };
     let mut archive = Archive::new(reader);
@@ -209,41 +210,38 @@ impl<'a> Unpacker<'a> {
         if let Some(parent) = path.parent() {
             self.into.create_dir_all(parent).map_err(write)?;
         }
-        match kind {
-            EntryType::Regular | EntryType::Continuous => self.file(&mut entry, path, mode, &shown),
-            EntryType::Directory => {
-                if self.links.contains(&path) || self.files.contains(&path) {
-                    return Err(refuse(Problem::Twice));
-                }
-                self.into.create_dir_all(&path).map_err(write)?;
-                self.dirs.push((path, mode | 0o700));
-                Ok(())
+        if kind.is_file() || kind.is_contiguous() {
+            self.file(&mut entry, path, mode, &shown)
+        } else if kind.is_dir() {
+            if self.links.contains(&path) || self.files.contains(&path) {
+                return Err(refuse(Problem::Twice));
             }
-            EntryType::Symlink => {
-                let target = link_target(&entry);
-                let target = inner_target(&path, &target).map_err(refuse)?;
-                self.into.symlink_contents(target, &path).map_err(|error| self.taken(error, &shown))?;
-                self.links.insert(path);
-                Ok(())
-            }
-            EntryType::Link => {
-                let target = link_target(&entry);
-                let file = self.inner_path(&target).ok().filter(|target| self.files.contains(target));
-                let file = file.ok_or_else(|| refuse(Problem::HardLink(self::shown(&target))))?;
-                self.into.hard_link(file, self.into, &path).map_err(|error| self.taken(error, &shown))?;
-                self.files.insert(path);
-                Ok(())
-            }
-            other => Err(refuse(Problem::Kind(name_of(other)))),
+            self.into.create_dir_all(&path).map_err(write)?;
+            self.dirs.push((path, mode | 0o700));
+            Ok(())
+        } else if kind.is_symlink() || kind.is_hard_link() {
+            self.link(path, &link_target(&entry), kind.is_symlink(), &shown)
+        } else {
+            Err(refuse(Problem::Kind(name_of(kind))))
         }
     }
 
-    fn taken(&self, error: io::Error, path: &str) -> Error {
-        let path = path.to_owned();
-        if error.kind() == io::ErrorKind::AlreadyExists {
-            Error::Entry { path, problem: Problem::Twice }
+    fn link(&mut self, path: PathBuf, target: &[u8], is_symbolic: bool, shown: &str) -> Result<(), Error> {
+        let refuse = |problem| Error::Entry { path: shown.to_owned(), problem };
+        let (linked, links) = if is_symbolic {
+            let target = inner_target(&path, target).map_err(refuse)?;
+            (self.into.symlink_contents(target, &path), &mut self.links)
         } else {
-            Error::Write { path, source: error }
+            let file = self.inner_path(target).ok().filter(|target| self.files.contains(target));
+            let file = file.ok_or_else(|| refuse(Problem::HardLink(self::shown(target))))?;
+            (self.into.hard_link(file, self.into, &path), &mut self.files)
+        };
+        match linked {
+            Ok(()) => {
+                links.insert(path);
+                Ok(())
+            }
+            Err(error) => Err(taken(error, shown)),
         }
     }
 
@@ -281,7 +279,7 @@ impl<'a> Unpacker<'a> {
             return Err(refuse(Problem::TooLarge(self.bytes_max)));
         }
         let options = OpenOptions::new().write(true).create_new(true).clone();
-        let mut file = self.into.open_with(&path, &options).map_err(|error| self.taken(error, shown))?;
+        let mut file = self.into.open_with(&path, &options).map_err(|error| taken(error, shown))?;
         let mut piece = vec![0; PIECE_BYTES];
         let mut left = size;
         while left > 0 {
@@ -308,6 +306,15 @@ impl<'a> Unpacker<'a> {
             set.map_err(|source| Error::Write { path: path.display().to_string(), source })?;
         }
         Ok(self.done)
+    }
+}
+
+fn taken(error: io::Error, path: &str) -> Error {
+    let path = path.to_owned();
+    if error.kind() == io::ErrorKind::AlreadyExists {
+        Error::Entry { path, problem: Problem::Twice }
+    } else {
+        Error::Write { path, source: error }
     }
 }
 

@@ -44,11 +44,22 @@ impl Pump {
         let agent = File::from(io::stdout().as_fd().try_clone_to_owned()?);
         set_nonblocking(&agent)?;
         let spool = Spool::new(attempt_dir);
-        Ok(Self { sources: Vec::new(), agent: Some(agent), pending: Vec::new(), sent: 0, spool, buffer: Vec::new() })
+        Ok(Self {
+            sources: Vec::new(),
+            agent: Some(agent),
+            pending: Vec::new(),
+            sent: 0,
+            spool,
+            buffer: Vec::new(),
+        })
     }
 
     /// Reads these from now on.
-    pub(super) fn attach(&mut self, stdout: Option<ChildStdout>, stderr: Option<ChildStderr>) -> io::Result<()> {
+    pub(super) fn attach(
+        &mut self,
+        stdout: Option<ChildStdout>,
+        stderr: Option<ChildStderr>,
+    ) -> io::Result<()> {
         let stdout = stdout.map(|pipe| (OutputSource::Stdout, File::from(OwnedFd::from(pipe))));
         let stderr = stderr.map(|pipe| (OutputSource::Stderr, File::from(OwnedFd::from(pipe))));
         self.sources = stdout.into_iter().chain(stderr).collect();
@@ -123,7 +134,8 @@ impl Pump {
                     self.send();
                     total += length;
                 }
-                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
                 Err(_) => {
                     let _broken = self.sources.remove(index);
                     continue;

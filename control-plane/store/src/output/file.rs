@@ -3,7 +3,7 @@
 //! Its records are frames of the protocol (length, body), so that one codec with one set of limits reads both.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufReader, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::io::{BufReader, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use bytes::BytesMut;
@@ -225,7 +225,7 @@ impl<'a> Reader<'a> {
     fn fill(&mut self, buffer: &mut [u8]) -> Result<bool, StoreError> {
         match self.input.read_exact(buffer) {
             Ok(()) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(false),
             Err(error) => Err(io_error("read", self.path)(error)),
         }
     }

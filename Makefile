@@ -1,0 +1,35 @@
+# The front door. `make demo` and `make test` do their own set-up.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+.PHONY: help demo demo-down test lint bench build tools
+
+help: ## Show this help
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+demo: ## Build, start a control plane and four agents here, deploy a release, break one, watch it roll back
+	@tests/demo/demo.sh up
+
+demo-down: ## Stop the demo and remove what it left
+	@tests/demo/demo.sh down
+
+build: ## Build everything (release profile)
+	cargo build --release --locked
+
+tools: ## Install what the tests need and is missing (Debian, root)
+	@.ci/tools
+
+lint: ## Formatting, clippy, docs, spelling, unused dependencies
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --locked --quiet
+	codespell
+	cargo shear
+
+test: tools lint ## Install what is missing, lint, run every test
+	cargo build --workspace --bins --locked
+	cargo nextest run --workspace --locked
+
+bench: ## Measure, beside the raw limits of this machine
+	cargo build --release --locked -p stella-server -p stella-agent -p stella-tests
+	target/release/stella-load all

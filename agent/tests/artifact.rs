@@ -1,0 +1,443 @@
+//! `artifact` tasks. The source is in memory here; in the product it is a stream of the control plane's connection.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod common;
+
+use std::collections::HashMap;
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use common::{Host, failure};
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use sha2::{Digest as _, Sha256};
+use stella_agent::executor::{ArtifactSource, BoxFuture, Fetched, SourceError};
+use stella_protocol::digest::Digest;
+use stella_protocol::message::TaskOutcome;
+use stella_protocol::spec::{ArtifactSpec, TaskSpec};
+use tar::{Builder, EntryType, Header};
+
+/// Artifacts in memory, and how they misbehave.
+#[derive(Debug, Default)]
+struct Memory {
+    artifacts: Mutex<HashMap<Digest, Vec<u8>>>,
+    /// How many bytes one fetch hands over before it ends.
+    cut_after: Mutex<Option<usize>>,
+    offsets: Mutex<Vec<u64>>,
+}
+
+impl Memory {
+    fn put(&self, bytes: Vec<u8>) -> Digest {
+        let digest = digest_of(&bytes);
+        self.artifacts.lock().unwrap().insert(digest, bytes);
+        digest
+    }
+}
+
+impl ArtifactSource for Memory {
+    fn fetch(&self, digest: Digest, offset: u64) -> BoxFuture<'_, Result<Fetched, SourceError>> {
+        self.offsets.lock().unwrap().push(offset);
+        let found = self.artifacts.lock().unwrap().get(&digest).cloned();
+        let cut = *self.cut_after.lock().unwrap();
+        Box::pin(async move {
+            let bytes = found.ok_or(SourceError::NotFound)?;
+            let size_bytes = bytes.len() as u64;
+            let mut rest = bytes[usize::try_from(offset).unwrap()..].to_vec();
+            rest.truncate(cut.unwrap_or(usize::MAX));
+            Ok(Fetched { size_bytes, reader: Box::pin(std::io::Cursor::new(rest)) })
+        })
+    }
+}
+
+fn digest_of(bytes: &[u8]) -> Digest {
+    Digest(Sha256::digest(bytes).into())
+}
+
+/// A header whose name and target are written as they are: the `tar` crate would refuse the ones that matter here.
+fn raw_entry(archive: &mut Builder<Vec<u8>>, kind: EntryType, path: &str, target: &str, data: &[u8]) {
+    let mut header = Header::new_gnu();
+    header.as_mut_bytes()[..path.len()].copy_from_slice(path.as_bytes());
+    header.as_mut_bytes()[157..157 + target.len()].copy_from_slice(target.as_bytes());
+    header.set_entry_type(kind);
+    header.set_mode(0o644);
+    header.set_size(data.len() as u64);
+    header.set_cksum();
+    archive.append(&header, data).unwrap();
+}
+
+fn archive(build: impl FnOnce(&mut Builder<Vec<u8>>)) -> Vec<u8> {
+    let mut archive = Builder::new(Vec::new());
+    build(&mut archive);
+    archive.into_inner().unwrap()
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// A small honest release.
+fn web(version: &str) -> Vec<u8> {
+    archive(|archive| raw_entry(archive, EntryType::Regular, "version.txt", "", version.as_bytes()))
+}
+
+struct Fixture {
+    host: Host,
+    source: Arc<Memory>,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let source = Arc::new(Memory::default());
+        let mut host = Host::new();
+        host.artifacts = Arc::<Memory>::clone(&source);
+        Self { host, source }
+    }
+
+    fn component(&self) -> PathBuf {
+        self.host.root.path().join("web")
+    }
+
+    fn spec(&self, version: &str, bytes: Vec<u8>) -> ArtifactSpec {
+        let size_bytes = bytes.len() as u64;
+        ArtifactSpec {
+            component: "web".to_owned(),
+            version: version.to_owned(),
+            digest: self.source.put(bytes),
+            size_bytes,
+            keep_releases: 3,
+            timeout_ms: 60_000,
+        }
+    }
+
+    async fn run(&self, spec: &ArtifactSpec) -> TaskOutcome {
+        self.host.run(TaskSpec::Artifact(spec.clone())).await.0
+    }
+
+    /// Deploys a small release and returns its specification.
+    async fn deploy(&self, version: &str) -> ArtifactSpec {
+        let spec = self.spec(version, web(version));
+        assert_eq!(self.run(&spec).await, TaskOutcome::Succeeded);
+        spec
+    }
+
+    fn current_version(&self) -> String {
+        std::fs::read_to_string(self.component().join("current/version.txt")).unwrap()
+    }
+
+    fn names_in(&self, folder: &str) -> Vec<String> {
+        let entries = std::fs::read_dir(self.component().join(folder)).unwrap();
+        let mut names: Vec<String> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    fn release_names(&self) -> Vec<String> {
+        self.names_in("releases").into_iter().filter(|name| !name.starts_with('.')).collect()
+    }
+}
+
+fn name_of(spec: &ArtifactSpec) -> String {
+    format!("{}-{}", spec.version, spec.digest.short())
+}
+
+#[tokio::test]
+async fn a_release_is_unpacked_and_switched_to() {
+    let fixture = Fixture::new();
+    let bytes = gzip(&archive(|archive| {
+        raw_entry(archive, EntryType::XGlobalHeader, "pax_global_header", "", b"20 comment=abcdefg\n");
+        raw_entry(archive, EntryType::Directory, "./", "", b"");
+        raw_entry(archive, EntryType::Directory, "bin/", "", b"");
+        let mut header = Header::new_gnu();
+        header.set_mode(0o6755);
+        header.set_size(3);
+        archive.append_data(&mut header, "bin/run", &b"run"[..]).unwrap();
+        raw_entry(archive, EntryType::Regular, "deep/er/file", "", b"deep");
+        raw_entry(archive, EntryType::Symlink, "deep/er/link", "../../bin/run", b"");
+        raw_entry(archive, EntryType::Link, "hard", "bin/run", b"");
+        let mut header = Header::new_gnu();
+        header.set_mode(0o600);
+        header.set_size(4);
+        archive.append_data(&mut header, format!("{}/end", "long".repeat(40)), &b"long"[..]).unwrap();
+    }));
+    let spec = fixture.spec("1.0.0", bytes);
+    let (outcome, output) = fixture.host.run(TaskSpec::Artifact(spec.clone())).await;
+    assert_eq!(outcome, TaskOutcome::Succeeded, "{output:?}");
+
+    let current = fixture.component().join("current");
+    assert_eq!(std::fs::read_link(&current).unwrap(), Path::new("releases").join(name_of(&spec)));
+    let mode = |path: &str| std::fs::metadata(current.join(path)).unwrap().permissions().mode() & 0o7777;
+    assert_eq!(mode("bin/run"), 0o755, "the set-uid and set-gid bits go, the others stay");
+    assert_eq!(mode(&format!("{}/end", "long".repeat(40))), 0o600);
+    for path in ["bin/run", "deep/er/link", "hard"] {
+        assert_eq!(std::fs::read(current.join(path)).unwrap(), b"run");
+    }
+    assert!(fixture.names_in(".incoming").is_empty());
+}
+
+#[tokio::test]
+async fn a_rollback_needs_no_source() {
+    let fixture = Fixture::new();
+    let old = fixture.deploy("1.0.0").await;
+    fixture.deploy("2.0.0").await;
+    assert_eq!(fixture.current_version(), "2.0.0");
+    fixture.source.artifacts.lock().unwrap().clear();
+    fixture.source.offsets.lock().unwrap().clear();
+    assert_eq!(fixture.run(&old).await, TaskOutcome::Succeeded);
+    assert_eq!(fixture.current_version(), "1.0.0");
+    assert!(fixture.source.offsets.lock().unwrap().is_empty(), "the source was asked");
+}
+
+#[tokio::test]
+async fn a_release_without_its_marker_is_fetched_again() {
+    let fixture = Fixture::new();
+    let spec = fixture.deploy("1.0.0").await;
+    let release = fixture.component().join("releases").join(name_of(&spec));
+    std::fs::remove_file(fixture.component().join(format!("releases/.{}.digest", name_of(&spec)))).unwrap();
+    std::fs::write(release.join("version.txt"), "damaged").unwrap();
+    assert_eq!(fixture.run(&spec).await, TaskOutcome::Succeeded);
+    assert_eq!(fixture.current_version(), "1.0.0");
+    assert!(fixture.names_in(".incoming").is_empty());
+}
+
+#[tokio::test]
+async fn old_releases_go_and_the_previous_one_stays() {
+    let fixture = Fixture::new();
+    let mut specs = Vec::new();
+    for version in ["1", "2", "3", "4"] {
+        specs.push(fixture.deploy(version).await);
+    }
+    let mut expected: Vec<String> = specs[1..].iter().map(name_of).collect();
+    expected.sort();
+    assert_eq!(fixture.release_names(), expected, "keep_releases is 3");
+
+    // Back to the oldest that is there; then only one may stay: that and the one before the switch.
+    let back = ArtifactSpec { keep_releases: 1, ..specs[1].clone() };
+    assert_eq!(fixture.run(&back).await, TaskOutcome::Succeeded);
+    let mut expected = vec![name_of(&specs[1]), name_of(&specs[3])];
+    expected.sort();
+    assert_eq!(fixture.release_names(), expected);
+    assert_eq!(fixture.names_in("releases").len(), 4, "a marker was left");
+}
+
+#[tokio::test]
+async fn a_download_goes_on_where_it_broke_off() {
+    let fixture = Fixture::new();
+    let spec = fixture.spec("1.0.0", web("1.0.0"));
+    *fixture.source.cut_after.lock().unwrap() = Some(1000);
+    assert_eq!(fixture.run(&spec).await, TaskOutcome::Succeeded);
+    assert_eq!(fixture.current_version(), "1.0.0");
+    assert_eq!(*fixture.source.offsets.lock().unwrap(), [0, 1000, 2000]);
+}
+
+#[tokio::test]
+async fn a_later_attempt_goes_on_with_what_an_earlier_one_fetched() {
+    let fixture = Fixture::new();
+    let bytes = web("1.0.0");
+    let spec = fixture.spec("1.0.0", bytes.clone());
+    let incoming = fixture.component().join(".incoming");
+    let partial = incoming.join(format!("{}.part", spec.digest.to_hex()));
+    std::fs::create_dir_all(&incoming).unwrap();
+    std::fs::write(&partial, &bytes[..700]).unwrap();
+    std::fs::create_dir(incoming.join("left-behind.unpack")).unwrap();
+    assert_eq!(fixture.run(&spec).await, TaskOutcome::Succeeded);
+    assert_eq!(*fixture.source.offsets.lock().unwrap(), [700]);
+    assert!(fixture.names_in(".incoming").is_empty());
+
+    // What is there and wrong costs a second download, not the task.
+    let other = fixture.spec("2.0.0", web("2.0.0"));
+    let partial = incoming.join(format!("{}.part", other.digest.to_hex()));
+    std::fs::write(&partial, [b'x'; 700]).unwrap();
+    fixture.source.offsets.lock().unwrap().clear();
+    assert_eq!(fixture.run(&other).await, TaskOutcome::Succeeded);
+    assert_eq!(*fixture.source.offsets.lock().unwrap(), [700, 0]);
+    assert_eq!(fixture.current_version(), "2.0.0");
+}
+
+/// Runs a task that has to fail; its reason. Afterwards everything is as it was.
+async fn refused(fixture: &Fixture, spec: &ArtifactSpec) -> String {
+    let releases = fixture.names_in("releases");
+    let outcome = fixture.run(spec).await;
+    assert_eq!(fixture.current_version(), "good", "current was switched: {outcome:?}");
+    assert_eq!(fixture.names_in("releases"), releases, "{outcome:?}");
+    let left: Vec<String> =
+        fixture.names_in(".incoming").into_iter().filter(|name| !name.ends_with(".part")).collect();
+    assert!(left.is_empty(), "{left:?} was left");
+    failure(&outcome).to_owned()
+}
+
+#[tokio::test]
+async fn archives_that_reach_out_are_refused() {
+    let fixture = Fixture::new();
+    fixture.deploy("good").await;
+    let outside = fixture.host.folder.path().join("outside");
+    std::fs::write(&outside, "untouched").unwrap();
+    let absolute = outside.to_str().unwrap();
+    type Build<'a> = Box<dyn FnOnce(&mut Builder<Vec<u8>>) + 'a>;
+    let file = |path: &'static str| -> Build<'static> {
+        Box::new(move |archive| raw_entry(archive, EntryType::Regular, path, "", b"evil"))
+    };
+    let link = |kind, path: &'static str, target: &'static str| -> Build<'static> {
+        Box::new(move |archive| raw_entry(archive, kind, path, target, b""))
+    };
+    let attacks: Vec<(Build<'_>, &str)> = vec![
+        (file("../outside"), "\"../outside\" has .. in its path"),
+        (file("a/../../outside"), "has .. in its path"),
+        (
+            Box::new(|archive| raw_entry(archive, EntryType::Regular, absolute, "", b"evil")),
+            "has an absolute path",
+        ),
+        (
+            link(EntryType::Symlink, "link", "../../../../outside"),
+            "\"link\" is a link that leaves the release",
+        ),
+        (link(EntryType::Symlink, "link", "/etc/passwd"), "is a link that leaves the release"),
+        (link(EntryType::Symlink, "a/link", "../b/../../.."), "is a link that leaves the release"),
+        (
+            Box::new(|archive| {
+                raw_entry(archive, EntryType::Symlink, "link", ".", b"");
+                raw_entry(archive, EntryType::Regular, "link/file", "", b"evil");
+            }),
+            "goes through a link",
+        ),
+        (
+            Box::new(|archive| {
+                raw_entry(archive, EntryType::Symlink, "link", "file", b"");
+                raw_entry(archive, EntryType::Regular, "link", "", b"evil");
+            }),
+            "is in the archive twice",
+        ),
+        (link(EntryType::Link, "hard", "../../../../outside"), "is a hard link to"),
+        (link(EntryType::Link, "hard", "/etc/passwd"), "is a hard link to"),
+        (
+            Box::new(|archive| {
+                raw_entry(archive, EntryType::Symlink, "link", "file", b"");
+                raw_entry(archive, EntryType::Link, "hard", "link", b"");
+            }),
+            "is a hard link to",
+        ),
+        (link(EntryType::Char, "null", ""), "\"null\" is a device"),
+        (link(EntryType::Block, "disk", ""), "is a device"),
+        (link(EntryType::Fifo, "pipe", ""), "is a named pipe"),
+        (Box::new(|_| {}), "has no entries"),
+    ];
+    for (build, word) in attacks {
+        // Something good comes first: what was written before the refusal goes, too.
+        let bytes = archive(|archive| {
+            if word != "has no entries" {
+                raw_entry(archive, EntryType::Regular, "version.txt", "", b"evil");
+            }
+            build(archive);
+        });
+        let reason = refused(&fixture, &fixture.spec("6.6.6", bytes)).await;
+        assert!(reason.contains(word), "{word:?} is not in {reason:?}");
+    }
+    assert_eq!(std::fs::read_to_string(outside).unwrap(), "untouched");
+}
+
+#[tokio::test]
+async fn bytes_that_are_not_the_releases_are_refused() {
+    let fixture = Fixture::new();
+    fixture.deploy("good").await;
+
+    let spec = fixture.spec("2.0.0", web("2.0.0"));
+    let mut forged = web("2.0.0");
+    forged[512] ^= 1;
+    fixture.source.artifacts.lock().unwrap().insert(spec.digest, forged.clone());
+    let reason = refused(&fixture, &spec).await;
+    assert!(reason.contains(&format!("digest is {}", digest_of(&forged))), "{reason}");
+    assert!(fixture.names_in(".incoming").is_empty(), "bytes that are wrong are kept for a later attempt");
+
+    let size_bytes = spec.size_bytes - 1;
+    let reason = refused(&fixture, &ArtifactSpec { size_bytes, ..spec.clone() }).await;
+    assert!(reason.contains("the release says"), "{reason}");
+
+    let unknown = ArtifactSpec { digest: Digest([7; 32]), ..spec.clone() };
+    let reason = refused(&fixture, &unknown).await;
+    assert!(reason.contains("no artifact with this digest"), "{reason}");
+
+    *fixture.source.cut_after.lock().unwrap() = Some(0);
+    let reason = refused(&fixture, &spec).await;
+    assert!(reason.contains("ended after 0 of"), "{reason}");
+}
+
+#[tokio::test]
+async fn archives_that_are_none_or_are_cut_off_are_refused() {
+    let fixture = Fixture::new();
+    fixture.deploy("good").await;
+    let whole = archive(|archive| raw_entry(archive, EntryType::Regular, "file", "", &[7; 100_000]));
+    let zipped = gzip(&whole);
+    for bytes in [
+        whole[..50_000].to_vec(),
+        zipped[..zipped.len() / 2].to_vec(),
+        b"PK\x03\x04 is no tar".repeat(100),
+        vec![0xff; 3],
+    ] {
+        let reason = refused(&fixture, &fixture.spec("2.0.0", bytes)).await;
+        assert!(reason.contains("cannot be read as .tar") || reason.contains("is cut off"), "{reason}");
+    }
+}
+
+#[tokio::test]
+async fn bombs_are_refused() {
+    let fixture = Fixture::new();
+    fixture.deploy("good").await;
+    // 100 MB of zeros in 100 KB.
+    let data = vec![0; 100_000_000];
+    let bomb = gzip(&archive(|archive| raw_entry(archive, EntryType::Regular, "zeros", "", &data)));
+    let reason = refused(&fixture, &fixture.spec("2.0.0", bomb)).await;
+    assert!(reason.contains("\"zeros\" brings the unpacked archive beyond"), "{reason}");
+
+    // A name of 100 MB, which would be held in memory.
+    let bomb = gzip(&archive(|archive| raw_entry(archive, EntryType::GNULongName, "name", "", &data)));
+    let reason = refused(&fixture, &fixture.spec("2.0.0", bomb)).await;
+    assert!(reason.contains("names are too large"), "{reason}");
+}
+
+#[tokio::test]
+async fn names_that_lead_elsewhere_are_refused() {
+    let fixture = Fixture::new();
+    let spec = fixture.deploy("good").await;
+    for spec in [
+        ArtifactSpec { component: "../web".to_owned(), ..spec.clone() },
+        ArtifactSpec { component: ".ssh".to_owned(), ..spec.clone() },
+        ArtifactSpec { version: "../../1".to_owned(), ..spec.clone() },
+        ArtifactSpec { version: String::new(), ..spec.clone() },
+    ] {
+        let reason = refused(&fixture, &spec).await;
+        assert!(reason.contains("is no plain name"), "{reason}");
+    }
+}
+
+#[tokio::test]
+async fn a_component_that_is_a_link_out_of_the_root_is_not_followed() {
+    let fixture = Fixture::new();
+    let elsewhere = fixture.host.folder.path().join("elsewhere");
+    std::fs::create_dir(&elsewhere).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, fixture.component()).unwrap();
+    let outcome = fixture.run(&fixture.spec("1.0.0", web("1.0.0"))).await;
+    assert!(failure(&outcome).contains("cannot open"), "{outcome:?}");
+    assert_eq!(std::fs::read_dir(elsewhere).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn current_is_not_taken_from_somebody_else() {
+    let fixture = Fixture::new();
+    std::fs::create_dir_all(fixture.component().join("current")).unwrap();
+    let outcome = fixture.run(&fixture.spec("1.0.0", web("1.0.0"))).await;
+    assert!(failure(&outcome).contains("is no link to a release"), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn two_tasks_of_one_component_come_one_after_the_other() {
+    let fixture = Fixture::new();
+    let (one, two) = (fixture.spec("1.0.0", web("1.0.0")), fixture.spec("2.0.0", web("2.0.0")));
+    let (first, second) = tokio::join!(fixture.run(&one), fixture.run(&two));
+    assert_eq!((first, second), (TaskOutcome::Succeeded, TaskOutcome::Succeeded));
+    assert_eq!(fixture.release_names().len(), 2);
+}

@@ -1,0 +1,249 @@
+//! `command` tasks with real processes under the real supervisor.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod common;
+
+use std::path::Path;
+use std::time::Duration;
+
+use common::{Host, Output, PATIENCE, dispatch, failure, is_alive, shell, wait_for, wait_for_pid};
+use stella_agent::cancel::CancelRequest;
+use stella_agent::supervisor::{SPOOL_BYTES_MAX, spooled};
+use stella_protocol::message::TaskOutcome;
+use stella_protocol::spec::{CommandSpec, TaskSpec};
+
+#[tokio::test]
+async fn exit_codes_and_signals_are_told() {
+    let host = Host::new();
+    assert_eq!(host.run(TaskSpec::Command(shell("true"))).await.0, TaskOutcome::Succeeded);
+    assert_eq!(
+        host.run(TaskSpec::Command(shell("exit 42"))).await.0,
+        TaskOutcome::Failed { reason: "the command exited with code 42".to_owned(), exit_code: Some(42) }
+    );
+    let (killed, _) = host.run(TaskSpec::Command(shell("kill -9 $$"))).await;
+    assert_eq!(failure(&killed), "the command was ended by signal 9 (SIGKILL)");
+}
+
+#[tokio::test]
+async fn a_command_that_cannot_start_says_why() {
+    let host = Host::new();
+    let argv = |program: &str| CommandSpec { argv: vec![program.to_owned()], ..shell("") };
+    for (spec, word) in [
+        (argv("no-such-program-anywhere"), "is not in PATH"),
+        (argv("/no/such/program"), "\"/no/such/program\""),
+        (argv("/etc/passwd"), "Permission denied"),
+        (CommandSpec { argv: Vec::new(), ..shell("") }, "argv is empty"),
+        (CommandSpec { working_directory: Some("not/there".to_owned()), ..shell("") }, "not/there"),
+        (CommandSpec { working_directory: Some("../..".to_owned()), ..shell("") }, "leaves the host root"),
+        (CommandSpec { user: Some("nobody-has-this-name".to_owned()), ..shell("") }, "there is no user"),
+    ] {
+        let (outcome, _) = host.run(TaskSpec::Command(spec)).await;
+        assert!(failure(&outcome).contains(word), "{word:?} is not in {outcome:?}");
+    }
+}
+
+#[tokio::test]
+async fn output_is_live_and_kept() {
+    let host = Host::new();
+    let go = host.folder.path().join("go");
+    let script = format!(
+        "echo first; echo error >&2; while [ ! -e {} ]; do sleep 0.01; done; echo last",
+        go.display()
+    );
+    let mut task = host.start(TaskSpec::Command(shell(&script)));
+    let mut output = Output::default();
+    while output.stdout != "first\n" || output.stderr != "error\n" {
+        output.add(&tokio::time::timeout(PATIENCE, task.output.recv()).await.unwrap().unwrap());
+    }
+    std::fs::write(go, "").unwrap();
+    assert_eq!(task.run.await.unwrap(), TaskOutcome::Succeeded);
+    while let Some(chunk) = task.output.recv().await {
+        output.add(&chunk);
+    }
+    assert_eq!(output.stdout, "first\nlast\n");
+
+    let mut kept = Output::default();
+    spooled(&task.attempt_dir).unwrap().for_each(|chunk| kept.add(&chunk));
+    assert_eq!((kept.stdout, kept.stderr), (output.stdout, output.stderr));
+}
+
+#[tokio::test]
+async fn all_of_a_long_output_is_streamed_and_a_bounded_part_is_kept() {
+    let host = Host::new();
+    let bytes = SPOOL_BYTES_MAX + 1_000_000;
+    let mut task = host.start(TaskSpec::Command(shell(&format!("head -c {bytes} /dev/zero"))));
+    let mut streamed = 0;
+    while let Some(chunk) = task.output.recv().await {
+        streamed += chunk.bytes.len() as u64;
+    }
+    assert_eq!(task.run.await.unwrap(), TaskOutcome::Succeeded);
+    assert_eq!(streamed, bytes);
+    let mut kept = Output::default();
+    spooled(&task.attempt_dir).unwrap().for_each(|chunk| kept.add(&chunk));
+    assert!(kept.stdout.len() as u64 <= SPOOL_BYTES_MAX && kept.stdout.len() as u64 > SPOOL_BYTES_MAX / 2);
+    assert_eq!(kept.agent.matches("too long to be kept").count(), 1);
+}
+
+#[tokio::test]
+async fn the_environment_is_clean_and_carries_the_trace() {
+    let host = Host::new();
+    let mut spec = CommandSpec { argv: vec!["env".to_owned()], ..shell("") };
+    spec.environment.insert("GREETING".to_owned(), "hello".to_owned());
+    spec.environment.insert("STELLA_ATTEMPT_KEY".to_owned(), "not this".to_owned());
+    let (outcome, output) = host.run(TaskSpec::Command(spec)).await;
+    assert_eq!(outcome, TaskOutcome::Succeeded);
+    let names: Vec<&str> = output.stdout.lines().filter_map(|line| line.split('=').next()).collect();
+    for name in &names {
+        let expected =
+            name.starts_with("STELLA_") || ["PATH", "HOME", "TRACEPARENT", "GREETING"].contains(name);
+        assert!(expected, "{name} leaked into the command");
+    }
+    for line in ["GREETING=hello", "STELLA_TARGET=web-1", "STELLA_RELEASE=1.2.3", "STELLA_ATTEMPT=1"] {
+        assert!(output.stdout.lines().any(|found| found == line), "{line} is not in {}", output.stdout);
+    }
+    let trace = "TRACEPARENT=00-00000000000000000000000000000abc-0000000000000def-01";
+    assert!(output.stdout.lines().any(|line| line == trace));
+    assert!(!output.stdout.contains("not this"), "the marker can be forged");
+}
+
+#[tokio::test]
+async fn a_slot_is_where_its_commands_run() {
+    let host = Host::new();
+    let slot = host.root.path().join("blue");
+    std::fs::create_dir(&slot).unwrap();
+    let mut dispatch = dispatch(TaskSpec::Command(shell("pwd > here")));
+    dispatch.slot = Some("blue".to_owned());
+    assert_eq!(host.start_dispatch(dispatch).run.await.unwrap(), TaskOutcome::Succeeded);
+    assert_eq!(std::fs::read_to_string(slot.join("here")).unwrap().trim_end(), slot.to_str().unwrap());
+}
+
+#[tokio::test]
+async fn another_user_has_none_of_roots_groups() {
+    if !nix::unistd::Uid::effective().is_root() {
+        // Without root there is nobody to become; then the refusal is what there is to test.
+        let spec = CommandSpec { user: Some("root".to_owned()), ..shell("id") };
+        let (outcome, _) = Host::new().run(TaskSpec::Command(spec)).await;
+        assert!(failure(&outcome).contains("does not run as root"));
+        return;
+    }
+    let host = Host::new();
+    let spec = CommandSpec {
+        user: Some("nobody".to_owned()),
+        working_directory: Some("/".to_owned()),
+        ..shell("id -u; id -G; echo $USER")
+    };
+    let (outcome, output) = host.run(TaskSpec::Command(spec)).await;
+    assert_eq!(outcome, TaskOutcome::Succeeded, "{output:?}");
+    let user = nix::unistd::User::from_name("nobody").unwrap().unwrap();
+    assert_eq!(output.stdout, format!("{}\n{}\nnobody\n", user.uid, user.gid));
+}
+
+/// A shell that ignores TERM, with a grandchild that left its session. Both write their ids first.
+fn stubborn_tree(folder: &Path) -> String {
+    let folder = folder.display();
+    format!(
+        "trap '' TERM; setsid sh -c 'trap \"\" TERM; echo $$ > {folder}/escaped; while :; do sleep 0.05; done' & \
+         echo $$ > {folder}/shell; while :; do sleep 0.05; done"
+    )
+}
+
+#[tokio::test]
+async fn a_time_out_ends_the_whole_tree() {
+    let host = Host::new();
+    let script = stubborn_tree(host.folder.path());
+    // The tree has to be there before its time is up; grace is five seconds, which it ignores.
+    let task = host.start(TaskSpec::Command(CommandSpec { timeout_ms: 2_000, ..shell(&script) }));
+    let escaped = wait_for_pid(&host.folder.path().join("escaped")).await;
+    let shell = wait_for_pid(&host.folder.path().join("shell")).await;
+    assert!(is_alive(escaped) && is_alive(shell));
+    assert_eq!(task.run.await.unwrap(), TaskOutcome::TimedOut);
+    assert!(!is_alive(escaped), "a process that left the session survived");
+    assert!(!is_alive(shell));
+}
+
+#[tokio::test]
+async fn a_cancelled_command_ends_with_its_tree_after_the_grace() {
+    let host = Host::new();
+    let script = stubborn_tree(host.folder.path());
+    let task = host.start(TaskSpec::Command(shell(&script)));
+    let escaped = wait_for_pid(&host.folder.path().join("escaped")).await;
+    task.cancel.request(CancelRequest { grace: Duration::from_millis(100), reason: "a test".to_owned() });
+    assert_eq!(tokio::time::timeout(PATIENCE, task.run).await.unwrap().unwrap(), TaskOutcome::Cancelled);
+    assert!(!is_alive(escaped));
+}
+
+#[tokio::test]
+async fn a_cancelled_command_may_end_itself_within_the_grace() {
+    let host = Host::new();
+    let ready = host.folder.path().join("ready");
+    let script = format!(
+        "trap 'echo tidied up; exit 0' TERM; echo $$ > {}; while :; do sleep 0.05; done",
+        ready.display()
+    );
+    let mut task = host.start(TaskSpec::Command(shell(&script)));
+    wait_for_pid(&ready).await;
+    task.cancel.request(CancelRequest { grace: PATIENCE, reason: "a test".to_owned() });
+    assert_eq!(tokio::time::timeout(PATIENCE, task.run).await.unwrap().unwrap(), TaskOutcome::Cancelled);
+    let mut output = Output::default();
+    while let Some(chunk) = task.output.recv().await {
+        output.add(&chunk);
+    }
+    assert_eq!(output.stdout, "tidied up\n");
+}
+
+#[tokio::test]
+async fn a_cancel_before_the_start_of_the_command_is_not_lost() {
+    let host = Host::new();
+    let task = host.start(TaskSpec::Command(shell("exec sleep 60")));
+    task.cancel.request(CancelRequest { grace: Duration::ZERO, reason: "a test".to_owned() });
+    assert_eq!(tokio::time::timeout(PATIENCE, task.run).await.unwrap().unwrap(), TaskOutcome::Cancelled);
+}
+
+#[tokio::test]
+async fn a_daemon_that_a_command_leaves_behind_is_left_alone() {
+    let host = Host::new();
+    let pid = host.folder.path().join("daemon");
+    let script = format!("setsid sleep 60 >/dev/null 2>&1 & echo $! > {}", pid.display());
+    let (outcome, _) = host.run(TaskSpec::Command(shell(&script))).await;
+    assert_eq!(outcome, TaskOutcome::Succeeded);
+    let daemon = wait_for_pid(&pid).await;
+    assert!(is_alive(daemon), "the daemon was ended with the command");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(daemon), nix::sys::signal::Signal::SIGKILL).unwrap();
+}
+
+#[tokio::test]
+async fn a_daemon_that_holds_the_output_open_does_not_hold_up_the_end() {
+    let host = Host::new();
+    let pid = host.folder.path().join("daemon");
+    let script = format!("sleep 60 & echo $! > {}; echo started", pid.display());
+    let (outcome, output) = host.run(TaskSpec::Command(shell(&script))).await;
+    assert_eq!((outcome, output.stdout.as_str()), (TaskOutcome::Succeeded, "started\n"));
+    let daemon = wait_for_pid(&pid).await;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(daemon), nix::sys::signal::Signal::SIGKILL).unwrap();
+    wait_for("the daemon's end", || !is_alive(daemon)).await;
+}
+
+#[tokio::test]
+async fn an_attempt_runs_once() {
+    let host = Host::new();
+    let count = host.folder.path().join("count");
+    let dispatch = dispatch(TaskSpec::Command(shell(&format!("echo ran >> {}", count.display()))));
+    assert_eq!(host.start_dispatch(dispatch.clone()).run.await.unwrap(), TaskOutcome::Succeeded);
+    let again = host.start_dispatch(dispatch).run.await.unwrap();
+    assert!(failure(&again).contains("has been started before"), "{again:?}");
+    assert_eq!(std::fs::read_to_string(count).unwrap(), "ran\n");
+}
+
+#[tokio::test]
+async fn nothing_of_the_environment_is_on_the_agents_disk() {
+    let host = Host::new();
+    let mut spec = shell("echo done");
+    spec.environment.insert("PASSWORD".to_owned(), "correct-horse-battery".to_owned());
+    let task = host.start(TaskSpec::Command(spec));
+    assert_eq!(task.run.await.unwrap(), TaskOutcome::Succeeded);
+    for entry in std::fs::read_dir(&task.attempt_dir).unwrap() {
+        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+        assert!(!String::from_utf8_lossy(&bytes).contains("correct-horse"));
+    }
+}

@@ -1,0 +1,244 @@
+//! What a restarted agent finds out about the commands of its earlier life.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod common;
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use common::{
+    Host, PATIENCE, dispatch, is_alive, new_key, no_cancel, shell, supervised_shell, supervisor, wait_for,
+    wait_for_pid,
+};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use stella_agent::executor::Executor;
+use stella_agent::output::OutputSink;
+use stella_agent::supervisor::{Recovered, recover, spooled};
+use stella_protocol::id::{Attempt, AttemptKey, TaskId};
+use stella_protocol::message::TaskOutcome;
+use stella_protocol::spec::{CheckSpec, Probe, TaskSpec};
+
+/// This test binary, as an agent that starts one command and waits for it until it is killed.
+struct Agent {
+    process: Child,
+    key: AttemptKey,
+}
+
+const AGENT_TASK: &str = "RECOVERY_TEST_TASK";
+const AGENT_DIR: &str = "RECOVERY_TEST_DIR";
+const AGENT_SCRIPT: &str = "RECOVERY_TEST_SCRIPT";
+
+impl Agent {
+    fn start(attempt_dir: &Path, key: AttemptKey, script: &str) -> Self {
+        let process = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "the_agent_of_the_other_tests"])
+            .env(AGENT_TASK, key.task.to_string())
+            .env(AGENT_DIR, attempt_dir)
+            .env(AGENT_SCRIPT, script)
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        Self { process, key }
+    }
+
+    fn kill(mut self) -> AttemptKey {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+        self.key
+    }
+}
+
+/// Does nothing unless it is started as an agent by another test.
+#[tokio::test]
+async fn the_agent_of_the_other_tests() {
+    let Ok(task) = std::env::var(AGENT_TASK) else { return };
+    let key = AttemptKey { task: task.parse::<TaskId>().unwrap(), attempt: Attempt(1) };
+    let (dir, script) = (std::env::var(AGENT_DIR).unwrap(), std::env::var(AGENT_SCRIPT).unwrap());
+    let (sink, _output) = OutputSink::new(16);
+    supervisor().run(Path::new(&dir), supervised_shell(key, &script), &sink, &no_cancel()).await;
+}
+
+/// The process id of the supervisor, from its record.
+fn supervisor_pid(attempt_dir: &Path) -> i32 {
+    let record = std::fs::read_to_string(attempt_dir.join("record")).unwrap();
+    let first: serde_json::Value = serde_json::from_str(record.lines().next().unwrap()).unwrap();
+    i32::try_from(first["Started"]["supervisor"]["pid"].as_i64().unwrap()).unwrap()
+}
+
+fn sigkill(pid: i32) {
+    kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+}
+
+#[tokio::test]
+async fn a_command_that_ended_while_there_was_no_agent_has_its_real_result() {
+    let host = Host::new();
+    let (pid, go) = (host.folder.path().join("pid"), host.folder.path().join("go"));
+    let key = new_key();
+    let dir = host.attempt_dir(key);
+    let script = format!(
+        "echo $$ > {}; while [ ! -e {} ]; do sleep 0.01; done; echo survived; exit 7",
+        pid.display(),
+        go.display()
+    );
+    let agent = Agent::start(&dir, key, &script);
+    let command = wait_for_pid(&pid).await;
+    let supervisor = supervisor_pid(&dir);
+    agent.kill();
+    assert!(is_alive(command) && is_alive(supervisor), "the command went down with its agent");
+    std::fs::write(&go, "").unwrap();
+    wait_for("the supervisor's end", || !is_alive(supervisor)).await;
+
+    let Recovered::Finished { outcome, started_at, finished_at } = recover(&dir, key, PATIENCE).await else {
+        panic!("no result")
+    };
+    let reason = "the command exited with code 7".to_owned();
+    assert_eq!(outcome, TaskOutcome::Failed { reason, exit_code: Some(7) });
+    assert!(started_at <= finished_at && started_at.0 > 0);
+    let kept: Vec<u8> = spooled(&dir).unwrap().flat_map(|chunk| chunk.bytes).collect();
+    assert_eq!(kept, b"survived\n");
+    // Asked again, it says the same.
+    assert!(matches!(recover(&dir, key, PATIENCE).await, Recovered::Finished { .. }));
+}
+
+#[tokio::test]
+async fn a_command_that_still_runs_is_ended_with_its_tree() {
+    let host = Host::new();
+    let (pid, escaped) = (host.folder.path().join("pid"), host.folder.path().join("escaped"));
+    let key = new_key();
+    let dir = host.attempt_dir(key);
+    let script = format!(
+        "setsid sh -c 'trap \"\" TERM; echo $$ > {}; while :; do sleep 0.05; done' & echo $$ > {}; wait",
+        escaped.display(),
+        pid.display()
+    );
+    let agent = Agent::start(&dir, key, &script);
+    let (command, escaped) = (wait_for_pid(&pid).await, wait_for_pid(&escaped).await);
+    let supervisor = supervisor_pid(&dir);
+    agent.kill();
+    let found = recover(&dir, key, Duration::from_secs(4)).await;
+    assert!(matches!(found, Recovered::Interrupted { started_at: Some(_) }), "{found:?}");
+    for process in [command, escaped, supervisor] {
+        assert!(!is_alive(process), "{process} is still there");
+    }
+}
+
+#[tokio::test]
+async fn a_killed_supervisor_leaves_nothing_behind_after_recovery() {
+    let host = Host::new();
+    let (pid, escaped) = (host.folder.path().join("pid"), host.folder.path().join("escaped"));
+    let key = new_key();
+    let dir = host.attempt_dir(key);
+    let script = format!(
+        "setsid sh -c 'echo $$ > {}; exec sleep 60' & echo $$ > {}; wait",
+        escaped.display(),
+        pid.display()
+    );
+    let agent = Agent::start(&dir, key, &script);
+    let (command, escaped) = (wait_for_pid(&pid).await, wait_for_pid(&escaped).await);
+    let supervisor = supervisor_pid(&dir);
+    // The agent first: a living one would clean up by itself, which the next test shows.
+    agent.kill();
+    sigkill(supervisor);
+    assert!(is_alive(command) && is_alive(escaped));
+    let found = recover(&dir, key, PATIENCE).await;
+    assert!(matches!(found, Recovered::Interrupted { started_at: Some(_) }), "{found:?}");
+    assert!(!is_alive(command) && !is_alive(escaped));
+}
+
+#[tokio::test]
+async fn an_agent_that_loses_a_supervisor_ends_its_tree() {
+    let host = Host::new();
+    let pid = host.folder.path().join("pid");
+    let script = format!("echo $$ > {}; exec sleep 60", pid.display());
+    let task = host.start(TaskSpec::Command(shell(&script)));
+    let command = wait_for_pid(&pid).await;
+    sigkill(supervisor_pid(&task.attempt_dir));
+    assert_eq!(task.run.await.unwrap(), TaskOutcome::Interrupted);
+    assert!(!is_alive(command));
+}
+
+#[tokio::test]
+async fn a_process_that_hides_from_its_marker_is_told_and_not_killed() {
+    let host = Host::new();
+    let (pid, hidden) = (host.folder.path().join("pid"), host.folder.path().join("hidden"));
+    let key = new_key();
+    let dir = host.attempt_dir(key);
+    // Its parent ends at once, so nothing but the session connects it with the command.
+    let script = format!(
+        "(env -i /bin/sh -c 'echo $$ > {}; exec sleep 60' &); echo $$ > {}; exec sleep 60",
+        hidden.display(),
+        pid.display()
+    );
+    let agent = Agent::start(&dir, key, &script);
+    let (command, hidden) = (wait_for_pid(&pid).await, wait_for_pid(&hidden).await);
+    agent.kill();
+    sigkill(supervisor_pid(&dir));
+    let found = recover(&dir, key, PATIENCE).await;
+    let Recovered::Unknown { reason, started_at: Some(_) } = found else { panic!("{found:?}") };
+    assert!(reason.contains(&hidden.to_string()), "{reason}");
+    assert!(!is_alive(command) && is_alive(hidden));
+    sigkill(hidden);
+}
+
+#[tokio::test]
+async fn an_attempt_without_a_record_never_started() {
+    let host = Host::new();
+    let key = new_key();
+    assert_eq!(recover(&host.attempt_dir(key), key, PATIENCE).await, Recovered::NeverStarted);
+    std::fs::create_dir(host.attempt_dir(key)).unwrap();
+    assert_eq!(recover(&host.attempt_dir(key), key, PATIENCE).await, Recovered::NeverStarted);
+    // The first line is written before the command starts: torn, it proves that the command did not.
+    std::fs::write(host.attempt_dir(key).join("record"), "{\"Started\":{\"key\"").unwrap();
+    assert_eq!(recover(&host.attempt_dir(key), key, PATIENCE).await, Recovered::NeverStarted);
+}
+
+#[tokio::test]
+async fn a_record_of_another_boot_means_that_all_is_gone() {
+    let host = Host::new();
+    let pid = host.folder.path().join("pid");
+    let script = format!("echo $$ > {}; exec sleep 60", pid.display());
+    let task = host.start(TaskSpec::Command(shell(&script)));
+    let command = wait_for_pid(&pid).await;
+    let record = std::fs::read_to_string(task.attempt_dir.join("record")).unwrap();
+    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let other = host.attempt_dir(new_key());
+    std::fs::create_dir(&other).unwrap();
+    let rebooted = record.replace(boot_id.trim_end(), "00000000-0000-0000-0000-000000000000");
+    assert_ne!(record, rebooted);
+    std::fs::write(other.join("record"), rebooted).unwrap();
+    let found = recover(&other, task.key, PATIENCE).await;
+    assert!(matches!(found, Recovered::Interrupted { started_at: Some(_) }), "{found:?}");
+    assert!(is_alive(command), "process ids of another boot were signalled");
+    sigkill(command);
+    assert!(matches!(task.run.await.unwrap(), TaskOutcome::Failed { exit_code: None, .. }));
+}
+
+#[tokio::test]
+async fn a_record_that_makes_no_sense_is_unknown() {
+    let host = Host::new();
+    let key = new_key();
+    std::fs::create_dir(host.attempt_dir(key)).unwrap();
+    std::fs::write(host.attempt_dir(key).join("record"), "not a record\n").unwrap();
+    let found = recover(&host.attempt_dir(key), key, PATIENCE).await;
+    assert!(matches!(found, Recovered::Unknown { .. }), "{found:?}");
+}
+
+#[tokio::test]
+async fn a_check_that_was_broken_off_is_interrupted_and_its_command_ended() {
+    let host = Host::new();
+    let pid = host.folder.path().join("pid");
+    let probe = Probe::Command(shell(&format!("echo $$ > {}; exec sleep 60", pid.display())));
+    let spec = CheckSpec { probe, interval_ms: 10, successes: 1, timeout_ms: 60_000 };
+    let dispatch = dispatch(TaskSpec::Check(spec));
+    let task = host.start_dispatch(dispatch.clone());
+    let command = wait_for_pid(&pid).await;
+    // As if the agent had gone: nobody listens any more.
+    task.run.abort();
+    assert!(task.run.await.unwrap_err().is_cancelled());
+    let found = Executor::recover(&dispatch, &task.attempt_dir, PATIENCE).await;
+    assert_eq!(found, Recovered::Interrupted { started_at: None });
+    assert!(!is_alive(command));
+}

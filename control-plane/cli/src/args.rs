@@ -1,0 +1,365 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Deploys releases to fleets of hosts.
+///
+/// The control plane's address, a token and its CA come from flags, from the environment, or from ~/.config/stella/config.toml
+/// (keys: url, token_file, ca, tenant).
+#[derive(Debug, Parser)]
+#[command(name = "stella", version, after_help = EXAMPLES)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXAMPLES: &str = "Examples:
+  stella tenant create acme
+  stella env create staging
+  stella agent token --name web-1
+  stella target create web-1 --env staging --agent web-1 --var port=8080
+  stella release create web 1.4.0 --component web=./web.tar.gz --steps steps.json
+  stella deploy web:1.4.0 staging --batch 1 --wait
+  stella rollback DEPLOYMENT --wait
+  stella task logs TASK --follow
+
+Exit codes: 0 done; 1 the deployment failed; 2 wrong use; 3 refused by the control plane; 4 not reachable.";
+
+/// Flags that every command has.
+#[derive(Args, Debug)]
+pub(crate) struct Global {
+    /// The control plane's address.
+    #[arg(long, env = "STELLA_URL", global = true)]
+    pub(crate) url: Option<String>,
+    /// A file that holds the API token.
+    #[arg(long, env = "STELLA_TOKEN_FILE", global = true, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// The CA that signed the control plane's certificate (PEM); the system's if it is not given.
+    #[arg(long, env = "STELLA_CA", global = true, value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
+    /// The tenant to work in.
+    #[arg(long, short = 't', env = "STELLA_TENANT", global = true)]
+    pub(crate) tenant: Option<String>,
+    /// How to print results.
+    #[arg(long, short = 'o', global = true, value_enum, default_value_t = Output::Text)]
+    pub(crate) output: Output,
+}
+
+/// How to print results.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people.
+    Text,
+    /// For programs: the API's JSON.
+    Json,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Tenants: the boundary of isolation.
+    #[command(subcommand)]
+    Tenant(Tenant),
+    /// Environments: the stages that releases pass through.
+    #[command(subcommand, visible_alias = "environment")]
+    Env(Environment),
+    /// Targets: hosts, or slots on them.
+    #[command(subcommand)]
+    Target(Target),
+    /// Agents and their enrolment.
+    #[command(subcommand)]
+    Agent(Agent),
+    /// Releases: immutable, versioned, pinned by digest.
+    #[command(subcommand)]
+    Release(Release),
+    /// Bring a release to an environment.
+    Deploy(Deploy),
+    /// Look at deployments, follow or end them.
+    #[command(subcommand)]
+    Deployment(Deployment),
+    /// Take a deployment back: each target gets what it had before.
+    Rollback(Rollback),
+    /// Look at tasks.
+    #[command(subcommand)]
+    Task(Task),
+    /// Show what happened, and with --follow what happens.
+    Events(Events),
+    /// How the control plane does.
+    Status,
+    /// Print a completion script for a shell.
+    Completion {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page.
+    #[command(hide = true)]
+    Man,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Tenant {
+    /// Create a tenant; if it exists already, say so and succeed.
+    Create {
+        /// Its name.
+        name: String,
+    },
+    /// List tenants.
+    List,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Environment {
+    /// Create an environment; if it exists already, say so and succeed.
+    Create {
+        /// Its name.
+        name: String,
+        /// Its place among the others; the last if it is not given.
+        #[arg(long)]
+        order: Option<u32>,
+    },
+    /// List environments.
+    List,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Target {
+    /// Create a target.
+    Create(NewTarget),
+    /// List targets.
+    List {
+        /// Only those of this environment.
+        #[arg(long = "env")]
+        environment: Option<String>,
+    },
+    /// Remove a target that no deployment works on.
+    Remove {
+        /// Its id, or its name if that is unique.
+        target: String,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct NewTarget {
+    /// Its name, unique in the environment.
+    pub(crate) name: String,
+    /// Its environment.
+    #[arg(long = "env")]
+    pub(crate) environment: String,
+    /// The agent that serves it.
+    #[arg(long)]
+    pub(crate) agent: String,
+    /// What it is, for metrics.
+    #[arg(long)]
+    pub(crate) kind: Option<String>,
+    /// The folder under the agent's host root that it owns; all of it if not given.
+    #[arg(long)]
+    pub(crate) slot: Option<String>,
+    /// A label, as KEY=VALUE.
+    #[arg(long = "label", value_parser = pair, value_name = "KEY=VALUE")]
+    pub(crate) labels: Vec<(String, String)>,
+    /// A variable for ${NAME} in the steps of releases, as NAME=VALUE.
+    #[arg(long = "var", value_parser = pair, value_name = "NAME=VALUE")]
+    pub(crate) variables: Vec<(String, String)>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Agent {
+    /// List agents.
+    List,
+    /// Create a token that lets a host enrol. It is shown once.
+    Token {
+        /// The name that the agent gets; its host's name if not given.
+        #[arg(long)]
+        name: Option<String>,
+        /// How many hosts may use it.
+        #[arg(long, default_value_t = 1)]
+        uses: u32,
+        /// For how long it is good, in seconds.
+        #[arg(long, default_value_t = stella_api_types::agent::EXPIRES_IN_SECONDS_DEFAULT, value_name = "SECONDS")]
+        expires_in: u64,
+        /// A label for the agents, as KEY=VALUE.
+        #[arg(long = "label", value_parser = pair, value_name = "KEY=VALUE")]
+        labels: Vec<(String, String)>,
+        /// Print the token alone.
+        #[arg(long, short)]
+        quiet: bool,
+    },
+    /// Believe an agent's identity no more: its session is cut at once.
+    Revoke {
+        /// Its name or id.
+        agent: String,
+        /// Why; it is recorded.
+        #[arg(long)]
+        reason: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Release {
+    /// Create a release; archives that the control plane does not have are uploaded.
+    Create {
+        /// What it is a release of.
+        application: String,
+        /// Its version.
+        version: String,
+        /// A component and its archive (.tar or .tar.gz), as NAME=FILE.
+        #[arg(long = "component", value_parser = pair, value_name = "NAME=FILE")]
+        components: Vec<(String, String)>,
+        /// A JSON file with the steps to run on a target; without it, each component is brought there and switched to.
+        #[arg(long, value_name = "FILE")]
+        steps: Option<PathBuf>,
+        /// A label, as KEY=VALUE.
+        #[arg(long = "label", value_parser = pair, value_name = "KEY=VALUE")]
+        labels: Vec<(String, String)>,
+    },
+    /// List releases.
+    List,
+    /// Show a release.
+    Show {
+        /// Its id, or APPLICATION:VERSION.
+        release: String,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Deploy {
+    /// Which release: its id, or APPLICATION:VERSION.
+    pub(crate) release: String,
+    /// To which environment.
+    pub(crate) environment: String,
+    /// How many targets to work on at the same time.
+    #[arg(long, default_value_t = 1, conflicts_with = "all_at_once")]
+    pub(crate) batch: u32,
+    /// Work on all targets at the same time.
+    #[arg(long)]
+    pub(crate) all_at_once: bool,
+    /// Only this target (can be given more than once).
+    #[arg(long = "target")]
+    pub(crate) targets: Vec<String>,
+    /// What to do when a target fails.
+    #[arg(long, value_enum, default_value_t = OnFailure::Rollback)]
+    pub(crate) on_failure: OnFailure,
+    /// How long it may take in all, in seconds.
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) timeout: Option<u64>,
+    #[command(flatten)]
+    pub(crate) wait: Wait,
+    /// Makes the request safe to repeat; a random one if not given.
+    #[arg(long, value_name = "KEY")]
+    pub(crate) idempotency_key: Option<String>,
+}
+
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct Wait {
+    /// Show progress until it has ended, automatic rollback included; exit with 1 if it did not succeed.
+    #[arg(long, short)]
+    pub(crate) wait: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OnFailure {
+    /// Start no further target, and bring those that were touched back.
+    Rollback,
+    /// Start no further target, and leave everything as it is.
+    Stop,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Deployment {
+    /// List deployments.
+    List {
+        /// Only those to this environment.
+        #[arg(long = "env")]
+        environment: Option<String>,
+        /// Only those with this status.
+        #[arg(long)]
+        status: Option<String>,
+    },
+    /// Show a deployment and its targets.
+    Show {
+        /// Its id.
+        deployment: String,
+    },
+    /// Follow a deployment until it has ended.
+    Watch {
+        /// Its id.
+        deployment: String,
+    },
+    /// End a deployment: what runs is stopped, what waits is not started.
+    Cancel {
+        /// Its id.
+        deployment: String,
+        /// Why; it is recorded.
+        #[arg(long)]
+        reason: String,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Rollback {
+    /// The deployment to take back.
+    pub(crate) deployment: String,
+    #[command(flatten)]
+    pub(crate) wait: Wait,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Task {
+    /// List the tasks of a deployment.
+    List {
+        /// The deployment's id.
+        deployment: String,
+    },
+    /// Show a task.
+    Show {
+        /// Its id.
+        task: String,
+    },
+    /// Print a task's output.
+    Logs {
+        /// Its id.
+        task: String,
+        /// Go on until the task has ended.
+        #[arg(long, short)]
+        follow: bool,
+    },
+    /// Say what became of a task that is unknown.
+    Settle {
+        /// Its id.
+        task: String,
+        /// Whether it did what it was asked to do.
+        #[arg(long = "as", value_enum)]
+        outcome: Settled,
+        /// How you know; it is recorded.
+        #[arg(long)]
+        reason: String,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Settled {
+    Succeeded,
+    Failed,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Events {
+    /// From which position on.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) after: u64,
+    /// Go on with what happens from now on.
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+}
+
+/// Reads `KEY=VALUE`.
+fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("expected KEY=VALUE".to_owned()),
+    }
+}

@@ -1,0 +1,246 @@
+//! What there is: tenants, environments, targets, agents, releases.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::Serialize;
+use stella_api_types::agent::{self, CreateEnrolmentToken, EnrolmentTokenCreated, RevokeAgent};
+use stella_api_types::environment::{self, CreateEnvironment};
+use stella_api_types::paths;
+use stella_api_types::release::{self, ComponentInput, CreateRelease};
+use stella_api_types::system::System;
+use stella_api_types::target::{self, CreateTarget};
+use stella_api_types::tenant::{self, CreateTenant};
+
+use crate::args::{Agent, Environment, NewTarget, Output, Release, Target, Tenant};
+use crate::client::{Error, read};
+use crate::{Context, print, upload};
+
+/// Creates something; if it is there already, that is as good.
+async fn create<B, T>(
+    context: &Context,
+    path: &str,
+    body: &B,
+    existing: &str,
+    text: fn(&T) -> String,
+) -> Result<(), Error>
+where
+    B: Serialize + Sync,
+    T: Serialize + serde::de::DeserializeOwned,
+{
+    let created = match context.client.post::<B, T>(path, body, None).await {
+        Err(Error::Refused(problem)) if problem.code == "already_exists" => {
+            let there = context.client.get::<T>(existing).await?;
+            return print::result(context.output, &there, |there| {
+                format!("{} (it was there already)", text(there))
+            });
+        }
+        other => other?,
+    };
+    print::result(context.output, &created, text)
+}
+
+pub(crate) async fn tenant(context: &Context, command: Tenant) -> Result<(), Error> {
+    match command {
+        Tenant::Create { name } => {
+            let existing = paths::fill(paths::TENANT, &[&name]);
+            let text = |tenant: &tenant::Tenant| format!("tenant {} {}", tenant.name, tenant.id);
+            create(context, paths::TENANTS, &CreateTenant { name }, &existing, text).await
+        }
+        Tenant::List => {
+            let tenants: Vec<tenant::Tenant> = context.client.list(paths::TENANTS, &[]).await?;
+            print::list(context.output, &tenants, &["NAME", "ID", "CREATED"], |tenant| {
+                vec![tenant.name.clone(), tenant.id.clone(), tenant.created_at.clone()]
+            })
+        }
+    }
+}
+
+pub(crate) async fn environment(context: &Context, command: Environment) -> Result<(), Error> {
+    let path = context.path(paths::ENVIRONMENTS, &[])?;
+    match command {
+        Environment::Create { name, order } => {
+            let existing = context.path(paths::ENVIRONMENT, &[&name])?;
+            let text = |it: &environment::Environment| format!("environment {} {}", it.name, it.id);
+            create(context, &path, &CreateEnvironment { name, order }, &existing, text).await
+        }
+        Environment::List => {
+            let mut all: Vec<environment::Environment> = context.client.list(&path, &[]).await?;
+            all.sort_by_key(|environment| environment.order);
+            print::list(context.output, &all, &["ORDER", "NAME", "ID"], |environment| {
+                vec![environment.order.to_string(), environment.name.clone(), environment.id.clone()]
+            })
+        }
+    }
+}
+
+pub(crate) async fn target(context: &Context, command: Target) -> Result<(), Error> {
+    let path = context.path(paths::TARGETS, &[])?;
+    match command {
+        Target::Create(new) => {
+            let body = new_target(new);
+            let existing = context.path(paths::TARGET, &[&body.name])?;
+            let text =
+                |it: &target::Target| format!("target {} in {} {}", it.name, it.environment.name, it.id);
+            create(context, &path, &body, &existing, text).await
+        }
+        Target::List { environment } => {
+            let query: Vec<(&str, &str)> =
+                environment.iter().map(|name| ("environment", name.as_str())).collect();
+            let targets: Vec<target::Target> = context.client.list(&path, &query).await?;
+            let head = ["NAME", "ENVIRONMENT", "AGENT", "SLOT", "RELEASE", "ID"];
+            print::list(context.output, &targets, &head, |target| {
+                let release = target.current.as_ref();
+                vec![
+                    target.name.clone(),
+                    target.environment.name.clone(),
+                    target.agent.name.clone(),
+                    target.slot.clone().unwrap_or_else(|| "-".into()),
+                    release.map_or_else(|| "-".into(), |it| format!("{}:{}", it.application, it.version)),
+                    target.id.clone(),
+                ]
+            })
+        }
+        Target::Remove { target } => {
+            context.client.delete(&context.path(paths::TARGET, &[&target])?).await?;
+            print::result(context.output, &serde_json::json!({ "removed": target }), |_| {
+                format!("target {target} removed")
+            })
+        }
+    }
+}
+
+fn new_target(new: NewTarget) -> CreateTarget {
+    CreateTarget {
+        name: new.name,
+        environment: new.environment,
+        agent: new.agent,
+        kind: new.kind,
+        slot: new.slot,
+        labels: new.labels.into_iter().collect(),
+        variables: new.variables.into_iter().collect(),
+    }
+}
+
+pub(crate) async fn agent(context: &Context, command: Agent) -> Result<(), Error> {
+    match command {
+        Agent::List => {
+            let agents: Vec<agent::Agent> =
+                context.client.list(&context.path(paths::AGENTS, &[])?, &[]).await?;
+            let head = ["NAME", "STATE", "SINCE", "VERSION", "HOST", "ID"];
+            print::list(context.output, &agents, &head, |agent| {
+                let state = if agent.revoked.is_some() { "revoked" } else { &agent.connectivity };
+                vec![
+                    agent.name.clone(),
+                    state.to_owned(),
+                    agent.since.clone().unwrap_or_else(|| "-".into()),
+                    agent.version.clone().unwrap_or_else(|| "-".into()),
+                    agent.hostname.clone(),
+                    agent.id.clone(),
+                ]
+            })
+        }
+        Agent::Token { name, uses, expires_in, labels, quiet } => {
+            let body = CreateEnrolmentToken {
+                name,
+                labels: labels.into_iter().collect(),
+                uses,
+                expires_in_seconds: expires_in,
+            };
+            let path = context.path(paths::ENROLMENT_TOKENS, &[])?;
+            let created: EnrolmentTokenCreated = context.client.post(&path, &body, None).await?;
+            let token = created.token.clone().unwrap_or_default();
+            if quiet && context.output == Output::Text {
+                print::line(&token);
+                return Ok(());
+            }
+            print::result(context.output, &created, |created| {
+                format!(
+                    "On the host, before {}, as root:\n\n  stella-agent enrol --server {} --token {token}\n\nIt is shown only now.",
+                    created.details.expires_at, created.agent_address
+                )
+            })
+        }
+        Agent::Revoke { agent, reason } => {
+            let path = context.path(paths::AGENT_REVOKE, &[&agent])?;
+            let revoked: agent::Agent = context.client.post(&path, &RevokeAgent { reason }, None).await?;
+            print::result(context.output, &revoked, |agent| format!("agent {} is revoked", agent.name))
+        }
+    }
+}
+
+pub(crate) async fn release(context: &Context, command: Release) -> Result<(), Error> {
+    match command {
+        Release::Create { application, version, components, steps, labels } => {
+            let body = CreateRelease {
+                application,
+                version,
+                components: pinned(context, components).await?,
+                steps: match steps {
+                    None => Vec::new(),
+                    Some(path) => serde_json::from_str(&read(&path)?).map_err(|error| {
+                        Error::Usage(format!("{} is not a list of steps: {error}", path.display()))
+                    })?,
+                },
+                labels: labels.into_iter().collect::<BTreeMap<_, _>>(),
+            };
+            let path = context.path(paths::RELEASES, &[])?;
+            let created: release::Release = context.client.post(&path, &body, None).await?;
+            print::result(context.output, &created, |it| {
+                format!("release {}:{} {}", it.application, it.version, it.id)
+            })
+        }
+        Release::List => {
+            let releases: Vec<release::Release> =
+                context.client.list(&context.path(paths::RELEASES, &[])?, &[]).await?;
+            print::list(context.output, &releases, &["RELEASE", "COMPONENTS", "CREATED", "ID"], |release| {
+                let components: Vec<&str> =
+                    release.components.iter().map(|component| component.name.as_str()).collect();
+                vec![
+                    format!("{}:{}", release.application, release.version),
+                    components.join(","),
+                    release.created_at.clone(),
+                    release.id.clone(),
+                ]
+            })
+        }
+        Release::Show { release } => {
+            let found: release::Release =
+                context.client.get(&context.path(paths::RELEASE, &[&release])?).await?;
+            print::json(&found)
+        }
+    }
+}
+
+/// Uploads what is not there yet and pins each component by its digest.
+async fn pinned(context: &Context, components: Vec<(String, String)>) -> Result<Vec<ComponentInput>, Error> {
+    let tenant = context.settings.tenant()?;
+    let mut pinned = Vec::with_capacity(components.len());
+    for (name, file) in components {
+        let digest = upload::ensure(&context.client, tenant, Path::new(&file)).await?;
+        pinned.push(ComponentInput { name, digest });
+    }
+    Ok(pinned)
+}
+
+pub(crate) async fn status(context: &Context) -> Result<(), Error> {
+    let system: System = context.client.get(paths::SYSTEM).await?;
+    print::result(context.output, &system, |system| {
+        let counts = &system.counts;
+        format!(
+            "stella-orchestrator {}, up {} s\nagents {} of {} online, targets {}, releases {}\n\
+             deployments {} ({} active), open tasks {}\nagents dial {}\nroot certificate {}",
+            system.version,
+            system.uptime,
+            counts.agents_online,
+            counts.agents,
+            counts.targets,
+            counts.releases,
+            counts.deployments,
+            counts.active_deployments,
+            counts.open_tasks,
+            system.agent_address,
+            system.root_fingerprint
+        )
+    })
+}

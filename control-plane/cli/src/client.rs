@@ -1,0 +1,207 @@
+//! The way to the API: one HTTPS client, errors that say what to do.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use stella_api_types::Page;
+use stella_api_types::problem::Problem;
+
+/// How long to wait for a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long to wait for a whole answer; streams have no such limit.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// How many items to ask for at a time.
+const PAGE_ITEMS: u32 = 500;
+
+/// What went wrong, and so with which code to exit.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The control plane said no.
+    #[error("{}", describe(.0))]
+    Refused(Box<Problem>),
+    /// The control plane cannot be reached, or answered with something else.
+    #[error("{url} cannot be reached: {problem}; check --url, and --ca if the certificate is not trusted")]
+    Unreachable {
+        /// What was tried.
+        url: String,
+        /// Why not.
+        problem: String,
+    },
+    /// The answer makes no sense.
+    #[error(
+        "the answer of {url} is not understood ({problem}); is it a Stella control plane of this version?"
+    )]
+    NotUnderstood {
+        /// Who answered.
+        url: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// Something is wrong on this side.
+    #[error("{0}")]
+    Usage(String),
+}
+
+impl Error {
+    pub(crate) const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Refused(_) => 3,
+            Self::Unreachable { .. } | Self::NotUnderstood { .. } => 4,
+            Self::Usage(_) => 2,
+        }
+    }
+}
+
+fn describe(problem: &Problem) -> String {
+    let field = problem.field.as_ref().filter(|field| !problem.detail.starts_with(field.as_str()));
+    let field = field.map(|field| format!("{field}: ")).unwrap_or_default();
+    format!("{field}{} ({}, {})", problem.detail, problem.code, problem.status)
+}
+
+/// A client with its address and token.
+pub(crate) struct Client {
+    http: reqwest::Client,
+    url: String,
+    token: String,
+}
+
+impl Client {
+    pub(crate) fn new(url: &str, token: String, ca: Option<&PathBuf>) -> Result<Self, Error> {
+        let usage = |problem: String| Error::Usage(problem);
+        stella_certs::install_provider();
+        let mut builder = reqwest::Client::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .https_only(true)
+            .user_agent(concat!("stella/", env!("CARGO_PKG_VERSION")));
+        if let Some(path) = ca {
+            let pem = read(path)?;
+            let certificates = reqwest::Certificate::from_pem_bundle(pem.as_bytes())
+                .map_err(|error| usage(format!("{} holds no certificate: {error}", path.display())))?;
+            builder = builder.tls_certs_only(certificates);
+        }
+        let http = builder.build().map_err(|error| usage(format!("no HTTPS client can be made: {error}")))?;
+        Ok(Self { http, url: url.trim_end_matches('/').to_owned(), token })
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http.request(method, format!("{}{path}", self.url)).bearer_auth(&self.token)
+    }
+
+    async fn send(&self, request: RequestBuilder) -> Result<Response, Error> {
+        let response = request.send().await.map_err(|error| self.unreachable(&error))?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status();
+        let text = response.text().await.unwrap_or_default();
+        match serde_json::from_str::<Problem>(&text) {
+            Ok(problem) => Err(Error::Refused(Box::new(problem))),
+            Err(_) => {
+                Err(Error::NotUnderstood { url: self.url.clone(), problem: format!("status {status}") })
+            }
+        }
+    }
+
+    async fn json<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, Error> {
+        let response = self.send(request.timeout(ANSWER_TIMEOUT)).await?;
+        let bytes = response.bytes().await.map_err(|error| self.unreachable(&error))?;
+        serde_json::from_slice(&bytes)
+            .map_err(|error| Error::NotUnderstood { url: self.url.clone(), problem: error.to_string() })
+    }
+
+    /// Reads one thing.
+    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
+        self.json(self.request(Method::GET, path)).await
+    }
+
+    /// Reads all pages of a list.
+    pub(crate) async fn list<T: DeserializeOwned + utoipa::ToSchema>(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+    ) -> Result<Vec<T>, Error>
+    where
+        Page<T>: DeserializeOwned,
+    {
+        let mut items = Vec::new();
+        let mut cursor: Option<String> = None;
+        loop {
+            let mut request = self.request(Method::GET, path).query(query).query(&[("limit", PAGE_ITEMS)]);
+            if let Some(cursor) = &cursor {
+                request = request.query(&[("cursor", cursor)]);
+            }
+            let page: Page<T> = self.json(request).await?;
+            items.extend(page.items);
+            cursor = page.next_cursor;
+            if cursor.is_none() {
+                return Ok(items);
+            }
+        }
+    }
+
+    /// Changes something. The key makes it safe to repeat.
+    pub(crate) async fn post<B: Serialize + Sync, T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &B,
+        key: Option<&str>,
+    ) -> Result<T, Error> {
+        let mut request = self.request(Method::POST, path).json(body);
+        if let Some(key) = key {
+            request = request.header("Idempotency-Key", key);
+        }
+        self.json(request).await
+    }
+
+    pub(crate) async fn delete(&self, path: &str) -> Result<(), Error> {
+        self.send(self.request(Method::DELETE, path).timeout(ANSWER_TIMEOUT)).await.map(drop)
+    }
+
+    /// Whether something is there.
+    pub(crate) async fn exists(&self, path: &str) -> Result<bool, Error> {
+        let request = self.request(Method::HEAD, path).timeout(ANSWER_TIMEOUT);
+        let response = request.send().await.map_err(|error| self.unreachable(&error))?;
+        match response.status() {
+            StatusCode::NOT_FOUND => Ok(false),
+            status if status.is_success() => Ok(true),
+            // Ask again so that the problem has a body.
+            _ => self.send(self.request(Method::GET, path).timeout(ANSWER_TIMEOUT)).await.map(|_| true),
+        }
+    }
+
+    /// Sends a file as it is read.
+    pub(crate) async fn upload(&self, path: &str, size: u64, body: reqwest::Body) -> Result<(), Error> {
+        let request = self.request(Method::PUT, path).header("Content-Length", size);
+        self.send(request.header("Content-Type", "application/octet-stream").body(body)).await.map(drop)
+    }
+
+    /// Opens a stream that goes on until the server ends it.
+    pub(crate) async fn stream(
+        &self,
+        path: &str,
+        query: &[(&str, String)],
+        accept: &str,
+    ) -> Result<Response, Error> {
+        self.send(self.request(Method::GET, path).query(query).header("Accept", accept)).await
+    }
+
+    /// A broken stream or connection.
+    pub(crate) fn unreachable(&self, error: &reqwest::Error) -> Error {
+        let mut problem = error.to_string();
+        let mut source = std::error::Error::source(error);
+        while let Some(cause) = source {
+            problem = cause.to_string();
+            source = cause.source();
+        }
+        Error::Unreachable { url: self.url.clone(), problem }
+    }
+}
+
+/// Reads a small text file, with an error that names it.
+pub(crate) fn read(path: &Path) -> Result<String, Error> {
+    std::fs::read_to_string(path)
+        .map_err(|error| Error::Usage(format!("{} cannot be read: {error}", path.display())))
+}

@@ -1,0 +1,79 @@
+//! Results on standard output: a table for people, the API's JSON for programs.
+#![expect(clippy::print_stdout, reason = "printing results is what this program is for")]
+
+use serde::Serialize;
+
+use crate::args::Output;
+use crate::client::Error;
+
+/// One line.
+pub(crate) fn line(text: &str) {
+    println!("{text}");
+}
+
+/// The JSON of a result, or the line for people.
+pub(crate) fn result<T: Serialize>(
+    output: Output,
+    value: &T,
+    text: impl FnOnce(&T) -> String,
+) -> Result<(), Error> {
+    match output {
+        Output::Json => json(value),
+        Output::Text => {
+            line(&text(value));
+            Ok(())
+        }
+    }
+}
+
+/// Many results: a JSON array, or a table.
+pub(crate) fn list<T: Serialize>(
+    output: Output,
+    items: &[T],
+    head: &[&str],
+    row: impl Fn(&T) -> Vec<String>,
+) -> Result<(), Error> {
+    match output {
+        Output::Json => json(&items),
+        Output::Text => {
+            line(&table(head, items.iter().map(row).collect()));
+            Ok(())
+        }
+    }
+}
+
+pub(crate) fn json<T: Serialize>(value: &T) -> Result<(), Error> {
+    let text = serde_json::to_string_pretty(value).map_err(|error| Error::Usage(error.to_string()))?;
+    line(&text);
+    Ok(())
+}
+
+/// Columns as wide as their widest cell, two spaces apart.
+pub(crate) fn table(head: &[&str], rows: Vec<Vec<String>>) -> String {
+    let mut all: Vec<Vec<String>> = vec![head.iter().map(|&cell| cell.to_owned()).collect()];
+    all.extend(rows);
+    let width = |column: usize| {
+        all.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..head.len()).map(width).collect();
+    let lines: Vec<String> = all
+        .iter()
+        .map(|row| {
+            let cells = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}"));
+            cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+        })
+        .collect();
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::table;
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let text =
+            table(&["NAME", "ID"], vec![vec!["staging".into(), "1".into()], vec!["é".into(), "22".into()]]);
+        assert_eq!(text, "NAME     ID\nstaging  1\né        22");
+    }
+}

@@ -1,0 +1,131 @@
+//! Deployments and rollbacks.
+
+use stella_api_types::deployment::{
+    CancelDeployment, CreateDeployment, Deployment as Dto, DeploymentDetail, OnFailure as DtoOnFailure,
+    Strategy,
+};
+use stella_api_types::paths;
+
+use crate::args::{Deploy, Deployment, OnFailure, Output, Rollback, Wait};
+use crate::client::Error;
+use crate::{Context, print, watch};
+
+pub(crate) async fn deploy(context: &Context, command: Deploy) -> Result<bool, Error> {
+    let body = CreateDeployment {
+        environment: command.environment,
+        release: command.release,
+        strategy: if command.all_at_once {
+            Strategy::AllAtOnce {}
+        } else {
+            Strategy::Rolling { batch: command.batch }
+        },
+        on_failure: match command.on_failure {
+            OnFailure::Rollback => DtoOnFailure::Rollback,
+            OnFailure::Stop => DtoOnFailure::Stop,
+        },
+        targets: (!command.targets.is_empty()).then_some(command.targets),
+        timeout_seconds: command.timeout,
+    };
+    let key = command.idempotency_key.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
+    let path = context.path(paths::DEPLOYMENTS, &[])?;
+    let created: DeploymentDetail = context.client.post(&path, &body, Some(&key)).await?;
+    started(context, &created, command.wait).await
+}
+
+pub(crate) async fn rollback(context: &Context, command: Rollback) -> Result<bool, Error> {
+    let key = uuid::Uuid::new_v4().to_string();
+    let path = context.path(paths::DEPLOYMENT_ROLLBACK, &[&command.deployment])?;
+    let created: DeploymentDetail = context.client.post(&path, &serde_json::json!({}), Some(&key)).await?;
+    started(context, &created, command.wait).await
+}
+
+/// What was started: followed, or told how to follow it.
+async fn started(context: &Context, created: &DeploymentDetail, wait: Wait) -> Result<bool, Error> {
+    let id = &created.deployment.id;
+    if wait.wait {
+        return watch::follow(&context.client, context.settings.tenant()?, id, context.output).await;
+    }
+    print::result(context.output, created, |_| {
+        format!("deployment {id} started; follow it with: stella deployment watch {id}")
+    })?;
+    Ok(true)
+}
+
+pub(crate) async fn deployment(context: &Context, command: Deployment) -> Result<bool, Error> {
+    match command {
+        Deployment::List { environment, status } => {
+            list(context, environment, status).await?;
+            Ok(true)
+        }
+        Deployment::Show { deployment } => {
+            let found: DeploymentDetail =
+                context.client.get(&context.path(paths::DEPLOYMENT, &[&deployment])?).await?;
+            show(context.output, &found)?;
+            Ok(true)
+        }
+        Deployment::Watch { deployment } => {
+            watch::follow(&context.client, context.settings.tenant()?, &deployment, context.output).await
+        }
+        Deployment::Cancel { deployment, reason } => {
+            let path = context.path(paths::DEPLOYMENT_CANCEL, &[&deployment])?;
+            let cancelled: DeploymentDetail =
+                context.client.post(&path, &CancelDeployment { reason }, None).await?;
+            print::result(context.output, &cancelled, |it| {
+                format!("deployment {} is {}", it.deployment.id, it.deployment.status)
+            })?;
+            Ok(true)
+        }
+    }
+}
+
+async fn list(context: &Context, environment: Option<String>, status: Option<String>) -> Result<(), Error> {
+    let filters = [("environment", environment), ("status", status)];
+    let query: Vec<(&str, &str)> =
+        filters.iter().filter_map(|(key, value)| value.as_deref().map(|value| (*key, value))).collect();
+    let deployments: Vec<Dto> = context.client.list(&context.path(paths::DEPLOYMENTS, &[])?, &query).await?;
+    let head = ["ID", "RELEASE", "ENVIRONMENT", "STATUS", "TARGETS", "CREATED"];
+    print::list(context.output, &deployments, &head, |deployment| {
+        let kind = if deployment.rollback_of.is_some() { " (rollback)" } else { "" };
+        vec![
+            deployment.id.clone(),
+            format!("{}:{}", deployment.release.application, deployment.release.version),
+            deployment.environment.name.clone(),
+            format!("{}{kind}", deployment.status),
+            format!("{}/{}", deployment.counts.succeeded, deployment.counts.total),
+            deployment.created_at.clone(),
+        ]
+    })
+}
+
+fn show(output: Output, detail: &DeploymentDetail) -> Result<(), Error> {
+    print::result(output, detail, |detail| {
+        let deployment = &detail.deployment;
+        let rows = detail.targets.iter().map(|target| {
+            let step = target
+                .step
+                .as_ref()
+                .map_or_else(|| "-".into(), |it| format!("{} {}/{}", it.name, it.number, it.of));
+            vec![
+                target.target.name.clone(),
+                target.progress.clone(),
+                step,
+                target.release.version.clone(),
+                target.previous.as_ref().map_or_else(|| "-".into(), |previous| previous.version.clone()),
+                target.reason.clone().unwrap_or_default(),
+            ]
+        });
+        let table =
+            print::table(&["TARGET", "PROGRESS", "STEP", "RELEASE", "BEFORE", "REASON"], rows.collect());
+        let reason = deployment.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+        let taken_back =
+            detail.rollbacks.iter().map(|id| format!("\ntaken back by {id}")).collect::<String>();
+        format!(
+            "{} {}:{} to {}: {}{reason}{taken_back}\n\n{table}",
+            deployment.id,
+            deployment.release.application,
+            deployment.release.version,
+            deployment.environment.name,
+            deployment.status
+        )
+    })
+}

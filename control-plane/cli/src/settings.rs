@@ -1,0 +1,73 @@
+//! Where the control plane is and how to speak to it: flags and environment first, then the user's file.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use crate::args::Global;
+use crate::client::{Client, Error, read};
+
+/// The user's file, `~/.config/stella/config.toml` (or below `$XDG_CONFIG_HOME`).
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct File {
+    url: Option<String>,
+    token_file: Option<PathBuf>,
+    ca: Option<PathBuf>,
+    tenant: Option<String>,
+}
+
+/// What was found.
+pub(crate) struct Settings {
+    url: String,
+    token_file: Option<PathBuf>,
+    ca: Option<PathBuf>,
+    tenant: Option<String>,
+}
+
+impl Settings {
+    pub(crate) fn load(global: &Global) -> Result<Self, Error> {
+        let file = match path() {
+            Some(path) if path.exists() => config::Config::builder()
+                .add_source(config::File::from(path.as_path()))
+                .build()
+                .and_then(config::Config::try_deserialize)
+                .map_err(|error| Error::Usage(format!("{}: {error}", path.display())))?,
+            _ => File::default(),
+        };
+        Ok(Self {
+            url: global.url.clone().or(file.url).unwrap_or_else(|| "https://localhost:8443".to_owned()),
+            token_file: global.token_file.clone().or(file.token_file),
+            ca: global.ca.clone().or(file.ca),
+            tenant: global.tenant.clone().or(file.tenant),
+        })
+    }
+
+    pub(crate) fn client(&self) -> Result<Client, Error> {
+        let token = match (std::env::var("STELLA_TOKEN"), &self.token_file) {
+            (Ok(token), _) => token,
+            (Err(_), Some(path)) => read(path)?,
+            (Err(_), None) => {
+                return Err(Error::Usage(
+                    "no API token: give --token-file FILE, or set STELLA_TOKEN_FILE or STELLA_TOKEN; the control plane \
+                     wrote the first one to admin-token in its state folder"
+                        .into(),
+                ));
+            }
+        };
+        Client::new(&self.url, token.trim().to_owned(), self.ca.as_ref())
+    }
+
+    pub(crate) fn tenant(&self) -> Result<&str, Error> {
+        self.tenant
+            .as_deref()
+            .ok_or_else(|| Error::Usage("which tenant? give --tenant NAME, or set STELLA_TENANT".into()))
+    }
+}
+
+fn path() -> Option<PathBuf> {
+    let folder = std::env::var_os("XDG_CONFIG_HOME")
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config")))?;
+    Some(folder.join("stella/config.toml"))
+}

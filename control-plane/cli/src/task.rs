@@ -1,0 +1,139 @@
+//! Tasks, their output, and events.
+
+use std::io::Write;
+
+use base64::Engine;
+use futures::StreamExt;
+use stella_api_types::event::Event;
+use stella_api_types::paths;
+use stella_api_types::task::{OutputLine, SettleTask, Task as Dto};
+
+use crate::args::{Events, Output, Settled, Task};
+use crate::client::Error;
+use crate::{Context, print};
+
+/// The longest line of a stream, in bytes; a longer one is not ours.
+const LINE_BYTES_MAX: usize = 1024 * 1024;
+
+pub(crate) async fn task(context: &Context, command: Task) -> Result<(), Error> {
+    match command {
+        Task::List { deployment } => {
+            let path = context.path(paths::DEPLOYMENT_TASKS, &[&deployment])?;
+            let tasks: Vec<Dto> = context.client.list(&path, &[]).await?;
+            print::list(
+                context.output,
+                &tasks,
+                &["TARGET", "STEP", "KIND", "STATE", "REASON", "ID"],
+                |task| {
+                    let reason = task.reason.clone().unwrap_or_default();
+                    vec![
+                        task.target.name.clone(),
+                        task.step.clone(),
+                        task.kind.clone(),
+                        task.state.clone(),
+                        reason,
+                        task.id.clone(),
+                    ]
+                },
+            )
+        }
+        Task::Show { task } => {
+            let found: Dto = context.client.get(&context.path(paths::TASK, &[&task])?).await?;
+            print::json(&found)
+        }
+        Task::Logs { task, follow } => logs(context, &task, follow).await,
+        Task::Settle { task, outcome, reason } => {
+            let body = SettleTask { succeeded: outcome == Settled::Succeeded, reason };
+            let settled: Dto =
+                context.client.post(&context.path(paths::TASK_SETTLE, &[&task])?, &body, None).await?;
+            print::result(context.output, &settled, |task| format!("task {} is {}", task.id, task.state))
+        }
+    }
+}
+
+async fn logs(context: &Context, task: &str, follow: bool) -> Result<(), Error> {
+    let path = context.path(paths::TASK_OUTPUT, &[task])?;
+    let query = [("follow", follow.to_string())];
+    let (output, mut out) = (context.output, std::io::stdout());
+    lines(context, &path, &query, "application/x-ndjson", |line| {
+        if output == Output::Json {
+            return write(&mut out, &[line, b"\n"]);
+        }
+        let Ok(piece) = serde_json::from_slice::<OutputLine>(line) else { return Ok(()) };
+        let encoded =
+            || base64::engine::general_purpose::STANDARD.decode(piece.base64.as_deref().unwrap_or_default());
+        let bytes = piece.text.clone().map_or_else(|| encoded().unwrap_or_default(), String::into_bytes);
+        if piece.source == "stderr" {
+            write(&mut std::io::stderr(), &[&bytes])
+        } else {
+            write(&mut out, &[&bytes])
+        }
+    })
+    .await
+}
+
+pub(crate) async fn events(context: &Context, command: Events) -> Result<(), Error> {
+    let path = context.path(paths::EVENTS, &[])?;
+    if !command.follow {
+        let after = command.after.to_string();
+        let events: Vec<Event> = context.client.list(&path, &[("after", &after)]).await?;
+        return print::list(context.output, &events, &["POSITION", "AT", "EVENT", "WHAT"], |event| {
+            vec![event.position.to_string(), event.at.clone(), event.kind.clone(), compact(event)]
+        });
+    }
+    let query = [("after", command.after.to_string())];
+    lines(context, &path, &query, "text/event-stream", |line| {
+        let Some(data) = line.strip_prefix(b"data:") else { return Ok(()) };
+        let Ok(event) = serde_json::from_slice::<Event>(data) else { return Ok(()) };
+        match context.output {
+            Output::Json => print::line(String::from_utf8_lossy(data).trim()),
+            Output::Text => {
+                print::line(&format!("{} {} {} {}", event.position, event.at, event.kind, compact(&event)))
+            }
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// The event's plain values on one line.
+fn compact(event: &Event) -> String {
+    let plain = event.data.iter().filter(|(_, value)| value.is_string() || value.is_number());
+    let pairs: Vec<String> = plain
+        .map(|(key, value)| {
+            format!("{key}={}", value.as_str().map_or_else(|| value.to_string(), str::to_owned))
+        })
+        .collect();
+    pairs.join(" ")
+}
+
+/// Takes a stream line by line until the server ends it.
+async fn lines(
+    context: &Context,
+    path: &str,
+    query: &[(&str, String)],
+    accept: &str,
+    mut take: impl FnMut(&[u8]) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let response = context.client.stream(path, query, accept).await?;
+    let mut chunks = response.bytes_stream();
+    let mut waiting = Vec::new();
+    while let Some(chunk) = chunks.next().await {
+        waiting.extend_from_slice(&chunk.map_err(|error| context.client.unreachable(&error))?);
+        while let Some(end) = waiting.iter().position(|&byte| byte == b'\n') {
+            let line: Vec<u8> = waiting.drain(..=end).collect();
+            take(line.trim_ascii_end())?;
+        }
+        if waiting.len() > LINE_BYTES_MAX {
+            return Err(Error::Usage(format!(
+                "the control plane sent a line of over {LINE_BYTES_MAX} bytes"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn write(to: &mut impl Write, pieces: &[&[u8]]) -> Result<(), Error> {
+    let result = pieces.iter().try_for_each(|piece| to.write_all(piece)).and_then(|()| to.flush());
+    result.map_err(|error| Error::Usage(format!("the output cannot be written: {error}")))
+}

@@ -1,0 +1,185 @@
+//! Following a deployment to its end, its automatic rollback included: live bars on a terminal, plain lines in a pipe.
+
+use std::collections::BTreeMap;
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use stella_api_types::deployment::{DeploymentDetail, DeploymentTarget};
+use stella_api_types::paths;
+
+use crate::args::Output;
+use crate::client::{Client, Error};
+use crate::print;
+
+/// The pause between two looks. Well below what the rate limits allow.
+const INTERVAL: Duration = Duration::from_millis(500);
+/// How many looks in a row may fail before following is given up: the control plane may restart in the middle.
+const FAILURES_MAX: u32 = 120;
+
+/// Follows a deployment to its end; whether it succeeded.
+pub(crate) async fn follow(client: &Client, tenant: &str, id: &str, output: Output) -> Result<bool, Error> {
+    let mut view = View::new(output);
+    let mut succeeded = None;
+    let mut next = Some(id.to_owned());
+    let mut last = None;
+    while let Some(id) = next.take() {
+        let detail = follow_one(client, tenant, &id, &mut view).await?;
+        let this_one = detail.deployment.status == "succeeded";
+        // A rollback that works does not turn the failure into a success.
+        succeeded.get_or_insert(this_one);
+        next = detail.rollbacks.last().filter(|_| !this_one).cloned();
+        last = Some(detail);
+    }
+    if let (Output::Json, Some(detail)) = (output, &last) {
+        print::json(detail)?;
+    }
+    Ok(succeeded.unwrap_or(false))
+}
+
+async fn follow_one(
+    client: &Client,
+    tenant: &str,
+    id: &str,
+    view: &mut View,
+) -> Result<DeploymentDetail, Error> {
+    let path = paths::fill(paths::DEPLOYMENT, &[tenant, id]);
+    let mut failures = 0;
+    loop {
+        match client.get::<DeploymentDetail>(&path).await {
+            Ok(detail) => {
+                failures = 0;
+                view.show(&detail);
+                if detail.deployment.is_final {
+                    return Ok(detail);
+                }
+            }
+            Err(error @ Error::Unreachable { .. }) => {
+                failures += 1;
+                if failures == 1 {
+                    view.say("the control plane cannot be reached; the deployment goes on without us, trying again");
+                }
+                if failures > FAILURES_MAX {
+                    return Err(error);
+                }
+            }
+            Err(Error::Refused(problem)) if problem.retryable && failures < FAILURES_MAX => failures += 1,
+            Err(error) => return Err(error),
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
+}
+
+/// What was shown already.
+struct View {
+    live: Option<MultiProgress>,
+    quiet: bool,
+    bars: BTreeMap<(String, String), ProgressBar>,
+    shown: BTreeMap<(String, String), String>,
+    statuses: BTreeMap<String, String>,
+}
+
+impl View {
+    fn new(output: Output) -> Self {
+        let quiet = output == Output::Json;
+        let live = (!quiet && std::io::stdout().is_terminal()).then(MultiProgress::new);
+        Self { live, quiet, bars: BTreeMap::new(), shown: BTreeMap::new(), statuses: BTreeMap::new() }
+    }
+
+    fn say(&self, text: &str) {
+        match &self.live {
+            _ if self.quiet => {}
+            // A line that cannot be drawn is not worth failing for.
+            Some(live) => drop(live.println(text)),
+            None => print::line(text),
+        }
+    }
+
+    fn show(&mut self, detail: &DeploymentDetail) {
+        let deployment = &detail.deployment;
+        let known = self.statuses.get(&deployment.id).cloned();
+        if known.is_none() {
+            let kind = if deployment.rollback_of.is_some() { "rollback" } else { "deployment" };
+            let release = format!("{}:{}", deployment.release.application, deployment.release.version);
+            let (targets, environment) = (deployment.counts.total, &deployment.environment.name);
+            let plural = if targets == 1 { "" } else { "s" };
+            self.say(&format!(
+                "{kind} {}: {release} to {environment}, {targets} target{plural}",
+                deployment.id
+            ));
+        }
+        for target in &detail.targets {
+            self.show_target(&deployment.id, target);
+        }
+        if known.as_ref() != Some(&deployment.status) {
+            if deployment.is_final || deployment.status == "halting" || deployment.status == "cancelling" {
+                let reason =
+                    deployment.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+                self.say(&format!("{} {}{reason}", sign(&deployment.status), deployment.status));
+            }
+            self.statuses.insert(deployment.id.clone(), deployment.status.clone());
+        }
+    }
+
+    fn show_target(&mut self, deployment: &str, target: &DeploymentTarget) {
+        let key = (deployment.to_owned(), target.target.id.clone());
+        let text = describe(target);
+        if self.shown.get(&key) == Some(&text) {
+            return;
+        }
+        match &self.live {
+            _ if self.quiet => {}
+            None if target.progress == "waiting" => {}
+            None => print::line(&format!("  {} {:<20} {text}", sign(&target.progress), target.target.name)),
+            Some(live) => {
+                let bar = self.bars.entry(key.clone()).or_insert_with(|| {
+                    let bar = live.add(ProgressBar::new(0));
+                    if let Ok(style) = ProgressStyle::with_template("  {prefix:<22} [{bar:20}] {msg}") {
+                        bar.set_style(style.progress_chars("=> "));
+                    }
+                    bar.set_prefix(target.target.name.clone());
+                    bar
+                });
+                draw(bar, target, &text);
+            }
+        }
+        self.shown.insert(key, text);
+    }
+}
+
+fn draw(bar: &ProgressBar, target: &DeploymentTarget, text: &str) {
+    if let Some(step) = &target.step {
+        bar.set_length(u64::from(step.of));
+        bar.set_position(u64::from(step.number.saturating_sub(1)));
+    }
+    bar.set_prefix(format!("{} {}", sign(&target.progress), target.target.name));
+    match target.progress.as_str() {
+        "waiting" | "active" => bar.set_message(text.to_owned()),
+        ended => {
+            if ended == "succeeded" {
+                bar.set_position(bar.length().unwrap_or(1).max(1));
+            }
+            bar.abandon_with_message(text.to_owned());
+        }
+    }
+}
+
+fn describe(target: &DeploymentTarget) -> String {
+    let reason = target.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    match (&target.step, target.progress.as_str()) {
+        (Some(step), "active") => format!("{} ({}/{}){reason}", step.name, step.number, step.of),
+        (_, "succeeded") => format!("now has {}", target.release.version),
+        (_, progress) => format!("{progress}{reason}"),
+    }
+}
+
+/// A sign that says the same as the colour would.
+fn sign(state: &str) -> &'static str {
+    match state {
+        "succeeded" => "✓",
+        "failed" => "✗",
+        "active" | "running" => "•",
+        "halting" | "cancelling" => "!",
+        _ => "-",
+    }
+}

@@ -1,0 +1,142 @@
+//! Who serves: enrolment tokens and agents.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use stella_protocol::id::{AgentId, EnrolmentTokenId, SessionEpoch};
+use stella_protocol::time::Timestamp;
+
+use super::{Applied, ensure, illegal, misplaced, missing, vacant};
+use crate::agent::{Agent, Connectivity, EnrolmentToken, RECONNECT_WINDOW_MS, Revocation};
+use crate::event::{Fact, IllegalTransition};
+use crate::tenant::{AgentWork, TenantState, Timer};
+
+impl TenantState {
+    pub(super) fn apply_agent(&mut self, at: Timestamp, fact: &Fact) -> Applied {
+        match fact {
+            Fact::EnrolmentTokenCreated { id, secret_hash, agent_name, labels, uses_max, expires_at } => {
+                vacant(!self.enrolment_tokens.contains_key(id), EnrolmentTokenId::KIND, id, fact)?;
+                let token = EnrolmentToken {
+                    id: *id,
+                    secret_hash: *secret_hash,
+                    agent_name: agent_name.clone(),
+                    labels: labels.clone(),
+                    uses_max: *uses_max,
+                    used_by: BTreeMap::new(),
+                    expires_at: *expires_at,
+                    created_at: at,
+                };
+                self.enrolment_tokens.insert(*id, Arc::new(token));
+                Ok(())
+            }
+            Fact::AgentEnrolled { .. } => self.agent_enrolled(at, fact),
+            Fact::AgentConnected { .. } => self.agent_connected(at, fact),
+            Fact::AgentDisconnected { agent: id, session, reason: _ } => {
+                let agent = self.agent_mut(*id, fact)?;
+                let live = matches!(agent.connectivity, Connectivity::Online { .. }) && agent.session == *session;
+                ensure(live, format!("agent {id}"), connectivity(agent), fact)?;
+                agent.connectivity = Connectivity::Suspect { since: at };
+                self.timers.insert((at.plus_ms(RECONNECT_WINDOW_MS), Timer::ReconnectWindow(*id)));
+                Ok(())
+            }
+            Fact::AgentOffline { agent: id } => {
+                let agent = self.agent_mut(*id, fact)?;
+                let Connectivity::Suspect { since } = agent.connectivity else {
+                    return Err(illegal(format!("agent {id}"), connectivity(agent), fact));
+                };
+                agent.connectivity = Connectivity::Offline { since: at };
+                self.stop_waiting_for(*id, since);
+                Ok(())
+            }
+            Fact::AgentRevoked { agent: id, reason } => {
+                let agent = self.agent_mut(*id, fact)?;
+                ensure(agent.revoked.is_none(), format!("agent {id}"), "revoked", fact)?;
+                agent.revoked = Some(Revocation { at, reason: reason.clone() });
+                let before = std::mem::replace(&mut agent.connectivity, Connectivity::Offline { since: at });
+                if let Connectivity::Suspect { since } = before {
+                    self.stop_waiting_for(*id, since);
+                }
+                Ok(())
+            }
+            Fact::ReportIgnored { agent: id, key: _, reason: _ } => {
+                let work = self.work.get_mut(id).ok_or_else(|| missing(AgentId::KIND, id, fact))?;
+                Arc::make_mut(work).ignored_reports += 1;
+                Ok(())
+            }
+            other => Err(misplaced(other)),
+        }
+    }
+
+    fn agent_enrolled(&mut self, at: Timestamp, fact: &Fact) -> Applied {
+        let Fact::AgentEnrolled { agent: id, name, token, key_fingerprint, hostname } = fact else {
+            return Err(misplaced(fact));
+        };
+        vacant(!self.agents.contains_key(id), AgentId::KIND, id, fact)?;
+        vacant(!self.index.agents.contains_key(name), AgentId::KIND, name, fact)?;
+        let paper = self.enrolment_tokens.get_mut(token).ok_or_else(|| missing(EnrolmentTokenId::KIND, token, fact))?;
+        let paper = Arc::make_mut(paper);
+        let unused = !paper.used_by.contains_key(key_fingerprint) && paper.used_by.len() < uses(paper.uses_max);
+        ensure(unused, format!("enrolment token {token}"), "used up", fact)?;
+        paper.used_by.insert(*key_fingerprint, *id);
+        let agent = Agent {
+            id: *id,
+            name: name.clone(),
+            labels: paper.labels.clone(),
+            hostname: hostname.clone(),
+            version: String::new(),
+            key_fingerprint: *key_fingerprint,
+            token: *token,
+            connectivity: Connectivity::Never,
+            session: SessionEpoch::default(),
+            journal: None,
+            revoked: None,
+            enrolled_at: at,
+        };
+        self.agents.insert(*id, Arc::new(agent));
+        self.index.agents.insert(name.clone(), *id);
+        self.work.insert(*id, Arc::new(AgentWork::default()));
+        Ok(())
+    }
+
+    fn agent_connected(&mut self, at: Timestamp, fact: &Fact) -> Applied {
+        let Fact::AgentConnected { agent: id, session, journal, version } = fact else { return Err(misplaced(fact)) };
+        let agent = self.agent_mut(*id, fact)?;
+        ensure(agent.revoked.is_none(), format!("agent {id}"), "revoked", fact)?;
+        ensure(*session == agent.session.next(), format!("agent {id}"), format!("in session {}", agent.session), fact)?;
+        agent.session = *session;
+        agent.journal = Some(*journal);
+        agent.version.clone_from(version);
+        let before = std::mem::replace(&mut agent.connectivity, Connectivity::Online { since: at });
+        if let Connectivity::Suspect { since } = before {
+            self.stop_waiting_for(*id, since);
+        }
+        let work = self.work.get_mut(id).ok_or_else(|| missing(AgentId::KIND, id, fact))?;
+        let work = Arc::make_mut(work);
+        work.journal = Some(*journal);
+        work.ignored_reports = 0;
+        Ok(())
+    }
+
+    fn stop_waiting_for(&mut self, agent: AgentId, suspect_since: Timestamp) {
+        self.timers.remove(&(suspect_since.plus_ms(RECONNECT_WINDOW_MS), Timer::ReconnectWindow(agent)));
+    }
+
+    fn agent_mut(&mut self, id: AgentId, fact: &Fact) -> Result<&mut Agent, IllegalTransition> {
+        self.agents.get_mut(&id).map(Arc::make_mut).ok_or_else(|| missing(AgentId::KIND, id, fact))
+    }
+}
+
+/// Uses as a length; what does not fit is more than there can be keys.
+pub(crate) fn uses(uses_max: u32) -> usize {
+    usize::try_from(uses_max).unwrap_or(usize::MAX)
+}
+
+fn connectivity(agent: &Agent) -> String {
+    let state = match agent.connectivity {
+        Connectivity::Never => "never seen",
+        Connectivity::Online { .. } => "online",
+        Connectivity::Suspect { .. } => "suspect",
+        Connectivity::Offline { .. } => "offline",
+    };
+    format!("{state} in session {}", agent.session)
+}

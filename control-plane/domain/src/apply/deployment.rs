@@ -1,0 +1,166 @@
+//! How far deployments have got.
+
+use std::sync::Arc;
+
+use imbl::OrdMap;
+use stella_protocol::id::{DeploymentId, EnvironmentId, TargetId};
+use stella_protocol::time::Timestamp;
+
+use super::{Applied, ensure, illegal, misplaced, missing, vacant};
+use crate::deployment::{Cause, Counts, Deployment, Progress, Status, TargetRollout};
+use crate::event::{Fact, IllegalTransition, PlannedTarget};
+use crate::tenant::{TenantState, Timer};
+
+impl TenantState {
+    pub(super) fn apply_deployment(&mut self, at: Timestamp, fact: &Fact) -> Applied {
+        match fact {
+            Fact::DeploymentCreated { .. } => self.deployment_created(at, fact),
+            Fact::DeploymentHalted { id, reason } => {
+                let deployment = self.deployment_mut(*id, fact)?;
+                let running = matches!(deployment.status, Status::Running);
+                ensure(running, subject(*id), deployment.status.name(), fact)?;
+                deployment.status = Status::Halting { reason: reason.clone() };
+                Ok(())
+            }
+            Fact::DeploymentOverdue { id, reason } => {
+                self.stop_deadline(*id, fact)?;
+                self.deployment_mut(*id, fact)?.status = Status::Halting { reason: reason.clone() };
+                Ok(())
+            }
+            Fact::DeploymentCancelRequested { id, reason } => {
+                let deployment = self.deployment_mut(*id, fact)?;
+                let going_on = matches!(deployment.status, Status::Running | Status::Halting { .. });
+                ensure(going_on, subject(*id), deployment.status.name(), fact)?;
+                deployment.status = Status::Cancelling { reason: reason.clone() };
+                let deadline = deployment.deadline;
+                self.timers.remove(&(deadline, Timer::DeploymentDeadline(*id)));
+                Ok(())
+            }
+            Fact::DeploymentSucceeded { id } => {
+                self.end_deployment(at, *id, fact, Status::Succeeded, |deployment| {
+                    matches!(deployment.status, Status::Running) && deployment.counts.succeeded == deployment.counts.total()
+                })
+            }
+            Fact::DeploymentFailed { id, reason } => {
+                self.end_deployment(at, *id, fact, Status::Failed { reason: reason.clone() }, |deployment| {
+                    matches!(deployment.status, Status::Halting { .. }) && is_quiet(deployment)
+                })
+            }
+            Fact::DeploymentCancelled { id, reason } => {
+                self.end_deployment(at, *id, fact, Status::Cancelled { reason: reason.clone() }, |deployment| {
+                    matches!(deployment.status, Status::Cancelling { .. }) && is_quiet(deployment)
+                })
+            }
+            other => Err(misplaced(other)),
+        }
+    }
+
+    fn deployment_created(&mut self, at: Timestamp, fact: &Fact) -> Applied {
+        let Fact::DeploymentCreated { id, environment, release, strategy, on_failure, cause, targets, deadline } = fact else {
+            return Err(misplaced(fact));
+        };
+        vacant(!self.deployments.contains_key(id), DeploymentId::KIND, id, fact)?;
+        let stage = self.environments.get(environment).ok_or_else(|| missing(EnvironmentId::KIND, environment, fact))?;
+        if let Cause::Rollback { reason, .. } = cause {
+            let by_reason = self.totals.rollbacks.entry(stage.name.clone()).or_default();
+            *by_reason.entry(reason.name().to_owned()).or_insert(0) += 1;
+        }
+        let mut parts = OrdMap::new();
+        for planned in targets {
+            parts.insert(planned.target, Arc::new(self.reserve(*id, planned, fact)?));
+        }
+        ensure(!parts.is_empty(), subject(*id), "without targets", fact)?;
+        let total = u32::try_from(targets.len()).map_err(|_| illegal(subject(*id), "too large", fact))?;
+        let deployment = Deployment {
+            id: *id,
+            environment: *environment,
+            release: *release,
+            strategy: *strategy,
+            on_failure: *on_failure,
+            cause: cause.clone(),
+            status: Status::Running,
+            targets: parts,
+            order: targets.iter().map(|planned| planned.target).collect(),
+            next: 0,
+            counts: Counts { waiting: total, ..Counts::default() },
+            created_at: at,
+            deadline: *deadline,
+            finished_at: None,
+        };
+        self.deployments.insert(*id, Arc::new(deployment));
+        self.active_deployments.insert(*id);
+        self.timers.insert((*deadline, Timer::DeploymentDeadline(*id)));
+        Ok(())
+    }
+
+    /// Reserving a target twice fails, so that a plan cannot name it twice either.
+    fn reserve(
+        &mut self,
+        deployment: DeploymentId,
+        planned: &PlannedTarget,
+        fact: &Fact,
+    ) -> Result<TargetRollout, IllegalTransition> {
+        let target = self.targets.get_mut(&planned.target);
+        let target = Arc::make_mut(target.ok_or_else(|| missing(TargetId::KIND, planned.target, fact))?);
+        let free = target.active.is_none() && target.blocked_by.is_none();
+        ensure(free, format!("target {}", planned.target), "being worked on", fact)?;
+        target.active = Some(deployment);
+        Ok(TargetRollout {
+            target: planned.target,
+            agent: target.agent,
+            release: planned.release,
+            previous: planned.previous,
+            variables: Arc::new(target.variables.clone()),
+            progress: Progress::Waiting,
+        })
+    }
+
+    /// The deadline is one only as long as its timer is set: it can pass once.
+    fn stop_deadline(&mut self, id: DeploymentId, fact: &Fact) -> Applied {
+        let deployment = self.deployment_mut(id, fact)?;
+        let (deadline, status) = (deployment.deadline, deployment.status.name());
+        let removed = self.timers.remove(&(deadline, Timer::DeploymentDeadline(id)));
+        ensure(removed.is_some(), subject(id), format!("{status} without a deadline"), fact)
+    }
+
+    fn end_deployment(
+        &mut self,
+        at: Timestamp,
+        id: DeploymentId,
+        fact: &Fact,
+        status: Status,
+        may_end: impl FnOnce(&Deployment) -> bool,
+    ) -> Applied {
+        let deployment = self.deployment_mut(id, fact)?;
+        ensure(may_end(deployment), subject(id), where_it_is(deployment), fact)?;
+        deployment.status = status;
+        deployment.finished_at = Some(at);
+        let (deadline, environment) = (deployment.deadline, deployment.environment);
+        let (strategy, status) = (deployment.strategy.name(), deployment.status.name());
+        self.timers.remove(&(deadline, Timer::DeploymentDeadline(id)));
+        self.active_deployments.remove(&id);
+        let stage = self.environments.get(&environment).ok_or_else(|| missing(EnvironmentId::KIND, environment, fact))?;
+        let by_strategy = self.totals.deployments.entry(stage.name.clone()).or_default();
+        let by_status = by_strategy.entry(strategy.to_owned()).or_default();
+        *by_status.entry(status.to_owned()).or_insert(0) += 1;
+        Ok(())
+    }
+
+    pub(super) fn deployment_mut(&mut self, id: DeploymentId, fact: &Fact) -> Result<&mut Deployment, IllegalTransition> {
+        self.deployments.get_mut(&id).map(Arc::make_mut).ok_or_else(|| missing(DeploymentId::KIND, id, fact))
+    }
+}
+
+/// Whether no target is worked on, and none waits to be.
+const fn is_quiet(deployment: &Deployment) -> bool {
+    deployment.counts.active == 0 && deployment.counts.waiting == 0
+}
+
+fn where_it_is(deployment: &Deployment) -> String {
+    let Counts { waiting, active, .. } = deployment.counts;
+    format!("{} with {active} active and {waiting} waiting targets", deployment.status.name())
+}
+
+pub(super) fn subject(id: DeploymentId) -> String {
+    format!("deployment {id}")
+}

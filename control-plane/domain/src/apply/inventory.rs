@@ -1,0 +1,113 @@
+//! What there is: environments, targets, artifacts and releases.
+
+use std::sync::Arc;
+
+use stella_protocol::id::{AgentId, EnvironmentId, ReleaseId, TargetId};
+use stella_protocol::id::Generation;
+use stella_protocol::time::Timestamp;
+
+use super::{Applied, ensure, misplaced, missing, vacant};
+use crate::environment::Environment;
+use crate::event::Fact;
+use crate::release::Release;
+use crate::target::Target;
+use crate::tenant::TenantState;
+
+impl TenantState {
+    pub(super) fn apply_inventory(&mut self, at: Timestamp, fact: &Fact) -> Applied {
+        match fact {
+            Fact::EnvironmentCreated { id, name, order } => {
+                vacant(!self.environments.contains_key(id), EnvironmentId::KIND, id, fact)?;
+                vacant(!self.index.environments.contains_key(name), EnvironmentId::KIND, name, fact)?;
+                self.index.environments.insert(name.clone(), *id);
+                let environment = Environment { id: *id, name: name.clone(), order: *order, created_at: at };
+                self.environments.insert(*id, Arc::new(environment));
+                Ok(())
+            }
+            Fact::TargetCreated { .. } => self.target_created(at, fact),
+            Fact::TargetRemoved { id } => self.target_removed(*id, fact),
+            Fact::ArtifactStored { digest, size_bytes } => {
+                vacant(!self.artifacts.contains_key(digest), "artifact", digest, fact)?;
+                self.artifacts.insert(*digest, *size_bytes);
+                Ok(())
+            }
+            Fact::ReleaseCreated { id, application, version, components, steps, labels } => {
+                vacant(!self.releases.contains_key(id), ReleaseId::KIND, id, fact)?;
+                let versions = self.index.releases.entry(application.clone()).or_default();
+                vacant(!versions.contains_key(version), ReleaseId::KIND, version, fact)?;
+                versions.insert(version.clone(), *id);
+                let release = Release {
+                    id: *id,
+                    application: application.clone(),
+                    version: version.clone(),
+                    components: components.clone(),
+                    steps: steps.clone(),
+                    labels: labels.clone(),
+                    created_at: at,
+                };
+                self.releases.insert(*id, Arc::new(release));
+                self.totals.releases += 1;
+                Ok(())
+            }
+            other => Err(misplaced(other)),
+        }
+    }
+
+    fn target_created(&mut self, at: Timestamp, fact: &Fact) -> Applied {
+        let Fact::TargetCreated { id, environment, name, kind, agent, slot, labels, variables } = fact else {
+            return Err(misplaced(fact));
+        };
+        vacant(!self.targets.contains_key(id), TargetId::KIND, id, fact)?;
+        if !self.environments.contains_key(environment) {
+            return Err(missing(EnvironmentId::KIND, environment, fact));
+        }
+        if !self.agents.contains_key(agent) {
+            return Err(missing(AgentId::KIND, agent, fact));
+        }
+        let names = self.index.targets.entry(*environment).or_default();
+        vacant(!names.contains_key(name), TargetId::KIND, name, fact)?;
+        names.insert(name.clone(), *id);
+        let slots = self.index.slots.entry(*agent).or_default();
+        let key = slot.as_ref().map_or_else(String::new, ToString::to_string);
+        let free = if slot.is_none() { slots.is_empty() } else { !slots.contains_key("") && !slots.contains_key(&key) };
+        vacant(free, "target in slot", &key, fact)?;
+        slots.insert(key, *id);
+        let target = Target {
+            id: *id,
+            environment: *environment,
+            name: name.clone(),
+            kind: kind.clone(),
+            agent: *agent,
+            slot: slot.clone(),
+            labels: labels.clone(),
+            variables: variables.clone(),
+            generation: Generation::default(),
+            current: None,
+            active: None,
+            last: None,
+            blocked_by: None,
+            created_at: at,
+        };
+        self.targets.insert(*id, Arc::new(target));
+        Ok(())
+    }
+
+    fn target_removed(&mut self, id: TargetId, fact: &Fact) -> Applied {
+        let target = self.targets.get(&id).ok_or_else(|| missing(TargetId::KIND, id, fact))?;
+        ensure(target.active.is_none() && target.blocked_by.is_none(), id, "being worked on", fact)?;
+        if let Some(names) = self.index.targets.get_mut(&target.environment) {
+            names.remove(&target.name);
+            if names.is_empty() {
+                self.index.targets.remove(&target.environment);
+            }
+        }
+        if let Some(slots) = self.index.slots.get_mut(&target.agent) {
+            slots.remove(target.slot.as_ref().map_or("", |slot| slot.as_str()));
+            if slots.is_empty() {
+                self.index.slots.remove(&target.agent);
+            }
+        }
+        self.targets.remove(&id);
+        Ok(())
+    }
+}

@@ -1,0 +1,148 @@
+//! How far each target's part of a deployment has got.
+
+use std::sync::Arc;
+
+use stella_protocol::id::{DeploymentId, Generation, TargetId};
+use stella_protocol::time::Timestamp;
+
+use super::deployment::subject;
+use super::{Applied, ensure, illegal, misplaced, missing};
+use crate::deployment::{Progress, Status, TargetRollout};
+use crate::event::{Fact, IllegalTransition};
+use crate::ids;
+use crate::target::Target;
+use crate::task::TaskState;
+use crate::tenant::TenantState;
+
+impl TenantState {
+    pub(super) fn apply_target(&mut self, at: Timestamp, fact: &Fact) -> Applied {
+        match fact {
+            Fact::TargetStarted { deployment, target, generation } => {
+                self.target_started(at, *deployment, *target, *generation, fact)
+            }
+            Fact::TargetSkipped { deployment, target } => {
+                let running = matches!(self.status(*deployment, fact)?, Status::Running);
+                ensure(!running, subject(*deployment), "running", fact)?;
+                self.take_next(*deployment, *target, Progress::Skipped, fact)?;
+                self.target_mut(*target, fact)?.active = None;
+                Ok(())
+            }
+            Fact::TargetSucceeded { deployment, target } => {
+                let (part, task) = self.active_part(*deployment, *target, fact)?;
+                let all_done = matches!(task, TaskState::Succeeded(_)) && self.is_last_step(&part);
+                ensure(all_done, format!("target {target}"), "not done with its steps", fact)?;
+                self.end_part(*deployment, *target, Progress::Succeeded { at }, fact)?;
+                let place = self.target_mut(*target, fact)?;
+                place.current = Some(part.release);
+                place.active = None;
+                Ok(())
+            }
+            Fact::TargetFailed { deployment, target, task: id, reason } => {
+                let (part, task) = self.active_part(*deployment, *target, fact)?;
+                let its_task = matches!(part.progress, Progress::Active { task, .. } if task == *id);
+                let failed = task.is_final() && !matches!(task, TaskState::Succeeded(_));
+                ensure(its_task && failed, format!("task {id}"), task.name(), fact)?;
+                let progress = Progress::Failed { at, task: *id, reason: reason.clone() };
+                self.end_part(*deployment, *target, progress, fact)?;
+                self.target_mut(*target, fact)?.active = None;
+                Ok(())
+            }
+            Fact::TargetAbandoned { deployment, target } => {
+                let running = matches!(self.status(*deployment, fact)?, Status::Running);
+                ensure(!running, subject(*deployment), "running", fact)?;
+                let (part, task) = self.active_part(*deployment, *target, fact)?;
+                let unknown = matches!(task, TaskState::Unknown { .. });
+                ensure(unknown || task.is_final(), format!("the task on target {target}"), task.name(), fact)?;
+                self.end_part(*deployment, *target, Progress::Abandoned { at }, fact)?;
+                let blocked_by = match part.progress {
+                    Progress::Active { task, .. } if unknown => Some(task),
+                    _ => None,
+                };
+                let place = self.target_mut(*target, fact)?;
+                place.active = None;
+                place.blocked_by = blocked_by;
+                Ok(())
+            }
+            other => Err(misplaced(other)),
+        }
+    }
+
+    fn target_started(
+        &mut self,
+        at: Timestamp,
+        deployment: DeploymentId,
+        target: TargetId,
+        generation: Generation,
+        fact: &Fact,
+    ) -> Applied {
+        let running = matches!(self.status(deployment, fact)?, Status::Running);
+        ensure(running, subject(deployment), "not running", fact)?;
+        let task = ids::task(deployment, target, 0);
+        let progress = Progress::Active { generation, step: 0, task, since: at };
+        self.take_next(deployment, target, progress, fact)?;
+        let within_batch = self.deployments.get(&deployment).is_some_and(|d| d.counts.active <= d.strategy.active_max());
+        ensure(within_batch, subject(deployment), "at its batch", fact)?;
+        let place = self.target_mut(target, fact)?;
+        let next = generation == place.generation.next() && place.active == Some(deployment);
+        ensure(next, format!("target {target}"), format!("at generation {}", place.generation), fact)?;
+        place.generation = generation;
+        place.last = Some(deployment);
+        Ok(())
+    }
+
+    /// Moves the target whose turn it is from waiting to `progress`; another one's turn has not come.
+    fn take_next(&mut self, id: DeploymentId, target: TargetId, progress: Progress, fact: &Fact) -> Applied {
+        let deployment = self.deployment_mut(id, fact)?;
+        ensure(deployment.next_waiting() == Some(target), format!("target {target}"), "not the next that waits", fact)?;
+        deployment.next += 1;
+        self.move_part(id, target, progress, fact)
+    }
+
+    fn end_part(&mut self, id: DeploymentId, target: TargetId, progress: Progress, fact: &Fact) -> Applied {
+        self.move_part(id, target, progress, fact)
+    }
+
+    /// Changes a part's progress and the counts with it.
+    pub(super) fn move_part(&mut self, id: DeploymentId, target: TargetId, progress: Progress, fact: &Fact) -> Applied {
+        let deployment = self.deployment_mut(id, fact)?;
+        let part = deployment.targets.get_mut(&target).ok_or_else(|| missing(TargetId::KIND, target, fact))?;
+        *deployment.counts.of(&part.progress) -= 1;
+        *deployment.counts.of(&progress) += 1;
+        Arc::make_mut(part).progress = progress;
+        Ok(())
+    }
+
+    fn status(&self, id: DeploymentId, fact: &Fact) -> Result<&Status, IllegalTransition> {
+        let deployment = self.deployments.get(&id).ok_or_else(|| missing(DeploymentId::KIND, id, fact))?;
+        if deployment.status.is_final() {
+            return Err(illegal(subject(id), deployment.status.name(), fact));
+        }
+        Ok(&deployment.status)
+    }
+
+    /// A target's part that is worked on, and the state of its task.
+    fn active_part(
+        &self,
+        id: DeploymentId,
+        target: TargetId,
+        fact: &Fact,
+    ) -> Result<(Arc<TargetRollout>, TaskState), IllegalTransition> {
+        self.status(id, fact)?;
+        let part = self.deployments.get(&id).and_then(|deployment| deployment.targets.get(&target));
+        let part = part.ok_or_else(|| missing(TargetId::KIND, target, fact))?;
+        let Progress::Active { task, .. } = part.progress else {
+            return Err(illegal(format!("target {target}"), part.progress.name(), fact));
+        };
+        let task = self.tasks.get(&task).ok_or_else(|| missing("task", task, fact))?;
+        Ok((Arc::clone(part), task.state.clone()))
+    }
+
+    fn is_last_step(&self, part: &TargetRollout) -> bool {
+        let steps = self.releases.get(&part.release).map_or(0, |release| release.steps.len());
+        matches!(part.progress, Progress::Active { step, .. } if usize::from(step) + 1 == steps)
+    }
+
+    fn target_mut(&mut self, id: TargetId, fact: &Fact) -> Result<&mut Target, IllegalTransition> {
+        self.targets.get_mut(&id).map(Arc::make_mut).ok_or_else(|| missing(TargetId::KIND, id, fact))
+    }
+}

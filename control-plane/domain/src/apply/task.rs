@@ -1,0 +1,236 @@
+//! How far tasks have got, and the indexes that go with them.
+
+use std::sync::Arc;
+
+use stella_protocol::id::{Attempt, AttemptKey, DeploymentId, Position, TargetId, TaskId};
+use stella_protocol::message::TaskOutcome;
+use stella_protocol::time::Timestamp;
+
+use super::{Applied, ensure, illegal, misplaced, missing, vacant};
+use crate::deployment::{Deployment, Progress, Status};
+use crate::event::{Event, Fact, IllegalTransition};
+use crate::render;
+use crate::task::{CANCEL_WINDOW_MS, Ended, Task, TaskState};
+use crate::tenant::{TenantState, Timer};
+
+/// What the indexes make of a state.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Queued,
+    Open,
+    Unknown,
+    Final,
+}
+
+impl Standing {
+    const fn of(state: &TaskState) -> Self {
+        match state {
+            TaskState::Queued => Self::Queued,
+            TaskState::Dispatched { .. } | TaskState::Accepted { .. } | TaskState::Running { .. } => Self::Open,
+            TaskState::Unknown { .. } => Self::Unknown,
+            TaskState::Succeeded(_)
+            | TaskState::Failed(_)
+            | TaskState::TimedOut(_)
+            | TaskState::Cancelled(_)
+            | TaskState::Interrupted(_) => Self::Final,
+        }
+    }
+}
+
+impl TenantState {
+    /// A new task: the first step of a target that was just started, or the one after a step that succeeded.
+    pub(super) fn apply_task_queued(&mut self, event: &Event) -> Applied {
+        let fact = &event.fact;
+        let Fact::TaskQueued { task: id, deployment: deployment_id, target, step } = fact else { return Err(misplaced(fact)) };
+        vacant(!self.tasks.contains_key(id), TaskId::KIND, id, fact)?;
+        let deployment = self.deployments.get(deployment_id).ok_or_else(|| missing(DeploymentId::KIND, deployment_id, fact))?;
+        ensure(matches!(deployment.status, Status::Running), format!("deployment {deployment_id}"), deployment.status.name(), fact)?;
+        let task = self.make_task(event, *id, deployment, *target, *step)?;
+        let (agent, generation) = (task.agent, task.generation);
+        let since = match deployment.targets.get(target).map(|part| &part.progress) {
+            Some(Progress::Active { since, .. }) => *since,
+            _ => event.at,
+        };
+        if *step > 0 {
+            self.move_part(*deployment_id, *target, Progress::Active { generation, step: *step, task: *id, since }, fact)?;
+        }
+        self.tasks.insert(*id, Arc::new(task));
+        self.unsettled.entry(agent).or_default().insert(*id);
+        let work = self.work.get_mut(&agent).ok_or_else(|| missing("agent", agent, fact))?;
+        Arc::make_mut(work).queued.insert((event.at, *id));
+        Ok(())
+    }
+
+    fn make_task(
+        &self,
+        event: &Event,
+        id: TaskId,
+        deployment: &Deployment,
+        target: TargetId,
+        step: u16,
+    ) -> Result<Task, IllegalTransition> {
+        let fact = &event.fact;
+        let part = deployment.targets.get(&target).ok_or_else(|| missing(TargetId::KIND, target, fact))?;
+        let Progress::Active { generation, step: last_step, task: last_task, .. } = part.progress else {
+            return Err(illegal(format!("target {target}"), part.progress.name(), fact));
+        };
+        let follows = match self.tasks.get(&last_task) {
+            None => step == 0 && id == last_task,
+            Some(last) => matches!(last.state, TaskState::Succeeded(_)) && Some(step) == last_step.checked_add(1),
+        };
+        ensure(follows, format!("target {target}"), format!("at step {last_step}"), fact)?;
+        let (name, spec) =
+            render::task(self, deployment, part, step).ok_or_else(|| missing("step", step, fact))?;
+        Ok(Task {
+            id,
+            deployment: deployment.id,
+            target,
+            agent: part.agent,
+            generation,
+            step: name,
+            spec: spec.map_err(|error| illegal(format!("step {step}"), error, fact))?,
+            attempt: Attempt(1),
+            state: TaskState::Queued,
+            cancel_requested: false,
+            overdue_at: None,
+            queued_at: event.at,
+            trace: event.trace,
+        })
+    }
+
+    pub(super) fn apply_task(&mut self, at: Timestamp, fact: &Fact) -> Applied {
+        let key = key(fact).ok_or_else(|| misplaced(fact))?;
+        let task = self.tasks.get_mut(&key.task).ok_or_else(|| missing(TaskId::KIND, key.task, fact))?;
+        let task = Arc::make_mut(task);
+        ensure(task.attempt == key.attempt, format!("task {}", key.task), format!("at attempt {}", task.attempt), fact)?;
+        if matches!(fact, Fact::TaskCancelRequested { .. }) {
+            let may = task.state.is_open() && !task.cancel_requested;
+            ensure(may, format!("task {}", key.task), where_it_is(task), fact)?;
+            let overdue_at = at.plus_ms(CANCEL_WINDOW_MS);
+            task.cancel_requested = true;
+            task.overdue_at = Some(overdue_at);
+            self.timers.insert((overdue_at, Timer::TaskOverdue(key.task)));
+            return Ok(());
+        }
+        let next = next(task, at, fact).ok_or_else(|| illegal(format!("task {}", key.task), where_it_is(task), fact))?;
+        let before = Standing::of(&task.state);
+        let after = Standing::of(&next);
+        task.state = next;
+        self.keep_indexes(key.task, before, after, seen(fact), fact)
+    }
+
+    fn keep_indexes(
+        &mut self,
+        id: TaskId,
+        before: Standing,
+        after: Standing,
+        seen: Option<Position>,
+        fact: &Fact,
+    ) -> Applied {
+        let task = self.tasks.get(&id).ok_or_else(|| missing(TaskId::KIND, id, fact))?;
+        let (agent, target) = (task.agent, task.target);
+        if before == Standing::Open && after != Standing::Open && let Some(overdue_at) = task.overdue_at {
+            self.timers.remove(&(overdue_at, Timer::TaskOverdue(id)));
+        }
+        let queued_at = task.queued_at;
+        if before != after || seen.is_some() {
+            let work = self.work.get_mut(&agent).ok_or_else(|| missing("agent", agent, fact))?;
+            let work = Arc::make_mut(work);
+            work.open = work.open + u32::from(after == Standing::Open) - u32::from(before == Standing::Open);
+            if before == Standing::Queued {
+                work.queued.remove(&(queued_at, id));
+            }
+            if let (Some(journal), Some(position)) = (work.journal.as_mut(), seen) {
+                journal.position = journal.position.max(position);
+            }
+        }
+        if after == Standing::Final
+            && let Some(tasks) = self.unsettled.get_mut(&agent)
+        {
+            tasks.remove(&id);
+            if tasks.is_empty() {
+                self.unsettled.remove(&agent);
+            }
+        }
+        // Only a task that was unknown can have been left behind by its deployment.
+        if before == Standing::Unknown
+            && self.targets.get(&target).is_some_and(|target| target.blocked_by == Some(id))
+            && let Some(target) = self.targets.get_mut(&target)
+        {
+            Arc::make_mut(target).blocked_by = None;
+        }
+        Ok(())
+    }
+}
+
+const fn key(fact: &Fact) -> Option<AttemptKey> {
+    match fact {
+        Fact::TaskDispatched { key, .. }
+        | Fact::TaskAccepted { key, .. }
+        | Fact::TaskStarted { key, .. }
+        | Fact::TaskFinished { key, .. }
+        | Fact::TaskBecameUnknown { key, .. }
+        | Fact::TaskCancelRequested { key } => Some(*key),
+        _ => None,
+    }
+}
+
+/// How far the agent's journal has got, if the fact says so.
+const fn seen(fact: &Fact) -> Option<Position> {
+    match fact {
+        Fact::TaskAccepted { position, .. } => Some(*position),
+        Fact::TaskFinished { position, .. } => *position,
+        _ => None,
+    }
+}
+
+/// The table of transitions: every pair that is not here is illegal.
+fn next(task: &Task, at: Timestamp, fact: &Fact) -> Option<TaskState> {
+    use TaskState::{Accepted, Dispatched, Queued, Running, Unknown};
+    match (&task.state, fact) {
+        (Queued, Fact::TaskDispatched { session, .. }) => Some(Dispatched { session: *session, at }),
+        (Dispatched { session: before, .. }, Fact::TaskDispatched { session, .. }) if before < session => {
+            Some(Dispatched { session: *session, at })
+        }
+        (Dispatched { .. }, Fact::TaskAccepted { .. }) => Some(Accepted { at }),
+        (Dispatched { .. } | Accepted { .. }, Fact::TaskStarted { started_at, .. }) => Some(Running { started_at: *started_at }),
+        (
+            Queued | Dispatched { .. } | Accepted { .. } | Running { .. },
+            Fact::TaskBecameUnknown { reason, .. },
+        ) => Some(Unknown { since: at, reason: reason.clone() }),
+        (Queued, Fact::TaskFinished { outcome: TaskOutcome::Cancelled, finished_at, .. }) => {
+            let reason = "it was never sent to its agent".to_owned();
+            Some(TaskState::Cancelled(Ended { started_at: None, at: *finished_at, reason, exit_code: None }))
+        }
+        (
+            before @ (Dispatched { .. } | Accepted { .. } | Running { .. } | Unknown { .. }),
+            Fact::TaskFinished { started_at, finished_at, outcome, .. },
+        ) => {
+            let started_at = match before {
+                Running { started_at: known } => started_at.or(Some(*known)),
+                _ => *started_at,
+            };
+            ended(started_at, *finished_at, outcome)
+        }
+        _ => None,
+    }
+}
+
+/// `None` for [`TaskOutcome::Unknown`]: that is no end, and has a fact of its own.
+fn ended(started_at: Option<Timestamp>, at: Timestamp, outcome: &TaskOutcome) -> Option<TaskState> {
+    let end = |reason: &str, exit_code| Ended { started_at, at, reason: reason.to_owned(), exit_code };
+    Some(match outcome {
+        TaskOutcome::Succeeded => TaskState::Succeeded(end("", None)),
+        TaskOutcome::Failed { reason, exit_code } => TaskState::Failed(end(reason, *exit_code)),
+        TaskOutcome::TimedOut => TaskState::TimedOut(end("it took longer than it may", None)),
+        TaskOutcome::Cancelled => TaskState::Cancelled(end("it was told to end", None)),
+        TaskOutcome::Interrupted => TaskState::Interrupted(end("its agent restarted in the middle of it", None)),
+        TaskOutcome::Refused { reason } => TaskState::Failed(end(&format!("the agent refused it: {reason}"), None)),
+        TaskOutcome::Unknown { .. } => return None,
+    })
+}
+
+fn where_it_is(task: &Task) -> String {
+    let asked = if task.cancel_requested { ", told to end" } else { "" };
+    format!("{}{asked}", task.state.name())
+}

@@ -1,0 +1,29 @@
+//! Ids that follow from others. The core has no randomness, and replay must find the same ids; so what the core itself creates
+//! is named by a hash of what it was created for: a version 8 UUID, which no caller's random id can be.
+
+use sha2::{Digest as _, Sha256};
+use stella_protocol::id::{DeploymentId, TargetId, TaskId};
+use uuid::{Builder, Uuid};
+
+/// The task of one step of a deployment on one target.
+pub(crate) fn task(deployment: DeploymentId, target: TargetId, step: u16) -> TaskId {
+    TaskId(derived(&[b"task", deployment.0.as_bytes(), target.0.as_bytes(), &step.to_be_bytes()]))
+}
+
+/// The rollback that the failure of a deployment starts.
+pub(crate) fn rollback(of: DeploymentId) -> DeploymentId {
+    DeploymentId(derived(&[b"rollback", of.0.as_bytes()]))
+}
+
+/// Every kind has parts of fixed length, so that two lists of parts never hash the same bytes.
+fn derived(parts: &[&[u8]]) -> Uuid {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update(part);
+    }
+    let mut bytes = [0; 16];
+    for (byte, hashed) in bytes.iter_mut().zip(hash.finalize()) {
+        *byte = hashed;
+    }
+    Builder::from_custom_bytes(bytes).into_uuid()
+}
