@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use stella_durable::{Batch, FlusherHandle, Store, Tree};
+use stella_durable::{Batch, FlusherHandle, IVec, Store, Tree};
 use stella_protocol::id::{AttemptKey, Generation, Incarnation, Position, TargetId};
 use stella_protocol::limits::OPEN_ATTEMPTS_MAX;
 use stella_protocol::message::{Dispatch, Finished, JournalMark, OpenAttempt, Phase, TaskOutcome};
@@ -140,17 +140,19 @@ enum State {
     Finished(Finished),
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Write {
-    key: Vec<u8>,
+    key: IVec,
     /// `None` removes.
-    value: Option<Vec<u8>>,
+    value: Option<IVec>,
 }
 
 #[derive(Debug)]
 struct Commit {
     position: Position,
     since: Instant,
+    /// Until it is done, the tree does not show them.
+    writes: Vec<Write>,
     done: oneshot::Receiver<Result<(), Arc<stella_durable::Error>>>,
 }
 
@@ -242,11 +244,11 @@ impl Journal {
 
     fn tombstone(&self, key: AttemptKey) -> Result<Option<Known>, Error> {
         let bytes = attempt_key(Table::Tombstone, key);
-        // What is staged is not in the tree yet.
-        let staged = self.staged.iter().rev().find(|write| write.key == bytes).map(|write| write.value.clone());
-        let value = match staged {
-            Some(value) => value,
-            None => self.tree.get(&bytes)?.map(|value| value.to_vec()),
+        let under_way = self.under_way.iter().flat_map(|commit| &commit.writes);
+        let newest = under_way.chain(&self.staged).filter(|write| write.key == bytes).last();
+        let value = match newest {
+            Some(write) => write.value.clone(),
+            None => self.tree.get(&bytes)?,
         };
         let Some(value) = value else { return Ok(None) };
         let tombstone: Tombstone = codec::decode(&bytes, &value).map_err(|broken| self.damaged(&bytes, broken))?;
@@ -351,7 +353,7 @@ impl Journal {
 
     fn stage(&mut self, key: Vec<u8>, value: Option<Vec<u8>>) -> Position {
         self.position = self.position.next();
-        self.staged.push(Write { key, value });
+        self.staged.push(Write { key: key.into(), value: value.map(IVec::from) });
         self.position
     }
 
@@ -411,11 +413,12 @@ impl Journal {
     }
 
     fn begin(&mut self) {
+        let writes = self.staged.clone();
         let batch = self.take_batch();
         let (sender, done) = oneshot::channel();
         // A journal that is gone waits for nothing.
         self.flusher.commit_then(&self.tree, batch, move |result| drop(sender.send(result)));
-        self.under_way = Some(Commit { position: self.position, since: Instant::now(), done });
+        self.under_way = Some(Commit { position: self.position, since: Instant::now(), writes, done });
     }
 
     fn take_batch(&mut self) -> Batch {
