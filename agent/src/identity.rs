@@ -95,7 +95,8 @@ impl Identity {
         roots_der: &[Vec<u8>],
         key: PrivateKey,
     ) -> Result<Self, Error> {
-        let certificates = |ders: &[Vec<u8>]| ders.iter().cloned().map(CertificateDer::from).collect::<Vec<_>>();
+        let certificates =
+            |ders: &[Vec<u8>]| ders.iter().cloned().map(CertificateDer::from).collect::<Vec<_>>();
         let (chain, roots) = (certificates(chain_der), certificates(roots_der));
         let refused = |error: &dyn std::error::Error| Error::Certificate(crate::executor::reason_of(error));
         let leaf = chain.first().ok_or_else(|| Error::Certificate("there is none".to_owned()))?;
@@ -158,7 +159,8 @@ impl Identity {
         if on_disk.version != VERSION {
             return Err(damaged(format!("it has the unknown version {}", on_disk.version)));
         }
-        let from_hex = |text: &String| hex::decode(text).map_err(|_| damaged("it is not hexadecimal".to_owned()));
+        let from_hex =
+            |text: &String| hex::decode(text).map_err(|_| damaged("it is not hexadecimal".to_owned()));
         let chain = on_disk.chain_der.iter().map(from_hex).collect::<Result<Vec<_>, _>>()?;
         let roots = on_disk.roots_der.iter().map(from_hex).collect::<Result<Vec<_>, _>>()?;
         let key = PrivateKey::from_pkcs8_der(from_hex(&on_disk.key_pkcs8_der)?);

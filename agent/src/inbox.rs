@@ -76,14 +76,20 @@ impl Inbox {
         if newest.is_some_and(|newest| dispatch.generation < newest) {
             return Some("superseded by a newer deployment to this target".to_owned());
         }
-        if let Some(newer) = journal.newest_other_attempt(dispatch.key()).filter(|other| *other > dispatch.key()) {
+        if let Some(newer) =
+            journal.newest_other_attempt(dispatch.key()).filter(|other| *other > dispatch.key())
+        {
             return Some(format!("superseded by attempt {} of the same task", newer.attempt));
         }
         if journal.is_full_of_attempts() {
-            return Some("too many attempts are open or unacknowledged on this agent; try again later".to_owned());
+            return Some(
+                "too many attempts are open or unacknowledged on this agent; try again later".to_owned(),
+            );
         }
         if newest.is_none() && journal.is_full_of_targets() {
-            return Some("this agent serves too many targets; enrol another agent for some of them".to_owned());
+            return Some(
+                "this agent serves too many targets; enrol another agent for some of them".to_owned(),
+            );
         }
         let error = journal.check_room().err()?;
         Some(format!("no room for the agent's journal: {}", reason_of(&error)))

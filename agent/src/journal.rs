@@ -30,7 +30,9 @@ use stella_protocol::spec::{CommandSpec, Probe, TaskSpec};
 use stella_protocol::time::Timestamp;
 use tokio::sync::oneshot;
 
-use self::codec::{Attempt, CONTROL_PLANE_KEY, LIFE_KEY, Life, Table, Tombstone, attempt_key, generation_key};
+use self::codec::{
+    Attempt, CONTROL_PLANE_KEY, LIFE_KEY, Life, Table, Tombstone, attempt_key, generation_key,
+};
 
 /// How many acknowledged attempts are remembered: hours of duplicates, at a few hundred bytes each.
 pub const TOMBSTONES_MAX: usize = 4096;
@@ -228,7 +230,8 @@ impl Journal {
     #[must_use]
     pub fn open_attempts(&self) -> Vec<OpenAttempt> {
         let durable = self.attempts.iter().filter(|(_, entry)| entry.accepted <= self.durable);
-        let mut open: Vec<_> = durable.map(|(key, entry)| OpenAttempt { key: *key, phase: self.phase(entry) }).collect();
+        let mut open: Vec<_> =
+            durable.map(|(key, entry)| OpenAttempt { key: *key, phase: self.phase(entry) }).collect();
         open.sort_unstable_by_key(|attempt| attempt.key);
         open
     }
@@ -251,7 +254,8 @@ impl Journal {
             None => self.tree.get(&bytes)?,
         };
         let Some(value) = value else { return Ok(None) };
-        let tombstone: Tombstone = codec::decode(&bytes, &value).map_err(|broken| self.damaged(&bytes, broken))?;
+        let tombstone: Tombstone =
+            codec::decode(&bytes, &value).map_err(|broken| self.damaged(&bytes, broken))?;
         Ok(Some(Known::Forgotten(tombstone.report)))
     }
 
@@ -308,7 +312,9 @@ impl Journal {
     pub fn acknowledge(&mut self, keys: &[AttemptKey]) -> Vec<AttemptKey> {
         let mut forgotten = Vec::new();
         for &key in keys {
-            let Some(Entry { state: State::Finished(report), .. }) = self.attempts.get(&key) else { continue };
+            let Some(Entry { state: State::Finished(report), .. }) = self.attempts.get(&key) else {
+                continue;
+            };
             if report.position > self.durable {
                 // Nobody can have seen it.
                 continue;
@@ -333,9 +339,9 @@ impl Journal {
 
     /// Stages the control plane's mark from a welcome. Tells whether its journal went back or is another one.
     pub fn note_control_plane(&mut self, mark: JournalMark) -> bool {
-        let went_back = self.control_plane.is_some_and(|before| {
-            before.incarnation != mark.incarnation || before.position > mark.position
-        });
+        let went_back = self
+            .control_plane
+            .is_some_and(|before| before.incarnation != mark.incarnation || before.position > mark.position);
         if self.control_plane != Some(mark) {
             self.control_plane = Some(mark);
             let value = codec::encode(&CONTROL_PLANE_KEY, &mark);

@@ -3,9 +3,25 @@
 //! Reading order: [`host`] (where tasks may write), [`executor`] (what each kind of task does), [`supervisor`] (how a
 //! command outlives the agent without its end being lost), [`output`] and [`cancel`] (what goes out of a running task,
 //! and what may come in).
+//!
+//! Around that: [`journal`] (what the agent has promised), [`inbox`] and [`runner`] (what becomes of a dispatch),
+//! [`session`] (the talk with the control plane), [`identity`] and [`enrol`] (who it is), [`service`] (all of it), [`cli`].
 
 pub mod cancel;
+pub mod cli;
+pub mod config;
+pub mod enrol;
 pub mod executor;
 pub mod host;
+pub mod identity;
+pub mod inbox;
+pub mod journal;
 pub mod output;
+pub mod policy;
+pub mod report;
+pub mod resources;
+pub mod retry;
+pub mod runner;
+pub mod service;
+pub mod session;
 pub mod supervisor;

@@ -9,5 +9,5 @@ fn main() -> ExitCode {
     if arguments.next().is_some_and(|verb| verb == stella_agent::supervisor::VERB) {
         return stella_agent::supervisor::child::main(arguments.next().map(PathBuf::from));
     }
-    ExitCode::from(2)
+    stella_agent::cli::main()
 }

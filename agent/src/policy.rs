@@ -103,6 +103,8 @@ impl Policy {
         let needed = [Some(Kind::of(spec)), runs_a_command.then_some(Kind::Command)];
         let missing = needed.into_iter().flatten().find(|kind| !self.allowed.contains(kind))?;
         let kind = missing.name();
-        Some(format!("the host's policy does not allow {kind} tasks; its agent.toml says so under policy.allow"))
+        Some(format!(
+            "the host's policy does not allow {kind} tasks; its agent.toml says so under policy.allow"
+        ))
     }
 }

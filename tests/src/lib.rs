@@ -1,1 +1,22 @@
-//! stella-tests
+//! The product from outside: real processes, real sockets, real disks.
+//!
+//! The first half is a harness that starts the real binaries in temporary folders, kills them and starts them again, and
+//! talks to them through the public API. The tests in `tests/` tell stories with it. The second half, [`load`], is the
+//! load tool: it measures what the product does beside what the machine can do at all.
+//!
+//! Why processes and not the crates' functions: what is tested here is what survives when a process does not.
+//!
+//! Reading order: [`cluster`] (a control plane and its agents), [`control_plane`], [`agent`], [`api`] (the client),
+//! [`recipe`] (releases to deploy), [`wait`] (until something is so).
+
+pub mod agent;
+pub mod api;
+pub mod binaries;
+pub mod cluster;
+pub mod control_plane;
+pub mod daemon;
+pub mod load;
+pub mod ports;
+pub mod process;
+pub mod recipe;
+pub mod wait;

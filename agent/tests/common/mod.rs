@@ -197,8 +197,6 @@ pub(crate) fn is_alive(pid: i32) -> bool {
 }
 
 pub(crate) fn failure(outcome: &TaskOutcome) -> &str {
-    match outcome {
-        TaskOutcome::Failed { reason, .. } => reason,
-        other => panic!("expected a failure, got {other:?}"),
-    }
+    let TaskOutcome::Failed { reason, .. } = outcome else { panic!("expected a failure, got {outcome:?}") };
+    reason
 }

@@ -20,6 +20,8 @@ use crate::event::{Event, Fact, IllegalTransition, StreamId};
 use crate::state::{ApiToken, State, SystemState};
 use crate::tenant::{AnsweredRequest, TenantState, Timer};
 
+pub(crate) use agent::uses;
+
 type Applied = Result<(), IllegalTransition>;
 
 impl State {
@@ -43,6 +45,7 @@ impl State {
 }
 
 impl SystemState {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "a fact that is not listed is refused")]
     fn apply(&mut self, event: &Event) -> Applied {
         match &event.fact {
             Fact::TenantCreated { id, name } => {
@@ -68,7 +71,9 @@ impl TenantState {
     pub(crate) fn apply(&mut self, event: &Event) -> Applied {
         let at = event.at;
         match &event.fact {
-            fact @ (Fact::TenantCreated { .. } | Fact::ApiTokenCreated { .. }) => Err(illegal("the stream", "a tenant's", fact)),
+            fact @ (Fact::TenantCreated { .. } | Fact::ApiTokenCreated { .. }) => {
+                Err(illegal("the stream", "a tenant's", fact))
+            }
             fact @ Fact::TenantOpened { .. } => Err(exists(TenantId::KIND, self.id, fact)),
             fact @ Fact::RequestAnswered { .. } => answered(&mut self.requests, &mut self.timers, fact),
             fact @ Fact::RequestForgotten { .. } => forgotten(&mut self.requests, &mut self.timers, fact),
@@ -111,7 +116,9 @@ type Requests = OrdMap<String, AnsweredRequest>;
 type Timers = OrdSet<(Timestamp, Timer)>;
 
 fn answered(requests: &mut Requests, timers: &mut Timers, fact: &Fact) -> Applied {
-    let Fact::RequestAnswered { key, digest, outcome, forgotten_at } = fact else { return Err(misplaced(fact)) };
+    let Fact::RequestAnswered { key, digest, outcome, forgotten_at } = fact else {
+        return Err(misplaced(fact));
+    };
     vacant(!requests.contains_key(key), "request", key, fact)?;
     let request = AnsweredRequest { digest: *digest, outcome: outcome.clone(), forgotten_at: *forgotten_at };
     requests.insert(key.clone(), request);

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use stella_protocol::digest::Digest;
 use stella_protocol::id::{
-    AgentId, ApiTokenId, AttemptKey, DeploymentId, EnrolmentTokenId, EnvironmentId, ReleaseId, SessionEpoch, TargetId, TaskId,
-    TenantId,
+    AgentId, ApiTokenId, AttemptKey, DeploymentId, EnrolmentTokenId, EnvironmentId, ReleaseId, SessionEpoch,
+    TargetId, TaskId, TenantId,
 };
 use stella_protocol::message::{Accepted, Finished, Hello, Running};
 use stella_protocol::time::Timestamp;

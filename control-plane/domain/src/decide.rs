@@ -1,0 +1,175 @@
+//! What follows from a command: events, an answer and the next state, or a rejection that changed nothing.
+//!
+//! Each command is a transaction on a copy of its tenant, which shares all that it does not change. A fact is applied as soon
+//! as it is emitted, by the same function as in replay; what is decided later in the command sees it. A rejection anywhere
+//! throws the copy away.
+
+mod agent;
+mod deployment;
+mod enrolment;
+mod environment;
+mod fields;
+mod release;
+mod report;
+mod rollback;
+mod rollout;
+mod settle;
+mod system;
+mod target;
+mod tick;
+mod transaction;
+
+use std::sync::Arc;
+
+use imbl::OrdMap;
+use stella_protocol::id::TenantId;
+use stella_protocol::time::Timestamp;
+
+use crate::command::{Command, Idempotency, Outcome, Request, TenantCommand};
+use crate::event::{Event, Fact, StreamId};
+use crate::rejection::Rejection;
+use crate::state::State;
+use crate::tenant::{AnsweredRequest, REQUEST_MEMORY_MS};
+use transaction::Transaction;
+
+/// How long an idempotency key may be, in bytes, with what the API puts before it.
+pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 256;
+
+/// What follows from a command.
+#[derive(Clone, Debug)]
+pub struct Decision {
+    /// What happened, in this order, to be appended together or not at all. May be empty.
+    pub events: Vec<(StreamId, Event)>,
+    /// The answer.
+    pub outcome: Outcome,
+    /// The state after the events.
+    pub state: State,
+}
+
+/// Decides what follows from `request` at `now`, which must not be before the last event.
+///
+/// # Errors
+/// If it cannot be carried out; then nothing has changed.
+pub fn decide(state: &State, request: &Request, now: Timestamp) -> Result<Decision, Rejection> {
+    let stream = match &request.command {
+        Command::Tick | Command::System(_) => StreamId::System,
+        Command::Tenant(id, _) => StreamId::Tenant(*id),
+    };
+    if let Some(idempotency) = &request.idempotency
+        && let Some(outcome) = answered_before(state, stream, idempotency)?
+    {
+        return Ok(Decision { events: Vec::new(), outcome, state: state.clone() });
+    }
+    let mut decision = match &request.command {
+        Command::Tick => tick::decide(state, request, now)?,
+        Command::System(command) => system::decide(state, request, command, now)?,
+        Command::Tenant(id, command) => in_tenant(state, request, *id, command, now)?,
+    };
+    if let Some(Idempotency { key, digest }) = &request.idempotency {
+        let outcome = decision.outcome.clone();
+        let forgotten_at = now.plus_ms(REQUEST_MEMORY_MS);
+        let fact = Fact::RequestAnswered { key: key.clone(), digest: *digest, outcome, forgotten_at };
+        decision.emit(stream, request, now, fact)?;
+    }
+    Ok(decision)
+}
+
+impl Decision {
+    fn new(state: &State) -> Self {
+        Self { events: Vec::new(), outcome: Outcome::Done, state: state.clone() }
+    }
+
+    fn emit(
+        &mut self,
+        stream: StreamId,
+        request: &Request,
+        now: Timestamp,
+        fact: Fact,
+    ) -> Result<(), Rejection> {
+        let event = Event { at: now, actor: request.actor.clone(), trace: request.trace, fact };
+        self.state.apply(stream, &event).map_err(Rejection::Defect)?;
+        self.events.push((stream, event));
+        Ok(())
+    }
+
+    /// Takes over what a transaction did.
+    fn merge(&mut self, transaction: Transaction<'_>) {
+        let (tenant, events) = transaction.into_parts();
+        if events.is_empty() {
+            return;
+        }
+        let stream = StreamId::Tenant(tenant.id);
+        self.events.extend(events.into_iter().map(|event| (stream, event)));
+        self.state.tenants.insert(tenant.id, Arc::new(tenant));
+    }
+}
+
+fn answered_before(
+    state: &State,
+    stream: StreamId,
+    request: &Idempotency,
+) -> Result<Option<Outcome>, Rejection> {
+    if request.key.is_empty() || request.key.len() > IDEMPOTENCY_KEY_BYTES_MAX {
+        return Err(Rejection::invalid(
+            "idempotency_key",
+            "must have 1 to 128 characters; any random text will do",
+        ));
+    }
+    let requests: &OrdMap<String, AnsweredRequest> = match stream {
+        StreamId::System => &state.system.requests,
+        StreamId::Tenant(id) => match state.tenants.get(&id) {
+            Some(tenant) => &tenant.requests,
+            None => return Ok(None),
+        },
+    };
+    match requests.get(&request.key) {
+        None => Ok(None),
+        Some(answered) if answered.digest == request.digest => Ok(Some(answered.outcome.clone())),
+        Some(_) => Err(Rejection::KeyReused),
+    }
+}
+
+fn in_tenant(
+    state: &State,
+    request: &Request,
+    id: TenantId,
+    command: &TenantCommand,
+    now: Timestamp,
+) -> Result<Decision, Rejection> {
+    let tenant = state.tenants.get(&id).ok_or_else(|| Rejection::not_found(TenantId::KIND, id))?;
+    let mut decision = Decision::new(state);
+    let mut tx = Transaction::new(tenant, request, now);
+    decision.outcome = carry_out(&mut tx, command)?;
+    decision.merge(tx);
+    Ok(decision)
+}
+
+fn carry_out(tx: &mut Transaction<'_>, command: &TenantCommand) -> Result<Outcome, Rejection> {
+    match command {
+        TenantCommand::CreateEnvironment { id, name, order } => environment::create(tx, *id, name, *order),
+        TenantCommand::CreateTarget(new) => target::create(tx, new),
+        TenantCommand::RemoveTarget { id } => target::remove(tx, *id),
+        TenantCommand::CreateEnrolmentToken(new) => enrolment::create_token(tx, new),
+        TenantCommand::Enrol { token, key_fingerprint, agent, hostname } => {
+            enrolment::enrol(tx, *token, *key_fingerprint, *agent, hostname)
+        }
+        TenantCommand::RevokeAgent { agent, reason } => agent::revoke(tx, *agent, reason),
+        TenantCommand::ConnectAgent { agent, hello, journal_rolled_back } => {
+            agent::connect(tx, *agent, hello, *journal_rolled_back)
+        }
+        TenantCommand::DisconnectAgent { agent, session, reason } => {
+            agent::disconnect(tx, *agent, *session, reason)
+        }
+        TenantCommand::Report { agent, session, report } => report::report(tx, *agent, *session, report),
+        TenantCommand::StoreArtifact { digest, size_bytes } => {
+            release::store_artifact(tx, *digest, *size_bytes)
+        }
+        TenantCommand::CreateRelease(new) => release::create(tx, new),
+        TenantCommand::Deploy(new) => deployment::deploy(tx, new),
+        TenantCommand::Rollback { id, of } => rollback::by_hand(tx, *id, *of),
+        TenantCommand::CancelDeployment { deployment, reason } => deployment::cancel(tx, *deployment, reason),
+        TenantCommand::SettleTask { task, succeeded, reason } => {
+            settle::settle(tx, *task, *succeeded, reason)
+        }
+    }
+}

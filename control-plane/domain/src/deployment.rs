@@ -259,7 +259,10 @@ impl TargetRollout {
     /// Whether something was, or may have been, changed there and nothing is going on any more.
     #[must_use]
     pub const fn is_touched(&self) -> bool {
-        matches!(self.progress, Progress::Succeeded { .. } | Progress::Failed { .. } | Progress::Abandoned { .. })
+        matches!(
+            self.progress,
+            Progress::Succeeded { .. } | Progress::Failed { .. } | Progress::Abandoned { .. }
+        )
     }
 }
 
@@ -305,6 +308,12 @@ pub enum Progress {
 }
 
 impl Progress {
+    /// The task that the target waits for, while it is worked on.
+    #[must_use]
+    pub const fn task(&self) -> Option<TaskId> {
+        if let Self::Active { task, .. } = self { Some(*task) } else { None }
+    }
+
     /// The name in messages and the API.
     #[must_use]
     pub const fn name(&self) -> &'static str {

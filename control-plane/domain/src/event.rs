@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use stella_protocol::digest::Digest;
 use stella_protocol::id::{
-    AgentId, ApiTokenId, AttemptKey, DeploymentId, EnrolmentTokenId, EnvironmentId, Generation, Position, ReleaseId, SessionEpoch,
-    TargetId, TaskId, TenantId,
+    AgentId, ApiTokenId, AttemptKey, DeploymentId, EnrolmentTokenId, EnvironmentId, Generation, Position,
+    ReleaseId, SessionEpoch, TargetId, TaskId, TenantId,
 };
 use stella_protocol::message::{JournalMark, TaskOutcome};
 use stella_protocol::time::Timestamp;
@@ -47,14 +47,35 @@ pub struct Event {
 #[expect(missing_docs, reason = "the fields are those of the commands and of the concept that they change")]
 pub enum Fact {
     // System stream.
-    TenantCreated { id: TenantId, name: Name },
-    ApiTokenCreated { id: ApiTokenId, name: String, hash: Digest },
+    TenantCreated {
+        id: TenantId,
+        name: Name,
+    },
+    ApiTokenCreated {
+        id: ApiTokenId,
+        name: String,
+        hash: Digest,
+    },
     // Either stream.
-    RequestAnswered { key: String, digest: Digest, outcome: Outcome, forgotten_at: Timestamp },
-    RequestForgotten { key: String },
+    RequestAnswered {
+        key: String,
+        digest: Digest,
+        outcome: Outcome,
+        forgotten_at: Timestamp,
+    },
+    RequestForgotten {
+        key: String,
+    },
     // Tenant streams. The first event of each is its opening.
-    TenantOpened { id: TenantId, name: Name },
-    EnvironmentCreated { id: EnvironmentId, name: Name, order: u32 },
+    TenantOpened {
+        id: TenantId,
+        name: Name,
+    },
+    EnvironmentCreated {
+        id: EnvironmentId,
+        name: Name,
+        order: u32,
+    },
     TargetCreated {
         id: TargetId,
         environment: EnvironmentId,
@@ -65,7 +86,9 @@ pub enum Fact {
         labels: BTreeMap<String, String>,
         variables: BTreeMap<String, String>,
     },
-    TargetRemoved { id: TargetId },
+    TargetRemoved {
+        id: TargetId,
+    },
     EnrolmentTokenCreated {
         id: EnrolmentTokenId,
         secret_hash: Digest,
@@ -74,12 +97,35 @@ pub enum Fact {
         uses_max: u32,
         expires_at: Timestamp,
     },
-    AgentEnrolled { agent: AgentId, name: Name, token: EnrolmentTokenId, key_fingerprint: Digest, hostname: String },
-    AgentConnected { agent: AgentId, session: SessionEpoch, journal: JournalMark, version: String },
-    AgentDisconnected { agent: AgentId, session: SessionEpoch, reason: String },
-    AgentOffline { agent: AgentId },
-    AgentRevoked { agent: AgentId, reason: String },
-    ArtifactStored { digest: Digest, size_bytes: u64 },
+    AgentEnrolled {
+        agent: AgentId,
+        name: Name,
+        token: EnrolmentTokenId,
+        key_fingerprint: Digest,
+        hostname: String,
+    },
+    AgentConnected {
+        agent: AgentId,
+        session: SessionEpoch,
+        journal: JournalMark,
+        version: String,
+    },
+    AgentDisconnected {
+        agent: AgentId,
+        session: SessionEpoch,
+        reason: String,
+    },
+    AgentOffline {
+        agent: AgentId,
+    },
+    AgentRevoked {
+        agent: AgentId,
+        reason: String,
+    },
+    ArtifactStored {
+        digest: Digest,
+        size_bytes: u64,
+    },
     ReleaseCreated {
         id: ReleaseId,
         application: Name,
@@ -98,21 +144,70 @@ pub enum Fact {
         targets: Vec<PlannedTarget>,
         deadline: Timestamp,
     },
-    DeploymentHalted { id: DeploymentId, reason: String },
-    DeploymentCancelRequested { id: DeploymentId, reason: String },
-    DeploymentOverdue { id: DeploymentId, reason: String },
-    DeploymentSucceeded { id: DeploymentId },
-    DeploymentFailed { id: DeploymentId, reason: String },
-    DeploymentCancelled { id: DeploymentId, reason: String },
-    TargetStarted { deployment: DeploymentId, target: TargetId, generation: Generation },
-    TargetSucceeded { deployment: DeploymentId, target: TargetId },
-    TargetFailed { deployment: DeploymentId, target: TargetId, task: TaskId, reason: String },
-    TargetSkipped { deployment: DeploymentId, target: TargetId },
-    TargetAbandoned { deployment: DeploymentId, target: TargetId },
-    TaskQueued { task: TaskId, deployment: DeploymentId, target: TargetId, step: u16 },
-    TaskDispatched { key: AttemptKey, session: SessionEpoch },
-    TaskAccepted { key: AttemptKey, position: Position },
-    TaskStarted { key: AttemptKey, started_at: Timestamp },
+    DeploymentHalted {
+        id: DeploymentId,
+        reason: String,
+    },
+    DeploymentCancelRequested {
+        id: DeploymentId,
+        reason: String,
+    },
+    DeploymentOverdue {
+        id: DeploymentId,
+        reason: String,
+    },
+    DeploymentSucceeded {
+        id: DeploymentId,
+    },
+    DeploymentFailed {
+        id: DeploymentId,
+        reason: String,
+    },
+    DeploymentCancelled {
+        id: DeploymentId,
+        reason: String,
+    },
+    TargetStarted {
+        deployment: DeploymentId,
+        target: TargetId,
+        generation: Generation,
+    },
+    TargetSucceeded {
+        deployment: DeploymentId,
+        target: TargetId,
+    },
+    TargetFailed {
+        deployment: DeploymentId,
+        target: TargetId,
+        task: TaskId,
+        reason: String,
+    },
+    TargetSkipped {
+        deployment: DeploymentId,
+        target: TargetId,
+    },
+    TargetAbandoned {
+        deployment: DeploymentId,
+        target: TargetId,
+    },
+    TaskQueued {
+        task: TaskId,
+        deployment: DeploymentId,
+        target: TargetId,
+        step: u16,
+    },
+    TaskDispatched {
+        key: AttemptKey,
+        session: SessionEpoch,
+    },
+    TaskAccepted {
+        key: AttemptKey,
+        position: Position,
+    },
+    TaskStarted {
+        key: AttemptKey,
+        started_at: Timestamp,
+    },
     TaskFinished {
         key: AttemptKey,
         position: Option<Position>,
@@ -120,9 +215,18 @@ pub enum Fact {
         finished_at: Timestamp,
         outcome: TaskOutcome,
     },
-    TaskBecameUnknown { key: AttemptKey, reason: String },
-    TaskCancelRequested { key: AttemptKey },
-    ReportIgnored { agent: AgentId, key: AttemptKey, reason: String },
+    TaskBecameUnknown {
+        key: AttemptKey,
+        reason: String,
+    },
+    TaskCancelRequested {
+        key: AttemptKey,
+    },
+    ReportIgnored {
+        agent: AgentId,
+        key: AttemptKey,
+        reason: String,
+    },
 }
 
 impl Fact {

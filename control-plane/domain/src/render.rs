@@ -45,7 +45,12 @@ pub(crate) struct Names<'n> {
 }
 
 impl<'n> Names<'n> {
-    pub(crate) fn new(environment: &'n str, release: &'n Release, target: &'n Target, variables: &'n BTreeMap<String, String>) -> Self {
+    pub(crate) fn new(
+        environment: &'n str,
+        release: &'n Release,
+        target: &'n Target,
+        variables: &'n BTreeMap<String, String>,
+    ) -> Self {
         Self {
             target: target.name.as_str(),
             slot: target.slot.as_ref().map_or("", |slot| slot.as_str()),
@@ -107,7 +112,8 @@ pub(crate) fn work(
     let spec = match &step.action {
         StepAction::Artifact { component: name, keep_releases } => {
             let component = components.iter().find(|component| component.name == *name);
-            let component = component.ok_or_else(|| RenderError::Component { component: name.to_string() })?;
+            let component =
+                component.ok_or_else(|| RenderError::Component { component: name.to_string() })?;
             TaskSpec::Artifact(ArtifactSpec {
                 component: name.to_string(),
                 version: version.to_string(),

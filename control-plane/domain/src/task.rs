@@ -1,7 +1,9 @@
 //! Tasks: one step on one target.
 
 use serde::{Deserialize, Serialize};
-use stella_protocol::id::{AgentId, Attempt, AttemptKey, DeploymentId, Generation, SessionEpoch, TargetId, TaskId};
+use stella_protocol::id::{
+    AgentId, Attempt, AttemptKey, DeploymentId, Generation, SessionEpoch, TargetId, TaskId,
+};
 use stella_protocol::spec::TaskSpec;
 use stella_protocol::time::Timestamp;
 use stella_protocol::trace::TraceContext;
@@ -130,7 +132,11 @@ impl TaskState {
     pub const fn is_final(&self) -> bool {
         matches!(
             self,
-            Self::Succeeded(_) | Self::Failed(_) | Self::TimedOut(_) | Self::Cancelled(_) | Self::Interrupted(_)
+            Self::Succeeded(_)
+                | Self::Failed(_)
+                | Self::TimedOut(_)
+                | Self::Cancelled(_)
+                | Self::Interrupted(_)
         )
     }
 

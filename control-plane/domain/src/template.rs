@@ -85,7 +85,9 @@ fn prepare(text: &str) -> Result<Cow<'_, str>, TemplateError> {
             character.len_utf8()
         };
         if nesting > NESTING_MAX {
-            return Err(TemplateError::Syntax { problem: format!("references are nested deeper than {NESTING_MAX}") });
+            return Err(TemplateError::Syntax {
+                problem: format!("references are nested deeper than {NESTING_MAX}"),
+            });
         }
         rest = &rest[taken..];
     }

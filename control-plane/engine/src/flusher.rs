@@ -40,7 +40,10 @@ impl Flusher {
         let mut condition = Condition::Stopped;
         while let Ok(batch) = batches.recv() {
             if let Err(problem) = self.flush(batch) {
-                tracing::error!(problem, "the journal failed; stopping, because memory may hold what the disk does not");
+                tracing::error!(
+                    problem,
+                    "the journal failed; stopping, because memory may hold what the disk does not"
+                );
                 condition = Condition::Failed(problem);
                 break;
             }
@@ -60,14 +63,16 @@ impl Flusher {
             let started = Instant::now();
             match self.journal.append(self.epoch, batch.at, &batch.appends) {
                 Ok(_) => {}
-                Err(AppendError::NoSpace { available, reserve }) => {
-                    self.refuse(batch, available, reserve);
+                Err(AppendError::NoSpace { available_bytes, reserve_bytes }) => {
+                    self.refuse(batch, available_bytes, reserve_bytes);
                     return Ok(());
                 }
                 Err(error) => return Err(chain(&error)),
             }
             let took = started.elapsed();
-            self.shared.last_flush_ns.store(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+            self.shared
+                .last_flush_ns
+                .store(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
             self.shared.no_space.store(false, Ordering::Relaxed);
             metrics::histogram!("stella_journal_append_duration_seconds").record(took);
         }
@@ -83,7 +88,11 @@ impl Flusher {
     fn refuse(&self, batch: Batch, available_bytes: u64, reserve_bytes: u64) {
         self.shared.no_space.store(true, Ordering::Relaxed);
         self.shared.rewinds.fetch_add(1, Ordering::AcqRel);
-        tracing::warn!(available_bytes, reserve_bytes, "writes are refused: the journal's disk is nearly full");
+        tracing::warn!(
+            available_bytes,
+            reserve_bytes,
+            "writes are refused: the journal's disk is nearly full"
+        );
         answer(batch.answers, |decided| match decided {
             Err(rejected @ SubmitError::Rejected(_)) => Err(rejected),
             Ok(_) | Err(_) => Err(SubmitError::NoSpace { available_bytes, reserve_bytes }),
@@ -96,7 +105,7 @@ type Answer = Result<Outcome, SubmitError>;
 fn answer(answers: Vec<(Reply, Answer)>, change: impl Fn(Answer) -> Answer) {
     for (reply, decided) in answers {
         // A caller that went away does not want its answer.
-        let _ = reply.send(change(decided));
+        drop(reply.send(change(decided)));
     }
 }
 

@@ -75,7 +75,7 @@ impl Shared {
         self.state.store(Arc::clone(&committed.state));
         if !committed.events.is_empty() {
             // Nobody listening is fine.
-            let _ = self.committed.send(Arc::new(committed));
+            drop(self.committed.send(Arc::new(committed)));
         }
     }
 }
@@ -119,7 +119,9 @@ pub enum SubmitError {
     #[error(transparent)]
     Rejected(#[from] Rejection),
     /// The disk is nearly full: writes are refused, reads go on. Nothing was changed.
-    #[error("the journal's disk has only {available_bytes} bytes left and {reserve_bytes} are kept in reserve: free some space there")]
+    #[error(
+        "the journal's disk has only {available_bytes} bytes left and {reserve_bytes} are kept in reserve: free some space there"
+    )]
     NoSpace {
         /// What is left.
         available_bytes: u64,
@@ -204,7 +206,12 @@ impl Handle {
     ///
     /// # Errors
     /// If the journal is damaged there, or the engine is stopping.
-    pub async fn read(&self, stream: StreamId, from: Position, limit: usize) -> Result<Vec<CommittedEvent>, ReadError> {
+    pub async fn read(
+        &self,
+        stream: StreamId,
+        from: Position,
+        limit: usize,
+    ) -> Result<Vec<CommittedEvent>, ReadError> {
         let journal = Arc::clone(&self.shared.journal);
         let read = tokio::task::spawn_blocking(move || read_events(journal.as_ref(), stream, from, limit));
         read.await.unwrap_or(Err(ReadError::Stopping))
@@ -213,13 +220,16 @@ impl Handle {
     /// How many durable events a stream has.
     #[must_use]
     pub fn head(&self, stream: StreamId) -> Position {
-        self.shared.journal.head(codec::to_journal(stream)).map(|head| head.next).unwrap_or_default()
+        self.shared.journal.heads().get(&codec::to_journal(stream)).map(|head| head.next).unwrap_or_default()
     }
 
     /// The mark of a tenant's journal, for its agents to remember.
     #[must_use]
     pub fn journal_mark(&self, tenant: TenantId) -> JournalMark {
-        JournalMark { incarnation: self.shared.journal.incarnation(), position: self.head(StreamId::Tenant(tenant)) }
+        JournalMark {
+            incarnation: self.shared.journal.incarnation(),
+            position: self.head(StreamId::Tenant(tenant)),
+        }
     }
 
     /// Whether an agent has seen a journal that this one is not, or not any more: another life of it, or a later position.
@@ -248,7 +258,7 @@ impl Handle {
 
     pub(crate) fn wake(&self) {
         // A full queue wakes the writer as well.
-        let _ = self.commands.try_send(Work::Wake);
+        drop(self.commands.try_send(Work::Wake));
     }
 }
 
@@ -263,8 +273,11 @@ pub(crate) fn read_events(
         .into_iter()
         .map(|entry| {
             let position = entry.position;
-            let event =
-                codec::decode(&entry.payload).map_err(|source| ReadError::Event { stream, position, source })?;
+            let event = codec::decode(&entry.payload).map_err(|source| ReadError::Event {
+                stream,
+                position,
+                source,
+            })?;
             Ok(CommittedEvent { stream, position, event: Arc::new(event) })
         })
         .collect()

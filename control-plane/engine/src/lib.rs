@@ -19,7 +19,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use arc_swap::ArcSwap;
-use stella_domain::state::State;
 use stella_journal::Journal;
 use stella_protocol::time::Timestamp;
 use tokio::sync::{broadcast, watch};
@@ -56,7 +55,8 @@ impl Clock {
     #[must_use]
     pub fn system() -> Self {
         Self::new(|| {
-            let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+            let since_epoch =
+                std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
             Timestamp(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
         })
     }
@@ -114,9 +114,11 @@ impl Engine {
         let (commands, waiting) = std::sync::mpsc::sync_channel(WAITING_COMMANDS_MAX);
         let (condition_setter, condition) = watch::channel(Condition::Running);
         let stop = Arc::new(AtomicBool::new(false));
-        let shared = Arc::new(handle::Shared::new(Arc::clone(&journal), config.clock.clone(), published, committed));
+        let shared =
+            Arc::new(handle::Shared::new(Arc::clone(&journal), config.clock.clone(), published, committed));
         let (batches, to_flush) = std::sync::mpsc::sync_channel(1);
-        let snapshots = snapshot::Taker::new(Arc::clone(&journal), config.snapshot_every_events, recovered.replayed);
+        let snapshots =
+            snapshot::Taker::new(Arc::clone(&journal), config.snapshot_every_events, recovered.replayed);
         let flusher = flusher::Flusher::new(journal, epoch, Arc::clone(&shared), condition_setter, snapshots);
         let writer = writer::Writer::new(
             writer::Config { clock: config.clock, last_time: recovered.last_time, heads: recovered.heads },

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use stella_domain::event::StreamId;
 use stella_domain::state::State;
-use stella_journal::{EpochError, Journal, SnapshotError, Stream};
+use stella_journal::{AppendError, Journal};
 use stella_protocol::id::Position;
 use stella_protocol::time::Timestamp;
 
@@ -19,7 +19,7 @@ const PAGE_EVENTS: usize = 4_096;
 pub enum RecoveryError {
     /// A snapshot is there and cannot be read.
     #[error("the snapshots cannot be read")]
-    Snapshot(#[source] SnapshotError),
+    Snapshot(#[source] stella_journal::ReadError),
     /// A snapshot is intact, but not of this version.
     #[error("the snapshot is not understood by this version")]
     SnapshotFormat(#[source] serde_json::Error),
@@ -27,7 +27,9 @@ pub enum RecoveryError {
     #[error("the journal cannot be replayed")]
     Read(#[source] ReadError),
     /// An event does not follow from the ones before it.
-    #[error("event {position} of {stream:?} does not follow from the events before it; run stella-orchestrator journal verify")]
+    #[error(
+        "event {position} of {stream:?} does not follow from the events before it; run stella-orchestrator journal verify"
+    )]
     Illegal {
         /// Its stream.
         stream: StreamId,
@@ -39,7 +41,7 @@ pub enum RecoveryError {
     },
     /// The new epoch cannot be written.
     #[error("the journal cannot be opened for writing")]
-    Epoch(#[source] EpochError),
+    Epoch(#[source] AppendError),
     /// No thread can be started.
     #[error("a thread cannot be started")]
     Thread(#[source] std::io::Error),
@@ -78,20 +80,28 @@ fn from_snapshot(journal: &dyn Journal) -> Result<(State, BTreeMap<StreamId, Pos
         return Ok((State::default(), BTreeMap::new()));
     };
     let state = serde_json::from_slice(&snapshot.payload).map_err(RecoveryError::SnapshotFormat)?;
-    let positions = snapshot.heads.into_iter().map(|(stream, at): (Stream, _)| (codec::from_journal(stream), at)).collect();
+    let positions =
+        snapshot.heads.into_iter().map(|(stream, head)| (codec::from_journal(stream), head.next)).collect();
     Ok((state, positions))
 }
 
-fn replay(journal: &dyn Journal, stream: StreamId, mut from: Position, state: &mut State) -> Result<u64, RecoveryError> {
+fn replay(
+    journal: &dyn Journal,
+    stream: StreamId,
+    mut from: Position,
+    state: &mut State,
+) -> Result<u64, RecoveryError> {
     let mut replayed = 0;
     loop {
         let page = read_events(journal, stream, from, PAGE_EVENTS).map_err(RecoveryError::Read)?;
         let Some(last) = page.last() else { return Ok(replayed) };
         from = last.position.next();
         for entry in page {
-            state
-                .apply(stream, &entry.event)
-                .map_err(|source| RecoveryError::Illegal { stream, position: entry.position, source })?;
+            state.apply(stream, &entry.event).map_err(|source| RecoveryError::Illegal {
+                stream,
+                position: entry.position,
+                source,
+            })?;
             replayed += 1;
         }
     }

@@ -23,24 +23,33 @@ impl Taker {
     /// Counts a durable batch; starts a snapshot if one is due and none is being taken.
     pub(crate) fn after(&mut self, events: usize, state: &Arc<State>, at: Timestamp) {
         self.events_since += events as u64;
-        if self.events_since < self.every_events || self.running.as_ref().is_some_and(|thread| !thread.is_finished()) {
+        if self.events_since < self.every_events
+            || self.running.as_ref().is_some_and(|thread| !thread.is_finished())
+        {
             return;
         }
         self.finish();
         self.events_since = 0;
         // The caller is the only appender and has just appended: these heads are those of this state.
-        let heads = self.journal.heads().into_iter().map(|(stream, head)| (stream, head.next)).collect();
+        let heads = self.journal.heads();
         let (journal, state) = (Arc::clone(&self.journal), Arc::clone(state));
         let take = move || {
             let started = std::time::Instant::now();
             let payload = match serde_json::to_vec(state.as_ref()) {
                 Ok(payload) => payload,
-                Err(error) => return tracing::error!(error = &error as &dyn std::error::Error, "no snapshot was taken"),
+                Err(error) => {
+                    return tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        "no snapshot was taken"
+                    );
+                }
             };
             let bytes = payload.len();
             match journal.save_snapshot(&Snapshot { heads, at, payload }) {
                 Ok(()) => tracing::info!(bytes, seconds = started.elapsed().as_secs_f64(), "snapshot taken"),
-                Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "no snapshot was taken"),
+                Err(error) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "no snapshot was taken")
+                }
             }
         };
         match crate::spawn("snapshot", take) {

@@ -56,7 +56,7 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    pub(crate) const fn new(
+    pub(crate) fn new(
         config: Config,
         state: Arc<State>,
         shared: Arc<Shared>,

@@ -1,1 +1,224 @@
-//! stella-fleet
+//! The control plane's side of its agents: the QUIC listener, enrolment, sessions, dispatch, output and artifacts.
+//!
+//! One task for each connection, and two for all of them. A session owns its control stream and decides nothing: what an
+//! agent says becomes a command for the engine, and what the agent is told is read from the durable state. The
+//! [courier](courier) wakes a session when something was committed for its agent, and the [sweep](sweep) does it at
+//! intervals; neither brings a message. A woken session compares the state with what it has sent and sends the rest.
+//! There is therefore no queue of orders that could overflow, get lost, or run ahead of the disk.
+//!
+//! The journal knows nothing of sockets, and this crate nothing of how events are stored: it has a [`Handle`] to the
+//! engine and no more.
+
+mod courier;
+mod enrol;
+mod limits;
+mod listener;
+mod orders;
+mod registry;
+mod session;
+mod streams;
+mod sweep;
+mod transport;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::{Connection, Endpoint, VarInt};
+use stella_certs::Authority;
+use stella_certs::tls::ServerIdentity;
+use stella_engine::Handle;
+use stella_protocol::close::CloseCode;
+use stella_protocol::id::AgentId;
+use stella_protocol::limits::HEARTBEAT_INTERVAL_MS;
+use stella_protocol::session::Millis;
+use stella_store::{ArtifactStore, OutputStore};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use registry::LiveFigures;
+
+use limits::{CLOSE_TIME_MAX, DRAIN_TIME_MAX, ENROLMENTS_MAX};
+use registry::Registry;
+
+/// What can be chosen.
+#[derive(Clone, Debug)]
+pub struct FleetConfig {
+    /// Where to listen (UDP). Port 0 takes any free one.
+    pub listen: SocketAddr,
+    /// How often agents send a heartbeat, in milliseconds. A session ends after three that are missing.
+    pub heartbeat_interval_ms: u64,
+    /// How long an agent's certificate is valid. Agents renew at two thirds of it.
+    pub certificate_lifetime: Duration,
+    /// How many agents may be connected. Beyond it they are told to come back later.
+    pub sessions_max: usize,
+    /// How often sessions are compared with the state even though nothing has woken them. An agent that the state has
+    /// online without a session is taken for lost after two of these intervals.
+    pub reconcile_interval: Duration,
+}
+
+impl FleetConfig {
+    /// The usual choices.
+    #[must_use]
+    pub const fn new(listen: SocketAddr) -> Self {
+        Self {
+            listen,
+            heartbeat_interval_ms: HEARTBEAT_INTERVAL_MS,
+            certificate_lifetime: Duration::from_secs(24 * 60 * 60),
+            sessions_max: 50_000,
+            reconcile_interval: Duration::from_secs(5),
+        }
+    }
+}
+
+/// What the fleet works with.
+#[derive(Clone, Debug)]
+pub struct FleetDeps {
+    /// Decides and remembers. It has to outlive the fleet: stop it after [`Fleet::stopped`].
+    pub engine: Handle,
+    /// Issues certificates.
+    pub authority: Arc<Authority>,
+    /// The control plane's own certificate.
+    pub identity: Arc<ServerIdentity>,
+    /// Archives for agents to fetch.
+    pub artifacts: Arc<ArtifactStore>,
+    /// Where task output goes.
+    pub output: Arc<OutputStore>,
+}
+
+/// Why the fleet cannot start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The UDP socket cannot be opened.
+    #[error("cannot listen on UDP {address}; is it in use, or not an address of this machine?")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The certificates cannot be used for TLS.
+    #[error("the certificates cannot be used for the agents' listener")]
+    Tls(#[source] stella_certs::tls::Error),
+    /// The TLS configuration has no cipher suite that QUIC needs.
+    #[error("the TLS configuration cannot be used for QUIC")]
+    Quic(#[source] quinn::crypto::rustls::NoInitialCipherSuite),
+}
+
+/// The running fleet. Its tasks live until the token that it was started with is cancelled.
+#[derive(Debug)]
+pub struct Fleet {
+    shared: Arc<Shared>,
+    endpoint: Endpoint,
+    local_addr: SocketAddr,
+}
+
+/// What all tasks of the fleet share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) config: FleetConfig,
+    pub(crate) engine: Handle,
+    pub(crate) authority: Arc<Authority>,
+    pub(crate) artifacts: Arc<ArtifactStore>,
+    pub(crate) output: Arc<OutputStore>,
+    pub(crate) registry: Registry,
+    /// Room for enrolments that are going on.
+    pub(crate) enrolments: Semaphore,
+    pub(crate) shutdown: CancellationToken,
+    pub(crate) tasks: TaskTracker,
+    started: Instant,
+}
+
+impl Shared {
+    /// The sessions' clock.
+    pub(crate) fn millis(&self) -> Millis {
+        Millis(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// The moment of the runtime's clock that a moment of the sessions' clock is.
+    pub(crate) fn instant(&self, at: Millis) -> Instant {
+        self.started + Duration::from_millis(at.0)
+    }
+}
+
+impl Fleet {
+    /// Opens the socket and starts to serve. Cancel `shutdown`, then await [`Self::stopped`], to end it.
+    ///
+    /// # Errors
+    /// As [`Error`] says; nothing is left running.
+    pub fn start(config: FleetConfig, deps: FleetDeps, shutdown: CancellationToken) -> Result<Self, Error> {
+        let endpoint = transport::listen(config.listen, &deps.identity, &deps.authority.roots_der())?;
+        let local_addr =
+            endpoint.local_addr().map_err(|source| Error::Listen { address: config.listen, source })?;
+        let FleetDeps { engine, authority, identity: _, artifacts, output } = deps;
+        let shared = Arc::new(Shared {
+            config,
+            engine,
+            authority,
+            artifacts,
+            output,
+            registry: Registry::default(),
+            enrolments: Semaphore::new(ENROLMENTS_MAX),
+            shutdown,
+            tasks: TaskTracker::new(),
+            started: Instant::now(),
+        });
+        // Before the listener: no commit may come between a session's first look at the state and the courier's.
+        let commits = shared.engine.subscribe();
+        shared.tasks.spawn(courier::run(Arc::clone(&shared), commits));
+        shared.tasks.spawn(sweep::run(Arc::clone(&shared)));
+        shared.tasks.spawn(listener::run(Arc::clone(&shared), endpoint.clone()));
+        tracing::info!(address = %local_addr, "listening for agents");
+        Ok(Self { shared, endpoint, local_addr })
+    }
+
+    /// Where agents reach it.
+    #[must_use]
+    pub const fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// What is known of an agent's live session; `None` without one.
+    #[must_use]
+    pub fn live(&self, agent: AgentId) -> Option<LiveFigures> {
+        self.shared.registry.get(agent).map(|link| link.figures())
+    }
+
+    /// How many agents have a session.
+    #[must_use]
+    pub fn sessions(&self) -> usize {
+        self.shared.registry.len()
+    }
+
+    /// Waits until the token is cancelled and all tasks have ended: every agent is told that the control plane shuts
+    /// down, and the end of every session is in the journal unless that takes too long.
+    pub async fn stopped(&self) {
+        self.shared.shutdown.cancelled().await;
+        self.shared.registry.wake_all();
+        self.shared.tasks.close();
+        if timeout(DRAIN_TIME_MAX, self.shared.tasks.wait()).await.is_err() {
+            tracing::warn!(
+                tasks = self.shared.tasks.len(),
+                "some sessions did not end in time; their connections are cut"
+            );
+        }
+        self.endpoint.close(quic_code(CloseCode::ShuttingDown), b"");
+        if timeout(CLOSE_TIME_MAX, self.endpoint.wait_idle()).await.is_err() {
+            tracing::debug!("some agents did not confirm the end of their connection");
+        }
+    }
+}
+
+/// Closes a connection with a code of the protocol and its text.
+pub(crate) fn close(connection: &Connection, code: CloseCode) {
+    connection.close(quic_code(code), code.to_string().as_bytes());
+}
+
+pub(crate) fn quic_code(code: CloseCode) -> VarInt {
+    VarInt::from_u32(code.code())
+}

@@ -31,5 +31,6 @@ pub use port::{
     Append, AppendError, Damage, Entry, Head, Journal, Mark, OpenError, Problem, ReadError, Snapshot,
     SnapshotError, Stream,
 };
-pub use sled_journal::{JournalConfig, SledJournal};
+pub use sled_journal::SledJournal;
+pub use stella_durable::StoreConfig as JournalConfig;
 pub use verify::{PROBLEMS_MAX, Report, StreamReport, verify};

@@ -38,7 +38,7 @@ pub struct Head {
     pub hash: Digest,
 }
 
-/// A point in a stream with the hash up to it, to compare with what another place remembers.
+/// How a head that another place remembers compares with this journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mark {
     /// The journal has this very history.
@@ -90,7 +90,8 @@ pub trait Journal: Send + Sync + fmt::Debug {
     /// The current leader's term; 0 before the first [`Journal::begin_epoch`].
     fn epoch(&self) -> Epoch;
 
-    /// Starts a new term and makes it durable. Appends with an older one are refused from here on.
+    /// Starts a new term and makes it durable, even below the free-space reserve. Appends with an older one are
+    /// refused from here on.
     fn begin_epoch(&self) -> Result<Epoch, AppendError>;
 
     /// The durable ends of all streams that have events.
@@ -164,7 +165,9 @@ pub enum AppendError {
         max: usize,
     },
     /// The disk is nearly full. Nothing was written; reads go on.
-    #[error("the journal's disk has {available_bytes} bytes free, below the reserve of {reserve_bytes}; free some space")]
+    #[error(
+        "the journal's disk has {available_bytes} bytes free, below the reserve of {reserve_bytes}; free some space"
+    )]
     NoSpace {
         /// What is free, in bytes.
         available_bytes: u64,
@@ -172,7 +175,9 @@ pub enum AppendError {
         reserve_bytes: u64,
     },
     /// The write failed and nobody can tell how much of it the disk has. **Fatal**: the process must stop and replay.
-    #[error("the journal could not make a write durable; the process must stop and start again from the disk")]
+    #[error(
+        "the journal could not make a write durable; the process must stop and start again from the disk"
+    )]
     Failed(#[source] Arc<stella_durable::Error>),
 }
 
@@ -340,13 +345,18 @@ pub enum Problem {
         covered: Position,
     },
     /// Durable events have gone: more were acknowledged than there are.
-    #[error("{acknowledged} events were acknowledged but only {present} are there; the end of the storage is lost")]
+    #[error(
+        "{acknowledged} events were acknowledged but only {present} are there; the end of the storage is lost"
+    )]
     BehindAcknowledged {
         /// How many were acknowledged in all streams.
         acknowledged: u64,
         /// How many are there in all streams.
         present: u64,
     },
+    /// A saved snapshot cannot be used. Not fatal: an older one or a replay from the start takes its place.
+    #[error("snapshot {0} cannot be used: {1}")]
+    Snapshot(u64, &'static str),
     /// The storage engine refuses to read there.
     #[error("the storage engine cannot read it: {0}")]
     Unreadable(String),

@@ -113,7 +113,8 @@ pub fn decode_record(value: &[u8]) -> Result<Record, Problem> {
     let first = Position(fields.u64()?);
     let count = fields.u32()?;
     let previous = Digest(fields.array()?);
-    if count == 0 || first.0.checked_add(u64::from(count)).is_none() {
+    // The position after the last event must exist too.
+    if count == 0 || first.0.checked_add(u64::from(count)).is_none_or(|next| next == u64::MAX) {
         return Err(Problem::Malformed("impossible number of events"));
     }
     // The count is not trusted with an allocation: each event takes at least its length's four bytes.

@@ -1,5 +1,7 @@
 //! Walking the records of one stream and checking each against its neighbours.
 
+use std::cmp::Ordering;
+
 use stella_durable::{IVec, Pairs, Tree};
 use stella_protocol::digest::Digest;
 use stella_protocol::id::{Incarnation, Position};
@@ -23,15 +25,21 @@ pub(crate) struct Scan {
     /// Where the next record has to start and what it has to follow, as far as that is known.
     next: Option<Position>,
     hash: Option<Digest>,
-    end: Position,
+    /// `None` walks to wherever the records end.
+    end: Option<Position>,
     is_done: bool,
 }
 
 impl Scan {
-    /// From the first record on.
-    pub(crate) fn all(tree: &Tree, incarnation: Incarnation, stream: Stream, end: Position) -> Self {
-        let nothing = hash_of_nothing(incarnation, stream);
-        Self::new(tree, stream, Position(0), end, Some(nothing))
+    /// From the first record on. Without an incarnation the first record is not compared with the stream's start.
+    pub(crate) fn all(
+        tree: &Tree,
+        incarnation: Option<Incarnation>,
+        stream: Stream,
+        end: Option<Position>,
+    ) -> Self {
+        let nothing = incarnation.map(|incarnation| hash_of_nothing(incarnation, stream));
+        Self::new(tree, stream, Position(0), end, nothing)
     }
 
     /// From the record on that holds a position before `end`.
@@ -49,12 +57,19 @@ impl Scan {
         };
         let first = decode_record_key(&key).map_err(|problem| Damage::at(stream, position, problem))?.1;
         let hash = (first == Position(0)).then(|| hash_of_nothing(incarnation, stream));
-        Ok(Self::new(tree, stream, first, end, hash))
+        Ok(Self::new(tree, stream, first, Some(end), hash))
     }
 
-    fn new(tree: &Tree, stream: Stream, first: Position, end: Position, hash: Option<Digest>) -> Self {
-        let pairs = tree.range(record_key(stream, first)..record_key(stream, end));
-        Self { stream, pairs, next: Some(first), hash, end, is_done: first >= end }
+    fn new(
+        tree: &Tree,
+        stream: Stream,
+        first: Position,
+        end: Option<Position>,
+        hash: Option<Digest>,
+    ) -> Self {
+        let stop = end.unwrap_or(Position(u64::MAX));
+        let pairs = tree.range(record_key(stream, first)..record_key(stream, stop));
+        Self { stream, pairs, next: Some(first), hash, end, is_done: first >= stop }
     }
 
     fn check(&mut self, key: &IVec, value: &IVec) -> Result<Checked, Damage> {
@@ -99,11 +114,11 @@ impl Iterator for Scan {
             }
             None => {
                 self.is_done = true;
-                let next = self.next?;
-                let problem = match next.cmp(&self.end) {
-                    std::cmp::Ordering::Equal => return None,
-                    std::cmp::Ordering::Less => Problem::Gap { found: self.end },
-                    std::cmp::Ordering::Greater => Problem::HeadDisagrees { head: self.end },
+                let (next, end) = (self.next?, self.end?);
+                let problem = match next.cmp(&end) {
+                    Ordering::Equal => return None,
+                    Ordering::Less => Problem::Gap { found: end },
+                    Ordering::Greater => Problem::HeadDisagrees { head: end },
                 };
                 Some(Err(Damage::at(self.stream, next, problem).into()))
             }

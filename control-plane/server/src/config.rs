@@ -157,8 +157,10 @@ impl Config {
             Some(path) => config::File::from(path).required(true),
             None => config::File::from(Path::new(DEFAULT_FILE)).required(false),
         };
-        let environment =
-            config::Environment::with_prefix(ENVIRONMENT_PREFIX).prefix_separator("__").separator("__").try_parsing(true);
+        let environment = config::Environment::with_prefix(ENVIRONMENT_PREFIX)
+            .prefix_separator("__")
+            .separator("__")
+            .try_parsing(true);
         let layers = config::Config::builder().add_source(source).add_source(environment).build()?;
         let mut loaded: Self = layers.try_deserialize()?;
         if let Ok(level) = std::env::var("LOG_LEVEL") {

@@ -1,2 +1,74 @@
-//! stella-server
-fn main() {}
+//! `stella-orchestrator`: the control plane.
+
+mod boot;
+mod config;
+mod first_start;
+mod journal_tool;
+mod logs;
+mod metrics;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::Config;
+
+// Many small, short-lived allocations on several threads: measured smaller per idle agent than the system's allocator.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// The control plane of the Stella release orchestrator.
+#[derive(Debug, Parser)]
+#[command(name = "stella-orchestrator", version, after_help = EXAMPLES)]
+struct Cli {
+    /// The configuration file [default: /etc/stella/orchestrator.toml, if it exists].
+    #[arg(long, short, env = "STELLA_CONFIG", global = true)]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "Examples:
+  stella-orchestrator run --config /etc/stella/orchestrator.toml
+  stella-orchestrator journal verify
+  stella-orchestrator journal export /var/backups/journal.jsonl
+
+Every key of the file can be set by an environment variable: STELLA_ORCHESTRATOR__API__LISTEN is api.listen.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the control plane until SIGTERM or SIGINT.
+    Run,
+    /// Check the configuration and say what is wrong with it.
+    CheckConfig,
+    /// Verify, export or import the journal of a stopped control plane.
+    #[command(subcommand)]
+    Journal(journal_tool::JournalCommand),
+}
+
+fn main() -> ExitCode {
+    match run(&Cli::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "stopped");
+            // Nobody is left to tell when standard error is closed.
+            writeln!(std::io::stderr(), "stella-orchestrator: {error:#}").ok();
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: &Cli) -> anyhow::Result<bool> {
+    let config = Config::load(cli.config.as_deref())?;
+    match &cli.command {
+        Command::Run => boot::run(config).map(|()| true),
+        Command::CheckConfig => {
+            writeln!(std::io::stdout(), "the configuration is good")?;
+            Ok(true)
+        }
+        Command::Journal(command) => journal_tool::run(command, &config.journal_dir()),
+    }
+}

@@ -21,7 +21,7 @@ fn main() -> std::io::Result<()> {
     let listener = TcpListener::bind(("127.0.0.1", port))?;
     for stream in listener.incoming() {
         // A client that goes away is its own problem.
-        let _ = stream.and_then(|stream| answer(stream, version.trim(), broken));
+        stream.and_then(|stream| answer(stream, version.trim(), broken)).ok();
     }
     Ok(())
 }
@@ -31,7 +31,9 @@ fn answer(mut stream: TcpStream, version: &str, broken: bool) -> std::io::Result
     let mut request = String::new();
     BufReader::new(&stream).read_line(&mut request)?;
     let (status, body) = match request.split(' ').nth(1) {
-        Some("/healthz") if broken => ("503 Service Unavailable", "the database schema is newer than this release\n".into()),
+        Some("/healthz") if broken => {
+            ("503 Service Unavailable", "the database schema is newer than this release\n".into())
+        }
         Some("/healthz") => ("200 OK", "ok\n".to_owned()),
         Some("/") => ("200 OK", format!("demo-web {version}\n")),
         _ => ("404 Not Found", "not found\n".to_owned()),

@@ -12,6 +12,7 @@ use crate::event::{Fact, IllegalTransition};
 use crate::tenant::{AgentWork, TenantState, Timer};
 
 impl TenantState {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "a fact that is not listed is refused")]
     pub(super) fn apply_agent(&mut self, at: Timestamp, fact: &Fact) -> Applied {
         match fact {
             Fact::EnrolmentTokenCreated { id, secret_hash, agent_name, labels, uses_max, expires_at } => {
@@ -33,7 +34,8 @@ impl TenantState {
             Fact::AgentConnected { .. } => self.agent_connected(at, fact),
             Fact::AgentDisconnected { agent: id, session, reason: _ } => {
                 let agent = self.agent_mut(*id, fact)?;
-                let live = matches!(agent.connectivity, Connectivity::Online { .. }) && agent.session == *session;
+                let live =
+                    matches!(agent.connectivity, Connectivity::Online { .. }) && agent.session == *session;
                 ensure(live, format!("agent {id}"), connectivity(agent), fact)?;
                 agent.connectivity = Connectivity::Suspect { since: at };
                 self.timers.insert((at.plus_ms(RECONNECT_WINDOW_MS), Timer::ReconnectWindow(*id)));
@@ -73,9 +75,13 @@ impl TenantState {
         };
         vacant(!self.agents.contains_key(id), AgentId::KIND, id, fact)?;
         vacant(!self.index.agents.contains_key(name), AgentId::KIND, name, fact)?;
-        let paper = self.enrolment_tokens.get_mut(token).ok_or_else(|| missing(EnrolmentTokenId::KIND, token, fact))?;
+        let paper = self
+            .enrolment_tokens
+            .get_mut(token)
+            .ok_or_else(|| missing(EnrolmentTokenId::KIND, token, fact))?;
         let paper = Arc::make_mut(paper);
-        let unused = !paper.used_by.contains_key(key_fingerprint) && paper.used_by.len() < uses(paper.uses_max);
+        let unused =
+            !paper.used_by.contains_key(key_fingerprint) && paper.used_by.len() < uses(paper.uses_max);
         ensure(unused, format!("enrolment token {token}"), "used up", fact)?;
         paper.used_by.insert(*key_fingerprint, *id);
         let agent = Agent {
@@ -99,10 +105,17 @@ impl TenantState {
     }
 
     fn agent_connected(&mut self, at: Timestamp, fact: &Fact) -> Applied {
-        let Fact::AgentConnected { agent: id, session, journal, version } = fact else { return Err(misplaced(fact)) };
+        let Fact::AgentConnected { agent: id, session, journal, version } = fact else {
+            return Err(misplaced(fact));
+        };
         let agent = self.agent_mut(*id, fact)?;
         ensure(agent.revoked.is_none(), format!("agent {id}"), "revoked", fact)?;
-        ensure(*session == agent.session.next(), format!("agent {id}"), format!("in session {}", agent.session), fact)?;
+        ensure(
+            *session == agent.session.next(),
+            format!("agent {id}"),
+            format!("in session {}", agent.session),
+            fact,
+        )?;
         agent.session = *session;
         agent.journal = Some(*journal);
         agent.version.clone_from(version);

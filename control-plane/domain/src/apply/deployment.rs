@@ -12,6 +12,7 @@ use crate::event::{Fact, IllegalTransition, PlannedTarget};
 use crate::tenant::{TenantState, Timer};
 
 impl TenantState {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "a fact that is not listed is refused")]
     pub(super) fn apply_deployment(&mut self, at: Timestamp, fact: &Fact) -> Applied {
         match fact {
             Fact::DeploymentCreated { .. } => self.deployment_created(at, fact),
@@ -38,7 +39,8 @@ impl TenantState {
             }
             Fact::DeploymentSucceeded { id } => {
                 self.end_deployment(at, *id, fact, Status::Succeeded, |deployment| {
-                    matches!(deployment.status, Status::Running) && deployment.counts.succeeded == deployment.counts.total()
+                    matches!(deployment.status, Status::Running)
+                        && deployment.counts.succeeded == deployment.counts.total()
                 })
             }
             Fact::DeploymentFailed { id, reason } => {
@@ -46,21 +48,36 @@ impl TenantState {
                     matches!(deployment.status, Status::Halting { .. }) && is_quiet(deployment)
                 })
             }
-            Fact::DeploymentCancelled { id, reason } => {
-                self.end_deployment(at, *id, fact, Status::Cancelled { reason: reason.clone() }, |deployment| {
-                    matches!(deployment.status, Status::Cancelling { .. }) && is_quiet(deployment)
-                })
-            }
+            Fact::DeploymentCancelled { id, reason } => self.end_deployment(
+                at,
+                *id,
+                fact,
+                Status::Cancelled { reason: reason.clone() },
+                |deployment| matches!(deployment.status, Status::Cancelling { .. }) && is_quiet(deployment),
+            ),
             other => Err(misplaced(other)),
         }
     }
 
     fn deployment_created(&mut self, at: Timestamp, fact: &Fact) -> Applied {
-        let Fact::DeploymentCreated { id, environment, release, strategy, on_failure, cause, targets, deadline } = fact else {
+        let Fact::DeploymentCreated {
+            id,
+            environment,
+            release,
+            strategy,
+            on_failure,
+            cause,
+            targets,
+            deadline,
+        } = fact
+        else {
             return Err(misplaced(fact));
         };
         vacant(!self.deployments.contains_key(id), DeploymentId::KIND, id, fact)?;
-        let stage = self.environments.get(environment).ok_or_else(|| missing(EnvironmentId::KIND, environment, fact))?;
+        let stage = self
+            .environments
+            .get(environment)
+            .ok_or_else(|| missing(EnvironmentId::KIND, environment, fact))?;
         if let Cause::Rollback { reason, .. } = cause {
             let by_reason = self.totals.rollbacks.entry(stage.name.clone()).or_default();
             *by_reason.entry(reason.name().to_owned()).or_insert(0) += 1;
@@ -139,14 +156,21 @@ impl TenantState {
         let (strategy, status) = (deployment.strategy.name(), deployment.status.name());
         self.timers.remove(&(deadline, Timer::DeploymentDeadline(id)));
         self.active_deployments.remove(&id);
-        let stage = self.environments.get(&environment).ok_or_else(|| missing(EnvironmentId::KIND, environment, fact))?;
+        let stage = self
+            .environments
+            .get(&environment)
+            .ok_or_else(|| missing(EnvironmentId::KIND, environment, fact))?;
         let by_strategy = self.totals.deployments.entry(stage.name.clone()).or_default();
         let by_status = by_strategy.entry(strategy.to_owned()).or_default();
         *by_status.entry(status.to_owned()).or_insert(0) += 1;
         Ok(())
     }
 
-    pub(super) fn deployment_mut(&mut self, id: DeploymentId, fact: &Fact) -> Result<&mut Deployment, IllegalTransition> {
+    pub(super) fn deployment_mut(
+        &mut self,
+        id: DeploymentId,
+        fact: &Fact,
+    ) -> Result<&mut Deployment, IllegalTransition> {
         self.deployments.get_mut(&id).map(Arc::make_mut).ok_or_else(|| missing(DeploymentId::KIND, id, fact))
     }
 }

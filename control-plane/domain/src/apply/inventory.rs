@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use stella_protocol::id::{AgentId, EnvironmentId, ReleaseId, TargetId};
 use stella_protocol::id::Generation;
+use stella_protocol::id::{AgentId, EnvironmentId, ReleaseId, TargetId};
 use stella_protocol::time::Timestamp;
 
 use super::{Applied, ensure, misplaced, missing, vacant};
@@ -14,6 +14,7 @@ use crate::target::Target;
 use crate::tenant::TenantState;
 
 impl TenantState {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "a fact that is not listed is refused")]
     pub(super) fn apply_inventory(&mut self, at: Timestamp, fact: &Fact) -> Applied {
         match fact {
             Fact::EnvironmentCreated { id, name, order } => {
@@ -69,7 +70,11 @@ impl TenantState {
         names.insert(name.clone(), *id);
         let slots = self.index.slots.entry(*agent).or_default();
         let key = slot.as_ref().map_or_else(String::new, ToString::to_string);
-        let free = if slot.is_none() { slots.is_empty() } else { !slots.contains_key("") && !slots.contains_key(&key) };
+        let free = if slot.is_none() {
+            slots.is_empty()
+        } else {
+            !slots.contains_key("") && !slots.contains_key(&key)
+        };
         vacant(free, "target in slot", &key, fact)?;
         slots.insert(key, *id);
         let target = Target {

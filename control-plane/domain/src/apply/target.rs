@@ -15,6 +15,7 @@ use crate::task::TaskState;
 use crate::tenant::TenantState;
 
 impl TenantState {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "a fact that is not listed is refused")]
     pub(super) fn apply_target(&mut self, at: Timestamp, fact: &Fact) -> Applied {
         match fact {
             Fact::TargetStarted { deployment, target, generation } => {
@@ -31,7 +32,7 @@ impl TenantState {
                 let (part, task) = self.active_part(*deployment, *target, fact)?;
                 let all_done = matches!(task, TaskState::Succeeded(_)) && self.is_last_step(&part);
                 ensure(all_done, format!("target {target}"), "not done with its steps", fact)?;
-                self.end_part(*deployment, *target, Progress::Succeeded { at }, fact)?;
+                self.move_part(*deployment, *target, Progress::Succeeded { at }, fact)?;
                 let place = self.target_mut(*target, fact)?;
                 place.current = Some(part.release);
                 place.active = None;
@@ -43,7 +44,7 @@ impl TenantState {
                 let failed = task.is_final() && !matches!(task, TaskState::Succeeded(_));
                 ensure(its_task && failed, format!("task {id}"), task.name(), fact)?;
                 let progress = Progress::Failed { at, task: *id, reason: reason.clone() };
-                self.end_part(*deployment, *target, progress, fact)?;
+                self.move_part(*deployment, *target, progress, fact)?;
                 self.target_mut(*target, fact)?.active = None;
                 Ok(())
             }
@@ -52,12 +53,14 @@ impl TenantState {
                 ensure(!running, subject(*deployment), "running", fact)?;
                 let (part, task) = self.active_part(*deployment, *target, fact)?;
                 let unknown = matches!(task, TaskState::Unknown { .. });
-                ensure(unknown || task.is_final(), format!("the task on target {target}"), task.name(), fact)?;
-                self.end_part(*deployment, *target, Progress::Abandoned { at }, fact)?;
-                let blocked_by = match part.progress {
-                    Progress::Active { task, .. } if unknown => Some(task),
-                    _ => None,
-                };
+                ensure(
+                    unknown || task.is_final(),
+                    format!("the task on target {target}"),
+                    task.name(),
+                    fact,
+                )?;
+                self.move_part(*deployment, *target, Progress::Abandoned { at }, fact)?;
+                let blocked_by = if unknown { part.progress.task() } else { None };
                 let place = self.target_mut(*target, fact)?;
                 place.active = None;
                 place.blocked_by = blocked_by;
@@ -80,7 +83,8 @@ impl TenantState {
         let task = ids::task(deployment, target, 0);
         let progress = Progress::Active { generation, step: 0, task, since: at };
         self.take_next(deployment, target, progress, fact)?;
-        let within_batch = self.deployments.get(&deployment).is_some_and(|d| d.counts.active <= d.strategy.active_max());
+        let within_batch =
+            self.deployments.get(&deployment).is_some_and(|d| d.counts.active <= d.strategy.active_max());
         ensure(within_batch, subject(deployment), "at its batch", fact)?;
         let place = self.target_mut(target, fact)?;
         let next = generation == place.generation.next() && place.active == Some(deployment);
@@ -93,19 +97,27 @@ impl TenantState {
     /// Moves the target whose turn it is from waiting to `progress`; another one's turn has not come.
     fn take_next(&mut self, id: DeploymentId, target: TargetId, progress: Progress, fact: &Fact) -> Applied {
         let deployment = self.deployment_mut(id, fact)?;
-        ensure(deployment.next_waiting() == Some(target), format!("target {target}"), "not the next that waits", fact)?;
+        ensure(
+            deployment.next_waiting() == Some(target),
+            format!("target {target}"),
+            "not the next that waits",
+            fact,
+        )?;
         deployment.next += 1;
         self.move_part(id, target, progress, fact)
     }
 
-    fn end_part(&mut self, id: DeploymentId, target: TargetId, progress: Progress, fact: &Fact) -> Applied {
-        self.move_part(id, target, progress, fact)
-    }
-
     /// Changes a part's progress and the counts with it.
-    pub(super) fn move_part(&mut self, id: DeploymentId, target: TargetId, progress: Progress, fact: &Fact) -> Applied {
+    pub(super) fn move_part(
+        &mut self,
+        id: DeploymentId,
+        target: TargetId,
+        progress: Progress,
+        fact: &Fact,
+    ) -> Applied {
         let deployment = self.deployment_mut(id, fact)?;
-        let part = deployment.targets.get_mut(&target).ok_or_else(|| missing(TargetId::KIND, target, fact))?;
+        let part =
+            deployment.targets.get_mut(&target).ok_or_else(|| missing(TargetId::KIND, target, fact))?;
         *deployment.counts.of(&part.progress) -= 1;
         *deployment.counts.of(&progress) += 1;
         Arc::make_mut(part).progress = progress;

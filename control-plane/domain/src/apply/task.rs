@@ -26,7 +26,9 @@ impl Standing {
     const fn of(state: &TaskState) -> Self {
         match state {
             TaskState::Queued => Self::Queued,
-            TaskState::Dispatched { .. } | TaskState::Accepted { .. } | TaskState::Running { .. } => Self::Open,
+            TaskState::Dispatched { .. } | TaskState::Accepted { .. } | TaskState::Running { .. } => {
+                Self::Open
+            }
             TaskState::Unknown { .. } => Self::Unknown,
             TaskState::Succeeded(_)
             | TaskState::Failed(_)
@@ -41,10 +43,20 @@ impl TenantState {
     /// A new task: the first step of a target that was just started, or the one after a step that succeeded.
     pub(super) fn apply_task_queued(&mut self, event: &Event) -> Applied {
         let fact = &event.fact;
-        let Fact::TaskQueued { task: id, deployment: deployment_id, target, step } = fact else { return Err(misplaced(fact)) };
+        let Fact::TaskQueued { task: id, deployment: deployment_id, target, step } = fact else {
+            return Err(misplaced(fact));
+        };
         vacant(!self.tasks.contains_key(id), TaskId::KIND, id, fact)?;
-        let deployment = self.deployments.get(deployment_id).ok_or_else(|| missing(DeploymentId::KIND, deployment_id, fact))?;
-        ensure(matches!(deployment.status, Status::Running), format!("deployment {deployment_id}"), deployment.status.name(), fact)?;
+        let deployment = self
+            .deployments
+            .get(deployment_id)
+            .ok_or_else(|| missing(DeploymentId::KIND, deployment_id, fact))?;
+        ensure(
+            matches!(deployment.status, Status::Running),
+            format!("deployment {deployment_id}"),
+            deployment.status.name(),
+            fact,
+        )?;
         let task = self.make_task(event, *id, deployment, *target, *step)?;
         let (agent, generation) = (task.agent, task.generation);
         let since = match deployment.targets.get(target).map(|part| &part.progress) {
@@ -52,7 +64,12 @@ impl TenantState {
             _ => event.at,
         };
         if *step > 0 {
-            self.move_part(*deployment_id, *target, Progress::Active { generation, step: *step, task: *id, since }, fact)?;
+            self.move_part(
+                *deployment_id,
+                *target,
+                Progress::Active { generation, step: *step, task: *id, since },
+                fact,
+            )?;
         }
         self.tasks.insert(*id, Arc::new(task));
         self.unsettled.entry(agent).or_default().insert(*id);
@@ -76,7 +93,9 @@ impl TenantState {
         };
         let follows = match self.tasks.get(&last_task) {
             None => step == 0 && id == last_task,
-            Some(last) => matches!(last.state, TaskState::Succeeded(_)) && Some(step) == last_step.checked_add(1),
+            Some(last) => {
+                matches!(last.state, TaskState::Succeeded(_)) && Some(step) == last_step.checked_add(1)
+            }
         };
         ensure(follows, format!("target {target}"), format!("at step {last_step}"), fact)?;
         let (name, spec) =
@@ -102,7 +121,12 @@ impl TenantState {
         let key = key(fact).ok_or_else(|| misplaced(fact))?;
         let task = self.tasks.get_mut(&key.task).ok_or_else(|| missing(TaskId::KIND, key.task, fact))?;
         let task = Arc::make_mut(task);
-        ensure(task.attempt == key.attempt, format!("task {}", key.task), format!("at attempt {}", task.attempt), fact)?;
+        ensure(
+            task.attempt == key.attempt,
+            format!("task {}", key.task),
+            format!("at attempt {}", task.attempt),
+            fact,
+        )?;
         if matches!(fact, Fact::TaskCancelRequested { .. }) {
             let may = task.state.is_open() && !task.cancel_requested;
             ensure(may, format!("task {}", key.task), where_it_is(task), fact)?;
@@ -112,7 +136,8 @@ impl TenantState {
             self.timers.insert((overdue_at, Timer::TaskOverdue(key.task)));
             return Ok(());
         }
-        let next = next(task, at, fact).ok_or_else(|| illegal(format!("task {}", key.task), where_it_is(task), fact))?;
+        let next = next(task, at, fact)
+            .ok_or_else(|| illegal(format!("task {}", key.task), where_it_is(task), fact))?;
         let before = Standing::of(&task.state);
         let after = Standing::of(&next);
         task.state = next;
@@ -129,7 +154,10 @@ impl TenantState {
     ) -> Applied {
         let task = self.tasks.get(&id).ok_or_else(|| missing(TaskId::KIND, id, fact))?;
         let (agent, target) = (task.agent, task.target);
-        if before == Standing::Open && after != Standing::Open && let Some(overdue_at) = task.overdue_at {
+        if before == Standing::Open
+            && after != Standing::Open
+            && let Some(overdue_at) = task.overdue_at
+        {
             self.timers.remove(&(overdue_at, Timer::TaskOverdue(id)));
         }
         let queued_at = task.queued_at;
@@ -164,23 +192,24 @@ impl TenantState {
 }
 
 const fn key(fact: &Fact) -> Option<AttemptKey> {
-    match fact {
-        Fact::TaskDispatched { key, .. }
-        | Fact::TaskAccepted { key, .. }
-        | Fact::TaskStarted { key, .. }
-        | Fact::TaskFinished { key, .. }
-        | Fact::TaskBecameUnknown { key, .. }
-        | Fact::TaskCancelRequested { key } => Some(*key),
-        _ => None,
-    }
+    let (Fact::TaskDispatched { key, .. }
+    | Fact::TaskAccepted { key, .. }
+    | Fact::TaskStarted { key, .. }
+    | Fact::TaskFinished { key, .. }
+    | Fact::TaskBecameUnknown { key, .. }
+    | Fact::TaskCancelRequested { key }) = fact
+    else {
+        return None;
+    };
+    Some(*key)
 }
 
 /// How far the agent's journal has got, if the fact says so.
 const fn seen(fact: &Fact) -> Option<Position> {
-    match fact {
-        Fact::TaskAccepted { position, .. } => Some(*position),
-        Fact::TaskFinished { position, .. } => *position,
-        _ => None,
+    if let Fact::TaskAccepted { position, .. } | Fact::TaskFinished { position: Some(position), .. } = fact {
+        Some(*position)
+    } else {
+        None
     }
 }
 
@@ -193,7 +222,9 @@ fn next(task: &Task, at: Timestamp, fact: &Fact) -> Option<TaskState> {
             Some(Dispatched { session: *session, at })
         }
         (Dispatched { .. }, Fact::TaskAccepted { .. }) => Some(Accepted { at }),
-        (Dispatched { .. } | Accepted { .. }, Fact::TaskStarted { started_at, .. }) => Some(Running { started_at: *started_at }),
+        (Dispatched { .. } | Accepted { .. }, Fact::TaskStarted { started_at, .. }) => {
+            Some(Running { started_at: *started_at })
+        }
         (
             Queued | Dispatched { .. } | Accepted { .. } | Running { .. },
             Fact::TaskBecameUnknown { reason, .. },
@@ -206,10 +237,8 @@ fn next(task: &Task, at: Timestamp, fact: &Fact) -> Option<TaskState> {
             before @ (Dispatched { .. } | Accepted { .. } | Running { .. } | Unknown { .. }),
             Fact::TaskFinished { started_at, finished_at, outcome, .. },
         ) => {
-            let started_at = match before {
-                Running { started_at: known } => started_at.or(Some(*known)),
-                _ => *started_at,
-            };
+            let known = if let Running { started_at } = before { Some(*started_at) } else { None };
+            let started_at = started_at.or(known);
             ended(started_at, *finished_at, outcome)
         }
         _ => None,
@@ -224,8 +253,12 @@ fn ended(started_at: Option<Timestamp>, at: Timestamp, outcome: &TaskOutcome) ->
         TaskOutcome::Failed { reason, exit_code } => TaskState::Failed(end(reason, *exit_code)),
         TaskOutcome::TimedOut => TaskState::TimedOut(end("it took longer than it may", None)),
         TaskOutcome::Cancelled => TaskState::Cancelled(end("it was told to end", None)),
-        TaskOutcome::Interrupted => TaskState::Interrupted(end("its agent restarted in the middle of it", None)),
-        TaskOutcome::Refused { reason } => TaskState::Failed(end(&format!("the agent refused it: {reason}"), None)),
+        TaskOutcome::Interrupted => {
+            TaskState::Interrupted(end("its agent restarted in the middle of it", None))
+        }
+        TaskOutcome::Refused { reason } => {
+            TaskState::Failed(end(&format!("the agent refused it: {reason}"), None))
+        }
         TaskOutcome::Unknown { .. } => return None,
     })
 }

@@ -1,0 +1,307 @@
+//! The command line.
+
+use std::error::Error as StdError;
+use std::fs;
+use std::io::{self, Read as _, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use stella_certs::EnrolmentToken;
+use stella_telemetry::Format;
+use tokio::runtime::{Builder, Runtime};
+use tokio::task::JoinSet;
+
+use crate::config::{Config, LogSettings, PolicySettings, Settings, checked_server};
+use crate::enrol::{Enrolled, Options, enrol};
+use crate::executor::reason_of;
+use crate::identity::Identity;
+use crate::policy::Kind;
+use crate::service::{Service, stop_on_signals};
+use crate::supervisor::Supervisor;
+
+/// The largest token file: a token has about 130 characters.
+const TOKEN_BYTES_MAX: u64 = 4096;
+
+/// Threads for work that blocks, beside one for each running task.
+const BLOCKING_THREADS: usize = 4;
+
+const EXAMPLES: &str = "\
+Examples:
+  # Make this host an agent (the token comes from `stella agent token create`)
+  stella-agent enrol --server stella.example.com:7443 --token @/root/token
+
+  # Run it; systemd does this on an installed host
+  stella-agent run
+
+  # An agent without root rights, for trying out
+  stella-agent enrol --state-dir /tmp/agent --server 127.0.0.1:7443 --token -
+  stella-agent run --state-dir /tmp/agent --host-root /tmp/host
+
+  # Who am I, and until when is the certificate valid?
+  stella-agent status --output json";
+
+/// The agent of a host: runs what its control plane deploys.
+#[derive(Debug, Parser)]
+#[command(name = "stella-agent", version, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the agent.
+    Run(Box<RunArgs>),
+    /// Make this host an agent with a one-time token. Does nothing if it is one.
+    Enrol(EnrolArgs),
+    /// Show who this agent is and until when its certificate is valid.
+    Status(StatusArgs),
+}
+
+#[derive(Debug, Args)]
+struct Common {
+    /// The configuration file [default: /etc/stella/agent.toml, if it is there]
+    #[arg(long, env = "STELLA_AGENT_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where identity, journal and attempts are kept [default: /var/lib/stella-agent]
+    #[arg(long, env = "STELLA_AGENT_STATE_DIR", value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// The control plane [default: where the agent was enrolled]
+    #[arg(long, env = "STELLA_AGENT_SERVER", value_name = "HOST:PORT")]
+    server: Option<String>,
+    /// The folder that tasks may change [default: /]
+    #[arg(long, env = "STELLA_AGENT_HOST_ROOT", value_name = "DIR")]
+    host_root: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    #[command(flatten)]
+    common: Common,
+    /// How many tasks may run side by side, 1 to 64 [default: 4]
+    #[arg(long, env = "STELLA_AGENT_CONCURRENCY", value_name = "TASKS")]
+    concurrency: Option<usize>,
+    /// How long running tasks may go on when the agent stops [default: 10]
+    #[arg(long, env = "STELLA_AGENT_DRAIN_SECONDS", value_name = "SECONDS")]
+    drain_seconds: Option<u64>,
+    /// How much of the disk has to stay free for new tasks to be accepted [default: 67108864]
+    #[arg(long, env = "STELLA_AGENT_RESERVE_BYTES", value_name = "BYTES")]
+    reserve_bytes: Option<u64>,
+    /// The kinds of tasks that may run here: artifact, command, check, systemd [default: all]
+    #[arg(long, env = "STELLA_AGENT_ALLOW", value_name = "KINDS", value_delimiter = ',')]
+    allow: Option<Vec<Kind>>,
+    /// A log level or filter, such as info or info,stella_agent=debug [default: info]
+    #[arg(long, env = "STELLA_AGENT_LOG_LEVEL", value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// How log lines look: auto, json or human [default: auto]
+    #[arg(long, env = "STELLA_AGENT_LOG_FORMAT", value_name = "FORMAT")]
+    log_format: Option<Format>,
+    /// A file to log to as well
+    #[arg(long, env = "STELLA_AGENT_LOG_FILE", value_name = "FILE")]
+    log_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct EnrolArgs {
+    #[command(flatten)]
+    common: Common,
+    /// The one-time token; @FILE reads it from a file, - from standard input, where other users cannot see it
+    #[arg(long, env = "STELLA_AGENT_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    token: String,
+    /// Replace an identity that is there; its journal is set aside
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Debug, Args)]
+struct StatusArgs {
+    #[command(flatten)]
+    common: Common,
+    /// How to show it
+    #[arg(long, value_enum, default_value_t)]
+    output: Output,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum Output {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs.
+    Json,
+}
+
+type Outcome = Result<(), Box<dyn StdError>>;
+
+/// The agent's `main`, without the supervisor's fast path.
+#[must_use]
+pub fn main() -> ExitCode {
+    stella_certs::install_provider();
+    let outcome = match Cli::parse().command {
+        Command::Run(arguments) => run(*arguments),
+        Command::Enrol(arguments) => enrol_host(arguments),
+        Command::Status(arguments) => status(arguments),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Standard error may be closed; the exit code still tells.
+            let _closed = writeln!(io::stderr(), "stella-agent: {}", reason_of(error.as_ref()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+impl Common {
+    fn into_settings(self) -> (Option<PathBuf>, Settings) {
+        let Self { config, state_dir, server, host_root } = self;
+        (config, Settings { server, state_dir, host_root, ..Settings::default() })
+    }
+}
+
+fn run(arguments: RunArgs) -> Outcome {
+    let (file, common) = arguments.common.into_settings();
+    let config = Config::load(
+        file.as_deref(),
+        Settings {
+            concurrency: arguments.concurrency,
+            drain_seconds: arguments.drain_seconds,
+            reserve_bytes: arguments.reserve_bytes,
+            log: LogSettings {
+                level: arguments.log_level,
+                format: arguments.log_format,
+                file: arguments.log_file,
+            },
+            policy: PolicySettings { allow: arguments.allow },
+            ..common
+        },
+    )?;
+    let guard = stella_telemetry::init(&stella_telemetry::Config {
+        service: "stella-agent",
+        version: env!("CARGO_PKG_VERSION"),
+        level: config.log_level.clone(),
+        format: config.log_format,
+        file: config.log_file.clone(),
+    })?;
+    let runtime = runtime(config.concurrency.get())?;
+    let result: Outcome = runtime.block_on(async {
+        let mut signals = JoinSet::new();
+        let stop = stop_on_signals(&mut signals)?;
+        let service = Service::open(config, Supervisor::current())?;
+        let (tenant, agent) = service.who();
+        tracing::info!(tenantId = %tenant, agent = %agent, version = env!("CARGO_PKG_VERSION"), "the agent starts");
+        service.run(stop).await?;
+        Ok(())
+    });
+    match &result {
+        Ok(()) => tracing::info!("the agent has stopped"),
+        Err(error) => tracing::error!(reason = reason_of(error.as_ref()), "the agent has stopped"),
+    }
+    // Work that still blocks must not hold up the end: everything that matters is on disk.
+    runtime.shutdown_background();
+    drop(guard);
+    result
+}
+
+fn enrol_host(arguments: EnrolArgs) -> Outcome {
+    let (file, settings) = arguments.common.into_settings();
+    let config = Config::load(file.as_deref(), settings)?;
+    let server = config.server.ok_or("the control plane is missing; add --server host:port")?;
+    let options = Options {
+        token: read_token(&arguments.token)?,
+        server: checked_server(server)?,
+        state_dir: config.state_dir,
+        force: arguments.force,
+    };
+    let line = match runtime(1)?.block_on(enrol(&options))? {
+        Enrolled::New(identity) => {
+            format!("enrolled as agent {} of tenant {}", identity.agent, identity.tenant)
+        }
+        Enrolled::Already(identity) => format!(
+            "already enrolled as agent {} of tenant {}; nothing was changed (--force makes a new identity)",
+            identity.agent, identity.tenant
+        ),
+    };
+    writeln!(io::stdout(), "{line}")?;
+    Ok(())
+}
+
+fn status(arguments: StatusArgs) -> Outcome {
+    let (file, settings) = arguments.common.into_settings();
+    let config = Config::load(file.as_deref(), settings)?;
+    let identity = Identity::load(&config.state_dir)?;
+    let (not_before, not_after) = identity.validity();
+    let renew_at = stella_certs::renew_at(not_before, not_after);
+    let now = SystemTime::now();
+    let server = config.server.as_ref().unwrap_or(&identity.server);
+    let mut out = io::stdout();
+    match arguments.output {
+        Output::Json => {
+            let value = serde_json::json!({
+                "tenant_id": identity.tenant,
+                "agent_id": identity.agent,
+                "server": server,
+                "state_dir": config.state_dir,
+                "certificate": {
+                    "not_before_unix_s": unix_s(not_before),
+                    "not_after_unix_s": unix_s(not_after),
+                    "renewal_due_unix_s": unix_s(renew_at),
+                    "expired": now >= not_after,
+                },
+            });
+            writeln!(out, "{value:#}")?;
+        }
+        Output::Text => {
+            writeln!(out, "agent        {}", identity.agent)?;
+            writeln!(out, "tenant       {}", identity.tenant)?;
+            writeln!(out, "server       {server}")?;
+            writeln!(out, "state        {}", config.state_dir.display())?;
+            writeln!(out, "certificate  {}", validity_in_words(not_after, now))?;
+        }
+    }
+    Ok(())
+}
+
+fn validity_in_words(not_after: SystemTime, now: SystemTime) -> String {
+    match not_after.duration_since(now) {
+        Ok(left) => {
+            let minutes = left.as_secs() / 60;
+            format!("valid for another {} h {} min", minutes / 60, minutes % 60)
+        }
+        Err(_) => "expired; enrol again with --force if the agent cannot renew it".to_owned(),
+    }
+}
+
+fn unix_s(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// The token itself, or where it says that it is.
+fn read_token(text: &str) -> Result<EnrolmentToken, Box<dyn StdError>> {
+    let mut read = String::new();
+    let text = match text.strip_prefix('@') {
+        Some(path) => {
+            let file = fs::File::open(path)
+                .map_err(|error| format!("the token file {path} cannot be read: {error}"))?;
+            file.take(TOKEN_BYTES_MAX).read_to_string(&mut read)?;
+            &read
+        }
+        None if text == "-" => {
+            io::stdin().take(TOKEN_BYTES_MAX).read_to_string(&mut read)?;
+            &read
+        }
+        None => text,
+    };
+    Ok(text.parse()?)
+}
+
+/// One thread for everything that waits: an idle agent is to be small.
+fn runtime(tasks: usize) -> io::Result<Runtime> {
+    Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS + tasks)
+        .thread_keep_alive(std::time::Duration::from_secs(5))
+        .build()
+}

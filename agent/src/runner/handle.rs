@@ -1,0 +1,113 @@
+//! The way to a runner.
+
+use std::time::Duration;
+
+use stella_protocol::id::{AttemptKey, Position};
+use stella_protocol::message::{Cancel, Dispatch, JournalMark, OpenAttempt};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::report::Report;
+
+/// What a runner can be told.
+#[derive(Debug)]
+pub enum Order {
+    /// Give what a hello needs.
+    Hello(oneshot::Sender<HelloFacts>),
+    /// A session exists from here on; it hears the reports.
+    Attach {
+        /// From the welcome.
+        control_plane: JournalMark,
+        /// From the welcome: the results that the control plane has.
+        settled: Vec<AttemptKey>,
+        /// Where reports go; of capacity [`crate::report::REPORTS_MAX`].
+        session: mpsc::Sender<Report>,
+    },
+    /// Run this.
+    Dispatch(Box<Dispatch>),
+    /// End this.
+    Cancel(Cancel),
+    /// These results are durable at the control plane.
+    Acknowledge(Vec<AttemptKey>),
+    /// Tell for how long the disk has been busy with one commit.
+    Ping(oneshot::Sender<Duration>),
+}
+
+/// The runner's part of a hello.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HelloFacts {
+    /// What the policy allows.
+    pub capabilities: u64,
+    /// The agent's journal.
+    pub journal: JournalMark,
+    /// The control plane's journal, as it was seen last.
+    pub control_plane: Option<JournalMark>,
+    /// What is open or unacknowledged.
+    pub open: Vec<OpenAttempt>,
+}
+
+/// The runner's part of a heartbeat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pulse {
+    /// The journal's durable position.
+    pub position: Position,
+    /// How many attempts run.
+    pub tasks_running: u32,
+}
+
+/// The runner has stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the runner has stopped")]
+pub struct Gone;
+
+/// The way to a runner. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct RunnerHandle {
+    orders: mpsc::Sender<Order>,
+    pulse: watch::Receiver<Pulse>,
+}
+
+impl RunnerHandle {
+    pub(super) const fn new(orders: mpsc::Sender<Order>, pulse: watch::Receiver<Pulse>) -> Self {
+        Self { orders, pulse }
+    }
+
+    /// Gives an order; waits while too many are waiting.
+    ///
+    /// # Errors
+    /// If the runner has stopped.
+    pub async fn order(&self, order: Order) -> Result<(), Gone> {
+        self.orders.send(order).await.map_err(|_| Gone)
+    }
+
+    /// What a hello needs.
+    ///
+    /// # Errors
+    /// If the runner has stopped.
+    pub async fn hello(&self) -> Result<HelloFacts, Gone> {
+        let (sender, answer) = oneshot::channel();
+        self.order(Order::Hello(sender)).await?;
+        answer.await.map_err(|_| Gone)
+    }
+
+    /// Whether the runner lives, and for how long the disk has been busy with one commit.
+    ///
+    /// # Errors
+    /// If the runner has stopped.
+    pub async fn ping(&self) -> Result<Duration, Gone> {
+        let (sender, answer) = oneshot::channel();
+        self.order(Order::Ping(sender)).await?;
+        answer.await.map_err(|_| Gone)
+    }
+
+    /// Whether the runner has stopped.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.orders.is_closed()
+    }
+
+    /// What a heartbeat needs.
+    #[must_use]
+    pub fn pulse(&self) -> Pulse {
+        *self.pulse.borrow()
+    }
+}

@@ -1,0 +1,213 @@
+//! The tasks that a runner owns: attempts that run or are looked for, their output on its way, and folders to remove.
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use stella_protocol::id::AttemptKey;
+use stella_protocol::message::{Dispatch, TaskOutcome};
+use stella_protocol::spec::TaskSpec;
+use stella_protocol::time::Timestamp;
+use tokio::sync::watch;
+use tokio::task::{self, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use super::Config;
+use crate::cancel::CancelSignal;
+use crate::executor::{ArtifactSource, Executor, RunContext, UnitManager};
+use crate::host::HostRoot;
+use crate::journal::Ending;
+use crate::output::{OutputSink, now};
+use crate::session::{Forwarder, Link};
+use crate::supervisor::Recovered;
+
+/// How long a command of an earlier life may take to end.
+const RECOVERY_DURATION_MAX: Duration = Duration::from_secs(15);
+
+/// How many pieces of output may wait between a command and its way out.
+const CHUNKS_MAX: usize = 8;
+
+/// Something is over.
+#[derive(Debug)]
+pub(super) enum Over {
+    /// An attempt.
+    Attempt(AttemptKey, Ending),
+    /// All of an attempt's output is at the control plane, or nobody waits for it any more.
+    Output(AttemptKey),
+    /// A folder was removed, or a task of no consequence ended.
+    Cleaning,
+}
+
+/// See the module's documentation. Dropping it leaves commands to their supervisors.
+#[derive(Debug)]
+pub(super) struct Work {
+    executor: Executor,
+    host: HostRoot,
+    attempts_dir: PathBuf,
+    artifacts: Arc<dyn ArtifactSource>,
+    units: Arc<dyn UnitManager>,
+    link: watch::Receiver<Option<Link>>,
+    tasks: JoinSet<Over>,
+    /// Whose attempt a task is, in case it panics.
+    attempts: HashMap<task::Id, (AttemptKey, Option<Timestamp>)>,
+    /// Output that is on its way; the token tells that the result is acknowledged.
+    outputs: HashMap<AttemptKey, CancellationToken>,
+}
+
+impl Work {
+    pub(super) fn new(config: Config) -> Self {
+        let Config { attempts_dir, host, executor, artifacts, units, link, .. } = config;
+        Self {
+            executor,
+            host,
+            attempts_dir,
+            artifacts,
+            units,
+            link,
+            tasks: JoinSet::new(),
+            attempts: HashMap::new(),
+            outputs: HashMap::new(),
+        }
+    }
+
+    /// Waits for the next thing that is over; for ever if there is nothing. Safe to drop and to call again.
+    pub(super) async fn next(&mut self) -> Over {
+        match self.tasks.join_next_with_id().await {
+            None => std::future::pending().await,
+            Some(Ok((id, over))) => {
+                self.attempts.remove(&id);
+                over
+            }
+            Some(Err(error)) => {
+                let Some((key, started_at)) = self.attempts.remove(&error.id()) else {
+                    return Over::Cleaning;
+                };
+                tracing::error!(task = %key, %error, "the executor failed");
+                let reason = "the executor failed in itself; see the agent's log".to_owned();
+                let outcome = TaskOutcome::Unknown { reason };
+                Over::Attempt(key, Ending { started_at, finished_at: now(), outcome })
+            }
+        }
+    }
+
+    /// Starts an attempt.
+    pub(super) fn run(&mut self, dispatch: Dispatch, started_at: Timestamp, cancel: CancelSignal) {
+        let key = dispatch.key();
+        let (output, chunks) = OutputSink::new(CHUNKS_MAX);
+        let attempt_dir = self.attempt_dir(key);
+        let spool = matches!(dispatch.spec, TaskSpec::Command(_)).then(|| attempt_dir.clone());
+        self.forward(Forwarder::live(key, chunks, spool));
+        let context = RunContext {
+            dispatch,
+            host: self.host.clone(),
+            attempt_dir,
+            artifacts: Arc::clone(&self.artifacts),
+            units: Arc::clone(&self.units),
+            output,
+            cancel,
+        };
+        let executor = self.executor.clone();
+        let task = self.tasks.spawn(async move {
+            let outcome = executor.run(context).await;
+            Over::Attempt(key, Ending { started_at: Some(started_at), finished_at: now(), outcome })
+        });
+        self.attempts.insert(task.id(), (key, Some(started_at)));
+    }
+
+    /// Finds out what became of an attempt of an earlier life, and sends what is left of its output.
+    pub(super) fn recover(&mut self, dispatch: Dispatch, started_at: Option<Timestamp>) {
+        let key = dispatch.key();
+        let attempt_dir = self.attempt_dir(key);
+        let task = self.tasks.spawn(async move {
+            let recovered = Executor::recover(&dispatch, &attempt_dir, RECOVERY_DURATION_MAX).await;
+            Over::Attempt(key, explain(recovered, started_at))
+        });
+        self.attempts.insert(task.id(), (key, started_at));
+    }
+
+    /// The result of an attempt is at the control plane: its folder goes, once its output has had its chance.
+    pub(super) fn acknowledged(&mut self, key: AttemptKey) {
+        match self.outputs.get(&key) {
+            Some(acknowledged) => acknowledged.cancel(),
+            None => self.remove_folder(key),
+        }
+    }
+
+    /// An attempt's output is on its way no more.
+    pub(super) fn output_is_over(&mut self, key: AttemptKey, is_forgotten: bool) {
+        self.outputs.remove(&key);
+        if is_forgotten {
+            self.remove_folder(key);
+        }
+    }
+
+    /// Sends what the folder of an attempt of an earlier life has of output. Nobody knows what of it has arrived, so all
+    /// of it goes again; its offsets say what it is.
+    pub(super) fn replay(&mut self, key: AttemptKey) {
+        let attempt_dir = self.attempt_dir(key);
+        if attempt_dir.exists() {
+            self.forward(Forwarder::of_spool(key, attempt_dir));
+        }
+    }
+
+    /// Removes the folders of attempts that the journal does not know. Blocks on the disk; for the start only.
+    pub(super) fn remove_strange_folders(&mut self, known: &HashSet<AttemptKey>) {
+        let known: HashSet<PathBuf> = known.iter().map(|key| self.attempt_dir(*key)).collect();
+        let Ok(entries) = fs::read_dir(&self.attempts_dir) else { return };
+        for path in entries.flatten().map(|entry| entry.path()).filter(|path| !known.contains(path)) {
+            self.remove(path);
+        }
+    }
+
+    fn forward(&mut self, forwarder: Forwarder) {
+        let (key, link, acknowledged) = (forwarder.key(), self.link.clone(), CancellationToken::new());
+        self.outputs.insert(key, acknowledged.clone());
+        self.tasks.spawn(async move {
+            forwarder.run(link, acknowledged).await;
+            Over::Output(key)
+        });
+    }
+
+    fn attempt_dir(&self, key: AttemptKey) -> PathBuf {
+        self.attempts_dir.join(format!("{}-{}", key.task, key.attempt))
+    }
+
+    fn remove_folder(&mut self, key: AttemptKey) {
+        self.remove(self.attempt_dir(key));
+    }
+
+    fn remove(&mut self, path: PathBuf) {
+        self.tasks.spawn_blocking(move || {
+            match fs::remove_dir_all(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    tracing::warn!(path = %path.display(), %error, "the folder of an attempt cannot be removed");
+                }
+                Ok(()) | Err(_) => {}
+            }
+            Over::Cleaning
+        });
+    }
+}
+
+/// What was found, as a result. An attempt that never started had no effect, as an interrupted one whose processes are
+/// gone; neither is ever run again from here.
+fn explain(recovered: Recovered, noted: Option<Timestamp>) -> Ending {
+    match recovered {
+        Recovered::Finished { outcome, started_at, finished_at } => {
+            Ending { started_at: Some(started_at), finished_at, outcome }
+        }
+        Recovered::Interrupted { started_at } => {
+            Ending { started_at: started_at.or(noted), finished_at: now(), outcome: TaskOutcome::Interrupted }
+        }
+        Recovered::NeverStarted => {
+            Ending { started_at: None, finished_at: now(), outcome: TaskOutcome::Interrupted }
+        }
+        Recovered::Unknown { reason, started_at } => {
+            let outcome = TaskOutcome::Unknown { reason };
+            Ending { started_at: started_at.or(noted), finished_at: now(), outcome }
+        }
+    }
+}

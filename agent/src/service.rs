@@ -1,0 +1,224 @@
+//! The agent as a whole: opens what it has, starts its parts, and stops them in order.
+//!
+//! ```text
+//! stop: nothing new is accepted -> running tasks have the drain time, and their results go out -> goodbye
+//! ```
+//!
+//! What still runs then is left to its supervisors; the next start finds its real result, or ends it.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use stella_protocol::id::{AgentId, TenantId};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::enrol::JOURNAL_DIR;
+use crate::executor::{Executor, Systemctl};
+use crate::host::{self, HostRoot};
+use crate::identity::{self, Identity};
+use crate::journal::{self, Journal};
+use crate::runner::{self, Runner, RunnerHandle};
+use crate::session::{self, Link, SessionArtifacts, Sessions};
+use crate::supervisor::Supervisor;
+
+/// How long the disk may be busy with one commit before the agent counts as stuck.
+const DISK_PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long the parts may take to stop after the drain time.
+const STOP_DURATION_MAX: Duration = Duration::from_secs(5);
+
+/// Why the agent does not start, or stops by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It has no usable identity.
+    #[error(transparent)]
+    Identity(#[from] identity::Error),
+    /// The host root is not usable.
+    #[error(transparent)]
+    Host(#[from] host::Error),
+    /// The journal is damaged or in use.
+    #[error(transparent)]
+    Journal(#[from] journal::Error),
+    /// A folder cannot be made.
+    #[error("cannot make the folder of attempts")]
+    Attempts(#[source] io::Error),
+    /// Signals cannot be handled.
+    #[error("cannot listen for signals")]
+    Signals(#[source] io::Error),
+    /// The runner has stopped by itself.
+    #[error(
+        "the agent stops: what is promised and what is on disk may differ; it starts again from the disk"
+    )]
+    Runner(#[source] runner::Error),
+    /// A part has failed in itself.
+    #[error("a part of the agent has failed in itself")]
+    Part(#[source] tokio::task::JoinError),
+}
+
+/// An agent that is ready to run.
+#[derive(Debug)]
+pub struct Service {
+    config: Config,
+    identity: Identity,
+    runner: Runner,
+    handle: RunnerHandle,
+    link: watch::Sender<Option<Link>>,
+}
+
+/// A part that has ended.
+#[derive(Debug)]
+enum Part {
+    Runner(Result<(), runner::Error>),
+    Sessions,
+    Watchdog,
+}
+
+impl Service {
+    /// Opens everything that an agent has. Blocks on the disk. Needs a tokio runtime around it.
+    ///
+    /// # Errors
+    /// As [`Error`] says; each message says what to do.
+    pub fn open(config: Config, supervisor: Supervisor) -> Result<Self, Error> {
+        let identity = Identity::load(&config.state_dir)?;
+        let host = HostRoot::open(&config.host_root)?;
+        let (journal, left_open) = Journal::open(&config.state_dir.join(JOURNAL_DIR), config.reserve_bytes)?;
+        let attempts_dir = config.state_dir.join("attempts");
+        std::fs::create_dir_all(&attempts_dir).map_err(Error::Attempts)?;
+        let (link, link_receiver) = watch::channel(None);
+        let (runner, handle) = Runner::new(
+            journal,
+            left_open,
+            runner::Config {
+                concurrency: config.concurrency,
+                attempts_dir,
+                drain: config.drain,
+                host,
+                policy: config.policy.clone(),
+                executor: Executor::new(supervisor),
+                artifacts: Arc::new(SessionArtifacts::new(link_receiver.clone())),
+                units: Arc::new(Systemctl),
+                link: link_receiver,
+            },
+        );
+        Ok(Self { config, identity, runner, handle, link })
+    }
+
+    /// Who this agent is.
+    #[must_use]
+    pub const fn who(&self) -> (TenantId, AgentId) {
+        (self.identity.tenant, self.identity.agent)
+    }
+
+    /// Runs until `stop`, or until a part fails.
+    ///
+    /// # Errors
+    /// If a part fails. The process has to end; the next start finds everything on disk.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), Error> {
+        let Self { config, identity, runner, handle, link } = self;
+        let (stop_runner, stop_sessions) = (stop.child_token(), CancellationToken::new());
+        let ready = link.subscribe();
+        let sessions = Sessions::new(session::Config {
+            server: config.server.unwrap_or_else(|| identity.server.clone()),
+            state_dir: config.state_dir,
+            host_root: config.host_root,
+            identity,
+            runner: handle.clone(),
+            link,
+        });
+        let mut parts = JoinSet::new();
+        parts.spawn(async move { Part::Runner(runner.run(stop_runner).await) });
+        let token = stop_sessions.clone();
+        parts.spawn(async move {
+            sessions.run(token).await;
+            Part::Sessions
+        });
+        let token = stop_sessions.clone();
+        parts.spawn(async move {
+            token.run_until_cancelled(tell_systemd(ready, handle)).await;
+            Part::Watchdog
+        });
+        let result = watch_over(&mut parts, &stop).await;
+        stop_sessions.cancel();
+        let rest = async { while parts.join_next().await.is_some() {} };
+        if timeout(STOP_DURATION_MAX, rest).await.is_err() {
+            tracing::warn!("a part of the agent did not stop in time; it is dropped");
+        }
+        result
+    }
+}
+
+/// Waits for the end of the runner, which is the end of the agent.
+async fn watch_over(parts: &mut JoinSet<Part>, stop: &CancellationToken) -> Result<(), Error> {
+    let mut is_told = false;
+    loop {
+        tokio::select! {
+            () = stop.cancelled(), if !is_told => {
+                is_told = true;
+                notify(sd_notify::NotifyState::Stopping);
+                tracing::info!("the agent stops: nothing new is accepted, running tasks have the drain time");
+            }
+            part = parts.join_next() => match part {
+                Some(Ok(Part::Runner(result))) => return result.map_err(Error::Runner),
+                Some(Ok(Part::Sessions | Part::Watchdog)) => {}
+                Some(Err(error)) => return Err(Error::Part(error)),
+                None => return Ok(()),
+            },
+        }
+    }
+}
+
+/// Tells systemd that the agent is ready, after the first welcome, and then that it is alive, as long as it is. That the
+/// control plane is away for a while does not make an agent sick.
+async fn tell_systemd(mut link: watch::Receiver<Option<Link>>, runner: RunnerHandle) {
+    let ready = async move {
+        if link.wait_for(Option::is_some).await.is_ok() {
+            notify(sd_notify::NotifyState::Ready);
+        }
+        std::future::pending::<()>().await;
+    };
+    let alive = async move {
+        let Some(patience) = sd_notify::watchdog_enabled() else { return std::future::pending().await };
+        let mut ticks = interval(patience / 3);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            match runner.ping().await {
+                Ok(disk) if disk < DISK_PATIENCE => notify(sd_notify::NotifyState::Watchdog),
+                Ok(disk) => tracing::error!(disk_s = disk.as_secs(), "the disk does not finish a commit"),
+                Err(_gone) => return,
+            }
+        }
+    };
+    tokio::join!(ready, alive);
+}
+
+fn notify(state: sd_notify::NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::debug!(%error, "systemd was not told");
+    }
+}
+
+/// A token that SIGTERM and SIGINT cancel. The task that waits for them is in the set.
+///
+/// # Errors
+/// If signals cannot be handled.
+pub fn stop_on_signals(tasks: &mut JoinSet<()>) -> Result<CancellationToken, Error> {
+    let stop = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate()).map_err(Error::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::Signals)?;
+    let token = stop.clone();
+    tasks.spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        token.cancel();
+    });
+    Ok(stop)
+}

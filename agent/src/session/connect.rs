@@ -1,0 +1,191 @@
+//! Dialling the control plane.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::crypto::rustls::QuicClientConfig;
+use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, IdleTimeout, TransportConfig, VarInt};
+use stella_certs::{CONTROL_PLANE_NAME, tls};
+use stella_protocol::close::{Advice, CloseCode};
+use stella_protocol::digest::Digest;
+use stella_protocol::limits::HANDSHAKE_TIMEOUT_MS;
+use tokio::net::lookup_host;
+use tokio::time::timeout;
+
+use crate::identity::Identity;
+
+/// The pause after which the agent says something, so that middle boxes and the control plane know that it lives.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+/// The silence after which a connection is dead.
+const IDLE_MAX_MS: u32 = 30_000;
+
+/// How much of one stream, and of all of them, the agent takes before it has read it. What comes is control frames and one
+/// artifact per running task.
+const STREAM_WINDOW_BYTES: u32 = 512 * 1024;
+const RECEIVE_WINDOW_BYTES: u32 = 1024 * 1024;
+
+/// How much may be sent and not acknowledged by the other end's transport. A new stream of output goes back this far.
+pub(super) const SEND_WINDOW_BYTES: u64 = 256 * 1024;
+
+/// How long one address may take to answer.
+const DIAL_DURATION_MAX: Duration = Duration::from_millis(HANDSHAKE_TIMEOUT_MS);
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The name of the control plane leads nowhere.
+    #[error("{server:?} cannot be resolved; write the control plane's address as host:port")]
+    Resolve {
+        /// What was configured.
+        server: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The identity cannot be used.
+    #[error("the agent's identity cannot be used; enrol again")]
+    Identity(#[source] tls::Error),
+    /// No socket.
+    #[error("cannot open a UDP socket")]
+    Socket(#[source] io::Error),
+    /// The address cannot be dialled.
+    #[error("{address} cannot be dialled")]
+    Dial {
+        /// Where to.
+        address: SocketAddr,
+        /// What quinn said.
+        #[source]
+        source: quinn::ConnectError,
+    },
+    /// Nobody answered in time.
+    #[error("{address} does not answer; is the control plane there, and is UDP allowed?")]
+    Silent {
+        /// Who did not.
+        address: SocketAddr,
+    },
+    /// The connection was refused or lost.
+    #[error("the connection to {address} failed")]
+    Connection {
+        /// Where to.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: ConnectionError,
+    },
+}
+
+impl Error {
+    /// What to do now.
+    pub(super) fn advice(&self) -> Advice {
+        match self {
+            Self::Identity(_) => Advice::NeedsOperator,
+            Self::Connection { source, .. } => advice_of(source),
+            Self::Resolve { .. } | Self::Socket(_) | Self::Dial { .. } | Self::Silent { .. } => Advice::Retry,
+        }
+    }
+}
+
+/// What the end of a connection advises.
+pub(super) fn advice_of(error: &ConnectionError) -> Advice {
+    match error {
+        ConnectionError::ApplicationClosed(close) => {
+            CloseCode::try_from(close.error_code.into_inner()).map_or(Advice::RetrySlowly, CloseCode::advice)
+        }
+        // The other end does not take this certificate, or has none that this end takes.
+        ConnectionError::ConnectionClosed(close) if is_of_tls(u64::from(close.error_code)) => {
+            Advice::NeedsOperator
+        }
+        ConnectionError::TransportError(error) if is_of_tls(u64::from(error.code)) => Advice::NeedsOperator,
+        ConnectionError::ConnectionClosed(_)
+        | ConnectionError::TransportError(_)
+        | ConnectionError::VersionMismatch
+        | ConnectionError::Reset
+        | ConnectionError::TimedOut
+        | ConnectionError::LocallyClosed
+        | ConnectionError::CidsExhausted => Advice::Retry,
+    }
+}
+
+/// Errors of the TLS handshake have the range 0x100 to 0x1ff (RFC 9000, section 20.1).
+fn is_of_tls(code: u64) -> bool {
+    (0x100..0x200).contains(&code)
+}
+
+/// A connection and the socket below it.
+#[derive(Debug)]
+pub(crate) struct Connected {
+    /// Dropping it takes the socket away: after the connection.
+    pub(crate) endpoint: Endpoint,
+    pub(crate) connection: Connection,
+}
+
+impl Connected {
+    /// Closes the connection and waits, shortly, until the other end has been told.
+    pub(crate) async fn close(self, code: CloseCode) {
+        self.connection.close(VarInt::from_u32(code.code()), b"");
+        // What is not told now is told by the other end's idle time-out.
+        let _told = timeout(Duration::from_secs(1), self.endpoint.wait_idle()).await;
+    }
+}
+
+/// Dials for a session.
+pub(super) async fn dial_session(server: &str, identity: &Identity) -> Result<Connected, Error> {
+    let config = tls::quic_agent_client(identity.chain.clone(), &identity.key, &identity.roots);
+    dial(server, config.map_err(Error::Identity)?).await
+}
+
+/// Dials for an enrolment, with the one root of the token.
+pub(crate) async fn dial_enrolment(server: &str, root: Digest) -> Result<Connected, Error> {
+    dial(server, tls::quic_enrol_client(root).map_err(Error::Identity)?).await
+}
+
+async fn dial(server: &str, tls: rustls::ClientConfig) -> Result<Connected, Error> {
+    let config = client_config(tls)?;
+    let resolve = |source| Error::Resolve { server: server.to_owned(), source };
+    let addresses: Vec<_> = lookup_host(server).await.map_err(resolve)?.collect();
+    let mut last = resolve(io::Error::other("the name has no address"));
+    for address in addresses {
+        match dial_address(address, config.clone()).await {
+            Ok(connected) => return Ok(connected),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+async fn dial_address(address: SocketAddr, config: ClientConfig) -> Result<Connected, Error> {
+    let any: SocketAddr = match address {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    };
+    let endpoint = Endpoint::client(any).map_err(Error::Socket)?;
+    let connecting = endpoint.connect_with(config, address, CONTROL_PLANE_NAME);
+    let connecting = connecting.map_err(|source| Error::Dial { address, source })?;
+    match timeout(DIAL_DURATION_MAX, connecting).await {
+        Ok(Ok(connection)) => Ok(Connected { endpoint, connection }),
+        Ok(Err(source)) => Err(Error::Connection { address, source }),
+        Err(_) => Err(Error::Silent { address }),
+    }
+}
+
+fn client_config(tls: rustls::ClientConfig) -> Result<ClientConfig, Error> {
+    let crypto = QuicClientConfig::try_from(tls)
+        .map_err(|_| Error::Socket(io::Error::other("the TLS configuration has no cipher suite for QUIC")))?;
+    let mut transport = TransportConfig::default();
+    transport
+        .keep_alive_interval(Some(KEEP_ALIVE))
+        .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE_MAX_MS))))
+        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
+        .receive_window(VarInt::from_u32(RECEIVE_WINDOW_BYTES))
+        .send_window(SEND_WINDOW_BYTES)
+        // The control plane opens no stream.
+        .max_concurrent_bidi_streams(VarInt::from_u32(0))
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .datagram_receive_buffer_size(None);
+    let mut config = ClientConfig::new(Arc::new(crypto));
+    config.transport_config(Arc::new(transport));
+    Ok(config)
+}

@@ -1,0 +1,347 @@
+//! One session: turns the crank of [`AgentSession`] between the connection and the runner.
+
+use std::future::pending;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::{Buf as _, Bytes};
+use quinn::{RecvStream, SendStream};
+use stella_protocol::close::{Advice, CloseCode};
+use stella_protocol::limits::{HANDSHAKE_TIMEOUT_MS, HEARTBEATS_MISSED_MAX};
+use stella_protocol::message::{Heartbeat, Hello, Renewed, Welcome};
+use stella_protocol::session::agent::{AgentEvent, AgentSession};
+use stella_protocol::session::{CloseReason, Millis, SendError};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::connect::{Connected, advice_of};
+use super::renewal::Renewal;
+use super::{Config, End};
+use crate::executor::reason_of;
+use crate::report::{REPORTS_MAX, Report};
+use crate::resources;
+use crate::runner::{Gone, Order};
+
+/// How much is read from the control stream at once.
+const READ_BYTES: usize = 16 * 1024;
+
+/// How long a goodbye may take.
+const GOODBYE_DURATION_MAX: Duration = Duration::from_secs(1);
+
+/// The shortest silence of the other end's transport that ends a session. Every heartbeat has to be acknowledged by it, so
+/// that a control plane that was restarted is noticed before the idle time-out.
+const SILENCE_MIN: Duration = Duration::from_secs(10);
+
+/// A host's clock that is off by more than this is told: certificates have times.
+const SKEW_TOLD: Duration = Duration::from_secs(60);
+
+/// Runs one session to its end.
+pub(super) async fn drive(config: &mut Config, connected: Connected, stop: &CancellationToken) -> End {
+    let opened = timeout(Duration::from_millis(HANDSHAKE_TIMEOUT_MS), connected.connection.open_bi()).await;
+    let (send, receive) = match opened {
+        Ok(Ok(streams)) => streams,
+        Ok(Err(error)) => {
+            return End { advice: advice_of(&error), reason: reason_of(&error), welcomed_at: None };
+        }
+        Err(_) => return failed("the control plane lets no control stream be opened"),
+    };
+    let begun = Instant::now();
+    let session = match hello(config).await {
+        Ok(Ok(session)) => session,
+        Ok(Err(error)) => return failed(&reason_of(&error)),
+        Err(gone) => return failed(&gone.to_string()),
+    };
+    let mut driver = Driver {
+        config,
+        connected,
+        session,
+        send,
+        receive,
+        unsent: Bytes::new(),
+        reports: None,
+        renewal: Renewal::default(),
+        begun,
+        welcomed_at: None,
+        heard: (0, begun),
+    };
+    let end = driver.run(stop).await;
+    driver.connected.close(end.1).await;
+    end.0
+}
+
+fn failed(reason: &str) -> End {
+    End { advice: Advice::RetrySlowly, reason: reason.to_owned(), welcomed_at: None }
+}
+
+async fn hello(config: &Config) -> Result<Result<AgentSession, SendError>, Gone> {
+    let facts = config.runner.hello().await?;
+    let hello = Hello {
+        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        capabilities: facts.capabilities,
+        journal: facts.journal,
+        control_plane: facts.control_plane,
+        open: facts.open,
+        resources: resources::sample(&config.host_root, config.runner.pulse().tasks_running),
+    };
+    Ok(AgentSession::new(hello, Millis(0)))
+}
+
+struct Driver<'a> {
+    config: &'a mut Config,
+    connected: Connected,
+    session: AgentSession,
+    send: SendStream,
+    receive: RecvStream,
+    /// Taken from the session and not yet by the transport.
+    unsent: Bytes,
+    /// From the welcome on.
+    reports: Option<mpsc::Receiver<Report>>,
+    renewal: Renewal,
+    begun: Instant,
+    welcomed_at: Option<Instant>,
+    /// How many datagrams had come, and when that changed.
+    heard: (u64, Instant),
+}
+
+/// What woke the driver.
+enum Wake {
+    Bytes(Result<Option<usize>, quinn::ReadError>),
+    Written(Result<usize, quinn::WriteError>),
+    Report(Option<Report>),
+    Timeout,
+    Stop,
+}
+
+impl Driver<'_> {
+    async fn run(&mut self, stop: &CancellationToken) -> (End, CloseCode) {
+        let mut buffer = vec![0; READ_BYTES];
+        loop {
+            if self.unsent.is_empty() {
+                self.unsent = self.session.poll_transmit().unwrap_or_default();
+            }
+            let deadline =
+                self.session.poll_timeout().map(|(_, at)| self.begun + Duration::from_millis(at.0));
+            let wake = tokio::select! {
+                biased;
+                () = stop.cancelled() => Wake::Stop,
+                read = self.receive.read(&mut buffer) => Wake::Bytes(read),
+                written = self.send.write(&self.unsent), if !self.unsent.is_empty() => Wake::Written(written),
+                () = at(deadline) => Wake::Timeout,
+                report = next(&mut self.reports), if self.unsent.is_empty() => Wake::Report(report),
+            };
+            match wake {
+                Wake::Bytes(Ok(Some(length))) => self.session.handle_bytes(&buffer[..length]),
+                Wake::Bytes(Ok(None) | Err(_)) | Wake::Written(Err(_)) => self.lost().await,
+                Wake::Written(Ok(length)) => self.unsent.advance(length),
+                Wake::Report(Some(report)) => self.report(report),
+                Wake::Report(None) => self.reports_ended(),
+                Wake::Timeout => self.timeout(),
+                Wake::Stop => return self.goodbye().await,
+            }
+            let now = self.now();
+            while let Some(event) = self.session.poll_event(now) {
+                match self.act(event).await {
+                    Ok(None) => {}
+                    Ok(Some(reason)) => return (self.end(&reason), reason.code()),
+                    Err(Gone) => return (self.ended(Advice::Retry, Gone.to_string()), CloseCode::Internal),
+                }
+            }
+        }
+    }
+
+    fn now(&self) -> Millis {
+        Millis(u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+
+    // === what comes ===
+
+    async fn act(&mut self, event: AgentEvent) -> Result<Option<CloseReason>, Gone> {
+        match event {
+            AgentEvent::Welcomed(welcome) => self.welcomed(welcome).await?,
+            AgentEvent::Dispatch(dispatch) => self.config.runner.order(Order::Dispatch(dispatch)).await?,
+            AgentEvent::Cancel(cancel) => self.config.runner.order(Order::Cancel(cancel)).await?,
+            AgentEvent::Acknowledged(keys) => self.config.runner.order(Order::Acknowledge(keys)).await?,
+            AgentEvent::Renewed(renewed) => self.renewed(&renewed).await,
+            AgentEvent::Drain => tracing::info!("the control plane sends nothing new in this session"),
+            AgentEvent::Closed(reason) => return Ok(Some(reason)),
+        }
+        Ok(None)
+    }
+
+    async fn welcomed(&mut self, welcome: Welcome) -> Result<(), Gone> {
+        let (session, reports) = mpsc::channel(REPORTS_MAX);
+        let Welcome { control_plane, settled, now, .. } = welcome;
+        let host = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let skew = host.abs_diff(Duration::from_millis(now.0));
+        if skew > SKEW_TOLD {
+            let skew_s = skew.as_secs();
+            tracing::warn!(
+                skew_s,
+                "the clocks of this host and the control plane differ; certificates depend on them"
+            );
+        }
+        self.config.runner.order(Order::Attach { control_plane, settled, session }).await?;
+        self.reports = Some(reports);
+        self.welcomed_at = Some(Instant::now());
+        self.config.link.send_replace(Some(self.connected.connection.clone()));
+        tracing::info!(session = welcome.session.0, "welcomed by the control plane");
+        Ok(())
+    }
+
+    async fn renewed(&mut self, renewed: &Renewed) {
+        let identity = match self.renewal.receive(&self.config.identity, renewed) {
+            Some(Ok(identity)) => identity,
+            Some(Err(error)) => {
+                return tracing::error!(%error, "the new certificate is refused; the old one stays");
+            }
+            None => return tracing::warn!("a certificate came that was not asked for"),
+        };
+        let (saved, state_dir) = (identity.clone(), self.config.state_dir.clone());
+        match tokio::task::spawn_blocking(move || saved.save(&state_dir)).await {
+            Ok(Ok(())) => {
+                tracing::info!("the certificate was renewed; the next session shows the new one");
+                self.config.identity = identity;
+            }
+            Ok(Err(error)) => self.not_saved(&error),
+            Err(error) => self.not_saved(&error),
+        }
+    }
+
+    fn not_saved(&self, error: &dyn std::error::Error) {
+        tracing::error!(reason = reason_of(error), "the new certificate cannot be kept; the old one stays");
+    }
+
+    // === what goes ===
+
+    fn report(&mut self, report: Report) {
+        let sent = match report {
+            Report::Accepted(accepted) => self.session.accepted(accepted),
+            Report::Running(running) => self.session.running(running),
+            Report::Finished(finished) => self.session.finished(finished),
+        };
+        self.judge("a report", sent);
+    }
+
+    fn reports_ended(&mut self) {
+        self.reports = None;
+        // A runner that has stopped in order has said everything, and the order to stop follows. One that is there has cut
+        // this session off, because too much was waiting.
+        if !self.config.runner.is_gone() {
+            self.session.close(CloseCode::Internal);
+        }
+    }
+
+    fn timeout(&mut self) {
+        let now = self.now();
+        self.session.handle_timeout(now);
+        if !self.session.poll_heartbeat_due(now) {
+            return;
+        }
+        let pulse = self.config.runner.pulse();
+        let resources = resources::sample(&self.config.host_root, pulse.tasks_running);
+        let sent = self.session.heartbeat(Heartbeat { position: pulse.position, resources }, now);
+        self.judge("a heartbeat", sent);
+        if let Some(request) = self.renewal.due(&self.config.identity) {
+            let sent = self.session.renew(request);
+            self.judge("a request for a certificate", sent);
+        }
+        self.listen(now);
+    }
+
+    /// Ends the session if the other end's transport has acknowledged nothing for some heartbeats.
+    fn listen(&mut self, now: Millis) {
+        let heard = self.connected.connection.stats().udp_rx.datagrams;
+        if heard != self.heard.0 {
+            self.heard = (heard, Instant::now());
+        }
+        let interval_ms = self.session.poll_timeout().map_or(0, |(_, next)| next.since(now));
+        let patience =
+            Duration::from_millis(interval_ms.saturating_mul(HEARTBEATS_MISSED_MAX)).max(SILENCE_MIN);
+        if self.heard.1.elapsed() >= patience {
+            self.session.handle_lost();
+        }
+    }
+
+    /// A report that does not get out must not be lost silently: the next session tells everything again.
+    fn judge(&mut self, what: &str, sent: Result<(), SendError>) {
+        if let Err(error) = sent {
+            tracing::warn!(reason = reason_of(&error), "{what} cannot be sent; the session is ended");
+            self.session.close(CloseCode::Internal);
+        }
+    }
+
+    // === how it ends ===
+
+    /// The control stream is gone. What the connection died of is known a moment later at most.
+    async fn lost(&mut self) {
+        match timeout(Duration::from_secs(1), self.connected.connection.closed()).await {
+            Ok(quinn::ConnectionError::ApplicationClosed(close)) => {
+                self.session.handle_peer_close(close.error_code.into_inner());
+            }
+            Ok(_) | Err(_) => self.session.handle_lost(),
+        }
+    }
+
+    fn end(&self, reason: &CloseReason) -> End {
+        let transport = self.connected.connection.close_reason();
+        let advice = match reason {
+            CloseReason::Peer(code) => code.advice(),
+            CloseReason::Violation(_) | CloseReason::PeerUnknown(_) | CloseReason::Local(_) => {
+                Advice::RetrySlowly
+            }
+            CloseReason::Lost => transport.as_ref().map_or(Advice::Retry, advice_of),
+            CloseReason::HandshakeTimeout | CloseReason::PeerSilent | CloseReason::Goodbye => Advice::Retry,
+        };
+        let mut text = reason_of(reason);
+        if let (CloseReason::Lost, Some(transport)) = (reason, transport) {
+            text = format!("{text}: {transport}");
+        }
+        self.ended(advice, text)
+    }
+
+    fn ended(&self, advice: Advice, reason: String) -> End {
+        End { advice, reason, welcomed_at: self.welcomed_at }
+    }
+
+    /// Says what is left to say, then goodbye.
+    async fn goodbye(&mut self) -> (End, CloseCode) {
+        while let Some(report) = self.reports.as_mut().and_then(|reports| reports.try_recv().ok()) {
+            self.report(report);
+        }
+        let told = async {
+            if self.session.goodbye().is_err() {
+                return;
+            }
+            let mut unsent = std::mem::take(&mut self.unsent);
+            loop {
+                if self.send.write_all(&unsent).await.is_err() {
+                    return;
+                }
+                match self.session.poll_transmit() {
+                    Some(more) => unsent = more,
+                    None => break,
+                }
+            }
+            if self.send.finish().is_ok() {
+                // Either way there is nothing more to do.
+                let _acknowledged = self.send.stopped().await;
+            }
+        };
+        let _in_time = timeout(GOODBYE_DURATION_MAX, told).await;
+        (self.ended(Advice::Retry, "the agent stops".to_owned()), CloseCode::Normal)
+    }
+}
+
+async fn next(reports: &mut Option<mpsc::Receiver<Report>>) -> Option<Report> {
+    match reports {
+        Some(reports) => reports.recv().await,
+        None => pending().await,
+    }
+}
+
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
+        None => pending().await,
+    }
+}

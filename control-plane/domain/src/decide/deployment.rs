@@ -1,0 +1,202 @@
+//! Deployments: how they begin, and how a person ends them.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use stella_protocol::id::{DeploymentId, EnvironmentId, ReleaseId, TargetId};
+
+use super::transaction::Transaction;
+use super::{fields, rollout};
+use crate::command::{NewDeployment, Outcome};
+use crate::deployment::{Cause, Deployment, OnFailure, Status, Strategy, TARGETS_MAX, TIMEOUT_MS_RANGE};
+use crate::environment::Environment;
+use crate::event::{Fact, PlannedTarget};
+use crate::rejection::Rejection;
+use crate::release::{Release, Step};
+use crate::render::{self, Names, RenderError};
+use crate::target::Target;
+use crate::template::TemplateError;
+
+pub(super) fn deploy(tx: &mut Transaction<'_>, new: &NewDeployment) -> Result<Outcome, Rejection> {
+    if tx.tenant.deployments.contains_key(&new.id) {
+        return Err(Rejection::exists(DeploymentId::KIND, new.id));
+    }
+    let environment = tx.tenant.environments.get(&new.environment).map(Arc::clone);
+    let environment =
+        environment.ok_or_else(|| Rejection::not_found(EnvironmentId::KIND, new.environment))?;
+    let release = tx.tenant.releases.get(&new.release).map(Arc::clone);
+    let release = release.ok_or_else(|| Rejection::not_found(ReleaseId::KIND, new.release))?;
+    if new.strategy == (Strategy::Rolling { batch: 0 }) {
+        return Err(Rejection::invalid(
+            "strategy.batch",
+            "is 0; at least one target at a time must be worked on",
+        ));
+    }
+    fields::range("timeout_ms", new.timeout_ms, TIMEOUT_MS_RANGE, " (a second to a week)")?;
+    let targets = chosen(tx, new, &environment)?;
+    // Only steps that refer to something can differ between targets; the others were checked with the release.
+    let varying: Vec<&Step> = release.steps.iter().filter(|step| render::references(step) > 0).collect();
+    let mut planned = Vec::with_capacity(targets.len());
+    for target in &targets {
+        is_free(tx, target)?;
+        fills_in(&environment, &release, target, &varying)?;
+        planned.push(PlannedTarget { target: target.id, release: release.id, previous: target.current });
+    }
+    open(
+        tx,
+        Opening {
+            id: new.id,
+            environment: new.environment,
+            strategy: new.strategy,
+            on_failure: new.on_failure,
+            cause: Cause::Requested,
+            targets: planned,
+            timeout_ms: new.timeout_ms,
+        },
+    )?;
+    Ok(Outcome::Deployment(new.id))
+}
+
+/// A checked plan.
+#[derive(Debug)]
+pub(super) struct Opening {
+    pub(super) id: DeploymentId,
+    pub(super) environment: EnvironmentId,
+    pub(super) strategy: Strategy,
+    pub(super) on_failure: OnFailure,
+    pub(super) cause: Cause,
+    pub(super) targets: Vec<PlannedTarget>,
+    pub(super) timeout_ms: u64,
+}
+
+/// Creates the deployment and starts what may start at once.
+pub(super) fn open(tx: &mut Transaction<'_>, opening: Opening) -> Result<(), Rejection> {
+    let Opening { id, environment, strategy, on_failure, cause, targets, timeout_ms } = opening;
+    let Some(release) = targets.first().map(|first| first.release) else {
+        return Err(Rejection::invalid("targets", "there is none"));
+    };
+    let deadline = tx.now.plus_ms(timeout_ms);
+    tx.emit(Fact::DeploymentCreated {
+        id,
+        environment,
+        release,
+        strategy,
+        on_failure,
+        cause,
+        targets,
+        deadline,
+    })?;
+    rollout::advance(tx, id)
+}
+
+/// The wanted targets in the order of their names.
+fn chosen(
+    tx: &Transaction<'_>,
+    new: &NewDeployment,
+    environment: &Environment,
+) -> Result<Vec<Arc<Target>>, Rejection> {
+    let mut targets = Vec::new();
+    match &new.targets {
+        None => {
+            let names = tx.tenant.index.targets.get(&environment.id);
+            targets.extend(
+                names
+                    .into_iter()
+                    .flat_map(|names| names.values())
+                    .filter_map(|id| tx.tenant.targets.get(id).cloned()),
+            );
+        }
+        Some(ids) => {
+            let mut seen = BTreeSet::new();
+            for (index, id) in ids.iter().enumerate().take(TARGETS_MAX + 1) {
+                let target = tx.target(*id)?;
+                if target.environment != environment.id {
+                    let problem = format!("{} is not in environment {}", target.name, environment.name);
+                    return Err(Rejection::invalid(format!("targets[{index}]"), problem));
+                }
+                if !seen.insert(TargetId::clone(id)) {
+                    return Err(Rejection::invalid(
+                        format!("targets[{index}]"),
+                        format!("{} is there twice", target.name),
+                    ));
+                }
+                targets.push(Arc::clone(target));
+            }
+            targets.sort_by(|one, other| one.name.cmp(&other.name));
+        }
+    }
+    if targets.is_empty() {
+        let problem =
+            format!("environment {} has none, or none was chosen; create one first", environment.name);
+        return Err(Rejection::invalid("targets", problem));
+    }
+    if targets.len() > TARGETS_MAX {
+        let problem = format!("there are more than {TARGETS_MAX}; deploy to a part of them at a time");
+        return Err(Rejection::invalid("targets", problem));
+    }
+    Ok(targets)
+}
+
+/// Whether a new deployment may take the target.
+pub(super) fn is_free(tx: &Transaction<'_>, target: &Target) -> Result<(), Rejection> {
+    let name = &target.name;
+    if let Some(other) = target.active {
+        let problem = format!("deployment {other} works on target {name}; wait for its end or cancel it");
+        return Err(Rejection::Conflict { problem });
+    }
+    if let Some(task) = target.blocked_by {
+        let problem = format!("nobody knows what became of task {task} on target {name}; settle it first");
+        return Err(Rejection::Conflict { problem });
+    }
+    let agent = tx.agent(target.agent)?;
+    if agent.revoked.is_some() {
+        let problem = format!(
+            "agent {} of target {name} was revoked; remove the target, or leave it out of the deployment",
+            agent.name
+        );
+        return Err(Rejection::Conflict { problem });
+    }
+    Ok(())
+}
+
+/// Whether every step can be filled in for the target: better to know before anything was started.
+pub(super) fn fills_in(
+    environment: &Environment,
+    release: &Release,
+    target: &Target,
+    steps: &[&Step],
+) -> Result<(), Rejection> {
+    let names = Names::new(environment.name.as_str(), release, target, &target.variables);
+    for step in steps {
+        if let Err(error) = render::on_target(release, step, &names) {
+            let (step, target) = (&step.name, &target.name);
+            let (field, problem) = if let RenderError::Template(TemplateError::Missing { name }) = &error {
+                let remedy = format!("set it on the target, or give it a default: ${{{name}:...}}");
+                (
+                    format!("targets[{target}].variables.{name}"),
+                    format!("step {step} needs ${{{name}}}; {remedy}"),
+                )
+            } else {
+                (format!("targets[{target}].steps[{step}]"), error.to_string())
+            };
+            return Err(Rejection::Invalid { field, problem });
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn cancel(tx: &mut Transaction<'_>, id: DeploymentId, reason: &str) -> Result<Outcome, Rejection> {
+    fields::reason(reason)?;
+    let deployment: &Deployment = tx.deployment(id)?;
+    match &deployment.status {
+        Status::Cancelling { .. } => return Ok(Outcome::Done),
+        status @ (Status::Succeeded | Status::Failed { .. } | Status::Cancelled { .. }) => {
+            let problem = format!("deployment {id} has {} already; roll it back to undo it", status.name());
+            return Err(Rejection::Conflict { problem });
+        }
+        Status::Running | Status::Halting { .. } => {}
+    }
+    tx.emit(Fact::DeploymentCancelRequested { id, reason: reason.to_owned() })?;
+    rollout::end_what_is_open(tx, id)?;
+    Ok(Outcome::Done)
+}

@@ -1,0 +1,207 @@
+//! Artifacts and releases.
+
+use std::collections::BTreeSet;
+
+use stella_protocol::digest::Digest;
+use stella_protocol::id::ReleaseId;
+
+use super::fields;
+use super::transaction::Transaction;
+use crate::command::{NewRelease, Outcome};
+use crate::event::Fact;
+use crate::name::Name;
+use crate::rejection::Rejection;
+use crate::release::{
+    ARTIFACT_TIMEOUT_MS_DEFAULT, COMPONENTS_MAX, Component, KEEP_RELEASES_DEFAULT, KEEP_RELEASES_MAX,
+    STEP_TIMEOUT_MS_RANGE, STEPS_MAX, Step, StepAction,
+};
+use crate::{render, template};
+
+/// How many references to variables a step may have: with the bound of a variable's value it bounds what a step grows to.
+const REFERENCES_MAX: usize = 64;
+/// How many good answers in a row a check may want.
+const SUCCESSES_MAX: u64 = 1_000;
+/// The shortest pause between two tries of a check, in milliseconds: less would be a load test.
+const INTERVAL_MS_MIN: u64 = 10;
+
+pub(super) fn store_artifact(
+    tx: &mut Transaction<'_>,
+    digest: Digest,
+    size_bytes: u64,
+) -> Result<Outcome, Rejection> {
+    match tx.tenant.artifacts.get(&digest) {
+        Some(&known) if known == size_bytes => Ok(Outcome::Done),
+        Some(known) => {
+            Err(Rejection::conflict(format!("{digest} is stored with {known} bytes, not {size_bytes}")))
+        }
+        None if size_bytes == 0 => Err(Rejection::invalid("size_bytes", "an archive is not empty")),
+        None => {
+            tx.emit(Fact::ArtifactStored { digest, size_bytes })?;
+            Ok(Outcome::Done)
+        }
+    }
+}
+
+pub(super) fn create(tx: &mut Transaction<'_>, new: &NewRelease) -> Result<Outcome, Rejection> {
+    if tx.tenant.releases.contains_key(&new.id) {
+        return Err(Rejection::exists(ReleaseId::KIND, new.id));
+    }
+    let versions = tx.tenant.index.releases.get(&new.application);
+    if versions.is_some_and(|versions| versions.contains_key(&new.version)) {
+        return Err(Rejection::exists(ReleaseId::KIND, format!("{} {}", new.application, new.version)));
+    }
+    fields::labels(&new.labels)?;
+    components(tx, new)?;
+    let mut steps = new.steps.clone();
+    if steps.is_empty() {
+        steps = new.components.iter().map(artifact_step).collect();
+    }
+    if steps.is_empty() {
+        return Err(Rejection::invalid(
+            "components",
+            "a release without components needs steps; give it one or the other",
+        ));
+    }
+    if steps.len() > STEPS_MAX {
+        let problem = format!("there are {}; at most {STEPS_MAX} are allowed", steps.len());
+        return Err(Rejection::invalid("steps", problem));
+    }
+    let mut names = BTreeSet::new();
+    for (index, step) in steps.iter().enumerate() {
+        if !names.insert(&step.name) {
+            return Err(Rejection::invalid(
+                format!("steps[{index}].name"),
+                format!("{} is there twice", step.name),
+            ));
+        }
+        check_step(new, index, step)?;
+    }
+    tx.emit(Fact::ReleaseCreated {
+        id: new.id,
+        application: new.application.clone(),
+        version: new.version.clone(),
+        components: new.components.clone(),
+        steps,
+        labels: new.labels.clone(),
+    })?;
+    Ok(Outcome::Release(new.id))
+}
+
+fn components(tx: &Transaction<'_>, new: &NewRelease) -> Result<(), Rejection> {
+    if new.components.len() > COMPONENTS_MAX {
+        let problem = format!("there are {}; at most {COMPONENTS_MAX} are allowed", new.components.len());
+        return Err(Rejection::invalid("components", problem));
+    }
+    let mut names: BTreeSet<&Name> = BTreeSet::new();
+    for (index, Component { name, digest, size_bytes }) in new.components.iter().enumerate() {
+        if !names.insert(name) {
+            return Err(Rejection::invalid(
+                format!("components[{index}].name"),
+                format!("{name} is there twice"),
+            ));
+        }
+        let Some(stored) = tx.tenant.artifacts.get(digest) else {
+            let problem = format!(
+                "{digest} is not stored for this tenant; upload it first: PUT .../artifacts/{digest}"
+            );
+            return Err(Rejection::invalid(format!("components[{index}].digest"), problem));
+        };
+        if stored != size_bytes {
+            let problem = format!("is {size_bytes}, but {digest} is stored with {stored} bytes");
+            return Err(Rejection::invalid(format!("components[{index}].size_bytes"), problem));
+        }
+    }
+    Ok(())
+}
+
+fn artifact_step(component: &Component) -> Step {
+    let action =
+        StepAction::Artifact { component: component.name.clone(), keep_releases: KEEP_RELEASES_DEFAULT };
+    Step { name: component.name.clone(), action, timeout_ms: ARTIFACT_TIMEOUT_MS_DEFAULT }
+}
+
+fn check_step(new: &NewRelease, index: usize, step: &Step) -> Result<(), Rejection> {
+    let field = |name: &str| format!("steps[{index}].{name}");
+    fields::range(field("timeout_ms"), step.timeout_ms, STEP_TIMEOUT_MS_RANGE, " (a second to a day)")?;
+    check_action(&step.action, step.timeout_ms, &field)?;
+    let references = render::references(step);
+    if references > REFERENCES_MAX {
+        let problem = format!("refers to variables {references} times; at most {REFERENCES_MAX} are allowed");
+        return Err(Rejection::invalid(format!("steps[{index}]"), problem));
+    }
+    let unfilled = |text: &str| template::check(text).map(|()| text.to_owned());
+    let work = render::work(&new.components, &new.version, step, &unfilled);
+    work.map(drop).map_err(|error| Rejection::invalid(format!("steps[{index}]"), error.to_string()))
+}
+
+fn check_action(
+    action: &StepAction,
+    timeout_ms: u64,
+    field: &dyn Fn(&str) -> String,
+) -> Result<(), Rejection> {
+    let no_nul = |name: &str, texts: &[&String]| {
+        if texts.iter().any(|text| text.contains('\0')) {
+            return Err(Rejection::invalid(field(name), "must not have a NUL character"));
+        }
+        Ok(())
+    };
+    let pace = |interval_ms: u64, successes: u32| {
+        fields::range(field("interval_ms"), interval_ms, (INTERVAL_MS_MIN, timeout_ms), " (the time-out)")?;
+        fields::range(field("successes"), successes.into(), (1, SUCCESSES_MAX), "")
+    };
+    let program = |argv: &[String]| {
+        if argv.first().is_none_or(String::is_empty) {
+            return Err(Rejection::invalid(field("argv"), "must begin with a program"));
+        }
+        no_nul("argv", &argv.iter().collect::<Vec<_>>())
+    };
+    match action {
+        StepAction::Artifact { keep_releases, .. } => {
+            fields::range(field("keep_releases"), (*keep_releases).into(), (1, KEEP_RELEASES_MAX.into()), "")
+        }
+        StepAction::Command { argv, environment, working_directory, user } => {
+            program(argv)?;
+            if environment.keys().any(|name| name.is_empty() || name.contains(['=', '\0'])) {
+                return Err(Rejection::invalid(
+                    field("environment"),
+                    "a name must not be empty or have '=' or NUL",
+                ));
+            }
+            no_nul("environment", &environment.values().collect::<Vec<_>>())?;
+            no_nul("working_directory", working_directory.as_ref().as_slice())?;
+            no_nul("user", user.as_ref().as_slice())
+        }
+        StepAction::CheckHttp { url, status, interval_ms, successes } => {
+            if !url
+                .strip_prefix("http://")
+                .is_some_and(|rest| !rest.is_empty() && !rest.contains(char::is_whitespace))
+            {
+                return Err(Rejection::invalid(field("url"), "must start with http:// and have no spaces"));
+            }
+            fields::range(field("status"), (*status).into(), (100, 599), "")?;
+            pace(*interval_ms, *successes)
+        }
+        StepAction::CheckTcp { address, interval_ms, successes } => {
+            if !address.contains(':') {
+                return Err(Rejection::invalid(
+                    field("address"),
+                    "must be host:port, for example localhost:8080",
+                ));
+            }
+            pace(*interval_ms, *successes)
+        }
+        StepAction::CheckCommand { argv, interval_ms, successes } => {
+            program(argv)?;
+            pace(*interval_ms, *successes)
+        }
+        StepAction::Systemd { unit, .. } => {
+            if unit.is_empty() || unit.contains(['/', '\0']) {
+                return Err(Rejection::invalid(
+                    field("unit"),
+                    "must be a unit's name, for example web.service",
+                ));
+            }
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! An agent's word about an attempt.
+
+use stella_protocol::id::{AgentId, SessionEpoch};
+use stella_protocol::message::{Finished, TaskOutcome};
+
+use super::rollout;
+use super::transaction::Transaction;
+use crate::agent::IGNORED_REPORTS_MAX;
+use crate::command::{Outcome, Report};
+use crate::event::Fact;
+use crate::rejection::Rejection;
+use crate::task::TaskState;
+
+/// What was said before, or is overtaken, is answered without an event: the agent repeats itself until it is acknowledged.
+pub(super) fn report(
+    tx: &mut Transaction<'_>,
+    agent: AgentId,
+    session: SessionEpoch,
+    report: &Report,
+) -> Result<Outcome, Rejection> {
+    let sender = tx.agent(agent)?;
+    if sender.revoked.is_some() {
+        return Err(Rejection::Revoked { name: sender.name.clone() });
+    }
+    if sender.session != session {
+        return Err(Rejection::SessionSuperseded);
+    }
+    let key = report.key();
+    let state = match tx.tenant.tasks.get(&key.task) {
+        None => return ignore(tx, agent, report, "there is no such task"),
+        Some(task) if task.agent != agent => {
+            return ignore(tx, agent, report, "the task belongs to another agent");
+        }
+        Some(task) if task.attempt != key.attempt => {
+            return ignore(tx, agent, report, "it is not the current attempt");
+        }
+        Some(task) => &task.state,
+    };
+    match (state, report) {
+        (TaskState::Queued, _) => return ignore(tx, agent, report, "the task was not sent yet"),
+        (TaskState::Dispatched { .. }, Report::Accepted(accepted)) => {
+            tx.emit(Fact::TaskAccepted { key, position: accepted.position })?;
+        }
+        (TaskState::Dispatched { .. } | TaskState::Accepted { .. }, Report::Running(running)) => {
+            tx.emit(Fact::TaskStarted { key, started_at: running.started_at })?;
+        }
+        (state, Report::Finished(finished))
+            if state.is_open() || matches!(state, TaskState::Unknown { .. }) =>
+        {
+            let known = !matches!(state, TaskState::Unknown { .. });
+            end(tx, finished, known)?;
+        }
+        _ => {}
+    }
+    Ok(Outcome::Done)
+}
+
+fn end(tx: &mut Transaction<'_>, finished: &Finished, known: bool) -> Result<(), Rejection> {
+    let Finished { key, position, started_at, finished_at, outcome } = finished;
+    if let TaskOutcome::Unknown { reason } = outcome {
+        return if known { rollout::became_unknown(tx, key.task, reason) } else { Ok(()) };
+    }
+    tx.emit(Fact::TaskFinished {
+        key: *key,
+        position: Some(*position),
+        started_at: *started_at,
+        finished_at: *finished_at,
+        outcome: outcome.clone(),
+    })?;
+    rollout::ended(tx, key.task, None)
+}
+
+/// Recorded and without effect.
+fn ignore(
+    tx: &mut Transaction<'_>,
+    agent: AgentId,
+    report: &Report,
+    reason: &str,
+) -> Result<Outcome, Rejection> {
+    if tx.tenant.work.get(&agent).is_some_and(|work| work.ignored_reports < IGNORED_REPORTS_MAX) {
+        tx.emit(Fact::ReportIgnored { agent, key: report.key(), reason: reason.to_owned() })?;
+    }
+    Ok(Outcome::Done)
+}

@@ -1,0 +1,175 @@
+//! The way back: what last succeeded on each target before a deployment touched it.
+
+use stella_protocol::id::DeploymentId;
+
+use super::deployment::{Opening, fills_in, is_free, open};
+use super::transaction::Transaction;
+use crate::command::Outcome;
+use crate::deployment::{Cause, Deployment, OnFailure, RollbackReason, Strategy, TargetRollout};
+use crate::event::{Fact, PlannedTarget};
+use crate::ids;
+use crate::rejection::Rejection;
+use crate::release::Step;
+use crate::target::Target;
+
+/// How many targets a message names before it only counts them.
+const NAMED_MAX: usize = 5;
+
+/// Ends a deployment that failed, and takes its targets back if that is its policy.
+pub(super) fn after_failure(
+    tx: &mut Transaction<'_>,
+    id: DeploymentId,
+    reason: &str,
+) -> Result<(), Rejection> {
+    let deployment = tx.deployment(id)?.clone();
+    // A rollback that fails is not rolled back: it would go to and fro for ever.
+    let goes_back = deployment.on_failure == OnFailure::Rollback && deployment.cause == Cause::Requested;
+    if !goes_back {
+        return tx.emit(Fact::DeploymentFailed { id, reason: reason.to_owned() });
+    }
+    let Plan { targets, left } = plan(tx, &deployment)?;
+    tx.emit(Fact::DeploymentFailed { id, reason: format!("{reason}{}", left.message()) })?;
+    if targets.is_empty() {
+        return Ok(());
+    }
+    open(tx, opening(&deployment, ids::rollback(id), RollbackReason::DeploymentFailed, targets))
+}
+
+/// Rolls back what has ended, because a person wants it.
+pub(super) fn by_hand(
+    tx: &mut Transaction<'_>,
+    id: DeploymentId,
+    of: DeploymentId,
+) -> Result<Outcome, Rejection> {
+    if tx.tenant.deployments.contains_key(&id) {
+        return Err(Rejection::exists(DeploymentId::KIND, id));
+    }
+    let deployment = tx.deployment(of)?.clone();
+    if !deployment.status.is_final() {
+        return Err(Rejection::conflict(format!("deployment {of} has not ended; cancel it first")));
+    }
+    for part in touched(&deployment) {
+        let Some(target) = tx.tenant.targets.get(&part.target) else { continue };
+        if let Some(newer) = target.last.filter(|last| *last != of) {
+            let problem = format!(
+                "deployment {newer} has come to target {} since; roll that one back instead",
+                target.name
+            );
+            return Err(Rejection::Conflict { problem });
+        }
+        if has_way_back(part) {
+            is_free(tx, target)?;
+        }
+    }
+    let Plan { targets, left } = plan(tx, &deployment)?;
+    if targets.is_empty() {
+        let problem = format!("there is nothing to roll back in deployment {of}{}", left.message());
+        return Err(Rejection::Conflict { problem });
+    }
+    open(tx, opening(&deployment, id, RollbackReason::Manual, targets))?;
+    Ok(Outcome::Deployment(id))
+}
+
+/// All at once, for every minute counts now; and within the time that the way there was given.
+fn opening(
+    of: &Deployment,
+    id: DeploymentId,
+    reason: RollbackReason,
+    targets: Vec<PlannedTarget>,
+) -> Opening {
+    Opening {
+        id,
+        environment: of.environment,
+        strategy: Strategy::AllAtOnce,
+        on_failure: OnFailure::Stop,
+        cause: Cause::Rollback { of: of.id, reason },
+        targets,
+        timeout_ms: of.timeout_ms(),
+    }
+}
+
+/// Where each touched target goes, and which are left as they are.
+struct Plan {
+    targets: Vec<PlannedTarget>,
+    left: Left,
+}
+
+/// Targets that are left as they are, by reason.
+#[derive(Default)]
+struct Left {
+    no_earlier: Vec<String>,
+    unknown: Vec<String>,
+    unreachable: Vec<String>,
+}
+
+impl Left {
+    fn message(&self) -> String {
+        let kinds = [
+            (&self.no_earlier, "no earlier release to go back to on"),
+            (&self.unknown, "a task of unknown end keeps from going back"),
+            (&self.unreachable, "no way back for"),
+        ];
+        let told: Vec<String> = kinds
+            .into_iter()
+            .filter(|(names, _)| !names.is_empty())
+            .map(|(names, what)| {
+                let more = if names.len() > NAMED_MAX {
+                    format!(" and {} more", names.len() - NAMED_MAX)
+                } else {
+                    String::new()
+                };
+                format!("{what} {}{more}", names[..names.len().min(NAMED_MAX)].join(", "))
+            })
+            .collect();
+        if told.is_empty() { String::new() } else { format!(" ({})", told.join("; ")) }
+    }
+}
+
+fn plan(tx: &Transaction<'_>, deployment: &Deployment) -> Result<Plan, Rejection> {
+    let mut plan = Plan { targets: Vec::new(), left: Left::default() };
+    for part in touched(deployment) {
+        // A target that was removed since has nothing to go back.
+        let Some(target) = tx.tenant.targets.get(&part.target) else { continue };
+        let name = target.name.to_string();
+        let Some(previous) = part.previous else {
+            plan.left.no_earlier.push(name);
+            continue;
+        };
+        if !has_way_back(part) {
+            continue;
+        }
+        if target.blocked_by.is_some() {
+            plan.left.unknown.push(name);
+        } else if tx.agent(target.agent)?.revoked.is_some() || !can_fill_in(tx, deployment, target, part) {
+            plan.left.unreachable.push(name);
+        } else {
+            plan.targets.push(PlannedTarget {
+                target: target.id,
+                release: previous,
+                previous: target.current,
+            });
+        }
+    }
+    Ok(plan)
+}
+
+/// The targets that a deployment changed or may have changed, in the order of their names.
+fn touched(deployment: &Deployment) -> impl Iterator<Item = &TargetRollout> {
+    let parts = deployment.order.iter().filter_map(|target| deployment.targets.get(target));
+    parts.map(AsRef::as_ref).filter(|part| part.is_touched())
+}
+
+/// Going from a release to itself is no way back.
+fn has_way_back(part: &TargetRollout) -> bool {
+    part.previous.is_some_and(|previous| previous != part.release)
+}
+
+fn can_fill_in(tx: &Transaction<'_>, deployment: &Deployment, target: &Target, part: &TargetRollout) -> bool {
+    let release = part.previous.and_then(|previous| tx.tenant.releases.get(&previous));
+    let (Some(release), Some(environment)) = (release, tx.tenant.environments.get(&deployment.environment))
+    else {
+        return false;
+    };
+    let steps: Vec<&Step> = release.steps.iter().collect();
+    fills_in(environment, release, target, &steps).is_ok()
+}

@@ -1,0 +1,215 @@
+//! How a deployment goes on: which target and which step is next, and what the end of a task means.
+//!
+//! Every function leaves the deployment with something to wait for, or ended. Ending is asked for more than once on the way
+//! out of nested calls, and happens once.
+
+use std::sync::Arc;
+
+use stella_protocol::id::{AgentId, DeploymentId, TargetId, TaskId};
+use stella_protocol::message::TaskOutcome;
+
+use super::rollback;
+use super::transaction::Transaction;
+use crate::agent::{Connectivity, OPEN_TASKS_MAX};
+use crate::deployment::{Progress, Status};
+use crate::event::Fact;
+use crate::ids;
+use crate::rejection::Rejection;
+use crate::task::{Task, TaskState};
+
+/// Starts targets as long as there is room, and ends the deployment if there is nothing left to wait for.
+pub(super) fn advance(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<(), Rejection> {
+    loop {
+        let deployment = tx.deployment(id)?;
+        let may_start = matches!(deployment.status, Status::Running) && deployment.has_room();
+        let Some(target) = deployment.next_waiting().filter(|_| may_start) else { break };
+        let generation = tx.target(target)?.generation.next();
+        tx.emit(Fact::TargetStarted { deployment: id, target, generation })?;
+        queue(tx, id, target, 0)?;
+    }
+    end_if_quiet(tx, id)
+}
+
+fn queue(
+    tx: &mut Transaction<'_>,
+    deployment: DeploymentId,
+    target: TargetId,
+    step: u16,
+) -> Result<(), Rejection> {
+    let task = ids::task(deployment, target, step);
+    tx.emit(Fact::TaskQueued { task, deployment, target, step })?;
+    let agent = tx.task(task)?.agent;
+    let holder = tx.agent(agent)?;
+    if holder.revoked.is_some() {
+        let why = format!("its agent {} was revoked", holder.name);
+        return take_back(tx, task, &why);
+    }
+    dispatch(tx, agent)
+}
+
+/// Sends an agent what waits for it, as far as its window allows.
+pub(super) fn dispatch(tx: &mut Transaction<'_>, id: AgentId) -> Result<(), Rejection> {
+    if tx.held == Some(id) {
+        return Ok(());
+    }
+    loop {
+        let Some(work) = tx.tenant.work.get(&id).filter(|work| work.open < OPEN_TASKS_MAX) else {
+            return Ok(());
+        };
+        let Some(&(_, task)) = work.queued.get_min() else { return Ok(()) };
+        let agent = tx.agent(id)?;
+        if !matches!(agent.connectivity, Connectivity::Online { .. }) {
+            return Ok(());
+        }
+        let session = agent.session;
+        let key = tx.task(task)?.key();
+        tx.emit(Fact::TaskDispatched { key, session })?;
+    }
+}
+
+/// Ends a task that was never sent.
+pub(super) fn take_back(tx: &mut Transaction<'_>, id: TaskId, why: &str) -> Result<(), Rejection> {
+    let key = tx.task(id)?.key();
+    let (finished_at, outcome) = (tx.now, TaskOutcome::Cancelled);
+    tx.emit(Fact::TaskFinished { key, position: None, started_at: None, finished_at, outcome })?;
+    ended(tx, id, Some(why))
+}
+
+/// What follows from a task's end. `why` replaces the task's own reason if it is better known here.
+pub(super) fn ended(tx: &mut Transaction<'_>, id: TaskId, why: Option<&str>) -> Result<(), Rejection> {
+    let task = Arc::clone(tx.task(id)?);
+    follow(tx, &task, why)?;
+    // The agent has room for one more.
+    dispatch(tx, task.agent)
+}
+
+fn follow(tx: &mut Transaction<'_>, task: &Task, why: Option<&str>) -> Result<(), Rejection> {
+    let (id, target) = (task.deployment, task.target);
+    let deployment = tx.deployment(id)?;
+    // A task that was unknown may have been left behind by its deployment.
+    let Some(part) = deployment.targets.get(&target) else { return Ok(()) };
+    let Progress::Active { step, task: current, .. } = part.progress else { return Ok(()) };
+    if current != task.id {
+        return Ok(());
+    }
+    let running = matches!(deployment.status, Status::Running);
+    let steps = tx.tenant.releases.get(&part.release).map_or(0, |release| release.steps.len());
+    if matches!(task.state, TaskState::Succeeded(_)) {
+        match step.checked_add(1).filter(|next| usize::from(*next) < steps) {
+            Some(next) if running => return queue(tx, id, target, next),
+            Some(_) => tx.emit(Fact::TargetAbandoned { deployment: id, target })?,
+            None => tx.emit(Fact::TargetSucceeded { deployment: id, target })?,
+        }
+        return advance(tx, id);
+    }
+    let is_our_own = !running && matches!(task.state, TaskState::Cancelled(_));
+    if is_our_own {
+        tx.emit(Fact::TargetAbandoned { deployment: id, target })?;
+        return end_if_quiet(tx, id);
+    }
+    let reason = failure(tx, task, why)?;
+    tx.emit(Fact::TargetFailed { deployment: id, target, task: task.id, reason: reason.clone() })?;
+    if running {
+        tx.emit(Fact::DeploymentHalted { id, reason })?;
+        skip_waiting(tx, id)?;
+        take_back_queued(tx, id)?;
+    }
+    end_if_quiet(tx, id)
+}
+
+/// Why a target failed, for a person.
+fn failure(tx: &Transaction<'_>, task: &Task, why: Option<&str>) -> Result<String, Rejection> {
+    let own = match &task.state {
+        TaskState::Failed(end)
+        | TaskState::TimedOut(end)
+        | TaskState::Cancelled(end)
+        | TaskState::Interrupted(end) => end.reason.as_str(),
+        TaskState::Queued
+        | TaskState::Dispatched { .. }
+        | TaskState::Accepted { .. }
+        | TaskState::Running { .. }
+        | TaskState::Succeeded(_)
+        | TaskState::Unknown { .. } => "",
+    };
+    let target = &tx.target(task.target)?.name;
+    Ok(format!("step {} on {target} {}: {}", task.step, task.state.name(), why.unwrap_or(own)))
+}
+
+/// What follows from nobody knowing any more what becomes of a task: the target waits, unless its end was wanted anyway.
+pub(super) fn became_unknown(tx: &mut Transaction<'_>, id: TaskId, reason: &str) -> Result<(), Rejection> {
+    let task = Arc::clone(tx.task(id)?);
+    tx.emit(Fact::TaskBecameUnknown { key: task.key(), reason: reason.to_owned() })?;
+    let deployment = tx.deployment(task.deployment)?;
+    let given_up = match deployment.status {
+        Status::Cancelling { .. } => true,
+        Status::Halting { .. } => task.cancel_requested,
+        Status::Running | Status::Succeeded | Status::Failed { .. } | Status::Cancelled { .. } => false,
+    };
+    if given_up {
+        tx.emit(Fact::TargetAbandoned { deployment: task.deployment, target: task.target })?;
+        end_if_quiet(tx, task.deployment)?;
+    }
+    dispatch(tx, task.agent)
+}
+
+/// Ends whatever a deployment still has in hand: what waits is skipped, what was not sent is taken back, what runs is told to
+/// end (and has [`crate::task::CANCEL_WINDOW_MS`] for it), what nobody knows is left behind.
+pub(super) fn end_what_is_open(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<(), Rejection> {
+    skip_waiting(tx, id)?;
+    for (target, task) in current_tasks(tx, id)? {
+        let task = Arc::clone(tx.task(task)?);
+        match task.state {
+            TaskState::Queued => take_back(tx, task.id, "its deployment was ended")?,
+            TaskState::Dispatched { .. } | TaskState::Accepted { .. } | TaskState::Running { .. } => {
+                if !task.cancel_requested {
+                    tx.emit(Fact::TaskCancelRequested { key: task.key() })?;
+                }
+            }
+            TaskState::Unknown { .. } => tx.emit(Fact::TargetAbandoned { deployment: id, target })?,
+            TaskState::Succeeded(_)
+            | TaskState::Failed(_)
+            | TaskState::TimedOut(_)
+            | TaskState::Cancelled(_)
+            | TaskState::Interrupted(_) => {}
+        }
+    }
+    end_if_quiet(tx, id)
+}
+
+fn skip_waiting(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<(), Rejection> {
+    while let Some(target) = tx.deployment(id)?.next_waiting() {
+        tx.emit(Fact::TargetSkipped { deployment: id, target })?;
+    }
+    Ok(())
+}
+
+/// A deployment that has failed starts nothing more: not even a step that only waits for its agent to come back.
+fn take_back_queued(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<(), Rejection> {
+    for (_, task) in current_tasks(tx, id)? {
+        if matches!(tx.task(task)?.state, TaskState::Queued) {
+            take_back(tx, task, "its deployment was halted")?;
+        }
+    }
+    Ok(())
+}
+
+/// The targets that are worked on, with their tasks. A search, for the few moments when a deployment turns.
+fn current_tasks(tx: &Transaction<'_>, id: DeploymentId) -> Result<Vec<(TargetId, TaskId)>, Rejection> {
+    let parts = tx.deployment(id)?.targets.values();
+    let active = parts.filter_map(|part| part.progress.task().map(|task| (part.target, task)));
+    Ok(active.collect())
+}
+
+/// Ends a deployment that has nothing left to wait for.
+fn end_if_quiet(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<(), Rejection> {
+    let deployment = tx.deployment(id)?;
+    if deployment.counts.active > 0 || deployment.counts.waiting > 0 {
+        return Ok(());
+    }
+    match deployment.status.clone() {
+        Status::Running => tx.emit(Fact::DeploymentSucceeded { id }),
+        Status::Halting { reason } => rollback::after_failure(tx, id, &reason),
+        Status::Cancelling { reason } => tx.emit(Fact::DeploymentCancelled { id, reason }),
+        Status::Succeeded | Status::Failed { .. } | Status::Cancelled { .. } => Ok(()),
+    }
+}

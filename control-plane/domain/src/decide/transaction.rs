@@ -1,0 +1,69 @@
+//! One command's work on a copy of its tenant.
+
+use std::sync::Arc;
+
+use stella_protocol::id::{AgentId, DeploymentId, TargetId, TaskId};
+use stella_protocol::time::Timestamp;
+use stella_protocol::trace::TraceContext;
+
+use crate::agent::Agent;
+use crate::command::{Actor, Request};
+use crate::deployment::Deployment;
+use crate::event::{Event, Fact};
+use crate::rejection::Rejection;
+use crate::target::Target;
+use crate::task::Task;
+use crate::tenant::TenantState;
+
+/// A copy of a tenant and what has happened to it so far.
+#[derive(Debug)]
+pub(super) struct Transaction<'r> {
+    pub(super) tenant: TenantState,
+    pub(super) now: Timestamp,
+    /// An agent that is sent nothing for the moment: its hello is being compared.
+    pub(super) held: Option<AgentId>,
+    actor: &'r Actor,
+    trace: TraceContext,
+    events: Vec<Event>,
+}
+
+impl<'r> Transaction<'r> {
+    pub(super) fn new(tenant: &TenantState, request: &'r Request, now: Timestamp) -> Self {
+        Self {
+            tenant: tenant.clone(),
+            now,
+            held: None,
+            actor: &request.actor,
+            trace: request.trace,
+            events: Vec::new(),
+        }
+    }
+
+    /// Makes a fact of it: applied at once, recorded, and thrown away with all the others if the command is rejected.
+    pub(super) fn emit(&mut self, fact: Fact) -> Result<(), Rejection> {
+        let event = Event { at: self.now, actor: self.actor.clone(), trace: self.trace, fact };
+        self.tenant.apply(&event).map_err(Rejection::Defect)?;
+        self.events.push(event);
+        Ok(())
+    }
+
+    pub(super) fn into_parts(self) -> (TenantState, Vec<Event>) {
+        (self.tenant, self.events)
+    }
+
+    pub(super) fn agent(&self, id: AgentId) -> Result<&Arc<Agent>, Rejection> {
+        self.tenant.agents.get(&id).ok_or_else(|| Rejection::not_found(AgentId::KIND, id))
+    }
+
+    pub(super) fn target(&self, id: TargetId) -> Result<&Arc<Target>, Rejection> {
+        self.tenant.targets.get(&id).ok_or_else(|| Rejection::not_found(TargetId::KIND, id))
+    }
+
+    pub(super) fn task(&self, id: TaskId) -> Result<&Arc<Task>, Rejection> {
+        self.tenant.tasks.get(&id).ok_or_else(|| Rejection::not_found(TaskId::KIND, id))
+    }
+
+    pub(super) fn deployment(&self, id: DeploymentId) -> Result<&Arc<Deployment>, Rejection> {
+        self.tenant.deployments.get(&id).ok_or_else(|| Rejection::not_found(DeploymentId::KIND, id))
+    }
+}

@@ -1,0 +1,261 @@
+//! The writer loop on a real sled journal; faults come from a wrapper that refuses or fails appends, since a full or
+//! broken disk cannot be had on demand.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+
+use stella_domain::command::{Actor, Command, Idempotency, Outcome, Request, SystemCommand, TenantCommand};
+use stella_domain::event::{Fact, StreamId};
+use stella_domain::rejection::Rejection;
+use stella_engine::{Clock, Condition, Config, Engine, Handle, SubmitError};
+use stella_journal::{
+    Append, AppendError, Entry, Head, Journal, JournalConfig, ReadError, SledJournal, Snapshot,
+    SnapshotError, Stream,
+};
+use stella_protocol::digest::Digest;
+use stella_protocol::id::{EnvironmentId, Epoch, Incarnation, Position, TenantId};
+use stella_protocol::time::Timestamp;
+use stella_protocol::trace::TraceContext;
+use uuid::Uuid;
+
+fn open(directory: &Path) -> Arc<SledJournal> {
+    Arc::new(SledJournal::open(directory, JournalConfig { cache_bytes: 8 << 20, reserve_bytes: 0 }).unwrap())
+}
+
+fn start(journal: Arc<dyn Journal>) -> Engine {
+    Engine::start(journal, Config::default()).unwrap()
+}
+
+fn system(command: SystemCommand) -> Request {
+    Request {
+        actor: Actor::System,
+        trace: TraceContext::default(),
+        idempotency: None,
+        command: Command::System(command),
+    }
+}
+
+fn tenant(id: u128, name: &str) -> Request {
+    system(SystemCommand::CreateTenant { id: TenantId(Uuid::from_u128(id)), name: name.parse().unwrap() })
+}
+
+fn environment(tenant: u128, id: u128, name: &str) -> Request {
+    let command = TenantCommand::CreateEnvironment {
+        id: EnvironmentId(Uuid::from_u128(id)),
+        name: name.parse().unwrap(),
+        order: None,
+    };
+    Request { command: Command::Tenant(TenantId(Uuid::from_u128(tenant)), command), ..system_tick() }
+}
+
+fn system_tick() -> Request {
+    Request {
+        actor: Actor::System,
+        trace: TraceContext::default(),
+        idempotency: None,
+        command: Command::Tick,
+    }
+}
+
+async fn names(handle: &Handle) -> Vec<String> {
+    handle.state().system.tenants.keys().map(ToString::to_string).collect()
+}
+
+#[tokio::test]
+async fn what_was_answered_is_there_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let before = {
+        let engine = start(open(folder.path()));
+        let handle = engine.handle();
+        assert_eq!(
+            handle.submit(tenant(1, "acme")).await.unwrap(),
+            Outcome::Tenant(TenantId(Uuid::from_u128(1)))
+        );
+        for n in 0..50 {
+            handle.submit(environment(1, 100 + n, &format!("env-{n}"))).await.unwrap();
+        }
+        let state = handle.state();
+        engine.stop();
+        state
+    };
+    let engine = start(open(folder.path()));
+    assert_eq!(*engine.handle().state(), *before);
+    let stream = StreamId::Tenant(TenantId(Uuid::from_u128(1)));
+    let events = engine.handle().read(stream, Position(0), 1_000).await.unwrap();
+    assert_eq!(events.len() as u64, engine.handle().head(stream).0);
+    assert!(matches!(events[0].event.fact, Fact::TenantOpened { .. }));
+}
+
+#[tokio::test]
+async fn a_snapshot_and_the_events_after_it_lead_to_the_same_state() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = || Config { snapshot_every_events: 10, ..Config::default() };
+    let before = {
+        let engine = Engine::start(open(folder.path()), config()).unwrap();
+        engine.handle().submit(tenant(1, "acme")).await.unwrap();
+        for n in 0..64 {
+            engine.handle().submit(environment(1, 100 + n, &format!("env-{n}"))).await.unwrap();
+        }
+        let state = engine.handle().state();
+        engine.stop();
+        state
+    };
+    let journal = open(folder.path());
+    assert!(journal.load_snapshot().unwrap().is_some(), "no snapshot was taken");
+    let engine = Engine::start(journal, config()).unwrap();
+    assert_eq!(*engine.handle().state(), *before);
+}
+
+#[tokio::test]
+async fn a_rejection_changes_nothing_and_a_repeated_request_is_answered_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = start(open(folder.path()));
+    let handle = engine.handle();
+    handle.submit(tenant(1, "acme")).await.unwrap();
+    let head = handle.head(StreamId::System);
+    let refused = handle.submit(tenant(2, "acme")).await.unwrap_err();
+    assert!(matches!(refused, SubmitError::Rejected(Rejection::Exists { .. })), "{refused}");
+    assert_eq!(handle.head(StreamId::System), head);
+
+    let keyed = |id, name, digest| Request {
+        idempotency: Some(Idempotency { key: "k".into(), digest: Digest([digest; 32]) }),
+        ..tenant(id, name)
+    };
+    let first = handle.submit(keyed(3, "globex", 1)).await.unwrap();
+    assert_eq!(handle.submit(keyed(4, "globex", 1)).await.unwrap(), first);
+    let reused = handle.submit(keyed(5, "initech", 2)).await.unwrap_err();
+    assert!(matches!(reused, SubmitError::Rejected(Rejection::KeyReused)), "{reused}");
+    assert_eq!(names(&handle).await, ["acme", "globex"]);
+}
+
+#[tokio::test]
+async fn subscribers_see_batches_in_order_and_only_after_they_are_durable() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = open(folder.path());
+    let engine = start(Arc::clone(&journal) as Arc<dyn Journal>);
+    let mut commits = engine.handle().subscribe();
+    let submit = |n: u128| {
+        let handle = engine.handle();
+        async move { handle.submit(tenant(n, &format!("tenant-{n}"))).await.unwrap() }
+    };
+    tokio::join!(submit(1), submit(2), submit(3));
+    let mut next = Position(0);
+    while next < Position(3) {
+        let commit = commits.recv().await.unwrap();
+        for event in commit.events.iter().filter(|event| event.stream == StreamId::System) {
+            assert_eq!(event.position, next);
+            assert!(journal.heads()[&Stream::System].next > next, "seen before it was durable");
+            next = next.next();
+        }
+    }
+}
+
+#[tokio::test]
+async fn journal_time_never_goes_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Arc::new(AtomicU64::new(5_000));
+    let reading = Arc::clone(&clock);
+    let config =
+        Config { clock: Clock::new(move || Timestamp(reading.load(Ordering::Relaxed))), ..Config::default() };
+    let engine = Engine::start(open(folder.path()), config).unwrap();
+    engine.handle().submit(tenant(1, "before")).await.unwrap();
+    clock.store(1_000, Ordering::Relaxed);
+    engine.handle().submit(tenant(2, "after")).await.unwrap();
+    let events = engine.handle().read(StreamId::System, Position(0), 10).await.unwrap();
+    assert!(events.windows(2).all(|pair| pair[0].event.at <= pair[1].event.at), "{events:?}");
+}
+
+/// What the wrapper does with appends.
+const PASS: u8 = 0;
+const REFUSE: u8 = 1;
+const FAIL: u8 = 2;
+
+/// A real journal whose appends can be refused or failed.
+#[derive(Debug)]
+struct Faulty {
+    inner: Arc<SledJournal>,
+    mode: AtomicU8,
+}
+
+impl Journal for Faulty {
+    fn incarnation(&self) -> Incarnation {
+        self.inner.incarnation()
+    }
+    fn epoch(&self) -> Epoch {
+        self.inner.epoch()
+    }
+    fn begin_epoch(&self) -> Result<Epoch, AppendError> {
+        self.inner.begin_epoch()
+    }
+    fn heads(&self) -> BTreeMap<Stream, Head> {
+        self.inner.heads()
+    }
+    fn last_time(&self) -> Timestamp {
+        self.inner.last_time()
+    }
+    fn append(&self, epoch: Epoch, at: Timestamp, appends: &[Append]) -> Result<Vec<Head>, AppendError> {
+        match self.mode.load(Ordering::SeqCst) {
+            REFUSE => Err(AppendError::NoSpace { available_bytes: 1, reserve_bytes: 2 }),
+            // Any error that is not a refusal: the epoch of a deposed leader will do.
+            FAIL => Err(AppendError::StaleEpoch { given: epoch, current: epoch.next() }),
+            _ => self.inner.append(epoch, at, appends),
+        }
+    }
+    fn read(&self, stream: Stream, from: Position, limit: usize) -> Result<Vec<Entry>, ReadError> {
+        self.inner.read(stream, from, limit)
+    }
+    fn hash_at(&self, stream: Stream, position: Position) -> Result<Option<Digest>, ReadError> {
+        self.inner.hash_at(stream, position)
+    }
+    fn save_snapshot(&self, snapshot: &Snapshot) -> Result<(), SnapshotError> {
+        self.inner.save_snapshot(snapshot)
+    }
+    fn load_snapshot(&self) -> Result<Option<Snapshot>, ReadError> {
+        self.inner.load_snapshot()
+    }
+}
+
+fn faulty(folder: &Path) -> Arc<Faulty> {
+    Arc::new(Faulty { inner: open(folder), mode: AtomicU8::new(PASS) })
+}
+
+#[tokio::test]
+async fn without_space_writes_are_refused_reads_go_on_and_nothing_half_happens() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = faulty(folder.path());
+    let engine = start(Arc::clone(&journal) as Arc<dyn Journal>);
+    let handle = engine.handle();
+    handle.submit(tenant(1, "acme")).await.unwrap();
+    journal.mode.store(REFUSE, Ordering::SeqCst);
+    let refused = handle.submit(tenant(2, "globex")).await.unwrap_err();
+    assert!(matches!(refused, SubmitError::NoSpace { .. }), "{refused}");
+    assert!(handle.health().no_space && handle.health().writable);
+    assert_eq!(names(&handle).await, ["acme"]);
+    journal.mode.store(PASS, Ordering::SeqCst);
+    // The refused name is free: the writer went back to what is durable.
+    handle.submit(tenant(3, "globex")).await.unwrap();
+    assert!(!handle.health().no_space);
+    assert_eq!(names(&handle).await, ["acme", "globex"]);
+    engine.stop();
+    drop((handle, journal));
+    assert_eq!(names(&start(open(folder.path())).handle()).await, ["acme", "globex"]);
+}
+
+#[tokio::test]
+async fn a_failed_write_stops_the_engine_and_is_never_answered_as_done() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = faulty(folder.path());
+    let engine = start(Arc::clone(&journal) as Arc<dyn Journal>);
+    let handle = engine.handle();
+    handle.submit(tenant(1, "acme")).await.unwrap();
+    journal.mode.store(FAIL, Ordering::SeqCst);
+    let lost = handle.submit(tenant(2, "globex")).await.unwrap_err();
+    assert!(matches!(lost, SubmitError::Stopping), "{lost}");
+    let mut condition = engine.condition();
+    condition.wait_for(|condition| matches!(condition, Condition::Failed(_))).await.unwrap();
+    assert!(!handle.health().writable);
+    assert!(matches!(handle.submit(tenant(3, "later")).await, Err(SubmitError::Stopping)));
+    assert_eq!(names(&handle).await, ["acme"]);
+}

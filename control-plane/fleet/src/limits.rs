@@ -1,0 +1,90 @@
+//! Every bound of the fleet, with its reason.
+
+use std::time::Duration;
+
+/// The kernel's buffers of the one socket, in bytes. With the usual 200 KiB a thousand agents that reconnect at once lose
+/// datagrams and wait for retransmissions.
+pub(crate) const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
+
+/// Streams of task output that an agent may have open: more than tasks that run at the same time on a host.
+pub(crate) const OUTPUT_STREAMS_MAX: u32 = 16;
+
+/// Bidirectional streams that an agent may have open: the control stream and a few downloads.
+pub(crate) const REQUEST_STREAMS_MAX: u32 = 8;
+
+/// How much one stream may have under way towards us, in bytes. Output and control frames are small.
+pub(crate) const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
+
+/// How much one connection may have under way towards us, in bytes: the most memory that a hostile agent can pin.
+pub(crate) const CONNECTION_WINDOW_BYTES: u32 = 512 * 1024;
+
+/// How much one connection may have under way towards the agent, in bytes: 10 MB/s of artifact at a round trip of 50 ms.
+pub(crate) const SEND_WINDOW_BYTES: u64 = 512 * 1024;
+
+/// A connection without a packet for this long is gone. Agents keep theirs alive.
+pub(crate) const IDLE_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// Handshakes that go on at the same time. A CPU does some thousands a second; more at once only make all of them late.
+pub(crate) const HANDSHAKES_MAX: usize = 256;
+
+/// From this many handshakes on, a client has to prove its address first, so that forged packets cost nothing.
+pub(crate) const HANDSHAKES_BUSY: usize = 64;
+
+/// First packets that wait for a handshake. Clients whose packet is dropped send it again.
+pub(crate) const INCOMING_MAX: usize = 4096;
+
+/// Bytes that may wait for one, and for all, handshakes that have not begun.
+pub(crate) const INCOMING_BYTES_MAX: u64 = 16 * 1024;
+/// See [`INCOMING_BYTES_MAX`].
+pub(crate) const INCOMING_BYTES_TOTAL_MAX: u64 = 16 * 1024 * 1024;
+
+/// How long a QUIC handshake may take.
+pub(crate) const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// Enrolments that go on at the same time: each costs a signature and a durable write.
+pub(crate) const ENROLMENTS_MAX: usize = 64;
+
+/// How long an enrolment may take, and each of its steps.
+pub(crate) const ENROL_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// How much is read from a stream at once, in bytes.
+pub(crate) const READ_BYTES_MAX: usize = 32 * 1024;
+
+/// Reports of one session that wait for their flush at the same time.
+pub(crate) const REPORTS_IN_FLIGHT_MAX: usize = 64;
+
+/// Reports of one session that are taken in all. Beyond it the control stream is not read, and the agent waits.
+pub(crate) const REPORTS_MAX: usize = 1024;
+
+/// The pause after the engine had no room for a report.
+pub(crate) const REPORT_RETRY_PAUSE: Duration = Duration::from_millis(500);
+
+/// How often the end of a session is offered to an engine that has no room. After that the sweep does it.
+pub(crate) const DISCONNECT_TRIES_MAX: u32 = 5;
+
+/// The pause before the second of them; each next one is twice as long.
+pub(crate) const DISCONNECT_RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+/// The time between TERM and KILL for a task that is cancelled, in milliseconds.
+pub(crate) const CANCEL_GRACE_MS: u64 = 10_000;
+
+/// Stream tasks of one session.
+pub(crate) const STREAM_TASKS_MAX: usize = 16;
+
+/// How long a request for an artifact may take to arrive.
+pub(crate) const REQUEST_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// The largest request for an artifact, in bytes. An honest one has about fifty.
+pub(crate) const REQUEST_BYTES_MAX: usize = 256;
+
+/// How long an artifact's transfer may stand still.
+pub(crate) const TRANSFER_STALL_MAX: Duration = Duration::from_secs(30);
+
+/// Lost sessions that are brought to the journal at the same time.
+pub(crate) const SWEEP_IN_FLIGHT_MAX: usize = 64;
+
+/// How long sessions may take to end at a shutdown.
+pub(crate) const DRAIN_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// How long agents may take to confirm the end of their connections.
+pub(crate) const CLOSE_TIME_MAX: Duration = Duration::from_secs(2);

@@ -1,0 +1,81 @@
+//! Lets connections in, at a pace, and finds out who they are.
+
+use std::sync::Arc;
+
+use quinn::crypto::rustls::HandshakeData;
+use quinn::{Connection, ConnectionError, Endpoint, Incoming};
+use stella_certs::CertificateDer;
+use stella_certs::tls::{self, QuicPeer};
+use stella_protocol::close::CloseCode;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+
+use crate::limits::{HANDSHAKE_TIME_MAX, HANDSHAKES_BUSY, HANDSHAKES_MAX};
+use crate::session::Peer;
+use crate::{Shared, close, enrol, session};
+
+/// Accepts connections until the shutdown.
+pub(crate) async fn run(shared: Arc<Shared>, endpoint: Endpoint) {
+    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    loop {
+        let next = shared.shutdown.run_until_cancelled(endpoint.accept()).await;
+        let Some(Some(incoming)) = next else { break };
+        let going_on = HANDSHAKES_MAX - handshakes.available_permits();
+        if going_on >= HANDSHAKES_BUSY && !incoming.remote_address_validated() && incoming.may_retry() {
+            metrics::counter!("stella_fleet_handshakes", "result" => "retry").increment(1);
+            if let Err(error) = incoming.retry() {
+                error.into_incoming().refuse();
+            }
+            continue;
+        }
+        // Every handshake ends within its time, so there is always a permit soon.
+        let permit = shared.shutdown.run_until_cancelled(Arc::clone(&handshakes).acquire_owned()).await;
+        let Some(Ok(permit)) = permit else { break };
+        shared.tasks.spawn(serve(Arc::clone(&shared), incoming, permit));
+    }
+}
+
+/// The task of one connection. What follows the handshake is boxed: it would make every handshake as large as itself.
+async fn serve(shared: Arc<Shared>, incoming: Incoming, permit: OwnedSemaphorePermit) {
+    let remote = incoming.remote_address();
+    let connection = match handshake(incoming).await {
+        Ok(connection) => connection,
+        Err(error) => {
+            metrics::counter!("stella_fleet_handshakes", "result" => "failed").increment(1);
+            tracing::debug!(%remote, %error, "a handshake failed");
+            return;
+        }
+    };
+    drop(permit);
+    match identify(&connection) {
+        Ok(peer) => {
+            metrics::counter!("stella_fleet_handshakes", "result" => "done").increment(1);
+            match peer {
+                QuicPeer::Enrolling => Box::pin(enrol::serve(shared, connection)).await,
+                QuicPeer::Agent { tenant, agent } => {
+                    Box::pin(session::serve(shared, connection, Peer { tenant, agent })).await;
+                }
+            }
+        }
+        Err(error) => {
+            metrics::counter!("stella_fleet_handshakes", "result" => "refused").increment(1);
+            tracing::warn!(%remote, %error, "a connection without an agent's identity was refused");
+            close(&connection, CloseCode::Unauthenticated);
+        }
+    }
+}
+
+async fn handshake(incoming: Incoming) -> Result<Connection, ConnectionError> {
+    timeout(HANDSHAKE_TIME_MAX, incoming.accept()?).await.unwrap_or(Err(ConnectionError::TimedOut))
+}
+
+fn identify(connection: &Connection) -> Result<QuicPeer, tls::Error> {
+    let handshake = connection.handshake_data().and_then(|data| data.downcast::<HandshakeData>().ok());
+    let certificates = connection
+        .peer_identity()
+        .and_then(|identity| identity.downcast::<Vec<CertificateDer<'static>>>().ok());
+    QuicPeer::admit(
+        handshake.as_ref().and_then(|data| data.protocol.as_deref()),
+        certificates.as_ref().map(|certificates| certificates.as_slice()),
+    )
+}

@@ -1,0 +1,150 @@
+//! What the durable state wants an agent to be told, and what of it a session has told already.
+//!
+//! Only the state is asked, never an event: what is sent is therefore durable, and asking again does no harm.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use stella_domain::agent::{Agent, Connectivity};
+use stella_domain::state::State;
+use stella_domain::task::{Task, TaskState};
+use stella_domain::tenant::TenantState;
+use stella_protocol::close::CloseCode;
+use stella_protocol::id::{AgentId, AttemptKey, SessionEpoch, TenantId};
+use stella_protocol::message::{Cancel, Dispatch};
+use stella_protocol::session::SendError;
+use stella_protocol::session::control::ControlSession;
+
+use crate::limits::CANCEL_GRACE_MS;
+use crate::registry::Link;
+
+/// Keys that are not open any more are forgotten when there are this many more of them than open ones.
+const FORGET_SLACK: usize = 32;
+
+/// What one session has told its agent.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    dispatched: BTreeSet<AttemptKey>,
+    cancelled: BTreeSet<AttemptKey>,
+}
+
+/// The agent, if it may connect.
+pub(crate) fn admit(state: &State, tenant: TenantId, agent: AgentId) -> Result<&Arc<Agent>, CloseCode> {
+    let known = state.tenants.get(&tenant).and_then(|tenant| tenant.agents.get(&agent));
+    let known = known.ok_or(CloseCode::UnknownAgent)?;
+    if known.revoked.is_some() { Err(CloseCode::Revoked) } else { Ok(known) }
+}
+
+/// Whether a session may go on; if not, how it has to end.
+pub(crate) fn check(
+    state: &State,
+    tenant: TenantId,
+    agent: AgentId,
+    session: SessionEpoch,
+) -> Result<(), CloseCode> {
+    let agent = admit(state, tenant, agent)?;
+    if agent.session != session {
+        return Err(CloseCode::Superseded);
+    }
+    // The state has ended this session. The agent is better off with a new one than with one that is not heard.
+    if matches!(agent.connectivity, Connectivity::Online { .. }) { Ok(()) } else { Err(CloseCode::Internal) }
+}
+
+/// Whether a session has to look at the state: it must end, or there may be something to tell.
+pub(crate) fn has_any(state: &State, link: &Link) -> bool {
+    check(state, link.tenant, link.agent, link.session).is_err()
+        || open_tasks(state, link.tenant, link.agent).next().is_some()
+}
+
+/// Queues what was not told yet. Stops when the transport does not keep up; the next call goes on.
+pub(crate) fn tell(
+    told: &mut Told,
+    state: &State,
+    (tenant, agent): (TenantId, AgentId),
+    session: &mut ControlSession,
+) -> Result<(), SendError> {
+    let (Some(epoch), Some(owned)) = (session.session(), state.tenants.get(&tenant)) else { return Ok(()) };
+    let mut open = 0;
+    for task in open_tasks(state, tenant, agent) {
+        open += 1;
+        let key = task.key();
+        let is_here = match task.state {
+            TaskState::Dispatched { session, .. } => session == epoch,
+            TaskState::Accepted { .. } | TaskState::Running { .. } => true,
+            TaskState::Queued
+            | TaskState::Succeeded(_)
+            | TaskState::Failed(_)
+            | TaskState::TimedOut(_)
+            | TaskState::Cancelled(_)
+            | TaskState::Interrupted(_)
+            | TaskState::Unknown { .. } => false,
+        };
+        if !is_here {
+            continue;
+        }
+        if matches!(task.state, TaskState::Dispatched { .. }) && !told.dispatched.contains(&key) {
+            send_dispatch(owned, task, epoch, session)?;
+            told.dispatched.insert(key);
+        }
+        if task.cancel_requested && !told.cancelled.contains(&key) {
+            session.cancel(Cancel { key, grace_ms: CANCEL_GRACE_MS })?;
+            told.cancelled.insert(key);
+        }
+    }
+    if told.dispatched.len() + told.cancelled.len() > 2 * open + FORGET_SLACK {
+        let is_open = |key: &AttemptKey| open_tasks(state, tenant, agent).any(|task| task.key() == *key);
+        told.dispatched.retain(is_open);
+        told.cancelled.retain(is_open);
+    }
+    Ok(())
+}
+
+fn open_tasks(state: &State, tenant: TenantId, agent: AgentId) -> impl Iterator<Item = &Arc<Task>> {
+    let owned = state.tenants.get(&tenant);
+    let ids = owned.and_then(|owned| owned.unsettled.get(&agent)).into_iter().flatten();
+    ids.filter_map(move |id| owned?.tasks.get(id)).filter(|task| task.state.is_open())
+}
+
+/// A dispatch that cannot be made is a defect: it is logged, and the task stays for its deployment's deadline.
+fn send_dispatch(
+    owned: &TenantState,
+    task: &Task,
+    epoch: SessionEpoch,
+    session: &mut ControlSession,
+) -> Result<(), SendError> {
+    let Some(dispatch) = dispatch(owned, task, epoch) else {
+        tracing::error!(tenantId = %owned.id, task = %task.id, "a dispatched task has no target or release");
+        return Ok(());
+    };
+    match session.dispatch(dispatch) {
+        Ok(()) => {
+            metrics::counter!("stella_fleet_dispatches").increment(1);
+            tracing::debug!(tenantId = %owned.id, agent = %task.agent, task = %task.key(), "task.dispatched");
+            Ok(())
+        }
+        Err(SendError::Frame(error)) => {
+            tracing::error!(tenantId = %owned.id, task = %task.id, %error, "a task does not fit into a dispatch");
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn dispatch(owned: &TenantState, task: &Task, session: SessionEpoch) -> Option<Box<Dispatch>> {
+    let target = owned.targets.get(&task.target)?;
+    let rollout = owned.deployments.get(&task.deployment)?.targets.get(&task.target)?;
+    let release = owned.releases.get(&rollout.release)?;
+    Some(Box::new(Dispatch {
+        task: task.id,
+        attempt: task.attempt,
+        session,
+        deployment: task.deployment,
+        target: task.target,
+        target_name: target.name.as_str().to_owned(),
+        slot: target.slot.as_ref().map(|slot| slot.as_str().to_owned()),
+        generation: task.generation,
+        release_version: release.version.as_str().to_owned(),
+        spec: task.spec.clone(),
+        trace: task.trace,
+    }))
+}

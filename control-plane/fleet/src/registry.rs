@@ -1,0 +1,132 @@
+//! Which agents have a session, and what only memory knows of them.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::{Mutex, RwLock};
+use quinn::Connection;
+use stella_protocol::id::{AgentId, SessionEpoch, TenantId};
+use stella_protocol::message::Resources;
+use stella_protocol::time::Timestamp;
+use tokio::sync::Notify;
+
+/// What is known of an agent's live session. None of it is in the journal.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LiveFigures {
+    /// The session.
+    pub session: SessionEpoch,
+    /// When the agent was last heard, by the control plane's clock.
+    pub last_seen: Timestamp,
+    /// How its host did then.
+    pub resources: Resources,
+    /// Where it connects from now.
+    pub remote: SocketAddr,
+    /// The connection's round trip time.
+    pub rtt: Duration,
+}
+
+/// A live session, as others see it.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) tenant: TenantId,
+    pub(crate) agent: AgentId,
+    pub(crate) session: SessionEpoch,
+    /// Tells the session to look at the state again.
+    pub(crate) wake: Notify,
+    connection: Connection,
+    heard: Mutex<(Timestamp, Resources)>,
+}
+
+impl Link {
+    pub(crate) fn new(
+        tenant: TenantId,
+        agent: AgentId,
+        session: SessionEpoch,
+        connection: Connection,
+        heard: (Timestamp, Resources),
+    ) -> Arc<Self> {
+        Arc::new(Self { tenant, agent, session, wake: Notify::new(), connection, heard: Mutex::new(heard) })
+    }
+
+    pub(crate) fn heard(&self, at: Timestamp, resources: Option<Resources>) {
+        let mut heard = self.heard.lock();
+        heard.0 = at;
+        if let Some(resources) = resources {
+            heard.1 = resources;
+        }
+    }
+
+    pub(crate) fn figures(&self) -> LiveFigures {
+        let (last_seen, resources) = *self.heard.lock();
+        LiveFigures {
+            session: self.session,
+            last_seen,
+            resources,
+            remote: self.connection.remote_address(),
+            rtt: self.connection.rtt(),
+        }
+    }
+}
+
+/// The live sessions: at most one an agent, and always the newest.
+#[derive(Debug, Default)]
+pub(crate) struct Registry {
+    links: RwLock<HashMap<AgentId, Arc<Link>>>,
+}
+
+impl Registry {
+    /// Enters a session, and wakes the older one that it takes the place of. A session that is itself the older one is
+    /// not entered, and finds out from the state.
+    pub(crate) fn enter(&self, link: &Arc<Link>) {
+        let mut links = self.links.write();
+        match links.get(&link.agent) {
+            Some(other) if other.session > link.session => return,
+            Some(other) => other.wake.notify_one(),
+            None => {}
+        }
+        links.insert(link.agent, Arc::clone(link));
+        Self::publish_size(&links);
+    }
+
+    /// Takes a session out, unless a newer one has its place.
+    pub(crate) fn leave(&self, link: &Arc<Link>) {
+        let mut links = self.links.write();
+        if links.get(&link.agent).is_some_and(|entered| Arc::ptr_eq(entered, link)) {
+            links.remove(&link.agent);
+        }
+        Self::publish_size(&links);
+    }
+
+    pub(crate) fn get(&self, agent: AgentId) -> Option<Arc<Link>> {
+        self.links.read().get(&agent).cloned()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.links.read().len()
+    }
+
+    pub(crate) fn wake(&self, agent: AgentId) {
+        if let Some(link) = self.links.read().get(&agent) {
+            link.wake.notify_one();
+        }
+    }
+
+    pub(crate) fn wake_all(&self) {
+        self.wake_where(|_| true);
+    }
+
+    pub(crate) fn wake_where(&self, wanted: impl Fn(&Link) -> bool) {
+        for link in self.links.read().values() {
+            if wanted(link) {
+                link.wake.notify_one();
+            }
+        }
+    }
+
+    fn publish_size(links: &HashMap<AgentId, Arc<Link>>) {
+        let size = u32::try_from(links.len()).unwrap_or(u32::MAX);
+        metrics::gauge!("stella_fleet_sessions").set(f64::from(size));
+    }
+}

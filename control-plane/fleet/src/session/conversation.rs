@@ -1,0 +1,205 @@
+//! What a session makes of what it hears. Synchronous: the loop that owns it does the waiting.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use stella_domain::command::Report;
+use stella_protocol::close::CloseCode;
+use stella_protocol::message::{RenewRequest, Renewed};
+use stella_protocol::session::control::{ControlEvent, ControlSession};
+use stella_protocol::session::{CloseReason, SendError};
+use tokio::time::Instant;
+
+use super::Peer;
+use super::reports::{Answer, Reports, Verdict};
+use crate::enrol::to_bytes;
+use crate::orders::{self, Told};
+use crate::registry::Link;
+use crate::{Shared, limits};
+
+/// A session that was welcomed.
+pub(super) struct Conversation {
+    shared: Arc<Shared>,
+    peer: Peer,
+    link: Arc<Link>,
+    session: ControlSession,
+    reports: Reports,
+    told: Told,
+    over: Option<CloseReason>,
+}
+
+impl Conversation {
+    pub(super) fn new(shared: Arc<Shared>, peer: Peer, link: Arc<Link>, session: ControlSession) -> Self {
+        let reports = Reports::new(shared.engine.clone(), peer, link.session);
+        Self { shared, peer, link, session, reports, told: Told::default(), over: None }
+    }
+
+    pub(super) const fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    pub(super) const fn peer(&self) -> Peer {
+        self.peer
+    }
+
+    pub(super) const fn link(&self) -> &Arc<Link> {
+        &self.link
+    }
+
+    pub(super) const fn reports(&mut self) -> &mut Reports {
+        &mut self.reports
+    }
+
+    pub(super) const fn is_over(&self) -> bool {
+        self.over.is_some()
+    }
+
+    /// Why it is over.
+    pub(super) fn end(self) -> CloseReason {
+        self.over.unwrap_or(CloseReason::Lost)
+    }
+
+    /// Whether more may be read. Otherwise the agent has to wait, because the disk does not keep up with it.
+    pub(super) fn has_room(&self) -> bool {
+        self.reports.len() < limits::REPORTS_MAX
+    }
+
+    /// When [`Self::timed_out`] has to be called at the latest.
+    pub(super) fn deadline(&self) -> Instant {
+        let at = self.session.poll_timeout().map_or_else(|| self.shared.millis(), |(_, at)| at);
+        self.shared.instant(at)
+    }
+
+    /// Bytes for the control stream; empty if there are none.
+    pub(super) fn take_outgoing(&mut self) -> Bytes {
+        self.session.poll_transmit().unwrap_or_default()
+    }
+
+    pub(super) fn received(&mut self, bytes: &[u8]) {
+        self.session.handle_bytes(bytes);
+        self.link.heard(self.shared.engine.now(), None);
+        self.hear();
+    }
+
+    pub(super) fn timed_out(&mut self) {
+        self.session.handle_timeout(self.shared.millis());
+        self.hear();
+    }
+
+    /// The connection or the control stream is gone; with the agent's code if it closed the connection itself.
+    pub(super) fn lost(&mut self, code: Option<u64>) {
+        match code {
+            Some(code) => self.session.handle_peer_close(code),
+            None => self.session.handle_lost(),
+        }
+        self.hear();
+    }
+
+    pub(super) fn close(&mut self, code: CloseCode) {
+        self.session.close(code);
+        self.hear();
+    }
+
+    /// Ends the session if the state says so, or sends what the state wants to be sent.
+    pub(super) fn look_at_the_state(&mut self) {
+        if self.shared.shutdown.is_cancelled() {
+            return self.close(CloseCode::ShuttingDown);
+        }
+        let state = self.shared.engine.state();
+        let Peer { tenant, agent } = self.peer;
+        if let Err(code) = orders::check(&state, tenant, agent, self.link.session) {
+            return self.close(code);
+        }
+        match orders::tell(&mut self.told, &state, (tenant, agent), &mut self.session) {
+            // The rest follows at the next look. A session that is over has nobody to tell.
+            Ok(()) | Err(SendError::QueueFull { .. } | SendError::NotNow { .. }) => {}
+            Err(error @ (SendError::ForeignDispatch { .. } | SendError::Frame(_))) => {
+                tracing::error!(tenantId = %tenant, agent = %agent, %error, "an order cannot be sent");
+            }
+        }
+    }
+
+    /// Acts on what became of a report.
+    pub(super) fn answered(&mut self, answer: Answer) {
+        match self.reports.settle(answer) {
+            Verdict::Nothing => {}
+            Verdict::Acknowledge(key) => {
+                // An agent that does not read is sent away; it reports again in its next session.
+                if self.session.acknowledge(key).is_err() {
+                    self.close(CloseCode::Overloaded);
+                }
+            }
+            Verdict::Close(code) => self.close(code),
+        }
+        self.send_reports();
+    }
+
+    fn hear(&mut self) {
+        while let Some(event) = self.session.poll_event(self.shared.millis()) {
+            match event {
+                ControlEvent::Heartbeat(heartbeat) => {
+                    self.link.heard(self.shared.engine.now(), Some(heartbeat.resources));
+                }
+                ControlEvent::Accepted(accepted) => self.reports.take(Report::Accepted(accepted)),
+                ControlEvent::Running(running) => self.reports.take(Report::Running(running)),
+                ControlEvent::Finished(finished) => self.reports.take(Report::Finished(finished)),
+                ControlEvent::Renew(request) => self.renew(&request),
+                ControlEvent::Closed(reason) => self.over = Some(reason),
+                // The state machine gives a second hello as a violation.
+                ControlEvent::Hello(_) => self.session.close(CloseCode::ProtocolViolation),
+            }
+        }
+        self.send_reports();
+    }
+
+    fn send_reports(&mut self) {
+        while let Some(answer) = self.reports.send() {
+            match self.reports.settle(answer) {
+                Verdict::Nothing => {}
+                Verdict::Acknowledge(key) if self.session.acknowledge(key).is_ok() => {}
+                Verdict::Acknowledge(_) => return self.end_with(CloseCode::Overloaded),
+                Verdict::Close(code) => return self.end_with(code),
+            }
+        }
+    }
+
+    /// As [`Self::close`], for callers that are inside of it.
+    fn end_with(&mut self, code: CloseCode) {
+        self.session.close(code);
+        if let Some(ControlEvent::Closed(reason)) = self.session.poll_event(self.shared.millis()) {
+            self.over = Some(reason);
+        }
+    }
+
+    fn renew(&mut self, request: &RenewRequest) {
+        let Peer { tenant, agent } = self.peer;
+        if let Err(code) = orders::admit(&self.shared.engine.state(), tenant, agent) {
+            return self.session.close(code);
+        }
+        let lifetime = self.shared.config.certificate_lifetime;
+        let issued =
+            self.shared.authority.issue_agent(&request.csr_der, tenant, agent, SystemTime::now(), lifetime);
+        let sent = match issued {
+            Ok(issued) => self.session.renewed(Renewed {
+                chain_der: to_bytes(&issued.chain_der),
+                roots_der: to_bytes(&self.shared.authority.roots_der()),
+            }),
+            Err(stella_certs::authority::Error::Request(error)) => {
+                tracing::warn!(tenantId = %tenant, agent = %agent, %error, "a certificate request was refused");
+                return self.session.close(CloseCode::ProtocolViolation);
+            }
+            Err(error) => {
+                tracing::error!(tenantId = %tenant, agent = %agent, %error, "a certificate cannot be renewed");
+                return self.session.close(CloseCode::Internal);
+            }
+        };
+        match sent {
+            Ok(()) => tracing::info!(tenantId = %tenant, agent = %agent, "agent.certificate_renewed"),
+            Err(error) => {
+                tracing::warn!(tenantId = %tenant, agent = %agent, %error, "a renewed certificate was not sent");
+                self.session.close(CloseCode::Overloaded);
+            }
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! The streams beside the control stream: task output comes in, artifacts go out.
+//!
+//! They are tasks of their own, so that neither delays a heartbeat. Both ask the state for permission: an agent writes
+//! the output of its own tasks only, and reads only what a release of its own tenant refers to.
+
+use std::sync::Arc;
+
+use quinn::{RecvStream, SendStream};
+use stella_domain::state::State;
+use stella_domain::tenant::TenantState;
+use stella_protocol::close::CloseCode;
+use stella_protocol::digest::Digest;
+use stella_protocol::frame::{self, Decoder, FrameError};
+use stella_protocol::id::AttemptKey;
+use stella_protocol::limits::OUTPUT_CHUNK_BYTES_MAX;
+use stella_protocol::message::{ArtifactRequest, ArtifactResponse, OutputChunk, OutputHeader};
+use stella_store::{OutputWriter, StoreError};
+use tokio::io::AsyncReadExt;
+use tokio::time::timeout;
+
+use crate::enrol::violation;
+use crate::limits::{READ_BYTES_MAX, REQUEST_BYTES_MAX, REQUEST_TIME_MAX, TRANSFER_STALL_MAX};
+use crate::session::Peer;
+use crate::{Shared, quic_code};
+
+/// A chunk's frame beside its bytes: source, time and lengths.
+const CHUNK_OVERHEAD_BYTES_MAX: usize = 64;
+
+/// How a stream ended before its time.
+#[derive(Debug)]
+enum Ended {
+    /// The agent broke the protocol: the whole session has to end.
+    Violation(CloseCode),
+    /// This stream is refused with a code; the session goes on.
+    Refused(CloseCode),
+    /// The connection or the stream is gone.
+    Lost,
+}
+
+/// Takes one stream of output. Returns a code if the session has to end.
+pub(crate) async fn output(shared: Arc<Shared>, peer: Peer, mut receive: RecvStream) -> Option<CloseCode> {
+    match take_output(&shared, peer, &mut receive).await {
+        Ok(()) | Err(Ended::Lost) => None,
+        Err(Ended::Violation(code)) => Some(code),
+        Err(Ended::Refused(code)) => {
+            // It fails if the stream has ended, which is as good.
+            drop(receive.stop(quic_code(code)));
+            None
+        }
+    }
+}
+
+/// Answers one request. Returns a code if the session has to end.
+pub(crate) async fn artifact(
+    shared: Arc<Shared>,
+    peer: Peer,
+    mut send: SendStream,
+    mut receive: RecvStream,
+) -> Option<CloseCode> {
+    match give_artifact(&shared, peer, &mut send, &mut receive).await {
+        Ok(()) | Err(Ended::Lost) => None,
+        Err(Ended::Violation(code)) => Some(code),
+        Err(Ended::Refused(code)) => {
+            // It fails if the stream has ended, which is as good.
+            drop(send.reset(quic_code(code)));
+            None
+        }
+    }
+}
+
+async fn take_output(shared: &Arc<Shared>, peer: Peer, receive: &mut RecvStream) -> Result<(), Ended> {
+    let mut decoder = Decoder::with_limit(OUTPUT_CHUNK_BYTES_MAX + CHUNK_OVERHEAD_BYTES_MAX);
+    let mut open: Option<(AttemptKey, OutputWriter)> = None;
+    while let Some(chunk) = receive.read_chunk(READ_BYTES_MAX, true).await.map_err(|_| Ended::Lost)? {
+        decoder.push(&chunk.bytes).map_err(broken)?;
+        if open.is_none() {
+            open = match decoder.next::<OutputHeader>().map_err(broken)? {
+                Some(header) => Some((header.key, open_output(shared, peer, header).await?)),
+                None => continue,
+            };
+        }
+        let mut chunks = Vec::new();
+        while let Some(chunk) = decoder.next::<OutputChunk>().map_err(broken)? {
+            chunks.push(chunk);
+        }
+        if let Some((_, writer)) = open.as_mut().filter(|_| !chunks.is_empty()) {
+            let bytes: usize = chunks.iter().map(|chunk| chunk.bytes.len()).sum();
+            metrics::counter!("stella_fleet_output_bytes").increment(bytes as u64);
+            writer.append(chunks).await.map_err(|error| refuse_output(peer, &error))?;
+        }
+    }
+    match open {
+        Some((key, writer)) if decoder.pending_bytes() == 0 => {
+            drop(writer);
+            let noted = shared.output.mark_complete(peer.tenant, key).await;
+            noted.map_err(|error| refuse_output(peer, &error))
+        }
+        // The stream was ended in the middle of a frame.
+        Some(_) | None => Err(Ended::Violation(CloseCode::ProtocolViolation)),
+    }
+}
+
+async fn open_output(shared: &Shared, peer: Peer, header: OutputHeader) -> Result<OutputWriter, Ended> {
+    // An honest agent can be wrong here, after the journal was restored from a backup: then nobody waits for this output.
+    if !owns(&shared.engine.state(), peer, header.key) {
+        tracing::warn!(tenantId = %peer.tenant, agent = %peer.agent, task = %header.key, "output of a task that is not this agent's was refused");
+        return Err(Ended::Refused(CloseCode::Normal));
+    }
+    shared.output.writer(peer.tenant, header).await.map_err(|error| refuse_output(peer, &error))
+}
+
+fn owns(state: &State, peer: Peer, key: AttemptKey) -> bool {
+    let task = state.tenants.get(&peer.tenant).and_then(|owned| owned.tasks.get(&key.task));
+    task.is_some_and(|task| task.agent == peer.agent && key.attempt.0 >= 1 && key.attempt <= task.attempt)
+}
+
+fn refuse_output(peer: Peer, error: &StoreError) -> Ended {
+    tracing::error!(tenantId = %peer.tenant, agent = %peer.agent, error = error as &dyn std::error::Error, "task output cannot be stored");
+    Ended::Refused(store_code(error))
+}
+
+async fn give_artifact(
+    shared: &Shared,
+    peer: Peer,
+    send: &mut SendStream,
+    receive: &mut RecvStream,
+) -> Result<(), Ended> {
+    let request = timeout(REQUEST_TIME_MAX, read_request(receive)).await;
+    let request = request.map_err(|_| Ended::Refused(CloseCode::HandshakeTimeout))??;
+    let state = shared.engine.state();
+    let is_allowed = state.tenants.get(&peer.tenant).is_some_and(|owned| is_released(owned, request.digest));
+    drop(state);
+    let opened = if is_allowed {
+        let opened = shared.artifacts.open_at(request.digest, request.offset).await;
+        opened.map_err(|error| refuse_artifact(peer, request.digest, &error))?
+    } else {
+        None
+    };
+    let Some((mut file, size_bytes)) = opened else {
+        if is_allowed {
+            tracing::error!(tenantId = %peer.tenant, artifact = %request.digest, "an artifact of a release is missing in the store");
+        }
+        answer(send, &ArtifactResponse::NotFound).await?;
+        return send.finish().map_err(|_| Ended::Lost);
+    };
+    answer(send, &ArtifactResponse::Found { size_bytes }).await?;
+    let mut buffer = vec![0; READ_BYTES_MAX];
+    loop {
+        let read = file.read(&mut buffer).await.map_err(|error| {
+            tracing::error!(tenantId = %peer.tenant, artifact = %request.digest, %error, "an artifact cannot be read");
+            Ended::Refused(CloseCode::Internal)
+        })?;
+        if read == 0 {
+            return send.finish().map_err(|_| Ended::Lost);
+        }
+        write(send, &buffer[..read]).await?;
+        metrics::counter!("stella_fleet_artifact_bytes").increment(read as u64);
+    }
+}
+
+async fn read_request(receive: &mut RecvStream) -> Result<ArtifactRequest, Ended> {
+    let mut decoder = Decoder::with_limit(REQUEST_BYTES_MAX);
+    while let Some(chunk) = receive.read_chunk(READ_BYTES_MAX, true).await.map_err(|_| Ended::Lost)? {
+        decoder.push(&chunk.bytes).map_err(broken)?;
+        if let Some(request) = decoder.next().map_err(broken)? {
+            return Ok(request);
+        }
+    }
+    Err(Ended::Violation(CloseCode::ProtocolViolation))
+}
+
+fn is_released(owned: &TenantState, digest: Digest) -> bool {
+    owned.artifacts.contains_key(&digest)
+        && owned.releases.values().any(|release| release.components.iter().any(|part| part.digest == digest))
+}
+
+async fn answer(send: &mut SendStream, response: &ArtifactResponse) -> Result<(), Ended> {
+    let encoded = frame::encode(response).map_err(|_| Ended::Refused(CloseCode::Internal))?;
+    write(send, &encoded).await
+}
+
+async fn write(send: &mut SendStream, bytes: &[u8]) -> Result<(), Ended> {
+    match timeout(TRANSFER_STALL_MAX, send.write_all(bytes)).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) => Err(Ended::Lost),
+        Err(_) => Err(Ended::Refused(CloseCode::PeerSilent)),
+    }
+}
+
+fn refuse_artifact(peer: Peer, digest: Digest, error: &StoreError) -> Ended {
+    tracing::warn!(tenantId = %peer.tenant, agent = %peer.agent, artifact = %digest, error = error as &dyn std::error::Error, "an artifact cannot be given");
+    Ended::Refused(store_code(error))
+}
+
+fn store_code(error: &StoreError) -> CloseCode {
+    if matches!(error, StoreError::NoSpace { .. }) {
+        CloseCode::Overloaded
+    } else if matches!(error, StoreError::BehindTheEnd { .. } | StoreError::Chunk { .. }) {
+        CloseCode::ProtocolViolation
+    } else {
+        CloseCode::Internal
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it is for map_err")]
+fn broken(error: FrameError) -> Ended {
+    Ended::Violation(violation(&error))
+}

@@ -1,0 +1,87 @@
+//! `stella-orchestrator journal`: the way out of a damaged or outgrown database. The control plane must be stopped.
+
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::Subcommand;
+use stella_journal::{Coverage, MissingEvents};
+
+/// What to do with a journal.
+#[derive(Debug, Subcommand)]
+pub(crate) enum JournalCommand {
+    /// Check every record: checksums, hash chains, positions, heads.
+    Verify,
+    /// Write all events as JSON lines.
+    Export {
+        /// The file to write; it must not exist.
+        file: PathBuf,
+        /// Write what is readable of a damaged journal, and say what is missing.
+        #[arg(long)]
+        salvage: bool,
+    },
+    /// Fill a new journal with exported events. It gets a new incarnation, so that agents notice.
+    Import {
+        /// The file to read.
+        file: PathBuf,
+    },
+}
+
+/// Runs one; whether all is well.
+pub(crate) fn run(command: &JournalCommand, directory: &Path) -> anyhow::Result<bool> {
+    let mut out = std::io::stdout().lock();
+    match command {
+        JournalCommand::Verify => verify(directory, &mut out),
+        JournalCommand::Export { file, salvage } => {
+            let new =
+                File::create_new(file).with_context(|| format!("{} cannot be created", file.display()))?;
+            let mut writer = BufWriter::new(new);
+            let coverage = if *salvage { Coverage::Salvage } else { Coverage::Complete };
+            let summary = stella_journal::export(directory, &mut writer, coverage)?;
+            writer.into_inner().map_err(std::io::IntoInnerError::into_error)?.sync_all()?;
+            writeln!(out, "exported {} events of {} streams", summary.events, summary.streams)?;
+            for damage in &summary.damage {
+                writeln!(out, "damaged: {}", damage.summary())?;
+            }
+            missing(&mut out, &summary.missing)?;
+            Ok(true)
+        }
+        JournalCommand::Import { file } => {
+            let opened = File::open(file).with_context(|| format!("{} cannot be read", file.display()))?;
+            let summary = stella_journal::import(&mut BufReader::new(opened), directory)?;
+            let (events, streams, incarnation) = (summary.events, summary.streams, summary.incarnation);
+            writeln!(
+                out,
+                "imported {events} events of {streams} streams; the journal's incarnation is {incarnation}"
+            )?;
+            missing(&mut out, &summary.missing)?;
+            Ok(true)
+        }
+    }
+}
+
+fn verify(directory: &Path, out: &mut impl Write) -> anyhow::Result<bool> {
+    let report = stella_journal::verify(directory)?;
+    for stream in &report.streams {
+        let head = stream.head.map_or_else(|| "no head".to_owned(), |head| head.hash.to_string());
+        writeln!(out, "{}: {} events, {head}", stream.stream, stream.events)?;
+    }
+    writeln!(out, "epoch {}, {} snapshots", report.epoch, report.snapshots)?;
+    for problem in &report.problems {
+        writeln!(out, "damaged: {}", problem.summary())?;
+    }
+    if report.has_more_problems {
+        writeln!(out, "there are more problems than are listed")?;
+    }
+    writeln!(out, "{}", if report.is_whole() { "the journal is whole" } else { "the journal is DAMAGED" })?;
+    Ok(report.is_whole())
+}
+
+fn missing(out: &mut impl Write, missing: &[MissingEvents]) -> anyhow::Result<()> {
+    for events in missing {
+        let end = events.end.map_or_else(|| "an unknown end".to_owned(), |end| end.to_string());
+        writeln!(out, "missing: {} from {} to {end}: {}", events.stream, events.from, events.why)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,78 @@
+//! The log events of the operations overview, written from durable events: what is in the log did happen.
+
+use stella_domain::deployment::Cause;
+use stella_domain::event::{Event, Fact, StreamId};
+use stella_domain::tenant::TenantState;
+use stella_engine::{Committed, Handle};
+use stella_protocol::id::DeploymentId;
+use tokio::sync::broadcast::error::RecvError;
+use tokio_util::sync::CancellationToken;
+
+/// Follows the journal until shutdown.
+pub(crate) async fn follow(engine: Handle, shutdown: CancellationToken) {
+    let mut commits = engine.subscribe();
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            commit = commits.recv() => match commit {
+                Ok(commit) => write(&commit),
+                Err(RecvError::Lagged(batches)) => tracing::warn!(batches, "the log is behind the journal and leaves events out"),
+                Err(RecvError::Closed) => return,
+            },
+        }
+    }
+}
+
+fn write(commit: &Committed) {
+    for committed in &commit.events {
+        let StreamId::Tenant(id) = committed.stream else { continue };
+        if let Some(tenant) = commit.state.tenants.get(&id) {
+            write_event(tenant, &committed.event);
+        }
+    }
+}
+
+fn write_event(tenant: &TenantState, event: &Event) {
+    let trace = format!("{:032x}", event.trace.trace_id);
+    let span = tracing::info_span!("event", tenantId = %tenant.id, traceId = trace);
+    let _entered = span.enter();
+    match &event.fact {
+        Fact::DeploymentCreated { id, environment, release, cause, .. } => {
+            if let Cause::Rollback { of, reason } = cause {
+                tracing::warn!(deploymentJobId = %id, rollbackOf = %of, reason = reason.name(), "rollback.initiated");
+            }
+            tracing::info!(deploymentJobId = %id, releaseId = %release, environmentId = %environment, "deployment.started");
+        }
+        Fact::DeploymentSucceeded { id } => ended(tenant, *id, None),
+        Fact::DeploymentFailed { id, reason } => ended(tenant, *id, Some(reason)),
+        Fact::DeploymentCancelled { id, reason } => {
+            tracing::warn!(deploymentJobId = %id, reason, "deployment.cancelled");
+        }
+        Fact::AgentConnected { agent, session, .. } => {
+            tracing::info!(agentId = %agent, session = session.0, "agent.connected");
+        }
+        Fact::AgentDisconnected { agent, session, reason } => {
+            tracing::warn!(agentId = %agent, session = session.0, reason, "agent.disconnected");
+        }
+        Fact::AgentOffline { agent } => tracing::warn!(agentId = %agent, "agent.offline"),
+        Fact::AgentRevoked { agent, reason } => tracing::warn!(agentId = %agent, reason, "agent.revoked"),
+        Fact::AgentEnrolled { agent, name, .. } => tracing::info!(agentId = %agent, %name, "agent.enrolled"),
+        Fact::TaskBecameUnknown { key, reason } => tracing::warn!(taskId = %key.task, reason, "task.unknown"),
+        #[expect(clippy::wildcard_enum_match_arm, reason = "only what an operator looks for is logged")]
+        _ => {}
+    }
+}
+
+fn ended(tenant: &TenantState, id: DeploymentId, failure: Option<&str>) {
+    let deployment = tenant.deployments.get(&id);
+    let environment = deployment.map(|it| it.environment.to_string());
+    let release = deployment.map(|it| it.release.to_string());
+    match failure {
+        None => {
+            tracing::info!(deploymentJobId = %id, releaseId = release, environmentId = environment, "deployment.completed")
+        }
+        Some(reason) => {
+            tracing::error!(deploymentJobId = %id, releaseId = release, environmentId = environment, reason, "deployment.failed");
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Business metrics: a projection of the state, computed at scrape, so that a restart neither loses nor doubles anything.
+
+use metrics::{counter, describe_counter, describe_gauge, gauge};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use std::sync::Arc;
+use stella_domain::agent::Connectivity;
+use stella_domain::state::State;
+use stella_domain::tenant::TenantState;
+use stella_engine::Handle;
+use stella_fleet::Fleet;
+
+/// Buckets for HTTP latencies, in seconds: from 1 ms.
+const HTTP_SECONDS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+/// Buckets for everything else that takes a short time, in seconds.
+const SHORT_SECONDS: [f64; 12] =
+    [0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5];
+
+/// Installs the recorder of the process.
+pub(crate) fn install() -> anyhow::Result<PrometheusHandle> {
+    let handle = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Prefix("stella_http_".into()), &HTTP_SECONDS)?
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SHORT_SECONDS)?
+        .install_recorder()?;
+    metrics_process::Collector::default().describe();
+    describe_counter!("stella_releases_total", "Total releases created");
+    describe_counter!("stella_deployments_total", "Deployments that have ended");
+    describe_counter!("stella_rollbacks_total", "Total rollbacks");
+    describe_gauge!("stella_agents_connected", "Connected agents");
+    describe_gauge!("stella_targets_total", "Total targets");
+    describe_gauge!("stella_agent_heartbeat_age_seconds", "Seconds since the last heartbeat");
+    describe_gauge!("stella_build_info", "Always 1; the version is in the label");
+    gauge!("stella_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    Ok(handle)
+}
+
+/// Brings the gauges up to date and renders everything.
+pub(crate) fn render(handle: &PrometheusHandle, engine: &Handle, fleet: &Fleet) -> String {
+    metrics_process::Collector::default().collect();
+    let state = engine.state();
+    for tenant in state.tenants.values() {
+        project(tenant);
+    }
+    heartbeat_ages(&state, engine, fleet);
+    handle.render()
+}
+
+fn project(tenant: &Arc<TenantState>) {
+    let name = tenant.name.to_string();
+    let online = tenant
+        .agents
+        .values()
+        .filter(|agent| matches!(agent.connectivity, Connectivity::Online { .. }))
+        .count();
+    // Figures of a fleet are far below 2^52: no precision is lost.
+    gauge!("stella_agents_connected", "tenant" => name.clone()).set(as_f64(online));
+    counter!("stella_releases_total", "tenant" => name.clone(), "status" => "created")
+        .absolute(tenant.totals.releases);
+    for (environment, strategies) in &tenant.totals.deployments {
+        for (strategy, statuses) in strategies {
+            for (status, count) in statuses {
+                let labels = [
+                    ("tenant", name.clone()),
+                    ("env", environment.to_string()),
+                    ("strategy", strategy.clone()),
+                    ("status", status.clone()),
+                ];
+                counter!("stella_deployments_total", &labels).absolute(*count);
+            }
+        }
+    }
+    for (environment, reasons) in &tenant.totals.rollbacks {
+        for (reason, count) in reasons {
+            let labels =
+                [("tenant", name.clone()), ("env", environment.to_string()), ("reason", reason.clone())];
+            counter!("stella_rollbacks_total", &labels).absolute(*count);
+        }
+    }
+    let mut targets = std::collections::BTreeMap::<(String, String), usize>::new();
+    for target in tenant.targets.values() {
+        let environment =
+            tenant.environments.get(&target.environment).map(|it| it.name.to_string()).unwrap_or_default();
+        *targets.entry((environment, target.kind.to_string())).or_default() += 1;
+    }
+    for ((environment, kind), count) in targets {
+        gauge!("stella_targets_total", "tenant" => name.clone(), "env" => environment, "type" => kind)
+            .set(as_f64(count));
+    }
+}
+
+/// Ages count from the last heartbeat that this process has seen; an agent that it has not seen counts from when its
+/// connectivity last changed.
+fn heartbeat_ages(state: &State, engine: &Handle, fleet: &Fleet) {
+    let now = engine.now();
+    for tenant in state.tenants.values() {
+        for agent in tenant.agents.values().filter(|agent| agent.revoked.is_none()) {
+            let seen = fleet.live(agent.id).map(|live| live.last_seen).or(match agent.connectivity {
+                Connectivity::Never => None,
+                Connectivity::Online { since }
+                | Connectivity::Suspect { since }
+                | Connectivity::Offline { since } => Some(since),
+            });
+            if let Some(seen) = seen {
+                gauge!("stella_agent_heartbeat_age_seconds", "agent" => agent.name.to_string(), "tenant" => tenant.name.to_string())
+                    .set(now.since(seen).as_secs_f64());
+            }
+        }
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts of a fleet are far below 2^52")]
+const fn as_f64(count: usize) -> f64 {
+    count as f64
+}
