@@ -248,7 +248,7 @@ impl Journal {
     fn tombstone(&self, key: AttemptKey) -> Result<Option<Known>, Error> {
         let bytes = attempt_key(Table::Tombstone, key);
         let under_way = self.under_way.iter().flat_map(|commit| &commit.writes);
-        let newest = under_way.chain(&self.staged).filter(|write| write.key == bytes).last();
+        let newest = under_way.chain(&self.staged).rfind(|write| write.key == bytes);
         let value = match newest {
             Some(write) => write.value.clone(),
             None => self.tree.get(&bytes)?,

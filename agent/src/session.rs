@@ -100,7 +100,11 @@ impl Sessions {
                 return End { advice: error.advice(), reason: reason_of(&error), welcomed_at: None };
             }
             None => {
-                return End { advice: Advice::Retry, reason: "the agent stops".to_owned(), welcomed_at: None };
+                return End {
+                    advice: Advice::Retry,
+                    reason: "the agent stops".to_owned(),
+                    welcomed_at: None,
+                };
             }
         };
         driver::drive(&mut self.config, connected, stop).await

@@ -220,7 +220,7 @@ format = "json"
 TOML
     stella agent token --name "$1" --quiet >"$home/enrolment-token"
     "$bin/stella-agent" enrol --config "$home/agent.toml" --server "127.0.0.1:$agent_port" \
-        --token-file "$home/enrolment-token" >"$home/enrol.log" 2>&1
+        --token "@$home/enrolment-token" >"$home/enrol.log" 2>&1 || fail "$1 could not be enrolled"
     rm "$home/enrolment-token"
     setsid "$bin/stella-agent" run --config "$home/agent.toml" </dev/null >"$home/agent.log" 2>&1 &
     echo $! >"$home/agent.pid"
@@ -312,7 +312,7 @@ where_next() {
     Logs            tail -f .demo/orchestrator.log .demo/agents/*/agent.log
     Hosts           ls -l .demo/agents/production-1/root/web
     Journal         kill \$(cat .demo/orchestrator.pid)    # it must not be in use
-                    $bin/stella-orchestrator journal --config .demo/orchestrator.toml verify
+                    $bin/stella-orchestrator journal verify --config .demo/orchestrator.toml
     Stop            make demo-down
 
 NEXT

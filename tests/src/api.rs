@@ -89,7 +89,9 @@ impl Answer {
 
     fn into_json<T: DeserializeOwned>(self) -> Result<T, Failure> {
         if !self.status.is_success() {
-            return Err(self.problem().map_or_else(|failure| failure, |problem| Failure::Refused(Box::new(problem))));
+            return Err(self
+                .problem()
+                .map_or_else(|failure| failure, |problem| Failure::Refused(Box::new(problem))));
         }
         serde_json::from_slice(&self.body).map_err(|error| self.failure(error))
     }
@@ -133,7 +135,6 @@ impl Api {
     }
 
     /// A request to make, with the token.
-    #[must_use]
     pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         self.http.request(method, format!("{}{path}", self.url)).bearer_auth(&self.token)
     }

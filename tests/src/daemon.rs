@@ -15,6 +15,9 @@ use crate::process;
 /// How much of a log is shown when a test fails, in bytes.
 const LOG_SHOWN_BYTES_MAX: usize = 16 * 1024;
 
+/// What `ulimit -f` counts in, by POSIX.
+const ULIMIT_UNIT_BYTES: u64 = 512;
+
 /// A long-running process. It is killed when this is dropped.
 #[derive(Debug)]
 pub struct Daemon {
@@ -22,6 +25,7 @@ pub struct Daemon {
     program: PathBuf,
     arguments: Vec<String>,
     log: PathBuf,
+    file_size_max: Option<u64>,
     child: Option<Child>,
 }
 
@@ -29,7 +33,12 @@ impl Daemon {
     /// A process that is not started yet. `log` gets what it prints, over all its lives.
     #[must_use]
     pub fn new(name: &str, program: PathBuf, arguments: Vec<String>, log: PathBuf) -> Self {
-        Self { name: name.to_owned(), program, arguments, log, child: None }
+        Self { name: name.to_owned(), program, arguments, log, file_size_max: None, child: None }
+    }
+
+    /// From the next start on, writes that would make a file larger than this fail, as on a broken disk.
+    pub const fn limit_file_size(&mut self, bytes_max: Option<u64>) {
+        self.file_size_max = bytes_max;
     }
 
     /// Starts it.
@@ -39,8 +48,8 @@ impl Daemon {
     pub fn start(&mut self) -> Result<()> {
         anyhow::ensure!(self.child.is_none(), "{} runs already", self.name);
         let log = open_log(&self.log)?;
-        let child = Command::new(&self.program)
-            .args(&self.arguments)
+        let child = self
+            .command()
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -48,6 +57,19 @@ impl Daemon {
             .with_context(|| format!("cannot start {}", self.program.display()))?;
         self.child = Some(child);
         Ok(())
+    }
+
+    fn command(&self) -> Command {
+        let Some(bytes_max) = self.file_size_max else {
+            let mut command = Command::new(&self.program);
+            command.args(&self.arguments);
+            return command;
+        };
+        // A limit is inherited; so is that its signal is ignored, which turns it into an error of the write.
+        let script = format!("trap '' XFSZ; ulimit -f {}; exec \"$0\" \"$@\"", bytes_max / ULIMIT_UNIT_BYTES);
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", &script]).arg(&self.program).args(&self.arguments);
+        command
     }
 
     /// Its process id.
@@ -145,10 +167,20 @@ pub fn run(program: &Path, arguments: &[&str]) -> Result<String> {
         .with_context(|| format!("cannot start {}", program.display()))?;
     let printed = [output.stdout, output.stderr].concat();
     let printed = String::from_utf8_lossy(&printed).into_owned();
-    anyhow::ensure!(output.status.success(), "{} {}: {}\n{printed}", program.display(), arguments.join(" "), output.status);
+    anyhow::ensure!(
+        output.status.success(),
+        "{} {}: {}\n{printed}",
+        program.display(),
+        arguments.join(" "),
+        output.status
+    );
     Ok(printed)
 }
 
 fn open_log(path: &Path) -> Result<File> {
-    OpenOptions::new().create(true).append(true).open(path).with_context(|| format!("cannot open {}", path.display()))
+    OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)
+        .with_context(|| format!("cannot open {}", path.display()))
 }

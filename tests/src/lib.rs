@@ -7,7 +7,8 @@
 //! Why processes and not the crates' functions: what is tested here is what survives when a process does not.
 //!
 //! Reading order: [`cluster`] (a control plane and its agents), [`control_plane`], [`agent`], [`api`] (the client),
-//! [`recipe`] (releases to deploy), [`wait`] (until something is so).
+//! [`recipe`] (releases to deploy), [`wait`] (until something is so),
+//! [`sim`] (hosts that are only a connection).
 
 pub mod agent;
 pub mod api;
@@ -19,4 +20,5 @@ pub mod load;
 pub mod ports;
 pub mod process;
 pub mod recipe;
+pub mod sim;
 pub mod wait;

@@ -40,14 +40,15 @@ pub fn processor_time(pid: u32) -> Result<Duration> {
     // Fields 14 and 15 of proc(5); the first here is field 3.
     let ticks = |index: usize| fields.get(index).and_then(|text| text.parse::<u32>().ok());
     let ticks = ticks(11).zip(ticks(12)).map(|(user, system)| user + system);
-    Ok(Duration::from_secs(1) * ticks.with_context(|| format!("odd times of process {pid}"))? / ticks_per_second)
+    Ok(Duration::from_secs(1) * ticks.with_context(|| format!("odd times of process {pid}"))?
+        / ticks_per_second)
 }
 
 /// Ends a process at once.
 pub fn kill_now(pid: u32) {
     if let Ok(pid) = i32::try_from(pid) {
         // A process that is gone already is as good.
-        drop(kill(Pid::from_raw(pid), Signal::SIGKILL));
+        kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
     }
 }
 
@@ -68,7 +69,8 @@ pub fn mentioning(folder: &Path) -> Vec<u32> {
 
 /// The fields of `/proc/<pid>/stat` after the command's name, which may contain anything.
 fn stat(pid: u32) -> Result<Vec<String>> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).with_context(|| format!("there is no process {pid}"))?;
+    let text = fs::read_to_string(format!("/proc/{pid}/stat"))
+        .with_context(|| format!("there is no process {pid}"))?;
     let (_, rest) = text.rsplit_once(')').with_context(|| format!("odd stat of process {pid}"))?;
     Ok(rest.split_whitespace().map(str::to_owned).collect())
 }

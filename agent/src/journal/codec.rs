@@ -156,9 +156,9 @@ mod tests {
     #[test]
     fn the_bytes_of_a_record_stay_as_they_are() {
         let value = Life { incarnation: Incarnation(uuid::Uuid::from_u128(1)), position: Position(2) };
-        assert_eq!(hex::encode(encode(&LIFE_KEY, &value)), "01".to_owned() + GOLDEN_LIFE);
+        assert_eq!(hex::encode(encode(&LIFE_KEY, &value)), GOLDEN_LIFE);
     }
 
-    /// Checksum, then length and bytes of the UUID, then the position.
-    const GOLDEN_LIFE: &str = "GOLDEN";
+    /// Version, checksum, then length and bytes of the UUID, then the position.
+    const GOLDEN_LIFE: &str = "015427b436100000000000000000000000000000000102";
 }

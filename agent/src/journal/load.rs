@@ -93,9 +93,10 @@ fn value_of<T: DeserializeOwned>(journal: &Journal, key: &[u8], value: &[u8]) ->
 
 /// A store that says that it is damaged gets the journal's remedy.
 fn refused(error: stella_durable::Error) -> Error {
-    match error {
-        stella_durable::Error::Corrupt { dir, detail } => Error::Damaged { dir, what: detail },
-        error => error.into(),
+    if let stella_durable::Error::Corrupt { dir, detail } = error {
+        Error::Damaged { dir, what: detail }
+    } else {
+        error.into()
     }
 }
 

@@ -165,7 +165,7 @@ impl Forwarder {
             return Ended::Lost;
         }
         // Resolves once the other end's transport has all of it.
-        if matches!(stream.stopped().await, Ok(_)) { Ended::Done } else { Ended::Lost }
+        if stream.stopped().await.is_ok() { Ended::Done } else { Ended::Lost }
     }
 }
 

@@ -1,1 +1,108 @@
-//! stella-api
+//! The HTTP API: who asks, how much, what, and the answer.
+//!
+//! Nothing is decided here. A request becomes a command for the engine, and an answer is read from the durable state
+//! afterwards. Every error is an `application/problem+json` body made in [`error`]; every path is a constant in
+//! `stella_api_types::paths`; the OpenAPI document is generated from the handlers' annotations.
+
+mod body;
+pub mod error;
+mod health;
+mod limits;
+mod parse;
+mod request;
+mod resolve;
+mod routes;
+mod serve;
+mod submit;
+mod view;
+
+use std::net::SocketAddr;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Instant;
+
+use stella_engine::Handle;
+use stella_protocol::digest::Digest;
+use stella_store::{ArtifactStore, OutputStore};
+use tokio_util::sync::CancellationToken;
+
+pub use routes::{openapi, router};
+pub use serve::{Error, serve, serve_metrics};
+
+/// What can be chosen.
+#[derive(Clone, Debug)]
+pub struct ApiConfig {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// The largest artifact, in bytes.
+    pub artifact_bytes_max: u64,
+    /// Requests a minute for one token, and for one address that is not authenticated.
+    pub requests_per_minute: u32,
+    /// How many of them may come at once.
+    pub burst: u32,
+    /// Requests a minute for one tenant, over all tokens.
+    pub tenant_requests_per_minute: u32,
+}
+
+/// What the API works with.
+#[derive(Clone, Debug)]
+pub struct ApiDeps {
+    /// Decides and remembers.
+    pub engine: Handle,
+    /// Where uploaded archives go.
+    pub artifacts: Arc<ArtifactStore>,
+    /// Where the output of tasks is read.
+    pub output: Arc<OutputStore>,
+    /// The software's version.
+    pub version: &'static str,
+    /// The digest of the root certificate, for enrolment tokens to pin.
+    pub root_fingerprint: Digest,
+    /// What agents dial, `host:port`.
+    pub agent_address: String,
+}
+
+/// What every handler has.
+#[derive(Clone, Debug)]
+pub(crate) struct App(Arc<Inner>);
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) config: ApiConfig,
+    pub(crate) engine: Handle,
+    pub(crate) artifacts: Arc<ArtifactStore>,
+    pub(crate) output: Arc<OutputStore>,
+    pub(crate) version: &'static str,
+    pub(crate) root_fingerprint: Digest,
+    pub(crate) agent_address: String,
+    pub(crate) limits: limits::Limits,
+    pub(crate) shutdown: CancellationToken,
+    pub(crate) started: Instant,
+}
+
+impl Deref for App {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+impl App {
+    pub(crate) fn new(config: ApiConfig, deps: ApiDeps, shutdown: CancellationToken) -> Self {
+        let limits = limits::Limits::new(&config);
+        let ApiDeps { engine, artifacts, output, version, root_fingerprint, agent_address } = deps;
+        let started = Instant::now();
+        Self(Arc::new(Inner {
+            config,
+            engine,
+            artifacts,
+            output,
+            version,
+            root_fingerprint,
+            agent_address,
+            limits,
+            shutdown,
+            started,
+        }))
+    }
+}

@@ -2,7 +2,7 @@
 //!
 //! One task for each connection, and two for all of them. A session owns its control stream and decides nothing: what an
 //! agent says becomes a command for the engine, and what the agent is told is read from the durable state. The
-//! [courier](courier) wakes a session when something was committed for its agent, and the [sweep](sweep) does it at
+//! courier wakes a session when something was committed for its agent, and the sweep does it at
 //! intervals; neither brings a message. A woken session compares the state with what it has sent and sends the rest.
 //! There is therefore no queue of orders that could overflow, get lost, or run ahead of the disk.
 //!

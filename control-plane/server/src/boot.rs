@@ -1,20 +1,24 @@
 //! From a configuration to a running control plane, and back: the only place that connects the rooms.
 
 use std::fs::DirBuilder;
+use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, bail};
+use metrics_exporter_prometheus::PrometheusHandle;
 use stella_api::{ApiConfig, ApiDeps};
 use stella_certs::Authority;
 use stella_certs::tls::{self, ServerIdentity};
-use stella_engine::{Condition, Engine};
+use stella_engine::{Condition, Engine, Handle};
 use stella_fleet::{Fleet, FleetConfig, FleetDeps};
 use stella_journal::{JournalConfig, SledJournal};
 use stella_store::{ArtifactStore, OutputStore};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -82,6 +86,7 @@ fn private_dir(path: &Path) -> anyhow::Result<()> {
 }
 
 /// The certificates: the authority, and the control plane's own.
+#[derive(Clone)]
 struct Pki {
     authority: Arc<Authority>,
     identity: Arc<ServerIdentity>,
@@ -95,41 +100,52 @@ fn open_pki(config: &Config) -> anyhow::Result<Pki> {
     Ok(Pki { authority: Arc::new(authority), identity: ServerIdentity::new(&own)? })
 }
 
-async fn serve(
-    config: &Config,
-    engine: &Engine,
-    recorder: metrics_exporter_prometheus::PrometheusHandle,
-) -> anyhow::Result<()> {
+async fn serve(config: &Config, engine: &Engine, recorder: PrometheusHandle) -> anyhow::Result<()> {
     let shutdown = CancellationToken::new();
     let _stop_all_on_return = shutdown.clone().drop_guard();
     let tasks = TaskTracker::new();
     let pki = open_pki(config)?;
     first_start::ensure_api_token(&engine.handle(), &config.state_dir).await?;
     tasks.spawn(logs::follow(engine.handle(), shutdown.clone()));
-    let artifacts =
-        Arc::new(ArtifactStore::open(config.state_dir.join("artifacts"), config.journal.reserve_bytes)?);
-    let output = OutputStore::open(config.state_dir.join("output"), config.journal.reserve_bytes)?;
-    let fleet = Arc::new(start_fleet(config, engine, &pki, &artifacts, &output, &shutdown)?);
-    tasks.spawn(renew_certificate(config.api.names.clone(), pki.clone_parts(), shutdown.clone()));
-    let api =
-        start_api(config, engine, &pki, artifacts, output, fleet.local_addr().port(), &shutdown, &tasks)
-            .await?;
-    let (metrics_ready, metrics_listening) = tokio::sync::oneshot::channel();
-    let (handle, live) = (engine.handle(), Arc::clone(&fleet));
-    let upkeep = recorder.clone();
-    let render: Arc<dyn Fn() -> String + Send + Sync> =
-        Arc::new(move || metrics::render(&recorder, &handle, &live));
-    let tls = tls::metrics_server(&pki.identity, None)?;
-    let metrics =
-        tasks.spawn(stella_api::serve_metrics(config.metrics.listen, tls, render, shutdown.clone(), |at| {
-            metrics_ready.send(at).ok();
-        }));
-    tasks.spawn(keep_up(upkeep, shutdown.clone()));
-    let _ = metrics_listening.await;
-    sd_notify::notify(&[sd_notify::NotifyState::Ready]).ok();
-    tracing::info!(agents = %fleet.local_addr(), api = %config.api.listen, metrics = %config.metrics.listen, "ready");
+    tasks.spawn(renew_certificate(config.api.names.clone(), pki.clone(), shutdown.clone()));
+    tasks.spawn(keep_up(recorder.clone(), shutdown.clone()));
+
+    let reserve_bytes = config.journal.reserve_bytes;
+    let artifacts = Arc::new(ArtifactStore::open(config.state_dir.join("artifacts"), reserve_bytes)?);
+    let output = OutputStore::open(config.state_dir.join("output"), reserve_bytes)?;
+    let fleet_deps = FleetDeps {
+        engine: engine.handle(),
+        authority: Arc::clone(&pki.authority),
+        identity: Arc::clone(&pki.identity),
+        artifacts: Arc::clone(&artifacts),
+        output: Arc::clone(&output),
+    };
+    let fleet = Arc::new(Fleet::start(fleet_config(config), fleet_deps, shutdown.clone())?);
+
+    let api_deps = ApiDeps {
+        engine: engine.handle(),
+        artifacts,
+        output,
+        version: env!("CARGO_PKG_VERSION"),
+        root_fingerprint: pki.authority.root_fingerprint(),
+        agent_address: agent_address(config, fleet.local_addr()),
+    };
+    let (api, api_address) = listening(|ready| {
+        let tls = tls::https_server(&pki.identity)?;
+        Ok(tasks.spawn(stella_api::serve(api_config(config), api_deps, tls, shutdown.clone(), ready)))
+    })
+    .await?;
+    let render = scrape(recorder, engine.handle(), Arc::clone(&fleet));
+    let (metrics, metrics_address) = listening(|ready| {
+        let tls = tls::metrics_server(&pki.identity, None)?;
+        Ok(tasks.spawn(stella_api::serve_metrics(config.metrics.listen, tls, render, shutdown.clone(), ready)))
+    })
+    .await?;
+    notify(&[sd_notify::NotifyState::Ready]);
+    tracing::info!(agents = %fleet.local_addr(), api = %api_address, metrics = %metrics_address, "ready");
+
     let ended = until_stopped(engine, api, metrics).await;
-    sd_notify::notify(&[sd_notify::NotifyState::Stopping]).ok();
+    notify(&[sd_notify::NotifyState::Stopping]);
     shutdown.cancel();
     fleet.stopped().await;
     tasks.close();
@@ -137,4 +153,93 @@ async fn serve(
         tracing::warn!(tasks = tasks.len(), "not everything ended in time");
     }
     ended
+}
+
+type Listener = JoinHandle<Result<(), stella_api::Error>>;
+
+/// Starts a listener and waits until it listens, or says why it does not.
+async fn listening(
+    start: impl FnOnce(Box<dyn FnOnce(SocketAddr) + Send>) -> anyhow::Result<Listener>,
+) -> anyhow::Result<(Listener, SocketAddr)> {
+    let (ready, address) = oneshot::channel();
+    // Nobody waits any more only when the start failed already.
+    let listener = start(Box::new(move |at| drop(ready.send(at))))?;
+    match address.await {
+        Ok(at) => Ok((listener, at)),
+        Err(_) => match listener.await? {
+            Ok(()) => bail!("a listener ended before it listened"),
+            Err(error) => Err(error.into()),
+        },
+    }
+}
+
+/// Waits for a signal, or for a part that cannot go on.
+async fn until_stopped(engine: &Engine, mut api: Listener, mut metrics: Listener) -> anyhow::Result<()> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut condition = engine.condition();
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
+        _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
+        _ = condition.wait_for(|condition| *condition != Condition::Running) => {
+            // The caller says why once everything is down.
+            tracing::error!("the journal has stopped");
+        }
+        ended = &mut api => return ended?.context("the API's listener ended"),
+        ended = &mut metrics => return ended?.context("the metrics listener ended"),
+    }
+    Ok(())
+}
+
+fn fleet_config(config: &Config) -> FleetConfig {
+    FleetConfig {
+        heartbeat_interval_ms: config.agents.heartbeat_interval_ms,
+        certificate_lifetime: Duration::from_secs(config.agents.certificate_lifetime_s),
+        ..FleetConfig::new(config.agents.listen)
+    }
+}
+
+fn api_config(config: &Config) -> ApiConfig {
+    ApiConfig {
+        listen: config.api.listen,
+        artifact_bytes_max: config.api.artifact_bytes_max,
+        requests_per_minute: config.api.requests_per_minute,
+        burst: config.api.burst,
+        tenant_requests_per_minute: config.api.tenant_requests_per_minute,
+    }
+}
+
+/// What agents are told to dial: as configured, or the first name of the certificate, or this machine's loopback.
+fn agent_address(config: &Config, listening: SocketAddr) -> String {
+    config.agents.advertise.clone().unwrap_or_else(|| {
+        let host = config.api.names.first().map_or("localhost", String::as_str);
+        format!("{host}:{}", listening.port())
+    })
+}
+
+fn scrape(recorder: PrometheusHandle, engine: Handle, fleet: Arc<Fleet>) -> Arc<dyn Fn() -> String + Send + Sync> {
+    Arc::new(move || metrics::render(&recorder, &engine, &fleet))
+}
+
+async fn keep_up(recorder: PrometheusHandle, shutdown: CancellationToken) {
+    while tokio::time::timeout(METRICS_UPKEEP, shutdown.cancelled()).await.is_err() {
+        recorder.run_upkeep();
+    }
+}
+
+async fn renew_certificate(names: Vec<String>, pki: Pki, shutdown: CancellationToken) {
+    while tokio::time::timeout(SERVER_CERTIFICATE_RENEWAL, shutdown.cancelled()).await.is_err() {
+        let renewed = pki.authority.issue_server(&names, SystemTime::now(), SERVER_CERTIFICATE_LIFETIME);
+        let replaced = renewed.map_err(anyhow::Error::from).and_then(|own| Ok(pki.identity.replace(&own)?));
+        match replaced {
+            Ok(()) => tracing::info!("the control plane's certificate was renewed"),
+            Err(error) => tracing::error!(error = format!("{error:#}"), "the control plane's certificate was not renewed"),
+        }
+    }
+}
+
+/// Tells systemd; without it there is nobody to tell.
+fn notify(state: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::debug!(error = &error as &dyn std::error::Error, "systemd was not told");
+    }
 }

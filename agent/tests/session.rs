@@ -1,0 +1,335 @@
+//! A whole agent against a control plane of a few lines, over real connections, with real commands.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(clippy::wildcard_enum_match_arm, reason = "a test waits for one thing and passes over the others")]
+
+mod control_plane;
+
+use std::fs;
+use std::time::SystemTime;
+
+use control_plane::{
+    Agent, ControlPlane, DAY, Home, ders, dispatch, key, on, read_frame, read_output, soon, until_file_is,
+};
+use sha2::{Digest as _, Sha256};
+use stella_agent::identity::Identity;
+use stella_agent::policy::{Kind, Policy};
+use stella_certs::tls::QuicPeer;
+use stella_protocol::close::CloseCode;
+use stella_protocol::digest::Digest;
+use stella_protocol::frame;
+use stella_protocol::id::{AgentId, Position};
+use stella_protocol::message::{
+    ArtifactRequest, ArtifactResponse, JournalMark, OpenAttempt, Phase, Renewed, TaskOutcome, capability,
+};
+use stella_protocol::session::CloseReason;
+use stella_protocol::session::control::ControlEvent;
+use stella_protocol::spec::{ArtifactSpec, TaskSpec};
+use uuid::Uuid;
+
+#[tokio::test]
+async fn a_task_runs_once_whatever_is_repeated() {
+    let control_plane = ControlPlane::start();
+    let home = Home::enrolled(&control_plane);
+    let agent = Agent::start(&home);
+    let (mut peer, hello) = control_plane.welcome().await;
+    assert_eq!(hello.open, []);
+    assert_eq!(hello.control_plane, None);
+    assert_eq!(hello.capabilities & capability::COMMAND, capability::COMMAND);
+
+    let task = dispatch(1, "echo ran >> effect; echo said");
+    peer.dispatch(task.clone()).await;
+    let ControlEvent::Accepted(accepted) = peer.report().await else { panic!("not accepted first") };
+    assert_eq!(accepted.key, key(1));
+    assert!(accepted.position > hello.journal.position);
+    assert!(matches!(peer.report().await, ControlEvent::Running(running) if running.key == key(1)));
+    let ControlEvent::Finished(finished) = peer.report().await else { panic!("not finished") };
+    assert_eq!(finished.outcome, TaskOutcome::Succeeded);
+    assert!(finished.position > accepted.position && finished.started_at.is_some());
+    let (header, mut output) = peer.output().await;
+    assert_eq!((header.key, header.offset), (key(1), 0));
+    assert_eq!(read_output(&mut output, usize::MAX).await, b"said\n");
+
+    // A duplicate is answered from the journal.
+    peer.dispatch(task.clone()).await;
+    assert_eq!(peer.finished().await, finished);
+
+    // Nothing was acknowledged, so the next session hears it again.
+    peer.connection.close(CloseCode::Normal.code().into(), b"");
+    let (mut peer, hello) = control_plane.welcome().await;
+    assert_eq!(hello.open, [OpenAttempt { key: key(1), phase: Phase::Finished }]);
+    assert_eq!(hello.control_plane, Some(control_plane.mark));
+    assert!(hello.journal.position >= finished.position);
+    assert_eq!(peer.finished().await, finished);
+    peer.acknowledge(key(1)).await;
+
+    // Acknowledged, it is forgotten, and still not run again.
+    peer.dispatch(task).await;
+    assert_eq!(peer.finished().await, finished);
+    peer.connection.close(CloseCode::Normal.code().into(), b"");
+    let (peer, hello) = control_plane.welcome().await;
+    assert_eq!(hello.open, []);
+    assert_eq!(fs::read_to_string(home.root().join("effect")).unwrap(), "ran\n");
+    drop(peer);
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn settled_results_are_forgotten_and_heartbeats_come() {
+    let control_plane = ControlPlane::start();
+    let home = Home::enrolled(&control_plane);
+    let agent = Agent::start(&home);
+    let (mut peer, _) = control_plane.welcome().await;
+    peer.dispatch(dispatch(1, "exit 3")).await;
+    let finished = peer.finished().await;
+    assert!(matches!(finished.outcome, TaskOutcome::Failed { exit_code: Some(3), .. }), "{finished:?}");
+    peer.connection.close(CloseCode::Normal.code().into(), b"");
+
+    let (mut peer, hello) = control_plane.greet().await;
+    assert_eq!(hello.open.len(), 1);
+    // A control plane whose journal went back: it is told in the log, and the session goes on.
+    let older = JournalMark { position: Position(1), ..control_plane.mark };
+    peer.welcome(older, vec![key(1)]).await;
+    let ControlEvent::Heartbeat(beat) = peer.next().await else { panic!("a settled result was reported") };
+    assert!(beat.resources.memory_total_bytes > 0 && beat.position >= finished.position);
+    peer.connection.close(CloseCode::Normal.code().into(), b"");
+    let (_peer, hello) = control_plane.welcome().await;
+    assert_eq!((hello.open.as_slice(), hello.control_plane), (&[][..], Some(older)));
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_newer_generation_ends_the_older_one_first() {
+    let control_plane = ControlPlane::start();
+    let home = Home::enrolled(&control_plane);
+    let agent = Agent::start(&home);
+    let (mut peer, _) = control_plane.welcome().await;
+    let trap = "trap 'echo old >> order; exit 1' TERM; echo up > up; while :; do sleep 0.02; done";
+    peer.dispatch(on(dispatch(1, trap), 1, 1)).await;
+    peer.dispatch(on(dispatch(2, "echo never >> order"), 1, 1)).await;
+    until_file_is(&home.root().join("up"), "up\n").await;
+    peer.dispatch(on(dispatch(3, "echo new >> order"), 1, 2)).await;
+    let mut outcomes = Vec::new();
+    for _ in 0..3 {
+        let finished = peer.finished().await;
+        outcomes.push((finished.key, finished.outcome));
+    }
+    outcomes.sort_by_key(|(key, _)| *key);
+    let expected = [TaskOutcome::Cancelled, TaskOutcome::Cancelled, TaskOutcome::Succeeded];
+    assert_eq!(
+        outcomes,
+        [(key(1), expected[0].clone()), (key(2), expected[1].clone()), (key(3), expected[2].clone())]
+    );
+    assert_eq!(fs::read_to_string(home.root().join("order")).unwrap(), "old\nnew\n");
+
+    peer.dispatch(on(dispatch(4, "echo stale >> order"), 1, 1)).await;
+    let refused = peer.finished().await;
+    assert!(
+        matches!(&refused.outcome, TaskOutcome::Refused { reason } if reason.contains("superseded")),
+        "{refused:?}"
+    );
+    assert_eq!(fs::read_to_string(home.root().join("order")).unwrap(), "old\nnew\n");
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_cancelled_task_is_ended() {
+    let control_plane = ControlPlane::start();
+    let home = Home::enrolled(&control_plane);
+    let agent = Agent::start(&home);
+    let (mut peer, _) = control_plane.welcome().await;
+    peer.dispatch(dispatch(1, "echo up > up; sleep 600")).await;
+    until_file_is(&home.root().join("up"), "up\n").await;
+    let cancel = stella_protocol::message::Cancel { key: key(1), grace_ms: 1_000 };
+    peer.session.cancel(cancel).unwrap();
+    peer.transmit().await;
+    assert_eq!(peer.finished().await.outcome, TaskOutcome::Cancelled);
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn the_real_result_is_reported_after_a_crash() {
+    let control_plane = ControlPlane::start();
+    let home = Home::enrolled(&control_plane);
+    let agent = Agent::start(&home);
+    let (mut peer, _) = control_plane.welcome().await;
+    let script =
+        "echo up > up; while [ ! -e go ]; do sleep 0.02; done; echo said; echo ran >> effect; exit 4";
+    peer.dispatch(dispatch(1, script)).await;
+    until_file_is(&home.root().join("up"), "up\n").await;
+    agent.crash().await;
+    drop(peer);
+
+    // It ends while there is no agent; its supervisor takes note.
+    fs::write(home.root().join("go"), "").unwrap();
+    let record = home.state().join(format!("attempts/{}-1/record", key(1).task));
+    soon("the supervisor's record", async {
+        while !fs::read_to_string(&record).unwrap_or_default().contains("Ended") {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    let agent = Agent::start(&home);
+    let (mut peer, hello) = control_plane.welcome().await;
+    assert_eq!(hello.open.len(), 1);
+    let finished = peer.finished().await;
+    assert!(matches!(finished.outcome, TaskOutcome::Failed { exit_code: Some(4), .. }), "{finished:?}");
+    let (header, mut output) = peer.output().await;
+    assert_eq!((header.key, header.offset), (key(1), 0));
+    assert_eq!(read_output(&mut output, usize::MAX).await, b"said\n");
+    assert_eq!(fs::read_to_string(home.root().join("effect")).unwrap(), "ran\n");
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_command_that_outlives_a_crash_is_ended_and_interrupted() {
+    let control_plane = ControlPlane::start();
+    let home = Home::enrolled(&control_plane);
+    let agent = Agent::start(&home);
+    let (mut peer, _) = control_plane.welcome().await;
+    peer.dispatch(dispatch(1, "echo $$ > pid; exec sleep 600")).await;
+    soon("the command", async {
+        while fs::read_to_string(home.root().join("pid")).unwrap_or_default().is_empty() {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    agent.crash().await;
+    drop(peer);
+    let pid = fs::read_to_string(home.root().join("pid")).unwrap();
+    let process = format!("/proc/{}/stat", pid.trim());
+    assert!(fs::exists(&process).unwrap(), "a supervisor keeps the command alive");
+
+    let agent = Agent::start(&home);
+    let (mut peer, _) = control_plane.welcome().await;
+    // Its target is not free before that is over.
+    peer.dispatch(dispatch(2, "true")).await;
+    let first = peer.finished().await;
+    assert_eq!((first.key, first.outcome), (key(1), TaskOutcome::Interrupted));
+    let is_gone = fs::read_to_string(&process).map_or(true, |stat| stat.contains(") Z "));
+    assert!(is_gone, "the command still runs");
+    let second = peer.finished().await;
+    assert_eq!((second.key, second.outcome), (key(2), TaskOutcome::Succeeded));
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn output_goes_on_after_a_reconnect() {
+    let control_plane = ControlPlane::start();
+    let home = Home::enrolled(&control_plane);
+    let agent = Agent::start(&home);
+    let (mut peer, _) = control_plane.welcome().await;
+    peer.dispatch(dispatch(1, "echo one; while [ ! -e go ]; do sleep 0.02; done; echo two")).await;
+    let (_, mut output) = peer.output().await;
+    assert_eq!(read_output(&mut output, 4).await, b"one\n");
+    peer.connection.close(CloseCode::ShuttingDown.code().into(), b"");
+
+    fs::write(home.root().join("go"), "").unwrap();
+    let (mut peer, _) = control_plane.welcome().await;
+    let (header, mut output) = peer.output().await;
+    let rest = read_output(&mut output, usize::MAX).await;
+    let offset = usize::try_from(header.offset).unwrap();
+    assert!(offset <= 4, "a gap: {header:?}");
+    assert_eq!(rest, &b"one\ntwo\n"[offset..]);
+    assert_eq!(peer.finished().await.outcome, TaskOutcome::Succeeded);
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_certificate_is_renewed_on_the_session_and_shown_by_the_next() {
+    let control_plane = ControlPlane::start();
+    let home = Home::enrolled(&control_plane);
+    // Certificates begin a while before they are made: one this short is past two thirds of its life at once.
+    control_plane.enrol(&home.state(), std::time::Duration::from_secs(30));
+    let agent = Agent::start(&home);
+    let (mut peer, _) = control_plane.welcome().await;
+    let first = peer.serial();
+    let ControlEvent::Renew(request) = peer.report().await else { panic!("no renewal") };
+    let identity = Identity::load(&home.state()).unwrap();
+    let issued = control_plane
+        .authority
+        .issue_agent(&request.csr_der, identity.tenant, identity.agent, SystemTime::now(), DAY)
+        .unwrap();
+    let renewed =
+        Renewed { chain_der: ders(&issued.chain_der), roots_der: ders(&control_plane.authority.roots_der()) };
+    peer.session.renewed(renewed).unwrap();
+    peer.transmit().await;
+    // The session goes on as it was.
+    peer.dispatch(dispatch(1, "true")).await;
+    assert_eq!(peer.finished().await.outcome, TaskOutcome::Succeeded);
+    assert_eq!(ders(&Identity::load(&home.state()).unwrap().chain), ders(&issued.chain_der));
+    peer.connection.close(CloseCode::Normal.code().into(), b"");
+    let (peer, _) = control_plane.welcome().await;
+    assert_ne!(peer.serial(), first);
+    assert_eq!(peer.serial(), issued.serial_hex);
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn an_artifact_comes_through_the_session() {
+    let control_plane = ControlPlane::start();
+    let home = Home::enrolled(&control_plane);
+    let agent = Agent::start(&home);
+    let (mut peer, _) = control_plane.welcome().await;
+    let mut archive = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(5);
+    header.set_mode(0o644);
+    archive.append_data(&mut header, "index.html", &b"hello"[..]).unwrap();
+    let archive = archive.into_inner().unwrap();
+    let digest = Digest(Sha256::digest(&archive).into());
+    let mut task = dispatch(1, "");
+    task.spec = TaskSpec::Artifact(ArtifactSpec {
+        component: "web".to_owned(),
+        version: "1.0.0".to_owned(),
+        digest,
+        size_bytes: archive.len() as u64,
+        keep_releases: 2,
+        timeout_ms: 30_000,
+    });
+    peer.dispatch(task).await;
+    let (mut send, mut receive) = soon("a request", peer.connection.accept_bi()).await.unwrap();
+    let request: ArtifactRequest = read_frame(&mut receive).await.unwrap();
+    assert_eq!(request, ArtifactRequest { digest, offset: 0 });
+    let found = ArtifactResponse::Found { size_bytes: archive.len() as u64 };
+    send.write_all(&frame::encode(&found).unwrap()).await.unwrap();
+    send.write_all(&archive).await.unwrap();
+    send.finish().unwrap();
+    assert_eq!(peer.finished().await.outcome, TaskOutcome::Succeeded);
+    assert_eq!(fs::read_to_string(home.root().join("web/current/index.html")).unwrap(), "hello");
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_stop_is_a_goodbye_with_the_results_before_it() {
+    let control_plane = ControlPlane::start();
+    let home = Home::enrolled(&control_plane);
+    let agent = Agent::with_policy(&home, Policy::allowing(&[Kind::Command]));
+    let (mut peer, hello) = control_plane.welcome().await;
+    assert_eq!(hello.capabilities, capability::COMMAND);
+    assert_eq!(
+        QuicPeer::Agent {
+            tenant: Identity::load(&home.state()).unwrap().tenant,
+            agent: AgentId(Uuid::from_u128(2))
+        },
+        QuicPeer::admit(
+            Some(stella_protocol::version::ALPN_AGENT),
+            peer.connection.peer_identity().unwrap().downcast_ref::<Vec<_>>().map(Vec::as_slice)
+        )
+        .unwrap()
+    );
+    peer.dispatch(dispatch(1, "echo up > up; sleep 0.3")).await;
+    until_file_is(&home.root().join("up"), "up\n").await;
+    let (_, finished) = tokio::join!(agent.stop(), async {
+        let finished = peer.finished().await;
+        loop {
+            match peer.report().await {
+                ControlEvent::Closed(CloseReason::Goodbye) => break,
+                ControlEvent::Closed(reason) => panic!("no goodbye: {reason:?}"),
+                _ => {}
+            }
+        }
+        finished
+    });
+    assert_eq!(finished.outcome, TaskOutcome::Succeeded, "a running task has the drain time");
+}

@@ -1,0 +1,213 @@
+//! What every request goes through, in this order: trace and correlation, the address's rate limit, authentication, the
+//! token's and the tenant's rate limit, the handler; then metrics, and the body of a problem.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::str::FromStr;
+use std::time::Instant;
+
+use axum::body::Body;
+use axum::extract::{ConnectInfo, MatchedPath, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::IntoResponse;
+use sha2::{Digest as _, Sha256};
+use stella_api_types::paths;
+use stella_domain::command::Actor;
+use stella_protocol::digest::Digest;
+use stella_protocol::id::{ApiTokenId, TenantId};
+use stella_protocol::trace::TraceContext;
+use subtle::ConstantTimeEq;
+use tracing::Instrument;
+
+use crate::App;
+use crate::error::{ApiError, ErrorCode};
+
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const CORRELATION: HeaderName = HeaderName::from_static("x-correlation-id");
+/// The longest correlation id that is taken over from a caller.
+const CORRELATION_BYTES_MAX: usize = 128;
+
+/// Who asks, and in which trace. Handlers get it as an extension.
+#[derive(Clone, Debug)]
+pub(crate) struct Caller {
+    pub(crate) token: ApiTokenId,
+    pub(crate) trace: TraceContext,
+}
+
+impl Caller {
+    pub(crate) const fn actor(&self) -> Actor {
+        Actor::ApiToken { id: self.token }
+    }
+}
+
+/// The layer around all routes.
+pub(crate) async fn layer(State(app): State<App>, mut request: Request, next: Next) -> Response<Body> {
+    let started = Instant::now();
+    let trace = trace_of(request.headers());
+    let correlation = correlation_of(request.headers());
+    let method = method_label(&request);
+    let path = request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str).to_owned();
+    let in_flight = InFlight::new(method);
+    let span = tracing::info_span!(
+        "http.request",
+        traceId = format!("{:032x}", trace.trace_id),
+        correlationId = correlation,
+        "http.method" = method,
+        "http.route" = path,
+    );
+    let answered = async {
+        match admit(&app, &request, trace) {
+            Ok(caller) => {
+                if let Some(caller) = caller {
+                    request.extensions_mut().insert(caller);
+                }
+                next.run(request).await
+            }
+            Err(error) => error.into_response(),
+        }
+    };
+    let mut response = answered.instrument(span.clone()).await;
+    complete(&mut response, trace, &correlation);
+    drop(in_flight);
+    let took = started.elapsed();
+    let status = response.status().as_u16();
+    span.in_scope(|| tracing::debug!(status, milliseconds = took.as_secs_f64() * 1e3, "request answered"));
+    metrics::counter!("stella_http_requests_total", "method" => method, "path" => path.clone(), "status" => status.to_string())
+        .increment(1);
+    metrics::histogram!("stella_http_request_duration_seconds", "method" => method, "path" => path).record(took);
+    response
+}
+
+/// Lets a request in, with its caller if the path needs one.
+fn admit(app: &App, request: &Request, trace: TraceContext) -> Result<Option<Caller>, ApiError> {
+    let path = request.uri().path();
+    if matches!(path, paths::HEALTH | paths::HEALTH_READY | paths::HEALTH_LIVE) {
+        return Ok(None);
+    }
+    let address = request.extensions().get::<ConnectInfo<SocketAddr>>();
+    // Only tests call the router without a connection.
+    let address = address.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |info| info.0.ip());
+    if path == paths::OPENAPI {
+        app.limits.address(address)?;
+        return Ok(None);
+    }
+    let Some(token) = authenticate(app, request.headers()) else {
+        app.limits.address(address)?;
+        return Err(ApiError::new(
+            ErrorCode::Unauthenticated,
+            "send the header Authorization: Bearer TOKEN; the first token is in the file admin-token of the state folder",
+        ));
+    };
+    app.limits.token(token)?;
+    if let Some(tenant) = tenant_of(app, path) {
+        app.limits.tenant(tenant)?;
+    }
+    Ok(Some(Caller { token, trace }))
+}
+
+/// Compares with every token, so that the time tells nothing about which of them is close.
+fn authenticate(app: &App, headers: &HeaderMap) -> Option<ApiTokenId> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return None;
+    }
+    let hash = Digest(Sha256::digest(token.trim().as_bytes()).into());
+    let given = stella_certs::ApiToken::from_str(token.trim()).map_or(hash, |token| token.hash());
+    let state = app.engine.state();
+    let mut found = None;
+    for (id, known) in &state.system.api_tokens {
+        if bool::from(known.hash.0.ct_eq(&given.0)) {
+            found = Some(*id);
+        }
+    }
+    found
+}
+
+fn tenant_of(app: &App, path: &str) -> Option<TenantId> {
+    let text = path.strip_prefix(paths::TENANTS)?.strip_prefix('/')?.split('/').next()?;
+    crate::resolve::tenant_id(&app.engine.state(), text).ok()
+}
+
+fn trace_of(headers: &HeaderMap) -> TraceContext {
+    let given = headers.get(TRACEPARENT).and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
+    given.unwrap_or_else(|| {
+        let (id, span) = (uuid::Uuid::new_v4().as_u128(), uuid::Uuid::new_v4().as_u64_pair().1);
+        TraceContext { trace_id: id, span_id: span, sampled: true }
+    })
+}
+
+fn correlation_of(headers: &HeaderMap) -> String {
+    headers
+        .get(CORRELATION)
+        .and_then(|value| value.to_str().ok())
+        .filter(|text| !text.is_empty() && text.len() <= CORRELATION_BYTES_MAX)
+        .map_or_else(|| uuid::Uuid::new_v4().to_string(), str::to_owned)
+}
+
+/// The method as a label: callers must not be able to invent new ones.
+fn method_label(request: &Request) -> &'static str {
+    match request.method().as_str() {
+        "GET" => "GET",
+        "HEAD" => "HEAD",
+        "POST" => "POST",
+        "PUT" => "PUT",
+        "DELETE" => "DELETE",
+        _ => "OTHER",
+    }
+}
+
+/// Gives every response its ids, and every problem its body.
+fn complete(response: &mut Response<Body>, trace: TraceContext, correlation: &str) {
+    if let Some(error) = error_of(response) {
+        let trace_id = Some(format!("{:032x}", trace.trace_id));
+        let problem = error.problem(trace_id, Some(correlation.to_owned()));
+        *response.body_mut() = Body::from(serde_json::to_vec(&problem).unwrap_or_default());
+        response.headers_mut().remove(header::CONTENT_LENGTH);
+        let media_type = HeaderValue::from_static(stella_api_types::problem::MEDIA_TYPE);
+        response.headers_mut().insert(header::CONTENT_TYPE, media_type);
+    }
+    let headers = response.headers_mut();
+    if let Ok(value) = HeaderValue::from_str(&trace.to_string()) {
+        headers.insert(TRACEPARENT, value);
+    }
+    if let Ok(value) = HeaderValue::from_str(correlation) {
+        headers.insert(CORRELATION, value);
+    }
+}
+
+/// The problem of a response: ours, or one for a status that the framework made.
+fn error_of(response: &mut Response<Body>) -> Option<ApiError> {
+    if let Some(error) = response.extensions_mut().remove::<ApiError>() {
+        return Some(error);
+    }
+    let status = response.status();
+    match status {
+        StatusCode::METHOD_NOT_ALLOWED => {
+            Some(ApiError::new(ErrorCode::MethodNotAllowed, "the header Allow lists the methods that this path knows"))
+        }
+        StatusCode::REQUEST_TIMEOUT | StatusCode::GATEWAY_TIMEOUT => {
+            Some(ApiError::new(ErrorCode::Timeout, "the answer took too long; what was asked may still happen"))
+        }
+        StatusCode::INTERNAL_SERVER_ERROR if !response.headers().contains_key(header::CONTENT_TYPE) => {
+            Some(ApiError::new(ErrorCode::Internal, "the log of the control plane says more"))
+        }
+        _ => None,
+    }
+}
+
+/// Counts requests that are being worked on, cancelled ones included.
+struct InFlight(&'static str);
+
+impl InFlight {
+    fn new(method: &'static str) -> Self {
+        metrics::gauge!("stella_http_requests_in_flight", "method" => method).increment(1.0);
+        Self(method)
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        metrics::gauge!("stella_http_requests_in_flight", "method" => self.0).decrement(1.0);
+    }
+}

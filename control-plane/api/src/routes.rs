@@ -1,0 +1,125 @@
+//! The routes, and the document that describes them.
+
+mod catalogue;
+mod deployments;
+mod events;
+mod output;
+mod releases;
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::StatusCode;
+use axum::middleware::from_fn_with_state;
+use axum::response::Response;
+use stella_api_types::paths;
+use tokio_util::sync::CancellationToken;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::timeout::TimeoutLayer;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::{Modify, OpenApi};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::body::{JSON_BYTES_MAX, Json};
+use crate::error::{ApiError, ErrorCode};
+use crate::{ApiConfig, ApiDeps, App, health, request};
+
+/// How long a request that is neither a stream nor an upload may take.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Stella", description = "The API of the Stella release orchestrator."),
+    modifiers(&Bearer),
+    security(("bearer" = []))
+)]
+struct Document;
+
+struct Bearer;
+
+impl Modify for Bearer {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let scheme = SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build());
+        document.components.get_or_insert_default().add_security_scheme("bearer", scheme);
+    }
+}
+
+/// The API as a router, for tests; [`crate::serve`] adds the socket.
+#[must_use]
+pub fn router(config: ApiConfig, deps: ApiDeps, shutdown: CancellationToken) -> Router {
+    with_state(App::new(config, deps, shutdown))
+}
+
+/// The document that describes all routes, as it is served.
+#[must_use]
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    let (_, mut document) = all().split_for_parts();
+    document.info.version = env!("CARGO_PKG_VERSION").to_owned();
+    document
+}
+
+/// Every route, with and without a time-out.
+fn all() -> OpenApiRouter<App> {
+    let timed = OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(catalogue::tenants, catalogue::create_tenant))
+        .routes(routes!(catalogue::tenant))
+        .routes(routes!(catalogue::environments, catalogue::create_environment))
+        .routes(routes!(catalogue::environment))
+        .routes(routes!(catalogue::targets, catalogue::create_target))
+        .routes(routes!(catalogue::target, catalogue::remove_target))
+        .routes(routes!(catalogue::agents))
+        .routes(routes!(catalogue::agent))
+        .routes(routes!(catalogue::revoke_agent))
+        .routes(routes!(catalogue::enrolment_tokens, catalogue::create_enrolment_token))
+        .routes(routes!(releases::artifact))
+        .routes(routes!(releases::releases, releases::create_release))
+        .routes(routes!(releases::release))
+        .routes(routes!(deployments::deployments, deployments::deploy))
+        .routes(routes!(deployments::deployment))
+        .routes(routes!(deployments::rollback))
+        .routes(routes!(deployments::cancel))
+        .routes(routes!(deployments::tasks))
+        .routes(routes!(deployments::task))
+        .routes(routes!(deployments::settle))
+        .routes(routes!(catalogue::system))
+        .routes(routes!(document))
+        .routes(routes!(health::health))
+        .routes(routes!(health::ready))
+        .routes(routes!(health::live))
+        .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, REQUEST_TIMEOUT));
+    let streams = OpenApiRouter::new()
+        .routes(routes!(releases::upload))
+        .routes(routes!(output::task_output))
+        .routes(routes!(events::events));
+    timed.merge(streams)
+}
+
+pub(crate) fn with_state(app: App) -> Router {
+    let (router, _) = all().split_for_parts();
+    router
+        .fallback(unknown)
+        .layer(DefaultBodyLimit::max(JSON_BYTES_MAX))
+        .layer(CatchPanicLayer::custom(|_| panicked()))
+        .layer(from_fn_with_state(app.clone(), request::layer))
+        .with_state(app)
+}
+
+async fn unknown(State(_): State<App>) -> ApiError {
+    ApiError::new(ErrorCode::NotFound, "there is nothing at this path; GET /api/v1/openapi.json lists what there is")
+}
+
+fn panicked() -> Response {
+    tracing::error!("a handler panicked; this is a defect");
+    axum::response::IntoResponse::into_response(ApiError::new(
+        ErrorCode::Internal,
+        "the log of the control plane says more; look for the correlation id of this answer",
+    ))
+}
+
+/// This description.
+#[utoipa::path(get, path = paths::OPENAPI, tag = "system", security(()), responses((status = 200, description = "The OpenAPI document")))]
+async fn document() -> Json<utoipa::openapi::OpenApi> {
+    Json(openapi())
+}

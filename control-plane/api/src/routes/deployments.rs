@@ -1,0 +1,186 @@
+//! Deployments, rollbacks and tasks.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde::Deserialize;
+use stella_api_types::deployment::{CancelDeployment, CreateDeployment, Deployment, DeploymentDetail};
+use stella_api_types::task::{SettleTask, Task};
+use stella_api_types::{Page, paths};
+use stella_domain::command::{NewDeployment, Outcome, TenantCommand};
+use stella_domain::deployment::TIMEOUT_MS_DEFAULT;
+use stella_protocol::id::{DeploymentId, TenantId};
+use utoipa::IntoParams;
+use uuid::Uuid;
+
+use crate::body::{Json, Paging, Path, Query, page};
+use crate::error::ApiError;
+use crate::submit::{Change, unexpected};
+use crate::{App, parse, resolve, view};
+
+/// Which deployments.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct DeploymentFilter {
+    /// Only those to this environment.
+    environment: Option<String>,
+    /// Only those with this status.
+    status: Option<String>,
+    /// How many items at most, 1 to 500; 100 if not given.
+    limit: Option<usize>,
+    /// Where the page before ended: its `next_cursor`.
+    cursor: Option<String>,
+}
+
+/// Lists deployments.
+#[utoipa::path(get, path = paths::DEPLOYMENTS, tag = "deployments", params(("tenant" = String, Path), DeploymentFilter),
+    responses((status = 200, body = Page<Deployment>)))]
+pub(crate) async fn deployments(
+    State(app): State<App>,
+    Path(tenant): Path<String>,
+    Query(filter): Query<DeploymentFilter>,
+) -> Result<Json<Page<Deployment>>, ApiError> {
+    let state = app.engine.state();
+    let tenant = resolve::tenant(&state, &tenant)?;
+    let environment = filter.environment.as_deref().map(|text| resolve::environment(tenant, text)).transpose()?;
+    let wanted = tenant.deployments.iter().filter(|(_, it)| {
+        environment.is_none_or(|wanted| it.environment == wanted.id)
+            && filter.status.as_deref().is_none_or(|status| it.status.name() == status)
+    });
+    let paging = Paging { limit: filter.limit, cursor: filter.cursor };
+    page(&paging, wanted.map(|(id, it)| (*id, it)), |it| view::deployment(tenant, it))
+}
+
+/// Brings a release to an environment.
+#[utoipa::path(post, path = paths::DEPLOYMENTS, tag = "deployments", params(("tenant" = String, Path)),
+    request_body = CreateDeployment, responses((status = 201, body = DeploymentDetail)))]
+pub(crate) async fn deploy(
+    State(app): State<App>,
+    Path(tenant): Path<String>,
+    change: Change,
+    Json(body): Json<CreateDeployment>,
+) -> Result<(StatusCode, Json<DeploymentDetail>), ApiError> {
+    let state = app.engine.state();
+    let tenant = resolve::tenant(&state, &tenant)?;
+    let environment = resolve::environment(tenant, &body.environment)?.id;
+    let targets = body.targets.as_ref().map(|names| {
+        names.iter().map(|name| Ok(resolve::target_in(tenant, environment, name)?.id)).collect::<Result<Vec<_>, ApiError>>()
+    });
+    let new = NewDeployment {
+        id: DeploymentId(Uuid::now_v7()),
+        environment,
+        release: resolve::release(tenant, &body.release)?.id,
+        strategy: parse::strategy(body.strategy),
+        on_failure: parse::on_failure(body.on_failure),
+        targets: targets.transpose()?,
+        timeout_ms: body.timeout_seconds.map_or(TIMEOUT_MS_DEFAULT, |seconds| seconds.saturating_mul(1_000)),
+    };
+    let outcome = change.tenant(&app, tenant.id, &body, TenantCommand::Deploy(Box::new(new))).await?;
+    created(&app, tenant.id, &outcome)
+}
+
+/// Takes a deployment back: each target that it touched gets what it had before.
+#[utoipa::path(post, path = paths::DEPLOYMENT_ROLLBACK, tag = "deployments",
+    params(("tenant" = String, Path), ("deployment" = String, Path)), responses((status = 201, body = DeploymentDetail)))]
+pub(crate) async fn rollback(
+    State(app): State<App>,
+    Path((tenant, deployment)): Path<(String, String)>,
+    change: Change,
+) -> Result<(StatusCode, Json<DeploymentDetail>), ApiError> {
+    let state = app.engine.state();
+    let tenant = resolve::tenant(&state, &tenant)?;
+    let of = resolve::deployment(tenant, &deployment)?.id;
+    let command = TenantCommand::Rollback { id: DeploymentId(Uuid::now_v7()), of };
+    let outcome = change.tenant(&app, tenant.id, &(), command).await?;
+    created(&app, tenant.id, &outcome)
+}
+
+fn created(app: &App, tenant: TenantId, outcome: &Outcome) -> Result<(StatusCode, Json<DeploymentDetail>), ApiError> {
+    match outcome {
+        Outcome::Deployment(id) => Ok((StatusCode::CREATED, Json(detail(app, tenant, *id)?))),
+        other => Err(unexpected(other)),
+    }
+}
+
+fn detail(app: &App, tenant: TenantId, id: DeploymentId) -> Result<DeploymentDetail, ApiError> {
+    let state = app.engine.state();
+    let tenant = resolve::tenant(&state, &tenant.to_string())?;
+    Ok(view::deployment_detail(tenant, resolve::deployment(tenant, &id.to_string())?))
+}
+
+/// Shows a deployment with every target's part.
+#[utoipa::path(get, path = paths::DEPLOYMENT, tag = "deployments",
+    params(("tenant" = String, Path), ("deployment" = String, Path)), responses((status = 200, body = DeploymentDetail)))]
+pub(crate) async fn deployment(
+    State(app): State<App>,
+    Path((tenant, deployment)): Path<(String, String)>,
+) -> Result<Json<DeploymentDetail>, ApiError> {
+    let state = app.engine.state();
+    let tenant = resolve::tenant(&state, &tenant)?;
+    Ok(Json(view::deployment_detail(tenant, resolve::deployment(tenant, &deployment)?)))
+}
+
+/// Ends a deployment: what runs is stopped, what waits is not started.
+#[utoipa::path(post, path = paths::DEPLOYMENT_CANCEL, tag = "deployments",
+    params(("tenant" = String, Path), ("deployment" = String, Path)), request_body = CancelDeployment,
+    responses((status = 200, body = DeploymentDetail)))]
+pub(crate) async fn cancel(
+    State(app): State<App>,
+    Path((tenant, deployment)): Path<(String, String)>,
+    change: Change,
+    Json(body): Json<CancelDeployment>,
+) -> Result<Json<DeploymentDetail>, ApiError> {
+    let state = app.engine.state();
+    let tenant = resolve::tenant(&state, &tenant)?;
+    let id = resolve::deployment(tenant, &deployment)?.id;
+    let reason = parse::reason("reason", &body.reason)?;
+    let command = TenantCommand::CancelDeployment { deployment: id, reason };
+    change.tenant(&app, tenant.id, &body, command).await?;
+    detail(&app, tenant.id, id).map(Json)
+}
+
+/// Lists the tasks of a deployment.
+#[utoipa::path(get, path = paths::DEPLOYMENT_TASKS, tag = "tasks",
+    params(("tenant" = String, Path), ("deployment" = String, Path), Paging), responses((status = 200, body = Page<Task>)))]
+pub(crate) async fn tasks(
+    State(app): State<App>,
+    Path((tenant, deployment)): Path<(String, String)>,
+    Query(paging): Query<Paging>,
+) -> Result<Json<Page<Task>>, ApiError> {
+    let state = app.engine.state();
+    let tenant = resolve::tenant(&state, &tenant)?;
+    let deployment = resolve::deployment(tenant, &deployment)?;
+    let tasks = tenant.tasks.iter().filter(|(_, task)| task.deployment == deployment.id);
+    page(&paging, tasks.map(|(id, task)| (*id, task)), |task| view::task(tenant, task))
+}
+
+/// Shows a task.
+#[utoipa::path(get, path = paths::TASK, tag = "tasks", params(("tenant" = String, Path), ("task" = String, Path)),
+    responses((status = 200, body = Task)))]
+pub(crate) async fn task(
+    State(app): State<App>,
+    Path((tenant, task)): Path<(String, String)>,
+) -> Result<Json<Task>, ApiError> {
+    let state = app.engine.state();
+    let tenant = resolve::tenant(&state, &tenant)?;
+    Ok(Json(view::task(tenant, resolve::task(tenant, &task)?)))
+}
+
+/// Says what became of a task that is unknown.
+#[utoipa::path(post, path = paths::TASK_SETTLE, tag = "tasks", params(("tenant" = String, Path), ("task" = String, Path)),
+    request_body = SettleTask, responses((status = 200, body = Task)))]
+pub(crate) async fn settle(
+    State(app): State<App>,
+    Path((tenant, task)): Path<(String, String)>,
+    change: Change,
+    Json(body): Json<SettleTask>,
+) -> Result<Json<Task>, ApiError> {
+    let state = app.engine.state();
+    let tenant = resolve::tenant(&state, &tenant)?;
+    let id = resolve::task(tenant, &task)?.id;
+    let reason = parse::reason("reason", &body.reason)?;
+    let command = TenantCommand::SettleTask { task: id, succeeded: body.succeeded, reason };
+    change.tenant(&app, tenant.id, &body, command).await?;
+    let state = app.engine.state();
+    let tenant = resolve::tenant(&state, &tenant.id.to_string())?;
+    Ok(Json(view::task(tenant, resolve::task(tenant, &id.to_string())?)))
+}

@@ -1,0 +1,142 @@
+//! Archives and the releases that are made of them.
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::StatusCode;
+use futures::StreamExt;
+use stella_api_types::artifact::Artifact;
+use stella_api_types::release::{CreateRelease, Release};
+use stella_api_types::{Page, paths};
+use stella_domain::command::{NewRelease, Outcome, TenantCommand};
+use stella_domain::release::Component;
+use stella_domain::tenant::TenantState;
+use stella_protocol::id::ReleaseId;
+use stella_store::StoreError;
+use uuid::Uuid;
+
+use crate::body::{Json, Paging, Path, Query, page};
+use crate::error::{ApiError, ErrorCode};
+use crate::submit::{Change, unexpected};
+use crate::{App, parse, resolve, view};
+
+/// Uploads an archive under its digest. Uploading it again is fine.
+#[utoipa::path(put, path = paths::ARTIFACT, tag = "releases", params(("tenant" = String, Path), ("digest" = String, Path)),
+    request_body(content = Vec<u8>, content_type = "application/octet-stream"), responses((status = 200, body = Artifact)))]
+pub(crate) async fn upload(
+    State(app): State<App>,
+    Path((tenant, digest)): Path<(String, String)>,
+    change: Change,
+    body: Body,
+) -> Result<Json<Artifact>, ApiError> {
+    let tenant = resolve::tenant_id(&app.engine.state(), &tenant)?;
+    let digest = parse::digest("digest", &digest)?;
+    let mut upload = app.artifacts.upload(digest, app.config.artifact_bytes_max).await?;
+    let mut chunks = body.into_data_stream();
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk.map_err(|_| ApiError::new(ErrorCode::MalformedRequest, "the upload broke off; send it again"))?;
+        upload.write(&chunk).await?;
+    }
+    let size_bytes = upload.finish().await?;
+    change.tenant(&app, tenant, &(), TenantCommand::StoreArtifact { digest, size_bytes }).await?;
+    Ok(Json(Artifact { digest: digest.to_string(), size_bytes }))
+}
+
+/// Whether an archive is there, and how large it is.
+#[utoipa::path(get, path = paths::ARTIFACT, tag = "releases", params(("tenant" = String, Path), ("digest" = String, Path)),
+    responses((status = 200, body = Artifact)))]
+pub(crate) async fn artifact(
+    State(app): State<App>,
+    Path((tenant, text)): Path<(String, String)>,
+) -> Result<Json<Artifact>, ApiError> {
+    let state = app.engine.state();
+    let tenant = resolve::tenant(&state, &tenant)?;
+    let digest = parse::digest("digest", &text)?;
+    let size_bytes = *tenant.artifacts.get(&digest).ok_or_else(|| ApiError::not_found("artifact", &text))?;
+    Ok(Json(Artifact { digest: digest.to_string(), size_bytes }))
+}
+
+/// Lists releases.
+#[utoipa::path(get, path = paths::RELEASES, tag = "releases", params(("tenant" = String, Path), Paging),
+    responses((status = 200, body = Page<Release>)))]
+pub(crate) async fn releases(
+    State(app): State<App>,
+    Path(tenant): Path<String>,
+    Query(paging): Query<Paging>,
+) -> Result<Json<Page<Release>>, ApiError> {
+    let state = app.engine.state();
+    let tenant = resolve::tenant(&state, &tenant)?;
+    page(&paging, tenant.releases.iter().map(|(id, it)| (*id, it)), |it| view::release(it))
+}
+
+/// Creates a release from archives that were uploaded.
+#[utoipa::path(post, path = paths::RELEASES, tag = "releases", params(("tenant" = String, Path)),
+    request_body = CreateRelease, responses((status = 201, body = Release)))]
+pub(crate) async fn create_release(
+    State(app): State<App>,
+    Path(tenant): Path<String>,
+    change: Change,
+    Json(body): Json<CreateRelease>,
+) -> Result<(StatusCode, Json<Release>), ApiError> {
+    let state = app.engine.state();
+    let tenant = resolve::tenant(&state, &tenant)?;
+    let new = NewRelease {
+        id: ReleaseId(Uuid::now_v7()),
+        application: parse::name("application", &body.application)?,
+        version: parse::version("version", &body.version)?,
+        components: components(tenant, &body)?,
+        steps: parse::steps(&body.steps)?,
+        labels: body.labels.clone(),
+    };
+    match change.tenant(&app, tenant.id, &body, TenantCommand::CreateRelease(Box::new(new))).await? {
+        Outcome::Release(id) => {
+            let state = app.engine.state();
+            let tenant = resolve::tenant(&state, &tenant.id.to_string())?;
+            Ok((StatusCode::CREATED, Json(view::release(resolve::release(tenant, &id.to_string())?))))
+        }
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// The components with the sizes that their uploads had.
+fn components(tenant: &TenantState, body: &CreateRelease) -> Result<Vec<Component>, ApiError> {
+    let numbered = body.components.iter().enumerate();
+    numbered
+        .map(|(at, component)| {
+            let field = format!("components[{at}].digest");
+            let digest = parse::digest(&field, &component.digest)?;
+            let size_bytes = *tenant.artifacts.get(&digest).ok_or_else(|| {
+                ApiError::invalid(&field, format!("no archive {digest} was uploaded; PUT it to .../artifacts/{digest} first"))
+            })?;
+            let name = parse::name(&format!("components[{at}].name"), &component.name)?;
+            Ok(Component { name, digest, size_bytes })
+        })
+        .collect()
+}
+
+/// Shows a release.
+#[utoipa::path(get, path = paths::RELEASE, tag = "releases", params(("tenant" = String, Path), ("release" = String, Path)),
+    responses((status = 200, body = Release)))]
+pub(crate) async fn release(
+    State(app): State<App>,
+    Path((tenant, release)): Path<(String, String)>,
+) -> Result<Json<Release>, ApiError> {
+    let state = app.engine.state();
+    let tenant = resolve::tenant(&state, &tenant)?;
+    Ok(Json(view::release(resolve::release(tenant, &release)?)))
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        let code = match &error {
+            StoreError::WrongDigest { .. } => ErrorCode::WrongDigest,
+            StoreError::TooLarge { .. } => ErrorCode::TooLarge,
+            StoreError::NoSpace { .. } => ErrorCode::NoSpace,
+            StoreError::TooManyFollowed { .. } => ErrorCode::Overloaded,
+            StoreError::BehindTheEnd { .. }
+            | StoreError::Damaged { .. }
+            | StoreError::Chunk { .. }
+            | StoreError::Io { .. } => return Self::internal(&error),
+        };
+        Self::new(code, error.to_string())
+    }
+}

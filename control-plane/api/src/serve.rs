@@ -1,0 +1,119 @@
+//! Sockets: the API's listener and the metrics' own, both HTTPS, both stopped by a token.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::header;
+use axum::routing::get;
+use axum_server::Handle;
+use axum_server::tls_rustls::RustlsConfig;
+use stella_api_types::paths;
+use tokio_util::sync::CancellationToken;
+
+use crate::{ApiConfig, ApiDeps, App, routes};
+
+/// How long requests may go on after the shutdown has begun.
+const GRACE: Duration = Duration::from_secs(10);
+/// How long a client may take to send the head of a request.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Why a listener cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The port cannot be had.
+    #[error("cannot listen on {address}; is it in use, or not an address of this machine?")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The listener broke.
+    #[error("the listener on {address} ended")]
+    Serve {
+        /// Where.
+        address: SocketAddr,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Serves the API until `shutdown` is cancelled. `ready` is told the address once connections are taken.
+///
+/// # Errors
+/// As [`Error`] says.
+pub async fn serve(
+    config: ApiConfig,
+    deps: ApiDeps,
+    tls: rustls::ServerConfig,
+    shutdown: CancellationToken,
+    ready: impl FnOnce(SocketAddr) + Send,
+) -> Result<(), Error> {
+    let address = config.listen;
+    let app = App::new(config, deps, shutdown.clone());
+    let keep_small = app.limits.keep_small(shutdown.clone());
+    let serving = listen(address, tls, routes::with_state(app.clone()), shutdown, ready);
+    tokio::pin!(serving);
+    tokio::select! {
+        ended = &mut serving => return ended,
+        () = keep_small => {}
+    }
+    serving.await
+}
+
+/// Serves `/metrics` and nothing else until `shutdown` is cancelled.
+///
+/// # Errors
+/// As [`Error`] says.
+pub async fn serve_metrics(
+    address: SocketAddr,
+    tls: rustls::ServerConfig,
+    render: Arc<dyn Fn() -> String + Send + Sync>,
+    shutdown: CancellationToken,
+    ready: impl FnOnce(SocketAddr) + Send,
+) -> Result<(), Error> {
+    let scrape = move || {
+        let render = Arc::clone(&render);
+        async move {
+            // Rendering a large fleet takes milliseconds that the runtime's workers should not lose.
+            let text = tokio::task::spawn_blocking(move || render()).await.unwrap_or_default();
+            ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
+        }
+    };
+    listen(address, tls, Router::new().route(paths::METRICS, get(scrape)), shutdown, ready).await
+}
+
+async fn listen(
+    address: SocketAddr,
+    tls: rustls::ServerConfig,
+    router: Router,
+    shutdown: CancellationToken,
+    ready: impl FnOnce(SocketAddr) + Send,
+) -> Result<(), Error> {
+    let failed = |source| Error::Listen { address, source };
+    let listener = TcpListener::bind(address).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    let handle = Handle::new();
+    let stop = handle.clone();
+    let mut server = axum_server::from_tcp_rustls(listener, RustlsConfig::from_config(Arc::new(tls)))
+        .map_err(failed)?
+        .handle(handle);
+    server.http_builder().http1().timer(hyper_util::rt::TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    let serving = server.serve(router.into_make_service_with_connect_info::<SocketAddr>());
+    tokio::pin!(serving);
+    ready(bound);
+    let ended = tokio::select! {
+        ended = &mut serving => ended,
+        () = shutdown.cancelled() => {
+            stop.graceful_shutdown(Some(GRACE));
+            serving.await
+        }
+    };
+    ended.map_err(|source| Error::Serve { address, source })
+}

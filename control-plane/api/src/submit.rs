@@ -1,0 +1,104 @@
+//! From a handler to the engine, with the idempotency key of the request.
+
+use axum::extract::{FromRequestParts, OriginalUri};
+use axum::http::request::Parts;
+use serde::Serialize;
+use sha2::{Digest as _, Sha256};
+use stella_domain::command::{Command, Idempotency, Outcome, Request, TenantCommand};
+use stella_protocol::digest::Digest;
+use stella_protocol::id::TenantId;
+
+use crate::App;
+use crate::error::{ApiError, ErrorCode};
+use crate::request::Caller;
+
+/// The longest idempotency key, in characters.
+const KEY_CHARACTERS_MAX: usize = 128;
+
+/// Everything about a changing request but its body: who, where, and the key that makes it safe to repeat.
+#[derive(Debug)]
+pub(crate) struct Change {
+    caller: Caller,
+    method: String,
+    path: String,
+    key: Option<String>,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Change {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let caller = parts.extensions.get::<Caller>().cloned();
+        let caller = caller.ok_or_else(|| ApiError::new(ErrorCode::Unauthenticated, "a bearer token is needed"))?;
+        let key = match parts.headers.get("idempotency-key") {
+            None => None,
+            Some(value) => Some(parse_key(value.to_str().unwrap_or_default())?),
+        };
+        let path = OriginalUri::from_request_parts(parts, state)
+            .await
+            .map_or_else(|_| parts.uri.path().to_owned(), |uri| uri.path().to_owned());
+        Ok(Self { caller, method: parts.method.to_string(), path, key })
+    }
+}
+
+fn parse_key(text: &str) -> Result<String, ApiError> {
+    let visible = text.chars().all(|c| c.is_ascii_graphic());
+    if text.is_empty() || text.len() > KEY_CHARACTERS_MAX || !visible {
+        let problem = format!("must have 1 to {KEY_CHARACTERS_MAX} visible ASCII characters");
+        return Err(ApiError::invalid("Idempotency-Key", problem));
+    }
+    Ok(text.to_owned())
+}
+
+impl Change {
+    /// Whether the request can be repeated under the same key.
+    pub(crate) const fn has_key(&self) -> bool {
+        self.key.is_some()
+    }
+
+    /// Has a tenant's command carried out. The body is part of what an idempotency key stands for.
+    pub(crate) async fn tenant(
+        self,
+        app: &App,
+        tenant: TenantId,
+        body: &(impl Serialize + Sync),
+        command: TenantCommand,
+    ) -> Result<Outcome, ApiError> {
+        self.submit(app, body, Command::Tenant(tenant, command)).await
+    }
+
+    /// Has a command carried out.
+    pub(crate) async fn submit(
+        self,
+        app: &App,
+        body: &(impl Serialize + Sync),
+        command: Command,
+    ) -> Result<Outcome, ApiError> {
+        let idempotency = match &self.key {
+            None => None,
+            Some(key) => Some(Idempotency {
+                // Keys of one caller mean nothing to another.
+                key: format!("{}:{key}", self.caller.token),
+                digest: self.digest(body)?,
+            }),
+        };
+        let request = Request { actor: self.caller.actor(), trace: self.caller.trace, idempotency, command };
+        Ok(app.engine.submit(request).await?)
+    }
+
+    fn digest(&self, body: &impl Serialize) -> Result<Digest, ApiError> {
+        let mut hasher = Sha256::new();
+        for part in [self.method.as_bytes(), self.path.as_bytes()] {
+            hasher.update(part);
+            hasher.update([0]);
+        }
+        hasher.update(serde_json::to_vec(body).map_err(|error| ApiError::internal(&error))?);
+        Ok(Digest(hasher.finalize().into()))
+    }
+}
+
+/// A command's outcome that cannot be: the core answered something else than it was asked.
+pub(crate) fn unexpected(outcome: &Outcome) -> ApiError {
+    tracing::error!(?outcome, "an unexpected outcome; this is a defect");
+    ApiError::new(ErrorCode::Internal, "the answer of the core was not understood; please report it")
+}

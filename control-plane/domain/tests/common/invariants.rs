@@ -1,0 +1,263 @@
+//! The invariants of the crate's documentation, by name, checked the slow way: by searching through everything.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use stella_domain::agent::{Connectivity, OPEN_TASKS_MAX, RECONNECT_WINDOW_MS};
+use stella_domain::command::Command;
+use stella_domain::decide::decide;
+use stella_domain::deployment::{Cause, Counts, OnFailure, Progress, RollbackReason, Status, Strategy};
+use stella_domain::event::{Event, Fact, StreamId};
+use stella_domain::state::State;
+use stella_domain::task::TaskState;
+use stella_domain::tenant::{TenantState, Timer};
+use stella_protocol::time::Timestamp;
+
+use super::World;
+
+/// INV-1: the events alone make the state, and JSON loses nothing of either.
+pub fn replay(events: &[(StreamId, Event)], live: &State) {
+    let mut replayed = State::default();
+    for (stream, event) in events {
+        let json = serde_json::to_string(event).unwrap();
+        let event: Event = serde_json::from_str(&json).unwrap_or_else(|error| panic!("{error}: {json}"));
+        replayed.apply(*stream, &event).unwrap_or_else(|error| panic!("INV-1 {event:?}: {error}"));
+    }
+    assert!(replayed == *live, "INV-1: the replayed state differs");
+    let json = serde_json::to_string(live).unwrap();
+    let snapshot: State = serde_json::from_str(&json).unwrap_or_else(|error| panic!("INV-1 {error}"));
+    assert!(snapshot == *live, "INV-1: the snapshot's state differs");
+}
+
+/// Everything that can be seen in one state.
+pub fn check(state: &State, now: Timestamp) {
+    for tenant in state.tenants.values() {
+        one_deployment_a_target(tenant);
+        batch(tenant);
+        task_indexes(tenant);
+        deployment_indexes(tenant);
+        names(tenant);
+        timers(tenant);
+        way_back(tenant);
+        nothing_stuck(tenant);
+    }
+    let tick = World::request(Command::Tick);
+    let mut ticked = state.clone();
+    for _ in 0..100 {
+        if ticked.next_due().is_none_or(|due| due > now) {
+            break;
+        }
+        ticked = decide(&ticked, &tick, now).expect("INV-8: a tick is never refused").state;
+    }
+    assert!(ticked.next_due().is_none_or(|due| due > now), "INV-8: something stays due");
+}
+
+/// INV-2 and INV-6, from one state to the next.
+pub fn step(before: &State, after: &State, events: &[(StreamId, Event)]) {
+    let (Some(old), Some(new)) = (before.tenants.get(&super::TENANT), after.tenants.get(&super::TENANT))
+    else {
+        return;
+    };
+    for task in old.tasks.values().filter(|task| task.state.is_final()) {
+        assert_eq!(task.state, new.tasks[&task.id].state, "INV-2");
+    }
+    for deployment in old.deployments.values() {
+        let now = &new.deployments[&deployment.id];
+        if deployment.status.is_final() {
+            assert_eq!(deployment, now, "INV-2");
+        }
+        for part in deployment.targets.values() {
+            let ended = part.is_touched() || matches!(part.progress, Progress::Skipped);
+            assert!(!ended || part.progress == now.targets[&part.target].progress, "INV-2");
+        }
+    }
+    for (_, event) in events {
+        if let Fact::TaskDispatched { key, .. } = &event.fact {
+            let was_unknown = old.tasks.get(&key.task).is_some_and(|task| super::is_unknown(task));
+            assert!(!was_unknown, "INV-6: {key}");
+        }
+    }
+}
+
+/// INV-6 over a whole history.
+pub fn never_again(events: &[(StreamId, Event)]) {
+    let mut unknown = BTreeSet::new();
+    for (_, event) in events {
+        if let Fact::TaskBecameUnknown { key, .. } = &event.fact {
+            unknown.insert(*key);
+        } else if let Fact::TaskDispatched { key, .. } = &event.fact {
+            assert!(!unknown.contains(key), "INV-6: {key} was dispatched after it became unknown");
+        }
+    }
+}
+
+fn one_deployment_a_target(tenant: &TenantState) {
+    let mut holders = BTreeMap::new();
+    for id in &tenant.active_deployments {
+        for part in tenant.deployments[id].targets.values() {
+            if matches!(part.progress, Progress::Waiting | Progress::Active { .. }) {
+                assert!(
+                    holders.insert(part.target, *id).is_none(),
+                    "INV-3: {} has two deployments",
+                    part.target
+                );
+            }
+        }
+    }
+    for target in tenant.targets.values() {
+        assert_eq!(target.active, holders.get(&target.id).copied(), "INV-3: {}", target.name);
+        if let Some(task) = target.blocked_by {
+            assert!(super::is_unknown(&tenant.tasks[&task]), "INV-3: blocked by a task that is known");
+            assert_eq!(target.active, None, "INV-3: blocked and active");
+        }
+        let open =
+            tenant.tasks.values().filter(|task| task.target == target.id && !task.state.is_final()).count();
+        assert!(open <= 1, "INV-3: {open} unsettled tasks on {}", target.name);
+    }
+}
+
+fn batch(tenant: &TenantState) {
+    for deployment in tenant.deployments.values() {
+        let active = deployment.targets.values().filter(|part| part.progress.task().is_some()).count();
+        if let Strategy::Rolling { batch } = deployment.strategy {
+            assert!(active <= usize::try_from(batch).unwrap(), "INV-4: {active} active");
+        }
+    }
+}
+
+fn task_indexes(tenant: &TenantState) {
+    let mut unsettled: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+    for task in tenant.tasks.values().filter(|task| !task.state.is_final()) {
+        unsettled.entry(task.agent).or_default().insert(task.id);
+    }
+    let indexed: BTreeMap<_, BTreeSet<_>> =
+        tenant.unsettled.iter().map(|(agent, tasks)| (*agent, tasks.iter().copied().collect())).collect();
+    assert_eq!(unsettled, indexed, "INV-5: unsettled");
+    for (agent, work) in &tenant.work {
+        let mine = || tenant.tasks.values().filter(|task| task.agent == *agent);
+        let open = u32::try_from(mine().filter(|task| task.state.is_open()).count()).unwrap();
+        assert_eq!(work.open, open, "INV-5: open");
+        let queued: BTreeSet<_> = mine()
+            .filter(|task| matches!(task.state, TaskState::Queued))
+            .map(|task| (task.queued_at, task.id))
+            .collect();
+        assert_eq!(work.queued.iter().copied().collect::<BTreeSet<_>>(), queued, "INV-5: queued");
+        let online = matches!(tenant.agents[agent].connectivity, Connectivity::Online { .. });
+        assert!(
+            !online || queued.is_empty() || open >= OPEN_TASKS_MAX,
+            "INV-8: a queued task of an online agent"
+        );
+    }
+}
+
+fn deployment_indexes(tenant: &TenantState) {
+    for deployment in tenant.deployments.values() {
+        let mut counts = Counts::default();
+        for part in deployment.targets.values() {
+            *match part.progress {
+                Progress::Waiting => &mut counts.waiting,
+                Progress::Active { .. } => &mut counts.active,
+                Progress::Succeeded { .. } => &mut counts.succeeded,
+                Progress::Failed { .. } => &mut counts.failed,
+                Progress::Skipped => &mut counts.skipped,
+                Progress::Abandoned { .. } => &mut counts.abandoned,
+            } += 1;
+        }
+        assert_eq!(deployment.counts, counts, "INV-5: counts");
+        for (place, target) in deployment.order.iter().enumerate() {
+            let waits = deployment.targets[target].progress == Progress::Waiting;
+            assert_eq!(waits, place >= usize::try_from(deployment.next).unwrap(), "INV-5: waiting targets");
+        }
+        assert_eq!(
+            !deployment.status.is_final(),
+            tenant.active_deployments.contains(&deployment.id),
+            "INV-5: active"
+        );
+    }
+}
+
+fn names(tenant: &TenantState) {
+    let agents: BTreeMap<_, _> = tenant.agents.values().map(|agent| (agent.name.clone(), agent.id)).collect();
+    assert_eq!(agents.len(), tenant.agents.len(), "INV-5: agents' names are unique");
+    assert_eq!(
+        agents,
+        tenant.index.agents.iter().map(|(name, id)| (name.clone(), *id)).collect(),
+        "INV-5: agents"
+    );
+    let indexed: usize = tenant.index.targets.values().map(imbl::OrdMap::len).sum();
+    assert_eq!(indexed, tenant.targets.len(), "INV-5: targets");
+    let slots: usize = tenant.index.slots.values().map(imbl::OrdMap::len).sum();
+    assert_eq!(slots, tenant.targets.len(), "INV-5: slots");
+    for target in tenant.targets.values() {
+        assert_eq!(tenant.index.targets[&target.environment][&target.name], target.id, "INV-5: targets");
+    }
+}
+
+fn timers(tenant: &TenantState) {
+    let mut wanted = BTreeSet::new();
+    for agent in tenant.agents.values() {
+        if let Connectivity::Suspect { since } = agent.connectivity {
+            wanted.insert((since.plus_ms(RECONNECT_WINDOW_MS), Timer::ReconnectWindow(agent.id)));
+        }
+    }
+    for task in tenant.tasks.values().filter(|task| task.state.is_open()) {
+        wanted.extend(task.overdue_at.map(|at| (at, Timer::TaskOverdue(task.id))));
+    }
+    for (key, request) in &tenant.requests {
+        wanted.insert((request.forgotten_at, Timer::RequestForgotten(key.clone())));
+    }
+    let mut found: BTreeSet<_> = tenant.timers.iter().cloned().collect();
+    for deployment in tenant.deployments.values() {
+        let deadline = found.remove(&(deployment.deadline, Timer::DeploymentDeadline(deployment.id)));
+        let may = matches!(deployment.status, Status::Running | Status::Halting { .. });
+        let must = matches!(deployment.status, Status::Running);
+        assert!(
+            if deadline { may } else { !must },
+            "INV-5: deadline of a deployment that is {}",
+            deployment.status.name()
+        );
+    }
+    assert_eq!(found, wanted, "INV-5: timers");
+}
+
+fn way_back(tenant: &TenantState) {
+    for failed in tenant.deployments.values() {
+        let expected = matches!(failed.status, Status::Failed { .. })
+            && failed.on_failure == OnFailure::Rollback
+            && failed.cause == Cause::Requested;
+        if !expected {
+            continue;
+        }
+        let cause = Cause::Rollback { of: failed.id, reason: RollbackReason::DeploymentFailed };
+        let rollback = tenant.deployments.values().find(|other| other.cause == cause);
+        for part in failed.targets.values() {
+            let there = rollback.and_then(|rollback| rollback.targets.get(&part.target));
+            match (there, part.previous) {
+                (Some(there), previous) => {
+                    assert!(part.is_touched(), "INV-7: a target that was not touched");
+                    assert_eq!(Some(there.release), previous, "INV-7");
+                }
+                (None, Some(previous)) if part.is_touched() && previous != part.release => {
+                    let excused = tenant.agents[&part.agent].revoked.is_some()
+                        || matches!(part.progress, Progress::Abandoned { .. })
+                        || !tenant.targets.contains_key(&part.target);
+                    assert!(excused, "INV-7: {} was left", part.target);
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+fn nothing_stuck(tenant: &TenantState) {
+    for id in &tenant.active_deployments {
+        let deployment = &tenant.deployments[id];
+        assert!(deployment.counts.active > 0, "INV-8: {} waits for nothing", deployment.status.name());
+        let task_settles = |part: &stella_domain::deployment::TargetRollout| {
+            part.progress.task().is_none_or(|task| !tenant.tasks[&task].state.is_final())
+        };
+        assert!(
+            deployment.targets.values().all(|part| task_settles(part)),
+            "INV-8: an end without consequence"
+        );
+    }
+}

@@ -1,0 +1,338 @@
+//! A control plane of one tenant without anything around it: commands in, events kept, invariants checked.
+#![allow(dead_code, reason = "every test file uses another part of it")]
+#![allow(missing_docs, unreachable_pub, reason = "tests")]
+
+pub mod invariants;
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+
+use stella_domain::command::{
+    Actor, Command, Idempotency, NewDeployment, NewEnrolmentToken, NewRelease, NewTarget, Outcome, Report,
+    Request, SystemCommand, TenantCommand,
+};
+use stella_domain::decide::{Decision, decide};
+use stella_domain::deployment::{Deployment, OnFailure, Status, Strategy};
+use stella_domain::event::{Event, Fact, StreamId};
+use stella_domain::name::{Name, Version};
+use stella_domain::rejection::Rejection;
+use stella_domain::release::{Component, Step, StepAction};
+use stella_domain::state::State;
+use stella_domain::task::{Task, TaskState};
+use stella_domain::tenant::TenantState;
+use stella_protocol::digest::Digest;
+use stella_protocol::id::{
+    AgentId, DeploymentId, EnrolmentTokenId, EnvironmentId, Incarnation, Position, ReleaseId, SessionEpoch,
+    TargetId, TaskId, TenantId,
+};
+use stella_protocol::message::{
+    Accepted, Finished, Hello, JournalMark, OpenAttempt, Phase, Resources, Running, TaskOutcome,
+};
+use stella_protocol::time::Timestamp;
+use stella_protocol::trace::TraceContext;
+use uuid::Uuid;
+
+pub const TENANT: TenantId = TenantId(Uuid::from_u128(1));
+pub const STAGING: EnvironmentId = EnvironmentId(Uuid::from_u128(2));
+pub const TOKEN: EnrolmentTokenId = EnrolmentTokenId(Uuid::from_u128(3));
+
+pub fn name(text: &str) -> Name {
+    Name::from_str(text).unwrap()
+}
+
+pub fn agent(n: u128) -> AgentId {
+    AgentId(Uuid::from_u128(0x100 + n))
+}
+
+pub fn target(n: u128) -> TargetId {
+    TargetId(Uuid::from_u128(0x1000 + n))
+}
+
+pub fn release(n: u128) -> ReleaseId {
+    ReleaseId(Uuid::from_u128(0x200 + n))
+}
+
+pub fn deployment(n: u128) -> DeploymentId {
+    DeploymentId(Uuid::from_u128(0x300 + n))
+}
+
+pub fn digest(n: u8) -> Digest {
+    Digest([n; 32])
+}
+
+pub fn mark(incarnation: u128, position: u64) -> JournalMark {
+    JournalMark { incarnation: Incarnation(Uuid::from_u128(incarnation)), position: Position(position) }
+}
+
+pub fn hello(journal: JournalMark, open: Vec<OpenAttempt>) -> Hello {
+    let resources = Resources::default();
+    Hello {
+        agent_version: "0.1.0".to_owned(),
+        capabilities: 15,
+        journal,
+        control_plane: None,
+        open,
+        resources,
+    }
+}
+
+pub fn failed(reason: &str) -> TaskOutcome {
+    TaskOutcome::Failed { reason: reason.to_owned(), exit_code: Some(1) }
+}
+
+pub fn new_target(n: u128) -> NewTarget {
+    NewTarget {
+        id: target(n),
+        environment: STAGING,
+        name: name(&format!("web-{n}")),
+        kind: name("host"),
+        agent: agent(n),
+        slot: None,
+        labels: BTreeMap::new(),
+        variables: BTreeMap::from([("port".to_owned(), format!("80{n}"))]),
+    }
+}
+
+/// Version `n`: an artifact, and a check that needs `${port}`.
+pub fn new_release(n: u8) -> NewRelease {
+    let artifact = StepAction::Artifact { component: name("web"), keep_releases: 3 };
+    let url = "http://localhost:${port}/${version}".to_owned();
+    let check = StepAction::CheckHttp { url, status: 200, interval_ms: 100, successes: 1 };
+    NewRelease {
+        id: release(n.into()),
+        application: name("shop"),
+        version: Version::from_str(&format!("{n}.0")).unwrap(),
+        components: vec![Component { name: name("web"), digest: digest(n), size_bytes: 10 }],
+        steps: vec![
+            Step { name: name("install"), action: artifact, timeout_ms: 60_000 },
+            Step { name: name("check"), action: check, timeout_ms: 30_000 },
+        ],
+        labels: BTreeMap::new(),
+    }
+}
+
+pub fn new_deployment(n: u128, of: u128, batch: Option<u32>) -> NewDeployment {
+    NewDeployment {
+        id: deployment(n),
+        environment: STAGING,
+        release: release(of),
+        strategy: batch.map_or(Strategy::AllAtOnce, |batch| Strategy::Rolling { batch }),
+        on_failure: OnFailure::Rollback,
+        targets: None,
+        timeout_ms: 3_600_000,
+    }
+}
+
+pub struct World {
+    pub state: State,
+    pub now: Timestamp,
+    pub events: Vec<(StreamId, Event)>,
+}
+
+impl World {
+    /// A tenant with an environment and an enrolment token.
+    pub fn new() -> Self {
+        let mut world = Self { state: State::default(), now: Timestamp(1_000_000), events: Vec::new() };
+        world.system(SystemCommand::CreateTenant { id: TENANT, name: name("acme") }).unwrap();
+        world.ok(TenantCommand::CreateEnvironment { id: STAGING, name: name("staging"), order: None });
+        world.ok(TenantCommand::CreateEnrolmentToken(Box::new(NewEnrolmentToken {
+            id: TOKEN,
+            secret_hash: digest(99),
+            agent_name: None,
+            labels: BTreeMap::new(),
+            uses_max: 10_000,
+            expires_at: Timestamp(u64::MAX),
+        })));
+        world
+    }
+
+    /// With targets `web-1`.. of an agent each, all online, and releases 1 to 3.
+    pub fn with_targets(count: u128) -> Self {
+        let mut world = Self::new();
+        for n in 1..=count {
+            world.enrol(n);
+            world.ok(TenantCommand::CreateTarget(Box::new(new_target(n))));
+            world.connect(n, vec![]);
+        }
+        for n in 1..=3 {
+            world.ok(TenantCommand::StoreArtifact { digest: digest(n), size_bytes: 10 });
+            world.ok(TenantCommand::CreateRelease(Box::new(new_release(n))));
+        }
+        world
+    }
+
+    pub fn enrol(&mut self, n: u128) {
+        let mut key = [0; 32];
+        key[..16].copy_from_slice(&n.to_be_bytes());
+        self.ok(TenantCommand::Enrol {
+            token: TOKEN,
+            key_fingerprint: Digest(key),
+            agent: agent(n),
+            hostname: format!("Host {n}"),
+        });
+    }
+
+    pub fn request(command: Command) -> Request {
+        Request { actor: Actor::System, trace: TraceContext::default(), idempotency: None, command }
+    }
+
+    pub fn send(&mut self, request: &Request) -> Result<Decision, Rejection> {
+        let decision = decide(&self.state, request, self.now)?;
+        self.state = decision.state.clone();
+        self.events.extend(decision.events.iter().cloned());
+        Ok(decision)
+    }
+
+    pub fn system(&mut self, command: SystemCommand) -> Result<Decision, Rejection> {
+        self.send(&Self::request(Command::System(command)))
+    }
+
+    pub fn tell(&mut self, command: TenantCommand) -> Result<Decision, Rejection> {
+        self.send(&Self::request(Command::Tenant(TENANT, command)))
+    }
+
+    pub fn tell_once(
+        &mut self,
+        key: &str,
+        body: Digest,
+        command: TenantCommand,
+    ) -> Result<Decision, Rejection> {
+        let idempotency = Some(Idempotency { key: key.to_owned(), digest: body });
+        self.send(&Request { idempotency, ..Self::request(Command::Tenant(TENANT, command)) })
+    }
+
+    #[track_caller]
+    pub fn ok(&mut self, command: TenantCommand) -> Decision {
+        self.tell(command.clone()).unwrap_or_else(|error| panic!("{command:?}: {error:?}"))
+    }
+
+    /// Lets time pass and everything happen that is due.
+    pub fn wait_ms(&mut self, milliseconds: u64) {
+        let until = self.now.plus_ms(milliseconds);
+        while let Some(due) = self.state.next_due().filter(|due| *due <= until) {
+            self.now = self.now.max(due);
+            self.send(&Self::request(Command::Tick)).unwrap();
+        }
+        self.now = until;
+    }
+
+    pub fn tenant(&self) -> &TenantState {
+        &self.state.tenants[&TENANT]
+    }
+
+    pub fn deployment(&self, id: DeploymentId) -> &Deployment {
+        &self.tenant().deployments[&id]
+    }
+
+    pub fn status(&self, n: u128) -> &Status {
+        &self.deployment(deployment(n)).status
+    }
+
+    /// The task that a target waits for now.
+    pub fn task_on(&self, n: u128) -> &Task {
+        let active = self.tenant().targets[&target(n)].active.expect("a deployment");
+        let task = self.deployment(active).targets[&target(n)].progress.task().expect("an active target");
+        &self.tenant().tasks[&task]
+    }
+
+    pub fn task(&self, id: TaskId) -> &Task {
+        &self.tenant().tasks[&id]
+    }
+
+    pub fn session(&self, n: u128) -> SessionEpoch {
+        self.tenant().agents[&agent(n)].session
+    }
+
+    pub fn connect(&mut self, n: u128, open: Vec<OpenAttempt>) -> Decision {
+        let journal = self.tenant().work[&agent(n)].journal.unwrap_or_else(|| mark(n, 0));
+        self.connect_with(n, hello(journal, open), false)
+    }
+
+    pub fn connect_with(&mut self, n: u128, hello: Hello, journal_rolled_back: bool) -> Decision {
+        self.ok(TenantCommand::ConnectAgent { agent: agent(n), hello: Box::new(hello), journal_rolled_back })
+    }
+
+    pub fn disconnect(&mut self, n: u128) {
+        let session = self.session(n);
+        self.ok(TenantCommand::DisconnectAgent { agent: agent(n), session, reason: "lost".to_owned() });
+    }
+
+    pub fn report(&mut self, n: u128, report: Report) -> Decision {
+        let session = self.session(n);
+        self.ok(TenantCommand::Report { agent: agent(n), session, report })
+    }
+
+    pub fn accept(&mut self, n: u128) -> TaskId {
+        let key = self.task_on(n).key();
+        self.report(n, Report::Accepted(Accepted { key, position: Position(1) }));
+        key.task
+    }
+
+    pub fn run(&mut self, n: u128) -> TaskId {
+        let key = self.task_on(n).key();
+        let started_at = self.now;
+        self.report(n, Report::Running(Running { key, started_at }));
+        key.task
+    }
+
+    /// The agent ends the task on target `n`.
+    pub fn finish(&mut self, n: u128, outcome: TaskOutcome) -> TaskId {
+        let task = self.task_on(n).id;
+        self.finish_task(n, task, outcome);
+        task
+    }
+
+    pub fn finish_task(&mut self, n: u128, task: TaskId, outcome: TaskOutcome) {
+        let (key, finished_at) = (self.task(task).key(), self.now);
+        let report = Finished { key, position: Position(2), started_at: None, finished_at, outcome };
+        self.report(n, Report::Finished(report));
+    }
+
+    /// Both steps succeed on target `n`.
+    pub fn complete(&mut self, n: u128) {
+        self.finish(n, TaskOutcome::Succeeded);
+        self.finish(n, TaskOutcome::Succeeded);
+    }
+
+    pub fn deploy(&mut self, n: u128, of: u128, batch: Option<u32>) {
+        self.ok(TenantCommand::Deploy(Box::new(new_deployment(n, of, batch))));
+    }
+
+    /// Every target has release 1, by deployment 1.
+    pub fn with_release_1(count: u128) -> Self {
+        let mut world = Self::with_targets(count);
+        world.deploy(1, 1, None);
+        for n in 1..=count {
+            world.complete(n);
+        }
+        assert_eq!(*world.status(1), Status::Succeeded);
+        world
+    }
+
+    /// The deployment that rolled another one back.
+    pub fn rollback_of(&self, n: u128) -> Option<&Deployment> {
+        use stella_domain::deployment::Cause;
+        let all = self.tenant().deployments.values();
+        all.map(AsRef::as_ref).find(|d| matches!(d.cause, Cause::Rollback { of, .. } if of == deployment(n)))
+    }
+
+    pub fn listed(&self, n: u128, phase: Phase) -> OpenAttempt {
+        OpenAttempt { key: self.task_on(n).key(), phase }
+    }
+}
+
+pub fn facts(decision: &Decision) -> Vec<&'static str> {
+    decision.events.iter().map(|(_, event)| event.fact.name()).collect()
+}
+
+pub fn is_dispatch(fact: &Fact) -> bool {
+    matches!(fact, Fact::TaskDispatched { .. })
+}
+
+pub fn is_unknown(task: &Task) -> bool {
+    matches!(task.state, TaskState::Unknown { .. })
+}
+
+pub fn outcome_of(decision: &Decision) -> &Outcome {
+    &decision.outcome
+}

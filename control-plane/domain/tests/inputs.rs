@@ -1,0 +1,322 @@
+//! Bad input: each refusal names the field and what to do, and changes nothing.
+#![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "a test ends there, with the place")]
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use common::{
+    STAGING, TOKEN, World, agent, deployment, digest, name, new_deployment, new_release, new_target, release,
+    target,
+};
+use stella_domain::command::{
+    NewDeployment, NewEnrolmentToken, NewRelease, NewTarget, Outcome, SystemCommand, TenantCommand,
+};
+use stella_domain::deployment::Strategy;
+use stella_domain::name::Name;
+use stella_domain::rejection::Rejection;
+use stella_domain::release::{Component, STEPS_MAX, Step, StepAction};
+use stella_protocol::id::{EnrolmentTokenId, EnvironmentId, TaskId, TenantId};
+use stella_protocol::time::Timestamp;
+use uuid::Uuid;
+
+#[track_caller]
+fn refused(world: &mut World, command: TenantCommand) -> Rejection {
+    let (before, events) = (world.state.clone(), world.events.len());
+    let rejection = world.tell(command).expect_err("a rejection");
+    assert!(world.state == before && world.events.len() == events, "a rejection changes nothing");
+    rejection
+}
+
+#[track_caller]
+fn invalid(world: &mut World, command: TenantCommand, want: &str, hint: &str) {
+    match refused(world, command) {
+        Rejection::Invalid { field, problem } => {
+            assert_eq!(field, want, "{problem}");
+            assert!(problem.contains(hint), "{problem}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+fn with_step(change: impl FnOnce(&mut Step)) -> TenantCommand {
+    let mut new = new_release(9);
+    new.components[0].digest = digest(1);
+    change(&mut new.steps[1]);
+    TenantCommand::CreateRelease(Box::new(new))
+}
+
+fn command(argv: &[&str]) -> StepAction {
+    let argv = argv.iter().map(ToString::to_string).collect();
+    StepAction::Command { argv, environment: BTreeMap::new(), working_directory: None, user: None }
+}
+
+#[test]
+fn releases() {
+    let mut world = World::with_targets(1);
+    let with = |change: &dyn Fn(&mut NewRelease)| {
+        let mut new = new_release(9);
+        new.components[0].digest = digest(1);
+        change(&mut new);
+        TenantCommand::CreateRelease(Box::new(new))
+    };
+    let component = || Component { name: name("web"), digest: digest(1), size_bytes: 10 };
+    invalid(
+        &mut world,
+        with(&|new| new.components[0].digest = digest(77)),
+        "components[0].digest",
+        "upload it first: PUT",
+    );
+    invalid(
+        &mut world,
+        with(&|new| new.components[0].size_bytes = 11),
+        "components[0].size_bytes",
+        "10 bytes",
+    );
+    invalid(&mut world, with(&|new| new.components.push(component())), "components[1].name", "twice");
+    invalid(
+        &mut world,
+        with(&|new| (new.components, new.steps) = (vec![], vec![])),
+        "components",
+        "needs steps",
+    );
+    invalid(&mut world, with(&|new| new.components.clear()), "steps[0]", "no component \"web\"");
+    invalid(&mut world, with(&|new| new.steps[1].name = name("install")), "steps[1].name", "twice");
+    invalid(
+        &mut world,
+        with(&|new| new.steps = vec![new.steps[0].clone(); STEPS_MAX + 1]),
+        "steps",
+        "at most",
+    );
+    let label = |new: &mut NewRelease| drop(new.labels.insert("a b".to_owned(), String::new()));
+    invalid(&mut world, with(&label), "labels.a b", "letters");
+    let same = TenantCommand::CreateRelease(Box::new(NewRelease { id: release(9), ..new_release(1) }));
+    assert!(matches!(refused(&mut world, same), Rejection::Exists { kind: "release", .. }));
+    world.ok(with(&|new| new.steps.clear()));
+    assert_eq!(world.tenant().releases[&release(9)].steps.len(), 1, "an artifact step for each component");
+}
+
+#[test]
+fn steps() {
+    let mut world = World::with_targets(1);
+    let http = |url: &str, interval_ms, successes| StepAction::CheckHttp {
+        url: url.to_owned(),
+        status: 200,
+        interval_ms,
+        successes,
+    };
+    let cases: Vec<(StepAction, &str, &str)> = vec![
+        (http("https://x", 100, 1), "steps[1].url", "http://"),
+        (http("http://x", 0, 1), "steps[1].interval_ms", "between"),
+        (http("http://x", 100, 0), "steps[1].successes", "between"),
+        (http("http://${x", 100, 1), "steps[1]", "closing brace"),
+        (command(&[]), "steps[1].argv", "program"),
+        (command(&["a\0"]), "steps[1].argv", "NUL"),
+        (command(&["a", &"x".repeat(300_000)]), "steps[1]", "command.argv"),
+        (command(&["a", &"${x}".repeat(65)]), "steps[1]", "65 times"),
+        (
+            StepAction::Artifact { component: name("web"), keep_releases: 0 },
+            "steps[1].keep_releases",
+            "between 1 and 50",
+        ),
+        (StepAction::Artifact { component: name("db"), keep_releases: 1 }, "steps[1]", "no component \"db\""),
+        (
+            StepAction::CheckTcp { address: "x".to_owned(), interval_ms: 100, successes: 1 },
+            "steps[1].address",
+            "host:port",
+        ),
+    ];
+    for (action, field, hint) in cases {
+        invalid(&mut world, with_step(|step| step.action = action), field, hint);
+    }
+    invalid(&mut world, with_step(|step| step.timeout_ms = 999), "steps[1].timeout_ms", "a second to a day");
+    invalid(
+        &mut world,
+        with_step(|step| step.timeout_ms = 86_400_001),
+        "steps[1].timeout_ms",
+        "a second to a day",
+    );
+}
+
+#[test]
+fn targets() {
+    let mut world = World::with_targets(2);
+    let with = |change: &dyn Fn(&mut NewTarget)| {
+        let mut new = NewTarget { agent: agent(1), ..new_target(7) };
+        change(&mut new);
+        TenantCommand::CreateTarget(Box::new(new))
+    };
+    let nowhere = EnvironmentId(Uuid::from_u128(9));
+    assert!(matches!(
+        refused(&mut world, with(&|new| new.environment = nowhere)),
+        Rejection::NotFound { kind: "environment", .. }
+    ));
+    assert!(matches!(
+        refused(&mut world, with(&|new| new.agent = agent(9))),
+        Rejection::NotFound { kind: "agent", .. }
+    ));
+    assert!(matches!(
+        refused(&mut world, with(&|new| new.name = name("web-1"))),
+        Rejection::Exists { kind: "target", .. }
+    ));
+    let slot = |slot: &str| Some(name(slot));
+    let problem = refused(&mut world, with(&|new| new.slot = slot("a"))).to_string();
+    assert!(problem.contains("web-1 has the whole host"), "{problem}");
+    world.ok(TenantCommand::RemoveTarget { id: target(1) });
+    world.ok(with(&|new| new.slot = slot("a")));
+    let other = |new: &mut NewTarget| (new.id, new.name) = (target(8), name("web-8"));
+    let problem = refused(&mut world, with(&|new| (other(new), new.slot = slot("a")).1)).to_string();
+    assert!(problem.contains("slot a belongs to target web-7"), "{problem}");
+    let problem = refused(&mut world, with(&|new| other(new))).to_string();
+    assert!(problem.contains("give this one a slot too"), "{problem}");
+    let variable = |key: &'static str, value: &'static str| {
+        with(&move |new| {
+            drop((other(new), new.slot = slot("b"), new.variables.insert(key.to_owned(), value.to_owned())))
+        })
+    };
+    invalid(&mut world, variable("version", "1"), "variables.version", "built in");
+    invalid(&mut world, variable("a-b", "1"), "variables.a-b", "letters");
+    invalid(&mut world, variable("a", "\0"), "variables.a", "NUL");
+    world.ok(TenantCommand::RevokeAgent { agent: agent(2), reason: String::new() });
+    invalid(&mut world, with(&|new| (other(new), new.agent = agent(2)).1), "agent", "was revoked");
+}
+
+#[test]
+fn deployments() {
+    let mut world = World::with_targets(2);
+    let with = |change: &dyn Fn(&mut NewDeployment)| {
+        let mut new = new_deployment(1, 1, Some(1));
+        change(&mut new);
+        TenantCommand::Deploy(Box::new(new))
+    };
+    invalid(
+        &mut world,
+        with(&|new| new.strategy = Strategy::Rolling { batch: 0 }),
+        "strategy.batch",
+        "at least one",
+    );
+    invalid(&mut world, with(&|new| new.timeout_ms = 10), "timeout_ms", "a second to a week");
+    invalid(&mut world, with(&|new| new.targets = Some(vec![])), "targets", "create one first");
+    invalid(&mut world, with(&|new| new.targets = Some(vec![target(1), target(1)])), "targets[1]", "twice");
+    let unknown = refused(&mut world, with(&|new| new.targets = Some(vec![target(9)])));
+    assert!(matches!(unknown, Rejection::NotFound { kind: "target", .. }));
+    let unknown = refused(&mut world, with(&|new| new.release = release(9)));
+    assert!(matches!(unknown, Rejection::NotFound { kind: "release", .. }));
+    world.ok(TenantCommand::RemoveTarget { id: target(2) });
+    let bare = NewTarget { variables: BTreeMap::new(), ..new_target(2) };
+    world.ok(TenantCommand::CreateTarget(Box::new(bare)));
+    invalid(&mut world, with(&|_| ()), "targets[web-2].variables.port", "set it on the target");
+    world.ok(with(&|new| new.targets = Some(vec![target(1)])));
+    let busy =
+        refused(&mut world, with(&|new| (new.id, new.targets) = (deployment(2), Some(vec![target(1)]))));
+    assert!(
+        busy.to_string().contains(&format!("deployment {} works on target web-1", deployment(1))),
+        "{busy}"
+    );
+    let busy = refused(&mut world, TenantCommand::RemoveTarget { id: target(1) });
+    assert!(busy.to_string().contains("wait for its end or cancel it"), "{busy}");
+    let task = TaskId(Uuid::nil());
+    let settle = TenantCommand::SettleTask { task, succeeded: true, reason: String::new() };
+    invalid(&mut world, settle, "reason", "how you know");
+    let elsewhere = TenantCommand::CreateEnvironment {
+        id: EnvironmentId(Uuid::from_u128(8)),
+        name: name("prod"),
+        order: None,
+    };
+    world.ok(elsewhere);
+    let stranger = with(&|new| {
+        new.id = deployment(3);
+        (new.environment, new.targets) = (EnvironmentId(Uuid::from_u128(8)), Some(vec![target(1)]));
+    });
+    invalid(&mut world, stranger, "targets[0]", "not in environment prod");
+}
+
+#[test]
+fn enrolment() {
+    let mut world = World::new();
+    let once = EnrolmentTokenId(Uuid::from_u128(50));
+    let now = world.now;
+    let token = |agent_name: Option<Name>, uses_max, expires_at| {
+        let labels = BTreeMap::from([("rack".to_owned(), "7".to_owned())]);
+        let new =
+            NewEnrolmentToken { id: once, secret_hash: digest(1), agent_name, labels, uses_max, expires_at };
+        TenantCommand::CreateEnrolmentToken(Box::new(new))
+    };
+    invalid(&mut world, token(None, 0, now.plus_ms(1)), "uses_max", "between");
+    invalid(&mut world, token(None, 1, now), "expires_at", "future");
+    invalid(&mut world, token(Some(name("x")), 2, now.plus_ms(1)), "agent_name", "only one");
+    world.ok(token(Some(name("edge")), 1, now.plus_ms(1_000)));
+    let enrol = |token, key, n| TenantCommand::Enrol {
+        token,
+        key_fingerprint: digest(key),
+        agent: agent(n),
+        hostname: "é".to_owned(),
+    };
+    let why = |rejection: Rejection| match rejection {
+        Rejection::EnrolmentRefused { problem } => problem,
+        other => panic!("{other:?}"),
+    };
+    let none = EnrolmentTokenId(Uuid::from_u128(51));
+    assert!(why(refused(&mut world, enrol(none, 1, 1))).contains("no such token"));
+    assert_eq!(world.ok(enrol(once, 1, 1)).outcome, Outcome::Agent(agent(1)));
+    let again = world.ok(enrol(once, 1, 2));
+    assert_eq!(
+        (again.outcome, again.events.len()),
+        (Outcome::Agent(agent(1)), 0),
+        "a lost reply burns nothing"
+    );
+    assert!(why(refused(&mut world, enrol(once, 2, 2))).contains("used up"));
+    world.wait_ms(1_000);
+    assert!(why(refused(&mut world, enrol(once, 1, 1))).contains("expired"));
+    let first = &world.tenant().agents[&agent(1)];
+    assert_eq!((first.name.as_str(), first.labels["rack"].as_str()), ("edge", "7"));
+    for (key, n) in [(3, 3), (4, 4)] {
+        world.ok(enrol(TOKEN, key, n));
+    }
+    assert_eq!(
+        world.tenant().agents[&agent(3)].name.as_str(),
+        "agent",
+        "nothing of the host's name can be used"
+    );
+    assert_eq!(world.tenant().agents[&agent(4)].name.as_str(), "agent-2");
+    world.ok(TenantCommand::RevokeAgent { agent: agent(3), reason: String::new() });
+    assert!(why(refused(&mut world, enrol(TOKEN, 3, 9))).contains("was revoked"));
+}
+
+#[test]
+fn many_hosts_of_one_name_have_different_names() {
+    let mut world = World::new();
+    for n in 0..40 {
+        let hostname = "h".repeat(100);
+        world.ok(TenantCommand::Enrol {
+            token: TOKEN,
+            key_fingerprint: digest(n),
+            agent: agent(u128::from(n) << 64),
+            hostname,
+        });
+    }
+    assert_eq!(world.tenant().index.agents.len(), 40);
+}
+
+#[test]
+fn tenants_and_keys() {
+    let mut world = World::new();
+    let id = TenantId(Uuid::from_u128(5));
+    let again = world.system(SystemCommand::CreateTenant { id, name: name("acme") });
+    assert!(matches!(again.unwrap_err(), Rejection::Exists { kind: "tenant", .. }));
+    let empty = world.tell_once("", digest(1), TenantCommand::RemoveTarget { id: target(1) });
+    assert!(matches!(empty.unwrap_err(), Rejection::Invalid { field, .. } if field == "idempotency_key"));
+    let store = |size_bytes| TenantCommand::StoreArtifact { digest: digest(1), size_bytes };
+    invalid(&mut world, store(0), "size_bytes", "not empty");
+    world.ok(store(5));
+    assert!(world.ok(store(5)).events.is_empty());
+    assert!(matches!(refused(&mut world, store(6)), Rejection::Conflict { .. }));
+    let first = TenantCommand::CreateEnvironment {
+        id: EnvironmentId(Uuid::from_u128(7)),
+        name: name("staging"),
+        order: None,
+    };
+    assert!(matches!(refused(&mut world, first), Rejection::Exists { kind: "environment", .. }));
+    assert_eq!(world.tenant().environments[&STAGING].order, 0);
+    assert_eq!(world.state.next_due(), None::<Timestamp>);
+}

@@ -1,0 +1,391 @@
+//! Random walks: commands in any order, agents that accept, run, fail, go away, come back and lose their disks, time that
+//! passes, restarts and restored backups of the control plane. After each step the invariants hold.
+#![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "a test ends there, with the place")]
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use common::{
+    TENANT, World, agent, deployment, failed, hello, invariants, mark, name, new_deployment, new_target,
+    target,
+};
+use proptest::collection::vec;
+use proptest::prelude::{Just, Strategy, any, prop_oneof, proptest};
+use proptest::test_runner::Config;
+use stella_domain::agent::Connectivity;
+use stella_domain::command::{Command, NewTarget, Report, TenantCommand};
+use stella_domain::deployment::OnFailure;
+use stella_domain::event::{Event, StreamId};
+use stella_domain::rejection::Rejection;
+use stella_domain::state::State;
+use stella_domain::task::TaskState;
+use stella_protocol::id::{AttemptKey, Position};
+use stella_protocol::message::{Accepted, Finished, OpenAttempt, Phase, Running, TaskOutcome};
+
+const AGENTS: u128 = 3;
+const TARGETS: u128 = 4;
+
+#[derive(Clone, Debug)]
+enum Act {
+    Deploy {
+        release: u128,
+        batch: Option<u32>,
+        only: Option<Vec<u128>>,
+        stop: bool,
+        hours: u64,
+    },
+    Cancel(usize),
+    Rollback(usize),
+    Settle(usize, bool),
+    Revoke(u128),
+    RemoveTarget(u128),
+    Wait(u64),
+    Connect(u128),
+    Disconnect(u128),
+    Wipe(u128),
+    /// The agent takes what was sent to it; `heard` is whether its word arrives.
+    Accept {
+        agent: u128,
+        heard: bool,
+    },
+    Run {
+        agent: u128,
+        heard: bool,
+    },
+    Finish {
+        agent: u128,
+        outcome: TaskOutcome,
+        heard: bool,
+    },
+    /// The agent says again what was not heard.
+    Repeat(u128),
+    RestartControlPlane,
+    /// A backup is restored that lacks the last commands.
+    RestoreControlPlane(usize),
+}
+
+fn outcome() -> impl Strategy<Value = TaskOutcome> {
+    prop_oneof![
+        8 => Just(TaskOutcome::Succeeded),
+        1 => Just(failed("exit 1")),
+        1 => Just(TaskOutcome::TimedOut),
+        1 => Just(TaskOutcome::Cancelled),
+        1 => Just(TaskOutcome::Interrupted),
+        1 => Just(TaskOutcome::Unknown { reason: "no record".to_owned() }),
+        1 => Just(TaskOutcome::Refused { reason: "policy".to_owned() }),
+    ]
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    let who = 1..=AGENTS;
+    let heard = || proptest::bool::weighted(0.7);
+    let only = proptest::option::weighted(0.3, vec(1..=TARGETS, 1..3));
+    prop_oneof![
+        6 => (1..=3_u128, proptest::option::of(0..3_u32), only, any::<bool>(), 1..4_u64)
+            .prop_map(|(release, batch, only, stop, hours)| Act::Deploy { release, batch, only, stop, hours }),
+        1 => any::<usize>().prop_map(Act::Cancel),
+        1 => any::<usize>().prop_map(Act::Rollback),
+        2 => (any::<usize>(), any::<bool>()).prop_map(|(which, yes)| Act::Settle(which, yes)),
+        2 => prop_oneof![20 => Just(None), 1 => who.clone().prop_map(Some)]
+            .prop_map(|who| who.map_or(Act::Wait(1), Act::Revoke)),
+        1 => (1..=TARGETS * 8).prop_map(Act::RemoveTarget),
+        3 => prop_oneof![Just(5_u64), Just(31_000), Just(61_000), Just(3_600_000), Just(90_000_000)].prop_map(Act::Wait),
+        6 => who.clone().prop_map(Act::Connect),
+        3 => who.clone().prop_map(Act::Disconnect),
+        2 => who.clone().prop_map(Act::Wipe),
+        16 => (who.clone(), heard()).prop_map(|(agent, heard)| Act::Accept { agent, heard }),
+        12 => (who.clone(), heard()).prop_map(|(agent, heard)| Act::Run { agent, heard }),
+        24 => (who.clone(), outcome(), heard()).prop_map(|(agent, outcome, heard)| Act::Finish { agent, outcome, heard }),
+        3 => who.prop_map(Act::Repeat),
+        1 => Just(Act::RestartControlPlane),
+        1 => (1..12_usize).prop_map(Act::RestoreControlPlane),
+    ]
+}
+
+/// An agent with a journal.
+#[derive(Default)]
+struct Host {
+    incarnation: u128,
+    position: u64,
+    open: BTreeMap<AttemptKey, (Phase, Option<TaskOutcome>)>,
+}
+
+struct Walk {
+    world: World,
+    hosts: BTreeMap<u128, Host>,
+    /// The state that the events alone make.
+    replayed: State,
+    /// Where each command's events end.
+    commands: Vec<usize>,
+    ids: u128,
+    /// Attempts that ever ran on a host.
+    ran: BTreeSet<AttemptKey>,
+    restored: bool,
+}
+
+impl Walk {
+    fn new() -> Self {
+        let mut world = World::with_targets(AGENTS);
+        world.ok(TenantCommand::RemoveTarget { id: target(1) });
+        for (n, slot) in [(1, "a"), (4, "b")] {
+            let new = NewTarget { agent: agent(1), slot: Some(name(slot)), ..new_target(n) };
+            world.ok(TenantCommand::CreateTarget(Box::new(new)));
+        }
+        let hosts = (1..=AGENTS).map(|n| (n, Host { incarnation: n, ..Host::default() })).collect();
+        let mut walk = Self {
+            world,
+            hosts,
+            replayed: State::default(),
+            commands: Vec::new(),
+            ids: 0,
+            ran: BTreeSet::new(),
+            restored: false,
+        };
+        walk.apply_from(0);
+        walk
+    }
+
+    fn apply_from(&mut self, first: usize) {
+        for (stream, event) in &self.world.events[first..] {
+            let json = serde_json::to_string(event).unwrap();
+            let event: Event = serde_json::from_str(&json).unwrap();
+            self.replayed.apply(*stream, &event).expect("INV-1: what was decided replays");
+        }
+        self.commands.push(self.world.events.len());
+    }
+
+    /// A rejection is fine; a defect, or a change with it, is not.
+    fn tell(&mut self, command: Command) -> bool {
+        let before = self.world.state.clone();
+        let first = self.world.events.len();
+        let told = self.world.send(&World::request(command));
+        if let Err(rejection) = told {
+            assert!(!matches!(rejection, Rejection::Defect(_)), "{rejection:?}");
+            assert!(self.world.state == before, "a rejection changed something");
+            return false;
+        }
+        let events: &[(StreamId, Event)] = &self.world.events[first..];
+        invariants::step(&before, &self.world.state, events);
+        self.apply_from(first);
+        assert!(self.replayed == self.world.state, "INV-1: the replayed state differs");
+        invariants::check(&self.world.state, self.world.now);
+        true
+    }
+
+    fn tenant(&mut self, command: TenantCommand) -> bool {
+        self.tell(Command::Tenant(TENANT, command))
+    }
+
+    fn online(&self, n: u128) -> bool {
+        matches!(self.world.tenant().agents[&agent(n)].connectivity, Connectivity::Online { .. })
+    }
+
+    fn some_deployment(&self, which: usize) -> Option<stella_protocol::id::DeploymentId> {
+        let all: Vec<_> = self.world.tenant().deployments.keys().copied().collect();
+        all.get(which.checked_rem(all.len())?).copied()
+    }
+
+    fn report(&mut self, n: u128, report: Report) {
+        if self.online(n) {
+            let session = self.world.session(n);
+            self.tenant(TenantCommand::Report { agent: agent(n), session, report });
+        }
+    }
+
+    fn act(&mut self, act: Act) {
+        match act {
+            Act::Deploy { release, batch, only, stop, hours } => {
+                self.ids += 1;
+                let mut new = new_deployment(self.ids, release, batch);
+                new.targets = only.map(|targets| targets.into_iter().map(target).collect());
+                new.timeout_ms = hours * 3_600_000;
+                if stop {
+                    new.on_failure = OnFailure::Stop;
+                }
+                self.tenant(TenantCommand::Deploy(Box::new(new)));
+            }
+            Act::Cancel(which) => {
+                if let Some(deployment) = self.some_deployment(which) {
+                    self.tenant(TenantCommand::CancelDeployment { deployment, reason: "walk".to_owned() });
+                }
+            }
+            Act::Rollback(which) => {
+                if let Some(of) = self.some_deployment(which) {
+                    self.ids += 1;
+                    self.tenant(TenantCommand::Rollback { id: deployment(self.ids), of });
+                }
+            }
+            Act::Settle(which, succeeded) => {
+                let tasks = self.world.tenant().tasks.values();
+                let unknown: Vec<_> =
+                    tasks.filter(|task| common::is_unknown(task)).map(|task| task.id).collect();
+                if let Some(task) = which.checked_rem(unknown.len()).map(|which| unknown[which]) {
+                    self.tenant(TenantCommand::SettleTask { task, succeeded, reason: "walk".to_owned() });
+                }
+            }
+            Act::Revoke(n) => {
+                self.tenant(TenantCommand::RevokeAgent { agent: agent(n), reason: "walk".to_owned() });
+            }
+            Act::RemoveTarget(n) => {
+                self.tenant(TenantCommand::RemoveTarget { id: target(n) });
+            }
+            Act::Wait(milliseconds) => self.wait(milliseconds),
+            Act::Connect(n) => self.connect(n, false),
+            Act::Disconnect(n) => self.disconnect(n),
+            Act::Wipe(n) => {
+                self.disconnect(n);
+                let fresh = self.hosts[&n].incarnation + 100;
+                self.hosts.insert(n, Host { incarnation: fresh, ..Host::default() });
+            }
+            Act::Accept { agent, heard } => self.accept(agent, heard),
+            Act::Run { agent, heard } => self.run(agent, heard),
+            Act::Finish { agent, outcome, heard } => self.finish(agent, outcome, heard),
+            Act::Repeat(n) => self.repeat(n),
+            Act::RestartControlPlane => {
+                invariants::replay(&self.world.events, &self.world.state);
+                (1..=AGENTS).for_each(|n| self.disconnect(n));
+            }
+            Act::RestoreControlPlane(lost) => self.restore(lost),
+        }
+    }
+
+    fn wait(&mut self, milliseconds: u64) {
+        let until = self.world.now.plus_ms(milliseconds);
+        while let Some(due) = self.world.state.next_due().filter(|due| *due <= until) {
+            self.world.now = self.world.now.max(due);
+            assert!(self.tell(Command::Tick));
+        }
+        self.world.now = until;
+    }
+
+    fn connect(&mut self, n: u128, journal_rolled_back: bool) {
+        let host = &self.hosts[&n];
+        let open =
+            host.open.iter().map(|(key, (phase, _))| OpenAttempt { key: *key, phase: *phase }).collect();
+        let hello = Box::new(hello(mark(host.incarnation, host.position), open));
+        self.tenant(TenantCommand::ConnectAgent { agent: agent(n), hello, journal_rolled_back });
+        self.repeat(n);
+    }
+
+    fn disconnect(&mut self, n: u128) {
+        let session = self.world.session(n);
+        self.tenant(TenantCommand::DisconnectAgent { agent: agent(n), session, reason: "walk".to_owned() });
+    }
+
+    fn accept(&mut self, n: u128, heard: bool) {
+        if !self.online(n) {
+            return;
+        }
+        let session = self.world.session(n);
+        let sent: Vec<_> = self
+            .world
+            .tenant()
+            .unsettled_tasks(agent(n))
+            .filter(|task| matches!(task.state, TaskState::Dispatched { session: of, .. } if of == session))
+            .map(|task| task.key())
+            .collect();
+        for key in sent {
+            let host = self.hosts.get_mut(&n).unwrap();
+            if host.open.contains_key(&key) {
+                continue;
+            }
+            host.position += 1;
+            host.open.insert(key, (Phase::Accepted, None));
+            let position = Position(host.position);
+            if heard {
+                self.report(n, Report::Accepted(Accepted { key, position }));
+            }
+        }
+    }
+
+    fn run(&mut self, n: u128, heard: bool) {
+        let host = self.hosts.get_mut(&n).unwrap();
+        let Some((key, entry)) = host.open.iter_mut().find(|(_, (phase, _))| *phase == Phase::Accepted)
+        else {
+            return;
+        };
+        let key = *key;
+        *entry = (Phase::Running, None);
+        host.position += 1;
+        // With a restored backup the same ids come again, and a person may have settled what was forgotten.
+        assert!(self.ran.insert(key) || self.restored, "{key} ran twice");
+        if heard {
+            let started_at = self.world.now;
+            self.report(n, Report::Running(Running { key, started_at }));
+        }
+    }
+
+    fn finish(&mut self, n: u128, outcome: TaskOutcome, heard: bool) {
+        let host = self.hosts.get_mut(&n).unwrap();
+        let Some((key, entry)) = host.open.iter_mut().find(|(_, (phase, _))| *phase == Phase::Running) else {
+            return;
+        };
+        let key = *key;
+        *entry = (Phase::Finished, Some(outcome));
+        host.position += 1;
+        if heard {
+            self.say_finished(n, key);
+        }
+    }
+
+    fn say_finished(&mut self, n: u128, key: AttemptKey) {
+        let host = &self.hosts[&n];
+        let Some((_, Some(outcome))) = host.open.get(&key).cloned() else { return };
+        let (position, finished_at) = (Position(host.position), self.world.now);
+        if self.online(n) {
+            let report = Finished { key, position, started_at: None, finished_at, outcome };
+            self.report(n, Report::Finished(report));
+            self.hosts.get_mut(&n).unwrap().open.remove(&key);
+        }
+    }
+
+    fn repeat(&mut self, n: u128) {
+        let keys: Vec<_> = self.hosts[&n].open.keys().copied().collect();
+        for key in keys {
+            self.say_finished(n, key);
+        }
+    }
+
+    fn restore(&mut self, lost: usize) {
+        let kept = self.commands.len().saturating_sub(lost).max(1);
+        self.commands.truncate(kept);
+        self.world.events.truncate(*self.commands.last().unwrap());
+        self.replayed = State::default();
+        for (stream, event) in &self.world.events {
+            self.replayed.apply(*stream, event).unwrap();
+        }
+        self.world.state = self.replayed.clone();
+        self.restored = true;
+        for n in 1..=AGENTS {
+            self.disconnect(n);
+            self.connect(n, true);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(Config { cases: 200, max_shrink_iters: 2_000, failure_persistence: None, ..Config::default() })]
+
+    #[test]
+    fn invariants_hold_on_every_walk(acts in vec(act(), 1..70)) {
+        let mut walk = Walk::new();
+        for act in acts {
+            walk.act(act);
+        }
+        invariants::replay(&walk.world.events, &walk.world.state);
+        invariants::never_again(&walk.world.events);
+    }
+
+    /// However a walk went: once agents answer again and the time is up, every deployment has ended.
+    #[test]
+    fn every_deployment_ends(acts in vec(act(), 1..40)) {
+        let mut walk = Walk::new();
+        for act in acts {
+            walk.act(act);
+        }
+        walk.wait(10 * 3_600_000);
+        let open = &walk.world.tenant().active_deployments;
+        assert!(open.is_empty(), "{open:?}");
+    }
+}

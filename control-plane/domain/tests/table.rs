@@ -1,0 +1,346 @@
+//! Every state and every fact about it: what follows, or that it is refused. The table is committed; a change of the state
+//! machines is a change of that file. `UPDATE_GOLDEN=1 cargo test` writes it anew.
+#![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "a test ends there, with the place")]
+
+mod common;
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use common::{STAGING, TENANT, TOKEN, World, agent, deployment, digest, failed, mark, name, release, target};
+use stella_domain::agent::Connectivity;
+use stella_domain::command::{Actor, TenantCommand};
+use stella_domain::deployment::{Cause, OnFailure, Strategy};
+use stella_domain::event::{Event, Fact, PlannedTarget, StreamId};
+use stella_domain::state::State;
+use stella_protocol::id::{Attempt, AttemptKey, Generation, Position, SessionEpoch, TaskId};
+use stella_protocol::message::TaskOutcome;
+use stella_protocol::time::Timestamp;
+use stella_protocol::trace::TraceContext;
+
+fn outcomes() -> [(&'static str, TaskOutcome); 7] {
+    [
+        ("succeeded", TaskOutcome::Succeeded),
+        ("failed", failed("x")),
+        ("timed_out", TaskOutcome::TimedOut),
+        ("cancelled", TaskOutcome::Cancelled),
+        ("interrupted", TaskOutcome::Interrupted),
+        ("unknown", TaskOutcome::Unknown { reason: "x".to_owned() }),
+        ("refused", TaskOutcome::Refused { reason: "x".to_owned() }),
+    ]
+}
+
+/// The tenant's state just before the first fact of this name, or at the end.
+fn before(world: &World, fact: &str) -> State {
+    let mut state = State::default();
+    for (stream, event) in &world.events {
+        if event.fact.name() == fact {
+            break;
+        }
+        state.apply(*stream, event).unwrap();
+    }
+    state
+}
+
+/// One line for each fact: what it makes of the state.
+fn rows(
+    table: &mut String,
+    label: &str,
+    state: &State,
+    facts: &[(String, Fact)],
+    seen: impl Fn(&State) -> String,
+) {
+    writeln!(table, "{label}").unwrap();
+    for (name, fact) in facts {
+        let mut after = state.clone();
+        let event = Event {
+            at: Timestamp(2_000_000),
+            actor: Actor::System,
+            trace: TraceContext::default(),
+            fact: fact.clone(),
+        };
+        let result = match after.apply(StreamId::Tenant(TENANT), &event) {
+            Ok(()) => format!("-> {}", seen(&after)),
+            Err(_) => "refused".to_owned(),
+        };
+        writeln!(table, "    {name:<40} {result}").unwrap();
+    }
+}
+
+fn task_facts(key: AttemptKey, session: SessionEpoch) -> Vec<(String, Fact)> {
+    let at = Timestamp(1_500_000);
+    let wrong = AttemptKey { attempt: Attempt(2), ..key };
+    let mut facts = vec![
+        Fact::TaskQueued { task: key.task, deployment: deployment(2), target: target(1), step: 0 },
+        Fact::TaskAccepted { key, position: Position(9) },
+        Fact::TaskStarted { key, started_at: at },
+        Fact::TaskBecameUnknown { key, reason: "x".to_owned() },
+        Fact::TaskCancelRequested { key },
+    ]
+    .into_iter()
+    .map(|fact| (fact.name().to_owned(), fact))
+    .collect::<Vec<_>>();
+    facts.push(("task_dispatched, same session".to_owned(), Fact::TaskDispatched { key, session }));
+    facts.push((
+        "task_dispatched, newer session".to_owned(),
+        Fact::TaskDispatched { key, session: session.next() },
+    ));
+    facts.push((
+        "task_accepted, other attempt".to_owned(),
+        Fact::TaskAccepted { key: wrong, position: Position(9) },
+    ));
+    for (name, outcome) in outcomes() {
+        let fact = Fact::TaskFinished { key, position: None, started_at: None, finished_at: at, outcome };
+        facts.push((format!("task_finished, {name}"), fact));
+    }
+    facts
+}
+
+fn tasks(table: &mut String) {
+    let fresh = || {
+        let mut world = World::with_release_1(1);
+        world.disconnect(1);
+        world.deploy(2, 2, None);
+        world
+    };
+    let mut situations: Vec<(String, World)> = vec![("queued".to_owned(), fresh())];
+    let mut reached = |label: &str, steps: &dyn Fn(&mut World)| {
+        let mut world = fresh();
+        world.connect(1, vec![]);
+        steps(&mut world);
+        situations.push((label.to_owned(), world));
+    };
+    reached("dispatched", &|_| ());
+    reached("accepted", &|world| {
+        world.accept(1);
+    });
+    reached("running", &|world| {
+        world.run(1);
+    });
+    reached("running, told to end", &|world| {
+        world.run(1);
+        world.ok(TenantCommand::CancelDeployment { deployment: deployment(2), reason: String::new() });
+    });
+    for (name, outcome) in outcomes() {
+        reached(&format!("finished as {name}"), &|world| {
+            world.finish(1, outcome.clone());
+        });
+    }
+    for (label, world) in situations {
+        let deployment = world.deployment(deployment(2));
+        let first = world
+            .tenant()
+            .tasks
+            .values()
+            .find(|task| task.deployment == deployment.id && task.step.as_str() == "install");
+        let (key, session) = (first.unwrap().key(), world.session(1));
+        rows(table, &format!("task {label}"), &world.state, &task_facts(key, session), |state| {
+            let task = &state.tenants[&TENANT].tasks[&key.task];
+            format!("{}{}", task.state.name(), if task.cancel_requested { ", told to end" } else { "" })
+        });
+    }
+}
+
+fn deployment_facts(world: &World) -> Vec<(String, Fact)> {
+    let (id, reason) = (deployment(2), "x".to_owned());
+    let part = &world.deployment(id).targets[&target(1)].progress;
+    let task = part.task().unwrap_or(TaskId(uuid::Uuid::nil()));
+    let planned = |n| vec![PlannedTarget { target: target(n), release: release(2), previous: None }];
+    let created = |id, n| Fact::DeploymentCreated {
+        id,
+        environment: STAGING,
+        release: release(2),
+        strategy: Strategy::AllAtOnce,
+        on_failure: OnFailure::Stop,
+        cause: Cause::Requested,
+        targets: planned(n),
+        deadline: Timestamp(9_000_000),
+    };
+    let mut facts: Vec<(String, Fact)> = vec![
+        Fact::DeploymentHalted { id, reason: reason.clone() },
+        Fact::DeploymentCancelRequested { id, reason: reason.clone() },
+        Fact::DeploymentOverdue { id, reason: reason.clone() },
+        Fact::DeploymentSucceeded { id },
+        Fact::DeploymentFailed { id, reason: reason.clone() },
+        Fact::DeploymentCancelled { id, reason: reason.clone() },
+    ]
+    .into_iter()
+    .map(|fact| (fact.name().to_owned(), fact))
+    .collect();
+    facts.push(("deployment_created, again".to_owned(), created(id, 1)));
+    facts.push(("deployment_created, another on web-1".to_owned(), created(deployment(9), 1)));
+    for n in [1, 2] {
+        let started = Fact::TargetStarted { deployment: id, target: target(n), generation: Generation(2) };
+        let mut more = vec![
+            started,
+            Fact::TargetSkipped { deployment: id, target: target(n) },
+            Fact::TargetSucceeded { deployment: id, target: target(n) },
+            Fact::TargetAbandoned { deployment: id, target: target(n) },
+        ];
+        if n == 1 {
+            more.push(Fact::TargetFailed { deployment: id, target: target(n), task, reason: reason.clone() });
+        }
+        facts.extend(more.into_iter().map(|fact| (format!("{}, web-{n}", fact.name()), fact)));
+    }
+    facts
+}
+
+/// A deployment of two targets, one at a time: `web-1` is worked on and `web-2` waits.
+fn deployments(table: &mut String) {
+    let fresh = || {
+        let mut world = World::with_release_1(2);
+        world.events.clear();
+        world
+    };
+    let mut situations: Vec<(&str, World, State)> = Vec::new();
+    let mut reached = |label, until: &str, steps: &dyn Fn(&mut World)| {
+        let mut world = fresh();
+        let mut state = world.state.clone();
+        world.deploy(2, 2, Some(1));
+        steps(&mut world);
+        for (stream, event) in &world.events {
+            if event.fact.name() == until {
+                break;
+            }
+            state.apply(*stream, event).unwrap();
+        }
+        world.state = state.clone();
+        situations.push((label, world, state));
+    };
+    let cancel = |world: &mut World| {
+        world.ok(TenantCommand::CancelDeployment { deployment: deployment(2), reason: String::new() });
+    };
+    reached("running, a task is open", "", &|_| ());
+    reached("running, a task is unknown", "", &|world| {
+        world.finish(1, TaskOutcome::Unknown { reason: String::new() });
+    });
+    reached("running, the last task has failed", "target_failed", &|world| {
+        world.finish(1, failed("x"));
+    });
+    reached("running, the last task has succeeded", "target_succeeded", &|world| world.complete(1));
+    reached("running, all have succeeded", "deployment_succeeded", &|world| {
+        world.complete(1);
+        world.complete(2);
+    });
+    reached("halting, web-2 not skipped yet", "target_skipped", &|world| {
+        world.finish(1, failed("x"));
+    });
+    reached("halting, all have ended", "deployment_failed", &|world| {
+        world.finish(1, failed("x"));
+    });
+    reached("halting, overdue", "task_became_unknown", &|world| world.wait_ms(3_660_000));
+    reached("cancelling, a task is open", "", &|world| cancel(world));
+    reached("cancelling, the last task is unknown", "target_abandoned", &|world| {
+        cancel(world);
+        world.wait_ms(60_000);
+    });
+    reached("cancelling, all have ended", "deployment_cancelled", &|world| {
+        cancel(world);
+        world.finish(1, TaskOutcome::Cancelled);
+    });
+    reached("cancelled", "", &|world| {
+        cancel(world);
+        world.finish(1, TaskOutcome::Cancelled);
+    });
+    reached("cancelled, web-1 is blocked", "", &|world| {
+        cancel(world);
+        world.wait_ms(60_000);
+    });
+    reached("failed", "", &|world| {
+        world.finish(1, failed("x"));
+    });
+    reached("succeeded", "", &|world| {
+        world.complete(1);
+        world.complete(2);
+    });
+    deployment_rows(table, situations);
+}
+
+fn deployment_rows(table: &mut String, situations: Vec<(&str, World, State)>) {
+    for (label, world, state) in situations {
+        rows(table, &format!("deployment {label}"), &state, &deployment_facts(&world), |state| {
+            let deployment = &state.tenants[&TENANT].deployments[&deployment(2)];
+            let part = |n| deployment.targets[&target(n)].progress.name();
+            format!("{}: web-1 {}, web-2 {}", deployment.status.name(), part(1), part(2))
+        });
+    }
+}
+
+fn agents(table: &mut String) {
+    let mut world = World::new();
+    world.enrol(1);
+    let mut situations = vec![("never seen", world.state.clone(), 0)];
+    world.connect(1, vec![]);
+    situations.push(("online", world.state.clone(), 1));
+    world.disconnect(1);
+    situations.push(("suspect", world.state.clone(), 1));
+    world.wait_ms(30_000);
+    situations.push(("offline", world.state.clone(), 1));
+    world.ok(TenantCommand::RevokeAgent { agent: agent(1), reason: String::new() });
+    situations.push(("revoked", world.state.clone(), 1));
+    let id = agent(1);
+    for (label, state, session) in situations {
+        let (reason, journal, version) = (String::new(), mark(1, 0), String::new());
+        let connected =
+            |session| Fact::AgentConnected { agent: id, session, journal, version: version.clone() };
+        let gone = |session| Fact::AgentDisconnected { agent: id, session, reason: reason.clone() };
+        let enrolled = |agent, key| Fact::AgentEnrolled {
+            agent,
+            name: name("other"),
+            token: TOKEN,
+            key_fingerprint: digest(key),
+            hostname: String::new(),
+        };
+        let facts = [
+            ("agent_connected, next session", connected(SessionEpoch(session + 1))),
+            ("agent_connected, same session", connected(SessionEpoch(session))),
+            ("agent_disconnected, its session", gone(SessionEpoch(session))),
+            ("agent_disconnected, other session", gone(SessionEpoch(session + 7))),
+            ("agent_offline", Fact::AgentOffline { agent: id }),
+            ("agent_revoked", Fact::AgentRevoked { agent: id, reason: reason.clone() }),
+            ("agent_enrolled, again", enrolled(id, 9)),
+            ("agent_enrolled, another", enrolled(agent(2), 9)),
+        ]
+        .map(|(name, fact)| (name.to_owned(), fact));
+        rows(table, &format!("agent {label}"), &state, &facts, |state| {
+            let agent = &state.tenants[&TENANT].agents[&id];
+            let connectivity = match agent.connectivity {
+                Connectivity::Never => "never seen",
+                Connectivity::Online { .. } => "online",
+                Connectivity::Suspect { .. } => "suspect",
+                Connectivity::Offline { .. } => "offline",
+            };
+            format!("{connectivity}{}", if agent.revoked.is_some() { ", revoked" } else { "" })
+        });
+    }
+}
+
+#[test]
+fn the_table_of_transitions_is_as_committed() {
+    let mut table = String::new();
+    tasks(&mut table);
+    deployments(&mut table);
+    agents(&mut table);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/transitions.txt");
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, &table).unwrap();
+    }
+    let committed =
+        std::fs::read_to_string(&path).expect("tests/golden/transitions.txt; write it with UPDATE_GOLDEN=1");
+    for (line, (want, got)) in committed.lines().zip(table.lines()).enumerate() {
+        assert_eq!(want, got, "line {}; if it is meant, UPDATE_GOLDEN=1 writes the table anew", line + 1);
+    }
+    assert_eq!(committed.len(), table.len(), "the table has grown or shrunk");
+}
+
+#[test]
+fn a_stream_takes_only_its_own_facts() {
+    let world = World::with_release_1(1);
+    assert!(before(&world, "") == world.state);
+    for (stream, event) in &world.events {
+        let other = if *stream == StreamId::System { StreamId::Tenant(TENANT) } else { StreamId::System };
+        let error = world.state.clone().apply(other, event).unwrap_err();
+        assert_eq!(error.fact, event.fact.name(), "both sides are named");
+        assert!(!error.state.is_empty() && !error.subject.is_empty());
+    }
+}

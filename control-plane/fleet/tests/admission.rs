@@ -1,0 +1,209 @@
+//! Who gets in: enrolment, certificates, revocation, and what broken peers can do.
+#![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
+
+mod common;
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant, SystemTime};
+
+use common::{Agent, Identity, World, hello, offer_to_enrol, soon};
+use stella_certs::tls::quic_enrol_client;
+use stella_certs::{Authority, CertificateDer, EnrolmentToken, csr};
+use stella_domain::agent::Connectivity;
+use stella_domain::command::TenantCommand;
+use stella_protocol::close::CloseCode;
+use stella_protocol::digest::Digest;
+use stella_protocol::id::{AgentId, EnrolmentTokenId};
+use stella_protocol::limits::FRAME_BYTES_MAX;
+use stella_protocol::message::{EnrolResponse, Heartbeat, RenewRequest, Resources, ToAgent, ToControlPlane};
+use stella_protocol::version::ALPN_AGENT;
+use uuid::Uuid;
+
+fn refusal(response: EnrolResponse) -> String {
+    match response {
+        EnrolResponse::Refused { reason } => reason,
+        EnrolResponse::Granted { agent, .. } => panic!("{agent} was let in"),
+    }
+}
+
+#[tokio::test]
+async fn the_same_token_and_key_get_the_same_identity_and_another_key_gets_none() {
+    let world = World::new().await;
+    let token = world.token(1).await;
+    let made = csr::generate().unwrap();
+    let mut identities = Vec::new();
+    for _ in 0..2 {
+        let csr_der = csr::request_for_key(&made.key_der).unwrap();
+        match offer_to_enrol(world.fleet.local_addr(), &token, csr_der).await.unwrap() {
+            EnrolResponse::Granted { tenant, agent, chain_der, roots_der } => {
+                assert_eq!(tenant, world.tenant);
+                let named =
+                    stella_certs::PeerIdentity::from_certificate(&CertificateDer::from(chain_der[0].clone()));
+                assert_eq!(named.unwrap(), stella_certs::PeerIdentity::Agent { tenant, agent });
+                assert_eq!(roots_der, [world.authority.roots_der()[0].to_vec()]);
+                identities.push(agent);
+            }
+            EnrolResponse::Refused { reason } => panic!("{reason}"),
+        }
+    }
+    assert_eq!(identities[0], identities[1]);
+    assert_eq!(world.state().tenants[&world.tenant].agents.len(), 1);
+
+    let other = csr::generate().unwrap().csr_der;
+    let refused = offer_to_enrol(world.fleet.local_addr(), &token, other).await.unwrap();
+    assert!(refusal(refused).contains("used up"));
+}
+
+#[tokio::test]
+async fn expired_unknown_and_guessed_tokens_are_refused_with_a_reason() {
+    let world = World::new().await;
+    let address = world.fleet.local_addr();
+    let csr_der = || csr::generate().unwrap().csr_der;
+    let good = world.token(1).await;
+
+    let unknown = EnrolmentToken::generate(EnrolmentTokenId(Uuid::from_u128(1)), good.root).unwrap();
+    assert!(refusal(offer_to_enrol(address, &unknown, csr_der()).await.unwrap()).contains("not known"));
+    let mut guessed = good.clone();
+    guessed.secret[31] ^= 1;
+    assert!(refusal(offer_to_enrol(address, &guessed, csr_der()).await.unwrap()).contains("not known"));
+    let broken = offer_to_enrol(address, &good, b"no request".to_vec()).await.unwrap();
+    assert!(refusal(broken).contains("PKCS #10"));
+    // Another root pinned in the token: the host does not even talk.
+    let mut elsewhere = good.clone();
+    elsewhere.root = Digest([9; 32]);
+    offer_to_enrol(address, &elsewhere, csr_der()).await.unwrap_err();
+
+    world.later_ms.store(120_000, Ordering::SeqCst);
+    assert!(refusal(offer_to_enrol(address, &good, csr_der()).await.unwrap()).contains("expired"));
+    assert!(world.state().tenants[&world.tenant].agents.is_empty());
+}
+
+#[tokio::test]
+async fn garbage_instead_of_an_enrolment_request_closes_the_connection() {
+    let world = World::new().await;
+    let root = world.authority.root_fingerprint();
+    for (bytes, code) in [
+        (u32::MAX.to_be_bytes().to_vec(), CloseCode::FrameTooLarge),
+        (17_000_u32.to_be_bytes().to_vec(), CloseCode::FrameTooLarge),
+        ([&4_u32.to_be_bytes()[..], b"what"].concat(), CloseCode::ProtocolViolation),
+    ] {
+        let mut peer = Agent::dial(world.fleet.local_addr(), quic_enrol_client(root).unwrap()).await.unwrap();
+        peer.say_bytes(&bytes).await;
+        assert_eq!(peer.closed().await, code);
+    }
+}
+
+#[tokio::test]
+async fn an_agents_session_needs_a_certificate_of_this_authority() {
+    let world = World::new().await;
+    let address = world.fleet.local_addr();
+    let identity = world.enrol().await;
+
+    let mut anonymous = quic_enrol_client(world.authority.root_fingerprint()).unwrap();
+    anonymous.alpn_protocols = vec![ALPN_AGENT.to_vec()];
+    let peer = Agent::dial(address, anonymous).await.unwrap();
+    assert_eq!(peer.closed().await, CloseCode::Unauthenticated);
+
+    // The names are right and the signature is another authority's.
+    let dir = tempfile::tempdir().unwrap();
+    let forger = Authority::open_or_create(&dir.path().join("pki"), SystemTime::now()).unwrap();
+    let made = csr::generate().unwrap();
+    let lifetime = Duration::from_secs(3600);
+    let forged = forger
+        .issue_agent(&made.csr_der, identity.tenant, identity.agent, SystemTime::now(), lifetime)
+        .unwrap();
+    let forged = Identity { chain: forged.chain_der, key: made.key_der, ..identity.clone() };
+    let refused = match Agent::dial(address, forged.client_config()).await {
+        Ok(peer) => soon(peer.connection.closed()).await,
+        Err(error) => error,
+    };
+    assert!(matches!(refused, quinn::ConnectionError::ConnectionClosed(_)), "{refused}");
+
+    // This authority's signature, for an agent that does not exist.
+    let made = csr::generate().unwrap();
+    let agent = AgentId(Uuid::from_u128(1));
+    let issued =
+        world.authority.issue_agent(&made.csr_der, identity.tenant, agent, SystemTime::now(), lifetime);
+    let nobody = Identity { chain: issued.unwrap().chain_der, key: made.key_der, agent, ..identity };
+    let peer = Agent::dial(address, nobody.client_config()).await.unwrap();
+    assert_eq!(peer.closed().await, CloseCode::UnknownAgent);
+    assert_eq!(world.fleet.sessions(), 0);
+}
+
+#[tokio::test]
+async fn a_revoked_agent_is_cut_off_within_a_second_and_stays_out() {
+    // Nothing but the event itself can be in time.
+    let world = World::with(|config| config.reconcile_interval = Duration::from_secs(3600)).await;
+    let identity = world.enrol().await;
+    let (agent, _) = Agent::connect(world.fleet.local_addr(), &identity, hello(vec![])).await;
+
+    let begun = Instant::now();
+    world
+        .submit(TenantCommand::RevokeAgent { agent: identity.agent, reason: "stolen".to_owned() })
+        .await
+        .unwrap();
+    assert_eq!(agent.closed().await, CloseCode::Revoked);
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+
+    let again = Agent::dial(world.fleet.local_addr(), identity.client_config()).await.unwrap();
+    assert_eq!(again.closed().await, CloseCode::Revoked);
+}
+
+#[tokio::test]
+async fn garbage_and_oversized_frames_close_only_their_own_connection() {
+    let world = World::new().await;
+    let address = world.fleet.local_addr();
+    let (mut good, _) = Agent::connect(address, &world.enrol().await, hello(vec![])).await;
+    let oversized = u32::try_from(FRAME_BYTES_MAX + 1).unwrap().to_be_bytes().to_vec();
+    let garbage = [&8_u32.to_be_bytes()[..], &[0xff; 8]].concat();
+    for (bytes, code) in [(oversized, CloseCode::FrameTooLarge), (garbage, CloseCode::ProtocolViolation)] {
+        let identity = world.enrol().await;
+        let (mut bad, _) = Agent::connect(address, &identity, hello(vec![])).await;
+        bad.say_bytes(&bytes).await;
+        assert_eq!(bad.closed().await, code);
+        world
+            .until(|state| {
+                let agent = &state.tenants[&world.tenant].agents[&identity.agent];
+                matches!(agent.connectivity, Connectivity::Suspect { .. })
+            })
+            .await;
+        // Before the hello, too.
+        let mut bad = Agent::dial(address, identity.client_config()).await.unwrap();
+        bad.say_bytes(&bytes).await;
+        assert_eq!(bad.closed().await, code);
+    }
+    // The good one is still heard and answered.
+    good.say(&ToControlPlane::Heartbeat(Heartbeat {
+        position: stella_protocol::id::Position(2),
+        resources: Resources::default(),
+    }))
+    .await;
+    let made = csr::generate().unwrap();
+    good.say(&ToControlPlane::Renew(RenewRequest { csr_der: made.csr_der })).await;
+    assert!(matches!(good.hear().await, ToAgent::Renewed(_)));
+    assert_eq!(world.fleet.sessions(), 1);
+}
+
+#[tokio::test]
+async fn a_renewed_certificate_is_for_the_same_identity_and_lets_in() {
+    let world = World::new().await;
+    let identity = world.enrol().await;
+    let (mut agent, welcome) = Agent::connect(world.fleet.local_addr(), &identity, hello(vec![])).await;
+    let made = csr::generate().unwrap();
+    agent.say(&ToControlPlane::Renew(RenewRequest { csr_der: made.csr_der })).await;
+    let ToAgent::Renewed(renewed) = agent.hear().await else { panic!("not renewed") };
+    let chain = renewed.chain_der.into_iter().map(CertificateDer::from).collect();
+    let renewed = Identity { chain, key: made.key_der, ..identity };
+    let (_agent, second) = Agent::connect(world.fleet.local_addr(), &renewed, hello(vec![])).await;
+    assert_eq!(second.session, welcome.session.next());
+}
+
+#[tokio::test]
+async fn there_is_an_end_to_the_number_of_sessions() {
+    let world = World::with(|config| config.sessions_max = 1).await;
+    let address = world.fleet.local_addr();
+    let (first, second) = (world.enrol().await, world.enrol().await);
+    let (_agent, _) = Agent::connect(address, &first, hello(vec![])).await;
+    let refused = Agent::dial(address, second.client_config()).await.unwrap();
+    assert_eq!(refused.closed().await, CloseCode::Overloaded);
+}

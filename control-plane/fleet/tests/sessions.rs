@@ -1,0 +1,313 @@
+//! What happens in a session: dispatch and reports, takeover, output, artifacts, and its end.
+#![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "a failure here is a failed test")]
+
+mod common;
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use common::{Agent, Frames, Identity, World, create_tenant, digest, hello, soon};
+use stella_domain::agent::Connectivity;
+use stella_domain::command::TenantCommand;
+use stella_domain::deployment::Status;
+use stella_domain::state::State;
+use stella_domain::task::TaskState;
+use stella_protocol::close::CloseCode;
+use stella_protocol::digest::Digest;
+use stella_protocol::frame;
+use stella_protocol::id::{AttemptKey, DeploymentId, Position, TaskId};
+use stella_protocol::message::{
+    Accepted, ArtifactRequest, ArtifactResponse, Dispatch, Finished, Heartbeat, OpenAttempt, OutputChunk,
+    OutputHeader, OutputSource, Phase, RenewRequest, Resources, Running, TaskOutcome, ToAgent,
+    ToControlPlane,
+};
+use stella_protocol::time::Timestamp;
+use stella_protocol::validate::Validate;
+use uuid::Uuid;
+
+fn accepted(dispatch: &Dispatch) -> ToControlPlane {
+    ToControlPlane::Accepted(Accepted { key: dispatch.key(), position: Position(2) })
+}
+
+fn finished(key: AttemptKey) -> ToControlPlane {
+    ToControlPlane::Finished(Finished {
+        key,
+        position: Position(3),
+        started_at: Some(Timestamp(1)),
+        finished_at: Timestamp(2),
+        outcome: TaskOutcome::Succeeded,
+    })
+}
+
+fn task_state(world: &World, state: &State, task: TaskId) -> TaskState {
+    state.tenants[&world.tenant].tasks[&task].state.clone()
+}
+
+fn status(world: &World, state: &State, deployment: DeploymentId) -> Status {
+    state.tenants[&world.tenant].deployments[&deployment].status.clone()
+}
+
+fn connectivity(world: &World, state: &State, identity: &Identity) -> Connectivity {
+    state.tenants[&world.tenant].agents[&identity.agent].connectivity.clone()
+}
+
+#[tokio::test]
+async fn a_task_is_dispatched_accepted_finished_and_acknowledged() {
+    // Only events wake the session.
+    let world = World::with(|config| config.reconcile_interval = Duration::from_secs(3600)).await;
+    let identity = world.enrol().await;
+    let (mut agent, welcome) = Agent::connect(world.fleet.local_addr(), &identity, hello(vec![])).await;
+    for _ in 0..3 {
+        let deployment = world.deploy(identity.agent).await;
+        let dispatch = agent.hear_dispatch().await;
+        assert_eq!((dispatch.session, dispatch.deployment), (welcome.session, deployment));
+        assert_eq!(dispatch.target_name, "web-1");
+        // It was durable before it was sent.
+        let state = task_state(&world, &world.state(), dispatch.task);
+        assert!(matches!(state, TaskState::Dispatched { session, .. } if session == welcome.session));
+
+        // In one go: the reports keep their order on the way to the journal.
+        agent.say(&accepted(&dispatch)).await;
+        agent.say(&ToControlPlane::Running(Running { key: dispatch.key(), started_at: Timestamp(1) })).await;
+        agent.say(&finished(dispatch.key())).await;
+        assert_eq!(agent.hear().await, ToAgent::Acknowledge(vec![dispatch.key()]));
+        assert!(matches!(task_state(&world, &world.state(), dispatch.task), TaskState::Succeeded(_)));
+        assert_eq!(status(&world, &world.state(), deployment), Status::Succeeded);
+    }
+}
+
+#[tokio::test]
+async fn what_was_queued_while_the_agent_was_away_follows_the_welcome() {
+    let world = World::new().await;
+    let identity = world.enrol().await;
+    world.deploy(identity.agent).await;
+    let (mut agent, welcome) = Agent::connect(world.fleet.local_addr(), &identity, hello(vec![])).await;
+    let dispatch = agent.hear_dispatch().await;
+    assert_eq!(dispatch.session, welcome.session);
+
+    // Sent again in the next session if the agent does not know it, and not sent if it does.
+    let (mut agent, welcome) = Agent::connect(world.fleet.local_addr(), &identity, hello(vec![])).await;
+    let again = agent.hear_dispatch().await;
+    assert_eq!((again.key(), again.session), (dispatch.key(), welcome.session));
+    let open = vec![OpenAttempt { key: dispatch.key(), phase: Phase::Finished }];
+    let (mut agent, welcome) = Agent::connect(world.fleet.local_addr(), &identity, hello(open.clone())).await;
+    assert_eq!(welcome.settled, []);
+    agent.say(&finished(dispatch.key())).await;
+    assert_eq!(agent.hear().await, ToAgent::Acknowledge(vec![dispatch.key()]));
+    // As if the acknowledgement had been lost.
+    let (_agent, welcome) = Agent::connect(world.fleet.local_addr(), &identity, hello(open)).await;
+    assert_eq!(welcome.settled, [dispatch.key()]);
+}
+
+#[tokio::test]
+async fn a_cancelled_deployment_reaches_the_agent() {
+    let world = World::new().await;
+    let identity = world.enrol().await;
+    let (mut agent, _) = Agent::connect(world.fleet.local_addr(), &identity, hello(vec![])).await;
+    let deployment = world.deploy(identity.agent).await;
+    let dispatch = agent.hear_dispatch().await;
+    agent.say(&accepted(&dispatch)).await;
+    world.until(|state| matches!(task_state(&world, state, dispatch.task), TaskState::Accepted { .. })).await;
+    let reason = "wrong version".to_owned();
+    world.submit(TenantCommand::CancelDeployment { deployment, reason }).await.unwrap();
+    match agent.hear().await {
+        ToAgent::Cancel(cancel) => assert_eq!(cancel.key, dispatch.key()),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_result_that_finds_the_disk_full_is_acknowledged_when_it_is_durable() {
+    let world = World::new().await;
+    let identity = world.enrol().await;
+    let (mut agent, welcome) = Agent::connect(world.fleet.local_addr(), &identity, hello(vec![])).await;
+    world.deploy(identity.agent).await;
+    let dispatch = agent.hear_dispatch().await;
+
+    world.disk_is_full.store(true, Ordering::SeqCst);
+    agent.say(&accepted(&dispatch)).await;
+    agent.say(&finished(dispatch.key())).await;
+    soon(async {
+        while !world.handle.health().no_space {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    // The session goes on and is answered, but not with an acknowledgement.
+    let made = stella_certs::csr::generate().unwrap();
+    agent.say(&ToControlPlane::Renew(RenewRequest { csr_der: made.csr_der })).await;
+    assert!(matches!(agent.hear().await, ToAgent::Renewed(_)));
+    assert!(matches!(task_state(&world, &world.state(), dispatch.task), TaskState::Dispatched { .. }));
+
+    world.disk_is_full.store(false, Ordering::SeqCst);
+    assert_eq!(agent.hear().await, ToAgent::Acknowledge(vec![dispatch.key()]));
+    assert!(matches!(task_state(&world, &world.state(), dispatch.task), TaskState::Succeeded(_)));
+    assert_eq!(world.fleet.live(identity.agent).unwrap().session, welcome.session);
+}
+
+#[tokio::test]
+async fn a_newer_session_takes_over() {
+    let world = World::new().await;
+    let identity = world.enrol().await;
+    let (first, one) = Agent::connect(world.fleet.local_addr(), &identity, hello(vec![])).await;
+    let (_second, two) = Agent::connect(world.fleet.local_addr(), &identity, hello(vec![])).await;
+    assert_eq!(two.session, one.session.next());
+    assert_eq!(first.closed().await, CloseCode::Superseded);
+    assert_eq!(world.fleet.sessions(), 1);
+    assert_eq!(world.fleet.live(identity.agent).unwrap().session, two.session);
+    assert!(matches!(connectivity(&world, &world.state(), &identity), Connectivity::Online { .. }));
+}
+
+#[tokio::test]
+async fn heartbeats_are_seen_and_a_silent_agent_becomes_suspect() {
+    let world = World::with(|config| config.heartbeat_interval_ms = 300).await;
+    let identity = world.enrol().await;
+    let (mut agent, welcome) = Agent::connect(world.fleet.local_addr(), &identity, hello(vec![])).await;
+    assert_eq!(welcome.heartbeat_interval_ms, 300);
+    let resources = Resources { tasks_running: 3, load_1m: 0.5, ..Resources::default() };
+    agent.say(&ToControlPlane::Heartbeat(Heartbeat { position: Position(1), resources })).await;
+    soon(async {
+        while world.fleet.live(identity.agent).is_some_and(|live| live.resources != resources) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(agent.closed().await, CloseCode::PeerSilent);
+    world.until(|state| matches!(connectivity(&world, state, &identity), Connectivity::Suspect { .. })).await;
+    assert!(world.fleet.live(identity.agent).is_none());
+}
+
+#[tokio::test]
+async fn a_session_that_only_the_state_knows_is_ended() {
+    let world = World::with(|config| config.reconcile_interval = Duration::from_millis(20)).await;
+    let identity = world.enrol().await;
+    // As a crash leaves it: connected in the journal, and no connection.
+    let connect = TenantCommand::ConnectAgent {
+        agent: identity.agent,
+        hello: Box::new(hello(vec![])),
+        journal_rolled_back: false,
+    };
+    world.submit(connect).await.unwrap();
+    world.until(|state| matches!(connectivity(&world, state, &identity), Connectivity::Suspect { .. })).await;
+    // A session that is there is left alone.
+    let (mut agent, _) = Agent::connect(world.fleet.local_addr(), &identity, hello(vec![])).await;
+    world.deploy(identity.agent).await;
+    agent.hear_dispatch().await;
+    assert!(matches!(connectivity(&world, &world.state(), &identity), Connectivity::Online { .. }));
+}
+
+#[tokio::test]
+async fn a_shutdown_tells_the_agents_and_the_journal() {
+    let world = World::new().await;
+    let identity = world.enrol().await;
+    let (agent, _) = Agent::connect(world.fleet.local_addr(), &identity, hello(vec![])).await;
+    world.shutdown.cancel();
+    let (code, ()) = tokio::join!(agent.closed(), soon(world.fleet.stopped()));
+    assert_eq!(code, CloseCode::ShuttingDown);
+    assert!(matches!(connectivity(&world, &world.state(), &identity), Connectivity::Suspect { .. }));
+    assert_eq!(world.fleet.sessions(), 0);
+}
+
+#[tokio::test]
+async fn an_agent_that_says_goodbye_is_noted_with_its_reason() {
+    let world = World::new().await;
+    let identity = world.enrol().await;
+    let (mut agent, _) = Agent::connect(world.fleet.local_addr(), &identity, hello(vec![])).await;
+    agent.say(&ToControlPlane::Goodbye).await;
+    assert_eq!(agent.closed().await, CloseCode::Normal);
+    world.until(|state| matches!(connectivity(&world, state, &identity), Connectivity::Suspect { .. })).await;
+}
+
+async fn send_output(agent: &Agent, key: AttemptKey, offset: u64, texts: &[&str], end: bool) {
+    let mut stream = soon(agent.connection.open_uni()).await.unwrap();
+    let mut say = Vec::new();
+    add(&mut say, &OutputHeader { key, offset });
+    for text in texts {
+        let bytes = text.as_bytes().to_vec();
+        add(&mut say, &OutputChunk { source: OutputSource::Stdout, at: Timestamp(1), bytes });
+    }
+    soon(stream.write_all(&say)).await.unwrap();
+    if end {
+        stream.finish().unwrap();
+    }
+    // Whether it was read or refused.
+    drop(soon(stream.stopped()).await);
+}
+
+fn add<T: serde::Serialize + Validate>(bytes: &mut Vec<u8>, message: &T) {
+    bytes.extend_from_slice(&frame::encode(message).unwrap());
+}
+
+#[tokio::test]
+async fn output_is_kept_once_and_only_for_the_agents_own_tasks() {
+    let world = World::new().await;
+    let identity = world.enrol().await;
+    let (mut agent, _) = Agent::connect(world.fleet.local_addr(), &identity, hello(vec![])).await;
+    world.deploy(identity.agent).await;
+    let key = agent.hear_dispatch().await.key();
+    let mut changes = world.output.subscribe(key).unwrap();
+
+    send_output(&agent, key, 0, &["one ", "two "], true).await;
+    send_output(&agent, key, 4, &["two ", "three"], true).await;
+    let page = soon(async {
+        loop {
+            let page = world.output.read(world.tenant, key, 0, 100).await.unwrap();
+            if page.complete && page.chunks.len() == 3 {
+                return page;
+            }
+            changes.changed().await.unwrap();
+        }
+    })
+    .await;
+    let text: Vec<u8> = page.chunks.into_iter().flat_map(|chunk| chunk.bytes).collect();
+    assert_eq!(text, b"one two three");
+
+    // Another agent of the same tenant, and a task that does not exist.
+    let (stranger, _) = Agent::connect(world.fleet.local_addr(), &world.enrol().await, hello(vec![])).await;
+    send_output(&stranger, key, 13, &["forged"], false).await;
+    let unknown = AttemptKey { task: TaskId(Uuid::from_u128(1)), ..key };
+    send_output(&stranger, unknown, 0, &["forged"], false).await;
+    let page = world.output.read(world.tenant, key, 0, 100).await.unwrap();
+    assert_eq!(page.chunks.len(), 3);
+    assert!(world.output.read(world.tenant, unknown, 0, 100).await.unwrap().chunks.is_empty());
+
+    // Garbage on a stream ends the session.
+    let mut stream = soon(agent.connection.open_uni()).await.unwrap();
+    stream.write_all(&u32::MAX.to_be_bytes()).await.unwrap();
+    assert_eq!(agent.closed().await, CloseCode::FrameTooLarge);
+}
+
+async fn fetch(agent: &Agent, digest: Digest, offset: u64) -> (ArtifactResponse, Vec<u8>) {
+    let (mut send, receive) = soon(agent.connection.open_bi()).await.unwrap();
+    soon(send.write_all(&frame::encode(&ArtifactRequest { digest, offset }).unwrap())).await.unwrap();
+    let mut frames = Frames::new(receive);
+    let response = frames.next_exact().await;
+    (response, frames.rest().await)
+}
+
+#[tokio::test]
+async fn artifacts_of_the_own_tenants_releases_are_given_from_any_offset() {
+    let world = World::new().await;
+    let identity = world.enrol().await;
+    let (agent, _) = Agent::connect(world.fleet.local_addr(), &identity, hello(vec![])).await;
+    let content: Vec<u8> = (0..300_000_u32).flat_map(u32::to_be_bytes).collect();
+    world.release(world.tenant, &content).await;
+    let size_bytes = content.len() as u64;
+    for offset in [0, 777_777, size_bytes] {
+        let (response, bytes) = fetch(&agent, digest(&content), offset).await;
+        assert_eq!(response, ArtifactResponse::Found { size_bytes });
+        assert!(bytes == content[usize::try_from(offset).unwrap()..]);
+    }
+
+    let other = create_tenant(&world.handle, "other").await;
+    world.release(other, b"the other tenant's").await;
+    // Uploaded, and in no release.
+    let mut upload = world.artifacts.upload(digest(b"loose"), 100).await.unwrap();
+    upload.write(b"loose").await.unwrap();
+    upload.finish().await.unwrap();
+    let loose = TenantCommand::StoreArtifact { digest: digest(b"loose"), size_bytes: 5 };
+    world.submit(loose).await.unwrap();
+    for hidden in [digest(b"the other tenant's"), digest(b"loose"), Digest([1; 32])] {
+        assert_eq!(fetch(&agent, hidden, 0).await, (ArtifactResponse::NotFound, vec![]));
+    }
+}

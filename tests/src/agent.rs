@@ -1,0 +1,206 @@
+//! An agent as a process, with a state folder and a host root of its own.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+
+use crate::daemon::{self, Daemon};
+use crate::{binaries, process};
+
+/// How long an orderly stop may take.
+const STOP_PATIENCE: Duration = Duration::from_secs(30);
+
+/// A host with an agent. The agent, and whatever it started, is killed when this is dropped.
+#[derive(Debug)]
+pub struct Agent {
+    daemon: Daemon,
+    name: String,
+    folder: PathBuf,
+    server: String,
+}
+
+impl Agent {
+    /// A host without an identity.
+    ///
+    /// # Errors
+    /// If the folder cannot be made.
+    pub fn new(folder: &Path, name: &str, server: &str) -> Result<Self> {
+        Self::with_flags(folder, name, server, &[])
+    }
+
+    /// As [`Self::new`], with more flags for `stella-agent run`.
+    ///
+    /// # Errors
+    /// If the folder cannot be made.
+    pub fn with_flags(folder: &Path, name: &str, server: &str, flags: &[&str]) -> Result<Self> {
+        let folder = folder.join(name);
+        fs::create_dir_all(folder.join("host"))?;
+        // An existing file is named, so that no file of the machine is read.
+        fs::write(folder.join("agent.toml"), "")?;
+        let mut arguments = vec!["run".to_owned()];
+        arguments.extend(common(&folder, server));
+        arguments.extend(
+            ["--reserve-bytes", "1048576", "--drain-seconds", "1", "--log-format", "json"].map(String::from),
+        );
+        for flag in flags {
+            // A flag that is given again replaces the one before; clap wants it once.
+            if flag.starts_with("--")
+                && let Some(at) = arguments.iter().position(|known| known == flag)
+            {
+                arguments.drain(at..at + 2);
+            }
+        }
+        arguments.extend(flags.iter().map(ToString::to_string));
+        let daemon = Daemon::new(
+            &format!("agent {name}"),
+            binaries::path("stella-agent")?,
+            arguments,
+            folder.join("agent.log"),
+        );
+        Ok(Self { daemon, name: name.to_owned(), folder, server: server.to_owned() })
+    }
+
+    /// Gets an identity with a token.
+    ///
+    /// # Errors
+    /// What `stella-agent enrol` says, if it is refused.
+    pub fn enrol(&self, token: &str) -> Result<String> {
+        let mut arguments = vec!["enrol".to_owned(), "--token".to_owned(), token.to_owned()];
+        arguments.extend(common(&self.folder, &self.server));
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        daemon::run(&binaries::path("stella-agent")?, &arguments)
+            .map_err(|error| anyhow::anyhow!("{}", format!("{error:#}").replace(token, "<token>")))
+    }
+
+    /// Starts it, on the state that is there.
+    ///
+    /// # Errors
+    /// If it runs already.
+    pub fn start(&mut self) -> Result<()> {
+        self.daemon.start()
+    }
+
+    /// Ends the agent as a power cut would; what it started goes on, as it does when an agent crashes.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub fn kill(&mut self) -> Result<()> {
+        self.daemon.kill()
+    }
+
+    /// Asks it to end and checks that it does so in order.
+    ///
+    /// # Errors
+    /// If it does not, or not in time.
+    pub fn stop(&mut self) -> Result<()> {
+        let status = self.daemon.terminate(STOP_PATIENCE)?;
+        anyhow::ensure!(status.success(), "agent {} ended with {status}", self.name);
+        Ok(())
+    }
+
+    /// Takes over the identity of another host: what a cloned disk does.
+    ///
+    /// # Errors
+    /// If the other has none.
+    pub fn steal_identity(&self, other: &Self) -> Result<()> {
+        fs::create_dir_all(self.state_dir())?;
+        fs::copy(other.identity_file(), self.identity_file()).context("the other agent has no identity")?;
+        Ok(())
+    }
+
+    /// Forgets the journal and keeps the identity: what a restored or wiped disk does. The agent must not run.
+    ///
+    /// # Errors
+    /// If there is no journal.
+    pub fn wipe_journal(&self) -> Result<()> {
+        fs::remove_dir_all(self.state_dir().join("journal")).context("there is no journal to wipe")
+    }
+
+    /// The file with key and certificate.
+    #[must_use]
+    pub fn identity_file(&self) -> PathBuf {
+        self.state_dir().join("identity.json")
+    }
+
+    /// Where it keeps everything.
+    #[must_use]
+    pub fn state_dir(&self) -> PathBuf {
+        self.folder.join("state")
+    }
+
+    /// The folder that tasks may change.
+    #[must_use]
+    pub fn host_root(&self) -> PathBuf {
+        self.folder.join("host")
+    }
+
+    /// A file on its host, as text; empty if it is not there.
+    #[must_use]
+    pub fn read(&self, path: &str) -> String {
+        fs::read_to_string(self.host_root().join(path)).unwrap_or_default()
+    }
+
+    /// Its name, and its tenant's word for it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its process id.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub fn pid(&self) -> Result<u32> {
+        self.daemon.pid()
+    }
+
+    /// The process.
+    pub const fn daemon(&mut self) -> &mut Daemon {
+        &mut self.daemon
+    }
+
+    /// The processes that it started and that live, the agent itself excluded.
+    #[must_use]
+    pub fn offspring(&self) -> Vec<u32> {
+        let own = self.daemon.pid().ok();
+        process::mentioning(&self.folder).into_iter().filter(|pid| Some(*pid) != own).collect()
+    }
+
+    /// What it has logged so far, in all its lives.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.daemon.log()
+    }
+
+    /// Shows its log.
+    pub fn show_log(&self) {
+        self.daemon.show_log();
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // The agent first, or it would report what happens to its tasks. An agent that does not run is as good.
+        drop(self.daemon.kill());
+        for pid in self.offspring() {
+            process::kill_now(pid);
+        }
+    }
+}
+
+fn common(folder: &Path, server: &str) -> Vec<String> {
+    let shown = |name: &str| folder.join(name).display().to_string();
+    let flags = [
+        "--config",
+        &shown("agent.toml"),
+        "--state-dir",
+        &shown("state"),
+        "--host-root",
+        &shown("host"),
+        "--server",
+        server,
+    ];
+    flags.map(str::to_owned).to_vec()
+}

@@ -1,0 +1,232 @@
+//! The control plane as a process, with a state folder that outlives it.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use stella_api_types::paths;
+use stella_api_types::system::Health;
+
+use crate::api::Api;
+use crate::daemon::Daemon;
+use crate::{binaries, ports, wait};
+
+/// How long an orderly stop may take.
+const STOP_PATIENCE: Duration = Duration::from_secs(30);
+
+/// What a control plane is started with. Everything else is the product's default.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Below this much free space writes are refused, in bytes.
+    pub reserve_bytes: u64,
+    /// How often agents send a heartbeat, in milliseconds.
+    pub heartbeat_interval_ms: u64,
+    /// Requests a minute, for a token and for a tenant.
+    pub requests_per_minute: u32,
+    /// A snapshot is taken after this many events.
+    pub snapshot_every_events: u64,
+    /// A level or a filter.
+    pub log_level: String,
+}
+
+impl Default for Settings {
+    /// Small reserve, so that a full machine does not fail tests that are not about it; rate limits out of the way.
+    fn default() -> Self {
+        Self {
+            reserve_bytes: 1 << 20,
+            heartbeat_interval_ms: 1_000,
+            requests_per_minute: 1_000_000,
+            snapshot_every_events: 200_000,
+            log_level: "info".to_owned(),
+        }
+    }
+}
+
+/// A control plane. It is killed when this is dropped.
+#[derive(Debug)]
+pub struct ControlPlane {
+    daemon: Daemon,
+    folder: PathBuf,
+    state_dir: PathBuf,
+    api_port: u16,
+    metrics_port: u16,
+    agents_port: u16,
+}
+
+impl ControlPlane {
+    /// Starts a control plane that keeps everything in `folder`, and waits until it is ready.
+    ///
+    /// # Errors
+    /// If it does not become ready.
+    pub async fn start(folder: &Path, settings: &Settings) -> Result<Self> {
+        let mut started = Self::prepare(folder, settings)?;
+        started.resume().await?;
+        Ok(started)
+    }
+
+    /// Writes the configuration and starts nothing.
+    ///
+    /// # Errors
+    /// If the folder cannot be written.
+    pub fn prepare(folder: &Path, settings: &Settings) -> Result<Self> {
+        fs::create_dir_all(folder)?;
+        let config = folder.join("orchestrator.toml");
+        let daemon = Daemon::new(
+            "control plane",
+            binaries::path("stella-orchestrator")?,
+            vec!["run".to_owned(), "--config".to_owned(), config.display().to_string()],
+            folder.join("orchestrator.log"),
+        );
+        let prepared = Self {
+            daemon,
+            folder: folder.to_owned(),
+            state_dir: folder.join("state"),
+            api_port: ports::free()?,
+            metrics_port: ports::free()?,
+            agents_port: ports::free()?,
+        };
+        prepared.configure(settings)?;
+        Ok(prepared)
+    }
+
+    /// Writes the configuration for the next start. The ports stay.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn configure(&self, settings: &Settings) -> Result<()> {
+        let mut text = String::new();
+        let rate = settings.requests_per_minute;
+        writeln!(text, "state_dir = {:?}", self.state_dir)?;
+        writeln!(text, "[api]\nlisten = \"127.0.0.1:{}\"", self.api_port)?;
+        writeln!(text, "requests_per_minute = {rate}\nburst = {rate}\ntenant_requests_per_minute = {rate}")?;
+        writeln!(text, "[metrics]\nlisten = \"127.0.0.1:{}\"", self.metrics_port)?;
+        writeln!(
+            text,
+            "[agents]\nlisten = \"127.0.0.1:{0}\"\nadvertise = \"127.0.0.1:{0}\"",
+            self.agents_port
+        )?;
+        writeln!(text, "heartbeat_interval_ms = {}", settings.heartbeat_interval_ms)?;
+        writeln!(text, "[journal]\nreserve_bytes = {}", settings.reserve_bytes)?;
+        writeln!(text, "snapshot_every_events = {}", settings.snapshot_every_events)?;
+        writeln!(text, "[log]\nlevel = {:?}\nformat = \"json\"", settings.log_level)?;
+        let path = self.folder.join("orchestrator.toml");
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// Starts it again, on the state that is there, and waits until it is ready.
+    ///
+    /// # Errors
+    /// If it ends by itself or does not become ready in time.
+    pub async fn resume(&mut self) -> Result<()> {
+        self.resume_within(wait::PATIENCE).await
+    }
+
+    /// As [`Self::resume`], with a patience of the caller's: a long journal takes its time.
+    ///
+    /// # Errors
+    /// If it ends by itself or does not become ready in time.
+    pub async fn resume_within(&mut self, patience: Duration) -> Result<()> {
+        self.daemon.start()?;
+        let mut api = None;
+        wait::until_within(patience, "the control plane is ready", async || {
+            if let Err(ended) = self.daemon.check() {
+                // Waiting longer would not help, but the reason is in the log.
+                return Err(ended.context(self.daemon.log()));
+            }
+            // The CA is made at the first start, so it is read here.
+            let api = match &mut api {
+                Some(api) => api,
+                empty @ None => empty.insert(self.api()?),
+            };
+            let request = api.request(reqwest::Method::GET, paths::HEALTH_READY);
+            let answer = api.answer(request).await?;
+            anyhow::ensure!(answer.status.is_success(), "it says {}", answer.status);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Ends it as a power cut would.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub fn kill(&mut self) -> Result<()> {
+        self.daemon.kill()
+    }
+
+    /// Asks it to end and checks that it does so in order.
+    ///
+    /// # Errors
+    /// If it does not, or not in time.
+    pub fn stop(&mut self) -> Result<()> {
+        let status = self.daemon.terminate(STOP_PATIENCE)?;
+        anyhow::ensure!(status.success(), "the control plane ended with {status}");
+        Ok(())
+    }
+
+    /// A client of its API, with the token of the first start.
+    ///
+    /// # Errors
+    /// Before the first start has made CA and token.
+    pub fn api(&self) -> Result<Api> {
+        let read = |path: &str| {
+            let path = self.state_dir.join(path);
+            fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
+        };
+        let token = String::from_utf8(read("admin-token")?)?;
+        Api::new(self.api_port, &read("pki/root.crt")?, &token)
+    }
+
+    /// What `/health` says, whatever its status is.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub async fn health(&self) -> Result<Health> {
+        let api = self.api()?;
+        let answer = api.answer(api.request(reqwest::Method::GET, paths::HEALTH)).await?;
+        serde_json::from_slice(&answer.body).with_context(|| format!("{answer:?}"))
+    }
+
+    /// Where agents connect to.
+    #[must_use]
+    pub fn agents_address(&self) -> String {
+        format!("127.0.0.1:{}", self.agents_port)
+    }
+
+    /// The UDP port of the agents.
+    #[must_use]
+    pub const fn agents_port(&self) -> u16 {
+        self.agents_port
+    }
+
+    /// Where it keeps everything.
+    #[must_use]
+    pub fn state_dir(&self) -> &Path {
+        &self.state_dir
+    }
+
+    /// Moves the state to another folder; before the first start.
+    pub fn set_state_dir(&mut self, state_dir: PathBuf) {
+        self.state_dir = state_dir;
+    }
+
+    /// The process.
+    pub const fn daemon(&mut self) -> &mut Daemon {
+        &mut self.daemon
+    }
+
+    /// Its process id.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub fn pid(&self) -> Result<u32> {
+        self.daemon.pid()
+    }
+
+    /// Shows its log.
+    pub fn show_log(&self) {
+        self.daemon.show_log();
+    }
+}

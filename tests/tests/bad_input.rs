@@ -1,0 +1,196 @@
+//! Bad input gets a clear error that names the field and the remedy, and changes nothing.
+
+use anyhow::{Context as _, Result, ensure};
+use reqwest::{Method, RequestBuilder};
+use stella_api_types::paths::{self, fill};
+use stella_api_types::problem::Problem;
+use stella_tests::api::Api;
+use stella_tests::cluster::{Cluster, ENVIRONMENT, TENANT};
+use stella_tests::recipe::{self, archive, artifact, digest, hostile_archive, shell};
+
+/// A well-formed id of nothing.
+const NOBODY: &str = "0190f5f4-7b3c-7c1d-9d55-4f2b8e6a1c33";
+
+/// A request that must be refused.
+struct Case {
+    what: &'static str,
+    request: RequestBuilder,
+    status: u16,
+    /// What the refusal's `field` must contain; empty if the request as a whole is wrong.
+    field: &'static str,
+    /// A word that its detail must contain.
+    word: &'static str,
+}
+
+fn case(
+    what: &'static str,
+    request: RequestBuilder,
+    status: u16,
+    field: &'static str,
+    word: &'static str,
+) -> Case {
+    Case { what, request, status, field, word }
+}
+
+fn json(api: &Api, template: &str, body: &str) -> RequestBuilder {
+    api.request(Method::POST, &fill(template, &[TENANT]))
+        .header("Content-Type", "application/json")
+        .body(body.to_owned())
+}
+
+fn get(api: &Api, template: &str, values: &[&str]) -> RequestBuilder {
+    api.request(Method::GET, &fill(template, values))
+}
+
+fn put(api: &Api, digest: &str, body: Vec<u8>) -> RequestBuilder {
+    let path = fill(paths::ARTIFACT, &[TENANT, digest]);
+    api.request(Method::PUT, &path).header("Content-Type", "application/octet-stream").body(body)
+}
+
+fn unknown_things(api: &Api) -> Vec<Case> {
+    let deploy = |environment: &str, release: &str| {
+        json(api, paths::DEPLOYMENTS, &format!(r#"{{"environment":"{environment}","release":"{release}"}}"#))
+    };
+    vec![
+        case("an unknown tenant", get(api, paths::ENVIRONMENTS, &["nobody"]), 404, "", "nobody"),
+        case("an unknown deployment", get(api, paths::DEPLOYMENT, &[TENANT, NOBODY]), 404, "", NOBODY),
+        case("no id at all", get(api, paths::DEPLOYMENT, &[TENANT, "seven"]), 400, "deployment", "seven"),
+        case("an unknown task", get(api, paths::TASK, &[TENANT, NOBODY]), 404, "", NOBODY),
+        case("an unknown agent", get(api, paths::AGENT, &[TENANT, "nobody"]), 404, "", "nobody"),
+        case("an unknown environment", deploy("nowhere", "app:1.0.0"), 404, "environment", "nowhere"),
+        case("an unknown release", deploy(ENVIRONMENT, "app:9.9.9"), 404, "release", "9.9.9"),
+        case("an unknown path", api.request(Method::GET, "/api/v1/nothing"), 404, "", ""),
+        case("a wrong method", api.request(Method::PATCH, paths::TENANTS), 405, "", ""),
+        case(
+            "a bad cursor",
+            get(api, paths::ENVIRONMENTS, &[TENANT]).query(&[("cursor", "%%")]),
+            400,
+            "cursor",
+            "",
+        ),
+    ]
+}
+
+fn malformed_things(api: &Api) -> Vec<Case> {
+    let target = format!(r#"{{"name":"a/b","environment":"{ENVIRONMENT}","agent":"web-1"}}"#);
+    let wrong_batch = format!(
+        r#"{{"environment":"{ENVIRONMENT}","release":"app:1.0.0","strategy":{{"type":"rolling","batch":0}}}}"#
+    );
+    let steps =
+        r#"{"application":"app","version":"3","steps":[{"name":"x","action":{"type":"command","argv":[]}}]}"#;
+    let component = format!(
+        r#"{{"application":"app","version":"3","components":[{{"name":"web","digest":"{}"}}]}}"#,
+        digest(b"never uploaded")
+    );
+    let no_json = api.request(Method::POST, paths::TENANTS).header("Content-Type", "text/plain").body("{}");
+    vec![
+        case("malformed JSON", json(api, paths::ENVIRONMENTS, "{\"name\": \"x\""), 400, "", "JSON"),
+        case("no JSON", no_json, 415, "", "application/json"),
+        case("an unknown field", json(api, paths::ENVIRONMENTS, r#"{"name":"x","oder":1}"#), 400, "", "oder"),
+        case("a missing field", json(api, paths::ENVIRONMENTS, r#"{"order":1}"#), 400, "", "name"),
+        case("a wrong type", json(api, paths::ENVIRONMENTS, r#"{"name":7}"#), 400, "name", ""),
+        case("an empty name", json(api, paths::ENVIRONMENTS, r#"{"name":""}"#), 422, "name", ""),
+        case("a name with a slash", json(api, paths::TARGETS, &target), 422, "name", ""),
+        case("a batch of none", json(api, paths::DEPLOYMENTS, &wrong_batch), 422, "strategy.batch", ""),
+        case("an empty command", json(api, paths::RELEASES, steps), 422, "steps[0]", ""),
+        case(
+            "an archive that is not there",
+            json(api, paths::RELEASES, &component),
+            422,
+            "components[0].digest",
+            "",
+        ),
+        case(
+            "a token for ever",
+            json(api, paths::ENROLMENT_TOKENS, r#"{"expires_in_seconds":99999999}"#),
+            422,
+            "expires_in_seconds",
+            "",
+        ),
+    ]
+}
+
+fn large_and_strange_things(api: &Api) -> Result<Vec<Case>> {
+    let good = archive(&[("a", "b")])?;
+    let large = format!(r#"{{"name":"{}"}}"#, "x".repeat(100 << 20));
+    let key = json(api, paths::ENVIRONMENTS, r#"{"name":"x"}"#).header("Idempotency-Key", "x".repeat(500));
+    let stranger = api.with_token("stella_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA");
+    Ok(vec![
+        case("a wrong digest", put(api, &digest(b"something else"), good.clone()), 422, "digest", "sha256:"),
+        case("no digest", put(api, "md5:1234", good), 400, "digest", "sha256:"),
+        case("100 MB of JSON", json(api, paths::ENVIRONMENTS, &large), 413, "", ""),
+        case("an endless key", key, 400, "Idempotency-Key", ""),
+        case("a wrong token", get(&stranger, paths::ENVIRONMENTS, &[TENANT]), 401, "", "token"),
+        case("no token", get(&api.with_token("x"), paths::ENVIRONMENTS, &[TENANT]), 401, "", "token"),
+    ])
+}
+
+fn judge(case: &Case, problem: &Problem) -> Result<()> {
+    let Case { what, status, field, word, .. } = case;
+    ensure!(problem.status == *status, "{what}: {problem:?}");
+    let found = problem.field.as_deref().unwrap_or_default();
+    ensure!(found.contains(field), "{what}: names the field {found:?}, not {field:?}: {problem:?}");
+    ensure!(problem.detail.contains(word), "{what}: does not say {word:?}: {problem:?}");
+    ensure!(problem.detail.len() > 10, "{what}: says nothing: {problem:?}");
+    ensure!(problem.detail.len() < 2_000, "{what}: repeats too much of the input");
+    ensure!(problem.no_side_effects && !problem.retryable, "{what}: {problem:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_input_is_refused_with_field_and_remedy_and_changes_nothing() -> Result<()> {
+    let cluster = Cluster::start(1).await?;
+    cluster.release(&recipe::release("1.0.0", &[], vec![shell("work", "true")])).await?;
+    let before = cluster.api.events(TENANT).await?;
+    let mut cases = unknown_things(&cluster.api);
+    cases.extend(malformed_things(&cluster.api));
+    cases.extend(large_and_strange_things(&cluster.api)?);
+    // All of them are judged, so that one run tells everything that is wrong.
+    let mut wrong = Vec::new();
+    for mut case in cases {
+        let spare = cluster.api.request(Method::GET, paths::HEALTH);
+        let request = std::mem::replace(&mut case.request, spare);
+        let outcome = match cluster.api.answer(request).await.and_then(|answer| answer.problem()) {
+            Ok(problem) => judge(&case, &problem),
+            Err(failure) => Err(anyhow::Error::new(failure).context(format!("{}: no problem", case.what))),
+        };
+        wrong.extend(outcome.err().map(|error| format!("{error:#}")));
+    }
+    ensure!(wrong.is_empty(), "{} wrong answers:\n{}", wrong.len(), wrong.join("\n"));
+    let after = cluster.api.events(TENANT).await?;
+    assert_eq!(after, before, "nothing has happened");
+    cluster.passed()
+}
+
+/// An archive is judged where it is unpacked: nothing of it may get out of its folder.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_archive_that_leaves_its_folder_is_refused_on_the_host() -> Result<()> {
+    let cluster = Cluster::start(1).await?;
+    let absolute = cluster.folder().join("absolute").display().to_string();
+    let hostile = [("1.0.0", "../../../escaped".to_owned()), ("2.0.0", absolute.clone())];
+    for (version, path) in &hostile {
+        let digest = match cluster.api.upload(TENANT, &hostile_archive(path)?).await {
+            Ok(digest) => digest,
+            // Earlier is as good, if it says why.
+            Err(failure) => {
+                let problem = failure.into_problem()?;
+                ensure!(problem.status == 422 && problem.detail.contains("path"), "{problem:?}");
+                continue;
+            }
+        };
+        cluster.release(&recipe::release(version, &[("web", &digest)], vec![artifact("web")])).await?;
+        let order = recipe::rolling(ENVIRONMENT, version, stella_api_types::deployment::OnFailure::Stop);
+        let ended = cluster.deploy(&order).await?;
+        assert_eq!(ended.deployment.status, "failed", "{path}");
+        let reason = ended.targets[0].reason.clone().context("nobody is told why")?;
+        ensure!(reason.contains("path") || reason.contains(path.as_str()), "{reason:?}");
+        ensure!(!cluster.agents[0].host_root().join("web/current").exists(), "it was switched to");
+    }
+    ensure!(!std::path::Path::new(&absolute).exists(), "an absolute path was written");
+    let escaped = std::fs::read_dir(cluster.folder())?.flatten().any(|entry| entry.file_name() == "escaped");
+    ensure!(
+        !escaped && !cluster.agents[0].host_root().join("escaped").exists(),
+        "a path with .. was written"
+    );
+    cluster.passed()
+}

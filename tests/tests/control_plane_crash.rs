@@ -1,0 +1,133 @@
+//! The control plane is killed in the middle of things. What it answered holds, and nothing runs twice.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use stella_api_types::deployment::{Deployment, OnFailure};
+use stella_api_types::paths;
+use stella_tests::cluster::{Cluster, ENVIRONMENT, TENANT};
+use stella_tests::recipe::{self, rolling, shell};
+use stella_tests::wait;
+
+/// Says that it runs, and waits for its gate. One line for each time that it is started.
+const GATED: &str = "echo run >> runs; until [ -e gate ]; do sleep 0.05; done; echo done >> ends";
+
+fn open_gate(cluster: &Cluster, agent: usize) -> Result<()> {
+    Ok(std::fs::write(cluster.agents[agent].host_root().join("gate"), "")?)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rolling_deployment_goes_on_after_kill_9_and_each_target_runs_once() -> Result<()> {
+    let mut cluster = Cluster::start(3).await?;
+    cluster
+        .release(&recipe::release(
+            "1.0.0",
+            &[],
+            vec![shell("gated", GATED), shell("after", "echo x >> after")],
+        ))
+        .await?;
+    let order = rolling(ENVIRONMENT, "1.0.0", OnFailure::Stop);
+    let started = cluster.api.deploy(TENANT, &order, Some("key-of-the-deployment")).await?;
+    let id = started.deployment.id;
+
+    // At once after the answer: what was answered is there again, under the same key too.
+    cluster.control_plane.kill()?;
+    cluster.control_plane.resume().await?;
+    cluster.api = cluster.control_plane.api()?;
+    let repeated = cluster.api.deploy(TENANT, &order, Some("key-of-the-deployment")).await?;
+    assert_eq!(repeated.deployment.id, id);
+
+    // While the first target runs; its result comes when nobody is there to hear it.
+    cluster.wait_lines(0, "runs", 1).await?;
+    cluster.control_plane.kill()?;
+    open_gate(&cluster, 0)?;
+    cluster.wait_lines(0, "ends", 1).await?;
+    cluster.control_plane.resume().await?;
+
+    // While the second one runs, and goes on running when the control plane is back.
+    cluster.wait_lines(1, "runs", 1).await?;
+    cluster.control_plane.kill()?;
+    cluster.control_plane.resume().await?;
+    for agent in &cluster.agents {
+        cluster.wait_online(agent.name()).await?;
+    }
+    assert_eq!(cluster.agents[1].read("ends"), "");
+    open_gate(&cluster, 1)?;
+    open_gate(&cluster, 2)?;
+
+    let ended = cluster.wait_final(&id).await?;
+    assert_eq!(ended.deployment.status, "succeeded", "{ended:?}");
+    for agent in &cluster.agents {
+        for file in ["runs", "ends", "after"] {
+            assert_eq!(agent.read(file).lines().count(), 1, "{file} on {}", agent.name());
+        }
+    }
+    let tasks = cluster.api.tasks(TENANT, &id).await?;
+    assert_eq!(tasks.len(), 6);
+    assert!(tasks.iter().all(|task| task.state == "succeeded" && task.attempt == 1), "{tasks:?}");
+    let repeated = cluster.api.deploy(TENANT, &order, Some("key-of-the-deployment")).await?;
+    assert_eq!(repeated.deployment.id, id);
+    let all: Vec<Deployment> = cluster.api.list(&paths::fill(paths::DEPLOYMENTS, &[TENANT]), &[]).await?;
+    assert_eq!(all.len(), 1);
+    cluster.passed()
+}
+
+/// Repeats one POST until it is answered, across crashes.
+async fn post_until_answered(cluster: &Cluster, key: &str) -> Result<String> {
+    let order = rolling(ENVIRONMENT, "1.0.0", OnFailure::Stop);
+    wait::until(&format!("the POST with {key} is answered"), async || {
+        Ok(cluster.api.deploy(TENANT, &order, Some(key)).await?.deployment.id)
+    })
+    .await
+}
+
+/// A POST is repeated with its key while the control plane is killed at random moments: before it is read, between the
+/// flush and the answer, after the answer. Exactly one deployment is there for each key, and it runs once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_post_that_is_repeated_across_crashes_takes_effect_once() -> Result<()> {
+    const ROUNDS: usize = 12;
+    let seed = std::env::var("STELLA_SEED")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or_else(rand::random::<u64>);
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut cluster = Cluster::start(1).await?;
+    cluster.release(&recipe::release("1.0.0", &[], vec![shell("count", "echo run >> runs")])).await?;
+
+    let mut ids = BTreeSet::new();
+    let mut unanswered = 0;
+    for round in 0..ROUNDS {
+        let key = format!("round-{round}");
+        // The POST takes some milliseconds; the crash falls before, into or after it.
+        let delay = Duration::from_micros(random.random_range(0..12_000));
+        let (api, request_key) = (cluster.api.clone(), key.clone());
+        let request = tokio::spawn(async move {
+            api.deploy(TENANT, &rolling(ENVIRONMENT, "1.0.0", OnFailure::Stop), Some(&request_key)).await
+        });
+        tokio::time::sleep(delay).await;
+        cluster.control_plane.kill()?;
+        let first = request.await?.ok().map(|detail| detail.deployment.id);
+        unanswered += usize::from(first.is_none());
+        cluster.control_plane.resume().await?;
+        let again = post_until_answered(&cluster, &key).await?;
+        if let Some(first) = first {
+            ensure!(first == again, "seed {seed}: {key} was answered with {first} and then with {again}");
+        }
+        ensure!(ids.insert(again.clone()), "seed {seed}: {key} got the deployment of another key");
+        let ended = cluster.wait_final(&again).await?;
+        ensure!(ended.deployment.status == "succeeded", "seed {seed}: {ended:?}");
+    }
+    let all: Vec<Deployment> = cluster.api.list(&paths::fill(paths::DEPLOYMENTS, &[TENANT]), &[]).await?;
+    ensure!(all.len() == ROUNDS, "seed {seed}: {} deployments for {ROUNDS} keys", all.len());
+    assert_eq!(cluster.agents[0].read("runs").lines().count(), ROUNDS, "seed {seed}");
+    ensure!(unanswered > 0, "seed {seed}: no crash fell before an answer; widen the range of the delays");
+
+    let other = rolling(ENVIRONMENT, "1.0.0", OnFailure::Rollback);
+    let refused =
+        cluster.api.deploy(TENANT, &other, Some("round-0")).await.err().context("another body was taken")?;
+    assert_eq!(refused.into_problem()?.status, 422);
+    cluster.passed()
+}
