@@ -15,24 +15,21 @@
 //! Owner: the runner's task. It alone calls anything here.
 
 mod codec;
+mod commit;
 mod load;
 
 use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use stella_durable::{Batch, FlusherHandle, IVec, Store, Tree};
+use stella_durable::{FlusherHandle, IVec, Store, Tree};
 use stella_protocol::id::{AttemptKey, Generation, Incarnation, Position, TargetId};
 use stella_protocol::limits::OPEN_ATTEMPTS_MAX;
 use stella_protocol::message::{Dispatch, Finished, JournalMark, OpenAttempt, Phase, TaskOutcome};
 use stella_protocol::spec::{CommandSpec, Probe, TaskSpec};
 use stella_protocol::time::Timestamp;
-use tokio::sync::oneshot;
 
-use self::codec::{
-    Attempt, CONTROL_PLANE_KEY, LIFE_KEY, Life, Table, Tombstone, attempt_key, generation_key,
-};
+use self::codec::{Attempt, CONTROL_PLANE_KEY, Table, Tombstone, attempt_key, generation_key};
 
 /// How many acknowledged attempts are remembered: hours of duplicates, at a few hundred bytes each.
 pub const TOMBSTONES_MAX: usize = 4096;
@@ -127,7 +124,7 @@ pub struct Journal {
     staged: Vec<Write>,
     /// Whether somebody waits for what is staged.
     is_urgent: bool,
-    under_way: Option<Commit>,
+    under_way: Option<commit::Commit>,
 }
 
 #[derive(Clone, Debug)]
@@ -147,15 +144,6 @@ struct Write {
     key: IVec,
     /// `None` removes.
     value: Option<IVec>,
-}
-
-#[derive(Debug)]
-struct Commit {
-    position: Position,
-    since: Instant,
-    /// Until it is done, the tree does not show them.
-    writes: Vec<Write>,
-    done: oneshot::Receiver<Result<(), Arc<stella_durable::Error>>>,
 }
 
 impl Journal {
@@ -361,84 +349,6 @@ impl Journal {
         self.position = self.position.next();
         self.staged.push(Write { key: key.into(), value: value.map(IVec::from) });
         self.position
-    }
-
-    // === making it durable ===
-
-    /// Whether something lazy is staged that no commit has been asked for.
-    #[must_use]
-    pub const fn has_lazy_writes(&self) -> bool {
-        !self.staged.is_empty() && !self.is_urgent
-    }
-
-    /// Asks for a commit of what was staged lazily.
-    pub const fn hurry(&mut self) {
-        self.is_urgent = !self.staged.is_empty();
-    }
-
-    /// For how long the disk has been busy with the commit that is under way.
-    #[must_use]
-    pub fn waiting_for_disk(&self) -> Duration {
-        self.under_way.as_ref().map_or(Duration::ZERO, |commit| commit.since.elapsed())
-    }
-
-    /// Waits until the next commit is durable, and gives the position that is then; for ever if nothing urgent is staged.
-    /// Safe to drop and to call again.
-    ///
-    /// # Errors
-    /// If the commit failed. The process has to stop: nobody can tell what the disk has.
-    pub async fn durable(&mut self) -> Result<Position, Error> {
-        if self.under_way.is_none() && self.is_urgent {
-            self.begin();
-        }
-        let Some(commit) = &mut self.under_way else { return std::future::pending().await };
-        let result = (&mut commit.done).await;
-        let position = commit.position;
-        self.under_way = None;
-        match result {
-            Ok(Ok(())) => {
-                self.durable = position;
-                Ok(position)
-            }
-            Ok(Err(error)) => Err(Error::Store(error)),
-            Err(_gone) => Err(stella_durable::Error::Stopped.into()),
-        }
-    }
-
-    /// Makes everything durable that is staged.
-    ///
-    /// # Errors
-    /// As [`Self::durable`].
-    pub async fn settle(&mut self) -> Result<(), Error> {
-        self.hurry();
-        while self.under_way.is_some() || !self.staged.is_empty() {
-            self.durable().await?;
-            self.hurry();
-        }
-        Ok(())
-    }
-
-    fn begin(&mut self) {
-        let writes = self.staged.clone();
-        let batch = self.take_batch();
-        let (sender, done) = oneshot::channel();
-        // A journal that is gone waits for nothing.
-        self.flusher.commit_then(&self.tree, batch, move |result| drop(sender.send(result)));
-        self.under_way = Some(Commit { position: self.position, since: Instant::now(), writes, done });
-    }
-
-    fn take_batch(&mut self) -> Batch {
-        let mut batch = Batch::default();
-        for write in self.staged.drain(..) {
-            match write.value {
-                Some(value) => batch.insert(write.key, value),
-                None => batch.remove(write.key),
-            }
-        }
-        self.is_urgent = false;
-        let life = Life { incarnation: self.incarnation, position: self.position };
-        batch.insert(&LIFE_KEY, codec::encode(&LIFE_KEY, &life));
-        batch
     }
 
     fn damaged(&self, key: &[u8], broken: codec::Broken) -> Error {

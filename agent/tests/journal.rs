@@ -264,7 +264,7 @@ async fn the_inbox_answers_duplicates_and_fences_what_is_old() {
     let mut later = on(dispatch(1, "true"), 1, 5);
     later.attempt = later.attempt.next();
     journal.accept(&later);
-    let mut between = later.clone();
+    let mut between = later;
     between.attempt = stella_protocol::id::Attempt(0);
     assert!(
         matches!(inbox.judge(&journal, &between).unwrap(), Verdict::Refuse(_)),

@@ -63,7 +63,13 @@ pub fn artifact(component: &str) -> Step {
 /// A step that runs a script of the shell.
 #[must_use]
 pub fn shell(name: &str, script: &str) -> Step {
-    let argv = ["/bin/sh", "-c", script].map(str::to_owned).to_vec();
+    program(name, &["/bin/sh", "-c", script])
+}
+
+/// A step that runs a program.
+#[must_use]
+pub fn program(name: &str, argv: &[&str]) -> Step {
+    let argv = argv.iter().map(ToString::to_string).collect();
     step(
         name,
         StepAction::Command { argv, environment: BTreeMap::new(), working_directory: None, user: None },

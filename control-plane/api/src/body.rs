@@ -43,8 +43,12 @@ impl From<JsonRejection> for ApiError {
         // The framework's prefix says less than our code.
         let detail = text.split_once(": ").map_or(text.as_str(), |(_, rest)| rest).to_owned();
         match rejection.status().as_u16() {
-            413 => Self::new(ErrorCode::TooLarge, format!("a JSON body may have at most {JSON_BYTES_MAX} bytes")),
-            415 => Self::new(ErrorCode::UnsupportedMediaType, "send the header Content-Type: application/json"),
+            413 => {
+                Self::new(ErrorCode::TooLarge, format!("a JSON body may have at most {JSON_BYTES_MAX} bytes"))
+            }
+            415 => {
+                Self::new(ErrorCode::UnsupportedMediaType, "send the header Content-Type: application/json")
+            }
             422 => Self::new(ErrorCode::Invalid, detail),
             _ => Self::new(ErrorCode::MalformedRequest, detail),
         }
@@ -78,9 +82,10 @@ impl Paging {
         match self.limit {
             None => Ok(PAGE_ITEMS),
             Some(limit) if (1..=PAGE_ITEMS_MAX).contains(&limit) => Ok(limit),
-            Some(limit) => {
-                Err(ApiError::invalid("limit", format!("must be between 1 and {PAGE_ITEMS_MAX}, not {limit}")))
-            }
+            Some(limit) => Err(ApiError::invalid(
+                "limit",
+                format!("must be between 1 and {PAGE_ITEMS_MAX}, not {limit}"),
+            )),
         }
     }
 
@@ -90,7 +95,9 @@ impl Paging {
         let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(cursor).ok();
         let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
         let key = text.and_then(|text| text.parse().ok());
-        key.map(Some).ok_or_else(|| ApiError::invalid("cursor", "is not one that this list gave; start without a cursor"))
+        key.map(Some).ok_or_else(|| {
+            ApiError::invalid("cursor", "is not one that this list gave; start without a cursor")
+        })
     }
 }
 

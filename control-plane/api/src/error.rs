@@ -108,7 +108,9 @@ impl ErrorCode {
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::AlreadyExists | Self::Conflict => StatusCode::CONFLICT,
-            Self::Invalid | Self::IdempotencyKeyReused | Self::WrongDigest => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Invalid | Self::IdempotencyKeyReused | Self::WrongDigest => {
+                StatusCode::UNPROCESSABLE_ENTITY
+            }
             Self::MalformedRequest => StatusCode::BAD_REQUEST,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -123,7 +125,15 @@ impl ErrorCode {
     /// Whether the same request may go well later.
     #[must_use]
     pub const fn is_retryable(self) -> bool {
-        matches!(self, Self::RateLimited | Self::Overloaded | Self::Stopping | Self::NoSpace | Self::Timeout | Self::Internal)
+        matches!(
+            self,
+            Self::RateLimited
+                | Self::Overloaded
+                | Self::Stopping
+                | Self::NoSpace
+                | Self::Timeout
+                | Self::Internal
+        )
     }
 
     /// Whether it is certain that nothing was changed.
@@ -163,7 +173,10 @@ impl ApiError {
     /// Hides a cause that is not the caller's business and logs it.
     pub(crate) fn internal(error: &(dyn std::error::Error + 'static)) -> Self {
         tracing::error!(error, "a request failed");
-        Self::new(ErrorCode::Internal, "the log of the control plane says more; look for the correlation id of this answer")
+        Self::new(
+            ErrorCode::Internal,
+            "the log of the control plane says more; look for the correlation id of this answer",
+        )
     }
 
     /// The body; the ids are those of the request.

@@ -34,7 +34,10 @@ impl Limits {
             by_address: RateLimiter::keyed(quota(config.requests_per_minute, config.burst)),
             by_token: RateLimiter::keyed(quota(config.requests_per_minute, config.burst)),
             // The whole minute's worth may come at once: bursts are the tokens' limit.
-            by_tenant: RateLimiter::keyed(quota(config.tenant_requests_per_minute, config.tenant_requests_per_minute)),
+            by_tenant: RateLimiter::keyed(quota(
+                config.tenant_requests_per_minute,
+                config.tenant_requests_per_minute,
+            )),
         }
     }
 
@@ -60,7 +63,11 @@ impl Limits {
     }
 }
 
-fn check<K: Hash + Eq + Clone>(limiter: &DefaultKeyedRateLimiter<K>, what: &'static str, key: &K) -> Result<(), ApiError> {
+fn check<K: Hash + Eq + Clone>(
+    limiter: &DefaultKeyedRateLimiter<K>,
+    what: &'static str,
+    key: &K,
+) -> Result<(), ApiError> {
     limiter.check_key(key).map_err(|not_until| {
         metrics::counter!("stella_http_rate_limited_total", "limit" => what).increment(1);
         let wait = not_until.wait_time_from(DefaultClock::default().now());

@@ -74,7 +74,8 @@ pub(crate) async fn layer(State(app): State<App>, mut request: Request, next: Ne
     span.in_scope(|| tracing::debug!(status, milliseconds = took.as_secs_f64() * 1e3, "request answered"));
     metrics::counter!("stella_http_requests_total", "method" => method, "path" => path.clone(), "status" => status.to_string())
         .increment(1);
-    metrics::histogram!("stella_http_request_duration_seconds", "method" => method, "path" => path).record(took);
+    metrics::histogram!("stella_http_request_duration_seconds", "method" => method, "path" => path)
+        .record(took);
     response
 }
 
@@ -130,7 +131,8 @@ fn tenant_of(app: &App, path: &str) -> Option<TenantId> {
 }
 
 fn trace_of(headers: &HeaderMap) -> TraceContext {
-    let given = headers.get(TRACEPARENT).and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
+    let given =
+        headers.get(TRACEPARENT).and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
     given.unwrap_or_else(|| {
         let (id, span) = (uuid::Uuid::new_v4().as_u128(), uuid::Uuid::new_v4().as_u64_pair().1);
         TraceContext { trace_id: id, span_id: span, sampled: true }
@@ -183,12 +185,14 @@ fn error_of(response: &mut Response<Body>) -> Option<ApiError> {
     }
     let status = response.status();
     match status {
-        StatusCode::METHOD_NOT_ALLOWED => {
-            Some(ApiError::new(ErrorCode::MethodNotAllowed, "the header Allow lists the methods that this path knows"))
-        }
-        StatusCode::REQUEST_TIMEOUT | StatusCode::GATEWAY_TIMEOUT => {
-            Some(ApiError::new(ErrorCode::Timeout, "the answer took too long; what was asked may still happen"))
-        }
+        StatusCode::METHOD_NOT_ALLOWED => Some(ApiError::new(
+            ErrorCode::MethodNotAllowed,
+            "the header Allow lists the methods that this path knows",
+        )),
+        StatusCode::REQUEST_TIMEOUT | StatusCode::GATEWAY_TIMEOUT => Some(ApiError::new(
+            ErrorCode::Timeout,
+            "the answer took too long; what was asked may still happen",
+        )),
         StatusCode::INTERNAL_SERVER_ERROR if !response.headers().contains_key(header::CONTENT_TYPE) => {
             Some(ApiError::new(ErrorCode::Internal, "the log of the control plane says more"))
         }

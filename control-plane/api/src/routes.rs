@@ -107,7 +107,10 @@ pub(crate) fn with_state(app: App) -> Router {
 }
 
 async fn unknown(State(_): State<App>) -> ApiError {
-    ApiError::new(ErrorCode::NotFound, "there is nothing at this path; GET /api/v1/openapi.json lists what there is")
+    ApiError::new(
+        ErrorCode::NotFound,
+        "there is nothing at this path; GET /api/v1/openapi.json lists what there is",
+    )
 }
 
 fn panicked() -> Response {

@@ -29,7 +29,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Change {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         let caller = parts.extensions.get::<Caller>().cloned();
-        let caller = caller.ok_or_else(|| ApiError::new(ErrorCode::Unauthenticated, "a bearer token is needed"))?;
+        let caller =
+            caller.ok_or_else(|| ApiError::new(ErrorCode::Unauthenticated, "a bearer token is needed"))?;
         let key = match parts.headers.get("idempotency-key") {
             None => None,
             Some(value) => Some(parse_key(value.to_str().unwrap_or_default())?),

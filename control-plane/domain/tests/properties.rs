@@ -44,20 +44,14 @@ enum Act {
     Connect(u128),
     Disconnect(u128),
     Wipe(u128),
-    /// The agent takes what was sent to it; `heard` is whether its word arrives.
-    Accept {
-        agent: u128,
-        heard: bool,
-    },
-    Run {
-        agent: u128,
-        heard: bool,
-    },
-    Finish {
-        agent: u128,
-        outcome: TaskOutcome,
-        heard: bool,
-    },
+    /// The agent's words are lost from now until it connects again.
+    Mute(u128),
+    /// The agent takes what was sent to it.
+    Accept(u128),
+    Run(u128),
+    /// The agent does all that it is sent, some times over; the last of it ends like this.
+    Work(u128, usize, TaskOutcome),
+    Finish(u128, TaskOutcome),
     /// The agent says again what was not heard.
     Repeat(u128),
     RestartControlPlane,
@@ -79,27 +73,29 @@ fn outcome() -> impl Strategy<Value = TaskOutcome> {
 
 fn act() -> impl Strategy<Value = Act> {
     let who = 1..=AGENTS;
-    let heard = || proptest::bool::weighted(0.7);
     let only = proptest::option::weighted(0.3, vec(1..=TARGETS, 1..3));
     prop_oneof![
-        6 => (1..=3_u128, proptest::option::of(0..3_u32), only, any::<bool>(), 1..4_u64)
+        14 => (1..=3_u128, proptest::option::of(1..3_u32), only, any::<bool>(), 1..4_u64)
             .prop_map(|(release, batch, only, stop, hours)| Act::Deploy { release, batch, only, stop, hours }),
         1 => any::<usize>().prop_map(Act::Cancel),
         1 => any::<usize>().prop_map(Act::Rollback),
-        2 => (any::<usize>(), any::<bool>()).prop_map(|(which, yes)| Act::Settle(which, yes)),
+        8 => (any::<usize>(), any::<bool>()).prop_map(|(which, yes)| Act::Settle(which, yes)),
         2 => prop_oneof![20 => Just(None), 1 => who.clone().prop_map(Some)]
             .prop_map(|who| who.map_or(Act::Wait(1), Act::Revoke)),
         1 => (1..=TARGETS * 8).prop_map(Act::RemoveTarget),
-        3 => prop_oneof![Just(5_u64), Just(31_000), Just(61_000), Just(3_600_000), Just(90_000_000)].prop_map(Act::Wait),
-        6 => who.clone().prop_map(Act::Connect),
+        3 => prop_oneof![4 => Just(5_u64), 4 => Just(31_000), 3 => Just(61_000), 1 => Just(3_600_000), 1 => Just(90_000_000)].prop_map(Act::Wait),
+        14 => who.clone().prop_map(Act::Connect),
         3 => who.clone().prop_map(Act::Disconnect),
-        2 => who.clone().prop_map(Act::Wipe),
-        16 => (who.clone(), heard()).prop_map(|(agent, heard)| Act::Accept { agent, heard }),
-        12 => (who.clone(), heard()).prop_map(|(agent, heard)| Act::Run { agent, heard }),
-        24 => (who.clone(), outcome(), heard()).prop_map(|(agent, outcome, heard)| Act::Finish { agent, outcome, heard }),
+        3 => who.clone().prop_map(Act::Wipe),
+        16 => who.clone().prop_map(Act::Accept),
+        4 => who.clone().prop_map(Act::Mute),
+        12 => who.clone().prop_map(Act::Run),
+        24 => (who.clone(), 1..6_usize, outcome()).prop_map(|(agent, rounds, last)| Act::Work(agent, rounds, last)),
+        24 => (who.clone(), outcome()).prop_map(|(agent, outcome)| Act::Finish(agent, outcome)),
         3 => who.prop_map(Act::Repeat),
         1 => Just(Act::RestartControlPlane),
-        1 => (1..12_usize).prop_map(Act::RestoreControlPlane),
+        1 => proptest::option::weighted(0.3, 1..8_usize)
+            .prop_map(|lost| lost.map_or(Act::Wait(2), Act::RestoreControlPlane)),
     ]
 }
 
@@ -108,6 +104,7 @@ fn act() -> impl Strategy<Value = Act> {
 struct Host {
     incarnation: u128,
     position: u64,
+    mute: bool,
     open: BTreeMap<AttemptKey, (Phase, Option<TaskOutcome>)>,
 }
 
@@ -181,13 +178,17 @@ impl Walk {
         matches!(self.world.tenant().agents[&agent(n)].connectivity, Connectivity::Online { .. })
     }
 
+    fn is_heard(&self, n: u128) -> bool {
+        self.online(n) && !self.hosts[&n].mute
+    }
+
     fn some_deployment(&self, which: usize) -> Option<stella_protocol::id::DeploymentId> {
         let all: Vec<_> = self.world.tenant().deployments.keys().copied().collect();
         all.get(which.checked_rem(all.len())?).copied()
     }
 
     fn report(&mut self, n: u128, report: Report) {
-        if self.online(n) {
+        if self.is_heard(n) {
             let session = self.world.session(n);
             self.tenant(TenantCommand::Report { agent: agent(n), session, report });
         }
@@ -238,9 +239,17 @@ impl Walk {
                 let fresh = self.hosts[&n].incarnation + 100;
                 self.hosts.insert(n, Host { incarnation: fresh, ..Host::default() });
             }
-            Act::Accept { agent, heard } => self.accept(agent, heard),
-            Act::Run { agent, heard } => self.run(agent, heard),
-            Act::Finish { agent, outcome, heard } => self.finish(agent, outcome, heard),
+            Act::Mute(n) => self.hosts.get_mut(&n).unwrap().mute = true,
+            Act::Accept(n) => self.accept(n),
+            Act::Run(n) => self.run(n),
+            Act::Work(n, rounds, last) => {
+                for round in 1..=rounds {
+                    self.accept(n);
+                    self.run(n);
+                    self.finish(n, if round < rounds { TaskOutcome::Succeeded } else { last.clone() });
+                }
+            }
+            Act::Finish(n, outcome) => self.finish(n, outcome),
             Act::Repeat(n) => self.repeat(n),
             Act::RestartControlPlane => {
                 invariants::replay(&self.world.events, &self.world.state);
@@ -273,7 +282,7 @@ impl Walk {
         self.tenant(TenantCommand::DisconnectAgent { agent: agent(n), session, reason: "walk".to_owned() });
     }
 
-    fn accept(&mut self, n: u128, heard: bool) {
+    fn accept(&mut self, n: u128) {
         if !self.online(n) {
             return;
         }
@@ -293,13 +302,11 @@ impl Walk {
             host.position += 1;
             host.open.insert(key, (Phase::Accepted, None));
             let position = Position(host.position);
-            if heard {
-                self.report(n, Report::Accepted(Accepted { key, position }));
-            }
+            self.report(n, Report::Accepted(Accepted { key, position }));
         }
     }
 
-    fn run(&mut self, n: u128, heard: bool) {
+    fn run(&mut self, n: u128) {
         let host = self.hosts.get_mut(&n).unwrap();
         let Some((key, entry)) = host.open.iter_mut().find(|(_, (phase, _))| *phase == Phase::Accepted)
         else {
@@ -310,13 +317,11 @@ impl Walk {
         host.position += 1;
         // With a restored backup the same ids come again, and a person may have settled what was forgotten.
         assert!(self.ran.insert(key) || self.restored, "{key} ran twice");
-        if heard {
-            let started_at = self.world.now;
-            self.report(n, Report::Running(Running { key, started_at }));
-        }
+        let started_at = self.world.now;
+        self.report(n, Report::Running(Running { key, started_at }));
     }
 
-    fn finish(&mut self, n: u128, outcome: TaskOutcome, heard: bool) {
+    fn finish(&mut self, n: u128, outcome: TaskOutcome) {
         let host = self.hosts.get_mut(&n).unwrap();
         let Some((key, entry)) = host.open.iter_mut().find(|(_, (phase, _))| *phase == Phase::Running) else {
             return;
@@ -324,16 +329,14 @@ impl Walk {
         let key = *key;
         *entry = (Phase::Finished, Some(outcome));
         host.position += 1;
-        if heard {
-            self.say_finished(n, key);
-        }
+        self.say_finished(n, key);
     }
 
     fn say_finished(&mut self, n: u128, key: AttemptKey) {
         let host = &self.hosts[&n];
         let Some((_, Some(outcome))) = host.open.get(&key).cloned() else { return };
         let (position, finished_at) = (Position(host.position), self.world.now);
-        if self.online(n) {
+        if self.is_heard(n) {
             let report = Finished { key, position, started_at: None, finished_at, outcome };
             self.report(n, Report::Finished(report));
             self.hosts.get_mut(&n).unwrap().open.remove(&key);
@@ -368,7 +371,7 @@ proptest! {
     #![proptest_config(Config { cases: 200, max_shrink_iters: 2_000, failure_persistence: None, ..Config::default() })]
 
     #[test]
-    fn invariants_hold_on_every_walk(acts in vec(act(), 1..70)) {
+    fn invariants_hold_on_every_walk(acts in vec(act(), 20..120)) {
         let mut walk = Walk::new();
         for act in acts {
             walk.act(act);
@@ -379,7 +382,7 @@ proptest! {
 
     /// However a walk went: once agents answer again and the time is up, every deployment has ended.
     #[test]
-    fn every_deployment_ends(acts in vec(act(), 1..40)) {
+    fn every_deployment_ends(acts in vec(act(), 10..60)) {
         let mut walk = Walk::new();
         for act in acts {
             walk.act(act);

@@ -13,9 +13,7 @@ use stella_api_types::target::{CreateTarget, Target};
 use stella_api_types::tenant::{CreateTenant, Tenant};
 use stella_api_types::{Page, paths};
 use stella_domain::agent::Connectivity;
-use stella_domain::command::{
-    Command, NewEnrolmentToken, NewTarget, Outcome, SystemCommand, TenantCommand,
-};
+use stella_domain::command::{Command, NewEnrolmentToken, NewTarget, Outcome, SystemCommand, TenantCommand};
 use stella_protocol::id::{EnrolmentTokenId, EnvironmentId, TargetId, TenantId};
 use utoipa::IntoParams;
 use uuid::Uuid;
@@ -29,7 +27,10 @@ type Created<T> = (StatusCode, Json<T>);
 
 /// Lists tenants.
 #[utoipa::path(get, path = paths::TENANTS, tag = "tenants", params(Paging), responses((status = 200, body = Page<Tenant>)))]
-pub(crate) async fn tenants(State(app): State<App>, Query(paging): Query<Paging>) -> Result<Json<Page<Tenant>>, ApiError> {
+pub(crate) async fn tenants(
+    State(app): State<App>,
+    Query(paging): Query<Paging>,
+) -> Result<Json<Page<Tenant>>, ApiError> {
     let state = app.engine.state();
     page(&paging, state.tenants.iter().map(|(id, tenant)| (*id, tenant)), |tenant| view::tenant(tenant))
 }
@@ -55,7 +56,10 @@ pub(crate) async fn create_tenant(
 
 /// Shows a tenant.
 #[utoipa::path(get, path = paths::TENANT, tag = "tenants", params(("tenant" = String, Path)), responses((status = 200, body = Tenant)))]
-pub(crate) async fn tenant(State(app): State<App>, Path(tenant): Path<String>) -> Result<Json<Tenant>, ApiError> {
+pub(crate) async fn tenant(
+    State(app): State<App>,
+    Path(tenant): Path<String>,
+) -> Result<Json<Tenant>, ApiError> {
     Ok(Json(view::tenant(resolve::tenant(&app.engine.state(), &tenant)?)))
 }
 
@@ -128,8 +132,10 @@ pub(crate) async fn targets(
 ) -> Result<Json<Page<Target>>, ApiError> {
     let state = app.engine.state();
     let tenant = resolve::tenant(&state, &tenant)?;
-    let environment = filter.environment.as_deref().map(|text| resolve::environment(tenant, text)).transpose()?;
-    let wanted = tenant.targets.iter().filter(|(_, it)| environment.is_none_or(|wanted| it.environment == wanted.id));
+    let environment =
+        filter.environment.as_deref().map(|text| resolve::environment(tenant, text)).transpose()?;
+    let wanted =
+        tenant.targets.iter().filter(|(_, it)| environment.is_none_or(|wanted| it.environment == wanted.id));
     let paging = Paging { limit: filter.limit, cursor: filter.cursor };
     page(&paging, wanted.map(|(id, it)| (*id, it)), |it| view::target(tenant, it))
 }
@@ -264,7 +270,8 @@ pub(crate) async fn create_enrolment_token(
         return Err(ApiError::invalid("expires_in_seconds", problem));
     }
     let id = EnrolmentTokenId(Uuid::now_v7());
-    let token = stella_certs::EnrolmentToken::generate(id, app.root_fingerprint).map_err(|error| ApiError::internal(&error))?;
+    let token = stella_certs::EnrolmentToken::generate(id, app.root_fingerprint)
+        .map_err(|error| ApiError::internal(&error))?;
     let new = NewEnrolmentToken {
         id,
         secret_hash: token.secret_hash(),
@@ -273,7 +280,8 @@ pub(crate) async fn create_enrolment_token(
         uses_max: body.uses,
         expires_at: app.engine.now().plus_ms(body.expires_in_seconds * 1_000),
     };
-    let outcome = change.tenant(&app, tenant, &body, TenantCommand::CreateEnrolmentToken(Box::new(new))).await?;
+    let outcome =
+        change.tenant(&app, tenant, &body, TenantCommand::CreateEnrolmentToken(Box::new(new))).await?;
     let Outcome::EnrolmentToken(created) = outcome else { return Err(unexpected(&outcome)) };
     let state = app.engine.state();
     let tenant = resolve::tenant(&state, &tenant.to_string())?;
@@ -297,7 +305,11 @@ pub(crate) async fn system(State(app): State<App>) -> Json<System> {
         state.tenants.values().map(|tenant| count(tenant) as u64).sum::<u64>()
     };
     let online = |tenant: &stella_domain::tenant::TenantState| {
-        tenant.agents.values().filter(|agent| matches!(agent.connectivity, Connectivity::Online { .. })).count()
+        tenant
+            .agents
+            .values()
+            .filter(|agent| matches!(agent.connectivity, Connectivity::Online { .. }))
+            .count()
     };
     let counts = SystemCounts {
         tenants: state.tenants.len() as u64,

@@ -41,7 +41,8 @@ pub(crate) async fn deployments(
 ) -> Result<Json<Page<Deployment>>, ApiError> {
     let state = app.engine.state();
     let tenant = resolve::tenant(&state, &tenant)?;
-    let environment = filter.environment.as_deref().map(|text| resolve::environment(tenant, text)).transpose()?;
+    let environment =
+        filter.environment.as_deref().map(|text| resolve::environment(tenant, text)).transpose()?;
     let wanted = tenant.deployments.iter().filter(|(_, it)| {
         environment.is_none_or(|wanted| it.environment == wanted.id)
             && filter.status.as_deref().is_none_or(|status| it.status.name() == status)
@@ -63,7 +64,10 @@ pub(crate) async fn deploy(
     let tenant = resolve::tenant(&state, &tenant)?;
     let environment = resolve::environment(tenant, &body.environment)?.id;
     let targets = body.targets.as_ref().map(|names| {
-        names.iter().map(|name| Ok(resolve::target_in(tenant, environment, name)?.id)).collect::<Result<Vec<_>, ApiError>>()
+        names
+            .iter()
+            .map(|name| Ok(resolve::target_in(tenant, environment, name)?.id))
+            .collect::<Result<Vec<_>, ApiError>>()
     });
     let new = NewDeployment {
         id: DeploymentId(Uuid::now_v7()),
@@ -94,7 +98,11 @@ pub(crate) async fn rollback(
     created(&app, tenant.id, &outcome)
 }
 
-fn created(app: &App, tenant: TenantId, outcome: &Outcome) -> Result<(StatusCode, Json<DeploymentDetail>), ApiError> {
+fn created(
+    app: &App,
+    tenant: TenantId,
+    outcome: &Outcome,
+) -> Result<(StatusCode, Json<DeploymentDetail>), ApiError> {
     match outcome {
         Outcome::Deployment(id) => Ok((StatusCode::CREATED, Json(detail(app, tenant, *id)?))),
         other => Err(unexpected(other)),

@@ -33,7 +33,8 @@ pub(crate) async fn upload(
     let mut upload = app.artifacts.upload(digest, app.config.artifact_bytes_max).await?;
     let mut chunks = body.into_data_stream();
     while let Some(chunk) = chunks.next().await {
-        let chunk = chunk.map_err(|_| ApiError::new(ErrorCode::MalformedRequest, "the upload broke off; send it again"))?;
+        let chunk = chunk
+            .map_err(|_| ApiError::new(ErrorCode::MalformedRequest, "the upload broke off; send it again"))?;
         upload.write(&chunk).await?;
     }
     let size_bytes = upload.finish().await?;
@@ -105,7 +106,10 @@ fn components(tenant: &TenantState, body: &CreateRelease) -> Result<Vec<Componen
             let field = format!("components[{at}].digest");
             let digest = parse::digest(&field, &component.digest)?;
             let size_bytes = *tenant.artifacts.get(&digest).ok_or_else(|| {
-                ApiError::invalid(&field, format!("no archive {digest} was uploaded; PUT it to .../artifacts/{digest} first"))
+                ApiError::invalid(
+                    &field,
+                    format!("no archive {digest} was uploaded; PUT it to .../artifacts/{digest} first"),
+                )
             })?;
             let name = parse::name(&format!("components[{at}].name"), &component.name)?;
             Ok(Component { name, digest, size_bytes })

@@ -1,0 +1,118 @@
+//! From the texts of requests to the domain's types. An error names the field as the caller wrote it: `steps[1].name`.
+//!
+//! Only what a type cannot hold is refused here. What makes sense together is the core's to decide.
+
+use stella_api_types::deployment::{OnFailure as OnFailureDto, Strategy as StrategyDto};
+use stella_api_types::release::{Step as StepDto, StepAction as StepActionDto, UnitAction as UnitActionDto};
+use stella_domain::deployment::{OnFailure, Strategy};
+use stella_domain::name::{Name, Version};
+use stella_domain::release::{STEPS_MAX, Step, StepAction};
+use stella_protocol::digest::Digest;
+use stella_protocol::spec::UnitAction;
+
+use crate::error::ApiError;
+
+/// The longest reason that a person may give, in bytes. It is kept in the journal for ever.
+const REASON_BYTES_MAX: usize = 1024;
+
+/// A name.
+pub(crate) fn name(field: &str, text: &str) -> Result<Name, ApiError> {
+    text.parse::<Name>().map_err(|error| ApiError::invalid(field, error.to_string()))
+}
+
+/// A version.
+pub(crate) fn version(field: &str, text: &str) -> Result<Version, ApiError> {
+    text.parse::<Version>().map_err(|error| ApiError::invalid(field, error.to_string()))
+}
+
+/// A digest.
+pub(crate) fn digest(field: &str, text: &str) -> Result<Digest, ApiError> {
+    text.parse::<Digest>().map_err(|error| ApiError::invalid(field, error.to_string()))
+}
+
+/// Why a person does something: not empty, and not long.
+pub(crate) fn reason(field: &str, text: &str) -> Result<String, ApiError> {
+    let trimmed = text.trim();
+    if trimmed.is_empty() {
+        return Err(ApiError::invalid(field, "must say why: it is recorded"));
+    }
+    if trimmed.len() > REASON_BYTES_MAX {
+        let problem = format!("must have at most {REASON_BYTES_MAX} bytes, not {}", trimmed.len());
+        return Err(ApiError::invalid(field, problem));
+    }
+    Ok(trimmed.to_owned())
+}
+
+/// How targets follow one another.
+pub(crate) const fn strategy(dto: StrategyDto) -> Strategy {
+    match dto {
+        StrategyDto::AllAtOnce {} => Strategy::AllAtOnce,
+        StrategyDto::Rolling { batch } => Strategy::Rolling { batch },
+    }
+}
+
+/// What to do when a target fails.
+pub(crate) const fn on_failure(dto: OnFailureDto) -> OnFailure {
+    match dto {
+        OnFailureDto::Rollback => OnFailure::Rollback,
+        OnFailureDto::Stop => OnFailure::Stop,
+    }
+}
+
+/// The steps of a new release.
+pub(crate) fn steps(steps: &[StepDto]) -> Result<Vec<Step>, ApiError> {
+    if steps.len() > STEPS_MAX {
+        let problem = format!("must be at most {STEPS_MAX}, not {}", steps.len());
+        return Err(ApiError::invalid("steps", problem));
+    }
+    steps.iter().enumerate().map(|(at, dto)| step(&format!("steps[{at}]"), dto)).collect()
+}
+
+fn step(field: &str, dto: &StepDto) -> Result<Step, ApiError> {
+    Ok(Step {
+        name: name(&format!("{field}.name"), &dto.name)?,
+        action: action(&format!("{field}.action"), &dto.action)?,
+        timeout_ms: dto.timeout_ms,
+    })
+}
+
+fn action(field: &str, dto: &StepActionDto) -> Result<StepAction, ApiError> {
+    Ok(match dto {
+        StepActionDto::Artifact { component, keep_releases } => StepAction::Artifact {
+            component: name(&format!("{field}.component"), component)?,
+            keep_releases: *keep_releases,
+        },
+        StepActionDto::Command { argv, environment, working_directory, user } => StepAction::Command {
+            argv: argv.clone(),
+            environment: environment.clone(),
+            working_directory: working_directory.clone(),
+            user: user.clone(),
+        },
+        StepActionDto::CheckHttp { url, status, interval_ms, successes } => StepAction::CheckHttp {
+            url: url.clone(),
+            status: *status,
+            interval_ms: *interval_ms,
+            successes: *successes,
+        },
+        StepActionDto::CheckTcp { address, interval_ms, successes } => StepAction::CheckTcp {
+            address: address.clone(),
+            interval_ms: *interval_ms,
+            successes: *successes,
+        },
+        StepActionDto::CheckCommand { argv, interval_ms, successes } => {
+            StepAction::CheckCommand { argv: argv.clone(), interval_ms: *interval_ms, successes: *successes }
+        }
+        StepActionDto::Systemd { unit, action } => {
+            StepAction::Systemd { unit: unit.clone(), action: unit_action(*action) }
+        }
+    })
+}
+
+const fn unit_action(dto: UnitActionDto) -> UnitAction {
+    match dto {
+        UnitActionDto::Start => UnitAction::Start,
+        UnitActionDto::Stop => UnitAction::Stop,
+        UnitActionDto::Restart => UnitAction::Restart,
+        UnitActionDto::ReloadOrRestart => UnitAction::ReloadOrRestart,
+    }
+}

@@ -1,0 +1,123 @@
+//! From what callers write to what it stands for.
+//!
+//! A thing is found by its id first and by its name second: a name that somebody made to look like another thing's id
+//! must not lead there. Everything is looked up in an index; nothing is searched for.
+
+use std::str::FromStr;
+use std::sync::Arc;
+
+use imbl::OrdMap;
+use stella_domain::agent::{Agent, EnrolmentToken};
+use stella_domain::deployment::Deployment;
+use stella_domain::environment::Environment;
+use stella_domain::name::{Name, Version};
+use stella_domain::release::Release;
+use stella_domain::state::State;
+use stella_domain::target::Target;
+use stella_domain::task::Task;
+use stella_domain::tenant::TenantState;
+use stella_protocol::id::{
+    AgentId, DeploymentId, EnrolmentTokenId, EnvironmentId, ReleaseId, TargetId, TaskId, TenantId,
+};
+
+use crate::error::ApiError;
+
+/// The tenant with this id or name.
+pub(crate) fn tenant<'s>(state: &'s State, text: &str) -> Result<&'s Arc<TenantState>, ApiError> {
+    by_id::<TenantId, _>(&state.tenants, text)
+        .or_else(|| by_name(&state.tenants, &state.system.tenants, text))
+        .ok_or_else(|| ApiError::not_found(TenantId::KIND, text))
+}
+
+/// The id of the tenant with this id or name.
+pub(crate) fn tenant_id(state: &State, text: &str) -> Result<TenantId, ApiError> {
+    tenant(state, text).map(|tenant| tenant.id)
+}
+
+/// The environment with this id or name.
+pub(crate) fn environment<'s>(tenant: &'s TenantState, text: &str) -> Result<&'s Arc<Environment>, ApiError> {
+    by_id::<EnvironmentId, _>(&tenant.environments, text)
+        .or_else(|| by_name(&tenant.environments, &tenant.index.environments, text))
+        .ok_or_else(|| ApiError::not_found(EnvironmentId::KIND, text))
+}
+
+/// The agent with this id or name.
+pub(crate) fn agent<'s>(tenant: &'s TenantState, text: &str) -> Result<&'s Arc<Agent>, ApiError> {
+    by_id::<AgentId, _>(&tenant.agents, text)
+        .or_else(|| by_name(&tenant.agents, &tenant.index.agents, text))
+        .ok_or_else(|| ApiError::not_found(AgentId::KIND, text))
+}
+
+/// The target with this id, or with this name if only one environment has one of that name.
+pub(crate) fn target<'s>(tenant: &'s TenantState, text: &str) -> Result<&'s Arc<Target>, ApiError> {
+    if let Some(found) = by_id::<TargetId, _>(&tenant.targets, text) {
+        return Ok(found);
+    }
+    // One look-up for each environment, of which a tenant has a handful.
+    let mut found = tenant.index.targets.values().filter_map(|index| by_name(&tenant.targets, index, text));
+    let first = found.next().ok_or_else(|| ApiError::not_found(TargetId::KIND, text))?;
+    if found.next().is_some() {
+        return Err(ApiError::invalid(
+            "target",
+            "is the name of targets in several environments; use the target's id",
+        ));
+    }
+    Ok(first)
+}
+
+/// The target of this environment with this id or name.
+pub(crate) fn target_in<'s>(
+    tenant: &'s TenantState,
+    environment: EnvironmentId,
+    text: &str,
+) -> Result<&'s Arc<Target>, ApiError> {
+    let index = tenant.index.targets.get(&environment);
+    by_id::<TargetId, _>(&tenant.targets, text)
+        .filter(|target| target.environment == environment)
+        .or_else(|| index.and_then(|index| by_name(&tenant.targets, index, text)))
+        .ok_or_else(|| ApiError::not_found("target in this environment", text))
+}
+
+/// The release with this id, or the one that is written `application:version`.
+pub(crate) fn release<'s>(tenant: &'s TenantState, text: &str) -> Result<&'s Arc<Release>, ApiError> {
+    by_id::<ReleaseId, _>(&tenant.releases, text)
+        .or_else(|| {
+            // Neither part can have a colon.
+            let (application, version) = text.split_once(':')?;
+            let versions = tenant.index.releases.get(&application.parse::<Name>().ok()?)?;
+            tenant.releases.get(versions.get(&version.parse::<Version>().ok()?)?)
+        })
+        .ok_or_else(|| ApiError::not_found(ReleaseId::KIND, text))
+}
+
+/// The deployment with this id.
+pub(crate) fn deployment<'s>(tenant: &'s TenantState, text: &str) -> Result<&'s Arc<Deployment>, ApiError> {
+    by_id::<DeploymentId, _>(&tenant.deployments, text)
+        .ok_or_else(|| ApiError::not_found(DeploymentId::KIND, text))
+}
+
+/// The task with this id.
+pub(crate) fn task<'s>(tenant: &'s TenantState, text: &str) -> Result<&'s Arc<Task>, ApiError> {
+    by_id::<TaskId, _>(&tenant.tasks, text).ok_or_else(|| ApiError::not_found(TaskId::KIND, text))
+}
+
+/// The enrolment token with this id: the public half, never the secret.
+pub(crate) fn enrolment_token<'s>(
+    tenant: &'s TenantState,
+    text: &str,
+) -> Result<&'s Arc<EnrolmentToken>, ApiError> {
+    by_id::<EnrolmentTokenId, _>(&tenant.enrolment_tokens, text)
+        .ok_or_else(|| ApiError::not_found(EnrolmentTokenId::KIND, text))
+}
+
+fn by_id<'s, I: Ord + FromStr, T>(things: &'s OrdMap<I, Arc<T>>, text: &str) -> Option<&'s Arc<T>> {
+    things.get(&text.parse().ok()?)
+}
+
+fn by_name<'s, I: Ord, T>(
+    things: &'s OrdMap<I, Arc<T>>,
+    index: &OrdMap<Name, I>,
+    text: &str,
+) -> Option<&'s Arc<T>> {
+    things.get(index.get(&text.parse::<Name>().ok()?)?)
+}

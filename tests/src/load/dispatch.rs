@@ -1,0 +1,157 @@
+//! Dispatch latency: from the request that creates a deployment to its task accepted, durably, by a real agent.
+//!
+//! The clock starts when the client sends the request, so the way to the API is in it. It stops twice: at the journal time of
+//! `task_accepted` in the control plane (whole milliseconds, rounded up here), and when the event is seen on the feed, which
+//! is one durable append later. The raw limit is one QUIC round trip and two durable appends, one on either side.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use bytes::{Buf as _, BytesMut};
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
+use reqwest::Method;
+use stella_api_types::event::Event;
+use stella_api_types::paths;
+use stella_api_types::time::parse_rfc3339;
+
+use crate::agent::Agent;
+use crate::cluster::{create_release, create_token, token};
+use crate::load::figure::{Figure, Latencies};
+use crate::load::raw;
+use crate::load::site::{Site, TENANT};
+use crate::{process, recipe, sim, wait};
+
+const PHASE: &str = "dispatch";
+
+const ENVIRONMENT: &str = "dispatch";
+const AGENT: &str = "dispatched-to";
+
+/// How many round trips are measured raw.
+const ROUND_TRIPS: u32 = 2_000;
+
+/// How long the raw limit of the disk is measured.
+const RAW_TIME: Duration = Duration::from_secs(2);
+
+/// The largest event, in bytes; a longer line is not ours.
+const LINE_BYTES_MAX: usize = 1 << 20;
+
+/// Measures this many dispatches, one after the other.
+///
+/// # Errors
+/// If one of them does not succeed.
+pub async fn measure(site: &Site, samples: u32, program: &Path) -> Result<Vec<Figure>> {
+    let mut agent = Agent::new(site.folder(), AGENT, &site.control_plane.agents_address())?;
+    let invitation = create_token(&site.api, TENANT, &token(Some(AGENT), 1)).await?;
+    agent.enrol(&invitation.token.context("the token is not in the answer")?)?;
+    agent.start()?;
+    wait::until("the agent is online", async || {
+        anyhow::ensure!(site.api.agent(TENANT, AGENT).await?.connectivity == "online");
+        Ok(())
+    })
+    .await?;
+    site.environment(ENVIRONMENT, &[AGENT.to_owned()]).await?;
+    create_release(
+        &site.api,
+        TENANT,
+        &recipe::release("1.0.0-dispatch", &[], vec![recipe::shell("work", "true")]),
+    )
+    .await?;
+
+    let mut feed = Feed::open(site).await?;
+    let (mut journalled, mut seen) = (Latencies::default(), Latencies::default());
+    for _ in 0..samples {
+        one(site, &mut feed, &mut journalled, &mut seen).await?;
+    }
+    let idle_bytes = process::resident_bytes(agent.pid()?)?;
+    let raw_limit = raw_limit(site, program).await?;
+    let limit = "one QUIC round trip + two fdatasync appends";
+    let figure = |what: &str, latencies: &Latencies, percentile: f64| {
+        let raw = raw_limit.0.milliseconds(percentile) + 2.0 * raw_limit.1.milliseconds(percentile);
+        let what = format!("{what}, p{percentile:.0} of {}", latencies.count());
+        Figure::new(PHASE, what, latencies.milliseconds(percentile), "ms").beside(limit, raw)
+    };
+    let mebibytes = crate::load::figure::as_f64(idle_bytes) / 1024.0 / 1024.0;
+    Ok(vec![
+        figure("request -> accepted (journal time)", &journalled, 50.0).goal("ratio <= 3"),
+        figure("request -> accepted (journal time)", &journalled, 99.0),
+        figure("request -> accepted, seen on the feed (one more append)", &seen, 50.0),
+        figure("request -> accepted, seen on the feed (one more append)", &seen, 99.0),
+        Figure::new(PHASE, "memory of the real agent", mebibytes, "MiB").goal("< 15 MiB"),
+    ])
+}
+
+async fn raw_limit(site: &Site, program: &Path) -> Result<(Latencies, Latencies)> {
+    let server = raw::Server::start(program, site.folder())?;
+    let endpoint = sim::endpoint()?;
+    let round_trips = server.connect(&endpoint, true).await?.round_trips(ROUND_TRIPS).await?;
+    Ok((round_trips, raw::appends(site.folder(), RAW_TIME)?))
+}
+
+async fn one(site: &Site, feed: &mut Feed, journalled: &mut Latencies, seen: &mut Latencies) -> Result<()> {
+    let order = recipe::all_at_once(ENVIRONMENT, "1.0.0-dispatch");
+    let (sent, sent_at) = (Instant::now(), sim::now());
+    let posted = site.api.deploy(TENANT, &order, None);
+    let accepted = async {
+        let event = feed.wait_for("task_accepted").await?;
+        anyhow::Ok((sent.elapsed(), parse_rfc3339(&event.at)?))
+    };
+    let (posted, accepted) = tokio::join!(posted, accepted);
+    let (elapsed, at) = accepted?;
+    let deployment = posted?;
+    seen.record(elapsed);
+    // The journal's time is cut to milliseconds; so is the start's, and one is added for both.
+    journalled.record(at.plus_ms(1).since(sent_at));
+    let ended = feed.wait_for("deployment_succeeded").await?;
+    let id = ended.data.get("id").and_then(|id| id.as_str());
+    anyhow::ensure!(id == Some(deployment.deployment.id.as_str()), "another deployment ended: {ended:?}");
+    Ok(())
+}
+
+/// The live feed of events.
+struct Feed {
+    chunks: BoxStream<'static, reqwest::Result<bytes::Bytes>>,
+    waiting: BytesMut,
+}
+
+impl Feed {
+    async fn open(site: &Site) -> Result<Self> {
+        let past = site.api.events(TENANT).await?;
+        let after = past.last().map_or(0, |event| event.position + 1).to_string();
+        let request = site.api.request(Method::GET, &paths::fill(paths::EVENTS, &[TENANT]));
+        let request = request.query(&[("after", after)]).header("Accept", "text/event-stream");
+        let response = request.send().await?.error_for_status()?;
+        Ok(Self { chunks: response.bytes_stream().boxed(), waiting: BytesMut::new() })
+    }
+
+    /// Skips events until one of this kind comes.
+    async fn wait_for(&mut self, kind: &str) -> Result<Event> {
+        let found = tokio::time::timeout(wait::PATIENCE, async {
+            loop {
+                let event = self.next().await?;
+                if event.kind == kind {
+                    return anyhow::Ok(event);
+                }
+            }
+        });
+        found.await.with_context(|| format!("no {kind} on the feed in time"))?
+    }
+
+    async fn next(&mut self) -> Result<Event> {
+        loop {
+            while let Some(end) = self.waiting.iter().position(|byte| *byte == b'\n') {
+                let line = self.waiting.split_to(end);
+                self.waiting.advance(1);
+                if let Some(data) = line.strip_prefix(b"data:") {
+                    return serde_json::from_slice(data).context("an odd event on the feed");
+                }
+            }
+            if self.waiting.len() > LINE_BYTES_MAX {
+                bail!("a line of the feed has no end");
+            }
+            let chunk = self.chunks.next().await.context("the feed has ended")??;
+            self.waiting.extend_from_slice(&chunk);
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! What a measurement says, for people and for programs.
+
+use std::fmt::Write as _;
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+/// One measured number.
+#[derive(Clone, Debug, Serialize)]
+pub struct Figure {
+    /// Which subcommand measured it.
+    pub phase: &'static str,
+    /// What was measured, with its circumstances.
+    pub what: String,
+    /// The number.
+    pub value: f64,
+    /// Its unit.
+    pub unit: &'static str,
+    /// The raw limit of the same run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub raw: Option<Raw>,
+    /// What it should be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub goal: Option<String>,
+}
+
+/// A raw limit.
+#[derive(Clone, Debug, Serialize)]
+pub struct Raw {
+    /// What was measured.
+    pub what: String,
+    /// The number, in the figure's unit.
+    pub value: f64,
+    /// The figure divided by it.
+    pub ratio: f64,
+}
+
+impl Figure {
+    /// A number that stands for itself.
+    pub fn new(phase: &'static str, what: impl Into<String>, value: f64, unit: &'static str) -> Self {
+        Self { phase, what: what.into(), value, unit, raw: None, goal: None }
+    }
+
+    /// The same with a raw limit beside it.
+    #[must_use]
+    pub fn beside(mut self, what: impl Into<String>, value: f64) -> Self {
+        let ratio = if value == 0.0 { f64::NAN } else { self.value / value };
+        self.raw = Some(Raw { what: what.into(), value, ratio });
+        self
+    }
+
+    /// The same with what it should be.
+    #[must_use]
+    pub fn goal(mut self, goal: impl Into<String>) -> Self {
+        self.goal = Some(goal.into());
+        self
+    }
+}
+
+/// The figures as a table.
+#[must_use]
+pub fn table(figures: &[Figure]) -> String {
+    let mut rows = vec![["WHAT", "VALUE", "RAW LIMIT", "RATIO", "GOAL"].map(str::to_owned)];
+    for figure in figures {
+        let raw = figure.raw.as_ref();
+        rows.push([
+            format!("{}: {}", figure.phase, figure.what),
+            format!("{} {}", number(figure.value), figure.unit),
+            raw.map(|raw| format!("{} {} ({})", number(raw.value), figure.unit, raw.what))
+                .unwrap_or_default(),
+            raw.map(|raw| format!("{:.2}", raw.ratio)).unwrap_or_default(),
+            figure.goal.clone().unwrap_or_default(),
+        ]);
+    }
+    let mut widths = [0; 5];
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    let mut out = String::new();
+    for row in rows {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+        let line = cells.collect::<Vec<_>>().join("  ");
+        // Writing to a string does not fail.
+        writeln!(out, "{}", line.trim_end()).ok();
+    }
+    out
+}
+
+/// As many digits as a person needs.
+fn number(value: f64) -> String {
+    match value.abs() {
+        size if size >= 100.0 => format!("{value:.0}"),
+        size if size >= 10.0 => format!("{value:.1}"),
+        _ => format!("{value:.2}"),
+    }
+}
+
+/// Latencies, in microseconds up to a minute.
+#[derive(Clone, Debug)]
+pub struct Latencies(Histogram<u64>);
+
+impl Default for Latencies {
+    fn default() -> Self {
+        Self(Histogram::new_with_bounds(1, 60_000_000, 3).expect("the bounds are in order"))
+    }
+}
+
+impl Latencies {
+    /// One more.
+    pub fn record(&mut self, latency: std::time::Duration) {
+        self.0.saturating_record(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX));
+    }
+
+    /// A percentile, in milliseconds.
+    #[must_use]
+    pub fn milliseconds(&self, percentile: f64) -> f64 {
+        as_f64(self.0.value_at_percentile(percentile)) / 1_000.0
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.0.len()
+    }
+}
+
+/// Figures are far below 2^52: nothing is lost.
+#[must_use]
+#[expect(clippy::cast_precision_loss, reason = "figures are far below 2^52")]
+pub const fn as_f64(value: u64) -> f64 {
+    value as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_table_shows_the_ratio_and_a_json_line_has_it() {
+        let figure = Figure::new("tasks", "life cycles", 5_000.0, "a second").beside("fdatasync", 1_000.0);
+        let text = table(&[figure.clone().goal(">= 5000"), Figure::new("idle", "memory", 1.5, "MiB")]);
+        assert!(
+            text.contains("tasks: life cycles  5000 a second  1000 a second (fdatasync)  5.00   >= 5000"),
+            "{text}"
+        );
+        assert!(text.contains("1.50 MiB"), "{text}");
+        assert_eq!(serde_json::to_value(figure).unwrap()["raw"]["ratio"], 5.0);
+    }
+
+    #[test]
+    fn percentiles_are_in_milliseconds() {
+        let mut latencies = Latencies::default();
+        for milliseconds in 1..=100 {
+            latencies.record(Duration::from_millis(milliseconds));
+        }
+        assert!((latencies.milliseconds(50.0) - 50.0).abs() < 0.5);
+        assert_eq!(latencies.count(), 100);
+    }
+}

@@ -1,0 +1,59 @@
+//! How long a control plane needs to start on a long journal without a snapshot, beside reading the journal and doing
+//! nothing with it.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use stella_journal::{Journal as _, JournalConfig, SledJournal};
+use stella_protocol::id::Position;
+
+use crate::load::figure::{Figure, as_f64};
+use crate::load::site::Site;
+
+const PHASE: &str = "replay";
+
+/// How long it may take.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// As the control plane has it.
+const CACHE_BYTES: u64 = 64 << 20;
+
+/// How many events are read at a time.
+const READ_EVENTS: usize = 10_000;
+
+/// Stops the control plane in order and starts it again on the journal that it has by now.
+///
+/// # Errors
+/// If it does not stop or start.
+pub async fn measure(site: &mut Site) -> Result<Vec<Figure>> {
+    site.control_plane.stop()?;
+    let (events, raw) = read(site)?;
+    let start = Instant::now();
+    site.control_plane.resume_within(PATIENCE).await?;
+    let replayed = start.elapsed();
+    let million = |duration: Duration| duration.as_secs_f64() * 1e6 / as_f64(events.max(1));
+    Ok(vec![
+        Figure::new(PHASE, format!("start on a journal of {events} events"), replayed.as_secs_f64(), "s")
+            .beside("reading and checking them", raw.as_secs_f64()),
+        Figure::new(PHASE, "the same for a million events", million(replayed), "s")
+            .beside("reading", million(raw)),
+    ])
+}
+
+/// Reads everything; how much there was and how long it took.
+fn read(site: &Site) -> Result<(u64, Duration)> {
+    let start = Instant::now();
+    let settings = JournalConfig { cache_bytes: CACHE_BYTES, reserve_bytes: 0 };
+    let journal = SledJournal::open(&site.control_plane.state_dir().join("journal"), settings)?;
+    let mut events = 0;
+    for (stream, head) in journal.heads() {
+        let mut position = Position(0);
+        while position < head.next {
+            let entries = journal.read(stream, position, READ_EVENTS)?;
+            let Some(last) = entries.last() else { break };
+            position = last.position.next();
+        }
+        events += position.0;
+    }
+    Ok((events, start.elapsed()))
+}
