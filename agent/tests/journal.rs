@@ -39,6 +39,7 @@ async fn what_is_durable_is_there_after_a_crash_at_every_step() {
     // Accepted, and gone before the commit: it was never said, and it is not there.
     journal.accept(&dispatch(1, "true"));
     assert!(journal.open_attempts().is_empty(), "what is not durable is not in a hello");
+    assert_eq!(journal.mark(), born, "nor is its position");
     drop(journal);
     let (mut journal, left) = open(dir.path());
     assert!(left.is_empty());

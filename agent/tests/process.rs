@@ -6,10 +6,9 @@
 mod control_plane;
 
 use std::fs;
-use std::path::Path;
 use std::process::{Output, Stdio};
 
-use control_plane::{ControlPlane, Home, dispatch, soon};
+use control_plane::{ControlPlane, Home, dispatch, soon, until_file_is};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use stella_protocol::message::TaskOutcome;
@@ -129,31 +128,67 @@ async fn a_broken_token_is_refused_without_repeating_it() {
     assert!(error.contains("copy all of it") && !error.contains("c2VjcmV0"), "{error}");
 }
 
-/// A disk that does not finish a write is not believed again: the process stops and says why.
-#[tokio::test]
-async fn a_failed_barrier_stops_the_agent() {
-    // A limit on the size of files makes the journal's next write fail, whatever the user is; the signal that comes with
-    // it is ignored, as every program inherits it.
-    let control_plane = ControlPlane::start();
-    let home = Home::enrolled(&control_plane);
-    let run = agent(&home, &["run"]);
+/// An agent whose writes fail with an error, and not with a signal, once its files are limited: what is ignored is
+/// inherited.
+fn agent_that_survives_limits(home: &Home) -> Child {
+    let run = agent(home, &["run"]);
     let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", "trap '' XFSZ; exec \"$@\"", "sh"]);
+    shell.arg(run.as_std().get_program()).args(run.as_std().get_args());
     shell
-        .args(["-c", "trap '' XFSZ; exec \"$@\"", "sh"])
-        .arg(run.as_std().get_program())
-        .args(run.as_std().get_args());
-    shell.kill_on_drop(true).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let child = shell.spawn().unwrap();
-    let (mut peer, _) = control_plane.welcome().await;
-    let journal = home.state().join("journal/db");
-    limit_file_size(pid(&child), 1);
-    peer.dispatch(dispatch(1, "echo ran > effect")).await;
+        .kill_on_drop(true)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+async fn has_stopped_because_of_the_disk(child: Child) {
     let output = soon("the agent's end", child.wait_with_output()).await.unwrap();
     assert!(!output.status.success(), "it goes on after a failed write: {output:?}");
     let told = text(&output.stderr);
     assert!(told.contains("what is promised and what is on disk may differ"), "{told}");
+}
+
+#[tokio::test]
+async fn an_acceptance_that_is_not_durable_starts_nothing_and_stops_the_agent() {
+    let control_plane = ControlPlane::start();
+    let home = Home::enrolled(&control_plane);
+    let child = agent_that_survives_limits(&home);
+    let (mut peer, _) = control_plane.welcome().await;
+    limit_file_size(pid(&child), 1);
+    peer.dispatch(dispatch(1, "echo ran > effect")).await;
+    assert!(matches!(peer.report().await, ControlEvent::Closed(_)), "it was said all the same");
+    has_stopped_because_of_the_disk(child).await;
     assert!(!home.root().join("effect").exists(), "a task was started that is not durable");
-    assert!(Path::new(&journal).exists());
+}
+
+#[tokio::test]
+async fn a_result_that_is_not_durable_is_not_reported_and_stops_the_agent() {
+    let control_plane = ControlPlane::start();
+    let home = Home::enrolled(&control_plane);
+    let child = agent_that_survives_limits(&home);
+    let (mut peer, _) = control_plane.welcome().await;
+    peer.dispatch(dispatch(1, "echo up > up; while [ ! -e go ]; do sleep 0.02; done")).await;
+    until_file_is(&home.root().join("up"), "up\n").await;
+    limit_file_size(pid(&child), 1);
+    fs::write(home.root().join("go"), "").unwrap();
+    loop {
+        match peer.report().await {
+            ControlEvent::Finished(finished) => panic!("it was said all the same: {finished:?}"),
+            ControlEvent::Closed(_) => break,
+            _ => {}
+        }
+    }
+    has_stopped_because_of_the_disk(child).await;
+
+    // The next life finds the real result where the supervisor has left it.
+    let next = agent(&home, &["run"]).spawn().unwrap();
+    let (mut peer, hello) = control_plane.welcome().await;
+    assert_eq!(hello.open.len(), 1);
+    assert_eq!(peer.finished().await.outcome, TaskOutcome::Succeeded);
+    drop(next);
 }
 
 fn limit_file_size(pid: i32, bytes: u64) {

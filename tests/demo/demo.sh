@@ -49,37 +49,35 @@ wait_for() {
 
 # === processes ===
 
-# Whether the process whose id a file holds runs a program that the demo started.
-runs() { # PID_FILE PATTERN_OF_EXE
-    local pid exe
-    [[ -s $1 ]] && pid=$(<"$1") || return 1
-    exe=$(readlink "/proc/$pid/exe" 2>/dev/null) || return 1
-    # shellcheck disable=SC2053 # the right side is meant as a pattern
-    [[ ${exe% (deleted)} == $2 ]]
+# The ids of the demo's processes of one program, however they were started: a service runs from a file in the state
+# folder, and the others have something in there open.
+ours() { # stella-orchestrator | stella-agent | demo-web
+    local process exe
+    for process in /proc/[0-9]*; do
+        exe=$(readlink "$process/exe" 2>/dev/null) || continue
+        [[ ${exe% (deleted)} == */"$1" ]] || continue
+        if [[ $exe == "$state"/* ]] || [[ -n $(find "$process/fd" -lname "$state/*" -print -quit 2>/dev/null) ]]; then
+            printf '%s\n' "${process#/proc/}"
+        fi
+    done
 }
 
-# Ends such a process: TERM, then KILL for one that does not listen.
-stop() { # PID_FILE PATTERN_OF_EXE
-    runs "$@" || return 0
-    local pid tries=0
-    pid=$(<"$1")
-    kill "$pid" 2>/dev/null || true
-    while runs "$@"; do
-        ((++tries < 150)) || kill -KILL "$pid" 2>/dev/null || true
+# Ends them: TERM, then KILL for those that do not listen.
+stop() { # PROGRAM
+    local signal=TERM deadline=$((SECONDS + 20)) pids
+    while mapfile -t pids < <(ours "$1") && ((${#pids[@]})); do
+        ((SECONDS < deadline)) || signal=KILL
+        [[ $signal == sent ]] || kill "-$signal" "${pids[@]}" 2>/dev/null || true
+        signal=sent
         sleep 0.1
     done
 }
 
 stop_all() {
-    local host
-    for host in "${hosts[@]}"; do
-        stop "$state/agents/$host/agent.pid" '*/stella-agent'
-    done
+    stop stella-agent
     # After the agents: what they still did may have started a service.
-    for host in "${hosts[@]}"; do
-        stop "$state/agents/$host/root/demo-web.pid" "$state/agents/$host/root/*/demo-web"
-    done
-    stop "$state/orchestrator.pid" '*/stella-orchestrator'
+    stop demo-web
+    stop stella-orchestrator
 }
 
 down() {
@@ -186,7 +184,7 @@ ENV
 }
 
 is_ready() {
-    runs "$state/orchestrator.pid" '*/stella-orchestrator' || fail "the control plane has stopped; see its log"
+    kill -0 "$(<"$state/orchestrator.pid")" 2>/dev/null || fail "the control plane has stopped; see its log"
     curl --silent --fail --max-time 5 --cacert "$ca" "https://127.0.0.1:$api_port/health/ready" >/dev/null 2>&1
 }
 

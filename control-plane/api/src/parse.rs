@@ -6,14 +6,11 @@ use stella_api_types::deployment::{OnFailure as OnFailureDto, Strategy as Strate
 use stella_api_types::release::{Step as StepDto, StepAction as StepActionDto, UnitAction as UnitActionDto};
 use stella_domain::deployment::{OnFailure, Strategy};
 use stella_domain::name::{Name, Version};
-use stella_domain::release::{STEPS_MAX, Step, StepAction};
+use stella_domain::release::{Step, StepAction};
 use stella_protocol::digest::Digest;
 use stella_protocol::spec::UnitAction;
 
 use crate::error::ApiError;
-
-/// The longest reason that a person may give, in bytes. It is kept in the journal for ever.
-const REASON_BYTES_MAX: usize = 1024;
 
 /// A name.
 pub(crate) fn name(field: &str, text: &str) -> Result<Name, ApiError> {
@@ -30,17 +27,12 @@ pub(crate) fn digest(field: &str, text: &str) -> Result<Digest, ApiError> {
     text.parse::<Digest>().map_err(|error| ApiError::invalid(field, error.to_string()))
 }
 
-/// Why a person does something: not empty, and not long.
+/// Why a person does something. It is kept for ever, so saying nothing is refused; how long it may be, the core says.
 pub(crate) fn reason(field: &str, text: &str) -> Result<String, ApiError> {
-    let trimmed = text.trim();
-    if trimmed.is_empty() {
-        return Err(ApiError::invalid(field, "must say why: it is recorded"));
+    match text.trim() {
+        "" => Err(ApiError::invalid(field, "must say why: it is recorded")),
+        said => Ok(said.to_owned()),
     }
-    if trimmed.len() > REASON_BYTES_MAX {
-        let problem = format!("must have at most {REASON_BYTES_MAX} bytes, not {}", trimmed.len());
-        return Err(ApiError::invalid(field, problem));
-    }
-    Ok(trimmed.to_owned())
 }
 
 /// How targets follow one another.
@@ -61,10 +53,6 @@ pub(crate) const fn on_failure(dto: OnFailureDto) -> OnFailure {
 
 /// The steps of a new release.
 pub(crate) fn steps(steps: &[StepDto]) -> Result<Vec<Step>, ApiError> {
-    if steps.len() > STEPS_MAX {
-        let problem = format!("must be at most {STEPS_MAX}, not {}", steps.len());
-        return Err(ApiError::invalid("steps", problem));
-    }
     steps.iter().enumerate().map(|(at, dto)| step(&format!("steps[{at}]"), dto)).collect()
 }
 

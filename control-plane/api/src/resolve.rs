@@ -111,7 +111,7 @@ pub(crate) fn enrolment_token<'s>(
 }
 
 fn by_id<'s, I: Ord + FromStr, T>(things: &'s OrdMap<I, Arc<T>>, text: &str) -> Option<&'s Arc<T>> {
-    things.get(&text.parse().ok()?)
+    things.get(&text.parse::<I>().ok()?)
 }
 
 fn by_name<'s, I: Ord, T>(

@@ -2,8 +2,8 @@
 
 mod catalogue;
 mod deployments;
-mod events;
-mod output;
+mod feed;
+mod logs;
 mod releases;
 
 use std::time::Duration;
@@ -47,7 +47,6 @@ impl Modify for Bearer {
 }
 
 /// The API as a router, for tests; [`crate::serve`] adds the socket.
-#[must_use]
 pub fn router(config: ApiConfig, deps: ApiDeps, shutdown: CancellationToken) -> Router {
     with_state(App::new(config, deps, shutdown))
 }
@@ -91,8 +90,8 @@ fn all() -> OpenApiRouter<App> {
         .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, REQUEST_TIMEOUT));
     let streams = OpenApiRouter::new()
         .routes(routes!(releases::upload))
-        .routes(routes!(output::task_output))
-        .routes(routes!(events::events));
+        .routes(routes!(logs::task_output))
+        .routes(routes!(feed::events));
     timed.merge(streams)
 }
 

@@ -52,11 +52,6 @@ fn parse_key(text: &str) -> Result<String, ApiError> {
 }
 
 impl Change {
-    /// Whether the request can be repeated under the same key.
-    pub(crate) const fn has_key(&self) -> bool {
-        self.key.is_some()
-    }
-
     /// Has a tenant's command carried out. The body is part of what an idempotency key stands for.
     pub(crate) async fn tenant(
         self,

@@ -138,7 +138,13 @@ async fn serve(config: &Config, engine: &Engine, recorder: PrometheusHandle) -> 
     let render = scrape(recorder, engine.handle(), Arc::clone(&fleet));
     let (metrics, metrics_address) = listening(|ready| {
         let tls = tls::metrics_server(&pki.identity, None)?;
-        Ok(tasks.spawn(stella_api::serve_metrics(config.metrics.listen, tls, render, shutdown.clone(), ready)))
+        Ok(tasks.spawn(stella_api::serve_metrics(
+            config.metrics.listen,
+            tls,
+            render,
+            shutdown.clone(),
+            ready,
+        )))
     })
     .await?;
     notify(&[sd_notify::NotifyState::Ready]);
@@ -163,7 +169,9 @@ async fn listening(
 ) -> anyhow::Result<(Listener, SocketAddr)> {
     let (ready, address) = oneshot::channel();
     // Nobody waits any more only when the start failed already.
-    let listener = start(Box::new(move |at| drop(ready.send(at))))?;
+    let listener = start(Box::new(move |at| {
+        ready.send(at).ok();
+    }))?;
     match address.await {
         Ok(at) => Ok((listener, at)),
         Err(_) => match listener.await? {
@@ -216,7 +224,11 @@ fn agent_address(config: &Config, listening: SocketAddr) -> String {
     })
 }
 
-fn scrape(recorder: PrometheusHandle, engine: Handle, fleet: Arc<Fleet>) -> Arc<dyn Fn() -> String + Send + Sync> {
+fn scrape(
+    recorder: PrometheusHandle,
+    engine: Handle,
+    fleet: Arc<Fleet>,
+) -> Arc<dyn Fn() -> String + Send + Sync> {
     Arc::new(move || metrics::render(&recorder, &engine, &fleet))
 }
 
@@ -232,7 +244,10 @@ async fn renew_certificate(names: Vec<String>, pki: Pki, shutdown: CancellationT
         let replaced = renewed.map_err(anyhow::Error::from).and_then(|own| Ok(pki.identity.replace(&own)?));
         match replaced {
             Ok(()) => tracing::info!("the control plane's certificate was renewed"),
-            Err(error) => tracing::error!(error = format!("{error:#}"), "the control plane's certificate was not renewed"),
+            Err(error) => tracing::error!(
+                error = format!("{error:#}"),
+                "the control plane's certificate was not renewed"
+            ),
         }
     }
 }

@@ -32,6 +32,7 @@ fn write(commit: &Committed) {
     }
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "only what an operator looks for is logged")]
 fn write_event(tenant: &TenantState, event: &Event) {
     let trace = format!("{:032x}", event.trace.trace_id);
     let span = tracing::info_span!("event", tenantId = %tenant.id, traceId = trace);
@@ -58,7 +59,6 @@ fn write_event(tenant: &TenantState, event: &Event) {
         Fact::AgentRevoked { agent, reason } => tracing::warn!(agentId = %agent, reason, "agent.revoked"),
         Fact::AgentEnrolled { agent, name, .. } => tracing::info!(agentId = %agent, %name, "agent.enrolled"),
         Fact::TaskBecameUnknown { key, reason } => tracing::warn!(taskId = %key.task, reason, "task.unknown"),
-        #[expect(clippy::wildcard_enum_match_arm, reason = "only what an operator looks for is logged")]
         _ => {}
     }
 }

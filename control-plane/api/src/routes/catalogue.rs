@@ -1,5 +1,7 @@
 //! What there is: tenants, environments, targets, agents and the tokens they enrol with, and figures of it all.
 
+#![expect(unused_qualifications, reason = "the macro that documents a route spells out its extractors")]
+
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Deserialize;
@@ -45,13 +47,10 @@ pub(crate) async fn create_tenant(
 ) -> Result<Created<Tenant>, ApiError> {
     let name = parse::name("name", &body.name)?;
     let command = SystemCommand::CreateTenant { id: TenantId(Uuid::now_v7()), name };
-    match change.submit(&app, &body, Command::System(command)).await? {
-        Outcome::Tenant(id) => {
-            let state = app.engine.state();
-            Ok((StatusCode::CREATED, Json(view::tenant(resolve::tenant(&state, &id.to_string())?))))
-        }
-        other => Err(unexpected(&other)),
-    }
+    let outcome = change.submit(&app, &body, Command::System(command)).await?;
+    let Outcome::Tenant(id) = outcome else { return Err(unexpected(&outcome)) };
+    let state = app.engine.state();
+    Ok((StatusCode::CREATED, Json(view::tenant(resolve::tenant(&state, &id.to_string())?))))
 }
 
 /// Shows a tenant.
@@ -89,14 +88,11 @@ pub(crate) async fn create_environment(
     let name = parse::name("name", &body.name)?;
     let command =
         TenantCommand::CreateEnvironment { id: EnvironmentId(Uuid::now_v7()), name, order: body.order };
-    match change.tenant(&app, tenant, &body, command).await? {
-        Outcome::Environment(id) => {
-            let state = app.engine.state();
-            let tenant = resolve::tenant(&state, &tenant.to_string())?;
-            Ok((StatusCode::CREATED, Json(view::environment(resolve::environment(tenant, &id.to_string())?))))
-        }
-        other => Err(unexpected(&other)),
-    }
+    let outcome = change.tenant(&app, tenant, &body, command).await?;
+    let Outcome::Environment(id) = outcome else { return Err(unexpected(&outcome)) };
+    let state = app.engine.state();
+    let tenant = resolve::tenant(&state, &tenant.to_string())?;
+    Ok((StatusCode::CREATED, Json(view::environment(resolve::environment(tenant, &id.to_string())?))))
 }
 
 /// Shows an environment.
@@ -161,14 +157,11 @@ pub(crate) async fn create_target(
         labels: body.labels.clone(),
         variables: body.variables.clone(),
     };
-    match change.tenant(&app, tenant.id, &body, TenantCommand::CreateTarget(Box::new(new))).await? {
-        Outcome::Target(id) => {
-            let state = app.engine.state();
-            let tenant = resolve::tenant(&state, &tenant.id.to_string())?;
-            Ok((StatusCode::CREATED, Json(view::target(tenant, resolve::target(tenant, &id.to_string())?))))
-        }
-        other => Err(unexpected(&other)),
-    }
+    let outcome = change.tenant(&app, tenant.id, &body, TenantCommand::CreateTarget(Box::new(new))).await?;
+    let Outcome::Target(id) = outcome else { return Err(unexpected(&outcome)) };
+    let state = app.engine.state();
+    let tenant = resolve::tenant(&state, &tenant.id.to_string())?;
+    Ok((StatusCode::CREATED, Json(view::target(tenant, resolve::target(tenant, &id.to_string())?))))
 }
 
 /// Shows a target.

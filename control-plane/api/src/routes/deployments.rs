@@ -1,5 +1,7 @@
 //! Deployments, rollbacks and tasks.
 
+#![expect(unused_qualifications, reason = "the macro that documents a route spells out its extractors")]
+
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Deserialize;
@@ -103,10 +105,8 @@ fn created(
     tenant: TenantId,
     outcome: &Outcome,
 ) -> Result<(StatusCode, Json<DeploymentDetail>), ApiError> {
-    match outcome {
-        Outcome::Deployment(id) => Ok((StatusCode::CREATED, Json(detail(app, tenant, *id)?))),
-        other => Err(unexpected(other)),
-    }
+    let Outcome::Deployment(id) = outcome else { return Err(unexpected(outcome)) };
+    Ok((StatusCode::CREATED, Json(detail(app, tenant, *id)?)))
 }
 
 fn detail(app: &App, tenant: TenantId, id: DeploymentId) -> Result<DeploymentDetail, ApiError> {

@@ -1,5 +1,7 @@
 //! What happened in a tenant: pages of the journal, or a feed of server-sent events that never ends by itself.
 
+#![expect(unused_qualifications, reason = "the macro that documents a route spells out its extractors")]
+
 use std::convert::Infallible;
 use std::time::Duration;
 
@@ -55,7 +57,7 @@ pub(crate) async fn events(
     let wants_feed = text(header::ACCEPT.as_str()).is_some_and(|accept| accept.contains("text/event-stream"));
     if wants_feed {
         let seen = text("last-event-id").and_then(|id| id.trim().parse::<u64>().ok());
-        let next = Position(seen.map_or(which.after.unwrap_or(0), |seen| seen.saturating_add(1)));
+        let next = Position(seen.map_or_else(|| which.after.unwrap_or(0), |seen| seen.saturating_add(1)));
         let live = app.engine.subscribe();
         let feed = Feed { app, stream, next, live };
         return Ok(Sse::new(feed.into_stream())

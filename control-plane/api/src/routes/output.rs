@@ -1,142 +1,68 @@
-//! The output of tasks, as JSON lines, and live if wanted.
+//! What a task prints, line by line and as it comes.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use base64::Engine;
-use futures::stream::{self, Stream};
+use futures::stream;
 use serde::Deserialize;
 use stella_api_types::paths;
 use stella_api_types::task::OutputLine;
-use stella_api_types::time::rfc3339;
+use stella_domain::state::State as Domain;
+use stella_engine::Committed;
 use stella_protocol::id::{AttemptKey, TenantId};
-use stella_protocol::message::{OutputChunk, OutputSource};
-use stella_store::{OutputPage, StoreError};
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
+use tokio::time::Instant;
 use utoipa::IntoParams;
 
 use crate::body::{Path, Query};
 use crate::error::ApiError;
-use crate::{App, resolve};
+use crate::{App, resolve, view};
 
-/// How many pieces are read at a time.
-const PAGE_CHUNKS: usize = 256;
-/// How often a follower looks at the task although no output came: the task may have ended without any.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+const MEDIA_TYPE: &str = "application/x-ndjson";
+/// How many pieces are read at once.
+const PAGE_CHUNKS: usize = 500;
+/// The longest that a follower waits without looking, so that a lost notice costs seconds and not for ever.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+/// How long output may come after the end of its task without the agent's word that it is complete. That word never
+/// comes from an agent that is lost, or for a task that never reached one.
+const LATE_OUTPUT_WINDOW: Duration = Duration::from_secs(5);
 
-/// Which part of the output.
+/// Which output.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-pub(crate) struct Which {
-    /// From which piece on; 0 is the first.
+pub(crate) struct OutputQuery {
+    /// The number of the first record that is wanted; 0 if not given.
     #[serde(default)]
     from: u64,
-    /// Whether to go on until the task has ended.
+    /// Whether to go on until the task has ended and its output is complete.
     #[serde(default)]
     follow: bool,
 }
 
-/// The output of a task's current attempt, one JSON object a line.
+/// Reads what the current attempt of a task prints: one JSON object a line.
 #[utoipa::path(get, path = paths::TASK_OUTPUT, tag = "tasks",
-    params(("tenant" = String, Path), ("task" = String, Path), Which),
+    params(("tenant" = String, Path), ("task" = String, Path), OutputQuery),
     responses((status = 200, body = OutputLine, content_type = "application/x-ndjson")))]
 pub(crate) async fn task_output(
     State(app): State<App>,
     Path((tenant, task)): Path<(String, String)>,
-    Query(which): Query<Which>,
+    Query(query): Query<OutputQuery>,
 ) -> Result<Response, ApiError> {
-    let state = app.engine.state();
-    let tenant = resolve::tenant(&state, &tenant)?;
-    let key = resolve::task(tenant, &task)?.key();
-    let news = if which.follow { Some(app.output.subscribe(key)?) } else { None };
-    let reader = Reader { app, tenant: tenant.id, key, next: which.from, news, ended: false };
-    let media_type = [(header::CONTENT_TYPE, "application/x-ndjson")];
-    Ok((media_type, Body::from_stream(reader.into_stream())).into_response())
-}
-
-/// Reads page after page; with `news`, until the task has ended.
-struct Reader {
-    app: App,
-    tenant: TenantId,
-    key: AttemptKey,
-    next: u64,
-    news: Option<watch::Receiver<u64>>,
-    ended: bool,
-}
-
-impl Reader {
-    fn into_stream(self) -> impl Stream<Item = Result<Bytes, StoreError>> {
-        stream::unfold(self, |mut reader| async move {
-            loop {
-                if reader.ended {
-                    return None;
-                }
-                match reader.page().await {
-                    Ok(lines) if lines.is_empty() => {}
-                    Ok(lines) => return Some((Ok(lines), reader)),
-                    Err(error) => {
-                        reader.ended = true;
-                        return Some((Err(error), reader));
-                    }
-                }
-            }
-        })
-    }
-
-    /// The next page, empty after a fruitless wait; notes when it was the last.
-    async fn page(&mut self) -> Result<Bytes, StoreError> {
-        // Looked at first: what was written before the end is read after it.
-        let over = self.news.is_none() || self.task_is_over();
-        if let Some(news) = &mut self.news {
-            news.mark_unchanged();
+    let mut reader = Reader::new(app, &tenant, &task, &query)?;
+    // The first look is taken before the answer begins: what is wrong then can still be told.
+    let first = reader.look().await?;
+    let lines = stream::unfold((reader, Some(first)), |(mut reader, looked)| async move {
+        let looked = match looked {
+            Some(looked) => Some(looked),
+            None => reader.next().await.transpose(),
+        };
+        match looked? {
+            Ok(lines) => Some((Ok(lines), (reader, None))),
+            Err(error) => Some((Err(error), (reader.ended(), None))),
         }
-        let first = self.next;
-        let page = self.app.output.read(self.tenant, self.key, first, PAGE_CHUNKS).await?;
-        self.next = page.next;
-        if page.chunks.is_empty() {
-            self.ended = over || page.complete || self.app.shutdown.is_cancelled();
-            if let (false, Some(news)) = (self.ended, &mut self.news) {
-                tokio::select! {
-                    _ = tokio::time::timeout(LOOK_INTERVAL, news.changed()) => {}
-                    () = self.app.shutdown.cancelled() => self.ended = true,
-                }
-            }
-        }
-        Ok(lines(first, &page))
-    }
-
-    fn task_is_over(&self) -> bool {
-        let state = self.app.engine.state();
-        let task = state
-            .tenants
-            .get(&self.tenant)
-            .and_then(|tenant| tenant.tasks.get(&self.key.task).map(Arc::clone));
-        task.is_none_or(|task| task.attempt != self.key.attempt || task.state.is_final())
-    }
-}
-
-fn lines(first: u64, page: &OutputPage) -> Bytes {
-    let mut text = Vec::new();
-    for (record, chunk) in (first..).zip(&page.chunks) {
-        // Strings and numbers always serialise.
-        if serde_json::to_writer(&mut text, &line(record, chunk)).is_ok() {
-            text.push(b'\n');
-        }
-    }
-    Bytes::from(text)
-}
-
-fn line(record: u64, chunk: &OutputChunk) -> OutputLine {
-    let text = std::str::from_utf8(&chunk.bytes).ok().map(str::to_owned);
-    let base64 = text.is_none().then(|| base64::engine::general_purpose::STANDARD.encode(&chunk.bytes));
-    let source = match chunk.source {
-        OutputSource::Stdout => "stdout",
-        OutputSource::Stderr => "stderr",
-        OutputSource::Agent => "agent",
-    };
-    OutputLine { record, source: source.to_owned(), at: rfc3339(chunk.at), text, base64 }
+    });
+    Ok(([(header::CONTENT_TYPE, MEDIA_TYPE)], Body::from_stream(lines)).into_response())
 }

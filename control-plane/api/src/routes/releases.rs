@@ -88,14 +88,11 @@ pub(crate) async fn create_release(
         steps: parse::steps(&body.steps)?,
         labels: body.labels.clone(),
     };
-    match change.tenant(&app, tenant.id, &body, TenantCommand::CreateRelease(Box::new(new))).await? {
-        Outcome::Release(id) => {
-            let state = app.engine.state();
-            let tenant = resolve::tenant(&state, &tenant.id.to_string())?;
-            Ok((StatusCode::CREATED, Json(view::release(resolve::release(tenant, &id.to_string())?))))
-        }
-        other => Err(unexpected(&other)),
-    }
+    let outcome = change.tenant(&app, tenant.id, &body, TenantCommand::CreateRelease(Box::new(new))).await?;
+    let Outcome::Release(id) = outcome else { return Err(unexpected(&outcome)) };
+    let state = app.engine.state();
+    let tenant = resolve::tenant(&state, &tenant.id.to_string())?;
+    Ok((StatusCode::CREATED, Json(view::release(resolve::release(tenant, &id.to_string())?))))
 }
 
 /// The components with the sizes that their uploads had.
@@ -131,15 +128,17 @@ pub(crate) async fn release(
 
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
+        #[expect(
+            clippy::wildcard_enum_match_arm,
+            reason = "the enum may grow; an unknown problem is an internal one"
+        )]
         let code = match &error {
             StoreError::WrongDigest { .. } => ErrorCode::WrongDigest,
             StoreError::TooLarge { .. } => ErrorCode::TooLarge,
             StoreError::NoSpace { .. } => ErrorCode::NoSpace,
             StoreError::TooManyFollowed { .. } => ErrorCode::Overloaded,
-            StoreError::BehindTheEnd { .. }
-            | StoreError::Damaged { .. }
-            | StoreError::Chunk { .. }
-            | StoreError::Io { .. } => return Self::internal(&error),
+            // Damage, broken files and what later versions add: nothing that a caller can mend.
+            _ => return Self::internal(&error),
         };
         Self::new(code, error.to_string())
     }

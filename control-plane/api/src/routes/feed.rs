@@ -1,0 +1,126 @@
+//! What happened in a tenant: pages of the journal, or a feed of server-sent events that never ends by itself.
+
+#![expect(unused_qualifications, reason = "the macro that documents a route spells out its extractors")]
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::{HeaderMap, header};
+use axum::response::sse::{Event as SseEvent, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use futures::StreamExt;
+use futures::stream::{self, Stream};
+use serde::Deserialize;
+use std::sync::Arc;
+use stella_api_types::event::Event;
+use stella_api_types::{Page, paths};
+use stella_domain::event::StreamId;
+use stella_engine::{Committed, CommittedEvent};
+use stella_protocol::id::Position;
+use tokio::sync::broadcast::{self, error::RecvError};
+use utoipa::IntoParams;
+
+use crate::body::{Json, Paging, Path, Query, cursor};
+use crate::error::ApiError;
+use crate::{App, resolve, view};
+
+/// How many events are read at a time.
+const PAGE_EVENTS: usize = 500;
+/// How often a quiet feed says that it is alive.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// Which events.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct Which {
+    /// The first position that is wanted, from 0.
+    after: Option<u64>,
+    /// How many items at most, 1 to 500; 100 if not given. Only for pages.
+    limit: Option<usize>,
+    /// Where the page before ended: its `next_cursor`. Only for pages.
+    cursor: Option<String>,
+}
+
+/// Events of a tenant. With `Accept: text/event-stream` a live feed; its `id` is the position, and a client that comes
+/// back with `Last-Event-ID` goes on after it.
+#[utoipa::path(get, path = paths::EVENTS, tag = "events", params(("tenant" = String, Path), Which),
+    responses((status = 200, content((Page<Event> = "application/json"), (String = "text/event-stream")))))]
+pub(crate) async fn events(
+    State(app): State<App>,
+    Path(tenant): Path<String>,
+    Query(which): Query<Which>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let stream = StreamId::Tenant(resolve::tenant_id(&app.engine.state(), &tenant)?);
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let wants_feed = text(header::ACCEPT.as_str()).is_some_and(|accept| accept.contains("text/event-stream"));
+    if wants_feed {
+        let seen = text("last-event-id").and_then(|id| id.trim().parse::<u64>().ok());
+        let next = Position(seen.map_or_else(|| which.after.unwrap_or(0), |seen| seen.saturating_add(1)));
+        let live = app.engine.subscribe();
+        let feed = Feed { app, stream, next, live };
+        return Ok(Sse::new(feed.into_stream())
+            .keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
+            .into_response());
+    }
+    let paging = Paging { limit: which.limit, cursor: which.cursor };
+    let limit = paging.limit()?;
+    let from = Position(paging.after::<u64>()?.or(which.after).unwrap_or(0));
+    let found = app.engine.read(stream, from, limit).await.map_err(|error| ApiError::internal(&error))?;
+    let next = found.last().map(|last| last.position.next()).filter(|next| *next < app.engine.head(stream));
+    let page =
+        Page { items: found.iter().map(view::event).collect(), next_cursor: next.map(|next| cursor(&next)) };
+    Ok(Json(page).into_response())
+}
+
+/// Events from the journal until its end, then from commits; from the journal again whenever commits were missed.
+struct Feed {
+    app: App,
+    stream: StreamId,
+    next: Position,
+    live: broadcast::Receiver<Arc<Committed>>,
+}
+
+impl Feed {
+    fn into_stream(self) -> impl Stream<Item = Result<SseEvent, Infallible>> {
+        let batches = stream::unfold(self, |mut feed| async move {
+            let batch = feed.batch().await?;
+            Some((batch, feed))
+        });
+        batches.flat_map(|batch| stream::iter(batch.into_iter().map(|event| Ok(sse(&event)))))
+    }
+
+    /// The next events in order; `None` at the end of the feed.
+    async fn batch(&mut self) -> Option<Vec<CommittedEvent>> {
+        loop {
+            if self.next < self.app.engine.head(self.stream) {
+                let page = self.app.engine.read(self.stream, self.next, PAGE_EVENTS).await;
+                let page = page
+                    .inspect_err(|error| {
+                        tracing::error!(error = error as &dyn std::error::Error, "a feed ended")
+                    })
+                    .ok()?;
+                if let Some(last) = page.last() {
+                    self.next = last.position.next();
+                    return Some(page);
+                }
+            }
+            let shutdown = self.app.shutdown.clone();
+            tokio::select! {
+                () = shutdown.cancelled() => return None,
+                commit = self.live.recv() => match commit {
+                    // The head has moved, or commits were missed: either way the journal has what is new.
+                    Ok(_) | Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Closed) => return None,
+                },
+            }
+        }
+    }
+}
+
+fn sse(committed: &CommittedEvent) -> SseEvent {
+    let event = view::event(committed);
+    let sse = SseEvent::default().id(event.position.to_string()).event(event.kind.clone());
+    sse.json_data(&event).unwrap_or_else(|_| SseEvent::default().comment("an event could not be written"))
+}

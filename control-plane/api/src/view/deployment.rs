@@ -1,0 +1,138 @@
+//! Deployments and each target's part in them.
+
+use stella_api_types::deployment as dto;
+use stella_domain::deployment::{
+    Cause, Counts, Deployment, OnFailure, Progress, Status, Strategy, TargetRollout,
+};
+use stella_domain::tenant::TenantState;
+use stella_protocol::id::{DeploymentId, ReleaseId, TaskId};
+use stella_protocol::time::Timestamp;
+
+use super::release::release_ref;
+use super::{agent_named, environment_named, target_named, time};
+
+/// A deployment of this tenant.
+pub(crate) fn deployment(tenant: &TenantState, deployment: &Deployment) -> dto::Deployment {
+    dto::Deployment {
+        id: deployment.id.to_string(),
+        environment: environment_named(tenant, deployment.environment),
+        release: release_ref(tenant, deployment.release),
+        strategy: match deployment.strategy {
+            Strategy::AllAtOnce => dto::Strategy::AllAtOnce {},
+            Strategy::Rolling { batch } => dto::Strategy::Rolling { batch },
+        },
+        on_failure: match deployment.on_failure {
+            OnFailure::Rollback => dto::OnFailure::Rollback,
+            OnFailure::Stop => dto::OnFailure::Stop,
+        },
+        status: deployment.status.name().to_owned(),
+        reason: reason(&deployment.status).map(str::to_owned),
+        is_final: deployment.status.is_final(),
+        rollback_of: match &deployment.cause {
+            Cause::Requested => None,
+            Cause::Rollback { of, reason } => {
+                Some(dto::RollbackOf { id: of.to_string(), reason: reason.name().to_owned() })
+            }
+        },
+        counts: counts(deployment.counts),
+        created_at: time(deployment.created_at),
+        deadline: time(deployment.deadline),
+        finished_at: deployment.finished_at.map(time),
+    }
+}
+
+/// A deployment of this tenant with each target's part.
+pub(crate) fn deployment_detail(tenant: &TenantState, deployment: &Deployment) -> dto::DeploymentDetail {
+    let parts = deployment.order.iter().filter_map(|id| deployment.targets.get(id));
+    dto::DeploymentDetail {
+        deployment: self::deployment(tenant, deployment),
+        targets: parts.map(|part| target(tenant, part)).collect(),
+        rollbacks: rollbacks(tenant, deployment),
+    }
+}
+
+/// The deployments that take this one back, oldest first.
+///
+/// There is no index of them, so all deployments are looked through; but only a deployment that has ended can be taken
+/// back, so that those who watch one on its way do not pay for it.
+fn rollbacks(tenant: &TenantState, deployment: &Deployment) -> Vec<String> {
+    if !deployment.status.is_final() {
+        return Vec::new();
+    }
+    let takes_back = |it: &Deployment| match &it.cause {
+        Cause::Requested => false,
+        Cause::Rollback { of, reason: _ } => *of == deployment.id,
+    };
+    let found = tenant.deployments.values().filter(|it| takes_back(it));
+    let mut found: Vec<(Timestamp, DeploymentId)> = found.map(|it| (it.created_at, it.id)).collect();
+    found.sort_unstable();
+    found.into_iter().map(|(_, id)| id.to_string()).collect()
+}
+
+fn reason(status: &Status) -> Option<&str> {
+    match status {
+        Status::Running | Status::Succeeded => None,
+        Status::Halting { reason }
+        | Status::Cancelling { reason }
+        | Status::Failed { reason }
+        | Status::Cancelled { reason } => Some(reason),
+    }
+}
+
+fn counts(counts: Counts) -> dto::Counts {
+    dto::Counts {
+        total: counts.total().into(),
+        waiting: counts.waiting.into(),
+        active: counts.active.into(),
+        succeeded: counts.succeeded.into(),
+        failed: counts.failed.into(),
+        skipped: counts.skipped.into(),
+        abandoned: counts.abandoned.into(),
+    }
+}
+
+fn target(tenant: &TenantState, part: &TargetRollout) -> dto::DeploymentTarget {
+    let Got { step, task, at, reason } = got(&part.progress);
+    dto::DeploymentTarget {
+        target: target_named(tenant, part.target),
+        agent: agent_named(tenant, part.agent),
+        release: release_ref(tenant, part.release),
+        previous: part.previous.map(|id| release_ref(tenant, id)),
+        progress: part.progress.name().to_owned(),
+        step: step.and_then(|step| position(tenant, part.release, step)),
+        task: task.map(|task| task.to_string()),
+        at: at.map(time),
+        reason: reason.map(str::to_owned),
+    }
+}
+
+/// What a target's progress says beside its name.
+#[derive(Default)]
+struct Got<'a> {
+    step: Option<u16>,
+    task: Option<TaskId>,
+    at: Option<Timestamp>,
+    reason: Option<&'a str>,
+}
+
+fn got(progress: &Progress) -> Got<'_> {
+    match progress {
+        Progress::Waiting | Progress::Skipped => Got::default(),
+        Progress::Active { generation: _, step, task, since } => {
+            Got { step: Some(*step), task: Some(*task), at: Some(*since), reason: None }
+        }
+        Progress::Succeeded { at } | Progress::Abandoned { at } => Got { at: Some(*at), ..Got::default() },
+        Progress::Failed { at, task, reason } => {
+            Got { step: None, task: Some(*task), at: Some(*at), reason: Some(reason) }
+        }
+    }
+}
+
+fn position(tenant: &TenantState, release: ReleaseId, step: u16) -> Option<dto::StepPosition> {
+    let steps = &tenant.releases.get(&release)?.steps;
+    Some(dto::StepPosition {
+        name: steps.get(usize::from(step))?.name.to_string(),
+        number: u32::from(step) + 1,
+        of: u32::try_from(steps.len()).unwrap_or(u32::MAX),
+    })
+}

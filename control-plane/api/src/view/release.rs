@@ -1,0 +1,84 @@
+//! Releases.
+
+use stella_api_types::release as dto;
+use stella_domain::release::{Release, Step, StepAction};
+use stella_domain::tenant::TenantState;
+use stella_protocol::id::ReleaseId;
+use stella_protocol::spec::UnitAction;
+
+use super::time;
+
+/// A release.
+pub(crate) fn release(release: &Release) -> dto::Release {
+    let components = release.components.iter().map(|component| dto::Component {
+        name: component.name.to_string(),
+        digest: component.digest.to_string(),
+        size_bytes: component.size_bytes,
+    });
+    dto::Release {
+        id: release.id.to_string(),
+        application: release.application.to_string(),
+        version: release.version.to_string(),
+        components: components.collect(),
+        steps: release.steps.iter().map(step).collect(),
+        labels: release.labels.clone(),
+        created_at: time(release.created_at),
+    }
+}
+
+/// A release that is referred to.
+pub(super) fn release_ref(tenant: &TenantState, id: ReleaseId) -> dto::ReleaseRef {
+    let release = tenant.releases.get(&id);
+    let text = |text: Option<String>| text.unwrap_or_else(|| id.to_string());
+    dto::ReleaseRef {
+        id: id.to_string(),
+        application: text(release.map(|release| release.application.to_string())),
+        version: text(release.map(|release| release.version.to_string())),
+    }
+}
+
+fn step(step: &Step) -> dto::Step {
+    dto::Step { name: step.name.to_string(), timeout_ms: step.timeout_ms, action: action(&step.action) }
+}
+
+fn action(action: &StepAction) -> dto::StepAction {
+    match action {
+        StepAction::Artifact { component, keep_releases } => {
+            dto::StepAction::Artifact { component: component.to_string(), keep_releases: *keep_releases }
+        }
+        StepAction::Command { argv, environment, working_directory, user } => dto::StepAction::Command {
+            argv: argv.clone(),
+            environment: environment.clone(),
+            working_directory: working_directory.clone(),
+            user: user.clone(),
+        },
+        StepAction::CheckHttp { url, status, interval_ms, successes } => dto::StepAction::CheckHttp {
+            url: url.clone(),
+            status: *status,
+            interval_ms: *interval_ms,
+            successes: *successes,
+        },
+        StepAction::CheckTcp { address, interval_ms, successes } => dto::StepAction::CheckTcp {
+            address: address.clone(),
+            interval_ms: *interval_ms,
+            successes: *successes,
+        },
+        StepAction::CheckCommand { argv, interval_ms, successes } => dto::StepAction::CheckCommand {
+            argv: argv.clone(),
+            interval_ms: *interval_ms,
+            successes: *successes,
+        },
+        StepAction::Systemd { unit, action } => {
+            dto::StepAction::Systemd { unit: unit.clone(), action: unit_action(*action) }
+        }
+    }
+}
+
+const fn unit_action(action: UnitAction) -> dto::UnitAction {
+    match action {
+        UnitAction::Start => dto::UnitAction::Start,
+        UnitAction::Stop => dto::UnitAction::Stop,
+        UnitAction::Restart => dto::UnitAction::Restart,
+        UnitAction::ReloadOrRestart => dto::UnitAction::ReloadOrRestart,
+    }
+}
