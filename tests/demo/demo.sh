@@ -102,13 +102,16 @@ on_exit() {
 
 # === ports ===
 
-# The ports in use, one a line, in hexadecimal as the kernel writes them.
+# The ports that somebody listens on, one a line, in hexadecimal as the kernel writes them.
 ports_in_use() {
-    local file address
+    local file address state
     for file in /proc/net/{tcp,tcp6,udp,udp6}; do
         [[ -r $file ]] || continue
-        while read -r _ address _; do
-            [[ $address == *:* ]] && printf '%s\n' "${address##*:}"
+        while read -r _ address _ state _; do
+            # 0A is a listening TCP socket, 07 a UDP socket without a peer.
+            if [[ $state == 0A || $state == 07 ]]; then
+                printf '%s\n' "${address##*:}"
+            fi
         done <"$file"
     done
 }

@@ -9,12 +9,12 @@ pub mod error;
 mod health;
 mod limits;
 mod parse;
-mod view;
 mod request;
 mod resolve;
 mod routes;
 mod serve;
 mod submit;
+mod view;
 
 use std::net::SocketAddr;
 use std::ops::Deref;

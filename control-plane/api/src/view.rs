@@ -32,7 +32,11 @@ pub(crate) fn time(at: Timestamp) -> String {
 
 /// A tenant.
 pub(crate) fn tenant(tenant: &TenantState) -> TenantDto {
-    TenantDto { id: tenant.id.to_string(), name: tenant.name.to_string(), created_at: time(tenant.created_at) }
+    TenantDto {
+        id: tenant.id.to_string(),
+        name: tenant.name.to_string(),
+        created_at: time(tenant.created_at),
+    }
 }
 
 /// An environment.
