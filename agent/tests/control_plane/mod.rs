@@ -192,7 +192,7 @@ impl Peer {
                 if let Some(event) = session.poll_event(Millis(0)) {
                     return event;
                 }
-                let mut buffer = [0; 4096];
+                let mut buffer = vec![0; 4096];
                 match receive.read(&mut buffer).await {
                     Ok(Some(length)) => session.handle_bytes(&buffer[..length]),
                     Ok(None) | Err(_) => session.handle_lost(),
@@ -202,14 +202,17 @@ impl Peer {
         .await
     }
 
-    /// The next thing about an attempt.
+    /// The next thing about an attempt. Heartbeats do not prolong the wait.
     pub(crate) async fn report(&mut self) -> ControlEvent {
-        loop {
-            let event = self.next().await;
-            if !matches!(event, ControlEvent::Heartbeat(_)) {
-                return event;
+        soon("a report", async {
+            loop {
+                let event = self.next().await;
+                if !matches!(event, ControlEvent::Heartbeat(_)) {
+                    return event;
+                }
             }
-        }
+        })
+        .await
     }
 
     /// The next result; what comes before it is passed over.
