@@ -29,7 +29,7 @@ const BLOCKING_THREADS: usize = 4;
 
 const EXAMPLES: &str = "\
 Examples:
-  # Make this host an agent (the token comes from `stella agent token create`)
+  # Make this host an agent (the token comes from `stella agent token`)
   stella-agent enrol --server stella.example.com:7443 --token @/root/token
 
   # Run it; systemd does this on an installed host

@@ -49,9 +49,27 @@ impl From<JsonRejection> for ApiError {
             415 => {
                 Self::new(ErrorCode::UnsupportedMediaType, "send the header Content-Type: application/json")
             }
-            422 => Self::new(ErrorCode::Invalid, detail),
+            422 => match field_of(&detail) {
+                Some(field) => Self::invalid(field, detail),
+                None => Self::new(ErrorCode::Invalid, detail),
+            },
             _ => Self::new(ErrorCode::MalformedRequest, detail),
         }
+    }
+}
+
+/// The field that a deserialiser complains about: the path before its message, and the name in a missing field's.
+fn field_of(detail: &str) -> Option<String> {
+    let (path, message) = match detail.split_once(": ") {
+        Some((path, message)) if !path.contains(' ') => (path, message),
+        _ => ("", detail),
+    };
+    let missing = message.strip_prefix("missing field `").and_then(|rest| rest.split('`').next());
+    match (path, missing) {
+        ("", None) => None,
+        ("", Some(name)) => Some(name.to_owned()),
+        (path, None) => Some(path.to_owned()),
+        (path, Some(name)) => Some(format!("{path}.{name}")),
     }
 }
 

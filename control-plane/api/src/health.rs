@@ -45,7 +45,7 @@ pub(crate) async fn ready(State(app): State<App>) -> (StatusCode, Json<Probe>) {
     if app.engine.health().writable && !app.shutdown.is_cancelled() {
         (StatusCode::OK, Json(Probe { status: "ready".into() }))
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, Json(Probe { status: "not ready".into() }))
+        (StatusCode::SERVICE_UNAVAILABLE, Json(Probe { status: "not_ready".into() }))
     }
 }
 

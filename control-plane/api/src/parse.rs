@@ -104,3 +104,31 @@ const fn unit_action(dto: UnitActionDto) -> UnitAction {
         UnitActionDto::ReloadOrRestart => UnitAction::ReloadOrRestart,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn field_of(error: ApiError) -> Option<String> {
+        error.problem(None, None).field
+    }
+
+    #[test]
+    fn an_error_names_the_field_as_the_caller_wrote_it() {
+        let artifact =
+            |component: &str| StepActionDto::Artifact { component: component.to_owned(), keep_releases: 3 };
+        let step = |name: &str, action| StepDto { name: name.to_owned(), timeout_ms: 1_000, action };
+        let good = step("unpack", artifact("web"));
+        assert_eq!(steps(std::slice::from_ref(&good)).unwrap().len(), 1);
+        let bad_name = steps(&[good, step("Not a name", artifact("web"))]).unwrap_err();
+        assert_eq!(field_of(bad_name).as_deref(), Some("steps[1].name"));
+        let bad_component = steps(&[step("unpack", artifact("../web"))]).unwrap_err();
+        assert_eq!(field_of(bad_component).as_deref(), Some("steps[0].action.component"));
+    }
+
+    #[test]
+    fn a_reason_says_something() {
+        assert_eq!(reason("reason", " disk full ").unwrap(), "disk full");
+        assert_eq!(field_of(reason("reason", " \n").unwrap_err()).as_deref(), Some("reason"));
+    }
+}

@@ -52,7 +52,10 @@ async fn main() -> ExitCode {
 /// Whether it went well: `false` is a deployment that did not succeed.
 async fn run(cli: Cli) -> Result<bool, Error> {
     if let Command::Completion { shell } = &cli.command {
-        clap_complete::generate(*shell, &mut Cli::command(), "stella", &mut std::io::stdout());
+        let mut script = Vec::new();
+        clap_complete::generate(*shell, &mut Cli::command(), "stella", &mut script);
+        // Whoever reads only the start of it has seen enough.
+        std::io::stdout().write_all(&script).ok();
         return Ok(true);
     }
     if matches!(cli.command, Command::Man) {

@@ -133,7 +133,7 @@ impl View {
             None => print::line(&format!("  {} {:<20} {text}", sign(&target.progress), target.target.name)),
             Some(live) => {
                 let bar = self.bars.entry(key.clone()).or_insert_with(|| {
-                    let bar = live.add(ProgressBar::new(0));
+                    let bar = live.add(ProgressBar::new(1));
                     if let Ok(style) = ProgressStyle::with_template("  {prefix:<22} [{bar:20}] {msg}") {
                         bar.set_style(style.progress_chars("=> "));
                     }

@@ -3,6 +3,7 @@
 
 use sha2::{Digest as _, Sha256};
 use stella_protocol::id::{DeploymentId, TargetId, TaskId};
+use stella_protocol::time::Timestamp;
 use uuid::{Builder, Uuid};
 
 /// The task of one step of a deployment on one target.
@@ -10,9 +11,12 @@ pub(crate) fn task(deployment: DeploymentId, target: TargetId, step: u16) -> Tas
     TaskId(derived(&[b"task", deployment.0.as_bytes(), target.0.as_bytes(), &step.to_be_bytes()]))
 }
 
-/// The rollback that the failure of a deployment starts.
-pub(crate) fn rollback(of: DeploymentId) -> DeploymentId {
-    DeploymentId(derived(&[b"rollback", of.0.as_bytes()]))
+/// The rollback that the failure of a deployment starts. Like a version 7 UUID it begins with the time, in milliseconds, so that
+/// a list by id is a list by age.
+pub(crate) fn rollback(of: DeploymentId, now: Timestamp) -> DeploymentId {
+    let mut bytes = *derived(&[b"rollback", of.0.as_bytes()]).as_bytes();
+    bytes[..6].copy_from_slice(&now.0.to_be_bytes()[2..]);
+    DeploymentId(Builder::from_custom_bytes(bytes).into_uuid())
 }
 
 /// Every kind has parts of fixed length, so that two lists of parts never hash the same bytes.

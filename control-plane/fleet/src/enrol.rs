@@ -134,7 +134,7 @@ fn grant(
     let lifetime = shared.config.certificate_lifetime;
     match shared.authority.issue_agent(&request.csr_der, tenant, agent, SystemTime::now(), lifetime) {
         Ok(issued) => {
-            tracing::info!(tenantId = %tenant, agent = %agent, hostname = %request.hostname, "agent.enrolled");
+            tracing::debug!(tenantId = %tenant, agentId = %agent, hostname = %request.hostname, "certificate issued");
             Ok(EnrolResponse::Granted {
                 tenant,
                 agent,

@@ -101,13 +101,13 @@ async fn greet(
         tracing::error!(tenantId = %peer.tenant, agent = %peer.agent, %error, "a welcome cannot be sent");
         session.close(CloseCode::Internal);
     }
-    tracing::info!(
+    tracing::debug!(
         tenantId = %peer.tenant,
-        agent = %peer.agent,
+        agentId = %peer.agent,
         session = epoch.0,
         remote = %connection.remote_address(),
         version = %hello.agent_version,
-        "agent.connected"
+        "session opened"
     );
     Ok((control, link))
 }
@@ -277,7 +277,7 @@ async fn part(shared: &Shared, connection: &Connection, link: &Arc<Link>, reason
     shared.registry.leave(link);
     let Link { tenant, agent, session, .. } = **link;
     metrics::counter!("stella_fleet_sessions_ended", "reason" => label(&reason)).increment(1);
-    tracing::warn!(tenantId = %tenant, agent = %agent, session = session.0, reason = %reason, cause = ?std::error::Error::source(&reason), "agent.disconnected");
+    tracing::debug!(tenantId = %tenant, agentId = %agent, session = session.0, reason = &reason as &dyn std::error::Error, "session closed");
     if matches!(reason, CloseReason::Local(CloseCode::Superseded)) {
         // The newer session's connect has ended this one in the state.
         return;

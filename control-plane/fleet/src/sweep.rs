@@ -65,7 +65,7 @@ async fn end(shared: Arc<Shared>, (tenant, agent, session): Orphan) {
     };
     match shared.engine.submit(request).await {
         Ok(_) => {
-            tracing::warn!(tenantId = %tenant, agent = %agent, session = session.0, "agent.disconnected")
+            tracing::debug!(tenantId = %tenant, agentId = %agent, session = session.0, "a lost session was noted")
         }
         // Without room it is found again; a newer session makes it moot.
         Err(error) => {

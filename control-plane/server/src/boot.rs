@@ -106,7 +106,8 @@ async fn serve(config: &Config, engine: &Engine, recorder: PrometheusHandle) -> 
     let tasks = TaskTracker::new();
     let pki = open_pki(config)?;
     first_start::ensure_api_token(&engine.handle(), &config.state_dir).await?;
-    tasks.spawn(logs::follow(engine.handle(), shutdown.clone()));
+    let logging = CancellationToken::new();
+    tasks.spawn(logs::follow(engine.handle(), logging.clone()));
     tasks.spawn(renew_certificate(config.api.names.clone(), pki.clone(), shutdown.clone()));
     tasks.spawn(keep_up(recorder.clone(), shutdown.clone()));
 
@@ -154,6 +155,8 @@ async fn serve(config: &Config, engine: &Engine, recorder: PrometheusHandle) -> 
     notify(&[sd_notify::NotifyState::Stopping]);
     shutdown.cancel();
     fleet.stopped().await;
+    // The ends of the agents' sessions are in the journal now, and in the log after this.
+    logging.cancel();
     tasks.close();
     if tokio::time::timeout(DRAIN_TIME_MAX, tasks.wait()).await.is_err() {
         tracing::warn!(tasks = tasks.len(), "not everything ended in time");

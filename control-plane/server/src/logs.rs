@@ -1,4 +1,5 @@
-//! The log events of the operations overview, written from durable events: what is in the log did happen.
+//! The log events of the operations overview, written from durable events: what is in the log did happen. What ends is
+//! measured on the way.
 
 use stella_domain::deployment::Cause;
 use stella_domain::event::{Event, Fact, StreamId};
@@ -8,17 +9,20 @@ use stella_protocol::id::DeploymentId;
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 
-/// Follows the journal until shutdown.
-pub(crate) async fn follow(engine: Handle, shutdown: CancellationToken) {
+use crate::metrics;
+
+/// Follows the journal until `until` is cancelled; what was committed before that is written.
+pub(crate) async fn follow(engine: Handle, until: CancellationToken) {
     let mut commits = engine.subscribe();
     loop {
         tokio::select! {
-            () = shutdown.cancelled() => return,
+            biased;
             commit = commits.recv() => match commit {
                 Ok(commit) => write(&commit),
                 Err(RecvError::Lagged(batches)) => tracing::warn!(batches, "the log is behind the journal and leaves events out"),
                 Err(RecvError::Closed) => return,
             },
+            () = until.cancelled() => return,
         }
     }
 }
@@ -28,13 +32,14 @@ fn write(commit: &Committed) {
         let StreamId::Tenant(id) = committed.stream else { continue };
         if let Some(tenant) = commit.state.tenants.get(&id) {
             write_event(tenant, &committed.event);
+            metrics::observe(tenant, &committed.event);
         }
     }
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "only what an operator looks for is logged")]
 fn write_event(tenant: &TenantState, event: &Event) {
-    let trace = format!("{:032x}", event.trace.trace_id);
+    let trace = event.trace.is_valid().then(|| format!("{:032x}", event.trace.trace_id));
     let span = tracing::info_span!("event", tenantId = %tenant.id, traceId = trace);
     let _entered = span.enter();
     match &event.fact {

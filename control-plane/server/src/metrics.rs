@@ -1,9 +1,10 @@
 //! Business metrics: a projection of the state, computed at scrape, so that a restart neither loses nor doubles anything.
 
-use metrics::{counter, describe_counter, describe_gauge, gauge};
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use std::sync::Arc;
 use stella_domain::agent::Connectivity;
+use stella_domain::event::{Event, Fact};
 use stella_domain::state::State;
 use stella_domain::tenant::TenantState;
 use stella_engine::Handle;
@@ -11,6 +12,11 @@ use stella_fleet::Fleet;
 
 /// Buckets for HTTP latencies, in seconds: from 1 ms.
 const HTTP_SECONDS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+/// Buckets for deployments, in seconds: to hours.
+const DEPLOYMENT_SECONDS: [f64; 12] =
+    [1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1_800.0, 3_600.0, 7_200.0, 21_600.0];
+/// Buckets for tasks, in seconds.
+const TASK_SECONDS: [f64; 11] = [0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1_800.0, 3_600.0];
 /// Buckets for everything else that takes a short time, in seconds.
 const SHORT_SECONDS: [f64; 12] =
     [0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5];
@@ -19,12 +25,20 @@ const SHORT_SECONDS: [f64; 12] =
 pub(crate) fn install() -> anyhow::Result<PrometheusHandle> {
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Prefix("stella_http_".into()), &HTTP_SECONDS)?
+        .set_buckets_for_metric(
+            Matcher::Full("stella_deployment_duration_seconds".into()),
+            &DEPLOYMENT_SECONDS,
+        )?
+        .set_buckets_for_metric(Matcher::Full("stella_agent_task_duration_seconds".into()), &TASK_SECONDS)?
         .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SHORT_SECONDS)?
         .install_recorder()?;
     metrics_process::Collector::default().describe();
     describe_counter!("stella_releases_total", "Total releases created");
     describe_counter!("stella_deployments_total", "Deployments that have ended");
     describe_counter!("stella_rollbacks_total", "Total rollbacks");
+    describe_histogram!("stella_deployment_duration_seconds", Unit::Seconds, "Deployment duration");
+    describe_counter!("stella_agent_tasks_total", "Tasks executed");
+    describe_histogram!("stella_agent_task_duration_seconds", Unit::Seconds, "Task duration");
     describe_gauge!("stella_agents_connected", "Connected agents");
     describe_gauge!("stella_targets_total", "Total targets");
     describe_gauge!("stella_agent_heartbeat_age_seconds", "Seconds since the last heartbeat");
@@ -42,6 +56,38 @@ pub(crate) fn render(handle: &PrometheusHandle, engine: &Handle, fleet: &Fleet) 
     }
     heartbeat_ages(&state, engine, fleet);
     handle.render()
+}
+
+/// Measures what has ended. Unlike the projections these count from the start of the process, as Prometheus expects of it.
+#[expect(clippy::wildcard_enum_match_arm, reason = "only ends are measured")]
+pub(crate) fn observe(tenant: &TenantState, event: &Event) {
+    match &event.fact {
+        Fact::DeploymentSucceeded { id }
+        | Fact::DeploymentFailed { id, .. }
+        | Fact::DeploymentCancelled { id, .. } => {
+            let Some(deployment) = tenant.deployments.get(id) else { return };
+            let environment = tenant.environments.get(&deployment.environment).map(|it| it.name.to_string());
+            let labels = [
+                ("tenant", tenant.name.to_string()),
+                ("env", environment.unwrap_or_default()),
+                ("strategy", deployment.strategy.name().to_owned()),
+            ];
+            histogram!("stella_deployment_duration_seconds", &labels)
+                .record(event.at.since(deployment.created_at));
+        }
+        Fact::TaskFinished { key, started_at, finished_at, .. } => {
+            let Some(task) = tenant.tasks.get(&key.task) else { return };
+            let agent = tenant.agents.get(&task.agent).map(|it| it.name.to_string()).unwrap_or_default();
+            let kind = task.spec.kind();
+            counter!("stella_agent_tasks_total", "agent" => agent.clone(), "type" => kind, "status" => task.state.name())
+                .increment(1);
+            if let Some(started_at) = started_at {
+                histogram!("stella_agent_task_duration_seconds", "agent" => agent, "type" => kind)
+                    .record(finished_at.since(*started_at));
+            }
+        }
+        _ => {}
+    }
 }
 
 fn project(tenant: &Arc<TenantState>) {

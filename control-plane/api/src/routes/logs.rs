@@ -9,21 +9,18 @@ use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use base64::Engine;
 use futures::stream::{self, Stream};
 use serde::Deserialize;
 use stella_api_types::paths;
 use stella_api_types::task::OutputLine;
-use stella_api_types::time::rfc3339;
 use stella_protocol::id::{AttemptKey, TenantId};
-use stella_protocol::message::{OutputChunk, OutputSource};
 use stella_store::{OutputPage, StoreError};
 use tokio::sync::watch;
 use utoipa::IntoParams;
 
 use crate::body::{Path, Query};
 use crate::error::ApiError;
-use crate::{App, resolve};
+use crate::{App, resolve, view};
 
 /// How many pieces are read at a time.
 const PAGE_CHUNKS: usize = 256;
@@ -125,20 +122,9 @@ fn lines(first: u64, page: &OutputPage) -> Bytes {
     let mut text = Vec::new();
     for (record, chunk) in (first..).zip(&page.chunks) {
         // Strings and numbers always serialise.
-        if serde_json::to_writer(&mut text, &line(record, chunk)).is_ok() {
+        if serde_json::to_writer(&mut text, &view::output_line(record, chunk)).is_ok() {
             text.push(b'\n');
         }
     }
     Bytes::from(text)
-}
-
-fn line(record: u64, chunk: &OutputChunk) -> OutputLine {
-    let text = std::str::from_utf8(&chunk.bytes).ok().map(str::to_owned);
-    let base64 = text.is_none().then(|| base64::engine::general_purpose::STANDARD.encode(&chunk.bytes));
-    let source = match chunk.source {
-        OutputSource::Stdout => "stdout",
-        OutputSource::Stderr => "stderr",
-        OutputSource::Agent => "agent",
-    };
-    OutputLine { record, source: source.to_owned(), at: rfc3339(chunk.at), text, base64 }
 }

@@ -4,6 +4,7 @@ use stella_api_types::deployment as dto;
 use stella_domain::deployment::{
     Cause, Counts, Deployment, OnFailure, Progress, Status, Strategy, TargetRollout,
 };
+use stella_domain::task::TaskState;
 use stella_domain::tenant::TenantState;
 use stella_protocol::id::{DeploymentId, ReleaseId, TaskId};
 use stella_protocol::time::Timestamp;
@@ -102,7 +103,24 @@ fn target(tenant: &TenantState, part: &TargetRollout) -> dto::DeploymentTarget {
         step: step.and_then(|step| position(tenant, part.release, step)),
         task: task.map(|task| task.to_string()),
         at: at.map(time),
-        reason: reason.map(str::to_owned),
+        reason: reason.map(str::to_owned).or_else(|| held_up(tenant, &part.progress)),
+    }
+}
+
+/// Why a target that is worked on does not get on, if it does not: a person should see it without opening the task.
+fn held_up(tenant: &TenantState, progress: &Progress) -> Option<String> {
+    let task = tenant.tasks.get(&progress.task()?)?;
+    match &task.state {
+        TaskState::Queued => Some("waits for its agent".to_owned()),
+        TaskState::Unknown { since: _, reason } => Some(format!("task {} is unknown: {reason}", task.id)),
+        TaskState::Dispatched { .. }
+        | TaskState::Accepted { .. }
+        | TaskState::Running { .. }
+        | TaskState::Succeeded(_)
+        | TaskState::Failed(_)
+        | TaskState::TimedOut(_)
+        | TaskState::Cancelled(_)
+        | TaskState::Interrupted(_) => None,
     }
 }
 

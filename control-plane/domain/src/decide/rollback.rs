@@ -32,7 +32,7 @@ pub(super) fn after_failure(
     if targets.is_empty() {
         return Ok(());
     }
-    open(tx, opening(&deployment, ids::rollback(id), RollbackReason::DeploymentFailed, targets))
+    open(tx, opening(&deployment, ids::rollback(id, tx.now), RollbackReason::DeploymentFailed, targets))
 }
 
 /// Rolls back what has ended, because a person wants it.
