@@ -6,9 +6,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
-use stella_api_types::deployment::{Deployment, OnFailure};
+use stella_api_types::deployment::{CreateDeployment, Deployment, OnFailure};
 use stella_api_types::paths;
-use stella_tests::cluster::{Cluster, ENVIRONMENT, TENANT};
+use stella_tests::cluster::{Cluster, ENVIRONMENT, TENANT, create_environment, create_target, target};
 use stella_tests::recipe::{self, rolling, shell};
 use stella_tests::wait;
 
@@ -75,13 +75,9 @@ async fn a_rolling_deployment_goes_on_after_kill_9_and_each_target_runs_once() -
     cluster.passed()
 }
 
-/// Repeats one POST until it is answered, across crashes.
-async fn post_until_answered(cluster: &Cluster, key: &str) -> Result<String> {
-    let order = rolling(ENVIRONMENT, "1.0.0", OnFailure::Stop);
-    wait::until(&format!("the POST with {key} is answered"), async || {
-        Ok(cluster.api.deploy(TENANT, &order, Some(key)).await?.deployment.id)
-    })
-    .await
+/// A deployment to the one target of an environment.
+fn order(environment: &str) -> CreateDeployment {
+    rolling(environment, "1.0.0", OnFailure::Stop)
 }
 
 /// A POST is repeated with its key while the control plane is killed at random moments: before it is read, between the
@@ -89,45 +85,73 @@ async fn post_until_answered(cluster: &Cluster, key: &str) -> Result<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_post_that_is_repeated_across_crashes_takes_effect_once() -> Result<()> {
     const ROUNDS: usize = 12;
-    let seed = std::env::var("STELLA_SEED")
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or_else(rand::random::<u64>);
+    let seed = std::env::var("STELLA_SEED").ok().and_then(|text| text.parse().ok());
+    let seed = seed.unwrap_or_else(rand::random::<u64>);
     let mut random = StdRng::seed_from_u64(seed);
-    let mut cluster = Cluster::start(1).await?;
-    cluster.release(&recipe::release("1.0.0", &[], vec![shell("count", "echo run >> runs")])).await?;
+    let mut cluster = Cluster::start(0).await?;
+    let mut agent = cluster.enrolled("web-1", &[]).await?;
+    agent.start()?;
+    cluster.agents.push(agent);
+    let runs = cluster.folder().join("runs");
+    let count = format!("echo ${{environment}} >> {}", runs.display());
+    cluster.release(&recipe::release("1.0.0", &[], vec![shell("count", &count)])).await?;
+    // A target for each round, so that no round has to wait until the agent is back.
+    let environments: Vec<String> = (0..ROUNDS).map(|round| format!("round-{round}")).collect();
+    for environment in &environments {
+        cluster.agents[0].make_slot(environment)?;
+        create_environment(&cluster.api, TENANT, environment).await?;
+        let mut target = target(environment, environment, "web-1");
+        target.slot = Some(environment.clone());
+        create_target(&cluster.api, TENANT, &target).await?;
+    }
 
-    let mut ids = BTreeSet::new();
+    let mut deployments = BTreeSet::new();
     let mut unanswered = 0;
-    for round in 0..ROUNDS {
-        let key = format!("round-{round}");
+    for environment in &environments {
         // The POST takes some milliseconds; the crash falls before, into or after it.
         let delay = Duration::from_micros(random.random_range(0..12_000));
-        let (api, request_key) = (cluster.api.clone(), key.clone());
-        let request = tokio::spawn(async move {
-            api.deploy(TENANT, &rolling(ENVIRONMENT, "1.0.0", OnFailure::Stop), Some(&request_key)).await
-        });
-        tokio::time::sleep(delay).await;
-        cluster.control_plane.kill()?;
-        let first = request.await?.ok().map(|detail| detail.deployment.id);
+        let first = crash_under(&mut cluster, environment, delay).await?;
         unanswered += usize::from(first.is_none());
-        cluster.control_plane.resume().await?;
-        let again = post_until_answered(&cluster, &key).await?;
+        let again = wait::until("the repeated POST is answered", async || {
+            Ok(cluster.api.deploy(TENANT, &order(environment), Some(environment)).await?.deployment.id)
+        })
+        .await?;
         if let Some(first) = first {
-            ensure!(first == again, "seed {seed}: {key} was answered with {first} and then with {again}");
+            ensure!(
+                first == again,
+                "seed {seed}: {environment} was answered with {first} and then with {again}"
+            );
         }
-        ensure!(ids.insert(again.clone()), "seed {seed}: {key} got the deployment of another key");
-        let ended = cluster.wait_final(&again).await?;
+        ensure!(deployments.insert(again), "seed {seed}: {environment} got the deployment of another key");
+    }
+    for deployment in &deployments {
+        let ended = cluster.wait_final(deployment).await?;
         ensure!(ended.deployment.status == "succeeded", "seed {seed}: {ended:?}");
     }
     let all: Vec<Deployment> = cluster.api.list(&paths::fill(paths::DEPLOYMENTS, &[TENANT]), &[]).await?;
     ensure!(all.len() == ROUNDS, "seed {seed}: {} deployments for {ROUNDS} keys", all.len());
-    assert_eq!(cluster.agents[0].read("runs").lines().count(), ROUNDS, "seed {seed}");
+    let mut ran: Vec<String> = std::fs::read_to_string(&runs)?.lines().map(str::to_owned).collect();
+    let mut wanted = environments.clone();
+    ran.sort_unstable();
+    wanted.sort_unstable();
+    assert_eq!(ran, wanted, "seed {seed}: each ran once");
     ensure!(unanswered > 0, "seed {seed}: no crash fell before an answer; widen the range of the delays");
 
-    let other = rolling(ENVIRONMENT, "1.0.0", OnFailure::Rollback);
+    let other = rolling("round-0", "1.0.0", OnFailure::Rollback);
     let refused =
         cluster.api.deploy(TENANT, &other, Some("round-0")).await.err().context("another body was taken")?;
     assert_eq!(refused.into_problem()?.status, 422);
     cluster.passed()
+}
+
+/// Sends the POST, kills the control plane after the delay and starts it again; the answer, if it came before.
+async fn crash_under(cluster: &mut Cluster, environment: &str, delay: Duration) -> Result<Option<String>> {
+    let (api, environment) = (cluster.api.clone(), environment.to_owned());
+    let request =
+        tokio::spawn(async move { api.deploy(TENANT, &order(&environment), Some(&environment)).await });
+    tokio::time::sleep(delay).await;
+    cluster.control_plane.kill()?;
+    let answered = request.await?.ok().map(|detail| detail.deployment.id);
+    cluster.control_plane.resume().await?;
+    Ok(answered)
 }

@@ -46,14 +46,20 @@ pub(crate) const DAY: Duration = Duration::from_secs(24 * 3600);
 /// The secret in the environment of every made-up command.
 pub(crate) const SECRET: &str = "hunter2-in-the-environment";
 
+thread_local! {
+    /// Recovery finds processes by their attempt, so no two tests may have attempts in common. Each test has a thread.
+    static TASKS: u128 = Uuid::new_v4().as_u128() & !0xffff_ffff;
+}
+
+/// The first attempt of a task of this test.
 pub(crate) fn key(task: u128) -> AttemptKey {
-    AttemptKey { task: TaskId(Uuid::from_u128(task)), attempt: Attempt(1) }
+    AttemptKey { task: TaskId(Uuid::from_u128(TASKS.with(|tasks| tasks | task))), attempt: Attempt(1) }
 }
 
 /// A command for target 1, generation 1.
 pub(crate) fn dispatch(task: u128, script: &str) -> Dispatch {
     Dispatch {
-        task: TaskId(Uuid::from_u128(task)),
+        task: key(task).task,
         attempt: Attempt(1),
         session: SessionEpoch(1),
         deployment: DeploymentId(Uuid::from_u128(77)),

@@ -33,3 +33,15 @@ pub struct Actor {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
 }
+
+/// The end of a tenant's journal stream: noted elsewhere, it shows later that nothing before it was changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct JournalHead {
+    /// The random name of this life of the journal; an imported journal has another.
+    pub incarnation: String,
+    /// How many events there are.
+    pub position: u64,
+    /// The hash over all of them, `sha256:` and 64 hex digits; absent before the first event.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hash: Option<String>,
+}

@@ -46,6 +46,8 @@ pub const TASK_OUTPUT: &str = "/api/v1/tenants/{tenant}/tasks/{task}/output";
 pub const TASK_SETTLE: &str = "/api/v1/tenants/{tenant}/tasks/{task}/settle";
 /// Events of a tenant.
 pub const EVENTS: &str = "/api/v1/tenants/{tenant}/events";
+/// The end of a tenant's journal.
+pub const JOURNAL: &str = "/api/v1/tenants/{tenant}/journal";
 /// The installation.
 pub const SYSTEM: &str = "/api/v1/system";
 /// This description.

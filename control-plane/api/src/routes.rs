@@ -82,6 +82,7 @@ fn all() -> OpenApiRouter<App> {
         .routes(routes!(deployments::tasks))
         .routes(routes!(deployments::task))
         .routes(routes!(deployments::settle))
+        .routes(routes!(feed::journal))
         .routes(routes!(catalogue::system))
         .routes(routes!(document))
         .routes(routes!(health::health))

@@ -88,6 +88,8 @@ pub(crate) enum Command {
     Task(Task),
     /// Show what happened, and with --follow what happens.
     Events(Events),
+    /// Show the end of the tenant's journal: its position, and the hash over everything before it.
+    Journal,
     /// How the control plane does.
     Status,
     /// Print a completion script for a shell.

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use base64::Engine;
 use futures::StreamExt;
-use stella_api_types::event::Event;
+use stella_api_types::event::{Event, JournalHead};
 use stella_api_types::paths;
 use stella_api_types::task::{OutputLine, SettleTask, Task as Dto};
 
@@ -94,6 +94,14 @@ pub(crate) async fn events(context: &Context, command: Events) -> Result<(), Err
         Ok(())
     })
     .await
+}
+
+pub(crate) async fn journal(context: &Context) -> Result<(), Error> {
+    let head: JournalHead = context.client.get(&context.path(paths::JOURNAL, &[])?).await?;
+    print::result(context.output, &head, |head| {
+        let hash = head.hash.as_deref().unwrap_or("no events yet");
+        format!("{} events, {hash}\nincarnation {}", head.position, head.incarnation)
+    })
 }
 
 /// The event's plain values on one line.

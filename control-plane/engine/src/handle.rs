@@ -11,6 +11,7 @@ use stella_domain::event::{Event, StreamId};
 use stella_domain::rejection::Rejection;
 use stella_domain::state::State;
 use stella_journal::Journal;
+use stella_protocol::digest::Digest;
 use stella_protocol::id::{Position, TenantId};
 use stella_protocol::message::JournalMark;
 use stella_protocol::time::Timestamp;
@@ -221,6 +222,12 @@ impl Handle {
     #[must_use]
     pub fn head(&self, stream: StreamId) -> Position {
         self.shared.journal.heads().get(&codec::to_journal(stream)).map(|head| head.next).unwrap_or_default()
+    }
+
+    /// The hash over a whole stream up to its head: it changes with every event and with every change of an old one.
+    #[must_use]
+    pub fn head_hash(&self, stream: StreamId) -> Option<Digest> {
+        self.shared.journal.heads().get(&codec::to_journal(stream)).map(|head| head.hash)
     }
 
     /// The mark of a tenant's journal, for its agents to remember.

@@ -51,6 +51,7 @@ pub async fn measure(site: &Site, samples: u32, program: &Path) -> Result<Vec<Fi
         Ok(())
     })
     .await?;
+    agent.make_slot(ENVIRONMENT)?;
     site.environment(ENVIRONMENT, &[AGENT.to_owned()]).await?;
     create_release(
         &site.api,

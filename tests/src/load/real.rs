@@ -33,6 +33,7 @@ pub async fn measure(site: &Site, agents: usize, steps: usize) -> Result<Vec<Fig
     create_release(&site.api, TENANT, &recipe::release(VERSION, &[], steps_of_release)).await?;
     let environments: Vec<String> = (0..TARGETS_EACH).map(|number| format!("real-{number}")).collect();
     for environment in &environments {
+        fleet.iter().try_for_each(|agent| agent.make_slot(environment))?;
         site.environment(environment, &names).await?;
     }
     let start = Instant::now();

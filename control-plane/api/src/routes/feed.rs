@@ -13,7 +13,7 @@ use futures::StreamExt;
 use futures::stream::{self, Stream};
 use serde::Deserialize;
 use std::sync::Arc;
-use stella_api_types::event::Event;
+use stella_api_types::event::{Event, JournalHead};
 use stella_api_types::{Page, paths};
 use stella_domain::event::StreamId;
 use stella_engine::{Committed, CommittedEvent};
@@ -72,6 +72,18 @@ pub(crate) async fn events(
     let page =
         Page { items: found.iter().map(view::event).collect(), next_cursor: next.map(|next| cursor(&next)) };
     Ok(Json(page).into_response())
+}
+
+/// The end of a tenant's journal: its position, and the hash over everything before it.
+#[utoipa::path(get, path = paths::JOURNAL, tag = "events", params(("tenant" = String, Path)), responses((status = 200, body = JournalHead)))]
+pub(crate) async fn journal(
+    State(app): State<App>,
+    Path(tenant): Path<String>,
+) -> Result<Json<JournalHead>, ApiError> {
+    let tenant = resolve::tenant_id(&app.engine.state(), &tenant)?;
+    let hash = app.engine.head_hash(StreamId::Tenant(tenant)).map(|hash| hash.to_string());
+    let mark = app.engine.journal_mark(tenant);
+    Ok(Json(JournalHead { incarnation: mark.incarnation.to_string(), position: mark.position.0, hash }))
 }
 
 /// Events from the journal until its end, then from commits; from the journal again whenever commits were missed.

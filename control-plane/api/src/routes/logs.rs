@@ -16,6 +16,7 @@ use stella_api_types::task::OutputLine;
 use stella_protocol::id::{AttemptKey, TenantId};
 use stella_store::{OutputPage, StoreError};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use utoipa::IntoParams;
 
 use crate::body::{Path, Query};
@@ -26,6 +27,9 @@ use crate::{App, resolve, view};
 const PAGE_CHUNKS: usize = 256;
 /// How often a follower looks at the task although no output came: the task may have ended without any.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a follower waits for the rest after the task has ended: output has a stream of its own and may come later than
+/// the result. A task that never ran has none.
+const REST_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// Which part of the output.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -52,7 +56,8 @@ pub(crate) async fn task_output(
     let tenant = resolve::tenant(&state, &tenant)?;
     let key = resolve::task(tenant, &task)?.key();
     let news = if which.follow { Some(app.output.subscribe(key)?) } else { None };
-    let reader = Reader { app, tenant: tenant.id, key, next: which.from, news, ended: false };
+    let reader =
+        Reader { app, tenant: tenant.id, key, next: which.from, news, ended: false, rest_until: None };
     let media_type = [(header::CONTENT_TYPE, "application/x-ndjson")];
     Ok((media_type, Body::from_stream(reader.into_stream())).into_response())
 }
@@ -65,6 +70,8 @@ struct Reader {
     next: u64,
     news: Option<watch::Receiver<u64>>,
     ended: bool,
+    /// Until when to wait for the rest, once the task is over.
+    rest_until: Option<Instant>,
 }
 
 impl Reader {
@@ -89,7 +96,7 @@ impl Reader {
     /// The next page, empty after a fruitless wait; notes when it was the last.
     async fn page(&mut self) -> Result<Bytes, StoreError> {
         // Looked at first: what was written before the end is read after it.
-        let over = self.news.is_none() || self.task_is_over();
+        let over = self.news.is_none() || self.rest_is_overdue();
         if let Some(news) = &mut self.news {
             news.mark_unchanged();
         }
@@ -106,6 +113,14 @@ impl Reader {
             }
         }
         Ok(lines(first, &page))
+    }
+
+    fn rest_is_overdue(&mut self) -> bool {
+        if !self.task_is_over() {
+            return false;
+        }
+        let until = *self.rest_until.get_or_insert_with(|| Instant::now() + REST_TIME_MAX);
+        Instant::now() >= until
     }
 
     fn task_is_over(&self) -> bool {

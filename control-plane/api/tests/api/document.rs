@@ -1,0 +1,133 @@
+//! The OpenAPI document says what there is, all of it and nothing else.
+
+use std::collections::BTreeSet;
+
+use axum::body::Body;
+use serde_json::Value;
+use stella_api_types::paths;
+
+use crate::world::{World, bare};
+
+/// All templates of the API's own listener. A new constant is noticed by the comparison with the source below.
+const PATHS: [&str; 27] = [
+    paths::TENANTS,
+    paths::TENANT,
+    paths::ENVIRONMENTS,
+    paths::ENVIRONMENT,
+    paths::TARGETS,
+    paths::TARGET,
+    paths::AGENTS,
+    paths::AGENT,
+    paths::AGENT_REVOKE,
+    paths::ENROLMENT_TOKENS,
+    paths::ARTIFACT,
+    paths::RELEASES,
+    paths::RELEASE,
+    paths::DEPLOYMENTS,
+    paths::DEPLOYMENT,
+    paths::DEPLOYMENT_ROLLBACK,
+    paths::DEPLOYMENT_CANCEL,
+    paths::DEPLOYMENT_TASKS,
+    paths::TASK,
+    paths::TASK_OUTPUT,
+    paths::TASK_SETTLE,
+    paths::EVENTS,
+    paths::SYSTEM,
+    paths::OPENAPI,
+    paths::HEALTH,
+    paths::HEALTH_READY,
+    paths::HEALTH_LIVE,
+];
+
+/// The document as it is served, to somebody without a token.
+pub(crate) async fn served(world: &World) -> Value {
+    let answer = world.send(bare("GET", paths::OPENAPI).body(Body::empty()).unwrap()).await;
+    assert_eq!(answer.header("content-type"), Some("application/json"));
+    answer.expect(200)
+}
+
+/// Every operation: method, template, and whether it wants a token.
+pub(crate) fn operations(document: &Value) -> Vec<(String, String, bool)> {
+    let mut found = Vec::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            let public = operation["security"] == serde_json::json!([{}]);
+            assert!(public || operation.get("security").is_none(), "{method} {path}: {operation}");
+            found.push((method.to_uppercase(), path.clone(), !public));
+        }
+    }
+    found
+}
+
+/// The template with something in place of its parameters.
+pub(crate) fn filled(template: &str) -> String {
+    paths::fill(template, &["nobody", "nothing"])
+}
+
+#[tokio::test]
+async fn it_describes_every_path_and_no_other() {
+    let world = World::new().await;
+    let document = served(&world).await;
+    let described: BTreeSet<&str> = document["paths"].as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(described, BTreeSet::from(PATHS));
+    let source = include_str!("../../../api-types/src/paths.rs");
+    let constants = source.lines().filter(|line| line.starts_with("pub const ")).count();
+    assert_eq!(constants, PATHS.len() + 1, "all constants but the one of the metrics' listener are in the list above");
+}
+
+#[tokio::test]
+async fn it_has_a_version_and_a_security_scheme_for_all_by_default() {
+    let world = World::new().await;
+    let document = served(&world).await;
+    let version: Vec<u32> =
+        document["openapi"].as_str().unwrap().split('.').map(|part| part.parse().unwrap()).collect();
+    assert!(version.as_slice() >= [3, 1].as_slice(), "{version:?}");
+    assert_eq!(document["security"], serde_json::json!([{"bearer": []}]));
+    assert_eq!(document["components"]["securitySchemes"]["bearer"]["type"], "http");
+    assert_eq!(document["components"]["securitySchemes"]["bearer"]["scheme"], "bearer");
+    assert_eq!(document, serde_json::to_value(stella_api::openapi()).unwrap());
+}
+
+#[tokio::test]
+async fn every_reference_in_it_leads_somewhere() {
+    fn references(value: &Value, found: &mut Vec<String>) {
+        match value {
+            Value::Object(fields) => {
+                found.extend(fields.get("$ref").and_then(Value::as_str).map(str::to_owned));
+                fields.values().for_each(|value| references(value, found));
+            }
+            Value::Array(items) => items.iter().for_each(|value| references(value, found)),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        }
+    }
+    let document = served(&World::new().await).await;
+    let mut found = Vec::new();
+    references(&document, &mut found);
+    assert!(!found.is_empty());
+    for reference in found {
+        let pointer = reference.strip_prefix('#').unwrap();
+        assert!(document.pointer(pointer).is_some(), "{reference}");
+    }
+}
+
+#[tokio::test]
+async fn every_operation_in_it_is_served() {
+    let world = World::new().await;
+    for (method, template, _) in operations(&served(&world).await) {
+        let request = world.request(&method, &filled(&template)).header("content-type", "application/json");
+        let answer = world.send(request.body(Body::from("{}")).unwrap()).await;
+        let detail = String::from_utf8_lossy(&answer.body).into_owned();
+        assert_ne!(answer.status.as_u16(), 405, "{method} {template}: {detail}");
+        assert!(!detail.contains("there is nothing at this path"), "{method} {template}: {detail}");
+    }
+}
+
+#[tokio::test]
+async fn only_health_and_the_document_are_public() {
+    let public: BTreeSet<String> = operations(&served(&World::new().await).await)
+        .into_iter()
+        .filter_map(|(_, path, wants_token)| (!wants_token).then_some(path))
+        .collect();
+    let expected = [paths::OPENAPI, paths::HEALTH, paths::HEALTH_READY, paths::HEALTH_LIVE];
+    assert_eq!(public, expected.map(str::to_owned).into());
+}

@@ -1,0 +1,18 @@
+//! The API as its callers see it: the real router before a real engine on a real journal.
+//!
+//! One binary, so that the whole stack is linked once.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod authentication;
+mod document;
+mod errors;
+mod feed;
+mod health;
+mod idempotency;
+mod isolation;
+mod lists;
+mod output;
+mod rate_limits;
+mod refusals;
+mod world;

@@ -1,0 +1,269 @@
+//! A control plane without sockets, and what tests ask it.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::http::request::Builder;
+use axum::http::{HeaderMap, Request, StatusCode};
+use futures::StreamExt;
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+use stella_api::{ApiConfig, ApiDeps};
+use stella_certs::{ApiToken, EnrolmentToken};
+use stella_domain::command::{self, Actor, Command, Outcome, SystemCommand, TenantCommand};
+use stella_domain::event::StreamId;
+use stella_engine::{Config, Engine, Handle};
+use stella_journal::{JournalConfig, SledJournal};
+use stella_protocol::digest::Digest;
+use stella_protocol::id::{AgentId, ApiTokenId, TenantId};
+use stella_protocol::trace::TraceContext;
+use stella_store::{ArtifactStore, OutputStore};
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+use uuid::Uuid;
+
+/// How long a test waits for what must come. Only a broken test or a broken product waits that long.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The largest artifact in tests, in bytes.
+pub(crate) const ARTIFACT_BYTES_MAX: u64 = 64 * 1024;
+
+/// One control plane.
+pub(crate) struct World {
+    pub(crate) engine: Engine,
+    pub(crate) output: Arc<OutputStore>,
+    pub(crate) token: String,
+    pub(crate) shutdown: CancellationToken,
+    pub(crate) deps: ApiDeps,
+    router: Router,
+    _folder: TempDir,
+}
+
+/// An answer, read to its end.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().unwrap())
+    }
+
+    /// The body, which must come with this status.
+    #[track_caller]
+    pub(crate) fn expect(&self, status: u16) -> Value {
+        assert_eq!(self.status.as_u16(), status, "{self:?}");
+        self.json()
+    }
+}
+
+pub(crate) fn generous() -> ApiConfig {
+    ApiConfig {
+        listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+        artifact_bytes_max: ARTIFACT_BYTES_MAX,
+        requests_per_minute: 1_000_000,
+        burst: 1_000_000,
+        tenant_requests_per_minute: 1_000_000,
+    }
+}
+
+impl World {
+    pub(crate) async fn new() -> Self {
+        Self::with(generous()).await
+    }
+
+    pub(crate) async fn with(config: ApiConfig) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let journal_config = JournalConfig { cache_bytes: 8 << 20, reserve_bytes: 0 };
+        let journal = SledJournal::open(&folder.path().join("journal"), journal_config).unwrap();
+        let engine = Engine::start(Arc::new(journal), Config::default()).unwrap();
+        let output = OutputStore::open(folder.path().join("output"), 0).unwrap();
+        let deps = ApiDeps {
+            engine: engine.handle(),
+            artifacts: Arc::new(ArtifactStore::open(folder.path().join("artifacts"), 0).unwrap()),
+            output: Arc::clone(&output),
+            version: "1.2.3-test",
+            root_fingerprint: Digest([7; 32]),
+            agent_address: "stella.test:7443".into(),
+        };
+        let shutdown = CancellationToken::new();
+        let router = stella_api::router(config, deps.clone(), shutdown.clone());
+        let token = new_token(&engine.handle()).await;
+        Self { engine, output, token, shutdown, deps, router, _folder: folder }
+    }
+
+    pub(crate) fn handle(&self) -> Handle {
+        self.engine.handle()
+    }
+
+    /// A request with the token.
+    pub(crate) fn request(&self, method: &str, path: &str) -> Builder {
+        bare(method, path).header("authorization", format!("Bearer {}", self.token))
+    }
+
+    pub(crate) async fn open(&self, request: Request<Body>) -> axum::response::Response {
+        self.router.clone().oneshot(request).await.unwrap()
+    }
+
+    pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
+        let response = self.open(request).await;
+        let (head, body) = response.into_parts();
+        let body = within(axum::body::to_bytes(body, 64 << 20)).await.unwrap();
+        Answer { status: head.status, headers: head.headers, body }
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        self.send(self.request("GET", path).body(Body::empty()).unwrap()).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {
+        self.send(with_json(self.request("POST", path), body)).await
+    }
+
+    pub(crate) async fn put(&self, path: &str, content: &[u8]) -> Answer {
+        self.send(self.request("PUT", path).body(Body::from(content.to_vec())).unwrap()).await
+    }
+
+    /// Waits until `done` is so, which only a commit can bring about.
+    pub(crate) fn head(&self, tenant: &str) -> u64 {
+        let state = self.handle().state();
+        let stream = match state.system.tenants.get(&tenant.parse().unwrap()) {
+            Some(id) => StreamId::Tenant(*id),
+            None => StreamId::System,
+        };
+        self.handle().head(stream).0
+    }
+
+    pub(crate) async fn tenant(&self, name: &str) -> TenantId {
+        let created = self.post("/api/v1/tenants", &json!({ "name": name })).await.expect(201);
+        created["id"].as_str().unwrap().parse().unwrap()
+    }
+
+    /// An enrolled agent that never connected.
+    pub(crate) async fn agent(&self, tenant: &str, name: &str) -> String {
+        let path = format!("/api/v1/tenants/{tenant}/enrolment-tokens");
+        let created = self.post(&path, &json!({ "name": name })).await.expect(201);
+        let token: EnrolmentToken = created["token"].as_str().unwrap().parse().unwrap();
+        let id = self.handle().state().system.tenants[&tenant.parse().unwrap()];
+        let command = TenantCommand::Enrol {
+            token: token.id,
+            key_fingerprint: Digest(Sha256::digest(name).into()),
+            agent: AgentId(Uuid::now_v7()),
+            hostname: name.into(),
+        };
+        match submit(&self.handle(), Command::Tenant(id, command)).await {
+            Outcome::Agent(agent) => agent.to_string(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// A tenant with an environment, an agent, a target, a release and a deployment of it whose task waits for the agent.
+    pub(crate) async fn busy_tenant(&self, name: &str) -> Busy {
+        self.tenant(name).await;
+        let at = format!("/api/v1/tenants/{name}");
+        let environment = self.post(&format!("{at}/environments"), &json!({"name": "prod"})).await.expect(201);
+        let agent = self.agent(name, "host-1").await;
+        let target = json!({"name": "web-1", "environment": "prod", "agent": "host-1"});
+        let target = self.post(&format!("{at}/targets"), &target).await.expect(201);
+        let content = format!("archive of {name}");
+        let digest = digest_of(content.as_bytes());
+        self.put(&format!("{at}/artifacts/{digest}"), content.as_bytes()).await.expect(200);
+        let component = json!({"name": "web", "digest": digest});
+        let release = json!({"application": "web", "version": "1.0.0", "components": [component]});
+        let release = self.post(&format!("{at}/releases"), &release).await.expect(201);
+        let deployment = json!({"environment": "prod", "release": "web:1.0.0"});
+        let deployment = self.post(&format!("{at}/deployments"), &deployment).await.expect(201);
+        let id = |it: &Value| it["id"].as_str().unwrap().to_owned();
+        Busy {
+            at,
+            environment: id(&environment),
+            agent,
+            target: id(&target),
+            digest,
+            release: id(&release),
+            deployment: id(&deployment),
+            task: deployment["targets"][0]["task"].as_str().unwrap().to_owned(),
+        }
+    }
+}
+
+/// What a busy tenant has; all are ids but for the path and the digest.
+pub(crate) struct Busy {
+    pub(crate) at: String,
+    pub(crate) environment: String,
+    pub(crate) agent: String,
+    pub(crate) target: String,
+    pub(crate) digest: String,
+    pub(crate) release: String,
+    pub(crate) deployment: String,
+    pub(crate) task: String,
+}
+
+/// A request without a token.
+pub(crate) fn bare(method: &str, path: &str) -> Builder {
+    Request::builder().method(method).uri(path)
+}
+
+pub(crate) fn with_json(request: Builder, body: &Value) -> Request<Body> {
+    request.header("content-type", "application/json").body(Body::from(body.to_string())).unwrap()
+}
+
+pub(crate) fn digest_of(content: &[u8]) -> String {
+    Digest(Sha256::digest(content).into()).to_string()
+}
+
+/// A token of the API that the engine knows.
+pub(crate) async fn new_token(engine: &Handle) -> String {
+    let token = ApiToken::generate().unwrap();
+    let id = ApiTokenId(Uuid::now_v7());
+    let command = SystemCommand::CreateApiToken { id, name: "test".into(), hash: token.hash() };
+    submit(engine, Command::System(command)).await;
+    token.to_string()
+}
+
+pub(crate) async fn submit(engine: &Handle, command: Command) -> Outcome {
+    let request =
+        command::Request { actor: Actor::System, trace: TraceContext::default(), idempotency: None, command };
+    engine.submit(request).await.unwrap()
+}
+
+/// Waits, but not for ever.
+pub(crate) async fn within<T>(work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, work).await.expect("it never came")
+}
+
+/// A body that is read as it comes.
+pub(crate) struct Reading {
+    body: axum::body::BodyDataStream,
+    read: Vec<u8>,
+}
+
+impl Reading {
+    pub(crate) fn new(response: axum::response::Response) -> Self {
+        assert_eq!(response.status(), StatusCode::OK);
+        Self { body: response.into_body().into_data_stream(), read: Vec::new() }
+    }
+
+    /// What comes up to the next separator, without it; `None` at the end of the body.
+    pub(crate) async fn until(&mut self, separator: &str) -> Option<String> {
+        loop {
+            let text = std::str::from_utf8(&self.read).unwrap();
+            if let Some((found, rest)) = text.split_once(separator) {
+                let (found, rest) = (found.to_owned(), rest.as_bytes().to_vec());
+                self.read = rest;
+                return Some(found);
+            }
+            self.read.extend_from_slice(&within(self.body.next()).await?.unwrap());
+        }
+    }
+}
