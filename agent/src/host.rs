@@ -82,6 +82,17 @@ impl HostRoot {
         })
     }
 
+    /// Creates a slot's folder if it is not there: it belongs to the target, so a target's first command finds it. Blocks on
+    /// the disk.
+    ///
+    /// # Errors
+    /// If the name is not a plain one, or the disk says no.
+    pub fn create_slot(&self, slot: Option<&str>) -> Result<(), Error> {
+        let Some(slot) = slot else { return Ok(()) };
+        let slot = plain_name("slot", slot)?;
+        self.dir.create_dir_all(slot).map_err(|source| Error::Io { path: self.path.join(slot), source })
+    }
+
     /// Opens the folder of a component in a slot, and creates both if they are not there. Blocks on the disk.
     ///
     /// # Errors

@@ -10,7 +10,7 @@ use std::time::Duration;
 use common::{Host, Output, PATIENCE, dispatch, failure, is_alive, shell, wait_for, wait_for_pid};
 use stella_agent::cancel::CancelRequest;
 use stella_agent::supervisor::{SPOOL_BYTES_MAX, spooled};
-use stella_protocol::message::TaskOutcome;
+use stella_protocol::message::{Dispatch, TaskOutcome};
 use stella_protocol::spec::{CommandSpec, TaskSpec};
 
 #[tokio::test]
@@ -41,6 +41,19 @@ async fn a_command_that_cannot_start_says_why() {
         let (outcome, _) = host.run(TaskSpec::Command(spec)).await;
         assert!(failure(&outcome).contains(word), "{word:?} is not in {outcome:?}");
     }
+}
+
+#[tokio::test]
+async fn a_slot_that_nothing_was_brought_to_yet_is_created_for_its_first_command() {
+    let host = Host::new();
+    let first = Dispatch { slot: Some("blue".to_owned()), ..dispatch(TaskSpec::Command(shell("pwd"))) };
+    let mut task = host.start_dispatch(first);
+    let mut output = Output::default();
+    while let Some(chunk) = tokio::time::timeout(PATIENCE, task.output.recv()).await.unwrap() {
+        output.add(&chunk);
+    }
+    assert_eq!(task.run.await.unwrap(), TaskOutcome::Succeeded);
+    assert!(output.stdout.trim_end().ends_with("/blue"), "{}", output.stdout);
 }
 
 #[tokio::test]

@@ -40,6 +40,7 @@ fn supervised_spec(
     timeout: Duration,
 ) -> Result<Spec, host::Error> {
     let slot = dispatch.slot.as_deref();
+    host.create_slot(slot)?;
     Ok(Spec {
         key: dispatch.key(),
         argv: spec.argv.clone(),
