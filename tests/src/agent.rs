@@ -136,14 +136,6 @@ impl Agent {
         self.folder.join("host")
     }
 
-    /// Makes the folder of a slot: a release without an archive finds its host as it is.
-    ///
-    /// # Errors
-    /// If it cannot be made.
-    pub fn make_slot(&self, slot: &str) -> Result<()> {
-        Ok(fs::create_dir_all(self.host_root().join(slot))?)
-    }
-
     /// A file on its host, as text; empty if it is not there.
     #[must_use]
     pub fn read(&self, path: &str) -> String {

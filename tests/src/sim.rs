@@ -15,6 +15,7 @@ use quinn::{
     ClientConfig, Connection, Endpoint, IdleTimeout, RecvStream, SendStream, TransportConfig, VarInt,
 };
 use stella_certs::{CONTROL_PLANE_NAME, CertificateDer, EnrolmentToken, PrivateKey, csr, tls};
+use stella_protocol::close::CloseCode;
 use stella_protocol::frame::{self, HEADER_BYTES};
 use stella_protocol::id::{AgentId, Incarnation, Position, TenantId};
 use stella_protocol::limits::{FRAME_BYTES_MAX, HANDSHAKE_TIMEOUT_MS};
@@ -39,6 +40,9 @@ const EXCHANGE_TIME_MAX: Duration = Duration::from_millis(HANDSHAKE_TIMEOUT_MS);
 
 /// How much is read from the control stream at once, in bytes.
 const READ_BYTES: usize = 16 * 1024;
+
+/// And after the welcome, when little comes at a time.
+const IDLE_READ_BYTES: usize = 1024;
 
 /// Who a simulated host is.
 #[derive(Clone, Debug)]
@@ -254,6 +258,20 @@ impl Session {
         memory: &Memory,
     ) -> Result<Self> {
         let connection = dial(endpoint, server, config).await?;
+        match Self::welcomed(connection.clone(), memory).await {
+            Ok(session) => Ok(session),
+            // A refusal may come before the first stream is open; it is the reason for whatever failed.
+            Err(error) => Err(match connection.close_reason() {
+                Some(quinn::ConnectionError::ApplicationClosed(close)) => {
+                    anyhow::Error::new(refusal(close.error_code.into_inner())).context("no session")
+                }
+                Some(reason) => error.context(reason.to_string()),
+                None => error,
+            }),
+        }
+    }
+
+    async fn welcomed(connection: Connection, memory: &Memory) -> Result<Self> {
         let opened = timeout(EXCHANGE_TIME_MAX, connection.open_bi()).await;
         let (send, receive) = opened.context("no control stream in time")??;
         let mut opening = Opening {
@@ -267,7 +285,7 @@ impl Session {
         let welcome = timeout(EXCHANGE_TIME_MAX, opening.welcome()).await.context("no welcome in time")??;
         let Opening { logic, connection, send, receive, mut buffer, begun } = opening;
         // Thousands of these wait at the same time: what an idle one needs is small.
-        buffer.truncate(1024);
+        buffer.truncate(IDLE_READ_BYTES);
         buffer.shrink_to_fit();
         Ok(Self { connection, welcome, logic, send, receive, buffer, begun })
     }
@@ -350,15 +368,17 @@ impl Opening {
             match self.logic.poll_event(since(self.begun)) {
                 Some(AgentEvent::Welcomed(welcome)) => return Ok(welcome),
                 Some(AgentEvent::Closed(reason)) => {
-                    let lost =
-                        self.connection.close_reason().map_or_else(String::new, |error| error.to_string());
-                    return Err(anyhow::Error::new(reason).context(format!("no session: {lost}")));
+                    return Err(anyhow::Error::new(reason).context("no session"));
                 }
                 Some(other) => bail!("{other:?} came before the welcome"),
                 None => {}
             }
         }
     }
+}
+
+fn refusal(code: u64) -> CloseReason {
+    CloseCode::try_from(code).map_or(CloseReason::PeerUnknown(code), CloseReason::Peer)
 }
 
 fn since(begun: Instant) -> Millis {

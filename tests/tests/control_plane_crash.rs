@@ -98,7 +98,6 @@ async fn a_post_that_is_repeated_across_crashes_takes_effect_once() -> Result<()
     // A target for each round, so that no round has to wait until the agent is back.
     let environments: Vec<String> = (0..ROUNDS).map(|round| format!("round-{round}")).collect();
     for environment in &environments {
-        cluster.agents[0].make_slot(environment)?;
         create_environment(&cluster.api, TENANT, environment).await?;
         let mut target = target(environment, environment, "web-1");
         target.slot = Some(environment.clone());

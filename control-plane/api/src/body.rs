@@ -58,18 +58,24 @@ impl From<JsonRejection> for ApiError {
     }
 }
 
-/// The field that a deserialiser complains about: the path before its message, and the name in a missing field's.
+/// The field that a deserialiser complains about: the path before its message, and the name in it if the path lacks that.
 fn field_of(detail: &str) -> Option<String> {
     let (path, message) = match detail.split_once(": ") {
         Some((path, message)) if !path.contains(' ') => (path, message),
         _ => ("", detail),
     };
-    let missing = message.strip_prefix("missing field `").and_then(|rest| rest.split('`').next());
-    match (path, missing) {
+    let complaints = ["missing field `", "unknown field `"];
+    let rest = complaints.iter().find_map(|complaint| message.strip_prefix(complaint));
+    let name = rest.and_then(|rest| rest.split('`').next());
+    let is_at_the_end =
+        |name: &str| path.strip_suffix(name).is_some_and(|before| before.is_empty() || before.ends_with('.'));
+    match (path, name) {
         ("", None) => None,
         ("", Some(name)) => Some(name.to_owned()),
-        (path, None) => Some(path.to_owned()),
-        (path, Some(name)) => Some(format!("{path}.{name}")),
+        (path, Some(name)) if !(message.starts_with("unknown") && is_at_the_end(name)) => {
+            Some(format!("{path}.{name}"))
+        }
+        (path, _) => Some(path.to_owned()),
     }
 }
 

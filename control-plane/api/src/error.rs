@@ -161,6 +161,12 @@ impl ApiError {
         Self { field: Some(field.into()), ..Self::new(ErrorCode::Invalid, detail) }
     }
 
+    /// Says the field as the caller wrote it, where the core knows it by another name.
+    pub(crate) fn named(mut self, as_written: impl FnOnce(String) -> String) -> Self {
+        self.field = self.field.map(as_written);
+        self
+    }
+
     pub(crate) fn not_found(kind: &str, id: &str) -> Self {
         let short: String = id.chars().take(80).collect();
         Self::new(ErrorCode::NotFound, format!("there is no {kind} {short:?}"))
@@ -179,14 +185,19 @@ impl ApiError {
         )
     }
 
-    /// The body; the ids are those of the request.
-    pub(crate) fn problem(self, trace_id: Option<String>, correlation_id: Option<String>) -> Problem {
+    /// The body; the path and the ids are those of the request.
+    pub(crate) fn problem(
+        self,
+        instance: Option<String>,
+        trace_id: Option<String>,
+        correlation_id: Option<String>,
+    ) -> Problem {
         Problem {
             kind: format!("urn:stella:error:{}", self.code.name()),
             title: self.code.title().to_owned(),
             status: self.code.status().as_u16(),
             detail: self.detail,
-            instance: None,
+            instance,
             code: self.code.name().to_owned(),
             field: self.field,
             retryable: self.code.is_retryable(),

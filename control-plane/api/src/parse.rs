@@ -4,7 +4,7 @@
 
 use stella_api_types::deployment::{OnFailure as OnFailureDto, Strategy as StrategyDto};
 use stella_api_types::release::{Step as StepDto, StepAction as StepActionDto, UnitAction as UnitActionDto};
-use stella_domain::deployment::{OnFailure, Strategy};
+use stella_domain::deployment::{OnFailure, Strategy, TIMEOUT_MS_DEFAULT, TIMEOUT_MS_RANGE};
 use stella_domain::name::{Name, Version};
 use stella_domain::release::{Step, StepAction};
 use stella_protocol::digest::Digest;
@@ -35,6 +35,25 @@ pub(crate) fn reason(field: &str, text: &str) -> Result<String, ApiError> {
     }
 }
 
+/// How long a deployment may take, from seconds to milliseconds. The core would tell the bounds in milliseconds.
+pub(crate) fn timeout_ms(field: &str, seconds: Option<u64>) -> Result<u64, ApiError> {
+    let Some(seconds) = seconds else { return Ok(TIMEOUT_MS_DEFAULT) };
+    let (min, max) = (TIMEOUT_MS_RANGE.0 / 1_000, TIMEOUT_MS_RANGE.1 / 1_000);
+    if (min..=max).contains(&seconds) {
+        return Ok(seconds * 1_000);
+    }
+    Err(ApiError::invalid(field, format!("is {seconds}; it must be between {min} and {max} (a week)")))
+}
+
+/// The name of a deployment's status. A misspelt one would find nothing and look like good news.
+pub(crate) fn status<'t>(field: &str, text: &'t str) -> Result<&'t str, ApiError> {
+    const KNOWN: [&str; 6] = ["running", "halting", "cancelling", "succeeded", "failed", "cancelled"];
+    if KNOWN.contains(&text) {
+        return Ok(text);
+    }
+    Err(ApiError::invalid(field, format!("must be one of {}", KNOWN.join(", "))))
+}
+
 /// How targets follow one another.
 pub(crate) const fn strategy(dto: StrategyDto) -> Strategy {
     match dto {
@@ -54,6 +73,16 @@ pub(crate) const fn on_failure(dto: OnFailureDto) -> OnFailure {
 /// The steps of a new release.
 pub(crate) fn steps(steps: &[StepDto]) -> Result<Vec<Step>, ApiError> {
     steps.iter().enumerate().map(|(at, dto)| step(&format!("steps[{at}]"), dto)).collect()
+}
+
+/// The core knows a step's fields without the `action` that callers write around most of them.
+pub(crate) fn step_field_as_written(field: String) -> String {
+    match field.split_once("].") {
+        Some((step, inner)) if step.starts_with("steps[") && !matches!(inner, "name" | "timeout_ms") => {
+            format!("{step}].action.{inner}")
+        }
+        _ => field,
+    }
 }
 
 fn step(field: &str, dto: &StepDto) -> Result<Step, ApiError> {
@@ -110,7 +139,7 @@ mod tests {
     use super::*;
 
     fn field_of(error: ApiError) -> Option<String> {
-        error.problem(None, None).field
+        error.problem(None, None, None).field
     }
 
     #[test]

@@ -5,8 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 use std::time::Instant;
 
+use axum::RequestExt;
 use axum::body::Body;
-use axum::extract::{ConnectInfo, MatchedPath, Request, State};
+use axum::extract::{ConnectInfo, MatchedPath, RawPathParams, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::IntoResponse;
@@ -46,6 +47,7 @@ pub(crate) async fn layer(State(app): State<App>, mut request: Request, next: Ne
     let trace = trace_of(request.headers());
     let correlation = correlation_of(request.headers());
     let method = method_label(&request);
+    let instance = request.uri().path().to_owned();
     let path = request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str).to_owned();
     let in_flight = InFlight::new(method);
     let span = tracing::info_span!(
@@ -56,7 +58,8 @@ pub(crate) async fn layer(State(app): State<App>, mut request: Request, next: Ne
         "http.route" = path,
     );
     let answered = async {
-        match admit(&app, &request, trace) {
+        let tenant = tenant_of(&app, &mut request).await;
+        match admit(&app, &request, tenant, trace) {
             Ok(caller) => {
                 if let Some(caller) = caller {
                     request.extensions_mut().insert(caller);
@@ -67,7 +70,7 @@ pub(crate) async fn layer(State(app): State<App>, mut request: Request, next: Ne
         }
     };
     let mut response = answered.instrument(span.clone()).await;
-    complete(&mut response, trace, &correlation);
+    complete(&mut response, &instance, trace, &correlation);
     drop(in_flight);
     let took = started.elapsed();
     let status = response.status().as_u16();
@@ -80,7 +83,12 @@ pub(crate) async fn layer(State(app): State<App>, mut request: Request, next: Ne
 }
 
 /// Lets a request in, with its caller if the path needs one.
-fn admit(app: &App, request: &Request, trace: TraceContext) -> Result<Option<Caller>, ApiError> {
+fn admit(
+    app: &App,
+    request: &Request,
+    tenant: Option<TenantId>,
+    trace: TraceContext,
+) -> Result<Option<Caller>, ApiError> {
     let path = request.uri().path();
     if matches!(path, paths::HEALTH | paths::HEALTH_READY | paths::HEALTH_LIVE) {
         return Ok(None);
@@ -100,7 +108,7 @@ fn admit(app: &App, request: &Request, trace: TraceContext) -> Result<Option<Cal
         ));
     };
     app.limits.token(token)?;
-    if let Some(tenant) = tenant_of(app, path) {
+    if let Some(tenant) = tenant {
         app.limits.tenant(tenant)?;
     }
     Ok(Some(Caller { token, trace }))
@@ -125,8 +133,10 @@ fn authenticate(app: &App, headers: &HeaderMap) -> Option<ApiTokenId> {
     found
 }
 
-fn tenant_of(app: &App, path: &str) -> Option<TenantId> {
-    let text = path.strip_prefix(paths::TENANTS)?.strip_prefix('/')?.split('/').next()?;
+/// The tenant that the path leads to, decoded as the handler sees it: another way to write it must not escape the limit.
+async fn tenant_of(app: &App, request: &mut Request) -> Option<TenantId> {
+    let parameters = request.extract_parts::<RawPathParams>().await.ok()?;
+    let (_, text) = parameters.iter().find(|(name, _)| *name == "tenant")?;
     crate::resolve::tenant_id(&app.engine.state(), text).ok()
 }
 
@@ -160,10 +170,10 @@ fn method_label(request: &Request) -> &'static str {
 }
 
 /// Gives every response its ids, and every problem its body.
-fn complete(response: &mut Response<Body>, trace: TraceContext, correlation: &str) {
+fn complete(response: &mut Response<Body>, instance: &str, trace: TraceContext, correlation: &str) {
     if let Some(error) = error_of(response) {
         let trace_id = Some(format!("{:032x}", trace.trace_id));
-        let problem = error.problem(trace_id, Some(correlation.to_owned()));
+        let problem = error.problem(Some(instance.to_owned()), trace_id, Some(correlation.to_owned()));
         *response.body_mut() = Body::from(serde_json::to_vec(&problem).unwrap_or_default());
         response.headers_mut().remove(header::CONTENT_LENGTH);
         let media_type = HeaderValue::from_static(stella_api_types::problem::MEDIA_TYPE);

@@ -5,6 +5,7 @@ use axum::http::request::Parts;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use stella_domain::command::{Command, Idempotency, Outcome, Request, TenantCommand};
+use stella_domain::tenant::TenantState;
 use stella_protocol::digest::Digest;
 use stella_protocol::id::TenantId;
 
@@ -52,6 +53,22 @@ fn parse_key(text: &str) -> Result<String, ApiError> {
 }
 
 impl Change {
+    /// Whether this very request was carried out before, so that what it names may be gone since.
+    pub(crate) fn was_carried_out(
+        &self,
+        tenant: &TenantState,
+        body: &impl Serialize,
+    ) -> Result<bool, ApiError> {
+        let Some(key) = self.scoped_key() else { return Ok(false) };
+        let digest = self.digest(body)?;
+        Ok(tenant.requests.get(&key).is_some_and(|answered| answered.digest == digest))
+    }
+
+    /// The key as the core knows it: keys of one caller mean nothing to another.
+    fn scoped_key(&self) -> Option<String> {
+        self.key.as_ref().map(|key| format!("{}:{key}", self.caller.token))
+    }
+
     /// Has a tenant's command carried out. The body is part of what an idempotency key stands for.
     pub(crate) async fn tenant(
         self,
@@ -70,13 +87,9 @@ impl Change {
         body: &(impl Serialize + Sync),
         command: Command,
     ) -> Result<Outcome, ApiError> {
-        let idempotency = match &self.key {
+        let idempotency = match self.scoped_key() {
             None => None,
-            Some(key) => Some(Idempotency {
-                // Keys of one caller mean nothing to another.
-                key: format!("{}:{key}", self.caller.token),
-                digest: self.digest(body)?,
-            }),
+            Some(key) => Some(Idempotency { key, digest: self.digest(body)? }),
         };
         let request = Request { actor: self.caller.actor(), trace: self.caller.trace, idempotency, command };
         Ok(app.engine.submit(request).await?)

@@ -13,6 +13,10 @@ use stella_tests::load::site::Site;
 use stella_tests::load::tasks::Load;
 use stella_tests::load::{dispatch, heartbeats, idle, raw, real, reconnect, replay, tasks};
 
+// As the control plane has it, so that the memory of the bare server can be compared with its own.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const EXAMPLES: &str = "\
 Examples:
   stella-load all                              everything, in about five minutes

@@ -3,10 +3,10 @@
 //! The bare QUIC server runs in a process of its own (a hidden subcommand of the load tool), so that its memory and its
 //! processor time can be told from those of its clients, as they can for the control plane.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -24,7 +24,7 @@ use stella_protocol::message::{Heartbeat, Resources, ToControlPlane};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use crate::load::figure::Latencies;
+use crate::load::figure::{Latencies, as_f64};
 use crate::process;
 use crate::sim::{self, Identity};
 
@@ -48,23 +48,55 @@ const APPEND_BYTES: usize = 512;
 /// What the answer to a request in a round trip has.
 const PING_BYTES: usize = 256;
 
-/// Appends and makes durable, one by one, for a while: the raw cost of "it is on disk" in this folder.
-///
-/// # Errors
-/// If the folder cannot be written.
-pub fn appends(folder: &Path, duration: Duration) -> Result<Latencies> {
-    let path = folder.join("raw-append");
-    let mut file = OpenOptions::new().create(true).append(true).open(&path)?;
-    let mut latencies = Latencies::default();
-    let start = Instant::now();
-    while start.elapsed() < duration {
-        let before = Instant::now();
-        file.write_all(&[0x5a; APPEND_BYTES])?;
-        file.sync_data()?;
-        latencies.record(before.elapsed());
+/// A file to append to: the raw cost of "it is on disk" in this folder. It is removed when this is dropped.
+#[derive(Debug)]
+pub struct Disk {
+    file: File,
+    path: PathBuf,
+}
+
+impl Disk {
+    /// A new file.
+    ///
+    /// # Errors
+    /// If the folder cannot be written.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let path = folder.join("raw-append");
+        let file = OpenOptions::new().create(true).append(true).open(&path)?;
+        Ok(Self { file, path })
     }
-    std::fs::remove_file(path)?;
-    Ok(latencies)
+
+    /// Appends a record and makes it durable.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn append(&mut self, latencies: &mut Latencies) -> Result<()> {
+        let before = Instant::now();
+        self.file.write_all(&[0x5a; APPEND_BYTES])?;
+        self.file.sync_data()?;
+        latencies.record(before.elapsed());
+        Ok(())
+    }
+
+    /// Appends one after the other, for a while; how many a second.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn appends_a_second(&mut self, duration: Duration) -> Result<f64> {
+        let mut latencies = Latencies::default();
+        let start = Instant::now();
+        while start.elapsed() < duration {
+            self.append(&mut latencies)?;
+        }
+        Ok(as_f64(latencies.count()) / start.elapsed().as_secs_f64())
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // Its folder may be gone already.
+        std::fs::remove_file(&self.path).ok();
+    }
 }
 
 /// Starts `/bin/true` and waits for it, on every processor, for a while; how many a second.
@@ -162,20 +194,17 @@ pub struct Client {
 }
 
 impl Client {
-    /// There and back, this many times.
+    /// There and back.
     ///
     /// # Errors
     /// If the connection is lost.
-    pub async fn round_trips(&mut self, count: u32) -> Result<Latencies> {
-        let mut latencies = Latencies::default();
+    pub async fn round_trip(&mut self, latencies: &mut Latencies) -> Result<()> {
         let mut answer = [0; PING_BYTES];
-        for _ in 0..count {
-            let before = Instant::now();
-            self.send.write_all(&[0x5a; PING_BYTES]).await?;
-            self.receive.read_exact(&mut answer).await?;
-            latencies.record(before.elapsed());
-        }
-        Ok(latencies)
+        let before = Instant::now();
+        self.send.write_all(&[0x5a; PING_BYTES]).await?;
+        self.receive.read_exact(&mut answer).await?;
+        latencies.record(before.elapsed());
+        Ok(())
     }
 
     /// Sends what an agent sends as a sign of life.

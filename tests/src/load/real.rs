@@ -8,7 +8,7 @@ use crate::agent::Agent;
 use crate::cluster::{create_release, create_token, token, wait_final};
 use crate::load::figure::{Figure, as_f64};
 use crate::load::raw;
-use crate::load::site::{Site, TENANT};
+use crate::load::site::{Site, Stopwatch, TENANT};
 use crate::{recipe, wait};
 
 const PHASE: &str = "real";
@@ -33,9 +33,9 @@ pub async fn measure(site: &Site, agents: usize, steps: usize) -> Result<Vec<Fig
     create_release(&site.api, TENANT, &recipe::release(VERSION, &[], steps_of_release)).await?;
     let environments: Vec<String> = (0..TARGETS_EACH).map(|number| format!("real-{number}")).collect();
     for environment in &environments {
-        fleet.iter().try_for_each(|agent| agent.make_slot(environment))?;
         site.environment(environment, &names).await?;
     }
+    let control_plane = Stopwatch::start(site.control_plane.pid()?)?;
     let start = Instant::now();
     let deployments = environments.iter().map(|environment| async move {
         let order = recipe::all_at_once(environment, VERSION);
@@ -46,6 +46,7 @@ pub async fn measure(site: &Site, agents: usize, steps: usize) -> Result<Vec<Fig
     });
     futures::future::try_join_all(deployments).await?;
     let elapsed = start.elapsed().as_secs_f64();
+    let used = control_plane.processors()?;
     drop(fleet);
     let tasks = as_f64(u64::try_from(agents * TARGETS_EACH * steps)?);
     let what = format!("/bin/true through {agents} real agents, {tasks:.0} tasks");
@@ -54,6 +55,7 @@ pub async fn measure(site: &Site, agents: usize, steps: usize) -> Result<Vec<Fig
         Figure::new(PHASE, what, tasks / elapsed, "a second")
             .beside("bare spawn and wait", bare)
             .goal("ratio >= 0.5"),
+        Figure::new(PHASE, "control plane processor time meanwhile", used * 100.0, "% of a core"),
     ])
 }
 

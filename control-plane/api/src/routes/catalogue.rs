@@ -186,7 +186,11 @@ pub(crate) async fn remove_target(
 ) -> Result<StatusCode, ApiError> {
     let state = app.engine.state();
     let tenant = resolve::tenant(&state, &tenant)?;
-    let id = resolve::target(tenant, &target)?.id;
+    let found = resolve::target(tenant, &target);
+    if found.is_err() && change.was_carried_out(tenant, &())? {
+        return Ok(StatusCode::NO_CONTENT);
+    }
+    let id = found?.id;
     change.tenant(&app, tenant.id, &(), TenantCommand::RemoveTarget { id }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -273,8 +277,14 @@ pub(crate) async fn create_enrolment_token(
         uses_max: body.uses,
         expires_at: app.engine.now().plus_ms(body.expires_in_seconds * 1_000),
     };
+    let command = TenantCommand::CreateEnrolmentToken(Box::new(new));
+    let as_written = |field: String| match field.as_str() {
+        "agent_name" => "name".to_owned(),
+        "uses_max" => "uses".to_owned(),
+        _ => field,
+    };
     let outcome =
-        change.tenant(&app, tenant, &body, TenantCommand::CreateEnrolmentToken(Box::new(new))).await?;
+        change.tenant(&app, tenant, &body, command).await.map_err(|error| error.named(as_written))?;
     let Outcome::EnrolmentToken(created) = outcome else { return Err(unexpected(&outcome)) };
     let state = app.engine.state();
     let tenant = resolve::tenant(&state, &tenant.to_string())?;

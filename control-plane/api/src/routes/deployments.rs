@@ -9,7 +9,6 @@ use stella_api_types::deployment::{CancelDeployment, CreateDeployment, Deploymen
 use stella_api_types::task::{SettleTask, Task};
 use stella_api_types::{Page, paths};
 use stella_domain::command::{NewDeployment, Outcome, TenantCommand};
-use stella_domain::deployment::TIMEOUT_MS_DEFAULT;
 use stella_protocol::id::{DeploymentId, TenantId};
 use utoipa::IntoParams;
 use uuid::Uuid;
@@ -45,9 +44,10 @@ pub(crate) async fn deployments(
     let tenant = resolve::tenant(&state, &tenant)?;
     let environment =
         filter.environment.as_deref().map(|text| resolve::environment(tenant, text)).transpose()?;
+    let status = filter.status.as_deref().map(|status| parse::status("status", status)).transpose()?;
     let wanted = tenant.deployments.iter().filter(|(_, it)| {
         environment.is_none_or(|wanted| it.environment == wanted.id)
-            && filter.status.as_deref().is_none_or(|status| it.status.name() == status)
+            && status.is_none_or(|status| it.status.name() == status)
     });
     let paging = Paging { limit: filter.limit, cursor: filter.cursor };
     page(&paging, wanted.map(|(id, it)| (*id, it)), |it| view::deployment(tenant, it))
@@ -78,7 +78,7 @@ pub(crate) async fn deploy(
         strategy: parse::strategy(body.strategy),
         on_failure: parse::on_failure(body.on_failure),
         targets: targets.transpose()?,
-        timeout_ms: body.timeout_seconds.map_or(TIMEOUT_MS_DEFAULT, |seconds| seconds.saturating_mul(1_000)),
+        timeout_ms: parse::timeout_ms("timeout_seconds", body.timeout_seconds)?,
     };
     let outcome = change.tenant(&app, tenant.id, &body, TenantCommand::Deploy(Box::new(new))).await?;
     created(&app, tenant.id, &outcome)

@@ -81,8 +81,14 @@ pub(crate) async fn journal(
     Path(tenant): Path<String>,
 ) -> Result<Json<JournalHead>, ApiError> {
     let tenant = resolve::tenant_id(&app.engine.state(), &tenant)?;
-    let hash = app.engine.head_hash(StreamId::Tenant(tenant)).map(|hash| hash.to_string());
-    let mark = app.engine.journal_mark(tenant);
+    // They are asked for one after the other, and belong together only if the head stayed where it was meanwhile.
+    let (mark, hash) = loop {
+        let mark = app.engine.journal_mark(tenant);
+        let hash = app.engine.head_hash(StreamId::Tenant(tenant));
+        if app.engine.journal_mark(tenant) == mark {
+            break (mark, hash.map(|hash| hash.to_string()));
+        }
+    };
     Ok(Json(JournalHead { incarnation: mark.incarnation.to_string(), position: mark.position.0, hash }))
 }
 

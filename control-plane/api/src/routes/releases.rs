@@ -1,5 +1,7 @@
 //! Archives and the releases that are made of them.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -19,6 +21,14 @@ use crate::error::{ApiError, ErrorCode};
 use crate::submit::{Change, unexpected};
 use crate::{App, parse, resolve, view};
 
+/// How long an upload may bring nothing. As a whole it may take as long as it goes on.
+const CHUNK_TIMEOUT: Duration = Duration::from_secs(30);
+
+fn stalled() -> ApiError {
+    let detail = format!("the upload brought nothing for {} s and was given up", CHUNK_TIMEOUT.as_secs());
+    ApiError::new(ErrorCode::Timeout, detail)
+}
+
 /// Uploads an archive under its digest. Uploading it again is fine.
 #[utoipa::path(put, path = paths::ARTIFACT, tag = "releases", params(("tenant" = String, Path), ("digest" = String, Path)),
     request_body(content = Vec<u8>, content_type = "application/octet-stream"), responses((status = 200, body = Artifact)))]
@@ -32,7 +42,7 @@ pub(crate) async fn upload(
     let digest = parse::digest("digest", &digest)?;
     let mut upload = app.artifacts.upload(digest, app.config.artifact_bytes_max).await?;
     let mut chunks = body.into_data_stream();
-    while let Some(chunk) = chunks.next().await {
+    while let Some(chunk) = tokio::time::timeout(CHUNK_TIMEOUT, chunks.next()).await.map_err(|_| stalled())? {
         let chunk = chunk
             .map_err(|_| ApiError::new(ErrorCode::MalformedRequest, "the upload broke off; send it again"))?;
         upload.write(&chunk).await?;
@@ -88,7 +98,9 @@ pub(crate) async fn create_release(
         steps: parse::steps(&body.steps)?,
         labels: body.labels.clone(),
     };
-    let outcome = change.tenant(&app, tenant.id, &body, TenantCommand::CreateRelease(Box::new(new))).await?;
+    let command = TenantCommand::CreateRelease(Box::new(new));
+    let outcome = change.tenant(&app, tenant.id, &body, command).await;
+    let outcome = outcome.map_err(|error| error.named(parse::step_field_as_written))?;
     let Outcome::Release(id) = outcome else { return Err(unexpected(&outcome)) };
     let state = app.engine.state();
     let tenant = resolve::tenant(&state, &tenant.id.to_string())?;

@@ -9,7 +9,7 @@ use stella_api_types::paths;
 use crate::world::{World, bare};
 
 /// All templates of the API's own listener. A new constant is noticed by the comparison with the source below.
-const PATHS: [&str; 27] = [
+const PATHS: [&str; 28] = [
     paths::TENANTS,
     paths::TENANT,
     paths::ENVIRONMENTS,
@@ -32,6 +32,7 @@ const PATHS: [&str; 27] = [
     paths::TASK_OUTPUT,
     paths::TASK_SETTLE,
     paths::EVENTS,
+    paths::JOURNAL,
     paths::SYSTEM,
     paths::OPENAPI,
     paths::HEALTH,
@@ -68,11 +69,16 @@ pub(crate) fn filled(template: &str) -> String {
 async fn it_describes_every_path_and_no_other() {
     let world = World::new().await;
     let document = served(&world).await;
-    let described: BTreeSet<&str> = document["paths"].as_object().unwrap().keys().map(String::as_str).collect();
+    let described: BTreeSet<&str> =
+        document["paths"].as_object().unwrap().keys().map(String::as_str).collect();
     assert_eq!(described, BTreeSet::from(PATHS));
     let source = include_str!("../../../api-types/src/paths.rs");
     let constants = source.lines().filter(|line| line.starts_with("pub const ")).count();
-    assert_eq!(constants, PATHS.len() + 1, "all constants but the one of the metrics' listener are in the list above");
+    assert_eq!(
+        constants,
+        PATHS.len() + 1,
+        "all constants but the one of the metrics' listener are in the list above"
+    );
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ use stella_api::{ApiConfig, ApiDeps};
 use stella_certs::{ApiToken, EnrolmentToken};
 use stella_domain::command::{self, Actor, Command, Outcome, SystemCommand, TenantCommand};
 use stella_domain::event::StreamId;
+use stella_domain::name::Name;
 use stella_engine::{Config, Engine, Handle};
 use stella_journal::{JournalConfig, SledJournal};
 use stella_protocol::digest::Digest;
@@ -134,14 +135,15 @@ impl World {
         self.send(self.request("PUT", path).body(Body::from(content.to_vec())).unwrap()).await
     }
 
-    /// Waits until `done` is so, which only a commit can bring about.
+    /// How many events a tenant has.
     pub(crate) fn head(&self, tenant: &str) -> u64 {
-        let state = self.handle().state();
-        let stream = match state.system.tenants.get(&tenant.parse().unwrap()) {
-            Some(id) => StreamId::Tenant(*id),
-            None => StreamId::System,
-        };
-        self.handle().head(stream).0
+        let id = self.handle().state().system.tenants[&tenant.parse::<Name>().unwrap()];
+        self.handle().head(StreamId::Tenant(id)).0
+    }
+
+    /// How many events belong to no tenant.
+    pub(crate) fn system_head(&self) -> u64 {
+        self.handle().head(StreamId::System).0
     }
 
     pub(crate) async fn tenant(&self, name: &str) -> TenantId {
@@ -154,26 +156,26 @@ impl World {
         let path = format!("/api/v1/tenants/{tenant}/enrolment-tokens");
         let created = self.post(&path, &json!({ "name": name })).await.expect(201);
         let token: EnrolmentToken = created["token"].as_str().unwrap().parse().unwrap();
-        let id = self.handle().state().system.tenants[&tenant.parse().unwrap()];
+        let id = self.handle().state().system.tenants[&tenant.parse::<Name>().unwrap()];
         let command = TenantCommand::Enrol {
             token: token.id,
             key_fingerprint: Digest(Sha256::digest(name).into()),
             agent: AgentId(Uuid::now_v7()),
             hostname: name.into(),
         };
-        match submit(&self.handle(), Command::Tenant(id, command)).await {
-            Outcome::Agent(agent) => agent.to_string(),
-            other => panic!("{other:?}"),
-        }
+        let outcome = submit(&self.handle(), Command::Tenant(id, command)).await;
+        let Outcome::Agent(agent) = outcome else { panic!("{outcome:?}") };
+        agent.to_string()
     }
 
     /// A tenant with an environment, an agent, a target, a release and a deployment of it whose task waits for the agent.
     pub(crate) async fn busy_tenant(&self, name: &str) -> Busy {
         self.tenant(name).await;
         let at = format!("/api/v1/tenants/{name}");
-        let environment = self.post(&format!("{at}/environments"), &json!({"name": "prod"})).await.expect(201);
+        let environment =
+            self.post(&format!("{at}/environments"), &json!({"name": "prod"})).await.expect(201);
         let agent = self.agent(name, "host-1").await;
-        let target = json!({"name": "web-1", "environment": "prod", "agent": "host-1"});
+        let target = json!({"name": "web-1", "environment": "prod", "agent": "host-1", "slot": "a"});
         let target = self.post(&format!("{at}/targets"), &target).await.expect(201);
         let content = format!("archive of {name}");
         let digest = digest_of(content.as_bytes());
