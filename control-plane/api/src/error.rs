@@ -209,7 +209,7 @@ impl ApiError {
 }
 
 impl IntoResponse for ApiError {
-    /// The ids are filled in by [`crate::request`], which finds the error in the response's extensions.
+    /// The ids are filled in by the request layer, which finds the error in the response's extensions.
     fn into_response(self) -> Response<Body> {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = self.code.status();

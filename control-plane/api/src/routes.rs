@@ -46,7 +46,7 @@ impl Modify for Bearer {
     }
 }
 
-/// The API as a router, for tests; [`crate::serve`] adds the socket.
+/// The API as a router, for tests; [`crate::serve()`] adds the socket.
 pub fn router(config: ApiConfig, deps: ApiDeps, shutdown: CancellationToken) -> Router {
     with_state(App::new(config, deps, shutdown))
 }

@@ -87,7 +87,7 @@ async fn targets_and_deployments_are_found_by_what_they_belong_to() {
         world.get(&format!("{}/targets?environment=nowhere", busy.at)).await.expect(404)["code"],
         "not_found"
     );
-    let unknown = world.get(&format!("{}/deployments?status=runing", busy.at)).await.expect(422);
+    let unknown = world.get(&format!("{}/deployments?status=bogus", busy.at)).await.expect(422);
     assert_eq!(unknown["field"], "status");
 }
 
