@@ -13,7 +13,7 @@ use crate::client::Error;
 use crate::{Context, print};
 
 /// The longest line of a stream, in bytes; a longer one is not ours.
-const LINE_BYTES_MAX: usize = 1024 * 1024;
+const LINE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 pub(crate) async fn task(context: &Context, command: Task) -> Result<(), Error> {
     match command {

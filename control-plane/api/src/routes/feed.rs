@@ -56,9 +56,8 @@ pub(crate) async fn events(
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let wants_feed = text(header::ACCEPT.as_str()).is_some_and(|accept| accept.contains("text/event-stream"));
     if wants_feed {
-        let seen = text("last-event-id").and_then(|id| id.trim().parse::<u64>().ok());
-        let next = Position(seen.map_or_else(|| which.after.unwrap_or(0), |seen| seen.saturating_add(1)));
         let live = app.engine.subscribe();
+        let next = first_of_feed(text("last-event-id"), which.after, app.engine.head(stream))?;
         let feed = Feed { app, stream, next, live };
         return Ok(Sse::new(feed.into_stream())
             .keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
@@ -90,6 +89,35 @@ pub(crate) async fn journal(
         }
     };
     Ok(Json(JournalHead { incarnation: mark.incarnation.to_string(), position: mark.position.0, hash }))
+}
+
+/// Where a feed begins. What cannot be honoured is refused: from the start it would show old events as new ones, and beyond
+/// the end it would be silent about everything until the journal gets there.
+fn first_of_feed(
+    last_event_id: Option<&str>,
+    after: Option<u64>,
+    head: Position,
+) -> Result<Position, ApiError> {
+    let (field, next) = match last_event_id {
+        Some(id) => {
+            let seen = id.trim().parse::<u64>().map_err(|_| {
+                ApiError::invalid("Last-Event-ID", "is not the id of an event of this feed: a whole number")
+            })?;
+            ("Last-Event-ID", seen.saturating_add(1))
+        }
+        None => ("after", after.unwrap_or(0)),
+    };
+    if next > head.0 {
+        return Err(ApiError::invalid(
+            field,
+            format!(
+                "leads to position {next}, but the journal ends before {}; was it restored from a backup? \
+                 Read the state anew, and go on from /journal's position",
+                head.0
+            ),
+        ));
+    }
+    Ok(Position(next))
 }
 
 /// Events from the journal until its end, then from commits; from the journal again whenever commits were missed.

@@ -55,6 +55,8 @@ pub(crate) async fn task_output(
     let state = app.engine.state();
     let tenant = resolve::tenant(&state, &tenant)?;
     let key = resolve::task(tenant, &task)?.key();
+    // What cannot be read is told before the answer has begun: afterwards there is no way to say why it breaks off.
+    app.output.read(tenant.id, key, which.from, 1).await?;
     let news = if which.follow { Some(app.output.subscribe(key)?) } else { None };
     let reader =
         Reader { app, tenant: tenant.id, key, next: which.from, news, ended: false, rest_until: None };

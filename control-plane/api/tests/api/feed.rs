@@ -51,6 +51,30 @@ async fn positions(feed: &mut Reading, count: usize) -> Vec<u64> {
 }
 
 #[tokio::test]
+async fn a_place_that_it_cannot_begin_at_is_refused() {
+    let world = World::new().await;
+    world.tenant("acme").await;
+    environments(&world, &["a"]).await;
+    let refused = [
+        ("", Some("yesterday"), "Last-Event-ID"),
+        ("", Some("2"), "Last-Event-ID"),
+        ("?after=3", None, "after"),
+    ];
+    for (query, last_seen, field) in refused {
+        let mut request =
+            world.request("GET", &format!("{PATH}{query}")).header("accept", "text/event-stream");
+        if let Some(last_seen) = last_seen {
+            request = request.header("last-event-id", last_seen);
+        }
+        let problem = world.send(request.body(Body::empty()).unwrap()).await.expect(422);
+        assert_eq!(problem["field"], field, "{problem}");
+    }
+    let mut at_the_end = follow(&world, "", Some("1")).await;
+    environments(&world, &["b"]).await;
+    assert_eq!(positions(&mut at_the_end, 1).await, [2]);
+}
+
+#[tokio::test]
 async fn it_begins_where_the_caller_says() {
     let world = World::new().await;
     world.tenant("acme").await;
