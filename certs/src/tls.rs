@@ -8,6 +8,7 @@ mod verifier;
 
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::SystemTime;
 
 use rustls::client::Resumption;
 use rustls::client::danger::ServerCertVerifier;
@@ -20,6 +21,7 @@ use stella_protocol::digest::Digest;
 use stella_protocol::id::{AgentId, TenantId};
 use stella_protocol::version::{ALPN_AGENT, ALPN_ENROL};
 
+use crate::x509::validity_of_certificate;
 use crate::{PeerIdentity, PrivateKey, ServerCertificate, identity, provider};
 use verifier::{AgentVerifier, ControlPlaneVerifier, PinnedRootVerifier};
 
@@ -119,6 +121,8 @@ pub enum QuicPeer {
         tenant: TenantId,
         /// Its id.
         agent: AgentId,
+        /// When its certificate ends. TLS looks at it once; a connection may live longer.
+        certificate_ends: SystemTime,
     },
 }
 
@@ -134,7 +138,11 @@ impl QuicPeer {
             Some(ALPN_AGENT) => {
                 let leaf = certificates.and_then(<[_]>::first).ok_or(Error::NoCertificate)?;
                 match PeerIdentity::from_certificate(leaf)? {
-                    PeerIdentity::Agent { tenant, agent } => Ok(Self::Agent { tenant, agent }),
+                    PeerIdentity::Agent { tenant, agent } => {
+                        let (_, certificate_ends) =
+                            validity_of_certificate(leaf).map_err(identity::Error::from)?;
+                        Ok(Self::Agent { tenant, agent, certificate_ends })
+                    }
                     PeerIdentity::ControlPlane => Err(Error::NotAnAgent),
                 }
             }

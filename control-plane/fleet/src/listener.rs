@@ -52,8 +52,9 @@ async fn serve(shared: Arc<Shared>, incoming: Incoming, permit: OwnedSemaphorePe
             metrics::counter!("stella_fleet_handshakes", "result" => "done").increment(1);
             match peer {
                 QuicPeer::Enrolling => Box::pin(enrol::serve(shared, connection)).await,
-                QuicPeer::Agent { tenant, agent } => {
-                    Box::pin(session::serve(shared, connection, Peer { tenant, agent })).await;
+                QuicPeer::Agent { tenant, agent, certificate_ends } => {
+                    Box::pin(session::serve(shared, connection, Peer { tenant, agent }, certificate_ends))
+                        .await;
                 }
             }
         }

@@ -12,7 +12,7 @@ mod conversation;
 mod reports;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::{Buf, Bytes};
 use quinn::{Chunk, Connection, ConnectionError, ReadError, RecvStream, SendStream, WriteError};
@@ -47,7 +47,14 @@ struct Control {
 }
 
 /// Serves one connection of an enrolled agent, from its first frame to the end of its session.
-pub(crate) async fn serve(shared: Arc<Shared>, connection: Connection, peer: Peer) {
+///
+/// Without a renewal the session ends with the certificate that it began with.
+pub(crate) async fn serve(
+    shared: Arc<Shared>,
+    connection: Connection,
+    peer: Peer,
+    certificate_ends: SystemTime,
+) {
     if let Err(code) = may_enter(&shared, peer) {
         tracing::warn!(tenantId = %peer.tenant, agent = %peer.agent, remote = %connection.remote_address(), reason = %code, "a connection was refused");
         return close(&connection, code);
@@ -60,7 +67,8 @@ pub(crate) async fn serve(shared: Arc<Shared>, connection: Connection, peer: Pee
     };
     match greeted {
         Ok((control, link)) => {
-            let mut conversation = Conversation::new(Arc::clone(&shared), peer, Arc::clone(&link), session);
+            let mut conversation =
+                Conversation::new(Arc::clone(&shared), peer, Arc::clone(&link), session, certificate_ends);
             converse(&mut conversation, &connection, control).await;
             part(&shared, &connection, &link, conversation.end()).await;
         }

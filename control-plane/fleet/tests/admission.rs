@@ -185,6 +185,33 @@ async fn garbage_and_oversized_frames_close_only_their_own_connection() {
 }
 
 #[tokio::test]
+async fn a_session_ends_with_its_certificate_unless_that_was_renewed() {
+    let world = World::new().await;
+    let address = world.fleet.local_addr();
+    let heartbeat = || {
+        let position = stella_protocol::id::Position(2);
+        ToControlPlane::Heartbeat(Heartbeat { position, resources: Resources::default() })
+    };
+    let (mut careless, _) = Agent::connect(address, &world.enrol().await, hello(vec![])).await;
+    let (mut careful, _) = Agent::connect(address, &world.enrol().await, hello(vec![])).await;
+    let day_ms = 24 * 3600 * 1_000;
+    world.later_ms.store(day_ms - 3_600_000, Ordering::SeqCst);
+    careless.say(&heartbeat()).await;
+    let made = csr::generate().unwrap();
+    careful.say(&ToControlPlane::Renew(RenewRequest { csr_der: made.csr_der })).await;
+    assert!(matches!(careful.hear().await, ToAgent::Renewed(_)));
+    assert_eq!(world.fleet.sessions(), 2);
+
+    world.later_ms.store(day_ms, Ordering::SeqCst);
+    careless.say(&heartbeat()).await;
+    assert_eq!(careless.closed().await, CloseCode::Unauthenticated);
+    careful.say(&heartbeat()).await;
+    let made = csr::generate().unwrap();
+    careful.say(&ToControlPlane::Renew(RenewRequest { csr_der: made.csr_der })).await;
+    assert!(matches!(careful.hear().await, ToAgent::Renewed(_)));
+}
+
+#[tokio::test]
 async fn a_renewed_certificate_is_for_the_same_identity_and_lets_in() {
     let world = World::new().await;
     let identity = world.enrol().await;

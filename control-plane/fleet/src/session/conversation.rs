@@ -1,7 +1,7 @@
 //! What a session makes of what it hears. Synchronous: the loop that owns it does the waiting.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use stella_domain::command::Report;
@@ -9,6 +9,7 @@ use stella_protocol::close::CloseCode;
 use stella_protocol::message::{RenewRequest, Renewed};
 use stella_protocol::session::control::{ControlEvent, ControlSession};
 use stella_protocol::session::{CloseReason, SendError};
+use stella_protocol::time::Timestamp;
 use tokio::time::Instant;
 
 use super::Peer;
@@ -26,13 +27,21 @@ pub(super) struct Conversation {
     session: ControlSession,
     reports: Reports,
     told: Told,
+    certificate_ends: Timestamp,
     over: Option<CloseReason>,
 }
 
 impl Conversation {
-    pub(super) fn new(shared: Arc<Shared>, peer: Peer, link: Arc<Link>, session: ControlSession) -> Self {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        peer: Peer,
+        link: Arc<Link>,
+        session: ControlSession,
+        certificate_ends: SystemTime,
+    ) -> Self {
         let reports = Reports::new(shared.engine.clone(), peer, link.session);
-        Self { shared, peer, link, session, reports, told: Told::default(), over: None }
+        let certificate_ends = timestamp(certificate_ends);
+        Self { shared, peer, link, session, reports, told: Told::default(), certificate_ends, over: None }
     }
 
     pub(super) const fn shared(&self) -> &Arc<Shared> {
@@ -77,8 +86,14 @@ impl Conversation {
     }
 
     pub(super) fn received(&mut self, bytes: &[u8]) {
+        let now = self.shared.engine.now();
+        if now >= self.certificate_ends {
+            // Whoever renews in time never sees this; a key that leaked is worth no more than its certificate.
+            tracing::warn!(tenantId = %self.peer.tenant, agent = %self.peer.agent, "an agent's certificate ended in its session");
+            return self.close(CloseCode::Unauthenticated);
+        }
         self.session.handle_bytes(bytes);
-        self.link.heard(self.shared.engine.now(), None);
+        self.link.heard(now, None);
         self.hear();
     }
 
@@ -178,13 +193,17 @@ impl Conversation {
             return self.session.close(code);
         }
         let lifetime = self.shared.config.certificate_lifetime;
-        let issued =
-            self.shared.authority.issue_agent(&request.csr_der, tenant, agent, SystemTime::now(), lifetime);
+        // The engine's clock, as the one that the certificate's end is compared with.
+        let now = SystemTime::UNIX_EPOCH + Duration::from_millis(self.shared.engine.now().0);
+        let issued = self.shared.authority.issue_agent(&request.csr_der, tenant, agent, now, lifetime);
         let sent = match issued {
-            Ok(issued) => self.session.renewed(Renewed {
-                chain_der: to_bytes(&issued.chain_der),
-                roots_der: to_bytes(&self.shared.authority.roots_der()),
-            }),
+            Ok(issued) => {
+                self.certificate_ends = timestamp(issued.not_after);
+                self.session.renewed(Renewed {
+                    chain_der: to_bytes(&issued.chain_der),
+                    roots_der: to_bytes(&self.shared.authority.roots_der()),
+                })
+            }
             Err(stella_certs::authority::Error::Request(error)) => {
                 tracing::warn!(tenantId = %tenant, agent = %agent, %error, "a certificate request was refused");
                 return self.session.close(CloseCode::ProtocolViolation);
@@ -202,4 +221,10 @@ impl Conversation {
             }
         }
     }
+}
+
+/// To the millisecond. A certificate never begins before 1970, so neither does its end.
+fn timestamp(at: SystemTime) -> Timestamp {
+    let since_1970 = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Timestamp(u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX))
 }
