@@ -5,12 +5,16 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use stella_api_types::deployment::{DeploymentDetail, DeploymentTarget, OnFailure};
+use stella_api_types::environment::Environment;
+use stella_api_types::hold::HoldBack;
 use stella_api_types::paths;
+use stella_api_types::release::{JudgeRelease, Release, Standing};
 use stella_api_types::target::Target;
 use stella_tests::cluster::{Cluster, ENVIRONMENT, TENANT};
 use stella_tests::recipe::{
     self, archive, artifact, check_http, check_shell, check_tcp, rolling, shell, within,
 };
+use stella_tests::wait;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -177,5 +181,57 @@ async fn a_failed_command_stops_if_that_is_the_policy(cluster: &Cluster) -> Resu
     assert_eq!(rollback.deployment.status, "succeeded", "{rollback:?}");
     assert_eq!(rollback.deployment.rollback_of.map(|of| of.reason).as_deref(), Some("manual"));
     assert_eq!(currents(cluster)?, ["1.0.0", "1.0.0"]);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pause_outlives_the_control_plane_and_a_lock_and_a_block_stop_what_comes_after() -> Result<()> {
+    let mut cluster = Cluster::start(2).await?;
+    let gated = "echo run >> runs; until [ -e gate ]; do sleep 0.05; done";
+    cluster.release(&recipe::release("1.0.0", &[], vec![shell("gated", gated)])).await?;
+    let order = rolling(ENVIRONMENT, "1.0.0", OnFailure::Stop);
+    let id = cluster.api.deploy(TENANT, &order, None).await?.deployment.id;
+    cluster.wait_lines(0, "runs", 1).await?;
+    let because = |reason: &str| HoldBack { reason: reason.to_owned() };
+    let pause = paths::fill(paths::DEPLOYMENT_PAUSE, &[TENANT, &id]);
+    let paused: DeploymentDetail = cluster.api.post(&pause, &because("lunch"), None).await?;
+    ensure!(paused.deployment.paused.is_some(), "{paused:?}");
+    std::fs::write(cluster.agents[0].host_root().join("gate"), "")?;
+    wait::until("the first target to end", async || {
+        let detail = cluster.api.deployment(TENANT, &id).await?;
+        ensure!(detail.deployment.counts.succeeded == 1, "{detail:?}");
+        Ok(())
+    })
+    .await?;
+
+    cluster.control_plane.kill()?;
+    cluster.control_plane.resume().await?;
+    cluster.api = cluster.control_plane.api()?;
+    cluster.wait_online(cluster.agents[1].name()).await?;
+    let detail = cluster.api.deployment(TENANT, &id).await?;
+    let paused = detail.deployment.paused.context("the pause was forgotten")?;
+    assert_eq!((paused.reason.as_str(), detail.deployment.counts.waiting), ("lunch", 1));
+    assert_eq!(cluster.agents[1].read("runs"), "");
+
+    let lock = paths::fill(paths::ENVIRONMENT_LOCK, &[TENANT, ENVIRONMENT]);
+    let locked: Environment = cluster.api.post(&lock, &because("audit"), None).await?;
+    ensure!(locked.lock.is_some(), "{locked:?}");
+    std::fs::write(cluster.agents[1].host_root().join("gate"), "")?;
+    let resume = paths::fill(paths::DEPLOYMENT_RESUME, &[TENANT, &id]);
+    let resumed: DeploymentDetail = cluster.api.post(&resume, &serde_json::json!({}), None).await?;
+    ensure!(resumed.deployment.paused.is_none(), "{resumed:?}");
+    assert_eq!(cluster.wait_final(&id).await?.deployment.status, "succeeded");
+    let refused = cluster.api.deploy(TENANT, &order, None).await.unwrap_err().to_string();
+    assert!(refused.contains("is locked (audit)"), "{refused}");
+
+    let unlock = paths::fill(paths::ENVIRONMENT_UNLOCK, &[TENANT, ENVIRONMENT]);
+    let unlocked: Environment = cluster.api.post(&unlock, &serde_json::json!({}), None).await?;
+    ensure!(unlocked.lock.is_none(), "{unlocked:?}");
+    let standing = paths::fill(paths::RELEASE_STANDING, &[TENANT, "app:1.0.0"]);
+    let block = JudgeRelease { standing: Standing::Blocked, reason: "loses orders".to_owned() };
+    let blocked: Release = cluster.api.post(&standing, &block, None).await?;
+    ensure!(blocked.standing == Standing::Blocked, "{blocked:?}");
+    let refused = cluster.api.deploy(TENANT, &order, None).await.unwrap_err().to_string();
+    assert!(refused.contains("is blocked (loses orders)"), "{refused}");
     Ok(())
 }

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::hold::Hold;
 use crate::page::Named;
 use crate::release::ReleaseRef;
 
@@ -87,6 +88,9 @@ pub struct Deployment {
     pub on_failure: OnFailure,
     /// `running`, `halting`, `cancelling`, `succeeded`, `failed` or `cancelled`; the last three are final.
     pub status: String,
+    /// Why it starts no further target for now; absent if it is not paused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused: Option<Hold>,
     /// Why it halted, failed or was cancelled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -100,7 +104,7 @@ pub struct Deployment {
     pub counts: Counts,
     /// When it was created.
     pub created_at: String,
-    /// When it must have ended.
+    /// When it must have ended; does not count during a pause, and moves by its length.
     pub deadline: String,
     /// When it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]

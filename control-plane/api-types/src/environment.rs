@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::hold::Hold;
+
 /// A new environment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -23,6 +25,9 @@ pub struct Environment {
     pub name: String,
     /// Its place among the environments, smaller first.
     pub order: u32,
+    /// Why nothing but rollbacks may come here; absent if it is open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lock: Option<Hold>,
     /// When it was created.
     pub created_at: String,
 }

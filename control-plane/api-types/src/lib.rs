@@ -12,6 +12,7 @@ pub mod artifact;
 pub mod deployment;
 pub mod environment;
 pub mod event;
+pub mod hold;
 pub mod page;
 pub mod paths;
 pub mod problem;

@@ -10,6 +10,10 @@ pub const TENANT: &str = "/api/v1/tenants/{tenant}";
 pub const ENVIRONMENTS: &str = "/api/v1/tenants/{tenant}/environments";
 /// One environment.
 pub const ENVIRONMENT: &str = "/api/v1/tenants/{tenant}/environments/{environment}";
+/// Lets no deployment come to an environment.
+pub const ENVIRONMENT_LOCK: &str = "/api/v1/tenants/{tenant}/environments/{environment}/lock";
+/// Lets deployments come to an environment again.
+pub const ENVIRONMENT_UNLOCK: &str = "/api/v1/tenants/{tenant}/environments/{environment}/unlock";
 /// Targets of a tenant.
 pub const TARGETS: &str = "/api/v1/tenants/{tenant}/targets";
 /// One target.
@@ -28,6 +32,8 @@ pub const ARTIFACT: &str = "/api/v1/tenants/{tenant}/artifacts/{digest}";
 pub const RELEASES: &str = "/api/v1/tenants/{tenant}/releases";
 /// One release.
 pub const RELEASE: &str = "/api/v1/tenants/{tenant}/releases/{release}";
+/// What people think of a release.
+pub const RELEASE_STANDING: &str = "/api/v1/tenants/{tenant}/releases/{release}/standing";
 /// Deployments of a tenant.
 pub const DEPLOYMENTS: &str = "/api/v1/tenants/{tenant}/deployments";
 /// One deployment.
@@ -36,6 +42,10 @@ pub const DEPLOYMENT: &str = "/api/v1/tenants/{tenant}/deployments/{deployment}"
 pub const DEPLOYMENT_ROLLBACK: &str = "/api/v1/tenants/{tenant}/deployments/{deployment}/rollback";
 /// Ends a deployment.
 pub const DEPLOYMENT_CANCEL: &str = "/api/v1/tenants/{tenant}/deployments/{deployment}/cancel";
+/// Starts no further target of a deployment.
+pub const DEPLOYMENT_PAUSE: &str = "/api/v1/tenants/{tenant}/deployments/{deployment}/pause";
+/// Lets a paused deployment go on.
+pub const DEPLOYMENT_RESUME: &str = "/api/v1/tenants/{tenant}/deployments/{deployment}/resume";
 /// Tasks of a deployment.
 pub const DEPLOYMENT_TASKS: &str = "/api/v1/tenants/{tenant}/deployments/{deployment}/tasks";
 /// One task.

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::hold::Hold;
+
 /// A new release.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -188,8 +190,37 @@ pub struct Release {
     pub steps: Vec<Step>,
     /// For selecting, and for people.
     pub labels: BTreeMap<String, String>,
+    /// What people think of it.
+    #[serde(default)]
+    pub standing: Standing,
+    /// Who said so and why; absent for `good`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub judged: Option<Hold>,
     /// When it was created.
     pub created_at: String,
+}
+
+/// What people think of a release.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// Nothing is known against it.
+    #[default]
+    Good,
+    /// It may be deployed, and whoever does is told not to.
+    Deprecated,
+    /// It is never deployed, and nothing is rolled back to it.
+    Blocked,
+}
+
+/// Says what to think of a release.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct JudgeRelease {
+    /// What.
+    pub standing: Standing,
+    /// Why, for people.
+    pub reason: String,
 }
 
 /// A release that is referred to.

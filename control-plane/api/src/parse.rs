@@ -3,8 +3,11 @@
 //! Only what a type cannot hold is refused here. What makes sense together is the core's to decide.
 
 use stella_api_types::deployment::{OnFailure as OnFailureDto, Strategy as StrategyDto};
-use stella_api_types::release::{Step as StepDto, StepAction as StepActionDto, UnitAction as UnitActionDto};
+use stella_api_types::release::{
+    Standing, Step as StepDto, StepAction as StepActionDto, UnitAction as UnitActionDto,
+};
 use stella_domain::deployment::{OnFailure, Strategy, TIMEOUT_MS_DEFAULT, TIMEOUT_MS_RANGE};
+use stella_domain::hold::Verdict;
 use stella_domain::name::{Name, Version};
 use stella_domain::release::{Step, StepAction};
 use stella_protocol::digest::Digest;
@@ -52,6 +55,15 @@ pub(crate) fn status<'t>(field: &str, text: &'t str) -> Result<&'t str, ApiError
         return Ok(text);
     }
     Err(ApiError::invalid(field, format!("must be one of {}", KNOWN.join(", "))))
+}
+
+/// What to think of a release.
+pub(crate) const fn verdict(standing: Standing) -> Verdict {
+    match standing {
+        Standing::Good => Verdict::Clear,
+        Standing::Deprecated => Verdict::Deprecate,
+        Standing::Blocked => Verdict::Block,
+    }
 }
 
 /// How targets follow one another.

@@ -3,6 +3,7 @@
 mod catalogue;
 mod deployments;
 mod feed;
+mod holds;
 mod logs;
 mod releases;
 
@@ -66,6 +67,8 @@ fn all() -> OpenApiRouter<App> {
         .routes(routes!(catalogue::tenant))
         .routes(routes!(catalogue::environments, catalogue::create_environment))
         .routes(routes!(catalogue::environment))
+        .routes(routes!(holds::lock_environment))
+        .routes(routes!(holds::unlock_environment))
         .routes(routes!(catalogue::targets, catalogue::create_target))
         .routes(routes!(catalogue::target, catalogue::remove_target))
         .routes(routes!(catalogue::agents))
@@ -75,10 +78,13 @@ fn all() -> OpenApiRouter<App> {
         .routes(routes!(releases::artifact))
         .routes(routes!(releases::releases, releases::create_release))
         .routes(routes!(releases::release))
+        .routes(routes!(holds::judge_release))
         .routes(routes!(deployments::deployments, deployments::deploy))
         .routes(routes!(deployments::deployment))
         .routes(routes!(deployments::rollback))
         .routes(routes!(deployments::cancel))
+        .routes(routes!(holds::pause))
+        .routes(routes!(holds::resume))
         .routes(routes!(deployments::tasks))
         .routes(routes!(deployments::task))
         .routes(routes!(deployments::settle))

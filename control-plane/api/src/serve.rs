@@ -9,7 +9,8 @@ use axum::Router;
 use axum::http::header;
 use axum::routing::get;
 use axum_server::Handle;
-use axum_server::tls_rustls::RustlsConfig;
+use axum_server::accept::NoDelayAcceptor;
+use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use stella_api_types::paths;
 use tokio_util::sync::CancellationToken;
 
@@ -101,9 +102,10 @@ async fn listen(
     let bound = listener.local_addr().map_err(failed)?;
     let handle = Handle::new();
     let stop = handle.clone();
-    let mut server = axum_server::from_tcp_rustls(listener, RustlsConfig::from_config(Arc::new(tls)))
-        .map_err(failed)?
-        .handle(handle);
+    // Without it, each event of a feed waits up to 40 ms for the client to acknowledge the one before.
+    let no_delay = NoDelayAcceptor::new();
+    let tls = RustlsAcceptor::new(RustlsConfig::from_config(Arc::new(tls))).acceptor(no_delay);
+    let mut server = axum_server::from_tcp(listener).map_err(failed)?.acceptor(tls).handle(handle);
     server
         .http_builder()
         .http1()

@@ -9,11 +9,13 @@ mod task;
 
 use stella_api_types::agent as agent_dto;
 use stella_api_types::environment::Environment as EnvironmentDto;
+use stella_api_types::hold::Hold as HoldDto;
 use stella_api_types::page::Named;
 use stella_api_types::target::Target as TargetDto;
 use stella_api_types::tenant::Tenant as TenantDto;
 use stella_domain::agent::{Agent, Connectivity, EnrolmentToken};
 use stella_domain::environment::Environment;
+use stella_domain::hold::Hold;
 use stella_domain::name::Name;
 use stella_domain::target::Target;
 use stella_domain::tenant::TenantState;
@@ -45,8 +47,14 @@ pub(crate) fn environment(environment: &Environment) -> EnvironmentDto {
         id: environment.id.to_string(),
         name: environment.name.to_string(),
         order: environment.order,
+        lock: environment.lock.as_ref().map(hold),
         created_at: time(environment.created_at),
     }
+}
+
+/// What was held back.
+fn hold(hold: &Hold) -> HoldDto {
+    HoldDto { reason: hold.reason.clone(), by: event::actor(&hold.by), since: time(hold.since) }
 }
 
 /// A target of this tenant.

@@ -24,7 +24,10 @@ const EXAMPLES: &str = "Examples:
   stella target create web-1 --env staging --agent web-1 --var port=8080
   stella release create web 1.4.0 --component web=./web.tar.gz --steps steps.json
   stella deploy web:1.4.0 staging --batch 1 --wait
+  stella deployment pause DEPLOYMENT --reason 'the latency rises'
   stella rollback DEPLOYMENT --wait
+  stella env lock production --reason 'inventory'
+  stella release block web:1.4.0 --reason 'loses orders'
   stella task logs TASK --follow
 
 Exit codes: 0 done; 1 the deployment failed; 2 wrong use; 3 refused by the control plane; 4 not reachable.";
@@ -125,6 +128,19 @@ pub(crate) enum Environment {
     },
     /// List environments.
     List,
+    /// Let no deployment come but rollbacks, until it is unlocked.
+    Lock {
+        /// Its name or id.
+        environment: String,
+        /// Why; it is recorded, and shown to whoever wants to deploy.
+        #[arg(long)]
+        reason: String,
+    },
+    /// Let deployments come again.
+    Unlock {
+        /// Its name or id.
+        environment: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -225,6 +241,21 @@ pub(crate) enum Release {
         /// Its id, or APPLICATION:VERSION.
         release: String,
     },
+    /// Warn whoever deploys a release.
+    Deprecate(Judged),
+    /// Never deploy a release: it is stopped on its way, and nothing is rolled back to it.
+    Block(Judged),
+    /// Take a deprecation or a block back.
+    Clear(Judged),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Judged {
+    /// The release: its id, or APPLICATION:VERSION.
+    pub(crate) release: String,
+    /// Why; it is recorded.
+    #[arg(long)]
+    pub(crate) reason: String,
 }
 
 #[derive(Args, Debug)]
@@ -288,6 +319,19 @@ pub(crate) enum Deployment {
     },
     /// Follow a deployment until it has ended.
     Watch {
+        /// Its id.
+        deployment: String,
+    },
+    /// Start no further target until it is resumed; those that are worked on come to their end.
+    Pause {
+        /// Its id.
+        deployment: String,
+        /// Why; it is recorded.
+        #[arg(long)]
+        reason: String,
+    },
+    /// Let a paused deployment go on.
+    Resume {
         /// Its id.
         deployment: String,
     },

@@ -7,14 +7,14 @@ use serde::Serialize;
 use stella_api_types::agent::{self, CreateEnrolmentToken, EnrolmentTokenCreated, RevokeAgent};
 use stella_api_types::environment::{self, CreateEnvironment};
 use stella_api_types::paths;
-use stella_api_types::release::{self, ComponentInput, CreateRelease};
+use stella_api_types::release::{self, ComponentInput, CreateRelease, Standing};
 use stella_api_types::system::System;
 use stella_api_types::target::{self, CreateTarget};
 use stella_api_types::tenant::{self, CreateTenant};
 
-use crate::args::{Agent, Environment, NewTarget, Output, Release, Target, Tenant};
+use crate::args::{Agent, Environment, Judged, NewTarget, Output, Release, Target, Tenant};
 use crate::client::{Error, read};
-use crate::{Context, print, upload};
+use crate::{Context, hold, print, upload};
 
 /// Creates something; if it is there already, that is as good.
 async fn create<B, T>(
@@ -67,10 +67,18 @@ pub(crate) async fn environment(context: &Context, command: Environment) -> Resu
         Environment::List => {
             let mut all: Vec<environment::Environment> = context.client.list(&path, &[]).await?;
             all.sort_by_key(|environment| environment.order);
-            print::list(context.output, &all, &["ORDER", "NAME", "ID"], |environment| {
-                vec![environment.order.to_string(), environment.name.clone(), environment.id.clone()]
+            print::list(context.output, &all, &["ORDER", "NAME", "LOCKED", "ID"], |environment| {
+                let lock = environment.lock.as_ref();
+                vec![
+                    environment.order.to_string(),
+                    environment.name.clone(),
+                    lock.map_or_else(|| "-".to_owned(), |lock| lock.reason.clone()),
+                    environment.id.clone(),
+                ]
             })
         }
+        Environment::Lock { environment, reason } => hold::lock(context, &environment, reason).await,
+        Environment::Unlock { environment } => hold::unlock(context, &environment).await,
     }
 }
 
@@ -193,21 +201,36 @@ pub(crate) async fn release(context: &Context, command: Release) -> Result<(), E
         Release::List => {
             let releases: Vec<release::Release> =
                 context.client.list(&context.path(paths::RELEASES, &[])?, &[]).await?;
-            print::list(context.output, &releases, &["RELEASE", "COMPONENTS", "CREATED", "ID"], |release| {
-                let components: Vec<&str> =
-                    release.components.iter().map(|component| component.name.as_str()).collect();
-                vec![
-                    format!("{}:{}", release.application, release.version),
-                    components.join(","),
-                    release.created_at.clone(),
-                    release.id.clone(),
-                ]
-            })
+            print::list(
+                context.output,
+                &releases,
+                &["RELEASE", "STANDING", "COMPONENTS", "CREATED", "ID"],
+                |release| {
+                    let components: Vec<&str> =
+                        release.components.iter().map(|component| component.name.as_str()).collect();
+                    vec![
+                        format!("{}:{}", release.application, release.version),
+                        hold::name(release.standing).to_owned(),
+                        components.join(","),
+                        release.created_at.clone(),
+                        release.id.clone(),
+                    ]
+                },
+            )
         }
         Release::Show { release } => {
             let found: release::Release =
                 context.client.get(&context.path(paths::RELEASE, &[&release])?).await?;
             print::json(&found)
+        }
+        Release::Deprecate(Judged { release, reason }) => {
+            hold::judge(context, &release, Standing::Deprecated, reason).await
+        }
+        Release::Block(Judged { release, reason }) => {
+            hold::judge(context, &release, Standing::Blocked, reason).await
+        }
+        Release::Clear(Judged { release, reason }) => {
+            hold::judge(context, &release, Standing::Good, reason).await
         }
     }
 }

@@ -3,6 +3,7 @@
 mod args;
 mod catalogue;
 mod client;
+mod hold;
 mod print;
 mod rollout;
 mod settings;

@@ -1,6 +1,8 @@
 //! Results on standard output: a table for people, the API's JSON for programs.
 #![expect(clippy::print_stdout, reason = "printing results is what this program is for")]
 
+use std::io::Write as _;
+
 use serde::Serialize;
 
 use crate::args::Output;
@@ -9,6 +11,12 @@ use crate::client::Error;
 /// One line.
 pub(crate) fn line(text: &str) {
     println!("{text}");
+}
+
+/// One line that is no part of the result.
+pub(crate) fn warning(text: &str) {
+    // Nobody is left to be told when standard error is gone.
+    writeln!(std::io::stderr(), "warning: {text}").ok();
 }
 
 /// The JSON of a result, or the line for people.

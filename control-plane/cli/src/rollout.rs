@@ -5,10 +5,11 @@ use stella_api_types::deployment::{
     Strategy,
 };
 use stella_api_types::paths;
+use stella_api_types::release::{Release, Standing};
 
 use crate::args::{Deploy, Deployment, OnFailure, Output, Rollback, Wait};
 use crate::client::Error;
-use crate::{Context, print, watch};
+use crate::{Context, hold, print, watch};
 
 pub(crate) async fn deploy(context: &Context, command: Deploy) -> Result<bool, Error> {
     let body = CreateDeployment {
@@ -29,7 +30,20 @@ pub(crate) async fn deploy(context: &Context, command: Deploy) -> Result<bool, E
     let key = command.idempotency_key.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
     let path = context.path(paths::DEPLOYMENTS, &[])?;
     let created: DeploymentDetail = context.client.post(&path, &body, Some(&key)).await?;
+    warn_of(context, &created.deployment.release.id).await;
     started(context, &created, command.wait).await
+}
+
+/// Says that a release is deprecated, on standard error: the result is for programs. The deployment is there already, so
+/// nothing here can fail it.
+async fn warn_of(context: &Context, release: &str) {
+    let Ok(path) = context.path(paths::RELEASE, &[release]) else { return };
+    let Ok(release) = context.client.get::<Release>(&path).await else { return };
+    if release.standing == Standing::Deprecated {
+        let (application, version) = (&release.application, &release.version);
+        let why = hold::because(release.judged.as_ref());
+        print::warning(&format!("release {application}:{version} is deprecated{why}"));
+    }
 }
 
 pub(crate) async fn rollback(context: &Context, command: Rollback) -> Result<bool, Error> {
@@ -66,6 +80,14 @@ pub(crate) async fn deployment(context: &Context, command: Deployment) -> Result
         Deployment::Watch { deployment } => {
             watch::follow(&context.client, context.settings.tenant()?, &deployment, context.output).await
         }
+        Deployment::Pause { deployment, reason } => {
+            hold::pause(context, &deployment, reason).await?;
+            Ok(true)
+        }
+        Deployment::Resume { deployment } => {
+            hold::resume(context, &deployment).await?;
+            Ok(true)
+        }
         Deployment::Cancel { deployment, reason } => {
             let path = context.path(paths::DEPLOYMENT_CANCEL, &[&deployment])?;
             let cancelled: DeploymentDetail =
@@ -90,7 +112,11 @@ async fn list(context: &Context, environment: Option<String>, status: Option<Str
             deployment.id.clone(),
             format!("{}:{}", deployment.release.application, deployment.release.version),
             deployment.environment.name.clone(),
-            format!("{}{kind}", deployment.status),
+            format!(
+                "{}{kind}{}",
+                deployment.status,
+                if deployment.paused.is_some() { " (paused)" } else { "" }
+            ),
             format!("{}/{}", deployment.counts.succeeded, deployment.counts.total),
             deployment.created_at.clone(),
         ]
@@ -117,10 +143,12 @@ fn show(output: Output, detail: &DeploymentDetail) -> Result<(), Error> {
         let table =
             print::table(&["TARGET", "PROGRESS", "STEP", "RELEASE", "BEFORE", "REASON"], rows.collect());
         let reason = deployment.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+        let paused = deployment.paused.as_ref();
+        let paused = paused.map(|it| format!(", paused{}", hold::because(Some(it)))).unwrap_or_default();
         let taken_back =
             detail.rollbacks.iter().map(|id| format!("\ntaken back by {id}")).collect::<String>();
         format!(
-            "{} {}:{} to {}: {}{reason}{taken_back}\n\n{table}",
+            "{} {}:{} to {}: {}{reason}{paused}{taken_back}\n\n{table}",
             deployment.id,
             deployment.release.application,
             deployment.release.version,

@@ -10,6 +10,7 @@ use stella_api_types::paths;
 
 use crate::args::Output;
 use crate::client::{Client, Error};
+use crate::hold::because;
 use crate::print;
 
 /// The pause between two looks. Well below what the rate limits allow.
@@ -77,13 +78,22 @@ struct View {
     bars: BTreeMap<(String, String), ProgressBar>,
     shown: BTreeMap<(String, String), String>,
     statuses: BTreeMap<String, String>,
+    /// Why deployments are paused, by their ids.
+    pauses: BTreeMap<String, String>,
 }
 
 impl View {
     fn new(output: Output) -> Self {
         let quiet = output == Output::Json;
         let live = (!quiet && std::io::stdout().is_terminal()).then(MultiProgress::new);
-        Self { live, quiet, bars: BTreeMap::new(), shown: BTreeMap::new(), statuses: BTreeMap::new() }
+        Self {
+            live,
+            quiet,
+            bars: BTreeMap::new(),
+            shown: BTreeMap::new(),
+            statuses: BTreeMap::new(),
+            pauses: BTreeMap::new(),
+        }
     }
 
     fn say(&self, text: &str) {
@@ -110,6 +120,17 @@ impl View {
         }
         for target in &detail.targets {
             self.show_target(&deployment.id, target);
+        }
+        let paused = deployment.paused.as_ref().map(|hold| because(Some(hold)));
+        if let Some(why) = paused.as_ref().filter(|why| self.pauses.get(&deployment.id) != Some(*why)) {
+            self.say(&format!("! paused{why}; go on with: stella deployment resume {}", deployment.id));
+        }
+        if paused.is_none() && self.pauses.contains_key(&deployment.id) && !deployment.is_final {
+            self.say("• resumed");
+        }
+        match paused {
+            Some(why) => drop(self.pauses.insert(deployment.id.clone(), why)),
+            None => drop(self.pauses.remove(&deployment.id)),
         }
         if known.as_ref() != Some(&deployment.status) {
             if deployment.is_final || deployment.status == "halting" || deployment.status == "cancelling" {

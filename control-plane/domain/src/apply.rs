@@ -6,6 +6,7 @@
 
 mod agent;
 mod deployment;
+mod hold;
 mod inventory;
 mod target;
 mod task;
@@ -96,6 +97,13 @@ impl TenantState {
             | Fact::DeploymentSucceeded { .. }
             | Fact::DeploymentFailed { .. }
             | Fact::DeploymentCancelled { .. }) => self.apply_deployment(at, fact),
+            Fact::EnvironmentLocked { .. }
+            | Fact::EnvironmentUnlocked { .. }
+            | Fact::ReleaseDeprecated { .. }
+            | Fact::ReleaseBlocked { .. }
+            | Fact::ReleaseCleared { .. }
+            | Fact::DeploymentPaused { .. }
+            | Fact::DeploymentResumed { .. } => self.apply_hold(event),
             fact @ (Fact::TargetStarted { .. }
             | Fact::TargetSucceeded { .. }
             | Fact::TargetFailed { .. }

@@ -13,6 +13,7 @@ use stella_protocol::time::Timestamp;
 use stella_protocol::trace::TraceContext;
 
 use crate::deployment::{OnFailure, Strategy};
+use crate::hold::Verdict;
 use crate::name::{Name, Version};
 use crate::release::{Component, Step};
 
@@ -187,6 +188,39 @@ pub enum TenantCommand {
         succeeded: bool,
         /// How the person knows.
         reason: String,
+    },
+    /// Let nothing new come to an environment. Rollbacks may.
+    LockEnvironment {
+        /// Which.
+        environment: EnvironmentId,
+        /// Why.
+        reason: String,
+    },
+    /// Let deployments come again.
+    UnlockEnvironment {
+        /// Which.
+        environment: EnvironmentId,
+    },
+    /// Say what to think of a release.
+    JudgeRelease {
+        /// Which.
+        release: ReleaseId,
+        /// What.
+        verdict: Verdict,
+        /// Why.
+        reason: String,
+    },
+    /// Start no further target of a deployment.
+    PauseDeployment {
+        /// Which.
+        deployment: DeploymentId,
+        /// Why.
+        reason: String,
+    },
+    /// Let a paused deployment go on.
+    ResumeDeployment {
+        /// Which.
+        deployment: DeploymentId,
     },
 }
 

@@ -9,6 +9,7 @@ mod deployment;
 mod enrolment;
 mod environment;
 mod fields;
+mod hold;
 mod release;
 mod report;
 mod rollback;
@@ -171,5 +172,12 @@ fn carry_out(tx: &mut Transaction<'_>, command: &TenantCommand) -> Result<Outcom
         TenantCommand::SettleTask { task, succeeded, reason } => {
             settle::settle(tx, *task, *succeeded, reason)
         }
+        TenantCommand::LockEnvironment { environment, reason } => hold::lock(tx, *environment, reason),
+        TenantCommand::UnlockEnvironment { environment } => hold::unlock(tx, *environment),
+        TenantCommand::JudgeRelease { release, verdict, reason } => {
+            hold::judge(tx, *release, *verdict, reason)
+        }
+        TenantCommand::PauseDeployment { deployment, reason } => hold::pause(tx, *deployment, reason),
+        TenantCommand::ResumeDeployment { deployment } => hold::resume(tx, *deployment),
     }
 }

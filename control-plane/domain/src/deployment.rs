@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 use stella_protocol::id::{AgentId, DeploymentId, EnvironmentId, Generation, ReleaseId, TargetId, TaskId};
 use stella_protocol::time::Timestamp;
 
+use crate::hold::Hold;
+
 /// How long a deployment may take in all, in milliseconds, unless its creator says otherwise.
 pub const TIMEOUT_MS_DEFAULT: u64 = 3_600_000;
 /// The shortest and the longest time that a deployment may take, in milliseconds: a second and a week.
@@ -34,6 +36,9 @@ pub struct Deployment {
     pub cause: Cause,
     /// How far it has got.
     pub status: Status,
+    /// Why it starts no further target for now. Only while it is running.
+    #[serde(default)]
+    pub paused: Option<Hold>,
     /// Each target's part, by target id.
     pub targets: OrdMap<TargetId, Arc<TargetRollout>>,
     /// The targets in the order of their names: the order in which they are started.
@@ -44,7 +49,8 @@ pub struct Deployment {
     pub counts: Counts,
     /// When it was created.
     pub created_at: Timestamp,
-    /// When it must have ended; what is still open then is cancelled.
+    /// When it must have ended; what is still open then is cancelled. Moves by the length of each pause, and does not
+    /// count during one.
     pub deadline: Timestamp,
     /// When it ended.
     pub finished_at: Option<Timestamp>,
@@ -60,7 +66,7 @@ impl Deployment {
     /// Whether another target may be started now.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        self.counts.active < self.strategy.active_max()
+        self.paused.is_none() && self.counts.active < self.strategy.active_max()
     }
 
     /// How long it may take in all, in milliseconds.

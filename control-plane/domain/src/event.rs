@@ -227,6 +227,32 @@ pub enum Fact {
         key: AttemptKey,
         reason: String,
     },
+    EnvironmentLocked {
+        id: EnvironmentId,
+        reason: String,
+    },
+    EnvironmentUnlocked {
+        id: EnvironmentId,
+    },
+    ReleaseDeprecated {
+        id: ReleaseId,
+        reason: String,
+    },
+    ReleaseBlocked {
+        id: ReleaseId,
+        reason: String,
+    },
+    ReleaseCleared {
+        id: ReleaseId,
+        reason: String,
+    },
+    DeploymentPaused {
+        id: DeploymentId,
+        reason: String,
+    },
+    DeploymentResumed {
+        id: DeploymentId,
+    },
 }
 
 impl Fact {
@@ -270,6 +296,13 @@ impl Fact {
             Self::TaskBecameUnknown { .. } => "task_became_unknown",
             Self::TaskCancelRequested { .. } => "task_cancel_requested",
             Self::ReportIgnored { .. } => "report_ignored",
+            Self::EnvironmentLocked { .. } => "environment_locked",
+            Self::EnvironmentUnlocked { .. } => "environment_unlocked",
+            Self::ReleaseDeprecated { .. } => "release_deprecated",
+            Self::ReleaseBlocked { .. } => "release_blocked",
+            Self::ReleaseCleared { .. } => "release_cleared",
+            Self::DeploymentPaused { .. } => "deployment_paused",
+            Self::DeploymentResumed { .. } => "deployment_resumed",
         }
     }
 }

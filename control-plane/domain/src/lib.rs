@@ -21,8 +21,9 @@
 //!   targets, names and timers are what a search through everything would find.
 //! - **INV-6 never again**: an attempt is not dispatched after it became `unknown`.
 //! - **INV-7 way back**: the rollback of a failed deployment takes each target to what was there before it.
-//! - **INV-8 nothing stuck**: after the due timers have fired none is due, and a deployment that is not final has a target
-//!   that is worked on.
+//! - **INV-9 pause**: a paused deployment starts no target, and no time-out passes it by.
+//! - **INV-8 nothing stuck**: after the due timers have fired none is due, and a deployment that is neither final nor paused
+//!   has a target that is worked on.
 
 pub mod agent;
 mod apply;
@@ -31,6 +32,7 @@ pub mod decide;
 pub mod deployment;
 pub mod environment;
 pub mod event;
+pub mod hold;
 mod ids;
 pub mod name;
 pub mod rejection;

@@ -8,6 +8,7 @@ use stella_protocol::id::ReleaseId;
 use stella_protocol::spec::UnitAction;
 use stella_protocol::time::Timestamp;
 
+use crate::hold::Standing;
 use crate::name::{Name, Version};
 
 /// How many components a release may have.
@@ -38,6 +39,9 @@ pub struct Release {
     pub steps: Vec<Step>,
     /// For selecting, and for people.
     pub labels: BTreeMap<String, String>,
+    /// What people think of it.
+    #[serde(default)]
+    pub standing: Standing,
     /// When it was created.
     pub created_at: Timestamp,
 }

@@ -7,8 +7,8 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 
 use common::{
-    TENANT, World, agent, deployment, failed, hello, invariants, mark, name, new_deployment, new_target,
-    target,
+    STAGING, TENANT, World, agent, deployment, failed, hello, invariants, mark, name, new_deployment,
+    new_target, release, target,
 };
 use proptest::collection::vec;
 use proptest::prelude::{Just, Strategy, any, prop_oneof, proptest};
@@ -17,6 +17,7 @@ use stella_domain::agent::Connectivity;
 use stella_domain::command::{Command, NewTarget, Report, TenantCommand};
 use stella_domain::deployment::OnFailure;
 use stella_domain::event::{Event, StreamId};
+use stella_domain::hold::{Standing, Verdict};
 use stella_domain::rejection::Rejection;
 use stella_domain::state::State;
 use stella_domain::task::TaskState;
@@ -36,6 +37,9 @@ enum Act {
         hours: u64,
     },
     Cancel(usize),
+    Pause(usize, bool),
+    Lock(bool),
+    Judge(u128, u8),
     Rollback(usize),
     Settle(usize, bool),
     Revoke(u128),
@@ -78,6 +82,9 @@ fn act() -> impl Strategy<Value = Act> {
         14 => (1..=3_u128, proptest::option::of(1..3_u32), only, any::<bool>(), 1..4_u64)
             .prop_map(|(release, batch, only, stop, hours)| Act::Deploy { release, batch, only, stop, hours }),
         1 => any::<usize>().prop_map(Act::Cancel),
+        3 => (any::<usize>(), any::<bool>()).prop_map(|(which, on)| Act::Pause(which, on)),
+        2 => any::<bool>().prop_map(Act::Lock),
+        2 => (1..=3_u128, 0..5_u8).prop_map(|(release, what)| Act::Judge(release, what)),
         1 => any::<usize>().prop_map(Act::Rollback),
         8 => (any::<usize>(), any::<bool>()).prop_map(|(which, yes)| Act::Settle(which, yes)),
         2 => prop_oneof![20 => Just(None), 1 => who.clone().prop_map(Some)]
@@ -194,6 +201,38 @@ impl Walk {
         }
     }
 
+    fn pause(&mut self, which: usize, on: bool) {
+        let Some(deployment) = self.some_deployment(which) else { return };
+        let reason = "walk".to_owned();
+        self.tenant(if on {
+            TenantCommand::PauseDeployment { deployment, reason }
+        } else {
+            TenantCommand::ResumeDeployment { deployment }
+        });
+    }
+
+    fn lock(&mut self, on: bool) {
+        let reason = "walk".to_owned();
+        self.tenant(if on {
+            TenantCommand::LockEnvironment { environment: STAGING, reason }
+        } else {
+            TenantCommand::UnlockEnvironment { environment: STAGING }
+        });
+    }
+
+    fn judge(&mut self, n: u128, what: u8) {
+        // What was blocked stays so: it excuses for ever who did not go back to it.
+        if matches!(self.world.tenant().releases[&release(n)].standing, Standing::Blocked(_)) {
+            return;
+        }
+        let verdict = match what {
+            0 => Verdict::Block,
+            1 => Verdict::Deprecate,
+            _ => Verdict::Clear,
+        };
+        self.tenant(TenantCommand::JudgeRelease { release: release(n), verdict, reason: "walk".to_owned() });
+    }
+
     fn act(&mut self, act: Act) {
         match act {
             Act::Deploy { release, batch, only, stop, hours } => {
@@ -211,6 +250,9 @@ impl Walk {
                     self.tenant(TenantCommand::CancelDeployment { deployment, reason: "walk".to_owned() });
                 }
             }
+            Act::Pause(which, on) => self.pause(which, on),
+            Act::Lock(on) => self.lock(on),
+            Act::Judge(n, what) => self.judge(n, what),
             Act::Rollback(which) => {
                 if let Some(of) = self.some_deployment(which) {
                     self.ids += 1;
@@ -386,6 +428,10 @@ proptest! {
         let mut walk = Walk::new();
         for act in acts {
             walk.act(act);
+        }
+        let paused: Vec<_> = walk.world.tenant().active_deployments.iter().copied().collect();
+        for deployment in paused {
+            walk.tenant(TenantCommand::ResumeDeployment { deployment });
         }
         walk.wait(10 * 3_600_000);
         let open = &walk.world.tenant().active_deployments;

@@ -109,7 +109,8 @@ fn created(
     Ok((StatusCode::CREATED, Json(detail(app, tenant, *id)?)))
 }
 
-fn detail(app: &App, tenant: TenantId, id: DeploymentId) -> Result<DeploymentDetail, ApiError> {
+/// A deployment as it is now.
+pub(super) fn detail(app: &App, tenant: TenantId, id: DeploymentId) -> Result<DeploymentDetail, ApiError> {
     let state = app.engine.state();
     let tenant = resolve::tenant(&state, &tenant.to_string())?;
     Ok(view::deployment_detail(tenant, resolve::deployment(tenant, &id.to_string())?))

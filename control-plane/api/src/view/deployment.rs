@@ -10,7 +10,7 @@ use stella_protocol::id::{DeploymentId, ReleaseId, TaskId};
 use stella_protocol::time::Timestamp;
 
 use super::release::release_ref;
-use super::{agent_named, environment_named, target_named, time};
+use super::{agent_named, environment_named, hold, target_named, time};
 
 /// A deployment of this tenant.
 pub(crate) fn deployment(tenant: &TenantState, deployment: &Deployment) -> dto::Deployment {
@@ -27,6 +27,7 @@ pub(crate) fn deployment(tenant: &TenantState, deployment: &Deployment) -> dto::
             OnFailure::Stop => dto::OnFailure::Stop,
         },
         status: deployment.status.name().to_owned(),
+        paused: deployment.paused.as_ref().map(hold),
         reason: reason(&deployment.status).map(str::to_owned),
         is_final: deployment.status.is_final(),
         rollback_of: match &deployment.cause {

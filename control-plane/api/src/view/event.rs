@@ -16,14 +16,20 @@ pub(crate) fn event(committed: &CommittedEvent) -> dto::Event {
         position: committed.position.0,
         kind: event.fact.name().to_owned(),
         at: time(event.at),
-        actor: match &event.actor {
-            Actor::System => dto::Actor { kind: "system".to_owned(), id: None },
-            Actor::ApiToken { id } => dto::Actor { kind: "api_token".to_owned(), id: Some(id.to_string()) },
-            Actor::Agent { id } => dto::Actor { kind: "agent".to_owned(), id: Some(id.to_string()) },
-        },
+        actor: actor(&event.actor),
         trace_id: (trace_id != 0).then(|| format!("{trace_id:032x}")),
         data: data(&event.fact),
     }
+}
+
+/// Who.
+pub(super) fn actor(actor: &Actor) -> dto::Actor {
+    let (kind, id) = match actor {
+        Actor::System => ("system", None),
+        Actor::ApiToken { id } => ("api_token", Some(id.to_string())),
+        Actor::Agent { id } => ("agent", Some(id.to_string())),
+    };
+    dto::Actor { kind: kind.to_owned(), id }
 }
 
 /// The fields of a fact as they are in the journal, but for its name.

@@ -1,12 +1,13 @@
 //! Releases.
 
 use stella_api_types::release as dto;
+use stella_domain::hold::Standing;
 use stella_domain::release::{Release, Step, StepAction};
 use stella_domain::tenant::TenantState;
 use stella_protocol::id::ReleaseId;
 use stella_protocol::spec::UnitAction;
 
-use super::time;
+use super::{hold, time};
 
 /// A release.
 pub(crate) fn release(release: &Release) -> dto::Release {
@@ -22,6 +23,12 @@ pub(crate) fn release(release: &Release) -> dto::Release {
         components: components.collect(),
         steps: release.steps.iter().map(step).collect(),
         labels: release.labels.clone(),
+        standing: match release.standing {
+            Standing::Good => dto::Standing::Good,
+            Standing::Deprecated(_) => dto::Standing::Deprecated,
+            Standing::Blocked(_) => dto::Standing::Blocked,
+        },
+        judged: release.standing.hold().map(hold),
         created_at: time(release.created_at),
     }
 }

@@ -9,11 +9,13 @@ use stella_api_types::paths;
 use crate::world::{World, bare};
 
 /// All templates of the API's own listener. A new constant is noticed by the comparison with the source below.
-const PATHS: [&str; 28] = [
+const PATHS: [&str; 33] = [
     paths::TENANTS,
     paths::TENANT,
     paths::ENVIRONMENTS,
     paths::ENVIRONMENT,
+    paths::ENVIRONMENT_LOCK,
+    paths::ENVIRONMENT_UNLOCK,
     paths::TARGETS,
     paths::TARGET,
     paths::AGENTS,
@@ -23,10 +25,13 @@ const PATHS: [&str; 28] = [
     paths::ARTIFACT,
     paths::RELEASES,
     paths::RELEASE,
+    paths::RELEASE_STANDING,
     paths::DEPLOYMENTS,
     paths::DEPLOYMENT,
     paths::DEPLOYMENT_ROLLBACK,
     paths::DEPLOYMENT_CANCEL,
+    paths::DEPLOYMENT_PAUSE,
+    paths::DEPLOYMENT_RESUME,
     paths::DEPLOYMENT_TASKS,
     paths::TASK,
     paths::TASK_OUTPUT,

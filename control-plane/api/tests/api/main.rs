@@ -9,6 +9,7 @@ mod document;
 mod errors;
 mod feed;
 mod health;
+mod holds;
 mod idempotency;
 mod isolation;
 mod lists;

@@ -21,7 +21,7 @@ impl TenantState {
                 let running = matches!(deployment.status, Status::Running);
                 ensure(running, subject(*id), deployment.status.name(), fact)?;
                 deployment.status = Status::Halting { reason: reason.clone() };
-                Ok(())
+                self.end_pause(at, *id, fact)
             }
             Fact::DeploymentOverdue { id, reason } => {
                 self.stop_deadline(*id, fact)?;
@@ -33,6 +33,7 @@ impl TenantState {
                 let going_on = matches!(deployment.status, Status::Running | Status::Halting { .. });
                 ensure(going_on, subject(*id), deployment.status.name(), fact)?;
                 deployment.status = Status::Cancelling { reason: reason.clone() };
+                deployment.paused = None;
                 let deadline = deployment.deadline;
                 self.timers.remove(&(deadline, Timer::DeploymentDeadline(*id)));
                 Ok(())
@@ -96,6 +97,7 @@ impl TenantState {
             on_failure: *on_failure,
             cause: cause.clone(),
             status: Status::Running,
+            paused: None,
             targets: parts,
             order: targets.iter().map(|planned| planned.target).collect(),
             next: 0,
@@ -133,7 +135,7 @@ impl TenantState {
     }
 
     /// The deadline is one only as long as its timer is set: it can pass once.
-    fn stop_deadline(&mut self, id: DeploymentId, fact: &Fact) -> Applied {
+    pub(super) fn stop_deadline(&mut self, id: DeploymentId, fact: &Fact) -> Applied {
         let deployment = self.deployment_mut(id, fact)?;
         let (deadline, status) = (deployment.deadline, deployment.status.name());
         let removed = self.timers.remove(&(deadline, Timer::DeploymentDeadline(id)));
@@ -151,6 +153,7 @@ impl TenantState {
         let deployment = self.deployment_mut(id, fact)?;
         ensure(may_end(deployment), subject(id), where_it_is(deployment), fact)?;
         deployment.status = status;
+        deployment.paused = None;
         deployment.finished_at = Some(at);
         let (deadline, environment) = (deployment.deadline, deployment.environment);
         let (strategy, status) = (deployment.strategy.name(), deployment.status.name());

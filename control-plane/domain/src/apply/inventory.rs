@@ -9,6 +9,7 @@ use stella_protocol::time::Timestamp;
 use super::{Applied, ensure, misplaced, missing, vacant};
 use crate::environment::Environment;
 use crate::event::Fact;
+use crate::hold::Standing;
 use crate::release::Release;
 use crate::target::Target;
 use crate::tenant::TenantState;
@@ -21,7 +22,8 @@ impl TenantState {
                 vacant(!self.environments.contains_key(id), EnvironmentId::KIND, id, fact)?;
                 vacant(!self.index.environments.contains_key(name), EnvironmentId::KIND, name, fact)?;
                 self.index.environments.insert(name.clone(), *id);
-                let environment = Environment { id: *id, name: name.clone(), order: *order, created_at: at };
+                let environment =
+                    Environment { id: *id, name: name.clone(), order: *order, lock: None, created_at: at };
                 self.environments.insert(*id, Arc::new(environment));
                 Ok(())
             }
@@ -44,6 +46,7 @@ impl TenantState {
                     components: components.clone(),
                     steps: steps.clone(),
                     labels: labels.clone(),
+                    standing: Standing::Good,
                     created_at: at,
                 };
                 self.releases.insert(*id, Arc::new(release));

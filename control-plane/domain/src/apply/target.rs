@@ -80,6 +80,8 @@ impl TenantState {
     ) -> Applied {
         let running = matches!(self.status(deployment, fact)?, Status::Running);
         ensure(running, subject(deployment), "not running", fact)?;
+        let paused = self.deployments.get(&deployment).is_some_and(|deployment| deployment.paused.is_some());
+        ensure(!paused, subject(deployment), "paused", fact)?;
         let task = ids::task(deployment, target, 0);
         let progress = Progress::Active { generation, step: 0, task, since: at };
         self.take_next(deployment, target, progress, fact)?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use stella_protocol::id::{DeploymentId, EnvironmentId, ReleaseId, TargetId};
 
 use super::transaction::Transaction;
-use super::{fields, rollout};
+use super::{fields, hold, rollout};
 use crate::command::{NewDeployment, Outcome};
 use crate::deployment::{Cause, Deployment, OnFailure, Status, Strategy, TARGETS_MAX, TIMEOUT_MS_RANGE};
 use crate::environment::Environment;
@@ -26,6 +26,8 @@ pub(super) fn deploy(tx: &mut Transaction<'_>, new: &NewDeployment) -> Result<Ou
         environment.ok_or_else(|| Rejection::not_found(EnvironmentId::KIND, new.environment))?;
     let release = tx.tenant.releases.get(&new.release).map(Arc::clone);
     let release = release.ok_or_else(|| Rejection::not_found(ReleaseId::KIND, new.release))?;
+    hold::is_open(&environment)?;
+    hold::is_usable(&release)?;
     if new.strategy == (Strategy::Rolling { batch: 0 }) {
         return Err(Rejection::invalid(
             "strategy.batch",

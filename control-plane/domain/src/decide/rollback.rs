@@ -3,6 +3,7 @@
 use stella_protocol::id::DeploymentId;
 
 use super::deployment::{Opening, fills_in, is_free, open};
+use super::hold;
 use super::transaction::Transaction;
 use crate::command::Outcome;
 use crate::deployment::{Cause, Deployment, OnFailure, RollbackReason, Strategy, TargetRollout};
@@ -100,6 +101,7 @@ struct Left {
     no_earlier: Vec<String>,
     unknown: Vec<String>,
     unreachable: Vec<String>,
+    blocked: Vec<String>,
 }
 
 impl Left {
@@ -108,6 +110,7 @@ impl Left {
             (&self.no_earlier, "no earlier release to go back to on"),
             (&self.unknown, "a task of unknown end keeps from going back"),
             (&self.unreachable, "no way back for"),
+            (&self.blocked, "the release to go back to is blocked for"),
         ];
         let told: Vec<String> = kinds
             .into_iter()
@@ -140,6 +143,8 @@ fn plan(tx: &Transaction<'_>, deployment: &Deployment) -> Result<Plan, Rejection
         }
         if target.blocked_by.is_some() {
             plan.left.unknown.push(name);
+        } else if tx.tenant.releases.get(&previous).is_some_and(|release| hold::is_usable(release).is_err()) {
+            plan.left.blocked.push(name);
         } else if tx.agent(target.agent)?.revoked.is_some() || !can_fill_in(tx, deployment, target, part) {
             plan.left.unreachable.push(name);
         } else {

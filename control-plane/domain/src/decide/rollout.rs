@@ -110,10 +110,16 @@ fn follow(tx: &mut Transaction<'_>, task: &Task, why: Option<&str>) -> Result<()
     let reason = failure(tx, task, why)?;
     tx.emit(Fact::TargetFailed { deployment: id, target, task: task.id, reason: reason.clone() })?;
     if running {
-        tx.emit(Fact::DeploymentHalted { id, reason })?;
-        skip_waiting(tx, id)?;
-        take_back_queued(tx, id)?;
+        return halt(tx, id, &reason);
     }
+    end_if_quiet(tx, id)
+}
+
+/// Starts nothing more of a running deployment: it has failed, and ends when what is under way has.
+pub(super) fn halt(tx: &mut Transaction<'_>, id: DeploymentId, reason: &str) -> Result<(), Rejection> {
+    tx.emit(Fact::DeploymentHalted { id, reason: reason.to_owned() })?;
+    skip_waiting(tx, id)?;
+    take_back_queued(tx, id)?;
     end_if_quiet(tx, id)
 }
 

@@ -7,6 +7,7 @@ use stella_domain::command::Command;
 use stella_domain::decide::decide;
 use stella_domain::deployment::{Cause, Counts, OnFailure, Progress, RollbackReason, Status, Strategy};
 use stella_domain::event::{Event, Fact, StreamId};
+use stella_domain::hold::Standing;
 use stella_domain::state::State;
 use stella_domain::task::TaskState;
 use stella_domain::tenant::{TenantState, Timer};
@@ -71,6 +72,12 @@ pub fn step(before: &State, after: &State, events: &[(StreamId, Event)]) {
         }
     }
     for (_, event) in events {
+        if let Fact::TargetStarted { deployment, .. } = &event.fact {
+            let stays_paused = |state: &TenantState| {
+                state.deployments.get(deployment).is_some_and(|deployment| deployment.paused.is_some())
+            };
+            assert!(!(stays_paused(old) && stays_paused(new)), "INV-9: {deployment} started a target");
+        }
         if let Fact::TaskDispatched { key, .. } = &event.fact {
             let was_unknown = old.tasks.get(&key.task).is_some_and(|task| super::is_unknown(task));
             assert!(!was_unknown, "INV-6: {key}");
@@ -208,8 +215,10 @@ fn timers(tenant: &TenantState) {
     let mut found: BTreeSet<_> = tenant.timers.iter().cloned().collect();
     for deployment in tenant.deployments.values() {
         let deadline = found.remove(&(deployment.deadline, Timer::DeploymentDeadline(deployment.id)));
-        let may = matches!(deployment.status, Status::Running | Status::Halting { .. });
-        let must = matches!(deployment.status, Status::Running);
+        let paused = deployment.paused.is_some();
+        let may = !paused && matches!(deployment.status, Status::Running | Status::Halting { .. });
+        let must = !paused && matches!(deployment.status, Status::Running);
+        assert!(!paused || matches!(deployment.status, Status::Running), "INV-9: paused and not running");
         assert!(
             if deadline { may } else { !must },
             "INV-5: deadline of a deployment that is {}",
@@ -239,7 +248,8 @@ fn way_back(tenant: &TenantState) {
                 (None, Some(previous)) if part.is_touched() && previous != part.release => {
                     let excused = tenant.agents[&part.agent].revoked.is_some()
                         || matches!(part.progress, Progress::Abandoned { .. })
-                        || !tenant.targets.contains_key(&part.target);
+                        || !tenant.targets.contains_key(&part.target)
+                        || matches!(tenant.releases[&previous].standing, Standing::Blocked(_));
                     assert!(excused, "INV-7: {} was left", part.target);
                 }
                 _ => {}
@@ -251,7 +261,8 @@ fn way_back(tenant: &TenantState) {
 fn nothing_stuck(tenant: &TenantState) {
     for id in &tenant.active_deployments {
         let deployment = &tenant.deployments[id];
-        assert!(deployment.counts.active > 0, "INV-8: {} waits for nothing", deployment.status.name());
+        let waits = deployment.counts.active > 0 || deployment.paused.is_some();
+        assert!(waits, "INV-8: {} waits for nothing", deployment.status.name());
         let task_settles = |part: &stella_domain::deployment::TargetRollout| {
             part.progress.task().is_none_or(|task| !tenant.tasks[&task].state.is_final())
         };

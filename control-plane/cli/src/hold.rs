@@ -1,0 +1,66 @@
+//! What people hold back: environments, releases and deployments.
+
+use stella_api_types::deployment::DeploymentDetail;
+use stella_api_types::environment::Environment;
+use stella_api_types::hold::{Hold, HoldBack};
+use stella_api_types::paths;
+use stella_api_types::release::{JudgeRelease, Release, Standing};
+
+use crate::client::Error;
+use crate::{Context, print};
+
+pub(crate) async fn lock(context: &Context, environment: &str, reason: String) -> Result<(), Error> {
+    let path = context.path(paths::ENVIRONMENT_LOCK, &[environment])?;
+    let locked: Environment = context.client.post(&path, &HoldBack { reason }, None).await?;
+    print::result(context.output, &locked, |it| {
+        format!("environment {} is locked; rollbacks are let through", it.name)
+    })
+}
+
+pub(crate) async fn unlock(context: &Context, environment: &str) -> Result<(), Error> {
+    let path = context.path(paths::ENVIRONMENT_UNLOCK, &[environment])?;
+    let unlocked: Environment = context.client.post(&path, &serde_json::json!({}), None).await?;
+    print::result(context.output, &unlocked, |it| format!("environment {} is open", it.name))
+}
+
+pub(crate) async fn judge(
+    context: &Context,
+    release: &str,
+    standing: Standing,
+    reason: String,
+) -> Result<(), Error> {
+    let path = context.path(paths::RELEASE_STANDING, &[release])?;
+    let judged: Release = context.client.post(&path, &JudgeRelease { standing, reason }, None).await?;
+    print::result(context.output, &judged, |it| {
+        format!("release {}:{} is {}", it.application, it.version, name(it.standing))
+    })
+}
+
+pub(crate) async fn pause(context: &Context, deployment: &str, reason: String) -> Result<(), Error> {
+    let path = context.path(paths::DEPLOYMENT_PAUSE, &[deployment])?;
+    let paused: DeploymentDetail = context.client.post(&path, &HoldBack { reason }, None).await?;
+    print::result(context.output, &paused, |it| {
+        let id = &it.deployment.id;
+        format!("deployment {id} is paused; go on with: stella deployment resume {id}")
+    })
+}
+
+pub(crate) async fn resume(context: &Context, deployment: &str) -> Result<(), Error> {
+    let path = context.path(paths::DEPLOYMENT_RESUME, &[deployment])?;
+    let resumed: DeploymentDetail = context.client.post(&path, &serde_json::json!({}), None).await?;
+    print::result(context.output, &resumed, |it| format!("deployment {} goes on", it.deployment.id))
+}
+
+/// A hold as a part of a sentence.
+pub(crate) fn because(hold: Option<&Hold>) -> String {
+    hold.map_or_else(String::new, |hold| format!(": {} (since {})", hold.reason, hold.since))
+}
+
+/// A standing as it is written in the API.
+pub(crate) const fn name(standing: Standing) -> &'static str {
+    match standing {
+        Standing::Good => "good",
+        Standing::Deprecated => "deprecated",
+        Standing::Blocked => "blocked",
+    }
+}

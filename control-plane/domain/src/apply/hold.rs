@@ -1,0 +1,78 @@
+//! What people hold back.
+
+use std::sync::Arc;
+
+use stella_protocol::id::{DeploymentId, EnvironmentId, ReleaseId};
+use stella_protocol::time::Timestamp;
+
+use super::deployment::subject;
+use super::{Applied, ensure, misplaced, missing};
+use crate::deployment::{Deployment, Status};
+use crate::event::{Event, Fact};
+use crate::hold::{Hold, Standing};
+use crate::tenant::{TenantState, Timer};
+
+impl TenantState {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "a fact that is not listed is refused")]
+    pub(super) fn apply_hold(&mut self, event: &Event) -> Applied {
+        let fact = &event.fact;
+        let hold =
+            |reason: &String| Hold { reason: reason.clone(), by: event.actor.clone(), since: event.at };
+        match fact {
+            Fact::EnvironmentLocked { id, reason } => self.set_lock(*id, Some(hold(reason)), fact),
+            Fact::EnvironmentUnlocked { id } => self.set_lock(*id, None, fact),
+            Fact::ReleaseDeprecated { id, reason } => {
+                self.set_standing(*id, Standing::Deprecated(hold(reason)), fact)
+            }
+            Fact::ReleaseBlocked { id, reason } => {
+                self.set_standing(*id, Standing::Blocked(hold(reason)), fact)
+            }
+            Fact::ReleaseCleared { id, .. } => self.set_standing(*id, Standing::Good, fact),
+            Fact::DeploymentPaused { id, reason } => self.deployment_paused(*id, hold(reason), fact),
+            Fact::DeploymentResumed { id } => {
+                let deployment = self.deployment_mut(*id, fact)?;
+                ensure(deployment.paused.is_some(), subject(*id), "not paused", fact)?;
+                self.end_pause(event.at, *id, fact)
+            }
+            other => Err(misplaced(other)),
+        }
+    }
+
+    fn set_lock(&mut self, id: EnvironmentId, lock: Option<Hold>, fact: &Fact) -> Applied {
+        let environment =
+            self.environments.get_mut(&id).ok_or_else(|| missing(EnvironmentId::KIND, id, fact))?;
+        let state = if environment.lock.is_some() { "locked" } else { "not locked" };
+        ensure(environment.lock.is_some() != lock.is_some(), format!("environment {id}"), state, fact)?;
+        Arc::make_mut(environment).lock = lock;
+        Ok(())
+    }
+
+    fn set_standing(&mut self, id: ReleaseId, standing: Standing, fact: &Fact) -> Applied {
+        let release = self.releases.get_mut(&id).ok_or_else(|| missing(ReleaseId::KIND, id, fact))?;
+        Arc::make_mut(release).standing = standing;
+        Ok(())
+    }
+
+    /// The time in a pause does not count, so there is no deadline meanwhile.
+    fn deployment_paused(&mut self, id: DeploymentId, hold: Hold, fact: &Fact) -> Applied {
+        let deployment = self.deployment_mut(id, fact)?;
+        let goes_on = matches!(deployment.status, Status::Running) && deployment.paused.is_none();
+        ensure(goes_on, subject(id), where_it_is(deployment), fact)?;
+        deployment.paused = Some(hold);
+        self.stop_deadline(id, fact)
+    }
+
+    /// Ends a pause, if there is one: the deadline moves by its length.
+    pub(super) fn end_pause(&mut self, at: Timestamp, id: DeploymentId, fact: &Fact) -> Applied {
+        let deployment = self.deployment_mut(id, fact)?;
+        let Some(pause) = deployment.paused.take() else { return Ok(()) };
+        deployment.deadline = deployment.deadline.plus_ms(at.0.saturating_sub(pause.since.0));
+        let deadline = deployment.deadline;
+        self.timers.insert((deadline, Timer::DeploymentDeadline(id)));
+        Ok(())
+    }
+}
+
+const fn where_it_is(deployment: &Deployment) -> &'static str {
+    if deployment.paused.is_some() { "paused" } else { deployment.status.name() }
+}

@@ -1,0 +1,132 @@
+//! What people hold back, and let go.
+
+use std::sync::Arc;
+
+use stella_protocol::id::{DeploymentId, EnvironmentId, ReleaseId};
+
+use super::transaction::Transaction;
+use super::{fields, rollout};
+use crate::command::Outcome;
+use crate::deployment::{Cause, Status};
+use crate::environment::Environment;
+use crate::event::Fact;
+use crate::hold::{Standing, Verdict};
+use crate::rejection::Rejection;
+use crate::release::Release;
+
+fn environment<'t>(tx: &'t Transaction<'_>, id: EnvironmentId) -> Result<&'t Arc<Environment>, Rejection> {
+    tx.tenant.environments.get(&id).ok_or_else(|| Rejection::not_found(EnvironmentId::KIND, id))
+}
+
+/// Locks an environment. Somebody else's lock is not replaced: then two reasons would hang on one lock.
+pub(super) fn lock(tx: &mut Transaction<'_>, id: EnvironmentId, reason: &str) -> Result<Outcome, Rejection> {
+    fields::reason(reason)?;
+    let environment = environment(tx, id)?;
+    match &environment.lock {
+        Some(lock) if lock.reason == reason => {}
+        Some(lock) => {
+            let problem = format!(
+                "environment {} is locked already ({}); unlock it first",
+                environment.name, lock.reason
+            );
+            return Err(Rejection::Conflict { problem });
+        }
+        None => tx.emit(Fact::EnvironmentLocked { id, reason: reason.to_owned() })?,
+    }
+    Ok(Outcome::Done)
+}
+
+pub(super) fn unlock(tx: &mut Transaction<'_>, id: EnvironmentId) -> Result<Outcome, Rejection> {
+    if environment(tx, id)?.lock.is_some() {
+        tx.emit(Fact::EnvironmentUnlocked { id })?;
+    }
+    Ok(Outcome::Done)
+}
+
+/// Says something about a release. A deployment that is bringing a release which is blocked now goes on to no further
+/// target; what it has touched goes back, if that is its policy.
+pub(super) fn judge(
+    tx: &mut Transaction<'_>,
+    id: ReleaseId,
+    verdict: Verdict,
+    reason: &str,
+) -> Result<Outcome, Rejection> {
+    fields::reason(reason)?;
+    let release = tx.tenant.releases.get(&id).ok_or_else(|| Rejection::not_found(ReleaseId::KIND, id))?;
+    let name = format!("{}:{}", release.application, release.version);
+    let same_reason = release.standing.hold().is_some_and(|hold| hold.reason == reason);
+    let reason = reason.to_owned();
+    match (verdict, &release.standing) {
+        (Verdict::Clear, Standing::Good) => {}
+        (Verdict::Deprecate, Standing::Deprecated(_)) | (Verdict::Block, Standing::Blocked(_))
+            if same_reason => {}
+        (Verdict::Clear, _) => tx.emit(Fact::ReleaseCleared { id, reason })?,
+        (Verdict::Deprecate, _) => tx.emit(Fact::ReleaseDeprecated { id, reason })?,
+        (Verdict::Block, _) => {
+            let halted = format!("release {name} was blocked: {reason}");
+            tx.emit(Fact::ReleaseBlocked { id, reason })?;
+            for deployment in bringing(tx, id) {
+                rollout::halt(tx, deployment, &halted)?;
+            }
+        }
+    }
+    Ok(Outcome::Done)
+}
+
+/// The deployments that are bringing a release somewhere. A rollback is not among them: half of a way back is worse than
+/// either end of it, and a rollback begins only to releases that are not blocked.
+fn bringing(tx: &Transaction<'_>, id: ReleaseId) -> Vec<DeploymentId> {
+    let active = tx.tenant.active_deployments.iter().filter_map(|active| tx.tenant.deployments.get(active));
+    active
+        .filter(|it| it.release == id && it.cause == Cause::Requested && it.status == Status::Running)
+        .map(|it| it.id)
+        .collect()
+}
+
+/// Whether new deployments may come to an environment.
+pub(super) fn is_open(environment: &Environment) -> Result<(), Rejection> {
+    let Some(lock) = &environment.lock else { return Ok(()) };
+    let problem = format!(
+        "environment {} is locked ({}); wait, or unlock it if you may. A rollback is let through",
+        environment.name, lock.reason
+    );
+    Err(Rejection::Conflict { problem })
+}
+
+/// Whether a release may be brought anywhere.
+pub(super) fn is_usable(release: &Release) -> Result<(), Rejection> {
+    let Standing::Blocked(hold) = &release.standing else { return Ok(()) };
+    let problem = format!(
+        "release {}:{} is blocked ({}); deploy another one, or clear it first",
+        release.application, release.version, hold.reason
+    );
+    Err(Rejection::Conflict { problem })
+}
+
+/// Starts no further target until somebody resumes it. Targets that are worked on come to their end.
+pub(super) fn pause(tx: &mut Transaction<'_>, id: DeploymentId, reason: &str) -> Result<Outcome, Rejection> {
+    fields::reason(reason)?;
+    let deployment = tx.deployment(id)?;
+    if deployment.status != Status::Running {
+        let problem =
+            format!("deployment {id} is {}; only a running one can be paused", deployment.status.name());
+        return Err(Rejection::Conflict { problem });
+    }
+    if deployment.paused.is_none() {
+        tx.emit(Fact::DeploymentPaused { id, reason: reason.to_owned() })?;
+    }
+    Ok(Outcome::Done)
+}
+
+pub(super) fn resume(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<Outcome, Rejection> {
+    let deployment = tx.deployment(id)?;
+    if deployment.status != Status::Running {
+        let problem = format!("deployment {id} is {}; there is nothing to resume", deployment.status.name());
+        return Err(Rejection::Conflict { problem });
+    }
+    if deployment.paused.is_some() {
+        tx.emit(Fact::DeploymentResumed { id })?;
+        rollout::advance(tx, id)?;
+    }
+    Ok(Outcome::Done)
+}

@@ -1,0 +1,62 @@
+//! What people hold back, and why: a locked environment, a paused deployment, a release that must not be used.
+
+use serde::{Deserialize, Serialize};
+use stella_protocol::time::Timestamp;
+
+use crate::command::Actor;
+
+/// Who held something back, when and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    /// Why, for a person.
+    pub reason: String,
+    /// Who.
+    pub by: Actor,
+    /// Since when.
+    pub since: Timestamp,
+}
+
+/// What people think of a release. A release is never edited; this is beside it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "standing")]
+pub enum Standing {
+    /// Nothing is known against it.
+    #[default]
+    Good,
+    /// It may be deployed, and whoever does is told not to.
+    Deprecated(Hold),
+    /// It is never deployed, and nothing is rolled back to it.
+    Blocked(Hold),
+}
+
+impl Standing {
+    /// The name in messages and the API.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Good => "good",
+            Self::Deprecated(_) => "deprecated",
+            Self::Blocked(_) => "blocked",
+        }
+    }
+
+    /// Who said so and why; nobody has to say that a release is good.
+    #[must_use]
+    pub const fn hold(&self) -> Option<&Hold> {
+        match self {
+            Self::Good => None,
+            Self::Deprecated(hold) | Self::Blocked(hold) => Some(hold),
+        }
+    }
+}
+
+/// What a person says about a release.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Better not use it any more.
+    Deprecate,
+    /// Never use it.
+    Block,
+    /// Nothing is wrong with it after all.
+    Clear,
+}
