@@ -136,7 +136,7 @@ async fn output_is_kept(cluster: &Cluster, detail: &DeploymentDetail) -> Result<
     let tasks = cluster.api.tasks(TENANT, &detail.deployment.id).await?;
     let task = tasks.iter().find(|task| task.step == "activate" && task.target.name == "web-2");
     let path = paths::fill(paths::TASK_OUTPUT, &[TENANT, &task.context("no such task")?.id]);
-    stella_tests::wait::until("the output is there", async || {
+    wait::until("the output is there", async || {
         let answer = cluster.api.answer(cluster.api.request(reqwest::Method::GET, &path)).await?;
         let text = String::from_utf8_lossy(&answer.body).into_owned();
         ensure!(text.contains("activating 1.0.0 on web-2"), "{} {text:?}", answer.status);

@@ -361,6 +361,25 @@ fn a_person_takes_a_deployment_back_unless_a_newer_one_came() {
 }
 
 #[test]
+fn a_rollback_leaves_a_target_alone_that_a_newer_deployment_has_taken() {
+    let mut world = World::with_release_1(3);
+    world.deploy(2, 2, Some(1));
+    world.complete(1);
+    let mut newer = new_deployment(3, 1, None);
+    newer.targets = Some(vec![target(1)]);
+    world.ok(TenantCommand::Deploy(Box::new(newer)));
+    world.accept(2);
+    world.finish(2, failed("exit 1"));
+    let why = failure(&world, 2);
+    assert!(why.contains("a newer deployment has come to"), "{why}");
+    let rollback = world.rollback_of(2).unwrap();
+    assert_eq!(rollback.targets.keys().copied().collect::<Vec<_>>(), [target(2)]);
+    world.complete(1);
+    assert_eq!(*world.status(3), Status::Succeeded);
+    end(&world);
+}
+
+#[test]
 fn a_revoked_agent_fails_what_was_not_sent_and_leaves_the_rest_unknown() {
     let mut world = World::with_release_1(3);
     world.disconnect(2);

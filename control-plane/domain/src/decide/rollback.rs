@@ -102,6 +102,7 @@ struct Left {
     unknown: Vec<String>,
     unreachable: Vec<String>,
     blocked: Vec<String>,
+    overtaken: Vec<String>,
 }
 
 impl Left {
@@ -111,6 +112,7 @@ impl Left {
             (&self.unknown, "a task of unknown end keeps from going back"),
             (&self.unreachable, "no way back for"),
             (&self.blocked, "the release to go back to is blocked for"),
+            (&self.overtaken, "a newer deployment has come to"),
         ];
         let told: Vec<String> = kinds
             .into_iter()
@@ -141,7 +143,10 @@ fn plan(tx: &Transaction<'_>, deployment: &Deployment) -> Result<Plan, Rejection
         if !has_way_back(part) {
             continue;
         }
-        if target.blocked_by.is_some() {
+        // A target is free as soon as its own part is over, and somebody may have deployed to it since.
+        if target.active.is_some() || target.last != Some(deployment.id) {
+            plan.left.overtaken.push(name);
+        } else if target.blocked_by.is_some() {
             plan.left.unknown.push(name);
         } else if tx.tenant.releases.get(&previous).is_some_and(|release| hold::is_usable(release).is_err()) {
             plan.left.blocked.push(name);

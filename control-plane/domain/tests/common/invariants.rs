@@ -248,7 +248,8 @@ fn way_back(tenant: &TenantState) {
                 (None, Some(previous)) if part.is_touched() && previous != part.release => {
                     let excused = tenant.agents[&part.agent].revoked.is_some()
                         || matches!(part.progress, Progress::Abandoned { .. })
-                        || !tenant.targets.contains_key(&part.target)
+                        || tenant.targets.get(&part.target).is_none_or(|it| it.last != Some(failed.id))
+                        || tenant.targets[&part.target].active.is_some()
                         || matches!(tenant.releases[&previous].standing, Standing::Blocked(_));
                     assert!(excused, "INV-7: {} was left", part.target);
                 }
