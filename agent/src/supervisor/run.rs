@@ -82,25 +82,11 @@ impl Supervisor {
     /// If nothing was started.
     pub async fn start(&self, attempt_dir: &Path, spec: Spec) -> Result<Supervised, StartError> {
         let encoded = spec.encode().ok_or(StartError::TooLarge)?;
-        DirBuilder::new().mode(0o700).create(attempt_dir).map_err(|source| {
-            let path = attempt_dir.to_path_buf();
-            if source.kind() == io::ErrorKind::AlreadyExists {
-                StartError::StartedBefore(path)
-            } else {
-                StartError::Folder { path, source }
-            }
-        })?;
-        let mut child = Command::new(&self.program)
-            .arg(VERB)
-            .arg(attempt_dir)
-            .env_clear()
-            // Found by it as well, so that there is no moment without a marker between its fork and the command's start.
-            .env(MARKER, spec.key.to_string())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .map_err(StartError::Spawn)?;
+        let (program, dir, key) = (self.program.clone(), attempt_dir.to_path_buf(), spec.key);
+        // To start a process holds its thread up for a millisecond, in which the runtime would not say that the attempt
+        // is accepted. Once begun it goes to its end, even if nobody waits for it any more.
+        let spawning = tokio::task::spawn_blocking(move || spawn(&program, &dir, key));
+        let mut child = spawning.await.map_err(|error| StartError::Spawn(io::Error::other(error)))??;
         if let Some(mut stdin) = child.stdin.take() {
             // A supervisor that died or hangs is seen in `wait`.
             let _seen_later = timeout(SPEC_DURATION_MAX, stdin.write_all(&encoded)).await;
@@ -130,6 +116,29 @@ impl Supervisor {
             Err(error) => TaskOutcome::Failed { reason: crate::executor::reason_of(&error), exit_code: None },
         }
     }
+}
+
+/// Makes the attempt's folder and starts its supervisor. Blocks; needs the runtime's context.
+fn spawn(program: &Path, attempt_dir: &Path, key: AttemptKey) -> Result<Child, StartError> {
+    DirBuilder::new().mode(0o700).create(attempt_dir).map_err(|source| {
+        let path = attempt_dir.to_path_buf();
+        if source.kind() == io::ErrorKind::AlreadyExists {
+            StartError::StartedBefore(path)
+        } else {
+            StartError::Folder { path, source }
+        }
+    })?;
+    Command::new(program)
+        .arg(VERB)
+        .arg(attempt_dir)
+        .env_clear()
+        // Found by it as well, so that there is no moment without a marker between its fork and the command's start.
+        .env(MARKER, key.to_string())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(StartError::Spawn)
 }
 
 /// A supervisor that this agent has started. Dropping it leaves the command running.
