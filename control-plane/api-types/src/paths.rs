@@ -10,6 +10,8 @@ pub const TENANT: &str = "/api/v1/tenants/{tenant}";
 pub const ENVIRONMENTS: &str = "/api/v1/tenants/{tenant}/environments";
 /// One environment.
 pub const ENVIRONMENT: &str = "/api/v1/tenants/{tenant}/environments/{environment}";
+/// What a release must have been through before it may come to an environment.
+pub const ENVIRONMENT_PATH: &str = "/api/v1/tenants/{tenant}/environments/{environment}/path";
 /// Lets no deployment come to an environment.
 pub const ENVIRONMENT_LOCK: &str = "/api/v1/tenants/{tenant}/environments/{environment}/lock";
 /// Lets deployments come to an environment again.

@@ -7,6 +7,7 @@ use stella_api_types::release::{
     Standing, Step as StepDto, StepAction as StepActionDto, UnitAction as UnitActionDto,
 };
 use stella_domain::deployment::{OnFailure, Strategy, TIMEOUT_MS_DEFAULT, TIMEOUT_MS_RANGE};
+use stella_domain::environment::SOAK_MS_RANGE;
 use stella_domain::hold::Verdict;
 use stella_domain::name::{Name, Version};
 use stella_domain::release::{Step, StepAction};
@@ -46,6 +47,15 @@ pub(crate) fn timeout_ms(field: &str, seconds: Option<u64>) -> Result<u64, ApiEr
         return Ok(seconds * 1_000);
     }
     Err(ApiError::invalid(field, format!("is {seconds}; it must be between {min} and {max} (a week)")))
+}
+
+/// How long a release has to prove itself, from seconds to milliseconds.
+pub(crate) fn soak_ms(field: &str, seconds: u64) -> Result<u64, ApiError> {
+    let max = SOAK_MS_RANGE.1 / 1_000;
+    if seconds <= max {
+        return Ok(seconds * 1_000);
+    }
+    Err(ApiError::invalid(field, format!("is {seconds}; it must be at most {max} (30 days)")))
 }
 
 /// The name of a deployment's status. A misspelt one would find nothing and look like good news.

@@ -67,6 +67,7 @@ fn all() -> OpenApiRouter<App> {
         .routes(routes!(catalogue::tenant))
         .routes(routes!(catalogue::environments, catalogue::create_environment))
         .routes(routes!(catalogue::environment))
+        .routes(routes!(holds::set_path))
         .routes(routes!(holds::lock_environment))
         .routes(routes!(holds::unlock_environment))
         .routes(routes!(catalogue::targets, catalogue::create_target))

@@ -8,7 +8,7 @@ mod release;
 mod task;
 
 use stella_api_types::agent as agent_dto;
-use stella_api_types::environment::Environment as EnvironmentDto;
+use stella_api_types::environment::{Environment as EnvironmentDto, Follows};
 use stella_api_types::hold::Hold as HoldDto;
 use stella_api_types::page::Named;
 use stella_api_types::target::Target as TargetDto;
@@ -42,11 +42,15 @@ pub(crate) fn tenant(tenant: &TenantState) -> TenantDto {
 }
 
 /// An environment.
-pub(crate) fn environment(environment: &Environment) -> EnvironmentDto {
+pub(crate) fn environment(tenant: &TenantState, environment: &Environment) -> EnvironmentDto {
     EnvironmentDto {
         id: environment.id.to_string(),
         name: environment.name.to_string(),
         order: environment.order,
+        follows: environment.requires.map(|requires| Follows {
+            environment: environment_named(tenant, requires.after),
+            soak_seconds: requires.soak_ms / 1_000,
+        }),
         lock: environment.lock.as_ref().map(hold),
         created_at: time(environment.created_at),
     }

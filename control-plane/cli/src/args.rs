@@ -26,6 +26,7 @@ const EXAMPLES: &str = "Examples:
   stella deploy web:1.4.0 staging --batch 1 --wait
   stella deployment pause DEPLOYMENT --reason 'the latency rises'
   stella rollback DEPLOYMENT --wait
+  stella env path production --after staging --soak 3600
   stella env lock production --reason 'inventory'
   stella release block web:1.4.0 --reason 'loses orders'
   stella task logs TASK --follow
@@ -128,6 +129,21 @@ pub(crate) enum Environment {
     },
     /// List environments.
     List,
+    /// Set what a release must have been through before it may come here.
+    #[command(group = clap::ArgGroup::new("what").required(true).args(["after", "nothing"]))]
+    Path {
+        /// Its name or id.
+        environment: String,
+        /// The environment where the release must have succeeded on all targets.
+        #[arg(long, value_name = "ENVIRONMENT")]
+        after: Option<String>,
+        /// For how long, in seconds.
+        #[arg(long, value_name = "SECONDS", default_value_t = 0, requires = "after")]
+        soak: u64,
+        /// Let any release come.
+        #[arg(long)]
+        nothing: bool,
+    },
     /// Let no deployment come but rollbacks, until it is unlocked.
     Lock {
         /// Its name or id.

@@ -67,15 +67,19 @@ pub(crate) async fn environment(context: &Context, command: Environment) -> Resu
         Environment::List => {
             let mut all: Vec<environment::Environment> = context.client.list(&path, &[]).await?;
             all.sort_by_key(|environment| environment.order);
-            print::list(context.output, &all, &["ORDER", "NAME", "LOCKED", "ID"], |environment| {
+            print::list(context.output, &all, &["ORDER", "NAME", "AFTER", "LOCKED", "ID"], |environment| {
                 let lock = environment.lock.as_ref();
                 vec![
                     environment.order.to_string(),
                     environment.name.clone(),
+                    environment.follows.as_ref().map_or_else(|| "-".to_owned(), hold::follows),
                     lock.map_or_else(|| "-".to_owned(), |lock| lock.reason.clone()),
                     environment.id.clone(),
                 ]
             })
+        }
+        Environment::Path { environment, after, soak, nothing: _ } => {
+            hold::path(context, &environment, after, soak).await
         }
         Environment::Lock { environment, reason } => hold::lock(context, &environment, reason).await,
         Environment::Unlock { environment } => hold::unlock(context, &environment).await,

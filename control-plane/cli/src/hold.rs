@@ -1,13 +1,33 @@
 //! What people hold back: environments, releases and deployments.
 
 use stella_api_types::deployment::DeploymentDetail;
-use stella_api_types::environment::Environment;
+use stella_api_types::environment::{Environment, Follows, SetPath};
 use stella_api_types::hold::{Hold, HoldBack};
 use stella_api_types::paths;
 use stella_api_types::release::{JudgeRelease, Release, Standing};
 
 use crate::client::Error;
 use crate::{Context, print};
+
+pub(crate) async fn path(
+    context: &Context,
+    environment: &str,
+    after: Option<String>,
+    soak_seconds: u64,
+) -> Result<(), Error> {
+    let path = context.path(paths::ENVIRONMENT_PATH, &[environment])?;
+    let set: Environment = context.client.post(&path, &SetPath { after, soak_seconds }, None).await?;
+    print::result(context.output, &set, |it| match &it.follows {
+        Some(before) => format!("environment {} takes releases that come from {}", it.name, follows(before)),
+        None => format!("environment {} takes any release", it.name),
+    })
+}
+
+/// What comes before an environment.
+pub(crate) fn follows(it: &Follows) -> String {
+    let soak = if it.soak_seconds > 0 { format!(" (+{} s)", it.soak_seconds) } else { String::new() };
+    format!("{}{soak}", it.environment.name)
+}
 
 pub(crate) async fn lock(context: &Context, environment: &str, reason: String) -> Result<(), Error> {
     let path = context.path(paths::ENVIRONMENT_LOCK, &[environment])?;

@@ -99,6 +99,7 @@ impl TenantState {
             | Fact::DeploymentCancelled { .. }) => self.apply_deployment(at, fact),
             Fact::EnvironmentLocked { .. }
             | Fact::EnvironmentUnlocked { .. }
+            | Fact::EnvironmentPathSet { .. }
             | Fact::ReleaseDeprecated { .. }
             | Fact::ReleaseBlocked { .. }
             | Fact::ReleaseCleared { .. }

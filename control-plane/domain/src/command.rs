@@ -13,6 +13,7 @@ use stella_protocol::time::Timestamp;
 use stella_protocol::trace::TraceContext;
 
 use crate::deployment::{OnFailure, Strategy};
+use crate::environment::Requirement;
 use crate::hold::Verdict;
 use crate::name::{Name, Version};
 use crate::release::{Component, Step};
@@ -200,6 +201,13 @@ pub enum TenantCommand {
     UnlockEnvironment {
         /// Which.
         environment: EnvironmentId,
+    },
+    /// Set what a release must have been through before it may come to an environment.
+    SetEnvironmentPath {
+        /// Which.
+        environment: EnvironmentId,
+        /// What; `None` is nothing.
+        requires: Option<Requirement>,
     },
     /// Say what to think of a release.
     JudgeRelease {

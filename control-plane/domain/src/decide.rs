@@ -10,6 +10,7 @@ mod enrolment;
 mod environment;
 mod fields;
 mod hold;
+mod path;
 mod release;
 mod report;
 mod rollback;
@@ -174,6 +175,7 @@ fn carry_out(tx: &mut Transaction<'_>, command: &TenantCommand) -> Result<Outcom
         }
         TenantCommand::LockEnvironment { environment, reason } => hold::lock(tx, *environment, reason),
         TenantCommand::UnlockEnvironment { environment } => hold::unlock(tx, *environment),
+        TenantCommand::SetEnvironmentPath { environment, requires } => path::set(tx, *environment, *requires),
         TenantCommand::JudgeRelease { release, verdict, reason } => {
             hold::judge(tx, *release, *verdict, reason)
         }

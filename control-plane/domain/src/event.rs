@@ -15,6 +15,7 @@ use stella_protocol::trace::TraceContext;
 
 use crate::command::{Actor, Outcome};
 use crate::deployment::{Cause, OnFailure, Strategy};
+use crate::environment::Requirement;
 use crate::name::{Name, Version};
 use crate::release::{Component, Step};
 
@@ -253,6 +254,10 @@ pub enum Fact {
     DeploymentResumed {
         id: DeploymentId,
     },
+    EnvironmentPathSet {
+        id: EnvironmentId,
+        requires: Option<Requirement>,
+    },
 }
 
 impl Fact {
@@ -303,6 +308,7 @@ impl Fact {
             Self::ReleaseCleared { .. } => "release_cleared",
             Self::DeploymentPaused { .. } => "deployment_paused",
             Self::DeploymentResumed { .. } => "deployment_resumed",
+            Self::EnvironmentPathSet { .. } => "environment_path_set",
         }
     }
 }

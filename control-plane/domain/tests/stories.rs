@@ -8,12 +8,13 @@ use common::{
     new_deployment, release, target,
 };
 use stella_domain::agent::{Connectivity, OPEN_TASKS_MAX};
-use stella_domain::command::{NewTarget, Outcome, TenantCommand};
+use stella_domain::command::{NewDeployment, NewTarget, Outcome, TenantCommand};
 use stella_domain::deployment::{Cause, Progress, RollbackReason, Status};
+use stella_domain::environment::Requirement;
 use stella_domain::hold::Verdict;
 use stella_domain::rejection::Rejection;
 use stella_domain::task::TaskState;
-use stella_protocol::id::{Generation, Position, SessionEpoch};
+use stella_protocol::id::{EnvironmentId, Generation, Position, SessionEpoch};
 use stella_protocol::message::{JournalMark, Phase, TaskOutcome};
 use stella_protocol::spec::{Probe, TaskSpec};
 
@@ -481,6 +482,60 @@ fn a_locked_environment_takes_rollbacks_only() {
         world.ok(TenantCommand::UnlockEnvironment { environment: common::STAGING });
     }
     world.deploy(5, 2, None);
+    end(&world);
+}
+
+fn path(of: EnvironmentId, requires: Option<Requirement>) -> TenantCommand {
+    TenantCommand::SetEnvironmentPath { environment: of, requires }
+}
+
+#[test]
+fn a_release_comes_to_the_next_environment_when_it_has_proven_itself_in_the_one_before() {
+    let mut world = World::with_release_1(2);
+    let production = EnvironmentId(uuid::Uuid::from_u128(77));
+    let create =
+        TenantCommand::CreateEnvironment { id: production, name: common::name("production"), order: None };
+    world.ok(create);
+    let after_staging = Requirement { after: common::STAGING, soak_ms: 60_000 };
+    world.ok(path(production, Some(after_staging)));
+    assert!(world.ok(path(production, Some(after_staging))).events.is_empty());
+    let circle = world.tell(path(common::STAGING, Some(Requirement { after: production, soak_ms: 0 })));
+    assert!(matches!(circle, Err(Rejection::Invalid { field, .. }) if field == "after"));
+    let mut third = common::new_target(9);
+    (third.environment, third.slot) = (production, Some(common::name("p")));
+    third.agent = agent(3);
+    world.enrol(3);
+    world.ok(TenantCommand::CreateTarget(Box::new(third)));
+
+    let to_production = |n: u128| {
+        TenantCommand::Deploy(Box::new(NewDeployment {
+            environment: production,
+            ..new_deployment(n, 2, None)
+        }))
+    };
+    assert!(conflict(world.tell(to_production(10))).contains("must succeed on all targets of staging"));
+    // A part of the targets is no proof.
+    let mut part = new_deployment(2, 2, None);
+    part.targets = Some(vec![target(1)]);
+    world.ok(TenantCommand::Deploy(Box::new(part)));
+    world.complete(1);
+    assert!(conflict(world.tell(to_production(10))).contains("deploy it there first"));
+    world.deploy(3, 2, None);
+    world.complete(1);
+    world.complete(2);
+    let soaking = conflict(world.tell(to_production(10)));
+    assert!(soaking.contains("for 60 s") && soaking.contains("try again in 60 s"), "{soaking}");
+    world.wait_ms(60_000);
+    world.ok(to_production(10));
+    // A failure there takes the proof away.
+    world.deploy(4, 2, None);
+    world.accept(1);
+    world.finish(1, failed("exit 1"));
+    world.accept(2);
+    world.finish(2, TaskOutcome::Succeeded);
+    world.ok(TenantCommand::CancelDeployment { deployment: deployment(10), reason: "x".to_owned() });
+    assert!(conflict(world.tell(to_production(11))).contains("deploy it there first"));
+    world.ok(path(production, None));
     end(&world);
 }
 

@@ -72,7 +72,7 @@ pub(crate) async fn environments(
 ) -> Result<Json<Page<Environment>>, ApiError> {
     let state = app.engine.state();
     let tenant = resolve::tenant(&state, &tenant)?;
-    page(&paging, tenant.environments.iter().map(|(id, it)| (*id, it)), |it| view::environment(it))
+    page(&paging, tenant.environments.iter().map(|(id, it)| (*id, it)), |it| view::environment(tenant, it))
 }
 
 /// Creates an environment.
@@ -92,7 +92,7 @@ pub(crate) async fn create_environment(
     let Outcome::Environment(id) = outcome else { return Err(unexpected(&outcome)) };
     let state = app.engine.state();
     let tenant = resolve::tenant(&state, &tenant.to_string())?;
-    Ok((StatusCode::CREATED, Json(view::environment(resolve::environment(tenant, &id.to_string())?))))
+    Ok((StatusCode::CREATED, Json(view::environment(tenant, resolve::environment(tenant, &id.to_string())?))))
 }
 
 /// Shows an environment.
@@ -103,7 +103,8 @@ pub(crate) async fn environment(
     Path((tenant, environment)): Path<(String, String)>,
 ) -> Result<Json<Environment>, ApiError> {
     let state = app.engine.state();
-    Ok(Json(view::environment(resolve::environment(resolve::tenant(&state, &tenant)?, &environment)?)))
+    let tenant = resolve::tenant(&state, &tenant)?;
+    Ok(Json(view::environment(tenant, resolve::environment(tenant, &environment)?)))
 }
 
 /// Which targets.

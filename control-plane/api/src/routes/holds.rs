@@ -2,11 +2,12 @@
 
 use axum::extract::State;
 use stella_api_types::deployment::DeploymentDetail;
-use stella_api_types::environment::Environment;
+use stella_api_types::environment::{Environment, SetPath};
 use stella_api_types::hold::HoldBack;
 use stella_api_types::paths;
 use stella_api_types::release::{JudgeRelease, Release};
 use stella_domain::command::TenantCommand;
+use stella_domain::environment::Requirement;
 
 use super::deployments::detail;
 use crate::body::{Json, Path};
@@ -32,7 +33,7 @@ pub(crate) async fn lock_environment(
     change.tenant(&app, tenant.id, &body, command).await?;
     let state = app.engine.state();
     let tenant = resolve::tenant(&state, &tenant.id.to_string())?;
-    Ok(Json(view::environment(resolve::environment(tenant, &environment.to_string())?)))
+    Ok(Json(view::environment(tenant, resolve::environment(tenant, &environment.to_string())?)))
 }
 
 /// Unlocks an environment. One that is not locked stays so.
@@ -49,7 +50,30 @@ pub(crate) async fn unlock_environment(
     change.tenant(&app, tenant.id, &(), TenantCommand::UnlockEnvironment { environment }).await?;
     let state = app.engine.state();
     let tenant = resolve::tenant(&state, &tenant.id.to_string())?;
-    Ok(Json(view::environment(resolve::environment(tenant, &environment.to_string())?)))
+    Ok(Json(view::environment(tenant, resolve::environment(tenant, &environment.to_string())?)))
+}
+
+/// Sets what a release must have been through before it may come to an environment.
+#[utoipa::path(post, path = paths::ENVIRONMENT_PATH, tag = "environments",
+    params(("tenant" = String, Path), ("environment" = String, Path)), request_body = SetPath,
+    responses((status = 200, body = Environment)))]
+pub(crate) async fn set_path(
+    State(app): State<App>,
+    Path((tenant, environment)): Path<(String, String)>,
+    change: Change,
+    Json(body): Json<SetPath>,
+) -> Result<Json<Environment>, ApiError> {
+    let state = app.engine.state();
+    let tenant = resolve::tenant(&state, &tenant)?;
+    let environment = resolve::environment(tenant, &environment)?.id;
+    let soak_ms = parse::soak_ms("soak_seconds", body.soak_seconds)?;
+    let after = body.after.as_deref().map(|text| resolve::environment(tenant, text)).transpose()?;
+    let requires = after.map(|after| Requirement { after: after.id, soak_ms });
+    let command = TenantCommand::SetEnvironmentPath { environment, requires };
+    change.tenant(&app, tenant.id, &body, command).await?;
+    let state = app.engine.state();
+    let tenant = resolve::tenant(&state, &tenant.id.to_string())?;
+    Ok(Json(view::environment(tenant, resolve::environment(tenant, &environment.to_string())?)))
 }
 
 /// Says what to think of a release. Blocking one halts the deployments that are bringing it somewhere.

@@ -9,12 +9,13 @@ use stella_api_types::paths;
 use crate::world::{World, bare};
 
 /// All templates of the API's own listener. A new constant is noticed by the comparison with the source below.
-const PATHS: [&str; 33] = [
+const PATHS: [&str; 34] = [
     paths::TENANTS,
     paths::TENANT,
     paths::ENVIRONMENTS,
     paths::ENVIRONMENT,
     paths::ENVIRONMENT_LOCK,
+    paths::ENVIRONMENT_PATH,
     paths::ENVIRONMENT_UNLOCK,
     paths::TARGETS,
     paths::TARGET,

@@ -62,3 +62,26 @@ async fn a_paused_deployment_shows_it_and_goes_on() {
     world.post(&format!("{path}/pause"), &json!({"reason": "late"})).await.expect(409);
     world.post(&format!("{path}/resume"), &json!({})).await.expect(409);
 }
+
+#[tokio::test]
+async fn the_promotion_path_is_shown_and_refuses_what_comes_from_elsewhere() {
+    let world = World::new().await;
+    let busy = world.busy_tenant("acme").await;
+    world.post(&format!("{}/environments", busy.at), &json!({"name": "live"})).await.expect(201);
+    let path = format!("{}/environments/live/path", busy.at);
+    let set = world.post(&path, &json!({"after": "prod", "soak_seconds": 60})).await.expect(200);
+    assert_eq!(
+        (&set["follows"]["environment"]["name"], &set["follows"]["soak_seconds"]),
+        (&json!("prod"), &json!(60))
+    );
+    let deployment = json!({"environment": "live", "release": "web:1.0.0"});
+    let refused = world.post(&format!("{}/deployments", busy.at), &deployment).await.expect(409);
+    assert!(refused["detail"].as_str().unwrap().contains("must succeed on all targets of prod"), "{refused}");
+
+    let itself = world.post(&path, &json!({"after": "live"})).await.expect(422);
+    assert_eq!(itself["field"], "after", "{itself}");
+    let too_long = world.post(&path, &json!({"after": "prod", "soak_seconds": 2_592_001})).await.expect(422);
+    assert_eq!(too_long["field"], "soak_seconds", "{too_long}");
+    world.post(&path, &json!({"after": "nowhere"})).await.expect(404);
+    assert!(world.post(&path, &json!({"after": null})).await.expect(200).get("follows").is_none());
+}

@@ -156,13 +156,21 @@ impl TenantState {
         deployment.paused = None;
         deployment.finished_at = Some(at);
         let (deadline, environment) = (deployment.deadline, deployment.environment);
+        let requested = deployment.cause == Cause::Requested;
+        let (release, targets) = (deployment.release, deployment.targets.len());
         let (strategy, status) = (deployment.strategy.name(), deployment.status.name());
         self.timers.remove(&(deadline, Timer::DeploymentDeadline(id)));
         self.active_deployments.remove(&id);
+        let on_all = self.index.targets.get(&environment).is_some_and(|all| all.len() == targets);
         let stage = self
             .environments
-            .get(&environment)
+            .get_mut(&environment)
             .ok_or_else(|| missing(EnvironmentId::KIND, environment, fact))?;
+        if requested && on_all && matches!(fact, Fact::DeploymentSucceeded { .. }) {
+            Arc::make_mut(stage).proven.entry(release).or_insert(at);
+        } else if requested && matches!(fact, Fact::DeploymentFailed { .. }) {
+            Arc::make_mut(stage).proven.remove(&release);
+        }
         let by_strategy = self.totals.deployments.entry(stage.name.clone()).or_default();
         let by_status = by_strategy.entry(strategy.to_owned()).or_default();
         *by_status.entry(status.to_owned()).or_insert(0) += 1;

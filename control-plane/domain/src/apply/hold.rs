@@ -21,6 +21,14 @@ impl TenantState {
         match fact {
             Fact::EnvironmentLocked { id, reason } => self.set_lock(*id, Some(hold(reason)), fact),
             Fact::EnvironmentUnlocked { id } => self.set_lock(*id, None, fact),
+            Fact::EnvironmentPathSet { id, requires } => {
+                let known = requires.is_none_or(|requires| self.environments.contains_key(&requires.after));
+                ensure(known, format!("environment {id}"), "after one that is not there", fact)?;
+                let environment =
+                    self.environments.get_mut(id).ok_or_else(|| missing(EnvironmentId::KIND, id, fact))?;
+                Arc::make_mut(environment).requires = *requires;
+                Ok(())
+            }
             Fact::ReleaseDeprecated { id, reason } => {
                 self.set_standing(*id, Standing::Deprecated(hold(reason)), fact)
             }

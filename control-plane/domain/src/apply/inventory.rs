@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use imbl::OrdMap;
 use stella_protocol::id::Generation;
 use stella_protocol::id::{AgentId, EnvironmentId, ReleaseId, TargetId};
 use stella_protocol::time::Timestamp;
@@ -22,8 +23,15 @@ impl TenantState {
                 vacant(!self.environments.contains_key(id), EnvironmentId::KIND, id, fact)?;
                 vacant(!self.index.environments.contains_key(name), EnvironmentId::KIND, name, fact)?;
                 self.index.environments.insert(name.clone(), *id);
-                let environment =
-                    Environment { id: *id, name: name.clone(), order: *order, lock: None, created_at: at };
+                let environment = Environment {
+                    id: *id,
+                    name: name.clone(),
+                    order: *order,
+                    requires: None,
+                    proven: OrdMap::new(),
+                    lock: None,
+                    created_at: at,
+                };
                 self.environments.insert(*id, Arc::new(environment));
                 Ok(())
             }

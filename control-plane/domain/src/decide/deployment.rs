@@ -6,7 +6,7 @@ use std::sync::Arc;
 use stella_protocol::id::{DeploymentId, EnvironmentId, ReleaseId, TargetId};
 
 use super::transaction::Transaction;
-use super::{fields, hold, rollout};
+use super::{fields, hold, path, rollout};
 use crate::command::{NewDeployment, Outcome};
 use crate::deployment::{Cause, Deployment, OnFailure, Status, Strategy, TARGETS_MAX, TIMEOUT_MS_RANGE};
 use crate::environment::Environment;
@@ -28,6 +28,7 @@ pub(super) fn deploy(tx: &mut Transaction<'_>, new: &NewDeployment) -> Result<Ou
     let release = release.ok_or_else(|| Rejection::not_found(ReleaseId::KIND, new.release))?;
     hold::is_open(&environment)?;
     hold::is_usable(&release)?;
+    path::is_reached(&tx.tenant, &environment, &release, tx.now)?;
     if new.strategy == (Strategy::Rolling { batch: 0 }) {
         return Err(Rejection::invalid(
             "strategy.batch",
