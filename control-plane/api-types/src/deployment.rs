@@ -65,6 +65,15 @@ pub enum OnFailure {
     Stop,
 }
 
+/// Deploys again to the targets that an ended deployment did not bring its release to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RetryDeployment {
+    /// Only these of its targets, by name or id; all that lack the release if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub targets: Option<Vec<String>>,
+}
+
 /// Ends a deployment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

@@ -46,6 +46,8 @@ pub const DEPLOYMENT_ROLLBACK: &str = "/api/v1/tenants/{tenant}/deployments/{dep
 pub const DEPLOYMENT_CANCEL: &str = "/api/v1/tenants/{tenant}/deployments/{deployment}/cancel";
 /// Starts no further target of a deployment.
 pub const DEPLOYMENT_PAUSE: &str = "/api/v1/tenants/{tenant}/deployments/{deployment}/pause";
+/// Deploys again to the targets that an ended deployment did not bring its release to.
+pub const DEPLOYMENT_RETRY: &str = "/api/v1/tenants/{tenant}/deployments/{deployment}/retry";
 /// Lets a paused deployment go on.
 pub const DEPLOYMENT_RESUME: &str = "/api/v1/tenants/{tenant}/deployments/{deployment}/resume";
 /// Tasks of a deployment.

@@ -84,6 +84,7 @@ fn all() -> OpenApiRouter<App> {
         .routes(routes!(deployments::deployment))
         .routes(routes!(deployments::rollback))
         .routes(routes!(deployments::cancel))
+        .routes(routes!(deployments::retry))
         .routes(routes!(holds::pause))
         .routes(routes!(holds::resume))
         .routes(routes!(deployments::tasks))

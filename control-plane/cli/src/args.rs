@@ -346,6 +346,16 @@ pub(crate) enum Deployment {
         #[arg(long)]
         reason: String,
     },
+    /// Deploy again to the targets that an ended deployment did not bring its release to.
+    Retry {
+        /// Its id.
+        deployment: String,
+        /// Only this target (can be given more than once).
+        #[arg(long = "target")]
+        targets: Vec<String>,
+        #[command(flatten)]
+        wait: Wait,
+    },
     /// Let a paused deployment go on.
     Resume {
         /// Its id.

@@ -2,7 +2,7 @@
 
 use stella_api_types::deployment::{
     CancelDeployment, CreateDeployment, Deployment as Dto, DeploymentDetail, OnFailure as DtoOnFailure,
-    Strategy,
+    RetryDeployment, Strategy,
 };
 use stella_api_types::paths;
 use stella_api_types::release::{Release, Standing};
@@ -79,6 +79,13 @@ pub(crate) async fn deployment(context: &Context, command: Deployment) -> Result
         }
         Deployment::Watch { deployment } => {
             watch::follow(&context.client, context.settings.tenant()?, &deployment, context.output).await
+        }
+        Deployment::Retry { deployment, targets, wait } => {
+            let path = context.path(paths::DEPLOYMENT_RETRY, &[&deployment])?;
+            let body = RetryDeployment { targets: (!targets.is_empty()).then_some(targets) };
+            let key = uuid::Uuid::new_v4().to_string();
+            let created: DeploymentDetail = context.client.post(&path, &body, Some(&key)).await?;
+            started(context, &created, wait).await
         }
         Deployment::Pause { deployment, reason } => {
             hold::pause(context, &deployment, reason).await?;

@@ -230,6 +230,15 @@ pub enum TenantCommand {
         /// Which.
         deployment: DeploymentId,
     },
+    /// Deploy again to the targets that an ended deployment did not bring its release to.
+    RetryDeployment {
+        /// The id of the new deployment.
+        id: DeploymentId,
+        /// Which one ended.
+        of: DeploymentId,
+        /// Only these of its targets; `None` is all that lack the release.
+        targets: Option<Vec<TargetId>>,
+    },
 }
 
 /// A new target.

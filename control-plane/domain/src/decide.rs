@@ -13,6 +13,7 @@ mod hold;
 mod path;
 mod release;
 mod report;
+mod retry;
 mod rollback;
 mod rollout;
 mod settle;
@@ -179,6 +180,7 @@ fn carry_out(tx: &mut Transaction<'_>, command: &TenantCommand) -> Result<Outcom
         TenantCommand::JudgeRelease { release, verdict, reason } => {
             hold::judge(tx, *release, *verdict, reason)
         }
+        TenantCommand::RetryDeployment { id, of, targets } => retry::retry(tx, *id, *of, targets.as_deref()),
         TenantCommand::PauseDeployment { deployment, reason } => hold::pause(tx, *deployment, reason),
         TenantCommand::ResumeDeployment { deployment } => hold::resume(tx, *deployment),
     }

@@ -32,7 +32,7 @@ pub struct Environment {
     /// What a release must have been through before it may come here. A rollback may come anyway.
     #[serde(default)]
     pub requires: Option<Requirement>,
-    /// Releases that a deployment has brought to all targets here, and since when; not if one failed since.
+    /// Releases that all targets here have had after a deployment that succeeded, and since when; not if one failed since.
     #[serde(default)]
     pub proven: OrdMap<ReleaseId, Timestamp>,
     /// Why nothing new may come here for now. A rollback may.

@@ -41,6 +41,7 @@ enum Act {
     Lock(bool),
     Judge(u128, u8),
     Rollback(usize),
+    Retry(usize),
     Settle(usize, bool),
     Revoke(u128),
     RemoveTarget(u128),
@@ -86,6 +87,7 @@ fn act() -> impl Strategy<Value = Act> {
         2 => any::<bool>().prop_map(Act::Lock),
         2 => (1..=3_u128, 0..5_u8).prop_map(|(release, what)| Act::Judge(release, what)),
         1 => any::<usize>().prop_map(Act::Rollback),
+        2 => any::<usize>().prop_map(Act::Retry),
         8 => (any::<usize>(), any::<bool>()).prop_map(|(which, yes)| Act::Settle(which, yes)),
         2 => prop_oneof![20 => Just(None), 1 => who.clone().prop_map(Some)]
             .prop_map(|who| who.map_or(Act::Wait(1), Act::Revoke)),
@@ -253,6 +255,7 @@ impl Walk {
             Act::Pause(which, on) => self.pause(which, on),
             Act::Lock(on) => self.lock(on),
             Act::Judge(n, what) => self.judge(n, what),
+            Act::Retry(which) => self.retry(which),
             Act::Rollback(which) => {
                 if let Some(of) = self.some_deployment(which) {
                     self.ids += 1;
@@ -298,6 +301,14 @@ impl Walk {
                 (1..=AGENTS).for_each(|n| self.disconnect(n));
             }
             Act::RestoreControlPlane(lost) => self.restore(lost),
+        }
+    }
+
+    fn retry(&mut self, which: usize) {
+        if let Some(of) = self.some_deployment(which) {
+            self.ids += 1;
+            let id = deployment(self.ids);
+            self.tenant(TenantCommand::RetryDeployment { id, of, targets: None });
         }
     }
 

@@ -9,7 +9,7 @@ use common::{
 };
 use stella_domain::agent::{Connectivity, OPEN_TASKS_MAX};
 use stella_domain::command::{NewDeployment, NewTarget, Outcome, TenantCommand};
-use stella_domain::deployment::{Cause, Progress, RollbackReason, Status};
+use stella_domain::deployment::{Cause, OnFailure, Progress, RollbackReason, Status};
 use stella_domain::environment::Requirement;
 use stella_domain::hold::Verdict;
 use stella_domain::rejection::Rejection;
@@ -520,8 +520,9 @@ fn a_release_comes_to_the_next_environment_when_it_has_proven_itself_in_the_one_
     world.ok(TenantCommand::Deploy(Box::new(part)));
     world.complete(1);
     assert!(conflict(world.tell(to_production(10))).contains("deploy it there first"));
-    world.deploy(3, 2, None);
-    world.complete(1);
+    let mut rest = new_deployment(3, 2, None);
+    rest.targets = Some(vec![target(2)]);
+    world.ok(TenantCommand::Deploy(Box::new(rest)));
     world.complete(2);
     let soaking = conflict(world.tell(to_production(10)));
     assert!(soaking.contains("for 60 s") && soaking.contains("try again in 60 s"), "{soaking}");
@@ -624,5 +625,29 @@ fn a_large_deployment_is_quick() {
     }
     assert_eq!(*world.status(1), Status::Succeeded);
     assert!(before.elapsed().as_secs() < 20, "{:?} for 2,000 reports", before.elapsed());
+    end(&world);
+}
+
+#[test]
+fn a_retry_goes_to_the_targets_that_lack_the_release_and_leaves_the_old_deployment_alone() {
+    let mut world = World::with_release_1(2);
+    let new = NewDeployment { on_failure: OnFailure::Stop, ..new_deployment(2, 2, None) };
+    world.ok(TenantCommand::Deploy(Box::new(new)));
+    let retry =
+        |id, of, targets| TenantCommand::RetryDeployment { id: deployment(id), of: deployment(of), targets };
+    assert!(conflict(world.tell(retry(3, 2, None))).contains("has not ended"));
+    world.complete(2);
+    world.finish(1, failed("x"));
+    assert!(matches!(world.status(2), Status::Failed { .. }));
+    let before = world.deployment(deployment(2)).clone();
+    assert!(world.tell(retry(3, 2, Some(vec![target(9)]))).is_err(), "no part of it");
+    assert!(conflict(world.tell(retry(3, 2, Some(vec![target(2)])))).contains("no target"));
+    world.ok(retry(3, 2, None));
+    let targets: Vec<_> = world.deployment(deployment(3)).targets.keys().copied().collect();
+    assert_eq!(targets, [target(1)], "the other one has the release");
+    world.complete(1);
+    assert_eq!(*world.status(3), Status::Succeeded);
+    assert_eq!(*world.deployment(deployment(2)), before, "final is final");
+    assert!(conflict(world.tell(retry(4, 2, None))).contains("has come to target web-1 since"));
     end(&world);
 }

@@ -5,7 +5,9 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Deserialize;
-use stella_api_types::deployment::{CancelDeployment, CreateDeployment, Deployment, DeploymentDetail};
+use stella_api_types::deployment::{
+    CancelDeployment, CreateDeployment, Deployment, DeploymentDetail, RetryDeployment,
+};
 use stella_api_types::task::{SettleTask, Task};
 use stella_api_types::{Page, paths};
 use stella_domain::command::{NewDeployment, Outcome, TenantCommand};
@@ -97,6 +99,28 @@ pub(crate) async fn rollback(
     let of = resolve::deployment(tenant, &deployment)?.id;
     let command = TenantCommand::Rollback { id: DeploymentId(Uuid::now_v7()), of };
     let outcome = change.tenant(&app, tenant.id, &(), command).await?;
+    created(&app, tenant.id, &outcome)
+}
+
+/// Deploys again to the targets that an ended deployment did not bring its release to.
+#[utoipa::path(post, path = paths::DEPLOYMENT_RETRY, tag = "deployments",
+    params(("tenant" = String, Path), ("deployment" = String, Path)), request_body = RetryDeployment,
+    responses((status = 201, body = DeploymentDetail)))]
+pub(crate) async fn retry(
+    State(app): State<App>,
+    Path((tenant, deployment)): Path<(String, String)>,
+    change: Change,
+    Json(body): Json<RetryDeployment>,
+) -> Result<(StatusCode, Json<DeploymentDetail>), ApiError> {
+    let state = app.engine.state();
+    let tenant = resolve::tenant(&state, &tenant)?;
+    let of = resolve::deployment(tenant, &deployment)?;
+    let named = |name: &String| Ok(resolve::target_in(tenant, of.environment, name)?.id);
+    let targets =
+        body.targets.as_ref().map(|names| names.iter().map(named).collect::<Result<Vec<_>, ApiError>>());
+    let id = DeploymentId(Uuid::now_v7());
+    let command = TenantCommand::RetryDeployment { id, of: of.id, targets: targets.transpose()? };
+    let outcome = change.tenant(&app, tenant.id, &body, command).await?;
     created(&app, tenant.id, &outcome)
 }
 

@@ -9,7 +9,7 @@ use stella_api_types::paths;
 use crate::world::{World, bare};
 
 /// All templates of the API's own listener. A new constant is noticed by the comparison with the source below.
-const PATHS: [&str; 34] = [
+const PATHS: [&str; 35] = [
     paths::TENANTS,
     paths::TENANT,
     paths::ENVIRONMENTS,
@@ -31,6 +31,7 @@ const PATHS: [&str; 34] = [
     paths::DEPLOYMENT,
     paths::DEPLOYMENT_ROLLBACK,
     paths::DEPLOYMENT_CANCEL,
+    paths::DEPLOYMENT_RETRY,
     paths::DEPLOYMENT_PAUSE,
     paths::DEPLOYMENT_RESUME,
     paths::DEPLOYMENT_TASKS,

@@ -85,3 +85,18 @@ async fn the_promotion_path_is_shown_and_refuses_what_comes_from_elsewhere() {
     world.post(&path, &json!({"after": "nowhere"})).await.expect(404);
     assert!(world.post(&path, &json!({"after": null})).await.expect(200).get("follows").is_none());
 }
+
+#[tokio::test]
+async fn an_ended_deployment_is_tried_again_on_what_it_left() {
+    let world = World::new().await;
+    let busy = world.busy_tenant("acme").await;
+    let path = format!("{}/deployments/{}", busy.at, busy.deployment);
+    let early = world.post(&format!("{path}/retry"), &json!({})).await.expect(409);
+    assert!(early["detail"].as_str().unwrap().contains("has not ended"), "{early}");
+    world.post(&format!("{path}/cancel"), &json!({"reason": "wrong day"})).await.expect(200);
+    world.post(&format!("{path}/retry"), &json!({"targets": ["web-9"]})).await.expect(404);
+    let again = world.post(&format!("{path}/retry"), &json!({"targets": ["web-1"]})).await.expect(201);
+    assert_eq!((&again["status"], &again["counts"]["total"]), (&json!("running"), &json!(1)));
+    assert_ne!(again["id"], busy.deployment.as_str());
+    assert_eq!(world.get(&path).await.expect(200)["status"], "cancelled");
+}

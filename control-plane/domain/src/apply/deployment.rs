@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use imbl::OrdMap;
-use stella_protocol::id::{DeploymentId, EnvironmentId, TargetId};
+use stella_protocol::id::{DeploymentId, EnvironmentId, ReleaseId, TargetId};
 use stella_protocol::time::Timestamp;
 
 use super::{Applied, ensure, illegal, misplaced, missing, vacant};
@@ -157,16 +157,18 @@ impl TenantState {
         deployment.finished_at = Some(at);
         let (deadline, environment) = (deployment.deadline, deployment.environment);
         let requested = deployment.cause == Cause::Requested;
-        let (release, targets) = (deployment.release, deployment.targets.len());
+        let release = deployment.release;
         let (strategy, status) = (deployment.strategy.name(), deployment.status.name());
         self.timers.remove(&(deadline, Timer::DeploymentDeadline(id)));
         self.active_deployments.remove(&id);
-        let on_all = self.index.targets.get(&environment).is_some_and(|all| all.len() == targets);
+        let proven = requested
+            && matches!(fact, Fact::DeploymentSucceeded { .. })
+            && self.is_everywhere(release, environment);
         let stage = self
             .environments
             .get_mut(&environment)
             .ok_or_else(|| missing(EnvironmentId::KIND, environment, fact))?;
-        if requested && on_all && matches!(fact, Fact::DeploymentSucceeded { .. }) {
+        if proven {
             Arc::make_mut(stage).proven.entry(release).or_insert(at);
         } else if requested && matches!(fact, Fact::DeploymentFailed { .. }) {
             Arc::make_mut(stage).proven.remove(&release);
@@ -175,6 +177,13 @@ impl TenantState {
         let by_status = by_strategy.entry(strategy.to_owned()).or_default();
         *by_status.entry(status.to_owned()).or_insert(0) += 1;
         Ok(())
+    }
+
+    /// Whether every target of an environment has the release.
+    fn is_everywhere(&self, release: ReleaseId, environment: EnvironmentId) -> bool {
+        let targets = self.index.targets.get(&environment).into_iter().flat_map(|names| names.values());
+        let mut found = targets.filter_map(|target| self.targets.get(target));
+        found.all(|target| target.current == Some(release))
     }
 
     pub(super) fn deployment_mut(
