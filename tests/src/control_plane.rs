@@ -179,6 +179,16 @@ impl ControlPlane {
         Api::new(self.api_port, &read("pki/root.crt")?, &token)
     }
 
+    /// How the command line `stella` reaches it.
+    #[must_use]
+    pub fn stella_flags(&self) -> Vec<String> {
+        let file = |name: &str| self.state_dir.join(name).display().to_string();
+        let url = format!("https://127.0.0.1:{}", self.api_port);
+        ["--url", &url, "--token-file", &file("admin-token"), "--ca", &file("pki/root.crt")]
+            .map(str::to_owned)
+            .into()
+    }
+
     /// What `/health` says, whatever its status is.
     ///
     /// # Errors

@@ -1,16 +1,24 @@
 //! Results on standard output: a table for people, the API's JSON for programs.
-#![expect(clippy::print_stdout, reason = "printing results is what this program is for")]
 
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 
 use serde::Serialize;
 
 use crate::args::Output;
 use crate::client::Error;
 
-/// One line.
+/// As a shell tells that SIGPIPE has ended a program.
+const EXIT_NOBODY_READS: i32 = 141;
+
+/// One line. Ends the program if it cannot be written: quietly if the reader has seen enough, as `head` has.
 pub(crate) fn line(text: &str) {
-    println!("{text}");
+    let Err(error) = writeln!(std::io::stdout(), "{text}") else { return };
+    if error.kind() == ErrorKind::BrokenPipe {
+        std::process::exit(EXIT_NOBODY_READS);
+    }
+    let error = Error::Usage(format!("the output cannot be written: {error}"));
+    writeln!(std::io::stderr(), "stella: {error}").ok();
+    std::process::exit(error.exit_code().into());
 }
 
 /// One line that is no part of the result.
