@@ -6,7 +6,7 @@
 //! [`command::Command::Tick`].
 //!
 //! Reading order: [`state`], then one file a concept ([`tenant`], [`environment`], [`target`], [`agent`], [`release`],
-//! [`deployment`], [`task`]), then [`command`], [`event`], [`decide`].
+//! [`deployment`], [`task`], [`hold`]), then [`command`], [`event`], [`decide`].
 //!
 //! # Invariants
 //!
@@ -20,10 +20,11 @@
 //! - **INV-5 exact indexes**: unsettled tasks, each agent's open and queued tasks, each deployment's counts, its waiting
 //!   targets, names and timers are what a search through everything would find.
 //! - **INV-6 never again**: an attempt is not dispatched after it became `unknown`.
-//! - **INV-7 way back**: the rollback of a failed deployment takes each target to what was there before it.
-//! - **INV-9 pause**: a paused deployment starts no target, and no time-out passes it by.
+//! - **INV-7 way back**: the rollback of a failed deployment takes each target to what was there before it, unless that is
+//!   blocked or a newer deployment has come to the target.
 //! - **INV-8 nothing stuck**: after the due timers have fired none is due, and a deployment that is neither final nor paused
 //!   has a target that is worked on.
+//! - **INV-9 pause**: a paused deployment starts no target, and no time-out passes it by.
 
 pub mod agent;
 mod apply;

@@ -421,7 +421,7 @@ impl Walk {
 }
 
 proptest! {
-    #![proptest_config(Config { cases: 200, max_shrink_iters: 2_000, failure_persistence: None, ..Config::default() })]
+    #![proptest_config(Config { cases: 600, max_shrink_iters: 2_000, failure_persistence: None, ..Config::default() })]
 
     #[test]
     fn invariants_hold_on_every_walk(acts in vec(act(), 20..120)) {
