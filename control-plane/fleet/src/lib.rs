@@ -16,6 +16,7 @@ mod listener;
 mod orders;
 mod registry;
 mod session;
+mod socket;
 mod streams;
 mod sweep;
 mod transport;

@@ -21,6 +21,10 @@ pub(crate) const CONNECTION_WINDOW_BYTES: u32 = 512 * 1024;
 /// How much one connection may have under way towards the agent, in bytes: 10 MB/s of artifact at a round trip of 50 ms.
 pub(crate) const SEND_WINDOW_BYTES: u64 = 512 * 1024;
 
+/// Datagrams of one connection that go to the kernel at once. Each connection keeps a buffer for as many, so this is paid
+/// for every idle agent; an artifact's transfer costs a few more calls of the kernel.
+pub(crate) const BURST_DATAGRAMS_MAX: usize = 2;
+
 /// A connection without a packet for this long is gone. Agents keep theirs alive.
 pub(crate) const IDLE_TIME_MAX: Duration = Duration::from_secs(30);
 

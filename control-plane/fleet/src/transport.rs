@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use nix::sys::socket::{setsockopt, sockopt};
 use quinn::crypto::rustls::QuicServerConfig;
-use quinn::{Endpoint, EndpointConfig, IdleTimeout, ServerConfig, TokioRuntime, TransportConfig, VarInt};
+use quinn::{
+    Endpoint, EndpointConfig, IdleTimeout, Runtime, ServerConfig, TokioRuntime, TransportConfig, VarInt,
+};
 use stella_certs::CertificateDer;
 use stella_certs::tls::{ServerIdentity, quic_server};
 
@@ -15,6 +17,7 @@ use crate::limits::{
     CONNECTION_WINDOW_BYTES, IDLE_TIME_MAX, INCOMING_BYTES_MAX, INCOMING_BYTES_TOTAL_MAX, INCOMING_MAX,
     OUTPUT_STREAMS_MAX, REQUEST_STREAMS_MAX, SEND_WINDOW_BYTES, SOCKET_BUFFER_BYTES, STREAM_WINDOW_BYTES,
 };
+use crate::socket::ShortBursts;
 
 /// Opens the socket. The returned endpoint accepts connections.
 pub(crate) fn listen(
@@ -34,7 +37,10 @@ pub(crate) fn listen(
     let failed = |source| Error::Listen { address, source };
     let socket = UdpSocket::bind(address).map_err(failed)?;
     widen(&socket);
-    Endpoint::new(EndpointConfig::default(), Some(server), socket, Arc::new(TokioRuntime)).map_err(failed)
+    let runtime = Arc::new(TokioRuntime);
+    let socket = Arc::new(ShortBursts(runtime.wrap_udp_socket(socket).map_err(failed)?));
+    Endpoint::new_with_abstract_socket(EndpointConfig::default(), Some(server), socket, runtime)
+        .map_err(failed)
 }
 
 fn transport_config() -> TransportConfig {
