@@ -19,9 +19,9 @@ pub struct Figure {
     /// The raw limit of the same run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub raw: Option<Raw>,
-    /// What it should be.
+    /// What it should be, and whether it is.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub goal: Option<String>,
+    pub goal: Option<Goal>,
 }
 
 /// A raw limit.
@@ -33,6 +33,42 @@ pub struct Raw {
     pub value: f64,
     /// The figure divided by it.
     pub ratio: f64,
+}
+
+/// What a figure should be.
+#[derive(Clone, Debug, Serialize)]
+pub struct Goal {
+    /// In words.
+    pub what: String,
+    /// Whether this figure is.
+    pub met: bool,
+}
+
+/// A goal for a figure itself, or for its ratio to the raw limit.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Bound {
+    /// The figure is this or less.
+    AtMost(f64),
+    /// The figure is this or more.
+    AtLeast(f64),
+    /// The ratio is this or less.
+    RatioAtMost(f64),
+    /// The ratio is this or more.
+    RatioAtLeast(f64),
+}
+
+impl Bound {
+    /// A ratio that is not known meets no goal.
+    fn judge(self, figure: &Figure) -> Goal {
+        let ratio = figure.raw.as_ref().map_or(f64::NAN, |raw| raw.ratio);
+        let (what, met) = match self {
+            Self::AtMost(most) => (format!("<= {most} {}", figure.unit), figure.value <= most),
+            Self::AtLeast(least) => (format!(">= {least} {}", figure.unit), figure.value >= least),
+            Self::RatioAtMost(most) => (format!("ratio <= {most}"), ratio <= most),
+            Self::RatioAtLeast(least) => (format!("ratio >= {least}"), ratio >= least),
+        };
+        Goal { what, met }
+    }
 }
 
 impl Figure {
@@ -49,30 +85,27 @@ impl Figure {
         self
     }
 
-    /// The same with what it should be.
+    /// The same with what it should be. A raw limit comes first.
     #[must_use]
-    pub fn goal(mut self, goal: impl Into<String>) -> Self {
-        self.goal = Some(goal.into());
+    pub fn goal(mut self, bound: Bound) -> Self {
+        self.goal = Some(bound.judge(&self));
         self
+    }
+
+    /// What was measured, and by which subcommand.
+    fn name(&self) -> String {
+        format!("{}: {}", self.phase, self.what)
     }
 }
 
-/// The figures as a table.
+const COLUMNS: [&str; 6] = ["WHAT", "VALUE", "RAW LIMIT", "RATIO", "GOAL", ""];
+
+/// The figures as a table, and under it how many of the goals are met and which are not.
 #[must_use]
 pub fn table(figures: &[Figure]) -> String {
-    let mut rows = vec![["WHAT", "VALUE", "RAW LIMIT", "RATIO", "GOAL"].map(str::to_owned)];
-    for figure in figures {
-        let raw = figure.raw.as_ref();
-        rows.push([
-            format!("{}: {}", figure.phase, figure.what),
-            format!("{} {}", number(figure.value), figure.unit),
-            raw.map(|raw| format!("{} {} ({})", number(raw.value), figure.unit, raw.what))
-                .unwrap_or_default(),
-            raw.map(|raw| format!("{:.2}", raw.ratio)).unwrap_or_default(),
-            figure.goal.clone().unwrap_or_default(),
-        ]);
-    }
-    let mut widths = [0; 5];
+    let mut rows = vec![COLUMNS.map(str::to_owned)];
+    rows.extend(figures.iter().map(row));
+    let mut widths = [0; COLUMNS.len()];
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = cell.chars().count().max(*width);
@@ -84,6 +117,33 @@ pub fn table(figures: &[Figure]) -> String {
         let line = cells.collect::<Vec<_>>().join("  ");
         // Writing to a string does not fail.
         writeln!(out, "{}", line.trim_end()).ok();
+    }
+    out + &summary(figures)
+}
+
+fn row(figure: &Figure) -> [String; COLUMNS.len()] {
+    let raw = figure.raw.as_ref();
+    let goal = figure.goal.as_ref();
+    [
+        figure.name(),
+        format!("{} {}", number(figure.value), figure.unit),
+        raw.map(|raw| format!("{} {} ({})", number(raw.value), figure.unit, raw.what)).unwrap_or_default(),
+        raw.map(|raw| format!("{:.2}", raw.ratio)).unwrap_or_default(),
+        goal.map(|goal| goal.what.clone()).unwrap_or_default(),
+        goal.map_or("", |goal| if goal.met { "pass" } else { "FAIL" }).to_owned(),
+    ]
+}
+
+fn summary(figures: &[Figure]) -> String {
+    let goals: Vec<_> = figures.iter().filter_map(|figure| Some((figure, figure.goal.as_ref()?))).collect();
+    let met = goals.iter().filter(|(_, goal)| goal.met).count();
+    let mut out = String::new();
+    if !goals.is_empty() {
+        // As above.
+        writeln!(out, "\n{met} of {} goals are met", goals.len()).ok();
+    }
+    for (figure, goal) in goals.iter().filter(|(_, goal)| !goal.met) {
+        writeln!(out, "not met: {} (goal: {})", figure.name(), goal.what).ok();
     }
     out
 }
@@ -142,13 +202,32 @@ mod tests {
     #[test]
     fn a_table_shows_the_ratio_and_a_json_line_has_it() {
         let figure = Figure::new("tasks", "life cycles", 5_000.0, "a second").beside("fdatasync", 1_000.0);
-        let text = table(&[figure.clone().goal(">= 5000"), Figure::new("idle", "memory", 1.5, "MiB")]);
+        let text =
+            table(&[figure.clone().goal(Bound::AtLeast(5_000.0)), Figure::new("idle", "memory", 1.5, "MiB")]);
         assert!(
-            text.contains("tasks: life cycles  5000 a second  1000 a second (fdatasync)  5.00   >= 5000"),
+            text.contains(
+                "tasks: life cycles  5000 a second  1000 a second (fdatasync)  5.00   >= 5000 a second  pass"
+            ),
             "{text}"
         );
         assert!(text.contains("1.50 MiB"), "{text}");
+        assert!(text.contains("1 of 1 goals are met"), "{text}");
         assert_eq!(serde_json::to_value(figure).unwrap()["raw"]["ratio"], 5.0);
+    }
+
+    #[test]
+    fn a_goal_is_met_or_named() {
+        let figure = Figure::new("idle", "memory", 54.0, "KiB").beside("bare", 40.0);
+        let met = |bound| figure.clone().goal(bound).goal.unwrap().met;
+        assert!(met(Bound::AtMost(54.0)) && !met(Bound::AtMost(48.0)));
+        assert!(met(Bound::AtLeast(54.0)) && !met(Bound::AtLeast(55.0)));
+        assert!(met(Bound::RatioAtMost(1.5)) && !met(Bound::RatioAtMost(1.2)));
+        assert!(met(Bound::RatioAtLeast(1.2)) && !met(Bound::RatioAtLeast(1.5)));
+        let text = table(&[figure.goal(Bound::AtMost(48.0))]);
+        assert!(text.contains("<= 48 KiB  FAIL"), "{text}");
+        assert!(text.contains("0 of 1 goals are met\nnot met: idle: memory (goal: <= 48 KiB)"), "{text}");
+        let alone = Figure::new("idle", "memory", 1.0, "KiB");
+        assert!(!alone.goal(Bound::RatioAtMost(1.5)).goal.unwrap().met, "there is no ratio");
     }
 
     #[test]

@@ -158,17 +158,37 @@ impl Server {
         self.child.id()
     }
 
-    /// A connection with a certificate of its own and its one stream, which the server echoes if `is_echoed`.
+    /// A certificate that it accepts.
     ///
     /// # Errors
-    /// If it does not come to be.
-    pub async fn connect(&self, endpoint: &Endpoint, is_echoed: bool) -> Result<Client> {
+    /// If it cannot be made.
+    pub fn identity(&self) -> Result<Identity> {
         let request = csr::generate()?;
         let (tenant, agent) = (TenantId(Uuid::new_v4()), AgentId(Uuid::new_v4()));
         let now = SystemTime::now();
         let issued = self.authority.issue_agent(&request.csr_der, tenant, agent, now, LIFETIME)?;
         let roots = self.authority.roots_der();
-        let identity = Identity { tenant, agent, chain: issued.chain_der, roots, key: request.key_der };
+        Ok(Identity { tenant, agent, chain: issued.chain_der, roots, key: request.key_der })
+    }
+
+    /// A connection with a certificate of its own and its one stream, which the server echoes if `is_echoed`.
+    ///
+    /// # Errors
+    /// If it does not come to be.
+    pub async fn connect(&self, endpoint: &Endpoint, is_echoed: bool) -> Result<Client> {
+        self.connect_as(&self.identity()?, endpoint, is_echoed).await
+    }
+
+    /// The same with a certificate that is there already.
+    ///
+    /// # Errors
+    /// If it does not come to be.
+    pub async fn connect_as(
+        &self,
+        identity: &Identity,
+        endpoint: &Endpoint,
+        is_echoed: bool,
+    ) -> Result<Client> {
         let connection = sim::dial(endpoint, self.address, identity.client()?).await?;
         let (mut send, receive) = connection.open_bi().await?;
         send.write_all(&[u8::from(is_echoed)]).await?;

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 
 use crate::agent::Agent;
 use crate::cluster::{create_release, create_token, token, wait_final};
-use crate::load::figure::{Figure, as_f64};
+use crate::load::figure::{Bound, Figure, as_f64};
 use crate::load::raw;
 use crate::load::site::{Site, Stopwatch, TENANT};
 use crate::{recipe, wait};
@@ -54,7 +54,7 @@ pub async fn measure(site: &Site, agents: usize, steps: usize) -> Result<Vec<Fig
     Ok(vec![
         Figure::new(PHASE, what, tasks / elapsed, "a second")
             .beside("bare spawn and wait", bare)
-            .goal("ratio >= 0.5"),
+            .goal(Bound::RatioAtLeast(0.5)),
         Figure::new(PHASE, "control plane processor time meanwhile", used * 100.0, "% of a core"),
     ])
 }

@@ -8,7 +8,7 @@ use stella_api_types::deployment::CreateDeployment;
 
 use crate::api::Api;
 use crate::cluster::{create_release, wait_final};
-use crate::load::figure::{Figure, as_f64};
+use crate::load::figure::{Bound, Figure, as_f64};
 use crate::load::fleet::{Counters, Fleet, wait_acknowledged};
 use crate::load::raw;
 use crate::load::site::{Site, Stopwatch, TENANT};
@@ -21,6 +21,9 @@ const ENVIRONMENTS: usize = 2;
 
 /// How long one deployment may take.
 const DEPLOYMENT_TIME_MAX: Duration = Duration::from_secs(120);
+
+/// From how many agents on the figure is judged.
+const JUDGED_MIN: usize = 1_000;
 
 /// How long the raw limit is measured.
 const RAW_TIME: Duration = Duration::from_secs(2);
@@ -60,10 +63,15 @@ pub async fn measure(site: &Site, fleet: &mut Fleet, load: Load) -> Result<Vec<F
     let raw_rate = f64::midpoint(raw_before, disk.appends_a_second(RAW_TIME)?);
     let circumstances =
         format!("{} simulated agents (journals in memory), {deployments} deployments", load.agents);
-    Ok(vec![
+    let mut cycles =
         Figure::new(PHASE, format!("durable life cycles, {circumstances}"), done / elapsed, "a second")
-            .beside("fdatasync of one append each", raw_rate)
-            .goal(">= 5000 at 1000 agents on 2 cores"),
+            .beside("fdatasync of one append each", raw_rate);
+    // The goal is for a thousand agents; few cannot get there.
+    if load.agents >= JUDGED_MIN {
+        cycles = cycles.goal(Bound::AtLeast(5_000.0));
+    }
+    Ok(vec![
+        cycles,
         Figure::new(PHASE, "control plane processor time meanwhile", used.0 * 100.0, "% of a core"),
         Figure::new(PHASE, "load tool processor time meanwhile", used.1 * 100.0, "% of a core"),
     ])
