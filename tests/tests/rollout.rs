@@ -112,6 +112,7 @@ async fn a_release_rolls_out_and_a_broken_one_rolls_back() -> Result<()> {
     one_target_after_the_other(&cluster, &first).await?;
     output_is_kept(&cluster, &first).await?;
 
+    a_plan_tells_what_would_be_done(&cluster)?;
     a_failed_check_rolls_back(&cluster).await?;
     a_failed_command_stops_if_that_is_the_policy(&cluster).await?;
     cluster.passed()
@@ -129,6 +130,21 @@ async fn one_target_after_the_other(cluster: &Cluster, detail: &DeploymentDetail
         last_end.is_some() && last_end <= first_start,
         "web-1 until {last_end:?}, web-2 from {first_start:?}"
     );
+    Ok(())
+}
+
+/// As a person sees it: what is there, what comes, and that nothing was done.
+fn a_plan_tells_what_would_be_done(cluster: &Cluster) -> Result<()> {
+    let mut stella = std::process::Command::new(stella_tests::binaries::path("stella")?);
+    stella.args(cluster.control_plane.stella_flags()).args(["--tenant", TENANT, "deploy"]);
+    let shown = stella.args(["app:2.0.0", ENVIRONMENT, "--plan"]).output()?;
+    let text = String::from_utf8(shown.stdout)?;
+    ensure!(shown.status.success(), "{text} {}", String::from_utf8_lossy(&shown.stderr));
+    let row = text.lines().find(|line| line.contains("web-2")).context("no line for web-2")?;
+    let columns: Vec<&str> = row.split_whitespace().collect();
+    assert_eq!(columns, ["2", "web-2", "web-2", "(online)", "1.0.0", "2.0.0"], "{text}");
+    assert!(text.contains("2 targets, 1 at a time") && text.contains("Nothing was changed"), "{text}");
+    assert_eq!(currents(cluster)?, ["1.0.0", "1.0.0"]);
     Ok(())
 }
 

@@ -188,6 +188,45 @@ pub struct DeploymentTarget {
     pub reason: Option<String>,
 }
 
+/// What a deployment would do, had it been created now. Nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DeploymentPlan {
+    /// Where to.
+    pub environment: Named,
+    /// What.
+    pub release: ReleaseRef,
+    /// How.
+    pub strategy: Strategy,
+    /// What would happen when a target fails.
+    pub on_failure: OnFailure,
+    /// How long it might take in all, in seconds.
+    pub timeout_seconds: u64,
+    /// The names of the steps that every target goes through, in order.
+    pub steps: Vec<String>,
+    /// The targets in the order in which they would be started.
+    pub targets: Vec<PlannedTarget>,
+    /// What a person should know about the whole before starting it; each target has its own.
+    pub warnings: Vec<String>,
+}
+
+/// One target of a plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PlannedTarget {
+    /// The target.
+    pub target: Named,
+    /// The agent that serves it.
+    pub agent: Named,
+    /// `online`, `suspect`, `offline`, or `never` if it has not connected yet.
+    pub connectivity: String,
+    /// What is there now, and so where a rollback would go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub current: Option<ReleaseRef>,
+    /// Whether it could be rolled back: another release is there now, and it is not blocked.
+    pub can_go_back: bool,
+    /// What a person should know about this target.
+    pub warnings: Vec<String>,
+}
+
 /// Which step of how many.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct StepPosition {

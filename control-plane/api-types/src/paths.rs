@@ -38,6 +38,8 @@ pub const RELEASE: &str = "/api/v1/tenants/{tenant}/releases/{release}";
 pub const RELEASE_STANDING: &str = "/api/v1/tenants/{tenant}/releases/{release}/standing";
 /// Deployments of a tenant.
 pub const DEPLOYMENTS: &str = "/api/v1/tenants/{tenant}/deployments";
+/// Shows what a deployment would do.
+pub const DEPLOYMENT_PLANS: &str = "/api/v1/tenants/{tenant}/deployment-plans";
 /// One deployment.
 pub const DEPLOYMENT: &str = "/api/v1/tenants/{tenant}/deployments/{deployment}";
 /// Takes a deployment back.

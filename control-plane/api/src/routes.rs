@@ -81,6 +81,7 @@ fn all() -> OpenApiRouter<App> {
         .routes(routes!(releases::release))
         .routes(routes!(holds::judge_release))
         .routes(routes!(deployments::deployments, deployments::deploy))
+        .routes(routes!(deployments::plan))
         .routes(routes!(deployments::deployment))
         .routes(routes!(deployments::rollback))
         .routes(routes!(deployments::cancel))

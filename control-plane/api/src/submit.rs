@@ -80,6 +80,11 @@ impl Change {
         self.submit(app, body, Command::Tenant(tenant, command)).await
     }
 
+    /// The request for a command that is decided on and not carried out: its key stands for nothing.
+    pub(crate) const fn only_thought(&self, command: Command) -> Request {
+        Request { actor: self.caller.actor(), trace: self.caller.trace, idempotency: None, command }
+    }
+
     /// Has a command carried out.
     pub(crate) async fn submit(
         self,

@@ -4,6 +4,7 @@
 
 mod deployment;
 mod event;
+mod plan;
 mod release;
 mod task;
 
@@ -24,6 +25,7 @@ use stella_protocol::time::Timestamp;
 
 pub(crate) use deployment::{deployment, deployment_detail};
 pub(crate) use event::event;
+pub(crate) use plan::plan;
 pub(crate) use release::release;
 pub(crate) use task::{output_line, task};
 
@@ -79,14 +81,19 @@ pub(crate) fn target(tenant: &TenantState, target: &Target) -> TargetDto {
     }
 }
 
+/// Whether an agent is there, and since when.
+const fn connectivity(connectivity: &Connectivity) -> (&'static str, Option<Timestamp>) {
+    match connectivity {
+        Connectivity::Never => ("never", None),
+        Connectivity::Online { since } => ("online", Some(*since)),
+        Connectivity::Suspect { since } => ("suspect", Some(*since)),
+        Connectivity::Offline { since } => ("offline", Some(*since)),
+    }
+}
+
 /// An agent of this tenant.
 pub(crate) fn agent(tenant: &TenantState, agent: &Agent) -> agent_dto::Agent {
-    let (connectivity, since) = match agent.connectivity {
-        Connectivity::Never => ("never", None),
-        Connectivity::Online { since } => ("online", Some(since)),
-        Connectivity::Suspect { since } => ("suspect", Some(since)),
-        Connectivity::Offline { since } => ("offline", Some(since)),
-    };
+    let (connectivity, since) = connectivity(&agent.connectivity);
     agent_dto::Agent {
         id: agent.id.to_string(),
         name: agent.name.to_string(),

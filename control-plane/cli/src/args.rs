@@ -23,6 +23,7 @@ const EXAMPLES: &str = "Examples:
   stella agent token --name web-1
   stella target create web-1 --env staging --agent web-1 --var port=8080
   stella release create web 1.4.0 --component web=./web.tar.gz --steps steps.json
+  stella deploy web:1.4.0 staging --plan
   stella deploy web:1.4.0 staging --batch 1 --wait
   stella deployment pause DEPLOYMENT --reason 'the latency rises'
   stella rollback DEPLOYMENT --wait
@@ -295,6 +296,9 @@ pub(crate) struct Deploy {
     /// How long it may take in all, in seconds.
     #[arg(long, value_name = "SECONDS")]
     pub(crate) timeout: Option<u64>,
+    /// Only show what would be done, or why it would be refused; exit with 0 or 3.
+    #[arg(long, conflicts_with_all = ["wait", "idempotency_key"])]
+    pub(crate) plan: bool,
     #[command(flatten)]
     pub(crate) wait: Wait,
     /// Makes the request safe to repeat; a random one if not given.

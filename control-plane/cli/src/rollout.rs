@@ -1,8 +1,8 @@
 //! Deployments and rollbacks.
 
 use stella_api_types::deployment::{
-    CancelDeployment, CreateDeployment, Deployment as Dto, DeploymentDetail, OnFailure as DtoOnFailure,
-    RetryDeployment, Strategy,
+    CancelDeployment, CreateDeployment, Deployment as Dto, DeploymentDetail, DeploymentPlan,
+    OnFailure as DtoOnFailure, RetryDeployment, Strategy,
 };
 use stella_api_types::paths;
 use stella_api_types::release::{Release, Standing};
@@ -27,11 +27,52 @@ pub(crate) async fn deploy(context: &Context, command: Deploy) -> Result<bool, E
         targets: (!command.targets.is_empty()).then_some(command.targets),
         timeout_seconds: command.timeout,
     };
+    if command.plan {
+        return plan(context, &body).await;
+    }
     let key = command.idempotency_key.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
     let path = context.path(paths::DEPLOYMENTS, &[])?;
     let created: DeploymentDetail = context.client.post(&path, &body, Some(&key)).await?;
     warn_of(context, &created.deployment.release.id).await;
     started(context, &created, command.wait).await
+}
+
+async fn plan(context: &Context, body: &CreateDeployment) -> Result<bool, Error> {
+    let path = context.path(paths::DEPLOYMENT_PLANS, &[])?;
+    let plan: DeploymentPlan = context.client.post(&path, body, None).await?;
+    print::result(context.output, &plan, |plan| {
+        let rows = plan.targets.iter().enumerate().map(|(at, target)| {
+            vec![
+                (at + 1).to_string(),
+                target.target.name.clone(),
+                format!("{} ({})", target.agent.name, target.connectivity),
+                target.current.as_ref().map_or_else(|| "-".into(), |current| current.version.clone()),
+                plan.release.version.clone(),
+                target.warnings.join("; "),
+            ]
+        });
+        let table = print::table(&["#", "TARGET", "AGENT", "NOW", "THEN", "WARNING"], rows.collect());
+        let at_once = match plan.strategy {
+            Strategy::AllAtOnce {} => "all at once".to_owned(),
+            Strategy::Rolling { batch } => format!("{batch} at a time"),
+        };
+        let on_failure = match plan.on_failure {
+            DtoOnFailure::Rollback => "is rolled back",
+            DtoOnFailure::Stop => "stops where it is",
+        };
+        let warnings: String = plan.warnings.iter().map(|warning| format!("\nwarning: {warning}")).collect();
+        format!(
+            "{}:{} to {}: {} targets, {at_once}, in {} s at most; on failure it {on_failure}\neach target: {}{warnings}\n\n\
+             {table}\n\nNothing was changed; leave out --plan to deploy.",
+            plan.release.application,
+            plan.release.version,
+            plan.environment.name,
+            plan.targets.len(),
+            plan.timeout_seconds,
+            plan.steps.join(" -> "),
+        )
+    })?;
+    Ok(true)
 }
 
 /// Says that a release is deprecated, on standard error: the result is for programs. The deployment is there already, so

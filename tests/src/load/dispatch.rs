@@ -79,11 +79,11 @@ pub async fn measure(site: &Site, samples: u32, program: &Path) -> Result<Vec<Fi
     };
     let mebibytes = crate::load::figure::as_f64(idle_bytes) / 1024.0 / 1024.0;
     Ok(vec![
-        figure("request -> accepted (journal time)", &journalled, 50.0).goal(Bound::RatioAtMost(3.0)),
+        figure("request -> accepted (journal time)", &journalled, 50.0).goal(Bound::RatioCeiling(3.0)),
         figure("request -> accepted (journal time)", &journalled, 99.0),
         figure("request -> accepted, seen on the feed (one more append)", &seen, 50.0),
         figure("request -> accepted, seen on the feed (one more append)", &seen, 99.0),
-        Figure::new(PHASE, "memory of the real agent", mebibytes, "MiB").goal(Bound::AtMost(15.0)),
+        Figure::new(PHASE, "memory of the real agent", mebibytes, "MiB").goal(Bound::Ceiling(15.0)),
     ])
 }
 

@@ -48,13 +48,13 @@ pub struct Goal {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Bound {
     /// The figure is this or less.
-    AtMost(f64),
+    Ceiling(f64),
     /// The figure is this or more.
-    AtLeast(f64),
+    Floor(f64),
     /// The ratio is this or less.
-    RatioAtMost(f64),
+    RatioCeiling(f64),
     /// The ratio is this or more.
-    RatioAtLeast(f64),
+    RatioFloor(f64),
 }
 
 impl Bound {
@@ -62,10 +62,10 @@ impl Bound {
     fn judge(self, figure: &Figure) -> Goal {
         let ratio = figure.raw.as_ref().map_or(f64::NAN, |raw| raw.ratio);
         let (what, met) = match self {
-            Self::AtMost(most) => (format!("<= {most} {}", figure.unit), figure.value <= most),
-            Self::AtLeast(least) => (format!(">= {least} {}", figure.unit), figure.value >= least),
-            Self::RatioAtMost(most) => (format!("ratio <= {most}"), ratio <= most),
-            Self::RatioAtLeast(least) => (format!("ratio >= {least}"), ratio >= least),
+            Self::Ceiling(most) => (format!("<= {most} {}", figure.unit), figure.value <= most),
+            Self::Floor(least) => (format!(">= {least} {}", figure.unit), figure.value >= least),
+            Self::RatioCeiling(most) => (format!("ratio <= {most}"), ratio <= most),
+            Self::RatioFloor(least) => (format!("ratio >= {least}"), ratio >= least),
         };
         Goal { what, met }
     }
@@ -203,7 +203,7 @@ mod tests {
     fn a_table_shows_the_ratio_and_a_json_line_has_it() {
         let figure = Figure::new("tasks", "life cycles", 5_000.0, "a second").beside("fdatasync", 1_000.0);
         let text =
-            table(&[figure.clone().goal(Bound::AtLeast(5_000.0)), Figure::new("idle", "memory", 1.5, "MiB")]);
+            table(&[figure.clone().goal(Bound::Floor(5_000.0)), Figure::new("idle", "memory", 1.5, "MiB")]);
         assert!(
             text.contains(
                 "tasks: life cycles  5000 a second  1000 a second (fdatasync)  5.00   >= 5000 a second  pass"
@@ -219,15 +219,15 @@ mod tests {
     fn a_goal_is_met_or_named() {
         let figure = Figure::new("idle", "memory", 54.0, "KiB").beside("bare", 40.0);
         let met = |bound| figure.clone().goal(bound).goal.unwrap().met;
-        assert!(met(Bound::AtMost(54.0)) && !met(Bound::AtMost(48.0)));
-        assert!(met(Bound::AtLeast(54.0)) && !met(Bound::AtLeast(55.0)));
-        assert!(met(Bound::RatioAtMost(1.5)) && !met(Bound::RatioAtMost(1.2)));
-        assert!(met(Bound::RatioAtLeast(1.2)) && !met(Bound::RatioAtLeast(1.5)));
-        let text = table(&[figure.goal(Bound::AtMost(48.0))]);
+        assert!(met(Bound::Ceiling(54.0)) && !met(Bound::Ceiling(48.0)));
+        assert!(met(Bound::Floor(54.0)) && !met(Bound::Floor(55.0)));
+        assert!(met(Bound::RatioCeiling(1.5)) && !met(Bound::RatioCeiling(1.2)));
+        assert!(met(Bound::RatioFloor(1.2)) && !met(Bound::RatioFloor(1.5)));
+        let text = table(&[figure.goal(Bound::Ceiling(48.0))]);
         assert!(text.contains("<= 48 KiB  FAIL"), "{text}");
         assert!(text.contains("0 of 1 goals are met\nnot met: idle: memory (goal: <= 48 KiB)"), "{text}");
         let alone = Figure::new("idle", "memory", 1.0, "KiB");
-        assert!(!alone.goal(Bound::RatioAtMost(1.5)).goal.unwrap().met, "there is no ratio");
+        assert!(!alone.goal(Bound::RatioCeiling(1.5)).goal.unwrap().met, "there is no ratio");
     }
 
     #[test]

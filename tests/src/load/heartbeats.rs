@@ -61,7 +61,7 @@ pub async fn measure(
             "us",
         )
         .beside(format!("bare quinn, same frames, {raw_beats:.0} a second"), raw / raw_beats * 1e6)
-        .goal(Bound::RatioAtMost(1.5)),
+        .goal(Bound::RatioCeiling(1.5)),
         Figure::new(
             PHASE,
             format!("control plane processor time, {circumstances}"),

@@ -45,7 +45,7 @@ pub async fn measure(site: &Site, fleet: &mut Fleet, sizes: &[usize], program: &
             figure = figure.beside(format!("bare quinn, {largest} connections"), raw_bytes / 1024.0);
             // A few agents say nothing about one of many.
             if new >= JUDGED_MIN {
-                figure = figure.goal(Bound::AtMost(48.0));
+                figure = figure.goal(Bound::Ceiling(48.0));
             }
         }
         figures.push(figure);

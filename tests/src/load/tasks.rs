@@ -68,7 +68,7 @@ pub async fn measure(site: &Site, fleet: &mut Fleet, load: Load) -> Result<Vec<F
             .beside("fdatasync of one append each", raw_rate);
     // The goal is for a thousand agents; few cannot get there.
     if load.agents >= JUDGED_MIN {
-        cycles = cycles.goal(Bound::AtLeast(5_000.0));
+        cycles = cycles.goal(Bound::Floor(5_000.0));
     }
     Ok(vec![
         cycles,

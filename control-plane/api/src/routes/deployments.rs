@@ -6,17 +6,20 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Deserialize;
 use stella_api_types::deployment::{
-    CancelDeployment, CreateDeployment, Deployment, DeploymentDetail, RetryDeployment,
+    CancelDeployment, CreateDeployment, Deployment, DeploymentDetail, DeploymentPlan, RetryDeployment,
 };
 use stella_api_types::task::{SettleTask, Task};
 use stella_api_types::{Page, paths};
-use stella_domain::command::{NewDeployment, Outcome, TenantCommand};
+use stella_domain::command::{Command, NewDeployment, Outcome, TenantCommand};
+use stella_domain::decide::decide;
+use stella_domain::tenant::TenantState;
+use stella_engine::SubmitError;
 use stella_protocol::id::{DeploymentId, TenantId};
 use utoipa::IntoParams;
 use uuid::Uuid;
 
 use crate::body::{Json, Paging, Path, Query, page};
-use crate::error::ApiError;
+use crate::error::{ApiError, ErrorCode};
 use crate::submit::{Change, unexpected};
 use crate::{App, parse, resolve, view};
 
@@ -66,6 +69,41 @@ pub(crate) async fn deploy(
 ) -> Result<(StatusCode, Json<DeploymentDetail>), ApiError> {
     let state = app.engine.state();
     let tenant = resolve::tenant(&state, &tenant)?;
+    let new = wanted(tenant, &body)?;
+    let outcome = change.tenant(&app, tenant.id, &body, TenantCommand::Deploy(Box::new(new))).await?;
+    created(&app, tenant.id, &outcome)
+}
+
+/// Shows what a deployment would do: its targets in their order, what is on each, and what a person should know. It is
+/// refused where the deployment would be, for the same reason; nothing is changed.
+#[utoipa::path(post, path = paths::DEPLOYMENT_PLANS, tag = "deployments", params(("tenant" = String, Path)),
+    request_body = CreateDeployment, responses((status = 200, body = DeploymentPlan)))]
+pub(crate) async fn plan(
+    State(app): State<App>,
+    Path(tenant): Path<String>,
+    change: Change,
+    Json(body): Json<CreateDeployment>,
+) -> Result<Json<DeploymentPlan>, ApiError> {
+    let state = app.engine.state();
+    let tenant = resolve::tenant(&state, &tenant)?;
+    let new = wanted(tenant, &body)?;
+    let (tenant, deployment) = (tenant.id, new.id);
+    let request = change.only_thought(Command::Tenant(tenant, TenantCommand::Deploy(Box::new(new))));
+    let now = app.engine.now();
+    // Thousands of targets take a while.
+    let decided = tokio::task::spawn_blocking(move || {
+        decide(&state, &request, now).map(|decision| {
+            let tenant = decision.state.tenants.get(&tenant)?;
+            Some(view::plan(tenant, tenant.deployments.get(&deployment)?))
+        })
+    });
+    let plan = decided.await.map_err(|error| ApiError::internal(&error))?.map_err(SubmitError::from)?;
+    let nothing = || ApiError::new(ErrorCode::Internal, "the core decided on nothing; please report it");
+    plan.map(Json).ok_or_else(nothing)
+}
+
+/// The deployment that is asked for, under a new id.
+fn wanted(tenant: &TenantState, body: &CreateDeployment) -> Result<NewDeployment, ApiError> {
     let environment = resolve::environment(tenant, &body.environment)?.id;
     let targets = body.targets.as_ref().map(|names| {
         names
@@ -73,7 +111,7 @@ pub(crate) async fn deploy(
             .map(|name| Ok(resolve::target_in(tenant, environment, name)?.id))
             .collect::<Result<Vec<_>, ApiError>>()
     });
-    let new = NewDeployment {
+    Ok(NewDeployment {
         id: DeploymentId(Uuid::now_v7()),
         environment,
         release: resolve::release(tenant, &body.release)?.id,
@@ -81,9 +119,7 @@ pub(crate) async fn deploy(
         on_failure: parse::on_failure(body.on_failure),
         targets: targets.transpose()?,
         timeout_ms: parse::timeout_ms("timeout_seconds", body.timeout_seconds)?,
-    };
-    let outcome = change.tenant(&app, tenant.id, &body, TenantCommand::Deploy(Box::new(new))).await?;
-    created(&app, tenant.id, &outcome)
+    })
 }
 
 /// Takes a deployment back: each target that it touched gets what it had before.

@@ -18,14 +18,8 @@ pub(crate) fn deployment(tenant: &TenantState, deployment: &Deployment) -> dto::
         id: deployment.id.to_string(),
         environment: environment_named(tenant, deployment.environment),
         release: release_ref(tenant, deployment.release),
-        strategy: match deployment.strategy {
-            Strategy::AllAtOnce => dto::Strategy::AllAtOnce {},
-            Strategy::Rolling { batch } => dto::Strategy::Rolling { batch },
-        },
-        on_failure: match deployment.on_failure {
-            OnFailure::Rollback => dto::OnFailure::Rollback,
-            OnFailure::Stop => dto::OnFailure::Stop,
-        },
+        strategy: strategy(deployment.strategy),
+        on_failure: on_failure(deployment.on_failure),
         status: deployment.status.name().to_owned(),
         paused: deployment.paused.as_ref().map(hold),
         reason: reason(&deployment.status).map(str::to_owned),
@@ -40,6 +34,20 @@ pub(crate) fn deployment(tenant: &TenantState, deployment: &Deployment) -> dto::
         created_at: time(deployment.created_at),
         deadline: time(deployment.deadline),
         finished_at: deployment.finished_at.map(time),
+    }
+}
+
+pub(super) const fn strategy(strategy: Strategy) -> dto::Strategy {
+    match strategy {
+        Strategy::AllAtOnce => dto::Strategy::AllAtOnce {},
+        Strategy::Rolling { batch } => dto::Strategy::Rolling { batch },
+    }
+}
+
+pub(super) const fn on_failure(on_failure: OnFailure) -> dto::OnFailure {
+    match on_failure {
+        OnFailure::Rollback => dto::OnFailure::Rollback,
+        OnFailure::Stop => dto::OnFailure::Stop,
     }
 }
 

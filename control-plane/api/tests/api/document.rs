@@ -9,7 +9,7 @@ use stella_api_types::paths;
 use crate::world::{World, bare};
 
 /// All templates of the API's own listener. A new constant is noticed by the comparison with the source below.
-const PATHS: [&str; 35] = [
+const PATHS: [&str; 36] = [
     paths::TENANTS,
     paths::TENANT,
     paths::ENVIRONMENTS,
@@ -28,6 +28,7 @@ const PATHS: [&str; 35] = [
     paths::RELEASE,
     paths::RELEASE_STANDING,
     paths::DEPLOYMENTS,
+    paths::DEPLOYMENT_PLANS,
     paths::DEPLOYMENT,
     paths::DEPLOYMENT_ROLLBACK,
     paths::DEPLOYMENT_CANCEL,

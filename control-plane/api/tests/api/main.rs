@@ -14,6 +14,7 @@ mod idempotency;
 mod isolation;
 mod lists;
 mod output;
+mod plan;
 mod rate_limits;
 mod refusals;
 mod world;
