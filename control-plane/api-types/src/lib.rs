@@ -22,5 +22,6 @@ pub mod target;
 pub mod task;
 pub mod tenant;
 pub mod time;
+pub mod token;
 
 pub use page::{Named, Page};

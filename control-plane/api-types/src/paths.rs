@@ -2,6 +2,10 @@
 //!
 //! `{tenant}`, `{environment}`, `{target}` and `{agent}` are names or ids; `{release}` is an id or `application:version`.
 
+/// Bearer tokens of the API.
+pub const API_TOKENS: &str = "/api/v1/tokens";
+/// One bearer token of the API.
+pub const API_TOKEN: &str = "/api/v1/tokens/{token}";
 /// Tenants.
 pub const TENANTS: &str = "/api/v1/tenants";
 /// One tenant.

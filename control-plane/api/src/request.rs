@@ -39,6 +39,11 @@ impl Caller {
     pub(crate) const fn actor(&self) -> Actor {
         Actor::ApiToken { id: self.token }
     }
+
+    /// Whether the token still lets anybody in: what answers for long has to ask again.
+    pub(crate) fn is_known(&self, app: &App) -> bool {
+        app.engine.state().system.api_tokens.contains_key(&self.token)
+    }
 }
 
 /// The layer around all routes.

@@ -6,6 +6,7 @@ mod feed;
 mod holds;
 mod logs;
 mod releases;
+mod tokens;
 
 use std::time::Duration;
 
@@ -63,6 +64,8 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 /// Every route, with and without a time-out.
 fn all() -> OpenApiRouter<App> {
     let timed = OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(tokens::tokens, tokens::create_token))
+        .routes(routes!(tokens::revoke_token))
         .routes(routes!(catalogue::tenants, catalogue::create_tenant))
         .routes(routes!(catalogue::tenant))
         .routes(routes!(catalogue::environments, catalogue::create_environment))

@@ -66,6 +66,9 @@ pub(crate) enum Output {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Tokens of the API: who may come in.
+    #[command(subcommand)]
+    Token(Token),
     /// Tenants: the boundary of isolation.
     #[command(subcommand)]
     Tenant(Tenant),
@@ -105,6 +108,25 @@ pub(crate) enum Command {
     /// Print the manual page.
     #[command(hide = true)]
     Man,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Token {
+    /// Create a token. It is shown once.
+    Create {
+        /// What it is for.
+        name: String,
+        /// Print the token alone, for a file or a pipe.
+        #[arg(long, short)]
+        quiet: bool,
+    },
+    /// List tokens, without their secrets.
+    List,
+    /// Let nobody in with a token any more; its open feeds end. The last one stays.
+    Revoke {
+        /// Its id.
+        token: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]

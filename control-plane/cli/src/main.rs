@@ -8,6 +8,7 @@ mod print;
 mod rollout;
 mod settings;
 mod task;
+mod token;
 mod upload;
 mod watch;
 
@@ -67,6 +68,7 @@ async fn run(cli: Cli) -> Result<bool, Error> {
     let settings = Settings::load(&cli.global)?;
     let context = Context { client: settings.client()?, settings, output: cli.global.output };
     match cli.command {
+        Command::Token(command) => token::token(&context, command).await?,
         Command::Tenant(command) => catalogue::tenant(&context, command).await?,
         Command::Env(command) => catalogue::environment(&context, command).await?,
         Command::Target(command) => catalogue::target(&context, command).await?,

@@ -14,7 +14,7 @@ mod task;
 use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
-use stella_protocol::id::TenantId;
+use stella_protocol::id::{ApiTokenId, TenantId};
 use stella_protocol::time::Timestamp;
 
 use crate::event::{Event, Fact, IllegalTransition, StreamId};
@@ -60,6 +60,10 @@ impl SystemState {
                 self.api_tokens.insert(*id, token);
                 Ok(())
             }
+            Fact::ApiTokenRevoked { id } => {
+                let token = self.api_tokens.remove(id);
+                token.map(drop).ok_or_else(|| missing(ApiTokenId::KIND, id, &event.fact))
+            }
             Fact::RequestAnswered { .. } => answered(&mut self.requests, &mut self.timers, &event.fact),
             Fact::RequestForgotten { .. } => forgotten(&mut self.requests, &mut self.timers, &event.fact),
             fact => Err(illegal("the stream", "the system's", fact)),
@@ -72,9 +76,9 @@ impl TenantState {
     pub(crate) fn apply(&mut self, event: &Event) -> Applied {
         let at = event.at;
         match &event.fact {
-            fact @ (Fact::TenantCreated { .. } | Fact::ApiTokenCreated { .. }) => {
-                Err(illegal("the stream", "a tenant's", fact))
-            }
+            fact @ (Fact::TenantCreated { .. }
+            | Fact::ApiTokenCreated { .. }
+            | Fact::ApiTokenRevoked { .. }) => Err(illegal("the stream", "a tenant's", fact)),
             fact @ Fact::TenantOpened { .. } => Err(exists(TenantId::KIND, self.id, fact)),
             fact @ Fact::RequestAnswered { .. } => answered(&mut self.requests, &mut self.timers, fact),
             fact @ Fact::RequestForgotten { .. } => forgotten(&mut self.requests, &mut self.timers, fact),

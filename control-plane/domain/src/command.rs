@@ -88,6 +88,11 @@ pub enum SystemCommand {
         /// SHA-256 of the token.
         hash: Digest,
     },
+    /// Let nobody in with a token any more.
+    RevokeApiToken {
+        /// Which.
+        id: ApiTokenId,
+    },
 }
 
 /// Commands of one tenant.

@@ -258,6 +258,10 @@ pub enum Fact {
         id: EnvironmentId,
         requires: Option<Requirement>,
     },
+    // System stream.
+    ApiTokenRevoked {
+        id: ApiTokenId,
+    },
 }
 
 impl Fact {
@@ -309,6 +313,7 @@ impl Fact {
             Self::DeploymentPaused { .. } => "deployment_paused",
             Self::DeploymentResumed { .. } => "deployment_resumed",
             Self::EnvironmentPathSet { .. } => "environment_path_set",
+            Self::ApiTokenRevoked { .. } => "api_token_revoked",
         }
     }
 }

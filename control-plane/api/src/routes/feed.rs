@@ -5,7 +5,7 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, header};
 use axum::response::sse::{Event as SseEvent, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
@@ -23,6 +23,7 @@ use utoipa::IntoParams;
 
 use crate::body::{Json, Paging, Path, Query, cursor};
 use crate::error::ApiError;
+use crate::request::Caller;
 use crate::{App, resolve, view};
 
 /// How many events are read at a time.
@@ -48,6 +49,7 @@ pub(crate) struct Which {
     responses((status = 200, content((Page<Event> = "application/json"), (String = "text/event-stream")))))]
 pub(crate) async fn events(
     State(app): State<App>,
+    Extension(caller): Extension<Caller>,
     Path(tenant): Path<String>,
     Query(which): Query<Which>,
     headers: HeaderMap,
@@ -58,7 +60,7 @@ pub(crate) async fn events(
     if wants_feed {
         let live = app.engine.subscribe();
         let next = first_of_feed(text("last-event-id"), which.after, app.engine.head(stream))?;
-        let feed = Feed { app, stream, next, live };
+        let feed = Feed { app, caller, stream, next, live };
         return Ok(Sse::new(feed.into_stream())
             .keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
             .into_response());
@@ -123,6 +125,7 @@ fn first_of_feed(
 /// Events from the journal until its end, then from commits; from the journal again whenever commits were missed.
 struct Feed {
     app: App,
+    caller: Caller,
     stream: StreamId,
     next: Position,
     live: broadcast::Receiver<Arc<Committed>>,
@@ -137,9 +140,9 @@ impl Feed {
         batches.flat_map(|batch| stream::iter(batch.into_iter().map(|event| Ok(sse(&event)))))
     }
 
-    /// The next events in order; `None` at the end of the feed.
+    /// The next events in order; `None` at the end of the feed. A revocation is a commit too, and ends it at once.
     async fn batch(&mut self) -> Option<Vec<CommittedEvent>> {
-        loop {
+        while self.caller.is_known(&self.app) {
             if self.next < self.app.engine.head(self.stream) {
                 let page = self.app.engine.read(self.stream, self.next, PAGE_EVENTS).await;
                 let page = page
@@ -162,6 +165,7 @@ impl Feed {
                 },
             }
         }
+        None
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use futures::stream::{self, Stream};
@@ -21,6 +21,7 @@ use utoipa::IntoParams;
 
 use crate::body::{Path, Query};
 use crate::error::ApiError;
+use crate::request::Caller;
 use crate::{App, resolve, view};
 
 /// How many pieces are read at a time.
@@ -49,6 +50,7 @@ pub(crate) struct Which {
     responses((status = 200, body = OutputLine, content_type = "application/x-ndjson")))]
 pub(crate) async fn task_output(
     State(app): State<App>,
+    Extension(caller): Extension<Caller>,
     Path((tenant, task)): Path<(String, String)>,
     Query(which): Query<Which>,
 ) -> Result<Response, ApiError> {
@@ -58,8 +60,16 @@ pub(crate) async fn task_output(
     // What cannot be read is told before the answer has begun: afterwards there is no way to say why it breaks off.
     app.output.read(tenant.id, key, which.from, 1).await?;
     let news = if which.follow { Some(app.output.subscribe(key)?) } else { None };
-    let reader =
-        Reader { app, tenant: tenant.id, key, next: which.from, news, ended: false, rest_until: None };
+    let reader = Reader {
+        app,
+        caller,
+        tenant: tenant.id,
+        key,
+        next: which.from,
+        news,
+        ended: false,
+        rest_until: None,
+    };
     let media_type = [(header::CONTENT_TYPE, "application/x-ndjson")];
     Ok((media_type, Body::from_stream(reader.into_stream())).into_response())
 }
@@ -67,6 +77,7 @@ pub(crate) async fn task_output(
 /// Reads page after page; with `news`, until the task has ended.
 struct Reader {
     app: App,
+    caller: Caller,
     tenant: TenantId,
     key: AttemptKey,
     next: u64,
@@ -80,7 +91,7 @@ impl Reader {
     fn into_stream(self) -> impl Stream<Item = Result<Bytes, StoreError>> {
         stream::unfold(self, |mut reader| async move {
             loop {
-                if reader.ended {
+                if reader.ended || !reader.caller.is_known(&reader.app) {
                     return None;
                 }
                 match reader.page().await {

@@ -9,7 +9,9 @@ use stella_api_types::paths;
 use crate::world::{World, bare};
 
 /// All templates of the API's own listener. A new constant is noticed by the comparison with the source below.
-const PATHS: [&str; 36] = [
+const PATHS: [&str; 38] = [
+    paths::API_TOKENS,
+    paths::API_TOKEN,
     paths::TENANTS,
     paths::TENANT,
     paths::ENVIRONMENTS,

@@ -17,4 +17,5 @@ mod output;
 mod plan;
 mod rate_limits;
 mod refusals;
+mod tokens;
 mod world;

@@ -48,6 +48,17 @@ pub(super) fn decide(
             decision.emit(StreamId::System, request, now, fact)?;
             decision.outcome = Outcome::ApiToken(*id);
         }
+        SystemCommand::RevokeApiToken { id } => {
+            if !state.system.api_tokens.contains_key(id) {
+                return Err(Rejection::not_found(ApiTokenId::KIND, id));
+            }
+            if state.system.api_tokens.len() == 1 {
+                let problem =
+                    "it is the last one, and nobody could come in any more; create another one first";
+                return Err(Rejection::conflict(problem));
+            }
+            decision.emit(StreamId::System, request, now, Fact::ApiTokenRevoked { id: *id })?;
+        }
     }
     Ok(decision)
 }

@@ -1,0 +1,65 @@
+//! Who may come in, and who no more.
+
+use axum::body::Body;
+use serde_json::json;
+
+use crate::world::{World, bare, within};
+
+#[tokio::test]
+async fn a_token_lets_in_until_it_is_revoked_and_its_feed_ends() {
+    let world = World::new().await;
+    let busy = world.busy_tenant("acme").await;
+    let created = world.post("/api/v1/tokens", &json!({"name": "build server"})).await.expect(201);
+    let token = created["token"].as_str().unwrap().to_owned();
+    let id = created["details"]["id"].as_str().unwrap().to_owned();
+    let with = |path: &str| bare("GET", path).header("authorization", format!("Bearer {token}"));
+    let ask = |path: &str| with(path).body(Body::empty()).unwrap();
+    let listed = world.send(ask("/api/v1/tokens")).await.expect(200);
+    let yours: Vec<_> =
+        listed["items"].as_array().unwrap().iter().filter(|it| it["is_yours"] == true).collect();
+    assert_eq!((yours.len(), &yours[0]["name"]), (1, &json!("build server")), "{listed}");
+    assert!(!listed.to_string().contains(&token), "{listed}");
+
+    let feed = with(&format!("{}/events", busy.at)).header("accept", "text/event-stream");
+    let feed = world.open(feed.body(Body::empty()).unwrap()).await;
+    assert_eq!(feed.status().as_u16(), 200);
+    let path = format!("/api/v1/tokens/{id}");
+    let revoked = world.send(world.request("DELETE", &path).body(Body::empty()).unwrap()).await;
+    assert_eq!(revoked.status.as_u16(), 204);
+    assert_eq!(world.send(ask("/api/v1/tenants")).await.status.as_u16(), 401);
+    // It ends by itself: the body is complete.
+    within(axum::body::to_bytes(feed.into_body(), 1 << 20)).await.unwrap();
+    let again = world.send(world.request("DELETE", &path).body(Body::empty()).unwrap()).await;
+    again.expect(404);
+}
+
+#[tokio::test]
+async fn the_last_token_stays_and_a_name_is_needed() {
+    let world = World::new().await;
+    let listed = world.get("/api/v1/tokens").await.expect(200);
+    let id = listed["items"][0]["id"].as_str().unwrap();
+    let path = format!("/api/v1/tokens/{id}");
+    let refused = world.send(world.request("DELETE", &path).body(Body::empty()).unwrap()).await.expect(409);
+    assert!(refused["detail"].as_str().unwrap().contains("create another one first"), "{refused}");
+    for name in ["", "a\nb"] {
+        let refused = world.post("/api/v1/tokens", &json!({"name": name})).await.expect(422);
+        assert_eq!(refused["field"], "name", "{refused}");
+    }
+    let unknown = world.request("DELETE", "/api/v1/tokens/nonsense").body(Body::empty()).unwrap();
+    world.send(unknown).await.expect(404);
+}
+
+#[tokio::test]
+async fn a_repeated_creation_does_not_show_the_token_again() {
+    let world = World::new().await;
+    let body = json!({"name": "once"});
+    let create = || {
+        let request = world.request("POST", "/api/v1/tokens").header("idempotency-key", "k");
+        crate::world::with_json(request, &body)
+    };
+    let first = world.send(create()).await.expect(201);
+    let again = world.send(create()).await.expect(201);
+    assert!(first["token"].is_string() && again.get("token").is_none(), "{again}");
+    assert_eq!(first["details"]["id"], again["details"]["id"]);
+    assert!(again["note"].as_str().unwrap().contains("create another one"), "{again}");
+}
