@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
-.PHONY: help demo demo-down test lint bench build tools
+.PHONY: help demo demo-down test lint bench build packages tools
 
 help: ## Show this help
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -16,6 +16,9 @@ demo-down: ## Stop the demo and remove what it left
 build: ## Build everything (release profile)
 	cargo build --release --locked
 
+packages: ## Build the Debian packages into target/packages (needs cargo-deb)
+	@packaging/build
+
 tools: ## Install what the tests need and is missing (Debian, root)
 	@.ci/tools
 
@@ -28,6 +31,7 @@ lint: ## Formatting, clippy, docs, spelling, unused dependencies
 
 test: tools lint ## Install what is missing, lint, run every test
 	cargo build --workspace --bins --locked
+	@packaging/build dev
 	cargo nextest run --workspace --locked
 
 bench: ## Measure, beside the raw limits of this machine

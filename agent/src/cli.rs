@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use stella_certs::EnrolmentToken;
 use stella_telemetry::Format;
 use tokio::runtime::{Builder, Runtime};
@@ -58,6 +58,9 @@ enum Command {
     Enrol(EnrolArgs),
     /// Show who this agent is and until when its certificate is valid.
     Status(StatusArgs),
+    /// Print the manual page.
+    #[command(hide = true)]
+    Man,
 }
 
 #[derive(Debug, Args)]
@@ -143,6 +146,7 @@ pub fn main() -> ExitCode {
         Command::Run(arguments) => run(*arguments),
         Command::Enrol(arguments) => enrol_host(arguments),
         Command::Status(arguments) => status(arguments),
+        Command::Man => clap_mangen::Man::new(Cli::command()).render(&mut io::stdout()).map_err(Into::into),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

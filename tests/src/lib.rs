@@ -16,6 +16,7 @@ pub mod binaries;
 pub mod cluster;
 pub mod control_plane;
 pub mod daemon;
+pub mod host;
 pub mod load;
 pub mod ports;
 pub mod process;

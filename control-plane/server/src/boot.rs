@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
-use crate::{first_start, logs, metrics};
+use crate::{first_start, logs, metrics, systemd};
 
 /// How long the control plane's own certificate is valid. It is made anew at every start and daily in between.
 const SERVER_CERTIFICATE_LIFETIME: Duration = Duration::from_secs(30 * 86_400);
@@ -148,11 +148,12 @@ async fn serve(config: &Config, engine: &Engine, recorder: PrometheusHandle) -> 
         )))
     })
     .await?;
-    notify(&[sd_notify::NotifyState::Ready]);
+    tasks.spawn(systemd::feed_watchdog(engine.handle(), shutdown.clone()));
+    systemd::ready();
     tracing::info!(agents = %fleet.local_addr(), api = %api_address, metrics = %metrics_address, "ready");
 
     let ended = until_stopped(engine, api, metrics).await;
-    notify(&[sd_notify::NotifyState::Stopping]);
+    systemd::stopping();
     shutdown.cancel();
     fleet.stopped().await;
     // The ends of the agents' sessions are in the journal now, and in the log after this.
@@ -252,12 +253,5 @@ async fn renew_certificate(names: Vec<String>, pki: Pki, shutdown: CancellationT
                 "the control plane's certificate was not renewed"
             ),
         }
-    }
-}
-
-/// Tells systemd; without it there is nobody to tell.
-fn notify(state: &[sd_notify::NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(state) {
-        tracing::debug!(error = &error as &dyn std::error::Error, "systemd was not told");
     }
 }

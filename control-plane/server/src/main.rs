@@ -6,12 +6,13 @@ mod first_start;
 mod journal_tool;
 mod logs;
 mod metrics;
+mod systemd;
 
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::Config;
 
@@ -46,6 +47,9 @@ enum Command {
     /// Verify, export or import the journal of a stopped control plane.
     #[command(subcommand)]
     Journal(journal_tool::JournalCommand),
+    /// Print the manual page.
+    #[command(hide = true)]
+    Man,
 }
 
 fn main() -> ExitCode {
@@ -62,6 +66,10 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> anyhow::Result<bool> {
+    if matches!(cli.command, Command::Man) {
+        clap_mangen::Man::new(Cli::command()).render(&mut std::io::stdout())?;
+        return Ok(true);
+    }
     let config = Config::load(cli.config.as_deref())?;
     match &cli.command {
         Command::Run => boot::run(config).map(|()| true),
@@ -70,5 +78,6 @@ fn run(cli: &Cli) -> anyhow::Result<bool> {
             Ok(true)
         }
         Command::Journal(command) => journal_tool::run(command, &config.journal_dir()),
+        Command::Man => Ok(true),
     }
 }

@@ -1,0 +1,198 @@
+//! The packages, on a host of its own with a real systemd: installed, configured, enrolled, deployed to, killed, without power,
+//! upgraded and purged. Control plane and agent share the host; networks between hosts are the other tests' matter.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+use stella_tests::host::Host;
+use stella_tests::wait;
+
+/// What an installed command line needs to know.
+const STELLA: &str = "STELLA_URL=https://localhost:8443 STELLA_CA=/var/lib/stella-orchestrator/pki/root.crt \
+     STELLA_TOKEN_FILE=/var/lib/stella-orchestrator/admin-token STELLA_TENANT=acme stella";
+
+/// A release that is brought there, and writes down that it ran.
+const STEPS: &str = r#"[
+  {"name": "install", "timeout_ms": 60000, "action": {"type": "artifact", "component": "web", "keep_releases": 3}},
+  {"name": "run", "timeout_ms": 60000,
+   "action": {"type": "command", "argv": ["sh", "-c", "cp web/current/version web/running"]}}
+]"#;
+
+fn packages() -> Result<Vec<PathBuf>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/packages");
+    let listed = fs::read_dir(&folder)
+        .with_context(|| format!("{} is not there; run `packaging/build dev` first", folder.display()))?;
+    let all = listed.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+    let packages: Vec<_> =
+        all.into_iter().filter(|path| path.extension().is_some_and(|extension| extension == "deb")).collect();
+    ensure!(packages.len() == 3, "expected three packages in {}, found {packages:?}", folder.display());
+    Ok(packages)
+}
+
+#[test]
+fn lintian_finds_nothing() -> Result<()> {
+    for package in packages()? {
+        let lintian = Command::new("lintian")
+            .args(["--allow-root", "--fail-on", "error,warning"])
+            .arg(&package)
+            .output()?;
+        let said = String::from_utf8_lossy(&lintian.stdout);
+        ensure!(lintian.status.success(), "{}: {said}", package.display());
+    }
+    Ok(())
+}
+
+fn install(host: &Host) -> Result<()> {
+    for package in packages()? {
+        let name = package.file_name().context("a name")?.to_string_lossy().into_owned();
+        host.put(&package, &format!("/root/{name}"))?;
+    }
+    host.run("DEBIAN_FRONTEND=noninteractive dpkg -i /root/*.deb")?;
+    Ok(())
+}
+
+/// The exposure that `systemd-analyze security` finds, from 0 (confined) to 10.
+fn exposure(host: &Host, unit: &str) -> Result<f64> {
+    let said = host.run(&format!("systemd-analyze security --no-pager {unit} | tail -n 1"))?;
+    let words = said.split("exposure level for").nth(1).context("a verdict")?;
+    let number = words.split_whitespace().nth(1).with_context(|| format!("no number in {said:?}"))?;
+    Ok(number.parse()?)
+}
+
+async fn online(host: &Host) -> Result<()> {
+    wait::until("the agent is online", async || {
+        let agents = host.run(&format!("{STELLA} agent list --output json"))?;
+        ensure!(agents.contains(r#""connectivity": "online""#), "{agents}");
+        Ok(())
+    })
+    .await
+}
+
+async fn restarted(host: &Host, unit: &str, before: &str) -> Result<()> {
+    wait::until(&format!("systemd has brought {unit} back"), async || {
+        let now = host.run(&format!("systemctl show -P MainPID {unit}; systemctl is-active {unit}"))?;
+        ensure!(now != before && now.ends_with("\nactive\n"), "{unit}: {now:?}");
+        Ok(())
+    })
+    .await
+}
+
+/// The service feeds systemd's watchdog, and one that is stuck is replaced.
+async fn watched(host: &Host, unit: &str) -> Result<()> {
+    let drop_in = format!("/etc/systemd/system/{unit}.service.d");
+    host.run(&format!(
+        "mkdir -p {drop_in} && printf '[Service]\\nWatchdogSec=3s\\n' > {drop_in}/watchdog.conf
+         systemctl daemon-reload && systemctl restart {unit}"
+    ))?;
+    let show = format!("systemctl show -P MainPID {unit}; systemctl is-active {unit}");
+    let before = host.run(&show)?;
+    wait::until(&format!("{unit} has lived for three times its watchdog's patience"), async || {
+        let now = host.run(&show)?;
+        ensure!(now == before, "it was {before:?} and is {now:?}");
+        let since_boot = |property: &str| -> Result<u64> {
+            Ok(host.run(&format!("systemctl show -P {property} {unit}"))?.trim().parse()?)
+        };
+        let active = since_boot("ActiveEnterTimestampMonotonic")?;
+        let fed = since_boot("WatchdogTimestampMonotonic")?;
+        ensure!(fed > active + 9_000_000, "fed at {fed} us, active since {active} us");
+        Ok(())
+    })
+    .await?;
+    host.run(&format!("systemctl kill --kill-who=main --signal=STOP {unit}"))?;
+    restarted(host, unit, &before).await?;
+    let result = host.run(&format!("journalctl -u {unit} | grep -c 'Watchdog timeout'"))?;
+    ensure!(result.trim() == "1", "{result:?} watchdog time-outs");
+    Ok(())
+}
+
+fn deployed(host: &Host, version: &str) -> Result<()> {
+    host.run(&format!(
+        "mkdir -p /root/{version} && echo {version} > /root/{version}/version && tar -C /root/{version} -czf /root/{version}.tar.gz version"
+    ))?;
+    host.run(&format!(
+        "{STELLA} release create web {version} --component web=/root/{version}.tar.gz --steps /root/steps.json"
+    ))?;
+    host.run(&format!("{STELLA} deploy web:{version} staging --wait"))?;
+    let running = host.run("cat /srv/stella/web/running")?;
+    ensure!(running.trim() == version, "{running:?} runs, not {version}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn packages_install_serve_survive_upgrade_and_leave_nothing() -> Result<()> {
+    let mut host = Host::boot("packages").await?;
+    install(&host)?;
+    // Nothing is started that nobody has configured, and the units are sound and confined.
+    for unit in ["stella-orchestrator", "stella-agent"] {
+        let state = host.run(&format!("systemctl is-active {unit} || true"))?;
+        ensure!(state.trim() == "inactive", "{unit} is {state}");
+        host.run(&format!("systemd-analyze verify --man=no {unit}.service"))?;
+    }
+    let (control_plane, agent) = (exposure(&host, "stella-orchestrator")?, exposure(&host, "stella-agent")?);
+    ensure!(control_plane < 2.0 && agent < 3.0, "exposed: control plane {control_plane}, agent {agent}");
+    // An agent that is not enrolled is left alone, not failed.
+    host.run("systemctl start stella-agent")?;
+    let state = host.run("systemctl is-active stella-agent || true")?;
+    ensure!(state.trim() == "inactive", "an agent without an identity is {state}");
+
+    host.run("systemctl enable --now stella-orchestrator")?;
+    host.run(&format!("{STELLA} tenant create acme && {STELLA} env create staging"))?;
+    host.run(&format!("umask 077 && {STELLA} agent token --name web-1 --quiet > /root/token"))?;
+    host.run("stella-agent enrol --server localhost:7443 --token @/root/token")?;
+    host.run("systemctl enable --now stella-agent")?;
+    online(&host).await?;
+    host.run(&format!("{STELLA} target create web-1 --env staging --agent web-1"))?;
+    fs::write(host.root().join("root/steps.json"), STEPS)?;
+    deployed(&host, "1.0.0")?;
+
+    // The confined agent's tasks change nothing outside of their folder.
+    let written =
+        host.run("nsenter -t $(systemctl show -P MainPID stella-agent) -m touch /usr/planted 2>&1 || true")?;
+    ensure!(written.contains("Read-only file system"), "{written:?}");
+
+    for unit in ["stella-orchestrator", "stella-agent"] {
+        let before = host.run(&format!("systemctl show -P MainPID {unit}; systemctl is-active {unit}"))?;
+        host.run(&format!("systemctl kill --kill-who=main --signal=KILL {unit}"))?;
+        restarted(&host, unit, &before).await?;
+    }
+    online(&host).await?;
+    deployed(&host, "1.1.0")?;
+
+    host.cut_power().await?;
+    online(&host).await?;
+    let state = host.run("systemctl is-active stella-orchestrator stella-agent")?;
+    ensure!(state == "active\nactive\n", "{state:?}");
+    deployed(&host, "1.2.0")?;
+
+    // An upgrade keeps what was configured, and starts what ran.
+    host.run("echo '# by hand' >> /etc/stella/agent.toml")?;
+    let before = host.run("systemctl show -P MainPID stella-agent; systemctl is-active stella-agent")?;
+    host.run("DEBIAN_FRONTEND=noninteractive dpkg -i /root/*.deb")?;
+    restarted(&host, "stella-agent", &before).await?;
+    host.run("grep -q '# by hand' /etc/stella/agent.toml")?;
+    online(&host).await?;
+    deployed(&host, "1.3.0")?;
+
+    watched(&host, "stella-orchestrator").await?;
+    watched(&host, "stella-agent").await?;
+    online(&host).await?;
+
+    // Full rights are asked for by name.
+    host.run(
+        "install -D -m 0644 -t /etc/systemd/system/stella-agent.service.d \
+             /usr/share/doc/stella-agent/profiles/full.conf
+         systemctl daemon-reload && systemctl restart stella-agent && systemd-analyze verify --man=no stella-agent.service
+         nsenter -t $(systemctl show -P MainPID stella-agent) -m touch /usr/planted && rm /usr/planted",
+    )?;
+
+    host.run("dpkg --purge stella-agent stella-orchestrator stella")?;
+    let left = host.run("find / -xdev -name '*stella*' -not -path '/proc/*' -not -path '/root/*' -not -path '/srv/stella*' -not -path '/var/cache/*'")?;
+    ensure!(left.is_empty(), "left behind:\n{left}");
+    let user = host.run("getent passwd stella-orchestrator || true")?;
+    ensure!(user.is_empty(), "{user}");
+    // What was deployed may serve users at this moment.
+    host.run("grep -q 1.3.0 /srv/stella/web/running")?;
+    Ok(())
+}
