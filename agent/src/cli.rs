@@ -58,9 +58,12 @@ enum Command {
     Enrol(EnrolArgs),
     /// Show who this agent is and until when its certificate is valid.
     Status(StatusArgs),
-    /// Print the manual page.
+    /// Print the manual page, or write one for each command into a folder.
     #[command(hide = true)]
-    Man,
+    Man {
+        /// The folder.
+        folder: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -146,7 +149,11 @@ pub fn main() -> ExitCode {
         Command::Run(arguments) => run(*arguments),
         Command::Enrol(arguments) => enrol_host(arguments),
         Command::Status(arguments) => status(arguments),
-        Command::Man => clap_mangen::Man::new(Cli::command()).render(&mut io::stdout()).map_err(Into::into),
+        Command::Man { folder } => match folder {
+            Some(folder) => clap_mangen::generate_to(Cli::command(), folder),
+            None => clap_mangen::Man::new(Cli::command()).render(&mut io::stdout()),
+        }
+        .map_err(Into::into),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -105,9 +105,12 @@ pub(crate) enum Command {
         /// Which shell.
         shell: clap_complete::Shell,
     },
-    /// Print the manual page.
+    /// Print the manual page, or write one for each command into a folder.
     #[command(hide = true)]
-    Man,
+    Man {
+        /// The folder.
+        folder: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -60,9 +60,12 @@ async fn run(cli: Cli) -> Result<bool, Error> {
         std::io::stdout().write_all(&script).ok();
         return Ok(true);
     }
-    if matches!(cli.command, Command::Man) {
-        let page = clap_mangen::Man::new(Cli::command());
-        page.render(&mut std::io::stdout()).map_err(|error| Error::Usage(error.to_string()))?;
+    if let Command::Man { folder } = &cli.command {
+        let written = match folder {
+            Some(folder) => clap_mangen::generate_to(Cli::command(), folder),
+            None => clap_mangen::Man::new(Cli::command()).render(&mut std::io::stdout()),
+        };
+        written.map_err(|error| Error::Usage(error.to_string()))?;
         return Ok(true);
     }
     let settings = Settings::load(&cli.global)?;
@@ -81,7 +84,7 @@ async fn run(cli: Cli) -> Result<bool, Error> {
         Command::Events(command) => task::events(&context, command).await?,
         Command::Journal => task::journal(&context).await?,
         Command::Status => catalogue::status(&context).await?,
-        Command::Completion { .. } | Command::Man => {}
+        Command::Completion { .. } | Command::Man { .. } => {}
     }
     Ok(true)
 }

@@ -47,9 +47,12 @@ enum Command {
     /// Verify, export or import the journal of a stopped control plane.
     #[command(subcommand)]
     Journal(journal_tool::JournalCommand),
-    /// Print the manual page.
+    /// Print the manual page, or write one for each command into a folder.
     #[command(hide = true)]
-    Man,
+    Man {
+        /// The folder.
+        folder: Option<PathBuf>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -66,8 +69,11 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> anyhow::Result<bool> {
-    if matches!(cli.command, Command::Man) {
-        clap_mangen::Man::new(Cli::command()).render(&mut std::io::stdout())?;
+    if let Command::Man { folder } = &cli.command {
+        match folder {
+            Some(folder) => clap_mangen::generate_to(Cli::command(), folder)?,
+            None => clap_mangen::Man::new(Cli::command()).render(&mut std::io::stdout())?,
+        }
         return Ok(true);
     }
     let config = Config::load(cli.config.as_deref())?;
@@ -78,6 +84,6 @@ fn run(cli: &Cli) -> anyhow::Result<bool> {
             Ok(true)
         }
         Command::Journal(command) => journal_tool::run(command, &config.journal_dir()),
-        Command::Man => Ok(true),
+        Command::Man { .. } => Ok(true),
     }
 }
