@@ -179,6 +179,17 @@ impl ControlPlane {
         Api::new(self.api_port, &read("pki/root.crt")?, &token)
     }
 
+    /// What Prometheus would scrape now.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub async fn metrics(&self) -> Result<String> {
+        let ca = fs::read(self.state_dir.join("pki/root.crt"))?;
+        let scraper = Api::new(self.metrics_port, &ca, "none is needed")?;
+        let answer = scraper.answer(scraper.request(reqwest::Method::GET, paths::METRICS)).await?;
+        String::from_utf8(answer.body.to_vec()).context("metrics are text")
+    }
+
     /// How the command line `stella` reaches it.
     #[must_use]
     pub fn stella_flags(&self) -> Vec<String> {

@@ -5,6 +5,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use std::sync::Arc;
 use stella_domain::agent::Connectivity;
 use stella_domain::event::{Event, Fact};
+use stella_domain::name::Name;
 use stella_domain::state::State;
 use stella_domain::tenant::TenantState;
 use stella_engine::Handle;
@@ -21,6 +22,13 @@ const TASK_SECONDS: [f64; 11] = [0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300
 const SHORT_SECONDS: [f64; 12] =
     [0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5];
 
+/// What [`stella_domain::deployment::Strategy`] is called.
+const STRATEGIES: [&str; 2] = ["all_at_once", "rolling"];
+/// What the ends of [`stella_domain::deployment::Status`] are called.
+const STATUSES: [&str; 3] = ["succeeded", "failed", "cancelled"];
+/// What [`stella_domain::deployment::RollbackReason`] is called.
+const ROLLBACK_REASONS: [&str; 2] = ["deployment_failed", "manual"];
+
 /// Installs the recorder of the process.
 pub(crate) fn install() -> anyhow::Result<PrometheusHandle> {
     let handle = PrometheusBuilder::new()
@@ -33,29 +41,35 @@ pub(crate) fn install() -> anyhow::Result<PrometheusHandle> {
         .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SHORT_SECONDS)?
         .install_recorder()?;
     metrics_process::Collector::default().describe();
-    describe_counter!("stella_releases_total", "Total releases created");
-    describe_counter!("stella_deployments_total", "Deployments that have ended");
-    describe_counter!("stella_rollbacks_total", "Total rollbacks");
     describe_histogram!("stella_deployment_duration_seconds", Unit::Seconds, "Deployment duration");
     describe_counter!("stella_agent_tasks_total", "Tasks executed");
     describe_histogram!("stella_agent_task_duration_seconds", Unit::Seconds, "Task duration");
-    describe_gauge!("stella_agents_connected", "Connected agents");
-    describe_gauge!("stella_targets_total", "Total targets");
-    describe_gauge!("stella_agent_heartbeat_age_seconds", "Seconds since the last heartbeat");
     describe_gauge!("stella_build_info", "Always 1; the version is in the label");
     gauge!("stella_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     Ok(handle)
 }
 
-/// Brings the gauges up to date and renders everything.
+/// Renders everything. What follows from the state has a recorder of its own for each scrape, so that a series ends with
+/// the thing that it is about: a revoked agent must not go on alerting.
 pub(crate) fn render(handle: &PrometheusHandle, engine: &Handle, fleet: &Fleet) -> String {
     metrics_process::Collector::default().collect();
     let state = engine.state();
-    for tenant in state.tenants.values() {
-        project(tenant);
-    }
-    heartbeat_ages(&state, engine, fleet);
-    handle.render()
+    let projection = PrometheusBuilder::new().build_recorder();
+    metrics::with_local_recorder(&projection, || {
+        describe_counter!("stella_releases_total", "Total releases created");
+        describe_counter!("stella_deployments_total", "Deployments that have ended");
+        describe_counter!("stella_rollbacks_total", "Total rollbacks");
+        describe_gauge!("stella_agents_connected", "Connected agents");
+        describe_gauge!("stella_targets_total", "Total targets");
+        describe_gauge!("stella_agent_heartbeat_age_seconds", "Seconds since the last heartbeat");
+        for tenant in state.tenants.values() {
+            project(tenant);
+        }
+        heartbeat_ages(&state, engine, fleet);
+    });
+    let mut text = handle.render();
+    text.push_str(&projection.handle().render());
+    text
 }
 
 /// Measures what has ended. Unlike the projections these count from the start of the process, as Prometheus expects of it.
@@ -101,25 +115,8 @@ fn project(tenant: &Arc<TenantState>) {
     gauge!("stella_agents_connected", "tenant" => name.clone()).set(as_f64(online));
     counter!("stella_releases_total", "tenant" => name.clone(), "status" => "created")
         .absolute(tenant.totals.releases);
-    for (environment, strategies) in &tenant.totals.deployments {
-        for (strategy, statuses) in strategies {
-            for (status, count) in statuses {
-                let labels = [
-                    ("tenant", name.clone()),
-                    ("env", environment.to_string()),
-                    ("strategy", strategy.clone()),
-                    ("status", status.clone()),
-                ];
-                counter!("stella_deployments_total", &labels).absolute(*count);
-            }
-        }
-    }
-    for (environment, reasons) in &tenant.totals.rollbacks {
-        for (reason, count) in reasons {
-            let labels =
-                [("tenant", name.clone()), ("env", environment.to_string()), ("reason", reason.clone())];
-            counter!("stella_rollbacks_total", &labels).absolute(*count);
-        }
+    for environment in tenant.environments.values() {
+        count_ends(tenant, &environment.name);
     }
     let mut targets = std::collections::BTreeMap::<(String, String), usize>::new();
     for target in tenant.targets.values() {
@@ -130,6 +127,33 @@ fn project(tenant: &Arc<TenantState>) {
     for ((environment, kind), count) in targets {
         gauge!("stella_targets_total", "tenant" => name.clone(), "env" => environment, "type" => kind)
             .set(as_f64(count));
+    }
+}
+
+/// Counts what has ended in an environment, from 0 on: a counter that begins at 1 has not increased for Prometheus, and the
+/// first failure would alert nobody.
+fn count_ends(tenant: &TenantState, environment: &Name) {
+    let strategies = tenant.totals.deployments.get(environment);
+    for (strategy, status) in STRATEGIES.iter().flat_map(|it| STATUSES.iter().map(move |status| (it, status)))
+    {
+        let count = strategies.and_then(|all| all.get(*strategy)).and_then(|all| all.get(*status));
+        let labels = [
+            ("tenant", tenant.name.to_string()),
+            ("env", environment.to_string()),
+            ("strategy", (*strategy).to_owned()),
+            ("status", (*status).to_owned()),
+        ];
+        counter!("stella_deployments_total", &labels).absolute(count.copied().unwrap_or(0));
+    }
+    let reasons = tenant.totals.rollbacks.get(environment);
+    for reason in ROLLBACK_REASONS {
+        let labels = [
+            ("tenant", tenant.name.to_string()),
+            ("env", environment.to_string()),
+            ("reason", reason.to_owned()),
+        ];
+        let count = reasons.and_then(|all| all.get(reason));
+        counter!("stella_rollbacks_total", &labels).absolute(count.copied().unwrap_or(0));
     }
 }
 

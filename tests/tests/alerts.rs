@@ -1,0 +1,104 @@
+//! The alerts: tried by Prometheus' own tool, written about, and on metrics that a running system has.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+use stella_api_types::agent::RevokeAgent;
+use stella_api_types::deployment::OnFailure;
+use stella_api_types::paths;
+use stella_tests::cluster::{Cluster, ENVIRONMENT, TENANT};
+use stella_tests::recipe::{release, rolling, shell};
+use stella_tests::wait;
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn rules() -> Result<String> {
+    Ok(fs::read_to_string(repository().join("packaging/observability/rules.yml"))?)
+}
+
+/// The values of a key, wherever it is in the rules.
+fn values<'r>(rules: &'r str, key: &'r str) -> impl Iterator<Item = &'r str> {
+    rules
+        .lines()
+        .filter_map(move |line| line.trim().trim_start_matches("- ").strip_prefix(key))
+        .map(str::trim)
+}
+
+#[test]
+fn each_alert_fires_when_it_must_and_only_then() -> Result<()> {
+    for arguments in [["check", "rules", "rules.yml"], ["test", "rules", "rules_test.yml"]] {
+        let mut promtool = Command::new("promtool");
+        let said =
+            promtool.args(arguments).current_dir(repository().join("packaging/observability")).output()?;
+        let text = [said.stdout, said.stderr].concat();
+        ensure!(said.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&text));
+    }
+    let (rules, tests) =
+        (rules()?, fs::read_to_string(repository().join("packaging/observability/rules_test.yml"))?);
+    let tested: BTreeSet<_> = values(&tests, "alertname:").collect();
+    let alerts: BTreeSet<_> = values(&rules, "alert:").collect();
+    ensure!(tested == alerts, "alerts {alerts:?}, tested {tested:?}");
+    Ok(())
+}
+
+#[test]
+fn each_alert_has_a_runbook_in_the_book() -> Result<()> {
+    let (rules, docs) = (rules()?, repository().join("docs"));
+    let summary = fs::read_to_string(docs.join("SUMMARY.md"))?;
+    let alerts: Vec<_> = values(&rules, "alert:").collect();
+    let linked: Vec<_> = values(&rules, "runbook_url:").map(|url| url.trim_matches('"')).collect();
+    ensure!(!alerts.is_empty() && alerts.len() == linked.len(), "{alerts:?}, {linked:?}");
+    for (alert, page) in alerts.iter().zip(linked) {
+        ensure!(page == format!("runbooks/{alert}.md") && summary.contains(page), "{alert}: {page}");
+        let text = fs::read_to_string(docs.join(page)).with_context(|| page.to_owned())?;
+        ensure!(text.starts_with(&format!("# {alert}\n")) && text.contains("**What to do.**"), "{page}");
+    }
+    Ok(())
+}
+
+/// The names of the product's metrics in a text.
+fn metrics_in(text: &str) -> BTreeSet<&str> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words.filter(|word| word.starts_with("stella_")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_system_has_what_the_alerts_ask_for_and_a_revoked_agent_alerts_no_more() -> Result<()> {
+    let cluster = Cluster::start(2).await?;
+    // Counters are there before anything has ended, or the first failure is no increase.
+    let fresh = cluster.control_plane.metrics().await?;
+    for status in ["succeeded", "failed", "cancelled"] {
+        let labels = format!("env=\"{ENVIRONMENT}\",strategy=\"rolling\",status=\"{status}\"}} 0");
+        ensure!(fresh.contains(&labels), "no {labels} in {fresh}");
+    }
+    for (version, script) in [("1.0.0", "true"), ("2.0.0", "false")] {
+        cluster.release(&release(version, &[], vec![shell("run", script)])).await?;
+        let deployment = cluster.deploy(&rolling(ENVIRONMENT, version, OnFailure::Rollback)).await?;
+        cluster.wait_final(&deployment.deployment.id).await?;
+    }
+    let rules = rules()?;
+    wait::until("the rollback has been counted", async || {
+        let scraped = cluster.control_plane.metrics().await?;
+        let there = metrics_in(&scraped);
+        let missing: Vec<_> = metrics_in(&rules).into_iter().filter(|name| !there.contains(name)).collect();
+        ensure!(missing.is_empty(), "no series of {missing:?} in {scraped}");
+        Ok(())
+    })
+    .await?;
+
+    let sold = cluster.agents[0].name();
+    let series = format!("stella_agent_heartbeat_age_seconds{{agent=\"{sold}\"");
+    let before = cluster.control_plane.metrics().await?;
+    ensure!(before.contains(&series), "{before}");
+    let body = RevokeAgent { reason: "the host was sold".to_owned() };
+    let path = paths::fill(paths::AGENT_REVOKE, &[TENANT, sold]);
+    cluster.api.post::<_, stella_api_types::agent::Agent>(&path, &body, None).await?;
+    let after = cluster.control_plane.metrics().await?;
+    ensure!(!after.contains(&series) && after.contains("stella_agent_heartbeat_age_seconds{"), "{after}");
+    cluster.passed()
+}
