@@ -71,6 +71,8 @@ uuid_ids! {
     EnrolmentTokenId = "enrolment token";
     /// A bearer token of the API (its public half).
     ApiTokenId = "API token";
+    /// A person or a program that uses the API.
+    AccountId = "account";
     /// The random name of one life of a journal. A wiped or restored journal has a new one.
     Incarnation = "journal incarnation";
 }

@@ -2,9 +2,9 @@
 
 use std::process::{Command, Stdio};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use stella_tests::binaries;
-use stella_tests::cluster::Cluster;
+use stella_tests::cluster::{Cluster, ENVIRONMENT, TENANT};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_that_has_seen_enough_ends_it_quietly() -> Result<()> {
@@ -23,5 +23,46 @@ async fn a_reader_that_has_seen_enough_ends_it_quietly() -> Result<()> {
     let ended = stella.stdin(Stdio::null()).stdout(full).stderr(Stdio::piped()).output()?;
     assert_eq!(ended.status.code(), Some(2));
     assert!(String::from_utf8(ended.stderr)?.contains("the output cannot be written"));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_gets_an_account_that_may_deploy_to_one_environment() -> Result<()> {
+    let cluster = Cluster::start(0).await?;
+    let file = tempfile::NamedTempFile::new()?;
+    let flags = cluster.control_plane.stella_flags();
+    let at = flags.iter().position(|flag| flag == "--token-file").context("no token file")?;
+    let run = |flags: &[String], arguments: &[&str]| -> Result<(Option<i32>, String, String)> {
+        let mut stella = Command::new(binaries::path("stella")?);
+        stella.args(flags).args(arguments);
+        let ended = stella.stdin(Stdio::null()).output()?;
+        Ok((ended.status.code(), String::from_utf8(ended.stdout)?, String::from_utf8(ended.stderr)?))
+    };
+    let mut flags_of_ci = flags.clone();
+    flags_of_ci[at + 1] = file.path().display().to_string();
+    let stella = |arguments: &[&str]| run(&flags, arguments);
+    let as_ci = |arguments: &[&str]| run(&flags_of_ci, arguments);
+    let role = format!("deployer@{TENANT}/{ENVIRONMENT}");
+    for said in ["service ci may: ", "it was there already"] {
+        let (code, out, _) = stella(&["account", "create", "ci", "--service", "--role", &role])?;
+        assert_eq!(code, Some(0));
+        assert!(out.contains(said) && out.contains(&role), "{out}");
+    }
+    let (code, token, _) = stella(&["token", "create", "build server", "--account", "ci", "--quiet"])?;
+    assert_eq!(code, Some(0));
+    std::fs::write(file.path(), token)?;
+    let (_, me, _) = as_ci(&["whoami"])?;
+    assert_eq!(me, format!("service ci may: {role}\n"));
+    let (code, _, error) = as_ci(&["env", "create", "qa", "-t", TENANT])?;
+    assert_eq!(code, Some(3));
+    assert!(error.contains("account ci needs the role admin") && error.contains("forbidden"), "{error}");
+    let (code, out, _) = stella(&["account", "roles", "ci", "--nothing"])?;
+    assert_eq!((code, out.as_str()), (Some(0), "service ci may: nothing\n"));
+    let (code, _, error) = stella(&["account", "roles", "ci"])?;
+    assert_eq!(code, Some(2), "{error}");
+    let (code, out, _) = stella(&["account", "remove", "ci"])?;
+    assert_eq!(code, Some(0), "{out}");
+    let (code, _, error) = as_ci(&["whoami"])?;
+    assert_eq!(code, Some(3), "{error}");
     Ok(())
 }

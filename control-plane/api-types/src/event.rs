@@ -32,6 +32,9 @@ pub struct Actor {
     /// The id of the token or the agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
+    /// The name of the token's account, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<String>,
 }
 
 /// The end of a tenant's journal stream: noted elsewhere, it shows later that nothing before it was changed.

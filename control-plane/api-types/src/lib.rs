@@ -7,6 +7,7 @@
 //! The texts are not parsed here: the server turns them into the domain's types and answers with a [`problem::Problem`]
 //! that names the field. A client that is older than the server therefore shows what it does not know instead of failing.
 
+pub mod account;
 pub mod agent;
 pub mod artifact;
 pub mod deployment;

@@ -6,6 +6,14 @@
 pub const API_TOKENS: &str = "/api/v1/tokens";
 /// One bearer token of the API.
 pub const API_TOKEN: &str = "/api/v1/tokens/{token}";
+/// Who uses the API.
+pub const ACCOUNTS: &str = "/api/v1/accounts";
+/// One account: a name or an id.
+pub const ACCOUNT: &str = "/api/v1/accounts/{account}";
+/// What an account may do.
+pub const ACCOUNT_ROLES: &str = "/api/v1/accounts/{account}/roles";
+/// Who asks.
+pub const WHOAMI: &str = "/api/v1/whoami";
 /// Tenants.
 pub const TENANTS: &str = "/api/v1/tenants";
 /// One tenant.

@@ -3,12 +3,17 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::page::Named;
+
 /// A new token.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateApiToken {
     /// What it is for, for people: 1 to 128 characters.
     pub name: String,
+    /// Whose it is: an account's name or id. Without one it may do everything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<String>,
 }
 
 /// What is known of a token. The token itself is not: only its hash is kept.
@@ -18,6 +23,9 @@ pub struct ApiToken {
     pub id: String,
     /// What it is for.
     pub name: String,
+    /// Whose it is; absent for one that may do everything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<Named>,
     /// Whether this request came with it.
     pub is_yours: bool,
     /// When it was created.

@@ -12,6 +12,7 @@ use stella_engine::SubmitError;
 #[expect(missing_docs, reason = "the title of each says what it means")]
 pub enum ErrorCode {
     Unauthenticated,
+    Forbidden,
     NotFound,
     MethodNotAllowed,
     AlreadyExists,
@@ -32,8 +33,9 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// All of them, for the documentation's test.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Unauthenticated,
+        Self::Forbidden,
         Self::NotFound,
         Self::MethodNotAllowed,
         Self::AlreadyExists,
@@ -57,6 +59,7 @@ impl ErrorCode {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Unauthenticated => "unauthenticated",
+            Self::Forbidden => "forbidden",
             Self::NotFound => "not_found",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::AlreadyExists => "already_exists",
@@ -81,6 +84,7 @@ impl ErrorCode {
     pub const fn title(self) -> &'static str {
         match self {
             Self::Unauthenticated => "A valid bearer token is needed",
+            Self::Forbidden => "You may not do that",
             Self::NotFound => "There is no such thing",
             Self::MethodNotAllowed => "This path does not know that method",
             Self::AlreadyExists => "It exists already",
@@ -105,6 +109,7 @@ impl ErrorCode {
     pub const fn status(self) -> StatusCode {
         match self {
             Self::Unauthenticated => StatusCode::UNAUTHORIZED,
+            Self::Forbidden => StatusCode::FORBIDDEN,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::AlreadyExists | Self::Conflict => StatusCode::CONFLICT,
@@ -165,6 +170,11 @@ impl ApiError {
     pub(crate) fn named(mut self, as_written: impl FnOnce(String) -> String) -> Self {
         self.field = self.field.map(as_written);
         self
+    }
+
+    /// What it says to a person.
+    pub(crate) fn detail(&self) -> &str {
+        &self.detail
     }
 
     pub(crate) fn not_found(kind: &str, id: &str) -> Self {
@@ -231,6 +241,7 @@ impl From<Rejection> for ApiError {
         let detail = rejection.to_string();
         match rejection {
             Rejection::NotFound { .. } => Self::new(ErrorCode::NotFound, detail),
+            Rejection::Forbidden { .. } => Self::new(ErrorCode::Forbidden, detail),
             Rejection::Exists { .. } => Self::new(ErrorCode::AlreadyExists, detail),
             Rejection::Invalid { field, problem } => Self::invalid(field, problem),
             Rejection::KeyReused => Self::new(ErrorCode::IdempotencyKeyReused, detail),

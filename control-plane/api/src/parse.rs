@@ -2,19 +2,23 @@
 //!
 //! Only what a type cannot hold is refused here. What makes sense together is the core's to decide.
 
+use stella_api_types::account::GiveRole;
 use stella_api_types::deployment::{OnFailure as OnFailureDto, Strategy as StrategyDto};
 use stella_api_types::release::{
     Standing, Step as StepDto, StepAction as StepActionDto, UnitAction as UnitActionDto,
 };
+use stella_domain::access::{AccountKind, Grant, Role};
 use stella_domain::deployment::{OnFailure, Strategy, TIMEOUT_MS_DEFAULT, TIMEOUT_MS_RANGE};
 use stella_domain::environment::SOAK_MS_RANGE;
 use stella_domain::hold::Verdict;
 use stella_domain::name::{Name, Version};
 use stella_domain::release::{Step, StepAction};
+use stella_domain::state::State;
 use stella_protocol::digest::Digest;
 use stella_protocol::spec::UnitAction;
 
 use crate::error::ApiError;
+use crate::resolve;
 
 /// A name.
 pub(crate) fn name(field: &str, text: &str) -> Result<Name, ApiError> {
@@ -36,6 +40,42 @@ pub(crate) fn reason(field: &str, text: &str) -> Result<String, ApiError> {
     match text.trim() {
         "" => Err(ApiError::invalid(field, "must say why: it is recorded")),
         said => Ok(said.to_owned()),
+    }
+}
+
+/// What an account may do.
+pub(crate) fn roles(state: &State, roles: &[GiveRole]) -> Result<Vec<Grant>, ApiError> {
+    let numbered = roles.iter().enumerate();
+    numbered
+        .map(|(at, it)| {
+            let field = |name: &str| format!("roles[{at}].{name}");
+            let role = Role::ALL.into_iter().find(|role| role.name() == it.role).ok_or_else(|| {
+                let known = Role::ALL.map(Role::name).join(", ");
+                ApiError::invalid(field("role"), format!("is {:?}; it must be one of: {known}", it.role))
+            })?;
+            let missing = |name: &str, error: &ApiError| ApiError::invalid(field(name), error.detail());
+            let tenant = it.tenant.as_deref().map(|text| resolve::tenant(state, text)).transpose();
+            let tenant = tenant.map_err(|error| missing("tenant", &error))?;
+            let environment = match (tenant, it.environment.as_deref()) {
+                (_, None) => None,
+                (None, Some(_)) => {
+                    return Err(ApiError::invalid(field("tenant"), "must say in which tenant"));
+                }
+                (Some(tenant), Some(text)) => Some(
+                    resolve::environment(tenant, text).map_err(|error| missing("environment", &error))?.id,
+                ),
+            };
+            Ok(Grant { role, tenant: tenant.map(|it| it.id), environment })
+        })
+        .collect()
+}
+
+/// What uses the API.
+pub(crate) fn account_kind(field: &str, text: &str) -> Result<AccountKind, ApiError> {
+    match text {
+        "user" => Ok(AccountKind::User),
+        "service" => Ok(AccountKind::Service),
+        other => Err(ApiError::invalid(field, format!("is {other:?}; it must be user or service"))),
     }
 }
 

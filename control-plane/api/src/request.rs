@@ -1,5 +1,5 @@
 //! What every request goes through, in this order: trace and correlation, the address's rate limit, authentication, the
-//! token's and the tenant's rate limit, the handler; then metrics, and the body of a problem.
+//! token's rate limit, whether the tenant is any of its business, the tenant's rate limit, the handler; then metrics, and the body of a problem.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
@@ -13,7 +13,9 @@ use axum::middleware::Next;
 use axum::response::IntoResponse;
 use sha2::{Digest as _, Sha256};
 use stella_api_types::paths;
-use stella_domain::command::Actor;
+use stella_domain::access::Rights;
+use stella_domain::command::{ActingAccount, Actor};
+use stella_domain::state::State as DomainState;
 use stella_protocol::digest::Digest;
 use stella_protocol::id::{ApiTokenId, TenantId};
 use stella_protocol::trace::TraceContext;
@@ -32,17 +34,25 @@ const CORRELATION_BYTES_MAX: usize = 128;
 #[derive(Clone, Debug)]
 pub(crate) struct Caller {
     pub(crate) token: ApiTokenId,
+    account: Option<ActingAccount>,
     pub(crate) trace: TraceContext,
 }
 
 impl Caller {
-    pub(crate) const fn actor(&self) -> Actor {
-        Actor::ApiToken { id: self.token }
+    pub(crate) fn actor(&self) -> Actor {
+        Actor::ApiToken { id: self.token, account: self.account.clone() }
     }
 
-    /// Whether the token still lets anybody in: what answers for long has to ask again.
-    pub(crate) fn is_known(&self, app: &App) -> bool {
-        app.engine.state().system.api_tokens.contains_key(&self.token)
+    /// What may be asked, now: what answers for long has to look again.
+    pub(crate) fn rights<'s>(&self, state: &'s DomainState) -> Result<Rights<'s>, ApiError> {
+        Rights::of(state, self.token).ok_or_else(|| {
+            ApiError::new(ErrorCode::Unauthenticated, "the token was revoked; ask for another one")
+        })
+    }
+
+    /// Whether anything of a tenant may be known, now.
+    pub(crate) fn sees(&self, app: &App, tenant: TenantId) -> bool {
+        self.rights(&app.engine.state()).is_ok_and(|rights| rights.sees(tenant))
     }
 }
 
@@ -64,7 +74,7 @@ pub(crate) async fn layer(State(app): State<App>, mut request: Request, next: Ne
     );
     let answered = async {
         let tenant = tenant_of(&app, &mut request).await;
-        match admit(&app, &request, tenant, trace) {
+        match admit(&app, &request, tenant.as_ref(), trace) {
             Ok(caller) => {
                 if let Some(caller) = caller {
                     request.extensions_mut().insert(caller);
@@ -91,7 +101,7 @@ pub(crate) async fn layer(State(app): State<App>, mut request: Request, next: Ne
 fn admit(
     app: &App,
     request: &Request,
-    tenant: Option<TenantId>,
+    tenant: Option<&(String, TenantId)>,
     trace: TraceContext,
 ) -> Result<Option<Caller>, ApiError> {
     let path = request.uri().path();
@@ -113,10 +123,18 @@ fn admit(
         ));
     };
     app.limits.token(token)?;
-    if let Some(tenant) = tenant {
-        app.limits.tenant(tenant)?;
+    let state = app.engine.state();
+    let anonymous = Caller { token, account: None, trace };
+    let rights = anonymous.rights(&state)?;
+    if let Some((text, tenant)) = tenant {
+        // The same answer as for one that does not exist.
+        if !rights.sees(*tenant) {
+            return Err(ApiError::not_found(TenantId::KIND, text));
+        }
+        app.limits.tenant(*tenant)?;
     }
-    Ok(Some(Caller { token, trace }))
+    let account = rights.account().map(|it| ActingAccount { id: it.id, name: it.name.clone() });
+    Ok(Some(Caller { account, ..anonymous }))
 }
 
 /// Compares with every token, so that the time tells nothing about which of them is close.
@@ -139,10 +157,11 @@ fn authenticate(app: &App, headers: &HeaderMap) -> Option<ApiTokenId> {
 }
 
 /// The tenant that the path leads to, decoded as the handler sees it: another way to write it must not escape the limit.
-async fn tenant_of(app: &App, request: &mut Request) -> Option<TenantId> {
+async fn tenant_of(app: &App, request: &mut Request) -> Option<(String, TenantId)> {
     let parameters = request.extract_parts::<RawPathParams>().await.ok()?;
     let (_, text) = parameters.iter().find(|(name, _)| *name == "tenant")?;
-    crate::resolve::tenant_id(&app.engine.state(), text).ok()
+    let id = crate::resolve::tenant_id(&app.engine.state(), text).ok()?;
+    Some((text.to_owned(), id))
 }
 
 fn trace_of(headers: &HeaderMap) -> TraceContext {

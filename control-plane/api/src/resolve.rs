@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use imbl::OrdMap;
+use stella_domain::access::Account;
 use stella_domain::agent::{Agent, EnrolmentToken};
 use stella_domain::deployment::Deployment;
 use stella_domain::environment::Environment;
@@ -17,7 +18,7 @@ use stella_domain::target::Target;
 use stella_domain::task::Task;
 use stella_domain::tenant::TenantState;
 use stella_protocol::id::{
-    AgentId, DeploymentId, EnrolmentTokenId, EnvironmentId, ReleaseId, TargetId, TaskId, TenantId,
+    AccountId, AgentId, DeploymentId, EnrolmentTokenId, EnvironmentId, ReleaseId, TargetId, TaskId, TenantId,
 };
 
 use crate::error::ApiError;
@@ -32,6 +33,13 @@ pub(crate) fn tenant<'s>(state: &'s State, text: &str) -> Result<&'s Arc<TenantS
 /// The id of the tenant with this id or name.
 pub(crate) fn tenant_id(state: &State, text: &str) -> Result<TenantId, ApiError> {
     tenant(state, text).map(|tenant| tenant.id)
+}
+
+/// The account with this id or name.
+pub(crate) fn account<'s>(state: &'s State, text: &str) -> Result<&'s Arc<Account>, ApiError> {
+    by_id::<AccountId, _>(&state.system.accounts, text)
+        .or_else(|| by_name(&state.system.accounts, &state.system.account_names, text))
+        .ok_or_else(|| ApiError::not_found(AccountId::KIND, text))
 }
 
 /// The environment with this id or name.

@@ -1,5 +1,6 @@
 //! The routes, and the document that describes them.
 
+mod accounts;
 mod catalogue;
 mod deployments;
 mod feed;
@@ -66,6 +67,10 @@ fn all() -> OpenApiRouter<App> {
     let timed = OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(tokens::tokens, tokens::create_token))
         .routes(routes!(tokens::revoke_token))
+        .routes(routes!(accounts::whoami))
+        .routes(routes!(accounts::accounts, accounts::create_account))
+        .routes(routes!(accounts::account, accounts::remove_account))
+        .routes(routes!(accounts::set_roles))
         .routes(routes!(catalogue::tenants, catalogue::create_tenant))
         .routes(routes!(catalogue::tenant))
         .routes(routes!(catalogue::environments, catalogue::create_environment))

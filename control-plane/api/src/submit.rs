@@ -4,6 +4,7 @@ use axum::extract::{FromRequestParts, OriginalUri};
 use axum::http::request::Parts;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
+use stella_domain::access::{Role, Scope};
 use stella_domain::command::{Command, Idempotency, Outcome, Request, TenantCommand};
 use stella_domain::tenant::TenantState;
 use stella_protocol::digest::Digest;
@@ -64,6 +65,12 @@ impl Change {
         Ok(tenant.requests.get(&key).is_some_and(|answered| answered.digest == digest))
     }
 
+    /// That the caller has a role, before anything costly is done for them. Whether a command may be carried out, the core decides.
+    pub(crate) fn require(&self, app: &App, role: Role, scope: Scope) -> Result<(), ApiError> {
+        let state = app.engine.state();
+        Ok(self.caller.rights(&state)?.require(role, scope)?)
+    }
+
     /// The key as the core knows it: keys of one caller mean nothing to another.
     fn scoped_key(&self) -> Option<String> {
         self.key.as_ref().map(|key| format!("{}:{key}", self.caller.token))
@@ -81,7 +88,7 @@ impl Change {
     }
 
     /// The request for a command that is decided on and not carried out: its key stands for nothing.
-    pub(crate) const fn only_thought(&self, command: Command) -> Request {
+    pub(crate) fn only_thought(&self, command: Command) -> Request {
         Request { actor: self.caller.actor(), trace: self.caller.trace, idempotency: None, command }
     }
 

@@ -2,6 +2,7 @@
 //!
 //! Things that are referred to but gone are shown by their ids: a deployment outlives the targets that it went to.
 
+mod account;
 mod deployment;
 mod event;
 mod plan;
@@ -14,17 +15,16 @@ use stella_api_types::hold::Hold as HoldDto;
 use stella_api_types::page::Named;
 use stella_api_types::target::Target as TargetDto;
 use stella_api_types::tenant::Tenant as TenantDto;
-use stella_api_types::token::ApiToken as ApiTokenDto;
 use stella_domain::agent::{Agent, Connectivity, EnrolmentToken};
 use stella_domain::environment::Environment;
 use stella_domain::hold::Hold;
 use stella_domain::name::Name;
-use stella_domain::state::ApiToken;
 use stella_domain::target::Target;
 use stella_domain::tenant::TenantState;
-use stella_protocol::id::{AgentId, ApiTokenId, EnvironmentId, TargetId};
+use stella_protocol::id::{AgentId, EnvironmentId, TargetId};
 use stella_protocol::time::Timestamp;
 
+pub(crate) use account::{account, api_token};
 pub(crate) use deployment::{deployment, deployment_detail};
 pub(crate) use event::event;
 pub(crate) use plan::plan;
@@ -34,16 +34,6 @@ pub(crate) use task::{output_line, task};
 /// A time as text.
 pub(crate) fn time(at: Timestamp) -> String {
     stella_api_types::time::rfc3339(at)
-}
-
-/// A token of the API, for the bearer of `caller`.
-pub(crate) fn api_token(token: &ApiToken, caller: ApiTokenId) -> ApiTokenDto {
-    ApiTokenDto {
-        id: token.id.to_string(),
-        name: token.name.clone(),
-        is_yours: token.id == caller,
-        created_at: time(token.created_at),
-    }
 }
 
 /// A tenant.

@@ -19,6 +19,8 @@ pub(crate) struct Cli {
 
 const EXAMPLES: &str = "Examples:
   stella tenant create acme
+  stella account create ci --service --role deployer@acme/staging
+  stella token create 'build server' --account ci --quiet > ci-token
   stella env create staging
   stella agent token --name web-1
   stella target create web-1 --env staging --agent web-1 --var port=8080
@@ -66,9 +68,14 @@ pub(crate) enum Output {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Tokens of the API: who may come in.
+    /// Accounts: who uses the API, and what they may do.
+    #[command(subcommand)]
+    Account(Account),
+    /// Tokens of the API: what they come in with.
     #[command(subcommand)]
     Token(Token),
+    /// Show whose token this is, and what it may do.
+    Whoami,
     /// Tenants: the boundary of isolation.
     #[command(subcommand)]
     Tenant(Tenant),
@@ -114,11 +121,59 @@ pub(crate) enum Command {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum Account {
+    /// Create an account; if it exists already, say so and succeed.
+    Create {
+        /// Its name.
+        name: String,
+        /// It is a program, not a person.
+        #[arg(long)]
+        service: bool,
+        #[command(flatten)]
+        roles: Roles,
+    },
+    /// List accounts.
+    List,
+    /// Show an account.
+    Show {
+        /// Its name or id.
+        account: String,
+    },
+    /// Set what an account may do, instead of what it may do now.
+    #[command(group = clap::ArgGroup::new("what").required(true).args(["roles", "nothing"]))]
+    Roles {
+        /// Its name or id.
+        account: String,
+        #[command(flatten)]
+        roles: Roles,
+        /// Take all of its roles away.
+        #[arg(long, conflicts_with = "roles")]
+        nothing: bool,
+    },
+    /// Remove an account and revoke its tokens; what it did stays recorded.
+    Remove {
+        /// Its name or id.
+        account: String,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Roles {
+    /// What it may do (can be given more than once): viewer, deployer, operator or admin, everywhere, in a TENANT, or in one of
+    /// its ENVIRONMENTs.
+    #[arg(long = "role", value_name = "ROLE[@TENANT[/ENVIRONMENT]]")]
+    pub(crate) roles: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum Token {
     /// Create a token. It is shown once.
     Create {
         /// What it is for.
         name: String,
+        /// Whose it is: an account's name or id; that of the token in use if not given.
+        #[arg(long)]
+        account: Option<String>,
         /// Print the token alone, for a file or a pipe.
         #[arg(long, short)]
         quiet: bool,

@@ -17,7 +17,7 @@ use crate::client::{Error, read};
 use crate::{Context, hold, print, upload};
 
 /// Creates something; if it is there already, that is as good.
-async fn create<B, T>(
+pub(crate) async fn create<B, T>(
     context: &Context,
     path: &str,
     body: &B,
@@ -32,7 +32,7 @@ where
         Err(Error::Refused(problem)) if problem.code == "already_exists" => {
             let there = context.client.get::<T>(existing).await?;
             return print::result(context.output, &there, |there| {
-                format!("{} (it was there already)", text(there))
+                format!("{}\n(it was there already and is left as it is)", text(there))
             });
         }
         other => other?,

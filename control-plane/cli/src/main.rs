@@ -1,5 +1,6 @@
 //! `stella`: the command line of the release orchestrator.
 
+mod account;
 mod args;
 mod catalogue;
 mod client;
@@ -71,6 +72,8 @@ async fn run(cli: Cli) -> Result<bool, Error> {
     let settings = Settings::load(&cli.global)?;
     let context = Context { client: settings.client()?, settings, output: cli.global.output };
     match cli.command {
+        Command::Account(command) => account::account(&context, command).await?,
+        Command::Whoami => account::whoami(&context).await?,
         Command::Token(command) => token::token(&context, command).await?,
         Command::Tenant(command) => catalogue::tenant(&context, command).await?,
         Command::Env(command) => catalogue::environment(&context, command).await?,

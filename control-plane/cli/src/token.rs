@@ -9,8 +9,8 @@ use crate::{Context, print};
 
 pub(crate) async fn token(context: &Context, command: Token) -> Result<(), Error> {
     match command {
-        Token::Create { name, quiet } => {
-            let body = CreateApiToken { name };
+        Token::Create { name, account, quiet } => {
+            let body = CreateApiToken { name, account };
             let created: ApiTokenCreated = context.client.post(paths::API_TOKENS, &body, None).await?;
             let token = created.token.clone().unwrap_or_default();
             if quiet && context.output == Output::Text {
@@ -19,16 +19,20 @@ pub(crate) async fn token(context: &Context, command: Token) -> Result<(), Error
             }
             print::result(context.output, &created, |created| {
                 format!(
-                    "{token}\n\nToken {} for {}. It is shown only now.",
-                    created.details.id, created.details.name
+                    "{token}\n\nToken {} for {}, {}. It is shown only now.",
+                    created.details.id,
+                    created.details.name,
+                    whose(&created.details)
                 )
             })
         }
         Token::List => {
             let tokens: Vec<ApiToken> = context.client.list(paths::API_TOKENS, &[]).await?;
-            print::list(context.output, &tokens, &["ID", "NAME", "CREATED", ""], |token| {
+            print::list(context.output, &tokens, &["ID", "NAME", "OF", "CREATED", ""], |token| {
                 let yours = if token.is_yours { "yours" } else { "" };
-                vec![token.id.clone(), token.name.clone(), token.created_at.clone(), yours.to_owned()]
+                let of =
+                    token.account.as_ref().map_or_else(|| "-".to_owned(), |account| account.name.clone());
+                vec![token.id.clone(), token.name.clone(), of, token.created_at.clone(), yours.to_owned()]
             })
         }
         Token::Revoke { token } => {
@@ -38,4 +42,10 @@ pub(crate) async fn token(context: &Context, command: Token) -> Result<(), Error
             })
         }
     }
+}
+
+/// Whose a token is, as a part of a sentence.
+fn whose(token: &ApiToken) -> String {
+    let account = token.account.as_ref();
+    account.map_or_else(|| "which may do everything".to_owned(), |it| format!("of account {}", it.name))
 }

@@ -4,6 +4,7 @@
 //! An error may leave the one state half changed that it was applied to. Live that state is thrown away, and in replay the
 //! error is the end.
 
+mod access;
 mod agent;
 mod deployment;
 mod hold;
@@ -14,11 +15,11 @@ mod task;
 use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
-use stella_protocol::id::{ApiTokenId, TenantId};
+use stella_protocol::id::TenantId;
 use stella_protocol::time::Timestamp;
 
 use crate::event::{Event, Fact, IllegalTransition, StreamId};
-use crate::state::{ApiToken, State, SystemState};
+use crate::state::{State, SystemState};
 use crate::tenant::{AnsweredRequest, TenantState, Timer};
 
 pub(crate) use agent::uses;
@@ -54,16 +55,11 @@ impl SystemState {
                 self.tenants.insert(name.clone(), *id);
                 Ok(())
             }
-            Fact::ApiTokenCreated { id, name, hash } => {
-                vacant(!self.api_tokens.contains_key(id), "API token", id, &event.fact)?;
-                let token = ApiToken { id: *id, name: name.clone(), hash: *hash, created_at: event.at };
-                self.api_tokens.insert(*id, token);
-                Ok(())
-            }
-            Fact::ApiTokenRevoked { id } => {
-                let token = self.api_tokens.remove(id);
-                token.map(drop).ok_or_else(|| missing(ApiTokenId::KIND, id, &event.fact))
-            }
+            Fact::ApiTokenCreated { .. }
+            | Fact::ApiTokenRevoked { .. }
+            | Fact::AccountCreated { .. }
+            | Fact::AccountRolesSet { .. }
+            | Fact::AccountRemoved { .. } => self.apply_access(event.at, &event.fact),
             Fact::RequestAnswered { .. } => answered(&mut self.requests, &mut self.timers, &event.fact),
             Fact::RequestForgotten { .. } => forgotten(&mut self.requests, &mut self.timers, &event.fact),
             fact => Err(illegal("the stream", "the system's", fact)),
@@ -78,7 +74,10 @@ impl TenantState {
         match &event.fact {
             fact @ (Fact::TenantCreated { .. }
             | Fact::ApiTokenCreated { .. }
-            | Fact::ApiTokenRevoked { .. }) => Err(illegal("the stream", "a tenant's", fact)),
+            | Fact::ApiTokenRevoked { .. }
+            | Fact::AccountCreated { .. }
+            | Fact::AccountRolesSet { .. }
+            | Fact::AccountRemoved { .. }) => Err(illegal("the stream", "a tenant's", fact)),
             fact @ Fact::TenantOpened { .. } => Err(exists(TenantId::KIND, self.id, fact)),
             fact @ Fact::RequestAnswered { .. } => answered(&mut self.requests, &mut self.timers, fact),
             fact @ Fact::RequestForgotten { .. } => forgotten(&mut self.requests, &mut self.timers, fact),

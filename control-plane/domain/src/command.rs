@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use stella_protocol::digest::Digest;
 use stella_protocol::id::{
-    AgentId, ApiTokenId, AttemptKey, DeploymentId, EnrolmentTokenId, EnvironmentId, ReleaseId, SessionEpoch,
-    TargetId, TaskId, TenantId,
+    AccountId, AgentId, ApiTokenId, AttemptKey, DeploymentId, EnrolmentTokenId, EnvironmentId, ReleaseId,
+    SessionEpoch, TargetId, TaskId, TenantId,
 };
 use stella_protocol::message::{Accepted, Finished, Hello, Running};
 use stella_protocol::time::Timestamp;
 use stella_protocol::trace::TraceContext;
 
+use crate::access::{AccountKind, Grant};
 use crate::deployment::{OnFailure, Strategy};
 use crate::environment::Requirement;
 use crate::hold::Verdict;
@@ -41,12 +42,25 @@ pub enum Actor {
     ApiToken {
         /// Which token.
         id: ApiTokenId,
+        /// Whose it is; `None` if it belongs to no account.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        account: Option<ActingAccount>,
     },
     /// An agent on its session.
     Agent {
         /// Which agent.
         id: AgentId,
     },
+}
+
+/// An account that asks, as it is recorded: the name says who it was when the account is gone, and the id that a later one of
+/// the same name is another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ActingAccount {
+    /// Its id.
+    pub id: AccountId,
+    /// Its name.
+    pub name: Name,
 }
 
 /// The key of an idempotent request.
@@ -87,11 +101,36 @@ pub enum SystemCommand {
         name: String,
         /// SHA-256 of the token.
         hash: Digest,
+        /// Whose it is; `None` may do everything.
+        account: Option<AccountId>,
     },
     /// Let nobody in with a token any more.
     RevokeApiToken {
         /// Which.
         id: ApiTokenId,
+    },
+    /// Somebody new uses the API.
+    CreateAccount {
+        /// Its id.
+        id: AccountId,
+        /// Its name.
+        name: Name,
+        /// What it is.
+        kind: AccountKind,
+        /// What it may do.
+        roles: Vec<Grant>,
+    },
+    /// What an account may do from now on, instead of what it may do now.
+    SetAccountRoles {
+        /// Which.
+        account: AccountId,
+        /// What.
+        roles: Vec<Grant>,
+    },
+    /// Somebody does not use the API any more. Its tokens are revoked.
+    RemoveAccount {
+        /// Which.
+        account: AccountId,
     },
 }
 
@@ -367,4 +406,6 @@ pub enum Outcome {
     Release(ReleaseId),
     /// The deployment exists.
     Deployment(DeploymentId),
+    /// The account exists.
+    Account(AccountId),
 }

@@ -28,6 +28,7 @@ use imbl::OrdMap;
 use stella_protocol::id::TenantId;
 use stella_protocol::time::Timestamp;
 
+use crate::access;
 use crate::command::{Command, Idempotency, Outcome, Request, TenantCommand};
 use crate::event::{Event, Fact, StreamId};
 use crate::rejection::Rejection;
@@ -58,6 +59,7 @@ pub fn decide(state: &State, request: &Request, now: Timestamp) -> Result<Decisi
         Command::Tick | Command::System(_) => StreamId::System,
         Command::Tenant(id, _) => StreamId::Tenant(*id),
     };
+    access::check(state, request)?;
     if let Some(idempotency) = &request.idempotency
         && let Some(outcome) = answered_before(state, stream, idempotency)?
     {

@@ -6,13 +6,14 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use stella_protocol::digest::Digest;
 use stella_protocol::id::{
-    AgentId, ApiTokenId, AttemptKey, DeploymentId, EnrolmentTokenId, EnvironmentId, Generation, Position,
-    ReleaseId, SessionEpoch, TargetId, TaskId, TenantId,
+    AccountId, AgentId, ApiTokenId, AttemptKey, DeploymentId, EnrolmentTokenId, EnvironmentId, Generation,
+    Position, ReleaseId, SessionEpoch, TargetId, TaskId, TenantId,
 };
 use stella_protocol::message::{JournalMark, TaskOutcome};
 use stella_protocol::time::Timestamp;
 use stella_protocol::trace::TraceContext;
 
+use crate::access::{AccountKind, Grant};
 use crate::command::{Actor, Outcome};
 use crate::deployment::{Cause, OnFailure, Strategy};
 use crate::environment::Requirement;
@@ -56,6 +57,8 @@ pub enum Fact {
         id: ApiTokenId,
         name: String,
         hash: Digest,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        account: Option<AccountId>,
     },
     // Either stream.
     RequestAnswered {
@@ -262,6 +265,19 @@ pub enum Fact {
     ApiTokenRevoked {
         id: ApiTokenId,
     },
+    AccountCreated {
+        id: AccountId,
+        name: Name,
+        kind: AccountKind,
+        roles: Vec<Grant>,
+    },
+    AccountRolesSet {
+        id: AccountId,
+        roles: Vec<Grant>,
+    },
+    AccountRemoved {
+        id: AccountId,
+    },
 }
 
 impl Fact {
@@ -314,6 +330,9 @@ impl Fact {
             Self::DeploymentResumed { .. } => "deployment_resumed",
             Self::EnvironmentPathSet { .. } => "environment_path_set",
             Self::ApiTokenRevoked { .. } => "api_token_revoked",
+            Self::AccountCreated { .. } => "account_created",
+            Self::AccountRolesSet { .. } => "account_roles_set",
+            Self::AccountRemoved { .. } => "account_removed",
         }
     }
 }

@@ -6,7 +6,7 @@
 //! [`command::Command::Tick`].
 //!
 //! Reading order: [`state`], then one file a concept ([`tenant`], [`environment`], [`target`], [`agent`], [`release`],
-//! [`deployment`], [`task`], [`hold`]), then [`command`], [`event`], [`decide`].
+//! [`deployment`], [`task`], [`hold`], [`access`]), then [`command`], [`event`], [`decide`].
 //!
 //! # Invariants
 //!
@@ -26,6 +26,7 @@
 //!   has a target that is worked on.
 //! - **INV-9 pause**: a paused deployment starts no target, and no time-out passes it by.
 
+pub mod access;
 pub mod agent;
 mod apply;
 pub mod command;

@@ -36,6 +36,12 @@ pub enum Rejection {
         /// What is in the way and what to do.
         problem: String,
     },
+    /// Whoever asks may not do that.
+    #[error("{problem}")]
+    Forbidden {
+        /// Which role is missing and who can give it.
+        problem: String,
+    },
     /// The idempotency key was used for another request.
     #[error("the idempotency key was used for another request; use a new key for a new request")]
     KeyReused,

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 use stella_protocol::digest::Digest;
-use stella_protocol::id::{ApiTokenId, TenantId};
+use stella_protocol::id::{AccountId, ApiTokenId, TenantId};
 use stella_protocol::time::Timestamp;
 
+use crate::access::{Account, Rights};
 use crate::name::Name;
 use crate::tenant::{AnsweredRequest, TenantState, Timer};
 
@@ -27,6 +28,12 @@ impl State {
         let tenants = self.tenants.values().filter_map(|tenant| tenant.timers.get_min());
         tenants.chain(self.system.timers.get_min()).map(|(at, _)| *at).min()
     }
+
+    /// Whether anybody can still come in who administers the installation.
+    pub(crate) fn is_administered(&self) -> bool {
+        let mut tokens = self.system.api_tokens.keys();
+        tokens.any(|token| Rights::of(self, *token).is_some_and(|rights| rights.administers()))
+    }
 }
 
 /// What belongs to no tenant.
@@ -36,6 +43,12 @@ pub struct SystemState {
     pub tenants: OrdMap<Name, TenantId>,
     /// Bearer tokens of the API.
     pub api_tokens: OrdMap<ApiTokenId, ApiToken>,
+    /// Who uses the API.
+    #[serde(default)]
+    pub accounts: OrdMap<AccountId, Arc<Account>>,
+    /// Accounts by name.
+    #[serde(default)]
+    pub account_names: OrdMap<Name, AccountId>,
     /// Answers that were given, by idempotency key.
     pub requests: OrdMap<String, AnsweredRequest>,
     /// What is due when.
@@ -51,6 +64,9 @@ pub struct ApiToken {
     pub name: String,
     /// SHA-256 of the token.
     pub hash: Digest,
+    /// Whose it is; `None` may do everything.
+    #[serde(default)]
+    pub account: Option<AccountId>,
     /// When it was created.
     pub created_at: Timestamp,
 }

@@ -157,6 +157,7 @@ async fn connect(shared: &Shared, peer: Peer, hello: &Hello) -> Result<SessionEp
             Rejection::Revoked { .. } => CloseCode::Revoked,
             Rejection::NotFound { .. } => CloseCode::UnknownAgent,
             other @ (Rejection::Exists { .. }
+            | Rejection::Forbidden { .. }
             | Rejection::Invalid { .. }
             | Rejection::Conflict { .. }
             | Rejection::KeyReused

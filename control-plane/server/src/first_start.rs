@@ -28,6 +28,7 @@ pub(crate) async fn ensure_api_token(engine: &Handle, state_dir: &Path) -> anyho
         id: ApiTokenId(uuid::Uuid::now_v7()),
         name: "first start".into(),
         hash: token.hash(),
+        account: None,
     };
     let request = Request {
         actor: Actor::System,

@@ -2,7 +2,7 @@
 
 #![expect(unused_qualifications, reason = "the macro that documents a route spells out its extractors")]
 
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::StatusCode;
 use serde::Deserialize;
 use stella_api_types::agent::{
@@ -22,19 +22,23 @@ use uuid::Uuid;
 
 use crate::body::{Json, Paging, Path, Query, page};
 use crate::error::ApiError;
+use crate::request::Caller;
 use crate::submit::{Change, unexpected};
 use crate::{App, parse, resolve, view};
 
 type Created<T> = (StatusCode, Json<T>);
 
-/// Lists tenants.
+/// Lists the tenants in which the caller has a role.
 #[utoipa::path(get, path = paths::TENANTS, tag = "tenants", params(Paging), responses((status = 200, body = Page<Tenant>)))]
 pub(crate) async fn tenants(
     State(app): State<App>,
+    Extension(caller): Extension<Caller>,
     Query(paging): Query<Paging>,
 ) -> Result<Json<Page<Tenant>>, ApiError> {
     let state = app.engine.state();
-    page(&paging, state.tenants.iter().map(|(id, tenant)| (*id, tenant)), |tenant| view::tenant(tenant))
+    let rights = caller.rights(&state)?;
+    let seen = state.tenants.iter().filter(|(id, _)| rights.sees(**id));
+    page(&paging, seen.map(|(id, tenant)| (*id, tenant)), |tenant| view::tenant(tenant))
 }
 
 /// Creates a tenant.
@@ -303,10 +307,15 @@ pub(crate) async fn create_enrolment_token(
 
 /// Figures of the installation.
 #[utoipa::path(get, path = paths::SYSTEM, tag = "system", responses((status = 200, body = System)))]
-pub(crate) async fn system(State(app): State<App>) -> Json<System> {
+pub(crate) async fn system(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Json<System>, ApiError> {
     let state = app.engine.state();
+    let rights = caller.rights(&state)?;
+    let seen: Vec<_> = state.tenants.values().filter(|tenant| rights.sees(tenant.id)).collect();
     let sum = |count: fn(&stella_domain::tenant::TenantState) -> usize| {
-        state.tenants.values().map(|tenant| count(tenant) as u64).sum::<u64>()
+        seen.iter().map(|tenant| count(tenant) as u64).sum::<u64>()
     };
     let online = |tenant: &stella_domain::tenant::TenantState| {
         tenant
@@ -316,7 +325,7 @@ pub(crate) async fn system(State(app): State<App>) -> Json<System> {
             .count()
     };
     let counts = SystemCounts {
-        tenants: state.tenants.len() as u64,
+        tenants: seen.len() as u64,
         environments: sum(|tenant| tenant.environments.len()),
         targets: sum(|tenant| tenant.targets.len()),
         agents: sum(|tenant| tenant.agents.len()),
@@ -327,12 +336,12 @@ pub(crate) async fn system(State(app): State<App>) -> Json<System> {
         open_tasks: sum(|tenant| tenant.unsettled.values().map(|tasks| tasks.len()).sum()),
     };
     let incarnation = app.engine.journal_mark(TenantId(Uuid::nil())).incarnation;
-    Json(System {
+    Ok(Json(System {
         version: app.version.to_owned(),
         journal_incarnation: incarnation.to_string(),
         uptime: app.started.elapsed().as_secs(),
         agent_address: app.agent_address.clone(),
         root_fingerprint: app.root_fingerprint.to_string(),
         counts,
-    })
+    }))
 }

@@ -17,7 +17,7 @@ use stella_api_types::event::{Event, JournalHead};
 use stella_api_types::{Page, paths};
 use stella_domain::event::StreamId;
 use stella_engine::{Committed, CommittedEvent};
-use stella_protocol::id::Position;
+use stella_protocol::id::{Position, TenantId};
 use tokio::sync::broadcast::{self, error::RecvError};
 use utoipa::IntoParams;
 
@@ -54,13 +54,14 @@ pub(crate) async fn events(
     Query(which): Query<Which>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let stream = StreamId::Tenant(resolve::tenant_id(&app.engine.state(), &tenant)?);
+    let tenant = resolve::tenant_id(&app.engine.state(), &tenant)?;
+    let stream = StreamId::Tenant(tenant);
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let wants_feed = text(header::ACCEPT.as_str()).is_some_and(|accept| accept.contains("text/event-stream"));
     if wants_feed {
         let live = app.engine.subscribe();
         let next = first_of_feed(text("last-event-id"), which.after, app.engine.head(stream))?;
-        let feed = Feed { app, caller, stream, next, live };
+        let feed = Feed { app, caller, tenant, stream, next, live };
         return Ok(Sse::new(feed.into_stream())
             .keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
             .into_response());
@@ -126,6 +127,7 @@ fn first_of_feed(
 struct Feed {
     app: App,
     caller: Caller,
+    tenant: TenantId,
     stream: StreamId,
     next: Position,
     live: broadcast::Receiver<Arc<Committed>>,
@@ -140,9 +142,9 @@ impl Feed {
         batches.flat_map(|batch| stream::iter(batch.into_iter().map(|event| Ok(sse(&event)))))
     }
 
-    /// The next events in order; `None` at the end of the feed. A revocation is a commit too, and ends it at once.
+    /// The next events in order; `None` at the end of the feed. A revocation is a commit too, as is a role that is taken away, and ends it at once.
     async fn batch(&mut self) -> Option<Vec<CommittedEvent>> {
-        while self.caller.is_known(&self.app) {
+        while self.caller.sees(&self.app, self.tenant) {
             if self.next < self.app.engine.head(self.stream) {
                 let page = self.app.engine.read(self.stream, self.next, PAGE_EVENTS).await;
                 let page = page

@@ -91,7 +91,7 @@ impl Reader {
     fn into_stream(self) -> impl Stream<Item = Result<Bytes, StoreError>> {
         stream::unfold(self, |mut reader| async move {
             loop {
-                if reader.ended || !reader.caller.is_known(&reader.app) {
+                if reader.ended || !reader.caller.sees(&reader.app, reader.tenant) {
                     return None;
                 }
                 match reader.page().await {

@@ -9,6 +9,7 @@ use futures::StreamExt;
 use stella_api_types::artifact::Artifact;
 use stella_api_types::release::{CreateRelease, Release};
 use stella_api_types::{Page, paths};
+use stella_domain::access::{Role, Scope};
 use stella_domain::command::{NewRelease, Outcome, TenantCommand};
 use stella_domain::release::Component;
 use stella_domain::tenant::TenantState;
@@ -39,6 +40,7 @@ pub(crate) async fn upload(
     body: Body,
 ) -> Result<Json<Artifact>, ApiError> {
     let tenant = resolve::tenant_id(&app.engine.state(), &tenant)?;
+    change.require(&app, Role::Deployer, Scope::Somewhere(tenant))?;
     let digest = parse::digest("digest", &digest)?;
     let mut upload = app.artifacts.upload(digest, app.config.artifact_bytes_max).await?;
     let mut chunks = body.into_data_stream();

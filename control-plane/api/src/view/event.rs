@@ -24,12 +24,12 @@ pub(crate) fn event(committed: &CommittedEvent) -> dto::Event {
 
 /// Who.
 pub(super) fn actor(actor: &Actor) -> dto::Actor {
-    let (kind, id) = match actor {
-        Actor::System => ("system", None),
-        Actor::ApiToken { id } => ("api_token", Some(id.to_string())),
-        Actor::Agent { id } => ("agent", Some(id.to_string())),
+    let (kind, id, account) = match actor {
+        Actor::System => ("system", None, None),
+        Actor::ApiToken { id, account } => ("api_token", Some(id.to_string()), account.as_ref()),
+        Actor::Agent { id } => ("agent", Some(id.to_string()), None),
     };
-    dto::Actor { kind: kind.to_owned(), id }
+    dto::Actor { kind: kind.to_owned(), id, account: account.map(|account| account.name.to_string()) }
 }
 
 /// The fields of a fact as they are in the journal, but for its name.

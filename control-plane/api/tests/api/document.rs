@@ -9,9 +9,13 @@ use stella_api_types::paths;
 use crate::world::{World, bare};
 
 /// All templates of the API's own listener. A new constant is noticed by the comparison with the source below.
-const PATHS: [&str; 38] = [
+const PATHS: [&str; 42] = [
     paths::API_TOKENS,
     paths::API_TOKEN,
+    paths::ACCOUNTS,
+    paths::ACCOUNT,
+    paths::ACCOUNT_ROLES,
+    paths::WHOAMI,
     paths::TENANTS,
     paths::TENANT,
     paths::ENVIRONMENTS,

@@ -1,9 +1,10 @@
-//! What belongs to no tenant: the tenants themselves, and the API's tokens.
+//! What belongs to no tenant: the tenants themselves, accounts, and the API's tokens.
 
-use stella_protocol::id::{ApiTokenId, TenantId};
+use stella_protocol::id::{AccountId, ApiTokenId, TenantId};
 use stella_protocol::time::Timestamp;
 
 use super::Decision;
+use crate::access::{GRANTS_MAX, Grant};
 use crate::command::{Outcome, Request, SystemCommand};
 use crate::event::{Fact, StreamId};
 use crate::rejection::Rejection;
@@ -19,7 +20,8 @@ pub(super) fn decide(
     now: Timestamp,
 ) -> Result<Decision, Rejection> {
     let mut decision = Decision::new(state);
-    match command {
+    let mut emit = |stream, fact| decision.emit(stream, request, now, fact);
+    let outcome = match command {
         SystemCommand::CreateTenant { id, name } => {
             if state.system.tenants.contains_key(name) {
                 return Err(Rejection::exists(TenantId::KIND, name));
@@ -27,38 +29,104 @@ pub(super) fn decide(
             if state.tenants.contains_key(id) {
                 return Err(Rejection::exists(TenantId::KIND, id));
             }
-            let (created, opened) = (
-                Fact::TenantCreated { id: *id, name: name.clone() },
-                Fact::TenantOpened { id: *id, name: name.clone() },
-            );
-            decision.emit(StreamId::System, request, now, created)?;
-            decision.emit(StreamId::Tenant(*id), request, now, opened)?;
-            decision.outcome = Outcome::Tenant(*id);
+            emit(StreamId::System, Fact::TenantCreated { id: *id, name: name.clone() })?;
+            emit(StreamId::Tenant(*id), Fact::TenantOpened { id: *id, name: name.clone() })?;
+            Outcome::Tenant(*id)
         }
-        SystemCommand::CreateApiToken { id, name, hash } => {
-            let length = name.chars().count();
-            if length == 0 || length > TOKEN_NAME_MAX || name.contains(char::is_control) {
-                let problem = format!("must have 1 to {TOKEN_NAME_MAX} characters and no control characters");
-                return Err(Rejection::invalid("name", problem));
-            }
+        SystemCommand::CreateApiToken { id, name, hash, account } => {
+            token_name(name)?;
             if state.system.api_tokens.contains_key(id) {
                 return Err(Rejection::exists(ApiTokenId::KIND, id));
             }
-            let fact = Fact::ApiTokenCreated { id: *id, name: name.clone(), hash: *hash };
-            decision.emit(StreamId::System, request, now, fact)?;
-            decision.outcome = Outcome::ApiToken(*id);
+            if let Some(account) = account {
+                known(state, *account)?;
+            }
+            let fact = Fact::ApiTokenCreated { id: *id, name: name.clone(), hash: *hash, account: *account };
+            emit(StreamId::System, fact)?;
+            Outcome::ApiToken(*id)
         }
         SystemCommand::RevokeApiToken { id } => {
             if !state.system.api_tokens.contains_key(id) {
                 return Err(Rejection::not_found(ApiTokenId::KIND, id));
             }
-            if state.system.api_tokens.len() == 1 {
-                let problem =
-                    "it is the last one, and nobody could come in any more; create another one first";
-                return Err(Rejection::conflict(problem));
-            }
-            decision.emit(StreamId::System, request, now, Fact::ApiTokenRevoked { id: *id })?;
+            emit(StreamId::System, Fact::ApiTokenRevoked { id: *id })?;
+            Outcome::Done
         }
+        SystemCommand::CreateAccount { id, name, kind, roles } => {
+            if state.system.account_names.contains_key(name) {
+                return Err(Rejection::exists(AccountId::KIND, name));
+            }
+            if state.system.accounts.contains_key(id) {
+                return Err(Rejection::exists(AccountId::KIND, id));
+            }
+            let roles = checked(state, roles)?;
+            emit(StreamId::System, Fact::AccountCreated { id: *id, name: name.clone(), kind: *kind, roles })?;
+            Outcome::Account(*id)
+        }
+        SystemCommand::SetAccountRoles { account, roles } => {
+            known(state, *account)?;
+            let roles = checked(state, roles)?;
+            if state.system.accounts.get(account).is_none_or(|before| before.roles != roles) {
+                emit(StreamId::System, Fact::AccountRolesSet { id: *account, roles })?;
+            }
+            Outcome::Account(*account)
+        }
+        SystemCommand::RemoveAccount { account } => {
+            known(state, *account)?;
+            let tokens = state.system.api_tokens.values();
+            for token in tokens.filter(|token| token.account == Some(*account)) {
+                emit(StreamId::System, Fact::ApiTokenRevoked { id: token.id })?;
+            }
+            emit(StreamId::System, Fact::AccountRemoved { id: *account })?;
+            Outcome::Done
+        }
+    };
+    if state.is_administered() && !decision.state.is_administered() {
+        let problem = "nobody could administer the installation any more; create another one first: a token without an \
+                       account, or one of an account that is admin everywhere";
+        return Err(Rejection::conflict(problem));
     }
+    decision.outcome = outcome;
     Ok(decision)
+}
+
+fn token_name(name: &str) -> Result<(), Rejection> {
+    let length = name.chars().count();
+    if length == 0 || length > TOKEN_NAME_MAX || name.contains(char::is_control) {
+        let problem = format!("must have 1 to {TOKEN_NAME_MAX} characters and no control characters");
+        return Err(Rejection::invalid("name", problem));
+    }
+    Ok(())
+}
+
+fn known(state: &State, account: AccountId) -> Result<(), Rejection> {
+    if state.system.accounts.contains_key(&account) {
+        return Ok(());
+    }
+    Err(Rejection::not_found(AccountId::KIND, account))
+}
+
+/// Roles in places that exist, in order and none twice.
+fn checked(state: &State, roles: &[Grant]) -> Result<Vec<Grant>, Rejection> {
+    if roles.len() > GRANTS_MAX {
+        return Err(Rejection::invalid("roles", format!("there are more than {GRANTS_MAX}")));
+    }
+    for (at, grant) in roles.iter().enumerate() {
+        let problem = match (grant.tenant, grant.environment) {
+            (None, None) => continue,
+            (None, Some(_)) => "is in an environment of no tenant; say which tenant".to_owned(),
+            (Some(id), environment) => match (state.tenants.get(&id), environment) {
+                (None, _) => format!("there is no tenant {id}"),
+                (Some(tenant), Some(environment)) if !tenant.environments.contains_key(&environment) => {
+                    format!("tenant {} has no environment {environment}", tenant.name)
+                }
+                (Some(_), _) => continue,
+            },
+        };
+        return Err(Rejection::invalid(format!("roles[{at}]"), problem));
+    }
+    let mut roles = roles.to_vec();
+    roles.sort_unstable();
+    roles.dedup();
+    Ok(roles)
 }

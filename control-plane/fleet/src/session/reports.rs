@@ -141,6 +141,7 @@ impl Reports {
             }
             // The same report would be rejected for ever, so the agent need not keep it.
             Rejection::Exists { .. }
+            | Rejection::Forbidden { .. }
             | Rejection::Invalid { .. }
             | Rejection::Conflict { .. }
             | Rejection::KeyReused

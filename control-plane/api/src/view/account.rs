@@ -1,0 +1,46 @@
+//! Accounts and tokens of the API.
+
+use stella_api_types::account as dto;
+use stella_api_types::token::ApiToken as ApiTokenDto;
+use stella_domain::access::{Account, AccountKind, Grant};
+use stella_domain::state::{ApiToken, State};
+use stella_protocol::id::ApiTokenId;
+
+use super::{environment_named, named, time};
+
+/// A token of the API, for the bearer of `caller`.
+pub(crate) fn api_token(state: &State, token: &ApiToken, caller: ApiTokenId) -> ApiTokenDto {
+    ApiTokenDto {
+        id: token.id.to_string(),
+        name: token.name.clone(),
+        account: token.account.map(|id| named(id, state.system.accounts.get(&id).map(|it| &it.name))),
+        is_yours: token.id == caller,
+        created_at: time(token.created_at),
+    }
+}
+
+/// An account.
+pub(crate) fn account(state: &State, account: &Account) -> dto::Account {
+    let kind = match account.kind {
+        AccountKind::User => "user",
+        AccountKind::Service => "service",
+    };
+    let tokens = state.system.api_tokens.values().filter(|token| token.account == Some(account.id)).count();
+    dto::Account {
+        id: account.id.to_string(),
+        name: account.name.to_string(),
+        kind: kind.to_owned(),
+        roles: account.roles.iter().map(|it| grant(state, it)).collect(),
+        tokens: tokens as u64,
+        created_at: time(account.created_at),
+    }
+}
+
+fn grant(state: &State, grant: &Grant) -> dto::Grant {
+    let tenant = grant.tenant.and_then(|id| state.tenants.get(&id));
+    dto::Grant {
+        role: grant.role.name().to_owned(),
+        tenant: grant.tenant.map(|id| named(id, tenant.map(|tenant| &tenant.name))),
+        environment: grant.environment.and_then(|id| Some(environment_named(tenant?, id))),
+    }
+}

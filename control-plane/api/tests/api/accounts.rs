@@ -1,0 +1,173 @@
+//! People and programs with roles: what they see, what they may do, and what of others they cannot tell.
+
+use axum::body::Body;
+use serde_json::{Value, json};
+
+use crate::world::{Answer, World, bare, digest_of, with_json, within};
+
+/// A new account with these roles, and a token of its.
+async fn account(world: &World, name: &str, roles: &Value) -> String {
+    let body = json!({"name": name, "roles": roles});
+    world.post("/api/v1/accounts", &body).await.expect(201);
+    let body = json!({"name": "laptop", "account": name});
+    let created = world.post("/api/v1/tokens", &body).await.expect(201);
+    assert_eq!(created["details"]["account"]["name"], name, "{created}");
+    created["token"].as_str().unwrap().to_owned()
+}
+
+async fn ask(world: &World, token: &str, method: &str, path: &str, body: Option<&Value>) -> Answer {
+    let request = bare(method, path).header("authorization", format!("Bearer {token}"));
+    world
+        .send(match body {
+            Some(body) => with_json(request, body),
+            None => request.body(Body::empty()).unwrap(),
+        })
+        .await
+}
+
+#[tokio::test]
+async fn a_role_holds_where_it_was_given_and_nowhere_else() {
+    let world = World::new().await;
+    let busy = world.busy_tenant("acme").await;
+    world.busy_tenant("globex").await;
+    let at = &busy.at;
+    world.post(&format!("{at}/environments"), &json!({"name": "staging"})).await.expect(201);
+    let roles = json!([{"role": "deployer", "tenant": "acme", "environment": "staging"}]);
+    let token = account(&world, "ci", &roles).await;
+    let asked = |method: &'static str, path: String, body: Option<Value>| {
+        let (world, token) = (&world, &token);
+        async move { ask(world, token, method, &path, body.as_ref()).await }
+    };
+
+    let me = asked("GET", "/api/v1/whoami".into(), None).await.expect(200);
+    assert_eq!((&me["account"]["name"], &me["account"]["tokens"]), (&json!("ci"), &json!(1)), "{me}");
+    assert_eq!(me["account"]["roles"][0]["environment"]["name"], "staging", "{me}");
+    // All of its tenant can be seen, and no other.
+    let tenants = asked("GET", "/api/v1/tenants".into(), None).await.expect(200);
+    assert_eq!(tenants["items"].as_array().unwrap().len(), 1, "{tenants}");
+    let system = asked("GET", "/api/v1/system".into(), None).await.expect(200);
+    assert_eq!(
+        (&system["counts"]["tenants"], &system["counts"]["targets"]),
+        (&json!(1), &json!(1)),
+        "{system}"
+    );
+    asked("GET", format!("{at}/deployments/{}", busy.deployment), None).await.expect(200);
+    let theirs = asked("GET", "/api/v1/tenants/globex/targets".into(), None).await.expect(404);
+    let nobodys = asked("GET", "/api/v1/tenants/nobody/targets".into(), None).await.expect(404);
+    let detail = |it: &Value| it["detail"].as_str().unwrap().replace("globex", "nobody");
+    assert_eq!(detail(&theirs), detail(&nobodys), "whether it exists cannot be told");
+
+    // A deployer of staging uploads and releases, and deploys there.
+    let digest = digest_of(b"new");
+    let put =
+        bare("PUT", &format!("{at}/artifacts/{digest}")).header("authorization", format!("Bearer {token}"));
+    world.send(put.body(Body::from("new")).unwrap()).await.expect(200);
+    let component = json!({"name": "web", "digest": digest});
+    let release = json!({"application": "web", "version": "2", "components": [component]});
+    asked("POST", format!("{at}/releases"), Some(release)).await.expect(201);
+    let deploy = |environment| Some(json!({"environment": environment, "release": "web:2"}));
+    let refused = asked("POST", format!("{at}/deployments"), deploy("prod")).await.expect(403);
+    assert_eq!(refused["code"], "forbidden");
+    let detail = refused["detail"].as_str().unwrap();
+    assert!(
+        detail.contains("account ci needs the role deployer in environment prod of tenant acme"),
+        "{detail}"
+    );
+    // Let through, and only then found to have no target.
+    asked("POST", format!("{at}/deployments"), deploy("staging")).await.expect(422);
+    let cancel = Some(json!({"reason": "mine"}));
+    let path = format!("{at}/deployments/{}/cancel", busy.deployment);
+    asked("POST", path, cancel).await.expect(403);
+    asked("POST", format!("{at}/environments"), Some(json!({"name": "qa"}))).await.expect(403);
+    asked("POST", "/api/v1/tenants".into(), Some(json!({"name": "hooli"}))).await.expect(403);
+    for path in ["/api/v1/accounts", "/api/v1/accounts/ci"] {
+        asked("GET", path.into(), None).await.expect(403);
+    }
+    let grab = Some(json!({"roles": [{"role": "admin"}]}));
+    asked("POST", "/api/v1/accounts/ci/roles".into(), grab).await.expect(403);
+}
+
+#[tokio::test]
+async fn a_viewer_uploads_nothing_and_its_feed_ends_with_its_role() {
+    let world = World::new().await;
+    let busy = world.busy_tenant("acme").await;
+    let token = account(&world, "eve", &json!([{"role": "viewer", "tenant": "acme"}])).await;
+    // Refused before the body is read: this one never comes to its end.
+    let endless = Body::from_stream(futures::stream::pending::<Result<Vec<u8>, std::io::Error>>());
+    let put = bare("PUT", &format!("{}/artifacts/{}", busy.at, digest_of(b"x")));
+    let put = put.header("authorization", format!("Bearer {token}")).body(endless).unwrap();
+    within(world.send(put)).await.expect(403);
+
+    let feed = bare("GET", &format!("{}/events", busy.at))
+        .header("authorization", format!("Bearer {token}"))
+        .header("accept", "text/event-stream");
+    let feed = world.open(feed.body(Body::empty()).unwrap()).await;
+    assert_eq!(feed.status().as_u16(), 200);
+    world.post("/api/v1/accounts/eve/roles", &json!({"roles": []})).await.expect(200);
+    within(axum::body::to_bytes(feed.into_body(), 1 << 20)).await.unwrap();
+    ask(&world, &token, "GET", &busy.at, None).await.expect(404);
+}
+
+#[tokio::test]
+async fn tokens_belong_to_their_account_and_go_with_it() {
+    let world = World::new().await;
+    world.tenant("acme").await;
+    let token = account(&world, "ann", &json!([{"role": "admin", "tenant": "acme"}])).await;
+    account(&world, "bob", &json!([])).await;
+    // Without saying whose: one's own.
+    let created =
+        ask(&world, &token, "POST", "/api/v1/tokens", Some(&json!({"name": "phone"}))).await.expect(201);
+    assert_eq!(created["details"]["account"]["name"], "ann");
+    let theirs = json!({"name": "x", "account": "bob"});
+    let nobodys = json!({"name": "x", "account": "nobody"});
+    let refused = ask(&world, &token, "POST", "/api/v1/tokens", Some(&theirs)).await.expect(403);
+    let same = ask(&world, &token, "POST", "/api/v1/tokens", Some(&nobodys)).await.expect(403);
+    assert_eq!(refused["detail"], same["detail"], "which accounts there are cannot be told");
+    world.post("/api/v1/tokens", &nobodys).await.expect(422);
+
+    let listed = ask(&world, &token, "GET", "/api/v1/tokens", None).await.expect(200);
+    let names: Vec<_> = listed["items"].as_array().unwrap().iter().map(|it| &it["account"]["name"]).collect();
+    assert_eq!(names, ["ann", "ann"], "{listed}");
+    let all = world.get("/api/v1/tokens").await.expect(200);
+    assert_eq!(all["items"].as_array().unwrap().len(), 4, "{all}");
+
+    // What it does is recorded under its name.
+    ask(&world, &token, "POST", "/api/v1/tenants/acme/environments", Some(&json!({"name": "qa"})))
+        .await
+        .expect(201);
+    let gone = world.send(world.request("DELETE", "/api/v1/accounts/ann").body(Body::empty()).unwrap()).await;
+    assert_eq!(gone.status.as_u16(), 204);
+    ask(&world, &token, "GET", "/api/v1/whoami", None).await.expect(401);
+    let events = world.get("/api/v1/tenants/acme/events").await.expect(200);
+    let mut actors = events["items"].as_array().unwrap().iter().map(|it| &it["actor"]["account"]);
+    assert_eq!(actors.next_back(), Some(&json!("ann")), "{events}");
+    let accounts = world.get("/api/v1/accounts").await.expect(200);
+    assert_eq!(accounts["items"].as_array().unwrap().len(), 1, "{accounts}");
+}
+
+#[tokio::test]
+async fn bad_accounts_are_refused_with_the_field() {
+    let world = World::new().await;
+    world.tenant("acme").await;
+    let cases = [
+        (json!({"name": "No Name"}), "name"),
+        (json!({"name": "x", "kind": "robot"}), "kind"),
+        (json!({"name": "x", "roles": [{"role": "king"}]}), "roles[0].role"),
+        (
+            json!({"name": "x", "roles": [{"role": "viewer"}, {"role": "viewer", "tenant": "no"}]}),
+            "roles[1].tenant",
+        ),
+        (json!({"name": "x", "roles": [{"role": "viewer", "environment": "no"}]}), "roles[0].tenant"),
+        (
+            json!({"name": "x", "roles": [{"role": "viewer", "tenant": "acme", "environment": "no"}]}),
+            "roles[0].environment",
+        ),
+    ];
+    for (body, field) in cases {
+        let refused = world.post("/api/v1/accounts", &body).await.expect(422);
+        assert_eq!(refused["field"], field, "{body}: {refused}");
+    }
+    world.post("/api/v1/accounts", &json!({"name": "x"})).await.expect(201);
+    world.post("/api/v1/accounts", &json!({"name": "x"})).await.expect(409);
+    world.get("/api/v1/accounts/nobody").await.expect(404);
+}

@@ -1,0 +1,300 @@
+//! Who may do what: accounts, their roles, and the one place where a command is let through or refused.
+//!
+//! Nothing is allowed that no role allows. The bearer of a token without an account may do everything: that is the first
+//! token, and those that were made with it for the same purpose.
+
+use serde::{Deserialize, Serialize};
+use stella_protocol::id::{AccountId, AgentId, ApiTokenId, DeploymentId, EnvironmentId, TaskId, TenantId};
+use stella_protocol::time::Timestamp;
+
+use crate::command::{Actor, Command, Request, SystemCommand, TenantCommand};
+use crate::name::Name;
+use crate::rejection::Rejection;
+use crate::state::State;
+
+/// How many roles one account may have: each command looks through them.
+pub const GRANTS_MAX: usize = 256;
+
+/// A person or a program that uses the API.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Account {
+    /// Its id.
+    pub id: AccountId,
+    /// Its name, unique in the installation and never changed.
+    pub name: Name,
+    /// What it is.
+    pub kind: AccountKind,
+    /// What it may do, and where. Sorted, none twice.
+    pub roles: Vec<Grant>,
+    /// When it was created.
+    pub created_at: Timestamp,
+}
+
+/// What uses the API.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AccountKind {
+    /// A person.
+    #[default]
+    User,
+    /// A program.
+    Service,
+}
+
+/// What an account may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// See everything of a tenant.
+    Viewer,
+    /// Upload, create releases, and start, hold and end deployments.
+    Deployer,
+    /// Look after targets, agents and locks, say what to think of releases, and settle tasks.
+    Operator,
+    /// Everything, also what the rules are.
+    Admin,
+}
+
+impl Role {
+    /// All of them, each including the ones before it.
+    pub const ALL: [Self; 4] = [Self::Viewer, Self::Deployer, Self::Operator, Self::Admin];
+
+    /// Whether who has this role may do what the other one may.
+    #[must_use]
+    pub fn includes(self, other: Self) -> bool {
+        self >= other
+    }
+
+    /// The name in messages and the API.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Viewer => "viewer",
+            Self::Deployer => "deployer",
+            Self::Operator => "operator",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+/// A role, and where it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Grant {
+    /// What.
+    pub role: Role,
+    /// In this tenant; `None` is in all, and outside of them.
+    pub tenant: Option<TenantId>,
+    /// In this environment of the tenant; `None` is in all, and in what belongs to none.
+    pub environment: Option<EnvironmentId>,
+}
+
+impl Grant {
+    fn covers(&self, scope: Scope) -> bool {
+        let Some(tenant) = self.tenant else { return true };
+        match scope {
+            Scope::Installation => false,
+            Scope::Tenant(wanted) => tenant == wanted && self.environment.is_none(),
+            Scope::Environment(wanted, environment) => {
+                tenant == wanted && self.environment.is_none_or(|it| it == environment)
+            }
+            Scope::Somewhere(wanted) => tenant == wanted,
+        }
+    }
+}
+
+/// Where a role must hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Outside of all tenants.
+    Installation,
+    /// In the whole of a tenant.
+    Tenant(TenantId),
+    /// In one of its environments.
+    Environment(TenantId, EnvironmentId),
+    /// In the tenant or in any of its environments.
+    Somewhere(TenantId),
+}
+
+/// What the bearer of a token may do.
+#[derive(Clone, Copy, Debug)]
+pub struct Rights<'s> {
+    state: &'s State,
+    /// `None` may do everything.
+    account: Option<&'s Account>,
+}
+
+impl<'s> Rights<'s> {
+    /// Those of a token; `None` if it lets nobody in.
+    #[must_use]
+    pub fn of(state: &'s State, token: ApiTokenId) -> Option<Self> {
+        let token = state.system.api_tokens.get(&token)?;
+        let account = match token.account {
+            None => None,
+            Some(id) => Some(&**state.system.accounts.get(&id)?),
+        };
+        Some(Self { state, account })
+    }
+
+    /// Whose they are; `None` if the token has no account and may do everything.
+    #[must_use]
+    pub const fn account(&self) -> Option<&'s Account> {
+        self.account
+    }
+
+    /// Whether a role, or one that includes it, holds there.
+    #[must_use]
+    pub fn has(&self, role: Role, scope: Scope) -> bool {
+        let roles = self.account.map(|account| account.roles.iter());
+        roles.is_none_or(|mut roles| roles.any(|it| it.role.includes(role) && it.covers(scope)))
+    }
+
+    /// Whether anything of a tenant may be known.
+    #[must_use]
+    pub fn sees(&self, tenant: TenantId) -> bool {
+        self.has(Role::Viewer, Scope::Somewhere(tenant))
+    }
+
+    /// Whether the installation may be administered.
+    #[must_use]
+    pub fn administers(&self) -> bool {
+        self.has(Role::Admin, Scope::Installation)
+    }
+
+    /// That a role holds there.
+    ///
+    /// # Errors
+    /// If it does not, with what is missing and where.
+    pub fn require(&self, role: Role, scope: Scope) -> Result<(), Rejection> {
+        if self.has(role, scope) {
+            return Ok(());
+        }
+        let who = self.account.map_or_else(String::new, |account| format!("account {} ", account.name));
+        let (what, place) = (role.name(), self.place(scope));
+        let problem =
+            format!("{who}needs the role {what} {place}; whoever administers the installation can give it");
+        Err(Rejection::Forbidden { problem })
+    }
+
+    /// Only of tenants that are seen: the names of others are nobody's business.
+    fn place(&self, scope: Scope) -> String {
+        let tenant_name = |id: TenantId| {
+            self.state.tenants.get(&id).map_or_else(|| id.to_string(), |tenant| tenant.name.to_string())
+        };
+        match scope {
+            Scope::Installation => "in the whole installation".to_owned(),
+            Scope::Tenant(tenant) => format!("in the whole of tenant {}", tenant_name(tenant)),
+            Scope::Somewhere(tenant) => format!("in tenant {}", tenant_name(tenant)),
+            Scope::Environment(tenant, id) => {
+                let environment = self.state.tenants.get(&tenant).and_then(|it| it.environments.get(&id));
+                let name = environment.map_or_else(|| id.to_string(), |it| it.name.to_string());
+                format!("in environment {name} of tenant {}", tenant_name(tenant))
+            }
+        }
+    }
+}
+
+/// Lets a command through, or does not.
+pub(crate) fn check(state: &State, request: &Request) -> Result<(), Rejection> {
+    match &request.actor {
+        Actor::System => Ok(()),
+        Actor::Agent { id } => by_agent(*id, &request.command),
+        Actor::ApiToken { id, .. } => {
+            let rights = Rights::of(state, *id).ok_or_else(|| {
+                let problem = "the token was revoked or its account removed";
+                Rejection::Forbidden { problem: problem.to_owned() }
+            })?;
+            if let Command::Tenant(tenant, _) = &request.command
+                && !rights.sees(*tenant)
+            {
+                return Err(Rejection::not_found(TenantId::KIND, tenant));
+            }
+            if is_about_oneself(state, rights, &request.command) {
+                return Ok(());
+            }
+            let (role, scope) = needed(state, &request.command)
+                .ok_or_else(|| Rejection::Forbidden { problem: "only agents do that".to_owned() })?;
+            rights.require(role, scope)
+        }
+    }
+}
+
+/// An agent speaks for itself and for nobody else.
+fn by_agent(id: AgentId, command: &Command) -> Result<(), Rejection> {
+    let speaker = match command {
+        Command::Tenant(
+            _,
+            TenantCommand::ConnectAgent { agent, .. }
+            | TenantCommand::DisconnectAgent { agent, .. }
+            | TenantCommand::Report { agent, .. },
+        ) => Some(*agent),
+        Command::Tenant(..) | Command::System(_) | Command::Tick => None,
+    };
+    if speaker == Some(id) {
+        return Ok(());
+    }
+    Err(Rejection::Forbidden { problem: format!("agent {id} may only speak for itself") })
+}
+
+/// Everybody may renew their own tokens.
+fn is_about_oneself(state: &State, rights: Rights<'_>, command: &Command) -> bool {
+    let Some(own) = rights.account().map(|account| account.id) else { return false };
+    let owner = match command {
+        Command::System(SystemCommand::CreateApiToken { account, .. }) => *account,
+        Command::System(SystemCommand::RevokeApiToken { id }) => {
+            state.system.api_tokens.get(id).and_then(|token| token.account)
+        }
+        Command::System(_) | Command::Tenant(..) | Command::Tick => None,
+    };
+    owner == Some(own)
+}
+
+/// The role that a command needs, and where; `None` if no role is enough. What is about a thing that is not there needs the
+/// role anywhere in the tenant: then it is told that the thing is not there.
+fn needed(state: &State, command: &Command) -> Option<(Role, Scope)> {
+    match command {
+        Command::Tick | Command::System(_) => Some((Role::Admin, Scope::Installation)),
+        Command::Tenant(tenant, command) => needed_in(state, *tenant, command),
+    }
+}
+
+fn needed_in(state: &State, tenant: TenantId, command: &TenantCommand) -> Option<(Role, Scope)> {
+    let found = state.tenants.get(&tenant);
+    let environment =
+        |id: Option<EnvironmentId>| id.map_or(Scope::Somewhere(tenant), |id| Scope::Environment(tenant, id));
+    let deployment = |id: &DeploymentId| {
+        environment(found.and_then(|it| it.deployments.get(id)).map(|deployment| deployment.environment))
+    };
+    let task = |id: &TaskId| {
+        let task = found.and_then(|it| it.tasks.get(id));
+        task.map_or(Scope::Somewhere(tenant), |task| deployment(&task.deployment))
+    };
+    Some(match command {
+        TenantCommand::StoreArtifact { .. } | TenantCommand::CreateRelease(_) => {
+            (Role::Deployer, Scope::Somewhere(tenant))
+        }
+        TenantCommand::Deploy(new) => (Role::Deployer, environment(Some(new.environment))),
+        TenantCommand::Rollback { of, .. } | TenantCommand::RetryDeployment { of, .. } => {
+            (Role::Deployer, deployment(of))
+        }
+        TenantCommand::CancelDeployment { deployment: id, .. }
+        | TenantCommand::PauseDeployment { deployment: id, .. }
+        | TenantCommand::ResumeDeployment { deployment: id } => (Role::Deployer, deployment(id)),
+        TenantCommand::CreateTarget(new) => (Role::Operator, environment(Some(new.environment))),
+        TenantCommand::RemoveTarget { id } => {
+            let target = found.and_then(|it| it.targets.get(id));
+            (Role::Operator, environment(target.map(|target| target.environment)))
+        }
+        TenantCommand::LockEnvironment { environment: id, .. }
+        | TenantCommand::UnlockEnvironment { environment: id } => (Role::Operator, environment(Some(*id))),
+        TenantCommand::SettleTask { task: id, .. } => (Role::Operator, task(id)),
+        TenantCommand::CreateEnrolmentToken(_)
+        | TenantCommand::RevokeAgent { .. }
+        | TenantCommand::JudgeRelease { .. } => (Role::Operator, Scope::Tenant(tenant)),
+        TenantCommand::CreateEnvironment { .. } => (Role::Admin, Scope::Tenant(tenant)),
+        TenantCommand::SetEnvironmentPath { environment: id, .. } => (Role::Admin, environment(Some(*id))),
+        TenantCommand::Enrol { .. }
+        | TenantCommand::ConnectAgent { .. }
+        | TenantCommand::DisconnectAgent { .. }
+        | TenantCommand::Report { .. } => return None,
+    })
+}

@@ -1,0 +1,53 @@
+//! Accounts and tokens of the API.
+
+use std::sync::Arc;
+
+use stella_protocol::id::{AccountId, ApiTokenId};
+use stella_protocol::time::Timestamp;
+
+use super::{Applied, ensure, misplaced, missing, vacant};
+use crate::access::Account;
+use crate::event::Fact;
+use crate::state::{ApiToken, SystemState};
+
+impl SystemState {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "a fact that is not listed is refused")]
+    pub(super) fn apply_access(&mut self, at: Timestamp, fact: &Fact) -> Applied {
+        match fact {
+            Fact::ApiTokenCreated { id, name, hash, account } => {
+                vacant(!self.api_tokens.contains_key(id), ApiTokenId::KIND, id, fact)?;
+                let known = account.is_none_or(|account| self.accounts.contains_key(&account));
+                ensure(known, format!("API token {id}"), "of an account that is not there", fact)?;
+                let (name, hash, account) = (name.clone(), *hash, *account);
+                self.api_tokens.insert(*id, ApiToken { id: *id, name, hash, account, created_at: at });
+                Ok(())
+            }
+            Fact::ApiTokenRevoked { id } => {
+                let token = self.api_tokens.remove(id);
+                token.map(drop).ok_or_else(|| missing(ApiTokenId::KIND, id, fact))
+            }
+            Fact::AccountCreated { id, name, kind, roles } => {
+                vacant(!self.accounts.contains_key(id), AccountId::KIND, id, fact)?;
+                vacant(!self.account_names.contains_key(name), AccountId::KIND, name, fact)?;
+                self.account_names.insert(name.clone(), *id);
+                let (name, roles) = (name.clone(), roles.clone());
+                let account = Account { id: *id, name, kind: *kind, roles, created_at: at };
+                self.accounts.insert(*id, Arc::new(account));
+                Ok(())
+            }
+            Fact::AccountRolesSet { id, roles } => {
+                let account = self.accounts.get_mut(id).ok_or_else(|| missing(AccountId::KIND, id, fact))?;
+                Arc::make_mut(account).roles.clone_from(roles);
+                Ok(())
+            }
+            Fact::AccountRemoved { id } => {
+                let has_token = self.api_tokens.values().any(|token| token.account == Some(*id));
+                ensure(!has_token, format!("account {id}"), "in possession of a token", fact)?;
+                let account = self.accounts.remove(id).ok_or_else(|| missing(AccountId::KIND, id, fact))?;
+                self.account_names.remove(&account.name);
+                Ok(())
+            }
+            other => Err(misplaced(other)),
+        }
+    }
+}

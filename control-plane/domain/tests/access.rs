@@ -1,0 +1,338 @@
+//! Who may do what: every command with the least role that lets it through.
+#![allow(clippy::unwrap_used, reason = "a test ends there, with the place")]
+
+mod common;
+
+use common::{
+    STAGING, TENANT, TOKEN, World, agent, deployment, digest, hello, invariants, mark, name, new_deployment,
+    new_release, new_target, release, target,
+};
+use stella_domain::access::{AccountKind, Grant, Role};
+use stella_domain::command::{
+    ActingAccount, Actor, Command, NewEnrolmentToken, Outcome, Report, Request, SystemCommand, TenantCommand,
+};
+use stella_domain::decide::decide;
+use stella_domain::hold::Verdict;
+use stella_domain::rejection::Rejection;
+use stella_protocol::id::{
+    AccountId, ApiTokenId, Attempt, AttemptKey, DeploymentId, EnvironmentId, SessionEpoch, TargetId, TenantId,
+};
+use stella_protocol::message::Running;
+use stella_protocol::time::Timestamp;
+use uuid::Uuid;
+
+const PRODUCTION: EnvironmentId = EnvironmentId(Uuid::from_u128(0x22));
+const OTHER_TENANT: TenantId = TenantId(Uuid::from_u128(0x11));
+const ALICE: AccountId = AccountId(Uuid::from_u128(0x900));
+const ALICES: ApiTokenId = ApiTokenId(Uuid::from_u128(0x901));
+const ROOT: ApiTokenId = ApiTokenId(Uuid::from_u128(0x902));
+
+fn everywhere(role: Role) -> Grant {
+    Grant { role, tenant: None, environment: None }
+}
+
+fn in_tenant(role: Role, tenant: TenantId) -> Grant {
+    Grant { role, tenant: Some(tenant), environment: None }
+}
+
+fn in_environment(role: Role, environment: EnvironmentId) -> Grant {
+    Grant { role, tenant: Some(TENANT), environment: Some(environment) }
+}
+
+/// A busy tenant with two environments, another tenant, a token that may do everything, and alice with hers.
+fn world() -> World {
+    let mut world = World::with_targets(2);
+    world.ok(TenantCommand::CreateEnvironment { id: PRODUCTION, name: name("production"), order: None });
+    world.deploy(1, 1, Some(1));
+    world.system(SystemCommand::CreateTenant { id: OTHER_TENANT, name: name("globex") }).unwrap();
+    world.system(token(ROOT, None)).unwrap();
+    let alice = SystemCommand::CreateAccount {
+        id: ALICE,
+        name: name("alice"),
+        kind: AccountKind::User,
+        roles: vec![],
+    };
+    world.system(alice).unwrap();
+    world.system(token(ALICES, Some(ALICE))).unwrap();
+    world
+}
+
+fn token(id: ApiTokenId, account: Option<AccountId>) -> SystemCommand {
+    SystemCommand::CreateApiToken { id, name: "x".to_owned(), hash: digest(1), account }
+}
+
+fn give(world: &mut World, roles: &[Grant]) {
+    let set = SystemCommand::SetAccountRoles { account: ALICE, roles: roles.to_vec() };
+    world.system(set).unwrap();
+}
+
+/// What becomes of a command by the bearer of a token; nothing is changed.
+fn asked(world: &World, token: ApiTokenId, command: Command) -> Result<Outcome, Rejection> {
+    let account = (token == ALICES).then(|| ActingAccount { id: ALICE, name: name("alice") });
+    let actor = Actor::ApiToken { id: token, account };
+    let request = Request { actor, ..World::request(command) };
+    decide(&world.state, &request, world.now).map(|decision| decision.outcome)
+}
+
+fn is_forbidden(result: &Result<Outcome, Rejection>) -> bool {
+    matches!(result, Err(Rejection::Forbidden { .. }))
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Where {
+    Staging,
+    Anywhere,
+    Tenant,
+}
+
+/// Every command that people give in a tenant, with the least role for it and where that has to hold.
+fn commands(world: &World) -> Vec<(&'static str, Role, Where, TenantCommand)> {
+    use Where::{Anywhere, Staging, Tenant};
+    let reason = || "why".to_owned();
+    let task = world.task_on(1).id;
+    let enrolment = NewEnrolmentToken {
+        id: TOKEN,
+        secret_hash: digest(1),
+        agent_name: None,
+        labels: std::collections::BTreeMap::new(),
+        uses_max: 1,
+        expires_at: Timestamp(u64::MAX),
+    };
+    let of = deployment(1);
+    let unknown = DeploymentId(Uuid::from_u128(0xdead));
+    vec![
+        (
+            "store",
+            Role::Deployer,
+            Anywhere,
+            TenantCommand::StoreArtifact { digest: digest(7), size_bytes: 1 },
+        ),
+        ("release", Role::Deployer, Anywhere, TenantCommand::CreateRelease(Box::new(new_release(9)))),
+        ("deploy", Role::Deployer, Staging, TenantCommand::Deploy(Box::new(new_deployment(2, 2, None)))),
+        ("rollback", Role::Deployer, Staging, TenantCommand::Rollback { id: deployment(2), of }),
+        (
+            "retry",
+            Role::Deployer,
+            Staging,
+            TenantCommand::RetryDeployment { id: deployment(2), of, targets: None },
+        ),
+        (
+            "cancel",
+            Role::Deployer,
+            Staging,
+            TenantCommand::CancelDeployment { deployment: of, reason: reason() },
+        ),
+        (
+            "pause",
+            Role::Deployer,
+            Staging,
+            TenantCommand::PauseDeployment { deployment: of, reason: reason() },
+        ),
+        ("resume", Role::Deployer, Staging, TenantCommand::ResumeDeployment { deployment: of }),
+        ("resume nothing", Role::Deployer, Anywhere, TenantCommand::ResumeDeployment { deployment: unknown }),
+        ("target", Role::Operator, Staging, TenantCommand::CreateTarget(Box::new(new_target(9)))),
+        ("remove", Role::Operator, Staging, TenantCommand::RemoveTarget { id: target(2) }),
+        (
+            "remove nothing",
+            Role::Operator,
+            Anywhere,
+            TenantCommand::RemoveTarget { id: TargetId(Uuid::from_u128(0xdead)) },
+        ),
+        (
+            "lock",
+            Role::Operator,
+            Staging,
+            TenantCommand::LockEnvironment { environment: STAGING, reason: reason() },
+        ),
+        ("unlock", Role::Operator, Staging, TenantCommand::UnlockEnvironment { environment: STAGING }),
+        (
+            "settle",
+            Role::Operator,
+            Staging,
+            TenantCommand::SettleTask { task, succeeded: true, reason: reason() },
+        ),
+        ("invite", Role::Operator, Tenant, TenantCommand::CreateEnrolmentToken(Box::new(enrolment))),
+        ("revoke", Role::Operator, Tenant, TenantCommand::RevokeAgent { agent: agent(1), reason: reason() }),
+        (
+            "judge",
+            Role::Operator,
+            Tenant,
+            TenantCommand::JudgeRelease { release: release(1), verdict: Verdict::Block, reason: reason() },
+        ),
+        (
+            "environment",
+            Role::Admin,
+            Tenant,
+            TenantCommand::CreateEnvironment {
+                id: EnvironmentId(Uuid::from_u128(0x33)),
+                name: name("qa"),
+                order: None,
+            },
+        ),
+        (
+            "path",
+            Role::Admin,
+            Staging,
+            TenantCommand::SetEnvironmentPath { environment: STAGING, requires: None },
+        ),
+    ]
+}
+
+#[test]
+fn every_command_needs_its_role_where_it_takes_effect() {
+    let mut world = world();
+    for (label, least, place, command) in commands(&world) {
+        let command = Command::Tenant(TENANT, command);
+        for role in Role::ALL {
+            let enough = role.includes(least);
+            for (grant, fits) in [
+                (everywhere(role), true),
+                (in_tenant(role, TENANT), true),
+                (in_environment(role, STAGING), place != Where::Tenant),
+                (in_environment(role, PRODUCTION), place == Where::Anywhere),
+            ] {
+                give(&mut world, &[grant]);
+                let result = asked(&world, ALICES, command.clone());
+                assert_eq!(is_forbidden(&result), !(enough && fits), "{label} with {grant:?}: {result:?}");
+            }
+            // Another tenant's people are not even told that this one exists.
+            give(&mut world, &[in_tenant(role, OTHER_TENANT)]);
+            let result = asked(&world, ALICES, command.clone());
+            let unknown = Rejection::NotFound { kind: TenantId::KIND, id: TENANT.to_string() };
+            assert_eq!(result, Err(unknown), "{label}");
+        }
+        assert!(!is_forbidden(&asked(&world, ROOT, command)), "{label}");
+    }
+    invariants::replay(&world.events, &world.state);
+}
+
+#[test]
+fn what_agents_say_cannot_be_said_with_a_token_nor_by_another_agent() {
+    let world = world();
+    let key = AttemptKey { task: world.task_on(1).id, attempt: Attempt(1) };
+    let report = Report::Running(Running { key, started_at: world.now });
+    let session = SessionEpoch(1);
+    let said = [
+        TenantCommand::Report { agent: agent(1), session, report },
+        TenantCommand::DisconnectAgent { agent: agent(1), session, reason: String::new() },
+        TenantCommand::ConnectAgent {
+            agent: agent(1),
+            hello: Box::new(hello(mark(1, 0), vec![])),
+            journal_rolled_back: false,
+        },
+    ];
+    let by = |id, command: &TenantCommand| {
+        let actor = Actor::Agent { id };
+        let request = Request { actor, ..World::request(Command::Tenant(TENANT, command.clone())) };
+        decide(&world.state, &request, world.now).map(|decision| decision.outcome)
+    };
+    for command in &said {
+        assert!(!is_forbidden(&by(agent(1), command)), "{command:?}");
+        assert!(is_forbidden(&by(agent(2), command)), "{command:?}");
+        assert!(is_forbidden(&asked(&world, ROOT, Command::Tenant(TENANT, command.clone()))), "{command:?}");
+    }
+    let deploy = TenantCommand::Deploy(Box::new(new_deployment(2, 2, None)));
+    assert!(is_forbidden(&by(agent(1), &deploy)));
+}
+
+#[test]
+fn accounts_are_for_administrators_and_everybody_renews_their_own_tokens() {
+    let mut world = world();
+    let (other, new) = (AccountId(Uuid::from_u128(0x910)), ApiTokenId(Uuid::from_u128(0x911)));
+    let create = |roles| SystemCommand::CreateAccount {
+        id: other,
+        name: name("bob"),
+        kind: AccountKind::Service,
+        roles,
+    };
+    give(&mut world, &[in_tenant(Role::Admin, TENANT)]);
+    let everything = vec![everywhere(Role::Admin)];
+    let refused = [
+        create(vec![]),
+        SystemCommand::SetAccountRoles { account: ALICE, roles: everything.clone() },
+        SystemCommand::RemoveAccount { account: ALICE },
+        SystemCommand::CreateTenant { id: TenantId(Uuid::from_u128(0x44)), name: name("hooli") },
+        token(new, None),
+        token(new, Some(other)),
+        SystemCommand::RevokeApiToken { id: ROOT },
+        SystemCommand::RevokeApiToken { id: new },
+    ];
+    for command in refused {
+        assert!(is_forbidden(&asked(&world, ALICES, Command::System(command.clone()))), "{command:?}");
+    }
+    for command in [token(new, Some(ALICE)), SystemCommand::RevokeApiToken { id: ALICES }] {
+        assert!(asked(&world, ALICES, Command::System(command.clone())).is_ok(), "{command:?}");
+    }
+    give(&mut world, &everything);
+    assert_eq!(asked(&world, ALICES, Command::System(create(everything))), Ok(Outcome::Account(other)));
+}
+
+#[test]
+fn roles_are_kept_in_order_and_only_for_places_that_exist() {
+    let mut world = world();
+    let twice =
+        [in_tenant(Role::Viewer, TENANT), everywhere(Role::Deployer), in_tenant(Role::Viewer, TENANT)];
+    give(&mut world, &twice);
+    let kept = [in_tenant(Role::Viewer, TENANT), everywhere(Role::Deployer)];
+    assert_eq!(world.state.system.accounts[&ALICE].roles, kept);
+    let events = world.events.len();
+    give(&mut world, &kept);
+    assert_eq!(world.events.len(), events, "nothing has changed, so nothing is recorded");
+    let nowhere = TenantId(Uuid::from_u128(0x77));
+    let wrong = [
+        in_tenant(Role::Viewer, nowhere),
+        Grant { role: Role::Viewer, tenant: None, environment: Some(STAGING) },
+        Grant { role: Role::Viewer, tenant: Some(OTHER_TENANT), environment: Some(STAGING) },
+    ];
+    for grant in wrong {
+        let roles = vec![everywhere(Role::Viewer), grant];
+        let refused = world.system(SystemCommand::SetAccountRoles { account: ALICE, roles }).unwrap_err();
+        assert!(matches!(&refused, Rejection::Invalid { field, .. } if field == "roles[1]"), "{refused:?}");
+    }
+    let many = vec![everywhere(Role::Viewer); stella_domain::access::GRANTS_MAX + 1];
+    world.system(SystemCommand::SetAccountRoles { account: ALICE, roles: many }).unwrap_err();
+    let again = SystemCommand::CreateAccount {
+        id: AccountId(Uuid::from_u128(0x999)),
+        name: name("alice"),
+        kind: AccountKind::User,
+        roles: vec![],
+    };
+    assert!(matches!(world.system(again), Err(Rejection::Exists { .. })));
+}
+
+#[test]
+fn the_last_who_administers_cannot_go() {
+    let mut world = world();
+    let conflict = |result: Result<_, Rejection>| assert!(matches!(result, Err(Rejection::Conflict { .. })));
+    conflict(world.system(SystemCommand::RevokeApiToken { id: ROOT }).map(drop));
+    give(&mut world, &[everywhere(Role::Admin)]);
+    world.system(SystemCommand::RevokeApiToken { id: ROOT }).unwrap();
+    conflict(world.system(SystemCommand::RevokeApiToken { id: ALICES }).map(drop));
+    conflict(world.system(SystemCommand::SetAccountRoles { account: ALICE, roles: vec![] }).map(drop));
+    conflict(world.system(SystemCommand::RemoveAccount { account: ALICE }).map(drop));
+    world.system(token(ROOT, None)).unwrap();
+    world.system(SystemCommand::RemoveAccount { account: ALICE }).unwrap();
+    assert!(!world.state.system.api_tokens.contains_key(&ALICES), "its tokens are revoked");
+    let late = asked(
+        &world,
+        ALICES,
+        Command::Tenant(TENANT, TenantCommand::StoreArtifact { digest: digest(1), size_bytes: 1 }),
+    );
+    assert!(is_forbidden(&late), "{late:?}");
+    let other = SystemCommand::CreateAccount {
+        id: AccountId(Uuid::from_u128(0x999)),
+        name: name("alice"),
+        kind: AccountKind::User,
+        roles: vec![],
+    };
+    world.system(other).unwrap();
+    invariants::replay(&world.events, &world.state);
+}
+
+#[test]
+fn an_event_of_before_there_were_accounts_is_still_read() {
+    let old = serde_json::json!({"type": "api_token", "id": Uuid::nil()});
+    let actor: Actor = serde_json::from_value(old.clone()).unwrap();
+    assert_eq!(actor, Actor::ApiToken { id: ApiTokenId(Uuid::nil()), account: None });
+    assert_eq!(serde_json::to_value(&actor).unwrap(), old);
+}
