@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
+use stella_tests::binaries;
 
 /// The ways to find control planes, one file each.
 const WAYS: [&str; 3] = ["prometheus.yml", "prometheus-http.yml", "prometheus-kubernetes.yml"];
@@ -111,5 +112,29 @@ fn no_secret_is_in_the_bundle() -> Result<()> {
         ensure!(!text.contains(key), "{key} is in alertmanager.yml");
     }
     ensure!(text.contains("routing_key_file: /") && text.contains("api_url_file: /"), "{text}");
+    Ok(())
+}
+
+#[test]
+fn a_rendered_bundle_is_accepted_as_it_is() -> Result<()> {
+    let (home, ca) = (tempfile::tempdir()?, tempfile::NamedTempFile::new()?);
+    let stella = binaries::path("stella")?.display().to_string();
+    let ca = ca.path().display().to_string();
+    let folder = home.path().join("bundle");
+    let common =
+        ["observability", "render", "bundle", "--ca", &ca, "--watchdog-url", "https://switch.example.com/1"];
+    for flags in [
+        ["--target", "[::1]:9090", "--runbooks", "https://wiki.example.com/runbooks"].as_slice(),
+        &["--inventory", "https://inventory.example.com/stella", "--inventory-token-file", "ca.crt"],
+        &["--url", "https://stella.example.com", "--slack-channel", "#it's \"ours\""],
+    ] {
+        run(home.path(), &stella, &[&common, flags, &["--force"]].concat())?;
+        run(&folder, "promtool", &["check", "config", "prometheus.yml"])?;
+        run(&folder, "amtool", &["check-config", "alertmanager.yml"])?;
+    }
+    let text = fs::read_to_string(folder.join("prometheus.yml"))?;
+    ensure!(text.contains("[\"stella.example.com:9090\"]"), "{text}");
+    let again = run(home.path(), &stella, &[&common, ["--target", "elsewhere:1"].as_slice()].concat());
+    ensure!(again.is_err_and(|error| error.to_string().contains("--force")), "files were overwritten");
     Ok(())
 }

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::observability::Observability;
+
 /// Deploys releases to fleets of hosts.
 ///
 /// The control plane's address, a token and its CA come from flags, from the environment, or from ~/.config/stella/config.toml
@@ -31,6 +33,7 @@ const EXAMPLES: &str = "Examples:
   stella env lock production --reason 'inventory'
   stella release block web:1.4.0 --reason 'loses orders'
   stella task logs TASK --follow
+  stella observability render ./stella --target stella.example.com:9090
 
 Exit codes: 0 done; 1 the deployment failed; 2 wrong use; 3 refused by the control plane; 4 not reachable.";
 
@@ -100,6 +103,9 @@ pub(crate) enum Command {
     Journal,
     /// How the control plane does.
     Status,
+    /// Configuration for what watches Stella.
+    #[command(subcommand)]
+    Observability(Observability),
     /// Print a completion script for a shell.
     Completion {
         /// Which shell.
