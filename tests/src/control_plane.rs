@@ -190,6 +190,12 @@ impl ControlPlane {
         String::from_utf8(answer.body.to_vec()).context("metrics are text")
     }
 
+    /// Where Prometheus scrapes it.
+    #[must_use]
+    pub fn metrics_address(&self) -> String {
+        format!("127.0.0.1:{}", self.metrics_port)
+    }
+
     /// How the command line `stella` reaches it.
     #[must_use]
     pub fn stella_flags(&self) -> Vec<String> {
