@@ -1,4 +1,4 @@
-//! `stella observability render`: the shipped configuration of Prometheus and Alertmanager, with an installation's addresses.
+//! `stella observability render`: the shipped configuration of Prometheus, Alertmanager and Grafana, with an installation's addresses.
 //!
 //! The files are texts with example values that work as they are; rendering replaces those values. Why not templates: what is
 //! shipped is what the tools check and people read.
@@ -25,12 +25,15 @@ const EXAMPLES: &str = "Examples:
   stella observability render ./stella --inventory https://inventory.example.com/stella --inventory-token-file inventory-token
 
 Then, on the host of Prometheus:
-  cp -r ./stella/. /etc/prometheus/ && promtool check config /etc/prometheus/prometheus.yml";
+  cp ./stella/*.yml ./stella/ca.crt /etc/prometheus/ && promtool check config /etc/prometheus/prometheus.yml
+and on the host of Grafana:
+  mkdir -p /var/lib/grafana/dashboards && cp -r ./stella/grafana/dashboards /var/lib/grafana/dashboards/stella
+  cp -r ./stella/grafana/provisioning/. /etc/grafana/provisioning/";
 
 /// What to do with the configuration for monitoring.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Observability {
-    /// Write the configuration for Prometheus and Alertmanager, with your addresses, into a folder.
+    /// Write the configuration for Prometheus, Alertmanager and Grafana, with your addresses, into a folder.
     #[command(after_help = EXAMPLES)]
     Render(Box<Render>),
 }
@@ -70,6 +73,15 @@ pub(crate) struct Render {
     /// Where the pages docs/runbooks of the book are served, for the links in alerts.
     #[arg(long, value_name = "URL", value_parser = web_address)]
     runbooks: Option<String>,
+    /// Prometheus, as Grafana reaches it.
+    #[arg(long, value_name = "URL", value_parser = web_address, default_value = "http://localhost:9090")]
+    prometheus: String,
+    /// Loki, as Grafana reaches it.
+    #[arg(long, value_name = "URL", value_parser = web_address, default_value = "http://localhost:3100")]
+    loki: String,
+    /// Tempo, as Grafana reaches it.
+    #[arg(long, value_name = "URL", value_parser = web_address, default_value = "http://localhost:3200")]
+    tempo: String,
     /// Replace files that are there and differ.
     #[arg(long)]
     force: bool,

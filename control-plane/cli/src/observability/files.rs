@@ -8,6 +8,20 @@ const BY_INVENTORY: &str = include_str!("../../../../packaging/observability/pro
 const IN_KUBERNETES: &str = include_str!("../../../../packaging/observability/prometheus-kubernetes.yml");
 const ALERTMANAGER: &str = include_str!("../../../../packaging/observability/alertmanager.yml");
 
+const PROVIDER: &str =
+    include_str!("../../../../packaging/observability/grafana/provisioning/dashboards/stella.yml");
+const SOURCES: &str =
+    include_str!("../../../../packaging/observability/grafana/provisioning/datasources/stella.yml");
+/// The dashboards: they have no addresses in them.
+const DASHBOARDS: [(&str, &str); 3] = [
+    ("deployment", include_str!("../../../../packaging/observability/grafana/dashboards/deployment.json")),
+    (
+        "agent-health",
+        include_str!("../../../../packaging/observability/grafana/dashboards/agent-health.json"),
+    ),
+    ("approval", include_str!("../../../../packaging/observability/grafana/dashboards/approval.json")),
+];
+
 /// The values in the files that belong to an installation. Each is there: a test looks.
 mod shipped {
     pub(super) const TARGETS: &str = r#"["stella-orchestrator:9090"]"#;
@@ -20,16 +34,32 @@ mod shipped {
     pub(super) const PAGERDUTY_KEY_FILE: &str = "routing_key_file: /etc/prometheus/pagerduty-routing-key";
     pub(super) const SLACK_URL_FILE: &str = "api_url_file: /etc/prometheus/slack-webhook-url";
     pub(super) const SLACK_CHANNEL: &str = r##"channel: "#stella-alerts""##;
+    pub(super) const PROMETHEUS: &str = "http://localhost:9090";
+    pub(super) const LOKI: &str = "http://localhost:3100";
+    pub(super) const TEMPO: &str = "http://localhost:3200";
     pub(super) const WATCHDOG: &str = "  - name: stella-watchdog\n";
 }
 
 /// The files of an installation: names in its folder, and contents.
 pub(super) fn of(render: &Render) -> Vec<(String, String)> {
-    vec![
-        ("prometheus.yml".into(), prometheus(render)),
-        ("rules.yml".into(), rules(render)),
-        ("alertmanager.yml".into(), alertmanager(render)),
-    ]
+    let mut files = vec![
+        ("prometheus.yml".to_owned(), prometheus(render)),
+        ("rules.yml".to_owned(), rules(render)),
+        ("alertmanager.yml".to_owned(), alertmanager(render)),
+        ("grafana/provisioning/dashboards/stella.yml".to_owned(), PROVIDER.to_owned()),
+        ("grafana/provisioning/datasources/stella.yml".to_owned(), sources(render)),
+    ];
+    let dashboard =
+        |(name, text): &(&str, &str)| (format!("grafana/dashboards/{name}.json"), (*text).to_owned());
+    files.extend(DASHBOARDS.iter().map(dashboard));
+    files
+}
+
+fn sources(render: &Render) -> String {
+    SOURCES
+        .replace(shipped::PROMETHEUS, &quoted(&render.prometheus))
+        .replace(shipped::LOKI, &quoted(&render.loki))
+        .replace(shipped::TEMPO, &quoted(&render.tempo))
 }
 
 fn prometheus(render: &Render) -> String {
@@ -111,6 +141,7 @@ mod tests {
             (BY_INVENTORY, &[shipped::INVENTORY, shipped::INVENTORY_TOKEN, shipped::ALERTMANAGERS]),
             (IN_KUBERNETES, &[shipped::SERVER_NAME, shipped::ALERTMANAGERS]),
             (RULES, &[shipped::RUNBOOKS]),
+            (SOURCES, &[shipped::PROMETHEUS, shipped::LOKI, shipped::TEMPO]),
             (
                 ALERTMANAGER,
                 &[
@@ -147,6 +178,22 @@ mod tests {
 
         let linked = rules(&render(&["--runbooks", "https://wiki/runbooks/"]));
         assert!(linked.contains("runbook_url: \"https://wiki/runbooks/AgentOffline.md\""), "{linked}");
+    }
+
+    #[test]
+    fn grafana_gets_its_sources_and_all_dashboards() {
+        let render = render(&["--loki", "https://logs.example.com/", "--tempo", "http://tempo:3200"]);
+        let text = sources(&render);
+        for url in ["http://localhost:9090", "https://logs.example.com", "http://tempo:3200"] {
+            assert!(text.contains(&format!("url: \"{url}\"\n")), "{url} is not in {text}");
+        }
+        let shipped =
+            concat!(env!("CARGO_MANIFEST_DIR"), "/../../packaging/observability/grafana/dashboards");
+        let files = of(&render);
+        for file in std::fs::read_dir(shipped).unwrap() {
+            let name = format!("grafana/dashboards/{}", file.unwrap().file_name().display());
+            assert!(files.iter().any(|(rendered, _)| *rendered == name), "{name} is not rendered");
+        }
     }
 
     #[test]
