@@ -138,8 +138,7 @@ fn check_variables(name: &str, dashboard: &Value) -> Result<()> {
             let source = format!("    uid: {uid}\n    type: {kind}\n");
             ensure!(sources.contains(&source), "{name}: no source {uid} of type {kind} is provisioned");
         } else {
-            ensure!(text(variable, "definition")?.starts_with("label_values("), "{variable}");
-            ensure!(variable["definition"] == variable["query"]["query"], "{variable}");
+            ensure!(text(&variable["query"], "query")?.starts_with("label_values("), "{variable}");
         }
     }
     Ok(())
@@ -225,7 +224,7 @@ async fn ask_every_panel(prometheus: &Prometheus) -> Result<()> {
             }
         }
         for variable in list(&dashboard["templating"], "list")?.iter().filter(|it| it["type"] == "query") {
-            let definition = text(variable, "definition")?.replace("$tenant", ".*");
+            let definition = text(&variable["query"], "query")?.replace("$tenant", ".*");
             let inner = definition.strip_prefix("label_values(").and_then(|it| it.strip_suffix(')'));
             let (series, label) = inner.and_then(|it| it.rsplit_once(", ")).context("label_values")?;
             let found = prometheus.query(&format!("count by ({label}) ({series})")).await?;
