@@ -1,5 +1,6 @@
 //! Prometheus and Alertmanager, from Debian's packages, on a rendered bundle; and somebody to be paged.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -154,14 +155,29 @@ impl Prometheus {
         }
     }
 
-    /// The alerts that it knows: each rule with its query, `for`, labels, annotations and state.
+    /// The alerts of one of its files, by name: each with its group, query, `for` in seconds (`duration`), labels, annotations and state.
     ///
     /// # Errors
-    /// If it does not answer.
-    pub async fn alerting_rules(&self) -> Result<Vec<Value>> {
+    /// If it does not answer, or has no such file.
+    pub async fn alerts_of(&self, file: &str) -> Result<BTreeMap<String, Value>> {
         let answer = self.http.get("/api/v1/rules", &[("type", "alert")]).await?;
         let groups = answer["data"]["groups"].as_array().context("there are no groups")?;
-        Ok(groups.iter().filter_map(|group| group["rules"].as_array()).flatten().cloned().collect())
+        let is_in_file = |group: &&Value| {
+            group["file"]
+                .as_str()
+                .and_then(|path| Path::new(path).file_name())
+                .is_some_and(|name| name == file)
+        };
+        let mut alerts = BTreeMap::new();
+        for group in groups.iter().filter(is_in_file) {
+            for rule in group["rules"].as_array().context("a group without rules")? {
+                let mut rule = rule.clone();
+                rule["group"] = group["name"].clone();
+                alerts.insert(rule["name"].as_str().context("a rule without a name")?.to_owned(), rule);
+            }
+        }
+        ensure!(!alerts.is_empty(), "{file} has no alerts: {answer}");
+        Ok(alerts)
     }
 
     /// What its scrapes come to: the address, and why it failed, for each target.
