@@ -2,6 +2,7 @@
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use std::path::Path;
 use std::sync::Arc;
 use stella_domain::agent::Connectivity;
 use stella_domain::event::{Event, Fact};
@@ -53,7 +54,7 @@ pub(crate) fn install() -> anyhow::Result<PrometheusHandle> {
 
 /// Renders everything. What follows from the state has a recorder of its own for each scrape, so that a series ends with
 /// the thing that it is about: a revoked agent must not go on alerting.
-pub(crate) fn render(handle: &PrometheusHandle, engine: &Handle, fleet: &Fleet) -> String {
+pub(crate) fn render(handle: &PrometheusHandle, engine: &Handle, fleet: &Fleet, state_dir: &Path) -> String {
     metrics_process::Collector::default().collect();
     let state = engine.state();
     let projection = PrometheusBuilder::new().build_recorder();
@@ -68,7 +69,9 @@ pub(crate) fn render(handle: &PrometheusHandle, engine: &Handle, fleet: &Fleet) 
         for tenant in state.tenants.values() {
             project(tenant);
             current::deployments(tenant);
+            current::tasks(tenant, engine.now());
         }
+        current::disk(engine, state_dir);
         agents(&state, engine, fleet);
     });
     let mut text = handle.render();
