@@ -19,7 +19,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const EXAMPLES: &str = "\
 Examples:
-  stella-load all                              everything, in about five minutes
+  stella-load all                              everything, in about six minutes
   stella-load idle --sizes 1,100,1000,5000     memory of idle agents
   stella-load tasks --agents 1000 --seconds 30 durable task life cycles
   stella-load replay --events 1000000          start on a long journal
@@ -102,7 +102,7 @@ enum Command {
         #[arg(long, default_value_t = 10_000)]
         agents: usize,
     },
-    /// Everything, in about five minutes.
+    /// Everything, in about six minutes.
     All,
     #[command(name = raw::SERVER_COMMAND, hide = true)]
     RawServer { pki: PathBuf },
