@@ -30,6 +30,14 @@ impl Bundle {
     /// # Errors
     /// What `stella` says.
     pub fn render(folder: &Path, control_plane: &ControlPlane) -> Result<Self> {
+        Self::render_with(folder, control_plane, &[])
+    }
+
+    /// As [`Self::render`], with more flags.
+    ///
+    /// # Errors
+    /// What `stella` says.
+    pub fn render_with(folder: &Path, control_plane: &ControlPlane, flags: &[&str]) -> Result<Self> {
         let (prometheus_port, alertmanager_port) = (ports::free()?, ports::free()?);
         let ca = control_plane.state_dir().join("pki/root.crt").display().to_string();
         let (target, alertmanager) =
@@ -39,7 +47,7 @@ impl Bundle {
         let arguments =
             ["observability", "render", &bundle, "--ca", &ca, "--target", &target, "--alertmanager"];
         let secrets = [&alertmanager, "--pagerduty-key-file", &key, "--slack-url-file", &webhook];
-        daemon::run(&binaries::path("stella")?, &[arguments.as_slice(), &secrets].concat())?;
+        daemon::run(&binaries::path("stella")?, &[arguments.as_slice(), &secrets, flags].concat())?;
         fs::write(&key, "0123456789abcdef0123456789abcdef")?;
         Ok(Self { folder: folder.to_owned(), prometheus_port, alertmanager_port })
     }

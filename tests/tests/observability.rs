@@ -1,10 +1,16 @@
 //! Somebody is paged: real Prometheus and Alertmanager, on the rendered bundle, watch a real control plane.
 
+use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use rcgen::{
+    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+};
 use serde_json::json;
 use stella_tests::cluster::{Cluster, TENANT};
+use stella_tests::control_plane::Settings;
 use stella_tests::monitoring::{Bundle, Event, Pager};
 use stella_tests::wait;
 
@@ -54,6 +60,54 @@ async fn an_agent_that_dies_pages_somebody_until_it_is_back() -> Result<()> {
     })
     .await?;
     drop((alertmanager, prometheus));
+    cluster.passed()
+}
+
+/// An authority of the site's own, and a certificate under it, as files in a folder.
+fn scraper_identity(folder: &Path) -> Result<()> {
+    let mut authority = CertificateParams::new(Vec::new())?;
+    authority.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    authority.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    let key = KeyPair::generate()?;
+    fs::write(folder.join("scrapers.crt"), authority.self_signed(&key)?.pem())?;
+    let mut scraper = CertificateParams::new(vec!["prometheus.example.com".to_owned()])?;
+    scraper.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    let own = KeyPair::generate()?;
+    fs::write(
+        folder.join("scraper.crt"),
+        scraper.signed_by(&own, &Issuer::from_params(&authority, &key))?.pem(),
+    )?;
+    Ok(fs::write(folder.join("scraper.key"), own.serialize_pem())?)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_a_scraper_with_a_certificate_gets_metrics_when_that_is_asked_for() -> Result<()> {
+    let files = tempfile::tempdir()?;
+    scraper_identity(files.path())?;
+    let file = |name: &str| files.path().join(name).display().to_string();
+    let settings =
+        Settings { metrics_client_ca: Some(files.path().join("scrapers.crt")), ..Settings::default() };
+    let cluster = Cluster::with_settings(0, &settings).await?;
+    ensure!(cluster.control_plane.metrics().await.is_err(), "somebody without a certificate has the metrics");
+    ensure!(cluster.control_plane.health().await?.status == "healthy", "the API asks for no certificate");
+
+    let (certificate, key) = (file("scraper.crt"), file("scraper.key"));
+    let flags = ["--client-cert", &certificate, "--client-key", &key];
+    for (name, flags, health) in [("with", flags.as_slice(), "up"), ("without", &[], "down")] {
+        let bundle = Bundle::render_with(&cluster.folder().join(name), &cluster.control_plane, flags)?;
+        bundle.hurry()?;
+        let prometheus = bundle.prometheus().await?;
+        wait::until(
+            &format!("the control plane is {health} for who comes {name} a certificate"),
+            async || {
+                let targets = prometheus.targets().await?;
+                let target = targets.first().context("there is no target")?;
+                ensure!(target["health"] == health, "{target}");
+                Ok(())
+            },
+        )
+        .await?;
+    }
     cluster.passed()
 }
 

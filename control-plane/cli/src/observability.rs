@@ -55,6 +55,12 @@ pub(crate) struct Render {
     /// Find control planes in Kubernetes.
     #[arg(long, conflicts_with = "targets")]
     kubernetes: bool,
+    /// The certificate that the control planes ask of scrapers (`metrics.client_ca`), as Prometheus finds it.
+    #[arg(long, value_name = "FILE", requires = "client_key", value_parser = text)]
+    client_cert: Option<String>,
+    /// Its key, as Prometheus finds it.
+    #[arg(long, value_name = "FILE", requires = "client_cert", value_parser = text)]
+    client_key: Option<String>,
     /// Alertmanager, as HOST:PORT (can be given more than once).
     #[arg(long = "alertmanager", value_name = "HOST:PORT", value_parser = address, default_value = "localhost:9093")]
     alertmanagers: Vec<String>,

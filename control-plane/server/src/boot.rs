@@ -139,7 +139,7 @@ async fn serve(config: &Config, engine: &Engine, recorder: PrometheusHandle) -> 
     .await?;
     let render = scrape(recorder, engine.handle(), Arc::clone(&fleet), config.state_dir.clone());
     let (metrics, metrics_address) = listening(|ready| {
-        let tls = tls::metrics_server(&pki.identity, None)?;
+        let tls = tls::metrics_server(&pki.identity, config.metrics.client_roots()?.as_deref())?;
         Ok(tasks.spawn(stella_api::serve_metrics(
             config.metrics.listen,
             tls,

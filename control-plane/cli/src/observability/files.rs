@@ -26,6 +26,7 @@ const DASHBOARDS: [(&str, &str); 3] = [
 mod shipped {
     pub(super) const TARGETS: &str = r#"["stella-orchestrator:9090"]"#;
     pub(super) const SERVER_NAME: &str = "server_name: stella-orchestrator";
+    pub(super) const CA: &str = "      ca_file: ca.crt\n";
     pub(super) const ALERTMANAGERS: &str = r#"["localhost:9093"]"#;
     pub(super) const INVENTORY: &str = "https://inventory.example.com/prometheus/stella";
     pub(super) const INVENTORY_TOKEN: &str =
@@ -75,7 +76,13 @@ fn prometheus(render: &Render) -> String {
         (None, true) => IN_KUBERNETES.replace(shipped::SERVER_NAME, &server_name(render)),
         (None, false) => BY_NAME.replace(shipped::TARGETS, &list(&render.targets)),
     };
-    text.replace(shipped::ALERTMANAGERS, &list(&render.alertmanagers))
+    let mut tls = shipped::CA.to_owned();
+    for (key, file) in [("cert_file", &render.client_cert), ("key_file", &render.client_key)] {
+        if let Some(file) = file {
+            tls.push_str(&format!("      {key}: {}\n", quoted(file)));
+        }
+    }
+    text.replace(shipped::CA, &tls).replace(shipped::ALERTMANAGERS, &list(&render.alertmanagers))
 }
 
 /// What the certificate of the control planes is for: the host of the first.
@@ -137,9 +144,12 @@ mod tests {
     #[test]
     fn every_value_that_is_replaced_is_shipped() {
         for (file, values) in [
-            (BY_NAME, [shipped::TARGETS, shipped::ALERTMANAGERS].as_slice()),
-            (BY_INVENTORY, &[shipped::INVENTORY, shipped::INVENTORY_TOKEN, shipped::ALERTMANAGERS]),
-            (IN_KUBERNETES, &[shipped::SERVER_NAME, shipped::ALERTMANAGERS]),
+            (BY_NAME, [shipped::TARGETS, shipped::CA, shipped::ALERTMANAGERS].as_slice()),
+            (
+                BY_INVENTORY,
+                &[shipped::INVENTORY, shipped::INVENTORY_TOKEN, shipped::CA, shipped::ALERTMANAGERS],
+            ),
+            (IN_KUBERNETES, &[shipped::SERVER_NAME, shipped::CA, shipped::ALERTMANAGERS]),
             (RULES, &[shipped::RUNBOOKS]),
             (SOURCES, &[shipped::PROMETHEUS, shipped::LOKI, shipped::TEMPO]),
             (
@@ -175,6 +185,10 @@ mod tests {
         let mut in_kubernetes = render(&["--kubernetes"]);
         in_kubernetes.targets.push("stella.example.com:9090".to_owned());
         assert!(prometheus(&in_kubernetes).contains("server_name: \"stella.example.com\""));
+
+        let text = prometheus(&render(&["--client-cert", "/c", "--client-key", "/k"]));
+        let tls = "      ca_file: ca.crt\n      cert_file: \"/c\"\n      key_file: \"/k\"\n";
+        assert!(text.contains(tls), "{text}");
 
         let linked = rules(&render(&["--runbooks", "https://wiki/runbooks/"]));
         assert!(linked.contains("runbook_url: \"https://wiki/runbooks/AgentOffline.md\""), "{linked}");
