@@ -31,8 +31,8 @@ pub use lifetime::{renew_at, renewal_due};
 pub use rustls_pki_types::CertificateDer;
 pub use token::{ApiToken, EnrolmentToken};
 pub use x509::{
-    Malformed, certificate_fingerprint, key_fingerprint_of_certificate, serial_hex_of_certificate,
-    validity_of_certificate,
+    Malformed, certificate_fingerprint, certificates_from_pem, key_fingerprint_of_certificate,
+    serial_hex_of_certificate, validity_of_certificate,
 };
 
 /// The DNS name in every certificate of a control plane, whatever its host is called. Agents require it, so that no

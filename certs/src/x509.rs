@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
 use sha2::{Digest as _, Sha256};
 use stella_protocol::digest::Digest;
 use x509_parser::certificate::X509Certificate;
@@ -11,6 +12,22 @@ use x509_parser::certificate::X509Certificate;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not an X.509 certificate in DER, or bytes follow it")]
 pub struct Malformed;
+
+/// All certificates of a text in PEM; at least one. What else is in the text is passed over.
+///
+/// # Errors
+/// If a part of it says that it is a certificate and is none, or nothing does.
+pub fn certificates_from_pem(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Malformed> {
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    let all = all.map_err(|_| Malformed)?;
+    if all.is_empty() {
+        return Err(Malformed);
+    }
+    for certificate in &all {
+        parse(certificate)?;
+    }
+    Ok(all)
+}
 
 pub(crate) fn sha256(bytes: &[u8]) -> Digest {
     Digest(Sha256::digest(bytes).into())

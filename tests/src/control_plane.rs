@@ -27,6 +27,8 @@ pub struct Settings {
     pub requests_per_minute: u32,
     /// A snapshot is taken after this many events.
     pub snapshot_every_events: u64,
+    /// Whose certificates a scraper has to show.
+    pub metrics_client_ca: Option<PathBuf>,
     /// A level or a filter.
     pub log_level: String,
 }
@@ -39,6 +41,7 @@ impl Default for Settings {
             heartbeat_interval_ms: 1_000,
             requests_per_minute: 1_000_000,
             snapshot_every_events: 200_000,
+            metrics_client_ca: None,
             log_level: "info".to_owned(),
         }
     }
@@ -102,6 +105,9 @@ impl ControlPlane {
         writeln!(text, "[api]\nlisten = \"127.0.0.1:{}\"", self.api_port)?;
         writeln!(text, "requests_per_minute = {rate}\nburst = {rate}\ntenant_requests_per_minute = {rate}")?;
         writeln!(text, "[metrics]\nlisten = \"127.0.0.1:{}\"", self.metrics_port)?;
+        if let Some(ca) = &settings.metrics_client_ca {
+            writeln!(text, "client_ca = {ca:?}")?;
+        }
         writeln!(
             text,
             "[agents]\nlisten = \"127.0.0.1:{0}\"\nadvertise = \"127.0.0.1:{0}\"",
@@ -188,6 +194,12 @@ impl ControlPlane {
         let scraper = Api::new(self.metrics_port, &ca, "none is needed")?;
         let answer = scraper.answer(scraper.request(reqwest::Method::GET, paths::METRICS)).await?;
         String::from_utf8(answer.body.to_vec()).context("metrics are text")
+    }
+
+    /// Where Prometheus scrapes it.
+    #[must_use]
+    pub fn metrics_address(&self) -> String {
+        format!("127.0.0.1:{}", self.metrics_port)
     }
 
     /// How the command line `stella` reaches it.

@@ -8,7 +8,7 @@
 //!
 //! Reading order: [`cluster`] (a control plane and its agents), [`control_plane`], [`agent`], [`api`] (the client),
 //! [`recipe`] (releases to deploy), [`wait`] (until something is so),
-//! [`sim`] (hosts that are only a connection).
+//! [`sim`] (hosts that are only a connection), [`monitoring`] (Prometheus and Alertmanager).
 
 pub mod agent;
 pub mod api;
@@ -18,6 +18,7 @@ pub mod control_plane;
 pub mod daemon;
 pub mod host;
 pub mod load;
+pub mod monitoring;
 pub mod ports;
 pub mod process;
 pub mod recipe;

@@ -17,5 +17,6 @@ pub mod raw;
 pub mod real;
 pub mod reconnect;
 pub mod replay;
+pub mod scrape;
 pub mod site;
 pub mod tasks;

@@ -102,3 +102,41 @@ async fn a_running_system_has_what_the_alerts_ask_for_and_a_revoked_agent_alerts
     ensure!(!after.contains(&series) && after.contains("stella_agent_heartbeat_age_seconds{"), "{after}");
     cluster.passed()
 }
+
+/// The value of a series, by the whole of its name and labels.
+fn value(scraped: &str, series: &str) -> Result<f64> {
+    let line = scraped.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    line.with_context(|| format!("no {series} in {scraped}"))?.parse().context("a number")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn open_tasks_certificates_and_the_disk_are_what_they_are() -> Result<()> {
+    let cluster = Cluster::start(1).await?;
+    let open = |state: &str| format!("stella_tasks_open{{tenant=\"{TENANT}\",state=\"{state}\"}}");
+    let idle = cluster.control_plane.metrics().await?;
+    ensure!(value(&idle, &open("running"))? == 0.0 && value(&idle, &open("unknown"))? == 0.0, "{idle}");
+
+    cluster
+        .release(&release("1.0.0", &[], vec![shell("run", "until test -e go; do sleep 0.05; done")]))
+        .await?;
+    let running = cluster.api.deploy(TENANT, &rolling(ENVIRONMENT, "1.0.0", OnFailure::Stop), None).await?;
+    cluster.wait_task(&running.deployment.id, cluster.agents[0].name(), "run", "running").await?;
+    let busy = cluster.control_plane.metrics().await?;
+    ensure!(value(&busy, &open("running"))? == 1.0, "{busy}");
+    let active = format!("stella_deployments_active{{tenant=\"{TENANT}\",env=\"{ENVIRONMENT}\"}}");
+    ensure!(value(&busy, &active)? == 1.0, "{busy}");
+    let waits = format!("stella_task_unaccepted_age_seconds{{tenant=\"{TENANT}\"}}");
+    ensure!(value(&busy, &waits)? == 0.0, "a task that runs does not wait: {busy}");
+    fs::write(cluster.agents[0].host_root().join("go"), "")?;
+    cluster.wait_final(&running.deployment.id).await?;
+    let done = cluster.control_plane.metrics().await?;
+    ensure!(value(&done, &open("running"))? == 0.0 && value(&done, &active)? == 0.0, "{done}");
+
+    let ends = |name: &str| {
+        value(&done, &format!("stella_certificate_expiry_timestamp_seconds{{certificate=\"{name}\"}}"))
+    };
+    ensure!(ends("server")? < ends("issuing")? && ends("issuing")? <= ends("root")?, "{done}");
+    ensure!(value(&done, "stella_journal_writes_refused")? == 0.0, "{done}");
+    ensure!(value(&done, "stella_state_disk_available_bytes")? > 0.0, "{done}");
+    cluster.passed()
+}

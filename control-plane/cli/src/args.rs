@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::observability::Observability;
+
 /// Deploys releases to fleets of hosts.
 ///
 /// The control plane's address, a token and its CA come from flags, from the environment, or from ~/.config/stella/config.toml
@@ -33,6 +35,7 @@ const EXAMPLES: &str = "Examples:
   stella env lock production --reason 'inventory'
   stella release block web:1.4.0 --reason 'loses orders'
   stella task logs TASK --follow
+  stella observability render ./stella --target stella.example.com:9090
 
 Exit codes: 0 done; 1 the deployment failed; 2 wrong use; 3 refused by the control plane; 4 not reachable.";
 
@@ -107,6 +110,9 @@ pub(crate) enum Command {
     Journal,
     /// How the control plane does.
     Status,
+    /// Configuration for what watches Stella.
+    #[command(subcommand)]
+    Observability(Observability),
     /// Print a completion script for a shell.
     Completion {
         /// Which shell.
@@ -130,7 +136,7 @@ pub(crate) enum Account {
         #[arg(long)]
         service: bool,
         #[command(flatten)]
-        roles: Roles,
+        roles: RoleFlags,
     },
     /// List accounts.
     List,
@@ -145,7 +151,7 @@ pub(crate) enum Account {
         /// Its name or id.
         account: String,
         #[command(flatten)]
-        roles: Roles,
+        roles: RoleFlags,
         /// Take all of its roles away.
         #[arg(long, conflicts_with = "roles")]
         nothing: bool,
@@ -158,7 +164,7 @@ pub(crate) enum Account {
 }
 
 #[derive(Args, Debug)]
-pub(crate) struct Roles {
+pub(crate) struct RoleFlags {
     /// What it may do (can be given more than once): viewer, deployer, operator or admin, everywhere, in a TENANT, or in one of
     /// its ENVIRONMENTs.
     #[arg(long = "role", value_name = "ROLE[@TENANT[/ENVIRONMENT]]")]
@@ -517,5 +523,17 @@ fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("expected KEY=VALUE".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn flags_and_groups_do_not_contradict_each_other() {
+        Cli::command().debug_assert();
     }
 }

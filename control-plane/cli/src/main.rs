@@ -5,6 +5,7 @@ mod args;
 mod catalogue;
 mod client;
 mod hold;
+mod observability;
 mod print;
 mod rollout;
 mod settings;
@@ -70,6 +71,10 @@ async fn run(cli: Cli) -> Result<bool, Error> {
         return Ok(true);
     }
     let settings = Settings::load(&cli.global)?;
+    if let Command::Observability(command) = cli.command {
+        observability::run(&settings, cli.global.output, command)?;
+        return Ok(true);
+    }
     let context = Context { client: settings.client()?, settings, output: cli.global.output };
     match cli.command {
         Command::Account(command) => account::account(&context, command).await?,
@@ -87,7 +92,7 @@ async fn run(cli: Cli) -> Result<bool, Error> {
         Command::Events(command) => task::events(&context, command).await?,
         Command::Journal => task::journal(&context).await?,
         Command::Status => catalogue::status(&context).await?,
-        Command::Completion { .. } | Command::Man { .. } => {}
+        Command::Observability(_) | Command::Completion { .. } | Command::Man { .. } => {}
     }
     Ok(true)
 }

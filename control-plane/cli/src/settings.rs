@@ -43,6 +43,14 @@ impl Settings {
         })
     }
 
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    pub(crate) const fn ca(&self) -> Option<&PathBuf> {
+        self.ca.as_ref()
+    }
+
     pub(crate) fn client(&self) -> Result<Client, Error> {
         let token = match (std::env::var("STELLA_TOKEN"), &self.token_file) {
             (Ok(token), _) => token,

@@ -86,6 +86,7 @@ enum Where {
 }
 
 /// Every command that people give in a tenant, with the least role for it and where that has to hold.
+#[expect(clippy::too_many_lines, reason = "it is one table")]
 fn commands(world: &World) -> Vec<(&'static str, Role, Where, TenantCommand)> {
     use Where::{Anywhere, Staging, Tenant};
     let reason = || "why".to_owned();

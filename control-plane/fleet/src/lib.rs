@@ -34,6 +34,7 @@ use stella_protocol::close::CloseCode;
 use stella_protocol::id::AgentId;
 use stella_protocol::limits::HEARTBEAT_INTERVAL_MS;
 use stella_protocol::session::Millis;
+use stella_protocol::time::Timestamp;
 use stella_store::{ArtifactStore, OutputStore};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
@@ -188,6 +189,12 @@ impl Fleet {
     #[must_use]
     pub fn live(&self, agent: AgentId) -> Option<LiveFigures> {
         self.shared.registry.get(agent).map(|link| link.figures())
+    }
+
+    /// When an agent was last heard, also when its session has ended since; `None` if that was before this process began.
+    #[must_use]
+    pub fn last_seen(&self, agent: AgentId) -> Option<Timestamp> {
+        self.shared.registry.last_seen(agent)
     }
 
     /// How many agents have a session.

@@ -74,6 +74,8 @@ impl Link {
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
     links: RwLock<HashMap<AgentId, Arc<Link>>>,
+    /// When agents were last heard whose session has ended. As many as have an identity, which the state keeps too.
+    left: Mutex<HashMap<AgentId, Timestamp>>,
 }
 
 impl Registry {
@@ -92,6 +94,9 @@ impl Registry {
 
     /// Takes a session out, unless a newer one has its place.
     pub(crate) fn leave(&self, link: &Arc<Link>) {
+        let heard = link.heard.lock().0;
+        // Before the link goes: an agent is never without one or the other.
+        self.left.lock().entry(link.agent).and_modify(|last| *last = heard.max(*last)).or_insert(heard);
         let mut links = self.links.write();
         if links.get(&link.agent).is_some_and(|entered| Arc::ptr_eq(entered, link)) {
             links.remove(&link.agent);
@@ -101,6 +106,12 @@ impl Registry {
 
     pub(crate) fn get(&self, agent: AgentId) -> Option<Arc<Link>> {
         self.links.read().get(&agent).cloned()
+    }
+
+    /// When an agent was last heard, now or in a session that has ended.
+    pub(crate) fn last_seen(&self, agent: AgentId) -> Option<Timestamp> {
+        let live = self.get(agent).map(|link| link.heard.lock().0);
+        live.or_else(|| self.left.lock().get(&agent).copied())
     }
 
     pub(crate) fn len(&self) -> usize {

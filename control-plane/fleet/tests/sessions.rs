@@ -172,9 +172,12 @@ async fn heartbeats_are_seen_and_a_silent_agent_becomes_suspect() {
         }
     })
     .await;
+    let heard = world.fleet.last_seen(identity.agent).unwrap();
     assert_eq!(agent.closed().await, CloseCode::PeerSilent);
     world.until(|state| matches!(connectivity(&world, state, &identity), Connectivity::Suspect { .. })).await;
     assert!(world.fleet.live(identity.agent).is_none());
+    // The silence counts from what was heard, not from when it was noticed.
+    assert_eq!(world.fleet.last_seen(identity.agent), Some(heard));
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::fs::DirBuilder;
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
-use crate::{first_start, logs, metrics, systemd};
+use crate::{current, first_start, logs, metrics, systemd};
 
 /// How long the control plane's own certificate is valid. It is made anew at every start and daily in between.
 const SERVER_CERTIFICATE_LIFETIME: Duration = Duration::from_secs(30 * 86_400);
@@ -97,6 +97,7 @@ fn open_pki(config: &Config) -> anyhow::Result<Pki> {
     let authority = Authority::open_or_create(&config.state_dir.join("pki"), now)
         .context("the certificate authority cannot be opened")?;
     let own = authority.issue_server(&config.api.names, now, SERVER_CERTIFICATE_LIFETIME)?;
+    current::certificates(&own.chain);
     Ok(Pki { authority: Arc::new(authority), identity: ServerIdentity::new(&own)? })
 }
 
@@ -136,9 +137,9 @@ async fn serve(config: &Config, engine: &Engine, recorder: PrometheusHandle) -> 
         Ok(tasks.spawn(stella_api::serve(api_config(config), api_deps, tls, shutdown.clone(), ready)))
     })
     .await?;
-    let render = scrape(recorder, engine.handle(), Arc::clone(&fleet));
+    let render = scrape(recorder, engine.handle(), Arc::clone(&fleet), config.state_dir.clone());
     let (metrics, metrics_address) = listening(|ready| {
-        let tls = tls::metrics_server(&pki.identity, None)?;
+        let tls = tls::metrics_server(&pki.identity, config.metrics.client_roots()?.as_deref())?;
         Ok(tasks.spawn(stella_api::serve_metrics(
             config.metrics.listen,
             tls,
@@ -232,8 +233,9 @@ fn scrape(
     recorder: PrometheusHandle,
     engine: Handle,
     fleet: Arc<Fleet>,
+    state_dir: PathBuf,
 ) -> Arc<dyn Fn() -> String + Send + Sync> {
-    Arc::new(move || metrics::render(&recorder, &engine, &fleet))
+    Arc::new(move || metrics::render(&recorder, &engine, &fleet, &state_dir))
 }
 
 async fn keep_up(recorder: PrometheusHandle, shutdown: CancellationToken) {
@@ -245,7 +247,11 @@ async fn keep_up(recorder: PrometheusHandle, shutdown: CancellationToken) {
 async fn renew_certificate(names: Vec<String>, pki: Pki, shutdown: CancellationToken) {
     while tokio::time::timeout(SERVER_CERTIFICATE_RENEWAL, shutdown.cancelled()).await.is_err() {
         let renewed = pki.authority.issue_server(&names, SystemTime::now(), SERVER_CERTIFICATE_LIFETIME);
-        let replaced = renewed.map_err(anyhow::Error::from).and_then(|own| Ok(pki.identity.replace(&own)?));
+        let replaced = renewed.map_err(anyhow::Error::from).and_then(|own| {
+            pki.identity.replace(&own)?;
+            current::certificates(&own.chain);
+            Ok(())
+        });
         match replaced {
             Ok(()) => tracing::info!("the control plane's certificate was renewed"),
             Err(error) => tracing::error!(

@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use anyhow::Context as _;
 use serde::Deserialize;
+use stella_certs::{CertificateDer, certificates_from_pem};
 
 /// The file that is read when none is named.
 pub(crate) const DEFAULT_FILE: &str = "/etc/stella/orchestrator.toml";
@@ -52,6 +54,8 @@ pub(crate) struct Api {
 pub(crate) struct Metrics {
     /// Where to listen (HTTPS, `/metrics` only).
     pub(crate) listen: SocketAddr,
+    /// Scrapers have to show a certificate under one of these authorities (PEM). Without it everybody may scrape.
+    pub(crate) client_ca: Option<PathBuf>,
 }
 
 /// What agents connect to.
@@ -120,7 +124,20 @@ impl Default for Api {
 
 impl Default for Metrics {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([0, 0, 0, 0], 9090)) }
+        Self { listen: SocketAddr::from(([0, 0, 0, 0], 9090)), client_ca: None }
+    }
+}
+
+impl Metrics {
+    /// The authorities of scrapers, if they have to show a certificate.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or holds no certificate.
+    pub(crate) fn client_roots(&self) -> anyhow::Result<Option<Vec<CertificateDer<'static>>>> {
+        let Some(path) = &self.client_ca else { return Ok(None) };
+        let wrong = || format!("metrics.client_ca {}", path.display());
+        let pem = std::fs::read(path).with_context(wrong)?;
+        certificates_from_pem(&pem).with_context(wrong).map(Some)
     }
 }
 
@@ -181,6 +198,7 @@ impl Config {
         for (key, value) in positive {
             anyhow::ensure!(value > 0, "{key} must be at least 1");
         }
+        self.metrics.client_roots()?;
         anyhow::ensure!(
             (60..=90 * 86_400).contains(&self.agents.certificate_lifetime_s),
             "agents.certificate_lifetime_s must be between 60 and {}, not {}",
@@ -224,6 +242,8 @@ mod tests {
             ("[api]\nlisen = \"127.0.0.1:1\"\n", "lisen"),
             ("[agents]\nheartbeat_interval_ms = 1\n", "agents.heartbeat_interval_ms"),
             ("[api]\nburst = 0\n", "api.burst"),
+            ("[metrics]\nclient_ca = \"/nonexistent/ca.crt\"\n", "metrics.client_ca"),
+            ("[metrics]\nclient_ca = \"/dev/null\"\n", "metrics.client_ca"),
         ] {
             let error = format!("{:#}", load(text).unwrap_err());
             assert!(error.contains(key), "{error}");

@@ -40,7 +40,8 @@ fn write(commit: &Committed) {
 #[expect(clippy::wildcard_enum_match_arm, reason = "only what an operator looks for is logged")]
 fn write_event(tenant: &TenantState, event: &Event) {
     let trace = event.trace.is_valid().then(|| format!("{:032x}", event.trace.trace_id));
-    let span = tracing::info_span!("event", tenantId = %tenant.id, traceId = trace);
+    let cause = event.trace.is_valid().then(|| format!("{:016x}", event.trace.span_id));
+    let span = tracing::info_span!("event", tenantId = %tenant.id, traceId = trace, spanId = cause);
     let _entered = span.enter();
     match &event.fact {
         Fact::DeploymentCreated { id, environment, release, cause, .. } => {

@@ -2,6 +2,7 @@
 
 mod boot;
 mod config;
+mod current;
 mod first_start;
 mod journal_tool;
 mod logs;

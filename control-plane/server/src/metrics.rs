@@ -2,6 +2,7 @@
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use std::path::Path;
 use std::sync::Arc;
 use stella_domain::agent::Connectivity;
 use stella_domain::event::{Event, Fact};
@@ -10,6 +11,8 @@ use stella_domain::state::State;
 use stella_domain::tenant::TenantState;
 use stella_engine::Handle;
 use stella_fleet::Fleet;
+
+use crate::current;
 
 /// Buckets for HTTP latencies, in seconds: from 1 ms.
 const HTTP_SECONDS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
@@ -51,7 +54,7 @@ pub(crate) fn install() -> anyhow::Result<PrometheusHandle> {
 
 /// Renders everything. What follows from the state has a recorder of its own for each scrape, so that a series ends with
 /// the thing that it is about: a revoked agent must not go on alerting.
-pub(crate) fn render(handle: &PrometheusHandle, engine: &Handle, fleet: &Fleet) -> String {
+pub(crate) fn render(handle: &PrometheusHandle, engine: &Handle, fleet: &Fleet, state_dir: &Path) -> String {
     metrics_process::Collector::default().collect();
     let state = engine.state();
     let projection = PrometheusBuilder::new().build_recorder();
@@ -62,10 +65,14 @@ pub(crate) fn render(handle: &PrometheusHandle, engine: &Handle, fleet: &Fleet) 
         describe_gauge!("stella_agents_connected", "Connected agents");
         describe_gauge!("stella_targets_total", "Total targets");
         describe_gauge!("stella_agent_heartbeat_age_seconds", "Seconds since the last heartbeat");
+        current::describe();
         for tenant in state.tenants.values() {
             project(tenant);
+            current::deployments(tenant);
+            current::tasks(tenant, engine.now());
         }
-        heartbeat_ages(&state, engine, fleet);
+        current::disk(engine, state_dir);
+        agents(&state, engine, fleet);
     });
     let mut text = handle.render();
     text.push_str(&projection.handle().render());
@@ -93,10 +100,11 @@ pub(crate) fn observe(tenant: &TenantState, event: &Event) {
             let Some(task) = tenant.tasks.get(&key.task) else { return };
             let agent = tenant.agents.get(&task.agent).map(|it| it.name.to_string()).unwrap_or_default();
             let kind = task.spec.kind();
-            counter!("stella_agent_tasks_total", "agent" => agent.clone(), "type" => kind, "status" => task.state.name())
-                .increment(1);
+            let labels = [("tenant", tenant.name.to_string()), ("agent", agent), ("type", kind.to_owned())];
+            let status = ("status", task.state.name().to_owned());
+            counter!("stella_agent_tasks_total", &[labels.as_slice(), &[status]].concat()).increment(1);
             if let Some(started_at) = started_at {
-                histogram!("stella_agent_task_duration_seconds", "agent" => agent, "type" => kind)
+                histogram!("stella_agent_task_duration_seconds", &labels)
                     .record(finished_at.since(*started_at));
             }
         }
@@ -159,11 +167,14 @@ fn count_ends(tenant: &TenantState, environment: &Name) {
 
 /// Ages count from the last heartbeat that this process has seen; an agent that it has not seen counts from when its
 /// connectivity last changed.
-fn heartbeat_ages(state: &State, engine: &Handle, fleet: &Fleet) {
+fn agents(state: &State, engine: &Handle, fleet: &Fleet) {
     let now = engine.now();
     for tenant in state.tenants.values() {
         for agent in tenant.agents.values().filter(|agent| agent.revoked.is_none()) {
-            let seen = fleet.live(agent.id).map(|live| live.last_seen).or(match agent.connectivity {
+            if let Some(live) = fleet.live(agent.id) {
+                current::host(tenant, agent, &live);
+            }
+            let seen = fleet.last_seen(agent.id).or(match agent.connectivity {
                 Connectivity::Never => None,
                 Connectivity::Online { since }
                 | Connectivity::Suspect { since }

@@ -11,7 +11,7 @@ use stella_tests::load::figure::{Figure, table};
 use stella_tests::load::fleet::Fleet;
 use stella_tests::load::site::Site;
 use stella_tests::load::tasks::Load;
-use stella_tests::load::{dispatch, heartbeats, idle, raw, real, reconnect, replay, tasks};
+use stella_tests::load::{dispatch, heartbeats, idle, raw, real, reconnect, replay, scrape, tasks};
 
 // As the control plane has it, so that the memory of the bare server can be compared with its own.
 #[global_allocator]
@@ -19,7 +19,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const EXAMPLES: &str = "\
 Examples:
-  stella-load all                              everything, in about four minutes
+  stella-load all                              everything, in about six minutes
   stella-load idle --sizes 1,100,1000,5000     memory of idle agents
   stella-load tasks --agents 1000 --seconds 30 durable task life cycles
   stella-load replay --events 1000000          start on a long journal
@@ -96,7 +96,13 @@ enum Command {
         #[arg(long, default_value_t = 1_000_000)]
         events: u64,
     },
-    /// Everything, in about four minutes.
+    /// Time of a scrape of the metrics, and what it takes from writers.
+    Scrape {
+        /// How many agents.
+        #[arg(long, default_value_t = 10_000)]
+        agents: usize,
+    },
+    /// Everything, in about six minutes.
     All,
     #[command(name = raw::SERVER_COMMAND, hide = true)]
     RawServer { pki: PathBuf },
@@ -183,6 +189,7 @@ fn everything() -> Vec<Vec<Command>> {
             Command::Idle { sizes: vec![1, 100, 1_000, 5_000] },
             Command::Heartbeats { agents: 5_000, seconds: 30 },
             Command::Reconnect { agents: 5_000 },
+            Command::Scrape { agents: 10_000 },
         ],
     ]
 }
@@ -241,6 +248,7 @@ async fn measure_one(
         }
         Command::Real { agents, steps } => real::measure(site, *agents, *steps).await,
         Command::Reconnect { agents } => reconnect::measure(site, fleet, *agents, program).await,
+        Command::Scrape { agents } => scrape::measure(site, fleet, *agents).await,
         Command::Replay { events } => {
             tasks::fill_journal(site, fleet, FILLING, *events).await?;
             replay::measure(site).await

@@ -1,0 +1,235 @@
+//! The shipped files, and which of their values belong to an installation.
+
+use super::Render;
+
+const RULES: &str = include_str!("../../../../packaging/observability/rules.yml");
+const BY_NAME: &str = include_str!("../../../../packaging/observability/prometheus.yml");
+const BY_INVENTORY: &str = include_str!("../../../../packaging/observability/prometheus-http.yml");
+const IN_KUBERNETES: &str = include_str!("../../../../packaging/observability/prometheus-kubernetes.yml");
+const ALERTMANAGER: &str = include_str!("../../../../packaging/observability/alertmanager.yml");
+
+const PROVIDER: &str =
+    include_str!("../../../../packaging/observability/grafana/provisioning/dashboards/stella.yml");
+const SOURCES: &str =
+    include_str!("../../../../packaging/observability/grafana/provisioning/datasources/stella.yml");
+/// The dashboards: they have no addresses in them.
+const DASHBOARDS: [(&str, &str); 3] = [
+    ("deployment", include_str!("../../../../packaging/observability/grafana/dashboards/deployment.json")),
+    (
+        "agent-health",
+        include_str!("../../../../packaging/observability/grafana/dashboards/agent-health.json"),
+    ),
+    ("approval", include_str!("../../../../packaging/observability/grafana/dashboards/approval.json")),
+];
+
+/// The values in the files that belong to an installation. Each is there: a test looks.
+mod shipped {
+    pub(super) const TARGETS: &str = r#"["stella-orchestrator:9090"]"#;
+    pub(super) const SERVER_NAME: &str = "server_name: stella-orchestrator";
+    pub(super) const CA: &str = "      ca_file: ca.crt\n";
+    pub(super) const ALERTMANAGERS: &str = r#"["localhost:9093"]"#;
+    pub(super) const INVENTORY: &str = "https://inventory.example.com/prometheus/stella";
+    pub(super) const INVENTORY_TOKEN: &str =
+        "        authorization:\n          credentials_file: inventory-token\n";
+    pub(super) const RUNBOOKS: &str = r#"runbook_url: "runbooks/"#;
+    pub(super) const PAGERDUTY_KEY_FILE: &str = "routing_key_file: /etc/prometheus/pagerduty-routing-key";
+    pub(super) const SLACK_URL_FILE: &str = "api_url_file: /etc/prometheus/slack-webhook-url";
+    pub(super) const SLACK_CHANNEL: &str = r##"channel: "#stella-alerts""##;
+    pub(super) const PROMETHEUS: &str = "http://localhost:9090";
+    pub(super) const LOKI: &str = "http://localhost:3100";
+    pub(super) const TEMPO: &str = "http://localhost:3200";
+    pub(super) const WATCHDOG: &str = "  - name: stella-watchdog\n";
+}
+
+/// The files of an installation: names in its folder, and contents.
+pub(super) fn of(render: &Render) -> Vec<(String, String)> {
+    let mut files = vec![
+        ("prometheus.yml".to_owned(), prometheus(render)),
+        ("rules.yml".to_owned(), rules(render)),
+        ("alertmanager.yml".to_owned(), alertmanager(render)),
+        ("grafana/provisioning/dashboards/stella.yml".to_owned(), PROVIDER.to_owned()),
+        ("grafana/provisioning/datasources/stella.yml".to_owned(), sources(render)),
+    ];
+    let dashboard =
+        |(name, text): &(&str, &str)| (format!("grafana/dashboards/{name}.json"), (*text).to_owned());
+    files.extend(DASHBOARDS.iter().map(dashboard));
+    files
+}
+
+fn sources(render: &Render) -> String {
+    SOURCES
+        .replace(shipped::PROMETHEUS, &quoted(&render.prometheus))
+        .replace(shipped::LOKI, &quoted(&render.loki))
+        .replace(shipped::TEMPO, &quoted(&render.tempo))
+}
+
+fn prometheus(render: &Render) -> String {
+    let text = match (&render.inventory, render.kubernetes) {
+        (Some(inventory), _) => {
+            let token = render.inventory_token_file.as_ref().map_or_else(String::new, |file| {
+                shipped::INVENTORY_TOKEN.replace("inventory-token", &quoted(file))
+            });
+            BY_INVENTORY
+                .replace(shipped::INVENTORY, &quoted(inventory))
+                .replace(shipped::INVENTORY_TOKEN, &token)
+        }
+        (None, true) => IN_KUBERNETES.replace(shipped::SERVER_NAME, &server_name(render)),
+        (None, false) => BY_NAME.replace(shipped::TARGETS, &list(&render.targets)),
+    };
+    let mut tls = shipped::CA.to_owned();
+    for (key, file) in [("cert_file", &render.client_cert), ("key_file", &render.client_key)] {
+        if let Some(file) = file {
+            tls.push_str(&format!("      {key}: {}\n", quoted(file)));
+        }
+    }
+    text.replace(shipped::CA, &tls).replace(shipped::ALERTMANAGERS, &list(&render.alertmanagers))
+}
+
+/// What the certificate of the control planes is for: the host of the first.
+fn server_name(render: &Render) -> String {
+    let host = render.targets.first().and_then(|target| target.rsplit_once(':')).map(|(host, _)| host);
+    host.map_or_else(|| shipped::SERVER_NAME.to_owned(), |host| format!("server_name: {}", quoted(host)))
+}
+
+fn rules(render: &Render) -> String {
+    match &render.runbooks {
+        Some(base) => RULES.replace(shipped::RUNBOOKS, &format!("runbook_url: \"{base}/")),
+        None => RULES.to_owned(),
+    }
+}
+
+fn alertmanager(render: &Render) -> String {
+    let watchdog = render.watchdog_url.as_ref().map_or_else(String::new, |url| {
+        format!("    webhook_configs:\n      - url: {}\n        send_resolved: false\n", quoted(url))
+    });
+    ALERTMANAGER
+        .replace(
+            shipped::PAGERDUTY_KEY_FILE,
+            &format!("routing_key_file: {}", quoted(&render.pagerduty_key_file)),
+        )
+        .replace(shipped::SLACK_URL_FILE, &format!("api_url_file: {}", quoted(&render.slack_url_file)))
+        .replace(shipped::SLACK_CHANNEL, &format!("channel: {}", quoted(&render.slack_channel)))
+        .replace(shipped::WATCHDOG, &format!("{}{watchdog}", shipped::WATCHDOG))
+}
+
+/// As YAML and JSON both write a text.
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+fn list(texts: &[String]) -> String {
+    let texts: Vec<_> = texts.iter().map(|text| quoted(text)).collect();
+    format!("[{}]", texts.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::super::Observability;
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(subcommand)]
+        command: Observability,
+    }
+
+    fn render(flags: &[&str]) -> Render {
+        let line = ["stella", "render", "folder"].iter().chain(flags);
+        let Observability::Render(render) = Line::parse_from(line).command;
+        *render
+    }
+
+    #[test]
+    fn every_value_that_is_replaced_is_shipped() {
+        for (file, values) in [
+            (BY_NAME, [shipped::TARGETS, shipped::CA, shipped::ALERTMANAGERS].as_slice()),
+            (
+                BY_INVENTORY,
+                &[shipped::INVENTORY, shipped::INVENTORY_TOKEN, shipped::CA, shipped::ALERTMANAGERS],
+            ),
+            (IN_KUBERNETES, &[shipped::SERVER_NAME, shipped::CA, shipped::ALERTMANAGERS]),
+            (RULES, &[shipped::RUNBOOKS]),
+            (SOURCES, &[shipped::PROMETHEUS, shipped::LOKI, shipped::TEMPO]),
+            (
+                ALERTMANAGER,
+                &[
+                    shipped::PAGERDUTY_KEY_FILE,
+                    shipped::SLACK_URL_FILE,
+                    shipped::SLACK_CHANNEL,
+                    shipped::WATCHDOG,
+                ],
+            ),
+        ] {
+            for value in values {
+                assert!(file.contains(value), "{value} is not in {file}");
+            }
+        }
+    }
+
+    #[test]
+    fn each_value_gets_to_its_place() {
+        let by_name = render(&["--target", "a:1", "--target", "b:2", "--alertmanager", "c:3"]);
+        let text = prometheus(&by_name);
+        assert!(
+            text.contains(r#"- targets: ["a:1", "b:2"]"#) && text.contains(r#"- targets: ["c:3"]"#),
+            "{text}"
+        );
+
+        let inventory = render(&["--inventory", "https://i/x", "--inventory-token-file", "t"]);
+        let text = prometheus(&inventory);
+        assert!(text.contains("url: \"https://i/x\"") && text.contains("credentials_file: \"t\""), "{text}");
+        assert!(!prometheus(&render(&["--inventory", "https://i/x"])).contains("authorization:"));
+
+        let mut in_kubernetes = render(&["--kubernetes"]);
+        in_kubernetes.targets.push("stella.example.com:9090".to_owned());
+        assert!(prometheus(&in_kubernetes).contains("server_name: \"stella.example.com\""));
+
+        let text = prometheus(&render(&["--client-cert", "/c", "--client-key", "/k"]));
+        let tls = "      ca_file: ca.crt\n      cert_file: \"/c\"\n      key_file: \"/k\"\n";
+        assert!(text.contains(tls), "{text}");
+
+        let linked = rules(&render(&["--runbooks", "https://wiki/runbooks/"]));
+        assert!(linked.contains("runbook_url: \"https://wiki/runbooks/AgentOffline.md\""), "{linked}");
+    }
+
+    #[test]
+    fn grafana_gets_its_sources_and_all_dashboards() {
+        let render = render(&["--loki", "https://logs.example.com/", "--tempo", "http://tempo:3200"]);
+        let text = sources(&render);
+        for url in ["http://localhost:9090", "https://logs.example.com", "http://tempo:3200"] {
+            assert!(text.contains(&format!("url: \"{url}\"\n")), "{url} is not in {text}");
+        }
+        let shipped =
+            concat!(env!("CARGO_MANIFEST_DIR"), "/../../packaging/observability/grafana/dashboards");
+        let files = of(&render);
+        for file in std::fs::read_dir(shipped).unwrap() {
+            let name = format!("grafana/dashboards/{}", file.unwrap().file_name().display());
+            assert!(files.iter().any(|(rendered, _)| *rendered == name), "{name} is not rendered");
+        }
+    }
+
+    #[test]
+    fn alertmanager_gets_files_channel_and_switch() {
+        let text = alertmanager(&render(&[
+            "--pagerduty-key-file",
+            "/p",
+            "--slack-url-file",
+            "/s",
+            "--slack-channel",
+            "#x \"y\"",
+            "--watchdog-url",
+            "https://switch/1",
+        ]));
+        for part in ["routing_key_file: \"/p\"", "api_url_file: \"/s\"", r##"channel: "#x \"y\"""##] {
+            assert!(text.contains(part), "{part} is not in {text}");
+        }
+        assert!(
+            text.ends_with(
+                "webhook_configs:\n      - url: \"https://switch/1\"\n        send_resolved: false\n"
+            ),
+            "{text}"
+        );
+    }
+}

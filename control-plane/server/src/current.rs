@@ -1,0 +1,189 @@
+//! What is so now, for dashboards and alerts: deployments under way and of late, open tasks, how hosts do, disk and certificates.
+//! Beyond the operations overview's metrics.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::UNIX_EPOCH;
+
+use metrics::{Unit, describe_gauge, gauge};
+use nix::sys::statvfs::statvfs;
+use stella_certs::{CertificateDer, validity_of_certificate};
+use stella_domain::agent::{Agent, Connectivity};
+use stella_domain::deployment::Deployment;
+use stella_domain::task::TaskState;
+use stella_domain::tenant::TenantState;
+use stella_engine::Handle;
+use stella_fleet::LiveFigures;
+use stella_protocol::time::Timestamp;
+
+/// How many deployments of a tenant are listed: a screen. Each is a series of its own, so there is an end to it.
+const RECENT_DEPLOYMENTS_MAX: usize = 20;
+
+/// What open [`TaskState`]s are called. All of them are there from 0 on.
+const OPEN_STATES: [&str; 5] = ["queued", "dispatched", "accepted", "running", "unknown"];
+
+/// What the certificates of the control plane's chain are called, its own first.
+const CHAIN: [&str; 3] = ["server", "issuing", "root"];
+
+pub(crate) fn describe() {
+    describe_gauge!("stella_deployments_active", "Deployments that have not ended");
+    describe_gauge!(
+        "stella_deployment_recent_timestamp_seconds",
+        Unit::Seconds,
+        "When each of a tenant's newest 20 deployments was created"
+    );
+    describe_gauge!("stella_agent_load1", "The host's load average of the last minute");
+    describe_gauge!(
+        "stella_agent_memory_available_bytes",
+        Unit::Bytes,
+        "The host's memory that is free for use"
+    );
+    describe_gauge!("stella_agent_memory_total_bytes", Unit::Bytes, "The host's memory in all");
+    describe_gauge!(
+        "stella_agent_disk_available_bytes",
+        Unit::Bytes,
+        "Free space where the agent's host root is"
+    );
+    describe_gauge!("stella_agent_tasks_running", "Tasks that the agent runs now");
+    describe_gauge!(
+        "stella_agent_round_trip_seconds",
+        Unit::Seconds,
+        "The round trip to the agent, as its connection has it"
+    );
+    describe_gauge!("stella_tasks_open", "Tasks that are not settled");
+    describe_gauge!(
+        "stella_task_unaccepted_age_seconds",
+        Unit::Seconds,
+        "How long the oldest dispatched task waits for a connected agent to accept it; 0 if none does"
+    );
+    describe_gauge!("stella_journal_writes_refused", "1 while the disk is too full for writes, else 0");
+    describe_gauge!(
+        "stella_state_disk_available_bytes",
+        Unit::Bytes,
+        "Free space where the control plane keeps its state"
+    );
+}
+
+/// The control plane's certificates. They are recorded when they are made, and stay until they are replaced.
+pub(crate) fn certificates(chain: &[CertificateDer<'static>]) {
+    describe_gauge!(
+        "stella_certificate_expiry_timestamp_seconds",
+        Unit::Seconds,
+        "When a certificate of the control plane ends"
+    );
+    for (name, certificate) in CHAIN.into_iter().zip(chain) {
+        // What the authority has just made can be read, and ends after 1970.
+        let Ok((_, ends)) = validity_of_certificate(certificate) else { continue };
+        let ends = ends.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        gauge!("stella_certificate_expiry_timestamp_seconds", "certificate" => name).set(ends);
+    }
+}
+
+/// The control plane's disk.
+pub(crate) fn disk(engine: &Handle, state_dir: &Path) {
+    gauge!("stella_journal_writes_refused").set(f64::from(u8::from(engine.health().no_space)));
+    match statvfs(state_dir) {
+        Ok(figures) => gauge!("stella_state_disk_available_bytes")
+            .set(bytes(figures.blocks_available().saturating_mul(figures.fragment_size()))),
+        // Without the series an alert on it is silent, so this has to be seen elsewhere.
+        Err(errno) => {
+            tracing::warn!(error = errno.desc(), "the free space of the state folder cannot be read")
+        }
+    }
+}
+
+/// A tenant's open tasks, and how long the oldest that was sent to a connected agent is without an answer.
+pub(crate) fn tasks(tenant: &TenantState, now: Timestamp) {
+    let mut open: BTreeMap<_, u32> = OPEN_STATES.into_iter().map(|state| (state, 0)).collect();
+    let mut oldest = now;
+    for agent in tenant.unsettled.keys() {
+        let is_online = tenant
+            .agents
+            .get(agent)
+            .is_some_and(|agent| matches!(agent.connectivity, Connectivity::Online { .. }));
+        for task in tenant.unsettled_tasks(*agent) {
+            *open.entry(task.state.name()).or_default() += 1;
+            if let TaskState::Dispatched { at, .. } = &task.state
+                && is_online
+            {
+                oldest = oldest.min(*at);
+            }
+        }
+    }
+    for (state, count) in open {
+        gauge!("stella_tasks_open", "tenant" => tenant.name.to_string(), "state" => state)
+            .set(f64::from(count));
+    }
+    gauge!("stella_task_unaccepted_age_seconds", "tenant" => tenant.name.to_string())
+        .set(now.since(oldest).as_secs_f64());
+}
+
+/// A tenant's deployments: how many are under way in each environment, and the newest.
+pub(crate) fn deployments(tenant: &TenantState) {
+    let mut active: BTreeMap<_, u32> =
+        tenant.environments.keys().map(|environment| (*environment, 0)).collect();
+    for deployment in tenant.active_deployments.iter().filter_map(|id| tenant.deployments.get(id)) {
+        *active.entry(deployment.environment).or_default() += 1;
+    }
+    for (environment, count) in active {
+        let environment =
+            tenant.environments.get(&environment).map(|it| it.name.to_string()).unwrap_or_default();
+        gauge!("stella_deployments_active", "tenant" => tenant.name.to_string(), "env" => environment)
+            .set(f64::from(count));
+    }
+    for deployment in newest(tenant) {
+        list(tenant, deployment);
+    }
+}
+
+/// The newest deployments, newest first.
+fn newest(tenant: &TenantState) -> Vec<&Deployment> {
+    let mut newest: Vec<&Deployment> = Vec::with_capacity(RECENT_DEPLOYMENTS_MAX + 1);
+    for deployment in tenant.deployments.values() {
+        let key = |it: &Deployment| Reverse((it.created_at, it.id));
+        let at = newest.partition_point(|other| key(other) < key(deployment));
+        if at < RECENT_DEPLOYMENTS_MAX {
+            newest.insert(at, deployment);
+            newest.truncate(RECENT_DEPLOYMENTS_MAX);
+        }
+    }
+    newest
+}
+
+fn list(tenant: &TenantState, deployment: &Deployment) {
+    let environment = tenant.environments.get(&deployment.environment);
+    let release = tenant.releases.get(&deployment.release);
+    let labels = [
+        ("tenant", tenant.name.to_string()),
+        ("env", environment.map(|it| it.name.to_string()).unwrap_or_default()),
+        ("deployment", deployment.id.to_string()),
+        ("release", release.map(|it| format!("{}:{}", it.application, it.version)).unwrap_or_default()),
+        ("strategy", deployment.strategy.name().to_owned()),
+        ("status", deployment.status.name().to_owned()),
+    ];
+    gauge!("stella_deployment_recent_timestamp_seconds", &labels)
+        .set(milliseconds(deployment.created_at.0) / 1_000.0);
+}
+
+/// How an agent's host did at its last heartbeat.
+pub(crate) fn host(tenant: &TenantState, agent: &Agent, live: &LiveFigures) {
+    let labels = [("agent", agent.name.to_string()), ("tenant", tenant.name.to_string())];
+    let resources = &live.resources;
+    gauge!("stella_agent_load1", &labels).set(f64::from(resources.load_1m));
+    gauge!("stella_agent_memory_available_bytes", &labels).set(bytes(resources.memory_available_bytes));
+    gauge!("stella_agent_memory_total_bytes", &labels).set(bytes(resources.memory_total_bytes));
+    gauge!("stella_agent_disk_available_bytes", &labels).set(bytes(resources.disk_available_bytes));
+    gauge!("stella_agent_tasks_running", &labels).set(f64::from(resources.tasks_running));
+    gauge!("stella_agent_round_trip_seconds", &labels).set(live.rtt.as_secs_f64());
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a dashboard shows three digits of it")]
+const fn bytes(count: u64) -> f64 {
+    count as f64
+}
+
+#[expect(clippy::cast_precision_loss, reason = "milliseconds since 1970 stay below 2^53 for 285,000 years")]
+const fn milliseconds(since_1970: u64) -> f64 {
+    since_1970 as f64
+}

@@ -1,0 +1,250 @@
+//! The operations overview against a running system: metrics, log lines and events, alerts, panels, health. Nothing may be missing,
+//! and nothing may differ but what is on the list.
+
+mod differences;
+mod overview;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Map, Value};
+use stella_api_types::deployment::OnFailure;
+use stella_tests::cluster::{Cluster, ENVIRONMENT};
+use stella_tests::monitoring::Bundle;
+use stella_tests::recipe::{release, rolling, shell};
+use stella_tests::wait;
+
+/// What differs, in words.
+type Differences = BTreeSet<String>;
+
+/// A system in which everything has happened that the overview has a name for, as far as the product has it.
+async fn populated() -> Result<Cluster> {
+    let mut cluster = Cluster::start(2).await?;
+    for (version, script) in [("1.0.0", "true"), ("2.0.0", "false")] {
+        cluster.release(&release(version, &[], vec![shell("run", script)])).await?;
+        let deployment = cluster.deploy(&rolling(ENVIRONMENT, version, OnFailure::Rollback)).await?;
+        cluster.wait_final(&deployment.deployment.id).await?;
+    }
+    cluster.agents[1].stop()?;
+    cluster.agents[1].start()?;
+    let name = cluster.agents[1].name().to_owned();
+    wait::until("its absence is in the log", async || {
+        let log = cluster.control_plane.daemon().log();
+        ensure!(log.contains("agent.disconnected"), "{log}");
+        Ok(())
+    })
+    .await?;
+    cluster.wait_online(&name).await?;
+    Ok(cluster)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_differs_but_what_is_on_the_list() -> Result<()> {
+    let mut cluster = populated().await?;
+    let mut found = Differences::new();
+    in_metrics(&cluster.control_plane.metrics().await?, &mut found)?;
+    in_log(&cluster.control_plane.daemon().log(), &mut found)?;
+    in_alerts(&cluster, &mut found).await?;
+    in_panels(&mut found)?;
+    in_health(&cluster, &mut found).await?;
+
+    let known: Differences = differences::ON_PURPOSE.iter().map(|(what, _)| (*what).to_owned()).collect();
+    let (new, gone): (Vec<_>, Vec<_>) =
+        (found.difference(&known).collect(), known.difference(&found).collect());
+    ensure!(new.is_empty() && gone.is_empty(), "not on the list: {new:#?}; on it, but not so: {gone:#?}");
+    ensure!(differences::ON_PURPOSE.iter().all(|(_, why)| !why.is_empty()), "a difference without a reason");
+    cluster.passed()
+}
+
+// === metrics ===
+
+/// The names of the labels of each series, by the name of its metric. `le` is how histograms are written, and no label of theirs.
+fn series(text: &str) -> BTreeMap<&str, BTreeSet<Vec<&str>>> {
+    let mut all = BTreeMap::<_, BTreeSet<_>>::new();
+    for line in text.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
+        let (name, labels) =
+            line.split_once('{').unwrap_or_else(|| (line.split(' ').next().unwrap_or(""), ""));
+        let labels = labels.rsplit_once('}').map_or("", |(labels, _)| labels);
+        // No value in a test has a quote with a comma after it.
+        let names = labels.split("\",").filter_map(|label| label.split_once("=\"")).map(|(name, _)| name);
+        let names = names.filter(|name| *name != "le").collect::<BTreeSet<_>>();
+        all.entry(name).or_default().insert(names.into_iter().collect());
+    }
+    all
+}
+
+fn in_metrics(text: &str, found: &mut Differences) -> Result<()> {
+    let series = series(text);
+    for (name, kind, labels) in overview::METRICS {
+        let there = if kind == "histogram" { format!("{name}_bucket") } else { name.to_owned() };
+        let Some(labelled) = series.get(there.as_str()) else {
+            found.insert(format!("metric {name}"));
+            continue;
+        };
+        if !text.lines().any(|line| line == format!("# TYPE {name} {kind}")) {
+            found.insert(format!("type of {name}"));
+        }
+        if kind == "histogram" {
+            for part in ["_sum", "_count"] {
+                ensure!(series.contains_key(format!("{name}{part}").as_str()), "{name} has no {part}");
+            }
+        }
+        let wanted: BTreeSet<_> = labels.iter().copied().collect();
+        for labels in labelled {
+            let labels: BTreeSet<_> = labels.iter().copied().collect();
+            let list = |set: Vec<&&str>| set.into_iter().copied().collect::<Vec<_>>().join(", ");
+            let (less, more) =
+                (list(wanted.difference(&labels).collect()), list(labels.difference(&wanted).collect()));
+            if !less.is_empty() {
+                found.insert(format!("fewer labels of {name}: {less}"));
+            }
+            if !more.is_empty() {
+                found.insert(format!("more labels of {name}: {more}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+// === the log ===
+
+/// `2026-01-09T10:30:00.123Z`.
+fn is_timestamp(text: &str) -> bool {
+    let shape = |c: char| if c.is_ascii_digit() { '0' } else { c };
+    text.chars().map(shape).eq("0000-00-00T00:00:00.000Z".chars())
+}
+
+fn in_log(log: &str, found: &mut Differences) -> Result<()> {
+    let lines = log
+        .lines()
+        .map(|line| serde_json::from_str::<Map<String, Value>>(line).with_context(|| line.to_owned()))
+        .collect::<Result<Vec<_>>>()?;
+    let sample: Map<String, Value> = serde_json::from_str(overview::LOG_LINE)?;
+    for line in &lines {
+        ensure!(line["timestamp"].as_str().is_some_and(is_timestamp), "{line:?}");
+        ensure!(overview::LOG_LEVELS.iter().any(|level| line["level"] == *level), "{line:?}");
+        for field in ["message", "service", "version"] {
+            ensure!(line.get(field).is_some_and(Value::is_string), "no {field} in {line:?}");
+        }
+        let other = line.keys().find(|field| !sample.contains_key(*field));
+        ensure!(other.is_none(), "{other:?} at the top of {line:?}");
+    }
+    let of = |event: &str| lines.iter().find(|line| line["message"] == event);
+    for (event, level) in overview::LOG_EVENTS {
+        match of(event) {
+            None => drop(found.insert(format!("log event {event}"))),
+            Some(line) if line["level"] != level => drop(found.insert(format!("level of log event {event}"))),
+            Some(_) => {}
+        }
+    }
+    let line = of(overview::LOG_LINE_EVENT).context("the event of the sample")?;
+    for (field, value) in &sample {
+        let ours = line.get(field);
+        if ours.is_none_or(|ours| !is_like(value, ours)) {
+            found.insert(format!("log {field}"));
+        }
+    }
+    // What the sample abbreviates.
+    let is_hex = |field: &str, digits: usize| {
+        let text = line.get(field).and_then(Value::as_str);
+        text.is_some_and(|text| text.len() == digits && text.chars().all(|c| c.is_ascii_hexdigit()))
+    };
+    ensure!(is_hex("traceId", 32) && is_hex("spanId", 16), "{line:?}");
+    for (field, value) in [("service", "deploy-orchestrator"), ("message", "Deployment started")] {
+        if line[field] != value {
+            found.insert(format!("log {field}"));
+        }
+    }
+    Ok(())
+}
+
+/// Whether a value has the type of the sample's and, for an object, at least its fields.
+fn is_like(sample: &Value, ours: &Value) -> bool {
+    match (sample, ours) {
+        (Value::Object(sample), Value::Object(ours)) => {
+            sample.iter().all(|(key, value)| ours.get(key).is_some_and(|ours| is_like(value, ours)))
+        }
+        (Value::String(_), Value::String(_)) | (Value::Number(_), Value::Number(_)) => true,
+        _ => sample == ours,
+    }
+}
+
+// === alerts ===
+
+/// Both sets of rules in one Prometheus: it writes equal queries equally.
+async fn in_alerts(cluster: &Cluster, found: &mut Differences) -> Result<()> {
+    let folder = cluster.folder().join("bundle");
+    let bundle = Bundle::render(&folder, &cluster.control_plane)?;
+    fs::write(folder.join("overview.yml"), overview::RULES)?;
+    bundle.replace("prometheus.yml", &[("  - rules.yml", "  - rules.yml\n  - overview.yml")])?;
+    let prometheus = bundle.prometheus().await?;
+    let (ours, theirs) =
+        (prometheus.alerts_of("rules.yml").await?, prometheus.alerts_of("overview.yml").await?);
+    ensure!(theirs.len() == 7, "{theirs:?}");
+    for (name, wanted) in &theirs {
+        let Some(alert) = ours.get(name) else {
+            found.insert(format!("alert {name}"));
+            continue;
+        };
+        for part in ["group", "query", "duration", "labels"] {
+            if alert[part] != wanted[part] {
+                found.insert(format!("alert {name}: {part}"));
+            }
+        }
+        for part in ["summary", "description"] {
+            if alert["annotations"][part] != wanted["annotations"][part] {
+                found.insert(format!("alert {name}: {part}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+// === panels ===
+
+fn in_panels(found: &mut Differences) -> Result<()> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/observability/grafana/dashboards");
+    for (name, panels) in overview::PANELS {
+        let text = fs::read_to_string(folder.join(format!("{name}.json")))?;
+        let dashboard: Value = serde_json::from_str(&text).with_context(|| name.to_owned())?;
+        let ours = dashboard["panels"].as_array().with_context(|| format!("{name} has no panels"))?;
+        let titles: Vec<_> = ours.iter().filter_map(|panel| panel["title"].as_str()).collect();
+        for panel in panels {
+            let is_it = |title: &&str| title == panel || title.starts_with(&format!("{panel}: "));
+            if !titles.iter().any(is_it) {
+                found.insert(format!("panel {panel} of {name}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+// === health ===
+
+async fn in_health(cluster: &Cluster, found: &mut Differences) -> Result<()> {
+    let get = async |path: &str| cluster.api.answer(cluster.api.request(reqwest::Method::GET, path)).await;
+    let answer = get("/health").await?;
+    ensure!(answer.status.is_success(), "{answer:?}");
+    compare("", &serde_json::from_str(overview::HEALTH)?, &serde_json::from_slice(&answer.body)?, found);
+    for probe in overview::PROBES {
+        ensure!(get(probe).await?.status.is_success(), "{probe}");
+    }
+    Ok(())
+}
+
+/// Each value of the sample that is not the same in ours, and each of ours that is not in the sample, by its path.
+fn compare(path: &str, sample: &Value, ours: &Value, found: &mut Differences) {
+    let (Value::Object(sample), Value::Object(ours)) = (sample, ours) else {
+        if sample != ours {
+            found.insert(format!("health {path}"));
+        }
+        return;
+    };
+    for key in sample.keys().chain(ours.keys()) {
+        let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        let value = |object: &Map<String, Value>| object.get(key).cloned().unwrap_or_default();
+        compare(&path, &value(sample), &value(ours), found);
+    }
+}
