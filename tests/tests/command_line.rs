@@ -64,5 +64,7 @@ async fn a_program_gets_an_account_that_may_deploy_to_one_environment() -> Resul
     assert_eq!(code, Some(0), "{out}");
     let (code, _, error) = as_ci(&["whoami"])?;
     assert_eq!(code, Some(3), "{error}");
+    let (_, events, _) = stella(&["events", "--system"])?;
+    assert!(events.contains("account_removed") && events.contains("api_token_revoked"), "{events}");
     Ok(())
 }

@@ -76,6 +76,10 @@ pub const TASK_SETTLE: &str = "/api/v1/tenants/{tenant}/tasks/{task}/settle";
 pub const EVENTS: &str = "/api/v1/tenants/{tenant}/events";
 /// The end of a tenant's journal.
 pub const JOURNAL: &str = "/api/v1/tenants/{tenant}/journal";
+/// Events that belong to no tenant: tenants, accounts, tokens.
+pub const SYSTEM_EVENTS: &str = "/api/v1/events";
+/// The end of the journal of what belongs to no tenant.
+pub const SYSTEM_JOURNAL: &str = "/api/v1/journal";
 /// The installation.
 pub const SYSTEM: &str = "/api/v1/system";
 /// This description.

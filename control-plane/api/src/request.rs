@@ -15,6 +15,7 @@ use sha2::{Digest as _, Sha256};
 use stella_api_types::paths;
 use stella_domain::access::Rights;
 use stella_domain::command::{ActingAccount, Actor};
+use stella_domain::event::StreamId;
 use stella_domain::state::State as DomainState;
 use stella_protocol::digest::Digest;
 use stella_protocol::id::{ApiTokenId, TenantId};
@@ -50,9 +51,12 @@ impl Caller {
         })
     }
 
-    /// Whether anything of a tenant may be known, now.
-    pub(crate) fn sees(&self, app: &App, tenant: TenantId) -> bool {
-        self.rights(&app.engine.state()).is_ok_and(|rights| rights.sees(tenant))
+    /// Whether what happens there may be known, now.
+    pub(crate) fn sees(&self, app: &App, stream: StreamId) -> bool {
+        self.rights(&app.engine.state()).is_ok_and(|rights| match stream {
+            StreamId::System => rights.administers(),
+            StreamId::Tenant(tenant) => rights.sees(tenant),
+        })
     }
 }
 

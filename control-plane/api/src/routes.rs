@@ -100,6 +100,7 @@ fn all() -> OpenApiRouter<App> {
         .routes(routes!(deployments::task))
         .routes(routes!(deployments::settle))
         .routes(routes!(feed::journal))
+        .routes(routes!(feed::system_journal))
         .routes(routes!(catalogue::system))
         .routes(routes!(document))
         .routes(routes!(health::health))
@@ -109,7 +110,8 @@ fn all() -> OpenApiRouter<App> {
     let streams = OpenApiRouter::new()
         .routes(routes!(releases::upload))
         .routes(routes!(logs::task_output))
-        .routes(routes!(feed::events));
+        .routes(routes!(feed::events))
+        .routes(routes!(feed::system_events));
     timed.merge(streams)
 }
 

@@ -107,7 +107,11 @@ pub(crate) enum Command {
     /// Show what happened, and with --follow what happens.
     Events(Events),
     /// Show the end of the tenant's journal: its position, and the hash over everything before it.
-    Journal,
+    Journal {
+        /// That of what belongs to no tenant.
+        #[arg(long)]
+        system: bool,
+    },
     /// How the control plane does.
     Status,
     /// Configuration for what watches Stella.
@@ -516,6 +520,9 @@ pub(crate) struct Events {
     /// Go on with what happens from now on.
     #[arg(long, short)]
     pub(crate) follow: bool,
+    /// What belongs to no tenant: tenants, accounts and tokens.
+    #[arg(long)]
+    pub(crate) system: bool,
 }
 
 /// Reads `KEY=VALUE`.

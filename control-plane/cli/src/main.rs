@@ -90,7 +90,7 @@ async fn run(cli: Cli) -> Result<bool, Error> {
         Command::Rollback(command) => return rollout::rollback(&context, command).await,
         Command::Task(command) => task::task(&context, command).await?,
         Command::Events(command) => task::events(&context, command).await?,
-        Command::Journal => task::journal(&context).await?,
+        Command::Journal { system } => task::journal(&context, system).await?,
         Command::Status => catalogue::status(&context).await?,
         Command::Observability(_) | Command::Completion { .. } | Command::Man { .. } => {}
     }

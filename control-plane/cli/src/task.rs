@@ -4,7 +4,7 @@ use std::io::Write;
 
 use base64::Engine;
 use futures::StreamExt;
-use stella_api_types::event::{Event, JournalHead};
+use stella_api_types::event::{Actor, Event, JournalHead};
 use stella_api_types::paths;
 use stella_api_types::task::{OutputLine, SettleTask, Task as Dto};
 
@@ -73,12 +73,16 @@ async fn logs(context: &Context, task: &str, follow: bool) -> Result<(), Error> 
 }
 
 pub(crate) async fn events(context: &Context, command: Events) -> Result<(), Error> {
-    let path = context.path(paths::EVENTS, &[])?;
+    let path = match command.system {
+        true => paths::SYSTEM_EVENTS.to_owned(),
+        false => context.path(paths::EVENTS, &[])?,
+    };
     if !command.follow {
         let after = command.after.to_string();
         let events: Vec<Event> = context.client.list(&path, &[("after", &after)]).await?;
-        return print::list(context.output, &events, &["POSITION", "AT", "EVENT", "WHAT"], |event| {
-            vec![event.position.to_string(), event.at.clone(), event.kind.clone(), compact(event)]
+        return print::list(context.output, &events, &["POSITION", "AT", "BY", "EVENT", "WHAT"], |event| {
+            let position = event.position.to_string();
+            vec![position, event.at.clone(), by(&event.actor), event.kind.clone(), compact(event)]
         });
     }
     let query = [("after", command.after.to_string())];
@@ -88,7 +92,9 @@ pub(crate) async fn events(context: &Context, command: Events) -> Result<(), Err
         match context.output {
             Output::Json => print::line(String::from_utf8_lossy(data).trim()),
             Output::Text => {
-                print::line(&format!("{} {} {} {}", event.position, event.at, event.kind, compact(&event)))
+                let by = by(&event.actor);
+                let Event { position, at, kind, .. } = &event;
+                print::line(&format!("{position} {at} {by} {kind} {}", compact(&event)));
             }
         }
         Ok(())
@@ -96,12 +102,21 @@ pub(crate) async fn events(context: &Context, command: Events) -> Result<(), Err
     .await
 }
 
-pub(crate) async fn journal(context: &Context) -> Result<(), Error> {
-    let head: JournalHead = context.client.get(&context.path(paths::JOURNAL, &[])?).await?;
+pub(crate) async fn journal(context: &Context, system: bool) -> Result<(), Error> {
+    let path = match system {
+        true => paths::SYSTEM_JOURNAL.to_owned(),
+        false => context.path(paths::JOURNAL, &[])?,
+    };
+    let head: JournalHead = context.client.get(&path).await?;
     print::result(context.output, &head, |head| {
         let hash = head.hash.as_deref().unwrap_or("no events yet");
         format!("{} events, {hash}\nincarnation {}", head.position, head.incarnation)
     })
+}
+
+/// Who: an account by its name, what else by its kind.
+fn by(actor: &Actor) -> String {
+    actor.account.clone().unwrap_or_else(|| actor.kind.clone())
 }
 
 /// The event's plain values on one line.

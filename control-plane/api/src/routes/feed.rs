@@ -1,4 +1,4 @@
-//! What happened in a tenant: pages of the journal, or a feed of server-sent events that never ends by itself.
+//! What happened in a tenant, or outside of all: pages of the journal, or a feed of server-sent events that never ends by itself.
 
 #![expect(unused_qualifications, reason = "the macro that documents a route spells out its extractors")]
 
@@ -15,11 +15,13 @@ use serde::Deserialize;
 use std::sync::Arc;
 use stella_api_types::event::{Event, JournalHead};
 use stella_api_types::{Page, paths};
+use stella_domain::access::{Role, Scope};
 use stella_domain::event::StreamId;
 use stella_engine::{Committed, CommittedEvent};
 use stella_protocol::id::{Position, TenantId};
 use tokio::sync::broadcast::{self, error::RecvError};
 use utoipa::IntoParams;
+use uuid::Uuid;
 
 use crate::body::{Json, Paging, Path, Query, cursor};
 use crate::error::ApiError;
@@ -54,14 +56,36 @@ pub(crate) async fn events(
     Query(which): Query<Which>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let tenant = resolve::tenant_id(&app.engine.state(), &tenant)?;
-    let stream = StreamId::Tenant(tenant);
+    let stream = StreamId::Tenant(resolve::tenant_id(&app.engine.state(), &tenant)?);
+    answer(app, caller, stream, which, &headers).await
+}
+
+/// Events that belong to no tenant: tenants, accounts and tokens that came and went. For who administers the installation.
+#[utoipa::path(get, path = paths::SYSTEM_EVENTS, tag = "events", params(Which),
+    responses((status = 200, content((Page<Event> = "application/json"), (String = "text/event-stream")))))]
+pub(crate) async fn system_events(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    Query(which): Query<Which>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    caller.rights(&app.engine.state())?.require(Role::Admin, Scope::Installation)?;
+    answer(app, caller, StreamId::System, which, &headers).await
+}
+
+async fn answer(
+    app: App,
+    caller: Caller,
+    stream: StreamId,
+    which: Which,
+    headers: &HeaderMap,
+) -> Result<Response, ApiError> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let wants_feed = text(header::ACCEPT.as_str()).is_some_and(|accept| accept.contains("text/event-stream"));
     if wants_feed {
         let live = app.engine.subscribe();
         let next = first_of_feed(text("last-event-id"), which.after, app.engine.head(stream))?;
-        let feed = Feed { app, caller, tenant, stream, next, live };
+        let feed = Feed { app, caller, stream, next, live };
         return Ok(Sse::new(feed.into_stream())
             .keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
             .into_response());
@@ -83,15 +107,31 @@ pub(crate) async fn journal(
     Path(tenant): Path<String>,
 ) -> Result<Json<JournalHead>, ApiError> {
     let tenant = resolve::tenant_id(&app.engine.state(), &tenant)?;
+    Ok(Json(head(&app, StreamId::Tenant(tenant))))
+}
+
+/// The end of the journal of what belongs to no tenant. For who administers the installation.
+#[utoipa::path(get, path = paths::SYSTEM_JOURNAL, tag = "events", responses((status = 200, body = JournalHead)))]
+pub(crate) async fn system_journal(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Json<JournalHead>, ApiError> {
+    caller.rights(&app.engine.state())?.require(Role::Admin, Scope::Installation)?;
+    Ok(Json(head(&app, StreamId::System)))
+}
+
+fn head(app: &App, stream: StreamId) -> JournalHead {
     // They are asked for one after the other, and belong together only if the head stayed where it was meanwhile.
-    let (mark, hash) = loop {
-        let mark = app.engine.journal_mark(tenant);
-        let hash = app.engine.head_hash(StreamId::Tenant(tenant));
-        if app.engine.journal_mark(tenant) == mark {
-            break (mark, hash.map(|hash| hash.to_string()));
+    let (position, hash) = loop {
+        let position = app.engine.head(stream);
+        let hash = app.engine.head_hash(stream);
+        if app.engine.head(stream) == position {
+            break (position, hash.map(|hash| hash.to_string()));
         }
     };
-    Ok(Json(JournalHead { incarnation: mark.incarnation.to_string(), position: mark.position.0, hash }))
+    // One journal holds all streams.
+    let incarnation = app.engine.journal_mark(TenantId(Uuid::nil())).incarnation;
+    JournalHead { incarnation: incarnation.to_string(), position: position.0, hash }
 }
 
 /// Where a feed begins. What cannot be honoured is refused: from the start it would show old events as new ones, and beyond
@@ -127,7 +167,6 @@ fn first_of_feed(
 struct Feed {
     app: App,
     caller: Caller,
-    tenant: TenantId,
     stream: StreamId,
     next: Position,
     live: broadcast::Receiver<Arc<Committed>>,
@@ -144,7 +183,7 @@ impl Feed {
 
     /// The next events in order; `None` at the end of the feed. A revocation is a commit too, as is a role that is taken away, and ends it at once.
     async fn batch(&mut self) -> Option<Vec<CommittedEvent>> {
-        while self.caller.sees(&self.app, self.tenant) {
+        while self.caller.sees(&self.app, self.stream) {
             if self.next < self.app.engine.head(self.stream) {
                 let page = self.app.engine.read(self.stream, self.next, PAGE_EVENTS).await;
                 let page = page

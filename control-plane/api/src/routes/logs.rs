@@ -13,6 +13,7 @@ use futures::stream::{self, Stream};
 use serde::Deserialize;
 use stella_api_types::paths;
 use stella_api_types::task::OutputLine;
+use stella_domain::event::StreamId;
 use stella_protocol::id::{AttemptKey, TenantId};
 use stella_store::{OutputPage, StoreError};
 use tokio::sync::watch;
@@ -91,7 +92,7 @@ impl Reader {
     fn into_stream(self) -> impl Stream<Item = Result<Bytes, StoreError>> {
         stream::unfold(self, |mut reader| async move {
             loop {
-                if reader.ended || !reader.caller.sees(&reader.app, reader.tenant) {
+                if reader.ended || !reader.caller.sees(&reader.app, StreamId::Tenant(reader.tenant)) {
                     return None;
                 }
                 match reader.page().await {

@@ -171,3 +171,23 @@ async fn bad_accounts_are_refused_with_the_field() {
     world.post("/api/v1/accounts", &json!({"name": "x"})).await.expect(409);
     world.get("/api/v1/accounts/nobody").await.expect(404);
 }
+
+#[tokio::test]
+async fn what_became_of_accounts_and_tokens_can_be_read_by_who_administers() {
+    let world = World::new().await;
+    world.tenant("acme").await;
+    let token = account(&world, "ann", &json!([{"role": "admin", "tenant": "acme"}])).await;
+    for path in ["/api/v1/events", "/api/v1/journal"] {
+        ask(&world, &token, "GET", path, None).await.expect(403);
+    }
+    let gone = world.send(world.request("DELETE", "/api/v1/accounts/ann").body(Body::empty()).unwrap()).await;
+    assert_eq!(gone.status.as_u16(), 204);
+    let events = world.get("/api/v1/events").await.expect(200);
+    let items = events["items"].as_array().unwrap();
+    let types: Vec<_> = items.iter().map(|it| it["type"].as_str().unwrap()).collect();
+    let told = ["account_created", "api_token_created", "api_token_revoked", "account_removed"];
+    assert_eq!(types[types.len() - 4..], told, "{events}");
+    assert!(items.iter().all(|it| it["data"].get("hash").is_none()), "{events}");
+    let head = world.get("/api/v1/journal").await.expect(200);
+    assert_eq!(head["position"], items.len(), "{head}");
+}

@@ -9,7 +9,7 @@ use stella_api_types::paths;
 use crate::world::{World, bare};
 
 /// All templates of the API's own listener. A new constant is noticed by the comparison with the source below.
-const PATHS: [&str; 42] = [
+const PATHS: [&str; 44] = [
     paths::API_TOKENS,
     paths::API_TOKEN,
     paths::ACCOUNTS,
@@ -47,6 +47,8 @@ const PATHS: [&str; 42] = [
     paths::TASK_SETTLE,
     paths::EVENTS,
     paths::JOURNAL,
+    paths::SYSTEM_EVENTS,
+    paths::SYSTEM_JOURNAL,
     paths::SYSTEM,
     paths::OPENAPI,
     paths::HEALTH,
