@@ -14,7 +14,13 @@ pub struct CreateApiToken {
     /// Whose it is: an account's name or id. Without one it may do everything.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub account: Option<String>,
+    /// For how long it is good, in seconds; for ever if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_in_seconds: Option<u64>,
 }
+
+/// The longest life of a token that has an end, in seconds: ten years.
+pub const EXPIRES_IN_SECONDS_MAX: u64 = 10 * 365 * 24 * 3_600;
 
 /// What is known of a token. The token itself is not: only its hash is kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -30,6 +36,9 @@ pub struct ApiToken {
     pub is_yours: bool,
     /// When it was created.
     pub created_at: String,
+    /// From when on it lets nobody in; absent for never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<String>,
 }
 
 /// The answer to the creation of a token.

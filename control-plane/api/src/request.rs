@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::RequestExt;
 use axum::body::Body;
@@ -19,6 +19,7 @@ use stella_domain::event::StreamId;
 use stella_domain::state::State as DomainState;
 use stella_protocol::digest::Digest;
 use stella_protocol::id::{ApiTokenId, TenantId};
+use stella_protocol::time::Timestamp;
 use stella_protocol::trace::TraceContext;
 use subtle::ConstantTimeEq;
 use tracing::Instrument;
@@ -30,6 +31,9 @@ const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const CORRELATION: HeaderName = HeaderName::from_static("x-correlation-id");
 /// The longest correlation id that is taken over from a caller.
 const CORRELATION_BYTES_MAX: usize = 128;
+
+/// How long to trust that the wall clock goes on as it does.
+const CLOCK_CHECK: Duration = Duration::from_mins(1);
 
 /// Who asks, and in which trace. Handlers get it as an extension.
 #[derive(Clone, Debug)]
@@ -45,18 +49,31 @@ impl Caller {
     }
 
     /// What may be asked, now: what answers for long has to look again.
-    pub(crate) fn rights<'s>(&self, state: &'s DomainState) -> Result<Rights<'s>, ApiError> {
-        Rights::of(state, self.token).ok_or_else(|| {
-            ApiError::new(ErrorCode::Unauthenticated, "the token was revoked; ask for another one")
+    pub(crate) fn rights<'s>(&self, state: &'s DomainState, now: Timestamp) -> Result<Rights<'s>, ApiError> {
+        Rights::of(state, self.token, now).ok_or_else(|| {
+            let detail = "the token has expired or was revoked; ask for another one";
+            ApiError::new(ErrorCode::Unauthenticated, detail)
         })
     }
 
     /// Whether what happens there may be known, now.
     pub(crate) fn sees(&self, app: &App, stream: StreamId) -> bool {
-        self.rights(&app.engine.state()).is_ok_and(|rights| match stream {
+        self.rights(&app.engine.state(), app.engine.now()).is_ok_and(|rights| match stream {
             StreamId::System => rights.administers(),
             StreamId::Tenant(tenant) => rights.sees(tenant),
         })
+    }
+
+    /// Waits until the token's life is over; for ever if that has no end. A clock that is set is noticed a minute later.
+    pub(crate) fn expired(&self, app: &App) -> impl Future<Output = ()> + use<> {
+        let token = app.engine.state().system.api_tokens.get(&self.token).and_then(|it| it.expires_at);
+        let left = token.map(|at| Duration::from_millis(at.0.saturating_sub(app.engine.now().0)));
+        async move {
+            match left {
+                Some(left) => tokio::time::sleep(left.min(CLOCK_CHECK)).await,
+                None => std::future::pending().await,
+            }
+        }
     }
 }
 
@@ -129,7 +146,7 @@ fn admit(
     app.limits.token(token)?;
     let state = app.engine.state();
     let anonymous = Caller { token, account: None, trace };
-    let rights = anonymous.rights(&state)?;
+    let rights = anonymous.rights(&state, app.engine.now())?;
     if let Some((text, tenant)) = tenant {
         // The same answer as for one that does not exist.
         if !rights.sees(*tenant) {

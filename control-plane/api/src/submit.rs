@@ -68,7 +68,7 @@ impl Change {
     /// That the caller has a role, before anything costly is done for them. Whether a command may be carried out, the core decides.
     pub(crate) fn require(&self, app: &App, role: Role, scope: Scope) -> Result<(), ApiError> {
         let state = app.engine.state();
-        Ok(self.caller.rights(&state)?.require(role, scope)?)
+        Ok(self.caller.rights(&state, app.engine.now())?.require(role, scope)?)
     }
 
     /// The key as the core knows it: keys of one caller mean nothing to another.

@@ -9,8 +9,8 @@ use crate::{Context, print};
 
 pub(crate) async fn token(context: &Context, command: Token) -> Result<(), Error> {
     match command {
-        Token::Create { name, account, quiet } => {
-            let body = CreateApiToken { name, account };
+        Token::Create { name, account, expires_in, quiet } => {
+            let body = CreateApiToken { name, account, expires_in_seconds: expires_in };
             let created: ApiTokenCreated = context.client.post(paths::API_TOKENS, &body, None).await?;
             let token = created.token.clone().unwrap_or_default();
             if quiet && context.output == Output::Text {
@@ -28,11 +28,13 @@ pub(crate) async fn token(context: &Context, command: Token) -> Result<(), Error
         }
         Token::List => {
             let tokens: Vec<ApiToken> = context.client.list(paths::API_TOKENS, &[]).await?;
-            print::list(context.output, &tokens, &["ID", "NAME", "OF", "CREATED", ""], |token| {
+            print::list(context.output, &tokens, &["ID", "NAME", "OF", "CREATED", "EXPIRES", ""], |token| {
                 let yours = if token.is_yours { "yours" } else { "" };
                 let of =
                     token.account.as_ref().map_or_else(|| "-".to_owned(), |account| account.name.clone());
-                vec![token.id.clone(), token.name.clone(), of, token.created_at.clone(), yours.to_owned()]
+                let expires = token.expires_at.clone().unwrap_or_else(|| "never".to_owned());
+                let (id, name, created) = (token.id.clone(), token.name.clone(), token.created_at.clone());
+                vec![id, name, of, created, expires, yours.to_owned()]
             })
         }
         Token::Revoke { token } => {

@@ -124,10 +124,13 @@ pub struct Rights<'s> {
 }
 
 impl<'s> Rights<'s> {
-    /// Those of a token; `None` if it lets nobody in.
+    /// Those of a token; `None` if it lets nobody in at `now`.
     #[must_use]
-    pub fn of(state: &'s State, token: ApiTokenId) -> Option<Self> {
+    pub fn of(state: &'s State, token: ApiTokenId, now: Timestamp) -> Option<Self> {
         let token = state.system.api_tokens.get(&token)?;
+        if token.expires_at.is_some_and(|end| end <= now) {
+            return None;
+        }
         let account = match token.account {
             None => None,
             Some(id) => Some(&**state.system.accounts.get(&id)?),
@@ -194,13 +197,13 @@ impl<'s> Rights<'s> {
 }
 
 /// Lets a command through, or does not.
-pub(crate) fn check(state: &State, request: &Request) -> Result<(), Rejection> {
+pub(crate) fn check(state: &State, request: &Request, now: Timestamp) -> Result<(), Rejection> {
     match &request.actor {
         Actor::System => Ok(()),
         Actor::Agent { id } => by_agent(*id, &request.command),
         Actor::ApiToken { id, .. } => {
-            let rights = Rights::of(state, *id).ok_or_else(|| {
-                let problem = "the token was revoked or its account removed";
+            let rights = Rights::of(state, *id, now).ok_or_else(|| {
+                let problem = "the token has expired or was revoked";
                 Rejection::Forbidden { problem: problem.to_owned() }
             })?;
             if let Command::Tenant(tenant, _) = &request.command

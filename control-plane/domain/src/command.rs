@@ -103,6 +103,8 @@ pub enum SystemCommand {
         hash: Digest,
         /// Whose it is; `None` may do everything.
         account: Option<AccountId>,
+        /// From when on it lets nobody in; `None` is never.
+        expires_at: Option<Timestamp>,
     },
     /// Let nobody in with a token any more.
     RevokeApiToken {

@@ -59,7 +59,7 @@ pub fn decide(state: &State, request: &Request, now: Timestamp) -> Result<Decisi
         Command::Tick | Command::System(_) => StreamId::System,
         Command::Tenant(id, _) => StreamId::Tenant(*id),
     };
-    access::check(state, request)?;
+    access::check(state, request, now)?;
     if let Some(idempotency) = &request.idempotency
         && let Some(outcome) = answered_before(state, stream, idempotency)?
     {

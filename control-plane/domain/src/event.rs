@@ -59,6 +59,8 @@ pub enum Fact {
         hash: Digest,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         account: Option<AccountId>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        expires_at: Option<Timestamp>,
     },
     // Either stream.
     RequestAnswered {

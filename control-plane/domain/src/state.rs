@@ -29,10 +29,11 @@ impl State {
         tenants.chain(self.system.timers.get_min()).map(|(at, _)| *at).min()
     }
 
-    /// Whether anybody can still come in who administers the installation.
+    /// Whether somebody who administers the installation can come in, also when all tokens that end have ended.
     pub(crate) fn is_administered(&self) -> bool {
+        let never = Timestamp(u64::MAX);
         let mut tokens = self.system.api_tokens.keys();
-        tokens.any(|token| Rights::of(self, *token).is_some_and(|rights| rights.administers()))
+        tokens.any(|token| Rights::of(self, *token, never).is_some_and(|rights| rights.administers()))
     }
 }
 
@@ -67,6 +68,9 @@ pub struct ApiToken {
     /// Whose it is; `None` may do everything.
     #[serde(default)]
     pub account: Option<AccountId>,
+    /// From when on it lets nobody in; `None` is never.
+    #[serde(default)]
+    pub expires_at: Option<Timestamp>,
     /// When it was created.
     pub created_at: Timestamp,
 }

@@ -58,7 +58,7 @@ fn world() -> World {
 }
 
 fn token(id: ApiTokenId, account: Option<AccountId>) -> SystemCommand {
-    SystemCommand::CreateApiToken { id, name: "x".to_owned(), hash: digest(1), account }
+    SystemCommand::CreateApiToken { id, name: "x".to_owned(), hash: digest(1), account, expires_at: None }
 }
 
 fn give(world: &mut World, roles: &[Grant]) {
@@ -336,4 +336,26 @@ fn an_event_of_before_there_were_accounts_is_still_read() {
     let actor: Actor = serde_json::from_value(old.clone()).unwrap();
     assert_eq!(actor, Actor::ApiToken { id: ApiTokenId(Uuid::nil()), account: None });
     assert_eq!(serde_json::to_value(&actor).unwrap(), old);
+}
+
+#[test]
+fn a_token_ends_with_its_time_and_is_no_last_way_in() {
+    let mut world = world();
+    let (brief, end) = (ApiTokenId(Uuid::from_u128(0x920)), world.now.plus_ms(1_000));
+    let create = |expires_at| SystemCommand::CreateApiToken {
+        id: brief,
+        name: "x".to_owned(),
+        hash: digest(1),
+        account: None,
+        expires_at: Some(expires_at),
+    };
+    assert!(matches!(world.system(create(world.now)), Err(Rejection::Invalid { .. })));
+    world.system(create(end)).unwrap();
+    let store = || Command::Tenant(TENANT, TenantCommand::StoreArtifact { digest: digest(7), size_bytes: 1 });
+    assert!(asked(&world, brief, store()).is_ok());
+    let refused = world.system(SystemCommand::RevokeApiToken { id: ROOT });
+    assert!(matches!(refused, Err(Rejection::Conflict { .. })), "{refused:?}");
+    world.now = end;
+    assert!(is_forbidden(&asked(&world, brief, store())));
+    invariants::replay(&world.events, &world.state);
 }

@@ -29,6 +29,7 @@ pub(crate) async fn ensure_api_token(engine: &Handle, state_dir: &Path) -> anyho
         name: "first start".into(),
         hash: token.hash(),
         account: None,
+        expires_at: None,
     };
     let request = Request {
         actor: Actor::System,

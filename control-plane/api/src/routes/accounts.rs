@@ -22,7 +22,8 @@ pub(crate) async fn whoami(
     Extension(caller): Extension<Caller>,
 ) -> Result<Json<WhoAmI>, ApiError> {
     let state = app.engine.state();
-    let account = caller.rights(&state)?.account().map(|account| view::account(&state, account));
+    let account =
+        caller.rights(&state, app.engine.now())?.account().map(|account| view::account(&state, account));
     Ok(Json(WhoAmI { token: caller.token.to_string(), account }))
 }
 
@@ -34,7 +35,7 @@ pub(crate) async fn accounts(
     Query(paging): Query<Paging>,
 ) -> Result<Json<Page<Account>>, ApiError> {
     let state = app.engine.state();
-    caller.rights(&state)?.require(Role::Admin, Scope::Installation)?;
+    caller.rights(&state, app.engine.now())?.require(Role::Admin, Scope::Installation)?;
     page(&paging, state.system.accounts.iter().map(|(id, it)| (*id, it)), |it| view::account(&state, it))
 }
 
@@ -64,7 +65,7 @@ pub(crate) async fn account(
     Path(account): Path<String>,
 ) -> Result<Json<Account>, ApiError> {
     let state = app.engine.state();
-    caller.rights(&state)?.require(Role::Admin, Scope::Installation)?;
+    caller.rights(&state, app.engine.now())?.require(Role::Admin, Scope::Installation)?;
     Ok(Json(view::account(&state, resolve::account(&state, &account)?)))
 }
 

@@ -36,7 +36,7 @@ pub(crate) async fn tenants(
     Query(paging): Query<Paging>,
 ) -> Result<Json<Page<Tenant>>, ApiError> {
     let state = app.engine.state();
-    let rights = caller.rights(&state)?;
+    let rights = caller.rights(&state, app.engine.now())?;
     let seen = state.tenants.iter().filter(|(id, _)| rights.sees(**id));
     page(&paging, seen.map(|(id, tenant)| (*id, tenant)), |tenant| view::tenant(tenant))
 }
@@ -312,7 +312,7 @@ pub(crate) async fn system(
     Extension(caller): Extension<Caller>,
 ) -> Result<Json<System>, ApiError> {
     let state = app.engine.state();
-    let rights = caller.rights(&state)?;
+    let rights = caller.rights(&state, app.engine.now())?;
     let seen: Vec<_> = state.tenants.values().filter(|tenant| rights.sees(tenant.id)).collect();
     let sum = |count: fn(&stella_domain::tenant::TenantState) -> usize| {
         seen.iter().map(|tenant| count(tenant) as u64).sum::<u64>()

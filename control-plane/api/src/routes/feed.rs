@@ -69,7 +69,7 @@ pub(crate) async fn system_events(
     Query(which): Query<Which>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    caller.rights(&app.engine.state())?.require(Role::Admin, Scope::Installation)?;
+    caller.rights(&app.engine.state(), app.engine.now())?.require(Role::Admin, Scope::Installation)?;
     answer(app, caller, StreamId::System, which, &headers).await
 }
 
@@ -116,7 +116,7 @@ pub(crate) async fn system_journal(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
 ) -> Result<Json<JournalHead>, ApiError> {
-    caller.rights(&app.engine.state())?.require(Role::Admin, Scope::Installation)?;
+    caller.rights(&app.engine.state(), app.engine.now())?.require(Role::Admin, Scope::Installation)?;
     Ok(Json(head(&app, StreamId::System)))
 }
 
@@ -181,7 +181,7 @@ impl Feed {
         batches.flat_map(|batch| stream::iter(batch.into_iter().map(|event| Ok(sse(&event)))))
     }
 
-    /// The next events in order; `None` at the end of the feed. A revocation is a commit too, as is a role that is taken away, and ends it at once.
+    /// The next events in order; `None` at the end of the feed. A revocation is a commit too, as is a role that is taken away, and ends it at once; so does the end of the token's life.
     async fn batch(&mut self) -> Option<Vec<CommittedEvent>> {
         while self.caller.sees(&self.app, self.stream) {
             if self.next < self.app.engine.head(self.stream) {
@@ -197,8 +197,10 @@ impl Feed {
                 }
             }
             let shutdown = self.app.shutdown.clone();
+            let expired = self.caller.expired(&self.app);
             tokio::select! {
                 () = shutdown.cancelled() => return None,
+                () = expired => {}
                 commit = self.live.recv() => match commit {
                     // The head has moved, or commits were missed: either way the journal has what is new.
                     Ok(_) | Err(RecvError::Lagged(_)) => {}

@@ -2,11 +2,12 @@
 
 use axum::extract::{Extension, State};
 use axum::http::StatusCode;
-use stella_api_types::token::{ApiToken, ApiTokenCreated, CreateApiToken};
+use stella_api_types::token::{ApiToken, ApiTokenCreated, CreateApiToken, EXPIRES_IN_SECONDS_MAX};
 use stella_api_types::{Page, paths};
 use stella_domain::access::{Role, Scope};
 use stella_domain::command::{Command, Outcome, SystemCommand};
 use stella_protocol::id::{AccountId, ApiTokenId};
+use stella_protocol::time::Timestamp;
 use uuid::Uuid;
 
 use crate::body::{Json, Paging, Path, Query, page};
@@ -23,7 +24,7 @@ pub(crate) async fn tokens(
     Query(paging): Query<Paging>,
 ) -> Result<Json<Page<ApiToken>>, ApiError> {
     let state = app.engine.state();
-    let rights = caller.rights(&state)?;
+    let rights = caller.rights(&state, app.engine.now())?;
     let own = rights.account().map(|account| account.id);
     let seen = state.system.api_tokens.iter().filter(|(_, it)| rights.administers() || it.account == own);
     page(&paging, seen.map(|(id, it)| (*id, it)), |it| view::api_token(&state, it, caller.token))
@@ -42,8 +43,9 @@ pub(crate) async fn create_token(
     let id = ApiTokenId(Uuid::now_v7());
     let token = stella_certs::ApiToken::generate().map_err(|error| ApiError::internal(&error))?;
     let account = owner(&app, &caller, body.account.as_deref())?;
+    let expires_at = body.expires_in_seconds.map(|seconds| end_of_life(&app, seconds)).transpose()?;
     let (name, hash) = (body.name.clone(), token.hash());
-    let command = SystemCommand::CreateApiToken { id, name, hash, account };
+    let command = SystemCommand::CreateApiToken { id, name, hash, account, expires_at };
     let outcome = change.submit(&app, &body, Command::System(command)).await?;
     let Outcome::ApiToken(created) = outcome else { return Err(unexpected(&outcome)) };
     let state = app.engine.state();
@@ -59,10 +61,19 @@ pub(crate) async fn create_token(
     Ok((StatusCode::CREATED, Json(answer)))
 }
 
+/// When a new token ends.
+fn end_of_life(app: &App, seconds: u64) -> Result<Timestamp, ApiError> {
+    if (1..=EXPIRES_IN_SECONDS_MAX).contains(&seconds) {
+        return Ok(app.engine.now().plus_ms(seconds * 1_000));
+    }
+    let problem = format!("must be between 1 and {EXPIRES_IN_SECONDS_MAX} (ten years)");
+    Err(ApiError::invalid("expires_in_seconds", problem))
+}
+
 /// Whose a new token is. Only who administers the installation can learn which accounts there are.
 fn owner(app: &App, caller: &Caller, named: Option<&str>) -> Result<Option<AccountId>, ApiError> {
     let state = app.engine.state();
-    let rights = caller.rights(&state)?;
+    let rights = caller.rights(&state, app.engine.now())?;
     let own = rights.account();
     match named {
         None => Ok(own.map(|account| account.id)),

@@ -16,6 +16,7 @@ pub(crate) fn api_token(state: &State, token: &ApiToken, caller: ApiTokenId) -> 
         account: token.account.map(|id| named(id, state.system.accounts.get(&id).map(|it| &it.name))),
         is_yours: token.id == caller,
         created_at: time(token.created_at),
+        expires_at: token.expires_at.map(time),
     }
 }
 

@@ -63,3 +63,33 @@ async fn a_repeated_creation_does_not_show_the_token_again() {
     assert_eq!(first["details"]["id"], again["details"]["id"]);
     assert!(again["note"].as_str().unwrap().contains("create another one"), "{again}");
 }
+
+#[tokio::test]
+async fn a_token_that_ends_takes_its_feed_with_it() {
+    let world = World::new().await;
+    let busy = world.busy_tenant("acme").await;
+    for wrong in [json!(0), json!(u64::MAX)] {
+        let body = json!({"name": "brief", "expires_in_seconds": wrong});
+        let refused = world.post("/api/v1/tokens", &body).await.expect(422);
+        assert_eq!(refused["field"], "expires_in_seconds", "{refused}");
+    }
+    let with = |token: &str, path: &str| bare("GET", path).header("authorization", format!("Bearer {token}"));
+    // Long enough to open a feed, also on a slow machine, and not longer than needed.
+    let mut opened = None;
+    for seconds in [1, 4, 16] {
+        let body = json!({"name": "brief", "expires_in_seconds": seconds});
+        let created = world.post("/api/v1/tokens", &body).await.expect(201);
+        assert!(created["details"]["expires_at"].is_string(), "{created}");
+        let token = created["token"].as_str().unwrap().to_owned();
+        let feed = with(&token, &format!("{}/events", busy.at)).header("accept", "text/event-stream");
+        let feed = world.open(feed.body(Body::empty()).unwrap()).await;
+        if feed.status().as_u16() == 200 {
+            opened = Some((token, feed));
+            break;
+        }
+    }
+    let (token, feed) = opened.expect("no feed could be opened in time");
+    within(axum::body::to_bytes(feed.into_body(), 1 << 20)).await.unwrap();
+    let refused = world.send(with(&token, "/api/v1/tenants").body(Body::empty()).unwrap()).await.expect(401);
+    assert!(refused["detail"].as_str().unwrap().contains("expired"), "{refused}");
+}

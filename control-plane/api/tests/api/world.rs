@@ -228,8 +228,13 @@ pub(crate) fn digest_of(content: &[u8]) -> String {
 pub(crate) async fn new_token(engine: &Handle) -> String {
     let token = ApiToken::generate().unwrap();
     let id = ApiTokenId(Uuid::now_v7());
-    let command =
-        SystemCommand::CreateApiToken { id, name: "test".into(), hash: token.hash(), account: None };
+    let command = SystemCommand::CreateApiToken {
+        id,
+        name: "test".into(),
+        hash: token.hash(),
+        account: None,
+        expires_at: None,
+    };
     submit(engine, Command::System(command)).await;
     token.to_string()
 }

@@ -14,12 +14,12 @@ impl SystemState {
     #[expect(clippy::wildcard_enum_match_arm, reason = "a fact that is not listed is refused")]
     pub(super) fn apply_access(&mut self, at: Timestamp, fact: &Fact) -> Applied {
         match fact {
-            Fact::ApiTokenCreated { id, name, hash, account } => {
+            Fact::ApiTokenCreated { id, name, hash, account, expires_at } => {
                 vacant(!self.api_tokens.contains_key(id), ApiTokenId::KIND, id, fact)?;
                 let known = account.is_none_or(|account| self.accounts.contains_key(&account));
                 ensure(known, format!("API token {id}"), "of an account that is not there", fact)?;
-                let (name, hash, account) = (name.clone(), *hash, *account);
-                self.api_tokens.insert(*id, ApiToken { id: *id, name, hash, account, created_at: at });
+                let (id, name, hash, account, expires_at) = (*id, name.clone(), *hash, *account, *expires_at);
+                self.api_tokens.insert(id, ApiToken { id, name, hash, account, expires_at, created_at: at });
                 Ok(())
             }
             Fact::ApiTokenRevoked { id } => {

@@ -33,17 +33,16 @@ pub(super) fn decide(
             emit(StreamId::Tenant(*id), Fact::TenantOpened { id: *id, name: name.clone() })?;
             Outcome::Tenant(*id)
         }
-        SystemCommand::CreateApiToken { id, name, hash, account } => {
+        SystemCommand::CreateApiToken { id, name, hash, account, expires_at } => {
             token_name(name)?;
             if state.system.api_tokens.contains_key(id) {
                 return Err(Rejection::exists(ApiTokenId::KIND, id));
             }
-            if let Some(account) = account {
-                known(state, *account)?;
-            }
-            let fact = Fact::ApiTokenCreated { id: *id, name: name.clone(), hash: *hash, account: *account };
-            emit(StreamId::System, fact)?;
-            Outcome::ApiToken(*id)
+            account.map_or(Ok(()), |account| known(state, account))?;
+            in_the_future(*expires_at, now)?;
+            let (id, name, hash, account, expires_at) = (*id, name.clone(), *hash, *account, *expires_at);
+            emit(StreamId::System, Fact::ApiTokenCreated { id, name, hash, account, expires_at })?;
+            Outcome::ApiToken(id)
         }
         SystemCommand::RevokeApiToken { id } => {
             if !state.system.api_tokens.contains_key(id) {
@@ -82,8 +81,8 @@ pub(super) fn decide(
         }
     };
     if state.is_administered() && !decision.state.is_administered() {
-        let problem = "nobody could administer the installation any more; create another one first: a token without an \
-                       account, or one of an account that is admin everywhere";
+        let problem = "nobody could administer the installation any more; create another one first: a token that does not expire, without an \
+                       account or of one that is admin everywhere";
         return Err(Rejection::conflict(problem));
     }
     decision.outcome = outcome;
@@ -95,6 +94,13 @@ fn token_name(name: &str) -> Result<(), Rejection> {
     if length == 0 || length > TOKEN_NAME_MAX || name.contains(char::is_control) {
         let problem = format!("must have 1 to {TOKEN_NAME_MAX} characters and no control characters");
         return Err(Rejection::invalid("name", problem));
+    }
+    Ok(())
+}
+
+fn in_the_future(end: Option<Timestamp>, now: Timestamp) -> Result<(), Rejection> {
+    if end.is_some_and(|end| end <= now) {
+        return Err(Rejection::invalid("expires_at", "is not in the future"));
     }
     Ok(())
 }
