@@ -72,6 +72,7 @@ verify() {
     [ -f "$sums" ] || fail "$sums is not there; it belongs beside the archive"
     if [ "$signed" = yes ]; then
         [ -n "$key" ] || fail "say whose signature to expect: --public-key FILE (or --no-signature)"
+        command -v openssl >/dev/null || fail "openssl is needed to check the signature, and is not installed"
         [ -f "$sums.sig" ] || fail "$sums.sig is not there; it belongs beside the archive"
         openssl pkeyutl -verify -rawin -pubin -inkey "$key" -sigfile "$sums.sig" -in "$sums" >/dev/null 2>&1 ||
             fail "the signature of $sums is not of $key; nothing was changed"

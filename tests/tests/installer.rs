@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use anyhow::{Context as _, Result, ensure};
+use stella_tests::host::Host;
 use tempfile::TempDir;
 
 /// A folder with the packages, the archive made of them, and a key that signed the checksums.
@@ -133,5 +134,28 @@ fn nothing_is_installed_that_is_not_what_was_signed() -> Result<()> {
 fn two_archives_of_the_same_packages_have_the_same_bytes() -> Result<()> {
     let (one, other) = (Delivery::make()?, Delivery::make()?);
     ensure!(fs::read(&one.archive)? == fs::read(&other.archive)?, "the archives differ");
+    Ok(())
+}
+
+/// On a whole system: the service's user and folders are made, systemd knows the units and forgets them again. The small
+/// system has no openssl, so the checksum alone is checked here.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_with_systemd_gets_users_folders_and_units() -> Result<()> {
+    let delivery = Delivery::make()?;
+    let host = Host::boot("installer").await?;
+    let archive = delivery.archive.file_name().context("a name")?.to_string_lossy().into_owned();
+    for name in [archive.as_str(), "install.sh", "SHA256SUMS"] {
+        host.put(&delivery.folder.path().join(name), &format!("/root/{name}"))?;
+    }
+    let programs = "stella-orchestrator stella-agent stella";
+    let install = format!("cd /root && sh ./install.sh --archive {archive} --no-signature {programs}");
+    host.run(&install)?;
+    host.run(&install)?;
+    host.run("test -d /srv/stella && getent passwd stella-orchestrator && stella --version")?;
+    host.run("systemctl enable --now stella-orchestrator && systemctl is-active stella-orchestrator")?;
+    host.run(&format!("cd /root && sh ./install.sh --uninstall {programs}"))?;
+    let left = host.run("systemctl is-active stella-orchestrator || ls /usr/bin | grep stella || true")?;
+    assert_eq!(left.trim(), "inactive");
+    host.run("test -f /etc/stella/orchestrator.toml && test -f /var/lib/stella-orchestrator/admin-token")?;
     Ok(())
 }
