@@ -27,7 +27,7 @@ fail() {
     exit 1
 }
 
-archive= key= signed=yes uninstall=no dry=no root= programs=
+archive='' key='' signed=yes uninstall=no dry=no root='' programs=''
 while [ $# -gt 0 ]; do
     case $1 in
     --archive | --public-key | --root)
