@@ -1,0 +1,161 @@
+#!/bin/sh
+# Installs Stella from its archive on a Linux system with systemd that has no package for it, and takes it away again.
+# Safe to repeat. Files in /etc that are there stay as they are.
+set -eu
+
+usage() {
+    cat <<'END'
+Usage: install.sh [OPTIONS] PROGRAM...
+
+PROGRAM is stella-orchestrator, stella-agent or stella.
+
+  --archive FILE      the archive; SHA256SUMS and SHA256SUMS.sig are expected beside it
+  --public-key FILE   the Ed25519 public key (PEM) that SHA256SUMS.sig has to be of
+  --no-signature      check the checksum only: whoever can change the archive can change that too
+  --uninstall         take the programs away; configuration and state stay
+  --dry-run           say what would be done and do nothing
+  --root FOLDER       install into a folder instead of /, for images; no user is made and systemd is not told
+
+Examples:
+  install.sh --archive stella-0.1.0-linux-amd64.tar.gz --public-key stella.pem stella-agent
+  install.sh --uninstall stella-agent
+END
+}
+
+fail() {
+    echo "install.sh: $*" >&2
+    exit 1
+}
+
+archive='' key='' signed=yes uninstall=no dry=no root='' programs=''
+while [ $# -gt 0 ]; do
+    case $1 in
+    --archive | --public-key | --root)
+        [ $# -ge 2 ] || fail "$1 needs a value; see --help"
+        case $1 in --archive) archive=$2 ;; --public-key) key=$2 ;; --root) root=${2%/} ;; esac
+        shift
+        ;;
+    --no-signature) signed=no ;;
+    --uninstall) uninstall=yes ;;
+    --dry-run) dry=yes ;;
+    --help | -h) usage && exit 0 ;;
+    stella-orchestrator | stella-agent | stella) programs="$programs $1" ;;
+    *) fail "$1 is not an option and not a program; see --help" ;;
+    esac
+    shift
+done
+[ -n "$programs" ] || fail "say which programs; see --help"
+lists=$root/var/lib/stella-install
+
+do_it() {
+    if [ "$dry" = yes ]; then echo "would run: $*"; else "$@"; fi
+}
+
+tell_systemd() {
+    if [ -z "$root" ] && [ -d /run/systemd/system ]; then do_it systemctl "$@"; fi
+}
+
+# What a package manager has put there is its own to change.
+not_packaged() {
+    [ -z "$root" ] || return 0
+    if dpkg-query -W -f '${Status}' "$1" 2>/dev/null | grep -q ' installed$' || rpm -q "$1" >/dev/null 2>&1; then
+        fail "$1 is installed as a package; use the package manager, or remove the package first"
+    fi
+}
+
+verify() {
+    [ -n "$archive" ] || fail "say where the archive is: --archive FILE"
+    [ -f "$archive" ] || fail "$archive is not there"
+    folder=$(dirname "$archive")
+    name=$(basename "$archive")
+    sums=$folder/SHA256SUMS
+    [ -f "$sums" ] || fail "$sums is not there; it belongs beside the archive"
+    if [ "$signed" = yes ]; then
+        [ -n "$key" ] || fail "say whose signature to expect: --public-key FILE (or --no-signature)"
+        command -v openssl >/dev/null || fail "openssl is needed to check the signature, and is not installed"
+        [ -f "$sums.sig" ] || fail "$sums.sig is not there; it belongs beside the archive"
+        openssl pkeyutl -verify -rawin -pubin -inkey "$key" -sigfile "$sums.sig" -in "$sums" >/dev/null 2>&1 ||
+            fail "the signature of $sums is not of $key; nothing was changed"
+    fi
+    wanted=$(awk -v name="./$name" '$2 == name { print $1 }' "$sums")
+    [ -n "$wanted" ] || fail "$sums says nothing about $name"
+    # The copy is what is checked and what is unpacked: nobody can change it in between.
+    cp "$archive" "$work/archive"
+    found=$(sha256sum <"$work/archive" | cut -d ' ' -f 1)
+    [ "$found" = "$wanted" ] || fail "$archive is damaged or changed: its checksum is not the one in $sums"
+    mkdir "$work/tree"
+    tar -xzf "$work/archive" -C "$work/tree" --no-same-owner
+}
+
+put() { # PROGRAM FILE, relative to the root
+    from=$work/tree/$1/$2
+    to=$root/$2
+    case $2 in
+    etc/*)
+        if [ -e "$to" ]; then
+            if cmp -s "$from" "$to"; then return 0; fi
+            echo "$to stays as it is; the new one is $root/usr/share/doc/$1/${2##*/}.new"
+            to=$root/usr/share/doc/$1/${2##*/}.new
+        fi
+        ;;
+    esac
+    if cmp -s "$from" "$to"; then return 0; fi
+    mode=0644
+    [ ! -x "$from" ] || mode=0755
+    if [ "$dry" = yes ]; then
+        echo "would write: $to"
+        return 0
+    fi
+    mkdir -p "$(dirname "$to")"
+    # A running program's file cannot be written to, but its name can be given to another.
+    install -m "$mode" "$from" "$to.installing"
+    mv -f "$to.installing" "$to"
+    echo "$to"
+}
+
+install_one() {
+    not_packaged "$1"
+    [ -d "$work/tree/$1" ] || fail "the archive has no $1"
+    (cd "$work/tree/$1" && find . -type f | sed 's,^\./,,' | LC_ALL=C sort) >"$work/files"
+    while IFS= read -r file; do put "$1" "$file"; done <"$work/files"
+    if [ "$dry" = no ]; then
+        mkdir -p "$lists"
+        # What an older version had and this one has not is taken away.
+        if [ -f "$lists/$1" ]; then
+            LC_ALL=C comm -23 "$lists/$1" "$work/files" | grep -v '^etc/' | while IFS= read -r file; do
+                rm -f "$root/$file"
+            done || :
+        fi
+        cp "$work/files" "$lists/$1"
+    fi
+    [ -z "$root" ] || return 0
+    case $1 in
+    stella-orchestrator) do_it systemd-sysusers stella-orchestrator.conf ;;
+    stella-agent) do_it systemd-tmpfiles --create stella-agent.conf ;;
+    esac
+    tell_systemd daemon-reload
+    case $1 in stella-*) tell_systemd --no-block try-restart "$1.service" ;; esac
+}
+
+uninstall_one() {
+    not_packaged "$1"
+    if [ ! -f "$lists/$1" ]; then
+        echo "$1 is not installed by this script; there is nothing to do"
+        return 0
+    fi
+    case $1 in stella-*) tell_systemd disable --now "$1.service" ;; esac
+    grep -v '^etc/' "$lists/$1" >"$work/files" || :
+    while IFS= read -r file; do do_it rm -f "$root/$file"; done <"$work/files"
+    do_it rm -rf "$root/usr/share/doc/$1"
+    do_it rm -f "$lists/$1"
+    [ ! -d "$lists" ] || do_it rmdir --ignore-fail-on-non-empty "$lists"
+    tell_systemd daemon-reload
+    [ "$dry" = yes ] || echo "$1 is gone; $root/etc/stella and its state in $root/var/lib stay"
+}
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+[ "$uninstall" = yes ] || verify
+for program in $programs; do
+    if [ "$uninstall" = yes ]; then uninstall_one "$program"; else install_one "$program"; fi
+done
