@@ -105,7 +105,7 @@ numbers! {
     Attempt(u32);
     /// Counts the sessions of one agent, from 1. Frames of an older session are fenced off.
     SessionEpoch(u64);
-    /// Counts the deployments that touched one target. An agent ends older generations before it starts a newer one.
+    /// Orders the deployments that touched one target. An agent ends older generations before it starts a newer one.
     Generation(u64);
     /// How many events a journal stream holds; also the position of the next event.
     Position(u64);

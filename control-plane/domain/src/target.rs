@@ -30,7 +30,8 @@ pub struct Target {
     pub labels: BTreeMap<String, String>,
     /// For `${name}` in a release's steps.
     pub variables: BTreeMap<String, String>,
-    /// Counts the deployments that touched it.
+    /// Grows with each deployment that starts here; a new one is at least the time, in milliseconds since 1970, so that it is
+    /// newer than what a journal that was lost since has given out.
     pub generation: Generation,
     /// What last succeeded here.
     pub current: Option<ReleaseId>,

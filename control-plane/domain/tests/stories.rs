@@ -50,7 +50,7 @@ fn a_rolling_deployment_goes_one_target_after_the_other() {
         world.run(n);
         world.finish(n, TaskOutcome::Succeeded);
         let check = world.task_on(n);
-        assert_eq!((check.step.as_str(), check.generation), ("check", Generation(1)));
+        assert_eq!((check.step.as_str(), check.generation), ("check", Generation(world.now.0)));
         let TaskSpec::Check(spec) = &check.spec else { panic!("{check:?}") };
         assert_eq!(spec.probe, Probe::Http { url: format!("http://localhost:80{n}/1.0"), status: 200 });
         world.finish(n, TaskOutcome::Succeeded);
@@ -85,7 +85,11 @@ fn a_failure_takes_touched_targets_back_and_leaves_the_others() {
     world.complete(2);
     assert_eq!(world.deployment(rollback.id).status, Status::Succeeded);
     assert!(world.tenant().targets.values().all(|place| place.current == Some(release(1))));
-    assert_eq!(world.tenant().targets[&target(2)].generation, Generation(3));
+    assert_eq!(
+        world.tenant().targets[&target(2)].generation,
+        Generation(world.now.0 + 2),
+        "the third at once"
+    );
     assert_eq!(world.tenant().totals.rollbacks[&common::name("staging")]["deployment_failed"], 1);
     end(&world);
 }
@@ -649,5 +653,21 @@ fn a_retry_goes_to_the_targets_that_lack_the_release_and_leaves_the_old_deployme
     assert_eq!(*world.status(3), Status::Succeeded);
     assert_eq!(*world.deployment(deployment(2)), before, "final is final");
     assert!(conflict(world.tell(retry(4, 2, None))).contains("has come to target web-1 since"));
+    end(&world);
+}
+
+#[test]
+fn a_generation_that_a_lost_journal_gave_out_is_not_given_out_again() {
+    let mut world = World::with_release_1(1);
+    let backup = (world.state.clone(), world.events.clone());
+    for n in 2..=4 {
+        world.deploy(n, n - 1, None);
+        world.complete(1);
+    }
+    let seen = world.tenant().targets[&target(1)].generation;
+    (world.state, world.events) = backup;
+    world.wait_ms(60_000);
+    world.deploy(5, 2, None);
+    assert!(world.tenant().targets[&target(1)].generation > seen, "the agent would refuse an older one");
     end(&world);
 }

@@ -89,8 +89,8 @@ impl TenantState {
             self.deployments.get(&deployment).is_some_and(|d| d.counts.active <= d.strategy.active_max());
         ensure(within_batch, subject(deployment), "at its batch", fact)?;
         let place = self.target_mut(target, fact)?;
-        let next = generation == place.generation.next() && place.active == Some(deployment);
-        ensure(next, format!("target {target}"), format!("at generation {}", place.generation), fact)?;
+        let newer = generation > place.generation && place.active == Some(deployment);
+        ensure(newer, format!("target {target}"), format!("at generation {}", place.generation), fact)?;
         place.generation = generation;
         place.last = Some(deployment);
         Ok(())

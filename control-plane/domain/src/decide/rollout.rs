@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use stella_protocol::id::{AgentId, DeploymentId, TargetId, TaskId};
+use stella_protocol::id::{AgentId, DeploymentId, Generation, TargetId, TaskId};
 use stella_protocol::message::TaskOutcome;
 
 use super::rollback;
@@ -23,7 +23,8 @@ pub(super) fn advance(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<(), 
         let deployment = tx.deployment(id)?;
         let may_start = matches!(deployment.status, Status::Running) && deployment.has_room();
         let Some(target) = deployment.next_waiting().filter(|_| may_start) else { break };
-        let generation = tx.target(target)?.generation.next();
+        // Never one that the target's agent has seen, also if this journal was restored from a backup meanwhile: the time has gone on.
+        let generation = tx.target(target)?.generation.next().max(Generation(tx.now.0));
         tx.emit(Fact::TargetStarted { deployment: id, target, generation })?;
         queue(tx, id, target, 0)?;
     }

@@ -1,0 +1,43 @@
+//! A control plane that comes back from a backup meets agents that have seen more than it has.
+
+use std::process::Command;
+
+use anyhow::{Result, ensure};
+use stella_api_types::deployment::OnFailure;
+use stella_tests::cluster::{Cluster, ENVIRONMENT};
+use stella_tests::recipe::{self, rolling, shell};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_deployed_after_the_backup_does_not_stand_in_the_way_of_new_deployments() -> Result<()> {
+    let mut cluster = Cluster::start(1).await?;
+    for version in ["1.0.0", "1.1.0"] {
+        let note = format!("echo {version} >> versions");
+        cluster.release(&recipe::release(version, &[], vec![shell("note", &note)])).await?;
+    }
+    let state = cluster.control_plane.state_dir().to_owned();
+    let backup = cluster.folder().join("backup");
+    let deploy = async |cluster: &Cluster, version: &str| -> Result<()> {
+        let started = cluster.deploy(&rolling(ENVIRONMENT, version, OnFailure::Stop)).await?;
+        let ended = cluster.wait_final(&started.deployment.id).await?;
+        ensure!(ended.deployment.status == "succeeded", "{version}: {ended:?}");
+        Ok(())
+    };
+    deploy(&cluster, "1.0.0").await?;
+    cluster.control_plane.stop()?;
+    ensure!(Command::new("cp").arg("-a").arg(&state).arg(&backup).status()?.success());
+    cluster.control_plane.resume().await?;
+    cluster.api = cluster.control_plane.api()?;
+    // The backup knows nothing of these.
+    deploy(&cluster, "1.1.0").await?;
+    deploy(&cluster, "1.0.0").await?;
+
+    cluster.control_plane.stop()?;
+    std::fs::remove_dir_all(&state)?;
+    std::fs::rename(&backup, &state)?;
+    cluster.control_plane.resume().await?;
+    cluster.api = cluster.control_plane.api()?;
+    cluster.wait_online(cluster.agents[0].name()).await?;
+    deploy(&cluster, "1.1.0").await?;
+    assert_eq!(cluster.agents[0].read("versions"), "1.0.0\n1.1.0\n1.0.0\n1.1.0\n");
+    cluster.passed()
+}
