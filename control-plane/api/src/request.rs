@@ -138,10 +138,12 @@ fn admit(
     }
     let Some(token) = authenticate(app, request.headers()) else {
         app.limits.address(address)?;
-        return Err(ApiError::new(
-            ErrorCode::Unauthenticated,
-            "send the header Authorization: Bearer TOKEN; the first token is in the file admin-token of the state folder",
-        ));
+        let detail = if request.headers().contains_key(header::AUTHORIZATION) {
+            "the token is not known: it has expired, was revoked, or is of another installation"
+        } else {
+            "send the header Authorization: Bearer TOKEN; the first token is in the file admin-token of the state folder"
+        };
+        return Err(ApiError::new(ErrorCode::Unauthenticated, detail));
     };
     app.limits.token(token)?;
     let state = app.engine.state();

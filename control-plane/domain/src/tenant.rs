@@ -6,7 +6,7 @@ use imbl::{OrdMap, OrdSet};
 use serde::{Deserialize, Serialize};
 use stella_protocol::digest::Digest;
 use stella_protocol::id::{
-    AgentId, DeploymentId, EnrolmentTokenId, EnvironmentId, ReleaseId, TargetId, TaskId, TenantId,
+    AgentId, ApiTokenId, DeploymentId, EnrolmentTokenId, EnvironmentId, ReleaseId, TargetId, TaskId, TenantId,
 };
 use stella_protocol::message::JournalMark;
 use stella_protocol::time::Timestamp;
@@ -136,6 +136,8 @@ pub enum Timer {
     TaskOverdue(TaskId),
     /// An idempotency key is forgotten.
     RequestForgotten(String),
+    /// A token of the API has come to its end. Only among the system's.
+    ApiTokenEnded(ApiTokenId),
 }
 
 /// The answer to an idempotent request.

@@ -356,6 +356,11 @@ fn a_token_ends_with_its_time_and_is_no_last_way_in() {
     let refused = world.system(SystemCommand::RevokeApiToken { id: ROOT });
     assert!(matches!(refused, Err(Rejection::Conflict { .. })), "{refused:?}");
     world.now = end;
-    assert!(is_forbidden(&asked(&world, brief, store())));
+    assert!(is_forbidden(&asked(&world, brief, store())), "to the millisecond, before any timer");
+    world.wait_ms(0);
+    assert!(!world.state.system.api_tokens.contains_key(&brief), "and then it goes by itself");
+    world.system(create(world.now.plus_ms(1_000))).unwrap();
+    world.system(SystemCommand::RevokeApiToken { id: brief }).unwrap();
+    assert!(world.state.system.timers.is_empty(), "nothing is left to wait for");
     invariants::replay(&world.events, &world.state);
 }

@@ -9,6 +9,7 @@ use super::{Applied, ensure, misplaced, missing, vacant};
 use crate::access::Account;
 use crate::event::Fact;
 use crate::state::{ApiToken, SystemState};
+use crate::tenant::Timer;
 
 impl SystemState {
     #[expect(clippy::wildcard_enum_match_arm, reason = "a fact that is not listed is refused")]
@@ -19,12 +20,16 @@ impl SystemState {
                 let known = account.is_none_or(|account| self.accounts.contains_key(&account));
                 ensure(known, format!("API token {id}"), "of an account that is not there", fact)?;
                 let (id, name, hash, account, expires_at) = (*id, name.clone(), *hash, *account, *expires_at);
+                self.timers.extend(expires_at.map(|end| (end, Timer::ApiTokenEnded(id))));
                 self.api_tokens.insert(id, ApiToken { id, name, hash, account, expires_at, created_at: at });
                 Ok(())
             }
             Fact::ApiTokenRevoked { id } => {
-                let token = self.api_tokens.remove(id);
-                token.map(drop).ok_or_else(|| missing(ApiTokenId::KIND, id, fact))
+                let token = self.api_tokens.remove(id).ok_or_else(|| missing(ApiTokenId::KIND, id, fact))?;
+                if let Some(end) = token.expires_at {
+                    self.timers.remove(&(end, Timer::ApiTokenEnded(*id)));
+                }
+                Ok(())
             }
             Fact::AccountCreated { id, name, kind, roles } => {
                 vacant(!self.accounts.contains_key(id), AccountId::KIND, id, fact)?;

@@ -20,8 +20,13 @@ pub(super) fn decide(state: &State, request: &Request, now: Timestamp) -> Result
     let mut decision = Decision::new(state);
     let mut left = TIMERS_MAX;
     for (_, timer) in state.system.timers.iter().take_while(|(at, _)| *at <= now).take(left) {
-        if let Timer::RequestForgotten(key) = timer {
-            decision.emit(StreamId::System, request, now, Fact::RequestForgotten { key: key.clone() })?;
+        let fact = match timer {
+            Timer::RequestForgotten(key) => Some(Fact::RequestForgotten { key: key.clone() }),
+            Timer::ApiTokenEnded(id) => Some(Fact::ApiTokenRevoked { id: *id }),
+            Timer::ReconnectWindow(_) | Timer::DeploymentDeadline(_) | Timer::TaskOverdue(_) => None,
+        };
+        if let Some(fact) = fact {
+            decision.emit(StreamId::System, request, now, fact)?;
         }
         left -= 1;
     }
@@ -56,6 +61,8 @@ fn fire(tx: &mut Transaction<'_>, timer: &Timer) -> Result<(), Rejection> {
             rollout::became_unknown(tx, *task, &reason)
         }
         Timer::DeploymentDeadline(deployment) => deadline(tx, *deployment),
+        // No tenant has one, and `apply` would refuse it.
+        Timer::ApiTokenEnded(id) => tx.emit(Fact::ApiTokenRevoked { id: *id }),
     }
 }
 
