@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::event::Actor;
 use crate::hold::Hold;
 use crate::page::Named;
 use crate::release::ReleaseRef;
@@ -113,6 +114,9 @@ pub struct Deployment {
     pub counts: Counts,
     /// When it was created.
     pub created_at: String,
+    /// Who asked for it; for a rollback that started by itself, the agent or the timer that it followed from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created_by: Option<Actor>,
     /// When it must have ended; does not count during a pause, and moves by its length.
     pub deadline: String,
     /// When it ended.

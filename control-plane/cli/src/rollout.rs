@@ -9,7 +9,7 @@ use stella_api_types::release::{Release, Standing};
 
 use crate::args::{Deploy, Deployment, OnFailure, Output, Rollback, Wait};
 use crate::client::Error;
-use crate::{Context, hold, print, watch};
+use crate::{Context, hold, print, task, watch};
 
 pub(crate) async fn deploy(context: &Context, command: Deploy) -> Result<bool, Error> {
     let body = CreateDeployment {
@@ -153,7 +153,7 @@ async fn list(context: &Context, environment: Option<String>, status: Option<Str
     let query: Vec<(&str, &str)> =
         filters.iter().filter_map(|(key, value)| value.as_deref().map(|value| (*key, value))).collect();
     let deployments: Vec<Dto> = context.client.list(&context.path(paths::DEPLOYMENTS, &[])?, &query).await?;
-    let head = ["ID", "RELEASE", "ENVIRONMENT", "STATUS", "TARGETS", "CREATED"];
+    let head = ["ID", "RELEASE", "ENVIRONMENT", "STATUS", "TARGETS", "CREATED", "BY"];
     print::list(context.output, &deployments, &head, |deployment| {
         let kind = if deployment.rollback_of.is_some() { " (rollback)" } else { "" };
         vec![
@@ -167,6 +167,7 @@ async fn list(context: &Context, environment: Option<String>, status: Option<Str
             ),
             format!("{}/{}", deployment.counts.succeeded, deployment.counts.total),
             deployment.created_at.clone(),
+            deployment.created_by.as_ref().map(task::by).unwrap_or_default(),
         ]
     })
 }
@@ -195,8 +196,10 @@ fn show(output: Output, detail: &DeploymentDetail) -> Result<(), Error> {
         let paused = paused.map(|it| format!(", paused{}", hold::because(Some(it)))).unwrap_or_default();
         let taken_back =
             detail.rollbacks.iter().map(|id| format!("\ntaken back by {id}")).collect::<String>();
+        let by = deployment.created_by.as_ref().map(|by| format!(", by {}", task::by(by)));
+        let by = by.unwrap_or_default();
         format!(
-            "{} {}:{} to {}: {}{reason}{paused}{taken_back}\n\n{table}",
+            "{} {}:{} to {}{by}: {}{reason}{paused}{taken_back}\n\n{table}",
             deployment.id,
             deployment.release.application,
             deployment.release.version,

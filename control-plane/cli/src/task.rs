@@ -115,7 +115,7 @@ pub(crate) async fn journal(context: &Context, system: bool) -> Result<(), Error
 }
 
 /// Who: an account by its name, what else by its kind.
-fn by(actor: &Actor) -> String {
+pub(crate) fn by(actor: &Actor) -> String {
     actor.account.clone().unwrap_or_else(|| actor.kind.clone())
 }
 

@@ -93,13 +93,13 @@ impl TenantState {
             | Fact::AgentOffline { .. }
             | Fact::AgentRevoked { .. }
             | Fact::ReportIgnored { .. }) => self.apply_agent(at, fact),
-            fact @ (Fact::DeploymentCreated { .. }
+            Fact::DeploymentCreated { .. }
             | Fact::DeploymentHalted { .. }
             | Fact::DeploymentCancelRequested { .. }
             | Fact::DeploymentOverdue { .. }
             | Fact::DeploymentSucceeded { .. }
             | Fact::DeploymentFailed { .. }
-            | Fact::DeploymentCancelled { .. }) => self.apply_deployment(at, fact),
+            | Fact::DeploymentCancelled { .. } => self.apply_deployment(event),
             Fact::EnvironmentLocked { .. }
             | Fact::EnvironmentUnlocked { .. }
             | Fact::EnvironmentPathSet { .. }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use stella_protocol::id::{AgentId, DeploymentId, EnvironmentId, Generation, ReleaseId, TargetId, TaskId};
 use stella_protocol::time::Timestamp;
 
+use crate::command::Actor;
 use crate::hold::Hold;
 
 /// How long a deployment may take in all, in milliseconds, unless its creator says otherwise.
@@ -49,6 +50,10 @@ pub struct Deployment {
     pub counts: Counts,
     /// When it was created.
     pub created_at: Timestamp,
+    /// Who asked for it; for a rollback that started by itself, whose word it followed from. `None` in snapshots of before
+    /// this was kept.
+    #[serde(default)]
+    pub created_by: Option<Actor>,
     /// When it must have ended; what is still open then is cancelled. Moves by the length of each pause, and does not
     /// count during one.
     pub deadline: Timestamp,

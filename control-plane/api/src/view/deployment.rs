@@ -9,6 +9,7 @@ use stella_domain::tenant::TenantState;
 use stella_protocol::id::{DeploymentId, ReleaseId, TaskId};
 use stella_protocol::time::Timestamp;
 
+use super::event::actor;
 use super::release::release_ref;
 use super::{agent_named, environment_named, hold, target_named, time};
 
@@ -32,6 +33,7 @@ pub(crate) fn deployment(tenant: &TenantState, deployment: &Deployment) -> dto::
         },
         counts: counts(deployment.counts),
         created_at: time(deployment.created_at),
+        created_by: deployment.created_by.as_ref().map(actor),
         deadline: time(deployment.deadline),
         finished_at: deployment.finished_at.map(time),
     }

@@ -75,6 +75,10 @@ async fn a_role_holds_where_it_was_given_and_nowhere_else() {
     );
     // Let through, and only then found to have no target.
     asked("POST", format!("{at}/deployments"), deploy("staging")).await.expect(422);
+    let target = json!({"name": "web", "environment": "staging", "agent": "host-1", "slot": "staging"});
+    world.post(&format!("{at}/targets"), &target).await.expect(201);
+    let deployed = asked("POST", format!("{at}/deployments"), deploy("staging")).await.expect(201);
+    assert_eq!(deployed["created_by"]["account"], "ci", "{deployed}");
     let cancel = Some(json!({"reason": "mine"}));
     let path = format!("{at}/deployments/{}/cancel", busy.deployment);
     asked("POST", path, cancel).await.expect(403);

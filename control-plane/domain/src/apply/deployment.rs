@@ -8,14 +8,16 @@ use stella_protocol::time::Timestamp;
 
 use super::{Applied, ensure, illegal, misplaced, missing, vacant};
 use crate::deployment::{Cause, Counts, Deployment, Progress, Status, TargetRollout};
-use crate::event::{Fact, IllegalTransition, PlannedTarget};
+use crate::event::{Event, Fact, IllegalTransition, PlannedTarget};
 use crate::tenant::{TenantState, Timer};
 
 impl TenantState {
     #[expect(clippy::wildcard_enum_match_arm, reason = "a fact that is not listed is refused")]
-    pub(super) fn apply_deployment(&mut self, at: Timestamp, fact: &Fact) -> Applied {
+    pub(super) fn apply_deployment(&mut self, event: &Event) -> Applied {
+        let Event { at, fact, .. } = event;
+        let at = *at;
         match fact {
-            Fact::DeploymentCreated { .. } => self.deployment_created(at, fact),
+            Fact::DeploymentCreated { .. } => self.deployment_created(event),
             Fact::DeploymentHalted { id, reason } => {
                 let deployment = self.deployment_mut(*id, fact)?;
                 let running = matches!(deployment.status, Status::Running);
@@ -60,7 +62,8 @@ impl TenantState {
         }
     }
 
-    fn deployment_created(&mut self, at: Timestamp, fact: &Fact) -> Applied {
+    fn deployment_created(&mut self, event: &Event) -> Applied {
+        let Event { at, actor, fact, .. } = event;
         let Fact::DeploymentCreated {
             id,
             environment,
@@ -102,7 +105,8 @@ impl TenantState {
             order: targets.iter().map(|planned| planned.target).collect(),
             next: 0,
             counts: Counts { waiting: total, ..Counts::default() },
-            created_at: at,
+            created_at: *at,
+            created_by: Some(actor.clone()),
             deadline: *deadline,
             finished_at: None,
         };
