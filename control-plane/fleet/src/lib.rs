@@ -11,6 +11,7 @@
 
 mod courier;
 mod enrol;
+mod last_seen;
 mod limits;
 mod listener;
 mod orders;
@@ -23,6 +24,7 @@ mod transport;
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -60,6 +62,8 @@ pub struct FleetConfig {
     /// How often sessions are compared with the state even though nothing has woken them. An agent that the state has
     /// online without a session is taken for lost after two of these intervals.
     pub reconcile_interval: Duration,
+    /// How often it is written down when agents were last heard.
+    pub last_seen_interval: Duration,
 }
 
 impl FleetConfig {
@@ -72,6 +76,7 @@ impl FleetConfig {
             certificate_lifetime: Duration::from_secs(24 * 60 * 60),
             sessions_max: 50_000,
             reconcile_interval: Duration::from_secs(5),
+            last_seen_interval: Duration::from_secs(10),
         }
     }
 }
@@ -89,6 +94,8 @@ pub struct FleetDeps {
     pub artifacts: Arc<ArtifactStore>,
     /// Where task output goes.
     pub output: Arc<OutputStore>,
+    /// The file that keeps when agents were last heard.
+    pub last_seen_file: PathBuf,
 }
 
 /// Why the fleet cannot start.
@@ -157,14 +164,15 @@ impl Fleet {
         let endpoint = transport::listen(config.listen, &deps.identity, &deps.authority.roots_der())?;
         let local_addr =
             endpoint.local_addr().map_err(|source| Error::Listen { address: config.listen, source })?;
-        let FleetDeps { engine, authority, identity: _, artifacts, output } = deps;
+        let FleetDeps { engine, authority, identity: _, artifacts, output, last_seen_file } = deps;
+        let left = last_seen::load(&last_seen_file, engine.now());
         let shared = Arc::new(Shared {
             config,
             engine,
             authority,
             artifacts,
             output,
-            registry: Registry::default(),
+            registry: Registry::new(left),
             enrolments: Semaphore::new(ENROLMENTS_MAX),
             shutdown,
             tasks: TaskTracker::new(),
@@ -174,6 +182,7 @@ impl Fleet {
         let commits = shared.engine.subscribe();
         shared.tasks.spawn(courier::run(Arc::clone(&shared), commits));
         shared.tasks.spawn(sweep::run(Arc::clone(&shared)));
+        shared.tasks.spawn(last_seen::run(Arc::clone(&shared), last_seen_file));
         shared.tasks.spawn(listener::run(Arc::clone(&shared), endpoint.clone()));
         tracing::info!(address = %local_addr, "listening for agents");
         Ok(Self { shared, endpoint, local_addr })
@@ -191,7 +200,8 @@ impl Fleet {
         self.shared.registry.get(agent).map(|link| link.figures())
     }
 
-    /// When an agent was last heard, also when its session has ended since; `None` if that was before this process began.
+    /// When an agent was last heard, also when its session has ended since, or in an earlier life of this process;
+    /// `None` if nobody knows.
     #[must_use]
     pub fn last_seen(&self, agent: AgentId) -> Option<Timestamp> {
         self.shared.registry.last_seen(agent)

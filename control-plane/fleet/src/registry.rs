@@ -71,7 +71,7 @@ impl Link {
 }
 
 /// The live sessions: at most one an agent, and always the newest.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Registry {
     links: RwLock<HashMap<AgentId, Arc<Link>>>,
     /// When agents were last heard whose session has ended. As many as have an identity, which the state keeps too.
@@ -79,6 +79,11 @@ pub(crate) struct Registry {
 }
 
 impl Registry {
+    /// One that knows when agents were last heard before.
+    pub(crate) fn new(left: impl IntoIterator<Item = (AgentId, Timestamp)>) -> Self {
+        Self { links: RwLock::default(), left: Mutex::new(left.into_iter().collect()) }
+    }
+
     /// Enters a session, and wakes the older one that it takes the place of. A session that is itself the older one is
     /// not entered, and finds out from the state.
     pub(crate) fn enter(&self, link: &Arc<Link>) {

@@ -181,6 +181,32 @@ async fn heartbeats_are_seen_and_a_silent_agent_becomes_suspect() {
 }
 
 #[tokio::test]
+async fn when_an_agent_was_last_heard_is_known_after_a_restart_and_a_damaged_file_is_none() {
+    let mut world = World::new().await;
+    let identity = world.enrol().await;
+    let (agent, _) = Agent::connect(world.fleet.local_addr(), &identity, hello(vec![])).await;
+    drop(agent);
+    world.until(|state| matches!(connectivity(&world, state, &identity), Connectivity::Suspect { .. })).await;
+    let heard = world.fleet.last_seen(identity.agent).unwrap();
+    world.restart_fleet().await;
+    assert_eq!(world.fleet.last_seen(identity.agent), Some(heard));
+
+    // A clock that was set back makes no silence negative.
+    let future = serde_json::json!({ identity.agent.to_string(): u64::MAX }).to_string();
+    world.shutdown.cancel();
+    soon(world.fleet.stopped()).await;
+    std::fs::write(world.last_seen_file(), future).unwrap();
+    world.restart_fleet().await;
+    assert!(world.fleet.last_seen(identity.agent).unwrap() <= world.handle.now());
+
+    world.shutdown.cancel();
+    soon(world.fleet.stopped()).await;
+    std::fs::write(world.last_seen_file(), "{").unwrap();
+    world.restart_fleet().await;
+    assert_eq!(world.fleet.last_seen(identity.agent), None);
+}
+
+#[tokio::test]
 async fn a_session_that_only_the_state_knows_is_ended() {
     let world = World::with(|config| config.reconcile_interval = Duration::from_millis(20)).await;
     let identity = world.enrol().await;

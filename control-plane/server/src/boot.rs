@@ -121,6 +121,7 @@ async fn serve(config: &Config, engine: &Engine, recorder: PrometheusHandle) -> 
         identity: Arc::clone(&pki.identity),
         artifacts: Arc::clone(&artifacts),
         output: Arc::clone(&output),
+        last_seen_file: config.state_dir.join("last-seen"),
     };
     let fleet = Arc::new(Fleet::start(fleet_config(config), fleet_deps, shutdown.clone())?);
 

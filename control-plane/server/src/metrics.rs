@@ -165,8 +165,8 @@ fn count_ends(tenant: &TenantState, environment: &Name) {
     }
 }
 
-/// Ages count from the last heartbeat that this process has seen; an agent that it has not seen counts from when its
-/// connectivity last changed.
+/// Ages count from the last heartbeat, also if that came before a restart; where nobody knows when it came, from when the
+/// agent's connectivity last changed.
 fn agents(state: &State, engine: &Handle, fleet: &Fleet) {
     let now = engine.now();
     for tenant in state.tenants.values() {

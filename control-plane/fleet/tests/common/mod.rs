@@ -11,6 +11,7 @@ mod client;
 mod disk;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
@@ -57,6 +58,8 @@ pub struct World {
     pub shutdown: CancellationToken,
     pub later_ms: Arc<AtomicU64>,
     pub disk_is_full: Arc<AtomicBool>,
+    config: FleetConfig,
+    deps: FleetDeps,
     // The engine stops before its directory goes away.
     engine: Engine,
     dir: TempDir,
@@ -93,9 +96,10 @@ impl World {
             identity,
             artifacts: Arc::clone(&artifacts),
             output: Arc::clone(&output),
+            last_seen_file: dir.path().join("last-seen"),
         };
         let shutdown = CancellationToken::new();
-        let fleet = Fleet::start(config, deps, shutdown.clone()).unwrap();
+        let fleet = Fleet::start(config.clone(), deps.clone(), shutdown.clone()).unwrap();
         Self {
             fleet,
             handle,
@@ -106,9 +110,24 @@ impl World {
             shutdown,
             later_ms,
             disk_is_full,
+            config,
+            deps,
             engine,
             dir,
         }
+    }
+
+    /// Ends the fleet, and gives another one in its place. The engine goes on.
+    pub async fn restart_fleet(&mut self) {
+        self.shutdown.cancel();
+        soon(self.fleet.stopped()).await;
+        self.shutdown = CancellationToken::new();
+        self.fleet = Fleet::start(self.config.clone(), self.deps.clone(), self.shutdown.clone()).unwrap();
+    }
+
+    /// The file that keeps when agents were last heard.
+    pub fn last_seen_file(&self) -> &Path {
+        &self.deps.last_seen_file
     }
 
     pub async fn submit(&self, command: TenantCommand) -> Result<Outcome, SubmitError> {
