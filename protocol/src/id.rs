@@ -63,6 +63,8 @@ uuid_ids! {
     AgentId = "agent";
     /// An immutable, versioned set of components.
     ReleaseId = "release";
+    /// A request to bring a release into an environment. The deployment that follows from it has the same digits.
+    PromotionId = "promotion";
     /// A release on its way to the targets of an environment.
     DeploymentId = "deployment";
     /// One unit of work on one target.

@@ -4,7 +4,9 @@
 //! token, and those that were made with it for the same purpose.
 
 use serde::{Deserialize, Serialize};
-use stella_protocol::id::{AccountId, AgentId, ApiTokenId, DeploymentId, EnvironmentId, TaskId, TenantId};
+use stella_protocol::id::{
+    AccountId, AgentId, ApiTokenId, DeploymentId, EnvironmentId, PromotionId, TaskId, TenantId,
+};
 use stella_protocol::time::Timestamp;
 
 use crate::command::{Actor, Command, Request, SystemCommand, TenantCommand};
@@ -30,6 +32,14 @@ pub struct Account {
     pub created_at: Timestamp,
 }
 
+impl Account {
+    /// Whether a role, or one that includes it, holds there.
+    #[must_use]
+    pub fn has(&self, role: Role, scope: Scope) -> bool {
+        self.roles.iter().any(|it| it.role.includes(role) && it.covers(scope))
+    }
+}
+
 /// What uses the API.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -53,16 +63,22 @@ pub enum Role {
     Operator,
     /// Everything, also what the rules are.
     Admin,
+    /// Decide on promotions. Beside the others: who approves need not be able to deploy, nor who deploys to approve.
+    Approver,
 }
 
 impl Role {
-    /// All of them, each including the ones before it.
-    pub const ALL: [Self; 4] = [Self::Viewer, Self::Deployer, Self::Operator, Self::Admin];
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Viewer, Self::Deployer, Self::Operator, Self::Admin, Self::Approver];
 
     /// Whether who has this role may do what the other one may.
     #[must_use]
     pub fn includes(self, other: Self) -> bool {
-        self >= other
+        match other {
+            Self::Viewer => true,
+            Self::Approver => matches!(self, Self::Approver | Self::Admin),
+            Self::Deployer | Self::Operator | Self::Admin => self != Self::Approver && self >= other,
+        }
     }
 
     /// The name in messages and the API.
@@ -73,6 +89,7 @@ impl Role {
             Self::Deployer => "deployer",
             Self::Operator => "operator",
             Self::Admin => "admin",
+            Self::Approver => "approver",
         }
     }
 }
@@ -147,8 +164,7 @@ impl<'s> Rights<'s> {
     /// Whether a role, or one that includes it, holds there.
     #[must_use]
     pub fn has(&self, role: Role, scope: Scope) -> bool {
-        let roles = self.account.map(|account| account.roles.iter());
-        roles.is_none_or(|mut roles| roles.any(|it| it.role.includes(role) && it.covers(scope)))
+        self.account.is_none_or(|account| account.has(role, scope))
     }
 
     /// Whether anything of a tenant may be known.
@@ -267,6 +283,9 @@ fn needed_in(state: &State, tenant: TenantId, command: &TenantCommand) -> Option
     let deployment = |id: &DeploymentId| {
         environment(found.and_then(|it| it.deployments.get(id)).map(|deployment| deployment.environment))
     };
+    let promotion = |id: &PromotionId| {
+        environment(found.and_then(|it| it.promotions.get(id)).map(|promotion| promotion.wanted.environment))
+    };
     let task = |id: &TaskId| {
         let task = found.and_then(|it| it.tasks.get(id));
         task.map_or(Scope::Somewhere(tenant), |task| deployment(&task.deployment))
@@ -282,6 +301,9 @@ fn needed_in(state: &State, tenant: TenantId, command: &TenantCommand) -> Option
         TenantCommand::CancelDeployment { deployment: id, .. }
         | TenantCommand::PauseDeployment { deployment: id, .. }
         | TenantCommand::ResumeDeployment { deployment: id } => (Role::Deployer, deployment(id)),
+        TenantCommand::WithdrawPromotion { promotion: id, .. } => (Role::Deployer, promotion(id)),
+        TenantCommand::ApprovePromotion { promotion: id, .. }
+        | TenantCommand::RejectPromotion { promotion: id, .. } => (Role::Approver, promotion(id)),
         TenantCommand::CreateTarget(new) => (Role::Operator, environment(Some(new.environment))),
         TenantCommand::RemoveTarget { id } => {
             let target = found.and_then(|it| it.targets.get(id));
@@ -294,7 +316,10 @@ fn needed_in(state: &State, tenant: TenantId, command: &TenantCommand) -> Option
         | TenantCommand::RevokeAgent { .. }
         | TenantCommand::JudgeRelease { .. } => (Role::Operator, Scope::Tenant(tenant)),
         TenantCommand::CreateEnvironment { .. } => (Role::Admin, Scope::Tenant(tenant)),
-        TenantCommand::SetEnvironmentPath { environment: id, .. } => (Role::Admin, environment(Some(*id))),
+        TenantCommand::SetEnvironmentPath { environment: id, .. }
+        | TenantCommand::SetEnvironmentApprovals { environment: id, .. } => {
+            (Role::Admin, environment(Some(*id)))
+        }
         TenantCommand::Enrol { .. }
         | TenantCommand::ConnectAgent { .. }
         | TenantCommand::DisconnectAgent { .. }

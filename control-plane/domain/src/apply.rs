@@ -9,6 +9,7 @@ mod agent;
 mod deployment;
 mod hold;
 mod inventory;
+mod promotion;
 mod target;
 mod task;
 
@@ -108,6 +109,13 @@ impl TenantState {
             | Fact::ReleaseCleared { .. }
             | Fact::DeploymentPaused { .. }
             | Fact::DeploymentResumed { .. } => self.apply_hold(event),
+            Fact::EnvironmentApprovalsSet { .. }
+            | Fact::PromotionRequested { .. }
+            | Fact::ApprovalGranted { .. }
+            | Fact::PromotionRejected { .. }
+            | Fact::PromotionWithdrawn { .. }
+            | Fact::PromotionExpired { .. }
+            | Fact::PromotionInvalidated { .. } => self.apply_promotion(event),
             fact @ (Fact::TargetStarted { .. }
             | Fact::TargetSucceeded { .. }
             | Fact::TargetFailed { .. }

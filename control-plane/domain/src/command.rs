@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use stella_protocol::digest::Digest;
 use stella_protocol::id::{
-    AccountId, AgentId, ApiTokenId, AttemptKey, DeploymentId, EnrolmentTokenId, EnvironmentId, ReleaseId,
-    SessionEpoch, TargetId, TaskId, TenantId,
+    AccountId, AgentId, ApiTokenId, AttemptKey, DeploymentId, EnrolmentTokenId, EnvironmentId, PromotionId,
+    ReleaseId, SessionEpoch, TargetId, TaskId, TenantId,
 };
 use stella_protocol::message::{Accepted, Finished, Hello, Running};
 use stella_protocol::time::Timestamp;
@@ -17,6 +17,7 @@ use crate::deployment::{OnFailure, Strategy};
 use crate::environment::Requirement;
 use crate::hold::Verdict;
 use crate::name::{Name, Version};
+use crate::promotion::{ApprovalRule, Objection};
 use crate::release::{Component, Step};
 
 /// A command and what comes with it.
@@ -211,7 +212,7 @@ pub enum TenantCommand {
     },
     /// A new release.
     CreateRelease(Box<NewRelease>),
-    /// A new deployment.
+    /// A new deployment: a promotion, that starts at once if the environment needs no approvals.
     Deploy(Box<NewDeployment>),
     /// Take a deployment back by hand: every target that it touched goes to what was there before.
     Rollback {
@@ -285,6 +286,38 @@ pub enum TenantCommand {
         /// Only these of its targets; `None` is all that lack the release.
         targets: Option<Vec<TargetId>>,
     },
+    /// Set whose approval a promotion to an environment needs.
+    SetEnvironmentApprovals {
+        /// Which.
+        environment: EnvironmentId,
+        /// Whose; `None` is nobody's.
+        rule: Option<ApprovalRule>,
+    },
+    /// Let a promotion through. With the last approval that it needs it starts, or as soon as it can.
+    ApprovePromotion {
+        /// Which.
+        promotion: PromotionId,
+        /// The root hash of the plan that is approved.
+        plan: Digest,
+        /// Why, for a person.
+        reason: String,
+    },
+    /// Do not let a promotion through.
+    RejectPromotion {
+        /// Which.
+        promotion: PromotionId,
+        /// What is the matter.
+        objection: Objection,
+        /// Why, for a person.
+        reason: String,
+    },
+    /// Ask for a promotion no more.
+    WithdrawPromotion {
+        /// Which.
+        promotion: PromotionId,
+        /// Why.
+        reason: String,
+    },
 }
 
 /// A new target.
@@ -342,8 +375,8 @@ pub struct NewRelease {
     pub labels: BTreeMap<String, String>,
 }
 
-/// A new deployment.
-#[derive(Clone, Debug, PartialEq)]
+/// A new deployment. It is kept with the promotion that it is asked for by, so that names here are append-only like a fact's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewDeployment {
     /// Its id.
     pub id: DeploymentId,
@@ -356,6 +389,7 @@ pub struct NewDeployment {
     /// What to do when a target fails.
     pub on_failure: OnFailure,
     /// Only these targets; `None` is all of the environment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub targets: Option<Vec<TargetId>>,
     /// How long it may take in all, in milliseconds.
     pub timeout_ms: u64,
@@ -410,4 +444,6 @@ pub enum Outcome {
     Deployment(DeploymentId),
     /// The account exists.
     Account(AccountId),
+    /// The promotion exists. What became of it is in the state.
+    Promotion(PromotionId),
 }

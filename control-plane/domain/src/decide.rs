@@ -11,6 +11,7 @@ mod environment;
 mod fields;
 mod hold;
 mod path;
+mod promotion;
 mod release;
 mod report;
 mod retry;
@@ -34,6 +35,7 @@ use crate::event::{Event, Fact, StreamId};
 use crate::rejection::Rejection;
 use crate::state::State;
 use crate::tenant::{AnsweredRequest, REQUEST_MEMORY_MS};
+pub use promotion::{Planned, planned};
 use transaction::Transaction;
 
 /// How long an idempotency key may be, in bytes, with what the API puts before it.
@@ -77,6 +79,19 @@ pub fn decide(state: &State, request: &Request, now: Timestamp) -> Result<Decisi
         decision.emit(stream, request, now, fact)?;
     }
     Ok(decision)
+}
+
+/// What a deployment would do, with all the checks that it would go through; nothing follows from asking.
+///
+/// # Errors
+/// If it would be refused, for the same reason.
+pub fn plan(state: &State, request: &Request, now: Timestamp) -> Result<Planned, Rejection> {
+    access::check(state, request, now)?;
+    let Command::Tenant(id, TenantCommand::Deploy(new)) = &request.command else {
+        return Err(Rejection::conflict("only deployments are planned"));
+    };
+    let tenant = state.tenants.get(id).ok_or_else(|| Rejection::not_found(TenantId::KIND, id))?;
+    planned(tenant, new, now)
 }
 
 impl Decision {
@@ -145,6 +160,7 @@ fn in_tenant(
     let mut decision = Decision::new(state);
     let mut tx = Transaction::new(tenant, request, now);
     decision.outcome = carry_out(&mut tx, command)?;
+    promotion::reconsider(&mut tx)?;
     decision.merge(tx);
     Ok(decision)
 }
@@ -170,7 +186,7 @@ fn carry_out(tx: &mut Transaction<'_>, command: &TenantCommand) -> Result<Outcom
             release::store_artifact(tx, *digest, *size_bytes)
         }
         TenantCommand::CreateRelease(new) => release::create(tx, new),
-        TenantCommand::Deploy(new) => deployment::deploy(tx, new),
+        TenantCommand::Deploy(new) => promotion::request(tx, new),
         TenantCommand::Rollback { id, of } => rollback::by_hand(tx, *id, *of),
         TenantCommand::CancelDeployment { deployment, reason } => deployment::cancel(tx, *deployment, reason),
         TenantCommand::SettleTask { task, succeeded, reason } => {
@@ -182,6 +198,16 @@ fn carry_out(tx: &mut Transaction<'_>, command: &TenantCommand) -> Result<Outcom
         TenantCommand::JudgeRelease { release, verdict, reason } => {
             hold::judge(tx, *release, *verdict, reason)
         }
+        TenantCommand::SetEnvironmentApprovals { environment, rule } => {
+            promotion::set_rule(tx, *environment, rule.as_ref())
+        }
+        TenantCommand::ApprovePromotion { promotion, plan, reason } => {
+            promotion::approve(tx, *promotion, *plan, reason)
+        }
+        TenantCommand::RejectPromotion { promotion, objection, reason } => {
+            promotion::reject(tx, *promotion, *objection, reason)
+        }
+        TenantCommand::WithdrawPromotion { promotion, reason } => promotion::withdraw(tx, *promotion, reason),
         TenantCommand::RetryDeployment { id, of, targets } => retry::retry(tx, *id, *of, targets.as_deref()),
         TenantCommand::PauseDeployment { deployment, reason } => hold::pause(tx, *deployment, reason),
         TenantCommand::ResumeDeployment { deployment } => hold::resume(tx, *deployment),

@@ -7,6 +7,7 @@ use stella_protocol::time::Timestamp;
 
 use crate::hold::Hold;
 use crate::name::Name;
+use crate::promotion::ApprovalRule;
 
 /// The shortest and the longest time that a release may have to prove itself, in milliseconds: none and 30 days.
 pub const SOAK_MS_RANGE: (u64, u64) = (0, 30 * 24 * 3_600_000);
@@ -35,6 +36,9 @@ pub struct Environment {
     /// Releases that all targets here have had after a deployment that succeeded, and since when; not if one failed since.
     #[serde(default)]
     pub proven: OrdMap<ReleaseId, Timestamp>,
+    /// Whose approval a promotion needs to come here; `None` is nobody's. A rollback needs none.
+    #[serde(default)]
+    pub approvals: Option<ApprovalRule>,
     /// Why nothing new may come here for now. A rollback may.
     #[serde(default)]
     pub lock: Option<Hold>,

@@ -7,17 +7,19 @@ use serde::{Deserialize, Serialize};
 use stella_protocol::digest::Digest;
 use stella_protocol::id::{
     AccountId, AgentId, ApiTokenId, AttemptKey, DeploymentId, EnrolmentTokenId, EnvironmentId, Generation,
-    Position, ReleaseId, SessionEpoch, TargetId, TaskId, TenantId,
+    Position, PromotionId, ReleaseId, SessionEpoch, TargetId, TaskId, TenantId,
 };
 use stella_protocol::message::{JournalMark, TaskOutcome};
 use stella_protocol::time::Timestamp;
 use stella_protocol::trace::TraceContext;
 
 use crate::access::{AccountKind, Grant};
-use crate::command::{Actor, Outcome};
+use crate::command::{Actor, NewDeployment, Outcome};
 use crate::deployment::{Cause, OnFailure, Strategy};
 use crate::environment::Requirement;
 use crate::name::{Name, Version};
+use crate::plan::Plan;
+use crate::promotion::{ApprovalRule, Objection};
 use crate::release::{Component, Step};
 
 /// Which stream an event belongs to.
@@ -280,6 +282,41 @@ pub enum Fact {
     AccountRemoved {
         id: AccountId,
     },
+    // Tenant streams.
+    EnvironmentApprovalsSet {
+        id: EnvironmentId,
+        rule: Option<ApprovalRule>,
+    },
+    PromotionRequested {
+        id: PromotionId,
+        wanted: NewDeployment,
+        plan: Plan,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        rule: Option<ApprovalRule>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        expires_at: Option<Timestamp>,
+    },
+    ApprovalGranted {
+        id: PromotionId,
+        plan: Digest,
+        reason: String,
+    },
+    PromotionRejected {
+        id: PromotionId,
+        objection: Objection,
+        reason: String,
+    },
+    PromotionWithdrawn {
+        id: PromotionId,
+        reason: String,
+    },
+    PromotionExpired {
+        id: PromotionId,
+    },
+    PromotionInvalidated {
+        id: PromotionId,
+        reason: String,
+    },
 }
 
 impl Fact {
@@ -335,6 +372,13 @@ impl Fact {
             Self::AccountCreated { .. } => "account_created",
             Self::AccountRolesSet { .. } => "account_roles_set",
             Self::AccountRemoved { .. } => "account_removed",
+            Self::EnvironmentApprovalsSet { .. } => "environment_approvals_set",
+            Self::PromotionRequested { .. } => "promotion_requested",
+            Self::ApprovalGranted { .. } => "approval_granted",
+            Self::PromotionRejected { .. } => "promotion_rejected",
+            Self::PromotionWithdrawn { .. } => "promotion_withdrawn",
+            Self::PromotionExpired { .. } => "promotion_expired",
+            Self::PromotionInvalidated { .. } => "promotion_invalidated",
         }
     }
 }

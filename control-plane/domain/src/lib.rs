@@ -6,7 +6,7 @@
 //! [`command::Command::Tick`].
 //!
 //! Reading order: [`state`], then one file a concept ([`tenant`], [`environment`], [`target`], [`agent`], [`release`],
-//! [`deployment`], [`task`], [`hold`], [`access`]), then [`command`], [`event`], [`decide`].
+//! [`promotion`], [`plan`], [`deployment`], [`task`], [`hold`], [`access`]), then [`command`], [`event`], [`decide`].
 //!
 //! # Invariants
 //!
@@ -25,6 +25,8 @@
 //! - **INV-8 nothing stuck**: after the due timers have fired none is due, and a deployment that is neither final nor paused
 //!   has a target that is worked on.
 //! - **INV-9 pause**: a paused deployment starts no target, and no time-out passes it by.
+//! - **INV-10 approvals**: a deployment that somebody asked for comes to an environment with a rule only from a promotion with as
+//!   many approvals as the rule needs, each of another account, none of them the one that asked.
 
 pub mod access;
 pub mod agent;
@@ -37,6 +39,8 @@ pub mod event;
 pub mod hold;
 mod ids;
 pub mod name;
+pub mod plan;
+pub mod promotion;
 pub mod rejection;
 pub mod release;
 mod render;

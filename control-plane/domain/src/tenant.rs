@@ -6,7 +6,8 @@ use imbl::{OrdMap, OrdSet};
 use serde::{Deserialize, Serialize};
 use stella_protocol::digest::Digest;
 use stella_protocol::id::{
-    AgentId, ApiTokenId, DeploymentId, EnrolmentTokenId, EnvironmentId, ReleaseId, TargetId, TaskId, TenantId,
+    AgentId, ApiTokenId, DeploymentId, EnrolmentTokenId, EnvironmentId, PromotionId, ReleaseId, TargetId,
+    TaskId, TenantId,
 };
 use stella_protocol::message::JournalMark;
 use stella_protocol::time::Timestamp;
@@ -16,6 +17,7 @@ use crate::command::Outcome;
 use crate::deployment::Deployment;
 use crate::environment::Environment;
 use crate::name::{Name, Version};
+use crate::promotion::Promotion;
 use crate::release::Release;
 use crate::target::Target;
 use crate::task::Task;
@@ -44,6 +46,12 @@ pub struct TenantState {
     pub artifacts: OrdMap<Digest, u64>,
     /// Releases.
     pub releases: OrdMap<ReleaseId, Arc<Release>>,
+    /// Promotions.
+    #[serde(default)]
+    pub promotions: OrdMap<PromotionId, Arc<Promotion>>,
+    /// Promotions that wait: for approvals, or for what keeps them from starting.
+    #[serde(default)]
+    pub open_promotions: OrdSet<PromotionId>,
     /// Deployments.
     pub deployments: OrdMap<DeploymentId, Arc<Deployment>>,
     /// Tasks.
@@ -77,6 +85,8 @@ impl TenantState {
             enrolment_tokens: OrdMap::new(),
             artifacts: OrdMap::new(),
             releases: OrdMap::new(),
+            promotions: OrdMap::new(),
+            open_promotions: OrdSet::new(),
             deployments: OrdMap::new(),
             tasks: OrdMap::new(),
             unsettled: OrdMap::new(),
@@ -138,6 +148,8 @@ pub enum Timer {
     RequestForgotten(String),
     /// A token of the API has come to its end. Only among the system's.
     ApiTokenEnded(ApiTokenId),
+    /// A promotion has waited for too long.
+    PromotionExpires(PromotionId),
 }
 
 /// The answer to an idempotent request.
@@ -160,4 +172,13 @@ pub struct Totals {
     pub deployments: OrdMap<Name, OrdMap<String, OrdMap<String, u64>>>,
     /// Rollbacks by (environment, reason).
     pub rollbacks: OrdMap<Name, OrdMap<String, u64>>,
+    /// Promotions that came to an end by (environment, status); those that started, by their deployment's.
+    #[serde(default)]
+    pub promotions: OrdMap<Name, OrdMap<String, u64>>,
+    /// Decisions on promotions by (environment, account, `approved` or `rejected`).
+    #[serde(default)]
+    pub decisions: OrdMap<Name, OrdMap<Name, OrdMap<String, u64>>>,
+    /// Rejections of promotions by (environment, objection).
+    #[serde(default)]
+    pub rejections: OrdMap<Name, OrdMap<String, u64>>,
 }

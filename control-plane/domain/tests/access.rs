@@ -5,7 +5,7 @@ mod common;
 
 use common::{
     STAGING, TENANT, TOKEN, World, agent, deployment, digest, hello, invariants, mark, name, new_deployment,
-    new_release, new_target, release, target,
+    new_release, new_target, promotion, release, target,
 };
 use stella_domain::access::{AccountKind, Grant, Role};
 use stella_domain::command::{
@@ -13,6 +13,7 @@ use stella_domain::command::{
 };
 use stella_domain::decide::decide;
 use stella_domain::hold::Verdict;
+use stella_domain::promotion::Objection;
 use stella_domain::rejection::Rejection;
 use stella_protocol::id::{
     AccountId, ApiTokenId, Attempt, AttemptKey, DeploymentId, EnvironmentId, SessionEpoch, TargetId, TenantId,
@@ -169,6 +170,34 @@ fn commands(world: &World) -> Vec<(&'static str, Role, Where, TenantCommand)> {
                 name: name("qa"),
                 order: None,
             },
+        ),
+        (
+            "approvals",
+            Role::Admin,
+            Staging,
+            TenantCommand::SetEnvironmentApprovals { environment: STAGING, rule: None },
+        ),
+        (
+            "approve",
+            Role::Approver,
+            Staging,
+            TenantCommand::ApprovePromotion { promotion: promotion(1), plan: digest(1), reason: reason() },
+        ),
+        (
+            "reject",
+            Role::Approver,
+            Staging,
+            TenantCommand::RejectPromotion {
+                promotion: promotion(1),
+                objection: Objection::Other,
+                reason: reason(),
+            },
+        ),
+        (
+            "withdraw",
+            Role::Deployer,
+            Staging,
+            TenantCommand::WithdrawPromotion { promotion: promotion(1), reason: reason() },
         ),
         (
             "path",

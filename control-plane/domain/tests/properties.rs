@@ -14,18 +14,22 @@ use proptest::collection::vec;
 use proptest::prelude::{Just, Strategy, any, prop_oneof, proptest};
 use proptest::test_runner::Config;
 use stella_domain::agent::Connectivity;
-use stella_domain::command::{Command, NewTarget, Report, TenantCommand};
+use stella_domain::command::{Command, NewTarget, Report, Request, TenantCommand};
 use stella_domain::deployment::OnFailure;
 use stella_domain::event::{Event, StreamId};
 use stella_domain::hold::{Standing, Verdict};
+use stella_domain::promotion::Objection;
 use stella_domain::rejection::Rejection;
 use stella_domain::state::State;
 use stella_domain::task::TaskState;
-use stella_protocol::id::{AttemptKey, Position};
+use stella_protocol::digest::Digest;
+use stella_protocol::id::{AttemptKey, Position, PromotionId};
 use stella_protocol::message::{Accepted, Finished, OpenAttempt, Phase, Running, TaskOutcome};
 
 const AGENTS: u128 = 3;
 const TARGETS: u128 = 4;
+/// The first of them asks for all deployments.
+const PEOPLE: u128 = 3;
 
 #[derive(Clone, Debug)]
 enum Act {
@@ -40,6 +44,11 @@ enum Act {
     Pause(usize, bool),
     Lock(bool),
     Judge(u128, u8),
+    /// So many have to approve from now on.
+    Rule(u32),
+    Approve(usize, u128),
+    /// Rejected by somebody, or withdrawn.
+    End(usize, bool),
     Rollback(usize),
     Retry(usize),
     Settle(usize, bool),
@@ -86,6 +95,9 @@ fn act() -> impl Strategy<Value = Act> {
         3 => (any::<usize>(), any::<bool>()).prop_map(|(which, on)| Act::Pause(which, on)),
         2 => any::<bool>().prop_map(Act::Lock),
         2 => (1..=3_u128, 0..5_u8).prop_map(|(release, what)| Act::Judge(release, what)),
+        3 => prop_oneof![4 => Just(0), 2 => Just(1), 1 => Just(2)].prop_map(Act::Rule),
+        8 => (any::<usize>(), 1..=PEOPLE).prop_map(|(which, who)| Act::Approve(which, who)),
+        1 => (any::<usize>(), any::<bool>()).prop_map(|(which, rejected)| Act::End(which, rejected)),
         1 => any::<usize>().prop_map(Act::Rollback),
         2 => any::<usize>().prop_map(Act::Retry),
         8 => (any::<usize>(), any::<bool>()).prop_map(|(which, yes)| Act::Settle(which, yes)),
@@ -138,6 +150,7 @@ impl Walk {
             let new = NewTarget { agent: agent(1), slot: Some(name(slot)), ..new_target(n) };
             world.ok(TenantCommand::CreateTarget(Box::new(new)));
         }
+        (1..=PEOPLE).for_each(|n| world.person(n));
         let hosts = (1..=AGENTS).map(|n| (n, Host { incarnation: n, ..Host::default() })).collect();
         let mut walk = Self {
             world,
@@ -161,11 +174,15 @@ impl Walk {
         self.commands.push(self.world.events.len());
     }
 
-    /// A rejection is fine; a defect, or a change with it, is not.
     fn tell(&mut self, command: Command) -> bool {
+        self.send(&World::request(command))
+    }
+
+    /// A rejection is fine; a defect, or a change with it, is not.
+    fn send(&mut self, request: &Request) -> bool {
         let before = self.world.state.clone();
         let first = self.world.events.len();
-        let told = self.world.send(&World::request(command));
+        let told = self.world.send(request);
         if let Err(rejection) = told {
             assert!(!matches!(rejection, Rejection::Defect(_)), "{rejection:?}");
             assert!(self.world.state == before, "a rejection changed something");
@@ -194,6 +211,28 @@ impl Walk {
     fn some_deployment(&self, which: usize) -> Option<stella_protocol::id::DeploymentId> {
         let all: Vec<_> = self.world.tenant().deployments.keys().copied().collect();
         all.get(which.checked_rem(all.len())?).copied()
+    }
+
+    /// Mostly one that waits.
+    fn some_promotion(&self, which: usize) -> Option<(PromotionId, Digest)> {
+        let tenant = self.world.tenant();
+        let mut all: Vec<_> =
+            tenant.open_promotions.iter().filter_map(|id| tenant.promotions.get(id)).collect();
+        if which.is_multiple_of(8) {
+            all = tenant.promotions.values().collect();
+        }
+        all.get(which.checked_rem(all.len())?).map(|promotion| (promotion.id, promotion.plan.root))
+    }
+
+    fn end(&mut self, which: usize, rejected: bool) {
+        let Some((promotion, _)) = self.some_promotion(which) else { return };
+        let reason = "walk".to_owned();
+        let command = if rejected {
+            TenantCommand::RejectPromotion { promotion, objection: Objection::TooRisky, reason }
+        } else {
+            TenantCommand::WithdrawPromotion { promotion, reason }
+        };
+        self.send(&World::by(2, command));
     }
 
     fn report(&mut self, n: u128, report: Report) {
@@ -245,8 +284,20 @@ impl Walk {
                 if stop {
                     new.on_failure = OnFailure::Stop;
                 }
-                self.tenant(TenantCommand::Deploy(Box::new(new)));
+                self.send(&World::by(1, TenantCommand::Deploy(Box::new(new))));
             }
+            Act::Rule(needed) => {
+                let rule = (needed > 0).then(|| common::rule(needed, &[]));
+                self.tenant(TenantCommand::SetEnvironmentApprovals { environment: STAGING, rule });
+            }
+            Act::Approve(which, who) => {
+                if let Some((promotion, plan)) = self.some_promotion(which) {
+                    let reason = String::new();
+                    let approve = TenantCommand::ApprovePromotion { promotion, plan, reason };
+                    self.send(&World::by(who, approve));
+                }
+            }
+            Act::End(which, rejected) => self.end(which, rejected),
             Act::Cancel(which) => {
                 if let Some(deployment) = self.some_deployment(which) {
                     self.tenant(TenantCommand::CancelDeployment { deployment, reason: "walk".to_owned() });
@@ -447,5 +498,9 @@ proptest! {
         walk.wait(10 * 3_600_000);
         let open = &walk.world.tenant().active_deployments;
         assert!(open.is_empty(), "{open:?}");
+        walk.lock(false);
+        walk.wait(86_400_000);
+        let waiting = &walk.world.tenant().open_promotions;
+        assert!(waiting.is_empty(), "a day later all have expired: {waiting:?}");
     }
 }

@@ -7,11 +7,15 @@ mod common;
 use std::fmt::Write as _;
 use std::path::Path;
 
-use common::{STAGING, TENANT, TOKEN, World, agent, deployment, digest, failed, mark, name, release, target};
+use common::{
+    STAGING, TENANT, TOKEN, World, agent, deployment, digest, failed, mark, name, new_deployment, promotion,
+    release, rule, target,
+};
 use stella_domain::agent::Connectivity;
-use stella_domain::command::{Actor, TenantCommand};
+use stella_domain::command::TenantCommand;
 use stella_domain::deployment::{Cause, OnFailure, Strategy};
 use stella_domain::event::{Event, Fact, PlannedTarget, StreamId};
+use stella_domain::promotion::Objection;
 use stella_domain::state::State;
 use stella_protocol::id::{Attempt, AttemptKey, Generation, Position, SessionEpoch, TaskId};
 use stella_protocol::message::TaskOutcome;
@@ -55,7 +59,7 @@ fn rows(
         let mut after = state.clone();
         let event = Event {
             at: Timestamp(2_000_000),
-            actor: Actor::System,
+            actor: common::person(2),
             trace: TraceContext::default(),
             fact: fact.clone(),
         };
@@ -315,12 +319,87 @@ fn agents(table: &mut String) {
     }
 }
 
+/// A promotion that needs two approvals, of which the table's person gives one.
+fn promotions(table: &mut String) {
+    let id = promotion(2);
+    let fresh = || {
+        let mut world = World::with_release_1(1);
+        (1..=3).for_each(|n| world.person(n));
+        let rule = Some(rule(2, &[]));
+        world.ok(TenantCommand::SetEnvironmentApprovals { environment: STAGING, rule });
+        world.ok(TenantCommand::LockEnvironment { environment: STAGING, reason: "x".to_owned() });
+        let new = TenantCommand::Deploy(Box::new(new_deployment(2, 2, None)));
+        world.tell_as(1, new).unwrap();
+        world
+    };
+    let reason = || "x".to_owned();
+    let objection = Objection::Other;
+    let both = |world: &mut World| {
+        world.approve(2, 2).unwrap();
+        world.approve(3, 2).unwrap();
+    };
+    type Steps<'s> = &'s dyn Fn(&mut World);
+    let situations: [(&str, Steps<'_>); 9] = [
+        ("pending", &|_| ()),
+        ("pending, approved by another", &|world| drop(world.approve(3, 2).unwrap())),
+        ("pending, approved by the same", &|world| drop(world.approve(2, 2).unwrap())),
+        ("approved", &both),
+        ("started", &|world| {
+            both(world);
+            world.ok(TenantCommand::UnlockEnvironment { environment: STAGING });
+        }),
+        ("rejected", &|world| {
+            let reject = TenantCommand::RejectPromotion { promotion: id, objection, reason: reason() };
+            world.tell_as(2, reject).unwrap();
+        }),
+        ("withdrawn", &|world| {
+            world.ok(TenantCommand::WithdrawPromotion { promotion: id, reason: reason() });
+        }),
+        ("expired", &|world| world.wait_ms(86_400_000)),
+        ("invalidated", &|world| {
+            world.ok(TenantCommand::SetEnvironmentApprovals { environment: STAGING, rule: None });
+        }),
+    ];
+    for (label, steps) in situations {
+        let mut world = fresh();
+        steps(&mut world);
+        let (wanted, plan) = (new_deployment(2, 2, None), world.promotion(2).plan);
+        let rule = world.promotion(2).rule.clone();
+        let facts = [
+            Fact::PromotionRequested { id, wanted, plan, rule, expires_at: None },
+            Fact::ApprovalGranted { id, plan: plan.root, reason: reason() },
+            Fact::PromotionRejected { id, objection, reason: reason() },
+            Fact::PromotionWithdrawn { id, reason: reason() },
+            Fact::PromotionExpired { id },
+            Fact::PromotionInvalidated { id, reason: reason() },
+            Fact::DeploymentCreated {
+                id: deployment(2),
+                environment: STAGING,
+                release: release(2),
+                strategy: Strategy::AllAtOnce,
+                on_failure: OnFailure::Stop,
+                cause: Cause::Requested,
+                targets: vec![PlannedTarget { target: target(1), release: release(2), previous: None }],
+                deadline: Timestamp(9_000_000),
+            },
+        ];
+        let mut facts = facts.map(|fact| (fact.name().to_owned(), fact)).to_vec();
+        let other = Fact::ApprovalGranted { id, plan: digest(9), reason: reason() };
+        facts.push(("approval_granted, of another plan".to_owned(), other));
+        rows(table, &format!("promotion {label}"), &world.state, &facts, |state| {
+            let promotion = &state.tenants[&TENANT].promotions[&id];
+            format!("{}, {} of 2 approvals", promotion.status_name(), promotion.approvals.len())
+        });
+    }
+}
+
 #[test]
 fn the_table_of_transitions_is_as_committed() {
     let mut table = String::new();
     tasks(&mut table);
     deployments(&mut table);
     agents(&mut table);
+    promotions(&mut table);
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/transitions.txt");
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         std::fs::write(&path, &table).unwrap();

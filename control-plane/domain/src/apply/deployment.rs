@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use imbl::OrdMap;
-use stella_protocol::id::{DeploymentId, EnvironmentId, ReleaseId, TargetId};
+use stella_protocol::id::{DeploymentId, EnvironmentId, PromotionId, ReleaseId, TargetId};
 use stella_protocol::time::Timestamp;
 
 use super::{Applied, ensure, illegal, misplaced, missing, vacant};
@@ -82,10 +82,14 @@ impl TenantState {
             .environments
             .get(environment)
             .ok_or_else(|| missing(EnvironmentId::KIND, environment, fact))?;
-        if let Cause::Rollback { reason, .. } = cause {
-            let by_reason = self.totals.rollbacks.entry(stage.name.clone()).or_default();
-            *by_reason.entry(reason.name().to_owned()).or_insert(0) += 1;
-        }
+        let created_by = match cause {
+            Cause::Rollback { reason, .. } => {
+                let by_reason = self.totals.rollbacks.entry(stage.name.clone()).or_default();
+                *by_reason.entry(reason.name().to_owned()).or_insert(0) += 1;
+                None
+            }
+            Cause::Requested => self.start_promotion(*id, *environment, *at, fact)?,
+        };
         let mut parts = OrdMap::new();
         for planned in targets {
             parts.insert(planned.target, Arc::new(self.reserve(*id, planned, fact)?));
@@ -106,7 +110,7 @@ impl TenantState {
             next: 0,
             counts: Counts { waiting: total, ..Counts::default() },
             created_at: *at,
-            created_by: Some(actor.clone()),
+            created_by: Some(created_by.unwrap_or_else(|| actor.clone())),
             deadline: *deadline,
             finished_at: None,
         };
@@ -180,6 +184,9 @@ impl TenantState {
         let by_strategy = self.totals.deployments.entry(stage.name.clone()).or_default();
         let by_status = by_strategy.entry(strategy.to_owned()).or_default();
         *by_status.entry(status.to_owned()).or_insert(0) += 1;
+        if requested && self.promotions.contains_key(&PromotionId(id.0)) {
+            self.count_promotion(environment, status);
+        }
         Ok(())
     }
 

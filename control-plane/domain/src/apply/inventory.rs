@@ -29,6 +29,7 @@ impl TenantState {
                     order: *order,
                     requires: None,
                     proven: OrdMap::new(),
+                    approvals: None,
                     lock: None,
                     created_at: at,
                 };

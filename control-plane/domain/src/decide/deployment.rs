@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use stella_protocol::id::{DeploymentId, EnvironmentId, ReleaseId, TargetId};
+use stella_protocol::id::{AgentId, DeploymentId, EnvironmentId, ReleaseId, TargetId};
+use stella_protocol::time::Timestamp;
 
 use super::transaction::Transaction;
 use super::{fields, hold, path, rollout};
@@ -16,19 +17,39 @@ use crate::release::{Release, Step};
 use crate::render::{self, Names, RenderError};
 use crate::target::Target;
 use crate::template::TemplateError;
+use crate::tenant::TenantState;
 
-pub(super) fn deploy(tx: &mut Transaction<'_>, new: &NewDeployment) -> Result<Outcome, Rejection> {
-    if tx.tenant.deployments.contains_key(&new.id) {
-        return Err(Rejection::exists(DeploymentId::KIND, new.id));
+/// A deployment that makes sense: whether it may start now is another question.
+pub(super) struct Prepared {
+    pub(super) environment: Arc<Environment>,
+    pub(super) release: Arc<Release>,
+    /// In the order of their names.
+    pub(super) targets: Vec<Arc<Target>>,
+}
+
+impl Prepared {
+    /// What it brings to each target, and what is there before.
+    pub(super) fn planned(&self) -> Vec<PlannedTarget> {
+        let release = self.release.id;
+        let planned =
+            |target: &Arc<Target>| PlannedTarget { target: target.id, release, previous: target.current };
+        self.targets.iter().map(planned).collect()
     }
-    let environment = tx.tenant.environments.get(&new.environment).map(Arc::clone);
+}
+
+/// Checks what does not pass with time: that all is there, that the release may come here, and that each step can be filled in.
+pub(super) fn prepare(
+    tenant: &TenantState,
+    new: &NewDeployment,
+    now: Timestamp,
+) -> Result<Prepared, Rejection> {
+    let environment = tenant.environments.get(&new.environment).map(Arc::clone);
     let environment =
         environment.ok_or_else(|| Rejection::not_found(EnvironmentId::KIND, new.environment))?;
-    let release = tx.tenant.releases.get(&new.release).map(Arc::clone);
+    let release = tenant.releases.get(&new.release).map(Arc::clone);
     let release = release.ok_or_else(|| Rejection::not_found(ReleaseId::KIND, new.release))?;
-    hold::is_open(&environment)?;
     hold::is_usable(&release)?;
-    path::is_reached(&tx.tenant, &environment, &release, tx.now)?;
+    path::is_reached(tenant, &environment, &release, now)?;
     if new.strategy == (Strategy::Rolling { batch: 0 }) {
         return Err(Rejection::invalid(
             "strategy.batch",
@@ -36,28 +57,14 @@ pub(super) fn deploy(tx: &mut Transaction<'_>, new: &NewDeployment) -> Result<Ou
         ));
     }
     fields::range("timeout_ms", new.timeout_ms, TIMEOUT_MS_RANGE, " (a second to a week)")?;
-    let targets = chosen(tx, new, &environment)?;
+    let targets = chosen(tenant, new, &environment)?;
     // Only steps that refer to something can differ between targets; the others were checked with the release.
     let varying: Vec<&Step> = release.steps.iter().filter(|step| render::references(step) > 0).collect();
-    let mut planned = Vec::with_capacity(targets.len());
     for target in &targets {
-        is_free(tx, target)?;
+        is_served(tenant, target)?;
         fills_in(&environment, &release, target, &varying)?;
-        planned.push(PlannedTarget { target: target.id, release: release.id, previous: target.current });
     }
-    open(
-        tx,
-        Opening {
-            id: new.id,
-            environment: new.environment,
-            strategy: new.strategy,
-            on_failure: new.on_failure,
-            cause: Cause::Requested,
-            targets: planned,
-            timeout_ms: new.timeout_ms,
-        },
-    )?;
-    Ok(Outcome::Deployment(new.id))
+    Ok(Prepared { environment, release, targets })
 }
 
 /// A checked plan.
@@ -94,25 +101,26 @@ pub(super) fn open(tx: &mut Transaction<'_>, opening: Opening) -> Result<(), Rej
 
 /// The wanted targets in the order of their names.
 fn chosen(
-    tx: &Transaction<'_>,
+    tenant: &TenantState,
     new: &NewDeployment,
     environment: &Environment,
 ) -> Result<Vec<Arc<Target>>, Rejection> {
     let mut targets = Vec::new();
     match &new.targets {
         None => {
-            let names = tx.tenant.index.targets.get(&environment.id);
+            let names = tenant.index.targets.get(&environment.id);
             targets.extend(
                 names
                     .into_iter()
                     .flat_map(|names| names.values())
-                    .filter_map(|id| tx.tenant.targets.get(id).cloned()),
+                    .filter_map(|id| tenant.targets.get(id).cloned()),
             );
         }
         Some(ids) => {
             let mut seen = BTreeSet::new();
             for (index, id) in ids.iter().enumerate().take(TARGETS_MAX + 1) {
-                let target = tx.target(*id)?;
+                let target =
+                    tenant.targets.get(id).ok_or_else(|| Rejection::not_found(TargetId::KIND, id))?;
                 if target.environment != environment.id {
                     let problem = format!("{} is not in environment {}", target.name, environment.name);
                     return Err(Rejection::invalid(format!("targets[{index}]"), problem));
@@ -141,7 +149,13 @@ fn chosen(
 }
 
 /// Whether a new deployment may take the target.
-pub(super) fn is_free(tx: &Transaction<'_>, target: &Target) -> Result<(), Rejection> {
+pub(super) fn is_free(tenant: &TenantState, target: &Target) -> Result<(), Rejection> {
+    is_idle(target)?;
+    is_served(tenant, target)
+}
+
+/// Whether nothing is going on at the target.
+pub(super) fn is_idle(target: &Target) -> Result<(), Rejection> {
     let name = &target.name;
     if let Some(other) = target.active {
         let problem = format!("deployment {other} works on target {name}; wait for its end or cancel it");
@@ -151,11 +165,17 @@ pub(super) fn is_free(tx: &Transaction<'_>, target: &Target) -> Result<(), Rejec
         let problem = format!("nobody knows what became of task {task} on target {name}; settle it first");
         return Err(Rejection::Conflict { problem });
     }
-    let agent = tx.agent(target.agent)?;
+    Ok(())
+}
+
+/// Whether the target's agent is still believed.
+fn is_served(tenant: &TenantState, target: &Target) -> Result<(), Rejection> {
+    let agent = tenant.agents.get(&target.agent);
+    let agent = agent.ok_or_else(|| Rejection::not_found(AgentId::KIND, target.agent))?;
     if agent.revoked.is_some() {
         let problem = format!(
-            "agent {} of target {name} was revoked; remove the target, or leave it out of the deployment",
-            agent.name
+            "agent {} of target {} was revoked; remove the target, or leave it out of the deployment",
+            agent.name, target.name
         );
         return Err(Rejection::Conflict { problem });
     }

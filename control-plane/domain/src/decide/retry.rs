@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use stella_protocol::id::{DeploymentId, TargetId};
 
-use super::deployment;
+use super::promotion;
 use super::transaction::Transaction;
 use crate::command::{NewDeployment, Outcome};
 use crate::deployment::{Cause, Deployment, Progress, TargetRollout};
@@ -51,7 +51,7 @@ pub(super) fn retry(
         targets: Some(targets),
         timeout_ms: before.timeout_ms(),
     };
-    deployment::deploy(tx, &new)
+    promotion::request(tx, &new)
 }
 
 /// Whether the target does not have the release: it never got it, or it was taken back. A removed target needs nothing.

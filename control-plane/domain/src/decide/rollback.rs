@@ -59,7 +59,7 @@ pub(super) fn by_hand(
             return Err(Rejection::Conflict { problem });
         }
         if has_way_back(part) {
-            is_free(tx, target)?;
+            is_free(&tx.tenant, target)?;
         }
     }
     let Plan { targets, left } = plan(tx, &deployment)?;

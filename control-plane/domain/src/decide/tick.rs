@@ -4,7 +4,7 @@ use stella_protocol::id::DeploymentId;
 use stella_protocol::time::Timestamp;
 
 use super::transaction::Transaction;
-use super::{Decision, rollout};
+use super::{Decision, promotion, rollout};
 use crate::command::Request;
 use crate::deployment::Status;
 use crate::event::{Fact, StreamId};
@@ -23,7 +23,10 @@ pub(super) fn decide(state: &State, request: &Request, now: Timestamp) -> Result
         let fact = match timer {
             Timer::RequestForgotten(key) => Some(Fact::RequestForgotten { key: key.clone() }),
             Timer::ApiTokenEnded(id) => Some(Fact::ApiTokenRevoked { id: *id }),
-            Timer::ReconnectWindow(_) | Timer::DeploymentDeadline(_) | Timer::TaskOverdue(_) => None,
+            Timer::ReconnectWindow(_)
+            | Timer::DeploymentDeadline(_)
+            | Timer::TaskOverdue(_)
+            | Timer::PromotionExpires(_) => None,
         };
         if let Some(fact) = fact {
             decision.emit(StreamId::System, request, now, fact)?;
@@ -45,6 +48,7 @@ pub(super) fn decide(state: &State, request: &Request, now: Timestamp) -> Result
             }
             left -= 1;
         }
+        promotion::reconsider(&mut tx)?;
         decision.merge(tx);
     }
     Ok(decision)
@@ -61,6 +65,7 @@ fn fire(tx: &mut Transaction<'_>, timer: &Timer) -> Result<(), Rejection> {
             rollout::became_unknown(tx, *task, &reason)
         }
         Timer::DeploymentDeadline(deployment) => deadline(tx, *deployment),
+        Timer::PromotionExpires(promotion) => tx.emit(Fact::PromotionExpired { id: *promotion }),
         // No tenant has one, and `apply` would refuse it.
         Timer::ApiTokenEnded(id) => tx.emit(Fact::ApiTokenRevoked { id: *id }),
     }

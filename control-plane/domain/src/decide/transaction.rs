@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use stella_protocol::id::{AgentId, DeploymentId, TargetId, TaskId};
+use stella_protocol::id::{AgentId, DeploymentId, PromotionId, TargetId, TaskId};
 use stella_protocol::time::Timestamp;
 use stella_protocol::trace::TraceContext;
 
@@ -10,6 +10,7 @@ use crate::agent::Agent;
 use crate::command::{Actor, Request};
 use crate::deployment::Deployment;
 use crate::event::{Event, Fact};
+use crate::promotion::Promotion;
 use crate::rejection::Rejection;
 use crate::target::Target;
 use crate::task::Task;
@@ -47,6 +48,16 @@ impl<'r> Transaction<'r> {
         Ok(())
     }
 
+    /// Who asks.
+    pub(super) fn actor(&self) -> &'r Actor {
+        self.actor
+    }
+
+    /// What has happened in this transaction, from the `first` fact on.
+    pub(super) fn facts_from(&self, first: usize) -> impl Iterator<Item = &Fact> {
+        self.events.iter().skip(first).map(|event| &event.fact)
+    }
+
     pub(super) fn into_parts(self) -> (TenantState, Vec<Event>) {
         (self.tenant, self.events)
     }
@@ -61,6 +72,10 @@ impl<'r> Transaction<'r> {
 
     pub(super) fn task(&self, id: TaskId) -> Result<&Arc<Task>, Rejection> {
         self.tenant.tasks.get(&id).ok_or_else(|| Rejection::not_found(TaskId::KIND, id))
+    }
+
+    pub(super) fn promotion(&self, id: PromotionId) -> Result<&Arc<Promotion>, Rejection> {
+        self.tenant.promotions.get(&id).ok_or_else(|| Rejection::not_found(PromotionId::KIND, id))
     }
 
     pub(super) fn deployment(&self, id: DeploymentId) -> Result<&Arc<Deployment>, Rejection> {

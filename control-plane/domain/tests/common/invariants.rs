@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use stella_domain::agent::{Connectivity, OPEN_TASKS_MAX, RECONNECT_WINDOW_MS};
-use stella_domain::command::Command;
+use stella_domain::command::{Actor, Command};
 use stella_domain::decide::decide;
 use stella_domain::deployment::{Cause, Counts, OnFailure, Progress, RollbackReason, Status, Strategy};
 use stella_domain::event::{Event, Fact, StreamId};
 use stella_domain::hold::Standing;
+use stella_domain::promotion::PromotionStatus;
 use stella_domain::state::State;
 use stella_domain::task::TaskState;
 use stella_domain::tenant::{TenantState, Timer};
@@ -40,6 +41,7 @@ pub fn check(state: &State, now: Timestamp) {
         timers(tenant);
         way_back(tenant);
         nothing_stuck(tenant);
+        approvals(tenant);
     }
     let tick = World::request(Command::Tick);
     let mut ticked = state.clone();
@@ -60,6 +62,9 @@ pub fn step(before: &State, after: &State, events: &[(StreamId, Event)]) {
     };
     for task in old.tasks.values().filter(|task| task.state.is_final()) {
         assert_eq!(task.state, new.tasks[&task.id].state, "INV-2");
+    }
+    for promotion in old.promotions.values().filter(|promotion| !promotion.is_open()) {
+        assert_eq!(promotion, &new.promotions[&promotion.id], "INV-2");
     }
     for deployment in old.deployments.values() {
         let now = &new.deployments[&deployment.id];
@@ -212,6 +217,9 @@ fn timers(tenant: &TenantState) {
     for (key, request) in &tenant.requests {
         wanted.insert((request.forgotten_at, Timer::RequestForgotten(key.clone())));
     }
+    for promotion in tenant.promotions.values().filter(|it| it.is_open()) {
+        wanted.extend(promotion.expires_at.map(|at| (at, Timer::PromotionExpires(promotion.id))));
+    }
     let mut found: BTreeSet<_> = tenant.timers.iter().cloned().collect();
     for deployment in tenant.deployments.values() {
         let deadline = found.remove(&(deployment.deadline, Timer::DeploymentDeadline(deployment.id)));
@@ -255,6 +263,28 @@ fn way_back(tenant: &TenantState) {
                 }
                 _ => {}
             }
+        }
+    }
+}
+
+fn approvals(tenant: &TenantState) {
+    let open: BTreeSet<_> = tenant.promotions.values().filter(|it| it.is_open()).map(|it| it.id).collect();
+    assert_eq!(tenant.open_promotions.iter().copied().collect::<BTreeSet<_>>(), open, "INV-5: promotions");
+    for promotion in tenant.promotions.values() {
+        let started = matches!(promotion.status, PromotionStatus::Started { .. });
+        let deployment = tenant.deployments.get(&promotion.wanted.id);
+        assert_eq!(deployment.is_some(), started, "INV-10: {}", promotion.id);
+        let asked = match &promotion.requested_by {
+            Actor::ApiToken { account: Some(account), .. } => Some(account.id),
+            _ => None,
+        };
+        let by: BTreeSet<_> = promotion.approvals.iter().map(|approval| approval.by.id).collect();
+        assert_eq!(by.len(), promotion.approvals.len(), "INV-10: somebody approved twice");
+        assert!(asked.is_none_or(|asked| !by.contains(&asked)), "INV-10: who asked approved");
+        if let (Some(deployment), Some(rule)) = (deployment, &promotion.rule) {
+            assert!(by.len() >= usize::try_from(rule.needed).unwrap(), "INV-10: {}", deployment.id);
+            assert!(rule.from.is_empty() || by.iter().all(|it| rule.from.contains(it)), "INV-10: a stranger");
+            assert_eq!(deployment.created_by.as_ref(), Some(&promotion.requested_by), "INV-10");
         }
     }
 }

@@ -7,14 +7,16 @@ pub mod invariants;
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
+use stella_domain::access::{AccountKind, Grant, Role};
 use stella_domain::command::{
-    Actor, Command, Idempotency, NewDeployment, NewEnrolmentToken, NewRelease, NewTarget, Outcome, Report,
-    Request, SystemCommand, TenantCommand,
+    ActingAccount, Actor, Command, Idempotency, NewDeployment, NewEnrolmentToken, NewRelease, NewTarget,
+    Outcome, Report, Request, SystemCommand, TenantCommand,
 };
 use stella_domain::decide::{Decision, decide};
 use stella_domain::deployment::{Deployment, OnFailure, Status, Strategy};
 use stella_domain::event::{Event, Fact, StreamId};
 use stella_domain::name::{Name, Version};
+use stella_domain::promotion::{ApprovalRule, Promotion};
 use stella_domain::rejection::Rejection;
 use stella_domain::release::{Component, Step, StepAction};
 use stella_domain::state::State;
@@ -22,8 +24,8 @@ use stella_domain::task::{Task, TaskState};
 use stella_domain::tenant::TenantState;
 use stella_protocol::digest::Digest;
 use stella_protocol::id::{
-    AgentId, DeploymentId, EnrolmentTokenId, EnvironmentId, Incarnation, Position, ReleaseId, SessionEpoch,
-    TargetId, TaskId, TenantId,
+    AccountId, AgentId, ApiTokenId, DeploymentId, EnrolmentTokenId, EnvironmentId, Incarnation, Position,
+    PromotionId, ReleaseId, SessionEpoch, TargetId, TaskId, TenantId,
 };
 use stella_protocol::message::{
     Accepted, Finished, Hello, JournalMark, OpenAttempt, Phase, Resources, Running, TaskOutcome,
@@ -54,6 +56,30 @@ pub fn release(n: u128) -> ReleaseId {
 
 pub fn deployment(n: u128) -> DeploymentId {
     DeploymentId(Uuid::from_u128(0x300 + n))
+}
+
+/// The promotion that asks for the deployment `n`.
+pub fn promotion(n: u128) -> PromotionId {
+    PromotionId(deployment(n).0)
+}
+
+pub fn account(n: u128) -> AccountId {
+    AccountId(Uuid::from_u128(0x900 + n))
+}
+
+pub fn api_token(n: u128) -> ApiTokenId {
+    ApiTokenId(Uuid::from_u128(0xa00 + n))
+}
+
+/// The person `n` with their token.
+pub fn person(n: u128) -> Actor {
+    let acting = ActingAccount { id: account(n), name: name(&format!("person-{n}")) };
+    Actor::ApiToken { id: api_token(n), account: Some(acting) }
+}
+
+/// As many approvals as this, from these people or from anybody, within a day.
+pub fn rule(needed: u32, from: &[u128]) -> ApprovalRule {
+    ApprovalRule { needed, from: from.iter().map(|n| account(*n)).collect(), expires_ms: 86_400_000 }
 }
 
 pub fn digest(n: u8) -> Digest {
@@ -199,6 +225,42 @@ impl World {
     ) -> Result<Decision, Rejection> {
         let idempotency = Some(Idempotency { key: key.to_owned(), digest: body });
         self.send(&Request { idempotency, ..Self::request(Command::Tenant(TENANT, command)) })
+    }
+
+    /// An account that may do everything, with a token.
+    pub fn person(&mut self, n: u128) {
+        let roles = vec![Grant { role: Role::Admin, tenant: None, environment: None }];
+        let name = name(&format!("person-{n}"));
+        let create = SystemCommand::CreateAccount { id: account(n), name, kind: AccountKind::User, roles };
+        self.system(create).unwrap();
+        let create = SystemCommand::CreateApiToken {
+            id: api_token(n),
+            name: "laptop".to_owned(),
+            hash: digest(1),
+            account: Some(account(n)),
+            expires_at: None,
+        };
+        self.system(create).unwrap();
+    }
+
+    /// The command of the person `n`.
+    pub fn by(n: u128, command: TenantCommand) -> Request {
+        Request { actor: person(n), ..Self::request(Command::Tenant(TENANT, command)) }
+    }
+
+    pub fn tell_as(&mut self, n: u128, command: TenantCommand) -> Result<Decision, Rejection> {
+        self.send(&Self::by(n, command))
+    }
+
+    pub fn promotion(&self, n: u128) -> &Promotion {
+        &self.tenant().promotions[&promotion(n)]
+    }
+
+    /// The person `who` approves the promotion `n`.
+    pub fn approve(&mut self, who: u128, n: u128) -> Result<Decision, Rejection> {
+        let plan = self.promotion(n).plan.root;
+        let reason = "looks good".to_owned();
+        self.tell_as(who, TenantCommand::ApprovePromotion { promotion: promotion(n), plan, reason })
     }
 
     #[track_caller]

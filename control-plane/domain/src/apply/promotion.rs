@@ -1,0 +1,194 @@
+//! How far promotions have got, and the rules that they follow.
+
+use std::sync::Arc;
+
+use stella_protocol::id::{DeploymentId, EnvironmentId, PromotionId};
+use stella_protocol::time::Timestamp;
+
+use super::{Applied, ensure, illegal, misplaced, missing, vacant};
+use crate::command::{ActingAccount, Actor};
+use crate::event::{Event, Fact, IllegalTransition};
+use crate::hold::Hold;
+use crate::name::Name;
+use crate::promotion::{Approval, Promotion, PromotionStatus};
+use crate::tenant::{TenantState, Timer};
+
+impl TenantState {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "a fact that is not listed is refused")]
+    pub(super) fn apply_promotion(&mut self, event: &Event) -> Applied {
+        let Event { at, fact, .. } = event;
+        let at = *at;
+        let hold = |reason: &String| Hold { reason: reason.clone(), by: event.actor.clone(), since: at };
+        match fact {
+            Fact::EnvironmentApprovalsSet { id, rule } => {
+                let environment =
+                    self.environments.get_mut(id).ok_or_else(|| missing(EnvironmentId::KIND, id, fact))?;
+                Arc::make_mut(environment).approvals.clone_from(rule);
+                Ok(())
+            }
+            Fact::PromotionRequested { .. } => self.promotion_requested(event),
+            Fact::ApprovalGranted { .. } => self.approval_granted(event),
+            Fact::PromotionRejected { id, objection, reason } => {
+                let environment = self.end_promotion(
+                    *id,
+                    PromotionStatus::Rejected { objection: *objection, hold: hold(reason) },
+                    fact,
+                )?;
+                let by = by_account(&event.actor, *id, fact)?.name.clone();
+                let stage = self.stage_name(environment, fact)?;
+                let by_objection = self.totals.rejections.entry(stage.clone()).or_default();
+                *by_objection.entry(objection.name().to_owned()).or_insert(0) += 1;
+                let by_account = self.totals.decisions.entry(stage).or_default().entry(by).or_default();
+                *by_account.entry("rejected".to_owned()).or_insert(0) += 1;
+                Ok(())
+            }
+            Fact::PromotionWithdrawn { id, reason } => {
+                self.end_promotion(*id, PromotionStatus::Withdrawn { hold: hold(reason) }, fact).map(drop)
+            }
+            Fact::PromotionExpired { id } => {
+                self.end_promotion(*id, PromotionStatus::Expired { at }, fact).map(drop)
+            }
+            Fact::PromotionInvalidated { id, reason } => {
+                let status = PromotionStatus::Invalidated { at, reason: reason.clone() };
+                self.end_promotion(*id, status, fact).map(drop)
+            }
+            other => Err(misplaced(other)),
+        }
+    }
+
+    fn promotion_requested(&mut self, event: &Event) -> Applied {
+        let Event { at, actor, fact, .. } = event;
+        let Fact::PromotionRequested { id, wanted, plan, rule, expires_at } = fact else {
+            return Err(misplaced(fact));
+        };
+        vacant(!self.promotions.contains_key(id), PromotionId::KIND, id, fact)?;
+        ensure(id.0 == wanted.id.0, subject(*id), "for a deployment of another id", fact)?;
+        let stage = self.environments.get(&wanted.environment);
+        let stage = stage.ok_or_else(|| missing(EnvironmentId::KIND, wanted.environment, fact))?;
+        ensure(stage.approvals == *rule, subject(*id), "not by the rule of its environment", fact)?;
+        let promotion = Promotion {
+            id: *id,
+            wanted: wanted.clone(),
+            plan: *plan,
+            rule: rule.clone(),
+            approvals: Vec::new(),
+            status: PromotionStatus::Pending,
+            requested_at: *at,
+            requested_by: actor.clone(),
+            expires_at: *expires_at,
+        };
+        self.promotions.insert(*id, Arc::new(promotion));
+        self.open_promotions.insert(*id);
+        self.timers.extend(expires_at.map(|end| (end, Timer::PromotionExpires(*id))));
+        Ok(())
+    }
+
+    /// INV-10, the half of it that is about who approves.
+    fn approval_granted(&mut self, event: &Event) -> Applied {
+        let Event { at, actor, fact, .. } = event;
+        let Fact::ApprovalGranted { id, plan, reason } = fact else { return Err(misplaced(fact)) };
+        let by = by_account(actor, *id, fact)?.clone();
+        let promotion = self.promotion_mut(*id, fact)?;
+        let own = match &promotion.requested_by {
+            Actor::ApiToken { account: Some(asked), .. } => asked.id == by.id,
+            Actor::ApiToken { account: None, .. } | Actor::System | Actor::Agent { .. } => false,
+        };
+        let again = promotion.approvals.iter().any(|approval| approval.by.id == by.id);
+        let in_rule = promotion
+            .rule
+            .as_ref()
+            .is_some_and(|rule| rule.from.is_empty() || rule.from.binary_search(&by.id).is_ok());
+        let holds = promotion.is_open() && promotion.plan.root == *plan && in_rule && !own && !again;
+        ensure(holds, subject(*id), promotion.status.name(), fact)?;
+        promotion.approvals.push(Approval { by: by.clone(), at: *at, reason: reason.clone() });
+        let environment = promotion.wanted.environment;
+        let stage = self.stage_name(environment, fact)?;
+        let by_account = self.totals.decisions.entry(stage).or_default().entry(by.name).or_default();
+        *by_account.entry("approved".to_owned()).or_insert(0) += 1;
+        Ok(())
+    }
+
+    /// INV-10, the half of it that is about deployments: what becomes of the promotion of one that begins, and who asked for it.
+    /// Journals of before there were promotions have deployments without.
+    pub(super) fn start_promotion(
+        &mut self,
+        deployment: DeploymentId,
+        environment: EnvironmentId,
+        at: Timestamp,
+        fact: &Fact,
+    ) -> Result<Option<Actor>, IllegalTransition> {
+        let id = PromotionId(deployment.0);
+        let rule = self.environments.get(&environment).and_then(|stage| stage.approvals.clone());
+        let Some(promotion) = self.promotions.get(&id) else {
+            ensure(rule.is_none(), format!("deployment {deployment}"), "without its approvals", fact)?;
+            return Ok(None);
+        };
+        let is_this = promotion.wanted.environment == environment && promotion.rule == rule;
+        ensure(is_this && promotion.is_approved(), subject(id), promotion.status_name(), fact)?;
+        let by = promotion.requested_by.clone();
+        self.leave_open(id, fact)?;
+        self.promotion_mut(id, fact)?.status = PromotionStatus::Started { at };
+        Ok(Some(by))
+    }
+
+    /// A promotion that does not start any more.
+    fn end_promotion(
+        &mut self,
+        id: PromotionId,
+        status: PromotionStatus,
+        fact: &Fact,
+    ) -> Result<EnvironmentId, IllegalTransition> {
+        self.leave_open(id, fact)?;
+        let name = status.name();
+        let promotion = self.promotion_mut(id, fact)?;
+        promotion.status = status;
+        let environment = promotion.wanted.environment;
+        self.count_promotion(environment, name);
+        Ok(environment)
+    }
+
+    /// It waits no more. Being among the open ones is what says that it did.
+    fn leave_open(&mut self, id: PromotionId, fact: &Fact) -> Applied {
+        let promotion = self.promotion_mut(id, fact)?;
+        ensure(promotion.is_open(), subject(id), promotion.status.name(), fact)?;
+        let expires_at = promotion.expires_at;
+        self.open_promotions.remove(&id);
+        if let Some(end) = expires_at {
+            self.timers.remove(&(end, Timer::PromotionExpires(id)));
+        }
+        Ok(())
+    }
+
+    pub(super) fn count_promotion(&mut self, environment: EnvironmentId, status: &str) {
+        let Some(stage) = self.environments.get(&environment) else { return };
+        let by_status = self.totals.promotions.entry(stage.name.clone()).or_default();
+        *by_status.entry(status.to_owned()).or_insert(0) += 1;
+    }
+
+    fn stage_name(&self, id: EnvironmentId, fact: &Fact) -> Result<Name, IllegalTransition> {
+        let stage = self.environments.get(&id).ok_or_else(|| missing(EnvironmentId::KIND, id, fact))?;
+        Ok(stage.name.clone())
+    }
+
+    fn promotion_mut(&mut self, id: PromotionId, fact: &Fact) -> Result<&mut Promotion, IllegalTransition> {
+        self.promotions.get_mut(&id).map(Arc::make_mut).ok_or_else(|| missing(PromotionId::KIND, id, fact))
+    }
+}
+
+/// Decisions are somebody's.
+fn by_account<'a>(
+    actor: &'a Actor,
+    id: PromotionId,
+    fact: &Fact,
+) -> Result<&'a ActingAccount, IllegalTransition> {
+    match actor {
+        Actor::ApiToken { account: Some(account), .. } => Ok(account),
+        Actor::ApiToken { account: None, .. } | Actor::System | Actor::Agent { .. } => {
+            Err(illegal(subject(id), "decided on by nobody", fact))
+        }
+    }
+}
+
+fn subject(id: PromotionId) -> String {
+    format!("promotion {id}")
+}

@@ -1,0 +1,319 @@
+//! Promotions: the one way to a deployment that somebody asks for.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use stella_protocol::digest::Digest;
+use stella_protocol::id::{AccountId, ApiTokenId, DeploymentId, EnvironmentId, PromotionId};
+use stella_protocol::time::Timestamp;
+
+use super::deployment::{self, Opening, Prepared};
+use super::transaction::Transaction;
+use super::{fields, hold};
+use crate::command::{Actor, NewDeployment, Outcome};
+use crate::deployment::Cause;
+use crate::event::{Fact, PlannedTarget};
+use crate::plan::{self, Plan};
+use crate::promotion::{
+    APPROVALS_MAX, ApprovalRule, EXPIRES_MS_RANGE, OPEN_MAX, Objection, Promotion, PromotionStatus,
+};
+use crate::rejection::Rejection;
+use crate::target::Target;
+use crate::tenant::TenantState;
+
+/// What a deployment would do.
+#[derive(Clone, Debug)]
+pub struct Planned {
+    /// Its targets in the order in which they would be started.
+    pub targets: Vec<PlannedTarget>,
+    /// The hash over all of it.
+    pub plan: Plan,
+    /// Whose approval it would wait for; `None` is nobody's.
+    pub rule: Option<ApprovalRule>,
+}
+
+/// Asks for a deployment. It starts at once where nobody has to approve it.
+pub(super) fn request(tx: &mut Transaction<'_>, new: &NewDeployment) -> Result<Outcome, Rejection> {
+    let id = PromotionId(new.id.0);
+    if tx.tenant.deployments.contains_key(&new.id) || tx.tenant.promotions.contains_key(&id) {
+        return Err(Rejection::exists(DeploymentId::KIND, new.id));
+    }
+    let prepared = checked(&tx.tenant, new, tx.now)?;
+    let rule = prepared.environment.approvals.clone();
+    if rule.is_some() {
+        has_room(&tx.tenant, &prepared)?;
+    }
+    let expires_at = rule.as_ref().map(|rule| tx.now.plus_ms(rule.expires_ms));
+    let waits = rule.is_some();
+    let plan = seal(&tx.tenant, &prepared, new);
+    tx.emit(Fact::PromotionRequested { id, wanted: new.clone(), plan, rule, expires_at })?;
+    if waits {
+        return Ok(Outcome::Promotion(id));
+    }
+    start(tx, new, &prepared)?;
+    Ok(Outcome::Deployment(new.id))
+}
+
+/// What a deployment would do, had it been asked for at `now`.
+///
+/// # Errors
+/// If it would be refused, for the same reason.
+pub fn planned(tenant: &TenantState, new: &NewDeployment, now: Timestamp) -> Result<Planned, Rejection> {
+    let prepared = checked(tenant, new, now)?;
+    let (targets, plan) = (prepared.planned(), seal(tenant, &prepared, new));
+    Ok(Planned { targets, plan, rule: prepared.environment.approvals.clone() })
+}
+
+/// What waits for approvals may wait for a lock and for its targets too; what does not, has to start now.
+fn checked(tenant: &TenantState, new: &NewDeployment, now: Timestamp) -> Result<Prepared, Rejection> {
+    let environment = tenant.environments.get(&new.environment);
+    let starts_now = environment.is_some_and(|environment| environment.approvals.is_none());
+    if let Some(environment) = environment.filter(|_| starts_now) {
+        hold::is_open(environment)?;
+    }
+    let prepared = deployment::prepare(tenant, new, now)?;
+    if starts_now {
+        prepared.targets.iter().try_for_each(|target| deployment::is_idle(target))?;
+    }
+    Ok(prepared)
+}
+
+fn has_room(tenant: &TenantState, prepared: &Prepared) -> Result<(), Rejection> {
+    let environment = &prepared.environment;
+    let waiting = open(tenant).filter(|it| it.wanted.environment == environment.id).count();
+    if waiting < OPEN_MAX {
+        return Ok(());
+    }
+    let problem = format!(
+        "{waiting} promotions to {} wait already; decide on some of them, or withdraw them, first",
+        environment.name
+    );
+    Err(Rejection::Conflict { problem })
+}
+
+fn open(tenant: &TenantState) -> impl Iterator<Item = &Arc<Promotion>> {
+    tenant.open_promotions.iter().filter_map(|id| tenant.promotions.get(id))
+}
+
+fn seal(tenant: &TenantState, prepared: &Prepared, new: &NewDeployment) -> Plan {
+    let Prepared { environment, release, targets } = prepared;
+    plan::seal(tenant, environment, release, new, targets.iter().map(AsRef::as_ref))
+}
+
+fn start(tx: &mut Transaction<'_>, new: &NewDeployment, prepared: &Prepared) -> Result<(), Rejection> {
+    let opening = Opening {
+        id: new.id,
+        environment: new.environment,
+        strategy: new.strategy,
+        on_failure: new.on_failure,
+        cause: Cause::Requested,
+        targets: prepared.planned(),
+        timeout_ms: new.timeout_ms,
+    };
+    deployment::open(tx, opening)
+}
+
+/// Sets whose approval promotions to an environment need from now on. Those that wait were asked for by the old rule, and have
+/// to be asked for anew: see [`reconsider`].
+pub(super) fn set_rule(
+    tx: &mut Transaction<'_>,
+    id: EnvironmentId,
+    rule: Option<&ApprovalRule>,
+) -> Result<Outcome, Rejection> {
+    let environment = tx.tenant.environments.get(&id);
+    let environment = environment.ok_or_else(|| Rejection::not_found(EnvironmentId::KIND, id))?;
+    let mut rule = rule.cloned();
+    if let Some(ApprovalRule { needed, from, expires_ms }) = &mut rule {
+        fields::range("needed", u64::from(*needed), (1, u64::from(APPROVALS_MAX)), " approvals")?;
+        fields::range("expires_ms", *expires_ms, EXPIRES_MS_RANGE, " (a minute to 90 days)")?;
+        from.sort_unstable();
+        from.dedup();
+        let named = u32::try_from(from.len()).unwrap_or(u32::MAX);
+        if named > APPROVALS_MAX {
+            return Err(Rejection::invalid("from", format!("there are more than {APPROVALS_MAX}")));
+        }
+        if named > 0 && named < *needed {
+            let problem = format!("names {named} accounts, and {needed} have to approve");
+            return Err(Rejection::invalid("from", problem));
+        }
+    }
+    if environment.approvals != rule {
+        tx.emit(Fact::EnvironmentApprovalsSet { id, rule })?;
+    }
+    Ok(Outcome::Done)
+}
+
+/// Approves the plan of a promotion. Approving twice is approving once.
+pub(super) fn approve(
+    tx: &mut Transaction<'_>,
+    id: PromotionId,
+    plan: Digest,
+    reason: &str,
+) -> Result<Outcome, Rejection> {
+    fields::reason(reason)?;
+    let promotion = waiting(tx, id)?;
+    if plan != promotion.plan.root {
+        let problem =
+            format!("promotion {id} has the plan {}, not {plan}; look at it again", promotion.plan.root);
+        return Err(Rejection::Conflict { problem });
+    }
+    let (token, account) = decider(tx, promotion)?;
+    if promotion.is_requester(token, Some(account)) {
+        let problem = "nobody approves what they have asked for; somebody else has to";
+        return Err(Rejection::Forbidden { problem: problem.to_owned() });
+    }
+    if promotion.approvals.iter().all(|approval| approval.by.id != account) {
+        tx.emit(Fact::ApprovalGranted { id, plan, reason: reason.to_owned() })?;
+    }
+    Ok(Outcome::Promotion(id))
+}
+
+/// Ends a promotion that must not start. Also who asked for it may find that.
+pub(super) fn reject(
+    tx: &mut Transaction<'_>,
+    id: PromotionId,
+    objection: Objection,
+    reason: &str,
+) -> Result<Outcome, Rejection> {
+    fields::reason(reason)?;
+    let promotion = waiting(tx, id)?;
+    decider(tx, promotion)?;
+    tx.emit(Fact::PromotionRejected { id, objection, reason: reason.to_owned() })?;
+    Ok(Outcome::Promotion(id))
+}
+
+pub(super) fn withdraw(
+    tx: &mut Transaction<'_>,
+    id: PromotionId,
+    reason: &str,
+) -> Result<Outcome, Rejection> {
+    fields::reason(reason)?;
+    if matches!(tx.promotion(id)?.status, PromotionStatus::Withdrawn { .. }) {
+        return Ok(Outcome::Promotion(id));
+    }
+    waiting(tx, id)?;
+    tx.emit(Fact::PromotionWithdrawn { id, reason: reason.to_owned() })?;
+    Ok(Outcome::Promotion(id))
+}
+
+fn waiting<'t>(tx: &'t Transaction<'_>, id: PromotionId) -> Result<&'t Arc<Promotion>, Rejection> {
+    let promotion = tx.promotion(id)?;
+    let problem = match &promotion.status {
+        PromotionStatus::Pending => return Ok(promotion),
+        PromotionStatus::Started { .. } => {
+            format!("promotion {id} has started; cancel or roll back the deployment of the same id")
+        }
+        PromotionStatus::Rejected { hold, .. } => {
+            format!("promotion {id} was rejected ({}); deploy again to ask anew", hold.reason)
+        }
+        PromotionStatus::Withdrawn { .. } => {
+            format!("promotion {id} was withdrawn; deploy again to ask anew")
+        }
+        PromotionStatus::Expired { .. } => format!("promotion {id} has expired; deploy again to ask anew"),
+        PromotionStatus::Invalidated { reason, .. } => {
+            format!("promotion {id} is not valid any more ({reason}); deploy again to ask anew")
+        }
+    };
+    Err(Rejection::Conflict { problem })
+}
+
+/// Who decides on a promotion: an account, because a token without one is nobody in particular.
+fn decider(tx: &Transaction<'_>, promotion: &Promotion) -> Result<(ApiTokenId, AccountId), Rejection> {
+    let Actor::ApiToken { id, account: Some(account) } = tx.actor() else {
+        let problem = "a promotion is decided on by somebody: use a token that belongs to an account";
+        return Err(Rejection::Forbidden { problem: problem.to_owned() });
+    };
+    let named = promotion.rule.as_ref().map_or(&[][..], |rule| &rule.from);
+    if !named.is_empty() && named.binary_search(&account.id).is_err() {
+        let problem =
+            format!("account {} is not among those whom the environment's rule names", account.name);
+        return Err(Rejection::Forbidden { problem });
+    }
+    Ok((*id, account.id))
+}
+
+/// Looks again at the promotions that wait, if anything has happened that may let one start or make it void.
+pub(super) fn reconsider(tx: &mut Transaction<'_>) -> Result<(), Rejection> {
+    let mut seen = 0;
+    while !tx.tenant.open_promotions.is_empty() {
+        let places: BTreeSet<EnvironmentId> =
+            tx.facts_from(seen).flat_map(|fact| concerned(&tx.tenant, fact)).collect();
+        if places.is_empty() {
+            break;
+        }
+        seen = tx.facts_from(0).count();
+        let candidates: Vec<Arc<Promotion>> =
+            open(&tx.tenant).filter(|it| places.contains(&it.wanted.environment)).cloned().collect();
+        for promotion in candidates {
+            look_at(tx, &promotion)?;
+        }
+    }
+    Ok(())
+}
+
+/// The environments whose promotions may start, or be void, since this happened. A running deployment changes its targets all
+/// the time; what that means for others is seen at its end.
+#[expect(clippy::wildcard_enum_match_arm, reason = "most facts concern no promotion")]
+fn concerned(tenant: &TenantState, fact: &Fact) -> Vec<EnvironmentId> {
+    let of_promotion = |id| tenant.promotions.get(id).map(|it| it.wanted.environment);
+    match fact {
+        Fact::EnvironmentApprovalsSet { id, .. } | Fact::EnvironmentUnlocked { id } => vec![*id],
+        Fact::TargetCreated { environment, .. } => vec![*environment],
+        Fact::ApprovalGranted { id, .. } => of_promotion(id).into_iter().collect(),
+        Fact::DeploymentSucceeded { id }
+        | Fact::DeploymentFailed { id, .. }
+        | Fact::DeploymentCancelled { id, .. } => {
+            tenant.deployments.get(id).map(|it| it.environment).into_iter().collect()
+        }
+        // A task that was unknown may have blocked a target.
+        Fact::TaskFinished { key, .. } => {
+            let task = tenant.tasks.get(&key.task);
+            let target = task.and_then(|task| tenant.targets.get(&task.target));
+            target.filter(|target| target.active.is_none()).map(|it| it.environment).into_iter().collect()
+        }
+        Fact::TargetRemoved { .. }
+        | Fact::AgentRevoked { .. }
+        | Fact::ReleaseBlocked { .. }
+        | Fact::EnvironmentPathSet { .. } => tenant.environments.keys().copied().collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// Starts a promotion if it has its approvals and can, and ends it if it would not do any more what people were asked about.
+fn look_at(tx: &mut Transaction<'_>, promotion: &Promotion) -> Result<(), Rejection> {
+    if targets(&tx.tenant, &promotion.wanted).any(|target| deployment::is_idle(target).is_err()) {
+        return Ok(());
+    }
+    let prepared = match deployment::prepare(&tx.tenant, &promotion.wanted, tx.now) {
+        Ok(prepared) => prepared,
+        Err(defect @ Rejection::Defect(_)) => return Err(defect),
+        Err(rejection) => return invalidate(tx, promotion.id, rejection.to_string()),
+    };
+    if prepared.environment.approvals != promotion.rule {
+        let reason = format!("the approvals that {} needs have changed", prepared.environment.name);
+        return invalidate(tx, promotion.id, reason);
+    }
+    let plan = seal(&tx.tenant, &prepared, &promotion.wanted);
+    if plan != promotion.plan {
+        let reason = match (promotion.plan.targets, plan.targets) {
+            (then, now) if then != now => format!("it has {now} targets now, and had {then}"),
+            _ => "its targets, or what is on them, have changed".to_owned(),
+        };
+        return invalidate(tx, promotion.id, reason);
+    }
+    if promotion.is_approved() && hold::is_open(&prepared.environment).is_ok() {
+        return start(tx, &promotion.wanted, &prepared);
+    }
+    Ok(())
+}
+
+fn targets<'t>(tenant: &'t TenantState, wanted: &'t NewDeployment) -> impl Iterator<Item = &'t Target> {
+    let named = wanted.targets.iter().flatten();
+    let all = tenant.index.targets.get(&wanted.environment).filter(|_| wanted.targets.is_none());
+    let ids = named.chain(all.into_iter().flat_map(|names| names.values()));
+    ids.filter_map(|id| tenant.targets.get(id)).map(AsRef::as_ref)
+}
+
+fn invalidate(tx: &mut Transaction<'_>, id: PromotionId, reason: String) -> Result<(), Rejection> {
+    tx.emit(Fact::PromotionInvalidated { id, reason })
+}

@@ -1,0 +1,197 @@
+//! Promotions: requests to bring a release into an environment, and who let them through.
+//!
+//! Every deployment that somebody asks for comes from one. Where an environment has a rule, the promotion waits until as many
+//! people have approved the plan as the rule wants, and starts then or as soon as it can.
+
+use serde::{Deserialize, Serialize};
+use stella_protocol::id::{AccountId, ApiTokenId, PromotionId};
+use stella_protocol::time::Timestamp;
+
+use crate::command::{ActingAccount, Actor, NewDeployment};
+use crate::hold::Hold;
+use crate::plan::Plan;
+
+/// How many approvals a rule may want, and how many accounts it may name.
+pub const APPROVALS_MAX: u32 = 16;
+/// How long a promotion waits, in milliseconds, unless its environment says otherwise: a week.
+pub const EXPIRES_MS_DEFAULT: u64 = 7 * 24 * 3_600_000;
+/// The shortest and the longest time that a promotion may wait, in milliseconds: a minute and 90 days.
+pub const EXPIRES_MS_RANGE: (u64, u64) = (60_000, 90 * 24 * 3_600_000);
+/// How many promotions may wait for one environment: each is looked at again when something changes there.
+pub const OPEN_MAX: usize = 64;
+
+/// Whose approval a promotion to an environment needs. Who asked for it never counts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApprovalRule {
+    /// How many accounts must approve. At least 1.
+    pub needed: u32,
+    /// Only these accounts may decide; if empty, all that have the role there. Sorted, none twice.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub from: Vec<AccountId>,
+    /// How long a promotion waits, in milliseconds, before it expires.
+    pub expires_ms: u64,
+}
+
+/// A request to bring a release into an environment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Promotion {
+    /// Its id, with the digits of [`NewDeployment::id`].
+    pub id: PromotionId,
+    /// The deployment that it asks for.
+    pub wanted: NewDeployment,
+    /// What that deployment would do, frozen: it starts only as long as it would do the same.
+    pub plan: Plan,
+    /// Whose approval it needs, frozen; `None` is nobody's.
+    pub rule: Option<ApprovalRule>,
+    /// Who let it through, oldest first, none twice.
+    pub approvals: Vec<Approval>,
+    /// How far it has got.
+    pub status: PromotionStatus,
+    /// When it was asked for.
+    pub requested_at: Timestamp,
+    /// By whom.
+    pub requested_by: Actor,
+    /// When it expires, if it still waits then.
+    pub expires_at: Option<Timestamp>,
+}
+
+impl Promotion {
+    /// Whether enough accounts have approved.
+    #[must_use]
+    pub fn is_approved(&self) -> bool {
+        self.missing() == 0
+    }
+
+    /// How many approvals it lacks.
+    #[must_use]
+    pub fn missing(&self) -> u32 {
+        let given = u32::try_from(self.approvals.len()).unwrap_or(u32::MAX);
+        self.rule.as_ref().map_or(0, |rule| rule.needed.saturating_sub(given))
+    }
+
+    /// Whether it waits.
+    #[must_use]
+    pub const fn is_open(&self) -> bool {
+        matches!(self.status, PromotionStatus::Pending)
+    }
+
+    /// Its status in messages and the API: one that waits is `pending`, or `approved` when only its start is missing.
+    #[must_use]
+    pub fn status_name(&self) -> &'static str {
+        if self.is_open() && self.is_approved() { "approved" } else { self.status.name() }
+    }
+
+    /// Whether this is who asked for it: the same account, or the same token if it has none.
+    #[must_use]
+    pub fn is_requester(&self, token: ApiTokenId, account: Option<AccountId>) -> bool {
+        match &self.requested_by {
+            Actor::ApiToken { account: Some(asked), .. } => account == Some(asked.id),
+            Actor::ApiToken { id, account: None } => *id == token,
+            Actor::System | Actor::Agent { .. } => false,
+        }
+    }
+}
+
+/// Somebody's word for a promotion.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Approval {
+    /// Whose.
+    pub by: ActingAccount,
+    /// When.
+    pub at: Timestamp,
+    /// Why, for a person. May be empty.
+    pub reason: String,
+}
+
+/// How far a promotion has got. All but the first are final.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "state")]
+pub enum PromotionStatus {
+    /// It waits: for approvals, or for what keeps it from starting.
+    Pending,
+    /// It has become the deployment with the same digits.
+    Started {
+        /// When.
+        at: Timestamp,
+    },
+    /// Somebody did not let it through.
+    Rejected {
+        /// What was the matter.
+        objection: Objection,
+        /// Who, when and why.
+        hold: Hold,
+    },
+    /// It is not asked for any more.
+    Withdrawn {
+        /// Who, when and why.
+        hold: Hold,
+    },
+    /// It has waited for too long.
+    Expired {
+        /// When.
+        at: Timestamp,
+    },
+    /// It would not do any more what was approved.
+    Invalidated {
+        /// When.
+        at: Timestamp,
+        /// What has changed, for a person.
+        reason: String,
+    },
+}
+
+impl PromotionStatus {
+    /// The names of the ends in messages and the API. In metrics, what has started counts with the end of its deployment.
+    pub const ENDS: [&'static str; 5] = ["started", "rejected", "withdrawn", "expired", "invalidated"];
+
+    /// The name in messages and the API.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Started { .. } => "started",
+            Self::Rejected { .. } => "rejected",
+            Self::Withdrawn { .. } => "withdrawn",
+            Self::Expired { .. } => "expired",
+            Self::Invalidated { .. } => "invalidated",
+        }
+    }
+}
+
+/// Why somebody does not let a promotion through: the label `reason` of `stella_approval_rejections_total`, which free text
+/// cannot be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Objection {
+    /// It was not tested enough.
+    NotTested,
+    /// It could break too much.
+    TooRisky,
+    /// Not now.
+    BadTiming,
+    /// Something is missing: a note, a migration, an agreement.
+    Incomplete,
+    /// It is the wrong release or the wrong place.
+    Mistake,
+    /// None of these; the reason says it.
+    Other,
+}
+
+impl Objection {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::NotTested, Self::TooRisky, Self::BadTiming, Self::Incomplete, Self::Mistake, Self::Other];
+
+    /// The name in metrics and the API.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NotTested => "not_tested",
+            Self::TooRisky => "too_risky",
+            Self::BadTiming => "bad_timing",
+            Self::Incomplete => "incomplete",
+            Self::Mistake => "mistake",
+            Self::Other => "other",
+        }
+    }
+}

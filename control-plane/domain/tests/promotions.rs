@@ -1,0 +1,352 @@
+//! Promotions: what starts at once, what waits for whom, and what ends before it starts.
+#![allow(clippy::unwrap_used, reason = "a test ends there, with the place")]
+
+mod common;
+
+use common::{
+    STAGING, World, account, agent, deployment, facts, failed, invariants, name, new_deployment, new_target,
+    promotion, release, rule, target,
+};
+use stella_domain::command::{NewDeployment, Outcome, TenantCommand};
+use stella_domain::decide::Decision;
+use stella_domain::deployment::Status;
+use stella_domain::event::{Event, Fact, StreamId};
+use stella_domain::hold::Verdict;
+use stella_domain::promotion::{ApprovalRule, EXPIRES_MS_RANGE, OPEN_MAX, Objection, PromotionStatus};
+use stella_domain::rejection::Rejection;
+use stella_protocol::digest::Digest;
+
+/// Two targets with release 1; four people; and promotions to staging need the approvals of the rule.
+fn world(wanted: Option<ApprovalRule>) -> World {
+    let mut world = World::with_release_1(2);
+    (1..=4).for_each(|n| world.person(n));
+    world.ok(TenantCommand::SetEnvironmentApprovals { environment: STAGING, rule: wanted });
+    world
+}
+
+/// Person 1 asks for release 2 everywhere.
+fn ask(world: &mut World, n: u128) -> Decision {
+    world.tell_as(1, TenantCommand::Deploy(Box::new(new_deployment(n, 2, Some(1))))).unwrap()
+}
+
+fn why(result: Result<Decision, Rejection>) -> String {
+    match result {
+        Err(Rejection::Conflict { problem } | Rejection::Forbidden { problem }) => problem,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn ended(world: &World, n: u128) -> String {
+    match &world.promotion(n).status {
+        PromotionStatus::Invalidated { reason, .. } => reason.clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn without_a_rule_a_promotion_starts_with_the_request_for_it() {
+    let mut world = world(None);
+    let decision = ask(&mut world, 2);
+    assert_eq!(decision.outcome, Outcome::Deployment(deployment(2)));
+    assert_eq!(facts(&decision)[..2], ["promotion_requested", "deployment_created"]);
+    assert!(matches!(world.promotion(2).status, PromotionStatus::Started { .. }));
+    world.complete(1);
+    world.complete(2);
+    assert_eq!(world.tenant().totals.promotions[&name("staging")]["succeeded"], 2);
+    invariants::replay(&world.events, &world.state);
+}
+
+#[test]
+fn a_promotion_waits_for_as_many_others_as_the_rule_needs() {
+    let mut world = world(Some(rule(2, &[])));
+    let decision = ask(&mut world, 2);
+    assert_eq!(decision.outcome, Outcome::Promotion(promotion(2)));
+    assert_eq!(facts(&decision), ["promotion_requested"]);
+    assert!(why(world.approve(1, 2)).contains("nobody approves what they have asked for"));
+    let by_nobody = TenantCommand::ApprovePromotion {
+        promotion: promotion(2),
+        plan: world.promotion(2).plan.root,
+        reason: String::new(),
+    };
+    assert!(why(world.tell(by_nobody)).contains("a token that belongs to an account"));
+    for events in [1, 0] {
+        assert_eq!(world.approve(2, 2).unwrap().events.len(), events, "twice is once");
+        assert_eq!((world.promotion(2).missing(), world.promotion(2).status_name()), (1, "pending"));
+    }
+    let last = world.approve(3, 2).unwrap();
+    assert_eq!(facts(&last)[..2], ["approval_granted", "deployment_created"]);
+    assert_eq!(*world.status(2), Status::Running);
+    let created_by = world.deployment(deployment(2)).created_by.clone();
+    assert_eq!(created_by.as_ref(), Some(&world.promotion(2).requested_by), "not who approved last");
+    assert!(why(world.approve(4, 2)).contains("has started"));
+    let totals = &world.tenant().totals.decisions[&name("staging")];
+    assert_eq!(totals[&name("person-2")]["approved"], 1);
+    invariants::check(&world.state, world.now);
+    invariants::replay(&world.events, &world.state);
+}
+
+#[test]
+fn the_plan_that_is_approved_is_the_one_that_was_looked_at() {
+    let mut world = world(Some(rule(1, &[])));
+    ask(&mut world, 2);
+    let (promotion, reason) = (promotion(2), String::new());
+    let other = TenantCommand::ApprovePromotion { promotion, plan: Digest([7; 32]), reason };
+    assert!(why(world.tell_as(2, other)).contains("look at it again"));
+    assert_eq!(world.promotion(2).approvals, []);
+}
+
+#[test]
+fn only_whom_the_rule_names_decides() {
+    let mut world = world(Some(rule(1, &[3, 2, 3])));
+    assert_eq!(
+        world.tenant().environments[&STAGING].approvals.as_ref().unwrap().from,
+        [account(2), account(3)]
+    );
+    ask(&mut world, 2);
+    assert!(why(world.approve(4, 2)).contains("account person-4 is not among those"));
+    let reject = TenantCommand::RejectPromotion {
+        promotion: promotion(2),
+        objection: Objection::BadTiming,
+        reason: "friday".to_owned(),
+    };
+    why(world.tell_as(4, reject.clone()));
+    world.tell_as(3, reject).unwrap();
+    assert_eq!(world.promotion(2).status_name(), "rejected");
+    assert!(why(world.approve(2, 2)).contains("was rejected (friday)"));
+    let totals = &world.tenant().totals;
+    assert_eq!(totals.rejections[&name("staging")]["bad_timing"], 1);
+    assert_eq!(totals.decisions[&name("staging")][&name("person-3")]["rejected"], 1);
+    assert_eq!(totals.promotions[&name("staging")]["rejected"], 1);
+    assert!(world.tenant().deployments.len() == 1 && world.tenant().timers.is_empty());
+    invariants::replay(&world.events, &world.state);
+}
+
+#[test]
+fn what_waits_too_long_expires_and_what_is_withdrawn_is_over() {
+    let mut world = world(Some(rule(1, &[])));
+    ask(&mut world, 2);
+    ask(&mut world, 3);
+    let withdraw = TenantCommand::WithdrawPromotion { promotion: promotion(3), reason: "oops".to_owned() };
+    for events in [1, 0] {
+        assert_eq!(world.tell_as(1, withdraw.clone()).unwrap().events.len(), events);
+    }
+    world.wait_ms(86_399_999);
+    assert_eq!(world.promotion(2).status_name(), "pending");
+    world.wait_ms(1);
+    assert_eq!(
+        (world.promotion(2).status_name(), world.promotion(3).status_name()),
+        ("expired", "withdrawn")
+    );
+    assert!(why(world.approve(2, 2)).contains("has expired; deploy again"));
+    assert!(
+        why(world
+            .tell_as(1, TenantCommand::WithdrawPromotion { promotion: promotion(2), reason: String::new() }))
+        .contains("has expired")
+    );
+    invariants::replay(&world.events, &world.state);
+}
+
+#[test]
+fn an_approved_promotion_waits_for_a_lock_and_for_its_targets() {
+    let mut world = world(Some(rule(1, &[])));
+    world.ok(TenantCommand::LockEnvironment { environment: STAGING, reason: "audit".to_owned() });
+    ask(&mut world, 2);
+    world.approve(2, 2).unwrap();
+    assert_eq!((world.promotion(2).status_name(), world.tenant().deployments.len()), ("approved", 1));
+    world.ok(TenantCommand::UnlockEnvironment { environment: STAGING });
+    assert_eq!(world.promotion(2).status_name(), "started");
+
+    // The next one is approved while this one works on its targets; this one fails and everything is as it was.
+    let mut later = new_deployment(3, 3, None);
+    later.targets = Some(vec![target(1)]);
+    let error = world.tell_as(1, TenantCommand::Deploy(Box::new(later.clone()))).map(drop);
+    assert_eq!(error, Ok(()));
+    world.approve(2, 3).unwrap();
+    assert_eq!(world.promotion(3).status_name(), "approved");
+    world.finish(1, failed("exit 1"));
+    assert!(matches!(world.status(2), Status::Failed { .. }));
+    assert_eq!(world.promotion(3).status_name(), "approved", "the rollback has the target now");
+    world.complete(1);
+    assert_eq!(world.promotion(3).status_name(), "started");
+    invariants::check(&world.state, world.now);
+    invariants::replay(&world.events, &world.state);
+}
+
+#[test]
+fn a_task_of_unknown_end_holds_a_promotion_until_it_is_settled() {
+    let mut world = world(Some(rule(1, &[])));
+    ask(&mut world, 2);
+    world.approve(2, 2).unwrap();
+    let cancel = TenantCommand::CancelDeployment { deployment: deployment(2), reason: "stop".to_owned() };
+    let task = world.task_on(1).id;
+    world.ok(cancel);
+    world.wait_ms(60_000);
+    assert_eq!(world.tenant().targets[&target(1)].blocked_by, Some(task));
+    ask(&mut world, 3);
+    world.approve(2, 3).unwrap();
+    assert_eq!(world.promotion(3).status_name(), "approved");
+    world.ok(TenantCommand::SettleTask { task, succeeded: false, reason: "looked".to_owned() });
+    assert_eq!(world.promotion(3).status_name(), "started");
+}
+
+#[test]
+fn a_promotion_that_would_do_something_else_by_now_is_void() {
+    let one = |change: &dyn Fn(&mut World), reason: &str| {
+        let mut world = world(Some(rule(1, &[])));
+        ask(&mut world, 2);
+        change(&mut world);
+        let said = ended(&world, 2);
+        assert!(said.contains(reason), "{said}");
+        assert!(why(world.approve(2, 2)).contains("deploy again to ask anew"));
+        assert_eq!(world.tenant().totals.promotions[&name("staging")]["invalidated"], 1);
+        invariants::check(&world.state, world.now);
+        invariants::replay(&world.events, &world.state);
+    };
+    one(
+        &|world| {
+            world.enrol(3);
+            world.ok(TenantCommand::CreateTarget(Box::new(new_target(3))));
+        },
+        "it has 3 targets now, and had 2",
+    );
+    one(
+        &|world| {
+            world.ok(TenantCommand::RemoveTarget { id: target(2) });
+        },
+        "it has 1 targets now, and had 2",
+    );
+    one(
+        &|world| {
+            world.ok(TenantCommand::RevokeAgent { agent: agent(1), reason: "stolen".to_owned() });
+        },
+        "was revoked",
+    );
+    one(
+        &|world| {
+            let (release, reason) = (release(2), "loses orders".to_owned());
+            world.ok(TenantCommand::JudgeRelease { release, verdict: Verdict::Block, reason });
+        },
+        "is blocked (loses orders)",
+    );
+    one(
+        &|world| {
+            world.ok(TenantCommand::SetEnvironmentApprovals { environment: STAGING, rule: None });
+        },
+        "the approvals that staging needs have changed",
+    );
+    one(
+        &|world| {
+            let other = NewDeployment { targets: Some(vec![target(2)]), ..new_deployment(3, 3, None) };
+            world.tell_as(1, TenantCommand::Deploy(Box::new(other))).unwrap();
+            world.approve(2, 3).unwrap();
+            assert_eq!(world.promotion(2).status_name(), "pending", "while another one is at work");
+            world.complete(2);
+        },
+        "its targets, or what is on them, have changed",
+    );
+}
+
+#[test]
+fn a_target_that_is_not_meant_changes_nothing() {
+    let mut world = world(Some(rule(1, &[])));
+    let only = NewDeployment { targets: Some(vec![target(1)]), ..new_deployment(2, 2, None) };
+    world.tell_as(1, TenantCommand::Deploy(Box::new(only))).unwrap();
+    world.enrol(3);
+    world.ok(TenantCommand::CreateTarget(Box::new(new_target(3))));
+    world.ok(TenantCommand::RemoveTarget { id: target(2) });
+    assert_eq!(world.promotion(2).status_name(), "pending");
+    world.approve(2, 2).unwrap();
+    assert_eq!(*world.status(2), Status::Running);
+}
+
+#[test]
+fn a_rollback_waits_for_nobody_and_a_retry_asks_again() {
+    let mut world = world(Some(rule(1, &[])));
+    ask(&mut world, 2);
+    world.approve(2, 2).unwrap();
+    world.finish(1, failed("exit 1"));
+    world.complete(1);
+    let retry = TenantCommand::RetryDeployment { id: deployment(5), of: deployment(2), targets: None };
+    assert_eq!(world.tell_as(1, retry).unwrap().outcome, Outcome::Promotion(promotion(5)));
+    world.approve(3, 5).unwrap();
+    world.complete(1);
+    world.complete(2);
+    let back = TenantCommand::Rollback { id: deployment(6), of: deployment(5) };
+    assert_eq!(world.tell_as(1, back).unwrap().outcome, Outcome::Deployment(deployment(6)));
+    invariants::replay(&world.events, &world.state);
+}
+
+#[test]
+fn rules_and_requests_that_make_no_sense_are_refused_by_field() {
+    let mut world = world(None);
+    let mut refused = |rule: ApprovalRule, field: &str| {
+        let told =
+            world.tell(TenantCommand::SetEnvironmentApprovals { environment: STAGING, rule: Some(rule) });
+        assert!(matches!(&told, Err(Rejection::Invalid { field: at, .. }) if at == field), "{told:?}");
+    };
+    refused(rule(0, &[]), "needed");
+    refused(rule(17, &[]), "needed");
+    refused(rule(3, &[1, 2]), "from");
+    refused(rule(2, &[1, 1]), "from");
+    refused(rule(1, &(0..17).collect::<Vec<_>>()), "from");
+    refused(ApprovalRule { expires_ms: EXPIRES_MS_RANGE.0 - 1, ..rule(1, &[]) }, "expires_ms");
+    refused(ApprovalRule { expires_ms: EXPIRES_MS_RANGE.1 + 1, ..rule(1, &[]) }, "expires_ms");
+    world.ok(TenantCommand::SetEnvironmentApprovals { environment: STAGING, rule: Some(rule(1, &[])) });
+    for n in 0..u128::try_from(OPEN_MAX).unwrap() {
+        ask(&mut world, 10 + n);
+    }
+    let one_more = TenantCommand::Deploy(Box::new(new_deployment(999, 2, None)));
+    assert!(why(world.tell_as(1, one_more)).contains("64 promotions to staging wait already"));
+    let again = TenantCommand::Deploy(Box::new(new_deployment(10, 2, None)));
+    assert!(matches!(world.tell_as(1, again), Err(Rejection::Exists { .. })));
+}
+
+/// The pure core cannot be talked into it by a journal either.
+#[test]
+fn no_journal_makes_a_deployment_without_its_approvals() {
+    let mut world = world(Some(rule(1, &[])));
+    let before = world.events.len();
+    ask(&mut world, 2);
+    world.approve(2, 2).unwrap();
+    let mut state = stella_domain::state::State::default();
+    let mut refused = None;
+    for (at, (stream, event)) in world.events.iter().enumerate() {
+        if at >= before && matches!(event.fact, Fact::ApprovalGranted { .. }) {
+            // By who asked.
+            let Event { actor, .. } = &world.events[before].1;
+            let forged = Event { actor: actor.clone(), ..event.clone() };
+            state.clone().apply(*stream, &forged).unwrap_err();
+            continue;
+        }
+        if let Err(error) = state.apply(*stream, event) {
+            refused = Some(error.fact);
+            break;
+        }
+    }
+    assert_eq!(refused, Some("deployment_created"));
+}
+
+/// What is approved is a hash, so its form must not change by accident: another form needs another version.
+#[test]
+fn the_hash_of_a_plan_is_pinned() {
+    let mut world = world(Some(rule(2, &[2, 3])));
+    let roots: Vec<String> = [(2, Some(1)), (3, None)]
+        .into_iter()
+        .map(|(n, batch)| {
+            let new = new_deployment(n, 2, batch);
+            world.tell_as(1, TenantCommand::Deploy(Box::new(new))).unwrap();
+            world.promotion(n).plan.root.to_hex()
+        })
+        .collect();
+    assert_eq!(roots, GOLDEN, "strategy and targets are part of it");
+    assert_eq!((world.promotion(2).plan.version, world.promotion(2).plan.targets), (1, 2));
+    let (stream, event) = world.events.last().unwrap();
+    assert_eq!(*stream, StreamId::Tenant(common::TENANT));
+    let again: Event = serde_json::from_str(&serde_json::to_string(event).unwrap()).unwrap();
+    assert_eq!(&again, event);
+}
+
+const GOLDEN: [&str; 2] = [
+    "a6dc257ce5bd130c1a376edb926999f812e3e6c469d9a9d686598bdba43779ec",
+    "72c65f8fea9d154c6bc6d7a238d6bac6b4734762fffaad027c86ebd899f234ec",
+];
