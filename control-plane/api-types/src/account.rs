@@ -9,7 +9,7 @@ use crate::page::Named;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct GiveRole {
-    /// `viewer`, `deployer`, `operator` or `admin`; each may do what the ones before it may.
+    /// `viewer`, `deployer`, `operator` or `admin`, each of which may do what the ones before it may; or `approver`, who may see and decide.
     pub role: String,
     /// In which tenant: its name or id. In all of them, and outside of them, if it is not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -48,7 +48,7 @@ pub struct SetRoles {
 /// A role, and where it holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Grant {
-    /// `viewer`, `deployer`, `operator` or `admin`. New ones may be added.
+    /// `viewer`, `deployer`, `operator`, `admin` or `approver`. New ones may be added.
     pub role: String,
     /// In which tenant; everywhere if it is absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]

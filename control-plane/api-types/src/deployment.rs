@@ -6,6 +6,7 @@ use utoipa::ToSchema;
 use crate::event::Actor;
 use crate::hold::Hold;
 use crate::page::Named;
+use crate::promotion::PlanHash;
 use crate::release::ReleaseRef;
 
 /// A new deployment.
@@ -209,6 +210,10 @@ pub struct DeploymentPlan {
     pub steps: Vec<String>,
     /// The targets in the order in which they would be started.
     pub targets: Vec<PlannedTarget>,
+    /// What exactly it would do, as a hash.
+    pub plan: PlanHash,
+    /// How many accounts would have to approve before it starts.
+    pub approvals_needed: u32,
     /// What a person should know about the whole before starting it; each target has its own.
     pub warnings: Vec<String>,
 }

@@ -29,6 +29,9 @@ pub struct Environment {
     /// What a release must have been through before it may come here; absent if nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub follows: Option<Follows>,
+    /// Whose approval a promotion needs to come here; absent if nobody's. A rollback needs none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approvals: Option<Approvals>,
     /// Why nothing but rollbacks may come here; absent if it is open.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lock: Option<Hold>,
@@ -54,4 +57,29 @@ pub struct SetPath {
     /// For how long, in seconds; not at all if absent, at most 30 days.
     #[serde(default)]
     pub soak_seconds: u64,
+}
+
+/// Whose approval a promotion needs. Who asked for it never counts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Approvals {
+    /// How many accounts must approve.
+    pub needed: u32,
+    /// Only these accounts may decide; if empty, all that have the role approver there.
+    pub from: Vec<Named>,
+    /// How long a promotion waits before it expires, in seconds.
+    pub expires_in_seconds: u64,
+}
+
+/// Sets whose approval a promotion to an environment needs. Promotions that wait have to be asked for anew.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SetApprovals {
+    /// How many accounts must approve, at most 16; with 0 nobody has to.
+    pub needed: u32,
+    /// Only these accounts may decide, by name or id; all that have the role approver there if empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub from: Vec<String>,
+    /// How long a promotion waits before it expires, in seconds: a minute to 90 days; a week if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_in_seconds: Option<u64>,
 }

@@ -17,6 +17,7 @@ pub mod hold;
 pub mod page;
 pub mod paths;
 pub mod problem;
+pub mod promotion;
 pub mod release;
 pub mod system;
 pub mod target;

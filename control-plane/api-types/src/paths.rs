@@ -24,6 +24,8 @@ pub const ENVIRONMENTS: &str = "/api/v1/tenants/{tenant}/environments";
 pub const ENVIRONMENT: &str = "/api/v1/tenants/{tenant}/environments/{environment}";
 /// What a release must have been through before it may come to an environment.
 pub const ENVIRONMENT_PATH: &str = "/api/v1/tenants/{tenant}/environments/{environment}/path";
+/// Whose approval a promotion to an environment needs.
+pub const ENVIRONMENT_APPROVALS: &str = "/api/v1/tenants/{tenant}/environments/{environment}/approvals";
 /// Lets no deployment come to an environment.
 pub const ENVIRONMENT_LOCK: &str = "/api/v1/tenants/{tenant}/environments/{environment}/lock";
 /// Lets deployments come to an environment again.
@@ -48,6 +50,18 @@ pub const RELEASES: &str = "/api/v1/tenants/{tenant}/releases";
 pub const RELEASE: &str = "/api/v1/tenants/{tenant}/releases/{release}";
 /// What people think of a release.
 pub const RELEASE_STANDING: &str = "/api/v1/tenants/{tenant}/releases/{release}/standing";
+/// Promotions of a tenant.
+pub const PROMOTIONS: &str = "/api/v1/tenants/{tenant}/promotions";
+/// One promotion.
+pub const PROMOTION: &str = "/api/v1/tenants/{tenant}/promotions/{promotion}";
+/// Shows what a promotion that waits would do.
+pub const PROMOTION_PLAN: &str = "/api/v1/tenants/{tenant}/promotions/{promotion}/plan";
+/// Lets a promotion through.
+pub const PROMOTION_APPROVE: &str = "/api/v1/tenants/{tenant}/promotions/{promotion}/approve";
+/// Does not let a promotion through.
+pub const PROMOTION_REJECT: &str = "/api/v1/tenants/{tenant}/promotions/{promotion}/reject";
+/// Asks for a promotion no more.
+pub const PROMOTION_WITHDRAW: &str = "/api/v1/tenants/{tenant}/promotions/{promotion}/withdraw";
 /// Deployments of a tenant.
 pub const DEPLOYMENTS: &str = "/api/v1/tenants/{tenant}/deployments";
 /// Shows what a deployment would do.

@@ -4,17 +4,23 @@
 
 use stella_api_types::account::GiveRole;
 use stella_api_types::deployment::{OnFailure as OnFailureDto, Strategy as StrategyDto};
+use stella_api_types::environment::SetApprovals;
+use stella_api_types::promotion::Objection as ObjectionDto;
 use stella_api_types::release::{
     Standing, Step as StepDto, StepAction as StepActionDto, UnitAction as UnitActionDto,
 };
-use stella_domain::access::{AccountKind, Grant, Role};
+use stella_domain::access::{AccountKind, Grant, Role, Scope};
 use stella_domain::deployment::{OnFailure, Strategy, TIMEOUT_MS_DEFAULT, TIMEOUT_MS_RANGE};
 use stella_domain::environment::SOAK_MS_RANGE;
 use stella_domain::hold::Verdict;
 use stella_domain::name::{Name, Version};
+use stella_domain::promotion::{
+    APPROVALS_MAX, ApprovalRule, EXPIRES_MS_DEFAULT, EXPIRES_MS_RANGE, Objection, PromotionStatus,
+};
 use stella_domain::release::{Step, StepAction};
 use stella_domain::state::State;
 use stella_protocol::digest::Digest;
+use stella_protocol::id::{EnvironmentId, TenantId};
 use stella_protocol::spec::UnitAction;
 
 use crate::error::ApiError;
@@ -68,6 +74,69 @@ pub(crate) fn roles(state: &State, roles: &[GiveRole]) -> Result<Vec<Grant>, Api
             Ok(Grant { role, tenant: tenant.map(|it| it.id), environment })
         })
         .collect()
+}
+
+/// Whose approval is needed. Accounts that could not approve there are as good as not there: who sets the rule may not know all.
+pub(crate) fn approvals(
+    state: &State,
+    tenant: TenantId,
+    environment: EnvironmentId,
+    body: &SetApprovals,
+) -> Result<Option<ApprovalRule>, ApiError> {
+    if body.needed == 0 {
+        return match body.from.as_slice() {
+            [] => Ok(None),
+            _ => {
+                Err(ApiError::invalid("from", "names accounts, and none of them has to approve; set needed"))
+            }
+        };
+    }
+    let seconds = body.expires_in_seconds;
+    let expires_ms = match seconds {
+        None => EXPIRES_MS_DEFAULT,
+        Some(seconds) => {
+            seconds.checked_mul(1_000).filter(|it| in_range(*it, EXPIRES_MS_RANGE)).ok_or_else(|| {
+                let problem = format!("is {seconds}; it must be between 60 (a minute) and 7776000 (90 days)");
+                ApiError::invalid("expires_in_seconds", problem)
+            })?
+        }
+    };
+    let place = Scope::Environment(tenant, environment);
+    let approver = |(at, text): (usize, &String)| {
+        let account = resolve::account(state, text).ok().filter(|it| it.has(Role::Approver, place));
+        account.map(|it| it.id).ok_or_else(|| {
+            let problem = format!("there is no account {text:?} with the role approver there");
+            ApiError::invalid(format!("from[{at}]"), problem)
+        })
+    };
+    let from = body.from.iter().take(usize::try_from(APPROVALS_MAX).unwrap_or(0) + 1).enumerate();
+    let from = from.map(approver).collect::<Result<Vec<_>, _>>()?;
+    Ok(Some(ApprovalRule { needed: body.needed, from, expires_ms }))
+}
+
+const fn in_range(value: u64, (min, max): (u64, u64)) -> bool {
+    min <= value && value <= max
+}
+
+/// What is the matter with a promotion.
+pub(crate) const fn objection(objection: ObjectionDto) -> Objection {
+    match objection {
+        ObjectionDto::NotTested => Objection::NotTested,
+        ObjectionDto::TooRisky => Objection::TooRisky,
+        ObjectionDto::BadTiming => Objection::BadTiming,
+        ObjectionDto::Incomplete => Objection::Incomplete,
+        ObjectionDto::Mistake => Objection::Mistake,
+        ObjectionDto::Other => Objection::Other,
+    }
+}
+
+/// A promotion's status.
+pub(crate) fn promotion_status(field: &str, text: &str) -> Result<&'static str, ApiError> {
+    let known = ["pending", "approved"].into_iter().chain(PromotionStatus::ENDS);
+    known.clone().find(|known| *known == text).ok_or_else(|| {
+        let known = known.collect::<Vec<_>>().join(", ");
+        ApiError::invalid(field, format!("is {text:?}; it must be one of: {known}"))
+    })
 }
 
 /// What uses the API.

@@ -12,13 +12,15 @@ use stella_domain::agent::{Agent, EnrolmentToken};
 use stella_domain::deployment::Deployment;
 use stella_domain::environment::Environment;
 use stella_domain::name::{Name, Version};
+use stella_domain::promotion::Promotion;
 use stella_domain::release::Release;
 use stella_domain::state::State;
 use stella_domain::target::Target;
 use stella_domain::task::Task;
 use stella_domain::tenant::TenantState;
 use stella_protocol::id::{
-    AccountId, AgentId, DeploymentId, EnrolmentTokenId, EnvironmentId, ReleaseId, TargetId, TaskId, TenantId,
+    AccountId, AgentId, DeploymentId, EnrolmentTokenId, EnvironmentId, PromotionId, ReleaseId, TargetId,
+    TaskId, TenantId,
 };
 
 use crate::error::ApiError;
@@ -102,6 +104,12 @@ pub(crate) fn release<'s>(tenant: &'s TenantState, text: &str) -> Result<&'s Arc
 pub(crate) fn deployment<'s>(tenant: &'s TenantState, text: &str) -> Result<&'s Arc<Deployment>, ApiError> {
     by_id::<DeploymentId, _>(&tenant.deployments, text)
         .ok_or_else(|| ApiError::not_found(DeploymentId::KIND, text))
+}
+
+/// The promotion with this id.
+pub(crate) fn promotion<'s>(tenant: &'s TenantState, text: &str) -> Result<&'s Arc<Promotion>, ApiError> {
+    by_id::<PromotionId, _>(&tenant.promotions, text)
+        .ok_or_else(|| ApiError::not_found(PromotionId::KIND, text))
 }
 
 /// The task with this id.

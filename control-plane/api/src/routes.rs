@@ -6,6 +6,7 @@ mod deployments;
 mod feed;
 mod holds;
 mod logs;
+mod promotions;
 mod releases;
 mod tokens;
 
@@ -76,6 +77,7 @@ fn all() -> OpenApiRouter<App> {
         .routes(routes!(catalogue::environments, catalogue::create_environment))
         .routes(routes!(catalogue::environment))
         .routes(routes!(holds::set_path))
+        .routes(routes!(promotions::set_approvals))
         .routes(routes!(holds::lock_environment))
         .routes(routes!(holds::unlock_environment))
         .routes(routes!(catalogue::targets, catalogue::create_target))
@@ -88,6 +90,12 @@ fn all() -> OpenApiRouter<App> {
         .routes(routes!(releases::releases, releases::create_release))
         .routes(routes!(releases::release))
         .routes(routes!(holds::judge_release))
+        .routes(routes!(promotions::promotions))
+        .routes(routes!(promotions::promotion))
+        .routes(routes!(promotions::plan))
+        .routes(routes!(promotions::approve))
+        .routes(routes!(promotions::reject))
+        .routes(routes!(promotions::withdraw))
         .routes(routes!(deployments::deployments, deployments::deploy))
         .routes(routes!(deployments::plan))
         .routes(routes!(deployments::deployment))

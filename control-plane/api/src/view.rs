@@ -6,6 +6,7 @@ mod account;
 mod deployment;
 mod event;
 mod plan;
+mod promotion;
 mod release;
 mod task;
 
@@ -19,6 +20,7 @@ use stella_domain::agent::{Agent, Connectivity, EnrolmentToken};
 use stella_domain::environment::Environment;
 use stella_domain::hold::Hold;
 use stella_domain::name::Name;
+use stella_domain::state::State;
 use stella_domain::target::Target;
 use stella_domain::tenant::TenantState;
 use stella_protocol::id::{AgentId, EnvironmentId, TargetId};
@@ -28,6 +30,7 @@ pub(crate) use account::{account, api_token};
 pub(crate) use deployment::{deployment, deployment_detail};
 pub(crate) use event::event;
 pub(crate) use plan::plan;
+pub(crate) use promotion::promotion;
 pub(crate) use release::release;
 pub(crate) use task::{output_line, task};
 
@@ -46,7 +49,7 @@ pub(crate) fn tenant(tenant: &TenantState) -> TenantDto {
 }
 
 /// An environment.
-pub(crate) fn environment(tenant: &TenantState, environment: &Environment) -> EnvironmentDto {
+pub(crate) fn environment(state: &State, tenant: &TenantState, environment: &Environment) -> EnvironmentDto {
     EnvironmentDto {
         id: environment.id.to_string(),
         name: environment.name.to_string(),
@@ -55,6 +58,7 @@ pub(crate) fn environment(tenant: &TenantState, environment: &Environment) -> En
             environment: environment_named(tenant, requires.after),
             soak_seconds: requires.soak_ms / 1_000,
         }),
+        approvals: environment.approvals.as_ref().map(|rule| promotion::rule(state, rule)),
         lock: environment.lock.as_ref().map(hold),
         created_at: time(environment.created_at),
     }

@@ -76,7 +76,9 @@ pub(crate) async fn environments(
 ) -> Result<Json<Page<Environment>>, ApiError> {
     let state = app.engine.state();
     let tenant = resolve::tenant(&state, &tenant)?;
-    page(&paging, tenant.environments.iter().map(|(id, it)| (*id, it)), |it| view::environment(tenant, it))
+    page(&paging, tenant.environments.iter().map(|(id, it)| (*id, it)), |it| {
+        view::environment(&state, tenant, it)
+    })
 }
 
 /// Creates an environment.
@@ -96,7 +98,10 @@ pub(crate) async fn create_environment(
     let Outcome::Environment(id) = outcome else { return Err(unexpected(&outcome)) };
     let state = app.engine.state();
     let tenant = resolve::tenant(&state, &tenant.to_string())?;
-    Ok((StatusCode::CREATED, Json(view::environment(tenant, resolve::environment(tenant, &id.to_string())?))))
+    Ok((
+        StatusCode::CREATED,
+        Json(view::environment(&state, tenant, resolve::environment(tenant, &id.to_string())?)),
+    ))
 }
 
 /// Shows an environment.
@@ -108,7 +113,7 @@ pub(crate) async fn environment(
 ) -> Result<Json<Environment>, ApiError> {
     let state = app.engine.state();
     let tenant = resolve::tenant(&state, &tenant)?;
-    Ok(Json(view::environment(tenant, resolve::environment(tenant, &environment)?)))
+    Ok(Json(view::environment(&state, tenant, resolve::environment(tenant, &environment)?)))
 }
 
 /// Which targets.

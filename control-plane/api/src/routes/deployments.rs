@@ -8,18 +8,20 @@ use serde::Deserialize;
 use stella_api_types::deployment::{
     CancelDeployment, CreateDeployment, Deployment, DeploymentDetail, DeploymentPlan, RetryDeployment,
 };
+use stella_api_types::promotion::{Asked, Promotion};
 use stella_api_types::task::{SettleTask, Task};
 use stella_api_types::{Page, paths};
 use stella_domain::command::{Command, NewDeployment, Outcome, TenantCommand};
-use stella_domain::decide::decide;
+use stella_domain::decide;
+use stella_domain::rejection::Rejection;
 use stella_domain::tenant::TenantState;
-use stella_engine::SubmitError;
 use stella_protocol::id::{DeploymentId, TenantId};
 use utoipa::IntoParams;
 use uuid::Uuid;
 
+use super::promotions;
 use crate::body::{Json, Paging, Path, Query, page};
-use crate::error::{ApiError, ErrorCode};
+use crate::error::ApiError;
 use crate::submit::{Change, unexpected};
 use crate::{App, parse, resolve, view};
 
@@ -58,20 +60,21 @@ pub(crate) async fn deployments(
     page(&paging, wanted.map(|(id, it)| (*id, it)), |it| view::deployment(tenant, it))
 }
 
-/// Brings a release to an environment.
+/// Brings a release to an environment: at once, or with the approvals that it needs there.
 #[utoipa::path(post, path = paths::DEPLOYMENTS, tag = "deployments", params(("tenant" = String, Path)),
-    request_body = CreateDeployment, responses((status = 201, body = DeploymentDetail)))]
+    request_body = CreateDeployment,
+    responses((status = 201, body = DeploymentDetail), (status = 202, description = "It waits for approvals", body = Promotion)))]
 pub(crate) async fn deploy(
     State(app): State<App>,
     Path(tenant): Path<String>,
     change: Change,
     Json(body): Json<CreateDeployment>,
-) -> Result<(StatusCode, Json<DeploymentDetail>), ApiError> {
+) -> Result<(StatusCode, Json<Asked>), ApiError> {
     let state = app.engine.state();
     let tenant = resolve::tenant(&state, &tenant)?;
     let new = wanted(tenant, &body)?;
     let outcome = change.tenant(&app, tenant.id, &body, TenantCommand::Deploy(Box::new(new))).await?;
-    created(&app, tenant.id, &outcome)
+    asked(&app, tenant.id, &outcome)
 }
 
 /// Shows what a deployment would do: its targets in their order, what is on each, and what a person should know. It is
@@ -87,19 +90,16 @@ pub(crate) async fn plan(
     let state = app.engine.state();
     let tenant = resolve::tenant(&state, &tenant)?;
     let new = wanted(tenant, &body)?;
-    let (tenant, deployment) = (tenant.id, new.id);
-    let request = change.only_thought(Command::Tenant(tenant, TenantCommand::Deploy(Box::new(new))));
+    let tenant = tenant.id;
+    let request = change.only_thought(Command::Tenant(tenant, TenantCommand::Deploy(Box::new(new.clone()))));
     let now = app.engine.now();
     // Thousands of targets take a while.
     let decided = tokio::task::spawn_blocking(move || {
-        decide(&state, &request, now).map(|decision| {
-            let tenant = decision.state.tenants.get(&tenant)?;
-            Some(view::plan(tenant, tenant.deployments.get(&deployment)?))
-        })
+        let planned = decide::plan(&state, &request, now)?;
+        let gone = || Rejection::NotFound { kind: TenantId::KIND, id: tenant.to_string() };
+        Ok::<_, Rejection>(view::plan(state.tenants.get(&tenant).ok_or_else(gone)?, &new, &planned))
     });
-    let plan = decided.await.map_err(|error| ApiError::internal(&error))?.map_err(SubmitError::from)?;
-    let nothing = || ApiError::new(ErrorCode::Internal, "the core decided on nothing; please report it");
-    plan.map(Json).ok_or_else(nothing)
+    Ok(Json(decided.await.map_err(|error| ApiError::internal(&error))??))
 }
 
 /// The deployment that is asked for, under a new id.
@@ -141,13 +141,13 @@ pub(crate) async fn rollback(
 /// Deploys again to the targets that an ended deployment did not bring its release to.
 #[utoipa::path(post, path = paths::DEPLOYMENT_RETRY, tag = "deployments",
     params(("tenant" = String, Path), ("deployment" = String, Path)), request_body = RetryDeployment,
-    responses((status = 201, body = DeploymentDetail)))]
+    responses((status = 201, body = DeploymentDetail), (status = 202, description = "It waits for approvals", body = Promotion)))]
 pub(crate) async fn retry(
     State(app): State<App>,
     Path((tenant, deployment)): Path<(String, String)>,
     change: Change,
     Json(body): Json<RetryDeployment>,
-) -> Result<(StatusCode, Json<DeploymentDetail>), ApiError> {
+) -> Result<(StatusCode, Json<Asked>), ApiError> {
     let state = app.engine.state();
     let tenant = resolve::tenant(&state, &tenant)?;
     let of = resolve::deployment(tenant, &deployment)?;
@@ -157,7 +157,17 @@ pub(crate) async fn retry(
     let id = DeploymentId(Uuid::now_v7());
     let command = TenantCommand::RetryDeployment { id, of: of.id, targets: targets.transpose()? };
     let outcome = change.tenant(&app, tenant.id, &body, command).await?;
-    created(&app, tenant.id, &outcome)
+    asked(&app, tenant.id, &outcome)
+}
+
+/// What became of asking for a deployment.
+fn asked(app: &App, tenant: TenantId, outcome: &Outcome) -> Result<(StatusCode, Json<Asked>), ApiError> {
+    if let Outcome::Promotion(id) = outcome {
+        let promotion = promotions::shown(app, tenant, *id)?;
+        return Ok((StatusCode::ACCEPTED, Json(Asked::Waits(Box::new(promotion)))));
+    }
+    let (status, Json(deployment)) = created(app, tenant, outcome)?;
+    Ok((status, Json(Asked::Started(Box::new(deployment)))))
 }
 
 fn created(

@@ -33,7 +33,7 @@ pub(crate) async fn lock_environment(
     change.tenant(&app, tenant.id, &body, command).await?;
     let state = app.engine.state();
     let tenant = resolve::tenant(&state, &tenant.id.to_string())?;
-    Ok(Json(view::environment(tenant, resolve::environment(tenant, &environment.to_string())?)))
+    Ok(Json(view::environment(&state, tenant, resolve::environment(tenant, &environment.to_string())?)))
 }
 
 /// Unlocks an environment. One that is not locked stays so.
@@ -50,7 +50,7 @@ pub(crate) async fn unlock_environment(
     change.tenant(&app, tenant.id, &(), TenantCommand::UnlockEnvironment { environment }).await?;
     let state = app.engine.state();
     let tenant = resolve::tenant(&state, &tenant.id.to_string())?;
-    Ok(Json(view::environment(tenant, resolve::environment(tenant, &environment.to_string())?)))
+    Ok(Json(view::environment(&state, tenant, resolve::environment(tenant, &environment.to_string())?)))
 }
 
 /// Sets what a release must have been through before it may come to an environment.
@@ -73,7 +73,7 @@ pub(crate) async fn set_path(
     change.tenant(&app, tenant.id, &body, command).await?;
     let state = app.engine.state();
     let tenant = resolve::tenant(&state, &tenant.id.to_string())?;
-    Ok(Json(view::environment(tenant, resolve::environment(tenant, &environment.to_string())?)))
+    Ok(Json(view::environment(&state, tenant, resolve::environment(tenant, &environment.to_string())?)))
 }
 
 /// Says what to think of a release. Blocking one halts the deployments that are bringing it somewhere.

@@ -2,28 +2,32 @@
 
 use stella_api_types::deployment as dto;
 use stella_domain::agent::Connectivity;
-use stella_domain::deployment::{Deployment, TargetRollout};
+use stella_domain::command::NewDeployment;
+use stella_domain::decide::Planned;
+use stella_domain::event::PlannedTarget;
 use stella_domain::hold::Standing;
 use stella_domain::tenant::TenantState;
 
 use super::deployment::{on_failure, strategy};
+use super::promotion::plan_hash;
 use super::release::release_ref;
 use super::{agent_named, connectivity, environment_named, target_named};
 
-/// The plan behind a deployment that was decided and thrown away. `tenant` is the one in which it exists.
-pub(crate) fn plan(tenant: &TenantState, deployment: &Deployment) -> dto::DeploymentPlan {
-    let release = tenant.releases.get(&deployment.release);
-    let parts = deployment.order.iter().filter_map(|id| deployment.targets.get(id));
+/// What a deployment would do in this tenant.
+pub(crate) fn plan(tenant: &TenantState, wanted: &NewDeployment, planned: &Planned) -> dto::DeploymentPlan {
+    let release = tenant.releases.get(&wanted.release);
     let standing = release.map(|release| &release.standing);
     dto::DeploymentPlan {
-        environment: environment_named(tenant, deployment.environment),
-        release: release_ref(tenant, deployment.release),
-        strategy: strategy(deployment.strategy),
-        on_failure: on_failure(deployment.on_failure),
-        timeout_seconds: deployment.timeout_ms() / 1_000,
+        environment: environment_named(tenant, wanted.environment),
+        release: release_ref(tenant, wanted.release),
+        strategy: strategy(wanted.strategy),
+        on_failure: on_failure(wanted.on_failure),
+        timeout_seconds: wanted.timeout_ms / 1_000,
         steps: release
             .map_or_else(Vec::new, |it| it.steps.iter().map(|step| step.name.to_string()).collect()),
-        targets: parts.map(|part| target(tenant, part)).collect(),
+        targets: planned.targets.iter().filter_map(|part| target(tenant, part)).collect(),
+        plan: plan_hash(planned.plan),
+        approvals_needed: planned.rule.as_ref().map_or(0, |rule| rule.needed),
         warnings: match standing {
             Some(Standing::Deprecated(hold)) => vec![format!("the release is deprecated: {}", hold.reason)],
             Some(Standing::Good | Standing::Blocked(_)) | None => Vec::new(),
@@ -31,9 +35,10 @@ pub(crate) fn plan(tenant: &TenantState, deployment: &Deployment) -> dto::Deploy
     }
 }
 
-fn target(tenant: &TenantState, part: &TargetRollout) -> dto::PlannedTarget {
+fn target(tenant: &TenantState, part: &PlannedTarget) -> Option<dto::PlannedTarget> {
     let mut warnings = Vec::new();
-    let is_there = tenant.agents.get(&part.agent).map_or(&Connectivity::Never, |agent| &agent.connectivity);
+    let agent = tenant.targets.get(&part.target)?.agent;
+    let is_there = tenant.agents.get(&agent).map_or(&Connectivity::Never, |agent| &agent.connectivity);
     let (name, _) = connectivity(is_there);
     match is_there {
         Connectivity::Online { .. } => {}
@@ -58,12 +63,12 @@ fn target(tenant: &TenantState, part: &TargetRollout) -> dto::PlannedTarget {
         }
         (Some(_), None) => {}
     }
-    dto::PlannedTarget {
+    Some(dto::PlannedTarget {
         target: target_named(tenant, part.target),
-        agent: agent_named(tenant, part.agent),
+        agent: agent_named(tenant, agent),
         connectivity: name.to_owned(),
         current: part.previous.map(|id| release_ref(tenant, id)),
         can_go_back: part.previous.is_some_and(|there| there != part.release) && blocked.is_none(),
         warnings,
-    }
+    })
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::world::{Answer, World, bare, digest_of, with_json, within};
 
 /// A new account with these roles, and a token of its.
-async fn account(world: &World, name: &str, roles: &Value) -> String {
+pub(crate) async fn account(world: &World, name: &str, roles: &Value) -> String {
     let body = json!({"name": name, "roles": roles});
     world.post("/api/v1/accounts", &body).await.expect(201);
     let body = json!({"name": "laptop", "account": name});
@@ -15,7 +15,13 @@ async fn account(world: &World, name: &str, roles: &Value) -> String {
     created["token"].as_str().unwrap().to_owned()
 }
 
-async fn ask(world: &World, token: &str, method: &str, path: &str, body: Option<&Value>) -> Answer {
+pub(crate) async fn ask(
+    world: &World,
+    token: &str,
+    method: &str,
+    path: &str,
+    body: Option<&Value>,
+) -> Answer {
     let request = bare(method, path).header("authorization", format!("Bearer {token}"));
     world
         .send(match body {

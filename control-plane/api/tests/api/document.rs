@@ -9,7 +9,7 @@ use stella_api_types::paths;
 use crate::world::{World, bare};
 
 /// All templates of the API's own listener. A new constant is noticed by the comparison with the source below.
-const PATHS: [&str; 44] = [
+const PATHS: [&str; 51] = [
     paths::API_TOKENS,
     paths::API_TOKEN,
     paths::ACCOUNTS,
@@ -20,6 +20,7 @@ const PATHS: [&str; 44] = [
     paths::TENANT,
     paths::ENVIRONMENTS,
     paths::ENVIRONMENT,
+    paths::ENVIRONMENT_APPROVALS,
     paths::ENVIRONMENT_LOCK,
     paths::ENVIRONMENT_PATH,
     paths::ENVIRONMENT_UNLOCK,
@@ -33,6 +34,12 @@ const PATHS: [&str; 44] = [
     paths::RELEASES,
     paths::RELEASE,
     paths::RELEASE_STANDING,
+    paths::PROMOTIONS,
+    paths::PROMOTION,
+    paths::PROMOTION_PLAN,
+    paths::PROMOTION_APPROVE,
+    paths::PROMOTION_REJECT,
+    paths::PROMOTION_WITHDRAW,
     paths::DEPLOYMENTS,
     paths::DEPLOYMENT_PLANS,
     paths::DEPLOYMENT,

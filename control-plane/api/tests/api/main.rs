@@ -16,6 +16,7 @@ mod isolation;
 mod lists;
 mod output;
 mod plan;
+mod promotions;
 mod rate_limits;
 mod refusals;
 mod tokens;

@@ -1,0 +1,128 @@
+//! Promotions: requests to bring a release into an environment.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::deployment::{DeploymentDetail, OnFailure, Strategy};
+use crate::event::Actor;
+use crate::page::Named;
+use crate::release::ReleaseRef;
+
+/// What a deployment would do, as a hash that people can approve.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PlanHash {
+    /// The version of the hash's form.
+    pub version: u16,
+    /// The root of a Merkle tree over what is wanted, the release, and each target's tasks and way back.
+    pub root: String,
+    /// How many targets it has.
+    pub targets: u32,
+}
+
+/// A request to bring a release into an environment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Promotion {
+    /// Its id; the deployment that follows from it has the same.
+    pub id: String,
+    /// Where to.
+    pub environment: Named,
+    /// What.
+    pub release: ReleaseRef,
+    /// How.
+    pub strategy: Strategy,
+    /// What happens when a target fails.
+    pub on_failure: OnFailure,
+    /// Only these targets; absent if all of the environment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub targets: Option<Vec<Named>>,
+    /// How long the deployment may take in all, in seconds.
+    pub timeout_seconds: u64,
+    /// What exactly it would do, frozen: it starts only as long as it would do the same.
+    pub plan: PlanHash,
+    /// `pending` (approvals are missing), `approved` (it starts as soon as it can), or one of the ends `started`, `rejected`,
+    /// `withdrawn`, `expired` and `invalidated`.
+    pub status: String,
+    /// Why it was rejected, withdrawn or invalidated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// What the matter was, if it was rejected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub objection: Option<Objection>,
+    /// Who rejected or withdrew it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_by: Option<Actor>,
+    /// How many accounts must approve.
+    pub approvals_needed: u32,
+    /// Who let it through, oldest first.
+    pub approvals: Vec<Approval>,
+    /// When it was asked for.
+    pub requested_at: String,
+    /// By whom.
+    pub requested_by: Actor,
+    /// When it expires, if it still waits then; absent if it needs no approval.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<String>,
+    /// When it came to its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<String>,
+}
+
+/// Somebody's word for a promotion.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Approval {
+    /// The account.
+    pub by: Named,
+    /// When.
+    pub at: String,
+    /// Why; empty if nothing was said.
+    pub reason: String,
+}
+
+/// Why somebody does not let a promotion through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Objection {
+    /// It was not tested enough.
+    NotTested,
+    /// It could break too much.
+    TooRisky,
+    /// Not now.
+    BadTiming,
+    /// Something is missing: a note, a migration, an agreement.
+    Incomplete,
+    /// It is the wrong release or the wrong place.
+    Mistake,
+    /// None of these; the reason says it.
+    Other,
+}
+
+/// Lets a promotion through.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ApprovePromotion {
+    /// The root of the plan that was looked at: [`PlanHash::root`].
+    pub plan: String,
+    /// Why, for people.
+    #[serde(default)]
+    pub reason: String,
+}
+
+/// Does not let a promotion through.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RejectPromotion {
+    /// What the matter is, for statistics.
+    pub objection: Objection,
+    /// Why, for people.
+    pub reason: String,
+}
+
+/// What became of asking for a deployment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(untagged)]
+pub enum Asked {
+    /// It has started.
+    Started(Box<DeploymentDetail>),
+    /// It waits for approvals.
+    Waits(Box<Promotion>),
+}

@@ -1,0 +1,176 @@
+//! Promotions: who lets what through.
+
+#![expect(unused_qualifications, reason = "the macro that documents a route spells out its extractors")]
+
+use axum::extract::State;
+use serde::Deserialize;
+use stella_api_types::deployment::DeploymentPlan;
+use stella_api_types::environment::{Environment, SetApprovals};
+use stella_api_types::hold::HoldBack;
+use stella_api_types::promotion::{ApprovePromotion, Promotion, RejectPromotion};
+use stella_api_types::{Page, paths};
+use stella_domain::command::TenantCommand;
+use stella_domain::decide;
+use stella_protocol::id::{PromotionId, TenantId};
+use utoipa::IntoParams;
+
+use crate::body::{Json, Paging, Path, Query, page};
+use crate::error::{ApiError, ErrorCode};
+use crate::submit::Change;
+use crate::{App, parse, resolve, view};
+
+/// Which promotions.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct PromotionFilter {
+    /// Only those to this environment.
+    environment: Option<String>,
+    /// Only those with this status.
+    status: Option<String>,
+    /// How many items at most, 1 to 500; 100 if not given.
+    limit: Option<usize>,
+    /// Where the page before ended: its `next_cursor`.
+    cursor: Option<String>,
+}
+
+/// Lists promotions.
+#[utoipa::path(get, path = paths::PROMOTIONS, tag = "promotions", params(("tenant" = String, Path), PromotionFilter),
+    responses((status = 200, body = Page<Promotion>)))]
+pub(crate) async fn promotions(
+    State(app): State<App>,
+    Path(tenant): Path<String>,
+    Query(filter): Query<PromotionFilter>,
+) -> Result<Json<Page<Promotion>>, ApiError> {
+    let state = app.engine.state();
+    let tenant = resolve::tenant(&state, &tenant)?;
+    let environment =
+        filter.environment.as_deref().map(|text| resolve::environment(tenant, text)).transpose()?;
+    let status = filter.status.as_deref().map(|text| parse::promotion_status("status", text)).transpose()?;
+    let wanted = tenant.promotions.iter().filter(|(_, it)| {
+        environment.is_none_or(|wanted| it.wanted.environment == wanted.id)
+            && status.is_none_or(|status| it.status_name() == status)
+    });
+    let paging = Paging { limit: filter.limit, cursor: filter.cursor };
+    page(&paging, wanted.map(|(id, it)| (*id, it)), |it| view::promotion(tenant, it))
+}
+
+/// Shows a promotion.
+#[utoipa::path(get, path = paths::PROMOTION, tag = "promotions",
+    params(("tenant" = String, Path), ("promotion" = String, Path)), responses((status = 200, body = Promotion)))]
+pub(crate) async fn promotion(
+    State(app): State<App>,
+    Path((tenant, promotion)): Path<(String, String)>,
+) -> Result<Json<Promotion>, ApiError> {
+    let state = app.engine.state();
+    let tenant = resolve::tenant(&state, &tenant)?;
+    Ok(Json(view::promotion(tenant, resolve::promotion(tenant, &promotion)?)))
+}
+
+/// Shows what a promotion that waits would do: what one approves.
+#[utoipa::path(get, path = paths::PROMOTION_PLAN, tag = "promotions",
+    params(("tenant" = String, Path), ("promotion" = String, Path)), responses((status = 200, body = DeploymentPlan)))]
+pub(crate) async fn plan(
+    State(app): State<App>,
+    Path((tenant, promotion)): Path<(String, String)>,
+) -> Result<Json<DeploymentPlan>, ApiError> {
+    let state = app.engine.state();
+    let tenant = resolve::tenant(&state, &tenant)?.clone();
+    let promotion = resolve::promotion(&tenant, &promotion)?.clone();
+    if !promotion.is_open() {
+        let problem = format!("promotion {} waits no more: it is {}", promotion.id, promotion.status_name());
+        return Err(ApiError::new(ErrorCode::Conflict, problem));
+    }
+    let now = app.engine.now();
+    // Thousands of targets take a while.
+    let planned = tokio::task::spawn_blocking(move || {
+        let planned = decide::planned(&tenant, &promotion.wanted, now)?;
+        Ok::<_, ApiError>(view::plan(&tenant, &promotion.wanted, &planned))
+    });
+    Ok(Json(planned.await.map_err(|error| ApiError::internal(&error))??))
+}
+
+/// Approves a promotion. With the last approval that it needs it starts, or as soon as it can.
+#[utoipa::path(post, path = paths::PROMOTION_APPROVE, tag = "promotions",
+    params(("tenant" = String, Path), ("promotion" = String, Path)), request_body = ApprovePromotion,
+    responses((status = 200, body = Promotion)))]
+pub(crate) async fn approve(
+    State(app): State<App>,
+    Path((tenant, promotion)): Path<(String, String)>,
+    change: Change,
+    Json(body): Json<ApprovePromotion>,
+) -> Result<Json<Promotion>, ApiError> {
+    let (tenant, promotion) = found(&app, &tenant, &promotion)?;
+    let plan = parse::digest("plan", &body.plan)?;
+    let reason = body.reason.trim().to_owned();
+    let command = TenantCommand::ApprovePromotion { promotion, plan, reason };
+    change.tenant(&app, tenant, &body, command).await?;
+    shown(&app, tenant, promotion).map(Json)
+}
+
+/// Rejects a promotion: it never starts.
+#[utoipa::path(post, path = paths::PROMOTION_REJECT, tag = "promotions",
+    params(("tenant" = String, Path), ("promotion" = String, Path)), request_body = RejectPromotion,
+    responses((status = 200, body = Promotion)))]
+pub(crate) async fn reject(
+    State(app): State<App>,
+    Path((tenant, promotion)): Path<(String, String)>,
+    change: Change,
+    Json(body): Json<RejectPromotion>,
+) -> Result<Json<Promotion>, ApiError> {
+    let (tenant, promotion) = found(&app, &tenant, &promotion)?;
+    let reason = parse::reason("reason", &body.reason)?;
+    let objection = parse::objection(body.objection);
+    let command = TenantCommand::RejectPromotion { promotion, objection, reason };
+    change.tenant(&app, tenant, &body, command).await?;
+    shown(&app, tenant, promotion).map(Json)
+}
+
+/// Withdraws a promotion that waits.
+#[utoipa::path(post, path = paths::PROMOTION_WITHDRAW, tag = "promotions",
+    params(("tenant" = String, Path), ("promotion" = String, Path)), request_body = HoldBack,
+    responses((status = 200, body = Promotion)))]
+pub(crate) async fn withdraw(
+    State(app): State<App>,
+    Path((tenant, promotion)): Path<(String, String)>,
+    change: Change,
+    Json(body): Json<HoldBack>,
+) -> Result<Json<Promotion>, ApiError> {
+    let (tenant, promotion) = found(&app, &tenant, &promotion)?;
+    let reason = parse::reason("reason", &body.reason)?;
+    change.tenant(&app, tenant, &body, TenantCommand::WithdrawPromotion { promotion, reason }).await?;
+    shown(&app, tenant, promotion).map(Json)
+}
+
+/// Sets whose approval promotions to an environment need. Those that wait have to be asked for anew.
+#[utoipa::path(post, path = paths::ENVIRONMENT_APPROVALS, tag = "environments",
+    params(("tenant" = String, Path), ("environment" = String, Path)), request_body = SetApprovals,
+    responses((status = 200, body = Environment)))]
+pub(crate) async fn set_approvals(
+    State(app): State<App>,
+    Path((tenant, environment)): Path<(String, String)>,
+    change: Change,
+    Json(body): Json<SetApprovals>,
+) -> Result<Json<Environment>, ApiError> {
+    let state = app.engine.state();
+    let tenant = resolve::tenant(&state, &tenant)?;
+    let environment = resolve::environment(tenant, &environment)?.id;
+    let rule = parse::approvals(&state, tenant.id, environment, &body)?;
+    let command = TenantCommand::SetEnvironmentApprovals { environment, rule };
+    change.tenant(&app, tenant.id, &body, command).await?;
+    let state = app.engine.state();
+    let tenant = resolve::tenant(&state, &tenant.id.to_string())?;
+    Ok(Json(view::environment(&state, tenant, resolve::environment(tenant, &environment.to_string())?)))
+}
+
+fn found(app: &App, tenant: &str, promotion: &str) -> Result<(TenantId, PromotionId), ApiError> {
+    let state = app.engine.state();
+    let tenant = resolve::tenant(&state, tenant)?;
+    Ok((tenant.id, resolve::promotion(tenant, promotion)?.id))
+}
+
+/// A promotion as it is now.
+pub(super) fn shown(app: &App, tenant: TenantId, id: PromotionId) -> Result<Promotion, ApiError> {
+    let state = app.engine.state();
+    let tenant = resolve::tenant(&state, &tenant.to_string())?;
+    Ok(view::promotion(tenant, resolve::promotion(tenant, &id.to_string())?))
+}

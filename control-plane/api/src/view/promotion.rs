@@ -1,0 +1,85 @@
+//! Promotions and the rules that they follow.
+
+use stella_api_types::environment::Approvals;
+use stella_api_types::promotion as dto;
+use stella_domain::plan::Plan;
+use stella_domain::promotion::{ApprovalRule, Objection, Promotion, PromotionStatus};
+use stella_domain::state::State;
+use stella_domain::tenant::TenantState;
+
+use super::deployment::{on_failure, strategy};
+use super::event::actor;
+use super::release::release_ref;
+use super::{environment_named, named, target_named, time};
+
+/// A promotion of this tenant.
+pub(crate) fn promotion(tenant: &TenantState, promotion: &Promotion) -> dto::Promotion {
+    let wanted = &promotion.wanted;
+    let (reason, objection, by, ended_at) = match &promotion.status {
+        PromotionStatus::Pending => (None, None, None, None),
+        PromotionStatus::Started { at } | PromotionStatus::Expired { at } => (None, None, None, Some(*at)),
+        PromotionStatus::Rejected { objection, hold } => {
+            (Some(hold.reason.clone()), Some(*objection), Some(&hold.by), Some(hold.since))
+        }
+        PromotionStatus::Withdrawn { hold } => {
+            (Some(hold.reason.clone()), None, Some(&hold.by), Some(hold.since))
+        }
+        PromotionStatus::Invalidated { at, reason } => (Some(reason.clone()), None, None, Some(*at)),
+    };
+    dto::Promotion {
+        id: promotion.id.to_string(),
+        environment: environment_named(tenant, wanted.environment),
+        release: release_ref(tenant, wanted.release),
+        strategy: strategy(wanted.strategy),
+        on_failure: on_failure(wanted.on_failure),
+        targets: wanted
+            .targets
+            .as_ref()
+            .map(|targets| targets.iter().map(|target| target_named(tenant, *target)).collect()),
+        timeout_seconds: wanted.timeout_ms / 1_000,
+        plan: plan_hash(promotion.plan),
+        status: promotion.status_name().to_owned(),
+        reason,
+        objection: objection.map(self::objection),
+        ended_by: by.map(actor),
+        approvals_needed: promotion.rule.as_ref().map_or(0, |rule| rule.needed),
+        approvals: promotion
+            .approvals
+            .iter()
+            .map(|approval| dto::Approval {
+                by: named(approval.by.id, Some(&approval.by.name)),
+                at: time(approval.at),
+                reason: approval.reason.clone(),
+            })
+            .collect(),
+        requested_at: time(promotion.requested_at),
+        requested_by: actor(&promotion.requested_by),
+        expires_at: promotion.expires_at.map(time),
+        ended_at: ended_at.map(time),
+    }
+}
+
+/// Whose approval an environment needs.
+pub(super) fn rule(state: &State, rule: &ApprovalRule) -> Approvals {
+    let account = |id: &_| named(id, state.system.accounts.get(id).map(|account| &account.name));
+    Approvals {
+        needed: rule.needed,
+        from: rule.from.iter().map(account).collect(),
+        expires_in_seconds: rule.expires_ms / 1_000,
+    }
+}
+
+pub(super) fn plan_hash(plan: Plan) -> dto::PlanHash {
+    dto::PlanHash { version: plan.version, root: plan.root.to_string(), targets: plan.targets }
+}
+
+const fn objection(objection: Objection) -> dto::Objection {
+    match objection {
+        Objection::NotTested => dto::Objection::NotTested,
+        Objection::TooRisky => dto::Objection::TooRisky,
+        Objection::BadTiming => dto::Objection::BadTiming,
+        Objection::Incomplete => dto::Objection::Incomplete,
+        Objection::Mistake => dto::Objection::Mistake,
+        Objection::Other => dto::Objection::Other,
+    }
+}
