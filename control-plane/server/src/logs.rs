@@ -1,11 +1,12 @@
 //! The log events of the operations overview, written from durable events: what is in the log did happen. What ends is
 //! measured on the way.
 
+use stella_domain::command::Actor;
 use stella_domain::deployment::Cause;
 use stella_domain::event::{Event, Fact, StreamId};
 use stella_domain::tenant::TenantState;
 use stella_engine::{Committed, Handle};
-use stella_protocol::id::DeploymentId;
+use stella_protocol::id::{DeploymentId, PromotionId};
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 
@@ -55,6 +56,28 @@ fn write_event(tenant: &TenantState, event: &Event) {
         Fact::DeploymentCancelled { id, reason } => {
             tracing::warn!(deploymentJobId = %id, reason, "deployment.cancelled");
         }
+        Fact::PromotionRequested { id, rule: Some(rule), .. } => {
+            let (environment, release) = of_promotion(tenant, *id);
+            tracing::info!(promotionId = %id, releaseId = release, environmentId = environment, needed = rule.needed, "promotion.requested");
+        }
+        Fact::ApprovalGranted { id, plan, reason } => {
+            let (environment, release) = of_promotion(tenant, *id);
+            let by = account(&event.actor);
+            tracing::info!(promotionId = %id, releaseId = release, environmentId = environment, by, %plan, reason, "approval.granted");
+        }
+        Fact::PromotionRejected { id, objection, reason } => {
+            let (environment, release) = of_promotion(tenant, *id);
+            let (by, objection) = (account(&event.actor), objection.name());
+            tracing::info!(promotionId = %id, releaseId = release, environmentId = environment, by, objection, reason, "approval.denied");
+        }
+        Fact::PromotionExpired { id } => {
+            let (environment, release) = of_promotion(tenant, *id);
+            tracing::warn!(promotionId = %id, releaseId = release, environmentId = environment, "promotion.expired");
+        }
+        Fact::PromotionInvalidated { id, reason } => {
+            let (environment, release) = of_promotion(tenant, *id);
+            tracing::warn!(promotionId = %id, releaseId = release, environmentId = environment, reason, "promotion.invalidated");
+        }
         Fact::AgentConnected { agent, session, .. } => {
             tracing::info!(agentId = %agent, session = session.0, "agent.connected");
         }
@@ -66,6 +89,20 @@ fn write_event(tenant: &TenantState, event: &Event) {
         Fact::AgentEnrolled { agent, name, .. } => tracing::info!(agentId = %agent, %name, "agent.enrolled"),
         Fact::TaskBecameUnknown { key, reason } => tracing::warn!(taskId = %key.task, reason, "task.unknown"),
         _ => {}
+    }
+}
+
+/// Where a promotion leads, and what it brings there.
+fn of_promotion(tenant: &TenantState, id: PromotionId) -> (Option<String>, Option<String>) {
+    let wanted = tenant.promotions.get(&id).map(|it| &it.wanted);
+    (wanted.map(|it| it.environment.to_string()), wanted.map(|it| it.release.to_string()))
+}
+
+/// Whose word it was: decisions are those of accounts.
+fn account(actor: &Actor) -> Option<&str> {
+    match actor {
+        Actor::ApiToken { account, .. } => account.as_ref().map(|account| account.name.as_str()),
+        Actor::System | Actor::Agent { .. } => None,
     }
 }
 

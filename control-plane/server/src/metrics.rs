@@ -5,8 +5,10 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use std::path::Path;
 use std::sync::Arc;
 use stella_domain::agent::Connectivity;
+use stella_domain::environment::Environment;
 use stella_domain::event::{Event, Fact};
 use stella_domain::name::Name;
+use stella_domain::promotion::Objection;
 use stella_domain::state::State;
 use stella_domain::tenant::TenantState;
 use stella_engine::Handle;
@@ -19,6 +21,11 @@ const HTTP_SECONDS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0
 /// Buckets for deployments, in seconds: to hours.
 const DEPLOYMENT_SECONDS: [f64; 12] =
     [1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1_800.0, 3_600.0, 7_200.0, 21_600.0];
+/// Buckets for approvals, in seconds: from a minute to a week.
+const APPROVAL_SECONDS: [f64; 12] = [
+    60.0, 300.0, 900.0, 3_600.0, 14_400.0, 28_800.0, 57_600.0, 86_400.0, 172_800.0, 259_200.0, 432_000.0,
+    604_800.0,
+];
 /// Buckets for tasks, in seconds.
 const TASK_SECONDS: [f64; 11] = [0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1_800.0, 3_600.0];
 /// Buckets for everything else that takes a short time, in seconds.
@@ -32,6 +39,11 @@ const STATUSES: [&str; 3] = ["succeeded", "failed", "cancelled"];
 /// What [`stella_domain::deployment::RollbackReason`] is called.
 const ROLLBACK_REASONS: [&str; 2] = ["deployment_failed", "manual"];
 
+/// The ends of [`stella_domain::promotion::PromotionStatus`] before a deployment.
+const PROMOTION_ENDS: [&str; 4] = ["rejected", "withdrawn", "expired", "invalidated"];
+/// What somebody says to a promotion.
+const DECISIONS: [&str; 2] = ["approved", "rejected"];
+
 /// Installs the recorder of the process.
 pub(crate) fn install() -> anyhow::Result<PrometheusHandle> {
     let handle = PrometheusBuilder::new()
@@ -40,11 +52,13 @@ pub(crate) fn install() -> anyhow::Result<PrometheusHandle> {
             Matcher::Full("stella_deployment_duration_seconds".into()),
             &DEPLOYMENT_SECONDS,
         )?
+        .set_buckets_for_metric(Matcher::Full("stella_approval_duration_seconds".into()), &APPROVAL_SECONDS)?
         .set_buckets_for_metric(Matcher::Full("stella_agent_task_duration_seconds".into()), &TASK_SECONDS)?
         .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SHORT_SECONDS)?
         .install_recorder()?;
     metrics_process::Collector::default().describe();
     describe_histogram!("stella_deployment_duration_seconds", Unit::Seconds, "Deployment duration");
+    describe_histogram!("stella_approval_duration_seconds", Unit::Seconds, "Time to approve");
     describe_counter!("stella_agent_tasks_total", "Tasks executed");
     describe_histogram!("stella_agent_task_duration_seconds", Unit::Seconds, "Task duration");
     describe_gauge!("stella_build_info", "Always 1; the version is in the label");
@@ -62,6 +76,13 @@ pub(crate) fn render(handle: &PrometheusHandle, engine: &Handle, fleet: &Fleet, 
         describe_counter!("stella_releases_total", "Total releases created");
         describe_counter!("stella_deployments_total", "Deployments that have ended");
         describe_counter!("stella_rollbacks_total", "Total rollbacks");
+        describe_counter!("stella_promotions_total", "Promotions that have ended");
+        describe_counter!("stella_approval_decisions_total", "Decisions on promotions");
+        describe_counter!(
+            "stella_approval_rejections_total",
+            "Rejections of promotions, by what the matter was"
+        );
+        describe_gauge!("stella_approval_pending_count", "Pending approvals");
         describe_gauge!("stella_agents_connected", "Connected agents");
         describe_gauge!("stella_targets_total", "Total targets");
         describe_gauge!("stella_agent_heartbeat_age_seconds", "Seconds since the last heartbeat");
@@ -96,6 +117,20 @@ pub(crate) fn observe(tenant: &TenantState, event: &Event) {
             histogram!("stella_deployment_duration_seconds", &labels)
                 .record(event.at.since(deployment.created_at));
         }
+        Fact::ApprovalGranted { id, .. } => {
+            let Some(promotion) = tenant.promotions.get(id) else { return };
+            // What was approved last let it through.
+            let Some(last) =
+                promotion.approvals.last().filter(|last| promotion.is_approved() && last.at == event.at)
+            else {
+                return;
+            };
+            let environment = tenant.environments.get(&promotion.wanted.environment);
+            let environment = environment.map(|it| it.name.to_string()).unwrap_or_default();
+            let labels = [("tenant", tenant.name.to_string()), ("env", environment)];
+            histogram!("stella_approval_duration_seconds", &labels)
+                .record(last.at.since(promotion.requested_at));
+        }
         Fact::TaskFinished { key, started_at, finished_at, .. } => {
             let Some(task) = tenant.tasks.get(&key.task) else { return };
             let agent = tenant.agents.get(&task.agent).map(|it| it.name.to_string()).unwrap_or_default();
@@ -125,6 +160,7 @@ fn project(tenant: &Arc<TenantState>) {
         .absolute(tenant.totals.releases);
     for environment in tenant.environments.values() {
         count_ends(tenant, &environment.name);
+        promotions(tenant, environment);
     }
     let mut targets = std::collections::BTreeMap::<(String, String), usize>::new();
     for target in tenant.targets.values() {
@@ -163,6 +199,34 @@ fn count_ends(tenant: &TenantState, environment: &Name) {
         let count = reasons.and_then(|all| all.get(reason));
         counter!("stella_rollbacks_total", &labels).absolute(count.copied().unwrap_or(0));
     }
+}
+
+/// What became of promotions to an environment, from 0 on where the names are known, and how many wait for somebody.
+fn promotions(tenant: &TenantState, environment: &Environment) {
+    let (name, totals) = (&environment.name, &tenant.totals);
+    let labels = [("tenant", tenant.name.to_string()), ("env", name.to_string())];
+    let labelled = |more: &[(&'static str, String)]| [labels.as_slice(), more].concat();
+    let ends = totals.promotions.get(name);
+    for status in STATUSES.into_iter().chain(PROMOTION_ENDS) {
+        let count = ends.and_then(|all| all.get(status)).copied().unwrap_or(0);
+        counter!("stella_promotions_total", &labelled(&[("status", status.to_owned())])).absolute(count);
+    }
+    let rejections = totals.rejections.get(name);
+    for objection in Objection::ALL.map(Objection::name) {
+        let count = rejections.and_then(|all| all.get(objection)).copied().unwrap_or(0);
+        counter!("stella_approval_rejections_total", &labelled(&[("reason", objection.to_owned())]))
+            .absolute(count);
+    }
+    for (user, decisions) in totals.decisions.get(name).into_iter().flatten() {
+        for decision in DECISIONS {
+            let count = decisions.get(decision).copied().unwrap_or(0);
+            let more = [("user", user.to_string()), ("decision", decision.to_owned())];
+            counter!("stella_approval_decisions_total", &labelled(&more)).absolute(count);
+        }
+    }
+    let open = tenant.open_promotions.iter().filter_map(|id| tenant.promotions.get(id));
+    let pending = open.filter(|it| it.wanted.environment == environment.id && !it.is_approved()).count();
+    gauge!("stella_approval_pending_count", &labels).set(as_f64(pending));
 }
 
 /// Ages count from the last heartbeat, also if that came before a restart; where nobody knows when it came, from when the
