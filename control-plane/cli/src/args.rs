@@ -32,6 +32,9 @@ const EXAMPLES: &str = "Examples:
   stella deployment pause DEPLOYMENT --reason 'the latency rises'
   stella rollback DEPLOYMENT --wait
   stella env path production --after staging --soak 3600
+  stella env approvals production --needed 2
+  stella promotion list --status pending
+  stella promotion approve PROMOTION --reason 'tested by QA'
   stella env lock production --reason 'inventory'
   stella release block web:1.4.0 --reason 'loses orders'
   stella task logs TASK --follow
@@ -99,6 +102,9 @@ pub(crate) enum Command {
     /// Look at deployments, follow or end them.
     #[command(subcommand)]
     Deployment(Deployment),
+    /// Look at what waits for approvals, and decide on it.
+    #[command(subcommand)]
+    Promotion(Promotion),
     /// Take a deployment back: each target gets what it had before.
     Rollback(Rollback),
     /// Look at tasks.
@@ -169,8 +175,8 @@ pub(crate) enum Account {
 
 #[derive(Args, Debug)]
 pub(crate) struct RoleFlags {
-    /// What it may do (can be given more than once): viewer, deployer, operator or admin, everywhere, in a TENANT, or in one of
-    /// its ENVIRONMENTs.
+    /// What it may do (can be given more than once): viewer, deployer, operator, admin or approver, everywhere, in a TENANT,
+    /// or in one of its ENVIRONMENTs.
     #[arg(long = "role", value_name = "ROLE[@TENANT[/ENVIRONMENT]]")]
     pub(crate) roles: Vec<String>,
 }
@@ -237,6 +243,24 @@ pub(crate) enum Environment {
         /// Let any release come.
         #[arg(long)]
         nothing: bool,
+    },
+    /// Set whose approval a promotion needs to come here; those that wait have to be asked for anew.
+    #[command(group = clap::ArgGroup::new("whose").required(true).args(["needed", "nobody"]))]
+    Approvals {
+        /// Its name or id.
+        environment: String,
+        /// How many accounts must approve; never who asked for it.
+        #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
+        needed: Option<u32>,
+        /// Only this account may decide (can be given more than once); all with the role approver there if not given.
+        #[arg(long, value_name = "ACCOUNT", requires = "needed")]
+        from: Vec<String>,
+        /// How long a promotion waits before it expires, in seconds; a week if not given.
+        #[arg(long, value_name = "SECONDS", requires = "needed")]
+        expires_in: Option<u64>,
+        /// Let releases come without anybody's approval.
+        #[arg(long)]
+        nobody: bool,
     },
     /// Let no deployment come but rollbacks, until it is unlocked.
     Lock {
@@ -401,7 +425,8 @@ pub(crate) struct Deploy {
 
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct Wait {
-    /// Show progress until it has ended, automatic rollback included; exit with 1 if it did not succeed.
+    /// Wait for approvals if it needs some, then show progress until it has ended, automatic rollback included; exit with 1 if it
+    /// did not succeed.
     #[arg(long, short)]
     pub(crate) wait: bool,
 }
@@ -466,6 +491,70 @@ pub(crate) enum Deployment {
         #[arg(long)]
         reason: String,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Promotion {
+    /// List promotions.
+    List {
+        /// Only those to this environment.
+        #[arg(long = "env")]
+        environment: Option<String>,
+        /// Only those with this status: pending, approved, started, rejected, withdrawn, expired or invalidated.
+        #[arg(long)]
+        status: Option<String>,
+    },
+    /// Show a promotion, who decided on it, and what it would do.
+    Show {
+        /// Its id.
+        promotion: String,
+    },
+    /// Let a promotion through. With the last approval that it needs it starts, or as soon as it can.
+    Approve {
+        /// Its id.
+        promotion: String,
+        /// The root of the plan that you have looked at; the one that it has now if not given.
+        #[arg(long, value_name = "DIGEST")]
+        plan: Option<String>,
+        /// Why; it is recorded.
+        #[arg(long, default_value = "", hide_default_value = true)]
+        reason: String,
+    },
+    /// Do not let a promotion through.
+    Reject {
+        /// Its id.
+        promotion: String,
+        /// What the matter is, for statistics.
+        #[arg(long, value_enum, default_value_t = Objection::Other)]
+        objection: Objection,
+        /// Why; it is recorded, and shown to whoever asked.
+        #[arg(long)]
+        reason: String,
+    },
+    /// Ask for a promotion no more.
+    Withdraw {
+        /// Its id.
+        promotion: String,
+        /// Why; it is recorded.
+        #[arg(long)]
+        reason: String,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Objection {
+    /// It was not tested enough.
+    NotTested,
+    /// It could break too much.
+    TooRisky,
+    /// Not now.
+    BadTiming,
+    /// Something is missing.
+    Incomplete,
+    /// It is the wrong release or the wrong place.
+    Mistake,
+    /// None of these.
+    Other,
 }
 
 #[derive(Args, Debug)]

@@ -14,7 +14,7 @@ use stella_api_types::tenant::{self, CreateTenant};
 
 use crate::args::{Agent, Environment, Judged, NewTarget, Output, Release, Target, Tenant};
 use crate::client::{Error, read};
-use crate::{Context, hold, print, upload};
+use crate::{Context, hold, print, promotion, upload};
 
 /// Creates something; if it is there already, that is as good.
 pub(crate) async fn create<B, T>(
@@ -67,19 +67,31 @@ pub(crate) async fn environment(context: &Context, command: Environment) -> Resu
         Environment::List => {
             let mut all: Vec<environment::Environment> = context.client.list(&path, &[]).await?;
             all.sort_by_key(|environment| environment.order);
-            print::list(context.output, &all, &["ORDER", "NAME", "AFTER", "LOCKED", "ID"], |environment| {
-                let lock = environment.lock.as_ref();
-                vec![
-                    environment.order.to_string(),
-                    environment.name.clone(),
-                    environment.follows.as_ref().map_or_else(|| "-".to_owned(), hold::follows),
-                    lock.map_or_else(|| "-".to_owned(), |lock| lock.reason.clone()),
-                    environment.id.clone(),
-                ]
-            })
+            print::list(
+                context.output,
+                &all,
+                &["ORDER", "NAME", "AFTER", "APPROVALS", "LOCKED", "ID"],
+                |environment| {
+                    let lock = environment.lock.as_ref();
+                    vec![
+                        environment.order.to_string(),
+                        environment.name.clone(),
+                        environment.follows.as_ref().map_or_else(|| "-".to_owned(), hold::follows),
+                        environment
+                            .approvals
+                            .as_ref()
+                            .map_or_else(|| "-".to_owned(), |it| it.needed.to_string()),
+                        lock.map_or_else(|| "-".to_owned(), |lock| lock.reason.clone()),
+                        environment.id.clone(),
+                    ]
+                },
+            )
         }
         Environment::Path { environment, after, soak, nothing: _ } => {
             hold::path(context, &environment, after, soak).await
+        }
+        Environment::Approvals { environment, needed, from, expires_in, nobody: _ } => {
+            promotion::set_rule(context, &environment, needed.unwrap_or(0), from, expires_in).await
         }
         Environment::Lock { environment, reason } => hold::lock(context, &environment, reason).await,
         Environment::Unlock { environment } => hold::unlock(context, &environment).await,

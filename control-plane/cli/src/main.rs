@@ -7,6 +7,7 @@ mod client;
 mod hold;
 mod observability;
 mod print;
+mod promotion;
 mod rollout;
 mod settings;
 mod task;
@@ -87,6 +88,7 @@ async fn run(cli: Cli) -> Result<bool, Error> {
         Command::Release(command) => catalogue::release(&context, command).await?,
         Command::Deploy(command) => return rollout::deploy(&context, command).await,
         Command::Deployment(command) => return rollout::deployment(&context, command).await,
+        Command::Promotion(command) => promotion::promotion(&context, command).await?,
         Command::Rollback(command) => return rollout::rollback(&context, command).await,
         Command::Task(command) => task::task(&context, command).await?,
         Command::Events(command) => task::events(&context, command).await?,

@@ -5,11 +5,12 @@ use stella_api_types::deployment::{
     OnFailure as DtoOnFailure, RetryDeployment, Strategy,
 };
 use stella_api_types::paths;
+use stella_api_types::promotion::Asked;
 use stella_api_types::release::{Release, Standing};
 
 use crate::args::{Deploy, Deployment, OnFailure, Output, Rollback, Wait};
 use crate::client::Error;
-use crate::{Context, hold, print, task, watch};
+use crate::{Context, hold, print, promotion, task, watch};
 
 pub(crate) async fn deploy(context: &Context, command: Deploy) -> Result<bool, Error> {
     let body = CreateDeployment {
@@ -32,9 +33,16 @@ pub(crate) async fn deploy(context: &Context, command: Deploy) -> Result<bool, E
     }
     let key = command.idempotency_key.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
     let path = context.path(paths::DEPLOYMENTS, &[])?;
-    let created: DeploymentDetail = context.client.post(&path, &body, Some(&key)).await?;
-    warn_of(context, &created.deployment.release.id).await;
-    started(context, &created, command.wait).await
+    let asked: Asked = context.client.post(&path, &body, Some(&key)).await?;
+    warn_of(
+        context,
+        match &asked {
+            Asked::Started(created) => &created.deployment.release.id,
+            Asked::Waits(promotion) => &promotion.release.id,
+        },
+    )
+    .await;
+    follow_up(context, &asked, command.wait).await
 }
 
 async fn plan(context: &Context, body: &CreateDeployment) -> Result<bool, Error> {
@@ -60,9 +68,14 @@ async fn plan(context: &Context, body: &CreateDeployment) -> Result<bool, Error>
             DtoOnFailure::Rollback => "is rolled back",
             DtoOnFailure::Stop => "stops where it is",
         };
+        let approvals = match plan.approvals_needed {
+            0 => String::new(),
+            1 => "\nstarts when 1 account has approved it".to_owned(),
+            many => format!("\nstarts when {many} accounts have approved it"),
+        };
         let warnings: String = plan.warnings.iter().map(|warning| format!("\nwarning: {warning}")).collect();
         format!(
-            "{}:{} to {}: {} targets, {at_once}, in {} s at most; on failure it {on_failure}\neach target: {}{warnings}\n\n\
+            "{}:{} to {}: {} targets, {at_once}, in {} s at most; on failure it {on_failure}\neach target: {}{approvals}\nplan {}{warnings}\n\n\
              {table}\n\nNothing was changed; leave out --plan to deploy.",
             plan.release.application,
             plan.release.version,
@@ -70,6 +83,7 @@ async fn plan(context: &Context, body: &CreateDeployment) -> Result<bool, Error>
             plan.targets.len(),
             plan.timeout_seconds,
             plan.steps.join(" -> "),
+            plan.plan.root,
         )
     })?;
     Ok(true)
@@ -92,6 +106,23 @@ pub(crate) async fn rollback(context: &Context, command: Rollback) -> Result<boo
     let path = context.path(paths::DEPLOYMENT_ROLLBACK, &[&command.deployment])?;
     let created: DeploymentDetail = context.client.post(&path, &serde_json::json!({}), Some(&key)).await?;
     started(context, &created, command.wait).await
+}
+
+/// What was asked for: followed, or told how to go on.
+async fn follow_up(context: &Context, asked: &Asked, wait: Wait) -> Result<bool, Error> {
+    match asked {
+        Asked::Started(created) => started(context, created, wait).await,
+        Asked::Waits(waiting) if wait.wait => {
+            if !promotion::starts(context, waiting).await? {
+                return Ok(false);
+            }
+            watch::follow(&context.client, context.settings.tenant()?, &waiting.id, context.output).await
+        }
+        Asked::Waits(waiting) => {
+            print::result(context.output, waiting, |it| promotion::waits(it))?;
+            Ok(true)
+        }
+    }
 }
 
 /// What was started: followed, or told how to follow it.
@@ -125,8 +156,8 @@ pub(crate) async fn deployment(context: &Context, command: Deployment) -> Result
             let path = context.path(paths::DEPLOYMENT_RETRY, &[&deployment])?;
             let body = RetryDeployment { targets: (!targets.is_empty()).then_some(targets) };
             let key = uuid::Uuid::new_v4().to_string();
-            let created: DeploymentDetail = context.client.post(&path, &body, Some(&key)).await?;
-            started(context, &created, wait).await
+            let asked: Asked = context.client.post(&path, &body, Some(&key)).await?;
+            follow_up(context, &asked, wait).await
         }
         Deployment::Pause { deployment, reason } => {
             hold::pause(context, &deployment, reason).await?;

@@ -1,0 +1,218 @@
+//! Promotions: what waits for approvals, and deciding on it.
+
+use std::time::Duration;
+
+use stella_api_types::deployment::DeploymentPlan;
+use stella_api_types::environment::{Environment, SetApprovals};
+use stella_api_types::hold::HoldBack;
+use stella_api_types::paths;
+use stella_api_types::promotion::{
+    ApprovePromotion, Objection as DtoObjection, Promotion as Dto, RejectPromotion,
+};
+
+use crate::args::{Objection, Output, Promotion};
+use crate::client::Error;
+use crate::{Context, print, task};
+
+/// The pause between two looks at a promotion that waits for people.
+const INTERVAL: Duration = Duration::from_secs(2);
+/// How many looks in a row may fail before waiting is given up.
+const FAILURES_MAX: u32 = 30;
+
+pub(crate) async fn promotion(context: &Context, command: Promotion) -> Result<(), Error> {
+    match command {
+        Promotion::List { environment, status } => list(context, environment, status).await,
+        Promotion::Show { promotion } => show(context, &promotion).await,
+        Promotion::Approve { promotion, plan, reason } => {
+            let plan = match plan {
+                Some(plan) => plan,
+                None => found(context, &promotion).await?.plan.root,
+            };
+            let path = context.path(paths::PROMOTION_APPROVE, &[&promotion])?;
+            let approved: Dto = context.client.post(&path, &ApprovePromotion { plan, reason }, None).await?;
+            print::result(context.output, &approved, |it| match it.status.as_str() {
+                "started" => format!(
+                    "promotion {0} has its approvals and has started; follow it with: stella deployment watch {0}",
+                    it.id
+                ),
+                _ => waits(it),
+            })
+        }
+        Promotion::Reject { promotion, objection, reason } => {
+            let path = context.path(paths::PROMOTION_REJECT, &[&promotion])?;
+            let body = RejectPromotion { objection: dto(objection), reason };
+            let rejected: Dto = context.client.post(&path, &body, None).await?;
+            print::result(context.output, &rejected, |it| format!("promotion {} is {}", it.id, it.status))
+        }
+        Promotion::Withdraw { promotion, reason } => {
+            let path = context.path(paths::PROMOTION_WITHDRAW, &[&promotion])?;
+            let withdrawn: Dto = context.client.post(&path, &HoldBack { reason }, None).await?;
+            print::result(context.output, &withdrawn, |it| format!("promotion {} is {}", it.id, it.status))
+        }
+    }
+}
+
+/// Sets whose approval an environment needs; 0 is nobody's.
+pub(crate) async fn set_rule(
+    context: &Context,
+    environment: &str,
+    needed: u32,
+    from: Vec<String>,
+    expires_in_seconds: Option<u64>,
+) -> Result<(), Error> {
+    let path = context.path(paths::ENVIRONMENT_APPROVALS, &[environment])?;
+    let set: Environment =
+        context.client.post(&path, &SetApprovals { needed, from, expires_in_seconds }, None).await?;
+    print::result(context.output, &set, |it| match &it.approvals {
+        None => format!("environment {} takes promotions without approvals", it.name),
+        Some(rule) => {
+            let names: Vec<&str> = rule.from.iter().map(|account| account.name.as_str()).collect();
+            let from = if names.is_empty() { "the approvers there".to_owned() } else { names.join(", ") };
+            format!("environment {} takes promotions that {} of {from} approved", it.name, rule.needed)
+        }
+    })
+}
+
+async fn found(context: &Context, id: &str) -> Result<Dto, Error> {
+    context.client.get(&context.path(paths::PROMOTION, &[id])?).await
+}
+
+async fn list(context: &Context, environment: Option<String>, status: Option<String>) -> Result<(), Error> {
+    let filters = [("environment", environment), ("status", status)];
+    let query: Vec<(&str, &str)> =
+        filters.iter().filter_map(|(key, value)| value.as_deref().map(|value| (*key, value))).collect();
+    let promotions: Vec<Dto> = context.client.list(&context.path(paths::PROMOTIONS, &[])?, &query).await?;
+    let head = ["ID", "RELEASE", "ENVIRONMENT", "STATUS", "APPROVALS", "TARGETS", "REQUESTED", "BY"];
+    print::list(context.output, &promotions, &head, |it| {
+        vec![
+            it.id.clone(),
+            format!("{}:{}", it.release.application, it.release.version),
+            it.environment.name.clone(),
+            it.status.clone(),
+            format!("{}/{}", it.approvals.len(), it.approvals_needed),
+            it.plan.targets.to_string(),
+            it.requested_at.clone(),
+            task::by(&it.requested_by),
+        ]
+    })
+}
+
+async fn show(context: &Context, id: &str) -> Result<(), Error> {
+    let promotion = found(context, id).await?;
+    let waits = matches!(promotion.status.as_str(), "pending" | "approved");
+    let plan: Option<DeploymentPlan> = match (context.output, waits) {
+        (Output::Text, true) => {
+            // What cannot be planned any more ends soon; the promotion itself is worth showing.
+            context.client.get(&context.path(paths::PROMOTION_PLAN, &[id])?).await.ok()
+        }
+        _ => None,
+    };
+    print::result(context.output, &promotion, |it| {
+        let mut text = vec![summary(it)];
+        text.extend(it.approvals.iter().map(|approval| {
+            let reason =
+                if approval.reason.is_empty() { String::new() } else { format!(": {}", approval.reason) };
+            format!("approved by {} at {}{reason}", approval.by.name, approval.at)
+        }));
+        text.push(format!("plan {} ({} targets)", it.plan.root, it.plan.targets));
+        if let Some(plan) = plan {
+            let rows = plan.targets.iter().map(|target| {
+                vec![
+                    target.target.name.clone(),
+                    format!("{} ({})", target.agent.name, target.connectivity),
+                    target.current.as_ref().map_or_else(|| "-".into(), |current| current.version.clone()),
+                    plan.release.version.clone(),
+                    target.warnings.join("; "),
+                ]
+            });
+            text.push(String::new());
+            text.push(print::table(&["TARGET", "AGENT", "NOW", "THEN", "WARNING"], rows.collect()));
+        }
+        text.join("\n")
+    })
+}
+
+fn summary(it: &Dto) -> String {
+    let reason = it.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    let by = it.ended_by.as_ref().map(|by| format!(" by {}", task::by(by))).unwrap_or_default();
+    let expires = match (&it.expires_at, it.ended_at.is_none()) {
+        (Some(at), true) => format!(", expires at {at}"),
+        _ => String::new(),
+    };
+    format!(
+        "promotion {} {}:{} to {}, asked for by {}: {}{by}{reason} ({} of {} approvals{expires})",
+        it.id,
+        it.release.application,
+        it.release.version,
+        it.environment.name,
+        task::by(&it.requested_by),
+        it.status,
+        it.approvals.len(),
+        it.approvals_needed,
+    )
+}
+
+/// What a promotion that waits needs next.
+pub(crate) fn waits(it: &Dto) -> String {
+    let given = it.approvals.len();
+    if it.status == "approved" {
+        return format!(
+            "promotion {} has its approvals, and starts as soon as {} lets it",
+            it.id, it.environment.name
+        );
+    }
+    format!(
+        "promotion {0} waits for approvals: {given} of {1}; an approver may say: stella promotion approve {0}",
+        it.id, it.approvals_needed
+    )
+}
+
+/// Waits until a promotion starts; whether it did.
+pub(crate) async fn starts(context: &Context, waiting: &Dto) -> Result<bool, Error> {
+    let say = |text: &str| {
+        if context.output == Output::Text {
+            print::line(text);
+        }
+    };
+    let mut shown = String::new();
+    let mut failures = 0;
+    loop {
+        match found(context, &waiting.id).await {
+            Ok(it) => {
+                failures = 0;
+                let now = if it.ended_at.is_some() { summary(&it) } else { waits(&it) };
+                if now != shown {
+                    say(&now);
+                    shown = now;
+                }
+                if it.ended_at.is_some() {
+                    let started = it.status == "started";
+                    if !started && context.output == Output::Json {
+                        print::json(&it)?;
+                    }
+                    return Ok(started);
+                }
+            }
+            Err(error) => {
+                let passes = matches!(error, Error::Unreachable { .. })
+                    || matches!(&error, Error::Refused(problem) if problem.retryable);
+                failures += 1;
+                if !passes || failures > FAILURES_MAX {
+                    return Err(error);
+                }
+            }
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
+}
+
+const fn dto(objection: Objection) -> DtoObjection {
+    match objection {
+        Objection::NotTested => DtoObjection::NotTested,
+        Objection::TooRisky => DtoObjection::TooRisky,
+        Objection::BadTiming => DtoObjection::BadTiming,
+        Objection::Incomplete => DtoObjection::Incomplete,
+        Objection::Mistake => DtoObjection::Mistake,
+        Objection::Other => DtoObjection::Other,
+    }
+}
