@@ -19,6 +19,7 @@ pub mod daemon;
 pub mod host;
 pub mod load;
 pub mod monitoring;
+pub mod people;
 pub mod ports;
 pub mod process;
 pub mod recipe;

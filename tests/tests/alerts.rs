@@ -10,6 +10,7 @@ use stella_api_types::agent::RevokeAgent;
 use stella_api_types::deployment::OnFailure;
 use stella_api_types::paths;
 use stella_tests::cluster::{Cluster, ENVIRONMENT, TENANT};
+use stella_tests::people::{decide_twice, person};
 use stella_tests::recipe::{release, rolling, shell};
 use stella_tests::wait;
 
@@ -81,6 +82,8 @@ async fn a_running_system_has_what_the_alerts_ask_for_and_a_revoked_agent_alerts
         let deployment = cluster.deploy(&rolling(ENVIRONMENT, version, OnFailure::Rollback)).await?;
         cluster.wait_final(&deployment.deployment.id).await?;
     }
+    let approver = cluster.api.with_token(&person(&cluster.api, "qa", "approver").await?);
+    decide_twice(&cluster, &approver, &rolling(ENVIRONMENT, "1.0.0", OnFailure::Stop)).await?;
     let rules = rules()?;
     wait::until("the rollback has been counted", async || {
         let scraped = cluster.control_plane.metrics().await?;

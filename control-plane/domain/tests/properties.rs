@@ -224,6 +224,26 @@ impl Walk {
         all.get(which.checked_rem(all.len())?).map(|promotion| (promotion.id, promotion.plan.root))
     }
 
+    fn rule(&mut self, needed: u32) {
+        let rule = (needed > 0).then(|| common::rule(needed, &[]));
+        self.tenant(TenantCommand::SetEnvironmentApprovals { environment: STAGING, rule });
+    }
+
+    fn approve(&mut self, which: usize, who: u128) {
+        if let Some((promotion, plan)) = self.some_promotion(which) {
+            let reason = String::new();
+            self.send(&World::by(who, TenantCommand::ApprovePromotion { promotion, plan, reason }));
+        }
+    }
+
+    fn settle(&mut self, which: usize, succeeded: bool) {
+        let tasks = self.world.tenant().tasks.values();
+        let unknown: Vec<_> = tasks.filter(|task| common::is_unknown(task)).map(|task| task.id).collect();
+        if let Some(task) = which.checked_rem(unknown.len()).map(|which| unknown[which]) {
+            self.tenant(TenantCommand::SettleTask { task, succeeded, reason: "walk".to_owned() });
+        }
+    }
+
     fn end(&mut self, which: usize, rejected: bool) {
         let Some((promotion, _)) = self.some_promotion(which) else { return };
         let reason = "walk".to_owned();
@@ -286,17 +306,8 @@ impl Walk {
                 }
                 self.send(&World::by(1, TenantCommand::Deploy(Box::new(new))));
             }
-            Act::Rule(needed) => {
-                let rule = (needed > 0).then(|| common::rule(needed, &[]));
-                self.tenant(TenantCommand::SetEnvironmentApprovals { environment: STAGING, rule });
-            }
-            Act::Approve(which, who) => {
-                if let Some((promotion, plan)) = self.some_promotion(which) {
-                    let reason = String::new();
-                    let approve = TenantCommand::ApprovePromotion { promotion, plan, reason };
-                    self.send(&World::by(who, approve));
-                }
-            }
+            Act::Rule(needed) => self.rule(needed),
+            Act::Approve(which, who) => self.approve(which, who),
             Act::End(which, rejected) => self.end(which, rejected),
             Act::Cancel(which) => {
                 if let Some(deployment) = self.some_deployment(which) {
@@ -313,14 +324,7 @@ impl Walk {
                     self.tenant(TenantCommand::Rollback { id: deployment(self.ids), of });
                 }
             }
-            Act::Settle(which, succeeded) => {
-                let tasks = self.world.tenant().tasks.values();
-                let unknown: Vec<_> =
-                    tasks.filter(|task| common::is_unknown(task)).map(|task| task.id).collect();
-                if let Some(task) = which.checked_rem(unknown.len()).map(|which| unknown[which]) {
-                    self.tenant(TenantCommand::SettleTask { task, succeeded, reason: "walk".to_owned() });
-                }
-            }
+            Act::Settle(which, succeeded) => self.settle(which, succeeded),
             Act::Revoke(n) => {
                 self.tenant(TenantCommand::RevokeAgent { agent: agent(n), reason: "walk".to_owned() });
             }

@@ -2,8 +2,10 @@
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
+use stella_domain::access::{Role, Scope};
 use stella_domain::agent::Connectivity;
 use stella_domain::environment::Environment;
 use stella_domain::event::{Event, Fact};
@@ -88,7 +90,7 @@ pub(crate) fn render(handle: &PrometheusHandle, engine: &Handle, fleet: &Fleet, 
         describe_gauge!("stella_agent_heartbeat_age_seconds", "Seconds since the last heartbeat");
         current::describe();
         for tenant in state.tenants.values() {
-            project(tenant);
+            project(&state, tenant);
             current::deployments(tenant);
             current::tasks(tenant, engine.now());
         }
@@ -147,7 +149,7 @@ pub(crate) fn observe(tenant: &TenantState, event: &Event) {
     }
 }
 
-fn project(tenant: &Arc<TenantState>) {
+fn project(state: &State, tenant: &Arc<TenantState>) {
     let name = tenant.name.to_string();
     let online = tenant
         .agents
@@ -160,7 +162,7 @@ fn project(tenant: &Arc<TenantState>) {
         .absolute(tenant.totals.releases);
     for environment in tenant.environments.values() {
         count_ends(tenant, &environment.name);
-        promotions(tenant, environment);
+        promotions(state, tenant, environment);
     }
     let mut targets = std::collections::BTreeMap::<(String, String), usize>::new();
     for target in tenant.targets.values() {
@@ -201,8 +203,8 @@ fn count_ends(tenant: &TenantState, environment: &Name) {
     }
 }
 
-/// What became of promotions to an environment, from 0 on where the names are known, and how many wait for somebody.
-fn promotions(tenant: &TenantState, environment: &Environment) {
+/// What became of promotions to an environment, from 0 on, and how many wait for somebody.
+fn promotions(state: &State, tenant: &TenantState, environment: &Environment) {
     let (name, totals) = (&environment.name, &tenant.totals);
     let labels = [("tenant", tenant.name.to_string()), ("env", name.to_string())];
     let labelled = |more: &[(&'static str, String)]| [labels.as_slice(), more].concat();
@@ -217,9 +219,15 @@ fn promotions(tenant: &TenantState, environment: &Environment) {
         counter!("stella_approval_rejections_total", &labelled(&[("reason", objection.to_owned())]))
             .absolute(count);
     }
-    for (user, decisions) in totals.decisions.get(name).into_iter().flatten() {
+    let place = Scope::Environment(tenant.id, environment.id);
+    let approvers = state.system.accounts.values().filter(|account| account.has(Role::Approver, place));
+    let decisions = totals.decisions.get(name);
+    let decided = decisions.into_iter().flat_map(|all| all.keys());
+    let users: BTreeSet<&Name> = approvers.map(|account| &account.name).chain(decided).collect();
+    for user in users {
         for decision in DECISIONS {
-            let count = decisions.get(decision).copied().unwrap_or(0);
+            let count = decisions.and_then(|all| all.get(user)).and_then(|all| all.get(decision));
+            let count = count.copied().unwrap_or(0);
             let more = [("user", user.to_string()), ("decision", decision.to_owned())];
             counter!("stella_approval_decisions_total", &labelled(&more)).absolute(count);
         }

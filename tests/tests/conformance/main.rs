@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 use stella_api_types::deployment::OnFailure;
 use stella_tests::cluster::{Cluster, ENVIRONMENT};
 use stella_tests::monitoring::Bundle;
+use stella_tests::people::{decide_twice, person};
 use stella_tests::recipe::{release, rolling, shell};
 use stella_tests::wait;
 
@@ -27,6 +28,8 @@ async fn populated() -> Result<Cluster> {
         let deployment = cluster.deploy(&rolling(ENVIRONMENT, version, OnFailure::Rollback)).await?;
         cluster.wait_final(&deployment.deployment.id).await?;
     }
+    let approver = cluster.api.with_token(&person(&cluster.api, "qa", "approver").await?);
+    decide_twice(&cluster, &approver, &rolling(ENVIRONMENT, "1.0.0", OnFailure::Stop)).await?;
     cluster.agents[1].stop()?;
     cluster.agents[1].start()?;
     let name = cluster.agents[1].name().to_owned();

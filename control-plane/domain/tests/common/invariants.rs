@@ -276,7 +276,7 @@ fn approvals(tenant: &TenantState) {
         assert_eq!(deployment.is_some(), started, "INV-10: {}", promotion.id);
         let asked = match &promotion.requested_by {
             Actor::ApiToken { account: Some(account), .. } => Some(account.id),
-            _ => None,
+            Actor::ApiToken { account: None, .. } | Actor::System | Actor::Agent { .. } => None,
         };
         let by: BTreeSet<_> = promotion.approvals.iter().map(|approval| approval.by.id).collect();
         assert_eq!(by.len(), promotion.approvals.len(), "INV-10: somebody approved twice");

@@ -1,0 +1,98 @@
+//! People with accounts, and what they decide on.
+
+use anyhow::{Context as _, Result, ensure};
+use stella_api_types::account::{Account, CreateAccount, GiveRole};
+use stella_api_types::deployment::CreateDeployment;
+use stella_api_types::environment::{Environment, SetApprovals};
+use stella_api_types::paths;
+use stella_api_types::promotion::{ApprovePromotion, Objection, Promotion, RejectPromotion};
+use stella_api_types::token::{ApiTokenCreated, CreateApiToken};
+
+use crate::api::Api;
+use crate::cluster::{Cluster, ENVIRONMENT, TENANT};
+use crate::wait;
+
+/// A new account with a role in the tenant of the stories, and a token of it.
+///
+/// # Errors
+/// If it is refused.
+pub async fn person(api: &Api, name: &str, role: &str) -> Result<String> {
+    let role = GiveRole { role: role.to_owned(), tenant: Some(TENANT.to_owned()), environment: None };
+    let body = CreateAccount { name: name.to_owned(), kind: "user".to_owned(), roles: vec![role] };
+    api.post::<_, Account>(paths::ACCOUNTS, &body, None).await?;
+    let body = CreateApiToken {
+        name: "laptop".to_owned(),
+        account: Some(name.to_owned()),
+        expires_in_seconds: None,
+    };
+    let created: ApiTokenCreated = api.post(paths::API_TOKENS, &body, None).await?;
+    created.token.context("the token is not in the answer")
+}
+
+/// So many have to approve promotions to the environment of the stories from now on.
+///
+/// # Errors
+/// If it is refused.
+pub async fn need_approvals(api: &Api, needed: u32) -> Result<Environment> {
+    let path = paths::fill(paths::ENVIRONMENT_APPROVALS, &[TENANT, ENVIRONMENT]);
+    let body = SetApprovals { needed, from: Vec::new(), expires_in_seconds: None };
+    Ok(api.post(&path, &body, None).await?)
+}
+
+/// Asks for a deployment that waits for approvals.
+///
+/// # Errors
+/// If it is refused or does not wait.
+pub async fn ask(api: &Api, deployment: &CreateDeployment) -> Result<Promotion> {
+    Ok(api.post(&paths::fill(paths::DEPLOYMENTS, &[TENANT]), deployment, None).await?)
+}
+
+/// A promotion as it is now.
+///
+/// # Errors
+/// If it is refused.
+pub async fn promotion(api: &Api, id: &str) -> Result<Promotion> {
+    Ok(api.get(&paths::fill(paths::PROMOTION, &[TENANT, id])).await?)
+}
+
+/// Approves what a promotion is.
+///
+/// # Errors
+/// If it is refused.
+pub async fn approve(api: &Api, promotion: &Promotion) -> Result<Promotion> {
+    let path = paths::fill(paths::PROMOTION_APPROVE, &[TENANT, &promotion.id]);
+    let body = ApprovePromotion { plan: promotion.plan.root.clone(), reason: "tested".to_owned() };
+    Ok(api.post(&path, &body, None).await?)
+}
+
+/// Rejects a promotion.
+///
+/// # Errors
+/// If it is refused.
+pub async fn reject(api: &Api, promotion: &Promotion) -> Result<Promotion> {
+    let path = paths::fill(paths::PROMOTION_REJECT, &[TENANT, &promotion.id]);
+    let body = RejectPromotion { objection: Objection::BadTiming, reason: "friday".to_owned() };
+    Ok(api.post(&path, &body, None).await?)
+}
+
+/// One promotion that is approved and deployed, and one that is rejected; after it nobody has to approve.
+///
+/// # Errors
+/// If it does not go so.
+pub async fn decide_twice(cluster: &Cluster, approver: &Api, deployment: &CreateDeployment) -> Result<()> {
+    need_approvals(&cluster.api, 1).await?;
+    let waits = ask(&cluster.api, deployment).await?;
+    approve(approver, &waits).await?;
+    // A rollback may still have its targets.
+    wait::until("the promotion starts", async || {
+        let found = promotion(approver, &waits.id).await?;
+        ensure!(found.status == "started", "{found:?}");
+        Ok(())
+    })
+    .await?;
+    let ended = cluster.wait_final(&waits.id).await?;
+    ensure!(ended.deployment.status == "succeeded", "{ended:?}");
+    reject(approver, &ask(&cluster.api, deployment).await?).await?;
+    need_approvals(&cluster.api, 0).await?;
+    Ok(())
+}

@@ -1,0 +1,124 @@
+//! Promotions with real hosts: what waits survives a crash, what is approved runs once, and a shell sees how it goes.
+
+use std::io::Read as _;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+use stella_api_types::deployment::OnFailure;
+use stella_tests::binaries;
+use stella_tests::cluster::{Cluster, ENVIRONMENT, TENANT};
+use stella_tests::people::{approve, ask, need_approvals, person, promotion};
+use stella_tests::recipe::{release, rolling, shell};
+use stella_tests::wait;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_approvals_outlives_crashes_and_then_runs_once() -> Result<()> {
+    let mut cluster = Cluster::start(2).await?;
+    let qa = cluster.api.with_token(&person(&cluster.api, "qa", "approver").await?);
+    let boss = cluster.api.with_token(&person(&cluster.api, "boss", "approver").await?);
+    let dev = cluster.api.with_token(&person(&cluster.api, "dev", "deployer").await?);
+    cluster.release(&release("1.0.0", &[], vec![shell("run", "echo ran >> ran.txt")])).await?;
+    need_approvals(&cluster.api, 2).await?;
+    let asked = ask(&dev, &rolling(ENVIRONMENT, "1.0.0", OnFailure::Stop)).await?;
+    ensure!(asked.status == "pending" && asked.approvals_needed == 2, "{asked:?}");
+    approve(&qa, &asked).await?;
+
+    cluster.control_plane.kill()?;
+    cluster.control_plane.resume().await?;
+    let found = promotion(&qa, &asked.id).await?;
+    ensure!(found.status == "pending" && found.approvals.len() == 1 && found.plan == asked.plan, "{found:?}");
+    for agent in &cluster.agents {
+        ensure!(agent.read("ran.txt").is_empty(), "it ran before it was approved");
+    }
+
+    approve(&boss, &asked).await?;
+    cluster.control_plane.kill()?;
+    cluster.control_plane.resume().await?;
+    let ended = cluster.wait_final(&asked.id).await?;
+    ensure!(ended.deployment.status == "succeeded", "{ended:?}");
+    for agent in 0..2 {
+        cluster.wait_lines(agent, "ran.txt", 1).await?;
+    }
+    cluster.passed()
+}
+
+/// The command line of one person.
+struct Shell<'c> {
+    cluster: &'c Cluster,
+    token: String,
+}
+
+impl Shell<'_> {
+    fn command(&self, arguments: &[&str]) -> Result<Command> {
+        let mut stella = Command::new(binaries::path("stella")?);
+        stella.args(self.cluster.control_plane.stella_flags()).args(["-t", TENANT]).args(arguments);
+        stella.env("STELLA_TOKEN", &self.token).stdin(Stdio::null());
+        Ok(stella)
+    }
+
+    fn run(&self, arguments: &[&str]) -> Result<(Option<i32>, String)> {
+        let ended = self.command(arguments)?.output()?;
+        let said = [ended.stdout, ended.stderr].concat();
+        Ok((ended.status.code(), String::from_utf8(said)?))
+    }
+
+    /// The promotion that waits.
+    async fn waiting(&self) -> Result<String> {
+        wait::until("a promotion waits", async || {
+            let (_, said) = self.run(&["promotion", "list", "--status", "pending", "-o", "json"])?;
+            let listed: serde_json::Value = serde_json::from_str(&said).context(said)?;
+            Ok(listed[0]["id"].as_str().context("none waits")?.to_owned())
+        })
+        .await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shell_waits_for_the_decision_and_goes_on_or_ends_with_it() -> Result<()> {
+    let cluster = Cluster::start(1).await?;
+    cluster.release(&release("1.0.0", &[], vec![shell("run", "true")])).await?;
+    let shell = async |name: &str, role: &str| -> Result<Shell<'_>> {
+        Ok(Shell { cluster: &cluster, token: person(&cluster.api, name, role).await? })
+    };
+    let (dev, qa, boss) =
+        (shell("dev", "deployer").await?, shell("qa", "approver").await?, shell("boss", "admin").await?);
+    let (code, said) = boss.run(&["env", "approvals", ENVIRONMENT, "--needed", "1", "--from", "qa"])?;
+    ensure!(code == Some(0) && said.contains("promotions that 1 of qa approved"), "{said}");
+    let (code, said) = boss.run(&["env", "approvals", ENVIRONMENT])?;
+    ensure!(code == Some(2), "{said}");
+    let (_, said) = dev.run(&["deploy", "app:1.0.0", ENVIRONMENT, "--plan"])?;
+    ensure!(said.contains("starts when 1 account has approved it"), "{said}");
+
+    let deploy = ["deploy", "app:1.0.0", ENVIRONMENT, "--wait"];
+    let mut waits = dev.command(&deploy)?.stdout(Stdio::piped()).spawn()?;
+    let id = qa.waiting().await?;
+    let (code, said) = dev.run(&["promotion", "approve", &id])?;
+    ensure!(code == Some(3) && said.contains("account dev needs the role approver"), "{said}");
+    let (code, said) = qa.run(&["promotion", "show", &id])?;
+    ensure!(code == Some(0) && said.contains("asked for by dev: pending (0 of 1 approvals"), "{said}");
+    ensure!(said.contains("plan sha256:") && said.contains("web-1"), "{said}");
+    let (code, said) = qa.run(&["promotion", "approve", &id, "--reason", "tested"])?;
+    ensure!(code == Some(0) && said.contains("has started"), "{said}");
+    let mut said = String::new();
+    waits.stdout.take().context("its output")?.read_to_string(&mut said)?;
+    ensure!(waits.wait()?.code() == Some(0), "{said}");
+    ensure!(said.contains("waits for approvals: 0 of 1") && said.contains("succeeded"), "{said}");
+
+    let mut waits = dev.command(&deploy)?.stdout(Stdio::piped()).spawn()?;
+    let id = qa.waiting().await?;
+    let reject = ["promotion", "reject", &id, "--objection", "bad-timing", "--reason", "friday"];
+    let (code, rejected) = qa.run(&reject)?;
+    ensure!(code == Some(0) && rejected.contains("is rejected"), "{rejected}");
+    let mut said = String::new();
+    waits.stdout.take().context("its output")?.read_to_string(&mut said)?;
+    ensure!(waits.wait()?.code() == Some(1) && said.contains("rejected by qa: friday"), "{said}");
+
+    let (code, said) = dev.run(&["deploy", "app:1.0.0", ENVIRONMENT])?;
+    ensure!(code == Some(0) && said.contains("an approver may say: stella promotion approve"), "{said}");
+    let id = qa.waiting().await?;
+    let (code, said) = dev.run(&["promotion", "withdraw", &id, "--reason", "typo"])?;
+    ensure!(code == Some(0) && said.contains("is withdrawn"), "{said}");
+    let (code, said) = boss.run(&["env", "approvals", ENVIRONMENT, "--nobody"])?;
+    ensure!(code == Some(0) && said.contains("without approvals"), "{said}");
+    cluster.passed()
+}
