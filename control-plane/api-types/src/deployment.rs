@@ -32,7 +32,7 @@ pub struct CreateDeployment {
 }
 
 /// How targets follow one another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case", tag = "type", deny_unknown_fields)]
 pub enum Strategy {
     /// All targets at the same time.
@@ -44,6 +44,27 @@ pub enum Strategy {
         #[schema(minimum = 1, default = 1)]
         batch: u32,
     },
+    /// Some targets first; the others when the release has proven itself there.
+    Canary {
+        /// Where to hold, 1 to 16 times, with growing percents. After the last come all other targets.
+        steps: Vec<CanaryStep>,
+        /// How many targets may be worked on at the same time; all that the step lets if absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schema(minimum = 1)]
+        batch: Option<u32>,
+    },
+}
+
+/// A share of the targets, after which a canary holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CanaryStep {
+    /// How many of all targets, rounded up.
+    #[schema(minimum = 1, maximum = 99)]
+    pub percent: u32,
+    /// For how long the release proves itself then, in seconds, at most a week; until somebody resumes if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub soak_seconds: Option<u64>,
 }
 
 impl Default for Strategy {
@@ -102,6 +123,9 @@ pub struct Deployment {
     /// Why it starts no further target for now; absent if it is not paused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused: Option<Hold>,
+    /// When the pause ends by itself; absent if it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resumes_at: Option<String>,
     /// Why it halted, failed or was cancelled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use stella_api_types::deployment::CanaryStep;
 
 use crate::observability::Observability;
 
@@ -29,6 +30,7 @@ const EXAMPLES: &str = "Examples:
   stella release create web 1.4.0 --component web=./web.tar.gz --steps steps.json
   stella deploy web:1.4.0 staging --plan
   stella deploy web:1.4.0 staging --batch 1 --wait
+  stella deploy web:1.4.0 production --canary 10:600 --canary 50
   stella deployment pause DEPLOYMENT --reason 'the latency rises'
   stella rollback DEPLOYMENT --wait
   stella env path production --after staging --soak 3600
@@ -398,12 +400,16 @@ pub(crate) struct Deploy {
     pub(crate) release: String,
     /// To which environment.
     pub(crate) environment: String,
-    /// How many targets to work on at the same time.
-    #[arg(long, default_value_t = 1, conflicts_with = "all_at_once")]
-    pub(crate) batch: u32,
+    /// How many targets to work on at the same time; 1 if not given, or all of a canary step.
+    #[arg(long, conflicts_with = "all_at_once")]
+    pub(crate) batch: Option<u32>,
     /// Work on all targets at the same time.
     #[arg(long)]
     pub(crate) all_at_once: bool,
+    /// So many percent of the targets first, then hold for so long, or without a time until somebody resumes it (can be given
+    /// more than once).
+    #[arg(long, value_name = "PERCENT[:SECONDS]", conflicts_with = "all_at_once", value_parser = canary_step)]
+    pub(crate) canary: Vec<CanaryStep>,
     /// Only this target (can be given more than once).
     #[arg(long = "target")]
     pub(crate) targets: Vec<String>,
@@ -615,6 +621,16 @@ pub(crate) struct Events {
     /// What belongs to no tenant: tenants, accounts and tokens.
     #[arg(long)]
     pub(crate) system: bool,
+}
+
+/// Reads `PERCENT[:SECONDS]`.
+fn canary_step(text: &str) -> Result<CanaryStep, String> {
+    let (percent, soak) = text.split_once(':').map_or((text, None), |(percent, soak)| (percent, Some(soak)));
+    let number = |text: &str| format!("{text:?} is no number; expected PERCENT[:SECONDS], such as 10:600");
+    Ok(CanaryStep {
+        percent: percent.parse().map_err(|_| number(percent))?,
+        soak_seconds: soak.map(|soak| soak.parse().map_err(|_| number(soak))).transpose()?,
+    })
 }
 
 /// Reads `KEY=VALUE`.

@@ -1,7 +1,7 @@
 //! Deployments and rollbacks.
 
 use stella_api_types::deployment::{
-    CancelDeployment, CreateDeployment, Deployment as Dto, DeploymentDetail, DeploymentPlan,
+    CanaryStep, CancelDeployment, CreateDeployment, Deployment as Dto, DeploymentDetail, DeploymentPlan,
     OnFailure as DtoOnFailure, RetryDeployment, Strategy,
 };
 use stella_api_types::paths;
@@ -18,8 +18,10 @@ pub(crate) async fn deploy(context: &Context, command: Deploy) -> Result<bool, E
         release: command.release,
         strategy: if command.all_at_once {
             Strategy::AllAtOnce {}
+        } else if command.canary.is_empty() {
+            Strategy::Rolling { batch: command.batch.unwrap_or(1) }
         } else {
-            Strategy::Rolling { batch: command.batch }
+            Strategy::Canary { steps: command.canary, batch: command.batch }
         },
         on_failure: match command.on_failure {
             OnFailure::Rollback => DtoOnFailure::Rollback,
@@ -60,10 +62,7 @@ async fn plan(context: &Context, body: &CreateDeployment) -> Result<bool, Error>
             ]
         });
         let table = print::table(&["#", "TARGET", "AGENT", "NOW", "THEN", "WARNING"], rows.collect());
-        let at_once = match plan.strategy {
-            Strategy::AllAtOnce {} => "all at once".to_owned(),
-            Strategy::Rolling { batch } => format!("{batch} at a time"),
-        };
+        let at_once = pace(&plan.strategy, plan.targets.len());
         let on_failure = match plan.on_failure {
             DtoOnFailure::Rollback => "is rolled back",
             DtoOnFailure::Stop => "stops where it is",
@@ -87,6 +86,27 @@ async fn plan(context: &Context, body: &CreateDeployment) -> Result<bool, Error>
         )
     })?;
     Ok(true)
+}
+
+/// How targets follow one another, for a person.
+fn pace(strategy: &Strategy, targets: usize) -> String {
+    match strategy {
+        Strategy::AllAtOnce {} => "all at once".to_owned(),
+        Strategy::Rolling { batch } => format!("{batch} at a time"),
+        Strategy::Canary { steps, batch } => {
+            let step = |step: &CanaryStep| {
+                let percent = usize::try_from(step.percent).unwrap_or(usize::MAX);
+                let count = targets.saturating_mul(percent).div_ceil(100);
+                let hold = step
+                    .soak_seconds
+                    .map_or_else(|| "resumed".to_owned(), |soak| format!("{soak} s have passed"));
+                format!("{}% ({count}) until {hold}", step.percent)
+            };
+            let steps: Vec<String> = steps.iter().map(step).collect();
+            let batch = batch.map(|batch| format!(", {batch} at a time")).unwrap_or_default();
+            format!("canary: {}, then the others{batch}", steps.join(", "))
+        }
+    }
 }
 
 /// Says that a release is deprecated, on standard error: the result is for programs. The deployment is there already, so
@@ -224,7 +244,10 @@ fn show(output: Output, detail: &DeploymentDetail) -> Result<(), Error> {
             print::table(&["TARGET", "PROGRESS", "STEP", "RELEASE", "BEFORE", "REASON"], rows.collect());
         let reason = deployment.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
         let paused = deployment.paused.as_ref();
-        let paused = paused.map(|it| format!(", paused{}", hold::because(Some(it)))).unwrap_or_default();
+        let resumes =
+            deployment.resumes_at.as_ref().map(|at| format!(", goes on at {at}")).unwrap_or_default();
+        let paused =
+            paused.map(|it| format!(", paused{}{resumes}", hold::because(Some(it)))).unwrap_or_default();
         let taken_back =
             detail.rollbacks.iter().map(|id| format!("\ntaken back by {id}")).collect::<String>();
         let by = deployment.created_by.as_ref().map(|by| format!(", by {}", task::by(by)));

@@ -123,7 +123,12 @@ impl View {
         }
         let paused = deployment.paused.as_ref().map(|hold| because(Some(hold)));
         if let Some(why) = paused.as_ref().filter(|why| self.pauses.get(&deployment.id) != Some(*why)) {
-            self.say(&format!("! paused{why}; go on with: stella deployment resume {}", deployment.id));
+            let by_itself =
+                deployment.resumes_at.as_ref().map(|at| format!("goes on at {at}, or ")).unwrap_or_default();
+            self.say(&format!(
+                "! paused{why}; {by_itself}go on with: stella deployment resume {}",
+                deployment.id
+            ));
         }
         if paused.is_none() && self.pauses.contains_key(&deployment.id) && !deployment.is_final {
             self.say("• resumed");

@@ -15,6 +15,10 @@ use crate::hold::Hold;
 pub const TIMEOUT_MS_DEFAULT: u64 = 3_600_000;
 /// The shortest and the longest time that a deployment may take, in milliseconds: a second and a week.
 pub const TIMEOUT_MS_RANGE: (u64, u64) = (1_000, 7 * 24 * 3_600_000);
+/// How many steps a canary may have.
+pub const CANARY_STEPS_MAX: usize = 16;
+/// The shortest and the longest time that a canary step may hold by itself, in milliseconds: a second and a week.
+pub const CANARY_SOAK_MS_RANGE: (u64, u64) = (1_000, 7 * 24 * 3_600_000);
 /// How many targets one deployment may have: its creation and its end are each one atomic append, which must stay bounded.
 pub const TARGETS_MAX: usize = 10_000;
 
@@ -40,6 +44,12 @@ pub struct Deployment {
     /// Why it starts no further target for now. Only while it is running.
     #[serde(default)]
     pub paused: Option<Hold>,
+    /// When the pause ends by itself; `None` if it does not, or if there is none.
+    #[serde(default)]
+    pub resumes_at: Option<Timestamp>,
+    /// How many steps of its canary are behind it: their targets have the release.
+    #[serde(default)]
+    pub steps_passed: u32,
     /// Each target's part, by target id.
     pub targets: OrdMap<TargetId, Arc<TargetRollout>>,
     /// The targets in the order of their names: the order in which they are started.
@@ -71,7 +81,21 @@ impl Deployment {
     /// Whether another target may be started now.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        self.paused.is_none() && self.counts.active < self.strategy.active_max()
+        self.paused.is_none()
+            && self.counts.active < self.strategy.active_max()
+            && self.next < self.strategy.started_max(self.counts.total(), self.steps_passed)
+    }
+
+    /// The canary step that is complete and not behind it yet: its number, from 1, and how it holds there.
+    #[must_use]
+    pub fn step_reached(&self) -> Option<(u32, CanaryStep)> {
+        let step = self.strategy.step(self.steps_passed)?;
+        let reached = matches!(self.status, Status::Running)
+            && self.paused.is_none()
+            && self.counts.active == 0
+            && self.counts.waiting > 0
+            && self.next >= self.strategy.started_max(self.counts.total(), self.steps_passed);
+        reached.then(|| (self.steps_passed.saturating_add(1), step))
     }
 
     /// How long it may take in all, in milliseconds.
@@ -119,7 +143,7 @@ impl Counts {
 }
 
 /// How targets follow one another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "type")]
 pub enum Strategy {
     /// All targets at the same time.
@@ -129,24 +153,59 @@ pub enum Strategy {
         /// How many targets may be worked on at the same time. At least 1.
         batch: u32,
     },
+    /// Some targets first; the others when the release has proven itself there.
+    Canary {
+        /// Where to hold, with growing percents. At least one; after the last come all other targets.
+        steps: Arc<[CanaryStep]>,
+        /// How many targets may be worked on at the same time; `None` is all that the step lets.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        batch: Option<u32>,
+    },
+}
+
+/// A share of the targets, after which a canary holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CanaryStep {
+    /// How many of all targets, 1 to 99, rounded up.
+    pub percent: u32,
+    /// For how long the release proves itself then, in milliseconds; `None` is until somebody resumes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub soak_ms: Option<u64>,
 }
 
 impl Strategy {
     /// How many targets may be worked on at the same time.
     #[must_use]
-    pub const fn active_max(self) -> u32 {
+    pub fn active_max(&self) -> u32 {
         match self {
             Self::AllAtOnce => u32::MAX,
-            Self::Rolling { batch } => batch,
+            Self::Rolling { batch } => *batch,
+            Self::Canary { batch, .. } => batch.unwrap_or(u32::MAX),
+        }
+    }
+
+    /// How many of `total` targets may have been started, when so many steps of a canary are behind it.
+    #[must_use]
+    pub fn started_max(&self, total: u32, steps_passed: u32) -> u32 {
+        let share = |step: CanaryStep| (u64::from(total) * u64::from(step.percent)).div_ceil(100);
+        self.step(steps_passed).map_or(total, |step| u32::try_from(share(step)).unwrap_or(total).min(total))
+    }
+
+    /// The step of a canary after so many others.
+    fn step(&self, passed: u32) -> Option<CanaryStep> {
+        match self {
+            Self::AllAtOnce | Self::Rolling { .. } => None,
+            Self::Canary { steps, .. } => usize::try_from(passed).ok().and_then(|at| steps.get(at)).copied(),
         }
     }
 
     /// The name in metrics and messages.
     #[must_use]
-    pub const fn name(self) -> &'static str {
+    pub const fn name(&self) -> &'static str {
         match self {
             Self::AllAtOnce => "all_at_once",
             Self::Rolling { .. } => "rolling",
+            Self::Canary { .. } => "canary",
         }
     }
 }

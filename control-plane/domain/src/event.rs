@@ -257,6 +257,12 @@ pub enum Fact {
     DeploymentPaused {
         id: DeploymentId,
         reason: String,
+        /// When it ends by itself.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        until: Option<Timestamp>,
+        /// The canary step, from 1, that is complete with it; `None` if a person pauses.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        canary_step: Option<u32>,
     },
     DeploymentResumed {
         id: DeploymentId,

@@ -16,7 +16,7 @@
 //! - **INV-2 final is final**: a final task, target's part or deployment never changes again.
 //! - **INV-3 one deployment a target**: a target is reserved for at most one deployment that has not ended, and a target whose
 //!   last task is `unknown` lets no other in.
-//! - **INV-4 batch**: a rolling deployment never works on more targets than its batch.
+//! - **INV-4 batch**: a deployment never works on more targets than its batch, nor starts more than its canary step lets.
 //! - **INV-5 exact indexes**: unsettled tasks, each agent's open and queued tasks, each deployment's counts, its waiting
 //!   targets, names and timers are what a search through everything would find.
 //! - **INV-6 never again**: an attempt is not dispatched after it became `unknown`.

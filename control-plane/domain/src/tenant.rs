@@ -148,6 +148,8 @@ pub enum Timer {
     RequestForgotten(String),
     /// A token of the API has come to its end. Only among the system's.
     ApiTokenEnded(ApiTokenId),
+    /// A canary has held for long enough.
+    DeploymentResumes(DeploymentId),
     /// A promotion has waited for too long.
     PromotionExpires(PromotionId),
 }

@@ -36,6 +36,7 @@ enum Act {
     Deploy {
         release: u128,
         batch: Option<u32>,
+        canary: bool,
         only: Option<Vec<u128>>,
         stop: bool,
         hours: u64,
@@ -89,8 +90,8 @@ fn act() -> impl Strategy<Value = Act> {
     let who = 1..=AGENTS;
     let only = proptest::option::weighted(0.3, vec(1..=TARGETS, 1..3));
     prop_oneof![
-        14 => (1..=3_u128, proptest::option::of(1..3_u32), only, any::<bool>(), 1..4_u64)
-            .prop_map(|(release, batch, only, stop, hours)| Act::Deploy { release, batch, only, stop, hours }),
+        14 => (1..=3_u128, proptest::option::of(1..3_u32), any::<bool>(), only, any::<bool>(), 1..4_u64)
+            .prop_map(|(release, batch, canary, only, stop, hours)| Act::Deploy { release, batch, canary, only, stop, hours }),
         1 => any::<usize>().prop_map(Act::Cancel),
         3 => (any::<usize>(), any::<bool>()).prop_map(|(which, on)| Act::Pause(which, on)),
         2 => any::<bool>().prop_map(Act::Lock),
@@ -296,9 +297,12 @@ impl Walk {
 
     fn act(&mut self, act: Act) {
         match act {
-            Act::Deploy { release, batch, only, stop, hours } => {
+            Act::Deploy { release, batch, canary, only, stop, hours } => {
                 self.ids += 1;
                 let mut new = new_deployment(self.ids, release, batch);
+                if canary {
+                    new.strategy = common::canary(&[(30, Some(60_000)), (40, None)], batch);
+                }
                 new.targets = only.map(|targets| targets.into_iter().map(target).collect());
                 new.timeout_ms = hours * 3_600_000;
                 if stop {
@@ -495,11 +499,14 @@ proptest! {
         for act in acts {
             walk.act(act);
         }
-        let paused: Vec<_> = walk.world.tenant().active_deployments.iter().copied().collect();
-        for deployment in paused {
-            walk.tenant(TenantCommand::ResumeDeployment { deployment });
+        // A canary may hold twice more.
+        for _ in 0..3 {
+            let paused: Vec<_> = walk.world.tenant().active_deployments.iter().copied().collect();
+            for deployment in paused {
+                walk.tenant(TenantCommand::ResumeDeployment { deployment });
+            }
+            walk.wait(10 * 3_600_000);
         }
-        walk.wait(10 * 3_600_000);
         let open = &walk.world.tenant().active_deployments;
         assert!(open.is_empty(), "{open:?}");
         walk.lock(false);

@@ -8,11 +8,11 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use common::{
-    STAGING, TENANT, TOKEN, World, agent, deployment, digest, failed, mark, name, new_deployment, promotion,
-    release, rule, target,
+    STAGING, TENANT, TOKEN, World, agent, canary, deployment, digest, failed, mark, name, new_deployment,
+    promotion, release, rule, target,
 };
 use stella_domain::agent::Connectivity;
-use stella_domain::command::TenantCommand;
+use stella_domain::command::{NewDeployment, TenantCommand};
 use stella_domain::deployment::{Cause, OnFailure, Strategy};
 use stella_domain::event::{Event, Fact, PlannedTarget, StreamId};
 use stella_domain::promotion::Objection;
@@ -160,7 +160,11 @@ fn deployment_facts(world: &World) -> Vec<(String, Fact)> {
         targets: planned(n),
         deadline: Timestamp(9_000_000),
     };
+    let paused =
+        |until, canary_step| Fact::DeploymentPaused { id, reason: reason.clone(), until, canary_step };
     let mut facts: Vec<(String, Fact)> = vec![
+        paused(None, None),
+        Fact::DeploymentResumed { id },
         Fact::DeploymentHalted { id, reason: reason.clone() },
         Fact::DeploymentCancelRequested { id, reason: reason.clone() },
         Fact::DeploymentOverdue { id, reason: reason.clone() },
@@ -171,6 +175,8 @@ fn deployment_facts(world: &World) -> Vec<(String, Fact)> {
     .into_iter()
     .map(|fact| (fact.name().to_owned(), fact))
     .collect();
+    facts.push(("deployment_paused, canary step 1".to_owned(), paused(Some(Timestamp(9_000_000)), Some(1))));
+    facts.push(("deployment_paused, canary step 2".to_owned(), paused(None, Some(2))));
     facts.push(("deployment_created, again".to_owned(), created(id, 1)));
     facts.push(("deployment_created, another on web-1".to_owned(), created(deployment(9), 1)));
     for n in [1, 2] {
@@ -190,6 +196,7 @@ fn deployment_facts(world: &World) -> Vec<(String, Fact)> {
 }
 
 /// A deployment of two targets, one at a time: `web-1` is worked on and `web-2` waits.
+#[expect(clippy::too_many_lines, reason = "it is one table")]
 fn deployments(table: &mut String) {
     let fresh = || {
         let mut world = World::with_release_1(2);
@@ -215,6 +222,9 @@ fn deployments(table: &mut String) {
         world.ok(TenantCommand::CancelDeployment { deployment: deployment(2), reason: String::new() });
     };
     reached("running, a task is open", "", &|_| ());
+    reached("running, paused", "", &|world| {
+        world.ok(TenantCommand::PauseDeployment { deployment: deployment(2), reason: String::new() });
+    });
     reached("running, a task is unknown", "", &|world| {
         world.finish(1, TaskOutcome::Unknown { reason: String::new() });
     });
@@ -258,6 +268,33 @@ fn deployments(table: &mut String) {
         world.complete(2);
     });
     deployment_rows(table, situations);
+    canaries(table);
+}
+
+/// A canary of two targets with two steps, the first of which is complete or holds.
+fn canaries(table: &mut String) {
+    let mut situations: Vec<(&str, World, State)> = Vec::new();
+    for (label, until) in [
+        ("canary, its first step is complete", "deployment_paused"),
+        ("canary, it holds at its first step", ""),
+    ] {
+        let mut world = World::with_release_1(2);
+        let mut state = world.state.clone();
+        world.events.clear();
+        let strategy = canary(&[(50, Some(60_000)), (60, None)], None);
+        let new = NewDeployment { strategy, ..new_deployment(2, 2, None) };
+        world.ok(TenantCommand::Deploy(Box::new(new)));
+        world.complete(1);
+        for (stream, event) in &world.events {
+            if event.fact.name() == until {
+                break;
+            }
+            state.apply(*stream, event).unwrap();
+        }
+        world.state = state.clone();
+        situations.push((label, world, state));
+    }
+    deployment_rows(table, situations);
 }
 
 fn deployment_rows(table: &mut String, situations: Vec<(&str, World, State)>) {
@@ -265,7 +302,12 @@ fn deployment_rows(table: &mut String, situations: Vec<(&str, World, State)>) {
         rows(table, &format!("deployment {label}"), &state, &deployment_facts(&world), |state| {
             let deployment = &state.tenants[&TENANT].deployments[&deployment(2)];
             let part = |n| deployment.targets[&target(n)].progress.name();
-            format!("{}: web-1 {}, web-2 {}", deployment.status.name(), part(1), part(2))
+            let paused = match (&deployment.paused, deployment.resumes_at) {
+                (None, _) => "",
+                (Some(_), None) => ", paused",
+                (Some(_), Some(_)) => ", paused for a time",
+            };
+            format!("{}{paused}: web-1 {}, web-2 {}", deployment.status.name(), part(1), part(2))
         });
     }
 }

@@ -115,7 +115,7 @@ fn wanted(tenant: &TenantState, body: &CreateDeployment) -> Result<NewDeployment
         id: DeploymentId(Uuid::now_v7()),
         environment,
         release: resolve::release(tenant, &body.release)?.id,
-        strategy: parse::strategy(body.strategy),
+        strategy: parse::strategy(&body.strategy)?,
         on_failure: parse::on_failure(body.on_failure),
         targets: targets.transpose()?,
         timeout_ms: parse::timeout_ms("timeout_seconds", body.timeout_seconds)?,

@@ -2,7 +2,7 @@
 
 use stella_api_types::deployment as dto;
 use stella_domain::deployment::{
-    Cause, Counts, Deployment, OnFailure, Progress, Status, Strategy, TargetRollout,
+    CanaryStep, Cause, Counts, Deployment, OnFailure, Progress, Status, Strategy, TargetRollout,
 };
 use stella_domain::task::TaskState;
 use stella_domain::tenant::TenantState;
@@ -19,10 +19,11 @@ pub(crate) fn deployment(tenant: &TenantState, deployment: &Deployment) -> dto::
         id: deployment.id.to_string(),
         environment: environment_named(tenant, deployment.environment),
         release: release_ref(tenant, deployment.release),
-        strategy: strategy(deployment.strategy),
+        strategy: strategy(&deployment.strategy),
         on_failure: on_failure(deployment.on_failure),
         status: deployment.status.name().to_owned(),
         paused: deployment.paused.as_ref().map(hold),
+        resumes_at: deployment.resumes_at.map(time),
         reason: reason(&deployment.status).map(str::to_owned),
         is_final: deployment.status.is_final(),
         rollback_of: match &deployment.cause {
@@ -39,10 +40,17 @@ pub(crate) fn deployment(tenant: &TenantState, deployment: &Deployment) -> dto::
     }
 }
 
-pub(super) const fn strategy(strategy: Strategy) -> dto::Strategy {
+pub(super) fn strategy(strategy: &Strategy) -> dto::Strategy {
     match strategy {
         Strategy::AllAtOnce => dto::Strategy::AllAtOnce {},
-        Strategy::Rolling { batch } => dto::Strategy::Rolling { batch },
+        Strategy::Rolling { batch } => dto::Strategy::Rolling { batch: *batch },
+        Strategy::Canary { steps, batch } => {
+            let step = |step: &CanaryStep| dto::CanaryStep {
+                percent: step.percent,
+                soak_seconds: step.soak_ms.map(|soak_ms| soak_ms / 1_000),
+            };
+            dto::Strategy::Canary { steps: steps.iter().map(step).collect(), batch: *batch }
+        }
     }
 }
 

@@ -20,7 +20,7 @@ pub(crate) fn plan(tenant: &TenantState, wanted: &NewDeployment, planned: &Plann
     dto::DeploymentPlan {
         environment: environment_named(tenant, wanted.environment),
         release: release_ref(tenant, wanted.release),
-        strategy: strategy(wanted.strategy),
+        strategy: strategy(&wanted.strategy),
         on_failure: on_failure(wanted.on_failure),
         timeout_seconds: wanted.timeout_ms / 1_000,
         steps: release

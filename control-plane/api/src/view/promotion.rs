@@ -30,7 +30,7 @@ pub(crate) fn promotion(tenant: &TenantState, promotion: &Promotion) -> dto::Pro
         id: promotion.id.to_string(),
         environment: environment_named(tenant, wanted.environment),
         release: release_ref(tenant, wanted.release),
-        strategy: strategy(wanted.strategy),
+        strategy: strategy(&wanted.strategy),
         on_failure: on_failure(wanted.on_failure),
         targets: wanted
             .targets

@@ -49,3 +49,28 @@ async fn a_plan_is_refused_where_the_deployment_would_be() {
     let refused = world.post(&format!("{}/deployment-plans", busy.at), &wanted).await.expect(409);
     assert!(refused["detail"].as_str().unwrap().contains("is locked (audit)"), "{refused}");
 }
+
+#[tokio::test]
+async fn a_canary_is_checked_by_field_and_shown_as_it_was_asked_for() {
+    let world = World::new().await;
+    let busy = world.busy_tenant("acme").await;
+    let room = json!({"reason": "room"});
+    world.post(&format!("{}/deployments/{}/cancel", busy.at, busy.deployment), &room).await.expect(200);
+    let deployment = |steps: serde_json::Value| {
+        let strategy = json!({"type": "canary", "steps": steps});
+        json!({"environment": "prod", "release": "web:1.0.0", "strategy": strategy})
+    };
+    let path = format!("{}/deployments", busy.at);
+    for (steps, field) in [
+        (json!([]), "strategy.steps"),
+        (json!([{"percent": 101}]), "strategy.steps[0].percent"),
+        (json!([{"percent": 10}, {"percent": 5}]), "strategy.steps[1].percent"),
+        (json!([{"percent": 10, "soak_seconds": u64::MAX}]), "strategy.steps[0].soak_seconds"),
+        (json!([{"percent": 10, "soak_seconds": 0}]), "strategy.steps[0].soak_seconds"),
+    ] {
+        assert_eq!(world.post(&path, &deployment(steps)).await.expect(422)["field"], field);
+    }
+    let steps = json!([{"percent": 10, "soak_seconds": 60}, {"percent": 50}]);
+    let created = world.post(&path, &deployment(steps.clone())).await.expect(201);
+    assert_eq!(created["strategy"], json!({"type": "canary", "steps": steps}));
+}

@@ -38,7 +38,7 @@ impl TenantState {
                 deployment.paused = None;
                 let deadline = deployment.deadline;
                 self.timers.remove(&(deadline, Timer::DeploymentDeadline(*id)));
-                Ok(())
+                self.stop_resuming(*id, fact)
             }
             Fact::DeploymentSucceeded { id } => {
                 self.end_deployment(at, *id, fact, Status::Succeeded, |deployment| {
@@ -100,11 +100,13 @@ impl TenantState {
             id: *id,
             environment: *environment,
             release: *release,
-            strategy: *strategy,
+            strategy: strategy.clone(),
             on_failure: *on_failure,
             cause: cause.clone(),
             status: Status::Running,
             paused: None,
+            resumes_at: None,
+            steps_passed: 0,
             targets: parts,
             order: targets.iter().map(|planned| planned.target).collect(),
             next: 0,
@@ -158,6 +160,7 @@ impl TenantState {
         status: Status,
         may_end: impl FnOnce(&Deployment) -> bool,
     ) -> Applied {
+        self.stop_resuming(id, fact)?;
         let deployment = self.deployment_mut(id, fact)?;
         ensure(may_end(deployment), subject(id), where_it_is(deployment), fact)?;
         deployment.status = status;

@@ -36,7 +36,7 @@ impl TenantState {
                 self.set_standing(*id, Standing::Blocked(hold(reason)), fact)
             }
             Fact::ReleaseCleared { id, .. } => self.set_standing(*id, Standing::Good, fact),
-            Fact::DeploymentPaused { id, reason } => self.deployment_paused(*id, hold(reason), fact),
+            Fact::DeploymentPaused { id, reason, .. } => self.deployment_paused(*id, hold(reason), fact),
             Fact::DeploymentResumed { id } => {
                 let deployment = self.deployment_mut(*id, fact)?;
                 ensure(deployment.paused.is_some(), subject(*id), "not paused", fact)?;
@@ -61,17 +61,44 @@ impl TenantState {
         Ok(())
     }
 
-    /// The time in a pause does not count, so there is no deadline meanwhile.
+    /// The time in a pause does not count, so there is no deadline meanwhile. A pause of a canary, which ends by itself, may
+    /// become one of a person, which does not.
     fn deployment_paused(&mut self, id: DeploymentId, hold: Hold, fact: &Fact) -> Applied {
+        let Fact::DeploymentPaused { until, canary_step, .. } = fact else { return Err(misplaced(fact)) };
         let deployment = self.deployment_mut(id, fact)?;
-        let goes_on = matches!(deployment.status, Status::Running) && deployment.paused.is_none();
-        ensure(goes_on, subject(id), where_it_is(deployment), fact)?;
-        deployment.paused = Some(hold);
-        self.stop_deadline(id, fact)
+        let reached = deployment.step_reached().map(|(number, _)| number);
+        let fits = canary_step.is_none_or(|step| reached == Some(step));
+        let goes_on = matches!(deployment.status, Status::Running)
+            && (deployment.paused.is_none() || deployment.resumes_at.is_some());
+        ensure(goes_on && fits, subject(id), where_it_is(deployment), fact)?;
+        deployment.steps_passed = canary_step.unwrap_or(deployment.steps_passed);
+        match deployment.paused.take() {
+            // The time since then does not count either.
+            Some(before) => {
+                deployment.paused = Some(Hold { since: before.since, ..hold });
+                self.stop_resuming(id, fact)?;
+            }
+            None => {
+                deployment.paused = Some(hold);
+                self.stop_deadline(id, fact)?;
+            }
+        }
+        self.deployment_mut(id, fact)?.resumes_at = *until;
+        self.timers.extend(until.map(|end| (end, Timer::DeploymentResumes(id))));
+        Ok(())
+    }
+
+    /// The pause does not end by itself any more.
+    pub(super) fn stop_resuming(&mut self, id: DeploymentId, fact: &Fact) -> Applied {
+        if let Some(end) = self.deployment_mut(id, fact)?.resumes_at.take() {
+            self.timers.remove(&(end, Timer::DeploymentResumes(id)));
+        }
+        Ok(())
     }
 
     /// Ends a pause, if there is one: the deadline moves by its length.
     pub(super) fn end_pause(&mut self, at: Timestamp, id: DeploymentId, fact: &Fact) -> Applied {
+        self.stop_resuming(id, fact)?;
         let deployment = self.deployment_mut(id, fact)?;
         let Some(pause) = deployment.paused.take() else { return Ok(()) };
         deployment.deadline = deployment.deadline.plus_ms(at.0.saturating_sub(pause.since.0));

@@ -80,14 +80,11 @@ impl TenantState {
     ) -> Applied {
         let running = matches!(self.status(deployment, fact)?, Status::Running);
         ensure(running, subject(deployment), "not running", fact)?;
-        let paused = self.deployments.get(&deployment).is_some_and(|deployment| deployment.paused.is_some());
-        ensure(!paused, subject(deployment), "paused", fact)?;
+        let has_room = self.deployments.get(&deployment).is_some_and(|deployment| deployment.has_room());
+        ensure(has_room, subject(deployment), "paused, at its batch or at a canary step", fact)?;
         let task = ids::task(deployment, target, 0);
         let progress = Progress::Active { generation, step: 0, task, since: at };
         self.take_next(deployment, target, progress, fact)?;
-        let within_batch =
-            self.deployments.get(&deployment).is_some_and(|d| d.counts.active <= d.strategy.active_max());
-        ensure(within_batch, subject(deployment), "at its batch", fact)?;
         let place = self.target_mut(target, fact)?;
         let newer = generation > place.generation && place.active == Some(deployment);
         ensure(newer, format!("target {target}"), format!("at generation {}", place.generation), fact)?;

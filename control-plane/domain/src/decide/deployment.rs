@@ -9,7 +9,10 @@ use stella_protocol::time::Timestamp;
 use super::transaction::Transaction;
 use super::{fields, hold, path, rollout};
 use crate::command::{NewDeployment, Outcome};
-use crate::deployment::{Cause, Deployment, OnFailure, Status, Strategy, TARGETS_MAX, TIMEOUT_MS_RANGE};
+use crate::deployment::{
+    CANARY_SOAK_MS_RANGE, CANARY_STEPS_MAX, CanaryStep, Cause, Deployment, OnFailure, Status, Strategy,
+    TARGETS_MAX, TIMEOUT_MS_RANGE,
+};
 use crate::environment::Environment;
 use crate::event::{Fact, PlannedTarget};
 use crate::rejection::Rejection;
@@ -50,12 +53,7 @@ pub(super) fn prepare(
     let release = release.ok_or_else(|| Rejection::not_found(ReleaseId::KIND, new.release))?;
     hold::is_usable(&release)?;
     path::is_reached(tenant, &environment, &release, now)?;
-    if new.strategy == (Strategy::Rolling { batch: 0 }) {
-        return Err(Rejection::invalid(
-            "strategy.batch",
-            "is 0; at least one target at a time must be worked on",
-        ));
-    }
+    makes_sense(&new.strategy)?;
     fields::range("timeout_ms", new.timeout_ms, TIMEOUT_MS_RANGE, " (a second to a week)")?;
     let targets = chosen(tenant, new, &environment)?;
     // Only steps that refer to something can differ between targets; the others were checked with the release.
@@ -97,6 +95,38 @@ pub(super) fn open(tx: &mut Transaction<'_>, opening: Opening) -> Result<(), Rej
         deadline,
     })?;
     rollout::advance(tx, id)
+}
+
+/// Whether a strategy can meet its own limits.
+fn makes_sense(strategy: &Strategy) -> Result<(), Rejection> {
+    if strategy.active_max() == 0 {
+        let problem = "is 0; at least one target at a time must be worked on";
+        return Err(Rejection::invalid("strategy.batch", problem));
+    }
+    let Strategy::Canary { steps, .. } = strategy else { return Ok(()) };
+    if steps.is_empty() || steps.len() > CANARY_STEPS_MAX {
+        let problem = format!("there are {}; a canary has 1 to {CANARY_STEPS_MAX}", steps.len());
+        return Err(Rejection::invalid("strategy.steps", problem));
+    }
+    let mut before = 0;
+    for (at, CanaryStep { percent, soak_ms }) in steps.iter().enumerate() {
+        let field = |name: &str| format!("strategy.steps[{at}].{name}");
+        fields::range(
+            field("percent"),
+            u64::from(*percent),
+            (1, 99),
+            "; all others come after the last step",
+        )?;
+        if *percent <= before {
+            let problem = format!("is {percent}; it must be more than the {before} of the step before");
+            return Err(Rejection::invalid(field("percent"), problem));
+        }
+        if let Some(soak_ms) = soak_ms {
+            fields::range(field("soak_ms"), *soak_ms, CANARY_SOAK_MS_RANGE, " (a second to a week)")?;
+        }
+        before = *percent;
+    }
+    Ok(())
 }
 
 /// The wanted targets in the order of their names.

@@ -112,8 +112,10 @@ pub(super) fn pause(tx: &mut Transaction<'_>, id: DeploymentId, reason: &str) ->
             format!("deployment {id} is {}; only a running one can be paused", deployment.status.name());
         return Err(Rejection::Conflict { problem });
     }
-    if deployment.paused.is_none() {
-        tx.emit(Fact::DeploymentPaused { id, reason: reason.to_owned() })?;
+    // A canary that holds would go on by itself.
+    if deployment.paused.is_none() || deployment.resumes_at.is_some() {
+        let reason = reason.to_owned();
+        tx.emit(Fact::DeploymentPaused { id, reason, until: None, canary_step: None })?;
     }
     Ok(Outcome::Done)
 }

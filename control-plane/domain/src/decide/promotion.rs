@@ -104,7 +104,7 @@ fn start(tx: &mut Transaction<'_>, new: &NewDeployment, prepared: &Prepared) -> 
     let opening = Opening {
         id: new.id,
         environment: new.environment,
-        strategy: new.strategy,
+        strategy: new.strategy.clone(),
         on_failure: new.on_failure,
         cause: Cause::Requested,
         targets: prepared.planned(),

@@ -46,7 +46,7 @@ pub(super) fn retry(
         id,
         environment: before.environment,
         release: before.release,
-        strategy: before.strategy,
+        strategy: before.strategy.clone(),
         on_failure: before.on_failure,
         targets: Some(targets),
         timeout_ms: before.timeout_ms(),

@@ -11,7 +11,7 @@ use stella_protocol::message::TaskOutcome;
 use super::rollback;
 use super::transaction::Transaction;
 use crate::agent::{Connectivity, OPEN_TASKS_MAX};
-use crate::deployment::{Progress, Status};
+use crate::deployment::{CanaryStep, Progress, Status};
 use crate::event::Fact;
 use crate::ids;
 use crate::rejection::Rejection;
@@ -28,7 +28,18 @@ pub(super) fn advance(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<(), 
         tx.emit(Fact::TargetStarted { deployment: id, target, generation })?;
         queue(tx, id, target, 0)?;
     }
+    hold_at_step(tx, id)?;
     end_if_quiet(tx, id)
+}
+
+/// A canary holds where one of its steps is complete.
+fn hold_at_step(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<(), Rejection> {
+    let deployment = tx.deployment(id)?;
+    let Some((number, CanaryStep { soak_ms, .. })) = deployment.step_reached() else { return Ok(()) };
+    let (done, total) = (deployment.counts.succeeded, deployment.counts.total());
+    let reason = format!("canary step {number}: {done} of {total} targets have the release");
+    let until = soak_ms.map(|soak_ms| tx.now.plus_ms(soak_ms));
+    tx.emit(Fact::DeploymentPaused { id, reason, until, canary_step: Some(number) })
 }
 
 fn queue(

@@ -4,7 +4,7 @@ use stella_protocol::id::DeploymentId;
 use stella_protocol::time::Timestamp;
 
 use super::transaction::Transaction;
-use super::{Decision, promotion, rollout};
+use super::{Decision, hold, promotion, rollout};
 use crate::command::Request;
 use crate::deployment::Status;
 use crate::event::{Fact, StreamId};
@@ -26,6 +26,7 @@ pub(super) fn decide(state: &State, request: &Request, now: Timestamp) -> Result
             Timer::ReconnectWindow(_)
             | Timer::DeploymentDeadline(_)
             | Timer::TaskOverdue(_)
+            | Timer::DeploymentResumes(_)
             | Timer::PromotionExpires(_) => None,
         };
         if let Some(fact) = fact {
@@ -65,6 +66,7 @@ fn fire(tx: &mut Transaction<'_>, timer: &Timer) -> Result<(), Rejection> {
             rollout::became_unknown(tx, *task, &reason)
         }
         Timer::DeploymentDeadline(deployment) => deadline(tx, *deployment),
+        Timer::DeploymentResumes(deployment) => hold::resume(tx, *deployment).map(drop),
         Timer::PromotionExpires(promotion) => tx.emit(Fact::PromotionExpired { id: *promotion }),
         // No tenant has one, and `apply` would refuse it.
         Timer::ApiTokenEnded(id) => tx.emit(Fact::ApiTokenRevoked { id: *id }),

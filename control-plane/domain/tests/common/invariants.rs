@@ -130,8 +130,25 @@ fn one_deployment_a_target(tenant: &TenantState) {
 fn batch(tenant: &TenantState) {
     for deployment in tenant.deployments.values() {
         let active = deployment.targets.values().filter(|part| part.progress.task().is_some()).count();
-        if let Strategy::Rolling { batch } = deployment.strategy {
-            assert!(active <= usize::try_from(batch).unwrap(), "INV-4: {active} active");
+        match &deployment.strategy {
+            Strategy::AllAtOnce => {}
+            Strategy::Rolling { batch } => {
+                assert!(active <= usize::try_from(*batch).unwrap(), "INV-4: {active} active");
+            }
+            Strategy::Canary { steps, batch } => {
+                let batch = batch.map_or(usize::MAX, |batch| usize::try_from(batch).unwrap());
+                assert!(active <= batch, "INV-4: {active} active");
+                let passed = usize::try_from(deployment.steps_passed).unwrap();
+                let all = deployment.targets.len();
+                let may = steps
+                    .get(passed)
+                    .map_or(all, |step| (all * usize::try_from(step.percent).unwrap()).div_ceil(100));
+                let started = deployment
+                    .targets
+                    .values()
+                    .filter(|part| !matches!(part.progress, Progress::Waiting | Progress::Skipped));
+                assert!(started.count() <= may, "INV-4: more than the canary step lets");
+            }
         }
     }
 }
@@ -223,6 +240,8 @@ fn timers(tenant: &TenantState) {
     let mut found: BTreeSet<_> = tenant.timers.iter().cloned().collect();
     for deployment in tenant.deployments.values() {
         let deadline = found.remove(&(deployment.deadline, Timer::DeploymentDeadline(deployment.id)));
+        wanted.extend(deployment.resumes_at.map(|at| (at, Timer::DeploymentResumes(deployment.id))));
+        assert!(deployment.resumes_at.is_none() || deployment.paused.is_some(), "INV-9: no pause to end");
         let paused = deployment.paused.is_some();
         let may = !paused && matches!(deployment.status, Status::Running | Status::Halting { .. });
         let must = !paused && matches!(deployment.status, Status::Running);

@@ -13,7 +13,7 @@ use stella_domain::command::{
     Outcome, Report, Request, SystemCommand, TenantCommand,
 };
 use stella_domain::decide::{Decision, decide};
-use stella_domain::deployment::{Deployment, OnFailure, Status, Strategy};
+use stella_domain::deployment::{CanaryStep, Deployment, OnFailure, Status, Strategy};
 use stella_domain::event::{Event, Fact, StreamId};
 use stella_domain::name::{Name, Version};
 use stella_domain::promotion::{ApprovalRule, Promotion};
@@ -147,6 +147,12 @@ pub fn new_deployment(n: u128, of: u128, batch: Option<u32>) -> NewDeployment {
         targets: None,
         timeout_ms: 3_600_000,
     }
+}
+
+/// Steps of percents, and how long each holds.
+pub fn canary(steps: &[(u32, Option<u64>)], batch: Option<u32>) -> Strategy {
+    let step = |(percent, soak_ms): &(u32, Option<u64>)| CanaryStep { percent: *percent, soak_ms: *soak_ms };
+    Strategy::Canary { steps: steps.iter().map(step).collect(), batch }
 }
 
 pub struct World {
