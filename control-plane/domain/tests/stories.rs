@@ -617,22 +617,6 @@ fn reports_are_heard_once_and_only_from_their_agent() {
 }
 
 #[test]
-fn a_large_deployment_is_quick() {
-    let mut world = World::with_targets(1_000);
-    world.deploy(1, 1, Some(50));
-    let before = std::time::Instant::now();
-    for n in 1..=1_000 {
-        // Named web-1, web-10, web-100: the order of names is not that of numbers.
-        let place = world.deployment(deployment(1)).order[n - 1];
-        let n = place.0.as_u128() - 0x1000;
-        world.complete(n);
-    }
-    assert_eq!(*world.status(1), Status::Succeeded);
-    assert!(before.elapsed().as_secs() < 20, "{:?} for 2,000 reports", before.elapsed());
-    end(&world);
-}
-
-#[test]
 fn a_retry_goes_to_the_targets_that_lack_the_release_and_leaves_the_old_deployment_alone() {
     let mut world = World::with_release_1(2);
     let new = NewDeployment { on_failure: OnFailure::Stop, ..new_deployment(2, 2, None) };

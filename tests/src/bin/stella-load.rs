@@ -11,7 +11,7 @@ use stella_tests::load::figure::{Figure, table};
 use stella_tests::load::fleet::Fleet;
 use stella_tests::load::site::Site;
 use stella_tests::load::tasks::Load;
-use stella_tests::load::{dispatch, heartbeats, idle, raw, real, reconnect, replay, scrape, tasks};
+use stella_tests::load::{core, dispatch, heartbeats, idle, raw, real, reconnect, replay, scrape, tasks};
 
 // As the control plane has it, so that the memory of the bare server can be compared with its own.
 #[global_allocator]
@@ -57,6 +57,12 @@ enum Command {
         /// Numbers of agents, growing.
         #[arg(long, value_delimiter = ',', default_value = "1,100,1000,5000")]
         sizes: Vec<usize>,
+    },
+    /// What the pure core costs, without journal and network, as a tenant grows.
+    Core {
+        /// Numbers of targets, growing.
+        #[arg(long, value_delimiter = ',', default_value = "100,1000,10000")]
+        sizes: Vec<u32>,
     },
     /// Latency from a request to its task accepted by a real agent.
     Dispatch {
@@ -180,6 +186,7 @@ fn header(folder: &Path) -> String {
 fn everything() -> Vec<Vec<Command>> {
     vec![
         vec![
+            Command::Core { sizes: vec![100, 1_000, 10_000] },
             Command::Dispatch { samples: 300 },
             Command::Real { agents: 10, steps: 10 },
             Command::Tasks(TasksArgs { agents: 1_000, steps: 8, seconds: 20 }),
@@ -237,6 +244,10 @@ async fn measure_one(
     program: &Path,
 ) -> Result<Vec<Figure>> {
     match command {
+        Command::Core { sizes } => {
+            let sizes = sizes.clone();
+            tokio::task::spawn_blocking(move || core::measure(&sizes)).await?
+        }
         Command::Idle { sizes } => idle::measure(site, fleet, sizes, program).await,
         Command::Dispatch { samples } => dispatch::measure(site, *samples, program).await,
         Command::Tasks(arguments) => {
