@@ -31,6 +31,8 @@ pub struct Settings {
     pub metrics_client_ca: Option<PathBuf>,
     /// A level or a filter.
     pub log_level: String,
+    /// Where traces go, if they do.
+    pub traces_endpoint: Option<String>,
 }
 
 impl Default for Settings {
@@ -43,6 +45,7 @@ impl Default for Settings {
             snapshot_every_events: 200_000,
             metrics_client_ca: None,
             log_level: "info".to_owned(),
+            traces_endpoint: None,
         }
     }
 }
@@ -117,6 +120,9 @@ impl ControlPlane {
         writeln!(text, "[journal]\nreserve_bytes = {}", settings.reserve_bytes)?;
         writeln!(text, "snapshot_every_events = {}", settings.snapshot_every_events)?;
         writeln!(text, "[log]\nlevel = {:?}\nformat = \"json\"", settings.log_level)?;
+        if let Some(endpoint) = &settings.traces_endpoint {
+            writeln!(text, "[traces]\nendpoint = {endpoint:?}")?;
+        }
         let path = self.folder.join("orchestrator.toml");
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
     }

@@ -14,6 +14,7 @@ pub mod agent;
 pub mod api;
 pub mod binaries;
 pub mod cluster;
+pub mod collector;
 pub mod control_plane;
 pub mod daemon;
 pub mod host;

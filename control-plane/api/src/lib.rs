@@ -19,10 +19,12 @@ mod view;
 use std::net::SocketAddr;
 use std::ops::Deref;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 use stella_engine::Handle;
 use stella_protocol::digest::Digest;
+use stella_protocol::id::TenantId;
+use stella_protocol::trace::TraceContext;
 use stella_store::{ArtifactStore, OutputStore};
 use tokio_util::sync::CancellationToken;
 
@@ -59,6 +61,43 @@ pub struct ApiDeps {
     pub root_fingerprint: Digest,
     /// What agents dial, `host:port`.
     pub agent_address: String,
+    /// Told of each request when it is answered.
+    pub on_answer: Option<OnAnswer>,
+}
+
+/// Somebody who wants to know of each request; must not block.
+#[derive(Clone)]
+pub struct OnAnswer(pub Arc<dyn Fn(&AnsweredRequest) + Send + Sync>);
+
+impl std::fmt::Debug for OnAnswer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("OnAnswer")
+    }
+}
+
+/// A request that was answered: its head was, a stream may go on.
+#[derive(Clone, Debug)]
+pub struct AnsweredRequest {
+    /// Its trace and span.
+    pub trace: TraceContext,
+    /// Whether the caller sent both, so that the span is the caller's own.
+    pub is_callers: bool,
+    /// The method.
+    pub method: &'static str,
+    /// The template of its path.
+    pub route: String,
+    /// Its path, without a query.
+    pub path: String,
+    /// The status of the answer.
+    pub status: u16,
+    /// The tenant that the path leads to.
+    pub tenant: Option<TenantId>,
+    /// What the caller calls itself.
+    pub user_agent: Option<String>,
+    /// When it came.
+    pub started: SystemTime,
+    /// How long it took.
+    pub took: Duration,
 }
 
 /// What every handler has.
@@ -74,6 +113,7 @@ pub(crate) struct Inner {
     pub(crate) version: &'static str,
     pub(crate) root_fingerprint: Digest,
     pub(crate) agent_address: String,
+    pub(crate) on_answer: Option<OnAnswer>,
     pub(crate) limits: limits::Limits,
     pub(crate) shutdown: CancellationToken,
     pub(crate) started: Instant,
@@ -90,7 +130,7 @@ impl Deref for App {
 impl App {
     pub(crate) fn new(config: ApiConfig, deps: ApiDeps, shutdown: CancellationToken) -> Self {
         let limits = limits::Limits::new(&config);
-        let ApiDeps { engine, artifacts, output, version, root_fingerprint, agent_address } = deps;
+        let ApiDeps { engine, artifacts, output, version, root_fingerprint, agent_address, on_answer } = deps;
         let started = Instant::now();
         Self(Arc::new(Inner {
             config,
@@ -100,6 +140,7 @@ impl App {
             version,
             root_fingerprint,
             agent_address,
+            on_answer,
             limits,
             shutdown,
             started,

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use axum::RequestExt;
 use axum::body::Body;
@@ -24,14 +24,16 @@ use stella_protocol::trace::TraceContext;
 use subtle::ConstantTimeEq;
 use tracing::Instrument;
 
-use crate::App;
 use crate::error::{ApiError, ErrorCode};
+use crate::{AnsweredRequest, App, OnAnswer};
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const CORRELATION: HeaderName = HeaderName::from_static("x-correlation-id");
 /// The longest correlation id that is taken over from a caller.
 const CORRELATION_BYTES_MAX: usize = 128;
 
+/// How much of what a caller calls itself is of interest.
+const USER_AGENT_CHARACTERS_MAX: usize = 256;
 /// How long to trust that the wall clock goes on as it does.
 const CLOCK_CHECK: Duration = Duration::from_mins(1);
 
@@ -80,7 +82,10 @@ impl Caller {
 /// The layer around all routes.
 pub(crate) async fn layer(State(app): State<App>, mut request: Request, next: Next) -> Response<Body> {
     let started = Instant::now();
-    let trace = trace_of(request.headers());
+    let since = SystemTime::now();
+    let (trace, is_callers) = trace_of(request.headers());
+    let user_agent = user_agent_of(request.headers());
+    let mut seen_tenant = None;
     let correlation = correlation_of(request.headers());
     let method = method_label(&request);
     let instance = request.uri().path().to_owned();
@@ -95,6 +100,7 @@ pub(crate) async fn layer(State(app): State<App>, mut request: Request, next: Ne
     );
     let answered = async {
         let tenant = tenant_of(&app, &mut request).await;
+        seen_tenant = tenant.as_ref().map(|(_, id)| *id);
         match admit(&app, &request, tenant.as_ref(), trace) {
             Ok(caller) => {
                 if let Some(caller) = caller {
@@ -111,11 +117,31 @@ pub(crate) async fn layer(State(app): State<App>, mut request: Request, next: Ne
     let took = started.elapsed();
     let status = response.status().as_u16();
     span.in_scope(|| tracing::debug!(status, milliseconds = took.as_secs_f64() * 1e3, "request answered"));
+    if let Some(OnAnswer(tell)) = app.on_answer.as_ref().filter(|_| !is_probe(&instance)) {
+        let (route, tenant, started) = (path.clone(), seen_tenant, since);
+        tell(&AnsweredRequest {
+            trace,
+            is_callers,
+            method,
+            route,
+            path: instance,
+            status,
+            tenant,
+            user_agent,
+            started,
+            took,
+        });
+    }
     metrics::counter!("stella_http_requests_total", "method" => method, "path" => path.clone(), "status" => status.to_string())
         .increment(1);
     metrics::histogram!("stella_http_request_duration_seconds", "method" => method, "path" => path)
         .record(took);
     response
+}
+
+/// Whether it asks how the control plane does, which is asked all the time.
+fn is_probe(path: &str) -> bool {
+    matches!(path, paths::HEALTH | paths::HEALTH_READY | paths::HEALTH_LIVE)
 }
 
 /// Lets a request in, with its caller if the path needs one.
@@ -126,7 +152,7 @@ fn admit(
     trace: TraceContext,
 ) -> Result<Option<Caller>, ApiError> {
     let path = request.uri().path();
-    if matches!(path, paths::HEALTH | paths::HEALTH_READY | paths::HEALTH_LIVE) {
+    if is_probe(path) {
         return Ok(None);
     }
     let address = request.extensions().get::<ConnectInfo<SocketAddr>>();
@@ -187,13 +213,23 @@ async fn tenant_of(app: &App, request: &mut Request) -> Option<(String, TenantId
     Some((text.to_owned(), id))
 }
 
-fn trace_of(headers: &HeaderMap) -> TraceContext {
+/// What the caller calls itself, as far as it is printable and short.
+fn user_agent_of(headers: &HeaderMap) -> Option<String> {
+    let text = headers.get(header::USER_AGENT)?.to_str().ok()?;
+    Some(text.chars().take(USER_AGENT_CHARACTERS_MAX).collect())
+}
+
+/// The trace of a request, and whether the caller sent it.
+fn trace_of(headers: &HeaderMap) -> (TraceContext, bool) {
     let given =
         headers.get(TRACEPARENT).and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
-    given.unwrap_or_else(|| {
-        let (id, span) = (uuid::Uuid::new_v4().as_u128(), uuid::Uuid::new_v4().as_u64_pair().1);
-        TraceContext { trace_id: id, span_id: span, sampled: true }
-    })
+    given.map_or_else(
+        || {
+            let (id, span) = (uuid::Uuid::new_v4().as_u128(), uuid::Uuid::new_v4().as_u64_pair().1);
+            (TraceContext { trace_id: id, span_id: span, sampled: true }, false)
+        },
+        |given| (given, true),
+    )
 }
 
 fn correlation_of(headers: &HeaderMap) -> String {

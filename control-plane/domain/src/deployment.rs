@@ -7,6 +7,7 @@ use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 use stella_protocol::id::{AgentId, DeploymentId, EnvironmentId, Generation, ReleaseId, TargetId, TaskId};
 use stella_protocol::time::Timestamp;
+use stella_protocol::trace::TraceContext;
 
 use crate::command::Actor;
 use crate::hold::Hold;
@@ -64,6 +65,10 @@ pub struct Deployment {
     /// this was kept.
     #[serde(default)]
     pub created_by: Option<Actor>,
+    /// The trace that it belongs to, and the span that asked for it; all of its tasks belong there. None in snapshots of before this
+    /// was kept.
+    #[serde(default)]
+    pub trace: TraceContext,
     /// When it must have ended; what is still open then is cancelled. Moves by the length of each pause, and does not
     /// count during one.
     pub deadline: Timestamp,

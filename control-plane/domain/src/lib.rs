@@ -44,6 +44,7 @@ pub mod promotion;
 pub mod rejection;
 pub mod release;
 mod render;
+pub mod spans;
 pub mod state;
 pub mod target;
 pub mod task;

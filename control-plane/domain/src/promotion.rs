@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 use stella_protocol::id::{AccountId, ApiTokenId, PromotionId};
 use stella_protocol::time::Timestamp;
+use stella_protocol::trace::TraceContext;
 
 use crate::command::{ActingAccount, Actor, NewDeployment};
 use crate::hold::Hold;
@@ -51,6 +52,8 @@ pub struct Promotion {
     pub requested_at: Timestamp,
     /// By whom.
     pub requested_by: Actor,
+    /// The trace that it belongs to, and the span that asked for it.
+    pub trace: TraceContext,
     /// When it expires, if it still waits then.
     pub expires_at: Option<Timestamp>,
 }

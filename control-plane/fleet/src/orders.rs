@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use stella_domain::agent::{Agent, Connectivity};
+use stella_domain::spans;
 use stella_domain::state::State;
 use stella_domain::task::{Task, TaskState};
 use stella_domain::tenant::TenantState;
@@ -145,6 +146,6 @@ fn dispatch(owned: &TenantState, task: &Task, session: SessionEpoch) -> Option<B
         generation: task.generation,
         release_version: release.version.as_str().to_owned(),
         spec: task.spec.clone(),
-        trace: task.trace,
+        trace: spans::of_work(task),
     }))
 }

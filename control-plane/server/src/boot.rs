@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, bail};
 use metrics_exporter_prometheus::PrometheusHandle;
-use stella_api::{ApiConfig, ApiDeps};
+use stella_api::{ApiConfig, ApiDeps, OnAnswer};
 use stella_certs::Authority;
 use stella_certs::tls::{self, ServerIdentity};
 use stella_engine::{Condition, Engine, Handle};
@@ -23,7 +23,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
-use crate::{current, first_start, logs, metrics, systemd};
+use crate::traces::Traces;
+use crate::{current, first_start, logs, metrics, spans, systemd};
 
 /// How long the control plane's own certificate is valid. It is made anew at every start and daily in between.
 const SERVER_CERTIFICATE_LIFETIME: Duration = Duration::from_secs(30 * 86_400);
@@ -56,7 +57,11 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
     )
     .context("the journal does not lead to a state")?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let ended = runtime.block_on(serve(&config, &engine, recorder));
+    let traces = Traces::start(&config.traces)?;
+    let ended = runtime.block_on(serve(&config, &engine, recorder, traces.as_ref()));
+    if let Some(traces) = traces {
+        traces.stop();
+    }
     runtime.shutdown_timeout(DRAIN_TIME_MAX);
     let failure = engine.condition().borrow().clone();
     engine.stop();
@@ -101,7 +106,12 @@ fn open_pki(config: &Config) -> anyhow::Result<Pki> {
     Ok(Pki { authority: Arc::new(authority), identity: ServerIdentity::new(&own)? })
 }
 
-async fn serve(config: &Config, engine: &Engine, recorder: PrometheusHandle) -> anyhow::Result<()> {
+async fn serve(
+    config: &Config,
+    engine: &Engine,
+    recorder: PrometheusHandle,
+    traces: Option<&Arc<Traces>>,
+) -> anyhow::Result<()> {
     let shutdown = CancellationToken::new();
     let _stop_all_on_return = shutdown.clone().drop_guard();
     let tasks = TaskTracker::new();
@@ -109,6 +119,9 @@ async fn serve(config: &Config, engine: &Engine, recorder: PrometheusHandle) -> 
     first_start::ensure_api_token(&engine.handle(), &config.state_dir).await?;
     let logging = CancellationToken::new();
     tasks.spawn(logs::follow(engine.handle(), logging.clone()));
+    if let Some(traces) = traces {
+        tasks.spawn(spans::follow(engine.handle(), Arc::clone(traces), logging.clone()));
+    }
     tasks.spawn(renew_certificate(config.api.names.clone(), pki.clone(), shutdown.clone()));
     tasks.spawn(keep_up(recorder.clone(), shutdown.clone()));
 
@@ -132,6 +145,9 @@ async fn serve(config: &Config, engine: &Engine, recorder: PrometheusHandle) -> 
         version: env!("CARGO_PKG_VERSION"),
         root_fingerprint: pki.authority.root_fingerprint(),
         agent_address: agent_address(config, fleet.local_addr()),
+        on_answer: traces
+            .cloned()
+            .map(|traces| OnAnswer(Arc::new(move |request| spans::of_request(&traces, request)))),
     };
     let (api, api_address) = listening(|ready| {
         let tls = tls::https_server(&pki.identity)?;

@@ -7,6 +7,8 @@ use anyhow::Context as _;
 use serde::Deserialize;
 use stella_certs::{CertificateDer, certificates_from_pem};
 
+use crate::traces::{check_endpoint, read_headers};
+
 /// The file that is read when none is named.
 pub(crate) const DEFAULT_FILE: &str = "/etc/stella/orchestrator.toml";
 /// Environment variables start with this; `STELLA_ORCHESTRATOR__API__LISTEN` is `api.listen`.
@@ -28,6 +30,22 @@ pub(crate) struct Config {
     pub(crate) journal: Journal,
     /// Logging.
     pub(crate) log: Log,
+    /// Where traces go.
+    pub(crate) traces: Traces,
+}
+
+/// Where traces go.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Traces {
+    /// Where a collector takes OTLP over HTTP, with the path; without it no traces are exported.
+    pub(crate) endpoint: Option<String>,
+    /// The authorities that its certificate may be under (PEM); the system's if not set.
+    pub(crate) ca: Option<PathBuf>,
+    /// Headers for it, one `Name: value` a line: a file, because they are secrets.
+    pub(crate) headers_file: Option<PathBuf>,
+    /// The share of traces that is exported, 0 to 1.
+    pub(crate) sample_ratio: f64,
 }
 
 /// The HTTP API.
@@ -105,7 +123,29 @@ impl Default for Config {
             agents: Agents::default(),
             journal: Journal::default(),
             log: Log::default(),
+            traces: Traces::default(),
         }
+    }
+}
+
+impl Default for Traces {
+    fn default() -> Self {
+        Self { endpoint: None, ca: None, headers_file: None, sample_ratio: 1.0 }
+    }
+}
+
+impl Traces {
+    fn check(&self) -> anyhow::Result<()> {
+        if let Some(endpoint) = &self.endpoint {
+            check_endpoint(endpoint).context("traces.endpoint is no URL of a collector")?;
+        }
+        self.headers_file.as_deref().map(read_headers).transpose()?;
+        anyhow::ensure!(
+            (0.0..=1.0).contains(&self.sample_ratio),
+            "traces.sample_ratio must be between 0 and 1, not {}",
+            self.sample_ratio
+        );
+        Ok(())
     }
 }
 
@@ -199,6 +239,7 @@ impl Config {
             anyhow::ensure!(value > 0, "{key} must be at least 1");
         }
         self.metrics.client_roots()?;
+        self.traces.check()?;
         anyhow::ensure!(
             (60..=90 * 86_400).contains(&self.agents.certificate_lifetime_s),
             "agents.certificate_lifetime_s must be between 60 and {}, not {}",
@@ -244,6 +285,9 @@ mod tests {
             ("[api]\nburst = 0\n", "api.burst"),
             ("[metrics]\nclient_ca = \"/nonexistent/ca.crt\"\n", "metrics.client_ca"),
             ("[metrics]\nclient_ca = \"/dev/null\"\n", "metrics.client_ca"),
+            ("[traces]\nendpoint = \"collector\"\n", "traces.endpoint"),
+            ("[traces]\nheaders_file = \"/nonexistent/headers\"\n", "traces.headers_file"),
+            ("[traces]\nsample_ratio = 1.5\n", "traces.sample_ratio"),
         ] {
             let error = format!("{:#}", load(text).unwrap_err());
             assert!(error.contains(key), "{error}");

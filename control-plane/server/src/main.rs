@@ -7,7 +7,9 @@ mod first_start;
 mod journal_tool;
 mod logs;
 mod metrics;
+mod spans;
 mod systemd;
+mod traces;
 
 use std::io::Write;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! The operations overview against a running system: metrics, log lines and events, alerts, panels, health. Nothing may be missing,
+//! The operations overview against a running system: metrics, log lines and events, spans, alerts, panels, health. Nothing may be missing,
 //! and nothing may differ but what is on the list.
 
 mod differences;
@@ -12,6 +12,8 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Map, Value};
 use stella_api_types::deployment::OnFailure;
 use stella_tests::cluster::{Cluster, ENVIRONMENT};
+use stella_tests::collector::Collector;
+use stella_tests::control_plane::Settings;
 use stella_tests::monitoring::Bundle;
 use stella_tests::people::{decide_twice, person};
 use stella_tests::recipe::{release, rolling, shell};
@@ -21,8 +23,9 @@ use stella_tests::wait;
 type Differences = BTreeSet<String>;
 
 /// A system in which everything has happened that the overview has a name for, as far as the product has it.
-async fn populated() -> Result<Cluster> {
-    let mut cluster = Cluster::start(2).await?;
+async fn populated(collector: &Collector) -> Result<Cluster> {
+    let settings = Settings { traces_endpoint: Some(collector.endpoint()), ..Settings::default() };
+    let mut cluster = Cluster::with_settings(2, &settings).await?;
     for (version, script) in [("1.0.0", "true"), ("2.0.0", "false")] {
         cluster.release(&release(version, &[], vec![shell("run", script)])).await?;
         let deployment = cluster.deploy(&rolling(ENVIRONMENT, version, OnFailure::Rollback)).await?;
@@ -45,10 +48,12 @@ async fn populated() -> Result<Cluster> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_differs_but_what_is_on_the_list() -> Result<()> {
-    let mut cluster = populated().await?;
+    let collector = Collector::start().await?;
+    let mut cluster = populated(&collector).await?;
     let mut found = Differences::new();
     in_metrics(&cluster.control_plane.metrics().await?, &mut found)?;
     in_log(&cluster.control_plane.daemon().log(), &mut found)?;
+    in_spans(&collector, &mut found).await?;
     in_alerts(&cluster, &mut found).await?;
     in_panels(&mut found)?;
     in_health(&cluster, &mut found).await?;
@@ -105,6 +110,32 @@ fn in_metrics(text: &str, found: &mut Differences) -> Result<()> {
             }
             if !more.is_empty() {
                 found.insert(format!("more labels of {name}: {more}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+// === traces ===
+
+async fn in_spans(collector: &Collector, found: &mut Differences) -> Result<()> {
+    let is_known =
+        |name: &str| differences::ON_PURPOSE.iter().any(|(what, _)| *what == format!("span {name}"));
+    wait::until("the spans that there are have come", async || {
+        let missing =
+            overview::SPANS.iter().find(|(name, _)| !is_known(name) && collector.named(name).is_empty());
+        ensure!(missing.is_none(), "{missing:?}");
+        Ok(())
+    })
+    .await?;
+    for (name, attributes) in overview::SPANS {
+        let spans = collector.named(name);
+        if spans.is_empty() {
+            found.insert(format!("span {name}"));
+        }
+        for attribute in attributes {
+            if spans.iter().any(|span| !span.attributes.contains_key(*attribute)) {
+                found.insert(format!("span {name}: {attribute}"));
             }
         }
     }

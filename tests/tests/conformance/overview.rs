@@ -60,6 +60,17 @@ pub(crate) const LOG_EVENTS: [(&str, &str); 9] = [
     ("security.gate.failed", "warn"),
 ];
 
+/// Key spans: names and attributes.
+pub(crate) const SPANS: [(&str, &[&str]); 7] = [
+    ("deployment.execute", &["release_id", "environment"]),
+    ("task.dispatch", &["target_id", "agent_id"]),
+    ("agent.execute", &["task_type", "duration"]),
+    ("workflow.run", &["template_id", "status"]),
+    ("workflow.step", &["step_type", "node_id"]),
+    ("approval.wait", &["promotion_id", "duration"]),
+    ("gate.evaluate", &["gate_type", "result"]),
+];
+
 /// The alerts, as Prometheus reads them.
 pub(crate) const RULES: &str = r#"groups:
   - name: stella.deployment

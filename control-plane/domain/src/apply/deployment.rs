@@ -63,7 +63,7 @@ impl TenantState {
     }
 
     fn deployment_created(&mut self, event: &Event) -> Applied {
-        let Event { at, actor, fact, .. } = event;
+        let Event { at, actor, trace, fact } = event;
         let Fact::DeploymentCreated {
             id,
             environment,
@@ -82,7 +82,7 @@ impl TenantState {
             .environments
             .get(environment)
             .ok_or_else(|| missing(EnvironmentId::KIND, environment, fact))?;
-        let created_by = match cause {
+        let asked = match cause {
             Cause::Rollback { reason, .. } => {
                 let by_reason = self.totals.rollbacks.entry(stage.name.clone()).or_default();
                 *by_reason.entry(reason.name().to_owned()).or_insert(0) += 1;
@@ -90,6 +90,7 @@ impl TenantState {
             }
             Cause::Requested => self.start_promotion(*id, *environment, *at, fact)?,
         };
+        let (created_by, trace) = asked.unwrap_or_else(|| (actor.clone(), *trace));
         let mut parts = OrdMap::new();
         for planned in targets {
             parts.insert(planned.target, Arc::new(self.reserve(*id, planned, fact)?));
@@ -112,7 +113,8 @@ impl TenantState {
             next: 0,
             counts: Counts { waiting: total, ..Counts::default() },
             created_at: *at,
-            created_by: Some(created_by.unwrap_or_else(|| actor.clone())),
+            created_by: Some(created_by),
+            trace,
             deadline: *deadline,
             finished_at: None,
         };

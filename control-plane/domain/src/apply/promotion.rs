@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use stella_protocol::id::{DeploymentId, EnvironmentId, PromotionId};
 use stella_protocol::time::Timestamp;
+use stella_protocol::trace::TraceContext;
 
 use super::{Applied, ensure, illegal, misplaced, missing, vacant};
 use crate::command::{ActingAccount, Actor};
@@ -57,7 +58,7 @@ impl TenantState {
     }
 
     fn promotion_requested(&mut self, event: &Event) -> Applied {
-        let Event { at, actor, fact, .. } = event;
+        let Event { at, actor, trace, fact } = event;
         let Fact::PromotionRequested { id, wanted, plan, rule, expires_at } = fact else {
             return Err(misplaced(fact));
         };
@@ -75,6 +76,7 @@ impl TenantState {
             status: PromotionStatus::Pending,
             requested_at: *at,
             requested_by: actor.clone(),
+            trace: *trace,
             expires_at: *expires_at,
         };
         self.promotions.insert(*id, Arc::new(promotion));
@@ -108,7 +110,7 @@ impl TenantState {
         Ok(())
     }
 
-    /// INV-10, the half of it that is about deployments: what becomes of the promotion of one that begins, and who asked for it.
+    /// INV-10, the half of it that is about deployments: what becomes of the promotion of one that begins; who asked for it, in which trace.
     /// Journals of before there were promotions have deployments without.
     pub(super) fn start_promotion(
         &mut self,
@@ -116,7 +118,7 @@ impl TenantState {
         environment: EnvironmentId,
         at: Timestamp,
         fact: &Fact,
-    ) -> Result<Option<Actor>, IllegalTransition> {
+    ) -> Result<Option<(Actor, TraceContext)>, IllegalTransition> {
         let id = PromotionId(deployment.0);
         let rule = self.environments.get(&environment).and_then(|stage| stage.approvals.clone());
         let Some(promotion) = self.promotions.get(&id) else {
@@ -125,7 +127,7 @@ impl TenantState {
         };
         let is_this = promotion.wanted.environment == environment && promotion.rule == rule;
         ensure(is_this && promotion.is_approved(), subject(id), promotion.status_name(), fact)?;
-        let by = promotion.requested_by.clone();
+        let by = (promotion.requested_by.clone(), promotion.trace);
         self.leave_open(id, fact)?;
         self.promotion_mut(id, fact)?.status = PromotionStatus::Started { at };
         Ok(Some(by))

@@ -113,7 +113,7 @@ impl TenantState {
             cancel_requested: false,
             overdue_at: None,
             queued_at: event.at,
-            trace: event.trace,
+            trace: if deployment.trace.is_valid() { deployment.trace } else { event.trace },
         })
     }
 

@@ -1,0 +1,52 @@
+//! The ids of the spans of a trace. They follow from what the spans are about, so that nobody has to remember them: after a restart
+//! a span still has its parent, and an agent can be told the id of the span that is written once its task has ended.
+
+use sha2::{Digest as _, Sha256};
+use stella_protocol::id::{AttemptKey, DeploymentId, PromotionId};
+use stella_protocol::trace::TraceContext;
+
+use crate::task::Task;
+
+/// Of the wait of a promotion for approvals.
+#[must_use]
+pub fn approval(id: PromotionId) -> u64 {
+    derived(&[b"approval.wait", id.0.as_bytes()])
+}
+
+/// Of a whole deployment.
+#[must_use]
+pub fn deployment(id: DeploymentId) -> u64 {
+    derived(&[b"deployment.execute", id.0.as_bytes()])
+}
+
+/// Of an attempt's way to its agent.
+#[must_use]
+pub fn dispatch(key: AttemptKey) -> u64 {
+    derived(&[b"task.dispatch", key.task.0.as_bytes(), &key.attempt.0.to_be_bytes()])
+}
+
+/// Of an attempt's execution.
+#[must_use]
+pub fn execution(key: AttemptKey) -> u64 {
+    derived(&[b"agent.execute", key.task.0.as_bytes(), &key.attempt.0.to_be_bytes()])
+}
+
+/// What a task's work belongs to: the trace that its deployment belongs to, in the span of its execution.
+#[must_use]
+pub fn of_work(task: &Task) -> TraceContext {
+    if task.trace.is_valid() { task.trace.with_span(execution(task.key())) } else { task.trace }
+}
+
+/// Every kind has parts of fixed length, so that two lists of parts never hash the same bytes.
+fn derived(parts: &[&[u8]]) -> u64 {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update(part);
+    }
+    let mut bytes = [0; 8];
+    for (byte, hashed) in bytes.iter_mut().zip(hash.finalize()) {
+        *byte = hashed;
+    }
+    // Zero means that there is no span.
+    u64::from_be_bytes(bytes).max(1)
+}

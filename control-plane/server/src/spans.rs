@@ -1,0 +1,239 @@
+//! From durable events and answered requests to the spans of the operations overview. What takes long is written when it has ended,
+//! from the state: a deployment or an approval may outlive the process in which it began.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use opentelemetry::KeyValue;
+use opentelemetry::trace::SpanKind;
+use stella_api::AnsweredRequest;
+use stella_domain::event::{Event, Fact, StreamId};
+use stella_domain::promotion::Promotion;
+use stella_domain::spans;
+use stella_domain::task::Task;
+use stella_domain::tenant::TenantState;
+use stella_engine::{Committed, Handle};
+use stella_protocol::id::{AttemptKey, DeploymentId, PromotionId};
+use stella_protocol::time::Timestamp;
+use tokio::sync::broadcast::error::RecvError;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::traces::{Service, Span, Traces};
+
+/// Of how many attempts it is remembered when they were sent. Of others it is taken to be when they were queued.
+const ON_THEIR_WAY_MAX: usize = 100_000;
+
+/// Follows the journal until `until` is cancelled.
+pub(crate) async fn follow(engine: Handle, traces: Arc<Traces>, until: CancellationToken) {
+    let mut commits = engine.subscribe();
+    let mut spans = Spans { traces, on_their_way: HashMap::new() };
+    loop {
+        tokio::select! {
+            biased;
+            commit = commits.recv() => match commit {
+                Ok(commit) => spans.take(&commit),
+                Err(RecvError::Lagged(batches)) => tracing::warn!(batches, "traces are behind the journal and leave spans out"),
+                Err(RecvError::Closed) => return,
+            },
+            () = until.cancelled() => return,
+        }
+    }
+}
+
+/// The span of an answered request. If the caller has a span it is the parent, and what follows from the request has it too.
+pub(crate) fn of_request(traces: &Traces, request: &AnsweredRequest) {
+    let (id, parent) = if request.is_callers {
+        (Uuid::new_v4().as_u64_pair().1.max(1), request.trace.span_id)
+    } else {
+        (request.trace.span_id, 0)
+    };
+    let mut attributes = vec![
+        KeyValue::new("http.method", request.method),
+        KeyValue::new("http.url", request.path.clone()),
+        KeyValue::new("http.route", request.route.clone()),
+        KeyValue::new("http.status_code", i64::from(request.status)),
+    ];
+    attributes.extend(request.user_agent.clone().map(|agent| KeyValue::new("http.user_agent", agent)));
+    attributes.extend(request.tenant.map(|tenant| KeyValue::new("tenant.id", tenant.to_string())));
+    traces.write(Span {
+        service: Service::ControlPlane,
+        trace: request.trace,
+        id,
+        parent,
+        name: "http.request",
+        kind: SpanKind::Server,
+        start: request.started,
+        end: request.started + request.took,
+        attributes,
+        error: (request.status >= 500).then(|| format!("status {}", request.status)),
+    });
+}
+
+struct Spans {
+    traces: Arc<Traces>,
+    /// When attempts were sent that have not been accepted.
+    on_their_way: HashMap<AttemptKey, Timestamp>,
+}
+
+impl Spans {
+    fn take(&mut self, commit: &Committed) {
+        for committed in &commit.events {
+            let StreamId::Tenant(id) = committed.stream else { continue };
+            if let Some(tenant) = commit.state.tenants.get(&id) {
+                self.event(tenant, &committed.event);
+            }
+        }
+    }
+
+    #[expect(clippy::wildcard_enum_match_arm, reason = "only ends are spans")]
+    fn event(&mut self, tenant: &TenantState, event: &Event) {
+        match &event.fact {
+            Fact::DeploymentSucceeded { id } => self.deployment(tenant, *id, event.at, None),
+            Fact::DeploymentFailed { id, reason } | Fact::DeploymentCancelled { id, reason } => {
+                self.deployment(tenant, *id, event.at, Some(reason));
+            }
+            Fact::ApprovalGranted { id, .. } => {
+                let promotion = tenant.promotions.get(id).filter(|it| it.is_approved());
+                let last = promotion.and_then(|it| it.approvals.last()).map(|last| last.at);
+                if last == Some(event.at) {
+                    self.approval(tenant, *id, event.at, "approved");
+                }
+            }
+            Fact::PromotionRejected { id, .. } => self.approval(tenant, *id, event.at, "rejected"),
+            Fact::PromotionWithdrawn { id, .. } => self.approval(tenant, *id, event.at, "withdrawn"),
+            Fact::PromotionExpired { id } => self.approval(tenant, *id, event.at, "expired"),
+            Fact::PromotionInvalidated { id, .. } => self.approval(tenant, *id, event.at, "invalidated"),
+            Fact::TaskDispatched { key, .. } if self.on_their_way.len() < ON_THEIR_WAY_MAX => {
+                self.on_their_way.insert(*key, event.at);
+            }
+            Fact::TaskAccepted { key, .. } => self.dispatch(tenant, *key, event.at),
+            Fact::TaskBecameUnknown { key, .. } => drop(self.on_their_way.remove(key)),
+            Fact::TaskFinished { key, started_at, finished_at, .. } => {
+                // An agent may refuse it, or be so quick that it says both at once.
+                if self.on_their_way.contains_key(key) {
+                    self.dispatch(tenant, *key, event.at);
+                }
+                if let Some(started_at) = started_at {
+                    self.execution(tenant, *key, *started_at, *finished_at);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn deployment(&self, tenant: &TenantState, id: DeploymentId, end: Timestamp, reason: Option<&str>) {
+        let Some(deployment) = tenant.deployments.get(&id) else { return };
+        let environment = tenant.environments.get(&deployment.environment);
+        self.traces.write(Span {
+            service: Service::ControlPlane,
+            trace: deployment.trace,
+            id: spans::deployment(id),
+            parent: deployment.trace.span_id,
+            name: "deployment.execute",
+            kind: SpanKind::Internal,
+            start: time(deployment.created_at),
+            end: time(end),
+            attributes: vec![
+                KeyValue::new("release_id", deployment.release.to_string()),
+                KeyValue::new("environment", environment.map(|it| it.name.to_string()).unwrap_or_default()),
+                KeyValue::new("deployment_id", id.to_string()),
+                KeyValue::new("tenant.id", tenant.id.to_string()),
+                KeyValue::new("strategy", deployment.strategy.name()),
+                KeyValue::new("status", deployment.status.name()),
+                KeyValue::new("targets", i64::from(deployment.counts.total())),
+            ],
+            error: reason.map(str::to_owned),
+        });
+    }
+
+    /// Only of promotions that needed somebody.
+    fn approval(&self, tenant: &TenantState, id: PromotionId, end: Timestamp, decision: &'static str) {
+        let Some(promotion): Option<&Promotion> = tenant.promotions.get(&id).map(AsRef::as_ref) else {
+            return;
+        };
+        if promotion.rule.is_none() {
+            return;
+        }
+        let waited = end.since(promotion.requested_at);
+        self.traces.write(Span {
+            service: Service::ControlPlane,
+            trace: promotion.trace,
+            id: spans::approval(id),
+            parent: promotion.trace.span_id,
+            name: "approval.wait",
+            kind: SpanKind::Internal,
+            start: time(promotion.requested_at),
+            end: time(end),
+            attributes: vec![
+                KeyValue::new("promotion_id", id.to_string()),
+                KeyValue::new("duration", waited.as_secs_f64()),
+                KeyValue::new("tenant.id", tenant.id.to_string()),
+                KeyValue::new("decision", decision),
+            ],
+            error: None,
+        });
+    }
+
+    fn dispatch(&mut self, tenant: &TenantState, key: AttemptKey, end: Timestamp) {
+        let sent_at = self.on_their_way.remove(&key);
+        let Some(task) = tenant.tasks.get(&key.task) else { return };
+        let name = "task.dispatch";
+        let (start, end) = (time(sent_at.unwrap_or(task.queued_at)), time(end));
+        self.task(tenant, task, key, name, Service::ControlPlane, SpanKind::Producer, start, end);
+    }
+
+    fn execution(&self, tenant: &TenantState, key: AttemptKey, start: Timestamp, end: Timestamp) {
+        let Some(task) = tenant.tasks.get(&key.task) else { return };
+        let (start, end) = (time(start), time(end.max(start)));
+        self.task(tenant, task, key, "agent.execute", Service::Agent, SpanKind::Consumer, start, end);
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "two spans of one task differ in these")]
+    fn task(
+        &self,
+        tenant: &TenantState,
+        task: &Task,
+        key: AttemptKey,
+        name: &'static str,
+        service: Service,
+        kind: SpanKind,
+        start: SystemTime,
+        end: SystemTime,
+    ) {
+        let executes = service == Service::Agent;
+        let (id, parent) = if executes {
+            (spans::execution(key), spans::dispatch(key))
+        } else {
+            (spans::dispatch(key), spans::deployment(task.deployment))
+        };
+        let agent = tenant.agents.get(&task.agent).map(|agent| agent.name.to_string());
+        let target = tenant.targets.get(&task.target).map(|target| target.name.to_string());
+        let mut attributes = vec![
+            KeyValue::new("target_id", task.target.to_string()),
+            KeyValue::new("agent_id", task.agent.to_string()),
+            KeyValue::new("task_id", task.id.to_string()),
+            KeyValue::new("attempt", i64::from(key.attempt.0)),
+            KeyValue::new("tenant.id", tenant.id.to_string()),
+            KeyValue::new("target", target.unwrap_or_default()),
+            KeyValue::new("agent", agent.unwrap_or_default()),
+        ];
+        if executes {
+            let took = end.duration_since(start).unwrap_or_default();
+            attributes.push(KeyValue::new("task_type", task.spec.kind()));
+            attributes.push(KeyValue::new("duration", took.as_secs_f64()));
+            attributes.push(KeyValue::new("step", task.step.to_string()));
+            attributes.push(KeyValue::new("status", task.state.name()));
+        }
+        // What a command printed may be in the reason, and is not for everybody who sees traces.
+        let failed = executes && task.state.is_final() && task.state.name() != "succeeded";
+        let error = failed.then(|| task.state.name().to_owned());
+        let trace = task.trace;
+        self.traces.write(Span { service, trace, id, parent, name, kind, start, end, attributes, error });
+    }
+}
+
+fn time(at: Timestamp) -> SystemTime {
+    UNIX_EPOCH + Duration::from_millis(at.0)
+}

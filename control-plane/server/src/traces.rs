@@ -1,0 +1,262 @@
+//! Spans on their way to a collector, by OTLP over HTTP: batched on a thread of its own, bounded, and never waited for.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context as _, ensure};
+use metrics::{counter, describe_counter};
+use opentelemetry::trace::{SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState};
+use opentelemetry::{InstrumentationScope, KeyValue};
+use opentelemetry_otlp::{Protocol, WithExportConfig as _, WithHttpConfig as _};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::trace::{
+    BatchConfigBuilder, BatchSpanProcessor, SpanData, SpanEvents, SpanExporter, SpanLinks, SpanProcessor as _,
+};
+use reqwest::header::{HeaderName, HeaderValue};
+use stella_protocol::trace::TraceContext;
+
+use crate::config::Traces as Config;
+
+/// How many spans of each service may wait for the collector. Beyond it they are dropped, work is not delayed.
+const WAITING_SPANS_MAX: usize = 16_384;
+/// How long spans wait for others to travel with.
+const BATCH_DELAY: Duration = Duration::from_secs(1);
+/// How long one export may take.
+const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the last exports may take when the control plane stops.
+const LAST_EXPORTS: Duration = Duration::from_secs(5);
+
+/// Whose span it is: what a trace is coloured by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Service {
+    ControlPlane,
+    Agent,
+}
+
+/// Something that took time and has ended.
+#[derive(Debug)]
+pub(crate) struct Span {
+    pub(crate) service: Service,
+    /// The trace; its span is not looked at.
+    pub(crate) trace: TraceContext,
+    pub(crate) id: u64,
+    /// 0 is none.
+    pub(crate) parent: u64,
+    pub(crate) name: &'static str,
+    pub(crate) kind: SpanKind,
+    pub(crate) start: SystemTime,
+    pub(crate) end: SystemTime,
+    pub(crate) attributes: Vec<KeyValue>,
+    /// Why it did not go well.
+    pub(crate) error: Option<String>,
+}
+
+/// Where spans go.
+#[derive(Debug)]
+pub(crate) struct Traces {
+    control_plane: BatchSpanProcessor,
+    agents: BatchSpanProcessor,
+    ratio: f64,
+}
+
+impl Traces {
+    /// Starts to export, if a collector is configured. Whether it can be reached is seen later.
+    ///
+    /// # Errors
+    /// If the configuration makes no sense.
+    pub(crate) fn start(config: &Config) -> anyhow::Result<Option<Arc<Self>>> {
+        let Some(endpoint) = &config.endpoint else { return Ok(None) };
+        describe_counter!("stella_trace_spans_total", "Spans that were sent to the collector, by result");
+        let processor = |service| processor(endpoint, config, service);
+        Ok(Some(Arc::new(Self {
+            control_plane: processor("stella-orchestrator")?,
+            agents: processor("stella-agent")?,
+            ratio: config.sample_ratio,
+        })))
+    }
+
+    /// Sends a span, if its trace is one of the sample: all of its spans are, or none.
+    pub(crate) fn write(&self, span: Span) {
+        let TraceContext { trace_id, sampled, .. } = span.trace;
+        if !sampled || !span.trace.is_valid() || !is_in_sample(trace_id, self.ratio) {
+            return;
+        }
+        let context = |id: u64| {
+            let (trace, id) = (TraceId::from(trace_id), SpanId::from(id));
+            SpanContext::new(trace, id, TraceFlags::SAMPLED, false, TraceState::default())
+        };
+        let data = SpanData {
+            span_context: context(span.id),
+            parent_span_id: SpanId::from(span.parent),
+            parent_span_is_remote: false,
+            span_kind: span.kind,
+            name: span.name.into(),
+            start_time: span.start,
+            end_time: span.end,
+            attributes: span.attributes,
+            dropped_attributes_count: 0,
+            events: SpanEvents::default(),
+            links: SpanLinks::default(),
+            status: span.error.map_or(Status::Unset, Status::error),
+            instrumentation_scope: InstrumentationScope::builder("stella").build(),
+        };
+        match span.service {
+            Service::ControlPlane => self.control_plane.on_end(data),
+            Service::Agent => self.agents.on_end(data),
+        }
+    }
+
+    /// Sends what is left. Blocks, for [`LAST_EXPORTS`] at most for each service.
+    pub(crate) fn stop(&self) {
+        for processor in [&self.control_plane, &self.agents] {
+            if let Err(error) = processor.shutdown_with_timeout(LAST_EXPORTS) {
+                tracing::warn!(%error, "the last spans could not be sent");
+            }
+        }
+    }
+}
+
+/// By the trace's lower half, as OpenTelemetry's ratio sampler does it: other parts that sample by the same ratio agree.
+fn is_in_sample(trace_id: u128, ratio: f64) -> bool {
+    #[expect(clippy::cast_precision_loss, reason = "a ratio of a thousandth more or less")]
+    let place = (trace_id & u128::from(u64::MAX >> 1)) as f64 / (u64::MAX >> 1) as f64;
+    place < ratio || ratio >= 1.0
+}
+
+fn processor(endpoint: &str, config: &Config, service: &'static str) -> anyhow::Result<BatchSpanProcessor> {
+    let ca = config.ca.as_deref().map(read_ca).transpose()?;
+    let headers = config.headers_file.as_deref().map(read_headers).transpose()?.unwrap_or_default();
+    // The client must not be made within the runtime: it brings one of its own.
+    let client = std::thread::spawn(move || {
+        let mut builder = reqwest::blocking::Client::builder().timeout(EXPORT_TIMEOUT);
+        if let Some(certificates) = ca {
+            builder = builder.tls_certs_only(certificates);
+        }
+        builder.build()
+    });
+    let client = client.join().map_err(|_| anyhow::anyhow!("the thread of the HTTP client panicked"))??;
+    let exporter = opentelemetry_otlp::SpanExporter::builder()
+        .with_http()
+        .with_http_client(client)
+        .with_protocol(Protocol::HttpBinary)
+        .with_endpoint(endpoint)
+        .with_timeout(EXPORT_TIMEOUT)
+        .with_headers(headers)
+        .build()
+        .context("traces.endpoint")?;
+    let resource = Resource::builder_empty()
+        .with_service_name(service)
+        .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
+        .build();
+    let batches = BatchConfigBuilder::default()
+        .with_max_queue_size(WAITING_SPANS_MAX)
+        .with_scheduled_delay(BATCH_DELAY)
+        .build();
+    let mut processor = BatchSpanProcessor::builder(Counted(exporter)).with_batch_config(batches).build();
+    opentelemetry_sdk::trace::SpanProcessor::set_resource(&mut processor, &resource);
+    Ok(processor)
+}
+
+/// The collector's address: without credentials, which belong in `traces.headers_file`.
+pub(crate) fn check_endpoint(text: &str) -> anyhow::Result<()> {
+    let url = reqwest::Url::parse(text)?;
+    ensure!(matches!(url.scheme(), "http" | "https"), "it must begin with https:// or http://");
+    ensure!(
+        url.username().is_empty() && url.password().is_none(),
+        "credentials belong in traces.headers_file"
+    );
+    Ok(())
+}
+
+fn read_ca(path: &Path) -> anyhow::Result<Vec<reqwest::Certificate>> {
+    let wrong = || format!("traces.ca {}", path.display());
+    let certificates = reqwest::Certificate::from_pem_bundle(&std::fs::read(path).with_context(wrong)?);
+    let certificates = certificates.with_context(wrong)?;
+    ensure!(!certificates.is_empty(), "{} holds no certificate", wrong());
+    Ok(certificates)
+}
+
+/// Lines of `Name: value`. Errors name the line, never the value: it is a secret.
+pub(crate) fn read_headers(path: &Path) -> anyhow::Result<HashMap<String, String>> {
+    let wrong = || format!("traces.headers_file {}", path.display());
+    let text = std::fs::read_to_string(path).with_context(wrong)?;
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    lines
+        .map(|(at, line)| {
+            let problem = || format!("{}: line {} is not `Name: value`", wrong(), at + 1);
+            let (name, value) = line.split_once(':').with_context(problem)?;
+            let name: HeaderName = name.trim().parse().ok().with_context(problem)?;
+            let value = HeaderValue::from_str(value.trim()).ok().with_context(problem)?;
+            Ok((name.to_string(), value.to_str().ok().with_context(problem)?.to_owned()))
+        })
+        .collect()
+}
+
+/// An exporter whose failures are seen.
+#[derive(Debug)]
+struct Counted(opentelemetry_otlp::SpanExporter);
+
+impl SpanExporter for Counted {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        let spans = u64::try_from(batch.len()).unwrap_or(u64::MAX);
+        let result = self.0.export(batch).await;
+        let label = if result.is_ok() { "exported" } else { "failed" };
+        counter!("stella_trace_spans_total", "result" => label).increment(spans);
+        if let Err(error) = &result {
+            tracing::warn!(spans, %error, "spans could not be sent to the collector; they are lost");
+        }
+        result
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.0.shutdown_with_timeout(timeout)
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.0.force_flush()
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.0.set_resource(resource);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sample_is_a_share_of_traces_and_the_same_for_each_of_their_spans() {
+        let ids = (0..1_000_u64).map(|n| u128::from(n.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
+        for (ratio, least, most) in [(0.0, 0, 0), (0.1, 50, 150), (0.5, 400, 600), (1.0, 1_000, 1_000)] {
+            let sampled = ids.clone().filter(|id| is_in_sample(*id, ratio)).count();
+            assert!((least..=most).contains(&sampled), "{sampled} of 1,000 at {ratio}");
+        }
+    }
+
+    #[test]
+    fn headers_are_read_and_a_wrong_line_is_named_without_its_value() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("headers");
+        std::fs::write(&path, "Authorization: Basic c2VjcmV0\n\nX-Scope-OrgID: 7\n").unwrap();
+        let headers = read_headers(&path).unwrap();
+        assert_eq!((headers.len(), headers["authorization"].as_str()), (2, "Basic c2VjcmV0"));
+        for wrong in ["X: 1\nc2VjcmV0", "X: 1\nX Y: c2VjcmV0", "X: 1\nX: c2VjcmV0\u{1}"] {
+            std::fs::write(&path, wrong).unwrap();
+            let error = format!("{:#}", read_headers(&path).unwrap_err());
+            assert!(error.contains("line 2") && !error.contains("c2Vj"), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_endpoint_is_a_url_without_credentials() {
+        check_endpoint("https://collector:4318/v1/traces").unwrap();
+        for wrong in ["collector:4318", "ftp://collector", "https://me:secret@collector", ""] {
+            let error = check_endpoint(wrong).unwrap_err().to_string();
+            assert!(!error.contains("secret@"), "{error}");
+        }
+    }
+}

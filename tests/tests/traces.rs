@@ -1,0 +1,169 @@
+//! Traces, as a collector gets them: one tree from the request to each step on each host, whatever happens in between.
+
+use anyhow::{Context as _, Result, ensure};
+use stella_api_types::deployment::{DeploymentDetail, OnFailure};
+use stella_api_types::paths;
+use stella_tests::cluster::{Cluster, ENVIRONMENT, TENANT};
+use stella_tests::collector::{Collector, Span};
+use stella_tests::control_plane::Settings;
+use stella_tests::people::{approve, ask, need_approvals, person};
+use stella_tests::ports;
+use stella_tests::recipe::{release, rolling, shell};
+use stella_tests::wait;
+
+async fn traced(agents: usize, collector: &Collector) -> Result<Cluster> {
+    let settings = Settings { traces_endpoint: Some(collector.endpoint()), ..Settings::default() };
+    Cluster::with_settings(agents, &settings).await
+}
+
+/// Waits for so many spans of a name in a trace.
+async fn spans(collector: &Collector, trace: &str, name: &str, count: usize) -> Result<Vec<Span>> {
+    wait::until(&format!("{count} spans {name}"), async || {
+        let found: Vec<_> = collector.named(name).into_iter().filter(|span| span.trace == trace).collect();
+        ensure!(found.len() == count, "{:#?}", collector.spans());
+        Ok(found)
+    })
+    .await
+}
+
+/// The one span of a name that has this attribute.
+async fn span_with(collector: &Collector, name: &str, key: &str, value: &str) -> Result<Span> {
+    wait::until(&format!("a span {name} with {key} {value}"), async || {
+        let mut found = collector.named(name);
+        found.retain(|span| span.attributes.get(key).is_some_and(|it| it == value));
+        ensure!(found.len() == 1, "{found:#?}");
+        Ok(found.remove(0))
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deployment_is_one_tree_from_the_request_to_each_step() -> Result<()> {
+    let collector = Collector::start().await?;
+    let cluster = traced(2, &collector).await?;
+    let steps = vec![shell("first", "echo $TRACEPARENT > trace.txt"), shell("second", "true")];
+    cluster.release(&release("1.0.0", &[], steps)).await?;
+    let ended = cluster.deploy(&rolling(ENVIRONMENT, "1.0.0", OnFailure::Stop)).await?.deployment;
+    ensure!(ended.status == "succeeded", "{ended:?}");
+
+    let whole = span_with(&collector, "deployment.execute", "deployment_id", &ended.id).await?;
+    ensure!(whole.attributes["environment"] == ENVIRONMENT && !whole.is_error, "{whole:?}");
+    ensure!(whole.attributes["release_id"] == ended.release.id && whole.nanoseconds > 0, "{whole:?}");
+    let asked = span_with(&collector, "http.request", "http.route", paths::DEPLOYMENTS).await?;
+    ensure!(asked.id == whole.parent && asked.trace == whole.trace && asked.parent.is_empty(), "{asked:?}");
+    ensure!(
+        asked.attributes["http.status_code"] == "201" && asked.attributes["http.method"] == "POST",
+        "{asked:?}"
+    );
+    ensure!(asked.service == "stella-orchestrator", "{asked:?}");
+
+    let dispatched = spans(&collector, &whole.trace, "task.dispatch", 4).await?;
+    let executed = spans(&collector, &whole.trace, "agent.execute", 4).await?;
+    for dispatch in &dispatched {
+        ensure!(dispatch.parent == whole.id, "{dispatch:?}");
+        let executions: Vec<_> = executed.iter().filter(|span| span.parent == dispatch.id).collect();
+        let [execution] = executions.as_slice() else { anyhow::bail!("{dispatch:?}: {executions:?}") };
+        ensure!(
+            execution.service == "stella-agent" && execution.attributes["task_type"] == "command",
+            "{execution:?}"
+        );
+        for key in ["target_id", "agent_id", "task_id", "target", "agent"] {
+            let (there, here) = (dispatch.attributes.get(key), execution.attributes.get(key));
+            ensure!(there.is_some() && there == here, "{key} of {dispatch:?} and {execution:?}");
+        }
+    }
+    for agent in &cluster.agents {
+        let said = agent.read("trace.txt");
+        let [_, trace, span, _] = said.trim().split('-').collect::<Vec<_>>()[..] else {
+            anyhow::bail!("{said}")
+        };
+        let own = executed.iter().find(|it| it.id == span).with_context(|| said.clone())?;
+        let is_own = own.attributes["agent"] == agent.name() && own.attributes["step"] == "first";
+        ensure!(trace == whole.trace && is_own, "what a command starts belongs to its execution: {own:?}");
+    }
+    let probes = collector.named("http.request");
+    ensure!(probes.iter().all(|span| !span.attributes["http.url"].starts_with("/health")), "{probes:#?}");
+    cluster.passed()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_outlives_the_control_plane_is_written_once_and_where_it_belongs() -> Result<()> {
+    let collector = Collector::start().await?;
+    let mut cluster = traced(1, &collector).await?;
+    cluster
+        .release(&release("1.0.0", &[], vec![shell("wait", "until [ -e go ]; do sleep 0.05; done")]))
+        .await?;
+    need_approvals(&cluster.api, 1).await?;
+    let qa = cluster.api.with_token(&person(&cluster.api, "qa", "approver").await?);
+    let asked = ask(&cluster.api, &rolling(ENVIRONMENT, "1.0.0", OnFailure::Stop)).await?;
+    cluster.control_plane.kill()?;
+    cluster.control_plane.resume().await?;
+    approve(&qa, &asked).await?;
+    cluster.wait_task(&asked.id, "web-1", "wait", "running").await?;
+    cluster.control_plane.kill()?;
+    cluster.control_plane.resume().await?;
+    std::fs::write(cluster.agents[0].host_root().join("go"), "")?;
+    let ended: DeploymentDetail = cluster.wait_final(&asked.id).await?;
+    ensure!(ended.deployment.status == "succeeded", "{ended:?}");
+
+    let waited = span_with(&collector, "approval.wait", "promotion_id", &asked.id).await?;
+    ensure!(
+        waited.attributes["decision"] == "approved" && waited.attributes.contains_key("duration"),
+        "{waited:?}"
+    );
+    let whole = span_with(&collector, "deployment.execute", "deployment_id", &asked.id).await?;
+    ensure!(whole.trace == waited.trace && whole.parent == waited.parent, "the trace is that of who asked");
+    let executed = spans(&collector, &whole.trace, "agent.execute", 1).await?;
+    ensure!(executed[0].attributes["status"] == "succeeded" && !executed[0].is_error, "{executed:?}");
+    cluster.passed()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_callers_trace_goes_on_and_a_failure_is_seen_without_what_was_printed() -> Result<()> {
+    let collector = Collector::start().await?;
+    let cluster = traced(1, &collector).await?;
+    cluster.release(&release("1.0.0", &[], vec![shell("run", "echo s3cret; exit 7")])).await?;
+    let trace = "0123456789abcdef0123456789abcdef";
+    let path = paths::fill(paths::DEPLOYMENTS, &[TENANT]);
+    let body = rolling(ENVIRONMENT, "1.0.0", OnFailure::Stop);
+    let request = cluster.api.request(reqwest::Method::POST, &path).json(&body);
+    let answer =
+        cluster.api.answer(request.header("traceparent", format!("00-{trace}-00000000000000aa-01"))).await?;
+    ensure!(answer.status == 201, "{answer:?}");
+    let whole = spans(&collector, trace, "deployment.execute", 1).await?.remove(0);
+    let asked = spans(&collector, trace, "http.request", 1).await?.remove(0);
+    for span in [&whole, &asked] {
+        ensure!(span.parent == "00000000000000aa", "{span:?}");
+    }
+    ensure!(whole.is_error && whole.attributes["status"] == "failed", "{whole:?}");
+    let executed = spans(&collector, trace, "agent.execute", 1).await?;
+    ensure!(executed[0].is_error, "{executed:?}");
+    ensure!(!format!("{:?}", collector.spans()).contains("s3cret"), "output is nobody's attribute");
+
+    let unsampled = "fedcba9876543210fedcba9876543210";
+    let request = cluster.api.request(reqwest::Method::GET, &path);
+    let header = format!("00-{unsampled}-00000000000000aa-00");
+    cluster.api.answer(request.header("traceparent", header)).await?;
+    // Something that comes later is there, so this would be.
+    cluster.api.answer(cluster.api.request(reqwest::Method::GET, paths::WHOAMI)).await?;
+    span_with(&collector, "http.request", "http.route", paths::WHOAMI).await?;
+    ensure!(collector.spans().iter().all(|span| span.trace != unsampled), "its caller did not want it");
+    cluster.passed()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_that_is_not_there_delays_nothing_and_is_noticed() -> Result<()> {
+    let endpoint = format!("http://127.0.0.1:{}/v1/traces", ports::free()?);
+    let settings = Settings { traces_endpoint: Some(endpoint), ..Settings::default() };
+    let cluster = Cluster::with_settings(1, &settings).await?;
+    cluster.release(&release("1.0.0", &[], vec![shell("run", "true")])).await?;
+    let ended = cluster.deploy(&rolling(ENVIRONMENT, "1.0.0", OnFailure::Stop)).await?;
+    ensure!(ended.deployment.status == "succeeded", "{ended:?}");
+    wait::until("lost spans are counted", async || {
+        let scraped = cluster.control_plane.metrics().await?;
+        ensure!(scraped.contains("stella_trace_spans_total{result=\"failed\"}"), "{scraped}");
+        Ok(())
+    })
+    .await?;
+    cluster.passed()
+}
