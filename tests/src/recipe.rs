@@ -134,6 +134,7 @@ pub fn rolling(environment: &str, version: &str, on_failure: OnFailure) -> Creat
         on_failure,
         targets: None,
         timeout_seconds: None,
+        override_freeze: None,
     }
 }
 

@@ -120,5 +120,22 @@ async fn a_shell_waits_for_the_decision_and_goes_on_or_ends_with_it() -> Result<
     ensure!(code == Some(0) && said.contains("is withdrawn"), "{said}");
     let (code, said) = boss.run(&["env", "approvals", ENVIRONMENT, "--nobody"])?;
     ensure!(code == Some(0) && said.contains("without approvals"), "{said}");
+
+    let freeze =
+        ["env", "freeze", ENVIRONMENT, "for-ever", "--from", "2021-01-01T00:00", "--to", "2022-01-01T00:00"];
+    let more = ["--repeat", "yearly", "--zone", "Europe/Berlin", "--reason", "nobody is there"];
+    let (code, said) = boss.run(&[freeze.as_slice(), &more].concat())?;
+    ensure!(code == Some(0) && said.contains("is frozen until "), "{said}");
+    let (code, said) = dev.run(&["deploy", "app:1.0.0", ENVIRONMENT])?;
+    ensure!(code == Some(3) && said.contains("for-ever: nobody is there"), "{said}");
+    let urgent = ["deploy", "app:1.0.0", ENVIRONMENT, "--override-freeze", "orders are lost", "--wait"];
+    let (code, said) = dev.run(&urgent)?;
+    ensure!(code == Some(3) && said.contains("needs the role operator"), "{said}");
+    let (code, said) = boss.run(&urgent)?;
+    ensure!(code == Some(0), "{said}");
+    let (_, said) = boss.run(&["env", "list"])?;
+    ensure!(said.contains("frozen until ") && said.contains("(for-ever)"), "{said}");
+    let (code, said) = boss.run(&["env", "unfreeze", ENVIRONMENT, "for-ever"])?;
+    ensure!(code == Some(0), "{said}");
     cluster.passed()
 }

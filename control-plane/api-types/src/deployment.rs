@@ -29,6 +29,9 @@ pub struct CreateDeployment {
     /// How long it may take in all, in seconds; an hour if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_seconds: Option<u64>,
+    /// Why it must come although the environment is frozen; needs the role operator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub override_freeze: Option<String>,
 }
 
 /// How targets follow one another.

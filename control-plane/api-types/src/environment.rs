@@ -32,6 +32,9 @@ pub struct Environment {
     /// Whose approval a promotion needs to come here; absent if nobody's. A rollback needs none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approvals: Option<Approvals>,
+    /// When nothing but rollbacks may come here, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub freezes: Vec<Freeze>,
     /// Why nothing but rollbacks may come here; absent if it is open.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lock: Option<Hold>,
@@ -82,4 +85,63 @@ pub struct SetApprovals {
     /// How long a promotion waits before it expires, in seconds: a minute to 90 days; a week if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_in_seconds: Option<u64>,
+}
+
+/// A time in which nothing but rollbacks comes to an environment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Freeze {
+    /// Its name.
+    pub name: String,
+    /// Why.
+    pub reason: String,
+    /// When it begins, for the first time, as the clocks there show it.
+    pub from: String,
+    /// When it ends, for the first time.
+    pub to: String,
+    /// Where.
+    pub time_zone: String,
+    /// Whether it comes again.
+    pub repeats: Repeats,
+    /// Until when it lasts, if it does now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<String>,
+}
+
+/// Sets a freeze, instead of one of the same name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SetFreeze {
+    /// Its name, unique in the environment.
+    pub name: String,
+    /// Why, for people.
+    pub reason: String,
+    /// When it begins, for the first time, as the clocks there show it: `2026-12-18T18:00`.
+    pub from: String,
+    /// When it ends, for the first time.
+    pub to: String,
+    /// A name of the IANA database, such as `Europe/Berlin`; UTC if absent.
+    #[serde(default = "utc")]
+    pub time_zone: String,
+    /// Whether it comes again.
+    #[serde(default)]
+    pub repeats: Repeats,
+}
+
+fn utc() -> String {
+    "UTC".to_owned()
+}
+
+/// Whether a freeze comes again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Repeats {
+    /// It does not.
+    #[default]
+    Never,
+    /// Every day.
+    Daily,
+    /// Every week.
+    Weekly,
+    /// Every year.
+    Yearly,
 }

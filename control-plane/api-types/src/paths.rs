@@ -26,6 +26,10 @@ pub const ENVIRONMENT: &str = "/api/v1/tenants/{tenant}/environments/{environmen
 pub const ENVIRONMENT_PATH: &str = "/api/v1/tenants/{tenant}/environments/{environment}/path";
 /// Whose approval a promotion to an environment needs.
 pub const ENVIRONMENT_APPROVALS: &str = "/api/v1/tenants/{tenant}/environments/{environment}/approvals";
+/// Times in which nothing new comes to an environment.
+pub const ENVIRONMENT_FREEZES: &str = "/api/v1/tenants/{tenant}/environments/{environment}/freezes";
+/// One of them, by name.
+pub const ENVIRONMENT_FREEZE: &str = "/api/v1/tenants/{tenant}/environments/{environment}/freezes/{freeze}";
 /// Lets no deployment come to an environment.
 pub const ENVIRONMENT_LOCK: &str = "/api/v1/tenants/{tenant}/environments/{environment}/lock";
 /// Lets deployments come to an environment again.

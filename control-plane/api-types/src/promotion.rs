@@ -37,6 +37,12 @@ pub struct Promotion {
     pub targets: Option<Vec<Named>>,
     /// How long the deployment may take in all, in seconds.
     pub timeout_seconds: u64,
+    /// Why it comes although the environment is frozen, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub override_freeze: Option<String>,
+    /// When the freeze ends that keeps it from starting, if one does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_until: Option<String>,
     /// What exactly it would do, frozen: it starts only as long as it would do the same.
     pub plan: PlanHash,
     /// `pending` (approvals are missing), `approved` (it starts as soon as it can), or one of the ends `started`, `rejected`,

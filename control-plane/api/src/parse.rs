@@ -6,7 +6,7 @@ use stella_api_types::account::GiveRole;
 use stella_api_types::deployment::{
     CanaryStep as CanaryStepDto, OnFailure as OnFailureDto, Strategy as StrategyDto,
 };
-use stella_api_types::environment::SetApprovals;
+use stella_api_types::environment::{Repeats as RepeatsDto, SetApprovals, SetFreeze};
 use stella_api_types::promotion::Objection as ObjectionDto;
 use stella_api_types::release::{
     Standing, Step as StepDto, StepAction as StepActionDto, UnitAction as UnitActionDto,
@@ -16,6 +16,7 @@ use stella_domain::deployment::{
     CANARY_SOAK_MS_RANGE, CanaryStep, OnFailure, Strategy, TIMEOUT_MS_DEFAULT, TIMEOUT_MS_RANGE,
 };
 use stella_domain::environment::SOAK_MS_RANGE;
+use stella_domain::freeze::{Freeze, Repeats};
 use stella_domain::hold::Verdict;
 use stella_domain::name::{Name, Version};
 use stella_domain::promotion::{
@@ -120,6 +121,28 @@ pub(crate) fn approvals(
 
 const fn in_range(value: u64, (min, max): (u64, u64)) -> bool {
     min <= value && value <= max
+}
+
+/// A time in which nothing new comes to an environment.
+pub(crate) fn freeze(body: &SetFreeze) -> Result<Freeze, ApiError> {
+    let clock = |field: &str, text: &str| {
+        text.parse().map_err(|_| {
+            ApiError::invalid(field, "must be a date and a time without a zone: 2026-12-18T18:00")
+        })
+    };
+    Ok(Freeze {
+        name: name("name", &body.name)?,
+        reason: reason("reason", &body.reason)?,
+        from: clock("from", &body.from)?,
+        to: clock("to", &body.to)?,
+        time_zone: body.time_zone.clone(),
+        repeats: match body.repeats {
+            RepeatsDto::Never => Repeats::Never,
+            RepeatsDto::Daily => Repeats::Daily,
+            RepeatsDto::Weekly => Repeats::Weekly,
+            RepeatsDto::Yearly => Repeats::Yearly,
+        },
+    })
 }
 
 /// What is the matter with a promotion.

@@ -78,6 +78,8 @@ fn all() -> OpenApiRouter<App> {
         .routes(routes!(catalogue::environment))
         .routes(routes!(holds::set_path))
         .routes(routes!(promotions::set_approvals))
+        .routes(routes!(holds::freeze))
+        .routes(routes!(holds::unfreeze))
         .routes(routes!(holds::lock_environment))
         .routes(routes!(holds::unlock_environment))
         .routes(routes!(catalogue::targets, catalogue::create_target))

@@ -11,13 +11,16 @@ mod release;
 mod task;
 
 use stella_api_types::agent as agent_dto;
-use stella_api_types::environment::{Environment as EnvironmentDto, Follows};
+use stella_api_types::environment::{
+    Environment as EnvironmentDto, Follows, Freeze as FreezeDto, Repeats as RepeatsDto,
+};
 use stella_api_types::hold::Hold as HoldDto;
 use stella_api_types::page::Named;
 use stella_api_types::target::Target as TargetDto;
 use stella_api_types::tenant::Tenant as TenantDto;
 use stella_domain::agent::{Agent, Connectivity, EnrolmentToken};
 use stella_domain::environment::Environment;
+use stella_domain::freeze::{Freeze, Repeats};
 use stella_domain::hold::Hold;
 use stella_domain::name::Name;
 use stella_domain::state::State;
@@ -49,7 +52,12 @@ pub(crate) fn tenant(tenant: &TenantState) -> TenantDto {
 }
 
 /// An environment.
-pub(crate) fn environment(state: &State, tenant: &TenantState, environment: &Environment) -> EnvironmentDto {
+pub(crate) fn environment(
+    state: &State,
+    now: Timestamp,
+    tenant: &TenantState,
+    environment: &Environment,
+) -> EnvironmentDto {
     EnvironmentDto {
         id: environment.id.to_string(),
         name: environment.name.to_string(),
@@ -59,8 +67,26 @@ pub(crate) fn environment(state: &State, tenant: &TenantState, environment: &Env
             soak_seconds: requires.soak_ms / 1_000,
         }),
         approvals: environment.approvals.as_ref().map(|rule| promotion::rule(state, rule)),
+        freezes: environment.freezes.iter().map(|it| freeze(it, now)).collect(),
         lock: environment.lock.as_ref().map(hold),
         created_at: time(environment.created_at),
+    }
+}
+
+fn freeze(freeze: &Freeze, now: Timestamp) -> FreezeDto {
+    FreezeDto {
+        name: freeze.name.to_string(),
+        reason: freeze.reason.clone(),
+        from: freeze.from.to_string(),
+        to: freeze.to.to_string(),
+        time_zone: freeze.time_zone.clone(),
+        repeats: match freeze.repeats {
+            Repeats::Never => RepeatsDto::Never,
+            Repeats::Daily => RepeatsDto::Daily,
+            Repeats::Weekly => RepeatsDto::Weekly,
+            Repeats::Yearly => RepeatsDto::Yearly,
+        },
+        until: freeze.until(now).map(time),
     }
 }
 

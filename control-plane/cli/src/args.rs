@@ -37,6 +37,7 @@ const EXAMPLES: &str = "Examples:
   stella env approvals production --needed 2
   stella promotion list --status pending
   stella promotion approve PROMOTION --reason 'tested by QA'
+  stella env freeze production weekend --from 2026-12-18T18:00 --to 2026-12-21T08:00 --repeat weekly --reason 'nobody is there'
   stella env lock production --reason 'inventory'
   stella release block web:1.4.0 --reason 'loses orders'
   stella task logs TASK --follow
@@ -264,6 +265,35 @@ pub(crate) enum Environment {
         #[arg(long)]
         nobody: bool,
     },
+    /// Let no deployment come but rollbacks at certain times, once or again and again; a freeze of the same name is replaced.
+    Freeze {
+        /// Its name or id.
+        environment: String,
+        /// The freeze's name.
+        name: String,
+        /// When it begins, for the first time, as the clocks there show it: 2026-12-18T18:00.
+        #[arg(long)]
+        from: String,
+        /// When it ends, for the first time.
+        #[arg(long)]
+        to: String,
+        /// The time zone, such as Europe/Berlin.
+        #[arg(long, default_value = "UTC")]
+        zone: String,
+        /// Whether it comes again.
+        #[arg(long, value_enum, default_value_t = Repeat::Never)]
+        repeat: Repeat,
+        /// Why; it is recorded, and shown to whoever wants to deploy.
+        #[arg(long)]
+        reason: String,
+    },
+    /// Take a freeze back.
+    Unfreeze {
+        /// Its name or id.
+        environment: String,
+        /// The freeze's name.
+        name: String,
+    },
     /// Let no deployment come but rollbacks, until it is unlocked.
     Lock {
         /// Its name or id.
@@ -277,6 +307,14 @@ pub(crate) enum Environment {
         /// Its name or id.
         environment: String,
     },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Repeat {
+    Never,
+    Daily,
+    Weekly,
+    Yearly,
 }
 
 #[derive(Debug, Subcommand)]
@@ -422,6 +460,9 @@ pub(crate) struct Deploy {
     /// Only show what would be done, or why it would be refused; exit with 0 or 3.
     #[arg(long, conflicts_with_all = ["wait", "idempotency_key"])]
     pub(crate) plan: bool,
+    /// Deploy although the environment is frozen, and why; it is recorded. Needs the role operator.
+    #[arg(long, value_name = "REASON")]
+    pub(crate) override_freeze: Option<String>,
     #[command(flatten)]
     pub(crate) wait: Wait,
     /// Makes the request safe to repeat; a random one if not given.

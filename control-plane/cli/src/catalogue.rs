@@ -5,14 +5,14 @@ use std::path::Path;
 
 use serde::Serialize;
 use stella_api_types::agent::{self, CreateEnrolmentToken, EnrolmentTokenCreated, RevokeAgent};
-use stella_api_types::environment::{self, CreateEnvironment};
+use stella_api_types::environment::{self, CreateEnvironment, Repeats, SetFreeze};
 use stella_api_types::paths;
 use stella_api_types::release::{self, ComponentInput, CreateRelease, Standing};
 use stella_api_types::system::System;
 use stella_api_types::target::{self, CreateTarget};
 use stella_api_types::tenant::{self, CreateTenant};
 
-use crate::args::{Agent, Environment, Judged, NewTarget, Output, Release, Target, Tenant};
+use crate::args::{Agent, Environment, Judged, NewTarget, Output, Release, Repeat, Target, Tenant};
 use crate::client::{Error, read};
 use crate::{Context, hold, print, promotion, upload};
 
@@ -81,7 +81,7 @@ pub(crate) async fn environment(context: &Context, command: Environment) -> Resu
                             .approvals
                             .as_ref()
                             .map_or_else(|| "-".to_owned(), |it| it.needed.to_string()),
-                        lock.map_or_else(|| "-".to_owned(), |lock| lock.reason.clone()),
+                        lock.map_or_else(|| frozen(environment), |lock| lock.reason.clone()),
                         environment.id.clone(),
                     ]
                 },
@@ -93,8 +93,30 @@ pub(crate) async fn environment(context: &Context, command: Environment) -> Resu
         Environment::Approvals { environment, needed, from, expires_in, nobody: _ } => {
             promotion::set_rule(context, &environment, needed.unwrap_or(0), from, expires_in).await
         }
+        Environment::Freeze { environment, name, from, to, zone, repeat, reason } => {
+            let body = SetFreeze { name, reason, from, to, time_zone: zone, repeats: repeats(repeat) };
+            hold::freeze(context, &environment, &body).await
+        }
+        Environment::Unfreeze { environment, name } => hold::unfreeze(context, &environment, &name).await,
         Environment::Lock { environment, reason } => hold::lock(context, &environment, reason).await,
         Environment::Unlock { environment } => hold::unlock(context, &environment).await,
+    }
+}
+
+/// Until when nothing new may come to an environment that is not locked.
+fn frozen(environment: &environment::Environment) -> String {
+    let until = environment.freezes.iter().filter_map(|it| Some((it.until.as_ref()?, it)));
+    until
+        .max_by_key(|(until, _)| until.as_str())
+        .map_or_else(|| "-".to_owned(), |(until, freeze)| format!("frozen until {until} ({})", freeze.name))
+}
+
+const fn repeats(repeat: Repeat) -> Repeats {
+    match repeat {
+        Repeat::Never => Repeats::Never,
+        Repeat::Daily => Repeats::Daily,
+        Repeat::Weekly => Repeats::Weekly,
+        Repeat::Yearly => Repeats::Yearly,
     }
 }
 

@@ -1,7 +1,7 @@
 //! What people hold back: environments, releases and deployments.
 
 use stella_api_types::deployment::DeploymentDetail;
-use stella_api_types::environment::{Environment, Follows, SetPath};
+use stella_api_types::environment::{Environment, Follows, SetFreeze, SetPath};
 use stella_api_types::hold::{Hold, HoldBack};
 use stella_api_types::paths;
 use stella_api_types::release::{JudgeRelease, Release, Standing};
@@ -27,6 +27,29 @@ pub(crate) async fn path(
 pub(crate) fn follows(it: &Follows) -> String {
     let soak = if it.soak_seconds > 0 { format!(" (+{} s)", it.soak_seconds) } else { String::new() };
     format!("{}{soak}", it.environment.name)
+}
+
+pub(crate) async fn freeze(context: &Context, environment: &str, body: &SetFreeze) -> Result<(), Error> {
+    let path = context.path(paths::ENVIRONMENT_FREEZES, &[environment])?;
+    let set: Environment = context.client.post(&path, body, None).await?;
+    print::result(context.output, &set, |it| {
+        let set = it.freezes.iter().find(|freeze| freeze.name == body.name);
+        match set.and_then(|freeze| freeze.until.as_ref()) {
+            Some(until) => {
+                format!("environment {} is frozen until {until}; rollbacks are let through", it.name)
+            }
+            None => {
+                format!("environment {} will be frozen from {} on ({})", it.name, body.from, body.time_zone)
+            }
+        }
+    })
+}
+
+pub(crate) async fn unfreeze(context: &Context, environment: &str, name: &str) -> Result<(), Error> {
+    context.client.delete(&context.path(paths::ENVIRONMENT_FREEZE, &[environment, name])?).await?;
+    print::result(context.output, &serde_json::json!({ "removed": name }), |_| {
+        format!("freeze {name} removed")
+    })
 }
 
 pub(crate) async fn lock(context: &Context, environment: &str, reason: String) -> Result<(), Error> {

@@ -155,6 +155,9 @@ fn summary(it: &Dto) -> String {
 /// What a promotion that waits needs next.
 pub(crate) fn waits(it: &Dto) -> String {
     let given = it.approvals.len();
+    if let Some(until) = it.held_until.as_ref().filter(|_| it.status == "approved") {
+        return format!("promotion {} has its approvals, and starts when the freeze ends: {until}", it.id);
+    }
     if it.status == "approved" {
         return format!(
             "promotion {} has its approvals, and starts as soon as {} lets it",

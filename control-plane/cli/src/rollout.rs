@@ -29,6 +29,7 @@ pub(crate) async fn deploy(context: &Context, command: Deploy) -> Result<bool, E
         },
         targets: (!command.targets.is_empty()).then_some(command.targets),
         timeout_seconds: command.timeout,
+        override_freeze: command.override_freeze,
     };
     if command.plan {
         return plan(context, &body).await;

@@ -294,6 +294,9 @@ fn needed_in(state: &State, tenant: TenantId, command: &TenantCommand) -> Option
         TenantCommand::StoreArtifact { .. } | TenantCommand::CreateRelease(_) => {
             (Role::Deployer, Scope::Somewhere(tenant))
         }
+        TenantCommand::Deploy(new) if new.override_freeze.is_some() => {
+            (Role::Operator, environment(Some(new.environment)))
+        }
         TenantCommand::Deploy(new) => (Role::Deployer, environment(Some(new.environment))),
         TenantCommand::Rollback { of, .. } | TenantCommand::RetryDeployment { of, .. } => {
             (Role::Deployer, deployment(of))
@@ -317,9 +320,9 @@ fn needed_in(state: &State, tenant: TenantId, command: &TenantCommand) -> Option
         | TenantCommand::JudgeRelease { .. } => (Role::Operator, Scope::Tenant(tenant)),
         TenantCommand::CreateEnvironment { .. } => (Role::Admin, Scope::Tenant(tenant)),
         TenantCommand::SetEnvironmentPath { environment: id, .. }
-        | TenantCommand::SetEnvironmentApprovals { environment: id, .. } => {
-            (Role::Admin, environment(Some(*id)))
-        }
+        | TenantCommand::SetEnvironmentApprovals { environment: id, .. }
+        | TenantCommand::FreezeEnvironment { environment: id, .. }
+        | TenantCommand::UnfreezeEnvironment { environment: id, .. } => (Role::Admin, environment(Some(*id))),
         TenantCommand::Enrol { .. }
         | TenantCommand::ConnectAgent { .. }
         | TenantCommand::DisconnectAgent { .. }

@@ -104,6 +104,8 @@ impl TenantState {
             Fact::EnvironmentLocked { .. }
             | Fact::EnvironmentUnlocked { .. }
             | Fact::EnvironmentPathSet { .. }
+            | Fact::EnvironmentFreezeSet { .. }
+            | Fact::EnvironmentFreezeRemoved { .. }
             | Fact::ReleaseDeprecated { .. }
             | Fact::ReleaseBlocked { .. }
             | Fact::ReleaseCleared { .. }
@@ -115,7 +117,8 @@ impl TenantState {
             | Fact::PromotionRejected { .. }
             | Fact::PromotionWithdrawn { .. }
             | Fact::PromotionExpired { .. }
-            | Fact::PromotionInvalidated { .. } => self.apply_promotion(event),
+            | Fact::PromotionInvalidated { .. }
+            | Fact::PromotionHeld { .. } => self.apply_promotion(event),
             fact @ (Fact::TargetStarted { .. }
             | Fact::TargetSucceeded { .. }
             | Fact::TargetFailed { .. }

@@ -15,6 +15,7 @@ use stella_protocol::trace::TraceContext;
 use crate::access::{AccountKind, Grant};
 use crate::deployment::{OnFailure, Strategy};
 use crate::environment::Requirement;
+use crate::freeze::Freeze;
 use crate::hold::Verdict;
 use crate::name::{Name, Version};
 use crate::promotion::{ApprovalRule, Objection};
@@ -293,6 +294,20 @@ pub enum TenantCommand {
         /// Whose; `None` is nobody's.
         rule: Option<ApprovalRule>,
     },
+    /// Let nothing new come to an environment at certain times; one of the same name is replaced.
+    FreezeEnvironment {
+        /// Which.
+        environment: EnvironmentId,
+        /// When, and why.
+        freeze: Box<Freeze>,
+    },
+    /// Take such a time back.
+    UnfreezeEnvironment {
+        /// Which environment.
+        environment: EnvironmentId,
+        /// The freeze's name.
+        freeze: Name,
+    },
     /// Let a promotion through. With the last approval that it needs it starts, or as soon as it can.
     ApprovePromotion {
         /// Which.
@@ -393,6 +408,9 @@ pub struct NewDeployment {
     pub targets: Option<Vec<TargetId>>,
     /// How long it may take in all, in milliseconds.
     pub timeout_ms: u64,
+    /// Why it must come although the environment is frozen; `None` if it need not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub override_freeze: Option<String>,
 }
 
 /// An agent's word about an attempt.

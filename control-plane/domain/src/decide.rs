@@ -9,6 +9,7 @@ mod deployment;
 mod enrolment;
 mod environment;
 mod fields;
+mod freeze;
 mod hold;
 mod path;
 mod promotion;
@@ -200,6 +201,10 @@ fn carry_out(tx: &mut Transaction<'_>, command: &TenantCommand) -> Result<Outcom
         }
         TenantCommand::SetEnvironmentApprovals { environment, rule } => {
             promotion::set_rule(tx, *environment, rule.as_ref())
+        }
+        TenantCommand::FreezeEnvironment { environment, freeze: new } => freeze::set(tx, *environment, new),
+        TenantCommand::UnfreezeEnvironment { environment, freeze: name } => {
+            freeze::remove(tx, *environment, name)
         }
         TenantCommand::ApprovePromotion { promotion, plan, reason } => {
             promotion::approve(tx, *promotion, *plan, reason)

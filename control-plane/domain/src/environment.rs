@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use stella_protocol::id::{EnvironmentId, ReleaseId};
 use stella_protocol::time::Timestamp;
 
+use crate::freeze::Freeze;
 use crate::hold::Hold;
 use crate::name::Name;
 use crate::promotion::ApprovalRule;
@@ -39,6 +40,9 @@ pub struct Environment {
     /// Whose approval a promotion needs to come here; `None` is nobody's. A rollback needs none.
     #[serde(default)]
     pub approvals: Option<ApprovalRule>,
+    /// When nothing new may come here, by name. A rollback may.
+    #[serde(default)]
+    pub freezes: Vec<Freeze>,
     /// Why nothing new may come here for now. A rollback may.
     #[serde(default)]
     pub lock: Option<Hold>,

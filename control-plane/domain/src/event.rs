@@ -17,6 +17,7 @@ use crate::access::{AccountKind, Grant};
 use crate::command::{Actor, NewDeployment, Outcome};
 use crate::deployment::{Cause, OnFailure, Strategy};
 use crate::environment::Requirement;
+use crate::freeze::Freeze;
 use crate::name::{Name, Version};
 use crate::plan::Plan;
 use crate::promotion::{ApprovalRule, Objection};
@@ -323,6 +324,19 @@ pub enum Fact {
         id: PromotionId,
         reason: String,
     },
+    EnvironmentFreezeSet {
+        id: EnvironmentId,
+        freeze: Freeze,
+    },
+    EnvironmentFreezeRemoved {
+        id: EnvironmentId,
+        freeze: Name,
+    },
+    /// An approved promotion waits for the end of a freeze, or not any more.
+    PromotionHeld {
+        id: PromotionId,
+        until: Option<Timestamp>,
+    },
 }
 
 impl Fact {
@@ -385,6 +399,9 @@ impl Fact {
             Self::PromotionWithdrawn { .. } => "promotion_withdrawn",
             Self::PromotionExpired { .. } => "promotion_expired",
             Self::PromotionInvalidated { .. } => "promotion_invalidated",
+            Self::EnvironmentFreezeSet { .. } => "environment_freeze_set",
+            Self::EnvironmentFreezeRemoved { .. } => "environment_freeze_removed",
+            Self::PromotionHeld { .. } => "promotion_held",
         }
     }
 }

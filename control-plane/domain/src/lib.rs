@@ -6,7 +6,7 @@
 //! [`command::Command::Tick`].
 //!
 //! Reading order: [`state`], then one file a concept ([`tenant`], [`environment`], [`target`], [`agent`], [`release`],
-//! [`promotion`], [`plan`], [`deployment`], [`task`], [`hold`], [`access`]), then [`command`], [`event`], [`decide`].
+//! [`promotion`], [`plan`], [`deployment`], [`task`], [`hold`], [`freeze`], [`access`]), then [`command`], [`event`], [`decide`].
 //!
 //! # Invariants
 //!
@@ -36,6 +36,7 @@ pub mod decide;
 pub mod deployment;
 pub mod environment;
 pub mod event;
+pub mod freeze;
 pub mod hold;
 mod ids;
 pub mod name;

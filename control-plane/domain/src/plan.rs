@@ -47,6 +47,8 @@ enum Leaf<'p> {
         strategy: &'p Strategy,
         on_failure: OnFailure,
         timeout_ms: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        override_freeze: Option<&'p str>,
         rule: Option<&'p ApprovalRule>,
     },
     Release {
@@ -91,6 +93,7 @@ pub(crate) fn seal<'t>(
             strategy: &new.strategy,
             on_failure: new.on_failure,
             timeout_ms: new.timeout_ms,
+            override_freeze: new.override_freeze.as_deref(),
             rule: environment.approvals.as_ref(),
         }),
         hashed(&Leaf::Release {

@@ -54,6 +54,9 @@ pub struct Promotion {
     pub requested_by: Actor,
     /// The trace that it belongs to, and the span that asked for it.
     pub trace: TraceContext,
+    /// When the freeze ends that keeps it from starting, if one does.
+    #[serde(default)]
+    pub held_until: Option<Timestamp>,
     /// When it expires, if it still waits then.
     pub expires_at: Option<Timestamp>,
 }

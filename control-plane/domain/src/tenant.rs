@@ -150,6 +150,8 @@ pub enum Timer {
     ApiTokenEnded(ApiTokenId),
     /// A canary has held for long enough.
     DeploymentResumes(DeploymentId),
+    /// The freeze that a promotion waits for is over.
+    PromotionHeld(PromotionId),
     /// A promotion has waited for too long.
     PromotionExpires(PromotionId),
 }

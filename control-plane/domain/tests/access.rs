@@ -9,9 +9,11 @@ use common::{
 };
 use stella_domain::access::{AccountKind, Grant, Role};
 use stella_domain::command::{
-    ActingAccount, Actor, Command, NewEnrolmentToken, Outcome, Report, Request, SystemCommand, TenantCommand,
+    ActingAccount, Actor, Command, NewDeployment, NewEnrolmentToken, Outcome, Report, Request, SystemCommand,
+    TenantCommand,
 };
 use stella_domain::decide::decide;
+use stella_domain::freeze::{Freeze, Repeats};
 use stella_domain::hold::Verdict;
 use stella_domain::promotion::Objection;
 use stella_domain::rejection::Rejection;
@@ -100,6 +102,14 @@ fn commands(world: &World) -> Vec<(&'static str, Role, Where, TenantCommand)> {
         uses_max: 1,
         expires_at: Timestamp(u64::MAX),
     };
+    let freeze = Freeze {
+        name: name("x"),
+        reason: reason(),
+        from: "2026-12-18T18:00".parse().unwrap(),
+        to: "2026-12-21T08:00".parse().unwrap(),
+        time_zone: "UTC".to_owned(),
+        repeats: Repeats::Never,
+    };
     let of = deployment(1);
     let unknown = DeploymentId(Uuid::from_u128(0xdead));
     vec![
@@ -176,6 +186,27 @@ fn commands(world: &World) -> Vec<(&'static str, Role, Where, TenantCommand)> {
             Role::Admin,
             Staging,
             TenantCommand::SetEnvironmentApprovals { environment: STAGING, rule: None },
+        ),
+        (
+            "freeze",
+            Role::Admin,
+            Staging,
+            TenantCommand::FreezeEnvironment { environment: STAGING, freeze: Box::new(freeze) },
+        ),
+        (
+            "unfreeze",
+            Role::Admin,
+            Staging,
+            TenantCommand::UnfreezeEnvironment { environment: STAGING, freeze: name("x") },
+        ),
+        (
+            "override",
+            Role::Operator,
+            Staging,
+            TenantCommand::Deploy(Box::new(NewDeployment {
+                override_freeze: Some(reason()),
+                ..new_deployment(3, 1, None)
+            })),
         ),
         (
             "approve",

@@ -4,39 +4,17 @@
 mod common;
 
 use common::{
-    World, agent, deployment, digest, facts, failed, hello, invariants, is_dispatch, is_unknown, mark,
-    new_deployment, release, target,
+    World, agent, conflict, deployment, digest, end, facts, failed, failure, hello, invariants, is_dispatch,
+    is_unknown, mark, new_deployment, release, target,
 };
 use stella_domain::agent::{Connectivity, OPEN_TASKS_MAX};
 use stella_domain::command::{NewDeployment, NewTarget, Outcome, TenantCommand};
 use stella_domain::deployment::{Cause, OnFailure, Progress, RollbackReason, Status};
-use stella_domain::environment::Requirement;
-use stella_domain::hold::Verdict;
 use stella_domain::rejection::Rejection;
 use stella_domain::task::TaskState;
-use stella_protocol::id::{EnvironmentId, Generation, Position, SessionEpoch};
+use stella_protocol::id::{Generation, Position, SessionEpoch};
 use stella_protocol::message::{JournalMark, Phase, TaskOutcome};
 use stella_protocol::spec::{Probe, TaskSpec};
-
-fn end(world: &World) {
-    invariants::check(&world.state, world.now);
-    invariants::replay(&world.events, &world.state);
-    invariants::never_again(&world.events);
-}
-
-fn conflict(result: Result<impl std::fmt::Debug, Rejection>) -> String {
-    match result {
-        Err(Rejection::Conflict { problem }) => problem,
-        other => panic!("expected a conflict, got {other:?}"),
-    }
-}
-
-fn failure(world: &World, n: u128) -> String {
-    match world.status(n) {
-        Status::Failed { reason } => reason.clone(),
-        other => panic!("expected a failure, got {other:?}"),
-    }
-}
 
 #[test]
 fn a_rolling_deployment_goes_one_target_after_the_other() {
@@ -403,184 +381,6 @@ fn a_revoked_agent_fails_what_was_not_sent_and_leaves_the_rest_unknown() {
         conflict(world.tell(TenantCommand::Deploy(Box::new(new_deployment(3, 2, None)))))
             .contains("was revoked")
     );
-    end(&world);
-}
-
-fn pause(n: u128) -> TenantCommand {
-    TenantCommand::PauseDeployment { deployment: deployment(n), reason: "lunch".to_owned() }
-}
-
-#[test]
-fn a_paused_deployment_starts_nothing_and_its_time_stands_still() {
-    let mut world = World::with_targets(2);
-    world.deploy(1, 1, Some(1));
-    let deadline = world.deployment(deployment(1)).deadline;
-    world.ok(pause(1));
-    assert!(world.ok(pause(1)).events.is_empty());
-    world.complete(1);
-    let counts = world.deployment(deployment(1)).counts;
-    assert_eq!((counts.succeeded, counts.active, counts.waiting), (1, 0, 1));
-    invariants::check(&world.state, world.now);
-
-    let pause_ms = 24 * 3_600_000;
-    world.wait_ms(pause_ms);
-    assert_eq!(*world.status(1), Status::Running);
-    assert_eq!(world.deployment(deployment(1)).paused.as_ref().unwrap().reason, "lunch");
-    world.ok(TenantCommand::ResumeDeployment { deployment: deployment(1) });
-    assert!(world.ok(TenantCommand::ResumeDeployment { deployment: deployment(1) }).events.is_empty());
-    assert_eq!(world.deployment(deployment(1)).deadline, deadline.plus_ms(pause_ms));
-    world.complete(2);
-    assert_eq!(*world.status(1), Status::Succeeded);
-    let too_late = conflict(world.tell(pause(1)));
-    assert!(too_late.contains("succeeded; only a running one"), "{too_late}");
-    end(&world);
-}
-
-#[test]
-fn a_failure_ends_a_pause_and_the_deadline_is_set_again() {
-    let mut world = World::with_release_1(2);
-    world.deploy(2, 2, None);
-    world.ok(pause(2));
-    world.wait_ms(5_000);
-    world.accept(1);
-    world.finish(1, failed("exit 1"));
-    assert!(matches!(world.status(2), Status::Halting { .. }));
-    assert_eq!(world.deployment(deployment(2)).paused, None);
-    // The other target never answers: the deadline is what ends it.
-    world.wait_ms(100 * 3_600_000);
-    assert!(world.deployment(deployment(2)).status.is_final());
-    end(&world);
-}
-
-#[test]
-fn a_paused_deployment_can_be_cancelled() {
-    let mut world = World::with_targets(2);
-    world.deploy(1, 1, Some(1));
-    world.complete(1);
-    world.ok(pause(1));
-    world.ok(TenantCommand::CancelDeployment { deployment: deployment(1), reason: "no".to_owned() });
-    assert_eq!(world.deployment(deployment(1)).paused, None);
-    world.wait_ms(3_600_000);
-    assert!(matches!(world.status(1), Status::Cancelled { .. }));
-    end(&world);
-}
-
-fn lock(reason: &str) -> TenantCommand {
-    TenantCommand::LockEnvironment { environment: common::STAGING, reason: reason.to_owned() }
-}
-
-#[test]
-fn a_locked_environment_takes_rollbacks_only() {
-    let mut world = World::with_release_1(1);
-    world.deploy(2, 2, None);
-    world.complete(1);
-    world.ok(lock("audit"));
-    assert!(world.ok(lock("audit")).events.is_empty());
-    assert!(conflict(world.tell(lock("holidays"))).contains("locked already (audit)"));
-    let refused = conflict(world.tell(TenantCommand::Deploy(Box::new(new_deployment(3, 1, None)))));
-    assert!(refused.contains("staging is locked (audit)"), "{refused}");
-    world.ok(TenantCommand::Rollback { id: deployment(4), of: deployment(2) });
-    world.complete(1);
-    assert_eq!(*world.status(4), Status::Succeeded);
-    for _ in 0..2 {
-        world.ok(TenantCommand::UnlockEnvironment { environment: common::STAGING });
-    }
-    world.deploy(5, 2, None);
-    end(&world);
-}
-
-fn path(of: EnvironmentId, requires: Option<Requirement>) -> TenantCommand {
-    TenantCommand::SetEnvironmentPath { environment: of, requires }
-}
-
-#[test]
-fn a_release_comes_to_the_next_environment_when_it_has_proven_itself_in_the_one_before() {
-    let mut world = World::with_release_1(2);
-    let production = EnvironmentId(uuid::Uuid::from_u128(77));
-    let create =
-        TenantCommand::CreateEnvironment { id: production, name: common::name("production"), order: None };
-    world.ok(create);
-    let after_staging = Requirement { after: common::STAGING, soak_ms: 60_000 };
-    world.ok(path(production, Some(after_staging)));
-    assert!(world.ok(path(production, Some(after_staging))).events.is_empty());
-    let circle = world.tell(path(common::STAGING, Some(Requirement { after: production, soak_ms: 0 })));
-    assert!(matches!(circle, Err(Rejection::Invalid { field, .. }) if field == "after"));
-    let mut third = common::new_target(9);
-    (third.environment, third.slot) = (production, Some(common::name("p")));
-    third.agent = agent(3);
-    world.enrol(3);
-    world.ok(TenantCommand::CreateTarget(Box::new(third)));
-
-    let to_production = |n: u128| {
-        TenantCommand::Deploy(Box::new(NewDeployment {
-            environment: production,
-            ..new_deployment(n, 2, None)
-        }))
-    };
-    assert!(conflict(world.tell(to_production(10))).contains("must succeed on all targets of staging"));
-    // A part of the targets is no proof.
-    let mut part = new_deployment(2, 2, None);
-    part.targets = Some(vec![target(1)]);
-    world.ok(TenantCommand::Deploy(Box::new(part)));
-    world.complete(1);
-    assert!(conflict(world.tell(to_production(10))).contains("deploy it there first"));
-    let mut rest = new_deployment(3, 2, None);
-    rest.targets = Some(vec![target(2)]);
-    world.ok(TenantCommand::Deploy(Box::new(rest)));
-    world.complete(2);
-    let soaking = conflict(world.tell(to_production(10)));
-    assert!(soaking.contains("for 60 s") && soaking.contains("try again in 60 s"), "{soaking}");
-    world.wait_ms(60_000);
-    world.ok(to_production(10));
-    // A failure there takes the proof away.
-    world.deploy(4, 2, None);
-    world.accept(1);
-    world.finish(1, failed("exit 1"));
-    world.accept(2);
-    world.finish(2, TaskOutcome::Succeeded);
-    world.ok(TenantCommand::CancelDeployment { deployment: deployment(10), reason: "x".to_owned() });
-    assert!(conflict(world.tell(to_production(11))).contains("deploy it there first"));
-    world.ok(path(production, None));
-    end(&world);
-}
-
-fn judge(n: u128, verdict: Verdict) -> TenantCommand {
-    TenantCommand::JudgeRelease { release: release(n), verdict, reason: "CVE".to_owned() }
-}
-
-#[test]
-fn a_blocked_release_goes_nowhere_and_nothing_goes_back_to_it() {
-    let mut world = World::with_release_1(1);
-    world.ok(judge(2, Verdict::Block));
-    assert!(world.ok(judge(2, Verdict::Block)).events.is_empty());
-    let refused = conflict(world.tell(TenantCommand::Deploy(Box::new(new_deployment(2, 2, None)))));
-    assert!(refused.contains("is blocked (CVE)"), "{refused}");
-    world.ok(judge(2, Verdict::Clear));
-    world.ok(judge(1, Verdict::Block));
-    world.deploy(3, 2, None);
-    world.accept(1);
-    world.finish(1, failed("exit 1"));
-    let why = failure(&world, 3);
-    assert!(why.contains("the release to go back to is blocked for"), "{why}");
-    assert!(world.rollback_of(3).is_none());
-    world.ok(judge(2, Verdict::Deprecate));
-    world.deploy(4, 2, None);
-    end(&world);
-}
-
-#[test]
-fn blocking_a_release_stops_it_on_its_way_and_takes_it_back() {
-    let mut world = World::with_release_1(2);
-    world.deploy(2, 2, Some(1));
-    world.complete(1);
-    world.ok(judge(2, Verdict::Block));
-    let on_its_way = world.deployment(deployment(2));
-    assert!(matches!(&on_its_way.status, Status::Halting { reason } if reason.contains("was blocked: CVE")));
-    // What is under way on the second target comes to its end, and the way back begins.
-    world.accept(2);
-    world.finish(2, TaskOutcome::Succeeded);
-    let rollback = world.rollback_of(2).unwrap();
-    assert_eq!((rollback.release, rollback.counts.total()), (release(1), 2));
     end(&world);
 }
 

@@ -184,6 +184,7 @@ fn deployment(number: u32) -> NewDeployment {
         on_failure: OnFailure::Rollback,
         targets: None,
         timeout_ms: 3_600_000,
+        override_freeze: None,
     }
 }
 

@@ -77,7 +77,7 @@ pub(crate) async fn environments(
     let state = app.engine.state();
     let tenant = resolve::tenant(&state, &tenant)?;
     page(&paging, tenant.environments.iter().map(|(id, it)| (*id, it)), |it| {
-        view::environment(&state, tenant, it)
+        view::environment(&state, app.engine.now(), tenant, it)
     })
 }
 
@@ -100,7 +100,12 @@ pub(crate) async fn create_environment(
     let tenant = resolve::tenant(&state, &tenant.to_string())?;
     Ok((
         StatusCode::CREATED,
-        Json(view::environment(&state, tenant, resolve::environment(tenant, &id.to_string())?)),
+        Json(view::environment(
+            &state,
+            app.engine.now(),
+            tenant,
+            resolve::environment(tenant, &id.to_string())?,
+        )),
     ))
 }
 
@@ -113,7 +118,7 @@ pub(crate) async fn environment(
 ) -> Result<Json<Environment>, ApiError> {
     let state = app.engine.state();
     let tenant = resolve::tenant(&state, &tenant)?;
-    Ok(Json(view::environment(&state, tenant, resolve::environment(tenant, &environment)?)))
+    Ok(Json(view::environment(&state, app.engine.now(), tenant, resolve::environment(tenant, &environment)?)))
 }
 
 /// Which targets.

@@ -119,6 +119,11 @@ fn wanted(tenant: &TenantState, body: &CreateDeployment) -> Result<NewDeployment
         on_failure: parse::on_failure(body.on_failure),
         targets: targets.transpose()?,
         timeout_ms: parse::timeout_ms("timeout_seconds", body.timeout_seconds)?,
+        override_freeze: body
+            .override_freeze
+            .as_deref()
+            .map(|reason| parse::reason("override_freeze", reason))
+            .transpose()?,
     })
 }
 

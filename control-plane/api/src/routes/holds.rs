@@ -1,8 +1,9 @@
 //! What people hold back: environments, releases and deployments.
 
 use axum::extract::State;
+use axum::http::StatusCode;
 use stella_api_types::deployment::DeploymentDetail;
-use stella_api_types::environment::{Environment, SetPath};
+use stella_api_types::environment::{Environment, SetFreeze, SetPath};
 use stella_api_types::hold::HoldBack;
 use stella_api_types::paths;
 use stella_api_types::release::{JudgeRelease, Release};
@@ -33,7 +34,12 @@ pub(crate) async fn lock_environment(
     change.tenant(&app, tenant.id, &body, command).await?;
     let state = app.engine.state();
     let tenant = resolve::tenant(&state, &tenant.id.to_string())?;
-    Ok(Json(view::environment(&state, tenant, resolve::environment(tenant, &environment.to_string())?)))
+    Ok(Json(view::environment(
+        &state,
+        app.engine.now(),
+        tenant,
+        resolve::environment(tenant, &environment.to_string())?,
+    )))
 }
 
 /// Unlocks an environment. One that is not locked stays so.
@@ -50,7 +56,12 @@ pub(crate) async fn unlock_environment(
     change.tenant(&app, tenant.id, &(), TenantCommand::UnlockEnvironment { environment }).await?;
     let state = app.engine.state();
     let tenant = resolve::tenant(&state, &tenant.id.to_string())?;
-    Ok(Json(view::environment(&state, tenant, resolve::environment(tenant, &environment.to_string())?)))
+    Ok(Json(view::environment(
+        &state,
+        app.engine.now(),
+        tenant,
+        resolve::environment(tenant, &environment.to_string())?,
+    )))
 }
 
 /// Sets what a release must have been through before it may come to an environment.
@@ -73,7 +84,50 @@ pub(crate) async fn set_path(
     change.tenant(&app, tenant.id, &body, command).await?;
     let state = app.engine.state();
     let tenant = resolve::tenant(&state, &tenant.id.to_string())?;
-    Ok(Json(view::environment(&state, tenant, resolve::environment(tenant, &environment.to_string())?)))
+    Ok(Json(view::environment(
+        &state,
+        app.engine.now(),
+        tenant,
+        resolve::environment(tenant, &environment.to_string())?,
+    )))
+}
+
+/// Lets nothing but rollbacks come to an environment at certain times. One of the same name is replaced.
+#[utoipa::path(post, path = paths::ENVIRONMENT_FREEZES, tag = "environments",
+    params(("tenant" = String, Path), ("environment" = String, Path)), request_body = SetFreeze,
+    responses((status = 200, body = Environment)))]
+pub(crate) async fn freeze(
+    State(app): State<App>,
+    Path((tenant, environment)): Path<(String, String)>,
+    change: Change,
+    Json(body): Json<SetFreeze>,
+) -> Result<Json<Environment>, ApiError> {
+    let state = app.engine.state();
+    let tenant = resolve::tenant(&state, &tenant)?;
+    let environment = resolve::environment(tenant, &environment)?.id;
+    let freeze = Box::new(parse::freeze(&body)?);
+    change.tenant(&app, tenant.id, &body, TenantCommand::FreezeEnvironment { environment, freeze }).await?;
+    let state = app.engine.state();
+    let tenant = resolve::tenant(&state, &tenant.id.to_string())?;
+    let environment = resolve::environment(tenant, &environment.to_string())?;
+    Ok(Json(view::environment(&state, app.engine.now(), tenant, environment)))
+}
+
+/// Takes a freeze back.
+#[utoipa::path(delete, path = paths::ENVIRONMENT_FREEZE, tag = "environments",
+    params(("tenant" = String, Path), ("environment" = String, Path), ("freeze" = String, Path)),
+    responses((status = 204, description = "It is gone")))]
+pub(crate) async fn unfreeze(
+    State(app): State<App>,
+    Path((tenant, environment, freeze)): Path<(String, String, String)>,
+    change: Change,
+) -> Result<StatusCode, ApiError> {
+    let state = app.engine.state();
+    let tenant = resolve::tenant(&state, &tenant)?;
+    let environment = resolve::environment(tenant, &environment)?.id;
+    let freeze = freeze.parse().map_err(|_| ApiError::not_found("freeze", &freeze))?;
+    change.tenant(&app, tenant.id, &(), TenantCommand::UnfreezeEnvironment { environment, freeze }).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// Says what to think of a release. Blocking one halts the deployments that are bringing it somewhere.

@@ -159,7 +159,12 @@ pub(crate) async fn set_approvals(
     change.tenant(&app, tenant.id, &body, command).await?;
     let state = app.engine.state();
     let tenant = resolve::tenant(&state, &tenant.id.to_string())?;
-    Ok(Json(view::environment(&state, tenant, resolve::environment(tenant, &environment.to_string())?)))
+    Ok(Json(view::environment(
+        &state,
+        app.engine.now(),
+        tenant,
+        resolve::environment(tenant, &environment.to_string())?,
+    )))
 }
 
 fn found(app: &App, tenant: &str, promotion: &str) -> Result<(TenantId, PromotionId), ApiError> {

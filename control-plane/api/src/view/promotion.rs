@@ -37,6 +37,8 @@ pub(crate) fn promotion(tenant: &TenantState, promotion: &Promotion) -> dto::Pro
             .as_ref()
             .map(|targets| targets.iter().map(|target| target_named(tenant, *target)).collect()),
         timeout_seconds: wanted.timeout_ms / 1_000,
+        override_freeze: wanted.override_freeze.clone(),
+        held_until: promotion.held_until.map(time),
         plan: plan_hash(promotion.plan),
         status: promotion.status_name().to_owned(),
         reason,

@@ -9,7 +9,7 @@ use stella_api_types::paths;
 use crate::world::{World, bare};
 
 /// All templates of the API's own listener. A new constant is noticed by the comparison with the source below.
-const PATHS: [&str; 51] = [
+const PATHS: [&str; 53] = [
     paths::API_TOKENS,
     paths::API_TOKEN,
     paths::ACCOUNTS,
@@ -21,6 +21,8 @@ const PATHS: [&str; 51] = [
     paths::ENVIRONMENTS,
     paths::ENVIRONMENT,
     paths::ENVIRONMENT_APPROVALS,
+    paths::ENVIRONMENT_FREEZES,
+    paths::ENVIRONMENT_FREEZE,
     paths::ENVIRONMENT_LOCK,
     paths::ENVIRONMENT_PATH,
     paths::ENVIRONMENT_UNLOCK,
@@ -85,7 +87,7 @@ pub(crate) fn operations(document: &Value) -> Vec<(String, String, bool)> {
 
 /// The template with something in place of its parameters.
 pub(crate) fn filled(template: &str) -> String {
-    paths::fill(template, &["nobody", "nothing"])
+    paths::fill(template, &["nobody", "nothing", "never"])
 }
 
 #[tokio::test]

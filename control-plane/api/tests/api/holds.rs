@@ -1,6 +1,9 @@
 //! What people hold back.
 
+use std::time::{Duration, SystemTime};
+
 use serde_json::json;
+use stella_protocol::time::Timestamp;
 
 use crate::world::World;
 
@@ -99,4 +102,55 @@ async fn an_ended_deployment_is_tried_again_on_what_it_left() {
     assert_eq!((&again["status"], &again["counts"]["total"]), (&json!("running"), &json!(1)));
     assert_ne!(again["id"], busy.deployment.as_str());
     assert_eq!(world.get(&path).await.expect(200)["status"], "cancelled");
+}
+
+/// The clocks of UTC, to the minute.
+fn clock(at: SystemTime) -> String {
+    let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    let at = Timestamp(u64::try_from(since.as_millis()).unwrap());
+    stella_api_types::time::rfc3339(at).chars().take(16).collect()
+}
+
+#[tokio::test]
+async fn a_frozen_environment_says_until_when_and_is_overridden_with_a_reason() {
+    let world = World::new().await;
+    let busy = world.busy_tenant("acme").await;
+    let room = json!({"reason": "room"});
+    world.post(&format!("{}/deployments/{}/cancel", busy.at, busy.deployment), &room).await.expect(200);
+    let path = format!("{}/environments/prod", busy.at);
+    let (hour, now) = (Duration::from_secs(3_600), SystemTime::now());
+    let (from, to) = (clock(now - hour), clock(now + hour));
+    let body =
+        json!({"name": "holidays", "reason": "nobody is there", "from": from, "to": to, "repeats": "yearly"});
+    let set = world.post(&format!("{path}/freezes"), &body).await.expect(200);
+    let freeze = &set["freezes"][0];
+    assert_eq!((&freeze["time_zone"], &freeze["repeats"]), (&json!("UTC"), &json!("yearly")), "{set}");
+    assert_eq!(freeze["until"].as_str().unwrap()[..16], to, "{set}");
+
+    let mut deployment = json!({"environment": "prod", "release": "web:1.0.0"});
+    let deployments = format!("{}/deployments", busy.at);
+    let refused = world.post(&deployments, &deployment).await.expect(409);
+    assert!(refused["detail"].as_str().unwrap().contains("prod is frozen until"), "{refused}");
+    deployment["override_freeze"] = json!(" ");
+    assert_eq!(world.post(&deployments, &deployment).await.expect(422)["field"], "override_freeze");
+    deployment["override_freeze"] = json!("orders are lost");
+    let created = world.post(&deployments, &deployment).await.expect(201);
+    let promotion = format!("{}/promotions/{}", busy.at, created["id"].as_str().unwrap());
+    assert_eq!(world.get(&promotion).await.expect(200)["override_freeze"], "orders are lost");
+
+    for (field, value) in [
+        ("from", "tomorrow"),
+        ("time_zone", "Mars"),
+        ("repeats", "hourly"),
+        ("reason", " "),
+        ("name", "No Name"),
+    ] {
+        let mut wrong = body.clone();
+        wrong[field] = json!(value);
+        let said = world.post(&format!("{path}/freezes"), &wrong).await.expect(422);
+        assert_eq!(said["field"], field, "{value}");
+    }
+    assert_eq!(world.delete(&format!("{path}/freezes/holidays")).await.status, 204);
+    world.delete(&format!("{path}/freezes/holidays")).await.expect(404);
+    assert!(world.get(&path).await.expect(200).get("freezes").is_none());
 }

@@ -132,6 +132,10 @@ impl World {
         self.send(with_json(self.request("POST", path), body)).await
     }
 
+    pub(crate) async fn delete(&self, path: &str) -> Answer {
+        self.send(self.request("DELETE", path).body(Body::empty()).unwrap()).await
+    }
+
     pub(crate) async fn put(&self, path: &str, content: &[u8]) -> Answer {
         self.send(self.request("PUT", path).body(Body::from(content.to_vec())).unwrap()).await
     }

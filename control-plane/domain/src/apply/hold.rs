@@ -8,7 +8,8 @@ use stella_protocol::time::Timestamp;
 use super::deployment::subject;
 use super::{Applied, ensure, misplaced, missing};
 use crate::deployment::{Deployment, Status};
-use crate::event::{Event, Fact};
+use crate::event::{Event, Fact, IllegalTransition};
+use crate::freeze::Freeze;
 use crate::hold::{Hold, Standing};
 use crate::tenant::{TenantState, Timer};
 
@@ -29,6 +30,19 @@ impl TenantState {
                 Arc::make_mut(environment).requires = *requires;
                 Ok(())
             }
+            Fact::EnvironmentFreezeSet { id, freeze } => {
+                let freezes = self.freezes_mut(*id, fact)?;
+                freezes.retain(|it| it.name != freeze.name);
+                let place = freezes.partition_point(|it| it.name < freeze.name);
+                freezes.insert(place, freeze.clone());
+                Ok(())
+            }
+            Fact::EnvironmentFreezeRemoved { id, freeze } => {
+                let freezes = self.freezes_mut(*id, fact)?;
+                let before = freezes.len();
+                freezes.retain(|it| it.name != *freeze);
+                ensure(freezes.len() < before, format!("environment {id}"), "without that freeze", fact)
+            }
             Fact::ReleaseDeprecated { id, reason } => {
                 self.set_standing(*id, Standing::Deprecated(hold(reason)), fact)
             }
@@ -44,6 +58,12 @@ impl TenantState {
             }
             other => Err(misplaced(other)),
         }
+    }
+
+    fn freezes_mut(&mut self, id: EnvironmentId, fact: &Fact) -> Result<&mut Vec<Freeze>, IllegalTransition> {
+        let environment =
+            self.environments.get_mut(&id).ok_or_else(|| missing(EnvironmentId::KIND, id, fact))?;
+        Ok(&mut Arc::make_mut(environment).freezes)
     }
 
     fn set_lock(&mut self, id: EnvironmentId, lock: Option<Hold>, fact: &Fact) -> Applied {

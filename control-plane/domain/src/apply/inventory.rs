@@ -30,6 +30,7 @@ impl TenantState {
                     requires: None,
                     proven: OrdMap::new(),
                     approvals: None,
+                    freezes: Vec::new(),
                     lock: None,
                     created_at: at,
                 };

@@ -49,6 +49,14 @@ impl TenantState {
             Fact::PromotionExpired { id } => {
                 self.end_promotion(*id, PromotionStatus::Expired { at }, fact).map(drop)
             }
+            Fact::PromotionHeld { id, until } => {
+                self.stop_holding(*id, fact)?;
+                let promotion = self.promotion_mut(*id, fact)?;
+                ensure(promotion.is_open(), subject(*id), promotion.status.name(), fact)?;
+                promotion.held_until = *until;
+                self.timers.extend(until.map(|end| (end, Timer::PromotionHeld(*id))));
+                Ok(())
+            }
             Fact::PromotionInvalidated { id, reason } => {
                 let status = PromotionStatus::Invalidated { at, reason: reason.clone() };
                 self.end_promotion(*id, status, fact).map(drop)
@@ -77,6 +85,7 @@ impl TenantState {
             requested_at: *at,
             requested_by: actor.clone(),
             trace: *trace,
+            held_until: None,
             expires_at: *expires_at,
         };
         self.promotions.insert(*id, Arc::new(promotion));
@@ -154,9 +163,17 @@ impl TenantState {
         let promotion = self.promotion_mut(id, fact)?;
         ensure(promotion.is_open(), subject(id), promotion.status.name(), fact)?;
         let expires_at = promotion.expires_at;
+        self.stop_holding(id, fact)?;
         self.open_promotions.remove(&id);
         if let Some(end) = expires_at {
             self.timers.remove(&(end, Timer::PromotionExpires(id)));
+        }
+        Ok(())
+    }
+
+    fn stop_holding(&mut self, id: PromotionId, fact: &Fact) -> Applied {
+        if let Some(end) = self.promotion_mut(id, fact)?.held_until.take() {
+            self.timers.remove(&(end, Timer::PromotionHeld(id)));
         }
         Ok(())
     }

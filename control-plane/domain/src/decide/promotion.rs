@@ -9,7 +9,7 @@ use stella_protocol::time::Timestamp;
 
 use super::deployment::{self, Opening, Prepared};
 use super::transaction::Transaction;
-use super::{fields, hold};
+use super::{fields, freeze, hold};
 use crate::command::{Actor, NewDeployment, Outcome};
 use crate::deployment::Cause;
 use crate::event::{Fact, PlannedTarget};
@@ -38,6 +38,7 @@ pub(super) fn request(tx: &mut Transaction<'_>, new: &NewDeployment) -> Result<O
     if tx.tenant.deployments.contains_key(&new.id) || tx.tenant.promotions.contains_key(&id) {
         return Err(Rejection::exists(DeploymentId::KIND, new.id));
     }
+    fields::reason(new.override_freeze.as_deref().unwrap_or_default())?;
     let prepared = checked(&tx.tenant, new, tx.now)?;
     let rule = prepared.environment.approvals.clone();
     if rule.is_some() {
@@ -70,6 +71,9 @@ fn checked(tenant: &TenantState, new: &NewDeployment, now: Timestamp) -> Result<
     let starts_now = environment.is_some_and(|environment| environment.approvals.is_none());
     if let Some(environment) = environment.filter(|_| starts_now) {
         hold::is_open(environment)?;
+        if new.override_freeze.is_none() {
+            freeze::is_over(environment, now)?;
+        }
     }
     let prepared = deployment::prepare(tenant, new, now)?;
     if starts_now {
@@ -257,9 +261,14 @@ pub(super) fn reconsider(tx: &mut Transaction<'_>) -> Result<(), Rejection> {
 fn concerned(tenant: &TenantState, fact: &Fact) -> Vec<EnvironmentId> {
     let of_promotion = |id| tenant.promotions.get(id).map(|it| it.wanted.environment);
     match fact {
-        Fact::EnvironmentApprovalsSet { id, .. } | Fact::EnvironmentUnlocked { id } => vec![*id],
+        Fact::EnvironmentApprovalsSet { id, .. }
+        | Fact::EnvironmentFreezeSet { id, .. }
+        | Fact::EnvironmentFreezeRemoved { id, .. }
+        | Fact::EnvironmentUnlocked { id } => vec![*id],
         Fact::TargetCreated { environment, .. } => vec![*environment],
-        Fact::ApprovalGranted { id, .. } => of_promotion(id).into_iter().collect(),
+        Fact::ApprovalGranted { id, .. } | Fact::PromotionHeld { id, until: None } => {
+            of_promotion(id).into_iter().collect()
+        }
         Fact::DeploymentSucceeded { id }
         | Fact::DeploymentFailed { id, .. }
         | Fact::DeploymentCancelled { id, .. } => {
@@ -301,10 +310,17 @@ fn look_at(tx: &mut Transaction<'_>, promotion: &Promotion) -> Result<(), Reject
         };
         return invalidate(tx, promotion.id, reason);
     }
-    if promotion.is_approved() && hold::is_open(&prepared.environment).is_ok() {
-        return start(tx, &promotion.wanted, &prepared);
+    if !promotion.is_approved() || hold::is_open(&prepared.environment).is_err() {
+        return Ok(());
     }
-    Ok(())
+    let overrides = promotion.wanted.override_freeze.is_some();
+    let frozen =
+        freeze::lasting(&prepared.environment, tx.now).filter(|_| !overrides).map(|(_, until)| until);
+    match frozen {
+        None => start(tx, &promotion.wanted, &prepared),
+        Some(until) if promotion.held_until == Some(until) => Ok(()),
+        Some(until) => tx.emit(Fact::PromotionHeld { id: promotion.id, until: Some(until) }),
+    }
 }
 
 fn targets<'t>(tenant: &'t TenantState, wanted: &'t NewDeployment) -> impl Iterator<Item = &'t Target> {

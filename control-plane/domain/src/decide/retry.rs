@@ -50,6 +50,7 @@ pub(super) fn retry(
         on_failure: before.on_failure,
         targets: Some(targets),
         timeout_ms: before.timeout_ms(),
+        override_freeze: None,
     };
     promotion::request(tx, &new)
 }

@@ -27,6 +27,7 @@ pub(super) fn decide(state: &State, request: &Request, now: Timestamp) -> Result
             | Timer::DeploymentDeadline(_)
             | Timer::TaskOverdue(_)
             | Timer::DeploymentResumes(_)
+            | Timer::PromotionHeld(_)
             | Timer::PromotionExpires(_) => None,
         };
         if let Some(fact) = fact {
@@ -67,6 +68,7 @@ fn fire(tx: &mut Transaction<'_>, timer: &Timer) -> Result<(), Rejection> {
         }
         Timer::DeploymentDeadline(deployment) => deadline(tx, *deployment),
         Timer::DeploymentResumes(deployment) => hold::resume(tx, *deployment).map(drop),
+        Timer::PromotionHeld(promotion) => tx.emit(Fact::PromotionHeld { id: *promotion, until: None }),
         Timer::PromotionExpires(promotion) => tx.emit(Fact::PromotionExpired { id: *promotion }),
         // No tenant has one, and `apply` would refuse it.
         Timer::ApiTokenEnded(id) => tx.emit(Fact::ApiTokenRevoked { id: *id }),

@@ -235,6 +235,7 @@ fn timers(tenant: &TenantState) {
         wanted.insert((request.forgotten_at, Timer::RequestForgotten(key.clone())));
     }
     for promotion in tenant.promotions.values().filter(|it| it.is_open()) {
+        wanted.extend(promotion.held_until.map(|at| (at, Timer::PromotionHeld(promotion.id))));
         wanted.extend(promotion.expires_at.map(|at| (at, Timer::PromotionExpires(promotion.id))));
     }
     let mut found: BTreeSet<_> = tenant.timers.iter().cloned().collect();

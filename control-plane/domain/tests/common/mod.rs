@@ -146,6 +146,7 @@ pub fn new_deployment(n: u128, of: u128, batch: Option<u32>) -> NewDeployment {
         on_failure: OnFailure::Rollback,
         targets: None,
         timeout_ms: 3_600_000,
+        override_freeze: None,
     }
 }
 
@@ -403,4 +404,29 @@ pub fn is_unknown(task: &Task) -> bool {
 
 pub fn outcome_of(decision: &Decision) -> &Outcome {
     &decision.outcome
+}
+
+/// What holds at the end of every story.
+#[track_caller]
+pub fn end(world: &World) {
+    invariants::check(&world.state, world.now);
+    invariants::replay(&world.events, &world.state);
+    invariants::never_again(&world.events);
+}
+
+#[track_caller]
+pub fn conflict(result: Result<impl std::fmt::Debug, Rejection>) -> String {
+    match result {
+        Err(Rejection::Conflict { problem }) => problem,
+        other => panic!("expected a conflict, got {other:?}"),
+    }
+}
+
+#[track_caller]
+#[expect(clippy::wildcard_enum_match_arm, reason = "a test ends there, with the place")]
+pub fn failure(world: &World, n: u128) -> String {
+    match world.status(n) {
+        Status::Failed { reason } => reason.clone(),
+        other => panic!("expected a failure, got {other:?}"),
+    }
 }

@@ -201,6 +201,7 @@ impl World {
             on_failure: OnFailure::Stop,
             targets: None,
             timeout_ms: 600_000,
+            override_freeze: None,
         };
         self.submit(TenantCommand::Deploy(Box::new(deployment))).await.unwrap();
         DeploymentId(unique)
