@@ -3,6 +3,7 @@
 mod accounts;
 mod catalogue;
 mod deployments;
+mod environments;
 mod feed;
 mod holds;
 mod logs;
@@ -76,12 +77,12 @@ fn all() -> OpenApiRouter<App> {
         .routes(routes!(catalogue::tenant))
         .routes(routes!(catalogue::environments, catalogue::create_environment))
         .routes(routes!(catalogue::environment))
-        .routes(routes!(holds::set_path))
-        .routes(routes!(promotions::set_approvals))
-        .routes(routes!(holds::freeze))
-        .routes(routes!(holds::unfreeze))
-        .routes(routes!(holds::lock_environment))
-        .routes(routes!(holds::unlock_environment))
+        .routes(routes!(environments::set_path))
+        .routes(routes!(environments::set_approvals))
+        .routes(routes!(environments::freeze_environment))
+        .routes(routes!(environments::unfreeze_environment))
+        .routes(routes!(environments::lock_environment))
+        .routes(routes!(environments::unlock_environment))
         .routes(routes!(catalogue::targets, catalogue::create_target))
         .routes(routes!(catalogue::target, catalogue::remove_target))
         .routes(routes!(catalogue::agents))
@@ -94,7 +95,7 @@ fn all() -> OpenApiRouter<App> {
         .routes(routes!(holds::judge_release))
         .routes(routes!(promotions::promotions))
         .routes(routes!(promotions::promotion))
-        .routes(routes!(promotions::plan))
+        .routes(routes!(promotions::promotion_plan))
         .routes(routes!(promotions::approve))
         .routes(routes!(promotions::reject))
         .routes(routes!(promotions::withdraw))

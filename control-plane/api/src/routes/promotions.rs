@@ -5,7 +5,6 @@
 use axum::extract::State;
 use serde::Deserialize;
 use stella_api_types::deployment::DeploymentPlan;
-use stella_api_types::environment::{Environment, SetApprovals};
 use stella_api_types::hold::HoldBack;
 use stella_api_types::promotion::{ApprovePromotion, Promotion, RejectPromotion};
 use stella_api_types::{Page, paths};
@@ -69,7 +68,7 @@ pub(crate) async fn promotion(
 /// Shows what a promotion that waits would do: what one approves.
 #[utoipa::path(get, path = paths::PROMOTION_PLAN, tag = "promotions",
     params(("tenant" = String, Path), ("promotion" = String, Path)), responses((status = 200, body = DeploymentPlan)))]
-pub(crate) async fn plan(
+pub(crate) async fn promotion_plan(
     State(app): State<App>,
     Path((tenant, promotion)): Path<(String, String)>,
 ) -> Result<Json<DeploymentPlan>, ApiError> {
@@ -139,32 +138,6 @@ pub(crate) async fn withdraw(
     let reason = parse::reason("reason", &body.reason)?;
     change.tenant(&app, tenant, &body, TenantCommand::WithdrawPromotion { promotion, reason }).await?;
     shown(&app, tenant, promotion).map(Json)
-}
-
-/// Sets whose approval promotions to an environment need. Those that wait have to be asked for anew.
-#[utoipa::path(post, path = paths::ENVIRONMENT_APPROVALS, tag = "environments",
-    params(("tenant" = String, Path), ("environment" = String, Path)), request_body = SetApprovals,
-    responses((status = 200, body = Environment)))]
-pub(crate) async fn set_approvals(
-    State(app): State<App>,
-    Path((tenant, environment)): Path<(String, String)>,
-    change: Change,
-    Json(body): Json<SetApprovals>,
-) -> Result<Json<Environment>, ApiError> {
-    let state = app.engine.state();
-    let tenant = resolve::tenant(&state, &tenant)?;
-    let environment = resolve::environment(tenant, &environment)?.id;
-    let rule = parse::approvals(&state, tenant.id, environment, &body)?;
-    let command = TenantCommand::SetEnvironmentApprovals { environment, rule };
-    change.tenant(&app, tenant.id, &body, command).await?;
-    let state = app.engine.state();
-    let tenant = resolve::tenant(&state, &tenant.id.to_string())?;
-    Ok(Json(view::environment(
-        &state,
-        app.engine.now(),
-        tenant,
-        resolve::environment(tenant, &environment.to_string())?,
-    )))
 }
 
 fn found(app: &App, tenant: &str, promotion: &str) -> Result<(TenantId, PromotionId), ApiError> {

@@ -106,6 +106,19 @@ async fn it_describes_every_path_and_no_other() {
     );
 }
 
+/// Clients are generated with them as names of functions.
+#[tokio::test]
+async fn every_operation_has_an_id_of_its_own() {
+    let document = served(&World::new().await).await;
+    let items = document["paths"].as_object().unwrap().values();
+    let ids: Vec<&str> = items
+        .flat_map(|item| item.as_object().unwrap().values())
+        .map(|operation| operation["operationId"].as_str().unwrap())
+        .collect();
+    let different: BTreeSet<&str> = ids.iter().copied().collect();
+    assert_eq!(different.len(), ids.len(), "{ids:?}");
+}
+
 #[tokio::test]
 async fn it_has_a_version_and_a_security_scheme_for_all_by_default() {
     let world = World::new().await;

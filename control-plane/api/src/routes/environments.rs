@@ -1,0 +1,132 @@
+//! What environments take and when: the path, approvals, freezes and locks.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use stella_api_types::environment::{Environment, SetApprovals, SetFreeze, SetPath};
+use stella_api_types::hold::HoldBack;
+use stella_api_types::paths;
+use stella_domain::command::TenantCommand;
+use stella_domain::environment::Requirement;
+use stella_protocol::id::{EnvironmentId, TenantId};
+
+use crate::body::{Json, Path};
+use crate::error::ApiError;
+use crate::submit::Change;
+use crate::{App, parse, resolve, view};
+
+/// Locks an environment: no deployment may come, but for rollbacks. What is on its way there goes on.
+#[utoipa::path(post, path = paths::ENVIRONMENT_LOCK, tag = "environments",
+    params(("tenant" = String, Path), ("environment" = String, Path)), request_body = HoldBack,
+    responses((status = 200, body = Environment)))]
+pub(crate) async fn lock_environment(
+    State(app): State<App>,
+    Path((tenant, environment)): Path<(String, String)>,
+    change: Change,
+    Json(body): Json<HoldBack>,
+) -> Result<Json<Environment>, ApiError> {
+    let state = app.engine.state();
+    let tenant = resolve::tenant(&state, &tenant)?;
+    let environment = resolve::environment(tenant, &environment)?.id;
+    let reason = parse::reason("reason", &body.reason)?;
+    let command = TenantCommand::LockEnvironment { environment, reason };
+    change.tenant(&app, tenant.id, &body, command).await?;
+    shown(&app, tenant.id, environment)
+}
+
+/// Unlocks an environment. One that is not locked stays so.
+#[utoipa::path(post, path = paths::ENVIRONMENT_UNLOCK, tag = "environments",
+    params(("tenant" = String, Path), ("environment" = String, Path)), responses((status = 200, body = Environment)))]
+pub(crate) async fn unlock_environment(
+    State(app): State<App>,
+    Path((tenant, environment)): Path<(String, String)>,
+    change: Change,
+) -> Result<Json<Environment>, ApiError> {
+    let state = app.engine.state();
+    let tenant = resolve::tenant(&state, &tenant)?;
+    let environment = resolve::environment(tenant, &environment)?.id;
+    change.tenant(&app, tenant.id, &(), TenantCommand::UnlockEnvironment { environment }).await?;
+    shown(&app, tenant.id, environment)
+}
+
+/// Sets what a release must have been through before it may come to an environment.
+#[utoipa::path(post, path = paths::ENVIRONMENT_PATH, tag = "environments",
+    params(("tenant" = String, Path), ("environment" = String, Path)), request_body = SetPath,
+    responses((status = 200, body = Environment)))]
+pub(crate) async fn set_path(
+    State(app): State<App>,
+    Path((tenant, environment)): Path<(String, String)>,
+    change: Change,
+    Json(body): Json<SetPath>,
+) -> Result<Json<Environment>, ApiError> {
+    let state = app.engine.state();
+    let tenant = resolve::tenant(&state, &tenant)?;
+    let environment = resolve::environment(tenant, &environment)?.id;
+    let soak_ms = parse::soak_ms("soak_seconds", body.soak_seconds)?;
+    let after = body.after.as_deref().map(|text| resolve::environment(tenant, text)).transpose()?;
+    let requires = after.map(|after| Requirement { after: after.id, soak_ms });
+    let command = TenantCommand::SetEnvironmentPath { environment, requires };
+    change.tenant(&app, tenant.id, &body, command).await?;
+    shown(&app, tenant.id, environment)
+}
+
+/// Lets nothing but rollbacks come to an environment at certain times. One of the same name is replaced.
+#[utoipa::path(post, path = paths::ENVIRONMENT_FREEZES, tag = "environments",
+    params(("tenant" = String, Path), ("environment" = String, Path)), request_body = SetFreeze,
+    responses((status = 200, body = Environment)))]
+pub(crate) async fn freeze_environment(
+    State(app): State<App>,
+    Path((tenant, environment)): Path<(String, String)>,
+    change: Change,
+    Json(body): Json<SetFreeze>,
+) -> Result<Json<Environment>, ApiError> {
+    let state = app.engine.state();
+    let tenant = resolve::tenant(&state, &tenant)?;
+    let environment = resolve::environment(tenant, &environment)?.id;
+    let freeze = Box::new(parse::freeze(&body)?);
+    change.tenant(&app, tenant.id, &body, TenantCommand::FreezeEnvironment { environment, freeze }).await?;
+    shown(&app, tenant.id, environment)
+}
+
+/// Takes a freeze back.
+#[utoipa::path(delete, path = paths::ENVIRONMENT_FREEZE, tag = "environments",
+    params(("tenant" = String, Path), ("environment" = String, Path), ("freeze" = String, Path)),
+    responses((status = 204, description = "It is gone")))]
+pub(crate) async fn unfreeze_environment(
+    State(app): State<App>,
+    Path((tenant, environment, freeze)): Path<(String, String, String)>,
+    change: Change,
+) -> Result<StatusCode, ApiError> {
+    let state = app.engine.state();
+    let tenant = resolve::tenant(&state, &tenant)?;
+    let environment = resolve::environment(tenant, &environment)?.id;
+    let freeze = freeze.parse().map_err(|_| ApiError::not_found("freeze", &freeze))?;
+    change.tenant(&app, tenant.id, &(), TenantCommand::UnfreezeEnvironment { environment, freeze }).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Sets whose approval promotions to an environment need. Those that wait have to be asked for anew.
+#[utoipa::path(post, path = paths::ENVIRONMENT_APPROVALS, tag = "environments",
+    params(("tenant" = String, Path), ("environment" = String, Path)), request_body = SetApprovals,
+    responses((status = 200, body = Environment)))]
+pub(crate) async fn set_approvals(
+    State(app): State<App>,
+    Path((tenant, environment)): Path<(String, String)>,
+    change: Change,
+    Json(body): Json<SetApprovals>,
+) -> Result<Json<Environment>, ApiError> {
+    let state = app.engine.state();
+    let tenant = resolve::tenant(&state, &tenant)?;
+    let environment = resolve::environment(tenant, &environment)?.id;
+    let rule = parse::approvals(&state, tenant.id, environment, &body)?;
+    let command = TenantCommand::SetEnvironmentApprovals { environment, rule };
+    change.tenant(&app, tenant.id, &body, command).await?;
+    shown(&app, tenant.id, environment)
+}
+
+/// An environment as it is now.
+fn shown(app: &App, tenant: TenantId, id: EnvironmentId) -> Result<Json<Environment>, ApiError> {
+    let state = app.engine.state();
+    let tenant = resolve::tenant(&state, &tenant.to_string())?;
+    let environment = resolve::environment(tenant, &id.to_string())?;
+    Ok(Json(view::environment(&state, app.engine.now(), tenant, environment)))
+}
