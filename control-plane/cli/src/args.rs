@@ -47,6 +47,7 @@ Exit codes: 0 done; 1 the deployment failed; 2 wrong use; 3 refused by the contr
 
 /// Flags that every command has.
 #[derive(Args, Debug)]
+#[command(next_help_heading = "For every command")]
 pub(crate) struct Global {
     /// The control plane's address.
     #[arg(long, env = "STELLA_URL", global = true)]
@@ -272,10 +273,10 @@ pub(crate) enum Environment {
         /// The freeze's name.
         name: String,
         /// When it begins, for the first time, as the clocks there show it: 2026-12-18T18:00.
-        #[arg(long)]
+        #[arg(long, value_name = "TIME")]
         from: String,
         /// When it ends, for the first time.
-        #[arg(long)]
+        #[arg(long, value_name = "TIME")]
         to: String,
         /// The time zone, such as Europe/Berlin.
         #[arg(long, default_value = "UTC")]
