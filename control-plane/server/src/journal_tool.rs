@@ -4,9 +4,10 @@ use std::fs::File;
 use std::io::{BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::Subcommand;
 use stella_journal::{Coverage, MissingEvents};
+use tempfile::NamedTempFile;
 
 /// What to do with a journal.
 #[derive(Debug, Subcommand)]
@@ -15,7 +16,7 @@ pub(crate) enum JournalCommand {
     Verify,
     /// Write all events as JSON lines.
     Export {
-        /// The file to write; it must not exist.
+        /// The file to write, for its owner only; it must not exist.
         file: PathBuf,
         /// Write what is readable of a damaged journal, and say what is missing.
         #[arg(long)]
@@ -34,12 +35,17 @@ pub(crate) fn run(command: &JournalCommand, directory: &Path) -> anyhow::Result<
     match command {
         JournalCommand::Verify => verify(directory, &mut out),
         JournalCommand::Export { file, salvage } => {
-            let new =
-                File::create_new(file).with_context(|| format!("{} cannot be created", file.display()))?;
+            let wrong = || format!("{} cannot be created", file.display());
+            ensure!(!file.try_exists().with_context(wrong)?, "{}: it is there already", wrong());
+            // Under another name until it is whole: half of an export must not look like one, nor be in the way of the next.
+            let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+            let new = NamedTempFile::new_in(folder.unwrap_or_else(|| Path::new("."))).with_context(wrong)?;
             let mut writer = BufWriter::new(new);
             let coverage = if *salvage { Coverage::Salvage } else { Coverage::Complete };
             let summary = stella_journal::export(directory, &mut writer, coverage)?;
-            writer.into_inner().map_err(std::io::IntoInnerError::into_error)?.sync_all()?;
+            let whole = writer.into_inner().map_err(std::io::IntoInnerError::into_error)?;
+            whole.as_file().sync_all()?;
+            whole.persist_noclobber(file).map_err(|error| error.error).with_context(wrong)?;
             writeln!(out, "exported {} events of {} streams", summary.events, summary.streams)?;
             for damage in &summary.damage {
                 writeln!(out, "damaged: {}", damage.summary())?;
@@ -84,4 +90,31 @@ fn missing(out: &mut impl Write, missing: &[MissingEvents]) -> anyhow::Result<()
         writeln!(out, "missing: {} from {} to {end}: {}", events.stream, events.from, events.why)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use stella_journal::{JournalConfig, SledJournal};
+
+    use super::*;
+
+    #[test]
+    fn an_export_that_fails_leaves_nothing_behind_and_nothing_is_overwritten() {
+        let folder = tempfile::tempdir().unwrap();
+        let (directory, file) = (folder.path().join("journal"), folder.path().join("events.jsonl"));
+        let export = JournalCommand::Export { file: file.clone(), salvage: false };
+        // A control plane holds it.
+        let settings = JournalConfig { cache_bytes: 1 << 20, reserve_bytes: 0 };
+        let held = SledJournal::open(&directory, settings).unwrap();
+        run(&export, &directory).unwrap_err();
+        let left: Vec<_> =
+            std::fs::read_dir(folder.path()).unwrap().map(|it| it.unwrap().file_name()).collect();
+        assert_eq!(left, ["journal"]);
+        drop(held);
+        assert!(run(&export, &directory).unwrap());
+        let before = std::fs::read(&file).unwrap();
+        let refused = format!("{:#}", run(&export, &directory).unwrap_err());
+        assert!(refused.contains("it is there already"), "{refused}");
+        assert_eq!(std::fs::read(&file).unwrap(), before);
+    }
 }
