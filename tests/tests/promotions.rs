@@ -4,7 +4,8 @@ use std::io::Read as _;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
-use stella_api_types::deployment::OnFailure;
+use stella_api_types::deployment::{CanaryStep, CreateDeployment, DeploymentPlan, OnFailure, Strategy};
+use stella_api_types::paths;
 use stella_tests::binaries;
 use stella_tests::cluster::{Cluster, ENVIRONMENT, TENANT};
 use stella_tests::people::{approve, ask, need_approvals, person, promotion};
@@ -39,6 +40,34 @@ async fn what_waits_for_approvals_outlives_crashes_and_then_runs_once() -> Resul
     for agent in 0..2 {
         cluster.wait_lines(agent, "ran.txt", 1).await?;
     }
+    cluster.passed()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_shown_for_approval_is_what_was_asked_for() -> Result<()> {
+    let cluster = Cluster::start(2).await?;
+    let qa = cluster.api.with_token(&person(&cluster.api, "qa", "approver").await?);
+    cluster.release(&release("1.0.0", &[], vec![shell("run", "true")])).await?;
+    need_approvals(&cluster.api, 1).await?;
+    let wanted = rolling(ENVIRONMENT, "1.0.0", OnFailure::Stop);
+    let late = ask(&cluster.api, &wanted).await?;
+    let path = paths::fill(paths::PROMOTION_PLAN, &[TENANT, &late.id]);
+    let shown: DeploymentPlan = qa.get(&path).await?;
+    ensure!(shown.plan == late.plan && shown.targets.len() == 2, "{shown:?}");
+
+    let steps = vec![CanaryStep { percent: 50, soak_seconds: None }];
+    let canary = CreateDeployment { strategy: Strategy::Canary { steps, batch: None }, ..wanted };
+    let first = ask(&cluster.api, &canary).await?;
+    approve(&qa, &first).await?;
+    wait::until("one target has the release", async || {
+        let found = cluster.api.deployment(TENANT, &first.id).await?.deployment;
+        ensure!(found.paused.is_some(), "{found:?}");
+        Ok(())
+    })
+    .await?;
+    let refused = qa.get::<DeploymentPlan>(&path).await.err().context("another plan was shown")?;
+    let problem = refused.into_problem()?;
+    ensure!(problem.status == 409 && problem.detail.contains("is changing its targets"), "{problem:?}");
     cluster.passed()
 }
 

@@ -16,6 +16,16 @@ async fn traced(agents: usize, collector: &Collector) -> Result<Cluster> {
     Cluster::with_settings(agents, &settings).await
 }
 
+/// Waits until spans were lost and that is counted.
+async fn wait_lost(cluster: &Cluster) -> Result<()> {
+    wait::until("lost spans are counted", async || {
+        let scraped = cluster.control_plane.metrics().await?;
+        ensure!(scraped.contains("stella_trace_spans_total{result=\"failed\"}"), "{scraped}");
+        Ok(())
+    })
+    .await
+}
+
 /// Waits for so many spans of a name in a trace.
 async fn spans(collector: &Collector, trace: &str, name: &str, count: usize) -> Result<Vec<Span>> {
     wait::until(&format!("{count} spans {name}"), async || {
@@ -159,11 +169,23 @@ async fn a_collector_that_is_not_there_delays_nothing_and_is_noticed() -> Result
     cluster.release(&release("1.0.0", &[], vec![shell("run", "true")])).await?;
     let ended = cluster.deploy(&rolling(ENVIRONMENT, "1.0.0", OnFailure::Stop)).await?;
     ensure!(ended.deployment.status == "succeeded", "{ended:?}");
-    wait::until("lost spans are counted", async || {
-        let scraped = cluster.control_plane.metrics().await?;
-        ensure!(scraped.contains("stella_trace_spans_total{result=\"failed\"}"), "{scraped}");
-        Ok(())
-    })
-    .await?;
+    wait_lost(&cluster).await?;
+    cluster.passed()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn spans_and_their_headers_go_to_the_collector_and_not_where_it_points_to() -> Result<()> {
+    let elsewhere = Collector::start().await?;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let endpoint = format!("http://{}/v1/traces", listener.local_addr()?);
+    let target = elsewhere.endpoint();
+    let redirect = axum::routing::any(move || async move { axum::response::Redirect::temporary(&target) });
+    let server =
+        tokio::spawn(async move { axum::serve(listener, axum::Router::new().fallback(redirect)).await });
+    let settings = Settings { traces_endpoint: Some(endpoint), ..Settings::default() };
+    let cluster = Cluster::with_settings(0, &settings).await?;
+    wait_lost(&cluster).await?;
+    ensure!(elsewhere.spans().is_empty(), "{:?}", elsewhere.spans());
+    server.abort();
     cluster.passed()
 }

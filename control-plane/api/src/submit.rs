@@ -5,7 +5,7 @@ use axum::http::request::Parts;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use stella_domain::access::{Role, Scope};
-use stella_domain::command::{Command, Idempotency, Outcome, Request, TenantCommand};
+use stella_domain::command::{Actor, Command, Idempotency, Outcome, Request, TenantCommand};
 use stella_domain::tenant::TenantState;
 use stella_protocol::digest::Digest;
 use stella_protocol::id::TenantId;
@@ -87,9 +87,9 @@ impl Change {
         self.submit(app, body, Command::Tenant(tenant, command)).await
     }
 
-    /// The request for a command that is decided on and not carried out: its key stands for nothing.
-    pub(crate) fn only_thought(&self, command: Command) -> Request {
-        Request { actor: self.caller.actor(), trace: self.caller.trace, idempotency: None, command }
+    /// Who asks.
+    pub(crate) fn actor(&self) -> Actor {
+        self.caller.actor()
     }
 
     /// Has a command carried out.
@@ -103,7 +103,7 @@ impl Change {
             None => None,
             Some(key) => Some(Idempotency { key, digest: self.digest(body)? }),
         };
-        let request = Request { actor: self.caller.actor(), trace: self.caller.trace, idempotency, command };
+        let request = Request { actor: self.actor(), trace: self.caller.trace, idempotency, command };
         Ok(app.engine.submit(request).await?)
     }
 

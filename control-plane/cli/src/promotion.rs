@@ -102,8 +102,9 @@ async fn show(context: &Context, id: &str) -> Result<(), Error> {
     let waits = matches!(promotion.status.as_str(), "pending" | "approved");
     let plan: Option<DeploymentPlan> = match (context.output, waits) {
         (Output::Text, true) => {
-            // What cannot be planned any more ends soon; the promotion itself is worth showing.
-            context.client.get(&context.path(paths::PROMOTION_PLAN, &[id])?).await.ok()
+            // The promotion itself is worth showing all the same.
+            let plan = context.client.get(&context.path(paths::PROMOTION_PLAN, &[id])?).await;
+            plan.inspect_err(|error| print::warning(&error.to_string())).ok()
         }
         _ => None,
     };

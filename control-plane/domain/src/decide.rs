@@ -29,9 +29,10 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use stella_protocol::id::TenantId;
 use stella_protocol::time::Timestamp;
+use stella_protocol::trace::TraceContext;
 
 use crate::access;
-use crate::command::{Command, Idempotency, Outcome, Request, TenantCommand};
+use crate::command::{Actor, Command, Idempotency, NewDeployment, Outcome, Request, TenantCommand};
 use crate::event::{Event, Fact, StreamId};
 use crate::rejection::Rejection;
 use crate::state::State;
@@ -82,16 +83,21 @@ pub fn decide(state: &State, request: &Request, now: Timestamp) -> Result<Decisi
     Ok(decision)
 }
 
-/// What a deployment would do, with all the checks that it would go through; nothing follows from asking.
+/// What a deployment would do if `actor` asked for it, with all the checks that it would go through; nothing follows from asking.
 ///
 /// # Errors
 /// If it would be refused, for the same reason.
-pub fn plan(state: &State, request: &Request, now: Timestamp) -> Result<Planned, Rejection> {
-    access::check(state, request, now)?;
-    let Command::Tenant(id, TenantCommand::Deploy(new)) = &request.command else {
-        return Err(Rejection::conflict("only deployments are planned"));
-    };
-    let tenant = state.tenants.get(id).ok_or_else(|| Rejection::not_found(TenantId::KIND, id))?;
+pub fn plan(
+    state: &State,
+    actor: Actor,
+    tenant: TenantId,
+    new: &NewDeployment,
+    now: Timestamp,
+) -> Result<Planned, Rejection> {
+    let command = Command::Tenant(tenant, TenantCommand::Deploy(Box::new(new.clone())));
+    let request = Request { actor, trace: TraceContext::default(), idempotency: None, command };
+    access::check(state, &request, now)?;
+    let tenant = state.tenants.get(&tenant).ok_or_else(|| Rejection::not_found(TenantId::KIND, tenant))?;
     planned(tenant, new, now)
 }
 

@@ -9,6 +9,7 @@ use stella_protocol::time::Timestamp;
 use stella_protocol::trace::TraceContext;
 
 use crate::command::{ActingAccount, Actor, NewDeployment};
+use crate::event::{Event, Fact};
 use crate::hold::Hold;
 use crate::plan::Plan;
 
@@ -66,6 +67,18 @@ impl Promotion {
     #[must_use]
     pub fn is_approved(&self) -> bool {
         self.missing() == 0
+    }
+
+    /// Whether this event let it through: it is the last approval that was needed. Several may come in one batch, and in one
+    /// millisecond; the state that is seen is then the one after all of them.
+    #[must_use]
+    pub fn is_let_through_by(&self, event: &Event) -> bool {
+        let Actor::ApiToken { account: Some(by), .. } = &event.actor else { return false };
+        let needed = self.rule.as_ref().and_then(|rule| usize::try_from(rule.needed).ok());
+        let last = needed.and_then(|needed| self.approvals.get(needed.checked_sub(1)?));
+        last.is_some_and(|last| {
+            last.by.id == by.id && matches!(&event.fact, Fact::ApprovalGranted { id, .. } if *id == self.id)
+        })
     }
 
     /// How many approvals it lacks.

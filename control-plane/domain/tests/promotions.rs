@@ -85,6 +85,20 @@ fn a_promotion_waits_for_as_many_others_as_the_rule_needs() {
     invariants::replay(&world.events, &world.state);
 }
 
+/// The metric and the span of a wait are written for this one; clocks may stand still between two approvals.
+#[test]
+fn one_approval_lets_a_promotion_through_also_of_two_in_one_moment() {
+    let mut world = world(Some(rule(2, &[])));
+    ask(&mut world, 2);
+    world.approve(2, 2).unwrap();
+    world.approve(3, 2).unwrap();
+    let granted = world.events.iter().filter(|(_, event)| event.fact.name() == "approval_granted");
+    let through: Vec<bool> = granted.map(|(_, event)| world.promotion(2).is_let_through_by(event)).collect();
+    assert_eq!(through, [false, true]);
+    let mut others = world.events.iter().filter(|(_, event)| event.fact.name() != "approval_granted");
+    assert!(others.all(|(_, event)| !world.promotion(2).is_let_through_by(event)));
+}
+
 #[test]
 fn the_plan_that_is_approved_is_the_one_that_was_looked_at() {
     let mut world = world(Some(rule(1, &[])));

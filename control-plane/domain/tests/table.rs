@@ -37,13 +37,15 @@ fn outcomes() -> [(&'static str, TaskOutcome); 7] {
 /// The tenant's state just before the first fact of this name, or at the end.
 fn before(world: &World, fact: &str) -> State {
     let mut state = State::default();
-    for (stream, event) in &world.events {
-        if event.fact.name() == fact {
-            break;
-        }
+    apply_until(&mut state, world, fact);
+    state
+}
+
+/// Applies what has happened, up to the first fact of this name.
+fn apply_until(state: &mut State, world: &World, fact: &str) {
+    for (stream, event) in world.events.iter().take_while(|(_, event)| event.fact.name() != fact) {
         state.apply(*stream, event).unwrap();
     }
-    state
 }
 
 /// One line for each fact: what it makes of the state.
@@ -196,7 +198,6 @@ fn deployment_facts(world: &World) -> Vec<(String, Fact)> {
 }
 
 /// A deployment of two targets, one at a time: `web-1` is worked on and `web-2` waits.
-#[expect(clippy::too_many_lines, reason = "it is one table")]
 fn deployments(table: &mut String) {
     let fresh = || {
         let mut world = World::with_release_1(2);
@@ -209,12 +210,7 @@ fn deployments(table: &mut String) {
         let mut state = world.state.clone();
         world.deploy(2, 2, Some(1));
         steps(&mut world);
-        for (stream, event) in &world.events {
-            if event.fact.name() == until {
-                break;
-            }
-            state.apply(*stream, event).unwrap();
-        }
+        apply_until(&mut state, &world, until);
         world.state = state.clone();
         situations.push((label, world, state));
     };
@@ -285,12 +281,7 @@ fn canaries(table: &mut String) {
         let new = NewDeployment { strategy, ..new_deployment(2, 2, None) };
         world.ok(TenantCommand::Deploy(Box::new(new)));
         world.complete(1);
-        for (stream, event) in &world.events {
-            if event.fact.name() == until {
-                break;
-            }
-            state.apply(*stream, event).unwrap();
-        }
+        apply_until(&mut state, &world, until);
         world.state = state.clone();
         situations.push((label, world, state));
     }

@@ -121,17 +121,14 @@ pub(crate) fn observe(tenant: &TenantState, event: &Event) {
         }
         Fact::ApprovalGranted { id, .. } => {
             let Some(promotion) = tenant.promotions.get(id) else { return };
-            // What was approved last let it through.
-            let Some(last) =
-                promotion.approvals.last().filter(|last| promotion.is_approved() && last.at == event.at)
-            else {
+            if !promotion.is_let_through_by(event) {
                 return;
-            };
+            }
             let environment = tenant.environments.get(&promotion.wanted.environment);
             let environment = environment.map(|it| it.name.to_string()).unwrap_or_default();
             let labels = [("tenant", tenant.name.to_string()), ("env", environment)];
             histogram!("stella_approval_duration_seconds", &labels)
-                .record(last.at.since(promotion.requested_at));
+                .record(event.at.since(promotion.requested_at));
         }
         Fact::TaskFinished { key, started_at, finished_at, .. } => {
             let Some(task) = tenant.tasks.get(&key.task) else { return };

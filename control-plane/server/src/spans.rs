@@ -94,12 +94,10 @@ impl Spans {
             Fact::DeploymentFailed { id, reason } | Fact::DeploymentCancelled { id, reason } => {
                 self.deployment(tenant, *id, event.at, Some(reason));
             }
-            Fact::ApprovalGranted { id, .. } => {
-                let promotion = tenant.promotions.get(id).filter(|it| it.is_approved());
-                let last = promotion.and_then(|it| it.approvals.last()).map(|last| last.at);
-                if last == Some(event.at) {
-                    self.approval(tenant, *id, event.at, "approved");
-                }
+            Fact::ApprovalGranted { id, .. }
+                if tenant.promotions.get(id).is_some_and(|it| it.is_let_through_by(event)) =>
+            {
+                self.approval(tenant, *id, event.at, "approved");
             }
             Fact::PromotionRejected { id, .. } => self.approval(tenant, *id, event.at, "rejected"),
             Fact::PromotionWithdrawn { id, .. } => self.approval(tenant, *id, event.at, "withdrawn"),

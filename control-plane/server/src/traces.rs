@@ -16,6 +16,7 @@ use opentelemetry_sdk::trace::{
     BatchConfigBuilder, BatchSpanProcessor, SpanData, SpanEvents, SpanExporter, SpanLinks, SpanProcessor as _,
 };
 use reqwest::header::{HeaderName, HeaderValue};
+use reqwest::redirect::Policy;
 use stella_protocol::trace::TraceContext;
 
 use crate::config::Traces as Config;
@@ -55,7 +56,6 @@ pub(crate) struct Span {
 }
 
 /// Where spans go.
-#[derive(Debug)]
 pub(crate) struct Traces {
     control_plane: BatchSpanProcessor,
     agents: BatchSpanProcessor,
@@ -131,7 +131,9 @@ fn processor(endpoint: &str, config: &Config, service: &'static str) -> anyhow::
     let headers = config.headers_file.as_deref().map(read_headers).transpose()?.unwrap_or_default();
     // The client must not be made within the runtime: it brings one of its own.
     let client = std::thread::spawn(move || {
-        let mut builder = reqwest::blocking::Client::builder().timeout(EXPORT_TIMEOUT);
+        // The headers are for the collector that is configured, and for nobody that it may point to.
+        let mut builder =
+            reqwest::blocking::Client::builder().timeout(EXPORT_TIMEOUT).redirect(Policy::none());
         if let Some(certificates) = ca {
             builder = builder.tls_certs_only(certificates);
         }

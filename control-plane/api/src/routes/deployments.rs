@@ -2,6 +2,8 @@
 
 #![expect(unused_qualifications, reason = "the macro that documents a route spells out its extractors")]
 
+use std::sync::Arc;
+
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Deserialize;
@@ -11,9 +13,8 @@ use stella_api_types::deployment::{
 use stella_api_types::promotion::{Asked, Promotion};
 use stella_api_types::task::{SettleTask, Task};
 use stella_api_types::{Page, paths};
-use stella_domain::command::{Command, NewDeployment, Outcome, TenantCommand};
+use stella_domain::command::{NewDeployment, Outcome, TenantCommand};
 use stella_domain::decide;
-use stella_domain::rejection::Rejection;
 use stella_domain::tenant::TenantState;
 use stella_protocol::id::{DeploymentId, TenantId};
 use utoipa::IntoParams;
@@ -88,16 +89,12 @@ pub(crate) async fn plan(
     Json(body): Json<CreateDeployment>,
 ) -> Result<Json<DeploymentPlan>, ApiError> {
     let state = app.engine.state();
-    let tenant = resolve::tenant(&state, &tenant)?;
-    let new = wanted(tenant, &body)?;
-    let tenant = tenant.id;
-    let request = change.only_thought(Command::Tenant(tenant, TenantCommand::Deploy(Box::new(new.clone()))));
-    let now = app.engine.now();
+    let tenant = Arc::clone(resolve::tenant(&state, &tenant)?);
+    let new = wanted(&tenant, &body)?;
+    let (actor, now) = (change.actor(), app.engine.now());
     // Thousands of targets take a while.
     let decided = tokio::task::spawn_blocking(move || {
-        let planned = decide::plan(&state, &request, now)?;
-        let gone = || Rejection::NotFound { kind: TenantId::KIND, id: tenant.to_string() };
-        Ok::<_, Rejection>(view::plan(state.tenants.get(&tenant).ok_or_else(gone)?, &new, &planned))
+        decide::plan(&state, actor, tenant.id, &new, now).map(|planned| view::plan(&tenant, &new, &planned))
     });
     Ok(Json(decided.await.map_err(|error| ApiError::internal(&error))??))
 }

@@ -83,6 +83,10 @@ pub(crate) async fn promotion_plan(
     // Thousands of targets take a while.
     let planned = tokio::task::spawn_blocking(move || {
         let planned = decide::planned(&tenant, &promotion.wanted, now)?;
+        if planned.plan != promotion.plan {
+            let problem = "another deployment is changing its targets; look again when that has ended";
+            return Err(ApiError::new(ErrorCode::Conflict, problem));
+        }
         Ok::<_, ApiError>(view::plan(&tenant, &promotion.wanted, &planned))
     });
     Ok(Json(planned.await.map_err(|error| ApiError::internal(&error))??))

@@ -1,0 +1,73 @@
+//! Accounts and their tokens.
+
+use clap::{Args, Subcommand};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Account {
+    /// Create an account; if it exists already, say so and succeed.
+    Create {
+        /// Its name.
+        name: String,
+        /// It is a program, not a person.
+        #[arg(long)]
+        service: bool,
+        #[command(flatten)]
+        roles: RoleFlags,
+    },
+    /// List accounts.
+    List,
+    /// Show an account.
+    Show {
+        /// Its name or id.
+        account: String,
+    },
+    /// Set what an account may do, instead of what it may do now.
+    #[command(group = clap::ArgGroup::new("what").required(true).args(["roles", "nothing"]))]
+    Roles {
+        /// Its name or id.
+        account: String,
+        #[command(flatten)]
+        roles: RoleFlags,
+        /// Take all of its roles away.
+        #[arg(long, conflicts_with = "roles")]
+        nothing: bool,
+    },
+    /// Remove an account and revoke its tokens; what it did stays recorded.
+    Remove {
+        /// Its name or id.
+        account: String,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct RoleFlags {
+    /// What it may do (can be given more than once): viewer, deployer, operator, admin or approver, everywhere, in a TENANT,
+    /// or in one of its ENVIRONMENTs.
+    #[arg(long = "role", value_name = "ROLE[@TENANT[/ENVIRONMENT]]")]
+    pub(crate) roles: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Token {
+    /// Create a token. It is shown once.
+    Create {
+        /// What it is for.
+        name: String,
+        /// Whose it is: an account's name or id; that of the token in use if not given.
+        #[arg(long)]
+        account: Option<String>,
+        /// For how long it is good, in seconds; for ever if not given.
+        #[arg(long, value_name = "SECONDS")]
+        expires_in: Option<u64>,
+        /// Print the token alone, for a file or a pipe.
+        #[arg(long, short)]
+        quiet: bool,
+    },
+    /// List tokens, without their secrets.
+    List,
+    /// Let nobody in with a token any more; its open feeds end. The last one stays.
+    Revoke {
+        /// Its id.
+        token: String,
+    },
+}

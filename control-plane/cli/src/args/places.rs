@@ -1,0 +1,186 @@
+//! Where releases go: tenants, environments, targets and agents.
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::pair;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Tenant {
+    /// Create a tenant; if it exists already, say so and succeed.
+    Create {
+        /// Its name.
+        name: String,
+    },
+    /// List tenants.
+    List,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Environment {
+    /// Create an environment; if it exists already, say so and succeed.
+    Create {
+        /// Its name.
+        name: String,
+        /// Its place among the others; the last if it is not given.
+        #[arg(long)]
+        order: Option<u32>,
+    },
+    /// List environments.
+    List,
+    /// Set what a release must have been through before it may come here.
+    #[command(group = clap::ArgGroup::new("what").required(true).args(["after", "nothing"]))]
+    Path {
+        /// Its name or id.
+        environment: String,
+        /// The environment where the release must have succeeded on all targets.
+        #[arg(long, value_name = "ENVIRONMENT")]
+        after: Option<String>,
+        /// For how long, in seconds.
+        #[arg(long, value_name = "SECONDS", default_value_t = 0, requires = "after")]
+        soak: u64,
+        /// Let any release come.
+        #[arg(long)]
+        nothing: bool,
+    },
+    /// Set whose approval a promotion needs to come here; those that wait have to be asked for anew.
+    #[command(group = clap::ArgGroup::new("whose").required(true).args(["needed", "nobody"]))]
+    Approvals {
+        /// Its name or id.
+        environment: String,
+        /// How many accounts must approve; never who asked for it.
+        #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
+        needed: Option<u32>,
+        /// Only this account may decide (can be given more than once); all with the role approver there if not given.
+        #[arg(long, value_name = "ACCOUNT", requires = "needed")]
+        from: Vec<String>,
+        /// How long a promotion waits before it expires, in seconds; a week if not given.
+        #[arg(long, value_name = "SECONDS", requires = "needed")]
+        expires_in: Option<u64>,
+        /// Let releases come without anybody's approval.
+        #[arg(long)]
+        nobody: bool,
+    },
+    /// Let no deployment come but rollbacks at certain times, once or again and again; a freeze of the same name is replaced.
+    Freeze {
+        /// Its name or id.
+        environment: String,
+        /// The freeze's name.
+        name: String,
+        /// When it begins, for the first time, as the clocks there show it: 2026-12-18T18:00.
+        #[arg(long, value_name = "TIME")]
+        from: String,
+        /// When it ends, for the first time.
+        #[arg(long, value_name = "TIME")]
+        to: String,
+        /// The time zone, such as Europe/Berlin.
+        #[arg(long, default_value = "UTC")]
+        zone: String,
+        /// Whether it comes again.
+        #[arg(long, value_enum, default_value_t = Repeat::Never)]
+        repeat: Repeat,
+        /// Why; it is recorded, and shown to whoever wants to deploy.
+        #[arg(long)]
+        reason: String,
+    },
+    /// Take a freeze back.
+    Unfreeze {
+        /// Its name or id.
+        environment: String,
+        /// The freeze's name.
+        name: String,
+    },
+    /// Let no deployment come but rollbacks, until it is unlocked.
+    Lock {
+        /// Its name or id.
+        environment: String,
+        /// Why; it is recorded, and shown to whoever wants to deploy.
+        #[arg(long)]
+        reason: String,
+    },
+    /// Let deployments come again.
+    Unlock {
+        /// Its name or id.
+        environment: String,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Repeat {
+    Never,
+    Daily,
+    Weekly,
+    Yearly,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Target {
+    /// Create a target.
+    Create(NewTarget),
+    /// List targets.
+    List {
+        /// Only those of this environment.
+        #[arg(long = "env")]
+        environment: Option<String>,
+    },
+    /// Remove a target that no deployment works on.
+    Remove {
+        /// Its id, or its name if that is unique.
+        target: String,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct NewTarget {
+    /// Its name, unique in the environment.
+    pub(crate) name: String,
+    /// Its environment.
+    #[arg(long = "env")]
+    pub(crate) environment: String,
+    /// The agent that serves it.
+    #[arg(long)]
+    pub(crate) agent: String,
+    /// What it is, for metrics.
+    #[arg(long)]
+    pub(crate) kind: Option<String>,
+    /// The folder under the agent's host root that it owns; all of it if not given.
+    #[arg(long)]
+    pub(crate) slot: Option<String>,
+    /// A label, as KEY=VALUE.
+    #[arg(long = "label", value_parser = pair, value_name = "KEY=VALUE")]
+    pub(crate) labels: Vec<(String, String)>,
+    /// A variable for ${NAME} in the steps of releases, as NAME=VALUE.
+    #[arg(long = "var", value_parser = pair, value_name = "NAME=VALUE")]
+    pub(crate) variables: Vec<(String, String)>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Agent {
+    /// List agents.
+    List,
+    /// Create a token that lets a host enrol. It is shown once.
+    Token {
+        /// The name that the agent gets; its host's name if not given.
+        #[arg(long)]
+        name: Option<String>,
+        /// How many hosts may use it.
+        #[arg(long, default_value_t = 1)]
+        uses: u32,
+        /// For how long it is good, in seconds.
+        #[arg(long, default_value_t = stella_api_types::agent::EXPIRES_IN_SECONDS_DEFAULT, value_name = "SECONDS")]
+        expires_in: u64,
+        /// A label for the agents, as KEY=VALUE.
+        #[arg(long = "label", value_parser = pair, value_name = "KEY=VALUE")]
+        labels: Vec<(String, String)>,
+        /// Print the token alone.
+        #[arg(long, short)]
+        quiet: bool,
+    },
+    /// Believe an agent's identity no more: its session is cut at once.
+    Revoke {
+        /// Its name or id.
+        agent: String,
+        /// Why; it is recorded.
+        #[arg(long)]
+        reason: String,
+    },
+}

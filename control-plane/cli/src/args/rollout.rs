@@ -1,0 +1,240 @@
+//! What goes there, and how: releases, deployments, promotions and rollbacks.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+use stella_api_types::deployment::CanaryStep;
+
+use super::pair;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Release {
+    /// Create a release; archives that the control plane does not have are uploaded.
+    Create {
+        /// What it is a release of.
+        application: String,
+        /// Its version.
+        version: String,
+        /// A component and its archive (.tar or .tar.gz), as NAME=FILE.
+        #[arg(long = "component", value_parser = pair, value_name = "NAME=FILE")]
+        components: Vec<(String, String)>,
+        /// A JSON file with the steps to run on a target; without it, each component is brought there and switched to.
+        #[arg(long, value_name = "FILE")]
+        steps: Option<PathBuf>,
+        /// A label, as KEY=VALUE.
+        #[arg(long = "label", value_parser = pair, value_name = "KEY=VALUE")]
+        labels: Vec<(String, String)>,
+    },
+    /// List releases.
+    List,
+    /// Show a release.
+    Show {
+        /// Its id, or APPLICATION:VERSION.
+        release: String,
+    },
+    /// Warn whoever deploys a release.
+    Deprecate(Judged),
+    /// Never deploy a release: it is stopped on its way, and nothing is rolled back to it.
+    Block(Judged),
+    /// Take a deprecation or a block back.
+    Clear(Judged),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Judged {
+    /// The release: its id, or APPLICATION:VERSION.
+    pub(crate) release: String,
+    /// Why; it is recorded.
+    #[arg(long)]
+    pub(crate) reason: String,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Deploy {
+    /// Which release: its id, or APPLICATION:VERSION.
+    pub(crate) release: String,
+    /// To which environment.
+    pub(crate) environment: String,
+    /// How many targets to work on at the same time; 1 if not given, or all of a canary step.
+    #[arg(long, conflicts_with = "all_at_once")]
+    pub(crate) batch: Option<u32>,
+    /// Work on all targets at the same time.
+    #[arg(long)]
+    pub(crate) all_at_once: bool,
+    /// So many percent of the targets first, then hold for so long, or without a time until somebody resumes it (can be given
+    /// more than once).
+    #[arg(long, value_name = "PERCENT[:SECONDS]", conflicts_with = "all_at_once", value_parser = canary_step)]
+    pub(crate) canary: Vec<CanaryStep>,
+    /// Only this target (can be given more than once).
+    #[arg(long = "target")]
+    pub(crate) targets: Vec<String>,
+    /// What to do when a target fails.
+    #[arg(long, value_enum, default_value_t = OnFailure::Rollback)]
+    pub(crate) on_failure: OnFailure,
+    /// How long it may take in all, in seconds.
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) timeout: Option<u64>,
+    /// Only show what would be done, or why it would be refused; exit with 0 or 3.
+    #[arg(long, conflicts_with_all = ["wait", "idempotency_key"])]
+    pub(crate) plan: bool,
+    /// Deploy although the environment is frozen, and why; it is recorded. Needs the role operator.
+    #[arg(long, value_name = "REASON")]
+    pub(crate) override_freeze: Option<String>,
+    #[command(flatten)]
+    pub(crate) wait: Wait,
+    /// Makes the request safe to repeat; a random one if not given.
+    #[arg(long, value_name = "KEY")]
+    pub(crate) idempotency_key: Option<String>,
+}
+
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct Wait {
+    /// Wait for approvals if it needs some, then show progress until it has ended, automatic rollback included; exit with 1 if it
+    /// did not succeed.
+    #[arg(long, short)]
+    pub(crate) wait: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OnFailure {
+    /// Start no further target, and bring those that were touched back.
+    Rollback,
+    /// Start no further target, and leave everything as it is.
+    Stop,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Deployment {
+    /// List deployments.
+    List {
+        /// Only those to this environment.
+        #[arg(long = "env")]
+        environment: Option<String>,
+        /// Only those with this status.
+        #[arg(long)]
+        status: Option<String>,
+    },
+    /// Show a deployment and its targets.
+    Show {
+        /// Its id.
+        deployment: String,
+    },
+    /// Follow a deployment until it has ended.
+    Watch {
+        /// Its id.
+        deployment: String,
+    },
+    /// Start no further target until it is resumed; those that are worked on come to their end.
+    Pause {
+        /// Its id.
+        deployment: String,
+        /// Why; it is recorded.
+        #[arg(long)]
+        reason: String,
+    },
+    /// Deploy again to the targets that an ended deployment did not bring its release to.
+    Retry {
+        /// Its id.
+        deployment: String,
+        /// Only this target (can be given more than once).
+        #[arg(long = "target")]
+        targets: Vec<String>,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Let a paused deployment go on.
+    Resume {
+        /// Its id.
+        deployment: String,
+    },
+    /// End a deployment: what runs is stopped, what waits is not started.
+    Cancel {
+        /// Its id.
+        deployment: String,
+        /// Why; it is recorded.
+        #[arg(long)]
+        reason: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Promotion {
+    /// List promotions.
+    List {
+        /// Only those to this environment.
+        #[arg(long = "env")]
+        environment: Option<String>,
+        /// Only those with this status: pending, approved, started, rejected, withdrawn, expired or invalidated.
+        #[arg(long)]
+        status: Option<String>,
+    },
+    /// Show a promotion, who decided on it, and what it would do.
+    Show {
+        /// Its id.
+        promotion: String,
+    },
+    /// Let a promotion through. With the last approval that it needs it starts, or as soon as it can.
+    Approve {
+        /// Its id.
+        promotion: String,
+        /// The root of the plan that you have looked at; the one that it has now if not given.
+        #[arg(long, value_name = "DIGEST")]
+        plan: Option<String>,
+        /// Why; it is recorded.
+        #[arg(long, default_value = "", hide_default_value = true)]
+        reason: String,
+    },
+    /// Do not let a promotion through.
+    Reject {
+        /// Its id.
+        promotion: String,
+        /// What the matter is, for statistics.
+        #[arg(long, value_enum, default_value_t = Objection::Other)]
+        objection: Objection,
+        /// Why; it is recorded, and shown to whoever asked.
+        #[arg(long)]
+        reason: String,
+    },
+    /// Ask for a promotion no more.
+    Withdraw {
+        /// Its id.
+        promotion: String,
+        /// Why; it is recorded.
+        #[arg(long)]
+        reason: String,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Objection {
+    /// It was not tested enough.
+    NotTested,
+    /// It could break too much.
+    TooRisky,
+    /// Not now.
+    BadTiming,
+    /// Something is missing.
+    Incomplete,
+    /// It is the wrong release or the wrong place.
+    Mistake,
+    /// None of these.
+    Other,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Rollback {
+    /// The deployment to take back.
+    pub(crate) deployment: String,
+    #[command(flatten)]
+    pub(crate) wait: Wait,
+}
+
+/// Reads `PERCENT[:SECONDS]`.
+fn canary_step(text: &str) -> Result<CanaryStep, String> {
+    let (percent, soak) = text.split_once(':').map_or((text, None), |(percent, soak)| (percent, Some(soak)));
+    let number = |text: &str| format!("{text:?} is no number; expected PERCENT[:SECONDS], such as 10:600");
+    Ok(CanaryStep {
+        percent: percent.parse().map_err(|_| number(percent))?,
+        soak_seconds: soak.map(|soak| soak.parse().map_err(|_| number(soak))).transpose()?,
+    })
+}
