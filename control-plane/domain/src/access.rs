@@ -291,9 +291,9 @@ fn needed_in(state: &State, tenant: TenantId, command: &TenantCommand) -> Option
         task.map_or(Scope::Somewhere(tenant), |task| deployment(&task.deployment))
     };
     Some(match command {
-        TenantCommand::StoreArtifact { .. } | TenantCommand::CreateRelease(_) => {
-            (Role::Deployer, Scope::Somewhere(tenant))
-        }
+        TenantCommand::StoreArtifact { .. }
+        | TenantCommand::CreateRelease(_)
+        | TenantCommand::RecordFindings(_) => (Role::Deployer, Scope::Somewhere(tenant)),
         TenantCommand::Deploy(new) if new.override_freeze.is_some() => {
             (Role::Operator, environment(Some(new.environment)))
         }
@@ -306,7 +306,9 @@ fn needed_in(state: &State, tenant: TenantId, command: &TenantCommand) -> Option
         | TenantCommand::ResumeDeployment { deployment: id } => (Role::Deployer, deployment(id)),
         TenantCommand::WithdrawPromotion { promotion: id, .. } => (Role::Deployer, promotion(id)),
         TenantCommand::ApprovePromotion { promotion: id, .. }
-        | TenantCommand::RejectPromotion { promotion: id, .. } => (Role::Approver, promotion(id)),
+        | TenantCommand::RejectPromotion { promotion: id, .. }
+        | TenantCommand::DecideGate { promotion: id, .. } => (Role::Approver, promotion(id)),
+        TenantCommand::OverrideGate { promotion: id, .. } => (Role::Admin, promotion(id)),
         TenantCommand::CreateTarget(new) => (Role::Operator, environment(Some(new.environment))),
         TenantCommand::RemoveTarget { id } => {
             let target = found.and_then(|it| it.targets.get(id));
@@ -322,8 +324,12 @@ fn needed_in(state: &State, tenant: TenantId, command: &TenantCommand) -> Option
         TenantCommand::SetEnvironmentPath { environment: id, .. }
         | TenantCommand::SetEnvironmentApprovals { environment: id, .. }
         | TenantCommand::FreezeEnvironment { environment: id, .. }
-        | TenantCommand::UnfreezeEnvironment { environment: id, .. } => (Role::Admin, environment(Some(*id))),
-        TenantCommand::Enrol { .. }
+        | TenantCommand::UnfreezeEnvironment { environment: id, .. }
+        | TenantCommand::SetGate { environment: id, .. }
+        | TenantCommand::RemoveGate { environment: id, .. } => (Role::Admin, environment(Some(*id))),
+        // The control plane itself asks, and answers.
+        TenantCommand::AnswerGate(_)
+        | TenantCommand::Enrol { .. }
         | TenantCommand::ConnectAgent { .. }
         | TenantCommand::DisconnectAgent { .. }
         | TenantCommand::Report { .. } => return None,

@@ -7,6 +7,7 @@
 mod access;
 mod agent;
 mod deployment;
+mod gate;
 mod hold;
 mod inventory;
 mod promotion;
@@ -119,6 +120,12 @@ impl TenantState {
             | Fact::PromotionExpired { .. }
             | Fact::PromotionInvalidated { .. }
             | Fact::PromotionHeld { .. } => self.apply_promotion(event),
+            Fact::EnvironmentGateSet { .. }
+            | Fact::EnvironmentGateRemoved { .. }
+            | Fact::GateAsked { .. }
+            | Fact::GateEvaluated { .. }
+            | Fact::GateOverridden { .. }
+            | Fact::FindingsRecorded { .. } => self.apply_gate(event),
             fact @ (Fact::TargetStarted { .. }
             | Fact::TargetSucceeded { .. }
             | Fact::TargetFailed { .. }

@@ -15,7 +15,9 @@ use stella_protocol::trace::TraceContext;
 use crate::access::{AccountKind, Grant};
 use crate::deployment::{OnFailure, Strategy};
 use crate::environment::Requirement;
+use crate::findings::Finding;
 use crate::freeze::Freeze;
+use crate::gate::{self, Gate};
 use crate::hold::Verdict;
 use crate::name::{Name, Version};
 use crate::promotion::{ApprovalRule, Objection};
@@ -333,6 +335,74 @@ pub enum TenantCommand {
         /// Why.
         reason: String,
     },
+    /// Set what must be so for something to come to an environment; a gate of the same name is replaced.
+    SetGate {
+        /// Which environment.
+        environment: EnvironmentId,
+        /// What.
+        gate: Box<Gate>,
+    },
+    /// Take a gate away.
+    RemoveGate {
+        /// Which environment.
+        environment: EnvironmentId,
+        /// The gate's name.
+        gate: Name,
+    },
+    /// What was asked outside has been answered.
+    AnswerGate(Box<Answer>),
+    /// Say whether a manual gate lets a promotion through.
+    DecideGate {
+        /// Which promotion.
+        promotion: PromotionId,
+        /// The gate's name.
+        gate: Name,
+        /// Whether it does.
+        passed: bool,
+        /// Why, for a person.
+        reason: String,
+    },
+    /// Let a promotion through a gate whatever that says.
+    OverrideGate {
+        /// Which promotion.
+        promotion: PromotionId,
+        /// The gate's name.
+        gate: Name,
+        /// Why, for a person.
+        reason: String,
+    },
+    /// A scanner has looked at a release; its report takes the place of the one before.
+    RecordFindings(Box<NewFindings>),
+}
+
+/// What something outside has answered about a gate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Which promotion.
+    pub promotion: PromotionId,
+    /// The gate's name.
+    pub gate: Name,
+    /// The number of the question.
+    pub number: u32,
+    /// What it says.
+    pub outcome: gate::Outcome,
+    /// Why, for a person.
+    pub reason: String,
+    /// The digest of what was looked at.
+    pub inputs: Option<Digest>,
+}
+
+/// What a scanner has found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewFindings {
+    /// In which release.
+    pub release: ReleaseId,
+    /// Which scanner.
+    pub scanner: Name,
+    /// The digest of the document that it was read from.
+    pub digest: Digest,
+    /// What.
+    pub findings: Vec<Finding>,
 }
 
 /// A new target.

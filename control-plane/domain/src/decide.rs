@@ -10,6 +10,7 @@ mod enrolment;
 mod environment;
 mod fields;
 mod freeze;
+mod gate;
 mod hold;
 mod path;
 mod promotion;
@@ -37,6 +38,7 @@ use crate::event::{Event, Fact, StreamId};
 use crate::rejection::Rejection;
 use crate::state::State;
 use crate::tenant::{AnsweredRequest, REQUEST_MEMORY_MS};
+pub use gate::{Preview, preview};
 pub use promotion::{Planned, planned};
 use transaction::Transaction;
 
@@ -219,6 +221,16 @@ fn carry_out(tx: &mut Transaction<'_>, command: &TenantCommand) -> Result<Outcom
             promotion::reject(tx, *promotion, *objection, reason)
         }
         TenantCommand::WithdrawPromotion { promotion, reason } => promotion::withdraw(tx, *promotion, reason),
+        TenantCommand::SetGate { environment, gate: wanted } => gate::set(tx, *environment, wanted),
+        TenantCommand::RemoveGate { environment, gate: name } => gate::remove(tx, *environment, name),
+        TenantCommand::AnswerGate(answer) => gate::answer(tx, answer),
+        TenantCommand::DecideGate { promotion, gate: name, passed, reason } => {
+            gate::decide(tx, *promotion, name, *passed, reason)
+        }
+        TenantCommand::OverrideGate { promotion, gate: name, reason } => {
+            gate::override_it(tx, *promotion, name, reason)
+        }
+        TenantCommand::RecordFindings(new) => gate::record_findings(tx, new),
         TenantCommand::RetryDeployment { id, of, targets } => retry::retry(tx, *id, *of, targets.as_deref()),
         TenantCommand::PauseDeployment { deployment, reason } => hold::pause(tx, *deployment, reason),
         TenantCommand::ResumeDeployment { deployment } => hold::resume(tx, *deployment),

@@ -1,11 +1,14 @@
 //! Environments: ordered stages.
 
+use std::collections::BTreeMap;
+
 use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 use stella_protocol::id::{EnvironmentId, ReleaseId};
 use stella_protocol::time::Timestamp;
 
 use crate::freeze::Freeze;
+use crate::gate::Standing;
 use crate::hold::Hold;
 use crate::name::Name;
 use crate::promotion::ApprovalRule;
@@ -43,6 +46,9 @@ pub struct Environment {
     /// When nothing new may come here, by name. A rollback may.
     #[serde(default)]
     pub freezes: Vec<Freeze>,
+    /// What must be so for something to come here, by name. A rollback may come anyway.
+    #[serde(default)]
+    pub gates: BTreeMap<Name, Standing>,
     /// Why nothing new may come here for now. A rollback may.
     #[serde(default)]
     pub lock: Option<Hold>,

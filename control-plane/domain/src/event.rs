@@ -17,7 +17,9 @@ use crate::access::{AccountKind, Grant};
 use crate::command::{Actor, NewDeployment, Outcome};
 use crate::deployment::{Cause, OnFailure, Strategy};
 use crate::environment::Requirement;
+use crate::findings::Finding;
 use crate::freeze::Freeze;
+use crate::gate::{self, Gate};
 use crate::name::{Name, Version};
 use crate::plan::Plan;
 use crate::promotion::{ApprovalRule, Objection};
@@ -337,6 +339,49 @@ pub enum Fact {
         id: PromotionId,
         until: Option<Timestamp>,
     },
+    EnvironmentGateSet {
+        id: EnvironmentId,
+        gate: Box<Gate>,
+    },
+    EnvironmentGateRemoved {
+        id: EnvironmentId,
+        gate: Name,
+    },
+    /// Something outside is to be asked.
+    GateAsked {
+        promotion: PromotionId,
+        gate: Name,
+        number: u32,
+        policy: Digest,
+    },
+    GateEvaluated {
+        promotion: PromotionId,
+        gate: Name,
+        /// The gate's type.
+        kind: String,
+        number: u32,
+        policy: Digest,
+        outcome: gate::Outcome,
+        reason: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        inputs: Option<Digest>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        expires_at: Option<Timestamp>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        again_at: Option<Timestamp>,
+    },
+    GateOverridden {
+        promotion: PromotionId,
+        gate: Name,
+        policy: Digest,
+        reason: String,
+    },
+    FindingsRecorded {
+        release: ReleaseId,
+        scanner: Name,
+        digest: Digest,
+        findings: Vec<Finding>,
+    },
 }
 
 impl Fact {
@@ -402,6 +447,12 @@ impl Fact {
             Self::EnvironmentFreezeSet { .. } => "environment_freeze_set",
             Self::EnvironmentFreezeRemoved { .. } => "environment_freeze_removed",
             Self::PromotionHeld { .. } => "promotion_held",
+            Self::EnvironmentGateSet { .. } => "environment_gate_set",
+            Self::EnvironmentGateRemoved { .. } => "environment_gate_removed",
+            Self::GateAsked { .. } => "gate_asked",
+            Self::GateEvaluated { .. } => "gate_evaluated",
+            Self::GateOverridden { .. } => "gate_overridden",
+            Self::FindingsRecorded { .. } => "findings_recorded",
         }
     }
 }

@@ -6,7 +6,7 @@
 //! [`command::Command::Tick`].
 //!
 //! Reading order: [`state`], then one file a concept ([`tenant`], [`environment`], [`target`], [`agent`], [`release`],
-//! [`promotion`], [`plan`], [`deployment`], [`task`], [`hold`], [`freeze`], [`access`]), then [`command`], [`event`], [`decide`].
+//! [`promotion`], [`gate`], [`findings`], [`plan`], [`deployment`], [`task`], [`hold`], [`freeze`], [`access`]), then [`command`], [`event`], [`decide`].
 //!
 //! # Invariants
 //!
@@ -23,10 +23,12 @@
 //! - **INV-7 way back**: the rollback of a failed deployment takes each target to what was there before it, unless that is
 //!   blocked or a newer deployment has come to the target.
 //! - **INV-8 nothing stuck**: after the due timers have fired none is due, and a deployment that is neither final nor paused
-//!   has a target that is worked on.
+//!   has a target that is worked on, or waits for a gate.
 //! - **INV-9 pause**: a paused deployment starts no target, and no time-out passes it by.
 //! - **INV-10 approvals**: a deployment that somebody asked for comes to an environment with a rule only from a promotion with as
 //!   many approvals as the rule needs, each of another account, none of them the one that asked.
+//! - **INV-12 gates**: a deployment that somebody asked for starts a target only while each gate of its environment, as it is then,
+//!   lets it through or is overridden; and nobody decides on a gate of what they have asked for.
 
 pub mod access;
 pub mod agent;
@@ -36,7 +38,9 @@ pub mod decide;
 pub mod deployment;
 pub mod environment;
 pub mod event;
+pub mod findings;
 pub mod freeze;
+pub mod gate;
 pub mod hold;
 mod ids;
 pub mod name;

@@ -1,5 +1,6 @@
 //! Tenants: the boundary of isolation. Everything that belongs to one is in its [`TenantState`] and in its journal stream.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
@@ -16,6 +17,8 @@ use crate::agent::{Agent, EnrolmentToken};
 use crate::command::Outcome;
 use crate::deployment::Deployment;
 use crate::environment::Environment;
+use crate::findings::Reports;
+use crate::gate::Record;
 use crate::name::{Name, Version};
 use crate::promotion::Promotion;
 use crate::release::Release;
@@ -52,6 +55,12 @@ pub struct TenantState {
     /// Promotions that wait: for approvals, or for what keeps them from starting.
     #[serde(default)]
     pub open_promotions: OrdSet<PromotionId>,
+    /// What the gates said about promotions, by the gates' names.
+    #[serde(default)]
+    pub gates: OrdMap<PromotionId, Arc<BTreeMap<Name, Record>>>,
+    /// What scanners have found in releases.
+    #[serde(default)]
+    pub findings: OrdMap<ReleaseId, Reports>,
     /// Deployments.
     pub deployments: OrdMap<DeploymentId, Arc<Deployment>>,
     /// Tasks.
@@ -87,6 +96,8 @@ impl TenantState {
             releases: OrdMap::new(),
             promotions: OrdMap::new(),
             open_promotions: OrdSet::new(),
+            gates: OrdMap::new(),
+            findings: OrdMap::new(),
             deployments: OrdMap::new(),
             tasks: OrdMap::new(),
             unsettled: OrdMap::new(),
@@ -154,6 +165,10 @@ pub enum Timer {
     PromotionHeld(PromotionId),
     /// A promotion has waited for too long.
     PromotionExpires(PromotionId),
+    /// What was asked about a gate has not been answered.
+    GateOverdue(PromotionId, Name),
+    /// A gate that did not let a promotion through is looked at again.
+    GateAgain(PromotionId, Name),
 }
 
 /// The answer to an idempotent request.
@@ -185,4 +200,7 @@ pub struct Totals {
     /// Rejections of promotions by (environment, objection).
     #[serde(default)]
     pub rejections: OrdMap<Name, OrdMap<String, u64>>,
+    /// Verdicts of gates by (environment, type, outcome); an override is the outcome `overridden`.
+    #[serde(default)]
+    pub gates: OrdMap<Name, OrdMap<String, OrdMap<String, u64>>>,
 }

@@ -14,9 +14,10 @@ use proptest::collection::vec;
 use proptest::prelude::{Just, Strategy, any, prop_oneof, proptest};
 use proptest::test_runner::Config;
 use stella_domain::agent::Connectivity;
-use stella_domain::command::{Command, NewTarget, Report, Request, TenantCommand};
+use stella_domain::command::{Answer, Command, NewTarget, Report, Request, TenantCommand};
 use stella_domain::deployment::OnFailure;
 use stella_domain::event::{Event, StreamId};
+use stella_domain::gate::{Check, Outcome};
 use stella_domain::hold::{Standing, Verdict};
 use stella_domain::promotion::Objection;
 use stella_domain::rejection::Rejection;
@@ -50,6 +51,14 @@ enum Act {
     Approve(usize, u128),
     /// Rejected by somebody, or withdrawn.
     End(usize, bool),
+    /// A gate of this kind is set, or removed.
+    Gate(u8, bool),
+    /// A question to something outside is answered.
+    Answer(usize, u8),
+    /// Somebody says that the manual gate of a promotion lets it through, or not, or that a gate does not matter.
+    Word(usize, u128, u8),
+    /// A scanner finds something, or nothing.
+    Scan(u128, bool),
     Rollback(usize),
     Retry(usize),
     Settle(usize, bool),
@@ -99,6 +108,10 @@ fn act() -> impl Strategy<Value = Act> {
         3 => prop_oneof![4 => Just(0), 2 => Just(1), 1 => Just(2)].prop_map(Act::Rule),
         8 => (any::<usize>(), 1..=PEOPLE).prop_map(|(which, who)| Act::Approve(which, who)),
         1 => (any::<usize>(), any::<bool>()).prop_map(|(which, rejected)| Act::End(which, rejected)),
+        3 => (0..3_u8, proptest::bool::weighted(0.4)).prop_map(|(kind, on)| Act::Gate(kind, on)),
+        8 => (any::<usize>(), 0..6_u8).prop_map(|(which, how)| Act::Answer(which, how)),
+        5 => (any::<usize>(), 1..=PEOPLE, 0..6_u8).prop_map(|(which, who, word)| Act::Word(which, who, word)),
+        5 => (1..=3_u128, proptest::bool::weighted(0.3)).prop_map(|(release, bad)| Act::Scan(release, bad)),
         1 => any::<usize>().prop_map(Act::Rollback),
         2 => any::<usize>().prop_map(Act::Retry),
         8 => (any::<usize>(), any::<bool>()).prop_map(|(which, yes)| Act::Settle(which, yes)),
@@ -237,6 +250,68 @@ impl Walk {
         }
     }
 
+    fn gate(&mut self, kind: u8, on: bool) {
+        let (name, gate) = match kind {
+            0 => ("scan", common::security("scan", &[])),
+            1 => ("ask", common::gate("ask", common::http())),
+            _ => ("manual", common::gate("manual", Check::Manual)),
+        };
+        let environment = STAGING;
+        self.tenant(if on {
+            TenantCommand::SetGate { environment, gate: Box::new(gate) }
+        } else {
+            TenantCommand::RemoveGate { environment, gate: common::name(name) }
+        });
+    }
+
+    fn answer(&mut self, which: usize, how: u8) {
+        let questions: Vec<_> = self
+            .world
+            .tenant()
+            .gates
+            .iter()
+            .flat_map(|(promotion, records)| {
+                records.iter().map(move |(gate, record)| (*promotion, gate, record))
+            })
+            .filter_map(|(promotion, gate, record)| Some((promotion, gate.clone(), record.asked?.number)))
+            .collect();
+        let Some(which) = which.checked_rem(questions.len()) else { return };
+        let (promotion, gate, number) = questions[which].clone();
+        let outcome = match how {
+            0 => Outcome::Failed,
+            1 => Outcome::Unavailable,
+            _ => Outcome::Passed,
+        };
+        let reason = "walk".to_owned();
+        self.tenant(TenantCommand::AnswerGate(Box::new(Answer {
+            promotion,
+            gate,
+            number,
+            outcome,
+            reason,
+            inputs: None,
+        })));
+    }
+
+    fn scan(&mut self, release: u128, bad: bool) {
+        let found: &[&str] = if bad { &["CVE-1"] } else { &[] };
+        let new = common::findings(release, found);
+        self.tenant(TenantCommand::RecordFindings(Box::new(new)));
+    }
+
+    fn word(&mut self, which: usize, who: u128, word: u8) {
+        let Some((promotion, _)) = self.some_promotion(which) else { return };
+        let (gate, reason) = (name("manual"), "walk".to_owned());
+        self.send(&World::by(
+            who,
+            match word {
+                0 => TenantCommand::OverrideGate { promotion, gate: name("scan"), reason },
+                1 => TenantCommand::DecideGate { promotion, gate, passed: false, reason },
+                _ => TenantCommand::DecideGate { promotion, gate, passed: true, reason },
+            },
+        ));
+    }
+
     fn settle(&mut self, which: usize, succeeded: bool) {
         let tasks = self.world.tenant().tasks.values();
         let unknown: Vec<_> = tasks.filter(|task| common::is_unknown(task)).map(|task| task.id).collect();
@@ -322,12 +397,11 @@ impl Walk {
             Act::Lock(on) => self.lock(on),
             Act::Judge(n, what) => self.judge(n, what),
             Act::Retry(which) => self.retry(which),
-            Act::Rollback(which) => {
-                if let Some(of) = self.some_deployment(which) {
-                    self.ids += 1;
-                    self.tenant(TenantCommand::Rollback { id: deployment(self.ids), of });
-                }
-            }
+            Act::Gate(kind, on) => self.gate(kind, on),
+            Act::Answer(which, how) => self.answer(which, how),
+            Act::Word(which, who, word) => self.word(which, who, word),
+            Act::Scan(release, bad) => self.scan(release, bad),
+            Act::Rollback(which) => self.rollback(which),
             Act::Settle(which, succeeded) => self.settle(which, succeeded),
             Act::Revoke(n) => {
                 self.tenant(TenantCommand::RevokeAgent { agent: agent(n), reason: "walk".to_owned() });
@@ -360,6 +434,13 @@ impl Walk {
                 (1..=AGENTS).for_each(|n| self.disconnect(n));
             }
             Act::RestoreControlPlane(lost) => self.restore(lost),
+        }
+    }
+
+    fn rollback(&mut self, which: usize) {
+        if let Some(of) = self.some_deployment(which) {
+            self.ids += 1;
+            self.tenant(TenantCommand::Rollback { id: deployment(self.ids), of });
         }
     }
 
@@ -510,8 +591,8 @@ proptest! {
         let open = &walk.world.tenant().active_deployments;
         assert!(open.is_empty(), "{open:?}");
         walk.lock(false);
-        walk.wait(86_400_000);
+        walk.wait(8 * 86_400_000);
         let waiting = &walk.world.tenant().open_promotions;
-        assert!(waiting.is_empty(), "a day later all have expired: {waiting:?}");
+        assert!(waiting.is_empty(), "after a week all have expired: {waiting:?}");
     }
 }

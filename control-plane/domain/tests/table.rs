@@ -15,6 +15,7 @@ use stella_domain::agent::Connectivity;
 use stella_domain::command::{NewDeployment, TenantCommand};
 use stella_domain::deployment::{Cause, OnFailure, Strategy};
 use stella_domain::event::{Event, Fact, PlannedTarget, StreamId};
+use stella_domain::gate::Outcome;
 use stella_domain::promotion::Objection;
 use stella_domain::state::State;
 use stella_protocol::id::{Attempt, AttemptKey, Generation, Position, SessionEpoch, TaskId};
@@ -426,6 +427,103 @@ fn promotions(table: &mut String) {
     }
 }
 
+/// A gate that asks something outside, for one promotion.
+fn gates(table: &mut String) {
+    let id = promotion(2);
+    let fresh = || {
+        let mut world = World::with_release_1(2);
+        (1..=2).for_each(|n| world.person(n));
+        world.set_gate(common::gate("change", common::http()));
+        world.tell_as(1, TenantCommand::Deploy(Box::new(new_deployment(2, 2, Some(1))))).unwrap();
+        world
+    };
+    type Steps<'s> = &'s dyn Fn(&mut World);
+    let locked = |world: &mut World| {
+        world.ok(TenantCommand::LockEnvironment { environment: STAGING, reason: "x".to_owned() });
+    };
+    let situations: [(&str, Steps<'_>); 8] = [
+        ("asked", &|_| ()),
+        ("passed, and its promotion waits", &|world| {
+            locked(world);
+            world.answer(2, "change", Outcome::Passed);
+        }),
+        ("failed", &|world| drop(world.answer(2, "change", Outcome::Failed))),
+        ("overridden, and its promotion waits", &|world| {
+            locked(world);
+            let (gate, reason) = (name("change"), "x".to_owned());
+            world.tell_as(2, TenantCommand::OverrideGate { promotion: id, gate, reason }).unwrap();
+        }),
+        ("passed, and its deployment runs", &|world| drop(world.answer(2, "change", Outcome::Passed))),
+        ("asked before the next wave", &|world| {
+            world.answer(2, "change", Outcome::Passed);
+            world.wait_ms(60_000);
+            world.complete(1);
+        }),
+        ("closed before the next wave", &|world| {
+            world.answer(2, "change", Outcome::Passed);
+            world.wait_ms(60_000);
+            world.complete(1);
+            world.answer(2, "change", Outcome::Failed);
+        }),
+        ("of a promotion that was withdrawn", &|world| {
+            world.ok(TenantCommand::WithdrawPromotion { promotion: id, reason: "x".to_owned() });
+        }),
+    ];
+    for (label, steps) in situations {
+        let mut world = fresh();
+        steps(&mut world);
+        let facts = gate_facts(&world);
+        rows(table, &format!("gate {label}"), &world.state, &facts, |state| {
+            let tenant = &state.tenants[&TENANT];
+            let record = &tenant.gates[&id][&name("change")];
+            let verdict = record.verdict.as_ref().map_or("no verdict", |it| it.outcome.name());
+            let asked = if record.asked.is_some() { ", asked" } else { "" };
+            let again = if record.again_at.is_some() { ", again later" } else { "" };
+            let overridden = if record.overridden.is_some() { ", overridden" } else { "" };
+            let started = tenant.deployments.get(&deployment(2)).map_or(0, |it| it.counts.active);
+            format!("{verdict}{asked}{again}{overridden}, {started} targets worked on")
+        });
+    }
+}
+
+fn gate_facts(world: &World) -> Vec<(String, Fact)> {
+    let (promotion, gate) = (promotion(2), name("change"));
+    let record = world.gate(2, "change");
+    let policy = common::gate("change", common::http()).policy();
+    let next = record.evaluations + 1;
+    let asked = |number| Fact::GateAsked { promotion, gate: gate.clone(), number, policy };
+    let evaluated = |number, outcome, expires_at| Fact::GateEvaluated {
+        promotion,
+        gate: gate.clone(),
+        kind: "http".to_owned(),
+        number,
+        policy,
+        outcome,
+        reason: "x".to_owned(),
+        inputs: None,
+        expires_at,
+        again_at: None,
+    };
+    let started = |target_number| Fact::TargetStarted {
+        deployment: deployment(2),
+        target: target(target_number),
+        generation: Generation(9_000_000),
+    };
+    let facts = [
+        ("gate_asked", asked(next)),
+        ("gate_asked, another number", asked(next + 1)),
+        ("gate_evaluated, passed", evaluated(next, Outcome::Passed, None)),
+        ("gate_evaluated, failed", evaluated(next, Outcome::Failed, None)),
+        ("gate_evaluated, another number", evaluated(next + 1, Outcome::Passed, None)),
+        (
+            "gate_overridden",
+            Fact::GateOverridden { promotion, gate: gate.clone(), policy, reason: "x".to_owned() },
+        ),
+        ("target_started, the second one", started(2)),
+    ];
+    facts.into_iter().map(|(name, fact)| (name.to_owned(), fact)).collect()
+}
+
 #[test]
 fn the_table_of_transitions_is_as_committed() {
     let mut table = String::new();
@@ -433,6 +531,7 @@ fn the_table_of_transitions_is_as_committed() {
     deployments(&mut table);
     agents(&mut table);
     promotions(&mut table);
+    gates(&mut table);
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/transitions.txt");
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         std::fs::write(&path, &table).unwrap();

@@ -23,11 +23,13 @@ impl TenantState {
                 let running = matches!(deployment.status, Status::Running);
                 ensure(running, subject(*id), deployment.status.name(), fact)?;
                 deployment.status = Status::Halting { reason: reason.clone() };
+                self.forget_questions(PromotionId(id.0), None);
                 self.end_pause(at, *id, fact)
             }
             Fact::DeploymentOverdue { id, reason } => {
                 self.stop_deadline(*id, fact)?;
                 self.deployment_mut(*id, fact)?.status = Status::Halting { reason: reason.clone() };
+                self.forget_questions(PromotionId(id.0), None);
                 Ok(())
             }
             Fact::DeploymentCancelRequested { id, reason } => {
@@ -38,6 +40,7 @@ impl TenantState {
                 deployment.paused = None;
                 let deadline = deployment.deadline;
                 self.timers.remove(&(deadline, Timer::DeploymentDeadline(*id)));
+                self.forget_questions(PromotionId(id.0), None);
                 self.stop_resuming(*id, fact)
             }
             Fact::DeploymentSucceeded { id } => {
@@ -174,6 +177,7 @@ impl TenantState {
         let (strategy, status) = (deployment.strategy.name(), deployment.status.name());
         self.timers.remove(&(deadline, Timer::DeploymentDeadline(id)));
         self.active_deployments.remove(&id);
+        self.forget_questions(PromotionId(id.0), None);
         let proven = requested
             && matches!(fact, Fact::DeploymentSucceeded { .. })
             && self.is_everywhere(release, environment);

@@ -1,5 +1,6 @@
 //! What there is: environments, targets, artifacts and releases.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use imbl::OrdMap;
@@ -31,6 +32,7 @@ impl TenantState {
                     proven: OrdMap::new(),
                     approvals: None,
                     freezes: Vec::new(),
+                    gates: BTreeMap::new(),
                     lock: None,
                     created_at: at,
                 };

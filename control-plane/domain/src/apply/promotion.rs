@@ -150,6 +150,7 @@ impl TenantState {
         fact: &Fact,
     ) -> Result<EnvironmentId, IllegalTransition> {
         self.leave_open(id, fact)?;
+        self.forget_questions(id, None);
         let name = status.name();
         let promotion = self.promotion_mut(id, fact)?;
         promotion.status = status;

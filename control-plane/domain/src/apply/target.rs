@@ -82,6 +82,7 @@ impl TenantState {
         ensure(running, subject(deployment), "not running", fact)?;
         let has_room = self.deployments.get(&deployment).is_some_and(|deployment| deployment.has_room());
         ensure(has_room, subject(deployment), "paused, at its batch or at a canary step", fact)?;
+        ensure(self.is_let_through(deployment, at), subject(deployment), "held up by a gate", fact)?;
         let task = ids::task(deployment, target, 0);
         let progress = Progress::Active { generation, step: 0, task, since: at };
         self.take_next(deployment, target, progress, fact)?;

@@ -8,14 +8,18 @@ use stella_protocol::id::{AccountId, ApiTokenId, DeploymentId, EnvironmentId, Pr
 use stella_protocol::time::Timestamp;
 
 use super::deployment::{self, Opening, Prepared};
+use super::gate::{self, Asking, Ruling};
 use super::transaction::Transaction;
 use super::{fields, freeze, hold};
 use crate::command::{Actor, NewDeployment, Outcome};
 use crate::deployment::Cause;
+use crate::environment::Environment;
 use crate::event::{Fact, PlannedTarget};
+use crate::gate::Outcome as Says;
 use crate::plan::{self, Plan};
 use crate::promotion::{
-    APPROVALS_MAX, ApprovalRule, EXPIRES_MS_RANGE, OPEN_MAX, Objection, Promotion, PromotionStatus,
+    APPROVALS_MAX, ApprovalRule, EXPIRES_MS_DEFAULT, EXPIRES_MS_RANGE, OPEN_MAX, Objection, Promotion,
+    PromotionStatus,
 };
 use crate::rejection::Rejection;
 use crate::target::Target;
@@ -41,18 +45,27 @@ pub(super) fn request(tx: &mut Transaction<'_>, new: &NewDeployment) -> Result<O
     fields::reason(new.override_freeze.as_deref().unwrap_or_default())?;
     let prepared = checked(&tx.tenant, new, tx.now)?;
     let rule = prepared.environment.approvals.clone();
-    if rule.is_some() {
+    let may_wait = may_wait(&prepared.environment);
+    if may_wait {
         has_room(&tx.tenant, &prepared)?;
     }
-    let expires_at = rule.as_ref().map(|rule| tx.now.plus_ms(rule.expires_ms));
-    let waits = rule.is_some();
+    let expires_ms = rule.as_ref().map_or(EXPIRES_MS_DEFAULT, |rule| rule.expires_ms);
+    let expires_at = may_wait.then(|| tx.now.plus_ms(expires_ms));
     let plan = seal(&tx.tenant, &prepared, new);
     tx.emit(Fact::PromotionRequested { id, wanted: new.clone(), plan, rule, expires_at })?;
-    if waits {
-        return Ok(Outcome::Promotion(id));
+    if may_wait {
+        let promotion = Arc::clone(tx.promotion(id)?);
+        look_at(tx, &promotion)?;
+    } else {
+        start(tx, new, &prepared)?;
     }
-    start(tx, new, &prepared)?;
-    Ok(Outcome::Deployment(new.id))
+    let waits = tx.promotion(id)?.is_open();
+    Ok(if waits { Outcome::Promotion(id) } else { Outcome::Deployment(new.id) })
+}
+
+/// Whether a promotion to an environment need not start at once.
+fn may_wait(environment: &Environment) -> bool {
+    environment.approvals.is_some() || !environment.gates.is_empty()
 }
 
 /// What a deployment would do, had it been asked for at `now`.
@@ -65,10 +78,10 @@ pub fn planned(tenant: &TenantState, new: &NewDeployment, now: Timestamp) -> Res
     Ok(Planned { targets, plan, rule: prepared.environment.approvals.clone() })
 }
 
-/// What waits for approvals may wait for a lock and for its targets too; what does not, has to start now.
+/// What waits for approvals or gates may wait for a lock and for its targets too; what does not, has to start now.
 fn checked(tenant: &TenantState, new: &NewDeployment, now: Timestamp) -> Result<Prepared, Rejection> {
     let environment = tenant.environments.get(&new.environment);
-    let starts_now = environment.is_some_and(|environment| environment.approvals.is_none());
+    let starts_now = environment.is_some_and(|environment| !may_wait(environment));
     if let Some(environment) = environment.filter(|_| starts_now) {
         hold::is_open(environment)?;
         if new.override_freeze.is_none() {
@@ -156,6 +169,10 @@ pub(super) fn approve(
 ) -> Result<Outcome, Rejection> {
     fields::reason(reason)?;
     let promotion = waiting(tx, id)?;
+    if promotion.rule.is_none() {
+        let problem = format!("promotion {id} needs nobody's approval; it waits for its gates");
+        return Err(Rejection::Conflict { problem });
+    }
     if plan != promotion.plan.root {
         let problem =
             format!("promotion {id} has the plan {}, not {plan}; look at it again", promotion.plan.root);
@@ -264,11 +281,14 @@ fn concerned(tenant: &TenantState, fact: &Fact) -> Vec<EnvironmentId> {
         Fact::EnvironmentApprovalsSet { id, .. }
         | Fact::EnvironmentFreezeSet { id, .. }
         | Fact::EnvironmentFreezeRemoved { id, .. }
-        | Fact::EnvironmentUnlocked { id } => vec![*id],
+        | Fact::EnvironmentUnlocked { id }
+        | Fact::EnvironmentGateSet { id, .. }
+        | Fact::EnvironmentGateRemoved { id, .. } => vec![*id],
         Fact::TargetCreated { environment, .. } => vec![*environment],
-        Fact::ApprovalGranted { id, .. } | Fact::PromotionHeld { id, until: None } => {
-            of_promotion(id).into_iter().collect()
-        }
+        Fact::ApprovalGranted { id, .. }
+        | Fact::PromotionHeld { id, until: None }
+        | Fact::GateEvaluated { promotion: id, outcome: Says::Passed, .. }
+        | Fact::GateOverridden { promotion: id, .. } => of_promotion(id).into_iter().collect(),
         Fact::DeploymentSucceeded { id }
         | Fact::DeploymentFailed { id, .. }
         | Fact::DeploymentCancelled { id, .. } => {
@@ -283,6 +303,7 @@ fn concerned(tenant: &TenantState, fact: &Fact) -> Vec<EnvironmentId> {
         Fact::TargetRemoved { .. }
         | Fact::AgentRevoked { .. }
         | Fact::ReleaseBlocked { .. }
+        | Fact::FindingsRecorded { .. }
         | Fact::EnvironmentPathSet { .. } => tenant.environments.keys().copied().collect(),
         _ => Vec::new(),
     }
@@ -310,7 +331,12 @@ fn look_at(tx: &mut Transaction<'_>, promotion: &Promotion) -> Result<(), Reject
         };
         return invalidate(tx, promotion.id, reason);
     }
-    if !promotion.is_approved() || hold::is_open(&prepared.environment).is_err() {
+    // Who approves sees what the gates say. Something outside is asked once for that, and again when it could start.
+    let is_approved = promotion.is_approved();
+    let is_new = gate::is_new_to(&tx.tenant, promotion.id, &prepared.environment);
+    let asking = if is_approved || is_new { Asking::Now } else { Asking::Later };
+    let ruling = gate::rule(tx, promotion.id, asking)?;
+    if !is_approved || ruling != Ruling::Open || hold::is_open(&prepared.environment).is_err() {
         return Ok(());
     }
     let overrides = promotion.wanted.override_freeze.is_some();

@@ -5,20 +5,27 @@
 
 use std::sync::Arc;
 
-use stella_protocol::id::{AgentId, DeploymentId, Generation, TargetId, TaskId};
+use stella_protocol::id::{AgentId, DeploymentId, Generation, PromotionId, TargetId, TaskId};
 use stella_protocol::message::TaskOutcome;
 
+use super::gate::{self, Asking, Ruling};
 use super::rollback;
 use super::transaction::Transaction;
 use crate::agent::{Connectivity, OPEN_TASKS_MAX};
-use crate::deployment::{CanaryStep, Progress, Status};
+use crate::deployment::{CanaryStep, Cause, Progress, Status};
 use crate::event::Fact;
 use crate::ids;
 use crate::rejection::Rejection;
 use crate::task::{Task, TaskState};
 
-/// Starts targets as long as there is room, and ends the deployment if there is nothing left to wait for.
+/// Starts targets as long as there is room and the gates let it, and ends the deployment if there is nothing left to wait for.
 pub(super) fn advance(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<(), Rejection> {
+    match before_wave(tx, id)? {
+        Ruling::Open => {}
+        // An answer, or the time, goes on from here.
+        Ruling::Waits => return end_if_quiet(tx, id),
+        Ruling::Closed(reason) => return halt(tx, id, &reason),
+    }
     loop {
         let deployment = tx.deployment(id)?;
         let may_start = matches!(deployment.status, Status::Running) && deployment.has_room();
@@ -30,6 +37,16 @@ pub(super) fn advance(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<(), 
     }
     hold_at_step(tx, id)?;
     end_if_quiet(tx, id)
+}
+
+/// What the gates say before more targets are started, if any can be. Rollbacks go through none.
+fn before_wave(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<Ruling, Rejection> {
+    let deployment = tx.deployment(id)?;
+    let starts = deployment.cause == Cause::Requested
+        && matches!(deployment.status, Status::Running)
+        && deployment.has_room()
+        && deployment.next_waiting().is_some();
+    if starts { gate::rule(tx, PromotionId(id.0), Asking::Now) } else { Ok(Ruling::Open) }
 }
 
 /// A canary holds where one of its steps is complete.

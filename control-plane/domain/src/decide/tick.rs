@@ -4,7 +4,7 @@ use stella_protocol::id::DeploymentId;
 use stella_protocol::time::Timestamp;
 
 use super::transaction::Transaction;
-use super::{Decision, hold, promotion, rollout};
+use super::{Decision, gate, hold, promotion, rollout};
 use crate::command::Request;
 use crate::deployment::Status;
 use crate::event::{Fact, StreamId};
@@ -28,7 +28,9 @@ pub(super) fn decide(state: &State, request: &Request, now: Timestamp) -> Result
             | Timer::TaskOverdue(_)
             | Timer::DeploymentResumes(_)
             | Timer::PromotionHeld(_)
-            | Timer::PromotionExpires(_) => None,
+            | Timer::PromotionExpires(_)
+            | Timer::GateOverdue(..)
+            | Timer::GateAgain(..) => None,
         };
         if let Some(fact) = fact {
             decision.emit(StreamId::System, request, now, fact)?;
@@ -70,6 +72,8 @@ fn fire(tx: &mut Transaction<'_>, timer: &Timer) -> Result<(), Rejection> {
         Timer::DeploymentResumes(deployment) => hold::resume(tx, *deployment).map(drop),
         Timer::PromotionHeld(promotion) => tx.emit(Fact::PromotionHeld { id: *promotion, until: None }),
         Timer::PromotionExpires(promotion) => tx.emit(Fact::PromotionExpired { id: *promotion }),
+        Timer::GateOverdue(promotion, name) => gate::overdue(tx, *promotion, name),
+        Timer::GateAgain(promotion, name) => gate::again(tx, *promotion, name),
         // No tenant has one, and `apply` would refuse it.
         Timer::ApiTokenEnded(id) => tx.emit(Fact::ApiTokenRevoked { id: *id }),
     }

@@ -5,13 +5,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use stella_domain::agent::{Connectivity, OPEN_TASKS_MAX, RECONNECT_WINDOW_MS};
 use stella_domain::command::{Actor, Command};
 use stella_domain::decide::decide;
-use stella_domain::deployment::{Cause, Counts, OnFailure, Progress, RollbackReason, Status, Strategy};
+use stella_domain::deployment::{
+    Cause, Counts, Deployment, OnFailure, Progress, RollbackReason, Status, Strategy,
+};
 use stella_domain::event::{Event, Fact, StreamId};
+use stella_domain::gate::Check;
 use stella_domain::hold::Standing;
 use stella_domain::promotion::PromotionStatus;
 use stella_domain::state::State;
 use stella_domain::task::TaskState;
 use stella_domain::tenant::{TenantState, Timer};
+use stella_protocol::id::PromotionId;
 use stella_protocol::time::Timestamp;
 
 use super::World;
@@ -42,6 +46,7 @@ pub fn check(state: &State, now: Timestamp) {
         way_back(tenant);
         nothing_stuck(tenant);
         approvals(tenant);
+        gates(tenant);
     }
     let tick = World::request(Command::Tick);
     let mut ticked = state.clone();
@@ -82,6 +87,9 @@ pub fn step(before: &State, after: &State, events: &[(StreamId, Event)]) {
                 state.deployments.get(deployment).is_some_and(|deployment| deployment.paused.is_some())
             };
             assert!(!(stays_paused(old) && stays_paused(new)), "INV-9: {deployment} started a target");
+        }
+        if let Fact::TargetStarted { deployment, .. } = &event.fact {
+            is_let_through(new, &new.deployments[deployment], event.at);
         }
         if let Fact::TaskDispatched { key, .. } = &event.fact {
             let was_unknown = old.tasks.get(&key.task).is_some_and(|task| super::is_unknown(task));
@@ -238,6 +246,14 @@ fn timers(tenant: &TenantState) {
         wanted.extend(promotion.held_until.map(|at| (at, Timer::PromotionHeld(promotion.id))));
         wanted.extend(promotion.expires_at.map(|at| (at, Timer::PromotionExpires(promotion.id))));
     }
+    for (promotion, records) in &tenant.gates {
+        for (gate, record) in &**records {
+            wanted.extend(
+                record.asked.map(|it| (it.overdue_at(), Timer::GateOverdue(*promotion, gate.clone()))),
+            );
+            wanted.extend(record.again_at.map(|at| (at, Timer::GateAgain(*promotion, gate.clone()))));
+        }
+    }
     let mut found: BTreeSet<_> = tenant.timers.iter().cloned().collect();
     for deployment in tenant.deployments.values() {
         let deadline = found.remove(&(deployment.deadline, Timer::DeploymentDeadline(deployment.id)));
@@ -312,7 +328,8 @@ fn approvals(tenant: &TenantState) {
 fn nothing_stuck(tenant: &TenantState) {
     for id in &tenant.active_deployments {
         let deployment = &tenant.deployments[id];
-        let waits = deployment.counts.active > 0 || deployment.paused.is_some();
+        let waits =
+            deployment.counts.active > 0 || deployment.paused.is_some() || waits_for_gate(tenant, deployment);
         assert!(waits, "INV-8: {} waits for nothing", deployment.status.name());
         let task_settles = |part: &stella_domain::deployment::TargetRollout| {
             part.progress.task().is_none_or(|task| !tenant.tasks[&task].state.is_final())
@@ -322,4 +339,54 @@ fn nothing_stuck(tenant: &TenantState) {
             "INV-8: an end without consequence"
         );
     }
+}
+
+/// INV-12, at the moment when a target was started: a gate that was closed later in the same command has halted the rest.
+fn is_let_through(tenant: &TenantState, deployment: &Deployment, at: Timestamp) {
+    if deployment.cause != Cause::Requested {
+        return;
+    }
+    let records = tenant.gates.get(&PromotionId(deployment.id.0));
+    for (name, standing) in &tenant.environments[&deployment.environment].gates {
+        let record =
+            records.and_then(|it| it.get(name)).unwrap_or_else(|| panic!("INV-12: {name} was never asked"));
+        assert!(
+            record.lets_through(standing.policy, at) || !matches!(deployment.status, Status::Running),
+            "INV-12: {name} holds {} up",
+            deployment.id
+        );
+    }
+}
+
+fn gates(tenant: &TenantState) {
+    for (promotion, records) in &tenant.gates {
+        let promotion = &tenant.promotions[promotion];
+        let runs =
+            tenant.deployments.get(&promotion.wanted.id).is_some_and(|it| it.status == Status::Running);
+        for record in records.values() {
+            let is_live = promotion.is_open() || runs;
+            assert!(
+                is_live || (record.asked.is_none() && record.again_at.is_none()),
+                "INV-12: asked for nothing"
+            );
+            let person = |actor: &Actor| match actor {
+                Actor::ApiToken { account: Some(account), .. } => Some(account.id),
+                Actor::ApiToken { account: None, .. } | Actor::System | Actor::Agent { .. } => None,
+            };
+            let is_manual =
+                record.verdict.as_ref().is_some_and(|it| it.inputs.is_none() && it.asked_at == it.at);
+            if let Some(by) = record.verdict.as_ref().and_then(|it| person(&it.by)).filter(|_| is_manual) {
+                assert_ne!(Some(by), person(&promotion.requested_by), "INV-12: who asked decided");
+            }
+        }
+    }
+}
+
+fn waits_for_gate(tenant: &TenantState, deployment: &Deployment) -> bool {
+    let records = tenant.gates.get(&PromotionId(deployment.id.0));
+    tenant.environments[&deployment.environment].gates.iter().any(|(name, standing)| {
+        let record = records.and_then(|it| it.get(name));
+        let is_manual = matches!(standing.gate.check, Check::Manual);
+        is_manual || record.is_some_and(|it| it.asked.is_some() || it.again_at.is_some())
+    })
 }

@@ -9,12 +9,14 @@ use std::str::FromStr;
 
 use stella_domain::access::{AccountKind, Grant, Role};
 use stella_domain::command::{
-    ActingAccount, Actor, Command, Idempotency, NewDeployment, NewEnrolmentToken, NewRelease, NewTarget,
-    Outcome, Report, Request, SystemCommand, TenantCommand,
+    ActingAccount, Actor, Answer, Command, Idempotency, NewDeployment, NewEnrolmentToken, NewFindings,
+    NewRelease, NewTarget, Outcome, Report, Request, SystemCommand, TenantCommand,
 };
 use stella_domain::decide::{Decision, decide};
 use stella_domain::deployment::{CanaryStep, Deployment, OnFailure, Status, Strategy};
 use stella_domain::event::{Event, Fact, StreamId};
+use stella_domain::findings::{Finding, Severity};
+use stella_domain::gate::{self, Allowed, Check, Gate, Record, Security};
 use stella_domain::name::{Name, Version};
 use stella_domain::promotion::{ApprovalRule, Promotion};
 use stella_domain::rejection::Rejection;
@@ -150,6 +152,47 @@ pub fn new_deployment(n: u128, of: u128, batch: Option<u32>) -> NewDeployment {
     }
 }
 
+/// No critical findings are allowed but these.
+pub fn security(name: &str, allowed: &[(&str, Option<u64>)]) -> Gate {
+    let allow = |(id, until): &(&str, Option<u64>)| Allowed {
+        id: (*id).to_owned(),
+        until: until.map(Timestamp),
+        reason: "not reachable".to_owned(),
+    };
+    let security = Security {
+        limits: BTreeMap::from([(Severity::Critical, 0)]),
+        allowed: allowed.iter().map(allow).collect(),
+        ..Security::default()
+    };
+    gate(name, Check::Security(security))
+}
+
+/// A gate whose verdicts hold for a minute.
+pub fn gate(name: &str, check: Check) -> Gate {
+    Gate { name: self::name(name), check, ttl_ms: 60_000 }
+}
+
+/// A question to an HTTP endpoint.
+pub fn http() -> Check {
+    Check::Http { endpoint: name("change-management") }
+}
+
+/// What a scanner found: these critical ones.
+pub fn findings(of: u128, critical: &[&str]) -> NewFindings {
+    let found = |id: &&str| Finding {
+        severity: Severity::Critical,
+        id: (*id).to_owned(),
+        component: "openssl@3.0.1".to_owned(),
+    };
+    let scanner = name("trivy");
+    NewFindings {
+        release: release(of),
+        scanner,
+        digest: digest(critical.len().try_into().unwrap()),
+        findings: critical.iter().map(found).collect(),
+    }
+}
+
 /// Steps of percents, and how long each holds.
 pub fn canary(steps: &[(u32, Option<u64>)], batch: Option<u32>) -> Strategy {
     let step = |(percent, soak_ms): &(u32, Option<u64>)| CanaryStep { percent: *percent, soak_ms: *soak_ms };
@@ -268,6 +311,33 @@ impl World {
         let plan = self.promotion(n).plan.root;
         let reason = "looks good".to_owned();
         self.tell_as(who, TenantCommand::ApprovePromotion { promotion: promotion(n), plan, reason })
+    }
+
+    pub fn set_gate(&mut self, gate: Gate) -> Decision {
+        self.ok(TenantCommand::SetGate { environment: STAGING, gate: Box::new(gate) })
+    }
+
+    pub fn scan(&mut self, of: u128, critical: &[&str]) -> Decision {
+        self.ok(TenantCommand::RecordFindings(Box::new(findings(of, critical))))
+    }
+
+    /// What is known of a gate for the promotion `n`.
+    pub fn gate(&self, n: u128, gate: &str) -> Record {
+        let records = self.tenant().gates.get(&promotion(n));
+        records.and_then(|records| records.get(&name(gate))).cloned().unwrap_or_default()
+    }
+
+    /// What was asked about a gate is answered.
+    pub fn answer(&mut self, n: u128, gate: &str, outcome: gate::Outcome) -> Decision {
+        let number = self.gate(n, gate).asked.expect("a question").number;
+        self.ok(TenantCommand::AnswerGate(Box::new(Answer {
+            promotion: promotion(n),
+            gate: name(gate),
+            number,
+            outcome,
+            reason: "the change is known".to_owned(),
+            inputs: Some(digest(8)),
+        })))
     }
 
     #[track_caller]

@@ -1,0 +1,453 @@
+//! Gates: which there are, what they say, and what follows from that.
+
+use std::sync::Arc;
+
+use stella_protocol::digest::Digest;
+use stella_protocol::id::{DeploymentId, EnvironmentId, PromotionId, ReleaseId};
+use stella_protocol::time::Timestamp;
+
+use super::transaction::Transaction;
+use super::{fields, rollout};
+use crate::command::{Actor, Answer, NewFindings, Outcome};
+use crate::deployment::{Cause, Status};
+use crate::environment::Environment;
+use crate::event::Fact;
+use crate::findings::{FINDING_COMPONENT_BYTES_MAX, FINDING_ID_BYTES_MAX, FINDINGS_MAX, SCANNERS_MAX};
+use crate::gate::{
+    AGAIN_MS_RANGE, ALLOWED_MAX, Check, Evaluated, GATES_MAX, Gate, Outcome as Says, QUERY_BYTES_MAX, Record,
+    Standing, TTL_MS_RANGE, VERDICT_REASON_BYTES_MAX,
+};
+use crate::name::Name;
+use crate::promotion::PromotionStatus;
+use crate::rejection::Rejection;
+use crate::tenant::TenantState;
+
+/// What all gates of an environment together say about one promotion.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Ruling {
+    /// It may come, or go on.
+    Open,
+    /// Nobody can say yet; it is looked at again when something is known.
+    Waits,
+    /// It may not.
+    Closed(String),
+}
+
+/// What one gate would say about a release that nobody has asked for yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Preview {
+    /// Which gate.
+    pub gate: Name,
+    /// Its type.
+    pub kind: &'static str,
+    /// What it says; `None` if that has to be asked first.
+    pub says: Option<(Says, String)>,
+}
+
+/// What the gates of an environment would say now.
+#[must_use]
+pub fn preview(
+    tenant: &TenantState,
+    environment: &Environment,
+    release: ReleaseId,
+    now: Timestamp,
+) -> Vec<Preview> {
+    let look = |standing: &Standing| {
+        let Gate { name, check, .. } = &standing.gate;
+        let says = evaluate(tenant, check, release, now).map(|it| (it.outcome, it.reason));
+        Preview { gate: name.clone(), kind: check.name(), says }
+    };
+    environment.gates.values().map(look).collect()
+}
+
+/// What a check comes to that is decided here; `None` if it has to be asked.
+fn evaluate(tenant: &TenantState, check: &Check, release: ReleaseId, now: Timestamp) -> Option<Evaluated> {
+    match check {
+        Check::Security(security) => {
+            let reports = tenant.findings.get(&release).cloned().unwrap_or_default();
+            Some(security.evaluate(release, &reports, now))
+        }
+        Check::Metric { .. } | Check::Http { .. } | Check::Manual => None,
+    }
+}
+
+/// Whether what a verdict was made on is what there is now.
+fn looked_at(tenant: &TenantState, check: &Check, release: ReleaseId, record: &Record) -> bool {
+    match (check, &record.verdict) {
+        (Check::Security(security), Some(verdict)) if record.overridden.is_none() => {
+            let reports = tenant.findings.get(&release).cloned().unwrap_or_default();
+            verdict.inputs == Some(security.inputs(release, &reports))
+        }
+        (Check::Security(_) | Check::Metric { .. } | Check::Http { .. } | Check::Manual, _) => true,
+    }
+}
+
+/// Sets a gate, instead of one of the same name. What is under way meets it before its next wave.
+pub(super) fn set(tx: &mut Transaction<'_>, id: EnvironmentId, gate: &Gate) -> Result<Outcome, Rejection> {
+    let environment = environment(tx, id)?;
+    makes_sense(gate)?;
+    let others = environment.gates.keys().filter(|name| **name != gate.name).count();
+    if others >= GATES_MAX {
+        let problem =
+            format!("environment {} has {others} gates already; remove one first", environment.name);
+        return Err(Rejection::Conflict { problem });
+    }
+    if environment.gates.get(&gate.name).is_none_or(|it| it.gate != *gate) {
+        tx.emit(Fact::EnvironmentGateSet { id, gate: Box::new(gate.clone()) })?;
+        nudge(tx, |it| it.0 == id)?;
+    }
+    Ok(Outcome::Done)
+}
+
+pub(super) fn remove(tx: &mut Transaction<'_>, id: EnvironmentId, name: &Name) -> Result<Outcome, Rejection> {
+    if !environment(tx, id)?.gates.contains_key(name) {
+        return Err(Rejection::not_found("gate", name));
+    }
+    tx.emit(Fact::EnvironmentGateRemoved { id, gate: name.clone() })?;
+    nudge(tx, |it| it.0 == id)?;
+    Ok(Outcome::Done)
+}
+
+fn environment<'t>(tx: &'t Transaction<'_>, id: EnvironmentId) -> Result<&'t Arc<Environment>, Rejection> {
+    tx.tenant.environments.get(&id).ok_or_else(|| Rejection::not_found(EnvironmentId::KIND, id))
+}
+
+fn makes_sense(gate: &Gate) -> Result<(), Rejection> {
+    fields::range("ttl_ms", gate.ttl_ms, TTL_MS_RANGE, " (a second to a week)")?;
+    match &gate.check {
+        Check::Security(security) => {
+            if security.limits.is_empty() && security.scanners.is_empty() {
+                let problem = "is empty, so that any report would do; say how many findings there may be";
+                return Err(Rejection::invalid("limits", problem));
+            }
+            if security.allowed.len() > ALLOWED_MAX {
+                let problem =
+                    format!("there are {}; at most {ALLOWED_MAX} can be allowed", security.allowed.len());
+                return Err(Rejection::invalid("allowed", problem));
+            }
+            for (at, allowed) in security.allowed.iter().enumerate() {
+                if allowed.id.is_empty() || allowed.id.len() > FINDING_ID_BYTES_MAX {
+                    let problem = format!("must have 1 to {FINDING_ID_BYTES_MAX} bytes");
+                    return Err(Rejection::invalid(format!("allowed[{at}].id"), problem));
+                }
+                fields::reason(&allowed.reason)?;
+            }
+            Ok(())
+        }
+        Check::Metric { query, .. } if query.trim().is_empty() || query.len() > QUERY_BYTES_MAX => {
+            Err(Rejection::invalid("query", format!("must have 1 to {QUERY_BYTES_MAX} bytes")))
+        }
+        Check::Metric { .. } | Check::Http { .. } | Check::Manual => Ok(()),
+    }
+}
+
+/// Whether questions may be asked outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asking {
+    /// They are: something could start.
+    Now,
+    /// Not yet.
+    Later,
+}
+
+/// What the gates say about a promotion now. What can be decided is, and is recorded if it is another verdict than before.
+pub(super) fn rule(tx: &mut Transaction<'_>, id: PromotionId, asking: Asking) -> Result<Ruling, Rejection> {
+    let Some(promotion) = tx.tenant.promotions.get(&id) else { return Ok(Ruling::Open) };
+    let (place, release) = (promotion.wanted.environment, promotion.wanted.release);
+    let standings: Vec<Standing> = environment(tx, place)?.gates.values().cloned().collect();
+    let (mut waits, mut closed) = (false, None);
+    for standing in &standings {
+        match rule_one(tx, (id, release), standing, asking)? {
+            Ruling::Open => {}
+            Ruling::Waits => waits = true,
+            Ruling::Closed(reason) => {
+                closed = closed.or_else(|| Some(format!("gate {}: {reason}", standing.gate.name)))
+            }
+        }
+    }
+    Ok(match closed {
+        Some(reason) => Ruling::Closed(reason),
+        None if waits => Ruling::Waits,
+        None => Ruling::Open,
+    })
+}
+
+fn rule_one(
+    tx: &mut Transaction<'_>,
+    (id, release): (PromotionId, ReleaseId),
+    Standing { gate, policy }: &Standing,
+    asking: Asking,
+) -> Result<Ruling, Rejection> {
+    let record = record(&tx.tenant, id, &gate.name);
+    if record.lets_through(*policy, tx.now) && looked_at(&tx.tenant, &gate.check, release, &record) {
+        return Ok(Ruling::Open);
+    }
+    let before = record.verdict.as_ref().filter(|verdict| verdict.policy == *policy);
+    if let Some(found) = evaluate(&tx.tenant, &gate.check, release, tx.now) {
+        let same = before.is_some_and(|it| {
+            it.outcome == found.outcome
+                && it.reason == found.reason
+                && it.inputs == Some(found.inputs)
+                && it.outcome != Says::Passed
+        });
+        let (outcome, reason) = (found.outcome, found.reason.clone());
+        if !same {
+            let ends = [found.changes_at, Some(tx.now.plus_ms(gate.ttl_ms))];
+            let expires_at = ends.into_iter().flatten().min().filter(|_| outcome == Says::Passed);
+            tx.emit(Fact::GateEvaluated {
+                promotion: id,
+                gate: gate.name.clone(),
+                kind: gate.check.name().to_owned(),
+                number: record.evaluations.saturating_add(1),
+                policy: *policy,
+                outcome,
+                reason: cut(found.reason),
+                inputs: Some(found.inputs),
+                expires_at,
+                again_at: None,
+            })?;
+        }
+        return Ok(if outcome == Says::Passed { Ruling::Open } else { Ruling::Closed(reason) });
+    }
+    if record.asked.is_some() {
+        return Ok(Ruling::Waits);
+    }
+    let is_manual = matches!(gate.check, Check::Manual);
+    match before {
+        Some(it) if it.outcome == Says::Failed && (is_manual || record.again_at.is_some()) => {
+            Ok(Ruling::Closed(it.reason.clone()))
+        }
+        Some(_) if record.again_at.is_some() => Ok(Ruling::Waits),
+        Some(_) | None => {
+            if asking == Asking::Now && !is_manual {
+                ask(tx, id, &gate.name, &record, *policy)?;
+            }
+            Ok(Ruling::Waits)
+        }
+    }
+}
+
+fn ask(
+    tx: &mut Transaction<'_>,
+    promotion: PromotionId,
+    gate: &Name,
+    record: &Record,
+    policy: Digest,
+) -> Result<(), Rejection> {
+    let number = record.evaluations.saturating_add(1);
+    tx.emit(Fact::GateAsked { promotion, gate: gate.clone(), number, policy })
+}
+
+fn record(tenant: &TenantState, promotion: PromotionId, gate: &Name) -> Record {
+    tenant.gates.get(&promotion).and_then(|records| records.get(gate)).cloned().unwrap_or_default()
+}
+
+/// Whether a gate of its environment that no person decides has never been decided or asked for this promotion.
+pub(super) fn is_new_to(tenant: &TenantState, promotion: PromotionId, environment: &Environment) -> bool {
+    let known = |gate: &Name| {
+        let record = record(tenant, promotion, gate);
+        record.verdict.is_some() || record.asked.is_some() || record.overridden.is_some()
+    };
+    let mut asked = environment.gates.values().filter(|it| !matches!(it.gate.check, Check::Manual));
+    asked.any(|it| !known(&it.gate.name))
+}
+
+/// The answer of something outside. One that is late changes nothing.
+pub(super) fn answer(tx: &mut Transaction<'_>, answer: &Answer) -> Result<Outcome, Rejection> {
+    let Answer { promotion, gate, number, outcome, reason, inputs } = answer;
+    let asked = record(&tx.tenant, *promotion, gate).asked;
+    if asked.is_some_and(|asked| asked.number == *number) {
+        decided(tx, *promotion, gate, (*outcome, reason.clone()), *inputs)?;
+    }
+    Ok(Outcome::Done)
+}
+
+/// Nobody has answered in time.
+pub(super) fn overdue(
+    tx: &mut Transaction<'_>,
+    promotion: PromotionId,
+    gate: &Name,
+) -> Result<(), Rejection> {
+    decided(tx, promotion, gate, (Says::Unavailable, "there was no answer in time".to_owned()), None)
+}
+
+/// The pause after a verdict that did not let through is over.
+pub(super) fn again(tx: &mut Transaction<'_>, promotion: PromotionId, gate: &Name) -> Result<(), Rejection> {
+    let policy = standing(tx, promotion, gate)?.policy;
+    let record = record(&tx.tenant, promotion, gate);
+    ask(tx, promotion, gate, &record, policy)
+}
+
+/// Records what something outside, or a person, has said about a gate, and what follows.
+fn decided(
+    tx: &mut Transaction<'_>,
+    promotion: PromotionId,
+    gate: &Name,
+    (outcome, reason): (Says, String),
+    inputs: Option<Digest>,
+) -> Result<(), Rejection> {
+    let Standing { gate: Gate { check, ttl_ms, .. }, policy } = standing(tx, promotion, gate)?;
+    let record = record(&tx.tenant, promotion, gate);
+    let (is_asked, passed) = (record.asked.is_some(), outcome == Says::Passed);
+    tx.emit(Fact::GateEvaluated {
+        promotion,
+        gate: gate.clone(),
+        kind: check.name().to_owned(),
+        number: record.evaluations.saturating_add(1),
+        policy,
+        outcome,
+        reason: cut(reason),
+        inputs,
+        expires_at: (passed && is_asked).then(|| tx.now.plus_ms(ttl_ms)),
+        again_at: (!passed && is_asked).then(|| tx.now.plus_ms(pause_ms(record.misses))),
+    })?;
+    nudge(tx, |it| it.1.0 == promotion.0)
+}
+
+/// The gate as the promotion's environment has it.
+fn standing(tx: &Transaction<'_>, promotion: PromotionId, gate: &Name) -> Result<Standing, Rejection> {
+    let environment = environment(tx, tx.promotion(promotion)?.wanted.environment)?;
+    environment.gates.get(gate).cloned().ok_or_else(|| Rejection::not_found("gate", gate))
+}
+
+/// Twice as long each time.
+fn pause_ms(misses: u32) -> u64 {
+    let (first, longest) = AGAIN_MS_RANGE;
+    first.checked_shl(misses).filter(|ms| *ms >> misses == first).unwrap_or(longest).min(longest)
+}
+
+/// A person's word on a manual gate.
+pub(super) fn decide(
+    tx: &mut Transaction<'_>,
+    id: PromotionId,
+    gate: &Name,
+    passed: bool,
+    reason: &str,
+) -> Result<Outcome, Rejection> {
+    fields::reason(reason)?;
+    let standing = concerned(tx, id, gate)?;
+    if !matches!(standing.gate.check, Check::Manual) {
+        let problem =
+            format!("gate {gate} is of type {}, and not decided by people", standing.gate.check.name());
+        return Err(Rejection::conflict(problem));
+    }
+    let Actor::ApiToken { id: token, account: Some(account) } = tx.actor() else {
+        let problem = "a gate is decided by somebody: use a token that belongs to an account";
+        return Err(Rejection::Forbidden { problem: problem.to_owned() });
+    };
+    if tx.promotion(id)?.is_requester(*token, Some(account.id)) {
+        let problem = "nobody decides on a gate of what they have asked for; somebody else has to";
+        return Err(Rejection::Forbidden { problem: problem.to_owned() });
+    }
+    let outcome = if passed { Says::Passed } else { Says::Failed };
+    let before = record(&tx.tenant, id, gate).verdict;
+    if before.is_none_or(|it| it.outcome != outcome || it.policy != standing.policy || it.reason != reason) {
+        decided(tx, id, gate, (outcome, reason.to_owned()), None)?;
+    }
+    Ok(Outcome::Promotion(id))
+}
+
+/// Lets a promotion through a gate whatever it says. It is recorded for ever.
+pub(super) fn override_it(
+    tx: &mut Transaction<'_>,
+    id: PromotionId,
+    gate: &Name,
+    reason: &str,
+) -> Result<Outcome, Rejection> {
+    fields::reason(reason)?;
+    if reason.trim().is_empty() {
+        return Err(Rejection::invalid("reason", "is empty; say why the gate does not matter here"));
+    }
+    let policy = concerned(tx, id, gate)?.policy;
+    if record(&tx.tenant, id, gate).overridden.is_none_or(|it| it.policy != policy) {
+        tx.emit(Fact::GateOverridden {
+            promotion: id,
+            gate: gate.clone(),
+            policy,
+            reason: reason.to_owned(),
+        })?;
+        nudge(tx, |it| it.1.0 == id.0)?;
+    }
+    Ok(Outcome::Promotion(id))
+}
+
+/// The gate, if what it is about can still be let through or held up.
+fn concerned(tx: &Transaction<'_>, id: PromotionId, gate: &Name) -> Result<Standing, Rejection> {
+    let promotion = tx.promotion(id)?;
+    let is_over = match &promotion.status {
+        PromotionStatus::Pending => false,
+        PromotionStatus::Started { .. } => tx.deployment(promotion.wanted.id)?.status != Status::Running,
+        PromotionStatus::Rejected { .. }
+        | PromotionStatus::Withdrawn { .. }
+        | PromotionStatus::Expired { .. }
+        | PromotionStatus::Invalidated { .. } => true,
+    };
+    if is_over {
+        return Err(Rejection::conflict(format!(
+            "promotion {id} starts nothing more; its gates do not matter now"
+        )));
+    }
+    standing(tx, id, gate)
+}
+
+/// What a scanner has found in a release. It may end what is bringing that release.
+pub(super) fn record_findings(tx: &mut Transaction<'_>, new: &NewFindings) -> Result<Outcome, Rejection> {
+    let NewFindings { release: id, scanner, digest, findings } = new;
+    let release = tx.tenant.releases.get(id).ok_or_else(|| Rejection::not_found(ReleaseId::KIND, id))?;
+    if findings.len() > FINDINGS_MAX {
+        let problem = format!(
+            "there are {}; at most {FINDINGS_MAX} are kept, so leave the least severe out",
+            findings.len()
+        );
+        return Err(Rejection::invalid("findings", problem));
+    }
+    for (at, found) in findings.iter().enumerate() {
+        if found.id.is_empty() || found.id.len() > FINDING_ID_BYTES_MAX {
+            let problem = format!("must have 1 to {FINDING_ID_BYTES_MAX} bytes");
+            return Err(Rejection::invalid(format!("findings[{at}].id"), problem));
+        }
+        if found.component.len() > FINDING_COMPONENT_BYTES_MAX {
+            let problem = format!("must have at most {FINDING_COMPONENT_BYTES_MAX} bytes");
+            return Err(Rejection::invalid(format!("findings[{at}].component"), problem));
+        }
+    }
+    let reports = tx.tenant.findings.get(id);
+    let is_new = reports.is_none_or(|it| !it.contains_key(scanner));
+    if is_new && reports.is_some_and(|it| it.len() >= SCANNERS_MAX) {
+        let name = format!("{}:{}", release.application, release.version);
+        return Err(Rejection::conflict(format!("{SCANNERS_MAX} scanners have reported on {name} already")));
+    }
+    let mut findings = findings.clone();
+    findings.sort_unstable_by(|one, other| (other.severity, &one.id).cmp(&(one.severity, &other.id)));
+    findings.dedup();
+    tx.emit(Fact::FindingsRecorded { release: *id, scanner: scanner.clone(), digest: *digest, findings })?;
+    let id = *id;
+    nudge(tx, |it| it.2 == id)?;
+    Ok(Outcome::Done)
+}
+
+/// Lets deployments that somebody asked for, and that are concerned, go on or halt as their gates say now.
+fn nudge(
+    tx: &mut Transaction<'_>,
+    concerns: impl Fn((EnvironmentId, DeploymentId, ReleaseId)) -> bool,
+) -> Result<(), Rejection> {
+    let active = tx.tenant.active_deployments.iter().filter_map(|id| tx.tenant.deployments.get(id));
+    let concerned: Vec<DeploymentId> = active
+        .filter(|it| it.cause == Cause::Requested && it.status == Status::Running)
+        .filter(|it| concerns((it.environment, it.id, it.release)))
+        .map(|it| it.id)
+        .collect();
+    for id in concerned {
+        match rule(tx, PromotionId(id.0), Asking::Later)? {
+            Ruling::Closed(reason) => rollout::halt(tx, id, &reason)?,
+            Ruling::Open | Ruling::Waits => rollout::advance(tx, id)?,
+        }
+    }
+    Ok(())
+}
+
+fn cut(mut reason: String) -> String {
+    let end = reason.floor_char_boundary(VERDICT_REASON_BYTES_MAX);
+    reason.truncate(end);
+    reason
+}

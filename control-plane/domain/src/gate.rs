@@ -1,0 +1,427 @@
+//! Gates: what must be so for a release to come to an environment.
+//!
+//! A gate belongs to an environment. It is looked at when a promotion is asked for, before it starts, and again before each
+//! wave of its deployment: one that fails by then halts what is under way. A verdict says by which version of the gate, on
+//! which inputs and until when it holds; an old one lets nothing through. Rollbacks go through no gate.
+//!
+//! Some gates are decided here, from the state. Others ask something outside of the control plane: then the question is a
+//! fact, whoever does such things finds it in the state, and the answer comes as a command.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use stella_protocol::digest::Digest;
+use stella_protocol::id::ReleaseId;
+use stella_protocol::time::Timestamp;
+
+use crate::command::Actor;
+use crate::findings::{Finding, Report, Reports, Severity};
+use crate::hold::Hold;
+use crate::name::Name;
+
+/// How many gates an environment may have: each is looked at before each wave.
+pub const GATES_MAX: usize = 16;
+/// How long a verdict may hold, in milliseconds: a second to a week.
+pub const TTL_MS_RANGE: (u64, u64) = (1_000, 7 * 24 * 3_600_000);
+/// How long a verdict holds if nobody says otherwise, in milliseconds.
+pub const TTL_MS_DEFAULT: u64 = 300_000;
+/// How long an answer from outside may take, in milliseconds. Whoever asks gives up before that.
+pub const ANSWER_MS_MAX: u64 = 60_000;
+/// The pause before something outside is asked again that did not let through: the first one and the longest one, in milliseconds.
+/// Each is twice the one before, because every answer is an event.
+pub const AGAIN_MS_RANGE: (u64, u64) = (15_000, 900_000);
+/// How many findings one gate may allow by name.
+pub const ALLOWED_MAX: usize = 256;
+/// How long a query may be, in bytes.
+pub const QUERY_BYTES_MAX: usize = 4_096;
+/// How long the reason of a verdict may be, in bytes. Longer ones are cut.
+pub const VERDICT_REASON_BYTES_MAX: usize = 1_024;
+/// How many findings a verdict names before it only counts them.
+const NAMED_MAX: usize = 5;
+
+/// What must be so.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gate {
+    /// Its name, unique in the environment.
+    pub name: Name,
+    /// How it is found out.
+    pub check: Check,
+    /// For how long a verdict that lets through holds, in milliseconds.
+    pub ttl_ms: u64,
+}
+
+impl Gate {
+    /// The digest of what the gate wants: the version of the policy that a verdict was made by.
+    #[must_use]
+    pub fn policy(&self) -> Digest {
+        digest_of(self)
+    }
+}
+
+/// How it is found out whether a gate lets through.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "type")]
+pub enum Check {
+    /// What scanners have found in the release.
+    Security(Security),
+    /// What a Prometheus answers.
+    Metric {
+        /// Which one: a name in the control plane's configuration.
+        source: Name,
+        /// The query, in PromQL.
+        query: String,
+        /// How each sample of the answer must compare. There must be one.
+        comparison: Comparison,
+        /// With what.
+        threshold: Number,
+    },
+    /// What an HTTP endpoint answers.
+    Http {
+        /// Which one: a name in the control plane's configuration.
+        endpoint: Name,
+    },
+    /// What a person says.
+    Manual,
+}
+
+impl Check {
+    /// The names of all of them.
+    pub const TYPES: [&'static str; 4] = ["security", "metric", "http", "manual"];
+
+    /// The name in messages, metrics and the API.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Security(_) => "security",
+            Self::Metric { .. } => "metric",
+            Self::Http { .. } => "http",
+            Self::Manual => "manual",
+        }
+    }
+}
+
+/// What may have been found in a release.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Security {
+    /// How many findings of a severity there may be. Of a severity that is not listed there may be any number.
+    pub limits: BTreeMap<Severity, u32>,
+    /// Findings that do not count.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allowed: Vec<Allowed>,
+    /// Scanners that must have reported; if empty, any one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scanners: Vec<Name>,
+    /// How old their reports may be, in milliseconds; `None` is any age.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_age_ms: Option<u64>,
+}
+
+/// A finding that is known and does not count.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Allowed {
+    /// What it is called.
+    pub id: String,
+    /// Until when it does not count; `None` is for ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
+    /// Why, for a person.
+    pub reason: String,
+}
+
+/// How a number compares with another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Comparison {
+    /// Smaller.
+    Below,
+    /// Smaller or the same.
+    AtMost,
+    /// Larger.
+    Above,
+    /// Larger or the same.
+    AtLeast,
+}
+
+impl Comparison {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Below, Self::AtMost, Self::Above, Self::AtLeast];
+
+    /// Whether `value` compares so with `threshold`. Nothing compares with what is not a number.
+    #[must_use]
+    pub fn holds(self, value: f64, threshold: f64) -> bool {
+        match self {
+            Self::Below => value < threshold,
+            Self::AtMost => value <= threshold,
+            Self::Above => value > threshold,
+            Self::AtLeast => value >= threshold,
+        }
+    }
+
+    /// The name in messages and the API.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Below => "below",
+            Self::AtMost => "at_most",
+            Self::Above => "above",
+            Self::AtLeast => "at_least",
+        }
+    }
+}
+
+/// A number that is one: finite.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(try_from = "f64", into = "f64")]
+pub struct Number(f64);
+
+impl TryFrom<f64> for Number {
+    type Error = &'static str;
+
+    fn try_from(value: f64) -> Result<Self, Self::Error> {
+        // Minus zero is zero, so that equal numbers are the same policy.
+        if value.is_finite() { Ok(Self(value + 0.0)) } else { Err("must be a finite number") }
+    }
+}
+
+impl From<Number> for f64 {
+    fn from(number: Number) -> Self {
+        number.0
+    }
+}
+
+impl PartialEq for Number {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.to_bits() == other.0.to_bits()
+    }
+}
+
+impl Eq for Number {}
+
+/// A gate as an environment has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standing {
+    /// What it wants.
+    pub gate: Gate,
+    /// [`Gate::policy`], worked out once.
+    pub policy: Digest,
+}
+
+/// What is known of one gate for one promotion.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// How often it was decided.
+    pub evaluations: u32,
+    /// How often in a row it has not let through.
+    pub misses: u32,
+    /// The newest verdict.
+    pub verdict: Option<Verdict>,
+    /// What was asked outside and is not answered.
+    pub asked: Option<Asked>,
+    /// When it is looked at again because it did not let through.
+    pub again_at: Option<Timestamp>,
+    /// Who lets it through all the same, for ever on record.
+    pub overridden: Option<Override>,
+}
+
+impl Record {
+    /// Whether it lets through at `now`.
+    #[must_use]
+    pub fn lets_through(&self, policy: Digest, now: Timestamp) -> bool {
+        self.overridden.as_ref().is_some_and(|it| it.policy == policy)
+            || self.verdict.as_ref().is_some_and(|it| {
+                it.outcome == Outcome::Passed
+                    && it.policy == policy
+                    && it.expires_at.is_none_or(|end| now < end)
+            })
+    }
+}
+
+/// A question to something outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asked {
+    /// Its number: the answer has the same.
+    pub number: u32,
+    /// The version of the policy.
+    pub policy: Digest,
+    /// When.
+    pub at: Timestamp,
+}
+
+impl Asked {
+    /// When it counts as unanswered.
+    #[must_use]
+    pub const fn overdue_at(&self) -> Timestamp {
+        self.at.plus_ms(ANSWER_MS_MAX)
+    }
+}
+
+/// What a gate said.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// Whether it lets through.
+    pub outcome: Outcome,
+    /// Why, for a person.
+    pub reason: String,
+    /// The version of the policy that it was made by.
+    pub policy: Digest,
+    /// The digest of what was looked at; `None` if nobody can say.
+    pub inputs: Option<Digest>,
+    /// When it was asked for.
+    pub asked_at: Timestamp,
+    /// When it was made.
+    pub at: Timestamp,
+    /// By whom.
+    pub by: Actor,
+    /// Until when it lets through; `None` is as long as nothing changes.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// Whether a gate lets through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It does.
+    Passed,
+    /// It does not.
+    Failed,
+    /// Nobody can say: what was asked gave no answer. Nothing is let through, and nothing is called failed.
+    Unavailable,
+}
+
+impl Outcome {
+    /// The name in messages, metrics and the API.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Passed => "passed",
+            Self::Failed => "failed",
+            Self::Unavailable => "unavailable",
+        }
+    }
+}
+
+/// Somebody's word that a gate does not matter for one promotion.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Override {
+    /// The version of the policy that is overridden: another one is not.
+    pub policy: Digest,
+    /// Who, when and why.
+    pub hold: Hold,
+}
+
+/// What a check that is decided here comes to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Evaluated {
+    /// Whether it lets through.
+    pub outcome: Outcome,
+    /// Why, for a person.
+    pub reason: String,
+    /// The digest of what was looked at.
+    pub inputs: Digest,
+    /// When it would come to something else by time alone; `None` is never.
+    pub changes_at: Option<Timestamp>,
+}
+
+impl Security {
+    /// What it comes to for a release with these reports.
+    #[must_use]
+    pub fn evaluate(&self, release: ReleaseId, reports: &Reports, now: Timestamp) -> Evaluated {
+        let wanted = || reports.iter().filter(|(name, _)| self.asks(name));
+        let inputs = self.inputs(release, reports);
+        let (outcome, reason) = match self.objection(reports, now) {
+            Some(reason) => (Outcome::Failed, reason),
+            None => (Outcome::Passed, self.praise(reports, now)),
+        };
+        let ends = self.allowed.iter().filter_map(|allowed| allowed.until);
+        let ages = wanted().filter_map(|(_, report)| self.too_old_at(report));
+        let changes_at = ends.chain(ages).filter(|at| *at > now).min();
+        Evaluated { outcome, reason, inputs, changes_at }
+    }
+
+    /// The digest of what it looks at.
+    #[must_use]
+    pub fn inputs(&self, release: ReleaseId, reports: &Reports) -> Digest {
+        let wanted = reports.iter().filter(|(name, _)| self.asks(name));
+        let documents: Vec<_> = wanted.map(|(name, report)| (name, report.digest, report.at)).collect();
+        digest_of(&(release, documents))
+    }
+
+    fn asks(&self, scanner: &Name) -> bool {
+        self.scanners.is_empty() || self.scanners.contains(scanner)
+    }
+
+    fn too_old_at(&self, report: &Report) -> Option<Timestamp> {
+        self.max_age_ms.map(|age| report.at.plus_ms(age))
+    }
+
+    fn objection(&self, reports: &Reports, now: Timestamp) -> Option<String> {
+        if let Some(missing) = self.scanners.iter().find(|name| !reports.contains_key(*name)) {
+            return Some(format!("no report of scanner {missing} on this release; post one first"));
+        }
+        let mut wanted = reports.iter().filter(|(name, _)| self.asks(name)).peekable();
+        if wanted.peek().is_none() {
+            return Some("no scanner has reported on this release; post its report first".to_owned());
+        }
+        if let Some((name, _)) =
+            wanted.find(|(_, report)| self.too_old_at(report).is_some_and(|at| at <= now))
+        {
+            return Some(format!("the report of scanner {name} is too old; scan again"));
+        }
+        self.limits.iter().rev().find_map(|(severity, limit)| {
+            let found = self.counted(reports, *severity, now);
+            (found.len() > usize::try_from(*limit).unwrap_or(usize::MAX)).then(|| {
+                format!("{} {severity} findings, and {limit} are allowed: {}", found.len(), listed(&found))
+            })
+        })
+    }
+
+    fn praise(&self, reports: &Reports, now: Timestamp) -> String {
+        let counts = self
+            .limits
+            .keys()
+            .rev()
+            .map(|severity| format!("{} {severity}", self.counted(reports, *severity, now).len()));
+        let counts: Vec<String> = counts.collect();
+        if counts.is_empty() {
+            "there is a report".to_owned()
+        } else {
+            format!("findings: {}", counts.join(", "))
+        }
+    }
+
+    /// What counts of a severity; what several scanners have found counts once.
+    fn counted<'r>(&self, reports: &'r Reports, severity: Severity, now: Timestamp) -> Vec<&'r Finding> {
+        let wanted = reports.iter().filter(|(name, _)| self.asks(name));
+        let all = wanted.flat_map(|(_, report)| &report.findings).filter(|found| found.severity == severity);
+        let mut counted: Vec<&Finding> = all
+            .filter(|found| {
+                !self.allowed.iter().any(|it| it.id == found.id && it.until.is_none_or(|end| now < end))
+            })
+            .collect();
+        counted.sort_unstable();
+        counted.dedup();
+        counted
+    }
+}
+
+fn listed(found: &[&Finding]) -> String {
+    let mut named: Vec<String> =
+        found
+            .iter()
+            .take(NAMED_MAX)
+            .map(|it| {
+                if it.component.is_empty() { it.id.clone() } else { format!("{} in {}", it.id, it.component) }
+            })
+            .collect();
+    if found.len() > NAMED_MAX {
+        named.push(format!("{} more", found.len() - NAMED_MAX));
+    }
+    named.join(", ")
+}
+
+/// The digest of a value's JSON. Fields have a fixed order and maps are sorted.
+fn digest_of(value: &impl Serialize) -> Digest {
+    let json = serde_json::to_vec(value).expect("plain values, and maps with texts as keys, are JSON");
+    Digest(Sha256::digest(json).into())
+}

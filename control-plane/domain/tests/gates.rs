@@ -1,0 +1,392 @@
+//! Gates: what lets a promotion come, what holds it up, and what ends it on its way.
+#![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "a test ends there, with the place")]
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use common::{
+    STAGING, World, conflict, deployment, end, facts, failure, findings, gate, http, name, new_deployment,
+    promotion, rule, security, target,
+};
+use stella_domain::command::{Answer, Outcome, TenantCommand};
+use stella_domain::decide::{self, Decision};
+use stella_domain::deployment::Status;
+use stella_domain::findings::{Finding, Severity};
+use stella_domain::gate::{
+    AGAIN_MS_RANGE, ANSWER_MS_MAX, Check, Comparison, Number, Outcome as Says, Security,
+};
+use stella_domain::rejection::Rejection;
+use stella_protocol::message::TaskOutcome;
+use stella_protocol::time::Timestamp;
+
+/// Two targets with release 1, and three people.
+fn world() -> World {
+    let mut world = World::with_release_1(2);
+    (1..=3).for_each(|n| world.person(n));
+    world
+}
+
+/// Person 1 asks for release 2 everywhere, one target at a time.
+fn ask(world: &mut World, n: u128) -> Decision {
+    world.tell_as(1, TenantCommand::Deploy(Box::new(new_deployment(n, 2, Some(1))))).unwrap()
+}
+
+fn verdict(world: &World, n: u128, gate: &str) -> (Says, String) {
+    let verdict = world.gate(n, gate).verdict.unwrap();
+    (verdict.outcome, verdict.reason)
+}
+
+#[test]
+fn what_has_no_bad_findings_starts_with_the_request_for_it() {
+    let mut world = world();
+    world.set_gate(security("scan", &[]));
+    world.scan(2, &[]);
+    let decision = ask(&mut world, 2);
+    assert_eq!(decision.outcome, Outcome::Deployment(deployment(2)));
+    assert_eq!(facts(&decision)[..3], ["promotion_requested", "gate_evaluated", "deployment_created"]);
+    assert_eq!(verdict(&world, 2, "scan"), (Says::Passed, "findings: 0 critical".to_owned()));
+    world.complete(1);
+    world.complete(2);
+    assert_eq!(*world.status(2), Status::Succeeded);
+    assert_eq!(
+        world.tenant().totals.gates[&name("staging")]["security"]["passed"],
+        1,
+        "one verdict for both waves"
+    );
+    end(&world);
+}
+
+#[test]
+fn what_nobody_has_scanned_waits_until_somebody_has() {
+    let mut world = world();
+    world.set_gate(security("scan", &[]));
+    assert_eq!(ask(&mut world, 2).outcome, Outcome::Promotion(promotion(2)));
+    assert!(verdict(&world, 2, "scan").1.contains("no scanner has reported"));
+    let decision = world.scan(2, &["CVE-1"]);
+    assert_eq!(facts(&decision), ["findings_recorded", "gate_evaluated"]);
+    let (says, why) = verdict(&world, 2, "scan");
+    assert_eq!(
+        (says, why.as_str()),
+        (Says::Failed, "1 critical findings, and 0 are allowed: CVE-1 in openssl@3.0.1")
+    );
+    assert!(facts(&world.scan(3, &[])).len() == 1, "the scan of another release changes nothing");
+    // A second scan that comes to the same is not another verdict, and one without it lets it start.
+    let decision = world.scan(2, &[]);
+    assert!(facts(&decision).contains(&"deployment_created"), "{decision:?}");
+    end(&world);
+}
+
+#[test]
+fn a_finding_that_comes_on_the_way_halts_the_roll_out_and_takes_it_back() {
+    let mut world = world();
+    world.set_gate(security("scan", &[]));
+    world.scan(2, &[]);
+    ask(&mut world, 2);
+    world.complete(1);
+    let decision = world.scan(2, &["CVE-1"]);
+    assert_eq!(facts(&decision)[..3], ["findings_recorded", "gate_evaluated", "deployment_halted"]);
+    world.finish(2, TaskOutcome::Succeeded);
+    assert!(failure(&world, 2).starts_with("gate scan: 1 critical findings"), "{}", failure(&world, 2));
+    // Both targets were touched: the second one was worked on when the finding came. No gate is in the way back.
+    assert_eq!(world.rollback_of(2).unwrap().targets.len(), 2);
+    world.complete(1);
+    world.complete(2);
+    end(&world);
+}
+
+#[test]
+fn an_allowed_finding_counts_again_when_its_time_is_up_before_the_next_wave() {
+    let mut world = world();
+    let soon = world.now.plus_ms(30_000);
+    world.set_gate(security("scan", &[("CVE-1", Some(soon.0))]));
+    world.scan(2, &["CVE-1"]);
+    ask(&mut world, 2);
+    assert_eq!(world.gate(2, "scan").verdict.unwrap().expires_at, Some(soon));
+    world.wait_ms(30_000);
+    world.complete(1);
+    assert!(failure(&world, 2).contains("CVE-1"), "the second target was not started");
+    assert_eq!(world.rollback_of(2).unwrap().targets.keys().collect::<Vec<_>>(), [&target(1)]);
+    end(&world);
+}
+
+#[test]
+fn something_outside_is_asked_and_its_answer_starts_what_waits() {
+    let mut world = world();
+    world.set_gate(gate("change", http()));
+    let decision = ask(&mut world, 2);
+    assert_eq!(facts(&decision), ["promotion_requested", "gate_asked"]);
+    world.wait_ms(500);
+    let decision = world.answer(2, "change", Says::Passed);
+    assert_eq!(facts(&decision)[..2], ["gate_evaluated", "deployment_created"]);
+    let verdict = world.gate(2, "change").verdict.unwrap();
+    assert_eq!(verdict.at.since(verdict.asked_at).as_millis(), 500);
+    // The verdict is too old for the second target: it is asked again, and nothing goes on before the answer.
+    world.wait_ms(60_000);
+    world.complete(1);
+    assert!(world.gate(2, "change").asked.is_some());
+    assert_eq!((world.status(2), world.deployment(deployment(2)).counts.active), (&Status::Running, 0));
+    end(&world);
+    world.answer(2, "change", Says::Passed);
+    world.complete(2);
+    assert_eq!(*world.status(2), Status::Succeeded);
+    end(&world);
+}
+
+#[test]
+fn an_answer_that_fails_on_the_way_halts_and_one_that_is_missing_only_waits() {
+    let mut world = world();
+    world.set_gate(gate("change", http()));
+    ask(&mut world, 2);
+    world.answer(2, "change", Says::Passed);
+    world.wait_ms(60_000);
+    world.complete(1);
+    world.wait_ms(ANSWER_MS_MAX);
+    let (says, _) = verdict(&world, 2, "change");
+    assert_eq!((says, world.status(2)), (Says::Unavailable, &Status::Running), "silence is not failure");
+    end(&world);
+    world.wait_ms(AGAIN_MS_RANGE.0);
+    world.answer(2, "change", Says::Failed);
+    assert!(failure(&world, 2).contains("gate change: the change is known"));
+    assert!(world.rollback_of(2).is_some());
+    end(&world);
+}
+
+#[test]
+fn what_does_not_let_through_is_asked_again_after_longer_and_longer_pauses() {
+    let mut world = world();
+    world.set_gate(gate("change", http()));
+    ask(&mut world, 2);
+    let mut pauses = Vec::new();
+    for _ in 0..9 {
+        world.answer(2, "change", Says::Failed);
+        let again_at = world.gate(2, "change").again_at.unwrap();
+        pauses.push(again_at.since(world.now).as_secs());
+        assert_eq!(world.gate(2, "change").asked, None);
+        world.wait_ms(again_at.0 - world.now.0);
+    }
+    assert_eq!(pauses, [15, 30, 60, 120, 240, 480, 900, 900, 900]);
+    world.answer(2, "change", Says::Passed);
+    assert_eq!((world.status(2), world.gate(2, "change").misses), (&Status::Running, 0));
+    end(&world);
+}
+
+#[test]
+fn a_late_answer_and_one_to_another_question_change_nothing() {
+    let mut world = world();
+    world.set_gate(gate("change", http()));
+    ask(&mut world, 2);
+    let late = Answer {
+        promotion: promotion(2),
+        gate: name("change"),
+        number: world.gate(2, "change").asked.unwrap().number,
+        outcome: Says::Passed,
+        reason: String::new(),
+        inputs: None,
+    };
+    world.wait_ms(ANSWER_MS_MAX + AGAIN_MS_RANGE.0);
+    assert_eq!(world.ok(TenantCommand::AnswerGate(Box::new(late.clone()))).events, []);
+    // Who asks the API cannot answer for what is outside.
+    let forged = world.tell_as(1, TenantCommand::AnswerGate(Box::new(late)));
+    assert!(matches!(forged, Err(Rejection::Forbidden { .. })), "{forged:?}");
+    end(&world);
+}
+
+#[test]
+fn a_manual_gate_is_decided_by_somebody_else() {
+    let mut world = world();
+    world.set_gate(gate("change", Check::Manual));
+    ask(&mut world, 2);
+    let decide = |passed| TenantCommand::DecideGate {
+        promotion: promotion(2),
+        gate: name("change"),
+        passed,
+        reason: "ticket 7".to_owned(),
+    };
+    for nobody in [world.tell_as(1, decide(true)), world.tell(decide(true))] {
+        assert!(matches!(nobody, Err(Rejection::Forbidden { .. })), "{nobody:?}");
+    }
+    world.tell_as(2, decide(false)).unwrap();
+    assert!(world.promotion(2).is_open());
+    assert_eq!(world.tell_as(2, decide(false)).unwrap().events, [], "twice is once");
+    world.tell_as(2, decide(true)).unwrap();
+    world.wait_ms(3_000_000);
+    assert_eq!(world.status(2), &Status::Running, "a person's word does not get old");
+    world.complete(1);
+    world.tell_as(3, decide(false)).unwrap();
+    world.finish(2, TaskOutcome::Succeeded);
+    assert!(failure(&world, 2).contains("gate change: ticket 7"));
+    end(&world);
+}
+
+#[test]
+fn an_override_is_for_one_promotion_and_one_version_of_the_gate() {
+    let mut world = world();
+    world.set_gate(security("scan", &[]));
+    world.scan(2, &["CVE-1"]);
+    ask(&mut world, 2);
+    let over = |n, reason: &str| TenantCommand::OverrideGate {
+        promotion: promotion(n),
+        gate: name("scan"),
+        reason: reason.to_owned(),
+    };
+    assert!(matches!(world.tell_as(2, over(2, " ")), Err(Rejection::Invalid { .. })));
+    let decision = world.tell_as(2, over(2, "customers are down")).unwrap();
+    assert_eq!(facts(&decision)[..2], ["gate_overridden", "deployment_created"]);
+    let overridden = world.gate(2, "scan").overridden.unwrap();
+    assert_eq!(overridden.hold.reason, "customers are down");
+    // Another version of the gate was not overridden: the next target is not started.
+    world.set_gate(security("scan", &[("CVE-2", None)]));
+    world.finish(1, TaskOutcome::Succeeded);
+    assert!(failure(&world, 2).contains("CVE-1"));
+    world.complete(1);
+    ask(&mut world, 3);
+    assert!(world.promotion(3).is_open(), "nor was it for another promotion");
+    let over_again = world.tell_as(2, over(2, "once more"));
+    assert!(conflict(over_again).contains("starts nothing more"));
+    end(&world);
+}
+
+#[test]
+fn approvals_and_gates_are_both_needed_in_any_order() {
+    let mut world = world();
+    world.set_gate(security("scan", &[]));
+    world.set_gate(gate("change", http()));
+    world.ok(TenantCommand::SetEnvironmentApprovals { environment: STAGING, rule: Some(rule(1, &[])) });
+    let decision = ask(&mut world, 2);
+    assert_eq!(
+        facts(&decision),
+        ["promotion_requested", "gate_asked", "gate_evaluated"],
+        "who approves sees them"
+    );
+    world.answer(2, "change", Says::Passed);
+    world.scan(2, &["CVE-1"]);
+    world.approve(2, 2).unwrap();
+    assert_eq!(world.promotion(2).status_name(), "approved");
+    world.wait_ms(60_000);
+    world.scan(2, &[]);
+    assert!(world.promotion(2).is_open(), "what was answered is too old by now");
+    world.answer(2, "change", Says::Passed);
+    assert_eq!(*world.status(2), Status::Running);
+    end(&world);
+}
+
+#[test]
+fn a_gate_that_is_set_on_the_way_holds_the_next_wave_and_its_removal_lets_it_go_on() {
+    let mut world = world();
+    ask(&mut world, 2);
+    world.set_gate(gate("change", Check::Manual));
+    world.complete(1);
+    assert_eq!(world.deployment(deployment(2)).counts.waiting, 1);
+    end(&world);
+    world.ok(TenantCommand::RemoveGate { environment: STAGING, gate: name("change") });
+    world.complete(2);
+    assert_eq!(*world.status(2), Status::Succeeded);
+    end(&world);
+}
+
+#[test]
+fn what_a_removed_or_changed_gate_had_asked_is_forgotten() {
+    let mut world = world();
+    world.set_gate(gate("change", http()));
+    ask(&mut world, 2);
+    let first = world.gate(2, "change").asked.unwrap();
+    let slower = stella_domain::gate::Gate { ttl_ms: 120_000, ..gate("change", http()) };
+    world.set_gate(slower);
+    let second = world.gate(2, "change").asked.unwrap();
+    assert_ne!(first.policy, second.policy, "it is asked anew, as it is now");
+    end(&world);
+    world.ok(TenantCommand::RemoveGate { environment: STAGING, gate: name("change") });
+    assert_eq!(*world.status(2), Status::Running, "nothing is in the way any more");
+    end(&world);
+}
+
+#[test]
+fn a_plan_says_what_the_gates_would_say() {
+    let mut world = world();
+    world.set_gate(security("scan", &[]));
+    world.set_gate(gate("change", http()));
+    let environment = &world.tenant().environments[&STAGING];
+    let says = decide::preview(world.tenant(), environment, common::release(2), world.now);
+    let says: Vec<_> =
+        says.iter().map(|it| (it.gate.as_str(), it.kind, it.says.as_ref().map(|it| it.0))).collect();
+    assert_eq!(says, [("change", "http", None), ("scan", "security", Some(Says::Failed))]);
+}
+
+#[test]
+fn a_promotion_without_a_rule_that_no_gate_lets_through_expires() {
+    let mut world = world();
+    world.set_gate(security("scan", &[]));
+    ask(&mut world, 2);
+    world.wait_ms(stella_domain::promotion::EXPIRES_MS_DEFAULT);
+    assert_eq!(world.promotion(2).status_name(), "expired");
+    end(&world);
+}
+
+#[test]
+fn nonsense_is_refused_with_the_field() {
+    let mut world = world();
+    let field = |result: Result<Decision, Rejection>| match result {
+        Err(Rejection::Invalid { field, .. }) => field,
+        other => panic!("{other:?}"),
+    };
+    let mut set = |check, ttl_ms| {
+        let gate = stella_domain::gate::Gate { name: name("g"), check, ttl_ms };
+        field(world.tell(TenantCommand::SetGate { environment: STAGING, gate: Box::new(gate) }))
+    };
+    assert_eq!(set(Check::Manual, 0), "ttl_ms");
+    assert_eq!(set(Check::Security(Security::default()), 60_000), "limits");
+    let query = |query: &str| Check::Metric {
+        source: name("main"),
+        query: query.to_owned(),
+        comparison: Comparison::Below,
+        threshold: Number::try_from(0.1).unwrap(),
+    };
+    assert_eq!(set(query("  "), 60_000), "query");
+    assert_eq!(set(query(&"x".repeat(5_000)), 60_000), "query");
+    let bad = findings(2, &[""]);
+    assert_eq!(field(world.tell(TenantCommand::RecordFindings(Box::new(bad)))), "findings[0].id");
+    assert!(Number::try_from(f64::NAN).is_err() && Number::try_from(f64::INFINITY).is_err());
+    end(&world);
+}
+
+#[test]
+fn what_several_scanners_find_counts_once_and_the_scanners_that_are_wanted_must_have_reported() {
+    let found = |id: &str, severity| Finding { id: id.to_owned(), severity, component: "lib".to_owned() };
+    let mut world = world();
+    for (scanner, list) in [
+        ("trivy", vec![found("CVE-1", Severity::High), found("CVE-2", Severity::Low)]),
+        ("grype", vec![found("CVE-1", Severity::High), found("CVE-3", Severity::High)]),
+    ] {
+        let new = stella_domain::command::NewFindings {
+            scanner: name(scanner),
+            findings: list,
+            ..findings(2, &[])
+        };
+        world.ok(TenantCommand::RecordFindings(Box::new(new)));
+    }
+    let reports = &world.tenant().findings[&common::release(2)];
+    let limits = |high| BTreeMap::from([(Severity::High, high)]);
+    let security = |high, scanners: &[&str], max_age_ms| Security {
+        limits: limits(high),
+        scanners: scanners.iter().map(|it| name(it)).collect(),
+        max_age_ms,
+        ..Security::default()
+    };
+    let at = |security: &Security, now: u64| security.evaluate(common::release(2), reports, Timestamp(now));
+    let now = world.now.0;
+    assert_eq!(
+        at(&security(1, &[], None), now).reason,
+        "2 high findings, and 1 are allowed: CVE-1 in lib, CVE-3 in lib"
+    );
+    assert_eq!(at(&security(2, &[], None), now).outcome, Says::Passed);
+    assert_eq!(
+        at(&security(1, &["trivy"], None), now).outcome,
+        Says::Passed,
+        "only what is asked for counts"
+    );
+    assert!(at(&security(9, &["snyk"], None), now).reason.contains("no report of scanner snyk"));
+    let fresh = at(&security(2, &[], Some(1_000)), now);
+    assert_eq!((fresh.outcome, fresh.changes_at), (Says::Passed, Some(Timestamp(now + 1_000))));
+    assert!(at(&security(2, &[], Some(1_000)), now + 1_000).reason.contains("too old"));
+}
