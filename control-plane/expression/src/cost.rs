@@ -41,7 +41,7 @@ impl Weight {
     }
 
     fn at(&self, depth: usize) -> u64 {
-        self.0.get(depth).or(self.0.last()).copied().unwrap_or(1)
+        self.0.get(depth).or_else(|| self.0.last()).copied().unwrap_or(1)
     }
 
     /// Of the heaviest part.

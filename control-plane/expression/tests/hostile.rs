@@ -13,7 +13,12 @@ const STACK_BYTES: usize = 512 << 10;
 /// Compiles and evaluates on a small stack.
 fn tried(source: String, variables: BTreeMap<String, Value>) -> Result<Value, Error> {
     let work = move || Expression::compile(&source)?.evaluate(&variables);
-    std::thread::Builder::new().stack_size(STACK_BYTES).spawn(work).unwrap().join().unwrap()
+    std::thread::Builder::new()
+        .stack_size(STACK_BYTES)
+        .spawn(work)
+        .expect("a thread")
+        .join()
+        .expect("no panic")
 }
 
 /// Texts that nest or go on `times` times.
@@ -93,7 +98,7 @@ fn work_that_could_grow_without_bound_is_refused_before_it_begins() {
         assert!(matches!(result, Err(Error::TooCostly { .. })), "{source}: {result:?}");
     }
     // Lists that are written, and made longer from macro to macro.
-    let tens = format!("[{}]", vec!["'x'"; 10].join(","));
+    let tens = format!("[{}]", ["'x'"; 10].join(","));
     let nested =
         format!("{tens}.map(a, {tens}.map(b, {tens}.map(c, {tens}.map(d, {tens}.map(e, a + b + c + d)))))");
     assert!(matches!(tried(nested, BTreeMap::new()), Err(Error::TooCostly { .. })));
