@@ -10,7 +10,7 @@ use stella_api_types::paths;
 use stella_api_types::system::Health;
 
 use crate::api::Api;
-use crate::daemon::Daemon;
+use crate::daemon::{self, Daemon};
 use crate::{binaries, ports, wait};
 
 /// How long an orderly stop may take.
@@ -95,6 +95,35 @@ impl ControlPlane {
         };
         prepared.configure(settings)?;
         Ok(prepared)
+    }
+
+    /// Another host for the same ports: it has nothing yet, and is not started.
+    ///
+    /// # Errors
+    /// If the folder cannot be written.
+    pub fn elsewhere(&self, folder: &Path, settings: &Settings) -> Result<Self> {
+        let mut other = Self::prepare(folder, settings)?;
+        other.api_port = self.api_port;
+        other.metrics_port = self.metrics_port;
+        other.agents_port = self.agents_port;
+        other.configure(settings)?;
+        Ok(other)
+    }
+
+    /// The configuration's file.
+    #[must_use]
+    pub fn config_file(&self) -> PathBuf {
+        self.folder.join("orchestrator.toml")
+    }
+
+    /// Runs another command of `stella-orchestrator` with this configuration; what it printed.
+    ///
+    /// # Errors
+    /// If it fails, with what it printed.
+    pub fn tool(&self, arguments: &[&str]) -> Result<String> {
+        let config = self.config_file().display().to_string();
+        let arguments = [arguments, &["--config", &config]].concat();
+        daemon::run(&binaries::path("stella-orchestrator")?, &arguments)
     }
 
     /// Writes the configuration for the next start. The ports stay.

@@ -10,10 +10,10 @@ use stella_journal::{AppendError, Journal};
 use stella_protocol::id::Epoch;
 use tokio::sync::watch;
 
-use crate::Condition;
 use crate::handle::{Committed, Reply, Shared, SubmitError};
 use crate::snapshot::Taker;
 use crate::writer::Batch;
+use crate::{Checkpoint, Condition};
 
 /// The only one who appends.
 pub(crate) struct Flusher {
@@ -38,7 +38,8 @@ impl Flusher {
     /// Runs until the writer is gone or the journal fails.
     pub(crate) fn run(mut self, batches: &Receiver<Batch>) {
         let mut condition = Condition::Stopped;
-        while let Ok(batch) = batches.recv() {
+        while let Ok(mut batch) = batches.recv() {
+            let checkpoints = std::mem::take(&mut batch.checkpoints);
             if let Err(problem) = self.flush(batch) {
                 tracing::error!(
                     problem,
@@ -46,6 +47,12 @@ impl Flusher {
                 );
                 condition = Condition::Failed(problem);
                 break;
+            }
+            for reply in checkpoints {
+                // Nobody else appends, so the published state is that of the heads, also when this batch was void. A caller
+                // that went away does not want it.
+                let point = Checkpoint::at_rest(Arc::clone(&self.journal), self.shared.state());
+                drop(reply.send(point));
             }
         }
         self.shared.running.store(false, Ordering::Release);

@@ -17,7 +17,7 @@ use stella_protocol::message::JournalMark;
 use stella_protocol::time::Timestamp;
 use tokio::sync::{broadcast, oneshot};
 
-use crate::{Clock, codec};
+use crate::{Checkpoint, Clock, codec};
 
 /// A cheap clone of the way in.
 #[derive(Clone, Debug)]
@@ -86,6 +86,8 @@ impl Shared {
 pub(crate) enum Work {
     /// A command, and where its answer goes.
     Command(Box<Request>, Reply),
+    /// The next durable point, and who wants to know it.
+    Checkpoint(oneshot::Sender<Checkpoint>),
     /// Look at the stop flag.
     Wake,
 }
@@ -201,6 +203,19 @@ impl Handle {
     #[must_use]
     pub fn subscribe(&self) -> broadcast::Receiver<Arc<Committed>> {
         self.shared.committed.subscribe()
+    }
+
+    /// The next durable point, with the state that belongs to it: what was answered before this call is in it.
+    ///
+    /// # Errors
+    /// [`SubmitError::Overloaded`] or [`SubmitError::Stopping`].
+    pub async fn checkpoint(&self) -> Result<Checkpoint, SubmitError> {
+        let (reply, answer) = oneshot::channel();
+        match self.commands.try_send(Work::Checkpoint(reply)) {
+            Ok(()) => answer.await.map_err(|_| SubmitError::Stopping),
+            Err(TrySendError::Full(_)) => Err(SubmitError::Overloaded),
+            Err(TrySendError::Disconnected(_)) => Err(SubmitError::Stopping),
+        }
     }
 
     /// Reads durable events back, at most `limit`, from a position on.

@@ -7,6 +7,7 @@
 //! This is a crate of its own, beneath `fleet` and `api`, so that both can submit commands without knowing one another or
 //! how the journal stores bytes.
 
+mod checkpoint;
 mod codec;
 mod flusher;
 mod handle;
@@ -23,6 +24,7 @@ use stella_journal::Journal;
 use stella_protocol::time::Timestamp;
 use tokio::sync::{broadcast, watch};
 
+pub use checkpoint::Checkpoint;
 pub use handle::{Committed, CommittedEvent, Handle, HealthReport, ReadError, SubmitError};
 pub use recovery::RecoveryError;
 

@@ -14,9 +14,10 @@ use stella_journal::Append;
 use stella_protocol::id::Position;
 use stella_protocol::time::Timestamp;
 use stella_protocol::trace::TraceContext;
+use tokio::sync::oneshot;
 
 use crate::handle::{CommittedEvent, Reply, Shared, SubmitError, Work};
-use crate::{Clock, codec};
+use crate::{Checkpoint, Clock, codec};
 
 /// How many commands share a flush. Large enough to amortise it, small enough to bound what a crash makes callers repeat.
 const BATCH_COMMANDS_MAX: usize = 1_024;
@@ -32,6 +33,14 @@ pub(crate) struct Batch {
     pub(crate) events: Vec<CommittedEvent>,
     pub(crate) state: Arc<State>,
     pub(crate) answers: Vec<(Reply, Result<Outcome, SubmitError>)>,
+    /// Who wants to know the durable point after it.
+    pub(crate) checkpoints: Vec<oneshot::Sender<Checkpoint>>,
+}
+
+impl Batch {
+    fn is_empty(&self) -> bool {
+        self.events.is_empty() && self.answers.is_empty() && self.checkpoints.is_empty()
+    }
 }
 
 pub(crate) struct Config {
@@ -85,7 +94,7 @@ impl Writer {
             };
             let stopping = self.stop.load(Ordering::Acquire);
             let batch = self.decide_batch(first, waiting);
-            if (!batch.events.is_empty() || !batch.answers.is_empty()) && self.batches.send(batch).is_err() {
+            if !batch.is_empty() && self.batches.send(batch).is_err() {
                 break;
             }
             if stopping {
@@ -109,15 +118,20 @@ impl Writer {
             events: Vec::new(),
             state: Arc::clone(&self.state),
             answers: Vec::new(),
+            checkpoints: Vec::new(),
         };
         if self.state.next_due().is_some_and(|due| due <= self.time) {
             self.tick(&mut batch);
         }
         let mut next = first;
         while let Some(work) = next {
-            if let Work::Command(request, reply) = work {
-                let answer = self.decide_one(&request, &mut batch);
-                batch.answers.push((reply, answer));
+            match work {
+                Work::Command(request, reply) => {
+                    let answer = self.decide_one(&request, &mut batch);
+                    batch.answers.push((reply, answer));
+                }
+                Work::Checkpoint(reply) => batch.checkpoints.push(reply),
+                Work::Wake => {}
             }
             next = if batch.answers.len() < BATCH_COMMANDS_MAX { waiting.try_recv().ok() } else { None };
         }

@@ -11,10 +11,10 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use stella_domain::command::{Actor, Command, Idempotency, Outcome, Request, SystemCommand, TenantCommand};
 use stella_domain::event::{Fact, StreamId};
 use stella_domain::rejection::Rejection;
-use stella_engine::{Clock, Condition, Config, Engine, Handle, SubmitError};
+use stella_engine::{Checkpoint, Clock, Condition, Config, Engine, Handle, SubmitError};
 use stella_journal::{
     Append, AppendError, Entry, Head, Journal, JournalConfig, ReadError, SledJournal, Snapshot,
-    SnapshotError, Stream,
+    SnapshotError, Stream, Until, import,
 };
 use stella_protocol::digest::Digest;
 use stella_protocol::id::{EnvironmentId, Epoch, Incarnation, Position, TenantId};
@@ -260,4 +260,39 @@ async fn a_failed_write_stops_the_engine_and_is_never_answered_as_done() {
     assert!(!handle.health().writable);
     assert!(matches!(handle.submit(tenant(3, "later")).await, Err(SubmitError::Stopping)));
     assert_eq!(names(&handle), ["acme"]);
+}
+
+#[tokio::test]
+async fn a_checkpoint_under_load_leads_to_the_same_state_elsewhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = start(open(&folder.path().join("journal")));
+    let handle = engine.handle();
+    handle.submit(tenant(1, "acme")).await.unwrap();
+    let (writer, mut points) = (handle.clone(), Vec::new());
+    let load = tokio::spawn(async move {
+        for n in 0..200 {
+            writer.submit(environment(1, 100 + n, &format!("env-{n}"))).await.unwrap();
+        }
+    });
+    while !load.is_finished() {
+        points.push(handle.checkpoint().await.unwrap());
+        tokio::task::yield_now().await;
+    }
+    load.await.unwrap();
+    points.push(handle.checkpoint().await.unwrap());
+    let (half, last) = (&points[points.len() / 2], &points[points.len() - 1]);
+    for (name, point) in [("half", half), ("last", last)] {
+        let mut events = Vec::new();
+        point.export(&mut events).unwrap();
+        let to = folder.path().join(name);
+        import(&mut &events[..], &to, Until::End).unwrap();
+        let restored = Checkpoint::of_journal(open(&to)).unwrap();
+        assert_eq!(restored.state_hash().unwrap(), point.state_hash().unwrap(), "{name}");
+        assert_eq!(restored.last_time(), point.last_time());
+        assert_ne!(restored.incarnation(), point.incarnation());
+    }
+    assert_ne!(half.state_hash().unwrap(), last.state_hash().unwrap());
+    assert_eq!(last.heads().values().map(|head| head.next.0).sum::<u64>(), 202);
+    engine.stop();
+    assert!(matches!(handle.checkpoint().await, Err(SubmitError::Stopping)));
 }

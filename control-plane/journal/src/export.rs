@@ -1,5 +1,6 @@
 //! Writing a journal out as text, whole or as far as it can be read.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -9,10 +10,13 @@ use stella_protocol::digest::Digest;
 use stella_protocol::id::Position;
 
 use crate::open::{Raw, damage_of};
-use crate::port::{Damage, OpenError, Problem, Stream};
+use crate::port::{Damage, Head, Journal, OpenError, Problem, ReadError, Stream};
 use crate::record::StoredHead;
 use crate::scan::Scan;
 use crate::transfer::{Event, FORMAT, Header, Line, StreamEnd, Trailer};
+
+/// How many events of an open journal are read at a time.
+const PAGE_EVENTS: usize = 4_096;
 
 /// What to do about damage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,9 +64,21 @@ pub enum ExportError {
     /// The journal is damaged and not all of it was asked for what can be saved.
     #[error(transparent)]
     Damaged(#[from] Damage),
+    /// The storage engine failed.
+    #[error("the journal's storage cannot be read")]
+    Storage(#[source] stella_durable::Error),
     /// The export could not be written.
     #[error("the export cannot be written")]
     Write(#[from] io::Error),
+}
+
+impl From<ReadError> for ExportError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Damaged(damage) => Self::Damaged(damage),
+            ReadError::Storage(error) => Self::Storage(error),
+        }
+    }
 }
 
 /// Writes the journal in the directory as JSON lines. Needs a journal that nobody has open.
@@ -94,10 +110,46 @@ pub fn export(dir: &Path, out: &mut impl Write, coverage: Coverage) -> Result<Ex
         summary.streams += u64::from(end.events > 0);
         streams.push(end);
     }
-    let sha256 = Digest(writer.hash.clone().finalize().into());
-    let trailer = Trailer { events: summary.events, sha256, streams, missing: summary.missing.clone() };
-    writer.write(&Line::Trailer(trailer))?;
-    writer.out.flush()?;
+    writer.finish(summary.events, streams, summary.missing.clone())?;
+    Ok(summary)
+}
+
+/// Writes the streams of an open journal up to these heads, as [`export`] does. Appends go on beside it: what is written
+/// is what was durable when the heads were taken.
+pub fn export_open(
+    journal: &dyn Journal,
+    heads: &BTreeMap<Stream, Head>,
+    out: &mut impl Write,
+) -> Result<ExportSummary, ExportError> {
+    let mut writer = LineWriter { out, hash: Sha256::new() };
+    let (incarnation, epoch) = (Some(journal.incarnation()), journal.epoch());
+    writer.write(&Line::Header(Header { format: FORMAT, incarnation, epoch }))?;
+    let mut summary = ExportSummary::default();
+    let mut streams = Vec::new();
+    for (&stream, head) in heads {
+        let mut next = Position(0);
+        while next < head.next {
+            let left = usize::try_from(head.next.0 - next.0).unwrap_or(PAGE_EVENTS);
+            let page = journal.read(stream, next, left.min(PAGE_EVENTS))?;
+            let Some(last) = page.last() else {
+                return Err(Damage::at(stream, next, Problem::Gap { found: head.next }).into());
+            };
+            next = last.position.next();
+            for entry in &page {
+                writer.write(&Line::Event(Event::new(
+                    stream,
+                    entry.position,
+                    entry.at,
+                    entry.epoch,
+                    &entry.payload,
+                )))?;
+            }
+        }
+        summary.events += head.next.0;
+        summary.streams += u64::from(head.next.0 > 0);
+        streams.push(StreamEnd { stream, events: head.next.0, hash: head.hash });
+    }
+    writer.finish(summary.events, streams, Vec::new())?;
     Ok(summary)
 }
 
@@ -146,5 +198,16 @@ impl<W: Write> LineWriter<'_, W> {
         self.hash.update(&bytes);
         self.out.write_all(&bytes)?;
         Ok(())
+    }
+
+    fn finish(
+        mut self,
+        events: u64,
+        streams: Vec<StreamEnd>,
+        missing: Vec<MissingEvents>,
+    ) -> Result<(), ExportError> {
+        let sha256 = Digest(self.hash.clone().finalize().into());
+        self.write(&Line::Trailer(Trailer { events, sha256, streams, missing }))?;
+        Ok(self.out.flush()?)
     }
 }

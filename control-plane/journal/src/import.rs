@@ -24,6 +24,24 @@ use crate::transfer::{Event, FORMAT, Header, LINE_BYTES_MAX, Line, Trailer};
 /// How much payload is gathered before it is written behind a barrier, in bytes.
 const GROUP_BYTES: usize = 1 << 20;
 
+/// Up to where an export is taken over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// All of it.
+    End,
+    /// All events of this time and before: journal time never goes back, so that is a state that once was.
+    Time(Timestamp),
+}
+
+impl Until {
+    const fn takes(self, at: Timestamp) -> bool {
+        match self {
+            Self::End => true,
+            Self::Time(last) => at.0 <= last.0,
+        }
+    }
+}
+
 /// What was imported.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImportSummary {
@@ -33,6 +51,10 @@ pub struct ImportSummary {
     pub streams: u64,
     /// How many events there are.
     pub events: u64,
+    /// How many events of the export were left out, because they are later than what was asked for.
+    pub left_out: u64,
+    /// When the newest event was decided; zero without events.
+    pub last: Timestamp,
     /// What the export says that it could not save.
     pub missing: Vec<MissingEvents>,
 }
@@ -66,8 +88,8 @@ pub enum ImportError {
 /// Makes a journal in a new or empty directory from an export, with a new incarnation and new hash chains.
 ///
 /// Positions, times, epochs and payloads are kept. The journal gets its name last: an import that was cut off is not
-/// taken for a journal.
-pub fn import(source: &mut impl BufRead, dir: &Path) -> Result<ImportSummary, ImportError> {
+/// taken for a journal. What comes after `until` is checked like the rest and left out.
+pub fn import(source: &mut impl BufRead, dir: &Path, until: Until) -> Result<ImportSummary, ImportError> {
     let is_used = match dir.read_dir() {
         Ok(mut items) => items.next().is_some(),
         Err(error) => error.kind() != io::ErrorKind::NotFound,
@@ -83,13 +105,31 @@ pub fn import(source: &mut impl BufRead, dir: &Path) -> Result<ImportSummary, Im
     let mut importer = Importer::new(dir, &header, &lines)?;
     loop {
         match lines.next()? {
-            (Line::Event(event), _) => importer.take(event, &lines)?,
+            (Line::Event(event), _) => importer.take(event, until, &lines)?,
             (Line::Header(_), _) => return Err(lines.problem("there is a second header")),
             (Line::Trailer(trailer), before) => {
                 importer.check(&trailer, before, &lines)?;
                 lines.expect_end()?;
                 return importer.finish(trailer.missing);
             }
+        }
+    }
+}
+
+/// When an event of an export was decided; `None` if it is not in there.
+pub fn time_of(
+    source: &mut impl BufRead,
+    stream: Stream,
+    position: Position,
+) -> Result<Option<Timestamp>, ImportError> {
+    let mut lines = LineReader { source, number: 0, hash: Sha256::new() };
+    loop {
+        match lines.next()?.0 {
+            Line::Event(event) if (event.stream, event.position) == (stream, position) => {
+                return Ok(Some(event.at));
+            }
+            Line::Event(_) | Line::Header(_) => {}
+            Line::Trailer(_) => return Ok(None),
         }
     }
 }
@@ -101,6 +141,8 @@ struct Importer {
     epoch: Epoch,
     heads: BTreeMap<Stream, StoredHead>,
     events: u64,
+    /// Where each stream of the export is, counting what is left out, and the time of its newest event.
+    seen: BTreeMap<Stream, (Position, Timestamp)>,
     /// Events of one append that are not packed yet.
     run: Option<Run>,
     batch: Batch,
@@ -125,17 +167,34 @@ impl Importer {
             epoch: header.epoch,
             heads: BTreeMap::new(),
             events: 0,
+            seen: BTreeMap::new(),
             run: None,
             batch: Batch::default(),
             batch_bytes: 0,
         })
     }
 
-    fn take(&mut self, event: Event, lines: &LineReader<'_, impl BufRead>) -> Result<(), ImportError> {
+    fn take(
+        &mut self,
+        event: Event,
+        until: Until,
+        lines: &LineReader<'_, impl BufRead>,
+    ) -> Result<(), ImportError> {
         let (stream, position, at, epoch) = (event.stream, event.position, event.at, event.epoch);
         let payload = event.into_payload().ok_or_else(|| lines.problem("the payload is not readable"))?;
         if payload.len() > EVENT_BYTES_MAX {
             return Err(lines.problem("the event is too large"));
+        }
+        let (next, last) = self.seen.entry(stream).or_default();
+        if position != *next {
+            return Err(lines.problem("the position does not follow the one before it in its stream"));
+        }
+        if at < *last {
+            return Err(lines.problem("the time is before the one of the event before it"));
+        }
+        (*next, *last) = (next.next(), at);
+        if !until.takes(at) {
+            return Ok(());
         }
         let is_same_run =
             self.run.as_ref().is_some_and(|run| (run.stream, run.at, run.epoch) == (stream, at, epoch));
@@ -145,14 +204,6 @@ impl Importer {
         }
         if self.batch_bytes >= GROUP_BYTES {
             self.write_batch()?;
-        }
-        let waiting = self.run.as_ref().map_or(0, |run| run.events.len() as u64);
-        let head = self.stored(stream);
-        if position.0 != head.head.next.0 + waiting {
-            return Err(lines.problem("the position does not follow the one before it in its stream"));
-        }
-        if at < head.at {
-            return Err(lines.problem("the time is before the one of the event before it"));
         }
         self.batch_bytes += payload.len() + 64;
         self.events += 1;
@@ -194,12 +245,15 @@ impl Importer {
         }
         let told: BTreeMap<_, _> =
             trailer.streams.iter().filter(|end| end.events > 0).map(|end| (end.stream, end.events)).collect();
-        let counted: BTreeMap<_, _> =
-            self.heads.iter().map(|(stream, stored)| (*stream, stored.head.next.0)).collect();
-        if trailer.events != self.events || told != counted {
+        let counted: BTreeMap<_, _> = self.seen.iter().map(|(stream, (next, _))| (*stream, next.0)).collect();
+        if trailer.events != self.seen_events() || told != counted {
             return Err(lines.problem("the trailer counts other events than there are"));
         }
         Ok(())
+    }
+
+    fn seen_events(&self) -> u64 {
+        self.seen.values().map(|(next, _)| next.0).sum()
     }
 
     fn finish(mut self, missing: Vec<MissingEvents>) -> Result<ImportSummary, ImportError> {
@@ -211,7 +265,10 @@ impl Importer {
         self.batch.insert(&IDENTITY_KEY, encode_identity(self.incarnation));
         self.write_batch()?;
         let streams = self.heads.len() as u64;
-        Ok(ImportSummary { incarnation: self.incarnation, streams, events: self.events, missing })
+        let last = self.heads.values().map(|stored| stored.at).max().unwrap_or_default();
+        let left_out = self.seen_events() - self.events;
+        let (incarnation, events) = (self.incarnation, self.events);
+        Ok(ImportSummary { incarnation, streams, events, left_out, last, missing })
     }
 }
 

@@ -25,8 +25,8 @@ mod snapshot;
 mod transfer;
 mod verify;
 
-pub use export::{Coverage, ExportError, ExportSummary, MissingEvents, export};
-pub use import::{ImportError, ImportSummary, import};
+pub use export::{Coverage, ExportError, ExportSummary, MissingEvents, export, export_open};
+pub use import::{ImportError, ImportSummary, Until, import, time_of};
 pub use port::{
     Append, AppendError, Damage, Entry, Head, Journal, Mark, OpenError, Problem, ReadError, Snapshot,
     SnapshotError, Stream,

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use common::{CONFIG, append_bytes, append_one, lead, read_all, record_key, tamper, tenant};
 use stella_journal::{
-    Coverage, ExportError, ImportError, Journal, OpenError, Problem, SledJournal, Stream, export, import,
-    verify,
+    Coverage, ExportError, ImportError, Journal, OpenError, Problem, SledJournal, Stream, Until, export,
+    export_open, import, time_of, verify,
 };
 use stella_protocol::id::{Epoch, Position};
 
@@ -20,7 +20,7 @@ fn export_of(dir: &Path, coverage: Coverage) -> String {
 fn import_problem(text: &str) -> (u64, String) {
     let dir = tempfile::tempdir().expect("the disk works");
     let dir = dir.path().join("new");
-    let error = import(&mut text.as_bytes(), &dir).expect_err("the export is bad");
+    let error = import(&mut text.as_bytes(), &dir, Until::End).expect_err("the export is bad");
     let ImportError::Line { line, problem } = error else { panic!("{error:?}") };
     // Whatever was written is not taken for a journal.
     assert!(!matches!(SledJournal::open(&dir, CONFIG), Ok(journal) if !journal.heads().is_empty()));
@@ -53,7 +53,7 @@ fn what_was_exported_is_imported_with_the_same_positions_and_bytes() {
     let text = export_of(&dir.path().join("old"), Coverage::Complete);
     assert!(text.contains(r#""payload":{"b": 1,  "a":1.50, "a":2}"#), "JSON stays readable");
     let new = dir.path().join("new");
-    let summary = import(&mut text.as_bytes(), &new).unwrap();
+    let summary = import(&mut text.as_bytes(), &new, Until::End).unwrap();
     assert_eq!((summary.streams, summary.events, summary.missing.len()), (2, 3008, 0));
     assert!(verify(&new).unwrap().is_whole());
     let journal = SledJournal::open(&new, CONFIG).unwrap();
@@ -67,12 +67,68 @@ fn what_was_exported_is_imported_with_the_same_positions_and_bytes() {
 }
 
 #[test]
+fn an_open_journal_is_exported_up_to_some_heads_like_a_closed_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = lead(&dir.path().join("old"));
+    // More than one page, and a record that is larger than what one read gathers.
+    append_bytes(&journal, tenant(1), (0..9000_u32).map(|n| format!("[{n}]").into_bytes()).collect());
+    append_bytes(&journal, Stream::System, vec![vec![b'1'; 3 << 20]; 6]);
+    let heads = journal.heads();
+    append_one(&journal, tenant(1), &["\"later\""]);
+    append_one(&journal, tenant(2), &["\"later\""]);
+    let mut text = Vec::new();
+    let summary = export_open(&journal, &heads, &mut text).unwrap();
+    assert_eq!((summary.streams, summary.events), (2, 9006));
+    let new = dir.path().join("new");
+    assert_eq!(import(&mut &text[..], &new, Until::End).unwrap().events, 9006);
+    let imported = SledJournal::open(&new, CONFIG).unwrap();
+    assert_eq!(read_all(&imported, tenant(1)), read_all(&journal, tenant(1))[..9000]);
+    drop((journal, imported));
+    assert_eq!(
+        export_of(&new, Coverage::Complete).lines().count(),
+        text.split_inclusive(|b| *b == b'\n').count()
+    );
+}
+
+#[test]
+fn an_import_can_end_at_a_time_and_takes_nothing_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = lead(&dir.path().join("old"));
+    let (start, first) = (journal.last_time(), append_one(&journal, tenant(1), &["[1]", "[2]"]));
+    append_one(&journal, Stream::System, &["[3]"]);
+    append_one(&journal, tenant(1), &["[4]"]);
+    append_one(&journal, tenant(2), &["[5]"]);
+    drop(journal);
+    let text = export_of(&dir.path().join("old"), Coverage::Complete);
+    let time = |stream, position| time_of(&mut text.as_bytes(), stream, Position(position)).unwrap();
+    assert_eq!(time(tenant(1), 1), Some(start.plus_ms(1)));
+    assert_eq!((time(tenant(1), 2), time(tenant(1), 3)), (Some(start.plus_ms(3)), None));
+
+    for (last, events, tenant_events) in [(0, 0, 0), (1, 2, 2), (2, 3, 2), (3, 4, 3), (4, 5, 3), (99, 5, 3)] {
+        let new = dir.path().join(format!("until-{last}"));
+        let until = Until::Time(start.plus_ms(last));
+        let summary = import(&mut text.as_bytes(), &new, until).unwrap();
+        assert_eq!((summary.events, summary.left_out), (events, 5 - events));
+        assert_eq!(summary.last, if events == 0 { start } else { start.plus_ms(last.min(4)) });
+        assert!(verify(&new).unwrap().is_whole());
+        let cut = SledJournal::open(&new, CONFIG).unwrap();
+        let heads = cut.heads();
+        assert_eq!(heads.get(&tenant(1)).map_or(0, |head| head.next.0), tenant_events);
+        assert!(tenant_events != first.next.0 || read_all(&cut, tenant(1)).len() == 2);
+    }
+    // What is left out is checked all the same.
+    let changed = text.replace("\"payload\":[5]", "\"payload\":[6]");
+    let refused = import(&mut changed.as_bytes(), &dir.path().join("changed"), Until::Time(start));
+    assert!(matches!(refused, Err(ImportError::Line { .. })), "{refused:?}");
+}
+
+#[test]
 fn an_empty_journal_can_be_moved_too() {
     let dir = tempfile::tempdir().unwrap();
     drop(lead(&dir.path().join("old")));
     let text = export_of(&dir.path().join("old"), Coverage::Complete);
     let new = dir.path().join("new");
-    assert_eq!(import(&mut text.as_bytes(), &new).unwrap().events, 0);
+    assert_eq!(import(&mut text.as_bytes(), &new, Until::End).unwrap().events, 0);
     assert_eq!(SledJournal::open(&new, CONFIG).unwrap().epoch(), Epoch(1));
 }
 
@@ -105,7 +161,7 @@ fn an_export_that_was_cut_off_or_changed_is_refused_with_its_line() {
 fn nothing_is_imported_over_something() {
     let dir = tempfile::tempdir().unwrap();
     drop(lead(dir.path()));
-    let error = import(&mut "".as_bytes(), dir.path()).unwrap_err();
+    let error = import(&mut "".as_bytes(), dir.path(), Until::End).unwrap_err();
     assert!(matches!(error, ImportError::NotEmpty(_)), "{error:?}");
     let missing = export(&dir.path().join("none"), &mut Vec::new(), Coverage::Complete).unwrap_err();
     assert!(matches!(missing, ExportError::Open(OpenError::NotFound(_))), "{missing:?}");
@@ -140,7 +196,7 @@ fn a_salvage_saves_everything_before_the_damage_and_says_what_is_missing() {
     assert_eq!(missing.why, Problem::Checksum.to_string());
 
     let new = dir.path().join("new");
-    assert_eq!(import(&mut &text[..], &new).unwrap().missing, summary.missing);
+    assert_eq!(import(&mut &text[..], &new, Until::End).unwrap().missing, summary.missing);
     let journal = SledJournal::open(&new, CONFIG).unwrap();
     assert_eq!(read_all(&journal, tenant(1)), first[..4]);
     assert_eq!(read_all(&journal, tenant(2)), second);
@@ -163,6 +219,6 @@ fn a_salvage_works_without_a_readable_name_or_head() {
     let summary = export(&old, &mut text, Coverage::Salvage).unwrap();
     assert_eq!((summary.events, summary.damage.len(), summary.missing.len()), (2, 2, 0));
     let new = dir.path().join("new");
-    import(&mut &text[..], &new).unwrap();
+    import(&mut &text[..], &new, Until::End).unwrap();
     assert_eq!(read_all(&SledJournal::open(&new, CONFIG).unwrap(), tenant(1)), events);
 }

@@ -23,8 +23,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
+use crate::local::Local;
 use crate::traces::Traces;
-use crate::{current, first_start, logs, metrics, spans, systemd};
+use crate::{backup, current, first_start, local, logs, metrics, spans, systemd};
 
 /// How long the control plane's own certificate is valid. It is made anew at every start and daily in between.
 const SERVER_CERTIFICATE_LIFETIME: Duration = Duration::from_secs(30 * 86_400);
@@ -45,6 +46,7 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
         file: config.log.file.clone(),
     })?;
     stella_certs::install_provider();
+    backup::refuse_unfinished(&config.state_dir)?;
     private_dir(&config.state_dir)?;
     let recorder = metrics::install()?;
     let journal = open_journal(&config)?;
@@ -166,6 +168,8 @@ async fn serve(
         )))
     })
     .await?;
+    let administration = Local::new(engine.handle(), config.state_dir.clone(), shutdown.clone());
+    tasks.spawn(local::serve(administration, local::bind(&config.state_dir)?));
     tasks.spawn(systemd::feed_watchdog(engine.handle(), shutdown.clone()));
     systemd::ready();
     tracing::info!(agents = %fleet.local_addr(), api = %api_address, metrics = %metrics_address, "ready");

@@ -3,11 +3,18 @@
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, ensure};
 use clap::Subcommand;
-use stella_journal::{Coverage, MissingEvents};
+use stella_api_types::time::parse_rfc3339;
+use stella_engine::Checkpoint;
+use stella_journal::{Coverage, JournalConfig, MissingEvents, SledJournal, Until};
+use stella_protocol::time::Timestamp;
 use tempfile::NamedTempFile;
+
+/// How the tools open a journal: it is only read, or fills up once.
+pub(crate) const TOOL_CONFIG: JournalConfig = JournalConfig { cache_bytes: 64 << 20, reserve_bytes: 0 };
 
 /// What to do with a journal.
 #[derive(Debug, Subcommand)]
@@ -26,6 +33,9 @@ pub(crate) enum JournalCommand {
     Import {
         /// The file to read.
         file: PathBuf,
+        /// Leave out what happened after this time, as in 2026-01-31T09:30:00Z.
+        #[arg(long, value_parser = parse_rfc3339)]
+        until: Option<Timestamp>,
     },
 }
 
@@ -53,14 +63,20 @@ pub(crate) fn run(command: &JournalCommand, directory: &Path) -> anyhow::Result<
             missing(&mut out, &summary.missing)?;
             Ok(true)
         }
-        JournalCommand::Import { file } => {
+        JournalCommand::Import { file, until } => {
             let opened = File::open(file).with_context(|| format!("{} cannot be read", file.display()))?;
-            let summary = stella_journal::import(&mut BufReader::new(opened), directory)?;
+            let summary = {
+                let until = until.map_or(Until::End, Until::Time);
+                stella_journal::import(&mut BufReader::new(opened), directory, until)?
+            };
             let (events, streams, incarnation) = (summary.events, summary.streams, summary.incarnation);
             writeln!(
                 out,
                 "imported {events} events of {streams} streams; the journal's incarnation is {incarnation}"
             )?;
+            if summary.left_out > 0 {
+                writeln!(out, "left out: {} later events", summary.left_out)?;
+            }
             missing(&mut out, &summary.missing)?;
             Ok(true)
         }
@@ -80,8 +96,16 @@ fn verify(directory: &Path, out: &mut impl Write) -> anyhow::Result<bool> {
     if report.has_more_problems {
         writeln!(out, "there are more problems than are listed")?;
     }
-    writeln!(out, "{}", if report.is_whole() { "the journal is whole" } else { "the journal is DAMAGED" })?;
-    Ok(report.is_whole())
+    if !report.is_whole() {
+        writeln!(out, "the journal is DAMAGED")?;
+        return Ok(false);
+    }
+    let journal = SledJournal::open(directory, TOOL_CONFIG)?;
+    let point =
+        Checkpoint::of_journal(Arc::new(journal)).context("the journal is whole, but leads to no state")?;
+    writeln!(out, "state: {}", point.state_hash()?)?;
+    writeln!(out, "the journal is whole")?;
+    Ok(true)
 }
 
 fn missing(out: &mut impl Write, missing: &[MissingEvents]) -> anyhow::Result<()> {
@@ -94,8 +118,6 @@ fn missing(out: &mut impl Write, missing: &[MissingEvents]) -> anyhow::Result<()
 
 #[cfg(test)]
 mod tests {
-    use stella_journal::{JournalConfig, SledJournal};
-
     use super::*;
 
     #[test]

@@ -1,12 +1,15 @@
 //! `stella-orchestrator`: the control plane.
 
+mod backup;
 mod boot;
 mod config;
 mod current;
 mod first_start;
 mod journal_tool;
+mod local;
 mod logs;
 mod metrics;
+mod owner;
 mod spans;
 mod systemd;
 mod traces;
@@ -36,6 +39,8 @@ struct Cli {
 
 const EXAMPLES: &str = "Examples:
   stella-orchestrator run --config /etc/stella/orchestrator.toml
+  stella-orchestrator backup /var/backups/stella.backup
+  stella-orchestrator restore /var/backups/stella.backup
   stella-orchestrator journal verify
   stella-orchestrator journal export /var/backups/journal.jsonl
 
@@ -47,6 +52,10 @@ enum Command {
     Run,
     /// Check the configuration and say what is wrong with it.
     CheckConfig,
+    /// Write everything that this control plane is into one file, while it runs.
+    Backup(backup::BackupArgs),
+    /// Fill an empty state folder from a backup, on this or another host.
+    Restore(backup::RestoreArgs),
     /// Verify, export or import the journal of a stopped control plane.
     #[command(subcommand)]
     Journal(journal_tool::JournalCommand),
@@ -86,7 +95,13 @@ fn run(cli: &Cli) -> anyhow::Result<bool> {
             writeln!(std::io::stdout(), "the configuration is good")?;
             Ok(true)
         }
-        Command::Journal(command) => journal_tool::run(command, &config.journal_dir()),
+        Command::Backup(args) => backup::backup(args, &config.state_dir),
+        Command::Restore(args) => backup::restore(args, &config.state_dir),
+        Command::Journal(command) => {
+            let ended = journal_tool::run(command, &config.journal_dir());
+            owner::keep(&config.state_dir)?;
+            ended
+        }
         Command::Man { .. } => Ok(true),
     }
 }

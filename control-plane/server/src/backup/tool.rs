@@ -1,0 +1,183 @@
+//! `stella-orchestrator backup` and `restore`.
+
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, ensure};
+use clap::Args;
+use stella_api_types::time::{parse_rfc3339, rfc3339};
+use stella_engine::Checkpoint;
+use stella_journal::{OpenError, SledJournal, Until};
+use stella_protocol::id::Position;
+use tempfile::NamedTempFile;
+
+use super::restore::{self, Restored, Wanted};
+use super::seal::Checker;
+use super::{Header, Parts, write};
+use crate::journal_tool::TOOL_CONFIG;
+use crate::{local, owner};
+
+/// What to back up, and where to.
+#[derive(Debug, Args)]
+pub(crate) struct BackupArgs {
+    /// The file to write, for its owner only; it must not exist. `-` is standard output.
+    file: PathBuf,
+    /// Leave out the archives of releases: they are still where they were built.
+    #[arg(long)]
+    without_artifacts: bool,
+    /// Leave out what tasks printed.
+    #[arg(long)]
+    without_output: bool,
+}
+
+/// What to restore.
+#[derive(Debug, Args)]
+pub(crate) struct RestoreArgs {
+    /// The backup.
+    file: PathBuf,
+    /// Leave out what happened later: a time (2026-01-31T09:30:00Z), or an event as in `stella events` (acme@1234, system@7).
+    #[arg(long, value_parser = parse_wanted)]
+    until: Option<Wanted>,
+    /// Check the backup to its last byte, say what it holds, and write nothing.
+    #[arg(long, conflicts_with = "until")]
+    check: bool,
+}
+
+/// Takes a backup of a control plane that runs, or of a stopped one's folder.
+pub(crate) fn backup(args: &BackupArgs, state_dir: &Path) -> anyhow::Result<bool> {
+    let parts = Parts { artifacts: !args.without_artifacts, output: !args.without_output };
+    if args.file == Path::new("-") {
+        let mut out = io::stdout().lock();
+        let bytes = copy(state_dir, parts, &mut out)?;
+        out.flush()?;
+        writeln!(io::stderr(), "backup written: {bytes} bytes")?;
+        return Ok(true);
+    }
+    let wrong = || format!("{} cannot be created", args.file.display());
+    ensure!(!args.file.try_exists().with_context(wrong)?, "{}: it is there already", wrong());
+    // Under another name until it is whole: half of a backup must not look like one.
+    let folder = args.file.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let new = NamedTempFile::new_in(folder.unwrap_or_else(|| Path::new("."))).with_context(wrong)?;
+    let mut writer = BufWriter::new(new);
+    copy(state_dir, parts, &mut writer)?;
+    let whole = writer.into_inner().map_err(io::IntoInnerError::into_error)?;
+    whole.as_file().sync_all()?;
+    // What is on the disk, not what was sent there.
+    let header = restore::check(whole.path())?;
+    whole.persist_noclobber(&args.file).map_err(|error| error.error).with_context(wrong)?;
+    let mut out = io::stdout().lock();
+    writeln!(out, "backup of {} written to {}", header.taken_at, args.file.display())?;
+    describe(&mut out, &header)?;
+    writeln!(out, "it holds the keys of the certificate authority: keep it as you keep those")?;
+    Ok(true)
+}
+
+/// Writes a whole backup to `out`; how many bytes it has.
+fn copy(state_dir: &Path, parts: Parts, out: &mut impl Write) -> anyhow::Result<u64> {
+    let mut checked = Checked { out, checker: Checker::new(), bytes: 0 };
+    match local::call(state_dir, &local::Request::Backup(parts))? {
+        Some(mut running) => {
+            io::copy(&mut running, &mut checked).context("the backup cannot be written, or not be read")?;
+        }
+        None => {
+            let journal = SledJournal::open(&state_dir.join("journal"), TOOL_CONFIG).map_err(|error| {
+                if matches!(error, OpenError::InUse(_)) {
+                    anyhow::anyhow!("a control plane runs on {}, but nobody listens at {}: is it just starting, or are you another user?", state_dir.display(), local::path(state_dir).display())
+                } else {
+                    error.into()
+                }
+            })?;
+            let point = Checkpoint::of_journal(Arc::new(journal))?;
+            write(&point, state_dir, parts, &mut checked)?;
+            owner::keep(state_dir)?;
+        }
+    }
+    let bytes = checked.bytes;
+    checked.checker.finish().context("the control plane did not finish the backup; its log says why")?;
+    Ok(bytes)
+}
+
+/// Passes a backup on and checks it.
+struct Checked<'a, W> {
+    out: &'a mut W,
+    checker: Checker,
+    bytes: u64,
+}
+
+impl<W: Write> Write for Checked<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.out.write(bytes)?;
+        self.checker.write_all(&bytes[..written])?;
+        self.bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+/// Fills an empty state folder from a backup, or only checks one.
+pub(crate) fn restore(args: &RestoreArgs, state_dir: &Path) -> anyhow::Result<bool> {
+    let mut out = io::stdout().lock();
+    if args.check {
+        let header = restore::check(&args.file)?;
+        writeln!(out, "the backup is whole: taken {} by version {}", header.taken_at, header.version)?;
+        describe(&mut out, &header)?;
+        return Ok(true);
+    }
+    let wanted = args.until.clone().unwrap_or(Wanted::All);
+    let Restored { header, journal, state, files, file_bytes } =
+        restore::restore(&args.file, state_dir, &wanted)?;
+    writeln!(out, "restored into {}", state_dir.display())?;
+    writeln!(
+        out,
+        "journal: {} events of {} streams, the newest of {}",
+        journal.events,
+        journal.streams,
+        rfc3339(journal.last)
+    )?;
+    if journal.left_out > 0 {
+        writeln!(out, "left out: {} later events", journal.left_out)?;
+    }
+    writeln!(out, "files: {files}, {file_bytes} bytes")?;
+    writeln!(out, "incarnation: {} (it was {})", journal.incarnation, header.incarnation)?;
+    writeln!(out, "state: {state}")?;
+    if journal.left_out == 0 && state == header.state {
+        writeln!(out, "that is the state that the backup was taken of")?;
+    }
+    for (there, what) in
+        [(header.parts.artifacts, "archives of releases"), (header.parts.output, "output of tasks")]
+    {
+        if !there {
+            writeln!(out, "missing: the backup was taken without the {what}")?;
+        }
+    }
+    Ok(true)
+}
+
+fn describe(out: &mut impl Write, header: &Header) -> io::Result<()> {
+    for it in &header.streams {
+        let name = it
+            .tenant
+            .as_ref()
+            .map_or_else(|| it.stream.to_string(), |tenant| format!("{} ({tenant})", it.stream));
+        writeln!(out, "{name}: {} events, {}", it.events, it.hash)?;
+    }
+    writeln!(out, "incarnation: {}", header.incarnation)?;
+    writeln!(out, "newest event: {}", header.last_event_at)?;
+    writeln!(out, "state: {}", header.state)
+}
+
+fn parse_wanted(text: &str) -> Result<Wanted, String> {
+    if let Ok(time) = parse_rfc3339(text) {
+        return Ok(Wanted::Until(Until::Time(time)));
+    }
+    let event = text.rsplit_once('@').and_then(|(stream, position)| {
+        Some(Wanted::Event(stream.to_owned(), Position(position.parse().ok()?)))
+    });
+    event.ok_or_else(|| {
+        "write a time as in 2026-01-31T09:30:00Z, or an event as in acme@1234 or system@7".to_owned()
+    })
+}
