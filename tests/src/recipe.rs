@@ -130,7 +130,8 @@ pub fn rolling(environment: &str, version: &str, on_failure: OnFailure) -> Creat
     CreateDeployment {
         environment: environment.to_owned(),
         release: format!("app:{version}"),
-        strategy: Strategy::Rolling { batch: 1 },
+        strategy: Strategy::default(),
+        tolerate_failures: None,
         on_failure,
         targets: None,
         timeout_seconds: None,

@@ -28,7 +28,8 @@ async fn a_canary_holds_over_a_crash_and_goes_on_by_hand_and_by_itself() -> Resu
     cluster.release(&release("1.0.0", &[], vec![shell("run", "echo ran >> ran.txt")])).await?;
     let steps = [(1, None), (50, Some(1))];
     let step = |(percent, soak_seconds)| CanaryStep { percent, soak_seconds };
-    let strategy = Strategy::Canary { steps: steps.into_iter().map(step).collect(), batch: None };
+    let strategy =
+        Strategy::Canary { steps: steps.into_iter().map(step).collect(), batch: None, order: None };
     let body = CreateDeployment { strategy, ..rolling(ENVIRONMENT, "1.0.0", OnFailure::Rollback) };
     let id = cluster.api.deploy(TENANT, &body, None).await?.deployment.id;
     let first = holds(&cluster, &id, 1).await?.deployment;

@@ -56,7 +56,8 @@ async fn what_is_shown_for_approval_is_what_was_asked_for() -> Result<()> {
     ensure!(shown.plan == late.plan && shown.targets.len() == 2, "{shown:?}");
 
     let steps = vec![CanaryStep { percent: 50, soak_seconds: None }];
-    let canary = CreateDeployment { strategy: Strategy::Canary { steps, batch: None }, ..wanted };
+    let canary =
+        CreateDeployment { strategy: Strategy::Canary { steps, batch: None, order: None }, ..wanted };
     let first = ask(&cluster.api, &canary).await?;
     approve(&qa, &first).await?;
     wait::until("one target has the release", async || {

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::amount::Amount;
 use crate::event::Actor;
 use crate::hold::Hold;
 use crate::page::Named;
@@ -20,9 +21,12 @@ pub struct CreateDeployment {
     /// How targets follow one another; one at a time if absent.
     #[serde(default)]
     pub strategy: Strategy,
-    /// What to do when a target fails.
+    /// What to do when more targets fail than are tolerated.
     #[serde(default)]
     pub on_failure: OnFailure,
+    /// How many targets may fail before that; a share is rounded down. None if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tolerate_failures: Option<Amount>,
     /// Only these targets, by name or id; all of the environment if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub targets: Option<Vec<String>>,
@@ -40,22 +44,71 @@ pub struct CreateDeployment {
 pub enum Strategy {
     /// All targets at the same time.
     AllAtOnce {},
-    /// A number of targets at a time, in the order of their names.
-    Rolling {
-        /// How many targets may be worked on at the same time. At least 1.
-        #[serde(default = "one")]
-        #[schema(minimum = 1, default = 1)]
-        batch: u32,
-    },
+    /// A number of targets at a time.
+    Rolling(Rolling),
     /// Some targets first; the others when the release has proven itself there.
     Canary {
         /// Where to hold, 1 to 16 times, with growing percents. After the last come all other targets.
         steps: Vec<CanaryStep>,
         /// How many targets may be worked on at the same time; all that the step lets if absent.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        #[schema(minimum = 1)]
-        batch: Option<u32>,
+        batch: Option<Amount>,
+        /// Which targets come first; in the order of their names if absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        order: Option<Order>,
     },
+}
+
+/// A number of targets at a time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Rolling {
+    /// How many targets may be worked on at the same time, at least 1; a share is rounded up.
+    #[serde(default = "one")]
+    pub batch: Amount,
+    /// How many targets may be worked on or have failed at the same time; a share is rounded down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_unavailable: Option<Amount>,
+    /// How many targets must be neither worked on nor have failed; a share is rounded up. Not with `max_unavailable`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub minimum_healthy: Option<Amount>,
+    /// How long to pause after each batch, in seconds, at most a week. With it, a batch begins when the one before has ended as a
+    /// whole; without, each target that ends lets the next one begin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pause_seconds: Option<u64>,
+    /// Which targets come first; in the order of their names if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<Order>,
+}
+
+impl Rolling {
+    /// So many at a time, in the order of their names.
+    #[must_use]
+    pub const fn of(batch: Amount) -> Self {
+        Self { batch, max_unavailable: None, minimum_healthy: None, pause_seconds: None, order: None }
+    }
+}
+
+/// Which targets come first: by the value of a label that all of them must have, numbers before texts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Order {
+    /// What the values mean.
+    pub by: OrderBy,
+    /// The label.
+    pub label: String,
+}
+
+/// What the values of a label mean for the order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OrderBy {
+    /// Nothing more than the order.
+    Label,
+    /// What fails together, a rack for example: never two of them are worked on at the same time.
+    Domain,
+    /// What fails together: neighbours in the order are in different ones, as far as there are.
+    Spread,
 }
 
 /// A share of the targets, after which a canary holds.
@@ -72,15 +125,15 @@ pub struct CanaryStep {
 
 impl Default for Strategy {
     fn default() -> Self {
-        Self::Rolling { batch: one() }
+        Self::Rolling(Rolling::of(one()))
     }
 }
 
-const fn one() -> u32 {
-    1
+const fn one() -> Amount {
+    Amount::Count(1)
 }
 
-/// What to do when a target fails.
+/// What to do when more targets fail than are tolerated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnFailure {
@@ -119,13 +172,19 @@ pub struct Deployment {
     pub release: ReleaseRef,
     /// How.
     pub strategy: Strategy,
-    /// What happens when a target fails.
+    /// What happens when more targets fail than are tolerated.
     pub on_failure: OnFailure,
+    /// How many targets may fail before that; none if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tolerate_failures: Option<Amount>,
     /// `running`, `halting`, `cancelling`, `succeeded`, `failed` or `cancelled`; the last three are final.
     pub status: String,
     /// Why it starts no further target for now; absent if it is not paused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused: Option<Hold>,
+    /// What the pause is for: `person`, `canary_step` or `batch`; absent if it is not paused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused_for: Option<String>,
     /// When the pause ends by itself; absent if it does not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resumes_at: Option<String>,
@@ -186,7 +245,7 @@ pub struct DeploymentDetail {
     /// The deployment.
     #[serde(flatten)]
     pub deployment: Deployment,
-    /// Its targets in the order of their names.
+    /// Its targets in the order in which they are started.
     pub targets: Vec<DeploymentTarget>,
     /// The deployments that take this one back.
     pub rollbacks: Vec<String>,
@@ -229,8 +288,11 @@ pub struct DeploymentPlan {
     pub release: ReleaseRef,
     /// How.
     pub strategy: Strategy,
-    /// What would happen when a target fails.
+    /// What would happen when more targets fail than are tolerated.
     pub on_failure: OnFailure,
+    /// How many targets may fail before that; none if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tolerate_failures: Option<Amount>,
     /// How long it might take in all, in seconds.
     pub timeout_seconds: u64,
     /// The names of the steps that every target goes through, in order.
@@ -250,6 +312,11 @@ pub struct DeploymentPlan {
 pub struct PlannedTarget {
     /// The target.
     pub target: Named,
+    /// The number of its wave, from 1: of a batch, or of what comes before the next hold of a canary.
+    pub wave: u32,
+    /// The value of the label that the strategy orders by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub domain: Option<String>,
     /// The agent that serves it.
     pub agent: Named,
     /// `online`, `suspect`, `offline`, or `never` if it has not connected yet.

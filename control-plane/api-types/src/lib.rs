@@ -9,6 +9,7 @@
 
 pub mod account;
 pub mod agent;
+pub mod amount;
 pub mod artifact;
 pub mod deployment;
 pub mod environment;

@@ -2,19 +2,17 @@
 //!
 //! Only what a type cannot hold is refused here. What makes sense together is the core's to decide.
 
+mod strategy;
+
 use stella_api_types::account::GiveRole;
-use stella_api_types::deployment::{
-    CanaryStep as CanaryStepDto, OnFailure as OnFailureDto, Strategy as StrategyDto,
-};
+use stella_api_types::deployment::OnFailure as OnFailureDto;
 use stella_api_types::environment::{Repeats as RepeatsDto, SetApprovals, SetFreeze};
 use stella_api_types::promotion::Objection as ObjectionDto;
 use stella_api_types::release::{
     Standing, Step as StepDto, StepAction as StepActionDto, UnitAction as UnitActionDto,
 };
 use stella_domain::access::{AccountKind, Grant, Role, Scope};
-use stella_domain::deployment::{
-    CANARY_SOAK_MS_RANGE, CanaryStep, OnFailure, Strategy, TIMEOUT_MS_DEFAULT, TIMEOUT_MS_RANGE,
-};
+use stella_domain::deployment::{OnFailure, TIMEOUT_MS_DEFAULT, TIMEOUT_MS_RANGE};
 use stella_domain::environment::SOAK_MS_RANGE;
 use stella_domain::freeze::{Freeze, Repeats};
 use stella_domain::hold::Verdict;
@@ -28,6 +26,7 @@ use stella_protocol::digest::Digest;
 use stella_protocol::id::{EnvironmentId, TenantId};
 use stella_protocol::spec::UnitAction;
 
+pub(crate) use self::strategy::{maybe_amount, strategy};
 use crate::error::ApiError;
 use crate::resolve;
 
@@ -212,29 +211,7 @@ pub(crate) const fn verdict(standing: Standing) -> Verdict {
     }
 }
 
-/// How targets follow one another.
-pub(crate) fn strategy(dto: &StrategyDto) -> Result<Strategy, ApiError> {
-    Ok(match dto {
-        StrategyDto::AllAtOnce {} => Strategy::AllAtOnce,
-        StrategyDto::Rolling { batch } => Strategy::Rolling { batch: *batch },
-        StrategyDto::Canary { steps, batch } => {
-            let steps = steps.iter().enumerate().map(|(at, step)| canary_step(at, step));
-            Strategy::Canary { steps: steps.collect::<Result<_, _>>()?, batch: *batch }
-        }
-    })
-}
-
-fn canary_step(at: usize, dto: &CanaryStepDto) -> Result<CanaryStep, ApiError> {
-    let soak_ms = dto.soak_seconds.map(|seconds| {
-        seconds.checked_mul(1_000).filter(|it| in_range(*it, CANARY_SOAK_MS_RANGE)).ok_or_else(|| {
-            let problem = format!("is {seconds}; it must be between 1 and 604800 (a week)");
-            ApiError::invalid(format!("strategy.steps[{at}].soak_seconds"), problem)
-        })
-    });
-    Ok(CanaryStep { percent: dto.percent, soak_ms: soak_ms.transpose()? })
-}
-
-/// What to do when a target fails.
+/// What to do when more targets fail than are tolerated.
 pub(crate) const fn on_failure(dto: OnFailureDto) -> OnFailure {
     match dto {
         OnFailureDto::Rollback => OnFailure::Rollback,

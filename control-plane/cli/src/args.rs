@@ -1,5 +1,6 @@
 //! The command line.
 
+mod pace;
 mod people;
 mod places;
 mod rollout;
@@ -10,6 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::observability::Observability;
 
+pub(crate) use pace::Pace;
 pub(crate) use people::{Account, Token};
 pub(crate) use places::{Agent, Environment, NewTarget, Repeat, Target, Tenant};
 pub(crate) use rollout::{

@@ -6,6 +6,7 @@ mod catalogue;
 mod client;
 mod hold;
 mod observability;
+mod pace;
 mod print;
 mod promotion;
 mod rollout;

@@ -1,8 +1,8 @@
 //! Deployments and rollbacks.
 
 use stella_api_types::deployment::{
-    CanaryStep, CancelDeployment, CreateDeployment, Deployment as Dto, DeploymentDetail, DeploymentPlan,
-    OnFailure as DtoOnFailure, RetryDeployment, Strategy,
+    CancelDeployment, CreateDeployment, Deployment as Dto, DeploymentDetail, DeploymentPlan,
+    OnFailure as DtoOnFailure, RetryDeployment,
 };
 use stella_api_types::paths;
 use stella_api_types::promotion::Asked;
@@ -10,19 +10,14 @@ use stella_api_types::release::{Release, Standing};
 
 use crate::args::{Deploy, Deployment, OnFailure, Output, Rollback, Wait};
 use crate::client::Error;
-use crate::{Context, hold, print, promotion, task, watch};
+use crate::{Context, hold, pace, print, promotion, task, watch};
 
 pub(crate) async fn deploy(context: &Context, command: Deploy) -> Result<bool, Error> {
     let body = CreateDeployment {
         environment: command.environment,
         release: command.release,
-        strategy: if command.all_at_once {
-            Strategy::AllAtOnce {}
-        } else if command.canary.is_empty() {
-            Strategy::Rolling { batch: command.batch.unwrap_or(1) }
-        } else {
-            Strategy::Canary { steps: command.canary, batch: command.batch }
-        },
+        tolerate_failures: command.pace.tolerate.clone(),
+        strategy: pace::strategy(command.pace),
         on_failure: match command.on_failure {
             OnFailure::Rollback => DtoOnFailure::Rollback,
             OnFailure::Stop => DtoOnFailure::Stop,
@@ -55,6 +50,10 @@ async fn plan(context: &Context, body: &CreateDeployment) -> Result<bool, Error>
         let rows = plan.targets.iter().enumerate().map(|(at, target)| {
             vec![
                 (at + 1).to_string(),
+                target
+                    .domain
+                    .as_ref()
+                    .map_or_else(|| target.wave.to_string(), |it| format!("{} ({it})", target.wave)),
                 target.target.name.clone(),
                 format!("{} ({})", target.agent.name, target.connectivity),
                 target.current.as_ref().map_or_else(|| "-".into(), |current| current.version.clone()),
@@ -62,12 +61,14 @@ async fn plan(context: &Context, body: &CreateDeployment) -> Result<bool, Error>
                 target.warnings.join("; "),
             ]
         });
-        let table = print::table(&["#", "TARGET", "AGENT", "NOW", "THEN", "WARNING"], rows.collect());
-        let at_once = pace(&plan.strategy, plan.targets.len());
+        let table = print::table(&["#", "WAVE", "TARGET", "AGENT", "NOW", "THEN", "WARNING"], rows.collect());
+        let at_once = pace::described(&plan.strategy, plan.targets.len());
         let on_failure = match plan.on_failure {
             DtoOnFailure::Rollback => "is rolled back",
             DtoOnFailure::Stop => "stops where it is",
         };
+        let tolerated = plan.tolerate_failures.as_ref();
+        let tolerated = tolerated.map(|it| format!(" of more than {it} of them")).unwrap_or_default();
         let approvals = match plan.approvals_needed {
             0 => String::new(),
             1 => "\nstarts when 1 account has approved it".to_owned(),
@@ -75,7 +76,7 @@ async fn plan(context: &Context, body: &CreateDeployment) -> Result<bool, Error>
         };
         let warnings: String = plan.warnings.iter().map(|warning| format!("\nwarning: {warning}")).collect();
         format!(
-            "{}:{} to {}: {} targets, {at_once}, in {} s at most; on failure it {on_failure}\neach target: {}{approvals}\nplan {}{warnings}\n\n\
+            "{}:{} to {}: {} targets, {at_once}, in {} s at most; on failure{tolerated} it {on_failure}\neach target: {}{approvals}\nplan {}{warnings}\n\n\
              {table}\n\nNothing was changed; leave out --plan to deploy.",
             plan.release.application,
             plan.release.version,
@@ -87,27 +88,6 @@ async fn plan(context: &Context, body: &CreateDeployment) -> Result<bool, Error>
         )
     })?;
     Ok(true)
-}
-
-/// How targets follow one another, for a person.
-fn pace(strategy: &Strategy, targets: usize) -> String {
-    match strategy {
-        Strategy::AllAtOnce {} => "all at once".to_owned(),
-        Strategy::Rolling { batch } => format!("{batch} at a time"),
-        Strategy::Canary { steps, batch } => {
-            let step = |step: &CanaryStep| {
-                let percent = usize::try_from(step.percent).unwrap_or(usize::MAX);
-                let count = targets.saturating_mul(percent).div_ceil(100);
-                let hold = step
-                    .soak_seconds
-                    .map_or_else(|| "resumed".to_owned(), |soak| format!("{soak} s have passed"));
-                format!("{}% ({count}) until {hold}", step.percent)
-            };
-            let steps: Vec<String> = steps.iter().map(step).collect();
-            let batch = batch.map(|batch| format!(", {batch} at a time")).unwrap_or_default();
-            format!("canary: {}, then the others{batch}", steps.join(", "))
-        }
-    }
 }
 
 /// Says that a release is deprecated, on standard error: the result is for programs. The deployment is there already, so
@@ -254,12 +234,13 @@ fn show(output: Output, detail: &DeploymentDetail) -> Result<(), Error> {
         let by = deployment.created_by.as_ref().map(|by| format!(", by {}", task::by(by)));
         let by = by.unwrap_or_default();
         format!(
-            "{} {}:{} to {}{by}: {}{reason}{paused}{taken_back}\n\n{table}",
+            "{} {}:{} to {}{by}: {}{}{reason}{paused}{taken_back}\n\n{table}",
             deployment.id,
             deployment.release.application,
             deployment.release.version,
             deployment.environment.name,
-            deployment.status
+            deployment.status,
+            watch::exceptions(deployment)
         )
     })
 }

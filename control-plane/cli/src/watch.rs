@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use stella_api_types::deployment::{DeploymentDetail, DeploymentTarget};
+use stella_api_types::deployment::{Deployment, DeploymentDetail, DeploymentTarget};
 use stella_api_types::paths;
 
 use crate::args::Output;
@@ -141,7 +141,8 @@ impl View {
             if deployment.is_final || deployment.status == "halting" || deployment.status == "cancelling" {
                 let reason =
                     deployment.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
-                self.say(&format!("{} {}{reason}", sign(&deployment.status), deployment.status));
+                let (sign, status) = (sign(&deployment.status), &deployment.status);
+                self.say(&format!("{sign} {status}{}{reason}", exceptions(deployment)));
             }
             self.statuses.insert(deployment.id.clone(), deployment.status.clone());
         }
@@ -196,6 +197,15 @@ fn describe(target: &DeploymentTarget) -> String {
         (Some(step), "active") => format!("{} ({}/{}){reason}", step.name, step.number, step.of),
         (_, "succeeded") => format!("now has {}", target.release.version),
         (_, progress) => format!("{progress}{reason}"),
+    }
+}
+
+/// What a success leaves behind.
+pub(crate) fn exceptions(deployment: &Deployment) -> String {
+    match deployment.counts.failed {
+        failed if failed == 0 || deployment.status != "succeeded" => String::new(),
+        1 => ", but for 1 target that failed".to_owned(),
+        failed => format!(", but for {failed} targets that failed"),
     }
 }
 

@@ -13,6 +13,7 @@ use stella_protocol::time::Timestamp;
 use stella_protocol::trace::TraceContext;
 
 use crate::access::{AccountKind, Grant};
+use crate::amount::Amount;
 use crate::deployment::{OnFailure, Strategy};
 use crate::environment::Requirement;
 use crate::findings::Finding;
@@ -471,8 +472,11 @@ pub struct NewDeployment {
     pub release: ReleaseId,
     /// How.
     pub strategy: Strategy,
-    /// What to do when a target fails.
+    /// What to do when more targets fail than are tolerated.
     pub on_failure: OnFailure,
+    /// How many targets may fail before that; `None` is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tolerate_failures: Option<Amount>,
     /// Only these targets; `None` is all of the environment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub targets: Option<Vec<TargetId>>,

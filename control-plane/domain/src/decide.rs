@@ -20,6 +20,7 @@ mod retry;
 mod rollback;
 mod rollout;
 mod settle;
+mod strategy;
 mod system;
 mod target;
 mod tick;

@@ -9,17 +9,15 @@ use stella_protocol::id::{AgentId, DeploymentId, EnvironmentId, Generation, Rele
 use stella_protocol::time::Timestamp;
 use stella_protocol::trace::TraceContext;
 
+use crate::amount::Amount;
 use crate::command::Actor;
-use crate::hold::Hold;
+use crate::hold::{Hold, PauseCause};
+pub use crate::strategy::{CanaryStep, Strategy};
 
 /// How long a deployment may take in all, in milliseconds, unless its creator says otherwise.
 pub const TIMEOUT_MS_DEFAULT: u64 = 3_600_000;
 /// The shortest and the longest time that a deployment may take, in milliseconds: a second and a week.
 pub const TIMEOUT_MS_RANGE: (u64, u64) = (1_000, 7 * 24 * 3_600_000);
-/// How many steps a canary may have.
-pub const CANARY_STEPS_MAX: usize = 16;
-/// The shortest and the longest time that a canary step may hold by itself, in milliseconds: a second and a week.
-pub const CANARY_SOAK_MS_RANGE: (u64, u64) = (1_000, 7 * 24 * 3_600_000);
 /// How many targets one deployment may have: its creation and its end are each one atomic append, which must stay bounded.
 pub const TARGETS_MAX: usize = 10_000;
 
@@ -36,8 +34,11 @@ pub struct Deployment {
     pub release: ReleaseId,
     /// How.
     pub strategy: Strategy,
-    /// What to do when a target fails.
+    /// What to do when more targets fail than are tolerated.
     pub on_failure: OnFailure,
+    /// How many targets may fail before that; a share is rounded down. `None` is none.
+    #[serde(default)]
+    pub tolerate_failures: Option<Amount>,
     /// Why it exists.
     pub cause: Cause,
     /// How far it has got.
@@ -45,6 +46,9 @@ pub struct Deployment {
     /// Why it starts no further target for now. Only while it is running.
     #[serde(default)]
     pub paused: Option<Hold>,
+    /// What the pause is for. Says nothing while there is none.
+    #[serde(default)]
+    pub paused_for: PauseCause,
     /// When the pause ends by itself; `None` if it does not, or if there is none.
     #[serde(default)]
     pub resumes_at: Option<Timestamp>,
@@ -53,7 +57,13 @@ pub struct Deployment {
     pub steps_passed: u32,
     /// Each target's part, by target id.
     pub targets: OrdMap<TargetId, Arc<TargetRollout>>,
-    /// The targets in the order of their names: the order in which they are started.
+    /// Where in `order` the batch began that is worked on; only with a pause between batches.
+    #[serde(default)]
+    pub batch_from: u32,
+    /// The failure domain of the target that was started last, if the strategy knows such.
+    #[serde(default)]
+    pub domain: Option<String>,
+    /// The targets in the order in which they are started.
     pub order: Arc<[TargetId]>,
     /// How many of `order` are not waiting any more: the waiting ones are exactly `order[next..]`.
     pub next: u32,
@@ -83,24 +93,72 @@ impl Deployment {
         usize::try_from(self.next).ok().and_then(|next| self.order.get(next)).copied()
     }
 
-    /// Whether another target may be started now.
+    /// Whether another target may be started now, as far as the deployment itself is concerned.
     #[must_use]
     pub fn has_room(&self) -> bool {
+        let total = self.counts.total();
         self.paused.is_none()
-            && self.counts.active < self.strategy.active_max()
-            && self.next < self.strategy.started_max(self.counts.total(), self.steps_passed)
+            && self.counts.active < self.strategy.active_max(total)
+            && self.counts.active + self.counts.failed < self.strategy.unavailable_max(total)
+            && self.next < self.strategy.started_max(total, self.steps_passed)
+            && self.is_domain_free()
+            && !self.is_batch_full()
+    }
+
+    /// Whether more targets have failed than are tolerated.
+    #[must_use]
+    pub fn has_failed_too_often(&self) -> bool {
+        self.counts.failed > self.failures_max()
+    }
+
+    /// How many targets may fail.
+    #[must_use]
+    pub fn failures_max(&self) -> u32 {
+        self.tolerate_failures.map_or(0, |amount| amount.at_most(self.counts.total()))
+    }
+
+    /// Whether no target of another failure domain than the next one's is worked on.
+    fn is_domain_free(&self) -> bool {
+        self.counts.active == 0
+            || !self.strategy.is_by_domain()
+            || self.next_domain() == self.domain.as_deref()
+    }
+
+    fn next_domain(&self) -> Option<&str> {
+        self.targets.get(&self.next_waiting()?)?.domain.as_deref()
+    }
+
+    /// Whether the batch that is worked on takes no further target; without a pause in between it always does.
+    fn is_batch_full(&self) -> bool {
+        let batch_max = self.strategy.active_max(self.counts.total());
+        let other_domain = self.strategy.is_by_domain() && self.next_domain() != self.domain.as_deref();
+        self.strategy.pause_ms().is_some()
+            && self.next > self.batch_from
+            && (self.next - self.batch_from >= batch_max || other_domain)
+    }
+
+    /// Whether a batch is complete after which the deployment pauses: for so long, in milliseconds.
+    #[must_use]
+    pub fn batch_reached(&self) -> Option<u64> {
+        let pause_ms = self.strategy.pause_ms()?;
+        (self.rests() && self.is_batch_full()).then_some(pause_ms)
     }
 
     /// The canary step that is complete and not behind it yet: its number, from 1, and how it holds there.
     #[must_use]
     pub fn step_reached(&self) -> Option<(u32, CanaryStep)> {
         let step = self.strategy.step(self.steps_passed)?;
-        let reached = matches!(self.status, Status::Running)
+        let reached =
+            self.rests() && self.next >= self.strategy.started_max(self.counts.total(), self.steps_passed);
+        reached.then(|| (self.steps_passed.saturating_add(1), step))
+    }
+
+    /// Whether it could go on, and works on nothing.
+    const fn rests(&self) -> bool {
+        matches!(self.status, Status::Running)
             && self.paused.is_none()
             && self.counts.active == 0
             && self.counts.waiting > 0
-            && self.next >= self.strategy.started_max(self.counts.total(), self.steps_passed);
-        reached.then(|| (self.steps_passed.saturating_add(1), step))
     }
 
     /// How long it may take in all, in milliseconds.
@@ -147,75 +205,7 @@ impl Counts {
     }
 }
 
-/// How targets follow one another.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "type")]
-pub enum Strategy {
-    /// All targets at the same time.
-    AllAtOnce,
-    /// A number of targets at a time, in the order of their names.
-    Rolling {
-        /// How many targets may be worked on at the same time. At least 1.
-        batch: u32,
-    },
-    /// Some targets first; the others when the release has proven itself there.
-    Canary {
-        /// Where to hold, with growing percents. At least one; after the last come all other targets.
-        steps: Arc<[CanaryStep]>,
-        /// How many targets may be worked on at the same time; `None` is all that the step lets.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        batch: Option<u32>,
-    },
-}
-
-/// A share of the targets, after which a canary holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CanaryStep {
-    /// How many of all targets, 1 to 99, rounded up.
-    pub percent: u32,
-    /// For how long the release proves itself then, in milliseconds; `None` is until somebody resumes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub soak_ms: Option<u64>,
-}
-
-impl Strategy {
-    /// How many targets may be worked on at the same time.
-    #[must_use]
-    pub fn active_max(&self) -> u32 {
-        match self {
-            Self::AllAtOnce => u32::MAX,
-            Self::Rolling { batch } => *batch,
-            Self::Canary { batch, .. } => batch.unwrap_or(u32::MAX),
-        }
-    }
-
-    /// How many of `total` targets may have been started, when so many steps of a canary are behind it.
-    #[must_use]
-    pub fn started_max(&self, total: u32, steps_passed: u32) -> u32 {
-        let share = |step: CanaryStep| (u64::from(total) * u64::from(step.percent)).div_ceil(100);
-        self.step(steps_passed).map_or(total, |step| u32::try_from(share(step)).unwrap_or(total).min(total))
-    }
-
-    /// The step of a canary after so many others.
-    fn step(&self, passed: u32) -> Option<CanaryStep> {
-        match self {
-            Self::AllAtOnce | Self::Rolling { .. } => None,
-            Self::Canary { steps, .. } => usize::try_from(passed).ok().and_then(|at| steps.get(at)).copied(),
-        }
-    }
-
-    /// The name in metrics and messages.
-    #[must_use]
-    pub const fn name(&self) -> &'static str {
-        match self {
-            Self::AllAtOnce => "all_at_once",
-            Self::Rolling { .. } => "rolling",
-            Self::Canary { .. } => "canary",
-        }
-    }
-}
-
-/// What to do when a target fails.
+/// What to do when more targets fail than are tolerated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnFailure {
@@ -278,9 +268,9 @@ pub enum Status {
         /// Why, for a person.
         reason: String,
     },
-    /// All targets have the release.
+    /// All targets have the release, but for those whose failure is tolerated.
     Succeeded,
-    /// At least one target failed.
+    /// More targets failed than are tolerated, or the time was up.
     Failed {
         /// What failed, for a person.
         reason: String,
@@ -324,6 +314,9 @@ pub struct TargetRollout {
     pub release: ReleaseId,
     /// What is there before, and so where a rollback goes; `None` if nothing ever succeeded there.
     pub previous: Option<ReleaseId>,
+    /// The value of the label that the strategy orders by, frozen.
+    #[serde(default)]
+    pub domain: Option<String>,
     /// The target's variables, frozen: what its steps are filled in with, whatever becomes of the target meanwhile.
     pub variables: Arc<BTreeMap<String, String>>,
     /// How far it has got.

@@ -14,12 +14,14 @@ use stella_protocol::time::Timestamp;
 use stella_protocol::trace::TraceContext;
 
 use crate::access::{AccountKind, Grant};
+use crate::amount::Amount;
 use crate::command::{Actor, NewDeployment, Outcome};
 use crate::deployment::{Cause, OnFailure, Strategy};
 use crate::environment::Requirement;
 use crate::findings::Finding;
 use crate::freeze::Freeze;
 use crate::gate::{self, Gate};
+use crate::hold::PauseCause;
 use crate::name::{Name, Version};
 use crate::plan::Plan;
 use crate::promotion::{ApprovalRule, Objection};
@@ -154,6 +156,8 @@ pub enum Fact {
         cause: Cause,
         targets: Vec<PlannedTarget>,
         deadline: Timestamp,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tolerate_failures: Option<Amount>,
     },
     DeploymentHalted {
         id: DeploymentId,
@@ -266,6 +270,9 @@ pub enum Fact {
         /// The canary step, from 1, that is complete with it; `None` if a person pauses.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         canary_step: Option<u32>,
+        /// What it is for.
+        #[serde(default, skip_serializing_if = "PauseCause::is_default")]
+        cause: PauseCause,
     },
     DeploymentResumed {
         id: DeploymentId,
@@ -479,4 +486,7 @@ pub struct PlannedTarget {
     pub release: ReleaseId,
     /// What is there before.
     pub previous: Option<ReleaseId>,
+    /// The value of the label that the strategy orders by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub domain: Option<String>,
 }

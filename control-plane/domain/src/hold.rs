@@ -16,6 +16,37 @@ pub struct Hold {
     pub since: Timestamp,
 }
 
+/// What a deployment is paused for, and so what ends the pause. Who resumes it ends any pause.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PauseCause {
+    /// Somebody wants it.
+    #[default]
+    Person,
+    /// A step of a canary is complete. In journals of before this was kept, it is told by the number of the step alone.
+    CanaryStep,
+    /// A batch is complete.
+    Batch,
+}
+
+impl PauseCause {
+    /// Whether a hold of this kind is recorded by default.
+    #[must_use]
+    pub(crate) fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The name in messages and the API.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Person => "person",
+            Self::CanaryStep => "canary_step",
+            Self::Batch => "batch",
+        }
+    }
+}
+
 /// What people think of a release. A release is never edited; this is beside it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "standing")]

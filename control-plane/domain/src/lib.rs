@@ -6,7 +6,7 @@
 //! [`command::Command::Tick`].
 //!
 //! Reading order: [`state`], then one file a concept ([`tenant`], [`environment`], [`target`], [`agent`], [`release`],
-//! [`promotion`], [`gate`], [`findings`], [`plan`], [`deployment`], [`task`], [`hold`], [`freeze`], [`access`]), then [`command`], [`event`], [`decide`].
+//! [`promotion`], [`gate`], [`findings`], [`plan`], [`strategy`], [`deployment`], [`task`], [`hold`], [`freeze`], [`access`]), then [`command`], [`event`], [`decide`].
 //!
 //! # Invariants
 //!
@@ -16,7 +16,8 @@
 //! - **INV-2 final is final**: a final task, target's part or deployment never changes again.
 //! - **INV-3 one deployment a target**: a target is reserved for at most one deployment that has not ended, and a target whose
 //!   last task is `unknown` lets no other in.
-//! - **INV-4 batch**: a deployment never works on more targets than its batch, nor starts more than its canary step lets.
+//! - **INV-4 batch**: a deployment never works on more targets than its batch, nor on two failure domains if it is ordered by them,
+//!   nor lets more be down than its limit; it starts no more than its canary step lets.
 //! - **INV-5 exact indexes**: unsettled tasks, each agent's open and queued tasks, each deployment's counts, its waiting
 //!   targets, names and timers are what a search through everything would find.
 //! - **INV-6 never again**: an attempt is not dispatched after it became `unknown`.
@@ -32,6 +33,7 @@
 
 pub mod access;
 pub mod agent;
+pub mod amount;
 mod apply;
 pub mod command;
 pub mod decide;
@@ -51,6 +53,7 @@ pub mod release;
 mod render;
 pub mod spans;
 pub mod state;
+pub mod strategy;
 pub mod target;
 pub mod task;
 mod template;

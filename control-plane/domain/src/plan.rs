@@ -2,7 +2,7 @@
 //!
 //! The hash is the root of a Merkle tree as in RFC 6962, section 2.1, so that the part of one target can be proven without
 //! the others. Its leaves are JSON: what is wanted and by which rules, the release with its templates, then each target in
-//! the order of names with the digests of its tasks and of those of its rollback. JSON here is canonical, because fields have
+//! the order in which they are started with the digests of its tasks and of those of its rollback. JSON here is canonical, because fields have
 //! a fixed order and maps are sorted. The golden vectors of the tests pin it; another form is another [`VERSION`].
 
 use std::collections::{BTreeMap, HashMap};
@@ -12,6 +12,7 @@ use sha2::{Digest as _, Sha256};
 use stella_protocol::digest::Digest;
 use stella_protocol::id::{AgentId, EnvironmentId, ReleaseId, TargetId, TenantId};
 
+use crate::amount::Amount;
 use crate::command::NewDeployment;
 use crate::deployment::{OnFailure, Strategy};
 use crate::environment::Environment;
@@ -46,6 +47,8 @@ enum Leaf<'p> {
         environment_name: &'p Name,
         strategy: &'p Strategy,
         on_failure: OnFailure,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        tolerate_failures: Option<Amount>,
         timeout_ms: u64,
         #[serde(skip_serializing_if = "Option::is_none")]
         override_freeze: Option<&'p str>,
@@ -76,7 +79,7 @@ struct Rollback {
     tasks: Vec<Digest>,
 }
 
-/// The plan of a deployment to these targets, which are in the order of their names.
+/// The plan of a deployment to these targets, which are in the order in which they are started.
 pub(crate) fn seal<'t>(
     tenant: &TenantState,
     environment: &Environment,
@@ -92,6 +95,7 @@ pub(crate) fn seal<'t>(
             environment_name: &environment.name,
             strategy: &new.strategy,
             on_failure: new.on_failure,
+            tolerate_failures: new.tolerate_failures,
             timeout_ms: new.timeout_ms,
             override_freeze: new.override_freeze.as_deref(),
             rule: environment.approvals.as_ref(),

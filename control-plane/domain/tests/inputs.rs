@@ -12,10 +12,10 @@ use common::{
 use stella_domain::command::{
     NewDeployment, NewEnrolmentToken, NewRelease, NewTarget, Outcome, SystemCommand, TenantCommand,
 };
-use stella_domain::deployment::Strategy;
 use stella_domain::name::Name;
 use stella_domain::rejection::Rejection;
 use stella_domain::release::{Component, STEPS_MAX, Step, StepAction};
+use stella_domain::strategy::{Rolling, Strategy};
 use stella_protocol::id::{EnrolmentTokenId, EnvironmentId, TaskId, TenantId};
 use stella_protocol::time::Timestamp;
 use uuid::Uuid;
@@ -191,7 +191,7 @@ fn deployments() {
     };
     invalid(
         &mut world,
-        with(&|new| new.strategy = Strategy::Rolling { batch: 0 }),
+        with(&|new| new.strategy = Strategy::Rolling(Rolling::of(0))),
         "strategy.batch",
         "at least one",
     );

@@ -14,6 +14,7 @@ use proptest::collection::vec;
 use proptest::prelude::{Just, Strategy, any, prop_oneof, proptest};
 use proptest::test_runner::Config;
 use stella_domain::agent::Connectivity;
+use stella_domain::amount::Amount;
 use stella_domain::command::{Answer, Command, NewTarget, Report, Request, TenantCommand};
 use stella_domain::deployment::OnFailure;
 use stella_domain::event::{Event, StreamId};
@@ -22,6 +23,7 @@ use stella_domain::hold::{Standing, Verdict};
 use stella_domain::promotion::Objection;
 use stella_domain::rejection::Rejection;
 use stella_domain::state::State;
+use stella_domain::strategy::{self as rollout, Order, OrderBy, Rolling};
 use stella_domain::task::TaskState;
 use stella_protocol::digest::Digest;
 use stella_protocol::id::{AttemptKey, Position, PromotionId};
@@ -32,12 +34,24 @@ const TARGETS: u128 = 4;
 /// The first of them asks for all deployments.
 const PEOPLE: u128 = 3;
 
+/// By which strategy.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Plain,
+    Canary,
+    /// With a pause between batches.
+    Pausing,
+    /// One failure domain after the other, and not all of them down.
+    Domains,
+}
+
 #[derive(Clone, Debug)]
 enum Act {
     Deploy {
         release: u128,
         batch: Option<u32>,
-        canary: bool,
+        kind: Kind,
+        tolerate: Option<u32>,
         only: Option<Vec<u128>>,
         stop: bool,
         hours: u64,
@@ -97,10 +111,12 @@ fn outcome() -> impl Strategy<Value = TaskOutcome> {
 
 fn act() -> impl Strategy<Value = Act> {
     let who = 1..=AGENTS;
+    let kind = prop_oneof![Just(Kind::Plain), Just(Kind::Canary), Just(Kind::Pausing), Just(Kind::Domains)];
+    let tolerate = proptest::option::weighted(0.3, 1..3_u32);
     let only = proptest::option::weighted(0.3, vec(1..=TARGETS, 1..3));
     prop_oneof![
-        14 => (1..=3_u128, proptest::option::of(1..3_u32), any::<bool>(), only, any::<bool>(), 1..4_u64)
-            .prop_map(|(release, batch, canary, only, stop, hours)| Act::Deploy { release, batch, canary, only, stop, hours }),
+        14 => (1..=3_u128, proptest::option::of(1..3_u32), (kind, tolerate), only, any::<bool>(), 1..4_u64)
+            .prop_map(|(release, batch, (kind, tolerate), only, stop, hours)| Act::Deploy { release, batch, kind, tolerate, only, stop, hours }),
         1 => any::<usize>().prop_map(Act::Cancel),
         3 => (any::<usize>(), any::<bool>()).prop_map(|(which, on)| Act::Pause(which, on)),
         2 => any::<bool>().prop_map(Act::Lock),
@@ -156,12 +172,26 @@ struct Walk {
     restored: bool,
 }
 
+fn strategy(kind: Kind, batch: Option<u32>) -> Option<rollout::Strategy> {
+    let rolling = Rolling::of(batch.unwrap_or(2));
+    let order = Some(Order { by: OrderBy::Domain, label: "rack".to_owned() });
+    let max_unavailable = Some(Amount::Count(2));
+    match kind {
+        Kind::Plain => None,
+        Kind::Canary => Some(common::canary(&[(30, Some(60_000)), (40, None)], batch)),
+        Kind::Pausing => Some(rollout::Strategy::Rolling(Rolling { pause_ms: Some(60_000), ..rolling })),
+        Kind::Domains => Some(rollout::Strategy::Rolling(Rolling { order, max_unavailable, ..rolling })),
+    }
+}
+
 impl Walk {
     fn new() -> Self {
         let mut world = World::with_targets(AGENTS);
         world.ok(TenantCommand::RemoveTarget { id: target(1) });
-        for (n, slot) in [(1, "a"), (4, "b")] {
-            let new = NewTarget { agent: agent(1), slot: Some(name(slot)), ..new_target(n) };
+        (2..=AGENTS).for_each(|n| drop(world.ok(TenantCommand::RemoveTarget { id: target(n) })));
+        for (n, of, slot) in [(1, 1, Some("a")), (2, 2, None), (3, 3, None), (4, 1, Some("b"))] {
+            let labels = BTreeMap::from([("rack".to_owned(), (n % 2).to_string())]);
+            let new = NewTarget { agent: agent(of), slot: slot.map(name), labels, ..new_target(n) };
             world.ok(TenantCommand::CreateTarget(Box::new(new)));
         }
         (1..=PEOPLE).for_each(|n| world.person(n));
@@ -372,12 +402,11 @@ impl Walk {
 
     fn act(&mut self, act: Act) {
         match act {
-            Act::Deploy { release, batch, canary, only, stop, hours } => {
+            Act::Deploy { release, batch, kind, tolerate, only, stop, hours } => {
                 self.ids += 1;
                 let mut new = new_deployment(self.ids, release, batch);
-                if canary {
-                    new.strategy = common::canary(&[(30, Some(60_000)), (40, None)], batch);
-                }
+                new.strategy = strategy(kind, batch).unwrap_or(new.strategy);
+                new.tolerate_failures = tolerate.map(Amount::Count);
                 new.targets = only.map(|targets| targets.into_iter().map(target).collect());
                 new.timeout_ms = hours * 3_600_000;
                 if stop {
@@ -580,8 +609,8 @@ proptest! {
         for act in acts {
             walk.act(act);
         }
-        // A canary may hold twice more.
-        for _ in 0..3 {
+        // A canary may hold twice more, and a pause comes after each target.
+        for _ in 0..5 {
             let paused: Vec<_> = walk.world.tenant().active_deployments.iter().copied().collect();
             for deployment in paused {
                 walk.tenant(TenantCommand::ResumeDeployment { deployment });

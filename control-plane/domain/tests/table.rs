@@ -12,13 +12,16 @@ use common::{
     promotion, release, rule, target,
 };
 use stella_domain::agent::Connectivity;
+use stella_domain::amount::Amount;
 use stella_domain::command::{NewDeployment, TenantCommand};
-use stella_domain::deployment::{Cause, OnFailure, Strategy};
+use stella_domain::deployment::{Cause, OnFailure};
 use stella_domain::event::{Event, Fact, PlannedTarget, StreamId};
 use stella_domain::gate::Outcome;
+use stella_domain::hold::PauseCause;
 use stella_domain::promotion::Objection;
 use stella_domain::state::State;
-use stella_protocol::id::{Attempt, AttemptKey, Generation, Position, SessionEpoch, TaskId};
+use stella_domain::strategy::{Rolling, Strategy};
+use stella_protocol::id::{Attempt, AttemptKey, DeploymentId, Generation, Position, SessionEpoch, TaskId};
 use stella_protocol::message::TaskOutcome;
 use stella_protocol::time::Timestamp;
 use stella_protocol::trace::TraceContext;
@@ -148,23 +151,33 @@ fn tasks(table: &mut String) {
     }
 }
 
-fn deployment_facts(world: &World) -> Vec<(String, Fact)> {
-    let (id, reason) = (deployment(2), "x".to_owned());
-    let part = &world.deployment(id).targets[&target(1)].progress;
-    let task = part.task().unwrap_or(TaskId(uuid::Uuid::nil()));
-    let planned = |n| vec![PlannedTarget { target: target(n), release: release(2), previous: None }];
-    let created = |id, n| Fact::DeploymentCreated {
+/// A deployment to one target.
+fn created(id: DeploymentId, n: u128) -> Fact {
+    Fact::DeploymentCreated {
         id,
         environment: STAGING,
         release: release(2),
         strategy: Strategy::AllAtOnce,
         on_failure: OnFailure::Stop,
         cause: Cause::Requested,
-        targets: planned(n),
+        targets: vec![PlannedTarget { target: target(n), release: release(2), previous: None, domain: None }],
         deadline: Timestamp(9_000_000),
+        tolerate_failures: None,
+    }
+}
+
+fn deployment_facts(world: &World) -> Vec<(String, Fact)> {
+    let (id, reason) = (deployment(2), "x".to_owned());
+    let part = &world.deployment(id).targets[&target(1)].progress;
+    let task = part.task().unwrap_or(TaskId(uuid::Uuid::nil()));
+    let pause = |until, canary_step, cause| Fact::DeploymentPaused {
+        id,
+        reason: reason.clone(),
+        until,
+        canary_step,
+        cause,
     };
-    let paused =
-        |until, canary_step| Fact::DeploymentPaused { id, reason: reason.clone(), until, canary_step };
+    let paused = |until, canary_step| pause(until, canary_step, PauseCause::Person);
     let mut facts: Vec<(String, Fact)> = vec![
         paused(None, None),
         Fact::DeploymentResumed { id },
@@ -180,6 +193,10 @@ fn deployment_facts(world: &World) -> Vec<(String, Fact)> {
     .collect();
     facts.push(("deployment_paused, canary step 1".to_owned(), paused(Some(Timestamp(9_000_000)), Some(1))));
     facts.push(("deployment_paused, canary step 2".to_owned(), paused(None, Some(2))));
+    facts.push((
+        "deployment_paused, batch".to_owned(),
+        pause(Some(Timestamp(9_000_000)), None, PauseCause::Batch),
+    ));
     facts.push(("deployment_created, again".to_owned(), created(id, 1)));
     facts.push(("deployment_created, another on web-1".to_owned(), created(deployment(9), 1)));
     for n in [1, 2] {
@@ -266,6 +283,40 @@ fn deployments(table: &mut String) {
     });
     deployment_rows(table, situations);
     canaries(table);
+    batches(table);
+}
+
+/// Two targets, one at a time, with a pause in between and one failure that is tolerated.
+fn batches(table: &mut String) {
+    let mut situations: Vec<(&str, World, State)> = Vec::new();
+    let mut reached = |label, until: &str, outcome: &dyn Fn(&mut World)| {
+        let mut world = World::with_release_1(2);
+        let mut state = world.state.clone();
+        world.events.clear();
+        let strategy = Strategy::Rolling(Rolling { pause_ms: Some(60_000), ..Rolling::of(1) });
+        let tolerate_failures = Some(Amount::Count(1));
+        let new = NewDeployment { strategy, tolerate_failures, ..new_deployment(2, 2, None) };
+        world.ok(TenantCommand::Deploy(Box::new(new)));
+        outcome(&mut world);
+        apply_until(&mut state, &world, until);
+        world.state = state.clone();
+        situations.push((label, world, state));
+    };
+    reached("rolling, its first batch is complete", "deployment_paused", &|world| world.complete(1));
+    reached("rolling, it pauses after its first batch", "", &|world| world.complete(1));
+    reached("rolling, its first batch has failed and that is tolerated", "deployment_paused", &|world| {
+        world.finish(1, failed("x"));
+    });
+    reached(
+        "rolling, all have ended, one with a failure that is tolerated",
+        "deployment_succeeded",
+        &|world| {
+            world.finish(1, failed("x"));
+            world.wait_ms(60_000);
+            world.complete(2);
+        },
+    );
+    deployment_rows(table, situations);
 }
 
 /// A canary of two targets with two steps, the first of which is complete or holds.
@@ -406,16 +457,7 @@ fn promotions(table: &mut String) {
             Fact::PromotionWithdrawn { id, reason: reason() },
             Fact::PromotionExpired { id },
             Fact::PromotionInvalidated { id, reason: reason() },
-            Fact::DeploymentCreated {
-                id: deployment(2),
-                environment: STAGING,
-                release: release(2),
-                strategy: Strategy::AllAtOnce,
-                on_failure: OnFailure::Stop,
-                cause: Cause::Requested,
-                targets: vec![PlannedTarget { target: target(1), release: release(2), previous: None }],
-                deadline: Timestamp(9_000_000),
-            },
+            created(deployment(2), 1),
         ];
         let mut facts = facts.map(|fact| (fact.name().to_owned(), fact)).to_vec();
         let other = Fact::ApprovalGranted { id, plan: digest(9), reason: reason() };

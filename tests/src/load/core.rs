@@ -182,6 +182,7 @@ fn deployment(number: u32) -> NewDeployment {
         release: ReleaseId(id(4, number)),
         strategy: Strategy::AllAtOnce,
         on_failure: OnFailure::Rollback,
+        tolerate_failures: None,
         targets: None,
         timeout_ms: 3_600_000,
         override_freeze: None,

@@ -114,6 +114,7 @@ fn wanted(tenant: &TenantState, body: &CreateDeployment) -> Result<NewDeployment
         release: resolve::release(tenant, &body.release)?.id,
         strategy: parse::strategy(&body.strategy)?,
         on_failure: parse::on_failure(body.on_failure),
+        tolerate_failures: parse::maybe_amount("tolerate_failures", body.tolerate_failures.as_ref())?,
         targets: targets.transpose()?,
         timeout_ms: parse::timeout_ms("timeout_seconds", body.timeout_seconds)?,
         override_freeze: body

@@ -1,9 +1,10 @@
 //! Deployments and each target's part in them.
 
+use stella_api_types::amount::Amount as AmountDto;
 use stella_api_types::deployment as dto;
-use stella_domain::deployment::{
-    CanaryStep, Cause, Counts, Deployment, OnFailure, Progress, Status, Strategy, TargetRollout,
-};
+use stella_domain::amount::Amount;
+use stella_domain::deployment::{Cause, Counts, Deployment, OnFailure, Progress, Status, TargetRollout};
+use stella_domain::strategy::{CanaryStep, Order, OrderBy, Strategy};
 use stella_domain::task::TaskState;
 use stella_domain::tenant::TenantState;
 use stella_protocol::id::{DeploymentId, ReleaseId, TaskId};
@@ -21,8 +22,10 @@ pub(crate) fn deployment(tenant: &TenantState, deployment: &Deployment) -> dto::
         release: release_ref(tenant, deployment.release),
         strategy: strategy(&deployment.strategy),
         on_failure: on_failure(deployment.on_failure),
+        tolerate_failures: deployment.tolerate_failures.map(amount),
         status: deployment.status.name().to_owned(),
         paused: deployment.paused.as_ref().map(hold),
+        paused_for: deployment.paused.is_some().then(|| deployment.paused_for.name().to_owned()),
         resumes_at: deployment.resumes_at.map(time),
         reason: reason(&deployment.status).map(str::to_owned),
         is_final: deployment.status.is_final(),
@@ -43,15 +46,42 @@ pub(crate) fn deployment(tenant: &TenantState, deployment: &Deployment) -> dto::
 pub(super) fn strategy(strategy: &Strategy) -> dto::Strategy {
     match strategy {
         Strategy::AllAtOnce => dto::Strategy::AllAtOnce {},
-        Strategy::Rolling { batch } => dto::Strategy::Rolling { batch: *batch },
-        Strategy::Canary { steps, batch } => {
+        Strategy::Rolling(rolling) => dto::Strategy::Rolling(dto::Rolling {
+            batch: amount(rolling.batch),
+            max_unavailable: rolling.max_unavailable.map(amount),
+            minimum_healthy: rolling.minimum_healthy.map(amount),
+            pause_seconds: rolling.pause_ms.map(|pause_ms| pause_ms / 1_000),
+            order: rolling.order.as_ref().map(order),
+        }),
+        Strategy::Canary { steps, batch, order: by } => {
             let step = |step: &CanaryStep| dto::CanaryStep {
                 percent: step.percent,
                 soak_seconds: step.soak_ms.map(|soak_ms| soak_ms / 1_000),
             };
-            dto::Strategy::Canary { steps: steps.iter().map(step).collect(), batch: *batch }
+            dto::Strategy::Canary {
+                steps: steps.iter().map(step).collect(),
+                batch: batch.map(amount),
+                order: by.as_ref().map(order),
+            }
         }
     }
+}
+
+/// So many of some things.
+pub(super) fn amount(amount: Amount) -> AmountDto {
+    match amount {
+        Amount::Count(count) => AmountDto::Count(count),
+        Amount::Percent(_) => AmountDto::Share(amount.to_string()),
+    }
+}
+
+fn order(order: &Order) -> dto::Order {
+    let by = match order.by {
+        OrderBy::Label => dto::OrderBy::Label,
+        OrderBy::Domain => dto::OrderBy::Domain,
+        OrderBy::Spread => dto::OrderBy::Spread,
+    };
+    dto::Order { by, label: order.label.clone() }
 }
 
 pub(super) const fn on_failure(on_failure: OnFailure) -> dto::OnFailure {

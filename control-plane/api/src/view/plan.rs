@@ -8,7 +8,7 @@ use stella_domain::event::PlannedTarget;
 use stella_domain::hold::Standing;
 use stella_domain::tenant::TenantState;
 
-use super::deployment::{on_failure, strategy};
+use super::deployment::{amount, on_failure, strategy};
 use super::promotion::plan_hash;
 use super::release::release_ref;
 use super::{agent_named, connectivity, environment_named, target_named};
@@ -17,15 +17,23 @@ use super::{agent_named, connectivity, environment_named, target_named};
 pub(crate) fn plan(tenant: &TenantState, wanted: &NewDeployment, planned: &Planned) -> dto::DeploymentPlan {
     let release = tenant.releases.get(&wanted.release);
     let standing = release.map(|release| &release.standing);
+    let domains: Vec<_> = planned.targets.iter().map(|part| part.domain.as_deref()).collect();
+    let waves = wanted.strategy.waves(&domains);
     dto::DeploymentPlan {
         environment: environment_named(tenant, wanted.environment),
         release: release_ref(tenant, wanted.release),
         strategy: strategy(&wanted.strategy),
         on_failure: on_failure(wanted.on_failure),
+        tolerate_failures: wanted.tolerate_failures.map(amount),
         timeout_seconds: wanted.timeout_ms / 1_000,
         steps: release
             .map_or_else(Vec::new, |it| it.steps.iter().map(|step| step.name.to_string()).collect()),
-        targets: planned.targets.iter().filter_map(|part| target(tenant, part)).collect(),
+        targets: planned
+            .targets
+            .iter()
+            .zip(waves)
+            .filter_map(|(part, wave)| target(tenant, part, wave))
+            .collect(),
         plan: plan_hash(planned.plan),
         approvals_needed: planned.rule.as_ref().map_or(0, |rule| rule.needed),
         warnings: match standing {
@@ -35,7 +43,7 @@ pub(crate) fn plan(tenant: &TenantState, wanted: &NewDeployment, planned: &Plann
     }
 }
 
-fn target(tenant: &TenantState, part: &PlannedTarget) -> Option<dto::PlannedTarget> {
+fn target(tenant: &TenantState, part: &PlannedTarget, wave: u32) -> Option<dto::PlannedTarget> {
     let mut warnings = Vec::new();
     let agent = tenant.targets.get(&part.target)?.agent;
     let is_there = tenant.agents.get(&agent).map_or(&Connectivity::Never, |agent| &agent.connectivity);
@@ -65,6 +73,8 @@ fn target(tenant: &TenantState, part: &PlannedTarget) -> Option<dto::PlannedTarg
     }
     Some(dto::PlannedTarget {
         target: target_named(tenant, part.target),
+        wave,
+        domain: part.domain.clone(),
         agent: agent_named(tenant, agent),
         connectivity: name.to_owned(),
         current: part.previous.map(|id| release_ref(tenant, id)),

@@ -74,3 +74,64 @@ async fn a_canary_is_checked_by_field_and_shown_as_it_was_asked_for() {
     let created = world.post(&path, &deployment(steps.clone())).await.expect(201);
     assert_eq!(created["strategy"], json!({"type": "canary", "steps": steps}));
 }
+
+#[tokio::test]
+async fn a_rolling_strategy_is_checked_by_field_and_shown_with_its_waves() {
+    let world = World::new().await;
+    let busy = world.busy_tenant("acme").await;
+    let room = json!({"reason": "room"});
+    world.post(&format!("{}/deployments/{}/cancel", busy.at, busy.deployment), &room).await.expect(200);
+    for (slot, rack) in [("b", "2"), ("c", "10"), ("d", "2")] {
+        let target = json!({"name": format!("web-{slot}"), "environment": "prod", "agent": "host-1", "slot": slot,
+            "labels": {"rack": rack}});
+        world.post(&format!("{}/targets", busy.at), &target).await.expect(201);
+    }
+    let wanted = |strategy: serde_json::Value, tolerated: serde_json::Value| {
+        json!({"environment": "prod", "release": "web:1.0.0", "targets": ["web-b", "web-c", "web-d"],
+            "strategy": strategy, "tolerate_failures": tolerated})
+    };
+    let path = format!("{}/deployment-plans", busy.at);
+    let rolling = |field: &str, value: serde_json::Value| json!({"type": "rolling", field: value});
+    for (strategy, tolerated, field) in [
+        (rolling("batch", json!("25")), json!(null), "strategy.batch"),
+        (rolling("batch", json!("all")), json!(null), "strategy.batch"),
+        (rolling("batch", json!("101%")), json!(null), "strategy.batch"),
+        (rolling("batch", json!(0)), json!(null), "strategy.batch"),
+        (rolling("max_unavailable", json!("10%")), json!(null), "strategy.max_unavailable"),
+        (rolling("minimum_healthy", json!(3)), json!(null), "strategy.minimum_healthy"),
+        (rolling("pause_seconds", json!(0)), json!(null), "strategy.pause_seconds"),
+        (rolling("pause_seconds", json!(u64::MAX)), json!(null), "strategy.pause_seconds"),
+        (rolling("order", json!({"by": "label", "label": ""})), json!(null), "strategy.order.label"),
+        (rolling("order", json!({"by": "domain", "label": "row"})), json!(null), "targets[web-b].labels.row"),
+        (rolling("batch", json!(1)), json!(3), "tolerate_failures"),
+        (rolling("batch", json!(1)), json!("100%"), "tolerate_failures"),
+    ] {
+        assert_eq!(world.post(&path, &wanted(strategy, tolerated)).await.expect(422)["field"], field);
+    }
+    for strategy in [rolling("batches", json!(1)), rolling("order", json!({"by": "rack", "label": "rack"}))] {
+        world.post(&path, &wanted(strategy, json!(null))).await.expect(422);
+    }
+    let strategy = json!({"type": "rolling", "batch": "100%", "minimum_healthy": 0, "pause_seconds": 60,
+        "order": {"by": "domain", "label": "rack"}});
+    world.post(&path, &wanted(strategy.clone(), json!("34%"))).await.expect(422);
+    let strategy = json!({"type": "rolling", "batch": "50%", "minimum_healthy": "30%", "pause_seconds": 60,
+        "order": {"by": "domain", "label": "rack"}});
+    let plan = world.post(&path, &wanted(strategy.clone(), json!("34%"))).await.expect(200);
+    assert_eq!((&plan["strategy"], &plan["tolerate_failures"]), (&strategy, &json!("34%")));
+    let waves: Vec<_> = plan["targets"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|it| {
+            (
+                it["target"]["name"].as_str().unwrap(),
+                it["wave"].as_u64().unwrap(),
+                it["domain"].as_str().unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(waves, [("web-b", 1, "2"), ("web-d", 1, "2"), ("web-c", 2, "10")]);
+    let created = world.post(&format!("{}/deployments", busy.at), &wanted(strategy, json!("34%"))).await;
+    let created = created.expect(201);
+    assert_eq!((&created["tolerate_failures"], &created["counts"]["active"]), (&json!("34%"), &json!(2)));
+}

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
-use stella_api_types::deployment::CanaryStep;
 
+use super::pace::Pace;
 use super::pair;
 
 #[derive(Debug, Subcommand)]
@@ -55,20 +55,12 @@ pub(crate) struct Deploy {
     pub(crate) release: String,
     /// To which environment.
     pub(crate) environment: String,
-    /// How many targets to work on at the same time; 1 if not given, or all of a canary step.
-    #[arg(long, conflicts_with = "all_at_once")]
-    pub(crate) batch: Option<u32>,
-    /// Work on all targets at the same time.
-    #[arg(long)]
-    pub(crate) all_at_once: bool,
-    /// So many percent of the targets first, then hold for so long, or without a time until somebody resumes it (can be given
-    /// more than once).
-    #[arg(long, value_name = "PERCENT[:SECONDS]", conflicts_with = "all_at_once", value_parser = canary_step)]
-    pub(crate) canary: Vec<CanaryStep>,
+    #[command(flatten)]
+    pub(crate) pace: Pace,
     /// Only this target (can be given more than once).
     #[arg(long = "target")]
     pub(crate) targets: Vec<String>,
-    /// What to do when a target fails.
+    /// What to do when more targets fail than are tolerated.
     #[arg(long, value_enum, default_value_t = OnFailure::Rollback)]
     pub(crate) on_failure: OnFailure,
     /// How long it may take in all, in seconds.
@@ -227,14 +219,4 @@ pub(crate) struct Rollback {
     pub(crate) deployment: String,
     #[command(flatten)]
     pub(crate) wait: Wait,
-}
-
-/// Reads `PERCENT[:SECONDS]`.
-fn canary_step(text: &str) -> Result<CanaryStep, String> {
-    let (percent, soak) = text.split_once(':').map_or((text, None), |(percent, soak)| (percent, Some(soak)));
-    let number = |text: &str| format!("{text:?} is no number; expected PERCENT[:SECONDS], such as 10:600");
-    Ok(CanaryStep {
-        percent: percent.parse().map_err(|_| number(percent))?,
-        soak_seconds: soak.map(|soak| soak.parse().map_err(|_| number(soak))).transpose()?,
-    })
 }

@@ -9,6 +9,7 @@ use stella_protocol::time::Timestamp;
 use super::{Applied, ensure, illegal, misplaced, missing, vacant};
 use crate::deployment::{Cause, Counts, Deployment, Progress, Status, TargetRollout};
 use crate::event::{Event, Fact, IllegalTransition, PlannedTarget};
+use crate::hold::PauseCause;
 use crate::tenant::{TenantState, Timer};
 
 impl TenantState {
@@ -46,7 +47,9 @@ impl TenantState {
             Fact::DeploymentSucceeded { id } => {
                 self.end_deployment(at, *id, fact, Status::Succeeded, |deployment| {
                     matches!(deployment.status, Status::Running)
-                        && deployment.counts.succeeded == deployment.counts.total()
+                        && is_quiet(deployment)
+                        && !deployment.has_failed_too_often()
+                        && deployment.counts.succeeded > 0
                 })
             }
             Fact::DeploymentFailed { id, reason } => {
@@ -76,6 +79,7 @@ impl TenantState {
             cause,
             targets,
             deadline,
+            tolerate_failures,
         } = fact
         else {
             return Err(misplaced(fact));
@@ -106,11 +110,15 @@ impl TenantState {
             release: *release,
             strategy: strategy.clone(),
             on_failure: *on_failure,
+            tolerate_failures: *tolerate_failures,
             cause: cause.clone(),
             status: Status::Running,
             paused: None,
+            paused_for: PauseCause::Person,
             resumes_at: None,
             steps_passed: 0,
+            batch_from: 0,
+            domain: None,
             targets: parts,
             order: targets.iter().map(|planned| planned.target).collect(),
             next: 0,
@@ -144,6 +152,7 @@ impl TenantState {
             agent: target.agent,
             release: planned.release,
             previous: planned.previous,
+            domain: planned.domain.clone(),
             variables: Arc::new(target.variables.clone()),
             progress: Progress::Waiting,
         })

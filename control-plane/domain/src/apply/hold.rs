@@ -10,7 +10,7 @@ use super::{Applied, ensure, misplaced, missing};
 use crate::deployment::{Deployment, Status};
 use crate::event::{Event, Fact, IllegalTransition};
 use crate::freeze::Freeze;
-use crate::hold::{Hold, Standing};
+use crate::hold::{Hold, PauseCause, Standing};
 use crate::tenant::{TenantState, Timer};
 
 impl TenantState {
@@ -84,14 +84,21 @@ impl TenantState {
     /// The time in a pause does not count, so there is no deadline meanwhile. A pause of a canary, which ends by itself, may
     /// become one of a person, which does not.
     fn deployment_paused(&mut self, id: DeploymentId, hold: Hold, fact: &Fact) -> Applied {
-        let Fact::DeploymentPaused { until, canary_step, .. } = fact else { return Err(misplaced(fact)) };
+        let Fact::DeploymentPaused { until, canary_step, cause, .. } = fact else {
+            return Err(misplaced(fact));
+        };
         let deployment = self.deployment_mut(id, fact)?;
         let reached = deployment.step_reached().map(|(number, _)| number);
-        let fits = canary_step.is_none_or(|step| reached == Some(step));
+        let fits = canary_step.is_none_or(|step| reached == Some(step))
+            && (*cause != PauseCause::Batch || deployment.batch_reached().is_some());
         let goes_on = matches!(deployment.status, Status::Running)
             && (deployment.paused.is_none() || deployment.resumes_at.is_some());
         ensure(goes_on && fits, subject(id), where_it_is(deployment), fact)?;
         deployment.steps_passed = canary_step.unwrap_or(deployment.steps_passed);
+        deployment.paused_for = if canary_step.is_some() { PauseCause::CanaryStep } else { *cause };
+        if *cause == PauseCause::Batch {
+            deployment.batch_from = deployment.next;
+        }
         match deployment.paused.take() {
             // The time since then does not count either.
             Some(before) => {

@@ -81,11 +81,13 @@ impl TenantState {
         let running = matches!(self.status(deployment, fact)?, Status::Running);
         ensure(running, subject(deployment), "not running", fact)?;
         let has_room = self.deployments.get(&deployment).is_some_and(|deployment| deployment.has_room());
-        ensure(has_room, subject(deployment), "paused, at its batch or at a canary step", fact)?;
+        ensure(has_room, subject(deployment), "paused, or at a limit of its strategy", fact)?;
         ensure(self.is_let_through(deployment, at), subject(deployment), "held up by a gate", fact)?;
         let task = ids::task(deployment, target, 0);
         let progress = Progress::Active { generation, step: 0, task, since: at };
         self.take_next(deployment, target, progress, fact)?;
+        let rollout = self.deployment_mut(deployment, fact)?;
+        rollout.domain = rollout.targets.get(&target).and_then(|part| part.domain.clone());
         let place = self.target_mut(target, fact)?;
         let newer = generation > place.generation && place.active == Some(deployment);
         ensure(newer, format!("target {target}"), format!("at generation {}", place.generation), fact)?;

@@ -7,12 +7,10 @@ use stella_protocol::id::{AgentId, DeploymentId, EnvironmentId, ReleaseId, Targe
 use stella_protocol::time::Timestamp;
 
 use super::transaction::Transaction;
-use super::{fields, hold, path, rollout};
+use super::{fields, hold, path, rollout, strategy};
+use crate::amount::Amount;
 use crate::command::{NewDeployment, Outcome};
-use crate::deployment::{
-    CANARY_SOAK_MS_RANGE, CANARY_STEPS_MAX, CanaryStep, Cause, Deployment, OnFailure, Status, Strategy,
-    TARGETS_MAX, TIMEOUT_MS_RANGE,
-};
+use crate::deployment::{Cause, Deployment, OnFailure, Status, Strategy, TARGETS_MAX, TIMEOUT_MS_RANGE};
 use crate::environment::Environment;
 use crate::event::{Fact, PlannedTarget};
 use crate::rejection::Rejection;
@@ -26,7 +24,8 @@ use crate::tenant::TenantState;
 pub(super) struct Prepared {
     pub(super) environment: Arc<Environment>,
     pub(super) release: Arc<Release>,
-    /// In the order of their names.
+    pub(super) strategy: Strategy,
+    /// In the order in which they are started.
     pub(super) targets: Vec<Arc<Target>>,
 }
 
@@ -34,8 +33,13 @@ impl Prepared {
     /// What it brings to each target, and what is there before.
     pub(super) fn planned(&self) -> Vec<PlannedTarget> {
         let release = self.release.id;
-        let planned =
-            |target: &Arc<Target>| PlannedTarget { target: target.id, release, previous: target.current };
+        let label = self.strategy.order().map(|order| order.label.as_str());
+        let planned = |target: &Arc<Target>| PlannedTarget {
+            target: target.id,
+            release,
+            previous: target.current,
+            domain: label.and_then(|label| target.labels.get(label)).cloned(),
+        };
         self.targets.iter().map(planned).collect()
     }
 }
@@ -53,16 +57,17 @@ pub(super) fn prepare(
     let release = release.ok_or_else(|| Rejection::not_found(ReleaseId::KIND, new.release))?;
     hold::is_usable(&release)?;
     path::is_reached(tenant, &environment, &release, now)?;
-    makes_sense(&new.strategy)?;
+    strategy::is_well_formed(&new.strategy)?;
     fields::range("timeout_ms", new.timeout_ms, TIMEOUT_MS_RANGE, " (a second to a week)")?;
-    let targets = chosen(tenant, new, &environment)?;
+    let targets = strategy::arranged(&new.strategy, chosen(tenant, new, &environment)?)?;
+    strategy::can_be_met(&new.strategy, new.tolerate_failures, targets.len())?;
     // Only steps that refer to something can differ between targets; the others were checked with the release.
     let varying: Vec<&Step> = release.steps.iter().filter(|step| render::references(step) > 0).collect();
     for target in &targets {
         is_served(tenant, target)?;
         fills_in(&environment, &release, target, &varying)?;
     }
-    Ok(Prepared { environment, release, targets })
+    Ok(Prepared { environment, release, strategy: new.strategy.clone(), targets })
 }
 
 /// A checked plan.
@@ -72,6 +77,7 @@ pub(super) struct Opening {
     pub(super) environment: EnvironmentId,
     pub(super) strategy: Strategy,
     pub(super) on_failure: OnFailure,
+    pub(super) tolerate_failures: Option<Amount>,
     pub(super) cause: Cause,
     pub(super) targets: Vec<PlannedTarget>,
     pub(super) timeout_ms: u64,
@@ -79,7 +85,8 @@ pub(super) struct Opening {
 
 /// Creates the deployment and starts what may start at once.
 pub(super) fn open(tx: &mut Transaction<'_>, opening: Opening) -> Result<(), Rejection> {
-    let Opening { id, environment, strategy, on_failure, cause, targets, timeout_ms } = opening;
+    let Opening { id, environment, strategy, on_failure, tolerate_failures, cause, targets, timeout_ms } =
+        opening;
     let Some(release) = targets.first().map(|first| first.release) else {
         return Err(Rejection::invalid("targets", "there is none"));
     };
@@ -93,40 +100,9 @@ pub(super) fn open(tx: &mut Transaction<'_>, opening: Opening) -> Result<(), Rej
         cause,
         targets,
         deadline,
+        tolerate_failures,
     })?;
     rollout::advance(tx, id)
-}
-
-/// Whether a strategy can meet its own limits.
-fn makes_sense(strategy: &Strategy) -> Result<(), Rejection> {
-    if strategy.active_max() == 0 {
-        let problem = "is 0; at least one target at a time must be worked on";
-        return Err(Rejection::invalid("strategy.batch", problem));
-    }
-    let Strategy::Canary { steps, .. } = strategy else { return Ok(()) };
-    if steps.is_empty() || steps.len() > CANARY_STEPS_MAX {
-        let problem = format!("there are {}; a canary has 1 to {CANARY_STEPS_MAX}", steps.len());
-        return Err(Rejection::invalid("strategy.steps", problem));
-    }
-    let mut before = 0;
-    for (at, CanaryStep { percent, soak_ms }) in steps.iter().enumerate() {
-        let field = |name: &str| format!("strategy.steps[{at}].{name}");
-        fields::range(
-            field("percent"),
-            u64::from(*percent),
-            (1, 99),
-            "; all others come after the last step",
-        )?;
-        if *percent <= before {
-            let problem = format!("is {percent}; it must be more than the {before} of the step before");
-            return Err(Rejection::invalid(field("percent"), problem));
-        }
-        if let Some(soak_ms) = soak_ms {
-            fields::range(field("soak_ms"), *soak_ms, CANARY_SOAK_MS_RANGE, " (a second to a week)")?;
-        }
-        before = *percent;
-    }
-    Ok(())
 }
 
 /// The wanted targets in the order of their names.

@@ -26,17 +26,22 @@ pub(super) fn labels(labels: &BTreeMap<String, String>) -> Result<(), Rejection>
         ));
     }
     for (name, value) in labels {
-        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/');
-        if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.chars().all(allowed) {
-            let problem =
-                format!("a label's name has 1 to {NAME_BYTES_MAX} letters, digits, '-', '_', '.' and '/'");
-            return Err(Rejection::invalid(format!("labels.{}", shown(name)), problem));
-        }
+        label_name(&format!("labels.{}", shown(name)), name)?;
         if value.len() > LABEL_BYTES_MAX || value.contains(char::is_control) {
             let problem =
                 format!("a label's value has at most {LABEL_BYTES_MAX} bytes and no control characters");
             return Err(Rejection::invalid(format!("labels.{name}"), problem));
         }
+    }
+    Ok(())
+}
+
+pub(super) fn label_name(field: &str, name: &str) -> Result<(), Rejection> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/');
+    if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.chars().all(allowed) {
+        let problem =
+            format!("a label's name has 1 to {NAME_BYTES_MAX} letters, digits, '-', '_', '.' and '/'");
+        return Err(Rejection::invalid(field, problem));
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use crate::command::Outcome;
 use crate::deployment::{Cause, Status};
 use crate::environment::Environment;
 use crate::event::Fact;
-use crate::hold::{Standing, Verdict};
+use crate::hold::{PauseCause, Standing, Verdict};
 use crate::rejection::Rejection;
 use crate::release::Release;
 
@@ -112,10 +112,11 @@ pub(super) fn pause(tx: &mut Transaction<'_>, id: DeploymentId, reason: &str) ->
             format!("deployment {id} is {}; only a running one can be paused", deployment.status.name());
         return Err(Rejection::Conflict { problem });
     }
-    // A canary that holds would go on by itself.
+    // A pause of another kind would end by itself.
     if deployment.paused.is_none() || deployment.resumes_at.is_some() {
         let reason = reason.to_owned();
-        tx.emit(Fact::DeploymentPaused { id, reason, until: None, canary_step: None })?;
+        let cause = PauseCause::Person;
+        tx.emit(Fact::DeploymentPaused { id, reason, until: None, canary_step: None, cause })?;
     }
     Ok(Outcome::Done)
 }

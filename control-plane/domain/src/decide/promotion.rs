@@ -113,7 +113,7 @@ fn open(tenant: &TenantState) -> impl Iterator<Item = &Arc<Promotion>> {
 }
 
 fn seal(tenant: &TenantState, prepared: &Prepared, new: &NewDeployment) -> Plan {
-    let Prepared { environment, release, targets } = prepared;
+    let Prepared { environment, release, targets, .. } = prepared;
     plan::seal(tenant, environment, release, new, targets.iter().map(AsRef::as_ref))
 }
 
@@ -123,6 +123,7 @@ fn start(tx: &mut Transaction<'_>, new: &NewDeployment, prepared: &Prepared) -> 
         environment: new.environment,
         strategy: new.strategy.clone(),
         on_failure: new.on_failure,
+        tolerate_failures: new.tolerate_failures,
         cause: Cause::Requested,
         targets: prepared.planned(),
         timeout_ms: new.timeout_ms,

@@ -6,6 +6,7 @@ use stella_protocol::id::{DeploymentId, TargetId};
 
 use super::promotion;
 use super::transaction::Transaction;
+use crate::amount::Amount;
 use crate::command::{NewDeployment, Outcome};
 use crate::deployment::{Cause, Deployment, Progress, TargetRollout};
 use crate::rejection::Rejection;
@@ -42,12 +43,17 @@ pub(super) fn retry(
         let problem = format!("no target that is wanted lacks the release of deployment {of}");
         return Err(Rejection::conflict(problem));
     }
+    let total = before.counts.total();
+    let left = u32::try_from(targets.len()).unwrap_or(u32::MAX);
     let new = NewDeployment {
         id,
         environment: before.environment,
         release: before.release,
-        strategy: before.strategy.clone(),
+        strategy: before.strategy.counted(total),
         on_failure: before.on_failure,
+        tolerate_failures: before
+            .tolerate_failures
+            .map(|amount| Amount::Count(amount.at_most(total).min(left.saturating_sub(1)))),
         targets: Some(targets),
         timeout_ms: before.timeout_ms(),
         override_freeze: None,

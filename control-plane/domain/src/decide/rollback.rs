@@ -83,6 +83,7 @@ fn opening(
         environment: of.environment,
         strategy: Strategy::AllAtOnce,
         on_failure: OnFailure::Stop,
+        tolerate_failures: None,
         cause: Cause::Rollback { of: of.id, reason },
         targets,
         timeout_ms: of.timeout_ms(),
@@ -157,6 +158,7 @@ fn plan(tx: &Transaction<'_>, deployment: &Deployment) -> Result<Plan, Rejection
                 target: target.id,
                 release: previous,
                 previous: target.current,
+                domain: None,
             });
         }
     }

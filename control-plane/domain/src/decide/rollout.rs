@@ -14,6 +14,7 @@ use super::transaction::Transaction;
 use crate::agent::{Connectivity, OPEN_TASKS_MAX};
 use crate::deployment::{CanaryStep, Cause, Progress, Status};
 use crate::event::Fact;
+use crate::hold::PauseCause;
 use crate::ids;
 use crate::rejection::Rejection;
 use crate::task::{Task, TaskState};
@@ -36,6 +37,7 @@ pub(super) fn advance(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<(), 
         queue(tx, id, target, 0)?;
     }
     hold_at_step(tx, id)?;
+    pause_after_batch(tx, id)?;
     end_if_quiet(tx, id)
 }
 
@@ -56,7 +58,18 @@ fn hold_at_step(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<(), Reject
     let (done, total) = (deployment.counts.succeeded, deployment.counts.total());
     let reason = format!("canary step {number}: {done} of {total} targets have the release");
     let until = soak_ms.map(|soak_ms| tx.now.plus_ms(soak_ms));
-    tx.emit(Fact::DeploymentPaused { id, reason, until, canary_step: Some(number) })
+    let cause = PauseCause::CanaryStep;
+    tx.emit(Fact::DeploymentPaused { id, reason, until, canary_step: Some(number), cause })
+}
+
+/// A rolling deployment pauses after each batch, if it is to.
+fn pause_after_batch(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<(), Rejection> {
+    let deployment = tx.deployment(id)?;
+    let Some(pause_ms) = deployment.batch_reached() else { return Ok(()) };
+    let (done, total) = (deployment.counts.succeeded, deployment.counts.total());
+    let reason = format!("a batch is complete: {done} of {total} targets have the release");
+    let (until, cause) = (Some(tx.now.plus_ms(pause_ms)), PauseCause::Batch);
+    tx.emit(Fact::DeploymentPaused { id, reason, until, canary_step: None, cause })
 }
 
 fn queue(
@@ -138,10 +151,17 @@ fn follow(tx: &mut Transaction<'_>, task: &Task, why: Option<&str>) -> Result<()
     }
     let reason = failure(tx, task, why)?;
     tx.emit(Fact::TargetFailed { deployment: id, target, task: task.id, reason: reason.clone() })?;
-    if running {
-        return halt(tx, id, &reason);
+    if !running {
+        return end_if_quiet(tx, id);
     }
-    end_if_quiet(tx, id)
+    let deployment = tx.deployment(id)?;
+    if !deployment.has_failed_too_often() {
+        return advance(tx, id);
+    }
+    let (failed, tolerated) = (deployment.counts.failed, deployment.failures_max());
+    let reason =
+        if tolerated > 0 { format!("{reason} ({failed} failed, {tolerated} tolerated)") } else { reason };
+    halt(tx, id, &reason)
 }
 
 /// Starts nothing more of a running deployment: it has failed, and ends when what is under way has.

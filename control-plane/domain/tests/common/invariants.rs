@@ -5,14 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use stella_domain::agent::{Connectivity, OPEN_TASKS_MAX, RECONNECT_WINDOW_MS};
 use stella_domain::command::{Actor, Command};
 use stella_domain::decide::decide;
-use stella_domain::deployment::{
-    Cause, Counts, Deployment, OnFailure, Progress, RollbackReason, Status, Strategy,
-};
+use stella_domain::deployment::{Cause, Counts, Deployment, OnFailure, Progress, RollbackReason, Status};
 use stella_domain::event::{Event, Fact, StreamId};
 use stella_domain::gate::Check;
 use stella_domain::hold::Standing;
 use stella_domain::promotion::PromotionStatus;
 use stella_domain::state::State;
+use stella_domain::strategy::Strategy;
 use stella_domain::task::TaskState;
 use stella_domain::tenant::{TenantState, Timer};
 use stella_protocol::id::PromotionId;
@@ -137,26 +136,34 @@ fn one_deployment_a_target(tenant: &TenantState) {
 
 fn batch(tenant: &TenantState) {
     for deployment in tenant.deployments.values() {
-        let active = deployment.targets.values().filter(|part| part.progress.task().is_some()).count();
+        let total = u32::try_from(deployment.targets.len()).unwrap();
+        let count = |which: &dyn Fn(&Progress) -> bool| {
+            let found = deployment.targets.values().filter(|part| which(&part.progress));
+            u32::try_from(found.count()).unwrap()
+        };
+        let active = count(&|progress| progress.task().is_some());
         match &deployment.strategy {
             Strategy::AllAtOnce => {}
-            Strategy::Rolling { batch } => {
-                assert!(active <= usize::try_from(*batch).unwrap(), "INV-4: {active} active");
+            Strategy::Rolling(rolling) => {
+                assert!(active <= rolling.batch.at_least(total), "INV-4: {active} active");
+                let failed = count(&|progress| matches!(progress, Progress::Failed { .. }));
+                let limit = rolling.unavailable_max(total);
+                let running = matches!(deployment.status, Status::Running);
+                assert!(!running || active + failed <= limit, "INV-4: {active} active, {failed} failed");
             }
-            Strategy::Canary { steps, batch } => {
-                let batch = batch.map_or(usize::MAX, |batch| usize::try_from(batch).unwrap());
+            Strategy::Canary { steps, batch, .. } => {
+                let batch = batch.map_or(u32::MAX, |batch| batch.at_least(total));
                 assert!(active <= batch, "INV-4: {active} active");
                 let passed = usize::try_from(deployment.steps_passed).unwrap();
-                let all = deployment.targets.len();
-                let may = steps
-                    .get(passed)
-                    .map_or(all, |step| (all * usize::try_from(step.percent).unwrap()).div_ceil(100));
-                let started = deployment
-                    .targets
-                    .values()
-                    .filter(|part| !matches!(part.progress, Progress::Waiting | Progress::Skipped));
-                assert!(started.count() <= may, "INV-4: more than the canary step lets");
+                let may = steps.get(passed).map_or(total, |step| (total * step.percent).div_ceil(100));
+                let started = count(&|progress| !matches!(progress, Progress::Waiting | Progress::Skipped));
+                assert!(started <= may, "INV-4: more than the canary step lets");
             }
+        }
+        if deployment.strategy.is_by_domain() {
+            let active = deployment.targets.values().filter(|part| part.progress.task().is_some());
+            let domains: BTreeSet<_> = active.map(|part| &part.domain).collect();
+            assert!(domains.len() <= 1, "INV-4: two failure domains at the same time: {domains:?}");
         }
     }
 }

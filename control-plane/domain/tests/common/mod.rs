@@ -8,12 +8,13 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use stella_domain::access::{AccountKind, Grant, Role};
+use stella_domain::amount::Amount;
 use stella_domain::command::{
     ActingAccount, Actor, Answer, Command, Idempotency, NewDeployment, NewEnrolmentToken, NewFindings,
     NewRelease, NewTarget, Outcome, Report, Request, SystemCommand, TenantCommand,
 };
 use stella_domain::decide::{Decision, decide};
-use stella_domain::deployment::{CanaryStep, Deployment, OnFailure, Status, Strategy};
+use stella_domain::deployment::{Deployment, OnFailure, Status};
 use stella_domain::event::{Event, Fact, StreamId};
 use stella_domain::findings::{Finding, Severity};
 use stella_domain::gate::{self, Allowed, Check, Gate, Record, Security};
@@ -22,6 +23,7 @@ use stella_domain::promotion::{ApprovalRule, Promotion};
 use stella_domain::rejection::Rejection;
 use stella_domain::release::{Component, Step, StepAction};
 use stella_domain::state::State;
+use stella_domain::strategy::{CanaryStep, Rolling, Strategy};
 use stella_domain::task::{Task, TaskState};
 use stella_domain::tenant::TenantState;
 use stella_protocol::digest::Digest;
@@ -144,8 +146,9 @@ pub fn new_deployment(n: u128, of: u128, batch: Option<u32>) -> NewDeployment {
         id: deployment(n),
         environment: STAGING,
         release: release(of),
-        strategy: batch.map_or(Strategy::AllAtOnce, |batch| Strategy::Rolling { batch }),
+        strategy: batch.map_or(Strategy::AllAtOnce, |batch| Strategy::Rolling(Rolling::of(batch))),
         on_failure: OnFailure::Rollback,
+        tolerate_failures: None,
         targets: None,
         timeout_ms: 3_600_000,
         override_freeze: None,
@@ -196,7 +199,8 @@ pub fn findings(of: u128, critical: &[&str]) -> NewFindings {
 /// Steps of percents, and how long each holds.
 pub fn canary(steps: &[(u32, Option<u64>)], batch: Option<u32>) -> Strategy {
     let step = |(percent, soak_ms): &(u32, Option<u64>)| CanaryStep { percent: *percent, soak_ms: *soak_ms };
-    Strategy::Canary { steps: steps.iter().map(step).collect(), batch }
+    let batch = batch.map(Amount::Count);
+    Strategy::Canary { steps: steps.iter().map(step).collect(), batch, order: None }
 }
 
 pub struct World {
@@ -430,6 +434,11 @@ impl World {
     /// Both steps succeed on target `n`.
     pub fn complete(&mut self, n: u128) {
         self.finish(n, TaskOutcome::Succeeded);
+        self.finish(n, TaskOutcome::Succeeded);
+    }
+
+    /// The first of two steps succeeds on target `n`.
+    pub fn complete_first_step(&mut self, n: u128) {
         self.finish(n, TaskOutcome::Succeeded);
     }
 

@@ -199,6 +199,7 @@ impl World {
             release,
             strategy: Strategy::AllAtOnce,
             on_failure: OnFailure::Stop,
+            tolerate_failures: None,
             targets: None,
             timeout_ms: 600_000,
             override_freeze: None,

@@ -1,0 +1,262 @@
+//! Strategies: how the targets of a deployment follow one another.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::amount::Amount;
+
+/// How many steps a canary may have.
+pub const CANARY_STEPS_MAX: usize = 16;
+/// The shortest and the longest time that a canary step may hold by itself, in milliseconds: a second and a week.
+pub const CANARY_SOAK_MS_RANGE: (u64, u64) = (1_000, 7 * 24 * 3_600_000);
+/// The shortest and the longest pause between two batches, in milliseconds: a second and a week.
+pub const PAUSE_MS_RANGE: (u64, u64) = (1_000, 7 * 24 * 3_600_000);
+
+/// How targets follow one another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "type")]
+pub enum Strategy {
+    /// All targets at the same time.
+    AllAtOnce,
+    /// A number of targets at a time.
+    Rolling(Rolling),
+    /// Some targets first; the others when the release has proven itself there.
+    Canary {
+        /// Where to hold, with growing percents. At least one; after the last come all other targets.
+        steps: Arc<[CanaryStep]>,
+        /// How many targets may be worked on at the same time; `None` is all that the step lets.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        batch: Option<Amount>,
+        /// Which targets come first; `None` is the order of their names.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        order: Option<Order>,
+    },
+}
+
+/// A number of targets at a time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rolling {
+    /// How many targets may be worked on at the same time. At least 1; a share is rounded up.
+    pub batch: Amount,
+    /// How many targets may be worked on or have failed at the same time; a share is rounded down. `None` is as many as the
+    /// batch and the tolerated failures let.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_unavailable: Option<Amount>,
+    /// How many targets must be neither worked on nor have failed; a share is rounded up. Another way to say
+    /// `max_unavailable`, and never there with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub minimum_healthy: Option<Amount>,
+    /// How long to pause after each batch, in milliseconds. With it, a batch begins when the one before has ended as a whole;
+    /// without, each target that ends lets the next one begin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pause_ms: Option<u64>,
+    /// Which targets come first; `None` is the order of their names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<Order>,
+}
+
+impl Rolling {
+    /// So many at a time, in the order of their names.
+    #[must_use]
+    pub const fn of(batch: u32) -> Self {
+        let batch = Amount::Count(batch);
+        Self { batch, max_unavailable: None, minimum_healthy: None, pause_ms: None, order: None }
+    }
+
+    /// How many of `total` targets may be worked on or have failed at the same time.
+    #[must_use]
+    pub fn unavailable_max(&self, total: u32) -> u32 {
+        let by_health = self.minimum_healthy.map(|healthy| total.saturating_sub(healthy.at_least(total)));
+        let by_limit = self.max_unavailable.map(|limit| limit.at_most(total));
+        by_limit.or(by_health).unwrap_or(u32::MAX)
+    }
+}
+
+/// Which targets come first: by the value of a label, numbers before texts. Targets of the same value come in the order of
+/// their names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Order {
+    /// What the values mean.
+    pub by: OrderBy,
+    /// The label.
+    pub label: String,
+}
+
+/// What the values of a label mean for the order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OrderBy {
+    /// Nothing more than the order.
+    Label,
+    /// What fails together, a rack for example: never two of them are worked on at the same time.
+    Domain,
+    /// What fails together: neighbours in the order are in different ones, as far as there are.
+    Spread,
+}
+
+/// A share of the targets, after which a canary holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CanaryStep {
+    /// How many of all targets, 1 to 99, rounded up.
+    pub percent: u32,
+    /// For how long the release proves itself then, in milliseconds; `None` is until somebody resumes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub soak_ms: Option<u64>,
+}
+
+impl Strategy {
+    /// How many of `total` targets may be worked on at the same time.
+    #[must_use]
+    pub fn active_max(&self, total: u32) -> u32 {
+        match self {
+            Self::AllAtOnce => u32::MAX,
+            Self::Rolling(rolling) => rolling.batch.at_least(total),
+            Self::Canary { batch, .. } => batch.map_or(u32::MAX, |batch| batch.at_least(total)),
+        }
+    }
+
+    /// How many of `total` targets may be worked on or have failed at the same time.
+    #[must_use]
+    pub fn unavailable_max(&self, total: u32) -> u32 {
+        match self {
+            Self::Rolling(rolling) => rolling.unavailable_max(total),
+            Self::AllAtOnce | Self::Canary { .. } => u32::MAX,
+        }
+    }
+
+    /// How many of `total` targets may have been started, when so many steps of a canary are behind it.
+    #[must_use]
+    pub fn started_max(&self, total: u32, steps_passed: u32) -> u32 {
+        self.step(steps_passed).map_or(total, |step| Amount::Percent(step.percent).at_least(total).min(total))
+    }
+
+    /// The step of a canary after so many others.
+    #[must_use]
+    pub fn step(&self, passed: u32) -> Option<CanaryStep> {
+        match self {
+            Self::AllAtOnce | Self::Rolling(_) => None,
+            Self::Canary { steps, .. } => usize::try_from(passed).ok().and_then(|at| steps.get(at)).copied(),
+        }
+    }
+
+    /// How long to pause after each batch, in milliseconds.
+    #[must_use]
+    pub const fn pause_ms(&self) -> Option<u64> {
+        match self {
+            Self::Rolling(rolling) => rolling.pause_ms,
+            Self::AllAtOnce | Self::Canary { .. } => None,
+        }
+    }
+
+    /// Which targets come first; `None` is the order of their names.
+    #[must_use]
+    pub const fn order(&self) -> Option<&Order> {
+        match self {
+            Self::Rolling(rolling) => rolling.order.as_ref(),
+            Self::Canary { order, .. } => order.as_ref(),
+            Self::AllAtOnce => None,
+        }
+    }
+
+    /// Whether targets of two failure domains are never worked on at the same time.
+    #[must_use]
+    pub fn is_by_domain(&self) -> bool {
+        self.order().is_some_and(|order| order.by == OrderBy::Domain)
+    }
+
+    /// The same with counts instead of shares of `total`, for fewer targets: what was 10 % of a hundred stays 10.
+    #[must_use]
+    pub fn counted(&self, total: u32) -> Self {
+        match self {
+            Self::AllAtOnce => Self::AllAtOnce,
+            Self::Rolling(rolling) => Self::Rolling(Rolling {
+                batch: Amount::Count(rolling.batch.at_least(total)),
+                max_unavailable: Some(rolling.unavailable_max(total))
+                    .filter(|max| *max < u32::MAX)
+                    .map(Amount::Count),
+                minimum_healthy: None,
+                pause_ms: rolling.pause_ms,
+                order: rolling.order.clone(),
+            }),
+            Self::Canary { steps, batch, order } => Self::Canary {
+                steps: Arc::clone(steps),
+                batch: batch.map(|batch| Amount::Count(batch.at_least(total))),
+                order: order.clone(),
+            },
+        }
+    }
+
+    /// The number of the wave, from 1, that each target would belong to if none failed: a batch of a rolling deployment, or
+    /// what comes before the next hold of a canary. `domains` are those of the targets in their order.
+    #[must_use]
+    pub fn waves(&self, domains: &[Option<&str>]) -> Vec<u32> {
+        let total = u32::try_from(domains.len()).unwrap_or(u32::MAX);
+        let batch = match self {
+            Self::AllAtOnce | Self::Canary { .. } => u32::MAX,
+            Self::Rolling(rolling) => rolling.batch.at_least(total).max(1),
+        };
+        let (mut wave, mut in_wave, mut passed) = (1, 0, 0);
+        let mut before: Option<&str> = None;
+        (0_u32..)
+            .zip(domains)
+            .map(|(at, domain)| {
+                let new_domain = self.is_by_domain() && at > 0 && *domain != before;
+                let step_full = self.step(passed).is_some() && at >= self.started_max(total, passed);
+                if in_wave >= batch || new_domain || step_full {
+                    (wave, in_wave) = (wave + 1, 0);
+                }
+                while self.step(passed).is_some() && at >= self.started_max(total, passed) {
+                    passed += 1;
+                }
+                in_wave += 1;
+                before = *domain;
+                wave
+            })
+            .collect()
+    }
+
+    /// The name in metrics and messages.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::AllAtOnce => "all_at_once",
+            Self::Rolling(_) => "rolling",
+            Self::Canary { .. } => "canary",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waves_end_where_a_batch_a_domain_or_a_step_does() {
+        let plain = [None; 5];
+        let racks = ["a", "a", "a", "b", "b"].map(Some);
+        let rolling = |batch, by: Option<OrderBy>| {
+            let order = by.map(|by| Order { by, label: "rack".to_owned() });
+            Strategy::Rolling(Rolling { batch, order, ..Rolling::of(1) })
+        };
+        assert_eq!(Strategy::AllAtOnce.waves(&plain), [1, 1, 1, 1, 1]);
+        assert_eq!(rolling(Amount::Count(2), None).waves(&plain), [1, 1, 2, 2, 3]);
+        assert_eq!(rolling(Amount::Percent(50), None).waves(&plain), [1, 1, 1, 2, 2]);
+        assert_eq!(rolling(Amount::Count(2), Some(OrderBy::Domain)).waves(&racks), [1, 1, 2, 3, 3]);
+        assert_eq!(rolling(Amount::Percent(100), Some(OrderBy::Domain)).waves(&racks), [1, 1, 1, 2, 2]);
+        assert_eq!(rolling(Amount::Percent(100), Some(OrderBy::Spread)).waves(&racks), [1, 1, 1, 1, 1]);
+        let steps = [1, 2, 50].map(|percent| CanaryStep { percent, soak_ms: None }).into();
+        let canary = Strategy::Canary { steps, batch: None, order: None };
+        assert_eq!(canary.waves(&plain), [1, 2, 2, 3, 3]);
+    }
+
+    #[test]
+    fn a_strategy_of_before_shares_and_orders_reads_as_it_was_meant() {
+        let rolling: Strategy = serde_json::from_str(r#"{"type":"rolling","batch":3}"#).unwrap();
+        assert_eq!(rolling, Strategy::Rolling(Rolling::of(3)));
+        assert_eq!(serde_json::to_string(&rolling).unwrap(), r#"{"type":"rolling","batch":3}"#);
+        let canary = r#"{"type":"canary","steps":[{"percent":10}],"batch":2}"#;
+        let read: Strategy = serde_json::from_str(canary).unwrap();
+        assert_eq!(serde_json::to_string(&read).unwrap(), canary);
+    }
+}
