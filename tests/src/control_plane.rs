@@ -33,6 +33,8 @@ pub struct Settings {
     pub log_level: String,
     /// Where traces go, if they do.
     pub traces_endpoint: Option<String>,
+    /// More of the configuration, as it is in the file: whole tables that the ones above do not have.
+    pub tables: String,
 }
 
 impl Default for Settings {
@@ -46,6 +48,7 @@ impl Default for Settings {
             metrics_client_ca: None,
             log_level: "info".to_owned(),
             traces_endpoint: None,
+            tables: String::new(),
         }
     }
 }
@@ -152,6 +155,7 @@ impl ControlPlane {
         if let Some(endpoint) = &settings.traces_endpoint {
             writeln!(text, "[traces]\nendpoint = {endpoint:?}")?;
         }
+        text.push_str(&settings.tables);
         let path = self.folder.join("orchestrator.toml");
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
     }

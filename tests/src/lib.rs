@@ -8,7 +8,7 @@
 //!
 //! Reading order: [`cluster`] (a control plane and its agents), [`control_plane`], [`agent`], [`api`] (the client),
 //! [`recipe`] (releases to deploy), [`wait`] (until something is so),
-//! [`sim`] (hosts that are only a connection), [`monitoring`] (Prometheus and Alertmanager).
+//! [`sim`] (hosts that are only a connection), [`monitoring`] (Prometheus and Alertmanager), [`nats`] (an event bus).
 
 pub mod agent;
 pub mod api;
@@ -20,6 +20,7 @@ pub mod daemon;
 pub mod host;
 pub mod load;
 pub mod monitoring;
+pub mod nats;
 pub mod people;
 pub mod ports;
 pub mod process;

@@ -1,5 +1,6 @@
 //! What everybody else sees of the engine: a cheap clone that hides the channels.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
@@ -40,6 +41,8 @@ pub(crate) struct Shared {
     pub(crate) last_flush_ns: AtomicU64,
     /// Counts how often decided batches were thrown away; what was decided before is void.
     pub(crate) rewinds: AtomicU64,
+    /// Where streams ended when the journal was opened.
+    opened_at: BTreeMap<StreamId, Position>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -54,6 +57,7 @@ impl Shared {
         clock: Clock,
         state: Arc<ArcSwap<State>>,
         committed: broadcast::Sender<Arc<Committed>>,
+        opened_at: BTreeMap<StreamId, Position>,
     ) -> Self {
         Self {
             journal,
@@ -64,6 +68,7 @@ impl Shared {
             no_space: AtomicBool::new(false),
             last_flush_ns: AtomicU64::new(0),
             rewinds: AtomicU64::new(0),
+            opened_at,
         }
     }
 
@@ -113,6 +118,22 @@ pub struct CommittedEvent {
     pub position: Position,
     /// What happened.
     pub event: Arc<Event>,
+}
+
+impl CommittedEvent {
+    /// The fields of the fact as they are in the journal, but for its name and for the hashes of secrets: who has such a hash can
+    /// try secrets against it at leisure. What leaves the control plane is made of these.
+    #[must_use]
+    pub fn public_fields(&self) -> serde_json::Map<String, serde_json::Value> {
+        // It is JSON in the journal already, so it can be written as JSON; and a fact with a tag is an object.
+        let Ok(serde_json::Value::Object(mut fields)) = serde_json::to_value(&self.event.fact) else {
+            return serde_json::Map::new();
+        };
+        for hidden in ["type", "secret_hash", "hash"] {
+            fields.remove(hidden);
+        }
+        fields
+    }
 }
 
 /// Why a command had no effect, or no known one.
@@ -237,6 +258,19 @@ impl Handle {
     #[must_use]
     pub fn head(&self, stream: StreamId) -> Position {
         self.shared.journal.heads().get(&codec::to_journal(stream)).map(|head| head.next).unwrap_or_default()
+    }
+
+    /// How many durable events each stream has that has some.
+    #[must_use]
+    pub fn heads(&self) -> BTreeMap<StreamId, Position> {
+        let heads = self.shared.journal.heads();
+        heads.into_iter().map(|(stream, head)| (codec::from_journal(stream), head.next)).collect()
+    }
+
+    /// How many events each stream had when the journal was opened: before anything was decided in this life of the process.
+    #[must_use]
+    pub fn opened_at(&self) -> &BTreeMap<StreamId, Position> {
+        &self.shared.opened_at
     }
 
     /// The hash over a whole stream up to its head: it changes with every event and with every change of an old one.

@@ -116,8 +116,13 @@ impl Engine {
         let (commands, waiting) = std::sync::mpsc::sync_channel(WAITING_COMMANDS_MAX);
         let (condition_setter, condition) = watch::channel(Condition::Running);
         let stop = Arc::new(AtomicBool::new(false));
-        let shared =
-            Arc::new(handle::Shared::new(Arc::clone(&journal), config.clock.clone(), published, committed));
+        let shared = Arc::new(handle::Shared::new(
+            Arc::clone(&journal),
+            config.clock.clone(),
+            published,
+            committed,
+            recovered.heads.clone(),
+        ));
         let (batches, to_flush) = std::sync::mpsc::sync_channel(1);
         let snapshots =
             snapshot::Taker::new(Arc::clone(&journal), config.snapshot_every_events, recovered.replayed);

@@ -15,6 +15,9 @@ use stella_certs::tls::{self, ServerIdentity};
 use stella_engine::{Condition, Engine, Handle};
 use stella_fleet::{Fleet, FleetConfig, FleetDeps};
 use stella_journal::{JournalConfig, SledJournal};
+use stella_publish::nats::Nats;
+use stella_publish::place::StateFile;
+use stella_publish::publisher::Publisher;
 use stella_store::{ArtifactStore, OutputStore};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
@@ -124,6 +127,9 @@ async fn serve(
     if let Some(traces) = traces {
         tasks.spawn(spans::follow(engine.handle(), Arc::clone(traces), logging.clone()));
     }
+    if let Some(publisher) = publisher(config, engine).await? {
+        tasks.spawn(publisher.run(logging.clone()));
+    }
     tasks.spawn(renew_certificate(config.api.names.clone(), pki.clone(), shutdown.clone()));
     tasks.spawn(keep_up(recorder.clone(), shutdown.clone()));
 
@@ -185,6 +191,16 @@ async fn serve(
         tracing::warn!(tasks = tasks.len(), "not everything ended in time");
     }
     ended
+}
+
+/// What sends events to the bus, if there is one.
+async fn publisher(config: &Config, engine: &Engine) -> anyhow::Result<Option<Publisher<Nats>>> {
+    let bus = &config.event_bus;
+    let Some(nats) = bus.nats()? else { return Ok(None) };
+    let nats = Nats::connect(nats).await.context("event_bus")?;
+    let file = StateFile::new(config.state_dir.join("event-bus.json"));
+    let publisher = Publisher::start(engine.handle(), file, nats, bus.source.clone(), bus.begin).await;
+    publisher.map(Some).context("events cannot be published")
 }
 
 type Listener = JoinHandle<Result<(), stella_api::Error>>;

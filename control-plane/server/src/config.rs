@@ -1,5 +1,7 @@
 //! Configuration: one TOML file, environment variables above it, flags above those. Parsed and checked before anything starts.
 
+mod event_bus;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -8,6 +10,8 @@ use serde::Deserialize;
 use stella_certs::{CertificateDer, certificates_from_pem};
 
 use crate::traces::{check_endpoint, read_headers};
+
+pub(crate) use event_bus::EventBus;
 
 /// The file that is read when none is named.
 pub(crate) const DEFAULT_FILE: &str = "/etc/stella/orchestrator.toml";
@@ -32,6 +36,8 @@ pub(crate) struct Config {
     pub(crate) log: Log,
     /// Where traces go.
     pub(crate) traces: Traces,
+    /// Where events are published.
+    pub(crate) event_bus: EventBus,
 }
 
 /// Where traces go.
@@ -124,6 +130,7 @@ impl Default for Config {
             journal: Journal::default(),
             log: Log::default(),
             traces: Traces::default(),
+            event_bus: EventBus::default(),
         }
     }
 }
@@ -240,6 +247,7 @@ impl Config {
         }
         self.metrics.client_roots()?;
         self.traces.check()?;
+        self.event_bus.check()?;
         anyhow::ensure!(
             (60..=90 * 86_400).contains(&self.agents.certificate_lifetime_s),
             "agents.certificate_lifetime_s must be between 60 and {}, not {}",
@@ -288,6 +296,9 @@ mod tests {
             ("[traces]\nendpoint = \"collector\"\n", "traces.endpoint"),
             ("[traces]\nheaders_file = \"/nonexistent/headers\"\n", "traces.headers_file"),
             ("[traces]\nsample_ratio = 1.5\n", "traces.sample_ratio"),
+            ("[event_bus]\nservers = [\"127.0.0.1\"]\n", "event_bus: \"127.0.0.1\" is no address"),
+            ("[event_bus]\nservers = [\"tls://h\"]\nclient_key = \"k\"\n", "event_bus.client_certificate"),
+            ("[event_bus]\nsource = \"\"\n", "event_bus.source"),
         ] {
             let error = format!("{:#}", load(text).unwrap_err());
             assert!(error.contains(key), "{error}");

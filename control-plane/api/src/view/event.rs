@@ -1,9 +1,7 @@
 //! Durable facts for the feed.
 
-use serde_json::{Map, Value};
 use stella_api_types::event as dto;
 use stella_domain::command::Actor;
-use stella_domain::event::Fact;
 use stella_engine::CommittedEvent;
 
 use super::time;
@@ -18,7 +16,7 @@ pub(crate) fn event(committed: &CommittedEvent) -> dto::Event {
         at: time(event.at),
         actor: actor(&event.actor),
         trace_id: (trace_id != 0).then(|| format!("{trace_id:032x}")),
-        data: data(&event.fact),
+        data: committed.public_fields(),
     }
 }
 
@@ -32,22 +30,13 @@ pub(super) fn actor(actor: &Actor) -> dto::Actor {
     dto::Actor { kind: kind.to_owned(), id, account: account.map(|account| account.name.to_string()) }
 }
 
-/// The fields of a fact as they are in the journal, but for its name.
-fn data(fact: &Fact) -> Map<String, Value> {
-    // It is JSON in the journal already, so it can be written as JSON; and a fact with a tag is an object.
-    let Ok(Value::Object(mut data)) = serde_json::to_value(fact) else { return Map::new() };
-    for hidden in ["type", "secret_hash", "hash"] {
-        data.remove(hidden);
-    }
-    data
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
     use std::sync::Arc;
 
-    use stella_domain::event::{Event, StreamId};
+    use serde_json::Value;
+    use stella_domain::event::{Event, Fact, StreamId};
     use stella_protocol::digest::Digest;
     use stella_protocol::id::{EnrolmentTokenId, Position};
     use stella_protocol::time::Timestamp;
