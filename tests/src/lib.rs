@@ -19,6 +19,7 @@ pub mod control_plane;
 pub mod daemon;
 pub mod host;
 pub mod load;
+pub mod mail;
 pub mod monitoring;
 pub mod nats;
 pub mod people;

@@ -15,6 +15,7 @@ use stella_certs::tls::{self, ServerIdentity};
 use stella_engine::{Condition, Engine, Handle};
 use stella_fleet::{Fleet, FleetConfig, FleetDeps};
 use stella_journal::{JournalConfig, SledJournal};
+use stella_notify::notifier::Notifier;
 use stella_publish::nats::Nats;
 use stella_publish::place::StateFile;
 use stella_publish::publisher::Publisher;
@@ -123,13 +124,7 @@ async fn serve(
     let pki = open_pki(config)?;
     first_start::ensure_api_token(&engine.handle(), &config.state_dir).await?;
     let logging = CancellationToken::new();
-    tasks.spawn(logs::follow(engine.handle(), logging.clone()));
-    if let Some(traces) = traces {
-        tasks.spawn(spans::follow(engine.handle(), Arc::clone(traces), logging.clone()));
-    }
-    if let Some(publisher) = publisher(config, engine).await? {
-        tasks.spawn(publisher.run(logging.clone()));
-    }
+    follow_journal(config, engine, traces, &tasks, &logging).await?;
     tasks.spawn(renew_certificate(config.api.names.clone(), pki.clone(), shutdown.clone()));
     tasks.spawn(keep_up(recorder.clone(), shutdown.clone()));
 
@@ -193,6 +188,27 @@ async fn serve(
     ended
 }
 
+/// Starts whoever reads what is committed: the log, traces, the event bus, notifications.
+async fn follow_journal(
+    config: &Config,
+    engine: &Engine,
+    traces: Option<&Arc<Traces>>,
+    tasks: &TaskTracker,
+    until: &CancellationToken,
+) -> anyhow::Result<()> {
+    tasks.spawn(logs::follow(engine.handle(), until.clone()));
+    if let Some(traces) = traces {
+        tasks.spawn(spans::follow(engine.handle(), Arc::clone(traces), until.clone()));
+    }
+    if let Some(publisher) = publisher(config, engine).await? {
+        tasks.spawn(publisher.run(until.clone()));
+    }
+    if let Some(notifier) = notifier(config, engine).await? {
+        tasks.spawn(notifier.run(until.clone()));
+    }
+    Ok(())
+}
+
 /// What sends events to the bus, if there is one.
 async fn publisher(config: &Config, engine: &Engine) -> anyhow::Result<Option<Publisher<Nats>>> {
     let bus = &config.event_bus;
@@ -201,6 +217,17 @@ async fn publisher(config: &Config, engine: &Engine) -> anyhow::Result<Option<Pu
     let file = StateFile::new(config.state_dir.join("event-bus.json"));
     let publisher = Publisher::start(engine.handle(), file, nats, bus.source.clone(), bus.begin).await;
     publisher.map(Some).context("events cannot be published")
+}
+
+/// What tells people, if there is anybody to be told.
+async fn notifier(config: &Config, engine: &Engine) -> anyhow::Result<Option<Notifier>> {
+    let receivers = config.notifications.receivers()?;
+    if receivers.is_empty() {
+        return Ok(None);
+    }
+    let file = StateFile::new(config.state_dir.join("notifications.json"));
+    let notifier = Notifier::start(engine.handle(), file, receivers, config.notifications.routes()).await;
+    notifier.map(Some).context("notifications cannot be made")
 }
 
 type Listener = JoinHandle<Result<(), stella_api::Error>>;

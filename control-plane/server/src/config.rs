@@ -1,6 +1,7 @@
 //! Configuration: one TOML file, environment variables above it, flags above those. Parsed and checked before anything starts.
 
 mod event_bus;
+mod notifications;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use stella_certs::{CertificateDer, certificates_from_pem};
 use crate::traces::{check_endpoint, read_headers};
 
 pub(crate) use event_bus::EventBus;
+pub(crate) use notifications::Notifications;
 
 /// The file that is read when none is named.
 pub(crate) const DEFAULT_FILE: &str = "/etc/stella/orchestrator.toml";
@@ -38,6 +40,8 @@ pub(crate) struct Config {
     pub(crate) traces: Traces,
     /// Where events are published.
     pub(crate) event_bus: EventBus,
+    /// Who is told when something is wrong.
+    pub(crate) notifications: Notifications,
 }
 
 /// Where traces go.
@@ -131,6 +135,7 @@ impl Default for Config {
             log: Log::default(),
             traces: Traces::default(),
             event_bus: EventBus::default(),
+            notifications: Notifications::default(),
         }
     }
 }
@@ -248,6 +253,7 @@ impl Config {
         self.metrics.client_roots()?;
         self.traces.check()?;
         self.event_bus.check()?;
+        self.notifications.check()?;
         anyhow::ensure!(
             (60..=90 * 86_400).contains(&self.agents.certificate_lifetime_s),
             "agents.certificate_lifetime_s must be between 60 and {}, not {}",
@@ -299,6 +305,17 @@ mod tests {
             ("[event_bus]\nservers = [\"127.0.0.1\"]\n", "event_bus: \"127.0.0.1\" is no address"),
             ("[event_bus]\nservers = [\"tls://h\"]\nclient_key = \"k\"\n", "event_bus.client_certificate"),
             ("[event_bus]\nsource = \"\"\n", "event_bus.source"),
+            (
+                "[[notifications.receivers]]\nname = \"a\"\ntype = \"slack\"\nurl = \"https://h\"\n",
+                "url is no key",
+            ),
+            (
+                "[[notifications.receivers]]\nname = \"a\"\ntype = \"webhook\"\nurl = \"https://h\"\n",
+                "never told",
+            ),
+            ("[[notifications.receivers]]\nname = \"a\"\ntype = \"pagerduty\"\n", "routing_key_file"),
+            ("[[notifications.routes]]\nreceivers = [\"b\"]\n", "leads to \"b\""),
+            ("[[notifications.routes]]\nreceivers = [\"b\"]\nkinds = [\"weather\"]\n", "weather"),
         ] {
             let error = format!("{:#}", load(text).unwrap_err());
             assert!(error.contains(key), "{error}");

@@ -9,6 +9,7 @@ mod journal_tool;
 mod local;
 mod logs;
 mod metrics;
+mod notify_tool;
 mod owner;
 mod spans;
 mod systemd;
@@ -42,6 +43,7 @@ const EXAMPLES: &str = "Examples:
   stella-orchestrator backup /var/backups/stella.backup
   stella-orchestrator restore /var/backups/stella.backup
   stella-orchestrator journal verify
+  stella-orchestrator notifications test pager
   stella-orchestrator journal export /var/backups/journal.jsonl
 
 Every key of the file can be set by an environment variable: STELLA_ORCHESTRATOR__API__LISTEN is api.listen.";
@@ -59,6 +61,9 @@ enum Command {
     /// Verify, export or import the journal of a stopped control plane.
     #[command(subcommand)]
     Journal(journal_tool::JournalCommand),
+    /// Try the receivers of notifications.
+    #[command(subcommand)]
+    Notifications(notify_tool::NotificationsCommand),
     /// Print the manual page, or write one for each command into a folder.
     #[command(hide = true)]
     Man {
@@ -97,6 +102,7 @@ fn run(cli: &Cli) -> anyhow::Result<bool> {
         }
         Command::Backup(args) => backup::backup(args, &config.state_dir),
         Command::Restore(args) => backup::restore(args, &config.state_dir),
+        Command::Notifications(command) => notify_tool::run(command, &config),
         Command::Journal(command) => {
             let ended = journal_tool::run(command, &config.journal_dir());
             owner::keep(&config.state_dir)?;

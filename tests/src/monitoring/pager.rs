@@ -20,6 +20,13 @@ pub enum Event {
     Paged(Value),
     /// Through an incoming webhook of Slack.
     Chatted(Value),
+    /// Through a webhook of its own: the request's head, and its body.
+    Hooked {
+        /// Request line and headers.
+        head: String,
+        /// JSON.
+        body: String,
+    },
 }
 
 /// Somebody who is paged. The listener ends when this is dropped.
@@ -36,7 +43,15 @@ impl Pager {
     /// # Errors
     /// If there is no port.
     pub async fn start() -> Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        Self::start_at(0).await
+    }
+
+    /// Starts to listen on a port that somebody was told before.
+    ///
+    /// # Errors
+    /// If it is not free.
+    pub async fn start_at(port: u16) -> Result<Self> {
+        let listener = TcpListener::bind(("127.0.0.1", port)).await?;
         let port = listener.local_addr()?.port();
         let events = Arc::new(Mutex::new(Vec::new()));
         let heard = Arc::clone(&events);
@@ -64,16 +79,33 @@ impl Pager {
             {
                 Some((page["event_action"].as_str().unwrap_or_default().to_owned(), page))
             }
-            Event::Paged(_) | Event::Chatted(_) => None,
+            Event::Paged(_) | Event::Chatted(_) | Event::Hooked { .. } => None,
         };
         self.events().into_iter().filter_map(about).collect()
     }
 
-    pub(super) fn pagerduty_url(&self) -> String {
+    /// How many pages were resolved.
+    #[must_use]
+    pub fn resolves(&self) -> usize {
+        let is_end = |event: &Event| matches!(event, Event::Paged(page) if page["event_action"] == "resolve");
+        self.events().iter().filter(|event| is_end(event)).count()
+    }
+
+    /// Where a webhook of its own is.
+    #[must_use]
+    pub fn hook_url(&self) -> String {
+        format!("http://127.0.0.1:{}/hook", self.port)
+    }
+
+    /// Where PagerDuty's API is.
+    #[must_use]
+    pub fn pagerduty_url(&self) -> String {
         format!("http://127.0.0.1:{}/v2/enqueue", self.port)
     }
 
-    pub(super) fn slack_url(&self) -> String {
+    /// Where Slack's webhook is.
+    #[must_use]
+    pub fn slack_url(&self) -> String {
         format!("http://127.0.0.1:{}/services/slack", self.port)
     }
 }
@@ -98,6 +130,10 @@ async fn answer(mut stream: TcpStream, heard: &Mutex<Vec<Event>>) -> Result<()> 
         (Some("/services/slack"), Some(message)) if message["channel"].is_string() => {
             heard.lock().push(Event::Chatted(message));
             ("200 OK", "ok".to_owned())
+        }
+        (Some("/hook"), Some(_)) => {
+            heard.lock().push(Event::Hooked { head, body: String::from_utf8(body)? });
+            ("200 OK", "thanks".to_owned())
         }
         _ => ("400 Bad Request", r#"{"status": "invalid event", "errors": []}"#.to_owned()),
     };

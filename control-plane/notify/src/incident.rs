@@ -1,0 +1,284 @@
+//! What is wrong, from events: which one begins it, and which ones end it.
+
+use serde::{Deserialize, Serialize};
+use stella_domain::agent::Connectivity;
+use stella_domain::deployment::{Cause, Deployment};
+use stella_domain::event::Fact;
+use stella_domain::promotion::Promotion;
+use stella_domain::tenant::TenantState;
+use stella_protocol::id::{AgentId, DeploymentId, PromotionId, TenantId};
+use stella_protocol::time::Timestamp;
+
+/// How much of somebody's reason is in a message, in characters.
+const REASON_CHARS_MAX: usize = 300;
+
+/// What can be wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// An agent did not come back within the reconnect window.
+    AgentOffline,
+    /// A deployment failed, and nothing of its application was deployed there since.
+    DeploymentFailed,
+    /// A rollback is under way.
+    Rollback,
+    /// A promotion waits for somebody's approval.
+    ApprovalWaiting,
+}
+
+impl Kind {
+    /// Its name in the configuration and in messages.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::AgentOffline => "agent_offline",
+            Self::DeploymentFailed => "deployment_failed",
+            Self::Rollback => "rollback",
+            Self::ApprovalWaiting => "approval_waiting",
+        }
+    }
+
+    /// How bad it is.
+    #[must_use]
+    pub const fn severity(self) -> Severity {
+        match self {
+            Self::AgentOffline | Self::DeploymentFailed => Severity::Critical,
+            Self::Rollback => Severity::Warning,
+            Self::ApprovalWaiting => Severity::Info,
+        }
+    }
+
+    /// Whether it is only worth telling while it lasts. The others are told also if they are over by then.
+    #[must_use]
+    pub const fn is_state(self) -> bool {
+        matches!(self, Self::AgentOffline | Self::ApprovalWaiting)
+    }
+}
+
+/// How bad something is. The words are those of the alerts, and of PagerDuty.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// Good to know.
+    #[default]
+    Info,
+    /// Look at it today.
+    Warning,
+    /// Look at it now.
+    Critical,
+}
+
+impl Severity {
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Info => "info",
+            Self::Warning => "warning",
+            Self::Critical => "critical",
+        }
+    }
+}
+
+/// Something that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Incident {
+    /// What.
+    pub kind: Kind,
+    /// The id of what it is about; with the kind it names the incident.
+    pub subject: String,
+    /// The environment's name, if it is in one.
+    pub environment: Option<String>,
+    /// A sentence for people.
+    pub summary: String,
+    /// When it began.
+    pub since: Timestamp,
+    /// What else it ends with: a later success in the same place.
+    pub scope: Option<String>,
+}
+
+/// What an event means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Something is wrong.
+    Begins(Incident),
+    /// One thing is not wrong any more.
+    Ends(Kind, String),
+    /// Everything of a kind in a scope is not wrong any more.
+    EndsIn(Kind, String),
+}
+
+/// What an event of a tenant means. The state is that of now, which may be later than the event.
+#[must_use]
+#[expect(clippy::wildcard_enum_match_arm, reason = "most events are nobody's concern at night")]
+pub fn changes(tenant: &TenantState, fact: &Fact, at: Timestamp) -> Vec<Change> {
+    match fact {
+        Fact::AgentOffline { agent } => offline(tenant, *agent, at).into_iter().collect(),
+        Fact::AgentConnected { agent, .. } | Fact::AgentRevoked { agent, .. } => {
+            vec![Change::Ends(Kind::AgentOffline, agent.to_string())]
+        }
+        Fact::PromotionRequested { id, rule: Some(_), .. } => waiting(tenant, *id, at).into_iter().collect(),
+        Fact::ApprovalGranted { id, .. } if !waits(tenant, *id) => ends_waiting(*id),
+        Fact::PromotionRejected { id, .. }
+        | Fact::PromotionWithdrawn { id, .. }
+        | Fact::PromotionExpired { id }
+        | Fact::PromotionInvalidated { id, .. } => ends_waiting(*id),
+        Fact::DeploymentCreated { id, cause: Cause::Rollback { of, reason }, .. } => {
+            rollback(tenant, *id, *of, reason.name(), at).into_iter().collect()
+        }
+        Fact::DeploymentFailed { id, reason } => {
+            let over = Change::Ends(Kind::Rollback, id.to_string());
+            [over].into_iter().chain(failed(tenant, *id, reason, at)).collect()
+        }
+        Fact::DeploymentCancelled { id, .. } => vec![Change::Ends(Kind::Rollback, id.to_string())],
+        Fact::DeploymentSucceeded { id } => {
+            let over = Change::Ends(Kind::Rollback, id.to_string());
+            let place = tenant.deployments.get(id).map(|deployment| scope(tenant, deployment));
+            let fixed = place.map(|place| Change::EndsIn(Kind::DeploymentFailed, place));
+            [over].into_iter().chain(fixed).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// What is wrong in a tenant now and lasts: what a control plane that has told nobody yet begins with.
+#[must_use]
+pub fn lasting(tenant: &TenantState) -> Vec<Incident> {
+    let agents = tenant.agents.values().filter_map(|agent| {
+        let Connectivity::Offline { since } = agent.connectivity else { return None };
+        offline(tenant, agent.id, since)
+    });
+    let promotions = tenant.open_promotions.iter().filter_map(|id| {
+        let promotion = tenant.promotions.get(id)?;
+        waiting(tenant, *id, promotion.requested_at)
+    });
+    let begins = |change| if let Change::Begins(incident) = change { Some(incident) } else { None };
+    agents.chain(promotions).filter_map(begins).collect()
+}
+
+/// Whether what lasts still does, as far as the state tells.
+#[must_use]
+pub fn still_lasts(tenant: Option<&TenantState>, kind: Kind, subject: &str) -> bool {
+    let Some(tenant) = tenant else { return false };
+    match kind {
+        Kind::AgentOffline => {
+            subject.parse::<AgentId>().ok().and_then(|id| tenant.agents.get(&id)).is_some_and(|agent| {
+                agent.revoked.is_none() && matches!(agent.connectivity, Connectivity::Offline { .. })
+            })
+        }
+        Kind::ApprovalWaiting => subject.parse().is_ok_and(|id| waits(tenant, id)),
+        Kind::DeploymentFailed | Kind::Rollback => true,
+    }
+}
+
+fn offline(tenant: &TenantState, id: AgentId, at: Timestamp) -> Option<Change> {
+    let agent = tenant.agents.get(&id).filter(|agent| agent.revoked.is_none())?;
+    Some(Change::Begins(Incident {
+        kind: Kind::AgentOffline,
+        subject: id.to_string(),
+        environment: None,
+        summary: format!("agent {} is offline", agent.name),
+        since: at,
+        scope: None,
+    }))
+}
+
+fn waits(tenant: &TenantState, id: PromotionId) -> bool {
+    let promotion = tenant.promotions.get(&id);
+    tenant.open_promotions.contains(&id) && promotion.is_some_and(|it| !it.is_approved())
+}
+
+fn waiting(tenant: &TenantState, id: PromotionId, at: Timestamp) -> Option<Change> {
+    if !waits(tenant, id) {
+        return None;
+    }
+    let promotion: &Promotion = tenant.promotions.get(&id)?;
+    let release = tenant.releases.get(&promotion.wanted.release)?;
+    let environment = environment(tenant, promotion.wanted.environment)?;
+    let missing = promotion.missing();
+    Some(Change::Begins(Incident {
+        kind: Kind::ApprovalWaiting,
+        subject: id.to_string(),
+        summary: format!(
+            "promotion {id} of {}:{} to {environment} waits for {missing} more {}",
+            release.application,
+            release.version,
+            if missing == 1 { "approval" } else { "approvals" }
+        ),
+        environment: Some(environment),
+        since: at,
+        scope: None,
+    }))
+}
+
+fn ends_waiting(id: PromotionId) -> Vec<Change> {
+    vec![Change::Ends(Kind::ApprovalWaiting, id.to_string())]
+}
+
+fn failed(tenant: &TenantState, id: DeploymentId, reason: &str, at: Timestamp) -> Option<Change> {
+    let deployment = tenant.deployments.get(&id)?;
+    let environment = environment(tenant, deployment.environment)?;
+    Some(Change::Begins(Incident {
+        kind: Kind::DeploymentFailed,
+        subject: id.to_string(),
+        summary: format!(
+            "deployment {id} of {} to {environment} failed: {}",
+            release(tenant, deployment),
+            shortened(reason)
+        ),
+        environment: Some(environment),
+        since: at,
+        scope: Some(scope(tenant, deployment)),
+    }))
+}
+
+fn rollback(
+    tenant: &TenantState,
+    id: DeploymentId,
+    of: DeploymentId,
+    reason: &str,
+    at: Timestamp,
+) -> Option<Change> {
+    let deployment = tenant.deployments.get(&id)?;
+    let environment = environment(tenant, deployment.environment)?;
+    Some(Change::Begins(Incident {
+        kind: Kind::Rollback,
+        subject: id.to_string(),
+        summary: format!(
+            "deployment {of} in {environment} is rolled back to {} ({reason})",
+            release(tenant, deployment)
+        ),
+        environment: Some(environment),
+        since: at,
+        scope: None,
+    }))
+}
+
+fn environment(tenant: &TenantState, id: stella_protocol::id::EnvironmentId) -> Option<String> {
+    tenant.environments.get(&id).map(|it| it.name.to_string())
+}
+
+fn release(tenant: &TenantState, deployment: &Deployment) -> String {
+    tenant
+        .releases
+        .get(&deployment.release)
+        .map(|it| format!("{}:{}", it.application, it.version))
+        .unwrap_or_default()
+}
+
+/// An application in an environment: a success there ends what failed there.
+fn scope(tenant: &TenantState, deployment: &Deployment) -> String {
+    let application = tenant.releases.get(&deployment.release).map(|it| it.application.to_string());
+    format!("{}/{}", deployment.environment, application.unwrap_or_default())
+}
+
+fn shortened(reason: &str) -> String {
+    let printable = reason.chars().map(|c| if c.is_control() { ' ' } else { c });
+    printable.take(REASON_CHARS_MAX).collect()
+}
+
+/// The key under which an incident is in the book.
+#[must_use]
+pub fn key(tenant: TenantId, kind: Kind, subject: &str) -> String {
+    format!("{tenant}/{}/{subject}", kind.name())
+}

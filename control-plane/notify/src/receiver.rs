@@ -1,0 +1,75 @@
+//! One way of telling somebody, and what they answered.
+
+mod email;
+mod http;
+
+use std::time::Duration;
+
+pub use email::{Email, Security, Settings as EmailSettings};
+pub use http::{Chat, HttpClient, Pager, Secret, Webhook, signature};
+
+use crate::message::Message;
+
+/// How long one delivery may take.
+pub const TIMEOUT: Duration = Duration::from_secs(15);
+/// How much of an answer is shown, in characters.
+const ANSWER_CHARS_MAX: usize = 200;
+
+/// A receiver, by its name in the configuration.
+#[derive(Debug)]
+pub struct Receiver {
+    /// What it is called.
+    pub name: String,
+    /// How it is told.
+    pub way: Way,
+}
+
+/// The ways of telling.
+#[derive(Debug)]
+pub enum Way {
+    /// JSON to an address of the receiver's own, signed.
+    Webhook(Webhook),
+    /// An incoming webhook of Slack, or of what speaks like it.
+    Slack(Chat),
+    /// PagerDuty's Events API, version 2.
+    PagerDuty(Pager),
+    /// Mail by SMTP.
+    Email(Email),
+}
+
+/// Why a message was not delivered. Never shows an address or a key: both may be secrets.
+#[derive(Debug, thiserror::Error)]
+pub enum DeliveryError {
+    /// The receiver was not reached, or did not answer.
+    #[error("the receiver cannot be reached: {0}")]
+    Unreachable(String),
+    /// The receiver answered that it does not take the message.
+    #[error("the receiver does not take the message: {0}")]
+    Refused(String),
+}
+
+impl Receiver {
+    /// Tells it, within [`TIMEOUT`]. What it answered; `None` if there was nothing to tell this kind of receiver.
+    ///
+    /// # Errors
+    /// If it was not reached, or did not take it.
+    pub async fn tell(&self, message: &Message) -> Result<Option<String>, DeliveryError> {
+        let told = async {
+            match &self.way {
+                Way::Webhook(webhook) => webhook.tell(message).await.map(Some),
+                Way::Slack(chat) => chat.tell(message).await.map(Some),
+                Way::PagerDuty(pager) => pager.tell(message).await,
+                Way::Email(email) => email.tell(message).await.map(Some),
+            }
+        };
+        tokio::time::timeout(TIMEOUT, told).await.unwrap_or_else(|_| {
+            Err(DeliveryError::Unreachable(format!("no answer within {} s", TIMEOUT.as_secs())))
+        })
+    }
+}
+
+/// An answer as it may be shown on a terminal and in a log.
+fn shown(answer: &str) -> String {
+    let printable = answer.trim().chars().map(|c| if c.is_control() { ' ' } else { c });
+    printable.take(ANSWER_CHARS_MAX).collect()
+}

@@ -1,0 +1,180 @@
+//! Mail by SMTP.
+
+use std::time::Duration;
+
+use lettre::message::header::ContentType;
+use lettre::message::{Mailbox, MessageBuilder};
+use lettre::transport::smtp::authentication::Credentials;
+use lettre::transport::smtp::client::{Certificate, Tls, TlsParameters};
+use lettre::{AsyncSmtpTransport, AsyncTransport as _, Message as Mail, Tokio1Executor};
+use sha2::{Digest as _, Sha256};
+use zeroize::Zeroizing;
+
+use super::{DeliveryError, shown};
+use crate::message::Message;
+
+/// How long one step of the conversation may take.
+const STEP_TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest subject, in characters.
+const SUBJECT_CHARS_MAX: usize = 200;
+
+/// How the connection is protected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Security {
+    /// It begins in the clear and must become TLS.
+    #[default]
+    Starttls,
+    /// It is TLS from the beginning on.
+    Tls,
+    /// It is in the clear: for a relay on the same host.
+    None,
+}
+
+/// Mail to some addresses by one server.
+pub struct Email {
+    transport: AsyncSmtpTransport<Tokio1Executor>,
+    from: Mailbox,
+    to: Vec<Mailbox>,
+}
+
+impl std::fmt::Debug for Email {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Email").field("from", &self.from).field("to", &self.to).finish_non_exhaustive()
+    }
+}
+
+/// Where mail goes, and how.
+pub struct Settings<'s> {
+    /// The server's name.
+    pub host: &'s str,
+    /// Its port.
+    pub port: u16,
+    /// How the connection is protected.
+    pub security: Security,
+    /// A user and a password, if it asks for them.
+    pub login: Option<(&'s str, Zeroizing<String>)>,
+    /// The authorities (PEM) that the certificate may be under; the system's if there are none.
+    pub ca: Option<&'s [u8]>,
+    /// Who it is from.
+    pub from: &'s str,
+    /// Whom it is to.
+    pub to: &'s [String],
+}
+
+impl std::fmt::Debug for Settings<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Settings").field("host", &self.host).field("to", &self.to).finish_non_exhaustive()
+    }
+}
+
+impl Email {
+    /// Checks what can be checked without a connection.
+    ///
+    /// # Errors
+    /// If an address is none, a password would be sent in the clear, or the authorities are none.
+    pub fn new(settings: &Settings<'_>) -> Result<Self, String> {
+        let mailbox =
+            |text: &str| text.parse::<Mailbox>().map_err(|_| format!("{text:?} is no mail address"));
+        let from = mailbox(settings.from)?;
+        let to: Vec<_> = settings.to.iter().map(|it| mailbox(it)).collect::<Result<_, _>>()?;
+        if to.is_empty() {
+            return Err("it is to nobody".to_owned());
+        }
+        if settings.security == Security::None && settings.login.is_some() {
+            return Err("a password is only sent by starttls or tls".to_owned());
+        }
+        let mut parameters = TlsParameters::builder(settings.host.to_owned());
+        if let Some(pem) = settings.ca {
+            let found = reqwest::Certificate::from_pem_bundle(pem).unwrap_or_default();
+            let certificate = Certificate::from_pem(pem).ok().filter(|_| !found.is_empty());
+            let certificate = certificate.ok_or("the file of the authorities holds no certificate")?;
+            parameters = parameters.add_root_certificate(certificate);
+        }
+        let parameters = || parameters.clone().build().map_err(|error| error.to_string());
+        let tls = match settings.security {
+            Security::Starttls => Tls::Required(parameters()?),
+            Security::Tls => Tls::Wrapper(parameters()?),
+            Security::None => Tls::None,
+        };
+        let mut builder = AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(settings.host)
+            .port(settings.port)
+            .tls(tls)
+            .timeout(Some(STEP_TIMEOUT));
+        if let Some((user, password)) = &settings.login {
+            builder = builder.credentials(Credentials::new((*user).to_owned(), password.to_string()));
+        }
+        Ok(Self { transport: builder.build(), from, to })
+    }
+
+    pub(super) async fn tell(&self, message: &Message) -> Result<String, DeliveryError> {
+        let mail = self.mail(message).map_err(|error| DeliveryError::Refused(error.to_string()))?;
+        match self.transport.send(mail).await {
+            Ok(response) => {
+                let text: Vec<_> = response.message().collect();
+                Ok(format!("{}: {}", response.code(), shown(&text.join(" "))))
+            }
+            Err(error) => {
+                let source = std::error::Error::source(&error).map(|it| format!(": {it}"));
+                let text = shown(&format!("{error}{}", source.unwrap_or_default()));
+                Err(if error.is_permanent() {
+                    DeliveryError::Refused(text)
+                } else {
+                    DeliveryError::Unreachable(text)
+                })
+            }
+        }
+    }
+
+    /// All mails about one group of incidents are one conversation, and a mail that comes twice has the same id.
+    fn mail(&self, message: &Message) -> Result<Mail, lettre::error::Error> {
+        let id = |text: &str| {
+            let digits = hex::encode(Sha256::digest(text));
+            format!("<{}@{}>", &digits[..32], self.from.email.domain())
+        };
+        let conversation = id(&format!("{}/{}", message.group, message.began_at.0));
+        let mark = if message.open.is_empty() { "over" } else { message.severity.name() };
+        let subject: String =
+            format!("[{mark}] {}", message.title()).chars().take(SUBJECT_CHARS_MAX).collect();
+        let builder: MessageBuilder = Mail::builder()
+            .from(self.from.clone())
+            .subject(subject)
+            .message_id(Some(id(&message.id())))
+            .references(conversation)
+            .header(ContentType::TEXT_PLAIN);
+        let builder = self.to.iter().fold(builder, |builder, to| builder.to(to.clone()));
+        builder.body(format!("{}\n\n{}\n", message.title(), message.lines().join("\n")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wrong_settings_are_refused_by_name() {
+        stella_certs::install_provider();
+        let to = ["ops@example.com".to_owned()];
+        let good = || Settings {
+            host: "127.0.0.1",
+            port: 25,
+            security: Security::None,
+            login: None,
+            ca: None,
+            from: "Stella <stella@example.com>",
+            to: &to,
+        };
+        Email::new(&good()).unwrap();
+        let login = Some(("me", Zeroizing::new("hunter2".to_owned())));
+        let wrong = [
+            (Settings { from: "stella", ..good() }, "no mail address"),
+            (Settings { to: &[], ..good() }, "nobody"),
+            (Settings { login, ..good() }, "only sent by starttls"),
+            (Settings { security: Security::Tls, ca: Some(b"x"), ..good() }, "holds no certificate"),
+        ];
+        for (settings, says) in wrong {
+            let error = Email::new(&settings).unwrap_err();
+            assert!(error.contains(says) && !error.contains("hunter2"), "{error}");
+        }
+    }
+}

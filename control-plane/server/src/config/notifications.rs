@@ -1,0 +1,268 @@
+//! Who is told when something is wrong.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail, ensure};
+use serde::Deserialize;
+use stella_notify::incident::{Kind, Severity};
+use stella_notify::receiver::{
+    Chat, Email, EmailSettings, HttpClient, Pager, Receiver, Secret, Security, Way, Webhook,
+};
+use stella_notify::route::{Route, Routes};
+use zeroize::Zeroizing;
+
+/// Where pages go if nothing else is said.
+const PAGERDUTY_URL: &str = "https://events.pagerduty.com/v2/enqueue";
+
+/// Who is told; nobody if there is no receiver.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Notifications {
+    /// What the installation is called in pages.
+    pub(crate) source: String,
+    /// Who can be told.
+    pub(crate) receivers: Vec<ReceiverConfig>,
+    /// Who is told of what.
+    pub(crate) routes: Vec<RouteConfig>,
+}
+
+impl Default for Notifications {
+    fn default() -> Self {
+        Self { source: "stella".to_owned(), receivers: Vec::new(), routes: Vec::new() }
+    }
+}
+
+/// How a receiver is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Type {
+    Webhook,
+    Slack,
+    Pagerduty,
+    Email,
+}
+
+/// A receiver. Which keys it may have depends on its type.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ReceiverConfig {
+    name: String,
+    #[serde(rename = "type")]
+    kind: Type,
+    /// Webhook, PagerDuty: the address.
+    url: Option<String>,
+    /// Webhook, Slack: the address, if it is a secret.
+    url_file: Option<PathBuf>,
+    /// Webhook: what messages are signed with.
+    secret_file: Option<PathBuf>,
+    /// Slack: another channel.
+    channel: Option<String>,
+    /// PagerDuty: the integration's key.
+    routing_key_file: Option<PathBuf>,
+    /// All: the authorities that the certificate may be under.
+    ca: Option<PathBuf>,
+    /// Mail: the server, and how to get in.
+    host: Option<String>,
+    port: Option<u16>,
+    security: Option<Security>,
+    username: Option<String>,
+    password_file: Option<PathBuf>,
+    /// Mail: the addresses.
+    from: Option<String>,
+    #[serde(default)]
+    to: Vec<String>,
+}
+
+/// A rule: empty lists are everything.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RouteConfig {
+    receivers: Vec<String>,
+    #[serde(default)]
+    tenants: Vec<String>,
+    #[serde(default)]
+    environments: Vec<String>,
+    #[serde(default)]
+    kinds: Vec<Kind>,
+    #[serde(default)]
+    severity_min: Severity,
+    /// How long a change waits for others, in seconds.
+    #[serde(default = "default_wait_s")]
+    wait_s: u64,
+    /// After how long it is told again, in seconds; 0 is never.
+    #[serde(default = "default_repeat_s")]
+    repeat_s: u64,
+    #[serde(default = "default_resolved")]
+    resolved: bool,
+}
+
+const fn default_wait_s() -> u64 {
+    10
+}
+
+const fn default_repeat_s() -> u64 {
+    4 * 3_600
+}
+
+const fn default_resolved() -> bool {
+    true
+}
+
+impl Notifications {
+    /// What is wrong with it.
+    pub(super) fn check(&self) -> anyhow::Result<()> {
+        let mut names = BTreeSet::new();
+        for receiver in self.receivers()? {
+            ensure!(
+                names.insert(receiver.name.clone()),
+                "two of notifications.receivers are called {:?}",
+                receiver.name
+            );
+        }
+        let routed: BTreeSet<_> = self.routes.iter().flat_map(|route| &route.receivers).collect();
+        if let Some(unknown) = routed.iter().find(|name| !names.contains(**name)) {
+            bail!(
+                "notifications.routes leads to {unknown:?}, which none of notifications.receivers is called"
+            );
+        }
+        if let Some(idle) = names.iter().find(|name| !routed.contains(name)) {
+            bail!(
+                "notifications.receivers {idle:?} is never told anything: none of notifications.routes leads there"
+            );
+        }
+        for route in &self.routes {
+            ensure!(!route.receivers.is_empty(), "a rule of notifications.routes names no receivers");
+            ensure!(
+                route.repeat_s == 0 || route.repeat_s >= 60,
+                "repeat_s in notifications.routes must be 0 (never) or at least 60, not {}",
+                route.repeat_s
+            );
+        }
+        Ok(())
+    }
+
+    /// The rules.
+    pub(crate) fn routes(&self) -> Routes {
+        let route = |it: &RouteConfig| Route {
+            receivers: it.receivers.clone(),
+            tenants: it.tenants.clone(),
+            environments: it.environments.clone(),
+            kinds: it.kinds.clone(),
+            severity_min: it.severity_min,
+            wait: Duration::from_secs(it.wait_s),
+            repeat: (it.repeat_s > 0).then(|| Duration::from_secs(it.repeat_s)),
+            resolved: it.resolved,
+        };
+        Routes(self.routes.iter().map(route).collect())
+    }
+
+    /// The receivers, with what their files hold.
+    ///
+    /// # Errors
+    /// Names the receiver and the key that makes no sense; never shows what a file holds.
+    pub(crate) fn receivers(&self) -> anyhow::Result<Vec<Receiver>> {
+        // Clients for TLS cannot be made without it.
+        stella_certs::install_provider();
+        let made = self.receivers.iter().map(|receiver| {
+            let way = receiver.way(&self.source);
+            let way = way.with_context(|| format!("notifications.receivers {:?}", receiver.name))?;
+            Ok(Receiver { name: receiver.name.clone(), way })
+        });
+        made.collect()
+    }
+}
+
+impl ReceiverConfig {
+    fn way(&self, source: &str) -> anyhow::Result<Way> {
+        let is_word = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+        ensure!(
+            (1..=63).contains(&self.name.len()) && self.name.bytes().all(is_word),
+            "a name has 1 to 63 letters, digits, '-' and '_'"
+        );
+        self.refuse_foreign_keys()?;
+        let ca = self.ca.as_deref().map(read).transpose()?;
+        let ca = ca.as_ref().map(|text| text.as_bytes());
+        let http = |url: &str| HttpClient::new(url, ca).map_err(anyhow::Error::msg);
+        Ok(match self.kind {
+            Type::Webhook => Way::Webhook(Webhook {
+                http: http(&self.address()?)?,
+                secret: self.secret_file.as_deref().map(read).transpose()?.map(Secret),
+            }),
+            Type::Slack => Way::Slack(Chat { http: http(&self.address()?)?, channel: self.channel.clone() }),
+            Type::Pagerduty => Way::PagerDuty(Pager {
+                http: http(self.url.as_deref().unwrap_or(PAGERDUTY_URL))?,
+                routing_key: Secret(read(
+                    self.routing_key_file.as_deref().context("it needs routing_key_file")?,
+                )?),
+                source: source.to_owned(),
+            }),
+            Type::Email => Way::Email(self.email(ca)?),
+        })
+    }
+
+    fn email(&self, ca: Option<&[u8]>) -> anyhow::Result<Email> {
+        let security = self.security.unwrap_or_default();
+        let login = match (&self.username, &self.password_file) {
+            (Some(user), Some(file)) => Some((user.as_str(), read(file)?)),
+            (None, None) => None,
+            _ => bail!("username and password_file go together"),
+        };
+        let settings = EmailSettings {
+            host: self.host.as_deref().context("it needs host")?,
+            port: self.port.unwrap_or(match security {
+                Security::Starttls => 587,
+                Security::Tls => 465,
+                Security::None => 25,
+            }),
+            security,
+            login,
+            ca,
+            from: self.from.as_deref().context("it needs from")?,
+            to: &self.to,
+        };
+        Email::new(&settings).map_err(anyhow::Error::msg)
+    }
+
+    /// The address, from the configuration or from a file of its own.
+    fn address(&self) -> anyhow::Result<Zeroizing<String>> {
+        match (&self.url, &self.url_file) {
+            (Some(url), None) => Ok(Zeroizing::new(url.clone())),
+            (None, Some(file)) => read(file),
+            _ => bail!("it needs either url or url_file"),
+        }
+    }
+
+    /// A key of another type is a mistake: it would have no effect.
+    fn refuse_foreign_keys(&self) -> anyhow::Result<()> {
+        let is_mail = self.kind == Type::Email;
+        let keys = [
+            ("url", self.url.is_some(), matches!(self.kind, Type::Webhook | Type::Pagerduty)),
+            ("url_file", self.url_file.is_some(), matches!(self.kind, Type::Webhook | Type::Slack)),
+            ("secret_file", self.secret_file.is_some(), self.kind == Type::Webhook),
+            ("channel", self.channel.is_some(), self.kind == Type::Slack),
+            ("routing_key_file", self.routing_key_file.is_some(), self.kind == Type::Pagerduty),
+            ("host", self.host.is_some(), is_mail),
+            ("port", self.port.is_some(), is_mail),
+            ("security", self.security.is_some(), is_mail),
+            ("username", self.username.is_some(), is_mail),
+            ("password_file", self.password_file.is_some(), is_mail),
+            ("from", self.from.is_some(), is_mail),
+            ("to", !self.to.is_empty(), is_mail),
+        ];
+        match keys.iter().find(|(_, is_set, may_be)| *is_set && !*may_be) {
+            None => Ok(()),
+            Some((key, ..)) => bail!("{key} is no key of this type of receiver"),
+        }
+    }
+}
+
+/// What a file holds, without the end of its last line.
+fn read(path: &Path) -> anyhow::Result<Zeroizing<String>> {
+    let wrong = || format!("{} cannot be read", path.display());
+    let text = Zeroizing::new(std::fs::read_to_string(path).with_context(wrong)?);
+    let trimmed = Zeroizing::new(text.trim().to_owned());
+    ensure!(!trimmed.is_empty(), "{} is empty", path.display());
+    Ok(trimmed)
+}

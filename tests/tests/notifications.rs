@@ -1,0 +1,325 @@
+//! Who is told when something is wrong, by a control plane that has nobody else to do it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+use stella_api_types::deployment::OnFailure;
+use stella_notify::receiver::signature;
+use stella_tests::binaries;
+use stella_tests::cluster::{Cluster, ENVIRONMENT, TENANT};
+use stella_tests::control_plane::Settings;
+use stella_tests::mail::MailServer;
+use stella_tests::monitoring::{Event, Pager};
+use stella_tests::people::{approve, ask, need_approvals, person};
+use stella_tests::ports;
+use stella_tests::recipe::{release, rolling, shell};
+use stella_tests::wait;
+
+/// An agent is only offline after the reconnect window.
+const OFFLINE_PATIENCE: Duration = Duration::from_secs(150);
+const ROUTING_KEY: &str = "0123456789abcdef0123456789abcdef";
+const SIGNING_SECRET: &str = "s1gn1ng-s3cr3t";
+const MAIL_PASSWORD: &str = "m41l-p4ssw0rd";
+
+/// Writes a secret to a file of its own.
+fn secret(folder: &Path, name: &str, value: &str) -> Result<PathBuf> {
+    let path = folder.join(name);
+    fs::write(&path, format!("{value}\n"))?;
+    Ok(path)
+}
+
+/// The configuration of a webhook and a pager that listen there.
+fn receivers(folder: &Path, pager: &str, hook: &str) -> Result<String> {
+    let (key, signing) = (secret(folder, "key", ROUTING_KEY)?, secret(folder, "signing", SIGNING_SECRET)?);
+    Ok(format!(
+        "[notifications]\nsource = \"stella.example.com\"\n\
+         [[notifications.receivers]]\nname = \"pager\"\ntype = \"pagerduty\"\nurl = \"{pager}\"\nrouting_key_file = {key:?}\n\
+         [[notifications.receivers]]\nname = \"hook\"\ntype = \"webhook\"\nurl = \"{hook}\"\nsecret_file = {signing:?}\n"
+    ))
+}
+
+fn route(receivers: &str, kinds: &str, wait_s: u64) -> String {
+    format!("[[notifications.routes]]\nreceivers = [{receivers}]\nkinds = [{kinds}]\nwait_s = {wait_s}\n")
+}
+
+async fn cluster(agents: usize, tables: String) -> Result<Cluster> {
+    Cluster::with_settings(agents, &Settings { tables, ..Settings::default() }).await
+}
+
+/// What a webhook was told, after the signature of each was checked.
+fn told(pager: &Pager) -> Result<Vec<Value>> {
+    let mut all = Vec::new();
+    for event in pager.events() {
+        let Event::Hooked { head, body } = event else { continue };
+        let header = |name: &str| {
+            let lines = head.lines().filter_map(|line| line.split_once(": "));
+            lines.filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.to_owned()).next()
+        };
+        let signed = header("stella-signature").context("no signature")?;
+        let at = header("stella-timestamp").context("no timestamp")?;
+        ensure!(signed == signature(SIGNING_SECRET, &at, &body), "{signed} does not fit {body}");
+        let json: Value = serde_json::from_str(&body)?;
+        ensure!(header("stella-notification-id").as_deref() == json["id"].as_str(), "{head} {body}");
+        all.push(json);
+    }
+    Ok(all)
+}
+
+fn statuses(told: &[Value], kind: &str) -> Vec<String> {
+    let of_kind = told.iter().filter(|it| it["kind"] == kind);
+    of_kind.map(|it| it["status"].as_str().unwrap_or_default().to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_offline_agent_is_paged_once_over_a_crash_and_resolved() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let pager = Pager::start().await?;
+    let tables = receivers(folder.path(), &pager.pagerduty_url(), &pager.hook_url())?
+        + &route("\"pager\", \"hook\"", "\"agent_offline\"", 1);
+    let mut cluster = cluster(2, tables).await?;
+    cluster.agents[0].kill()?;
+    let page = wait::until_within(OFFLINE_PATIENCE, "somebody is paged", async || {
+        let pages = pager.pages("");
+        ensure!(pages.len() == 1 && told(&pager)?.len() == 1, "{pages:?}");
+        Ok(pages[0].1.clone())
+    })
+    .await?;
+    ensure!(page["payload"]["summary"] == format!("{TENANT}: agent web-1 is offline"), "{page}");
+    ensure!(page["payload"]["severity"] == "critical" && page["payload"]["source"] == "stella.example.com");
+    wait::until("it is saved that it was told", async || {
+        let log = cluster.control_plane.daemon().log();
+        ensure!(log.matches("notification.sent").count() == 2, "{log}");
+        Ok(())
+    })
+    .await?;
+
+    cluster.control_plane.kill()?;
+    cluster.control_plane.resume().await?;
+    cluster.wait_online(cluster.agents[1].name()).await?;
+    cluster.agents[0].start()?;
+    wait::until("the page is resolved", async || {
+        let (pages, told) = (pager.pages(""), told(&pager)?);
+        ensure!(pager.resolves() == 1 && told.len() == 2, "{pages:?} {told:?}");
+        Ok(())
+    })
+    .await?;
+    let events = pager.events();
+    let keys: Vec<_> = events
+        .iter()
+        .filter_map(|it| if let Event::Paged(page) = it { Some(page["dedup_key"].clone()) } else { None })
+        .collect();
+    ensure!(keys.len() == 2 && keys[0] == keys[1], "one page, one end: {events:?}");
+    ensure!(statuses(&told(&pager)?, "agent_offline") == ["firing", "resolved"], "{events:?}");
+    let log = cluster.control_plane.daemon().log();
+    let state = fs::read_to_string(cluster.control_plane.state_dir().join("notifications.json"))?;
+    for secret in [ROUTING_KEY, SIGNING_SECRET] {
+        ensure!(!log.contains(secret) && !state.contains(secret), "a secret is in the log, or in the state");
+    }
+    cluster.passed()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_is_told_its_rollback_and_its_end_too_and_a_receiver_that_is_away_delays_only_itself()
+-> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let hook = Pager::start().await?;
+    let port = ports::free()?;
+    let away = format!("http://127.0.0.1:{port}/v2/enqueue");
+    let tables = receivers(folder.path(), &away, &hook.hook_url())?
+        + &route("\"hook\"", "\"deployment_failed\", \"rollback\"", 0)
+        + &route("\"pager\"", "\"deployment_failed\"", 0);
+    let mut cluster = cluster(1, tables).await?;
+    for (version, script) in [("1.0.0", "true"), ("2.0.0", "echo no; false"), ("3.0.0", "true")] {
+        cluster.release(&release(version, &[], vec![shell("run", script)])).await?;
+    }
+    cluster.deploy(&rolling(ENVIRONMENT, "1.0.0", OnFailure::Stop)).await?;
+    let failed = cluster.deploy(&rolling(ENVIRONMENT, "2.0.0", OnFailure::Stop)).await?.deployment;
+    let first = wait::until("the failure is told", async || {
+        let told = told(&hook)?;
+        ensure!(statuses(&told, "deployment_failed") == ["firing"], "{told:?}");
+        Ok(told[0].clone())
+    })
+    .await?;
+    ensure!(first["tenant"] == TENANT && first["environment"] == ENVIRONMENT, "{first}");
+    ensure!(first["incidents"][0]["id"] == failed.id.as_str() && first["severity"] == "critical", "{first}");
+    wait::until("it is said once that the pager is away", async || {
+        let log = cluster.control_plane.daemon().log();
+        ensure!(log.matches("notifications are not delivered").count() == 1, "{log}");
+        Ok(())
+    })
+    .await?;
+
+    let broken = cluster.deploy(&rolling(ENVIRONMENT, "2.0.0", OnFailure::Rollback)).await?.deployment;
+    ensure!(broken.status == "failed", "{broken:?}");
+    wait::until("the rollback and the end of all failures are told", async || {
+        let told = told(&hook)?;
+        ensure!(statuses(&told, "rollback").last().is_some_and(|it| it == "resolved"), "{told:?}");
+        ensure!(statuses(&told, "deployment_failed").last().is_some_and(|it| it == "resolved"), "{told:?}");
+        Ok(())
+    })
+    .await?;
+    let last = cluster.deploy(&rolling(ENVIRONMENT, "2.0.0", OnFailure::Stop)).await?.deployment;
+    ensure!(last.status == "failed", "{last:?}");
+
+    // The pager comes back: it hears how things stand, and nothing of what is over.
+    let pager = Pager::start_at(port).await?;
+    wait::until("the pager is told", async || {
+        let pages = pager.pages("");
+        ensure!(pages.len() == 1 && pages[0].0 == "trigger", "{pages:?}");
+        ensure!(pages[0].1.to_string().contains(&last.id), "{pages:?}");
+        Ok(())
+    })
+    .await?;
+    cluster.deploy(&rolling(ENVIRONMENT, "3.0.0", OnFailure::Stop)).await?;
+    wait::until("the page is resolved", async || {
+        ensure!(pager.resolves() == 1, "{:?}", pager.events());
+        Ok(())
+    })
+    .await?;
+    let scraped = cluster.control_plane.metrics().await?;
+    for series in [
+        "stella_notifications_total{receiver=\"pager\",result=\"failed\"}",
+        "stella_notifications_total{receiver=\"hook\",result=\"delivered\"}",
+        "stella_notifications_late{receiver=\"pager\"} 0",
+        "stella_notifications_open{receiver=\"hook\"} 0",
+    ] {
+        ensure!(scraped.contains(series), "no {series} in {scraped}");
+    }
+    cluster.passed()
+}
+
+/// A mail server, and where the authority of its certificate is.
+async fn mail_server(folder: &Path) -> Result<(MailServer, PathBuf)> {
+    let key = rcgen::KeyPair::generate()?;
+    let certificate = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()])?.self_signed(&key)?;
+    let path = folder.join("mail-ca.pem");
+    fs::write(&path, certificate.pem())?;
+    Ok((MailServer::start(&certificate.pem(), &key.serialize_pem()).await?, path))
+}
+
+fn mail_receiver(folder: &Path, name: &str, port: u16, ca: &Path, to: &str) -> Result<String> {
+    let password = secret(folder, "mail-password", MAIL_PASSWORD)?;
+    Ok(format!(
+        "[[notifications.receivers]]\nname = \"{name}\"\ntype = \"email\"\nhost = \"127.0.0.1\"\nport = {port}\n\
+         username = \"stella\"\npassword_file = {password:?}\nca = {ca:?}\nfrom = \"Stella <stella@example.com>\"\nto = [{to}]\n"
+    ))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_approval_that_waits_is_mailed_and_chatted_with_its_end() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let chat = Pager::start().await?;
+    let (mail, ca) = mail_server(folder.path()).await?;
+    let url = secret(folder.path(), "slack-url", &chat.slack_url())?;
+    let tables = mail_receiver(
+        folder.path(),
+        "mail",
+        mail.port(),
+        &ca,
+        "\"qa@example.com\", \"ops@example.com\"",
+    )? + &format!(
+        "[[notifications.receivers]]\nname = \"chat\"\ntype = \"slack\"\nurl_file = {url:?}\nchannel = \"#releases\"\n"
+    ) + &route("\"mail\", \"chat\"", "\"approval_waiting\"", 0);
+    let mut cluster = cluster(1, tables).await?;
+    let approver = cluster.api.with_token(&person(&cluster.api, "qa", "approver").await?);
+    need_approvals(&cluster.api, 1).await?;
+    cluster.release(&release("1.0.0", &[], vec![shell("run", "true")])).await?;
+    let waits = ask(&cluster.api, &rolling(ENVIRONMENT, "1.0.0", OnFailure::Stop)).await?;
+    wait::until("the wait is mailed and chatted", async || {
+        ensure!(
+            mail.mails().len() == 1 && chat.events().len() == 1,
+            "{:?} {:?}",
+            mail.mails(),
+            chat.events()
+        );
+        Ok(())
+    })
+    .await?;
+    approve(&approver, &waits).await?;
+    wait::until("so is its end", async || {
+        ensure!(
+            mail.mails().len() == 2 && chat.events().len() == 2,
+            "{:?} {:?}",
+            mail.mails(),
+            chat.events()
+        );
+        Ok(())
+    })
+    .await?;
+    let [first, last] = <[_; 2]>::try_from(mail.mails()).map_err(|all| anyhow::anyhow!("{all:?}"))?;
+    ensure!(first.to == ["qa@example.com", "ops@example.com"], "{first:?}");
+    ensure!(
+        first.text.contains("Subject: [info] ") && last.text.contains("Subject: [over] "),
+        "{first:?} {last:?}"
+    );
+    ensure!(first.text.replace("=\n", "").contains(&waits.id), "{first:?}");
+    let references =
+        |text: &str| text.lines().find(|line| line.starts_with("References: ")).map(str::to_owned);
+    ensure!(
+        references(&first.text).is_some() && references(&first.text) == references(&last.text),
+        "one conversation"
+    );
+    let chatted = format!("{:?}", chat.events());
+    ensure!(chatted.contains("waits for 1 more approval") && chatted.contains("#releases"), "{chatted}");
+    let log = cluster.control_plane.daemon().log();
+    ensure!(!log.contains(MAIL_PASSWORD) && !log.contains(&chat.slack_url()), "a secret is in the log");
+    cluster.passed()
+}
+
+fn try_receiver(config: &Path, name: &str) -> Result<Output> {
+    let mut command = Command::new(binaries::path("stella-orchestrator")?);
+    Ok(command.args(["notifications", "test", name, "--config"]).arg(config).output()?)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_test_message_says_what_the_receiver_answered_and_shows_no_secret() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let pager = Pager::start().await?;
+    let (mail, ca) = mail_server(folder.path()).await?;
+    let url = secret(folder.path(), "slack-url", &pager.slack_url())?;
+    let text = receivers(folder.path(), &pager.pagerduty_url(), &pager.hook_url())?
+        + &format!(
+            "[[notifications.receivers]]\nname = \"no-channel\"\ntype = \"slack\"\nurl_file = {url:?}\n"
+        )
+        + &mail_receiver(folder.path(), "mail", mail.port(), &ca, "\"ops@example.com\"")?
+        + &mail_receiver(folder.path(), "stranger", mail.port(), &ca, "\"nobody@example.com\"")?
+        + &format!(
+            "[[notifications.receivers]]\nname = \"away\"\ntype = \"webhook\"\nurl = \"http://127.0.0.1:{}/{SIGNING_SECRET}\"\n",
+            ports::free()?
+        )
+        + &route("\"pager\", \"hook\", \"no-channel\", \"mail\", \"stranger\", \"away\"", "", 10);
+    let config = folder.path().join("orchestrator.toml");
+    fs::write(&config, text)?;
+    let tried = tokio::task::spawn_blocking(move || -> Result<Vec<(bool, String)>> {
+        let names = ["pager", "hook", "no-channel", "mail", "stranger", "away", "unknown"];
+        let all = names.iter().map(|name| {
+            let output = try_receiver(&config, name)?;
+            let said = [output.stdout, output.stderr].concat();
+            Ok((output.status.success(), String::from_utf8_lossy(&said).into_owned()))
+        });
+        all.collect()
+    })
+    .await??;
+    let expected = [
+        (true, "202 Accepted: {\"dedup_key\":\"stella/test\""),
+        (true, "hook took the test message and answered 200 OK"),
+        (false, "400 Bad Request"),
+        (true, "250: taken as 4711"),
+        (false, "550"),
+        (false, "cannot be reached"),
+        (false, "there are pager, hook"),
+    ];
+    for ((is_told, says), (succeeded, said)) in expected.iter().zip(&tried) {
+        ensure!(is_told == succeeded && said.contains(says), "{says}: {said}");
+        for secret in [ROUTING_KEY, SIGNING_SECRET, MAIL_PASSWORD, &pager.slack_url()] {
+            ensure!(!said.contains(secret), "a secret is shown: {said}");
+        }
+    }
+    ensure!(pager.resolves() == 1, "a test page does not stay open: {:?}", pager.events());
+    ensure!(mail.mails().len() == 1, "{:?}", mail.mails());
+    Ok(())
+}
