@@ -14,6 +14,7 @@ mod systemd;
 use std::error::Error as StdError;
 use std::fmt;
 use std::future::Future;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -85,6 +86,19 @@ impl Executor {
             TaskSpec::Systemd(spec) => systemd::run(&context, spec).await,
         };
         bounded(outcome)
+    }
+
+    /// Lets go of what was kept for the next task, because none is near. Blocks on the disk.
+    pub fn rest(&self) {
+        self.supervisor.rest();
+    }
+
+    /// Does away with the folder of an attempt whose result nobody asks for any more. Blocks on the disk.
+    ///
+    /// # Errors
+    /// If the folder cannot be removed.
+    pub fn forget(&self, attempt_dir: PathBuf) -> io::Result<()> {
+        self.supervisor.forget(attempt_dir)
     }
 
     /// Finds out what became of an attempt that an earlier life of the agent had accepted and perhaps started, and ends what

@@ -1,13 +1,11 @@
 //! The agent's binary.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // A supervisor starts once for every command: it must cost no runtime, no argument parser and no logger.
-    let mut arguments = std::env::args_os().skip(1);
-    if arguments.next().is_some_and(|verb| verb == stella_agent::supervisor::VERB) {
-        return stella_agent::supervisor::child::main(arguments.next().map(PathBuf::from));
+    // There may be one supervisor for every command: it must cost no runtime, no argument parser and no logger.
+    if std::env::args_os().nth(1).is_some_and(|verb| verb == stella_agent::supervisor::VERB) {
+        return stella_agent::supervisor::child::main();
     }
     stella_agent::cli::main()
 }

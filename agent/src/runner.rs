@@ -50,6 +50,10 @@ const ORDERS_MAX: usize = 64;
 /// How long something lazy may wait for another write to go with.
 const LAZY_DURATION_MAX: Duration = Duration::from_secs(1);
 
+/// How long after the last attempt the executor keeps what it could use for another: longer than the pauses within a
+/// deployment, short enough that an idle agent is small.
+const REST_AFTER: Duration = Duration::from_secs(10);
+
 /// What a runner works with.
 #[derive(Debug)]
 pub struct Config {
@@ -113,6 +117,7 @@ enum Wake {
     Over(Over),
     Durable(Result<Position, journal::Error>),
     LazyIsDue,
+    RestIsDue,
     Stop,
     DrainIsOver,
 }
@@ -158,7 +163,7 @@ impl Runner {
     /// If the journal fails. The process has to stop.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), Error> {
         let mut drained_by = None;
-        let mut lazy_by = None;
+        let (mut lazy_by, mut rest_by) = (None, None);
         loop {
             if self.is_stopping && self.slots.running() == 0 && self.promises.is_empty() {
                 break;
@@ -174,13 +179,23 @@ impl Runner {
                 over = self.work.next() => Wake::Over(over),
                 order = self.orders.recv() => Wake::Order(order),
                 () = at(lazy_by) => Wake::LazyIsDue,
+                () = at(rest_by) => Wake::RestIsDue,
                 () = at(drained_by) => Wake::DrainIsOver,
             };
             match wake {
                 Wake::Order(Some(order)) => self.obey(order)?,
                 // Nobody can order anything any more: the service is gone.
                 Wake::Order(None) => break,
-                Wake::Over(over) => self.ended(over),
+                Wake::Over(over) => {
+                    if matches!(over, Over::Attempt(..)) {
+                        rest_by = Some(Instant::now() + REST_AFTER);
+                    }
+                    self.ended(over);
+                }
+                Wake::RestIsDue => {
+                    self.work.rest();
+                    rest_by = None;
+                }
                 Wake::Durable(position) => self.keep_promises(position?),
                 Wake::LazyIsDue => self.journal.hurry(),
                 Wake::Stop => {

@@ -1,13 +1,17 @@
 //! Every command runs under a small supervisor process of its own, so that its end is not lost when the agent's is.
 //!
 //! ```text
-//! agent ── stdin: spec ──▶ stella-agent supervise <attempt folder> ──▶ the command (own process group)
-//!       ◀─ stdout: frames ─       │ subreaper, own session               └─▶ its children, wherever they fled to
-//!       ── SIGTERM ─────▶         └─ writes `record` (started, spawned, ended) and `output` into the attempt folder
+//! agent ── stdin: orders ──▶ stella-agent supervise ──▶ the command (own process group)
+//!       ◀─ stdout: frames ──      │ subreaper, own session  └─▶ its children, wherever they fled to
+//!       ── SIGTERM ──────▶        └─ writes `record` (started, spawned, ended) and `output` into the attempt folder
 //! ```
 //!
-//! - The start is on disk before the command is started, and an attempt folder with a record is never started again: a
-//!   command runs at most once, whatever crashes.
+//! - While a command runs, its supervisor serves no other one: what happens to a supervisor concerns one command. When
+//!   nothing of the command is left, its end is on disk and nobody has asked to end it, the supervisor waits for the next
+//!   attempt (see `pool`), because to start one costs more than all that it does. Otherwise it leaves.
+//! - The start is on disk before the command is started, and an attempt folder that exists is never given to a supervisor
+//!   again: a command runs at most once, whatever crashes. Who will supervise is written down before a supervisor hears of
+//!   the attempt, so that a restarted agent can end that process before it says that nothing was started.
 //! - The specification goes through a pipe and never touches the disk, because its environment may hold secrets.
 //! - A time-out holds without the agent: the supervisor has a deadline of its own on the monotonic clock.
 //! - On TERM, the whole tree ends: TERM, grace, then KILL until nothing is left. The supervisor is a subreaper, so a
@@ -21,6 +25,7 @@
 
 pub mod child;
 mod frame;
+mod pool;
 mod process;
 mod record;
 mod recover;
@@ -37,3 +42,7 @@ pub const VERB: &str = "supervise";
 
 /// The environment variable by which the processes of an attempt are found again: `<task>#<attempt>`.
 pub const MARKER: &str = "STELLA_ATTEMPT_KEY";
+
+/// What a supervisor has in its own environment, and a command that was forked and not yet started still has.
+const SUPERVISOR_VARIABLE: &str = "STELLA_SUPERVISOR";
+const SUPERVISOR_MARKER: &str = "STELLA_SUPERVISOR=1";

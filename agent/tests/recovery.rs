@@ -4,13 +4,13 @@
 
 mod common;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use common::{
-    Host, PATIENCE, dispatch, is_alive, new_key, no_cancel, shell, supervised_shell, supervisor, wait_for,
-    wait_for_pid,
+    Host, PATIENCE, dispatch, is_alive, new_key, no_cancel, shell, supervised_shell, supervisor,
+    supervisor_pid, wait_for, wait_for_pid,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -20,8 +20,10 @@ use stella_agent::supervisor::{Recovered, recover, spooled};
 use stella_protocol::id::{Attempt, AttemptKey, TaskId};
 use stella_protocol::message::TaskOutcome;
 use stella_protocol::spec::{CheckSpec, Probe, TaskSpec};
+use stella_protocol::time::Timestamp;
 
-/// This test binary, as an agent that starts one command and waits for it until it is killed.
+/// This test binary, as an agent that runs a command to its end and waits to be told to go on, if it is given a folder
+/// for that; then starts its command, says so, and waits for it until it is killed.
 struct Agent {
     process: Child,
     key: AttemptKey,
@@ -30,18 +32,27 @@ struct Agent {
 const AGENT_TASK: &str = "RECOVERY_TEST_TASK";
 const AGENT_DIR: &str = "RECOVERY_TEST_DIR";
 const AGENT_SCRIPT: &str = "RECOVERY_TEST_SCRIPT";
+const AGENT_FIRST_DIR: &str = "RECOVERY_TEST_FIRST_DIR";
 
 impl Agent {
     fn start(attempt_dir: &Path, key: AttemptKey, script: &str) -> Self {
-        let process = Command::new(std::env::current_exe().unwrap())
+        Self { process: Self::command(attempt_dir, key, script).spawn().unwrap(), key }
+    }
+
+    fn start_with_a_first(attempt_dir: &Path, key: AttemptKey, script: &str, first_dir: &Path) -> Self {
+        let mut command = Self::command(attempt_dir, key, script);
+        Self { process: command.env(AGENT_FIRST_DIR, first_dir).spawn().unwrap(), key }
+    }
+
+    fn command(attempt_dir: &Path, key: AttemptKey, script: &str) -> Command {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command
             .args(["--exact", "the_agent_of_the_other_tests"])
             .env(AGENT_TASK, key.task.to_string())
             .env(AGENT_DIR, attempt_dir)
             .env(AGENT_SCRIPT, script)
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        Self { process, key }
+            .stdout(Stdio::null());
+        command
     }
 
     fn kill(mut self) -> AttemptKey {
@@ -58,14 +69,24 @@ async fn the_agent_of_the_other_tests() {
     let key = AttemptKey { task: task.parse::<TaskId>().unwrap(), attempt: Attempt(1) };
     let (dir, script) = (std::env::var(AGENT_DIR).unwrap(), std::env::var(AGENT_SCRIPT).unwrap());
     let (sink, _output) = OutputSink::new(16);
-    supervisor().run(Path::new(&dir), supervised_shell(key, &script), &sink, &no_cancel()).await;
+    let (supervisor, dir) = (supervisor(), Path::new(&dir));
+    if let Ok(first) = std::env::var(AGENT_FIRST_DIR) {
+        let spec = supervised_shell(new_key(), "true");
+        supervisor.run(Path::new(&first), spec, &sink, &no_cancel()).await;
+        std::fs::write(sibling(dir, "waits"), "").unwrap();
+        wait_for("the word to go on", || sibling(dir, "goes-on").exists()).await;
+    }
+    let supervised = supervisor.start(dir, supervised_shell(key, &script)).await.unwrap();
+    std::fs::write(sibling(dir, "given"), "").unwrap();
+    supervised.wait(&sink, &no_cancel()).await;
 }
 
-/// The process id of the supervisor, from its record.
-fn supervisor_pid(attempt_dir: &Path) -> i32 {
-    let record = std::fs::read_to_string(attempt_dir.join("record")).unwrap();
-    let first: serde_json::Value = serde_json::from_str(record.lines().next().unwrap()).unwrap();
-    i32::try_from(first["Started"]["supervisor"]["pid"].as_i64().unwrap()).unwrap()
+/// A file beside an attempt's folder, by which an agent of a test and its test talk.
+fn sibling(attempt_dir: &Path, name: &str) -> PathBuf {
+    let mut path = attempt_dir.as_os_str().to_owned();
+    path.push(".");
+    path.push(name);
+    path.into()
 }
 
 fn sigkill(pid: i32) {
@@ -149,6 +170,103 @@ async fn a_killed_supervisor_leaves_nothing_behind_after_recovery() {
 }
 
 #[tokio::test]
+async fn an_order_that_a_supervisor_has_not_carried_out_yet_is_never_carried_out_after_recovery() {
+    let host = Host::new();
+    let ran = host.folder.path().join("ran");
+    let (first, key) = (host.attempt_dir(new_key()), new_key());
+    let dir = host.attempt_dir(key);
+    let agent = Agent::start_with_a_first(&dir, key, &format!("echo > {}", ran.display()), &first);
+    wait_for("the first command's end", || sibling(&dir, "waits").exists()).await;
+    let supervisor = supervisor_pid(&first);
+    // Frozen, it cannot read its next order, which therefore waits in the pipe when the agent goes down.
+    kill(Pid::from_raw(supervisor), Signal::SIGSTOP).unwrap();
+    std::fs::write(sibling(&dir, "goes-on"), "").unwrap();
+    wait_for("the order", || sibling(&dir, "given").exists()).await;
+    agent.kill();
+    assert_eq!(supervisor_pid(&dir), supervisor, "it is another supervisor");
+    assert_eq!(recover(&dir, key, Duration::from_secs(4)).await, Recovered::NeverStarted);
+    assert!(!is_alive(supervisor), "it would carry the order out when it goes on");
+    assert!(!ran.exists());
+    // What it did before is not touched by that.
+    assert!(std::fs::read_to_string(first.join("record")).unwrap().contains("Ended"));
+}
+
+#[tokio::test]
+async fn an_order_is_carried_out_once_when_the_agent_dies_right_after_it() {
+    let host = Host::new();
+    let runs = host.folder.path().join("runs");
+    for _ in 0..10 {
+        let key = new_key();
+        let dir = host.attempt_dir(key);
+        std::fs::write(&runs, "").unwrap();
+        let agent = Agent::start(&dir, key, &format!("echo run >> {}", runs.display()));
+        wait_for("the order", || sibling(&dir, "given").exists()).await;
+        agent.kill();
+        let found = recover(&dir, key, PATIENCE).await;
+        let count = std::fs::read_to_string(&runs).unwrap().lines().count();
+        match &found {
+            Recovered::Finished { outcome: TaskOutcome::Succeeded, .. } => assert_eq!(count, 1),
+            Recovered::NeverStarted => assert_eq!(count, 0),
+            Recovered::Interrupted { started_at: Some(_) } => assert!(count <= 1),
+            Recovered::Finished { .. } | Recovered::Interrupted { .. } | Recovered::Unknown { .. } => {
+                panic!("{found:?}")
+            }
+        }
+        // One that has ended its command leaves by itself; any other is gone before its attempt is judged.
+        let supervisor = supervisor_pid(&dir);
+        assert!(matches!(found, Recovered::Finished { .. }) || !is_alive(supervisor), "{found:?}");
+        wait_for("the supervisor's end", || !is_alive(supervisor)).await;
+        assert_eq!(recover(&dir, key, PATIENCE).await, found, "asked again, it says something else");
+    }
+}
+
+#[tokio::test]
+async fn a_supervisor_without_an_attempt_leaves_with_its_agent() {
+    let host = Host::new();
+    let (first, key) = (host.attempt_dir(new_key()), new_key());
+    let dir = host.attempt_dir(key);
+    let agent = Agent::start_with_a_first(&dir, key, "true", &first);
+    wait_for("the first command's end", || sibling(&dir, "waits").exists()).await;
+    let supervisor = supervisor_pid(&first);
+    assert!(is_alive(supervisor), "it was not kept");
+    agent.kill();
+    wait_for("the supervisor's end", || !is_alive(supervisor)).await;
+}
+
+#[tokio::test]
+async fn what_was_forked_and_had_not_become_the_command_is_ended_with_a_killed_supervisor() {
+    let host = Host::new();
+    let (key, pid) = (new_key(), host.folder.path().join("pid"));
+    let dir = host.attempt_dir(key);
+    std::fs::create_dir(&dir).unwrap();
+    // Between its fork and its start a command has the supervisor's environment and session, and no marker of its own.
+    let script = format!("sleep 60 & echo $! > {}; wait", pid.display());
+    let mut supervisor = Command::new("setsid")
+        .args(["sh", "-c", &script])
+        .env("STELLA_SUPERVISOR", "1")
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let forked = wait_for_pid(&pid).await;
+    let supervisor_pid = i32::try_from(supervisor.id()).unwrap();
+    let stat = std::fs::read_to_string(format!("/proc/{supervisor_pid}/stat")).unwrap();
+    let start_time: u64 = stat.rsplit(") ").next().unwrap().split(' ').nth(19).unwrap().parse().unwrap();
+    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let who = serde_json::json!({ "pid": supervisor_pid, "start_time": start_time });
+    let given =
+        serde_json::json!({ "Given": { "key": key, "supervisor": who, "boot_id": boot_id.trim_end() } });
+    let started = serde_json::json!({
+        "Started": { "key": key, "supervisor": who, "boot_id": boot_id.trim_end(), "at": 1 }
+    });
+    std::fs::write(dir.join("record"), format!("{given}\n{started}\n")).unwrap();
+    supervisor.kill().unwrap();
+    supervisor.wait().unwrap();
+    let found = recover(&dir, key, PATIENCE).await;
+    assert!(matches!(found, Recovered::Interrupted { started_at: Some(_) }), "{found:?}");
+    assert!(!is_alive(forked));
+}
+
+#[tokio::test]
 async fn an_agent_that_loses_a_supervisor_ends_its_tree() {
     let host = Host::new();
     let pid = host.folder.path().join("pid");
@@ -190,8 +308,8 @@ async fn an_attempt_without_a_record_never_started() {
     assert_eq!(recover(&host.attempt_dir(key), key, PATIENCE).await, Recovered::NeverStarted);
     std::fs::create_dir(host.attempt_dir(key)).unwrap();
     assert_eq!(recover(&host.attempt_dir(key), key, PATIENCE).await, Recovered::NeverStarted);
-    // The first line is written before the command starts: torn, it proves that the command did not.
-    std::fs::write(host.attempt_dir(key).join("record"), "{\"Started\":{\"key\"").unwrap();
+    // The first line is written before a supervisor hears of the attempt: torn, it proves that none did.
+    std::fs::write(host.attempt_dir(key).join("record"), "{\"Given\":{\"key\"").unwrap();
     assert_eq!(recover(&host.attempt_dir(key), key, PATIENCE).await, Recovered::NeverStarted);
 }
 
@@ -214,6 +332,26 @@ async fn a_record_of_another_boot_means_that_all_is_gone() {
     assert!(is_alive(command), "process ids of another boot were signalled");
     sigkill(command);
     assert!(matches!(task.run.await.unwrap(), TaskOutcome::Failed { exit_code: None, .. }));
+}
+
+#[tokio::test]
+async fn a_record_of_a_supervisor_that_served_one_attempt_only_is_understood() {
+    let host = Host::new();
+    let key = new_key();
+    let dir = host.attempt_dir(key);
+    std::fs::create_dir(&dir).unwrap();
+    let started = serde_json::json!({ "Started": {
+        "key": key, "supervisor": { "pid": 1, "start_time": 0 }, "boot_id": "another boot", "at": 5
+    } });
+    std::fs::write(dir.join("record"), format!("{started}\n")).unwrap();
+    let interrupted = Recovered::Interrupted { started_at: Some(Timestamp(5)) };
+    assert_eq!(recover(&dir, key, PATIENCE).await, interrupted);
+    let ended = serde_json::json!({ "Ended": {
+        "started_at": 5, "ended_at": 6, "end": { "Exited": { "code": 0 } }, "stop": null, "tree_gone": true
+    } });
+    std::fs::write(dir.join("record"), format!("{started}\n{ended}\n")).unwrap();
+    let found = recover(&dir, key, PATIENCE).await;
+    assert!(matches!(found, Recovered::Finished { outcome: TaskOutcome::Succeeded, .. }), "{found:?}");
 }
 
 #[tokio::test]

@@ -117,6 +117,15 @@ impl Work {
         self.attempts.insert(task.id(), (key, Some(started_at)));
     }
 
+    /// Nothing is to be run for a while.
+    pub(super) fn rest(&mut self) {
+        let executor = self.executor.clone();
+        self.tasks.spawn_blocking(move || {
+            executor.rest();
+            Over::Cleaning
+        });
+    }
+
     /// Finds out what became of an attempt of an earlier life, and sends what is left of its output.
     pub(super) fn recover(&mut self, dispatch: Dispatch, started_at: Option<Timestamp>) {
         let key = dispatch.key();
@@ -176,12 +185,17 @@ impl Work {
     }
 
     fn remove_folder(&mut self, key: AttemptKey) {
-        self.remove(self.attempt_dir(key));
+        let (path, executor) = (self.attempt_dir(key), self.executor.clone());
+        self.clean(path, move |path| executor.forget(path));
     }
 
     fn remove(&mut self, path: PathBuf) {
+        self.clean(path, fs::remove_dir_all);
+    }
+
+    fn clean(&mut self, path: PathBuf, remove: impl FnOnce(PathBuf) -> io::Result<()> + Send + 'static) {
         self.tasks.spawn_blocking(move || {
-            match fs::remove_dir_all(&path) {
+            match remove(path.clone()) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     tracing::warn!(path = %path.display(), %error, "the folder of an attempt cannot be removed");
                 }

@@ -1,15 +1,16 @@
-//! The supervisor process: one thread, one loop, no runtime.
+//! The supervisor process: one thread, one loop, no runtime. It serves one attempt after the other.
 //!
 //! Signals are blocked only after the command was started, because a child inherits the mask and there is no safe way to
-//! reset it in between. A TERM in that gap of microseconds ends the supervisor; the agent then finds the command by its
-//! marker, as it does when somebody kills the supervisor.
+//! reset it in between. A TERM in that gap ends the supervisor; the agent then finds the command by its marker, as it does
+//! when somebody kills the supervisor. The agent's own TERM waits until the gap is over. Between two attempts they are not blocked either: a supervisor
+//! that waits ends at once.
 
 mod pump;
 mod spawn;
 mod tree;
 
-use std::io::{self, Read as _};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 use std::process::{Child, ExitCode};
 use std::time::{Duration, Instant};
 
@@ -17,13 +18,12 @@ use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::setsid;
-use stella_protocol::time::Timestamp;
 
 use self::pump::Pump;
 use self::tree::Tree;
 use super::process::{Process, boot_id};
 use super::record::{End, Ended, Started, Writer};
-use super::spec::{SPEC_BYTES_MAX, Spec, Stop, StopReason};
+use super::spec::{Spec, Stop, StopReason, read_order};
 use crate::output::now;
 
 /// How often the tree is looked at while it is being ended: a grandchild's end sends no signal here.
@@ -32,28 +32,43 @@ const TREE_INTERVAL: Duration = Duration::from_millis(20);
 /// How long KILL is repeated before the tree is called unkillable (a process that hangs in the kernel).
 pub(super) const KILL_DURATION_MAX: Duration = Duration::from_secs(10);
 
-/// Runs the supervisor for the attempt in `attempt_dir`; the specification comes on standard input.
-#[must_use]
-pub fn main(attempt_dir: Option<PathBuf>) -> ExitCode {
-    let spec = attempt_dir.as_ref().and_then(|_| read_spec());
-    // Without a whole specification the agent has died while it wrote it: nothing was started, nothing is recorded.
-    let (Some(attempt_dir), Some(spec)) = (attempt_dir, spec) else { return ExitCode::from(2) };
-    match supervise(&attempt_dir, spec) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::FAILURE,
+/// Who this supervisor is, in records.
+#[derive(Debug)]
+struct Identity {
+    process: Process,
+    boot_id: String,
+}
+
+impl Identity {
+    fn read() -> io::Result<Self> {
+        let pid = i32::try_from(std::process::id()).map_err(io::Error::other)?;
+        let process = Process::of(pid).ok_or_else(|| io::Error::other("/proc is not there"))?;
+        Ok(Self { process, boot_id: boot_id()? })
     }
 }
 
-fn read_spec() -> Option<Spec> {
-    let mut bytes = Vec::new();
-    io::stdin().take(SPEC_BYTES_MAX as u64 + 1).read_to_end(&mut bytes).ok()?;
-    Spec::decode(&bytes)
-}
-
-fn supervise(attempt_dir: &Path, spec: Spec) -> io::Result<()> {
+/// Runs a supervisor until it is not ready for another attempt, or the agent has none for it. Orders come on standard
+/// input.
+#[must_use]
+pub fn main() -> ExitCode {
     // Fails only for a leader of a process group, which a freshly started process is not.
     let _session = setsid();
-    prctl::set_child_subreaper(true)?;
+    let Ok(()) = prctl::set_child_subreaper(true) else { return ExitCode::FAILURE };
+    let Ok(identity) = Identity::read() else { return ExitCode::FAILURE };
+    let mut orders = io::stdin().lock();
+    while let Some((attempt_dir, spec)) = read_order(&mut orders) {
+        match supervise(&identity, &attempt_dir, &spec) {
+            Ok(true) => {}
+            Ok(false) => return ExitCode::SUCCESS,
+            Err(_) => return ExitCode::FAILURE,
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+/// One attempt. Gives whether this process is ready for another: the record is on disk, nothing of the tree is left, and
+/// nobody has asked to end it, so that no late signal can hit another command.
+fn supervise(identity: &Identity, attempt_dir: &Path, spec: &Spec) -> io::Result<bool> {
     let started_at = now();
     let mut pump = Pump::new(attempt_dir)?;
     let not_started = |reason: String| Ended {
@@ -64,27 +79,30 @@ fn supervise(attempt_dir: &Path, spec: Spec) -> io::Result<()> {
         tree_gone: true,
     };
 
-    let mut record = match start_record(attempt_dir, &spec, started_at) {
+    let (supervisor, boot_id) = (identity.process, identity.boot_id.clone());
+    let started = Started { key: spec.key, supervisor, boot_id, at: started_at };
+    let mut record = match Writer::start(attempt_dir, started) {
         Ok(record) => record,
         Err(error) => {
             let reason = format!("the start cannot be recorded in {}: {error}", attempt_dir.display());
-            return pump.finish(&not_started(reason));
+            return pump.finish(&not_started(reason), false).map(|_| false);
         }
     };
-    let ended = match spawn::spawn(&spec) {
-        Ok(child) => watch(attempt_dir, &spec, child, started_at, &mut record, &mut pump)?,
-        Err(error) => not_started(error.to_string()),
+    // The signals stay blocked until the end is on disk and told.
+    let (ended, is_free, _signals) = match spawn::spawn(spec) {
+        Ok(child) => {
+            let signals = Signals::block()?;
+            let (ended, is_free) = watch(attempt_dir, spec, child, &mut record, &mut pump, &signals)?;
+            (Ended { started_at, ..ended }, is_free, Some(signals))
+        }
+        Err(error) => (not_started(error.to_string()), true, None),
     };
-    // The agent hears the end even if the disk did not take it.
     let recorded = record.ended(&ended);
-    pump.finish(&ended)?;
-    recorded
-}
-
-fn start_record(attempt_dir: &Path, spec: &Spec, at: Timestamp) -> io::Result<Writer> {
-    let pid = i32::try_from(std::process::id()).map_err(io::Error::other)?;
-    let supervisor = Process::of(pid).ok_or_else(|| io::Error::other("/proc is not there"))?;
-    Writer::create(attempt_dir, Started { key: spec.key, supervisor, boot_id: boot_id()?, at })
+    let is_ready = is_free && recorded.is_ok();
+    // The agent hears the end even if the disk did not take it.
+    let is_heard = pump.finish(&ended, is_ready)?;
+    recorded?;
+    Ok(is_ready && is_heard)
 }
 
 /// How far the end of the command has got.
@@ -95,16 +113,17 @@ enum Phase {
     Killing { reason: StopReason, give_up_at: Instant },
 }
 
-/// The command from its start to its end, or to the end of its tree.
+/// The command from its start to its end, or to the end of its tree; and whether nothing of it is left that could touch
+/// another attempt: no process, and no request to end.
 fn watch(
     attempt_dir: &Path,
     spec: &Spec,
     mut child: Child,
-    started_at: Timestamp,
     record: &mut Writer,
     pump: &mut Pump,
-) -> io::Result<Ended> {
-    let signals = block_signals()?;
+    signals: &Signals,
+) -> io::Result<(Ended, bool)> {
+    let started_at = now();
     pump.attach(child.stdout.take(), child.stderr.take())?;
     let mut tree = Tree::new(child)?;
     if let Some(process) = tree.command() {
@@ -112,13 +131,15 @@ fn watch(
         let _unrecorded = record.spawned(process);
     }
     let mut phase = Phase::Running { deadline: Instant::now().checked_add(spec.timeout) };
+    let mut is_asked = false;
     let tree_gone = loop {
         tree.reap();
         if let Some(tree_gone) = step(&mut phase, &tree, spec)? {
             break tree_gone;
         }
-        pump.wait(&signals, wait_time(phase))?;
-        if terminated(&signals)? {
+        pump.wait(&signals.descriptor, wait_time(phase))?;
+        if signals.take_terminations()? {
+            is_asked = true;
             tree.reap();
             if matches!(phase, Phase::Running { .. }) && tree.command_ended() {
                 // It was faster than the request: its own end is the result.
@@ -135,7 +156,8 @@ fn watch(
         Phase::Running { .. } => None,
         Phase::Terminating { reason, .. } | Phase::Killing { reason, .. } => Some(reason),
     };
-    Ok(Ended { started_at, ended_at, end: tree.end(), stop, tree_gone })
+    let is_free = !is_asked && stop.is_none() && tree.is_gone();
+    Ok((Ended { started_at, ended_at, end: tree.end(), stop, tree_gone }, is_free))
 }
 
 /// Moves the phase on if its time has come. `Some` when all is over: whether the tree is gone.
@@ -188,21 +210,39 @@ fn wait_time(phase: Phase) -> Option<Duration> {
     }
 }
 
-fn block_signals() -> io::Result<SignalFd> {
-    let mut mask = SigSet::empty();
-    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD] {
-        mask.add(signal);
-    }
-    mask.thread_block()?;
-    Ok(SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?)
+/// The signals that matter, blocked and readable until this is dropped.
+#[derive(Debug)]
+struct Signals {
+    mask: SigSet,
+    descriptor: SignalFd,
 }
 
-/// Takes all waiting signals; whether one of them asks to end. The others were about children.
-fn terminated(signals: &SignalFd) -> io::Result<bool> {
-    let mut terminated = false;
-    while let Some(information) = signals.read_signal()? {
-        let child = u32::try_from(Signal::SIGCHLD as i32).is_ok_and(|number| number == information.ssi_signo);
-        terminated |= !child;
+impl Signals {
+    fn block() -> io::Result<Self> {
+        let mut mask = SigSet::empty();
+        for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD] {
+            mask.add(signal);
+        }
+        mask.thread_block()?;
+        let descriptor = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
+        Ok(Self { mask, descriptor })
     }
-    Ok(terminated)
+
+    /// Takes all waiting signals; whether one of them asks to end. The others were about children.
+    fn take_terminations(&self) -> io::Result<bool> {
+        let mut is_asked = false;
+        while let Some(information) = self.descriptor.read_signal()? {
+            let child =
+                u32::try_from(Signal::SIGCHLD as i32).is_ok_and(|number| number == information.ssi_signo);
+            is_asked |= !child;
+        }
+        Ok(is_asked)
+    }
+}
+
+impl Drop for Signals {
+    /// A request to end that came too late for the command ends this process here.
+    fn drop(&mut self) {
+        let _only_fails_for_bad_arguments = self.mask.thread_unblock();
+    }
 }

@@ -1,8 +1,8 @@
 //! Pieces of output between a supervisor and its agent, and in the spool file of an attempt.
 //!
 //! A frame is `kind: u8, at: u64 (ms since the epoch), length: u32, bytes`, little-endian. Kinds 0, 1 and 2 are output
-//! (standard output, standard error, the agent's words); kind 3 is the end, with the record's last line as JSON, and is
-//! only on the pipe.
+//! (standard output, standard error, the agent's words); kinds 3 and 4 are the end, with the record's last line as JSON,
+//! and are only on the pipe: after 3 the supervisor leaves, after 4 it is ready for another attempt.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, Read, Write as _};
@@ -22,12 +22,17 @@ pub const SPOOL_BYTES_MAX: u64 = 8 * 1024 * 1024;
 const SPOOL_FILE: &str = "output";
 const HEAD_BYTES: usize = 13;
 const KIND_END: u8 = 3;
+const KIND_END_AND_READY: u8 = 4;
 
 /// One frame from a supervisor.
 #[derive(Debug)]
 pub(super) enum Frame {
     Output(OutputChunk),
-    End(Box<Ended>),
+    End {
+        ended: Box<Ended>,
+        /// Whether the supervisor waits for another attempt.
+        is_ready: bool,
+    },
 }
 
 #[derive(Debug)]
@@ -44,7 +49,7 @@ impl Head {
         let at = u64::from_le_bytes(at.try_into().expect("eight bytes were split off"));
         let length = u32::from_le_bytes(length.try_into().expect("four bytes are left of twelve"));
         let length = usize::try_from(length).unwrap_or(usize::MAX);
-        if kind > KIND_END || length > OUTPUT_CHUNK_BYTES_MAX {
+        if kind > KIND_END_AND_READY || length > OUTPUT_CHUNK_BYTES_MAX {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "no frame of a supervisor"));
         }
         Ok(Self { kind, at: Timestamp(at), length })
@@ -55,7 +60,10 @@ impl Head {
             0 => OutputSource::Stdout,
             1 => OutputSource::Stderr,
             2 => OutputSource::Agent,
-            _ => return Ok(Frame::End(serde_json::from_slice(&bytes)?)),
+            kind => {
+                let ended = serde_json::from_slice(&bytes)?;
+                return Ok(Frame::End { ended, is_ready: kind == KIND_END_AND_READY });
+            }
         };
         Ok(Frame::Output(OutputChunk { source, at: self.at, bytes }))
     }
@@ -80,9 +88,10 @@ pub(super) fn encode_output(source: OutputSource, at: Timestamp, bytes: &[u8], i
     encode(kind, at, bytes, into);
 }
 
-/// Appends the last frame to `into`.
-pub(super) fn encode_end(ended: &Ended, into: &mut Vec<u8>) -> io::Result<()> {
-    encode(KIND_END, ended.ended_at, &serde_json::to_vec(ended)?, into);
+/// Appends the last frame of an attempt to `into`.
+pub(super) fn encode_end(ended: &Ended, is_ready: bool, into: &mut Vec<u8>) -> io::Result<()> {
+    let kind = if is_ready { KIND_END_AND_READY } else { KIND_END };
+    encode(kind, ended.ended_at, &serde_json::to_vec(ended)?, into);
     Ok(())
 }
 
@@ -122,7 +131,7 @@ fn next_spooled(file: &mut impl Read) -> Option<OutputChunk> {
     file.read_exact(&mut bytes).ok()?;
     match head.finish(bytes).ok()? {
         Frame::Output(chunk) => Some(chunk),
-        Frame::End(_) => None,
+        Frame::End { .. } => None,
     }
 }
 

@@ -1,18 +1,26 @@
 //! What a supervisor writes down: one file of JSON lines, in the attempt's folder.
 //!
-//! | line | written | durable | says |
-//! |---|---|---|---|
-//! | `Started` | before the command starts | yes | who supervises, in which boot |
-//! | `Spawned` | after the command has started | no: it only matters in the same boot | which process is the command |
-//! | `Ended` | when all is over | yes | how it ended |
+//! | line | written by | when | durable | says |
+//! |---|---|---|---|---|
+//! | `Given` | the agent | before a supervisor hears of the attempt | no: it only matters in the same boot | who will supervise |
+//! | `Started` | the supervisor | before the command starts | yes | who supervises, in which boot |
+//! | `Spawned` | the supervisor | after the command has started | no: it only matters in the same boot | which process is the command |
+//! | `Ended` | the supervisor | when all is over | yes | how it ended |
 //!
-//! A line counts once its newline is there; a torn last line is one that was never written. One file that grows, and not
-//! a file a record with renames, costs two barriers an attempt, and the last line needs no new block: a disk that is full by
-//! then cannot take it away.
+//! `Given` closes the gap between an order and `Started`: an agent that died in it left a supervisor behind that may still
+//! start the command, and its next life must know whom to end before it may say that the command never started.
+//!
+//! A line counts once its newline is there; a torn last line is one that was never written. The agent makes the file with
+//! its final size, filled up with zeros, and lines are written into that: the end then changes no metadata, so its barrier
+//! waits for one block only, and a disk that is full by then cannot take it away.
+//!
+//! A folder whose attempt is forgotten serves the next one (see `pool`), so a record may still be the one before until
+//! `Given` is written over it: one of another attempt counts as none. It cannot hide a start, which is durable in its place
+//! before the command begins.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use nix::sys::signal::Signal;
@@ -26,14 +34,37 @@ use super::spec::StopReason;
 
 const RECORD_FILE: &str = "record";
 
-/// The largest record, in bytes: three short lines and one reason.
+/// The largest record, in bytes: four short lines and one reason.
 const RECORD_BYTES_MAX: u64 = 64 * 1024;
+
+/// The size that a record is made with, in bytes: one block of most file systems, and room for all but a very long reason.
+const RECORD_BYTES: usize = 4096;
 
 #[derive(Debug, Serialize, Deserialize)]
 enum Line {
+    Given(Given),
     Started(Started),
     Spawned(Process),
     Ended(Ended),
+}
+
+/// A supervisor is about to hear of an attempt.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Given {
+    pub(super) key: AttemptKey,
+    pub(super) supervisor: Process,
+    pub(super) boot_id: String,
+}
+
+impl Given {
+    /// Leaves it in the attempt's folder: in a new record, or over the whole of the one before.
+    pub(super) fn write(self, attempt_dir: &Path) -> io::Result<()> {
+        let path = attempt_dir.join(RECORD_FILE);
+        let mut file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        let mut bytes = encode(&Line::Given(self))?;
+        bytes.resize(bytes.len().max(RECORD_BYTES), 0);
+        file.write_all(&bytes)
+    }
 }
 
 /// A supervisor is about to start a command.
@@ -111,18 +142,25 @@ impl Ended {
 
 /// The record while it is written.
 #[derive(Debug)]
-pub(super) struct Writer(File);
+pub(super) struct Writer {
+    file: File,
+    /// Where the next line goes.
+    at: u64,
+}
 
 impl Writer {
-    /// Writes the first line durably, and the folder's entry of the file too. Fails if there is a record already: then the
-    /// attempt has been started before.
-    pub(super) fn create(attempt_dir: &Path, started: Started) -> io::Result<Self> {
+    /// Goes on with the record that the agent has begun: writes the start durably, and the name of the folder too. Fails if
+    /// there is a start in it already.
+    pub(super) fn start(attempt_dir: &Path, started: Started) -> io::Result<Self> {
         let path = attempt_dir.join(RECORD_FILE);
-        let file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(path)?;
-        let mut writer = Self(file);
+        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        let lines = read_lines(&file)?;
+        if lines.iter().filter(|&&byte| byte == b'\n').count() != 1 {
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the attempt was started before"));
+        }
+        let mut writer = Self { file, at: lines.len() as u64 };
         writer.append(&Line::Started(started))?;
-        writer.0.sync_all()?;
-        File::open(attempt_dir)?.sync_all()?;
+        writer.file.sync_data()?;
         if let Some(parent) = attempt_dir.parent() {
             File::open(parent)?.sync_all()?;
         }
@@ -137,43 +175,80 @@ impl Writer {
     /// Writes the last line durably.
     pub(super) fn ended(&mut self, ended: &Ended) -> io::Result<()> {
         self.append(&Line::Ended(ended.clone()))?;
-        self.0.sync_data()
+        self.file.sync_data()
     }
 
     fn append(&mut self, line: &Line) -> io::Result<()> {
-        let mut bytes = serde_json::to_vec(line)?;
-        bytes.push(b'\n');
-        self.0.write_all(&bytes)
+        let bytes = encode(line)?;
+        self.file.write_all_at(&bytes, self.at)?;
+        self.at += bytes.len() as u64;
+        Ok(())
     }
+}
+
+fn encode(line: &Line) -> io::Result<Vec<u8>> {
+    let mut bytes = serde_json::to_vec(line)?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}
+
+/// What a record has before the zeros.
+fn read_lines(file: &File) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(RECORD_BYTES + 1);
+    file.take(RECORD_BYTES_MAX).read_to_end(&mut bytes)?;
+    let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
+    bytes.truncate(end);
+    Ok(bytes)
+}
+
+/// Whether a folder has nothing but a record of the usual size in it, so that it can serve another attempt.
+pub(super) fn is_all_of(attempt_dir: &Path) -> io::Result<bool> {
+    if fs::read_dir(attempt_dir)?.count() != 1 {
+        return Ok(false);
+    }
+    Ok(fs::metadata(attempt_dir.join(RECORD_FILE))?.len() == RECORD_BYTES as u64)
 }
 
 /// What is on disk of an attempt.
 #[derive(Debug)]
 pub(super) struct Record {
-    pub(super) started: Started,
+    pub(super) given: Given,
+    /// When the command started; `None` if it has not.
+    pub(super) started_at: Option<Timestamp>,
     pub(super) child: Option<Process>,
     pub(super) ended: Option<Ended>,
 }
 
 impl Record {
-    /// Reads the record. `None`: the command was never started, because the first line comes before that.
-    pub(super) fn read(attempt_dir: &Path) -> io::Result<Option<Self>> {
+    /// Reads the record. `None`: no supervisor has heard of the attempt, because the first line comes before that.
+    pub(super) fn read(attempt_dir: &Path, key: AttemptKey) -> io::Result<Option<Self>> {
         let file = match File::open(attempt_dir.join(RECORD_FILE)) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
-        let mut bytes = Vec::new();
-        file.take(RECORD_BYTES_MAX).read_to_end(&mut bytes)?;
+        let bytes = read_lines(&file)?;
         let mut record: Option<Self> = None;
         for line in bytes.split_inclusive(|&byte| byte == b'\n').filter(|line| line.ends_with(b"\n")) {
             match (serde_json::from_slice(line)?, &mut record) {
-                (Line::Started(started), None) => record = Some(Self { started, child: None, ended: None }),
+                (Line::Given(given), None) => record = Some(Self::new(given)),
+                (Line::Started(started), None) => record = Some(Self::of_earlier_version(started)),
+                (Line::Started(started), Some(record)) => record.started_at = Some(started.at),
                 (Line::Spawned(child), Some(record)) => record.child = Some(child),
                 (Line::Ended(ended), Some(record)) => record.ended = Some(ended),
                 _ => return Err(io::Error::new(io::ErrorKind::InvalidData, "lines are out of order")),
             }
         }
-        Ok(record)
+        Ok(record.filter(|record| record.given.key == key))
+    }
+
+    const fn new(given: Given) -> Self {
+        Self { given, started_at: None, child: None, ended: None }
+    }
+
+    /// Supervisors that served one attempt only began the record themselves.
+    fn of_earlier_version(started: Started) -> Self {
+        let Started { key, supervisor, boot_id, at } = started;
+        Self { started_at: Some(at), ..Self::new(Given { key, supervisor, boot_id }) }
     }
 }

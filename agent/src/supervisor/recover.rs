@@ -10,10 +10,10 @@ use stella_protocol::id::AttemptKey;
 use stella_protocol::message::TaskOutcome;
 use stella_protocol::time::Timestamp;
 
-use super::MARKER;
 use super::process::{self, Process, Stat};
-use super::record::{Ended, Record, Started};
+use super::record::{Ended, Given, Record};
 use super::spec::{GRACE_DEFAULT, Stop, StopReason};
+use super::{MARKER, SUPERVISOR_MARKER};
 
 /// How often `/proc` is looked at while something is being ended. These are no children of the agent, so nothing tells it.
 const INTERVAL: Duration = Duration::from_millis(10);
@@ -59,11 +59,11 @@ pub async fn recover(attempt_dir: &Path, key: AttemptKey, limit: Duration) -> Re
 
 fn recover_blocking(attempt_dir: &Path, key: AttemptKey, limit: Duration) -> Recovered {
     let until = Instant::now() + limit;
-    match Record::read(attempt_dir) {
+    match Record::read(attempt_dir, key) {
         Ok(Some(record)) => settle(attempt_dir, record, limit, until),
         Ok(None) => match sweep(key, None, until) {
-            // Its supervisor may have written the first line while it was being ended.
-            Ok(()) => match Record::read(attempt_dir) {
+            // A supervisor of an earlier version may have written its first line while it was being ended.
+            Ok(()) => match Record::read(attempt_dir, key) {
                 Ok(Some(record)) => settle(attempt_dir, record, limit, until),
                 Ok(None) => Recovered::NeverStarted,
                 Err(error) => unreadable(&error),
@@ -85,28 +85,37 @@ fn unreadable(error: &io::Error) -> Recovered {
 }
 
 fn settle(attempt_dir: &Path, record: Record, limit: Duration, until: Instant) -> Recovered {
-    let Record { started, child, ended } = record;
+    let Record { given, started_at, ended, .. } = record;
     if let Some(ended) = ended {
         return from_end(&ended);
     }
-    let started_at = Some(started.at);
     match process::boot_id() {
-        Ok(boot_id) if boot_id == started.boot_id => {}
-        Ok(_) => return Recovered::Interrupted { started_at },
+        Ok(boot_id) if boot_id == given.boot_id => {}
+        Ok(_) => return broken_off(started_at),
         Err(error) => {
             let reason = format!("this boot of the host cannot be told from others: {error}");
             return Recovered::Unknown { reason, started_at };
         }
     }
-    end_supervisor(attempt_dir, started.supervisor, limit, until);
-    match Record::read(attempt_dir) {
+    end_supervisor(attempt_dir, given.supervisor, limit, until);
+    // Until here it may have started the command, or ended it.
+    let (started_at, child) = match Record::read(attempt_dir, given.key) {
         Ok(Some(Record { ended: Some(ended), .. })) => return from_end(&ended),
-        Ok(_) => {}
+        Ok(Some(record)) => (record.started_at, record.child),
+        Ok(None) => (started_at, None),
         Err(error) => return unreadable(&error),
-    }
-    match sweep(started.key, Some((&started, child)), until) {
-        Ok(()) => Recovered::Interrupted { started_at },
+    };
+    match sweep(given.key, Some((&given, child)), until) {
+        Ok(()) => broken_off(started_at),
         Err(left) => Recovered::Unknown { reason: left.to_string(), started_at },
+    }
+}
+
+/// Nothing of it is left. Without a start on disk there was none: the start is durable before the command begins.
+const fn broken_off(started_at: Option<Timestamp>) -> Recovered {
+    match started_at {
+        Some(_) => Recovered::Interrupted { started_at },
+        None => Recovered::NeverStarted,
     }
 }
 
@@ -156,20 +165,20 @@ enum Left {
 }
 
 /// Kills what is left of an attempt whose supervisor is dead: processes with the attempt's marker in their environment, the
-/// recorded command, and everything below those. Two looks in a row must find nothing.
+/// recorded command, a process in the supervisor's session that still has the supervisor's own environment (it was about
+/// to become the command), and everything below those. Two looks in a row must find nothing.
 ///
 /// What is only in the session is not killed: a session's number may have been given to somebody else since.
-fn sweep(key: AttemptKey, started: Option<(&Started, Option<Process>)>, until: Instant) -> Result<(), Left> {
+fn sweep(key: AttemptKey, given: Option<(&Given, Option<Process>)>, until: Instant) -> Result<(), Left> {
     let marker = format!("{MARKER}={key}");
-    let child = started.and_then(|(_, child)| child);
     let mut clean_looks = 0;
     loop {
         let stats = process::all().map_err(Left::Proc)?;
-        let victims = victims(&stats, &marker, child);
+        let victims = victims(&stats, &marker, given);
         if victims.is_empty() {
             clean_looks += 1;
             if clean_looks == 2 {
-                let unproven = started.map(|(started, _)| session_of(started.supervisor, &stats));
+                let unproven = given.map(|(given, _)| session_of(given.supervisor, &stats));
                 return match unproven {
                     Some(left) if !left.is_empty() => Err(Left::Unproven(left)),
                     _ => Ok(()),
@@ -189,11 +198,16 @@ fn sweep(key: AttemptKey, started: Option<(&Started, Option<Process>)>, until: I
     }
 }
 
-fn victims(stats: &[Stat], marker: &str, child: Option<Process>) -> Vec<Process> {
+fn victims(stats: &[Stat], marker: &str, given: Option<(&Given, Option<Process>)>) -> Vec<Process> {
     let this = i32::try_from(std::process::id()).unwrap_or(0);
+    let child = given.and_then(|(_, child)| child);
+    let session = given.map_or_else(Vec::new, |(given, _)| session_of(given.supervisor, stats));
+    let has = |pid, variable: &str| process::has_variable(pid, variable).unwrap_or(false);
     let is_root = |stat: &&Stat| {
         stat.pid != this
-            && (Some(stat.process()) == child || process::has_variable(stat.pid, marker).unwrap_or(false))
+            && (Some(stat.process()) == child
+                || has(stat.pid, marker)
+                || session.contains(&stat.pid) && has(stat.pid, SUPERVISOR_MARKER))
     };
     let mut victims: Vec<Process> = stats.iter().filter(is_root).map(Stat::process).collect();
     let roots: Vec<i32> = victims.iter().map(|victim| victim.pid).collect();

@@ -1,43 +1,46 @@
-//! The agent's side: starting a supervisor, listening to it, and telling it to stop.
+//! The agent's side: giving an attempt to a supervisor, listening to it, and telling it to stop.
 
-use std::fs::DirBuilder;
 use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
-use std::process::Stdio;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use stella_protocol::id::AttemptKey;
 use stella_protocol::message::{OutputChunk, TaskOutcome};
-use tokio::io::{AsyncWriteExt as _, BufReader};
-use tokio::process::{Child, ChildStdout, Command};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::io::{AsyncRead, AsyncWriteExt as _};
+use tokio::process::Child;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::child::KILL_DURATION_MAX;
 use super::frame::{self, Frame};
-use super::record::Ended;
+use super::pool::{Pool, Worker};
+use super::record::{Ended, Record};
 use super::recover::{Recovered, recover};
-use super::spec::{Spec, Stop, StopReason};
-use super::{MARKER, VERB};
+use super::spec::{Spec, Stop, StopReason, encode_order};
 use crate::cancel::CancelSignal;
 use crate::output::OutputSink;
 
 /// How much later than a supervisor the agent acts on the same deadline: the supervisor knows better.
 const MARGIN: Duration = Duration::from_secs(5);
 
-/// How long a new supervisor may take to read its specification.
-const SPEC_DURATION_MAX: Duration = Duration::from_secs(10);
+/// How long a supervisor may take to read its order.
+const ORDER_DURATION_MAX: Duration = Duration::from_secs(10);
+
+/// How long, and how often, to look whether a supervisor watches over its command before it is asked to end it. It takes
+/// microseconds from the command's start, and more on a busy host.
+const WATCHED_DURATION_MAX: Duration = Duration::from_secs(1);
+const WATCHED_INTERVAL: Duration = Duration::from_millis(5);
 
 /// How long the tree of a killed supervisor may take to go.
 const RECOVER_DURATION_MAX: Duration = Duration::from_secs(15);
 
-/// Starts supervisors.
+/// Runs commands, each under a supervisor process. Clones share the supervisors that wait for an attempt.
 #[derive(Clone, Debug)]
 pub struct Supervisor {
     program: PathBuf,
+    pool: Pool,
 }
 
 /// Why a supervisor was not started. Nothing has run.
@@ -71,31 +74,44 @@ impl Supervisor {
 
     /// Supervisors are the agent's binary at this path.
     #[must_use]
-    pub const fn at(program: PathBuf) -> Self {
-        Self { program }
+    pub fn at(program: PathBuf) -> Self {
+        Self { program, pool: Pool::default() }
     }
 
-    /// Starts a supervisor for `spec` in `attempt_dir`, which must not exist (its parent must). From here on the command
-    /// runs whether the result is waited for or not.
+    /// Lets go of what is kept for the next attempt, because none comes. Blocks on the disk.
+    pub fn rest(&self) {
+        self.pool.rest();
+    }
+
+    /// Does away with the folder of an attempt whose result nobody asks for any more. Blocks on the disk.
+    ///
+    /// # Errors
+    /// If the folder cannot be removed.
+    pub fn forget(&self, attempt_dir: PathBuf) -> io::Result<()> {
+        self.pool.put_folder(attempt_dir)
+    }
+
+    /// Starts the command of `spec` in `attempt_dir`, which must not exist (its parent must). From here on it runs whether
+    /// the result is waited for or not.
     ///
     /// # Errors
     /// If nothing was started.
     pub async fn start(&self, attempt_dir: &Path, spec: Spec) -> Result<Supervised, StartError> {
-        let encoded = spec.encode().ok_or(StartError::TooLarge)?;
-        let (program, dir, key) = (self.program.clone(), attempt_dir.to_path_buf(), spec.key);
+        let order = encode_order(attempt_dir, &spec).ok_or(StartError::TooLarge)?;
+        let (pool, program, dir, key) =
+            (self.pool.clone(), self.program.clone(), attempt_dir.to_path_buf(), spec.key);
         // To start a process holds its thread up for a millisecond, in which the runtime would not say that the attempt
         // is accepted. Once begun it goes to its end, even if nobody waits for it any more.
-        let spawning = tokio::task::spawn_blocking(move || spawn(&program, &dir, key));
-        let mut child = spawning.await.map_err(|error| StartError::Spawn(io::Error::other(error)))??;
-        if let Some(mut stdin) = child.stdin.take() {
-            // A supervisor that died or hangs is seen in `wait`.
-            let _seen_later = timeout(SPEC_DURATION_MAX, stdin.write_all(&encoded)).await;
-        }
+        let taking = tokio::task::spawn_blocking(move || pool.take(&program, &dir, key));
+        let mut worker = taking.await.map_err(|error| StartError::Spawn(io::Error::other(error)))??;
+        // A supervisor that died or hangs is seen in `wait`.
+        let _seen_later = timeout(ORDER_DURATION_MAX, worker.orders.write_all(&order)).await;
         let now = Instant::now();
         let far = Duration::from_hours(24 * 365);
         let deadline = now + spec.timeout.min(far) + MARGIN;
         Ok(Supervised {
-            child,
+            worker,
+            pool: self.pool.clone(),
             attempt_dir: attempt_dir.to_path_buf(),
             key: spec.key,
             grace: spec.grace,
@@ -118,92 +134,77 @@ impl Supervisor {
     }
 }
 
-/// Makes the attempt's folder and starts its supervisor. Blocks; needs the runtime's context.
-fn spawn(program: &Path, attempt_dir: &Path, key: AttemptKey) -> Result<Child, StartError> {
-    DirBuilder::new().mode(0o700).create(attempt_dir).map_err(|source| {
-        let path = attempt_dir.to_path_buf();
-        if source.kind() == io::ErrorKind::AlreadyExists {
-            StartError::StartedBefore(path)
-        } else {
-            StartError::Folder { path, source }
-        }
-    })?;
-    Command::new(program)
-        .arg(VERB)
-        .arg(attempt_dir)
-        .env_clear()
-        // Found by it as well, so that there is no moment without a marker between its fork and the command's start.
-        .env(MARKER, key.to_string())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .map_err(StartError::Spawn)
-}
-
-/// A supervisor that this agent has started. Dropping it leaves the command running.
+/// A command that this agent has started. Dropping it leaves the command running.
 #[derive(Debug)]
 pub struct Supervised {
-    child: Child,
+    worker: Worker,
+    pool: Pool,
     attempt_dir: PathBuf,
     key: AttemptKey,
     grace: Duration,
     deadline: Instant,
 }
 
+/// How a supervisor was heard last.
+#[derive(Debug)]
+enum Heard {
+    End {
+        ended: Box<Ended>,
+        is_ready: bool,
+    },
+    /// It went away, or did not end in time, after it was asked to stop for this reason.
+    Nothing(Option<StopReason>),
+}
+
 impl Supervised {
     /// Forwards output until the command has ended, and ends it when `cancel` asks for that.
     pub async fn wait(mut self, output: &OutputSink, cancel: &CancelSignal) -> TaskOutcome {
-        let (ended, stop) = self.listen(output, cancel).await;
-        if let Some(ended) = ended {
-            // It exits right after its last frame; reaping it is all that is left, and the runtime does it in any case.
-            let _reaped = timeout(MARGIN, self.child.wait()).await;
-            return ended.outcome();
+        match self.listen(output, cancel).await {
+            Heard::End { ended, is_ready: true } => {
+                self.pool.put(self.worker);
+                ended.outcome()
+            }
+            Heard::End { ended, is_ready: false } => {
+                self.worker.leave(MARGIN).await;
+                ended.outcome()
+            }
+            Heard::Nothing(stop) => self.settle(stop).await,
         }
-        self.settle(stop).await
     }
 
-    async fn listen(
-        &mut self,
-        output: &OutputSink,
-        cancel: &CancelSignal,
-    ) -> (Option<Ended>, Option<StopReason>) {
-        let Some(stdout) = self.child.stdout.take() else { return (None, None) };
-        let mut forward = pin!(forward(stdout, output));
+    async fn listen(&mut self, output: &OutputSink, cancel: &CancelSignal) -> Heard {
+        let Self { worker: Worker { child, frames, .. }, attempt_dir, .. } = self;
+        let mut forward = pin!(forward(frames, output));
         let mut timer = pin!(sleep_until(self.deadline));
         let mut stopping = None;
         loop {
             let stop = tokio::select! {
-                ended = &mut forward => return (ended, stopping),
+                end = &mut forward => return match end {
+                    // One that was asked to stop gets no other attempt: the signal may still be on its way.
+                    Some((ended, is_ready)) => Heard::End { ended, is_ready: is_ready && stopping.is_none() },
+                    None => Heard::Nothing(stopping),
+                },
                 request = cancel.requested(), if stopping.is_none() => {
                     output.say_if_room(&format!("ending the command: {}", request.reason));
                     Stop { reason: StopReason::Cancelled, grace: request.grace }
                 }
                 () = &mut timer => match stopping {
                     None => Stop { reason: StopReason::TimedOut, grace: self.grace },
-                    Some(_) => return (None, stopping),
+                    Some(_) => return Heard::Nothing(stopping),
                 },
             };
-            self.tell(stop);
+            watched(attempt_dir, self.key).await;
+            tell(child, attempt_dir, stop);
             stopping = Some(stop.reason);
             let far = Duration::from_hours(1);
             timer.as_mut().reset(Instant::now() + stop.grace.min(far) + KILL_DURATION_MAX + MARGIN);
         }
     }
 
-    /// Asks the supervisor to end the tree. Two small writes: cheaper inline than on another thread.
-    fn tell(&self, stop: Stop) {
-        // Unannounced, the signal ends the tree too; and a supervisor that is gone is seen by its closed pipe.
-        let _unannounced = stop.write(&self.attempt_dir);
-        if let Some(pid) = self.child.id().and_then(|pid| i32::try_from(pid).ok()) {
-            let _gone = kill(Pid::from_raw(pid), Signal::SIGTERM);
-        }
-    }
-
     /// The supervisor ended without a last word, or did not end in time.
     async fn settle(mut self, stop: Option<StopReason>) -> TaskOutcome {
-        let _gone = self.child.start_kill();
-        let _reaped = timeout(MARGIN, self.child.wait()).await;
+        let _gone = self.worker.child.start_kill();
+        self.worker.leave(MARGIN).await;
         match recover(&self.attempt_dir, self.key, RECOVER_DURATION_MAX).await {
             Recovered::Finished { outcome, .. } => outcome,
             Recovered::Interrupted { .. } | Recovered::NeverStarted => match stop {
@@ -216,13 +217,35 @@ impl Supervised {
     }
 }
 
-/// Forwards output up to the supervisor's last frame. `None` if it went away without one.
-async fn forward(stdout: ChildStdout, output: &OutputSink) -> Option<Ended> {
-    let mut stdout = BufReader::new(stdout);
+/// Waits, shortly, until the supervisor watches over the command. A TERM before that ends the supervisor, and its command is
+/// then killed without a grace.
+async fn watched(attempt_dir: &Path, key: AttemptKey) {
+    let until = Instant::now() + WATCHED_DURATION_MAX;
+    // What it watches is written down right after the signals are blocked.
+    let is_watched = || {
+        let record = Record::read(attempt_dir, key).ok().flatten();
+        record.is_some_and(|record| record.child.is_some() || record.ended.is_some())
+    };
+    while !is_watched() && Instant::now() < until {
+        sleep(WATCHED_INTERVAL).await;
+    }
+}
+
+/// Asks the supervisor to end the tree. Two small writes: cheaper inline than on another thread.
+fn tell(supervisor: &Child, attempt_dir: &Path, stop: Stop) {
+    // Unannounced, the signal ends the tree too; and a supervisor that is gone is seen by its closed pipe.
+    let _unannounced = stop.write(attempt_dir);
+    if let Some(pid) = supervisor.id().and_then(|pid| i32::try_from(pid).ok()) {
+        let _gone = kill(Pid::from_raw(pid), Signal::SIGTERM);
+    }
+}
+
+/// Forwards output up to the supervisor's last frame of the attempt. `None` if it went away without one.
+async fn forward(frames: &mut (impl AsyncRead + Unpin), output: &OutputSink) -> Option<(Box<Ended>, bool)> {
     loop {
-        match frame::read(&mut stdout).await {
+        match frame::read(frames).await {
             Ok(Some(Frame::Output(chunk))) => send(output, chunk).await,
-            Ok(Some(Frame::End(ended))) => return Some(*ended),
+            Ok(Some(Frame::End { ended, is_ready })) => return Some((ended, is_ready)),
             Ok(None) | Err(_) => return None,
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{self, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, Read, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -48,19 +48,25 @@ impl fmt::Debug for Spec {
     }
 }
 
-impl Spec {
-    /// The bytes for the supervisor's standard input; `None` if they are too many.
-    pub(super) fn encode(&self) -> Option<Vec<u8>> {
-        let bytes = bincode::serde::encode_to_vec(self, bincode::config::standard()).ok()?;
-        (bytes.len() <= SPEC_BYTES_MAX).then_some(bytes)
-    }
+/// The bytes for a supervisor's standard input: a length (`u32`, little-endian), then the attempt's folder and its
+/// specification. `None` if they are too many.
+pub(super) fn encode_order(attempt_dir: &Path, spec: &Spec) -> Option<Vec<u8>> {
+    let order = bincode::serde::encode_to_vec((attempt_dir, spec), bincode::config::standard()).ok()?;
+    let length = u32::try_from(order.len()).ok().filter(|_| order.len() <= SPEC_BYTES_MAX)?;
+    Some([&length.to_le_bytes(), order.as_slice()].concat())
+}
 
-    /// The whole of `bytes` as a specification.
-    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
-        let config = bincode::config::standard().with_limit::<SPEC_BYTES_MAX>();
-        let (spec, read) = bincode::serde::decode_from_slice(bytes, config).ok()?;
-        (read == bytes.len()).then_some(spec)
-    }
+/// Waits for the next order. `None` without a whole one: the agent wants no more, or has died while it wrote it.
+pub(super) fn read_order(from: &mut impl Read) -> Option<(PathBuf, Spec)> {
+    let mut length = [0; 4];
+    from.read_exact(&mut length).ok()?;
+    let length =
+        usize::try_from(u32::from_le_bytes(length)).ok().filter(|length| *length <= SPEC_BYTES_MAX)?;
+    let mut order = vec![0; length];
+    from.read_exact(&mut order).ok()?;
+    let config = bincode::config::standard().with_limit::<SPEC_BYTES_MAX>();
+    let (decoded, read) = bincode::serde::decode_from_slice(&order, config).ok()?;
+    (read == length).then_some(decoded)
 }
 
 /// Why a supervisor ended the tree.

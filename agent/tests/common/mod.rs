@@ -47,6 +47,7 @@ pub(crate) struct Host {
     pub(crate) root: HostRoot,
     pub(crate) artifacts: Arc<dyn ArtifactSource>,
     pub(crate) units: Arc<dyn UnitManager>,
+    pub(crate) supervisor: Supervisor,
 }
 
 /// What a test holds of a task that runs.
@@ -63,7 +64,8 @@ impl Host {
         let folder = tempfile::tempdir().unwrap();
         let root = HostRoot::open(&folder.path().join("root")).unwrap();
         std::fs::create_dir(folder.path().join("attempts")).unwrap();
-        Self { folder, root, artifacts: Arc::new(NoSource), units: Arc::new(Systemctl) }
+        let supervisor = supervisor();
+        Self { folder, root, artifacts: Arc::new(NoSource), units: Arc::new(Systemctl), supervisor }
     }
 
     pub(crate) fn attempt_dir(&self, key: AttemptKey) -> PathBuf {
@@ -88,7 +90,7 @@ impl Host {
             output: sink,
             cancel: signal,
         };
-        let executor = Executor::new(supervisor());
+        let executor = Executor::new(self.supervisor.clone());
         let run = tokio::spawn(async move { executor.run(context).await });
         Task { key, attempt_dir, cancel, output, run }
     }
@@ -167,6 +169,13 @@ pub(crate) fn supervised_shell(key: AttemptKey, script: &str) -> Spec {
 
 pub(crate) fn no_cancel() -> CancelSignal {
     pair().1
+}
+
+/// The process id of an attempt's supervisor, from its record.
+pub(crate) fn supervisor_pid(attempt_dir: &std::path::Path) -> i32 {
+    let record = std::fs::read_to_string(attempt_dir.join("record")).unwrap();
+    let first: serde_json::Value = serde_json::from_str(record.lines().next().unwrap()).unwrap();
+    i32::try_from(first["Given"]["supervisor"]["pid"].as_i64().unwrap()).unwrap()
 }
 
 /// Waits until `condition` holds.

@@ -89,13 +89,14 @@ impl Pump {
         self.flush(give_up_at)
     }
 
-    /// Tells the agent how it ended, if it still listens.
-    pub(super) fn finish(&mut self, ended: &Ended) -> io::Result<()> {
+    /// Tells the agent how it ended, and whether this supervisor is ready for another attempt. Whether it still listens.
+    pub(super) fn finish(&mut self, ended: &Ended, is_ready: bool) -> io::Result<bool> {
         let give_up_at = Instant::now() + FLUSH_DURATION_MAX;
         self.flush(give_up_at)?;
-        frame::encode_end(ended, &mut self.pending)?;
+        frame::encode_end(ended, is_ready, &mut self.pending)?;
         self.send();
-        self.flush(give_up_at)
+        self.flush(give_up_at)?;
+        Ok(self.agent.is_some())
     }
 
     fn poll(&self, signals: Option<&SignalFd>, limit: Option<Duration>) -> io::Result<()> {

@@ -4,6 +4,7 @@ use std::io;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, ExitStatus};
 
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
@@ -52,6 +53,11 @@ impl Tree {
                 Ok(_) | Err(_) => break,
             }
         }
+    }
+
+    /// Whether nothing of the tree is left: without a child, a subreaper has no descendants either.
+    pub(super) fn is_gone(&self) -> bool {
+        self.end.is_some() && waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) == Err(Errno::ECHILD)
     }
 
     fn note(&mut self, pid: Pid, end: End) {

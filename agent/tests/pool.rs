@@ -1,0 +1,171 @@
+//! Supervisors that serve one attempt after the other: only when nothing of the one before can touch the next.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod common;
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use common::{
+    Host, PATIENCE, Task, is_alive, new_key, shell, supervised_shell, supervisor_pid, wait_for, wait_for_pid,
+};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use stella_agent::cancel::CancelRequest;
+use stella_agent::supervisor::{Recovered, StartError, recover};
+use stella_protocol::message::TaskOutcome;
+use stella_protocol::spec::{CommandSpec, TaskSpec};
+
+/// Runs a command to its end; the supervisor that it had.
+async fn run(host: &Host, spec: CommandSpec, outcome: &TaskOutcome) -> i32 {
+    let Task { run, attempt_dir, .. } = host.start(TaskSpec::Command(spec));
+    assert_eq!(run.await.unwrap(), *outcome);
+    supervisor_pid(&attempt_dir)
+}
+
+async fn succeed(host: &Host, script: &str) -> i32 {
+    run(host, shell(script), &TaskOutcome::Succeeded).await
+}
+
+#[tokio::test]
+async fn one_supervisor_serves_one_attempt_after_the_other() {
+    let host = Host::new();
+    let first = succeed(&host, "true").await;
+    assert_eq!(succeed(&host, "echo words; echo more >&2").await, first);
+    let failed =
+        TaskOutcome::Failed { reason: "the command exited with code 3".to_owned(), exit_code: Some(3) };
+    assert_eq!(run(&host, shell("exit 3"), &failed).await, first);
+    // One that could not be started leaves nothing behind either.
+    let nothing = CommandSpec { argv: vec!["/no/such/program".to_owned()], ..shell("") };
+    let Task { run, attempt_dir, .. } = host.start(TaskSpec::Command(nothing));
+    assert!(matches!(run.await.unwrap(), TaskOutcome::Failed { .. }));
+    assert_eq!(supervisor_pid(&attempt_dir), first);
+    assert_eq!(succeed(&host, "true").await, first);
+    host.supervisor.rest();
+    wait_for("the supervisor's end", || !is_alive(first)).await;
+}
+
+#[tokio::test]
+async fn attempts_side_by_side_have_supervisors_of_their_own() {
+    let host = Host::new();
+    let go = host.folder.path().join("go");
+    let script = format!("until [ -e {} ]; do sleep 0.01; done", go.display());
+    let tasks = [0; 3].map(|_| host.start(TaskSpec::Command(shell(&script))));
+    for task in &tasks {
+        wait_for("a start", || {
+            std::fs::read_to_string(task.attempt_dir.join("record"))
+                .is_ok_and(|record| record.contains("Spawned"))
+        })
+        .await;
+    }
+    let mut pids = tasks.each_ref().map(|task| supervisor_pid(&task.attempt_dir));
+    pids.sort_unstable();
+    assert!(pids[0] != pids[1] && pids[1] != pids[2], "{pids:?}");
+    std::fs::write(go, "").unwrap();
+    for task in tasks {
+        assert_eq!(task.run.await.unwrap(), TaskOutcome::Succeeded);
+    }
+}
+
+#[tokio::test]
+async fn a_supervisor_leaves_when_its_command_leaves_something_behind() {
+    let host = Host::new();
+    let pid = host.folder.path().join("pid");
+    let daemon = format!("setsid sleep 60 >/dev/null 2>&1 & echo $! > {}", pid.display());
+    let first = succeed(&host, &daemon).await;
+    let daemon = wait_for_pid(&pid).await;
+    let second = succeed(&host, "true").await;
+    assert_ne!(first, second, "the next command shares a supervisor with a process of the one before");
+    assert!(is_alive(daemon) && !is_alive(first));
+    kill(Pid::from_raw(daemon), Signal::SIGKILL).unwrap();
+}
+
+#[tokio::test]
+async fn a_supervisor_that_was_asked_to_end_its_command_gets_no_other() {
+    let host = Host::new();
+    let pid = host.folder.path().join("pid");
+    let task = host.start(TaskSpec::Command(shell(&format!("echo $$ > {}; exec sleep 60", pid.display()))));
+    wait_for_pid(&pid).await;
+    let grace = Duration::from_secs(1);
+    task.cancel.request(CancelRequest { grace, reason: "a test".to_owned() });
+    assert_eq!(task.run.await.unwrap(), TaskOutcome::Cancelled);
+    let first = supervisor_pid(&task.attempt_dir);
+    assert_ne!(succeed(&host, "true").await, first);
+    wait_for("the supervisor's end", || !is_alive(first)).await;
+}
+
+#[tokio::test]
+async fn a_supervisor_that_was_killed_while_it_waited_is_replaced() {
+    let host = Host::new();
+    for signal in [Signal::SIGKILL, Signal::SIGTERM] {
+        let first = succeed(&host, "true").await;
+        assert!(is_alive(first), "it was not kept");
+        kill(Pid::from_raw(first), signal).unwrap();
+        wait_for("the supervisor's end", || !is_alive(first)).await;
+        assert_ne!(succeed(&host, "true").await, first);
+        host.supervisor.rest();
+    }
+}
+
+#[tokio::test]
+async fn a_second_command_has_the_signals_of_the_first() {
+    let host = Host::new();
+    let blocked = "grep -E '^Sig(Blk|Ign)' /proc/self/status";
+    let (first, second) = (shell(blocked), shell(blocked));
+    let (_, first) = host.run(TaskSpec::Command(first)).await;
+    let (_, second) = host.run(TaskSpec::Command(second)).await;
+    assert!(first.stdout.contains("SigBlk:\t0000000000000000"), "{}", first.stdout);
+    assert_eq!(
+        first.stdout, second.stdout,
+        "a command inherits what its predecessor's supervisor has blocked"
+    );
+}
+
+#[tokio::test]
+async fn a_folder_that_served_one_attempt_serves_the_next_without_its_past() {
+    let host = Host::new();
+    let first = host.start(TaskSpec::Command(shell("exit 3")));
+    assert!(matches!(first.run.await.unwrap(), TaskOutcome::Failed { .. }));
+    let inode = |dir: &Path| std::fs::metadata(dir.join("record")).unwrap().ino();
+    let record = inode(&first.attempt_dir);
+    host.supervisor.forget(first.attempt_dir.clone()).unwrap();
+
+    let second = host.start(TaskSpec::Command(shell("true")));
+    assert_eq!(second.run.await.unwrap(), TaskOutcome::Succeeded);
+    assert_eq!(inode(&second.attempt_dir), record, "the record was made anew");
+    assert!(!first.attempt_dir.exists());
+    let found = recover(&second.attempt_dir, second.key, PATIENCE).await;
+    assert!(matches!(found, Recovered::Finished { outcome: TaskOutcome::Succeeded, .. }), "{found:?}");
+    // An agent that died before it wrote over the record has left the one before under the new name.
+    let found = recover(&second.attempt_dir, new_key(), PATIENCE).await;
+    assert_eq!(found, Recovered::NeverStarted);
+
+    host.supervisor.forget(second.attempt_dir.clone()).unwrap();
+    assert!(second.attempt_dir.exists(), "it was not kept");
+    host.supervisor.rest();
+    assert!(!second.attempt_dir.exists());
+}
+
+#[tokio::test]
+async fn a_folder_with_more_than_a_record_is_removed() {
+    let host = Host::new();
+    let first = host.start(TaskSpec::Command(shell("echo kept output")));
+    assert_eq!(first.run.await.unwrap(), TaskOutcome::Succeeded);
+    host.supervisor.forget(first.attempt_dir.clone()).unwrap();
+    assert!(!first.attempt_dir.exists());
+}
+
+#[tokio::test]
+async fn a_kept_folder_never_takes_the_place_of_one_that_exists() {
+    let host = Host::new();
+    let first = host.start(TaskSpec::Command(shell("true")));
+    assert_eq!(first.run.await.unwrap(), TaskOutcome::Succeeded);
+    host.supervisor.forget(first.attempt_dir).unwrap();
+    let key = new_key();
+    let dir = host.attempt_dir(key);
+    std::fs::create_dir(&dir).unwrap();
+    let started = host.supervisor.start(&dir, supervised_shell(key, "true")).await;
+    assert!(matches!(started, Err(StartError::StartedBefore(_))), "{started:?}");
+}
