@@ -5,6 +5,7 @@ use utoipa::ToSchema;
 
 use crate::amount::Amount;
 use crate::event::Actor;
+use crate::gate::PlannedGate;
 use crate::hold::Hold;
 use crate::page::Named;
 use crate::promotion::PlanHash;
@@ -303,6 +304,9 @@ pub struct DeploymentPlan {
     pub plan: PlanHash,
     /// How many accounts would have to approve before it starts.
     pub approvals_needed: u32,
+    /// What the gates of the environment would say now.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gates: Vec<PlannedGate>,
     /// What a person should know about the whole before starting it; each target has its own.
     pub warnings: Vec<String>,
 }

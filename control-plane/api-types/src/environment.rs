@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::gate::Gate;
 use crate::hold::Hold;
 use crate::page::Named;
 
@@ -35,6 +36,9 @@ pub struct Environment {
     /// When nothing but rollbacks may come here, by name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub freezes: Vec<Freeze>,
+    /// What must be so for a release to come here, by name. A rollback may come anyway.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gates: Vec<Gate>,
     /// Why nothing but rollbacks may come here; absent if it is open.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lock: Option<Hold>,

@@ -14,6 +14,7 @@ pub mod artifact;
 pub mod deployment;
 pub mod environment;
 pub mod event;
+pub mod gate;
 pub mod hold;
 pub mod page;
 pub mod paths;

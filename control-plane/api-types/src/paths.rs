@@ -30,6 +30,10 @@ pub const ENVIRONMENT_APPROVALS: &str = "/api/v1/tenants/{tenant}/environments/{
 pub const ENVIRONMENT_FREEZES: &str = "/api/v1/tenants/{tenant}/environments/{environment}/freezes";
 /// One of them, by name.
 pub const ENVIRONMENT_FREEZE: &str = "/api/v1/tenants/{tenant}/environments/{environment}/freezes/{freeze}";
+/// What must be so for a release to come to an environment.
+pub const ENVIRONMENT_GATES: &str = "/api/v1/tenants/{tenant}/environments/{environment}/gates";
+/// One such gate, by name.
+pub const ENVIRONMENT_GATE: &str = "/api/v1/tenants/{tenant}/environments/{environment}/gates/{gate}";
 /// Lets no deployment come to an environment.
 pub const ENVIRONMENT_LOCK: &str = "/api/v1/tenants/{tenant}/environments/{environment}/lock";
 /// Lets deployments come to an environment again.
@@ -54,6 +58,10 @@ pub const RELEASES: &str = "/api/v1/tenants/{tenant}/releases";
 pub const RELEASE: &str = "/api/v1/tenants/{tenant}/releases/{release}";
 /// What people think of a release.
 pub const RELEASE_STANDING: &str = "/api/v1/tenants/{tenant}/releases/{release}/standing";
+/// What scanners have found in a release.
+pub const RELEASE_FINDINGS: &str = "/api/v1/tenants/{tenant}/releases/{release}/findings";
+/// What one scanner has found in a release.
+pub const RELEASE_SCAN: &str = "/api/v1/tenants/{tenant}/releases/{release}/findings/{scanner}";
 /// Promotions of a tenant.
 pub const PROMOTIONS: &str = "/api/v1/tenants/{tenant}/promotions";
 /// One promotion.
@@ -66,6 +74,12 @@ pub const PROMOTION_APPROVE: &str = "/api/v1/tenants/{tenant}/promotions/{promot
 pub const PROMOTION_REJECT: &str = "/api/v1/tenants/{tenant}/promotions/{promotion}/reject";
 /// Asks for a promotion no more.
 pub const PROMOTION_WITHDRAW: &str = "/api/v1/tenants/{tenant}/promotions/{promotion}/withdraw";
+/// Says whether a manual gate lets a promotion through.
+pub const PROMOTION_GATE_DECISION: &str =
+    "/api/v1/tenants/{tenant}/promotions/{promotion}/gates/{gate}/decision";
+/// Lets a promotion through a gate whatever that says.
+pub const PROMOTION_GATE_OVERRIDE: &str =
+    "/api/v1/tenants/{tenant}/promotions/{promotion}/gates/{gate}/override";
 /// Deployments of a tenant.
 pub const DEPLOYMENTS: &str = "/api/v1/tenants/{tenant}/deployments";
 /// Shows what a deployment would do.

@@ -5,6 +5,7 @@ use utoipa::ToSchema;
 
 use crate::deployment::{DeploymentDetail, OnFailure, Strategy};
 use crate::event::Actor;
+use crate::gate::GateState;
 use crate::page::Named;
 use crate::release::ReleaseRef;
 
@@ -45,7 +46,7 @@ pub struct Promotion {
     pub held_until: Option<String>,
     /// What exactly it would do, frozen: it starts only as long as it would do the same.
     pub plan: PlanHash,
-    /// `pending` (approvals are missing), `approved` (it starts as soon as it can), or one of the ends `started`, `rejected`,
+    /// `pending` (approvals are missing), `approved` (it starts as soon as the gates let it and it can), or one of the ends `started`, `rejected`,
     /// `withdrawn`, `expired` and `invalidated`.
     pub status: String,
     /// Why it was rejected, withdrawn or invalidated.
@@ -61,11 +62,14 @@ pub struct Promotion {
     pub approvals_needed: u32,
     /// Who let it through, oldest first.
     pub approvals: Vec<Approval>,
+    /// What the gates of the environment say about it, and said.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gates: Vec<GateState>,
     /// When it was asked for.
     pub requested_at: String,
     /// By whom.
     pub requested_by: Actor,
-    /// When it expires, if it still waits then; absent if it needs no approval.
+    /// When it expires, if it still waits then; absent if it needs no approval and no gate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<String>,
     /// When it came to its end.
@@ -129,6 +133,6 @@ pub struct RejectPromotion {
 pub enum Asked {
     /// It has started.
     Started(Box<DeploymentDetail>),
-    /// It waits for approvals.
+    /// It waits for approvals or gates.
     Waits(Box<Promotion>),
 }

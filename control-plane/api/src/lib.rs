@@ -12,6 +12,7 @@ mod parse;
 mod request;
 mod resolve;
 mod routes;
+mod scan;
 mod serve;
 mod submit;
 mod view;

@@ -2,6 +2,7 @@
 //!
 //! Only what a type cannot hold is refused here. What makes sense together is the core's to decide.
 
+mod gate;
 mod strategy;
 
 use stella_api_types::account::GiveRole;
@@ -29,6 +30,8 @@ use stella_protocol::spec::UnitAction;
 pub(crate) use self::strategy::{maybe_amount, strategy};
 use crate::error::ApiError;
 use crate::resolve;
+
+pub(crate) use gate::gate;
 
 /// A name.
 pub(crate) fn name(field: &str, text: &str) -> Result<Name, ApiError> {

@@ -5,6 +5,7 @@ mod catalogue;
 mod deployments;
 mod environments;
 mod feed;
+mod gates;
 mod holds;
 mod logs;
 mod promotions;
@@ -81,6 +82,8 @@ fn all() -> OpenApiRouter<App> {
         .routes(routes!(environments::set_approvals))
         .routes(routes!(environments::freeze_environment))
         .routes(routes!(environments::unfreeze_environment))
+        .routes(routes!(gates::gates, gates::set_gate))
+        .routes(routes!(gates::remove_gate))
         .routes(routes!(environments::lock_environment))
         .routes(routes!(environments::unlock_environment))
         .routes(routes!(catalogue::targets, catalogue::create_target))
@@ -93,12 +96,16 @@ fn all() -> OpenApiRouter<App> {
         .routes(routes!(releases::releases, releases::create_release))
         .routes(routes!(releases::release))
         .routes(routes!(holds::judge_release))
+        .routes(routes!(gates::findings))
+        .routes(routes!(gates::record_findings))
         .routes(routes!(promotions::promotions))
         .routes(routes!(promotions::promotion))
         .routes(routes!(promotions::promotion_plan))
         .routes(routes!(promotions::approve))
         .routes(routes!(promotions::reject))
         .routes(routes!(promotions::withdraw))
+        .routes(routes!(gates::decide_gate))
+        .routes(routes!(gates::override_gate))
         .routes(routes!(deployments::deployments, deployments::deploy))
         .routes(routes!(deployments::plan))
         .routes(routes!(deployments::deployment))

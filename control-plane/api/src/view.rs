@@ -5,6 +5,7 @@
 mod account;
 mod deployment;
 mod event;
+mod gate;
 mod plan;
 mod promotion;
 mod release;
@@ -32,6 +33,7 @@ use stella_protocol::time::Timestamp;
 pub(crate) use account::{account, api_token};
 pub(crate) use deployment::{deployment, deployment_detail};
 pub(crate) use event::event;
+pub(crate) use gate::{gate, scan_report};
 pub(crate) use plan::plan;
 pub(crate) use promotion::promotion;
 pub(crate) use release::release;
@@ -68,6 +70,7 @@ pub(crate) fn environment(
         }),
         approvals: environment.approvals.as_ref().map(|rule| promotion::rule(state, rule)),
         freezes: environment.freezes.iter().map(|it| freeze(it, now)).collect(),
+        gates: environment.gates.values().map(gate).collect(),
         lock: environment.lock.as_ref().map(hold),
         created_at: time(environment.created_at),
     }

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod gates;
 mod pace;
 mod people;
 mod places;
@@ -11,6 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::observability::Observability;
 
+pub(crate) use gates::{Findings, Gate, Place, SetGate, Severity, Word};
 pub(crate) use pace::Pace;
 pub(crate) use people::{Account, Token};
 pub(crate) use places::{Agent, Environment, NewTarget, Repeat, Target, Tenant};
@@ -50,6 +52,10 @@ const EXAMPLES: &str = "Examples:
   stella promotion approve PROMOTION --reason 'tested by QA'
   stella env freeze production weekend --from 2026-12-18T18:00 --to 2026-12-21T08:00 --repeat weekly --reason 'nobody is there'
   stella env lock production --reason 'inventory'
+  stella findings record web:1.4.0 trivy.json --scanner trivy
+  stella gate set security production scan --limit critical=0 --limit high=3
+  stella gate set metric production errors --source main --query 'max(error_ratio)' --below 0.01
+  stella gate pass PROMOTION change-ticket --reason 'CHG-1042 is approved'
   stella release block web:1.4.0 --reason 'loses orders'
   stella task logs TASK --follow
   stella observability render ./stella --target stella.example.com:9090
@@ -103,6 +109,12 @@ pub(crate) enum Command {
     /// Environments: the stages that releases pass through.
     #[command(subcommand, visible_alias = "environment")]
     Env(Environment),
+    /// Gates: what must be so for a release to come to an environment.
+    #[command(subcommand)]
+    Gate(Gate),
+    /// What scanners have found in releases.
+    #[command(subcommand)]
+    Findings(Findings),
     /// Targets: hosts, or slots on them.
     #[command(subcommand)]
     Target(Target),

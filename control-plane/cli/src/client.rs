@@ -156,6 +156,16 @@ impl Client {
         self.json(request).await
     }
 
+    /// Puts a JSON document as it is.
+    pub(crate) async fn put_json<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        document: String,
+    ) -> Result<T, Error> {
+        self.json(self.request(Method::PUT, path).header("Content-Type", "application/json").body(document))
+            .await
+    }
+
     pub(crate) async fn delete(&self, path: &str) -> Result<(), Error> {
         self.send(self.request(Method::DELETE, path).timeout(ANSWER_TIMEOUT)).await.map(drop)
     }

@@ -4,6 +4,7 @@ mod account;
 mod args;
 mod catalogue;
 mod client;
+mod gate;
 mod hold;
 mod observability;
 mod pace;
@@ -84,6 +85,8 @@ async fn run(cli: Cli) -> Result<bool, Error> {
         Command::Token(command) => token::token(&context, command).await?,
         Command::Tenant(command) => catalogue::tenant(&context, command).await?,
         Command::Env(command) => catalogue::environment(&context, command).await?,
+        Command::Gate(command) => gate::gate(&context, command).await?,
+        Command::Findings(command) => gate::findings(&context, command).await?,
         Command::Target(command) => catalogue::target(&context, command).await?,
         Command::Agent(command) => catalogue::agent(&context, command).await?,
         Command::Release(command) => catalogue::release(&context, command).await?,

@@ -1,4 +1,4 @@
-//! Promotions: what waits for approvals, and deciding on it.
+//! Promotions: what waits for approvals and gates, and deciding on it.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use stella_api_types::promotion::{
 
 use crate::args::{Objection, Output, Promotion};
 use crate::client::Error;
-use crate::{Context, print, task};
+use crate::{Context, gate, print, task};
 
 /// The pause between two looks at a promotion that waits for people.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -115,6 +115,7 @@ async fn show(context: &Context, id: &str) -> Result<(), Error> {
                 if approval.reason.is_empty() { String::new() } else { format!(": {}", approval.reason) };
             format!("approved by {} at {}{reason}", approval.by.name, approval.at)
         }));
+        text.extend(gate::lines(&it.gates));
         text.push(format!("plan {} ({} targets)", it.plan.root, it.plan.targets));
         if let Some(plan) = plan {
             let rows = plan.targets.iter().map(|target| {
@@ -159,14 +160,18 @@ pub(crate) fn waits(it: &Dto) -> String {
     if let Some(until) = it.held_until.as_ref().filter(|_| it.status == "approved") {
         return format!("promotion {} has its approvals, and starts when the freeze ends: {until}", it.id);
     }
+    let closed = it.gates.iter().filter(|gate| !matches!(gate.status.as_str(), "passed" | "overridden"));
+    let closed: Vec<_> = closed.cloned().collect();
     if it.status == "approved" {
-        return format!(
-            "promotion {} has its approvals, and starts as soon as {} lets it",
-            it.id, it.environment.name
-        );
+        let approved = if it.approvals_needed > 0 { "has its approvals, and " } else { "" };
+        return match gate::lines(&closed).as_slice() {
+            [] => format!("promotion {} {approved}starts as soon as {} lets it", it.id, it.environment.name),
+            lines => format!("promotion {} {approved}waits for {}", it.id, lines.join("; ")),
+        };
     }
+    let gates: String = gate::lines(&closed).iter().map(|line| format!("\n  {line}")).collect();
     format!(
-        "promotion {0} waits for approvals: {given} of {1}; an approver may say: stella promotion approve {0}",
+        "promotion {0} waits for approvals: {given} of {1}; an approver may say: stella promotion approve {0}{gates}",
         it.id, it.approvals_needed
     )
 }

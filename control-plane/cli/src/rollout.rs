@@ -74,9 +74,14 @@ async fn plan(context: &Context, body: &CreateDeployment) -> Result<bool, Error>
             1 => "\nstarts when 1 account has approved it".to_owned(),
             many => format!("\nstarts when {many} accounts have approved it"),
         };
+        let gates = plan.gates.iter().map(|it| match &it.reason {
+            Some(reason) => format!("\ngate {} {}: {reason}", it.gate, it.status),
+            None => format!("\ngate {} ({}) would be asked", it.gate, it.kind),
+        });
+        let gates: String = gates.collect();
         let warnings: String = plan.warnings.iter().map(|warning| format!("\nwarning: {warning}")).collect();
         format!(
-            "{}:{} to {}: {} targets, {at_once}, in {} s at most; on failure{tolerated} it {on_failure}\neach target: {}{approvals}\nplan {}{warnings}\n\n\
+            "{}:{} to {}: {} targets, {at_once}, in {} s at most; on failure{tolerated} it {on_failure}\neach target: {}{approvals}{gates}\nplan {}{warnings}\n\n\
              {table}\n\nNothing was changed; leave out --plan to deploy.",
             plan.release.application,
             plan.release.version,

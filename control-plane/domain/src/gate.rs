@@ -10,7 +10,9 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
+use stella_expression::Expression;
 use stella_protocol::digest::Digest;
 use stella_protocol::id::ReleaseId;
 use stella_protocol::time::Timestamp;
@@ -19,6 +21,7 @@ use crate::command::Actor;
 use crate::findings::{Finding, Report, Reports, Severity};
 use crate::hold::Hold;
 use crate::name::Name;
+use crate::release::Release;
 
 /// How many gates an environment may have: each is looked at before each wave.
 pub const GATES_MAX: usize = 16;
@@ -37,6 +40,9 @@ pub const ALLOWED_MAX: usize = 256;
 pub const QUERY_BYTES_MAX: usize = 4_096;
 /// How long the reason of a verdict may be, in bytes. Longer ones are cut.
 pub const VERDICT_REASON_BYTES_MAX: usize = 1_024;
+/// What an expression may use: `release` (`application`, `version`, `labels`), `environment` (`name`) and `findings` (how many
+/// there are of each severity over all scanners: `findings.critical`; and `findings.scanners`, the names of those that have reported).
+pub const VARIABLES: [&str; 3] = ["environment", "findings", "release"];
 /// How many findings a verdict names before it only counts them.
 const NAMED_MAX: usize = 5;
 
@@ -76,6 +82,11 @@ pub enum Check {
         /// With what.
         threshold: Number,
     },
+    /// What an expression comes to.
+    Expression {
+        /// The expression, in CEL. See [`VARIABLES`].
+        expression: String,
+    },
     /// What an HTTP endpoint answers.
     Http {
         /// Which one: a name in the control plane's configuration.
@@ -87,7 +98,7 @@ pub enum Check {
 
 impl Check {
     /// The names of all of them.
-    pub const TYPES: [&'static str; 4] = ["security", "metric", "http", "manual"];
+    pub const TYPES: [&'static str; 5] = ["security", "metric", "expression", "http", "manual"];
 
     /// The name in messages, metrics and the API.
     #[must_use]
@@ -95,6 +106,7 @@ impl Check {
         match self {
             Self::Security(_) => "security",
             Self::Metric { .. } => "metric",
+            Self::Expression { .. } => "expression",
             Self::Http { .. } => "http",
             Self::Manual => "manual",
         }
@@ -321,6 +333,43 @@ pub struct Evaluated {
     pub inputs: Digest,
     /// When it would come to something else by time alone; `None` is never.
     pub changes_at: Option<Timestamp>,
+}
+
+/// What an expression comes to for a release with these reports.
+#[must_use]
+pub fn evaluate_expression(source: &str, place: &Name, release: &Release, reports: &Reports) -> Evaluated {
+    let variables = variables(place, release, reports);
+    let inputs = digest_of(&(release.id, &variables));
+    let value = Expression::compile(source).and_then(|expression| expression.holds(&variables));
+    let (outcome, reason) = match value {
+        Ok(true) => (Outcome::Passed, "the expression is true".to_owned()),
+        Ok(false) => (Outcome::Failed, format!("the expression is false: {source}")),
+        Err(error) => (Outcome::Failed, format!("the expression cannot be decided: {error}")),
+    };
+    Evaluated { outcome, reason, inputs, changes_at: None }
+}
+
+/// The digest of what an expression looks at.
+#[must_use]
+pub fn expression_inputs(place: &Name, release: &Release, reports: &Reports) -> Digest {
+    digest_of(&(release.id, &variables(place, release, reports)))
+}
+
+fn variables(place: &Name, release: &Release, reports: &Reports) -> BTreeMap<String, Value> {
+    let mut found: Vec<&Finding> = reports.values().flat_map(|report| &report.findings).collect();
+    found.sort_unstable();
+    found.dedup();
+    let count = |severity| found.iter().filter(|it| it.severity == severity).count();
+    let mut findings: serde_json::Map<String, Value> =
+        Severity::ALL.into_iter().map(|it| (it.name().to_owned(), count(it).into())).collect();
+    let scanners: Vec<&str> = reports.keys().map(Name::as_str).collect();
+    findings.insert("scanners".to_owned(), scanners.into());
+    let values = [
+        json!({ "name": place }),
+        Value::Object(findings),
+        json!({ "application": release.application, "version": release.version, "labels": release.labels }),
+    ];
+    VARIABLES.map(str::to_owned).into_iter().zip(values).collect()
 }
 
 impl Security {

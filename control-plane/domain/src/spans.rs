@@ -13,6 +13,12 @@ pub fn approval(id: PromotionId) -> u64 {
     derived(&[b"approval.wait", id.0.as_bytes()])
 }
 
+/// Of one verdict of a gate.
+#[must_use]
+pub fn gate(id: PromotionId, gate: &str, number: u32) -> u64 {
+    derived(&[b"gate.evaluate", id.0.as_bytes(), &number.to_be_bytes(), gate.as_bytes()])
+}
+
 /// Of a whole deployment.
 #[must_use]
 pub fn deployment(id: DeploymentId) -> u64 {
@@ -37,7 +43,7 @@ pub fn of_work(task: &Task) -> TraceContext {
     if task.trace.is_valid() { task.trace.with_span(execution(task.key())) } else { task.trace }
 }
 
-/// Every kind has parts of fixed length, so that two lists of parts never hash the same bytes.
+/// Every kind has parts of fixed length but for the last, so that two lists of parts never hash the same bytes.
 fn derived(parts: &[&[u8]]) -> u64 {
     let mut hash = Sha256::new();
     for part in parts {

@@ -307,10 +307,37 @@ fn a_plan_says_what_the_gates_would_say() {
     world.set_gate(security("scan", &[]));
     world.set_gate(gate("change", http()));
     let environment = &world.tenant().environments[&STAGING];
-    let says = decide::preview(world.tenant(), environment, common::release(2), world.now);
+    let says = decide::preview(
+        world.tenant(),
+        environment,
+        &world.tenant().releases[&common::release(2)],
+        world.now,
+    );
     let says: Vec<_> =
         says.iter().map(|it| (it.gate.as_str(), it.kind, it.says.as_ref().map(|it| it.0))).collect();
     assert_eq!(says, [("change", "http", None), ("scan", "security", Some(Says::Failed))]);
+}
+
+#[test]
+fn an_expression_looks_at_the_release_and_what_was_found_in_it() {
+    let mut world = world();
+    let source = "release.application == 'shop' && findings.critical == 0 && 'trivy' in findings.scanners";
+    world.set_gate(gate("policy", Check::Expression { expression: source.to_owned() }));
+    ask(&mut world, 2);
+    assert_eq!(verdict(&world, 2, "policy"), (Says::Failed, format!("the expression is false: {source}")));
+    world.scan(2, &[]);
+    assert_eq!(*world.status(2), Status::Running);
+    world.scan(2, &["CVE-1"]);
+    assert!(matches!(world.status(2), Status::Halting { .. }));
+    // What has no value lets nothing through.
+    let missing = "release.labels['tier'] == 'gold'".to_owned();
+    world.finish(1, TaskOutcome::Succeeded);
+    world.complete(1);
+    world.set_gate(gate("policy", Check::Expression { expression: missing }));
+    ask(&mut world, 3);
+    let (says, why) = verdict(&world, 3, "policy");
+    assert!(says == Says::Failed && why.contains("cannot be decided"), "{why}");
+    end(&world);
 }
 
 #[test]
@@ -344,6 +371,9 @@ fn nonsense_is_refused_with_the_field() {
     };
     assert_eq!(set(query("  "), 60_000), "query");
     assert_eq!(set(query(&"x".repeat(5_000)), 60_000), "query");
+    let expression = |text: &str| Check::Expression { expression: text.to_owned() };
+    assert_eq!(set(expression("release.version =="), 60_000), "expression");
+    assert_eq!(set(expression("password == ''"), 60_000), "expression");
     let bad = findings(2, &[""]);
     assert_eq!(field(world.tell(TenantCommand::RecordFindings(Box::new(bad)))), "findings[0].id");
     assert!(Number::try_from(f64::NAN).is_err() && Number::try_from(f64::INFINITY).is_err());

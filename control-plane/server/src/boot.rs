@@ -171,6 +171,7 @@ async fn serve(
     .await?;
     let administration = Local::new(engine.handle(), config.state_dir.clone(), shutdown.clone());
     tasks.spawn(local::serve(administration, local::bind(&config.state_dir)?));
+    tasks.spawn(stella_gates::run(engine.handle(), config.gates.sources()?, shutdown.clone()));
     tasks.spawn(systemd::feed_watchdog(engine.handle(), shutdown.clone()));
     systemd::ready();
     tracing::info!(agents = %fleet.local_addr(), api = %api_address, metrics = %metrics_address, "ready");

@@ -10,7 +10,8 @@ use anyhow::Context as _;
 use serde::Deserialize;
 use stella_certs::{CertificateDer, certificates_from_pem};
 
-use crate::traces::{check_endpoint, read_headers};
+use crate::gates::Gates;
+use crate::outside;
 
 pub(crate) use event_bus::EventBus;
 pub(crate) use notifications::Notifications;
@@ -42,6 +43,8 @@ pub(crate) struct Config {
     pub(crate) event_bus: EventBus,
     /// Who is told when something is wrong.
     pub(crate) notifications: Notifications,
+    /// Whom gates may ask.
+    pub(crate) gates: Gates,
 }
 
 /// Where traces go.
@@ -136,6 +139,7 @@ impl Default for Config {
             traces: Traces::default(),
             event_bus: EventBus::default(),
             notifications: Notifications::default(),
+            gates: Gates::default(),
         }
     }
 }
@@ -149,9 +153,9 @@ impl Default for Traces {
 impl Traces {
     fn check(&self) -> anyhow::Result<()> {
         if let Some(endpoint) = &self.endpoint {
-            check_endpoint(endpoint).context("traces.endpoint is no URL of a collector")?;
+            outside::url("traces.endpoint", endpoint)?;
         }
-        self.headers_file.as_deref().map(read_headers).transpose()?;
+        self.headers_file.as_deref().map(|path| outside::headers("traces.headers_file", path)).transpose()?;
         anyhow::ensure!(
             (0.0..=1.0).contains(&self.sample_ratio),
             "traces.sample_ratio must be between 0 and 1, not {}",
@@ -254,6 +258,7 @@ impl Config {
         self.traces.check()?;
         self.event_bus.check()?;
         self.notifications.check()?;
+        self.gates.sources()?;
         anyhow::ensure!(
             (60..=90 * 86_400).contains(&self.agents.certificate_lifetime_s),
             "agents.certificate_lifetime_s must be between 60 and {}, not {}",
@@ -316,6 +321,10 @@ mod tests {
             ("[[notifications.receivers]]\nname = \"a\"\ntype = \"pagerduty\"\n", "routing_key_file"),
             ("[[notifications.routes]]\nreceivers = [\"b\"]\n", "leads to \"b\""),
             ("[[notifications.routes]]\nreceivers = [\"b\"]\nkinds = [\"weather\"]\n", "weather"),
+            ("[gates.prometheus.main]\nurl = \"prometheus:9090\"\n", "gates.prometheus.main.url"),
+            ("[gates.http.change]\nurl = \"https://me:pw@change\"\n", "gates.http.change.url"),
+            ("[gates.http.Change]\nurl = \"https://change\"\n", "gates.http.Change"),
+            ("[gates.http.change]\nurl = \"https://change\"\nca = \"/dev/null\"\n", "gates.http.change.ca"),
         ] {
             let error = format!("{:#}", load(text).unwrap_err());
             assert!(error.contains(key), "{error}");

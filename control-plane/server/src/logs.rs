@@ -4,6 +4,7 @@
 use stella_domain::command::Actor;
 use stella_domain::deployment::Cause;
 use stella_domain::event::{Event, Fact, StreamId};
+use stella_domain::gate::Outcome;
 use stella_domain::tenant::TenantState;
 use stella_engine::{Committed, Handle};
 use stella_protocol::id::{DeploymentId, PromotionId};
@@ -77,6 +78,17 @@ fn write_event(tenant: &TenantState, event: &Event) {
         Fact::PromotionInvalidated { id, reason } => {
             let (environment, release) = of_promotion(tenant, *id);
             tracing::warn!(promotionId = %id, releaseId = release, environmentId = environment, reason, "promotion.invalidated");
+        }
+        Fact::GateEvaluated { promotion, gate, kind, outcome, reason, .. } if *outcome != Outcome::Passed => {
+            let (environment, release) = of_promotion(tenant, *promotion);
+            let name = if kind == "security" { "security.gate.failed" } else { "gate.failed" };
+            let outcome = outcome.name();
+            tracing::warn!(promotionId = %promotion, releaseId = release, environmentId = environment, %gate, gateType = kind, outcome, reason, "{name}");
+        }
+        Fact::GateOverridden { promotion, gate, reason, .. } => {
+            let (environment, release) = of_promotion(tenant, *promotion);
+            let by = account(&event.actor);
+            tracing::warn!(promotionId = %promotion, releaseId = release, environmentId = environment, %gate, by, reason, "gate.overridden");
         }
         Fact::AgentConnected { agent, session, .. } => {
             tracing::info!(agentId = %agent, session = session.0, "agent.connected");

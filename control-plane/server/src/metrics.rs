@@ -9,6 +9,7 @@ use stella_domain::access::{Role, Scope};
 use stella_domain::agent::Connectivity;
 use stella_domain::environment::Environment;
 use stella_domain::event::{Event, Fact};
+use stella_domain::gate::{Check, Outcome};
 use stella_domain::name::Name;
 use stella_domain::promotion::Objection;
 use stella_domain::state::State;
@@ -84,6 +85,7 @@ pub(crate) fn render(handle: &PrometheusHandle, engine: &Handle, fleet: &Fleet, 
             "stella_approval_rejections_total",
             "Rejections of promotions, by what the matter was"
         );
+        describe_counter!("stella_gate_evaluations_total", "Verdicts of gates, and overrides of them");
         describe_gauge!("stella_approval_pending_count", "Pending approvals");
         describe_gauge!("stella_agents_connected", "Connected agents");
         describe_gauge!("stella_targets_total", "Total targets");
@@ -160,6 +162,7 @@ fn project(state: &State, tenant: &Arc<TenantState>) {
     for environment in tenant.environments.values() {
         count_ends(tenant, &environment.name);
         promotions(state, tenant, environment);
+        gates(tenant, environment);
     }
     let mut targets = std::collections::BTreeMap::<(String, String), usize>::new();
     for target in tenant.targets.values() {
@@ -170,6 +173,27 @@ fn project(state: &State, tenant: &Arc<TenantState>) {
     for ((environment, kind), count) in targets {
         gauge!("stella_targets_total", "tenant" => name.clone(), "env" => environment, "type" => kind)
             .set(as_f64(count));
+    }
+}
+
+/// Counts what gates said in an environment: of the types that it has, from 0 on, and of those that it had.
+fn gates(tenant: &TenantState, environment: &Environment) {
+    let totals = tenant.totals.gates.get(&environment.name);
+    let has = |kind: &str| environment.gates.values().any(|it| it.gate.check.name() == kind);
+    for kind in
+        Check::TYPES.into_iter().filter(|kind| has(kind) || totals.is_some_and(|it| it.contains_key(*kind)))
+    {
+        let outcomes = [Outcome::Passed, Outcome::Failed, Outcome::Unavailable].map(Outcome::name);
+        for result in outcomes.into_iter().chain(["overridden"]) {
+            let count = totals.and_then(|it| it.get(kind)).and_then(|it| it.get(result));
+            let labels = [
+                ("tenant", tenant.name.to_string()),
+                ("env", environment.name.to_string()),
+                ("gate_type", kind.to_owned()),
+                ("result", result.to_owned()),
+            ];
+            counter!("stella_gate_evaluations_total", &labels).absolute(count.copied().unwrap_or(0));
+        }
     }
 }
 

@@ -103,6 +103,7 @@ impl Spans {
             Fact::PromotionWithdrawn { id, .. } => self.approval(tenant, *id, event.at, "withdrawn"),
             Fact::PromotionExpired { id } => self.approval(tenant, *id, event.at, "expired"),
             Fact::PromotionInvalidated { id, .. } => self.approval(tenant, *id, event.at, "invalidated"),
+            Fact::GateEvaluated { .. } => self.gate(tenant, event),
             Fact::TaskDispatched { key, .. } if self.on_their_way.len() < ON_THEIR_WAY_MAX => {
                 self.on_their_way.insert(*key, event.at);
             }
@@ -169,6 +170,39 @@ impl Spans {
                 KeyValue::new("duration", waited.as_secs_f64()),
                 KeyValue::new("tenant.id", tenant.id.to_string()),
                 KeyValue::new("decision", decision),
+            ],
+            error: None,
+        });
+    }
+
+    /// From the question, if there was one, to the verdict. Of several verdicts in one batch the state has the last one's question only.
+    fn gate(&self, tenant: &TenantState, event: &Event) {
+        let Fact::GateEvaluated { promotion: id, gate, kind, number, outcome, policy, .. } = &event.fact
+        else {
+            return;
+        };
+        let Some(promotion) = tenant.promotions.get(id) else { return };
+        let record = tenant.gates.get(id).and_then(|records| records.get(gate));
+        let asked_at = record
+            .filter(|it| it.evaluations == *number)
+            .and_then(|it| it.verdict.as_ref())
+            .map_or(event.at, |it| it.asked_at);
+        self.traces.write(Span {
+            service: Service::ControlPlane,
+            trace: promotion.trace,
+            id: spans::gate(*id, gate.as_str(), *number),
+            parent: promotion.trace.span_id,
+            name: "gate.evaluate",
+            kind: SpanKind::Internal,
+            start: time(asked_at),
+            end: time(event.at),
+            attributes: vec![
+                KeyValue::new("gate_type", kind.clone()),
+                KeyValue::new("result", outcome.name()),
+                KeyValue::new("gate", gate.to_string()),
+                KeyValue::new("promotion_id", id.to_string()),
+                KeyValue::new("policy", policy.to_string()),
+                KeyValue::new("tenant.id", tenant.id.to_string()),
             ],
             error: None,
         });

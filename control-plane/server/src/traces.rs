@@ -1,11 +1,9 @@
 //! Spans on their way to a collector, by OTLP over HTTP: batched on a thread of its own, bounded, and never waited for.
 
-use std::collections::HashMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use metrics::{counter, describe_counter};
 use opentelemetry::trace::{SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState};
 use opentelemetry::{InstrumentationScope, KeyValue};
@@ -15,11 +13,11 @@ use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{
     BatchConfigBuilder, BatchSpanProcessor, SpanData, SpanEvents, SpanExporter, SpanLinks, SpanProcessor as _,
 };
-use reqwest::header::{HeaderName, HeaderValue};
 use reqwest::redirect::Policy;
 use stella_protocol::trace::TraceContext;
 
 use crate::config::Traces as Config;
+use crate::outside;
 
 /// How many spans of each service may wait for the collector. Beyond it they are dropped, work is not delayed.
 const WAITING_SPANS_MAX: usize = 16_384;
@@ -127,8 +125,10 @@ fn is_in_sample(trace_id: u128, ratio: f64) -> bool {
 }
 
 fn processor(endpoint: &str, config: &Config, service: &'static str) -> anyhow::Result<BatchSpanProcessor> {
-    let ca = config.ca.as_deref().map(read_ca).transpose()?;
-    let headers = config.headers_file.as_deref().map(read_headers).transpose()?.unwrap_or_default();
+    let ca = config.ca.as_deref().map(|path| outside::roots("traces.ca", path)).transpose()?;
+    let headers = config.headers_file.as_deref();
+    let headers =
+        headers.map(|path| outside::headers("traces.headers_file", path)).transpose()?.unwrap_or_default();
     // The client must not be made within the runtime: it brings one of its own.
     let client = std::thread::spawn(move || {
         // The headers are for the collector that is configured, and for nobody that it may point to.
@@ -160,41 +160,6 @@ fn processor(endpoint: &str, config: &Config, service: &'static str) -> anyhow::
     let mut processor = BatchSpanProcessor::builder(Counted(exporter)).with_batch_config(batches).build();
     opentelemetry_sdk::trace::SpanProcessor::set_resource(&mut processor, &resource);
     Ok(processor)
-}
-
-/// The collector's address: without credentials, which belong in `traces.headers_file`.
-pub(crate) fn check_endpoint(text: &str) -> anyhow::Result<()> {
-    let url = reqwest::Url::parse(text)?;
-    ensure!(matches!(url.scheme(), "http" | "https"), "it must begin with https:// or http://");
-    ensure!(
-        url.username().is_empty() && url.password().is_none(),
-        "credentials belong in traces.headers_file"
-    );
-    Ok(())
-}
-
-fn read_ca(path: &Path) -> anyhow::Result<Vec<reqwest::Certificate>> {
-    let wrong = || format!("traces.ca {}", path.display());
-    let certificates = reqwest::Certificate::from_pem_bundle(&std::fs::read(path).with_context(wrong)?);
-    let certificates = certificates.with_context(wrong)?;
-    ensure!(!certificates.is_empty(), "{} holds no certificate", wrong());
-    Ok(certificates)
-}
-
-/// Lines of `Name: value`. Errors name the line, never the value: it is a secret.
-pub(crate) fn read_headers(path: &Path) -> anyhow::Result<HashMap<String, String>> {
-    let wrong = || format!("traces.headers_file {}", path.display());
-    let text = std::fs::read_to_string(path).with_context(wrong)?;
-    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    lines
-        .map(|(at, line)| {
-            let problem = || format!("{}: line {} is not `Name: value`", wrong(), at + 1);
-            let (name, value) = line.split_once(':').with_context(problem)?;
-            let name: HeaderName = name.trim().parse().ok().with_context(problem)?;
-            let value = HeaderValue::from_str(value.trim()).ok().with_context(problem)?;
-            Ok((name.to_string(), value.to_str().ok().with_context(problem)?.to_owned()))
-        })
-        .collect()
 }
 
 /// An exporter whose failures are seen.
@@ -236,29 +201,6 @@ mod tests {
         for (ratio, least, most) in [(0.0, 0, 0), (0.1, 50, 150), (0.5, 400, 600), (1.0, 1_000, 1_000)] {
             let sampled = ids.clone().filter(|id| is_in_sample(*id, ratio)).count();
             assert!((least..=most).contains(&sampled), "{sampled} of 1,000 at {ratio}");
-        }
-    }
-
-    #[test]
-    fn headers_are_read_and_a_wrong_line_is_named_without_its_value() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("headers");
-        std::fs::write(&path, "Authorization: Basic c2VjcmV0\n\nX-Scope-OrgID: 7\n").unwrap();
-        let headers = read_headers(&path).unwrap();
-        assert_eq!((headers.len(), headers["authorization"].as_str()), (2, "Basic c2VjcmV0"));
-        for wrong in ["X: 1\nc2VjcmV0", "X: 1\nX Y: c2VjcmV0", "X: 1\nX: c2VjcmV0\u{1}"] {
-            std::fs::write(&path, wrong).unwrap();
-            let error = format!("{:#}", read_headers(&path).unwrap_err());
-            assert!(error.contains("line 2") && !error.contains("c2Vj"), "{error}");
-        }
-    }
-
-    #[test]
-    fn an_endpoint_is_a_url_without_credentials() {
-        check_endpoint("https://collector:4318/v1/traces").unwrap();
-        for wrong in ["collector:4318", "ftp://collector", "https://me:secret@collector", ""] {
-            let error = check_endpoint(wrong).unwrap_err().to_string();
-            assert!(!error.contains("secret@"), "{error}");
         }
     }
 }

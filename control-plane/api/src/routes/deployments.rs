@@ -94,7 +94,8 @@ pub(crate) async fn plan(
     let (actor, now) = (change.actor(), app.engine.now());
     // Thousands of targets take a while.
     let decided = tokio::task::spawn_blocking(move || {
-        decide::plan(&state, actor, tenant.id, &new, now).map(|planned| view::plan(&tenant, &new, &planned))
+        decide::plan(&state, actor, tenant.id, &new, now)
+            .map(|planned| view::plan(&tenant, &new, &planned, now))
     });
     Ok(Json(decided.await.map_err(|error| ApiError::internal(&error))??))
 }

@@ -124,7 +124,7 @@ pub(crate) async fn set_approvals(
 }
 
 /// An environment as it is now.
-fn shown(app: &App, tenant: TenantId, id: EnvironmentId) -> Result<Json<Environment>, ApiError> {
+pub(super) fn shown(app: &App, tenant: TenantId, id: EnvironmentId) -> Result<Json<Environment>, ApiError> {
     let state = app.engine.state();
     let tenant = resolve::tenant(&state, &tenant.to_string())?;
     let environment = resolve::environment(tenant, &id.to_string())?;

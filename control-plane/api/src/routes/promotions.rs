@@ -50,7 +50,8 @@ pub(crate) async fn promotions(
             && status.is_none_or(|status| it.status_name() == status)
     });
     let paging = Paging { limit: filter.limit, cursor: filter.cursor };
-    page(&paging, wanted.map(|(id, it)| (*id, it)), |it| view::promotion(tenant, it))
+    let now = app.engine.now();
+    page(&paging, wanted.map(|(id, it)| (*id, it)), |it| view::promotion(tenant, it, now))
 }
 
 /// Shows a promotion.
@@ -62,7 +63,7 @@ pub(crate) async fn promotion(
 ) -> Result<Json<Promotion>, ApiError> {
     let state = app.engine.state();
     let tenant = resolve::tenant(&state, &tenant)?;
-    Ok(Json(view::promotion(tenant, resolve::promotion(tenant, &promotion)?)))
+    Ok(Json(view::promotion(tenant, resolve::promotion(tenant, &promotion)?, app.engine.now())))
 }
 
 /// Shows what a promotion that waits would do: what one approves.
@@ -87,7 +88,7 @@ pub(crate) async fn promotion_plan(
             let problem = "another deployment is changing its targets; look again when that has ended";
             return Err(ApiError::new(ErrorCode::Conflict, problem));
         }
-        Ok::<_, ApiError>(view::plan(&tenant, &promotion.wanted, &planned))
+        Ok::<_, ApiError>(view::plan(&tenant, &promotion.wanted, &planned, now))
     });
     Ok(Json(planned.await.map_err(|error| ApiError::internal(&error))??))
 }
@@ -144,7 +145,7 @@ pub(crate) async fn withdraw(
     shown(&app, tenant, promotion).map(Json)
 }
 
-fn found(app: &App, tenant: &str, promotion: &str) -> Result<(TenantId, PromotionId), ApiError> {
+pub(super) fn found(app: &App, tenant: &str, promotion: &str) -> Result<(TenantId, PromotionId), ApiError> {
     let state = app.engine.state();
     let tenant = resolve::tenant(&state, tenant)?;
     Ok((tenant.id, resolve::promotion(tenant, promotion)?.id))
@@ -154,5 +155,5 @@ fn found(app: &App, tenant: &str, promotion: &str) -> Result<(TenantId, Promotio
 pub(super) fn shown(app: &App, tenant: TenantId, id: PromotionId) -> Result<Promotion, ApiError> {
     let state = app.engine.state();
     let tenant = resolve::tenant(&state, &tenant.to_string())?;
-    Ok(view::promotion(tenant, resolve::promotion(tenant, &id.to_string())?))
+    Ok(view::promotion(tenant, resolve::promotion(tenant, &id.to_string())?, app.engine.now()))
 }

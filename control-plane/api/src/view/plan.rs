@@ -1,20 +1,27 @@
 //! What a deployment would do, and what a person should know before it does.
 
 use stella_api_types::deployment as dto;
+use stella_api_types::gate::PlannedGate;
 use stella_domain::agent::Connectivity;
 use stella_domain::command::NewDeployment;
-use stella_domain::decide::Planned;
+use stella_domain::decide::{self, Planned};
 use stella_domain::event::PlannedTarget;
 use stella_domain::hold::Standing;
 use stella_domain::tenant::TenantState;
+use stella_protocol::time::Timestamp;
 
 use super::deployment::{amount, on_failure, strategy};
 use super::promotion::plan_hash;
 use super::release::release_ref;
-use super::{agent_named, connectivity, environment_named, target_named};
+use super::{agent_named, connectivity, environment_named, gate, target_named};
 
 /// What a deployment would do in this tenant.
-pub(crate) fn plan(tenant: &TenantState, wanted: &NewDeployment, planned: &Planned) -> dto::DeploymentPlan {
+pub(crate) fn plan(
+    tenant: &TenantState,
+    wanted: &NewDeployment,
+    planned: &Planned,
+    now: Timestamp,
+) -> dto::DeploymentPlan {
     let release = tenant.releases.get(&wanted.release);
     let standing = release.map(|release| &release.standing);
     let domains: Vec<_> = planned.targets.iter().map(|part| part.domain.as_deref()).collect();
@@ -36,11 +43,18 @@ pub(crate) fn plan(tenant: &TenantState, wanted: &NewDeployment, planned: &Plann
             .collect(),
         plan: plan_hash(planned.plan),
         approvals_needed: planned.rule.as_ref().map_or(0, |rule| rule.needed),
+        gates: gates(tenant, wanted, now),
         warnings: match standing {
             Some(Standing::Deprecated(hold)) => vec![format!("the release is deprecated: {}", hold.reason)],
             Some(Standing::Good | Standing::Blocked(_)) | None => Vec::new(),
         },
     }
+}
+
+fn gates(tenant: &TenantState, wanted: &NewDeployment, now: Timestamp) -> Vec<PlannedGate> {
+    let places = (tenant.environments.get(&wanted.environment), tenant.releases.get(&wanted.release));
+    let (Some(environment), Some(release)) = places else { return Vec::new() };
+    decide::preview(tenant, environment, release, now).iter().map(gate::planned).collect()
 }
 
 fn target(tenant: &TenantState, part: &PlannedTarget, wave: u32) -> Option<dto::PlannedTarget> {

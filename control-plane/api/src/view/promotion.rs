@@ -6,14 +6,15 @@ use stella_domain::plan::Plan;
 use stella_domain::promotion::{ApprovalRule, Objection, Promotion, PromotionStatus};
 use stella_domain::state::State;
 use stella_domain::tenant::TenantState;
+use stella_protocol::time::Timestamp;
 
 use super::deployment::{on_failure, strategy};
 use super::event::actor;
 use super::release::release_ref;
-use super::{environment_named, named, target_named, time};
+use super::{environment_named, gate, named, target_named, time};
 
 /// A promotion of this tenant.
-pub(crate) fn promotion(tenant: &TenantState, promotion: &Promotion) -> dto::Promotion {
+pub(crate) fn promotion(tenant: &TenantState, promotion: &Promotion, now: Timestamp) -> dto::Promotion {
     let wanted = &promotion.wanted;
     let (reason, objection, by, ended_at) = match &promotion.status {
         PromotionStatus::Pending => (None, None, None, None),
@@ -54,6 +55,7 @@ pub(crate) fn promotion(tenant: &TenantState, promotion: &Promotion) -> dto::Pro
                 reason: approval.reason.clone(),
             })
             .collect(),
+        gates: gate::states(tenant, promotion, now),
         requested_at: time(promotion.requested_at),
         requested_by: actor(&promotion.requested_by),
         expires_at: promotion.expires_at.map(time),

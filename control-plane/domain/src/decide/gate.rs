@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use stella_expression::Expression;
 use stella_protocol::digest::Digest;
 use stella_protocol::id::{DeploymentId, EnvironmentId, PromotionId, ReleaseId};
 use stella_protocol::time::Timestamp;
@@ -14,12 +15,13 @@ use crate::environment::Environment;
 use crate::event::Fact;
 use crate::findings::{FINDING_COMPONENT_BYTES_MAX, FINDING_ID_BYTES_MAX, FINDINGS_MAX, SCANNERS_MAX};
 use crate::gate::{
-    AGAIN_MS_RANGE, ALLOWED_MAX, Check, Evaluated, GATES_MAX, Gate, Outcome as Says, QUERY_BYTES_MAX, Record,
-    Standing, TTL_MS_RANGE, VERDICT_REASON_BYTES_MAX,
+    self, AGAIN_MS_RANGE, ALLOWED_MAX, Check, Evaluated, GATES_MAX, Gate, Outcome as Says, QUERY_BYTES_MAX,
+    Record, Standing, TTL_MS_RANGE, VARIABLES, VERDICT_REASON_BYTES_MAX,
 };
 use crate::name::Name;
 use crate::promotion::PromotionStatus;
 use crate::rejection::Rejection;
+use crate::release::Release;
 use crate::tenant::TenantState;
 
 /// What all gates of an environment together say about one promotion.
@@ -49,37 +51,51 @@ pub struct Preview {
 pub fn preview(
     tenant: &TenantState,
     environment: &Environment,
-    release: ReleaseId,
+    release: &Release,
     now: Timestamp,
 ) -> Vec<Preview> {
     let look = |standing: &Standing| {
         let Gate { name, check, .. } = &standing.gate;
-        let says = evaluate(tenant, check, release, now).map(|it| (it.outcome, it.reason));
+        let says = evaluate(tenant, environment, check, release, now).map(|it| (it.outcome, it.reason));
         Preview { gate: name.clone(), kind: check.name(), says }
     };
     environment.gates.values().map(look).collect()
 }
 
 /// What a check comes to that is decided here; `None` if it has to be asked.
-fn evaluate(tenant: &TenantState, check: &Check, release: ReleaseId, now: Timestamp) -> Option<Evaluated> {
+fn evaluate(
+    tenant: &TenantState,
+    environment: &Environment,
+    check: &Check,
+    release: &Release,
+    now: Timestamp,
+) -> Option<Evaluated> {
+    let reports = || tenant.findings.get(&release.id).cloned().unwrap_or_default();
     match check {
-        Check::Security(security) => {
-            let reports = tenant.findings.get(&release).cloned().unwrap_or_default();
-            Some(security.evaluate(release, &reports, now))
+        Check::Security(security) => Some(security.evaluate(release.id, &reports(), now)),
+        Check::Expression { expression } => {
+            Some(gate::evaluate_expression(expression, &environment.name, release, &reports()))
         }
         Check::Metric { .. } | Check::Http { .. } | Check::Manual => None,
     }
 }
 
 /// Whether what a verdict was made on is what there is now.
-fn looked_at(tenant: &TenantState, check: &Check, release: ReleaseId, record: &Record) -> bool {
-    match (check, &record.verdict) {
-        (Check::Security(security), Some(verdict)) if record.overridden.is_none() => {
-            let reports = tenant.findings.get(&release).cloned().unwrap_or_default();
-            verdict.inputs == Some(security.inputs(release, &reports))
-        }
-        (Check::Security(_) | Check::Metric { .. } | Check::Http { .. } | Check::Manual, _) => true,
-    }
+fn looked_at(
+    tenant: &TenantState,
+    environment: &Environment,
+    check: &Check,
+    release: &Release,
+    record: &Record,
+) -> bool {
+    let Some(verdict) = record.verdict.as_ref().filter(|_| record.overridden.is_none()) else { return true };
+    let reports = || tenant.findings.get(&release.id).cloned().unwrap_or_default();
+    let inputs = match check {
+        Check::Security(security) => security.inputs(release.id, &reports()),
+        Check::Expression { .. } => gate::expression_inputs(&environment.name, release, &reports()),
+        Check::Metric { .. } | Check::Http { .. } | Check::Manual => return true,
+    };
+    verdict.inputs == Some(inputs)
 }
 
 /// Sets a gate, instead of one of the same name. What is under way meets it before its next wave.
@@ -137,7 +153,20 @@ fn makes_sense(gate: &Gate) -> Result<(), Rejection> {
         Check::Metric { query, .. } if query.trim().is_empty() || query.len() > QUERY_BYTES_MAX => {
             Err(Rejection::invalid("query", format!("must have 1 to {QUERY_BYTES_MAX} bytes")))
         }
+        Check::Expression { expression } => compiles(expression),
         Check::Metric { .. } | Check::Http { .. } | Check::Manual => Ok(()),
+    }
+}
+
+/// A wrong name is found when the gate is set, and not when it is needed.
+fn compiles(source: &str) -> Result<(), Rejection> {
+    let invalid = |problem| Rejection::invalid("expression", problem);
+    let expression = Expression::compile(source).map_err(|error| invalid(error.to_string()))?;
+    match expression.references().iter().find(|it| !VARIABLES.contains(&it.name.as_str())) {
+        Some(it) => {
+            Err(invalid(format!("{}: there is no {}; there are {}", it.at, it.name, VARIABLES.join(", "))))
+        }
+        None => Ok(()),
     }
 }
 
@@ -154,10 +183,12 @@ pub(super) enum Asking {
 pub(super) fn rule(tx: &mut Transaction<'_>, id: PromotionId, asking: Asking) -> Result<Ruling, Rejection> {
     let Some(promotion) = tx.tenant.promotions.get(&id) else { return Ok(Ruling::Open) };
     let (place, release) = (promotion.wanted.environment, promotion.wanted.release);
-    let standings: Vec<Standing> = environment(tx, place)?.gates.values().cloned().collect();
+    let place = Arc::clone(environment(tx, place)?);
+    let release = tx.tenant.releases.get(&release).map(Arc::clone);
+    let release = release.ok_or_else(|| Rejection::not_found(ReleaseId::KIND, id))?;
     let (mut waits, mut closed) = (false, None);
-    for standing in &standings {
-        match rule_one(tx, (id, release), standing, asking)? {
+    for standing in place.gates.values() {
+        match rule_one(tx, id, (&place, &release), (standing, asking))? {
             Ruling::Open => {}
             Ruling::Waits => waits = true,
             Ruling::Closed(reason) => {
@@ -174,16 +205,16 @@ pub(super) fn rule(tx: &mut Transaction<'_>, id: PromotionId, asking: Asking) ->
 
 fn rule_one(
     tx: &mut Transaction<'_>,
-    (id, release): (PromotionId, ReleaseId),
-    Standing { gate, policy }: &Standing,
-    asking: Asking,
+    id: PromotionId,
+    (place, release): (&Environment, &Release),
+    (Standing { gate, policy }, asking): (&Standing, Asking),
 ) -> Result<Ruling, Rejection> {
     let record = record(&tx.tenant, id, &gate.name);
-    if record.lets_through(*policy, tx.now) && looked_at(&tx.tenant, &gate.check, release, &record) {
+    if record.lets_through(*policy, tx.now) && looked_at(&tx.tenant, place, &gate.check, release, &record) {
         return Ok(Ruling::Open);
     }
     let before = record.verdict.as_ref().filter(|verdict| verdict.policy == *policy);
-    if let Some(found) = evaluate(&tx.tenant, &gate.check, release, tx.now) {
+    if let Some(found) = evaluate(&tx.tenant, place, &gate.check, release, tx.now) {
         let same = before.is_some_and(|it| {
             it.outcome == found.outcome
                 && it.reason == found.reason

@@ -1,0 +1,81 @@
+//! Gates, from the shapes of requests.
+
+use stella_api_types::gate as dto;
+use stella_domain::findings::Severity;
+use stella_domain::gate::{Allowed, Check, Comparison, Gate, Number, Security, TTL_MS_DEFAULT, TTL_MS_RANGE};
+
+use super::{in_range, name, reason};
+use crate::error::ApiError;
+
+/// What must be so for a release to come to an environment.
+pub(crate) fn gate(body: &dto::SetGate) -> Result<Gate, ApiError> {
+    Ok(Gate {
+        name: name("name", &body.name)?,
+        check: check(&body.check)?,
+        ttl_ms: match body.ttl_seconds {
+            None => TTL_MS_DEFAULT,
+            Some(seconds) => {
+                seconds.checked_mul(1_000).filter(|ms| in_range(*ms, TTL_MS_RANGE)).ok_or_else(|| {
+                    let problem = format!("is {seconds}; it must be between 1 and 604800 (a week)");
+                    ApiError::invalid("ttl_seconds", problem)
+                })?
+            }
+        },
+    })
+}
+
+fn check(check: &dto::Check) -> Result<Check, ApiError> {
+    Ok(match check {
+        dto::Check::Security { limits, allowed, scanners, max_age_seconds } => Check::Security(Security {
+            limits: limits
+                .iter()
+                .map(|(text, limit)| Ok((severity(text)?, *limit)))
+                .collect::<Result<_, ApiError>>()?,
+            allowed: allowed.iter().enumerate().map(self::allowed).collect::<Result<_, _>>()?,
+            scanners: scanners
+                .iter()
+                .enumerate()
+                .map(|(at, scanner)| name(&format!("check.scanners[{at}]"), scanner))
+                .collect::<Result<_, _>>()?,
+            max_age_ms: max_age_seconds.map(|seconds| seconds.saturating_mul(1_000)),
+        }),
+        dto::Check::Metric { source, query, comparison, threshold } => Check::Metric {
+            source: name("check.source", source)?,
+            query: query.clone(),
+            comparison: self::comparison(*comparison),
+            threshold: threshold
+                .as_f64()
+                .and_then(|number| Number::try_from(number).ok())
+                .ok_or_else(|| ApiError::invalid("check.threshold", "must be a finite number"))?,
+        },
+        dto::Check::Expression { expression } => Check::Expression { expression: expression.clone() },
+        dto::Check::Http { endpoint } => Check::Http { endpoint: name("check.endpoint", endpoint)? },
+        dto::Check::Manual {} => Check::Manual,
+    })
+}
+
+fn severity(text: &str) -> Result<Severity, ApiError> {
+    Severity::ALL.into_iter().find(|it| it.name() == text).ok_or_else(|| {
+        let known = Severity::ALL.map(Severity::name).join(", ");
+        ApiError::invalid(format!("check.limits.{text}"), format!("is no severity; there are {known}"))
+    })
+}
+
+fn allowed((at, allowed): (usize, &dto::AllowedFinding)) -> Result<Allowed, ApiError> {
+    let field = |name: &str| format!("check.allowed[{at}].{name}");
+    let until = allowed.until.as_deref().map(stella_api_types::time::parse_rfc3339).transpose();
+    Ok(Allowed {
+        id: allowed.id.clone(),
+        until: until.map_err(|error| ApiError::invalid(field("until"), error.to_string()))?,
+        reason: reason(&field("reason"), &allowed.reason)?,
+    })
+}
+
+const fn comparison(comparison: dto::Comparison) -> Comparison {
+    match comparison {
+        dto::Comparison::Below => Comparison::Below,
+        dto::Comparison::AtMost => Comparison::AtMost,
+        dto::Comparison::Above => Comparison::Above,
+        dto::Comparison::AtLeast => Comparison::AtLeast,
+    }
+}

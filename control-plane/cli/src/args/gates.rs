@@ -1,0 +1,167 @@
+//! Gates and what scanners have found.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Gate {
+    /// Set a gate; one of the same name is replaced. What is under way meets it before its next wave.
+    #[command(subcommand)]
+    Set(SetGate),
+    /// List the gates of an environment.
+    List {
+        /// Its name or id.
+        environment: String,
+    },
+    /// Take a gate away. What waits for it alone starts.
+    Remove {
+        /// The environment's name or id.
+        environment: String,
+        /// The gate's name.
+        gate: String,
+    },
+    /// Say that a manual gate lets a promotion through. Whoever asked for it cannot.
+    Pass {
+        #[command(flatten)]
+        word: Word,
+    },
+    /// Say that a manual gate does not let a promotion through: if it is on its way, it halts.
+    Fail {
+        #[command(flatten)]
+        word: Word,
+    },
+    /// Let a promotion through a gate whatever that says. Needs the role admin, and is recorded for ever.
+    Override {
+        #[command(flatten)]
+        word: Word,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Word {
+    /// The promotion's id.
+    pub(crate) promotion: String,
+    /// The gate's name.
+    pub(crate) gate: String,
+    /// Why; it is recorded.
+    #[arg(long)]
+    pub(crate) reason: String,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Place {
+    /// The environment's name or id.
+    pub(crate) environment: String,
+    /// The gate's name, unique there.
+    pub(crate) gate: String,
+    /// For how long a verdict that lets through holds, in seconds; 300 if not given.
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) ttl: Option<u64>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SetGate {
+    /// What scanners have found in the release.
+    Security {
+        #[command(flatten)]
+        place: Place,
+        /// How many findings of a severity there may be (can be given more than once), such as critical=0.
+        #[arg(long = "limit", value_name = "SEVERITY=COUNT", value_parser = limit, required_unless_present = "scanners")]
+        limits: Vec<(String, u32)>,
+        /// A finding that does not count, and why (can be given more than once): CVE-2026-1234=REASON.
+        #[arg(long = "allow", value_name = "ID=REASON", value_parser = super::pair)]
+        allowed: Vec<(String, String)>,
+        /// Until when the allowed findings do not count: 2026-12-31T00:00:00Z; for ever if not given.
+        #[arg(long, value_name = "TIME", requires = "allowed")]
+        allow_until: Option<String>,
+        /// A scanner that must have reported (can be given more than once); any one if not given.
+        #[arg(long = "scanner", value_name = "NAME")]
+        scanners: Vec<String>,
+        /// How old its report may be, in seconds.
+        #[arg(long, value_name = "SECONDS")]
+        max_age: Option<u64>,
+    },
+    /// What a Prometheus answers: there must be a sample, and each must compare as wanted.
+    #[command(group = clap::ArgGroup::new("comparison").required(true).args(["below", "at_most", "above", "at_least"]))]
+    Metric {
+        #[command(flatten)]
+        place: Place,
+        /// Which Prometheus: a name in the control plane's configuration.
+        #[arg(long, value_name = "NAME")]
+        source: String,
+        /// The query, in PromQL.
+        #[arg(long, value_name = "PROMQL")]
+        query: String,
+        /// Each sample must be smaller.
+        #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+        below: Option<f64>,
+        /// Each sample must be smaller or the same.
+        #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+        at_most: Option<f64>,
+        /// Each sample must be larger.
+        #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+        above: Option<f64>,
+        /// Each sample must be larger or the same.
+        #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+        at_least: Option<f64>,
+    },
+    /// What an expression comes to, in CEL: "findings.critical == 0 && release.labels['tier'] == 'gold'".
+    Expression {
+        #[command(flatten)]
+        place: Place,
+        /// The expression, over release, environment and findings.
+        expression: String,
+    },
+    /// What an HTTP endpoint answers.
+    Http {
+        #[command(flatten)]
+        place: Place,
+        /// Which one: a name in the control plane's configuration.
+        #[arg(long, value_name = "NAME")]
+        endpoint: String,
+    },
+    /// What a person says.
+    Manual {
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Findings {
+    /// Record what a scanner has found in a release, instead of its report before.
+    Record {
+        /// The release: an id or APPLICATION:VERSION.
+        release: String,
+        /// Its report: SARIF, CycloneDX JSON, or the JSON of Trivy or Grype.
+        file: PathBuf,
+        /// Which scanner.
+        #[arg(long, value_name = "NAME")]
+        scanner: String,
+    },
+    /// Show what scanners have found in a release.
+    Show {
+        /// The release: an id or APPLICATION:VERSION.
+        release: String,
+        /// Only what is at least so bad.
+        #[arg(long, value_enum, default_value_t = Severity::Unknown)]
+        from: Severity,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub(crate) enum Severity {
+    Unknown,
+    Low,
+    Medium,
+    High,
+    Critical,
+}
+
+/// Reads `SEVERITY=COUNT`.
+fn limit(text: &str) -> Result<(String, u32), String> {
+    let expected = || format!("{text:?} is no limit; expected SEVERITY=COUNT, such as critical=0");
+    let (severity, count) = text.split_once('=').ok_or_else(expected)?;
+    Ok((severity.to_owned(), count.parse().map_err(|_| expected())?))
+}

@@ -1,0 +1,194 @@
+//! Gates, what people say about them, and what scanners have found.
+
+use clap::ValueEnum as _;
+use stella_api_types::environment::Environment;
+use stella_api_types::gate::{
+    AllowedFinding, Check, Comparison, DecideGate, Gate as Dto, GateState, ScanReport, SetGate as Body,
+};
+use stella_api_types::hold::HoldBack;
+use stella_api_types::paths;
+use stella_api_types::promotion::Promotion;
+
+use crate::args::{Findings, Gate, Place, SetGate, Severity, Word};
+use crate::client::{self, Error};
+use crate::{Context, print, promotion};
+
+pub(crate) async fn gate(context: &Context, command: Gate) -> Result<(), Error> {
+    match command {
+        Gate::Set(set) => {
+            let (place, check) = wanted(set)?;
+            self::set(context, place, check).await
+        }
+        Gate::List { environment } => {
+            let path = context.path(paths::ENVIRONMENT_GATES, &[&environment])?;
+            let gates: Vec<Dto> = context.client.list(&path, &[]).await?;
+            print::list(context.output, &gates, &["GATE", "TYPE", "LETS THROUGH IF", "HOLDS"], |it| {
+                let (kind, text) = described(&it.check);
+                vec![it.name.clone(), kind.to_owned(), text, format!("{} s", it.ttl_seconds)]
+            })
+        }
+        Gate::Remove { environment, gate } => {
+            context.client.delete(&context.path(paths::ENVIRONMENT_GATE, &[&environment, &gate])?).await?;
+            print::result(context.output, &serde_json::json!({ "removed": gate }), |_| {
+                format!("gate {gate} removed")
+            })
+        }
+        Gate::Pass { word } => decide(context, word, true).await,
+        Gate::Fail { word } => decide(context, word, false).await,
+        Gate::Override { word: Word { promotion, gate, reason } } => {
+            let path = context.path(paths::PROMOTION_GATE_OVERRIDE, &[&promotion, &gate])?;
+            let now: Promotion = context.client.post(&path, &HoldBack { reason }, None).await?;
+            shown(context, &now)
+        }
+    }
+}
+
+async fn decide(context: &Context, word: Word, passed: bool) -> Result<(), Error> {
+    let Word { promotion, gate, reason } = word;
+    let path = context.path(paths::PROMOTION_GATE_DECISION, &[&promotion, &gate])?;
+    let now: Promotion = context.client.post(&path, &DecideGate { passed, reason }, None).await?;
+    shown(context, &now)
+}
+
+fn shown(context: &Context, now: &Promotion) -> Result<(), Error> {
+    print::result(context.output, now, |it| match it.status.as_str() {
+        "pending" | "approved" => promotion::waits(it),
+        "started" => {
+            format!("promotion {0} has started; follow it with: stella deployment watch {0}", it.id)
+        }
+        ended => format!("promotion {} is {ended}", it.id),
+    })
+}
+
+async fn set(context: &Context, place: Place, check: Check) -> Result<(), Error> {
+    let Place { environment, gate: name, ttl: ttl_seconds } = place;
+    let path = context.path(paths::ENVIRONMENT_GATES, &[&environment])?;
+    let body = Body { name, check, ttl_seconds };
+    let set: Environment = context.client.post(&path, &body, None).await?;
+    print::result(context.output, &set, |it| {
+        let (_, text) = described(&body.check);
+        format!("environment {} takes releases through gate {}: {text}", it.name, body.name)
+    })
+}
+
+fn wanted(set: SetGate) -> Result<(Place, Check), Error> {
+    Ok(match set {
+        SetGate::Security { place, limits, allowed, allow_until, scanners, max_age } => {
+            let allowed = allowed.into_iter();
+            let allowed =
+                allowed.map(|(id, reason)| AllowedFinding { id, until: allow_until.clone(), reason });
+            let (limits, allowed) = (limits.into_iter().collect(), allowed.collect());
+            (place, Check::Security { limits, allowed, scanners, max_age_seconds: max_age })
+        }
+        SetGate::Metric { place, source, query, below, at_most, above, at_least } => {
+            let wanted = [
+                (Comparison::Below, below),
+                (Comparison::AtMost, at_most),
+                (Comparison::Above, above),
+                (Comparison::AtLeast, at_least),
+            ];
+            let wanted = wanted.into_iter().find_map(|(comparison, number)| Some((comparison, number?)));
+            let number = wanted.and_then(|(it, number)| Some((it, serde_json::Number::from_f64(number)?)));
+            let (comparison, threshold) = number
+                .ok_or_else(|| Error::Usage("what samples compare with must be a finite number".into()))?;
+            (place, Check::Metric { source, query, comparison, threshold })
+        }
+        SetGate::Expression { place, expression } => (place, Check::Expression { expression }),
+        SetGate::Http { place, endpoint } => (place, Check::Http { endpoint }),
+        SetGate::Manual { place } => (place, Check::Manual {}),
+    })
+}
+
+/// A check's type, and what it wants.
+fn described(check: &Check) -> (&'static str, String) {
+    match check {
+        Check::Security { limits, allowed, scanners, max_age_seconds } => {
+            let mut parts: Vec<String> =
+                limits.iter().map(|(severity, limit)| format!("at most {limit} {severity}")).collect();
+            if !allowed.is_empty() {
+                let ids: Vec<&str> = allowed.iter().map(|it| it.id.as_str()).collect();
+                parts.push(format!("without {}", ids.join(", ")));
+            }
+            if !scanners.is_empty() {
+                parts.push(format!("reported by {}", scanners.join(" and ")));
+            }
+            parts.extend(max_age_seconds.map(|age| format!("not older than {age} s")));
+            ("security", parts.join(", "))
+        }
+        Check::Metric { source, query, comparison, threshold } => {
+            let comparison = match comparison {
+                Comparison::Below => "<",
+                Comparison::AtMost => "<=",
+                Comparison::Above => ">",
+                Comparison::AtLeast => ">=",
+            };
+            ("metric", format!("{query} {comparison} {threshold} (in {source})"))
+        }
+        Check::Expression { expression } => ("expression", expression.clone()),
+        Check::Http { endpoint } => ("http", format!("{endpoint} says so")),
+        Check::Manual {} => ("manual", "somebody says so".to_owned()),
+    }
+}
+
+/// What gates say about a promotion, one line each.
+pub(crate) fn lines(gates: &[GateState]) -> Vec<String> {
+    gates.iter().map(line).collect()
+}
+
+fn line(it: &GateState) -> String {
+    let said = match (&it.overridden, it.status.as_str()) {
+        (Some(hold), "overridden") => format!(": {}", hold.reason),
+        _ => it.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default(),
+    };
+    let next = match (&it.asked_at, &it.again_at) {
+        (Some(since), _) => format!(" (asked at {since})"),
+        (None, Some(at)) => format!(" (looked at again at {at})"),
+        (None, None) => String::new(),
+    };
+    format!("gate {} {}{said}{next}", it.gate, it.status)
+}
+
+pub(crate) async fn findings(context: &Context, command: Findings) -> Result<(), Error> {
+    match command {
+        Findings::Record { release, file, scanner } => {
+            let document = client::read(&file)?;
+            let path = context.path(paths::RELEASE_SCAN, &[&release, &scanner])?;
+            let report: ScanReport = context.client.put_json(&path, document).await?;
+            print::result(context.output, &report, |it| {
+                format!("{scanner} reported on {release}: {}", counts(it))
+            })
+        }
+        Findings::Show { release, from } => {
+            let path = context.path(paths::RELEASE_FINDINGS, &[&release])?;
+            let reports: Vec<ScanReport> = context.client.list(&path, &[]).await?;
+            print::result(context.output, &reports, |reports| {
+                if reports.is_empty() {
+                    return format!("no scanner has reported on {release}");
+                }
+                let rows = reports.iter().flat_map(|report| rows(report, from)).collect();
+                let heads = reports.iter().map(|it| format!("{} at {}: {}", it.scanner, it.at, counts(it)));
+                let heads: Vec<String> = heads.collect();
+                let table = print::table(&["SEVERITY", "FINDING", "IN", "SCANNER"], rows);
+                format!("{}\n\n{table}", heads.join("\n"))
+            })
+        }
+    }
+}
+
+fn rows(report: &ScanReport, from: Severity) -> Vec<Vec<String>> {
+    let bad_enough = report.findings.iter().filter(|it| {
+        // One that is newer than this program is shown.
+        Severity::from_str(&it.severity, true).is_ok_and(|severity| severity >= from)
+            || Severity::from_str(&it.severity, true).is_err()
+    });
+    let row = |it: &stella_api_types::gate::Finding| {
+        vec![it.severity.clone(), it.id.clone(), it.component.clone(), report.scanner.clone()]
+    };
+    bad_enough.map(row).collect()
+}
+
+fn counts(report: &ScanReport) -> String {
+    let order = ["critical", "high", "medium", "low", "unknown"];
+    let counts = order.iter().filter_map(|name| Some(format!("{} {name}", report.counts.get(*name)?)));
+    counts.collect::<Vec<_>>().join(", ")
+}

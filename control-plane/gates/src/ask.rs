@@ -1,0 +1,190 @@
+//! What every question has: somebody to ask, a time-out, and a bound for the answer.
+
+use std::time::Duration;
+
+use reqwest::header::HeaderMap;
+use reqwest::redirect::Policy;
+use reqwest::{Client, RequestBuilder, Url};
+use stella_domain::gate::{Check, Outcome};
+use stella_domain::state::State;
+use stella_protocol::digest::Digest;
+use stella_protocol::trace::TraceContext;
+
+use crate::Question;
+
+/// How long an answer may take. The core gives up after [`stella_domain::gate::ANSWER_MS_MAX`], and the question may have waited for its turn.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+/// The largest answer, in bytes.
+const ANSWER_BYTES_MAX: usize = 1024 * 1024;
+
+/// Somebody to ask.
+#[derive(Clone)]
+pub struct Source {
+    url: Url,
+    headers: HeaderMap,
+    client: Client,
+}
+
+impl std::fmt::Debug for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The headers are secrets.
+        f.debug_struct("Source").field("url", &self.url.as_str()).finish_non_exhaustive()
+    }
+}
+
+impl Source {
+    /// Somebody at `url`, trusted under `roots` (the system's if `None`), who gets these headers with each question. It is not
+    /// followed where it redirects to: the headers are for nobody else.
+    ///
+    /// # Errors
+    /// If no client can be made of that.
+    pub fn new(
+        url: Url,
+        roots: Option<Vec<reqwest::Certificate>>,
+        headers: HeaderMap,
+    ) -> Result<Self, reqwest::Error> {
+        let mut builder = Client::builder().timeout(ANSWER_TIMEOUT).redirect(Policy::none());
+        if let Some(roots) = roots {
+            builder = builder.tls_certs_only(roots);
+        }
+        Ok(Self { url, headers, client: builder.build()? })
+    }
+
+    /// The address below the configured one.
+    pub(crate) fn below(&self, path: &str) -> Url {
+        let mut url = self.url.clone();
+        let base = url.path().trim_end_matches('/').to_owned();
+        url.set_path(&format!("{base}{path}"));
+        url
+    }
+
+    pub(crate) const fn url(&self) -> &Url {
+        &self.url
+    }
+
+    pub(crate) fn post(&self, url: Url) -> RequestBuilder {
+        self.client.post(url).headers(self.headers.clone())
+    }
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The control plane does not know whom to ask.
+    #[error("{key} is not configured on the control plane")]
+    NotConfigured {
+        /// The missing key.
+        key: String,
+    },
+    /// It cannot be reached, or does not answer in time.
+    #[error("{} cannot be asked: {problem}", host(url))]
+    Unreachable {
+        /// Where.
+        url: Url,
+        /// What went wrong.
+        problem: String,
+    },
+    /// It answers with an error.
+    #[error("{} answered {status}", host(url))]
+    Status {
+        /// Where.
+        url: Url,
+        /// What it answered.
+        status: reqwest::StatusCode,
+    },
+    /// Its answer cannot be used.
+    #[error("the answer of {} cannot be used: {problem}", host(url))]
+    Answer {
+        /// Where.
+        url: Url,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+/// What may be known of an address by everybody who sees a promotion: a path or a query may hold a secret.
+fn host(url: &Url) -> String {
+    let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+    format!("{}://{}{port}", url.scheme(), url.host_str().unwrap_or_default())
+}
+
+/// What was said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Said {
+    pub(crate) outcome: Outcome,
+    pub(crate) reason: String,
+    pub(crate) inputs: Option<Digest>,
+}
+
+/// What a question is about.
+#[derive(Clone, Debug)]
+pub(crate) struct About {
+    pub(crate) check: Check,
+    pub(crate) policy: Digest,
+    pub(crate) plan: Digest,
+    pub(crate) tenant: String,
+    pub(crate) environment: String,
+    pub(crate) release: Release,
+    pub(crate) trace: TraceContext,
+}
+
+/// The release that wants to come.
+#[derive(Clone, Debug, serde::Serialize)]
+pub(crate) struct Release {
+    id: String,
+    application: String,
+    version: String,
+    labels: std::collections::BTreeMap<String, String>,
+}
+
+impl About {
+    /// What a question is about; `None` if it is not open any more.
+    pub(crate) fn find(state: &State, question: &Question) -> Option<Self> {
+        let tenant = state.tenants.get(&question.tenant)?;
+        let asked = tenant.gates.get(&question.promotion)?.get(&question.gate)?.asked?;
+        let promotion = tenant.promotions.get(&question.promotion)?;
+        let environment = tenant.environments.get(&promotion.wanted.environment)?;
+        let standing = environment.gates.get(&question.gate)?;
+        let release = tenant.releases.get(&promotion.wanted.release)?;
+        (asked.number == question.number && asked.policy == standing.policy).then(|| Self {
+            check: standing.gate.check.clone(),
+            policy: standing.policy,
+            plan: promotion.plan.root,
+            tenant: tenant.name.to_string(),
+            environment: environment.name.to_string(),
+            release: Release {
+                id: release.id.to_string(),
+                application: release.application.to_string(),
+                version: release.version.to_string(),
+                labels: release.labels.clone(),
+            },
+            trace: promotion.trace,
+        })
+    }
+}
+
+/// Sends a question and reads its answer, as far as it may be long.
+pub(crate) async fn send(url: &Url, request: RequestBuilder) -> Result<Vec<u8>, Error> {
+    let unreachable = |error: &reqwest::Error| {
+        // The text of the error has the whole address; what is beneath it does not.
+        let mut cause: &dyn std::error::Error = error;
+        while let Some(source) = cause.source() {
+            cause = source;
+        }
+        let problem = if error.is_timeout() { "it took too long".to_owned() } else { cause.to_string() };
+        Error::Unreachable { url: url.clone(), problem }
+    };
+    let mut response = request.send().await.map_err(|error| unreachable(&error))?;
+    if !response.status().is_success() {
+        return Err(Error::Status { url: url.clone(), status: response.status() });
+    }
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(|error| unreachable(&error))? {
+        if body.len() + chunk.len() > ANSWER_BYTES_MAX {
+            let problem = format!("it has more than {ANSWER_BYTES_MAX} bytes");
+            return Err(Error::Answer { url: url.clone(), problem });
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}

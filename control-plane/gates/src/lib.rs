@@ -1,0 +1,151 @@
+//! Asks what gates want to know from outside of the control plane: a Prometheus, or an HTTP endpoint.
+//!
+//! What to ask is in the state ([`stella_domain::gate::Record::asked`]) and what was answered goes there as a command, so that nothing
+//! here has to survive a restart: an open question is asked again by the next process, at least once in all. The core gives up
+//! on an answer by itself; here every question has a shorter time-out. Where to ask comes from the control plane's configuration
+//! alone: a gate names a source and never a URL, so that who may set a gate cannot make the control plane call anything.
+
+mod ask;
+mod http;
+mod prometheus;
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use stella_domain::command::{Actor, Answer, Command, Request, TenantCommand};
+use stella_domain::event::Fact;
+use stella_domain::gate::{Check, Outcome};
+use stella_domain::name::Name;
+use stella_domain::state::State;
+use stella_domain::tenant::TenantState;
+use stella_engine::{Handle, SubmitError};
+use stella_protocol::id::{PromotionId, TenantId};
+use tokio::sync::Semaphore;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+pub use ask::{Error, Source};
+
+/// How many questions are asked at once. Others wait for their turn, within the time that the core gives them.
+const QUESTIONS_MAX: usize = 32;
+/// How often the state is searched for questions, whatever was heard of it.
+const SEARCH_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Whom to ask, by the names that gates use.
+#[derive(Debug, Default)]
+pub struct Sources {
+    /// Prometheus servers, or what has the same HTTP API.
+    pub prometheus: BTreeMap<Name, Source>,
+    /// HTTP endpoints.
+    pub http: BTreeMap<Name, Source>,
+}
+
+/// One question, as the state has it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct Question {
+    tenant: TenantId,
+    promotion: PromotionId,
+    gate: Name,
+    number: u32,
+}
+
+/// Asks and answers until `until` is cancelled.
+pub async fn run(engine: Handle, sources: Sources, until: CancellationToken) {
+    let (sources, turns) = (Arc::new(sources), Arc::new(Semaphore::new(QUESTIONS_MAX)));
+    let mut commits = engine.subscribe();
+    let mut interval = tokio::time::interval(SEARCH_INTERVAL);
+    let mut under_way = HashSet::new();
+    let mut questions = JoinSet::new();
+    loop {
+        let search = tokio::select! {
+            () = until.cancelled() => return,
+            _ = interval.tick() => true,
+            commit = commits.recv() => match commit {
+                Ok(commit) => commit.events.iter().any(|it| matches!(it.event.fact, Fact::GateAsked { .. })),
+                Err(RecvError::Lagged(_)) => true,
+                Err(RecvError::Closed) => return,
+            },
+            Some(ended) = questions.join_next() => {
+                match ended {
+                    Ok(question) => drop(under_way.remove(&question)),
+                    // It is asked again when the core has given up on it.
+                    Err(error) => tracing::error!(%error, "a question about a gate broke off; this is a defect"),
+                }
+                false
+            }
+        };
+        if search {
+            for question in open_questions(&engine.state()) {
+                if under_way.insert(question.clone()) {
+                    let (engine, sources, turns) = (engine.clone(), Arc::clone(&sources), Arc::clone(&turns));
+                    questions.spawn(async move {
+                        // The semaphore is never closed.
+                        let _turn = turns.acquire().await;
+                        settle(&engine, &sources, &question).await;
+                        question
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// What is asked and not answered.
+fn open_questions(state: &State) -> Vec<Question> {
+    let live = |tenant: &Arc<TenantState>| {
+        let started = tenant.active_deployments.iter().map(|id| PromotionId(id.0));
+        tenant.open_promotions.iter().copied().chain(started).collect::<Vec<_>>()
+    };
+    let tenants = state.tenants.values();
+    let records = tenants.flat_map(|tenant| {
+        let records = live(tenant).into_iter().filter_map(|id| Some((id, tenant.gates.get(&id)?)));
+        records.flat_map(move |(promotion, records)| {
+            records.iter().filter_map(move |(gate, record)| {
+                let number = record.asked?.number;
+                Some(Question { tenant: tenant.id, promotion, gate: gate.clone(), number })
+            })
+        })
+    });
+    records.collect()
+}
+
+/// Asks one question and brings the answer home.
+async fn settle(engine: &Handle, sources: &Sources, question: &Question) {
+    let state = engine.state();
+    let Some(about) = ask::About::find(&state, question) else { return };
+    let answered = match &about.check {
+        Check::Metric { source, query, comparison, threshold } => match sources.prometheus.get(source) {
+            Some(source) => prometheus::ask(source, query, *comparison, (*threshold).into()).await,
+            None => Err(Error::NotConfigured { key: format!("gates.prometheus.{source}") }),
+        },
+        Check::Http { endpoint } => match sources.http.get(endpoint) {
+            Some(source) => http::ask(source, &about, question).await,
+            None => Err(Error::NotConfigured { key: format!("gates.http.{endpoint}") }),
+        },
+        // Nobody asks anything outside for these.
+        Check::Security(_) | Check::Expression { .. } | Check::Manual => return,
+    };
+    let said = answered.unwrap_or_else(|error| {
+        tracing::warn!(gate = %question.gate, promotionId = %question.promotion, %error, "a gate could not be asked");
+        ask::Said { outcome: Outcome::Unavailable, reason: error.to_string(), inputs: None }
+    });
+    let Question { promotion, gate, number, .. } = question.clone();
+    let answer =
+        Answer { promotion, gate, number, outcome: said.outcome, reason: said.reason, inputs: said.inputs };
+    let request = Request {
+        actor: Actor::System,
+        trace: about.trace,
+        idempotency: None,
+        command: Command::Tenant(question.tenant, TenantCommand::AnswerGate(Box::new(answer))),
+    };
+    match engine.submit(request).await {
+        Ok(_) => {}
+        // It is asked again when the core has given up on it.
+        Err(error @ SubmitError::Rejected(_)) => {
+            tracing::error!(gate = %question.gate, %error, "an answer about a gate was refused");
+        }
+        Err(error) => tracing::warn!(gate = %question.gate, %error, "an answer about a gate was not taken"),
+    }
+}

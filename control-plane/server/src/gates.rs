@@ -1,0 +1,65 @@
+//! Whom gates may ask: the part of the configuration that says it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use reqwest::header::HeaderMap;
+use serde::Deserialize;
+use stella_domain::name::Name;
+use stella_gates::{Source, Sources};
+
+use crate::outside;
+
+/// Whom gates may ask, by the names that gates use.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Gates {
+    /// Prometheus servers, or what has the same HTTP API.
+    pub(crate) prometheus: BTreeMap<String, Endpoint>,
+    /// HTTP endpoints.
+    pub(crate) http: BTreeMap<String, Endpoint>,
+}
+
+/// One that gates may ask.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Endpoint {
+    /// Where: of a Prometheus the address before `/api/v1/query`.
+    pub(crate) url: String,
+    /// The authorities that its certificate may be under (PEM); the system's if not set.
+    #[serde(default)]
+    pub(crate) ca: Option<PathBuf>,
+    /// Headers for it, one `Name: value` a line: a file, because they are secrets.
+    #[serde(default)]
+    pub(crate) headers_file: Option<PathBuf>,
+}
+
+impl Gates {
+    /// Whom to ask.
+    ///
+    /// # Errors
+    /// Names the key whose value makes no sense.
+    pub(crate) fn sources(&self) -> anyhow::Result<Sources> {
+        let all = |section: &str, endpoints: &BTreeMap<String, Endpoint>| {
+            let named = endpoints.iter().map(|(name, endpoint)| {
+                let key = format!("gates.{section}.{name}");
+                let name: Name = name.parse().with_context(|| format!("{key}: the name"))?;
+                Ok((name, endpoint.source(&key)?))
+            });
+            named.collect::<anyhow::Result<BTreeMap<Name, Source>>>()
+        };
+        Ok(Sources { prometheus: all("prometheus", &self.prometheus)?, http: all("http", &self.http)? })
+    }
+}
+
+impl Endpoint {
+    fn source(&self, key: &str) -> anyhow::Result<Source> {
+        let url = outside::url(&format!("{key}.url"), &self.url)?;
+        let roots = self.ca.as_deref().map(|path| outside::roots(&format!("{key}.ca"), path)).transpose()?;
+        let file = format!("{key}.headers_file");
+        let headers = self.headers_file.as_deref().map(|path| outside::headers(&file, path)).transpose()?;
+        let headers = HeaderMap::try_from(&headers.unwrap_or_default()).with_context(|| file.clone())?;
+        Source::new(url, roots, headers).with_context(|| key.to_owned())
+    }
+}
