@@ -52,6 +52,12 @@ impl Bundle {
         Ok(Self { folder: folder.to_owned(), prometheus_port, alertmanager_port })
     }
 
+    /// Where Prometheus listens.
+    #[must_use]
+    pub fn prometheus_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.prometheus_port)
+    }
+
     /// Changes a file's text. What is replaced has to be there.
     ///
     /// # Errors

@@ -1,5 +1,7 @@
 //! People with accounts, and what they decide on.
 
+use std::process::{Command, Stdio};
+
 use anyhow::{Context as _, Result, ensure};
 use stella_api_types::account::{Account, CreateAccount, GiveRole};
 use stella_api_types::deployment::CreateDeployment;
@@ -10,7 +12,7 @@ use stella_api_types::token::{ApiTokenCreated, CreateApiToken};
 
 use crate::api::Api;
 use crate::cluster::{Cluster, ENVIRONMENT, TENANT};
-use crate::wait;
+use crate::{binaries, wait};
 
 /// A new account with a role in the tenant of the stories, and a token of it.
 ///
@@ -27,6 +29,54 @@ pub async fn person(api: &Api, name: &str, role: &str) -> Result<String> {
     };
     let created: ApiTokenCreated = api.post(paths::API_TOKENS, &body, None).await?;
     created.token.context("the token is not in the answer")
+}
+
+/// The command line of one person, in the tenant of the stories.
+#[derive(Debug)]
+pub struct Shell<'c> {
+    cluster: &'c Cluster,
+    token: String,
+}
+
+impl<'c> Shell<'c> {
+    /// That of a new account with a role.
+    ///
+    /// # Errors
+    /// If it is refused.
+    pub async fn of(cluster: &'c Cluster, name: &str, role: &str) -> Result<Self> {
+        Ok(Self { cluster, token: person(&cluster.api, name, role).await? })
+    }
+
+    /// A command that is not started.
+    ///
+    /// # Errors
+    /// If there is no program.
+    pub fn command(&self, arguments: &[&str]) -> Result<Command> {
+        let mut stella = Command::new(binaries::path("stella")?);
+        stella.args(self.cluster.control_plane.stella_flags()).args(["-t", TENANT]).args(arguments);
+        stella.env("STELLA_TOKEN", &self.token).stdin(Stdio::null());
+        Ok(stella)
+    }
+
+    /// Runs a command; its exit code, and what it said on both of its outputs.
+    ///
+    /// # Errors
+    /// If it cannot be run.
+    pub fn run(&self, arguments: &[&str]) -> Result<(Option<i32>, String)> {
+        let ended = self.command(arguments)?.output()?;
+        let said = [ended.stdout, ended.stderr].concat();
+        Ok((ended.status.code(), String::from_utf8(said)?))
+    }
+
+    /// Runs a command that has to go well; what it said.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub fn ok(&self, arguments: &[&str]) -> Result<String> {
+        let (code, said) = self.run(arguments)?;
+        ensure!(code == Some(0), "{arguments:?} ended with {code:?}: {said}");
+        Ok(said)
+    }
 }
 
 /// So many have to approve promotions to the environment of the stories from now on.

@@ -1,14 +1,13 @@
 //! Promotions with real hosts: what waits survives a crash, what is approved runs once, and a shell sees how it goes.
 
 use std::io::Read as _;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use anyhow::{Context as _, Result, ensure};
 use stella_api_types::deployment::{CanaryStep, CreateDeployment, DeploymentPlan, OnFailure, Strategy};
 use stella_api_types::paths;
-use stella_tests::binaries;
 use stella_tests::cluster::{Cluster, ENVIRONMENT, TENANT};
-use stella_tests::people::{approve, ask, need_approvals, person, promotion};
+use stella_tests::people::{Shell, approve, ask, need_approvals, person, promotion};
 use stella_tests::recipe::{release, rolling, shell};
 use stella_tests::wait;
 
@@ -72,46 +71,23 @@ async fn what_is_shown_for_approval_is_what_was_asked_for() -> Result<()> {
     cluster.passed()
 }
 
-/// The command line of one person.
-struct Shell<'c> {
-    cluster: &'c Cluster,
-    token: String,
-}
-
-impl Shell<'_> {
-    fn command(&self, arguments: &[&str]) -> Result<Command> {
-        let mut stella = Command::new(binaries::path("stella")?);
-        stella.args(self.cluster.control_plane.stella_flags()).args(["-t", TENANT]).args(arguments);
-        stella.env("STELLA_TOKEN", &self.token).stdin(Stdio::null());
-        Ok(stella)
-    }
-
-    fn run(&self, arguments: &[&str]) -> Result<(Option<i32>, String)> {
-        let ended = self.command(arguments)?.output()?;
-        let said = [ended.stdout, ended.stderr].concat();
-        Ok((ended.status.code(), String::from_utf8(said)?))
-    }
-
-    /// The promotion that waits.
-    async fn waiting(&self) -> Result<String> {
-        wait::until("a promotion waits", async || {
-            let (_, said) = self.run(&["promotion", "list", "--status", "pending", "-o", "json"])?;
-            let listed: serde_json::Value = serde_json::from_str(&said).context(said)?;
-            Ok(listed[0]["id"].as_str().context("none waits")?.to_owned())
-        })
-        .await
-    }
+/// The promotion that waits, as somebody sees it.
+async fn waiting(shell: &Shell<'_>) -> Result<String> {
+    wait::until("a promotion waits", async || {
+        let (_, said) = shell.run(&["promotion", "list", "--status", "pending", "-o", "json"])?;
+        let listed: serde_json::Value = serde_json::from_str(&said).context(said)?;
+        Ok(listed[0]["id"].as_str().context("none waits")?.to_owned())
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shell_waits_for_the_decision_and_goes_on_or_ends_with_it() -> Result<()> {
     let cluster = Cluster::start(1).await?;
     cluster.release(&release("1.0.0", &[], vec![shell("run", "true")])).await?;
-    let shell = async |name: &str, role: &str| -> Result<Shell<'_>> {
-        Ok(Shell { cluster: &cluster, token: person(&cluster.api, name, role).await? })
-    };
-    let (dev, qa, boss) =
-        (shell("dev", "deployer").await?, shell("qa", "approver").await?, shell("boss", "admin").await?);
+    let dev = Shell::of(&cluster, "dev", "deployer").await?;
+    let qa = Shell::of(&cluster, "qa", "approver").await?;
+    let boss = Shell::of(&cluster, "boss", "admin").await?;
     let (code, said) = boss.run(&["env", "approvals", ENVIRONMENT, "--needed", "1", "--from", "qa"])?;
     ensure!(code == Some(0) && said.contains("promotions that 1 of qa approved"), "{said}");
     let (code, said) = boss.run(&["env", "approvals", ENVIRONMENT])?;
@@ -121,7 +97,7 @@ async fn a_shell_waits_for_the_decision_and_goes_on_or_ends_with_it() -> Result<
 
     let deploy = ["deploy", "app:1.0.0", ENVIRONMENT, "--wait"];
     let mut waits = dev.command(&deploy)?.stdout(Stdio::piped()).spawn()?;
-    let id = qa.waiting().await?;
+    let id = waiting(&qa).await?;
     let (code, said) = dev.run(&["promotion", "approve", &id])?;
     ensure!(code == Some(3) && said.contains("account dev needs the role approver"), "{said}");
     let (code, said) = qa.run(&["promotion", "show", &id])?;
@@ -135,7 +111,7 @@ async fn a_shell_waits_for_the_decision_and_goes_on_or_ends_with_it() -> Result<
     ensure!(said.contains("waits for approvals: 0 of 1") && said.contains("succeeded"), "{said}");
 
     let mut waits = dev.command(&deploy)?.stdout(Stdio::piped()).spawn()?;
-    let id = qa.waiting().await?;
+    let id = waiting(&qa).await?;
     let reject = ["promotion", "reject", &id, "--objection", "bad-timing", "--reason", "friday"];
     let (code, rejected) = qa.run(&reject)?;
     ensure!(code == Some(0) && rejected.contains("is rejected"), "{rejected}");
@@ -145,7 +121,7 @@ async fn a_shell_waits_for_the_decision_and_goes_on_or_ends_with_it() -> Result<
 
     let (code, said) = dev.run(&["deploy", "app:1.0.0", ENVIRONMENT])?;
     ensure!(code == Some(0) && said.contains("an approver may say: stella promotion approve"), "{said}");
-    let id = qa.waiting().await?;
+    let id = waiting(&qa).await?;
     let (code, said) = dev.run(&["promotion", "withdraw", &id, "--reason", "typo"])?;
     ensure!(code == Some(0) && said.contains("is withdrawn"), "{said}");
     let (code, said) = boss.run(&["env", "approvals", ENVIRONMENT, "--nobody"])?;

@@ -11,11 +11,14 @@ use std::path::Path;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Map, Value};
 use stella_api_types::deployment::OnFailure;
-use stella_tests::cluster::{Cluster, ENVIRONMENT};
+use stella_api_types::environment::Environment;
+use stella_api_types::gate::{Check, SetGate};
+use stella_api_types::paths;
+use stella_tests::cluster::{Cluster, ENVIRONMENT, TENANT};
 use stella_tests::collector::Collector;
 use stella_tests::control_plane::Settings;
 use stella_tests::monitoring::Bundle;
-use stella_tests::people::{decide_twice, person};
+use stella_tests::people::{ask, decide_twice, person};
 use stella_tests::recipe::{release, rolling, shell};
 use stella_tests::wait;
 
@@ -33,6 +36,14 @@ async fn populated(collector: &Collector) -> Result<Cluster> {
     }
     let approver = cluster.api.with_token(&person(&cluster.api, "qa", "approver").await?);
     decide_twice(&cluster, &approver, &rolling(ENVIRONMENT, "1.0.0", OnFailure::Stop)).await?;
+    // A gate that nothing comes through, because nobody has scanned anything.
+    let limits = [("critical".to_owned(), 0)].into();
+    let check = Check::Security { limits, allowed: Vec::new(), scanners: Vec::new(), max_age_seconds: None };
+    let gate = SetGate { name: "scan".to_owned(), check, ttl_seconds: None };
+    let path = paths::fill(paths::ENVIRONMENT_GATES, &[TENANT, ENVIRONMENT]);
+    cluster.api.post::<_, Environment>(&path, &gate, None).await?;
+    let waits = ask(&cluster.api, &rolling(ENVIRONMENT, "1.0.0", OnFailure::Stop)).await?;
+    ensure!(waits.gates[0].status == "failed", "{waits:?}");
     cluster.agents[1].stop()?;
     cluster.agents[1].start()?;
     let name = cluster.agents[1].name().to_owned();

@@ -105,7 +105,8 @@ pub(super) fn read(document: Value) -> Result<Vec<Finding>, Error> {
                 (Some(id), _) => rules.iter().find(|rule| rule.id == *id),
                 (None, _) => None,
             };
-            let id = outcome.rule_id.as_deref().or(rule.map(|rule| rule.id.as_str())).unwrap_or_default();
+            let id =
+                outcome.rule_id.as_deref().or_else(|| rule.map(|rule| rule.id.as_str())).unwrap_or_default();
             finding(severity_of(&outcome, rule), id, place(&outcome))
         }));
     }

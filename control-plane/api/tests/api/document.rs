@@ -9,7 +9,7 @@ use stella_api_types::paths;
 use crate::world::{World, bare};
 
 /// All templates of the API's own listener. A new constant is noticed by the comparison with the source below.
-const PATHS: [&str; 53] = [
+const PATHS: [&str; 59] = [
     paths::API_TOKENS,
     paths::API_TOKEN,
     paths::ACCOUNTS,
@@ -23,6 +23,8 @@ const PATHS: [&str; 53] = [
     paths::ENVIRONMENT_APPROVALS,
     paths::ENVIRONMENT_FREEZES,
     paths::ENVIRONMENT_FREEZE,
+    paths::ENVIRONMENT_GATES,
+    paths::ENVIRONMENT_GATE,
     paths::ENVIRONMENT_LOCK,
     paths::ENVIRONMENT_PATH,
     paths::ENVIRONMENT_UNLOCK,
@@ -36,12 +38,16 @@ const PATHS: [&str; 53] = [
     paths::RELEASES,
     paths::RELEASE,
     paths::RELEASE_STANDING,
+    paths::RELEASE_FINDINGS,
+    paths::RELEASE_SCAN,
     paths::PROMOTIONS,
     paths::PROMOTION,
     paths::PROMOTION_PLAN,
     paths::PROMOTION_APPROVE,
     paths::PROMOTION_REJECT,
     paths::PROMOTION_WITHDRAW,
+    paths::PROMOTION_GATE_DECISION,
+    paths::PROMOTION_GATE_OVERRIDE,
     paths::DEPLOYMENTS,
     paths::DEPLOYMENT_PLANS,
     paths::DEPLOYMENT,

@@ -9,6 +9,7 @@ mod authentication;
 mod document;
 mod errors;
 mod feed;
+mod gates;
 mod health;
 mod holds;
 mod idempotency;

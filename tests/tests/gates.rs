@@ -1,0 +1,234 @@
+//! Gates with real processes: what holds a release up, what halts it on its way, and what asks again after a crash.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context as _, Result, ensure};
+use axum::Json;
+use axum::http::HeaderMap;
+use serde_json::{Value, json};
+use stella_api_types::deployment::OnFailure;
+use stella_tests::cluster::{Cluster, ENVIRONMENT, TENANT};
+use stella_tests::control_plane::Settings;
+use stella_tests::monitoring::Bundle;
+use stella_tests::people::{Shell, ask, promotion};
+use stella_tests::recipe::{release, rolling, shell};
+use stella_tests::wait;
+use tokio::sync::watch;
+
+/// A change management that answers when it is told how, and remembers what it was asked.
+struct ChangeManagement {
+    url: String,
+    asked: Arc<Mutex<Vec<(HeaderMap, Value)>>>,
+    answer: watch::Sender<Option<Value>>,
+    server: tokio::task::JoinHandle<std::io::Result<()>>,
+}
+
+impl ChangeManagement {
+    async fn start() -> Result<Self> {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+        let url = format!("http://{}/changes?key=s3cr3t", listener.local_addr()?);
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let (answer, answers) = watch::channel(None);
+        let seen = Arc::clone(&asked);
+        let route = axum::routing::post(move |headers: HeaderMap, Json(body): Json<Value>| async move {
+            seen.lock().expect("no test panics with it").push((headers, body));
+            let mut answers = answers;
+            let answer =
+                answers.wait_for(Option::is_some).await.expect("the sender lives as long as the server");
+            Json(answer.clone())
+        });
+        let server =
+            tokio::spawn(
+                async move { axum::serve(listener, axum::Router::new().route("/changes", route)).await },
+            );
+        Ok(Self { url, asked, answer, server })
+    }
+
+    fn asked(&self) -> Vec<(HeaderMap, Value)> {
+        self.asked.lock().expect("no test panics with it").clone()
+    }
+}
+
+impl Drop for ChangeManagement {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+fn scan(cluster: &Cluster, critical: u32) -> Result<PathBuf> {
+    let found = |n: u32| json!({"VulnerabilityID": format!("CVE-{n}"), "PkgName": "tls", "InstalledVersion": "1", "Severity": "CRITICAL"});
+    let found: Vec<Value> = (1..=critical).map(found).collect();
+    let path = cluster.folder().join(format!("trivy-{critical}.json"));
+    std::fs::write(
+        &path,
+        json!({"ArtifactName": "app", "Results": [{"Target": "app", "Vulnerabilities": found}]}).to_string(),
+    )?;
+    Ok(path)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_finding_holds_a_release_up_and_one_that_comes_later_halts_it_and_takes_it_back() -> Result<()> {
+    let mut cluster = Cluster::start(2).await?;
+    let (boss, dev) =
+        (Shell::of(&cluster, "boss", "admin").await?, Shell::of(&cluster, "dev", "deployer").await?);
+    let slow = "for i in $(seq 600); do [ -e go ] && exit 0; sleep 0.1; done; exit 1";
+    cluster.release(&release("1.0.0", &[], vec![shell("run", "true")])).await?;
+    cluster.release(&release("2.0.0", &[], vec![shell("run", slow)])).await?;
+    cluster.deploy(&rolling(ENVIRONMENT, "1.0.0", OnFailure::Stop)).await?;
+    let said = boss.ok(&["gate", "set", "security", ENVIRONMENT, "scan", "--limit", "critical=0"])?;
+    ensure!(said.contains("at most 0 critical"), "{said}");
+    let (code, said) = dev.run(&["gate", "set", "manual", ENVIRONMENT, "mine"])?;
+    ensure!(code == Some(3) && said.contains("role admin"), "{said}");
+
+    let said = dev.ok(&["deploy", "app:2.0.0", ENVIRONMENT, "--plan"])?;
+    ensure!(said.contains("gate scan failed: no scanner has reported"), "{said}");
+    let said = dev.ok(&["deploy", "app:2.0.0", ENVIRONMENT, "--batch", "1"])?;
+    ensure!(said.contains("waits for gate scan failed: no scanner has reported"), "{said}");
+    let bad = scan(&cluster, 7)?.display().to_string();
+    let said = dev.ok(&["findings", "record", "app:2.0.0", &bad, "--scanner", "trivy"])?;
+    ensure!(said.contains("7 critical"), "{said}");
+    let said = dev.ok(&["promotion", "list", "-o", "json", "--status", "approved"])?;
+    let listed: Value = serde_json::from_str(&said)?;
+    let id = listed[0]["id"].as_str().context("none waits")?.to_owned();
+    let said = dev.ok(&["promotion", "show", &id])?;
+    ensure!(said.contains("7 critical findings, and 0 are allowed: CVE-1 in tls@1"), "{said}");
+
+    let good = scan(&cluster, 0)?.display().to_string();
+    dev.ok(&["findings", "record", "app:2.0.0", &good, "--scanner", "trivy"])?;
+    wait::until("the first target is worked on", async || {
+        let tasks = cluster.api.tasks(TENANT, &id).await?;
+        ensure!(tasks.iter().any(|task| task.state == "running"), "{tasks:?}");
+        Ok(())
+    })
+    .await?;
+    // It is halted at once, and the second target never gets it.
+    dev.ok(&["findings", "record", "app:2.0.0", &bad, "--scanner", "trivy"])?;
+    for agent in &cluster.agents {
+        std::fs::write(agent.host_root().join("go"), "")?;
+    }
+    let ended = cluster.wait_final(&id).await?;
+    ensure!(ended.deployment.status == "failed", "{ended:?}");
+    let reason = ended.deployment.reason.clone().unwrap_or_default();
+    ensure!(reason.contains("gate scan: 7 critical findings"), "{reason}");
+    let skipped = ended.targets.iter().filter(|target| target.progress == "skipped").count();
+    ensure!(skipped == 1, "{ended:?}");
+    let log = cluster.control_plane.daemon().log();
+    ensure!(log.contains("security.gate.failed"), "{log}");
+    let metrics = cluster.control_plane.metrics().await?;
+    let failed = "stella_gate_evaluations_total{tenant=\"acme\",env=\"staging\",gate_type=\"security\",result=\"failed\"} 3";
+    ensure!(metrics.contains(failed), "{metrics}");
+    cluster.passed()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_asked_before_a_crash_is_asked_again_and_starts_once() -> Result<()> {
+    let changes = ChangeManagement::start().await?;
+    let headers = tempfile::NamedTempFile::new()?;
+    std::fs::write(headers.path(), "Authorization: Bearer hunter2\n")?;
+    let tables = format!(
+        "[gates.http.changes]\nurl = {:?}\nheaders_file = {:?}\n",
+        changes.url,
+        headers.path().display().to_string()
+    );
+    let mut cluster = Cluster::with_settings(1, &Settings { tables, ..Settings::default() }).await?;
+    cluster.release(&release("1.0.0", &[], vec![shell("run", "true")])).await?;
+    let boss = Shell::of(&cluster, "boss", "admin").await?;
+    boss.ok(&["gate", "set", "http", ENVIRONMENT, "change", "--endpoint", "changes"])?;
+    let waits = ask(&cluster.api, &rolling(ENVIRONMENT, "1.0.0", OnFailure::Stop)).await?;
+    let was_asked = async |times: usize| {
+        wait::until("it is asked", async || {
+            ensure!(changes.asked().len() >= times, "{} times", changes.asked().len());
+            Ok(())
+        })
+        .await
+    };
+    was_asked(1).await?;
+    cluster.control_plane.kill()?;
+    cluster.control_plane.resume().await?;
+    was_asked(2).await?;
+    changes.answer.send_replace(Some(json!({"passed": true, "reason": "CHG-7 is approved"})));
+    let ended = cluster.wait_final(&waits.id).await?;
+    ensure!(ended.deployment.status == "succeeded", "{ended:?}");
+
+    let asked = changes.asked();
+    let ((first, body), (second, _)) = (&asked[0], &asked[1]);
+    ensure!(first["idempotency-key"] == second["idempotency-key"], "it is the same question");
+    ensure!(first["authorization"] == "Bearer hunter2" && first.contains_key("traceparent"), "{first:?}");
+    let wanted = (&body["environment"], &body["release"]["version"], &body["promotion"]);
+    ensure!(wanted == (&json!(ENVIRONMENT), &json!("1.0.0"), &json!(waits.id)), "{body}");
+    let state = promotion(&cluster.api, &waits.id).await?.gates;
+    ensure!(
+        state[0].reason.as_deref() == Some("CHG-7 is approved") && state[0].evaluations == 1,
+        "{state:?}"
+    );
+    let log = cluster.control_plane.daemon().log();
+    ensure!(!log.contains("hunter2") && !log.contains("s3cr3t"), "{log}");
+    cluster.passed()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_metric_of_a_real_prometheus_decides_and_without_it_nothing_fails() -> Result<()> {
+    let mut cluster = Cluster::start(2).await?;
+    cluster.release(&release("1.0.0", &[], vec![shell("run", "true")])).await?;
+    let bundle = Bundle::render(&cluster.folder().join("bundle"), &cluster.control_plane)?;
+    bundle.hurry()?;
+    let tables = format!("[gates.prometheus.main]\nurl = {:?}\n", bundle.prometheus_url());
+    cluster.control_plane.configure(&Settings { tables, ..Settings::default() })?;
+    cluster.control_plane.kill()?;
+    cluster.control_plane.resume().await?;
+    for agent in &cluster.agents {
+        cluster.wait_online(agent.name()).await?;
+    }
+    let boss = Shell::of(&cluster, "boss", "admin").await?;
+    let gate = |name: &str, at_least: &str| {
+        let query = "stella_agents_connected{tenant=\"acme\"}";
+        boss.ok(&[
+            "gate",
+            "set",
+            "metric",
+            ENVIRONMENT,
+            name,
+            "--source",
+            "main",
+            "--query",
+            query,
+            "--at-least",
+            at_least,
+        ])
+    };
+    gate("agents", "2")?;
+    let wanted = rolling(ENVIRONMENT, "1.0.0", OnFailure::Stop);
+    let waits = ask(&cluster.api, &wanted).await?;
+    let says = async |gate: &str, status: &str| {
+        wait::until(&format!("gate {gate} is {status}"), async || {
+            let gates = promotion(&cluster.api, &waits.id).await?.gates;
+            let state = gates.iter().find(|it| it.gate == gate).with_context(|| format!("{gates:?}"))?;
+            ensure!(state.status == status, "{state:?}");
+            Ok(state.reason.clone().unwrap_or_default())
+        })
+        .await
+    };
+    let reason = says("agents", "unavailable").await?;
+    ensure!(reason.contains("cannot be asked"), "{reason}");
+    ensure!(promotion(&cluster.api, &waits.id).await?.status == "approved", "silence is not failure");
+    let prometheus = bundle.prometheus().await?;
+    wait::until("the metric is there", async || {
+        let series = prometheus.query("stella_agents_connected{tenant=\"acme\"} == 2").await?;
+        ensure!(!series.is_empty(), "{series:?}");
+        Ok(())
+    })
+    .await?;
+    gate("many", "99")?;
+    let reason = says("many", "failed").await?;
+    ensure!(reason.starts_with("not at least 99: 2 {"), "{reason}");
+    boss.ok(&["gate", "override", &waits.id, "many", "--reason", "two are enough today"])?;
+    let ended = cluster.wait_final(&waits.id).await?;
+    ensure!(ended.deployment.status == "succeeded", "{ended:?}");
+    let gates = promotion(&cluster.api, &waits.id).await?.gates;
+    let states: Vec<_> = gates.iter().map(|it| (it.gate.as_str(), it.status.as_str())).collect();
+    ensure!(states == [("agents", "passed"), ("many", "overridden")], "{states:?}");
+    let listed = boss.ok(&["events"])?;
+    ensure!(listed.contains("gate_overridden"), "{TENANT}: {listed}");
+    cluster.passed()
+}
