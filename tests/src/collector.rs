@@ -1,6 +1,7 @@
 //! A collector of traces: takes OTLP over HTTP as the specification has it, and keeps what comes.
 
 use std::collections::BTreeMap;
+use std::io::Read as _;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
@@ -8,8 +9,9 @@ use anyhow::{Context as _, Result};
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
+use flate2::read::GzDecoder;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
@@ -17,6 +19,9 @@ use parking_lot::Mutex;
 use prost::Message as _;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+
+/// The largest body that is unpacked, in bytes.
+const BODY_BYTES_MAX: u64 = 16 << 20;
 
 /// A span as it came.
 #[derive(Clone, Debug, PartialEq)]
@@ -69,7 +74,13 @@ impl Collector {
     /// Where it listens.
     #[must_use]
     pub fn endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}/v1/traces", self.port)
+        format!("{}/v1/traces", self.base())
+    }
+
+    /// The address without the path, for programs that add it.
+    #[must_use]
+    pub fn base(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
     }
 
     /// Everything so far.
@@ -91,14 +102,22 @@ impl Drop for Collector {
     }
 }
 
-async fn take(State(spans): State<Spans>, body: Bytes) -> StatusCode {
-    match read(&body) {
+async fn take(State(spans): State<Spans>, headers: HeaderMap, body: Bytes) -> StatusCode {
+    let is_packed = headers.get("content-encoding").is_some_and(|encoding| encoding == "gzip");
+    let unpacked = if is_packed { unpack(&body) } else { Ok(body.to_vec()) };
+    match unpacked.and_then(|body| read(&body)) {
         Ok(found) => {
             spans.lock().extend(found);
             StatusCode::OK
         }
         Err(_) => StatusCode::BAD_REQUEST,
     }
+}
+
+fn unpack(body: &[u8]) -> Result<Vec<u8>> {
+    let mut unpacked = Vec::new();
+    GzDecoder::new(body).take(BODY_BYTES_MAX).read_to_end(&mut unpacked)?;
+    Ok(unpacked)
 }
 
 fn read(body: &[u8]) -> Result<Vec<Span>> {

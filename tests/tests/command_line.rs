@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result};
 use stella_tests::binaries;
 use stella_tests::cluster::{Cluster, ENVIRONMENT, TENANT};
+use stella_tests::wait;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_that_has_seen_enough_ends_it_quietly() -> Result<()> {
@@ -67,4 +68,47 @@ async fn a_program_gets_an_account_that_may_deploy_to_one_environment() -> Resul
     let (_, events, _) = stella(&["events", "--system"])?;
     assert!(events.contains("account_removed") && events.contains("api_token_revoked"), "{events}");
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_level_is_changed_while_it_runs_and_back_and_who_did_it_is_recorded() -> Result<()> {
+    let mut cluster = Cluster::start(0).await?;
+    let flags = cluster.control_plane.stella_flags();
+    let stella = |arguments: &[&str]| -> Result<(Option<i32>, String, String)> {
+        let mut stella = Command::new(binaries::path("stella")?);
+        let ended = stella.args(&flags).args(arguments).stdin(Stdio::null()).output()?;
+        Ok((ended.status.code(), String::from_utf8(ended.stdout)?, String::from_utf8(ended.stderr)?))
+    };
+    let is_detailed = |log: &str| log.contains(r#""level":"debug""#);
+    let (_, shown, _) = stella(&["log-level"])?;
+    assert_eq!(shown, "info, as configured\n");
+    assert!(!is_detailed(&cluster.control_plane.daemon().log()));
+    let (code, shown, error) = stella(&["log-level", "debug"])?;
+    assert_eq!(
+        (code, shown.as_str()),
+        (Some(0), "debug until the next start; configured is info\n"),
+        "{error}"
+    );
+    // Each request makes connections, which libraries tell of at this level.
+    wait::until("details are logged", async || {
+        stella(&["tenant", "list"])?;
+        let log = cluster.control_plane.daemon().log();
+        anyhow::ensure!(is_detailed(&log), "{log}");
+        Ok(())
+    })
+    .await?;
+    let (code, _, error) = stella(&["log-level", "debgu"])?;
+    assert_eq!(code, Some(3));
+    assert!(error.contains("debgu") && error.contains("is not understood"), "{error}");
+    stella(&["log-level", "info"])?;
+    // A line that comes after the change, and those before it.
+    stella(&["tenant", "create", "marker"])?;
+    let (_, events, _) = stella(&["events", "--system"])?;
+    assert_eq!(events.matches("log_level_set").count(), 2, "{events}");
+    stella(&["log-level", "debug"])?;
+    cluster.control_plane.stop()?;
+    cluster.control_plane.resume().await?;
+    let (_, shown, _) = stella(&["log-level"])?;
+    assert_eq!(shown, "info, as configured\n", "a restart logs as it is configured");
+    cluster.passed()
 }

@@ -9,6 +9,7 @@ use stella_tests::control_plane::Settings;
 use stella_tests::people::{approve, ask, need_approvals, person};
 use stella_tests::ports;
 use stella_tests::recipe::{release, rolling, shell};
+use stella_tests::rotel::Rotel;
 use stella_tests::wait;
 
 async fn traced(agents: usize, collector: &Collector) -> Result<Cluster> {
@@ -93,6 +94,58 @@ async fn a_deployment_is_one_tree_from_the_request_to_each_step() -> Result<()> 
     }
     let probes = collector.named("http.request");
     ensure!(probes.iter().all(|span| !span.attributes["http.url"].starts_with("/health")), "{probes:#?}");
+    cluster.passed()
+}
+
+/// A span that may be in any trace, and those above it up to the one that has no parent.
+fn up_to_the_root(spans: &[Span], from: &Span) -> Vec<String> {
+    let mut names = vec![from.name.clone()];
+    let mut parent = &from.parent;
+    while let Some(above) = spans.iter().find(|it| it.trace == from.trace && it.id == *parent) {
+        names.push(above.name.clone());
+        parent = &above.parent;
+    }
+    assert_eq!(parent, "", "{from:?} hangs below a span that is not there: {names:?}");
+    names
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_collector_gets_an_approved_deployment_as_one_tree_over_a_restart_in_between() -> Result<()> {
+    let (folder, collector) = (tempfile::tempdir()?, Collector::start().await?);
+    let mut rotel = Rotel::start(folder.path(), &collector).await?;
+    let settings = Settings { traces_endpoint: Some(rotel.endpoint()), ..Settings::default() };
+    let mut cluster = Cluster::with_settings(2, &settings).await?;
+    cluster.release(&release("1.0.0", &[], vec![shell("first", "true"), shell("second", "true")])).await?;
+    need_approvals(&cluster.api, 1).await?;
+    let qa = cluster.api.with_token(&person(&cluster.api, "qa", "approver").await?);
+    let asked = ask(&cluster.api, &rolling(ENVIRONMENT, "1.0.0", OnFailure::Stop)).await?;
+    // The span of the request has left before the end of the process that answered it.
+    span_with(&collector, "http.request", "http.route", paths::DEPLOYMENTS).await?;
+    cluster.control_plane.kill()?;
+    cluster.control_plane.resume().await?;
+    approve(&qa, &asked).await?;
+    let ended = cluster.wait_final(&asked.id).await?;
+    ensure!(ended.deployment.status == "succeeded", "{ended:?}");
+
+    let whole = span_with(&collector, "deployment.execute", "deployment_id", &asked.id).await?;
+    spans(&collector, &whole.trace, "agent.execute", 4).await?;
+    spans(&collector, &whole.trace, "task.dispatch", 4).await?;
+    spans(&collector, &whole.trace, "approval.wait", 1).await?;
+    let all: Vec<_> = collector.spans().into_iter().filter(|span| span.trace == whole.trace).collect();
+    for span in &all {
+        let expected: &[&str] = match span.name.as_str() {
+            "http.request" => &["http.request"],
+            "approval.wait" => &["approval.wait", "http.request"],
+            "deployment.execute" => &["deployment.execute", "http.request"],
+            "task.dispatch" => &["task.dispatch", "deployment.execute", "http.request"],
+            "agent.execute" => &["agent.execute", "task.dispatch", "deployment.execute", "http.request"],
+            other => anyhow::bail!("{other} is not in the overview: {span:?}"),
+        };
+        ensure!(up_to_the_root(&all, span) == expected, "{span:?} in {all:#?}");
+    }
+    let ids: std::collections::BTreeSet<_> = all.iter().map(|span| &span.id).collect();
+    ensure!(ids.len() == all.len() && all.len() == 11, "each once: {all:#?}");
+    rotel.check()?;
     cluster.passed()
 }
 

@@ -108,6 +108,8 @@ pub const TASK_SETTLE: &str = "/api/v1/tenants/{tenant}/tasks/{task}/settle";
 pub const EVENTS: &str = "/api/v1/tenants/{tenant}/events";
 /// The end of a tenant's journal.
 pub const JOURNAL: &str = "/api/v1/tenants/{tenant}/journal";
+/// How much the control plane logs.
+pub const LOG_LEVEL: &str = "/api/v1/log-level";
 /// Events that belong to no tenant: tenants, accounts, tokens.
 pub const SYSTEM_EVENTS: &str = "/api/v1/events";
 /// The end of the journal of what belongs to no tenant.

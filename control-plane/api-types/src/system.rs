@@ -20,6 +20,23 @@ pub struct System {
     pub counts: SystemCounts,
 }
 
+/// How much the control plane logs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LogLevel {
+    /// The level or filter that holds now.
+    pub level: String,
+    /// The one that is configured: it holds again after the next start.
+    pub configured: String,
+}
+
+/// Another level, until the control plane is started again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SetLogLevel {
+    /// `error`, `warn`, `info`, `debug`, `trace`, `off`, or a filter such as `info,stella_fleet=debug`.
+    pub level: String,
+}
+
 /// How much of what there is, in all tenants.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SystemCounts {

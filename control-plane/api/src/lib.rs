@@ -27,6 +27,7 @@ use stella_protocol::digest::Digest;
 use stella_protocol::id::TenantId;
 use stella_protocol::trace::TraceContext;
 use stella_store::{ArtifactStore, OutputStore};
+use stella_telemetry::LogLevel;
 use tokio_util::sync::CancellationToken;
 
 pub use routes::{openapi, router};
@@ -62,6 +63,8 @@ pub struct ApiDeps {
     pub root_fingerprint: Digest,
     /// What agents dial, `host:port`.
     pub agent_address: String,
+    /// How much is logged.
+    pub log_level: LogLevel,
     /// Told of each request when it is answered.
     pub on_answer: Option<OnAnswer>,
 }
@@ -114,6 +117,7 @@ pub(crate) struct Inner {
     pub(crate) version: &'static str,
     pub(crate) root_fingerprint: Digest,
     pub(crate) agent_address: String,
+    pub(crate) log_level: LogLevel,
     pub(crate) on_answer: Option<OnAnswer>,
     pub(crate) limits: limits::Limits,
     pub(crate) shutdown: CancellationToken,
@@ -131,7 +135,16 @@ impl Deref for App {
 impl App {
     pub(crate) fn new(config: ApiConfig, deps: ApiDeps, shutdown: CancellationToken) -> Self {
         let limits = limits::Limits::new(&config);
-        let ApiDeps { engine, artifacts, output, version, root_fingerprint, agent_address, on_answer } = deps;
+        let ApiDeps {
+            engine,
+            artifacts,
+            output,
+            version,
+            root_fingerprint,
+            agent_address,
+            log_level,
+            on_answer,
+        } = deps;
         let started = Instant::now();
         Self(Arc::new(Inner {
             config,
@@ -141,6 +154,7 @@ impl App {
             version,
             root_fingerprint,
             agent_address,
+            log_level,
             on_answer,
             limits,
             shutdown,

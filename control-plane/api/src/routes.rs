@@ -7,6 +7,7 @@ mod environments;
 mod feed;
 mod gates;
 mod holds;
+mod log_level;
 mod logs;
 mod promotions;
 mod releases;
@@ -120,6 +121,7 @@ fn all() -> OpenApiRouter<App> {
         .routes(routes!(feed::journal))
         .routes(routes!(feed::system_journal))
         .routes(routes!(catalogue::system))
+        .routes(routes!(log_level::log_level, log_level::set_log_level))
         .routes(routes!(document))
         .routes(routes!(health::health))
         .routes(routes!(health::ready))

@@ -2,6 +2,7 @@
 
 use stella_api_types::account::{Account, CreateAccount, GiveRole, Grant, SetRoles, WhoAmI};
 use stella_api_types::paths;
+use stella_api_types::system::{LogLevel, SetLogLevel};
 
 use crate::args;
 use crate::client::Error;
@@ -43,6 +44,21 @@ async fn create(context: &Context, name: String, service: bool, roles: &[String]
         format!("{}\nGive it a token with: stella token create PURPOSE --account {}", described(it), it.name)
     })
     .await
+}
+
+/// For who administers the installation.
+pub(crate) async fn log_level(context: &Context, level: Option<String>) -> Result<(), Error> {
+    let shown: LogLevel = match level {
+        None => context.client.get(paths::LOG_LEVEL).await?,
+        Some(level) => context.client.post(paths::LOG_LEVEL, &SetLogLevel { level }, None).await?,
+    };
+    print::result(context.output, &shown, |it| {
+        if it.level == it.configured {
+            format!("{}, as configured", it.level)
+        } else {
+            format!("{} until the next start; configured is {}", it.level, it.configured)
+        }
+    })
 }
 
 pub(crate) async fn whoami(context: &Context) -> Result<(), Error> {

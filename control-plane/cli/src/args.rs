@@ -58,6 +58,7 @@ const EXAMPLES: &str = "Examples:
   stella gate pass PROMOTION change-ticket --reason 'CHG-1042 is approved'
   stella release block web:1.4.0 --reason 'loses orders'
   stella task logs TASK --follow
+  stella log-level info,stella_fleet=debug
   stella observability render ./stella --target stella.example.com:9090
 
 Exit codes: 0 done; 1 the deployment failed; 2 wrong use; 3 refused by the control plane; 4 not reachable.";
@@ -103,6 +104,11 @@ pub(crate) enum Command {
     Token(Token),
     /// Show whose token this is, and what it may do.
     Whoami,
+    /// Show how much the control plane logs, or change it until its next start.
+    LogLevel {
+        /// error, warn, info, debug, trace, off, or a filter such as info,stella_fleet=debug.
+        level: Option<String>,
+    },
     /// Tenants: the boundary of isolation.
     #[command(subcommand)]
     Tenant(Tenant),

@@ -81,6 +81,7 @@ async fn run(cli: Cli) -> Result<bool, Error> {
     let context = Context { client: settings.client()?, settings, output: cli.global.output };
     match cli.command {
         Command::Account(command) => account::account(&context, command).await?,
+        Command::LogLevel { level } => account::log_level(&context, level).await?,
         Command::Whoami => account::whoami(&context).await?,
         Command::Token(command) => token::token(&context, command).await?,
         Command::Tenant(command) => catalogue::tenant(&context, command).await?,

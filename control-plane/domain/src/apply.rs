@@ -62,6 +62,8 @@ impl SystemState {
             | Fact::AccountCreated { .. }
             | Fact::AccountRolesSet { .. }
             | Fact::AccountRemoved { .. } => self.apply_access(event.at, &event.fact),
+            // How much is logged is not a part of the state: a restart logs as it is configured.
+            Fact::LogLevelSet { .. } => Ok(()),
             Fact::RequestAnswered { .. } => answered(&mut self.requests, &mut self.timers, &event.fact),
             Fact::RequestForgotten { .. } => forgotten(&mut self.requests, &mut self.timers, &event.fact),
             fact => Err(illegal("the stream", "the system's", fact)),
@@ -79,7 +81,8 @@ impl TenantState {
             | Fact::ApiTokenRevoked { .. }
             | Fact::AccountCreated { .. }
             | Fact::AccountRolesSet { .. }
-            | Fact::AccountRemoved { .. }) => Err(illegal("the stream", "a tenant's", fact)),
+            | Fact::AccountRemoved { .. }
+            | Fact::LogLevelSet { .. }) => Err(illegal("the stream", "a tenant's", fact)),
             fact @ Fact::TenantOpened { .. } => Err(exists(TenantId::KIND, self.id, fact)),
             fact @ Fact::RequestAnswered { .. } => answered(&mut self.requests, &mut self.timers, fact),
             fact @ Fact::RequestForgotten { .. } => forgotten(&mut self.requests, &mut self.timers, fact),

@@ -139,7 +139,15 @@ pub enum SystemCommand {
         /// Which.
         account: AccountId,
     },
+    /// Somebody changes how much the control plane logs, until it is started again. Only that it was done is recorded.
+    SetLogLevel {
+        /// A level or a filter, at most [`LOG_LEVEL_MAX`] characters. Whether it is one is the caller's part.
+        level: String,
+    },
 }
+
+/// How long a log level or filter may be, in characters.
+pub const LOG_LEVEL_MAX: usize = 512;
 
 /// Commands of one tenant.
 #[derive(Clone, Debug, PartialEq)]

@@ -298,6 +298,10 @@ pub enum Fact {
     AccountRemoved {
         id: AccountId,
     },
+    /// Until the control plane is started again.
+    LogLevelSet {
+        level: String,
+    },
     // Tenant streams.
     EnvironmentApprovalsSet {
         id: EnvironmentId,
@@ -460,6 +464,7 @@ impl Fact {
             Self::GateEvaluated { .. } => "gate_evaluated",
             Self::GateOverridden { .. } => "gate_overridden",
             Self::FindingsRecorded { .. } => "findings_recorded",
+            Self::LogLevelSet { .. } => "log_level_set",
         }
     }
 }

@@ -20,6 +20,7 @@ use stella_publish::nats::Nats;
 use stella_publish::place::StateFile;
 use stella_publish::publisher::Publisher;
 use stella_store::{ArtifactStore, OutputStore};
+use stella_telemetry::LogLevel;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -42,7 +43,7 @@ const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 
 /// Runs the control plane until it is told to stop.
 pub(crate) fn run(config: Config) -> anyhow::Result<()> {
-    let _log = stella_telemetry::init(&stella_telemetry::Config {
+    let log = stella_telemetry::init(&stella_telemetry::Config {
         service: "stella-orchestrator",
         version: env!("CARGO_PKG_VERSION"),
         level: config.log.level.clone(),
@@ -64,7 +65,7 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
     .context("the journal does not lead to a state")?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let traces = Traces::start(&config.traces)?;
-    let ended = runtime.block_on(serve(&config, &engine, recorder, traces.as_ref()));
+    let ended = runtime.block_on(serve(&config, &engine, recorder, traces.as_ref(), log.level()));
     if let Some(traces) = traces {
         traces.stop();
     }
@@ -117,6 +118,7 @@ async fn serve(
     engine: &Engine,
     recorder: PrometheusHandle,
     traces: Option<&Arc<Traces>>,
+    log_level: LogLevel,
 ) -> anyhow::Result<()> {
     let shutdown = CancellationToken::new();
     let _stop_all_on_return = shutdown.clone().drop_guard();
@@ -148,6 +150,7 @@ async fn serve(
         version: env!("CARGO_PKG_VERSION"),
         root_fingerprint: pki.authority.root_fingerprint(),
         agent_address: agent_address(config, fleet.local_addr()),
+        log_level,
         on_answer: traces
             .cloned()
             .map(|traces| OnAnswer(Arc::new(move |request| spans::of_request(&traces, request)))),

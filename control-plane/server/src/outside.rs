@@ -36,7 +36,9 @@ pub(crate) fn headers(key: &str, path: &Path) -> anyhow::Result<HashMap<String, 
             let (name, value) = line.split_once(':').with_context(problem)?;
             let name: HeaderName = name.trim().parse().ok().with_context(problem)?;
             let value = HeaderValue::from_str(value.trim()).ok().with_context(problem)?;
-            Ok((name.to_string(), value.to_str().ok().with_context(problem)?.to_owned()))
+            let value = value.to_str().ok().with_context(problem)?;
+            stella_telemetry::hide(value);
+            Ok((name.to_string(), value.to_owned()))
         })
         .collect()
 }

@@ -245,6 +245,35 @@ mod tests {
         assert!(timestamp.len() == 24 && timestamp.ends_with('Z'), "{timestamp}");
     }
 
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig {
+            failure_persistence: None, ..proptest::prelude::ProptestConfig::with_cases(500)
+        })]
+
+        /// Whatever comes from outside, a line is one JSON object with the fields of the format, and says what was logged.
+        #[test]
+        fn hostile_texts_stay_within_their_line(
+            message in "(\\PC|[\\x00-\\x1f\\x7f\\u{85}\\u{2028}\"\\\\{}]){0,40}",
+            field in "(\\PC|[\\x00-\\x1f\\x7f\\u{85}\\u{2028}\"\\\\{}]){0,40}",
+        ) {
+            let lines = lines(|| {
+                let span = tracing::info_span!("request", correlationId = field.as_str(), around = ?field);
+                let _entered = span.enter();
+                tracing::error!(traceId = message.as_str(), field = field.as_str(), shown = %field, "{message}");
+            });
+            proptest::prop_assert_eq!(lines.len(), 1);
+            let line = lines[0].as_object().unwrap();
+            proptest::prop_assert_eq!(&line["level"], "error");
+            proptest::prop_assert_eq!(&line["message"], &crate::redact_text(&message));
+            proptest::prop_assert_eq!(&line["correlationId"], &crate::redact_text(&field));
+            proptest::prop_assert_eq!(&line["context"]["shown"], &crate::redact_text(&field));
+            let names =
+                ["timestamp", "level", "message", "service", "version", "traceId", "correlationId", "context"];
+            let is_known = |key: &String| names.contains(&key.as_str());
+            proptest::prop_assert!(line.keys().all(is_known));
+        }
+    }
+
     #[test]
     fn secrets_never_reach_a_line() {
         let lines = lines(|| tracing::info!(token = "hunter2", url = "http://h/?password=hunter2", "login"));

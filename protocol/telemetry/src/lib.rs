@@ -5,6 +5,7 @@
 //! everything else goes into `context`. Values of secret-sounding keys are masked before a byte is written.
 
 mod format;
+mod level;
 mod redact;
 
 use std::io::IsTerminal;
@@ -15,9 +16,10 @@ use serde::Deserialize;
 use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer, fmt};
+use tracing_subscriber::{Layer, fmt, reload};
 
-pub use redact::redact_text;
+pub use level::LogLevel;
+pub use redact::{hide, redact_text};
 
 /// A log file is rotated when it reaches this size, in megabytes.
 const FILE_SIZE_MAX_MB: u64 = 100;
@@ -101,8 +103,17 @@ pub enum Error {
 #[derive(Debug)]
 #[must_use = "lines are lost when the guard is dropped early"]
 pub struct Guard {
+    level: LogLevel,
     _stdout: WorkerGuard,
     _file: Option<WorkerGuard>,
+}
+
+impl Guard {
+    /// The level of the process, to look at and to change.
+    #[must_use]
+    pub fn level(&self) -> LogLevel {
+        self.level.clone()
+    }
 }
 
 /// Sets up logging for the process.
@@ -110,8 +121,8 @@ pub struct Guard {
 /// # Errors
 /// If the level is not understood, the file cannot be written, or it was called before.
 pub fn init(config: &Config) -> Result<Guard, Error> {
-    let filter =
-        EnvFilter::try_new(&config.level).map_err(|_| Error::Level { level: config.level.clone() })?;
+    let (filter, filter_handle) = reload::Layer::new(level::parse(&config.level)?);
+    let level = LogLevel::new(&config.level, move |filter| filter_handle.reload(filter).is_ok());
     let human = match config.format {
         Format::Auto => std::io::stdout().is_terminal(),
         Format::Json => false,
@@ -127,7 +138,7 @@ pub fn init(config: &Config) -> Result<Guard, Error> {
     let (file_layer, file_guard) = match &config.file {
         None => (None, None),
         Some(path) => {
-            let (writer, guard) = non_blocking(rolling_file(path)?);
+            let (writer, guard) = non_blocking(rolling_file(path, RotationSize::MB(FILE_SIZE_MAX_MB))?);
             let layer = fmt::layer().event_format(json()).fmt_fields(format::JsonFields).with_writer(writer);
             (Some(layer), Some(guard))
         }
@@ -138,22 +149,69 @@ pub fn init(config: &Config) -> Result<Guard, Error> {
         .with(file_layer)
         .try_init()
         .map_err(|_| Error::Twice)?;
-    Ok(Guard { _stdout: stdout_guard, _file: file_guard })
+    Ok(Guard { level, _stdout: stdout_guard, _file: file_guard })
 }
 
 fn non_blocking<W: std::io::Write + Send + 'static>(writer: W) -> (NonBlocking, WorkerGuard) {
     NonBlockingBuilder::default().lossy(true).buffered_lines_limit(WAITING_LINES_MAX).finish(writer)
 }
 
-fn rolling_file(path: &Path) -> Result<impl std::io::Write + Send + 'static, Error> {
+fn rolling_file(path: &Path, size: RotationSize) -> Result<impl std::io::Write + Send + 'static, Error> {
     let failed = |problem: String| Error::File { path: path.to_owned(), problem };
     let directory =
         path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     let name = path.file_name().ok_or_else(|| failed("it names no file".into()))?;
     LogRollerBuilder::new(directory, Path::new(name))
-        .rotation(Rotation::SizeBased(RotationSize::MB(FILE_SIZE_MAX_MB)))
+        .rotation(Rotation::SizeBased(size))
         .max_keep_files(ROTATED_FILES_MAX)
         .file_mode(0o640)
         .build()
         .map_err(|error| failed(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    /// The files when those that are full have got their names: another thread gives them.
+    fn settled(folder: &Path) -> Vec<PathBuf> {
+        let files =
+            || -> Vec<_> { std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()).collect() };
+        let is_pending = |path: &PathBuf| path.display().to_string().contains(".pending");
+        for _ in 0..3_000 {
+            if files().len() <= 10 && !files().iter().any(is_pending) {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        files()
+    }
+
+    #[test]
+    fn a_log_is_ten_files_and_the_newest_lines_are_in_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut file = rolling_file(&folder.path().join("orchestrator.log"), RotationSize::KB(1)).unwrap();
+        for number in 0..1_000 {
+            file.write_all(format!("line {number:04} of a log that is rotated\n").as_bytes()).unwrap();
+        }
+        file.flush().unwrap();
+        let files = settled(folder.path());
+        assert_eq!(files.len(), 10, "{files:?}");
+        let text = |path: &Path| std::fs::read_to_string(path).unwrap();
+        let lines: Vec<usize> = files
+            .iter()
+            .flat_map(|path| text(path).lines().map(|line| line[5..9].parse().unwrap()).collect::<Vec<_>>())
+            .collect();
+        let (newest, oldest) = (*lines.iter().max().unwrap(), *lines.iter().min().unwrap());
+        assert_eq!((newest, newest - oldest + 1), (999, lines.len()), "no line is lost or there twice");
+        assert!(text(&folder.path().join("orchestrator.log")).contains("line 0999"));
+        for path in files {
+            let metadata = std::fs::metadata(&path).unwrap();
+            let mode = std::os::unix::fs::PermissionsExt::mode(&metadata.permissions());
+            assert_eq!(mode & 0o007, 0, "others may read {}", path.display());
+            assert!(metadata.len() <= 1_100, "{} has {} bytes", path.display(), metadata.len());
+        }
+    }
 }

@@ -9,7 +9,7 @@ use stella_api_types::paths;
 use crate::world::{World, bare};
 
 /// All templates of the API's own listener. A new constant is noticed by the comparison with the source below.
-const PATHS: [&str; 59] = [
+const PATHS: [&str; 60] = [
     paths::API_TOKENS,
     paths::API_TOKEN,
     paths::ACCOUNTS,
@@ -64,6 +64,7 @@ const PATHS: [&str; 59] = [
     paths::JOURNAL,
     paths::SYSTEM_EVENTS,
     paths::SYSTEM_JOURNAL,
+    paths::LOG_LEVEL,
     paths::SYSTEM,
     paths::OPENAPI,
     paths::HEALTH,

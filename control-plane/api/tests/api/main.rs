@@ -15,6 +15,7 @@ mod holds;
 mod idempotency;
 mod isolation;
 mod lists;
+mod log_level;
 mod output;
 mod plan;
 mod promotions;

@@ -96,6 +96,7 @@ impl World {
             version: "1.2.3-test",
             root_fingerprint: Digest([7; 32]),
             agent_address: "stella.test:7443".into(),
+            log_level: stella_telemetry::LogLevel::detached("info"),
             on_answer: None,
         };
         let shutdown = CancellationToken::new();

@@ -8,6 +8,9 @@ const BY_INVENTORY: &str = include_str!("../../../../packaging/observability/pro
 const IN_KUBERNETES: &str = include_str!("../../../../packaging/observability/prometheus-kubernetes.yml");
 const ALERTMANAGER: &str = include_str!("../../../../packaging/observability/alertmanager.yml");
 
+const VECTOR: &str = include_str!("../../../../packaging/observability/logs/vector.toml");
+const FLUENT_BIT: &str = include_str!("../../../../packaging/observability/logs/fluent-bit.yaml");
+
 const PROVIDER: &str =
     include_str!("../../../../packaging/observability/grafana/provisioning/dashboards/stella.yml");
 const SOURCES: &str =
@@ -47,6 +50,8 @@ pub(super) fn of(render: &Render) -> Vec<(String, String)> {
         ("prometheus.yml".to_owned(), prometheus(render)),
         ("rules.yml".to_owned(), rules(render)),
         ("alertmanager.yml".to_owned(), alertmanager(render)),
+        ("logs/vector.toml".to_owned(), VECTOR.replace(shipped::LOKI, &render.loki)),
+        ("logs/fluent-bit.yaml".to_owned(), FLUENT_BIT.to_owned()),
         ("grafana/provisioning/dashboards/stella.yml".to_owned(), PROVIDER.to_owned()),
         ("grafana/provisioning/datasources/stella.yml".to_owned(), sources(render)),
     ];
@@ -152,6 +157,7 @@ mod tests {
             (IN_KUBERNETES, &[shipped::SERVER_NAME, shipped::CA, shipped::ALERTMANAGERS]),
             (RULES, &[shipped::RUNBOOKS]),
             (SOURCES, &[shipped::PROMETHEUS, shipped::LOKI, shipped::TEMPO]),
+            (VECTOR, &[shipped::LOKI]),
             (
                 ALERTMANAGER,
                 &[

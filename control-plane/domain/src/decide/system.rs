@@ -5,7 +5,7 @@ use stella_protocol::time::Timestamp;
 
 use super::Decision;
 use crate::access::{GRANTS_MAX, Grant};
-use crate::command::{Outcome, Request, SystemCommand};
+use crate::command::{LOG_LEVEL_MAX, Outcome, Request, SystemCommand};
 use crate::event::{Fact, StreamId};
 use crate::rejection::Rejection;
 use crate::state::State;
@@ -71,12 +71,14 @@ pub(super) fn decide(
             Outcome::Account(*account)
         }
         SystemCommand::RemoveAccount { account } => {
-            known(state, *account)?;
-            let tokens = state.system.api_tokens.values();
-            for token in tokens.filter(|token| token.account == Some(*account)) {
-                emit(StreamId::System, Fact::ApiTokenRevoked { id: token.id })?;
+            for fact in removal(state, *account)? {
+                emit(StreamId::System, fact)?;
             }
-            emit(StreamId::System, Fact::AccountRemoved { id: *account })?;
+            Outcome::Done
+        }
+        SystemCommand::SetLogLevel { level } => {
+            log_level(level)?;
+            emit(StreamId::System, Fact::LogLevelSet { level: level.clone() })?;
             Outcome::Done
         }
     };
@@ -87,6 +89,22 @@ pub(super) fn decide(
     }
     decision.outcome = outcome;
     Ok(decision)
+}
+
+/// An account goes with its tokens.
+fn removal(state: &State, account: AccountId) -> Result<Vec<Fact>, Rejection> {
+    known(state, account)?;
+    let tokens = state.system.api_tokens.values().filter(|token| token.account == Some(account));
+    let revoked = tokens.map(|token| Fact::ApiTokenRevoked { id: token.id });
+    Ok(revoked.chain([Fact::AccountRemoved { id: account }]).collect())
+}
+
+fn log_level(level: &str) -> Result<(), Rejection> {
+    if level.is_empty() || level.chars().count() > LOG_LEVEL_MAX || level.contains(char::is_control) {
+        let problem = format!("must have 1 to {LOG_LEVEL_MAX} characters and no control characters");
+        return Err(Rejection::invalid("level", problem));
+    }
+    Ok(())
 }
 
 fn token_name(name: &str) -> Result<(), Rejection> {

@@ -182,7 +182,10 @@ impl ReceiverConfig {
             "a name has 1 to 63 letters, digits, '-' and '_'"
         );
         self.refuse_foreign_keys()?;
-        let ca = self.ca.as_deref().map(read).transpose()?;
+        let readable = |path: &Path| {
+            std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))
+        };
+        let ca = self.ca.as_deref().map(readable).transpose()?;
         let ca = ca.as_ref().map(|text| text.as_bytes());
         let http = |url: &str| HttpClient::new(url, ca).map_err(anyhow::Error::msg);
         Ok(match self.kind {
@@ -264,5 +267,6 @@ fn read(path: &Path) -> anyhow::Result<Zeroizing<String>> {
     let text = Zeroizing::new(std::fs::read_to_string(path).with_context(wrong)?);
     let trimmed = Zeroizing::new(text.trim().to_owned());
     ensure!(!trimmed.is_empty(), "{} is empty", path.display());
+    stella_telemetry::hide(&trimmed);
     Ok(trimmed)
 }
