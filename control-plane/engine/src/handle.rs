@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::time::Duration;
 
@@ -39,6 +39,8 @@ pub(crate) struct Shared {
     pub(crate) no_space: AtomicBool,
     /// How long the last flush took, in nanoseconds; 0 before the first.
     pub(crate) last_flush_ns: AtomicU64,
+    /// How many commands have been submitted and not been taken by the writer.
+    pub(crate) waiting: AtomicUsize,
     /// Counts how often decided batches were thrown away; what was decided before is void.
     pub(crate) rewinds: AtomicU64,
     /// Where streams ended when the journal was opened.
@@ -67,6 +69,7 @@ impl Shared {
             running: AtomicBool::new(true),
             no_space: AtomicBool::new(false),
             last_flush_ns: AtomicU64::new(0),
+            waiting: AtomicUsize::new(0),
             rewinds: AtomicU64::new(0),
             opened_at,
         }
@@ -207,7 +210,13 @@ impl Handle {
     /// See [`SubmitError`]; all but [`SubmitError::Stopping`] mean that nothing was changed.
     pub async fn submit(&self, request: Request) -> Result<Outcome, SubmitError> {
         let (reply, answer) = oneshot::channel();
-        match self.commands.try_send(Work::Command(Box::new(request), reply)) {
+        // Before it can be taken, so that the count never goes below zero.
+        self.shared.waiting.fetch_add(1, Ordering::Relaxed);
+        let sent = self.commands.try_send(Work::Command(Box::new(request), reply));
+        if sent.is_err() {
+            self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
+        }
+        match sent {
             Ok(()) => answer.await.unwrap_or(Err(SubmitError::Stopping)),
             Err(TrySendError::Full(_)) => Err(SubmitError::Overloaded),
             Err(TrySendError::Disconnected(_)) => Err(SubmitError::Stopping),
@@ -293,6 +302,18 @@ impl Handle {
     pub fn saw_the_future(&self, tenant: TenantId, seen: JournalMark) -> bool {
         let ours = self.journal_mark(tenant);
         seen.incarnation != ours.incarnation || seen.position > ours.position
+    }
+
+    /// How much of the disk the journal takes, in bytes, if that is known.
+    #[must_use]
+    pub fn journal_size_bytes(&self) -> Option<u64> {
+        self.shared.journal.size_bytes()
+    }
+
+    /// How many commands wait to be decided.
+    #[must_use]
+    pub fn commands_waiting(&self) -> usize {
+        self.shared.waiting.load(Ordering::Relaxed)
     }
 
     /// How the journal does.

@@ -66,12 +66,11 @@ pub(crate) fn recover(journal: &dyn Journal) -> Result<Recovered, RecoveryError>
         replayed += replay(journal, stream, done.remove(&stream).unwrap_or_default(), &mut state)?;
         heads.insert(stream, head.next);
     }
-    tracing::info!(
-        events = replayed,
-        seconds = started.elapsed().as_secs_f64(),
-        tenants = state.tenants.len(),
-        "journal replayed"
-    );
+    let seconds = started.elapsed().as_secs_f64();
+    metrics::gauge!("stella_journal_replay_duration_seconds").set(seconds);
+    #[expect(clippy::cast_precision_loss, reason = "a count of events is looked at with three digits")]
+    metrics::gauge!("stella_journal_replayed_events").set(replayed as f64);
+    tracing::info!(events = replayed, seconds, tenants = state.tenants.len(), "journal replayed");
     Ok(Recovered { state, heads, last_time: journal.last_time(), replayed })
 }
 

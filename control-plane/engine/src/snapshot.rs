@@ -46,7 +46,13 @@ impl Taker {
             };
             let bytes = payload.len();
             match journal.save_snapshot(&Snapshot { heads, at, payload }) {
-                Ok(()) => tracing::info!(bytes, seconds = started.elapsed().as_secs_f64(), "snapshot taken"),
+                Ok(()) => {
+                    let seconds = started.elapsed().as_secs_f64();
+                    metrics::gauge!("stella_journal_snapshot_duration_seconds").set(seconds);
+                    #[expect(clippy::cast_precision_loss, reason = "a size is looked at with three digits")]
+                    metrics::gauge!("stella_journal_snapshot_bytes").set(bytes as f64);
+                    tracing::info!(bytes, seconds, "snapshot taken");
+                }
                 Err(error) => {
                     tracing::warn!(error = &error as &dyn std::error::Error, "no snapshot was taken")
                 }

@@ -127,6 +127,7 @@ impl Writer {
         while let Some(work) = next {
             match work {
                 Work::Command(request, reply) => {
+                    self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
                     let answer = self.decide_one(&request, &mut batch);
                     batch.answers.push((reply, answer));
                 }

@@ -25,6 +25,10 @@ pub struct LiveFigures {
     pub remote: SocketAddr,
     /// The connection's round trip time.
     pub rtt: Duration,
+    /// How many packets were sent on this connection.
+    pub packets_sent: u64,
+    /// How many of them were lost.
+    pub packets_lost: u64,
 }
 
 /// A live session, as others see it.
@@ -60,12 +64,15 @@ impl Link {
 
     pub(crate) fn figures(&self) -> LiveFigures {
         let (last_seen, resources) = *self.heard.lock();
+        let path = self.connection.stats().path;
         LiveFigures {
             session: self.session,
             last_seen,
             resources,
             remote: self.connection.remote_address(),
-            rtt: self.connection.rtt(),
+            rtt: path.rtt,
+            packets_sent: path.sent_packets,
+            packets_lost: path.lost_packets,
         }
     }
 }

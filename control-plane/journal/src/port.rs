@@ -117,6 +117,11 @@ pub trait Journal: Send + Sync + fmt::Debug {
         Ok(if hash == Some(head.hash) { Mark::Matches } else { Mark::Differs })
     }
 
+    /// How much of the disk it takes, in bytes, if that is known.
+    fn size_bytes(&self) -> Option<u64> {
+        None
+    }
+
     /// Saves a snapshot with barriers of its own, beside appends. The last two are kept.
     fn save_snapshot(&self, snapshot: &Snapshot) -> Result<(), SnapshotError>;
 

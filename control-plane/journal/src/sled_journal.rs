@@ -253,6 +253,10 @@ impl Journal for SledJournal {
         Ok(Some(record.previous))
     }
 
+    fn size_bytes(&self) -> Option<u64> {
+        self.size_on_disk().ok()
+    }
+
     fn save_snapshot(&self, snapshot: &Snapshot) -> Result<(), SnapshotError> {
         let bytes = snapshot.payload.len();
         if bytes > SNAPSHOT_BYTES_MAX {

@@ -6,11 +6,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::UNIX_EPOCH;
 
-use metrics::{Unit, describe_gauge, gauge};
+use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
 use nix::sys::statvfs::statvfs;
 use stella_certs::{CertificateDer, validity_of_certificate};
 use stella_domain::agent::{Agent, Connectivity};
 use stella_domain::deployment::Deployment;
+use stella_domain::event::StreamId;
 use stella_domain::task::TaskState;
 use stella_domain::tenant::TenantState;
 use stella_engine::Handle;
@@ -51,6 +52,14 @@ pub(crate) fn describe() {
         Unit::Seconds,
         "The round trip to the agent, as its connection has it"
     );
+    describe_counter!(
+        "stella_agent_packets_sent_total",
+        "Packets that were sent on the agent's connection, from 0 with each connection"
+    );
+    describe_counter!("stella_agent_packets_lost_total", "Those of them that were lost");
+    describe_gauge!("stella_journal_size_bytes", Unit::Bytes, "What the journal takes on the disk");
+    describe_gauge!("stella_journal_events", "Events in the journal");
+    describe_gauge!("stella_journal_commands_waiting", "Commands that wait to be decided");
     describe_gauge!("stella_tasks_open", "Tasks that are not settled");
     describe_gauge!(
         "stella_task_unaccepted_age_seconds",
@@ -91,6 +100,24 @@ pub(crate) fn disk(engine: &Handle, state_dir: &Path) {
             tracing::warn!(error = errno.desc(), "the free space of the state folder cannot be read")
         }
     }
+}
+
+/// How much the journal holds, and what waits to get into it.
+pub(crate) fn journal(engine: &Handle) {
+    if let Some(size) = engine.journal_size_bytes() {
+        gauge!("stella_journal_size_bytes").set(bytes(size));
+    }
+    let (mut of_system, mut of_tenants) = (0, 0);
+    for (stream, head) in engine.heads() {
+        match stream {
+            StreamId::System => of_system += head.0,
+            StreamId::Tenant(_) => of_tenants += head.0,
+        }
+    }
+    gauge!("stella_journal_events", "streams" => "system").set(bytes(of_system));
+    gauge!("stella_journal_events", "streams" => "tenants").set(bytes(of_tenants));
+    let waiting = u64::try_from(engine.commands_waiting()).unwrap_or(u64::MAX);
+    gauge!("stella_journal_commands_waiting").set(bytes(waiting));
 }
 
 /// A tenant's open tasks, and how long the oldest that was sent to a connected agent is without an answer.
@@ -176,6 +203,8 @@ pub(crate) fn host(tenant: &TenantState, agent: &Agent, live: &LiveFigures) {
     gauge!("stella_agent_disk_available_bytes", &labels).set(bytes(resources.disk_available_bytes));
     gauge!("stella_agent_tasks_running", &labels).set(f64::from(resources.tasks_running));
     gauge!("stella_agent_round_trip_seconds", &labels).set(live.rtt.as_secs_f64());
+    counter!("stella_agent_packets_sent_total", &labels).absolute(live.packets_sent);
+    counter!("stella_agent_packets_lost_total", &labels).absolute(live.packets_lost);
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a dashboard shows three digits of it")]

@@ -64,6 +64,18 @@ pub(crate) fn install() -> anyhow::Result<PrometheusHandle> {
     describe_histogram!("stella_approval_duration_seconds", Unit::Seconds, "Time to approve");
     describe_counter!("stella_agent_tasks_total", "Tasks executed");
     describe_histogram!("stella_agent_task_duration_seconds", Unit::Seconds, "Task duration");
+    describe_gauge!(
+        "stella_journal_replay_duration_seconds",
+        Unit::Seconds,
+        "How long the replay at the start took, the snapshot's loading included"
+    );
+    describe_gauge!("stella_journal_replayed_events", "How many events were replayed at the start");
+    describe_gauge!(
+        "stella_journal_snapshot_duration_seconds",
+        Unit::Seconds,
+        "How long the latest snapshot took"
+    );
+    describe_gauge!("stella_journal_snapshot_bytes", Unit::Bytes, "How large the latest snapshot is");
     describe_gauge!("stella_build_info", "Always 1; the version is in the label");
     gauge!("stella_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     Ok(handle)
@@ -97,6 +109,7 @@ pub(crate) fn render(handle: &PrometheusHandle, engine: &Handle, fleet: &Fleet, 
             current::tasks(tenant, engine.now());
         }
         current::disk(engine, state_dir);
+        current::journal(engine);
         agents(&state, engine, fleet);
     });
     let mut text = handle.render();
