@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
-.PHONY: help demo demo-down test lint bench build packages tools
+.PHONY: help demo demo-down test lint bench build packages book tools
 
 help: ## Show this help
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -18,6 +18,9 @@ build: ## Build everything (release profile)
 
 packages: ## Build the Debian packages and the archive into target/packages (needs cargo-deb)
 	@packaging/build
+
+book: ## Build the book into target/book (needs mdbook)
+	mdbook build docs
 
 tools: ## Install what the tests need and is missing (Debian, root)
 	@.ci/tools
