@@ -67,6 +67,8 @@ uuid_ids! {
     PromotionId = "promotion";
     /// A release on its way to the targets of an environment.
     DeploymentId = "deployment";
+    /// One execution of a workflow.
+    RunId = "run";
     /// One unit of work on one target.
     TaskId = "task";
     /// A one-time enrolment token (its public half).

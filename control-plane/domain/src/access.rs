@@ -12,6 +12,7 @@ use stella_protocol::time::Timestamp;
 use crate::command::{Actor, Command, Request, SystemCommand, TenantCommand};
 use crate::name::Name;
 use crate::rejection::Rejection;
+use crate::run::{StepState, Work};
 use crate::state::State;
 
 /// How many roles one account may have: each command looks through them.
@@ -227,7 +228,7 @@ pub(crate) fn check(state: &State, request: &Request, now: Timestamp) -> Result<
             {
                 return Err(Rejection::not_found(TenantId::KIND, tenant));
             }
-            if is_about_oneself(state, rights, &request.command) {
+            if is_about_oneself(state, rights, &request.command) || leads_own_run(state, request) {
                 return Ok(());
             }
             let (role, scope) = needed(state, &request.command)
@@ -235,6 +236,32 @@ pub(crate) fn check(state: &State, request: &Request, now: Timestamp) -> Result<
             rights.require(role, scope)
         }
     }
+}
+
+/// Whether somebody who has asked for something earlier may still have it done: an account by the roles that it has now, whatever
+/// became of the token that it asked with.
+pub(crate) fn check_authority(
+    state: &State,
+    actor: &Actor,
+    tenant: TenantId,
+    command: &TenantCommand,
+    now: Timestamp,
+) -> Result<(), Rejection> {
+    let gone = |problem: String| Rejection::Forbidden { problem };
+    let rights = match actor {
+        Actor::System => return Ok(()),
+        Actor::Agent { id } => return Err(gone(format!("agent {id} may only speak for itself"))),
+        Actor::ApiToken { account: Some(by), .. } => {
+            let account = state.system.accounts.get(&by.id);
+            let account = account.ok_or_else(|| gone(format!("account {} was removed", by.name)))?;
+            Rights { state, account: Some(account) }
+        }
+        Actor::ApiToken { id, account: None } => Rights::of(state, *id, now)
+            .ok_or_else(|| gone("the token that asked for it has expired or was revoked".to_owned()))?,
+    };
+    let (role, scope) =
+        needed_in(state, tenant, command).ok_or_else(|| gone("only agents do that".to_owned()))?;
+    rights.require(role, scope)
 }
 
 /// An agent speaks for itself and for nobody else.
@@ -267,6 +294,19 @@ fn is_about_oneself(state: &State, rights: Rights<'_>, command: &Command) -> boo
     owner == Some(own)
 }
 
+/// Who has started a run may lead it: what it does is checked anyway, each time that it does something.
+fn leads_own_run(state: &State, request: &Request) -> bool {
+    let Command::Tenant(tenant, command) = &request.command else { return false };
+    let run = match command {
+        TenantCommand::CancelRun { run, .. }
+        | TenantCommand::RetryStep { run, .. }
+        | TenantCommand::AnswerStep { run, .. } => run,
+        _ => return false,
+    };
+    let run = state.tenants.get(tenant).and_then(|tenant| tenant.runs.get(run));
+    run.is_some_and(|run| run.is_started_by(&request.actor))
+}
+
 /// The role that a command needs, and where; `None` if no role is enough. What is about a thing that is not there needs the
 /// role anywhere in the tenant: then it is told that the thing is not there.
 fn needed(state: &State, command: &Command) -> Option<(Role, Scope)> {
@@ -291,6 +331,23 @@ fn needed_in(state: &State, tenant: TenantId, command: &TenantCommand) -> Option
         task.map_or(Scope::Somewhere(tenant), |task| deployment(&task.deployment))
     };
     Some(match command {
+        TenantCommand::ApplyWorkflow(_) | TenantCommand::RemoveWorkflow { .. } => {
+            (Role::Operator, Scope::Tenant(tenant))
+        }
+        TenantCommand::StartRun(_) => (Role::Deployer, Scope::Somewhere(tenant)),
+        // Those that somebody has started, they may lead themselves: see `is_about_oneself`.
+        TenantCommand::CancelRun { .. }
+        | TenantCommand::RetryStep { .. }
+        | TenantCommand::AnswerStep { .. } => (Role::Deployer, Scope::Tenant(tenant)),
+        TenantCommand::DecideStep { run, step, .. } => {
+            let step = found.and_then(|it| it.runs.get(run)).and_then(|run| run.steps.get(step));
+            let place = match step.map(|step| &step.state) {
+                Some(StepState::Running { work: Work::Approval { environment, .. }, .. }) => *environment,
+                _ => None,
+            };
+            (Role::Approver, place.map_or(Scope::Tenant(tenant), |id| Scope::Environment(tenant, id)))
+        }
+        TenantCommand::AnswerCall { .. } => return None,
         TenantCommand::StoreArtifact { .. }
         | TenantCommand::CreateRelease(_)
         | TenantCommand::RecordFindings(_) => (Role::Deployer, Scope::Somewhere(tenant)),

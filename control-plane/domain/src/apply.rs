@@ -13,6 +13,7 @@ mod inventory;
 mod promotion;
 mod target;
 mod task;
+mod workflow;
 
 use std::sync::Arc;
 
@@ -129,6 +130,16 @@ impl TenantState {
             | Fact::GateEvaluated { .. }
             | Fact::GateOverridden { .. }
             | Fact::FindingsRecorded { .. } => self.apply_gate(event),
+            Fact::WorkflowApplied { .. }
+            | Fact::WorkflowRemoved { .. }
+            | Fact::RunStarted { .. }
+            | Fact::StepStarted { .. }
+            | Fact::StepApproved { .. }
+            | Fact::StepBackedOff { .. }
+            | Fact::StepHeld { .. }
+            | Fact::StepEnded { .. }
+            | Fact::RunTurned { .. }
+            | Fact::RunEnded { .. } => self.apply_workflow(event),
             fact @ (Fact::TargetStarted { .. }
             | Fact::TargetSucceeded { .. }
             | Fact::TargetFailed { .. }

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use stella_protocol::digest::Digest;
 use stella_protocol::id::{
     AccountId, AgentId, ApiTokenId, AttemptKey, DeploymentId, EnrolmentTokenId, EnvironmentId, PromotionId,
-    ReleaseId, SessionEpoch, TargetId, TaskId, TenantId,
+    ReleaseId, RunId, SessionEpoch, TargetId, TaskId, TenantId,
 };
 use stella_protocol::message::{Accepted, Finished, Hello, Running};
 use stella_protocol::time::Timestamp;
@@ -20,9 +21,11 @@ use crate::findings::Finding;
 use crate::freeze::Freeze;
 use crate::gate::{self, Gate};
 use crate::hold::Verdict;
-use crate::name::{Name, Version};
+use crate::name::{Identifier, Name, Version};
 use crate::promotion::{ApprovalRule, Objection};
 use crate::release::{Component, Step};
+use crate::run::CallOutcome;
+use crate::workflow::Template;
 
 /// A command and what comes with it.
 #[derive(Clone, Debug, PartialEq)]
@@ -337,6 +340,62 @@ pub enum TenantCommand {
         /// Why, for a person.
         reason: String,
     },
+    /// A workflow, or a newer version of it. One that says the same as the newest is none.
+    ApplyWorkflow(Box<Template>),
+    /// Let nobody start a workflow any more. What runs goes on.
+    RemoveWorkflow {
+        /// Which.
+        name: Name,
+        /// Why.
+        reason: String,
+    },
+    /// Run a workflow.
+    StartRun(Box<NewRun>),
+    /// End a run, with what is under way in it.
+    CancelRun {
+        /// Which.
+        run: RunId,
+        /// Why.
+        reason: String,
+    },
+    /// Try a step again that failed and is held, or that will be tried again anyway.
+    RetryStep {
+        /// Of which run.
+        run: RunId,
+        /// Which.
+        step: Identifier,
+    },
+    /// Give a step what it asks for.
+    AnswerStep {
+        /// Of which run.
+        run: RunId,
+        /// Which.
+        step: Identifier,
+        /// What.
+        answers: BTreeMap<Identifier, Value>,
+    },
+    /// Agree, or do not, to what a step asks for agreement to.
+    DecideStep {
+        /// Of which run.
+        run: RunId,
+        /// Which.
+        step: Identifier,
+        /// Whether so.
+        approve: bool,
+        /// Why, for a person.
+        reason: String,
+    },
+    /// The answer to a call of a step, from whoever makes such calls.
+    AnswerCall {
+        /// Of which run.
+        run: RunId,
+        /// Which.
+        step: Identifier,
+        /// To which of its attempts.
+        attempt: u32,
+        /// What became of it.
+        outcome: CallOutcome,
+    },
     /// Ask for a promotion no more.
     WithdrawPromotion {
         /// Which.
@@ -412,6 +471,19 @@ pub struct NewFindings {
     pub digest: Digest,
     /// What.
     pub findings: Vec<Finding>,
+}
+
+/// A new run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewRun {
+    /// Its id.
+    pub id: RunId,
+    /// Of which workflow.
+    pub workflow: Name,
+    /// Of which version of it; `None` is the newest.
+    pub version: Option<u32>,
+    /// What it is given.
+    pub inputs: BTreeMap<Identifier, Value>,
 }
 
 /// A new target.
@@ -544,6 +616,10 @@ pub enum Outcome {
     Deployment(DeploymentId),
     /// The account exists.
     Account(AccountId),
+    /// The workflow has this version.
+    Workflow(u32),
+    /// The run exists. What became of it is in the state.
+    Run(RunId),
     /// The promotion exists. What became of it is in the state.
     Promotion(PromotionId),
 }

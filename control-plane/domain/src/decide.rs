@@ -19,12 +19,14 @@ mod report;
 mod retry;
 mod rollback;
 mod rollout;
+mod run;
 mod settle;
 mod strategy;
 mod system;
 mod target;
 mod tick;
 mod transaction;
+mod workflow;
 
 use std::sync::Arc;
 
@@ -168,11 +170,24 @@ fn in_tenant(
 ) -> Result<Decision, Rejection> {
     let tenant = state.tenants.get(&id).ok_or_else(|| Rejection::not_found(TenantId::KIND, id))?;
     let mut decision = Decision::new(state);
-    let mut tx = Transaction::new(tenant, request, now);
+    let mut tx = Transaction::new(state, tenant, request, now);
     decision.outcome = carry_out(&mut tx, command)?;
-    promotion::reconsider(&mut tx)?;
+    follow(&mut tx)?;
     decision.merge(tx);
     Ok(decision)
+}
+
+/// What follows from what has happened, for promotions and for runs, until nothing does.
+fn follow(tx: &mut Transaction<'_>) -> Result<(), Rejection> {
+    let mut seen = 0;
+    loop {
+        promotion::reconsider(tx)?;
+        let before = tx.facts_from(0).count();
+        run::go_on(tx, &mut seen)?;
+        if tx.facts_from(0).count() == before {
+            return Ok(());
+        }
+    }
 }
 
 fn carry_out(tx: &mut Transaction<'_>, command: &TenantCommand) -> Result<Outcome, Rejection> {
@@ -220,6 +235,18 @@ fn carry_out(tx: &mut Transaction<'_>, command: &TenantCommand) -> Result<Outcom
         }
         TenantCommand::RejectPromotion { promotion, objection, reason } => {
             promotion::reject(tx, *promotion, *objection, reason)
+        }
+        TenantCommand::ApplyWorkflow(template) => workflow::apply(tx, template),
+        TenantCommand::RemoveWorkflow { name, reason } => workflow::remove(tx, name, reason),
+        TenantCommand::StartRun(new) => workflow::start(tx, new),
+        TenantCommand::CancelRun { run, reason } => workflow::cancel(tx, *run, reason),
+        TenantCommand::RetryStep { run, step } => workflow::retry(tx, *run, step),
+        TenantCommand::AnswerStep { run, step, answers } => workflow::answer(tx, *run, step, answers),
+        TenantCommand::DecideStep { run, step, approve, reason } => {
+            workflow::decide(tx, *run, step, *approve, reason)
+        }
+        TenantCommand::AnswerCall { run, step, attempt, outcome } => {
+            workflow::answer_call(tx, *run, step, *attempt, outcome)
         }
         TenantCommand::WithdrawPromotion { promotion, reason } => promotion::withdraw(tx, *promotion, reason),
         TenantCommand::SetGate { environment, gate: wanted } => gate::set(tx, *environment, wanted),

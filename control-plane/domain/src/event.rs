@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use stella_protocol::digest::Digest;
 use stella_protocol::id::{
     AccountId, AgentId, ApiTokenId, AttemptKey, DeploymentId, EnrolmentTokenId, EnvironmentId, Generation,
-    Position, PromotionId, ReleaseId, SessionEpoch, TargetId, TaskId, TenantId,
+    Position, PromotionId, ReleaseId, RunId, SessionEpoch, TargetId, TaskId, TenantId,
 };
 use stella_protocol::message::{JournalMark, TaskOutcome};
 use stella_protocol::time::Timestamp;
@@ -23,9 +24,13 @@ use crate::freeze::Freeze;
 use crate::gate::{self, Gate};
 use crate::hold::PauseCause;
 use crate::name::{Name, Version};
+use crate::name::{Identifier, Name, Version};
+>>>>>>> dd9b40c (Workflows are decided in the core: versioned templates, runs that survive a restart in every step)
 use crate::plan::Plan;
 use crate::promotion::{ApprovalRule, Objection};
 use crate::release::{Component, Step};
+use crate::run::{StepEnd, Turn, Work};
+use crate::workflow::Template;
 
 /// Which stream an event belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -393,6 +398,59 @@ pub enum Fact {
         digest: Digest,
         findings: Vec<Finding>,
     },
+    WorkflowApplied {
+        version: u32,
+        template: Box<Template>,
+    },
+    WorkflowRemoved {
+        name: Name,
+        reason: String,
+    },
+    RunStarted {
+        id: RunId,
+        workflow: Name,
+        version: u32,
+        inputs: BTreeMap<Identifier, Value>,
+    },
+    StepStarted {
+        run: RunId,
+        step: Identifier,
+        work: Work,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        deadline: Option<Timestamp>,
+    },
+    StepApproved {
+        run: RunId,
+        step: Identifier,
+        reason: String,
+    },
+    /// An attempt failed; another one follows.
+    StepBackedOff {
+        run: RunId,
+        step: Identifier,
+        until: Timestamp,
+        reason: String,
+    },
+    /// The last attempt failed; somebody may retry it by hand until then.
+    StepHeld {
+        run: RunId,
+        step: Identifier,
+        until: Timestamp,
+        reason: String,
+    },
+    StepEnded {
+        run: RunId,
+        step: Identifier,
+        end: StepEnd,
+    },
+    RunTurned {
+        id: RunId,
+        turn: Turn,
+    },
+    /// Every step of it is over. How it ended follows from where it had turned.
+    RunEnded {
+        id: RunId,
+    },
 }
 
 impl Fact {
@@ -465,6 +523,16 @@ impl Fact {
             Self::GateOverridden { .. } => "gate_overridden",
             Self::FindingsRecorded { .. } => "findings_recorded",
             Self::LogLevelSet { .. } => "log_level_set",
+            Self::WorkflowApplied { .. } => "workflow_applied",
+            Self::WorkflowRemoved { .. } => "workflow_removed",
+            Self::RunStarted { .. } => "run_started",
+            Self::StepStarted { .. } => "step_started",
+            Self::StepApproved { .. } => "step_approved",
+            Self::StepBackedOff { .. } => "step_backed_off",
+            Self::StepHeld { .. } => "step_held",
+            Self::StepEnded { .. } => "step_ended",
+            Self::RunTurned { .. } => "run_turned",
+            Self::RunEnded { .. } => "run_ended",
         }
     }
 }

@@ -2,9 +2,11 @@
 //! is named by a hash of what it was created for: a version 8 UUID, which no caller's random id can be.
 
 use sha2::{Digest as _, Sha256};
-use stella_protocol::id::{DeploymentId, TargetId, TaskId};
+use stella_protocol::id::{DeploymentId, RunId, TargetId, TaskId};
 use stella_protocol::time::Timestamp;
 use uuid::{Builder, Uuid};
+
+use crate::name::Identifier;
 
 /// The task of one step of a deployment on one target.
 pub(crate) fn task(deployment: DeploymentId, target: TargetId, step: u16) -> TaskId {
@@ -19,7 +21,15 @@ pub(crate) fn rollback(of: DeploymentId, now: Timestamp) -> DeploymentId {
     DeploymentId(Builder::from_custom_bytes(bytes).into_uuid())
 }
 
-/// Every kind has parts of fixed length, so that two lists of parts never hash the same bytes.
+/// The deployment that an attempt of a step of a run asks for.
+pub(crate) fn of_step(run: RunId, step: &Identifier, attempt: u32, now: Timestamp) -> DeploymentId {
+    let parts: [&[u8]; 4] = [b"step", run.0.as_bytes(), &attempt.to_be_bytes(), step.as_str().as_bytes()];
+    let mut bytes = *derived(&parts).as_bytes();
+    bytes[..6].copy_from_slice(&now.0.to_be_bytes()[2..]);
+    DeploymentId(Builder::from_custom_bytes(bytes).into_uuid())
+}
+
+/// Every kind has parts of fixed length but for the last, so that two lists of parts never hash the same bytes.
 fn derived(parts: &[&[u8]]) -> Uuid {
     let mut hash = Sha256::new();
     for part in parts {

@@ -6,7 +6,11 @@
 //! [`command::Command::Tick`].
 //!
 //! Reading order: [`state`], then one file a concept ([`tenant`], [`environment`], [`target`], [`agent`], [`release`],
+<<<<<<< HEAD
 //! [`promotion`], [`gate`], [`findings`], [`plan`], [`strategy`], [`deployment`], [`task`], [`hold`], [`freeze`], [`access`]), then [`command`], [`event`], [`decide`].
+=======
+//! [`promotion`], [`gate`], [`findings`], [`plan`], [`deployment`], [`task`], [`hold`], [`freeze`], [`workflow`], [`run`], [`access`]), then [`command`], [`event`], [`decide`].
+>>>>>>> dd9b40c (Workflows are decided in the core: versioned templates, runs that survive a restart in every step)
 //!
 //! # Invariants
 //!
@@ -30,6 +34,10 @@
 //!   many approvals as the rule needs, each of another account, none of them the one that asked.
 //! - **INV-12 gates**: a deployment that somebody asked for starts a target only while each gate of its environment, as it is then,
 //!   lets it through or is overridden; and nobody decides on a gate of what they have asked for.
+//! - **INV-13 order**: no step of a run starts before the steps that it needs are over, and the version that a run has pinned never
+//!   changes.
+//! - **INV-14 runs end**: a run that has not ended has a step that is under way, and one that has ended has none.
+//! - **INV-15 no side door**: what a step deploys is asked for by whoever started the run, as a promotion like any other.
 
 pub mod access;
 pub mod agent;
@@ -51,6 +59,7 @@ pub mod promotion;
 pub mod rejection;
 pub mod release;
 mod render;
+pub mod run;
 pub mod spans;
 pub mod state;
 pub mod strategy;
@@ -58,3 +67,4 @@ pub mod target;
 pub mod task;
 mod template;
 pub mod tenant;
+pub mod workflow;

@@ -102,6 +102,13 @@ text_type! {
     |c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '+')
 }
 
+text_type! {
+    /// The id of a step of a workflow, or the name of an input: a name that expressions can use.
+    Identifier, max 63, allowed "a-z and, after the first character, 0-9 and '_'",
+    |c| c.is_ascii_lowercase(),
+    |c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'
+}
+
 impl Name {
     /// Makes a name out of any text (a host's own name, say): what is not allowed becomes '-'.
     #[must_use]

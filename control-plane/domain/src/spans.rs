@@ -2,9 +2,10 @@
 //! a span still has its parent, and an agent can be told the id of the span that is written once its task has ended.
 
 use sha2::{Digest as _, Sha256};
-use stella_protocol::id::{AttemptKey, DeploymentId, PromotionId};
+use stella_protocol::id::{AttemptKey, DeploymentId, PromotionId, RunId};
 use stella_protocol::trace::TraceContext;
 
+use crate::name::Identifier;
 use crate::task::Task;
 
 /// Of the wait of a promotion for approvals.
@@ -23,6 +24,18 @@ pub fn gate(id: PromotionId, gate: &str, number: u32) -> u64 {
 #[must_use]
 pub fn deployment(id: DeploymentId) -> u64 {
     derived(&[b"deployment.execute", id.0.as_bytes()])
+}
+
+/// Of a run of a workflow.
+#[must_use]
+pub fn run(id: RunId) -> u64 {
+    derived(&[b"workflow.run", id.0.as_bytes()])
+}
+
+/// Of one of its steps.
+#[must_use]
+pub fn step(run: RunId, step: &Identifier) -> u64 {
+    derived(&[b"workflow.step", run.0.as_bytes(), step.as_str().as_bytes()])
 }
 
 /// Of an attempt's way to its agent.

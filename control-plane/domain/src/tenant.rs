@@ -7,8 +7,8 @@ use imbl::{OrdMap, OrdSet};
 use serde::{Deserialize, Serialize};
 use stella_protocol::digest::Digest;
 use stella_protocol::id::{
-    AgentId, ApiTokenId, DeploymentId, EnrolmentTokenId, EnvironmentId, PromotionId, ReleaseId, TargetId,
-    TaskId, TenantId,
+    AgentId, ApiTokenId, DeploymentId, EnrolmentTokenId, EnvironmentId, PromotionId, ReleaseId, RunId,
+    TargetId, TaskId, TenantId,
 };
 use stella_protocol::message::JournalMark;
 use stella_protocol::time::Timestamp;
@@ -19,11 +19,13 @@ use crate::deployment::Deployment;
 use crate::environment::Environment;
 use crate::findings::Reports;
 use crate::gate::Record;
-use crate::name::{Name, Version};
+use crate::name::{Identifier, Name, Version};
 use crate::promotion::Promotion;
 use crate::release::Release;
+use crate::run::Run;
 use crate::target::Target;
 use crate::task::Task;
+use crate::workflow::Workflow;
 
 /// How long the answer to an idempotent request is remembered, in milliseconds.
 pub const REQUEST_MEMORY_MS: u64 = 24 * 3_600_000;
@@ -63,6 +65,21 @@ pub struct TenantState {
     pub findings: OrdMap<ReleaseId, Reports>,
     /// Deployments.
     pub deployments: OrdMap<DeploymentId, Arc<Deployment>>,
+    /// Workflows.
+    #[serde(default)]
+    pub workflows: OrdMap<Name, Arc<Workflow>>,
+    /// Executions of them.
+    #[serde(default)]
+    pub runs: OrdMap<RunId, Arc<Run>>,
+    /// Runs that have not ended.
+    #[serde(default)]
+    pub active_runs: OrdSet<RunId>,
+    /// The steps that wait for deployments.
+    #[serde(default)]
+    pub awaited: OrdMap<DeploymentId, (RunId, Identifier)>,
+    /// The steps that wait for the answer to a call.
+    #[serde(default)]
+    pub calls: OrdSet<(RunId, Identifier)>,
     /// Tasks.
     pub tasks: OrdMap<TaskId, Arc<Task>>,
     /// Tasks of each agent that are not final: what to dispatch, to resend and to compare at a reconnect.
@@ -99,6 +116,11 @@ impl TenantState {
             gates: OrdMap::new(),
             findings: OrdMap::new(),
             deployments: OrdMap::new(),
+            workflows: OrdMap::new(),
+            runs: OrdMap::new(),
+            active_runs: OrdSet::new(),
+            awaited: OrdMap::new(),
+            calls: OrdSet::new(),
             tasks: OrdMap::new(),
             unsettled: OrdMap::new(),
             work: OrdMap::new(),
@@ -161,6 +183,8 @@ pub enum Timer {
     ApiTokenEnded(ApiTokenId),
     /// A canary has held for long enough.
     DeploymentResumes(DeploymentId),
+    /// A step of a run has waited for as long as it was to, or for too long.
+    StepDue(RunId, Identifier),
     /// The freeze that a promotion waits for is over.
     PromotionHeld(PromotionId),
     /// A promotion has waited for too long.
@@ -194,6 +218,9 @@ pub struct Totals {
     /// Promotions that came to an end by (environment, status); those that started, by their deployment's.
     #[serde(default)]
     pub promotions: OrdMap<Name, OrdMap<String, u64>>,
+    /// Ended runs by (workflow, status).
+    #[serde(default)]
+    pub runs: OrdMap<Name, OrdMap<String, u64>>,
     /// Decisions on promotions by (environment, account, `approved` or `rejected`).
     #[serde(default)]
     pub decisions: OrdMap<Name, OrdMap<Name, OrdMap<String, u64>>>,

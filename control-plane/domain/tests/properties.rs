@@ -13,21 +13,28 @@ use common::{
 use proptest::collection::vec;
 use proptest::prelude::{Just, Strategy, any, prop_oneof, proptest};
 use proptest::test_runner::Config;
+use serde_json::json;
 use stella_domain::agent::Connectivity;
+<<<<<<< HEAD
 use stella_domain::amount::Amount;
 use stella_domain::command::{Answer, Command, NewTarget, Report, Request, TenantCommand};
+=======
+use stella_domain::command::{Answer, Command, NewRun, NewTarget, Report, Request, TenantCommand};
+>>>>>>> dd9b40c (Workflows are decided in the core: versioned templates, runs that survive a restart in every step)
 use stella_domain::deployment::OnFailure;
 use stella_domain::event::{Event, StreamId};
 use stella_domain::gate::{Check, Outcome};
 use stella_domain::hold::{Standing, Verdict};
 use stella_domain::promotion::Objection;
 use stella_domain::rejection::Rejection;
+use stella_domain::run::{CallOutcome, StepState, Work};
 use stella_domain::state::State;
 use stella_domain::strategy::{self as rollout, Order, OrderBy, Rolling};
 use stella_domain::task::TaskState;
 use stella_protocol::digest::Digest;
-use stella_protocol::id::{AttemptKey, Position, PromotionId};
+use stella_protocol::id::{AttemptKey, Position, PromotionId, RunId};
 use stella_protocol::message::{Accepted, Finished, OpenAttempt, Phase, Running, TaskOutcome};
+use uuid::Uuid;
 
 const AGENTS: u128 = 3;
 const TARGETS: u128 = 4;
@@ -47,6 +54,8 @@ enum Kind {
 
 #[derive(Clone, Debug)]
 enum Act {
+    StartRun(u128),
+    LeadRun(usize, u8),
     Deploy {
         release: u128,
         batch: Option<u32>,
@@ -115,8 +124,15 @@ fn act() -> impl Strategy<Value = Act> {
     let tolerate = proptest::option::weighted(0.3, 1..3_u32);
     let only = proptest::option::weighted(0.3, vec(1..=TARGETS, 1..3));
     prop_oneof![
+<<<<<<< HEAD
         14 => (1..=3_u128, proptest::option::of(1..3_u32), (kind, tolerate), only, any::<bool>(), 1..4_u64)
             .prop_map(|(release, batch, (kind, tolerate), only, stop, hours)| Act::Deploy { release, batch, kind, tolerate, only, stop, hours }),
+=======
+        14 => (1..=3_u128, proptest::option::of(1..3_u32), any::<bool>(), only, any::<bool>(), 1..4_u64)
+            .prop_map(|(release, batch, canary, only, stop, hours)| Act::Deploy { release, batch, canary, only, stop, hours }),
+        5 => (1..=2_u128).prop_map(Act::StartRun),
+        16 => (any::<usize>(), 0..16_u8).prop_map(|(which, how)| Act::LeadRun(which, how)),
+>>>>>>> dd9b40c (Workflows are decided in the core: versioned templates, runs that survive a restart in every step)
         1 => any::<usize>().prop_map(Act::Cancel),
         3 => (any::<usize>(), any::<bool>()).prop_map(|(which, on)| Act::Pause(which, on)),
         2 => any::<bool>().prop_map(Act::Lock),
@@ -147,6 +163,27 @@ fn act() -> impl Strategy<Value = Act> {
         1 => Just(Act::RestartControlPlane),
         1 => proptest::option::weighted(0.3, 1..8_usize)
             .prop_map(|lost| lost.map_or(Act::Wait(2), Act::RestoreControlPlane)),
+    ]
+}
+
+/// One that goes through everything, and one that makes up for what it did.
+fn workflows() -> [serde_json::Value; 2] {
+    let deploy = json!({ "release": "shop:2.0", "environment": "staging" });
+    let call = json!({ "url": "https://example.com/" });
+    [
+        json!({ "name": "walk-1", "steps": [
+            { "id": "soak", "wait": "30s" },
+            { "id": "go", "needs": ["soak"], "approval": { "needed": 1 }, "timeout": "1h" },
+            { "id": "ask", "input": { "x": { "type": "number", "default": 1 } }, "hold": "1m" , "timeout": "1m", "on_failure": "continue" }
+        ]}),
+        json!({ "name": "walk-2", "steps": [
+            { "id": "call", "http": call, "retry": { "attempts": 2, "backoff": "20s" } },
+            { "id": "out", "needs": ["call"], "deploy": deploy, "hold": "1h", "timeout": "2h", "on_failure": "compensate" },
+            { "id": "tell", "needs": ["out"], "http": call, "on_failure": "compensate" },
+            { "id": "side", "needs": ["call"], "when": "steps.call.attempts == 1", "wait": "1m" },
+            { "id": "undo", "compensates": "call", "http": call, "retry": { "attempts": 2, "backoff": "20s" } },
+            { "id": "back", "compensates": "out", "rollback": { "of": "out" } }
+        ]}),
     ]
 }
 
@@ -195,6 +232,9 @@ impl Walk {
             world.ok(TenantCommand::CreateTarget(Box::new(new)));
         }
         (1..=PEOPLE).for_each(|n| world.person(n));
+        for workflow in workflows() {
+            world.ok(TenantCommand::ApplyWorkflow(Box::new(serde_json::from_value(workflow).unwrap())));
+        }
         let hosts = (1..=AGENTS).map(|n| (n, Host { incarnation: n, ..Host::default() })).collect();
         let mut walk = Self {
             world,
@@ -342,6 +382,48 @@ impl Walk {
         ));
     }
 
+    fn start_run(&mut self, kind: u128) {
+        self.ids += 1;
+        let id = RunId(Uuid::from_u128(0x6000 + self.ids));
+        let workflow = name(&format!("walk-{kind}"));
+        let new = NewRun { id, workflow, version: None, inputs: BTreeMap::new() };
+        self.send(&World::by(1, TenantCommand::StartRun(Box::new(new))));
+    }
+
+    /// Says something to a step that waits for it, or to the run.
+    fn lead_run(&mut self, which: usize, how: u8) {
+        let runs: Vec<_> = self.world.tenant().active_runs.iter().copied().collect();
+        let Some(run) = which.checked_rem(runs.len()).map(|which| runs[which]) else { return };
+        let found = &self.world.tenant().runs[&run];
+        let open: Vec<_> = found.steps.iter().filter(|(_, step)| step.state.is_under_way()).collect();
+        let Some((step, state)) = which.checked_rem(open.len()).map(|which| open[which]) else { return };
+        let (step, attempt) = (step.clone(), state.attempts);
+        let reason = "walk".to_owned();
+        let command = match (how, &state.state) {
+            (0, _) => TenantCommand::CancelRun { run, reason },
+            (1, _) => TenantCommand::RetryStep { run, step },
+            (_, StepState::Held { .. } | StepState::BackingOff { .. }) => {
+                TenantCommand::RetryStep { run, step }
+            }
+            (_, StepState::Running { work: Work::Input, .. }) => {
+                TenantCommand::AnswerStep { run, step, answers: BTreeMap::new() }
+            }
+            (_, StepState::Running { work: Work::Approval { .. }, .. }) => {
+                let who = 1 + u128::from(how) % PEOPLE;
+                self.send(&World::by(who, TenantCommand::DecideStep { run, step, approve: how > 3, reason }));
+                return;
+            }
+            _ => {
+                let outcome = match how {
+                    2..=5 => CallOutcome::Failed { reason },
+                    _ => CallOutcome::Answered { status: 200, body: None },
+                };
+                TenantCommand::AnswerCall { run, step, attempt, outcome }
+            }
+        };
+        self.tenant(command);
+    }
+
     fn settle(&mut self, which: usize, succeeded: bool) {
         let tasks = self.world.tenant().tasks.values();
         let unknown: Vec<_> = tasks.filter(|task| common::is_unknown(task)).map(|task| task.id).collect();
@@ -414,6 +496,8 @@ impl Walk {
                 }
                 self.send(&World::by(1, TenantCommand::Deploy(Box::new(new))));
             }
+            Act::StartRun(kind) => self.start_run(kind),
+            Act::LeadRun(which, how) => self.lead_run(which, how),
             Act::Rule(needed) => self.rule(needed),
             Act::Approve(which, who) => self.approve(which, who),
             Act::End(which, rejected) => self.end(which, rejected),

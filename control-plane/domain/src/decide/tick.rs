@@ -4,7 +4,7 @@ use stella_protocol::id::DeploymentId;
 use stella_protocol::time::Timestamp;
 
 use super::transaction::Transaction;
-use super::{Decision, gate, hold, promotion, rollout};
+use super::{Decision, follow, gate, hold, rollout, run};
 use crate::command::Request;
 use crate::deployment::Status;
 use crate::event::{Fact, StreamId};
@@ -27,6 +27,7 @@ pub(super) fn decide(state: &State, request: &Request, now: Timestamp) -> Result
             | Timer::DeploymentDeadline(_)
             | Timer::TaskOverdue(_)
             | Timer::DeploymentResumes(_)
+            | Timer::StepDue(..)
             | Timer::PromotionHeld(_)
             | Timer::PromotionExpires(_)
             | Timer::GateOverdue(..)
@@ -44,7 +45,7 @@ pub(super) fn decide(state: &State, request: &Request, now: Timestamp) -> Result
         if tenant.timers.get_min().is_none_or(|(at, _)| *at > now) {
             continue;
         }
-        let mut tx = Transaction::new(tenant, request, now);
+        let mut tx = Transaction::new(state, tenant, request, now);
         for due in tenant.timers.iter().take_while(|(at, _)| *at <= now).take(left) {
             // What fired before it may have made it void.
             if tx.tenant.timers.contains(due) {
@@ -52,7 +53,7 @@ pub(super) fn decide(state: &State, request: &Request, now: Timestamp) -> Result
             }
             left -= 1;
         }
-        promotion::reconsider(&mut tx)?;
+        follow(&mut tx)?;
         decision.merge(tx);
     }
     Ok(decision)
@@ -74,6 +75,7 @@ fn fire(tx: &mut Transaction<'_>, timer: &Timer) -> Result<(), Rejection> {
         Timer::PromotionExpires(promotion) => tx.emit(Fact::PromotionExpired { id: *promotion }),
         Timer::GateOverdue(promotion, name) => gate::overdue(tx, *promotion, name),
         Timer::GateAgain(promotion, name) => gate::again(tx, *promotion, name),
+        Timer::StepDue(id, step) => run::due(tx, *id, step),
         // No tenant has one, and `apply` would refuse it.
         Timer::ApiTokenEnded(id) => tx.emit(Fact::ApiTokenRevoked { id: *id }),
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use stella_protocol::id::{AgentId, DeploymentId, PromotionId, TargetId, TaskId};
+use stella_protocol::id::{AgentId, DeploymentId, PromotionId, RunId, TargetId, TaskId};
 use stella_protocol::time::Timestamp;
 use stella_protocol::trace::TraceContext;
 
@@ -12,6 +12,8 @@ use crate::deployment::Deployment;
 use crate::event::{Event, Fact};
 use crate::promotion::Promotion;
 use crate::rejection::Rejection;
+use crate::run::Run;
+use crate::state::State;
 use crate::target::Target;
 use crate::task::Task;
 use crate::tenant::TenantState;
@@ -23,18 +25,21 @@ pub(super) struct Transaction<'r> {
     pub(super) now: Timestamp,
     /// An agent that is sent nothing for the moment: its hello is being compared.
     pub(super) held: Option<AgentId>,
-    actor: &'r Actor,
+    /// What was there when the command came, for what belongs to no tenant.
+    pub(super) system: &'r State,
+    actor: Actor,
     trace: TraceContext,
     events: Vec<Event>,
 }
 
 impl<'r> Transaction<'r> {
-    pub(super) fn new(tenant: &TenantState, request: &'r Request, now: Timestamp) -> Self {
+    pub(super) fn new(state: &'r State, tenant: &TenantState, request: &Request, now: Timestamp) -> Self {
         Self {
+            system: state,
             tenant: tenant.clone(),
             now,
             held: None,
-            actor: &request.actor,
+            actor: request.actor.clone(),
             trace: request.trace,
             events: Vec::new(),
         }
@@ -49,8 +54,36 @@ impl<'r> Transaction<'r> {
     }
 
     /// Who asks.
-    pub(super) fn actor(&self) -> &'r Actor {
-        self.actor
+    pub(super) const fn actor(&self) -> &Actor {
+        &self.actor
+    }
+
+    /// Does something that somebody else has asked for earlier, in the trace of that.
+    pub(super) fn with_authority<T>(
+        &mut self,
+        actor: Actor,
+        trace: TraceContext,
+        work: impl FnOnce(&mut Self) -> Result<T, Rejection>,
+    ) -> Result<T, Rejection> {
+        let asks = std::mem::replace(&mut self.actor, actor);
+        let within = std::mem::replace(&mut self.trace, trace);
+        let result = work(self);
+        (self.actor, self.trace) = (asks, within);
+        result
+    }
+
+    /// Does something whole or not at all, without the command failing with it.
+    pub(super) fn attempt<T>(
+        &mut self,
+        work: impl FnOnce(&mut Self) -> Result<T, Rejection>,
+    ) -> Result<T, Rejection> {
+        let (tenant, events) = (self.tenant.clone(), self.events.len());
+        let result = work(self);
+        if result.is_err() {
+            self.tenant = tenant;
+            self.events.truncate(events);
+        }
+        result
     }
 
     /// What has happened in this transaction, from the `first` fact on.
@@ -76,6 +109,10 @@ impl<'r> Transaction<'r> {
 
     pub(super) fn promotion(&self, id: PromotionId) -> Result<&Arc<Promotion>, Rejection> {
         self.tenant.promotions.get(&id).ok_or_else(|| Rejection::not_found(PromotionId::KIND, id))
+    }
+
+    pub(super) fn run(&self, id: RunId) -> Result<&Arc<Run>, Rejection> {
+        self.tenant.runs.get(&id).ok_or_else(|| Rejection::not_found(RunId::KIND, id))
     }
 
     pub(super) fn deployment(&self, id: DeploymentId) -> Result<&Arc<Deployment>, Rejection> {

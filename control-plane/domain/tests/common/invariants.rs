@@ -10,6 +10,7 @@ use stella_domain::event::{Event, Fact, StreamId};
 use stella_domain::gate::Check;
 use stella_domain::hold::Standing;
 use stella_domain::promotion::PromotionStatus;
+use stella_domain::run::{StepRun, StepState, Work};
 use stella_domain::state::State;
 use stella_domain::strategy::Strategy;
 use stella_domain::task::TaskState;
@@ -46,6 +47,7 @@ pub fn check(state: &State, now: Timestamp) {
         nothing_stuck(tenant);
         approvals(tenant);
         gates(tenant);
+        runs(tenant);
     }
     let tick = World::request(Command::Tick);
     let mut ticked = state.clone();
@@ -69,6 +71,16 @@ pub fn step(before: &State, after: &State, events: &[(StreamId, Event)]) {
     }
     for promotion in old.promotions.values().filter(|promotion| !promotion.is_open()) {
         assert_eq!(promotion, &new.promotions[&promotion.id], "INV-2");
+    }
+    for run in old.runs.values().filter(|run| run.status.is_final()) {
+        assert_eq!(run, &new.runs[&run.id], "INV-2");
+    }
+    for run in old.runs.values() {
+        let pinned = |tenant: &TenantState| tenant.template_of(run).cloned();
+        assert_eq!(pinned(old), pinned(new), "INV-13: a version changed");
+        for (id, step) in run.steps.iter().filter(|(_, step)| step.state.is_final()) {
+            assert_eq!(step, &new.runs[&run.id].steps[id], "INV-2");
+        }
     }
     for deployment in old.deployments.values() {
         let now = &new.deployments[&deployment.id];
@@ -261,6 +273,11 @@ fn timers(tenant: &TenantState) {
             wanted.extend(record.again_at.map(|at| (at, Timer::GateAgain(*promotion, gate.clone()))));
         }
     }
+    for run in tenant.runs.values() {
+        for (step, state) in &run.steps {
+            wanted.extend(state.state.due().map(|at| (at, Timer::StepDue(run.id, step.clone()))));
+        }
+    }
     let mut found: BTreeSet<_> = tenant.timers.iter().cloned().collect();
     for deployment in tenant.deployments.values() {
         let deadline = found.remove(&(deployment.deadline, Timer::DeploymentDeadline(deployment.id)));
@@ -363,6 +380,45 @@ fn is_let_through(tenant: &TenantState, deployment: &Deployment, at: Timestamp) 
             deployment.id
         );
     }
+}
+
+/// INV-13 to INV-15, and the indexes of runs.
+fn runs(tenant: &TenantState) {
+    let (mut awaited, mut calls) = (BTreeMap::new(), BTreeSet::new());
+    for run in tenant.runs.values() {
+        let template = tenant.template_of(run).expect("a run's version is there for ever");
+        let open = |step: &StepRun| !step.state.is_final();
+        assert_eq!(run.status.is_final(), !tenant.active_runs.contains(&run.id), "INV-5: active runs");
+        assert_eq!(run.status.is_final(), run.finished_at.is_some(), "INV-14: an end has a time");
+        assert!(!run.status.is_final() || !run.steps.values().any(open), "INV-14: ended with open steps");
+        let moves = run.steps.values().any(|step| step.state.is_under_way());
+        assert!(run.status.is_final() || moves, "INV-14: nothing would go on: {run:?}");
+        for step in &template.steps {
+            let state = &run.steps[&step.id];
+            let over = step.needs.iter().all(|need| !open(&run.steps[need]));
+            assert!(state.started_at.is_none() || over, "INV-13: started before what it needs");
+            match &state.state {
+                StepState::Running { work: Work::Deployment { deployment }, .. } => {
+                    awaited.insert(*deployment, (run.id, step.id.clone()));
+                    let promotion = tenant.promotions.get(&PromotionId(deployment.0));
+                    let theirs = promotion.is_none_or(|it| it.requested_by == run.started_by);
+                    assert!(theirs, "INV-15: asked for by somebody else");
+                    let asked = promotion.is_some() || tenant.deployments.contains_key(deployment);
+                    assert!(asked, "INV-15: waits for what nobody has asked for");
+                }
+                StepState::Running { work: Work::Http(_), .. } => {
+                    calls.insert((run.id, step.id.clone()));
+                }
+                _ => {}
+            }
+        }
+    }
+    assert_eq!(
+        tenant.awaited.iter().map(|(id, it)| (*id, it.clone())).collect::<BTreeMap<_, _>>(),
+        awaited,
+        "INV-5"
+    );
+    assert_eq!(tenant.calls.iter().cloned().collect::<BTreeSet<_>>(), calls, "INV-5: calls");
 }
 
 fn gates(tenant: &TenantState) {

@@ -1,0 +1,261 @@
+//! Workflows, and how far their runs have got.
+
+use std::sync::Arc;
+
+use imbl::OrdMap;
+use stella_protocol::id::RunId;
+use stella_protocol::time::Timestamp;
+
+use super::{Applied, ensure, illegal, misplaced, missing, vacant};
+use crate::command::Actor;
+use crate::event::{Event, Fact, IllegalTransition};
+use crate::hold::Hold;
+use crate::name::Identifier;
+use crate::promotion::Approval;
+use crate::run::{Run, RunStatus, StepEnd, StepRun, StepState, Turn, Work};
+use crate::tenant::{TenantState, Timer};
+use crate::workflow::{Step, Template, Version, Workflow};
+
+impl TenantState {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "a fact that is not listed is refused")]
+    pub(super) fn apply_workflow(&mut self, event: &Event) -> Applied {
+        let Event { at, fact, .. } = event;
+        let at = *at;
+        match fact {
+            Fact::WorkflowApplied { version, template } => self.workflow_applied(event, *version, template),
+            Fact::WorkflowRemoved { name, reason } => {
+                let workflow = self.workflows.get_mut(name).ok_or_else(|| missing("workflow", name, fact))?;
+                let workflow = Arc::make_mut(workflow);
+                ensure(workflow.removed.is_none(), format!("workflow {name}"), "removed", fact)?;
+                workflow.removed = Some(hold(event, reason));
+                Ok(())
+            }
+            Fact::RunStarted { .. } => self.run_started(event),
+            Fact::StepStarted { run, step, work, deadline } => {
+                self.may_start(*run, step, fact)?;
+                self.change_step(*run, step, fact, |state| {
+                    state.attempts += 1;
+                    state.started_at = state.started_at.or(Some(at));
+                    state.state = StepState::Running { work: work.clone(), deadline: *deadline };
+                    Ok(())
+                })
+            }
+            Fact::StepApproved { run, step, reason } => self.change_step(*run, step, fact, |state| {
+                let StepState::Running { work: Work::Approval { needed, from, approvals, .. }, .. } =
+                    &mut state.state
+                else {
+                    return Err(state.state.name());
+                };
+                let Actor::ApiToken { account: Some(by), .. } = &event.actor else {
+                    return Err("decided on by nobody");
+                };
+                let counts = from.is_empty() || from.binary_search(&by.id).is_ok();
+                let again = approvals.iter().any(|approval| approval.by.id == by.id);
+                let enough = approvals.len() >= usize::try_from(*needed).unwrap_or(usize::MAX);
+                if !counts || again || enough {
+                    return Err("not to be approved by them, or not any more");
+                }
+                approvals.push(Approval { by: by.clone(), at, reason: reason.clone() });
+                Ok(())
+            }),
+            Fact::StepBackedOff { run, step, until, reason } => self.change_step(*run, step, fact, |state| {
+                let may = matches!(state.state, StepState::Running { .. });
+                let name = state.state.name();
+                state.state = StepState::BackingOff { until: *until, reason: reason.clone() };
+                if may { Ok(()) } else { Err(name) }
+            }),
+            Fact::StepHeld { run, step, until, reason } => self.change_step(*run, step, fact, |state| {
+                let may = matches!(state.state, StepState::Running { .. } | StepState::Waiting);
+                let name = state.state.name();
+                state.state = StepState::Held { until: *until, reason: reason.clone() };
+                if may { Ok(()) } else { Err(name) }
+            }),
+            Fact::StepEnded { run, step, end } => self.change_step(*run, step, fact, |state| {
+                let may = match end {
+                    StepEnd::Succeeded { .. } => matches!(state.state, StepState::Running { .. }),
+                    StepEnd::Failed { .. } => {
+                        !state.state.is_final() && !matches!(state.state, StepState::BackingOff { .. })
+                    }
+                    StepEnd::Skipped => matches!(state.state, StepState::Waiting),
+                    StepEnd::Cancelled => state.state.is_under_way(),
+                };
+                if !may {
+                    return Err(state.state.name());
+                }
+                state.finished_at = Some(at);
+                state.state = match end {
+                    StepEnd::Succeeded { outputs } => {
+                        state.outputs.clone_from(outputs);
+                        StepState::Succeeded
+                    }
+                    StepEnd::Failed { reason } => StepState::Failed { reason: reason.clone() },
+                    StepEnd::Skipped => StepState::Skipped,
+                    StepEnd::Cancelled => StepState::Cancelled,
+                };
+                Ok(())
+            }),
+            Fact::RunTurned { id, turn } => self.run_turned(event, *id, turn),
+            Fact::RunEnded { id } => self.run_ended(*id, at, fact),
+            other => Err(misplaced(other)),
+        }
+    }
+
+    fn workflow_applied(&mut self, event: &Event, version: u32, template: &Template) -> Applied {
+        let (name, fact) = (&template.name, &event.fact);
+        let new = || Workflow { name: name.clone(), versions: OrdMap::new(), removed: None };
+        let workflow = self.workflows.entry(name.clone()).or_insert_with(|| Arc::new(new()));
+        let workflow = Arc::make_mut(workflow);
+        let next = workflow.newest() + 1;
+        ensure(version == next, format!("workflow {name}"), format!("at version {}", next - 1), fact)?;
+        let applied =
+            Version { template: template.clone(), applied_at: event.at, applied_by: event.actor.clone() };
+        workflow.versions.insert(version, Arc::new(applied));
+        workflow.removed = None;
+        Ok(())
+    }
+
+    fn run_started(&mut self, event: &Event) -> Applied {
+        let Event { at, actor, trace, fact } = event;
+        let Fact::RunStarted { id, workflow, version, inputs } = fact else { return Err(misplaced(fact)) };
+        vacant(!self.runs.contains_key(id), RunId::KIND, id, fact)?;
+        let pinned = self.workflows.get(workflow).ok_or_else(|| missing("workflow", workflow, fact))?;
+        ensure(pinned.removed.is_none(), format!("workflow {workflow}"), "removed", fact)?;
+        let template = pinned.versions.get(version).ok_or_else(|| missing("version", version, fact))?;
+        let steps = template.template.steps.iter().map(|step| (step.id.clone(), StepRun::new())).collect();
+        let run = Run {
+            id: *id,
+            workflow: workflow.clone(),
+            version: *version,
+            inputs: inputs.clone(),
+            status: RunStatus::Running,
+            steps,
+            started_by: actor.clone(),
+            started_at: *at,
+            finished_at: None,
+            trace: *trace,
+        };
+        self.runs.insert(*id, Arc::new(run));
+        self.active_runs.insert(*id);
+        Ok(())
+    }
+
+    /// INV-13: no step starts before what it needs is over, and none in a run that has turned away, but to make up for others.
+    fn may_start(&self, id: RunId, step: &Identifier, fact: &Fact) -> Applied {
+        let run = self.runs.get(&id).ok_or_else(|| missing(RunId::KIND, id, fact))?;
+        let planned = self.step_of(run, step).ok_or_else(|| missing("step", step, fact))?;
+        let state = run.steps.get(step).ok_or_else(|| missing("step", step, fact))?;
+        let from =
+            matches!(state.state, StepState::Waiting | StepState::BackingOff { .. } | StepState::Held { .. });
+        let ready = match (&planned.compensates, &run.status) {
+            (None, RunStatus::Running) => planned.needs.iter().all(|need| !run.is_open(need)),
+            (Some(other), RunStatus::Compensating { .. }) => {
+                run.steps.get(other).is_some_and(|it| matches!(it.state, StepState::Succeeded))
+            }
+            _ => false,
+        };
+        ensure(from && ready, subject(id, step), state.state.name(), fact)
+    }
+
+    /// The step of the version that a run has pinned.
+    #[must_use]
+    pub fn step_of(&self, run: &Run, step: &Identifier) -> Option<&Step> {
+        self.template_of(run)?.step(step)
+    }
+
+    /// What a run does: the version that it has pinned.
+    #[must_use]
+    pub fn template_of(&self, run: &Run) -> Option<&Template> {
+        let version = self.workflows.get(&run.workflow)?.versions.get(&run.version)?;
+        Some(&version.template)
+    }
+
+    /// Changes a step of a run that has not ended, and keeps what is known about it elsewhere in line.
+    fn change_step(
+        &mut self,
+        id: RunId,
+        step: &Identifier,
+        fact: &Fact,
+        change: impl FnOnce(&mut StepRun) -> Result<(), &'static str>,
+    ) -> Applied {
+        let run = self.run_mut(id, fact)?;
+        ensure(!run.status.is_final(), subject(id, step), run.status.name(), fact)?;
+        let state = run.steps.get_mut(step).ok_or_else(|| missing("step", step, fact))?;
+        let before = state.state.clone();
+        change(state).map_err(|found| illegal(subject(id, step), found, fact))?;
+        let after = state.state.clone();
+        if let Some(due) = before.due() {
+            self.timers.remove(&(due, Timer::StepDue(id, step.clone())));
+        }
+        if let Some(due) = after.due() {
+            self.timers.insert((due, Timer::StepDue(id, step.clone())));
+        }
+        match before {
+            StepState::Running { work: Work::Deployment { deployment }, .. } => {
+                self.awaited.remove(&deployment);
+            }
+            StepState::Running { work: Work::Http(_), .. } => {
+                self.calls.remove(&(id, step.clone()));
+            }
+            _ => {}
+        }
+        match after {
+            StepState::Running { work: Work::Deployment { deployment }, .. } => {
+                self.awaited.insert(deployment, (id, step.clone()));
+            }
+            StepState::Running { work: Work::Http(_), .. } => {
+                self.calls.insert((id, step.clone()));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn run_turned(&mut self, event: &Event, id: RunId, turn: &Turn) -> Applied {
+        let fact = &event.fact;
+        let run = self.run_mut(id, fact)?;
+        let may = match turn {
+            Turn::Failing { .. } | Turn::Compensating { .. } => matches!(run.status, RunStatus::Running),
+            Turn::Cancelling { .. } => {
+                !run.status.is_final() && !matches!(run.status, RunStatus::Cancelling { .. })
+            }
+        };
+        ensure(may, format!("run {id}"), run.status.name(), fact)?;
+        run.status = match turn {
+            Turn::Failing { reason } => RunStatus::Failing { reason: reason.clone() },
+            Turn::Compensating { reason } => RunStatus::Compensating { reason: reason.clone() },
+            Turn::Cancelling { reason } => RunStatus::Cancelling { hold: hold(event, reason) },
+        };
+        Ok(())
+    }
+
+    /// INV-14: a run ends when all of its steps are over, once.
+    fn run_ended(&mut self, id: RunId, at: Timestamp, fact: &Fact) -> Applied {
+        let run = self.run_mut(id, fact)?;
+        let over = run.steps.values().all(|step| step.state.is_final());
+        ensure(over && !run.status.is_final(), format!("run {id}"), run.status.name(), fact)?;
+        run.status = match &run.status {
+            RunStatus::Failing { reason } | RunStatus::Compensating { reason } => {
+                RunStatus::Failed { reason: reason.clone() }
+            }
+            RunStatus::Cancelling { hold } => RunStatus::Cancelled { hold: hold.clone() },
+            _ => RunStatus::Succeeded,
+        };
+        run.finished_at = Some(at);
+        let (workflow, status) = (run.workflow.clone(), run.status.name());
+        self.active_runs.remove(&id);
+        *self.totals.runs.entry(workflow).or_default().entry(status.to_owned()).or_insert(0) += 1;
+        Ok(())
+    }
+
+    fn run_mut(&mut self, id: RunId, fact: &Fact) -> Result<&mut Run, IllegalTransition> {
+        self.runs.get_mut(&id).map(Arc::make_mut).ok_or_else(|| missing(RunId::KIND, id, fact))
+    }
+}
+
+fn hold(event: &Event, reason: &str) -> Hold {
+    Hold { reason: reason.to_owned(), by: event.actor.clone(), since: event.at }
+}
+
+fn subject(run: RunId, step: &Identifier) -> String {
+    format!("step {step} of run {run}")
+}

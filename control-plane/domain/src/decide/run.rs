@@ -1,0 +1,533 @@
+//! How runs go on: which step is next, what the end of one means, and when a run is over.
+//!
+//! Whatever happens in a tenant, [`go_on`] looks at the runs that it concerns until nothing follows any more. Each look leaves a run with
+//! something under way, or ended.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use stella_protocol::id::{DeploymentId, EnvironmentId, PromotionId, ReleaseId, RunId};
+use stella_protocol::trace::TraceContext;
+
+use super::transaction::Transaction;
+use super::{deployment, promotion, rollback};
+use crate::access;
+use crate::command::{Actor, NewDeployment, TenantCommand};
+use crate::deployment::Status;
+use crate::event::Fact;
+use crate::ids;
+use crate::name::{Identifier, Name, Version};
+use crate::promotion::{EXPIRES_MS_DEFAULT, PromotionStatus};
+use crate::rejection::Rejection;
+use crate::run::{Request, Run, RunStatus, StepEnd, StepRun, StepState, Turn, Work};
+use crate::spans;
+use crate::tenant::TenantState;
+use crate::workflow::{
+    Action, ApprovalStep, CALL_MS_DEFAULT, Call, Deploy, OnFailure, Span, Step, Template, render,
+};
+
+/// How long a reason in a step's end may be, in characters.
+const REASON_CHARS_MAX: usize = 500;
+
+/// Whether a step that failed may be tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Again {
+    /// As its template says.
+    IfPlanned,
+    /// It would not come out otherwise.
+    Never,
+}
+
+type Done = Result<(), Rejection>;
+/// A failure that is the step's, not the command's.
+type Begun = Result<Work, String>;
+
+/// Looks at the runs that something has happened to, from the fact `seen` on.
+pub(super) fn go_on(tx: &mut Transaction<'_>, seen: &mut usize) -> Done {
+    loop {
+        let runs: BTreeSet<RunId> =
+            tx.facts_from(*seen).filter_map(|fact| concerned(&tx.tenant, fact)).collect();
+        *seen = tx.facts_from(0).count();
+        if runs.is_empty() {
+            return Ok(());
+        }
+        for run in runs {
+            look_at(tx, run)?;
+        }
+    }
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "most facts concern no run")]
+fn concerned(tenant: &TenantState, fact: &Fact) -> Option<RunId> {
+    let awaits = |id: DeploymentId| tenant.awaited.get(&id).map(|(run, _)| *run);
+    match fact {
+        Fact::RunStarted { id, .. } | Fact::RunTurned { id, .. } => Some(*id),
+        Fact::StepStarted { run, .. }
+        | Fact::StepApproved { run, .. }
+        | Fact::StepBackedOff { run, .. }
+        | Fact::StepHeld { run, .. }
+        | Fact::StepEnded { run, .. } => Some(*run),
+        Fact::DeploymentSucceeded { id }
+        | Fact::DeploymentFailed { id, .. }
+        | Fact::DeploymentCancelled { id, .. } => awaits(*id),
+        Fact::PromotionRejected { id, .. }
+        | Fact::PromotionWithdrawn { id, .. }
+        | Fact::PromotionExpired { id }
+        | Fact::PromotionInvalidated { id, .. } => awaits(DeploymentId(id.0)),
+        _ => None,
+    }
+}
+
+fn look_at(tx: &mut Transaction<'_>, id: RunId) -> Done {
+    if tx.run(id)?.status.is_final() {
+        return Ok(());
+    }
+    let template = template(tx, id)?;
+    settle(tx, id)?;
+    for step in template.steps.iter().filter(|step| step.compensates.is_none()) {
+        let run = tx.run(id)?;
+        let Some(found) = run.steps.get(&step.id).map(|step| step.state.clone()) else { continue };
+        match &run.status {
+            RunStatus::Running => {
+                let ready = found == StepState::Waiting && step.needs.iter().all(|need| !run.is_open(need));
+                if ready {
+                    begin(tx, id, step)?;
+                }
+            }
+            RunStatus::Cancelling { .. } => wind_down(tx, id, &step.id, &found, true)?,
+            RunStatus::Failing { .. } | RunStatus::Compensating { .. } => {
+                wind_down(tx, id, &step.id, &found, false)?
+            }
+            RunStatus::Succeeded | RunStatus::Failed { .. } | RunStatus::Cancelled { .. } => {}
+        }
+    }
+    end_if_over(tx, id, &template)
+}
+
+/// Lets nothing go on that only waits; and if the run was cancelled, nothing at all.
+fn wind_down(tx: &mut Transaction<'_>, id: RunId, step: &Identifier, found: &StepState, all: bool) -> Done {
+    let end = match found {
+        StepState::Waiting => StepEnd::Skipped,
+        StepState::BackingOff { .. } | StepState::Held { .. } => StepEnd::Cancelled,
+        StepState::Running { work: Work::Wait { .. } | Work::Approval { .. } | Work::Input, .. } => {
+            StepEnd::Cancelled
+        }
+        StepState::Running { work: Work::Http(_), .. } if all => StepEnd::Cancelled,
+        StepState::Running { work: Work::Deployment { deployment }, .. } if all => {
+            return stop_deployment(tx, *deployment, "the run that it belongs to was cancelled");
+        }
+        _ => return Ok(()),
+    };
+    ended(tx, id, step, end)
+}
+
+/// Asks for the end of a deployment, or takes back the request for it; its end is noticed like any other.
+fn stop_deployment(tx: &mut Transaction<'_>, id: DeploymentId, reason: &str) -> Done {
+    let promotion = PromotionId(id.0);
+    if tx.tenant.open_promotions.contains(&promotion) {
+        return tx.emit(Fact::PromotionWithdrawn { id: promotion, reason: reason.to_owned() });
+    }
+    let status = tx.tenant.deployments.get(&id).map(|deployment| deployment.status.clone());
+    if matches!(status, Some(Status::Running | Status::Halting { .. })) {
+        deployment::cancel(tx, id, reason)?;
+    }
+    Ok(())
+}
+
+/// Makes up for one more step, or ends the run, if nothing else is under way.
+fn end_if_over(tx: &mut Transaction<'_>, id: RunId, template: &Template) -> Done {
+    let run = Arc::clone(tx.run(id)?);
+    let own = template.steps.iter().filter(|step| step.compensates.is_none());
+    if run.status.is_final() || own.into_iter().any(|step| run.is_open(&step.id)) {
+        return Ok(());
+    }
+    let makes_up: Vec<(usize, &Step)> =
+        template.steps.iter().enumerate().filter(|(_, step)| step.compensates.is_some()).collect();
+    let state = |step: &Step| run.steps.get(&step.id).map(|step| step.state.clone());
+    let cancelling = matches!(run.status, RunStatus::Cancelling { .. });
+    let mut under_way = false;
+    for (_, step) in &makes_up {
+        let found = state(step).filter(StepState::is_under_way);
+        if let Some(found) = found {
+            if cancelling {
+                wind_down(tx, id, &step.id, &found, true)?;
+            }
+            under_way |= tx.run(id)?.is_open(&step.id);
+        }
+    }
+    if under_way {
+        return Ok(());
+    }
+    if matches!(run.status, RunStatus::Compensating { .. }) {
+        let done = |step: &Step| step.compensates.as_ref().and_then(|other| run.steps.get(other));
+        let next = makes_up.iter().filter(|(_, step)| {
+            state(step) == Some(StepState::Waiting)
+                && done(step).is_some_and(|it| it.state == StepState::Succeeded)
+        });
+        let next = next.max_by_key(|(at, step)| (done(step).and_then(|it| it.finished_at), *at));
+        if let Some((_, step)) = next {
+            return attempt(tx, id, &step.id);
+        }
+    }
+    for (_, step) in makes_up {
+        if state(step) == Some(StepState::Waiting) {
+            ended(tx, id, &step.id, StepEnd::Skipped)?;
+        }
+    }
+    tx.emit(Fact::RunEnded { id })
+}
+
+/// Notices the ends of deployments.
+fn settle(tx: &mut Transaction<'_>, id: RunId) -> Done {
+    let run = Arc::clone(tx.run(id)?);
+    let cancelling = matches!(run.status, RunStatus::Cancelling { .. });
+    for (step, found) in &run.steps {
+        let StepState::Running { work: Work::Deployment { deployment }, .. } = &found.state else { continue };
+        let (reason, again) = match verdict(&tx.tenant, *deployment) {
+            None => continue,
+            Some(Ok(outputs)) => {
+                ended(tx, id, step, StepEnd::Succeeded { outputs })?;
+                continue;
+            }
+            Some(Err(failed)) => failed,
+        };
+        if cancelling {
+            ended(tx, id, step, StepEnd::Cancelled)?;
+        } else {
+            fail(tx, id, step, &reason, again)?;
+        }
+    }
+    Ok(())
+}
+
+/// How a deployment ended, or the promotion that asked for it; `None` if it has not.
+fn verdict(
+    tenant: &TenantState,
+    id: DeploymentId,
+) -> Option<Result<BTreeMap<String, Value>, (String, Again)>> {
+    if let Some(deployment) = tenant.deployments.get(&id) {
+        return match &deployment.status {
+            Status::Running | Status::Halting { .. } | Status::Cancelling { .. } => None,
+            Status::Succeeded => {
+                let outputs = [("deployment", id.to_string()), ("release", deployment.release.to_string())];
+                Some(Ok(outputs.map(|(name, value)| (name.to_owned(), Value::from(value))).into()))
+            }
+            Status::Failed { reason } => {
+                Some(Err((format!("the deployment failed: {reason}"), Again::IfPlanned)))
+            }
+            Status::Cancelled { reason } => {
+                Some(Err((format!("the deployment was cancelled: {reason}"), Again::Never)))
+            }
+        };
+    }
+    let reason = match &tenant.promotions.get(&PromotionId(id.0))?.status {
+        PromotionStatus::Pending | PromotionStatus::Started { .. } => return None,
+        PromotionStatus::Rejected { hold, .. } => format!("the promotion was rejected: {}", hold.reason),
+        PromotionStatus::Withdrawn { hold } => format!("the promotion was withdrawn: {}", hold.reason),
+        PromotionStatus::Expired { .. } => "the promotion has waited for too long".to_owned(),
+        PromotionStatus::Invalidated { reason, .. } => {
+            format!("the promotion is not valid any more: {reason}")
+        }
+    };
+    Some(Err((reason, Again::Never)))
+}
+
+/// A step whose turn has come.
+fn begin(tx: &mut Transaction<'_>, id: RunId, step: &Step) -> Done {
+    if let Some(when) = &step.when {
+        let variables = variables(tx.run(id)?);
+        let holds = stella_expression::Expression::compile(when).and_then(|it| it.holds(&variables));
+        match holds {
+            Ok(true) => {}
+            Ok(false) => return ended(tx, id, &step.id, StepEnd::Skipped),
+            Err(error) => {
+                // It would say the same again.
+                return failed_for_good(tx, id, &step.id, &format!("when {error}"));
+            }
+        }
+    }
+    attempt(tx, id, &step.id)
+}
+
+/// Begins an attempt of a step.
+pub(super) fn attempt(tx: &mut Transaction<'_>, id: RunId, step: &Identifier) -> Done {
+    let run = Arc::clone(tx.run(id)?);
+    let template = template(tx, id)?;
+    let (Some(planned), Some(found)) = (template.step(step), run.steps.get(step)) else {
+        return Err(Rejection::not_found("step", format!("{step} in run {id}")));
+    };
+    let begun = work(tx, &run, planned, found);
+    let timeout = planned.timeout.map(|timeout| timeout.0);
+    let (work, reason) = match begun {
+        Ok(work) => (work, None),
+        // The attempt counts although nothing of it is under way.
+        Err(reason) => (Work::Wait { until: tx.now }, Some(reason)),
+    };
+    let limit_ms = match &work {
+        Work::Approval { .. } | Work::Input => Some(timeout.unwrap_or(EXPIRES_MS_DEFAULT)),
+        Work::Deployment { .. } => timeout,
+        // Whoever makes calls gives up by itself, and makes it again after a restart.
+        Work::Wait { .. } | Work::Http(_) => None,
+    };
+    let deadline = limit_ms.map(|limit| tx.now.plus_ms(limit));
+    tx.emit(Fact::StepStarted { run: id, step: step.clone(), work: work.clone(), deadline })?;
+    if let Some(reason) = reason {
+        return fail(tx, id, step, &reason, Again::IfPlanned);
+    }
+    let Work::Deployment { deployment } = work else { return Ok(()) };
+    // The starter's authority, and a trace that hangs below the step.
+    let (actor, trace) = (run.started_by.clone(), trace(&run, step));
+    let asked = tx.attempt(|tx| tx.with_authority(actor, trace, |tx| ask(tx, &run, planned, deployment)));
+    match asked {
+        Ok(()) => Ok(()),
+        Err(defect @ Rejection::Defect(_)) => Err(defect),
+        Err(rejection) => fail(tx, id, step, &rejection.to_string(), Again::IfPlanned),
+    }
+}
+
+/// What belongs to a step, in traces.
+fn trace(run: &Run, step: &Identifier) -> TraceContext {
+    if run.trace.is_valid() { run.trace.with_span(spans::step(run.id, step)) } else { run.trace }
+}
+
+/// What an attempt does, filled in.
+fn work(tx: &Transaction<'_>, run: &Run, step: &Step, found: &StepRun) -> Begun {
+    let next = found.attempts.saturating_add(1);
+    match step.action() {
+        Some(Action::Deploy(_) | Action::Rollback(_)) => {
+            Ok(Work::Deployment { deployment: ids::of_step(run.id, &step.id, next, tx.now) })
+        }
+        Some(Action::Approval(approval)) => agreement(tx, run, approval),
+        Some(Action::Wait(span)) => Ok(Work::Wait { until: tx.now.plus_ms(span.0) }),
+        Some(Action::Input(_)) => Ok(Work::Input),
+        Some(Action::Http(call)) => request(run, call, step.timeout),
+        None => Err("does nothing".to_owned()),
+    }
+}
+
+fn agreement(tx: &Transaction<'_>, run: &Run, approval: &ApprovalStep) -> Begun {
+    let accounts = &tx.system.system.account_names;
+    let mut from = Vec::new();
+    for name in &approval.from {
+        from.push(*accounts.get(name).ok_or_else(|| format!("there is no account {name}"))?);
+    }
+    from.sort_unstable();
+    from.dedup();
+    let environment = match &approval.environment {
+        None => None,
+        Some(name) => Some(
+            environment(&tx.tenant, name.as_str())
+                .ok_or_else(|| format!("there is no environment {name}"))?,
+        ),
+    };
+    let message =
+        render(&approval.message, &variables(run)).map_err(|problem| format!("message {problem}"))?;
+    Ok(Work::Approval { needed: approval.needed, from, environment, message, approvals: Vec::new() })
+}
+
+fn request(run: &Run, call: &Call, timeout: Option<Span>) -> Begun {
+    let variables = variables(run);
+    let fill =
+        |field: &str, text: &str| render(text, &variables).map_err(|problem| format!("{field} {problem}"));
+    let mut headers = BTreeMap::new();
+    for (name, value) in &call.headers {
+        headers.insert(name.clone(), fill(&format!("headers.{name}"), value)?);
+    }
+    let body = call.body.as_ref().map(|body| fill_in(body, &variables)).transpose()?;
+    Ok(Work::Http(Box::new(Request {
+        url: fill("url", &call.url)?,
+        method: call.method,
+        headers,
+        body,
+        expect: call.expect.clone(),
+        keep_body: call.keep_body,
+        timeout_ms: timeout.map_or(CALL_MS_DEFAULT, |timeout| timeout.0),
+    })))
+}
+
+/// A body is at most as deep as the template's JSON may be, which its parser bounds.
+fn fill_in(body: &Value, variables: &BTreeMap<String, Value>) -> Result<Value, String> {
+    Ok(match body {
+        Value::String(text) => {
+            Value::String(render(text, variables).map_err(|problem| format!("body {problem}"))?)
+        }
+        Value::Array(parts) => {
+            Value::Array(parts.iter().map(|part| fill_in(part, variables)).collect::<Result<_, _>>()?)
+        }
+        Value::Object(parts) => {
+            let parts = parts.iter().map(|(name, part)| Ok((name.clone(), fill_in(part, variables)?)));
+            Value::Object(parts.collect::<Result<_, String>>()?)
+        }
+        other => other.clone(),
+    })
+}
+
+/// Asks for a step's deployment like anybody would, and is refused like anybody would be.
+fn ask(tx: &mut Transaction<'_>, run: &Run, step: &Step, id: DeploymentId) -> Done {
+    match step.action() {
+        Some(Action::Deploy(deploy)) => {
+            let new = wanted(&tx.tenant, run, deploy, id)?;
+            let command = TenantCommand::Deploy(Box::new(new.clone()));
+            access::check_authority(tx.system, tx.actor(), tx.tenant.id, &command, tx.now)?;
+            promotion::request(tx, &new).map(drop)
+        }
+        Some(Action::Rollback(of)) => {
+            let deployed = run.steps.get(&of.of).and_then(|it| it.outputs.get("deployment"));
+            let of =
+                deployed.and_then(Value::as_str).and_then(|text| text.parse().ok()).ok_or_else(|| {
+                    Rejection::conflict(format!("step {} has deployed nothing to roll back", of.of))
+                })?;
+            let command = TenantCommand::Rollback { id, of };
+            access::check_authority(tx.system, tx.actor(), tx.tenant.id, &command, tx.now)?;
+            rollback::by_hand(tx, id, of).map(drop)
+        }
+        _ => Ok(()),
+    }
+}
+
+fn wanted(
+    tenant: &TenantState,
+    run: &Run,
+    deploy: &Deploy,
+    id: DeploymentId,
+) -> Result<NewDeployment, Rejection> {
+    let variables = variables(run);
+    let fill = |field: &str, text: &str| {
+        render(text, &variables).map_err(|problem| Rejection::invalid(field, problem))
+    };
+    let (place, what) = (fill("environment", &deploy.environment)?, fill("release", &deploy.release)?);
+    let environment =
+        environment(tenant, &place).ok_or_else(|| Rejection::not_found(EnvironmentId::KIND, &place))?;
+    let release = release(tenant, &what).ok_or_else(|| Rejection::not_found(ReleaseId::KIND, &what))?;
+    Ok(NewDeployment {
+        id,
+        environment,
+        release,
+        strategy: deploy.strategy.clone(),
+        on_failure: deploy.on_target_failure,
+        targets: None,
+        timeout_ms: deploy.timeout.0,
+        override_freeze: None,
+    })
+}
+
+/// The environment of this id or name.
+pub(super) fn environment(tenant: &TenantState, text: &str) -> Option<EnvironmentId> {
+    let by_id = text.parse().ok().filter(|id| tenant.environments.contains_key(id));
+    let by_name = || tenant.index.environments.get(&text.parse::<Name>().ok()?).copied();
+    by_id.or_else(by_name)
+}
+
+/// The release of this id, or `application:version`.
+fn release(tenant: &TenantState, text: &str) -> Option<ReleaseId> {
+    if let Some(id) = text.parse().ok().filter(|id| tenant.releases.contains_key(id)) {
+        return Some(id);
+    }
+    let (application, version) = text.split_once(':')?;
+    let versions = tenant.index.releases.get(&application.parse::<Name>().ok()?)?;
+    versions.get(&version.parse::<Version>().ok()?).copied()
+}
+
+/// What expressions of a run can use.
+fn variables(run: &Run) -> BTreeMap<String, Value> {
+    let step = |(id, step): (&Identifier, &StepRun)| {
+        let known =
+            json!({ "status": step.state.name(), "outputs": step.outputs, "attempts": step.attempts });
+        (id.to_string(), known)
+    };
+    let started_by = match &run.started_by {
+        Actor::ApiToken { account: Some(account), .. } => account.name.to_string(),
+        Actor::ApiToken { account: None, .. } | Actor::System | Actor::Agent { .. } => String::new(),
+    };
+    let about = json!({
+        "id": run.id, "workflow": run.workflow, "version": run.version, "started_by": started_by,
+    });
+    BTreeMap::from([
+        ("inputs".to_owned(), json!(run.inputs)),
+        ("steps".to_owned(), Value::Object(run.steps.iter().map(step).collect())),
+        ("run".to_owned(), about),
+    ])
+}
+
+/// An attempt failed: another one follows, or somebody has time to retry it by hand, or it has failed for good.
+pub(super) fn fail(
+    tx: &mut Transaction<'_>,
+    id: RunId,
+    step: &Identifier,
+    reason: &str,
+    again: Again,
+) -> Done {
+    let template = template(tx, id)?;
+    let run = tx.run(id)?;
+    let (Some(planned), Some(found)) = (template.step(step), run.steps.get(step)) else {
+        return Err(Rejection::not_found("step", format!("{step} in run {id}")));
+    };
+    let goes_on = match &run.status {
+        RunStatus::Running => true,
+        RunStatus::Compensating { .. } => planned.compensates.is_some(),
+        _ => false,
+    };
+    let reason: String = reason.chars().take(REASON_CHARS_MAX).collect();
+    let retry =
+        planned.retry.filter(|retry| goes_on && again == Again::IfPlanned && retry.attempts > found.attempts);
+    if let Some(retry) = retry {
+        let until = tx.now.plus_ms(retry.pause_ms(found.attempts));
+        return tx.emit(Fact::StepBackedOff { run: id, step: step.clone(), until, reason });
+    }
+    if let Some(hold) = planned.hold.filter(|_| goes_on) {
+        let until = tx.now.plus_ms(hold.0);
+        return tx.emit(Fact::StepHeld { run: id, step: step.clone(), until, reason });
+    }
+    failed_for_good(tx, id, step, &reason)
+}
+
+/// A step has failed; what that means for its run is in the template.
+fn failed_for_good(tx: &mut Transaction<'_>, id: RunId, step: &Identifier, reason: &str) -> Done {
+    let template = template(tx, id)?;
+    ended(tx, id, step, StepEnd::Failed { reason: reason.to_owned() })?;
+    let Some(planned) = template.step(step).filter(|step| step.compensates.is_none()) else { return Ok(()) };
+    if tx.run(id)?.status != RunStatus::Running {
+        return Ok(());
+    }
+    let reason = format!("step {step}: {reason}");
+    let turn = match planned.on_failure {
+        OnFailure::Continue => return Ok(()),
+        OnFailure::Fail => Turn::Failing { reason },
+        OnFailure::Compensate => Turn::Compensating { reason },
+    };
+    tx.emit(Fact::RunTurned { id, turn })
+}
+
+/// The time of a step has come.
+pub(super) fn due(tx: &mut Transaction<'_>, id: RunId, step: &Identifier) -> Done {
+    let Some(found) = tx.run(id)?.steps.get(step).map(|step| step.state.clone()) else { return Ok(()) };
+    match found {
+        StepState::Running { work: Work::Wait { .. }, .. } => {
+            ended(tx, id, step, StepEnd::Succeeded { outputs: BTreeMap::new() })
+        }
+        StepState::Running { work, .. } => {
+            if let Work::Deployment { deployment } = work {
+                stop_deployment(tx, deployment, "its step of a workflow took too long")?;
+            }
+            fail(tx, id, step, "it took longer than it may", Again::IfPlanned)
+        }
+        StepState::BackingOff { .. } => attempt(tx, id, step),
+        StepState::Held { reason, .. } => failed_for_good(tx, id, step, &reason),
+        StepState::Waiting
+        | StepState::Succeeded
+        | StepState::Failed { .. }
+        | StepState::Skipped
+        | StepState::Cancelled => Ok(()),
+    }
+}
+
+fn ended(tx: &mut Transaction<'_>, run: RunId, step: &Identifier, end: StepEnd) -> Done {
+    tx.emit(Fact::StepEnded { run, step: step.clone(), end })
+}
+
+fn template(tx: &Transaction<'_>, id: RunId) -> Result<Template, Rejection> {
+    let run = tx.run(id)?;
+    let template = tx.tenant.template_of(run);
+    template.cloned().ok_or_else(|| Rejection::not_found("workflow", &run.workflow))
+}

@@ -1,0 +1,270 @@
+//! Workflows, and what people and callers say to their runs. How runs go on from there is in [`super::run`].
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+use stella_protocol::id::{AccountId, ApiTokenId, RunId};
+
+use super::transaction::Transaction;
+use super::{fields, run};
+use crate::command::{Actor, NewRun, Outcome};
+use crate::event::Fact;
+use crate::name::{Identifier, Name};
+use crate::rejection::Rejection;
+use crate::run::{ACTIVE_MAX, CallOutcome, RunStatus, StepEnd, StepState, Turn, Work};
+use crate::workflow::{Action, Input, Template, WORKFLOWS_MAX, check};
+
+/// Makes a template the newest version of its workflow.
+pub(super) fn apply(tx: &mut Transaction<'_>, template: &Template) -> Result<Outcome, Rejection> {
+    if let Some(first) = check(template).into_iter().next() {
+        return Err(Rejection::invalid(first.field, first.problem));
+    }
+    for (at, step) in template.steps.iter().enumerate() {
+        let named = match step.action() {
+            Some(Action::Deploy(deploy)) if !deploy.environment.contains("${") => {
+                Some((format!("steps[{at}].deploy.environment"), deploy.environment.as_str()))
+            }
+            Some(Action::Approval(approval)) => {
+                let name = approval.environment.as_ref().map(Name::as_str);
+                name.map(|name| (format!("steps[{at}].approval.environment"), name))
+            }
+            _ => None,
+        };
+        if let Some((field, name)) = named
+            && run::environment(&tx.tenant, name).is_none()
+        {
+            return Err(Rejection::invalid(
+                field,
+                format!("there is no environment {}", fields::shown(name)),
+            ));
+        }
+    }
+    let known = tx.tenant.workflows.get(&template.name);
+    if known.is_none() && tx.tenant.workflows.len() >= WORKFLOWS_MAX {
+        return Err(Rejection::conflict(format!("there are {WORKFLOWS_MAX} workflows already")));
+    }
+    let newest = known.map_or(0, |workflow| workflow.newest());
+    let same = known.is_some_and(|workflow| {
+        workflow.removed.is_none()
+            && workflow.versions.get(&newest).is_some_and(|version| version.template == *template)
+    });
+    if same {
+        return Ok(Outcome::Workflow(newest));
+    }
+    if usize::try_from(newest).unwrap_or(usize::MAX) >= WORKFLOWS_MAX {
+        let problem = format!("workflow {} has {newest} versions already; give it a new name", template.name);
+        return Err(Rejection::Conflict { problem });
+    }
+    tx.emit(Fact::WorkflowApplied { version: newest + 1, template: Box::new(template.clone()) })?;
+    Ok(Outcome::Workflow(newest + 1))
+}
+
+pub(super) fn remove(tx: &mut Transaction<'_>, name: &Name, reason: &str) -> Result<Outcome, Rejection> {
+    fields::reason(reason)?;
+    let workflow = tx.tenant.workflows.get(name).ok_or_else(|| Rejection::not_found("workflow", name))?;
+    if workflow.removed.is_none() {
+        tx.emit(Fact::WorkflowRemoved { name: name.clone(), reason: reason.to_owned() })?;
+    }
+    Ok(Outcome::Done)
+}
+
+pub(super) fn start(tx: &mut Transaction<'_>, new: &NewRun) -> Result<Outcome, Rejection> {
+    if tx.tenant.runs.contains_key(&new.id) {
+        return Err(Rejection::exists(RunId::KIND, new.id));
+    }
+    let name = &new.workflow;
+    let workflow = tx.tenant.workflows.get(name).ok_or_else(|| Rejection::not_found("workflow", name))?;
+    if let Some(removed) = &workflow.removed {
+        let why = if removed.reason.is_empty() { String::new() } else { format!(" ({})", removed.reason) };
+        return Err(Rejection::conflict(format!(
+            "workflow {name} was removed{why}; apply it again to run it"
+        )));
+    }
+    let number = new.version.unwrap_or_else(|| workflow.newest());
+    let version = workflow.versions.get(&number).ok_or_else(|| {
+        Rejection::not_found(
+            "version",
+            format!("{number} of workflow {name}; the newest is {}", workflow.newest()),
+        )
+    })?;
+    if tx.tenant.active_runs.len() >= ACTIVE_MAX {
+        let problem =
+            format!("{ACTIVE_MAX} runs are under way already; wait for the end of some, or cancel them");
+        return Err(Rejection::Conflict { problem });
+    }
+    let inputs = complete("inputs", &version.template.inputs, &new.inputs)?;
+    tx.emit(Fact::RunStarted { id: new.id, workflow: name.clone(), version: number, inputs })?;
+    Ok(Outcome::Run(new.id))
+}
+
+/// What was given, with what is there by default, if all of it is what it must be.
+fn complete(
+    field: &str,
+    wanted: &BTreeMap<Identifier, Input>,
+    given: &BTreeMap<Identifier, Value>,
+) -> Result<BTreeMap<Identifier, Value>, Rejection> {
+    if let Some(unknown) = given.keys().find(|name| !wanted.contains_key(name)) {
+        let names: Vec<&str> = wanted.keys().map(Identifier::as_str).collect();
+        let there = if names.is_empty() {
+            "there are none".to_owned()
+        } else {
+            format!("there are {}", names.join(", "))
+        };
+        return Err(Rejection::invalid(format!("{field}.{unknown}"), format!("is not asked for; {there}")));
+    }
+    let mut complete = BTreeMap::new();
+    for (name, input) in wanted {
+        let field = || format!("{field}.{name}");
+        let value = given.get(name).or(input.default.as_ref());
+        let value = value.ok_or_else(|| Rejection::invalid(field(), "is missing, and has no default"))?;
+        input.accepts(value).map_err(|problem| Rejection::invalid(field(), problem))?;
+        complete.insert(name.clone(), value.clone());
+    }
+    Ok(complete)
+}
+
+/// Asks for the end of a run. Asking twice is asking once.
+pub(super) fn cancel(tx: &mut Transaction<'_>, id: RunId, reason: &str) -> Result<Outcome, Rejection> {
+    fields::reason(reason)?;
+    match &tx.run(id)?.status {
+        RunStatus::Cancelling { .. } | RunStatus::Cancelled { .. } => return Ok(Outcome::Run(id)),
+        status @ (RunStatus::Succeeded | RunStatus::Failed { .. }) => {
+            return Err(Rejection::conflict(format!("run {id} has {} already", status.name())));
+        }
+        RunStatus::Running | RunStatus::Failing { .. } | RunStatus::Compensating { .. } => {}
+    }
+    tx.emit(Fact::RunTurned { id, turn: Turn::Cancelling { reason: reason.to_owned() } })?;
+    Ok(Outcome::Run(id))
+}
+
+pub(super) fn retry(tx: &mut Transaction<'_>, id: RunId, step: &Identifier) -> Result<Outcome, Rejection> {
+    match state(tx, id, step)? {
+        StepState::Held { .. } | StepState::BackingOff { .. } => run::attempt(tx, id, step)?,
+        StepState::Failed { .. } => {
+            let problem = format!(
+                "step {step} of run {id} has failed for good; start a new run, and give the step a hold to have time for a retry"
+            );
+            return Err(Rejection::Conflict { problem });
+        }
+        other => {
+            let problem = format!("step {step} of run {id} is {}, and has not failed", other.name());
+            return Err(Rejection::Conflict { problem });
+        }
+    }
+    Ok(Outcome::Run(id))
+}
+
+pub(super) fn answer(
+    tx: &mut Transaction<'_>,
+    id: RunId,
+    step: &Identifier,
+    answers: &BTreeMap<Identifier, Value>,
+) -> Result<Outcome, Rejection> {
+    let StepState::Running { work: Work::Input, .. } = state(tx, id, step)? else {
+        return Err(asks_nothing(tx, id, step, "an answer"));
+    };
+    let run = tx.run(id)?;
+    let planned = tx.tenant.step_of(run, step).and_then(|step| step.input.clone()).unwrap_or_default();
+    let outputs = complete("answers", &planned, answers)?;
+    let outputs = outputs.into_iter().map(|(name, value)| (name.into(), value)).collect();
+    tx.emit(Fact::StepEnded { run: id, step: step.clone(), end: StepEnd::Succeeded { outputs } })?;
+    Ok(Outcome::Run(id))
+}
+
+/// Somebody agrees to a step, or does not. Agreeing twice is agreeing once.
+pub(super) fn decide(
+    tx: &mut Transaction<'_>,
+    id: RunId,
+    step: &Identifier,
+    approve: bool,
+    reason: &str,
+) -> Result<Outcome, Rejection> {
+    fields::reason(reason)?;
+    let StepState::Running { work: Work::Approval { needed, from, approvals, .. }, .. } =
+        state(tx, id, step)?
+    else {
+        return Err(asks_nothing(tx, id, step, "an approval"));
+    };
+    let (_, account, name) = decider(tx)?;
+    if !from.is_empty() && from.binary_search(&account).is_err() {
+        let problem = format!("account {name} is not among those whom the step names");
+        return Err(Rejection::Forbidden { problem });
+    }
+    if !approve {
+        let why = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+        run::fail(tx, id, step, &format!("{name} did not approve{why}"), run::Again::Never)?;
+        return Ok(Outcome::Run(id));
+    }
+    if tx.run(id)?.is_started_by(tx.actor()) {
+        let problem = "nobody approves in a run that they have started; somebody else has to";
+        return Err(Rejection::Forbidden { problem: problem.to_owned() });
+    }
+    if approvals.iter().any(|approval| approval.by.id == account) {
+        return Ok(Outcome::Run(id));
+    }
+    tx.emit(Fact::StepApproved { run: id, step: step.clone(), reason: reason.to_owned() })?;
+    let mut names: Vec<Value> = approvals.iter().map(|it| Value::from(it.by.name.as_str())).collect();
+    names.push(Value::from(name.as_str()));
+    if names.len() >= usize::try_from(needed).unwrap_or(usize::MAX) {
+        let outputs = BTreeMap::from([("approved_by".to_owned(), Value::Array(names))]);
+        tx.emit(Fact::StepEnded { run: id, step: step.clone(), end: StepEnd::Succeeded { outputs } })?;
+    }
+    Ok(Outcome::Run(id))
+}
+
+fn decider(tx: &Transaction<'_>) -> Result<(ApiTokenId, AccountId, Name), Rejection> {
+    match tx.actor() {
+        Actor::ApiToken { id, account: Some(account) } => Ok((*id, account.id, account.name.clone())),
+        Actor::ApiToken { account: None, .. } | Actor::System | Actor::Agent { .. } => {
+            let problem = "a step is approved by somebody: use a token that belongs to an account";
+            Err(Rejection::Forbidden { problem: problem.to_owned() })
+        }
+    }
+}
+
+/// What became of a call. Of an attempt that is not under way any more it is no news.
+pub(super) fn answer_call(
+    tx: &mut Transaction<'_>,
+    id: RunId,
+    step: &Identifier,
+    attempt: u32,
+    outcome: &CallOutcome,
+) -> Result<Outcome, Rejection> {
+    let current = tx.run(id)?.steps.get(step).filter(|it| it.attempts == attempt);
+    let Some(StepState::Running { work: Work::Http(request), .. }) = current.map(|it| it.state.clone())
+    else {
+        return Ok(Outcome::Done);
+    };
+    let reason = match outcome {
+        CallOutcome::Answered { status, body } => {
+            let expected = if request.expect.is_empty() {
+                (200..300).contains(status)
+            } else {
+                request.expect.contains(status)
+            };
+            if expected {
+                let mut outputs = BTreeMap::from([("status".to_owned(), Value::from(*status))]);
+                outputs.extend(body.clone().map(|body| ("body".to_owned(), body)));
+                let end = StepEnd::Succeeded { outputs };
+                tx.emit(Fact::StepEnded { run: id, step: step.clone(), end })?;
+                return Ok(Outcome::Done);
+            }
+            format!("the answer was {status}")
+        }
+        CallOutcome::Failed { reason } => reason.clone(),
+    };
+    run::fail(tx, id, step, &reason, run::Again::IfPlanned)?;
+    Ok(Outcome::Done)
+}
+
+fn state(tx: &Transaction<'_>, id: RunId, step: &Identifier) -> Result<StepState, Rejection> {
+    let run = tx.run(id)?;
+    let found = run.steps.get(step);
+    let found = found.ok_or_else(|| Rejection::not_found("step", format!("{step} in run {id}")))?;
+    Ok(found.state.clone())
+}
+
+fn asks_nothing(tx: &Transaction<'_>, id: RunId, step: &Identifier, what: &str) -> Rejection {
+    let found = tx.run(id).ok().and_then(|run| run.steps.get(step)).map_or("not there", |it| it.state.name());
+    Rejection::conflict(format!("step {step} of run {id} does not wait for {what} (it is {found})"))
+}

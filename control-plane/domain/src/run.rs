@@ -1,0 +1,345 @@
+//! Runs: executions of one version of a workflow. Everything that a run waits for is here, so that it goes on after a restart where it was.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use stella_protocol::id::{AccountId, DeploymentId, EnvironmentId, RunId};
+use stella_protocol::time::Timestamp;
+use stella_protocol::trace::TraceContext;
+
+use crate::command::Actor;
+use crate::hold::Hold;
+use crate::name::{Identifier, Name};
+use crate::promotion::Approval;
+use crate::workflow::Method;
+
+/// How many runs of a tenant may be under way.
+pub const ACTIVE_MAX: usize = 256;
+/// How long the body of an answer may be that a call keeps, in bytes.
+pub const BODY_BYTES_MAX: usize = 16 << 10;
+
+/// An execution of a workflow.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Run {
+    /// Its id.
+    pub id: RunId,
+    /// Of which workflow.
+    pub workflow: Name,
+    /// Of which version of it, whatever versions come later.
+    pub version: u32,
+    /// What it was given, defaults included.
+    pub inputs: BTreeMap<Identifier, Value>,
+    /// How far it has got.
+    pub status: RunStatus,
+    /// How far each step has got.
+    pub steps: BTreeMap<Identifier, StepRun>,
+    /// Who started it: with this authority it deploys.
+    pub started_by: Actor,
+    /// When.
+    pub started_at: Timestamp,
+    /// When it ended.
+    pub finished_at: Option<Timestamp>,
+    /// The trace that it belongs to, and the span that asked for it.
+    pub trace: TraceContext,
+}
+
+impl Run {
+    /// Whether this is who started it.
+    #[must_use]
+    pub fn is_started_by(&self, actor: &Actor) -> bool {
+        match (&self.started_by, actor) {
+            (Actor::ApiToken { account: Some(one), .. }, Actor::ApiToken { account: Some(other), .. }) => {
+                one.id == other.id
+            }
+            (Actor::ApiToken { id: one, account: None }, Actor::ApiToken { id: other, account: None }) => {
+                one == other
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether a step is under way, or may still be.
+    #[must_use]
+    pub fn is_open(&self, step: &Identifier) -> bool {
+        self.steps.get(step).is_some_and(|step| !step.state.is_final())
+    }
+}
+
+/// How far a run has got. The last three are final.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "state")]
+pub enum RunStatus {
+    /// Steps are started as soon as what they need is over.
+    Running,
+    /// A step failed: nothing new starts, and what is under way comes to its end.
+    Failing {
+        /// What failed, for a person.
+        reason: String,
+    },
+    /// A step failed, and what has succeeded is made up for.
+    Compensating {
+        /// What failed, for a person.
+        reason: String,
+    },
+    /// Somebody cancelled it: what is under way is ended.
+    Cancelling {
+        /// Who, when and why.
+        hold: Hold,
+    },
+    /// All steps are over.
+    Succeeded,
+    /// A step failed.
+    Failed {
+        /// What failed, for a person.
+        reason: String,
+    },
+    /// It was cancelled.
+    Cancelled {
+        /// Who, when and why.
+        hold: Hold,
+    },
+}
+
+impl RunStatus {
+    /// The names of the ends: the label `status` of `stella_workflow_runs_total`.
+    pub const ENDS: [&'static str; 3] = ["succeeded", "failed", "cancelled"];
+
+    /// Whether nothing can change any more.
+    #[must_use]
+    pub const fn is_final(&self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed { .. } | Self::Cancelled { .. })
+    }
+
+    /// The name in metrics and messages.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Failing { .. } => "failing",
+            Self::Compensating { .. } => "compensating",
+            Self::Cancelling { .. } => "cancelling",
+            Self::Succeeded => "succeeded",
+            Self::Failed { .. } => "failed",
+            Self::Cancelled { .. } => "cancelled",
+        }
+    }
+}
+
+/// How far one step of a run has got.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepRun {
+    /// What it is doing.
+    pub state: StepState,
+    /// How many attempts were begun.
+    pub attempts: u32,
+    /// When the first attempt began.
+    pub started_at: Option<Timestamp>,
+    /// When it came to its end.
+    pub finished_at: Option<Timestamp>,
+    /// What others may use of it.
+    pub outputs: BTreeMap<String, Value>,
+}
+
+impl StepRun {
+    pub(crate) const fn new() -> Self {
+        Self {
+            state: StepState::Waiting,
+            attempts: 0,
+            started_at: None,
+            finished_at: None,
+            outputs: BTreeMap::new(),
+        }
+    }
+}
+
+/// What a step is doing. The last four are final.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "state")]
+pub enum StepState {
+    /// What it needs is not over.
+    Waiting,
+    /// It is under way.
+    Running {
+        /// With what.
+        work: Work,
+        /// When this attempt must be over; `None` is never.
+        deadline: Option<Timestamp>,
+    },
+    /// An attempt failed; another one follows.
+    BackingOff {
+        /// When.
+        until: Timestamp,
+        /// What failed, for a person.
+        reason: String,
+    },
+    /// The last attempt failed; somebody may retry it by hand.
+    Held {
+        /// Until when.
+        until: Timestamp,
+        /// What failed, for a person.
+        reason: String,
+    },
+    /// It did what it should.
+    Succeeded,
+    /// It did not.
+    Failed {
+        /// What failed, for a person.
+        reason: String,
+    },
+    /// Its turn never came.
+    Skipped,
+    /// It was ended.
+    Cancelled,
+}
+
+impl StepState {
+    /// Whether nothing can change any more.
+    #[must_use]
+    pub const fn is_final(&self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed { .. } | Self::Skipped | Self::Cancelled)
+    }
+
+    /// Whether something is, or will be, going on by itself.
+    #[must_use]
+    pub const fn is_under_way(&self) -> bool {
+        matches!(self, Self::Running { .. } | Self::BackingOff { .. } | Self::Held { .. })
+    }
+
+    /// When something becomes of it by itself.
+    #[must_use]
+    pub fn due(&self) -> Option<Timestamp> {
+        match self {
+            Self::Running { work: Work::Wait { until }, .. } => Some(*until),
+            Self::Running { deadline, .. } => *deadline,
+            Self::BackingOff { until, .. } | Self::Held { until, .. } => Some(*until),
+            Self::Waiting | Self::Succeeded | Self::Failed { .. } | Self::Skipped | Self::Cancelled => None,
+        }
+    }
+
+    /// The name in messages and the API.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Running { .. } => "running",
+            Self::BackingOff { .. } => "backing_off",
+            Self::Held { .. } => "held",
+            Self::Succeeded => "succeeded",
+            Self::Failed { .. } => "failed",
+            Self::Skipped => "skipped",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// What a step that is under way waits for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "type")]
+pub enum Work {
+    /// The end of a deployment, or of the promotion that asks for it.
+    Deployment {
+        /// Which one.
+        deployment: DeploymentId,
+    },
+    /// People's agreement.
+    Approval {
+        /// How many accounts must agree.
+        needed: u32,
+        /// Only these accounts; if empty, all with the role. Sorted.
+        from: Vec<AccountId>,
+        /// Where they need the role; `None` is in the whole tenant.
+        environment: Option<EnvironmentId>,
+        /// What it is about, for people.
+        message: String,
+        /// Who has agreed.
+        #[serde(default)]
+        approvals: Vec<Approval>,
+    },
+    /// A time.
+    Wait {
+        /// Until when.
+        until: Timestamp,
+    },
+    /// A person's answers.
+    Input,
+    /// The answer to a call. Whoever makes such calls finds it here.
+    Http(Box<Request>),
+}
+
+/// A call, filled in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// Where.
+    pub url: String,
+    /// How.
+    pub method: Method,
+    /// With which headers.
+    pub headers: BTreeMap<String, String>,
+    /// With which body.
+    pub body: Option<Value>,
+    /// Which status codes are a success; if empty, 200 to 299.
+    pub expect: Vec<u16>,
+    /// Whether the answer's body is kept.
+    pub keep_body: bool,
+    /// How long it may take, in milliseconds.
+    pub timeout_ms: u64,
+}
+
+/// How a step came to its end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "state")]
+pub enum StepEnd {
+    /// It did what it should.
+    Succeeded {
+        /// What others may use of it.
+        outputs: BTreeMap<String, Value>,
+    },
+    /// It did not.
+    Failed {
+        /// What failed, for a person.
+        reason: String,
+    },
+    /// Its turn never came.
+    Skipped,
+    /// It was ended.
+    Cancelled,
+}
+
+/// Where a run turns to, away from its goal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "to")]
+pub enum Turn {
+    /// To its failure.
+    Failing {
+        /// What failed, for a person.
+        reason: String,
+    },
+    /// To making up for what was done.
+    Compensating {
+        /// What failed, for a person.
+        reason: String,
+    },
+    /// To its cancellation.
+    Cancelling {
+        /// Why, for a person.
+        reason: String,
+    },
+}
+
+/// How a call went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CallOutcome {
+    /// There was an answer.
+    Answered {
+        /// Its status code.
+        status: u16,
+        /// Its body, if that was to be kept.
+        body: Option<Value>,
+    },
+    /// There was none.
+    Failed {
+        /// Why, for a person.
+        reason: String,
+    },
+}

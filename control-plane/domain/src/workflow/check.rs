@@ -1,0 +1,414 @@
+//! Whether a template makes sense. Everything that can be known without a tenant is, so that it can be checked where it is written.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use serde_json::Value;
+use stella_expression::{Expression, Reference};
+
+use super::{
+    ATTEMPTS_MAX, Action, BACKOFF_MS_MAX, CALL_MS_MAX, HEADERS_MAX, INPUTS_MAX, Input, InputKind, NEEDS_MAX,
+    OnFailure, SPAN_MS_RANGE, STEPS_MAX, Span, Step, Template, Text, VALUE_BYTES_MAX,
+};
+use crate::deployment::TIMEOUT_MS_RANGE;
+use crate::name::Identifier;
+use crate::promotion::APPROVALS_MAX;
+
+/// How many problems are told at once.
+const PROBLEMS_MAX: usize = 50;
+
+/// Something that is wrong with a template.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Where: the path of a field, such as `steps[2].needs[0]`.
+    pub field: String,
+    /// What is wrong, and what would be right.
+    pub problem: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.field, self.problem)
+    }
+}
+
+/// What is wrong with a template; nothing if it makes sense.
+#[must_use]
+pub fn check(template: &Template) -> Vec<Problem> {
+    let mut checker = Checker { template, problems: Vec::new(), before: BTreeMap::new() };
+    checker.run();
+    checker.problems.truncate(PROBLEMS_MAX);
+    checker.problems
+}
+
+struct Checker<'t> {
+    template: &'t Template,
+    problems: Vec<Problem>,
+    /// For each step, all that are over before it.
+    before: BTreeMap<&'t Identifier, BTreeSet<&'t Identifier>>,
+}
+
+impl<'t> Checker<'t> {
+    fn say(&mut self, field: impl Into<String>, problem: impl Into<String>) {
+        self.problems.push(Problem { field: field.into(), problem: problem.into() });
+    }
+
+    fn run(&mut self) {
+        let template = self.template;
+        self.inputs("inputs", &template.inputs);
+        let steps = template.steps.len();
+        if steps == 0 || steps > STEPS_MAX {
+            self.say("steps", format!("there are {steps}; a workflow has 1 to {STEPS_MAX}"));
+            return;
+        }
+        if template.steps.iter().all(|step| step.compensates.is_some()) {
+            self.say("steps", "all of them only make up for others; at least one has to do something");
+        }
+        self.graph();
+        if !self.problems.is_empty() {
+            // What comes next goes through the graph.
+            return;
+        }
+        for (at, step) in template.steps.iter().enumerate() {
+            self.step(&format!("steps[{at}]"), step);
+        }
+    }
+
+    fn inputs(&mut self, field: &str, inputs: &BTreeMap<Identifier, Input>) {
+        if inputs.len() > INPUTS_MAX {
+            self.say(field, format!("there are {}; at most {INPUTS_MAX} are allowed", inputs.len()));
+        }
+        for (name, input) in inputs {
+            let field = format!("{field}.{name}");
+            let numeric = input.min.is_some() || input.max.is_some();
+            if numeric && input.kind != InputKind::Number {
+                self.say(&field, "min and max are for numbers");
+            }
+            if matches!((input.min, input.max), (Some(min), Some(max)) if min > max) {
+                self.say(format!("{field}.max"), "is smaller than min");
+            }
+            if input.max_length.is_some() && input.kind != InputKind::Text {
+                self.say(format!("{field}.max_length"), "is for texts");
+            }
+            let max = u32::try_from(VALUE_BYTES_MAX).unwrap_or(u32::MAX);
+            if input.max_length.is_some_and(|length| length == 0 || length > max) {
+                self.say(format!("{field}.max_length"), format!("must be between 1 and {max}"));
+            }
+            match (input.kind, input.options.len()) {
+                (InputKind::Choice, 0) => {
+                    self.say(format!("{field}.options"), "is missing: what can be chosen?")
+                }
+                (InputKind::Choice, options) if options > 64 => {
+                    self.say(
+                        format!("{field}.options"),
+                        format!("there are {options}; at most 64 are allowed"),
+                    );
+                }
+                (InputKind::Choice, _) | (_, 0) => {}
+                _ => self.say(format!("{field}.options"), "is for choices"),
+            }
+            if let Some(Err(problem)) = input.default.as_ref().map(|value| input.accepts(value)) {
+                self.say(format!("{field}.default"), problem);
+            }
+        }
+    }
+
+    fn graph(&mut self) {
+        let template = self.template;
+        let mut ids: BTreeMap<&Identifier, usize> = BTreeMap::new();
+        for (at, step) in template.steps.iter().enumerate() {
+            if let Some(first) = ids.get(&step.id) {
+                self.say(
+                    format!("steps[{at}].id"),
+                    format!("{} is the id of steps[{first}] already", step.id),
+                );
+            } else {
+                ids.insert(&step.id, at);
+            }
+        }
+        for (at, step) in template.steps.iter().enumerate() {
+            if step.needs.len() > NEEDS_MAX {
+                self.say(
+                    format!("steps[{at}].needs"),
+                    format!("there are {}; at most {NEEDS_MAX} are allowed", step.needs.len()),
+                );
+            }
+            for (index, need) in step.needs.iter().enumerate() {
+                let field = format!("steps[{at}].needs[{index}]");
+                match ids.get(need).and_then(|at| template.steps.get(*at)) {
+                    None => self.say(field, format!("there is no step {need}")),
+                    Some(_) if *need == step.id => self.say(field, "a step cannot wait for itself"),
+                    Some(other) if other.compensates.is_some() => {
+                        self.say(
+                            field,
+                            format!("step {need} only makes up for another; nothing can wait for it"),
+                        );
+                    }
+                    Some(_) => {}
+                }
+            }
+            let Some(other) = &step.compensates else { continue };
+            let field = format!("steps[{at}].compensates");
+            match template.step(other) {
+                None => self.say(field, format!("there is no step {other}")),
+                Some(it) if it.compensates.is_some() => {
+                    self.say(field, format!("step {other} makes up for another itself"));
+                }
+                Some(_) if !step.needs.is_empty() || step.when.is_some() => {
+                    self.say(
+                        field,
+                        "such a step has no needs and no when: it is done when the run compensates",
+                    );
+                }
+                Some(_) => {}
+            }
+        }
+        self.order();
+    }
+
+    /// Finds what is over before each step, and what waits for itself in a circle.
+    fn order(&mut self) {
+        let mut left: Vec<&Step> = self.template.steps.iter().collect();
+        loop {
+            let before = left.len();
+            left.retain(|step| {
+                if !step.needs.iter().all(|need| self.before.contains_key(need)) {
+                    return true;
+                }
+                let mut all: BTreeSet<&Identifier> = step.needs.iter().collect();
+                for need in &step.needs {
+                    all.extend(self.before.get(need).into_iter().flatten());
+                }
+                self.before.insert(&step.id, all);
+                false
+            });
+            if left.len() == before {
+                break;
+            }
+        }
+        if !self.problems.is_empty() {
+            return;
+        }
+        if let Some(circle) = circle(&left) {
+            let at = self.template.steps.iter().position(|step| Some(&step.id) == circle.first().copied());
+            let names: Vec<&str> = circle.iter().map(|id| id.as_str()).collect();
+            let problem = format!("they wait for one another in a circle: {}", names.join(" needs "));
+            self.say(format!("steps[{}].needs", at.unwrap_or_default()), problem);
+        }
+    }
+
+    fn step(&mut self, field: &str, step: &'t Step) {
+        let actions: Vec<Action<'_>> = step.actions().collect();
+        let [action] = actions.as_slice() else {
+            let problem = if actions.is_empty() {
+                format!("does nothing; give it one of {}", Action::TYPES.join(", "))
+            } else {
+                let names: Vec<&str> = actions.iter().map(Action::name).collect();
+                format!("does several things ({}); make them several steps", names.join(", "))
+            };
+            self.say(field, problem);
+            return;
+        };
+        let known = self.known(step);
+        if let Some(when) = &step.when {
+            match Expression::compile(when) {
+                Ok(expression) => self.references(&format!("{field}.when"), expression.references(), &known),
+                Err(error) => self.say(format!("{field}.when"), error.to_string()),
+            }
+        }
+        self.span(&format!("{field}.timeout"), step.timeout, SPAN_MS_RANGE);
+        self.span(&format!("{field}.hold"), step.hold, SPAN_MS_RANGE);
+        if let Some(retry) = &step.retry {
+            if retry.attempts == 0 || retry.attempts > ATTEMPTS_MAX {
+                let problem = format!("is {}; it must be between 1 and {ATTEMPTS_MAX}", retry.attempts);
+                self.say(format!("{field}.retry.attempts"), problem);
+            }
+            let range = (1, BACKOFF_MS_MAX);
+            self.span(&format!("{field}.retry.backoff"), Some(retry.backoff), range);
+            self.span(&format!("{field}.retry.backoff_max"), Some(retry.backoff_max), range);
+        }
+        if step.compensates.is_some() && step.on_failure != OnFailure::Fail {
+            let problem = "is for steps that do not make up for others themselves";
+            self.say(format!("{field}.on_failure"), problem);
+        }
+        self.action(field, step, *action, &known);
+    }
+
+    fn action(&mut self, field: &str, step: &Step, action: Action<'t>, known: &BTreeSet<&Identifier>) {
+        match action {
+            Action::Deploy(deploy) => {
+                self.text(&format!("{field}.deploy.release"), &deploy.release, known);
+                self.text(&format!("{field}.deploy.environment"), &deploy.environment, known);
+                self.span(&format!("{field}.deploy.timeout"), Some(deploy.timeout), TIMEOUT_MS_RANGE);
+            }
+            Action::Rollback(rollback) => match self.template.step(&rollback.of) {
+                None => self.say(format!("{field}.rollback.of"), format!("there is no step {}", rollback.of)),
+                Some(other) if other.deploy.is_none() => {
+                    self.say(format!("{field}.rollback.of"), format!("step {} deploys nothing", rollback.of));
+                }
+                Some(_) if !known.contains(&rollback.of) => {
+                    let problem = format!("step {} may not be over by then; list it in needs", rollback.of);
+                    self.say(format!("{field}.rollback.of"), problem);
+                }
+                Some(_) => {}
+            },
+            Action::Approval(approval) => {
+                let needed = approval.needed;
+                if needed == 0 || needed > APPROVALS_MAX {
+                    let problem = format!("is {needed}; it must be between 1 and {APPROVALS_MAX}");
+                    self.say(format!("{field}.approval.needed"), problem);
+                }
+                let named = u32::try_from(approval.from.len()).unwrap_or(u32::MAX);
+                if named > APPROVALS_MAX {
+                    self.say(
+                        format!("{field}.approval.from"),
+                        format!("there are more than {APPROVALS_MAX}"),
+                    );
+                } else if named > 0 && named < needed {
+                    let problem = format!("names {named} accounts, and {needed} have to approve");
+                    self.say(format!("{field}.approval.from"), problem);
+                }
+                self.text(&format!("{field}.approval.message"), &approval.message, known);
+            }
+            Action::Wait(span) => {
+                self.span(&format!("{field}.wait"), Some(span), SPAN_MS_RANGE);
+                if step.timeout.is_some() || step.retry.is_some() {
+                    self.say(field, "a wait does not fail, and has no timeout and no retry");
+                }
+            }
+            Action::Input(inputs) => {
+                if inputs.is_empty() {
+                    self.say(format!("{field}.input"), "asks for nothing; name what is asked for");
+                }
+                self.inputs(&format!("{field}.input"), inputs);
+            }
+            Action::Http(call) => self.call(&format!("{field}.http"), step, call, known),
+        }
+    }
+
+    fn call(&mut self, field: &str, step: &Step, call: &super::Call, known: &BTreeSet<&Identifier>) {
+        self.text(&format!("{field}.url"), &call.url, known);
+        if !(call.url.starts_with("https://") || call.url.starts_with("http://")) {
+            self.say(format!("{field}.url"), "must begin with https:// or http://, not with an expression");
+        }
+        if call.headers.len() > HEADERS_MAX {
+            let problem = format!("there are {}; at most {HEADERS_MAX} are allowed", call.headers.len());
+            self.say(format!("{field}.headers"), problem);
+        }
+        for (name, value) in &call.headers {
+            let token = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+            if name.is_empty() || !name.chars().all(token) {
+                self.say(format!("{field}.headers.{name}"), "a header's name has letters, digits and '-'");
+            }
+            if ["authorization", "cookie", "proxy-authorization"]
+                .contains(&name.to_ascii_lowercase().as_str())
+            {
+                let problem =
+                    "templates are no place for secrets: set it in the control plane's configuration";
+                self.say(format!("{field}.headers.{name}"), problem);
+            }
+            self.text(&format!("{field}.headers.{name}"), value, known);
+        }
+        if let Some(body) = &call.body {
+            self.body(&format!("{field}.body"), body, known);
+        }
+        if let Some(code) = call.expect.iter().find(|code| !(100..=599).contains(*code)) {
+            self.say(format!("{field}.expect"), format!("{code} is no status code of HTTP"));
+        }
+        if step.timeout.is_some_and(|timeout| timeout.0 > CALL_MS_MAX) {
+            self.say(
+                field,
+                format!("a call may take {} at most; lower the step's timeout", Span(CALL_MS_MAX)),
+            );
+        }
+    }
+
+    fn body(&mut self, field: &str, body: &Value, known: &BTreeSet<&Identifier>) {
+        match body {
+            Value::String(text) => self.text(field, text, known),
+            Value::Array(parts) => {
+                parts
+                    .iter()
+                    .enumerate()
+                    .for_each(|(at, part)| self.body(&format!("{field}[{at}]"), part, known));
+            }
+            Value::Object(parts) => {
+                parts.iter().for_each(|(name, part)| self.body(&format!("{field}.{name}"), part, known));
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        }
+    }
+
+    /// The steps whose outputs a step may use: what is over before it, and for what makes up for others, all.
+    fn known(&self, step: &Step) -> BTreeSet<&'t Identifier> {
+        if step.compensates.is_some() {
+            return self.template.steps.iter().map(|step| &step.id).collect();
+        }
+        self.before.get(&step.id).cloned().unwrap_or_default()
+    }
+
+    fn text(&mut self, field: &str, text: &str, known: &BTreeSet<&Identifier>) {
+        match Text::parse(text) {
+            Ok(text) => {
+                text.expressions()
+                    .for_each(|expression| self.references(field, expression.references(), known));
+            }
+            Err(problem) => self.say(field, problem),
+        }
+    }
+
+    fn references(&mut self, field: &str, references: &[Reference], known: &BTreeSet<&Identifier>) {
+        for Reference { name, fields, at } in references {
+            let first = fields.first().map(String::as_str);
+            let named = |id: &&Identifier| Some(id.as_str()) == first;
+            let problem = match (name.as_str(), first) {
+                ("inputs", Some(first)) if self.template.inputs.keys().any(|it| named(&it)) => {
+                    let _: &str = first;
+                    continue;
+                }
+                ("inputs", Some(first)) => format!("{at}: there is no input {first}"),
+                ("steps", Some(first)) if !self.template.steps.iter().any(|step| named(&&step.id)) => {
+                    format!("{at}: there is no step {first}")
+                }
+                ("steps", Some(first)) if !known.iter().any(|id| named(id)) => {
+                    format!("{at}: step {first} may not be over by then; list it in needs")
+                }
+                ("steps", Some(first)) => match fields.get(1).map(String::as_str) {
+                    None | Some("status" | "outputs" | "attempts") => continue,
+                    Some(other) => {
+                        format!("{at}: step {first} has a status, outputs and attempts, and no {other}")
+                    }
+                },
+                ("run", None | Some("id" | "workflow" | "version" | "started_by"))
+                | ("inputs" | "steps", None) => continue,
+                ("run", Some(other)) => {
+                    format!("{at}: a run has an id, a workflow, a version and a started_by, and no {other}")
+                }
+                (other, _) => format!("{at}: there is no {other}; there are inputs, steps and run"),
+            };
+            self.say(field, problem);
+        }
+    }
+
+    fn span(&mut self, field: &str, span: Option<Span>, (min, max): (u64, u64)) {
+        if let Some(span) = span.filter(|span| !(min..=max).contains(&span.0)) {
+            self.say(field, format!("is {span}; it must be between {} and {}", Span(min), Span(max)));
+        }
+    }
+}
+
+/// Some steps that wait for one another in a circle: the first is named again at the end.
+fn circle<'t>(left: &[&'t Step]) -> Option<Vec<&'t Identifier>> {
+    let mut path: Vec<&Identifier> = vec![&left.first()?.id];
+    loop {
+        let last = path.last()?;
+        let step = left.iter().find(|step| step.id == **last)?;
+        // What is left waits for something that is left.
+        let next = step.needs.iter().find(|need| left.iter().any(|other| other.id == **need))?;
+        let seen = path.iter().position(|id| *id == next);
+        path.push(next);
+        if let Some(seen) = seen {
+            return Some(path.split_off(seen));
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! Every state of a step and of a run, and every fact about it: what follows, or that it is refused. The table is committed;
+//! `UPDATE_GOLDEN=1 cargo test` writes it anew.
+#![allow(clippy::unwrap_used, reason = "a test ends there, with the place")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+
+use common::{TENANT, World, name};
+use serde_json::json;
+use stella_domain::command::{NewRun, TenantCommand};
+use stella_domain::event::{Event, Fact, StreamId};
+use stella_domain::name::Identifier;
+use stella_domain::run::{CallOutcome, StepEnd, Turn, Work};
+use stella_protocol::id::RunId;
+use stella_protocol::time::Timestamp;
+use stella_protocol::trace::TraceContext;
+use uuid::Uuid;
+
+const RUN: RunId = RunId(Uuid::from_u128(0x5000));
+
+fn id(text: &str) -> Identifier {
+    text.parse().unwrap()
+}
+
+/// The step that the table is about is `call`; `next` needs it, and `undo` makes up for it.
+fn fresh() -> World {
+    let mut world = World::with_release_1(1);
+    (1..=2).for_each(|n| world.person(n));
+    let call = json!({ "url": "https://example.com/" });
+    let template = json!({ "name": "ship", "steps": [
+        { "id": "first", "wait": "1s" },
+        { "id": "call", "needs": ["first"], "http": call, "retry": { "attempts": 2 }, "hold": "1h" },
+        { "id": "go", "needs": ["first"], "on_failure": "compensate", "approval": { "needed": 2 } },
+        { "id": "next", "needs": ["call"], "wait": "1h" },
+        { "id": "undo", "compensates": "call", "http": call },
+    ]});
+    let template = serde_json::from_value(template).unwrap();
+    world.ok(TenantCommand::ApplyWorkflow(Box::new(template)));
+    let new = NewRun { id: RUN, workflow: name("ship"), version: None, inputs: BTreeMap::new() };
+    world.tell_as(1, TenantCommand::StartRun(Box::new(new))).unwrap();
+    world
+}
+
+fn answer(world: &mut World, step: &str, status: u16) {
+    let attempt = world.tenant().runs[&RUN].steps[&id(step)].attempts;
+    let outcome = CallOutcome::Answered { status, body: None };
+    world.ok(TenantCommand::AnswerCall { run: RUN, step: id(step), attempt, outcome });
+}
+
+fn decide(world: &mut World, approve: bool) {
+    let reason = String::new();
+    world.tell_as(2, TenantCommand::DecideStep { run: RUN, step: id("go"), approve, reason }).unwrap();
+}
+
+fn cancel(world: &mut World) {
+    world.ok(TenantCommand::CancelRun { run: RUN, reason: "x".to_owned() });
+}
+
+fn situations() -> Vec<(&'static str, World)> {
+    let mut situations = vec![("waiting", fresh())];
+    let mut reached = |label, steps: &dyn Fn(&mut World)| {
+        let mut world = fresh();
+        world.wait_ms(1_000);
+        steps(&mut world);
+        situations.push((label, world));
+    };
+    reached("running", &|_| ());
+    reached("backing off", &|world| answer(world, "call", 500));
+    reached("held", &|world| {
+        answer(world, "call", 500);
+        world.wait_ms(5_000);
+        answer(world, "call", 500);
+    });
+    reached("succeeded", &|world| answer(world, "call", 200));
+    reached("running in a run that compensates", &|world| decide(world, false));
+    reached("succeeded in a run that compensates", &|world| {
+        answer(world, "call", 200);
+        decide(world, false);
+    });
+    reached("made up for in a run that failed", &|world| {
+        answer(world, "call", 200);
+        decide(world, false);
+        answer(world, "undo", 200);
+    });
+    reached("cancelled in a run that was cancelled", &cancel);
+    situations
+}
+
+fn facts() -> Vec<(String, Fact)> {
+    let (run, until) = (RUN, Timestamp(9_000_000));
+    let reason = || "x".to_owned();
+    let started =
+        |step: &str| Fact::StepStarted { run, step: id(step), work: Work::Wait { until }, deadline: None };
+    let ended = |end| Fact::StepEnded { run, step: id("call"), end };
+    let turned = |turn| Fact::RunTurned { id: run, turn };
+    let mut facts = vec![
+        ("step_started, call".to_owned(), started("call")),
+        ("step_started, next".to_owned(), started("next")),
+        ("step_started, undo".to_owned(), started("undo")),
+        ("step_approved, call".to_owned(), Fact::StepApproved { run, step: id("call"), reason: reason() }),
+        ("step_approved, go".to_owned(), Fact::StepApproved { run, step: id("go"), reason: reason() }),
+    ];
+    for fact in [
+        Fact::StepBackedOff { run, step: id("call"), until, reason: reason() },
+        Fact::StepHeld { run, step: id("call"), until, reason: reason() },
+    ] {
+        facts.push((fact.name().to_owned(), fact));
+    }
+    for (name, end) in [
+        ("succeeded", StepEnd::Succeeded { outputs: BTreeMap::new() }),
+        ("failed", StepEnd::Failed { reason: reason() }),
+        ("skipped", StepEnd::Skipped),
+        ("cancelled", StepEnd::Cancelled),
+    ] {
+        facts.push((format!("step_ended, {name}"), ended(end)));
+    }
+    for (name, turn) in [
+        ("failing", Turn::Failing { reason: reason() }),
+        ("compensating", Turn::Compensating { reason: reason() }),
+        ("cancelling", Turn::Cancelling { reason: reason() }),
+    ] {
+        facts.push((format!("run_turned, {name}"), turned(turn)));
+    }
+    facts.push(("run_ended".to_owned(), Fact::RunEnded { id: run }));
+    facts
+}
+
+#[test]
+fn the_table_of_transitions_is_as_committed() {
+    let mut table = String::new();
+    for (label, world) in situations() {
+        writeln!(table, "step {label}").unwrap();
+        for (name, fact) in facts() {
+            let mut after = world.state.clone();
+            let (actor, trace) = (common::person(2), TraceContext::default());
+            let event = Event { at: Timestamp(2_000_000), actor, trace, fact };
+            let result = after.apply(StreamId::Tenant(TENANT), &event);
+            let run = &after.tenants[&TENANT].runs[&RUN];
+            let seen = match result {
+                Ok(()) => {
+                    let steps = run.steps.iter().map(|(id, step)| format!("{id} {}", step.state.name()));
+                    format!("-> {}: {}", run.status.name(), steps.collect::<Vec<_>>().join(", "))
+                }
+                Err(_) => "refused".to_owned(),
+            };
+            writeln!(table, "    {name:<28} {seen}").unwrap();
+        }
+    }
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/workflows.txt");
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, &table).unwrap();
+    }
+    let committed =
+        std::fs::read_to_string(&path).expect("tests/golden/workflows.txt; UPDATE_GOLDEN=1 writes it");
+    for (line, (want, got)) in committed.lines().zip(table.lines()).enumerate() {
+        assert_eq!(want, got, "line {}; if it is meant, UPDATE_GOLDEN=1 writes the table anew", line + 1);
+    }
+    assert_eq!(committed.len(), table.len(), "the table has grown or shrunk");
+}
