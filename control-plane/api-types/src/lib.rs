@@ -27,5 +27,6 @@ pub mod task;
 pub mod tenant;
 pub mod time;
 pub mod token;
+pub mod workflow;
 
 pub use page::{Named, Page};

@@ -112,6 +112,24 @@ pub const JOURNAL: &str = "/api/v1/tenants/{tenant}/journal";
 pub const LOG_LEVEL: &str = "/api/v1/log-level";
 /// Events that belong to no tenant: tenants, accounts, tokens.
 pub const SYSTEM_EVENTS: &str = "/api/v1/events";
+/// Workflows of a tenant.
+pub const WORKFLOWS: &str = "/api/v1/tenants/{tenant}/workflows";
+/// One workflow.
+pub const WORKFLOW: &str = "/api/v1/tenants/{tenant}/workflows/{workflow}";
+/// Lets nobody start a workflow any more.
+pub const WORKFLOW_REMOVE: &str = "/api/v1/tenants/{tenant}/workflows/{workflow}/remove";
+/// Runs of workflows.
+pub const RUNS: &str = "/api/v1/tenants/{tenant}/runs";
+/// One run.
+pub const RUN: &str = "/api/v1/tenants/{tenant}/runs/{run}";
+/// Ends a run.
+pub const RUN_CANCEL: &str = "/api/v1/tenants/{tenant}/runs/{run}/cancel";
+/// Tries a step of a run again.
+pub const STEP_RETRY: &str = "/api/v1/tenants/{tenant}/runs/{run}/steps/{step}/retry";
+/// Gives a step of a run what it asks for.
+pub const STEP_ANSWER: &str = "/api/v1/tenants/{tenant}/runs/{run}/steps/{step}/answer";
+/// Agrees to a step of a run, or does not.
+pub const STEP_DECIDE: &str = "/api/v1/tenants/{tenant}/runs/{run}/steps/{step}/decide";
 /// The end of the journal of what belongs to no tenant.
 pub const SYSTEM_JOURNAL: &str = "/api/v1/journal";
 /// The installation.

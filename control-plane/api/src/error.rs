@@ -172,6 +172,14 @@ impl ApiError {
         self
     }
 
+    /// Adds where in a file the field is that it is about.
+    pub(crate) fn placed(mut self, place: impl FnOnce(&str) -> String) -> Self {
+        if let Some(field) = &self.field {
+            self.detail = format!("{}{}", place(field), self.detail);
+        }
+        self
+    }
+
     /// What it says to a person.
     pub(crate) fn detail(&self) -> &str {
         &self.detail

@@ -14,13 +14,15 @@ use stella_domain::environment::Environment;
 use stella_domain::name::{Name, Version};
 use stella_domain::promotion::Promotion;
 use stella_domain::release::Release;
+use stella_domain::run::Run;
 use stella_domain::state::State;
 use stella_domain::target::Target;
 use stella_domain::task::Task;
 use stella_domain::tenant::TenantState;
+use stella_domain::workflow::Workflow;
 use stella_protocol::id::{
-    AccountId, AgentId, DeploymentId, EnrolmentTokenId, EnvironmentId, PromotionId, ReleaseId, TargetId,
-    TaskId, TenantId,
+    AccountId, AgentId, DeploymentId, EnrolmentTokenId, EnvironmentId, PromotionId, ReleaseId, RunId,
+    TargetId, TaskId, TenantId,
 };
 
 use crate::error::ApiError;
@@ -110,6 +112,16 @@ pub(crate) fn deployment<'s>(tenant: &'s TenantState, text: &str) -> Result<&'s 
 pub(crate) fn promotion<'s>(tenant: &'s TenantState, text: &str) -> Result<&'s Arc<Promotion>, ApiError> {
     by_id::<PromotionId, _>(&tenant.promotions, text)
         .ok_or_else(|| ApiError::not_found(PromotionId::KIND, text))
+}
+
+/// The workflow of this name.
+pub(crate) fn workflow<'s>(tenant: &'s TenantState, text: &str) -> Result<&'s Arc<Workflow>, ApiError> {
+    by_id::<Name, _>(&tenant.workflows, text).ok_or_else(|| ApiError::not_found("workflow", text))
+}
+
+/// The run with this id.
+pub(crate) fn run<'s>(tenant: &'s TenantState, text: &str) -> Result<&'s Arc<Run>, ApiError> {
+    by_id::<RunId, _>(&tenant.runs, text).ok_or_else(|| ApiError::not_found(RunId::KIND, text))
 }
 
 /// The task with this id.

@@ -12,6 +12,7 @@ mod logs;
 mod promotions;
 mod releases;
 mod tokens;
+mod workflows;
 
 use std::time::Duration;
 
@@ -126,6 +127,7 @@ fn all() -> OpenApiRouter<App> {
         .routes(routes!(health::health))
         .routes(routes!(health::ready))
         .routes(routes!(health::live))
+        .merge(of_workflows())
         .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, REQUEST_TIMEOUT));
     let streams = OpenApiRouter::new()
         .routes(routes!(releases::upload))
@@ -133,6 +135,19 @@ fn all() -> OpenApiRouter<App> {
         .routes(routes!(feed::events))
         .routes(routes!(feed::system_events));
     timed.merge(streams)
+}
+
+fn of_workflows() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(workflows::workflows, workflows::apply))
+        .routes(routes!(workflows::workflow))
+        .routes(routes!(workflows::remove))
+        .routes(routes!(workflows::runs, workflows::start))
+        .routes(routes!(workflows::run))
+        .routes(routes!(workflows::cancel_run))
+        .routes(routes!(workflows::retry_step))
+        .routes(routes!(workflows::answer_step))
+        .routes(routes!(workflows::decide_step))
 }
 
 pub(crate) fn with_state(app: App) -> Router {

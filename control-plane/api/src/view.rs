@@ -10,6 +10,7 @@ mod plan;
 mod promotion;
 mod release;
 mod task;
+mod workflow;
 
 use stella_api_types::agent as agent_dto;
 use stella_api_types::environment::{
@@ -38,6 +39,7 @@ pub(crate) use plan::plan;
 pub(crate) use promotion::promotion;
 pub(crate) use release::release;
 pub(crate) use task::{output_line, task};
+pub(crate) use workflow::{run, workflow};
 
 /// A time as text.
 pub(crate) fn time(at: Timestamp) -> String {

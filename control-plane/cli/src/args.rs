@@ -5,6 +5,7 @@ mod pace;
 mod people;
 mod places;
 mod rollout;
+mod workflow;
 
 use std::path::PathBuf;
 
@@ -19,6 +20,7 @@ pub(crate) use places::{Agent, Environment, NewTarget, Repeat, Target, Tenant};
 pub(crate) use rollout::{
     Deploy, Deployment, Judged, Objection, OnFailure, Promotion, Release, Rollback, Wait,
 };
+pub(crate) use workflow::{Format, Workflow};
 
 /// Deploys releases to fleets of hosts.
 ///
@@ -57,6 +59,8 @@ const EXAMPLES: &str = "Examples:
   stella gate set metric production errors --source main --query 'max(error_ratio)' --below 0.01
   stella gate pass PROMOTION change-ticket --reason 'CHG-1042 is approved'
   stella release block web:1.4.0 --reason 'loses orders'
+  stella workflow apply ship.yaml
+  stella workflow run ship --input version=1.4.0 --wait
   stella task logs TASK --follow
   stella log-level info,stella_fleet=debug
   stella observability render ./stella --target stella.example.com:9090
@@ -138,6 +142,9 @@ pub(crate) enum Command {
     /// Look at what waits for approvals, and decide on it.
     #[command(subcommand)]
     Promotion(Promotion),
+    /// Workflows: what is done one after another, and runs of them.
+    #[command(subcommand)]
+    Workflow(Workflow),
     /// Take a deployment back: each target gets what it had before.
     Rollback(Rollback),
     /// Look at tasks.

@@ -16,13 +16,14 @@ mod task;
 mod token;
 mod upload;
 mod watch;
+mod workflow;
 
 use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use crate::args::{Cli, Command, Output};
+use crate::args::{Cli, Command, Output, Workflow};
 use crate::client::{Client, Error};
 use crate::settings::Settings;
 
@@ -78,6 +79,9 @@ async fn run(cli: Cli) -> Result<bool, Error> {
         observability::run(&settings, cli.global.output, command)?;
         return Ok(true);
     }
+    if let Command::Workflow(Workflow::Check { file }) = &cli.command {
+        return workflow::check(cli.global.output, file);
+    }
     let context = Context { client: settings.client()?, settings, output: cli.global.output };
     match cli.command {
         Command::Account(command) => account::account(&context, command).await?,
@@ -94,6 +98,7 @@ async fn run(cli: Cli) -> Result<bool, Error> {
         Command::Deploy(command) => return rollout::deploy(&context, command).await,
         Command::Deployment(command) => return rollout::deployment(&context, command).await,
         Command::Promotion(command) => promotion::promotion(&context, command).await?,
+        Command::Workflow(command) => return workflow::workflow(&context, command).await,
         Command::Rollback(command) => return rollout::rollback(&context, command).await,
         Command::Task(command) => task::task(&context, command).await?,
         Command::Events(command) => task::events(&context, command).await?,

@@ -12,7 +12,6 @@ use stella_protocol::time::Timestamp;
 use crate::command::{Actor, Command, Request, SystemCommand, TenantCommand};
 use crate::name::Name;
 use crate::rejection::Rejection;
-use crate::run::{StepState, Work};
 use crate::state::State;
 
 /// How many roles one account may have: each command looks through them.
@@ -297,11 +296,11 @@ fn is_about_oneself(state: &State, rights: Rights<'_>, command: &Command) -> boo
 /// Who has started a run may lead it: what it does is checked anyway, each time that it does something.
 fn leads_own_run(state: &State, request: &Request) -> bool {
     let Command::Tenant(tenant, command) = &request.command else { return false };
-    let run = match command {
-        TenantCommand::CancelRun { run, .. }
-        | TenantCommand::RetryStep { run, .. }
-        | TenantCommand::AnswerStep { run, .. } => run,
-        _ => return false,
+    let (TenantCommand::CancelRun { run, .. }
+    | TenantCommand::RetryStep { run, .. }
+    | TenantCommand::AnswerStep { run, .. }) = command
+    else {
+        return false;
     };
     let run = state.tenants.get(tenant).and_then(|tenant| tenant.runs.get(run));
     run.is_some_and(|run| run.is_started_by(&request.actor))
@@ -331,23 +330,14 @@ fn needed_in(state: &State, tenant: TenantId, command: &TenantCommand) -> Option
         task.map_or(Scope::Somewhere(tenant), |task| deployment(&task.deployment))
     };
     Some(match command {
-        TenantCommand::ApplyWorkflow(_) | TenantCommand::RemoveWorkflow { .. } => {
-            (Role::Operator, Scope::Tenant(tenant))
-        }
-        TenantCommand::StartRun(_) => (Role::Deployer, Scope::Somewhere(tenant)),
-        // Those that somebody has started, they may lead themselves: see `is_about_oneself`.
-        TenantCommand::CancelRun { .. }
+        TenantCommand::ApplyWorkflow(_)
+        | TenantCommand::RemoveWorkflow { .. }
+        | TenantCommand::StartRun(_)
+        | TenantCommand::CancelRun { .. }
         | TenantCommand::RetryStep { .. }
-        | TenantCommand::AnswerStep { .. } => (Role::Deployer, Scope::Tenant(tenant)),
-        TenantCommand::DecideStep { run, step, .. } => {
-            let step = found.and_then(|it| it.runs.get(run)).and_then(|run| run.steps.get(step));
-            let place = match step.map(|step| &step.state) {
-                Some(StepState::Running { work: Work::Approval { environment, .. }, .. }) => *environment,
-                _ => None,
-            };
-            (Role::Approver, place.map_or(Scope::Tenant(tenant), |id| Scope::Environment(tenant, id)))
-        }
-        TenantCommand::AnswerCall { .. } => return None,
+        | TenantCommand::AnswerStep { .. }
+        | TenantCommand::DecideStep { .. }
+        | TenantCommand::AnswerCall { .. } => return needed_for_workflow(state, tenant, command),
         TenantCommand::StoreArtifact { .. }
         | TenantCommand::CreateRelease(_)
         | TenantCommand::RecordFindings(_) => (Role::Deployer, Scope::Somewhere(tenant)),
@@ -390,5 +380,26 @@ fn needed_in(state: &State, tenant: TenantId, command: &TenantCommand) -> Option
         | TenantCommand::ConnectAgent { .. }
         | TenantCommand::DisconnectAgent { .. }
         | TenantCommand::Report { .. } => return None,
+    })
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "the caller sorts them")]
+fn needed_for_workflow(state: &State, tenant: TenantId, command: &TenantCommand) -> Option<(Role, Scope)> {
+    Some(match command {
+        TenantCommand::ApplyWorkflow(_) | TenantCommand::RemoveWorkflow { .. } => {
+            (Role::Operator, Scope::Tenant(tenant))
+        }
+        TenantCommand::StartRun(_) => (Role::Deployer, Scope::Somewhere(tenant)),
+        // Those that somebody has started, they may lead themselves: see `leads_own_run`.
+        TenantCommand::CancelRun { .. }
+        | TenantCommand::RetryStep { .. }
+        | TenantCommand::AnswerStep { .. } => (Role::Deployer, Scope::Tenant(tenant)),
+        TenantCommand::DecideStep { run, step, .. } => {
+            let run = state.tenants.get(&tenant).and_then(|it| it.runs.get(run));
+            let place = run.and_then(|run| run.steps.get(step)).and_then(|step| step.state.approved_in());
+            (Role::Approver, place.map_or(Scope::Tenant(tenant), |id| Scope::Environment(tenant, id)))
+        }
+        // Whoever makes calls is the control plane itself.
+        _ => return None,
     })
 }

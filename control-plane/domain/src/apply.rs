@@ -74,6 +74,7 @@ impl SystemState {
 
 impl TenantState {
     /// [`State::apply`], inside one tenant.
+    #[expect(clippy::too_many_lines, reason = "a table: each fact goes to its function")]
     pub(crate) fn apply(&mut self, event: &Event) -> Applied {
         let at = event.at;
         match &event.fact {

@@ -236,18 +236,14 @@ fn carry_out(tx: &mut Transaction<'_>, command: &TenantCommand) -> Result<Outcom
         TenantCommand::RejectPromotion { promotion, objection, reason } => {
             promotion::reject(tx, *promotion, *objection, reason)
         }
-        TenantCommand::ApplyWorkflow(template) => workflow::apply(tx, template),
-        TenantCommand::RemoveWorkflow { name, reason } => workflow::remove(tx, name, reason),
-        TenantCommand::StartRun(new) => workflow::start(tx, new),
-        TenantCommand::CancelRun { run, reason } => workflow::cancel(tx, *run, reason),
-        TenantCommand::RetryStep { run, step } => workflow::retry(tx, *run, step),
-        TenantCommand::AnswerStep { run, step, answers } => workflow::answer(tx, *run, step, answers),
-        TenantCommand::DecideStep { run, step, approve, reason } => {
-            workflow::decide(tx, *run, step, *approve, reason)
-        }
-        TenantCommand::AnswerCall { run, step, attempt, outcome } => {
-            workflow::answer_call(tx, *run, step, *attempt, outcome)
-        }
+        TenantCommand::ApplyWorkflow(_)
+        | TenantCommand::RemoveWorkflow { .. }
+        | TenantCommand::StartRun(_)
+        | TenantCommand::CancelRun { .. }
+        | TenantCommand::RetryStep { .. }
+        | TenantCommand::AnswerStep { .. }
+        | TenantCommand::DecideStep { .. }
+        | TenantCommand::AnswerCall { .. } => workflow::carry_out(tx, command),
         TenantCommand::WithdrawPromotion { promotion, reason } => promotion::withdraw(tx, *promotion, reason),
         TenantCommand::SetGate { environment, gate: wanted } => gate::set(tx, *environment, wanted),
         TenantCommand::RemoveGate { environment, gate: name } => gate::remove(tx, *environment, name),

@@ -23,9 +23,7 @@ use crate::findings::Finding;
 use crate::freeze::Freeze;
 use crate::gate::{self, Gate};
 use crate::hold::PauseCause;
-use crate::name::{Name, Version};
 use crate::name::{Identifier, Name, Version};
->>>>>>> dd9b40c (Workflows are decided in the core: versioned templates, runs that survive a restart in every step)
 use crate::plan::Plan;
 use crate::promotion::{ApprovalRule, Objection};
 use crate::release::{Component, Step};
@@ -456,6 +454,7 @@ pub enum Fact {
 impl Fact {
     /// The name in the journal, in messages and in the feed.
     #[must_use]
+    #[expect(clippy::too_many_lines, reason = "a table: each fact has its name")]
     pub const fn name(&self) -> &'static str {
         match self {
             Self::TenantCreated { .. } => "tenant_created",

@@ -6,11 +6,7 @@
 //! [`command::Command::Tick`].
 //!
 //! Reading order: [`state`], then one file a concept ([`tenant`], [`environment`], [`target`], [`agent`], [`release`],
-<<<<<<< HEAD
-//! [`promotion`], [`gate`], [`findings`], [`plan`], [`strategy`], [`deployment`], [`task`], [`hold`], [`freeze`], [`access`]), then [`command`], [`event`], [`decide`].
-=======
-//! [`promotion`], [`gate`], [`findings`], [`plan`], [`deployment`], [`task`], [`hold`], [`freeze`], [`workflow`], [`run`], [`access`]), then [`command`], [`event`], [`decide`].
->>>>>>> dd9b40c (Workflows are decided in the core: versioned templates, runs that survive a restart in every step)
+//! [`promotion`], [`gate`], [`findings`], [`plan`], [`strategy`], [`deployment`], [`task`], [`hold`], [`freeze`], [`workflow`], [`run`], [`access`]), then [`command`], [`event`], [`decide`].
 //!
 //! # Invariants
 //!

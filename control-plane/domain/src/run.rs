@@ -102,6 +102,9 @@ pub enum RunStatus {
 }
 
 impl RunStatus {
+    /// The names of all of them.
+    pub const NAMES: [&'static str; 7] =
+        ["running", "failing", "compensating", "cancelling", "succeeded", "failed", "cancelled"];
     /// The names of the ends: the label `status` of `stella_workflow_runs_total`.
     pub const ENDS: [&'static str; 3] = ["succeeded", "failed", "cancelled"];
 
@@ -204,6 +207,32 @@ impl StepState {
     #[must_use]
     pub const fn is_under_way(&self) -> bool {
         matches!(self, Self::Running { .. } | Self::BackingOff { .. } | Self::Held { .. })
+    }
+
+    /// Where an approver decides on it, if it waits for one and names a place.
+    #[must_use]
+    pub const fn approved_in(&self) -> Option<EnvironmentId> {
+        if let Self::Running { work: Work::Approval { environment, .. }, .. } = self {
+            *environment
+        } else {
+            None
+        }
+    }
+
+    /// The deployment that it waits for.
+    #[must_use]
+    pub const fn deployment(&self) -> Option<DeploymentId> {
+        if let Self::Running { work: Work::Deployment { deployment }, .. } = self {
+            Some(*deployment)
+        } else {
+            None
+        }
+    }
+
+    /// The call whose answer it waits for.
+    #[must_use]
+    pub const fn call(&self) -> Option<&Request> {
+        if let Self::Running { work: Work::Http(request), .. } = self { Some(request) } else { None }
     }
 
     /// When something becomes of it by itself.

@@ -9,10 +9,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use imbl::OrdMap;
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use stella_protocol::time::Timestamp;
 
+use crate::amount::Amount;
 use crate::command::Actor;
 use crate::deployment::{self, Strategy};
 use crate::hold::Hold;
@@ -347,11 +349,14 @@ pub struct Deploy {
     /// The environment's name or id.
     pub environment: String,
     /// How; all targets at once if nothing is said.
-    #[serde(default = "Deploy::strategy_default")]
+    #[serde(default = "Deploy::strategy_default", deserialize_with = "strategy")]
     pub strategy: Strategy,
     /// What to do when a target fails.
     #[serde(default)]
     pub on_target_failure: deployment::OnFailure,
+    /// How many targets may fail before that counts: a number or a share such as `10%`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tolerate_failures: Option<Amount>,
     /// How long the deployment may take, once it has started.
     #[serde(default = "Deploy::timeout_default")]
     pub timeout: Span,
@@ -364,6 +369,22 @@ impl Deploy {
 
     const fn timeout_default() -> Span {
         Span(deployment::TIMEOUT_MS_DEFAULT)
+    }
+}
+
+/// A strategy without what no strategy knows: what is misspelt must not be left out.
+fn strategy<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Strategy, D::Error> {
+    let wanted = Value::deserialize(deserializer)?;
+    let strategy: Strategy = serde_json::from_value(wanted.clone()).map_err(D::Error::custom)?;
+    let known = serde_json::to_value(&strategy).map_err(D::Error::custom)?;
+    let unknown = wanted
+        .as_object()
+        .into_iter()
+        .flatten()
+        .find(|(key, value)| !value.is_null() && known.get(key.as_str()).is_none());
+    match unknown {
+        Some((key, _)) => Err(D::Error::custom(format!("a strategy of this type has no {key}"))),
+        None => Ok(strategy),
     }
 }
 

@@ -15,12 +15,8 @@ use proptest::prelude::{Just, Strategy, any, prop_oneof, proptest};
 use proptest::test_runner::Config;
 use serde_json::json;
 use stella_domain::agent::Connectivity;
-<<<<<<< HEAD
 use stella_domain::amount::Amount;
-use stella_domain::command::{Answer, Command, NewTarget, Report, Request, TenantCommand};
-=======
 use stella_domain::command::{Answer, Command, NewRun, NewTarget, Report, Request, TenantCommand};
->>>>>>> dd9b40c (Workflows are decided in the core: versioned templates, runs that survive a restart in every step)
 use stella_domain::deployment::OnFailure;
 use stella_domain::event::{Event, StreamId};
 use stella_domain::gate::{Check, Outcome};
@@ -124,15 +120,10 @@ fn act() -> impl Strategy<Value = Act> {
     let tolerate = proptest::option::weighted(0.3, 1..3_u32);
     let only = proptest::option::weighted(0.3, vec(1..=TARGETS, 1..3));
     prop_oneof![
-<<<<<<< HEAD
         14 => (1..=3_u128, proptest::option::of(1..3_u32), (kind, tolerate), only, any::<bool>(), 1..4_u64)
             .prop_map(|(release, batch, (kind, tolerate), only, stop, hours)| Act::Deploy { release, batch, kind, tolerate, only, stop, hours }),
-=======
-        14 => (1..=3_u128, proptest::option::of(1..3_u32), any::<bool>(), only, any::<bool>(), 1..4_u64)
-            .prop_map(|(release, batch, canary, only, stop, hours)| Act::Deploy { release, batch, canary, only, stop, hours }),
         5 => (1..=2_u128).prop_map(Act::StartRun),
         16 => (any::<usize>(), 0..16_u8).prop_map(|(which, how)| Act::LeadRun(which, how)),
->>>>>>> dd9b40c (Workflows are decided in the core: versioned templates, runs that survive a restart in every step)
         1 => any::<usize>().prop_map(Act::Cancel),
         3 => (any::<usize>(), any::<bool>()).prop_map(|(which, on)| Act::Pause(which, on)),
         2 => any::<bool>().prop_map(Act::Lock),

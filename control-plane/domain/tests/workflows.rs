@@ -387,6 +387,7 @@ fn only_the_control_plane_answers_calls_and_only_approvers_approve() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "it is one table")]
 fn what_is_wrong_with_a_template_is_said_with_its_field() {
     for (wanted, expected) in [
         (json!([]), "steps: there are 0; a workflow has 1 to 64"),
@@ -417,8 +418,8 @@ fn what_is_wrong_with_a_template_is_said_with_its_field() {
             "steps[0].timeout: is 0s; it must be between 1s and 30d",
         ),
         (
-            json!([{ "id": "a", "when": "inputs.versoin == '1'", "wait": "1s" }]),
-            "steps[0].when: at character 1: there is no input versoin",
+            json!([{ "id": "a", "when": "inputs.other == '1'", "wait": "1s" }]),
+            "steps[0].when: at character 1: there is no input other",
         ),
         (json!([{ "id": "a", "when": "1 +", "wait": "1s" }]), "steps[0].when: at character "),
         (

@@ -27,6 +27,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::calls::{Caller, Destinations};
 use crate::config::Config;
 use crate::local::Local;
 use crate::traces::Traces;
@@ -127,6 +128,8 @@ async fn serve(
     first_start::ensure_api_token(&engine.handle(), &config.state_dir).await?;
     let logging = CancellationToken::new();
     follow_journal(config, engine, traces, &tasks, &logging).await?;
+    let destinations = Destinations::parse(&config.workflows.http_allowed)?;
+    tasks.spawn(Caller::new(engine.handle(), destinations)?.run(shutdown.clone()));
     tasks.spawn(renew_certificate(config.api.names.clone(), pki.clone(), shutdown.clone()));
     tasks.spawn(keep_up(recorder.clone(), shutdown.clone()));
 

@@ -10,6 +10,7 @@ use anyhow::Context as _;
 use serde::Deserialize;
 use stella_certs::{CertificateDer, certificates_from_pem};
 
+use crate::calls::Destinations;
 use crate::gates::Gates;
 use crate::outside;
 
@@ -45,6 +46,16 @@ pub(crate) struct Config {
     pub(crate) notifications: Notifications,
     /// Whom gates may ask.
     pub(crate) gates: Gates,
+    /// What workflows may do outside.
+    pub(crate) workflows: Workflows,
+}
+
+/// What workflows may do outside.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Workflows {
+    /// Where `http` steps may call: beginnings of URLs, such as `https://hooks.example.com/deploys/`. None means nowhere.
+    pub(crate) http_allowed: Vec<String>,
 }
 
 /// Where traces go.
@@ -140,6 +151,7 @@ impl Default for Config {
             event_bus: EventBus::default(),
             notifications: Notifications::default(),
             gates: Gates::default(),
+            workflows: Workflows::default(),
         }
     }
 }
@@ -257,6 +269,7 @@ impl Config {
         self.metrics.client_roots()?;
         self.traces.check()?;
         self.event_bus.check()?;
+        Destinations::parse(&self.workflows.http_allowed)?;
         self.notifications.check()?;
         self.gates.sources()?;
         anyhow::ensure!(
@@ -302,6 +315,7 @@ mod tests {
             ("[api]\nlisen = \"127.0.0.1:1\"\n", "lisen"),
             ("[agents]\nheartbeat_interval_ms = 1\n", "agents.heartbeat_interval_ms"),
             ("[api]\nburst = 0\n", "api.burst"),
+            ("[workflows]\nhttp_allowed = [\"ftp://x/\"]\n", "workflows.http_allowed"),
             ("[metrics]\nclient_ca = \"/nonexistent/ca.crt\"\n", "metrics.client_ca"),
             ("[metrics]\nclient_ca = \"/dev/null\"\n", "metrics.client_ca"),
             ("[traces]\nendpoint = \"collector\"\n", "traces.endpoint"),

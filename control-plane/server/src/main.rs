@@ -2,6 +2,7 @@
 
 mod backup;
 mod boot;
+mod calls;
 mod config;
 mod current;
 mod first_start;

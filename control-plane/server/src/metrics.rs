@@ -12,6 +12,7 @@ use stella_domain::event::{Event, Fact};
 use stella_domain::gate::{Check, Outcome};
 use stella_domain::name::Name;
 use stella_domain::promotion::Objection;
+use stella_domain::run::RunStatus;
 use stella_domain::state::State;
 use stella_domain::tenant::TenantState;
 use stella_engine::Handle;
@@ -31,6 +32,9 @@ const APPROVAL_SECONDS: [f64; 12] = [
 ];
 /// Buckets for tasks, in seconds.
 const TASK_SECONDS: [f64; 11] = [0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1_800.0, 3_600.0];
+/// Buckets for steps of workflows, in seconds: from a call to a wait of days.
+const STEP_SECONDS: [f64; 11] =
+    [0.1, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3_600.0, 14_400.0, 86_400.0, 604_800.0];
 /// Buckets for everything else that takes a short time, in seconds.
 const SHORT_SECONDS: [f64; 12] =
     [0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5];
@@ -57,11 +61,13 @@ pub(crate) fn install() -> anyhow::Result<PrometheusHandle> {
         )?
         .set_buckets_for_metric(Matcher::Full("stella_approval_duration_seconds".into()), &APPROVAL_SECONDS)?
         .set_buckets_for_metric(Matcher::Full("stella_agent_task_duration_seconds".into()), &TASK_SECONDS)?
+        .set_buckets_for_metric(Matcher::Full("stella_workflow_step_duration_seconds".into()), &STEP_SECONDS)?
         .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SHORT_SECONDS)?
         .install_recorder()?;
     metrics_process::Collector::default().describe();
     describe_histogram!("stella_deployment_duration_seconds", Unit::Seconds, "Deployment duration");
     describe_histogram!("stella_approval_duration_seconds", Unit::Seconds, "Time to approve");
+    describe_histogram!("stella_workflow_step_duration_seconds", Unit::Seconds, "Step execution time");
     describe_counter!("stella_agent_tasks_total", "Tasks executed");
     describe_histogram!("stella_agent_task_duration_seconds", Unit::Seconds, "Task duration");
     describe_gauge!(
@@ -92,6 +98,7 @@ pub(crate) fn render(handle: &PrometheusHandle, engine: &Handle, fleet: &Fleet, 
         describe_counter!("stella_deployments_total", "Deployments that have ended");
         describe_counter!("stella_rollbacks_total", "Total rollbacks");
         describe_counter!("stella_promotions_total", "Promotions that have ended");
+        describe_counter!("stella_workflow_runs_total", "Runs of workflows that have ended");
         describe_counter!("stella_approval_decisions_total", "Decisions on promotions");
         describe_counter!(
             "stella_approval_rejections_total",
@@ -145,6 +152,14 @@ pub(crate) fn observe(tenant: &TenantState, event: &Event) {
             histogram!("stella_approval_duration_seconds", &labels)
                 .record(event.at.since(promotion.requested_at));
         }
+        Fact::StepEnded { run, step, .. } => {
+            let Some(run) = tenant.runs.get(run) else { return };
+            let started_at = run.steps.get(step).and_then(|step| step.started_at);
+            if let (Some(planned), Some(started_at)) = (tenant.step_of(run, step), started_at) {
+                histogram!("stella_workflow_step_duration_seconds", "step_type" => planned.kind())
+                    .record(event.at.since(started_at));
+            }
+        }
         Fact::TaskFinished { key, started_at, finished_at, .. } => {
             let Some(task) = tenant.tasks.get(&key.task) else { return };
             let agent = tenant.agents.get(&task.agent).map(|it| it.name.to_string()).unwrap_or_default();
@@ -176,6 +191,15 @@ fn project(state: &State, tenant: &Arc<TenantState>) {
         count_ends(tenant, &environment.name);
         promotions(state, tenant, environment);
         gates(tenant, environment);
+    }
+    for workflow in tenant.workflows.keys() {
+        let ends = tenant.totals.runs.get(workflow);
+        for status in RunStatus::ENDS {
+            let labels =
+                [("tenant", name.clone()), ("template", workflow.to_string()), ("status", status.to_owned())];
+            let count = ends.and_then(|all| all.get(status)).copied().unwrap_or(0);
+            counter!("stella_workflow_runs_total", &labels).absolute(count);
+        }
     }
     let mut targets = std::collections::BTreeMap::<(String, String), usize>::new();
     for target in tenant.targets.values() {

@@ -9,12 +9,14 @@ use opentelemetry::KeyValue;
 use opentelemetry::trace::SpanKind;
 use stella_api::AnsweredRequest;
 use stella_domain::event::{Event, Fact, StreamId};
+use stella_domain::name::Identifier;
 use stella_domain::promotion::Promotion;
+use stella_domain::run::RunStatus;
 use stella_domain::spans;
 use stella_domain::task::Task;
 use stella_domain::tenant::TenantState;
 use stella_engine::{Committed, Handle};
-use stella_protocol::id::{AttemptKey, DeploymentId, PromotionId};
+use stella_protocol::id::{AttemptKey, DeploymentId, PromotionId, RunId};
 use stella_protocol::time::Timestamp;
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
@@ -94,6 +96,8 @@ impl Spans {
             Fact::DeploymentFailed { id, reason } | Fact::DeploymentCancelled { id, reason } => {
                 self.deployment(tenant, *id, event.at, Some(reason));
             }
+            Fact::StepEnded { run, step, .. } => self.step(tenant, *run, step, event.at),
+            Fact::RunEnded { id } => self.run(tenant, *id, event.at),
             Fact::ApprovalGranted { id, .. }
                 if tenant.promotions.get(id).is_some_and(|it| it.is_let_through_by(event)) =>
             {
@@ -144,6 +148,57 @@ impl Spans {
                 KeyValue::new("targets", i64::from(deployment.counts.total())),
             ],
             error: reason.map(str::to_owned),
+        });
+    }
+
+    fn run(&self, tenant: &TenantState, id: RunId, end: Timestamp) {
+        let Some(run) = tenant.runs.get(&id) else { return };
+        let error = matches!(run.status, RunStatus::Failed { .. }).then(|| "failed".to_owned());
+        self.traces.write(Span {
+            service: Service::ControlPlane,
+            trace: run.trace,
+            id: spans::run(id),
+            parent: run.trace.span_id,
+            name: "workflow.run",
+            kind: SpanKind::Internal,
+            start: time(run.started_at),
+            end: time(end),
+            attributes: vec![
+                KeyValue::new("template_id", run.workflow.to_string()),
+                KeyValue::new("template_version", i64::from(run.version)),
+                KeyValue::new("status", run.status.name()),
+                KeyValue::new("run_id", id.to_string()),
+                KeyValue::new("tenant.id", tenant.id.to_string()),
+            ],
+            error,
+        });
+    }
+
+    /// Only of steps that were begun.
+    fn step(&self, tenant: &TenantState, id: RunId, step: &Identifier, end: Timestamp) {
+        let Some(run) = tenant.runs.get(&id) else { return };
+        let (Some(planned), Some(found)) = (tenant.step_of(run, step), run.steps.get(step)) else { return };
+        let Some(started_at) = found.started_at else { return };
+        let failed = found.state.name() == "failed";
+        self.traces.write(Span {
+            service: Service::ControlPlane,
+            trace: run.trace,
+            id: spans::step(id, step),
+            parent: spans::run(id),
+            name: "workflow.step",
+            kind: SpanKind::Internal,
+            start: time(started_at),
+            end: time(end),
+            attributes: vec![
+                KeyValue::new("step_type", planned.kind()),
+                KeyValue::new("node_id", step.to_string()),
+                KeyValue::new("status", found.state.name()),
+                KeyValue::new("attempts", i64::from(found.attempts)),
+                KeyValue::new("run_id", id.to_string()),
+                KeyValue::new("tenant.id", tenant.id.to_string()),
+            ],
+            // What a step was answered may be in the reason, and is not for everybody who sees traces.
+            error: failed.then(|| "failed".to_owned()),
         });
     }
 

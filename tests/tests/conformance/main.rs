@@ -14,6 +14,7 @@ use stella_api_types::deployment::OnFailure;
 use stella_api_types::environment::Environment;
 use stella_api_types::gate::{Check, SetGate};
 use stella_api_types::paths;
+use stella_api_types::workflow::{ApplyWorkflow, Run, StartRun, Workflow};
 use stella_tests::cluster::{Cluster, ENVIRONMENT, TENANT};
 use stella_tests::collector::Collector;
 use stella_tests::control_plane::Settings;
@@ -44,6 +45,17 @@ async fn populated(collector: &Collector) -> Result<Cluster> {
     cluster.api.post::<_, Environment>(&path, &gate, None).await?;
     let waits = ask(&cluster.api, &rolling(ENVIRONMENT, "1.0.0", OnFailure::Stop)).await?;
     ensure!(waits.gates[0].status == "failed", "{waits:?}");
+    let source = "name: ship\nsteps: [{id: soak, wait: 1s}]\n".to_owned();
+    let applied = ApplyWorkflow { source };
+    cluster.api.post::<_, Workflow>(&paths::fill(paths::WORKFLOWS, &[TENANT]), &applied, None).await?;
+    let run = StartRun { workflow: "ship".to_owned(), version: None, inputs: BTreeMap::new() };
+    let run: Run = cluster.api.post(&paths::fill(paths::RUNS, &[TENANT]), &run, None).await?;
+    wait::until("the run has ended", async || {
+        let run: Run = cluster.api.get(&paths::fill(paths::RUN, &[TENANT, &run.id])).await?;
+        ensure!(run.is_final, "{run:?}");
+        Ok(())
+    })
+    .await?;
     cluster.agents[1].stop()?;
     cluster.agents[1].start()?;
     let name = cluster.agents[1].name().to_owned();

@@ -9,7 +9,7 @@ use stella_api_types::paths;
 use crate::world::{World, bare};
 
 /// All templates of the API's own listener. A new constant is noticed by the comparison with the source below.
-const PATHS: [&str; 60] = [
+const PATHS: [&str; 69] = [
     paths::API_TOKENS,
     paths::API_TOKEN,
     paths::ACCOUNTS,
@@ -40,6 +40,15 @@ const PATHS: [&str; 60] = [
     paths::RELEASE_STANDING,
     paths::RELEASE_FINDINGS,
     paths::RELEASE_SCAN,
+    paths::WORKFLOWS,
+    paths::WORKFLOW,
+    paths::WORKFLOW_REMOVE,
+    paths::RUNS,
+    paths::RUN,
+    paths::RUN_CANCEL,
+    paths::STEP_RETRY,
+    paths::STEP_ANSWER,
+    paths::STEP_DECIDE,
     paths::PROMOTIONS,
     paths::PROMOTION,
     paths::PROMOTION_PLAN,

@@ -31,6 +31,22 @@ impl TenantState {
                 Ok(())
             }
             Fact::RunStarted { .. } => self.run_started(event),
+            Fact::StepStarted { .. }
+            | Fact::StepApproved { .. }
+            | Fact::StepBackedOff { .. }
+            | Fact::StepHeld { .. } => self.apply_step(event),
+            Fact::StepEnded { run, step, end } => self.step_ended(*run, step, end, event),
+            Fact::RunTurned { id, turn } => self.run_turned(event, *id, turn),
+            Fact::RunEnded { id } => self.run_ended(*id, at, fact),
+            other => Err(misplaced(other)),
+        }
+    }
+
+    #[expect(clippy::wildcard_enum_match_arm, reason = "a fact that is not listed is refused")]
+    fn apply_step(&mut self, event: &Event) -> Applied {
+        let Event { at, fact, .. } = event;
+        let at = *at;
+        match fact {
             Fact::StepStarted { run, step, work, deadline } => {
                 self.may_start(*run, step, fact)?;
                 self.change_step(*run, step, fact, |state| {
@@ -70,34 +86,35 @@ impl TenantState {
                 state.state = StepState::Held { until: *until, reason: reason.clone() };
                 if may { Ok(()) } else { Err(name) }
             }),
-            Fact::StepEnded { run, step, end } => self.change_step(*run, step, fact, |state| {
-                let may = match end {
-                    StepEnd::Succeeded { .. } => matches!(state.state, StepState::Running { .. }),
-                    StepEnd::Failed { .. } => {
-                        !state.state.is_final() && !matches!(state.state, StepState::BackingOff { .. })
-                    }
-                    StepEnd::Skipped => matches!(state.state, StepState::Waiting),
-                    StepEnd::Cancelled => state.state.is_under_way(),
-                };
-                if !may {
-                    return Err(state.state.name());
-                }
-                state.finished_at = Some(at);
-                state.state = match end {
-                    StepEnd::Succeeded { outputs } => {
-                        state.outputs.clone_from(outputs);
-                        StepState::Succeeded
-                    }
-                    StepEnd::Failed { reason } => StepState::Failed { reason: reason.clone() },
-                    StepEnd::Skipped => StepState::Skipped,
-                    StepEnd::Cancelled => StepState::Cancelled,
-                };
-                Ok(())
-            }),
-            Fact::RunTurned { id, turn } => self.run_turned(event, *id, turn),
-            Fact::RunEnded { id } => self.run_ended(*id, at, fact),
             other => Err(misplaced(other)),
         }
+    }
+
+    fn step_ended(&mut self, run: RunId, step: &Identifier, end: &StepEnd, event: &Event) -> Applied {
+        self.change_step(run, step, &event.fact, |state| {
+            let may = match end {
+                StepEnd::Succeeded { .. } => matches!(state.state, StepState::Running { .. }),
+                StepEnd::Failed { .. } => {
+                    !state.state.is_final() && !matches!(state.state, StepState::BackingOff { .. })
+                }
+                StepEnd::Skipped => matches!(state.state, StepState::Waiting),
+                StepEnd::Cancelled => state.state.is_under_way(),
+            };
+            if !may {
+                return Err(state.state.name());
+            }
+            state.finished_at = Some(event.at);
+            state.state = match end {
+                StepEnd::Succeeded { outputs } => {
+                    state.outputs.clone_from(outputs);
+                    StepState::Succeeded
+                }
+                StepEnd::Failed { reason } => StepState::Failed { reason: reason.clone() },
+                StepEnd::Skipped => StepState::Skipped,
+                StepEnd::Cancelled => StepState::Cancelled,
+            };
+            Ok(())
+        })
     }
 
     fn workflow_applied(&mut self, event: &Event, version: u32, template: &Template) -> Applied {
@@ -189,23 +206,17 @@ impl TenantState {
         if let Some(due) = after.due() {
             self.timers.insert((due, Timer::StepDue(id, step.clone())));
         }
-        match before {
-            StepState::Running { work: Work::Deployment { deployment }, .. } => {
-                self.awaited.remove(&deployment);
-            }
-            StepState::Running { work: Work::Http(_), .. } => {
-                self.calls.remove(&(id, step.clone()));
-            }
-            _ => {}
+        if let Some(deployment) = before.deployment() {
+            self.awaited.remove(&deployment);
         }
-        match after {
-            StepState::Running { work: Work::Deployment { deployment }, .. } => {
-                self.awaited.insert(deployment, (id, step.clone()));
-            }
-            StepState::Running { work: Work::Http(_), .. } => {
-                self.calls.insert((id, step.clone()));
-            }
-            _ => {}
+        if let Some(deployment) = after.deployment() {
+            self.awaited.insert(deployment, (id, step.clone()));
+        }
+        if before.call().is_some() {
+            self.calls.remove(&(id, step.clone()));
+        }
+        if after.call().is_some() {
+            self.calls.insert((id, step.clone()));
         }
         Ok(())
     }
@@ -238,7 +249,10 @@ impl TenantState {
                 RunStatus::Failed { reason: reason.clone() }
             }
             RunStatus::Cancelling { hold } => RunStatus::Cancelled { hold: hold.clone() },
-            _ => RunStatus::Succeeded,
+            RunStatus::Running
+            | RunStatus::Succeeded
+            | RunStatus::Failed { .. }
+            | RunStatus::Cancelled { .. } => RunStatus::Succeeded,
         };
         run.finished_at = Some(at);
         let (workflow, status) = (run.workflow.clone(), run.status.name());

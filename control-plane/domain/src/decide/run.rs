@@ -117,7 +117,11 @@ fn wind_down(tx: &mut Transaction<'_>, id: RunId, step: &Identifier, found: &Ste
         StepState::Running { work: Work::Deployment { deployment }, .. } if all => {
             return stop_deployment(tx, *deployment, "the run that it belongs to was cancelled");
         }
-        _ => return Ok(()),
+        StepState::Running { .. }
+        | StepState::Succeeded
+        | StepState::Failed { .. }
+        | StepState::Skipped
+        | StepState::Cancelled => return Ok(()),
     };
     ended(tx, id, step, end)
 }
@@ -359,7 +363,7 @@ fn fill_in(body: &Value, variables: &BTreeMap<String, Value>) -> Result<Value, S
             let parts = parts.iter().map(|(name, part)| Ok((name.clone(), fill_in(part, variables)?)));
             Value::Object(parts.collect::<Result<_, String>>()?)
         }
-        other => other.clone(),
+        Value::Null | Value::Bool(_) | Value::Number(_) => body.clone(),
     })
 }
 
@@ -409,6 +413,7 @@ fn wanted(
         targets: None,
         timeout_ms: deploy.timeout.0,
         override_freeze: None,
+        tolerate_failures: deploy.tolerate_failures,
     })
 }
 
@@ -466,7 +471,11 @@ pub(super) fn fail(
     let goes_on = match &run.status {
         RunStatus::Running => true,
         RunStatus::Compensating { .. } => planned.compensates.is_some(),
-        _ => false,
+        RunStatus::Failing { .. }
+        | RunStatus::Cancelling { .. }
+        | RunStatus::Succeeded
+        | RunStatus::Failed { .. }
+        | RunStatus::Cancelled { .. } => false,
     };
     let reason: String = reason.chars().take(REASON_CHARS_MAX).collect();
     let retry =

@@ -7,15 +7,32 @@ use stella_protocol::id::{AccountId, ApiTokenId, RunId};
 
 use super::transaction::Transaction;
 use super::{fields, run};
-use crate::command::{Actor, NewRun, Outcome};
+use crate::command::{Actor, NewRun, Outcome, TenantCommand};
 use crate::event::Fact;
 use crate::name::{Identifier, Name};
 use crate::rejection::Rejection;
 use crate::run::{ACTIVE_MAX, CallOutcome, RunStatus, StepEnd, StepState, Turn, Work};
 use crate::workflow::{Action, Input, Template, WORKFLOWS_MAX, check};
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "the caller sorts them")]
+pub(super) fn carry_out(tx: &mut Transaction<'_>, command: &TenantCommand) -> Result<Outcome, Rejection> {
+    match command {
+        TenantCommand::ApplyWorkflow(template) => apply(tx, template),
+        TenantCommand::RemoveWorkflow { name, reason } => remove(tx, name, reason),
+        TenantCommand::StartRun(new) => start(tx, new),
+        TenantCommand::CancelRun { run, reason } => cancel(tx, *run, reason),
+        TenantCommand::RetryStep { run, step } => retry(tx, *run, step),
+        TenantCommand::AnswerStep { run, step, answers } => answer(tx, *run, step, answers),
+        TenantCommand::DecideStep { run, step, approve, reason } => decide(tx, *run, step, *approve, reason),
+        TenantCommand::AnswerCall { run, step, attempt, outcome } => {
+            answer_call(tx, *run, step, *attempt, outcome)
+        }
+        _ => Ok(Outcome::Done),
+    }
+}
+
 /// Makes a template the newest version of its workflow.
-pub(super) fn apply(tx: &mut Transaction<'_>, template: &Template) -> Result<Outcome, Rejection> {
+fn apply(tx: &mut Transaction<'_>, template: &Template) -> Result<Outcome, Rejection> {
     if let Some(first) = check(template).into_iter().next() {
         return Err(Rejection::invalid(first.field, first.problem));
     }
@@ -59,7 +76,7 @@ pub(super) fn apply(tx: &mut Transaction<'_>, template: &Template) -> Result<Out
     Ok(Outcome::Workflow(newest + 1))
 }
 
-pub(super) fn remove(tx: &mut Transaction<'_>, name: &Name, reason: &str) -> Result<Outcome, Rejection> {
+fn remove(tx: &mut Transaction<'_>, name: &Name, reason: &str) -> Result<Outcome, Rejection> {
     fields::reason(reason)?;
     let workflow = tx.tenant.workflows.get(name).ok_or_else(|| Rejection::not_found("workflow", name))?;
     if workflow.removed.is_none() {
@@ -68,7 +85,7 @@ pub(super) fn remove(tx: &mut Transaction<'_>, name: &Name, reason: &str) -> Res
     Ok(Outcome::Done)
 }
 
-pub(super) fn start(tx: &mut Transaction<'_>, new: &NewRun) -> Result<Outcome, Rejection> {
+fn start(tx: &mut Transaction<'_>, new: &NewRun) -> Result<Outcome, Rejection> {
     if tx.tenant.runs.contains_key(&new.id) {
         return Err(Rejection::exists(RunId::KIND, new.id));
     }
@@ -124,7 +141,7 @@ fn complete(
 }
 
 /// Asks for the end of a run. Asking twice is asking once.
-pub(super) fn cancel(tx: &mut Transaction<'_>, id: RunId, reason: &str) -> Result<Outcome, Rejection> {
+fn cancel(tx: &mut Transaction<'_>, id: RunId, reason: &str) -> Result<Outcome, Rejection> {
     fields::reason(reason)?;
     match &tx.run(id)?.status {
         RunStatus::Cancelling { .. } | RunStatus::Cancelled { .. } => return Ok(Outcome::Run(id)),
@@ -137,7 +154,7 @@ pub(super) fn cancel(tx: &mut Transaction<'_>, id: RunId, reason: &str) -> Resul
     Ok(Outcome::Run(id))
 }
 
-pub(super) fn retry(tx: &mut Transaction<'_>, id: RunId, step: &Identifier) -> Result<Outcome, Rejection> {
+fn retry(tx: &mut Transaction<'_>, id: RunId, step: &Identifier) -> Result<Outcome, Rejection> {
     match state(tx, id, step)? {
         StepState::Held { .. } | StepState::BackingOff { .. } => run::attempt(tx, id, step)?,
         StepState::Failed { .. } => {
@@ -146,7 +163,11 @@ pub(super) fn retry(tx: &mut Transaction<'_>, id: RunId, step: &Identifier) -> R
             );
             return Err(Rejection::Conflict { problem });
         }
-        other => {
+        other @ (StepState::Waiting
+        | StepState::Running { .. }
+        | StepState::Succeeded
+        | StepState::Skipped
+        | StepState::Cancelled) => {
             let problem = format!("step {step} of run {id} is {}, and has not failed", other.name());
             return Err(Rejection::Conflict { problem });
         }
@@ -154,7 +175,7 @@ pub(super) fn retry(tx: &mut Transaction<'_>, id: RunId, step: &Identifier) -> R
     Ok(Outcome::Run(id))
 }
 
-pub(super) fn answer(
+fn answer(
     tx: &mut Transaction<'_>,
     id: RunId,
     step: &Identifier,
@@ -172,7 +193,7 @@ pub(super) fn answer(
 }
 
 /// Somebody agrees to a step, or does not. Agreeing twice is agreeing once.
-pub(super) fn decide(
+fn decide(
     tx: &mut Transaction<'_>,
     id: RunId,
     step: &Identifier,
@@ -223,7 +244,7 @@ fn decider(tx: &Transaction<'_>) -> Result<(ApiTokenId, AccountId, Name), Reject
 }
 
 /// What became of a call. Of an attempt that is not under way any more it is no news.
-pub(super) fn answer_call(
+fn answer_call(
     tx: &mut Transaction<'_>,
     id: RunId,
     step: &Identifier,

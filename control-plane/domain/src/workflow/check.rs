@@ -362,15 +362,14 @@ impl<'t> Checker<'t> {
             let first = fields.first().map(String::as_str);
             let named = |id: &&Identifier| Some(id.as_str()) == first;
             let problem = match (name.as_str(), first) {
-                ("inputs", Some(first)) if self.template.inputs.keys().any(|it| named(&it)) => {
-                    let _: &str = first;
+                ("inputs", Some(_)) if self.template.inputs.keys().any(|it| named(&it)) => {
                     continue;
                 }
                 ("inputs", Some(first)) => format!("{at}: there is no input {first}"),
                 ("steps", Some(first)) if !self.template.steps.iter().any(|step| named(&&step.id)) => {
                     format!("{at}: there is no step {first}")
                 }
-                ("steps", Some(first)) if !known.iter().any(|id| named(id)) => {
+                ("steps", Some(first)) if !known.iter().any(named) => {
                     format!("{at}: step {first} may not be over by then; list it in needs")
                 }
                 ("steps", Some(first)) => match fields.get(1).map(String::as_str) {

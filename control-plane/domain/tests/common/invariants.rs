@@ -10,7 +10,7 @@ use stella_domain::event::{Event, Fact, StreamId};
 use stella_domain::gate::Check;
 use stella_domain::hold::Standing;
 use stella_domain::promotion::PromotionStatus;
-use stella_domain::run::{StepRun, StepState, Work};
+use stella_domain::run::StepRun;
 use stella_domain::state::State;
 use stella_domain::strategy::Strategy;
 use stella_domain::task::TaskState;
@@ -397,19 +397,16 @@ fn runs(tenant: &TenantState) {
             let state = &run.steps[&step.id];
             let over = step.needs.iter().all(|need| !open(&run.steps[need]));
             assert!(state.started_at.is_none() || over, "INV-13: started before what it needs");
-            match &state.state {
-                StepState::Running { work: Work::Deployment { deployment }, .. } => {
-                    awaited.insert(*deployment, (run.id, step.id.clone()));
-                    let promotion = tenant.promotions.get(&PromotionId(deployment.0));
-                    let theirs = promotion.is_none_or(|it| it.requested_by == run.started_by);
-                    assert!(theirs, "INV-15: asked for by somebody else");
-                    let asked = promotion.is_some() || tenant.deployments.contains_key(deployment);
-                    assert!(asked, "INV-15: waits for what nobody has asked for");
-                }
-                StepState::Running { work: Work::Http(_), .. } => {
-                    calls.insert((run.id, step.id.clone()));
-                }
-                _ => {}
+            if let Some(deployment) = state.state.deployment() {
+                awaited.insert(deployment, (run.id, step.id.clone()));
+                let promotion = tenant.promotions.get(&PromotionId(deployment.0));
+                let theirs = promotion.is_none_or(|it| it.requested_by == run.started_by);
+                assert!(theirs, "INV-15: asked for by somebody else");
+                let asked = promotion.is_some() || tenant.deployments.contains_key(&deployment);
+                assert!(asked, "INV-15: waits for what nobody has asked for");
+            }
+            if state.state.call().is_some() {
+                calls.insert((run.id, step.id.clone()));
             }
         }
     }

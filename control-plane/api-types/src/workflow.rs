@@ -1,0 +1,162 @@
+//! Workflows, and runs of them.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use crate::event::Actor;
+use crate::hold::Hold;
+use crate::promotion::Approval;
+
+/// A new workflow, or a newer version of one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ApplyWorkflow {
+    /// The template as it is written: YAML or JSON, at most 64 KiB. It names the workflow.
+    pub source: String,
+}
+
+/// A workflow at one of its versions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Workflow {
+    /// Its name.
+    pub name: String,
+    /// What it is for.
+    pub description: String,
+    /// Which version this is.
+    pub version: u32,
+    /// The newest version.
+    pub newest: u32,
+    /// When this version was applied.
+    pub applied_at: String,
+    /// By whom.
+    pub applied_by: Actor,
+    /// Why no run may be started any more, if so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub removed: Option<Hold>,
+    /// The template, as JSON.
+    #[schema(value_type = Object)]
+    pub template: Value,
+}
+
+/// A new run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StartRun {
+    /// Of which workflow.
+    pub workflow: String,
+    /// Of which version of it; the newest if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<u32>,
+    /// What it is given, by the names of the template's inputs.
+    #[serde(default)]
+    #[schema(value_type = Object)]
+    pub inputs: BTreeMap<String, Value>,
+}
+
+/// A run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Run {
+    /// Its id.
+    pub id: String,
+    /// Of which workflow.
+    pub workflow: String,
+    /// Of which version of it.
+    pub version: u32,
+    /// `running`, `failing`, `compensating`, `cancelling`, or one of the ends `succeeded`, `failed` and `cancelled`.
+    pub status: String,
+    /// Whether that is the end.
+    pub is_final: bool,
+    /// What failed, or why it was cancelled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// What it was given.
+    #[schema(value_type = Object)]
+    pub inputs: BTreeMap<String, Value>,
+    /// How far each step has got, in the order of the template.
+    pub steps: Vec<Step>,
+    /// Who started it: with this authority it deploys.
+    pub started_by: Actor,
+    /// When.
+    pub started_at: String,
+    /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<String>,
+}
+
+/// How far one step of a run has got.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Step {
+    /// Its id.
+    pub id: String,
+    /// What it does: `deploy`, `rollback`, `approval`, `wait`, `input` or `http`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The steps that have to be over before.
+    pub needs: Vec<String>,
+    /// The step that it makes up for, if it does only that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compensates: Option<String>,
+    /// `waiting`, `running`, `backing_off`, `held`, `succeeded`, `failed`, `skipped` or `cancelled`.
+    pub state: String,
+    /// How many attempts were begun.
+    pub attempts: u32,
+    /// What failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// When something becomes of it by itself: the end of a wait, the next attempt, or its time-out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub due_at: Option<String>,
+    /// The deployment that it waits for, or the promotion of the same id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deployment: Option<String>,
+    /// What it asks people to agree to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval: Option<StepApproval>,
+    /// What it asks for, as in the template.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub asks_for: Option<Value>,
+    /// When its first attempt began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<String>,
+    /// When it came to its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<String>,
+    /// What other steps may use of it.
+    #[schema(value_type = Object)]
+    pub outputs: BTreeMap<String, Value>,
+}
+
+/// What a step asks people to agree to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct StepApproval {
+    /// What it is about.
+    pub message: String,
+    /// How many accounts must agree.
+    pub needed: u32,
+    /// Who has.
+    pub approvals: Vec<Approval>,
+}
+
+/// What a step asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AnswerStep {
+    /// By the names that the step has for it.
+    #[schema(value_type = Object)]
+    pub answers: BTreeMap<String, Value>,
+}
+
+/// Somebody's word on a step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DecideStep {
+    /// Whether to go on.
+    pub approve: bool,
+    /// Why, for people.
+    #[serde(default)]
+    pub reason: String,
+}

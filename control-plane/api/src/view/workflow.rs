@@ -1,0 +1,94 @@
+//! Workflows, and runs of them.
+
+use stella_api_types::promotion::Approval;
+use stella_api_types::workflow as dto;
+use stella_domain::name::Identifier;
+use stella_domain::run::{Run, RunStatus, StepRun, StepState, Work};
+use stella_domain::tenant::TenantState;
+use stella_domain::workflow::{Step, Version, Workflow};
+
+use super::event::actor;
+use super::{hold, named, time};
+
+/// A workflow at a version.
+pub(crate) fn workflow(workflow: &Workflow, number: u32, version: &Version) -> dto::Workflow {
+    dto::Workflow {
+        name: workflow.name.to_string(),
+        description: version.template.description.clone(),
+        version: number,
+        newest: workflow.newest(),
+        applied_at: time(version.applied_at),
+        applied_by: actor(&version.applied_by),
+        removed: workflow.removed.as_ref().map(hold),
+        template: serde_json::json!(version.template),
+    }
+}
+
+/// A run of this tenant.
+pub(crate) fn run(tenant: &TenantState, run: &Run) -> dto::Run {
+    let reason = match &run.status {
+        RunStatus::Running | RunStatus::Succeeded => None,
+        RunStatus::Failing { reason } | RunStatus::Compensating { reason } | RunStatus::Failed { reason } => {
+            Some(reason.clone())
+        }
+        RunStatus::Cancelling { hold } | RunStatus::Cancelled { hold } => Some(hold.reason.clone()),
+    };
+    let planned = tenant.template_of(run).map_or(&[][..], |template| &template.steps);
+    dto::Run {
+        id: run.id.to_string(),
+        workflow: run.workflow.to_string(),
+        version: run.version,
+        status: run.status.name().to_owned(),
+        is_final: run.status.is_final(),
+        reason,
+        inputs: run.inputs.iter().map(|(name, value)| (name.to_string(), value.clone())).collect(),
+        steps: planned
+            .iter()
+            .filter_map(|planned| run.steps.get(&planned.id).map(|found| step(planned, found)))
+            .collect(),
+        started_by: actor(&run.started_by),
+        started_at: time(run.started_at),
+        finished_at: run.finished_at.map(time),
+    }
+}
+
+fn step(planned: &Step, found: &StepRun) -> dto::Step {
+    let reason = match &found.state {
+        StepState::BackingOff { reason, .. }
+        | StepState::Held { reason, .. }
+        | StepState::Failed { reason } => Some(reason.clone()),
+        StepState::Waiting
+        | StepState::Running { .. }
+        | StepState::Succeeded
+        | StepState::Skipped
+        | StepState::Cancelled => None,
+    };
+    let work = if let StepState::Running { work, .. } = &found.state { Some(work) } else { None };
+    let approval = if let Some(Work::Approval { needed, message, approvals, .. }) = work {
+        let approvals = approvals.iter().map(|approval| Approval {
+            by: named(approval.by.id, Some(&approval.by.name)),
+            at: time(approval.at),
+            reason: approval.reason.clone(),
+        });
+        Some(dto::StepApproval { message: message.clone(), needed: *needed, approvals: approvals.collect() })
+    } else {
+        None
+    };
+    let asks = matches!(work, Some(Work::Input));
+    dto::Step {
+        id: planned.id.to_string(),
+        kind: planned.kind().to_owned(),
+        needs: planned.needs.iter().map(Identifier::to_string).collect(),
+        compensates: planned.compensates.as_ref().map(Identifier::to_string),
+        state: found.state.name().to_owned(),
+        attempts: found.attempts,
+        reason,
+        due_at: found.state.due().map(time),
+        deployment: found.state.deployment().map(|id| id.to_string()),
+        approval,
+        asks_for: planned.input.as_ref().filter(|_| asks).map(|inputs| serde_json::json!(inputs)),
+        started_at: found.started_at.map(time),
+        finished_at: found.finished_at.map(time),
+        outputs: found.outputs.clone(),
+    }
+}

@@ -1,0 +1,292 @@
+//! Workflows and their runs.
+
+mod graph;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::Value;
+use stella_api_types::hold::HoldBack;
+use stella_api_types::paths;
+use stella_api_types::workflow::{
+    AnswerStep, ApplyWorkflow, DecideStep, Run, StartRun, Step, Workflow as Dto,
+};
+
+use crate::args::{Output, Workflow};
+use crate::client::Error;
+use crate::{Context, print, task};
+
+use graph::Node;
+
+/// The pause between two looks at a run that is followed.
+const INTERVAL: Duration = Duration::from_millis(500);
+/// How many looks in a row may fail before following is given up.
+const FAILURES_MAX: u32 = 60;
+
+/// Says what is wrong with a file; `false` if something is.
+pub(crate) fn check(output: Output, file: &Path) -> Result<bool, Error> {
+    let text = read(file)?;
+    match stella_workflow_file::read(&text) {
+        Ok(template) => {
+            let (name, steps) = (template.name.to_string(), template.steps.len());
+            let value = serde_json::json!({ "name": name, "steps": steps, "faults": [] });
+            print::result(output, &value, |_| format!("workflow {name} is well-formed ({steps} steps)"))?;
+            Ok(true)
+        }
+        Err(faults) => {
+            let shown: Vec<String> =
+                faults.iter().map(|fault| format!("{}: {fault}", file.display())).collect();
+            print::result(output, &serde_json::json!({ "faults": shown }), |_| shown.join("\n"))?;
+            Ok(false)
+        }
+    }
+}
+
+fn read(file: &Path) -> Result<String, Error> {
+    std::fs::read_to_string(file)
+        .map_err(|error| Error::Usage(format!("{} cannot be read: {error}", file.display())))
+}
+
+/// Whether it went well: `false` is a run that did not succeed.
+pub(crate) async fn workflow(context: &Context, command: Workflow) -> Result<bool, Error> {
+    match command {
+        Workflow::Check { file } => return check(context.output, &file),
+        Workflow::Apply { file } => apply(context, &file).await?,
+        Workflow::List => list(context).await?,
+        Workflow::Show { workflow, version } => {
+            let shown = found(context, &workflow, version).await?;
+            print::result(context.output, &shown, |it| {
+                let removed = it.removed.as_ref().map(|hold| format!(", removed: {}", hold.reason));
+                let head = format!(
+                    "{} version {} of {}{}",
+                    it.name,
+                    it.version,
+                    it.newest,
+                    removed.unwrap_or_default()
+                );
+                let template = serde_json::to_string_pretty(&it.template).unwrap_or_default();
+                format!("{head}\napplied {} by {}\n{template}", it.applied_at, task::by(&it.applied_by))
+            })?;
+        }
+        Workflow::Remove { workflow, reason } => {
+            let path = context.path(paths::WORKFLOW_REMOVE, &[&workflow])?;
+            let removed: Dto = context.client.post(&path, &HoldBack { reason }, None).await?;
+            print::result(context.output, &removed, |it| {
+                format!("workflow {} is removed; what runs goes on", it.name)
+            })?;
+        }
+        Workflow::Graph { workflow, run, format } => {
+            let (title, nodes) = match (workflow, run) {
+                (_, Some(run)) => {
+                    let run: Run = context.client.get(&context.path(paths::RUN, &[&run])?).await?;
+                    (
+                        format!("{} {} ({})", run.workflow, run.id, run.status),
+                        run.steps.iter().map(Node::of_run).collect(),
+                    )
+                }
+                (workflow, None) => {
+                    let shown = found(context, &workflow.unwrap_or_default(), None).await?;
+                    (format!("{} version {}", shown.name, shown.version), graph::of_template(&shown.template))
+                }
+            };
+            print::line(&graph::draw(format, &title, &nodes));
+        }
+        Workflow::Run { .. }
+        | Workflow::Runs { .. }
+        | Workflow::Status { .. }
+        | Workflow::Watch { .. }
+        | Workflow::Cancel { .. }
+        | Workflow::Retry { .. }
+        | Workflow::Answer { .. }
+        | Workflow::Approve { .. }
+        | Workflow::Reject { .. } => return runs(context, command).await,
+    }
+    Ok(true)
+}
+
+async fn apply(context: &Context, file: &Path) -> Result<(), Error> {
+    let body = ApplyWorkflow { source: read(file)? };
+    let applied: Dto = context.client.post(&context.path(paths::WORKFLOWS, &[])?, &body, None).await?;
+    print::result(context.output, &applied, |it| format!("workflow {} has version {}", it.name, it.version))
+}
+
+async fn list(context: &Context) -> Result<(), Error> {
+    let all: Vec<Dto> = context.client.list(&context.path(paths::WORKFLOWS, &[])?, &[]).await?;
+    let head = ["NAME", "VERSION", "APPLIED", "BY", "STATE", "DESCRIPTION"];
+    print::list(context.output, &all, &head, |it| {
+        let state = if it.removed.is_some() { "removed" } else { "usable" };
+        vec![
+            it.name.clone(),
+            it.newest.to_string(),
+            it.applied_at.clone(),
+            task::by(&it.applied_by),
+            state.to_owned(),
+            it.description.clone(),
+        ]
+    })
+}
+
+async fn found(context: &Context, workflow: &str, version: Option<u32>) -> Result<Dto, Error> {
+    let path = context.path(paths::WORKFLOW, &[workflow])?;
+    let query = version.map(|version| format!("?version={version}")).unwrap_or_default();
+    context.client.get(&format!("{path}{query}")).await
+}
+
+async fn runs(context: &Context, command: Workflow) -> Result<bool, Error> {
+    let step = |template: &str, run: &str, step: &str| context.path(template, &[run, step]);
+    let changed: Run = match command {
+        Workflow::Run { workflow, version, inputs, wait } => {
+            let body = StartRun { workflow, version, inputs: values(inputs) };
+            let key = uuid::Uuid::new_v4().to_string();
+            let run: Run = context.client.post(&context.path(paths::RUNS, &[])?, &body, Some(&key)).await?;
+            if wait {
+                return watch(context, &run.id).await;
+            }
+            run
+        }
+        Workflow::Runs { workflow, status } => {
+            all(context, workflow, status).await?;
+            return Ok(true);
+        }
+        Workflow::Watch { run } => return watch(context, &run).await,
+        Workflow::Status { run } => context.client.get(&context.path(paths::RUN, &[&run])?).await?,
+        Workflow::Cancel { run, reason } => {
+            context
+                .client
+                .post(&context.path(paths::RUN_CANCEL, &[&run])?, &HoldBack { reason }, None)
+                .await?
+        }
+        Workflow::Retry { run, step: id } => {
+            context.client.post(&step(paths::STEP_RETRY, &run, &id)?, &(), None).await?
+        }
+        Workflow::Answer { run, step: id, answers } => {
+            let body = AnswerStep { answers: values(answers) };
+            context.client.post(&step(paths::STEP_ANSWER, &run, &id)?, &body, None).await?
+        }
+        Workflow::Approve { run, step: id, reason } => {
+            let body = DecideStep { approve: true, reason };
+            context.client.post(&step(paths::STEP_DECIDE, &run, &id)?, &body, None).await?
+        }
+        Workflow::Reject { run, step: id, reason } => {
+            let body = DecideStep { approve: false, reason };
+            context.client.post(&step(paths::STEP_DECIDE, &run, &id)?, &body, None).await?
+        }
+        Workflow::Check { .. }
+        | Workflow::Apply { .. }
+        | Workflow::List
+        | Workflow::Show { .. }
+        | Workflow::Remove { .. }
+        | Workflow::Graph { .. } => return Ok(true),
+    };
+    print::result(context.output, &changed, text)?;
+    Ok(true)
+}
+
+/// What people write, as what it is.
+fn values(pairs: Vec<(String, String)>) -> BTreeMap<String, Value> {
+    let value = |text: String| match text.as_str() {
+        "true" => Value::Bool(true),
+        "false" => Value::Bool(false),
+        number => number.parse::<i64>().map_or_else(|_| Value::String(text.clone()), Value::from),
+    };
+    pairs.into_iter().map(|(name, text)| (name, value(text))).collect()
+}
+
+async fn all(context: &Context, workflow: Option<String>, status: Option<String>) -> Result<(), Error> {
+    let filters = [("workflow", workflow), ("status", status)];
+    let query: Vec<(&str, &str)> =
+        filters.iter().filter_map(|(key, value)| value.as_deref().map(|value| (*key, value))).collect();
+    let runs: Vec<Run> = context.client.list(&context.path(paths::RUNS, &[])?, &query).await?;
+    let head = ["ID", "WORKFLOW", "VERSION", "STATUS", "STARTED", "BY"];
+    print::list(context.output, &runs, &head, |it| {
+        vec![
+            it.id.clone(),
+            it.workflow.clone(),
+            it.version.to_string(),
+            it.status.clone(),
+            it.started_at.clone(),
+            task::by(&it.started_by),
+        ]
+    })
+}
+
+fn text(run: &Run) -> String {
+    let mut lines = vec![headline(run)];
+    lines.push(format!("started {} by {}", run.started_at, task::by(&run.started_by)));
+    lines.extend(run.steps.iter().map(|step| format!("  {}", describe(&run.id, step))));
+    lines.join("\n")
+}
+
+fn headline(run: &Run) -> String {
+    let reason = run.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    format!("run {} of {} version {} {}{reason}", run.id, run.workflow, run.version, said(&run.status))
+}
+
+fn said(status: &str) -> String {
+    if matches!(status, "succeeded" | "failed") { format!("has {status}") } else { format!("is {status}") }
+}
+
+/// A step, and what somebody can do about it.
+fn describe(run: &str, step: &Step) -> String {
+    let mut line = format!("{} {} ({}) {}", graph::sign(&step.state), step.id, step.kind, step.state);
+    if let Some(reason) = &step.reason {
+        line.push_str(&format!(": {reason}"));
+    }
+    let id = &step.id;
+    match (&step.approval, &step.deployment) {
+        (Some(approval), _) => {
+            let message =
+                if approval.message.is_empty() { String::new() } else { format!(" {}", approval.message) };
+            let (given, needed) = (approval.approvals.len(), approval.needed);
+            line.push_str(&format!(":{message} ({given}/{needed}); stella workflow approve {run} {id}"));
+        }
+        (None, Some(deployment)) => line.push_str(&format!(": deployment {deployment}")),
+        (None, None) => {}
+    }
+    if step.asks_for.is_some() {
+        line.push_str(&format!("; stella workflow answer {run} {id} --set NAME=VALUE"));
+    }
+    if step.state == "held" {
+        line.push_str(&format!("; stella workflow retry {run} {id}"));
+    }
+    if let Some(due) = &step.due_at {
+        line.push_str(&format!(" (until {due})"));
+    }
+    line
+}
+
+/// Shows each change until the run has ended; whether it succeeded.
+async fn watch(context: &Context, id: &str) -> Result<bool, Error> {
+    let path = context.path(paths::RUN, &[id])?;
+    let (mut shown, mut failures) = (BTreeMap::<String, String>::new(), 0);
+    loop {
+        let run: Run = match context.client.get(&path).await {
+            Ok(run) => run,
+            Err(error @ Error::Unreachable { .. }) if failures < FAILURES_MAX => {
+                if failures == 0 {
+                    print::warning(&format!("{error}; trying again"));
+                }
+                failures += 1;
+                tokio::time::sleep(INTERVAL).await;
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        failures = 0;
+        if context.output == Output::Text {
+            for step in run.steps.iter().filter(|step| step.state != "waiting") {
+                let text = describe(id, step);
+                if shown.get(&step.id) != Some(&text) {
+                    print::line(&text);
+                    shown.insert(step.id.clone(), text);
+                }
+            }
+        }
+        if run.is_final {
+            print::result(context.output, &run, headline)?;
+            return Ok(run.status == "succeeded");
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
+}
