@@ -136,6 +136,7 @@ pub fn rolling(environment: &str, version: &str, on_failure: OnFailure) -> Creat
         targets: None,
         timeout_seconds: None,
         override_freeze: None,
+        waive_way_back: None,
     }
 }
 

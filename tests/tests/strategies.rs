@@ -8,6 +8,7 @@ use stella_api_types::event::Event;
 use stella_tests::binaries;
 use stella_tests::cluster::{Cluster, ENVIRONMENT, TENANT};
 use stella_tests::recipe::{release, shell};
+use stella_tests::wait;
 
 /// What the command line ended with and said, on both outputs.
 fn stella(cluster: &Cluster, arguments: &[&str]) -> Result<(Option<i32>, String)> {
@@ -77,5 +78,142 @@ async fn racks_follow_one_another_with_a_pause_and_a_failure_that_is_tolerated()
     for agent in 0..3 {
         cluster.wait_lines(agent, "ran.txt", 1).await?;
     }
+    cluster.passed()
+}
+
+/// Starts a deployment by the command line and does not wait for it.
+fn start(cluster: &Cluster, arguments: &[&str]) -> Result<String> {
+    let deploy = ["deploy", "app:1.0.0", ENVIRONMENT, "-o", "json"];
+    let (code, said) = stella(cluster, &[deploy.as_slice(), arguments].concat())?;
+    ensure!(code == Some(0), "{said}");
+    let created: DeploymentDetail = serde_json::from_str(&said).context(said)?;
+    Ok(created.deployment.id)
+}
+
+/// Waits until a deployment is paused for this.
+async fn pauses(cluster: &Cluster, id: &str, cause: &str) -> Result<DeploymentDetail> {
+    wait::until(&format!("it pauses for {cause}"), async || {
+        let found = cluster.api.deployment(TENANT, id).await?;
+        ensure!(found.deployment.paused_for.as_deref() == Some(cause), "{:?}", found.deployment);
+        Ok(found)
+    })
+    .await
+}
+
+async fn succeeds(cluster: &Cluster, id: &str) -> Result<DeploymentDetail> {
+    let ended = cluster.wait_final(id).await?;
+    ensure!(ended.deployment.status == "succeeded", "{:?}", ended.deployment);
+    Ok(ended)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_has_a_failed_host_tried_again_and_leaves_another_alone() -> Result<()> {
+    let cluster = Cluster::start(2).await?;
+    let broken = |agent: usize| cluster.agents[agent].host_root().join("broken");
+    for agent in 0..2 {
+        std::fs::create_dir_all(cluster.agents[agent].host_root())?;
+        std::fs::write(broken(agent), "")?;
+    }
+    cluster
+        .release(&release("1.0.0", &[], vec![shell("run", "echo ran >> ran.txt; test ! -e broken")]))
+        .await?;
+    let names = [cluster.agents[0].name(), cluster.agents[1].name()];
+    let id = start(&cluster, &["--on-failure", "ask"])?;
+    pauses(&cluster, &id, "failure").await?;
+    let (_, said) = stella(&cluster, &["deployment", "show", &id])?;
+    ensure!(said.contains("running, paused: 1 target has failed, 0 tolerated"), "{said}");
+    let (code, said) = stella(&cluster, &["deployment", "resume", &id])?;
+    ensure!(code == Some(3) && said.contains("retry or skip the failed targets"), "{said}");
+    std::fs::remove_file(broken(0))?;
+    let (code, said) = stella(&cluster, &["deployment", "retry-target", &id, names[0]])?;
+    ensure!(code == Some(0) && said.contains("is tried again"), "{said}");
+    // The first host has it now, and the second one fails.
+    let asks = wait::until("the second host fails", async || {
+        let found = cluster.api.deployment(TENANT, &id).await?;
+        let counts = found.deployment.counts;
+        ensure!(counts.succeeded == 1 && counts.failed == 1, "{counts:?}");
+        Ok(found)
+    })
+    .await?;
+    ensure!(asks.deployment.status == "running", "{:?}", asks.deployment);
+    let (code, said) = stella(&cluster, &["deployment", "skip", &id, names[1], "--reason", "no power"])?;
+    ensure!(code == Some(0) && said.contains("is left alone"), "{said}");
+    let ended = succeeds(&cluster, &id).await?;
+    let left = &ended.targets[1];
+    ensure!((left.progress.as_str(), left.reason.as_deref()) == ("skipped", Some("no power")), "{left:?}");
+    cluster.wait_lines(0, "ran.txt", 2).await?;
+    cluster.wait_lines(1, "ran.txt", 1).await?;
+
+    let id = start(&cluster, &["--on-failure", "ask", "--all-at-once"])?;
+    pauses(&cluster, &id, "failure").await?;
+    let give_up = ["deployment", "fail", &id, "--rollback", "--reason", "enough"];
+    let (code, said) = stella(&cluster, &give_up)?;
+    ensure!(code == Some(0) && said.contains("is "), "{said}");
+    let ended = cluster.wait_final(&id).await?;
+    ensure!(ended.deployment.reason.as_ref().is_some_and(|it| it.starts_with("enough")), "{ended:?}");
+    cluster.passed()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deployments_to_other_hosts_wait_for_the_budget_that_they_share() -> Result<()> {
+    let cluster = Cluster::start(2).await?;
+    let wait_for_go = "echo ran >> ran.txt; until test -e go; do sleep 0.05; done";
+    cluster.release(&release("1.0.0", &[], vec![shell("run", wait_for_go)])).await?;
+    let (code, said) = stella(&cluster, &["env", "budget", ENVIRONMENT, "--at-most", "1"])?;
+    ensure!(code == Some(0) && said.contains("at most 1 targets"), "{said}");
+    let names = [cluster.agents[0].name(), cluster.agents[1].name()];
+    let first = start(&cluster, &["--target", names[0]])?;
+    cluster.wait_lines(0, "ran.txt", 1).await?;
+    let second = start(&cluster, &["--target", names[1]])?;
+    pauses(&cluster, &second, "budget").await?;
+    let (_, said) = stella(&cluster, &["deployment", "show", &second])?;
+    ensure!(said.contains("1 targets are at risk, at most 1 may be"), "{said}");
+    let (_, said) = stella(&cluster, &["env", "list"])?;
+    ensure!(said.contains("1/1"), "{said}");
+    ensure!(cluster.agents[1].read("ran.txt").is_empty(), "it was not its turn");
+    std::fs::write(cluster.agents[0].host_root().join("go"), "")?;
+    succeeds(&cluster, &first).await?;
+    cluster.wait_lines(1, "ran.txt", 1).await?;
+    std::fs::write(cluster.agents[1].host_root().join("go"), "")?;
+    succeeds(&cluster, &second).await?;
+    cluster.passed()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deployment_waits_for_many_silent_hosts_and_nothing_fails() -> Result<()> {
+    let mut cluster = Cluster::start(3).await?;
+    let wait_for_go = "echo ran >> ran.txt; until test -e go; do sleep 0.05; done";
+    cluster.release(&release("1.0.0", &[], vec![shell("run", wait_for_go)])).await?;
+    for agent in 1..3 {
+        std::fs::create_dir_all(cluster.agents[agent].host_root())?;
+        std::fs::write(cluster.agents[agent].host_root().join("go"), "")?;
+    }
+    let rule = ["env", "silence", ENVIRONMENT, "--share", "50", "--within", "600"];
+    let (code, said) = stella(&cluster, &rule)?;
+    ensure!(code == Some(0) && said.contains("pause when more than 50% of its agents"), "{said}");
+    let id = start(&cluster, &["--batch", "1"])?;
+    cluster.wait_lines(0, "ran.txt", 1).await?;
+    for agent in 1..3 {
+        cluster.agents[agent].stop()?;
+    }
+    let paused = pauses(&cluster, &id, "silence").await?;
+    ensure!(paused.deployment.counts.failed == 0 && paused.deployment.counts.active == 1, "{paused:?}");
+    let (_, said) = stella(&cluster, &["env", "list"])?;
+    ensure!(said.contains("silent since"), "{said}");
+    std::fs::write(cluster.agents[0].host_root().join("go"), "")?;
+    wait::until("the host that is heard has it", async || {
+        let counts = cluster.api.deployment(TENANT, &id).await?.deployment.counts;
+        ensure!(counts.succeeded == 1 && counts.waiting == 2, "{counts:?}");
+        Ok(())
+    })
+    .await?;
+    for agent in 1..3 {
+        cluster.agents[agent].start()?;
+    }
+    let ended = succeeds(&cluster, &id).await?;
+    ensure!(ended.deployment.counts.succeeded == 3 && ended.rollbacks.is_empty(), "{ended:?}");
+    let events = cluster.api.events(TENANT).await?;
+    let count = |kind: &str| events.iter().filter(|event| event.kind == kind).count();
+    ensure!((count("environment_went_silent"), count("environment_heard_again")) == (1, 1), "{events:?}");
     cluster.passed()
 }

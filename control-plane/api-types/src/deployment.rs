@@ -37,6 +37,9 @@ pub struct CreateDeployment {
     /// Why it must come although the environment is frozen; needs the role operator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub override_freeze: Option<String>,
+    /// Why it must come although it could not go back on every target; needs the role operator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waive_way_back: Option<String>,
 }
 
 /// How targets follow one another.
@@ -143,6 +146,8 @@ pub enum OnFailure {
     Rollback,
     /// Start no further target and leave everything as it is.
     Stop,
+    /// Start no further target until somebody has decided about each failed one (retry or skip), or gives the deployment up.
+    Ask,
 }
 
 /// Deploys again to the targets that an ended deployment did not bring its release to.
@@ -152,6 +157,17 @@ pub struct RetryDeployment {
     /// Only these of its targets, by name or id; all that lack the release if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub targets: Option<Vec<String>>,
+}
+
+/// Gives a running deployment up: what is under way comes to its end, and then it has failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FailDeployment {
+    /// Whether what it touched is taken back then.
+    #[serde(default)]
+    pub roll_back: bool,
+    /// Why, for people.
+    pub reason: String,
 }
 
 /// Ends a deployment.
@@ -183,7 +199,8 @@ pub struct Deployment {
     /// Why it starts no further target for now; absent if it is not paused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused: Option<Hold>,
-    /// What the pause is for: `person`, `canary_step` or `batch`; absent if it is not paused.
+    /// What the pause is for: `person`, `canary_step`, `batch`, `failure`, `budget`, `silence` or `freeze`; absent if it is not
+    /// paused. The last three end by themselves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused_for: Option<String>,
     /// When the pause ends by itself; absent if it does not.
@@ -234,7 +251,7 @@ pub struct Counts {
     pub succeeded: u64,
     /// A step did not succeed.
     pub failed: u64,
-    /// Their turn never came.
+    /// Their turn never came, or somebody wants them left alone.
     pub skipped: u64,
     /// They were left between two steps.
     pub abandoned: u64,
@@ -275,7 +292,7 @@ pub struct DeploymentTarget {
     /// Since when it is worked on, or when its part ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<String>,
-    /// Why it failed.
+    /// Why it failed, does not get on, or was skipped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
@@ -328,7 +345,8 @@ pub struct PlannedTarget {
     /// What is there now, and so where a rollback would go.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub current: Option<ReleaseRef>,
-    /// Whether it could be rolled back: another release is there now, and it is not blocked.
+    /// Whether it could be rolled back: another release is there now, it is not blocked, its steps can be filled in, and the host
+    /// would keep it.
     pub can_go_back: bool,
     /// What a person should know about this target.
     pub warnings: Vec<String>,

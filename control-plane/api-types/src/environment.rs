@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::amount::Amount;
 use crate::gate::Gate;
 use crate::hold::Hold;
 use crate::page::Named;
@@ -33,6 +34,15 @@ pub struct Environment {
     /// Whose approval a promotion needs to come here; absent if nobody's. A rollback needs none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approvals: Option<Approvals>,
+    /// How many of its targets may be at risk at once; absent if all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Budget>,
+    /// Whether a deployment must be able to go back on every target, or be let through with a reason.
+    #[serde(default)]
+    pub requires_way_back: bool,
+    /// When silence of its agents is taken for a network event; absent if never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub silence: Option<Silence>,
     /// When nothing but rollbacks may come here, by name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub freezes: Vec<Freeze>,
@@ -89,6 +99,61 @@ pub struct SetApprovals {
     /// How long a promotion waits before it expires, in seconds: a minute to 90 days; a week if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_in_seconds: Option<u64>,
+}
+
+/// How many targets of an environment may be at risk at once, in all its deployments together: those that are worked on, that
+/// have failed in a deployment that goes on, or whose release has yet to prove itself. Rollbacks are not counted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Budget {
+    /// As it was set.
+    pub at_risk_max: Amount,
+    /// How many targets that is now; a share is rounded down, and at least 1.
+    pub targets_max: u32,
+    /// How many targets are at risk now.
+    pub at_risk: u32,
+}
+
+/// Sets how many targets of an environment may be at risk at once. What is under way meets it before its next target.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SetBudget {
+    /// How many; all of them if `null`.
+    pub at_risk_max: Option<Amount>,
+}
+
+/// Sets whether deployments to an environment must be able to go back on every target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SetWayBack {
+    /// Whether.
+    pub required: bool,
+}
+
+/// When silence of an environment's agents is taken for a network event, and not for hosts that have failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Silence {
+    /// When more than so many percent of the agents go silent
+    pub percent: u32,
+    /// within so many seconds.
+    pub within_seconds: u64,
+    /// Since when such an event lasts, if one does: deployments here are paused meanwhile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+}
+
+/// Sets when silence of an environment's agents is taken for a network event.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SetSilence {
+    /// More than so many percent of the agents, 1 to 99; never if `null`.
+    pub percent: Option<u32>,
+    /// Within so many seconds, 1 to 3600; 60 if absent.
+    #[serde(default = "minute")]
+    pub within_seconds: u64,
+}
+
+const fn minute() -> u64 {
+    60
 }
 
 /// A time in which nothing but rollbacks comes to an environment.

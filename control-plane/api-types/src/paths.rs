@@ -34,6 +34,12 @@ pub const ENVIRONMENT_FREEZE: &str = "/api/v1/tenants/{tenant}/environments/{env
 pub const ENVIRONMENT_GATES: &str = "/api/v1/tenants/{tenant}/environments/{environment}/gates";
 /// One such gate, by name.
 pub const ENVIRONMENT_GATE: &str = "/api/v1/tenants/{tenant}/environments/{environment}/gates/{gate}";
+/// How many of an environment's targets may be at risk at once.
+pub const ENVIRONMENT_BUDGET: &str = "/api/v1/tenants/{tenant}/environments/{environment}/budget";
+/// Whether deployments to an environment must be able to go back.
+pub const ENVIRONMENT_WAY_BACK: &str = "/api/v1/tenants/{tenant}/environments/{environment}/way-back";
+/// When silence of an environment's agents is taken for a network event.
+pub const ENVIRONMENT_SILENCE: &str = "/api/v1/tenants/{tenant}/environments/{environment}/silence";
 /// Lets no deployment come to an environment.
 pub const ENVIRONMENT_LOCK: &str = "/api/v1/tenants/{tenant}/environments/{environment}/lock";
 /// Lets deployments come to an environment again.
@@ -96,6 +102,14 @@ pub const DEPLOYMENT_PAUSE: &str = "/api/v1/tenants/{tenant}/deployments/{deploy
 pub const DEPLOYMENT_RETRY: &str = "/api/v1/tenants/{tenant}/deployments/{deployment}/retry";
 /// Lets a paused deployment go on.
 pub const DEPLOYMENT_RESUME: &str = "/api/v1/tenants/{tenant}/deployments/{deployment}/resume";
+/// Gives a running deployment up.
+pub const DEPLOYMENT_FAIL: &str = "/api/v1/tenants/{tenant}/deployments/{deployment}/fail";
+/// Tries a failed target of a running deployment again.
+pub const DEPLOYMENT_TARGET_RETRY: &str =
+    "/api/v1/tenants/{tenant}/deployments/{deployment}/targets/{target}/retry";
+/// Leaves a target of a running deployment alone.
+pub const DEPLOYMENT_TARGET_SKIP: &str =
+    "/api/v1/tenants/{tenant}/deployments/{deployment}/targets/{target}/skip";
 /// Tasks of a deployment.
 pub const DEPLOYMENT_TASKS: &str = "/api/v1/tenants/{tenant}/deployments/{deployment}/tasks";
 /// One task.

@@ -41,6 +41,9 @@ pub struct Promotion {
     /// Why it comes although the environment is frozen, if it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub override_freeze: Option<String>,
+    /// Why it comes although it could not go back on every target.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waive_way_back: Option<String>,
     /// When the freeze ends that keeps it from starting, if one does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_until: Option<String>,

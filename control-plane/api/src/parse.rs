@@ -14,7 +14,7 @@ use stella_api_types::release::{
 };
 use stella_domain::access::{AccountKind, Grant, Role, Scope};
 use stella_domain::deployment::{OnFailure, TIMEOUT_MS_DEFAULT, TIMEOUT_MS_RANGE};
-use stella_domain::environment::SOAK_MS_RANGE;
+use stella_domain::environment::{SILENCE_MS_RANGE, SOAK_MS_RANGE};
 use stella_domain::freeze::{Freeze, Repeats};
 use stella_domain::hold::Verdict;
 use stella_domain::name::{Name, Version};
@@ -196,6 +196,15 @@ pub(crate) fn soak_ms(field: &str, seconds: u64) -> Result<u64, ApiError> {
     Err(ApiError::invalid(field, format!("is {seconds}; it must be at most {max} (30 days)")))
 }
 
+/// Within which time agents go silent together, from seconds to milliseconds.
+pub(crate) fn silence_ms(field: &str, seconds: u64) -> Result<u64, ApiError> {
+    let (min, max) = (SILENCE_MS_RANGE.0 / 1_000, SILENCE_MS_RANGE.1 / 1_000);
+    if (min..=max).contains(&seconds) {
+        return Ok(seconds * 1_000);
+    }
+    Err(ApiError::invalid(field, format!("is {seconds}; it must be between {min} and {max} (an hour)")))
+}
+
 /// The name of a deployment's status. A misspelt one would find nothing and look like good news.
 pub(crate) fn status<'t>(field: &str, text: &'t str) -> Result<&'t str, ApiError> {
     const KNOWN: [&str; 6] = ["running", "halting", "cancelling", "succeeded", "failed", "cancelled"];
@@ -219,6 +228,7 @@ pub(crate) const fn on_failure(dto: OnFailureDto) -> OnFailure {
     match dto {
         OnFailureDto::Rollback => OnFailure::Rollback,
         OnFailureDto::Stop => OnFailure::Stop,
+        OnFailureDto::Ask => OnFailure::Ask,
     }
 }
 

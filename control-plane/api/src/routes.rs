@@ -6,6 +6,7 @@ mod deployments;
 mod environments;
 mod feed;
 mod gates;
+mod guide;
 mod holds;
 mod log_level;
 mod logs;
@@ -68,6 +69,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 }
 
 /// Every route, with and without a time-out.
+#[expect(clippy::too_many_lines, reason = "a table: each route has its line")]
 fn all() -> OpenApiRouter<App> {
     let timed = OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(tokens::tokens, tokens::create_token))
@@ -86,6 +88,9 @@ fn all() -> OpenApiRouter<App> {
         .routes(routes!(environments::unfreeze_environment))
         .routes(routes!(gates::gates, gates::set_gate))
         .routes(routes!(gates::remove_gate))
+        .routes(routes!(environments::set_budget))
+        .routes(routes!(environments::set_silence))
+        .routes(routes!(environments::set_way_back))
         .routes(routes!(environments::lock_environment))
         .routes(routes!(environments::unlock_environment))
         .routes(routes!(catalogue::targets, catalogue::create_target))
@@ -116,6 +121,9 @@ fn all() -> OpenApiRouter<App> {
         .routes(routes!(deployments::retry))
         .routes(routes!(holds::pause))
         .routes(routes!(holds::resume))
+        .routes(routes!(guide::fail))
+        .routes(routes!(guide::retry_target))
+        .routes(routes!(guide::skip_target))
         .routes(routes!(deployments::tasks))
         .routes(routes!(deployments::task))
         .routes(routes!(deployments::settle))

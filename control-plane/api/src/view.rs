@@ -14,7 +14,7 @@ mod workflow;
 
 use stella_api_types::agent as agent_dto;
 use stella_api_types::environment::{
-    Environment as EnvironmentDto, Follows, Freeze as FreezeDto, Repeats as RepeatsDto,
+    Budget, Environment as EnvironmentDto, Follows, Freeze as FreezeDto, Repeats as RepeatsDto, Silence,
 };
 use stella_api_types::hold::Hold as HoldDto;
 use stella_api_types::page::Named;
@@ -71,6 +71,17 @@ pub(crate) fn environment(
             soak_seconds: requires.soak_ms / 1_000,
         }),
         approvals: environment.approvals.as_ref().map(|rule| promotion::rule(state, rule)),
+        budget: environment.budget.map(|budget| Budget {
+            at_risk_max: deployment::amount(budget),
+            targets_max: tenant.at_risk_max(environment.id).unwrap_or(u32::MAX),
+            at_risk: tenant.at_risk(environment.id),
+        }),
+        requires_way_back: environment.requires_way_back,
+        silence: environment.silence.map(|rule| Silence {
+            percent: rule.percent,
+            within_seconds: rule.within_ms / 1_000,
+            since: environment.silent_since.map(time),
+        }),
         freezes: environment.freezes.iter().map(|it| freeze(it, now)).collect(),
         gates: environment.gates.values().map(gate).collect(),
         lock: environment.lock.as_ref().map(hold),

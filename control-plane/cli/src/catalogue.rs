@@ -70,7 +70,7 @@ pub(crate) async fn environment(context: &Context, command: Environment) -> Resu
             print::list(
                 context.output,
                 &all,
-                &["ORDER", "NAME", "AFTER", "APPROVALS", "LOCKED", "ID"],
+                &["ORDER", "NAME", "AFTER", "APPROVALS", "AT RISK", "LOCKED", "ID"],
                 |environment| {
                     let lock = environment.lock.as_ref();
                     vec![
@@ -81,6 +81,7 @@ pub(crate) async fn environment(context: &Context, command: Environment) -> Resu
                             .approvals
                             .as_ref()
                             .map_or_else(|| "-".to_owned(), |it| it.needed.to_string()),
+                        environment.budget.as_ref().map_or_else(|| "-".to_owned(), hold::budget_of),
                         lock.map_or_else(|| frozen(environment), |lock| lock.reason.clone()),
                         environment.id.clone(),
                     ]
@@ -92,6 +93,15 @@ pub(crate) async fn environment(context: &Context, command: Environment) -> Resu
         }
         Environment::Approvals { environment, needed, from, expires_in, nobody: _ } => {
             promotion::set_rule(context, &environment, needed.unwrap_or(0), from, expires_in).await
+        }
+        Environment::Budget { environment, at_most, unlimited: _ } => {
+            hold::budget(context, &environment, at_most).await
+        }
+        Environment::WayBack { environment, required, optional: _ } => {
+            hold::way_back(context, &environment, required).await
+        }
+        Environment::Silence { environment, share, within, ignore: _ } => {
+            hold::silence(context, &environment, share, within).await
         }
         Environment::Freeze { environment, name, from, to, zone, repeat, reason } => {
             let body = SetFreeze { name, reason, from, to, time_zone: zone, repeats: repeats(repeat) };
@@ -105,6 +115,9 @@ pub(crate) async fn environment(context: &Context, command: Environment) -> Resu
 
 /// Until when nothing new may come to an environment that is not locked.
 fn frozen(environment: &environment::Environment) -> String {
+    if let Some(since) = environment.silence.as_ref().and_then(|it| it.since.as_ref()) {
+        return format!("silent since {since}");
+    }
     let until = environment.freezes.iter().filter_map(|it| Some((it.until.as_ref()?, it)));
     until
         .max_by_key(|(until, _)| until.as_str())

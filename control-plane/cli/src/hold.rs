@@ -1,7 +1,10 @@
 //! What people hold back: environments, releases and deployments.
 
+use stella_api_types::amount::Amount;
 use stella_api_types::deployment::DeploymentDetail;
-use stella_api_types::environment::{Environment, Follows, SetFreeze, SetPath};
+use stella_api_types::environment::{
+    Budget, Environment, Follows, SetBudget, SetFreeze, SetPath, SetSilence, SetWayBack,
+};
 use stella_api_types::hold::{Hold, HoldBack};
 use stella_api_types::paths;
 use stella_api_types::release::{JudgeRelease, Release, Standing};
@@ -49,6 +52,54 @@ pub(crate) async fn unfreeze(context: &Context, environment: &str, name: &str) -
     context.client.delete(&context.path(paths::ENVIRONMENT_FREEZE, &[environment, name])?).await?;
     print::result(context.output, &serde_json::json!({ "removed": name }), |_| {
         format!("freeze {name} removed")
+    })
+}
+
+pub(crate) async fn budget(
+    context: &Context,
+    environment: &str,
+    at_risk_max: Option<Amount>,
+) -> Result<(), Error> {
+    let path = context.path(paths::ENVIRONMENT_BUDGET, &[environment])?;
+    let set: Environment = context.client.post(&path, &SetBudget { at_risk_max }, None).await?;
+    print::result(context.output, &set, |it| match &it.budget {
+        Some(budget) => format!(
+            "at most {} targets of {} may be at risk at once; {} are",
+            budget.targets_max, it.name, budget.at_risk
+        ),
+        None => format!("all targets of {} may be at risk at once", it.name),
+    })
+}
+
+/// How much of a budget is used.
+pub(crate) fn budget_of(budget: &Budget) -> String {
+    format!("{}/{}", budget.at_risk, budget.targets_max)
+}
+
+pub(crate) async fn way_back(context: &Context, environment: &str, required: bool) -> Result<(), Error> {
+    let path = context.path(paths::ENVIRONMENT_WAY_BACK, &[environment])?;
+    let set: Environment = context.client.post(&path, &SetWayBack { required }, None).await?;
+    print::result(context.output, &set, |it| {
+        let must =
+            if it.requires_way_back { "must be able to go back on every target" } else { "need no way back" };
+        format!("deployments to {} {must}", it.name)
+    })
+}
+
+pub(crate) async fn silence(
+    context: &Context,
+    environment: &str,
+    percent: Option<u32>,
+    within_seconds: u64,
+) -> Result<(), Error> {
+    let path = context.path(paths::ENVIRONMENT_SILENCE, &[environment])?;
+    let set: Environment = context.client.post(&path, &SetSilence { percent, within_seconds }, None).await?;
+    print::result(context.output, &set, |it| match &it.silence {
+        Some(rule) => format!(
+            "deployments to {} pause when more than {}% of its agents go silent within {} s",
+            it.name, rule.percent, rule.within_seconds
+        ),
+        None => format!("deployments to {} go on however many agents are silent", it.name),
     })
 }
 

@@ -5,6 +5,7 @@ mod args;
 mod catalogue;
 mod client;
 mod gate;
+mod guide;
 mod hold;
 mod observability;
 mod pace;

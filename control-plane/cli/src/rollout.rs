@@ -10,7 +10,7 @@ use stella_api_types::release::{Release, Standing};
 
 use crate::args::{Deploy, Deployment, OnFailure, Output, Rollback, Wait};
 use crate::client::Error;
-use crate::{Context, hold, pace, print, promotion, task, watch};
+use crate::{Context, guide, hold, pace, print, promotion, task, watch};
 
 pub(crate) async fn deploy(context: &Context, command: Deploy) -> Result<bool, Error> {
     let body = CreateDeployment {
@@ -21,10 +21,12 @@ pub(crate) async fn deploy(context: &Context, command: Deploy) -> Result<bool, E
         on_failure: match command.on_failure {
             OnFailure::Rollback => DtoOnFailure::Rollback,
             OnFailure::Stop => DtoOnFailure::Stop,
+            OnFailure::Ask => DtoOnFailure::Ask,
         },
         targets: (!command.targets.is_empty()).then_some(command.targets),
         timeout_seconds: command.timeout,
         override_freeze: command.override_freeze,
+        waive_way_back: command.waive_way_back,
     };
     if command.plan {
         return plan(context, &body).await;
@@ -66,6 +68,7 @@ async fn plan(context: &Context, body: &CreateDeployment) -> Result<bool, Error>
         let on_failure = match plan.on_failure {
             DtoOnFailure::Rollback => "is rolled back",
             DtoOnFailure::Stop => "stops where it is",
+            DtoOnFailure::Ask => "waits for a decision",
         };
         let tolerated = plan.tolerate_failures.as_ref();
         let tolerated = tolerated.map(|it| format!(" of more than {it} of them")).unwrap_or_default();
@@ -167,6 +170,18 @@ pub(crate) async fn deployment(context: &Context, command: Deployment) -> Result
         }
         Deployment::Pause { deployment, reason } => {
             hold::pause(context, &deployment, reason).await?;
+            Ok(true)
+        }
+        Deployment::RetryTarget { deployment, target } => {
+            guide::retry(context, &deployment, &target).await?;
+            Ok(true)
+        }
+        Deployment::Skip { deployment, target, reason } => {
+            guide::skip(context, &deployment, &target, reason).await?;
+            Ok(true)
+        }
+        Deployment::Fail { deployment, rollback, reason } => {
+            guide::fail(context, &deployment, rollback, reason).await?;
             Ok(true)
         }
         Deployment::Resume { deployment } => {

@@ -10,6 +10,7 @@ use stella_api_types::paths;
 
 use crate::args::Output;
 use crate::client::{Client, Error};
+use crate::guide::way_on;
 use crate::hold::because;
 use crate::print;
 
@@ -123,12 +124,7 @@ impl View {
         }
         let paused = deployment.paused.as_ref().map(|hold| because(Some(hold)));
         if let Some(why) = paused.as_ref().filter(|why| self.pauses.get(&deployment.id) != Some(*why)) {
-            let by_itself =
-                deployment.resumes_at.as_ref().map(|at| format!("goes on at {at}, or ")).unwrap_or_default();
-            self.say(&format!(
-                "! paused{why}; {by_itself}go on with: stella deployment resume {}",
-                deployment.id
-            ));
+            self.say(&format!("! paused{why}; {}", way_on(deployment)));
         }
         if paused.is_none() && self.pauses.contains_key(&deployment.id) && !deployment.is_final {
             self.say("• resumed");

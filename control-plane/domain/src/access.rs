@@ -341,7 +341,7 @@ fn needed_in(state: &State, tenant: TenantId, command: &TenantCommand) -> Option
         TenantCommand::StoreArtifact { .. }
         | TenantCommand::CreateRelease(_)
         | TenantCommand::RecordFindings(_) => (Role::Deployer, Scope::Somewhere(tenant)),
-        TenantCommand::Deploy(new) if new.override_freeze.is_some() => {
+        TenantCommand::Deploy(new) if new.override_freeze.is_some() || new.waive_way_back.is_some() => {
             (Role::Operator, environment(Some(new.environment)))
         }
         TenantCommand::Deploy(new) => (Role::Deployer, environment(Some(new.environment))),
@@ -349,6 +349,9 @@ fn needed_in(state: &State, tenant: TenantId, command: &TenantCommand) -> Option
             (Role::Deployer, deployment(of))
         }
         TenantCommand::CancelDeployment { deployment: id, .. }
+        | TenantCommand::FailDeployment { deployment: id, .. }
+        | TenantCommand::RetryTarget { deployment: id, .. }
+        | TenantCommand::SkipTarget { deployment: id, .. }
         | TenantCommand::PauseDeployment { deployment: id, .. }
         | TenantCommand::ResumeDeployment { deployment: id } => (Role::Deployer, deployment(id)),
         TenantCommand::WithdrawPromotion { promotion: id, .. } => (Role::Deployer, promotion(id)),
@@ -369,6 +372,9 @@ fn needed_in(state: &State, tenant: TenantId, command: &TenantCommand) -> Option
         | TenantCommand::JudgeRelease { .. } => (Role::Operator, Scope::Tenant(tenant)),
         TenantCommand::CreateEnvironment { .. } => (Role::Admin, Scope::Tenant(tenant)),
         TenantCommand::SetEnvironmentPath { environment: id, .. }
+        | TenantCommand::SetEnvironmentBudget { environment: id, .. }
+        | TenantCommand::SetEnvironmentWayBack { environment: id, .. }
+        | TenantCommand::SetEnvironmentSilence { environment: id, .. }
         | TenantCommand::SetEnvironmentApprovals { environment: id, .. }
         | TenantCommand::FreezeEnvironment { environment: id, .. }
         | TenantCommand::UnfreezeEnvironment { environment: id, .. }

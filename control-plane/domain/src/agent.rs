@@ -38,6 +38,9 @@ pub struct Agent {
     pub token: EnrolmentTokenId,
     /// Whether it can be reached.
     pub connectivity: Connectivity,
+    /// When its session was lost, until it has a new one or is revoked.
+    #[serde(default)]
+    pub silent_since: Option<Timestamp>,
     /// Its latest session; 0 before the first.
     pub session: SessionEpoch,
     /// Its own journal as its last hello had it; `None` before the first session. What it has reported since is in

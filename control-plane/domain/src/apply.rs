@@ -112,6 +112,11 @@ impl TenantState {
             | Fact::EnvironmentPathSet { .. }
             | Fact::EnvironmentFreezeSet { .. }
             | Fact::EnvironmentFreezeRemoved { .. }
+            | Fact::EnvironmentBudgetSet { .. }
+            | Fact::EnvironmentSilenceSet { .. }
+            | Fact::EnvironmentWentSilent { .. }
+            | Fact::EnvironmentHeardAgain { .. }
+            | Fact::EnvironmentWayBackSet { .. }
             | Fact::ReleaseDeprecated { .. }
             | Fact::ReleaseBlocked { .. }
             | Fact::ReleaseCleared { .. }
@@ -141,11 +146,12 @@ impl TenantState {
             | Fact::StepEnded { .. }
             | Fact::RunTurned { .. }
             | Fact::RunEnded { .. } => self.apply_workflow(event),
-            fact @ (Fact::TargetStarted { .. }
+            Fact::TargetStarted { .. }
             | Fact::TargetSucceeded { .. }
             | Fact::TargetFailed { .. }
             | Fact::TargetSkipped { .. }
-            | Fact::TargetAbandoned { .. }) => self.apply_target(at, fact),
+            | Fact::TargetRetried { .. }
+            | Fact::TargetAbandoned { .. } => self.apply_target(event),
             Fact::TaskQueued { .. } => self.apply_task_queued(event),
             fact @ (Fact::TaskDispatched { .. }
             | Fact::TaskAccepted { .. }

@@ -16,7 +16,7 @@ use stella_protocol::trace::TraceContext;
 use crate::access::{AccountKind, Grant};
 use crate::amount::Amount;
 use crate::deployment::{OnFailure, Strategy};
-use crate::environment::Requirement;
+use crate::environment::{Requirement, SilenceRule};
 use crate::findings::Finding;
 use crate::freeze::Freeze;
 use crate::gate::{self, Gate};
@@ -301,6 +301,52 @@ pub enum TenantCommand {
         /// Only these of its targets; `None` is all that lack the release.
         targets: Option<Vec<TargetId>>,
     },
+    /// Set how many targets of an environment may be at risk at once.
+    SetEnvironmentBudget {
+        /// Which.
+        environment: EnvironmentId,
+        /// How many; `None` is all of them.
+        budget: Option<Amount>,
+    },
+    /// Set whether deployments to an environment must be able to go back on every target.
+    SetEnvironmentWayBack {
+        /// Which.
+        environment: EnvironmentId,
+        /// Whether.
+        required: bool,
+    },
+    /// Set when silence of an environment's agents is taken for a network event.
+    SetEnvironmentSilence {
+        /// Which.
+        environment: EnvironmentId,
+        /// When; `None` is never.
+        rule: Option<SilenceRule>,
+    },
+    /// Try a failed target of a running deployment again, from its first step.
+    RetryTarget {
+        /// Which deployment.
+        deployment: DeploymentId,
+        /// Which of its targets.
+        target: TargetId,
+    },
+    /// Leave a target of a running deployment alone: it waits, has failed, or waits for an agent that is away.
+    SkipTarget {
+        /// Which deployment.
+        deployment: DeploymentId,
+        /// Which of its targets.
+        target: TargetId,
+        /// Why.
+        reason: String,
+    },
+    /// Give a running deployment up: what is under way comes to its end, and then it has failed.
+    FailDeployment {
+        /// Which.
+        deployment: DeploymentId,
+        /// Whether what it touched is taken back then.
+        roll_back: bool,
+        /// Why.
+        reason: String,
+    },
     /// Set whose approval a promotion to an environment needs.
     SetEnvironmentApprovals {
         /// Which.
@@ -565,6 +611,9 @@ pub struct NewDeployment {
     /// Why it must come although the environment is frozen; `None` if it need not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub override_freeze: Option<String>,
+    /// Why it must come although it could not go back everywhere; `None` if it need not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waive_way_back: Option<String>,
 }
 
 /// An agent's word about an attempt.

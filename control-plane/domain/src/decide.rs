@@ -5,12 +5,14 @@
 //! throws the copy away.
 
 mod agent;
+mod brake;
 mod deployment;
 mod enrolment;
 mod environment;
 mod fields;
 mod freeze;
 mod gate;
+mod guide;
 mod hold;
 mod path;
 mod promotion;
@@ -21,11 +23,13 @@ mod rollback;
 mod rollout;
 mod run;
 mod settle;
+mod silence;
 mod strategy;
 mod system;
 mod target;
 mod tick;
 mod transaction;
+mod way_back;
 mod workflow;
 
 use std::sync::Arc;
@@ -177,10 +181,11 @@ fn in_tenant(
     Ok(decision)
 }
 
-/// What follows from what has happened, for promotions and for runs, until nothing does.
+/// What follows from what has happened, for deployments, promotions and runs, until nothing does.
 fn follow(tx: &mut Transaction<'_>) -> Result<(), Rejection> {
     let mut seen = 0;
     loop {
+        brake::reconsider(tx)?;
         promotion::reconsider(tx)?;
         let before = tx.facts_from(0).count();
         run::go_on(tx, &mut seen)?;
@@ -190,6 +195,7 @@ fn follow(tx: &mut Transaction<'_>) -> Result<(), Rejection> {
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "a table: each command goes to its function")]
 fn carry_out(tx: &mut Transaction<'_>, command: &TenantCommand) -> Result<Outcome, Rejection> {
     match command {
         TenantCommand::CreateEnvironment { id, name, order } => environment::create(tx, *id, name, *order),
@@ -256,6 +262,20 @@ fn carry_out(tx: &mut Transaction<'_>, command: &TenantCommand) -> Result<Outcom
         }
         TenantCommand::RecordFindings(new) => gate::record_findings(tx, new),
         TenantCommand::RetryDeployment { id, of, targets } => retry::retry(tx, *id, *of, targets.as_deref()),
+        TenantCommand::SetEnvironmentBudget { environment, budget } => {
+            brake::set_budget(tx, *environment, *budget)
+        }
+        TenantCommand::SetEnvironmentWayBack { environment, required } => {
+            way_back::set(tx, *environment, *required)
+        }
+        TenantCommand::SetEnvironmentSilence { environment, rule } => silence::set(tx, *environment, *rule),
+        TenantCommand::RetryTarget { deployment, target } => guide::retry(tx, *deployment, *target),
+        TenantCommand::SkipTarget { deployment, target, reason } => {
+            guide::skip(tx, *deployment, *target, reason)
+        }
+        TenantCommand::FailDeployment { deployment, roll_back, reason } => {
+            guide::give_up(tx, *deployment, *roll_back, reason)
+        }
         TenantCommand::PauseDeployment { deployment, reason } => hold::pause(tx, *deployment, reason),
         TenantCommand::ResumeDeployment { deployment } => hold::resume(tx, *deployment),
     }

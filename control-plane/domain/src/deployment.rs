@@ -60,12 +60,18 @@ pub struct Deployment {
     /// Where in `order` the batch began that is worked on; only with a pause between batches.
     #[serde(default)]
     pub batch_from: u32,
+    /// How many targets have the release, and their step or batch is not behind it yet.
+    #[serde(default)]
+    pub unproven: u32,
+    /// Whether the hold has begun in which they prove it.
+    #[serde(default)]
+    pub proving: bool,
     /// The failure domain of the target that was started last, if the strategy knows such.
     #[serde(default)]
     pub domain: Option<String>,
     /// The targets in the order in which they are started.
     pub order: Arc<[TargetId]>,
-    /// How many of `order` are not waiting any more: the waiting ones are exactly `order[next..]`.
+    /// Where in `order` the first target is that waits: none does before it.
     pub next: u32,
     /// How many targets have got how far. Always the same as counting `targets`.
     pub counts: Counts,
@@ -105,10 +111,46 @@ impl Deployment {
             && !self.is_batch_full()
     }
 
+    /// How many of its targets are at risk now: worked on, failed, or with a release that has yet to prove itself. A rollback puts
+    /// none at risk.
+    #[must_use]
+    pub fn at_risk(&self) -> u32 {
+        if self.status.is_final() || self.cause != Cause::Requested {
+            return 0;
+        }
+        self.counts.active + self.counts.failed + self.unproven
+    }
+
+    /// Whether somebody may pause it: it is not paused, or for something that would end without them. In snapshots of before causes
+    /// were kept, an end of its own tells that.
+    #[must_use]
+    pub fn can_be_paused(&self) -> bool {
+        self.paused.is_none() || self.paused_for != PauseCause::Person || self.resumes_at.is_some()
+    }
+
     /// Whether more targets have failed than are tolerated.
     #[must_use]
     pub fn has_failed_too_often(&self) -> bool {
-        self.counts.failed > self.failures_max()
+        let none_is_left = self.counts.failed + self.counts.skipped == self.counts.total();
+        self.counts.failed > self.failures_max() || (self.counts.failed > 0 && none_is_left)
+    }
+
+    /// Whether a failed target of this failure domain may be worked on again beside those that are worked on now.
+    #[must_use]
+    pub fn has_room_again(&self, domain: Option<&str>) -> bool {
+        let is_domain_free =
+            self.counts.active == 0 || !self.strategy.is_by_domain() || domain == self.domain.as_deref();
+        self.counts.active < self.strategy.active_max(self.counts.total()) && is_domain_free
+    }
+
+    /// Goes over what does not wait any more: the next one that waits, if any does, is the next in the order.
+    pub(crate) fn step_over(&mut self) {
+        while let Some(next) = self.next_waiting() {
+            if self.targets.get(&next).is_some_and(|part| matches!(part.progress, Progress::Waiting)) {
+                return;
+            }
+            self.next += 1;
+        }
     }
 
     /// How many targets may fail.
@@ -179,7 +221,7 @@ pub struct Counts {
     pub succeeded: u32,
     /// A step did not succeed.
     pub failed: u32,
-    /// Their turn never came.
+    /// Their turn never came, or somebody wants them left alone.
     pub skipped: u32,
     /// They were left between two steps.
     pub abandoned: u32,
@@ -199,7 +241,7 @@ impl Counts {
             Progress::Active { .. } => &mut self.active,
             Progress::Succeeded { .. } => &mut self.succeeded,
             Progress::Failed { .. } => &mut self.failed,
-            Progress::Skipped => &mut self.skipped,
+            Progress::Skipped { .. } => &mut self.skipped,
             Progress::Abandoned { .. } => &mut self.abandoned,
         }
     }
@@ -214,6 +256,9 @@ pub enum OnFailure {
     Rollback,
     /// Start no further target and leave everything as it is.
     Stop,
+    /// Start no further target until somebody has decided: about each failed target, whether to try it again or to skip it; or
+    /// to give up, and whether what was touched is taken back then. What fails for another reason is left as it is.
+    Ask,
 }
 
 /// Why a deployment exists.
@@ -319,6 +364,9 @@ pub struct TargetRollout {
     pub domain: Option<String>,
     /// The target's variables, frozen: what its steps are filled in with, whatever becomes of the target meanwhile.
     pub variables: Arc<BTreeMap<String, String>>,
+    /// How often somebody had it tried again.
+    #[serde(default)]
+    pub round: u32,
     /// How far it has got.
     pub progress: Progress,
 }
@@ -331,6 +379,12 @@ impl TargetRollout {
             self.progress,
             Progress::Succeeded { .. } | Progress::Failed { .. } | Progress::Abandoned { .. }
         )
+    }
+
+    /// Whether somebody wants it left alone, by the deployment and by what takes it back.
+    #[must_use]
+    pub const fn is_left_alone(&self) -> bool {
+        matches!(self.progress, Progress::Skipped { hold: Some(_) })
     }
 }
 
@@ -365,8 +419,12 @@ pub enum Progress {
         /// Why, for a person.
         reason: String,
     },
-    /// Its turn never came.
-    Skipped,
+    /// Its turn never came, or somebody wants it left alone.
+    Skipped {
+        /// Who wants it, when and why; `None` if its turn never came.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        hold: Option<Hold>,
+    },
     /// It was worked on when the deployment was halted or cancelled, and was left between two steps. If its last task was
     /// `unknown` then, the target is blocked by it: see [`crate::target::Target::blocked_by`].
     Abandoned {
@@ -390,7 +448,7 @@ impl Progress {
             Self::Active { .. } => "active",
             Self::Succeeded { .. } => "succeeded",
             Self::Failed { .. } => "failed",
-            Self::Skipped => "skipped",
+            Self::Skipped { .. } => "skipped",
             Self::Abandoned { .. } => "abandoned",
         }
     }

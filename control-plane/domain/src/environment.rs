@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use stella_protocol::id::{EnvironmentId, ReleaseId};
 use stella_protocol::time::Timestamp;
 
+use crate::amount::Amount;
 use crate::freeze::Freeze;
 use crate::gate::Standing;
 use crate::hold::Hold;
@@ -16,6 +17,9 @@ use crate::promotion::ApprovalRule;
 /// The shortest and the longest time that a release may have to prove itself, in milliseconds: none and 30 days.
 pub const SOAK_MS_RANGE: (u64, u64) = (0, 30 * 24 * 3_600_000);
 
+/// The shortest and the longest time within which agents may go silent together, in milliseconds: a second and an hour.
+pub const SILENCE_MS_RANGE: (u64, u64) = (1_000, 3_600_000);
+
 /// What a release must have been through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Requirement {
@@ -23,6 +27,15 @@ pub struct Requirement {
     pub after: EnvironmentId,
     /// For how long, in milliseconds.
     pub soak_ms: u64,
+}
+
+/// When silence is taken for a network event, and not for hosts that have failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SilenceRule {
+    /// More than so many percent of the agents, 1 to 99.
+    pub percent: u32,
+    /// Within so many milliseconds.
+    pub within_ms: u64,
 }
 
 /// A stage that releases pass through.
@@ -43,6 +56,18 @@ pub struct Environment {
     /// Whose approval a promotion needs to come here; `None` is nobody's. A rollback needs none.
     #[serde(default)]
     pub approvals: Option<ApprovalRule>,
+    /// How many of its targets may be at risk at once; `None` is all of them. Rollbacks are not counted.
+    #[serde(default)]
+    pub budget: Option<Amount>,
+    /// Whether a deployment must be able to go back on every target, or say why it comes all the same.
+    #[serde(default)]
+    pub requires_way_back: bool,
+    /// When silence of its agents is taken for a network event; `None` is never.
+    #[serde(default)]
+    pub silence: Option<SilenceRule>,
+    /// Since when such an event lasts: nothing is started here meanwhile.
+    #[serde(default)]
+    pub silent_since: Option<Timestamp>,
     /// When nothing new may come here, by name. A rollback may.
     #[serde(default)]
     pub freezes: Vec<Freeze>,

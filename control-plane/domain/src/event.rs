@@ -18,7 +18,7 @@ use crate::access::{AccountKind, Grant};
 use crate::amount::Amount;
 use crate::command::{Actor, NewDeployment, Outcome};
 use crate::deployment::{Cause, OnFailure, Strategy};
-use crate::environment::Requirement;
+use crate::environment::{Requirement, SilenceRule};
 use crate::findings::Finding;
 use crate::freeze::Freeze;
 use crate::gate::{self, Gate};
@@ -165,6 +165,9 @@ pub enum Fact {
     DeploymentHalted {
         id: DeploymentId,
         reason: String,
+        /// What is to be done about it, if somebody has decided.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        on_failure: Option<OnFailure>,
     },
     DeploymentCancelRequested {
         id: DeploymentId,
@@ -203,6 +206,9 @@ pub enum Fact {
     TargetSkipped {
         deployment: DeploymentId,
         target: TargetId,
+        /// Why somebody wants it left alone; `None` if its turn never came.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
     },
     TargetAbandoned {
         deployment: DeploymentId,
@@ -449,6 +455,34 @@ pub enum Fact {
     RunEnded {
         id: RunId,
     },
+    /// A failed target is worked on again, from its first step.
+    TargetRetried {
+        deployment: DeploymentId,
+        target: TargetId,
+        generation: Generation,
+    },
+    /// At most so many targets of an environment may be at risk at once.
+    EnvironmentBudgetSet {
+        id: EnvironmentId,
+        budget: Option<Amount>,
+    },
+    EnvironmentSilenceSet {
+        id: EnvironmentId,
+        rule: Option<SilenceRule>,
+    },
+    /// More of an environment's agents have gone silent than its rule takes for coincidence.
+    EnvironmentWentSilent {
+        id: EnvironmentId,
+        silent: u32,
+        agents: u32,
+    },
+    EnvironmentHeardAgain {
+        id: EnvironmentId,
+    },
+    EnvironmentWayBackSet {
+        id: EnvironmentId,
+        required: bool,
+    },
 }
 
 impl Fact {
@@ -515,6 +549,12 @@ impl Fact {
             Self::EnvironmentFreezeSet { .. } => "environment_freeze_set",
             Self::EnvironmentFreezeRemoved { .. } => "environment_freeze_removed",
             Self::PromotionHeld { .. } => "promotion_held",
+            Self::TargetRetried { .. } => "target_retried",
+            Self::EnvironmentBudgetSet { .. } => "environment_budget_set",
+            Self::EnvironmentSilenceSet { .. } => "environment_silence_set",
+            Self::EnvironmentWentSilent { .. } => "environment_went_silent",
+            Self::EnvironmentHeardAgain { .. } => "environment_heard_again",
+            Self::EnvironmentWayBackSet { .. } => "environment_way_back_set",
             Self::EnvironmentGateSet { .. } => "environment_gate_set",
             Self::EnvironmentGateRemoved { .. } => "environment_gate_removed",
             Self::GateAsked { .. } => "gate_asked",

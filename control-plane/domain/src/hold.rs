@@ -27,6 +27,14 @@ pub enum PauseCause {
     CanaryStep,
     /// A batch is complete.
     Batch,
+    /// More targets have failed than are tolerated, and somebody has to decide what becomes of them.
+    Failure,
+    /// As many targets of the environment are at risk as its budget lets.
+    Budget,
+    /// Too many of the environment's agents have gone silent for a coincidence.
+    Silence,
+    /// The environment is frozen.
+    Freeze,
 }
 
 impl PauseCause {
@@ -43,6 +51,10 @@ impl PauseCause {
             Self::Person => "person",
             Self::CanaryStep => "canary_step",
             Self::Batch => "batch",
+            Self::Failure => "failure",
+            Self::Budget => "budget",
+            Self::Silence => "silence",
+            Self::Freeze => "freeze",
         }
     }
 }

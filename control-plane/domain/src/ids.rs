@@ -9,8 +9,14 @@ use uuid::{Builder, Uuid};
 use crate::name::Identifier;
 
 /// The task of one step of a deployment on one target.
-pub(crate) fn task(deployment: DeploymentId, target: TargetId, step: u16) -> TaskId {
-    TaskId(derived(&[b"task", deployment.0.as_bytes(), target.0.as_bytes(), &step.to_be_bytes()]))
+///
+/// `round` is how often the target was tried again: 0 at first.
+pub(crate) fn task(deployment: DeploymentId, target: TargetId, step: u16, round: u32) -> TaskId {
+    let (deployment, target, step) = (deployment.0.as_bytes(), target.0.as_bytes(), &step.to_be_bytes());
+    TaskId(match round {
+        0 => derived(&[b"task", deployment, target, step]),
+        round => derived(&[b"task again", deployment, target, step, &round.to_be_bytes()]),
+    })
 }
 
 /// The rollback that the failure of a deployment starts. Like a version 7 UUID it begins with the time, in milliseconds, so that

@@ -13,7 +13,8 @@
 //! Kept by `apply`, which refuses what would break them, and walked by the property tests under these names.
 //!
 //! - **INV-1 replay**: applying a tenant's events from nothing gives the live state, also after JSON.
-//! - **INV-2 final is final**: a final task, target's part or deployment never changes again.
+//! - **INV-2 final is final**: a final task, target's part or deployment never changes again; but for a failed part of a running
+//!   deployment, which somebody may have tried again or skipped.
 //! - **INV-3 one deployment a target**: a target is reserved for at most one deployment that has not ended, and a target whose
 //!   last task is `unknown` lets no other in.
 //! - **INV-4 batch**: a deployment never works on more targets than its batch, nor on two failure domains if it is ordered by them,
@@ -28,6 +29,8 @@
 //! - **INV-9 pause**: a paused deployment starts no target, and no time-out passes it by.
 //! - **INV-10 approvals**: a deployment that somebody asked for comes to an environment with a rule only from a promotion with as
 //!   many approvals as the rule needs, each of another account, none of them the one that asked.
+//! - **INV-11 budget**: when a deployment that somebody asked for starts a target, no more targets of the environment are at risk than
+//!   its budget lets; and while too many agents of an environment are silent, nothing is started there.
 //! - **INV-12 gates**: a deployment that somebody asked for starts a target only while each gate of its environment, as it is then,
 //!   lets it through or is overridden; and nobody decides on a gate of what they have asked for.
 //! - **INV-13 order**: no step of a run starts before the steps that it needs are over, and the version that a run has pinned never

@@ -52,6 +52,8 @@ enum Leaf<'p> {
         timeout_ms: u64,
         #[serde(skip_serializing_if = "Option::is_none")]
         override_freeze: Option<&'p str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        waive_way_back: Option<&'p str>,
         rule: Option<&'p ApprovalRule>,
     },
     Release {
@@ -98,6 +100,7 @@ pub(crate) fn seal<'t>(
             tolerate_failures: new.tolerate_failures,
             timeout_ms: new.timeout_ms,
             override_freeze: new.override_freeze.as_deref(),
+            waive_way_back: new.waive_way_back.as_deref(),
             rule: environment.approvals.as_ref(),
         }),
         hashed(&Leaf::Release {

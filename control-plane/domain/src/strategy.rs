@@ -140,6 +140,12 @@ impl Strategy {
         }
     }
 
+    /// Whether a hold comes after the targets that are started when so many steps of a canary are behind it.
+    #[must_use]
+    pub fn holds_after(&self, steps_passed: u32) -> bool {
+        self.step(steps_passed).is_some() || self.pause_ms().is_some()
+    }
+
     /// How long to pause after each batch, in milliseconds.
     #[must_use]
     pub const fn pause_ms(&self) -> Option<u64> {

@@ -15,7 +15,7 @@ use stella_protocol::time::Timestamp;
 
 use crate::agent::{Agent, EnrolmentToken};
 use crate::command::Outcome;
-use crate::deployment::Deployment;
+use crate::deployment::{Cause, Deployment};
 use crate::environment::Environment;
 use crate::findings::Reports;
 use crate::gate::Record;
@@ -88,6 +88,9 @@ pub struct TenantState {
     pub work: OrdMap<AgentId, Arc<AgentWork>>,
     /// Who has which name.
     pub index: Index,
+    /// Agents whose session was lost and that have no new one, by when.
+    #[serde(default)]
+    pub silent: OrdSet<(Timestamp, AgentId)>,
     /// Deployments that are not final.
     pub active_deployments: OrdSet<DeploymentId>,
     /// What is due when.
@@ -125,11 +128,37 @@ impl TenantState {
             unsettled: OrdMap::new(),
             work: OrdMap::new(),
             index: Index::default(),
+            silent: OrdSet::new(),
             active_deployments: OrdSet::new(),
             timers: OrdSet::new(),
             requests: OrdMap::new(),
             totals: Totals::default(),
         }
+    }
+
+    /// How many targets of an environment are at risk now.
+    #[must_use]
+    pub fn at_risk(&self, environment: EnvironmentId) -> u32 {
+        let active = self.active_deployments.iter().filter_map(|id| self.deployments.get(id));
+        active.filter(|it| it.environment == environment).map(|it| it.at_risk()).sum()
+    }
+
+    /// How many targets of an environment may be at risk at once: a share is rounded down, and at least 1. `None` is all of
+    /// them.
+    #[must_use]
+    pub fn at_risk_max(&self, environment: EnvironmentId) -> Option<u32> {
+        let budget = self.environments.get(&environment)?.budget?;
+        let targets = self.index.targets.get(&environment).map_or(0, OrdMap::len);
+        Some(budget.at_most(u32::try_from(targets).unwrap_or(u32::MAX)).max(1))
+    }
+
+    /// INV-11: whether the budget of its environment lets a deployment start another target.
+    #[must_use]
+    pub fn has_budget(&self, deployment: &Deployment) -> bool {
+        deployment.cause != Cause::Requested
+            || self
+                .at_risk_max(deployment.environment)
+                .is_none_or(|max| self.at_risk(deployment.environment) < max)
     }
 
     /// The tasks of an agent that are not final, by id.

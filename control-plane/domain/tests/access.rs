@@ -194,6 +194,51 @@ fn commands(world: &World) -> Vec<(&'static str, Role, Where, TenantCommand)> {
             TenantCommand::FreezeEnvironment { environment: STAGING, freeze: Box::new(freeze) },
         ),
         (
+            "budget",
+            Role::Admin,
+            Staging,
+            TenantCommand::SetEnvironmentBudget { environment: STAGING, budget: None },
+        ),
+        (
+            "way back",
+            Role::Admin,
+            Staging,
+            TenantCommand::SetEnvironmentWayBack { environment: STAGING, required: true },
+        ),
+        (
+            "waive",
+            Role::Operator,
+            Staging,
+            TenantCommand::Deploy(Box::new(NewDeployment {
+                waive_way_back: Some(reason()),
+                ..new_deployment(4, 1, None)
+            })),
+        ),
+        (
+            "silence",
+            Role::Admin,
+            Staging,
+            TenantCommand::SetEnvironmentSilence { environment: STAGING, rule: None },
+        ),
+        (
+            "retry target",
+            Role::Deployer,
+            Staging,
+            TenantCommand::RetryTarget { deployment: deployment(1), target: target(1) },
+        ),
+        (
+            "skip target",
+            Role::Deployer,
+            Staging,
+            TenantCommand::SkipTarget { deployment: deployment(1), target: target(1), reason: reason() },
+        ),
+        (
+            "fail",
+            Role::Deployer,
+            Staging,
+            TenantCommand::FailDeployment { deployment: deployment(1), roll_back: false, reason: reason() },
+        ),
+        (
             "unfreeze",
             Role::Admin,
             Staging,

@@ -18,9 +18,10 @@ use stella_domain::agent::Connectivity;
 use stella_domain::amount::Amount;
 use stella_domain::command::{Answer, Command, NewRun, NewTarget, Report, Request, TenantCommand};
 use stella_domain::deployment::OnFailure;
+use stella_domain::environment::SilenceRule;
 use stella_domain::event::{Event, StreamId};
 use stella_domain::gate::{Check, Outcome};
-use stella_domain::hold::{Standing, Verdict};
+use stella_domain::hold::{PauseCause, Standing, Verdict};
 use stella_domain::promotion::Objection;
 use stella_domain::rejection::Rejection;
 use stella_domain::run::{CallOutcome, StepState, Work};
@@ -28,7 +29,7 @@ use stella_domain::state::State;
 use stella_domain::strategy::{self as rollout, Order, OrderBy, Rolling};
 use stella_domain::task::TaskState;
 use stella_protocol::digest::Digest;
-use stella_protocol::id::{AttemptKey, Position, PromotionId, RunId};
+use stella_protocol::id::{AttemptKey, DeploymentId, Position, PromotionId, RunId};
 use stella_protocol::message::{Accepted, Finished, OpenAttempt, Phase, Running, TaskOutcome};
 use uuid::Uuid;
 
@@ -58,10 +59,19 @@ enum Act {
         kind: Kind,
         tolerate: Option<u32>,
         only: Option<Vec<u128>>,
-        stop: bool,
+        on_failure: OnFailure,
         hours: u64,
     },
     Cancel(usize),
+    /// A target of a running deployment is tried again.
+    RetryTarget(usize, u128),
+    SkipTarget(usize, u128),
+    GiveUp(usize, bool),
+    /// So many targets may be at risk at once.
+    Budget(Option<u32>),
+    /// More than a third of the agents silent within a minute is a network event, or nothing is.
+    Silence(bool),
+    Freeze(bool),
     Pause(usize, bool),
     Lock(bool),
     Judge(u128, u8),
@@ -118,10 +128,17 @@ fn act() -> impl Strategy<Value = Act> {
     let who = 1..=AGENTS;
     let kind = prop_oneof![Just(Kind::Plain), Just(Kind::Canary), Just(Kind::Pausing), Just(Kind::Domains)];
     let tolerate = proptest::option::weighted(0.3, 1..3_u32);
+    let policy = prop_oneof![Just(OnFailure::Rollback), Just(OnFailure::Stop), Just(OnFailure::Ask)];
     let only = proptest::option::weighted(0.3, vec(1..=TARGETS, 1..3));
     prop_oneof![
-        14 => (1..=3_u128, proptest::option::of(1..3_u32), (kind, tolerate), only, any::<bool>(), 1..4_u64)
-            .prop_map(|(release, batch, (kind, tolerate), only, stop, hours)| Act::Deploy { release, batch, kind, tolerate, only, stop, hours }),
+        14 => (1..=3_u128, proptest::option::of(1..3_u32), (kind, tolerate), only, policy, 1..4_u64)
+            .prop_map(|(release, batch, (kind, tolerate), only, on_failure, hours)| Act::Deploy { release, batch, kind, tolerate, only, on_failure, hours }),
+        2 => (any::<usize>(), 1..=TARGETS).prop_map(|(which, n)| Act::SkipTarget(which, n)),
+        4 => (any::<usize>(), 1..=TARGETS).prop_map(|(which, n)| Act::RetryTarget(which, n)),
+        1 => (any::<usize>(), any::<bool>()).prop_map(|(which, back)| Act::GiveUp(which, back)),
+        3 => proptest::option::of(1..4_u32).prop_map(Act::Budget),
+        2 => any::<bool>().prop_map(Act::Silence),
+        1 => any::<bool>().prop_map(Act::Freeze),
         5 => (1..=2_u128).prop_map(Act::StartRun),
         16 => (any::<usize>(), 0..16_u8).prop_map(|(which, how)| Act::LeadRun(which, how)),
         1 => any::<usize>().prop_map(Act::Cancel),
@@ -283,7 +300,7 @@ impl Walk {
         self.online(n) && !self.hosts[&n].mute
     }
 
-    fn some_deployment(&self, which: usize) -> Option<stella_protocol::id::DeploymentId> {
+    fn some_deployment(&self, which: usize) -> Option<DeploymentId> {
         let all: Vec<_> = self.world.tenant().deployments.keys().copied().collect();
         all.get(which.checked_rem(all.len())?).copied()
     }
@@ -451,6 +468,29 @@ impl Walk {
         });
     }
 
+    /// Mostly one that runs.
+    fn guide(&mut self, which: usize, command: impl Fn(DeploymentId) -> TenantCommand) {
+        let active: Vec<_> = self.world.tenant().active_deployments.iter().copied().collect();
+        if let Some(which) = which.checked_rem(active.len()) {
+            self.tenant(command(active[which]));
+        }
+    }
+
+    fn silence(&mut self, on: bool) {
+        let rule = on.then_some(SilenceRule { percent: 33, within_ms: 60_000 });
+        self.tenant(TenantCommand::SetEnvironmentSilence { environment: STAGING, rule });
+    }
+
+    fn freeze(&mut self, on: bool) {
+        let (environment, name) = (STAGING, name("walk"));
+        self.tenant(if on {
+            let freeze = Box::new(common::freeze("walk", "1970-01-01T00:00", "1970-01-02T00:00"));
+            TenantCommand::FreezeEnvironment { environment, freeze }
+        } else {
+            TenantCommand::UnfreezeEnvironment { environment, freeze: name }
+        });
+    }
+
     fn lock(&mut self, on: bool) {
         let reason = "walk".to_owned();
         self.tenant(if on {
@@ -473,18 +513,17 @@ impl Walk {
         self.tenant(TenantCommand::JudgeRelease { release: release(n), verdict, reason: "walk".to_owned() });
     }
 
+    #[expect(clippy::too_many_lines, reason = "a table: each act has its arm")]
     fn act(&mut self, act: Act) {
         match act {
-            Act::Deploy { release, batch, kind, tolerate, only, stop, hours } => {
+            Act::Deploy { release, batch, kind, tolerate, only, on_failure, hours } => {
                 self.ids += 1;
                 let mut new = new_deployment(self.ids, release, batch);
                 new.strategy = strategy(kind, batch).unwrap_or(new.strategy);
                 new.tolerate_failures = tolerate.map(Amount::Count);
                 new.targets = only.map(|targets| targets.into_iter().map(target).collect());
                 new.timeout_ms = hours * 3_600_000;
-                if stop {
-                    new.on_failure = OnFailure::Stop;
-                }
+                new.on_failure = on_failure;
                 self.send(&World::by(1, TenantCommand::Deploy(Box::new(new))));
             }
             Act::StartRun(kind) => self.start_run(kind),
@@ -498,6 +537,25 @@ impl Walk {
                 }
             }
             Act::Pause(which, on) => self.pause(which, on),
+            Act::RetryTarget(which, n) => {
+                self.guide(which, |deployment| TenantCommand::RetryTarget { deployment, target: target(n) })
+            }
+            Act::SkipTarget(which, n) => self.guide(which, |deployment| TenantCommand::SkipTarget {
+                deployment,
+                target: target(n),
+                reason: "walk".to_owned(),
+            }),
+            Act::GiveUp(which, roll_back) => self.guide(which, |deployment| TenantCommand::FailDeployment {
+                deployment,
+                roll_back,
+                reason: "walk".to_owned(),
+            }),
+            Act::Budget(max) => {
+                let budget = max.map(Amount::Count);
+                self.tenant(TenantCommand::SetEnvironmentBudget { environment: STAGING, budget });
+            }
+            Act::Silence(on) => self.silence(on),
+            Act::Freeze(on) => self.freeze(on),
             Act::Lock(on) => self.lock(on),
             Act::Judge(n, what) => self.judge(n, what),
             Act::Retry(which) => self.retry(which),
@@ -684,11 +742,18 @@ proptest! {
         for act in acts {
             walk.act(act);
         }
+        walk.silence(false);
+        walk.freeze(false);
+        walk.tenant(TenantCommand::SetEnvironmentBudget { environment: STAGING, budget: None });
         // A canary may hold twice more, and a pause comes after each target.
         for _ in 0..5 {
             let paused: Vec<_> = walk.world.tenant().active_deployments.iter().copied().collect();
             for deployment in paused {
                 walk.tenant(TenantCommand::ResumeDeployment { deployment });
+                if walk.world.deployment(deployment).paused_for == PauseCause::Failure {
+                    let reason = "walk".to_owned();
+                    walk.tenant(TenantCommand::FailDeployment { deployment, roll_back: true, reason });
+                }
             }
             walk.wait(10 * 3_600_000);
         }

@@ -51,7 +51,7 @@ fn a_failure_takes_touched_targets_back_and_leaves_the_others() {
     assert!(failure(&world, 2).contains("step check on web-2 failed: 503"), "{}", failure(&world, 2));
     let parts = &world.deployment(deployment(2)).targets;
     assert!(matches!(parts[&target(2)].progress, Progress::Failed { .. }));
-    assert_eq!(parts[&target(3)].progress, Progress::Skipped);
+    assert_eq!(parts[&target(3)].progress, Progress::Skipped { hold: None });
     let rollback = world.rollback_of(2).unwrap().clone();
     assert_eq!(
         rollback.cause,
@@ -288,7 +288,10 @@ fn a_cancelled_deployment_ends_without_the_word_of_an_agent_and_its_target_stays
         || TenantCommand::CancelDeployment { deployment: deployment(2), reason: "wrong one".to_owned() };
     world.ok(cancel());
     assert!(world.task(stuck).cancel_requested && world.task(polite).cancel_requested);
-    assert_eq!(world.deployment(deployment(2)).targets[&target(3)].progress, Progress::Skipped);
+    assert_eq!(
+        world.deployment(deployment(2)).targets[&target(3)].progress,
+        Progress::Skipped { hold: None }
+    );
     assert_eq!(facts(&world.ok(cancel())), [""; 0], "once is enough");
     world.finish(2, TaskOutcome::Cancelled);
     assert!(matches!(world.status(2), Status::Cancelling { .. }));

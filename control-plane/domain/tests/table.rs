@@ -181,7 +181,7 @@ fn deployment_facts(world: &World) -> Vec<(String, Fact)> {
     let mut facts: Vec<(String, Fact)> = vec![
         paused(None, None),
         Fact::DeploymentResumed { id },
-        Fact::DeploymentHalted { id, reason: reason.clone() },
+        Fact::DeploymentHalted { id, reason: reason.clone(), on_failure: None },
         Fact::DeploymentCancelRequested { id, reason: reason.clone() },
         Fact::DeploymentOverdue { id, reason: reason.clone() },
         Fact::DeploymentSucceeded { id },
@@ -203,14 +203,21 @@ fn deployment_facts(world: &World) -> Vec<(String, Fact)> {
         let started = Fact::TargetStarted { deployment: id, target: target(n), generation: Generation(2) };
         let mut more = vec![
             started,
-            Fact::TargetSkipped { deployment: id, target: target(n) },
+            Fact::TargetSkipped { deployment: id, target: target(n), reason: None },
             Fact::TargetSucceeded { deployment: id, target: target(n) },
             Fact::TargetAbandoned { deployment: id, target: target(n) },
         ];
+        more.push(Fact::TargetRetried {
+            deployment: id,
+            target: target(n),
+            generation: Generation(u64::MAX),
+        });
         if n == 1 {
             more.push(Fact::TargetFailed { deployment: id, target: target(n), task, reason: reason.clone() });
         }
         facts.extend(more.into_iter().map(|fact| (format!("{}, web-{n}", fact.name()), fact)));
+        let skipped = Fact::TargetSkipped { deployment: id, target: target(n), reason: Some(reason.clone()) };
+        facts.push((format!("target_skipped, web-{n}, by somebody"), skipped));
     }
     facts
 }

@@ -99,6 +99,10 @@ fn write_event(tenant: &TenantState, event: &Event) {
         Fact::AgentOffline { agent } => tracing::warn!(agentId = %agent, "agent.offline"),
         Fact::AgentRevoked { agent, reason } => tracing::warn!(agentId = %agent, reason, "agent.revoked"),
         Fact::AgentEnrolled { agent, name, .. } => tracing::info!(agentId = %agent, %name, "agent.enrolled"),
+        Fact::EnvironmentWentSilent { id, silent, agents } => {
+            tracing::warn!(environmentId = %id, silent, agents, "environment.silent");
+        }
+        Fact::EnvironmentHeardAgain { id } => tracing::info!(environmentId = %id, "environment.heard"),
         Fact::TaskBecameUnknown { key, reason } => tracing::warn!(taskId = %key.task, reason, "task.unknown"),
         _ => {}
     }

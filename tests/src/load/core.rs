@@ -186,6 +186,7 @@ fn deployment(number: u32) -> NewDeployment {
         targets: None,
         timeout_ms: 3_600_000,
         override_freeze: None,
+        waive_way_back: None,
     }
 }
 

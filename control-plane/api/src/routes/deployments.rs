@@ -123,6 +123,11 @@ fn wanted(tenant: &TenantState, body: &CreateDeployment) -> Result<NewDeployment
             .as_deref()
             .map(|reason| parse::reason("override_freeze", reason))
             .transpose()?,
+        waive_way_back: body
+            .waive_way_back
+            .as_deref()
+            .map(|reason| parse::reason("waive_way_back", reason))
+            .transpose()?,
     })
 }
 

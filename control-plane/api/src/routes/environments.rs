@@ -1,12 +1,14 @@
-//! What environments take and when: the path, approvals, freezes and locks.
+//! What environments take and when: the path, approvals, budgets, silence, freezes and locks.
 
 use axum::extract::State;
 use axum::http::StatusCode;
-use stella_api_types::environment::{Environment, SetApprovals, SetFreeze, SetPath};
+use stella_api_types::environment::{
+    Environment, SetApprovals, SetBudget, SetFreeze, SetPath, SetSilence, SetWayBack,
+};
 use stella_api_types::hold::HoldBack;
 use stella_api_types::paths;
 use stella_domain::command::TenantCommand;
-use stella_domain::environment::Requirement;
+use stella_domain::environment::{Requirement, SilenceRule};
 use stella_protocol::id::{EnvironmentId, TenantId};
 
 use crate::body::{Json, Path};
@@ -102,6 +104,64 @@ pub(crate) async fn unfreeze_environment(
     let freeze = freeze.parse().map_err(|_| ApiError::not_found("freeze", &freeze))?;
     change.tenant(&app, tenant.id, &(), TenantCommand::UnfreezeEnvironment { environment, freeze }).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Sets how many targets of an environment may be at risk at once, in all its deployments together. Rollbacks are not counted.
+#[utoipa::path(post, path = paths::ENVIRONMENT_BUDGET, tag = "environments",
+    params(("tenant" = String, Path), ("environment" = String, Path)), request_body = SetBudget,
+    responses((status = 200, body = Environment)))]
+pub(crate) async fn set_budget(
+    State(app): State<App>,
+    Path((tenant, environment)): Path<(String, String)>,
+    change: Change,
+    Json(body): Json<SetBudget>,
+) -> Result<Json<Environment>, ApiError> {
+    let state = app.engine.state();
+    let tenant = resolve::tenant(&state, &tenant)?;
+    let environment = resolve::environment(tenant, &environment)?.id;
+    let budget = parse::maybe_amount("at_risk_max", body.at_risk_max.as_ref())?;
+    let command = TenantCommand::SetEnvironmentBudget { environment, budget };
+    change.tenant(&app, tenant.id, &body, command).await?;
+    shown(&app, tenant.id, environment)
+}
+
+/// Sets whether deployments to an environment must be able to go back on every target, or be let through with a reason.
+#[utoipa::path(post, path = paths::ENVIRONMENT_WAY_BACK, tag = "environments",
+    params(("tenant" = String, Path), ("environment" = String, Path)), request_body = SetWayBack,
+    responses((status = 200, body = Environment)))]
+pub(crate) async fn set_way_back(
+    State(app): State<App>,
+    Path((tenant, environment)): Path<(String, String)>,
+    change: Change,
+    Json(body): Json<SetWayBack>,
+) -> Result<Json<Environment>, ApiError> {
+    let state = app.engine.state();
+    let tenant = resolve::tenant(&state, &tenant)?;
+    let environment = resolve::environment(tenant, &environment)?.id;
+    let command = TenantCommand::SetEnvironmentWayBack { environment, required: body.required };
+    change.tenant(&app, tenant.id, &body, command).await?;
+    shown(&app, tenant.id, environment)
+}
+
+/// Sets when silence of an environment's agents is taken for a network event: its deployments pause then, and go on when enough of
+/// the agents are heard again.
+#[utoipa::path(post, path = paths::ENVIRONMENT_SILENCE, tag = "environments",
+    params(("tenant" = String, Path), ("environment" = String, Path)), request_body = SetSilence,
+    responses((status = 200, body = Environment)))]
+pub(crate) async fn set_silence(
+    State(app): State<App>,
+    Path((tenant, environment)): Path<(String, String)>,
+    change: Change,
+    Json(body): Json<SetSilence>,
+) -> Result<Json<Environment>, ApiError> {
+    let state = app.engine.state();
+    let tenant = resolve::tenant(&state, &tenant)?;
+    let environment = resolve::environment(tenant, &environment)?.id;
+    let within_ms = parse::silence_ms("within_seconds", body.within_seconds)?;
+    let rule = body.percent.map(|percent| SilenceRule { percent, within_ms });
+    let command = TenantCommand::SetEnvironmentSilence { environment, rule };
+    change.tenant(&app, tenant.id, &body, command).await?;
+    shown(&app, tenant.id, environment)
 }
 
 /// Sets whose approval promotions to an environment need. Those that wait have to be asked for anew.

@@ -88,6 +88,7 @@ pub(super) const fn on_failure(on_failure: OnFailure) -> dto::OnFailure {
     match on_failure {
         OnFailure::Rollback => dto::OnFailure::Rollback,
         OnFailure::Stop => dto::OnFailure::Stop,
+        OnFailure::Ask => dto::OnFailure::Ask,
     }
 }
 
@@ -184,7 +185,10 @@ struct Got<'a> {
 
 fn got(progress: &Progress) -> Got<'_> {
     match progress {
-        Progress::Waiting | Progress::Skipped => Got::default(),
+        Progress::Waiting | Progress::Skipped { hold: None } => Got::default(),
+        Progress::Skipped { hold: Some(hold) } => {
+            Got { at: Some(hold.since), reason: Some(&hold.reason), ..Got::default() }
+        }
         Progress::Active { generation: _, step, task, since } => {
             Got { step: Some(*step), task: Some(*task), at: Some(*since), reason: None }
         }

@@ -38,8 +38,9 @@ pub(crate) fn plan(
         targets: planned
             .targets
             .iter()
+            .zip(&planned.no_way_back)
             .zip(waves)
-            .filter_map(|(part, wave)| target(tenant, part, wave))
+            .filter_map(|((part, stuck), wave)| target(tenant, part, wave, stuck.as_deref()))
             .collect(),
         plan: plan_hash(planned.plan),
         approvals_needed: planned.rule.as_ref().map_or(0, |rule| rule.needed),
@@ -57,7 +58,12 @@ fn gates(tenant: &TenantState, wanted: &NewDeployment, now: Timestamp) -> Vec<Pl
     decide::preview(tenant, environment, release, now).iter().map(gate::planned).collect()
 }
 
-fn target(tenant: &TenantState, part: &PlannedTarget, wave: u32) -> Option<dto::PlannedTarget> {
+fn target(
+    tenant: &TenantState,
+    part: &PlannedTarget,
+    wave: u32,
+    stuck: Option<&str>,
+) -> Option<dto::PlannedTarget> {
     let mut warnings = Vec::new();
     let agent = tenant.targets.get(&part.target)?.agent;
     let is_there = tenant.agents.get(&agent).map_or(&Connectivity::Never, |agent| &agent.connectivity);
@@ -71,19 +77,10 @@ fn target(tenant: &TenantState, part: &PlannedTarget, wave: u32) -> Option<dto::
             warnings.push(format!("its agent is {name}: it would wait for it"));
         }
     }
-    let blocked = part.previous.and_then(|id| tenant.releases.get(&id)).and_then(|it| match &it.standing {
-        Standing::Blocked(hold) => Some(hold),
-        Standing::Good | Standing::Deprecated(_) => None,
-    });
-    match (part.previous, blocked) {
-        (None, _) => warnings.push("it cannot go back: nothing was deployed to it before".to_owned()),
-        (Some(_), Some(hold)) => {
-            warnings.push(format!("it cannot go back: the release there is blocked ({})", hold.reason));
-        }
-        (Some(there), None) if there == part.release => {
-            warnings.push("it has this release already".to_owned())
-        }
-        (Some(_), None) => {}
+    if let Some(why) = stuck {
+        warnings.push(format!("it cannot go back: {why}"));
+    } else if part.previous == Some(part.release) {
+        warnings.push("it has this release already".to_owned());
     }
     Some(dto::PlannedTarget {
         target: target_named(tenant, part.target),
@@ -92,7 +89,7 @@ fn target(tenant: &TenantState, part: &PlannedTarget, wave: u32) -> Option<dto::
         agent: agent_named(tenant, agent),
         connectivity: name.to_owned(),
         current: part.previous.map(|id| release_ref(tenant, id)),
-        can_go_back: part.previous.is_some_and(|there| there != part.release) && blocked.is_none(),
+        can_go_back: part.previous.is_some_and(|there| there != part.release) && stuck.is_none(),
         warnings,
     })
 }

@@ -39,6 +39,7 @@ pub(crate) fn promotion(tenant: &TenantState, promotion: &Promotion, now: Timest
             .map(|targets| targets.iter().map(|target| target_named(tenant, *target)).collect()),
         timeout_seconds: wanted.timeout_ms / 1_000,
         override_freeze: wanted.override_freeze.clone(),
+        waive_way_back: wanted.waive_way_back.clone(),
         held_until: promotion.held_until.map(time),
         plan: plan_hash(promotion.plan),
         status: promotion.status_name().to_owned(),

@@ -9,7 +9,7 @@ use stella_api_types::paths;
 use crate::world::{World, bare};
 
 /// All templates of the API's own listener. A new constant is noticed by the comparison with the source below.
-const PATHS: [&str; 69] = [
+const PATHS: [&str; 75] = [
     paths::API_TOKENS,
     paths::API_TOKEN,
     paths::ACCOUNTS,
@@ -25,6 +25,9 @@ const PATHS: [&str; 69] = [
     paths::ENVIRONMENT_FREEZE,
     paths::ENVIRONMENT_GATES,
     paths::ENVIRONMENT_GATE,
+    paths::ENVIRONMENT_BUDGET,
+    paths::ENVIRONMENT_SILENCE,
+    paths::ENVIRONMENT_WAY_BACK,
     paths::ENVIRONMENT_LOCK,
     paths::ENVIRONMENT_PATH,
     paths::ENVIRONMENT_UNLOCK,
@@ -65,6 +68,9 @@ const PATHS: [&str; 69] = [
     paths::DEPLOYMENT_RETRY,
     paths::DEPLOYMENT_PAUSE,
     paths::DEPLOYMENT_RESUME,
+    paths::DEPLOYMENT_FAIL,
+    paths::DEPLOYMENT_TARGET_RETRY,
+    paths::DEPLOYMENT_TARGET_SKIP,
     paths::DEPLOYMENT_TASKS,
     paths::TASK,
     paths::TASK_OUTPUT,

@@ -154,3 +154,64 @@ async fn a_frozen_environment_says_until_when_and_is_overridden_with_a_reason() 
     world.delete(&format!("{path}/freezes/holidays")).await.expect(404);
     assert!(world.get(&path).await.expect(200).get("freezes").is_none());
 }
+
+#[tokio::test]
+async fn a_failed_target_is_guided_and_the_reason_stays() {
+    let world = World::new().await;
+    let busy = world.busy_tenant("acme").await;
+    let deployment = format!("{}/deployments/{}", busy.at, busy.deployment);
+    let detail = world.get(&deployment).await.expect(200);
+    let target = detail["targets"][0]["target"]["name"].as_str().unwrap().to_owned();
+    for (path, body, code) in [
+        (format!("targets/{target}/retry"), json!({}), 409),
+        (format!("targets/{target}/skip"), json!({"reason": ""}), 422),
+        (format!("targets/{target}/skip"), json!({}), 422),
+        (format!("targets/{target}/skip"), json!({"reason": "no power"}), 409),
+        ("targets/nowhere/skip".to_owned(), json!({"reason": "no power"}), 404),
+        ("targets/nowhere/retry".to_owned(), json!({}), 404),
+        ("fail".to_owned(), json!({"roll_back": true}), 422),
+        ("fail".to_owned(), json!({"reason": "bad", "rollback": true}), 422),
+    ] {
+        world.post(&format!("{deployment}/{path}"), &body).await.expect(code);
+    }
+    let failed = world.post(&format!("{deployment}/fail"), &json!({"reason": "bad"})).await.expect(200);
+    assert!(failed["reason"].as_str().unwrap().starts_with("bad"), "{failed}");
+    assert_eq!(failed["on_failure"], "stop");
+    world.post(&format!("{deployment}/fail"), &json!({"reason": "bad"})).await.expect(409);
+}
+
+#[tokio::test]
+async fn budgets_and_rules_of_silence_are_checked_by_field_and_shown() {
+    let world = World::new().await;
+    let busy = world.busy_tenant("acme").await;
+    let at = |what: &str| format!("{}/environments/prod/{what}", busy.at);
+    for (what, body, field) in [
+        ("budget", json!({"at_risk_max": 0}), "at_risk_max"),
+        ("budget", json!({"at_risk_max": "0%"}), "at_risk_max"),
+        ("budget", json!({"at_risk_max": "much"}), "at_risk_max"),
+        ("silence", json!({"percent": 0}), "percent"),
+        ("silence", json!({"percent": 100}), "percent"),
+        ("silence", json!({"percent": 10, "within_seconds": 0}), "within_seconds"),
+        ("silence", json!({"percent": 10, "within_seconds": 3601}), "within_seconds"),
+    ] {
+        assert_eq!(world.post(&at(what), &body).await.expect(422)["field"], field, "{body}");
+    }
+    let set = world.post(&at("budget"), &json!({"at_risk_max": "50%"})).await.expect(200);
+    assert_eq!(set["budget"], json!({"at_risk_max": "50%", "targets_max": 1, "at_risk": 1}));
+    let set = world.post(&at("silence"), &json!({"percent": 30})).await.expect(200);
+    assert_eq!(set["silence"], json!({"percent": 30, "within_seconds": 60}));
+    // What is under way uses all of it, so what comes then waits, and says so.
+    let target = json!({"name": "web-9", "environment": "prod", "agent": "host-1", "slot": "z"});
+    world.post(&format!("{}/targets", busy.at), &target).await.expect(201);
+    let more = json!({"environment": "prod", "release": "web:1.0.0", "targets": ["web-9"]});
+    let waits = world.post(&format!("{}/deployments", busy.at), &more).await.expect(201);
+    assert_eq!((&waits["paused_for"], &waits["counts"]["waiting"]), (&json!("budget"), &json!(1)), "{waits}");
+    assert!(waits["paused"]["reason"].as_str().unwrap().contains("1 targets are at risk, at most 1 may be"));
+    let off = world.post(&at("budget"), &json!({"at_risk_max": null})).await.expect(200);
+    assert_eq!(off["budget"], json!(null));
+    let id = waits["id"].as_str().unwrap();
+    let goes_on = world.get(&format!("{}/deployments/{id}", busy.at)).await.expect(200);
+    assert_eq!((&goes_on["paused_for"], &goes_on["counts"]["active"]), (&json!(null), &json!(1)));
+    let off = world.post(&at("silence"), &json!({"percent": null})).await.expect(200);
+    assert_eq!(off["silence"], json!(null));
+}

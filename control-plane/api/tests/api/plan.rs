@@ -135,3 +135,23 @@ async fn a_rolling_strategy_is_checked_by_field_and_shown_with_its_waves() {
     let created = created.expect(201);
     assert_eq!((&created["tolerate_failures"], &created["counts"]["active"]), (&json!("34%"), &json!(2)));
 }
+
+#[tokio::test]
+async fn a_way_back_is_wanted_and_waived_with_a_reason() {
+    let world = World::new().await;
+    let busy = world.busy_tenant("acme").await;
+    let room = json!({"reason": "room"});
+    world.post(&format!("{}/deployments/{}/cancel", busy.at, busy.deployment), &room).await.expect(200);
+    let way_back = format!("{}/environments/prod/way-back", busy.at);
+    world.post(&way_back, &json!({})).await.expect(422);
+    let set = world.post(&way_back, &json!({"required": true})).await.expect(200);
+    assert_eq!(set["requires_way_back"], json!(true));
+    let wanted = |waiver: Option<&str>| json!({"environment": "prod", "release": "web:1.0.0", "waive_way_back": waiver});
+    let path = format!("{}/deployments", busy.at);
+    let refused = world.post(&path, &wanted(None)).await.expect(409);
+    assert!(refused["detail"].as_str().unwrap().contains("nothing was deployed to it before"), "{refused}");
+    assert_eq!(world.post(&path, &wanted(Some(" "))).await.expect(422)["field"], "waive_way_back");
+    let created = world.post(&path, &wanted(Some("the first one"))).await.expect(201);
+    let promotion = format!("{}/promotions/{}", busy.at, created["id"].as_str().unwrap());
+    assert_eq!(world.get(&promotion).await.expect(200)["waive_way_back"], "the first one");
+}

@@ -2,6 +2,8 @@
 
 use clap::{Args, Subcommand, ValueEnum};
 
+use stella_api_types::amount::Amount;
+
 use super::pair;
 
 #[derive(Debug, Subcommand)]
@@ -59,6 +61,45 @@ pub(crate) enum Environment {
         /// Let releases come without anybody's approval.
         #[arg(long)]
         nobody: bool,
+    },
+    /// Set how many of its targets may be at risk at once, in all deployments together; rollbacks are not counted.
+    #[command(group = clap::ArgGroup::new("limit").required(true).args(["at_most", "unlimited"]))]
+    Budget {
+        /// Its name or id.
+        environment: String,
+        /// A count, or a share such as 10%.
+        #[arg(long, value_name = "AMOUNT")]
+        at_most: Option<Amount>,
+        /// All of them may.
+        #[arg(long)]
+        unlimited: bool,
+    },
+    /// Set whether deployments here must be able to go back on every target, or be let through with a reason.
+    #[command(group = clap::ArgGroup::new("way").required(true).args(["required", "optional"]))]
+    WayBack {
+        /// Its name or id.
+        environment: String,
+        /// They must.
+        #[arg(long)]
+        required: bool,
+        /// They need not.
+        #[arg(long)]
+        optional: bool,
+    },
+    /// Set when silence of its agents is taken for a network event, in which its deployments pause until they are heard again.
+    #[command(group = clap::ArgGroup::new("rule").required(true).args(["share", "ignore"]))]
+    Silence {
+        /// Its name or id.
+        environment: String,
+        /// When more than so many percent of the agents
+        #[arg(long, value_name = "PERCENT")]
+        share: Option<u32>,
+        /// go silent within so many seconds.
+        #[arg(long, value_name = "SECONDS", default_value_t = 60, requires = "share")]
+        within: u64,
+        /// Never.
+        #[arg(long)]
+        ignore: bool,
     },
     /// Let no deployment come but rollbacks at certain times, once or again and again; a freeze of the same name is replaced.
     Freeze {

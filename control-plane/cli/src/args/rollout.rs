@@ -72,6 +72,9 @@ pub(crate) struct Deploy {
     /// Deploy although the environment is frozen, and why; it is recorded. Needs the role operator.
     #[arg(long, value_name = "REASON")]
     pub(crate) override_freeze: Option<String>,
+    /// Deploy although it could not go back on every target, and why; it is recorded. Needs the role operator.
+    #[arg(long, value_name = "REASON")]
+    pub(crate) waive_way_back: Option<String>,
     #[command(flatten)]
     pub(crate) wait: Wait,
     /// Makes the request safe to repeat; a random one if not given.
@@ -93,6 +96,8 @@ pub(crate) enum OnFailure {
     Rollback,
     /// Start no further target, and leave everything as it is.
     Stop,
+    /// Start no further target until somebody has decided: retry-target, skip or fail.
+    Ask,
 }
 
 #[derive(Debug, Subcommand)]
@@ -133,6 +138,34 @@ pub(crate) enum Deployment {
         targets: Vec<String>,
         #[command(flatten)]
         wait: Wait,
+    },
+    /// Try a failed target of a running deployment again, from its first step.
+    RetryTarget {
+        /// The deployment's id.
+        deployment: String,
+        /// The target's name or id.
+        target: String,
+    },
+    /// Leave a target of a running deployment alone: it waits, has failed, or waits for an agent that is away.
+    Skip {
+        /// The deployment's id.
+        deployment: String,
+        /// The target's name or id.
+        target: String,
+        /// Why; it is recorded, and shown for ever.
+        #[arg(long)]
+        reason: String,
+    },
+    /// Give a running deployment up: what is under way comes to its end, and then it has failed.
+    Fail {
+        /// Its id.
+        deployment: String,
+        /// Take back what it touched then; without it everything is left as it is.
+        #[arg(long)]
+        rollback: bool,
+        /// Why; it is recorded.
+        #[arg(long)]
+        reason: String,
     },
     /// Let a paused deployment go on.
     Resume {

@@ -38,6 +38,8 @@ impl TenantState {
                     matches!(agent.connectivity, Connectivity::Online { .. }) && agent.session == *session;
                 ensure(live, format!("agent {id}"), connectivity(agent), fact)?;
                 agent.connectivity = Connectivity::Suspect { since: at };
+                agent.silent_since = Some(at);
+                self.silent.insert((at, *id));
                 self.timers.insert((at.plus_ms(RECONNECT_WINDOW_MS), Timer::ReconnectWindow(*id)));
                 Ok(())
             }
@@ -58,7 +60,7 @@ impl TenantState {
                 if let Connectivity::Suspect { since } = before {
                     self.stop_waiting_for(*id, since);
                 }
-                Ok(())
+                self.end_silence(*id, fact)
             }
             Fact::ReportIgnored { agent: id, key: _, reason: _ } => {
                 let work = self.work.get_mut(id).ok_or_else(|| missing(AgentId::KIND, id, fact))?;
@@ -93,6 +95,7 @@ impl TenantState {
             key_fingerprint: *key_fingerprint,
             token: *token,
             connectivity: Connectivity::Never,
+            silent_since: None,
             session: SessionEpoch::default(),
             journal: None,
             revoked: None,
@@ -123,10 +126,18 @@ impl TenantState {
         if let Connectivity::Suspect { since } = before {
             self.stop_waiting_for(*id, since);
         }
+        self.end_silence(*id, fact)?;
         let work = self.work.get_mut(id).ok_or_else(|| missing(AgentId::KIND, id, fact))?;
         let work = Arc::make_mut(work);
         work.journal = Some(*journal);
         work.ignored_reports = 0;
+        Ok(())
+    }
+
+    fn end_silence(&mut self, id: AgentId, fact: &Fact) -> Applied {
+        if let Some(since) = self.agent_mut(id, fact)?.silent_since.take() {
+            self.silent.remove(&(since, id));
+        }
         Ok(())
     }
 

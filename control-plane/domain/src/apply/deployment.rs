@@ -19,11 +19,12 @@ impl TenantState {
         let at = *at;
         match fact {
             Fact::DeploymentCreated { .. } => self.deployment_created(event),
-            Fact::DeploymentHalted { id, reason } => {
+            Fact::DeploymentHalted { id, reason, on_failure } => {
                 let deployment = self.deployment_mut(*id, fact)?;
                 let running = matches!(deployment.status, Status::Running);
                 ensure(running, subject(*id), deployment.status.name(), fact)?;
                 deployment.status = Status::Halting { reason: reason.clone() };
+                deployment.on_failure = on_failure.unwrap_or(deployment.on_failure);
                 self.forget_questions(PromotionId(id.0), None);
                 self.end_pause(at, *id, fact)
             }
@@ -118,6 +119,8 @@ impl TenantState {
             resumes_at: None,
             steps_passed: 0,
             batch_from: 0,
+            unproven: 0,
+            proving: false,
             domain: None,
             targets: parts,
             order: targets.iter().map(|planned| planned.target).collect(),
@@ -154,6 +157,7 @@ impl TenantState {
             previous: planned.previous,
             domain: planned.domain.clone(),
             variables: Arc::new(target.variables.clone()),
+            round: 0,
             progress: Progress::Waiting,
         })
     }

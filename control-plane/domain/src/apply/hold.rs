@@ -8,6 +8,7 @@ use stella_protocol::time::Timestamp;
 use super::deployment::subject;
 use super::{Applied, ensure, misplaced, missing};
 use crate::deployment::{Deployment, Status};
+use crate::environment::Environment;
 use crate::event::{Event, Fact, IllegalTransition};
 use crate::freeze::Freeze;
 use crate::hold::{Hold, PauseCause, Standing};
@@ -29,6 +30,29 @@ impl TenantState {
                     self.environments.get_mut(id).ok_or_else(|| missing(EnvironmentId::KIND, id, fact))?;
                 Arc::make_mut(environment).requires = *requires;
                 Ok(())
+            }
+            Fact::EnvironmentBudgetSet { id, budget } => {
+                self.environment_mut(*id, fact)?.budget = *budget;
+                Ok(())
+            }
+            Fact::EnvironmentWayBackSet { id, required } => {
+                self.environment_mut(*id, fact)?.requires_way_back = *required;
+                Ok(())
+            }
+            Fact::EnvironmentSilenceSet { id, rule } => {
+                self.environment_mut(*id, fact)?.silence = *rule;
+                Ok(())
+            }
+            Fact::EnvironmentWentSilent { id, .. } => {
+                let environment = self.environment_mut(*id, fact)?;
+                let ruled = environment.silence.is_some() && environment.silent_since.is_none();
+                ensure(ruled, format!("environment {id}"), "silent, or without a rule", fact)?;
+                environment.silent_since = Some(event.at);
+                Ok(())
+            }
+            Fact::EnvironmentHeardAgain { id } => {
+                let since = self.environment_mut(*id, fact)?.silent_since.take();
+                ensure(since.is_some(), format!("environment {id}"), "not silent", fact)
             }
             Fact::EnvironmentFreezeSet { id, freeze } => {
                 let freezes = self.freezes_mut(*id, fact)?;
@@ -61,9 +85,17 @@ impl TenantState {
     }
 
     fn freezes_mut(&mut self, id: EnvironmentId, fact: &Fact) -> Result<&mut Vec<Freeze>, IllegalTransition> {
+        Ok(&mut self.environment_mut(id, fact)?.freezes)
+    }
+
+    fn environment_mut(
+        &mut self,
+        id: EnvironmentId,
+        fact: &Fact,
+    ) -> Result<&mut Environment, IllegalTransition> {
         let environment =
             self.environments.get_mut(&id).ok_or_else(|| missing(EnvironmentId::KIND, id, fact))?;
-        Ok(&mut Arc::make_mut(environment).freezes)
+        Ok(Arc::make_mut(environment))
     }
 
     fn set_lock(&mut self, id: EnvironmentId, lock: Option<Hold>, fact: &Fact) -> Applied {
@@ -81,7 +113,7 @@ impl TenantState {
         Ok(())
     }
 
-    /// The time in a pause does not count, so there is no deadline meanwhile. A pause of a canary, which ends by itself, may
+    /// The time in a pause does not count, so there is no deadline meanwhile. A pause that would end without people may
     /// become one of a person, which does not.
     fn deployment_paused(&mut self, id: DeploymentId, hold: Hold, fact: &Fact) -> Applied {
         let Fact::DeploymentPaused { until, canary_step, cause, .. } = fact else {
@@ -91,14 +123,14 @@ impl TenantState {
         let reached = deployment.step_reached().map(|(number, _)| number);
         let fits = canary_step.is_none_or(|step| reached == Some(step))
             && (*cause != PauseCause::Batch || deployment.batch_reached().is_some());
-        let goes_on = matches!(deployment.status, Status::Running)
-            && (deployment.paused.is_none() || deployment.resumes_at.is_some());
+        let goes_on = matches!(deployment.status, Status::Running) && deployment.can_be_paused();
         ensure(goes_on && fits, subject(id), where_it_is(deployment), fact)?;
         deployment.steps_passed = canary_step.unwrap_or(deployment.steps_passed);
         deployment.paused_for = if canary_step.is_some() { PauseCause::CanaryStep } else { *cause };
         if *cause == PauseCause::Batch {
             deployment.batch_from = deployment.next;
         }
+        deployment.proving |= canary_step.is_some() || *cause == PauseCause::Batch;
         match deployment.paused.take() {
             // The time since then does not count either.
             Some(before) => {
@@ -128,6 +160,9 @@ impl TenantState {
         self.stop_resuming(id, fact)?;
         let deployment = self.deployment_mut(id, fact)?;
         let Some(pause) = deployment.paused.take() else { return Ok(()) };
+        if std::mem::take(&mut deployment.proving) {
+            deployment.unproven = 0;
+        }
         deployment.deadline = deployment.deadline.plus_ms(at.0.saturating_sub(pause.since.0));
         let deadline = deployment.deadline;
         self.timers.insert((deadline, Timer::DeploymentDeadline(id)));

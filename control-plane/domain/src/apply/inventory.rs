@@ -33,6 +33,10 @@ impl TenantState {
                     approvals: None,
                     freezes: Vec::new(),
                     gates: BTreeMap::new(),
+                    budget: None,
+                    requires_way_back: false,
+                    silence: None,
+                    silent_since: None,
                     lock: None,
                     created_at: at,
                 };

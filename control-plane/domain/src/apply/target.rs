@@ -8,7 +8,8 @@ use stella_protocol::time::Timestamp;
 use super::deployment::subject;
 use super::{Applied, ensure, illegal, misplaced, missing};
 use crate::deployment::{Progress, Status, TargetRollout};
-use crate::event::{Fact, IllegalTransition};
+use crate::event::{Event, Fact, IllegalTransition};
+use crate::hold::Hold;
 use crate::ids;
 use crate::target::Target;
 use crate::task::TaskState;
@@ -16,23 +17,35 @@ use crate::tenant::TenantState;
 
 impl TenantState {
     #[expect(clippy::wildcard_enum_match_arm, reason = "a fact that is not listed is refused")]
-    pub(super) fn apply_target(&mut self, at: Timestamp, fact: &Fact) -> Applied {
+    pub(super) fn apply_target(&mut self, event: &Event) -> Applied {
+        let Event { at, fact, .. } = event;
+        let at = *at;
         match fact {
             Fact::TargetStarted { deployment, target, generation } => {
                 self.target_started(at, *deployment, *target, *generation, fact)
             }
-            Fact::TargetSkipped { deployment, target } => {
+            Fact::TargetRetried { deployment, target, generation } => {
+                self.target_retried(at, *deployment, *target, *generation, fact)
+            }
+            Fact::TargetSkipped { deployment, target, reason: None } => {
                 let running = matches!(self.status(*deployment, fact)?, Status::Running);
                 ensure(!running, subject(*deployment), "running", fact)?;
-                self.take_next(*deployment, *target, Progress::Skipped, fact)?;
+                self.take_next(*deployment, *target, Progress::Skipped { hold: None }, fact)?;
                 self.target_mut(*target, fact)?.active = None;
                 Ok(())
+            }
+            Fact::TargetSkipped { deployment, target, reason: Some(reason) } => {
+                let hold = Hold { reason: reason.clone(), by: event.actor.clone(), since: at };
+                self.target_left_alone(*deployment, *target, hold, fact)
             }
             Fact::TargetSucceeded { deployment, target } => {
                 let (part, task) = self.active_part(*deployment, *target, fact)?;
                 let all_done = matches!(task, TaskState::Succeeded(_)) && self.is_last_step(&part);
                 ensure(all_done, format!("target {target}"), "not done with its steps", fact)?;
                 self.move_part(*deployment, *target, Progress::Succeeded { at }, fact)?;
+                let rollout = self.deployment_mut(*deployment, fact)?;
+                let running = matches!(rollout.status, Status::Running);
+                rollout.unproven += u32::from(running && rollout.strategy.holds_after(rollout.steps_passed));
                 let place = self.target_mut(*target, fact)?;
                 place.current = Some(part.release);
                 place.active = None;
@@ -82,8 +95,11 @@ impl TenantState {
         ensure(running, subject(deployment), "not running", fact)?;
         let has_room = self.deployments.get(&deployment).is_some_and(|deployment| deployment.has_room());
         ensure(has_room, subject(deployment), "paused, or at a limit of its strategy", fact)?;
+        let affordable =
+            self.deployments.get(&deployment).is_some_and(|deployment| self.has_budget(deployment));
+        ensure(affordable, subject(deployment), "without budget in its environment", fact)?;
         ensure(self.is_let_through(deployment, at), subject(deployment), "held up by a gate", fact)?;
-        let task = ids::task(deployment, target, 0);
+        let task = ids::task(deployment, target, 0, 0);
         let progress = Progress::Active { generation, step: 0, task, since: at };
         self.take_next(deployment, target, progress, fact)?;
         let rollout = self.deployment_mut(deployment, fact)?;
@@ -96,6 +112,66 @@ impl TenantState {
         Ok(())
     }
 
+    /// A failed target is worked on again, if nothing newer has come there.
+    fn target_retried(
+        &mut self,
+        at: Timestamp,
+        id: DeploymentId,
+        target: TargetId,
+        generation: Generation,
+        fact: &Fact,
+    ) -> Applied {
+        let running = matches!(self.status(id, fact)?, Status::Running);
+        ensure(running, subject(id), "not running", fact)?;
+        let deployment = self.deployment_mut(id, fact)?;
+        let part = deployment.targets.get(&target).ok_or_else(|| missing(TargetId::KIND, target, fact))?;
+        let failed = matches!(part.progress, Progress::Failed { .. });
+        ensure(failed, format!("target {target}"), part.progress.name(), fact)?;
+        ensure(
+            deployment.has_room_again(part.domain.as_deref()),
+            subject(id),
+            "at a limit of its strategy",
+            fact,
+        )?;
+        let (round, domain) = (part.round.saturating_add(1), part.domain.clone());
+        let task = ids::task(id, target, 0, round);
+        self.move_part(id, target, Progress::Active { generation, step: 0, task, since: at }, fact)?;
+        let deployment = self.deployment_mut(id, fact)?;
+        deployment.domain = domain;
+        if let Some(part) = deployment.targets.get_mut(&target) {
+            Arc::make_mut(part).round = round;
+        }
+        let place = self.target_mut(target, fact)?;
+        let free = place.active.is_none() && place.blocked_by.is_none() && place.last == Some(id);
+        ensure(free && generation > place.generation, format!("target {target}"), "not free", fact)?;
+        place.generation = generation;
+        place.active = Some(id);
+        Ok(())
+    }
+
+    /// Somebody wants a target of a running deployment left alone that nothing is going on at.
+    fn target_left_alone(&mut self, id: DeploymentId, target: TargetId, hold: Hold, fact: &Fact) -> Applied {
+        let running = matches!(self.status(id, fact)?, Status::Running);
+        ensure(running, subject(id), "not running", fact)?;
+        let part = self.deployments.get(&id).and_then(|deployment| deployment.targets.get(&target));
+        let part = Arc::clone(part.ok_or_else(|| missing(TargetId::KIND, target, fact))?);
+        let quiet = match &part.progress {
+            Progress::Waiting | Progress::Failed { .. } => true,
+            Progress::Active { task, .. } => {
+                self.tasks.get(task).is_some_and(|task| matches!(task.state, TaskState::Cancelled(_)))
+            }
+            Progress::Succeeded { .. } | Progress::Skipped { .. } | Progress::Abandoned { .. } => false,
+        };
+        ensure(quiet, format!("target {target}"), part.progress.name(), fact)?;
+        self.move_part(id, target, Progress::Skipped { hold: Some(hold) }, fact)?;
+        self.deployment_mut(id, fact)?.step_over();
+        // A failed one may be gone, or be another deployment's by now.
+        if let Some(place) = self.targets.get_mut(&target).filter(|place| place.active == Some(id)) {
+            Arc::make_mut(place).active = None;
+        }
+        Ok(())
+    }
+
     /// Moves the target whose turn it is from waiting to `progress`; another one's turn has not come.
     fn take_next(&mut self, id: DeploymentId, target: TargetId, progress: Progress, fact: &Fact) -> Applied {
         let deployment = self.deployment_mut(id, fact)?;
@@ -105,8 +181,9 @@ impl TenantState {
             "not the next that waits",
             fact,
         )?;
-        deployment.next += 1;
-        self.move_part(id, target, progress, fact)
+        self.move_part(id, target, progress, fact)?;
+        self.deployment_mut(id, fact)?.step_over();
+        Ok(())
     }
 
     /// Changes a part's progress and the counts with it.

@@ -7,7 +7,7 @@ use stella_protocol::id::{AgentId, DeploymentId, EnvironmentId, ReleaseId, Targe
 use stella_protocol::time::Timestamp;
 
 use super::transaction::Transaction;
-use super::{fields, hold, path, rollout, strategy};
+use super::{fields, hold, path, rollout, strategy, way_back};
 use crate::amount::Amount;
 use crate::command::{NewDeployment, Outcome};
 use crate::deployment::{Cause, Deployment, OnFailure, Status, Strategy, TARGETS_MAX, TIMEOUT_MS_RANGE};
@@ -60,13 +60,15 @@ pub(super) fn prepare(
     strategy::is_well_formed(&new.strategy)?;
     fields::range("timeout_ms", new.timeout_ms, TIMEOUT_MS_RANGE, " (a second to a week)")?;
     let targets = strategy::arranged(&new.strategy, chosen(tenant, new, &environment)?)?;
-    strategy::can_be_met(&new.strategy, new.tolerate_failures, targets.len())?;
+    let at_risk_max = tenant.at_risk_max(environment.id);
+    strategy::can_be_met(&new.strategy, new.tolerate_failures, targets.len(), at_risk_max)?;
     // Only steps that refer to something can differ between targets; the others were checked with the release.
     let varying: Vec<&Step> = release.steps.iter().filter(|step| render::references(step) > 0).collect();
     for target in &targets {
         is_served(tenant, target)?;
         fills_in(&environment, &release, target, &varying)?;
     }
+    way_back::is_there(tenant, &environment, &release, new, targets.iter().map(AsRef::as_ref))?;
     Ok(Prepared { environment, release, strategy: new.strategy.clone(), targets })
 }
 

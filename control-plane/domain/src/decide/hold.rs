@@ -7,7 +7,7 @@ use stella_protocol::id::{DeploymentId, EnvironmentId, ReleaseId};
 use super::transaction::Transaction;
 use super::{fields, rollout};
 use crate::command::Outcome;
-use crate::deployment::{Cause, Status};
+use crate::deployment::{Cause, Deployment, Status};
 use crate::environment::Environment;
 use crate::event::Fact;
 use crate::hold::{PauseCause, Standing, Verdict};
@@ -112,8 +112,7 @@ pub(super) fn pause(tx: &mut Transaction<'_>, id: DeploymentId, reason: &str) ->
             format!("deployment {id} is {}; only a running one can be paused", deployment.status.name());
         return Err(Rejection::Conflict { problem });
     }
-    // A pause of another kind would end by itself.
-    if deployment.paused.is_none() || deployment.resumes_at.is_some() {
+    if deployment.can_be_paused() {
         let reason = reason.to_owned();
         let cause = PauseCause::Person;
         tx.emit(Fact::DeploymentPaused { id, reason, until: None, canary_step: None, cause })?;
@@ -128,8 +127,30 @@ pub(super) fn resume(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<Outco
         return Err(Rejection::Conflict { problem });
     }
     if deployment.paused.is_some() {
-        tx.emit(Fact::DeploymentResumed { id })?;
-        rollout::advance(tx, id)?;
+        ends_by_itself(deployment)?;
+        go_on(tx, id)?;
     }
     Ok(Outcome::Done)
+}
+
+/// Refuses to resume what would be paused again at once, and says what to do instead.
+fn ends_by_itself(deployment: &Deployment) -> Result<(), Rejection> {
+    let id = deployment.id;
+    let reason = deployment.paused.as_ref().map_or("", |hold| hold.reason.as_str());
+    let remedy = match deployment.paused_for {
+        PauseCause::Person | PauseCause::CanaryStep | PauseCause::Batch => return Ok(()),
+        PauseCause::Failure => "retry or skip the failed targets one by one, or fail the deployment",
+        PauseCause::Budget => "it goes on by itself when fewer targets are at risk; or raise the budget",
+        PauseCause::Silence => {
+            "it goes on by itself when they are heard again; or change the environment's rule"
+        }
+        PauseCause::Freeze => "it goes on by itself when the freeze ends; or take the freeze back",
+    };
+    Err(Rejection::Conflict { problem: format!("deployment {id} is paused ({reason}); {remedy}") })
+}
+
+/// Ends a pause, whoever wants it.
+pub(super) fn go_on(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<(), Rejection> {
+    tx.emit(Fact::DeploymentResumed { id })?;
+    rollout::advance(tx, id)
 }

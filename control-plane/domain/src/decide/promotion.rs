@@ -10,7 +10,7 @@ use stella_protocol::time::Timestamp;
 use super::deployment::{self, Opening, Prepared};
 use super::gate::{self, Asking, Ruling};
 use super::transaction::Transaction;
-use super::{fields, freeze, hold};
+use super::{fields, freeze, hold, way_back};
 use crate::command::{Actor, NewDeployment, Outcome};
 use crate::deployment::Cause;
 use crate::environment::Environment;
@@ -30,6 +30,8 @@ use crate::tenant::TenantState;
 pub struct Planned {
     /// Its targets in the order in which they would be started.
     pub targets: Vec<PlannedTarget>,
+    /// Why each of them could not go back, if it could not.
+    pub no_way_back: Vec<Option<String>>,
     /// The hash over all of it.
     pub plan: Plan,
     /// Whose approval it would wait for; `None` is nobody's.
@@ -43,6 +45,7 @@ pub(super) fn request(tx: &mut Transaction<'_>, new: &NewDeployment) -> Result<O
         return Err(Rejection::exists(DeploymentId::KIND, new.id));
     }
     fields::reason(new.override_freeze.as_deref().unwrap_or_default())?;
+    fields::reason(new.waive_way_back.as_deref().unwrap_or_default())?;
     let prepared = checked(&tx.tenant, new, tx.now)?;
     let rule = prepared.environment.approvals.clone();
     let may_wait = may_wait(&prepared.environment);
@@ -75,7 +78,10 @@ fn may_wait(environment: &Environment) -> bool {
 pub fn planned(tenant: &TenantState, new: &NewDeployment, now: Timestamp) -> Result<Planned, Rejection> {
     let prepared = checked(tenant, new, now)?;
     let (targets, plan) = (prepared.planned(), seal(tenant, &prepared, new));
-    Ok(Planned { targets, plan, rule: prepared.environment.approvals.clone() })
+    let Prepared { environment, release, .. } = &prepared;
+    let stuck = |target: &Arc<Target>| way_back::missing(tenant, environment, release, target);
+    let no_way_back = prepared.targets.iter().map(stuck).collect();
+    Ok(Planned { targets, no_way_back, plan, rule: prepared.environment.approvals.clone() })
 }
 
 /// What waits for approvals or gates may wait for a lock and for its targets too; what does not, has to start now.

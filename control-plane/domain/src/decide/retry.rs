@@ -57,6 +57,7 @@ pub(super) fn retry(
         targets: Some(targets),
         timeout_ms: before.timeout_ms(),
         override_freeze: None,
+        waive_way_back: None,
     };
     promotion::request(tx, &new)
 }

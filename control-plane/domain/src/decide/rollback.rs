@@ -104,6 +104,7 @@ struct Left {
     unreachable: Vec<String>,
     blocked: Vec<String>,
     overtaken: Vec<String>,
+    skipped: Vec<String>,
 }
 
 impl Left {
@@ -114,6 +115,7 @@ impl Left {
             (&self.unreachable, "no way back for"),
             (&self.blocked, "the release to go back to is blocked for"),
             (&self.overtaken, "a newer deployment has come to"),
+            (&self.skipped, "somebody wants left alone"),
         ];
         let told: Vec<String> = kinds
             .into_iter()
@@ -133,6 +135,10 @@ impl Left {
 
 fn plan(tx: &Transaction<'_>, deployment: &Deployment) -> Result<Plan, Rejection> {
     let mut plan = Plan { targets: Vec::new(), left: Left::default() };
+    let skipped = deployment.targets.values().filter(|part| part.is_left_alone());
+    let names = skipped.filter_map(|part| tx.tenant.targets.get(&part.target));
+    plan.left.skipped = names.map(|target| target.name.to_string()).collect();
+    plan.left.skipped.sort();
     for part in touched(deployment) {
         // A target that was removed since has nothing to go back.
         let Some(target) = tx.tenant.targets.get(&part.target) else { continue };

@@ -9,10 +9,10 @@ use stella_protocol::id::{AgentId, DeploymentId, Generation, PromotionId, Target
 use stella_protocol::message::TaskOutcome;
 
 use super::gate::{self, Asking, Ruling};
-use super::rollback;
 use super::transaction::Transaction;
+use super::{brake, rollback};
 use crate::agent::{Connectivity, OPEN_TASKS_MAX};
-use crate::deployment::{CanaryStep, Cause, Progress, Status};
+use crate::deployment::{CanaryStep, Cause, OnFailure, Progress, Status};
 use crate::event::Fact;
 use crate::hold::PauseCause;
 use crate::ids;
@@ -21,6 +21,8 @@ use crate::task::{Task, TaskState};
 
 /// Starts targets as long as there is room and the gates let it, and ends the deployment if there is nothing left to wait for.
 pub(super) fn advance(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<(), Rejection> {
+    ask_about_failures(tx, id)?;
+    brake::hold_back(tx, id)?;
     match before_wave(tx, id)? {
         Ruling::Open => {}
         // An answer, or the time, goes on from here.
@@ -29,15 +31,17 @@ pub(super) fn advance(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<(), 
     }
     loop {
         let deployment = tx.deployment(id)?;
-        let may_start = matches!(deployment.status, Status::Running) && deployment.has_room();
+        let may_start = matches!(deployment.status, Status::Running)
+            && deployment.has_room()
+            && tx.tenant.has_budget(deployment);
         let Some(target) = deployment.next_waiting().filter(|_| may_start) else { break };
-        // Never one that the target's agent has seen, also if this journal was restored from a backup meanwhile: the time has gone on.
-        let generation = tx.target(target)?.generation.next().max(Generation(tx.now.0));
+        let generation = next_generation(tx, target)?;
         tx.emit(Fact::TargetStarted { deployment: id, target, generation })?;
         queue(tx, id, target, 0)?;
     }
     hold_at_step(tx, id)?;
     pause_after_batch(tx, id)?;
+    brake::wait_for_budget(tx, id)?;
     end_if_quiet(tx, id)
 }
 
@@ -49,6 +53,35 @@ fn before_wave(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<Ruling, Rej
         && deployment.has_room()
         && deployment.next_waiting().is_some();
     if starts { gate::rule(tx, PromotionId(id.0), Asking::Now) } else { Ok(Ruling::Open) }
+}
+
+/// Never one that the target's agent has seen, also if this journal was restored from a backup meanwhile: the time has gone on.
+pub(super) fn next_generation(tx: &Transaction<'_>, target: TargetId) -> Result<Generation, Rejection> {
+    Ok(tx.target(target)?.generation.next().max(Generation(tx.now.0)))
+}
+
+/// A deployment whose failures people decide about waits for them, and goes on once few enough are left.
+fn ask_about_failures(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<(), Rejection> {
+    let deployment = tx.deployment(id)?;
+    if deployment.status != Status::Running || deployment.on_failure != OnFailure::Ask {
+        return Ok(());
+    }
+    let too_often = deployment.has_failed_too_often();
+    let (failed, tolerated) = (deployment.counts.failed, deployment.failures_max());
+    let asks = deployment.paused.is_some() && deployment.paused_for == PauseCause::Failure;
+    if too_often && deployment.paused.is_none() {
+        let reason = match failed {
+            1 => format!("1 target has failed, {tolerated} tolerated"),
+            failed => format!("{failed} targets have failed, {tolerated} tolerated"),
+        };
+        let cause = PauseCause::Failure;
+        return tx.emit(Fact::DeploymentPaused { id, reason, until: None, canary_step: None, cause });
+    }
+    // One that is tried again has to succeed first.
+    if asks && !too_often && deployment.counts.active == 0 {
+        return tx.emit(Fact::DeploymentResumed { id });
+    }
+    Ok(())
 }
 
 /// A canary holds where one of its steps is complete.
@@ -72,13 +105,15 @@ fn pause_after_batch(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<(), R
     tx.emit(Fact::DeploymentPaused { id, reason, until, canary_step: None, cause })
 }
 
-fn queue(
+/// Queues one step of a target that is worked on.
+pub(super) fn queue(
     tx: &mut Transaction<'_>,
     deployment: DeploymentId,
     target: TargetId,
     step: u16,
 ) -> Result<(), Rejection> {
-    let task = ids::task(deployment, target, step);
+    let part = tx.deployment(deployment)?.targets.get(&target);
+    let task = ids::task(deployment, target, step, part.map_or(0, |part| part.round));
     tx.emit(Fact::TaskQueued { task, deployment, target, step })?;
     let agent = tx.task(task)?.agent;
     let holder = tx.agent(agent)?;
@@ -111,10 +146,15 @@ pub(super) fn dispatch(tx: &mut Transaction<'_>, id: AgentId) -> Result<(), Reje
 
 /// Ends a task that was never sent.
 pub(super) fn take_back(tx: &mut Transaction<'_>, id: TaskId, why: &str) -> Result<(), Rejection> {
+    finish_unsent(tx, id)?;
+    ended(tx, id, Some(why))
+}
+
+/// The end of a task that was never sent, without what follows from it.
+pub(super) fn finish_unsent(tx: &mut Transaction<'_>, id: TaskId) -> Result<(), Rejection> {
     let key = tx.task(id)?.key();
     let (finished_at, outcome) = (tx.now, TaskOutcome::Cancelled);
-    tx.emit(Fact::TaskFinished { key, position: None, started_at: None, finished_at, outcome })?;
-    ended(tx, id, Some(why))
+    tx.emit(Fact::TaskFinished { key, position: None, started_at: None, finished_at, outcome })
 }
 
 /// What follows from a task's end. `why` replaces the task's own reason if it is better known here.
@@ -155,7 +195,7 @@ fn follow(tx: &mut Transaction<'_>, task: &Task, why: Option<&str>) -> Result<()
         return end_if_quiet(tx, id);
     }
     let deployment = tx.deployment(id)?;
-    if !deployment.has_failed_too_often() {
+    if !deployment.has_failed_too_often() || deployment.on_failure == OnFailure::Ask {
         return advance(tx, id);
     }
     let (failed, tolerated) = (deployment.counts.failed, deployment.failures_max());
@@ -166,7 +206,17 @@ fn follow(tx: &mut Transaction<'_>, task: &Task, why: Option<&str>) -> Result<()
 
 /// Starts nothing more of a running deployment: it has failed, and ends when what is under way has.
 pub(super) fn halt(tx: &mut Transaction<'_>, id: DeploymentId, reason: &str) -> Result<(), Rejection> {
-    tx.emit(Fact::DeploymentHalted { id, reason: reason.to_owned() })?;
+    halt_with(tx, id, reason, None)
+}
+
+/// The same, and somebody has decided what to do about it.
+pub(super) fn halt_with(
+    tx: &mut Transaction<'_>,
+    id: DeploymentId,
+    reason: &str,
+    on_failure: Option<OnFailure>,
+) -> Result<(), Rejection> {
+    tx.emit(Fact::DeploymentHalted { id, reason: reason.to_owned(), on_failure })?;
     skip_waiting(tx, id)?;
     take_back_queued(tx, id)?;
     end_if_quiet(tx, id)
@@ -233,7 +283,7 @@ pub(super) fn end_what_is_open(tx: &mut Transaction<'_>, id: DeploymentId) -> Re
 
 fn skip_waiting(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<(), Rejection> {
     while let Some(target) = tx.deployment(id)?.next_waiting() {
-        tx.emit(Fact::TargetSkipped { deployment: id, target })?;
+        tx.emit(Fact::TargetSkipped { deployment: id, target, reason: None })?;
     }
     Ok(())
 }
@@ -262,6 +312,8 @@ fn end_if_quiet(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<(), Reject
         return Ok(());
     }
     match deployment.status.clone() {
+        // Somebody has to decide first.
+        Status::Running if deployment.has_failed_too_often() => Ok(()),
         Status::Running => tx.emit(Fact::DeploymentSucceeded { id }),
         Status::Halting { reason } => rollback::after_failure(tx, id, &reason),
         Status::Cancelling { reason } => tx.emit(Fact::DeploymentCancelled { id, reason }),

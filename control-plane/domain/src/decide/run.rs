@@ -413,6 +413,7 @@ fn wanted(
         targets: None,
         timeout_ms: deploy.timeout.0,
         override_freeze: None,
+        waive_way_back: None,
         tolerate_failures: deploy.tolerate_failures,
     })
 }

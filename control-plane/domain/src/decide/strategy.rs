@@ -83,6 +83,7 @@ pub(super) fn can_be_met(
     strategy: &Strategy,
     tolerate_failures: Option<Amount>,
     targets: usize,
+    at_risk_max: Option<u32>,
 ) -> Result<(), Rejection> {
     let total = u32::try_from(targets).unwrap_or(u32::MAX);
     let tolerated = tolerate_failures.map_or(0, |amount| amount.at_most(total));
@@ -95,8 +96,54 @@ pub(super) fn can_be_met(
         );
         return Err(Rejection::invalid("tolerate_failures", problem));
     }
+    fits_budget(strategy, tolerated, total, at_risk_max)?;
     let Strategy::Rolling(rolling) = strategy else { return Ok(()) };
     down(rolling, tolerated, total)
+}
+
+/// Whether the environment's budget would ever let it go on. Batches get smaller with the budget; what waits for one another, or
+/// stays behind, cannot.
+fn fits_budget(
+    strategy: &Strategy,
+    tolerated: u32,
+    total: u32,
+    at_risk_max: Option<u32>,
+) -> Result<(), Rejection> {
+    let Some(max) = at_risk_max else { return Ok(()) };
+    let left = match tolerated {
+        0 => String::new(),
+        tolerated => format!(", beside {tolerated} that may have failed"),
+    };
+    if let Strategy::Canary { steps, .. } = strategy {
+        let mut before = 0;
+        for (at, step) in steps.iter().enumerate() {
+            let until = Amount::Percent(step.percent).at_least(total);
+            if until - before + tolerated > max {
+                let problem = format!(
+                    "puts {} targets at risk until it is behind{left}; the environment lets at most {max} be at once",
+                    until - before
+                );
+                return Err(Rejection::invalid(format!("strategy.steps[{at}].percent"), problem));
+            }
+            before = until;
+        }
+    }
+    if let (Strategy::Rolling(Rolling { pause_ms: Some(_), batch, .. }), size) =
+        (strategy, strategy.active_max(total).min(total))
+        && size + tolerated > max
+    {
+        let problem = format!(
+            "is {batch}: {size} targets are at risk until the pause is over{left}; the environment lets at most {max} be at once"
+        );
+        return Err(Rejection::invalid("strategy.batch", problem));
+    }
+    if tolerated >= max {
+        let problem = format!(
+            "is {tolerated} targets: they stay at risk, and the environment lets at most {max} be at once; tolerate fewer"
+        );
+        return Err(Rejection::invalid("tolerate_failures", problem));
+    }
+    Ok(())
 }
 
 fn down(rolling: &Rolling, tolerated: u32, total: u32) -> Result<(), Rejection> {

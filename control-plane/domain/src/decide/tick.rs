@@ -70,7 +70,7 @@ fn fire(tx: &mut Transaction<'_>, timer: &Timer) -> Result<(), Rejection> {
             rollout::became_unknown(tx, *task, &reason)
         }
         Timer::DeploymentDeadline(deployment) => deadline(tx, *deployment),
-        Timer::DeploymentResumes(deployment) => hold::resume(tx, *deployment).map(drop),
+        Timer::DeploymentResumes(deployment) => hold::go_on(tx, *deployment),
         Timer::PromotionHeld(promotion) => tx.emit(Fact::PromotionHeld { id: *promotion, until: None }),
         Timer::PromotionExpires(promotion) => tx.emit(Fact::PromotionExpired { id: *promotion }),
         Timer::GateOverdue(promotion, name) => gate::overdue(tx, *promotion, name),

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use stella_domain::agent::{Connectivity, OPEN_TASKS_MAX, RECONNECT_WINDOW_MS};
 use stella_domain::command::{Actor, Command};
 use stella_domain::decide::decide;
-use stella_domain::deployment::{Cause, Counts, Deployment, OnFailure, Progress, RollbackReason, Status};
+use stella_domain::deployment::{
+    Cause, Counts, Deployment, OnFailure, Progress, RollbackReason, Status, TargetRollout,
+};
 use stella_domain::event::{Event, Fact, StreamId};
 use stella_domain::gate::Check;
 use stella_domain::hold::Standing;
@@ -15,7 +17,7 @@ use stella_domain::state::State;
 use stella_domain::strategy::Strategy;
 use stella_domain::task::TaskState;
 use stella_domain::tenant::{TenantState, Timer};
-use stella_protocol::id::PromotionId;
+use stella_protocol::id::{PromotionId, TargetId};
 use stella_protocol::time::Timestamp;
 
 use super::World;
@@ -88,10 +90,14 @@ pub fn step(before: &State, after: &State, events: &[(StreamId, Event)]) {
             assert_eq!(deployment, now, "INV-2");
         }
         for part in deployment.targets.values() {
-            let ended = part.is_touched() || matches!(part.progress, Progress::Skipped);
-            assert!(!ended || part.progress == now.targets[&part.target].progress, "INV-2");
+            let guided = matches!(part.progress, Progress::Failed { .. })
+                && deployment.status == Status::Running
+                && events.iter().any(|(_, event)| is_guided(&event.fact, part.target));
+            let ended = part.is_touched() || matches!(part.progress, Progress::Skipped { .. });
+            assert!(!ended || guided || part.progress == now.targets[&part.target].progress, "INV-2");
         }
     }
+    budgets(old, new, events);
     for (_, event) in events {
         if let Fact::TargetStarted { deployment, .. } = &event.fact {
             let stays_paused = |state: &TenantState| {
@@ -107,6 +113,46 @@ pub fn step(before: &State, after: &State, events: &[(StreamId, Event)]) {
             assert!(!was_unknown, "INV-6: {key}");
         }
     }
+}
+
+fn is_guided(fact: &Fact, target: TargetId) -> bool {
+    matches!(fact, Fact::TargetRetried { target: it, .. } | Fact::TargetSkipped { target: it, reason: Some(_), .. } if *it == target)
+}
+
+/// INV-11: what was started was within the budget, and nothing was where too many are silent.
+fn budgets(old: &TenantState, new: &TenantState, events: &[(StreamId, Event)]) {
+    for (_, event) in events {
+        let (Fact::TargetStarted { deployment, .. } | Fact::TargetRetried { deployment, .. }) = &event.fact
+        else {
+            continue;
+        };
+        let deployment = &new.deployments[deployment];
+        let place = &new.environments[&deployment.environment];
+        let was_silent = old.environments.get(&place.id).is_some_and(|it| it.silent_since.is_some());
+        assert!(!was_silent || place.silent_since.is_none(), "INV-11: started in a silent environment");
+        let (Some(budget), Cause::Requested) = (place.budget, &deployment.cause) else { continue };
+        if matches!(event.fact, Fact::TargetRetried { .. }) {
+            continue;
+        }
+        let targets = new.targets.values().filter(|it| it.environment == place.id).count();
+        let max = budget.at_most(u32::try_from(targets).unwrap()).max(1);
+        let risky = new.deployments.values().filter(|it| it.environment == place.id).map(|it| at_risk(it));
+        let at_risk: usize = risky.sum();
+        assert!(at_risk <= usize::try_from(max).unwrap(), "INV-11: {at_risk} at risk, at most {max}");
+    }
+}
+
+/// The targets of a deployment that are worked on, have failed, or have a release whose hold is not behind it; counted anew.
+fn at_risk(deployment: &Deployment) -> usize {
+    if deployment.status.is_final() || deployment.cause != Cause::Requested {
+        return 0;
+    }
+    let down = |part: &&std::sync::Arc<TargetRollout>| {
+        matches!(part.progress, Progress::Active { .. } | Progress::Failed { .. })
+    };
+    let unproven = usize::try_from(deployment.unproven).unwrap();
+    assert!(unproven <= usize::try_from(deployment.counts.succeeded).unwrap(), "INV-11: unproven");
+    deployment.targets.values().filter(down).count() + unproven
 }
 
 /// INV-6 over a whole history.
@@ -168,7 +214,8 @@ fn batch(tenant: &TenantState) {
                 assert!(active <= batch, "INV-4: {active} active");
                 let passed = usize::try_from(deployment.steps_passed).unwrap();
                 let may = steps.get(passed).map_or(total, |step| (total * step.percent).div_ceil(100));
-                let started = count(&|progress| !matches!(progress, Progress::Waiting | Progress::Skipped));
+                let started =
+                    count(&|progress| !matches!(progress, Progress::Waiting | Progress::Skipped { .. }));
                 assert!(started <= may, "INV-4: more than the canary step lets");
             }
         }
@@ -214,14 +261,15 @@ fn deployment_indexes(tenant: &TenantState) {
                 Progress::Active { .. } => &mut counts.active,
                 Progress::Succeeded { .. } => &mut counts.succeeded,
                 Progress::Failed { .. } => &mut counts.failed,
-                Progress::Skipped => &mut counts.skipped,
+                Progress::Skipped { .. } => &mut counts.skipped,
                 Progress::Abandoned { .. } => &mut counts.abandoned,
             } += 1;
         }
         assert_eq!(deployment.counts, counts, "INV-5: counts");
         for (place, target) in deployment.order.iter().enumerate() {
             let waits = deployment.targets[target].progress == Progress::Waiting;
-            assert_eq!(waits, place >= usize::try_from(deployment.next).unwrap(), "INV-5: waiting targets");
+            let next = usize::try_from(deployment.next).unwrap();
+            assert!(if place == next { waits } else { !waits || place > next }, "INV-5: waiting targets");
         }
         assert_eq!(
             !deployment.status.is_final(),
@@ -294,6 +342,9 @@ fn timers(tenant: &TenantState) {
         );
     }
     assert_eq!(found, wanted, "INV-5: timers");
+    let silent: BTreeSet<_> =
+        tenant.agents.values().filter_map(|agent| Some((agent.silent_since?, agent.id))).collect();
+    assert_eq!(tenant.silent.iter().copied().collect::<BTreeSet<_>>(), silent, "INV-5: silent agents");
 }
 
 fn way_back(tenant: &TenantState) {
@@ -355,7 +406,7 @@ fn nothing_stuck(tenant: &TenantState) {
         let waits =
             deployment.counts.active > 0 || deployment.paused.is_some() || waits_for_gate(tenant, deployment);
         assert!(waits, "INV-8: {} waits for nothing", deployment.status.name());
-        let task_settles = |part: &stella_domain::deployment::TargetRollout| {
+        let task_settles = |part: &TargetRollout| {
             part.progress.task().is_none_or(|task| !tenant.tasks[&task].state.is_final())
         };
         assert!(

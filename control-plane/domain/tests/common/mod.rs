@@ -17,6 +17,7 @@ use stella_domain::decide::{Decision, decide};
 use stella_domain::deployment::{Deployment, OnFailure, Status};
 use stella_domain::event::{Event, Fact, StreamId};
 use stella_domain::findings::{Finding, Severity};
+use stella_domain::freeze::{Freeze, Repeats};
 use stella_domain::gate::{self, Allowed, Check, Gate, Record, Security};
 use stella_domain::name::{Name, Version};
 use stella_domain::promotion::{ApprovalRule, Promotion};
@@ -152,6 +153,7 @@ pub fn new_deployment(n: u128, of: u128, batch: Option<u32>) -> NewDeployment {
         targets: None,
         timeout_ms: 3_600_000,
         override_freeze: None,
+        waive_way_back: None,
     }
 }
 
@@ -201,6 +203,18 @@ pub fn canary(steps: &[(u32, Option<u64>)], batch: Option<u32>) -> Strategy {
     let step = |(percent, soak_ms): &(u32, Option<u64>)| CanaryStep { percent: *percent, soak_ms: *soak_ms };
     let batch = batch.map(Amount::Count);
     Strategy::Canary { steps: steps.iter().map(step).collect(), batch, order: None }
+}
+
+/// A freeze in UTC that does not repeat.
+pub fn freeze(named: &str, from: &str, to: &str) -> Freeze {
+    Freeze {
+        name: name(named),
+        reason: "nobody is there".to_owned(),
+        from: from.parse().unwrap(),
+        to: to.parse().unwrap(),
+        time_zone: "UTC".to_owned(),
+        repeats: Repeats::Never,
+    }
 }
 
 pub struct World {

@@ -203,6 +203,7 @@ impl World {
             targets: None,
             timeout_ms: 600_000,
             override_freeze: None,
+            waive_way_back: None,
         };
         self.submit(TenantCommand::Deploy(Box::new(deployment))).await.unwrap();
         DeploymentId(unique)

@@ -1,0 +1,65 @@
+//! What people decide about the targets of a running deployment.
+
+use stella_api_types::deployment::{Deployment, DeploymentDetail, FailDeployment};
+use stella_api_types::hold::HoldBack;
+use stella_api_types::paths;
+
+use crate::client::Error;
+use crate::{Context, print};
+
+pub(crate) async fn retry(context: &Context, deployment: &str, target: &str) -> Result<(), Error> {
+    let path = context.path(paths::DEPLOYMENT_TARGET_RETRY, &[deployment, target])?;
+    let guided: DeploymentDetail = context.client.post(&path, &serde_json::json!({}), None).await?;
+    print::result(context.output, &guided, |it| {
+        let id = &it.deployment.id;
+        format!("target {target} is tried again; follow it with: stella deployment watch {id}")
+    })
+}
+
+pub(crate) async fn skip(
+    context: &Context,
+    deployment: &str,
+    target: &str,
+    reason: String,
+) -> Result<(), Error> {
+    let path = context.path(paths::DEPLOYMENT_TARGET_SKIP, &[deployment, target])?;
+    let guided: DeploymentDetail = context.client.post(&path, &HoldBack { reason }, None).await?;
+    print::result(context.output, &guided, |it| {
+        let goes_on = if it.deployment.paused.is_some() { "is still paused" } else { "goes on" };
+        format!("target {target} is left alone; deployment {} {goes_on}", it.deployment.id)
+    })
+}
+
+pub(crate) async fn fail(
+    context: &Context,
+    deployment: &str,
+    roll_back: bool,
+    reason: String,
+) -> Result<(), Error> {
+    let path = context.path(paths::DEPLOYMENT_FAIL, &[deployment])?;
+    let body = FailDeployment { roll_back, reason };
+    let failed: DeploymentDetail = context.client.post(&path, &body, None).await?;
+    print::result(context.output, &failed, |it| {
+        let rollbacks = it.rollbacks.iter().map(|id| format!("; taken back by {id}")).collect::<String>();
+        format!("deployment {} is {}{rollbacks}", it.deployment.id, it.deployment.status)
+    })
+}
+
+/// How a paused deployment goes on, for a person who watches it.
+pub(crate) fn way_on(deployment: &Deployment) -> String {
+    let id = &deployment.id;
+    match deployment.paused_for.as_deref() {
+        Some("failure") => format!(
+            "decide with: stella deployment retry-target {id} TARGET, skip {id} TARGET, or fail {id} [--rollback]"
+        ),
+        Some("budget" | "silence" | "freeze") => {
+            let at = deployment.resumes_at.as_ref().map(|at| format!(" at {at}")).unwrap_or_default();
+            format!("goes on by itself{at}")
+        }
+        _ => {
+            let by_itself =
+                deployment.resumes_at.as_ref().map(|at| format!("goes on at {at}, or ")).unwrap_or_default();
+            format!("{by_itself}go on with: stella deployment resume {id}")
+        }
+    }
+}

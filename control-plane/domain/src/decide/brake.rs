@@ -1,0 +1,161 @@
+//! What holds deployments back from outside: silence, freezes, and the budget that all that runs in an environment shares.
+//!
+//! A deployment that cannot go on for one of these is paused with the reason, so that its time stands still and people see why;
+//! and it goes on by itself when the reason is gone.
+
+use std::collections::BTreeSet;
+
+use stella_protocol::id::{DeploymentId, EnvironmentId};
+
+use super::transaction::Transaction;
+use super::{freeze, rollout, silence};
+use crate::amount::Amount;
+use crate::command::Outcome;
+use crate::deployment::{Cause, Deployment, Status};
+use crate::environment::Environment;
+use crate::event::Fact;
+use crate::hold::PauseCause;
+use crate::rejection::Rejection;
+use crate::tenant::TenantState;
+
+/// Sets how many targets of an environment may be at risk at once. What is under way meets it before its next target.
+pub(super) fn set_budget(
+    tx: &mut Transaction<'_>,
+    id: EnvironmentId,
+    budget: Option<Amount>,
+) -> Result<Outcome, Rejection> {
+    let environment = tx.tenant.environments.get(&id);
+    let environment = environment.ok_or_else(|| Rejection::not_found(EnvironmentId::KIND, id))?;
+    match budget {
+        Some(Amount::Count(0)) => {
+            let problem = "is 0, and nothing could be deployed; lock the environment for that";
+            return Err(Rejection::invalid("at_risk_max", problem));
+        }
+        Some(Amount::Percent(percent)) => {
+            super::fields::range("at_risk_max", percent.into(), (1, 100), "%")?;
+        }
+        Some(Amount::Count(_)) | None => {}
+    }
+    if environment.budget != budget {
+        tx.emit(Fact::EnvironmentBudgetSet { id, budget })?;
+    }
+    Ok(Outcome::Done)
+}
+
+/// Pauses a running deployment that something outside holds back, or ends such a pause.
+pub(super) fn hold_back(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<(), Rejection> {
+    let deployment = tx.deployment(id)?;
+    if deployment.status != Status::Running {
+        return Ok(());
+    }
+    let held = outside(tx, deployment);
+    if deployment.paused.is_none() {
+        let Some((cause, reason, until)) = held else { return Ok(()) };
+        return tx.emit(Fact::DeploymentPaused { id, reason, until, canary_step: None, cause });
+    }
+    let is_over = match deployment.paused_for {
+        PauseCause::Silence | PauseCause::Freeze => {
+            held.is_none_or(|(cause, ..)| cause != deployment.paused_for)
+        }
+        PauseCause::Budget => tx.tenant.has_budget(deployment),
+        PauseCause::Person | PauseCause::CanaryStep | PauseCause::Batch | PauseCause::Failure => false,
+    };
+    if !is_over {
+        return Ok(());
+    }
+    tx.emit(Fact::DeploymentResumed { id })?;
+    hold_back(tx, id)
+}
+
+type Held = (PauseCause, String, Option<stella_protocol::time::Timestamp>);
+
+fn outside(tx: &Transaction<'_>, deployment: &Deployment) -> Option<Held> {
+    let environment = tx.tenant.environments.get(&deployment.environment)?;
+    if environment.silent_since.is_some() {
+        let reason = format!("too many agents of {} have gone silent at once", environment.name);
+        return Some((PauseCause::Silence, reason, None));
+    }
+    let starts_more = deployment.cause == Cause::Requested && deployment.counts.waiting > 0;
+    if !starts_more || overrides_freezes(&tx.tenant, deployment.id) {
+        return None;
+    }
+    let (freeze, until) = freeze::lasting(environment, tx.now)?;
+    let reason = format!("{} is frozen ({}: {})", environment.name, freeze.name, freeze.reason);
+    Some((PauseCause::Freeze, reason, Some(until)))
+}
+
+fn overrides_freezes(tenant: &TenantState, id: DeploymentId) -> bool {
+    let promotion = tenant.promotions.get(&stella_protocol::id::PromotionId(id.0));
+    promotion.is_some_and(|promotion| promotion.wanted.override_freeze.is_some())
+}
+
+/// Pauses a deployment that works on nothing and could, if its environment had budget left.
+pub(super) fn wait_for_budget(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<(), Rejection> {
+    let deployment = tx.deployment(id)?;
+    let stands = deployment.status == Status::Running
+        && deployment.counts.active == 0
+        && deployment.counts.waiting > 0
+        && deployment.has_room()
+        && !tx.tenant.has_budget(deployment);
+    if !stands {
+        return Ok(());
+    }
+    let place = deployment.environment;
+    let name = tx.tenant.environments.get(&place).map_or_else(String::new, |it| it.name.to_string());
+    let (now, max) = (tx.tenant.at_risk(place), tx.tenant.at_risk_max(place).unwrap_or(0));
+    let reason = format!("waits for the budget of {name}: {now} targets are at risk, at most {max} may be");
+    let cause = PauseCause::Budget;
+    tx.emit(Fact::DeploymentPaused { id, reason, until: None, canary_step: None, cause })
+}
+
+/// Looks again at the deployments that something outside holds back, or now may, if anything has happened that matters for that.
+pub(super) fn reconsider(tx: &mut Transaction<'_>) -> Result<(), Rejection> {
+    silence::listen(tx)?;
+    let mut seen = 0;
+    loop {
+        let places: BTreeSet<EnvironmentId> =
+            tx.facts_from(seen).filter_map(|fact| concerned(&tx.tenant, fact)).collect();
+        if places.is_empty() {
+            return Ok(());
+        }
+        seen = tx.facts_from(0).count();
+        let active = tx.tenant.active_deployments.iter().filter_map(|id| tx.tenant.deployments.get(id));
+        let candidates: Vec<DeploymentId> = active
+            .filter(|it| it.status == Status::Running && places.contains(&it.environment))
+            .map(|it| it.id)
+            .collect();
+        for id in candidates {
+            rollout::advance(tx, id)?;
+        }
+    }
+}
+
+/// The environment whose deployments may have to stop, or may go on, since this happened.
+#[expect(clippy::wildcard_enum_match_arm, reason = "most facts let nothing go on")]
+fn concerned(tenant: &TenantState, fact: &Fact) -> Option<EnvironmentId> {
+    let shares = |id: &DeploymentId| {
+        let place = tenant.deployments.get(id)?.environment;
+        tenant.environments.get(&place).filter(|it| has_budget(it)).map(|it| it.id)
+    };
+    match fact {
+        Fact::EnvironmentBudgetSet { id, .. }
+        | Fact::EnvironmentWentSilent { id, .. }
+        | Fact::EnvironmentHeardAgain { id }
+        | Fact::EnvironmentFreezeSet { id, .. }
+        | Fact::EnvironmentFreezeRemoved { id, .. } => Some(*id),
+        Fact::TargetCreated { environment: id, .. } => {
+            tenant.environments.get(id).filter(|it| has_budget(it)).map(|it| it.id)
+        }
+        Fact::TargetSucceeded { deployment: id, .. }
+        | Fact::TargetSkipped { deployment: id, .. }
+        | Fact::DeploymentResumed { id }
+        | Fact::DeploymentSucceeded { id }
+        | Fact::DeploymentFailed { id, .. }
+        | Fact::DeploymentCancelled { id, .. } => shares(id),
+        _ => None,
+    }
+}
+
+const fn has_budget(environment: &Environment) -> bool {
+    environment.budget.is_some()
+}

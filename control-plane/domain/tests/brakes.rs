@@ -1,0 +1,310 @@
+//! What holds deployments back from outside: a budget that is shared, many agents that are silent at once, freezes.
+#![allow(clippy::unwrap_used, reason = "a test ends there, with the place")]
+
+mod common;
+
+use common::{STAGING, World, agent, conflict, deployment, end, failed, name, new_deployment, target};
+use stella_domain::amount::Amount::{self, Count, Percent};
+use stella_domain::command::{NewDeployment, TenantCommand};
+use stella_domain::deployment::{OnFailure, Status};
+use stella_domain::environment::SilenceRule;
+use stella_domain::event::Fact;
+use stella_domain::hold::PauseCause;
+use stella_domain::rejection::Rejection;
+use stella_domain::release::StepAction;
+use stella_domain::strategy::{Rolling, Strategy};
+
+fn budget(world: &mut World, budget: Option<Amount>) {
+    world.ok(TenantCommand::SetEnvironmentBudget { environment: STAGING, budget });
+}
+
+/// Deployment `n` of release 2 to these targets.
+fn to(n: u128, targets: &[u128], strategy: Strategy) -> NewDeployment {
+    let targets = Some(targets.iter().map(|n| target(*n)).collect());
+    NewDeployment { targets, strategy, ..new_deployment(n, 2, None) }
+}
+
+fn deploy(world: &mut World, new: NewDeployment) {
+    world.ok(TenantCommand::Deploy(Box::new(new)));
+}
+
+/// How many targets of deployment `n` are worked on and wait, and what it is paused for.
+fn stands(world: &World, n: u128) -> (u32, u32, Option<PauseCause>) {
+    let found = world.deployment(deployment(n));
+    let paused = found.paused.is_some().then_some(found.paused_for);
+    (found.counts.active, found.counts.waiting, paused)
+}
+
+fn reason(world: &World, n: u128) -> String {
+    world.deployment(deployment(n)).paused.as_ref().unwrap().reason.clone()
+}
+
+#[test]
+fn a_budget_is_shared_by_all_that_runs_there_at_once() {
+    let mut world = World::with_release_1(6);
+    budget(&mut world, Some(Count(3)));
+    deploy(&mut world, to(2, &[1, 2], Strategy::AllAtOnce));
+    deploy(&mut world, to(3, &[3, 4], Strategy::AllAtOnce));
+    assert_eq!(stands(&world, 3), (1, 1, None), "one of two: three are at risk");
+    deploy(&mut world, to(4, &[5, 6], Strategy::AllAtOnce));
+    assert_eq!(stands(&world, 4), (0, 2, Some(PauseCause::Budget)));
+    assert_eq!(reason(&world, 4), "waits for the budget of staging: 3 targets are at risk, at most 3 may be");
+    let problem = conflict(world.tell(TenantCommand::ResumeDeployment { deployment: deployment(4) }));
+    assert!(problem.contains("it goes on by itself when fewer targets are at risk"), "{problem}");
+    world.wait_ms(24 * 3_600_000 / 30);
+    world.complete(1);
+    assert_eq!(
+        (stands(&world, 3), stands(&world, 4)),
+        ((2, 0, None), (0, 2, Some(PauseCause::Budget))),
+        "the older one first"
+    );
+    world.complete(2);
+    assert_eq!(stands(&world, 4), (1, 1, None));
+    for n in 3..=6 {
+        world.complete(n);
+    }
+    for n in 2..=4 {
+        assert_eq!(*world.status(n), Status::Succeeded);
+    }
+    assert!(world.tenant().timers.is_empty());
+    end(&world);
+}
+
+#[test]
+fn a_canary_is_at_risk_until_it_has_proven_itself_and_a_rollback_never_is() {
+    let mut world = World::with_release_1(8);
+    budget(&mut world, Some(Percent(25)));
+    deploy(&mut world, to(2, &[1, 2, 3, 4], common::canary(&[(50, Some(60_000))], None)));
+    world.complete(1);
+    world.complete(2);
+    deploy(&mut world, to(3, &[5], Strategy::AllAtOnce));
+    assert_eq!(stands(&world, 3), (0, 1, Some(PauseCause::Budget)), "the canary holds on two");
+    world.wait_ms(60_000);
+    assert_eq!((stands(&world, 2), stands(&world, 3)), ((2, 0, None), (0, 1, Some(PauseCause::Budget))));
+    world.finish(3, failed("exit 1"));
+    world.complete_first_step(4);
+    let back = world.rollback_of(2).unwrap();
+    assert_eq!(back.counts.active, 4, "all at once, whatever the budget is");
+    assert_eq!(stands(&world, 3), (1, 0, None), "what failed is not at risk any more");
+    end(&world);
+}
+
+#[test]
+fn failures_stay_at_risk_until_their_deployment_has_ended() {
+    let mut world = World::with_release_1(5);
+    budget(&mut world, Some(Count(2)));
+    let on_failure = OnFailure::Ask;
+    deploy(&mut world, NewDeployment { on_failure, ..to(2, &[1, 2], Strategy::Rolling(Rolling::of(1))) });
+    world.finish(1, failed("exit 1"));
+    deploy(&mut world, to(3, &[3, 4], Strategy::AllAtOnce));
+    assert_eq!(stands(&world, 3), (1, 1, None));
+    let skip =
+        TenantCommand::SkipTarget { deployment: deployment(2), target: target(1), reason: "x".to_owned() };
+    world.ok(skip);
+    assert_eq!((stands(&world, 2), stands(&world, 3)), ((1, 0, None), (1, 1, None)));
+    budget(&mut world, Some(Count(3)));
+    assert_eq!(stands(&world, 3), (2, 0, None), "raised");
+    budget(&mut world, None);
+    end(&world);
+}
+
+#[test]
+fn what_could_never_fit_a_budget_is_refused_by_field() {
+    let mut world = World::with_release_1(8);
+    for wrong in [Count(0), Percent(0), Percent(101)] {
+        let set = TenantCommand::SetEnvironmentBudget { environment: STAGING, budget: Some(wrong) };
+        let told = world.tell(set);
+        assert!(matches!(&told, Err(Rejection::Invalid { field, .. }) if field == "at_risk_max"), "{told:?}");
+    }
+    budget(&mut world, Some(Count(2)));
+    let mut refused = |strategy, tolerated: Option<u32>, wanted: &str| {
+        let new =
+            NewDeployment { strategy, tolerate_failures: tolerated.map(Count), ..new_deployment(2, 2, None) };
+        let told = world.tell(TenantCommand::Deploy(Box::new(new)));
+        assert!(matches!(&told, Err(Rejection::Invalid { field, .. }) if field == wanted), "{told:?}");
+    };
+    refused(common::canary(&[(20, None), (80, None)], None), None, "strategy.steps[1].percent");
+    refused(common::canary(&[(20, None)], None), Some(1), "strategy.steps[0].percent");
+    let pausing = Rolling { pause_ms: Some(1_000), ..Rolling::of(3) };
+    refused(Strategy::Rolling(pausing), None, "strategy.batch");
+    refused(Strategy::AllAtOnce, Some(2), "tolerate_failures");
+    // Without a hold a batch is only as large as the budget lets.
+    deploy(&mut world, new_deployment(2, 2, Some(5)));
+    assert_eq!(stands(&world, 2), (2, 6, None));
+    end(&world);
+}
+
+fn rule(world: &mut World, percent: u32) {
+    let rule = Some(SilenceRule { percent, within_ms: 60_000 });
+    world.ok(TenantCommand::SetEnvironmentSilence { environment: STAGING, rule });
+}
+
+#[test]
+fn many_silent_agents_pause_what_runs_there_and_nothing_fails() {
+    let mut world = World::with_release_1(5);
+    rule(&mut world, 40);
+    deploy(&mut world, to(2, &[1, 2, 3, 5], Strategy::Rolling(Rolling::of(2))));
+    world.run(1);
+    world.disconnect(1);
+    world.wait_ms(30_000);
+    world.disconnect(2);
+    assert_eq!(stands(&world, 2), (2, 2, None), "two of five are not more than 40 %");
+    let gone = world.session(3);
+    let lost = "lost".to_owned();
+    let decision = world.ok(TenantCommand::DisconnectAgent { agent: agent(3), session: gone, reason: lost });
+    let counted = |fact: &Fact| matches!(fact, Fact::EnvironmentWentSilent { silent: 3, agents: 5, .. });
+    assert!(decision.events.iter().any(|(_, event)| counted(&event.fact)), "{:?}", decision.events);
+    assert_eq!(stands(&world, 2), (2, 2, Some(PauseCause::Silence)));
+    assert_eq!(reason(&world, 2), "too many agents of staging have gone silent at once");
+    let listed = vec![world.listed(1, stella_protocol::message::Phase::Running)];
+    // What comes meanwhile waits too, and no time passes it by.
+    deploy(&mut world, to(3, &[4], Strategy::AllAtOnce));
+    assert_eq!(stands(&world, 3), (0, 1, Some(PauseCause::Silence)));
+    world.wait_ms(90 * 24 * 3_600_000);
+    assert_eq!((world.status(2), world.status(3)), (&Status::Running, &Status::Running));
+    world.connect(1, listed);
+    assert_eq!((stands(&world, 2), stands(&world, 3)), ((2, 2, None), (1, 0, None)), "it is healed");
+    world.complete(1);
+    world.connect(2, vec![]);
+    world.complete(2);
+    world.connect(3, vec![]);
+    for n in [4, 3, 5] {
+        world.complete(n);
+    }
+    assert_eq!((world.status(2), world.status(3)), (&Status::Succeeded, &Status::Succeeded));
+    assert!(world.tenant().timers.is_empty());
+    end(&world);
+}
+
+#[test]
+fn agents_that_go_one_by_one_are_no_event_and_a_rollback_waits_as_well() {
+    let mut world = World::with_release_1(4);
+    rule(&mut world, 50);
+    for n in 1..=4 {
+        world.disconnect(n);
+        world.wait_ms(60_001);
+    }
+    assert_eq!(world.tenant().environments[&STAGING].silent_since, None);
+    (1..=4).for_each(|n| drop(world.connect(n, vec![])));
+    deploy(&mut world, new_deployment(2, 2, None));
+    world.finish(1, failed("exit 1"));
+    for n in 2..=4 {
+        world.complete_first_step(n);
+    }
+    let back = world.rollback_of(2).unwrap().id;
+    let active = |world: &World| world.deployment(back).counts.active;
+    assert_eq!(active(&world), 4);
+    (1..=3).for_each(|n| world.disconnect(n));
+    assert_eq!(world.deployment(back).paused_for, PauseCause::Silence);
+    world.wait_ms(7 * 24 * 3_600_000);
+    assert_eq!(world.deployment(back).status, Status::Running, "its time stands still");
+    // The rule is taken back: what is silent is nobody's event.
+    world.ok(TenantCommand::SetEnvironmentSilence { environment: STAGING, rule: None });
+    assert!(world.deployment(back).paused.is_none());
+    end(&world);
+}
+
+#[test]
+fn a_rule_of_silence_that_makes_no_sense_is_refused_by_field() {
+    let mut world = World::with_targets(1);
+    for (percent, within_ms, wanted) in [
+        (0, 60_000, "percent"),
+        (100, 60_000, "percent"),
+        (50, 999, "within_ms"),
+        (50, 3_600_001, "within_ms"),
+    ] {
+        let rule = Some(SilenceRule { percent, within_ms });
+        let told = world.tell(TenantCommand::SetEnvironmentSilence { environment: STAGING, rule });
+        assert!(matches!(&told, Err(Rejection::Invalid { field, .. }) if field == wanted), "{told:?}");
+    }
+}
+
+#[test]
+fn a_freeze_holds_what_is_on_its_way_before_its_next_target() {
+    let mut world = World::with_release_1(3);
+    deploy(&mut world, new_deployment(2, 2, Some(1)));
+    let freeze = Box::new(common::freeze("weekend", "1970-01-01T00:00", "1970-01-02T00:00"));
+    let set = TenantCommand::FreezeEnvironment { environment: STAGING, freeze };
+    world.ok(set.clone());
+    assert_eq!(stands(&world, 2), (1, 2, Some(PauseCause::Freeze)));
+    assert!(reason(&world, 2).contains("staging is frozen (weekend: "), "{}", reason(&world, 2));
+    world.complete(1);
+    assert_eq!(stands(&world, 2), (0, 2, Some(PauseCause::Freeze)));
+    assert!(
+        conflict(world.tell(TenantCommand::ResumeDeployment { deployment: deployment(2) }))
+            .contains("when the freeze ends")
+    );
+    world.ok(TenantCommand::UnfreezeEnvironment { environment: STAGING, freeze: name("weekend") });
+    assert_eq!(stands(&world, 2), (1, 1, None));
+    world.ok(set);
+    world.wait_ms(24 * 3_600_000);
+    assert_eq!(stands(&world, 2), (1, 1, None), "it is over by itself");
+    world.complete(2);
+    world.complete(3);
+    assert_eq!(*world.status(2), Status::Succeeded);
+    end(&world);
+}
+
+#[test]
+fn what_overrides_a_freeze_goes_on_through_it_and_so_does_a_rollback() {
+    let mut world = World::with_release_1(3);
+    let override_freeze = Some("orders are lost".to_owned());
+    deploy(&mut world, NewDeployment { override_freeze, ..new_deployment(2, 2, Some(1)) });
+    let freeze = Box::new(common::freeze("weekend", "1970-01-01T00:00", "1970-01-02T00:00"));
+    world.ok(TenantCommand::FreezeEnvironment { environment: STAGING, freeze });
+    world.complete(1);
+    assert_eq!(stands(&world, 2), (1, 1, None));
+    world.finish(2, failed("exit 1"));
+    assert_eq!(world.rollback_of(2).unwrap().counts.active, 2);
+    end(&world);
+}
+
+#[test]
+fn a_deployment_that_could_not_go_back_says_where_and_needs_a_waiver() {
+    let mut world = World::with_release_1(2);
+    world.enrol(3);
+    world.ok(TenantCommand::CreateTarget(Box::new(common::new_target(3))));
+    let required = TenantCommand::SetEnvironmentWayBack { environment: STAGING, required: true };
+    world.ok(required.clone());
+    assert!(world.ok(required).events.is_empty(), "it is so already");
+    let deploy = |new: NewDeployment| TenantCommand::Deploy(Box::new(new));
+    let problem = conflict(world.tell(deploy(new_deployment(2, 2, None))));
+    assert!(
+        problem.contains("could not go back on web-3 (nothing was deployed to it before), and"),
+        "{problem}"
+    );
+    world.ok(deploy(to(2, &[1], Strategy::AllAtOnce)));
+    world.complete(1);
+    let reason = "slow".to_owned();
+    let verdict = stella_domain::hold::Verdict::Block;
+    world.ok(TenantCommand::JudgeRelease { release: common::release(1), verdict, reason });
+    let third = |targets: &[u128]| NewDeployment {
+        release: common::release(3),
+        ..to(3, targets, Strategy::AllAtOnce)
+    };
+    let problem = conflict(world.tell(deploy(third(&[1, 2]))));
+    assert!(problem.contains("on web-2 (the release there is blocked (slow)), and"), "{problem}");
+    let waive_way_back = Some("it is broken anyway".to_owned());
+    world.ok(deploy(NewDeployment { waive_way_back: waive_way_back.clone(), ..third(&[1, 2]) }));
+    assert_eq!(world.promotion(3).wanted.waive_way_back, waive_way_back, "for ever");
+    end(&world);
+}
+
+#[test]
+fn a_release_that_would_delete_the_one_before_has_no_way_back() {
+    let mut world = World::with_release_1(1);
+    let mut greedy = common::new_release(9);
+    world.ok(TenantCommand::StoreArtifact { digest: common::digest(9), size_bytes: 10 });
+    greedy.steps[0].action = StepAction::Artifact { component: name("web"), keep_releases: 1 };
+    world.ok(TenantCommand::CreateRelease(Box::new(greedy)));
+    world.ok(TenantCommand::SetEnvironmentWayBack { environment: STAGING, required: true });
+    let new = new_deployment(2, 9, None);
+    let problem = conflict(world.tell(TenantCommand::Deploy(Box::new(new.clone()))));
+    assert!(
+        problem.contains("keeps only itself of component web on the host; let its step keep 2"),
+        "{problem}"
+    );
+    world.ok(TenantCommand::SetEnvironmentWayBack { environment: STAGING, required: false });
+    world.ok(TenantCommand::Deploy(Box::new(new)));
+    end(&world);
+}
