@@ -13,11 +13,12 @@ use stella_telemetry::Format;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 
-use crate::config::{Config, LogSettings, PolicySettings, Settings, checked_server};
+use crate::config::{Config, Loaded, LogSettings, PolicySettings, Settings, checked_server};
 use crate::enrol::{Enrolled, Options, enrol};
 use crate::executor::reason_of;
 use crate::identity::Identity;
 use crate::policy::Kind;
+use crate::reload::Reloader;
 use crate::service::{Service, stop_on_signals};
 use crate::supervisor::Supervisor;
 
@@ -56,6 +57,9 @@ enum Command {
     Run(Box<RunArgs>),
     /// Make this host an agent with a one-time token. Does nothing if it is one.
     Enrol(EnrolArgs),
+    /// Check the configuration, or show it with where each value came from.
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Show who this agent is and until when its certificate is valid.
     Status(StatusArgs),
     /// Print the manual page, or write one for each command into a folder.
@@ -64,6 +68,26 @@ enum Command {
         /// The folder.
         folder: Option<PathBuf>,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Check the configuration and say what is wrong with it.
+    Check(Box<RunArgs>),
+    /// Show what is set, and where it came from.
+    Show(Box<ShowArgs>),
+}
+
+#[derive(Debug, Args)]
+struct ShowArgs {
+    #[command(flatten)]
+    run: RunArgs,
+    /// Show all keys, with their defaults
+    #[arg(long)]
+    effective: bool,
+    /// How to show it
+    #[arg(long, value_enum, default_value_t)]
+    output: Output,
 }
 
 #[derive(Debug, Args)]
@@ -148,6 +172,8 @@ pub fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Run(arguments) => run(*arguments),
         Command::Enrol(arguments) => enrol_host(arguments),
+        Command::Config(ConfigCommand::Check(arguments)) => check_config(*arguments),
+        Command::Config(ConfigCommand::Show(arguments)) => show_config(*arguments),
         Command::Status(arguments) => status(arguments),
         Command::Man { folder } => match folder {
             Some(folder) => clap_mangen::generate_to(Cli::command(), folder),
@@ -172,23 +198,63 @@ impl Common {
     }
 }
 
-fn run(arguments: RunArgs) -> Outcome {
-    let (file, common) = arguments.common.into_settings();
-    let config = Config::load(
-        file.as_deref(),
-        Settings {
-            concurrency: arguments.concurrency,
-            drain_seconds: arguments.drain_seconds,
-            reserve_bytes: arguments.reserve_bytes,
-            log: LogSettings {
-                level: arguments.log_level,
-                format: arguments.log_format,
-                file: arguments.log_file,
-            },
-            policy: PolicySettings { allow: arguments.allow },
+impl RunArgs {
+    fn into_settings(self) -> (Option<PathBuf>, Settings) {
+        let (file, common) = self.common.into_settings();
+        let settings = Settings {
+            concurrency: self.concurrency,
+            drain_seconds: self.drain_seconds,
+            reserve_bytes: self.reserve_bytes,
+            log: LogSettings { level: self.log_level, format: self.log_format, file: self.log_file },
+            policy: PolicySettings { allow: self.allow },
             ..common
-        },
-    )?;
+        };
+        (file, settings)
+    }
+}
+
+/// Where a key has its value from, if it is not from a file.
+fn origin(key: &str) -> String {
+    let word = if key == "policy.allow" { "allow".to_owned() } else { key.replace(['.', '_'], "-") };
+    let flag = format!("--{word}");
+    let is_given = |argument: std::ffi::OsString| {
+        let argument = argument.to_string_lossy();
+        argument == flag || argument.strip_prefix(&flag).is_some_and(|rest| rest.starts_with('='))
+    };
+    if std::env::args_os().any(is_given) {
+        format!("flag {flag}")
+    } else {
+        format!("environment STELLA_AGENT_{}", word.replace('-', "_").to_ascii_uppercase())
+    }
+}
+
+fn check_config(arguments: RunArgs) -> Outcome {
+    let (file, settings) = arguments.into_settings();
+    Loaded::load(file.as_deref(), &settings, origin)?;
+    writeln!(io::stdout(), "the configuration is good")?;
+    Ok(())
+}
+
+fn show_config(arguments: ShowArgs) -> Outcome {
+    let (file, settings) = arguments.run.into_settings();
+    let mut shown = Loaded::load(file.as_deref(), &settings, origin)?.effective();
+    shown.retain(|it| arguments.effective || it.origin != "default");
+    let mut out = io::stdout().lock();
+    match arguments.output {
+        Output::Json => writeln!(out, "{}", serde_json::to_string_pretty(&shown)?)?,
+        Output::Text => {
+            for it in shown {
+                writeln!(out, "{} = {}  # {}", it.key, it.value, it.origin)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn run(arguments: RunArgs) -> Outcome {
+    let (file, settings) = arguments.into_settings();
+    let loaded = Loaded::load(file.as_deref(), &settings, origin)?;
+    let config = loaded.config.clone();
     let guard = stella_telemetry::init(&stella_telemetry::Config {
         service: "stella-agent",
         version: env!("CARGO_PKG_VERSION"),
@@ -196,10 +262,12 @@ fn run(arguments: RunArgs) -> Outcome {
         format: config.log_format,
         file: config.log_file.clone(),
     })?;
+    let reloader = Reloader::new(file, settings, &loaded, guard.level());
     let runtime = runtime(config.concurrency.get())?;
     let result: Outcome = runtime.block_on(async {
         let mut signals = JoinSet::new();
         let stop = stop_on_signals(&mut signals)?;
+        reloader.at_hangups(&mut signals)?;
         let service = Service::open(config, Supervisor::current())?;
         let (tenant, agent) = service.who();
         tracing::info!(tenantId = %tenant, agent = %agent, version = env!("CARGO_PKG_VERSION"), "the agent starts");
@@ -218,7 +286,7 @@ fn run(arguments: RunArgs) -> Outcome {
 
 fn enrol_host(arguments: EnrolArgs) -> Outcome {
     let (file, settings) = arguments.common.into_settings();
-    let config = Config::load(file.as_deref(), settings)?;
+    let config = Config::load(file.as_deref(), &settings)?;
     let server = config.server.ok_or("the control plane is missing; add --server host:port")?;
     let options = Options {
         token: read_token(&arguments.token)?,
@@ -241,7 +309,7 @@ fn enrol_host(arguments: EnrolArgs) -> Outcome {
 
 fn status(arguments: StatusArgs) -> Outcome {
     let (file, settings) = arguments.common.into_settings();
-    let config = Config::load(file.as_deref(), settings)?;
+    let config = Config::load(file.as_deref(), &settings)?;
     let identity = Identity::load(&config.state_dir)?;
     let (not_before, not_after) = identity.validity();
     let renew_at = stella_certs::renew_at(not_before, not_after);

@@ -1,24 +1,21 @@
-//! How the agent is set up: a file, the environment and flags, the later ones first.
+//! How the agent is set up: a file, a folder of more files, the environment and flags; the later ones win.
 //!
 //! Everything is read and judged before anything is opened. A key that is not known is refused by its name: a typing error
 //! in a policy must not become a permission.
 
-use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::Deserialize;
-use stella_telemetry::Format;
+use serde::{Deserialize, Serialize};
+use stella_settings::{Key, Layers, Shown};
+use stella_telemetry::{Format, LogLevel};
 
 use crate::policy::{Kind, Policy};
 
 /// The file that is read if it is there and none is named.
 pub const FILE_DEFAULT: &str = "/etc/stella/agent.toml";
-
-/// The largest file: far more than all keys with comments, and no mistake (a device, an image) is read whole.
-const FILE_BYTES_MAX: u64 = 256 * 1024;
 
 const STATE_DIR_DEFAULT: &str = "/var/lib/stella-agent";
 const CONCURRENCY_DEFAULT: usize = 4;
@@ -31,22 +28,12 @@ const RESERVE_BYTES_DEFAULT: u64 = 64 * 1024 * 1024;
 /// Why a configuration is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The file cannot be read.
-    #[error("the configuration file {} cannot be read", path.display())]
-    Read {
-        /// Which.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
-    /// The file is not understood.
-    #[error("the configuration file {} is not understood: {problem}", path.display())]
-    File {
-        /// Which.
-        path: PathBuf,
-        /// Where and what.
-        problem: String,
-    },
+    /// A file, a variable or a flag is not understood.
+    #[error(transparent)]
+    Settings(#[from] stella_settings::Error),
+    /// The log's level is not understood.
+    #[error(transparent)]
+    Log(#[from] stella_telemetry::Error),
     /// A value is out of bounds.
     #[error("{key} is {value:?}; {expected}")]
     Value {
@@ -85,7 +72,7 @@ pub struct Config {
 }
 
 /// What a file, the environment or the flags say; what they do not say is `None`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     /// `host:port` of the control plane.
@@ -109,7 +96,7 @@ pub struct Settings {
 }
 
 /// The section `log`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LogSettings {
     /// A level or filter.
@@ -121,72 +108,139 @@ pub struct LogSettings {
 }
 
 /// The section `policy`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PolicySettings {
     /// The kinds of tasks that may run here.
     pub allow: Option<Vec<Kind>>,
 }
 
+/// Every key, in the order of the reference page.
+pub const KEYS: &[Key] = &[
+    key("server", "none", "`host:port`", "the control plane; where the agent was enrolled without it"),
+    key("state_dir", "`/var/lib/stella-agent`", "absolute path", "identity, journal and attempts"),
+    key("host_root", "`/`", "absolute path", "what tasks may change"),
+    key("concurrency", "4", "tasks, 1 to 64", "how many run side by side"),
+    key("drain_seconds", "10", "seconds, at most 3600", "how long tasks may go on when the agent stops"),
+    key("reserve_bytes", "67108864", "bytes", "free on the disk, or new tasks are refused"),
+    Key {
+        reloads: true,
+        ..key("log.level", "`info`", "level or filter", "such as `info,stella_agent=debug`")
+    },
+    key("log.format", "`auto`", "`auto`, `json`, `human`", "`auto` is `human` on a terminal"),
+    key("log.file", "none", "path", "JSON lines as well, rotated at 100 MB, ten files in all"),
+    key(
+        "policy.allow",
+        "[\"artifact\",\"command\",\"check\",\"systemd\"]",
+        "list of kinds of tasks",
+        "what may run on this host, whatever the control plane says",
+    ),
+];
+
+const fn key(name: &'static str, default: &'static str, unit: &'static str, about: &'static str) -> Key {
+    Key { name, default, unit, about, reloads: false }
+}
+
+/// A judged configuration with where each value came from.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// What was judged.
+    pub config: Config,
+    settings: Settings,
+    layers: Layers,
+}
+
+impl Loaded {
+    /// Reads the files and puts `over` (environment and flags) on top; `origin` says of a key where that is from.
+    ///
+    /// # Errors
+    /// If a file is not there or not understood, or a value is out of bounds.
+    pub fn load(
+        file: Option<&Path>,
+        over: &Settings,
+        origin: impl Fn(&str) -> String,
+    ) -> Result<Self, Error> {
+        let mut layers = Layers::new(KEYS);
+        layers.add_files(file.unwrap_or_else(|| Path::new(FILE_DEFAULT)), file.is_some())?;
+        for (name, value) in stella_settings::leaves(&json(over)) {
+            // What is not said is `null` there, and no value of TOML.
+            if let Ok(value) = toml::Value::try_from(&value)
+                && !matches!(&value, toml::Value::Table(_))
+            {
+                layers.set(&name, value, &origin(&name))?;
+            }
+        }
+        let settings: Settings = layers.read()?;
+        Ok(Self { config: Config::judge(settings.clone())?, settings, layers })
+    }
+
+    /// All keys with their values.
+    #[must_use]
+    pub fn effective(&self) -> Vec<Shown> {
+        self.layers.effective(&json(&self.settings.clone().with_defaults()))
+    }
+}
+
+fn json(settings: &Settings) -> serde_json::Value {
+    serde_json::to_value(settings).expect("settings are texts, numbers and lists of them")
+}
+
+impl Settings {
+    fn with_defaults(self) -> Self {
+        let text = |value: &str| Some(value.into());
+        Self {
+            server: self.server,
+            state_dir: self.state_dir.or_else(|| text(STATE_DIR_DEFAULT)),
+            host_root: self.host_root.or_else(|| text("/")),
+            concurrency: self.concurrency.or(Some(CONCURRENCY_DEFAULT)),
+            drain_seconds: self.drain_seconds.or(Some(DRAIN_S_DEFAULT)),
+            reserve_bytes: self.reserve_bytes.or(Some(RESERVE_BYTES_DEFAULT)),
+            log: LogSettings {
+                level: self.log.level.or_else(|| Some("info".to_owned())),
+                format: self.log.format.or_else(|| Some(Format::default())),
+                file: self.log.file,
+            },
+            policy: PolicySettings { allow: self.policy.allow.or_else(|| Some(Kind::ALL.to_vec())) },
+        }
+    }
+}
+
 impl Config {
-    /// Reads the file and puts `over` (environment and flags) on top. Without `file`, [`FILE_DEFAULT`] is read if it is
+    /// Reads the files and puts `over` (environment and flags) on top. Without `file`, [`FILE_DEFAULT`] is read if it is
     /// there.
     ///
     /// # Errors
-    /// If the file is not there or not understood, or a value is out of bounds.
-    pub fn load(file: Option<&Path>, over: Settings) -> Result<Self, Error> {
-        let path = file.unwrap_or_else(|| Path::new(FILE_DEFAULT));
-        let below = match read(path) {
-            Ok(text) => parse(path, &text)?,
-            Err(error) if file.is_none() && error.kind() == io::ErrorKind::NotFound => Settings::default(),
-            Err(source) => return Err(Error::Read { path: path.to_owned(), source }),
-        };
-        Self::judge(below, over)
+    /// As [`Loaded::load`].
+    pub fn load(file: Option<&Path>, over: &Settings) -> Result<Self, Error> {
+        Ok(Loaded::load(file, over, |_| "environment or flag".to_owned())?.config)
     }
 
-    fn judge(below: Settings, over: Settings) -> Result<Self, Error> {
-        let server = over.server.or(below.server).map(checked_server).transpose()?;
-        let state_dir = over.state_dir.or(below.state_dir).unwrap_or_else(|| STATE_DIR_DEFAULT.into());
-        let host_root = over.host_root.or(below.host_root).unwrap_or_else(|| "/".into());
-        let concurrency = over.concurrency.or(below.concurrency).unwrap_or(CONCURRENCY_DEFAULT);
-        let drain_s = over.drain_seconds.or(below.drain_seconds).unwrap_or(DRAIN_S_DEFAULT);
+    fn judge(given: Settings) -> Result<Self, Error> {
+        let given = given.with_defaults();
+        let server = given.server.map(checked_server).transpose()?;
+        let concurrency = given.concurrency.unwrap_or(CONCURRENCY_DEFAULT);
+        let drain_s = given.drain_seconds.unwrap_or(DRAIN_S_DEFAULT);
         if drain_s > DRAIN_S_MAX {
             return Err(out_of_bounds("drain_seconds", drain_s, "at most 3600 seconds make sense"));
         }
         let concurrency = NonZeroUsize::new(concurrency)
             .filter(|tasks| tasks.get() <= CONCURRENCY_MAX)
             .ok_or_else(|| out_of_bounds("concurrency", concurrency, "it has to be between 1 and 64"))?;
-        let (log, policy) = (over.log, over.policy);
+        let log_level = given.log.level.unwrap_or_default();
+        LogLevel::check(&log_level)?;
         Ok(Self {
             server,
-            state_dir: absolute("state_dir", state_dir)?,
-            host_root: absolute("host_root", host_root)?,
+            state_dir: absolute("state_dir", given.state_dir.unwrap_or_default())?,
+            host_root: absolute("host_root", given.host_root.unwrap_or_default())?,
             concurrency,
             drain: Duration::from_secs(drain_s),
-            reserve_bytes: over.reserve_bytes.or(below.reserve_bytes).unwrap_or(RESERVE_BYTES_DEFAULT),
-            log_level: log.level.or(below.log.level).unwrap_or_else(|| "info".to_owned()),
-            log_format: log.format.or(below.log.format).unwrap_or_default(),
-            log_file: log.file.or(below.log.file),
-            policy: policy
-                .allow
-                .or(below.policy.allow)
-                .map_or_else(Policy::default, |kinds| Policy::allowing(&kinds)),
+            reserve_bytes: given.reserve_bytes.unwrap_or(RESERVE_BYTES_DEFAULT),
+            log_level,
+            log_format: given.log.format.unwrap_or_default(),
+            log_file: given.log.file,
+            policy: Policy::allowing(&given.policy.allow.unwrap_or_default()),
         })
     }
-}
-
-fn read(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    let file = std::fs::File::open(path)?;
-    let read = io::Read::read_to_string(&mut io::Read::take(file, FILE_BYTES_MAX + 1), &mut text)?;
-    if read as u64 > FILE_BYTES_MAX {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 256 KiB"));
-    }
-    Ok(text)
-}
-
-fn parse(path: &Path, text: &str) -> Result<Settings, Error> {
-    toml::from_str(text).map_err(|error| Error::File { path: path.to_owned(), problem: error.to_string() })
 }
 
 /// Checks that a text is `host:port`.
@@ -224,7 +278,7 @@ mod tests {
     fn load(text: &str, over: Settings) -> Result<Config, Error> {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), text).unwrap();
-        Config::load(Some(file.path()), over)
+        Config::load(Some(file.path()), &over)
     }
 
     #[test]
@@ -241,15 +295,42 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_is_not_known_is_refused_by_its_name() {
-        for text in ["sever = \"cp:1\"", "[policy]\nalow = []", "[log]\nlvl = \"info\"", "[polcy]\n"] {
-            let word = text.trim_start_matches("[policy]\n").trim_start_matches("[log]\n");
-            let word: String = word.chars().filter(|c| *c != '[').take_while(|c| c.is_alphabetic()).collect();
+    fn a_key_that_is_not_known_is_refused_with_the_one_that_was_meant() {
+        for (text, name, meant) in [
+            ("sever = \"cp:1\"", "sever", "server"),
+            ("[policy]\nallw = []", "policy.allw", "policy.allow"),
+            ("[log]\nlvl = \"info\"", "log.lvl", "log.level"),
+            ("[polcy]\nallow = []", "polcy.allow", "policy.allow"),
+        ] {
             let error = load(text, Settings::default()).unwrap_err().to_string();
-            assert!(error.contains(&format!("unknown field `{word}`")), "{error}");
+            let wanted = format!("there is no key {name}; did you mean {meant}?");
+            assert!(error.contains(&wanted), "{error}");
         }
         let error = load("[policy]\nallow = [\"root_shell\"]", Settings::default()).unwrap_err().to_string();
         assert!(error.contains("root_shell"), "{error}");
+        let error = load("[log]\nlevel = \"loud=yes\"", Settings::default()).unwrap_err().to_string();
+        assert!(error.contains("log level"), "{error}");
+    }
+
+    #[test]
+    fn every_key_is_in_the_table_with_its_default_and_on_the_page() {
+        let defaults = json(&Settings::default().with_defaults());
+        let leaves = stella_settings::leaves(&defaults);
+        assert_eq!(leaves.len(), KEYS.len());
+        for (name, value) in leaves {
+            let key = KEYS.iter().find(|key| key.name == name).unwrap_or_else(|| panic!("{name}"));
+            let told = key.default.trim_matches('`');
+            let shown = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            let shown = if value.is_null() { "none".to_owned() } else { shown };
+            assert_eq!(told, shown, "{name}");
+        }
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/configuration.md");
+        let page = std::fs::read_to_string(&path).unwrap();
+        let wanted = stella_settings::with_reference(&page, "stella-agent", KEYS).unwrap();
+        if std::env::var_os("STELLA_UPDATE_DOCS").is_some() {
+            std::fs::write(&path, &wanted).unwrap();
+        }
+        assert!(page == wanted, "run the test again with STELLA_UPDATE_DOCS=1 and look at what has changed");
     }
 
     #[test]
@@ -274,7 +355,7 @@ mod tests {
 
     #[test]
     fn a_file_that_was_named_has_to_be_there() {
-        let error = Config::load(Some(Path::new("/nowhere/agent.toml")), Settings::default()).unwrap_err();
-        assert!(matches!(error, Error::Read { .. }));
+        let error = Config::load(Some(Path::new("/nowhere/agent.toml")), &Settings::default()).unwrap_err();
+        assert!(matches!(error, Error::Settings(stella_settings::Error::Read { .. })));
     }
 }

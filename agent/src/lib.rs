@@ -18,6 +18,7 @@ pub mod inbox;
 pub mod journal;
 pub mod output;
 pub mod policy;
+pub mod reload;
 pub mod report;
 pub mod resources;
 pub mod retry;

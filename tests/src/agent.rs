@@ -62,6 +62,12 @@ impl Agent {
         Ok(Self { daemon, name: name.to_owned(), folder, server: server.to_owned() })
     }
 
+    /// The configuration's file.
+    #[must_use]
+    pub fn config_file(&self) -> PathBuf {
+        self.folder.join("agent.toml")
+    }
+
     /// Gets an identity with a token.
     ///
     /// # Errors

@@ -339,7 +339,7 @@ impl Agent {
         };
         let empty = home.dir.path().join("agent.toml");
         std::fs::write(&empty, "").unwrap();
-        let config = Config::load(Some(&empty), settings).unwrap();
+        let config = Config::load(Some(&empty), &settings).unwrap();
         let config = Config { policy, concurrency: NonZeroUsize::new(4).unwrap(), ..config };
         let supervisor = Supervisor::at(PathBuf::from(env!("CARGO_BIN_EXE_stella-agent")));
         let service = Service::open(config, supervisor).unwrap();

@@ -17,7 +17,6 @@ mod serve;
 mod submit;
 mod view;
 
-use std::net::SocketAddr;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -30,14 +29,13 @@ use stella_store::{ArtifactStore, OutputStore};
 use stella_telemetry::LogLevel;
 use tokio_util::sync::CancellationToken;
 
+pub use limits::Tuning;
 pub use routes::{openapi, router};
 pub use serve::{Error, serve, serve_metrics};
 
 /// What can be chosen.
 #[derive(Clone, Debug)]
 pub struct ApiConfig {
-    /// Where to listen.
-    pub listen: SocketAddr,
     /// The largest artifact, in bytes.
     pub artifact_bytes_max: u64,
     /// Requests a minute for one token, and for one address that is not authenticated.
@@ -65,6 +63,8 @@ pub struct ApiDeps {
     pub agent_address: String,
     /// How much is logged.
     pub log_level: LogLevel,
+    /// What can change while it runs.
+    pub tuning: Arc<Tuning>,
     /// Told of each request when it is answered.
     pub on_answer: Option<OnAnswer>,
 }
@@ -110,7 +110,6 @@ pub(crate) struct App(Arc<Inner>);
 
 #[derive(Debug)]
 pub(crate) struct Inner {
-    pub(crate) config: ApiConfig,
     pub(crate) engine: Handle,
     pub(crate) artifacts: Arc<ArtifactStore>,
     pub(crate) output: Arc<OutputStore>,
@@ -119,7 +118,7 @@ pub(crate) struct Inner {
     pub(crate) agent_address: String,
     pub(crate) log_level: LogLevel,
     pub(crate) on_answer: Option<OnAnswer>,
-    pub(crate) limits: limits::Limits,
+    pub(crate) tuning: Arc<Tuning>,
     pub(crate) shutdown: CancellationToken,
     pub(crate) started: Instant,
 }
@@ -133,8 +132,7 @@ impl Deref for App {
 }
 
 impl App {
-    pub(crate) fn new(config: ApiConfig, deps: ApiDeps, shutdown: CancellationToken) -> Self {
-        let limits = limits::Limits::new(&config);
+    pub(crate) fn new(deps: ApiDeps, shutdown: CancellationToken) -> Self {
         let ApiDeps {
             engine,
             artifacts,
@@ -143,11 +141,11 @@ impl App {
             root_fingerprint,
             agent_address,
             log_level,
+            tuning,
             on_answer,
         } = deps;
         let started = Instant::now();
         Self(Arc::new(Inner {
-            config,
             engine,
             artifacts,
             output,
@@ -156,7 +154,7 @@ impl App {
             agent_address,
             log_level,
             on_answer,
-            limits,
+            tuning,
             shutdown,
             started,
         }))

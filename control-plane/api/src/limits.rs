@@ -1,10 +1,13 @@
-//! Rate limits: by address before a request is authenticated, by token and by tenant after it. Health and metrics are exempt.
+//! What can change while the API runs. Rate limits: by address before a request is authenticated, by token and by tenant after it. Health and metrics are exempt.
 
 use std::hash::Hash;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use stella_protocol::id::{ApiTokenId, TenantId};
@@ -16,9 +19,66 @@ use crate::error::{ApiError, ErrorCode};
 /// How often keys that have been quiet for long are forgotten, so that memory stays bounded by recent callers.
 const FORGET_INTERVAL: Duration = Duration::from_secs(60);
 
+/// What can change while the API runs.
+#[derive(Debug)]
+pub struct Tuning {
+    limits: ArcSwap<Limits>,
+    artifact_bytes_max: AtomicU64,
+}
+
+impl Tuning {
+    /// What the configuration says at the start.
+    #[must_use]
+    pub fn new(config: &ApiConfig) -> Arc<Self> {
+        Arc::new(Self {
+            limits: ArcSwap::from_pointee(Limits::new(config)),
+            artifact_bytes_max: AtomicU64::new(config.artifact_bytes_max),
+        })
+    }
+
+    /// Takes over another configuration but its address. Limits that have changed count anew.
+    pub fn change(&self, config: &ApiConfig) {
+        if self.limits.load().figures != Figures::of(config) {
+            self.limits.store(Arc::new(Limits::new(config)));
+        }
+        self.artifact_bytes_max.store(config.artifact_bytes_max, Ordering::Relaxed);
+    }
+
+    pub(crate) fn limits(&self) -> Arc<Limits> {
+        self.limits.load_full()
+    }
+
+    pub(crate) fn artifact_bytes_max(&self) -> u64 {
+        self.artifact_bytes_max.load(Ordering::Relaxed)
+    }
+
+    /// Forgets quiet keys until shutdown.
+    pub(crate) async fn keep_small(&self, shutdown: CancellationToken) {
+        while tokio::time::timeout(FORGET_INTERVAL, shutdown.cancelled()).await.is_err() {
+            self.limits().forget_quiet();
+        }
+    }
+}
+
+/// The numbers that limits are made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Figures {
+    requests_per_minute: u32,
+    burst: u32,
+    tenant_requests_per_minute: u32,
+}
+
+impl Figures {
+    const fn of(config: &ApiConfig) -> Self {
+        let ApiConfig { requests_per_minute, burst, tenant_requests_per_minute, .. } = *config;
+        Self { requests_per_minute, burst, tenant_requests_per_minute }
+    }
+}
+
 /// The three limits.
 #[derive(Debug)]
 pub(crate) struct Limits {
+    figures: Figures,
     by_address: DefaultKeyedRateLimiter<IpAddr>,
     by_token: DefaultKeyedRateLimiter<ApiTokenId>,
     by_tenant: DefaultKeyedRateLimiter<TenantId>,
@@ -31,6 +91,7 @@ impl Limits {
             Quota::per_minute(at_least_one(per_minute)).allow_burst(at_least_one(burst))
         };
         Self {
+            figures: Figures::of(config),
             by_address: RateLimiter::keyed(quota(config.requests_per_minute, config.burst)),
             by_token: RateLimiter::keyed(quota(config.requests_per_minute, config.burst)),
             // The whole minute's worth may come at once: bursts are the tokens' limit.
@@ -53,13 +114,10 @@ impl Limits {
         check(&self.by_tenant, "tenant", &tenant)
     }
 
-    /// Forgets quiet keys until shutdown.
-    pub(crate) async fn keep_small(&self, shutdown: CancellationToken) {
-        while tokio::time::timeout(FORGET_INTERVAL, shutdown.cancelled()).await.is_err() {
-            self.by_address.retain_recent();
-            self.by_token.retain_recent();
-            self.by_tenant.retain_recent();
-        }
+    fn forget_quiet(&self) {
+        self.by_address.retain_recent();
+        self.by_token.retain_recent();
+        self.by_tenant.retain_recent();
     }
 }
 

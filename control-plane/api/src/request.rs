@@ -159,11 +159,11 @@ fn admit(
     // Only tests call the router without a connection.
     let address = address.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |info| info.0.ip());
     if path == paths::OPENAPI {
-        app.limits.address(address)?;
+        app.tuning.limits().address(address)?;
         return Ok(None);
     }
     let Some(token) = authenticate(app, request.headers()) else {
-        app.limits.address(address)?;
+        app.tuning.limits().address(address)?;
         let detail = if request.headers().contains_key(header::AUTHORIZATION) {
             "the token is not known: it has expired, was revoked, or is of another installation"
         } else {
@@ -171,7 +171,7 @@ fn admit(
         };
         return Err(ApiError::new(ErrorCode::Unauthenticated, detail));
     };
-    app.limits.token(token)?;
+    app.tuning.limits().token(token)?;
     let state = app.engine.state();
     let anonymous = Caller { token, account: None, trace };
     let rights = anonymous.rights(&state, app.engine.now())?;
@@ -180,7 +180,7 @@ fn admit(
         if !rights.sees(*tenant) {
             return Err(ApiError::not_found(TenantId::KIND, text));
         }
-        app.limits.tenant(*tenant)?;
+        app.tuning.limits().tenant(*tenant)?;
     }
     let account = rights.account().map(|it| ActingAccount { id: it.id, name: it.name.clone() });
     Ok(Some(Caller { account, ..anonymous }))

@@ -33,7 +33,7 @@ use utoipa_axum::routes;
 
 use crate::body::{JSON_BYTES_MAX, Json};
 use crate::error::{ApiError, ErrorCode};
-use crate::{ApiConfig, ApiDeps, App, health, request};
+use crate::{ApiDeps, App, health, request};
 
 /// How long a request that is neither a stream nor an upload may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -56,8 +56,8 @@ impl Modify for Bearer {
 }
 
 /// The API as a router, for tests; [`crate::serve()`] adds the socket.
-pub fn router(config: ApiConfig, deps: ApiDeps, shutdown: CancellationToken) -> Router {
-    with_state(App::new(config, deps, shutdown))
+pub fn router(deps: ApiDeps, shutdown: CancellationToken) -> Router {
+    with_state(App::new(deps, shutdown))
 }
 
 /// The document that describes all routes, as it is served.

@@ -14,7 +14,7 @@ use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use stella_api_types::paths;
 use tokio_util::sync::CancellationToken;
 
-use crate::{ApiConfig, ApiDeps, App, routes};
+use crate::{ApiDeps, App, routes};
 
 /// How long requests may go on after the shutdown has begun.
 const GRACE: Duration = Duration::from_secs(10);
@@ -49,15 +49,15 @@ pub enum Error {
 /// # Errors
 /// As [`Error`] says.
 pub async fn serve(
-    config: ApiConfig,
+    address: SocketAddr,
     deps: ApiDeps,
     tls: rustls::ServerConfig,
     shutdown: CancellationToken,
     ready: impl FnOnce(SocketAddr) + Send,
 ) -> Result<(), Error> {
-    let address = config.listen;
-    let app = App::new(config, deps, shutdown.clone());
-    let keep_small = app.limits.keep_small(shutdown.clone());
+    let app = App::new(deps, shutdown.clone());
+    let tuning = Arc::clone(&app.tuning);
+    let keep_small = tuning.keep_small(shutdown.clone());
     let serving = listen(address, tls, routes::with_state(app.clone()), shutdown, ready);
     tokio::pin!(serving);
     tokio::select! {

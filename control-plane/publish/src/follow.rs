@@ -12,7 +12,7 @@ use crate::event::id_of;
 use crate::place::{Place, Places};
 
 /// Where a reader that has never read begins.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Begin {
     /// With what happens from now on.

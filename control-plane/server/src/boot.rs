@@ -9,7 +9,8 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, bail};
 use metrics_exporter_prometheus::PrometheusHandle;
-use stella_api::{ApiConfig, ApiDeps, OnAnswer};
+use parking_lot::Mutex;
+use stella_api::{ApiConfig, ApiDeps, OnAnswer, Tuning};
 use stella_certs::Authority;
 use stella_certs::tls::{self, ServerIdentity};
 use stella_engine::{Condition, Engine, Handle};
@@ -21,17 +22,18 @@ use stella_publish::place::StateFile;
 use stella_publish::publisher::Publisher;
 use stella_store::{ArtifactStore, OutputStore};
 use stella_telemetry::LogLevel;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::calls::{Caller, Destinations};
-use crate::config::Config;
+use crate::config::{Config, Loaded};
 use crate::local::Local;
+use crate::reload::Reloader;
 use crate::traces::Traces;
-use crate::{backup, current, first_start, local, logs, metrics, spans, systemd};
+use crate::{backup, current, first_start, local, logs, metrics, reload, spans, systemd};
 
 /// How long the control plane's own certificate is valid. It is made anew at every start and daily in between.
 const SERVER_CERTIFICATE_LIFETIME: Duration = Duration::from_secs(30 * 86_400);
@@ -43,7 +45,8 @@ const DRAIN_TIME_MAX: Duration = Duration::from_secs(15);
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 
 /// Runs the control plane until it is told to stop.
-pub(crate) fn run(config: Config) -> anyhow::Result<()> {
+pub(crate) fn run(loaded: &Loaded) -> anyhow::Result<()> {
+    let config = &loaded.config;
     let log = stella_telemetry::init(&stella_telemetry::Config {
         service: "stella-orchestrator",
         version: env!("CARGO_PKG_VERSION"),
@@ -55,7 +58,7 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
     backup::refuse_unfinished(&config.state_dir)?;
     private_dir(&config.state_dir)?;
     let recorder = metrics::install()?;
-    let journal = open_journal(&config)?;
+    let journal = open_journal(config)?;
     let engine = Engine::start(
         journal,
         stella_engine::Config {
@@ -66,7 +69,7 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
     .context("the journal does not lead to a state")?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let traces = Traces::start(&config.traces)?;
-    let ended = runtime.block_on(serve(&config, &engine, recorder, traces.as_ref(), log.level()));
+    let ended = runtime.block_on(serve(loaded, &engine, recorder, traces.as_ref(), log.level()));
     if let Some(traces) = traces {
         traces.stop();
     }
@@ -100,37 +103,57 @@ fn private_dir(path: &Path) -> anyhow::Result<()> {
 
 /// The certificates: the authority, and the control plane's own.
 #[derive(Clone)]
-struct Pki {
+pub(crate) struct Pki {
     authority: Arc<Authority>,
     identity: Arc<ServerIdentity>,
+    /// The names in the certificate beside the local ones.
+    names: Arc<Mutex<Vec<String>>>,
 }
 
-fn open_pki(config: &Config) -> anyhow::Result<Pki> {
-    let now = SystemTime::now();
-    let authority = Authority::open_or_create(&config.state_dir.join("pki"), now)
-        .context("the certificate authority cannot be opened")?;
-    let own = authority.issue_server(&config.api.names, now, SERVER_CERTIFICATE_LIFETIME)?;
-    current::certificates(&own.chain);
-    Ok(Pki { authority: Arc::new(authority), identity: ServerIdentity::new(&own)? })
+impl Pki {
+    fn open(config: &Config) -> anyhow::Result<Self> {
+        let now = SystemTime::now();
+        let authority = Authority::open_or_create(&config.state_dir.join("pki"), now)
+            .context("the certificate authority cannot be opened")?;
+        let own = authority.issue_server(&config.api.names, now, SERVER_CERTIFICATE_LIFETIME)?;
+        current::certificates(&own.chain);
+        let names = Arc::new(Mutex::new(config.api.names.clone()));
+        Ok(Self { authority: Arc::new(authority), identity: ServerIdentity::new(&own)?, names })
+    }
+
+    /// Makes the control plane's certificate anew, with these names from now on.
+    ///
+    /// # Errors
+    /// If it cannot be made; the one before stays.
+    pub(crate) fn renew(&self, names: &[String]) -> anyhow::Result<()> {
+        let own = self.authority.issue_server(names, SystemTime::now(), SERVER_CERTIFICATE_LIFETIME)?;
+        self.identity.replace(&own)?;
+        current::certificates(&own.chain);
+        *self.names.lock() = names.to_vec();
+        Ok(())
+    }
 }
 
 async fn serve(
-    config: &Config,
+    loaded: &Loaded,
     engine: &Engine,
     recorder: PrometheusHandle,
     traces: Option<&Arc<Traces>>,
     log_level: LogLevel,
 ) -> anyhow::Result<()> {
+    let config = &loaded.config;
+    let signals = Signals::listen()?;
     let shutdown = CancellationToken::new();
     let _stop_all_on_return = shutdown.clone().drop_guard();
     let tasks = TaskTracker::new();
-    let pki = open_pki(config)?;
+    let pki = Pki::open(config)?;
     first_start::ensure_api_token(&engine.handle(), &config.state_dir).await?;
     let logging = CancellationToken::new();
     follow_journal(config, engine, traces, &tasks, &logging).await?;
-    let destinations = Destinations::parse(&config.workflows.http_allowed)?;
-    tasks.spawn(Caller::new(engine.handle(), destinations)?.run(shutdown.clone()));
-    tasks.spawn(renew_certificate(config.api.names.clone(), pki.clone(), shutdown.clone()));
+    let tuning = Tuning::new(&api_config(config));
+    let reloader = Reloader::new(loaded, log_level.clone(), Arc::clone(&tuning), pki.clone())?;
+    tasks.spawn(reload::at_hangups(Arc::clone(&reloader), shutdown.clone()));
+    tasks.spawn(renew_certificate(pki.clone(), shutdown.clone()));
     tasks.spawn(keep_up(recorder.clone(), shutdown.clone()));
 
     let reserve_bytes = config.journal.reserve_bytes;
@@ -154,35 +177,28 @@ async fn serve(
         root_fingerprint: pki.authority.root_fingerprint(),
         agent_address: agent_address(config, fleet.local_addr()),
         log_level,
-        on_answer: traces
-            .cloned()
-            .map(|traces| OnAnswer(Arc::new(move |request| spans::of_request(&traces, request)))),
+        tuning,
+        on_answer: traces.cloned().map(on_answer),
     };
     let (api, api_address) = listening(|ready| {
         let tls = tls::https_server(&pki.identity)?;
-        Ok(tasks.spawn(stella_api::serve(api_config(config), api_deps, tls, shutdown.clone(), ready)))
+        Ok(tasks.spawn(stella_api::serve(config.api.listen, api_deps, tls, shutdown.clone(), ready)))
     })
     .await?;
     let render = scrape(recorder, engine.handle(), Arc::clone(&fleet), config.state_dir.clone());
     let (metrics, metrics_address) = listening(|ready| {
         let tls = tls::metrics_server(&pki.identity, config.metrics.client_roots()?.as_deref())?;
-        Ok(tasks.spawn(stella_api::serve_metrics(
-            config.metrics.listen,
-            tls,
-            render,
-            shutdown.clone(),
-            ready,
-        )))
+        let (at, until) = (config.metrics.listen, shutdown.clone());
+        Ok(tasks.spawn(stella_api::serve_metrics(at, tls, render, until, ready)))
     })
     .await?;
-    let administration = Local::new(engine.handle(), config.state_dir.clone(), shutdown.clone());
-    tasks.spawn(local::serve(administration, local::bind(&config.state_dir)?));
-    tasks.spawn(stella_gates::run(engine.handle(), config.gates.sources()?, shutdown.clone()));
+    administer(config, engine, reloader, &tasks, &shutdown)?;
+    ask_outside(config, engine, &tasks, &shutdown)?;
     tasks.spawn(systemd::feed_watchdog(engine.handle(), shutdown.clone()));
     systemd::ready();
     tracing::info!(agents = %fleet.local_addr(), api = %api_address, metrics = %metrics_address, "ready");
 
-    let ended = until_stopped(engine, api, metrics).await;
+    let ended = until_stopped(signals, engine, api, metrics).await;
     systemd::stopping();
     shutdown.cancel();
     fleet.stopped().await;
@@ -216,6 +232,10 @@ async fn follow_journal(
     Ok(())
 }
 
+fn on_answer(traces: Arc<Traces>) -> OnAnswer {
+    OnAnswer(Arc::new(move |request| spans::of_request(&traces, request)))
+}
+
 /// What sends events to the bus, if there is one.
 async fn publisher(config: &Config, engine: &Engine) -> anyhow::Result<Option<Publisher<Nats>>> {
     let bus = &config.event_bus;
@@ -235,6 +255,32 @@ async fn notifier(config: &Config, engine: &Engine) -> anyhow::Result<Option<Not
     let file = StateFile::new(config.state_dir.join("notifications.json"));
     let notifier = Notifier::start(engine.handle(), file, receivers, config.notifications.routes()).await;
     notifier.map(Some).context("notifications cannot be made")
+}
+
+/// Starts what this host's own administrator asks for by the socket.
+fn administer(
+    config: &Config,
+    engine: &Engine,
+    reloader: Arc<Reloader>,
+    tasks: &TaskTracker,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<()> {
+    let local = Local::new(engine.handle(), config.state_dir.clone(), reloader, shutdown.clone());
+    tasks.spawn(local::serve(local, local::bind(&config.state_dir)?));
+    Ok(())
+}
+
+/// Starts what asks and calls others: for gates, and for steps of workflows.
+fn ask_outside(
+    config: &Config,
+    engine: &Engine,
+    tasks: &TaskTracker,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<()> {
+    let destinations = Destinations::parse(&config.workflows.http_allowed)?;
+    tasks.spawn(Caller::new(engine.handle(), destinations)?.run(shutdown.clone()));
+    tasks.spawn(stella_gates::run(engine.handle(), config.gates.sources()?, shutdown.clone()));
+    Ok(())
 }
 
 type Listener = JoinHandle<Result<(), stella_api::Error>>;
@@ -257,13 +303,30 @@ async fn listening(
     }
 }
 
+/// What tells the control plane to stop. It is listened for before anything else is started: a signal that comes before that ends
+/// the process at once, and the API answers that it is ready while the rest is still coming up.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+}
+
 /// Waits for a signal, or for a part that cannot go on.
-async fn until_stopped(engine: &Engine, mut api: Listener, mut metrics: Listener) -> anyhow::Result<()> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+async fn until_stopped(
+    mut signals: Signals,
+    engine: &Engine,
+    mut api: Listener,
+    mut metrics: Listener,
+) -> anyhow::Result<()> {
     let mut condition = engine.condition();
     tokio::select! {
-        _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
-        _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
+        _ = signals.terminate.recv() => tracing::info!("SIGTERM: stopping"),
+        _ = signals.interrupt.recv() => tracing::info!("SIGINT: stopping"),
         _ = condition.wait_for(|condition| *condition != Condition::Running) => {
             // The caller says why once everything is down.
             tracing::error!("the journal has stopped");
@@ -282,9 +345,8 @@ fn fleet_config(config: &Config) -> FleetConfig {
     }
 }
 
-fn api_config(config: &Config) -> ApiConfig {
+pub(crate) fn api_config(config: &Config) -> ApiConfig {
     ApiConfig {
-        listen: config.api.listen,
         artifact_bytes_max: config.api.artifact_bytes_max,
         requests_per_minute: config.api.requests_per_minute,
         burst: config.api.burst,
@@ -315,15 +377,10 @@ async fn keep_up(recorder: PrometheusHandle, shutdown: CancellationToken) {
     }
 }
 
-async fn renew_certificate(names: Vec<String>, pki: Pki, shutdown: CancellationToken) {
+async fn renew_certificate(pki: Pki, shutdown: CancellationToken) {
     while tokio::time::timeout(SERVER_CERTIFICATE_RENEWAL, shutdown.cancelled()).await.is_err() {
-        let renewed = pki.authority.issue_server(&names, SystemTime::now(), SERVER_CERTIFICATE_LIFETIME);
-        let replaced = renewed.map_err(anyhow::Error::from).and_then(|own| {
-            pki.identity.replace(&own)?;
-            current::certificates(&own.chain);
-            Ok(())
-        });
-        match replaced {
+        let names = pki.names.lock().clone();
+        match pki.renew(&names) {
             Ok(()) => tracing::info!("the control plane's certificate was renewed"),
             Err(error) => tracing::error!(
                 error = format!("{error:#}"),

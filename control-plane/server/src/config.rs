@@ -1,29 +1,35 @@
-//! Configuration: one TOML file, environment variables above it, flags above those. Parsed and checked before anything starts.
+//! Configuration: one TOML file, a folder of more files beside it, environment variables above those. Parsed and checked before
+//! anything starts.
 
 mod event_bus;
+mod keys;
 mod notifications;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use stella_certs::{CertificateDer, certificates_from_pem};
+use stella_settings::{Layers, Shown};
 
 use crate::calls::Destinations;
 use crate::gates::Gates;
 use crate::outside;
 
 pub(crate) use event_bus::EventBus;
+pub(crate) use keys::KEYS;
 pub(crate) use notifications::Notifications;
 
 /// The file that is read when none is named.
 pub(crate) const DEFAULT_FILE: &str = "/etc/stella/orchestrator.toml";
 /// Environment variables start with this; `STELLA_ORCHESTRATOR__API__LISTEN` is `api.listen`.
-const ENVIRONMENT_PREFIX: &str = "STELLA_ORCHESTRATOR";
+const ENVIRONMENT_PREFIX: &str = "STELLA_ORCHESTRATOR__";
+/// The level of the log, for those who know the name from elsewhere.
+const LEVEL_VARIABLE: &str = "LOG_LEVEL";
 
 /// Everything that can be chosen.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Config {
     /// Where journal, certificates, artifacts and task output are kept.
@@ -51,7 +57,7 @@ pub(crate) struct Config {
 }
 
 /// What workflows may do outside.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Workflows {
     /// Where `http` steps may call: beginnings of URLs, such as `https://hooks.example.com/deploys/`. None means nowhere.
@@ -59,7 +65,7 @@ pub(crate) struct Workflows {
 }
 
 /// Where traces go.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Traces {
     /// Where a collector takes OTLP over HTTP, with the path; without it no traces are exported.
@@ -73,7 +79,7 @@ pub(crate) struct Traces {
 }
 
 /// The HTTP API.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Api {
     /// Where to listen (HTTPS).
@@ -91,7 +97,7 @@ pub(crate) struct Api {
 }
 
 /// The Prometheus endpoint.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Metrics {
     /// Where to listen (HTTPS, `/metrics` only).
@@ -101,7 +107,7 @@ pub(crate) struct Metrics {
 }
 
 /// What agents connect to.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Agents {
     /// Where to listen (UDP, QUIC).
@@ -115,7 +121,7 @@ pub(crate) struct Agents {
 }
 
 /// The journal.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Journal {
     /// Memory for the database's cache, in bytes.
@@ -127,7 +133,7 @@ pub(crate) struct Journal {
 }
 
 /// Logging.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Log {
     /// A level or a filter. The environment variable `LOG_LEVEL` stands above it.
@@ -232,29 +238,45 @@ impl Default for Log {
     }
 }
 
-impl Config {
-    /// Reads file and environment and checks what they say.
+/// A configuration with where each value came from.
+#[derive(Clone, Debug)]
+pub(crate) struct Loaded {
+    pub(crate) config: Config,
+    /// The file that was named.
+    pub(crate) file: Option<PathBuf>,
+    layers: Layers,
+}
+
+impl Loaded {
+    /// Reads files and environment and checks what they say.
     ///
     /// # Errors
-    /// Names the key that is unknown or whose value makes no sense.
+    /// Names the key that is unknown or whose value makes no sense, and where it was found.
     pub(crate) fn load(file: Option<&Path>) -> anyhow::Result<Self> {
-        let source = match file {
-            Some(path) => config::File::from(path).required(true),
-            None => config::File::from(Path::new(DEFAULT_FILE)).required(false),
-        };
-        let environment = config::Environment::with_prefix(ENVIRONMENT_PREFIX)
-            .prefix_separator("__")
-            .separator("__")
-            .try_parsing(true);
-        let layers = config::Config::builder().add_source(source).add_source(environment).build()?;
-        let mut loaded: Self = layers.try_deserialize()?;
-        if let Ok(level) = std::env::var("LOG_LEVEL") {
-            loaded.log.level = level;
+        let mut layers = Layers::new(KEYS);
+        layers.add_files(file.unwrap_or_else(|| Path::new(DEFAULT_FILE)), file.is_some())?;
+        // A variable that is no text is nobody's key.
+        let variables = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        layers.add_environment(ENVIRONMENT_PREFIX, variables)?;
+        if let Ok(level) = std::env::var(LEVEL_VARIABLE) {
+            layers.set("log.level", level.into(), &format!("environment {LEVEL_VARIABLE}"))?;
         }
-        loaded.check()?;
-        Ok(loaded)
+        let config: Config = layers.read()?;
+        config.check()?;
+        Ok(Self { config, file: file.map(Path::to_owned), layers })
     }
 
+    /// All keys with their values, secrets masked.
+    ///
+    /// # Errors
+    /// If a value cannot be written as JSON, which none is known for.
+    pub(crate) fn effective(&self) -> anyhow::Result<Vec<Shown>> {
+        Ok(self.layers.effective(&serde_json::to_value(&self.config)?))
+    }
+}
+
+impl Config {
     fn check(&self) -> anyhow::Result<()> {
         let positive = [
             ("api.requests_per_minute", u64::from(self.api.requests_per_minute)),
@@ -266,6 +288,7 @@ impl Config {
         for (key, value) in positive {
             anyhow::ensure!(value > 0, "{key} must be at least 1");
         }
+        stella_telemetry::LogLevel::check(&self.log.level)?;
         self.metrics.client_roots()?;
         self.traces.check()?;
         self.event_bus.check()?;
@@ -299,7 +322,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("orchestrator.toml");
         std::fs::write(&path, text).unwrap();
-        Config::load(Some(&path))
+        Loaded::load(Some(&path)).map(|loaded| loaded.config)
     }
 
     #[test]
@@ -312,7 +335,8 @@ mod tests {
     #[test]
     fn bad_files_are_refused_with_the_key() {
         for (text, key) in [
-            ("[api]\nlisen = \"127.0.0.1:1\"\n", "lisen"),
+            ("[api]\nlisen = \"127.0.0.1:1\"\n", "there is no key api.lisen; did you mean api.listen?"),
+            ("[log]\nlevel = \"loud=yes\"\n", "log level"),
             ("[agents]\nheartbeat_interval_ms = 1\n", "agents.heartbeat_interval_ms"),
             ("[api]\nburst = 0\n", "api.burst"),
             ("[workflows]\nhttp_allowed = [\"ftp://x/\"]\n", "workflows.http_allowed"),
@@ -343,6 +367,38 @@ mod tests {
             let error = format!("{:#}", load(text).unwrap_err());
             assert!(error.contains(key), "{error}");
         }
-        assert!(Config::load(Some(Path::new("/nonexistent/orchestrator.toml"))).is_err());
+        assert!(Loaded::load(Some(Path::new("/nonexistent/orchestrator.toml"))).is_err());
+    }
+    #[test]
+    fn every_key_of_the_configuration_is_in_the_table_with_its_default() {
+        let defaults = serde_json::to_value(Config::default()).unwrap();
+        let leaves = stella_settings::leaves(&defaults);
+        let closed = KEYS.iter().filter(|key| !key.name.ends_with(".*"));
+        let mut named: Vec<&str> = closed.map(|key| key.name).collect();
+        let mut known: Vec<&str> = leaves.iter().map(|(name, _)| name.as_str()).collect();
+        for (name, value) in &leaves {
+            let key = KEYS
+                .iter()
+                .find(|key| key.name == name)
+                .unwrap_or_else(|| panic!("{name} is not in the table"));
+            let told = key.default.trim_matches('`');
+            let shown = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            let shown = if value.is_null() { "none".to_owned() } else { shown };
+            assert_eq!(told, shown, "{name}");
+        }
+        named.sort_unstable();
+        known.sort_unstable();
+        assert_eq!(named, known, "a key of the table that the configuration does not have");
+    }
+
+    #[test]
+    fn the_reference_page_has_the_table() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/configuration.md");
+        let page = std::fs::read_to_string(&path).unwrap();
+        let wanted = stella_settings::with_reference(&page, "stella-orchestrator", KEYS).unwrap();
+        if std::env::var_os("STELLA_UPDATE_DOCS").is_some() {
+            std::fs::write(&path, &wanted).unwrap();
+        }
+        assert!(page == wanted, "run the test again with STELLA_UPDATE_DOCS=1 and look at what has changed");
     }
 }

@@ -5,14 +5,14 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use reqwest::header::HeaderMap;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use stella_domain::name::Name;
 use stella_gates::{Source, Sources};
 
 use crate::outside;
 
 /// Whom gates may ask, by the names that gates use.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Gates {
     /// Prometheus servers, or what has the same HTTP API.
@@ -22,7 +22,7 @@ pub(crate) struct Gates {
 }
 
 /// One that gates may ask.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Endpoint {
     /// Where: of a Prometheus the address before `/api/v1/query`.

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::backup::{self, Parts};
+use crate::reload::Reloader;
 
 /// The socket's name in the state folder.
 pub(crate) const SOCKET: &str = "control.sock";
@@ -40,6 +41,8 @@ const STALL_DURATION_MAX: Duration = Duration::from_secs(300);
 pub(crate) enum Request {
     /// A backup, which follows the answer.
     Backup(Parts),
+    /// To read the configuration again; what was taken over follows, one line a key.
+    Reload,
 }
 
 /// The line that is sent back.
@@ -93,14 +96,20 @@ pub(crate) fn call(state_dir: &Path, request: &Request) -> anyhow::Result<Option
 pub(crate) struct Local {
     engine: Handle,
     state_dir: PathBuf,
+    reloader: Arc<Reloader>,
     /// One backup at a time: each reads the whole journal.
     backups: Semaphore,
     shutdown: CancellationToken,
 }
 
 impl Local {
-    pub(crate) fn new(engine: Handle, state_dir: PathBuf, shutdown: CancellationToken) -> Arc<Self> {
-        Arc::new(Self { engine, state_dir, backups: Semaphore::new(1), shutdown })
+    pub(crate) fn new(
+        engine: Handle,
+        state_dir: PathBuf,
+        reloader: Arc<Reloader>,
+        shutdown: CancellationToken,
+    ) -> Arc<Self> {
+        Arc::new(Self { engine, state_dir, reloader, backups: Semaphore::new(1), shutdown })
     }
 }
 
@@ -163,6 +172,7 @@ async fn serve_one(local: &Local, mut stream: UnixStream) -> anyhow::Result<()> 
     read.await.context("no request came")??;
     match serde_json::from_slice(&line) {
         Ok(Request::Backup(parts)) => take_backup(local, stream, parts).await,
+        Ok(Request::Reload) => reload(local, stream).await,
         Err(error) => {
             let why =
                 format!("the request is not understood by version {}: {error}", env!("CARGO_PKG_VERSION"));
@@ -188,6 +198,23 @@ async fn take_backup(local: &Local, stream: UnixStream, parts: Parts) -> anyhow:
     taken.await?.context("a backup was not finished")?;
     tracing::info!(artifacts = parts.artifacts, output = parts.output, "backup taken");
     Ok(())
+}
+
+async fn reload(local: &Local, stream: UnixStream) -> anyhow::Result<()> {
+    let mut stream = blocking(stream)?;
+    let reloader = Arc::clone(&local.reloader);
+    let reloaded = tokio::task::spawn_blocking(move || reloader.reload()).await?;
+    match reloaded {
+        Ok(changes) => {
+            answer(&mut stream, &Answer::Ok)?;
+            if changes.is_empty() {
+                writeln!(stream, "nothing has changed")?;
+            }
+            changes.iter().try_for_each(|change| writeln!(stream, "{change}"))?;
+            Ok(())
+        }
+        Err(error) => answer(&mut stream, &Answer::Refused(format!("{error:#}"))),
+    }
 }
 
 fn blocking(stream: UnixStream) -> anyhow::Result<StdStream> {

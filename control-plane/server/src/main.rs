@@ -4,6 +4,7 @@ mod backup;
 mod boot;
 mod calls;
 mod config;
+mod config_tool;
 mod current;
 mod first_start;
 mod gates;
@@ -14,6 +15,7 @@ mod metrics;
 mod notify_tool;
 mod outside;
 mod owner;
+mod reload;
 mod spans;
 mod systemd;
 mod traces;
@@ -24,7 +26,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::config::Config;
+use crate::config::Loaded;
 
 // Many small, short-lived allocations on several threads: measured smaller per idle agent than the system's allocator.
 #[global_allocator]
@@ -55,8 +57,14 @@ Every key of the file can be set by an environment variable: STELLA_ORCHESTRATOR
 enum Command {
     /// Run the control plane until SIGTERM or SIGINT.
     Run,
-    /// Check the configuration and say what is wrong with it.
+    /// Check the configuration, or show it with where each value came from.
+    #[command(subcommand)]
+    Config(config_tool::ConfigCommand),
+    /// The same as `config check`.
+    #[command(hide = true)]
     CheckConfig,
+    /// Have the running control plane read its configuration again; says what it took over and what needs a restart.
+    Reload,
     /// Write everything that this control plane is into one file, while it runs.
     Backup(backup::BackupArgs),
     /// Fill an empty state folder from a backup, on this or another host.
@@ -96,16 +104,16 @@ fn run(cli: &Cli) -> anyhow::Result<bool> {
         }
         return Ok(true);
     }
-    let config = Config::load(cli.config.as_deref())?;
+    let loaded = Loaded::load(cli.config.as_deref())?;
+    let config = &loaded.config;
     match &cli.command {
-        Command::Run => boot::run(config).map(|()| true),
-        Command::CheckConfig => {
-            writeln!(std::io::stdout(), "the configuration is good")?;
-            Ok(true)
-        }
+        Command::Run => boot::run(&loaded).map(|()| true),
+        Command::Config(command) => config_tool::run(command, &loaded),
+        Command::CheckConfig => config_tool::run(&config_tool::ConfigCommand::Check, &loaded),
+        Command::Reload => config_tool::reload(&config.state_dir),
         Command::Backup(args) => backup::backup(args, &config.state_dir),
         Command::Restore(args) => backup::restore(args, &config.state_dir),
-        Command::Notifications(command) => notify_tool::run(command, &config),
+        Command::Notifications(command) => notify_tool::run(command, config),
         Command::Journal(command) => {
             let ended = journal_tool::run(command, &config.journal_dir());
             owner::keep(&config.state_dir)?;

@@ -42,7 +42,7 @@ pub(crate) async fn upload(
     let tenant = resolve::tenant_id(&app.engine.state(), &tenant)?;
     change.require(&app, Role::Deployer, Scope::Somewhere(tenant))?;
     let digest = parse::digest("digest", &digest)?;
-    let mut upload = app.artifacts.upload(digest, app.config.artifact_bytes_max).await?;
+    let mut upload = app.artifacts.upload(digest, app.tuning.artifact_bytes_max()).await?;
     let mut chunks = body.into_data_stream();
     while let Some(chunk) = tokio::time::timeout(CHUNK_TIMEOUT, chunks.next()).await.map_err(|_| stalled())? {
         let chunk = chunk

@@ -10,7 +10,7 @@ use stella_certs::tls::{ServerIdentity, https_server};
 use stella_protocol::trace::TraceContext;
 use tokio::sync::oneshot;
 
-use crate::world::{World, bare, generous, with_json, within};
+use crate::world::{World, bare, with_json, within};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
@@ -47,7 +47,7 @@ async fn a_stopped_engine_is_not_healthy_and_says_so() {
     let world = World::new().await;
     let World { engine, .. } = &world;
     let handle = engine.handle();
-    let router = stella_api::router(generous(), world.deps.clone(), world.shutdown.clone());
+    let router = stella_api::router(world.deps.clone(), world.shutdown.clone());
     let token = world.token.clone();
     world.engine.stop();
     assert!(!handle.health().writable);
@@ -121,7 +121,7 @@ async fn it_is_served_over_tls_until_the_shutdown() {
     let tls = https_server(&ServerIdentity::new(&certificate).unwrap()).unwrap();
     let (ready, address) = oneshot::channel();
     let serving = tokio::spawn(stella_api::serve(
-        generous(),
+        (Ipv4Addr::LOCALHOST, 0).into(),
         world.deps.clone(),
         tls,
         world.shutdown.clone(),

@@ -1,6 +1,5 @@
 //! A control plane without sockets, and what tests ask it.
 
-use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use axum::http::{HeaderMap, Request, StatusCode};
 use futures::StreamExt;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
-use stella_api::{ApiConfig, ApiDeps};
+use stella_api::{ApiConfig, ApiDeps, Tuning};
 use stella_certs::{ApiToken, EnrolmentToken};
 use stella_domain::command::{self, Actor, Command, Outcome, SystemCommand, TenantCommand};
 use stella_domain::event::StreamId;
@@ -70,7 +69,6 @@ impl Answer {
 
 pub(crate) fn generous() -> ApiConfig {
     ApiConfig {
-        listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         artifact_bytes_max: ARTIFACT_BYTES_MAX,
         requests_per_minute: 1_000_000,
         burst: 1_000_000,
@@ -97,10 +95,11 @@ impl World {
             root_fingerprint: Digest([7; 32]),
             agent_address: "stella.test:7443".into(),
             log_level: stella_telemetry::LogLevel::detached("info"),
+            tuning: Tuning::new(&config),
             on_answer: None,
         };
         let shutdown = CancellationToken::new();
-        let router = stella_api::router(config, deps.clone(), shutdown.clone());
+        let router = stella_api::router(deps.clone(), shutdown.clone());
         let token = new_token(&engine.handle()).await;
         Self { engine, output, token, shutdown, deps, router, _folder: folder }
     }

@@ -19,7 +19,7 @@ const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 const SUBJECT_CHARS_MAX: usize = 200;
 
 /// How the connection is protected.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Security {
     /// It begins in the clear and must become TLS.

@@ -4,12 +4,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use stella_publish::follow::Begin;
 use stella_publish::nats::NatsConfig;
 
 /// Where events are published; nowhere if no server is named.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct EventBus {
     /// NATS servers of one cluster, `nats://` or `tls://`.

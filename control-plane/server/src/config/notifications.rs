@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use stella_notify::incident::{Kind, Severity};
 use stella_notify::receiver::{
     Chat, Email, EmailSettings, HttpClient, Pager, Receiver, Secret, Security, Way, Webhook,
@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 const PAGERDUTY_URL: &str = "https://events.pagerduty.com/v2/enqueue";
 
 /// Who is told; nobody if there is no receiver.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Notifications {
     /// What the installation is called in pages.
@@ -35,7 +35,7 @@ impl Default for Notifications {
 }
 
 /// How a receiver is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Type {
     Webhook,
@@ -45,7 +45,7 @@ pub(crate) enum Type {
 }
 
 /// A receiver. Which keys it may have depends on its type.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ReceiverConfig {
     name: String,
@@ -76,7 +76,7 @@ pub(crate) struct ReceiverConfig {
 }
 
 /// A rule: empty lists are everything.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RouteConfig {
     receivers: Vec<String>,

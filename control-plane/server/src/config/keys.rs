@@ -1,0 +1,160 @@
+//! The table of all keys. A test compares it with the type that they are read into, and the reference page with it.
+
+use stella_settings::Key;
+
+const fn key(name: &'static str, default: &'static str, unit: &'static str, about: &'static str) -> Key {
+    Key { name, default, unit, about, reloads: false }
+}
+
+const fn live(name: &'static str, default: &'static str, unit: &'static str, about: &'static str) -> Key {
+    Key { name, default, unit, about, reloads: true }
+}
+
+/// Every key of the control plane, in the order of the page.
+pub(crate) const KEYS: &[Key] = &[
+    key(
+        "state_dir",
+        "`/var/lib/stella-orchestrator`",
+        "path",
+        "journal, certificates, artifacts, task output, first token, and when agents were last heard",
+    ),
+    key("api.listen", "`0.0.0.0:8443`", "address, TCP", "HTTPS API and health"),
+    live(
+        "api.names",
+        "[]",
+        "DNS names, addresses",
+        "in the server's certificate beside the local ones: what clients and agents dial",
+    ),
+    live("api.artifact_bytes_max", "2147483648", "bytes, at least 1", "the largest artifact"),
+    live(
+        "api.requests_per_minute",
+        "1000",
+        "at least 1",
+        "for one token, and for one address before it is authenticated",
+    ),
+    live("api.burst", "100", "at least 1", "how many of them may come at once"),
+    live("api.tenant_requests_per_minute", "500", "at least 1", "for one tenant, over all tokens"),
+    key("metrics.listen", "`0.0.0.0:9090`", "address, TCP", "`/metrics` over HTTPS, without a token"),
+    key(
+        "metrics.client_ca",
+        "none",
+        "path, PEM",
+        "scrapers have to show a certificate under one of these authorities. Take one of your own: under Stella's, every agent has a certificate",
+    ),
+    key("agents.listen", "`0.0.0.0:7443`", "address, UDP", "agents and enrolment"),
+    key(
+        "agents.advertise",
+        "none",
+        "`host:port`",
+        "what agents are told to dial; without it the first of `api.names` (or `localhost`) and the port of `agents.listen`",
+    ),
+    key(
+        "agents.certificate_lifetime_s",
+        "86400",
+        "seconds, 60 to 7776000",
+        "agents renew at two thirds of it",
+    ),
+    key("agents.heartbeat_interval_ms", "5000", "milliseconds, 100 to 60000", "how often agents send one"),
+    key("journal.cache_bytes", "67108864", "bytes", "the database's cache"),
+    key("journal.reserve_bytes", "268435456", "bytes", "below this much free space writes are refused"),
+    key(
+        "journal.snapshot_every_events",
+        "200000",
+        "events, at least 1",
+        "how much a restart replays at most, about",
+    ),
+    key(
+        "traces.endpoint",
+        "none",
+        "URL with its path",
+        "where a collector takes OTLP over HTTP; without it no [traces](observability.md#traces) are exported",
+    ),
+    key(
+        "traces.ca",
+        "none",
+        "path, PEM",
+        "the authorities that the collector's certificate may be under; the system's without it",
+    ),
+    key(
+        "traces.headers_file",
+        "none",
+        "path",
+        "headers for the collector, one `Name: value` a line, such as `Authorization: Basic …`",
+    ),
+    key("traces.sample_ratio", "1.0", "0 to 1", "the share of traces that is exported"),
+    key(
+        "event_bus.servers",
+        "[]",
+        "`nats://host:4222` or `tls://host:4222`",
+        "NATS servers of one cluster; without them no [events](events.md#on-an-event-bus) are published",
+    ),
+    key("event_bus.stream", "`STELLA`", "name", "the JetStream stream that stores events"),
+    key("event_bus.create_stream", "true", "`true`, `false`", "whether it is made if it is not there"),
+    key(
+        "event_bus.stream_max_age_s",
+        "604800",
+        "seconds, at least 1",
+        "for how long a stream that is made keeps events",
+    ),
+    key(
+        "event_bus.subject_prefix",
+        "`stella.events`",
+        "words with `.` between them",
+        "what subjects begin with",
+    ),
+    key(
+        "event_bus.source",
+        "`/stella`",
+        "URI reference",
+        "what `source` begins with in each event: what the installation is called",
+    ),
+    key("event_bus.begin", "`now`", "`now`, `beginning`", "where to begin when nothing was published before"),
+    key(
+        "event_bus.credentials_file",
+        "none",
+        "path",
+        "user JWT and seed, as `nsc generate creds` writes them. A password in an address is refused",
+    ),
+    key(
+        "event_bus.ca",
+        "none",
+        "path, PEM",
+        "the authorities that the servers' certificates may be under, the system's without it; the connection is encrypted with it",
+    ),
+    key("event_bus.client_certificate", "none", "path, PEM", "for servers that ask for a certificate"),
+    key("event_bus.client_key", "none", "path, PEM", "its key"),
+    key(
+        "gates.prometheus.*",
+        "none",
+        "tables with `url`, `ca`, `headers_file`",
+        "whom [gates](concepts.md#gates) may ask, by the names that they use: `gates.prometheus.main.url` is a Prometheus' address before `/api/v1/query`; the others are as those of `traces`",
+    ),
+    key(
+        "gates.http.*",
+        "none",
+        "tables with `url`, `ca`, `headers_file`",
+        "the same for gates that ask an address",
+    ),
+    key(
+        "workflows.http_allowed",
+        "[]",
+        "list of URLs",
+        "where `http` steps of [workflows](workflows.md#calls) may call: beginnings such as `https://hooks.example.com/deploys/`. Without it nowhere",
+    ),
+    key("notifications.source", "`stella`", "text", "what the installation is called in pages"),
+    key(
+        "notifications.receivers",
+        "[]",
+        "list of tables",
+        "who can be told when something is wrong: [Notifications](notifications.md)",
+    ),
+    key(
+        "notifications.routes",
+        "[]",
+        "list of tables",
+        "who is told of what: [Notifications](notifications.md)",
+    ),
+    live("log.level", "`info`", "level or filter", "such as `info,stella_fleet=debug`"),
+    key("log.format", "`auto`", "`auto`, `json`, `human`", "`auto` is `human` on a terminal"),
+    key("log.file", "none", "path", "JSON lines as well, rotated at 100 MB, ten files in all"),
+];

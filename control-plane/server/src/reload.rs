@@ -1,0 +1,127 @@
+//! A configuration that is read again while the control plane runs: `systemctl reload`, SIGHUP.
+//!
+//! What can change without a restart is marked in the table of keys. The rest is named, and waits for one. A configuration
+//! that is not good changes nothing.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context;
+use parking_lot::Mutex;
+use serde_json::Value;
+use stella_api::Tuning;
+use stella_settings::Shown;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::boot::{Pki, api_config};
+use crate::config::{Config, Loaded};
+
+/// Takes over what is new.
+pub(crate) struct Reloader {
+    file: Option<PathBuf>,
+    /// The values that are in effect.
+    running: Mutex<BTreeMap<String, Value>>,
+    log: stella_telemetry::LogLevel,
+    tuning: Arc<Tuning>,
+    pki: Pki,
+}
+
+impl std::fmt::Debug for Reloader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reloader").field("file", &self.file).finish_non_exhaustive()
+    }
+}
+
+/// A key whose value is another one now.
+#[derive(Clone, Debug)]
+pub(crate) struct Change {
+    key: String,
+    /// Whether it is in effect; otherwise it needs a restart.
+    is_in_effect: bool,
+}
+
+impl std::fmt::Display for Change {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.key, if self.is_in_effect { "taken over" } else { "needs a restart" })
+    }
+}
+
+impl Reloader {
+    pub(crate) fn new(
+        loaded: &Loaded,
+        log: stella_telemetry::LogLevel,
+        tuning: Arc<Tuning>,
+        pki: Pki,
+    ) -> anyhow::Result<Arc<Self>> {
+        let running = values(loaded.effective()?).into_iter().map(|(key, it)| (key, it.value)).collect();
+        Ok(Arc::new(Self { file: loaded.file.clone(), running: Mutex::new(running), log, tuning, pki }))
+    }
+
+    /// Reads everything again and takes over what can be.
+    ///
+    /// # Errors
+    /// If what is there now is no good configuration, or cannot be taken over; what was in effect goes on.
+    pub(crate) fn reload(&self) -> anyhow::Result<Vec<Change>> {
+        let loaded = Loaded::load(self.file.as_deref())?;
+        let now = values(loaded.effective()?);
+        let mut running = self.running.lock();
+        let mut changes = Vec::new();
+        for (key, shown) in &now {
+            if running.get(key) != Some(&shown.value) {
+                changes.push(Change { key: key.clone(), is_in_effect: shown.reloads });
+            }
+        }
+        // A key of an open section that is gone: such sections are read at the start only.
+        let gone = running.keys().filter(|key| !now.contains_key(*key));
+        changes.extend(gone.map(|key| Change { key: key.clone(), is_in_effect: false }));
+        self.take_over(&loaded.config, changes.iter().any(|change| change.key == "log.level"))?;
+        for change in changes.iter().filter(|change| change.is_in_effect) {
+            running.insert(change.key.clone(), now[&change.key].value.clone());
+        }
+        for change in &changes {
+            tracing::info!(
+                key = change.key,
+                taken_over = change.is_in_effect,
+                "the configuration has changed"
+            );
+        }
+        Ok(changes)
+    }
+
+    /// All that can change, in an order in which what may fail comes first.
+    fn take_over(&self, config: &Config, is_level_new: bool) -> anyhow::Result<()> {
+        self.pki.renew(&config.api.names).context("the control plane's certificate cannot be made anew")?;
+        // Otherwise what somebody has set through the API stays.
+        if is_level_new {
+            self.log.set(&config.log.level)?;
+        }
+        self.tuning.change(&api_config(config));
+        Ok(())
+    }
+}
+
+fn values(shown: Vec<Shown>) -> BTreeMap<String, Shown> {
+    shown.into_iter().map(|it| (it.key.clone(), it)).collect()
+}
+
+/// Reloads at each SIGHUP, until the shutdown.
+pub(crate) async fn at_hangups(reloader: Arc<Reloader>, shutdown: CancellationToken) {
+    let mut hangups = match signal(SignalKind::hangup()) {
+        Ok(hangups) => hangups,
+        Err(error) => return tracing::error!(%error, "SIGHUP cannot be listened for"),
+    };
+    while shutdown.run_until_cancelled(hangups.recv()).await.flatten().is_some() {
+        let reloader = Arc::clone(&reloader);
+        let reloaded = tokio::task::spawn_blocking(move || reloader.reload()).await;
+        match reloaded.map_err(anyhow::Error::from).flatten() {
+            Ok(changes) => {
+                tracing::info!(changes = changes.len(), "SIGHUP: the configuration was read again")
+            }
+            Err(error) => {
+                tracing::error!(error = format!("{error:#}"), "SIGHUP: the configuration is not taken over")
+            }
+        }
+    }
+}

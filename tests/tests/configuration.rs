@@ -1,0 +1,134 @@
+//! Configuration in layers, and what is taken over while a program runs.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use stella_api_types::paths;
+use stella_tests::cluster::Cluster;
+use stella_tests::{binaries, daemon, wait};
+
+/// Runs a program with a variable; what it printed, and whether it succeeded.
+fn run(program: &str, arguments: &[&str], variable: (&str, &str)) -> Result<(bool, String)> {
+    let mut command = Command::new(binaries::path(program)?);
+    let output = command.args(arguments).env(variable.0, variable.1).output()?;
+    Ok((output.status.success(), String::from_utf8([output.stdout, output.stderr].concat())?))
+}
+
+fn of<'a>(shown: &'a serde_json::Value, key: &str) -> Result<&'a serde_json::Value> {
+    let all = shown.as_array().context("a list")?;
+    all.iter().find(|it| it["key"] == key).with_context(|| format!("{key} in {shown}"))
+}
+
+#[test]
+fn both_programs_read_layers_and_name_what_was_meant() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    for (program, file, key, variable) in [
+        ("stella-orchestrator", "orchestrator", "log.level", ("STELLA_ORCHESTRATOR__LOG__FORMAT", "json")),
+        ("stella-agent", "agent", "log.level", ("STELLA_AGENT_LOG_FORMAT", "json")),
+    ] {
+        let main = folder.path().join(format!("{file}.toml"));
+        let more = folder.path().join(format!("{file}.conf.d"));
+        fs::create_dir(&more)?;
+        fs::write(&main, "[log]\nlevel = \"debug\"\n")?;
+        fs::write(more.join("10-site.toml"), "[log]\nlevel = \"warn\"\n")?;
+        let config = main.display().to_string();
+        let show = ["config", "show", "--effective", "--output", "json", "--config", &config];
+        let (good, text) = run(program, &show, variable)?;
+        ensure!(good, "{text}");
+        let shown: serde_json::Value = serde_json::from_str(&text)?;
+        assert_eq!(of(&shown, key)?["value"], "warn");
+        ensure!(of(&shown, key)?["origin"].to_string().contains("10-site.toml"), "{shown}");
+        assert_eq!(of(&shown, "log.format")?["origin"], format!("environment {}", variable.0));
+        assert_eq!(of(&shown, "log.file")?["origin"], "default");
+
+        let check = ["config", "check", "--config", &config];
+        assert_eq!(run(program, &check, variable)?, (true, "the configuration is good\n".to_owned()));
+        let site = more.join("20-mistake.toml");
+        fs::write(&site, "[log]\nlvl = \"info\"\n")?;
+        let (good, text) = run(program, &check, variable)?;
+        let wanted = format!("{}: there is no key log.lvl; did you mean log.level?", site.display());
+        ensure!(!good && text.contains(&wanted), "{text}");
+    }
+    let (_, text) = run("stella-agent", &["config", "show", "--concurrency=3"], ("LANG", "C"))?;
+    ensure!(text.contains("concurrency = 3  # flag --concurrency"), "{text}");
+    Ok(())
+}
+
+fn add(config: &Path, text: &str) -> Result<()> {
+    let folder = config.with_extension("conf.d");
+    fs::create_dir_all(&folder)?;
+    Ok(fs::write(folder.join("reload.toml"), text)?)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_takes_over_what_it_can_and_says_what_needs_a_restart() -> Result<()> {
+    let mut cluster = Cluster::start(1).await?;
+    let config = cluster.control_plane.config_file();
+    assert_eq!(cluster.control_plane.tool(&["reload"])?, "nothing has changed\n");
+    let change = "[api]\nrequests_per_minute = 1\nburst = 1\nnames = [\"stella.example.com\"]\n\
+                  [journal]\ncache_bytes = 1000000\n[log]\nlevel = \"debug\"\n";
+    add(&config, change)?;
+    let said = cluster.control_plane.tool(&["reload"])?;
+    for line in [
+        "api.burst: taken over",
+        "api.names: taken over",
+        "api.requests_per_minute: taken over",
+        "journal.cache_bytes: needs a restart",
+        "log.level: taken over",
+    ] {
+        ensure!(said.lines().any(|it| it == line), "no {line:?} in {said}");
+    }
+    assert_eq!(said.lines().count(), 5, "{said}");
+    // The new limit: one request, and no other.
+    let ask = async || cluster.api.answer(cluster.api.request(reqwest::Method::GET, paths::TENANTS)).await;
+    assert_eq!(ask().await?.status, 200);
+    assert_eq!(ask().await?.status, 429);
+
+    // What is not good changes nothing, and the command fails.
+    add(&config, "[api]\nrequests_per_minute = 0\nburst = 1000\n")?;
+    let refused = format!("{:#}", cluster.control_plane.tool(&["reload"]).err().context("it was taken")?);
+    ensure!(refused.contains("api.requests_per_minute must be at least 1"), "{refused}");
+    assert_eq!(ask().await?.status, 429);
+
+    // The signal does the same.
+    add(&config, "[log]\nlevel = \"info\"\n")?;
+    kill(Pid::from_raw(i32::try_from(cluster.control_plane.pid()?)?), Signal::SIGHUP)?;
+    wait::until("the limits are back", async || {
+        ensure!(ask().await?.status == 200, "not yet");
+        Ok(())
+    })
+    .await?;
+    // What needs a restart is said again until there was one.
+    add(&config, "[journal]\ncache_bytes = 1000000\n")?;
+    assert_eq!(cluster.control_plane.tool(&["reload"])?, "journal.cache_bytes: needs a restart\n");
+
+    let agent = &mut cluster.agents[0];
+    add(&agent.config_file(), "concurrency = 2\n[log]\nlevel = \"debug\"\n")?;
+    kill(Pid::from_raw(i32::try_from(agent.daemon().pid()?)?), Signal::SIGHUP)?;
+    wait::until("the agent has read it again", async || {
+        let log = cluster.agents[0].log();
+        for (key, taken_over) in [("log.level", true), ("concurrency", false)] {
+            let said = format!("\"key\":\"{key}\",\"taken_over\":{taken_over}");
+            ensure!(log.contains(&said), "no {said} in {log}");
+        }
+        Ok(())
+    })
+    .await?;
+    cluster.passed()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_without_a_control_plane_says_so() -> Result<()> {
+    let mut cluster = Cluster::start(0).await?;
+    cluster.control_plane.stop()?;
+    let refused = format!("{:#}", cluster.control_plane.tool(&["reload"]).err().context("it was taken")?);
+    ensure!(refused.contains("no control plane runs on"), "{refused}");
+    let program = binaries::path("stella-orchestrator")?;
+    ensure!(daemon::run(&program, &["config", "check", "--config", "/nonexistent.toml"]).is_err(), "no file");
+    cluster.control_plane.resume().await?;
+    cluster.passed()
+}
