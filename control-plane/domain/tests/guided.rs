@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{World, conflict, deployment, end, failed, failure, new_deployment, person, target};
+use common::{World, conflict, deployment, end, failed, failure, new_deployment, person, security, target};
 use stella_domain::amount::Amount;
 use stella_domain::command::{NewDeployment, TenantCommand};
 use stella_domain::deployment::{OnFailure, Progress, Status};
@@ -65,6 +65,27 @@ fn a_failed_target_is_tried_again_in_place_and_then_the_others_follow() {
     world.complete(3);
     assert_eq!(*world.status(2), Status::Succeeded);
     assert!(world.tenant().timers.is_empty());
+    end(&world);
+}
+
+/// Time alone has closed the gate, and nothing happens in a deployment that waits for people.
+#[test]
+fn a_target_is_not_tried_again_through_a_gate_that_has_closed_meanwhile() {
+    let mut world = World::with_release_1(2);
+    world.person(1);
+    let soon = world.now.plus_ms(30_000);
+    world.set_gate(security("scan", &[("CVE-1", Some(soon.0))]));
+    world.scan(2, &["CVE-1"]);
+    let new = NewDeployment { on_failure: OnFailure::Ask, ..new_deployment(2, 2, Some(1)) };
+    world.ok(TenantCommand::Deploy(Box::new(new)));
+    world.finish(1, failed("exit 1"));
+    world.ok(retry(1));
+    world.finish(1, failed("exit 1"));
+    world.wait_ms(30_000);
+    let problem = conflict(world.tell(retry(1)));
+    assert!(problem.contains("gate scan: 1 critical findings"), "{problem}");
+    world.scan(2, &[]);
+    world.ok(retry(1));
     end(&world);
 }
 

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use stella_protocol::id::{DeploymentId, TargetId};
+use stella_protocol::id::{DeploymentId, PromotionId, TargetId};
 
 use super::deployment::is_free;
+use super::gate::{self, Asking, Ruling};
 use super::transaction::Transaction;
 use super::{fields, rollout};
 use crate::command::Outcome;
@@ -46,6 +47,11 @@ pub(super) fn retry(
             place.name
         );
         return Err(Rejection::conflict(problem));
+    }
+    // It stays in the wave that the gates have let start, so nothing outside is asked anew; but no gate may say no by now.
+    if let Ruling::Closed(reason) = gate::rule(tx, PromotionId(id.0), Asking::Later)? {
+        let problem = format!("{reason}; target {} is not tried again as long as it is so", place.name);
+        return Err(Rejection::Conflict { problem });
     }
     let generation = rollout::next_generation(tx, target)?;
     tx.emit(Fact::TargetRetried { deployment: id, target, generation })?;
