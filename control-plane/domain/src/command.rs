@@ -1,5 +1,7 @@
 //! What may be asked of the core.
 
+mod new;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -15,17 +17,16 @@ use stella_protocol::trace::TraceContext;
 
 use crate::access::{AccountKind, Grant};
 use crate::amount::Amount;
-use crate::deployment::{OnFailure, Strategy};
 use crate::environment::{Requirement, SilenceRule};
-use crate::findings::Finding;
 use crate::freeze::Freeze;
-use crate::gate::{self, Gate};
+use crate::gate::Gate;
 use crate::hold::Verdict;
-use crate::name::{Identifier, Name, Version};
+use crate::name::{Identifier, Name};
 use crate::promotion::{ApprovalRule, Objection};
-use crate::release::{Component, Step};
 use crate::run::CallOutcome;
 use crate::workflow::Template;
+
+pub use new::{Answer, NewDeployment, NewEnrolmentToken, NewFindings, NewRelease, NewRun, NewTarget};
 
 /// A command and what comes with it.
 #[derive(Clone, Debug, PartialEq)]
@@ -487,133 +488,6 @@ pub enum TenantCommand {
     },
     /// A scanner has looked at a release; its report takes the place of the one before.
     RecordFindings(Box<NewFindings>),
-}
-
-/// What something outside has answered about a gate.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
-    /// Which promotion.
-    pub promotion: PromotionId,
-    /// The gate's name.
-    pub gate: Name,
-    /// The number of the question.
-    pub number: u32,
-    /// What it says.
-    pub outcome: gate::Outcome,
-    /// Why, for a person.
-    pub reason: String,
-    /// The digest of what was looked at.
-    pub inputs: Option<Digest>,
-}
-
-/// What a scanner has found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NewFindings {
-    /// In which release.
-    pub release: ReleaseId,
-    /// Which scanner.
-    pub scanner: Name,
-    /// The digest of the document that it was read from.
-    pub digest: Digest,
-    /// What.
-    pub findings: Vec<Finding>,
-}
-
-/// A new run.
-#[derive(Clone, Debug, PartialEq)]
-pub struct NewRun {
-    /// Its id.
-    pub id: RunId,
-    /// Of which workflow.
-    pub workflow: Name,
-    /// Of which version of it; `None` is the newest.
-    pub version: Option<u32>,
-    /// What it is given.
-    pub inputs: BTreeMap<Identifier, Value>,
-}
-
-/// A new target.
-#[derive(Clone, Debug, PartialEq)]
-pub struct NewTarget {
-    /// Its id.
-    pub id: TargetId,
-    /// Its environment.
-    pub environment: EnvironmentId,
-    /// Its name.
-    pub name: Name,
-    /// What it is.
-    pub kind: Name,
-    /// The agent that serves it.
-    pub agent: AgentId,
-    /// Its folder on the host.
-    pub slot: Option<Name>,
-    /// For selecting.
-    pub labels: BTreeMap<String, String>,
-    /// For `${name}` in steps.
-    pub variables: BTreeMap<String, String>,
-}
-
-/// A new enrolment token.
-#[derive(Clone, Debug, PartialEq)]
-pub struct NewEnrolmentToken {
-    /// Its public half.
-    pub id: EnrolmentTokenId,
-    /// SHA-256 of its secret half.
-    pub secret_hash: Digest,
-    /// The name that the agent gets.
-    pub agent_name: Option<Name>,
-    /// Labels that its agents get.
-    pub labels: BTreeMap<String, String>,
-    /// How many different keys may use it.
-    pub uses_max: u32,
-    /// From when on it is worthless.
-    pub expires_at: Timestamp,
-}
-
-/// A new release.
-#[derive(Clone, Debug, PartialEq)]
-pub struct NewRelease {
-    /// Its id.
-    pub id: ReleaseId,
-    /// What it is a release of.
-    pub application: Name,
-    /// Its version.
-    pub version: Version,
-    /// What it is made of.
-    pub components: Vec<Component>,
-    /// What to do on a target; empty means an artifact step for each component.
-    pub steps: Vec<Step>,
-    /// For selecting.
-    pub labels: BTreeMap<String, String>,
-}
-
-/// A new deployment. It is kept with the promotion that it is asked for by, so that names here are append-only like a fact's.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NewDeployment {
-    /// Its id.
-    pub id: DeploymentId,
-    /// Where to.
-    pub environment: EnvironmentId,
-    /// What.
-    pub release: ReleaseId,
-    /// How.
-    pub strategy: Strategy,
-    /// What to do when more targets fail than are tolerated.
-    pub on_failure: OnFailure,
-    /// How many targets may fail before that; `None` is none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tolerate_failures: Option<Amount>,
-    /// Only these targets; `None` is all of the environment.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub targets: Option<Vec<TargetId>>,
-    /// How long it may take in all, in milliseconds.
-    pub timeout_ms: u64,
-    /// Why it must come although the environment is frozen; `None` if it need not.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub override_freeze: Option<String>,
-    /// Why it must come although it could not go back everywhere; `None` if it need not.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub waive_way_back: Option<String>,
 }
 
 /// An agent's word about an attempt.

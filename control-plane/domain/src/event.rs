@@ -1,6 +1,8 @@
 //! What happened. Events are facts: they are in the journal for ever, so names and fields here are append-only
 //! (a new field needs a serde default). They are stored as JSON, so that an exported journal can be read without us.
 
+mod name;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -483,97 +485,6 @@ pub enum Fact {
         id: EnvironmentId,
         required: bool,
     },
-}
-
-impl Fact {
-    /// The name in the journal, in messages and in the feed.
-    #[must_use]
-    #[expect(clippy::too_many_lines, reason = "a table: each fact has its name")]
-    pub const fn name(&self) -> &'static str {
-        match self {
-            Self::TenantCreated { .. } => "tenant_created",
-            Self::ApiTokenCreated { .. } => "api_token_created",
-            Self::RequestAnswered { .. } => "request_answered",
-            Self::RequestForgotten { .. } => "request_forgotten",
-            Self::TenantOpened { .. } => "tenant_opened",
-            Self::EnvironmentCreated { .. } => "environment_created",
-            Self::TargetCreated { .. } => "target_created",
-            Self::TargetRemoved { .. } => "target_removed",
-            Self::EnrolmentTokenCreated { .. } => "enrolment_token_created",
-            Self::AgentEnrolled { .. } => "agent_enrolled",
-            Self::AgentConnected { .. } => "agent_connected",
-            Self::AgentDisconnected { .. } => "agent_disconnected",
-            Self::AgentOffline { .. } => "agent_offline",
-            Self::AgentRevoked { .. } => "agent_revoked",
-            Self::ArtifactStored { .. } => "artifact_stored",
-            Self::ReleaseCreated { .. } => "release_created",
-            Self::DeploymentCreated { .. } => "deployment_created",
-            Self::DeploymentHalted { .. } => "deployment_halted",
-            Self::DeploymentCancelRequested { .. } => "deployment_cancel_requested",
-            Self::DeploymentOverdue { .. } => "deployment_overdue",
-            Self::DeploymentSucceeded { .. } => "deployment_succeeded",
-            Self::DeploymentFailed { .. } => "deployment_failed",
-            Self::DeploymentCancelled { .. } => "deployment_cancelled",
-            Self::TargetStarted { .. } => "target_started",
-            Self::TargetSucceeded { .. } => "target_succeeded",
-            Self::TargetFailed { .. } => "target_failed",
-            Self::TargetSkipped { .. } => "target_skipped",
-            Self::TargetAbandoned { .. } => "target_abandoned",
-            Self::TaskQueued { .. } => "task_queued",
-            Self::TaskDispatched { .. } => "task_dispatched",
-            Self::TaskAccepted { .. } => "task_accepted",
-            Self::TaskStarted { .. } => "task_started",
-            Self::TaskFinished { .. } => "task_finished",
-            Self::TaskBecameUnknown { .. } => "task_became_unknown",
-            Self::TaskCancelRequested { .. } => "task_cancel_requested",
-            Self::ReportIgnored { .. } => "report_ignored",
-            Self::EnvironmentLocked { .. } => "environment_locked",
-            Self::EnvironmentUnlocked { .. } => "environment_unlocked",
-            Self::ReleaseDeprecated { .. } => "release_deprecated",
-            Self::ReleaseBlocked { .. } => "release_blocked",
-            Self::ReleaseCleared { .. } => "release_cleared",
-            Self::DeploymentPaused { .. } => "deployment_paused",
-            Self::DeploymentResumed { .. } => "deployment_resumed",
-            Self::EnvironmentPathSet { .. } => "environment_path_set",
-            Self::ApiTokenRevoked { .. } => "api_token_revoked",
-            Self::AccountCreated { .. } => "account_created",
-            Self::AccountRolesSet { .. } => "account_roles_set",
-            Self::AccountRemoved { .. } => "account_removed",
-            Self::EnvironmentApprovalsSet { .. } => "environment_approvals_set",
-            Self::PromotionRequested { .. } => "promotion_requested",
-            Self::ApprovalGranted { .. } => "approval_granted",
-            Self::PromotionRejected { .. } => "promotion_rejected",
-            Self::PromotionWithdrawn { .. } => "promotion_withdrawn",
-            Self::PromotionExpired { .. } => "promotion_expired",
-            Self::PromotionInvalidated { .. } => "promotion_invalidated",
-            Self::EnvironmentFreezeSet { .. } => "environment_freeze_set",
-            Self::EnvironmentFreezeRemoved { .. } => "environment_freeze_removed",
-            Self::PromotionHeld { .. } => "promotion_held",
-            Self::TargetRetried { .. } => "target_retried",
-            Self::EnvironmentBudgetSet { .. } => "environment_budget_set",
-            Self::EnvironmentSilenceSet { .. } => "environment_silence_set",
-            Self::EnvironmentWentSilent { .. } => "environment_went_silent",
-            Self::EnvironmentHeardAgain { .. } => "environment_heard_again",
-            Self::EnvironmentWayBackSet { .. } => "environment_way_back_set",
-            Self::EnvironmentGateSet { .. } => "environment_gate_set",
-            Self::EnvironmentGateRemoved { .. } => "environment_gate_removed",
-            Self::GateAsked { .. } => "gate_asked",
-            Self::GateEvaluated { .. } => "gate_evaluated",
-            Self::GateOverridden { .. } => "gate_overridden",
-            Self::FindingsRecorded { .. } => "findings_recorded",
-            Self::LogLevelSet { .. } => "log_level_set",
-            Self::WorkflowApplied { .. } => "workflow_applied",
-            Self::WorkflowRemoved { .. } => "workflow_removed",
-            Self::RunStarted { .. } => "run_started",
-            Self::StepStarted { .. } => "step_started",
-            Self::StepApproved { .. } => "step_approved",
-            Self::StepBackedOff { .. } => "step_backed_off",
-            Self::StepHeld { .. } => "step_held",
-            Self::StepEnded { .. } => "step_ended",
-            Self::RunTurned { .. } => "run_turned",
-            Self::RunEnded { .. } => "run_ended",
-        }
-    }
 }
 
 /// A fact that does not follow from the state that it was applied to. Live, the core has contradicted itself and the command

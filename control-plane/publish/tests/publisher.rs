@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command as Program;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use stella_domain::command::{Actor, Command, Request, SystemCommand, TenantCommand};
@@ -17,15 +18,17 @@ use stella_publish::bus::{Bus, BusError, Message};
 use stella_publish::follow::Begin;
 use stella_publish::place::StateFile;
 use stella_publish::publisher::Publisher;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-/// How often something is looked for before it is said to be missing: half a minute.
-const LOOKS_MAX: u32 = 3_000;
+/// How long something may take to arrive before it is said to be missing.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Default)]
 struct Memory {
     sent: Arc<Mutex<Vec<Message>>>,
+    arrived: Arc<Notify>,
     /// How many more pages are refused, after the first half of each has arrived.
     refuse: Arc<Mutex<u32>>,
 }
@@ -39,12 +42,18 @@ impl Memory {
     }
 
     async fn wait(&self, count: usize) -> Vec<String> {
-        for _ in 0..LOOKS_MAX {
-            if self.subjects().len() >= count {
-                break;
+        let all = async {
+            loop {
+                // Listened for before it is looked at, so that nothing arrives in between unnoticed.
+                let arrival = self.arrived.notified();
+                if self.subjects().len() >= count {
+                    break;
+                }
+                arrival.await;
             }
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        }
+        };
+        // What is missing then, the assertion says.
+        tokio::time::timeout(PATIENCE, all).await.ok();
         let found = self.subjects();
         assert_eq!(found.len(), count, "{found:#?}");
         found
@@ -61,6 +70,7 @@ impl Bus for Memory {
         };
         let arrives = if refuses { messages.len() / 2 } else { messages.len() };
         self.sent.lock().extend_from_slice(&messages[..arrives]);
+        self.arrived.notify_waiters();
         if refuses { Err(BusError::Away("it was told to".to_owned())) } else { Ok(()) }
     }
 }
