@@ -5,6 +5,7 @@ mod pace;
 mod people;
 mod places;
 mod rollout;
+mod simulate;
 mod workflow;
 
 use std::path::PathBuf;
@@ -20,6 +21,7 @@ pub(crate) use places::{Agent, Environment, NewTarget, Repeat, Target, Tenant};
 pub(crate) use rollout::{
     Deploy, Deployment, Judged, Objection, OnFailure, Promotion, Release, Rollback, Wait,
 };
+pub(crate) use simulate::Simulate;
 pub(crate) use workflow::{Format, Workflow};
 
 /// Deploys releases to fleets of hosts.
@@ -46,6 +48,7 @@ const EXAMPLES: &str = "Examples:
   stella deploy web:1.4.0 staging --plan
   stella deploy web:1.4.0 staging --batch 1 --wait
   stella deploy web:1.4.0 production --canary 10:600 --canary 50
+  stella simulate scenario.yaml --runs 100
   stella deployment pause DEPLOYMENT --reason 'the latency rises'
   stella rollback DEPLOYMENT --wait
   stella env path production --after staging --soak 3600
@@ -136,6 +139,8 @@ pub(crate) enum Command {
     Release(Release),
     /// Bring a release to an environment.
     Deploy(Deploy),
+    /// Let a described deployment happen with a virtual clock, and tell how long it takes, what it risks and what stops it.
+    Simulate(Simulate),
     /// Look at deployments, follow or end them.
     #[command(subcommand)]
     Deployment(Deployment),

@@ -14,6 +14,7 @@ use stella_api_types::tenant::{self, CreateTenant};
 
 use crate::args::{Agent, Environment, Judged, NewTarget, Output, Release, Repeat, Target, Tenant};
 use crate::client::{Error, read};
+use crate::simulate::describe;
 use crate::{Context, hold, print, promotion, upload};
 
 /// Creates something; if it is there already, that is as good.
@@ -87,6 +88,9 @@ pub(crate) async fn environment(context: &Context, command: Environment) -> Resu
                     ]
                 },
             )
+        }
+        Environment::Scenario { environment, release } => {
+            describe::scenario(context, &environment, release).await
         }
         Environment::Path { environment, after, soak, nothing: _ } => {
             hold::path(context, &environment, after, soak).await

@@ -13,6 +13,7 @@ mod print;
 mod promotion;
 mod rollout;
 mod settings;
+mod simulate;
 mod task;
 mod token;
 mod upload;
@@ -75,6 +76,9 @@ async fn run(cli: Cli) -> Result<bool, Error> {
         written.map_err(|error| Error::Usage(error.to_string()))?;
         return Ok(true);
     }
+    if let Command::Simulate(command) = &cli.command {
+        return simulate::simulate(cli.global.output, command);
+    }
     let settings = Settings::load(&cli.global)?;
     if let Command::Observability(command) = cli.command {
         observability::run(&settings, cli.global.output, command)?;
@@ -105,7 +109,10 @@ async fn run(cli: Cli) -> Result<bool, Error> {
         Command::Events(command) => task::events(&context, command).await?,
         Command::Journal { system } => task::journal(&context, system).await?,
         Command::Status => catalogue::status(&context).await?,
-        Command::Observability(_) | Command::Completion { .. } | Command::Man { .. } => {}
+        Command::Observability(_)
+        | Command::Completion { .. }
+        | Command::Man { .. }
+        | Command::Simulate(_) => {}
     }
     Ok(true)
 }

@@ -372,8 +372,11 @@ impl Deploy {
     }
 }
 
-/// A strategy without what no strategy knows: what is misspelt must not be left out.
-fn strategy<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Strategy, D::Error> {
+/// A strategy without what no strategy knows: what is misspelt must not be left out. For files that have a strategy in them.
+///
+/// # Errors
+/// If it is none, or has a field that none of its type has.
+pub fn strategy<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Strategy, D::Error> {
     let wanted = Value::deserialize(deserializer)?;
     let strategy: Strategy = serde_json::from_value(wanted.clone()).map_err(D::Error::custom)?;
     let known = serde_json::to_value(&strategy).map_err(D::Error::custom)?;

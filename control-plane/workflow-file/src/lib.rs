@@ -8,6 +8,7 @@ mod tree;
 
 use std::fmt;
 
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use stella_domain::workflow::{TEMPLATE_BYTES_MAX, Template, check};
 
@@ -50,25 +51,33 @@ impl fmt::Display for Fault {
 pub struct Source(Tree);
 
 impl Source {
-    /// Reads a file.
+    /// Reads a workflow's file.
     ///
     /// # Errors
     /// If it is too long, or no YAML.
     pub fn parse(text: &str) -> Result<Self, Fault> {
-        if text.len() > TEMPLATE_BYTES_MAX {
-            let problem = format!("has {} bytes; a workflow may have {TEMPLATE_BYTES_MAX}", text.len());
-            return Err(Fault { at: None, field: String::new(), problem });
-        }
-        tree::parse(text).map(Self)
+        Self::parse_a("workflow", "name and steps", text)
     }
 
-    /// The template in it, checked as far as it can be without a tenant.
+    /// Reads the file of something else that is written like a workflow: a map with `fields`.
     ///
     /// # Errors
-    /// If it is none, or makes no sense; with everything that is wrong with it, in the order of the file.
-    pub fn template(&self) -> Result<Template, Vec<Fault>> {
+    /// If it is too long, or no YAML.
+    pub fn parse_a(what: &str, fields: &str, text: &str) -> Result<Self, Fault> {
+        if text.len() > TEMPLATE_BYTES_MAX {
+            let problem = format!("has {} bytes; a {what} may have {TEMPLATE_BYTES_MAX}", text.len());
+            return Err(Fault { at: None, field: String::new(), problem });
+        }
+        tree::parse(text, fields).map(Self)
+    }
+
+    /// What is in it.
+    ///
+    /// # Errors
+    /// If it is no such thing.
+    pub fn value<T: DeserializeOwned>(&self) -> Result<T, Fault> {
         let json: Value = self.0.to_json();
-        let template: Template = serde_path_to_error::deserialize(json).map_err(|error| {
+        serde_path_to_error::deserialize(json).map_err(|error| {
             let field = match error.path().to_string() {
                 path if path == "." => String::new(),
                 path => path,
@@ -77,8 +86,16 @@ impl Source {
             // Of what nobody knows, the key is what is wrong.
             let key = self.0.place_of_key(&field).filter(|_| problem.starts_with("unknown field"));
             let fault = self.fault(field, problem);
-            vec![Fault { at: key.or(fault.at), ..fault }]
-        })?;
+            Fault { at: key.or(fault.at), ..fault }
+        })
+    }
+
+    /// The template in it, checked as far as it can be without a tenant.
+    ///
+    /// # Errors
+    /// If it is none, or makes no sense; with everything that is wrong with it, in the order of the file.
+    pub fn template(&self) -> Result<Template, Vec<Fault>> {
+        let template: Template = self.value().map_err(|fault| vec![fault])?;
         let mut faults: Vec<Fault> =
             check(&template).into_iter().map(|it| self.fault(it.field, it.problem)).collect();
         faults.sort_by_key(|fault| fault.at);

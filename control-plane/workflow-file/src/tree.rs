@@ -27,8 +27,8 @@ enum Node {
     Map(Vec<(String, Place, Tree)>),
 }
 
-/// Reads a file.
-pub(crate) fn parse(text: &str) -> Result<Tree, Fault> {
+/// Reads a file that is a map with these fields.
+pub(crate) fn parse(text: &str, fields: &str) -> Result<Tree, Fault> {
     let budget = serde_saphyr::budget! {
         max_depth: DEPTH_MAX,
         max_nodes: NODES_MAX,
@@ -46,7 +46,7 @@ pub(crate) fn parse(text: &str) -> Result<Tree, Fault> {
     if matches!(tree.node, Node::Map(_)) {
         return Ok(tree);
     }
-    let problem = "must be a map with name and steps".to_owned();
+    let problem = format!("must be a map with {fields}");
     Err(Fault { at: Some(tree.at), field: String::new(), problem })
 }
 

@@ -29,6 +29,14 @@ pub(crate) enum Environment {
     },
     /// List environments.
     List,
+    /// Print a scenario for `stella simulate`: its targets and rules, and how long the steps of a release took there.
+    Scenario {
+        /// Its name or id.
+        environment: String,
+        /// A release, as APPLICATION:VERSION or id; the one that was deployed there last if it is not given.
+        #[arg(long)]
+        release: Option<String>,
+    },
     /// Set what a release must have been through before it may come here.
     #[command(group = clap::ArgGroup::new("what").required(true).args(["after", "nothing"]))]
     Path {

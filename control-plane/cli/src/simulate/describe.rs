@@ -1,0 +1,166 @@
+//! A scenario of what is there.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
+use stella_api_types::agent::Agent;
+use stella_api_types::deployment::Deployment;
+use stella_api_types::environment::Environment;
+use stella_api_types::paths;
+use stella_api_types::release::Release;
+use stella_api_types::target::Target;
+use stella_api_types::task::Task;
+use stella_api_types::time::parse_rfc3339;
+use stella_simulate::length;
+
+use crate::Context;
+use crate::args::Output;
+use crate::client::Error;
+use crate::print;
+
+/// What a step is taken to last that was never done there.
+const GUESS: &str = "10s";
+
+/// Prints a scenario of an environment and a release.
+pub(crate) async fn scenario(
+    context: &Context,
+    environment: &str,
+    release: Option<String>,
+) -> Result<(), Error> {
+    let place: Environment = context.client.get(&context.path(paths::ENVIRONMENT, &[environment])?).await?;
+    let path = context.path(paths::TARGETS, &[])?;
+    let targets: Vec<Target> = context.client.list(&path, &[("environment", &place.id)]).await?;
+    if targets.is_empty() {
+        return Err(Error::Usage(format!("environment {} has no targets", place.name)));
+    }
+    let agents: Vec<Agent> = context.client.list(&context.path(paths::AGENTS, &[])?, &[]).await?;
+    let path = context.path(paths::DEPLOYMENTS, &[])?;
+    let query = [("environment", place.id.as_str()), ("status", "succeeded")];
+    let deployments: Vec<Deployment> = context.client.list(&path, &query).await?;
+    let newest = |is_it: &dyn Fn(&&Deployment) -> bool| {
+        let wanted = deployments.iter().filter(|it| it.rollback_of.is_none()).filter(is_it);
+        wanted.max_by(|one, other| one.created_at.cmp(&other.created_at))
+    };
+    let wanted = release.or_else(|| newest(&|_| true).map(|it| it.release.id.clone())).ok_or_else(|| {
+        Error::Usage(format!("nothing was deployed to {} yet; say which release, with --release", place.name))
+    })?;
+    let release: Release = context.client.get(&context.path(paths::RELEASE, &[&wanted])?).await?;
+    let took = match newest(&|it| it.release.application == release.application) {
+        Some(deployment) => took(context, &deployment.id).await?,
+        None => BTreeMap::new(),
+    };
+    let scenario = described(&place, &targets, &agents, &release, &took);
+    match context.output {
+        Output::Json => print::json(&scenario),
+        Output::Text => {
+            let text = serde_saphyr::to_string(&scenario)
+                .map_err(|error| Error::Usage(format!("the scenario cannot be written: {error}")))?;
+            print::line(text.trim_end());
+            Ok(())
+        }
+    }
+}
+
+/// The shortest and the longest time that each step took, in milliseconds.
+async fn took(context: &Context, deployment: &str) -> Result<BTreeMap<String, (u64, u64)>, Error> {
+    let path = context.path(paths::DEPLOYMENT_TASKS, &[deployment])?;
+    let tasks: Vec<Task> = context.client.list(&path, &[]).await?;
+    let mut took = BTreeMap::new();
+    for task in tasks.iter().filter(|task| task.state == "succeeded") {
+        let at = |text: &Option<String>| text.as_deref().and_then(|text| parse_rfc3339(text).ok());
+        let (Some(from), Some(to)) = (at(&task.started_at), at(&task.finished_at)) else { continue };
+        let ms = to.0.saturating_sub(from.0).max(1);
+        let (least, most) = took.entry(task.step.clone()).or_insert((ms, ms));
+        (*least, *most) = (ms.min(*least), ms.max(*most));
+    }
+    Ok(took)
+}
+
+fn described(
+    place: &Environment,
+    targets: &[Target],
+    agents: &[Agent],
+    release: &Release,
+    took: &BTreeMap<String, (u64, u64)>,
+) -> Value {
+    let mut guessed = Vec::new();
+    let steps: Vec<Value> = release
+        .steps
+        .iter()
+        .map(|step| {
+            let takes = match took.get(&step.name) {
+                Some((least, most)) if least == most => length(*least),
+                Some((least, most)) => format!("{}..{}", length(*least), length(*most)),
+                None => {
+                    guessed.push(step.name.as_str());
+                    GUESS.to_owned()
+                }
+            };
+            json!({ "name": step.name, "takes": takes, "timeout": length(step.timeout_ms) })
+        })
+        .collect();
+    let about = format!("{}:{} to {}", release.application, release.version, place.name);
+    let description = match guessed.as_slice() {
+        [] => about,
+        guessed => format!("{about}; nobody knows yet how long it takes: {}", guessed.join(", ")),
+    };
+    json!({
+        "description": description,
+        "fleet": fleet(targets, agents),
+        "environment": policy(place),
+        "steps": steps,
+        "deploy": { "strategy": { "type": "rolling", "batch": 1 } },
+    })
+}
+
+/// Targets with the same labels are one group.
+fn fleet(targets: &[Target], agents: &[Agent]) -> Vec<Value> {
+    let connectivity: BTreeMap<&str, &str> =
+        agents.iter().map(|agent| (agent.id.as_str(), agent.connectivity.as_str())).collect();
+    let mut groups = BTreeMap::<(&BTreeMap<String, String>, bool), u32>::new();
+    for target in targets {
+        let is_away = connectivity.get(target.agent.id.as_str()).is_none_or(|it| *it != "online");
+        *groups.entry((&target.labels, is_away)).or_default() += 1;
+    }
+    let group = |((labels, is_away), hosts): ((&BTreeMap<String, String>, bool), u32)| {
+        let mut group = Map::from_iter([("hosts".to_owned(), json!(hosts))]);
+        if !labels.is_empty() {
+            group.insert("labels".to_owned(), json!(labels));
+        }
+        if is_away {
+            group.insert("away".to_owned(), json!(true));
+        }
+        Value::Object(group)
+    };
+    groups.into_iter().map(group).collect()
+}
+
+fn policy(place: &Environment) -> Value {
+    let mut policy = Map::new();
+    if let Some(budget) = &place.budget {
+        policy.insert("budget".to_owned(), json!(budget.at_risk_max));
+    }
+    if let Some(silence) = &place.silence {
+        let within = length(silence.within_seconds.saturating_mul(1_000));
+        policy.insert("silence".to_owned(), json!({ "percent": silence.percent, "within": within }));
+    }
+    if place.requires_way_back {
+        policy.insert("require_way_back".to_owned(), json!(true));
+    }
+    if let Some(approvals) = &place.approvals {
+        policy.insert("approvals".to_owned(), json!(approvals.needed));
+    }
+    let gates: Vec<Value> = place.gates.iter().map(|gate| json!({ "name": gate.name })).collect();
+    if !gates.is_empty() {
+        policy.insert("gates".to_owned(), Value::Array(gates));
+    }
+    let freezes = place.freezes.iter().map(|it| {
+        json!({ "name": it.name, "reason": it.reason, "from": it.from, "to": it.to,
+                "time_zone": it.time_zone, "repeats": it.repeats })
+    });
+    let freezes: Vec<Value> = freezes.collect();
+    if !freezes.is_empty() {
+        policy.insert("freezes".to_owned(), Value::Array(freezes));
+    }
+    Value::Object(policy)
+}

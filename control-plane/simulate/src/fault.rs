@@ -1,0 +1,157 @@
+//! What goes wrong, when, and for whom.
+
+use stella_domain::command::TenantCommand;
+use stella_domain::rejection::Rejection;
+use stella_protocol::limits::{HEARTBEAT_INTERVAL_MS, HEARTBEATS_MISSED_MAX};
+use stella_protocol::time::Timestamp;
+
+use crate::dice::within;
+use crate::fleet::DEPLOYMENT;
+use crate::queue::{Happening, HostIndex};
+use crate::scenario::{Fault, Range};
+use crate::world::World;
+
+/// After this long without a sign of an agent its session is lost, in milliseconds.
+const NOTICED_MS: u64 = HEARTBEAT_INTERVAL_MS * HEARTBEATS_MISSED_MAX;
+/// How long an agent takes to dial again when it can, in milliseconds: its back-off has full jitter.
+const DIALS: Range = Range { shortest_ms: 10, longest_ms: 5_000 };
+
+impl World<'_> {
+    /// Everything that the scenario has planned, from now on.
+    pub(crate) fn plan_faults(&mut self) {
+        for (at, fault) in self.scenario.faults.iter().enumerate() {
+            let (begins, ends) = fault.times();
+            self.queue.plan(self.now.plus_ms(begins), Happening::FaultBegins(at));
+            if let Some(ends) = ends {
+                self.queue.plan(self.now.plus_ms(ends), Happening::FaultEnds(at));
+            }
+        }
+    }
+
+    pub(crate) fn fault_begins(&mut self, number: usize) -> Result<(), Rejection> {
+        let Some(fault) = self.scenario.faults.get(number) else { return Ok(()) };
+        match fault {
+            Fault::Silent { .. } => self.each_struck(number, Self::is_cut_off),
+            Fault::Crash { .. } => self.each_struck(number, Self::goes_down),
+            Fault::Breaks { step, .. } => {
+                for host in self.struck.get(number).into_iter().flatten() {
+                    *self.broken.entry((step.clone(), *host)).or_default() += 1;
+                }
+            }
+            Fault::GateClosed { gate, .. } => *self.closed.entry(gate.clone()).or_default() += 1,
+            Fault::ControlPlaneDown { lasts, .. } => self.control_plane_goes_down(self.now.plus_ms(lasts.0)),
+            Fault::Pause { .. } => {
+                let reason = "the scenario wants it".to_owned();
+                return self.if_under_way(TenantCommand::PauseDeployment { deployment: DEPLOYMENT, reason });
+            }
+            Fault::Cancel { .. } => {
+                let reason = "the scenario wants it".to_owned();
+                return self.if_under_way(TenantCommand::CancelDeployment { deployment: DEPLOYMENT, reason });
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn fault_ends(&mut self, number: usize) -> Result<(), Rejection> {
+        let Some(fault) = self.scenario.faults.get(number) else { return Ok(()) };
+        match fault {
+            Fault::Silent { .. } => self.each_struck(number, |world, host| world.is_heard_again(host, false)),
+            Fault::Crash { .. } => self.each_struck(number, |world, host| world.is_heard_again(host, true)),
+            Fault::Breaks { step, .. } => {
+                for host in self.struck.get(number).into_iter().flatten() {
+                    self.broken.entry((step.clone(), *host)).and_modify(|count| *count -= 1);
+                }
+            }
+            Fault::GateClosed { gate, .. } => {
+                self.closed.entry(gate.clone()).and_modify(|count| *count -= 1);
+            }
+            Fault::Pause { .. } => {
+                return self.if_under_way(TenantCommand::ResumeDeployment { deployment: DEPLOYMENT });
+            }
+            // It has planned its end by itself, or has none.
+            Fault::ControlPlaneDown { .. } | Fault::Cancel { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// What people do to the deployment, if it is there and has not ended: the core says so.
+    fn if_under_way(&mut self, command: TenantCommand) -> Result<(), Rejection> {
+        match self.tell(command) {
+            Ok(_) | Err(Rejection::Conflict { .. } | Rejection::NotFound { .. }) => Ok(()),
+            Err(other) => Err(other),
+        }
+    }
+
+    fn each_struck(&mut self, fault: usize, act: impl Fn(&mut Self, HostIndex)) {
+        for host in self.struck.get(fault).cloned().unwrap_or_default() {
+            act(self, host);
+        }
+    }
+
+    fn is_cut_off(&mut self, index: HostIndex) {
+        self.will_be_missed(index);
+        self.hosts[index].cut += 1;
+    }
+
+    fn goes_down(&mut self, index: HostIndex) {
+        self.will_be_missed(index);
+        self.hosts[index].down += 1;
+        let now = self.now;
+        self.hosts[index].restart(now);
+    }
+
+    /// A session that is live now is going to be lost.
+    fn will_be_missed(&mut self, index: HostIndex) {
+        if let Some(session) = self.hosts[index].session {
+            self.queue.plan(self.now.plus_ms(NOTICED_MS), Happening::SessionLost(index, session));
+        }
+    }
+
+    fn is_heard_again(&mut self, index: HostIndex, was_down: bool) {
+        let host = &mut self.hosts[index];
+        let count = if was_down { &mut host.down } else { &mut host.cut };
+        *count = count.saturating_sub(1);
+        if !self.hosts[index].is_reachable() {
+            return;
+        }
+        if self.hosts[index].session.is_some() {
+            // Nobody has noticed: what was sent meanwhile is sent again by the transport.
+            self.queue.plan(self.now, Happening::Dials(index));
+        } else {
+            self.will_dial(index);
+        }
+    }
+
+    pub(crate) fn will_dial(&mut self, index: HostIndex) {
+        let name = self.hosts[index].name.clone();
+        let mut source = self.dice.of("dials", &[name.as_bytes(), &self.now.0.to_be_bytes()]);
+        self.queue.plan(self.now.plus_ms(within(&mut source, DIALS)), Happening::Dials(index));
+    }
+
+    fn control_plane_goes_down(&mut self, until: Timestamp) {
+        let until = self.down_until.map_or(until, |other| other.max(until));
+        self.down_until = Some(until);
+        for host in &mut self.hosts {
+            host.session = None;
+        }
+        self.queue.plan(until, Happening::ControlPlaneBack);
+    }
+
+    /// The agents come back; those that do not are missed.
+    pub(crate) fn control_plane_is_back(&mut self) {
+        if self.down_until.is_none_or(|until| self.now < until) {
+            return;
+        }
+        self.down_until = None;
+        for index in 0..self.hosts.len() {
+            if self.hosts[index].is_reachable() {
+                self.will_dial(index);
+            }
+            let agent = self.hosts[index].agent;
+            let session = self.tenant().agents.get(&agent).map(|agent| agent.session);
+            if let Some(session) = session {
+                self.queue.plan(self.now.plus_ms(NOTICED_MS), Happening::SessionLost(index, session));
+            }
+        }
+    }
+}
