@@ -5,7 +5,7 @@
 //! would: only the agents, the network, the people and the time are made up. With the same scenario and the same seed it does
 //! the same to the byte ([`Outcome::log_digest`]).
 //!
-//! Chance is drawn for each host and step by itself ([`dice`]), so that two strategies meet the same slow hosts and the same
+//! Chance is drawn for each host and step by itself, so that two strategies meet the same slow hosts and the same
 //! failures.
 //!
 //! What is not simulated: the load of the control plane and of the network (a thousand targets at once take as long as one),

@@ -1,8 +1,6 @@
 //! Whatever a scenario holds: the simulation comes to an end, the core never refuses what honest agents and people say, and what the
 //! environment's policy promises is kept.
 
-use std::fmt::Write as _;
-
 use proptest::prelude::*;
 use stella_simulate::{Outcome, read, simulate};
 
@@ -63,7 +61,7 @@ faults:
             if gates { ", gates: [{name: errors, ttl: 10s}]" } else { "" }
         );
         for fault in faults.iter().filter(|fault| gates || !fault.contains("gate_closed")) {
-            writeln!(text, "  - {fault}").unwrap();
+            text.push_str(&format!("  - {fault}\n"));
         }
         if text.ends_with("faults:\n") {
             text.push_str("  []\n");
