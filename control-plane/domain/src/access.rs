@@ -382,6 +382,7 @@ fn needed_in(state: &State, tenant: TenantId, command: &TenantCommand) -> Option
         | TenantCommand::RemoveGate { environment: id, .. } => (Role::Admin, environment(Some(*id))),
         // The control plane itself asks, and answers.
         TenantCommand::AnswerGate(_)
+        | TenantCommand::Archive(_)
         | TenantCommand::Enrol { .. }
         | TenantCommand::ConnectAgent { .. }
         | TenantCommand::DisconnectAgent { .. }

@@ -6,6 +6,7 @@
 
 mod access;
 mod agent;
+mod archive;
 mod deployment;
 mod gate;
 mod hold;
@@ -152,6 +153,9 @@ impl TenantState {
             | Fact::TargetSkipped { .. }
             | Fact::TargetRetried { .. }
             | Fact::TargetAbandoned { .. } => self.apply_target(event),
+            fact @ (Fact::DeploymentArchived { .. }
+            | Fact::PromotionArchived { .. }
+            | Fact::RunArchived { .. }) => self.apply_archive(fact),
             Fact::TaskQueued { .. } => self.apply_task_queued(event),
             fact @ (Fact::TaskDispatched { .. }
             | Fact::TaskAccepted { .. }

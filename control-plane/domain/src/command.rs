@@ -17,6 +17,7 @@ use stella_protocol::trace::TraceContext;
 
 use crate::access::{AccountKind, Grant};
 use crate::amount::Amount;
+use crate::archive::Ended;
 use crate::environment::{Requirement, SilenceRule};
 use crate::freeze::Freeze;
 use crate::gate::Gate;
@@ -488,6 +489,8 @@ pub enum TenantCommand {
     },
     /// A scanner has looked at a release; its report takes the place of the one before.
     RecordFindings(Box<NewFindings>),
+    /// Forget what has ended and was written to the archive. What is needed by now, or is gone already, is left out.
+    Archive(Box<Ended>),
 }
 
 /// An agent's word about an attempt.

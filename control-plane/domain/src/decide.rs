@@ -5,6 +5,7 @@
 //! throws the copy away.
 
 mod agent;
+mod archive;
 mod brake;
 mod deployment;
 mod enrolment;
@@ -278,5 +279,6 @@ fn carry_out(tx: &mut Transaction<'_>, command: &TenantCommand) -> Result<Outcom
         }
         TenantCommand::PauseDeployment { deployment, reason } => hold::pause(tx, *deployment, reason),
         TenantCommand::ResumeDeployment { deployment } => hold::resume(tx, *deployment),
+        TenantCommand::Archive(ended) => archive::forget(tx, ended),
     }
 }

@@ -485,6 +485,18 @@ pub enum Fact {
         id: EnvironmentId,
         required: bool,
     },
+    /// An ended deployment left memory for the archive, with its tasks and its promotion.
+    DeploymentArchived {
+        id: DeploymentId,
+    },
+    /// A promotion that became no deployment left memory for the archive.
+    PromotionArchived {
+        id: PromotionId,
+    },
+    /// An ended run left memory for the archive.
+    RunArchived {
+        id: RunId,
+    },
 }
 
 /// A fact that does not follow from the state that it was applied to. Live, the core has contradicted itself and the command

@@ -6,7 +6,7 @@
 //! [`command::Command::Tick`].
 //!
 //! Reading order: [`state`], then one file a concept ([`tenant`], [`environment`], [`target`], [`agent`], [`release`],
-//! [`promotion`], [`gate`], [`findings`], [`plan`], [`strategy`], [`deployment`], [`task`], [`hold`], [`freeze`], [`workflow`], [`run`], [`access`]), then [`command`], [`event`], [`decide`].
+//! [`promotion`], [`gate`], [`findings`], [`plan`], [`strategy`], [`deployment`], [`task`], [`hold`], [`freeze`], [`workflow`], [`run`], [`access`]), then [`archive`], [`command`], [`event`], [`decide`].
 //!
 //! # Invariants
 //!
@@ -37,11 +37,14 @@
 //!   changes.
 //! - **INV-14 runs end**: a run that has not ended has a step that is under way, and one that has ended has none.
 //! - **INV-15 no side door**: what a step deploys is asked for by whoever started the run, as a promotion like any other.
+//! - **INV-16 archive**: only what has ended leaves memory, with all that belongs to it, and nothing that is left refers to it but
+//!   in words; what was the last to come to a target stays, so that it can be taken back.
 
 pub mod access;
 pub mod agent;
 pub mod amount;
 mod apply;
+pub mod archive;
 pub mod command;
 pub mod decide;
 pub mod deployment;

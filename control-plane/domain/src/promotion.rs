@@ -94,6 +94,18 @@ impl Promotion {
         matches!(self.status, PromotionStatus::Pending)
     }
 
+    /// When it came to its end.
+    #[must_use]
+    pub const fn ended_at(&self) -> Option<Timestamp> {
+        match &self.status {
+            PromotionStatus::Pending => None,
+            PromotionStatus::Started { at }
+            | PromotionStatus::Expired { at }
+            | PromotionStatus::Invalidated { at, .. } => Some(*at),
+            PromotionStatus::Rejected { hold, .. } | PromotionStatus::Withdrawn { hold } => Some(hold.since),
+        }
+    }
+
     /// Its status in messages and the API: one that waits is `pending`, or `approved` when only its start is missing.
     #[must_use]
     pub fn status_name(&self) -> &'static str {

@@ -14,6 +14,7 @@ use stella_protocol::message::JournalMark;
 use stella_protocol::time::Timestamp;
 
 use crate::agent::{Agent, EnrolmentToken};
+use crate::archive::Archived;
 use crate::command::Outcome;
 use crate::deployment::{Cause, Deployment};
 use crate::environment::Environment;
@@ -99,6 +100,9 @@ pub struct TenantState {
     pub requests: OrdMap<String, AnsweredRequest>,
     /// What was counted, for metrics that survive a restart.
     pub totals: Totals,
+    /// How much has left memory for the archive.
+    #[serde(default)]
+    pub archived: Archived,
 }
 
 impl TenantState {
@@ -133,6 +137,7 @@ impl TenantState {
             timers: OrdSet::new(),
             requests: OrdMap::new(),
             totals: Totals::default(),
+            archived: Archived::default(),
         }
     }
 

@@ -187,6 +187,7 @@ fn deployment_facts(world: &World) -> Vec<(String, Fact)> {
         Fact::DeploymentSucceeded { id },
         Fact::DeploymentFailed { id, reason: reason.clone() },
         Fact::DeploymentCancelled { id, reason: reason.clone() },
+        Fact::DeploymentArchived { id },
     ]
     .into_iter()
     .map(|fact| (fact.name().to_owned(), fact))
@@ -288,6 +289,11 @@ fn deployments(table: &mut String) {
         world.complete(1);
         world.complete(2);
     });
+    reached("succeeded, and another one has come since", "", &|world| {
+        world.complete(1);
+        world.complete(2);
+        world.deploy(3, 1, None);
+    });
     deployment_rows(table, situations);
     canaries(table);
     batches(table);
@@ -350,7 +356,9 @@ fn canaries(table: &mut String) {
 fn deployment_rows(table: &mut String, situations: Vec<(&str, World, State)>) {
     for (label, world, state) in situations {
         rows(table, &format!("deployment {label}"), &state, &deployment_facts(&world), |state| {
-            let deployment = &state.tenants[&TENANT].deployments[&deployment(2)];
+            let Some(deployment) = state.tenants[&TENANT].deployments.get(&deployment(2)) else {
+                return "gone".to_owned();
+            };
             let part = |n| deployment.targets[&target(n)].progress.name();
             let paused = match (&deployment.paused, deployment.resumes_at) {
                 (None, _) => "",
@@ -464,13 +472,16 @@ fn promotions(table: &mut String) {
             Fact::PromotionWithdrawn { id, reason: reason() },
             Fact::PromotionExpired { id },
             Fact::PromotionInvalidated { id, reason: reason() },
+            Fact::PromotionArchived { id },
             created(deployment(2), 1),
         ];
         let mut facts = facts.map(|fact| (fact.name().to_owned(), fact)).to_vec();
         let other = Fact::ApprovalGranted { id, plan: digest(9), reason: reason() };
         facts.push(("approval_granted, of another plan".to_owned(), other));
         rows(table, &format!("promotion {label}"), &world.state, &facts, |state| {
-            let promotion = &state.tenants[&TENANT].promotions[&id];
+            let Some(promotion) = state.tenants[&TENANT].promotions.get(&id) else {
+                return "gone".to_owned();
+            };
             format!("{}, {} of 2 approvals", promotion.status_name(), promotion.approvals.len())
         });
     }

@@ -125,6 +125,7 @@ fn facts() -> Vec<(String, Fact)> {
         facts.push((format!("run_turned, {name}"), turned(turn)));
     }
     facts.push(("run_ended".to_owned(), Fact::RunEnded { id: run }));
+    facts.push(("run_archived".to_owned(), Fact::RunArchived { id: run }));
     facts
 }
 
@@ -138,13 +139,14 @@ fn the_table_of_transitions_is_as_committed() {
             let (actor, trace) = (common::person(2), TraceContext::default());
             let event = Event { at: Timestamp(2_000_000), actor, trace, fact };
             let result = after.apply(StreamId::Tenant(TENANT), &event);
-            let run = &after.tenants[&TENANT].runs[&RUN];
-            let seen = match result {
-                Ok(()) => {
+            let run = after.tenants[&TENANT].runs.get(&RUN);
+            let seen = match (result, run) {
+                (Ok(()), None) => "-> gone".to_owned(),
+                (Ok(()), Some(run)) => {
                     let steps = run.steps.iter().map(|(id, step)| format!("{id} {}", step.state.name()));
                     format!("-> {}: {}", run.status.name(), steps.collect::<Vec<_>>().join(", "))
                 }
-                Err(_) => "refused".to_owned(),
+                (Err(_), _) => "refused".to_owned(),
             };
             writeln!(table, "    {name:<28} {seen}").unwrap();
         }

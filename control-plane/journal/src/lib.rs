@@ -14,6 +14,7 @@
 //! tenant how busy the others are.
 
 mod acknowledged;
+mod archive;
 mod export;
 mod import;
 mod open;
@@ -28,8 +29,8 @@ mod verify;
 pub use export::{Coverage, ExportError, ExportSummary, MissingEvents, export, export_open};
 pub use import::{ImportError, ImportSummary, Until, import, time_of};
 pub use port::{
-    Append, AppendError, Damage, Entry, Head, Journal, Mark, OpenError, Problem, ReadError, Snapshot,
-    SnapshotError, Stream,
+    Append, AppendError, Archive, ArchiveRecord, Damage, Entry, Head, Journal, Mark, OpenError, Problem,
+    ReadError, Shelf, Snapshot, SnapshotError, Stream,
 };
 pub use sled_journal::SledJournal;
 pub use stella_durable::StoreConfig as JournalConfig;

@@ -7,6 +7,7 @@ use stella_durable::{Store, StoreConfig, Tree};
 use stella_protocol::id::{Epoch, Incarnation, Position};
 
 use crate::acknowledged::acknowledged_events;
+use crate::archive::ArchiveStore;
 use crate::port::{Damage, OpenError, Problem, ReadError, Stream};
 use crate::record::{
     EPOCH_KEY, HEAD_PREFIX, IDENTITY_KEY, RECORD_PREFIX, StoredHead, decode_epoch, decode_head,
@@ -23,6 +24,7 @@ pub(crate) struct Raw {
     pub(crate) store: Store,
     pub(crate) tree: Tree,
     pub(crate) snapshots: SnapshotStore,
+    pub(crate) archive: ArchiveStore,
 }
 
 /// What a journal says about itself, with everything that is wrong with that.
@@ -47,7 +49,8 @@ impl Raw {
         })?;
         let tree = store.tree("journal").map_err(OpenError::Storage)?;
         let snapshots = SnapshotStore::new(store.clone()).map_err(OpenError::Storage)?;
-        Ok(Self { store, tree, snapshots })
+        let archive = ArchiveStore::new(store.clone()).map_err(OpenError::Storage)?;
+        Ok(Self { store, tree, snapshots, archive })
     }
 
     /// Opens only what is there already.

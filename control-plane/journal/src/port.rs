@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use stella_protocol::digest::Digest;
 use stella_protocol::id::{Epoch, Incarnation, ParseIdError, Position, TenantId};
 use stella_protocol::time::Timestamp;
+use uuid::Uuid;
 
 /// The largest event, in bytes. Larger things are artifacts, not events.
 pub const EVENT_BYTES_MAX: usize = 4 << 20;
@@ -127,6 +128,50 @@ pub trait Journal: Send + Sync + fmt::Debug {
 
     /// The newest snapshot that is whole and on this journal's history; a damaged one is skipped with a warning.
     fn load_snapshot(&self) -> Result<Option<Snapshot>, ReadError>;
+
+    /// Where what has left memory is kept.
+    fn archive(&self) -> &dyn Archive;
+}
+
+/// Records of what has left memory, in the same backend as the journal. They follow from its events: an import makes them anew.
+/// Calls block on the disk, and go on beside appends.
+pub trait Archive: Send + Sync + fmt::Debug {
+    /// Writes records, durably when it returns; one that is there already is replaced. After a crash some of them may be there
+    /// and others not, but each is whole, and one is only there if those before it are.
+    fn store(&self, records: &[ArchiveRecord]) -> Result<(), AppendError>;
+
+    /// A record's bytes, if it is there.
+    fn load(&self, shelf: Shelf, id: Uuid) -> Result<Option<Vec<u8>>, ReadError>;
+
+    /// The records of a shelf in the order of their ids, at most `limit`, from behind an id on.
+    fn list(
+        &self,
+        shelf: Shelf,
+        after: Option<Uuid>,
+        limit: usize,
+    ) -> Result<Vec<(Uuid, Vec<u8>)>, ReadError>;
+}
+
+/// Records of one kind and one tenant, or of one thing of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Shelf {
+    /// Whose they are.
+    pub tenant: TenantId,
+    /// What they are; the reader of the records says what the numbers mean. Never reused.
+    pub kind: u8,
+    /// What they belong to; [`Uuid::nil`] is the tenant itself.
+    pub within: Uuid,
+}
+
+/// One record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ArchiveRecord {
+    /// Among which others.
+    pub shelf: Shelf,
+    /// Its id there.
+    pub id: Uuid,
+    /// Its bytes.
+    pub value: Vec<u8>,
 }
 
 /// Why nothing was appended.
@@ -359,6 +404,9 @@ pub enum Problem {
         /// How many are there in all streams.
         present: u64,
     },
+    /// A record of what has left memory cannot be used.
+    #[error("the archive's record {0} cannot be used: {1}")]
+    Archive(Uuid, &'static str),
     /// A saved snapshot cannot be used. Not fatal: an older one or a replay from the start takes its place.
     #[error("snapshot {0} cannot be used: {1}")]
     Snapshot(u64, &'static str),

@@ -11,10 +11,11 @@ use stella_protocol::time::Timestamp;
 use uuid::Uuid;
 
 use crate::acknowledged::AcknowledgedFile;
+use crate::archive::ArchiveStore;
 use crate::open::Raw;
 use crate::port::{
-    APPEND_BYTES_MAX, Append, AppendError, Damage, EVENT_BYTES_MAX, Entry, Head, Journal, Mark, OpenError,
-    Problem, READ_BYTES_MAX, ReadError, SNAPSHOT_BYTES_MAX, Snapshot, SnapshotError, Stream,
+    APPEND_BYTES_MAX, Append, AppendError, Archive, Damage, EVENT_BYTES_MAX, Entry, Head, Journal, Mark,
+    OpenError, Problem, READ_BYTES_MAX, ReadError, SNAPSHOT_BYTES_MAX, Snapshot, SnapshotError, Stream,
 };
 use crate::record::{
     EPOCH_KEY, IDENTITY_KEY, RECORD_BYTES_MAX, RECORD_OVERHEAD, StoredHead, decode_record, encode_epoch,
@@ -30,6 +31,7 @@ pub struct SledJournal {
     store: Store,
     tree: Tree,
     snapshots: SnapshotStore,
+    archive: ArchiveStore,
     incarnation: Incarnation,
     /// What is durable. Written only by the holder of `writer`, after the barrier, so readers never wait for the disk
     /// and never see what may still be lost.
@@ -75,11 +77,12 @@ impl SledJournal {
             last_time: stored().map(|(_, stored)| stored.at).max().unwrap_or_default(),
             heads: stored().map(|(stream, stored)| (stream, stored.head)).collect(),
         };
-        let Raw { store, tree, snapshots } = raw;
+        let Raw { store, tree, snapshots, archive } = raw;
         Ok(Self {
             store,
             tree,
             snapshots,
+            archive,
             incarnation,
             durable: RwLock::new(durable),
             writer: Mutex::new(acknowledged),
@@ -281,6 +284,10 @@ impl Journal for SledJournal {
             tracing::warn!(snapshot = id, problem = %problem, "a snapshot is skipped; an older one or a replay takes its place");
         }
         Ok(None)
+    }
+
+    fn archive(&self) -> &dyn Archive {
+        &self.archive
     }
 }
 

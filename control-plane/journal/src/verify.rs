@@ -23,6 +23,8 @@ pub struct Report {
     pub streams: Vec<StreamReport>,
     /// How many snapshots are whole.
     pub snapshots: u64,
+    /// How many records of what has left memory are whole.
+    pub archived: u64,
     /// Everything that is wrong, at most [`PROBLEMS_MAX`].
     pub problems: Vec<Damage>,
     /// Whether there are more problems than are listed.
@@ -59,7 +61,7 @@ impl Report {
     }
 }
 
-/// Checks every checksum, every link of the hash chains, the positions, the heads and the snapshots.
+/// Checks every checksum, every link of the hash chains, the positions, the heads, the snapshots and the archive.
 pub fn verify(dir: &Path) -> Result<Report, OpenError> {
     let raw = Raw::open_existing(dir)?;
     let inventory = raw.inventory()?;
@@ -68,6 +70,7 @@ pub fn verify(dir: &Path) -> Result<Report, OpenError> {
         epoch: inventory.epoch,
         streams: Vec::new(),
         snapshots: 0,
+        archived: 0,
         problems: Vec::new(),
         has_more_problems: false,
     };
@@ -81,6 +84,7 @@ pub fn verify(dir: &Path) -> Result<Report, OpenError> {
             Err(problem) => report.note(Damage::of_journal(problem)),
         }
     }
+    report.archived = raw.archive.verify(|damage| report.note(damage));
     Ok(report)
 }
 

@@ -89,6 +89,9 @@ impl Fact {
             Self::StepEnded { .. } => "step_ended",
             Self::RunTurned { .. } => "run_turned",
             Self::RunEnded { .. } => "run_ended",
+            Self::DeploymentArchived { .. } => "deployment_archived",
+            Self::PromotionArchived { .. } => "promotion_archived",
+            Self::RunArchived { .. } => "run_archived",
         }
     }
 }

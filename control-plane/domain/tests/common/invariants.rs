@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use stella_domain::agent::{Connectivity, OPEN_TASKS_MAX, RECONNECT_WINDOW_MS};
+use stella_domain::archive::Archived;
 use stella_domain::command::{Actor, Command};
 use stella_domain::decide::decide;
 use stella_domain::deployment::{
@@ -50,6 +51,7 @@ pub fn check(state: &State, now: Timestamp) {
         approvals(tenant);
         gates(tenant);
         runs(tenant);
+        archive(tenant);
     }
     let tick = World::request(Command::Tick);
     let mut ticked = state.clone();
@@ -68,16 +70,17 @@ pub fn step(before: &State, after: &State, events: &[(StreamId, Event)]) {
     else {
         return;
     };
+    archived(old, new, events);
     for task in old.tasks.values().filter(|task| task.state.is_final()) {
-        assert_eq!(task.state, new.tasks[&task.id].state, "INV-2");
+        assert!(new.tasks.get(&task.id).is_none_or(|it| it.state == task.state), "INV-2");
     }
     for promotion in old.promotions.values().filter(|promotion| !promotion.is_open()) {
-        assert_eq!(promotion, &new.promotions[&promotion.id], "INV-2");
+        assert!(new.promotions.get(&promotion.id).is_none_or(|it| it == promotion), "INV-2");
     }
     for run in old.runs.values().filter(|run| run.status.is_final()) {
-        assert_eq!(run, &new.runs[&run.id], "INV-2");
+        assert!(new.runs.get(&run.id).is_none_or(|it| it == run), "INV-2");
     }
-    for run in old.runs.values() {
+    for run in old.runs.values().filter(|run| new.runs.contains_key(&run.id)) {
         let pinned = |tenant: &TenantState| tenant.template_of(run).cloned();
         assert_eq!(pinned(old), pinned(new), "INV-13: a version changed");
         for (id, step) in run.steps.iter().filter(|(_, step)| step.state.is_final()) {
@@ -85,7 +88,7 @@ pub fn step(before: &State, after: &State, events: &[(StreamId, Event)]) {
         }
     }
     for deployment in old.deployments.values() {
-        let now = &new.deployments[&deployment.id];
+        let Some(now) = new.deployments.get(&deployment.id) else { continue };
         if deployment.status.is_final() {
             assert_eq!(deployment, now, "INV-2");
         }
@@ -113,6 +116,51 @@ pub fn step(before: &State, after: &State, events: &[(StreamId, Event)]) {
             assert!(!was_unknown, "INV-6: {key}");
         }
     }
+}
+
+/// INV-16: what has gone had ended, a fact says so, all that belonged to it went with it, and nothing was counted.
+fn archived(old: &TenantState, new: &TenantState, events: &[(StreamId, Event)]) {
+    let facts: BTreeSet<String> = events
+        .iter()
+        .filter(|(_, event)| event.fact.name().ends_with("_archived"))
+        .map(|(_, event)| serde_json::to_value(&event.fact).unwrap()["id"].as_str().unwrap().to_owned())
+        .collect();
+    let gone = old.deployments.values().filter(|it| !new.deployments.contains_key(&it.id));
+    for deployment in gone {
+        assert!(deployment.status.is_final(), "INV-16: {} had not ended", deployment.id);
+        assert!(facts.contains(&deployment.id.to_string()), "INV-16: {} is lost", deployment.id);
+    }
+    let mut tasks = old.tasks.values().filter(|it| !new.tasks.contains_key(&it.id));
+    assert!(tasks.all(|it| it.state.is_final() && facts.contains(&it.deployment.to_string())), "INV-16");
+    let mut promotions = old.promotions.values().filter(|it| !new.promotions.contains_key(&it.id));
+    assert!(promotions.all(|it| !it.is_open() && facts.contains(&it.id.to_string())), "INV-16");
+    let mut runs = old.runs.values().filter(|it| !new.runs.contains_key(&it.id));
+    assert!(runs.all(|it| it.status.is_final() && facts.contains(&it.id.to_string())), "INV-16");
+    if !facts.is_empty() {
+        assert_eq!(old.totals, new.totals, "INV-16: what is archived was counted at its end");
+    }
+    let all = |it: &TenantState| {
+        let Archived { deployments, promotions, runs } = it.archived;
+        let gone = deployments + promotions + runs;
+        usize::try_from(gone).unwrap() + it.deployments.len() + it.promotions.len() + it.runs.len()
+    };
+    assert!(all(old) <= all(new), "INV-16: things were lost");
+}
+
+/// INV-16, in one state: nothing is left that belongs to what has gone.
+fn archive(tenant: &TenantState) {
+    for task in tenant.tasks.values() {
+        assert!(tenant.deployments.contains_key(&task.deployment), "INV-16: task {}", task.id);
+    }
+    for deployment in tenant.deployments.values() {
+        let tasks: BTreeSet<_> = tenant.tasks_of(deployment).iter().map(|task| task.id).collect();
+        let all = tenant.tasks.values().filter(|task| task.deployment == deployment.id);
+        assert_eq!(tasks, all.map(|task| task.id).collect(), "INV-16: the tasks of {}", deployment.id);
+    }
+    for last in tenant.targets.values().filter_map(|target| target.last) {
+        assert!(tenant.deployments.contains_key(&last), "INV-16: {last} can not be taken back any more");
+    }
+    assert!(tenant.gates.keys().all(|id| tenant.promotions.contains_key(id)), "INV-16: gates");
 }
 
 fn is_guided(fact: &Fact, target: TargetId) -> bool {

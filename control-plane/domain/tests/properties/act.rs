@@ -61,6 +61,8 @@ pub(crate) enum Act {
     Rollback(usize),
     Retry(usize),
     Settle(usize, bool),
+    /// So many of what has ended in a place may stay in memory.
+    Archive(usize),
     Revoke(u128),
     RemoveTarget(u128),
     Wait(u64),
@@ -125,6 +127,7 @@ pub(crate) fn act() -> impl Strategy<Value = Act> {
         1 => any::<usize>().prop_map(Act::Rollback),
         2 => any::<usize>().prop_map(Act::Retry),
         8 => (any::<usize>(), any::<bool>()).prop_map(|(which, yes)| Act::Settle(which, yes)),
+        6 => (0..3_usize).prop_map(Act::Archive),
         2 => prop_oneof![20 => Just(None), 1 => who.clone().prop_map(Some)]
             .prop_map(|who| who.map_or(Act::Wait(1), Act::Revoke)),
         1 => (1..=TARGETS * 8).prop_map(Act::RemoveTarget),

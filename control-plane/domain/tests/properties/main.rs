@@ -19,6 +19,7 @@ use proptest::test_runner::Config;
 use serde_json::json;
 use stella_domain::agent::Connectivity;
 use stella_domain::amount::Amount;
+use stella_domain::archive::{self, Rule};
 use stella_domain::command::{Answer, Command, NewRun, NewTarget, Report, Request, TenantCommand};
 use stella_domain::environment::SilenceRule;
 use stella_domain::event::{Event, StreamId};
@@ -431,6 +432,7 @@ impl Walk {
             Act::Scan(release, bad) => self.scan(release, bad),
             Act::Rollback(which) => self.rollback(which),
             Act::Settle(which, succeeded) => self.settle(which, succeeded),
+            Act::Archive(newer_max) => self.archive(newer_max),
             Act::Revoke(n) => {
                 self.tenant(TenantCommand::RevokeAgent { agent: agent(n), reason: "walk".to_owned() });
             }
@@ -463,6 +465,12 @@ impl Walk {
             }
             Act::RestoreControlPlane(lost) => self.restore(lost),
         }
+    }
+
+    fn archive(&mut self, newer_max: usize) {
+        let rule = Rule { after_ms: Some(86_400_000), newer_max: Some(newer_max) };
+        let ended = archive::due(self.world.tenant(), rule, self.world.now);
+        self.tenant(TenantCommand::Archive(Box::new(ended)));
     }
 
     fn rollback(&mut self, which: usize) {
