@@ -8,6 +8,7 @@
 //! Reading order: [`figure`] (what comes out), [`site`] (a control plane under load), [`fleet`] (simulated agents), [`raw`]
 //! (the limits), then one module for each subcommand.
 
+pub mod archive;
 pub mod core;
 pub mod dispatch;
 pub mod figure;

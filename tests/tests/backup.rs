@@ -15,6 +15,7 @@ use stella_tests::api::Api;
 use stella_tests::binaries;
 use stella_tests::cluster::{Cluster, ENVIRONMENT, TENANT, create_environment, create_target, target};
 use stella_tests::control_plane::Settings;
+use stella_tests::people::Shell;
 use stella_tests::recipe::{self, artifact, rolling, shell};
 use stella_tests::wait;
 use tokio::task::JoinHandle;
@@ -328,5 +329,84 @@ async fn the_page_on_disaster_recovery_is_true() -> Result<()> {
         ran += 1;
     }
     ensure!(ran > 15 && moved, "the page has {ran} commands");
+    cluster.passed()
+}
+
+/// What has left memory is shown by the API and the command line, after a kill and on another host too.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_ended_leaves_memory_and_is_shown_as_before_here_and_on_another_host() -> Result<()> {
+    let tables = "[retention]\nmemory_max = 1\nmemory_seconds_min = 0\nmemory_interval_s = 1\n".to_owned();
+    let settings = Settings { snapshot_every_events: 20, ..Settings::default() };
+    let mut cluster = Cluster::with_settings(1, &settings).await?;
+    let steps = vec![shell("note", "echo this was said by a task")];
+    cluster.release(&recipe::release("1.0.0", &[], steps)).await?;
+    let mut shown = Vec::new();
+    for _ in 0..4 {
+        let started = cluster.deploy(&rolling(ENVIRONMENT, "1.0.0", OnFailure::Stop)).await?;
+        let ended = cluster.wait_final(&started.deployment.id).await?;
+        assert_eq!(ended.deployment.status, "succeeded");
+        shown.push(ended);
+    }
+    let counted = |metrics: &str| -> Vec<String> {
+        let business = metrics.lines().filter(|it| it.starts_with("stella_deployments_total"));
+        business.map(str::to_owned).collect()
+    };
+    let before = counted(&cluster.control_plane.metrics().await?);
+    cluster.control_plane.configure(&Settings { tables, ..settings.clone() })?;
+    cluster.control_plane.kill()?;
+    cluster.control_plane.resume().await?;
+    cluster.api = cluster.control_plane.api()?;
+    let gone = format!("stella_archived{{tenant=\"{TENANT}\",kind=\"deployments\"}} 3");
+    wait::until("three have left memory", async || {
+        let metrics = cluster.control_plane.metrics().await?;
+        ensure!(metrics.contains(&gone), "{metrics}");
+        Ok(())
+    })
+    .await?;
+    assert_eq!(counted(&cluster.control_plane.metrics().await?), before);
+
+    let is_all_shown = async |cluster: &Cluster| -> Result<()> {
+        for wanted in &shown {
+            let id = &wanted.deployment.id;
+            let found = cluster.api.deployment(TENANT, id).await?;
+            ensure!(serde_json::to_value(&found)? == serde_json::to_value(wanted)?, "{found:?}");
+            let tasks = cluster.api.tasks(TENANT, id).await?;
+            ensure!(tasks.len() == 1 && tasks[0].state == "succeeded", "{tasks:?}");
+        }
+        let path = paths::fill(paths::DEPLOYMENTS, &[TENANT]);
+        let all: Vec<Deployment> = cluster.api.list(&path, &[("limit", "2")]).await?;
+        let wanted: Vec<_> = shown.iter().map(|it| &it.deployment.id).collect();
+        ensure!(all.iter().map(|it| &it.id).collect::<Vec<_>>() == wanted, "{all:?}");
+        Ok(())
+    };
+    is_all_shown(&cluster).await?;
+    let oldest = &shown[0].deployment.id;
+    let task = cluster.api.tasks(TENANT, oldest).await?[0].id.clone();
+    {
+        let shell = Shell::of(&cluster, "alice", "operator").await?;
+        let listed = shell.ok(&["deployment", "list"])?;
+        ensure!(shown.iter().all(|it| listed.contains(&it.deployment.id)), "{listed}");
+        let one = shell.ok(&["deployment", "show", oldest])?;
+        ensure!(one.contains("succeeded"), "{one}");
+        let said = shell.ok(&["task", "logs", &task])?;
+        ensure!(said.contains("this was said by a task"), "{said}");
+        let (code, refused) = shell.run(&["rollback", oldest])?;
+        ensure!(code != Some(0) && refused.contains("is in the archive"), "{code:?}: {refused}");
+    }
+    let metrics = cluster.control_plane.metrics().await?;
+    ensure!(metrics.contains("stella_cache_hits_total{cache=\"deployments\"}"), "{metrics}");
+
+    let file = cluster.folder().join("stella.backup").display().to_string();
+    let taken = cluster.control_plane.tool(&["backup", &file])?;
+    cluster.control_plane.kill()?;
+    let other = cluster.control_plane.elsewhere(&cluster.folder().join("other-host"), &settings)?;
+    let restored = other.tool(&["restore", &file])?;
+    assert_eq!(said(&restored, "state")?, said(&taken, "state")?);
+    let verified = other.tool(&["journal", "verify"])?;
+    ensure!(!verified.contains(" 0 records in the archive"), "{verified}");
+    cluster.control_plane = other;
+    cluster.control_plane.resume().await?;
+    cluster.api = cluster.control_plane.api()?;
+    is_all_shown(&cluster).await?;
     cluster.passed()
 }

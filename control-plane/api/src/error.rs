@@ -5,7 +5,7 @@ use axum::http::{HeaderValue, Response, StatusCode, header};
 use axum::response::IntoResponse;
 use stella_api_types::problem::{MEDIA_TYPE, Problem};
 use stella_domain::rejection::Rejection;
-use stella_engine::SubmitError;
+use stella_engine::{ReadError, SubmitError};
 
 /// Every kind of problem that the API tells of. The names are part of the API; each has a page in `docs/errors`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -258,6 +258,17 @@ impl From<Rejection> for ApiError {
             | Rejection::Revoked { .. }
             | Rejection::SessionSuperseded => Self::new(ErrorCode::Conflict, detail),
             Rejection::Defect(_) => Self::internal(&rejection),
+        }
+    }
+}
+
+impl From<ReadError> for ApiError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Stopping => Self::retry_after(ErrorCode::Stopping, 5, error.to_string()),
+            ReadError::Journal(_) | ReadError::Event { .. } | ReadError::Archived { .. } => {
+                Self::internal(&error)
+            }
         }
     }
 }

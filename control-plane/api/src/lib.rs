@@ -4,6 +4,7 @@
 //! afterwards. Every error is an `application/problem+json` body made in [`error`]; every path is a constant in
 //! `stella_api_types::paths`; the OpenAPI document is generated from the handlers' annotations.
 
+mod archive;
 mod body;
 pub mod error;
 mod health;

@@ -1,18 +1,22 @@
 //! From a handler to the engine, with the idempotency key of the request.
 
+use std::sync::Arc;
+
 use axum::extract::{FromRequestParts, OriginalUri};
 use axum::http::request::Parts;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use stella_domain::access::{Role, Scope};
 use stella_domain::command::{Actor, Command, Idempotency, Outcome, Request, TenantCommand};
+use stella_domain::rejection::Rejection;
 use stella_domain::tenant::TenantState;
+use stella_engine::SubmitError;
 use stella_protocol::digest::Digest;
 use stella_protocol::id::TenantId;
 
-use crate::App;
 use crate::error::{ApiError, ErrorCode};
 use crate::request::Caller;
+use crate::{App, archive};
 
 /// The longest idempotency key, in characters.
 const KEY_CHARACTERS_MAX: usize = 128;
@@ -103,8 +107,19 @@ impl Change {
             None => None,
             Some(key) => Some(Idempotency { key, digest: self.digest(body)? }),
         };
+        let tenant = if let Command::Tenant(tenant, _) = &command { Some(*tenant) } else { None };
         let request = Request { actor: self.actor(), trace: self.caller.trace, idempotency, command };
-        Ok(app.engine.submit(request).await?)
+        match app.engine.submit(request).await {
+            Err(SubmitError::Rejected(Rejection::NotFound { kind, id })) => {
+                let found = tenant.and_then(|tenant| app.engine.state().tenants.get(&tenant).map(Arc::clone));
+                let archived = match found {
+                    Some(tenant) => archive::only_readable(app, &tenant, kind, &id).await?,
+                    None => None,
+                };
+                Err(archived.unwrap_or_else(|| Rejection::NotFound { kind, id }.into()))
+            }
+            answer => Ok(answer?),
+        }
     }
 
     fn digest(&self, body: &impl Serialize) -> Result<Digest, ApiError> {

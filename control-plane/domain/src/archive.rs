@@ -16,9 +16,6 @@ use crate::promotion::Promotion;
 use crate::task::Task;
 use crate::tenant::TenantState;
 
-/// What has ended less than this ago never leaves, in milliseconds: whoever follows the end of something still finds it, and
-/// output that comes behind its result has somewhere to go.
-pub const ENDED_MS_MIN: u64 = 3_600_000;
 /// How many things one command takes out of memory, at most.
 pub const BATCH_MAX: usize = 500;
 /// How many targets' parts of deployments one command takes out of memory before it takes no further deployment: what the
@@ -28,6 +25,9 @@ const PARTS_MAX: usize = 5_000;
 /// When what has ended leaves memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rule {
+    /// What has ended less than this ago never leaves, in milliseconds: whoever follows the end of something still finds it, and
+    /// output that comes behind its result has somewhere to go.
+    pub never_within_ms: u64,
     /// When it ended longer ago than this, in milliseconds; `None` is never for that.
     pub after_ms: Option<u64>,
     /// When so many of its kind have ended later in the same place (an environment, or a workflow); `None` is never for that.
@@ -116,7 +116,7 @@ fn by_rule<'t, P: Ord, T>(
         let too_many = rule.newer_max.map_or(0, |max| things.len().saturating_sub(max));
         let leaves = things.into_iter().enumerate().filter(|(index, (at, _))| {
             let by_rule = *index < too_many || rule.after_ms.is_some_and(|ms| is_older(*at, ms));
-            by_rule && is_older(*at, ENDED_MS_MIN)
+            by_rule && is_older(*at, rule.never_within_ms)
         });
         found.extend(leaves.map(|(_, thing)| thing));
     }

@@ -7,7 +7,7 @@ use common::{
     STAGING, World, deployment, end, facts, failed, invariants, name, new_deployment, promotion, target,
 };
 use serde_json::json;
-use stella_domain::archive::{ENDED_MS_MIN, Ended, Rule, due};
+use stella_domain::archive::{Ended, Rule, due};
 use stella_domain::command::{NewRun, TenantCommand};
 use stella_domain::deployment::Status;
 use stella_domain::promotion::Objection;
@@ -16,11 +16,16 @@ use stella_protocol::id::RunId;
 use stella_protocol::message::TaskOutcome;
 use uuid::Uuid;
 
-const DAY_MS: u64 = 86_400_000;
+const HOUR_MS: u64 = 3_600_000;
+const DAY_MS: u64 = 24 * HOUR_MS;
 const RUN: RunId = RunId(Uuid::from_u128(0x5000));
 
 fn after(days: u64) -> Rule {
-    Rule { after_ms: Some(days * DAY_MS), newer_max: None }
+    Rule { never_within_ms: HOUR_MS, after_ms: Some(days * DAY_MS), newer_max: None }
+}
+
+fn never() -> Rule {
+    Rule { after_ms: None, ..after(0) }
 }
 
 fn due_now(world: &World, rule: Rule) -> Ended {
@@ -67,16 +72,16 @@ fn what_ended_long_ago_leaves_with_its_tasks_and_its_promotion() {
 #[test]
 fn when_there_are_too_many_the_oldest_leave_but_not_within_the_hour() {
     let mut world = three();
-    let rule = |newer_max| Rule { after_ms: None, newer_max: Some(newer_max) };
+    let rule = |newer_max| Rule { newer_max: Some(newer_max), ..never() };
     assert_eq!(due_now(&world, rule(3)).count(), 0);
     assert_eq!(due_now(&world, rule(2)).deployments, [deployment(1)]);
     assert_eq!(due_now(&world, rule(0)).deployments, [deployment(1), deployment(2)]);
     world.deploy(4, 1, None);
     (1..=2).for_each(|n| world.complete(n));
     assert_eq!(due_now(&world, rule(0)).deployments, [deployment(1), deployment(2)], "3 is too young");
-    world.wait_ms(ENDED_MS_MIN + 1);
+    world.wait_ms(HOUR_MS + 1);
     assert_eq!(due_now(&world, rule(0)).deployments, [1, 2, 3].map(deployment));
-    assert_eq!(due_now(&world, Rule { after_ms: None, newer_max: None }).count(), 0, "no rule, no archive");
+    assert_eq!(due_now(&world, never()).count(), 0, "no rule, no archive");
 }
 
 #[test]

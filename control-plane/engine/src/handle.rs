@@ -7,18 +7,21 @@ use std::sync::mpsc::{SyncSender, TrySendError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use stella_domain::command::{Outcome, Request};
+use stella_domain::archive::Ended;
+use stella_domain::command::{Actor, Command, Outcome, Request, TenantCommand};
 use stella_domain::event::{Event, StreamId};
 use stella_domain::rejection::Rejection;
 use stella_domain::state::State;
-use stella_journal::Journal;
+use stella_journal::{AppendError, Journal};
 use stella_protocol::digest::Digest;
 use stella_protocol::id::{Position, TenantId};
 use stella_protocol::message::JournalMark;
 use stella_protocol::time::Timestamp;
+use stella_protocol::trace::TraceContext;
 use tokio::sync::{broadcast, oneshot};
+use uuid::Uuid;
 
-use crate::{Checkpoint, Clock, codec};
+use crate::{Archive, Checkpoint, Clock, codec};
 
 /// A cheap clone of the way in.
 #[derive(Clone, Debug)]
@@ -45,6 +48,7 @@ pub(crate) struct Shared {
     pub(crate) rewinds: AtomicU64,
     /// Where streams ended when the journal was opened.
     opened_at: BTreeMap<StreamId, Position>,
+    archive: Archive,
 }
 
 impl std::fmt::Debug for Shared {
@@ -61,7 +65,9 @@ impl Shared {
         committed: broadcast::Sender<Arc<Committed>>,
         opened_at: BTreeMap<StreamId, Position>,
     ) -> Self {
+        let archive = Archive::new(Arc::clone(&journal));
         Self {
+            archive,
             journal,
             clock,
             state,
@@ -180,9 +186,29 @@ pub enum ReadError {
         #[source]
         source: serde_json::Error,
     },
+    /// A record of what has left memory is not of this version.
+    #[error("the archive's record {id} is not understood by this version")]
+    Archived {
+        /// Whose.
+        id: Uuid,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
     /// The reading thread was stopped.
     #[error("the control plane is stopping")]
     Stopping,
+}
+
+/// Why nothing was forgotten.
+#[derive(Debug, thiserror::Error)]
+pub enum ArchiveError {
+    /// It could not be written to the archive.
+    #[error("the archive cannot be written")]
+    Write(#[source] AppendError),
+    /// It is in the archive, and in memory still.
+    #[error(transparent)]
+    Submit(#[from] SubmitError),
 }
 
 /// How the journal does, for `/health`.
@@ -302,6 +328,30 @@ impl Handle {
     pub fn saw_the_future(&self, tenant: TenantId, seen: JournalMark) -> bool {
         let ours = self.journal_mark(tenant);
         seen.incarnation != ours.incarnation || seen.position > ours.position
+    }
+
+    /// What has left memory.
+    #[must_use]
+    pub fn archive(&self) -> &Archive {
+        &self.shared.archive
+    }
+
+    /// Takes out of memory what has ended: writes it to the archive, and has it forgotten when that is durable. What turns out
+    /// to be needed meanwhile stays.
+    ///
+    /// # Errors
+    /// [`ArchiveError`]; then nothing was forgotten.
+    pub async fn archive_ended(&self, tenant: TenantId, ended: Ended) -> Result<(), ArchiveError> {
+        let (state, archive, wanted) = (self.state(), self.archive().clone(), ended.clone());
+        let kept = tokio::task::spawn_blocking(move || match state.tenants.get(&tenant) {
+            Some(tenant) => archive.keep(tenant, &wanted),
+            None => Ok(()),
+        });
+        kept.await.map_err(|_| SubmitError::Stopping)?.map_err(ArchiveError::Write)?;
+        let command = Command::Tenant(tenant, TenantCommand::Archive(Box::new(ended)));
+        let (actor, trace) = (Actor::System, TraceContext::default());
+        self.submit(Request { actor, trace, idempotency: None, command }).await?;
+        Ok(())
     }
 
     /// How much of the disk the journal takes, in bytes, if that is known.

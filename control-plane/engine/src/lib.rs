@@ -7,6 +7,7 @@
 //! This is a crate of its own, beneath `fleet` and `api`, so that both can submit commands without knowing one another or
 //! how the journal stores bytes.
 
+mod archive;
 mod checkpoint;
 mod codec;
 mod flusher;
@@ -24,8 +25,9 @@ use stella_journal::Journal;
 use stella_protocol::time::Timestamp;
 use tokio::sync::{broadcast, watch};
 
+pub use archive::{Archive, ArchivedPromotion};
 pub use checkpoint::Checkpoint;
-pub use handle::{Committed, CommittedEvent, Handle, HealthReport, ReadError, SubmitError};
+pub use handle::{ArchiveError, Committed, CommittedEvent, Handle, HealthReport, ReadError, SubmitError};
 pub use recovery::RecoveryError;
 
 /// How many commands may wait for the writer. Beyond it callers are told to come back.

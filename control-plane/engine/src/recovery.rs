@@ -8,6 +8,7 @@ use stella_journal::{AppendError, Journal};
 use stella_protocol::id::Position;
 use stella_protocol::time::Timestamp;
 
+use crate::archive::{Group, ReplayError};
 use crate::codec;
 use crate::handle::{ReadError, read_events};
 
@@ -39,6 +40,9 @@ pub enum RecoveryError {
         #[source]
         source: stella_domain::event::IllegalTransition,
     },
+    /// What has left memory is not in the archive, and cannot be written there.
+    #[error("the archive cannot be written")]
+    Archive(#[source] AppendError),
     /// The new epoch cannot be written.
     #[error("the journal cannot be opened for writing")]
     Epoch(#[source] AppendError),
@@ -91,11 +95,19 @@ fn replay(
     state: &mut State,
 ) -> Result<u64, RecoveryError> {
     let mut replayed = 0;
+    let mut archived = Group::new(journal);
     loop {
         let page = read_events(journal, stream, from, PAGE_EVENTS).map_err(RecoveryError::Read)?;
-        let Some(last) = page.last() else { return Ok(replayed) };
+        let Some(last) = page.last() else {
+            archived.write().map_err(RecoveryError::Archive)?;
+            return Ok(replayed);
+        };
         from = last.position.next();
         for entry in page {
+            archived.before(state, stream, &entry.event).map_err(|error| match error {
+                ReplayError::Read(error) => RecoveryError::Read(ReadError::Journal(error)),
+                ReplayError::Write(error) => RecoveryError::Archive(error),
+            })?;
             state.apply(stream, &entry.event).map_err(|source| RecoveryError::Illegal {
                 stream,
                 position: entry.position,

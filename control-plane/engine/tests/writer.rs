@@ -13,7 +13,7 @@ use stella_domain::event::{Fact, StreamId};
 use stella_domain::rejection::Rejection;
 use stella_engine::{Checkpoint, Clock, Condition, Config, Engine, Handle, SubmitError};
 use stella_journal::{
-    Append, AppendError, Entry, Head, Journal, JournalConfig, ReadError, SledJournal, Snapshot,
+    Append, AppendError, Archive, Entry, Head, Journal, JournalConfig, ReadError, SledJournal, Snapshot,
     SnapshotError, Stream, Until, import,
 };
 use stella_protocol::digest::Digest;
@@ -216,6 +216,9 @@ impl Journal for Faulty {
     }
     fn load_snapshot(&self) -> Result<Option<Snapshot>, ReadError> {
         self.inner.load_snapshot()
+    }
+    fn archive(&self) -> &dyn Archive {
+        self.inner.archive()
     }
 }
 

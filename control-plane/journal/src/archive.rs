@@ -76,6 +76,9 @@ impl ArchiveStore {
 
 impl Archive for ArchiveStore {
     fn store(&self, records: &[ArchiveRecord]) -> Result<(), AppendError> {
+        if records.is_empty() {
+            return Ok(());
+        }
         self.store.check_reserve()?;
         Ok(self.write(records)?)
     }

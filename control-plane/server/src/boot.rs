@@ -33,7 +33,7 @@ use crate::config::{Config, Loaded};
 use crate::local::Local;
 use crate::reload::Reloader;
 use crate::traces::Traces;
-use crate::{backup, current, first_start, local, logs, metrics, reload, spans, systemd};
+use crate::{backup, current, first_start, local, logs, metrics, reload, retention, spans, systemd};
 
 /// How long the control plane's own certificate is valid. It is made anew at every start and daily in between.
 const SERVER_CERTIFICATE_LIFETIME: Duration = Duration::from_secs(30 * 86_400);
@@ -159,6 +159,12 @@ async fn serve(
     let reserve_bytes = config.journal.reserve_bytes;
     let artifacts = Arc::new(ArtifactStore::open(config.state_dir.join("artifacts"), reserve_bytes)?);
     let output = OutputStore::open(config.state_dir.join("output"), reserve_bytes)?;
+    tasks.spawn(retention::run(
+        engine.handle(),
+        Arc::clone(&output),
+        config.retention.clone(),
+        shutdown.clone(),
+    ));
     let fleet_deps = FleetDeps {
         engine: engine.handle(),
         authority: Arc::clone(&pki.authority),

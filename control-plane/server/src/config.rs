@@ -4,6 +4,7 @@
 mod event_bus;
 mod keys;
 mod notifications;
+mod retention;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -20,6 +21,7 @@ use crate::outside;
 pub(crate) use event_bus::EventBus;
 pub(crate) use keys::KEYS;
 pub(crate) use notifications::Notifications;
+pub(crate) use retention::Retention;
 
 /// The file that is read when none is named.
 pub(crate) const DEFAULT_FILE: &str = "/etc/stella/orchestrator.toml";
@@ -42,6 +44,8 @@ pub(crate) struct Config {
     pub(crate) agents: Agents,
     /// The journal.
     pub(crate) journal: Journal,
+    /// How long what has ended is kept where.
+    pub(crate) retention: Retention,
     /// Logging.
     pub(crate) log: Log,
     /// Where traces go.
@@ -152,6 +156,7 @@ impl Default for Config {
             metrics: Metrics::default(),
             agents: Agents::default(),
             journal: Journal::default(),
+            retention: Retention::default(),
             log: Log::default(),
             traces: Traces::default(),
             event_bus: EventBus::default(),
@@ -290,6 +295,7 @@ impl Config {
         }
         stella_telemetry::LogLevel::check(&self.log.level)?;
         self.metrics.client_roots()?;
+        self.retention.check()?;
         self.traces.check()?;
         self.event_bus.check()?;
         Destinations::parse(&self.workflows.http_allowed)?;
@@ -344,6 +350,8 @@ mod tests {
             ("[metrics]\nclient_ca = \"/dev/null\"\n", "metrics.client_ca"),
             ("[traces]\nendpoint = \"collector\"\n", "traces.endpoint"),
             ("[traces]\nheaders_file = \"/nonexistent/headers\"\n", "traces.headers_file"),
+            ("[retention]\nmemory_interval_s = 0\n", "retention.memory_interval_s"),
+            ("[retention]\noutput_days = 99999\n", "retention.output_days"),
             ("[traces]\nsample_ratio = 1.5\n", "traces.sample_ratio"),
             ("[event_bus]\nservers = [\"127.0.0.1\"]\n", "event_bus: \"127.0.0.1\" is no address"),
             ("[event_bus]\nservers = [\"tls://h\"]\nclient_key = \"k\"\n", "event_bus.client_certificate"),

@@ -10,8 +10,10 @@ use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
 use nix::sys::statvfs::statvfs;
 use stella_certs::{CertificateDer, validity_of_certificate};
 use stella_domain::agent::{Agent, Connectivity};
+use stella_domain::archive::Archived;
 use stella_domain::deployment::Deployment;
 use stella_domain::event::StreamId;
+use stella_domain::state::State;
 use stella_domain::task::TaskState;
 use stella_domain::tenant::TenantState;
 use stella_engine::Handle;
@@ -60,6 +62,13 @@ pub(crate) fn describe() {
     describe_gauge!("stella_journal_size_bytes", Unit::Bytes, "What the journal takes on the disk");
     describe_gauge!("stella_journal_events", "Events in the journal");
     describe_gauge!("stella_journal_commands_waiting", "Commands that wait to be decided");
+    describe_gauge!("stella_archived", "What has ended and left memory for the archive");
+    describe_counter!("stella_cache_hits_total", "How often a thing of the archive was in memory still");
+    describe_counter!(
+        "stella_cache_misses_total",
+        "How often a thing of the archive was looked for on the disk"
+    );
+    describe_gauge!("stella_cache_entries", "Things of the archive that are in memory");
     describe_gauge!("stella_tasks_open", "Tasks that are not settled");
     describe_gauge!(
         "stella_task_unaccepted_age_seconds",
@@ -118,6 +127,19 @@ pub(crate) fn journal(engine: &Handle) {
     gauge!("stella_journal_events", "streams" => "tenants").set(bytes(of_tenants));
     let waiting = u64::try_from(engine.commands_waiting()).unwrap_or(u64::MAX);
     gauge!("stella_journal_commands_waiting").set(bytes(waiting));
+}
+
+/// What is in the archive, and what of it is in memory because it was looked at of late.
+pub(crate) fn archive(engine: &Handle, state: &State) {
+    for (cache, entries) in engine.archive().cached() {
+        gauge!("stella_cache_entries", "cache" => cache).set(bytes(entries));
+    }
+    for tenant in state.tenants.values() {
+        let Archived { deployments, promotions, runs } = tenant.archived;
+        for (kind, count) in [("deployments", deployments), ("promotions", promotions), ("runs", runs)] {
+            gauge!("stella_archived", "tenant" => tenant.name.to_string(), "kind" => kind).set(bytes(count));
+        }
+    }
 }
 
 /// A tenant's open tasks, and how long the oldest that was sent to a connected agent is without an answer.

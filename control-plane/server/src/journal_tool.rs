@@ -89,7 +89,8 @@ fn verify(directory: &Path, out: &mut impl Write) -> anyhow::Result<bool> {
         let head = stream.head.map_or_else(|| "no head".to_owned(), |head| head.hash.to_string());
         writeln!(out, "{}: {} events, {head}", stream.stream, stream.events)?;
     }
-    writeln!(out, "epoch {}, {} snapshots", report.epoch, report.snapshots)?;
+    let (snapshots, archived) = (report.snapshots, report.archived);
+    writeln!(out, "epoch {}, {snapshots} snapshots, {archived} records in the archive", report.epoch)?;
     for problem in &report.problems {
         writeln!(out, "damaged: {}", problem.summary())?;
     }

@@ -16,6 +16,7 @@ mod notify_tool;
 mod outside;
 mod owner;
 mod reload;
+mod retention;
 mod spans;
 mod systemd;
 mod traces;

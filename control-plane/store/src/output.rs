@@ -6,10 +6,12 @@
 
 mod file;
 mod follow;
+mod retention;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
+use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use stella_protocol::id::{AttemptKey, TenantId};
@@ -20,6 +22,7 @@ use crate::error::{StoreError, io_error};
 use crate::space;
 use file::Log;
 use follow::Followers;
+use retention::folders;
 
 /// How much output of one attempt is kept, in bytes with framing. Who prints more wants a log file on the host.
 pub const ATTEMPT_BYTES_MAX: u64 = 16 * 1024 * 1024;
@@ -165,6 +168,28 @@ impl OutputStore {
             store.release(key, log);
             store.followers.notify(key);
             Ok(())
+        })
+        .await
+    }
+
+    /// Removes what was printed by tasks whose output was last written longer ago than this. Returns by how many tasks.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`]; what was removed before is.
+    pub async fn remove_older(self: &Arc<Self>, age: Duration) -> Result<u64, StoreError> {
+        let store = Arc::clone(self);
+        blocking(move || {
+            let Some(before) = SystemTime::now().checked_sub(age) else { return Ok(0) };
+            let mut removed = 0;
+            for tenant in folders(&store.dir)? {
+                for task in folders(&tenant)? {
+                    if retention::is_older(&task, before)? {
+                        retention::remove(&task)?;
+                        removed += 1;
+                    }
+                }
+            }
+            Ok(removed)
         })
         .await
     }

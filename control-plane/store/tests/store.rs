@@ -219,3 +219,28 @@ async fn followers_wake_up_and_are_forgotten() {
     let changes = store.subscribe(key()).unwrap();
     assert_eq!(*changes.borrow(), 0);
 }
+
+#[tokio::test]
+async fn old_output_is_removed_and_the_rest_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = OutputStore::open(dir.path(), 0).unwrap();
+    write(&store, 0, &["old"]).await;
+    let other = AttemptKey { task: TaskId(Uuid::from_u128(77)), attempt: Attempt(1) };
+    let mut writer = store.writer(tenant(), OutputHeader { key: other, offset: 0 }).await.unwrap();
+    writer.append(vec![chunk("new")]).await.unwrap();
+    let day = std::time::Duration::from_secs(86_400);
+    assert_eq!(store.remove_older(day).await.unwrap(), 0);
+    // As if it had been written two days ago.
+    let past = std::time::SystemTime::now() - 2 * day;
+    let old = dir.path().join(tenant().to_string()).join(key().task.to_string());
+    for path in files(&old).into_iter().chain([old.clone()]) {
+        fs::File::open(path).unwrap().set_modified(past).unwrap();
+    }
+    assert_eq!(store.remove_older(day).await.unwrap(), 1);
+    assert!(!old.exists());
+    assert_eq!(text(&read(&store, 0).await), "");
+    writer.append(vec![chunk("er")]).await.unwrap();
+    let page = store.read(tenant(), other, 0, 10).await.unwrap();
+    assert_eq!(text(&page), "newer");
+    assert_eq!(store.remove_older(day).await.unwrap(), 0);
+}

@@ -11,7 +11,7 @@ use stella_tests::load::figure::{Figure, table};
 use stella_tests::load::fleet::Fleet;
 use stella_tests::load::site::Site;
 use stella_tests::load::tasks::Load;
-use stella_tests::load::{core, dispatch, heartbeats, idle, raw, real, reconnect, replay, scrape, tasks};
+use stella_tests::load::{archive, core, dispatch, heartbeats, idle, raw, real, reconnect, replay, scrape, tasks};
 
 // As the control plane has it, so that the memory of the bare server can be compared with its own.
 #[global_allocator]
@@ -107,6 +107,12 @@ enum Command {
         /// How many agents.
         #[arg(long, default_value_t = 10_000)]
         agents: usize,
+    },
+    /// What ended deployments cost, in memory and when they have left it.
+    Archive {
+        /// How many.
+        #[arg(long, default_value_t = 100_000)]
+        deployments: u32,
     },
     /// Everything, in about six minutes.
     All,
@@ -264,6 +270,7 @@ async fn measure_one(
             tasks::fill_journal(site, fleet, FILLING, *events).await?;
             replay::measure(site).await
         }
+        Command::Archive { deployments } => archive::measure(site.folder(), *deployments).await,
         // These are no measurements: they are handled before it comes to one.
         Command::All | Command::RawServer { .. } => Ok(Vec::new()),
     }

@@ -42,12 +42,14 @@ const RELEASES: u32 = 1_000;
 const GROWTH_MAX: f64 = 3.0;
 
 /// A tenant under commands, one after the other.
-struct Core {
+pub(super) struct Core {
     state: State,
     now: Timestamp,
     commands: u64,
     deciding: Duration,
     events: Vec<(StreamId, Event)>,
+    /// All that has happened since somebody took it.
+    taken: Vec<(StreamId, Event)>,
 }
 
 impl Core {
@@ -59,6 +61,7 @@ impl Core {
         self.deciding += start.elapsed();
         self.commands += 1;
         self.state = decision.state;
+        self.taken.extend_from_slice(&decision.events);
         self.events = decision.events;
         Ok(())
     }
@@ -68,9 +71,9 @@ impl Core {
     }
 
     /// A tenant with releases, in which so many hosts may enrol.
-    fn new(targets: u32) -> Result<Self> {
+    pub(super) fn new(targets: u32) -> Result<Self> {
         let (state, now) = (State::default(), Timestamp(1_000_000));
-        let mut core = Self { state, now, commands: 0, deciding: Duration::ZERO, events: Vec::new() };
+        let mut core = Self { state, now, commands: 0, deciding: Duration::ZERO, events: Vec::new(), taken: Vec::new() };
         core.tell(Command::System(SystemCommand::CreateTenant { id: TENANT, name: name("acme")? }))?;
         let environment = name("production")?;
         core.tenant(TenantCommand::CreateEnvironment { id: ENVIRONMENT, name: environment, order: None })?;
@@ -89,7 +92,27 @@ impl Core {
         Ok(core)
     }
 
-    fn host(&mut self, number: u32) -> Result<()> {
+    /// A deployment to one target, from its request to its end.
+    pub(super) fn deploy_to_one(&mut self, number: u32, host: u32) -> Result<()> {
+        let new = NewDeployment {
+            id: DeploymentId(id(5, number)),
+            targets: Some(vec![TargetId(id(2, host))]),
+            ..deployment(1 + number % RELEASES)
+        };
+        self.tenant(TenantCommand::Deploy(Box::new(new)))?;
+        self.work()
+    }
+
+    /// What has happened since the last time.
+    pub(super) fn take_events(&mut self) -> Vec<(StreamId, Event)> {
+        std::mem::take(&mut self.taken)
+    }
+
+    pub(super) const fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    pub(super) fn host(&mut self, number: u32) -> Result<()> {
         let agent = AgentId(id(1, number));
         let mut key = [0; 32];
         key[..4].copy_from_slice(&number.to_be_bytes());

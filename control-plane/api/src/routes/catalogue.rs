@@ -342,7 +342,8 @@ pub(crate) async fn system(
         agents_online: sum(online),
         releases: sum(|tenant| tenant.releases.len()),
         active_deployments: sum(|tenant| tenant.active_deployments.len()),
-        deployments: sum(|tenant| tenant.deployments.len()),
+        deployments: sum(|tenant| tenant.deployments.len())
+            + seen.iter().map(|tenant| tenant.archived.deployments).sum::<u64>(),
         open_tasks: sum(|tenant| tenant.unsettled.values().map(|tasks| tasks.len()).sum()),
     };
     let incarnation = app.engine.journal_mark(TenantId(Uuid::nil())).incarnation;

@@ -14,17 +14,17 @@ use stella_api_types::promotion::{Asked, Promotion};
 use stella_api_types::task::{SettleTask, Task};
 use stella_api_types::{Page, paths};
 use stella_domain::command::{NewDeployment, Outcome, TenantCommand};
-use stella_domain::decide;
 use stella_domain::tenant::TenantState;
+use stella_domain::{decide, deployment as domain};
 use stella_protocol::id::{DeploymentId, TenantId};
 use utoipa::IntoParams;
 use uuid::Uuid;
 
 use super::promotions;
-use crate::body::{Json, Paging, Path, Query, page};
+use crate::body::{Json, Paging, Path, Query};
 use crate::error::ApiError;
 use crate::submit::{Change, unexpected};
-use crate::{App, parse, resolve, view};
+use crate::{App, archive, parse, resolve, view};
 
 /// Which deployments.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -53,12 +53,19 @@ pub(crate) async fn deployments(
     let environment =
         filter.environment.as_deref().map(|text| resolve::environment(tenant, text)).transpose()?;
     let status = filter.status.as_deref().map(|status| parse::status("status", status)).transpose()?;
-    let wanted = tenant.deployments.iter().filter(|(_, it)| {
+    let is_wanted = |it: &domain::Deployment| {
         environment.is_none_or(|wanted| it.environment == wanted.id)
             && status.is_none_or(|status| it.status.name() == status)
+    };
+    let memory =
+        tenant.deployments.iter().filter(|(_, it)| is_wanted(it)).map(|(id, it)| (*id, Arc::clone(it)));
+    let archive = app.engine.archive();
+    let read = (tenant.archived.deployments > 0).then_some(async |after| {
+        let found = archive.deployments(tenant.id, after, archive::READ_MAX).await?;
+        Ok(found.into_iter().map(|it| (it.id, it)).collect())
     });
     let paging = Paging { limit: filter.limit, cursor: filter.cursor };
-    page(&paging, wanted.map(|(id, it)| (*id, it)), |it| view::deployment(tenant, it))
+    archive::page(&paging, memory, read, is_wanted, |it| view::deployment(tenant, it)).await
 }
 
 /// Brings a release to an environment: at once, or with the approvals that it needs there.
@@ -75,7 +82,7 @@ pub(crate) async fn deploy(
     let tenant = resolve::tenant(&state, &tenant)?;
     let new = wanted(tenant, &body)?;
     let outcome = change.tenant(&app, tenant.id, &body, TenantCommand::Deploy(Box::new(new))).await?;
-    asked(&app, tenant.id, &outcome)
+    asked(&app, tenant.id, &outcome).await
 }
 
 /// Shows what a deployment would do: its targets in their order, what is on each, and what a person should know. It is
@@ -140,11 +147,11 @@ pub(crate) async fn rollback(
     change: Change,
 ) -> Result<(StatusCode, Json<DeploymentDetail>), ApiError> {
     let state = app.engine.state();
-    let tenant = resolve::tenant(&state, &tenant)?;
-    let of = resolve::deployment(tenant, &deployment)?.id;
+    let tenant = archive::with_deployment(&app, resolve::tenant(&state, &tenant)?, &deployment).await?;
+    let of = resolve::deployment(&tenant, &deployment)?.id;
     let command = TenantCommand::Rollback { id: DeploymentId(Uuid::now_v7()), of };
     let outcome = change.tenant(&app, tenant.id, &(), command).await?;
-    created(&app, tenant.id, &outcome)
+    created(&app, tenant.id, &outcome).await
 }
 
 /// Deploys again to the targets that an ended deployment did not bring its release to.
@@ -158,41 +165,50 @@ pub(crate) async fn retry(
     Json(body): Json<RetryDeployment>,
 ) -> Result<(StatusCode, Json<Asked>), ApiError> {
     let state = app.engine.state();
-    let tenant = resolve::tenant(&state, &tenant)?;
-    let of = resolve::deployment(tenant, &deployment)?;
-    let named = |name: &String| Ok(resolve::target_in(tenant, of.environment, name)?.id);
+    let tenant = archive::with_deployment(&app, resolve::tenant(&state, &tenant)?, &deployment).await?;
+    let of = resolve::deployment(&tenant, &deployment)?;
+    let named = |name: &String| Ok(resolve::target_in(&tenant, of.environment, name)?.id);
     let targets =
         body.targets.as_ref().map(|names| names.iter().map(named).collect::<Result<Vec<_>, ApiError>>());
     let id = DeploymentId(Uuid::now_v7());
     let command = TenantCommand::RetryDeployment { id, of: of.id, targets: targets.transpose()? };
     let outcome = change.tenant(&app, tenant.id, &body, command).await?;
-    asked(&app, tenant.id, &outcome)
+    asked(&app, tenant.id, &outcome).await
 }
 
 /// What became of asking for a deployment.
-fn asked(app: &App, tenant: TenantId, outcome: &Outcome) -> Result<(StatusCode, Json<Asked>), ApiError> {
+async fn asked(
+    app: &App,
+    tenant: TenantId,
+    outcome: &Outcome,
+) -> Result<(StatusCode, Json<Asked>), ApiError> {
     if let Outcome::Promotion(id) = outcome {
-        let promotion = promotions::shown(app, tenant, *id)?;
+        let promotion = promotions::shown(app, tenant, *id).await?;
         return Ok((StatusCode::ACCEPTED, Json(Asked::Waits(Box::new(promotion)))));
     }
-    let (status, Json(deployment)) = created(app, tenant, outcome)?;
+    let (status, Json(deployment)) = created(app, tenant, outcome).await?;
     Ok((status, Json(Asked::Started(Box::new(deployment)))))
 }
 
-fn created(
+async fn created(
     app: &App,
     tenant: TenantId,
     outcome: &Outcome,
 ) -> Result<(StatusCode, Json<DeploymentDetail>), ApiError> {
     let Outcome::Deployment(id) = outcome else { return Err(unexpected(outcome)) };
-    Ok((StatusCode::CREATED, Json(detail(app, tenant, *id)?)))
+    Ok((StatusCode::CREATED, Json(detail(app, tenant, *id).await?)))
 }
 
 /// A deployment as it is now.
-pub(super) fn detail(app: &App, tenant: TenantId, id: DeploymentId) -> Result<DeploymentDetail, ApiError> {
-    let state = app.engine.state();
+pub(super) async fn detail(
+    app: &App,
+    tenant: TenantId,
+    id: DeploymentId,
+) -> Result<DeploymentDetail, ApiError> {
+    let (state, id) = (app.engine.state(), id.to_string());
     let tenant = resolve::tenant(&state, &tenant.to_string())?;
-    Ok(view::deployment_detail(tenant, resolve::deployment(tenant, &id.to_string())?))
+    let tenant = archive::with_deployment(app, tenant, &id).await?;
+    Ok(view::deployment_detail(&tenant, resolve::deployment(&tenant, &id)?))
 }
 
 /// Shows a deployment with every target's part.
@@ -203,8 +219,8 @@ pub(crate) async fn deployment(
     Path((tenant, deployment)): Path<(String, String)>,
 ) -> Result<Json<DeploymentDetail>, ApiError> {
     let state = app.engine.state();
-    let tenant = resolve::tenant(&state, &tenant)?;
-    Ok(Json(view::deployment_detail(tenant, resolve::deployment(tenant, &deployment)?)))
+    let tenant = archive::with_deployment(&app, resolve::tenant(&state, &tenant)?, &deployment).await?;
+    Ok(Json(view::deployment_detail(&tenant, resolve::deployment(&tenant, &deployment)?)))
 }
 
 /// Ends a deployment: what runs is stopped, what waits is not started.
@@ -218,12 +234,12 @@ pub(crate) async fn cancel(
     Json(body): Json<CancelDeployment>,
 ) -> Result<Json<DeploymentDetail>, ApiError> {
     let state = app.engine.state();
-    let tenant = resolve::tenant(&state, &tenant)?;
-    let id = resolve::deployment(tenant, &deployment)?.id;
+    let tenant = archive::with_deployment(&app, resolve::tenant(&state, &tenant)?, &deployment).await?;
+    let id = resolve::deployment(&tenant, &deployment)?.id;
     let reason = parse::reason("reason", &body.reason)?;
     let command = TenantCommand::CancelDeployment { deployment: id, reason };
     change.tenant(&app, tenant.id, &body, command).await?;
-    detail(&app, tenant.id, id).map(Json)
+    detail(&app, tenant.id, id).await.map(Json)
 }
 
 /// Lists the tasks of a deployment.
@@ -235,10 +251,16 @@ pub(crate) async fn tasks(
     Query(paging): Query<Paging>,
 ) -> Result<Json<Page<Task>>, ApiError> {
     let state = app.engine.state();
-    let tenant = resolve::tenant(&state, &tenant)?;
-    let deployment = resolve::deployment(tenant, &deployment)?;
-    let tasks = tenant.tasks.iter().filter(|(_, task)| task.deployment == deployment.id);
-    page(&paging, tasks.map(|(id, task)| (*id, task)), |task| view::task(tenant, task))
+    let now = resolve::tenant(&state, &tenant)?;
+    let tenant = archive::with_deployment(&app, now, &deployment).await?;
+    let deployment = resolve::deployment(&tenant, &deployment)?;
+    let tasks = tenant.tasks_of(deployment).into_iter().map(|task| (task.id, Arc::clone(task)));
+    let archive = app.engine.archive();
+    let read = (!now.deployments.contains_key(&deployment.id)).then_some(async |after| {
+        let found = archive.tasks_of(tenant.id, deployment.id, after, archive::READ_MAX).await?;
+        Ok(found.into_iter().map(|task| (task.id, task)).collect())
+    });
+    archive::page(&paging, tasks, read, |_| true, |task| view::task(&tenant, task)).await
 }
 
 /// Shows a task.
@@ -249,8 +271,8 @@ pub(crate) async fn task(
     Path((tenant, task)): Path<(String, String)>,
 ) -> Result<Json<Task>, ApiError> {
     let state = app.engine.state();
-    let tenant = resolve::tenant(&state, &tenant)?;
-    Ok(Json(view::task(tenant, resolve::task(tenant, &task)?)))
+    let tenant = archive::with_task(&app, resolve::tenant(&state, &tenant)?, &task).await?;
+    Ok(Json(view::task(&tenant, resolve::task(&tenant, &task)?)))
 }
 
 /// Says what became of a task that is unknown.
@@ -263,12 +285,12 @@ pub(crate) async fn settle(
     Json(body): Json<SettleTask>,
 ) -> Result<Json<Task>, ApiError> {
     let state = app.engine.state();
-    let tenant = resolve::tenant(&state, &tenant)?;
-    let id = resolve::task(tenant, &task)?.id;
+    let tenant = archive::with_task(&app, resolve::tenant(&state, &tenant)?, &task).await?;
+    let id = resolve::task(&tenant, &task)?.id;
     let reason = parse::reason("reason", &body.reason)?;
     let command = TenantCommand::SettleTask { task: id, succeeded: body.succeeded, reason };
     change.tenant(&app, tenant.id, &body, command).await?;
-    let state = app.engine.state();
-    let tenant = resolve::tenant(&state, &tenant.id.to_string())?;
-    Ok(Json(view::task(tenant, resolve::task(tenant, &id.to_string())?)))
+    let (state, id) = (app.engine.state(), id.to_string());
+    let tenant = archive::with_task(&app, resolve::tenant(&state, &tenant.id.to_string())?, &id).await?;
+    Ok(Json(view::task(&tenant, resolve::task(&tenant, &id)?)))
 }

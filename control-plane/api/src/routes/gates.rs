@@ -83,11 +83,11 @@ pub(crate) async fn decide_gate(
     change: Change,
     Json(body): Json<DecideGate>,
 ) -> Result<Json<Promotion>, ApiError> {
-    let (tenant, promotion) = found(&app, &tenant, &promotion)?;
+    let (tenant, promotion) = found(&app, &tenant, &promotion).await?;
     let (gate, reason) = (named(&gate)?, parse::reason("reason", &body.reason)?);
     let command = TenantCommand::DecideGate { promotion, gate, passed: body.passed, reason };
     change.tenant(&app, tenant, &body, command).await?;
-    shown(&app, tenant, promotion).map(Json)
+    shown(&app, tenant, promotion).await.map(Json)
 }
 
 /// Lets a promotion through a gate whatever that says. It is recorded for ever.
@@ -100,10 +100,10 @@ pub(crate) async fn override_gate(
     change: Change,
     Json(body): Json<HoldBack>,
 ) -> Result<Json<Promotion>, ApiError> {
-    let (tenant, promotion) = found(&app, &tenant, &promotion)?;
+    let (tenant, promotion) = found(&app, &tenant, &promotion).await?;
     let (gate, reason) = (named(&gate)?, parse::reason("reason", &body.reason)?);
     change.tenant(&app, tenant, &body, TenantCommand::OverrideGate { promotion, gate, reason }).await?;
-    shown(&app, tenant, promotion).map(Json)
+    shown(&app, tenant, promotion).await.map(Json)
 }
 
 /// Records what a scanner has found in a release, instead of its report before: SARIF, CycloneDX, or the JSON of Trivy or Grype.

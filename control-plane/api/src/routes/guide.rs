@@ -13,7 +13,7 @@ use super::deployments::detail;
 use crate::body::{Json, Path};
 use crate::error::ApiError;
 use crate::submit::Change;
-use crate::{App, parse, resolve};
+use crate::{App, archive, parse, resolve};
 
 /// Gives a running deployment up: what is under way comes to its end, and then it has failed.
 #[utoipa::path(post, path = paths::DEPLOYMENT_FAIL, tag = "deployments",
@@ -26,12 +26,12 @@ pub(crate) async fn fail(
     Json(body): Json<FailDeployment>,
 ) -> Result<Json<DeploymentDetail>, ApiError> {
     let state = app.engine.state();
-    let tenant = resolve::tenant(&state, &tenant)?;
-    let deployment = resolve::deployment(tenant, &deployment)?.id;
+    let tenant = archive::with_deployment(&app, resolve::tenant(&state, &tenant)?, &deployment).await?;
+    let deployment = resolve::deployment(&tenant, &deployment)?.id;
     let reason = parse::reason("reason", &body.reason)?;
     let command = TenantCommand::FailDeployment { deployment, roll_back: body.roll_back, reason };
     change.tenant(&app, tenant.id, &body, command).await?;
-    detail(&app, tenant.id, deployment).map(Json)
+    detail(&app, tenant.id, deployment).await.map(Json)
 }
 
 /// Tries a failed target of a running deployment again, from its first step.
@@ -44,12 +44,12 @@ pub(crate) async fn retry_target(
     change: Change,
 ) -> Result<Json<DeploymentDetail>, ApiError> {
     let state = app.engine.state();
-    let tenant = resolve::tenant(&state, &tenant)?;
-    let of = resolve::deployment(tenant, &deployment)?;
-    let (deployment, target) = (of.id, part(tenant, of, &target)?);
+    let tenant = archive::with_deployment(&app, resolve::tenant(&state, &tenant)?, &deployment).await?;
+    let of = resolve::deployment(&tenant, &deployment)?;
+    let (deployment, target) = (of.id, part(&tenant, of, &target)?);
     let command = TenantCommand::RetryTarget { deployment, target };
     change.tenant(&app, tenant.id, &(), command).await?;
-    detail(&app, tenant.id, deployment).map(Json)
+    detail(&app, tenant.id, deployment).await.map(Json)
 }
 
 /// Leaves a target of a running deployment alone: it waits, has failed, or waits for an agent that is away. The reason stays.
@@ -63,13 +63,13 @@ pub(crate) async fn skip_target(
     Json(body): Json<HoldBack>,
 ) -> Result<Json<DeploymentDetail>, ApiError> {
     let state = app.engine.state();
-    let tenant = resolve::tenant(&state, &tenant)?;
-    let of = resolve::deployment(tenant, &deployment)?;
-    let (deployment, target) = (of.id, part(tenant, of, &target)?);
+    let tenant = archive::with_deployment(&app, resolve::tenant(&state, &tenant)?, &deployment).await?;
+    let of = resolve::deployment(&tenant, &deployment)?;
+    let (deployment, target) = (of.id, part(&tenant, of, &target)?);
     let reason = parse::reason("reason", &body.reason)?;
     let command = TenantCommand::SkipTarget { deployment, target, reason };
     change.tenant(&app, tenant.id, &body, command).await?;
-    detail(&app, tenant.id, deployment).map(Json)
+    detail(&app, tenant.id, deployment).await.map(Json)
 }
 
 /// A target of a deployment by name or id, whether it is still there or was removed since.

@@ -11,7 +11,7 @@ use super::deployments::detail;
 use crate::body::{Json, Path};
 use crate::error::ApiError;
 use crate::submit::Change;
-use crate::{App, parse, resolve, view};
+use crate::{App, archive, parse, resolve, view};
 
 /// Says what to think of a release. Blocking one halts the deployments that are bringing it somewhere.
 #[utoipa::path(post, path = paths::RELEASE_STANDING, tag = "releases",
@@ -46,12 +46,12 @@ pub(crate) async fn pause(
     Json(body): Json<HoldBack>,
 ) -> Result<Json<DeploymentDetail>, ApiError> {
     let state = app.engine.state();
-    let tenant = resolve::tenant(&state, &tenant)?;
-    let deployment = resolve::deployment(tenant, &deployment)?.id;
+    let tenant = archive::with_deployment(&app, resolve::tenant(&state, &tenant)?, &deployment).await?;
+    let deployment = resolve::deployment(&tenant, &deployment)?.id;
     let reason = parse::reason("reason", &body.reason)?;
     let command = TenantCommand::PauseDeployment { deployment, reason };
     change.tenant(&app, tenant.id, &body, command).await?;
-    detail(&app, tenant.id, deployment).map(Json)
+    detail(&app, tenant.id, deployment).await.map(Json)
 }
 
 /// Lets a paused deployment go on. One that is not paused goes on anyway.
@@ -63,8 +63,8 @@ pub(crate) async fn resume(
     change: Change,
 ) -> Result<Json<DeploymentDetail>, ApiError> {
     let state = app.engine.state();
-    let tenant = resolve::tenant(&state, &tenant)?;
-    let deployment = resolve::deployment(tenant, &deployment)?.id;
+    let tenant = archive::with_deployment(&app, resolve::tenant(&state, &tenant)?, &deployment).await?;
+    let deployment = resolve::deployment(&tenant, &deployment)?.id;
     change.tenant(&app, tenant.id, &(), TenantCommand::ResumeDeployment { deployment }).await?;
-    detail(&app, tenant.id, deployment).map(Json)
+    detail(&app, tenant.id, deployment).await.map(Json)
 }

@@ -23,7 +23,7 @@ use utoipa::IntoParams;
 use crate::body::{Path, Query};
 use crate::error::ApiError;
 use crate::request::Caller;
-use crate::{App, resolve, view};
+use crate::{App, archive, resolve, view};
 
 /// How many pieces are read at a time.
 const PAGE_CHUNKS: usize = 256;
@@ -56,8 +56,8 @@ pub(crate) async fn task_output(
     Query(which): Query<Which>,
 ) -> Result<Response, ApiError> {
     let state = app.engine.state();
-    let tenant = resolve::tenant(&state, &tenant)?;
-    let key = resolve::task(tenant, &task)?.key();
+    let tenant = archive::with_task(&app, resolve::tenant(&state, &tenant)?, &task).await?;
+    let key = resolve::task(&tenant, &task)?.key();
     // What cannot be read is told before the answer has begun: afterwards there is no way to say why it breaks off.
     app.output.read(tenant.id, key, which.from, 1).await?;
     let news = if which.follow { Some(app.output.subscribe(key)?) } else { None };

@@ -2,6 +2,8 @@
 
 #![expect(unused_qualifications, reason = "the macro that documents a route spells out its extractors")]
 
+use std::sync::Arc;
+
 use axum::extract::State;
 use serde::Deserialize;
 use stella_api_types::deployment::DeploymentPlan;
@@ -10,13 +12,14 @@ use stella_api_types::promotion::{ApprovePromotion, Promotion, RejectPromotion};
 use stella_api_types::{Page, paths};
 use stella_domain::command::TenantCommand;
 use stella_domain::decide;
+use stella_engine::ArchivedPromotion;
 use stella_protocol::id::{PromotionId, TenantId};
 use utoipa::IntoParams;
 
-use crate::body::{Json, Paging, Path, Query, page};
+use crate::body::{Json, Paging, Path, Query};
 use crate::error::{ApiError, ErrorCode};
 use crate::submit::Change;
-use crate::{App, parse, resolve, view};
+use crate::{App, archive, parse, resolve, view};
 
 /// Which promotions.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -45,13 +48,25 @@ pub(crate) async fn promotions(
     let environment =
         filter.environment.as_deref().map(|text| resolve::environment(tenant, text)).transpose()?;
     let status = filter.status.as_deref().map(|text| parse::promotion_status("status", text)).transpose()?;
-    let wanted = tenant.promotions.iter().filter(|(_, it)| {
-        environment.is_none_or(|wanted| it.wanted.environment == wanted.id)
-            && status.is_none_or(|status| it.status_name() == status)
+    let is_wanted = |it: &ArchivedPromotion| {
+        environment.is_none_or(|wanted| it.promotion.wanted.environment == wanted.id)
+            && status.is_none_or(|status| it.promotion.status_name() == status)
+    };
+    let memory = tenant.promotions.iter().map(|(id, promotion)| {
+        let (promotion, gates) = (Arc::clone(promotion), tenant.gates.get(id).cloned());
+        (*id, Arc::new(ArchivedPromotion { promotion, gates }))
     });
-    let paging = Paging { limit: filter.limit, cursor: filter.cursor };
-    let now = app.engine.now();
-    page(&paging, wanted.map(|(id, it)| (*id, it)), |it| view::promotion(tenant, it, now))
+    let archive = app.engine.archive();
+    let read = (tenant.archived.promotions > 0).then_some(async |after| {
+        let found = archive.promotions(tenant.id, after, archive::READ_MAX).await?;
+        Ok(found.into_iter().map(|it| (it.promotion.id, it)).collect())
+    });
+    let (paging, now) = (Paging { limit: filter.limit, cursor: filter.cursor }, app.engine.now());
+    let memory = memory.filter(|(_, it)| is_wanted(it));
+    archive::page(&paging, memory, read, is_wanted, |it| {
+        view::promotion(tenant, &it.promotion, it.gates.as_deref(), now)
+    })
+    .await
 }
 
 /// Shows a promotion.
@@ -62,8 +77,10 @@ pub(crate) async fn promotion(
     Path((tenant, promotion)): Path<(String, String)>,
 ) -> Result<Json<Promotion>, ApiError> {
     let state = app.engine.state();
-    let tenant = resolve::tenant(&state, &tenant)?;
-    Ok(Json(view::promotion(tenant, resolve::promotion(tenant, &promotion)?, app.engine.now())))
+    let tenant = archive::with_promotion(&app, resolve::tenant(&state, &tenant)?, &promotion).await?;
+    let promotion = resolve::promotion(&tenant, &promotion)?;
+    let gates = tenant.gates.get(&promotion.id).map(AsRef::as_ref);
+    Ok(Json(view::promotion(&tenant, promotion, gates, app.engine.now())))
 }
 
 /// Shows what a promotion that waits would do: what one approves.
@@ -74,7 +91,7 @@ pub(crate) async fn promotion_plan(
     Path((tenant, promotion)): Path<(String, String)>,
 ) -> Result<Json<DeploymentPlan>, ApiError> {
     let state = app.engine.state();
-    let tenant = resolve::tenant(&state, &tenant)?.clone();
+    let tenant = archive::with_promotion(&app, resolve::tenant(&state, &tenant)?, &promotion).await?;
     let promotion = resolve::promotion(&tenant, &promotion)?.clone();
     if !promotion.is_open() {
         let problem = format!("promotion {} waits no more: it is {}", promotion.id, promotion.status_name());
@@ -103,12 +120,12 @@ pub(crate) async fn approve(
     change: Change,
     Json(body): Json<ApprovePromotion>,
 ) -> Result<Json<Promotion>, ApiError> {
-    let (tenant, promotion) = found(&app, &tenant, &promotion)?;
+    let (tenant, promotion) = found(&app, &tenant, &promotion).await?;
     let plan = parse::digest("plan", &body.plan)?;
     let reason = body.reason.trim().to_owned();
     let command = TenantCommand::ApprovePromotion { promotion, plan, reason };
     change.tenant(&app, tenant, &body, command).await?;
-    shown(&app, tenant, promotion).map(Json)
+    shown(&app, tenant, promotion).await.map(Json)
 }
 
 /// Rejects a promotion: it never starts.
@@ -121,12 +138,12 @@ pub(crate) async fn reject(
     change: Change,
     Json(body): Json<RejectPromotion>,
 ) -> Result<Json<Promotion>, ApiError> {
-    let (tenant, promotion) = found(&app, &tenant, &promotion)?;
+    let (tenant, promotion) = found(&app, &tenant, &promotion).await?;
     let reason = parse::reason("reason", &body.reason)?;
     let objection = parse::objection(body.objection);
     let command = TenantCommand::RejectPromotion { promotion, objection, reason };
     change.tenant(&app, tenant, &body, command).await?;
-    shown(&app, tenant, promotion).map(Json)
+    shown(&app, tenant, promotion).await.map(Json)
 }
 
 /// Withdraws a promotion that waits.
@@ -139,21 +156,28 @@ pub(crate) async fn withdraw(
     change: Change,
     Json(body): Json<HoldBack>,
 ) -> Result<Json<Promotion>, ApiError> {
-    let (tenant, promotion) = found(&app, &tenant, &promotion)?;
+    let (tenant, promotion) = found(&app, &tenant, &promotion).await?;
     let reason = parse::reason("reason", &body.reason)?;
     change.tenant(&app, tenant, &body, TenantCommand::WithdrawPromotion { promotion, reason }).await?;
-    shown(&app, tenant, promotion).map(Json)
+    shown(&app, tenant, promotion).await.map(Json)
 }
 
-pub(super) fn found(app: &App, tenant: &str, promotion: &str) -> Result<(TenantId, PromotionId), ApiError> {
+pub(super) async fn found(
+    app: &App,
+    tenant: &str,
+    promotion: &str,
+) -> Result<(TenantId, PromotionId), ApiError> {
     let state = app.engine.state();
-    let tenant = resolve::tenant(&state, tenant)?;
-    Ok((tenant.id, resolve::promotion(tenant, promotion)?.id))
+    let tenant = archive::with_promotion(app, resolve::tenant(&state, tenant)?, promotion).await?;
+    Ok((tenant.id, resolve::promotion(&tenant, promotion)?.id))
 }
 
 /// A promotion as it is now.
-pub(super) fn shown(app: &App, tenant: TenantId, id: PromotionId) -> Result<Promotion, ApiError> {
+pub(super) async fn shown(app: &App, tenant: TenantId, id: PromotionId) -> Result<Promotion, ApiError> {
     let state = app.engine.state();
     let tenant = resolve::tenant(&state, &tenant.to_string())?;
-    Ok(view::promotion(tenant, resolve::promotion(tenant, &id.to_string())?, app.engine.now()))
+    let tenant = archive::with_promotion(app, tenant, &id.to_string()).await?;
+    let promotion = resolve::promotion(&tenant, &id.to_string())?;
+    let gates = tenant.gates.get(&id).map(AsRef::as_ref);
+    Ok(view::promotion(&tenant, promotion, gates, app.engine.now()))
 }

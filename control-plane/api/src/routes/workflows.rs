@@ -3,6 +3,7 @@
 #![expect(unused_qualifications, reason = "the macro that documents a route spells out its extractors")]
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -13,7 +14,7 @@ use stella_api_types::workflow::{AnswerStep, ApplyWorkflow, DecideStep, Run, Sta
 use stella_api_types::{Page, paths};
 use stella_domain::command::{NewRun, Outcome, TenantCommand};
 use stella_domain::name::{Identifier, Name};
-use stella_domain::run::RunStatus;
+use stella_domain::run::{self as domain, RunStatus};
 use stella_protocol::id::{RunId, TenantId};
 use stella_workflow_file::{Fault, Source};
 use utoipa::IntoParams;
@@ -22,7 +23,7 @@ use uuid::Uuid;
 use crate::body::{Json, Paging, Path, Query, page};
 use crate::error::ApiError;
 use crate::submit::{Change, unexpected};
-use crate::{App, parse, resolve, view};
+use crate::{App, archive, parse, resolve, view};
 
 /// How many faults of a template are told at once.
 const FAULTS_MAX: usize = 10;
@@ -167,12 +168,18 @@ pub(crate) async fn runs(
         let problem = format!("is {status:?}; it must be one of {}", RunStatus::NAMES.join(", "));
         return Err(ApiError::invalid("status", problem));
     }
-    let wanted = tenant.runs.iter().filter(|(_, run)| {
+    let is_wanted = |run: &domain::Run| {
         workflow.is_none_or(|wanted| run.workflow == wanted.name)
             && filter.status.as_ref().is_none_or(|status| run.status.name() == status)
+    };
+    let memory = tenant.runs.iter().filter(|(_, run)| is_wanted(run)).map(|(id, run)| (*id, Arc::clone(run)));
+    let archive = app.engine.archive();
+    let read = (tenant.archived.runs > 0).then_some(async |after| {
+        let found = archive.runs(tenant.id, after, archive::READ_MAX).await?;
+        Ok(found.into_iter().map(|run| (run.id, run)).collect())
     });
-    let paging = Paging { limit: filter.limit, cursor: filter.cursor };
-    page(&paging, wanted.map(|(id, run)| (*id, run)), |run| view::run(tenant, run))
+    let paging = Paging { limit: filter.limit, cursor: filter.cursor.clone() };
+    archive::page(&paging, memory, read, is_wanted, |run| view::run(tenant, run)).await
 }
 
 /// Runs a workflow.
@@ -192,7 +199,7 @@ pub(crate) async fn start(
     let command = TenantCommand::StartRun(Box::new(new));
     let started = change.tenant(&app, tenant.id, &body, command).await?;
     let Outcome::Run(id) = started else { return Err(unexpected(&started)) };
-    Ok((StatusCode::CREATED, Json(shown_run(&app, tenant.id, id)?)))
+    Ok((StatusCode::CREATED, Json(shown_run(&app, tenant.id, id).await?)))
 }
 
 fn identified(
@@ -214,8 +221,8 @@ pub(crate) async fn run(
     State(app): State<App>,
     Path((tenant, run)): Path<(String, String)>,
 ) -> Result<Json<Run>, ApiError> {
-    let (tenant, run) = found(&app, &tenant, &run)?;
-    shown_run(&app, tenant, run).map(Json)
+    let (tenant, run) = found(&app, &tenant, &run).await?;
+    shown_run(&app, tenant, run).await.map(Json)
 }
 
 /// Ends a run, with what is under way in it.
@@ -227,10 +234,10 @@ pub(crate) async fn cancel_run(
     change: Change,
     Json(body): Json<HoldBack>,
 ) -> Result<Json<Run>, ApiError> {
-    let (tenant, run) = found(&app, &tenant, &run)?;
+    let (tenant, run) = found(&app, &tenant, &run).await?;
     let reason = parse::reason("reason", &body.reason)?;
     change.tenant(&app, tenant, &body, TenantCommand::CancelRun { run, reason }).await?;
-    shown_run(&app, tenant, run).map(Json)
+    shown_run(&app, tenant, run).await.map(Json)
 }
 
 /// Tries a step again that failed and is held, or that will be tried again anyway.
@@ -241,10 +248,10 @@ pub(crate) async fn retry_step(
     Path((tenant, run, step)): Path<(String, String, String)>,
     change: Change,
 ) -> Result<Json<Run>, ApiError> {
-    let (tenant, run) = found(&app, &tenant, &run)?;
+    let (tenant, run) = found(&app, &tenant, &run).await?;
     let step = identifier(&step)?;
     change.tenant(&app, tenant, &(), TenantCommand::RetryStep { run, step }).await?;
-    shown_run(&app, tenant, run).map(Json)
+    shown_run(&app, tenant, run).await.map(Json)
 }
 
 /// Gives a step what it asks for.
@@ -257,10 +264,10 @@ pub(crate) async fn answer_step(
     change: Change,
     Json(body): Json<AnswerStep>,
 ) -> Result<Json<Run>, ApiError> {
-    let (tenant, run) = found(&app, &tenant, &run)?;
+    let (tenant, run) = found(&app, &tenant, &run).await?;
     let (step, answers) = (identifier(&step)?, identified("answers", &body.answers)?);
     change.tenant(&app, tenant, &body, TenantCommand::AnswerStep { run, step, answers }).await?;
-    shown_run(&app, tenant, run).map(Json)
+    shown_run(&app, tenant, run).await.map(Json)
 }
 
 /// Agrees to a step, or does not. With the last approval that it needs the run goes on.
@@ -273,24 +280,24 @@ pub(crate) async fn decide_step(
     change: Change,
     Json(body): Json<DecideStep>,
 ) -> Result<Json<Run>, ApiError> {
-    let (tenant, run) = found(&app, &tenant, &run)?;
+    let (tenant, run) = found(&app, &tenant, &run).await?;
     let (step, approve, reason) = (identifier(&step)?, body.approve, body.reason.trim().to_owned());
     change.tenant(&app, tenant, &body, TenantCommand::DecideStep { run, step, approve, reason }).await?;
-    shown_run(&app, tenant, run).map(Json)
+    shown_run(&app, tenant, run).await.map(Json)
 }
 
 fn identifier(text: &str) -> Result<Identifier, ApiError> {
     text.parse().map_err(|_| ApiError::not_found("step", text))
 }
 
-fn found(app: &App, tenant: &str, run: &str) -> Result<(TenantId, RunId), ApiError> {
+async fn found(app: &App, tenant: &str, run: &str) -> Result<(TenantId, RunId), ApiError> {
     let state = app.engine.state();
-    let tenant = resolve::tenant(&state, tenant)?;
-    Ok((tenant.id, resolve::run(tenant, run)?.id))
+    let tenant = archive::with_run(app, resolve::tenant(&state, tenant)?, run).await?;
+    Ok((tenant.id, resolve::run(&tenant, run)?.id))
 }
 
-fn shown_run(app: &App, tenant: TenantId, id: RunId) -> Result<Run, ApiError> {
-    let state = app.engine.state();
-    let tenant = resolve::tenant(&state, &tenant.to_string())?;
-    Ok(view::run(tenant, resolve::run(tenant, &id.to_string())?))
+async fn shown_run(app: &App, tenant: TenantId, id: RunId) -> Result<Run, ApiError> {
+    let (state, id) = (app.engine.state(), id.to_string());
+    let tenant = archive::with_run(app, resolve::tenant(&state, &tenant.to_string())?, &id).await?;
+    Ok(view::run(&tenant, resolve::run(&tenant, &id)?))
 }

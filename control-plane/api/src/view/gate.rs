@@ -63,11 +63,15 @@ const fn comparison(comparison: Comparison) -> dto::Comparison {
 }
 
 /// What the gates say about a promotion: those of its environment, and those that were decided and are gone since.
-pub(super) fn states(tenant: &TenantState, promotion: &Promotion, now: Timestamp) -> Vec<dto::GateState> {
+pub(super) fn states(
+    tenant: &TenantState,
+    promotion: &Promotion,
+    records: Option<&BTreeMap<Name, Record>>,
+    now: Timestamp,
+) -> Vec<dto::GateState> {
     let standings = tenant.environments.get(&promotion.wanted.environment).map(|it| &it.gates);
-    let records = tenant.gates.get(&promotion.id);
     let mut states: BTreeMap<&Name, (Option<&Standing>, Option<&Record>)> = BTreeMap::new();
-    for (name, record) in records.iter().flat_map(|records| records.iter()) {
+    for (name, record) in records.into_iter().flatten() {
         states.insert(name, (None, Some(record)));
     }
     // What has ended is shown as it was, and not beside gates that came later.
@@ -81,7 +85,7 @@ pub(super) fn states(tenant: &TenantState, promotion: &Promotion, now: Timestamp
     states.into_iter().map(|(name, (standing, record))| state(name, standing, record, now)).collect()
 }
 
-fn states_has(records: Option<&std::sync::Arc<BTreeMap<Name, Record>>>, name: &Name) -> bool {
+fn states_has(records: Option<&BTreeMap<Name, Record>>, name: &Name) -> bool {
     records.is_some_and(|records| records.contains_key(name))
 }
 

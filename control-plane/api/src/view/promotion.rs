@@ -1,7 +1,11 @@
 //! Promotions and the rules that they follow.
 
+use std::collections::BTreeMap;
+
 use stella_api_types::environment::Approvals;
 use stella_api_types::promotion as dto;
+use stella_domain::gate::Record;
+use stella_domain::name::Name;
 use stella_domain::plan::Plan;
 use stella_domain::promotion::{ApprovalRule, Objection, Promotion, PromotionStatus};
 use stella_domain::state::State;
@@ -14,7 +18,12 @@ use super::release::release_ref;
 use super::{environment_named, gate, named, target_named, time};
 
 /// A promotion of this tenant.
-pub(crate) fn promotion(tenant: &TenantState, promotion: &Promotion, now: Timestamp) -> dto::Promotion {
+pub(crate) fn promotion(
+    tenant: &TenantState,
+    promotion: &Promotion,
+    gates: Option<&BTreeMap<Name, Record>>,
+    now: Timestamp,
+) -> dto::Promotion {
     let wanted = &promotion.wanted;
     let (reason, objection, by, ended_at) = match &promotion.status {
         PromotionStatus::Pending => (None, None, None, None),
@@ -56,7 +65,7 @@ pub(crate) fn promotion(tenant: &TenantState, promotion: &Promotion, now: Timest
                 reason: approval.reason.clone(),
             })
             .collect(),
-        gates: gate::states(tenant, promotion, now),
+        gates: gate::states(tenant, promotion, gates, now),
         requested_at: time(promotion.requested_at),
         requested_by: actor(&promotion.requested_by),
         expires_at: promotion.expires_at.map(time),

@@ -468,7 +468,7 @@ impl Walk {
     }
 
     fn archive(&mut self, newer_max: usize) {
-        let rule = Rule { after_ms: Some(86_400_000), newer_max: Some(newer_max) };
+        let rule = Rule { never_within_ms: 1_000, after_ms: Some(86_400_000), newer_max: Some(newer_max) };
         let ended = archive::due(self.world.tenant(), rule, self.world.now);
         self.tenant(TenantCommand::Archive(Box::new(ended)));
     }

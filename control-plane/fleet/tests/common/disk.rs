@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use stella_journal::{
-    Append, AppendError, Entry, Head, Journal, JournalConfig, ReadError, SledJournal, Snapshot,
+    Append, AppendError, Archive, Entry, Head, Journal, JournalConfig, ReadError, SledJournal, Snapshot,
     SnapshotError, Stream,
 };
 use stella_protocol::digest::Digest;
@@ -59,5 +59,8 @@ impl Journal for Disk {
     }
     fn load_snapshot(&self) -> Result<Option<Snapshot>, ReadError> {
         self.inner.load_snapshot()
+    }
+    fn archive(&self) -> &dyn Archive {
+        self.inner.archive()
     }
 }

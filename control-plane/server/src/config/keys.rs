@@ -64,6 +64,31 @@ pub(crate) const KEYS: &[Key] = &[
         "how much a restart replays at most, about",
     ),
     key(
+        "retention.memory_days",
+        "30",
+        "days, 0 to 36500",
+        "deployments with their tasks, promotions and runs that ended longer ago leave memory for the [archive](operations.md#what-has-ended); 0 is never for that",
+    ),
+    key(
+        "retention.memory_max",
+        "1000",
+        "number",
+        "so many ended deployments and promotions of an environment, and runs of a workflow, stay in memory; 0 is all of them",
+    ),
+    key(
+        "retention.memory_seconds_min",
+        "3600",
+        "seconds, at most 31536000",
+        "what has ended within so long stays in memory in any case",
+    ),
+    key("retention.memory_interval_s", "60", "seconds, 1 to 86400", "how often what may leave is looked for"),
+    key(
+        "retention.output_days",
+        "90",
+        "days, 0 to 36500",
+        "what tasks print is removed after it; 0 is never",
+    ),
+    key(
         "traces.endpoint",
         "none",
         "URL with its path",
