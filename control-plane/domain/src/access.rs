@@ -315,6 +315,7 @@ fn needed(state: &State, command: &Command) -> Option<(Role, Scope)> {
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "a table: each command has its role")]
 fn needed_in(state: &State, tenant: TenantId, command: &TenantCommand) -> Option<(Role, Scope)> {
     let found = state.tenants.get(&tenant);
     let environment =

@@ -289,14 +289,21 @@ fn deployments(table: &mut String) {
         world.complete(1);
         world.complete(2);
     });
-    reached("succeeded, and another one has come since", "", &|world| {
-        world.complete(1);
-        world.complete(2);
-        world.deploy(3, 1, None);
-    });
     deployment_rows(table, situations);
+    overtaken(table);
     canaries(table);
     batches(table);
+}
+
+/// Another deployment has come to the targets since.
+fn overtaken(table: &mut String) {
+    let mut world = World::with_release_1(2);
+    for n in 2..=3 {
+        world.deploy(n, n, None);
+        (1..=2).for_each(|target| world.complete(target));
+    }
+    let state = world.state.clone();
+    deployment_rows(table, vec![("succeeded, and another one has come since", world, state)]);
 }
 
 /// Two targets, one at a time, with a pause in between and one failure that is tolerated.

@@ -109,8 +109,11 @@ impl Archive for ArchiveStore {
 struct Records {
     pairs: Pairs,
     /// The first chunk of the next record, which was read to find the end of the one before.
-    next: Option<(Vec<u8>, Vec<u8>)>,
+    next: Option<Pair>,
 }
+
+/// A key and its value.
+type Pair = (Vec<u8>, Vec<u8>);
 
 impl Iterator for Records {
     type Item = Result<(Uuid, Vec<u8>), ReadError>;
@@ -156,7 +159,7 @@ impl Iterator for Records {
 }
 
 impl Records {
-    fn pair(&mut self) -> Option<Result<(Vec<u8>, Vec<u8>), ReadError>> {
+    fn pair(&mut self) -> Option<Result<Pair, ReadError>> {
         let pair = self.pairs.next()?;
         Some(pair.map(|(key, value)| (key.to_vec(), value.to_vec())).map_err(ReadError::from))
     }

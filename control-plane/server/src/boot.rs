@@ -159,12 +159,7 @@ async fn serve(
     let reserve_bytes = config.journal.reserve_bytes;
     let artifacts = Arc::new(ArtifactStore::open(config.state_dir.join("artifacts"), reserve_bytes)?);
     let output = OutputStore::open(config.state_dir.join("output"), reserve_bytes)?;
-    tasks.spawn(retention::run(
-        engine.handle(),
-        Arc::clone(&output),
-        config.retention.clone(),
-        shutdown.clone(),
-    ));
+    retain(config, engine, &output, &tasks, &shutdown);
     let fleet_deps = FleetDeps {
         engine: engine.handle(),
         authority: Arc::clone(&pki.authority),
@@ -274,6 +269,18 @@ fn administer(
     let local = Local::new(engine.handle(), config.state_dir.clone(), reloader, shutdown.clone());
     tasks.spawn(local::serve(local, local::bind(&config.state_dir)?));
     Ok(())
+}
+
+/// Starts what takes out of memory, and from the disk, what has ended long ago.
+fn retain(
+    config: &Config,
+    engine: &Engine,
+    output: &Arc<OutputStore>,
+    tasks: &TaskTracker,
+    shutdown: &CancellationToken,
+) {
+    let (output, settings) = (Arc::clone(output), config.retention.clone());
+    tasks.spawn(retention::run(engine.handle(), output, settings, shutdown.clone()));
 }
 
 /// Starts what asks and calls others: for gates, and for steps of workflows.

@@ -11,7 +11,9 @@ use stella_tests::load::figure::{Figure, table};
 use stella_tests::load::fleet::Fleet;
 use stella_tests::load::site::Site;
 use stella_tests::load::tasks::Load;
-use stella_tests::load::{archive, core, dispatch, heartbeats, idle, raw, real, reconnect, replay, scrape, tasks};
+use stella_tests::load::{
+    archive, core, dispatch, heartbeats, idle, raw, real, reconnect, replay, scrape, tasks,
+};
 
 // As the control plane has it, so that the memory of the bare server can be compared with its own.
 #[global_allocator]

@@ -58,12 +58,18 @@ pub async fn measure(folder: &Path, deployments: u32) -> Result<Vec<Figure>> {
     Ok(vec![
         Figure::new(PHASE, of("memory of the process"), few.resident / MIB, "MiB")
             .beside("all of them in memory", all.resident / MIB),
-        Figure::new(PHASE, of("a snapshot"), small / MIB, "MiB").beside("all of them in memory", snapshot / MIB),
+        Figure::new(PHASE, of("a snapshot"), small / MIB, "MiB")
+            .beside("all of them in memory", snapshot / MIB),
         Figure::new(PHASE, of("start from a snapshot"), few.took.as_secs_f64(), "s")
             .beside("all of them in memory", all.took.as_secs_f64()),
         Figure::new(PHASE, of("the journal's folder"), few.disk / MIB, "MiB")
             .beside("all of them in memory", all.disk / MIB),
-        Figure::new(PHASE, "out of memory into the archive", f64::from(deployments) / took.as_secs_f64(), "a second"),
+        Figure::new(
+            PHASE,
+            "out of memory into the archive",
+            f64::from(deployments) / took.as_secs_f64(),
+            "a second",
+        ),
     ])
 }
 
@@ -101,7 +107,8 @@ async fn started_again(plane: &mut ControlPlane) -> Result<Started> {
     let start = Instant::now();
     plane.resume_within(PATIENCE).await?;
     let took = start.elapsed();
-    let disk = value(&plane.metrics().await?, "stella_journal_size_bytes").context("the journal has no size")?;
+    let disk =
+        value(&plane.metrics().await?, "stella_journal_size_bytes").context("the journal has no size")?;
     Ok(Started { resident: as_f64(process::resident_bytes(plane.pid()?)?), disk, took })
 }
 
@@ -124,7 +131,8 @@ fn fill(folder: &Path, deployments: u32) -> Result<()> {
                 StreamId::Tenant(tenant) => Stream::Tenant(tenant),
             };
             let expected = journal.heads().get(&stream).map(|head| head.next).unwrap_or_default();
-            let append = appends.entry(stream).or_insert_with(|| Append { stream, expected, events: Vec::new() });
+            let append =
+                appends.entry(stream).or_insert_with(|| Append { stream, expected, events: Vec::new() });
             append.events.push(serde_json::to_vec(&event)?);
         }
         let appends: Vec<Append> = appends.into_values().collect();
@@ -144,7 +152,8 @@ mod tests {
     fn a_journal_is_filled_with_deployments_that_follow_from_one_another() {
         let folder = tempfile::tempdir().unwrap();
         fill(folder.path(), 3).unwrap();
-        let journal = SledJournal::open(folder.path(), JournalConfig { cache_bytes: 8 << 20, reserve_bytes: 0 });
+        let journal =
+            SledJournal::open(folder.path(), JournalConfig { cache_bytes: 8 << 20, reserve_bytes: 0 });
         let (journal, mut state) = (journal.unwrap(), State::default());
         for stream in journal.heads().into_keys() {
             let of = match stream {

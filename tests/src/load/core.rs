@@ -73,7 +73,8 @@ impl Core {
     /// A tenant with releases, in which so many hosts may enrol.
     pub(super) fn new(targets: u32) -> Result<Self> {
         let (state, now) = (State::default(), Timestamp(1_000_000));
-        let mut core = Self { state, now, commands: 0, deciding: Duration::ZERO, events: Vec::new(), taken: Vec::new() };
+        let mut core =
+            Self { state, now, commands: 0, deciding: Duration::ZERO, events: Vec::new(), taken: Vec::new() };
         core.tell(Command::System(SystemCommand::CreateTenant { id: TENANT, name: name("acme")? }))?;
         let environment = name("production")?;
         core.tenant(TenantCommand::CreateEnvironment { id: ENVIRONMENT, name: environment, order: None })?;
