@@ -121,6 +121,8 @@ pub fn release(version: &str, components: &[(&str, &str)], steps: Vec<Step>) -> 
         components: components.iter().map(input).collect(),
         steps,
         labels: BTreeMap::new(),
+        provenance: None,
+        signatures: Vec::new(),
     }
 }
 

@@ -67,7 +67,7 @@ pub enum Check {
     },
     /// What an expression comes to.
     Expression {
-        /// The expression, in CEL, over `release` (`application`, `version`, `labels`), `environment` (`name`) and `findings` (how many there
+        /// The expression, in CEL, over `release` (`application`, `version`, `labels`, `provenance`), `environment` (`name`) and `findings` (how many there
         /// are of each severity, and the names of the `scanners` that have reported).
         expression: String,
     },
@@ -78,6 +78,14 @@ pub enum Check {
     },
     /// What a person says.
     Manual {},
+    /// By whose keys the release is signed.
+    Signature {
+        /// How many signatures there must be, each by another key.
+        needed: u32,
+        /// Only those by these keys count (names or fingerprints); those by all registered ones if empty.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        keys: Vec<String>,
+    },
 }
 
 /// A finding that is known and does not count.
@@ -112,7 +120,7 @@ pub enum Comparison {
 pub struct GateState {
     /// Its name.
     pub gate: String,
-    /// Its type: `security`, `metric`, `expression`, `http` or `manual`; absent if the environment has it no more.
+    /// Its type: `security`, `metric`, `expression`, `http`, `manual` or `signature`; absent if the environment has it no more.
     #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
     /// `passed`, `failed`, `unavailable` (nobody could say), `overridden`, `outdated` (the verdict is too old, or of another version of the

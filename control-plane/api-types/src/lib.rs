@@ -21,6 +21,7 @@ pub mod paths;
 pub mod problem;
 pub mod promotion;
 pub mod release;
+pub mod signing;
 pub mod system;
 pub mod target;
 pub mod task;

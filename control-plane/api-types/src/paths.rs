@@ -1,6 +1,7 @@
 //! Every path of the API, as templates.
 //!
-//! `{tenant}`, `{environment}`, `{target}` and `{agent}` are names or ids; `{release}` is an id or `application:version`.
+//! `{tenant}`, `{environment}`, `{target}` and `{agent}` are names or ids; `{release}` is an id or `application:version`, `{key}` a
+//! name or a fingerprint.
 
 /// Bearer tokens of the API.
 pub const API_TOKENS: &str = "/api/v1/tokens";
@@ -18,6 +19,8 @@ pub const WHOAMI: &str = "/api/v1/whoami";
 pub const TENANTS: &str = "/api/v1/tenants";
 /// One tenant.
 pub const TENANT: &str = "/api/v1/tenants/{tenant}";
+/// Which signatures every release of a tenant must have.
+pub const TENANT_SIGNING: &str = "/api/v1/tenants/{tenant}/signing";
 /// Environments of a tenant.
 pub const ENVIRONMENTS: &str = "/api/v1/tenants/{tenant}/environments";
 /// One environment.
@@ -62,6 +65,12 @@ pub const ARTIFACT: &str = "/api/v1/tenants/{tenant}/artifacts/{digest}";
 pub const RELEASES: &str = "/api/v1/tenants/{tenant}/releases";
 /// One release.
 pub const RELEASE: &str = "/api/v1/tenants/{tenant}/releases/{release}";
+/// Signatures of a release.
+pub const RELEASE_SIGNATURES: &str = "/api/v1/tenants/{tenant}/releases/{release}/signatures";
+/// Keys that sign releases.
+pub const RELEASE_KEYS: &str = "/api/v1/tenants/{tenant}/release-keys";
+/// Lets nothing count any more that a key has signed.
+pub const RELEASE_KEY_REVOKE: &str = "/api/v1/tenants/{tenant}/release-keys/{key}/revoke";
 /// What people think of a release.
 pub const RELEASE_STANDING: &str = "/api/v1/tenants/{tenant}/releases/{release}/standing";
 /// What scanners have found in a release.

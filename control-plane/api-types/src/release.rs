@@ -6,6 +6,12 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::hold::Hold;
+use crate::signing::{ReleaseSignature, Sign};
+
+/// How many releases a host keeps by the step that a component gets if a release has no steps of its own.
+pub const KEEP_RELEASES_WITHOUT_STEPS: u8 = 5;
+/// How long that step may take, in milliseconds.
+pub const TIMEOUT_MS_WITHOUT_STEPS: u64 = 600_000;
 
 /// A new release.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -24,6 +30,46 @@ pub struct CreateRelease {
     /// For selecting, and for people.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+    /// Where it comes from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provenance: Option<Provenance>,
+    /// Signatures that it comes with. More may follow later.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub signatures: Vec<Sign>,
+}
+
+/// Where a release comes from, as whoever registers it says.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Provenance {
+    /// The revision of the source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
+    /// Where the source is: a URI.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repository: Option<String>,
+    /// The page of the build: a URI.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub build_url: Option<String>,
+    /// What built it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub builder: Option<String>,
+    /// Software bills of materials.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sboms: Vec<Reference>,
+    /// Attestations.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attestations: Vec<Reference>,
+}
+
+/// A document that lies elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Reference {
+    /// Where.
+    pub uri: String,
+    /// What it hashes to: `sha256:<hex>`.
+    pub digest: String,
 }
 
 /// A part of a new release.
@@ -190,6 +236,15 @@ pub struct Release {
     pub steps: Vec<Step>,
     /// For selecting, and for people.
     pub labels: BTreeMap<String, String>,
+    /// Where it comes from, if somebody has said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provenance: Option<Provenance>,
+    /// The digest of its statement: of what is signed.
+    #[serde(default)]
+    pub statement: String,
+    /// Its signatures, the oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub signatures: Vec<ReleaseSignature>,
     /// What people think of it.
     #[serde(default)]
     pub standing: Standing,

@@ -3,6 +3,7 @@
 //! Only what a type cannot hold is refused here. What makes sense together is the core's to decide.
 
 mod gate;
+mod signing;
 mod strategy;
 
 use stella_api_types::account::GiveRole;
@@ -32,6 +33,7 @@ use crate::error::ApiError;
 use crate::resolve;
 
 pub(crate) use gate::gate;
+pub(crate) use signing::{provenance, public_key, signature, signature_rule};
 
 /// A name.
 pub(crate) fn name(field: &str, text: &str) -> Result<Name, ApiError> {

@@ -1,7 +1,7 @@
 //! From what callers write to what it stands for.
 //!
 //! A thing is found by its id first and by its name second: a name that somebody made to look like another thing's id
-//! must not lead there. Everything is looked up in an index; nothing is searched for.
+//! must not lead there. Everything is looked up in an index; nothing is searched for that there can be many of.
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -15,11 +15,13 @@ use stella_domain::name::{Name, Version};
 use stella_domain::promotion::Promotion;
 use stella_domain::release::Release;
 use stella_domain::run::Run;
+use stella_domain::signature::ReleaseKey;
 use stella_domain::state::State;
 use stella_domain::target::Target;
 use stella_domain::task::Task;
 use stella_domain::tenant::TenantState;
 use stella_domain::workflow::Workflow;
+use stella_protocol::digest::Digest;
 use stella_protocol::id::{
     AccountId, AgentId, DeploymentId, EnrolmentTokenId, EnvironmentId, PromotionId, ReleaseId, RunId,
     TargetId, TaskId, TenantId,
@@ -100,6 +102,13 @@ pub(crate) fn release<'s>(tenant: &'s TenantState, text: &str) -> Result<&'s Arc
             tenant.releases.get(versions.get(&version.parse::<Version>().ok()?)?)
         })
         .ok_or_else(|| ApiError::not_found(ReleaseId::KIND, text))
+}
+
+/// The key with this fingerprint or name. There are too few for an index.
+pub(crate) fn release_key<'s>(tenant: &'s TenantState, text: &str) -> Result<&'s Arc<ReleaseKey>, ApiError> {
+    by_id::<Digest, _>(&tenant.release_keys, text)
+        .or_else(|| tenant.release_keys.values().find(|key| key.name.as_str() == text))
+        .ok_or_else(|| ApiError::not_found("release key", text))
 }
 
 /// The deployment with this id.

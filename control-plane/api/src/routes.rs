@@ -12,6 +12,7 @@ mod log_level;
 mod logs;
 mod promotions;
 mod releases;
+mod signing;
 mod tokens;
 mod workflows;
 
@@ -136,6 +137,7 @@ fn all() -> OpenApiRouter<App> {
         .routes(routes!(health::ready))
         .routes(routes!(health::live))
         .merge(of_workflows())
+        .merge(of_signatures())
         .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, REQUEST_TIMEOUT));
     let streams = OpenApiRouter::new()
         .routes(routes!(releases::upload))
@@ -143,6 +145,14 @@ fn all() -> OpenApiRouter<App> {
         .routes(routes!(feed::events))
         .routes(routes!(feed::system_events));
     timed.merge(streams)
+}
+
+fn of_signatures() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(signing::release_keys, signing::add_release_key))
+        .routes(routes!(signing::revoke_release_key))
+        .routes(routes!(signing::sign_release))
+        .routes(routes!(signing::set_signing))
 }
 
 fn of_workflows() -> OpenApiRouter<App> {

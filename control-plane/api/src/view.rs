@@ -9,6 +9,7 @@ mod gate;
 mod plan;
 mod promotion;
 mod release;
+mod signing;
 mod task;
 mod workflow;
 
@@ -38,6 +39,7 @@ pub(crate) use gate::{gate, scan_report};
 pub(crate) use plan::plan;
 pub(crate) use promotion::promotion;
 pub(crate) use release::release;
+pub(crate) use signing::release_key;
 pub(crate) use task::{output_line, task};
 pub(crate) use workflow::{run, workflow};
 
@@ -51,6 +53,7 @@ pub(crate) fn tenant(tenant: &TenantState) -> TenantDto {
     TenantDto {
         id: tenant.id.to_string(),
         name: tenant.name.to_string(),
+        signing: signing::signing(tenant),
         created_at: time(tenant.created_at),
     }
 }
@@ -83,7 +86,7 @@ pub(crate) fn environment(
             since: environment.silent_since.map(time),
         }),
         freezes: environment.freezes.iter().map(|it| freeze(it, now)).collect(),
-        gates: environment.gates.values().map(gate).collect(),
+        gates: environment.gates.values().map(|it| gate(tenant, it)).collect(),
         lock: environment.lock.as_ref().map(hold),
         created_at: time(environment.created_at),
     }

@@ -4,6 +4,7 @@ mod gates;
 mod pace;
 mod people;
 mod places;
+mod release;
 mod rollout;
 mod simulate;
 mod workflow;
@@ -18,9 +19,8 @@ pub(crate) use gates::{Findings, Gate, Place, SetGate, Severity, Word};
 pub(crate) use pace::Pace;
 pub(crate) use people::{Account, Token};
 pub(crate) use places::{Agent, Environment, NewTarget, Repeat, Target, Tenant};
-pub(crate) use rollout::{
-    Deploy, Deployment, Judged, Objection, OnFailure, Promotion, Release, Rollback, Wait,
-};
+pub(crate) use release::{Judged, NewRelease, Provenance, Release, ReleaseKey};
+pub(crate) use rollout::{Deploy, Deployment, Objection, OnFailure, Promotion, Rollback, Wait};
 pub(crate) use simulate::Simulate;
 pub(crate) use workflow::{Format, Workflow};
 
@@ -45,6 +45,11 @@ const EXAMPLES: &str = "Examples:
   stella agent token --name web-1
   stella target create web-1 --env staging --agent web-1 --var port=8080
   stella release create web 1.4.0 --component web=./web.tar.gz --steps steps.json
+  stella release key create ci.key
+  stella release key add ci ci.key.pub
+  stella release create web 1.4.0 --component web=./web.tar.gz --commit 4b825dc --sign-with ci.key
+  stella release sign web:1.4.0 --key qa.key
+  stella gate set signature production signed --needed 2
   stella deploy web:1.4.0 staging --plan
   stella deploy web:1.4.0 staging --batch 1 --wait
   stella deploy web:1.4.0 production --canary 10:600 --canary 50

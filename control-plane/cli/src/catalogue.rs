@@ -1,21 +1,17 @@
-//! What there is: tenants, environments, targets, agents, releases.
-
-use std::collections::BTreeMap;
-use std::path::Path;
+//! What there is: tenants, environments, targets, agents.
 
 use serde::Serialize;
 use stella_api_types::agent::{self, CreateEnrolmentToken, EnrolmentTokenCreated, RevokeAgent};
 use stella_api_types::environment::{self, CreateEnvironment, Repeats, SetFreeze};
 use stella_api_types::paths;
-use stella_api_types::release::{self, ComponentInput, CreateRelease, Standing};
 use stella_api_types::system::System;
 use stella_api_types::target::{self, CreateTarget};
 use stella_api_types::tenant::{self, CreateTenant};
 
-use crate::args::{Agent, Environment, Judged, NewTarget, Output, Release, Repeat, Target, Tenant};
-use crate::client::{Error, read};
+use crate::args::{Agent, Environment, NewTarget, Output, Repeat, Target, Tenant};
+use crate::client::Error;
 use crate::simulate::describe;
-use crate::{Context, hold, print, promotion, upload};
+use crate::{Context, hold, print, promotion};
 
 /// Creates something; if it is there already, that is as good.
 pub(crate) async fn create<B, T>(
@@ -230,75 +226,6 @@ pub(crate) async fn agent(context: &Context, command: Agent) -> Result<(), Error
             print::result(context.output, &revoked, |agent| format!("agent {} is revoked", agent.name))
         }
     }
-}
-
-pub(crate) async fn release(context: &Context, command: Release) -> Result<(), Error> {
-    match command {
-        Release::Create { application, version, components, steps, labels } => {
-            let body = CreateRelease {
-                application,
-                version,
-                components: pinned(context, components).await?,
-                steps: match steps {
-                    None => Vec::new(),
-                    Some(path) => serde_json::from_str(&read(&path)?).map_err(|error| {
-                        Error::Usage(format!("{} is not a list of steps: {error}", path.display()))
-                    })?,
-                },
-                labels: labels.into_iter().collect::<BTreeMap<_, _>>(),
-            };
-            let path = context.path(paths::RELEASES, &[])?;
-            let created: release::Release = context.client.post(&path, &body, None).await?;
-            print::result(context.output, &created, |it| {
-                format!("release {}:{} {}", it.application, it.version, it.id)
-            })
-        }
-        Release::List => {
-            let releases: Vec<release::Release> =
-                context.client.list(&context.path(paths::RELEASES, &[])?, &[]).await?;
-            print::list(
-                context.output,
-                &releases,
-                &["RELEASE", "STANDING", "COMPONENTS", "CREATED", "ID"],
-                |release| {
-                    let components: Vec<&str> =
-                        release.components.iter().map(|component| component.name.as_str()).collect();
-                    vec![
-                        format!("{}:{}", release.application, release.version),
-                        hold::name(release.standing).to_owned(),
-                        components.join(","),
-                        release.created_at.clone(),
-                        release.id.clone(),
-                    ]
-                },
-            )
-        }
-        Release::Show { release } => {
-            let found: release::Release =
-                context.client.get(&context.path(paths::RELEASE, &[&release])?).await?;
-            print::json(&found)
-        }
-        Release::Deprecate(Judged { release, reason }) => {
-            hold::judge(context, &release, Standing::Deprecated, reason).await
-        }
-        Release::Block(Judged { release, reason }) => {
-            hold::judge(context, &release, Standing::Blocked, reason).await
-        }
-        Release::Clear(Judged { release, reason }) => {
-            hold::judge(context, &release, Standing::Good, reason).await
-        }
-    }
-}
-
-/// Uploads what is not there yet and pins each component by its digest.
-async fn pinned(context: &Context, components: Vec<(String, String)>) -> Result<Vec<ComponentInput>, Error> {
-    let tenant = context.settings.tenant()?;
-    let mut pinned = Vec::with_capacity(components.len());
-    for (name, file) in components {
-        let digest = upload::ensure(&context.client, tenant, Path::new(&file)).await?;
-        pinned.push(ComponentInput { name, digest });
-    }
-    Ok(pinned)
 }
 
 pub(crate) async fn status(context: &Context) -> Result<(), Error> {

@@ -96,6 +96,7 @@ fn wanted(set: SetGate) -> Result<(Place, Check), Error> {
         SetGate::Expression { place, expression } => (place, Check::Expression { expression }),
         SetGate::Http { place, endpoint } => (place, Check::Http { endpoint }),
         SetGate::Manual { place } => (place, Check::Manual {}),
+        SetGate::Signature { place, needed, keys } => (place, Check::Signature { needed, keys }),
     })
 }
 
@@ -127,6 +128,10 @@ fn described(check: &Check) -> (&'static str, String) {
         Check::Expression { expression } => ("expression", expression.clone()),
         Check::Http { endpoint } => ("http", format!("{endpoint} says so")),
         Check::Manual {} => ("manual", "somebody says so".to_owned()),
+        Check::Signature { needed, keys } => {
+            let whose = if keys.is_empty() { "registered keys".to_owned() } else { keys.join(", ") };
+            ("signature", format!("at least {needed} signatures by {whose}"))
+        }
     }
 }
 

@@ -11,6 +11,8 @@ mod observability;
 mod pace;
 mod print;
 mod promotion;
+mod release;
+mod release_key;
 mod rollout;
 mod settings;
 mod simulate;
@@ -25,7 +27,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use crate::args::{Cli, Command, Output, Workflow};
+use crate::args::{Cli, Command, Output, Release, ReleaseKey, Workflow};
 use crate::client::{Client, Error};
 use crate::settings::Settings;
 
@@ -87,6 +89,10 @@ async fn run(cli: Cli) -> Result<bool, Error> {
     if let Command::Workflow(Workflow::Check { file }) = &cli.command {
         return workflow::check(cli.global.output, file);
     }
+    if let Command::Release(Release::Key(ReleaseKey::Create { file })) = &cli.command {
+        release_key::create(cli.global.output, file)?;
+        return Ok(true);
+    }
     let context = Context { client: settings.client()?, settings, output: cli.global.output };
     match cli.command {
         Command::Account(command) => account::account(&context, command).await?,
@@ -99,7 +105,7 @@ async fn run(cli: Cli) -> Result<bool, Error> {
         Command::Findings(command) => gate::findings(&context, command).await?,
         Command::Target(command) => catalogue::target(&context, command).await?,
         Command::Agent(command) => catalogue::agent(&context, command).await?,
-        Command::Release(command) => catalogue::release(&context, command).await?,
+        Command::Release(command) => return release::release(&context, command).await,
         Command::Deploy(command) => return rollout::deploy(&context, command).await,
         Command::Deployment(command) => return rollout::deployment(&context, command).await,
         Command::Promotion(command) => promotion::promotion(&context, command).await?,

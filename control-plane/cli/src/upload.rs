@@ -13,13 +13,13 @@ use crate::client::{Client, Error};
 /// How much is read at a time, in bytes.
 const CHUNK_BYTES: usize = 256 * 1024;
 
-/// Makes sure that the control plane has an archive; its digest.
-pub(crate) async fn ensure(client: &Client, tenant: &str, file: &Path) -> Result<String, Error> {
+/// Makes sure that the control plane has an archive; its digest and its size in bytes.
+pub(crate) async fn ensure(client: &Client, tenant: &str, file: &Path) -> Result<(String, u64), Error> {
     let failed = |error: std::io::Error| Error::Usage(format!("{} cannot be read: {error}", file.display()));
     let (digest, size) = hash(file).map_err(failed)?;
     let path = paths::fill(paths::ARTIFACT, &[tenant, &digest]);
     if client.exists(&path).await? {
-        return Ok(digest);
+        return Ok((digest, size));
     }
     let bar = ProgressBar::new(size);
     if let Ok(style) = ProgressStyle::with_template("{msg} [{bar:30}] {bytes}/{total_bytes} {eta}") {
@@ -36,7 +36,7 @@ pub(crate) async fn ensure(client: &Client, tenant: &str, file: &Path) -> Result
         });
     let sent = client.upload(&path, size, reqwest::Body::wrap_stream(stream)).await;
     bar.finish_and_clear();
-    sent.map(|()| digest)
+    sent.map(|()| (digest, size))
 }
 
 fn hash(file: &Path) -> std::io::Result<(String, u64)> {

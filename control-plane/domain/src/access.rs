@@ -341,6 +341,7 @@ fn needed_in(state: &State, tenant: TenantId, command: &TenantCommand) -> Option
         | TenantCommand::AnswerCall { .. } => return needed_for_workflow(state, tenant, command),
         TenantCommand::StoreArtifact { .. }
         | TenantCommand::CreateRelease(_)
+        | TenantCommand::SignRelease { .. }
         | TenantCommand::RecordFindings(_) => (Role::Deployer, Scope::Somewhere(tenant)),
         TenantCommand::Deploy(new) if new.override_freeze.is_some() || new.waive_way_back.is_some() => {
             (Role::Operator, environment(Some(new.environment)))
@@ -371,7 +372,10 @@ fn needed_in(state: &State, tenant: TenantId, command: &TenantCommand) -> Option
         TenantCommand::CreateEnrolmentToken(_)
         | TenantCommand::RevokeAgent { .. }
         | TenantCommand::JudgeRelease { .. } => (Role::Operator, Scope::Tenant(tenant)),
-        TenantCommand::CreateEnvironment { .. } => (Role::Admin, Scope::Tenant(tenant)),
+        TenantCommand::CreateEnvironment { .. }
+        | TenantCommand::AddReleaseKey { .. }
+        | TenantCommand::RevokeReleaseKey { .. }
+        | TenantCommand::SetReleaseSigning { .. } => (Role::Admin, Scope::Tenant(tenant)),
         TenantCommand::SetEnvironmentPath { environment: id, .. }
         | TenantCommand::SetEnvironmentBudget { environment: id, .. }
         | TenantCommand::SetEnvironmentWayBack { environment: id, .. }

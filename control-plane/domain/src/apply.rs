@@ -12,6 +12,7 @@ mod gate;
 mod hold;
 mod inventory;
 mod promotion;
+mod signature;
 mod target;
 mod task;
 mod workflow;
@@ -137,6 +138,10 @@ impl TenantState {
             | Fact::GateEvaluated { .. }
             | Fact::GateOverridden { .. }
             | Fact::FindingsRecorded { .. } => self.apply_gate(event),
+            Fact::ReleaseKeyAdded { .. }
+            | Fact::ReleaseKeyRevoked { .. }
+            | Fact::ReleaseSigned { .. }
+            | Fact::ReleaseSigningSet { .. } => self.apply_signature(event),
             Fact::WorkflowApplied { .. }
             | Fact::WorkflowRemoved { .. }
             | Fact::RunStarted { .. }

@@ -14,6 +14,7 @@ use stella_protocol::id::{
 use stella_protocol::message::{Accepted, Finished, Hello, Running};
 use stella_protocol::time::Timestamp;
 use stella_protocol::trace::TraceContext;
+use stella_signing::{PublicKey, Signature};
 
 use crate::access::{AccountKind, Grant};
 use crate::amount::Amount;
@@ -25,6 +26,7 @@ use crate::hold::Verdict;
 use crate::name::{Identifier, Name};
 use crate::promotion::{ApprovalRule, Objection};
 use crate::run::CallOutcome;
+use crate::signature::SignatureRule;
 use crate::workflow::Template;
 
 pub use new::{Answer, NewDeployment, NewEnrolmentToken, NewFindings, NewRelease, NewRun, NewTarget};
@@ -229,6 +231,34 @@ pub enum TenantCommand {
     },
     /// A new release.
     CreateRelease(Box<NewRelease>),
+    /// Let a key sign releases.
+    AddReleaseKey {
+        /// Its name.
+        name: Name,
+        /// Its public half.
+        public_key: PublicKey,
+    },
+    /// Let nothing count any more that a key has signed.
+    RevokeReleaseKey {
+        /// Which.
+        key: Digest,
+        /// Why.
+        reason: String,
+    },
+    /// Add a signature to a release.
+    SignRelease {
+        /// Which.
+        release: ReleaseId,
+        /// By which key.
+        key: Digest,
+        /// The signature.
+        signature: Signature,
+    },
+    /// Set which signatures every release must have.
+    SetReleaseSigning {
+        /// Which; `None` is none.
+        rule: Option<SignatureRule>,
+    },
     /// A new deployment: a promotion, that starts at once if the environment needs no approvals.
     Deploy(Box<NewDeployment>),
     /// Take a deployment back by hand: every target that it touched goes to what was there before.

@@ -17,6 +17,7 @@ mod guide;
 mod hold;
 mod path;
 mod promotion;
+mod provenance;
 mod release;
 mod report;
 mod retry;
@@ -24,6 +25,7 @@ mod rollback;
 mod rollout;
 mod run;
 mod settle;
+mod signature;
 mod silence;
 mod strategy;
 mod system;
@@ -218,6 +220,12 @@ fn carry_out(tx: &mut Transaction<'_>, command: &TenantCommand) -> Result<Outcom
             release::store_artifact(tx, *digest, *size_bytes)
         }
         TenantCommand::CreateRelease(new) => release::create(tx, new),
+        TenantCommand::AddReleaseKey { name, public_key } => signature::add_key(tx, name, *public_key),
+        TenantCommand::RevokeReleaseKey { key, reason } => signature::revoke_key(tx, *key, reason),
+        TenantCommand::SignRelease { release, key, signature: signed } => {
+            signature::sign(tx, *release, *key, signed)
+        }
+        TenantCommand::SetReleaseSigning { rule } => signature::demand(tx, rule.as_ref()),
         TenantCommand::Deploy(new) => promotion::request(tx, new),
         TenantCommand::Rollback { id, of } => rollback::by_hand(tx, *id, *of),
         TenantCommand::CancelDeployment { deployment, reason } => deployment::cancel(tx, *deployment, reason),

@@ -15,6 +15,7 @@ use stella_protocol::id::{
 use stella_protocol::message::{JournalMark, TaskOutcome};
 use stella_protocol::time::Timestamp;
 use stella_protocol::trace::TraceContext;
+use stella_signing::{PublicKey, Signature};
 
 use crate::access::{AccountKind, Grant};
 use crate::amount::Amount;
@@ -28,8 +29,10 @@ use crate::hold::PauseCause;
 use crate::name::{Identifier, Name, Version};
 use crate::plan::Plan;
 use crate::promotion::{ApprovalRule, Objection};
+use crate::provenance::Provenance;
 use crate::release::{Component, Step};
 use crate::run::{StepEnd, Turn, Work};
+use crate::signature::SignatureRule;
 use crate::workflow::Template;
 
 /// Which stream an event belongs to.
@@ -151,6 +154,8 @@ pub enum Fact {
         components: Vec<Component>,
         steps: Vec<Step>,
         labels: BTreeMap<String, String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        provenance: Option<Box<Provenance>>,
     },
     DeploymentCreated {
         id: DeploymentId,
@@ -496,6 +501,26 @@ pub enum Fact {
     /// An ended run left memory for the archive.
     RunArchived {
         id: RunId,
+    },
+    /// A key may sign releases of the tenant.
+    ReleaseKeyAdded {
+        id: Digest,
+        name: Name,
+        public_key: PublicKey,
+    },
+    /// Nothing that it has signed counts any more.
+    ReleaseKeyRevoked {
+        id: Digest,
+        reason: String,
+    },
+    ReleaseSigned {
+        release: ReleaseId,
+        key: Digest,
+        signature: Signature,
+    },
+    /// Which signatures every release must have.
+    ReleaseSigningSet {
+        rule: Option<SignatureRule>,
     },
 }
 

@@ -22,6 +22,7 @@ use crate::findings::{Finding, Report, Reports, Severity};
 use crate::hold::Hold;
 use crate::name::Name;
 use crate::release::Release;
+use crate::signature::SignatureRule;
 
 /// How many gates an environment may have: each is looked at before each wave.
 pub const GATES_MAX: usize = 16;
@@ -40,7 +41,7 @@ pub const ALLOWED_MAX: usize = 256;
 pub const QUERY_BYTES_MAX: usize = 4_096;
 /// How long the reason of a verdict may be, in bytes. Longer ones are cut.
 pub const VERDICT_REASON_BYTES_MAX: usize = 1_024;
-/// What an expression may use: `release` (`application`, `version`, `labels`), `environment` (`name`) and `findings` (how many
+/// What an expression may use: `release` (`application`, `version`, `labels`, `provenance`), `environment` (`name`) and `findings` (how many
 /// there are of each severity over all scanners: `findings.critical`; and `findings.scanners`, the names of those that have reported).
 pub const VARIABLES: [&str; 3] = ["environment", "findings", "release"];
 /// How many findings a verdict names before it only counts them.
@@ -94,11 +95,13 @@ pub enum Check {
     },
     /// What a person says.
     Manual,
+    /// By whose keys the release is signed.
+    Signature(SignatureRule),
 }
 
 impl Check {
     /// The names of all of them.
-    pub const TYPES: [&'static str; 5] = ["security", "metric", "expression", "http", "manual"];
+    pub const TYPES: [&'static str; 6] = ["security", "metric", "expression", "http", "manual", "signature"];
 
     /// The name in messages, metrics and the API.
     #[must_use]
@@ -109,6 +112,7 @@ impl Check {
             Self::Expression { .. } => "expression",
             Self::Http { .. } => "http",
             Self::Manual => "manual",
+            Self::Signature(_) => "signature",
         }
     }
 }
@@ -367,9 +371,22 @@ fn variables(place: &Name, release: &Release, reports: &Reports) -> BTreeMap<Str
     let values = [
         json!({ "name": place }),
         Value::Object(findings),
-        json!({ "application": release.application, "version": release.version, "labels": release.labels }),
+        json!({ "application": release.application, "version": release.version, "labels": release.labels, "provenance": provenance(release) }),
     ];
     VARIABLES.map(str::to_owned).into_iter().zip(values).collect()
+}
+
+/// All of it is there, so that an expression need not ask first.
+fn provenance(release: &Release) -> Value {
+    let known = release.provenance.clone().unwrap_or_default();
+    json!({
+        "commit": known.commit.unwrap_or_default(),
+        "repository": known.repository.unwrap_or_default(),
+        "build_url": known.build_url.unwrap_or_default(),
+        "builder": known.builder.unwrap_or_default(),
+        "sboms": known.sboms,
+        "attestations": known.attestations,
+    })
 }
 
 impl Security {
@@ -470,7 +487,7 @@ fn listed(found: &[&Finding]) -> String {
 }
 
 /// The digest of a value's JSON. Fields have a fixed order and maps are sorted.
-fn digest_of(value: &impl Serialize) -> Digest {
+pub(crate) fn digest_of(value: &impl Serialize) -> Digest {
     let json = serde_json::to_vec(value).expect("plain values, and maps with texts as keys, are JSON");
     Digest(Sha256::digest(json).into())
 }

@@ -6,7 +6,7 @@
 //! [`command::Command::Tick`].
 //!
 //! Reading order: [`state`], then one file a concept ([`tenant`], [`environment`], [`target`], [`agent`], [`release`],
-//! [`promotion`], [`gate`], [`findings`], [`plan`], [`strategy`], [`deployment`], [`task`], [`hold`], [`freeze`], [`workflow`], [`run`], [`access`]), then [`archive`], [`command`], [`event`], [`decide`].
+//! [`provenance`], [`signature`], [`promotion`], [`gate`], [`findings`], [`plan`], [`strategy`], [`deployment`], [`task`], [`hold`], [`freeze`], [`workflow`], [`run`], [`access`]), then [`archive`], [`command`], [`event`], [`decide`].
 //!
 //! # Invariants
 //!
@@ -39,6 +39,8 @@
 //! - **INV-15 no side door**: what a step deploys is asked for by whoever started the run, as a promotion like any other.
 //! - **INV-16 archive**: only what has ended leaves memory, with all that belongs to it, and nothing that is left refers to it but
 //!   in words; what was the last to come to a target stays, so that it can be taken back.
+//! - **INV-17 signed**: a deployment that somebody asked for starts a target only while its release has the signatures that its tenant
+//!   demands, each by another key that is registered and not revoked, and each over that release.
 
 pub mod access;
 pub mod agent;
@@ -58,10 +60,12 @@ mod ids;
 pub mod name;
 pub mod plan;
 pub mod promotion;
+pub mod provenance;
 pub mod rejection;
 pub mod release;
 mod render;
 pub mod run;
+pub mod signature;
 pub mod spans;
 pub mod state;
 pub mod strategy;

@@ -10,6 +10,7 @@ use stella_protocol::time::Timestamp;
 
 use crate::hold::Standing;
 use crate::name::{Name, Version};
+use crate::provenance::Provenance;
 
 /// How many components a release may have.
 pub const COMPONENTS_MAX: usize = 64;
@@ -39,6 +40,9 @@ pub struct Release {
     pub steps: Vec<Step>,
     /// For selecting, and for people.
     pub labels: BTreeMap<String, String>,
+    /// Where it comes from, if somebody has said so.
+    #[serde(default)]
+    pub provenance: Option<Provenance>,
     /// What people think of it.
     #[serde(default)]
     pub standing: Standing,

@@ -24,6 +24,7 @@ use crate::name::{Identifier, Name, Version};
 use crate::promotion::Promotion;
 use crate::release::Release;
 use crate::run::Run;
+use crate::signature::{ReleaseKey, SignatureRule, Signatures};
 use crate::target::Target;
 use crate::task::Task;
 use crate::workflow::Workflow;
@@ -52,6 +53,15 @@ pub struct TenantState {
     pub artifacts: OrdMap<Digest, u64>,
     /// Releases.
     pub releases: OrdMap<ReleaseId, Arc<Release>>,
+    /// Keys that sign releases, by fingerprint.
+    #[serde(default)]
+    pub release_keys: OrdMap<Digest, Arc<ReleaseKey>>,
+    /// Signatures of releases.
+    #[serde(default)]
+    pub signatures: OrdMap<ReleaseId, Arc<Signatures>>,
+    /// Which signatures every release must have; `None` is none.
+    #[serde(default)]
+    pub signing: Option<SignatureRule>,
     /// Promotions.
     #[serde(default)]
     pub promotions: OrdMap<PromotionId, Arc<Promotion>>,
@@ -118,6 +128,9 @@ impl TenantState {
             enrolment_tokens: OrdMap::new(),
             artifacts: OrdMap::new(),
             releases: OrdMap::new(),
+            release_keys: OrdMap::new(),
+            signatures: OrdMap::new(),
+            signing: None,
             promotions: OrdMap::new(),
             open_promotions: OrdSet::new(),
             gates: OrdMap::new(),

@@ -94,6 +94,7 @@ fn commands(world: &World) -> Vec<(&'static str, Role, Where, TenantCommand)> {
     use Where::{Anywhere, Staging, Tenant};
     let reason = || "why".to_owned();
     let task = world.task_on(1).id;
+    let statement = stella_domain::signature::statement(&world.tenant().releases[&release(1)]);
     let enrolment = NewEnrolmentToken {
         id: TOKEN,
         secret_hash: digest(1),
@@ -120,6 +121,24 @@ fn commands(world: &World) -> Vec<(&'static str, Role, Where, TenantCommand)> {
             TenantCommand::StoreArtifact { digest: digest(7), size_bytes: 1 },
         ),
         ("release", Role::Deployer, Anywhere, TenantCommand::CreateRelease(Box::new(new_release(9)))),
+        (
+            "sign",
+            Role::Deployer,
+            Anywhere,
+            TenantCommand::SignRelease {
+                release: release(1),
+                key: digest(1),
+                signature: common::signing_key(1).sign(&statement),
+            },
+        ),
+        ("add key", Role::Admin, Tenant, common::add_key(1)),
+        (
+            "revoke key",
+            Role::Admin,
+            Tenant,
+            TenantCommand::RevokeReleaseKey { key: digest(1), reason: reason() },
+        ),
+        ("demand signatures", Role::Admin, Tenant, TenantCommand::SetReleaseSigning { rule: None }),
         ("deploy", Role::Deployer, Staging, TenantCommand::Deploy(Box::new(new_deployment(2, 2, None)))),
         ("rollback", Role::Deployer, Staging, TenantCommand::Rollback { id: deployment(2), of }),
         (

@@ -19,6 +19,7 @@ use stella_domain::event::{Event, Fact, PlannedTarget, StreamId};
 use stella_domain::gate::Outcome;
 use stella_domain::hold::PauseCause;
 use stella_domain::promotion::Objection;
+use stella_domain::signature::statement;
 use stella_domain::state::State;
 use stella_domain::strategy::{Rolling, Strategy};
 use stella_protocol::id::{Attempt, AttemptKey, DeploymentId, Generation, Position, SessionEpoch, TaskId};
@@ -591,6 +592,57 @@ fn gate_facts(world: &World) -> Vec<(String, Fact)> {
     facts.into_iter().map(|(name, fact)| (name.to_owned(), fact)).collect()
 }
 
+/// A key that signs releases, and the release 2 that it may have signed.
+fn signatures(table: &mut String) {
+    type Steps<'s> = &'s dyn Fn(&mut World);
+    let add = |world: &mut World| drop(world.ok(common::add_key(1)));
+    let revoke = TenantCommand::RevokeReleaseKey { key: common::key_id(1), reason: "x".to_owned() };
+    let situations: [(&str, Steps<'_>); 5] = [
+        ("unknown", &|_| ()),
+        ("registered", &add),
+        ("that has signed", &|world| {
+            add(world);
+            world.sign(1, 2).unwrap();
+        }),
+        ("that was revoked", &|world| {
+            add(world);
+            world.ok(revoke.clone());
+        }),
+        ("that has signed and was revoked", &|world| {
+            add(world);
+            world.sign(1, 2).unwrap();
+            world.ok(revoke.clone());
+        }),
+    ];
+    for (label, steps) in situations {
+        let mut world = World::with_release_1(1);
+        steps(&mut world);
+        let (id, key) = (common::key_id(1), common::signing_key(1));
+        let statement = |n| statement(&world.tenant().releases[&release(n)]);
+        let signed =
+            |n, of| Fact::ReleaseSigned { release: release(n), key: id, signature: key.sign(&statement(of)) };
+        let added = |id| Fact::ReleaseKeyAdded { id, name: name("ci"), public_key: key.public() };
+        let facts = [
+            ("release_key_added", added(id)),
+            ("release_key_added, of another fingerprint", added(digest(1))),
+            ("release_key_revoked", Fact::ReleaseKeyRevoked { id, reason: "x".to_owned() }),
+            ("release_signed", signed(2, 2)),
+            ("release_signed, another statement", signed(2, 1)),
+        ]
+        .map(|(name, fact)| (name.to_owned(), fact));
+        rows(table, &format!("release key {label}"), &world.state, &facts, |state| {
+            let tenant = &state.tenants[&TENANT];
+            let counted = common::signed(1, &[]).counted(tenant, release(2)).count();
+            let revoked = tenant.release_keys.get(&id).is_some_and(|key| key.revoked.is_some());
+            let signatures = tenant.signatures.get(&release(2)).map_or(0, |it| it.len());
+            format!(
+                "{}, {counted} of {signatures} signatures count",
+                if revoked { "revoked" } else { "good" }
+            )
+        });
+    }
+}
+
 #[test]
 fn the_table_of_transitions_is_as_committed() {
     let mut table = String::new();
@@ -599,6 +651,7 @@ fn the_table_of_transitions_is_as_committed() {
     agents(&mut table);
     promotions(&mut table);
     gates(&mut table);
+    signatures(&mut table);
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/transitions.txt");
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         std::fs::write(&path, &table).unwrap();

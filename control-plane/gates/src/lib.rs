@@ -125,7 +125,9 @@ async fn settle(engine: &Handle, sources: &Sources, question: &Question) {
             None => Err(Error::NotConfigured { key: format!("gates.http.{endpoint}") }),
         },
         // Nobody asks anything outside for these.
-        Check::Security(_) | Check::Expression { .. } | Check::Manual => return,
+        Check::Security(_) | Check::Expression { .. } | Check::Manual | Check::Signature(_) => {
+            return;
+        }
     };
     let said = answered.unwrap_or_else(|error| {
         tracing::warn!(gate = %question.gate, promotionId = %question.promotion, %error, "a gate could not be asked");

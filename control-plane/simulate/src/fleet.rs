@@ -136,6 +136,8 @@ pub(crate) fn release(scenario: &Scenario, id: ReleaseId, version: &str) -> Resu
         }],
         steps: scenario.steps.iter().map(step).collect(),
         labels: BTreeMap::new(),
+        provenance: None,
+        signatures: Vec::new(),
     })
 }
 

@@ -196,6 +196,8 @@ fn release(number: u32) -> Result<NewRelease> {
             Step { name: name("check")?, action: check, timeout_ms: 30_000 },
         ],
         labels: BTreeMap::new(),
+        provenance: None,
+        signatures: Vec::new(),
     })
 }
 

@@ -3,15 +3,16 @@
 use stella_api_types::gate as dto;
 use stella_domain::findings::Severity;
 use stella_domain::gate::{Allowed, Check, Comparison, Gate, Number, Security, TTL_MS_DEFAULT, TTL_MS_RANGE};
+use stella_domain::tenant::TenantState;
 
-use super::{in_range, name, reason};
+use super::{in_range, name, reason, signature_rule};
 use crate::error::ApiError;
 
 /// What must be so for a release to come to an environment.
-pub(crate) fn gate(body: &dto::SetGate) -> Result<Gate, ApiError> {
+pub(crate) fn gate(tenant: &TenantState, body: &dto::SetGate) -> Result<Gate, ApiError> {
     Ok(Gate {
         name: name("name", &body.name)?,
-        check: check(&body.check)?,
+        check: check(tenant, &body.check)?,
         ttl_ms: match body.ttl_seconds {
             None => TTL_MS_DEFAULT,
             Some(seconds) => {
@@ -24,7 +25,7 @@ pub(crate) fn gate(body: &dto::SetGate) -> Result<Gate, ApiError> {
     })
 }
 
-fn check(check: &dto::Check) -> Result<Check, ApiError> {
+fn check(tenant: &TenantState, check: &dto::Check) -> Result<Check, ApiError> {
     Ok(match check {
         dto::Check::Security { limits, allowed, scanners, max_age_seconds } => Check::Security(Security {
             limits: limits
@@ -51,6 +52,9 @@ fn check(check: &dto::Check) -> Result<Check, ApiError> {
         dto::Check::Expression { expression } => Check::Expression { expression: expression.clone() },
         dto::Check::Http { endpoint } => Check::Http { endpoint: name("check.endpoint", endpoint)? },
         dto::Check::Manual {} => Check::Manual,
+        dto::Check::Signature { needed, keys } => {
+            Check::Signature(signature_rule(tenant, "check.keys", *needed, keys)?)
+        }
     })
 }
 

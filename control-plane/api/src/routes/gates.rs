@@ -35,7 +35,10 @@ pub(crate) async fn gates(
     let tenant = resolve::tenant(&state, &tenant)?;
     let environment = resolve::environment(tenant, &environment)?;
     // There are too few for pages.
-    Ok(Json(Page { items: environment.gates.values().map(view::gate).collect(), next_cursor: None }))
+    Ok(Json(Page {
+        items: environment.gates.values().map(|it| view::gate(tenant, it)).collect(),
+        next_cursor: None,
+    }))
 }
 
 /// Sets a gate, instead of one of the same name. What is under way meets it before its next wave.
@@ -51,7 +54,7 @@ pub(crate) async fn set_gate(
     let state = app.engine.state();
     let tenant = resolve::tenant(&state, &tenant)?;
     let environment = resolve::environment(tenant, &environment)?.id;
-    let gate = Box::new(parse::gate(&body)?);
+    let gate = Box::new(parse::gate(tenant, &body)?);
     change.tenant(&app, tenant.id, &body, TenantCommand::SetGate { environment, gate }).await?;
     environments::shown(&app, tenant.id, environment)
 }

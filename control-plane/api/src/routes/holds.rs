@@ -32,7 +32,7 @@ pub(crate) async fn judge_release(
     change.tenant(&app, tenant.id, &body, command).await?;
     let state = app.engine.state();
     let tenant = resolve::tenant(&state, &tenant.id.to_string())?;
-    Ok(Json(view::release(resolve::release(tenant, &release.to_string())?)))
+    Ok(Json(view::release(tenant, resolve::release(tenant, &release.to_string())?)))
 }
 
 /// Pauses a deployment: no further target is started. Those that are worked on come to their end, and its time stands still.

@@ -13,7 +13,9 @@ use stella_domain::access::{Role, Scope};
 use stella_domain::command::{NewRelease, Outcome, TenantCommand};
 use stella_domain::release::Component;
 use stella_domain::tenant::TenantState;
+use stella_protocol::digest::Digest;
 use stella_protocol::id::ReleaseId;
+use stella_signing::Signature;
 use stella_store::StoreError;
 use uuid::Uuid;
 
@@ -78,7 +80,7 @@ pub(crate) async fn releases(
 ) -> Result<Json<Page<Release>>, ApiError> {
     let state = app.engine.state();
     let tenant = resolve::tenant(&state, &tenant)?;
-    page(&paging, tenant.releases.iter().map(|(id, it)| (*id, it)), |it| view::release(it))
+    page(&paging, tenant.releases.iter().map(|(id, it)| (*id, it)), |it| view::release(tenant, it))
 }
 
 /// Creates a release from archives that were uploaded.
@@ -99,6 +101,8 @@ pub(crate) async fn create_release(
         components: components(tenant, &body)?,
         steps: parse::steps(&body.steps)?,
         labels: body.labels.clone(),
+        provenance: body.provenance.as_ref().map(parse::provenance).transpose()?,
+        signatures: signatures(tenant, &body)?,
     };
     let command = TenantCommand::CreateRelease(Box::new(new));
     let outcome = change.tenant(&app, tenant.id, &body, command).await;
@@ -106,7 +110,12 @@ pub(crate) async fn create_release(
     let Outcome::Release(id) = outcome else { return Err(unexpected(&outcome)) };
     let state = app.engine.state();
     let tenant = resolve::tenant(&state, &tenant.id.to_string())?;
-    Ok((StatusCode::CREATED, Json(view::release(resolve::release(tenant, &id.to_string())?))))
+    Ok((StatusCode::CREATED, Json(view::release(tenant, resolve::release(tenant, &id.to_string())?))))
+}
+
+fn signatures(tenant: &TenantState, body: &CreateRelease) -> Result<Vec<(Digest, Signature)>, ApiError> {
+    let numbered = body.signatures.iter().enumerate();
+    numbered.map(|(at, it)| parse::signature(tenant, &format!("signatures[{at}]."), it)).collect()
 }
 
 /// The components with the sizes that their uploads had.
@@ -137,7 +146,7 @@ pub(crate) async fn release(
 ) -> Result<Json<Release>, ApiError> {
     let state = app.engine.state();
     let tenant = resolve::tenant(&state, &tenant)?;
-    Ok(Json(view::release(resolve::release(tenant, &release)?)))
+    Ok(Json(view::release(tenant, resolve::release(tenant, &release)?)))
 }
 
 impl From<StoreError> for ApiError {

@@ -12,19 +12,19 @@ use stella_domain::tenant::TenantState;
 use stella_protocol::time::Timestamp;
 
 use super::event::actor;
-use super::{hold, time};
+use super::{hold, signing, time};
 
 /// A gate of an environment.
-pub(crate) fn gate(standing: &Standing) -> dto::Gate {
+pub(crate) fn gate(tenant: &TenantState, standing: &Standing) -> dto::Gate {
     dto::Gate {
         name: standing.gate.name.to_string(),
-        check: check(&standing.gate.check),
+        check: check(tenant, &standing.gate.check),
         ttl_seconds: standing.gate.ttl_ms / 1_000,
         policy: standing.policy.to_string(),
     }
 }
 
-fn check(check: &Check) -> dto::Check {
+fn check(tenant: &TenantState, check: &Check) -> dto::Check {
     match check {
         Check::Security(Security { limits, allowed, scanners, max_age_ms }) => dto::Check::Security {
             limits: limits.iter().map(|(severity, limit)| (severity.name().to_owned(), *limit)).collect(),
@@ -42,6 +42,9 @@ fn check(check: &Check) -> dto::Check {
         Check::Expression { expression } => dto::Check::Expression { expression: expression.clone() },
         Check::Http { endpoint } => dto::Check::Http { endpoint: endpoint.to_string() },
         Check::Manual => dto::Check::Manual {},
+        Check::Signature(rule) => {
+            dto::Check::Signature { needed: rule.needed, keys: signing::names(tenant, rule) }
+        }
     }
 }
 

@@ -3,14 +3,15 @@
 use stella_api_types::release as dto;
 use stella_domain::hold::Standing;
 use stella_domain::release::{Release, Step, StepAction};
+use stella_domain::signature::statement;
 use stella_domain::tenant::TenantState;
 use stella_protocol::id::ReleaseId;
 use stella_protocol::spec::UnitAction;
 
-use super::{hold, time};
+use super::{hold, signing, time};
 
 /// A release.
-pub(crate) fn release(release: &Release) -> dto::Release {
+pub(crate) fn release(tenant: &TenantState, release: &Release) -> dto::Release {
     let components = release.components.iter().map(|component| dto::Component {
         name: component.name.to_string(),
         digest: component.digest.to_string(),
@@ -23,6 +24,9 @@ pub(crate) fn release(release: &Release) -> dto::Release {
         components: components.collect(),
         steps: release.steps.iter().map(step).collect(),
         labels: release.labels.clone(),
+        provenance: release.provenance.as_ref().map(signing::provenance),
+        statement: statement(release).digest().to_string(),
+        signatures: signing::signatures(tenant, release),
         standing: match release.standing {
             Standing::Good => dto::Standing::Good,
             Standing::Deprecated(_) => dto::Standing::Deprecated,

@@ -9,7 +9,7 @@ use stella_api_types::paths;
 use crate::world::{World, bare};
 
 /// All templates of the API's own listener. A new constant is noticed by the comparison with the source below.
-const PATHS: [&str; 75] = [
+const PATHS: [&str; 79] = [
     paths::API_TOKENS,
     paths::API_TOKEN,
     paths::ACCOUNTS,
@@ -18,6 +18,7 @@ const PATHS: [&str; 75] = [
     paths::WHOAMI,
     paths::TENANTS,
     paths::TENANT,
+    paths::TENANT_SIGNING,
     paths::ENVIRONMENTS,
     paths::ENVIRONMENT,
     paths::ENVIRONMENT_APPROVALS,
@@ -40,6 +41,9 @@ const PATHS: [&str; 75] = [
     paths::ARTIFACT,
     paths::RELEASES,
     paths::RELEASE,
+    paths::RELEASE_SIGNATURES,
+    paths::RELEASE_KEYS,
+    paths::RELEASE_KEY_REVOKE,
     paths::RELEASE_STANDING,
     paths::RELEASE_FINDINGS,
     paths::RELEASE_SCAN,

@@ -22,5 +22,6 @@ mod plan;
 mod promotions;
 mod rate_limits;
 mod refusals;
+mod signing;
 mod tokens;
 mod world;

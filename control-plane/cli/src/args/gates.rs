@@ -121,6 +121,17 @@ pub(crate) enum SetGate {
         #[arg(long, value_name = "NAME")]
         endpoint: String,
     },
+    /// By whose keys the release is signed.
+    Signature {
+        #[command(flatten)]
+        place: Place,
+        /// How many signatures there must be, each by another key.
+        #[arg(long, default_value_t = 1)]
+        needed: u32,
+        /// Only that of this key counts: its name or fingerprint (can be given more than once).
+        #[arg(long = "key", value_name = "KEY")]
+        keys: Vec<String>,
+    },
     /// What a person says.
     Manual {
         #[command(flatten)]

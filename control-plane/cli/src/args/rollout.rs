@@ -1,53 +1,8 @@
-//! What goes there, and how: releases, deployments, promotions and rollbacks.
-
-use std::path::PathBuf;
+//! What goes there, and how: deployments, promotions and rollbacks.
 
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::pace::Pace;
-use super::pair;
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum Release {
-    /// Create a release; archives that the control plane does not have are uploaded.
-    Create {
-        /// What it is a release of.
-        application: String,
-        /// Its version.
-        version: String,
-        /// A component and its archive (.tar or .tar.gz), as NAME=FILE.
-        #[arg(long = "component", value_parser = pair, value_name = "NAME=FILE")]
-        components: Vec<(String, String)>,
-        /// A JSON file with the steps to run on a target; without it, each component is brought there and switched to.
-        #[arg(long, value_name = "FILE")]
-        steps: Option<PathBuf>,
-        /// A label, as KEY=VALUE.
-        #[arg(long = "label", value_parser = pair, value_name = "KEY=VALUE")]
-        labels: Vec<(String, String)>,
-    },
-    /// List releases.
-    List,
-    /// Show a release.
-    Show {
-        /// Its id, or APPLICATION:VERSION.
-        release: String,
-    },
-    /// Warn whoever deploys a release.
-    Deprecate(Judged),
-    /// Never deploy a release: it is stopped on its way, and nothing is rolled back to it.
-    Block(Judged),
-    /// Take a deprecation or a block back.
-    Clear(Judged),
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct Judged {
-    /// The release: its id, or APPLICATION:VERSION.
-    pub(crate) release: String,
-    /// Why; it is recorded.
-    #[arg(long)]
-    pub(crate) reason: String,
-}
 
 #[derive(Args, Debug)]
 pub(crate) struct Deploy {

@@ -50,7 +50,7 @@ impl TenantState {
                 self.artifacts.insert(*digest, *size_bytes);
                 Ok(())
             }
-            Fact::ReleaseCreated { id, application, version, components, steps, labels } => {
+            Fact::ReleaseCreated { id, application, version, components, steps, labels, provenance } => {
                 vacant(!self.releases.contains_key(id), ReleaseId::KIND, id, fact)?;
                 let versions = self.index.releases.entry(application.clone()).or_default();
                 vacant(!versions.contains_key(version), ReleaseId::KIND, version, fact)?;
@@ -62,6 +62,7 @@ impl TenantState {
                     components: components.clone(),
                     steps: steps.clone(),
                     labels: labels.clone(),
+                    provenance: provenance.as_deref().cloned(),
                     standing: Standing::Good,
                     created_at: at,
                 };

@@ -98,6 +98,7 @@ impl TenantState {
         let affordable =
             self.deployments.get(&deployment).is_some_and(|deployment| self.has_budget(deployment));
         ensure(affordable, subject(deployment), "without budget in its environment", fact)?;
+        ensure(self.is_signed_as_demanded(deployment), subject(deployment), "without signatures", fact)?;
         ensure(self.is_let_through(deployment, at), subject(deployment), "held up by a gate", fact)?;
         let task = ids::task(deployment, target, 0, 0);
         let progress = Progress::Active { generation, step: 0, task, since: at };

@@ -9,12 +9,14 @@ use stella_protocol::id::{
     AgentId, DeploymentId, EnrolmentTokenId, EnvironmentId, PromotionId, ReleaseId, RunId, TargetId,
 };
 use stella_protocol::time::Timestamp;
+use stella_signing::Signature;
 
 use crate::amount::Amount;
 use crate::deployment::{OnFailure, Strategy};
 use crate::findings::Finding;
 use crate::gate;
 use crate::name::{Identifier, Name, Version};
+use crate::provenance::Provenance;
 use crate::release::{Component, Step};
 
 /// What something outside has answered about a gate.
@@ -113,6 +115,10 @@ pub struct NewRelease {
     pub steps: Vec<Step>,
     /// For selecting.
     pub labels: BTreeMap<String, String>,
+    /// Where it comes from.
+    pub provenance: Option<Provenance>,
+    /// Signatures that it comes with, by the fingerprints of their keys.
+    pub signatures: Vec<(Digest, Signature)>,
 }
 
 /// A new deployment. It is kept with the promotion that it is asked for by, so that names here are append-only like a fact's.

@@ -8,7 +8,7 @@ use stella_protocol::id::{DeploymentId, EnvironmentId, PromotionId, ReleaseId};
 use stella_protocol::time::Timestamp;
 
 use super::transaction::Transaction;
-use super::{fields, rollout};
+use super::{fields, rollout, signature};
 use crate::command::{Actor, Answer, NewFindings, Outcome};
 use crate::deployment::{Cause, Status};
 use crate::environment::Environment;
@@ -76,6 +76,7 @@ fn evaluate(
         Check::Expression { expression } => {
             Some(gate::evaluate_expression(expression, &environment.name, release, &reports()))
         }
+        Check::Signature(rule) => Some(rule.evaluate(tenant, release)),
         Check::Metric { .. } | Check::Http { .. } | Check::Manual => None,
     }
 }
@@ -93,6 +94,7 @@ fn looked_at(
     let inputs = match check {
         Check::Security(security) => security.inputs(release.id, &reports()),
         Check::Expression { .. } => gate::expression_inputs(&environment.name, release, &reports()),
+        Check::Signature(rule) => rule.inputs(tenant, release.id),
         Check::Metric { .. } | Check::Http { .. } | Check::Manual => return true,
     };
     verdict.inputs == Some(inputs)
@@ -101,7 +103,8 @@ fn looked_at(
 /// Sets a gate, instead of one of the same name. What is under way meets it before its next wave.
 pub(super) fn set(tx: &mut Transaction<'_>, id: EnvironmentId, gate: &Gate) -> Result<Outcome, Rejection> {
     let environment = environment(tx, id)?;
-    makes_sense(gate)?;
+    let gate = &sorted(gate.clone());
+    makes_sense(&tx.tenant, gate)?;
     let others = environment.gates.keys().filter(|name| **name != gate.name).count();
     if others >= GATES_MAX {
         let problem =
@@ -124,11 +127,20 @@ pub(super) fn remove(tx: &mut Transaction<'_>, id: EnvironmentId, name: &Name) -
     Ok(Outcome::Done)
 }
 
+/// What is looked up in a gate is in order.
+fn sorted(mut gate: Gate) -> Gate {
+    if let Check::Signature(rule) = &mut gate.check {
+        rule.keys.sort_unstable();
+        rule.keys.dedup();
+    }
+    gate
+}
+
 fn environment<'t>(tx: &'t Transaction<'_>, id: EnvironmentId) -> Result<&'t Arc<Environment>, Rejection> {
     tx.tenant.environments.get(&id).ok_or_else(|| Rejection::not_found(EnvironmentId::KIND, id))
 }
 
-fn makes_sense(gate: &Gate) -> Result<(), Rejection> {
+fn makes_sense(tenant: &TenantState, gate: &Gate) -> Result<(), Rejection> {
     fields::range("ttl_ms", gate.ttl_ms, TTL_MS_RANGE, " (a second to a week)")?;
     match &gate.check {
         Check::Security(security) => {
@@ -154,6 +166,7 @@ fn makes_sense(gate: &Gate) -> Result<(), Rejection> {
             Err(Rejection::invalid("query", format!("must have 1 to {QUERY_BYTES_MAX} bytes")))
         }
         Check::Expression { expression } => compiles(expression),
+        Check::Signature(rule) => signature::makes_sense(tenant, rule),
         Check::Metric { .. } | Check::Http { .. } | Check::Manual => Ok(()),
     }
 }
@@ -186,7 +199,8 @@ pub(super) fn rule(tx: &mut Transaction<'_>, id: PromotionId, asking: Asking) ->
     let place = Arc::clone(environment(tx, place)?);
     let release = tx.tenant.releases.get(&release).map(Arc::clone);
     let release = release.ok_or_else(|| Rejection::not_found(ReleaseId::KIND, id))?;
-    let (mut waits, mut closed) = (false, None);
+    let (mut waits, mut closed) =
+        (false, signature::is_signed(&tx.tenant, &release).err().map(|it| it.to_string()));
     for standing in place.gates.values() {
         match rule_one(tx, id, (&place, &release), (standing, asking))? {
             Ruling::Open => {}
@@ -458,7 +472,7 @@ pub(super) fn record_findings(tx: &mut Transaction<'_>, new: &NewFindings) -> Re
 }
 
 /// Lets deployments that somebody asked for, and that are concerned, go on or halt as their gates say now.
-fn nudge(
+pub(super) fn nudge(
     tx: &mut Transaction<'_>,
     concerns: impl Fn((EnvironmentId, DeploymentId, ReleaseId)) -> bool,
 ) -> Result<(), Rejection> {

@@ -311,6 +311,9 @@ fn concerned(tenant: &TenantState, fact: &Fact) -> Vec<EnvironmentId> {
         | Fact::AgentRevoked { .. }
         | Fact::ReleaseBlocked { .. }
         | Fact::FindingsRecorded { .. }
+        | Fact::ReleaseSigned { .. }
+        | Fact::ReleaseKeyRevoked { .. }
+        | Fact::ReleaseSigningSet { .. }
         | Fact::EnvironmentPathSet { .. } => tenant.environments.keys().copied().collect(),
         _ => Vec::new(),
     }

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use stella_protocol::digest::Digest;
 use stella_protocol::id::ReleaseId;
 
-use super::fields;
 use super::transaction::Transaction;
+use super::{fields, provenance, signature};
 use crate::command::{NewRelease, Outcome};
 use crate::event::Fact;
 use crate::name::Name;
@@ -51,6 +51,7 @@ pub(super) fn create(tx: &mut Transaction<'_>, new: &NewRelease) -> Result<Outco
         return Err(Rejection::exists(ReleaseId::KIND, format!("{} {}", new.application, new.version)));
     }
     fields::labels(&new.labels)?;
+    new.provenance.iter().try_for_each(provenance::makes_sense)?;
     components(tx, new)?;
     let mut steps = new.steps.clone();
     if steps.is_empty() {
@@ -83,7 +84,17 @@ pub(super) fn create(tx: &mut Transaction<'_>, new: &NewRelease) -> Result<Outco
         components: new.components.clone(),
         steps,
         labels: new.labels.clone(),
+        provenance: new.provenance.clone().map(Box::new),
     })?;
+    for (at, (key, signed)) in new.signatures.iter().enumerate() {
+        signature::sign(tx, new.id, *key, signed).map_err(|rejection| {
+            if let Rejection::Invalid { field, problem } = rejection {
+                return Rejection::invalid(format!("signatures[{at}].{field}"), problem);
+            }
+            rejection
+        })?;
+    }
+    signature::may_come_in(&tx.tenant, new.id)?;
     Ok(Outcome::Release(new.id))
 }
 

@@ -14,10 +14,12 @@ use stella_domain::gate::Check;
 use stella_domain::hold::Standing;
 use stella_domain::promotion::PromotionStatus;
 use stella_domain::run::StepRun;
+use stella_domain::signature::ReleaseSignature;
 use stella_domain::state::State;
 use stella_domain::strategy::Strategy;
 use stella_domain::task::TaskState;
 use stella_domain::tenant::{TenantState, Timer};
+use stella_protocol::digest::Digest;
 use stella_protocol::id::{PromotionId, TargetId};
 use stella_protocol::time::Timestamp;
 
@@ -110,6 +112,7 @@ pub fn step(before: &State, after: &State, events: &[(StreamId, Event)]) {
         }
         if let Fact::TargetStarted { deployment, .. } = &event.fact {
             is_let_through(new, &new.deployments[deployment], event.at);
+            is_signed(new, &new.deployments[deployment]);
         }
         if let Fact::TaskDispatched { key, .. } = &event.fact {
             let was_unknown = old.tasks.get(&key.task).is_some_and(|task| super::is_unknown(task));
@@ -479,6 +482,29 @@ fn is_let_through(tenant: &TenantState, deployment: &Deployment, at: Timestamp) 
             deployment.id
         );
     }
+}
+
+/// INV-17, at the moment when a target was started.
+fn is_signed(tenant: &TenantState, deployment: &Deployment) {
+    let Some(rule) = tenant.signing.as_ref().filter(|_| deployment.cause == Cause::Requested) else { return };
+    let release = &tenant.releases[&deployment.release];
+    let statement = stella_domain::signature::statement(release);
+    let signatures = tenant.signatures.get(&deployment.release);
+    let counts = |(id, it): &(&Digest, &ReleaseSignature)| {
+        let key = &tenant.release_keys[*id];
+        let named = rule.keys.is_empty() || rule.keys.contains(id);
+        assert!(
+            key.public_key.has_signed(&statement, &it.signature),
+            "INV-17: a signature of something else"
+        );
+        named && key.revoked.is_none()
+    };
+    let counted = signatures.into_iter().flat_map(|all| all.iter()).filter(counts).count();
+    assert!(
+        counted >= usize::try_from(rule.needed).unwrap(),
+        "INV-17: {} was started unsigned",
+        deployment.id
+    );
 }
 
 /// INV-13 to INV-15, and the indexes of runs.

@@ -23,6 +23,7 @@ use stella_domain::name::{Name, Version};
 use stella_domain::promotion::{ApprovalRule, Promotion};
 use stella_domain::rejection::Rejection;
 use stella_domain::release::{Component, Step, StepAction};
+use stella_domain::signature::{self, SignatureRule};
 use stella_domain::state::State;
 use stella_domain::strategy::{CanaryStep, Rolling, Strategy};
 use stella_domain::task::{Task, TaskState};
@@ -37,11 +38,41 @@ use stella_protocol::message::{
 };
 use stella_protocol::time::Timestamp;
 use stella_protocol::trace::TraceContext;
+use stella_signing::SigningKey;
 use uuid::Uuid;
 
 pub const TENANT: TenantId = TenantId(Uuid::from_u128(1));
 pub const STAGING: EnvironmentId = EnvironmentId(Uuid::from_u128(2));
 pub const TOKEN: EnrolmentTokenId = EnrolmentTokenId(Uuid::from_u128(3));
+
+/// Keys that sign releases: `ci`, `qa` and `other`.
+const SIGNING_KEYS: [&str; 3] = [
+    "MC4CAQAwBQYDK2VwBCIEIIDE+uY7A71ZOgkjWaxr1dpVL4u614wVGhW7sqKP40ep",
+    "MC4CAQAwBQYDK2VwBCIEIARNHBBL2/SstmevPwwXXLinAVNXv0deObn3UZse0Sek",
+    "MC4CAQAwBQYDK2VwBCIEIMVdSMe2PboGMb2BjzFtL9h2vg5/T2C3oT1fsn+LmYsa",
+];
+
+/// The key `n`, from 1.
+pub fn signing_key(n: usize) -> SigningKey {
+    let pem = format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", SIGNING_KEYS[n - 1]);
+    SigningKey::from_pem(&pem).unwrap()
+}
+
+/// The fingerprint of the key `n`.
+pub fn key_id(n: usize) -> Digest {
+    signing_key(n).public().fingerprint()
+}
+
+/// Registers the key `n`.
+pub fn add_key(n: usize) -> TenantCommand {
+    let name = name(["ci", "qa", "other"][n - 1]);
+    TenantCommand::AddReleaseKey { name, public_key: signing_key(n).public() }
+}
+
+/// So many signatures, by these keys or by any.
+pub fn signed(needed: u32, keys: &[usize]) -> SignatureRule {
+    SignatureRule { needed, keys: keys.iter().map(|n| key_id(*n)).collect() }
+}
 
 pub fn name(text: &str) -> Name {
     Name::from_str(text).unwrap()
@@ -139,6 +170,8 @@ pub fn new_release(n: u8) -> NewRelease {
             Step { name: name("check"), action: check, timeout_ms: 30_000 },
         ],
         labels: BTreeMap::new(),
+        provenance: None,
+        signatures: Vec::new(),
     }
 }
 
@@ -337,6 +370,13 @@ impl World {
 
     pub fn scan(&mut self, of: u128, critical: &[&str]) -> Decision {
         self.ok(TenantCommand::RecordFindings(Box::new(findings(of, critical))))
+    }
+
+    /// The key `n` signs a release that is there.
+    pub fn sign(&mut self, n: usize, of: u128) -> Result<Decision, Rejection> {
+        let statement = signature::statement(&self.tenant().releases[&release(of)]);
+        let signature = signing_key(n).sign(&statement);
+        self.tell(TenantCommand::SignRelease { release: release(of), key: key_id(n), signature })
     }
 
     /// What is known of a gate for the promotion `n`.

@@ -56,6 +56,12 @@ pub(crate) enum Act {
     Answer(usize, u8),
     /// Somebody says that the manual gate of a promotion lets it through, or not, or that a gate does not matter.
     Word(usize, u128, u8),
+    /// So many signatures are demanded of every release.
+    Demand(u32),
+    /// A key signs a release.
+    Sign(usize, u128),
+    /// A key is revoked, for ever.
+    RevokeKey(usize),
     /// A scanner finds something, or nothing.
     Scan(u128, bool),
     Rollback(usize),
@@ -120,7 +126,11 @@ pub(crate) fn act() -> impl Strategy<Value = Act> {
         3 => prop_oneof![4 => Just(0), 2 => Just(1), 1 => Just(2)].prop_map(Act::Rule),
         8 => (any::<usize>(), 1..=PEOPLE).prop_map(|(which, who)| Act::Approve(which, who)),
         1 => (any::<usize>(), any::<bool>()).prop_map(|(which, rejected)| Act::End(which, rejected)),
-        3 => (0..3_u8, proptest::bool::weighted(0.4)).prop_map(|(kind, on)| Act::Gate(kind, on)),
+        3 => (0..4_u8, proptest::bool::weighted(0.4)).prop_map(|(kind, on)| Act::Gate(kind, on)),
+        2 => prop_oneof![3 => Just(0_u32), 2 => Just(1), 1 => Just(2)].prop_map(Act::Demand),
+        8 => (1..=3_usize, 1..=3_u128).prop_map(|(key, release)| Act::Sign(key, release)),
+        1 => prop_oneof![4 => Just(None), 1 => (1..=3_usize).prop_map(Some)]
+            .prop_map(|key| key.map_or(Act::Wait(1), Act::RevokeKey)),
         8 => (any::<usize>(), 0..6_u8).prop_map(|(which, how)| Act::Answer(which, how)),
         5 => (any::<usize>(), 1..=PEOPLE, 0..6_u8).prop_map(|(which, who, word)| Act::Word(which, who, word)),
         5 => (1..=3_u128, proptest::bool::weighted(0.3)).prop_map(|(release, bad)| Act::Scan(release, bad)),

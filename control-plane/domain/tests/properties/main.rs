@@ -28,6 +28,7 @@ use stella_domain::hold::{PauseCause, Standing, Verdict};
 use stella_domain::promotion::Objection;
 use stella_domain::rejection::Rejection;
 use stella_domain::run::{CallOutcome, StepState, Work};
+use stella_domain::signature;
 use stella_domain::state::State;
 use stella_domain::strategy::{self as rollout, Order, OrderBy, Rolling};
 use stella_domain::task::TaskState;
@@ -107,6 +108,7 @@ impl Walk {
             world.ok(TenantCommand::CreateTarget(Box::new(new)));
         }
         (1..=PEOPLE).for_each(|n| world.person(n));
+        (1..=3).for_each(|n| drop(world.ok(common::add_key(n))));
         for workflow in workflows() {
             world.ok(TenantCommand::ApplyWorkflow(Box::new(serde_json::from_value(workflow).unwrap())));
         }
@@ -199,6 +201,7 @@ impl Walk {
         let (name, gate) = match kind {
             0 => ("scan", common::security("scan", &[])),
             1 => ("ask", common::gate("ask", common::http())),
+            2 => ("signed", common::gate("signed", Check::Signature(common::signed(1, &[])))),
             _ => ("manual", common::gate("manual", Check::Manual)),
         };
         let environment = STAGING;
@@ -430,6 +433,20 @@ impl Walk {
             Act::Answer(which, how) => self.answer(which, how),
             Act::Word(which, who, word) => self.word(which, who, word),
             Act::Scan(release, bad) => self.scan(release, bad),
+            Act::Demand(needed) => {
+                let rule = (needed > 0).then(|| common::signed(needed, &[]));
+                self.tenant(TenantCommand::SetReleaseSigning { rule });
+            }
+            Act::Sign(key, n) => {
+                let statement = signature::statement(&self.world.tenant().releases[&release(n)]);
+                let signature = common::signing_key(key).sign(&statement);
+                let (release, key) = (release(n), common::key_id(key));
+                self.tenant(TenantCommand::SignRelease { release, key, signature });
+            }
+            Act::RevokeKey(n) => {
+                let (key, reason) = (common::key_id(n), "walk".to_owned());
+                self.tenant(TenantCommand::RevokeReleaseKey { key, reason });
+            }
             Act::Rollback(which) => self.rollback(which),
             Act::Settle(which, succeeded) => self.settle(which, succeeded),
             Act::Archive(newer_max) => self.archive(newer_max),

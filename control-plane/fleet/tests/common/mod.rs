@@ -229,6 +229,8 @@ impl World {
             components: vec![Component { name: "web".parse().unwrap(), digest, size_bytes }],
             steps: vec![Step { name: "go".parse().unwrap(), action, timeout_ms: 60_000 }],
             labels: BTreeMap::new(),
+            provenance: None,
+            signatures: Vec::new(),
         };
         self.submit_to(tenant, TenantCommand::CreateRelease(Box::new(new))).await.unwrap();
         id

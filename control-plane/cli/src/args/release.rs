@@ -1,0 +1,158 @@
+//! Releases, where they come from, and who signs them.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use super::pair;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Release {
+    /// Create a release; archives that the control plane does not have are uploaded.
+    Create(Box<NewRelease>),
+    /// List releases.
+    List,
+    /// Show a release.
+    Show {
+        /// Its id, or APPLICATION:VERSION.
+        release: String,
+    },
+    /// Sign a release that is there. The private key stays here.
+    Sign {
+        /// Its id, or APPLICATION:VERSION.
+        release: String,
+        /// The private key: a file with PKCS #8 in PEM.
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+        /// Sign only if this is the digest of the statement that you have looked at.
+        #[arg(long, value_name = "DIGEST")]
+        statement: Option<String>,
+    },
+    /// Check the signatures of a release here, by public keys that you trust; exit with 1 if one of them has not signed it.
+    Verify {
+        /// Its id, or APPLICATION:VERSION.
+        release: String,
+        /// A public key in PEM (can be given more than once).
+        #[arg(long = "key", value_name = "FILE", required = true)]
+        keys: Vec<PathBuf>,
+    },
+    /// Print what is signed of a release, byte by byte.
+    Statement {
+        /// Its id, or APPLICATION:VERSION.
+        release: String,
+    },
+    /// Keys that sign releases.
+    #[command(subcommand)]
+    Key(ReleaseKey),
+    /// Warn whoever deploys a release.
+    Deprecate(Judged),
+    /// Never deploy a release: it is stopped on its way, and nothing is rolled back to it.
+    Block(Judged),
+    /// Take a deprecation or a block back.
+    Clear(Judged),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct NewRelease {
+    /// What it is a release of.
+    pub(crate) application: String,
+    /// Its version.
+    pub(crate) version: String,
+    /// A component and its archive (.tar or .tar.gz), as NAME=FILE.
+    #[arg(long = "component", value_parser = pair, value_name = "NAME=FILE")]
+    pub(crate) components: Vec<(String, String)>,
+    /// A JSON file with the steps to run on a target; without it, each component is brought there and switched to.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) steps: Option<PathBuf>,
+    /// A label, as KEY=VALUE.
+    #[arg(long = "label", value_parser = pair, value_name = "KEY=VALUE")]
+    pub(crate) labels: Vec<(String, String)>,
+    #[command(flatten)]
+    pub(crate) provenance: Provenance,
+    /// Sign it with this private key, a file with PKCS #8 in PEM (can be given more than once). The key stays here.
+    #[arg(long, value_name = "FILE", help_heading = "Signatures")]
+    pub(crate) sign_with: Vec<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Where it comes from")]
+pub(crate) struct Provenance {
+    /// A JSON file with all of this (commit, repository, build_url, builder, sboms, attestations); flags come on top of it.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) provenance: Option<PathBuf>,
+    /// The revision of the source.
+    #[arg(long)]
+    pub(crate) commit: Option<String>,
+    /// Where the source is.
+    #[arg(long, value_name = "URI")]
+    pub(crate) repository: Option<String>,
+    /// The page of the build.
+    #[arg(long, value_name = "URI")]
+    pub(crate) build_url: Option<String>,
+    /// What built it.
+    #[arg(long)]
+    pub(crate) builder: Option<String>,
+    /// A software bill of materials and what it hashes to, as URI@sha256:HEX (can be given more than once).
+    #[arg(long = "sbom", value_parser = pinned, value_name = "URI@DIGEST")]
+    pub(crate) sboms: Vec<(String, String)>,
+    /// An attestation and what it hashes to, as URI@sha256:HEX (can be given more than once).
+    #[arg(long = "attestation", value_parser = pinned, value_name = "URI@DIGEST")]
+    pub(crate) attestations: Vec<(String, String)>,
+}
+
+/// Reads `URI@sha256:HEX`.
+fn pinned(text: &str) -> Result<(String, String), String> {
+    match text.rsplit_once('@') {
+        Some((uri, digest)) if !uri.is_empty() && digest.starts_with("sha256:") => {
+            Ok((uri.to_owned(), digest.to_owned()))
+        }
+        _ => Err("expected URI@sha256:HEX".to_owned()),
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ReleaseKey {
+    /// Make a key pair here: FILE with the private key, which nobody else should read, and FILE.pub with the public one.
+    Create {
+        /// The file for the private key. It must not be there yet.
+        file: PathBuf,
+    },
+    /// Let a key sign releases. Needs the role admin in the tenant.
+    Add {
+        /// What to call it.
+        name: String,
+        /// The public key in PEM.
+        public_key: PathBuf,
+    },
+    /// List the keys that sign releases.
+    List,
+    /// Let nothing count any more that a key has signed. What is under way halts before its next wave.
+    Revoke {
+        /// Its name or fingerprint.
+        key: String,
+        /// Why; it is recorded.
+        #[arg(long)]
+        reason: String,
+    },
+    /// Demand signatures of every release of the tenant: none comes in or moves without.
+    Require {
+        /// How many, each by another key.
+        #[arg(long, required_unless_present = "nothing")]
+        needed: Option<u32>,
+        /// Only that of this key counts: its name or fingerprint (can be given more than once).
+        #[arg(long = "key", requires = "needed")]
+        keys: Vec<String>,
+        /// Demand none.
+        #[arg(long, conflicts_with = "needed")]
+        nothing: bool,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Judged {
+    /// The release: its id, or APPLICATION:VERSION.
+    pub(crate) release: String,
+    /// Why; it is recorded.
+    #[arg(long)]
+    pub(crate) reason: String,
+}
