@@ -166,13 +166,13 @@ fn what_is_not_a_signature_of_this_release_by_this_key_is_refused() {
 #[test]
 fn a_signature_that_was_made_up_does_not_replay() {
     let mut world = world();
-    let before = world.state.clone();
+    let mut before = world.state.clone();
     let event = world.sign(1, 2).unwrap().events.remove(0).1;
     let Fact::ReleaseSigned { release, key, .. } = event.fact else { panic!("{event:?}") };
     let one = statement(&world.tenant().releases[&common::release(1)]);
     let fact = Fact::ReleaseSigned { release, key, signature: signing_key(1).sign(&one) };
     let forged = stella_domain::event::Event { fact, ..event };
-    let error = before.clone().apply(StreamId::Tenant(common::TENANT), &forged).unwrap_err();
+    let error = before.apply(StreamId::Tenant(common::TENANT), &forged).unwrap_err();
     assert_eq!(error.state, "not what was signed");
 }
 

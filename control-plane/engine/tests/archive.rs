@@ -95,6 +95,8 @@ async fn with_deployments(handle: &Handle, count: u128) {
         components: vec![Component { name: name("web"), digest: DIGEST, size_bytes: 1 }],
         steps: vec![Step { name: name("install"), action, timeout_ms: 60_000 }],
         labels: BTreeMap::new(),
+        provenance: None,
+        signatures: Vec::new(),
     };
     tell(handle, TenantCommand::CreateRelease(Box::new(release))).await;
     for n in 1..=count {
