@@ -1,5 +1,5 @@
 //! Hosts of their own with systemd as process 1: systemd-nspawn over a Debian base system, with a network namespace that has
-//! nothing but a loopback device. Needs root and the base system that `.ci/tools` makes.
+//! nothing but a loopback device, unless a [`crate::network::Network`] connects it. Needs root and the base system that `.ci/tools` makes.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use crate::wait;
 
 /// The Debian base system that hosts are layers over.
-const BASE: &str = "/var/cache/stella-tests/debian-base";
+const BASE: &str = "/var/cache/stella-tests/debian-base-nginx";
 /// How long a boot may take on a busy machine.
 const BOOT_DURATION_MAX: Duration = Duration::from_secs(120);
 
@@ -67,6 +67,12 @@ impl Host {
     #[must_use]
     pub fn root(&self) -> PathBuf {
         self.folder.path().join("root")
+    }
+
+    /// The name of its network namespace.
+    #[must_use]
+    pub fn network(&self) -> &str {
+        &self.name
     }
 
     async fn start(&mut self) -> Result<()> {

@@ -22,6 +22,7 @@ pub mod load;
 pub mod mail;
 pub mod monitoring;
 pub mod nats;
+pub mod network;
 pub mod people;
 pub mod ports;
 pub mod process;

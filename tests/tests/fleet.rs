@@ -1,0 +1,326 @@
+//! A fleet of hosts with systemd, each of its own, on a network that can break: a control plane and a balancer on one, a web
+//! service as a unit behind nginx on two others, all from the packages. Real but for the cables.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use stella_tests::host::Host;
+use stella_tests::network::{Cable, Network};
+use stella_tests::{binaries, wait};
+
+/// What an installed command line needs to know.
+const STELLA: &str = "STELLA_URL=https://localhost:8443 STELLA_CA=/var/lib/stella-orchestrator/pki/root.crt \
+     STELLA_TOKEN_FILE=/var/lib/stella-orchestrator/admin-token STELLA_TENANT=acme stella";
+/// Longer than a lost agent takes to be noticed, and to come back.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What hosts and release are made of, and what is done to them: the book's.
+const GUIDE: &str = include_str!("../../docs/guides/web-service.md");
+
+/// The first block of code after a text of the guide.
+fn guide(after: &str) -> Result<&'static str> {
+    let (_, rest) = GUIDE.split_once(after).with_context(|| format!("the guide does not say {after:?}"))?;
+    let mut parts = rest.split("```").skip(1);
+    let block = parts.next().and_then(|block| block.split_once('\n'));
+    Ok(block.with_context(|| format!("no code after {after:?}"))?.1)
+}
+
+/// The guide's steps with one between them that lets a test be in the middle.
+fn steps() -> Result<String> {
+    let mut steps: Vec<serde_json::Value> = serde_json::from_str(guide("`steps.json`")?)?;
+    let hold = r#"{"name": "hold", "timeout_ms": 120000, "action": {"type": "command",
+        "argv": ["sh", "-c", "echo held >> held; while [ -e hold ]; do sleep 0.1; done"]}}"#;
+    steps.insert(1, serde_json::from_str(hold)?);
+    Ok(serde_json::to_string(&steps)?)
+}
+
+/// The hosts, in the order of their addresses.
+struct Fleet {
+    control_plane: Host,
+    web: [Host; 2],
+    cables: [Cable; 2],
+    _network: Network,
+}
+
+fn package(name: &str) -> Result<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/packages");
+    let listed = fs::read_dir(&folder)
+        .with_context(|| format!("{} is not there; run `packaging/build dev` first", folder.display()))?;
+    let mut all = listed.filter_map(|entry| Some(entry.ok()?.path()));
+    let is_it = |path: &PathBuf| {
+        let file = path.file_name().map(|it| it.to_string_lossy().into_owned()).unwrap_or_default();
+        file.starts_with(&format!("{name}_")) && file.ends_with(".deb")
+    };
+    all.find(is_it).with_context(|| format!("there is no package {name} in {}", folder.display()))
+}
+
+fn install(host: &Host, packages: &[&str]) -> Result<()> {
+    let mut files = Vec::new();
+    for name in packages {
+        host.put(&package(name)?, &format!("/root/{name}.deb"))?;
+        files.push(format!("/root/{name}.deb"));
+    }
+    host.run(&format!("DEBIAN_FRONTEND=noninteractive dpkg -i {}", files.join(" ")))?;
+    Ok(())
+}
+
+fn serve_with(host: &Host, site: &str) -> Result<()> {
+    fs::write(host.root().join("etc/nginx/sites-available/default"), site)?;
+    host.run("systemctl restart nginx").map(drop)
+}
+
+impl Fleet {
+    /// Three hosts with what they need, and both agents online.
+    async fn install() -> Result<Self> {
+        let (control_plane, one, two) =
+            tokio::try_join!(Host::boot("fleet"), Host::boot("fleet-web-1"), Host::boot("fleet-web-2"))?;
+        let mut network = Network::make("fleet-net")?;
+        network.connect(&control_plane)?;
+        let cables = [network.connect(&one)?, network.connect(&two)?];
+        let fleet = Self { control_plane, web: [one, two], cables, _network: network };
+        install(&fleet.control_plane, &["stella", "stella-orchestrator"])?;
+        fleet.control_plane.run("systemctl enable --now stella-orchestrator")?;
+        fleet.stella("tenant create acme")?;
+        for number in [1, 2] {
+            fleet.enrol(number).await?;
+        }
+        serve_with(&fleet.control_plane, guide("on the balancer")?)?;
+        // The first release is the guide's own, word by word.
+        fleet.archive("1.0.0", false)?;
+        fs::write(fleet.control_plane.root().join("root/steps.json"), guide("`steps.json`")?)?;
+        for line in guide("with that version's own steps")?.lines() {
+            let arguments =
+                line.strip_prefix("stella ").with_context(|| format!("{line:?} is no command"))?;
+            fleet.stella(arguments)?;
+        }
+        fleet.both_serve("1.0.0")?;
+        fs::write(fleet.control_plane.root().join("root/steps.json"), steps()?)?;
+        Ok(fleet)
+    }
+
+    /// Installs an agent, and tells how long that takes.
+    async fn enrol(&self, number: usize) -> Result<()> {
+        let host = &self.web[number - 1];
+        let token = self.stella(&format!("agent token --name web-{number} --quiet"))?;
+        let begun = Instant::now();
+        install(host, &["stella-agent"])?;
+        fs::write(host.root().join("root/token"), token.trim())?;
+        host.run("chmod 600 /root/token && stella-agent enrol --server 10.77.0.1:7443 --token @/root/token")?;
+        host.run("systemctl enable --now stella-agent")?;
+        self.connectivity(number, "online").await?;
+        let size = host.run("dpkg-query -W -f '${Installed-Size}' stella-agent")?;
+        println!("web-{number}: online {:?} after dpkg -i, {size} KiB on disk", begun.elapsed());
+        fs::write(
+            host.root().join("etc/systemd/system/web.service"),
+            guide("`/etc/systemd/system/web.service`")?,
+        )?;
+        fs::write(host.root().join("etc/nginx/sites-available/default"), guide("nginx stands in front")?)?;
+        host.run(guide("proxy_pass http://127.0.0.1:8080; }\n}\n```")?).map(drop)
+    }
+
+    fn stella(&self, arguments: &str) -> Result<String> {
+        self.control_plane.run(&format!("cd /root && {STELLA} {arguments}"))
+    }
+
+    async fn connectivity(&self, number: usize, wanted: &str) -> Result<()> {
+        wait::until_within(PATIENCE, &format!("web-{number} is {wanted}"), async || {
+            let agents: serde_json::Value = serde_json::from_str(&self.stella("agent list --output json")?)?;
+            let name = format!("web-{number}");
+            let agent = agents.as_array().into_iter().flatten().find(|agent| agent["name"] == name.as_str());
+            let is = agent.context("no such agent")?["connectivity"].clone();
+            ensure!(is == wanted, "it is {is}");
+            Ok(())
+        })
+        .await
+    }
+
+    /// An archive of the web service; a broken one is never well.
+    fn archive(&self, version: &str, broken: bool) -> Result<()> {
+        let root = self.control_plane.root();
+        let folder = root.join("root").join(version);
+        fs::create_dir_all(folder.join("bin"))?;
+        fs::copy(binaries::path("stella-demo-web")?, folder.join("bin/demo-web"))?;
+        fs::write(folder.join("VERSION"), version)?;
+        if broken {
+            fs::write(folder.join("BROKEN"), "")?;
+        }
+        let archive = format!("tar -C /root/{version} -czf /root/{version}.tar.gz .");
+        self.control_plane.run(&archive).map(drop)
+    }
+
+    fn release(&self, version: &str, broken: bool) -> Result<()> {
+        self.archive(version, broken)?;
+        let create =
+            format!("release create web {version} --component web={version}.tar.gz --steps steps.json");
+        self.stella(&create).map(drop)
+    }
+
+    /// Begins a deployment; its id.
+    fn begin(&self, version: &str) -> Result<String> {
+        let asked = self.stella(&format!("deploy web:{version} production --output json"))?;
+        let asked: serde_json::Value = serde_json::from_str(&asked)?;
+        Ok(asked["id"].as_str().context("no id")?.to_owned())
+    }
+
+    /// A deployment that has to succeed.
+    async fn succeeds(&self, deployment: &str) -> Result<()> {
+        self.ends(deployment, "succeeded").await
+    }
+
+    async fn ends(&self, deployment: &str, wanted: &str) -> Result<()> {
+        wait::until_within(PATIENCE, &format!("the deployment has {wanted}"), async || {
+            let shown = self.stella(&format!("deployment show {deployment} --output json"))?;
+            let shown: serde_json::Value = serde_json::from_str(&shown)?;
+            ensure!(shown["status"] == wanted, "{shown}");
+            Ok(())
+        })
+        .await
+    }
+
+    fn deployed(&self, version: &str) -> Result<()> {
+        self.release(version, false)?;
+        self.stella(&format!("deploy web:{version} production --wait"))?;
+        self.both_serve(version)
+    }
+
+    fn both_serve(&self, version: &str) -> Result<()> {
+        for address in self.cables.iter().map(|cable| cable.address.as_str()) {
+            let answer = asked(self.control_plane.network(), address)?;
+            ensure!(
+                answer.trim() == format!("demo-web {version}"),
+                "{address} serves {answer:?}, not {version}"
+            );
+        }
+        Ok(())
+    }
+
+    /// Waits until a task on a host is in the middle, so many times in all.
+    async fn held(&self, number: usize, times: usize) -> Result<()> {
+        let file = self.web[number - 1].root().join("srv/stella/held");
+        wait::until_within(PATIENCE, &format!("web-{number} is in the middle"), async || {
+            let held = fs::read_to_string(&file)?;
+            ensure!(held.lines().count() == times, "{held:?}");
+            Ok(())
+        })
+        .await
+    }
+}
+
+/// What a web server answers somebody in this network namespace.
+fn asked(network: &str, address: &str) -> Result<String> {
+    let asked = Command::new("ip")
+        .args(["netns", "exec", network, "curl", "--silent", "--fail", "--max-time", "10"])
+        .arg(format!("http://{address}/"))
+        .output()?;
+    ensure!(asked.status.success(), "{address}: curl ended with {}", asked.status);
+    Ok(String::from_utf8(asked.stdout)?)
+}
+
+/// Somebody who asks the balancer all the time.
+struct Load {
+    stop: Arc<AtomicBool>,
+    asked: Arc<AtomicU32>,
+    asking: Option<JoinHandle<Vec<String>>>,
+}
+
+impl Load {
+    fn begin(fleet: &Fleet) -> Self {
+        let (stop, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
+        let network = fleet.control_plane.network().to_owned();
+        let asking = {
+            let (stop, count) = (Arc::clone(&stop), Arc::clone(&count));
+            std::thread::spawn(move || {
+                let mut failed = Vec::new();
+                while !stop.load(Ordering::Acquire) {
+                    failed.extend(asked(&network, "10.77.0.1").err().map(|error| error.to_string()));
+                    count.fetch_add(1, Ordering::AcqRel);
+                }
+                failed
+            })
+        };
+        Self { stop, asked: count, asking: Some(asking) }
+    }
+
+    /// Nobody was ever turned away.
+    fn end(mut self) -> Result<()> {
+        self.stop.store(true, Ordering::Release);
+        let failed = self.asking.take().context("it has ended")?.join();
+        let failed = failed.map_err(|_| anyhow::anyhow!("the load has panicked"))?;
+        let asked = self.asked.load(Ordering::Acquire);
+        println!("{asked} requests, {} failed", failed.len());
+        ensure!(asked > 0 && failed.is_empty(), "{} of {asked} requests failed: {failed:?}", failed.len());
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fleet_serves_while_it_is_deployed_to_cut_off_rebooted_upgraded_and_taken_down() -> Result<()> {
+    let mut fleet = Fleet::install().await?;
+
+    // One host at a time, and nobody notices.
+    let load = Load::begin(&fleet);
+    fleet.deployed("1.1.0")?;
+    // A version that is not well is taken back, and nobody notices.
+    fleet.release("1.2.0", true)?;
+    let broken = fleet.begin("1.2.0")?;
+    fleet.ends(&broken, "failed").await?;
+    wait::until_within(PATIENCE, "both serve the version before", async || fleet.both_serve("1.1.0")).await?;
+    load.end()?;
+
+    // The cable is pulled in the middle of a task. Nothing is failed, and it goes on when the host is heard again.
+    fleet.release("1.3.0", false)?;
+    let held = fs::read_to_string(fleet.web[1].root().join("srv/stella/held"))?.lines().count();
+    fs::write(fleet.web[1].root().join("srv/stella/hold"), "")?;
+    let deployment = fleet.begin("1.3.0")?;
+    fleet.held(2, held + 1).await?;
+    fleet.cables[1].pull()?;
+    fleet.connectivity(2, "suspect").await?;
+    fs::remove_file(fleet.web[1].root().join("srv/stella/hold"))?;
+    fleet.cables[1].plug()?;
+    fleet.succeeds(&deployment).await?;
+    fleet.both_serve("1.3.0")?;
+    fleet.held(2, held + 1).await?;
+
+    // The agent is killed in the middle of a task, and its packages are replaced: the task's own end counts.
+    fleet.release("1.4.0", false)?;
+    let held = fs::read_to_string(fleet.web[0].root().join("srv/stella/held"))?.lines().count();
+    fs::write(fleet.web[0].root().join("srv/stella/hold"), "")?;
+    let deployment = fleet.begin("1.4.0")?;
+    fleet.held(1, held + 1).await?;
+    install(&fleet.web[0], &["stella-agent"])?;
+    install(&fleet.control_plane, &["stella", "stella-orchestrator"])?;
+    fleet.connectivity(1, "online").await?;
+    fs::remove_file(fleet.web[0].root().join("srv/stella/hold"))?;
+    fleet.succeeds(&deployment).await?;
+    fleet.both_serve("1.4.0")?;
+
+    // A host loses its power; unit and agent are there again, and so is the control plane after its own.
+    fleet.web[0].cut_power().await?;
+    fleet.control_plane.cut_power().await?;
+    for number in [1, 2] {
+        fleet.connectivity(number, "online").await?;
+    }
+    wait::until_within(PATIENCE, "both serve again", async || fleet.both_serve("1.4.0")).await?;
+    fleet.deployed("1.5.0")?;
+
+    // Who is revoked is cut off, and who is purged leaves nothing.
+    fleet.stella("agent revoke web-2 --reason 'taken down'")?;
+    wait::until("the revoked agent has ended for good", async || {
+        let said = fleet.web[1].run("journalctl -u stella-agent -n 50")?;
+        ensure!(said.contains("revoked"), "{said}");
+        Ok(())
+    })
+    .await?;
+    fleet.web[0].run("dpkg --purge stella-agent")?;
+    let left = fleet.web[0].run(
+        "find / -xdev -name '*stella*' -not -path '/proc/*' -not -path '/root/*' -not -path '/srv/stella*' -not -path '/var/cache/*'",
+    )?;
+    ensure!(left.is_empty(), "left behind:\n{left}");
+    fleet.both_serve("1.5.0")
+}
