@@ -126,6 +126,15 @@ impl Identity {
         Ok(renewed)
     }
 
+    /// The same identity with other roots to trust.
+    ///
+    /// # Errors
+    /// [`Error::Certificate`] if there is none, or one that is no root.
+    pub fn trusting(&self, roots_der: &[Vec<u8>]) -> Result<Self, Error> {
+        let chain: Vec<_> = self.chain.iter().map(|certificate| certificate.to_vec()).collect();
+        Self::new(self.server.clone(), &chain, roots_der, self.key.clone())
+    }
+
     /// From when until when the certificate is valid.
     #[must_use]
     pub fn validity(&self) -> (SystemTime, SystemTime) {

@@ -5,15 +5,19 @@
 //! root; the intermediate travels in every chain.
 //!
 //! Files are the store, not the journal: they must be readable before anything else is, and an administrator has to be
-//! able to move one of them away with `mv`.
+//! able to move one of them away with `mv`. Both levels can be replaced while the authority is in use: see [`rotation`].
 
 mod issue;
+pub mod rotation;
 mod store;
 
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+
+use parking_lot::{Mutex, RwLock};
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyUsagePurpose,
@@ -35,7 +39,7 @@ const ISSUING_CRT: &str = "issuing.crt";
 const ISSUING_KEY: &str = "issuing.key";
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-/// Longer than any host lives: replacing a root means touching every agent.
+/// Longer than most hosts live: replacing a root means reaching every agent.
 const ROOT_LIFETIME: Duration = DAY.saturating_mul(20 * 365);
 const ISSUING_LIFETIME: Duration = DAY.saturating_mul(10 * 365);
 /// Certificates of the authority itself begin this long before they are made, for hosts whose clocks are behind.
@@ -101,6 +105,20 @@ pub enum Error {
         /// The authority's directory.
         dir: PathBuf,
     },
+    /// The root's key is needed and was taken away.
+    #[error("{path} is needed for this; put it back, and take it away again afterwards")]
+    RootKeyAway {
+        /// Where it has to be.
+        path: PathBuf,
+    },
+    /// What is asked for does not fit to where the rotation of the root is.
+    #[error("{problem}; {remedy}")]
+    NotNow {
+        /// Where it is.
+        problem: &'static str,
+        /// What to do instead.
+        remedy: &'static str,
+    },
     /// A certificate of the authority is past its end, so that no peer would accept what it signs.
     #[error("the certificate {path} has expired; the authority has to be replaced")]
     Expired {
@@ -140,8 +158,25 @@ pub enum Error {
     Random(#[from] RandomFailed),
 }
 
-/// The open authority. It holds the issuing key; the root's key is read only to create and to check.
+/// The open authority. It holds the issuing key; the root's key is read only to create, to check and to rotate.
 pub struct Authority {
+    store: Store,
+    held: RwLock<Arc<Held>>,
+    /// One change at a time. Whoever issues does not wait for it.
+    changing: Mutex<()>,
+}
+
+/// What the authority works with; replaced whole.
+struct Held {
+    /// What the top of the folder has.
+    signer: Arc<Signer>,
+    rotation: Option<rotation::Held>,
+    /// The fingerprints of the trusted roots, in order.
+    trusted: Vec<Digest>,
+}
+
+/// A root, and the issuing certificate under it with its key.
+struct Signer {
     root: CertificateDer<'static>,
     issuing: CertificateDer<'static>,
     issuing_path: PathBuf,
@@ -156,44 +191,98 @@ impl fmt::Debug for Authority {
 }
 
 impl Authority {
-    /// Opens the authority in `dir`, and creates it if nothing is there. A creation that a crash cut short is finished.
-    /// Files that exist are never replaced.
+    /// Opens the authority in `dir`, and creates it if nothing is there. What a crash cut short, a creation or a step of a
+    /// rotation, is finished. Otherwise files that exist are never replaced.
     ///
     /// # Errors
     /// As [`Error`] says; each message says what to do.
     pub fn open_or_create(dir: &Path, now: SystemTime) -> Result<Self, Error> {
         let store = Store::open(dir)?;
+        rotation::resume(&store)?;
         if !store.present()?.is_complete() {
             let lock = store.lock()?;
             // What another process finished before the lock was ours is kept.
-            complete(&store, store.present()?, now)?;
+            complete(&store, store.present()?, &Names::first(), now)?;
             drop(lock);
         }
-        load(&store, now)
+        let held = Held::read(&store, now)?;
+        let authority = Self { store, held: RwLock::new(Arc::new(held)), changing: Mutex::new(()) };
+        authority.write_bundle()?;
+        Ok(authority)
     }
 
-    /// The roots that peers have to trust, DER.
+    /// The roots that peers have to trust, DER; the one that certificates are issued under first.
     #[must_use]
     pub fn roots_der(&self) -> Vec<CertificateDer<'static>> {
-        vec![self.root.clone()]
+        self.held().roots()
     }
 
-    /// SHA-256 of the root's DER, for enrolment tokens.
+    /// SHA-256 of the DER of the root that certificates are issued under, for enrolment tokens.
     #[must_use]
     pub fn root_fingerprint(&self) -> Digest {
-        certificate_fingerprint(&self.root)
+        certificate_fingerprint(&self.held().active().root)
     }
 
-    /// The root as PEM, for people and for HTTP clients.
+    /// [`Self::roots_der`] as PEM, for people and for HTTP clients.
     #[must_use]
-    pub fn root_pem(&self) -> String {
-        store::certificate_pem(&self.root)
+    pub fn roots_pem(&self) -> String {
+        self.roots_der().iter().map(store::certificate_pem).collect()
+    }
+
+    /// Whether a root is trusted.
+    #[must_use]
+    pub fn trusts(&self, root: &Digest) -> bool {
+        self.held.read().trusted.contains(root)
+    }
+
+    fn held(&self) -> Arc<Held> {
+        Arc::clone(&self.held.read())
+    }
+}
+
+impl Held {
+    fn read(store: &Store, now: SystemTime) -> Result<Self, Error> {
+        let signer = Arc::new(load(store, now)?);
+        let mut held = Self { signer, rotation: rotation::load(store, now)?, trusted: Vec::new() };
+        held.trusted = held.roots().iter().map(certificate_fingerprint).collect();
+        held.trusted.sort_unstable();
+        Ok(held)
+    }
+
+    /// What issues.
+    fn active(&self) -> &Arc<Signer> {
+        match &self.rotation {
+            Some(rotation) if rotation.phase == rotation::Phase::Switched => &rotation.next,
+            Some(_) | None => &self.signer,
+        }
+    }
+
+    fn roots(&self) -> Vec<CertificateDer<'static>> {
+        let active = self.active();
+        let mut roots = vec![active.root.clone()];
+        let others = [Some(&self.signer), self.rotation.as_ref().map(|rotation| &rotation.next)];
+        let others = others.into_iter().flatten().filter(|other| other.root != active.root);
+        roots.extend(others.map(|other| other.root.clone()));
+        roots
+    }
+}
+
+/// What the certificates of an authority are called, for people. A second root has another name than the first, because some
+/// programs find issuers by name alone.
+struct Names {
+    root: String,
+    issuing: String,
+}
+
+impl Names {
+    fn first() -> Self {
+        Self { root: "Stella Root CA".to_owned(), issuing: "Stella Issuing CA".to_owned() }
     }
 }
 
 /// Makes what is missing, in the order in which a later file proves the earlier ones: root key, root certificate,
 /// issuing key, issuing certificate.
-fn complete(store: &Store, present: Present, now: SystemTime) -> Result<(), Error> {
+fn complete(store: &Store, present: Present, names: &Names, now: SystemTime) -> Result<(), Error> {
     let incomplete =
         |remedy| Error::Incomplete { dir: store.dir().to_owned(), missing: present.missing(), remedy };
     match present {
@@ -213,7 +302,7 @@ fn complete(store: &Store, present: Present, now: SystemTime) -> Result<(), Erro
     }
     let root_key = store.read_key(ROOT_KEY)?;
     if !present.root_crt {
-        let params = ca_params("Stella Root CA", BasicConstraints::Constrained(1), now, ROOT_LIFETIME)?;
+        let params = ca_params(&names.root, BasicConstraints::Constrained(1), now, ROOT_LIFETIME)?;
         let root = params.self_signed(&root_key).map_err(|source| Error::Sign { source })?;
         store.write_certificate(ROOT_CRT, root.der())?;
     }
@@ -223,15 +312,29 @@ fn complete(store: &Store, present: Present, now: SystemTime) -> Result<(), Erro
         store.write_key(ISSUING_KEY, &CaKey::generate()?)?;
     }
     let issuing_key = store.read_key(ISSUING_KEY)?;
-    let mut params = ca_params("Stella Issuing CA", BasicConstraints::Constrained(0), now, ISSUING_LIFETIME)?;
+    let issuing = sign_issuing(&root, root_key, &names.issuing, &issuing_key, now)?;
+    store.write_certificate(ISSUING_CRT, &issuing)
+}
+
+/// A certificate that lets `key` issue under a root.
+fn sign_issuing(
+    root: &CertificateDer<'static>,
+    root_key: CaKey,
+    name: &str,
+    key: &CaKey,
+    now: SystemTime,
+) -> Result<CertificateDer<'static>, Error> {
+    let (_, root_not_after) = validity_of_certificate(root)?;
+    let left = root_not_after.duration_since(now).map_err(|_| Error::Time)?;
+    let mut params = ca_params(name, BasicConstraints::Constrained(0), now, ISSUING_LIFETIME.min(left))?;
     params.use_authority_key_identifier_extension = true;
-    let issuer = Issuer::from_ca_cert_der(&root, root_key).map_err(|source| Error::Sign { source })?;
-    let issuing = params.signed_by(&issuing_key, &issuer).map_err(|source| Error::Sign { source })?;
-    store.write_certificate(ISSUING_CRT, issuing.der())
+    let issuer = Issuer::from_ca_cert_der(root, root_key).map_err(|source| Error::Sign { source })?;
+    let issuing = params.signed_by(key, &issuer).map_err(|source| Error::Sign { source })?;
+    Ok(issuing.into())
 }
 
 /// Reads a complete authority and checks that its files belong together.
-fn load(store: &Store, now: SystemTime) -> Result<Authority, Error> {
+fn load(store: &Store, now: SystemTime) -> Result<Signer, Error> {
     let root = read_ca(store, ROOT_CRT, now)?;
     let issuing = read_ca(store, ISSUING_CRT, now)?;
     let issuing_key = store.read_key(ISSUING_KEY)?;
@@ -244,7 +347,7 @@ fn load(store: &Store, now: SystemTime) -> Result<Authority, Error> {
     let (_, issuing_not_after) =
         validity_of_certificate(&issuing).map_err(|_| store.corrupt(ISSUING_CRT, CA_EXPECTED))?;
     let issuer = Issuer::from_ca_cert_der(&issuing, issuing_key).map_err(|source| Error::Sign { source })?;
-    Ok(Authority { root, issuing, issuing_path: store.path(ISSUING_CRT), issuing_not_after, issuer })
+    Ok(Signer { root, issuing, issuing_path: store.path(ISSUING_CRT), issuing_not_after, issuer })
 }
 
 const CA_EXPECTED: &str = "the certificate of an authority in PEM";

@@ -130,7 +130,8 @@ fn control_session(stream: &[u8], piece: usize) {
                 ControlEvent::Heartbeat(_)
                 | ControlEvent::Accepted(_)
                 | ControlEvent::Running(_)
-                | ControlEvent::Renew(_) => {
+                | ControlEvent::Renew(_)
+                | ControlEvent::Trusts(_) => {
                     assert!(session.session().is_some(), "a frame came before the welcome")
                 }
             }
@@ -163,6 +164,7 @@ fn agent_session(stream: &[u8], piece: usize) {
                 | AgentEvent::Cancel(_)
                 | AgentEvent::Acknowledged(_)
                 | AgentEvent::Renewed(_)
+                | AgentEvent::Trust(_)
                 | AgentEvent::Drain => {
                     assert!(session.session().is_some(), "a frame came before the welcome")
                 }

@@ -29,6 +29,8 @@ pub enum ToControlPlane {
     Renew(RenewRequest),
     /// The agent leaves on purpose (shutdown); what is open stays open.
     Goodbye,
+    /// What the agent trusts and shows from now on, durably.
+    Trusts(Trusts),
 }
 
 impl ToControlPlane {
@@ -43,6 +45,7 @@ impl ToControlPlane {
             Self::Finished(_) => "finished",
             Self::Renew(_) => "renew",
             Self::Goodbye => "goodbye",
+            Self::Trusts(_) => "trusts",
         }
     }
 }
@@ -62,6 +65,8 @@ pub enum ToAgent {
     Renewed(Renewed),
     /// Finish what is open and take nothing new, until the next welcome.
     Drain,
+    /// Which roots to trust from now on. Only to agents with [`capability::TRUST`].
+    Trust(Trust),
 }
 
 impl ToAgent {
@@ -75,6 +80,7 @@ impl ToAgent {
             Self::Acknowledge(_) => "acknowledge",
             Self::Renewed(_) => "renewed",
             Self::Drain => "drain",
+            Self::Trust(_) => "trust",
         }
     }
 }
@@ -115,6 +121,8 @@ pub mod capability {
     pub const CHECK: u64 = 1 << 2;
     /// Runs `systemd` tasks.
     pub const SYSTEMD: u64 = 1 << 3;
+    /// Understands [`super::ToAgent::Trust`].
+    pub const TRUST: u64 = 1 << 4;
 }
 
 /// An attempt that the agent still knows.
@@ -297,6 +305,24 @@ pub struct Renewed {
     pub chain_der: Vec<Vec<u8>>,
     /// The roots to trust from now on, DER.
     pub roots_der: Vec<Vec<u8>>,
+}
+
+/// The roots to trust, when they change without a new certificate, and whether a new certificate is wanted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trust {
+    /// The roots to trust from now on, instead of those before, DER. At least one.
+    pub roots_der: Vec<Vec<u8>>,
+    /// Whether the agent is to renew its certificate now: the one that it shows is of a root that will be dropped.
+    pub renew: bool,
+}
+
+/// The answer to a [`Trust`], once it is on the agent's disk; and again after a renewal that one of them asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trusts {
+    /// SHA-256 of each root's DER.
+    pub roots: Vec<Digest>,
+    /// SHA-256 of the DER of the certificate that the agent shows from the next session on.
+    pub certificate: Digest,
 }
 
 /// The first and only frame of an agent that has no identity yet (ALPN [`crate::version::ALPN_ENROL`]).

@@ -14,7 +14,7 @@ use crate::limits::{
 use crate::message::{
     ArtifactRequest, ArtifactResponse, Cancel, Dispatch, EnrolRequest, EnrolResponse, Finished, Heartbeat,
     Hello, OutputChunk, OutputHeader, RenewRequest, Renewed, Resources, TaskOutcome, ToAgent, ToControlPlane,
-    Welcome,
+    Trust, Trusts, Welcome,
 };
 use crate::spec::{ArtifactSpec, CheckSpec, CommandSpec, Probe, SystemdSpec, TaskSpec};
 
@@ -87,6 +87,7 @@ impl Validate for ToControlPlane {
             Self::Heartbeat(heartbeat) => heartbeat.validate(),
             Self::Finished(finished) => finished.validate(),
             Self::Renew(request) => request.validate(),
+            Self::Trusts(trusts) => trusts.validate(),
             Self::Accepted(_) | Self::Running(_) | Self::Goodbye => Ok(()),
         }
     }
@@ -100,6 +101,7 @@ impl Validate for ToAgent {
             Self::Cancel(cancel) => cancel.validate(),
             Self::Acknowledge(keys) => items("acknowledge", keys.len(), ACKNOWLEDGEMENTS_MAX),
             Self::Renewed(renewed) => renewed.validate(),
+            Self::Trust(trust) => trust.validate(),
             Self::Drain => Ok(()),
         }
     }
@@ -178,6 +180,21 @@ impl Validate for Renewed {
     fn validate(&self) -> Result<(), Invalid> {
         certificates("renewed.chain_der", &self.chain_der)?;
         certificates("renewed.roots_der", &self.roots_der)
+    }
+}
+
+impl Validate for Trust {
+    fn validate(&self) -> Result<(), Invalid> {
+        if self.roots_der.is_empty() {
+            return Err(Invalid::Empty { field: "trust.roots_der" });
+        }
+        certificates("trust.roots_der", &self.roots_der)
+    }
+}
+
+impl Validate for Trusts {
+    fn validate(&self) -> Result<(), Invalid> {
+        items("trusts.roots", self.roots.len(), CERTIFICATES_MAX)
     }
 }
 

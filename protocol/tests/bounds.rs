@@ -15,7 +15,7 @@ use stella_protocol::limits::{
 };
 use stella_protocol::message::{
     Cancel, Dispatch, EnrolRequest, EnrolResponse, Finished, Hello, OpenAttempt, Phase, RenewRequest,
-    Renewed, Resources, TaskOutcome, ToAgent, ToControlPlane, Welcome,
+    Renewed, Resources, TaskOutcome, ToAgent, ToControlPlane, Trust, Trusts, Welcome,
 };
 use stella_protocol::spec::{ArtifactSpec, CheckSpec, CommandSpec, Probe, SystemdSpec, TaskSpec, UnitAction};
 use stella_protocol::time::Timestamp;
@@ -100,6 +100,12 @@ fn certificates_and_enrolment_are_bounded() {
     let renewed = |chain_der, roots_der| ToAgent::Renewed(Renewed { chain_der, roots_der });
     at_most("renewed.chain_der", CHAIN_BYTES_MAX, |n| renewed(vec![vec![0; n - 1], vec![0]], vec![]));
     at_most("renewed.chain_der", CERTIFICATES_MAX, |n| renewed(vec![vec![]; n], vec![]));
+    let trust = |roots_der| ToAgent::Trust(Trust { roots_der, renew: false });
+    at_most("trust.roots_der", CERTIFICATES_MAX, |n| trust(vec![vec![1]; n]));
+    at_most("trust.roots_der", CHAIN_BYTES_MAX, |n| trust(vec![vec![0; n]]));
+    at_most("trusts.roots", CERTIFICATES_MAX, |n| {
+        ToControlPlane::Trusts(Trusts { roots: vec![Digest([0; 32]); n], certificate: Digest([0; 32]) })
+    });
     at_most("renewed.roots_der", CHAIN_BYTES_MAX, |n| renewed(vec![], vec![vec![0; n]]));
 
     let request = |csr: usize, hostname: usize, version: usize| EnrolRequest {

@@ -22,7 +22,7 @@ use stella_protocol::id::{
 use stella_protocol::message::{
     Accepted, ArtifactRequest, ArtifactResponse, Cancel, Dispatch, EnrolRequest, EnrolResponse, Finished,
     Heartbeat, Hello, OpenAttempt, OutputChunk, OutputHeader, OutputSource, Phase, RenewRequest, Renewed,
-    Running, TaskOutcome, ToAgent, ToControlPlane, Welcome,
+    Running, TaskOutcome, ToAgent, ToControlPlane, Trust, Trusts, Welcome,
 };
 use stella_protocol::spec::{ArtifactSpec, CheckSpec, CommandSpec, Probe, SystemdSpec, TaskSpec, UnitAction};
 use stella_protocol::time::Timestamp;
@@ -154,6 +154,10 @@ fn to_control_plane() -> Vec<(String, ToControlPlane)> {
         ),
         named("renew", ToControlPlane::Renew(RenewRequest { csr_der: vec![0x30, 0x82] })),
         named("goodbye", ToControlPlane::Goodbye),
+        named(
+            "trusts",
+            ToControlPlane::Trusts(Trusts { roots: vec![Digest([1; 32])], certificate: Digest([2; 32]) }),
+        ),
     ];
     frames.extend(outcomes().map(finished));
     frames
@@ -191,6 +195,7 @@ fn to_agent() -> Vec<(String, ToAgent)> {
         named("acknowledge", ToAgent::Acknowledge(vec![key(1, 2), key(2, 1)])),
         named("renewed", ToAgent::Renewed(renewed)),
         named("drain", ToAgent::Drain),
+        named("trust", ToAgent::Trust(Trust { roots_der: vec![vec![0x30, 3], vec![0x30, 4]], renew: true })),
     ];
     frames.extend(specs().map(|(name, slot, spec)| {
         (format!("dispatch.{name}"), ToAgent::Dispatch(Box::new(dispatch(slot, spec))))

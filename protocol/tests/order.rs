@@ -9,11 +9,13 @@ use std::collections::BTreeMap;
 use common::world::{command, dispatch, finished};
 use common::{hello, key, mark, resources};
 use stella_protocol::close::CloseCode;
+use stella_protocol::digest::Digest;
 use stella_protocol::frame::{self, FrameError};
 use stella_protocol::id::{Position, SessionEpoch};
 use stella_protocol::limits::{ACKNOWLEDGEMENTS_MAX, OUTGOING_BYTES_MAX};
 use stella_protocol::message::{
-    Accepted, Cancel, Heartbeat, RenewRequest, Renewed, Running, ToAgent, ToControlPlane, Welcome,
+    Accepted, Cancel, Heartbeat, RenewRequest, Renewed, Running, ToAgent, ToControlPlane, Trust, Trusts,
+    Welcome,
 };
 use stella_protocol::session::agent::{AgentEvent, AgentSession};
 use stella_protocol::session::control::{ControlEvent, ControlSession};
@@ -51,9 +53,11 @@ fn an_agent_takes_these_frames_in_these_states_and_no_others() {
         "active: acknowledge",
         "active: renewed",
         "active: drain",
+        "active: trust",
         "draining: cancel",
         "draining: acknowledge",
         "draining: renewed",
+        "draining: trust",
     ];
     assert_eq!(taken, expected);
 }
@@ -83,7 +87,7 @@ fn a_control_plane_takes_these_frames_in_these_states_and_no_others() {
             None
         })
         .collect();
-    let live = ["heartbeat", "accepted", "running", "finished", "renew", "goodbye"];
+    let live = ["heartbeat", "accepted", "running", "finished", "renew", "goodbye", "trusts"];
     let lives =
         ["active", "draining"].into_iter().flat_map(|state| live.map(|name| format!("{state}: {name}")));
     let expected: Vec<String> = std::iter::once("new: hello".to_owned()).chain(lives).collect();
@@ -286,6 +290,7 @@ fn to_agent() -> Vec<ToAgent> {
         ToAgent::Acknowledge(vec![key(1, 1)]),
         ToAgent::Renewed(Renewed { chain_der: Vec::new(), roots_der: Vec::new() }),
         ToAgent::Drain,
+        ToAgent::Trust(Trust { roots_der: vec![vec![1]], renew: false }),
     ]
 }
 
@@ -298,5 +303,6 @@ fn to_control_plane() -> Vec<ToControlPlane> {
         ToControlPlane::Finished(finished(key(1, 1))),
         ToControlPlane::Renew(RenewRequest { csr_der: vec![1] }),
         ToControlPlane::Goodbye,
+        ToControlPlane::Trusts(Trusts { roots: Vec::new(), certificate: Digest([0; 32]) }),
     ]
 }

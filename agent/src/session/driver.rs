@@ -5,9 +5,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::{Buf as _, Bytes};
 use quinn::{RecvStream, SendStream};
+use stella_certs::certificate_fingerprint;
 use stella_protocol::close::{Advice, CloseCode};
 use stella_protocol::limits::{HANDSHAKE_TIMEOUT_MS, HEARTBEATS_MISSED_MAX};
-use stella_protocol::message::{Heartbeat, Hello, Renewed, Welcome};
+use stella_protocol::message::{Heartbeat, Hello, Renewed, Trust, Trusts, Welcome, capability};
 use stella_protocol::session::agent::{AgentEvent, AgentSession};
 use stella_protocol::session::{CloseReason, Millis, SendError};
 use tokio::sync::mpsc;
@@ -18,6 +19,7 @@ use super::connect::{Connected, advice_of};
 use super::renewal::Renewal;
 use super::{Config, End};
 use crate::executor::reason_of;
+use crate::identity::Identity;
 use crate::report::{REPORTS_MAX, Report};
 use crate::resources;
 use crate::runner::{Gone, Order};
@@ -60,6 +62,7 @@ pub(super) async fn drive(config: &mut Config, connected: Connected, stop: &Canc
         unsent: Bytes::new(),
         reports: None,
         renewal: Renewal::default(),
+        tells_trust: false,
         begun,
         welcomed_at: None,
         heard: (0, begun),
@@ -77,7 +80,7 @@ async fn hello(config: &Config) -> Result<Result<AgentSession, SendError>, Gone>
     let facts = config.runner.hello().await?;
     let hello = Hello {
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-        capabilities: facts.capabilities,
+        capabilities: facts.capabilities | capability::TRUST,
         journal: facts.journal,
         control_plane: facts.control_plane,
         open: facts.open,
@@ -97,6 +100,8 @@ struct Driver<'a> {
     /// From the welcome on.
     reports: Option<mpsc::Receiver<Report>>,
     renewal: Renewal,
+    /// Whether the control plane wants to know what is trusted and shown here.
+    tells_trust: bool,
     begun: Instant,
     welcomed_at: Option<Instant>,
     /// How many datagrams had come, and when that changed.
@@ -162,6 +167,7 @@ impl Driver<'_> {
             AgentEvent::Cancel(cancel) => self.config.runner.order(Order::Cancel(cancel)).await?,
             AgentEvent::Acknowledged(keys) => self.config.runner.order(Order::Acknowledge(keys)).await?,
             AgentEvent::Renewed(renewed) => self.renewed(&renewed).await,
+            AgentEvent::Trust(trust) => self.trust(&trust).await,
             AgentEvent::Drain => tracing::info!("the control plane sends nothing new in this session"),
             AgentEvent::Closed(reason) => return Ok(Some(reason)),
         }
@@ -196,19 +202,67 @@ impl Driver<'_> {
             }
             None => return tracing::warn!("a certificate came that was not asked for"),
         };
-        let (saved, state_dir) = (identity.clone(), self.config.state_dir.clone());
-        match tokio::task::spawn_blocking(move || saved.save(&state_dir)).await {
-            Ok(Ok(())) => {
-                tracing::info!("the certificate was renewed; the next session shows the new one");
-                self.config.identity = identity;
-            }
-            Ok(Err(error)) => self.not_saved(&error),
-            Err(error) => self.not_saved(&error),
+        if self.take(identity).await {
+            tracing::info!("the certificate was renewed; the next session shows the new one");
+            self.tell_trust();
         }
     }
 
-    fn not_saved(&self, error: &dyn std::error::Error) {
-        tracing::error!(reason = reason_of(error), "the new certificate cannot be kept; the old one stays");
+    /// Takes over whom to trust. The control plane was verified with the roots that are trusted until now.
+    async fn trust(&mut self, trust: &Trust) {
+        let identity = match self.config.identity.trusting(&trust.roots_der) {
+            Ok(identity) => identity,
+            Err(error) => {
+                return tracing::error!(%error, "the new roots are refused; those before stay");
+            }
+        };
+        self.tells_trust = true;
+        if identity.roots != self.config.identity.roots {
+            if !self.take(identity).await {
+                return;
+            }
+            tracing::info!(roots = trust.roots_der.len(), "the roots to trust were replaced");
+        }
+        self.tell_trust();
+        if trust.renew {
+            self.renewal.want();
+            self.renew();
+        }
+    }
+
+    /// Keeps an identity for this session and those after it; whether it is on the disk.
+    async fn take(&mut self, identity: Identity) -> bool {
+        let (saved, state_dir) = (identity.clone(), self.config.state_dir.clone());
+        let error: Box<dyn std::error::Error> =
+            match tokio::task::spawn_blocking(move || saved.save(&state_dir)).await {
+                Ok(Ok(())) => {
+                    self.config.identity = identity;
+                    return true;
+                }
+                Ok(Err(error)) => error.into(),
+                Err(error) => error.into(),
+            };
+        let reason = reason_of(error.as_ref());
+        tracing::error!(reason, "the agent's identity cannot be kept; the one before stays");
+        false
+    }
+
+    fn tell_trust(&mut self) {
+        if !self.tells_trust {
+            return;
+        }
+        let identity = &self.config.identity;
+        let roots = identity.roots.iter().map(certificate_fingerprint).collect();
+        let Some(certificate) = identity.chain.first().map(certificate_fingerprint) else { return };
+        let sent = self.session.trusts(Trusts { roots, certificate });
+        self.judge("what is trusted", sent);
+    }
+
+    fn renew(&mut self) {
+        if let Some(request) = self.renewal.due(&self.config.identity) {
+            let sent = self.session.renew(request);
+            self.judge("a request for a certificate", sent);
+        }
     }
 
     // === what goes ===
@@ -241,10 +295,7 @@ impl Driver<'_> {
         let resources = resources::sample(&self.config.host_root, pulse.tasks_running);
         let sent = self.session.heartbeat(Heartbeat { position: pulse.position, resources }, now);
         self.judge("a heartbeat", sent);
-        if let Some(request) = self.renewal.due(&self.config.identity) {
-            let sent = self.session.renew(request);
-            self.judge("a request for a certificate", sent);
-        }
+        self.renew();
         self.listen(now);
     }
 

@@ -20,14 +20,26 @@ pub(super) struct Renewal {
     key: Option<PrivateKey>,
     /// Before it, nothing is asked.
     not_before: Option<Instant>,
+    /// Whether the control plane wants a new certificate in place of one that is good for longer.
+    is_wanted: bool,
 }
 
 impl Renewal {
+    /// The control plane wants it now.
+    pub(super) const fn want(&mut self) {
+        self.is_wanted = true;
+        // The answer to a request that is under way would not fit to the key of another.
+        if self.key.is_none() {
+            self.not_before = None;
+        }
+    }
+
     /// A request, if one is due now.
     pub(super) fn due(&mut self, identity: &Identity) -> Option<RenewRequest> {
         let (not_before, not_after) = identity.validity();
         let is_pausing = self.not_before.is_some_and(|until| Instant::now() < until);
-        if is_pausing || !renewal_due(not_before, not_after, SystemTime::now()) {
+        let is_due = self.is_wanted || renewal_due(not_before, not_after, SystemTime::now());
+        if is_pausing || !is_due {
             return None;
         }
         let life = not_after.duration_since(not_before).unwrap_or_default();
@@ -51,6 +63,7 @@ impl Renewal {
         renewed: &Renewed,
     ) -> Option<Result<Identity, identity::Error>> {
         let key = self.key.take()?;
+        self.is_wanted = false;
         Some(identity.renewed(&renewed.chain_der, &renewed.roots_der, key))
     }
 }

@@ -12,7 +12,7 @@ use stella_protocol::digest::Digest;
 use stella_protocol::id::{AgentId, TenantId};
 use zeroize::Zeroizing;
 
-use super::{Authority, Error, params};
+use super::{Authority, Error, Signer, params};
 use crate::x509::{serial_hex_of_certificate, validity_of_certificate};
 use crate::{CONTROL_PLANE_NAME, PeerIdentity, PrivateKey, csr};
 
@@ -43,8 +43,9 @@ pub struct IssuedCertificate {
 /// A certificate for the control plane, with its key. The key is in memory only: a new one is made at every start.
 #[derive(Debug, Clone)]
 pub struct ServerCertificate {
-    /// The leaf, the issuing intermediate and the root, DER, leaf first. The root is in it because an enrolling agent
-    /// knows only the root's fingerprint.
+    /// The leaf, the issuing intermediate and the roots, DER, leaf first. The roots are in it because an enrolling agent
+    /// knows only a root's fingerprint. Between the switch to a new root and the end of the old one there are two
+    /// intermediates with one key, so that who trusts either root finds a way to it.
     pub chain: Vec<CertificateDer<'static>>,
     /// The private key.
     pub key: PrivateKey,
@@ -70,14 +71,16 @@ impl Authority {
         lifetime: Duration,
     ) -> Result<IssuedCertificate, Error> {
         let verified = csr::verify(csr_der)?;
-        let mut params = self.leaf_params(&agent.to_string(), now, lifetime)?;
+        let held = self.held();
+        let signer = held.active();
+        let mut params = signer.leaf_params(&agent.to_string(), now, lifetime)?;
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         params.subject_alt_names = vec![uri(PeerIdentity::Agent { tenant, agent })?];
-        let leaf = self.sign(&params, &verified.public_key)?;
+        let leaf = signer.sign(&params, &verified.public_key)?;
         let (not_before, not_after) = validity_of_certificate(&leaf)?;
         Ok(IssuedCertificate {
             serial_hex: serial_hex_of_certificate(&leaf)?,
-            chain_der: vec![leaf, self.issuing.clone()],
+            chain_der: vec![leaf, signer.issuing.clone()],
             not_before,
             not_after,
             key_fingerprint: verified.fingerprint,
@@ -96,19 +99,28 @@ impl Authority {
         lifetime: Duration,
     ) -> Result<ServerCertificate, Error> {
         let key = Zeroizing::new(KeyPair::generate().map_err(|source| Error::Sign { source })?);
-        let mut params = self.leaf_params(CONTROL_PLANE_NAME, now, lifetime)?;
+        let held = self.held();
+        let signer = held.active();
+        let mut params = signer.leaf_params(CONTROL_PLANE_NAME, now, lifetime)?;
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.subject_alt_names = server_names(extra_names)?;
-        let leaf = self.sign(&params, &*key)?;
+        let leaf = signer.sign(&params, &*key)?;
         let (not_before, not_after) = validity_of_certificate(&leaf)?;
+        let mut chain = vec![leaf];
+        // Before the other one: programs that try only one way are those with the old root.
+        chain.extend(held.cross().cloned());
+        chain.push(signer.issuing.clone());
+        chain.extend(held.roots());
         Ok(ServerCertificate {
-            chain: vec![leaf, self.issuing.clone(), self.root.clone()],
+            chain,
             key: PrivateKey::from_pkcs8_der(key.serialize_der()),
             not_before,
             not_after,
         })
     }
+}
 
+impl Signer {
     fn leaf_params(
         &self,
         common_name: &str,

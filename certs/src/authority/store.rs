@@ -118,16 +118,44 @@ impl Store {
     }
 
     pub(super) fn present(&self) -> Result<Present, Error> {
-        let exists = |name| {
-            let path = self.path(name);
-            path.try_exists().map_err(io_error("look for", &path))
-        };
         Ok(Present {
-            root_crt: exists(ROOT_CRT)?,
-            root_key: exists(ROOT_KEY)?,
-            issuing_crt: exists(ISSUING_CRT)?,
-            issuing_key: exists(ISSUING_KEY)?,
+            root_crt: self.has(ROOT_CRT)?,
+            root_key: self.has(ROOT_KEY)?,
+            issuing_crt: self.has(ISSUING_CRT)?,
+            issuing_key: self.has(ISSUING_KEY)?,
         })
+    }
+
+    /// Whether a file or folder is there.
+    pub(super) fn has(&self, name: &str) -> Result<bool, Error> {
+        let path = self.path(name);
+        path.try_exists().map_err(io_error("look for", &path))
+    }
+
+    /// A folder below, as a store of its own; made if it is not there.
+    pub(super) fn below(&self, name: &str) -> Result<Self, Error> {
+        Self::open(&self.path(name))
+    }
+
+    /// Puts a file of another store in the place of this one's.
+    pub(super) fn take_over(&self, name: &str, from: &Self) -> Result<(), Error> {
+        let (old, path) = (from.path(name), self.path(name));
+        fs::rename(&old, &path).map_err(io_error("put in place", &path))?;
+        sync_dir(&self.dir)
+    }
+
+    /// Takes a file away, if it is there.
+    pub(super) fn remove(&self, name: &str) -> Result<(), Error> {
+        let path = self.path(name);
+        gone(fs::remove_file(&path)).map_err(io_error("remove", &path))?;
+        sync_dir(&self.dir)
+    }
+
+    /// Takes a folder below away with what is in it, if it is there.
+    pub(super) fn remove_below(&self, name: &str) -> Result<(), Error> {
+        let path = self.path(name);
+        gone(fs::remove_dir_all(&path)).map_err(io_error("remove", &path))?;
+        sync_dir(&self.dir)
     }
 
     /// Keeps other processes from creating at the same time, until the returned file is dropped.
@@ -166,6 +194,19 @@ impl Store {
         self.write(name, certificate_pem(certificate).as_bytes(), CERTIFICATE_MODE)
     }
 
+    pub(super) fn write_text(&self, name: &str, text: &str) -> Result<(), Error> {
+        self.write(name, text.as_bytes(), CERTIFICATE_MODE)
+    }
+
+    /// What a text file says; `None` if it is not there.
+    pub(super) fn read_text(&self, name: &str, expected: &'static str) -> Result<Option<String>, Error> {
+        if !self.has(name)? {
+            return Ok(None);
+        }
+        let bytes = self.read(name, MODE_BITS)?;
+        String::from_utf8(bytes.to_vec()).map(Some).map_err(|_| self.corrupt(name, expected))
+    }
+
     pub(super) fn write_key(&self, name: &str, key: &CaKey) -> Result<(), Error> {
         self.write(name, Zeroizing::new(key.0.serialize_pem()).as_bytes(), KEY_MODE)
     }
@@ -192,17 +233,12 @@ impl Store {
         Ok(contents)
     }
 
-    /// Puts a new file in place: written and durable under another name first, so that a crash leaves all or nothing.
-    /// Callers hold the lock and have seen that the file does not exist.
+    /// Puts a file in place: written and durable under another name first, so that a crash leaves all or nothing.
+    /// Callers hold the lock, and have seen that no key and no certificate of the name exists.
     fn write(&self, name: &str, contents: &[u8], mode: u32) -> Result<(), Error> {
         let path = self.path(name);
         let temporary = self.path(&format!(".{name}.new"));
-        match fs::remove_file(&temporary) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(io_error("remove", &temporary)(error));
-            }
-            Ok(()) | Err(_) => {}
-        }
+        gone(fs::remove_file(&temporary)).map_err(io_error("remove", &temporary))?;
         let mut file = OpenOptions::new()
             .write(true)
             .create_new(true)
@@ -229,6 +265,14 @@ pub(super) fn certificate_pem(certificate: &CertificateDer<'_>) -> String {
     }
     pem.push_str("-----END CERTIFICATE-----\n");
     pem
+}
+
+/// What is not there need not be removed.
+fn gone(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
 }
 
 fn sync_dir(dir: &Path) -> Result<(), Error> {

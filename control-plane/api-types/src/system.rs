@@ -16,6 +16,12 @@ pub struct System {
     pub agent_address: String,
     /// SHA-256 of the root certificate that agents pin.
     pub root_fingerprint: String,
+    /// The root certificates to trust, in PEM: two while one is being replaced by the other.
+    #[serde(default)]
+    pub roots_pem: String,
+    /// How far such a rotation is: `distributing` or `switched`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root_rotation: Option<String>,
     /// How much of what there is.
     pub counts: SystemCounts,
 }

@@ -22,8 +22,8 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use stella_certs::Authority;
 use stella_engine::Handle;
-use stella_protocol::digest::Digest;
 use stella_protocol::id::TenantId;
 use stella_protocol::trace::TraceContext;
 use stella_store::{ArtifactStore, OutputStore};
@@ -58,8 +58,8 @@ pub struct ApiDeps {
     pub output: Arc<OutputStore>,
     /// The software's version.
     pub version: &'static str,
-    /// The digest of the root certificate, for enrolment tokens to pin.
-    pub root_fingerprint: Digest,
+    /// The certificate authority: what enrolment tokens pin, and what clients have to trust.
+    pub authority: Arc<Authority>,
     /// What agents dial, `host:port`.
     pub agent_address: String,
     /// How much is logged.
@@ -115,7 +115,7 @@ pub(crate) struct Inner {
     pub(crate) artifacts: Arc<ArtifactStore>,
     pub(crate) output: Arc<OutputStore>,
     pub(crate) version: &'static str,
-    pub(crate) root_fingerprint: Digest,
+    pub(crate) authority: Arc<Authority>,
     pub(crate) agent_address: String,
     pub(crate) log_level: LogLevel,
     pub(crate) on_answer: Option<OnAnswer>,
@@ -139,7 +139,7 @@ impl App {
             artifacts,
             output,
             version,
-            root_fingerprint,
+            authority,
             agent_address,
             log_level,
             tuning,
@@ -151,7 +151,7 @@ impl App {
             artifacts,
             output,
             version,
-            root_fingerprint,
+            authority,
             agent_address,
             log_level,
             on_answer,

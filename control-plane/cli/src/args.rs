@@ -71,6 +71,7 @@ const EXAMPLES: &str = "Examples:
   stella workflow run ship --input version=1.4.0 --wait
   stella task logs TASK --follow
   stella log-level info,stella_fleet=debug
+  stella ca update
   stella observability render ./stella --target stella.example.com:9090
 
 Exit codes: 0 done; 1 the deployment failed; 2 wrong use; 3 refused by the control plane; 4 not reachable.";
@@ -168,6 +169,9 @@ pub(crate) enum Command {
         #[arg(long)]
         system: bool,
     },
+    /// The certificates of the control plane's authority, which --ca is for.
+    #[command(subcommand)]
+    Ca(Ca),
     /// How the control plane does.
     Status,
     /// Configuration for what watches Stella.
@@ -184,6 +188,14 @@ pub(crate) enum Command {
         /// The folder.
         folder: Option<PathBuf>,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Ca {
+    /// Print the root certificates to trust, in PEM: two while one is being replaced by the other.
+    Bundle,
+    /// Replace the file of --ca by them, if they are others.
+    Update,
 }
 
 #[derive(Debug, Subcommand)]

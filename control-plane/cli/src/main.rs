@@ -2,6 +2,7 @@
 
 mod account;
 mod args;
+mod ca;
 mod catalogue;
 mod client;
 mod gate;
@@ -114,6 +115,7 @@ async fn run(cli: Cli) -> Result<bool, Error> {
         Command::Task(command) => task::task(&context, command).await?,
         Command::Events(command) => task::events(&context, command).await?,
         Command::Journal { system } => task::journal(&context, system).await?,
+        Command::Ca(command) => ca::ca(&context, &command).await?,
         Command::Status => catalogue::status(&context).await?,
         Command::Observability(_)
         | Command::Completion { .. }

@@ -270,7 +270,8 @@ fn by_agent(id: AgentId, command: &Command) -> Result<(), Rejection> {
             _,
             TenantCommand::ConnectAgent { agent, .. }
             | TenantCommand::DisconnectAgent { agent, .. }
-            | TenantCommand::Report { agent, .. },
+            | TenantCommand::Report { agent, .. }
+            | TenantCommand::RecordAgentTrust { agent, .. },
         ) => Some(*agent),
         Command::Tenant(..) | Command::System(_) | Command::Tick => None,
     };
@@ -385,13 +386,14 @@ fn needed_in(state: &State, tenant: TenantId, command: &TenantCommand) -> Option
         | TenantCommand::UnfreezeEnvironment { environment: id, .. }
         | TenantCommand::SetGate { environment: id, .. }
         | TenantCommand::RemoveGate { environment: id, .. } => (Role::Admin, environment(Some(*id))),
-        // The control plane itself asks, and answers.
+        // The control plane itself asks and answers, and agents speak.
         TenantCommand::AnswerGate(_)
         | TenantCommand::Archive(_)
         | TenantCommand::Enrol { .. }
         | TenantCommand::ConnectAgent { .. }
         | TenantCommand::DisconnectAgent { .. }
-        | TenantCommand::Report { .. } => return None,
+        | TenantCommand::Report { .. }
+        | TenantCommand::RecordAgentTrust { .. } => return None,
     })
 }
 

@@ -8,6 +8,7 @@ use stella_protocol::id::{AgentId, EnrolmentTokenId, SessionEpoch};
 use stella_protocol::message::JournalMark;
 use stella_protocol::time::Timestamp;
 
+use crate::authority::AgentTrust;
 use crate::name::Name;
 
 /// After a lost session an agent is suspect for this long, in milliseconds; then it is offline.
@@ -48,6 +49,9 @@ pub struct Agent {
     pub journal: Option<JournalMark>,
     /// When and why it was revoked, if it was. A revoked agent never connects again.
     pub revoked: Option<Revocation>,
+    /// Whom it trusts, if it was told by name; `None` trusts what it was enrolled or renewed with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trust: Option<AgentTrust>,
     /// When it was enrolled.
     pub enrolled_at: Timestamp,
 }

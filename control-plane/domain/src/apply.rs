@@ -7,6 +7,7 @@
 mod access;
 mod agent;
 mod archive;
+mod authority;
 mod deployment;
 mod gate;
 mod hold;
@@ -65,6 +66,7 @@ impl SystemState {
             | Fact::AccountCreated { .. }
             | Fact::AccountRolesSet { .. }
             | Fact::AccountRemoved { .. } => self.apply_access(event.at, &event.fact),
+            Fact::AuthorityChanged { .. } => self.apply_authority(event.at, &event.fact),
             // How much is logged is not a part of the state: a restart logs as it is configured.
             Fact::LogLevelSet { .. } => Ok(()),
             Fact::RequestAnswered { .. } => answered(&mut self.requests, &mut self.timers, &event.fact),
@@ -86,7 +88,8 @@ impl TenantState {
             | Fact::AccountCreated { .. }
             | Fact::AccountRolesSet { .. }
             | Fact::AccountRemoved { .. }
-            | Fact::LogLevelSet { .. }) => Err(illegal("the stream", "a tenant's", fact)),
+            | Fact::LogLevelSet { .. }
+            | Fact::AuthorityChanged { .. }) => Err(illegal("the stream", "a tenant's", fact)),
             fact @ Fact::TenantOpened { .. } => Err(exists(TenantId::KIND, self.id, fact)),
             fact @ Fact::RequestAnswered { .. } => answered(&mut self.requests, &mut self.timers, fact),
             fact @ Fact::RequestForgotten { .. } => forgotten(&mut self.requests, &mut self.timers, fact),
@@ -101,6 +104,7 @@ impl TenantState {
             | Fact::AgentDisconnected { .. }
             | Fact::AgentOffline { .. }
             | Fact::AgentRevoked { .. }
+            | Fact::AgentTrustChanged { .. }
             | Fact::ReportIgnored { .. }) => self.apply_agent(at, fact),
             Fact::DeploymentCreated { .. }
             | Fact::DeploymentHalted { .. }

@@ -19,6 +19,7 @@ use stella_signing::{PublicKey, Signature};
 use crate::access::{AccountKind, Grant};
 use crate::amount::Amount;
 use crate::archive::Ended;
+use crate::authority::{AgentTrust, AuthorityRecord};
 use crate::environment::{Requirement, SilenceRule};
 use crate::freeze::Freeze;
 use crate::gate::Gate;
@@ -151,6 +152,8 @@ pub enum SystemCommand {
         /// A level or a filter, at most [`LOG_LEVEL_MAX`] characters. Whether it is one is the caller's part.
         level: String,
     },
+    /// Something was done to the certificate authority, whose files are as this says. Saying it again changes nothing.
+    RecordAuthority(AuthorityRecord),
 }
 
 /// How long a log level or filter may be, in characters.
@@ -521,6 +524,15 @@ pub enum TenantCommand {
     RecordFindings(Box<NewFindings>),
     /// Forget what has ended and was written to the archive. What is needed by now, or is gone already, is left out.
     Archive(Box<Ended>),
+    /// An agent tells whom it trusts from now on, and which of the authority's roots its certificate is of.
+    RecordAgentTrust {
+        /// Which agent.
+        agent: AgentId,
+        /// In which session.
+        session: SessionEpoch,
+        /// Whom.
+        trust: AgentTrust,
+    },
 }
 
 /// An agent's word about an attempt.

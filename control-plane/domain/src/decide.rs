@@ -6,6 +6,7 @@
 
 mod agent;
 mod archive;
+mod authority;
 mod brake;
 mod deployment;
 mod enrolment;
@@ -216,6 +217,9 @@ fn carry_out(tx: &mut Transaction<'_>, command: &TenantCommand) -> Result<Outcom
             agent::disconnect(tx, *agent, *session, reason)
         }
         TenantCommand::Report { agent, session, report } => report::report(tx, *agent, *session, report),
+        TenantCommand::RecordAgentTrust { agent, session, trust } => {
+            authority::agent_trusts(tx, *agent, *session, trust)
+        }
         TenantCommand::StoreArtifact { digest, size_bytes } => {
             release::store_artifact(tx, *digest, *size_bytes)
         }

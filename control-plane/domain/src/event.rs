@@ -19,6 +19,7 @@ use stella_signing::{PublicKey, Signature};
 
 use crate::access::{AccountKind, Grant};
 use crate::amount::Amount;
+use crate::authority::{AgentTrust, AuthorityChange, AuthorityRecord};
 use crate::command::{Actor, NewDeployment, Outcome};
 use crate::deployment::{Cause, OnFailure, Strategy};
 use crate::environment::{Requirement, SilenceRule};
@@ -521,6 +522,17 @@ pub enum Fact {
     /// Which signatures every release must have.
     ReleaseSigningSet {
         rule: Option<SignatureRule>,
+    },
+    // System stream.
+    AuthorityChanged {
+        change: AuthorityChange,
+        record: AuthorityRecord,
+    },
+    // Tenant streams.
+    /// An agent has heard of a change of the authority.
+    AgentTrustChanged {
+        agent: AgentId,
+        trust: AgentTrust,
     },
 }
 

@@ -47,6 +47,7 @@ pub mod agent;
 pub mod amount;
 mod apply;
 pub mod archive;
+pub mod authority;
 pub mod command;
 pub mod decide;
 pub mod deployment;

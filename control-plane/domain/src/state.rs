@@ -9,6 +9,7 @@ use stella_protocol::id::{AccountId, ApiTokenId, TenantId};
 use stella_protocol::time::Timestamp;
 
 use crate::access::{Account, Rights};
+use crate::authority::Authority;
 use crate::name::Name;
 use crate::tenant::{AnsweredRequest, TenantState, Timer};
 
@@ -50,6 +51,9 @@ pub struct SystemState {
     /// Accounts by name.
     #[serde(default)]
     pub account_names: OrdMap<Name, AccountId>,
+    /// The certificate authority, once something was done to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authority: Option<Authority>,
     /// Answers that were given, by idempotency key.
     pub requests: OrdMap<String, AnsweredRequest>,
     /// What is due when.

@@ -21,6 +21,7 @@ mod socket;
 mod streams;
 mod sweep;
 mod transport;
+mod trust;
 
 use std::io;
 use std::net::SocketAddr;
@@ -124,6 +125,7 @@ pub enum Error {
 pub struct Fleet {
     shared: Arc<Shared>,
     endpoint: Endpoint,
+    identity: Arc<ServerIdentity>,
     local_addr: SocketAddr,
 }
 
@@ -164,7 +166,7 @@ impl Fleet {
         let endpoint = transport::listen(config.listen, &deps.identity, &deps.authority.roots_der())?;
         let local_addr =
             endpoint.local_addr().map_err(|source| Error::Listen { address: config.listen, source })?;
-        let FleetDeps { engine, authority, identity: _, artifacts, output, last_seen_file } = deps;
+        let FleetDeps { engine, authority, identity, artifacts, output, last_seen_file } = deps;
         let left = last_seen::load(&last_seen_file, engine.now());
         let shared = Arc::new(Shared {
             config,
@@ -185,7 +187,19 @@ impl Fleet {
         shared.tasks.spawn(last_seen::run(Arc::clone(&shared), last_seen_file));
         shared.tasks.spawn(listener::run(Arc::clone(&shared), endpoint.clone()));
         tracing::info!(address = %local_addr, "listening for agents");
-        Ok(Self { shared, endpoint, local_addr })
+        Ok(Self { shared, endpoint, identity, local_addr })
+    }
+
+    /// Takes over which roots are trusted now, for connections to come, and has every session look at it: agents are told,
+    /// and those whose certificate is of a root that is trusted no more are cut off. Call it when that is durable.
+    ///
+    /// # Errors
+    /// If the roots cannot be used; those before stay.
+    pub fn trust_has_changed(&self) -> Result<(), Error> {
+        let server = transport::server_config(&self.identity, &self.shared.authority.roots_der())?;
+        self.endpoint.set_server_config(Some(server));
+        self.shared.registry.wake_all();
+        Ok(())
     }
 
     /// Where agents reach it.

@@ -73,6 +73,10 @@ pub(crate) const DISCONNECT_RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// The time between TERM and KILL for a task that is cancelled, in milliseconds.
 pub(crate) const CANCEL_GRACE_MS: u64 = 10_000;
 
+/// How often one agent may tell in one session what it trusts: an honest one does at each step of a rotation, and after its
+/// renewals in one.
+pub(crate) const TRUST_REPORTS_MAX: u32 = 64;
+
 /// Stream tasks of one session.
 pub(crate) const STREAM_TASKS_MAX: usize = 16;
 

@@ -11,7 +11,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use crate::limits::{HANDSHAKE_TIME_MAX, HANDSHAKES_BUSY, HANDSHAKES_MAX};
-use crate::session::Peer;
+use crate::session::{Certificate, Peer};
+use crate::trust::Shown;
 use crate::{Shared, close, enrol, session};
 
 /// Accepts connections until the shutdown.
@@ -48,13 +49,14 @@ async fn serve(shared: Arc<Shared>, incoming: Incoming, permit: OwnedSemaphorePe
     };
     drop(permit);
     match identify(&connection) {
-        Ok(peer) => {
+        Ok((peer, chain)) => {
             metrics::counter!("stella_fleet_handshakes", "result" => "done").increment(1);
             match peer {
                 QuicPeer::Enrolling => Box::pin(enrol::serve(shared, connection)).await,
                 QuicPeer::Agent { tenant, agent, certificate_ends } => {
-                    Box::pin(session::serve(shared, connection, Peer { tenant, agent }, certificate_ends))
-                        .await;
+                    let shown = Shown::of(&shared.authority, &chain);
+                    let certificate = Certificate { ends: certificate_ends, shown };
+                    Box::pin(session::serve(shared, connection, Peer { tenant, agent }, certificate)).await;
                 }
             }
         }
@@ -70,13 +72,15 @@ async fn handshake(incoming: Incoming) -> Result<Connection, ConnectionError> {
     timeout(HANDSHAKE_TIME_MAX, incoming.accept()?).await.unwrap_or(Err(ConnectionError::TimedOut))
 }
 
-fn identify(connection: &Connection) -> Result<QuicPeer, tls::Error> {
+/// Who it is, and with which certificates.
+fn identify(connection: &Connection) -> Result<(QuicPeer, Vec<CertificateDer<'static>>), tls::Error> {
     let handshake = connection.handshake_data().and_then(|data| data.downcast::<HandshakeData>().ok());
     let certificates = connection
         .peer_identity()
         .and_then(|identity| identity.downcast::<Vec<CertificateDer<'static>>>().ok());
-    QuicPeer::admit(
+    let peer = QuicPeer::admit(
         handshake.as_ref().and_then(|data| data.protocol.as_deref()),
         certificates.as_ref().map(|certificates| certificates.as_slice()),
-    )
+    )?;
+    Ok((peer, certificates.map(|certificates| *certificates).unwrap_or_default()))
 }

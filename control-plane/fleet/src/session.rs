@@ -21,7 +21,7 @@ use stella_domain::rejection::Rejection;
 use stella_engine::SubmitError;
 use stella_protocol::close::CloseCode;
 use stella_protocol::id::{AgentId, SessionEpoch, TenantId};
-use stella_protocol::message::{Hello, OpenAttempt, Phase, Welcome};
+use stella_protocol::message::{Hello, OpenAttempt, Phase, Welcome, capability};
 use stella_protocol::session::CloseReason;
 use stella_protocol::session::control::{ControlEvent, ControlSession};
 use stella_protocol::trace::TraceContext;
@@ -30,6 +30,7 @@ use tokio::time::{sleep, sleep_until, timeout_at};
 
 use crate::limits::{DISCONNECT_RETRY_PAUSE, DISCONNECT_TRIES_MAX, READ_BYTES_MAX, STREAM_TASKS_MAX};
 use crate::registry::Link;
+use crate::trust::{AgentsTrust, Shown};
 use crate::{Shared, close, orders, streams};
 use conversation::Conversation;
 
@@ -38,6 +39,13 @@ use conversation::Conversation;
 pub(crate) struct Peer {
     pub(crate) tenant: TenantId,
     pub(crate) agent: AgentId,
+}
+
+/// The certificate that a connection began with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Certificate {
+    pub(crate) ends: SystemTime,
+    pub(crate) shown: Option<Shown>,
 }
 
 /// The control stream.
@@ -49,12 +57,7 @@ struct Control {
 /// Serves one connection of an enrolled agent, from its first frame to the end of its session.
 ///
 /// Without a renewal the session ends with the certificate that it began with.
-pub(crate) async fn serve(
-    shared: Arc<Shared>,
-    connection: Connection,
-    peer: Peer,
-    certificate_ends: SystemTime,
-) {
+pub(crate) async fn serve(shared: Arc<Shared>, connection: Connection, peer: Peer, certificate: Certificate) {
     if let Err(code) = may_enter(&shared, peer) {
         tracing::warn!(tenantId = %peer.tenant, agent = %peer.agent, remote = %connection.remote_address(), reason = %code, "a connection was refused");
         return close(&connection, code);
@@ -66,9 +69,10 @@ pub(crate) async fn serve(
         None => Err(CloseCode::ShuttingDown),
     };
     match greeted {
-        Ok((control, link)) => {
+        Ok((control, link, capabilities)) => {
+            let trust = AgentsTrust::new(certificate.shown, capabilities & capability::TRUST != 0);
             let mut conversation =
-                Conversation::new(Arc::clone(&shared), peer, Arc::clone(&link), session, certificate_ends);
+                Conversation::new(Arc::clone(&shared), Arc::clone(&link), session, certificate.ends, trust);
             converse(&mut conversation, &connection, control).await;
             part(&shared, &connection, &link, conversation.end()).await;
         }
@@ -91,7 +95,7 @@ async fn greet(
     connection: &Connection,
     peer: Peer,
     session: &mut ControlSession,
-) -> Result<(Control, Arc<Link>), CloseCode> {
+) -> Result<(Control, Arc<Link>, u64), CloseCode> {
     let (_, deadline) = session.poll_timeout().ok_or(CloseCode::Internal)?;
     let deadline = shared.instant(deadline);
     let heard = timeout_at(deadline, hear_hello(shared, connection, session)).await;
@@ -117,7 +121,7 @@ async fn greet(
         version = %hello.agent_version,
         "session opened"
     );
-    Ok((control, link))
+    Ok((control, link, hello.capabilities))
 }
 
 async fn hear_hello(

@@ -25,6 +25,21 @@ pub(crate) fn listen(
     identity: &Arc<ServerIdentity>,
     roots: &[CertificateDer<'static>],
 ) -> Result<Endpoint, Error> {
+    let server = server_config(identity, roots)?;
+    let failed = |source| Error::Listen { address, source };
+    let socket = UdpSocket::bind(address).map_err(failed)?;
+    widen(&socket);
+    let runtime = Arc::new(TokioRuntime);
+    let socket = Arc::new(ShortBursts(runtime.wrap_udp_socket(socket).map_err(failed)?));
+    Endpoint::new_with_abstract_socket(EndpointConfig::default(), Some(server), socket, runtime)
+        .map_err(failed)
+}
+
+/// How connections are accepted: under which roots agents are known.
+pub(crate) fn server_config(
+    identity: &Arc<ServerIdentity>,
+    roots: &[CertificateDer<'static>],
+) -> Result<ServerConfig, Error> {
     let tls = quic_server(identity, roots).map_err(Error::Tls)?;
     let crypto = QuicServerConfig::try_from(tls).map_err(Error::Quic)?;
     let mut server = ServerConfig::with_crypto(Arc::new(crypto));
@@ -33,14 +48,7 @@ pub(crate) fn listen(
         .max_incoming(INCOMING_MAX)
         .incoming_buffer_size(INCOMING_BYTES_MAX)
         .incoming_buffer_size_total(INCOMING_BYTES_TOTAL_MAX);
-
-    let failed = |source| Error::Listen { address, source };
-    let socket = UdpSocket::bind(address).map_err(failed)?;
-    widen(&socket);
-    let runtime = Arc::new(TokioRuntime);
-    let socket = Arc::new(ShortBursts(runtime.wrap_udp_socket(socket).map_err(failed)?));
-    Endpoint::new_with_abstract_socket(EndpointConfig::default(), Some(server), socket, runtime)
-        .map_err(failed)
+    Ok(server)
 }
 
 fn transport_config() -> TransportConfig {

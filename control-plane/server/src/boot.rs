@@ -12,6 +12,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use parking_lot::Mutex;
 use stella_api::{ApiConfig, ApiDeps, OnAnswer, Tuning};
 use stella_certs::Authority;
+use stella_certs::authority::rotation::Status;
 use stella_certs::tls::{self, ServerIdentity};
 use stella_engine::{Condition, Engine, Handle};
 use stella_fleet::{Fleet, FleetConfig, FleetDeps};
@@ -28,6 +29,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::authority::{self, Rotator, Step};
 use crate::calls::{Caller, Destinations};
 use crate::config::{Config, Loaded};
 use crate::local::Local;
@@ -102,7 +104,7 @@ fn private_dir(path: &Path) -> anyhow::Result<()> {
 }
 
 /// The certificates: the authority, and the control plane's own.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) struct Pki {
     authority: Arc<Authority>,
     identity: Arc<ServerIdentity>,
@@ -116,7 +118,7 @@ impl Pki {
         let authority = Authority::open_or_create(&config.state_dir.join("pki"), now)
             .context("the certificate authority cannot be opened")?;
         let own = authority.issue_server(&config.api.names, now, SERVER_CERTIFICATE_LIFETIME)?;
-        current::certificates(&own.chain);
+        current::certificates(&own, &authority.status());
         let names = Arc::new(Mutex::new(config.api.names.clone()));
         Ok(Self { authority: Arc::new(authority), identity: ServerIdentity::new(&own)?, names })
     }
@@ -128,9 +130,31 @@ impl Pki {
     pub(crate) fn renew(&self, names: &[String]) -> anyhow::Result<()> {
         let own = self.authority.issue_server(names, SystemTime::now(), SERVER_CERTIFICATE_LIFETIME)?;
         self.identity.replace(&own)?;
-        current::certificates(&own.chain);
+        current::certificates(&own, &self.status());
         *self.names.lock() = names.to_vec();
         Ok(())
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        self.authority.status()
+    }
+
+    /// Does a step of the authority, and makes the control plane's certificate anew under what issues then.
+    ///
+    /// # Errors
+    /// If it cannot be done; what was there before goes on.
+    pub(crate) fn step(&self, step: Step) -> anyhow::Result<()> {
+        let now = SystemTime::now();
+        match step {
+            Step::Status => return Ok(()),
+            Step::RotateIssuing => self.authority.rotate_issuing(now)?,
+            Step::Start => self.authority.start_rotation(now)?,
+            Step::Switch => self.authority.switch_root(now)?,
+            Step::Finish { .. } => self.authority.finish_rotation(now)?,
+            Step::Cancel => self.authority.cancel_rotation(now)?,
+        }
+        let names = self.names.lock().clone();
+        self.renew(&names)
     }
 }
 
@@ -148,6 +172,7 @@ async fn serve(
     let tasks = TaskTracker::new();
     let pki = Pki::open(config)?;
     first_start::ensure_api_token(&engine.handle(), &config.state_dir).await?;
+    authority::resume(&engine.handle(), &pki).await?;
     let logging = CancellationToken::new();
     follow_journal(config, engine, traces, &tasks, &logging).await?;
     let tuning = Tuning::new(&api_config(config));
@@ -175,7 +200,7 @@ async fn serve(
         artifacts,
         output,
         version: env!("CARGO_PKG_VERSION"),
-        root_fingerprint: pki.authority.root_fingerprint(),
+        authority: Arc::clone(&pki.authority),
         agent_address: agent_address(config, fleet.local_addr()),
         log_level,
         tuning,
@@ -193,7 +218,8 @@ async fn serve(
         Ok(tasks.spawn(stella_api::serve_metrics(at, tls, render, until, ready)))
     })
     .await?;
-    administer(config, engine, reloader, &tasks, &shutdown)?;
+    let rotator = Rotator::new(engine.handle(), pki, Arc::clone(&fleet));
+    administer(config, engine, (reloader, rotator), &tasks, &shutdown)?;
     ask_outside(config, engine, &tasks, &shutdown)?;
     tasks.spawn(systemd::feed_watchdog(engine.handle(), shutdown.clone()));
     systemd::ready();
@@ -262,11 +288,11 @@ async fn notifier(config: &Config, engine: &Engine) -> anyhow::Result<Option<Not
 fn administer(
     config: &Config,
     engine: &Engine,
-    reloader: Arc<Reloader>,
+    (reloader, rotator): (Arc<Reloader>, Rotator),
     tasks: &TaskTracker,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let local = Local::new(engine.handle(), config.state_dir.clone(), reloader, shutdown.clone());
+    let local = Local::new(engine.handle(), config.state_dir.clone(), reloader, rotator, shutdown.clone());
     tasks.spawn(local::serve(local, local::bind(&config.state_dir)?));
     Ok(())
 }

@@ -8,7 +8,8 @@ use std::time::UNIX_EPOCH;
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
 use nix::sys::statvfs::statvfs;
-use stella_certs::{CertificateDer, validity_of_certificate};
+use stella_certs::ServerCertificate;
+use stella_certs::authority::rotation::Status;
 use stella_domain::agent::{Agent, Connectivity};
 use stella_domain::archive::Archived;
 use stella_domain::deployment::Deployment;
@@ -20,14 +21,13 @@ use stella_engine::Handle;
 use stella_fleet::LiveFigures;
 use stella_protocol::time::Timestamp;
 
+use crate::authority::count_behind;
+
 /// How many deployments of a tenant are listed: a screen. Each is a series of its own, so there is an end to it.
 const RECENT_DEPLOYMENTS_MAX: usize = 20;
 
 /// What open [`TaskState`]s are called. All of them are there from 0 on.
 const OPEN_STATES: [&str; 5] = ["queued", "dispatched", "accepted", "running", "unknown"];
-
-/// What the certificates of the control plane's chain are called, its own first.
-const CHAIN: [&str; 3] = ["server", "issuing", "root"];
 
 pub(crate) fn describe() {
     describe_gauge!("stella_deployments_active", "Deployments that have not ended");
@@ -60,6 +60,10 @@ pub(crate) fn describe() {
     );
     describe_counter!("stella_agent_packets_lost_total", "Those of them that were lost");
     describe_gauge!("stella_journal_size_bytes", Unit::Bytes, "What the journal takes on the disk");
+    describe_gauge!(
+        "stella_authority_agents_behind",
+        "Agents that do not trust the newest root yet, or whose certificate is not of it"
+    );
     describe_gauge!("stella_journal_events", "Events in the journal");
     describe_gauge!("stella_journal_commands_waiting", "Commands that wait to be decided");
     describe_gauge!("stella_archived", "What has ended and left memory for the archive");
@@ -84,17 +88,25 @@ pub(crate) fn describe() {
 }
 
 /// The control plane's certificates. They are recorded when they are made, and stay until they are replaced.
-pub(crate) fn certificates(chain: &[CertificateDer<'static>]) {
+pub(crate) fn certificates(own: &ServerCertificate, authority: &Status) {
     describe_gauge!(
         "stella_certificate_expiry_timestamp_seconds",
         Unit::Seconds,
         "When a certificate of the control plane ends"
     );
-    for (name, certificate) in CHAIN.into_iter().zip(chain) {
-        // What the authority has just made can be read, and ends after 1970.
-        let Ok((_, ends)) = validity_of_certificate(certificate) else { continue };
+    let issuer = &authority.active;
+    let chain =
+        [("server", own.not_after), ("issuing", issuer.issuing_not_after), ("root", issuer.root_not_after)];
+    for (name, ends) in chain {
         let ends = ends.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         gauge!("stella_certificate_expiry_timestamp_seconds", "certificate" => name).set(ends);
+    }
+}
+
+/// Who is behind in a rotation of the authority's root.
+pub(crate) fn authority(state: &State) {
+    if let Some(behind) = count_behind(state) {
+        gauge!("stella_authority_agents_behind").set(f64::from(u32::try_from(behind).unwrap_or(u32::MAX)));
     }
 }
 

@@ -21,6 +21,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::authority::{Rotator, Step};
 use crate::backup::{self, Parts};
 use crate::reload::Reloader;
 
@@ -43,6 +44,8 @@ pub(crate) enum Request {
     Backup(Parts),
     /// To read the configuration again; what was taken over follows, one line a key.
     Reload,
+    /// A step of the certificate authority; how it is after it follows, as JSON.
+    Ca(Step),
 }
 
 /// The line that is sent back.
@@ -97,7 +100,8 @@ pub(crate) struct Local {
     engine: Handle,
     state_dir: PathBuf,
     reloader: Arc<Reloader>,
-    /// One backup at a time: each reads the whole journal.
+    rotator: Rotator,
+    /// One backup at a time: each reads the whole journal. None while the authority's files are being replaced.
     backups: Semaphore,
     shutdown: CancellationToken,
 }
@@ -107,9 +111,10 @@ impl Local {
         engine: Handle,
         state_dir: PathBuf,
         reloader: Arc<Reloader>,
+        rotator: Rotator,
         shutdown: CancellationToken,
     ) -> Arc<Self> {
-        Arc::new(Self { engine, state_dir, reloader, backups: Semaphore::new(1), shutdown })
+        Arc::new(Self { engine, state_dir, reloader, rotator, backups: Semaphore::new(1), shutdown })
     }
 }
 
@@ -173,6 +178,7 @@ async fn serve_one(local: &Local, mut stream: UnixStream) -> anyhow::Result<()> 
     match serde_json::from_slice(&line) {
         Ok(Request::Backup(parts)) => take_backup(local, stream, parts).await,
         Ok(Request::Reload) => reload(local, stream).await,
+        Ok(Request::Ca(step)) => change_authority(local, stream, step).await,
         Err(error) => {
             let why =
                 format!("the request is not understood by version {}: {error}", env!("CARGO_PKG_VERSION"));
@@ -184,7 +190,10 @@ async fn serve_one(local: &Local, mut stream: UnixStream) -> anyhow::Result<()> 
 async fn take_backup(local: &Local, stream: UnixStream, parts: Parts) -> anyhow::Result<()> {
     let mut stream = blocking(stream)?;
     let Ok(_one) = local.backups.try_acquire() else {
-        return answer(&mut stream, &Answer::Refused("another backup is being taken".to_owned()));
+        return answer(
+            &mut stream,
+            &Answer::Refused("a backup is being taken, or the certificate authority changed".to_owned()),
+        );
     };
     let point = match local.engine.checkpoint().await {
         Ok(point) => point,
@@ -212,6 +221,23 @@ async fn reload(local: &Local, stream: UnixStream) -> anyhow::Result<()> {
             }
             changes.iter().try_for_each(|change| writeln!(stream, "{change}"))?;
             Ok(())
+        }
+        Err(error) => answer(&mut stream, &Answer::Refused(format!("{error:#}"))),
+    }
+}
+
+async fn change_authority(local: &Local, stream: UnixStream, step: Step) -> anyhow::Result<()> {
+    let mut stream = blocking(stream)?;
+    // A backup of some files of before and some of after a step would be of no authority at all.
+    let Ok(_no_backup) = local.backups.try_acquire() else {
+        let why =
+            "a backup is being taken, or the certificate authority changed; try again when that is done";
+        return answer(&mut stream, &Answer::Refused(why.to_owned()));
+    };
+    match local.rotator.take(step).await {
+        Ok(report) => {
+            answer(&mut stream, &Answer::Ok)?;
+            Ok(stream.write_all(&serde_json::to_vec(&report)?)?)
         }
         Err(error) => answer(&mut stream, &Answer::Refused(format!("{error:#}"))),
     }

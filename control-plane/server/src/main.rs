@@ -1,5 +1,7 @@
 //! `stella-orchestrator`: the control plane.
 
+mod authority;
+mod authority_tool;
 mod backup;
 mod boot;
 mod calls;
@@ -48,6 +50,7 @@ const EXAMPLES: &str = "Examples:
   stella-orchestrator run --config /etc/stella/orchestrator.toml
   stella-orchestrator backup /var/backups/stella.backup
   stella-orchestrator restore /var/backups/stella.backup
+  stella-orchestrator ca status
   stella-orchestrator journal verify
   stella-orchestrator notifications test pager
   stella-orchestrator journal export /var/backups/journal.jsonl
@@ -70,6 +73,9 @@ enum Command {
     Backup(backup::BackupArgs),
     /// Fill an empty state folder from a backup, on this or another host.
     Restore(backup::RestoreArgs),
+    /// The certificate authority: show it, and rotate its certificates while the control plane runs.
+    #[command(subcommand)]
+    Ca(authority_tool::CaCommand),
     /// Verify, export or import the journal of a stopped control plane.
     #[command(subcommand)]
     Journal(journal_tool::JournalCommand),
@@ -114,6 +120,7 @@ fn run(cli: &Cli) -> anyhow::Result<bool> {
         Command::Reload => config_tool::reload(&config.state_dir),
         Command::Backup(args) => backup::backup(args, &config.state_dir),
         Command::Restore(args) => backup::restore(args, &config.state_dir),
+        Command::Ca(command) => authority_tool::run(command, &config.state_dir),
         Command::Notifications(command) => notify_tool::run(command, config),
         Command::Journal(command) => {
             let ended = journal_tool::run(command, &config.journal_dir());

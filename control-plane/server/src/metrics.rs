@@ -118,6 +118,7 @@ pub(crate) fn render(handle: &PrometheusHandle, engine: &Handle, fleet: &Fleet, 
         current::disk(engine, state_dir);
         current::journal(engine);
         current::archive(engine, &state);
+        current::authority(&state);
         agents(&state, engine, fleet);
     });
     let mut text = handle.render();

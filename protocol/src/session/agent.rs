@@ -10,7 +10,7 @@ use crate::id::{AttemptKey, SessionEpoch};
 use crate::limits::HANDSHAKE_TIMEOUT_MS;
 use crate::message::{
     Accepted, Cancel, Dispatch, Finished, Heartbeat, Hello, RenewRequest, Renewed, Running, ToAgent,
-    ToControlPlane, Welcome,
+    ToControlPlane, Trust, Trusts, Welcome,
 };
 
 /// What the driver of an agent's session has to act on.
@@ -26,6 +26,8 @@ pub enum AgentEvent {
     Acknowledged(Vec<AttemptKey>),
     /// The new certificate.
     Renewed(Renewed),
+    /// Which roots to trust from now on: answer with [`AgentSession::trusts`] once that is durable.
+    Trust(Trust),
     /// Finish what is open; no dispatch follows in this session.
     Drain,
     /// It is over. The last event, and there is exactly one: close the connection with [`CloseReason::code`].
@@ -225,6 +227,14 @@ impl AgentSession {
         self.send(&ToControlPlane::Renew(request))
     }
 
+    /// Tells what is trusted and shown from now on. Durable here before it is told.
+    ///
+    /// # Errors
+    /// [`SendError`]; the control plane asks again in the next session.
+    pub fn trusts(&mut self, trusts: Trusts) -> Result<(), SendError> {
+        self.send(&ToControlPlane::Trusts(trusts))
+    }
+
     /// Leaves on purpose: the goodbye is queued behind everything else, and the session is over here. Transmit what is
     /// left before closing the connection.
     ///
@@ -279,6 +289,7 @@ impl AgentSession {
             (State::Active(_) | State::Draining(_), ToAgent::Renewed(renewed)) => {
                 Ok(AgentEvent::Renewed(renewed))
             }
+            (State::Active(_) | State::Draining(_), ToAgent::Trust(trust)) => Ok(AgentEvent::Trust(trust)),
             (state, frame) => Err(Violation::OutOfOrder { frame: frame.name(), state: state.name() }),
         }
     }

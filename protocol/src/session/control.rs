@@ -10,7 +10,7 @@ use crate::id::{AttemptKey, SessionEpoch};
 use crate::limits::{ACKNOWLEDGEMENTS_MAX, HANDSHAKE_TIMEOUT_MS, HEARTBEATS_MISSED_MAX};
 use crate::message::{
     Accepted, Cancel, Dispatch, Finished, Heartbeat, Hello, RenewRequest, Renewed, Running, ToAgent,
-    ToControlPlane, Welcome,
+    ToControlPlane, Trust, Trusts, Welcome,
 };
 
 /// What the driver of a control plane's session has to act on.
@@ -28,6 +28,8 @@ pub enum ControlEvent {
     Finished(Finished),
     /// A certificate is wanted: answer with [`ControlSession::renewed`].
     Renew(RenewRequest),
+    /// What the agent trusts and shows from now on.
+    Trusts(Trusts),
     /// It is over. The last event, and there is exactly one: close the connection with [`CloseReason::code`].
     /// An agent that left on purpose shows as [`CloseReason::Goodbye`].
     Closed(CloseReason),
@@ -257,6 +259,15 @@ impl ControlSession {
         self.send(&ToAgent::Renewed(renewed))
     }
 
+    /// Tells the agent which roots to trust from now on. Call it only for an agent that understands it
+    /// ([`crate::message::capability::TRUST`]).
+    ///
+    /// # Errors
+    /// [`SendError`]; nothing was told.
+    pub fn trust(&mut self, trust: Trust) -> Result<(), SendError> {
+        self.send(&ToAgent::Trust(trust))
+    }
+
     /// Tells the agent that no dispatch follows in this session. A second call changes nothing.
     ///
     /// # Errors
@@ -319,6 +330,7 @@ impl ControlSession {
                     ToControlPlane::Running(running) => Ok(ControlEvent::Running(running)),
                     ToControlPlane::Finished(finished) => Ok(ControlEvent::Finished(finished)),
                     ToControlPlane::Renew(request) => Ok(ControlEvent::Renew(request)),
+                    ToControlPlane::Trusts(trusts) => Ok(ControlEvent::Trusts(trusts)),
                     ToControlPlane::Goodbye => Err(CloseReason::Goodbye),
                     ToControlPlane::Hello(_) => Err(out_of_order("hello", self.state.name())),
                 }

@@ -186,7 +186,9 @@ impl World {
                     }
                     self.connection.control.acknowledge(finished.key).unwrap();
                 }
-                ControlEvent::Renew(_) => unreachable!("nobody asks for a certificate here"),
+                ControlEvent::Renew(_) | ControlEvent::Trusts(_) => {
+                    unreachable!("nobody asks for a certificate here")
+                }
                 ControlEvent::Closed(reason) => self.closed.push(("control", reason)),
             }
         }
@@ -225,7 +227,7 @@ impl World {
                     self.on_agent.retain(|key, _| !keys.contains(key));
                     self.tell(format!("acknowledged {}", keys.len()));
                 }
-                AgentEvent::Cancel(_) | AgentEvent::Renewed(_) | AgentEvent::Drain => {
+                AgentEvent::Cancel(_) | AgentEvent::Renewed(_) | AgentEvent::Trust(_) | AgentEvent::Drain => {
                     self.tell(format!("agent: {event:?}"))
                 }
                 AgentEvent::Closed(reason) => self.closed.push(("agent", reason)),

@@ -269,6 +269,7 @@ impl Simulated {
                 AgentEvent::Welcomed(_)
                 | AgentEvent::Cancel(_)
                 | AgentEvent::Renewed(_)
+                | AgentEvent::Trust(_)
                 | AgentEvent::Drain => {}
             }
         }

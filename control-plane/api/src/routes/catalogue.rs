@@ -282,7 +282,7 @@ pub(crate) async fn create_enrolment_token(
         return Err(ApiError::invalid("expires_in_seconds", problem));
     }
     let id = EnrolmentTokenId(Uuid::now_v7());
-    let token = stella_certs::EnrolmentToken::generate(id, app.root_fingerprint)
+    let token = stella_certs::EnrolmentToken::generate(id, app.authority.root_fingerprint())
         .map_err(|error| ApiError::internal(&error))?;
     let new = NewEnrolmentToken {
         id,
@@ -352,7 +352,9 @@ pub(crate) async fn system(
         journal_incarnation: incarnation.to_string(),
         uptime: app.started.elapsed().as_secs(),
         agent_address: app.agent_address.clone(),
-        root_fingerprint: app.root_fingerprint.to_string(),
+        root_fingerprint: app.authority.root_fingerprint().to_string(),
+        roots_pem: app.authority.roots_pem(),
+        root_rotation: app.authority.status().phase.map(|phase| phase.name().to_owned()),
         counts,
     }))
 }

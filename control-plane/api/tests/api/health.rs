@@ -135,7 +135,7 @@ async fn it_is_served_over_tls_until_the_shutdown() {
         let roots = roots.into_iter().collect::<Vec<_>>();
         reqwest::Client::builder().https_only(true).tls_certs_only(roots).build().unwrap()
     };
-    let root = reqwest::Certificate::from_pem(authority.root_pem().as_bytes()).unwrap();
+    let root = reqwest::Certificate::from_pem(authority.roots_pem().as_bytes()).unwrap();
     let trusting = client(Some(root));
     let url = format!("https://localhost:{}", address.port());
     let health: Value =

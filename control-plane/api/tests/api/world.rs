@@ -1,7 +1,7 @@
 //! A control plane without sockets, and what tests ask it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -11,7 +11,7 @@ use futures::StreamExt;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use stella_api::{ApiConfig, ApiDeps, Tuning};
-use stella_certs::{ApiToken, EnrolmentToken};
+use stella_certs::{ApiToken, Authority, EnrolmentToken};
 use stella_domain::command::{self, Actor, Command, Outcome, SystemCommand, TenantCommand};
 use stella_domain::event::StreamId;
 use stella_domain::name::Name;
@@ -92,7 +92,9 @@ impl World {
             artifacts: Arc::new(ArtifactStore::open(folder.path().join("artifacts"), 0).unwrap()),
             output: Arc::clone(&output),
             version: "1.2.3-test",
-            root_fingerprint: Digest([7; 32]),
+            authority: Arc::new(
+                Authority::open_or_create(&folder.path().join("pki"), SystemTime::now()).unwrap(),
+            ),
             agent_address: "stella.test:7443".into(),
             log_level: stella_telemetry::LogLevel::detached("info"),
             tuning: Tuning::new(&config),

@@ -62,6 +62,12 @@ impl TenantState {
                 }
                 self.end_silence(*id, fact)
             }
+            Fact::AgentTrustChanged { agent: id, trust } => {
+                let agent = self.agent_mut(*id, fact)?;
+                ensure(agent.revoked.is_none(), format!("agent {id}"), "revoked", fact)?;
+                agent.trust = Some(trust.clone());
+                Ok(())
+            }
             Fact::ReportIgnored { agent: id, key: _, reason: _ } => {
                 let work = self.work.get_mut(id).ok_or_else(|| missing(AgentId::KIND, id, fact))?;
                 Arc::make_mut(work).ignored_reports += 1;
@@ -99,6 +105,7 @@ impl TenantState {
             session: SessionEpoch::default(),
             journal: None,
             revoked: None,
+            trust: None,
             enrolled_at: at,
         };
         self.agents.insert(*id, Arc::new(agent));

@@ -3,7 +3,7 @@
 use stella_protocol::id::{AccountId, ApiTokenId, TenantId};
 use stella_protocol::time::Timestamp;
 
-use super::Decision;
+use super::{Decision, authority};
 use crate::access::{GRANTS_MAX, Grant};
 use crate::command::{LOG_LEVEL_MAX, Outcome, Request, SystemCommand};
 use crate::event::{Fact, StreamId};
@@ -76,9 +76,8 @@ pub(super) fn decide(
             }
             Outcome::Done
         }
-        SystemCommand::SetLogLevel { level } => {
-            log_level(level)?;
-            emit(StreamId::System, Fact::LogLevelSet { level: level.clone() })?;
+        SystemCommand::SetLogLevel { .. } | SystemCommand::RecordAuthority(_) => {
+            recorded(state, command)?.map_or(Ok(()), |fact| emit(StreamId::System, fact))?;
             Outcome::Done
         }
     };
@@ -89,6 +88,19 @@ pub(super) fn decide(
     }
     decision.outcome = outcome;
     Ok(decision)
+}
+
+/// What is only written down: it changes something outside of the core.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the caller sorts them")]
+fn recorded(state: &State, command: &SystemCommand) -> Result<Option<Fact>, Rejection> {
+    match command {
+        SystemCommand::SetLogLevel { level } => {
+            log_level(level)?;
+            Ok(Some(Fact::LogLevelSet { level: level.clone() }))
+        }
+        SystemCommand::RecordAuthority(record) => authority::record(state, record),
+        _ => Ok(None),
+    }
 }
 
 /// An account goes with its tokens.

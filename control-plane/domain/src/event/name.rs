@@ -82,6 +82,8 @@ impl Fact {
             Self::GateEvaluated { .. } => "gate_evaluated",
             Self::GateOverridden { .. } => "gate_overridden",
             Self::FindingsRecorded { .. } => "findings_recorded",
+            Self::AuthorityChanged { .. } => "authority_changed",
+            Self::AgentTrustChanged { .. } => "agent_trust_changed",
             Self::LogLevelSet { .. } => "log_level_set",
             Self::WorkflowApplied { .. } => "workflow_applied",
             Self::WorkflowRemoved { .. } => "workflow_removed",

@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use stella_domain::command::Report;
+use stella_domain::command::{Report, TenantCommand};
 use stella_protocol::close::CloseCode;
-use stella_protocol::message::{RenewRequest, Renewed};
+use stella_protocol::message::{RenewRequest, Renewed, Trusts};
 use stella_protocol::session::control::{ControlEvent, ControlSession};
 use stella_protocol::session::{CloseReason, SendError};
 use stella_protocol::time::Timestamp;
+use stella_protocol::trace::TraceContext;
 use tokio::time::Instant;
 
 use super::Peer;
@@ -17,6 +18,7 @@ use super::reports::{Answer, Reports, Verdict};
 use crate::enrol::to_bytes;
 use crate::orders::{self, Told};
 use crate::registry::Link;
+use crate::trust::{AgentsTrust, Shown};
 use crate::{Shared, limits};
 
 /// A session that was welcomed.
@@ -28,20 +30,32 @@ pub(super) struct Conversation {
     reports: Reports,
     told: Told,
     certificate_ends: Timestamp,
+    trust: AgentsTrust,
     over: Option<CloseReason>,
 }
 
 impl Conversation {
     pub(super) fn new(
         shared: Arc<Shared>,
-        peer: Peer,
         link: Arc<Link>,
         session: ControlSession,
         certificate_ends: SystemTime,
+        trust: AgentsTrust,
     ) -> Self {
+        let peer = Peer { tenant: link.tenant, agent: link.agent };
         let reports = Reports::new(shared.engine.clone(), peer, link.session);
         let certificate_ends = timestamp(certificate_ends);
-        Self { shared, peer, link, session, reports, told: Told::default(), certificate_ends, over: None }
+        Self {
+            shared,
+            peer,
+            link,
+            session,
+            reports,
+            told: Told::default(),
+            certificate_ends,
+            trust,
+            over: None,
+        }
     }
 
     pub(super) const fn shared(&self) -> &Arc<Shared> {
@@ -126,6 +140,16 @@ impl Conversation {
         if let Err(code) = orders::check(&state, tenant, agent, self.link.session) {
             return self.close(code);
         }
+        if let Err(code) = self.trust.check(&self.shared.authority) {
+            tracing::warn!(tenantId = %tenant, agent = %agent, "an agent's certificate is of a root that is trusted no more");
+            return self.close(code);
+        }
+        if let Some(trust) = self.trust.tell(&self.shared.authority, &state, (tenant, agent))
+            && self.session.trust(trust).is_err()
+        {
+            // It does not read, and is told in its next session.
+            return self.close(CloseCode::Overloaded);
+        }
         match orders::tell(&mut self.told, &state, (tenant, agent), &mut self.session) {
             // The rest follows at the next look. A session that is over has nobody to tell.
             Ok(()) | Err(SendError::QueueFull { .. } | SendError::NotNow { .. }) => {}
@@ -160,6 +184,7 @@ impl Conversation {
                 ControlEvent::Running(running) => self.reports.take(Report::Running(running)),
                 ControlEvent::Finished(finished) => self.reports.take(Report::Finished(finished)),
                 ControlEvent::Renew(request) => self.renew(&request),
+                ControlEvent::Trusts(trusts) => self.trusts(trusts),
                 ControlEvent::Closed(reason) => self.over = Some(reason),
                 // The state machine gives a second hello as a violation.
                 ControlEvent::Hello(_) => self.session.close(CloseCode::ProtocolViolation),
@@ -187,6 +212,24 @@ impl Conversation {
         }
     }
 
+    /// Has it recorded, without waiting for it: if that fails, the agent is told again in its next session.
+    fn trusts(&mut self, trusts: Trusts) {
+        let trust = match self.trust.hear(trusts) {
+            Ok(Some(trust)) => trust,
+            Ok(None) => return,
+            Err(code) => return self.session.close(code),
+        };
+        let (peer, session) = (self.peer, self.link.session);
+        let command = TenantCommand::RecordAgentTrust { agent: peer.agent, session, trust };
+        let request = super::request(peer, TraceContext::default(), command);
+        let engine = self.shared.engine.clone();
+        self.shared.tasks.spawn(async move {
+            if let Err(error) = engine.submit(request).await {
+                tracing::warn!(tenantId = %peer.tenant, agent = %peer.agent, %error, "what an agent trusts was not recorded");
+            }
+        });
+    }
+
     fn renew(&mut self, request: &RenewRequest) {
         let Peer { tenant, agent } = self.peer;
         if let Err(code) = orders::admit(&self.shared.engine.state(), tenant, agent) {
@@ -199,6 +242,7 @@ impl Conversation {
         let sent = match issued {
             Ok(issued) => {
                 self.certificate_ends = timestamp(issued.not_after);
+                self.trust.issued(Shown::of(&self.shared.authority, &issued.chain_der));
                 self.session.renewed(Renewed {
                     chain_der: to_bytes(&issued.chain_der),
                     roots_der: to_bytes(&self.shared.authority.roots_der()),
