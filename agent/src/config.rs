@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use stella_settings::{Key, Layers, Shown};
 use stella_telemetry::{Format, LogLevel};
 
+use crate::metrics;
 use crate::policy::{Kind, Policy};
 
 /// The file that is read if it is there and none is named.
@@ -69,6 +70,8 @@ pub struct Config {
     pub log_file: Option<PathBuf>,
     /// What tasks may be.
     pub policy: Policy,
+    /// Where figures are served, if they are.
+    pub metrics: Option<metrics::Config>,
 }
 
 /// What a file, the environment or the flags say; what they do not say is `None`.
@@ -90,9 +93,26 @@ pub struct Settings {
     /// The section `log`.
     #[serde(default)]
     pub log: LogSettings,
+    /// The section `metrics`.
+    #[serde(default)]
+    pub metrics: MetricsSettings,
     /// The section `policy`.
     #[serde(default)]
     pub policy: PolicySettings,
+}
+
+/// The section `metrics`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MetricsSettings {
+    /// Where to listen.
+    pub listen: Option<SocketAddr>,
+    /// The listener's certificate.
+    pub certificate: Option<PathBuf>,
+    /// Its key.
+    pub key: Option<PathBuf>,
+    /// Whose certificates scrapers have to show.
+    pub client_ca: Option<PathBuf>,
 }
 
 /// The section `log`.
@@ -129,6 +149,25 @@ pub const KEYS: &[Key] = &[
     },
     key("log.format", "`auto`", "`auto`, `json`, `human`", "`auto` is `human` on a terminal"),
     key("log.file", "none", "path", "JSON lines as well, rotated at 100 MB, ten files in all"),
+    key(
+        "metrics.listen",
+        "none",
+        "address, TCP",
+        "serves [the agent's own figures](observability.md#the-agents-own-figures) at `/metrics`: plain HTTP on a loopback address; on others a certificate is needed",
+    ),
+    key(
+        "metrics.certificate",
+        "none",
+        "path, PEM",
+        "the listener's certificate; scrapers have to show one as well then",
+    ),
+    key("metrics.key", "none", "path, PEM", "its key"),
+    key(
+        "metrics.client_ca",
+        "none",
+        "path, PEM",
+        "under whose authority scrapers' certificates have to be; Stella's without it, under which every agent has one",
+    ),
     key(
         "policy.allow",
         "[\"artifact\",\"command\",\"check\",\"systemd\"]",
@@ -200,6 +239,7 @@ impl Settings {
                 format: self.log.format.or_else(|| Some(Format::default())),
                 file: self.log.file,
             },
+            metrics: self.metrics,
             policy: PolicySettings { allow: self.policy.allow.or_else(|| Some(Kind::ALL.to_vec())) },
         }
     }
@@ -239,8 +279,43 @@ impl Config {
             log_format: given.log.format.unwrap_or_default(),
             log_file: given.log.file,
             policy: Policy::allowing(&given.policy.allow.unwrap_or_default()),
+            metrics: listener(given.metrics)?,
         })
     }
+}
+
+fn listener(given: MetricsSettings) -> Result<Option<metrics::Config>, Error> {
+    let MetricsSettings { listen, certificate, key, client_ca } = given;
+    let missing = |key, expected| Err(out_of_bounds(key, "", expected));
+    let Some(listen) = listen else {
+        let is_plain = certificate.is_none() && key.is_none() && client_ca.is_none();
+        return if is_plain {
+            Ok(None)
+        } else {
+            missing("metrics.listen", "say where to listen, such as 0.0.0.0:9091")
+        };
+    };
+    let tls = match (certificate, key) {
+        (Some(certificate), Some(key)) => Some(metrics::Tls {
+            certificate: absolute("metrics.certificate", certificate)?,
+            key: absolute("metrics.key", key)?,
+            client_ca: client_ca.map(|path| absolute("metrics.client_ca", path)).transpose()?,
+        }),
+        (Some(_), None) => return missing("metrics.key", "a certificate needs its key"),
+        (None, Some(_)) => return missing("metrics.certificate", "a key needs its certificate"),
+        (None, None) if client_ca.is_some() => {
+            return missing(
+                "metrics.certificate",
+                "scrapers can show a certificate only to a listener that has one",
+            );
+        }
+        (None, None) if !listen.ip().is_loopback() => {
+            let expected = "only a loopback address goes without metrics.certificate and metrics.key";
+            return Err(out_of_bounds("metrics.listen", listen, expected));
+        }
+        (None, None) => None,
+    };
+    Ok(Some(metrics::Config { listen, tls }))
 }
 
 /// Checks that a text is `host:port`.
@@ -344,10 +419,19 @@ mod tests {
             ("server = \"https://cp:1\"", "server"),
             ("state_dir = \"here\"", "state_dir"),
             ("host_root = \"\"", "host_root"),
+            ("[metrics]\nlisten = \"0.0.0.0:9091\"", "metrics.listen"),
+            ("[metrics]\nkey = \"/k\"", "metrics.listen"),
+            ("[metrics]\nlisten = \"127.0.0.1:1\"\ncertificate = \"/c\"", "metrics.key"),
+            ("[metrics]\nlisten = \"127.0.0.1:1\"\nkey = \"/k\"", "metrics.certificate"),
+            ("[metrics]\nlisten = \"127.0.0.1:1\"\nclient_ca = \"/a\"", "metrics.certificate"),
+            ("[metrics]\nlisten = \"127.0.0.1:1\"\ncertificate = \"c\"\nkey = \"/k\"", "metrics.certificate"),
         ] {
             let error = load(text, Settings::default()).unwrap_err();
             assert!(matches!(error, Error::Value { key: named, .. } if named == key), "{text}: {error}");
         }
+        let plain = load("[metrics]\nlisten = \"127.0.0.1:9091\"", Settings::default()).unwrap();
+        assert_eq!(plain.metrics.unwrap().tls, None);
+        assert_eq!(load("", Settings::default()).unwrap().metrics, None);
         for server in ["cp:1", "127.0.0.1:1", "[::1]:7443"] {
             assert!(checked_server(server.to_owned()).is_ok(), "{server}");
         }

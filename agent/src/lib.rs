@@ -16,6 +16,7 @@ pub mod host;
 pub mod identity;
 pub mod inbox;
 pub mod journal;
+pub mod metrics;
 pub mod output;
 pub mod policy;
 pub mod reload;

@@ -23,6 +23,7 @@ use crate::executor::{Executor, Systemctl};
 use crate::host::{self, HostRoot};
 use crate::identity::{self, Identity};
 use crate::journal::{self, Journal};
+use crate::metrics::{self, Exporter, Pulse};
 use crate::runner::{self, Runner, RunnerHandle};
 use crate::session::{self, Link, SessionArtifacts, Sessions};
 use crate::supervisor::Supervisor;
@@ -45,6 +46,9 @@ pub enum Error {
     /// The journal is damaged or in use.
     #[error(transparent)]
     Journal(#[from] journal::Error),
+    /// Figures cannot be served.
+    #[error(transparent)]
+    Metrics(#[from] metrics::Error),
     /// A folder cannot be made.
     #[error("cannot make the folder of attempts")]
     Attempts(#[source] io::Error),
@@ -69,6 +73,8 @@ pub struct Service {
     runner: Runner,
     handle: RunnerHandle,
     link: watch::Sender<Option<Link>>,
+    pulse: Arc<Pulse>,
+    exporter: Option<Exporter>,
 }
 
 /// A part that has ended.
@@ -77,6 +83,7 @@ enum Part {
     Runner(Result<(), runner::Error>),
     Sessions,
     Watchdog,
+    Exporter,
 }
 
 impl Service {
@@ -106,7 +113,20 @@ impl Service {
                 link: link_receiver,
             },
         );
-        Ok(Self { config, identity, runner, handle, link })
+        let pulse = Pulse::new();
+        let open = |metrics: &metrics::Config| {
+            let sources = metrics::Sources {
+                who: (identity.tenant, identity.agent),
+                roots: identity.roots.clone(),
+                host_root: config.host_root.clone(),
+                runner: handle.clone(),
+                link: link.subscribe(),
+                pulse: Arc::clone(&pulse),
+            };
+            Exporter::open(metrics.clone(), sources)
+        };
+        let exporter = config.metrics.as_ref().map(open).transpose()?;
+        Ok(Self { config, identity, runner, handle, link, pulse, exporter })
     }
 
     /// Who this agent is.
@@ -120,7 +140,7 @@ impl Service {
     /// # Errors
     /// If a part fails. The process has to end; the next start finds everything on disk.
     pub async fn run(self, stop: CancellationToken) -> Result<(), Error> {
-        let Self { config, identity, runner, handle, link } = self;
+        let Self { config, identity, runner, handle, link, pulse, exporter } = self;
         let (stop_runner, stop_sessions) = (stop.child_token(), CancellationToken::new());
         let ready = link.subscribe();
         let sessions = Sessions::new(session::Config {
@@ -130,6 +150,7 @@ impl Service {
             identity,
             runner: handle.clone(),
             link,
+            pulse,
         });
         let mut parts = JoinSet::new();
         parts.spawn(async move { Part::Runner(runner.run(stop_runner).await) });
@@ -143,6 +164,13 @@ impl Service {
             token.run_until_cancelled(tell_systemd(ready, handle)).await;
             Part::Watchdog
         });
+        if let Some(exporter) = exporter {
+            let token = stop_sessions.clone();
+            parts.spawn(async move {
+                token.run_until_cancelled(exporter.run()).await;
+                Part::Exporter
+            });
+        }
         let result = watch_over(&mut parts, &stop).await;
         stop_sessions.cancel();
         let rest = async { while parts.join_next().await.is_some() {} };
@@ -165,7 +193,7 @@ async fn watch_over(parts: &mut JoinSet<Part>, stop: &CancellationToken) -> Resu
             }
             part = parts.join_next() => match part {
                 Some(Ok(Part::Runner(result))) => return result.map_err(Error::Runner),
-                Some(Ok(Part::Sessions | Part::Watchdog)) => {}
+                Some(Ok(Part::Sessions | Part::Watchdog | Part::Exporter)) => {}
                 Some(Err(error)) => return Err(Error::Part(error)),
                 None => return Ok(()),
             },

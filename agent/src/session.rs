@@ -13,6 +13,7 @@ mod renewal;
 mod streams;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use stella_protocol::close::Advice;
@@ -26,6 +27,7 @@ pub(crate) use self::connect::dial_enrolment;
 pub use self::streams::Forwarder;
 use crate::executor::reason_of;
 use crate::identity::Identity;
+use crate::metrics::Pulse;
 use crate::retry::{Retry, SUCCESS_MIN};
 use crate::runner::RunnerHandle;
 
@@ -47,6 +49,8 @@ pub struct Config {
     pub runner: RunnerHandle,
     /// Where the connection of the session is shown, from the welcome to its end.
     pub link: watch::Sender<Option<Link>>,
+    /// Where heartbeats are noted.
+    pub pulse: Arc<Pulse>,
 }
 
 /// Keeps a session with the control plane.

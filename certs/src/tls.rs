@@ -16,7 +16,8 @@ use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, We
 use rustls::sign::CertifiedKey;
 use rustls::version::TLS13;
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore, ServerConfig, WantsVerifier};
-use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use stella_protocol::digest::Digest;
 use stella_protocol::id::{AgentId, TenantId};
 use stella_protocol::version::{ALPN_AGENT, ALPN_ENROL};
@@ -61,6 +62,9 @@ pub enum Error {
     /// The peer wants an agent's session and has shown no certificate.
     #[error("the peer asks for an agent's session without a certificate")]
     NoCertificate,
+    /// A private key is not one.
+    #[error("there is no private key in it (PEM)")]
+    Key,
     /// The peer's certificate names nobody.
     #[error(transparent)]
     Identity(#[from] identity::Error),
@@ -223,6 +227,28 @@ pub fn metrics_server(
         .map_err(|_| Error::NoRoots)?;
     let builder = server_builder()?.with_client_cert_verifier(verifier);
     Ok(finish_server(builder.with_cert_resolver(resolver(identity)), HTTP))
+}
+
+/// For figures that an agent serves by itself, with a certificate that its host was given; scrapers have to show a certificate
+/// under one of `client_roots`. The key is PEM.
+///
+/// # Errors
+/// [`Error::NoRoots`] or [`Error::Root`] for the client roots, [`Error::Key`] for a key that cannot be read,
+/// [`Error::Certificate`] if it is another certificate's.
+pub fn scraped_server(
+    chain: Vec<CertificateDer<'static>>,
+    key_pem: &[u8],
+    client_roots: &[CertificateDer<'static>],
+) -> Result<ServerConfig, Error> {
+    let key = PrivateKeyDer::from_pem_slice(key_pem).map_err(|_| Error::Key)?;
+    let verifier = WebPkiClientVerifier::builder_with_provider(store(client_roots)?, provider())
+        .build()
+        .map_err(|_| Error::NoRoots)?;
+    let config = server_builder()?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(chain, key)
+        .map_err(|source| Error::Certificate { source })?;
+    Ok(finish_server(config, &[b"http/1.1"]))
 }
 
 const HTTP: &[&[u8]] = &[b"h2", b"http/1.1"];

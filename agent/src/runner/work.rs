@@ -20,6 +20,7 @@ use crate::cancel::CancelSignal;
 use crate::executor::{ArtifactSource, Executor, RunContext, UnitManager};
 use crate::host::HostRoot;
 use crate::journal::Ending;
+use crate::metrics;
 use crate::output::{OutputSink, now};
 use crate::session::{Forwarder, Link};
 use crate::supervisor::Recovered;
@@ -109,10 +110,12 @@ impl Work {
             output,
             cancel,
         };
-        let executor = self.executor.clone();
+        let (executor, kind) = (self.executor.clone(), context.dispatch.spec.kind());
         let task = self.tasks.spawn(async move {
             let outcome = executor.run(context).await;
-            Over::Attempt(key, Ending { started_at: Some(started_at), finished_at: now(), outcome })
+            let ending = Ending { started_at: Some(started_at), finished_at: now(), outcome };
+            metrics::ended(kind, &ending);
+            Over::Attempt(key, ending)
         });
         self.attempts.insert(task.id(), (key, Some(started_at)));
     }
@@ -132,7 +135,9 @@ impl Work {
         let attempt_dir = self.attempt_dir(key);
         let task = self.tasks.spawn(async move {
             let recovered = Executor::recover(&dispatch, &attempt_dir, RECOVERY_DURATION_MAX).await;
-            Over::Attempt(key, explain(recovered, started_at))
+            let ending = explain(recovered, started_at);
+            metrics::ended(dispatch.spec.kind(), &ending);
+            Over::Attempt(key, ending)
         });
         self.attempts.insert(task.id(), (key, started_at));
     }

@@ -294,6 +294,9 @@ impl Driver<'_> {
         let pulse = self.config.runner.pulse();
         let resources = resources::sample(&self.config.host_root, pulse.tasks_running);
         let sent = self.session.heartbeat(Heartbeat { position: pulse.position, resources }, now);
+        if sent.is_ok() {
+            self.config.pulse.beat();
+        }
         self.judge("a heartbeat", sent);
         self.renew();
         self.listen(now);
