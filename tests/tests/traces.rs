@@ -242,3 +242,31 @@ async fn spans_and_their_headers_go_to_the_collector_and_not_where_it_points_to(
     server.abort();
     cluster.passed()
 }
+
+/// What fails is looked into, so a small sample is no loss: a deployment that fails is there with all of its tasks.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deployment_that_fails_is_always_in_the_sample() -> Result<()> {
+    let collector = Collector::start().await?;
+    let tables = format!("[traces]\nendpoint = {:?}\nsample_ratio = 0.0\n", collector.endpoint());
+    let cluster = Cluster::with_settings(1, &Settings { tables, ..Settings::default() }).await?;
+    cluster.release(&release("1.0.0", &[], vec![shell("fine", "true")])).await?;
+    cluster.release(&release("2.0.0", &[], vec![shell("fine", "true"), shell("bad", "exit 3")])).await?;
+    let fine = cluster.deploy(&rolling(ENVIRONMENT, "1.0.0", OnFailure::Stop)).await?.deployment;
+    let fine = cluster.wait_final(&fine.id).await?.deployment;
+    ensure!(fine.status == "succeeded", "{fine:?}");
+    let bad = cluster.deploy(&rolling(ENVIRONMENT, "2.0.0", OnFailure::Rollback)).await?.deployment;
+    ensure!(cluster.wait_final(&bad.id).await?.deployment.status == "failed");
+
+    let whole = span_with(&collector, "deployment.execute", "deployment_id", &bad.id).await?;
+    ensure!(whole.is_error, "{whole:?}");
+    // Two of the deployment itself, and one of its rollback, which is of the same trace.
+    let executed = spans(&collector, &whole.trace, "agent.execute", 3).await?;
+    let dispatched = spans(&collector, &whole.trace, "task.dispatch", 3).await?;
+    ensure!(executed.iter().filter(|it| it.is_error).count() == 1, "{executed:?}");
+    for execution in &executed {
+        ensure!(dispatched.iter().any(|it| it.id == execution.parent), "{execution:?}");
+    }
+    let others: Vec<_> = collector.spans().into_iter().filter(|it| it.trace != whole.trace).collect();
+    ensure!(others.is_empty(), "nothing else is in a sample of nothing: {others:#?}");
+    cluster.passed()
+}

@@ -13,7 +13,7 @@ use stella_domain::name::Identifier;
 use stella_domain::promotion::Promotion;
 use stella_domain::run::RunStatus;
 use stella_domain::spans;
-use stella_domain::task::Task;
+use stella_domain::task::{Task, TaskState};
 use stella_domain::tenant::TenantState;
 use stella_engine::{Committed, Handle};
 use stella_protocol::id::{AttemptKey, DeploymentId, PromotionId, RunId};
@@ -93,7 +93,11 @@ impl Spans {
     fn event(&mut self, tenant: &TenantState, event: &Event) {
         match &event.fact {
             Fact::DeploymentSucceeded { id } => self.deployment(tenant, *id, event.at, None),
-            Fact::DeploymentFailed { id, reason } | Fact::DeploymentCancelled { id, reason } => {
+            Fact::DeploymentFailed { id, reason } => {
+                self.make_up_for(tenant, *id);
+                self.deployment(tenant, *id, event.at, Some(reason));
+            }
+            Fact::DeploymentCancelled { id, reason } => {
                 self.deployment(tenant, *id, event.at, Some(reason));
             }
             Fact::StepEnded { run, step, .. } => self.step(tenant, *run, step, event.at),
@@ -149,6 +153,27 @@ impl Spans {
             ],
             error: reason.map(str::to_owned),
         });
+    }
+
+    /// A deployment that failed is looked into, whether it is part of the sample or not: what was left out of it is written now,
+    /// from the state, and what follows from it when it ends.
+    fn make_up_for(&mut self, tenant: &TenantState, id: DeploymentId) {
+        let Some(deployment) = tenant.deployments.get(&id) else { return };
+        if self.traces.takes(deployment.trace) {
+            return;
+        }
+        self.traces.want(deployment.trace);
+        let promotion = tenant.promotions.get(&PromotionId(id.0));
+        if let Some(last) = promotion.and_then(|promotion| promotion.approvals.last()) {
+            self.approval(tenant, PromotionId(id.0), last.at, "approved");
+        }
+        for task in tenant.tasks_of(deployment) {
+            let Some((started_at, ended_at)) = ran(&task.state) else { continue };
+            self.dispatch(tenant, task.key(), started_at.unwrap_or(ended_at));
+            if let Some(started_at) = started_at {
+                self.execution(tenant, task.key(), started_at, ended_at);
+            }
+        }
     }
 
     fn run(&self, tenant: &TenantState, id: RunId, end: Timestamp) {
@@ -323,4 +348,20 @@ impl Spans {
 
 fn time(at: Timestamp) -> SystemTime {
     UNIX_EPOCH + Duration::from_millis(at.0)
+}
+
+/// When it started, if it did, and when it ended; `None` if it has not ended, or nobody can tell.
+const fn ran(state: &TaskState) -> Option<(Option<Timestamp>, Timestamp)> {
+    match state {
+        TaskState::Succeeded(ended)
+        | TaskState::Failed(ended)
+        | TaskState::TimedOut(ended)
+        | TaskState::Cancelled(ended)
+        | TaskState::Interrupted(ended) => Some((ended.started_at, ended.at)),
+        TaskState::Queued
+        | TaskState::Dispatched { .. }
+        | TaskState::Accepted { .. }
+        | TaskState::Running { .. }
+        | TaskState::Unknown { .. } => None,
+    }
 }

@@ -1,5 +1,6 @@
 //! Spans on their way to a collector, by OTLP over HTTP: batched on a thread of its own, bounded, and never waited for.
 
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -13,6 +14,7 @@ use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{
     BatchConfigBuilder, BatchSpanProcessor, SpanData, SpanEvents, SpanExporter, SpanLinks, SpanProcessor as _,
 };
+use parking_lot::Mutex;
 use reqwest::redirect::Policy;
 use stella_protocol::trace::TraceContext;
 
@@ -21,6 +23,8 @@ use crate::outside;
 
 /// How many spans of each service may wait for the collector. Beyond it they are dropped, work is not delayed.
 const WAITING_SPANS_MAX: usize = 16_384;
+/// How many traces are sent beside the sample, the newest of them: what fails goes on for a while, with a rollback for example.
+const WANTED_MAX: usize = 4_096;
 /// How long spans wait for others to travel with.
 const BATCH_DELAY: Duration = Duration::from_secs(1);
 /// How long one export may take.
@@ -58,6 +62,14 @@ pub(crate) struct Traces {
     control_plane: BatchSpanProcessor,
     agents: BatchSpanProcessor,
     ratio: f64,
+    wanted: Mutex<Wanted>,
+}
+
+/// Traces that are written although they are not part of the sample, the newest of them.
+#[derive(Debug, Default)]
+struct Wanted {
+    order: VecDeque<u128>,
+    traces: HashSet<u128>,
 }
 
 impl Traces {
@@ -73,15 +85,36 @@ impl Traces {
             control_plane: processor("stella-orchestrator")?,
             agents: processor("stella-agent")?,
             ratio: config.sample_ratio,
+            wanted: Mutex::default(),
         })))
     }
 
-    /// Sends a span, if its trace is one of the sample: all of its spans are, or none.
+    /// Whether spans of a trace are sent: if whoever began it has it sampled and it is part of our share, or if it is wanted.
+    pub(crate) fn takes(&self, trace: TraceContext) -> bool {
+        trace.is_valid()
+            && ((trace.sampled && is_in_sample(trace.trace_id, self.ratio))
+                || self.wanted.lock().traces.contains(&trace.trace_id))
+    }
+
+    /// Has all further spans of a trace sent, whether it is part of the sample or not.
+    pub(crate) fn want(&self, trace: TraceContext) {
+        let mut wanted = self.wanted.lock();
+        if trace.is_valid() && wanted.traces.insert(trace.trace_id) {
+            wanted.order.push_back(trace.trace_id);
+            if wanted.order.len() > WANTED_MAX
+                && let Some(oldest) = wanted.order.pop_front()
+            {
+                wanted.traces.remove(&oldest);
+            }
+        }
+    }
+
+    /// Sends a span, if spans of its trace are.
     pub(crate) fn write(&self, span: Span) {
-        let TraceContext { trace_id, sampled, .. } = span.trace;
-        if !sampled || !span.trace.is_valid() || !is_in_sample(trace_id, self.ratio) {
+        if !self.takes(span.trace) {
             return;
         }
+        let trace_id = span.trace.trace_id;
         let context = |id: u64| {
             let (trace, id) = (TraceId::from(trace_id), SpanId::from(id));
             SpanContext::new(trace, id, TraceFlags::SAMPLED, false, TraceState::default())

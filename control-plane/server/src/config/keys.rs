@@ -35,7 +35,7 @@ pub(crate) const KEYS: &[Key] = &[
     live("api.burst", "100", "at least 1", "how many of them may come at once"),
     live("api.tenant_requests_per_minute", "500", "at least 1", "for one tenant, over all tokens"),
     key("metrics.listen", "`0.0.0.0:9090`", "address, TCP", "`/metrics` over HTTPS, without a token"),
-    key(
+    live(
         "metrics.client_ca",
         "none",
         "path, PEM",
@@ -106,7 +106,12 @@ pub(crate) const KEYS: &[Key] = &[
         "path",
         "headers for the collector, one `Name: value` a line, such as `Authorization: Basic …`",
     ),
-    key("traces.sample_ratio", "1.0", "0 to 1", "the share of traces that is exported"),
+    key(
+        "traces.sample_ratio",
+        "1.0",
+        "0 to 1",
+        "the share of traces that is exported; what its caller does not sample is not, and a deployment that fails always is",
+    ),
     key(
         "event_bus.servers",
         "[]",
