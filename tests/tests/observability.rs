@@ -160,3 +160,27 @@ async fn one_cause_is_one_page_and_the_rest_is_chat() -> Result<()> {
     drop(alertmanager);
     cluster.passed()
 }
+
+/// A new authority of scrapers needs no restart.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_authority_of_scrapers_is_taken_over_by_a_reload() -> Result<()> {
+    let cluster = Cluster::start(0).await?;
+    scraper_identity(cluster.folder())?;
+    ensure!(cluster.control_plane.metrics().await?.contains("stella_build_info"), "everybody may scrape");
+    let more = cluster.control_plane.config_file().with_extension("conf.d");
+    fs::create_dir_all(&more)?;
+    let write = |ca: &str| {
+        let path = cluster.folder().join(ca).display().to_string();
+        fs::write(more.join("scrapers.toml"), format!("[metrics]\nclient_ca = {path:?}\n"))
+    };
+    write("nowhere.crt")?;
+    ensure!(
+        cluster.control_plane.tool(&["reload"]).is_err(),
+        "an authority that is not there was taken over"
+    );
+    ensure!(cluster.control_plane.metrics().await.is_ok(), "what is not good changes nothing");
+    write("scrapers.crt")?;
+    assert_eq!(cluster.control_plane.tool(&["reload"])?, "metrics.client_ca: taken over\n");
+    ensure!(cluster.control_plane.metrics().await.is_err(), "somebody without a certificate has the metrics");
+    cluster.passed()
+}

@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use limits::Tuning;
 pub use routes::{openapi, router};
-pub use serve::{Error, serve, serve_metrics};
+pub use serve::{Error, MetricsTls, serve, serve_metrics};
 
 /// What can be chosen.
 #[derive(Clone, Debug)]

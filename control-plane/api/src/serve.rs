@@ -58,6 +58,7 @@ pub async fn serve(
     let app = App::new(deps, shutdown.clone());
     let tuning = Arc::clone(&app.tuning);
     let keep_small = tuning.keep_small(shutdown.clone());
+    let tls = RustlsConfig::from_config(Arc::new(tls));
     let serving = listen(address, tls, routes::with_state(app.clone()), shutdown, ready);
     tokio::pin!(serving);
     tokio::select! {
@@ -67,13 +68,30 @@ pub async fn serve(
     serving.await
 }
 
+/// How the metrics' listener speaks TLS. A cheap clone, through which that is changed while it listens.
+#[derive(Clone, Debug)]
+pub struct MetricsTls(RustlsConfig);
+
+impl MetricsTls {
+    /// As it is at first.
+    #[must_use]
+    pub fn new(config: rustls::ServerConfig) -> Self {
+        Self(RustlsConfig::from_config(Arc::new(config)))
+    }
+
+    /// For the handshakes to come.
+    pub fn change(&self, config: rustls::ServerConfig) {
+        self.0.reload_from_config(Arc::new(config));
+    }
+}
+
 /// Serves `/metrics` and nothing else until `shutdown` is cancelled.
 ///
 /// # Errors
 /// As [`Error`] says.
 pub async fn serve_metrics(
     address: SocketAddr,
-    tls: rustls::ServerConfig,
+    tls: MetricsTls,
     render: Arc<dyn Fn() -> String + Send + Sync>,
     shutdown: CancellationToken,
     ready: impl FnOnce(SocketAddr) + Send,
@@ -86,12 +104,12 @@ pub async fn serve_metrics(
             ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
         }
     };
-    listen(address, tls, Router::new().route(paths::METRICS, get(scrape)), shutdown, ready).await
+    listen(address, tls.0, Router::new().route(paths::METRICS, get(scrape)), shutdown, ready).await
 }
 
 async fn listen(
     address: SocketAddr,
-    tls: rustls::ServerConfig,
+    tls: RustlsConfig,
     router: Router,
     shutdown: CancellationToken,
     ready: impl FnOnce(SocketAddr) + Send,
@@ -104,7 +122,7 @@ async fn listen(
     let stop = handle.clone();
     // Without it, each event of a feed waits up to 40 ms for the client to acknowledge the one before.
     let no_delay = NoDelayAcceptor::new();
-    let tls = RustlsAcceptor::new(RustlsConfig::from_config(Arc::new(tls))).acceptor(no_delay);
+    let tls = RustlsAcceptor::new(tls).acceptor(no_delay);
     let mut server = axum_server::from_tcp(listener).map_err(failed)?.acceptor(tls).handle(handle);
     server
         .http_builder()

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, bail};
 use metrics_exporter_prometheus::PrometheusHandle;
 use parking_lot::Mutex;
-use stella_api::{ApiConfig, ApiDeps, OnAnswer, Tuning};
+use stella_api::{ApiConfig, ApiDeps, MetricsTls, OnAnswer, Tuning};
 use stella_certs::Authority;
 use stella_certs::authority::rotation::Status;
 use stella_certs::tls::{self, ServerIdentity};
@@ -123,6 +123,14 @@ impl Pki {
         Ok(Self { authority: Arc::new(authority), identity: ServerIdentity::new(&own)?, names })
     }
 
+    /// How the metrics' listener speaks TLS.
+    ///
+    /// # Errors
+    /// If the authorities of scrapers cannot be read.
+    pub(crate) fn metrics_server(&self, config: &Config) -> anyhow::Result<rustls::ServerConfig> {
+        Ok(tls::metrics_server(&self.identity, config.metrics.client_roots()?.as_deref())?)
+    }
+
     /// Makes the control plane's certificate anew, with these names from now on.
     ///
     /// # Errors
@@ -176,7 +184,9 @@ async fn serve(
     let logging = CancellationToken::new();
     follow_journal(config, engine, traces, &tasks, &logging).await?;
     let tuning = Tuning::new(&api_config(config));
-    let reloader = Reloader::new(loaded, log_level.clone(), Arc::clone(&tuning), pki.clone())?;
+    let scraping = MetricsTls::new(pki.metrics_server(config)?);
+    let reloader =
+        Reloader::new(loaded, log_level.clone(), Arc::clone(&tuning), pki.clone(), scraping.clone())?;
     tasks.spawn(reload::at_hangups(Arc::clone(&reloader), shutdown.clone()));
     tasks.spawn(renew_certificate(pki.clone(), shutdown.clone()));
     tasks.spawn(keep_up(recorder.clone(), shutdown.clone()));
@@ -213,9 +223,8 @@ async fn serve(
     .await?;
     let render = scrape(recorder, engine.handle(), Arc::clone(&fleet), config.state_dir.clone());
     let (metrics, metrics_address) = listening(|ready| {
-        let tls = tls::metrics_server(&pki.identity, config.metrics.client_roots()?.as_deref())?;
         let (at, until) = (config.metrics.listen, shutdown.clone());
-        Ok(tasks.spawn(stella_api::serve_metrics(at, tls, render, until, ready)))
+        Ok(tasks.spawn(stella_api::serve_metrics(at, scraping, render, until, ready)))
     })
     .await?;
     let rotator = Rotator::new(engine.handle(), pki, Arc::clone(&fleet));

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use parking_lot::Mutex;
 use serde_json::Value;
-use stella_api::Tuning;
+use stella_api::{MetricsTls, Tuning};
 use stella_settings::Shown;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -26,6 +26,7 @@ pub(crate) struct Reloader {
     log: stella_telemetry::LogLevel,
     tuning: Arc<Tuning>,
     pki: Pki,
+    scraping: MetricsTls,
 }
 
 impl std::fmt::Debug for Reloader {
@@ -54,9 +55,11 @@ impl Reloader {
         log: stella_telemetry::LogLevel,
         tuning: Arc<Tuning>,
         pki: Pki,
+        scraping: MetricsTls,
     ) -> anyhow::Result<Arc<Self>> {
         let running = values(loaded.effective()?).into_iter().map(|(key, it)| (key, it.value)).collect();
-        Ok(Arc::new(Self { file: loaded.file.clone(), running: Mutex::new(running), log, tuning, pki }))
+        let (file, running) = (loaded.file.clone(), Mutex::new(running));
+        Ok(Arc::new(Self { file, running, log, tuning, pki, scraping }))
     }
 
     /// Reads everything again and takes over what can be.
@@ -92,11 +95,13 @@ impl Reloader {
 
     /// All that can change, in an order in which what may fail comes first.
     fn take_over(&self, config: &Config, is_level_new: bool) -> anyhow::Result<()> {
+        let scraping = self.pki.metrics_server(config)?;
         self.pki.renew(&config.api.names).context("the control plane's certificate cannot be made anew")?;
         // Otherwise what somebody has set through the API stays.
         if is_level_new {
             self.log.set(&config.log.level)?;
         }
+        self.scraping.change(scraping);
         self.tuning.change(&api_config(config));
         Ok(())
     }
