@@ -14,7 +14,7 @@
 //! programs that check this of roots too would refuse two.
 //!
 //! The new files are in the folder `next`, and the file `rotation` says how far it is. Each step is one durable write of that
-//! file; what follows from it is done again by [`resume`] if a crash cut it short. A step that was done already is no error.
+//! file; what follows from it is done again by `resume` if a crash cut it short. A step that was done already is no error.
 
 use std::sync::Arc;
 use std::time::SystemTime;
