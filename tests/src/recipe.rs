@@ -132,6 +132,7 @@ pub fn rolling(environment: &str, version: &str, on_failure: OnFailure) -> Creat
     CreateDeployment {
         environment: environment.to_owned(),
         release: format!("app:{version}"),
+        channel: None,
         strategy: Strategy::default(),
         tolerate_failures: None,
         on_failure,

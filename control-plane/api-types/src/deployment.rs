@@ -17,8 +17,11 @@ use crate::release::ReleaseRef;
 pub struct CreateDeployment {
     /// Where to: the environment by name or id.
     pub environment: String,
-    /// What: a release's id or `application:version`.
+    /// What: a release's id or `application:version`; with `channel`, the application alone.
     pub release: String,
+    /// The newest release of this channel that may come there now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub channel: Option<String>,
     /// How targets follow one another; one at a time if absent.
     #[serde(default)]
     pub strategy: Strategy,

@@ -7,6 +7,7 @@ use crate::amount::Amount;
 use crate::gate::Gate;
 use crate::hold::Hold;
 use crate::page::Named;
+use crate::release::ReleaseRef;
 
 /// A new environment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -49,6 +50,9 @@ pub struct Environment {
     /// What must be so for a release to come here, by name. A rollback may come anyway.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gates: Vec<Gate>,
+    /// From which channels releases may come here; if empty, from all, and what is in none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub channels: Vec<String>,
     /// Why nothing but rollbacks may come here; absent if it is open.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lock: Option<Hold>,
@@ -63,6 +67,21 @@ pub struct Follows {
     pub environment: Named,
     /// For how long, in seconds.
     pub soak_seconds: u64,
+    /// Whether a release is asked for by itself then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub auto: bool,
+    /// Releases that are to come by themselves, and when.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub automatic: Vec<Automatic>,
+}
+
+/// A release that is to come by itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Automatic {
+    /// Which.
+    pub release: ReleaseRef,
+    /// When it has proven itself for long enough; then it waits for the targets to be free.
+    pub due_at: String,
 }
 
 /// Sets what a release must have been through before it may come to an environment.
@@ -74,6 +93,9 @@ pub struct SetPath {
     /// For how long, in seconds; not at all if absent, at most 30 days.
     #[serde(default)]
     pub soak_seconds: u64,
+    /// Whether a release is asked for by itself then, in the way in which it was deployed there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub auto: bool,
 }
 
 /// Whose approval a promotion needs. Who asked for it never counts.

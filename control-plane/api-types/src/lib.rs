@@ -11,6 +11,7 @@ pub mod account;
 pub mod agent;
 pub mod amount;
 pub mod artifact;
+pub mod channel;
 pub mod deployment;
 pub mod environment;
 pub mod event;

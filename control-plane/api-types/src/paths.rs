@@ -67,6 +67,12 @@ pub const RELEASES: &str = "/api/v1/tenants/{tenant}/releases";
 pub const RELEASE: &str = "/api/v1/tenants/{tenant}/releases/{release}";
 /// Signatures of a release.
 pub const RELEASE_SIGNATURES: &str = "/api/v1/tenants/{tenant}/releases/{release}/signatures";
+/// Channels of applications.
+pub const CHANNELS: &str = "/api/v1/tenants/{tenant}/channels";
+/// One channel.
+pub const CHANNEL: &str = "/api/v1/tenants/{tenant}/channels/{application}/{channel}";
+/// From which channels releases may come to an environment.
+pub const ENVIRONMENT_CHANNELS: &str = "/api/v1/tenants/{tenant}/environments/{environment}/channels";
 /// Keys that sign releases.
 pub const RELEASE_KEYS: &str = "/api/v1/tenants/{tenant}/release-keys";
 /// Lets nothing count any more that a key has signed.

@@ -65,6 +65,9 @@ pub struct Promotion {
     pub approvals_needed: u32,
     /// Who let it through, oldest first.
     pub approvals: Vec<Approval>,
+    /// Approvals that counted once and count no more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lapsed: Vec<LapsedApproval>,
     /// What the gates of the environment say about it, and said.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gates: Vec<GateState>,
@@ -89,6 +92,18 @@ pub struct Approval {
     pub at: String,
     /// Why; empty if nothing was said.
     pub reason: String,
+}
+
+/// An approval that counts no more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LapsedApproval {
+    /// What was said.
+    #[serde(flatten)]
+    pub approval: Approval,
+    /// Since when it does not count.
+    pub lapsed_at: String,
+    /// Why.
+    pub because: String,
 }
 
 /// Why somebody does not let a promotion through.

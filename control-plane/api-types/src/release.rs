@@ -239,6 +239,9 @@ pub struct Release {
     /// Where it comes from, if somebody has said so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provenance: Option<Provenance>,
+    /// The channels that it was in when it was registered.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub channels: Vec<String>,
     /// The digest of its statement: of what is signed.
     #[serde(default)]
     pub statement: String,

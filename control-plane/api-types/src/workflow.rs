@@ -77,6 +77,9 @@ pub struct Run {
     pub inputs: BTreeMap<String, Value>,
     /// How far each step has got, in the order of the template.
     pub steps: Vec<Step>,
+    /// The step that waits for its end, if it is part of another run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<ParentStep>,
     /// Who started it: with this authority it deploys.
     pub started_by: Actor,
     /// When.
@@ -91,7 +94,7 @@ pub struct Run {
 pub struct Step {
     /// Its id.
     pub id: String,
-    /// What it does: `deploy`, `rollback`, `approval`, `wait`, `input` or `http`.
+    /// What it does: `deploy`, `rollback`, `approval`, `wait`, `input`, `http`, `gate` or `workflow`.
     #[serde(rename = "type")]
     pub kind: String,
     /// The steps that have to be over before.
@@ -112,6 +115,9 @@ pub struct Step {
     /// The deployment that it waits for, or the promotion of the same id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deployment: Option<String>,
+    /// The runs that it waits for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub runs: Vec<ChildRun>,
     /// What it asks people to agree to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approval: Option<StepApproval>,
@@ -128,6 +134,27 @@ pub struct Step {
     /// What other steps may use of it.
     #[schema(value_type = Object)]
     pub outputs: BTreeMap<String, Value>,
+}
+
+/// A run that is part of another one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ChildRun {
+    /// Its id.
+    pub run: String,
+    /// What it is done for, if the step is done for each of several items.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub item: Option<String>,
+    /// Its status.
+    pub status: String,
+}
+
+/// The step that waits for a run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ParentStep {
+    /// The run that it is in.
+    pub run: String,
+    /// Its id.
+    pub step: String,
 }
 
 /// What a step asks people to agree to.

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod catalogue;
+pub(crate) mod channels;
 mod deployments;
 mod environments;
 mod feed;
@@ -137,7 +138,7 @@ fn all() -> OpenApiRouter<App> {
         .routes(routes!(health::ready))
         .routes(routes!(health::live))
         .merge(of_workflows())
-        .merge(of_signatures())
+        .merge(of_releases())
         .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, REQUEST_TIMEOUT));
     let streams = OpenApiRouter::new()
         .routes(routes!(releases::upload))
@@ -147,12 +148,15 @@ fn all() -> OpenApiRouter<App> {
     timed.merge(streams)
 }
 
-fn of_signatures() -> OpenApiRouter<App> {
+fn of_releases() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(signing::release_keys, signing::add_release_key))
         .routes(routes!(signing::revoke_release_key))
         .routes(routes!(signing::sign_release))
         .routes(routes!(signing::set_signing))
+        .routes(routes!(channels::channels, channels::set_channel))
+        .routes(routes!(channels::remove_channel))
+        .routes(routes!(channels::set_channels))
 }
 
 fn of_workflows() -> OpenApiRouter<App> {

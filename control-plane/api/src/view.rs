@@ -3,6 +3,7 @@
 //! Things that are referred to but gone are shown by their ids: a deployment outlives the targets that it went to.
 
 mod account;
+mod channel;
 mod deployment;
 mod event;
 mod gate;
@@ -15,7 +16,8 @@ mod workflow;
 
 use stella_api_types::agent as agent_dto;
 use stella_api_types::environment::{
-    Budget, Environment as EnvironmentDto, Follows, Freeze as FreezeDto, Repeats as RepeatsDto, Silence,
+    Automatic, Budget, Environment as EnvironmentDto, Follows, Freeze as FreezeDto, Repeats as RepeatsDto,
+    Silence,
 };
 use stella_api_types::hold::Hold as HoldDto;
 use stella_api_types::page::Named;
@@ -33,6 +35,7 @@ use stella_protocol::id::{AgentId, EnvironmentId, TargetId};
 use stella_protocol::time::Timestamp;
 
 pub(crate) use account::{account, api_token};
+pub(crate) use channel::channel;
 pub(crate) use deployment::{deployment, deployment_detail};
 pub(crate) use event::event;
 pub(crate) use gate::{gate, scan_report};
@@ -72,6 +75,15 @@ pub(crate) fn environment(
         follows: environment.requires.map(|requires| Follows {
             environment: environment_named(tenant, requires.after),
             soak_seconds: requires.soak_ms / 1_000,
+            auto: requires.auto,
+            automatic: environment
+                .automatic
+                .iter()
+                .map(|(id, it)| Automatic {
+                    release: release::release_ref(tenant, *id),
+                    due_at: time(it.due_at),
+                })
+                .collect(),
         }),
         approvals: environment.approvals.as_ref().map(|rule| promotion::rule(state, rule)),
         budget: environment.budget.map(|budget| Budget {
@@ -87,6 +99,7 @@ pub(crate) fn environment(
         }),
         freezes: environment.freezes.iter().map(|it| freeze(it, now)).collect(),
         gates: environment.gates.values().map(|it| gate(tenant, it)).collect(),
+        channels: environment.channels.iter().map(Name::to_string).collect(),
         lock: environment.lock.as_ref().map(hold),
         created_at: time(environment.created_at),
     }

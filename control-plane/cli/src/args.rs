@@ -19,7 +19,7 @@ pub(crate) use gates::{Findings, Gate, Place, SetGate, Severity, Word};
 pub(crate) use pace::Pace;
 pub(crate) use people::{Account, Token};
 pub(crate) use places::{Agent, Environment, NewTarget, Repeat, Target, Tenant};
-pub(crate) use release::{Judged, NewRelease, Provenance, Release, ReleaseKey};
+pub(crate) use release::{Channel, Judged, NewRelease, Provenance, Release, ReleaseKey};
 pub(crate) use rollout::{Deploy, Deployment, Objection, OnFailure, Promotion, Rollback, Wait};
 pub(crate) use simulate::Simulate;
 pub(crate) use workflow::{Format, Workflow};
@@ -50,6 +50,9 @@ const EXAMPLES: &str = "Examples:
   stella release create web 1.4.0 --component web=./web.tar.gz --commit 4b825dc --sign-with ci.key
   stella release sign web:1.4.0 --key qa.key
   stella gate set signature production signed --needed 2
+  stella channel set web beta --pre-release beta
+  stella env channels production --take stable
+  stella deploy web production --channel stable
   stella deploy web:1.4.0 staging --plan
   stella deploy web:1.4.0 staging --batch 1 --wait
   stella deploy web:1.4.0 production --canary 10:600 --canary 50
@@ -143,8 +146,11 @@ pub(crate) enum Command {
     /// Releases: immutable, versioned, pinned by digest.
     #[command(subcommand)]
     Release(Release),
+    /// Channels: named streams of an application's releases.
+    #[command(subcommand)]
+    Channel(Channel),
     /// Bring a release to an environment.
-    Deploy(Deploy),
+    Deploy(Box<Deploy>),
     /// Let a described deployment happen with a virtual clock, and tell how long it takes, what it risks and what stops it.
     Simulate(Simulate),
     /// Look at deployments, follow or end them.

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use stella_api_types::agent::{self, CreateEnrolmentToken, EnrolmentTokenCreated, RevokeAgent};
-use stella_api_types::environment::{self, CreateEnvironment, Repeats, SetFreeze};
+use stella_api_types::environment::{self, CreateEnvironment, Repeats, SetFreeze, SetPath};
 use stella_api_types::paths;
 use stella_api_types::system::System;
 use stella_api_types::target::{self, CreateTarget};
@@ -11,7 +11,7 @@ use stella_api_types::tenant::{self, CreateTenant};
 use crate::args::{Agent, Environment, NewTarget, Output, Repeat, Target, Tenant};
 use crate::client::Error;
 use crate::simulate::describe;
-use crate::{Context, hold, print, promotion};
+use crate::{Context, channel, hold, print, promotion};
 
 /// Creates something; if it is there already, that is as good.
 pub(crate) async fn create<B, T>(
@@ -88,8 +88,8 @@ pub(crate) async fn environment(context: &Context, command: Environment) -> Resu
         Environment::Scenario { environment, release } => {
             describe::scenario(context, &environment, release).await
         }
-        Environment::Path { environment, after, soak, nothing: _ } => {
-            hold::path(context, &environment, after, soak).await
+        Environment::Path { environment, after, soak, auto, nothing: _ } => {
+            hold::path(context, &environment, &SetPath { after, soak_seconds: soak, auto }).await
         }
         Environment::Approvals { environment, needed, from, expires_in, nobody: _ } => {
             promotion::set_rule(context, &environment, needed.unwrap_or(0), from, expires_in).await
@@ -99,6 +99,9 @@ pub(crate) async fn environment(context: &Context, command: Environment) -> Resu
         }
         Environment::WayBack { environment, required, optional: _ } => {
             hold::way_back(context, &environment, required).await
+        }
+        Environment::Channels { environment, take, any: _ } => {
+            channel::taken(context, &environment, take).await
         }
         Environment::Silence { environment, share, within, ignore: _ } => {
             hold::silence(context, &environment, share, within).await

@@ -12,14 +12,9 @@ use stella_api_types::release::{JudgeRelease, Release, Standing};
 use crate::client::Error;
 use crate::{Context, print};
 
-pub(crate) async fn path(
-    context: &Context,
-    environment: &str,
-    after: Option<String>,
-    soak_seconds: u64,
-) -> Result<(), Error> {
+pub(crate) async fn path(context: &Context, environment: &str, body: &SetPath) -> Result<(), Error> {
     let path = context.path(paths::ENVIRONMENT_PATH, &[environment])?;
-    let set: Environment = context.client.post(&path, &SetPath { after, soak_seconds }, None).await?;
+    let set: Environment = context.client.post(&path, body, None).await?;
     print::result(context.output, &set, |it| match &it.follows {
         Some(before) => format!("environment {} takes releases that come from {}", it.name, follows(before)),
         None => format!("environment {} takes any release", it.name),
@@ -29,7 +24,8 @@ pub(crate) async fn path(
 /// What comes before an environment.
 pub(crate) fn follows(it: &Follows) -> String {
     let soak = if it.soak_seconds > 0 { format!(" (+{} s)", it.soak_seconds) } else { String::new() };
-    format!("{}{soak}", it.environment.name)
+    let auto = if it.auto { ", by themselves" } else { "" };
+    format!("{}{soak}{auto}", it.environment.name)
 }
 
 pub(crate) async fn freeze(context: &Context, environment: &str, body: &SetFreeze) -> Result<(), Error> {

@@ -4,6 +4,7 @@ mod account;
 mod args;
 mod ca;
 mod catalogue;
+mod channel;
 mod client;
 mod gate;
 mod guide;
@@ -107,7 +108,8 @@ async fn run(cli: Cli) -> Result<bool, Error> {
         Command::Target(command) => catalogue::target(&context, command).await?,
         Command::Agent(command) => catalogue::agent(&context, command).await?,
         Command::Release(command) => return release::release(&context, command).await,
-        Command::Deploy(command) => return rollout::deploy(&context, command).await,
+        Command::Channel(command) => channel::channel(&context, command).await?,
+        Command::Deploy(command) => return rollout::deploy(&context, *command).await,
         Command::Deployment(command) => return rollout::deployment(&context, command).await,
         Command::Promotion(command) => promotion::promotion(&context, command).await?,
         Command::Workflow(command) => return workflow::workflow(&context, command).await,

@@ -115,6 +115,10 @@ async fn show(context: &Context, id: &str) -> Result<(), Error> {
                 if approval.reason.is_empty() { String::new() } else { format!(": {}", approval.reason) };
             format!("approved by {} at {}{reason}", approval.by.name, approval.at)
         }));
+        text.extend(it.lapsed.iter().map(|lapsed| {
+            let (by, at) = (&lapsed.approval.by.name, &lapsed.lapsed_at);
+            format!("the approval of {by} counts no more since {at}: {}", lapsed.because)
+        }));
         text.extend(gate::lines(&it.gates));
         text.push(format!("plan {} ({} targets)", it.plan.root, it.plan.targets));
         if let Some(plan) = plan {

@@ -17,7 +17,7 @@ use crate::{Context, hold, print, release_key, upload};
 pub(crate) async fn release(context: &Context, command: Release) -> Result<bool, Error> {
     match command {
         Release::Create(new) => create(context, *new).await?,
-        Release::List => list(context).await?,
+        Release::List { application, channel } => list(context, application, channel).await?,
         Release::Show { release } => print::json(&find(context, &release).await?)?,
         Release::Sign { release, key, statement } => {
             sign(context, &release, &key, statement.as_deref()).await?;
@@ -121,9 +121,12 @@ fn provenance(said: ProvenanceArgs) -> Result<Option<Provenance>, Error> {
     Ok((all != Provenance::default()).then_some(all))
 }
 
-async fn list(context: &Context) -> Result<(), Error> {
-    let releases: Vec<Dto> = context.client.list(&context.path(paths::RELEASES, &[])?, &[]).await?;
-    let head = ["RELEASE", "STANDING", "SIGNED BY", "COMPONENTS", "CREATED", "ID"];
+async fn list(context: &Context, application: Option<String>, channel: Option<String>) -> Result<(), Error> {
+    let filters = [("application", &application), ("channel", &channel)];
+    let query: Vec<(&str, &str)> =
+        filters.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?))).collect();
+    let releases: Vec<Dto> = context.client.list(&context.path(paths::RELEASES, &[])?, &query).await?;
+    let head = ["RELEASE", "STANDING", "CHANNELS", "SIGNED BY", "COMPONENTS", "CREATED", "ID"];
     print::list(context.output, &releases, &head, |release| {
         let components: Vec<&str> =
             release.components.iter().map(|component| component.name.as_str()).collect();
@@ -132,6 +135,7 @@ async fn list(context: &Context) -> Result<(), Error> {
         vec![
             format!("{}:{}", release.application, release.version),
             hold::name(release.standing).to_owned(),
+            if release.channels.is_empty() { "-".to_owned() } else { release.channels.join(",") },
             if signed.is_empty() { "-".to_owned() } else { signed.join(",") },
             components.join(","),
             release.created_at.clone(),

@@ -16,6 +16,7 @@ pub(crate) async fn deploy(context: &Context, command: Deploy) -> Result<bool, E
     let body = CreateDeployment {
         environment: command.environment,
         release: command.release,
+        channel: command.channel,
         tolerate_failures: command.pace.tolerate.clone(),
         strategy: pace::strategy(command.pace),
         on_failure: match command.on_failure {

@@ -3,6 +3,7 @@
 mod graph;
 
 use std::collections::BTreeMap;
+use std::io::IsTerminal as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use stella_api_types::workflow::{
     AnswerStep, ApplyWorkflow, DecideStep, Run, StartRun, Step, Workflow as Dto,
 };
 
-use crate::args::{Output, Workflow};
+use crate::args::{Format, Output, Workflow};
 use crate::client::Error;
 use crate::{Context, print, task};
 
@@ -76,7 +77,10 @@ pub(crate) async fn workflow(context: &Context, command: Workflow) -> Result<boo
                 format!("workflow {} is removed; what runs goes on", it.name)
             })?;
         }
-        Workflow::Graph { workflow, run, format } => {
+        Workflow::Graph { workflow: _, run: Some(id), format, watch: true } => {
+            return live(context, &id, format).await;
+        }
+        Workflow::Graph { workflow, run, format, watch: _ } => {
             let (title, nodes) = match (workflow, run) {
                 (_, Some(run)) => {
                     let run: Run = context.client.get(&context.path(paths::RUN, &[&run])?).await?;
@@ -244,6 +248,10 @@ fn describe(run: &str, step: &Step) -> String {
         (None, Some(deployment)) => line.push_str(&format!(": deployment {deployment}")),
         (None, None) => {}
     }
+    for child in &step.runs {
+        let item = child.item.as_ref().map(|item| format!("{item}: ")).unwrap_or_default();
+        line.push_str(&format!("; {item}run {} {}", child.run, said(&child.status)));
+    }
     if step.asks_for.is_some() {
         line.push_str(&format!("; stella workflow answer {run} {id} --set NAME=VALUE"));
     }
@@ -254,6 +262,42 @@ fn describe(run: &str, step: &Step) -> String {
         line.push_str(&format!(" (until {due})"));
     }
     line
+}
+
+/// Draws a run anew with each change until it has ended; whether it succeeded. On a terminal the picture stays where it is.
+async fn live(context: &Context, id: &str, format: Format) -> Result<bool, Error> {
+    let path = context.path(paths::RUN, &[id])?;
+    let on_terminal = std::io::stdout().is_terminal();
+    let (mut shown, mut failures) = (String::new(), 0);
+    loop {
+        match context.client.get::<Run>(&path).await {
+            Ok(run) => {
+                failures = 0;
+                let title = format!("{} {} ({})", run.workflow, run.id, run.status);
+                let nodes: Vec<Node> = run.steps.iter().map(Node::of_run).collect();
+                let picture = graph::draw(format, &title, &nodes);
+                if picture != shown {
+                    let lines = shown.lines().count();
+                    // Back to where the picture before began, and away with it.
+                    let back =
+                        if on_terminal && lines > 0 { format!("\x1b[{lines}A\x1b[J") } else { String::new() };
+                    print::line(&format!("{back}{picture}"));
+                    shown = picture;
+                }
+                if run.is_final {
+                    return Ok(run.status == "succeeded");
+                }
+            }
+            Err(error @ Error::Unreachable { .. }) if failures < FAILURES_MAX => {
+                if failures == 0 {
+                    print::warning(&format!("{error}; trying again"));
+                }
+                failures += 1;
+            }
+            Err(error) => return Err(error),
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
 }
 
 /// Shows each change until the run has ended; whether it succeeded.

@@ -9,7 +9,7 @@ use stella_protocol::id::{
 };
 use stella_protocol::time::Timestamp;
 
-use crate::command::{Actor, Command, Request, SystemCommand, TenantCommand};
+use crate::command::{ActingAccount, Actor, Command, Request, SystemCommand, TenantCommand};
 use crate::name::Name;
 use crate::rejection::Rejection;
 use crate::state::State;
@@ -263,6 +263,17 @@ pub(crate) fn check_authority(
     rights.require(role, scope)
 }
 
+/// Why what somebody has approved there counts no more; `None` if it does.
+pub(crate) fn no_approver(state: &State, by: &ActingAccount, place: Scope) -> Option<String> {
+    match state.system.accounts.get(&by.id) {
+        None => Some(format!("account {} was removed", by.name)),
+        Some(account) if !account.has(Role::Approver, place) => {
+            Some(format!("account {} has not the role approver there any more", by.name))
+        }
+        Some(_) => None,
+    }
+}
+
 /// An agent speaks for itself and for nobody else.
 fn by_agent(id: AgentId, command: &Command) -> Result<(), Rejection> {
     let speaker = match command {
@@ -376,11 +387,14 @@ fn needed_in(state: &State, tenant: TenantId, command: &TenantCommand) -> Option
         TenantCommand::CreateEnvironment { .. }
         | TenantCommand::AddReleaseKey { .. }
         | TenantCommand::RevokeReleaseKey { .. }
+        | TenantCommand::SetChannel { .. }
+        | TenantCommand::RemoveChannel { .. }
         | TenantCommand::SetReleaseSigning { .. } => (Role::Admin, Scope::Tenant(tenant)),
         TenantCommand::SetEnvironmentPath { environment: id, .. }
         | TenantCommand::SetEnvironmentBudget { environment: id, .. }
         | TenantCommand::SetEnvironmentWayBack { environment: id, .. }
         | TenantCommand::SetEnvironmentSilence { environment: id, .. }
+        | TenantCommand::SetEnvironmentChannels { environment: id, .. }
         | TenantCommand::SetEnvironmentApprovals { environment: id, .. }
         | TenantCommand::FreezeEnvironment { environment: id, .. }
         | TenantCommand::UnfreezeEnvironment { environment: id, .. }

@@ -8,6 +8,8 @@ mod access;
 mod agent;
 mod archive;
 mod authority;
+mod automation;
+mod channel;
 mod deployment;
 mod gate;
 mod hold;
@@ -98,6 +100,12 @@ impl TenantState {
             | Fact::TargetRemoved { .. }
             | Fact::ArtifactStored { .. }
             | Fact::ReleaseCreated { .. }) => self.apply_inventory(at, fact),
+            fact @ (Fact::AutoPromotionDue { .. } | Fact::AutoPromotionEnded { .. }) => {
+                self.apply_automation(fact)
+            }
+            Fact::ChannelSet { .. } | Fact::ChannelRemoved { .. } | Fact::EnvironmentChannelsSet { .. } => {
+                self.apply_channel(event)
+            }
             fact @ (Fact::EnrolmentTokenCreated { .. }
             | Fact::AgentEnrolled { .. }
             | Fact::AgentConnected { .. }
@@ -131,6 +139,7 @@ impl TenantState {
             Fact::EnvironmentApprovalsSet { .. }
             | Fact::PromotionRequested { .. }
             | Fact::ApprovalGranted { .. }
+            | Fact::ApprovalLapsed { .. }
             | Fact::PromotionRejected { .. }
             | Fact::PromotionWithdrawn { .. }
             | Fact::PromotionExpired { .. }
@@ -151,6 +160,7 @@ impl TenantState {
             | Fact::RunStarted { .. }
             | Fact::StepStarted { .. }
             | Fact::StepApproved { .. }
+            | Fact::StepApprovalLapsed { .. }
             | Fact::StepBackedOff { .. }
             | Fact::StepHeld { .. }
             | Fact::StepEnded { .. }

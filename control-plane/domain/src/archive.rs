@@ -13,6 +13,7 @@ use stella_protocol::time::Timestamp;
 use crate::deployment::{Cause, Deployment};
 use crate::ids;
 use crate::promotion::Promotion;
+use crate::run::Run;
 use crate::task::Task;
 use crate::tenant::TenantState;
 
@@ -94,8 +95,8 @@ pub fn due(tenant: &TenantState, rule: Rule, now: Timestamp) -> Ended {
     let promotions = by_rule(promotions, rule, now).into_iter().filter(|it| !tenant.needs_promotion(it));
     ended.promotions = promotions.take(BATCH_MAX - ended.count()).map(|it| it.id).collect();
     let runs = tenant.runs.values().filter_map(|it| Some((it.workflow.clone(), it.finished_at?, it)));
-    let runs = by_rule(runs, rule, now);
-    ended.runs = runs.into_iter().take(BATCH_MAX - ended.count()).map(|it| it.id).collect();
+    let runs = by_rule(runs, rule, now).into_iter().filter(|it| !tenant.needs_run(it));
+    ended.runs = runs.take(BATCH_MAX - ended.count()).map(|it| it.id).collect();
     ended
 }
 
@@ -168,6 +169,8 @@ impl TenantState {
         !deployment.status.is_final()
             || deployment.targets.keys().any(is_last)
             || self.awaited.contains_key(&deployment.id)
+            // What comes to the next environment by itself comes as this one has.
+            || self.environments.values().any(|it| it.automatic.values().any(|it| it.like == deployment.id))
             || self.tasks_of(deployment).iter().any(|task| !task.state.is_final())
     }
 
@@ -177,6 +180,13 @@ impl TenantState {
         promotion.is_open()
             || self.deployments.contains_key(&promotion.wanted.id)
             || self.awaited.contains_key(&promotion.wanted.id)
+    }
+
+    /// Whether a run has to stay in memory: it has not ended, or is part of one that has not.
+    #[must_use]
+    pub fn needs_run(&self, run: &Run) -> bool {
+        let whole = run.parent.as_ref().and_then(|(whole, _)| self.runs.get(whole));
+        !run.status.is_final() || whole.is_some_and(|whole| !whole.status.is_final())
     }
 
     /// The tasks of a deployment, by id.

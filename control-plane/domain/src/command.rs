@@ -20,6 +20,7 @@ use crate::access::{AccountKind, Grant};
 use crate::amount::Amount;
 use crate::archive::Ended;
 use crate::authority::{AgentTrust, AuthorityRecord};
+use crate::channel::ChannelRule;
 use crate::environment::{Requirement, SilenceRule};
 use crate::freeze::Freeze;
 use crate::gate::Gate;
@@ -256,6 +257,29 @@ pub enum TenantCommand {
         key: Digest,
         /// The signature.
         signature: Signature,
+    },
+    /// Set which releases of an application belong to a channel from now on.
+    SetChannel {
+        /// Of what.
+        application: Name,
+        /// Its name.
+        name: Name,
+        /// What belongs to it.
+        rule: ChannelRule,
+    },
+    /// No release comes to a channel any more.
+    RemoveChannel {
+        /// Of what.
+        application: Name,
+        /// Its name.
+        name: Name,
+    },
+    /// Set from which channels releases may come to an environment.
+    SetEnvironmentChannels {
+        /// Which.
+        environment: EnvironmentId,
+        /// Their names; none is from all.
+        channels: Vec<Name>,
     },
     /// Set which signatures every release must have.
     SetReleaseSigning {

@@ -7,7 +7,9 @@
 mod agent;
 mod archive;
 mod authority;
+mod automation;
 mod brake;
+mod channel;
 mod deployment;
 mod enrolment;
 mod environment;
@@ -29,6 +31,7 @@ mod settle;
 mod signature;
 mod silence;
 mod strategy;
+mod sub_run;
 mod system;
 mod target;
 mod tick;
@@ -49,6 +52,7 @@ use crate::event::{Event, Fact, StreamId};
 use crate::rejection::Rejection;
 use crate::state::State;
 use crate::tenant::{AnsweredRequest, REQUEST_MEMORY_MS};
+pub use channel::newest;
 pub use gate::{Preview, preview};
 pub use promotion::{Planned, planned};
 use transaction::Transaction;
@@ -190,6 +194,7 @@ fn follow(tx: &mut Transaction<'_>) -> Result<(), Rejection> {
     let mut seen = 0;
     loop {
         brake::reconsider(tx)?;
+        automation::go_on(tx)?;
         promotion::reconsider(tx)?;
         let before = tx.facts_from(0).count();
         run::go_on(tx, &mut seen)?;
@@ -228,6 +233,11 @@ fn carry_out(tx: &mut Transaction<'_>, command: &TenantCommand) -> Result<Outcom
         TenantCommand::RevokeReleaseKey { key, reason } => signature::revoke_key(tx, *key, reason),
         TenantCommand::SignRelease { release, key, signature: signed } => {
             signature::sign(tx, *release, *key, signed)
+        }
+        TenantCommand::SetChannel { application, name, rule } => channel::set(tx, application, name, rule),
+        TenantCommand::RemoveChannel { application, name } => channel::remove(tx, application, name),
+        TenantCommand::SetEnvironmentChannels { environment, channels } => {
+            channel::set_taken(tx, *environment, channels)
         }
         TenantCommand::SetReleaseSigning { rule } => signature::demand(tx, rule.as_ref()),
         TenantCommand::Deploy(new) => promotion::request(tx, new),

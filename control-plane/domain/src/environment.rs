@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
-use stella_protocol::id::{EnvironmentId, ReleaseId};
+use stella_protocol::id::{DeploymentId, EnvironmentId, ReleaseId};
 use stella_protocol::time::Timestamp;
 
 use crate::amount::Amount;
@@ -27,6 +27,20 @@ pub struct Requirement {
     pub after: EnvironmentId,
     /// For how long, in milliseconds.
     pub soak_ms: u64,
+    /// Whether it comes by itself then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub auto: bool,
+}
+
+/// A release that has proven itself, and is to come by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Automatic {
+    /// The deployment that has proven it: it is deployed in the same way.
+    pub like: DeploymentId,
+    /// When it has proven itself for long enough.
+    pub due_at: Timestamp,
+    /// Whether that has come: it waits for the targets now.
+    pub is_due: bool,
 }
 
 /// When silence is taken for a network event, and not for hosts that have failed.
@@ -53,6 +67,9 @@ pub struct Environment {
     /// Releases that all targets here have had after a deployment that succeeded, and since when; not if one failed since.
     #[serde(default)]
     pub proven: OrdMap<ReleaseId, Timestamp>,
+    /// What is to come here by itself.
+    #[serde(default)]
+    pub automatic: OrdMap<ReleaseId, Automatic>,
     /// Whose approval a promotion needs to come here; `None` is nobody's. A rollback needs none.
     #[serde(default)]
     pub approvals: Option<ApprovalRule>,
@@ -74,6 +91,9 @@ pub struct Environment {
     /// What must be so for something to come here, by name. A rollback may come anyway.
     #[serde(default)]
     pub gates: BTreeMap<Name, Standing>,
+    /// From which channels releases may come here; if empty, from all, and what is in none. A rollback may come anyway.
+    #[serde(default)]
+    pub channels: Vec<Name>,
     /// Why nothing new may come here for now. A rollback may.
     #[serde(default)]
     pub lock: Option<Hold>,

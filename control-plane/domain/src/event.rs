@@ -20,6 +20,7 @@ use stella_signing::{PublicKey, Signature};
 use crate::access::{AccountKind, Grant};
 use crate::amount::Amount;
 use crate::authority::{AgentTrust, AuthorityChange, AuthorityRecord};
+use crate::channel::ChannelRule;
 use crate::command::{Actor, NewDeployment, Outcome};
 use crate::deployment::{Cause, OnFailure, Strategy};
 use crate::environment::{Requirement, SilenceRule};
@@ -157,6 +158,8 @@ pub enum Fact {
         labels: BTreeMap<String, String>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         provenance: Option<Box<Provenance>>,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        channels: Vec<Name>,
     },
     DeploymentCreated {
         id: DeploymentId,
@@ -338,6 +341,12 @@ pub enum Fact {
         plan: Digest,
         reason: String,
     },
+    /// An approval counts no more: its account may not approve there any more.
+    ApprovalLapsed {
+        id: PromotionId,
+        account: AccountId,
+        reason: String,
+    },
     PromotionRejected {
         id: PromotionId,
         objection: Objection,
@@ -423,6 +432,9 @@ pub enum Fact {
         workflow: Name,
         version: u32,
         inputs: BTreeMap<Identifier, Value>,
+        /// The step that waits for its end, if it is part of another run.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        parent: Option<(RunId, Identifier)>,
     },
     StepStarted {
         run: RunId,
@@ -434,6 +446,13 @@ pub enum Fact {
     StepApproved {
         run: RunId,
         step: Identifier,
+        reason: String,
+    },
+    /// The same, of a step.
+    StepApprovalLapsed {
+        run: RunId,
+        step: Identifier,
+        account: AccountId,
         reason: String,
     },
     /// An attempt failed; another one follows.
@@ -518,6 +537,35 @@ pub enum Fact {
         release: ReleaseId,
         key: Digest,
         signature: Signature,
+    },
+    /// A release has proven itself for long enough to come to an environment by itself.
+    AutoPromotionDue {
+        environment: EnvironmentId,
+        release: ReleaseId,
+    },
+    /// It was asked for, or not and why.
+    AutoPromotionEnded {
+        environment: EnvironmentId,
+        release: ReleaseId,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        promotion: Option<PromotionId>,
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        reason: String,
+    },
+    /// Which releases of an application belong to a channel from now on.
+    ChannelSet {
+        application: Name,
+        name: Name,
+        rule: ChannelRule,
+    },
+    ChannelRemoved {
+        application: Name,
+        name: Name,
+    },
+    /// From which channels releases may come to an environment; none is from all.
+    EnvironmentChannelsSet {
+        id: EnvironmentId,
+        channels: Vec<Name>,
     },
     /// Which signatures every release must have.
     ReleaseSigningSet {

@@ -2,7 +2,7 @@
 //! is named by a hash of what it was created for: a version 8 UUID, which no caller's random id can be.
 
 use sha2::{Digest as _, Sha256};
-use stella_protocol::id::{DeploymentId, RunId, TargetId, TaskId};
+use stella_protocol::id::{DeploymentId, EnvironmentId, ReleaseId, RunId, TargetId, TaskId};
 use stella_protocol::time::Timestamp;
 use uuid::{Builder, Uuid};
 
@@ -30,6 +30,25 @@ pub(crate) fn rollback(of: DeploymentId, now: Timestamp) -> DeploymentId {
 /// The deployment that an attempt of a step of a run asks for.
 pub(crate) fn of_step(run: RunId, step: &Identifier, attempt: u32, now: Timestamp) -> DeploymentId {
     let parts: [&[u8]; 4] = [b"step", run.0.as_bytes(), &attempt.to_be_bytes(), step.as_str().as_bytes()];
+    let mut bytes = *derived(&parts).as_bytes();
+    bytes[..6].copy_from_slice(&now.0.to_be_bytes()[2..]);
+    DeploymentId(Builder::from_custom_bytes(bytes).into_uuid())
+}
+
+/// One of the runs that an attempt of a step of a run starts.
+pub(crate) fn of_step_run(run: RunId, step: &Identifier, attempt: u32, at: usize, now: Timestamp) -> RunId {
+    let at = u64::try_from(at).unwrap_or(u64::MAX).to_be_bytes();
+    let parts: [&[u8]; 5] =
+        [b"run of step", run.0.as_bytes(), &attempt.to_be_bytes(), &at, step.as_str().as_bytes()];
+    let mut bytes = *derived(&parts).as_bytes();
+    bytes[..6].copy_from_slice(&now.0.to_be_bytes()[2..]);
+    RunId(Builder::from_custom_bytes(bytes).into_uuid())
+}
+
+/// The deployment that brings a release to an environment by itself.
+pub(crate) fn automatic(environment: EnvironmentId, release: ReleaseId, now: Timestamp) -> DeploymentId {
+    let parts: [&[u8]; 4] =
+        [b"automatic", environment.0.as_bytes(), release.0.as_bytes(), &now.0.to_be_bytes()];
     let mut bytes = *derived(&parts).as_bytes();
     bytes[..6].copy_from_slice(&now.0.to_be_bytes()[2..]);
     DeploymentId(Builder::from_custom_bytes(bytes).into_uuid())

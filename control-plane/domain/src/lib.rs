@@ -6,7 +6,7 @@
 //! [`command::Command::Tick`].
 //!
 //! Reading order: [`state`], then one file a concept ([`tenant`], [`environment`], [`target`], [`agent`], [`release`],
-//! [`provenance`], [`signature`], [`promotion`], [`gate`], [`findings`], [`plan`], [`strategy`], [`deployment`], [`task`], [`hold`], [`freeze`], [`workflow`], [`run`], [`access`]), then [`archive`], [`command`], [`event`], [`decide`].
+//! [`provenance`], [`signature`], [`channel`], [`promotion`], [`gate`], [`findings`], [`plan`], [`strategy`], [`deployment`], [`task`], [`hold`], [`freeze`], [`workflow`], [`run`], [`access`]), then [`archive`], [`command`], [`event`], [`decide`].
 //!
 //! # Invariants
 //!
@@ -28,7 +28,7 @@
 //!   has a target that is worked on, or waits for a gate.
 //! - **INV-9 pause**: a paused deployment starts no target, and no time-out passes it by.
 //! - **INV-10 approvals**: a deployment that somebody asked for comes to an environment with a rule only from a promotion with as
-//!   many approvals as the rule needs, each of another account, none of them the one that asked.
+//!   many approvals as the rule needs, each of another account that may approve there when it begins, none of them the one that asked.
 //! - **INV-11 budget**: when a deployment that somebody asked for starts a target, no more targets of the environment are at risk than
 //!   its budget lets; and while too many agents of an environment are silent, nothing is started there.
 //! - **INV-12 gates**: a deployment that somebody asked for starts a target only while each gate of its environment, as it is then,
@@ -48,6 +48,7 @@ pub mod amount;
 mod apply;
 pub mod archive;
 pub mod authority;
+pub mod channel;
 pub mod command;
 pub mod decide;
 pub mod deployment;

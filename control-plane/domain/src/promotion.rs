@@ -47,6 +47,9 @@ pub struct Promotion {
     pub rule: Option<ApprovalRule>,
     /// Who let it through, oldest first, none twice.
     pub approvals: Vec<Approval>,
+    /// Approvals that counted once and count no more, the newest last, at most [`APPROVALS_MAX`].
+    #[serde(default)]
+    pub lapsed: Vec<Lapsed>,
     /// How far it has got.
     pub status: PromotionStatus,
     /// When it was asked for.
@@ -131,6 +134,17 @@ pub struct Approval {
     /// When.
     pub at: Timestamp,
     /// Why, for a person. May be empty.
+    pub reason: String,
+}
+
+/// An approval that counts no more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lapsed {
+    /// What was said.
+    pub approval: Approval,
+    /// Since when it does not count.
+    pub at: Timestamp,
+    /// Why, for a person.
     pub reason: String,
 }
 

@@ -43,6 +43,9 @@ pub struct Release {
     /// Where it comes from, if somebody has said so.
     #[serde(default)]
     pub provenance: Option<Provenance>,
+    /// The channels that it was in when it was registered.
+    #[serde(default)]
+    pub channels: Vec<Name>,
     /// What people think of it.
     #[serde(default)]
     pub standing: Standing,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use stella_protocol::id::{AccountId, DeploymentId, EnvironmentId, RunId};
+use stella_protocol::id::{AccountId, DeploymentId, EnvironmentId, ReleaseId, RunId};
 use stella_protocol::time::Timestamp;
 use stella_protocol::trace::TraceContext;
 
@@ -34,6 +34,9 @@ pub struct Run {
     pub status: RunStatus,
     /// How far each step has got.
     pub steps: BTreeMap<Identifier, StepRun>,
+    /// The step that waits for its end, if it is part of another run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<(RunId, Identifier)>,
     /// Who started it: with this authority it deploys.
     pub started_by: Actor,
     /// When.
@@ -229,6 +232,12 @@ impl StepState {
         }
     }
 
+    /// The runs whose ends it waits for.
+    #[must_use]
+    pub fn children(&self) -> &[Child] {
+        if let Self::Running { work: Work::Runs { runs }, .. } = self { runs } else { &[] }
+    }
+
     /// The call whose answer it waits for.
     #[must_use]
     pub const fn call(&self) -> Option<&Request> {
@@ -294,6 +303,28 @@ pub enum Work {
     Input,
     /// The answer to a call. Whoever makes such calls finds it here.
     Http(Box<Request>),
+    /// A look at a gate, which says at once what it says.
+    Gate {
+        /// For where.
+        environment: EnvironmentId,
+        /// At what.
+        release: ReleaseId,
+    },
+    /// The ends of other runs.
+    Runs {
+        /// Which.
+        runs: Vec<Child>,
+    },
+}
+
+/// A run that is part of another one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Child {
+    /// What it is done for; `None` if the step is done once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub item: Option<String>,
+    /// Its id.
+    pub run: RunId,
 }
 
 /// A call, filled in.

@@ -15,6 +15,7 @@ use stella_protocol::time::Timestamp;
 
 use crate::agent::{Agent, EnrolmentToken};
 use crate::archive::Archived;
+use crate::channel::Channel;
 use crate::command::Outcome;
 use crate::deployment::{Cause, Deployment};
 use crate::environment::Environment;
@@ -59,6 +60,9 @@ pub struct TenantState {
     /// Signatures of releases.
     #[serde(default)]
     pub signatures: OrdMap<ReleaseId, Arc<Signatures>>,
+    /// Channels by application and name.
+    #[serde(default)]
+    pub channels: OrdMap<Name, OrdMap<Name, Arc<Channel>>>,
     /// Which signatures every release must have; `None` is none.
     #[serde(default)]
     pub signing: Option<SignatureRule>,
@@ -130,6 +134,7 @@ impl TenantState {
             releases: OrdMap::new(),
             release_keys: OrdMap::new(),
             signatures: OrdMap::new(),
+            channels: OrdMap::new(),
             signing: None,
             promotions: OrdMap::new(),
             open_promotions: OrdSet::new(),
@@ -240,6 +245,8 @@ pub enum Timer {
     GateOverdue(PromotionId, Name),
     /// A gate that did not let a promotion through is looked at again.
     GateAgain(PromotionId, Name),
+    /// A release has proven itself for long enough to come to an environment by itself.
+    AutoPromotion(EnvironmentId, ReleaseId),
 }
 
 /// The answer to an idempotent request.

@@ -2,6 +2,7 @@
 //! changes, and every run pins the version that it started with.
 
 mod check;
+mod more;
 mod span;
 mod text;
 
@@ -21,6 +22,7 @@ use crate::hold::Hold;
 use crate::name::{Identifier, Name};
 
 pub use check::{Problem, check};
+pub use more::{DEPTH_MAX, FAN_OUT_MAX, ForEach, GateStep, SubWorkflow, Targets};
 pub use span::Span;
 pub(crate) use text::{Text, render};
 
@@ -226,6 +228,15 @@ pub struct Step {
     /// Call something outside.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http: Option<Call>,
+    /// Look at a gate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate: Option<GateStep>,
+    /// Run another workflow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workflow: Option<SubWorkflow>,
+    /// What another workflow is run for each of, all at the same time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub for_each: Option<ForEach>,
 }
 
 /// What a step does.
@@ -243,11 +254,16 @@ pub enum Action<'t> {
     Input(&'t BTreeMap<Identifier, Input>),
     /// See [`Step::http`].
     Http(&'t Call),
+    /// See [`Step::gate`].
+    Gate(&'t GateStep),
+    /// See [`Step::workflow`].
+    Workflow(&'t SubWorkflow),
 }
 
 impl Action<'_> {
     /// The names of all of them: the fields of a step, and the label `step_type` of `stella_workflow_step_duration_seconds`.
-    pub const TYPES: [&'static str; 6] = ["deploy", "rollback", "approval", "wait", "input", "http"];
+    pub const TYPES: [&'static str; 8] =
+        ["deploy", "rollback", "approval", "wait", "input", "http", "gate", "workflow"];
 
     /// Its name.
     #[must_use]
@@ -259,6 +275,8 @@ impl Action<'_> {
             Self::Wait(_) => "wait",
             Self::Input(_) => "input",
             Self::Http(_) => "http",
+            Self::Gate(_) => "gate",
+            Self::Workflow(_) => "workflow",
         }
     }
 }
@@ -272,7 +290,9 @@ impl Step {
         let wait = self.wait.map(Action::Wait);
         let input = self.input.as_ref().map(Action::Input);
         let http = self.http.as_ref().map(Action::Http);
-        [deploy, rollback, approval, wait, input, http].into_iter().flatten()
+        let gate = self.gate.as_ref().map(Action::Gate);
+        let workflow = self.workflow.as_ref().map(Action::Workflow);
+        [deploy, rollback, approval, wait, input, http, gate, workflow].into_iter().flatten()
     }
 
     /// What it does.
@@ -357,6 +377,9 @@ pub struct Deploy {
     /// How many targets may fail before that counts: a number or a share such as `10%`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tolerate_failures: Option<Amount>,
+    /// Only these targets, by name; all of the environment if there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub targets: Vec<String>,
     /// How long the deployment may take, once it has started.
     #[serde(default = "Deploy::timeout_default")]
     pub timeout: Span,

@@ -138,6 +138,28 @@ fn commands(world: &World) -> Vec<(&'static str, Role, Where, TenantCommand)> {
             Tenant,
             TenantCommand::RevokeReleaseKey { key: digest(1), reason: reason() },
         ),
+        (
+            "channel",
+            Role::Admin,
+            Tenant,
+            TenantCommand::SetChannel {
+                application: name("shop"),
+                name: name("stable"),
+                rule: stella_domain::channel::ChannelRule::default(),
+            },
+        ),
+        (
+            "remove channel",
+            Role::Admin,
+            Tenant,
+            TenantCommand::RemoveChannel { application: name("shop"), name: name("stable") },
+        ),
+        (
+            "take channels",
+            Role::Admin,
+            Staging,
+            TenantCommand::SetEnvironmentChannels { environment: STAGING, channels: Vec::new() },
+        ),
         ("demand signatures", Role::Admin, Tenant, TenantCommand::SetReleaseSigning { rule: None }),
         ("deploy", Role::Deployer, Staging, TenantCommand::Deploy(Box::new(new_deployment(2, 2, None)))),
         ("rollback", Role::Deployer, Staging, TenantCommand::Rollback { id: deployment(2), of }),

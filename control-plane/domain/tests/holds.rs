@@ -111,10 +111,10 @@ fn a_release_comes_to_the_next_environment_when_it_has_proven_itself_in_the_one_
     let production = EnvironmentId(uuid::Uuid::from_u128(77));
     let create = TenantCommand::CreateEnvironment { id: production, name: name("production"), order: None };
     world.ok(create);
-    let after_staging = Requirement { after: STAGING, soak_ms: 60_000 };
+    let after_staging = Requirement { after: STAGING, soak_ms: 60_000, auto: false };
     world.ok(path(production, Some(after_staging)));
     assert!(world.ok(path(production, Some(after_staging))).events.is_empty());
-    let circle = world.tell(path(STAGING, Some(Requirement { after: production, soak_ms: 0 })));
+    let circle = world.tell(path(STAGING, Some(Requirement { after: production, soak_ms: 0, auto: false })));
     assert!(matches!(circle, Err(Rejection::Invalid { field, .. }) if field == "after"));
     let mut third = new_target(9);
     (third.environment, third.slot) = (production, Some(name("p")));

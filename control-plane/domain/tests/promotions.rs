@@ -7,7 +7,8 @@ use common::{
     STAGING, World, account, agent, deployment, facts, failed, invariants, name, new_deployment, new_target,
     promotion, release, rule, target,
 };
-use stella_domain::command::{NewDeployment, Outcome, TenantCommand};
+use stella_domain::access::{Grant, Role};
+use stella_domain::command::{NewDeployment, Outcome, SystemCommand, TenantCommand};
 use stella_domain::decide::Decision;
 use stella_domain::deployment::Status;
 use stella_domain::event::{Event, Fact, StreamId};
@@ -15,6 +16,8 @@ use stella_domain::hold::Verdict;
 use stella_domain::promotion::{ApprovalRule, EXPIRES_MS_RANGE, OPEN_MAX, Objection, PromotionStatus};
 use stella_domain::rejection::Rejection;
 use stella_protocol::digest::Digest;
+use stella_protocol::id::EnvironmentId;
+use uuid::Uuid;
 
 /// Two targets with release 1; four people; and promotions to staging need the approvals of the rule.
 fn world(wanted: Option<ApprovalRule>) -> World {
@@ -363,3 +366,59 @@ const GOLDEN: [&str; 2] = [
     "a6dc257ce5bd130c1a376edb926999f812e3e6c469d9a9d686598bdba43779ec",
     "72c65f8fea9d154c6bc6d7a238d6bac6b4734762fffaad027c86ebd899f234ec",
 ];
+
+fn lapsed(world: &World, n: u128) -> Vec<String> {
+    world.promotion(n).lapsed.iter().map(|it| it.reason.clone()).collect()
+}
+
+#[test]
+fn an_approval_does_not_count_whose_account_has_lost_the_role_before_the_start() {
+    let mut world = world(Some(rule(2, &[])));
+    world.ok(TenantCommand::LockEnvironment { environment: STAGING, reason: "stocktaking".to_owned() });
+    ask(&mut world, 2);
+    world.approve(2, 2).unwrap();
+    world.approve(3, 2).unwrap();
+    assert_eq!(world.promotion(2).status_name(), "approved");
+    world.give(3, Role::Deployer);
+    let decision = world.ok(TenantCommand::UnlockEnvironment { environment: STAGING });
+    assert_eq!(facts(&decision), ["environment_unlocked", "approval_lapsed"]);
+    assert_eq!((world.promotion(2).status_name(), world.promotion(2).missing()), ("pending", 1));
+    assert_eq!(lapsed(&world, 2), ["account person-3 has not the role approver there any more"]);
+    // Who has the role again may say so again, and somebody else may as well.
+    world.give(3, Role::Approver);
+    assert!(matches!(world.promotion(2).status, PromotionStatus::Pending), "nothing comes back by itself");
+    let decision = world.approve(3, 2).unwrap();
+    assert!(facts(&decision).contains(&"deployment_created"), "{decision:?}");
+    common::end(&world);
+}
+
+#[test]
+fn an_approval_of_an_account_that_is_gone_does_not_count() {
+    let mut world = world(Some(rule(2, &[])));
+    ask(&mut world, 2);
+    world.approve(2, 2).unwrap();
+    world.system(SystemCommand::RemoveAccount { account: account(2) }).unwrap();
+    let decision = world.approve(3, 2).unwrap();
+    assert_eq!(facts(&decision), ["approval_granted", "approval_lapsed"], "the last approval starts nothing");
+    assert_eq!(lapsed(&world, 2), ["account person-2 was removed"]);
+    let decision = world.approve(4, 2).unwrap();
+    assert!(facts(&decision).contains(&"deployment_created"), "{decision:?}");
+    common::end(&world);
+}
+
+/// Roles are looked at where the release goes, and not somewhere.
+#[test]
+fn a_role_in_another_environment_lets_no_approval_count() {
+    let mut world = world(Some(rule(1, &[])));
+    world.ok(TenantCommand::LockEnvironment { environment: STAGING, reason: "x".to_owned() });
+    ask(&mut world, 2);
+    world.approve(2, 2).unwrap();
+    let other = EnvironmentId(Uuid::from_u128(0x77));
+    world.ok(TenantCommand::CreateEnvironment { id: other, name: name("other"), order: None });
+    let elsewhere = Grant { role: Role::Admin, tenant: Some(common::TENANT), environment: Some(other) };
+    world.system(SystemCommand::SetAccountRoles { account: account(2), roles: vec![elsewhere] }).unwrap();
+    world.ok(TenantCommand::UnlockEnvironment { environment: STAGING });
+    assert_eq!(lapsed(&world, 2).len(), 1);
+    assert!(!world.tenant().deployments.contains_key(&deployment(2)));
+    common::end(&world);
+}

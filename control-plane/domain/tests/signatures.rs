@@ -65,6 +65,7 @@ fn signed_release(of: u8, provenance: Option<Provenance>, keys: &[usize]) -> New
         steps: new.steps.clone(),
         labels: new.labels.clone(),
         provenance: new.provenance.clone(),
+        channels: Vec::new(),
         standing: stella_domain::hold::Standing::Good,
         created_at: stella_protocol::time::Timestamp(0),
     };

@@ -476,6 +476,7 @@ fn promotions(table: &mut String) {
         let facts = [
             Fact::PromotionRequested { id, wanted, plan, rule, expires_at: None },
             Fact::ApprovalGranted { id, plan: plan.root, reason: reason() },
+            Fact::ApprovalLapsed { id, account: common::account(2), reason: reason() },
             Fact::PromotionRejected { id, objection, reason: reason() },
             Fact::PromotionWithdrawn { id, reason: reason() },
             Fact::PromotionExpired { id },

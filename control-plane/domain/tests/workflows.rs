@@ -5,7 +5,7 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use common::{STAGING, World, account, agent, failed, invariants, name, rule};
+use common::{STAGING, World, account, agent, facts, failed, invariants, name, rule};
 use serde_json::{Value, json};
 use stella_domain::access::{Grant, Role};
 use stella_domain::command::{NewRun, Outcome, SystemCommand, TenantCommand};
@@ -495,4 +495,18 @@ fn inputs_are_what_the_template_asks_for() {
         start(&mut world, json!({ "n": 2 })).unwrap_err().to_string(),
         format!("run {:?} exists already", RUN.to_string())
     );
+}
+
+#[test]
+fn a_step_needs_the_word_of_accounts_that_have_the_role_when_the_last_one_agrees() {
+    let mut world = run(json!([{ "id": "go", "approval": { "needed": 2 } }]));
+    world.person(4);
+    approve(&mut world, 2, true).unwrap();
+    world.give(2, Role::Deployer);
+    let decision = approve(&mut world, 3, true).unwrap();
+    assert_eq!(facts(&decision), ["step_approval_lapsed", "step_approved"]);
+    assert_eq!(now(&world).steps[&id("go")].state.name(), "running");
+    approve(&mut world, 4, true).unwrap();
+    assert_eq!(now(&world).steps[&id("go")].outputs["approved_by"], json!(["person-3", "person-4"]));
+    assert_eq!(now(&world).status, RunStatus::Succeeded);
 }

@@ -17,6 +17,7 @@ use stella_domain::command::{NewDeployment, Outcome, TenantCommand};
 use stella_domain::tenant::TenantState;
 use stella_domain::{decide, deployment as domain};
 use stella_protocol::id::{DeploymentId, TenantId};
+use stella_protocol::time::Timestamp;
 use utoipa::IntoParams;
 use uuid::Uuid;
 
@@ -80,7 +81,7 @@ pub(crate) async fn deploy(
 ) -> Result<(StatusCode, Json<Asked>), ApiError> {
     let state = app.engine.state();
     let tenant = resolve::tenant(&state, &tenant)?;
-    let new = wanted(tenant, &body)?;
+    let new = wanted(tenant, &body, app.engine.now())?;
     let outcome = change.tenant(&app, tenant.id, &body, TenantCommand::Deploy(Box::new(new))).await?;
     asked(&app, tenant.id, &outcome).await
 }
@@ -97,8 +98,8 @@ pub(crate) async fn plan(
 ) -> Result<Json<DeploymentPlan>, ApiError> {
     let state = app.engine.state();
     let tenant = Arc::clone(resolve::tenant(&state, &tenant)?);
-    let new = wanted(&tenant, &body)?;
     let (actor, now) = (change.actor(), app.engine.now());
+    let new = wanted(&tenant, &body, now)?;
     // Thousands of targets take a while.
     let decided = tokio::task::spawn_blocking(move || {
         decide::plan(&state, actor, tenant.id, &new, now)
@@ -108,8 +109,16 @@ pub(crate) async fn plan(
 }
 
 /// The deployment that is asked for, under a new id.
-fn wanted(tenant: &TenantState, body: &CreateDeployment) -> Result<NewDeployment, ApiError> {
-    let environment = resolve::environment(tenant, &body.environment)?.id;
+fn wanted(tenant: &TenantState, body: &CreateDeployment, now: Timestamp) -> Result<NewDeployment, ApiError> {
+    let place = resolve::environment(tenant, &body.environment)?;
+    let environment = place.id;
+    let release = match &body.channel {
+        None => resolve::release(tenant, &body.release)?.id,
+        Some(channel) => {
+            let application = parse::name("release", &body.release)?;
+            decide::newest(tenant, place, &application, &parse::name("channel", channel)?, now)?
+        }
+    };
     let targets = body.targets.as_ref().map(|names| {
         names
             .iter()
@@ -119,7 +128,7 @@ fn wanted(tenant: &TenantState, body: &CreateDeployment) -> Result<NewDeployment
     Ok(NewDeployment {
         id: DeploymentId(Uuid::now_v7()),
         environment,
-        release: resolve::release(tenant, &body.release)?.id,
+        release,
         strategy: parse::strategy(&body.strategy)?,
         on_failure: parse::on_failure(body.on_failure),
         tolerate_failures: parse::maybe_amount("tolerate_failures", body.tolerate_failures.as_ref())?,

@@ -65,7 +65,7 @@ pub(crate) async fn set_path(
     let environment = resolve::environment(tenant, &environment)?.id;
     let soak_ms = parse::soak_ms("soak_seconds", body.soak_seconds)?;
     let after = body.after.as_deref().map(|text| resolve::environment(tenant, text)).transpose()?;
-    let requires = after.map(|after| Requirement { after: after.id, soak_ms });
+    let requires = after.map(|after| Requirement { after: after.id, soak_ms, auto: body.auto });
     let command = TenantCommand::SetEnvironmentPath { environment, requires };
     change.tenant(&app, tenant.id, &body, command).await?;
     shown(&app, tenant.id, environment)

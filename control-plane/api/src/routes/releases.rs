@@ -1,22 +1,27 @@
 //! Archives and the releases that are made of them.
 
+#![expect(unused_qualifications, reason = "the macro that documents a route spells out its extractors")]
+
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::StatusCode;
 use futures::StreamExt;
+use serde::Deserialize;
 use stella_api_types::artifact::Artifact;
-use stella_api_types::release::{CreateRelease, Release};
+use stella_api_types::release::{CreateRelease, Release as ReleaseDto};
 use stella_api_types::{Page, paths};
 use stella_domain::access::{Role, Scope};
 use stella_domain::command::{NewRelease, Outcome, TenantCommand};
-use stella_domain::release::Component;
+use stella_domain::name::Name;
+use stella_domain::release::{Component, Release};
 use stella_domain::tenant::TenantState;
 use stella_protocol::digest::Digest;
 use stella_protocol::id::ReleaseId;
 use stella_signing::Signature;
 use stella_store::StoreError;
+use utoipa::IntoParams;
 use uuid::Uuid;
 
 use crate::body::{Json, Paging, Path, Query, page};
@@ -70,28 +75,48 @@ pub(crate) async fn artifact(
     Ok(Json(Artifact { digest: digest.to_string(), size_bytes }))
 }
 
+/// Which releases.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct ReleaseFilter {
+    /// Only those of this application.
+    application: Option<String>,
+    /// Only those in this channel.
+    channel: Option<String>,
+    /// How many items at most, 1 to 500; 100 if not given.
+    limit: Option<usize>,
+    /// Where the page before ended: its `next_cursor`.
+    cursor: Option<String>,
+}
+
 /// Lists releases.
-#[utoipa::path(get, path = paths::RELEASES, tag = "releases", params(("tenant" = String, Path), Paging),
-    responses((status = 200, body = Page<Release>)))]
+#[utoipa::path(get, path = paths::RELEASES, tag = "releases", params(("tenant" = String, Path), ReleaseFilter),
+    responses((status = 200, body = Page<ReleaseDto>)))]
 pub(crate) async fn releases(
     State(app): State<App>,
     Path(tenant): Path<String>,
-    Query(paging): Query<Paging>,
-) -> Result<Json<Page<Release>>, ApiError> {
+    Query(filter): Query<ReleaseFilter>,
+) -> Result<Json<Page<ReleaseDto>>, ApiError> {
     let state = app.engine.state();
     let tenant = resolve::tenant(&state, &tenant)?;
-    page(&paging, tenant.releases.iter().map(|(id, it)| (*id, it)), |it| view::release(tenant, it))
+    let is = |wanted: &Option<String>, name: &Name| wanted.as_ref().is_none_or(|it| it == name.as_str());
+    let in_channel =
+        |it: &Release| filter.channel.is_none() || it.channels.iter().any(|name| is(&filter.channel, name));
+    let wanted =
+        tenant.releases.iter().filter(|(_, it)| is(&filter.application, &it.application) && in_channel(it));
+    let paging = Paging { limit: filter.limit, cursor: filter.cursor };
+    page(&paging, wanted.map(|(id, it)| (*id, it)), |it| view::release(tenant, it))
 }
 
 /// Creates a release from archives that were uploaded.
 #[utoipa::path(post, path = paths::RELEASES, tag = "releases", params(("tenant" = String, Path)),
-    request_body = CreateRelease, responses((status = 201, body = Release)))]
+    request_body = CreateRelease, responses((status = 201, body = ReleaseDto)))]
 pub(crate) async fn create_release(
     State(app): State<App>,
     Path(tenant): Path<String>,
     change: Change,
     Json(body): Json<CreateRelease>,
-) -> Result<(StatusCode, Json<Release>), ApiError> {
+) -> Result<(StatusCode, Json<ReleaseDto>), ApiError> {
     let state = app.engine.state();
     let tenant = resolve::tenant(&state, &tenant)?;
     let new = NewRelease {
@@ -139,11 +164,11 @@ fn components(tenant: &TenantState, body: &CreateRelease) -> Result<Vec<Componen
 
 /// Shows a release.
 #[utoipa::path(get, path = paths::RELEASE, tag = "releases", params(("tenant" = String, Path), ("release" = String, Path)),
-    responses((status = 200, body = Release)))]
+    responses((status = 200, body = ReleaseDto)))]
 pub(crate) async fn release(
     State(app): State<App>,
     Path((tenant, release)): Path<(String, String)>,
-) -> Result<Json<Release>, ApiError> {
+) -> Result<Json<ReleaseDto>, ApiError> {
     let state = app.engine.state();
     let tenant = resolve::tenant(&state, &tenant)?;
     Ok(Json(view::release(tenant, resolve::release(tenant, &release)?)))

@@ -7,7 +7,7 @@ use stella_api_types::promotion as dto;
 use stella_domain::gate::Record;
 use stella_domain::name::Name;
 use stella_domain::plan::Plan;
-use stella_domain::promotion::{ApprovalRule, Objection, Promotion, PromotionStatus};
+use stella_domain::promotion::{Approval, ApprovalRule, Objection, Promotion, PromotionStatus};
 use stella_domain::state::State;
 use stella_domain::tenant::TenantState;
 use stella_protocol::time::Timestamp;
@@ -56,13 +56,14 @@ pub(crate) fn promotion(
         objection: objection.map(self::objection),
         ended_by: by.map(actor),
         approvals_needed: promotion.rule.as_ref().map_or(0, |rule| rule.needed),
-        approvals: promotion
-            .approvals
+        approvals: promotion.approvals.iter().map(approval).collect(),
+        lapsed: promotion
+            .lapsed
             .iter()
-            .map(|approval| dto::Approval {
-                by: named(approval.by.id, Some(&approval.by.name)),
-                at: time(approval.at),
-                reason: approval.reason.clone(),
+            .map(|it| dto::LapsedApproval {
+                approval: approval(&it.approval),
+                lapsed_at: time(it.at),
+                because: it.reason.clone(),
             })
             .collect(),
         gates: gate::states(tenant, promotion, gates, now),
@@ -70,6 +71,14 @@ pub(crate) fn promotion(
         requested_by: actor(&promotion.requested_by),
         expires_at: promotion.expires_at.map(time),
         ended_at: ended_at.map(time),
+    }
+}
+
+fn approval(approval: &Approval) -> dto::Approval {
+    dto::Approval {
+        by: named(approval.by.id, Some(&approval.by.name)),
+        at: time(approval.at),
+        reason: approval.reason.clone(),
     }
 }
 

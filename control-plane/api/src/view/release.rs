@@ -2,6 +2,7 @@
 
 use stella_api_types::release as dto;
 use stella_domain::hold::Standing;
+use stella_domain::name::Name;
 use stella_domain::release::{Release, Step, StepAction};
 use stella_domain::signature::statement;
 use stella_domain::tenant::TenantState;
@@ -25,6 +26,7 @@ pub(crate) fn release(tenant: &TenantState, release: &Release) -> dto::Release {
         steps: release.steps.iter().map(step).collect(),
         labels: release.labels.clone(),
         provenance: release.provenance.as_ref().map(signing::provenance),
+        channels: release.channels.iter().map(Name::to_string).collect(),
         statement: statement(release).digest().to_string(),
         signatures: signing::signatures(tenant, release),
         standing: match release.standing {

@@ -44,15 +44,19 @@ pub(crate) fn run(tenant: &TenantState, run: &Run) -> dto::Run {
         inputs: run.inputs.iter().map(|(name, value)| (name.to_string(), value.clone())).collect(),
         steps: planned
             .iter()
-            .filter_map(|planned| run.steps.get(&planned.id).map(|found| step(planned, found)))
+            .filter_map(|planned| run.steps.get(&planned.id).map(|found| step(tenant, planned, found)))
             .collect(),
+        parent: run
+            .parent
+            .as_ref()
+            .map(|(run, step)| dto::ParentStep { run: run.to_string(), step: step.to_string() }),
         started_by: actor(&run.started_by),
         started_at: time(run.started_at),
         finished_at: run.finished_at.map(time),
     }
 }
 
-fn step(planned: &Step, found: &StepRun) -> dto::Step {
+fn step(tenant: &TenantState, planned: &Step, found: &StepRun) -> dto::Step {
     let reason = match &found.state {
         StepState::BackingOff { reason, .. }
         | StepState::Held { reason, .. }
@@ -85,6 +89,16 @@ fn step(planned: &Step, found: &StepRun) -> dto::Step {
         reason,
         due_at: found.state.due().map(time),
         deployment: found.state.deployment().map(|id| id.to_string()),
+        runs: found
+            .state
+            .children()
+            .iter()
+            .map(|child| dto::ChildRun {
+                run: child.run.to_string(),
+                item: child.item.clone(),
+                status: tenant.runs.get(&child.run).map_or("unknown", |it| it.status.name()).to_owned(),
+            })
+            .collect(),
         approval,
         asks_for: planned.input.as_ref().filter(|_| asks).map(|inputs| serde_json::json!(inputs)),
         started_at: found.started_at.map(time),

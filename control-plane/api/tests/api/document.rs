@@ -9,7 +9,7 @@ use stella_api_types::paths;
 use crate::world::{World, bare};
 
 /// All templates of the API's own listener. A new constant is noticed by the comparison with the source below.
-const PATHS: [&str; 79] = [
+const PATHS: [&str; 82] = [
     paths::API_TOKENS,
     paths::API_TOKEN,
     paths::ACCOUNTS,
@@ -42,6 +42,9 @@ const PATHS: [&str; 79] = [
     paths::RELEASES,
     paths::RELEASE,
     paths::RELEASE_SIGNATURES,
+    paths::CHANNELS,
+    paths::CHANNEL,
+    paths::ENVIRONMENT_CHANNELS,
     paths::RELEASE_KEYS,
     paths::RELEASE_KEY_REVOKE,
     paths::RELEASE_STANDING,

@@ -48,6 +48,9 @@ pub(crate) enum Environment {
         /// For how long, in seconds.
         #[arg(long, value_name = "SECONDS", default_value_t = 0, requires = "after")]
         soak: u64,
+        /// Ask for it by itself then, in the way in which it was deployed there; gates and approvals are as ever.
+        #[arg(long, requires = "after")]
+        auto: bool,
         /// Let any release come.
         #[arg(long)]
         nothing: bool,
@@ -93,6 +96,18 @@ pub(crate) enum Environment {
         /// They need not.
         #[arg(long)]
         optional: bool,
+    },
+    /// Set from which channels releases may come here.
+    #[command(group = clap::ArgGroup::new("which").required(true).args(["take", "any"]))]
+    Channels {
+        /// Its name or id.
+        environment: String,
+        /// From this one (can be given more than once).
+        #[arg(long, value_name = "CHANNEL")]
+        take: Vec<String>,
+        /// From all, and what is in none.
+        #[arg(long)]
+        any: bool,
     },
     /// Set when silence of its agents is taken for a network event, in which its deployments pause until they are heard again.
     #[command(group = clap::ArgGroup::new("rule").required(true).args(["share", "ignore"]))]

@@ -11,7 +11,14 @@ pub(crate) enum Release {
     /// Create a release; archives that the control plane does not have are uploaded.
     Create(Box<NewRelease>),
     /// List releases.
-    List,
+    List {
+        /// Only those of this application.
+        #[arg(long, value_name = "APPLICATION")]
+        application: Option<String>,
+        /// Only those in this channel.
+        #[arg(long)]
+        channel: Option<String>,
+    },
     /// Show a release.
     Show {
         /// Its id, or APPLICATION:VERSION.
@@ -155,4 +162,36 @@ pub(crate) struct Judged {
     /// Why; it is recorded.
     #[arg(long)]
     pub(crate) reason: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Channel {
+    /// Set which releases of an application belong to a channel from now on; one of the same name is replaced.
+    Set {
+        /// Of what.
+        application: String,
+        /// The channel's name.
+        name: String,
+        /// A range of semantic versions, such as '>=1.2, <2'; any if not given.
+        #[arg(long, value_name = "RANGE")]
+        versions: Option<String>,
+        /// Only pre-releases that begin so, as beta does in 1.0.0-beta.2 (can be given more than once); without, only finished versions.
+        #[arg(long = "pre-release", value_name = "TAG")]
+        pre_releases: Vec<String>,
+        /// Finished versions, pre-releases and what is no semantic version.
+        #[arg(long, conflicts_with = "pre_releases")]
+        any: bool,
+        /// A label that a release must have, as KEY=VALUE (can be given more than once).
+        #[arg(long = "label", value_parser = pair, value_name = "KEY=VALUE")]
+        labels: Vec<(String, String)>,
+    },
+    /// List channels.
+    List,
+    /// Remove a channel. Releases that are in it stay in it.
+    Remove {
+        /// Of what.
+        application: String,
+        /// The channel's name.
+        name: String,
+    },
 }

@@ -6,12 +6,15 @@ use super::pace::Pace;
 
 #[derive(Args, Debug)]
 pub(crate) struct Deploy {
-    /// Which release: its id, or APPLICATION:VERSION.
+    /// Which release: its id, or APPLICATION:VERSION; with --channel, the application alone.
     pub(crate) release: String,
     /// To which environment.
     pub(crate) environment: String,
     #[command(flatten)]
     pub(crate) pace: Pace,
+    /// The newest release of this channel that may come there now: neither deprecated nor blocked, signed as demanded, and as far on the path.
+    #[arg(long)]
+    pub(crate) channel: Option<String>,
     /// Only this target (can be given more than once).
     #[arg(long = "target")]
     pub(crate) targets: Vec<String>,

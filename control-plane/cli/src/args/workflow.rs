@@ -125,6 +125,9 @@ pub(crate) enum Workflow {
         /// How to draw.
         #[arg(long, value_enum, default_value_t = Format::Text)]
         format: Format,
+        /// Draw the run anew with each change until it has ended; exit with 1 if it did not succeed.
+        #[arg(long, requires = "run")]
+        watch: bool,
     },
 }
 

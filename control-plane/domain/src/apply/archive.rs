@@ -22,7 +22,7 @@ impl TenantState {
             }
             Fact::RunArchived { id } => {
                 let run = self.runs.get(id).ok_or_else(|| missing(RunId::KIND, id, fact))?;
-                ensure(run.status.is_final(), format!("run {id}"), run.status.name(), fact)?;
+                ensure(!self.needs_run(run), format!("run {id}"), run.status.name(), fact)?;
                 self.runs.remove(id);
                 self.archived.runs += 1;
                 Ok(())

@@ -198,9 +198,11 @@ impl TenantState {
             .environments
             .get_mut(&environment)
             .ok_or_else(|| missing(EnvironmentId::KIND, environment, fact))?;
-        if proven {
-            Arc::make_mut(stage).proven.entry(release).or_insert(at);
-        } else if requested && matches!(fact, Fact::DeploymentFailed { .. }) {
+        let newly_proven = proven && !stage.proven.contains_key(&release);
+        let disproven = !proven && requested && matches!(fact, Fact::DeploymentFailed { .. });
+        if newly_proven {
+            Arc::make_mut(stage).proven.insert(release, at);
+        } else if disproven {
             Arc::make_mut(stage).proven.remove(&release);
         }
         let by_strategy = self.totals.deployments.entry(stage.name.clone()).or_default();
@@ -208,6 +210,11 @@ impl TenantState {
         *by_status.entry(status.to_owned()).or_insert(0) += 1;
         if requested && self.promotions.contains_key(&PromotionId(id.0)) {
             self.count_promotion(environment, status);
+        }
+        if newly_proven {
+            self.await_automatic(environment, release, at, id);
+        } else if disproven {
+            self.forget_automatic(environment, release);
         }
         Ok(())
     }

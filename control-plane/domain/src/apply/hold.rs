@@ -29,6 +29,7 @@ impl TenantState {
                 let environment =
                     self.environments.get_mut(id).ok_or_else(|| missing(EnvironmentId::KIND, id, fact))?;
                 Arc::make_mut(environment).requires = *requires;
+                self.forget_automatic_in(*id, None);
                 Ok(())
             }
             Fact::EnvironmentBudgetSet { id, budget } => {

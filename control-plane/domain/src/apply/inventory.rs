@@ -30,9 +30,11 @@ impl TenantState {
                     order: *order,
                     requires: None,
                     proven: OrdMap::new(),
+                    automatic: OrdMap::new(),
                     approvals: None,
                     freezes: Vec::new(),
                     gates: BTreeMap::new(),
+                    channels: Vec::new(),
                     budget: None,
                     requires_way_back: false,
                     silence: None,
@@ -50,7 +52,16 @@ impl TenantState {
                 self.artifacts.insert(*digest, *size_bytes);
                 Ok(())
             }
-            Fact::ReleaseCreated { id, application, version, components, steps, labels, provenance } => {
+            Fact::ReleaseCreated {
+                id,
+                application,
+                version,
+                components,
+                steps,
+                labels,
+                provenance,
+                channels,
+            } => {
                 vacant(!self.releases.contains_key(id), ReleaseId::KIND, id, fact)?;
                 let versions = self.index.releases.entry(application.clone()).or_default();
                 vacant(!versions.contains_key(version), ReleaseId::KIND, version, fact)?;
@@ -63,6 +74,7 @@ impl TenantState {
                     steps: steps.clone(),
                     labels: labels.clone(),
                     provenance: provenance.as_deref().cloned(),
+                    channels: channels.clone(),
                     standing: Standing::Good,
                     created_at: at,
                 };

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use stella_protocol::id::{DeploymentId, EnvironmentId, PromotionId};
+use stella_protocol::id::{AccountId, DeploymentId, EnvironmentId, PromotionId};
 use stella_protocol::time::Timestamp;
 use stella_protocol::trace::TraceContext;
 
@@ -11,7 +11,7 @@ use crate::command::{ActingAccount, Actor};
 use crate::event::{Event, Fact, IllegalTransition};
 use crate::hold::Hold;
 use crate::name::Name;
-use crate::promotion::{Approval, Promotion, PromotionStatus};
+use crate::promotion::{APPROVALS_MAX, Approval, Lapsed, Promotion, PromotionStatus};
 use crate::tenant::{TenantState, Timer};
 
 impl TenantState {
@@ -29,6 +29,9 @@ impl TenantState {
             }
             Fact::PromotionRequested { .. } => self.promotion_requested(event),
             Fact::ApprovalGranted { .. } => self.approval_granted(event),
+            Fact::ApprovalLapsed { id, account, reason } => {
+                self.approval_lapsed(*id, *account, reason, event)
+            }
             Fact::PromotionRejected { id, objection, reason } => {
                 let environment = self.end_promotion(
                     *id,
@@ -81,6 +84,7 @@ impl TenantState {
             plan: *plan,
             rule: rule.clone(),
             approvals: Vec::new(),
+            lapsed: Vec::new(),
             status: PromotionStatus::Pending,
             requested_at: *at,
             requested_by: actor.clone(),
@@ -116,6 +120,28 @@ impl TenantState {
         let stage = self.stage_name(environment, fact)?;
         let by_account = self.totals.decisions.entry(stage).or_default().entry(by.name).or_default();
         *by_account.entry("approved".to_owned()).or_insert(0) += 1;
+        Ok(())
+    }
+
+    /// Only what has not started can lose an approval.
+    fn approval_lapsed(
+        &mut self,
+        id: PromotionId,
+        account: AccountId,
+        reason: &str,
+        event: &Event,
+    ) -> Applied {
+        let fact = &event.fact;
+        let promotion = self.promotion_mut(id, fact)?;
+        ensure(promotion.is_open(), subject(id), promotion.status.name(), fact)?;
+        let at = promotion.approvals.iter().position(|it| it.by.id == account);
+        let at = at.ok_or_else(|| missing("approval", account, fact))?;
+        let approval = promotion.approvals.remove(at);
+        let most = usize::try_from(APPROVALS_MAX).unwrap_or(usize::MAX);
+        if promotion.lapsed.len() >= most {
+            promotion.lapsed.remove(0);
+        }
+        promotion.lapsed.push(Lapsed { approval, at: event.at, reason: reason.to_owned() });
         Ok(())
     }
 

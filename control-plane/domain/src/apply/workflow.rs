@@ -33,6 +33,7 @@ impl TenantState {
             Fact::RunStarted { .. } => self.run_started(event),
             Fact::StepStarted { .. }
             | Fact::StepApproved { .. }
+            | Fact::StepApprovalLapsed { .. }
             | Fact::StepBackedOff { .. }
             | Fact::StepHeld { .. } => self.apply_step(event),
             Fact::StepEnded { run, step, end } => self.step_ended(*run, step, end, event),
@@ -74,6 +75,18 @@ impl TenantState {
                 approvals.push(Approval { by: by.clone(), at, reason: reason.clone() });
                 Ok(())
             }),
+            Fact::StepApprovalLapsed { run, step, account, .. } => {
+                self.change_step(*run, step, fact, |state| {
+                    let StepState::Running { work: Work::Approval { approvals, .. }, .. } = &mut state.state
+                    else {
+                        return Err(state.state.name());
+                    };
+                    let at =
+                        approvals.iter().position(|it| it.by.id == *account).ok_or("not approved by them")?;
+                    approvals.remove(at);
+                    Ok(())
+                })
+            }
             Fact::StepBackedOff { run, step, until, reason } => self.change_step(*run, step, fact, |state| {
                 let may = matches!(state.state, StepState::Running { .. });
                 let name = state.state.name();
@@ -133,11 +146,18 @@ impl TenantState {
 
     fn run_started(&mut self, event: &Event) -> Applied {
         let Event { at, actor, trace, fact } = event;
-        let Fact::RunStarted { id, workflow, version, inputs } = fact else { return Err(misplaced(fact)) };
+        let Fact::RunStarted { id, workflow, version, inputs, parent } = fact else {
+            return Err(misplaced(fact));
+        };
         vacant(!self.runs.contains_key(id), RunId::KIND, id, fact)?;
         let pinned = self.workflows.get(workflow).ok_or_else(|| missing("workflow", workflow, fact))?;
         ensure(pinned.removed.is_none(), format!("workflow {workflow}"), "removed", fact)?;
         let template = pinned.versions.get(version).ok_or_else(|| missing("version", version, fact))?;
+        if let Some((run, step)) = parent {
+            let waits = self.runs.get(run).and_then(|it| it.steps.get(step));
+            let waits = waits.is_some_and(|it| it.state.children().iter().any(|child| child.run == *id));
+            ensure(waits, format!("run {id}"), "not what the step waits for", fact)?;
+        }
         let steps = template.template.steps.iter().map(|step| (step.id.clone(), StepRun::new())).collect();
         let run = Run {
             id: *id,
@@ -146,6 +166,7 @@ impl TenantState {
             inputs: inputs.clone(),
             status: RunStatus::Running,
             steps,
+            parent: parent.clone(),
             started_by: actor.clone(),
             started_at: *at,
             finished_at: None,

@@ -25,7 +25,7 @@ pub(super) fn forget(tx: &mut Transaction<'_>, ended: &Ended) -> Result<Outcome,
         }
     }
     for id in &ended.runs {
-        if tx.tenant.runs.get(id).is_some_and(|run| run.status.is_final()) {
+        if tx.tenant.runs.get(id).is_some_and(|run| !tx.tenant.needs_run(run)) {
             tx.emit(Fact::RunArchived { id: *id })?;
         }
     }

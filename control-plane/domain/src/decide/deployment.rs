@@ -7,7 +7,7 @@ use stella_protocol::id::{AgentId, DeploymentId, EnvironmentId, ReleaseId, Targe
 use stella_protocol::time::Timestamp;
 
 use super::transaction::Transaction;
-use super::{fields, hold, path, rollout, signature, strategy, way_back};
+use super::{channel, fields, hold, path, rollout, signature, strategy, way_back};
 use crate::amount::Amount;
 use crate::command::{NewDeployment, Outcome};
 use crate::deployment::{Cause, Deployment, OnFailure, Status, Strategy, TARGETS_MAX, TIMEOUT_MS_RANGE};
@@ -57,6 +57,7 @@ pub(super) fn prepare(
     let release = release.ok_or_else(|| Rejection::not_found(ReleaseId::KIND, new.release))?;
     hold::is_usable(&release)?;
     signature::is_signed(tenant, &release)?;
+    channel::is_taken(&environment, &release)?;
     path::is_reached(tenant, &environment, &release, now)?;
     strategy::is_well_formed(&new.strategy)?;
     fields::range("timeout_ms", new.timeout_ms, TIMEOUT_MS_RANGE, " (a second to a week)")?;

@@ -63,7 +63,7 @@ pub fn preview(
 }
 
 /// What a check comes to that is decided here; `None` if it has to be asked.
-fn evaluate(
+pub(super) fn evaluate(
     tenant: &TenantState,
     environment: &Environment,
     check: &Check,

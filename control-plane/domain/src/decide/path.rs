@@ -21,7 +21,7 @@ pub(super) fn set(
     requires: Option<Requirement>,
 ) -> Result<Outcome, Rejection> {
     let environment = find(&tx.tenant, id)?;
-    if let Some(Requirement { after, soak_ms }) = requires {
+    if let Some(Requirement { after, soak_ms, auto: _ }) = requires {
         fields::range("soak_ms", soak_ms, SOAK_MS_RANGE, " (none to 30 days)")?;
         let before = find(&tx.tenant, after)?;
         if leads_through(&tx.tenant, before, id) {
@@ -59,7 +59,7 @@ pub(super) fn is_reached(
     release: &Release,
     now: Timestamp,
 ) -> Result<(), Rejection> {
-    let Some(Requirement { after, soak_ms }) = environment.requires else { return Ok(()) };
+    let Some(Requirement { after, soak_ms, auto: _ }) = environment.requires else { return Ok(()) };
     let before = find(tenant, after)?;
     let (target, stage) = (&environment.name, &before.name);
     let name = format!("release {}:{}", release.application, release.version);

@@ -11,6 +11,7 @@ use super::deployment::{self, Opening, Prepared};
 use super::gate::{self, Asking, Ruling};
 use super::transaction::Transaction;
 use super::{fields, freeze, hold, way_back};
+use crate::access::{self, Scope};
 use crate::command::{Actor, NewDeployment, Outcome};
 use crate::deployment::Cause;
 use crate::environment::Environment;
@@ -40,15 +41,25 @@ pub struct Planned {
 
 /// Asks for a deployment. It starts at once where nobody has to approve it.
 pub(super) fn request(tx: &mut Transaction<'_>, new: &NewDeployment) -> Result<Outcome, Rejection> {
+    let environment = tx.tenant.environments.get(&new.environment);
+    let waits = environment.is_some_and(|environment| may_wait(environment));
+    request_as(tx, new, waits)
+}
+
+/// Asks for a deployment that may wait for locks and freezes wherever it goes: nobody is there to ask again.
+pub(super) fn request_patiently(tx: &mut Transaction<'_>, new: &NewDeployment) -> Result<Outcome, Rejection> {
+    request_as(tx, new, true)
+}
+
+fn request_as(tx: &mut Transaction<'_>, new: &NewDeployment, may_wait: bool) -> Result<Outcome, Rejection> {
     let id = PromotionId(new.id.0);
     if tx.tenant.deployments.contains_key(&new.id) || tx.tenant.promotions.contains_key(&id) {
         return Err(Rejection::exists(DeploymentId::KIND, new.id));
     }
     fields::reason(new.override_freeze.as_deref().unwrap_or_default())?;
     fields::reason(new.waive_way_back.as_deref().unwrap_or_default())?;
-    let prepared = checked(&tx.tenant, new, tx.now)?;
+    let prepared = checked(&tx.tenant, new, tx.now, may_wait)?;
     let rule = prepared.environment.approvals.clone();
-    let may_wait = may_wait(&prepared.environment);
     if may_wait {
         has_room(&tx.tenant, &prepared)?;
     }
@@ -76,7 +87,8 @@ fn may_wait(environment: &Environment) -> bool {
 /// # Errors
 /// If it would be refused, for the same reason.
 pub fn planned(tenant: &TenantState, new: &NewDeployment, now: Timestamp) -> Result<Planned, Rejection> {
-    let prepared = checked(tenant, new, now)?;
+    let waits = tenant.environments.get(&new.environment).is_some_and(|it| may_wait(it));
+    let prepared = checked(tenant, new, now, waits)?;
     let (targets, plan) = (prepared.planned(), seal(tenant, &prepared, new));
     let Prepared { environment, release, .. } = &prepared;
     let stuck = |target: &Arc<Target>| way_back::missing(tenant, environment, release, target);
@@ -85,17 +97,21 @@ pub fn planned(tenant: &TenantState, new: &NewDeployment, now: Timestamp) -> Res
 }
 
 /// What waits for approvals or gates may wait for a lock and for its targets too; what does not, has to start now.
-fn checked(tenant: &TenantState, new: &NewDeployment, now: Timestamp) -> Result<Prepared, Rejection> {
+fn checked(
+    tenant: &TenantState,
+    new: &NewDeployment,
+    now: Timestamp,
+    may_wait: bool,
+) -> Result<Prepared, Rejection> {
     let environment = tenant.environments.get(&new.environment);
-    let starts_now = environment.is_some_and(|environment| !may_wait(environment));
-    if let Some(environment) = environment.filter(|_| starts_now) {
+    if let Some(environment) = environment.filter(|_| !may_wait) {
         hold::is_open(environment)?;
         if new.override_freeze.is_none() {
             freeze::is_over(environment, now)?;
         }
     }
     let prepared = deployment::prepare(tenant, new, now)?;
-    if starts_now {
+    if !may_wait {
         prepared.targets.iter().try_for_each(|target| deployment::is_idle(target))?;
     }
     Ok(prepared)
@@ -290,7 +306,8 @@ fn concerned(tenant: &TenantState, fact: &Fact) -> Vec<EnvironmentId> {
         | Fact::EnvironmentFreezeRemoved { id, .. }
         | Fact::EnvironmentUnlocked { id }
         | Fact::EnvironmentGateSet { id, .. }
-        | Fact::EnvironmentGateRemoved { id, .. } => vec![*id],
+        | Fact::EnvironmentGateRemoved { id, .. }
+        | Fact::EnvironmentChannelsSet { id, .. } => vec![*id],
         Fact::TargetCreated { environment, .. } => vec![*environment],
         Fact::ApprovalGranted { id, .. }
         | Fact::PromotionHeld { id, until: None }
@@ -341,6 +358,8 @@ fn look_at(tx: &mut Transaction<'_>, promotion: &Promotion) -> Result<(), Reject
         };
         return invalidate(tx, promotion.id, reason);
     }
+    lapse(tx, promotion)?;
+    let promotion = &*Arc::clone(tx.promotion(promotion.id)?);
     // Who approves sees what the gates say. Something outside is asked once for that, and again when it could start.
     let is_approved = promotion.is_approved();
     let is_new = gate::is_new_to(&tx.tenant, promotion.id, &prepared.environment);
@@ -357,6 +376,17 @@ fn look_at(tx: &mut Transaction<'_>, promotion: &Promotion) -> Result<(), Reject
         Some(until) if promotion.held_until == Some(until) => Ok(()),
         Some(until) => tx.emit(Fact::PromotionHeld { id: promotion.id, until: Some(until) }),
     }
+}
+
+/// Lets those approvals count no more whose accounts may not approve there now.
+fn lapse(tx: &mut Transaction<'_>, promotion: &Promotion) -> Result<(), Rejection> {
+    let place = Scope::Environment(tx.tenant.id, promotion.wanted.environment);
+    for approval in &promotion.approvals {
+        if let Some(reason) = access::no_approver(tx.system, &approval.by, place) {
+            tx.emit(Fact::ApprovalLapsed { id: promotion.id, account: approval.by.id, reason })?;
+        }
+    }
+    Ok(())
 }
 
 fn targets<'t>(tenant: &'t TenantState, wanted: &'t NewDeployment) -> impl Iterator<Item = &'t Target> {

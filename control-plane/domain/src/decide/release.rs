@@ -6,7 +6,7 @@ use stella_protocol::digest::Digest;
 use stella_protocol::id::ReleaseId;
 
 use super::transaction::Transaction;
-use super::{fields, provenance, signature};
+use super::{channel, fields, provenance, signature};
 use crate::command::{NewRelease, Outcome};
 use crate::event::Fact;
 use crate::name::Name;
@@ -85,6 +85,7 @@ pub(super) fn create(tx: &mut Transaction<'_>, new: &NewRelease) -> Result<Outco
         steps,
         labels: new.labels.clone(),
         provenance: new.provenance.clone().map(Box::new),
+        channels: channel::of(&tx.tenant, new),
     })?;
     for (at, (key, signed)) in new.signatures.iter().enumerate() {
         signature::sign(tx, new.id, *key, signed).map_err(|rejection| {

@@ -7,11 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use stella_protocol::id::{DeploymentId, EnvironmentId, PromotionId, ReleaseId, RunId};
+use stella_protocol::id::{DeploymentId, EnvironmentId, PromotionId, ReleaseId, RunId, TargetId};
 use stella_protocol::trace::TraceContext;
 
 use super::transaction::Transaction;
-use super::{deployment, promotion, rollback};
+use super::{deployment, promotion, rollback, sub_run};
 use crate::access;
 use crate::command::{Actor, NewDeployment, TenantCommand};
 use crate::deployment::Status;
@@ -67,7 +67,9 @@ fn concerned(tenant: &TenantState, fact: &Fact) -> Option<RunId> {
         | Fact::StepApproved { run, .. }
         | Fact::StepBackedOff { run, .. }
         | Fact::StepHeld { run, .. }
+        | Fact::StepApprovalLapsed { run, .. }
         | Fact::StepEnded { run, .. } => Some(*run),
+        Fact::RunEnded { id } => sub_run::parent(tenant, *id),
         Fact::DeploymentSucceeded { id }
         | Fact::DeploymentFailed { id, .. }
         | Fact::DeploymentCancelled { id, .. } => awaits(*id),
@@ -116,6 +118,9 @@ fn wind_down(tx: &mut Transaction<'_>, id: RunId, step: &Identifier, found: &Ste
         StepState::Running { work: Work::Http(_), .. } if all => StepEnd::Cancelled,
         StepState::Running { work: Work::Deployment { deployment }, .. } if all => {
             return stop_deployment(tx, *deployment, "the run that it belongs to was cancelled");
+        }
+        StepState::Running { work: Work::Runs { runs }, .. } if all => {
+            return sub_run::stop(tx, runs, "the run that it is part of was cancelled");
         }
         StepState::Running { .. }
         | StepState::Succeeded
@@ -182,13 +187,20 @@ fn end_if_over(tx: &mut Transaction<'_>, id: RunId, template: &Template) -> Done
     tx.emit(Fact::RunEnded { id })
 }
 
-/// Notices the ends of deployments.
+/// Notices the ends of deployments and of other runs.
 fn settle(tx: &mut Transaction<'_>, id: RunId) -> Done {
     let run = Arc::clone(tx.run(id)?);
     let cancelling = matches!(run.status, RunStatus::Cancelling { .. });
     for (step, found) in &run.steps {
-        let StepState::Running { work: Work::Deployment { deployment }, .. } = &found.state else { continue };
-        let (reason, again) = match verdict(&tx.tenant, *deployment) {
+        let StepState::Running { work, .. } = &found.state else { continue };
+        let came = match work {
+            Work::Deployment { deployment } => verdict(&tx.tenant, *deployment),
+            Work::Runs { runs } => sub_run::verdict(&tx.tenant, runs),
+            Work::Approval { .. } | Work::Wait { .. } | Work::Input | Work::Http(_) | Work::Gate { .. } => {
+                None
+            }
+        };
+        let (reason, again) = match came {
             None => continue,
             Some(Ok(outputs)) => {
                 ended(tx, id, step, StepEnd::Succeeded { outputs })?;
@@ -270,19 +282,30 @@ pub(super) fn attempt(tx: &mut Transaction<'_>, id: RunId, step: &Identifier) ->
     };
     let limit_ms = match &work {
         Work::Approval { .. } | Work::Input => Some(timeout.unwrap_or(EXPIRES_MS_DEFAULT)),
-        Work::Deployment { .. } => timeout,
+        Work::Deployment { .. } | Work::Runs { .. } => timeout,
         // Whoever makes calls gives up by itself, and makes it again after a restart.
-        Work::Wait { .. } | Work::Http(_) => None,
+        Work::Wait { .. } | Work::Http(_) | Work::Gate { .. } => None,
     };
     let deadline = limit_ms.map(|limit| tx.now.plus_ms(limit));
     tx.emit(Fact::StepStarted { run: id, step: step.clone(), work: work.clone(), deadline })?;
     if let Some(reason) = reason {
         return fail(tx, id, step, &reason, Again::IfPlanned);
     }
-    let Work::Deployment { deployment } = work else { return Ok(()) };
+    if let (Work::Gate { environment, release }, Some(gate)) = (&work, &planned.gate) {
+        return match sub_run::look(tx, gate, *environment, *release) {
+            Ok(outputs) => ended(tx, id, step, StepEnd::Succeeded { outputs }),
+            Err(reason) => fail(tx, id, step, &reason, Again::IfPlanned),
+        };
+    }
     // The starter's authority, and a trace that hangs below the step.
     let (actor, trace) = (run.started_by.clone(), trace(&run, step));
-    let asked = tx.attempt(|tx| tx.with_authority(actor, trace, |tx| ask(tx, &run, planned, deployment)));
+    let asked = tx.attempt(|tx| {
+        tx.with_authority(actor, trace, |tx| match (&work, &planned.workflow) {
+            (Work::Deployment { deployment }, _) => ask(tx, &run, planned, *deployment),
+            (Work::Runs { runs }, Some(sub)) => sub_run::start(tx, &run, planned, sub, runs),
+            _ => Ok(()),
+        })
+    });
     match asked {
         Ok(()) => Ok(()),
         Err(defect @ Rejection::Defect(_)) => Err(defect),
@@ -306,6 +329,8 @@ fn work(tx: &Transaction<'_>, run: &Run, step: &Step, found: &StepRun) -> Begun 
         Some(Action::Wait(span)) => Ok(Work::Wait { until: tx.now.plus_ms(span.0) }),
         Some(Action::Input(_)) => Ok(Work::Input),
         Some(Action::Http(call)) => request(run, call, step.timeout),
+        Some(Action::Gate(gate)) => sub_run::subject(tx, run, gate),
+        Some(Action::Workflow(_)) => sub_run::children(tx, run, step, found),
         None => Err("does nothing".to_owned()),
     }
 }
@@ -351,7 +376,7 @@ fn request(run: &Run, call: &Call, timeout: Option<Span>) -> Begun {
 }
 
 /// A body is at most as deep as the template's JSON may be, which its parser bounds.
-fn fill_in(body: &Value, variables: &BTreeMap<String, Value>) -> Result<Value, String> {
+pub(super) fn fill_in(body: &Value, variables: &BTreeMap<String, Value>) -> Result<Value, String> {
     Ok(match body {
         Value::String(text) => {
             Value::String(render(text, variables).map_err(|problem| format!("body {problem}"))?)
@@ -410,12 +435,30 @@ fn wanted(
         release,
         strategy: deploy.strategy.clone(),
         on_failure: deploy.on_target_failure,
-        targets: None,
+        targets: targets(tenant, environment, &deploy.targets, &fill)?,
         timeout_ms: deploy.timeout.0,
         override_freeze: None,
         waive_way_back: None,
         tolerate_failures: deploy.tolerate_failures,
     })
+}
+
+/// The targets that a step names, filled in; `None` if it names none.
+fn targets(
+    tenant: &TenantState,
+    environment: EnvironmentId,
+    names: &[String],
+    fill: &dyn Fn(&str, &str) -> Result<String, Rejection>,
+) -> Result<Option<Vec<TargetId>>, Rejection> {
+    let known = tenant.index.targets.get(&environment);
+    let numbered = names.iter().enumerate();
+    let found = numbered.map(|(at, text)| {
+        let name = fill(&format!("targets[{at}]"), text)?;
+        let id = name.parse::<Name>().ok().and_then(|name| known?.get(&name).copied());
+        id.ok_or_else(|| Rejection::not_found(TargetId::KIND, name))
+    });
+    let found = found.collect::<Result<Vec<_>, _>>()?;
+    Ok((!found.is_empty()).then_some(found))
 }
 
 /// The environment of this id or name.
@@ -426,7 +469,7 @@ pub(super) fn environment(tenant: &TenantState, text: &str) -> Option<Environmen
 }
 
 /// The release of this id, or `application:version`.
-fn release(tenant: &TenantState, text: &str) -> Option<ReleaseId> {
+pub(super) fn release(tenant: &TenantState, text: &str) -> Option<ReleaseId> {
     if let Some(id) = text.parse().ok().filter(|id| tenant.releases.contains_key(id)) {
         return Some(id);
     }
@@ -436,7 +479,7 @@ fn release(tenant: &TenantState, text: &str) -> Option<ReleaseId> {
 }
 
 /// What expressions of a run can use.
-fn variables(run: &Run) -> BTreeMap<String, Value> {
+pub(super) fn variables(run: &Run) -> BTreeMap<String, Value> {
     let step = |(id, step): (&Identifier, &StepRun)| {
         let known =
             json!({ "status": step.state.name(), "outputs": step.outputs, "attempts": step.attempts });
@@ -517,8 +560,16 @@ pub(super) fn due(tx: &mut Transaction<'_>, id: RunId, step: &Identifier) -> Don
             ended(tx, id, step, StepEnd::Succeeded { outputs: BTreeMap::new() })
         }
         StepState::Running { work, .. } => {
-            if let Work::Deployment { deployment } = work {
-                stop_deployment(tx, deployment, "its step of a workflow took too long")?;
+            match work {
+                Work::Deployment { deployment } => {
+                    stop_deployment(tx, deployment, "its step of a workflow took too long")?;
+                }
+                Work::Runs { runs } => sub_run::stop(tx, &runs, "its step of a workflow took too long")?,
+                Work::Approval { .. }
+                | Work::Wait { .. }
+                | Work::Input
+                | Work::Http(_)
+                | Work::Gate { .. } => {}
             }
             fail(tx, id, step, "it took longer than it may", Again::IfPlanned)
         }

@@ -31,7 +31,8 @@ pub(super) fn decide(state: &State, request: &Request, now: Timestamp) -> Result
             | Timer::PromotionHeld(_)
             | Timer::PromotionExpires(_)
             | Timer::GateOverdue(..)
-            | Timer::GateAgain(..) => None,
+            | Timer::GateAgain(..)
+            | Timer::AutoPromotion(..) => None,
         };
         if let Some(fact) = fact {
             decision.emit(StreamId::System, request, now, fact)?;
@@ -75,6 +76,9 @@ fn fire(tx: &mut Transaction<'_>, timer: &Timer) -> Result<(), Rejection> {
         Timer::PromotionExpires(promotion) => tx.emit(Fact::PromotionExpired { id: *promotion }),
         Timer::GateOverdue(promotion, name) => gate::overdue(tx, *promotion, name),
         Timer::GateAgain(promotion, name) => gate::again(tx, *promotion, name),
+        Timer::AutoPromotion(environment, release) => {
+            tx.emit(Fact::AutoPromotionDue { environment: *environment, release: *release })
+        }
         Timer::StepDue(id, step) => run::due(tx, *id, step),
         // No tenant has one, and `apply` would refuse it.
         Timer::ApiTokenEnded(id) => tx.emit(Fact::ApiTokenRevoked { id: *id }),

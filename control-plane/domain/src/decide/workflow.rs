@@ -7,12 +7,13 @@ use stella_protocol::id::{AccountId, ApiTokenId, RunId};
 
 use super::transaction::Transaction;
 use super::{fields, run};
+use crate::access::{self, Scope};
 use crate::command::{Actor, NewRun, Outcome, TenantCommand};
 use crate::event::Fact;
 use crate::name::{Identifier, Name};
 use crate::rejection::Rejection;
 use crate::run::{ACTIVE_MAX, CallOutcome, RunStatus, StepEnd, StepState, Turn, Work};
-use crate::workflow::{Action, Input, Template, WORKFLOWS_MAX, check};
+use crate::workflow::{Action, DEPTH_MAX, Input, SubWorkflow, Template, WORKFLOWS_MAX, check};
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "the caller sorts them")]
 pub(super) fn carry_out(tx: &mut Transaction<'_>, command: &TenantCommand) -> Result<Outcome, Rejection> {
@@ -56,6 +57,10 @@ fn apply(tx: &mut Transaction<'_>, template: &Template) -> Result<Outcome, Rejec
             ));
         }
     }
+    if deep(tx, template, &mut BTreeMap::new())? >= DEPTH_MAX {
+        let problem = format!("workflows lie in one another more than {DEPTH_MAX} deep");
+        return Err(Rejection::invalid("steps", problem));
+    }
     let known = tx.tenant.workflows.get(&template.name);
     if known.is_none() && tx.tenant.workflows.len() >= WORKFLOWS_MAX {
         return Err(Rejection::conflict(format!("there are {WORKFLOWS_MAX} workflows already")));
@@ -76,6 +81,31 @@ fn apply(tx: &mut Transaction<'_>, template: &Template) -> Result<Outcome, Rejec
     Ok(Outcome::Workflow(newest + 1))
 }
 
+/// How deep other workflows lie in one. It ends, because what lies in it was there before it.
+fn deep(
+    tx: &Transaction<'_>,
+    template: &Template,
+    seen: &mut BTreeMap<(Name, u32), u32>,
+) -> Result<u32, Rejection> {
+    let mut deepest = 0;
+    for (at, step) in template.steps.iter().enumerate() {
+        let Some(SubWorkflow { name, version, .. }) = &step.workflow else { continue };
+        let found = tx.tenant.workflows.get(name).and_then(|it| it.versions.get(version));
+        let found = found.ok_or_else(|| {
+            let problem = format!("there is no version {version} of workflow {name}; apply that first");
+            Rejection::invalid(format!("steps[{at}].workflow"), problem)
+        })?;
+        let key = (name.clone(), *version);
+        let inner = match seen.get(&key) {
+            Some(inner) => *inner,
+            None => deep(tx, &found.template, seen)?.saturating_add(1),
+        };
+        seen.insert(key, inner);
+        deepest = deepest.max(inner);
+    }
+    Ok(deepest)
+}
+
 fn remove(tx: &mut Transaction<'_>, name: &Name, reason: &str) -> Result<Outcome, Rejection> {
     fields::reason(reason)?;
     let workflow = tx.tenant.workflows.get(name).ok_or_else(|| Rejection::not_found("workflow", name))?;
@@ -86,6 +116,15 @@ fn remove(tx: &mut Transaction<'_>, name: &Name, reason: &str) -> Result<Outcome
 }
 
 fn start(tx: &mut Transaction<'_>, new: &NewRun) -> Result<Outcome, Rejection> {
+    begin(tx, new, None)
+}
+
+/// Starts a run, as part of another one or by itself.
+pub(super) fn begin(
+    tx: &mut Transaction<'_>,
+    new: &NewRun,
+    parent: Option<(RunId, Identifier)>,
+) -> Result<Outcome, Rejection> {
     if tx.tenant.runs.contains_key(&new.id) {
         return Err(Rejection::exists(RunId::KIND, new.id));
     }
@@ -110,7 +149,7 @@ fn start(tx: &mut Transaction<'_>, new: &NewRun) -> Result<Outcome, Rejection> {
         return Err(Rejection::Conflict { problem });
     }
     let inputs = complete("inputs", &version.template.inputs, &new.inputs)?;
-    tx.emit(Fact::RunStarted { id: new.id, workflow: name.clone(), version: number, inputs })?;
+    tx.emit(Fact::RunStarted { id: new.id, workflow: name.clone(), version: number, inputs, parent })?;
     Ok(Outcome::Run(new.id))
 }
 
@@ -201,7 +240,7 @@ fn decide(
     reason: &str,
 ) -> Result<Outcome, Rejection> {
     fields::reason(reason)?;
-    let StepState::Running { work: Work::Approval { needed, from, approvals, .. }, .. } =
+    let StepState::Running { work: Work::Approval { needed, from, environment, approvals, .. }, .. } =
         state(tx, id, step)?
     else {
         return Err(asks_nothing(tx, id, step, "an approval"));
@@ -223,8 +262,17 @@ fn decide(
     if approvals.iter().any(|approval| approval.by.id == account) {
         return Ok(Outcome::Run(id));
     }
+    let place = environment.map_or(Scope::Tenant(tx.tenant.id), |it| Scope::Environment(tx.tenant.id, it));
+    let (gone, approvals): (Vec<_>, Vec<_>) = approvals
+        .into_iter()
+        .map(|it| (access::no_approver(tx.system, &it.by, place), it))
+        .partition(|(reason, _)| reason.is_some());
+    for (reason, approval) in gone {
+        let (step, account, reason) = (step.clone(), approval.by.id, reason.unwrap_or_default());
+        tx.emit(Fact::StepApprovalLapsed { run: id, step, account, reason })?;
+    }
     tx.emit(Fact::StepApproved { run: id, step: step.clone(), reason: reason.to_owned() })?;
-    let mut names: Vec<Value> = approvals.iter().map(|it| Value::from(it.by.name.as_str())).collect();
+    let mut names: Vec<Value> = approvals.iter().map(|(_, it)| Value::from(it.by.name.as_str())).collect();
     names.push(Value::from(name.as_str()));
     if names.len() >= usize::try_from(needed).unwrap_or(usize::MAX) {
         let outputs = BTreeMap::from([("approved_by".to_owned(), Value::Array(names))]);

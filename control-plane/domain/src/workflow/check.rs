@@ -7,12 +7,15 @@ use serde_json::Value;
 use stella_expression::{Expression, Reference};
 
 use super::{
-    ATTEMPTS_MAX, Action, BACKOFF_MS_MAX, CALL_MS_MAX, HEADERS_MAX, INPUTS_MAX, Input, InputKind, NEEDS_MAX,
-    OnFailure, SPAN_MS_RANGE, STEPS_MAX, Span, Step, Template, Text, VALUE_BYTES_MAX,
+    ATTEMPTS_MAX, Action, BACKOFF_MS_MAX, CALL_MS_MAX, FAN_OUT_MAX, ForEach, GateStep, HEADERS_MAX,
+    INPUTS_MAX, Input, InputKind, NEEDS_MAX, OnFailure, SPAN_MS_RANGE, STEPS_MAX, Span, Step, SubWorkflow,
+    Template, Text, VALUE_BYTES_MAX,
 };
 use crate::deployment::TIMEOUT_MS_RANGE;
+use crate::gate::VARIABLES;
 use crate::name::Identifier;
 use crate::promotion::APPROVALS_MAX;
+use crate::signature::SIGNATURES_MAX;
 
 /// How many problems are told at once.
 const PROBLEMS_MAX: usize = 50;
@@ -35,7 +38,7 @@ impl fmt::Display for Problem {
 /// What is wrong with a template; nothing if it makes sense.
 #[must_use]
 pub fn check(template: &Template) -> Vec<Problem> {
-    let mut checker = Checker { template, problems: Vec::new(), before: BTreeMap::new() };
+    let mut checker = Checker { template, problems: Vec::new(), before: BTreeMap::new(), has_item: false };
     checker.run();
     checker.problems.truncate(PROBLEMS_MAX);
     checker.problems
@@ -46,6 +49,8 @@ struct Checker<'t> {
     problems: Vec<Problem>,
     /// For each step, all that are over before it.
     before: BTreeMap<&'t Identifier, BTreeSet<&'t Identifier>>,
+    /// Whether what is looked at is done for each of several items.
+    has_item: bool,
 }
 
 impl<'t> Checker<'t> {
@@ -231,7 +236,74 @@ impl<'t> Checker<'t> {
             let problem = "is for steps that do not make up for others themselves";
             self.say(format!("{field}.on_failure"), problem);
         }
+        if step.for_each.is_some() && step.workflow.is_none() {
+            self.say(
+                format!("{field}.for_each"),
+                "is for steps that run another workflow: put what is done for each into one",
+            );
+        }
         self.action(field, step, *action, &known);
+    }
+
+    fn gate(&mut self, field: &str, gate: &GateStep, known: &BTreeSet<&Identifier>) {
+        self.text(&format!("{field}.release"), &gate.release, known);
+        self.text(&format!("{field}.environment"), &gate.environment, known);
+        let ways = [
+            gate.name.is_some(),
+            gate.expression.is_some(),
+            !gate.findings.is_empty(),
+            gate.signatures.is_some(),
+        ];
+        if ways.into_iter().filter(|it| *it).count() != 1 {
+            let problem = "must have exactly one of name (a gate of the environment), expression, findings and signatures";
+            self.say(field, problem);
+        }
+        let max = u32::try_from(SIGNATURES_MAX).unwrap_or(u32::MAX);
+        if gate.signatures.is_some_and(|needed| needed == 0 || needed > max) {
+            self.say(format!("{field}.signatures"), format!("must be between 1 and {max}"));
+        }
+        let Some(source) = &gate.expression else { return };
+        let field = format!("{field}.expression");
+        match Expression::compile(source) {
+            Err(error) => self.say(field, error.to_string()),
+            Ok(expression) => {
+                let wrong = expression.references().iter().find(|it| !VARIABLES.contains(&it.name.as_str()));
+                if let Some(it) = wrong {
+                    let there = VARIABLES.join(", ");
+                    self.say(field, format!("{}: there is no {}; there are {there}", it.at, it.name));
+                }
+            }
+        }
+    }
+
+    fn workflow(&mut self, field: &str, step: &Step, sub: &'t SubWorkflow, known: &BTreeSet<&Identifier>) {
+        if sub.version == 0 {
+            self.say(format!("{field}.workflow.version"), "is 0; the first version is 1");
+        }
+        if sub.inputs.len() > INPUTS_MAX {
+            let problem = format!("there are {}; at most {INPUTS_MAX} are allowed", sub.inputs.len());
+            self.say(format!("{field}.workflow.inputs"), problem);
+        }
+        match &step.for_each {
+            None => {}
+            Some(ForEach::Items(items)) => {
+                if items.is_empty() || items.len() > FAN_OUT_MAX {
+                    let problem = format!("there are {}; it must be 1 to {FAN_OUT_MAX}", items.len());
+                    self.say(format!("{field}.for_each"), problem);
+                }
+                for (at, item) in items.iter().enumerate().take(FAN_OUT_MAX) {
+                    self.text(&format!("{field}.for_each[{at}]"), item, known);
+                }
+            }
+            Some(ForEach::Targets(targets)) => {
+                self.text(&format!("{field}.for_each.environment"), &targets.environment, known);
+            }
+        }
+        self.has_item = step.for_each.is_some();
+        for (name, value) in &sub.inputs {
+            self.body(&format!("{field}.workflow.inputs.{name}"), value, known);
+        }
+        self.has_item = false;
     }
 
     fn action(&mut self, field: &str, step: &Step, action: Action<'t>, known: &BTreeSet<&Identifier>) {
@@ -240,6 +312,9 @@ impl<'t> Checker<'t> {
                 self.text(&format!("{field}.deploy.release"), &deploy.release, known);
                 self.text(&format!("{field}.deploy.environment"), &deploy.environment, known);
                 self.span(&format!("{field}.deploy.timeout"), Some(deploy.timeout), TIMEOUT_MS_RANGE);
+                for (at, target) in deploy.targets.iter().enumerate() {
+                    self.text(&format!("{field}.deploy.targets[{at}]"), target, known);
+                }
             }
             Action::Rollback(rollback) => match self.template.step(&rollback.of) {
                 None => self.say(format!("{field}.rollback.of"), format!("there is no step {}", rollback.of)),
@@ -283,6 +358,8 @@ impl<'t> Checker<'t> {
                 self.inputs(&format!("{field}.input"), inputs);
             }
             Action::Http(call) => self.call(&format!("{field}.http"), step, call, known),
+            Action::Gate(gate) => self.gate(&format!("{field}.gate"), gate, known),
+            Action::Workflow(sub) => self.workflow(field, step, sub, known),
         }
     }
 
@@ -383,6 +460,8 @@ impl<'t> Checker<'t> {
                 ("run", Some(other)) => {
                     format!("{at}: a run has an id, a workflow, a version and a started_by, and no {other}")
                 }
+                ("item", _) if self.has_item => continue,
+                ("item", _) => format!("{at}: there is an item only in the inputs of a step with for_each"),
                 (other, _) => format!("{at}: there is no {other}; there are inputs, steps and run"),
             };
             self.say(field, problem);

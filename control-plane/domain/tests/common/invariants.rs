@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use stella_domain::access::{Role, Scope};
 use stella_domain::agent::{Connectivity, OPEN_TASKS_MAX, RECONNECT_WINDOW_MS};
 use stella_domain::archive::Archived;
 use stella_domain::command::{Actor, Command};
@@ -103,6 +104,7 @@ pub fn step(before: &State, after: &State, events: &[(StreamId, Event)]) {
         }
     }
     budgets(old, new, events);
+    approved_by_those_who_may(before, new, events);
     for (_, event) in events {
         if let Fact::TargetStarted { deployment, .. } = &event.fact {
             let stays_paused = |state: &TenantState| {
@@ -372,6 +374,10 @@ fn timers(tenant: &TenantState) {
             wanted.extend(record.again_at.map(|at| (at, Timer::GateAgain(*promotion, gate.clone()))));
         }
     }
+    for (id, place) in &tenant.environments {
+        let soaking = place.automatic.iter().filter(|(_, it)| !it.is_due);
+        wanted.extend(soaking.map(|(release, it)| (it.due_at, Timer::AutoPromotion(*id, *release))));
+    }
     for run in tenant.runs.values() {
         for (step, state) in &run.steps {
             wanted.extend(state.state.due().map(|at| (at, Timer::StepDue(run.id, step.clone()))));
@@ -484,6 +490,22 @@ fn is_let_through(tenant: &TenantState, deployment: &Deployment, at: Timestamp) 
     }
 }
 
+/// INV-10, at the moment when a deployment begins: whoever approved it may approve there.
+fn approved_by_those_who_may(before: &State, new: &TenantState, events: &[(StreamId, Event)]) {
+    for (_, event) in events {
+        let Fact::DeploymentCreated { id, environment, cause: Cause::Requested, .. } = &event.fact else {
+            continue;
+        };
+        let promotion = new.promotions.get(&PromotionId(id.0));
+        for approval in promotion.iter().flat_map(|it| &it.approvals) {
+            let account =
+                before.system.accounts.get(&approval.by.id).expect("INV-10: by an account that is gone");
+            let may = account.has(Role::Approver, Scope::Environment(new.id, *environment));
+            assert!(may, "INV-10: {} started by {} without the role", id, account.name);
+        }
+    }
+}
+
 /// INV-17, at the moment when a target was started.
 fn is_signed(tenant: &TenantState, deployment: &Deployment) {
     let Some(rule) = tenant.signing.as_ref().filter(|_| deployment.cause == Cause::Requested) else { return };
@@ -529,6 +551,12 @@ fn runs(tenant: &TenantState) {
                 assert!(theirs, "INV-15: asked for by somebody else");
                 let asked = promotion.is_some() || tenant.deployments.contains_key(&deployment);
                 assert!(asked, "INV-15: waits for what nobody has asked for");
+            }
+            for child in state.state.children() {
+                let part =
+                    tenant.runs.get(&child.run).expect("INV-14: waits for a run that was never started");
+                assert_eq!(part.parent, Some((run.id, step.id.clone())), "INV-14: part of another run");
+                assert_eq!(part.started_by, run.started_by, "INV-15: started by somebody else");
             }
             if state.state.call().is_some() {
                 calls.insert((run.id, step.id.clone()));

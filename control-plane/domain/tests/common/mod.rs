@@ -344,6 +344,12 @@ impl World {
         self.system(create).unwrap();
     }
 
+    /// What the person `n` may do everywhere from now on.
+    pub fn give(&mut self, n: u128, role: Role) {
+        let roles = vec![Grant { role, tenant: None, environment: None }];
+        self.system(SystemCommand::SetAccountRoles { account: account(n), roles }).unwrap();
+    }
+
     /// The command of the person `n`.
     pub fn by(n: u128, command: TenantCommand) -> Request {
         Request { actor: person(n), ..Self::request(Command::Tenant(TENANT, command)) }

@@ -48,6 +48,8 @@ pub(crate) enum Act {
     /// So many have to approve from now on.
     Rule(u32),
     Approve(usize, u128),
+    /// Somebody may do everything, or only look.
+    Role(u128, bool),
     /// Rejected by somebody, or withdrawn.
     End(usize, bool),
     /// A gate of this kind is set, or removed.
@@ -117,7 +119,7 @@ pub(crate) fn act() -> impl Strategy<Value = Act> {
         3 => proptest::option::of(1..4_u32).prop_map(Act::Budget),
         2 => any::<bool>().prop_map(Act::Silence),
         1 => any::<bool>().prop_map(Act::Freeze),
-        5 => (1..=2_u128).prop_map(Act::StartRun),
+        5 => (1..=3_u128).prop_map(Act::StartRun),
         16 => (any::<usize>(), 0..16_u8).prop_map(|(which, how)| Act::LeadRun(which, how)),
         1 => any::<usize>().prop_map(Act::Cancel),
         3 => (any::<usize>(), any::<bool>()).prop_map(|(which, on)| Act::Pause(which, on)),
@@ -125,6 +127,7 @@ pub(crate) fn act() -> impl Strategy<Value = Act> {
         2 => (1..=3_u128, 0..5_u8).prop_map(|(release, what)| Act::Judge(release, what)),
         3 => prop_oneof![4 => Just(0), 2 => Just(1), 1 => Just(2)].prop_map(Act::Rule),
         8 => (any::<usize>(), 1..=PEOPLE).prop_map(|(which, who)| Act::Approve(which, who)),
+        3 => (2..=PEOPLE, proptest::bool::weighted(0.6)).prop_map(|(who, all)| Act::Role(who, all)),
         1 => (any::<usize>(), any::<bool>()).prop_map(|(which, rejected)| Act::End(which, rejected)),
         3 => (0..4_u8, proptest::bool::weighted(0.4)).prop_map(|(kind, on)| Act::Gate(kind, on)),
         2 => prop_oneof![3 => Just(0_u32), 2 => Just(1), 1 => Just(2)].prop_map(Act::Demand),

@@ -17,10 +17,13 @@ use proptest::collection::vec;
 use proptest::prelude::proptest;
 use proptest::test_runner::Config;
 use serde_json::json;
+use stella_domain::access::{Grant, Role};
 use stella_domain::agent::Connectivity;
 use stella_domain::amount::Amount;
 use stella_domain::archive::{self, Rule};
-use stella_domain::command::{Answer, Command, NewRun, NewTarget, Report, Request, TenantCommand};
+use stella_domain::command::{
+    Answer, Command, NewRun, NewTarget, Report, Request, SystemCommand, TenantCommand,
+};
 use stella_domain::environment::SilenceRule;
 use stella_domain::event::{Event, StreamId};
 use stella_domain::gate::{Check, Outcome};
@@ -43,7 +46,7 @@ const TARGETS: u128 = 4;
 const PEOPLE: u128 = 3;
 
 /// One that goes through everything, and one that makes up for what it did.
-fn workflows() -> [serde_json::Value; 2] {
+fn workflows() -> [serde_json::Value; 3] {
     let deploy = json!({ "release": "shop:2.0", "environment": "staging" });
     let call = json!({ "url": "https://example.com/" });
     [
@@ -59,6 +62,12 @@ fn workflows() -> [serde_json::Value; 2] {
             { "id": "side", "needs": ["call"], "when": "steps.call.attempts == 1", "wait": "1m" },
             { "id": "undo", "compensates": "call", "http": call, "retry": { "attempts": 2, "backoff": "20s" } },
             { "id": "back", "compensates": "out", "rollback": { "of": "out" } }
+        ]}),
+        json!({ "name": "walk-3", "steps": [
+            { "id": "look", "gate": { "release": "shop:2.0", "environment": "staging", "signatures": 1 }, "on_failure": "continue" },
+            { "id": "parts", "for_each": ["1", "2"], "workflow": { "name": "walk-1", "version": 1 },
+              "retry": { "attempts": 2, "backoff": "20s" }, "timeout": "90s", "hold": "1m", "on_failure": "compensate" },
+            { "id": "undo", "compensates": "look", "workflow": { "name": "walk-2", "version": 1 } }
         ]}),
     ]
 }
@@ -400,6 +409,14 @@ impl Walk {
             Act::LeadRun(which, how) => self.lead_run(which, how),
             Act::Rule(needed) => self.rule(needed),
             Act::Approve(which, who) => self.approve(which, who),
+            Act::Role(who, all) => {
+                let role = if all { Role::Admin } else { Role::Viewer };
+                let roles = vec![Grant { role, tenant: None, environment: None }];
+                self.tell(Command::System(SystemCommand::SetAccountRoles {
+                    account: common::account(who),
+                    roles,
+                }));
+            }
             Act::End(which, rejected) => self.end(which, rejected),
             Act::Cancel(which) => {
                 if let Some(deployment) = self.some_deployment(which) {

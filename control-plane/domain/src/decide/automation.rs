@@ -1,0 +1,103 @@
+//! Promotions that nobody asks for by hand: what has proven itself in one environment comes to the next.
+//!
+//! They go through the same request as all others, with the gates, approvals, locks and freezes of their environment. Who asks is the
+//! control plane itself, so that everybody may approve it who may approve there.
+
+use std::sync::Arc;
+
+use stella_protocol::id::{EnvironmentId, PromotionId, ReleaseId};
+
+use super::transaction::Transaction;
+use super::{deployment, promotion};
+use crate::command::{Actor, NewDeployment};
+use crate::environment::{Automatic, Environment};
+use crate::event::Fact;
+use crate::ids;
+use crate::rejection::Rejection;
+use crate::release::Release;
+use crate::target::Target;
+
+/// Asks for what is due, wherever nothing is under way.
+pub(super) fn go_on(tx: &mut Transaction<'_>) -> Result<(), Rejection> {
+    if tx.facts_from(0).next().is_none() {
+        return Ok(());
+    }
+    let due = |it: &&Arc<Environment>| it.automatic.values().any(|it| it.is_due);
+    let places: Vec<EnvironmentId> = tx.tenant.environments.values().filter(due).map(|it| it.id).collect();
+    for place in places {
+        consider(tx, place)?;
+    }
+    Ok(())
+}
+
+/// Of all that are due the newest one comes; it waits for the targets to be free.
+fn consider(tx: &mut Transaction<'_>, place: EnvironmentId) -> Result<(), Rejection> {
+    let Some(environment) = tx.tenant.environments.get(&place).map(Arc::clone) else { return Ok(()) };
+    let due = environment.automatic.iter().filter(|(_, it)| it.is_due);
+    let mut due: Vec<(Arc<Release>, Automatic)> =
+        due.filter_map(|(id, it)| Some((Arc::clone(tx.tenant.releases.get(id)?), *it))).collect();
+    due.sort_by_key(|(release, _)| (release.created_at, release.id));
+    let Some((newest, automatic)) = due.pop() else { return Ok(()) };
+    for (older, _) in due {
+        let reason = format!("{}:{} is newer and due too", newest.application, newest.version);
+        ended(tx, place, older.id, None, reason)?;
+    }
+    let targets: Vec<&Target> = targets(tx, place).collect();
+    if targets.iter().any(|target| deployment::is_idle(target).is_err()) {
+        return Ok(());
+    }
+    if let Some(reason) = needless(tx, &targets, &newest) {
+        return ended(tx, place, newest.id, None, reason);
+    }
+    let Some(like) = tx.tenant.deployments.get(&automatic.like).map(Arc::clone) else {
+        return ended(tx, place, newest.id, None, "nobody knows any more how it was deployed".to_owned());
+    };
+    let id = ids::automatic(place, newest.id, tx.now);
+    let new = NewDeployment {
+        id,
+        environment: place,
+        release: newest.id,
+        strategy: like.strategy.clone(),
+        on_failure: like.on_failure,
+        tolerate_failures: like.tolerate_failures,
+        targets: None,
+        timeout_ms: like.timeout_ms(),
+        override_freeze: None,
+        waive_way_back: None,
+    };
+    let asked = tx.attempt(|tx| {
+        tx.with_authority(Actor::System, like.trace, |tx| promotion::request_patiently(tx, &new))
+    });
+    match asked {
+        Ok(_) => ended(tx, place, newest.id, Some(PromotionId(id.0)), String::new()),
+        Err(defect @ Rejection::Defect(_)) => Err(defect),
+        Err(rejection) => ended(tx, place, newest.id, None, rejection.to_string()),
+    }
+}
+
+fn targets<'t>(tx: &'t Transaction<'_>, place: EnvironmentId) -> impl Iterator<Item = &'t Target> {
+    let names = tx.tenant.index.targets.get(&place).into_iter().flat_map(|names| names.values());
+    names.filter_map(|id| tx.tenant.targets.get(id)).map(AsRef::as_ref)
+}
+
+/// Why it need not come any more. Nothing goes back by itself.
+fn needless(tx: &Transaction<'_>, targets: &[&Target], release: &Release) -> Option<String> {
+    if !targets.is_empty() && targets.iter().all(|target| target.current == Some(release.id)) {
+        return Some("it is on all targets already".to_owned());
+    }
+    let current = targets.iter().filter_map(|target| tx.tenant.releases.get(&target.current?));
+    let newer = current
+        .filter(|it| it.application == release.application)
+        .find(|it| (it.created_at, it.id) > (release.created_at, release.id));
+    newer.map(|it| format!("{}:{} is there, which is newer", it.application, it.version))
+}
+
+fn ended(
+    tx: &mut Transaction<'_>,
+    environment: EnvironmentId,
+    release: ReleaseId,
+    promotion: Option<PromotionId>,
+    reason: String,
+) -> Result<(), Rejection> {
+    tx.emit(Fact::AutoPromotionEnded { environment, release, promotion, reason })
+}

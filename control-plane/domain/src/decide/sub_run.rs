@@ -1,0 +1,217 @@
+//! Steps that run other workflows, once or for each of several items, and steps that look at a gate.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use stella_protocol::id::{EnvironmentId, ReleaseId, RunId};
+
+use super::run::{Again, environment, fill_in, release, variables};
+use super::transaction::Transaction;
+use super::{gate, workflow};
+use crate::access;
+use crate::command::{NewRun, TenantCommand};
+use crate::event::Fact;
+use crate::gate::{Check, Outcome as Says, Security};
+use crate::ids;
+use crate::name::Identifier;
+use crate::rejection::Rejection;
+use crate::run::{Child, Run, RunStatus, StepRun, Turn, Work};
+use crate::signature::SignatureRule;
+use crate::tenant::TenantState;
+use crate::workflow::{FAN_OUT_MAX, ForEach, GateStep, InputKind, Step, SubWorkflow, Template, render};
+
+/// Which runs an attempt of a step starts.
+pub(super) fn children(
+    tx: &Transaction<'_>,
+    run: &Run,
+    step: &Step,
+    found: &StepRun,
+) -> Result<Work, String> {
+    let attempt = found.attempts.saturating_add(1);
+    let id = |at: usize| ids::of_step_run(run.id, &step.id, attempt, at, tx.now);
+    let items = match &step.for_each {
+        None => return Ok(Work::Runs { runs: vec![Child { item: None, run: id(0) }] }),
+        Some(ForEach::Items(items)) => {
+            let variables = variables(run);
+            let fill = |(at, text): (usize, &String)| {
+                render(text, &variables).map_err(|problem| format!("for_each[{at}] {problem}"))
+            };
+            items.iter().enumerate().map(fill).collect::<Result<Vec<_>, _>>()?
+        }
+        Some(ForEach::Targets(wanted)) => {
+            let place = render(&wanted.environment, &variables(run))
+                .map_err(|problem| format!("for_each.environment {problem}"))?;
+            let environment =
+                environment(&tx.tenant, &place).ok_or_else(|| format!("there is no environment {place}"))?;
+            let names = tx.tenant.index.targets.get(&environment).into_iter().flat_map(|names| names.iter());
+            let has = |labels: &BTreeMap<String, String>| {
+                wanted.labels.iter().all(|(label, value)| labels.get(label) == Some(value))
+            };
+            names
+                .filter(|(_, id)| tx.tenant.targets.get(*id).is_some_and(|target| has(&target.labels)))
+                .map(|(name, _)| name.to_string())
+                .collect()
+        }
+    };
+    if items.is_empty() {
+        return Err("there is nothing to do it for: no target has these labels".to_owned());
+    }
+    if items.len() > FAN_OUT_MAX {
+        return Err(format!("there are {} to do it for; at most {FAN_OUT_MAX} are possible", items.len()));
+    }
+    let child = |(at, item): (usize, String)| Child { item: Some(item), run: id(at) };
+    Ok(Work::Runs { runs: items.into_iter().enumerate().map(child).collect() })
+}
+
+/// Starts the runs of a step, with the authority of whoever has started the one that it is in.
+pub(super) fn start(
+    tx: &mut Transaction<'_>,
+    run: &Run,
+    step: &Step,
+    sub: &SubWorkflow,
+    runs: &[Child],
+) -> Result<(), Rejection> {
+    let pinned = tx.tenant.workflows.get(&sub.name).and_then(|it| it.versions.get(&sub.version));
+    let pinned = pinned.map(|version| version.template.clone()).ok_or_else(|| {
+        Rejection::not_found("version", format!("{} of workflow {}", sub.version, sub.name))
+    })?;
+    for Child { item, run: id } in runs {
+        let mut variables = variables(run);
+        variables.extend(item.clone().map(|item| ("item".to_owned(), Value::String(item))));
+        let mut inputs = BTreeMap::new();
+        for (name, value) in &sub.inputs {
+            let filled = fill_in(value, &variables).map_err(|problem| {
+                Rejection::invalid(format!("inputs.{name}"), problem.trim_start_matches("body "))
+            })?;
+            inputs.insert(name.clone(), typed(&pinned, name, filled));
+        }
+        let new = NewRun { id: *id, workflow: sub.name.clone(), version: Some(sub.version), inputs };
+        let command = TenantCommand::StartRun(Box::new(new.clone()));
+        access::check_authority(tx.system, tx.actor(), tx.tenant.id, &command, tx.now)?;
+        workflow::begin(tx, &new, Some((run.id, step.id.clone())))?;
+    }
+    Ok(())
+}
+
+/// A text that an expression has become, as what the input wants.
+fn typed(template: &Template, name: &Identifier, value: Value) -> Value {
+    let Value::String(text) = &value else { return value };
+    match template.inputs.get(name).map(|input| input.kind) {
+        Some(InputKind::Number) => text.parse::<i64>().map_or_else(|_| value.clone(), Value::from),
+        Some(InputKind::Boolean) => text.parse::<bool>().map_or_else(|_| value.clone(), Value::from),
+        Some(InputKind::Text | InputKind::Choice) | None => value,
+    }
+}
+
+/// How the runs of a step ended; `None` if one of them has not.
+pub(super) fn verdict(
+    tenant: &TenantState,
+    runs: &[Child],
+) -> Option<Result<BTreeMap<String, Value>, (String, Again)>> {
+    let found: Vec<(&Child, &Arc<Run>)> =
+        runs.iter().filter_map(|child| Some((child, tenant.runs.get(&child.run)?))).collect();
+    if found.iter().any(|(_, run)| !run.status.is_final()) {
+        return None;
+    }
+    let mut failed = found.iter().filter_map(|(child, run)| {
+        let of = child.item.as_ref().map(|item| format!(" for {item}")).unwrap_or_default();
+        match &run.status {
+            RunStatus::Failed { reason } => {
+                Some((format!("run {}{of} failed: {reason}", run.id), Again::IfPlanned))
+            }
+            RunStatus::Cancelled { hold } => {
+                Some((format!("run {}{of} was cancelled: {}", run.id, hold.reason), Again::Never))
+            }
+            RunStatus::Running
+            | RunStatus::Failing { .. }
+            | RunStatus::Compensating { .. }
+            | RunStatus::Cancelling { .. }
+            | RunStatus::Succeeded => None,
+        }
+    });
+    if let Some(first) = failed.next() {
+        return Some(Err(first));
+    }
+    let ids: Vec<Value> = found.iter().map(|(_, run)| json!(run.id)).collect();
+    let mut outputs = BTreeMap::from([("runs".to_owned(), Value::Array(ids))]);
+    if let [(Child { item: None, .. }, run)] = found.as_slice() {
+        outputs.insert("run".to_owned(), json!(run.id));
+    }
+    Some(Ok(outputs))
+}
+
+/// Ends the runs of a step; their ends are noticed like any other.
+pub(super) fn stop(tx: &mut Transaction<'_>, runs: &[Child], reason: &str) -> Result<(), Rejection> {
+    for Child { run, .. } in runs {
+        let goes_on =
+            tx.tenant.runs.get(run).is_some_and(|it| {
+                !it.status.is_final() && !matches!(it.status, RunStatus::Cancelling { .. })
+            });
+        if goes_on {
+            let turn = Turn::Cancelling { reason: reason.to_owned() };
+            tx.emit(Fact::RunTurned { id: *run, turn })?;
+        }
+    }
+    Ok(())
+}
+
+/// What a step looks at.
+pub(super) fn subject(tx: &Transaction<'_>, run: &Run, wanted: &GateStep) -> Result<Work, String> {
+    let variables = variables(run);
+    let fill =
+        |field: &str, text: &str| render(text, &variables).map_err(|problem| format!("{field} {problem}"));
+    let (place, what) = (fill("environment", &wanted.environment)?, fill("release", &wanted.release)?);
+    let environment =
+        environment(&tx.tenant, &place).ok_or_else(|| format!("there is no environment {place}"))?;
+    let release = release(&tx.tenant, &what).ok_or_else(|| format!("there is no release {what}"))?;
+    Ok(Work::Gate { environment, release })
+}
+
+/// What a gate says about a release now.
+pub(super) fn look(
+    tx: &Transaction<'_>,
+    wanted: &GateStep,
+    place: EnvironmentId,
+    release: ReleaseId,
+) -> Result<BTreeMap<String, Value>, String> {
+    let environment = tx.tenant.environments.get(&place).ok_or("the environment is not there any more")?;
+    let release = tx.tenant.releases.get(&release).ok_or("the release is not there any more")?;
+    let (called, check) = match &wanted.name {
+        None => (String::new(), written(wanted)),
+        Some(name) => {
+            let standing = environment.gates.get(name);
+            let standing =
+                standing.ok_or_else(|| format!("environment {} has no gate {name}", environment.name))?;
+            (format!("gate {name}: "), standing.gate.check.clone())
+        }
+    };
+    let found = gate::evaluate(&tx.tenant, environment, &check, release, tx.now).ok_or_else(|| {
+        format!("{called}a gate of the type {} has to be asked, and is, for a deployment", check.name())
+    })?;
+    match found.outcome {
+        Says::Passed => Ok(BTreeMap::from([
+            ("reason".to_owned(), Value::String(found.reason)),
+            ("inputs".to_owned(), json!(found.inputs)),
+        ])),
+        Says::Failed | Says::Unavailable => Err(format!("{called}{}", found.reason)),
+    }
+}
+
+/// The gate that a template has written. A checked one has exactly one.
+fn written(wanted: &GateStep) -> Check {
+    if let Some(expression) = &wanted.expression {
+        return Check::Expression { expression: expression.clone() };
+    }
+    if let Some(needed) = wanted.signatures {
+        return Check::Signature(SignatureRule { needed, keys: Vec::new() });
+    }
+    Check::Security(Security { limits: wanted.findings.clone(), ..Security::default() })
+}
+
+/// The run that a run is part of, whose step waits for its end.
+pub(super) fn parent(tenant: &TenantState, id: RunId) -> Option<RunId> {
+    // A whole whose time was up may have ended before this part of it, and be in the archive.
+    let whole = tenant.runs.get(&id)?.parent.as_ref().map(|(run, _)| *run);
+    whole.filter(|whole| tenant.runs.contains_key(whole))
+}

@@ -1,0 +1,174 @@
+//! What comes to the next environment by itself: when, how, and through whose hands.
+#![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "a test ends there, with the place")]
+
+mod common;
+
+use common::{
+    STAGING, World, agent, deployment, digest, end, failed, name, new_deployment, new_release, new_target,
+    release, rule, target,
+};
+use stella_domain::command::{Actor, NewDeployment, TenantCommand};
+use stella_domain::deployment::{Deployment, Status};
+use stella_domain::environment::Requirement;
+use stella_domain::event::Fact;
+use stella_domain::promotion::Promotion;
+use stella_protocol::id::EnvironmentId;
+use uuid::Uuid;
+
+const PRODUCTION: EnvironmentId = EnvironmentId(Uuid::from_u128(0x77));
+const SOAK_MS: u64 = 60_000;
+
+/// Staging with two targets and release 1; after it production with the target 9, whose releases come by themselves after a minute.
+fn world() -> World {
+    let mut world = World::with_release_1(2);
+    (1..=3).for_each(|n| world.person(n));
+    world.ok(TenantCommand::CreateEnvironment { id: PRODUCTION, name: name("production"), order: None });
+    world.enrol(9);
+    let mut there = new_target(9);
+    (there.environment, there.agent) = (PRODUCTION, agent(9));
+    world.ok(TenantCommand::CreateTarget(Box::new(there)));
+    world.connect(9, vec![]);
+    auto(&mut world, true);
+    world
+}
+
+fn auto(world: &mut World, auto: bool) {
+    let requires = Some(Requirement { after: STAGING, soak_ms: SOAK_MS, auto });
+    world.ok(TenantCommand::SetEnvironmentPath { environment: PRODUCTION, requires });
+}
+
+/// Release `of` succeeds on all of staging, by the deployment `n`.
+fn prove(world: &mut World, n: u128, of: u128) {
+    world.tell_as(1, TenantCommand::Deploy(Box::new(new_deployment(n, of, Some(1))))).unwrap();
+    world.complete(1);
+    world.complete(2);
+    assert_eq!(*world.status(n), Status::Succeeded);
+}
+
+/// What was asked for in production, the oldest first.
+fn asked(world: &World) -> Vec<&Promotion> {
+    let all = world.tenant().promotions.values().filter(|it| it.wanted.environment == PRODUCTION);
+    all.map(AsRef::as_ref).collect()
+}
+
+fn deployed(world: &World) -> Option<&Deployment> {
+    let id = asked(world).last()?.wanted.id;
+    world.tenant().deployments.get(&id).map(AsRef::as_ref)
+}
+
+fn reasons(world: &World) -> Vec<String> {
+    let ended = world.events.iter().filter_map(|(_, event)| match &event.fact {
+        Fact::AutoPromotionEnded { promotion: None, reason, .. } => Some(reason.clone()),
+        _ => None,
+    });
+    ended.collect()
+}
+
+#[test]
+fn what_has_proven_itself_for_long_enough_comes_by_itself_as_it_was_deployed_before() {
+    let mut world = world();
+    prove(&mut world, 2, 2);
+    world.wait_ms(SOAK_MS - 1);
+    assert!(asked(&world).is_empty());
+    world.wait_ms(1);
+    let promotion = asked(&world)[0];
+    assert_eq!((promotion.wanted.release, &promotion.requested_by), (release(2), &Actor::System));
+    assert_eq!(promotion.wanted.strategy, new_deployment(2, 2, Some(1)).strategy);
+    assert_eq!(deployed(&world).unwrap().status, Status::Running);
+    world.complete(9);
+    assert_eq!(deployed(&world).unwrap().status, Status::Succeeded);
+    world.wait_ms(10 * SOAK_MS);
+    assert_eq!(asked(&world).len(), 1, "once");
+    end(&world);
+}
+
+#[test]
+fn it_waits_for_approvals_which_everybody_may_give_who_may_approve_there() {
+    let mut world = world();
+    let rule = Some(rule(1, &[]));
+    world.ok(TenantCommand::SetEnvironmentApprovals { environment: PRODUCTION, rule });
+    prove(&mut world, 2, 2);
+    world.wait_ms(SOAK_MS);
+    let (id, plan) = (asked(&world)[0].id, asked(&world)[0].plan.root);
+    assert!(deployed(&world).is_none() && asked(&world)[0].is_open());
+    // Person 1 has deployed to staging, and has asked for nothing here.
+    let approve = TenantCommand::ApprovePromotion { promotion: id, plan, reason: String::new() };
+    world.tell_as(1, approve).unwrap();
+    assert_eq!(deployed(&world).unwrap().status, Status::Running);
+    end(&world);
+}
+
+#[test]
+fn it_waits_for_locks_and_for_what_works_on_its_targets() {
+    let mut world = world();
+    world.ok(TenantCommand::LockEnvironment { environment: PRODUCTION, reason: "stocktaking".to_owned() });
+    prove(&mut world, 2, 2);
+    world.wait_ms(SOAK_MS);
+    assert!(asked(&world)[0].is_open() && deployed(&world).is_none());
+    world.ok(TenantCommand::UnlockEnvironment { environment: PRODUCTION });
+    assert_eq!(deployed(&world).unwrap().release, release(2));
+    // The next one proves itself while this one is on its way: it comes when that has ended.
+    prove(&mut world, 3, 3);
+    world.wait_ms(SOAK_MS);
+    assert_eq!(asked(&world).len(), 1);
+    world.complete(9);
+    assert_eq!(asked(&world).len(), 2);
+    assert_eq!(deployed(&world).unwrap().release, release(3));
+    end(&world);
+}
+
+#[test]
+fn a_proof_that_is_taken_away_and_a_path_that_is_changed_bring_nothing() {
+    let mut world = world();
+    prove(&mut world, 2, 2);
+    world.tell_as(1, TenantCommand::Deploy(Box::new(new_deployment(3, 2, None)))).unwrap();
+    world.finish(1, failed("exit 1"));
+    world.finish(2, failed("exit 1"));
+    world.wait_ms(SOAK_MS);
+    assert!(asked(&world).is_empty(), "it has failed since");
+    prove(&mut world, 4, 3);
+    auto(&mut world, false);
+    world.wait_ms(SOAK_MS);
+    auto(&mut world, true);
+    world.wait_ms(SOAK_MS);
+    assert!(asked(&world).is_empty() && reasons(&world).is_empty(), "only what proves itself from now on");
+    end(&world);
+}
+
+#[test]
+fn nothing_goes_back_by_itself_and_what_would_be_refused_says_why() {
+    let mut world = world();
+    prove(&mut world, 2, 3);
+    world.wait_ms(SOAK_MS);
+    world.complete(9);
+    prove(&mut world, 3, 2);
+    world.wait_ms(SOAK_MS);
+    assert_eq!(reasons(&world), ["shop:3.0 is there, which is newer"]);
+    world.ok(TenantCommand::RemoveTarget { id: target(9) });
+    world.ok(TenantCommand::StoreArtifact { digest: digest(4), size_bytes: 10 });
+    world.ok(TenantCommand::CreateRelease(Box::new(new_release(4))));
+    prove(&mut world, 4, 4);
+    world.wait_ms(SOAK_MS);
+    assert!(reasons(&world)[1].contains("environment production has none"), "{:?}", reasons(&world));
+    assert_eq!(asked(&world).len(), 1);
+    end(&world);
+}
+
+#[test]
+fn of_several_that_are_due_the_newest_comes() {
+    let mut world = world();
+    let busy = NewDeployment { environment: PRODUCTION, ..new_deployment(10, 1, None) };
+    let requires = None;
+    world.ok(TenantCommand::SetEnvironmentPath { environment: PRODUCTION, requires });
+    world.ok(TenantCommand::Deploy(Box::new(busy)));
+    auto(&mut world, true);
+    prove(&mut world, 2, 2);
+    prove(&mut world, 3, 3);
+    world.wait_ms(SOAK_MS);
+    world.complete(9);
+    assert_eq!(*world.status(10), Status::Succeeded);
+    assert_eq!(deployed(&world).unwrap().release, release(3));
+    assert_eq!(reasons(&world), ["shop:3.0 is newer and due too"]);
+    assert!(!world.tenant().deployments.contains_key(&deployment(11)));
+    end(&world);
+}

@@ -1,0 +1,299 @@
+//! Steps that look at gates, and steps that run other workflows: once, or for each of several items.
+#![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "a test ends there, with the place")]
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use common::{STAGING, World, add_key, agent, invariants, name, new_target, security, target};
+use serde_json::{Value, json};
+use stella_domain::command::{NewRun, NewTarget, TenantCommand};
+use stella_domain::decide::Decision;
+use stella_domain::name::Identifier;
+use stella_domain::rejection::Rejection;
+use stella_domain::run::{Run, RunStatus};
+use stella_domain::workflow::{DEPTH_MAX, FAN_OUT_MAX, Template, check};
+use stella_protocol::id::RunId;
+use uuid::Uuid;
+
+const RUN: RunId = RunId(Uuid::from_u128(0x5000));
+
+fn id(text: &str) -> Identifier {
+    text.parse().unwrap()
+}
+
+fn template(named: &str, inputs: Value, steps: Value) -> Template {
+    serde_json::from_value(json!({ "name": named, "inputs": inputs, "steps": steps })).unwrap()
+}
+
+/// Two targets with release 1, three people, and the workflow `part`, which waits for a minute.
+fn world() -> World {
+    let mut world = World::with_release_1(2);
+    (1..=3).for_each(|n| world.person(n));
+    let inputs =
+        json!({ "where": { "type": "text", "max_length": 20 }, "n": { "type": "number", "default": 1 } });
+    apply(&mut world, template("part", inputs, json!([{ "id": "wait", "wait": "1m" }]))).unwrap();
+    world
+}
+
+fn apply(world: &mut World, template: Template) -> Result<Decision, Rejection> {
+    world.tell(TenantCommand::ApplyWorkflow(Box::new(template)))
+}
+
+/// Person 1 runs these steps.
+fn run(world: &mut World, steps: Value) {
+    apply(world, template("whole", json!({}), steps)).unwrap();
+    let new = NewRun { id: RUN, workflow: name("whole"), version: None, inputs: BTreeMap::new() };
+    world.tell_as(1, TenantCommand::StartRun(Box::new(new))).unwrap();
+}
+
+fn now(world: &World) -> &Run {
+    invariants::check(&world.state, world.now);
+    invariants::replay(&world.events, &world.state);
+    &world.tenant().runs[&RUN]
+}
+
+fn step<'w>(world: &'w World, step: &str) -> (&'static str, &'w BTreeMap<String, Value>) {
+    let step = &now(world).steps[&id(step)];
+    (step.state.name(), &step.outputs)
+}
+
+/// The runs that are part of the one that the tests are about, by what they are done for.
+fn children(world: &World) -> Vec<&Run> {
+    world.tenant().runs.values().filter(|it| it.parent.is_some()).map(AsRef::as_ref).collect()
+}
+
+fn reason(world: &World) -> String {
+    match &now(world).status {
+        RunStatus::Failed { reason } => reason.clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_step_runs_another_workflow_at_its_version_and_with_what_was_given() {
+    let mut world = world();
+    run(
+        &mut world,
+        json!([
+            { "id": "sub", "workflow": { "name": "part", "version": 1, "inputs": { "where": "at ${run.workflow}", "n": "${1 + 2}" } } },
+            { "id": "after", "needs": ["sub"], "when": "steps.sub.outputs.run != ''", "wait": "1m" },
+        ]),
+    );
+    // A newer version of it is nothing to this run.
+    apply(&mut world, template("part", json!({}), json!([{ "id": "other", "wait": "1m" }]))).unwrap();
+    let [child] = children(&world)[..] else { panic!() };
+    assert_eq!(
+        (child.version, &child.inputs[&id("where")], &child.inputs[&id("n")]),
+        (1, &json!("at whole"), &json!(3))
+    );
+    assert_eq!(child.started_by, common::person(1), "with the authority of whoever has started the whole");
+    let child = child.id;
+    world.wait_ms(60_000);
+    let (state, outputs) = step(&world, "sub");
+    assert_eq!((state, &outputs["run"]), ("succeeded", &json!(child)));
+    assert_eq!(step(&world, "after").0, "running");
+    world.wait_ms(60_000);
+    assert_eq!(now(&world).status, RunStatus::Succeeded);
+}
+
+#[test]
+fn a_step_is_done_for_each_item_at_the_same_time_and_fails_if_one_fails() {
+    let mut world = world();
+    let ask = json!([{ "id": "go", "approval": { "message": "${inputs.place}?" } }]);
+    let inputs = json!({ "place": { "type": "choice", "options": ["eu", "us"] } });
+    apply(&mut world, template("ask", inputs, ask)).unwrap();
+    run(
+        &mut world,
+        json!([{ "id": "all", "for_each": ["eu", "us"],
+                 "workflow": { "name": "ask", "version": 1, "inputs": { "place": "${item}" } } }]),
+    );
+    let parts = now(&world).steps[&id("all")].state.children().to_vec();
+    let place = |run: RunId| world.tenant().runs[&run].inputs[&id("place")].clone();
+    let asked: Vec<(RunId, Value)> = parts.iter().map(|it| (it.run, place(it.run))).collect();
+    assert_eq!(asked.iter().map(|it| it.1.clone()).collect::<Vec<_>>(), ["eu", "us"]);
+    let mut decide = |run: RunId, approve: bool| {
+        let decide = TenantCommand::DecideStep { run, step: id("go"), approve, reason: "no".to_owned() };
+        world.tell_as(2, decide).unwrap();
+    };
+    decide(asked[1].0, false);
+    decide(asked[0].0, true);
+    let said = reason(&world);
+    assert!(said.contains(&format!("run {} for us failed", asked[1].0)), "{said}");
+}
+
+#[test]
+fn targets_are_chosen_by_their_labels_when_the_step_begins() {
+    let mut world = World::with_targets(1);
+    world.person(1);
+    for (n, role) in [(2, "db"), (3, "web"), (4, "db")] {
+        let labels = BTreeMap::from([("role".to_owned(), role.to_owned())]);
+        world.enrol(n);
+        let new = NewTarget { labels, agent: agent(n), ..new_target(n) };
+        world.ok(TenantCommand::CreateTarget(Box::new(new)));
+        world.connect(n, vec![]);
+    }
+    let inputs = json!({ "host": { "type": "text" } });
+    let deploy = json!([{ "id": "out", "deploy": { "release": "shop:1.0", "environment": "staging", "targets": ["${inputs.host}"] } }]);
+    apply(&mut world, template("one", inputs, deploy)).unwrap();
+    run(
+        &mut world,
+        json!([{ "id": "all", "for_each": { "environment": "staging", "labels": { "role": "db" } },
+                 "workflow": { "name": "one", "version": 1, "inputs": { "host": "${item}" } } }]),
+    );
+    let worked_on = |world: &World, n: u128| world.tenant().targets[&target(n)].active.is_some();
+    assert_eq!((1..=4).map(|n| worked_on(&world, n)).collect::<Vec<_>>(), [false, true, false, true]);
+    world.complete(2);
+    world.complete(4);
+    assert_eq!(now(&world).status, RunStatus::Succeeded);
+    // Where no target is, nothing is done and that is a failure.
+    let mut world = self::world();
+    run(
+        &mut world,
+        json!([{ "id": "all", "for_each": { "environment": "staging", "labels": { "role": "none" } },
+                 "workflow": { "name": "part", "version": 1, "inputs": { "where": "${item}" } } }]),
+    );
+    assert!(reason(&world).contains("no target has these labels"));
+}
+
+#[test]
+fn who_cancels_the_whole_cancels_its_parts_and_a_time_that_is_up_does_too() {
+    let mut world = world();
+    let steps = |extra: Value| {
+        let mut step =
+            json!({ "id": "sub", "workflow": { "name": "part", "version": 1, "inputs": { "where": "x" } } });
+        step.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        json!([step])
+    };
+    run(&mut world, steps(json!({})));
+    world.tell_as(1, TenantCommand::CancelRun { run: RUN, reason: "enough".to_owned() }).unwrap();
+    assert!(matches!(now(&world).status, RunStatus::Cancelled { .. }));
+    assert!(matches!(children(&world)[0].status, RunStatus::Cancelled { .. }));
+
+    let mut world = self::world();
+    run(&mut world, steps(json!({ "timeout": "10s" })));
+    world.wait_ms(10_000);
+    assert!(matches!(children(&world)[0].status, RunStatus::Cancelled { .. }));
+    assert!(reason(&world).contains("longer than it may"), "{}", reason(&world));
+
+    // One that somebody cancels by itself fails the step, and is not tried again.
+    let mut world = self::world();
+    run(&mut world, steps(json!({ "retry": { "attempts": 3 } })));
+    let part = children(&world)[0].id;
+    world.tell_as(1, TenantCommand::CancelRun { run: part, reason: "not this".to_owned() }).unwrap();
+    assert!(reason(&world).contains("was cancelled: not this"), "{}", reason(&world));
+}
+
+#[test]
+fn workflows_lie_in_one_another_only_so_deep_and_never_in_themselves() {
+    let mut world = world();
+    let sub = |named: &str| json!([{ "id": "sub", "workflow": { "name": named, "version": 1 } }]);
+    let itself = apply(&mut world, template("loop", json!({}), sub("loop"))).unwrap_err();
+    assert_eq!(
+        itself.to_string(),
+        "steps[0].workflow: there is no version 1 of workflow loop; apply that first"
+    );
+    apply(&mut world, template("d1", json!({}), json!([{ "id": "wait", "wait": "1m" }]))).unwrap();
+    for n in 1..DEPTH_MAX {
+        apply(&mut world, template(&format!("d{}", n + 1), json!({}), sub(&format!("d{n}")))).unwrap();
+    }
+    let deeper = apply(&mut world, template("deep", json!({}), sub(&format!("d{DEPTH_MAX}")))).unwrap_err();
+    assert!(deeper.to_string().contains("deep"), "{deeper}");
+    let new =
+        NewRun { id: RUN, workflow: name(&format!("d{DEPTH_MAX}")), version: None, inputs: BTreeMap::new() };
+    world.tell_as(1, TenantCommand::StartRun(Box::new(new))).unwrap();
+    world.wait_ms(60_000);
+    assert_eq!(now(&world).status, RunStatus::Succeeded);
+}
+
+#[test]
+fn a_step_looks_at_a_gate_of_an_environment_and_asks_again_as_often_as_it_is_to() {
+    let mut world = world();
+    world.set_gate(security("scan", &[]));
+    run(
+        &mut world,
+        json!([{ "id": "look", "gate": { "release": "shop:2.0", "environment": "staging", "name": "scan" },
+                 "retry": { "attempts": 3, "backoff": "1m" } }]),
+    );
+    assert_eq!(step(&world, "look").0, "backing_off");
+    world.scan(2, &[]);
+    world.wait_ms(60_000);
+    let (state, outputs) = step(&world, "look");
+    assert_eq!((state, &outputs["reason"]), ("succeeded", &json!("findings: 0 critical")));
+    assert_eq!(now(&world).status, RunStatus::Succeeded);
+}
+
+#[test]
+fn a_gate_that_is_written_in_the_template_says_why_it_does_not_let_through() {
+    let look = |more: Value| {
+        let mut gate = json!({ "release": "shop:2.0", "environment": "staging" });
+        gate.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        json!([{ "id": "look", "gate": gate }])
+    };
+    for (more, why) in [
+        (json!({ "expression": "release.version == '3.0'" }), "the expression is false"),
+        (json!({ "signatures": 1 }), "no signature that counts"),
+        (json!({ "findings": { "critical": 0 } }), "no scanner has reported"),
+        (json!({ "name": "scan" }), "environment staging has no gate scan"),
+    ] {
+        let mut world = world();
+        run(&mut world, look(more));
+        assert!(reason(&world).contains(why), "{}", reason(&world));
+    }
+    let mut world = world();
+    world.ok(add_key(1));
+    world.sign(1, 2).unwrap();
+    run(&mut world, look(json!({ "signatures": 1 })));
+    assert_eq!(step(&world, "look").1["reason"], "signed by ci");
+    // What asks outside, or people, is asked for deployments.
+    let mut world = self::world();
+    world.set_gate(common::gate("change", common::http()));
+    run(&mut world, look(json!({ "name": "change" })));
+    assert!(reason(&world).contains("has to be asked"), "{}", reason(&world));
+    assert!(world.tenant().environments.contains_key(&STAGING));
+}
+
+#[test]
+fn templates_that_mean_nothing_are_refused_by_field() {
+    let gate = |more: Value| json!({ "id": "a", "gate": more });
+    let sub = |more: Value| {
+        let mut step = json!({ "id": "a", "workflow": { "name": "part", "version": 1 } });
+        step.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        step
+    };
+    let many: Vec<String> = (0..=FAN_OUT_MAX).map(|n| n.to_string()).collect();
+    for (step, wanted) in [
+        (gate(json!({ "release": "x", "environment": "y" })), "steps[0].gate: must have exactly one of"),
+        (
+            gate(json!({ "release": "x", "environment": "y", "name": "a", "signatures": 1 })),
+            "steps[0].gate: must have exactly one of",
+        ),
+        (
+            gate(json!({ "release": "x", "environment": "y", "signatures": 0 })),
+            "steps[0].gate.signatures: must be",
+        ),
+        (
+            gate(json!({ "release": "x", "environment": "y", "expression": "secrets.x" })),
+            "steps[0].gate.expression: ",
+        ),
+        (
+            gate(json!({ "release": "${item}", "environment": "y", "name": "a" })),
+            "only in the inputs of a step",
+        ),
+        (sub(json!({ "workflow": { "name": "part", "version": 0 } })), "steps[0].workflow.version: is 0"),
+        (
+            sub(json!({ "workflow": { "name": "part", "version": 1, "inputs": { "x": "${item}" } } })),
+            "only in the inputs",
+        ),
+        (sub(json!({ "for_each": [] })), "steps[0].for_each: there are 0"),
+        (sub(json!({ "for_each": many })), "steps[0].for_each: there are 33"),
+        (
+            json!({ "id": "a", "wait": "1m", "for_each": ["x"] }),
+            "steps[0].for_each: is for steps that run another",
+        ),
+    ] {
+        let problems = check(&template("x", json!({}), json!([step.clone()])));
+        let said: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        assert!(said.iter().any(|it| it.contains(wanted)), "{step}: {said:?}");
+    }
+}
