@@ -16,7 +16,7 @@ demo-down: ## Stop the demo and remove what it left
 build: ## Build everything (release profile)
 	cargo build --release --locked
 
-packages: ## Build the Debian packages and the archive into target/packages (needs cargo-deb)
+packages: ## Build the Debian packages, the RPMs and the archive into target/packages (needs cargo-deb and rpmbuild)
 	@packaging/build
 
 book: ## Build the book into target/book (needs mdbook)

@@ -70,6 +70,39 @@ async fn online(host: &Host) -> Result<()> {
     .await
 }
 
+/// The id of the host's agent, as it knows it itself.
+fn identity(host: &Host) -> Result<String> {
+    host.run("stella-agent status --output json | grep agent_id")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_golden_image_enrols_at_its_first_boot_and_never_twice() -> Result<()> {
+    let mut host = Host::boot("image").await?;
+    install(&host)?;
+    host.run("systemctl enable --now stella-orchestrator")?;
+    host.run(&format!("{STELLA} tenant create acme"))?;
+    // What an image is made with: a token that is good for many hosts, and both services enabled. Nothing is started.
+    host.run(&format!("umask 077 && {STELLA} agent token --uses 100 --quiet > /etc/stella/enrolment"))?;
+    host.run(
+        "mkdir -p /etc/stella/agent.conf.d && echo 'server = \"localhost:7443\"' > /etc/stella/agent.conf.d/server.toml
+         systemctl enable stella-agent stella-agent-enrol && systemd-analyze verify --man=no stella-agent-enrol.service",
+    )?;
+    host.cut_power().await?;
+    online(&host).await?;
+    let first = identity(&host)?;
+    host.run("test ! -e /etc/stella/enrolment")?;
+    ensure!(host.run("systemctl is-active stella-agent")? == "active\n");
+
+    // Somebody bakes a token into what is enrolled already: nothing comes of it, at this boot or the next.
+    host.run(&format!("umask 077 && {STELLA} agent token --quiet > /etc/stella/enrolment"))?;
+    host.cut_power().await?;
+    online(&host).await?;
+    assert_eq!(identity(&host)?, first);
+    let agents = host.run(&format!("{STELLA} agent list --output json"))?;
+    assert_eq!(agents.matches("\"hostname\"").count(), 1, "{agents}");
+    Ok(())
+}
+
 async fn restarted(host: &Host, unit: &str, before: &str) -> Result<()> {
     wait::until(&format!("systemd has brought {unit} back"), async || {
         let now = host.run(&format!("systemctl show -P MainPID {unit}; systemctl is-active {unit}"))?;

@@ -18,7 +18,9 @@ use crate::observability::Observability;
 pub(crate) use gates::{Findings, Gate, Place, SetGate, Severity, Word};
 pub(crate) use pace::Pace;
 pub(crate) use people::{Account, Token};
-pub(crate) use places::{Agent, Environment, NewTarget, Repeat, Target, Tenant};
+pub(crate) use places::{
+    Agent, EnrolCommand, Environment, Form, NewTarget, NewToken, Profile, Repeat, Target, Tenant,
+};
 pub(crate) use release::{Channel, Judged, NewRelease, Provenance, Release, ReleaseKey};
 pub(crate) use rollout::{Deploy, Deployment, Objection, OnFailure, Promotion, Rollback, Wait};
 pub(crate) use simulate::Simulate;
@@ -43,6 +45,7 @@ const EXAMPLES: &str = "Examples:
   stella token create 'build server' --account ci --quiet > ci-token
   stella env create staging
   stella agent token --name web-1
+  stella agent enrol-command --name web-1 --package https://packages.example.com/stella-agent_0.1.0-1_amd64.deb
   stella target create web-1 --env staging --agent web-1 --var port=8080
   stella release create web 1.4.0 --component web=./web.tar.gz --steps steps.json
   stella release key create ci.key
@@ -75,6 +78,7 @@ const EXAMPLES: &str = "Examples:
   stella task logs TASK --follow
   stella log-level info,stella_fleet=debug
   stella ca update
+  stella doctor
   stella observability render ./stella --target stella.example.com:9090
 
 Exit codes: 0 done; 1 the deployment failed; 2 wrong use; 3 refused by the control plane; 4 not reachable.";
@@ -178,6 +182,8 @@ pub(crate) enum Command {
     /// The certificates of the control plane's authority, which --ca is for.
     #[command(subcommand)]
     Ca(Ca),
+    /// Look for what keeps commands from working here: configuration, certificates, clock, token, versions. Exits with 1 if something does.
+    Doctor,
     /// How the control plane does.
     Status,
     /// Configuration for what watches Stella.

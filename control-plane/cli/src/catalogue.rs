@@ -1,7 +1,7 @@
 //! What there is: tenants, environments, targets, agents.
 
 use serde::Serialize;
-use stella_api_types::agent::{self, CreateEnrolmentToken, EnrolmentTokenCreated, RevokeAgent};
+use stella_api_types::agent::{self, RevokeAgent};
 use stella_api_types::environment::{self, CreateEnvironment, Repeats, SetFreeze, SetPath};
 use stella_api_types::paths;
 use stella_api_types::system::System;
@@ -11,7 +11,7 @@ use stella_api_types::tenant::{self, CreateTenant};
 use crate::args::{Agent, Environment, NewTarget, Output, Repeat, Target, Tenant};
 use crate::client::Error;
 use crate::simulate::describe;
-use crate::{Context, channel, hold, print, promotion};
+use crate::{Context, channel, enrol, hold, print, promotion};
 
 /// Creates something; if it is there already, that is as good.
 pub(crate) async fn create<B, T>(
@@ -202,15 +202,9 @@ pub(crate) async fn agent(context: &Context, command: Agent) -> Result<(), Error
                 ]
             })
         }
-        Agent::Token { name, uses, expires_in, labels, quiet } => {
-            let body = CreateEnrolmentToken {
-                name,
-                labels: labels.into_iter().collect(),
-                uses,
-                expires_in_seconds: expires_in,
-            };
-            let path = context.path(paths::ENROLMENT_TOKENS, &[])?;
-            let created: EnrolmentTokenCreated = context.client.post(&path, &body, None).await?;
+        Agent::EnrolCommand(wanted) => enrol::command(context, *wanted).await,
+        Agent::Token { token, quiet } => {
+            let created = enrol::new_token(context, &token).await?;
             let token = created.token.clone().unwrap_or_default();
             if quiet && context.output == Output::Text {
                 print::line(&token);

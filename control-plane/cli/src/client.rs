@@ -3,11 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use reqwest::header::DATE;
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use stella_api_types::Page;
 use stella_api_types::problem::Problem;
+use stella_api_types::system::Health;
+use stella_api_types::{Page, paths};
 
 /// How long to wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -110,6 +112,17 @@ impl Client {
         let bytes = response.bytes().await.map_err(|error| self.unreachable(&error))?;
         serde_json::from_slice(&bytes)
             .map_err(|error| Error::NotUnderstood { url: self.url.clone(), problem: error.to_string() })
+    }
+
+    /// How the control plane does, whatever that is, and the date of its answer.
+    pub(crate) async fn health(&self) -> Result<(Health, Option<String>), Error> {
+        let request = self.request(Method::GET, paths::HEALTH).timeout(CONNECT_TIMEOUT);
+        let response = request.send().await.map_err(|error| self.unreachable(&error))?;
+        let date = response.headers().get(DATE).and_then(|date| date.to_str().ok()).map(str::to_owned);
+        let bytes = response.bytes().await.map_err(|error| self.unreachable(&error))?;
+        let health = serde_json::from_slice(&bytes)
+            .map_err(|error| Error::NotUnderstood { url: self.url.clone(), problem: error.to_string() })?;
+        Ok((health, date))
     }
 
     /// Reads one thing.

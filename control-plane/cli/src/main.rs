@@ -6,6 +6,8 @@ mod ca;
 mod catalogue;
 mod channel;
 mod client;
+mod doctor;
+mod enrol;
 mod gate;
 mod guide;
 mod hold;
@@ -83,6 +85,9 @@ async fn run(cli: Cli) -> Result<bool, Error> {
     if let Command::Simulate(command) = &cli.command {
         return simulate::simulate(cli.global.output, command);
     }
+    if matches!(cli.command, Command::Doctor) {
+        return doctor::doctor(&cli.global).await;
+    }
     let settings = Settings::load(&cli.global)?;
     if let Command::Observability(command) = cli.command {
         observability::run(&settings, cli.global.output, command)?;
@@ -120,6 +125,7 @@ async fn run(cli: Cli) -> Result<bool, Error> {
         Command::Ca(command) => ca::ca(&context, &command).await?,
         Command::Status => catalogue::status(&context).await?,
         Command::Observability(_)
+        | Command::Doctor
         | Command::Completion { .. }
         | Command::Man { .. }
         | Command::Simulate(_) => {}

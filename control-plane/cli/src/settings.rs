@@ -47,6 +47,10 @@ impl Settings {
         &self.url
     }
 
+    pub(crate) const fn token_file(&self) -> Option<&PathBuf> {
+        self.token_file.as_ref()
+    }
+
     pub(crate) const fn ca(&self) -> Option<&PathBuf> {
         self.ca.as_ref()
     }

@@ -217,28 +217,82 @@ pub(crate) struct NewTarget {
     pub(crate) variables: Vec<(String, String)>,
 }
 
+/// What a token lets in.
+#[derive(Args, Debug)]
+pub(crate) struct NewToken {
+    /// The name that the agent gets; its host's name if not given.
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// How many hosts may use it.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) uses: u32,
+    /// For how long it is good, in seconds.
+    #[arg(long, default_value_t = stella_api_types::agent::EXPIRES_IN_SECONDS_DEFAULT, value_name = "SECONDS")]
+    pub(crate) expires_in: u64,
+    /// A label for the agents, as KEY=VALUE.
+    #[arg(long = "label", value_parser = pair, value_name = "KEY=VALUE")]
+    pub(crate) labels: Vec<(String, String)>,
+}
+
+const ENROL_EXAMPLES: &str = "Examples:
+  stella agent enrol-command --name web-1 --package https://packages.example.com/stella-agent_0.1.0-1_amd64.deb
+  stella agent enrol-command --uses 50 --label role=web --as cloud-init > user-data
+  stella agent enrol-command --profile full --package /media/usb/stella-0.1.0-linux-amd64.tar.gz --public-key /root/stella.pem";
+
+#[derive(Args, Debug)]
+pub(crate) struct EnrolCommand {
+    #[command(flatten)]
+    pub(crate) token: NewToken,
+    /// How the agent comes to the host: the address of a .deb, .rpm or .tar.gz, or its path there; if not given, it is there.
+    #[arg(long, value_name = "URL|PATH")]
+    pub(crate) package: Option<String>,
+    /// The SHA-256 that the package has to have.
+    #[arg(long, value_name = "HEX", requires = "package")]
+    pub(crate) sha256: Option<String>,
+    /// The public key that an archive is signed with: a file on the host.
+    #[arg(long, value_name = "PATH", requires = "package")]
+    pub(crate) public_key: Option<String>,
+    /// What tasks may do on the host.
+    #[arg(long, value_enum, default_value_t = Profile::Confined)]
+    pub(crate) profile: Profile,
+    /// In which form.
+    #[arg(long = "as", value_enum, default_value_t = Form::Line)]
+    pub(crate) form: Form,
+}
+
+/// What tasks may do on a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Profile {
+    /// Read it, change /srv/stella, and start and stop units.
+    Confined,
+    /// Everything that root may.
+    Full,
+}
+
+/// How a host is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Form {
+    /// One line for a root shell.
+    Line,
+    /// User data that does the same at the first boot.
+    CloudInit,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Agent {
     /// List agents.
     List,
     /// Create a token that lets a host enrol. It is shown once.
     Token {
-        /// The name that the agent gets; its host's name if not given.
-        #[arg(long)]
-        name: Option<String>,
-        /// How many hosts may use it.
-        #[arg(long, default_value_t = 1)]
-        uses: u32,
-        /// For how long it is good, in seconds.
-        #[arg(long, default_value_t = stella_api_types::agent::EXPIRES_IN_SECONDS_DEFAULT, value_name = "SECONDS")]
-        expires_in: u64,
-        /// A label for the agents, as KEY=VALUE.
-        #[arg(long = "label", value_parser = pair, value_name = "KEY=VALUE")]
-        labels: Vec<(String, String)>,
+        #[command(flatten)]
+        token: NewToken,
         /// Print the token alone.
         #[arg(long, short)]
         quiet: bool,
     },
+    /// Create a token, and print one line for a root shell on the host: it installs the agent, enrols it and starts it.
+    #[command(after_help = ENROL_EXAMPLES)]
+    EnrolCommand(Box<EnrolCommand>),
     /// Believe an agent's identity no more: its session is cut at once.
     Revoke {
         /// Its name or id.

@@ -1,0 +1,255 @@
+//! One line for a host: it brings the agent there, enrols it and starts it.
+//!
+//! The line is for a root shell. It is a group of commands and not `sh -c '...'`, whose arguments every user of the host could read: the
+//! token goes from a builtin of the shell into the agent's standard input. The control plane is pinned by the token itself.
+
+use std::fmt::Write as _;
+
+use stella_api_types::agent::{CreateEnrolmentToken, EnrolmentTokenCreated};
+use stella_api_types::paths;
+
+use crate::args::{EnrolCommand, Form, NewToken, Output, Profile};
+use crate::client::Error;
+use crate::{Context, print};
+
+/// Where the profile that is not the usual one is, in the agent's package.
+const FULL: &str = "/usr/share/doc/stella-agent/profiles/full.conf";
+
+pub(crate) async fn command(context: &Context, wanted: EnrolCommand) -> Result<(), Error> {
+    // Before the token is made: what is refused here leaves none behind.
+    let install = Install::of(&wanted)?;
+    let (profile, form) = (wanted.profile, wanted.form);
+    let created = new_token(context, &wanted.token).await?;
+    let token = created.token.as_deref().unwrap_or_default();
+    let steps = steps(install.as_ref(), profile, &created.agent_address, token);
+    let text = match form {
+        Form::Line => line(&steps),
+        Form::CloudInit => cloud_init(&steps),
+    };
+    if context.output == Output::Json {
+        return print::json(&serde_json::json!({ "command": text, "token": created.details }));
+    }
+    print::line(&text);
+    Ok(())
+}
+
+pub(crate) async fn new_token(context: &Context, new: &NewToken) -> Result<EnrolmentTokenCreated, Error> {
+    let body = CreateEnrolmentToken {
+        name: new.name.clone(),
+        labels: new.labels.iter().cloned().collect(),
+        uses: new.uses,
+        expires_in_seconds: new.expires_in,
+    };
+    context.client.post(&context.path(paths::ENROLMENT_TOKENS, &[])?, &body, None).await
+}
+
+/// How the program comes to the host.
+#[derive(Debug, PartialEq, Eq)]
+struct Install<'a> {
+    /// The address of the folder that it is fetched from; `None` if it is there already, as a file.
+    base: Option<&'a str>,
+    /// Its name, or its path on the host.
+    file: &'a str,
+    kind: Kind<'a>,
+    sha256: Option<&'a str>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Kind<'a> {
+    Deb,
+    Rpm,
+    /// Verified with the public key in this file on the host.
+    Archive {
+        public_key: &'a str,
+    },
+}
+
+impl<'a> Install<'a> {
+    fn of(wanted: &'a EnrolCommand) -> Result<Option<Self>, Error> {
+        let Some(package) = wanted.package.as_deref() else { return Ok(None) };
+        let usage = |problem: &str| Error::Usage(format!("--package {package}: {problem}"));
+        let is_fetched = package.contains("://");
+        let (base, file) = match package.rsplit_once('/') {
+            Some((base, file)) if is_fetched => (Some(base), file),
+            _ => (None, package),
+        };
+        if !is_fetched && !package.starts_with('/') {
+            return Err(usage("is neither an address nor an absolute path on the host"));
+        }
+        if is_fetched && !package.starts_with("https://") && !package.starts_with("http://") {
+            return Err(usage("only https:// and http:// are fetched"));
+        }
+        let kind = if file.ends_with(".deb") {
+            Kind::Deb
+        } else if file.ends_with(".rpm") {
+            Kind::Rpm
+        } else if file.ends_with(".tar.gz") {
+            let public_key = wanted.public_key.as_deref();
+            let public_key = public_key.ok_or_else(|| {
+                usage("an archive is installed by its signature; give --public-key FILE, the key's path on the host")
+            })?;
+            Kind::Archive { public_key }
+        } else {
+            return Err(usage("is neither .deb, .rpm nor .tar.gz"));
+        };
+        let sha256 = wanted.sha256.as_deref();
+        if sha256.is_some_and(|sum| sum.len() != 64 || !sum.bytes().all(|it| it.is_ascii_hexdigit())) {
+            return Err(Error::Usage("--sha256: is not 64 hexadecimal digits".to_owned()));
+        }
+        let is_verified = sha256.is_some() || matches!(kind, Kind::Archive { .. });
+        if package.starts_with("http://") && !is_verified {
+            return Err(usage("anybody on the way could change it; use https://, or give --sha256"));
+        }
+        Ok(Some(Self { base, file, kind, sha256 }))
+    }
+
+    fn steps(&self, steps: &mut Vec<String>) {
+        let mut at = quote(self.file);
+        if let Some(base) = self.base {
+            steps.push("dir=$(mktemp -d)".to_owned());
+            steps.push("cd \"$dir\"".to_owned());
+            let mut files = vec![self.file];
+            if matches!(self.kind, Kind::Archive { .. }) {
+                files.extend(["install.sh", "SHA256SUMS", "SHA256SUMS.sig"]);
+            }
+            for file in files {
+                steps.push(format!("curl -fsSL -o {} {}", quote(file), quote(&format!("{base}/{file}"))));
+            }
+            at = quote(&format!("./{}", self.file));
+        }
+        if let Some(sha256) = self.sha256 {
+            steps.push(format!(
+                "echo {} | sha256sum -c --quiet -",
+                quote(&format!("{sha256}  {}", self.file))
+            ));
+        }
+        match &self.kind {
+            Kind::Deb => steps.push(format!("DEBIAN_FRONTEND=noninteractive apt-get install -y {at}")),
+            Kind::Rpm => steps.push(format!(
+                "if command -v dnf >/dev/null; then dnf install -y {at}; elif command -v zypper >/dev/null; then zypper \
+                 --non-interactive install --allow-unsigned-rpm {at}; else rpm -U --replacepkgs {at}; fi"
+            )),
+            Kind::Archive { public_key } => {
+                let key = quote(public_key);
+                if self.base.is_none() {
+                    steps.push(format!("cd \"$(dirname {at})\""));
+                }
+                // The script is what is run first, so it is verified before it could verify anything itself.
+                steps.push(format!(
+                    "openssl pkeyutl -verify -rawin -pubin -inkey {key} -sigfile SHA256SUMS.sig -in SHA256SUMS"
+                ));
+                steps.push("grep ' ./install.sh$' SHA256SUMS | sha256sum -c --quiet -".to_owned());
+                steps.push(format!("sh ./install.sh --archive {at} --public-key {key} stella-agent"));
+            }
+        }
+    }
+}
+
+/// What is done on the host, in this order; the first failure ends it.
+fn steps(install: Option<&Install<'_>>, profile: Profile, server: &str, token: &str) -> Vec<String> {
+    let mut steps = Vec::new();
+    if let Some(install) = install {
+        install.steps(&mut steps);
+    }
+    if profile == Profile::Full {
+        steps.push(format!("install -D -m 0644 -t /etc/systemd/system/stella-agent.service.d {FULL}"));
+        steps.push("systemctl daemon-reload".to_owned());
+    }
+    steps.push(format!(
+        "printf %s {} | stella-agent enrol --server {} --token -",
+        quote(token),
+        quote(server)
+    ));
+    steps.push("systemctl enable --now stella-agent".to_owned());
+    steps
+}
+
+fn line(steps: &[String]) -> String {
+    let root = "[ \"$(id -u)\" = 0 ] || { echo 'run this as root' >&2; exit 1; }";
+    format!("(set -eu; {root}; {})", steps.join("; "))
+}
+
+/// User data that does the same at the first boot. It is JSON, which is YAML that needs no rules of quoting.
+fn cloud_init(steps: &[String]) -> String {
+    let mut script = String::from("#!/bin/sh\nset -eu\n");
+    for step in steps {
+        // A `String` takes everything that is written to it.
+        writeln!(script, "{step}").ok();
+    }
+    let path = "/run/stella-enrol";
+    let user_data = serde_json::json!({
+        "write_files": [{ "path": path, "permissions": "0700", "owner": "root:root", "content": script }],
+        "runcmd": [[path], ["rm", "-f", path]],
+    });
+    format!("#cloud-config\n{user_data:#}")
+}
+
+/// As one word for every POSIX shell.
+fn quote(text: &str) -> String {
+    let is_plain = |it: char| it.is_ascii_alphanumeric() || "-_./:@%+=,".contains(it);
+    if !text.is_empty() && text.chars().all(is_plain) {
+        return text.to_owned();
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::{Agent, Cli, Command};
+
+    fn parsed(flags: &[&str]) -> EnrolCommand {
+        let arguments = [&["stella", "agent", "enrol-command"], flags].concat();
+        match Cli::try_parse_from(arguments).map(|cli| cli.command) {
+            Ok(Command::Agent(Agent::EnrolCommand(wanted))) => *wanted,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn refusal(flags: &[&str]) -> String {
+        let wanted = parsed(flags);
+        Install::of(&wanted).expect_err("it was taken").to_string()
+    }
+
+    #[test]
+    fn words_survive_the_shell() {
+        for text in ["", "a b", "it's", "$(reboot)", "`x`;\"y\"\\", "stella-enrol-1.AbC_-", "\n", "*", "ä"] {
+            let script = format!("printf %s {}", quote(text));
+            let said = std::process::Command::new("sh").args(["-c", &script]).output().expect("a shell");
+            assert_eq!(String::from_utf8_lossy(&said.stdout), text, "{script}");
+        }
+        assert_eq!(quote("host.example:7443"), "host.example:7443");
+    }
+
+    #[test]
+    fn what_cannot_be_verified_is_refused_before_a_token_is_made() {
+        assert!(refusal(&["--package", "http://x/a.deb"]).contains("--sha256"));
+        assert!(refusal(&["--package", "https://x/a.tar.gz"]).contains("--public-key"));
+        assert!(refusal(&["--package", "https://x/a.exe"]).contains("neither"));
+        assert!(refusal(&["--package", "a.deb"]).contains("absolute path"));
+        assert!(refusal(&["--package", "ftp://x/a.deb"]).contains("https"));
+        assert!(refusal(&["--package", "https://x/a.deb", "--sha256", "abc"]).contains("64"));
+    }
+
+    #[test]
+    fn every_kind_of_package_makes_a_script_that_the_shell_can_read() {
+        let sum = "0".repeat(64);
+        for flags in [
+            &["--package", "https://x.example/a b/stella-agent_1.deb"][..],
+            &["--package", "http://x.example/stella-agent-1.rpm", "--sha256", &sum],
+            &["--package", "/media/usb/stella-agent.deb", "--profile", "full"],
+            &["--package", "https://x.example/stella.tar.gz", "--public-key", "/root/it's.pem"],
+            &["--package", "/srv/stella.tar.gz", "--public-key", "/root/stella.pem"],
+        ] {
+            let wanted = parsed(flags);
+            let install = Install::of(&wanted).expect("good");
+            let line =
+                line(&steps(install.as_ref(), wanted.profile, "stella.example.com:7443", "stella-enrol-1.x"));
+            assert!(!line.contains('\n'), "{line}");
+            let read = std::process::Command::new("sh").args(["-n", "-c", &line]).output().expect("a shell");
+            assert!(read.status.success(), "{line}: {}", String::from_utf8_lossy(&read.stderr));
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! Hosts become agents by one line, by user data, and by the hundreds.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+use futures::{StreamExt as _, stream};
+use serde_json::Value;
+use stella_api_types::agent::{Agent, CreateEnrolmentToken};
+use stella_api_types::paths;
+use stella_certs::EnrolmentToken;
+use stella_protocol::message::EnrolResponse;
+use stella_tests::cluster::{Cluster, TENANT, create_token, token};
+use stella_tests::people::Shell;
+use stella_tests::{binaries, sim};
+
+/// A host on which the programs that need one only write down how they were called, and the agent is the real one.
+struct Host {
+    folder: PathBuf,
+}
+
+impl Host {
+    fn new(folder: &Path) -> Result<Self> {
+        let host = Self { folder: folder.to_owned() };
+        fs::create_dir_all(folder.join("bin"))?;
+        let calls = host.folder.join("calls");
+        for program in ["apt-get", "dnf", "systemctl", "install"] {
+            host.program(program, &format!("echo {program} \"$@\" >> {}", calls.display()))?;
+        }
+        host.program("id", "echo 0")?;
+        let real = binaries::path("stella-agent")?;
+        let state = host.folder.join("state");
+        host.program(
+            "stella-agent",
+            &format!("exec {} \"$@\" --state-dir {}", real.display(), state.display()),
+        )?;
+        Ok(host)
+    }
+
+    fn program(&self, name: &str, script: &str) -> Result<()> {
+        let path = self.folder.join("bin").join(name);
+        fs::write(&path, format!("#!/bin/sh\n{script}\n"))?;
+        Ok(fs::set_permissions(path, fs::Permissions::from_mode(0o755))?)
+    }
+
+    /// Runs a line as its root would.
+    fn run(&self, line: &str) -> Result<String> {
+        let path = format!("{}:/usr/bin:/bin", self.folder.join("bin").display());
+        let ran =
+            Command::new("sh").args(["-c", line]).env("PATH", path).current_dir(&self.folder).output()?;
+        let said =
+            format!("{}{}", String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
+        ensure!(ran.status.success(), "{said}");
+        Ok(said)
+    }
+
+    fn calls(&self) -> Result<String> {
+        Ok(fs::read_to_string(self.folder.join("calls"))?)
+    }
+}
+
+async fn agents(cluster: &Cluster) -> Result<Vec<Agent>> {
+    Ok(cluster.api.list(&paths::fill(paths::AGENTS, &[TENANT]), &[]).await?)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_line_installs_enrols_and_starts_whatever_its_words_are() -> Result<()> {
+    let cluster = Cluster::start(0).await?;
+    let operator = Shell::of(&cluster, "olga", "operator").await?;
+    let host = Host::new(&cluster.folder().join("host"))?;
+    let package = "/srv/it's here/$(touch planted)/stella-agent_1.deb";
+    let wanted = ["agent", "enrol-command", "--name", "web-1", "--label", "role=it's $(touch planted)"];
+    let line = operator.ok(&[&wanted[..], &["--profile", "full", "--package", package]].concat())?;
+    assert_eq!(line.trim_end().lines().count(), 1, "{line}");
+    let said = host.run(&line)?;
+    ensure!(said.contains("enrolled as agent"), "{said}");
+    assert_eq!(
+        host.calls()?.lines().collect::<Vec<_>>(),
+        [
+            &format!("apt-get install -y {package}"),
+            "install -D -m 0644 -t /etc/systemd/system/stella-agent.service.d /usr/share/doc/stella-agent/profiles/full.conf",
+            "systemctl daemon-reload",
+            "systemctl enable --now stella-agent",
+        ]
+    );
+    ensure!(!host.folder.join("planted").exists(), "a word was taken for a command");
+    let enrolled = agents(&cluster).await?;
+    assert_eq!(enrolled.len(), 1, "{enrolled:?}");
+    assert_eq!(enrolled[0].labels["role"], "it's $(touch planted)");
+    // Whoever is not sure whether it worked says it again.
+    let said = host.run(&line)?;
+    ensure!(said.contains("already enrolled"), "{said}");
+    assert_eq!(agents(&cluster).await?.len(), 1);
+
+    // Of nobody but root, and of no package that could be another one, there is not even a token.
+    host.program("id", "echo 1000")?;
+    ensure!(host.run(&line).is_err(), "it went on without root");
+    let (code, said) = operator.run(&["agent", "enrol-command", "--package", "http://x.example/a.deb"])?;
+    ensure!(code == Some(2) && said.contains("--sha256"), "{code:?} {said}");
+    let tokens: Vec<Value> = cluster.api.list(&paths::fill(paths::ENROLMENT_TOKENS, &[TENANT]), &[]).await?;
+    assert_eq!(tokens.len(), 1, "{tokens:?}");
+    cluster.passed()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn user_data_does_the_same_at_the_first_boot() -> Result<()> {
+    let cluster = Cluster::start(0).await?;
+    let operator = Shell::of(&cluster, "olga", "operator").await?;
+    let host = Host::new(&cluster.folder().join("host"))?;
+    let data = operator.ok(&["agent", "enrol-command", "--uses", "2", "--as", "cloud-init"])?;
+    let data = data.strip_prefix("#cloud-config\n").context("cloud-init would not know it")?;
+    let data: Value = serde_json::from_str(data)?;
+    let file = &data["write_files"][0];
+    assert_eq!(file["permissions"], "0700", "it holds the token");
+    assert_eq!(data["runcmd"][0][0], file["path"]);
+    assert_eq!(data["runcmd"][1], serde_json::json!(["rm", "-f", file["path"]]));
+    let script = file["content"].as_str().context("no script")?;
+    let said = host.run(script)?;
+    ensure!(said.contains("enrolled as agent"), "{said}");
+    cluster.passed()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn five_hundred_hosts_enrol_with_one_token_and_no_more() -> Result<()> {
+    const HOSTS: u32 = 500;
+    let cluster = Cluster::start(0).await?;
+    let body = CreateEnrolmentToken { uses: HOSTS, ..token(None, HOSTS) };
+    let invitation: EnrolmentToken =
+        create_token(&cluster.api, TENANT, &body).await?.token.context("no token")?.parse()?;
+    let server = SocketAddr::from(([127, 0, 0, 1], cluster.control_plane.agents_port()));
+    let endpoint = sim::endpoint()?;
+    // As many at a time as a provisioning tool has forks.
+    let enrolled: Vec<_> = stream::iter(0..HOSTS)
+        .map(|_| sim::enrol(&endpoint, server, &invitation))
+        .buffer_unordered(10)
+        .collect()
+        .await;
+    let mut ids = Vec::new();
+    for identity in enrolled {
+        ids.push(identity?.agent);
+    }
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), 500);
+    let mut names: Vec<String> = agents(&cluster).await?.into_iter().map(|agent| agent.name).collect();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), 500, "names that are told apart");
+    let more = stella_certs::csr::generate()?;
+    match sim::ask_to_enrol(&endpoint, server, &invitation, &more.key_der).await? {
+        EnrolResponse::Refused { reason } => ensure!(reason.contains("used"), "{reason}"),
+        EnrolResponse::Granted { .. } => anyhow::bail!("one more was let in"),
+    }
+    cluster.passed()
+}
