@@ -7,7 +7,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use sha2::{Digest as _, Sha256};
 use stella_api_types::deployment::{CreateDeployment, OnFailure, Strategy};
-use stella_api_types::release::{ComponentInput, CreateRelease, Step, StepAction};
+use stella_api_types::release::{ComponentInput, CreateRelease, Phase, Step, StepAction};
 
 /// How long a step may take unless its test is about that.
 const STEP_TIMEOUT_MS: u64 = 60_000;
@@ -105,7 +105,7 @@ pub const fn within(mut step: Step, timeout_ms: u64) -> Step {
 }
 
 fn step(name: &str, action: StepAction) -> Step {
-    Step { name: name.to_owned(), timeout_ms: STEP_TIMEOUT_MS, action }
+    Step { name: name.to_owned(), timeout_ms: STEP_TIMEOUT_MS, phase: Phase::Prepare, action }
 }
 
 /// A release of the application `app`. Components are names with the digests of their archives.

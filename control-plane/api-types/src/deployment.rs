@@ -9,7 +9,7 @@ use crate::gate::PlannedGate;
 use crate::hold::Hold;
 use crate::page::Named;
 use crate::promotion::PlanHash;
-use crate::release::ReleaseRef;
+use crate::release::{Phase, ReleaseRef};
 
 /// A new deployment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -64,6 +64,28 @@ pub enum Strategy {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         order: Option<Order>,
     },
+    /// The colour that is not live is filled on all targets first; then they are switched to it. For releases with steps of the
+    /// phase `switch`.
+    BlueGreen(BlueGreen),
+}
+
+/// Prepared on all targets, then switched.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BlueGreen {
+    /// How long what was prepared warms up before it is checked once more and switched to, in seconds, at most a week; not at all
+    /// if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warm_up_seconds: Option<u64>,
+    /// Whether it waits there until somebody resumes it. Not with `warm_up_seconds`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub confirm: bool,
+    /// How many targets may be switched at the same time; all of them if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<Amount>,
+    /// How long the colour that is not live any more is kept, in seconds, at most a week; until the next deployment if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_seconds: Option<u64>,
 }
 
 /// A number of targets at a time.
@@ -202,8 +224,8 @@ pub struct Deployment {
     /// Why it starts no further target for now; absent if it is not paused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused: Option<Hold>,
-    /// What the pause is for: `person`, `canary_step`, `batch`, `failure`, `budget`, `silence` or `freeze`; absent if it is not
-    /// paused. The last three end by themselves.
+    /// What the pause is for: `person`, `canary_step`, `batch`, `warm_up`, `failure`, `budget`, `silence` or `freeze`; absent
+    /// if it is not paused. The last three end by themselves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused_for: Option<String>,
     /// When the pause ends by itself; absent if it does not.
@@ -218,6 +240,15 @@ pub struct Deployment {
     /// What it takes back, if it is a rollback.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollback_of: Option<RollbackOf>,
+    /// The id of the deployment whose idle colours it ends, if that is what it is for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retirement_of: Option<String>,
+    /// How far a blue-green deployment has got as a whole: `prepare`, `check` (after the warm-up) or `switch`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stage: Option<String>,
+    /// Until when the colours are kept that it has left idle; absent if it has left none, or if that has no end, or is over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keeps_until: Option<String>,
     /// How many targets are how far.
     pub counts: Counts,
     /// When it was created.
@@ -250,6 +281,9 @@ pub struct Counts {
     pub waiting: u64,
     /// They are worked on.
     pub active: u64,
+    /// They are prepared, and wait for the others before they are switched.
+    #[serde(default)]
+    pub ready: u64,
     /// They have the release.
     pub succeeded: u64,
     /// A step did not succeed.
@@ -284,8 +318,11 @@ pub struct DeploymentTarget {
     /// What was there before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<ReleaseRef>,
-    /// `waiting`, `active`, `succeeded`, `failed`, `skipped` or `abandoned`.
+    /// `waiting`, `active`, `ready` (prepared, and waiting for the others), `succeeded`, `failed`, `skipped` or `abandoned`.
     pub progress: String,
+    /// The colour that the release gets there, if it has a switch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub colour: Option<String>,
     /// The step that is run now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<StepPosition>,
@@ -318,6 +355,9 @@ pub struct DeploymentPlan {
     pub timeout_seconds: u64,
     /// The names of the steps that every target goes through, in order.
     pub steps: Vec<String>,
+    /// The phase of each of them, if the release has a switch. Those that retire are run when the colour is not live any more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub phases: Vec<Phase>,
     /// The targets in the order in which they would be started.
     pub targets: Vec<PlannedTarget>,
     /// What exactly it would do, as a hash.
@@ -338,6 +378,9 @@ pub struct PlannedTarget {
     pub target: Named,
     /// The number of its wave, from 1: of a batch, or of what comes before the next hold of a canary.
     pub wave: u32,
+    /// The colour that would be filled and then live, if the release has a switch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub colour: Option<String>,
     /// The value of the label that the strategy orders by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub domain: Option<String>,

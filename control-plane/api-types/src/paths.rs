@@ -109,6 +109,8 @@ pub const DEPLOYMENT_PLANS: &str = "/api/v1/tenants/{tenant}/deployment-plans";
 pub const DEPLOYMENT: &str = "/api/v1/tenants/{tenant}/deployments/{deployment}";
 /// Takes a deployment back.
 pub const DEPLOYMENT_ROLLBACK: &str = "/api/v1/tenants/{tenant}/deployments/{deployment}/rollback";
+/// Ends the colours that a deployment has left idle.
+pub const DEPLOYMENT_RETIRE: &str = "/api/v1/tenants/{tenant}/deployments/{deployment}/retire";
 /// Ends a deployment.
 pub const DEPLOYMENT_CANCEL: &str = "/api/v1/tenants/{tenant}/deployments/{deployment}/cancel";
 /// Starts no further target of a deployment.

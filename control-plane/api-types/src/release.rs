@@ -93,8 +93,8 @@ pub struct Component {
     pub size_bytes: u64,
 }
 
-/// One step on a target. Texts may refer to `${name}`: the target's variables and `target`, `slot`, `version`,
-/// `environment`, `application`.
+/// One step on a target. Texts may refer to `${name}`: the target's variables and `target`, `slot`, `colour`, `version`,
+/// `environment`, `application`. In a release with a switch `${port}` is `port_blue` or `port_green`, if the target has it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Step {
@@ -104,8 +104,32 @@ pub struct Step {
     #[serde(default = "timeout_ms_default")]
     #[schema(default = 300_000)]
     pub timeout_ms: u64,
+    /// What it is a part of. The steps of a release come in the order of their phases.
+    #[serde(default, skip_serializing_if = "Phase::is_prepare")]
+    pub phase: Phase,
     /// What to do.
     pub action: StepAction,
+}
+
+/// What a step is a part of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// It brings the release to the target; in a release with a switch, into the colour that is not live.
+    #[default]
+    Prepare,
+    /// It leads the traffic to the colour, or verifies that.
+    Switch,
+    /// It ends the colour when the traffic has been led away from it.
+    Retire,
+}
+
+impl Phase {
+    /// Whether this is what a step is a part of unless said otherwise.
+    #[must_use]
+    pub const fn is_prepare(&self) -> bool {
+        matches!(self, Self::Prepare)
+    }
 }
 
 /// What a step does.

@@ -57,9 +57,31 @@ pub struct Target {
     /// The release that last succeeded here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub current: Option<ReleaseRef>,
+    /// The colour of that, if it has a switch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub colour: Option<String>,
+    /// What the other colour holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle: Option<Idle>,
+    /// Whether a switch was left halfway: the next deployment decides it first.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub torn: bool,
     /// The id of the deployment that works on it now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub active_deployment: Option<String>,
     /// When it was created.
     pub created_at: String,
+}
+
+/// What a colour holds that is not live.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Idle {
+    /// Which release.
+    pub release: ReleaseRef,
+    /// In which colour.
+    pub colour: String,
+    /// The deployment that filled it, or that led the traffic away from it.
+    pub deployment: String,
+    /// Whether it can be switched to as it is: it was live, and nothing has ended it since.
+    pub ready: bool,
 }

@@ -11,7 +11,7 @@ use stella_api_types::deployment::OnFailure as OnFailureDto;
 use stella_api_types::environment::{Repeats as RepeatsDto, SetApprovals, SetFreeze};
 use stella_api_types::promotion::Objection as ObjectionDto;
 use stella_api_types::release::{
-    Standing, Step as StepDto, StepAction as StepActionDto, UnitAction as UnitActionDto,
+    Phase as PhaseDto, Standing, Step as StepDto, StepAction as StepActionDto, UnitAction as UnitActionDto,
 };
 use stella_domain::access::{AccountKind, Grant, Role, Scope};
 use stella_domain::deployment::{OnFailure, TIMEOUT_MS_DEFAULT, TIMEOUT_MS_RANGE};
@@ -22,7 +22,7 @@ use stella_domain::name::{Name, Version};
 use stella_domain::promotion::{
     APPROVALS_MAX, ApprovalRule, EXPIRES_MS_DEFAULT, EXPIRES_MS_RANGE, Objection, PromotionStatus,
 };
-use stella_domain::release::{Step, StepAction};
+use stella_domain::release::{Phase, Step, StepAction};
 use stella_domain::state::State;
 use stella_protocol::digest::Digest;
 use stella_protocol::id::{EnvironmentId, TenantId};
@@ -242,7 +242,9 @@ pub(crate) fn steps(steps: &[StepDto]) -> Result<Vec<Step>, ApiError> {
 /// The core knows a step's fields without the `action` that callers write around most of them.
 pub(crate) fn step_field_as_written(field: String) -> String {
     match field.split_once("].") {
-        Some((step, inner)) if step.starts_with("steps[") && !matches!(inner, "name" | "timeout_ms") => {
+        Some((step, inner))
+            if step.starts_with("steps[") && !matches!(inner, "name" | "timeout_ms" | "phase") =>
+        {
             format!("{step}].action.{inner}")
         }
         _ => field,
@@ -254,6 +256,11 @@ fn step(field: &str, dto: &StepDto) -> Result<Step, ApiError> {
         name: name(&format!("{field}.name"), &dto.name)?,
         action: action(&format!("{field}.action"), &dto.action)?,
         timeout_ms: dto.timeout_ms,
+        phase: match dto.phase {
+            PhaseDto::Prepare => Phase::Prepare,
+            PhaseDto::Switch => Phase::Switch,
+            PhaseDto::Retire => Phase::Retire,
+        },
     })
 }
 
@@ -310,7 +317,12 @@ mod tests {
     fn an_error_names_the_field_as_the_caller_wrote_it() {
         let artifact =
             |component: &str| StepActionDto::Artifact { component: component.to_owned(), keep_releases: 3 };
-        let step = |name: &str, action| StepDto { name: name.to_owned(), timeout_ms: 1_000, action };
+        let step = |name: &str, action| StepDto {
+            name: name.to_owned(),
+            timeout_ms: 1_000,
+            phase: PhaseDto::Prepare,
+            action,
+        };
         let good = step("unpack", artifact("web"));
         assert_eq!(steps(std::slice::from_ref(&good)).unwrap().len(), 1);
         let bad_name = steps(&[good, step("Not a name", artifact("web"))]).unwrap_err();

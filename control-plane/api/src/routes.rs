@@ -119,6 +119,7 @@ fn all() -> OpenApiRouter<App> {
         .routes(routes!(deployments::plan))
         .routes(routes!(deployments::deployment))
         .routes(routes!(deployments::rollback))
+        .routes(routes!(deployments::retire))
         .routes(routes!(deployments::cancel))
         .routes(routes!(deployments::retry))
         .routes(routes!(holds::pause))

@@ -21,7 +21,7 @@ use stella_api_types::environment::{
 };
 use stella_api_types::hold::Hold as HoldDto;
 use stella_api_types::page::Named;
-use stella_api_types::target::Target as TargetDto;
+use stella_api_types::target::{Idle as IdleDto, Target as TargetDto};
 use stella_api_types::tenant::Tenant as TenantDto;
 use stella_domain::agent::{Agent, Connectivity, EnrolmentToken};
 use stella_domain::environment::Environment;
@@ -140,6 +140,14 @@ pub(crate) fn target(tenant: &TenantState, target: &Target) -> TargetDto {
         variables: target.variables.clone(),
         generation: target.generation.0,
         current: target.current.map(|id| release::release_ref(tenant, id)),
+        colour: target.live.map(|colour| colour.name().to_owned()),
+        idle: target.idle.map(|idle| IdleDto {
+            release: release::release_ref(tenant, idle.release),
+            colour: idle.colour.name().to_owned(),
+            deployment: idle.by.to_string(),
+            ready: idle.is_ready,
+        }),
+        torn: target.is_torn,
         active_deployment: target.active.map(|id| id.to_string()),
         created_at: time(target.created_at),
     }

@@ -16,7 +16,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::observability::Observability;
 
 pub(crate) use gates::{Findings, Gate, Place, SetGate, Severity, Word};
-pub(crate) use pace::Pace;
+pub(crate) use pace::{Pace, StrategyName};
 pub(crate) use people::{Account, Token};
 pub(crate) use places::{
     Agent, EnrolCommand, Environment, Form, NewTarget, NewToken, Profile, Repeat, Target, Tenant,
@@ -71,6 +71,7 @@ const EXAMPLES: &str = "Examples:
   stella findings record web:1.4.0 trivy.json --scanner trivy
   stella gate set security production scan --limit critical=0 --limit high=3
   stella gate set metric production errors --source main --query 'max(error_ratio)' --below 0.01
+  stella deploy web:1.4.0 production --strategy blue-green --warm-up 30s --keep 1h --wait
   stella gate pass PROMOTION change-ticket --reason 'CHG-1042 is approved'
   stella release block web:1.4.0 --reason 'loses orders'
   stella workflow apply ship.yaml

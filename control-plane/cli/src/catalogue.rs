@@ -136,6 +136,15 @@ const fn repeats(repeat: Repeat) -> Repeats {
     }
 }
 
+/// The colour that is live on a target, and what the other one holds.
+fn colours(target: &target::Target) -> String {
+    let live = target.colour.as_ref().map(|colour| format!(" ({colour})")).unwrap_or_default();
+    let torn = if target.torn { ", its switch was left halfway" } else { "" };
+    let idle = target.idle.as_ref();
+    let idle = idle.map(|it| format!(", {} idle ({})", it.release.version, it.colour)).unwrap_or_default();
+    format!("{live}{idle}{torn}")
+}
+
 pub(crate) async fn target(context: &Context, command: Target) -> Result<(), Error> {
     let path = context.path(paths::TARGETS, &[])?;
     match command {
@@ -158,7 +167,10 @@ pub(crate) async fn target(context: &Context, command: Target) -> Result<(), Err
                     target.environment.name.clone(),
                     target.agent.name.clone(),
                     target.slot.clone().unwrap_or_else(|| "-".into()),
-                    release.map_or_else(|| "-".into(), |it| format!("{}:{}", it.application, it.version)),
+                    release.map_or_else(
+                        || "-".into(),
+                        |it| format!("{}:{}{}", it.application, it.version, colours(target)),
+                    ),
                     target.id.clone(),
                 ]
             })

@@ -1,31 +1,67 @@
 //! How targets follow one another: from flags to a strategy, and from a strategy to words.
 
 use stella_api_types::amount::Amount;
-use stella_api_types::deployment::{CanaryStep, Order, OrderBy, Rolling, Strategy};
+use stella_api_types::deployment::{BlueGreen, CanaryStep, Order, OrderBy, Rolling, Strategy};
+use stella_api_types::release::Phase;
 
-use crate::args::Pace;
+use crate::args::{Pace, StrategyName};
+use crate::client::Error;
 
 /// The strategy that the flags ask for.
-pub(crate) fn strategy(pace: Pace) -> Strategy {
+pub(crate) fn strategy(pace: Pace) -> Result<Strategy, Error> {
+    let is_blue_green = pace.strategy == Some(StrategyName::BlueGreen);
+    let foreign = if is_blue_green { of_others(&pace) } else { of_blue_green(&pace) };
+    if let Some(flag) = foreign {
+        let strategy = if is_blue_green { "has no meaning with" } else { "is only for" };
+        return Err(Error::Usage(format!("{flag} {strategy} --strategy blue-green; leave one of them out")));
+    }
+    if is_blue_green {
+        return Ok(Strategy::BlueGreen(BlueGreen {
+            warm_up_seconds: pace.warm_up,
+            confirm: pace.confirm,
+            batch: pace.batch,
+            keep_seconds: pace.keep,
+        }));
+    }
     let order = match (pace.order_by, pace.by_domain, pace.spread) {
         (Some(label), _, _) => Some(Order { by: OrderBy::Label, label }),
         (_, Some(label), _) => Some(Order { by: OrderBy::Domain, label }),
         (_, _, Some(label)) => Some(Order { by: OrderBy::Spread, label }),
         (None, None, None) => None,
     };
-    if pace.all_at_once {
-        return Strategy::AllAtOnce {};
+    if pace.all_at_once || pace.strategy == Some(StrategyName::AllAtOnce) {
+        return Ok(Strategy::AllAtOnce {});
     }
     if !pace.canary.is_empty() {
-        return Strategy::Canary { steps: pace.canary, batch: pace.batch, order };
+        return Ok(Strategy::Canary { steps: pace.canary, batch: pace.batch, order });
     }
-    Strategy::Rolling(Rolling {
+    Ok(Strategy::Rolling(Rolling {
         batch: pace.batch.unwrap_or(Amount::Count(1)),
         max_unavailable: pace.max_unavailable,
         minimum_healthy: pace.minimum_healthy,
         pause_seconds: pace.pause,
         order,
-    })
+    }))
+}
+
+/// A flag that only blue-green deployments know, if one was given.
+fn of_blue_green(pace: &Pace) -> Option<&'static str> {
+    let given =
+        [(pace.warm_up.is_some(), "--warm-up"), (pace.confirm, "--confirm"), (pace.keep.is_some(), "--keep")];
+    given.into_iter().find(|(is_given, _)| *is_given).map(|(_, flag)| flag)
+}
+
+/// A flag that blue-green deployments do not know, if one was given.
+fn of_others(pace: &Pace) -> Option<&'static str> {
+    let given = [
+        (pace.pause.is_some(), "--pause"),
+        (pace.max_unavailable.is_some(), "--max-unavailable"),
+        (pace.minimum_healthy.is_some(), "--minimum-healthy"),
+        (pace.order_by.is_some(), "--order-by"),
+        (pace.by_domain.is_some(), "--by-domain"),
+        (pace.spread.is_some(), "--spread"),
+    ];
+    given.into_iter().find(|(is_given, _)| *is_given).map(|(_, flag)| flag)
 }
 
 /// How targets follow one another, for a person.
@@ -48,6 +84,20 @@ pub(crate) fn described(strategy: &Strategy, targets: usize) -> String {
             let order = order.as_ref().map(|order| format!(", {}", ordered(order))).unwrap_or_default();
             format!("canary: {}, then the others{batch}{order}", steps.join(", "))
         }
+        Strategy::BlueGreen(how) => {
+            let hold = match how.warm_up_seconds {
+                Some(seconds) => format!(", {seconds} s of warm-up and another check"),
+                None if how.confirm => ", resumed by somebody and checked once more".to_owned(),
+                None => String::new(),
+            };
+            let batch = how.batch.as_ref().map_or_else(|| "all".to_owned(), ToString::to_string);
+            let kept = how
+                .keep_seconds
+                .map_or_else(|| "until the next deployment".to_owned(), |seconds| format!("for {seconds} s"));
+            format!(
+                "blue-green: all prepared{hold}, then {batch} switched at a time, the old colour kept {kept}"
+            )
+        }
     }
 }
 
@@ -64,4 +114,28 @@ fn ordered(order: &Order) -> String {
         OrderBy::Domain => format!("one {} after the other", order.label),
         OrderBy::Spread => format!("spread over {}", order.label),
     }
+}
+
+/// The steps of a release for a person; those of another phase come after a bar.
+pub(crate) fn steps(names: &[String], phases: &[Phase]) -> String {
+    let mut text = String::new();
+    for (at, name) in names.iter().enumerate() {
+        let phase = phases.get(at);
+        let same = at > 0 && phase == phases.get(at - 1);
+        let label = match phase {
+            Some(phase) if !same => match phase {
+                Phase::Prepare => "prepare: ",
+                Phase::Switch => "switch: ",
+                Phase::Retire => "retire, when it is not live any more: ",
+            },
+            Some(_) | None => "",
+        };
+        let between = match (at, same) {
+            (0, _) => "",
+            (_, true) => " -> ",
+            (_, false) => " | ",
+        };
+        text.extend([between, label, name]);
+    }
+    text
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use stella_api_types::paths;
 use stella_api_types::release::{
-    Component, ComponentInput, CreateRelease, KEEP_RELEASES_WITHOUT_STEPS, Provenance, Reference,
+    Component, ComponentInput, CreateRelease, KEEP_RELEASES_WITHOUT_STEPS, Phase, Provenance, Reference,
     Release as Dto, Standing, Step, StepAction, TIMEOUT_MS_WITHOUT_STEPS,
 };
 use stella_api_types::signing::Sign;
@@ -102,7 +102,7 @@ fn artifact_step(component: &Component) -> Step {
         component: component.name.clone(),
         keep_releases: KEEP_RELEASES_WITHOUT_STEPS,
     };
-    Step { name: component.name.clone(), timeout_ms: TIMEOUT_MS_WITHOUT_STEPS, action }
+    Step { name: component.name.clone(), timeout_ms: TIMEOUT_MS_WITHOUT_STEPS, phase: Phase::Prepare, action }
 }
 
 fn provenance(said: ProvenanceArgs) -> Result<Option<Provenance>, Error> {

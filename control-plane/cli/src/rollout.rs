@@ -18,7 +18,7 @@ pub(crate) async fn deploy(context: &Context, command: Deploy) -> Result<bool, E
         release: command.release,
         channel: command.channel,
         tolerate_failures: command.pace.tolerate.clone(),
-        strategy: pace::strategy(command.pace),
+        strategy: pace::strategy(command.pace)?,
         on_failure: match command.on_failure {
             OnFailure::Rollback => DtoOnFailure::Rollback,
             OnFailure::Stop => DtoOnFailure::Stop,
@@ -57,7 +57,7 @@ async fn plan(context: &Context, body: &CreateDeployment) -> Result<bool, Error>
                     .domain
                     .as_ref()
                     .map_or_else(|| target.wave.to_string(), |it| format!("{} ({it})", target.wave)),
-                target.target.name.clone(),
+                in_colour(&target.target.name, target.colour.as_deref()),
                 format!("{} ({})", target.agent.name, target.connectivity),
                 target.current.as_ref().map_or_else(|| "-".into(), |current| current.version.clone()),
                 plan.release.version.clone(),
@@ -92,11 +92,16 @@ async fn plan(context: &Context, body: &CreateDeployment) -> Result<bool, Error>
             plan.environment.name,
             plan.targets.len(),
             plan.timeout_seconds,
-            plan.steps.join(" -> "),
+            pace::steps(&plan.steps, &plan.phases),
             plan.plan.root,
         )
     })?;
     Ok(true)
+}
+
+/// A target's name, with the colour that it gets.
+fn in_colour(name: &str, colour: Option<&str>) -> String {
+    colour.map_or_else(|| name.to_owned(), |colour| format!("{name} ({colour})"))
 }
 
 /// Says that a release is deprecated, on standard error: the result is for programs. The deployment is there already, so
@@ -169,6 +174,13 @@ pub(crate) async fn deployment(context: &Context, command: Deployment) -> Result
             let asked: Asked = context.client.post(&path, &body, Some(&key)).await?;
             follow_up(context, &asked, wait).await
         }
+        Deployment::Retire { deployment, wait } => {
+            let path = context.path(paths::DEPLOYMENT_RETIRE, &[&deployment])?;
+            let key = uuid::Uuid::new_v4().to_string();
+            let created: DeploymentDetail =
+                context.client.post(&path, &serde_json::json!({}), Some(&key)).await?;
+            started(context, &created, wait).await
+        }
         Deployment::Pause { deployment, reason } => {
             hold::pause(context, &deployment, reason).await?;
             Ok(true)
@@ -208,7 +220,10 @@ async fn list(context: &Context, environment: Option<String>, status: Option<Str
     let deployments: Vec<Dto> = context.client.list(&context.path(paths::DEPLOYMENTS, &[])?, &query).await?;
     let head = ["ID", "RELEASE", "ENVIRONMENT", "STATUS", "TARGETS", "CREATED", "BY"];
     print::list(context.output, &deployments, &head, |deployment| {
-        let kind = if deployment.rollback_of.is_some() { " (rollback)" } else { "" };
+        let kind = match watch::kind(deployment) {
+            "deployment" => String::new(),
+            kind => format!(" ({kind})"),
+        };
         vec![
             deployment.id.clone(),
             format!("{}:{}", deployment.release.application, deployment.release.version),
@@ -234,7 +249,7 @@ fn show(output: Output, detail: &DeploymentDetail) -> Result<(), Error> {
                 .as_ref()
                 .map_or_else(|| "-".into(), |it| format!("{} {}/{}", it.name, it.number, it.of));
             vec![
-                target.target.name.clone(),
+                in_colour(&target.target.name, target.colour.as_deref()),
                 target.progress.clone(),
                 step,
                 target.release.version.clone(),
@@ -254,8 +269,12 @@ fn show(output: Output, detail: &DeploymentDetail) -> Result<(), Error> {
             detail.rollbacks.iter().map(|id| format!("\ntaken back by {id}")).collect::<String>();
         let by = deployment.created_by.as_ref().map(|by| format!(", by {}", task::by(by)));
         let by = by.unwrap_or_default();
+        let stage = deployment.stage.as_ref().filter(|_| !deployment.is_final);
+        let stage = stage.map(|stage| format!(" ({stage})")).unwrap_or_default();
+        let kept = deployment.keeps_until.as_ref();
+        let kept = kept.map(|until| format!("\nthe old colour is kept until {until}")).unwrap_or_default();
         format!(
-            "{} {}:{} to {}{by}: {}{}{reason}{paused}{taken_back}\n\n{table}",
+            "{} {}:{} to {}{by}: {}{stage}{}{reason}{paused}{taken_back}{kept}\n\n{table}",
             deployment.id,
             deployment.release.application,
             deployment.release.version,

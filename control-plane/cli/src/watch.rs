@@ -79,6 +79,8 @@ struct View {
     bars: BTreeMap<(String, String), ProgressBar>,
     shown: BTreeMap<(String, String), String>,
     statuses: BTreeMap<String, String>,
+    /// The stages of blue-green deployments, by their ids.
+    stages: BTreeMap<String, String>,
     /// Why deployments are paused, by their ids.
     pauses: BTreeMap<String, String>,
 }
@@ -93,6 +95,7 @@ impl View {
             bars: BTreeMap::new(),
             shown: BTreeMap::new(),
             statuses: BTreeMap::new(),
+            stages: BTreeMap::new(),
             pauses: BTreeMap::new(),
         }
     }
@@ -110,7 +113,7 @@ impl View {
         let deployment = &detail.deployment;
         let known = self.statuses.get(&deployment.id).cloned();
         if known.is_none() {
-            let kind = if deployment.rollback_of.is_some() { "rollback" } else { "deployment" };
+            let kind = kind(deployment);
             let release = format!("{}:{}", deployment.release.application, deployment.release.version);
             let (targets, environment) = (deployment.counts.total, &deployment.environment.name);
             let plural = if targets == 1 { "" } else { "s" };
@@ -119,8 +122,9 @@ impl View {
                 deployment.id
             ));
         }
+        self.show_stage(deployment);
         for target in &detail.targets {
-            self.show_target(&deployment.id, target);
+            self.show_target(deployment, target);
         }
         let paused = deployment.paused.as_ref().map(|hold| because(Some(hold)));
         if let Some(why) = paused.as_ref().filter(|why| self.pauses.get(&deployment.id) != Some(*why)) {
@@ -144,9 +148,23 @@ impl View {
         }
     }
 
-    fn show_target(&mut self, deployment: &str, target: &DeploymentTarget) {
-        let key = (deployment.to_owned(), target.target.id.clone());
-        let text = describe(target);
+    /// Says that a blue-green deployment has come to its next stage.
+    fn show_stage(&mut self, deployment: &Deployment) {
+        let Some(stage) = &deployment.stage else { return };
+        if self.stages.get(&deployment.id) == Some(stage) {
+            return;
+        }
+        self.say(match stage.as_str() {
+            "prepare" => "• prepares the colour that is not live on all targets",
+            "check" => "• checks what was prepared once more",
+            _ => "• switches",
+        });
+        self.stages.insert(deployment.id.clone(), stage.clone());
+    }
+
+    fn show_target(&mut self, deployment: &Deployment, target: &DeploymentTarget) {
+        let key = (deployment.id.clone(), target.target.id.clone());
+        let text = describe(target, deployment.retirement_of.is_some());
         if self.shown.get(&key) == Some(&text) {
             return;
         }
@@ -177,7 +195,7 @@ fn draw(bar: &ProgressBar, target: &DeploymentTarget, text: &str) {
     }
     bar.set_prefix(format!("{} {}", sign(&target.progress), target.target.name));
     match target.progress.as_str() {
-        "waiting" | "active" => bar.set_message(text.to_owned()),
+        "waiting" | "active" | "ready" => bar.set_message(text.to_owned()),
         ended => {
             if ended == "succeeded" {
                 bar.set_position(bar.length().unwrap_or(1).max(1));
@@ -187,12 +205,24 @@ fn draw(bar: &ProgressBar, target: &DeploymentTarget, text: &str) {
     }
 }
 
-fn describe(target: &DeploymentTarget) -> String {
+fn describe(target: &DeploymentTarget, retires: bool) -> String {
+    let colour = target.colour.as_ref().map(|colour| format!(" ({colour})")).unwrap_or_default();
     let reason = target.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
     match (&target.step, target.progress.as_str()) {
         (Some(step), "active") => format!("{} ({}/{}){reason}", step.name, step.number, step.of),
-        (_, "succeeded") => format!("now has {}", target.release.version),
+        (_, "succeeded") if retires => format!("has ended {}{colour}", target.release.version),
+        (_, "succeeded") => format!("now has {}{colour}", target.release.version),
+        (_, "ready") => format!("has prepared {}{colour}", target.release.version),
         (_, progress) => format!("{progress}{reason}"),
+    }
+}
+
+/// What a deployment is for.
+pub(crate) const fn kind(deployment: &Deployment) -> &'static str {
+    match (&deployment.rollback_of, &deployment.retirement_of) {
+        (Some(_), _) => "rollback",
+        (None, Some(_)) => "retirement",
+        (None, None) => "deployment",
     }
 }
 
@@ -210,7 +240,7 @@ fn sign(state: &str) -> &'static str {
     match state {
         "succeeded" => "✓",
         "failed" => "✗",
-        "active" | "running" => "•",
+        "active" | "running" | "ready" => "•",
         "halting" | "cancelling" => "!",
         _ => "-",
     }

@@ -359,9 +359,9 @@ fn needed_in(state: &State, tenant: TenantId, command: &TenantCommand) -> Option
             (Role::Operator, environment(Some(new.environment)))
         }
         TenantCommand::Deploy(new) => (Role::Deployer, environment(Some(new.environment))),
-        TenantCommand::Rollback { of, .. } | TenantCommand::RetryDeployment { of, .. } => {
-            (Role::Deployer, deployment(of))
-        }
+        TenantCommand::Rollback { of, .. }
+        | TenantCommand::RetryDeployment { of, .. }
+        | TenantCommand::RetireColours { of, .. } => (Role::Deployer, deployment(of)),
         TenantCommand::CancelDeployment { deployment: id, .. }
         | TenantCommand::FailDeployment { deployment: id, .. }
         | TenantCommand::RetryTarget { deployment: id, .. }

@@ -10,6 +10,7 @@ mod archive;
 mod authority;
 mod automation;
 mod channel;
+mod colour;
 mod deployment;
 mod gate;
 mod hold;
@@ -175,6 +176,10 @@ impl TenantState {
             fact @ (Fact::DeploymentArchived { .. }
             | Fact::PromotionArchived { .. }
             | Fact::RunArchived { .. }) => self.apply_archive(fact),
+            Fact::TargetReady { .. }
+            | Fact::TargetWentOn { .. }
+            | Fact::DeploymentStageBegan { .. }
+            | Fact::DeploymentKeepEnded { .. } => self.apply_colour(event),
             Fact::TaskQueued { .. } => self.apply_task_queued(event),
             fact @ (Fact::TaskDispatched { .. }
             | Fact::TaskAccepted { .. }

@@ -14,6 +14,7 @@ use crate::deployment::{Cause, Deployment};
 use crate::ids;
 use crate::promotion::Promotion;
 use crate::run::Run;
+use crate::target::Target;
 use crate::task::Task;
 use crate::tenant::TenantState;
 
@@ -162,12 +163,17 @@ const fn taken_back_by(deployment: &Deployment) -> Option<DeploymentId> {
 
 impl TenantState {
     /// INV-16: whether a deployment has to stay in memory: it has not ended, or the end of a task is open, or it was the last
-    /// to come to a target and can be taken back there, or a step waits for it.
+    /// to come to a target and can be taken back there, or has left a colour idle there, or a step waits for it.
     #[must_use]
     pub fn needs_deployment(&self, deployment: &Deployment) -> bool {
-        let is_last = |target| self.targets.get(target).is_some_and(|it| it.last == Some(deployment.id));
+        let is_last = |target| {
+            let place = self.targets.get(target);
+            let has_left_it = |it: &Target| it.idle.is_some_and(|idle| idle.by == deployment.id);
+            place.is_some_and(|it| it.last == Some(deployment.id) || has_left_it(it))
+        };
         !deployment.status.is_final()
             || deployment.targets.keys().any(is_last)
+            || self.kept.contains_key(&deployment.id)
             || self.awaited.contains_key(&deployment.id)
             // What comes to the next environment by itself comes as this one has.
             || self.environments.values().any(|it| it.automatic.values().any(|it| it.like == deployment.id))
@@ -194,14 +200,11 @@ impl TenantState {
     pub fn tasks_of(&self, deployment: &Deployment) -> Vec<&Arc<Task>> {
         let mut tasks = Vec::new();
         for part in deployment.targets.values() {
-            let steps = self.releases.get(&part.release).map_or(0, |release| release.steps.len());
             for round in 0..=part.round {
-                for step in (0..steps).map_while(|step| u16::try_from(step).ok()) {
-                    let id = ids::task(deployment.id, part.target, step, round);
-                    // A step's task is made when the one before it has succeeded.
-                    let Some(task) = self.tasks.get(&id) else { break };
-                    tasks.push(task);
-                }
+                // One that was tried again may have begun with its switch.
+                let ids =
+                    (0..self.steps_on(part)).map(|step| ids::task(deployment.id, part.target, step, round));
+                tasks.extend(ids.filter_map(|id| self.tasks.get(&id)));
             }
         }
         tasks.sort_by_key(|task| task.id);

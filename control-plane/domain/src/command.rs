@@ -360,6 +360,13 @@ pub enum TenantCommand {
         /// Only these of its targets; `None` is all that lack the release.
         targets: Option<Vec<TargetId>>,
     },
+    /// End the colours that an ended deployment has left idle.
+    RetireColours {
+        /// The id of the deployment that does it.
+        id: DeploymentId,
+        /// Which one has left them.
+        of: DeploymentId,
+    },
     /// Set how many targets of an environment may be at risk at once.
     SetEnvironmentBudget {
         /// Which.

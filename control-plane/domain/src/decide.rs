@@ -10,6 +10,7 @@ mod authority;
 mod automation;
 mod brake;
 mod channel;
+mod colour;
 mod deployment;
 mod enrolment;
 mod environment;
@@ -284,6 +285,7 @@ fn carry_out(tx: &mut Transaction<'_>, command: &TenantCommand) -> Result<Outcom
             gate::override_it(tx, *promotion, name, reason)
         }
         TenantCommand::RecordFindings(new) => gate::record_findings(tx, new),
+        TenantCommand::RetireColours { id, of } => colour::retire(tx, *id, *of),
         TenantCommand::RetryDeployment { id, of, targets } => retry::retry(tx, *id, *of, targets.as_deref()),
         TenantCommand::SetEnvironmentBudget { environment, budget } => {
             brake::set_budget(tx, *environment, *budget)

@@ -10,9 +10,10 @@ use stella_protocol::time::Timestamp;
 use stella_protocol::trace::TraceContext;
 
 use crate::amount::Amount;
+use crate::colour::{Leg, Stage};
 use crate::command::Actor;
 use crate::hold::{Hold, PauseCause};
-pub use crate::strategy::{CanaryStep, Strategy};
+pub use crate::strategy::{BlueGreen, CanaryStep, Strategy};
 
 /// How long a deployment may take in all, in milliseconds, unless its creator says otherwise.
 pub const TIMEOUT_MS_DEFAULT: u64 = 3_600_000;
@@ -55,6 +56,12 @@ pub struct Deployment {
     /// How many steps of its canary are behind it: their targets have the release.
     #[serde(default)]
     pub steps_passed: u32,
+    /// How far it has got as a whole, if it is blue-green.
+    #[serde(default)]
+    pub stage: Stage,
+    /// Whether its warm-up has begun; it is behind it if it is not paused for that.
+    #[serde(default)]
+    pub warmed_up: bool,
     /// Each target's part, by target id.
     pub targets: OrdMap<TargetId, Arc<TargetRollout>>,
     /// Where in `order` the batch began that is worked on; only with a pause between batches.
@@ -71,7 +78,7 @@ pub struct Deployment {
     pub domain: Option<String>,
     /// The targets in the order in which they are started.
     pub order: Arc<[TargetId]>,
-    /// Where in `order` the first target is that waits: none does before it.
+    /// Where in `order` the first target is whose turn has not come, in this stage: none is before it.
     pub next: u32,
     /// How many targets have got how far. Always the same as counting `targets`.
     pub counts: Counts,
@@ -93,7 +100,7 @@ pub struct Deployment {
 }
 
 impl Deployment {
-    /// The target whose turn is next, if any waits.
+    /// The target whose turn is next, if any waits for it.
     #[must_use]
     pub fn next_waiting(&self) -> Option<TargetId> {
         usize::try_from(self.next).ok().and_then(|next| self.order.get(next)).copied()
@@ -104,18 +111,30 @@ impl Deployment {
     pub fn has_room(&self) -> bool {
         let total = self.counts.total();
         self.paused.is_none()
-            && self.counts.active < self.strategy.active_max(total)
+            && self.counts.active < self.active_max()
             && self.counts.active + self.counts.failed < self.strategy.unavailable_max(total)
             && self.next < self.strategy.started_max(total, self.steps_passed)
             && self.is_domain_free()
             && !self.is_batch_full()
     }
 
+    /// How many targets may be worked on at the same time. What is done beside what is live needs no limit.
+    #[must_use]
+    pub fn active_max(&self) -> u32 {
+        if self.is_beside() { u32::MAX } else { self.strategy.active_max(self.counts.total()) }
+    }
+
+    /// Whether it is blue-green and has not begun to switch: what is live is not touched yet.
+    #[must_use]
+    pub const fn is_beside(&self) -> bool {
+        self.strategy.blue_green().is_some() && !matches!(self.stage, Stage::Switch)
+    }
+
     /// How many of its targets are at risk now: worked on, failed, or with a release that has yet to prove itself. A rollback puts
     /// none at risk.
     #[must_use]
     pub fn at_risk(&self) -> u32 {
-        if self.status.is_final() || self.cause != Cause::Requested {
+        if self.status.is_final() || self.cause != Cause::Requested || self.is_beside() {
             return 0;
         }
         self.counts.active + self.counts.failed + self.unproven
@@ -140,17 +159,51 @@ impl Deployment {
     pub fn has_room_again(&self, domain: Option<&str>) -> bool {
         let is_domain_free =
             self.counts.active == 0 || !self.strategy.is_by_domain() || domain == self.domain.as_deref();
-        self.counts.active < self.strategy.active_max(self.counts.total()) && is_domain_free
+        self.counts.active < self.active_max() && is_domain_free
     }
 
     /// Goes over what does not wait any more: the next one that waits, if any does, is the next in the order.
     pub(crate) fn step_over(&mut self) {
         while let Some(next) = self.next_waiting() {
-            if self.targets.get(&next).is_some_and(|part| matches!(part.progress, Progress::Waiting)) {
+            if self.targets.get(&next).is_some_and(|part| self.is_due(part)) {
                 return;
             }
             self.next += 1;
         }
+    }
+
+    /// Whether a target waits for its turn in this stage.
+    #[must_use]
+    pub fn is_due(&self, part: &TargetRollout) -> bool {
+        match part.progress {
+            Progress::Waiting => true,
+            Progress::Ready { leg, .. } => part.stage_of(leg.into()) <= self.stage,
+            Progress::Active { .. }
+            | Progress::Succeeded { .. }
+            | Progress::Failed { .. }
+            | Progress::Skipped { .. }
+            | Progress::Abandoned { .. } => false,
+        }
+    }
+
+    /// Whether every target is through this stage of a blue-green deployment that goes on.
+    #[must_use]
+    pub fn is_stage_done(&self) -> bool {
+        let Counts { waiting, active, ready, .. } = self.counts;
+        self.is_beside()
+            && matches!(self.status, Status::Running)
+            && waiting == 0
+            && active == 0
+            && ready > 0
+            && self.next_waiting().is_none()
+            && !self.has_failed_too_often()
+    }
+
+    /// Whether everything is prepared, and warms up now if it is to.
+    #[must_use]
+    pub fn may_warm_up(&self) -> bool {
+        let wants = self.strategy.blue_green().is_some_and(BlueGreen::warms_up);
+        wants && !self.warmed_up && self.stage == Stage::Prepare && self.is_stage_done()
     }
 
     /// How many targets may fail.
@@ -195,6 +248,12 @@ impl Deployment {
         reached.then(|| (self.steps_passed.saturating_add(1), step))
     }
 
+    /// How many targets wait for their turn, or for the others.
+    #[must_use]
+    pub const fn left(&self) -> u32 {
+        self.counts.waiting + self.counts.ready
+    }
+
     /// Whether it could go on, and works on nothing.
     const fn rests(&self) -> bool {
         matches!(self.status, Status::Running)
@@ -225,13 +284,16 @@ pub struct Counts {
     pub skipped: u32,
     /// They were left between two steps.
     pub abandoned: u32,
+    /// They wait for the others before they are switched.
+    #[serde(default)]
+    pub ready: u32,
 }
 
 impl Counts {
     /// All targets.
     #[must_use]
     pub const fn total(self) -> u32 {
-        self.waiting + self.active + self.succeeded + self.failed + self.skipped + self.abandoned
+        self.waiting + self.active + self.ready + self.succeeded + self.failed + self.skipped + self.abandoned
     }
 
     /// The count that a target with this progress is part of.
@@ -239,6 +301,7 @@ impl Counts {
         match progress {
             Progress::Waiting => &mut self.waiting,
             Progress::Active { .. } => &mut self.active,
+            Progress::Ready { .. } => &mut self.ready,
             Progress::Succeeded { .. } => &mut self.succeeded,
             Progress::Failed { .. } => &mut self.failed,
             Progress::Skipped { .. } => &mut self.skipped,
@@ -273,6 +336,11 @@ pub enum Cause {
         of: DeploymentId,
         /// Why.
         reason: RollbackReason,
+    },
+    /// It ends the colours that another one has left idle.
+    Retirement {
+        /// Which one.
+        of: DeploymentId,
     },
 }
 
@@ -364,6 +432,12 @@ pub struct TargetRollout {
     pub domain: Option<String>,
     /// The target's variables, frozen: what its steps are filled in with, whatever becomes of the target meanwhile.
     pub variables: Arc<BTreeMap<String, String>>,
+    /// What is run there, frozen; empty is all steps of the release, which has no colours then.
+    #[serde(default)]
+    pub legs: Arc<[Leg]>,
+    /// Whether what is live there has not been touched.
+    #[serde(default)]
+    pub is_spared: bool,
     /// How often somebody had it tried again.
     #[serde(default)]
     pub round: u32,
@@ -372,9 +446,15 @@ pub struct TargetRollout {
 }
 
 impl TargetRollout {
-    /// Whether something was, or may have been, changed there and nothing is going on any more.
+    /// Whether what is live there was, or may have been, changed and nothing is going on any more.
     #[must_use]
     pub const fn is_touched(&self) -> bool {
+        self.has_ended_started() && !self.is_spared
+    }
+
+    /// Whether something was done there and nothing is going on any more.
+    #[must_use]
+    pub const fn has_ended_started(&self) -> bool {
         matches!(
             self.progress,
             Progress::Succeeded { .. } | Progress::Failed { .. } | Progress::Abandoned { .. }
@@ -404,6 +484,13 @@ pub enum Progress {
         task: TaskId,
         /// Since when this target is worked on.
         since: Timestamp,
+    },
+    /// Its colour that is not live has the release, and it waits for the others before it goes on.
+    Ready {
+        /// Since when.
+        at: Timestamp,
+        /// With which leg it goes on.
+        leg: u16,
     },
     /// It has the release.
     Succeeded {
@@ -446,6 +533,7 @@ impl Progress {
         match self {
             Self::Waiting => "waiting",
             Self::Active { .. } => "active",
+            Self::Ready { .. } => "ready",
             Self::Succeeded { .. } => "succeeded",
             Self::Failed { .. } => "failed",
             Self::Skipped { .. } => "skipped",

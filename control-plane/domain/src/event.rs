@@ -21,6 +21,7 @@ use crate::access::{AccountKind, Grant};
 use crate::amount::Amount;
 use crate::authority::{AgentTrust, AuthorityChange, AuthorityRecord};
 use crate::channel::ChannelRule;
+use crate::colour::{Leg, Stage};
 use crate::command::{Actor, NewDeployment, Outcome};
 use crate::deployment::{Cause, OnFailure, Strategy};
 use crate::environment::{Requirement, SilenceRule};
@@ -582,6 +583,24 @@ pub enum Fact {
         agent: AgentId,
         trust: AgentTrust,
     },
+    /// A target is through a stage of a blue-green deployment, and waits for the others.
+    TargetReady {
+        deployment: DeploymentId,
+        target: TargetId,
+    },
+    /// It goes on in the next stage.
+    TargetWentOn {
+        deployment: DeploymentId,
+        target: TargetId,
+    },
+    DeploymentStageBegan {
+        id: DeploymentId,
+        stage: Stage,
+    },
+    /// The time is over for which the colours that it has left idle are kept.
+    DeploymentKeepEnded {
+        id: DeploymentId,
+    },
 }
 
 /// A fact that does not follow from the state that it was applied to. Live, the core has contradicted itself and the command
@@ -609,4 +628,7 @@ pub struct PlannedTarget {
     /// The value of the label that the strategy orders by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub domain: Option<String>,
+    /// What is run there; empty is all steps of the release, which has no colours then.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub legs: Vec<Leg>,
 }

@@ -35,6 +35,8 @@ pub enum PauseCause {
     Silence,
     /// The environment is frozen.
     Freeze,
+    /// The colours that were filled warm up, or somebody has to say that they may be switched to.
+    WarmUp,
 }
 
 impl PauseCause {
@@ -55,6 +57,7 @@ impl PauseCause {
             Self::Budget => "budget",
             Self::Silence => "silence",
             Self::Freeze => "freeze",
+            Self::WarmUp => "warm_up",
         }
     }
 }

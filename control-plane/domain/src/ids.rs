@@ -27,6 +27,13 @@ pub(crate) fn rollback(of: DeploymentId, now: Timestamp) -> DeploymentId {
     DeploymentId(Builder::from_custom_bytes(bytes).into_uuid())
 }
 
+/// What ends the colours that a deployment has left idle, when their time is over.
+pub(crate) fn retirement(of: DeploymentId, now: Timestamp) -> DeploymentId {
+    let mut bytes = *derived(&[b"retirement", of.0.as_bytes()]).as_bytes();
+    bytes[..6].copy_from_slice(&now.0.to_be_bytes()[2..]);
+    DeploymentId(Builder::from_custom_bytes(bytes).into_uuid())
+}
+
 /// The deployment that an attempt of a step of a run asks for.
 pub(crate) fn of_step(run: RunId, step: &Identifier, attempt: u32, now: Timestamp) -> DeploymentId {
     let parts: [&[u8]; 4] = [b"step", run.0.as_bytes(), &attempt.to_be_bytes(), step.as_str().as_bytes()];

@@ -6,7 +6,7 @@
 //! [`command::Command::Tick`].
 //!
 //! Reading order: [`state`], then one file a concept ([`tenant`], [`environment`], [`target`], [`agent`], [`release`],
-//! [`provenance`], [`signature`], [`channel`], [`promotion`], [`gate`], [`findings`], [`plan`], [`strategy`], [`deployment`], [`task`], [`hold`], [`freeze`], [`workflow`], [`run`], [`access`]), then [`archive`], [`command`], [`event`], [`decide`].
+//! [`colour`], [`provenance`], [`signature`], [`channel`], [`promotion`], [`gate`], [`findings`], [`plan`], [`strategy`], [`deployment`], [`task`], [`hold`], [`freeze`], [`workflow`], [`run`], [`access`]), then [`archive`], [`command`], [`event`], [`decide`].
 //!
 //! # Invariants
 //!
@@ -41,6 +41,11 @@
 //!   in words; what was the last to come to a target stays, so that it can be taken back.
 //! - **INV-17 signed**: a deployment that somebody asked for starts a target only while its release has the signatures that its tenant
 //!   demands, each by another key that is registered and not revoked, and each over that release.
+//! - **INV-18 one colour**: what is idle on a target is the colour that is not live; a deployment changes what is live there only
+//!   by steps that switch, and what it did not switch it leaves as it was.
+//! - **INV-19 switch**: a blue-green deployment starts to switch a target only when the colour there was filled and checked, and
+//!   when no target of it still waits for that; so none as long as more have failed than are tolerated.
+//! - **INV-20 switch back**: what a rollback has switched back is the release and the colour that were live before.
 
 pub mod access;
 pub mod agent;
@@ -49,6 +54,7 @@ mod apply;
 pub mod archive;
 pub mod authority;
 pub mod channel;
+pub mod colour;
 pub mod command;
 pub mod decide;
 pub mod deployment;

@@ -13,6 +13,7 @@ use stella_protocol::digest::Digest;
 use stella_protocol::id::{AgentId, EnvironmentId, ReleaseId, TargetId, TenantId};
 
 use crate::amount::Amount;
+use crate::colour::{self, Leg, Steps};
 use crate::command::NewDeployment;
 use crate::deployment::{OnFailure, Strategy};
 use crate::environment::Environment;
@@ -25,6 +26,8 @@ use crate::tenant::TenantState;
 
 /// The version of the tree's form.
 pub const VERSION: u16 = 1;
+/// The version of the form with colours: targets name theirs, and have the digests of what is run there, also of other releases.
+pub const VERSION_COLOURS: u16 = 2;
 
 /// What a deployment would do, as a hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,6 +72,8 @@ enum Leaf<'p> {
         agent: AgentId,
         slot: Option<&'p Name>,
         variables: &'p BTreeMap<String, String>,
+        #[serde(skip_serializing_if = "<[Leg]>::is_empty")]
+        legs: &'p [Leg],
         tasks: Vec<Digest>,
         rollback: Option<Rollback>,
     },
@@ -82,16 +87,17 @@ struct Rollback {
 }
 
 /// The plan of a deployment to these targets, which are in the order in which they are started.
-pub(crate) fn seal<'t>(
+pub(crate) fn seal(
     tenant: &TenantState,
     environment: &Environment,
     release: &Release,
     new: &NewDeployment,
-    targets: impl Iterator<Item = &'t Target>,
+    targets: Vec<(&Target, &[Leg])>,
 ) -> Plan {
+    let version = if targets.iter().all(|(_, legs)| legs.is_empty()) { VERSION } else { VERSION_COLOURS };
     let mut leaves = vec![
         hashed(&Leaf::Wanted {
-            version: VERSION,
+            version,
             tenant: tenant.id,
             environment: environment.id,
             environment_name: &environment.name,
@@ -111,13 +117,13 @@ pub(crate) fn seal<'t>(
             steps: &release.steps,
         }),
     ];
-    let mut tasks = Tasks { environment, alike: HashMap::new() };
+    let mut tasks = Tasks { tenant, environment, alike: HashMap::new() };
     let mut count = 0_u32;
-    for target in targets {
+    for (target, legs) in targets {
         let previous = target.current.and_then(|id| tenant.releases.get(&id));
         let rollback = previous.map(|previous| Rollback {
             release: previous.id,
-            tasks: tasks.on(previous, target).unwrap_or_default(),
+            tasks: tasks.on(previous.id, target, &back(previous, target)).unwrap_or_default(),
         });
         leaves.push(hashed(&Leaf::Target {
             id: target.id,
@@ -125,37 +131,50 @@ pub(crate) fn seal<'t>(
             agent: target.agent,
             slot: target.slot.as_ref(),
             variables: &target.variables,
-            tasks: tasks.on(release, target).unwrap_or_default(),
+            legs,
+            tasks: tasks.on(release.id, target, legs).unwrap_or_default(),
             rollback,
         }));
         count = count.saturating_add(1);
     }
-    Plan { version: VERSION, root: root(&leaves), targets: count }
+    Plan { version, root: root(&leaves), targets: count }
+}
+
+/// What would take a target back while the colour that is live now is kept; empty is all steps.
+fn back(previous: &Release, target: &Target) -> Vec<Leg> {
+    let switch = |colour| Leg { release: previous.id, colour: Some(colour), steps: Steps::Switch };
+    target.live.map(switch).into_iter().collect()
 }
 
 /// Digests of tasks. A step that refers to nothing is the same task on every target, and hashed once.
 struct Tasks<'p> {
+    tenant: &'p TenantState,
     environment: &'p Environment,
-    alike: HashMap<(ReleaseId, usize), Digest>,
+    alike: HashMap<(Leg, usize), Digest>,
 }
 
 impl Tasks<'_> {
-    /// Those of all steps on a target; `None` if one cannot be filled in.
-    fn on(&mut self, release: &Release, target: &Target) -> Option<Vec<Digest>> {
-        let names = Names::new(self.environment.name.as_str(), release, target, &target.variables);
-        let steps = release.steps.iter().enumerate();
-        steps
-            .map(|(number, step)| {
-                if let Some(digest) = self.alike.get(&(release.id, number)) {
-                    return Some(*digest);
+    /// Those of all that is run on a target, which is all steps of the release without legs; `None` if one cannot be filled in.
+    fn on(&mut self, release: ReleaseId, target: &Target, legs: &[Leg]) -> Option<Vec<Digest>> {
+        let whole = Leg { release, colour: None, steps: Steps::All };
+        let mut tasks = Vec::new();
+        for leg in legs.iter().copied().chain(legs.is_empty().then_some(whole)) {
+            let release = self.tenant.releases.get(&leg.release)?;
+            let stage = self.environment.name.as_str();
+            let names = Names::new(stage, release, target, leg.colour, &target.variables);
+            for (number, step) in colour::steps(release, leg.steps).enumerate() {
+                if let Some(digest) = self.alike.get(&(leg, number)) {
+                    tasks.push(*digest);
+                    continue;
                 }
                 let digest = hashed(&render::on_target(release, step, &names).ok()?);
                 if render::references(step) == 0 {
-                    self.alike.insert((release.id, number), digest);
+                    self.alike.insert((leg, number), digest);
                 }
-                Some(digest)
-            })
-            .collect()
+                tasks.push(digest);
+            }
+        }
+        Some(tasks)
     }
 }
 

@@ -64,9 +64,9 @@ pub struct Component {
     pub size_bytes: u64,
 }
 
-/// One step on a target. Texts may refer to `${name}`, or `${name:default}`: a target's variables and `target`, `slot` (empty
-/// without one), `version`, `environment`, `application`. Nothing else is special, so that shell scripts stay as they are;
-/// `$${` is a literal `${`.
+/// One step on a target. Texts may refer to `${name}`, or `${name:default}`: a target's variables and `target`, `slot` and `colour`
+/// (empty without one), `version`, `environment`, `application`. In a release with colours `${port}` is the variable `port_blue`
+/// or `port_green`, if the target has it. Nothing else is special, so that shell scripts stay as they are; `$${` is a literal `${`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
     /// Its name, unique in the release.
@@ -75,6 +75,48 @@ pub struct Step {
     pub action: StepAction,
     /// How long it may take on the agent, in milliseconds.
     pub timeout_ms: u64,
+    /// What it is a part of.
+    #[serde(default, skip_serializing_if = "Phase::is_default")]
+    pub phase: Phase,
+}
+
+/// What a step is a part of. The steps of a release come in the order of their phases.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// It brings the release to the target. In a release with a switch: into the colour that is not live.
+    #[default]
+    Prepare,
+    /// It leads the traffic to the colour. Also what verifies that.
+    Switch,
+    /// It ends the colour when the traffic has been led away from it.
+    Retire,
+}
+
+impl Phase {
+    /// Whether this is what a step is a part of unless said otherwise.
+    #[must_use]
+    pub(crate) fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The name in messages and the API.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Prepare => "prepare",
+            Self::Switch => "switch",
+            Self::Retire => "retire",
+        }
+    }
+}
+
+impl Release {
+    /// Whether it has two colours on each target, and steps that switch between them.
+    #[must_use]
+    pub fn has_colours(&self) -> bool {
+        self.steps.iter().any(|step| step.phase == Phase::Switch)
+    }
 }
 
 /// What a step does.

@@ -6,15 +6,16 @@ use stella_protocol::spec::{ArtifactSpec, CheckSpec, CommandSpec, Probe, Systemd
 use stella_protocol::validate::{Invalid, Validate};
 use subst::VariableMap;
 
+use crate::colour::{Colour, Place};
 use crate::deployment::{Deployment, TargetRollout};
-use crate::name::{Name, Version};
+use crate::name::Version;
 use crate::release::{Component, Release, Step, StepAction};
 use crate::target::Target;
 use crate::template::{self, TemplateError};
 use crate::tenant::TenantState;
 
 /// The names that every text may refer to; a target's variables may not be called so.
-pub(crate) const BUILT_IN: [&str; 5] = ["target", "slot", "version", "environment", "application"];
+pub(crate) const BUILT_IN: [&str; 6] = ["target", "slot", "colour", "version", "environment", "application"];
 
 /// Why a step cannot become work.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -41,6 +42,7 @@ pub(crate) struct Names<'n> {
     version: &'n str,
     environment: &'n str,
     application: &'n str,
+    colour: Option<Colour>,
     variables: &'n BTreeMap<String, String>,
 }
 
@@ -49,6 +51,7 @@ impl<'n> Names<'n> {
         environment: &'n str,
         release: &'n Release,
         target: &'n Target,
+        colour: Option<Colour>,
         variables: &'n BTreeMap<String, String>,
     ) -> Self {
         Self {
@@ -57,6 +60,7 @@ impl<'n> Names<'n> {
             version: release.version.as_str(),
             environment,
             application: release.application.as_str(),
+            colour,
             variables,
         }
     }
@@ -72,36 +76,46 @@ impl<'a> VariableMap<'a> for Names<'_> {
             "version" => Some(self.version),
             "environment" => Some(self.environment),
             "application" => Some(self.application),
-            other => self.variables.get(other).map(String::as_str),
+            // Before there were colours, a target could have a variable of this name.
+            "colour" => {
+                let own = self.variables.get("colour").map_or("", String::as_str);
+                Some(self.colour.map_or(own, |colour| colour.name()))
+            }
+            other => {
+                let of_colour = self.colour.map(|colour| format!("{other}_{}", colour.name()));
+                let found = of_colour.and_then(|name| self.variables.get(&name));
+                found.or_else(|| self.variables.get(other)).map(String::as_str)
+            }
         }
     }
 }
 
-/// The name and the work of one step on one target of a deployment; `None` if there is no such step or what it needs is gone.
+/// The work of one step on one target of a deployment; `None` if what it needs is gone.
 pub(crate) fn task(
     tenant: &TenantState,
     deployment: &Deployment,
     rollout: &TargetRollout,
-    step: u16,
-) -> Option<(Name, Result<TaskSpec, RenderError>)> {
-    let release = tenant.releases.get(&rollout.release)?;
+    place: &Place<'_>,
+) -> Option<Result<TaskSpec, RenderError>> {
     let target = tenant.targets.get(&rollout.target)?;
     let environment = tenant.environments.get(&deployment.environment)?;
-    let step = release.steps.get(usize::from(step))?;
-    let names = Names::new(environment.name.as_str(), release, target, &rollout.variables);
-    Some((step.name.clone(), on_target(release, step, &names)))
+    let (release, colour) = (place.release, place.leg.colour);
+    let names = Names::new(environment.name.as_str(), release, target, colour, &rollout.variables);
+    Some(on_target(release, place.step, &names))
 }
 
 /// The work of one step with all names filled in.
 pub(crate) fn on_target(release: &Release, step: &Step, names: &Names<'_>) -> Result<TaskSpec, RenderError> {
-    work(&release.components, &release.version, step, &|text| template::expand(text, names))
+    let fill = |text: &str| template::expand(text, names);
+    work(&release.components, &release.version, step, names.colour, &fill)
 }
 
-/// The work of one step, its texts passed through `fill`; checked against what an agent accepts.
+/// The work of one step, its texts passed through `fill`; checked against what an agent accepts. A colour has folders of its own.
 pub(crate) fn work(
     components: &[Component],
     version: &Version,
     step: &Step,
+    colour: Option<Colour>,
     fill: &dyn Fn(&str) -> Result<String, TemplateError>,
 ) -> Result<TaskSpec, RenderError> {
     let timeout_ms = step.timeout_ms;
@@ -115,7 +129,10 @@ pub(crate) fn work(
             let component =
                 component.ok_or_else(|| RenderError::Component { component: name.to_string() })?;
             TaskSpec::Artifact(ArtifactSpec {
-                component: name.to_string(),
+                component: match colour {
+                    Some(colour) => format!("{name}-{}", colour.name()),
+                    None => name.to_string(),
+                },
                 version: version.to_string(),
                 digest: component.digest,
                 size_bytes: component.size_bytes,

@@ -13,6 +13,11 @@ pub const CANARY_SOAK_MS_RANGE: (u64, u64) = (1_000, 7 * 24 * 3_600_000);
 /// The shortest and the longest pause between two batches, in milliseconds: a second and a week.
 pub const PAUSE_MS_RANGE: (u64, u64) = (1_000, 7 * 24 * 3_600_000);
 
+/// The shortest and the longest warm-up, in milliseconds: a second and a week.
+pub const WARM_UP_MS_RANGE: (u64, u64) = (1_000, 7 * 24 * 3_600_000);
+/// The shortest and the longest time that a colour is kept, in milliseconds: a second and a week.
+pub const KEEP_MS_RANGE: (u64, u64) = (1_000, 7 * 24 * 3_600_000);
+
 /// How targets follow one another.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "type")]
@@ -32,6 +37,33 @@ pub enum Strategy {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         order: Option<Order>,
     },
+    /// The colour that is not live is filled on all targets first; then they are switched to it.
+    BlueGreen(BlueGreen),
+}
+
+/// Prepared on all targets, then switched.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlueGreen {
+    /// How long what was prepared warms up before the switch, in milliseconds; `None` is not at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warm_up_ms: Option<u64>,
+    /// Whether it waits there until somebody resumes it. Not with a time.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub confirm: bool,
+    /// How many targets may be switched at the same time; `None` is all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<Amount>,
+    /// How long the colour that is not live any more is kept, in milliseconds; `None` is until the next deployment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_ms: Option<u64>,
+}
+
+impl BlueGreen {
+    /// Whether it holds between what prepares and the switch.
+    #[must_use]
+    pub const fn warms_up(&self) -> bool {
+        self.warm_up_ms.is_some() || self.confirm
+    }
 }
 
 /// A number of targets at a time.
@@ -106,13 +138,15 @@ pub struct CanaryStep {
 }
 
 impl Strategy {
-    /// How many of `total` targets may be worked on at the same time.
+    /// How many of `total` targets may be worked on at the same time; those of a blue-green deployment when they are switched.
     #[must_use]
     pub fn active_max(&self, total: u32) -> u32 {
         match self {
             Self::AllAtOnce => u32::MAX,
             Self::Rolling(rolling) => rolling.batch.at_least(total),
-            Self::Canary { batch, .. } => batch.map_or(u32::MAX, |batch| batch.at_least(total)),
+            Self::Canary { batch, .. } | Self::BlueGreen(BlueGreen { batch, .. }) => {
+                batch.map_or(u32::MAX, |batch| batch.at_least(total))
+            }
         }
     }
 
@@ -121,7 +155,7 @@ impl Strategy {
     pub fn unavailable_max(&self, total: u32) -> u32 {
         match self {
             Self::Rolling(rolling) => rolling.unavailable_max(total),
-            Self::AllAtOnce | Self::Canary { .. } => u32::MAX,
+            Self::AllAtOnce | Self::Canary { .. } | Self::BlueGreen(_) => u32::MAX,
         }
     }
 
@@ -135,7 +169,7 @@ impl Strategy {
     #[must_use]
     pub fn step(&self, passed: u32) -> Option<CanaryStep> {
         match self {
-            Self::AllAtOnce | Self::Rolling(_) => None,
+            Self::AllAtOnce | Self::Rolling(_) | Self::BlueGreen(_) => None,
             Self::Canary { steps, .. } => usize::try_from(passed).ok().and_then(|at| steps.get(at)).copied(),
         }
     }
@@ -151,7 +185,16 @@ impl Strategy {
     pub const fn pause_ms(&self) -> Option<u64> {
         match self {
             Self::Rolling(rolling) => rolling.pause_ms,
-            Self::AllAtOnce | Self::Canary { .. } => None,
+            Self::AllAtOnce | Self::Canary { .. } | Self::BlueGreen(_) => None,
+        }
+    }
+
+    /// What a blue-green deployment is to do.
+    #[must_use]
+    pub const fn blue_green(&self) -> Option<&BlueGreen> {
+        match self {
+            Self::BlueGreen(how) => Some(how),
+            Self::AllAtOnce | Self::Rolling(_) | Self::Canary { .. } => None,
         }
     }
 
@@ -161,7 +204,7 @@ impl Strategy {
         match self {
             Self::Rolling(rolling) => rolling.order.as_ref(),
             Self::Canary { order, .. } => order.as_ref(),
-            Self::AllAtOnce => None,
+            Self::AllAtOnce | Self::BlueGreen(_) => None,
         }
     }
 
@@ -190,17 +233,21 @@ impl Strategy {
                 batch: batch.map(|batch| Amount::Count(batch.at_least(total))),
                 order: order.clone(),
             },
+            Self::BlueGreen(how) => Self::BlueGreen(BlueGreen {
+                batch: how.batch.map(|batch| Amount::Count(batch.at_least(total))),
+                ..how.clone()
+            }),
         }
     }
 
     /// The number of the wave, from 1, that each target would belong to if none failed: a batch of a rolling deployment, or
-    /// what comes before the next hold of a canary. `domains` are those of the targets in their order.
+    /// what comes before the next hold of a canary, or what a blue-green one switches at the same time. `domains` are those of the targets in their order.
     #[must_use]
     pub fn waves(&self, domains: &[Option<&str>]) -> Vec<u32> {
         let total = u32::try_from(domains.len()).unwrap_or(u32::MAX);
         let batch = match self {
             Self::AllAtOnce | Self::Canary { .. } => u32::MAX,
-            Self::Rolling(rolling) => rolling.batch.at_least(total).max(1),
+            Self::Rolling(_) | Self::BlueGreen(_) => self.active_max(total).max(1),
         };
         let (mut wave, mut in_wave, mut passed) = (1, 0, 0);
         let mut before: Option<&str> = None;
@@ -229,6 +276,7 @@ impl Strategy {
             Self::AllAtOnce => "all_at_once",
             Self::Rolling(_) => "rolling",
             Self::Canary { .. } => "canary",
+            Self::BlueGreen(_) => "blue_green",
         }
     }
 }

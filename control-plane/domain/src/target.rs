@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use stella_protocol::id::{AgentId, DeploymentId, EnvironmentId, Generation, ReleaseId, TargetId, TaskId};
 use stella_protocol::time::Timestamp;
 
+use crate::colour::{Colour, Idle};
 use crate::name::Name;
 
 /// A host, or a slot on one, in an environment.
@@ -37,11 +38,31 @@ pub struct Target {
     pub current: Option<ReleaseId>,
     /// The deployment that it is reserved for: from the deployment's creation until this target's part of it has ended.
     pub active: Option<DeploymentId>,
-    /// The deployment that was the last to start here: newer than it, nothing has touched the target.
+    /// The deployment that was the last to change what is live here: newer than it, nothing has touched the target.
     pub last: Option<DeploymentId>,
     /// A task of a deployment that has given this target up, while nobody can tell what became of the task (`unknown`). No
     /// new deployment is let in until the agent's late word or an operator has settled it: it may still be running.
     pub blocked_by: Option<TaskId>,
+    /// The colour of what is here, if that has colours.
+    #[serde(default)]
+    pub live: Option<Colour>,
+    /// What the other colour holds, if anything. Never the one that is live.
+    #[serde(default)]
+    pub idle: Option<Idle>,
+    /// Whether a switch was left halfway: then nobody knows to which colour the traffic goes.
+    #[serde(default)]
+    pub is_torn: bool,
+    /// The deployment that was the last to do anything here, be it beside what is live; `None` if that is `last`.
+    #[serde(default)]
+    pub visited: Option<DeploymentId>,
     /// When it was created.
     pub created_at: Timestamp,
+}
+
+impl Target {
+    /// The deployment that was the last to do anything here.
+    #[must_use]
+    pub fn last_visit(&self) -> Option<DeploymentId> {
+        self.visited.or(self.last)
+    }
 }

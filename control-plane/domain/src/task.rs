@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use stella_protocol::id::{
-    AgentId, Attempt, AttemptKey, DeploymentId, Generation, SessionEpoch, TargetId, TaskId,
+    AgentId, Attempt, AttemptKey, DeploymentId, Generation, ReleaseId, SessionEpoch, TargetId, TaskId,
 };
 use stella_protocol::spec::TaskSpec;
 use stella_protocol::time::Timestamp;
@@ -29,6 +29,9 @@ pub struct Task {
     pub generation: Generation,
     /// The step's name.
     pub step: Name,
+    /// The release that the step is of; `None` if it is the one that its deployment brings there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<ReleaseId>,
     /// The work, with variables filled in.
     pub spec: TaskSpec,
     /// The current attempt, from 1.

@@ -95,6 +95,9 @@ pub struct TenantState {
     /// The steps that wait for the answer to a call.
     #[serde(default)]
     pub calls: OrdSet<(RunId, Identifier)>,
+    /// Until when the colours are kept that ended deployments have left idle, as far as that has an end.
+    #[serde(default)]
+    pub kept: OrdMap<DeploymentId, Timestamp>,
     /// Tasks.
     pub tasks: OrdMap<TaskId, Arc<Task>>,
     /// Tasks of each agent that are not final: what to dispatch, to resend and to compare at a reconnect.
@@ -146,6 +149,7 @@ impl TenantState {
             active_runs: OrdSet::new(),
             awaited: OrdMap::new(),
             calls: OrdSet::new(),
+            kept: OrdMap::new(),
             tasks: OrdMap::new(),
             unsettled: OrdMap::new(),
             work: OrdMap::new(),
@@ -175,10 +179,12 @@ impl TenantState {
         Some(budget.at_most(u32::try_from(targets).unwrap_or(u32::MAX)).max(1))
     }
 
-    /// INV-11: whether the budget of its environment lets a deployment start another target.
+    /// INV-11: whether the budget of its environment lets a deployment start another target. What is done beside what is live
+    /// puts nothing at risk.
     #[must_use]
     pub fn has_budget(&self, deployment: &Deployment) -> bool {
         deployment.cause != Cause::Requested
+            || deployment.is_beside()
             || self
                 .at_risk_max(deployment.environment)
                 .is_none_or(|max| self.at_risk(deployment.environment) < max)
@@ -247,6 +253,8 @@ pub enum Timer {
     GateAgain(PromotionId, Name),
     /// A release has proven itself for long enough to come to an environment by itself.
     AutoPromotion(EnvironmentId, ReleaseId),
+    /// The colours that a deployment has left idle are not kept any longer.
+    KeepEnds(DeploymentId),
 }
 
 /// The answer to an idempotent request.

@@ -262,6 +262,12 @@ fn commands(world: &World) -> Vec<(&'static str, Role, Where, TenantCommand)> {
             TenantCommand::SetEnvironmentSilence { environment: STAGING, rule: None },
         ),
         (
+            "retire",
+            Role::Deployer,
+            Staging,
+            TenantCommand::RetireColours { id: deployment(5), of: deployment(1) },
+        ),
+        (
             "retry target",
             Role::Deployer,
             Staging,

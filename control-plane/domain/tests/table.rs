@@ -7,12 +7,14 @@ mod common;
 use std::fmt::Write as _;
 use std::path::Path;
 
+use common::colours::{blue_green, new_coloured};
 use common::{
     STAGING, TENANT, TOKEN, World, agent, canary, deployment, digest, failed, mark, name, new_deployment,
     promotion, release, rule, target,
 };
 use stella_domain::agent::Connectivity;
 use stella_domain::amount::Amount;
+use stella_domain::colour::Stage;
 use stella_domain::command::{NewDeployment, TenantCommand};
 use stella_domain::deployment::{Cause, OnFailure};
 use stella_domain::event::{Event, Fact, PlannedTarget, StreamId};
@@ -161,7 +163,13 @@ fn created(id: DeploymentId, n: u128) -> Fact {
         strategy: Strategy::AllAtOnce,
         on_failure: OnFailure::Stop,
         cause: Cause::Requested,
-        targets: vec![PlannedTarget { target: target(n), release: release(2), previous: None, domain: None }],
+        targets: vec![PlannedTarget {
+            target: target(n),
+            release: release(2),
+            previous: None,
+            domain: None,
+            legs: vec![],
+        }],
         deadline: Timestamp(9_000_000),
         tolerate_failures: None,
     }
@@ -199,6 +207,12 @@ fn deployment_facts(world: &World) -> Vec<(String, Fact)> {
         "deployment_paused, batch".to_owned(),
         pause(Some(Timestamp(9_000_000)), None, PauseCause::Batch),
     ));
+    facts.push(("deployment_paused, warm-up".to_owned(), pause(None, None, PauseCause::WarmUp)));
+    for stage in [Stage::Check, Stage::Switch] {
+        let name = format!("deployment_stage_began, {}", stage.name());
+        facts.push((name, Fact::DeploymentStageBegan { id, stage }));
+    }
+    facts.push(("deployment_keep_ended".to_owned(), Fact::DeploymentKeepEnded { id }));
     facts.push(("deployment_created, again".to_owned(), created(id, 1)));
     facts.push(("deployment_created, another on web-1".to_owned(), created(deployment(9), 1)));
     for n in [1, 2] {
@@ -208,6 +222,8 @@ fn deployment_facts(world: &World) -> Vec<(String, Fact)> {
             Fact::TargetSkipped { deployment: id, target: target(n), reason: None },
             Fact::TargetSucceeded { deployment: id, target: target(n) },
             Fact::TargetAbandoned { deployment: id, target: target(n) },
+            Fact::TargetReady { deployment: id, target: target(n) },
+            Fact::TargetWentOn { deployment: id, target: target(n) },
         ];
         more.push(Fact::TargetRetried {
             deployment: id,
@@ -294,6 +310,45 @@ fn deployments(table: &mut String) {
     overtaken(table);
     canaries(table);
     batches(table);
+    blue_greens(table);
+}
+
+/// Two targets that are prepared, warm up, are checked once more and switched; the old colour is kept for a minute.
+fn blue_greens(table: &mut String) {
+    let mut situations: Vec<(&str, World, State)> = Vec::new();
+    let mut reached = |label, until: &str, steps: [usize; 2], warm_up_ms| {
+        let mut world = World::with_release_1(2);
+        world.ok(TenantCommand::StoreArtifact { digest: digest(4), size_bytes: 10 });
+        world.ok(TenantCommand::CreateRelease(Box::new(new_coloured(4))));
+        let mut state = world.state.clone();
+        world.events.clear();
+        let strategy = blue_green(warm_up_ms, Some(60_000));
+        world.ok(TenantCommand::Deploy(Box::new(NewDeployment { strategy, ..new_deployment(2, 4, None) })));
+        for (n, count) in (1..).zip(steps) {
+            for _ in 0..count {
+                world.finish(n, TaskOutcome::Succeeded);
+            }
+        }
+        apply_until(&mut state, &world, until);
+        world.state = state.clone();
+        situations.push((label, world, state));
+    };
+    reached("blue-green, web-1 has its last task that prepares", "target_ready", [2, 0], None);
+    reached("blue-green, web-1 is prepared", "", [2, 1], None);
+    reached("blue-green, both are prepared", "deployment_stage_began", [2, 2], None);
+    reached("blue-green, both are prepared and have to warm up", "deployment_paused", [2, 2], Some(60_000));
+    reached("blue-green, it warms up", "", [2, 2], Some(60_000));
+    reached("blue-green, its switch begins", "target_went_on", [2, 2], None);
+    deployment_rows(table, situations);
+    let mut world = World::with_release_1(2);
+    world.ok(TenantCommand::StoreArtifact { digest: digest(4), size_bytes: 10 });
+    world.ok(TenantCommand::CreateRelease(Box::new(new_coloured(4))));
+    let strategy = blue_green(None, Some(60_000));
+    world.ok(TenantCommand::Deploy(Box::new(NewDeployment { strategy, ..new_deployment(2, 4, None) })));
+    (1..=2).for_each(|n| world.complete(n));
+    (1..=2).for_each(|n| world.complete(n));
+    let state = world.state.clone();
+    deployment_rows(table, vec![("blue-green, succeeded, and the old colour is kept", world, state)]);
 }
 
 /// Another deployment has come to the targets since.
@@ -373,7 +428,9 @@ fn deployment_rows(table: &mut String, situations: Vec<(&str, World, State)>) {
                 (Some(_), None) => ", paused",
                 (Some(_), Some(_)) => ", paused for a time",
             };
-            format!("{}{paused}: web-1 {}, web-2 {}", deployment.status.name(), part(1), part(2))
+            let stage = deployment.strategy.blue_green().map(|_| format!(" ({})", deployment.stage.name()));
+            let stage = stage.unwrap_or_default();
+            format!("{}{stage}{paused}: web-1 {}, web-2 {}", deployment.status.name(), part(1), part(2))
         });
     }
 }

@@ -11,7 +11,7 @@ use stella_domain::command::{
     TenantCommand,
 };
 use stella_domain::deployment::{OnFailure, Strategy};
-use stella_domain::release::{Component, Step, StepAction};
+use stella_domain::release::{Component, Phase, Step, StepAction};
 use stella_domain::tenant::TenantState;
 use stella_engine::{Checkpoint, Config, Engine, Handle};
 use stella_journal::{Journal, JournalConfig, SledJournal, Until, import};
@@ -93,7 +93,7 @@ async fn with_deployments(handle: &Handle, count: u128) {
         application: name("shop"),
         version: "1.0".parse().unwrap(),
         components: vec![Component { name: name("web"), digest: DIGEST, size_bytes: 1 }],
-        steps: vec![Step { name: name("install"), action, timeout_ms: 60_000 }],
+        steps: vec![Step { name: name("install"), action, timeout_ms: 60_000, phase: Phase::Prepare }],
         labels: BTreeMap::new(),
         provenance: None,
         signatures: Vec::new(),

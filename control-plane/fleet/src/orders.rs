@@ -134,7 +134,7 @@ fn send_dispatch(
 fn dispatch(owned: &TenantState, task: &Task, session: SessionEpoch) -> Option<Box<Dispatch>> {
     let target = owned.targets.get(&task.target)?;
     let rollout = owned.deployments.get(&task.deployment)?.targets.get(&task.target)?;
-    let release = owned.releases.get(&rollout.release)?;
+    let release = owned.releases.get(&task.release.unwrap_or(rollout.release))?;
     Some(Box::new(Dispatch {
         task: task.id,
         attempt: task.attempt,

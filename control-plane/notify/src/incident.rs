@@ -135,7 +135,10 @@ pub fn changes(tenant: &TenantState, fact: &Fact, at: Timestamp) -> Vec<Change> 
         Fact::DeploymentCancelled { id, .. } => vec![Change::Ends(Kind::Rollback, id.to_string())],
         Fact::DeploymentSucceeded { id } => {
             let over = Change::Ends(Kind::Rollback, id.to_string());
-            let place = tenant.deployments.get(id).map(|deployment| scope(tenant, deployment));
+            // What only ends what nobody uses has fixed nothing.
+            let ended = tenant.deployments.get(id);
+            let ended = ended.filter(|it| !matches!(it.cause, Cause::Retirement { .. }));
+            let place = ended.map(|deployment| scope(tenant, deployment));
             let fixed = place.map(|place| Change::EndsIn(Kind::DeploymentFailed, place));
             [over].into_iter().chain(fixed).collect()
         }

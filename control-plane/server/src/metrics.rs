@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use stella_domain::access::{Role, Scope};
 use stella_domain::agent::Connectivity;
+use stella_domain::deployment::Cause;
 use stella_domain::environment::Environment;
 use stella_domain::event::{Event, Fact};
 use stella_domain::gate::{Check, Outcome};
@@ -133,7 +134,10 @@ pub(crate) fn observe(tenant: &TenantState, event: &Event) {
         Fact::DeploymentSucceeded { id }
         | Fact::DeploymentFailed { id, .. }
         | Fact::DeploymentCancelled { id, .. } => {
-            let Some(deployment) = tenant.deployments.get(id) else { return };
+            let found = tenant.deployments.get(id);
+            let Some(deployment) = found.filter(|it| !matches!(it.cause, Cause::Retirement { .. })) else {
+                return;
+            };
             let environment = tenant.environments.get(&deployment.environment).map(|it| it.name.to_string());
             let labels = [
                 ("tenant", tenant.name.to_string()),

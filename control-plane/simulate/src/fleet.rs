@@ -124,6 +124,7 @@ pub(crate) fn release(scenario: &Scenario, id: ReleaseId, version: &str) -> Resu
         name: step.name.clone(),
         action: nothing.clone(),
         timeout_ms: step.timeout.0,
+        phase: step.phase,
     };
     Ok(NewRelease {
         id,

@@ -65,7 +65,7 @@ impl World<'_> {
     pub(crate) fn call_for_a_resume(&mut self, deployment: DeploymentId, cause: PauseCause) {
         let Some(range) = self.scenario.people.resume else { return };
         // What the scenario has paused it resumes itself, and failures are for those who decide.
-        if cause != PauseCause::CanaryStep {
+        if !matches!(cause, PauseCause::CanaryStep | PauseCause::WarmUp) {
             return;
         }
         let mut source = self.dice.of("resumes", &[&self.now.0.to_be_bytes()]);

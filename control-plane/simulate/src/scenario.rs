@@ -9,6 +9,7 @@ use stella_domain::amount::Amount;
 use stella_domain::deployment::{OnFailure, Strategy, TARGETS_MAX, TIMEOUT_MS_DEFAULT};
 use stella_domain::freeze::Freeze;
 use stella_domain::name::Name;
+use stella_domain::release::Phase;
 use stella_domain::workflow::{Span, strategy};
 
 /// How many faults a scenario may have.
@@ -136,6 +137,9 @@ pub(crate) struct Step {
     /// How long it may take.
     #[serde(default = "step_timeout_default")]
     pub(crate) timeout: Span,
+    /// What it is a part of.
+    #[serde(default)]
+    pub(crate) phase: Phase,
 }
 
 /// How the deployment is made.

@@ -14,7 +14,7 @@ use stella_domain::decide::{decide, planned};
 use stella_domain::deployment::{OnFailure, Strategy};
 use stella_domain::event::{Event, StreamId};
 use stella_domain::name::{Name, Version};
-use stella_domain::release::{Component, Step, StepAction};
+use stella_domain::release::{Component, Phase, Step, StepAction};
 use stella_domain::state::State;
 use stella_protocol::digest::Digest;
 use stella_protocol::id::{
@@ -192,8 +192,8 @@ fn release(number: u32) -> Result<NewRelease> {
         version: Version::from_str(&format!("{number}.0.0"))?,
         components: vec![Component { name: name("web")?, digest: Digest([2; 32]), size_bytes: 10 }],
         steps: vec![
-            Step { name: name("install")?, action: install, timeout_ms: 60_000 },
-            Step { name: name("check")?, action: check, timeout_ms: 30_000 },
+            Step { name: name("install")?, action: install, timeout_ms: 60_000, phase: Phase::Prepare },
+            Step { name: name("check")?, action: check, timeout_ms: 30_000, phase: Phase::Prepare },
         ],
         labels: BTreeMap::new(),
         provenance: None,

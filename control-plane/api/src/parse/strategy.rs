@@ -6,7 +6,8 @@ use stella_api_types::deployment::{
 };
 use stella_domain::amount::Amount;
 use stella_domain::strategy::{
-    CANARY_SOAK_MS_RANGE, CanaryStep, Order, OrderBy, PAUSE_MS_RANGE, Rolling, Strategy,
+    BlueGreen, CANARY_SOAK_MS_RANGE, CanaryStep, KEEP_MS_RANGE, Order, OrderBy, PAUSE_MS_RANGE, Rolling,
+    Strategy, WARM_UP_MS_RANGE,
 };
 
 use super::in_range;
@@ -33,6 +34,18 @@ pub(crate) fn strategy(dto: &StrategyDto) -> Result<Strategy, ApiError> {
                 batch: maybe_amount("strategy.batch", batch.as_ref())?,
                 order: by.as_ref().map(order),
             }
+        }
+        StrategyDto::BlueGreen(how) => {
+            let milliseconds = |name: &str, seconds: Option<u64>, range| {
+                let field = format!("strategy.{name}");
+                seconds.map(|seconds| up_to_a_week(field, seconds, range)).transpose()
+            };
+            Strategy::BlueGreen(BlueGreen {
+                warm_up_ms: milliseconds("warm_up_seconds", how.warm_up_seconds, WARM_UP_MS_RANGE)?,
+                confirm: how.confirm,
+                batch: maybe_amount("strategy.batch", how.batch.as_ref())?,
+                keep_ms: milliseconds("keep_seconds", how.keep_seconds, KEEP_MS_RANGE)?,
+            })
         }
     })
 }

@@ -163,6 +163,23 @@ pub(crate) async fn rollback(
     created(&app, tenant.id, &outcome).await
 }
 
+/// Ends the colours that an ended deployment has left idle, with the steps of the phase `retire` of what they hold.
+#[utoipa::path(post, path = paths::DEPLOYMENT_RETIRE, tag = "deployments",
+    params(("tenant" = String, Path), ("deployment" = String, Path)),
+    responses((status = 201, body = DeploymentDetail)))]
+pub(crate) async fn retire(
+    State(app): State<App>,
+    Path((tenant, deployment)): Path<(String, String)>,
+    change: Change,
+) -> Result<(StatusCode, Json<DeploymentDetail>), ApiError> {
+    let state = app.engine.state();
+    let tenant = resolve::tenant(&state, &tenant)?;
+    let of = resolve::deployment(tenant, &deployment)?.id;
+    let command = TenantCommand::RetireColours { id: DeploymentId(Uuid::now_v7()), of };
+    let outcome = change.tenant(&app, tenant.id, &(), command).await?;
+    created(&app, tenant.id, &outcome).await
+}
+
 /// Deploys again to the targets that an ended deployment did not bring its release to.
 #[utoipa::path(post, path = paths::DEPLOYMENT_RETRY, tag = "deployments",
     params(("tenant" = String, Path), ("deployment" = String, Path)), request_body = RetryDeployment,

@@ -7,7 +7,7 @@ use stella_domain::deployment::{Cause, Counts, Deployment, OnFailure, Progress, 
 use stella_domain::strategy::{CanaryStep, Order, OrderBy, Strategy};
 use stella_domain::task::TaskState;
 use stella_domain::tenant::TenantState;
-use stella_protocol::id::{DeploymentId, ReleaseId, TaskId};
+use stella_protocol::id::{DeploymentId, TaskId};
 use stella_protocol::time::Timestamp;
 
 use super::event::actor;
@@ -30,11 +30,17 @@ pub(crate) fn deployment(tenant: &TenantState, deployment: &Deployment) -> dto::
         reason: reason(&deployment.status).map(str::to_owned),
         is_final: deployment.status.is_final(),
         rollback_of: match &deployment.cause {
-            Cause::Requested => None,
+            Cause::Requested | Cause::Retirement { .. } => None,
             Cause::Rollback { of, reason } => {
                 Some(dto::RollbackOf { id: of.to_string(), reason: reason.name().to_owned() })
             }
         },
+        retirement_of: match &deployment.cause {
+            Cause::Retirement { of } => Some(of.to_string()),
+            Cause::Requested | Cause::Rollback { .. } => None,
+        },
+        stage: deployment.strategy.blue_green().map(|_| deployment.stage.name().to_owned()),
+        keeps_until: tenant.kept.get(&deployment.id).map(|until| time(*until)),
         counts: counts(deployment.counts),
         created_at: time(deployment.created_at),
         created_by: deployment.created_by.as_ref().map(actor),
@@ -64,6 +70,12 @@ pub(super) fn strategy(strategy: &Strategy) -> dto::Strategy {
                 order: by.as_ref().map(order),
             }
         }
+        Strategy::BlueGreen(how) => dto::Strategy::BlueGreen(dto::BlueGreen {
+            warm_up_seconds: how.warm_up_ms.map(|warm_up_ms| warm_up_ms / 1_000),
+            confirm: how.confirm,
+            batch: how.batch.map(amount),
+            keep_seconds: how.keep_ms.map(|keep_ms| keep_ms / 1_000),
+        }),
     }
 }
 
@@ -111,7 +123,7 @@ fn rollbacks(tenant: &TenantState, deployment: &Deployment) -> Vec<String> {
         return Vec::new();
     }
     let takes_back = |it: &Deployment| match &it.cause {
-        Cause::Requested => false,
+        Cause::Requested | Cause::Retirement { .. } => false,
         Cause::Rollback { of, reason: _ } => *of == deployment.id,
     };
     let found = tenant.deployments.values().filter(|it| takes_back(it));
@@ -135,6 +147,7 @@ fn counts(counts: Counts) -> dto::Counts {
         total: counts.total().into(),
         waiting: counts.waiting.into(),
         active: counts.active.into(),
+        ready: counts.ready.into(),
         succeeded: counts.succeeded.into(),
         failed: counts.failed.into(),
         skipped: counts.skipped.into(),
@@ -150,7 +163,8 @@ fn target(tenant: &TenantState, part: &TargetRollout) -> dto::DeploymentTarget {
         release: release_ref(tenant, part.release),
         previous: part.previous.map(|id| release_ref(tenant, id)),
         progress: part.progress.name().to_owned(),
-        step: step.and_then(|step| position(tenant, part.release, step)),
+        colour: part.colour().map(|colour| colour.name().to_owned()),
+        step: step.and_then(|step| position(tenant, part, step)),
         task: task.map(|task| task.to_string()),
         at: at.map(time),
         reason: reason.map(str::to_owned).or_else(|| held_up(tenant, &part.progress)),
@@ -192,18 +206,19 @@ fn got(progress: &Progress) -> Got<'_> {
         Progress::Active { generation: _, step, task, since } => {
             Got { step: Some(*step), task: Some(*task), at: Some(*since), reason: None }
         }
-        Progress::Succeeded { at } | Progress::Abandoned { at } => Got { at: Some(*at), ..Got::default() },
+        Progress::Succeeded { at } | Progress::Abandoned { at } | Progress::Ready { at, leg: _ } => {
+            Got { at: Some(*at), ..Got::default() }
+        }
         Progress::Failed { at, task, reason } => {
             Got { step: None, task: Some(*task), at: Some(*at), reason: Some(reason) }
         }
     }
 }
 
-fn position(tenant: &TenantState, release: ReleaseId, step: u16) -> Option<dto::StepPosition> {
-    let steps = &tenant.releases.get(&release)?.steps;
+fn position(tenant: &TenantState, part: &TargetRollout, step: u16) -> Option<dto::StepPosition> {
     Some(dto::StepPosition {
-        name: steps.get(usize::from(step))?.name.to_string(),
+        name: tenant.step_on(part, step)?.to_string(),
         number: u32::from(step) + 1,
-        of: u32::try_from(steps.len()).unwrap_or(u32::MAX),
+        of: tenant.steps_on(part).into(),
     })
 }

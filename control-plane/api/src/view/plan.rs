@@ -12,7 +12,7 @@ use stella_protocol::time::Timestamp;
 
 use super::deployment::{amount, on_failure, strategy};
 use super::promotion::plan_hash;
-use super::release::release_ref;
+use super::release::{phase, release_ref};
 use super::{agent_named, connectivity, environment_named, gate, target_named};
 
 /// What a deployment would do in this tenant.
@@ -35,6 +35,9 @@ pub(crate) fn plan(
         timeout_seconds: wanted.timeout_ms / 1_000,
         steps: release
             .map_or_else(Vec::new, |it| it.steps.iter().map(|step| step.name.to_string()).collect()),
+        phases: release
+            .filter(|it| it.has_colours())
+            .map_or_else(Vec::new, |it| it.steps.iter().map(|step| phase(step.phase)).collect()),
         targets: planned
             .targets
             .iter()
@@ -79,12 +82,13 @@ fn target(
     }
     if let Some(why) = stuck {
         warnings.push(format!("it cannot go back: {why}"));
-    } else if part.previous == Some(part.release) {
+    } else if part.legs.is_empty() && part.previous == Some(part.release) {
         warnings.push("it has this release already".to_owned());
     }
     Some(dto::PlannedTarget {
         target: target_named(tenant, part.target),
         wave,
+        colour: part.legs.last().and_then(|leg| leg.colour).map(|colour| colour.name().to_owned()),
         domain: part.domain.clone(),
         agent: agent_named(tenant, agent),
         connectivity: name.to_owned(),

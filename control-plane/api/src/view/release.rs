@@ -3,7 +3,7 @@
 use stella_api_types::release as dto;
 use stella_domain::hold::Standing;
 use stella_domain::name::Name;
-use stella_domain::release::{Release, Step, StepAction};
+use stella_domain::release::{Phase, Release, Step, StepAction};
 use stella_domain::signature::statement;
 use stella_domain::tenant::TenantState;
 use stella_protocol::id::ReleaseId;
@@ -51,7 +51,21 @@ pub(super) fn release_ref(tenant: &TenantState, id: ReleaseId) -> dto::ReleaseRe
 }
 
 fn step(step: &Step) -> dto::Step {
-    dto::Step { name: step.name.to_string(), timeout_ms: step.timeout_ms, action: action(&step.action) }
+    dto::Step {
+        name: step.name.to_string(),
+        timeout_ms: step.timeout_ms,
+        phase: phase(step.phase),
+        action: action(&step.action),
+    }
+}
+
+/// What a step is a part of.
+pub(super) const fn phase(phase: Phase) -> dto::Phase {
+    match phase {
+        Phase::Prepare => dto::Phase::Prepare,
+        Phase::Switch => dto::Phase::Switch,
+        Phase::Retire => dto::Phase::Retire,
+    }
 }
 
 fn action(action: &StepAction) -> dto::StepAction {

@@ -9,7 +9,7 @@ use stella_api_types::paths;
 use crate::world::{World, bare};
 
 /// All templates of the API's own listener. A new constant is noticed by the comparison with the source below.
-const PATHS: [&str; 82] = [
+const PATHS: [&str; 83] = [
     paths::API_TOKENS,
     paths::API_TOKEN,
     paths::ACCOUNTS,
@@ -71,6 +71,7 @@ const PATHS: [&str; 82] = [
     paths::DEPLOYMENT_PLANS,
     paths::DEPLOYMENT,
     paths::DEPLOYMENT_ROLLBACK,
+    paths::DEPLOYMENT_RETIRE,
     paths::DEPLOYMENT_CANCEL,
     paths::DEPLOYMENT_RETRY,
     paths::DEPLOYMENT_PAUSE,

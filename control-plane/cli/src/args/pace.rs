@@ -1,6 +1,6 @@
 //! How the targets of a deployment follow one another.
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use stella_api_types::amount::Amount;
 use stella_api_types::deployment::CanaryStep;
 
@@ -8,12 +8,25 @@ use stella_api_types::deployment::CanaryStep;
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Strategy")]
 pub(crate) struct Pace {
-    /// How many targets to work on at the same time: a count, or a share such as 25%; 1 if not given, or all of a canary step.
+    /// How many targets to work on at the same time: a count, or a share such as 25%; 1 if not given, or all of a canary step. With
+    /// blue-green, how many to switch at the same time; all if not given.
     #[arg(long, value_name = "AMOUNT", conflicts_with = "all_at_once")]
     pub(crate) batch: Option<Amount>,
     /// Work on all targets at the same time.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "strategy")]
     pub(crate) all_at_once: bool,
+    /// How targets follow one another; rolling if neither this nor --all-at-once nor --canary is given.
+    #[arg(long, value_enum, value_name = "NAME", conflicts_with = "canary")]
+    pub(crate) strategy: Option<StrategyName>,
+    /// Blue-green: let what was prepared on all targets warm up for so long, check it once more, then switch.
+    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    pub(crate) warm_up: Option<u64>,
+    /// Blue-green: switch when somebody resumes the deployment, and not before.
+    #[arg(long, conflicts_with = "warm_up")]
+    pub(crate) confirm: bool,
+    /// Blue-green: keep the colour that is not live any more for so long; until the next deployment if not given.
+    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    pub(crate) keep: Option<u64>,
     /// So many percent of the targets first, then hold for so long, or without a time until somebody resumes it (can be given
     /// more than once).
     #[arg(long, value_name = "PERCENT[:SECONDS]", conflicts_with = "all_at_once", value_parser = canary_step)]
@@ -39,6 +52,29 @@ pub(crate) struct Pace {
     /// Go on as long as no more than so many targets have failed; none may if not given.
     #[arg(long, value_name = "AMOUNT")]
     pub(crate) tolerate: Option<Amount>,
+}
+
+/// How targets follow one another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StrategyName {
+    /// A number of targets at a time.
+    Rolling,
+    /// All targets at the same time.
+    AllAtOnce,
+    /// Prepare the colour that is not live on all targets, then switch them to it.
+    BlueGreen,
+}
+
+/// Reads a time in seconds, or with a unit: 90, 30s, 5m, 2h, 1d.
+fn seconds(text: &str) -> Result<u64, String> {
+    let (number, unit) = match text.find(|it: char| !it.is_ascii_digit()) {
+        Some(at) => text.split_at(at),
+        None => (text, "s"),
+    };
+    let seconds =
+        [("s", 1), ("m", 60), ("h", 3_600), ("d", 86_400)].into_iter().find(|(name, _)| *name == unit);
+    let read = seconds.and_then(|(_, seconds)| number.parse::<u64>().ok()?.checked_mul(seconds));
+    read.ok_or_else(|| format!("{text:?} is no time; write seconds, or a unit with it: 30s, 5m, 2h, 1d"))
 }
 
 /// Reads `PERCENT[:SECONDS]`.

@@ -97,7 +97,14 @@ pub(crate) enum Deployment {
         #[command(flatten)]
         wait: Wait,
     },
-    /// Try a failed target of a running deployment again, from its first step.
+    /// End the colours that an ended deployment has left idle, by the steps of the phase retire of what they hold.
+    Retire {
+        /// Its id.
+        deployment: String,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Try a failed target of a running deployment again, from its first step, or from the switch if it has failed there.
     RetryTarget {
         /// The deployment's id.
         deployment: String,

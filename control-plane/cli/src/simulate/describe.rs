@@ -96,7 +96,12 @@ fn described(
                     GUESS.to_owned()
                 }
             };
-            json!({ "name": step.name, "takes": takes, "timeout": length(step.timeout_ms) })
+            let mut described =
+                json!({ "name": step.name, "takes": takes, "timeout": length(step.timeout_ms) });
+            if !step.phase.is_prepare() {
+                described["phase"] = json!(step.phase);
+            }
+            described
         })
         .collect();
     let about = format!("{}:{} to {}", release.application, release.version, place.name);

@@ -7,6 +7,7 @@ use stella_protocol::id::{DeploymentId, EnvironmentId, PromotionId, ReleaseId, T
 use stella_protocol::time::Timestamp;
 
 use super::{Applied, ensure, illegal, misplaced, missing, vacant};
+use crate::colour::Stage;
 use crate::deployment::{Cause, Counts, Deployment, Progress, Status, TargetRollout};
 use crate::event::{Event, Fact, IllegalTransition, PlannedTarget};
 use crate::hold::PauseCause;
@@ -96,6 +97,7 @@ impl TenantState {
                 *by_reason.entry(reason.name().to_owned()).or_insert(0) += 1;
                 None
             }
+            Cause::Retirement { .. } => None,
             Cause::Requested => self.start_promotion(*id, *environment, *at, fact)?,
         };
         let (created_by, trace) = asked.unwrap_or_else(|| (actor.clone(), *trace));
@@ -118,6 +120,8 @@ impl TenantState {
             paused_for: PauseCause::Person,
             resumes_at: None,
             steps_passed: 0,
+            stage: Stage::Prepare,
+            warmed_up: false,
             batch_from: 0,
             unproven: 0,
             proving: false,
@@ -157,6 +161,8 @@ impl TenantState {
             previous: planned.previous,
             domain: planned.domain.clone(),
             variables: Arc::new(target.variables.clone()),
+            legs: planned.legs.clone().into(),
+            is_spared: !planned.legs.is_empty(),
             round: 0,
             progress: Progress::Waiting,
         })
@@ -186,11 +192,13 @@ impl TenantState {
         deployment.finished_at = Some(at);
         let (deadline, environment) = (deployment.deadline, deployment.environment);
         let requested = deployment.cause == Cause::Requested;
+        let counts = !matches!(deployment.cause, Cause::Retirement { .. });
         let release = deployment.release;
         let (strategy, status) = (deployment.strategy.name(), deployment.status.name());
         self.timers.remove(&(deadline, Timer::DeploymentDeadline(id)));
         self.active_deployments.remove(&id);
         self.forget_questions(PromotionId(id.0), None);
+        self.keep_colours(at, id, fact)?;
         let proven = requested
             && matches!(fact, Fact::DeploymentSucceeded { .. })
             && self.is_everywhere(release, environment);
@@ -205,9 +213,12 @@ impl TenantState {
         } else if disproven {
             Arc::make_mut(stage).proven.remove(&release);
         }
-        let by_strategy = self.totals.deployments.entry(stage.name.clone()).or_default();
-        let by_status = by_strategy.entry(strategy.to_owned()).or_default();
-        *by_status.entry(status.to_owned()).or_insert(0) += 1;
+        // What only ends what nobody uses is nobody's deployment.
+        if counts {
+            let by_strategy = self.totals.deployments.entry(stage.name.clone()).or_default();
+            let by_status = by_strategy.entry(strategy.to_owned()).or_default();
+            *by_status.entry(status.to_owned()).or_insert(0) += 1;
+        }
         if requested && self.promotions.contains_key(&PromotionId(id.0)) {
             self.count_promotion(environment, status);
         }
@@ -235,9 +246,9 @@ impl TenantState {
     }
 }
 
-/// Whether no target is worked on, and none waits to be.
+/// Whether no target is worked on, and none waits to be, or for the others.
 const fn is_quiet(deployment: &Deployment) -> bool {
-    deployment.counts.active == 0 && deployment.counts.waiting == 0
+    deployment.counts.active == 0 && deployment.left() == 0
 }
 
 fn where_it_is(deployment: &Deployment) -> String {

@@ -123,7 +123,8 @@ impl TenantState {
         let deployment = self.deployment_mut(id, fact)?;
         let reached = deployment.step_reached().map(|(number, _)| number);
         let fits = canary_step.is_none_or(|step| reached == Some(step))
-            && (*cause != PauseCause::Batch || deployment.batch_reached().is_some());
+            && (*cause != PauseCause::Batch || deployment.batch_reached().is_some())
+            && (*cause != PauseCause::WarmUp || deployment.may_warm_up());
         let goes_on = matches!(deployment.status, Status::Running) && deployment.can_be_paused();
         ensure(goes_on && fits, subject(id), where_it_is(deployment), fact)?;
         deployment.steps_passed = canary_step.unwrap_or(deployment.steps_passed);
@@ -131,6 +132,7 @@ impl TenantState {
         if *cause == PauseCause::Batch {
             deployment.batch_from = deployment.next;
         }
+        deployment.warmed_up |= *cause == PauseCause::WarmUp;
         deployment.proving |= canary_step.is_some() || *cause == PauseCause::Batch;
         match deployment.paused.take() {
             // The time since then does not count either.

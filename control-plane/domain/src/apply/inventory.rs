@@ -123,6 +123,10 @@ impl TenantState {
             active: None,
             last: None,
             blocked_by: None,
+            live: None,
+            idle: None,
+            is_torn: false,
+            visited: None,
             created_at: at,
         };
         self.targets.insert(*id, Arc::new(target));

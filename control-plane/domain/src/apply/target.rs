@@ -30,7 +30,7 @@ impl TenantState {
             Fact::TargetSkipped { deployment, target, reason: None } => {
                 let running = matches!(self.status(*deployment, fact)?, Status::Running);
                 ensure(!running, subject(*deployment), "running", fact)?;
-                self.take_next(*deployment, *target, Progress::Skipped { hold: None }, fact)?;
+                self.leave_out(*deployment, *target, fact)?;
                 self.target_mut(*target, fact)?.active = None;
                 Ok(())
             }
@@ -46,9 +46,8 @@ impl TenantState {
                 let rollout = self.deployment_mut(*deployment, fact)?;
                 let running = matches!(rollout.status, Status::Running);
                 rollout.unproven += u32::from(running && rollout.strategy.holds_after(rollout.steps_passed));
-                let place = self.target_mut(*target, fact)?;
-                place.current = Some(part.release);
-                place.active = None;
+                self.brought(*deployment, &part, fact)?;
+                self.target_mut(*target, fact)?.active = None;
                 Ok(())
             }
             Fact::TargetFailed { deployment, target, task: id, reason } => {
@@ -105,11 +104,16 @@ impl TenantState {
         self.take_next(deployment, target, progress, fact)?;
         let rollout = self.deployment_mut(deployment, fact)?;
         rollout.domain = rollout.targets.get(&target).and_then(|part| part.domain.clone());
+        let is_spared = rollout.targets.get(&target).is_some_and(|part| part.is_spared);
         let place = self.target_mut(target, fact)?;
         let newer = generation > place.generation && place.active == Some(deployment);
         ensure(newer, format!("target {target}"), format!("at generation {}", place.generation), fact)?;
         place.generation = generation;
-        place.last = Some(deployment);
+        place.visited = Some(deployment);
+        // With colours, what is live is touched by the switch.
+        if !is_spared {
+            place.last = Some(deployment);
+        }
         Ok(())
     }
 
@@ -135,15 +139,17 @@ impl TenantState {
             fact,
         )?;
         let (round, domain) = (part.round.saturating_add(1), part.domain.clone());
-        let task = ids::task(id, target, 0, round);
-        self.move_part(id, target, Progress::Active { generation, step: 0, task, since: at }, fact)?;
+        let part = Arc::clone(part);
+        let step = self.first_step_again(&part);
+        let task = ids::task(id, target, step, round);
+        self.move_part(id, target, Progress::Active { generation, step, task, since: at }, fact)?;
         let deployment = self.deployment_mut(id, fact)?;
         deployment.domain = domain;
         if let Some(part) = deployment.targets.get_mut(&target) {
             Arc::make_mut(part).round = round;
         }
         let place = self.target_mut(target, fact)?;
-        let free = place.active.is_none() && place.blocked_by.is_none() && place.last == Some(id);
+        let free = place.active.is_none() && place.blocked_by.is_none() && place.last_visit() == Some(id);
         ensure(free && generation > place.generation, format!("target {target}"), "not free", fact)?;
         place.generation = generation;
         place.active = Some(id);
@@ -157,7 +163,7 @@ impl TenantState {
         let part = self.deployments.get(&id).and_then(|deployment| deployment.targets.get(&target));
         let part = Arc::clone(part.ok_or_else(|| missing(TargetId::KIND, target, fact))?);
         let quiet = match &part.progress {
-            Progress::Waiting | Progress::Failed { .. } => true,
+            Progress::Waiting | Progress::Ready { .. } | Progress::Failed { .. } => true,
             Progress::Active { task, .. } => {
                 self.tasks.get(task).is_some_and(|task| matches!(task.state, TaskState::Cancelled(_)))
             }
@@ -173,8 +179,26 @@ impl TenantState {
         Ok(())
     }
 
+    /// Skips a target whose turn does not come any more.
+    fn leave_out(&mut self, id: DeploymentId, target: TargetId, fact: &Fact) -> Applied {
+        let skipped = Progress::Skipped { hold: None };
+        let part = self.deployments.get(&id).and_then(|deployment| deployment.targets.get(&target));
+        if !part.is_some_and(|part| matches!(part.progress, Progress::Ready { .. })) {
+            return self.take_next(id, target, skipped, fact);
+        }
+        self.move_part(id, target, skipped, fact)?;
+        self.deployment_mut(id, fact)?.step_over();
+        Ok(())
+    }
+
     /// Moves the target whose turn it is from waiting to `progress`; another one's turn has not come.
-    fn take_next(&mut self, id: DeploymentId, target: TargetId, progress: Progress, fact: &Fact) -> Applied {
+    pub(super) fn take_next(
+        &mut self,
+        id: DeploymentId,
+        target: TargetId,
+        progress: Progress,
+        fact: &Fact,
+    ) -> Applied {
         let deployment = self.deployment_mut(id, fact)?;
         ensure(
             deployment.next_waiting() == Some(target),
@@ -204,7 +228,7 @@ impl TenantState {
         Ok(())
     }
 
-    fn status(&self, id: DeploymentId, fact: &Fact) -> Result<&Status, IllegalTransition> {
+    pub(super) fn status(&self, id: DeploymentId, fact: &Fact) -> Result<&Status, IllegalTransition> {
         let deployment = self.deployments.get(&id).ok_or_else(|| missing(DeploymentId::KIND, id, fact))?;
         if deployment.status.is_final() {
             return Err(illegal(subject(id), deployment.status.name(), fact));
@@ -213,7 +237,7 @@ impl TenantState {
     }
 
     /// A target's part that is worked on, and the state of its task.
-    fn active_part(
+    pub(super) fn active_part(
         &self,
         id: DeploymentId,
         target: TargetId,
@@ -230,11 +254,11 @@ impl TenantState {
     }
 
     fn is_last_step(&self, part: &TargetRollout) -> bool {
-        let steps = self.releases.get(&part.release).map_or(0, |release| release.steps.len());
-        matches!(part.progress, Progress::Active { step, .. } if usize::from(step) + 1 == steps)
+        let steps = self.steps_on(part);
+        matches!(part.progress, Progress::Active { step, .. } if step.checked_add(1) == Some(steps))
     }
 
-    fn target_mut(&mut self, id: TargetId, fact: &Fact) -> Result<&mut Target, IllegalTransition> {
+    pub(super) fn target_mut(&mut self, id: TargetId, fact: &Fact) -> Result<&mut Target, IllegalTransition> {
         self.targets.get_mut(&id).map(Arc::make_mut).ok_or_else(|| missing(TargetId::KIND, id, fact))
     }
 }

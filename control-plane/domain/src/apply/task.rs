@@ -59,6 +59,11 @@ impl TenantState {
         )?;
         let task = self.make_task(event, *id, deployment, *target, *step)?;
         let (agent, generation) = (task.agent, task.generation);
+        self.enter_leg(*deployment_id, *target, *step, fact)?;
+        let deployment = self
+            .deployments
+            .get(deployment_id)
+            .ok_or_else(|| missing(DeploymentId::KIND, deployment_id, fact))?;
         let since = match deployment.targets.get(target).map(|part| &part.progress) {
             Some(Progress::Active { since, .. }) => *since,
             _ => event.at,
@@ -92,21 +97,22 @@ impl TenantState {
             return Err(illegal(format!("target {target}"), part.progress.name(), fact));
         };
         let follows = match self.tasks.get(&last_task) {
-            None => step == 0 && id == last_task,
+            None => step == last_step && id == last_task,
             Some(last) => {
                 matches!(last.state, TaskState::Succeeded(_)) && Some(step) == last_step.checked_add(1)
             }
         };
         ensure(follows, format!("target {target}"), format!("at step {last_step}"), fact)?;
-        let (name, spec) =
-            render::task(self, deployment, part, step).ok_or_else(|| missing("step", step, fact))?;
+        let place = self.place(part, step).ok_or_else(|| missing("step", step, fact))?;
+        let spec = render::task(self, deployment, part, &place).ok_or_else(|| missing("step", step, fact))?;
         Ok(Task {
             id,
             deployment: deployment.id,
             target,
             agent: part.agent,
             generation,
-            step: name,
+            step: place.step.name.clone(),
+            release: Some(place.release.id).filter(|id| *id != part.release),
             spec: spec.map_err(|error| illegal(format!("step {step}"), error, fact))?,
             attempt: Attempt(1),
             state: TaskState::Queued,

@@ -58,7 +58,11 @@ pub(super) fn hold_back(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<()
             held.is_none_or(|(cause, ..)| cause != deployment.paused_for)
         }
         PauseCause::Budget => tx.tenant.has_budget(deployment),
-        PauseCause::Person | PauseCause::CanaryStep | PauseCause::Batch | PauseCause::Failure => false,
+        PauseCause::Person
+        | PauseCause::CanaryStep
+        | PauseCause::Batch
+        | PauseCause::Failure
+        | PauseCause::WarmUp => false,
     };
     if !is_over {
         return Ok(());
@@ -75,7 +79,7 @@ fn outside(tx: &Transaction<'_>, deployment: &Deployment) -> Option<Held> {
         let reason = format!("too many agents of {} have gone silent at once", environment.name);
         return Some((PauseCause::Silence, reason, None));
     }
-    let starts_more = deployment.cause == Cause::Requested && deployment.counts.waiting > 0;
+    let starts_more = deployment.cause == Cause::Requested && deployment.left() > 0;
     if !starts_more || overrides_freezes(&tx.tenant, deployment.id) {
         return None;
     }
@@ -94,7 +98,7 @@ pub(super) fn wait_for_budget(tx: &mut Transaction<'_>, id: DeploymentId) -> Res
     let deployment = tx.deployment(id)?;
     let stands = deployment.status == Status::Running
         && deployment.counts.active == 0
-        && deployment.counts.waiting > 0
+        && deployment.next_waiting().is_some()
         && deployment.has_room()
         && !tx.tenant.has_budget(deployment);
     if !stands {

@@ -7,8 +7,9 @@ use stella_protocol::id::{AgentId, DeploymentId, EnvironmentId, ReleaseId, Targe
 use stella_protocol::time::Timestamp;
 
 use super::transaction::Transaction;
-use super::{channel, fields, hold, path, rollout, signature, strategy, way_back};
+use super::{channel, colour, fields, hold, path, rollout, signature, strategy, way_back};
 use crate::amount::Amount;
+use crate::colour::{Colour, Leg};
 use crate::command::{NewDeployment, Outcome};
 use crate::deployment::{Cause, Deployment, OnFailure, Status, Strategy, TARGETS_MAX, TIMEOUT_MS_RANGE};
 use crate::environment::Environment;
@@ -27,6 +28,8 @@ pub(super) struct Prepared {
     pub(super) strategy: Strategy,
     /// In the order in which they are started.
     pub(super) targets: Vec<Arc<Target>>,
+    /// What is run on each of them.
+    pub(super) legs: Vec<Vec<Leg>>,
 }
 
 impl Prepared {
@@ -34,13 +37,14 @@ impl Prepared {
     pub(super) fn planned(&self) -> Vec<PlannedTarget> {
         let release = self.release.id;
         let label = self.strategy.order().map(|order| order.label.as_str());
-        let planned = |target: &Arc<Target>| PlannedTarget {
+        let planned = |(target, legs): (&Arc<Target>, &Vec<Leg>)| PlannedTarget {
             target: target.id,
             release,
             previous: target.current,
             domain: label.and_then(|label| target.labels.get(label)).cloned(),
+            legs: legs.clone(),
         };
-        self.targets.iter().map(planned).collect()
+        self.targets.iter().zip(&self.legs).map(planned).collect()
     }
 }
 
@@ -60,18 +64,24 @@ pub(super) fn prepare(
     channel::is_taken(&environment, &release)?;
     path::is_reached(tenant, &environment, &release, now)?;
     strategy::is_well_formed(&new.strategy)?;
+    colour::can_switch(&new.strategy, &release)?;
     fields::range("timeout_ms", new.timeout_ms, TIMEOUT_MS_RANGE, " (a second to a week)")?;
     let targets = strategy::arranged(&new.strategy, chosen(tenant, new, &environment)?)?;
     let at_risk_max = tenant.at_risk_max(environment.id);
     strategy::can_be_met(&new.strategy, new.tolerate_failures, targets.len(), at_risk_max)?;
     // Only steps that refer to something can differ between targets; the others were checked with the release.
     let varying: Vec<&Step> = release.steps.iter().filter(|step| render::references(step) > 0).collect();
+    let checks = colour::checks_again(&new.strategy);
+    let mut ways = Vec::with_capacity(targets.len());
     for target in &targets {
         is_served(tenant, target)?;
-        fills_in(&environment, &release, target, &varying)?;
+        let legs = tenant.way_there(target, &release, checks);
+        let colour = legs.last().and_then(|leg| leg.colour);
+        fills_in(&environment, &release, target, colour, &varying)?;
+        ways.push(legs);
     }
     way_back::is_there(tenant, &environment, &release, new, targets.iter().map(AsRef::as_ref))?;
-    Ok(Prepared { environment, release, strategy: new.strategy.clone(), targets })
+    Ok(Prepared { environment, release, strategy: new.strategy.clone(), targets, legs: ways })
 }
 
 /// A checked plan.
@@ -197,9 +207,10 @@ pub(super) fn fills_in(
     environment: &Environment,
     release: &Release,
     target: &Target,
+    colour: Option<Colour>,
     steps: &[&Step],
 ) -> Result<(), Rejection> {
-    let names = Names::new(environment.name.as_str(), release, target, &target.variables);
+    let names = Names::new(environment.name.as_str(), release, target, colour, &target.variables);
     for step in steps {
         if let Err(error) = render::on_target(release, step, &names) {
             let (step, target) = (&step.name, &target.name);

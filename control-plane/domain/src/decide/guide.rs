@@ -14,7 +14,8 @@ use crate::event::Fact;
 use crate::rejection::Rejection;
 use crate::task::TaskState;
 
-/// Tries a failed target again, from its first step and without leaving the deployment. A deployment that waits for the
+/// Tries a failed target again, from its first step (or that of its switch, once that has begun) and without leaving the deployment.
+/// A deployment that waits for the
 /// decision goes on only once this has succeeded.
 pub(super) fn retry(
     tx: &mut Transaction<'_>,
@@ -37,7 +38,7 @@ pub(super) fn retry(
             format!("too many agents have gone silent at once; try {} again when they are heard", place.name);
         return Err(Rejection::conflict(problem));
     }
-    if place.last != Some(id) {
+    if place.last_visit() != Some(id) {
         let problem = format!("another deployment has come to target {} since; skip it here", place.name);
         return Err(Rejection::conflict(problem));
     }
@@ -55,7 +56,9 @@ pub(super) fn retry(
     }
     let generation = rollout::next_generation(tx, target)?;
     tx.emit(Fact::TargetRetried { deployment: id, target, generation })?;
-    rollout::queue(tx, id, target, 0)?;
+    let again = tx.deployment(id)?.targets.get(&target).map(|part| &part.progress);
+    let step = if let Some(Progress::Active { step, .. }) = again { *step } else { 0 };
+    rollout::queue(tx, id, target, step)?;
     Ok(Outcome::Done)
 }
 
@@ -75,7 +78,7 @@ pub(super) fn skip(
     let conflict = |problem: String| Err(Rejection::Conflict { problem });
     let queued = match &part.progress {
         Progress::Skipped { .. } => return Ok(Outcome::Done),
-        Progress::Waiting | Progress::Failed { .. } => None,
+        Progress::Waiting | Progress::Ready { .. } | Progress::Failed { .. } => None,
         Progress::Active { task, .. } => {
             let task = Arc::clone(tx.task(*task)?);
             match &task.state {
@@ -123,7 +126,7 @@ pub(super) fn skip(
 fn is_the_last(deployment: &Deployment, part: &TargetRollout) -> bool {
     let counts = deployment.counts;
     let failed = u32::from(matches!(part.progress, Progress::Failed { .. }));
-    counts.waiting + counts.active + counts.succeeded + failed <= 1
+    deployment.left() + counts.active + counts.succeeded + failed <= 1
 }
 
 /// Ends a running deployment as failed.

@@ -138,7 +138,7 @@ fn ends_by_itself(deployment: &Deployment) -> Result<(), Rejection> {
     let id = deployment.id;
     let reason = deployment.paused.as_ref().map_or("", |hold| hold.reason.as_str());
     let remedy = match deployment.paused_for {
-        PauseCause::Person | PauseCause::CanaryStep | PauseCause::Batch => return Ok(()),
+        PauseCause::Person | PauseCause::CanaryStep | PauseCause::Batch | PauseCause::WarmUp => return Ok(()),
         PauseCause::Failure => "retry or skip the failed targets one by one, or fail the deployment",
         PauseCause::Budget => "it goes on by itself when fewer targets are at risk; or raise the budget",
         PauseCause::Silence => {

@@ -135,8 +135,9 @@ fn open(tenant: &TenantState) -> impl Iterator<Item = &Arc<Promotion>> {
 }
 
 fn seal(tenant: &TenantState, prepared: &Prepared, new: &NewDeployment) -> Plan {
-    let Prepared { environment, release, targets, .. } = prepared;
-    plan::seal(tenant, environment, release, new, targets.iter().map(AsRef::as_ref))
+    let Prepared { environment, release, targets, legs, .. } = prepared;
+    let targets = targets.iter().map(AsRef::as_ref).zip(legs.iter().map(Vec::as_slice));
+    plan::seal(tenant, environment, release, new, targets.collect())
 }
 
 fn start(tx: &mut Transaction<'_>, new: &NewDeployment, prepared: &Prepared) -> Result<(), Rejection> {

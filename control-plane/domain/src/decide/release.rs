@@ -12,7 +12,7 @@ use crate::event::Fact;
 use crate::name::Name;
 use crate::rejection::Rejection;
 use crate::release::{
-    ARTIFACT_TIMEOUT_MS_DEFAULT, COMPONENTS_MAX, Component, KEEP_RELEASES_DEFAULT, KEEP_RELEASES_MAX,
+    ARTIFACT_TIMEOUT_MS_DEFAULT, COMPONENTS_MAX, Component, KEEP_RELEASES_DEFAULT, KEEP_RELEASES_MAX, Phase,
     STEP_TIMEOUT_MS_RANGE, STEPS_MAX, Step, StepAction,
 };
 use crate::{render, template};
@@ -77,6 +77,7 @@ pub(super) fn create(tx: &mut Transaction<'_>, new: &NewRelease) -> Result<Outco
         }
         check_step(new, index, step)?;
     }
+    phases(&steps)?;
     tx.emit(Fact::ReleaseCreated {
         id: new.id,
         application: new.application.clone(),
@@ -129,7 +130,42 @@ fn components(tx: &Transaction<'_>, new: &NewRelease) -> Result<(), Rejection> {
 fn artifact_step(component: &Component) -> Step {
     let action =
         StepAction::Artifact { component: component.name.clone(), keep_releases: KEEP_RELEASES_DEFAULT };
-    Step { name: component.name.clone(), action, timeout_ms: ARTIFACT_TIMEOUT_MS_DEFAULT }
+    let (name, timeout_ms) = (component.name.clone(), ARTIFACT_TIMEOUT_MS_DEFAULT);
+    Step { name, action, timeout_ms, phase: Phase::Prepare }
+}
+
+/// Steps are run in the order of their phases, so they are written in it; and what can be switched has something to switch to.
+fn phases(steps: &[Step]) -> Result<(), Rejection> {
+    for (index, pair) in steps.windows(2).enumerate() {
+        let [before, step] = pair else { continue };
+        if step.phase < before.phase {
+            let problem = format!(
+                "is {}, and the step before it is of the phase {}; write steps in the order prepare, switch, retire",
+                step.phase.name(),
+                before.phase.name()
+            );
+            return Err(Rejection::invalid(format!("steps[{}].phase", index + 1), problem));
+        }
+    }
+    for (index, step) in steps.iter().enumerate() {
+        if step.phase != Phase::Prepare && matches!(step.action, StepAction::Artifact { .. }) {
+            let problem = "must be prepare: an artifact step fills the colour that is not live";
+            return Err(Rejection::invalid(format!("steps[{index}].phase"), problem));
+        }
+    }
+    let has = |phase| steps.iter().any(|step| step.phase == phase);
+    match (has(Phase::Prepare), has(Phase::Switch), has(Phase::Retire)) {
+        (_, false, true) => {
+            let problem =
+                "there are some of the phase retire and none of the phase switch; nothing would ever be idle";
+            Err(Rejection::invalid("steps", problem))
+        }
+        (false, true, _) => {
+            let problem = "there are some of the phase switch and none that prepares; there would be nothing to switch to";
+            Err(Rejection::invalid("steps", problem))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn check_step(new: &NewRelease, index: usize, step: &Step) -> Result<(), Rejection> {
@@ -142,7 +178,7 @@ fn check_step(new: &NewRelease, index: usize, step: &Step) -> Result<(), Rejecti
         return Err(Rejection::invalid(format!("steps[{index}]"), problem));
     }
     let unfilled = |text: &str| template::check(text).map(|()| text.to_owned());
-    let work = render::work(&new.components, &new.version, step, &unfilled);
+    let work = render::work(&new.components, &new.version, step, None, &unfilled);
     work.map(drop).map_err(|error| Rejection::invalid(format!("steps[{index}]"), error.to_string()))
 }
 

@@ -23,7 +23,8 @@ pub(super) fn retry(
         return Err(Rejection::conflict(format!("deployment {of} has not ended; wait for it or cancel it")));
     }
     if before.cause != Cause::Requested {
-        let problem = format!("deployment {of} is a rollback; deploy the release that is wanted instead");
+        let kind = if matches!(before.cause, Cause::Retirement { .. }) { "retirement" } else { "rollback" };
+        let problem = format!("deployment {of} is a {kind}; deploy the release that is wanted instead");
         return Err(Rejection::conflict(problem));
     }
     let only = only.map(|targets| targets.iter().copied().collect::<BTreeSet<_>>());

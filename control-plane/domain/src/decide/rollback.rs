@@ -1,10 +1,11 @@
 //! The way back: what last succeeded on each target before a deployment touched it.
 
-use stella_protocol::id::DeploymentId;
+use stella_protocol::id::{DeploymentId, ReleaseId};
 
 use super::deployment::{Opening, fills_in, is_free, open};
 use super::hold;
 use super::transaction::Transaction;
+use crate::colour::{self, Leg, Steps};
 use crate::command::Outcome;
 use crate::deployment::{Cause, Deployment, OnFailure, RollbackReason, Strategy, TargetRollout};
 use crate::event::{Fact, PlannedTarget};
@@ -165,6 +166,7 @@ fn plan(tx: &Transaction<'_>, deployment: &Deployment) -> Result<Plan, Rejection
                 release: previous,
                 previous: target.current,
                 domain: None,
+                legs: way_back(tx, target, previous),
             });
         }
     }
@@ -177,9 +179,14 @@ fn touched(deployment: &Deployment) -> impl Iterator<Item = &TargetRollout> {
     parts.map(AsRef::as_ref).filter(|part| part.is_touched())
 }
 
-/// Going from a release to itself is no way back.
+/// Going from a release to itself is no way back, unless it goes from one colour to the other.
 fn has_way_back(part: &TargetRollout) -> bool {
-    part.previous.is_some_and(|previous| previous != part.release)
+    part.previous.is_some_and(|previous| previous != part.release || part.colour().is_some())
+}
+
+fn way_back(tx: &Transaction<'_>, target: &Target, previous: ReleaseId) -> Vec<Leg> {
+    let release = tx.tenant.releases.get(&previous);
+    release.map_or_else(Vec::new, |release| tx.tenant.way_back(target, release))
 }
 
 fn can_fill_in(tx: &Transaction<'_>, deployment: &Deployment, target: &Target, part: &TargetRollout) -> bool {
@@ -188,6 +195,12 @@ fn can_fill_in(tx: &Transaction<'_>, deployment: &Deployment, target: &Target, p
     else {
         return false;
     };
-    let steps: Vec<&Step> = release.steps.iter().collect();
-    fills_in(environment, release, target, &steps).is_ok()
+    let mut legs = tx.tenant.way_back(target, release);
+    if legs.is_empty() {
+        legs.push(Leg { release: release.id, colour: None, steps: Steps::All });
+    }
+    legs.iter().filter(|leg| leg.release == release.id).all(|leg| {
+        let steps: Vec<&Step> = colour::steps(release, leg.steps).collect();
+        fills_in(environment, release, target, leg.colour, &steps).is_ok()
+    })
 }

@@ -10,9 +10,10 @@ use stella_protocol::message::TaskOutcome;
 
 use super::gate::{self, Asking, Ruling};
 use super::transaction::Transaction;
-use super::{brake, rollback};
+use super::{brake, colour, rollback};
 use crate::agent::{Connectivity, OPEN_TASKS_MAX};
-use crate::deployment::{CanaryStep, Cause, OnFailure, Progress, Status};
+use crate::colour::Stage;
+use crate::deployment::{CanaryStep, Cause, Deployment, OnFailure, Progress, Status, TargetRollout};
 use crate::event::Fact;
 use crate::hold::PauseCause;
 use crate::ids;
@@ -35,9 +36,17 @@ pub(super) fn advance(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<(), 
             && deployment.has_room()
             && tx.tenant.has_budget(deployment);
         let Some(target) = deployment.next_waiting().filter(|_| may_start) else { break };
+        let part = deployment.targets.get(&target).map(|part| &part.progress);
+        if let Some(&Progress::Ready { leg, .. }) = part {
+            colour::go_on(tx, id, leg)?;
+            continue;
+        }
         let generation = next_generation(tx, target)?;
         tx.emit(Fact::TargetStarted { deployment: id, target, generation })?;
         queue(tx, id, target, 0)?;
+    }
+    if colour::next_stage(tx, id)? {
+        return advance(tx, id);
     }
     hold_at_step(tx, id)?;
     pause_after_batch(tx, id)?;
@@ -50,6 +59,7 @@ fn before_wave(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<Ruling, Rej
     let deployment = tx.deployment(id)?;
     let starts = deployment.cause == Cause::Requested
         && matches!(deployment.status, Status::Running)
+        && deployment.stage != Stage::Check
         && deployment.has_room()
         && deployment.next_waiting().is_some();
     if starts { gate::rule(tx, PromotionId(id.0), Asking::Now) } else { Ok(Ruling::Open) }
@@ -175,9 +185,11 @@ fn follow(tx: &mut Transaction<'_>, task: &Task, why: Option<&str>) -> Result<()
         return Ok(());
     }
     let running = matches!(deployment.status, Status::Running);
-    let steps = tx.tenant.releases.get(&part.release).map_or(0, |release| release.steps.len());
     if matches!(task.state, TaskState::Succeeded(_)) {
-        match step.checked_add(1).filter(|next| usize::from(*next) < steps) {
+        match step.checked_add(1).filter(|next| *next < tx.tenant.steps_on(part)) {
+            Some(next) if running && waits_for_others(tx, deployment, part, next) => {
+                tx.emit(Fact::TargetReady { deployment: id, target })?;
+            }
             Some(next) if running => return queue(tx, id, target, next),
             Some(_) => tx.emit(Fact::TargetAbandoned { deployment: id, target })?,
             None => tx.emit(Fact::TargetSucceeded { deployment: id, target })?,
@@ -202,6 +214,12 @@ fn follow(tx: &mut Transaction<'_>, task: &Task, why: Option<&str>) -> Result<()
     let reason =
         if tolerated > 0 { format!("{reason} ({failed} failed, {tolerated} tolerated)") } else { reason };
     halt(tx, id, &reason)
+}
+
+/// Whether the next step of a target is one of a stage that has not begun.
+fn waits_for_others(tx: &Transaction<'_>, deployment: &Deployment, part: &TargetRollout, next: u16) -> bool {
+    let begins = tx.tenant.place(part, next).filter(|place| place.is_first);
+    deployment.is_beside() && begins.is_some_and(|place| part.stage_of(place.number) > deployment.stage)
 }
 
 /// Starts nothing more of a running deployment: it has failed, and ends when what is under way has.
@@ -285,6 +303,15 @@ fn skip_waiting(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<(), Reject
     while let Some(target) = tx.deployment(id)?.next_waiting() {
         tx.emit(Fact::TargetSkipped { deployment: id, target, reason: None })?;
     }
+    let deployment = tx.deployment(id)?;
+    if deployment.counts.ready == 0 {
+        return Ok(());
+    }
+    let parts = deployment.targets.values();
+    let ready = parts.filter(|part| matches!(part.progress, Progress::Ready { .. })).map(|part| part.target);
+    for target in ready.collect::<Vec<_>>() {
+        tx.emit(Fact::TargetSkipped { deployment: id, target, reason: None })?;
+    }
     Ok(())
 }
 
@@ -308,7 +335,7 @@ fn current_tasks(tx: &Transaction<'_>, id: DeploymentId) -> Result<Vec<(TargetId
 /// Ends a deployment that has nothing left to wait for.
 fn end_if_quiet(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<(), Rejection> {
     let deployment = tx.deployment(id)?;
-    if deployment.counts.active > 0 || deployment.counts.waiting > 0 {
+    if deployment.counts.active > 0 || deployment.left() > 0 {
         return Ok(());
     }
     match deployment.status.clone() {

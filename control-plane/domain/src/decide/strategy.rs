@@ -7,7 +7,8 @@ use super::fields;
 use crate::amount::Amount;
 use crate::rejection::Rejection;
 use crate::strategy::{
-    CANARY_SOAK_MS_RANGE, CANARY_STEPS_MAX, CanaryStep, Order, OrderBy, PAUSE_MS_RANGE, Rolling, Strategy,
+    BlueGreen, CANARY_SOAK_MS_RANGE, CANARY_STEPS_MAX, CanaryStep, KEEP_MS_RANGE, Order, OrderBy,
+    PAUSE_MS_RANGE, Rolling, Strategy, WARM_UP_MS_RANGE,
 };
 use crate::target::Target;
 
@@ -37,8 +38,25 @@ pub(super) fn is_well_formed(strategy: &Strategy) -> Result<(), Rejection> {
             }
             canary(steps)?;
         }
+        Strategy::BlueGreen(how) => blue_green(how)?,
     }
     strategy.order().map_or(Ok(()), |order| fields::label_name("strategy.order.label", &order.label))
+}
+
+fn blue_green(how: &BlueGreen) -> Result<(), Rejection> {
+    if let Some(batch) = how.batch {
+        amount("strategy.batch", batch)?;
+    }
+    if let Some(warm_up_ms) = how.warm_up_ms {
+        fields::range("strategy.warm_up_ms", warm_up_ms, WARM_UP_MS_RANGE, " (a second to a week)")?;
+        if how.confirm {
+            let problem = "waits until somebody resumes it; leave the time of the warm-up out, or this";
+            return Err(Rejection::invalid("strategy.confirm", problem));
+        }
+    }
+    how.keep_ms.map_or(Ok(()), |keep_ms| {
+        fields::range("strategy.keep_ms", keep_ms, KEEP_MS_RANGE, " (a second to a week)")
+    })
 }
 
 fn amount(field: &str, amount: Amount) -> Result<(), Rejection> {

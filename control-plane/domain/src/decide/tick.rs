@@ -4,7 +4,7 @@ use stella_protocol::id::DeploymentId;
 use stella_protocol::time::Timestamp;
 
 use super::transaction::Transaction;
-use super::{Decision, follow, gate, hold, rollout, run};
+use super::{Decision, colour, follow, gate, hold, rollout, run};
 use crate::command::Request;
 use crate::deployment::Status;
 use crate::event::{Fact, StreamId};
@@ -32,7 +32,8 @@ pub(super) fn decide(state: &State, request: &Request, now: Timestamp) -> Result
             | Timer::PromotionExpires(_)
             | Timer::GateOverdue(..)
             | Timer::GateAgain(..)
-            | Timer::AutoPromotion(..) => None,
+            | Timer::AutoPromotion(..)
+            | Timer::KeepEnds(_) => None,
         };
         if let Some(fact) = fact {
             decision.emit(StreamId::System, request, now, fact)?;
@@ -79,6 +80,7 @@ fn fire(tx: &mut Transaction<'_>, timer: &Timer) -> Result<(), Rejection> {
         Timer::AutoPromotion(environment, release) => {
             tx.emit(Fact::AutoPromotionDue { environment: *environment, release: *release })
         }
+        Timer::KeepEnds(deployment) => colour::keep_ended(tx, *deployment),
         Timer::StepDue(id, step) => run::due(tx, *id, step),
         // No tenant has one, and `apply` would refuse it.
         Timer::ApiTokenEnded(id) => tx.emit(Fact::ApiTokenRevoked { id: *id }),

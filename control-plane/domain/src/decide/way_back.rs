@@ -74,8 +74,12 @@ pub(super) fn missing(
         return Some(format!("the release there is blocked ({why})"));
     }
     let steps: Vec<&Step> = previous.steps.iter().collect();
-    if let Err(rejection) = fills_in(environment, previous, target, &steps) {
+    if let Err(rejection) = fills_in(environment, previous, target, target.live, &steps) {
         return Some(format!("its steps cannot be filled in any more: {rejection}"));
+    }
+    // A colour has folders of its own.
+    if previous.has_colours() || release.has_colours() {
+        return None;
     }
     dropped(previous, release).map(|component| {
         format!("the new release keeps only itself of component {component} on the host; let its step keep 2")

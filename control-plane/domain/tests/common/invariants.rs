@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use stella_domain::access::{Role, Scope};
 use stella_domain::agent::{Connectivity, OPEN_TASKS_MAX, RECONNECT_WINDOW_MS};
 use stella_domain::archive::Archived;
+use stella_domain::colour::Stage;
 use stella_domain::command::{Actor, Command};
 use stella_domain::decide::decide;
 use stella_domain::deployment::{
@@ -55,6 +56,7 @@ pub fn check(state: &State, now: Timestamp) {
         gates(tenant);
         runs(tenant);
         archive(tenant);
+        super::colours::check(tenant);
     }
     let tick = World::request(Command::Tick);
     let mut ticked = state.clone();
@@ -99,22 +101,29 @@ pub fn step(before: &State, after: &State, events: &[(StreamId, Event)]) {
             let guided = matches!(part.progress, Progress::Failed { .. })
                 && deployment.status == Status::Running
                 && events.iter().any(|(_, event)| is_guided(&event.fact, part.target));
-            let ended = part.is_touched() || matches!(part.progress, Progress::Skipped { .. });
+            let ended = part.has_ended_started() || matches!(part.progress, Progress::Skipped { .. });
             assert!(!ended || guided || part.progress == now.targets[&part.target].progress, "INV-2");
         }
     }
     budgets(old, new, events);
     approved_by_those_who_may(before, new, events);
+    super::colours::step(old, new, events);
     for (_, event) in events {
-        if let Fact::TargetStarted { deployment, .. } = &event.fact {
+        if let Fact::TargetStarted { deployment, .. } | Fact::TargetWentOn { deployment, .. } = &event.fact {
             let stays_paused = |state: &TenantState| {
                 state.deployments.get(deployment).is_some_and(|deployment| deployment.paused.is_some())
             };
             assert!(!(stays_paused(old) && stays_paused(new)), "INV-9: {deployment} started a target");
         }
+        let switches = |id| new.deployments.get(id).is_some_and(|it| !it.is_beside());
         if let Fact::TargetStarted { deployment, .. } = &event.fact {
             is_let_through(new, &new.deployments[deployment], event.at);
             is_signed(new, &new.deployments[deployment]);
+        }
+        if let Fact::TargetWentOn { deployment, .. } = &event.fact
+            && switches(deployment)
+        {
+            is_let_through(new, &new.deployments[deployment], event.at);
         }
         if let Fact::TaskDispatched { key, .. } = &event.fact {
             let was_unknown = old.tasks.get(&key.task).is_some_and(|task| super::is_unknown(task));
@@ -175,7 +184,9 @@ fn is_guided(fact: &Fact, target: TargetId) -> bool {
 /// INV-11: what was started was within the budget, and nothing was where too many are silent.
 fn budgets(old: &TenantState, new: &TenantState, events: &[(StreamId, Event)]) {
     for (_, event) in events {
-        let (Fact::TargetStarted { deployment, .. } | Fact::TargetRetried { deployment, .. }) = &event.fact
+        let (Fact::TargetStarted { deployment, .. }
+        | Fact::TargetRetried { deployment, .. }
+        | Fact::TargetWentOn { deployment, .. }) = &event.fact
         else {
             continue;
         };
@@ -197,7 +208,8 @@ fn budgets(old: &TenantState, new: &TenantState, events: &[(StreamId, Event)]) {
 
 /// The targets of a deployment that are worked on, have failed, or have a release whose hold is not behind it; counted anew.
 fn at_risk(deployment: &Deployment) -> usize {
-    if deployment.status.is_final() || deployment.cause != Cause::Requested {
+    let beside = deployment.strategy.blue_green().is_some() && deployment.stage != Stage::Switch;
+    if deployment.status.is_final() || deployment.cause != Cause::Requested || beside {
         return 0;
     }
     let down = |part: &&std::sync::Arc<TargetRollout>| {
@@ -224,7 +236,7 @@ fn one_deployment_a_target(tenant: &TenantState) {
     let mut holders = BTreeMap::new();
     for id in &tenant.active_deployments {
         for part in tenant.deployments[id].targets.values() {
-            if matches!(part.progress, Progress::Waiting | Progress::Active { .. }) {
+            if matches!(part.progress, Progress::Waiting | Progress::Active { .. } | Progress::Ready { .. }) {
                 assert!(
                     holders.insert(part.target, *id).is_none(),
                     "INV-3: {} has two deployments",
@@ -271,6 +283,10 @@ fn batch(tenant: &TenantState) {
                     count(&|progress| !matches!(progress, Progress::Waiting | Progress::Skipped { .. }));
                 assert!(started <= may, "INV-4: more than the canary step lets");
             }
+            Strategy::BlueGreen(how) => {
+                let batch = how.batch.map_or(u32::MAX, |batch| batch.at_least(total));
+                assert!(deployment.is_beside() || active <= batch, "INV-4: {active} switched at once");
+            }
         }
         if deployment.strategy.is_by_domain() {
             let active = deployment.targets.values().filter(|part| part.progress.task().is_some());
@@ -312,6 +328,7 @@ fn deployment_indexes(tenant: &TenantState) {
             *match part.progress {
                 Progress::Waiting => &mut counts.waiting,
                 Progress::Active { .. } => &mut counts.active,
+                Progress::Ready { .. } => &mut counts.ready,
                 Progress::Succeeded { .. } => &mut counts.succeeded,
                 Progress::Failed { .. } => &mut counts.failed,
                 Progress::Skipped { .. } => &mut counts.skipped,
@@ -320,7 +337,7 @@ fn deployment_indexes(tenant: &TenantState) {
         }
         assert_eq!(deployment.counts, counts, "INV-5: counts");
         for (place, target) in deployment.order.iter().enumerate() {
-            let waits = deployment.targets[target].progress == Progress::Waiting;
+            let waits = deployment.is_due(&deployment.targets[target]);
             let next = usize::try_from(deployment.next).unwrap();
             assert!(if place == next { waits } else { !waits || place > next }, "INV-5: waiting targets");
         }
@@ -387,6 +404,7 @@ fn timers(tenant: &TenantState) {
     for deployment in tenant.deployments.values() {
         let deadline = found.remove(&(deployment.deadline, Timer::DeploymentDeadline(deployment.id)));
         wanted.extend(deployment.resumes_at.map(|at| (at, Timer::DeploymentResumes(deployment.id))));
+        wanted.extend(tenant.kept.get(&deployment.id).map(|at| (*at, Timer::KeepEnds(deployment.id))));
         assert!(deployment.resumes_at.is_none() || deployment.paused.is_some(), "INV-9: no pause to end");
         let paused = deployment.paused.is_some();
         let may = !paused && matches!(deployment.status, Status::Running | Status::Halting { .. });

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "every test file uses another part of it")]
 #![allow(missing_docs, unreachable_pub, reason = "tests")]
 
+pub mod colours;
 pub mod invariants;
 
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ use stella_domain::gate::{self, Allowed, Check, Gate, Record, Security};
 use stella_domain::name::{Name, Version};
 use stella_domain::promotion::{ApprovalRule, Promotion};
 use stella_domain::rejection::Rejection;
+use stella_domain::release::Phase::Prepare;
 use stella_domain::release::{Component, Step, StepAction};
 use stella_domain::signature::{self, SignatureRule};
 use stella_domain::state::State;
@@ -166,8 +168,8 @@ pub fn new_release(n: u8) -> NewRelease {
         version: Version::from_str(&format!("{n}.0")).unwrap(),
         components: vec![Component { name: name("web"), digest: digest(n), size_bytes: 10 }],
         steps: vec![
-            Step { name: name("install"), action: artifact, timeout_ms: 60_000 },
-            Step { name: name("check"), action: check, timeout_ms: 30_000 },
+            Step { name: name("install"), action: artifact, timeout_ms: 60_000, phase: Prepare },
+            Step { name: name("check"), action: check, timeout_ms: 30_000, phase: Prepare },
         ],
         labels: BTreeMap::new(),
         provenance: None,
@@ -551,6 +553,7 @@ pub fn end(world: &World) {
     invariants::check(&world.state, world.now);
     invariants::replay(&world.events, &world.state);
     invariants::never_again(&world.events);
+    colours::switched(&world.events, &world.state);
 }
 
 #[track_caller]

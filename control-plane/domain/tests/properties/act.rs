@@ -17,6 +17,8 @@ pub(crate) enum Kind {
     Pausing,
     /// One failure domain after the other, and not all of them down.
     Domains,
+    /// Prepared, warmed up or confirmed, then switched.
+    BlueGreen(bool),
 }
 
 #[derive(Clone, Debug)]
@@ -67,6 +69,7 @@ pub(crate) enum Act {
     /// A scanner finds something, or nothing.
     Scan(u128, bool),
     Rollback(usize),
+    Retire(usize),
     Retry(usize),
     Settle(usize, bool),
     /// So many of what has ended in a place may stay in memory.
@@ -106,12 +109,19 @@ fn outcome() -> impl Strategy<Value = TaskOutcome> {
 
 pub(crate) fn act() -> impl Strategy<Value = Act> {
     let who = 1..=AGENTS;
-    let kind = prop_oneof![Just(Kind::Plain), Just(Kind::Canary), Just(Kind::Pausing), Just(Kind::Domains)];
+    let kind = prop_oneof![
+        Just(Kind::Plain),
+        Just(Kind::Canary),
+        Just(Kind::Pausing),
+        Just(Kind::Domains),
+        any::<bool>().prop_map(Kind::BlueGreen),
+        any::<bool>().prop_map(Kind::BlueGreen),
+    ];
     let tolerate = proptest::option::weighted(0.3, 1..3_u32);
     let policy = prop_oneof![Just(OnFailure::Rollback), Just(OnFailure::Stop), Just(OnFailure::Ask)];
     let only = proptest::option::weighted(0.3, vec(1..=TARGETS, 1..3));
     prop_oneof![
-        14 => (1..=3_u128, proptest::option::of(1..3_u32), (kind, tolerate), only, policy, 1..4_u64)
+        14 => (1..=5_u128, proptest::option::of(1..3_u32), (kind, tolerate), only, policy, 1..4_u64)
             .prop_map(|(release, batch, (kind, tolerate), only, on_failure, hours)| Act::Deploy { release, batch, kind, tolerate, only, on_failure, hours }),
         2 => (any::<usize>(), 1..=TARGETS).prop_map(|(which, n)| Act::SkipTarget(which, n)),
         4 => (any::<usize>(), 1..=TARGETS).prop_map(|(which, n)| Act::RetryTarget(which, n)),
@@ -124,7 +134,7 @@ pub(crate) fn act() -> impl Strategy<Value = Act> {
         1 => any::<usize>().prop_map(Act::Cancel),
         3 => (any::<usize>(), any::<bool>()).prop_map(|(which, on)| Act::Pause(which, on)),
         2 => any::<bool>().prop_map(Act::Lock),
-        2 => (1..=3_u128, 0..5_u8).prop_map(|(release, what)| Act::Judge(release, what)),
+        2 => (1..=5_u128, 0..5_u8).prop_map(|(release, what)| Act::Judge(release, what)),
         3 => prop_oneof![4 => Just(0), 2 => Just(1), 1 => Just(2)].prop_map(Act::Rule),
         8 => (any::<usize>(), 1..=PEOPLE).prop_map(|(which, who)| Act::Approve(which, who)),
         3 => (2..=PEOPLE, proptest::bool::weighted(0.6)).prop_map(|(who, all)| Act::Role(who, all)),
@@ -137,7 +147,8 @@ pub(crate) fn act() -> impl Strategy<Value = Act> {
         8 => (any::<usize>(), 0..6_u8).prop_map(|(which, how)| Act::Answer(which, how)),
         5 => (any::<usize>(), 1..=PEOPLE, 0..6_u8).prop_map(|(which, who, word)| Act::Word(which, who, word)),
         5 => (1..=3_u128, proptest::bool::weighted(0.3)).prop_map(|(release, bad)| Act::Scan(release, bad)),
-        1 => any::<usize>().prop_map(Act::Rollback),
+        2 => any::<usize>().prop_map(Act::Rollback),
+        1 => any::<usize>().prop_map(Act::Retire),
         2 => any::<usize>().prop_map(Act::Retry),
         8 => (any::<usize>(), any::<bool>()).prop_map(|(which, yes)| Act::Settle(which, yes)),
         6 => (0..3_usize).prop_map(Act::Archive),
@@ -151,7 +162,7 @@ pub(crate) fn act() -> impl Strategy<Value = Act> {
         16 => who.clone().prop_map(Act::Accept),
         4 => who.clone().prop_map(Act::Mute),
         12 => who.clone().prop_map(Act::Run),
-        24 => (who.clone(), 1..6_usize, outcome()).prop_map(|(agent, rounds, last)| Act::Work(agent, rounds, last)),
+        24 => (who.clone(), 1..9_usize, outcome()).prop_map(|(agent, rounds, last)| Act::Work(agent, rounds, last)),
         24 => (who.clone(), outcome()).prop_map(|(agent, outcome)| Act::Finish(agent, outcome)),
         3 => who.prop_map(Act::Repeat),
         1 => Just(Act::RestartControlPlane),

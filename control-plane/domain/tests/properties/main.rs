@@ -33,7 +33,7 @@ use stella_domain::rejection::Rejection;
 use stella_domain::run::{CallOutcome, StepState, Work};
 use stella_domain::signature;
 use stella_domain::state::State;
-use stella_domain::strategy::{self as rollout, Order, OrderBy, Rolling};
+use stella_domain::strategy::{self as rollout, BlueGreen, Order, OrderBy, Rolling};
 use stella_domain::task::TaskState;
 use stella_protocol::digest::Digest;
 use stella_protocol::id::{AttemptKey, DeploymentId, Position, PromotionId, RunId};
@@ -102,6 +102,12 @@ fn strategy(kind: Kind, batch: Option<u32>) -> Option<rollout::Strategy> {
         Kind::Plain => None,
         Kind::Canary => Some(common::canary(&[(30, Some(60_000)), (40, None)], batch)),
         Kind::Pausing => Some(rollout::Strategy::Rolling(Rolling { pause_ms: Some(60_000), ..rolling })),
+        Kind::BlueGreen(confirm) => Some(rollout::Strategy::BlueGreen(BlueGreen {
+            warm_up_ms: batch.filter(|_| !confirm).map(|_| 60_000),
+            confirm,
+            batch: batch.map(Amount::Count),
+            keep_ms: batch.map(|_| 60_000),
+        })),
         Kind::Domains => Some(rollout::Strategy::Rolling(Rolling { order, max_unavailable, ..rolling })),
     }
 }
@@ -115,6 +121,10 @@ impl Walk {
             let labels = BTreeMap::from([("rack".to_owned(), (n % 2).to_string())]);
             let new = NewTarget { agent: agent(of), slot: slot.map(name), labels, ..new_target(n) };
             world.ok(TenantCommand::CreateTarget(Box::new(new)));
+        }
+        for n in 4..=5 {
+            world.ok(TenantCommand::StoreArtifact { digest: common::digest(n), size_bytes: 10 });
+            world.ok(TenantCommand::CreateRelease(Box::new(common::colours::new_coloured(n))));
         }
         (1..=PEOPLE).for_each(|n| world.person(n));
         (1..=3).for_each(|n| drop(world.ok(common::add_key(n))));
@@ -465,6 +475,7 @@ impl Walk {
                 self.tenant(TenantCommand::RevokeReleaseKey { key, reason });
             }
             Act::Rollback(which) => self.rollback(which),
+            Act::Retire(which) => self.retire(which),
             Act::Settle(which, succeeded) => self.settle(which, succeeded),
             Act::Archive(newer_max) => self.archive(newer_max),
             Act::Revoke(n) => {
@@ -511,6 +522,13 @@ impl Walk {
         if let Some(of) = self.some_deployment(which) {
             self.ids += 1;
             self.tenant(TenantCommand::Rollback { id: deployment(self.ids), of });
+        }
+    }
+
+    fn retire(&mut self, which: usize) {
+        if let Some(of) = self.some_deployment(which) {
+            self.ids += 1;
+            self.tenant(TenantCommand::RetireColours { id: deployment(self.ids), of });
         }
     }
 
@@ -641,6 +659,9 @@ proptest! {
         }
         invariants::replay(&walk.world.events, &walk.world.state);
         invariants::never_again(&walk.world.events);
+        if !walk.restored {
+            common::colours::switched(&walk.world.events, &walk.world.state);
+        }
     }
 
     /// However a walk went: once agents answer again and the time is up, every deployment has ended.

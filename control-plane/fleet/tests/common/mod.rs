@@ -24,7 +24,7 @@ use stella_domain::command::{
     TenantCommand,
 };
 use stella_domain::deployment::{OnFailure, Strategy};
-use stella_domain::release::{Component, Step, StepAction};
+use stella_domain::release::{Component, Phase, Step, StepAction};
 use stella_domain::state::State;
 use stella_engine::{Clock, Config, Engine, Handle, SubmitError};
 use stella_fleet::{Fleet, FleetConfig, FleetDeps};
@@ -227,7 +227,12 @@ impl World {
             application: "shop".parse().unwrap(),
             version: format!("1.0.0+{}", id.0.simple()).parse().unwrap(),
             components: vec![Component { name: "web".parse().unwrap(), digest, size_bytes }],
-            steps: vec![Step { name: "go".parse().unwrap(), action, timeout_ms: 60_000 }],
+            steps: vec![Step {
+                name: "go".parse().unwrap(),
+                action,
+                timeout_ms: 60_000,
+                phase: Phase::Prepare,
+            }],
             labels: BTreeMap::new(),
             provenance: None,
             signatures: Vec::new(),
