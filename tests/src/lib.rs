@@ -8,7 +8,7 @@
 //!
 //! Reading order: [`cluster`] (a control plane and its agents), [`control_plane`], [`agent`], [`api`] (the client),
 //! [`recipe`] (releases to deploy), [`wait`] (until something is so),
-//! [`sim`] (hosts that are only a connection), [`monitoring`] (Prometheus and Alertmanager), [`nats`] (an event bus), [`rotel`] (a collector of traces).
+//! [`sim`] (hosts that are only a connection), [`monitoring`] (Prometheus and Alertmanager), [`nats`] (an event bus), [`rotel`] (a collector of traces), [`units`] (a stand-in for systemd).
 
 pub mod agent;
 pub mod api;
@@ -29,4 +29,5 @@ pub mod process;
 pub mod recipe;
 pub mod rotel;
 pub mod sim;
+pub mod units;
 pub mod wait;
