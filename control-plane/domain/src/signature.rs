@@ -18,7 +18,7 @@ use crate::command::Actor;
 use crate::gate::{Evaluated, Outcome, digest_of};
 use crate::hold::Hold;
 use crate::name::Name;
-use crate::release::{Release, Step, StepAction};
+use crate::release::{Phase, Release, Step, StepAction};
 use crate::tenant::TenantState;
 
 /// How many keys a tenant may have that are not revoked, and how many a rule may name.
@@ -164,7 +164,13 @@ pub fn statement(release: &Release) -> Statement {
 
 /// A step in the API's form, which is the one that people write and sign.
 fn step(step: &Step) -> Value {
-    json!({ "name": step.name, "timeout_ms": step.timeout_ms, "action": action(&step.action) })
+    let mut value =
+        json!({ "name": step.name, "timeout_ms": step.timeout_ms, "action": action(&step.action) });
+    // As in the API, what is said by default is not there: what was signed before there were phases still is.
+    if step.phase != Phase::default() {
+        value["phase"] = json!(step.phase);
+    }
+    value
 }
 
 fn action(action: &StepAction) -> Value {

@@ -306,3 +306,26 @@ fn rules_that_could_never_be_met_are_refused_by_field() {
     assert!(!world.tenant().deployments.contains_key(&deployment(2)));
     end(&world);
 }
+
+#[test]
+fn what_a_step_is_a_part_of_is_signed_too() {
+    let mut new = new_release(1);
+    let said = |new: &NewRelease| {
+        let release = Release {
+            id: new.id,
+            application: new.application.clone(),
+            version: new.version.clone(),
+            components: new.components.clone(),
+            steps: new.steps.clone(),
+            labels: new.labels.clone(),
+            provenance: None,
+            channels: Vec::new(),
+            standing: stella_domain::hold::Standing::Good,
+            created_at: stella_protocol::time::Timestamp(0),
+        };
+        serde_json::to_value(statement(&release).steps).unwrap()
+    };
+    assert!(said(&new)[1].get("phase").is_none());
+    new.steps[1].phase = stella_domain::release::Phase::Switch;
+    assert_eq!(said(&new)[1]["phase"], "switch");
+}
