@@ -22,7 +22,7 @@ use stella_domain::strategy::Strategy;
 use stella_domain::task::TaskState;
 use stella_domain::tenant::{TenantState, Timer};
 use stella_protocol::digest::Digest;
-use stella_protocol::id::{PromotionId, TargetId};
+use stella_protocol::id::{DeploymentId, PromotionId, TargetId};
 use stella_protocol::time::Timestamp;
 
 use super::World;
@@ -108,13 +108,8 @@ pub fn step(before: &State, after: &State, events: &[(StreamId, Event)]) {
     budgets(old, new, events);
     approved_by_those_who_may(before, new, events);
     super::colours::step(old, new, events);
+    starts_nothing_paused(old, events);
     for (_, event) in events {
-        if let Fact::TargetStarted { deployment, .. } | Fact::TargetWentOn { deployment, .. } = &event.fact {
-            let stays_paused = |state: &TenantState| {
-                state.deployments.get(deployment).is_some_and(|deployment| deployment.paused.is_some())
-            };
-            assert!(!(stays_paused(old) && stays_paused(new)), "INV-9: {deployment} started a target");
-        }
         let switches = |id| new.deployments.get(id).is_some_and(|it| !it.is_beside());
         if let Fact::TargetStarted { deployment, .. } = &event.fact {
             is_let_through(new, &new.deployments[deployment], event.at);
@@ -128,6 +123,29 @@ pub fn step(before: &State, after: &State, events: &[(StreamId, Event)]) {
         if let Fact::TaskDispatched { key, .. } = &event.fact {
             let was_unknown = old.tasks.get(&key.task).is_some_and(|task| super::is_unknown(task));
             assert!(!was_unknown, "INV-6: {key}");
+        }
+    }
+}
+
+/// INV-9, fact by fact: one command may end a pause, start something and begin another pause.
+#[expect(clippy::wildcard_enum_match_arm, reason = "most facts have nothing to do with pauses")]
+fn starts_nothing_paused(old: &TenantState, events: &[(StreamId, Event)]) {
+    let mut paused: BTreeSet<DeploymentId> =
+        old.deployments.values().filter(|it| it.paused.is_some()).map(|it| it.id).collect();
+    for (_, event) in events {
+        match &event.fact {
+            Fact::DeploymentPaused { id, .. } => {
+                paused.insert(*id);
+            }
+            Fact::DeploymentResumed { id }
+            | Fact::DeploymentHalted { id, .. }
+            | Fact::DeploymentCancelRequested { id, .. } => {
+                paused.remove(id);
+            }
+            Fact::TargetStarted { deployment, .. } | Fact::TargetWentOn { deployment, .. } => {
+                assert!(!paused.contains(deployment), "INV-9: {deployment} started a target");
+            }
+            _ => {}
         }
     }
 }
