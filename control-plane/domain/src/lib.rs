@@ -39,8 +39,8 @@
 //! - **INV-15 no side door**: what a step deploys is asked for by whoever started the run, as a promotion like any other.
 //! - **INV-16 archive**: only what has ended leaves memory, with all that belongs to it, and nothing that is left refers to it but
 //!   in words; what was the last to come to a target stays, so that it can be taken back.
-//! - **INV-17 signed**: a deployment that somebody asked for starts a target only while its release has the signatures that its tenant
-//!   demands, each by another key that is registered and not revoked, and each over that release.
+//! - **INV-17 signed**: a deployment that somebody asked for starts a target, and switches one, only while its release has the signatures
+//!   that its tenant demands, each by another key that is registered and not revoked, and each over that release.
 //! - **INV-18 one colour**: what is idle on a target is the colour that is not live; a deployment changes what is live there only
 //!   by steps that switch, and what it did not switch it leaves as it was.
 //! - **INV-19 switch**: a blue-green deployment starts to switch a target only when the colour there was filled and checked, and

@@ -55,6 +55,8 @@ impl TenantState {
         ensure(self.has_budget(deployment), subject(id), "without budget in its environment", fact)?;
         let open = deployment.is_beside() || self.is_let_through(id, at);
         ensure(open, subject(id), "held up by a gate", fact)?;
+        let signed = deployment.is_beside() || self.is_signed_as_demanded(id);
+        ensure(signed, subject(id), "without signatures", fact)?;
         let part = deployment.targets.get(&target).ok_or_else(|| missing(TargetId::KIND, target, fact))?;
         let Progress::Ready { leg, .. } = part.progress else {
             return Err(illegal(format!("target {target}"), part.progress.name(), fact));

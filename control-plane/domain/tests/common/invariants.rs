@@ -119,6 +119,7 @@ pub fn step(before: &State, after: &State, events: &[(StreamId, Event)]) {
             && switches(deployment)
         {
             is_let_through(new, &new.deployments[deployment], event.at);
+            is_signed(new, &new.deployments[deployment]);
         }
         if let Fact::TaskDispatched { key, .. } = &event.fact {
             let was_unknown = old.tasks.get(&key.task).is_some_and(|task| super::is_unknown(task));
@@ -542,7 +543,7 @@ fn approved_by_those_who_may(before: &State, new: &TenantState, events: &[(Strea
     }
 }
 
-/// INV-17, at the moment when a target was started.
+/// INV-17, at the moment when a target was started or switched.
 fn is_signed(tenant: &TenantState, deployment: &Deployment) {
     let Some(rule) = tenant.signing.as_ref().filter(|_| deployment.cause == Cause::Requested) else { return };
     let release = &tenant.releases[&deployment.release];
