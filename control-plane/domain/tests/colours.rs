@@ -5,8 +5,8 @@ mod common;
 
 use common::colours::{blue_green, new_coloured};
 use common::{
-    STAGING, World, agent, conflict, deployment, digest, end, failed, failure, name, new_deployment, release,
-    target,
+    STAGING, World, add_key, agent, conflict, deployment, digest, end, failed, failure, key_id, name,
+    new_deployment, release, signed, target,
 };
 use stella_domain::amount::Amount;
 use stella_domain::colour::{Colour, Stage};
@@ -113,6 +113,25 @@ fn a_failure_while_preparing_touches_nothing_that_is_live() {
     }
     (1..=2).for_each(|n| steps(&mut world, n, &["switch", "verify"]));
     assert_eq!(here(&world, 1), (Some(6), GREEN, Some((4, Colour::Blue, true))));
+    end(&world);
+}
+
+#[test]
+fn a_key_that_is_revoked_in_the_warm_up_keeps_the_switch_from_beginning() {
+    let mut world = world(2);
+    world.ok(add_key(1));
+    for of in [4, 5] {
+        world.sign(1, of).unwrap();
+    }
+    world.ok(TenantCommand::SetReleaseSigning { rule: Some(signed(1, &[])) });
+    deploy(&mut world, 5, blue_green(Some(60_000), None));
+    (1..=2).for_each(|n| steps(&mut world, n, &["install", "check"]));
+    assert_eq!(world.deployment(deployment(5)).paused_for, PauseCause::WarmUp);
+    let reason = "the laptop is gone".to_owned();
+    world.ok(TenantCommand::RevokeReleaseKey { key: key_id(1), reason });
+    world.wait_ms(60_000);
+    assert!(failure(&world, 5).contains("key ci was revoked"), "{}", failure(&world, 5));
+    (1..=2).for_each(|n| assert_eq!(here(&world, n).0, Some(4)));
     end(&world);
 }
 
@@ -279,6 +298,22 @@ fn a_target_that_failed_at_the_switch_is_tried_again_from_the_switch() {
     world.ok(retry(1));
     steps(&mut world, 1, &["switch", "verify"]);
     assert_eq!(*world.status(5), Status::Succeeded);
+    // None is forgotten, also of a round that began with the switch.
+    let all = world.tenant().tasks.values().filter(|task| task.deployment == deployment(5)).count();
+    assert_eq!(world.tenant().tasks_of(world.deployment(deployment(5))).len(), all);
+    end(&world);
+}
+
+#[test]
+fn the_same_release_in_the_other_colour_can_be_taken_back_too() {
+    let mut world = world(1);
+    let strategy = blue_green(None, None);
+    world.ok(TenantCommand::Deploy(Box::new(NewDeployment { strategy, ..new_deployment(7, 4, None) })));
+    steps(&mut world, 1, &["install", "check", "switch", "verify"]);
+    assert_eq!(here(&world, 1), (Some(4), GREEN, Some((4, Colour::Blue, true))));
+    world.ok(TenantCommand::Rollback { id: deployment(8), of: deployment(7) });
+    steps(&mut world, 1, &["switch", "verify"]);
+    assert_eq!(here(&world, 1), (Some(4), BLUE, Some((4, Colour::Green, true))));
     end(&world);
 }
 

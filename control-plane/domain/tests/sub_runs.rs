@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use common::{STAGING, World, add_key, agent, invariants, name, new_target, security, target};
 use serde_json::{Value, json};
+use stella_domain::archive::{Rule, due};
 use stella_domain::command::{NewRun, NewTarget, TenantCommand};
 use stella_domain::decide::Decision;
 use stella_domain::name::Identifier;
@@ -112,14 +113,20 @@ fn a_step_is_done_for_each_item_at_the_same_time_and_fails_if_one_fails() {
     let place = |run: RunId| world.tenant().runs[&run].inputs[&id("place")].clone();
     let asked: Vec<(RunId, Value)> = parts.iter().map(|it| (it.run, place(it.run))).collect();
     assert_eq!(asked.iter().map(|it| it.1.clone()).collect::<Vec<_>>(), ["eu", "us"]);
-    let mut decide = |run: RunId, approve: bool| {
+    let decide = |world: &mut World, run: RunId, approve: bool| {
         let decide = TenantCommand::DecideStep { run, step: id("go"), approve, reason: "no".to_owned() };
         world.tell_as(2, decide).unwrap();
     };
-    decide(asked[1].0, false);
-    decide(asked[0].0, true);
+    decide(&mut world, asked[1].0, false);
+    // Whether it failed is asked when the others have ended too: it does not leave memory before.
+    let old = Rule { never_within_ms: 0, after_ms: Some(0), newer_max: None };
+    world.wait_ms(60_000);
+    assert!(due(world.tenant(), old, world.now).runs.is_empty());
+    decide(&mut world, asked[0].0, true);
     let said = reason(&world);
     assert!(said.contains(&format!("run {} for us failed", asked[1].0)), "{said}");
+    world.wait_ms(60_000);
+    assert_eq!(due(world.tenant(), old, world.now).runs.len(), 3);
 }
 
 #[test]
