@@ -1,6 +1,8 @@
 //! What may be asked of the core.
 
 mod new;
+mod outcome;
+mod report;
 
 use std::collections::BTreeMap;
 
@@ -8,10 +10,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use stella_protocol::digest::Digest;
 use stella_protocol::id::{
-    AccountId, AgentId, ApiTokenId, AttemptKey, DeploymentId, EnrolmentTokenId, EnvironmentId, PromotionId,
-    ReleaseId, RunId, SessionEpoch, TargetId, TaskId, TenantId,
+    AccountId, AgentId, ApiTokenId, DeploymentId, EnrolmentTokenId, EnvironmentId, PromotionId, ReleaseId,
+    RunId, SessionEpoch, TargetId, TaskId, TenantId,
 };
-use stella_protocol::message::{Accepted, Finished, Hello, Running};
+use stella_protocol::message::Hello;
 use stella_protocol::time::Timestamp;
 use stella_protocol::trace::TraceContext;
 use stella_signing::{PublicKey, Signature};
@@ -32,6 +34,8 @@ use crate::signature::SignatureRule;
 use crate::workflow::Template;
 
 pub use new::{Answer, NewDeployment, NewEnrolmentToken, NewFindings, NewRelease, NewRun, NewTarget};
+pub use outcome::Outcome;
+pub use report::Report;
 
 /// A command and what comes with it.
 #[derive(Clone, Debug, PartialEq)]
@@ -564,61 +568,4 @@ pub enum TenantCommand {
         /// Whom.
         trust: AgentTrust,
     },
-}
-
-/// An agent's word about an attempt.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Report {
-    /// It is in the agent's journal.
-    Accepted(Accepted),
-    /// It has started.
-    Running(Running),
-    /// It has ended.
-    Finished(Finished),
-}
-
-impl Report {
-    /// Which attempt it is about.
-    #[must_use]
-    pub const fn key(&self) -> AttemptKey {
-        match self {
-            Self::Accepted(report) => report.key,
-            Self::Running(report) => report.key,
-            Self::Finished(report) => report.key,
-        }
-    }
-}
-
-/// The answer to a command that was carried out.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "type", content = "id")]
-pub enum Outcome {
-    /// Done; there is nothing to tell.
-    Done,
-    /// The tenant exists.
-    Tenant(TenantId),
-    /// The API token exists.
-    ApiToken(ApiTokenId),
-    /// The environment exists.
-    Environment(EnvironmentId),
-    /// The target exists.
-    Target(TargetId),
-    /// The enrolment token exists.
-    EnrolmentToken(EnrolmentTokenId),
-    /// The agent is enrolled: this one, not necessarily the id that came with the command.
-    Agent(AgentId),
-    /// The agent's session exists.
-    Session(SessionEpoch),
-    /// The release exists.
-    Release(ReleaseId),
-    /// The deployment exists.
-    Deployment(DeploymentId),
-    /// The account exists.
-    Account(AccountId),
-    /// The workflow has this version.
-    Workflow(u32),
-    /// The run exists. What became of it is in the state.
-    Run(RunId),
-    /// The promotion exists. What became of it is in the state.
-    Promotion(PromotionId),
 }
