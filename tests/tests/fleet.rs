@@ -2,18 +2,17 @@
 //! service as a unit behind nginx on two others, all from the packages. Real but for the cables.
 #![expect(clippy::print_stdout, reason = "figures for whoever reads the test's output")]
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::thread::JoinHandle;
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use stella_tests::host::Host;
 use stella_tests::network::{Cable, Network};
 use stella_tests::{binaries, wait};
+use tempfile::TempDir;
 
 /// What an installed command line needs to know.
 const STELLA: &str = "STELLA_URL=https://localhost:8443 STELLA_CA=/var/lib/stella-orchestrator/pki/root.crt \
@@ -223,41 +222,66 @@ fn asked(network: &str, address: &str) -> Result<String> {
     Ok(String::from_utf8(asked.stdout)?)
 }
 
-/// Somebody who asks the balancer all the time.
+/// People who ask the balancer all the time, so often that a host's restart, however short, is met by some of them.
 struct Load {
-    stop: Arc<AtomicBool>,
-    asked: Arc<AtomicU32>,
-    asking: Option<JoinHandle<Vec<String>>>,
+    asking: Vec<(Child, PathBuf)>,
+    _answers: TempDir,
 }
 
 impl Load {
-    fn begin(fleet: &Fleet) -> Self {
-        let (stop, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
-        let network = fleet.control_plane.network().to_owned();
-        let asking = {
-            let (stop, count) = (Arc::clone(&stop), Arc::clone(&count));
-            std::thread::spawn(move || {
-                let mut failed = Vec::new();
-                while !stop.load(Ordering::Acquire) {
-                    failed.extend(asked(&network, "10.77.0.1").err().map(|error| error.to_string()));
-                    count.fetch_add(1, Ordering::AcqRel);
-                }
-                failed
-            })
-        };
-        Self { stop, asked: count, asking: Some(asking) }
+    fn begin(fleet: &Fleet) -> Result<Self> {
+        let answers = tempfile::tempdir()?;
+        let asking = (0..2).map(|number| {
+            let codes = answers.path().join(number.to_string());
+            // One process for all of its requests, each with a line of its own where nothing is buffered.
+            let child = Command::new("ip")
+                .args(["netns", "exec", fleet.control_plane.network()])
+                .args(["curl", "--silent", "--max-time", "10", "--rate", "18000/m"])
+                .args([
+                    "--output",
+                    "/dev/null",
+                    "--write-out",
+                    "%{stderr}%{http_code}\n",
+                    "http://10.77.0.1/#[1-1000000]",
+                ])
+                .stderr(fs::File::create(&codes)?)
+                .spawn()?;
+            Ok((child, codes))
+        });
+        Ok(Self { asking: asking.collect::<Result<_>>()?, _answers: answers })
     }
 
     /// Nobody was ever turned away.
     fn end(mut self) -> Result<()> {
-        self.stop.store(true, Ordering::Release);
-        let failed = self.asking.take().context("it has ended")?.join();
-        let failed = failed.map_err(|_| anyhow::anyhow!("the load has panicked"))?;
-        let asked = self.asked.load(Ordering::Acquire);
-        println!("{asked} requests, {} failed", failed.len());
-        ensure!(asked > 0 && failed.is_empty(), "{} of {asked} requests failed: {failed:?}", failed.len());
+        let mut by_code: BTreeMap<String, usize> = BTreeMap::new();
+        for (child, codes) in &mut self.asking {
+            ensure!(child.try_wait()?.is_none(), "the load has ended by itself");
+            stop(child);
+            let said = fs::read_to_string(codes)?;
+            // The last line may have been cut off.
+            let (whole, _) = said.rsplit_once('\n').context("nothing was asked")?;
+            for code in whole.lines() {
+                *by_code.entry(code.to_owned()).or_default() += 1;
+            }
+        }
+        println!("answers by code: {by_code:?}");
+        ensure!(by_code.keys().eq(["200"]), "some requests failed; answers by code: {by_code:?}");
         Ok(())
     }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        for (child, _) in &mut self.asking {
+            stop(child);
+        }
+    }
+}
+
+fn stop(child: &mut Child) {
+    // It may have ended by itself.
+    child.kill().ok();
+    child.wait().ok();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -265,7 +289,7 @@ async fn a_fleet_serves_while_it_is_deployed_to_cut_off_rebooted_upgraded_and_ta
     let mut fleet = Fleet::install().await?;
 
     // One host at a time, and nobody notices.
-    let load = Load::begin(&fleet);
+    let load = Load::begin(&fleet)?;
     fleet.deployed("1.1.0")?;
     // A version that is not well is taken back, and nobody notices.
     fleet.release("1.2.0", true)?;
