@@ -26,6 +26,7 @@ use stella_protocol::message::{Dispatch, TaskOutcome};
 use stella_protocol::spec::{Probe, TaskSpec};
 use tokio::time::Instant;
 
+pub(crate) use self::artifact::inspect::{Patience, inspect, unverified};
 pub use self::artifact::source::{ArtifactSource, Fetched, SourceError};
 pub use self::artifact::unpack::{ENTRIES_MAX, UNPACKED_BYTES_MAX};
 pub use self::systemd::{ActiveState, Systemctl, UnitError, UnitManager};

@@ -107,6 +107,23 @@ impl HostRoot {
         opened.map_err(|source| Error::Io { path: self.path.join(relative), source })
     }
 
+    /// Opens the folder of a component in a slot, if it is there. Creates nothing; blocks on the disk.
+    ///
+    /// # Errors
+    /// If a name is not a plain one, or the disk says no.
+    pub fn find_component(&self, slot: Option<&str>, component: &str) -> Result<Option<Dir>, Error> {
+        let mut relative = PathBuf::new();
+        if let Some(slot) = slot {
+            relative.push(plain_name("slot", slot)?);
+        }
+        relative.push(plain_name("component", component)?);
+        match self.dir.open_dir(&relative) {
+            Ok(dir) => Ok(Some(dir)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(Error::Io { path: self.path.join(relative), source }),
+        }
+    }
+
     /// Where a command runs: the slot's folder, a folder relative to it, or an absolute path.
     ///
     /// # Errors

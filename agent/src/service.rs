@@ -75,6 +75,7 @@ pub struct Service {
     link: watch::Sender<Option<Link>>,
     pulse: Arc<Pulse>,
     exporter: Option<Exporter>,
+    host: HostRoot,
 }
 
 /// A part that has ended.
@@ -105,7 +106,7 @@ impl Service {
                 concurrency: config.concurrency,
                 attempts_dir,
                 drain: config.drain,
-                host,
+                host: host.clone(),
                 policy: config.policy.clone(),
                 executor: Executor::new(supervisor),
                 artifacts: Arc::new(SessionArtifacts::new(link_receiver.clone())),
@@ -126,7 +127,7 @@ impl Service {
             Exporter::open(metrics.clone(), sources)
         };
         let exporter = config.metrics.as_ref().map(open).transpose()?;
-        Ok(Self { config, identity, runner, handle, link, pulse, exporter })
+        Ok(Self { config, identity, runner, handle, link, pulse, exporter, host })
     }
 
     /// Who this agent is.
@@ -140,13 +141,13 @@ impl Service {
     /// # Errors
     /// If a part fails. The process has to end; the next start finds everything on disk.
     pub async fn run(self, stop: CancellationToken) -> Result<(), Error> {
-        let Self { config, identity, runner, handle, link, pulse, exporter } = self;
+        let Self { config, identity, runner, handle, link, pulse, exporter, host } = self;
         let (stop_runner, stop_sessions) = (stop.child_token(), CancellationToken::new());
         let ready = link.subscribe();
         let sessions = Sessions::new(session::Config {
             server: config.server.unwrap_or_else(|| identity.server.clone()),
             state_dir: config.state_dir,
-            host_root: config.host_root,
+            host,
             identity,
             runner: handle.clone(),
             link,

@@ -9,6 +9,7 @@
 mod artifacts;
 mod connect;
 mod driver;
+mod inspections;
 mod renewal;
 mod streams;
 
@@ -26,6 +27,7 @@ pub use self::connect::Error as ConnectError;
 pub(crate) use self::connect::dial_enrolment;
 pub use self::streams::Forwarder;
 use crate::executor::reason_of;
+use crate::host::HostRoot;
 use crate::identity::Identity;
 use crate::metrics::Pulse;
 use crate::retry::{Retry, SUCCESS_MIN};
@@ -41,8 +43,8 @@ pub struct Config {
     pub server: String,
     /// Where the identity is kept.
     pub state_dir: PathBuf,
-    /// Measured for free space.
-    pub host_root: PathBuf,
+    /// Measured for free space, and looked into when the control plane asks what is there.
+    pub host: HostRoot,
     /// Who this agent is.
     pub identity: Identity,
     /// The runner that sessions speak for.

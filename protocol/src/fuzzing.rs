@@ -131,7 +131,8 @@ fn control_session(stream: &[u8], piece: usize) {
                 | ControlEvent::Accepted(_)
                 | ControlEvent::Running(_)
                 | ControlEvent::Renew(_)
-                | ControlEvent::Trusts(_) => {
+                | ControlEvent::Trusts(_)
+                | ControlEvent::Inspected(_) => {
                     assert!(session.session().is_some(), "a frame came before the welcome")
                 }
             }
@@ -165,6 +166,7 @@ fn agent_session(stream: &[u8], piece: usize) {
                 | AgentEvent::Acknowledged(_)
                 | AgentEvent::Renewed(_)
                 | AgentEvent::Trust(_)
+                | AgentEvent::Inspect(_)
                 | AgentEvent::Drain => {
                     assert!(session.session().is_some(), "a frame came before the welcome")
                 }

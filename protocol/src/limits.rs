@@ -57,6 +57,15 @@ pub const ARGUMENTS_MAX: usize = 1024;
 /// How many bytes a command's arguments and variables may have together: less than a frame, and far less than what `execve` takes.
 pub const COMMAND_BYTES_MAX: usize = 192 * 1024;
 
+/// How many artifacts one question about what a host holds may name: as many as a release has steps.
+pub const HOLDINGS_MAX: usize = 64;
+
+/// How many questions about what the host holds an agent keeps waiting: more than targets that one host has.
+pub const QUESTIONS_MAX: usize = 256;
+
+/// The longest time that looking at what a host holds may take, in milliseconds: an hour. It reads every byte that it vouches for.
+pub const INSPECT_TIME_MS_MAX: u64 = 60 * 60 * 1000;
+
 /// How many certificates a chain or a set of roots may have.
 pub const CERTIFICATES_MAX: usize = 16;
 
@@ -67,4 +76,10 @@ const _: () = assert!(
     COMMAND_BYTES_MAX + 4 * 5 * ARGUMENTS_MAX + 8 * PATH_BYTES_MAX < FRAME_BYTES_MAX,
     "a full command fits a frame"
 );
+const _: () = assert!(
+    HOLDINGS_MAX * (NAME_BYTES_MAX + VERSION_BYTES_MAX + 64) + NAME_BYTES_MAX + 64 < FRAME_BYTES_MAX,
+    "a full question fits a frame"
+);
+const _: () =
+    assert!(HOLDINGS_MAX * (REASON_BYTES_MAX + 16) + 64 < FRAME_BYTES_MAX, "a full answer fits a frame");
 const _: () = assert!(CSR_BYTES_MAX + NAME_BYTES_MAX + VERSION_BYTES_MAX + 128 < ENROL_REQUEST_BYTES_MAX);

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::digest::Digest;
 use crate::id::{
     AgentId, Attempt, AttemptKey, DeploymentId, EnrolmentTokenId, Generation, Incarnation, Position,
-    SessionEpoch, TargetId, TaskId, TenantId,
+    QuestionId, SessionEpoch, TargetId, TaskId, TenantId,
 };
 use crate::spec::TaskSpec;
 use crate::time::Timestamp;
@@ -31,6 +31,8 @@ pub enum ToControlPlane {
     Goodbye,
     /// What the agent trusts and shows from now on, durably.
     Trusts(Trusts),
+    /// What the host holds: the answer to a [`ToAgent::Inspect`].
+    Inspected(Inspected),
 }
 
 impl ToControlPlane {
@@ -46,6 +48,7 @@ impl ToControlPlane {
             Self::Renew(_) => "renew",
             Self::Goodbye => "goodbye",
             Self::Trusts(_) => "trusts",
+            Self::Inspected(_) => "inspected",
         }
     }
 }
@@ -67,6 +70,8 @@ pub enum ToAgent {
     Drain,
     /// Which roots to trust from now on. Only to agents with [`capability::TRUST`].
     Trust(Trust),
+    /// Say what the host holds of a release. Only to agents with [`capability::HOLDINGS`].
+    Inspect(Box<Inspect>),
 }
 
 impl ToAgent {
@@ -81,6 +86,7 @@ impl ToAgent {
             Self::Renewed(_) => "renewed",
             Self::Drain => "drain",
             Self::Trust(_) => "trust",
+            Self::Inspect(_) => "inspect",
         }
     }
 }
@@ -123,6 +129,8 @@ pub mod capability {
     pub const SYSTEMD: u64 = 1 << 3;
     /// Understands [`super::ToAgent::Trust`].
     pub const TRUST: u64 = 1 << 4;
+    /// Understands [`super::ToAgent::Inspect`].
+    pub const HOLDINGS: u64 = 1 << 5;
 }
 
 /// An attempt that the agent still knows.
@@ -323,6 +331,63 @@ pub struct Trusts {
     pub roots: Vec<Digest>,
     /// SHA-256 of the DER of the certificate that the agent shows from the next session on.
     pub certificate: Digest,
+}
+
+/// A question about what a host holds. It changes nothing there, and needs no room in the agent's journal: who asks in vain asks again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inspect {
+    /// Comes back in the answer.
+    pub question: QuestionId,
+    /// The folder under the host root that is asked about; `None` is the host root itself.
+    pub slot: Option<String>,
+    /// What should be there. At least one, at most [`crate::limits::HOLDINGS_MAX`].
+    pub wanted: Vec<Wanted>,
+    /// How long looking may take, in milliseconds, from when the question came.
+    pub timeout_ms: u64,
+}
+
+/// An unpacked artifact that should be on a host, named as in [`crate::spec::ArtifactSpec`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wanted {
+    /// The component's name: a directory under the host root.
+    pub component: String,
+    /// The release's version.
+    pub version: String,
+    /// What the archive hashes to.
+    pub digest: Digest,
+}
+
+/// The answer to an [`Inspect`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inspected {
+    /// Which question.
+    pub question: QuestionId,
+    /// One for each that was wanted, in that order.
+    pub holdings: Vec<Holding>,
+}
+
+/// What a host holds of one artifact.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Holding {
+    /// It is there, and every file is as it was unpacked: each was read and hashed.
+    Present {
+        /// How many files were compared.
+        files: u32,
+        /// How many bytes they have.
+        bytes: u64,
+    },
+    /// It is not there.
+    Absent,
+    /// It is there, and something of it is missing or not as it was unpacked.
+    Damaged {
+        /// For a person: what.
+        reason: String,
+    },
+    /// It is there, and the agent cannot say whether all of it is as it was unpacked.
+    Unverified {
+        /// For a person: why not.
+        reason: String,
+    },
 }
 
 /// The first and only frame of an agent that has no identity yet (ALPN [`crate::version::ALPN_ENROL`]).

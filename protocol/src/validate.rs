@@ -8,13 +8,13 @@ use std::collections::BTreeMap;
 
 use crate::limits::{
     ACKNOWLEDGEMENTS_MAX, ARGUMENTS_MAX, CERTIFICATES_MAX, CHAIN_BYTES_MAX, COMMAND_BYTES_MAX, CSR_BYTES_MAX,
-    HEARTBEAT_INTERVAL_MS_RANGE, NAME_BYTES_MAX, OPEN_ATTEMPTS_MAX, OUTPUT_CHUNK_BYTES_MAX, PATH_BYTES_MAX,
-    REASON_BYTES_MAX, TASK_TIME_MS_MAX, VERSION_BYTES_MAX,
+    HEARTBEAT_INTERVAL_MS_RANGE, HOLDINGS_MAX, INSPECT_TIME_MS_MAX, NAME_BYTES_MAX, OPEN_ATTEMPTS_MAX,
+    OUTPUT_CHUNK_BYTES_MAX, PATH_BYTES_MAX, REASON_BYTES_MAX, TASK_TIME_MS_MAX, VERSION_BYTES_MAX,
 };
 use crate::message::{
     ArtifactRequest, ArtifactResponse, Cancel, Dispatch, EnrolRequest, EnrolResponse, Finished, Heartbeat,
-    Hello, OutputChunk, OutputHeader, RenewRequest, Renewed, Resources, TaskOutcome, ToAgent, ToControlPlane,
-    Trust, Trusts, Welcome,
+    Hello, Holding, Inspect, Inspected, OutputChunk, OutputHeader, RenewRequest, Renewed, Resources,
+    TaskOutcome, ToAgent, ToControlPlane, Trust, Trusts, Wanted, Welcome,
 };
 use crate::spec::{ArtifactSpec, CheckSpec, CommandSpec, Probe, SystemdSpec, TaskSpec};
 
@@ -88,6 +88,7 @@ impl Validate for ToControlPlane {
             Self::Finished(finished) => finished.validate(),
             Self::Renew(request) => request.validate(),
             Self::Trusts(trusts) => trusts.validate(),
+            Self::Inspected(inspected) => inspected.validate(),
             Self::Accepted(_) | Self::Running(_) | Self::Goodbye => Ok(()),
         }
     }
@@ -102,6 +103,7 @@ impl Validate for ToAgent {
             Self::Acknowledge(keys) => items("acknowledge", keys.len(), ACKNOWLEDGEMENTS_MAX),
             Self::Renewed(renewed) => renewed.validate(),
             Self::Trust(trust) => trust.validate(),
+            Self::Inspect(inspect) => inspect.validate(),
             Self::Drain => Ok(()),
         }
     }
@@ -164,6 +166,45 @@ impl Validate for TaskOutcome {
                 bytes("outcome.reason", reason.len(), REASON_BYTES_MAX)
             }
             Self::Succeeded | Self::TimedOut | Self::Cancelled | Self::Interrupted => Ok(()),
+        }
+    }
+}
+
+// === what a host holds ===
+
+impl Validate for Inspect {
+    fn validate(&self) -> Result<(), Invalid> {
+        optional("inspect.slot", self.slot.as_deref(), NAME_BYTES_MAX)?;
+        if self.wanted.is_empty() {
+            return Err(Invalid::Empty { field: "inspect.wanted" });
+        }
+        items("inspect.wanted", self.wanted.len(), HOLDINGS_MAX)?;
+        range("inspect.timeout_ms", self.timeout_ms, (1, INSPECT_TIME_MS_MAX))?;
+        self.wanted.iter().try_for_each(Validate::validate)
+    }
+}
+
+impl Validate for Wanted {
+    fn validate(&self) -> Result<(), Invalid> {
+        bytes("wanted.component", self.component.len(), NAME_BYTES_MAX)?;
+        bytes("wanted.version", self.version.len(), VERSION_BYTES_MAX)
+    }
+}
+
+impl Validate for Inspected {
+    fn validate(&self) -> Result<(), Invalid> {
+        items("inspected.holdings", self.holdings.len(), HOLDINGS_MAX)?;
+        self.holdings.iter().try_for_each(Validate::validate)
+    }
+}
+
+impl Validate for Holding {
+    fn validate(&self) -> Result<(), Invalid> {
+        match self {
+            Self::Damaged { reason } | Self::Unverified { reason } => {
+                bytes("holding.reason", reason.len(), REASON_BYTES_MAX)
+            }
+            Self::Present { .. } | Self::Absent => Ok(()),
         }
     }
 }

@@ -7,15 +7,16 @@ mod common;
 use common::world::{command, dispatch, finished};
 use common::{hello, key, mark, resources, uuid};
 use stella_protocol::digest::Digest;
-use stella_protocol::id::{Attempt, EnrolmentTokenId, SessionEpoch};
+use stella_protocol::id::{Attempt, EnrolmentTokenId, QuestionId, SessionEpoch};
 use stella_protocol::limits::{
     ACKNOWLEDGEMENTS_MAX, ARGUMENTS_MAX, CERTIFICATES_MAX, CHAIN_BYTES_MAX, COMMAND_BYTES_MAX, CSR_BYTES_MAX,
-    HEARTBEAT_INTERVAL_MS_RANGE, NAME_BYTES_MAX, OPEN_ATTEMPTS_MAX, PATH_BYTES_MAX, REASON_BYTES_MAX,
-    TASK_TIME_MS_MAX, VERSION_BYTES_MAX,
+    HEARTBEAT_INTERVAL_MS_RANGE, HOLDINGS_MAX, INSPECT_TIME_MS_MAX, NAME_BYTES_MAX, OPEN_ATTEMPTS_MAX,
+    PATH_BYTES_MAX, REASON_BYTES_MAX, TASK_TIME_MS_MAX, VERSION_BYTES_MAX,
 };
 use stella_protocol::message::{
-    Cancel, Dispatch, EnrolRequest, EnrolResponse, Finished, Hello, OpenAttempt, Phase, RenewRequest,
-    Renewed, Resources, TaskOutcome, ToAgent, ToControlPlane, Trust, Trusts, Welcome,
+    Cancel, Dispatch, EnrolRequest, EnrolResponse, Finished, Hello, Holding, Inspect, Inspected, OpenAttempt,
+    Phase, RenewRequest, Renewed, Resources, TaskOutcome, ToAgent, ToControlPlane, Trust, Trusts, Wanted,
+    Welcome,
 };
 use stella_protocol::spec::{ArtifactSpec, CheckSpec, CommandSpec, Probe, SystemdSpec, TaskSpec, UnitAction};
 use stella_protocol::time::Timestamp;
@@ -92,6 +93,42 @@ fn the_control_stream_is_bounded() {
             ToControlPlane::Finished(Finished { outcome: outcome(text(n)), ..finished(key(1, 1)) })
         });
     }
+}
+
+#[test]
+fn questions_about_what_a_host_holds_are_bounded() {
+    let inspect = |slot: usize, wanted: usize, component: usize, version: usize, timeout_ms| {
+        let (component, version) = (text(component), text(version));
+        let one = Wanted { component, version, digest: Digest([0; 32]) };
+        ToAgent::Inspect(Box::new(Inspect {
+            question: QuestionId(uuid(1)),
+            slot: Some(text(slot)),
+            wanted: vec![one; wanted],
+            timeout_ms,
+        }))
+    };
+    at_most("inspect.slot", NAME_BYTES_MAX, |n| inspect(n, 1, 1, 1, 1));
+    assert_eq!(inspect(1, 0, 1, 1, 1).validate().unwrap_err().field(), "inspect.wanted");
+    at_most("inspect.wanted", HOLDINGS_MAX, |n| inspect(1, n, NAME_BYTES_MAX, VERSION_BYTES_MAX, 1));
+    at_most("wanted.component", NAME_BYTES_MAX, |n| inspect(1, 1, n, 1, 1));
+    at_most("wanted.version", VERSION_BYTES_MAX, |n| inspect(1, 1, 1, n, 1));
+    within("inspect.timeout_ms", (1, INSPECT_TIME_MS_MAX), |n| inspect(1, 1, 1, 1, n));
+
+    let inspected = |holdings: usize, reason: usize| {
+        let damaged = Holding::Damaged { reason: text(reason) };
+        ToControlPlane::Inspected(Inspected {
+            question: QuestionId(uuid(1)),
+            holdings: vec![damaged; holdings],
+        })
+    };
+    at_most("inspected.holdings", HOLDINGS_MAX, |n| inspected(n, REASON_BYTES_MAX));
+    at_most("holding.reason", REASON_BYTES_MAX, |n| inspected(1, n));
+    let unverified = Holding::Unverified { reason: text(REASON_BYTES_MAX + 1) };
+    assert_eq!(unverified.validate().unwrap_err().field(), "holding.reason");
+    let full = inspected(HOLDINGS_MAX, REASON_BYTES_MAX);
+    assert!(stella_protocol::frame::encode(&full).is_ok(), "the largest answer fits a frame");
+    let full = inspect(NAME_BYTES_MAX, HOLDINGS_MAX, NAME_BYTES_MAX, VERSION_BYTES_MAX, 1);
+    assert!(stella_protocol::frame::encode(&full).is_ok(), "and so does the largest question");
 }
 
 #[test]

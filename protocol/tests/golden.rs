@@ -16,13 +16,14 @@ use serde::de::DeserializeOwned;
 use stella_protocol::digest::Digest;
 use stella_protocol::frame::{self, HEADER_BYTES};
 use stella_protocol::id::{
-    AgentId, Attempt, DeploymentId, EnrolmentTokenId, Generation, Position, SessionEpoch, TargetId, TaskId,
-    TenantId,
+    AgentId, Attempt, DeploymentId, EnrolmentTokenId, Generation, Position, QuestionId, SessionEpoch,
+    TargetId, TaskId, TenantId,
 };
 use stella_protocol::message::{
     Accepted, ArtifactRequest, ArtifactResponse, Cancel, Dispatch, EnrolRequest, EnrolResponse, Finished,
-    Heartbeat, Hello, OpenAttempt, OutputChunk, OutputHeader, OutputSource, Phase, RenewRequest, Renewed,
-    Running, TaskOutcome, ToAgent, ToControlPlane, Trust, Trusts, Welcome,
+    Heartbeat, Hello, Holding, Inspect, Inspected, OpenAttempt, OutputChunk, OutputHeader, OutputSource,
+    Phase, RenewRequest, Renewed, Running, TaskOutcome, ToAgent, ToControlPlane, Trust, Trusts, Wanted,
+    Welcome,
 };
 use stella_protocol::spec::{ArtifactSpec, CheckSpec, CommandSpec, Probe, SystemdSpec, TaskSpec, UnitAction};
 use stella_protocol::time::Timestamp;
@@ -104,6 +105,7 @@ fn no_variant_is_without_golden_bytes() {
     assert_eq!(count(to_agent().iter().map(|(_, frame)| frame.name()).collect()), variants::<ToAgent>());
     assert_eq!(distinct(outcomes().map(|(_, _, outcome)| outcome)), variants::<TaskOutcome>());
     assert_eq!(distinct(specs().map(|(_, _, spec)| spec)), variants::<TaskSpec>());
+    assert_eq!(distinct(holdings()), variants::<Holding>());
     let probes = specs()
         .filter_map(|(_, _, spec)| if let TaskSpec::Check(spec) = spec { Some(spec.probe) } else { None });
     assert_eq!(distinct(probes), variants::<Probe>());
@@ -159,8 +161,23 @@ fn to_control_plane() -> Vec<(String, ToControlPlane)> {
             ToControlPlane::Trusts(Trusts { roots: vec![Digest([1; 32])], certificate: Digest([2; 32]) }),
         ),
     ];
+    let holdings: Vec<Holding> = holdings().collect();
+    frames.push(named(
+        "inspected",
+        ToControlPlane::Inspected(Inspected { question: QuestionId(uuid(0x9e)), holdings }),
+    ));
     frames.extend(outcomes().map(finished));
     frames
+}
+
+fn holdings() -> impl Iterator<Item = Holding> {
+    [
+        Holding::Present { files: 3, bytes: 70_000 },
+        Holding::Absent,
+        Holding::Damaged { reason: "bin/web is missing".into() },
+        Holding::Unverified { reason: "no list of its files".into() },
+    ]
+    .into_iter()
 }
 
 fn outcomes() -> impl Iterator<Item = (&'static str, Option<Timestamp>, TaskOutcome)> {
@@ -196,11 +213,22 @@ fn to_agent() -> Vec<(String, ToAgent)> {
         named("renewed", ToAgent::Renewed(renewed)),
         named("drain", ToAgent::Drain),
         named("trust", ToAgent::Trust(Trust { roots_der: vec![vec![0x30, 3], vec![0x30, 4]], renew: true })),
+        named("inspect", ToAgent::Inspect(Box::new(inspect()))),
     ];
     frames.extend(specs().map(|(name, slot, spec)| {
         (format!("dispatch.{name}"), ToAgent::Dispatch(Box::new(dispatch(slot, spec))))
     }));
     frames
+}
+
+fn inspect() -> Inspect {
+    let wanted = Wanted { component: "web-blue".into(), version: "1.2.3".into(), digest: Digest([0xab; 32]) };
+    Inspect {
+        question: QuestionId(uuid(0x9e)),
+        slot: Some("slot-a".into()),
+        wanted: vec![wanted],
+        timeout_ms: 55_000,
+    }
 }
 
 fn dispatch(slot: Option<&str>, spec: TaskSpec) -> Dispatch {

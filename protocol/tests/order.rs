@@ -7,15 +7,15 @@ mod common;
 use std::collections::BTreeMap;
 
 use common::world::{command, dispatch, finished};
-use common::{hello, key, mark, resources};
+use common::{hello, key, mark, resources, uuid};
 use stella_protocol::close::CloseCode;
 use stella_protocol::digest::Digest;
 use stella_protocol::frame::{self, FrameError};
-use stella_protocol::id::{Position, SessionEpoch};
+use stella_protocol::id::{Position, QuestionId, SessionEpoch};
 use stella_protocol::limits::{ACKNOWLEDGEMENTS_MAX, OUTGOING_BYTES_MAX};
 use stella_protocol::message::{
-    Accepted, Cancel, Heartbeat, RenewRequest, Renewed, Running, ToAgent, ToControlPlane, Trust, Trusts,
-    Welcome,
+    Accepted, Cancel, Heartbeat, Inspect, Inspected, RenewRequest, Renewed, Running, ToAgent, ToControlPlane,
+    Trust, Trusts, Wanted, Welcome,
 };
 use stella_protocol::session::agent::{AgentEvent, AgentSession};
 use stella_protocol::session::control::{ControlEvent, ControlSession};
@@ -54,10 +54,12 @@ fn an_agent_takes_these_frames_in_these_states_and_no_others() {
         "active: renewed",
         "active: drain",
         "active: trust",
+        "active: inspect",
         "draining: cancel",
         "draining: acknowledge",
         "draining: renewed",
         "draining: trust",
+        "draining: inspect",
     ];
     assert_eq!(taken, expected);
 }
@@ -87,7 +89,7 @@ fn a_control_plane_takes_these_frames_in_these_states_and_no_others() {
             None
         })
         .collect();
-    let live = ["heartbeat", "accepted", "running", "finished", "renew", "goodbye", "trusts"];
+    let live = ["heartbeat", "accepted", "running", "finished", "renew", "goodbye", "trusts", "inspected"];
     let lives =
         ["active", "draining"].into_iter().flat_map(|state| live.map(|name| format!("{state}: {name}")));
     let expected: Vec<String> = std::iter::once("new: hello".to_owned()).chain(lives).collect();
@@ -291,6 +293,16 @@ fn to_agent() -> Vec<ToAgent> {
         ToAgent::Renewed(Renewed { chain_der: Vec::new(), roots_der: Vec::new() }),
         ToAgent::Drain,
         ToAgent::Trust(Trust { roots_der: vec![vec![1]], renew: false }),
+        ToAgent::Inspect(Box::new(Inspect {
+            question: QuestionId(uuid(1)),
+            slot: None,
+            wanted: vec![Wanted {
+                component: "web".into(),
+                version: "1.0.0".into(),
+                digest: Digest([0; 32]),
+            }],
+            timeout_ms: 1,
+        })),
     ]
 }
 
@@ -304,5 +316,6 @@ fn to_control_plane() -> Vec<ToControlPlane> {
         ToControlPlane::Renew(RenewRequest { csr_der: vec![1] }),
         ToControlPlane::Goodbye,
         ToControlPlane::Trusts(Trusts { roots: Vec::new(), certificate: Digest([0; 32]) }),
+        ToControlPlane::Inspected(Inspected { question: QuestionId(uuid(1)), holdings: Vec::new() }),
     ]
 }

@@ -5,6 +5,7 @@
 //!     current -> releases/1.4.2-0123456789ab      switched by a rename: it points to one release or the other, never to none
 //!     releases/1.4.2-0123456789ab/                complete and on disk before it has this name
 //!     releases/.1.4.2-0123456789ab.digest         written after that; its time of change is when the release was last switched to
+//!     releases/.1.4.2-0123456789ab.files          what was unpacked: see `list`
 //!     .incoming/<digest>.part                     what has been fetched; a later attempt goes on from there
 //!     .incoming/<attempt>.unpack/                 gone after the task, whatever its end
 //!     .lock                                       one task at a time
@@ -14,7 +15,9 @@
 //! on a host that reaches nothing.
 
 mod download;
+pub(super) mod inspect;
 mod layout;
+mod list;
 pub(super) mod source;
 pub(super) mod unpack;
 
@@ -135,7 +138,7 @@ fn install(
             return Err(error);
         }
     };
-    component.install(&temporary, release)?;
+    component.install(&temporary, release, &unpacked.files)?;
     Ok(unpacked)
 }
 

@@ -8,7 +8,7 @@ use quinn::{RecvStream, SendStream};
 use stella_certs::certificate_fingerprint;
 use stella_protocol::close::{Advice, CloseCode};
 use stella_protocol::limits::{HANDSHAKE_TIMEOUT_MS, HEARTBEATS_MISSED_MAX};
-use stella_protocol::message::{Heartbeat, Hello, Renewed, Trust, Trusts, Welcome, capability};
+use stella_protocol::message::{Heartbeat, Hello, Inspected, Renewed, Trust, Trusts, Welcome, capability};
 use stella_protocol::session::agent::{AgentEvent, AgentSession};
 use stella_protocol::session::{CloseReason, Millis, SendError};
 use tokio::sync::mpsc;
@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::connect::{Connected, advice_of};
+use super::inspections::Inspections;
 use super::renewal::Renewal;
 use super::{Config, End};
 use crate::executor::reason_of;
@@ -54,6 +55,7 @@ pub(super) async fn drive(config: &mut Config, connected: Connected, stop: &Canc
         Err(gone) => return failed(&gone.to_string()),
     };
     let mut driver = Driver {
+        inspections: Inspections::new(config.host.clone()),
         config,
         connected,
         session,
@@ -80,11 +82,11 @@ async fn hello(config: &Config) -> Result<Result<AgentSession, SendError>, Gone>
     let facts = config.runner.hello().await?;
     let hello = Hello {
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-        capabilities: facts.capabilities | capability::TRUST,
+        capabilities: facts.capabilities | capability::TRUST | capability::HOLDINGS,
         journal: facts.journal,
         control_plane: facts.control_plane,
         open: facts.open,
-        resources: resources::sample(&config.host_root, config.runner.pulse().tasks_running),
+        resources: resources::sample(config.host.path(), config.runner.pulse().tasks_running),
     };
     Ok(AgentSession::new(hello, Millis(0)))
 }
@@ -100,6 +102,7 @@ struct Driver<'a> {
     /// From the welcome on.
     reports: Option<mpsc::Receiver<Report>>,
     renewal: Renewal,
+    inspections: Inspections,
     /// Whether the control plane wants to know what is trusted and shown here.
     tells_trust: bool,
     begun: Instant,
@@ -113,6 +116,7 @@ enum Wake {
     Bytes(Result<Option<usize>, quinn::ReadError>),
     Written(Result<usize, quinn::WriteError>),
     Report(Option<Report>),
+    Inspected(Inspected),
     Timeout,
     Stop,
 }
@@ -133,6 +137,7 @@ impl Driver<'_> {
                 written = self.send.write(&self.unsent), if !self.unsent.is_empty() => Wake::Written(written),
                 () = at(deadline) => Wake::Timeout,
                 report = next(&mut self.reports), if self.unsent.is_empty() => Wake::Report(report),
+                inspected = self.inspections.next(), if self.unsent.is_empty() => Wake::Inspected(inspected),
             };
             match wake {
                 Wake::Bytes(Ok(Some(length))) => self.session.handle_bytes(&buffer[..length]),
@@ -140,6 +145,7 @@ impl Driver<'_> {
                 Wake::Written(Ok(length)) => self.unsent.advance(length),
                 Wake::Report(Some(report)) => self.report(report),
                 Wake::Report(None) => self.reports_ended(),
+                Wake::Inspected(inspected) => self.inspected(inspected),
                 Wake::Timeout => self.timeout(),
                 Wake::Stop => return self.goodbye().await,
             }
@@ -168,6 +174,11 @@ impl Driver<'_> {
             AgentEvent::Acknowledged(keys) => self.config.runner.order(Order::Acknowledge(keys)).await?,
             AgentEvent::Renewed(renewed) => self.renewed(&renewed).await,
             AgentEvent::Trust(trust) => self.trust(&trust).await,
+            AgentEvent::Inspect(question) => {
+                if let Some(refused) = self.inspections.take(*question) {
+                    self.inspected(refused);
+                }
+            }
             AgentEvent::Drain => tracing::info!("the control plane sends nothing new in this session"),
             AgentEvent::Closed(reason) => return Ok(Some(reason)),
         }
@@ -276,6 +287,12 @@ impl Driver<'_> {
         self.judge("a report", sent);
     }
 
+    fn inspected(&mut self, inspected: Inspected) {
+        tracing::debug!(question = %inspected.question, "told what this host holds");
+        let sent = self.session.inspected(inspected);
+        self.judge("what this host holds", sent);
+    }
+
     fn reports_ended(&mut self) {
         self.reports = None;
         // A runner that has stopped in order has said everything, and the order to stop follows. One that is there has cut
@@ -292,7 +309,7 @@ impl Driver<'_> {
             return;
         }
         let pulse = self.config.runner.pulse();
-        let resources = resources::sample(&self.config.host_root, pulse.tasks_running);
+        let resources = resources::sample(self.config.host.path(), pulse.tasks_running);
         let sent = self.session.heartbeat(Heartbeat { position: pulse.position, resources }, now);
         if sent.is_ok() {
             self.config.pulse.beat();

@@ -9,8 +9,8 @@ use crate::frame::Decoder;
 use crate::id::{AttemptKey, SessionEpoch};
 use crate::limits::HANDSHAKE_TIMEOUT_MS;
 use crate::message::{
-    Accepted, Cancel, Dispatch, Finished, Heartbeat, Hello, RenewRequest, Renewed, Running, ToAgent,
-    ToControlPlane, Trust, Trusts, Welcome,
+    Accepted, Cancel, Dispatch, Finished, Heartbeat, Hello, Inspect, Inspected, RenewRequest, Renewed,
+    Running, ToAgent, ToControlPlane, Trust, Trusts, Welcome,
 };
 
 /// What the driver of an agent's session has to act on.
@@ -28,6 +28,8 @@ pub enum AgentEvent {
     Renewed(Renewed),
     /// Which roots to trust from now on: answer with [`AgentSession::trusts`] once that is durable.
     Trust(Trust),
+    /// Say what the host holds: answer with [`AgentSession::inspected`].
+    Inspect(Box<Inspect>),
     /// Finish what is open; no dispatch follows in this session.
     Drain,
     /// It is over. The last event, and there is exactly one: close the connection with [`CloseReason::code`].
@@ -235,6 +237,14 @@ impl AgentSession {
         self.send(&ToControlPlane::Trusts(trusts))
     }
 
+    /// Answers a question about what the host holds.
+    ///
+    /// # Errors
+    /// [`SendError`]; the control plane asks again in the next session, if it still wants to know.
+    pub fn inspected(&mut self, inspected: Inspected) -> Result<(), SendError> {
+        self.send(&ToControlPlane::Inspected(inspected))
+    }
+
     /// Leaves on purpose: the goodbye is queued behind everything else, and the session is over here. Transmit what is
     /// left before closing the connection.
     ///
@@ -290,6 +300,9 @@ impl AgentSession {
                 Ok(AgentEvent::Renewed(renewed))
             }
             (State::Active(_) | State::Draining(_), ToAgent::Trust(trust)) => Ok(AgentEvent::Trust(trust)),
+            (State::Active(_) | State::Draining(_), ToAgent::Inspect(inspect)) => {
+                Ok(AgentEvent::Inspect(inspect))
+            }
             (state, frame) => Err(Violation::OutOfOrder { frame: frame.name(), state: state.name() }),
         }
     }

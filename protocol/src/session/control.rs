@@ -9,8 +9,8 @@ use crate::frame::Decoder;
 use crate::id::{AttemptKey, SessionEpoch};
 use crate::limits::{ACKNOWLEDGEMENTS_MAX, HANDSHAKE_TIMEOUT_MS, HEARTBEATS_MISSED_MAX};
 use crate::message::{
-    Accepted, Cancel, Dispatch, Finished, Heartbeat, Hello, RenewRequest, Renewed, Running, ToAgent,
-    ToControlPlane, Trust, Trusts, Welcome,
+    Accepted, Cancel, Dispatch, Finished, Heartbeat, Hello, Inspect, Inspected, RenewRequest, Renewed,
+    Running, ToAgent, ToControlPlane, Trust, Trusts, Welcome,
 };
 
 /// What the driver of a control plane's session has to act on.
@@ -30,6 +30,8 @@ pub enum ControlEvent {
     Renew(RenewRequest),
     /// What the agent trusts and shows from now on.
     Trusts(Trusts),
+    /// What the host holds: the answer to [`ControlSession::inspect`].
+    Inspected(Inspected),
     /// It is over. The last event, and there is exactly one: close the connection with [`CloseReason::code`].
     /// An agent that left on purpose shows as [`CloseReason::Goodbye`].
     Closed(CloseReason),
@@ -268,6 +270,15 @@ impl ControlSession {
         self.send(&ToAgent::Trust(trust))
     }
 
+    /// Asks what the host holds. Call it only for an agent that understands it
+    /// ([`crate::message::capability::HOLDINGS`]).
+    ///
+    /// # Errors
+    /// [`SendError`]; nothing was asked.
+    pub fn inspect(&mut self, inspect: Box<Inspect>) -> Result<(), SendError> {
+        self.send(&ToAgent::Inspect(inspect))
+    }
+
     /// Tells the agent that no dispatch follows in this session. A second call changes nothing.
     ///
     /// # Errors
@@ -331,6 +342,7 @@ impl ControlSession {
                     ToControlPlane::Finished(finished) => Ok(ControlEvent::Finished(finished)),
                     ToControlPlane::Renew(request) => Ok(ControlEvent::Renew(request)),
                     ToControlPlane::Trusts(trusts) => Ok(ControlEvent::Trusts(trusts)),
+                    ToControlPlane::Inspected(inspected) => Ok(ControlEvent::Inspected(inspected)),
                     ToControlPlane::Goodbye => Err(CloseReason::Goodbye),
                     ToControlPlane::Hello(_) => Err(out_of_order("hello", self.state.name())),
                 }

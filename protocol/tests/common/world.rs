@@ -186,8 +186,8 @@ impl World {
                     }
                     self.connection.control.acknowledge(finished.key).unwrap();
                 }
-                ControlEvent::Renew(_) | ControlEvent::Trusts(_) => {
-                    unreachable!("nobody asks for a certificate here")
+                ControlEvent::Renew(_) | ControlEvent::Trusts(_) | ControlEvent::Inspected(_) => {
+                    unreachable!("nobody asks for a certificate, or what a host holds, here")
                 }
                 ControlEvent::Closed(reason) => self.closed.push(("control", reason)),
             }
@@ -227,9 +227,11 @@ impl World {
                     self.on_agent.retain(|key, _| !keys.contains(key));
                     self.tell(format!("acknowledged {}", keys.len()));
                 }
-                AgentEvent::Cancel(_) | AgentEvent::Renewed(_) | AgentEvent::Trust(_) | AgentEvent::Drain => {
-                    self.tell(format!("agent: {event:?}"))
-                }
+                AgentEvent::Cancel(_)
+                | AgentEvent::Renewed(_)
+                | AgentEvent::Trust(_)
+                | AgentEvent::Inspect(_)
+                | AgentEvent::Drain => self.tell(format!("agent: {event:?}")),
                 AgentEvent::Closed(reason) => self.closed.push(("agent", reason)),
             }
         }

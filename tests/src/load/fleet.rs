@@ -270,6 +270,7 @@ impl Simulated {
                 | AgentEvent::Cancel(_)
                 | AgentEvent::Renewed(_)
                 | AgentEvent::Trust(_)
+                | AgentEvent::Inspect(_)
                 | AgentEvent::Drain => {}
             }
         }

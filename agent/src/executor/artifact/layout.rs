@@ -1,7 +1,7 @@
 //! The folder of one component. Everything here blocks on the disk.
 
 use std::fs::TryLockError;
-use std::io::{self, Write as _};
+use std::io::{self, BufWriter, Write as _};
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -10,14 +10,18 @@ use nix::fcntl::{RenameFlags, renameat2};
 use nix::unistd::syncfs;
 use stella_protocol::digest::Digest;
 use stella_protocol::id::AttemptKey;
+use stella_protocol::message::Wanted;
 use stella_protocol::spec::ArtifactSpec;
 
+use super::list::FileList;
 use crate::host::{self, plain_name};
 
 const CURRENT: &str = "current";
 const RELEASES: &str = "releases";
 const INCOMING: &str = ".incoming";
 const LOCK: &str = ".lock";
+/// How the name of the list of a release's files ends.
+const LIST: &str = ".files";
 
 /// The longest marker that is read, in bytes. One has 72.
 const MARKER_BYTES_MAX: u64 = 128;
@@ -50,8 +54,14 @@ pub(super) struct Release {
 
 impl Release {
     pub(super) fn new(spec: &ArtifactSpec) -> Result<Self, host::Error> {
-        let name = format!("{}-{}", plain_name("version", &spec.version)?, spec.digest.short());
+        let name = name_of(&spec.version, spec.digest)?;
         Ok(Self { name, digest: spec.digest, size_bytes: spec.size_bytes })
+    }
+
+    /// As it is asked about: nobody needs the archive's size to look for what was unpacked from it.
+    pub(super) fn of(wanted: &Wanted) -> Result<Self, host::Error> {
+        let name = name_of(&wanted.version, wanted.digest)?;
+        Ok(Self { name, digest: wanted.digest, size_bytes: 0 })
     }
 }
 
@@ -133,21 +143,14 @@ impl Component {
 
     /// Whether the release is complete on this host.
     pub(super) fn is_ready(&self, release: &Release) -> Result<bool, Error> {
-        let marker = match self.releases.open(marker_name(&release.name)) {
-            Ok(file) => during("read a release's marker", read_bounded(file))?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-            Err(source) => {
-                return Err(Error::Io { action: "open a release's marker".to_owned(), source });
-            }
-        };
         let is_dir = self.releases.symlink_metadata(&release.name).is_ok_and(|found| found.is_dir());
-        Ok(is_dir && marker.trim_end() == release.digest.to_string())
+        Ok(is_marked(&self.releases, release)? && is_dir)
     }
 
-    /// Makes an unpacked release durable and gives it its name, then its marker. Removes the download.
+    /// Makes an unpacked release durable and gives it its name, then the list of its files and its marker. Removes the download.
     ///
     /// A folder that is there under the name without its marker is swapped out in the same step: `current` may point to it.
-    pub(super) fn install(&self, temporary: &str, release: &Release) -> Result<(), Error> {
+    pub(super) fn install(&self, temporary: &str, release: &Release, files: &FileList) -> Result<(), Error> {
         let action = || format!("install the release {}", release.name);
         during(action(), self.incoming.set_permissions(temporary, Permissions::from_mode(0o755)))?;
         // One call for all files: a barrier for each would take minutes for an archive of many.
@@ -162,9 +165,21 @@ impl Component {
             during(action(), self.incoming.rename(temporary, &self.releases, &release.name))?;
         }
         during("write the releases' folder to disk", sync(&self.releases))?;
+        during("write the list of a release's files", self.write_list(release, files))?;
         during("write a release's marker", self.write_marker(release))?;
         self.remove_incoming(temporary)?;
         self.remove_partial(release.digest)
+    }
+
+    /// The marker comes after it and makes both names durable: a release with a marker has its list.
+    fn write_list(&self, release: &Release, files: &FileList) -> io::Result<()> {
+        let list = list_name(&release.name);
+        let temporary = format!("{list}.new");
+        let options = OpenOptions::new().create(true).truncate(true).write(true).clone();
+        let mut file = BufWriter::new(self.releases.open_with(&temporary, &options)?);
+        files.write(release.digest, &mut file)?;
+        file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+        self.releases.rename(&temporary, &self.releases, &list)
     }
 
     fn write_marker(&self, release: &Release) -> io::Result<()> {
@@ -232,7 +247,21 @@ impl Component {
             self.remove_release(&name)?;
             removed.push(name);
         }
+        self.remove_orphaned_lists()?;
         Ok(removed)
+    }
+
+    /// An agent that knows nothing of lists leaves them when it removes a release.
+    fn remove_orphaned_lists(&self) -> Result<(), Error> {
+        for name in names(&self.releases)? {
+            let Some(release) = name.strip_prefix('.').and_then(|name| name.strip_suffix(LIST)) else {
+                continue;
+            };
+            if self.releases.symlink_metadata(release).is_err() {
+                during("remove the list of a release's files", self.releases.remove_file(&name))?;
+            }
+        }
+        Ok(())
     }
 
     /// The marker goes first and the folder moves out of the way before it is taken apart: no half of it is ever a release.
@@ -242,9 +271,60 @@ impl Component {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return during(action(), Err(error)),
             Ok(()) | Err(_) => {}
         }
+        match self.releases.remove_file(list_name(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return during(action(), Err(error)),
+            Ok(()) | Err(_) => {}
+        }
         during(action(), self.releases.rename(name, &self.incoming, name))?;
         self.remove_incoming(name)
     }
+}
+
+/// The releases of a component as somebody sees them who only looks.
+#[derive(Debug)]
+pub(super) struct Shelf(Dir);
+
+impl Shelf {
+    /// `None` if there are none.
+    pub(super) fn open(component: &Dir) -> Result<Option<Self>, Error> {
+        match component.open_dir(RELEASES) {
+            Ok(releases) => Ok(Some(Self(releases))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(Error::Io { action: "open the releases".to_owned(), source }),
+        }
+    }
+
+    /// Whether the release was complete on this host once, and was not removed since.
+    pub(super) fn is_marked(&self, release: &Release) -> Result<bool, Error> {
+        is_marked(&self.0, release)
+    }
+
+    pub(super) fn open_release(&self, release: &Release) -> io::Result<Dir> {
+        if !self.0.symlink_metadata(&release.name)?.is_dir() {
+            return Err(io::ErrorKind::NotADirectory.into());
+        }
+        self.0.open_dir(&release.name)
+    }
+
+    pub(super) fn open_list(&self, release: &Release) -> io::Result<std::fs::File> {
+        Ok(self.0.open(list_name(&release.name))?.into_std())
+    }
+}
+
+fn is_marked(releases: &Dir, release: &Release) -> Result<bool, Error> {
+    let marker = match releases.open(marker_name(&release.name)) {
+        Ok(file) => during("read a release's marker", read_bounded(file))?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(source) => {
+            return Err(Error::Io { action: "open a release's marker".to_owned(), source });
+        }
+    };
+    Ok(marker.trim_end() == release.digest.to_string())
+}
+
+/// The name of a release's folder.
+fn name_of(version: &str, digest: Digest) -> Result<String, host::Error> {
+    Ok(format!("{}-{}", plain_name("version", version)?, digest.short()))
 }
 
 fn partial_name(digest: Digest) -> String {
@@ -257,6 +337,10 @@ fn temporary_name(key: AttemptKey) -> String {
 
 fn marker_name(release: &str) -> String {
     format!(".{release}.digest")
+}
+
+fn list_name(release: &str) -> String {
+    format!(".{release}{LIST}")
 }
 
 fn open_or_create(dir: &Dir, name: &str, mode: u32) -> io::Result<Dir> {

@@ -12,7 +12,6 @@
 //! - Bytes, entries, path lengths and header sizes are bounded, whatever the headers say.
 
 use std::cell::Cell;
-use std::collections::HashSet;
 use std::fmt;
 use std::fs;
 use std::io::{self, BufReader, Read, Seek as _, SeekFrom, Write as _};
@@ -22,9 +21,12 @@ use std::rc::Rc;
 
 use cap_std::fs::{Dir, OpenOptions, Permissions, PermissionsExt as _};
 use flate2::read::MultiGzDecoder;
+use sha2::{Digest as _, Sha256};
+use stella_protocol::digest::Digest;
 use tar::{Archive, Entry, EntryType};
 
 use super::super::{Limits, Stopped};
+use super::list::FileList;
 
 /// The most that an archive may unpack to, in bytes.
 pub const UNPACKED_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
@@ -105,10 +107,11 @@ impl fmt::Display for Problem {
 }
 
 /// What was unpacked.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Unpacked {
     pub(super) entries: usize,
     pub(super) bytes: u64,
+    pub(super) files: FileList,
 }
 
 /// Unpacks into an empty folder. On an error, what is in the folder means nothing.
@@ -167,8 +170,6 @@ struct Unpacker<'a> {
     into: &'a Dir,
     bytes_max: u64,
     limits: &'a Limits,
-    files: HashSet<PathBuf>,
-    links: HashSet<PathBuf>,
     /// Modes are set at the end: a folder without write permission must be filled first.
     dirs: Vec<(PathBuf, u32)>,
     done: Unpacked,
@@ -176,15 +177,7 @@ struct Unpacker<'a> {
 
 impl<'a> Unpacker<'a> {
     fn new(into: &'a Dir, bytes_max: u64, limits: &'a Limits) -> Self {
-        Self {
-            into,
-            bytes_max,
-            limits,
-            files: HashSet::new(),
-            links: HashSet::new(),
-            dirs: Vec::new(),
-            done: Unpacked { entries: 0, bytes: 0 },
-        }
+        Self { into, bytes_max, limits, dirs: Vec::new(), done: Unpacked::default() }
     }
 
     fn entry(&mut self, mut entry: Entry<'_, impl Read>) -> Result<(), Error> {
@@ -213,10 +206,11 @@ impl<'a> Unpacker<'a> {
         if kind.is_file() || kind.is_contiguous() {
             self.file(&mut entry, path, mode, &shown)
         } else if kind.is_dir() {
-            if self.links.contains(&path) || self.files.contains(&path) {
+            if self.done.files.has_link(&path) || self.done.files.has_file(&path) {
                 return Err(refuse(Problem::Twice));
             }
             self.into.create_dir_all(&path).map_err(write)?;
+            self.done.files.dir(path.clone());
             self.dirs.push((path, mode | 0o700));
             Ok(())
         } else if kind.is_symlink() || kind.is_hard_link() {
@@ -228,21 +222,17 @@ impl<'a> Unpacker<'a> {
 
     fn link(&mut self, path: PathBuf, target: &[u8], is_symbolic: bool, shown: &str) -> Result<(), Error> {
         let refuse = |problem| Error::Entry { path: shown.to_owned(), problem };
-        let (linked, links) = if is_symbolic {
+        if is_symbolic {
             let target = inner_target(&path, target).map_err(refuse)?;
-            (self.into.symlink_contents(target, &path), &mut self.links)
+            self.into.symlink_contents(&target, &path).map_err(|error| taken(error, shown))?;
+            self.done.files.symbolic_link(path, target);
         } else {
-            let file = self.inner_path(target).ok().filter(|target| self.files.contains(target));
+            let file = self.inner_path(target).ok().filter(|target| self.done.files.has_file(target));
             let file = file.ok_or_else(|| refuse(Problem::HardLink(self::shown(target))))?;
-            (self.into.hard_link(file, self.into, &path), &mut self.files)
-        };
-        match linked {
-            Ok(()) => {
-                links.insert(path);
-                Ok(())
-            }
-            Err(error) => Err(taken(error, shown)),
+            self.into.hard_link(&file, self.into, &path).map_err(|error| taken(error, shown))?;
+            self.done.files.hard_link(path, &file);
         }
+        Ok(())
     }
 
     /// The path inside the release; empty for the release's own folder.
@@ -252,7 +242,7 @@ impl<'a> Unpacker<'a> {
         }
         let mut path = PathBuf::new();
         for part in Path::new(std::ffi::OsStr::from_bytes(bytes)).components() {
-            if self.links.contains(&path) {
+            if self.done.files.has_link(&path) {
                 return Err(Problem::BelowLink);
             }
             match part {
@@ -281,6 +271,7 @@ impl<'a> Unpacker<'a> {
         let options = OpenOptions::new().write(true).create_new(true).clone();
         let mut file = self.into.open_with(&path, &options).map_err(|error| taken(error, shown))?;
         let mut piece = vec![0; PIECE_BYTES];
+        let mut hasher = Sha256::new();
         let mut left = size;
         while left > 0 {
             self.limits.check()?;
@@ -289,11 +280,12 @@ impl<'a> Unpacker<'a> {
                 return Err(refuse(Problem::Short));
             }
             file.write_all(&piece[..length]).map_err(write)?;
+            hasher.update(&piece[..length]);
             left = left.saturating_sub(length as u64);
         }
         file.set_permissions(Permissions::from_mode(mode)).map_err(write)?;
         self.done.bytes += size;
-        self.files.insert(path);
+        self.done.files.file(path, mode, size, Digest(hasher.finalize().into()));
         Ok(())
     }
 

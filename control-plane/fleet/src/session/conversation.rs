@@ -186,6 +186,8 @@ impl Conversation {
                 ControlEvent::Renew(request) => self.renew(&request),
                 ControlEvent::Trusts(trusts) => self.trusts(trusts),
                 ControlEvent::Closed(reason) => self.over = Some(reason),
+                // Nobody has asked.
+                ControlEvent::Inspected(_) => {}
                 // The state machine gives a second hello as a violation.
                 ControlEvent::Hello(_) => self.session.close(CloseCode::ProtocolViolation),
             }

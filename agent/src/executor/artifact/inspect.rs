@@ -1,0 +1,113 @@
+//! What this host holds of a release that could be gone back to. Nothing is changed, and no lock is taken: a task is not held up
+//! by a question.
+
+use std::io;
+use std::time::Duration;
+
+use stella_protocol::limits::REASON_BYTES_MAX;
+use stella_protocol::message::{Holding, Wanted};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::super::{Stopped, reason_of};
+use super::layout::{Release, Shelf};
+use super::list::{self, Compared};
+use crate::host::HostRoot;
+
+/// When looking has to end.
+#[derive(Clone, Debug)]
+pub(crate) struct Patience {
+    by: Instant,
+    stop: CancellationToken,
+}
+
+impl Patience {
+    /// Until a time from now, or until `stop`.
+    pub(crate) fn new(timeout: Duration, stop: CancellationToken) -> Self {
+        Self { by: Instant::now() + timeout, stop }
+    }
+
+    fn check(&self) -> Result<(), Stopped> {
+        if self.stop.is_cancelled() {
+            Err(Stopped::Cancelled)
+        } else if Instant::now() >= self.by {
+            Err(Stopped::TimedOut)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// What the host holds of each that is wanted. Reads every byte of it; blocks on the disk.
+pub(crate) fn inspect(
+    host: &HostRoot,
+    slot: Option<&str>,
+    wanted: &[Wanted],
+    patience: &Patience,
+) -> Vec<Holding> {
+    let one = |wanted: &Wanted| match look(host, slot, wanted, patience) {
+        Ok(holding) => holding,
+        Err(reason) => unverified(reason),
+    };
+    wanted.iter().map(one).collect()
+}
+
+/// That it cannot be said, and why.
+pub(crate) fn unverified(mut reason: String) -> Holding {
+    reason.truncate(reason.floor_char_boundary(REASON_BYTES_MAX));
+    Holding::Unverified { reason }
+}
+
+fn look(
+    host: &HostRoot,
+    slot: Option<&str>,
+    wanted: &Wanted,
+    patience: &Patience,
+) -> Result<Holding, String> {
+    let release = Release::of(wanted).map_err(|error| reason_of(&error))?;
+    let found = host.find_component(slot, &wanted.component).map_err(|error| reason_of(&error))?;
+    let shelf = found.map(|dir| Shelf::open(&dir)).transpose().map_err(|error| reason_of(&error))?;
+    let Some(shelf) = shelf.flatten() else { return Ok(Holding::Absent) };
+    let is_there = || shelf.is_marked(&release).map_err(|error| reason_of(&error));
+    if !is_there()? {
+        return Ok(Holding::Absent);
+    }
+    let compared = match compare(&shelf, &release, patience) {
+        Ok(compared) => compared,
+        Err(Stopped::TimedOut) => {
+            return Err("the time was up before all of its files were read".to_owned());
+        }
+        Err(Stopped::Cancelled) => return Err("the agent has stopped looking".to_owned()),
+    };
+    match compared {
+        Compared::Same { files, bytes } => Ok(Holding::Present { files, bytes }),
+        Compared::Unclear(reason) => Err(reason),
+        // It may just be on its way out: then its marker went first.
+        Compared::Differs(_) if !is_there()? => Ok(Holding::Absent),
+        Compared::Differs(mut reason) => {
+            reason.truncate(reason.floor_char_boundary(REASON_BYTES_MAX));
+            Ok(Holding::Damaged { reason })
+        }
+    }
+}
+
+fn compare(shelf: &Shelf, release: &Release, patience: &Patience) -> Result<Compared, Stopped> {
+    let dir = match shelf.open_release(release) {
+        Ok(dir) => dir,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Ok(Compared::Differs("its folder is missing".to_owned()));
+        }
+        Err(error) => return Ok(Compared::Differs(format!("its folder cannot be opened ({error})"))),
+    };
+    let list = match shelf.open_list(release) {
+        Ok(list) => list,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let why = "it was unpacked by an agent that kept no list of its files; the next release has one";
+            return Ok(Compared::Unclear(why.to_owned()));
+        }
+        Err(error) => {
+            return Ok(Compared::Unclear(format!("the list of its files cannot be opened: {error}")));
+        }
+    };
+    list::compare(list, release.digest, &dir, &|| patience.check())
+}
