@@ -14,6 +14,7 @@ use crate::colour::{Leg, Stage};
 use crate::command::Actor;
 use crate::hold::{Hold, PauseCause};
 pub use crate::strategy::{BlueGreen, CanaryStep, Strategy};
+use crate::task::TaskState;
 
 /// How long a deployment may take in all, in milliseconds, unless its creator says otherwise.
 pub const TIMEOUT_MS_DEFAULT: u64 = 3_600_000;
@@ -280,7 +281,7 @@ pub struct Counts {
     pub succeeded: u32,
     /// A step did not succeed.
     pub failed: u32,
-    /// Their turn never came, or somebody wants them left alone.
+    /// Nothing was done there, or somebody wants them left alone.
     pub skipped: u32,
     /// They were left between two steps.
     pub abandoned: u32,
@@ -438,6 +439,9 @@ pub struct TargetRollout {
     /// Whether what is live there has not been touched.
     #[serde(default)]
     pub is_spared: bool,
+    /// What was the last to come there before its turn came. `None` before that, and in snapshots of before this was kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<Before>,
     /// How often somebody had it tried again.
     #[serde(default)]
     pub round: u32,
@@ -461,11 +465,29 @@ impl TargetRollout {
         )
     }
 
+    /// Whether its turn has come, and nothing was done there: its first task has ended, and never started.
+    #[must_use]
+    pub fn is_untouched(&self, task: &TaskState) -> bool {
+        let never_began = matches!(task, TaskState::Cancelled(end) if end.started_at.is_none());
+        // What is beside the live colour is noted when its task is queued.
+        let may_tell = self.before.is_some() && self.round == 0 && self.legs.is_empty();
+        never_began && may_tell && matches!(self.progress, Progress::Active { step: 0, .. })
+    }
+
     /// Whether somebody wants it left alone, by the deployment and by what takes it back.
     #[must_use]
     pub const fn is_left_alone(&self) -> bool {
         matches!(self.progress, Progress::Skipped { hold: Some(_) })
     }
+}
+
+/// See [`TargetRollout::before`]: what a target goes back to if nothing was ever sent there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Before {
+    /// See [`crate::target::Target::last`].
+    pub last: Option<DeploymentId>,
+    /// See [`crate::target::Target::visited`].
+    pub visited: Option<DeploymentId>,
 }
 
 /// How far one target has got.
@@ -506,9 +528,9 @@ pub enum Progress {
         /// Why, for a person.
         reason: String,
     },
-    /// Its turn never came, or somebody wants it left alone.
+    /// Its turn never came, or nothing was done there in it, or somebody wants it left alone.
     Skipped {
-        /// Who wants it, when and why; `None` if its turn never came.
+        /// Who wants it, when and why; `None` if nobody does.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         hold: Option<Hold>,
     },

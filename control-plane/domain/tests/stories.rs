@@ -262,7 +262,31 @@ fn a_failure_does_not_wait_for_agents_that_are_away() {
     assert!(matches!(world.task_on(2).state, TaskState::Queued));
     world.finish(1, failed("x"));
     assert!(failure(&world, 2).contains("web-1 failed: x"));
-    assert_eq!(world.rollback_of(2).unwrap().targets.len(), 2, "web-2 was started, though nothing was sent");
+    let part = |world: &World| world.deployment(deployment(2)).targets[&target(2)].progress.clone();
+    assert_eq!(part(&world), Progress::Skipped { hold: None }, "nothing was sent to web-2");
+    let place = &world.tenant().targets[&target(2)];
+    assert_eq!((place.last, place.active), (Some(deployment(1)), None), "as if its turn had not come");
+    let rollback = world.rollback_of(2).unwrap();
+    assert_eq!(rollback.order.to_vec(), [target(1)]);
+    let rollback = rollback.id;
+    world.complete(1);
+    assert_eq!(world.deployment(rollback).status, Status::Succeeded, "nor does the way back wait for it");
+    end(&world);
+}
+
+#[test]
+fn what_was_cancelled_before_it_was_sent_was_never_touched() {
+    let mut world = World::with_release_1(2);
+    world.disconnect(2);
+    world.deploy(2, 2, None);
+    world.complete_first_step(1);
+    world.ok(TenantCommand::CancelDeployment { deployment: deployment(2), reason: "no".to_owned() });
+    world.finish(1, TaskOutcome::Cancelled);
+    let parts = &world.deployment(deployment(2)).targets;
+    assert!(matches!(parts[&target(1)].progress, Progress::Abandoned { .. }), "between two steps");
+    assert_eq!(parts[&target(2)].progress, Progress::Skipped { hold: None });
+    world.ok(TenantCommand::Rollback { id: deployment(9), of: deployment(2) });
+    assert_eq!(world.deployment(deployment(9)).order.to_vec(), [target(1)]);
     end(&world);
 }
 

@@ -163,6 +163,7 @@ impl TenantState {
             variables: Arc::new(target.variables.clone()),
             legs: planned.legs.clone().into(),
             is_spared: !planned.legs.is_empty(),
+            before: None,
             round: 0,
             progress: Progress::Waiting,
         })

@@ -7,7 +7,7 @@ use stella_protocol::time::Timestamp;
 
 use super::deployment::subject;
 use super::{Applied, ensure, illegal, misplaced, missing};
-use crate::deployment::{Progress, Status, TargetRollout};
+use crate::deployment::{Before, Progress, Status, TargetRollout};
 use crate::event::{Event, Fact, IllegalTransition};
 use crate::hold::Hold;
 use crate::ids;
@@ -106,6 +106,7 @@ impl TenantState {
         rollout.domain = rollout.targets.get(&target).and_then(|part| part.domain.clone());
         let is_spared = rollout.targets.get(&target).is_some_and(|part| part.is_spared);
         let place = self.target_mut(target, fact)?;
+        let before = Before { last: place.last, visited: place.visited };
         let newer = generation > place.generation && place.active == Some(deployment);
         ensure(newer, format!("target {target}"), format!("at generation {}", place.generation), fact)?;
         place.generation = generation;
@@ -113,6 +114,9 @@ impl TenantState {
         // With colours, what is live is touched by the switch.
         if !is_spared {
             place.last = Some(deployment);
+        }
+        if let Some(part) = self.deployment_mut(deployment, fact)?.targets.get_mut(&target) {
+            Arc::make_mut(part).before = Some(before);
         }
         Ok(())
     }
@@ -179,11 +183,22 @@ impl TenantState {
         Ok(())
     }
 
-    /// Skips a target whose turn does not come any more.
+    /// Skips a target whose turn does not come any more, or in whose turn nothing was done.
     fn leave_out(&mut self, id: DeploymentId, target: TargetId, fact: &Fact) -> Applied {
         let skipped = Progress::Skipped { hold: None };
         let part = self.deployments.get(&id).and_then(|deployment| deployment.targets.get(&target));
-        if !part.is_some_and(|part| matches!(part.progress, Progress::Ready { .. })) {
+        let part = Arc::clone(part.ok_or_else(|| missing(TargetId::KIND, target, fact))?);
+        if let Progress::Active { task, .. } = part.progress {
+            let untouched = self.tasks.get(&task).is_some_and(|task| part.is_untouched(&task.state));
+            ensure(untouched, format!("target {target}"), part.progress.name(), fact)?;
+            if let (Some(before), Some(place)) = (part.before, self.targets.get_mut(&target)) {
+                let place = Arc::make_mut(place);
+                place.last = before.last;
+                place.visited = before.visited;
+            }
+            return self.move_part(id, target, skipped, fact);
+        }
+        if !matches!(part.progress, Progress::Ready { .. }) {
             return self.take_next(id, target, skipped, fact);
         }
         self.move_part(id, target, skipped, fact)?;

@@ -198,7 +198,12 @@ fn follow(tx: &mut Transaction<'_>, task: &Task, why: Option<&str>) -> Result<()
     }
     let is_our_own = !running && matches!(task.state, TaskState::Cancelled(_));
     if is_our_own {
-        tx.emit(Fact::TargetAbandoned { deployment: id, target })?;
+        // What was never touched has nothing to be taken back, and does not keep the way back waiting for its agent.
+        let untouched = part.is_untouched(&task.state);
+        tx.emit(match untouched {
+            true => Fact::TargetSkipped { deployment: id, target, reason: None },
+            false => Fact::TargetAbandoned { deployment: id, target },
+        })?;
         return end_if_quiet(tx, id);
     }
     let reason = failure(tx, task, why)?;
