@@ -21,6 +21,7 @@ use crate::policy::Kind;
 use crate::reload::Reloader;
 use crate::service::{Service, stop_on_signals};
 use crate::supervisor::Supervisor;
+use crate::{doctor, support};
 
 /// The largest token file: a token has about 130 characters.
 const TOKEN_BYTES_MAX: u64 = 4096;
@@ -41,7 +42,13 @@ Examples:
   stella-agent run --state-dir /tmp/agent --host-root /tmp/host
 
   # Who am I, and until when is the certificate valid?
-  stella-agent status --output json";
+  stella-agent status --output json
+
+  # Why does it not work, and what is there to do? Safe beside the running agent
+  sudo stella-agent doctor
+
+  # What to send to who helps: no secrets, for you to look through first
+  sudo stella-agent support-bundle --output agent.tar.gz";
 
 /// The agent of a host: runs what its control plane deploys.
 #[derive(Debug, Parser)]
@@ -62,6 +69,13 @@ enum Command {
     Config(ConfigCommand),
     /// Show who this agent is and until when its certificate is valid.
     Status(StatusArgs),
+    /// Look for what keeps the agent from working, and say what to do about it. Changes nothing; exit code 1 if something
+    /// fails.
+    #[command(after_help = "Example:\n  sudo stella-agent doctor --output json")]
+    Doctor(Box<DoctorArgs>),
+    /// Write what somebody who helps wants to see into a file: findings, configuration, logs, versions; no secrets.
+    #[command(after_help = "Example:\n  sudo stella-agent support-bundle --output /root/agent.tar.gz")]
+    SupportBundle(Box<SupportArgs>),
     /// Print the manual page, or write one for each command into a folder.
     #[command(hide = true)]
     Man {
@@ -154,6 +168,24 @@ struct StatusArgs {
     output: Output,
 }
 
+#[derive(Debug, Args)]
+struct DoctorArgs {
+    #[command(flatten)]
+    run: RunArgs,
+    /// How to show it
+    #[arg(long, value_enum, default_value_t)]
+    output: Output,
+}
+
+#[derive(Debug, Args)]
+struct SupportArgs {
+    #[command(flatten)]
+    run: RunArgs,
+    /// The file to write; it must not exist [default: stella-agent-support-SECONDS.tar.gz]
+    #[arg(long, value_name = "FILE.tar.gz")]
+    output: Option<PathBuf>,
+}
+
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
 enum Output {
     /// For people.
@@ -175,6 +207,12 @@ pub fn main() -> ExitCode {
         Command::Config(ConfigCommand::Check(arguments)) => check_config(*arguments),
         Command::Config(ConfigCommand::Show(arguments)) => show_config(*arguments),
         Command::Status(arguments) => status(arguments),
+        Command::Doctor(arguments) => match examine(*arguments) {
+            Ok(true) => Ok(()),
+            Ok(false) => return ExitCode::FAILURE,
+            Err(error) => Err(error),
+        },
+        Command::SupportBundle(arguments) => bundle(*arguments),
         Command::Man { folder } => match folder {
             Some(folder) => clap_mangen::generate_to(Cli::command(), folder),
             None => clap_mangen::Man::new(Cli::command()).render(&mut io::stdout()),
@@ -249,6 +287,30 @@ fn show_config(arguments: ShowArgs) -> Outcome {
         }
     }
     Ok(())
+}
+
+/// Whether nothing fails.
+fn examine(arguments: DoctorArgs) -> Result<bool, Box<dyn StdError>> {
+    let (file, settings) = arguments.run.into_settings();
+    let loaded = Loaded::load(file.as_deref(), &settings, origin);
+    let findings = runtime(1)?.block_on(doctor::examine(&loaded));
+    let mut out = io::stdout().lock();
+    match arguments.output {
+        Output::Json => writeln!(out, "{}", serde_json::to_string_pretty(&findings)?)?,
+        Output::Text => write!(out, "{}", findings.text())?,
+    }
+    Ok(findings.is_well())
+}
+
+fn bundle(arguments: SupportArgs) -> Outcome {
+    let (file, settings) = arguments.run.into_settings();
+    let loaded = Loaded::load(file.as_deref(), &settings, origin);
+    let path = arguments
+        .output
+        .unwrap_or_else(|| format!("stella-agent-support-{}.tar.gz", unix_s(SystemTime::now())).into());
+    let written = runtime(1)?.block_on(support::write(&loaded, &path));
+    let manifest = written.map_err(|error| format!("{} cannot be written: {error}", path.display()))?;
+    Ok(write!(io::stdout(), "{}", manifest.text(&path))?)
 }
 
 fn run(arguments: RunArgs) -> Outcome {
@@ -353,7 +415,7 @@ fn validity_in_words(not_after: SystemTime, now: SystemTime) -> String {
     }
 }
 
-fn unix_s(time: SystemTime) -> u64 {
+pub(crate) fn unix_s(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 

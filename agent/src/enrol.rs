@@ -25,7 +25,8 @@ use crate::session::{ConnectError, Link, dial_enrolment};
 /// How long the control plane may take to answer.
 const ANSWER_DURATION_MAX: Duration = Duration::from_secs(30);
 
-const PENDING_FILE: &str = "enrolling.json";
+/// A key that waits for its certificate, in a state folder.
+pub(crate) const PENDING_FILE: &str = "enrolling.json";
 
 /// Where the journal is in a state folder.
 pub(crate) const JOURNAL_DIR: &str = "journal";

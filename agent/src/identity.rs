@@ -14,7 +14,8 @@ use stella_certs::{CertificateDer, PeerIdentity, PrivateKey, tls, validity_of_ce
 use stella_protocol::id::{AgentId, TenantId};
 use zeroize::{Zeroize, Zeroizing};
 
-const FILE: &str = "identity.json";
+/// The identity's file in a state folder.
+pub(crate) const FILE: &str = "identity.json";
 const VERSION: u32 = 1;
 
 /// Why there is no usable identity.

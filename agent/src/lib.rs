@@ -6,10 +6,13 @@
 //!
 //! Around that: [`journal`] (what the agent has promised), [`inbox`] and [`runner`] (what becomes of a dispatch),
 //! [`session`] (the talk with the control plane), [`identity`] and [`enrol`] (who it is), [`service`] (all of it), [`cli`].
+//!
+//! Beside that: `doctor` (why it does not work) and `support` (what is sent to who helps).
 
 pub mod cancel;
 pub mod cli;
 pub mod config;
+mod doctor;
 pub mod enrol;
 pub mod executor;
 pub mod host;
@@ -27,3 +30,4 @@ pub mod runner;
 pub mod service;
 pub mod session;
 pub mod supervisor;
+mod support;

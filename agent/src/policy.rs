@@ -26,7 +26,9 @@ impl Kind {
     /// Every kind.
     pub const ALL: [Self; 4] = [Self::Artifact, Self::Command, Self::Check, Self::Systemd];
 
-    const fn name(self) -> &'static str {
+    /// The word for it, in the configuration and for people.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Artifact => "artifact",
             Self::Command => "command",
@@ -85,6 +87,12 @@ impl Policy {
     #[must_use]
     pub fn allowing(kinds: &[Kind]) -> Self {
         Self { allowed: kinds.to_vec() }
+    }
+
+    /// Whether tasks of this kind may run here.
+    #[must_use]
+    pub fn allows(&self, kind: Kind) -> bool {
+        self.allowed.contains(&kind)
     }
 
     /// The allowed kinds as capability bits of a hello.

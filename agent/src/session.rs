@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::artifacts::SessionArtifacts;
 pub use self::connect::Error as ConnectError;
-pub(crate) use self::connect::dial_enrolment;
+pub(crate) use self::connect::{dial_enrolment, probe};
 pub use self::streams::Forwarder;
 use crate::executor::reason_of;
 use crate::host::HostRoot;

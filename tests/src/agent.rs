@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -78,6 +79,20 @@ impl Agent {
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         daemon::run(&binaries::path("stella-agent")?, &arguments)
             .map_err(|error| anyhow::anyhow!("{}", format!("{error:#}").replace(token, "<token>")))
+    }
+
+    /// Runs another command of `stella-agent` with this host's flags, and whatever comes after them; how it ended.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn tool(&self, arguments: &[&str]) -> Result<Output> {
+        let mut agent = Command::new(binaries::path("stella-agent")?);
+        let common = common(&self.folder, &self.server);
+        // A flag that is given again replaces the one of this host; clap wants it once.
+        let is_given = |flag: &str| flag.starts_with("--") && arguments.contains(&flag);
+        let kept = common.chunks(2).filter(|pair| !is_given(&pair[0])).flatten();
+        agent.args(arguments).args(kept).args(["--reserve-bytes", "1048576"]);
+        agent.stdin(Stdio::null()).output().context("stella-agent cannot be run")
     }
 
     /// Starts it, on the state that is there.

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -127,6 +128,16 @@ impl ControlPlane {
         let config = self.config_file().display().to_string();
         let arguments = [arguments, &["--config", &config]].concat();
         daemon::run(&binaries::path("stella-orchestrator")?, &arguments)
+    }
+
+    /// As [`Self::tool`]; how it ended, also if it failed.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn tool_output(&self, arguments: &[&str]) -> Result<Output> {
+        let mut tool = Command::new(binaries::path("stella-orchestrator")?);
+        tool.args(arguments).arg("--config").arg(self.config_file());
+        tool.stdin(Stdio::null()).output().context("stella-orchestrator cannot be run")
     }
 
     /// Writes the configuration for the next start. The ports stay.

@@ -12,7 +12,7 @@ use stella_protocol::close::{Advice, CloseCode};
 use stella_protocol::digest::Digest;
 use stella_protocol::limits::HANDSHAKE_TIMEOUT_MS;
 use tokio::net::lookup_host;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::identity::Identity;
 
@@ -32,6 +32,10 @@ pub(super) const SEND_WINDOW_BYTES: u64 = 256 * 1024;
 
 /// How long one address may take to answer.
 const DIAL_DURATION_MAX: Duration = Duration::from_millis(HANDSHAKE_TIMEOUT_MS);
+
+/// How long a probe waits for a refusal beside the way there and back, and how often it looks.
+const PROBE_PATIENCE: Duration = Duration::from_millis(300);
+const PROBE_PAUSE: Duration = Duration::from_millis(5);
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -79,7 +83,7 @@ pub enum Error {
 
 impl Error {
     /// What to do now.
-    pub(super) fn advice(&self) -> Advice {
+    pub(crate) fn advice(&self) -> Advice {
         match self {
             Self::Identity(_) => Advice::NeedsOperator,
             Self::Connection { source, .. } => advice_of(source),
@@ -135,6 +139,41 @@ impl Connected {
 pub(super) async fn dial_session(server: &str, identity: &Identity) -> Result<Connected, Error> {
     let config = tls::quic_agent_client(identity.chain.clone(), &identity.key, &identity.roots);
     dial(server, config.map_err(Error::Identity)?).await
+}
+
+/// A control plane that has taken this agent's certificate.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reached {
+    pub(crate) address: SocketAddr,
+    pub(crate) round_trip: Duration,
+}
+
+/// Dials, waits until the other end has judged this agent's certificate, and goes without a hello: the session that a running
+/// agent has is not touched.
+///
+/// # Errors
+/// As a session's try would fail.
+pub(crate) async fn probe(server: &str, identity: &Identity) -> Result<Reached, Error> {
+    let connected = dial_session(server, identity).await?;
+    let connection = &connected.connection;
+    let address = connection.remote_address();
+    // The handshake is done there before anything else is judged, and what is refused then is closed at once.
+    let judged = async {
+        while connection.stats().frame_rx.handshake_done == 0 {
+            sleep(PROBE_PAUSE).await;
+        }
+        sleep(connection.rtt() * 2 + PROBE_PATIENCE).await;
+    };
+    let outcome = tokio::select! {
+        biased;
+        source = connection.closed() => Err(Error::Connection { address, source }),
+        judged = timeout(DIAL_DURATION_MAX, judged) => match judged {
+            Ok(()) => Ok(Reached { address, round_trip: connection.rtt() }),
+            Err(_) => Err(Error::Silent { address }),
+        },
+    };
+    connected.close(CloseCode::Normal).await;
+    outcome
 }
 
 /// Dials for an enrolment, with the one root of the token.

@@ -5,12 +5,12 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
-use serde::Serialize;
 use stella_api_types::account::WhoAmI;
 use stella_api_types::paths;
 use stella_api_types::system::{Health, System};
 use stella_api_types::tenant::Tenant;
 use stella_api_types::time::parse_rfc3339;
+use stella_doctor::Findings;
 
 use crate::args::{Global, Output};
 use crate::client::{Client, Error};
@@ -25,47 +25,6 @@ const SKEW_TOLD: Duration = Duration::from_secs(5);
 const SKEW_MAX: Duration = Duration::from_secs(60);
 const GROUP_AND_OTHERS: u32 = 0o077;
 
-/// How a check came out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Verdict {
-    Ok,
-    /// It works, and will not or not well one day.
-    Warn,
-    Fail,
-}
-
-/// What was looked at.
-#[derive(Debug, Serialize)]
-struct Check {
-    check: &'static str,
-    verdict: Verdict,
-    detail: String,
-    /// What to do.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    remedy: Option<String>,
-}
-
-/// All that was looked at.
-#[derive(Debug, Default)]
-struct Findings(Vec<Check>);
-
-impl Findings {
-    fn ok(&mut self, check: &'static str, detail: impl Into<String>) {
-        self.0.push(Check { check, verdict: Verdict::Ok, detail: detail.into(), remedy: None });
-    }
-
-    fn warn(&mut self, check: &'static str, detail: impl Into<String>, remedy: impl Into<String>) {
-        let (detail, remedy) = (detail.into(), Some(remedy.into()));
-        self.0.push(Check { check, verdict: Verdict::Warn, detail, remedy });
-    }
-
-    fn fail(&mut self, check: &'static str, detail: impl Into<String>, remedy: impl Into<String>) {
-        let (detail, remedy) = (detail.into(), Some(remedy.into()));
-        self.0.push(Check { check, verdict: Verdict::Fail, detail, remedy });
-    }
-}
-
 /// Looks at everything that a command needs; whether nothing fails.
 pub(crate) async fn doctor(global: &Global) -> Result<bool, Error> {
     let mut findings = Findings::default();
@@ -76,24 +35,11 @@ pub(crate) async fn doctor(global: &Global) -> Result<bool, Error> {
         }
         Err(error) => findings.fail("configuration", error.to_string(), "mend the file, or take it away"),
     }
-    let Findings(checks) = findings;
     match global.output {
-        Output::Json => print::json(&checks)?,
-        Output::Text => checks.iter().for_each(tell),
+        Output::Json => print::json(&findings)?,
+        Output::Text => print::line(findings.text().trim_end()),
     }
-    Ok(checks.iter().all(|check| check.verdict != Verdict::Fail))
-}
-
-fn tell(check: &Check) {
-    let word = match check.verdict {
-        Verdict::Ok => "ok  ",
-        Verdict::Warn => "WARN",
-        Verdict::Fail => "FAIL",
-    };
-    print::line(&format!("{word}  {}: {}", check.check, check.detail));
-    if let Some(remedy) = &check.remedy {
-        print::line(&format!("      -> {remedy}"));
-    }
+    Ok(findings.is_well())
 }
 
 async fn look(settings: &Settings, findings: &mut Findings) {
@@ -269,6 +215,8 @@ async fn rights(client: &Client, settings: &Settings, findings: &mut Findings) {
 
 #[cfg(test)]
 mod tests {
+    use stella_doctor::Verdict;
+
     use super::*;
 
     #[test]
@@ -295,7 +243,7 @@ mod tests {
                 let (ours, off) =
                     (SystemTime::UNIX_EPOCH + Duration::from_secs(1_000), Duration::from_secs(seconds));
                 skew(ours, if ahead { ours + off } else { ours - off }, &mut findings);
-                assert_eq!(findings.0[0].verdict, verdict, "{seconds}");
+                assert_eq!(findings.checks()[0].verdict, verdict, "{seconds}");
             }
         }
     }

@@ -212,7 +212,8 @@ fn report(state: &State, status: &Status) -> Report {
     }
 }
 
-const fn connectivity(connectivity: &Connectivity) -> &'static str {
+/// The word for it.
+pub(crate) const fn connectivity(connectivity: &Connectivity) -> &'static str {
     match connectivity {
         Connectivity::Never => "never seen",
         Connectivity::Online { .. } => "online",
@@ -221,7 +222,8 @@ const fn connectivity(connectivity: &Connectivity) -> &'static str {
     }
 }
 
-fn written(at: SystemTime) -> String {
+/// A time as the API writes it.
+pub(crate) fn written(at: SystemTime) -> String {
     let since_1970 = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     rfc3339(Timestamp(u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX)))
 }

@@ -33,6 +33,7 @@ use crate::authority::{self, Rotator, Step};
 use crate::calls::{Caller, Destinations};
 use crate::config::{Config, Loaded};
 use crate::local::Local;
+use crate::look::{Listening, View};
 use crate::reload::Reloader;
 use crate::traces::Traces;
 use crate::{backup, current, first_start, local, logs, metrics, reload, retention, spans, systemd};
@@ -191,9 +192,7 @@ async fn serve(
     tasks.spawn(renew_certificate(pki.clone(), shutdown.clone()));
     tasks.spawn(keep_up(recorder.clone(), shutdown.clone()));
 
-    let reserve_bytes = config.journal.reserve_bytes;
-    let artifacts = Arc::new(ArtifactStore::open(config.state_dir.join("artifacts"), reserve_bytes)?);
-    let output = OutputStore::open(config.state_dir.join("output"), reserve_bytes)?;
+    let (artifacts, output) = stores(config)?;
     retain(config, engine, &output, &tasks, &shutdown);
     let fleet_deps = FleetDeps {
         engine: engine.handle(),
@@ -223,16 +222,17 @@ async fn serve(
     .await?;
     let render = scrape(recorder, engine.handle(), Arc::clone(&fleet), config.state_dir.clone());
     let (metrics, metrics_address) = listening(|ready| {
-        let (at, until) = (config.metrics.listen, shutdown.clone());
+        let (at, until, render) = (config.metrics.listen, shutdown.clone(), Arc::clone(&render));
         Ok(tasks.spawn(stella_api::serve_metrics(at, scraping, render, until, ready)))
     })
     .await?;
     let rotator = Rotator::new(engine.handle(), pki, Arc::clone(&fleet));
-    administer(config, engine, (reloader, rotator), &tasks, &shutdown)?;
+    let at = Listening { api: api_address, metrics: metrics_address, agents: fleet.local_addr() };
+    administer(config, engine, (reloader, rotator, View { listening: at, render }), &tasks, &shutdown)?;
     ask_outside(config, engine, &tasks, &shutdown)?;
     tasks.spawn(systemd::feed_watchdog(engine.handle(), shutdown.clone()));
     systemd::ready();
-    tracing::info!(agents = %fleet.local_addr(), api = %api_address, metrics = %metrics_address, "ready");
+    tracing::info!(agents = %at.agents, api = %at.api, metrics = %at.metrics, "ready");
 
     let ended = until_stopped(signals, engine, api, metrics).await;
     systemd::stopping();
@@ -245,6 +245,13 @@ async fn serve(
         tracing::warn!(tasks = tasks.len(), "not everything ended in time");
     }
     ended
+}
+
+/// The files beside the journal.
+fn stores(config: &Config) -> anyhow::Result<(Arc<ArtifactStore>, Arc<OutputStore>)> {
+    let reserve_bytes = config.journal.reserve_bytes;
+    let artifacts = ArtifactStore::open(config.state_dir.join("artifacts"), reserve_bytes)?;
+    Ok((Arc::new(artifacts), OutputStore::open(config.state_dir.join("output"), reserve_bytes)?))
 }
 
 /// Starts whoever reads what is committed: the log, traces, the event bus, notifications.
@@ -297,11 +304,12 @@ async fn notifier(config: &Config, engine: &Engine) -> anyhow::Result<Option<Not
 fn administer(
     config: &Config,
     engine: &Engine,
-    (reloader, rotator): (Arc<Reloader>, Rotator),
+    (reloader, rotator, view): (Arc<Reloader>, Rotator, View),
     tasks: &TaskTracker,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let local = Local::new(engine.handle(), config.state_dir.clone(), reloader, rotator, shutdown.clone());
+    let state_dir = config.state_dir.clone();
+    let local = Local::new(engine.handle(), state_dir, reloader, rotator, view, shutdown.clone());
     tasks.spawn(local::serve(local, local::bind(&config.state_dir)?));
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Configuration: one TOML file, a folder of more files beside it, environment variables above those. Parsed and checked before
 //! anything starts.
 
+mod destinations;
 mod event_bus;
 mod keys;
 mod notifications;
@@ -18,6 +19,7 @@ use crate::calls::Destinations;
 use crate::gates::Gates;
 use crate::outside;
 
+pub(crate) use destinations::Destination;
 pub(crate) use event_bus::EventBus;
 pub(crate) use keys::KEYS;
 pub(crate) use notifications::Notifications;

@@ -23,6 +23,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::authority::{Rotator, Step};
 use crate::backup::{self, Parts};
+use crate::look::{Look, View};
 use crate::reload::Reloader;
 
 /// The socket's name in the state folder.
@@ -46,6 +47,10 @@ pub(crate) enum Request {
     Reload,
     /// A step of the certificate authority; how it is after it follows, as JSON.
     Ca(Step),
+    /// How it is; that follows, as JSON.
+    Look,
+    /// Its figures, which follow as Prometheus has them.
+    Metrics,
 }
 
 /// The line that is sent back.
@@ -101,6 +106,7 @@ pub(crate) struct Local {
     state_dir: PathBuf,
     reloader: Arc<Reloader>,
     rotator: Rotator,
+    view: View,
     /// One backup at a time: each reads the whole journal. None while the authority's files are being replaced.
     backups: Semaphore,
     shutdown: CancellationToken,
@@ -112,9 +118,10 @@ impl Local {
         state_dir: PathBuf,
         reloader: Arc<Reloader>,
         rotator: Rotator,
+        view: View,
         shutdown: CancellationToken,
     ) -> Arc<Self> {
-        Arc::new(Self { engine, state_dir, reloader, rotator, backups: Semaphore::new(1), shutdown })
+        Arc::new(Self { engine, state_dir, reloader, rotator, view, backups: Semaphore::new(1), shutdown })
     }
 }
 
@@ -179,6 +186,8 @@ async fn serve_one(local: &Local, mut stream: UnixStream) -> anyhow::Result<()> 
         Ok(Request::Backup(parts)) => take_backup(local, stream, parts).await,
         Ok(Request::Reload) => reload(local, stream).await,
         Ok(Request::Ca(step)) => change_authority(local, stream, step).await,
+        Ok(Request::Look) => look(local, stream).await,
+        Ok(Request::Metrics) => figures(local, stream).await,
         Err(error) => {
             let why =
                 format!("the request is not understood by version {}: {error}", env!("CARGO_PKG_VERSION"));
@@ -241,6 +250,32 @@ async fn change_authority(local: &Local, stream: UnixStream, step: Step) -> anyh
         }
         Err(error) => answer(&mut stream, &Answer::Refused(format!("{error:#}"))),
     }
+}
+
+async fn look(local: &Local, stream: UnixStream) -> anyhow::Result<()> {
+    let mut stream = blocking(stream)?;
+    let point = match local.engine.checkpoint().await {
+        Ok(point) => point,
+        Err(error) => return answer(&mut stream, &Answer::Refused(error.to_string())),
+    };
+    let authority = local.rotator.take(Step::Status).await?;
+    let (engine, listening) = (local.engine.clone(), local.view.listening);
+    let written = tokio::task::spawn_blocking(move || {
+        let look = serde_json::to_vec(&Look::at(&point, &engine, listening, authority))?;
+        answer(&mut stream, &Answer::Ok)?;
+        Ok(stream.write_all(&look)?)
+    });
+    written.await?
+}
+
+async fn figures(local: &Local, stream: UnixStream) -> anyhow::Result<()> {
+    let mut stream = blocking(stream)?;
+    let render = Arc::clone(&local.view.render);
+    let written = tokio::task::spawn_blocking(move || {
+        answer(&mut stream, &Answer::Ok)?;
+        Ok(stream.write_all(render().as_bytes())?)
+    });
+    written.await?
 }
 
 fn blocking(stream: UnixStream) -> anyhow::Result<StdStream> {

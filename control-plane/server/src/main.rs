@@ -8,11 +8,13 @@ mod calls;
 mod config;
 mod config_tool;
 mod current;
+mod doctor;
 mod first_start;
 mod gates;
 mod journal_tool;
 mod local;
 mod logs;
+mod look;
 mod metrics;
 mod notify_tool;
 mod outside;
@@ -20,6 +22,7 @@ mod owner;
 mod reload;
 mod retention;
 mod spans;
+mod support;
 mod systemd;
 mod traces;
 
@@ -54,6 +57,8 @@ const EXAMPLES: &str = "Examples:
   stella-orchestrator journal verify
   stella-orchestrator notifications test pager
   stella-orchestrator journal export /var/backups/journal.jsonl
+  sudo stella-orchestrator doctor
+  sudo stella-orchestrator support-bundle --output /root/stella.tar.gz
 
 Every key of the file can be set by an environment variable: STELLA_ORCHESTRATOR__API__LISTEN is api.listen.";
 
@@ -82,6 +87,15 @@ enum Command {
     /// Try the receivers of notifications.
     #[command(subcommand)]
     Notifications(notify_tool::NotificationsCommand),
+    /// Look for what keeps the control plane from working, and say what to do about it. Changes nothing, also while it runs;
+    /// exit code 1 if something fails.
+    #[command(after_help = "Example:\n  sudo stella-orchestrator doctor --output json")]
+    Doctor(doctor::DoctorArgs),
+    /// Write what somebody who helps wants to see into a file: findings, configuration, logs, figures; no secrets.
+    #[command(
+        after_help = "Example:\n  sudo stella-orchestrator support-bundle --output /root/stella.tar.gz"
+    )]
+    SupportBundle(support::SupportArgs),
     /// Print the manual page, or write one for each command into a folder.
     #[command(hide = true)]
     Man {
@@ -111,6 +125,21 @@ fn run(cli: &Cli) -> anyhow::Result<bool> {
         }
         return Ok(true);
     }
+    // A configuration that is not good is a finding of theirs.
+    match &cli.command {
+        Command::Doctor(args) => return doctor::run(args, cli.config.as_deref()),
+        Command::SupportBundle(args) => return support::run(args, cli.config.as_deref()),
+        Command::Run
+        | Command::Config(_)
+        | Command::CheckConfig
+        | Command::Reload
+        | Command::Backup(_)
+        | Command::Restore(_)
+        | Command::Ca(_)
+        | Command::Journal(_)
+        | Command::Notifications(_)
+        | Command::Man { .. } => {}
+    }
     let loaded = Loaded::load(cli.config.as_deref())?;
     let config = &loaded.config;
     match &cli.command {
@@ -127,6 +156,6 @@ fn run(cli: &Cli) -> anyhow::Result<bool> {
             owner::keep(&config.state_dir)?;
             ended
         }
-        Command::Man { .. } => Ok(true),
+        Command::Doctor(_) | Command::SupportBundle(_) | Command::Man { .. } => Ok(true),
     }
 }

@@ -1,6 +1,7 @@
 //! A sled database with a barrier that holds.
 
-use std::fs::DirBuilder;
+use std::fs::{self, DirBuilder, File, TryLockError};
+use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::os::unix::fs::DirBuilderExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -67,6 +68,28 @@ impl Store {
     #[must_use]
     pub fn exists(dir: &Path) -> bool {
         dir.join("db").is_file()
+    }
+
+    /// Whether a process has the store in the directory open. Opens nothing of it, so it is safe beside that process; one that
+    /// opens the store at this moment finds it locked and tries again.
+    ///
+    /// # Errors
+    /// If its file cannot be read, or is not there.
+    pub fn is_held(dir: &Path) -> io::Result<bool> {
+        match File::open(dir.join("db"))?.try_lock_shared() {
+            Ok(()) => Ok(false),
+            Err(TryLockError::WouldBlock) => Ok(true),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    /// Copies a store that nobody has open, so that it can be looked into without being changed: opening one writes to it.
+    /// `to` has to be there.
+    ///
+    /// # Errors
+    /// If it cannot be copied, or has more than `bytes_max` bytes ([`io::ErrorKind::FileTooLarge`]).
+    pub fn copy_closed(dir: &Path, to: &Path, bytes_max: u64) -> io::Result<()> {
+        copy_folder(dir, to, &mut { bytes_max }, 0)
     }
 
     /// Opens the store in the directory, or makes a new one, private to this user.
@@ -235,6 +258,28 @@ fn try_open_database(dir: &Path, cache_bytes: u64) -> Result<sled::Db, Error> {
             Err(Error::Corrupt { dir: dir.to_owned(), detail })
         }
     }
+}
+
+/// sled's own folders go two deep.
+const FOLDERS_DEEP_MAX: usize = 3;
+
+fn copy_folder(from: &Path, to: &Path, left: &mut u64, depth: usize) -> io::Result<()> {
+    if depth > FOLDERS_DEEP_MAX {
+        return Err(io::Error::other(format!("{} is too deep for a store", from.display())));
+    }
+    for item in fs::read_dir(from)? {
+        let item = item?;
+        let (path, about) = (item.path(), item.metadata()?);
+        let copy = to.join(item.file_name());
+        if about.is_dir() {
+            DirBuilder::new().mode(0o700).create(&copy)?;
+            copy_folder(&path, &copy, left, depth + 1)?;
+        } else if about.is_file() {
+            *left = left.checked_sub(about.len()).ok_or(io::ErrorKind::FileTooLarge)?;
+            fs::copy(&path, &copy)?;
+        }
+    }
+    Ok(())
 }
 
 /// sled reports a held lock as an unspecific I/O error; its text is all there is to tell it by.

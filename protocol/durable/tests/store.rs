@@ -138,3 +138,29 @@ fn every_callback_is_called_once_even_when_the_queue_is_full_or_the_handle_goes(
     assert_eq!(counts[0].load(Ordering::SeqCst), QUEUE_MAX);
     assert_eq!(tree.scan_prefix(b"").count(), QUEUE_MAX + 1);
 }
+
+#[test]
+fn who_looks_sees_whether_a_store_is_held_and_copies_what_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let (dir, to) = (folder.path().join("store"), folder.path().join("copy"));
+    assert!(Store::is_held(&dir).is_err());
+    let store = Store::open(&dir, CONFIG).unwrap();
+    assert!(Store::is_held(&dir).unwrap());
+    let tree = store.tree("t").unwrap();
+    store.apply(&tree, put(b"k", b"v")).unwrap();
+    store.barrier().unwrap();
+    drop((store, tree));
+    // sled's own threads hold it for a moment.
+    while Store::is_held(&dir).unwrap() {
+        std::thread::yield_now();
+    }
+    std::fs::create_dir(&to).unwrap();
+    let refused = Store::copy_closed(&dir, &to, 10).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::FileTooLarge);
+    std::fs::remove_dir_all(&to).unwrap();
+    std::fs::create_dir(&to).unwrap();
+    Store::copy_closed(&dir, &to, 100 << 20).unwrap();
+    let copy = Store::open(&to, CONFIG).unwrap();
+    assert_eq!(copy.tree("t").unwrap().get(b"k").unwrap().unwrap(), b"v");
+    assert!(!Store::is_held(&dir).unwrap());
+}

@@ -13,6 +13,8 @@ use stella_notify::receiver::{
 use stella_notify::route::{Route, Routes};
 use zeroize::Zeroizing;
 
+use super::Destination;
+
 /// Where pages go if nothing else is said.
 const PAGERDUTY_URL: &str = "https://events.pagerduty.com/v2/enqueue";
 
@@ -174,7 +176,55 @@ impl Notifications {
     }
 }
 
+impl Notifications {
+    /// Whom messages go to, by the name of the receiver; the address may be in a file that cannot be read.
+    pub(super) fn destinations(&self) -> Vec<(String, anyhow::Result<Destination>)> {
+        self.receivers.iter().map(|it| (format!("receiver {}", it.name), it.destination())).collect()
+    }
+
+    /// Files that hold secrets.
+    pub(super) fn secret_files(&self) -> impl Iterator<Item = &PathBuf> {
+        self.receivers.iter().flat_map(|it| {
+            [&it.url_file, &it.secret_file, &it.routing_key_file, &it.password_file].into_iter().flatten()
+        })
+    }
+
+    /// Files that hold authorities.
+    pub(super) fn ca_files(&self) -> impl Iterator<Item = &PathBuf> {
+        self.receivers.iter().filter_map(|it| it.ca.as_ref())
+    }
+
+    /// Addresses whose paths may be secrets.
+    pub(super) fn addresses(&self) -> Vec<Zeroizing<String>> {
+        self.receivers.iter().filter_map(|it| it.address().ok()).collect()
+    }
+}
+
 impl ReceiverConfig {
+    fn destination(&self) -> anyhow::Result<Destination> {
+        match self.kind {
+            Type::Email => Ok(Destination {
+                host: self.host.clone().context("it needs host")?,
+                port: self.smtp_port(),
+                tls: self.security.unwrap_or_default() == Security::Tls,
+                ca: self.ca.clone(),
+            }),
+            Type::Pagerduty => {
+                Destination::of_url(self.url.as_deref().unwrap_or(PAGERDUTY_URL), self.ca.clone())
+            }
+            Type::Webhook | Type::Slack => Destination::of_url(&self.address()?, self.ca.clone()),
+        }
+    }
+
+    fn smtp_port(&self) -> u16 {
+        let usual = match self.security.unwrap_or_default() {
+            Security::Starttls => 587,
+            Security::Tls => 465,
+            Security::None => 25,
+        };
+        self.port.unwrap_or(usual)
+    }
+
     fn way(&self, source: &str) -> anyhow::Result<Way> {
         let is_word = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
         ensure!(
@@ -214,11 +264,7 @@ impl ReceiverConfig {
         };
         let settings = EmailSettings {
             host: self.host.as_deref().context("it needs host")?,
-            port: self.port.unwrap_or(match security {
-                Security::Starttls => 587,
-                Security::Tls => 465,
-                Security::None => 25,
-            }),
+            port: self.smtp_port(),
             security,
             login,
             ca,

@@ -1,0 +1,268 @@
+//! `stella-agent doctor`: why this agent does not work, each with what to do about it.
+//!
+//! It changes nothing and is safe beside the running agent: the journal is opened only as a copy, and only if nobody has it
+//! open; the connection says no hello, so the agent's session stays as it is.
+
+mod reach;
+
+use std::io;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use stella_certs::validity_of_certificate;
+use stella_doctor::Findings;
+use stella_doctor::host::{self, Lifetime, Private};
+use stella_doctor::unit::Unit;
+use stella_durable::Store;
+
+use crate::config::{self, Config, Loaded};
+use crate::enrol::{JOURNAL_DIR, PENDING_FILE};
+use crate::executor::reason_of;
+use crate::identity::{self, Identity};
+use crate::journal::{self, Journal};
+use crate::metrics;
+use crate::policy::Kind;
+
+/// The unit that the packages install.
+pub(crate) const UNIT: &str = "stella-agent.service";
+/// A larger journal is not copied: the agent itself says whether it opens.
+const JOURNAL_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// A root that ends within this time is told.
+const ROOT_ENDS_SOON: Duration = Duration::from_secs(30 * 86_400);
+const ENROL: &str =
+    "stella-agent enrol --server HOST:PORT --token @FILE, with a token of `stella agent token`";
+
+/// Looks at everything that an agent needs.
+pub(crate) async fn examine(loaded: &Result<Loaded, config::Error>) -> Findings {
+    let mut findings = Findings::default();
+    let unit = Unit::ask(UNIT);
+    match loaded {
+        Ok(loaded) => {
+            findings.ok("configuration", "is understood");
+            look(&loaded.config, unit.as_ref(), &mut findings).await;
+        }
+        Err(error) => {
+            findings.fail(
+                "configuration",
+                reason_of(error),
+                "mend it, then: stella-agent config check; the reference is docs/configuration.md",
+            );
+            service(None, unit.as_ref(), &mut findings);
+        }
+    }
+    findings
+}
+
+async fn look(config: &Config, unit: Option<&Unit>, findings: &mut Findings) {
+    policy(config, findings);
+    service(Some(config), unit, findings);
+    let secrets = [identity::FILE, PENDING_FILE].map(|name| config.state_dir.join(name));
+    let files = Private { check: "state folder", folder: &config.state_dir, secrets: secrets.into() };
+    // Where there is none there is no identity either, which is what to tell.
+    if config.state_dir.exists() {
+        host::private(&files, findings);
+    }
+    let identity = who(config, findings);
+    host::clock(findings);
+    host_root(config, unit, findings);
+    if config.state_dir.exists() {
+        host::free_space("space for state", &config.state_dir, config.reserve_bytes, findings);
+    }
+    journal_opens(config, findings);
+    if let Some(tls) = config.metrics.as_ref().and_then(|metrics| metrics.tls.as_ref()) {
+        metrics_files(tls, findings);
+    }
+    if let Some(identity) = identity {
+        let server = config.server.as_ref().unwrap_or(&identity.server);
+        reach::control_plane(server, &identity, findings).await;
+    }
+}
+
+fn policy(config: &Config, findings: &mut Findings) {
+    const CHECK: &str = "policy";
+    let allowed: Vec<_> =
+        Kind::ALL.iter().filter(|kind| config.policy.allows(**kind)).map(|kind| kind.name()).collect();
+    if allowed.is_empty() {
+        let remedy = "set policy.allow in /etc/stella/agent.toml, or leave it out to allow all kinds";
+        findings.warn(CHECK, "no kind of task may run here: every deployment fails", remedy);
+    } else if allowed.len() == Kind::ALL.len() {
+        findings.ok(CHECK, "tasks of all kinds may run");
+    } else {
+        findings.ok(CHECK, format!("only these kinds of tasks may run: {}", allowed.join(", ")));
+    }
+}
+
+fn service(config: Option<&Config>, unit: Option<&Unit>, findings: &mut Findings) {
+    const CHECK: &str = "profile";
+    let Some(unit) = unit else {
+        return findings.ok("service", "systemd does not run this host: what starts the agent is not known");
+    };
+    unit.tell(findings);
+    if !unit.is_loaded() {
+        return;
+    }
+    let changed: Vec<_> = unit.drop_ins().iter().map(|path| path.display().to_string()).collect();
+    let by = if changed.is_empty() { String::new() } else { format!(", by {}", changed.join(", ")) };
+    let Some(folders) = unit.confined_to() else {
+        return findings.ok(CHECK, format!("full: tasks may do everything that root may{by}"));
+    };
+    let named: Vec<_> = folders.iter().map(|path| path.display().to_string()).collect();
+    let detail = format!("confined: tasks may change {}{by}", named.join(", "));
+    match config {
+        Some(config) if !folders.iter().any(|folder| config.host_root.starts_with(folder)) => {
+            let root = config.host_root.display();
+            findings.fail(
+                CHECK,
+                format!("{detail}; host_root is {root}, so every task that writes fails"),
+                format!("set host_root to a folder below one of them, or give the unit ReadWritePaths={root}: systemctl edit {UNIT}"),
+            );
+        }
+        Some(_) | None => findings.ok(CHECK, detail),
+    }
+}
+
+fn who(config: &Config, findings: &mut Findings) -> Option<Identity> {
+    const CHECK: &str = "identity";
+    let identity = match Identity::load(&config.state_dir) {
+        Ok(identity) => identity,
+        Err(error) => {
+            let remedy = match &error {
+                identity::Error::Missing { .. } => ENROL.to_owned(),
+                identity::Error::Io { .. } => "run this as root: sudo stella-agent doctor".to_owned(),
+                identity::Error::Damaged { .. } | identity::Error::Certificate(_) => {
+                    format!("{ENROL}, and --force")
+                }
+            };
+            findings.fail(CHECK, reason_of(&error), remedy);
+            return None;
+        }
+    };
+    findings.ok(CHECK, format!("agent {} of tenant {}", identity.agent, identity.tenant));
+    let (now, (not_before, not_after)) = (SystemTime::now(), identity.validity());
+    let renewal = stella_certs::renew_at(not_before, not_after);
+    let remedy = if now >= not_after {
+        "nothing renews one that has ended: stella-agent enrol --force --server HOST:PORT --token @FILE"
+    } else {
+        "a connected agent renews it by itself: see the check connection, then systemctl restart stella-agent"
+    };
+    // Between its renewal and this, renewing was tried and did not succeed.
+    let soon = not_after.duration_since(renewal).unwrap_or_default() / 2;
+    let leaf = Lifetime { check: "certificate", validity: (not_before, not_after), soon, remedy };
+    host::lifetime(&leaf, now, findings);
+    let roots = identity.roots.iter().filter_map(|root| validity_of_certificate(root).ok());
+    if let Some(validity) = roots.max_by_key(|(_, end)| *end) {
+        let remedy = "rotate the root on the control plane's host: stella-orchestrator ca rotate start";
+        let root = Lifetime { check: "trusted root", validity, soon: ROOT_ENDS_SOON, remedy };
+        host::lifetime(&root, now, findings);
+    }
+    Some(identity)
+}
+
+fn host_root(config: &Config, unit: Option<&Unit>, findings: &mut Findings) {
+    const CHECK: &str = "host root";
+    let root = &config.host_root;
+    if !root.exists() {
+        let detail = format!("{} is not there; the agent makes it when it starts", root.display());
+        return findings.warn(CHECK, detail, format!("install -d {}", root.display()));
+    }
+    let seen_by = unit.filter(|unit| unit.is_active()).and_then(Unit::main_pid);
+    let remedy = "mount it read-write, or change host_root or the unit's ReadWritePaths=";
+    host::writable(CHECK, root, seen_by, remedy, findings);
+    // Tasks write there; what is refused is refused by the state's disk.
+    host::free_space("space for tasks", root, 0, findings);
+}
+
+/// What is known of a journal on the disk.
+#[derive(Debug)]
+pub(crate) enum Seen {
+    /// The agent has never run.
+    Missing,
+    /// The running agent has it.
+    Held,
+    /// A copy of it was opened.
+    Opened(Box<Journal>, tempfile::TempDir),
+}
+
+/// Why nothing is known of it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unseen {
+    /// It cannot be read.
+    #[error("it cannot be read")]
+    Io(#[from] io::Error),
+    /// It does not open.
+    #[error(transparent)]
+    Journal(#[from] journal::Error),
+}
+
+/// Looks at the journal of a state folder without touching it.
+pub(crate) fn journal_of(state_dir: &Path) -> Result<Seen, Unseen> {
+    let path = state_dir.join(JOURNAL_DIR);
+    let is_held = match Store::is_held(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Seen::Missing),
+        held => held?,
+    };
+    if is_held {
+        return Ok(Seen::Held);
+    }
+    let copy = tempfile::tempdir()?;
+    let copied = Store::copy_closed(&path, copy.path(), JOURNAL_BYTES_MAX);
+    // An agent that started meanwhile has changed it under the copy.
+    if Store::is_held(&path)? {
+        return Ok(Seen::Held);
+    }
+    copied?;
+    let (journal, _) = Journal::open(copy.path(), 0)?;
+    Ok(Seen::Opened(Box::new(journal), copy))
+}
+
+fn journal_opens(config: &Config, findings: &mut Findings) {
+    const CHECK: &str = "journal";
+    match journal_of(&config.state_dir) {
+        Ok(Seen::Missing) => findings.ok(CHECK, "there is none yet: the agent has not run here"),
+        Ok(Seen::Held) => findings.ok(CHECK, "is open in the agent that runs"),
+        Ok(Seen::Opened(journal, _copy)) => {
+            let (position, open) = (journal.mark().position, journal.open_attempts().len());
+            findings.ok(CHECK, format!("opens, at position {}, with {open} open attempts", position.0));
+        }
+        Err(Unseen::Io(error)) if error.kind() == io::ErrorKind::FileTooLarge => {
+            let detail = format!("has more than {} MiB and was not looked into", JOURNAL_BYTES_MAX >> 20);
+            findings.warn(CHECK, detail, format!("systemctl start {UNIT}; journalctl -u {UNIT} -n 20"));
+        }
+        Err(Unseen::Io(error)) => {
+            findings.fail(
+                CHECK,
+                format!("cannot be read: {error}"),
+                "run this as root: sudo stella-agent doctor",
+            );
+        }
+        Err(Unseen::Journal(error)) => {
+            let path = config.state_dir.join(JOURNAL_DIR);
+            let aside =
+                format!("systemctl stop {UNIT}; mv {0} {0}-damaged; systemctl start {UNIT}", path.display());
+            findings.fail(CHECK, reason_of(&error), aside);
+        }
+    }
+}
+
+fn metrics_files(tls: &metrics::Tls, findings: &mut Findings) {
+    const CHECK: &str = "metrics certificate";
+    let mut all = [&tls.certificate, &tls.key].into_iter().chain(&tls.client_ca);
+    if !all.all(|path| host::readable(CHECK, path, findings)) {
+        return;
+    }
+    let leaf = std::fs::read(&tls.certificate).ok().and_then(|pem| {
+        let chain = stella_certs::certificates_from_pem(&pem).ok()?;
+        validity_of_certificate(chain.first()?).ok()
+    });
+    match leaf {
+        Some(validity) => {
+            let remedy = "replace the file; the next scrape takes the new one";
+            let soon = Duration::from_secs(7 * 86_400);
+            host::lifetime(&Lifetime { check: CHECK, validity, soon, remedy }, SystemTime::now(), findings);
+        }
+        None => {
+            let detail = format!("{} holds no certificate in PEM", tls.certificate.display());
+            findings.fail(CHECK, detail, "put the listener's certificate there, with its intermediates");
+        }
+    }
+}

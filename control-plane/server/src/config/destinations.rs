@@ -1,0 +1,127 @@
+//! Whom the configuration names outside, and which files: what the doctor tries, and what a bundle must not hold.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use reqwest::Url;
+use zeroize::Zeroizing;
+
+use super::{Config, DEFAULT_FILE, Loaded};
+use crate::first_start::TOKEN_FILE;
+
+/// The port of NATS.
+const NATS_PORT: u16 = 4222;
+
+/// Something that is listened at elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Destination {
+    /// Its name or address.
+    pub(crate) host: String,
+    /// Its TCP port.
+    pub(crate) port: u16,
+    /// Whether it speaks TLS from the beginning.
+    pub(crate) tls: bool,
+    /// The authorities that its certificate may be under; the system's if not set.
+    pub(crate) ca: Option<PathBuf>,
+}
+
+impl Destination {
+    /// Where a URL leads. Errors do not repeat it: it may hold a secret.
+    pub(super) fn of_url(url: &str, ca: Option<PathBuf>) -> anyhow::Result<Self> {
+        let url = Url::parse(url).context("the address is no URL")?;
+        let host = url.host_str().context("the address names no host")?;
+        let port = url.port_or_known_default().context("the address names no port")?;
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        Ok(Self { host, port, tls: url.scheme() == "https", ca })
+    }
+
+    fn of_nats(server: &str) -> anyhow::Result<Self> {
+        // TLS begins after a line in the clear there.
+        let url = Url::parse(server).context("the address is none")?;
+        let host = url.host_str().context("the address names no host")?;
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        Ok(Self { host, port: url.port().unwrap_or(NATS_PORT), tls: false, ca: None })
+    }
+}
+
+impl Config {
+    /// Whom it names outside, each with what it is called in findings.
+    pub(crate) fn destinations(&self) -> Vec<(String, anyhow::Result<Destination>)> {
+        let mut all = Vec::new();
+        for server in &self.event_bus.servers {
+            all.push(("event bus".to_owned(), Destination::of_nats(server)));
+        }
+        if let Some(endpoint) = &self.traces.endpoint {
+            all.push(("traces".to_owned(), Destination::of_url(endpoint, self.traces.ca.clone())));
+        }
+        for (name, it) in self.gates.prometheus.iter().chain(&self.gates.http) {
+            all.push((format!("gate source {name}"), Destination::of_url(&it.url, it.ca.clone())));
+        }
+        all.append(&mut self.notifications.destinations());
+        all
+    }
+
+    /// The files with secrets that it names, and those of the state folder.
+    pub(crate) fn secret_files(&self) -> Vec<PathBuf> {
+        let gates = self.gates.prometheus.values().chain(self.gates.http.values());
+        let named = [&self.traces.headers_file, &self.event_bus.credentials_file, &self.event_bus.client_key];
+        let named = named.into_iter().flatten().chain(gates.filter_map(|it| it.headers_file.as_ref()));
+        named.chain(self.notifications.secret_files()).cloned().chain(self.own_secrets()).collect()
+    }
+
+    /// The files with secrets in the state folder.
+    pub(crate) fn own_secrets(&self) -> Vec<PathBuf> {
+        let mut found = vec![self.state_dir.join(TOKEN_FILE)];
+        let pki = self.state_dir.join("pki");
+        for folder in [pki.clone(), pki.join("next"), pki.join("next-issuing")] {
+            let items = std::fs::read_dir(folder).into_iter().flatten().flatten();
+            found.extend(
+                items
+                    .map(|item| item.path())
+                    .filter(|path| path.extension().is_some_and(|it| it == "key" || it == "new")),
+            );
+        }
+        found
+    }
+
+    /// Addresses that may hold secrets.
+    pub(crate) fn secret_addresses(&self) -> Vec<Zeroizing<String>> {
+        self.notifications.addresses()
+    }
+}
+
+impl Loaded {
+    /// Every file that the control plane reads at its start, beside the state folder.
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        let config = &self.config;
+        let gates = config.gates.prometheus.values().chain(config.gates.http.values());
+        let bus = &config.event_bus;
+        let authorities = [&config.metrics.client_ca, &config.traces.ca, &bus.ca, &bus.client_certificate];
+        let file = self.file.clone().unwrap_or_else(|| DEFAULT_FILE.into());
+        let mut all: Vec<_> = authorities.into_iter().flatten().cloned().collect();
+        all.extend(gates.filter_map(|it| it.ca.clone()));
+        all.extend(config.notifications.ca_files().cloned());
+        all.extend(config.secret_files().into_iter().filter(|it| !it.starts_with(&config.state_dir)));
+        all.extend(Some(file).filter(|it| Path::exists(it)));
+        all.sort();
+        all.dedup();
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_leads_to_a_host_and_a_port() {
+        let of = |url| Destination::of_url(url, None).map(|it| (it.host, it.port, it.tls)).ok();
+        assert_eq!(of("https://h.example.com/x?y"), Some(("h.example.com".into(), 443, true)));
+        assert_eq!(of("http://[::1]:9/"), Some(("::1".into(), 9, false)));
+        assert_eq!(of("nothing"), None);
+        let of = |server| Destination::of_nats(server).map(|it| (it.host, it.port)).ok();
+        assert_eq!(of("tls://nats.example.com"), Some(("nats.example.com".into(), 4222)));
+        assert_eq!(of("nats://127.0.0.1:80"), Some(("127.0.0.1".into(), 80)));
+        assert_eq!(of("nats://127.0.0.1:4223"), Some(("127.0.0.1".into(), 4223)));
+    }
+}

@@ -1,0 +1,301 @@
+//! `stella-orchestrator doctor`: why this control plane does not work, each with what to do about it.
+//!
+//! It changes nothing and is safe beside the running control plane, which it asks by the socket in the state folder. The journal
+//! is verified only as a copy, and only if nobody has it open; ports are tried only then. As root it looks at what is the
+//! service user's with that user in mind.
+
+mod dial;
+mod listeners;
+mod outside;
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context as _;
+use clap::Args;
+use stella_certs::{CertificateDer, certificates_from_pem, validity_of_certificate};
+use stella_doctor::Findings;
+use stella_doctor::host::{self, Lifetime, Private};
+use stella_doctor::unit::Unit;
+use stella_durable::Store;
+
+use crate::backup;
+use crate::config::{Config, Loaded};
+use crate::config_tool::Output;
+use crate::look::{self, Look};
+
+/// The unit that the packages install.
+pub(crate) const UNIT: &str = "stella-orchestrator.service";
+/// A larger journal is not copied to be verified.
+const JOURNAL_BYTES_MAX: u64 = 512 << 20;
+/// Certificates of the authority are replaced by a person, with time for agents that are away.
+const AUTHORITY_ENDS_SOON: Duration = Duration::from_secs(90 * 86_400);
+
+/// How to tell.
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// How to show it.
+    #[arg(long, value_enum, default_value_t)]
+    output: Output,
+}
+
+/// What was found, and what the running control plane said.
+#[derive(Debug)]
+pub(crate) struct Examined {
+    pub(crate) findings: Findings,
+    pub(crate) look: Option<Look>,
+    /// Whether a process has the journal open.
+    pub(crate) held: bool,
+    /// The control plane's certificate, as its API shows it.
+    pub(crate) server_certificate: Option<CertificateDer<'static>>,
+}
+
+/// Looks and tells; whether nothing fails.
+pub(crate) fn run(args: &DoctorArgs, file: Option<&Path>) -> anyhow::Result<bool> {
+    stella_certs::install_provider();
+    let Examined { findings, .. } = examine(&Loaded::load(file));
+    let mut out = io::stdout().lock();
+    match args.output {
+        Output::Json => writeln!(out, "{}", serde_json::to_string_pretty(&findings)?)?,
+        Output::Text => write!(out, "{}", findings.text())?,
+    }
+    Ok(findings.is_well())
+}
+
+/// Looks at everything that a control plane needs.
+pub(crate) fn examine(loaded: &anyhow::Result<Loaded>) -> Examined {
+    let mut findings = Findings::default();
+    let unit = Unit::ask(UNIT);
+    let mut examined =
+        Examined { findings: Findings::default(), look: None, held: false, server_certificate: None };
+    match loaded {
+        Ok(loaded) => {
+            findings.ok("configuration", "is understood, with the files that it names");
+            service(unit.as_ref(), &mut findings);
+            look_at(loaded, &mut examined, &mut findings);
+        }
+        Err(error) => {
+            let remedy =
+                "mend it, then: stella-orchestrator config check; the reference is docs/configuration.md";
+            findings.fail("configuration", format!("{error:#}"), remedy);
+            service(unit.as_ref(), &mut findings);
+        }
+    }
+    examined.findings = findings;
+    examined
+}
+
+fn service(unit: Option<&Unit>, findings: &mut Findings) {
+    match unit {
+        Some(unit) => unit.tell(findings),
+        None => findings
+            .ok("service", "systemd does not run this host: what starts the control plane is not known"),
+    }
+}
+
+fn look_at(loaded: &Loaded, examined: &mut Examined, findings: &mut Findings) {
+    let config = &loaded.config;
+    let state_dir = &config.state_dir;
+    if !state_dir.exists() {
+        let detail =
+            format!("{} is not there: the control plane has never been started here", state_dir.display());
+        findings.warn("state folder", detail, format!("systemctl enable --now {UNIT}"));
+        host::clock(findings);
+        listeners::free(config, findings);
+        return outside::reachable(config, findings);
+    }
+    let files = Private { check: "state folder", folder: state_dir, secrets: config.own_secrets() };
+    host::private(&files, findings);
+    files_of_the_service(loaded, findings);
+    host::free_space("space", state_dir, config.journal.reserve_bytes, findings);
+    host::clock(findings);
+    authority(config, findings);
+    examined.held = journal(config, findings);
+    if examined.held {
+        examined.look = running(state_dir, findings);
+        if let Some(look) = &examined.look {
+            examined.server_certificate = listeners::ours(config, look, findings);
+            rotation(look, findings);
+        }
+    } else {
+        listeners::free(config, findings);
+    }
+    outside::reachable(config, findings);
+}
+
+/// Root can read what the service's user cannot. The owner of the state folder is that user.
+fn files_of_the_service(loaded: &Loaded, findings: &mut Findings) {
+    const CHECK: &str = "files";
+    let Ok(owner) = fs::metadata(&loaded.config.state_dir).map(|it| (it.uid(), it.gid())) else { return };
+    let all = loaded.files();
+    let may_read = |path: &Path| {
+        fs::metadata(path).is_ok_and(|it| {
+            let bits = match (it.uid() == owner.0, it.gid() == owner.1) {
+                (true, _) => 0o400,
+                (false, true) => 0o040,
+                (false, false) => 0o004,
+            };
+            owner.0 == 0 || it.mode() & bits != 0
+        })
+    };
+    let closed: Vec<_> =
+        all.iter().filter(|path| !may_read(path)).map(|it| it.display().to_string()).collect();
+    if closed.is_empty() {
+        return findings
+            .ok(CHECK, format!("user {} may read all {} files of the configuration", owner.0, all.len()));
+    }
+    let detail = format!(
+        "user {}, whom the state folder belongs to, may not read {}: the control plane does not start, or fails there",
+        owner.0,
+        closed.join(", ")
+    );
+    findings.fail(CHECK, detail, format!("chown {} {}", owner.0, closed.join(" ")));
+}
+
+fn authority(config: &Config, findings: &mut Findings) {
+    let now = SystemTime::now();
+    for (check, name, remedy) in [
+        ("root certificate", "root.crt", "stella-orchestrator ca rotate start"),
+        ("issuing certificate", "issuing.crt", "stella-orchestrator ca rotate-issuing"),
+    ] {
+        let path = config.state_dir.join("pki").join(name);
+        let validity = fs::read(&path).context("it cannot be read").and_then(|pem| {
+            let certificates = certificates_from_pem(&pem)?;
+            Ok(validity_of_certificate(certificates.first().context("it is empty")?)?)
+        });
+        match validity {
+            Ok(validity) => {
+                let wanted = Lifetime { check, validity, soon: AUTHORITY_ENDS_SOON, remedy };
+                host::lifetime(&wanted, now, findings);
+            }
+            Err(error) => {
+                let detail = format!("{}: {error:#}", path.display());
+                let remedy = "stella-orchestrator restore BACKUP, into an empty state folder; docs/disaster-recovery.md";
+                findings.fail(check, detail, remedy);
+            }
+        }
+    }
+}
+
+/// Whether somebody has it open.
+fn journal(config: &Config, findings: &mut Findings) -> bool {
+    const CHECK: &str = "journal";
+    let dir = config.journal_dir();
+    if let Err(error) = backup::refuse_unfinished(&config.state_dir) {
+        findings.fail(CHECK, format!("{error:#}"), "empty the state folder and restore once more");
+        return false;
+    }
+    match Store::is_held(&dir) {
+        Ok(true) => {
+            findings.ok(CHECK, "is open in the control plane that runs");
+            return true;
+        }
+        Ok(false) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            findings.ok(CHECK, "there is none yet: the first start makes it");
+            return false;
+        }
+        Err(error) => {
+            let remedy = "run this as root, or as the service's own user, with sudo -u";
+            findings.fail(CHECK, format!("{} cannot be read: {error}", dir.display()), remedy);
+            return false;
+        }
+    }
+    let verified = verify_copy(&dir);
+    if Store::is_held(&dir).unwrap_or(false) {
+        findings.ok(CHECK, "is open in a control plane that has just started");
+        return true;
+    }
+    match verified {
+        Ok(report) if report.is_whole() => {
+            let events: u64 = report.streams.iter().map(|stream| stream.events).sum();
+            findings.ok(CHECK, format!("is whole: {events} events of {} streams", report.streams.len()));
+        }
+        Ok(report) => {
+            let first = report.problems.first().map(stella_journal::Damage::summary).unwrap_or_default();
+            let remedy = "stella-orchestrator journal verify; then docs/disaster-recovery.md";
+            findings.fail(CHECK, format!("is damaged: {first}"), remedy);
+        }
+        Err(Unverified::TooLarge) => {
+            let detail = format!("has more than {} MiB and was not verified", JOURNAL_BYTES_MAX >> 20);
+            findings.warn(
+                CHECK,
+                detail,
+                "stella-orchestrator journal verify, while the control plane is stopped",
+            );
+        }
+        Err(Unverified::Other(error)) => {
+            findings.fail(CHECK, format!("{error:#}"), "stella-orchestrator journal verify");
+        }
+    }
+    false
+}
+
+enum Unverified {
+    TooLarge,
+    Other(anyhow::Error),
+}
+
+fn verify_copy(dir: &Path) -> Result<stella_journal::Report, Unverified> {
+    let other = |error: anyhow::Error| Unverified::Other(error);
+    let copy = tempfile::tempdir().context("no temporary folder can be made").map_err(other)?;
+    match Store::copy_closed(dir, copy.path(), JOURNAL_BYTES_MAX) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::FileTooLarge => return Err(Unverified::TooLarge),
+        Err(error) => return Err(other(anyhow::Error::new(error).context("it cannot be copied"))),
+    }
+    stella_journal::verify(copy.path()).map_err(|error| other(error.into()))
+}
+
+/// What the control plane says of itself.
+fn running(state_dir: &Path, findings: &mut Findings) -> Option<Look> {
+    const CHECK: &str = "control plane";
+    let look = match look::ask(state_dir) {
+        Ok(Some(look)) => look,
+        Ok(None) => {
+            let detail =
+                "has the journal open and does not listen at its socket: it is just starting, or stops";
+            findings.warn(CHECK, detail, format!("journalctl -u {UNIT} -n 50 --no-pager"));
+            return None;
+        }
+        Err(error) => {
+            let remedy = format!("run this as root; else: systemctl restart {UNIT}");
+            findings.fail(CHECK, format!("{error:#}"), remedy);
+            return None;
+        }
+    };
+    let own = env!("CARGO_PKG_VERSION");
+    if look.version == own {
+        let (process, waiting) = (look.process, look.journal.commands_waiting);
+        findings.ok(CHECK, format!("version {own} runs as process {process}; {waiting} commands wait"));
+    } else {
+        let detail = format!("version {} runs, and {own} is installed", look.version);
+        findings.warn(CHECK, detail, format!("systemctl restart {UNIT}"));
+    }
+    Some(look)
+}
+
+fn rotation(look: &Look, findings: &mut Findings) {
+    const CHECK: &str = "rotation of the root";
+    let (phase, behind) = (look.authority.phase.as_deref(), look.authority.behind);
+    match (phase, behind) {
+        (None, 0) => {}
+        (None, behind) => findings.warn(
+            CHECK,
+            format!("{behind} agents were left behind by the last one and cannot connect"),
+            "on each: stella-agent enrol --force; or revoke them: stella agent revoke AGENT",
+        ),
+        (Some(phase), behind) => {
+            let next = if phase == "distributing" { "switch" } else { "finish" };
+            let detail = format!("is under way ({phase}), {behind} agents are behind");
+            findings.warn(
+                CHECK,
+                detail,
+                format!("stella-orchestrator ca status; then: stella-orchestrator ca rotate {next}"),
+            );
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! Whom the configuration names outside: whether they can be connected to. Nothing is said to them but a TLS handshake.
+
+use std::thread;
+
+use stella_doctor::Findings;
+
+use super::dial;
+use crate::config::{Config, Destination};
+
+/// How many are tried at once.
+const AT_ONCE_MAX: usize = 8;
+/// What HTTP clients go through, if it is set.
+const PROXIES: [&str; 4] = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
+
+/// Tells of each whether it can be connected to.
+pub(super) fn reachable(config: &Config, findings: &mut Findings) {
+    let proxied = PROXIES.iter().any(|name| std::env::var_os(name).is_some());
+    for some in config.destinations().chunks(AT_ONCE_MAX) {
+        let tried: Vec<_> = thread::scope(|scope| {
+            let tries = some.iter().map(|(_, destination)| {
+                scope.spawn(|| match destination {
+                    Ok(destination) => connect(destination),
+                    Err(error) => Err(anyhow::anyhow!("{error:#}")),
+                })
+            });
+            let tries: Vec<_> = tries.collect();
+            let ended = |it: thread::ScopedJoinHandle<'_, anyhow::Result<String>>| {
+                it.join().unwrap_or_else(|_| Err(anyhow::anyhow!("the try has failed in itself")))
+            };
+            tries.into_iter().map(ended).collect()
+        });
+        for ((name, destination), outcome) in some.iter().zip(tried) {
+            tell(name, destination.as_ref().ok(), outcome, proxied, findings);
+        }
+    }
+}
+
+fn tell(
+    name: &str,
+    destination: Option<&Destination>,
+    outcome: anyhow::Result<String>,
+    proxied: bool,
+    findings: &mut Findings,
+) {
+    let name = name.to_owned();
+    let problem = match outcome {
+        Ok(detail) => return findings.ok(name, detail),
+        Err(problem) => problem,
+    };
+    let Some(Destination { host, port, tls, ca }) = destination else {
+        return findings.fail(name, format!("{problem:#}"), "stella-orchestrator config check");
+    };
+    let authorities = ca.as_ref().map(|path| format!(" -CAfile {}", path.display())).unwrap_or_default();
+    let remedy = if *tls {
+        format!("openssl s_client -connect {host}:{port} -servername {host}{authorities} </dev/null")
+    } else {
+        format!("getent ahosts {host}; nc -vz {host} {port}; then look at firewalls and at the other end")
+    };
+    let detail = format!("{host}:{port}: {problem:#}");
+    if proxied {
+        findings.warn(name, format!("{detail}; a proxy is set, which this try did not go through"), remedy);
+    } else {
+        findings.fail(name, detail, remedy);
+    }
+}
+
+fn connect(destination: &Destination) -> anyhow::Result<String> {
+    let Destination { host, port, tls, ca } = destination;
+    let stream = dial::tcp(host, *port)?;
+    if !tls {
+        return Ok(format!("{host}:{port} can be connected to"));
+    }
+    dial::handshake(stream, host, dial::trusting(ca.as_deref())?)?;
+    Ok(format!("{host}:{port} can be connected to, and its certificate is good"))
+}
