@@ -1,0 +1,107 @@
+//! The guides of the book, as a reader follows them: files to write and commands to type.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::binaries;
+use crate::cluster::{Cluster, TENANT};
+
+/// A page, and the folder in which its reader works.
+#[derive(Debug)]
+pub struct Guide {
+    text: String,
+    folder: PathBuf,
+    flags: Vec<String>,
+}
+
+impl Guide {
+    /// Opens `docs/guides/NAME.md` for a reader whose command line knows the cluster.
+    ///
+    /// # Errors
+    /// If there is no such page.
+    pub fn open(name: &str, cluster: &Cluster) -> Result<Self> {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../docs/guides/{name}.md"));
+        let text = fs::read_to_string(&path).with_context(|| format!("{} is not there", path.display()))?;
+        let folder = cluster.folder().join("reader");
+        fs::create_dir_all(&folder)?;
+        let mut flags = cluster.control_plane.stella_flags();
+        flags.extend(["--tenant", TENANT].map(str::to_owned));
+        Ok(Self { text, folder, flags })
+    }
+
+    /// Where its reader works.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The first block of code after a text of the page.
+    ///
+    /// # Errors
+    /// If the page has no such text, or no code after it.
+    pub fn block(&self, after: &str) -> Result<&str> {
+        let rest =
+            self.text.split_once(after).with_context(|| format!("the guide does not say {after:?}"))?.1;
+        let block = rest.split("```").nth(1).and_then(|block| block.split_once('\n'));
+        Ok(block.with_context(|| format!("no code after {after:?}"))?.1)
+    }
+
+    /// Writes the first block after a text of the page to a file of the reader.
+    ///
+    /// # Errors
+    /// If there is none, or it cannot be written.
+    pub fn write(&self, after: &str, file: &str) -> Result<PathBuf> {
+        let path = self.folder.join(file);
+        fs::write(&path, self.block(after)?)?;
+        Ok(path)
+    }
+
+    /// The commands of the page that begin so, in their order.
+    #[must_use]
+    pub fn commands(&self, begin: &str) -> Vec<String> {
+        let mut blocks = self.text.split("```");
+        let mut found = Vec::new();
+        while let (Some(_), Some(block)) = (blocks.next(), blocks.next()) {
+            if let Some(commands) = block.strip_prefix("console\n") {
+                found.extend(commands.lines().filter(|line| line.starts_with(begin)).map(str::to_owned));
+            }
+        }
+        found
+    }
+
+    /// A command of the page that is not started. Its words have no quotes.
+    ///
+    /// # Errors
+    /// If it is no command of `stella`.
+    pub fn command(&self, line: &str) -> Result<Command> {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let ["stella", arguments @ ..] = &words[..] else { anyhow::bail!("{line:?} is no command") };
+        let mut stella = Command::new(binaries::path("stella")?);
+        stella.args(&self.flags).args(arguments).current_dir(&self.folder).stdin(Stdio::null());
+        Ok(stella)
+    }
+
+    /// Runs a command of the page, which has to go well; what it said.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub fn run(&self, line: &str) -> Result<String> {
+        let ended = self.command(line)?.output()?;
+        let said = String::from_utf8_lossy(&[ended.stdout, ended.stderr].concat()).into_owned();
+        ensure!(ended.status.success(), "{line}: {} {said}", ended.status);
+        Ok(said)
+    }
+
+    /// Runs all commands of the page that begin so; there has to be one.
+    ///
+    /// # Errors
+    /// If one does not go well.
+    pub fn run_all(&self, begin: &str) -> Result<()> {
+        let commands = self.commands(begin);
+        ensure!(!commands.is_empty(), "the guide has no command {begin:?}");
+        commands.iter().try_for_each(|line| self.run(line).map(drop))
+    }
+}
