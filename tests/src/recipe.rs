@@ -133,7 +133,7 @@ pub fn rolling(environment: &str, version: &str, on_failure: OnFailure) -> Creat
         environment: environment.to_owned(),
         release: format!("app:{version}"),
         channel: None,
-        strategy: Strategy::default(),
+        strategy: None,
         tolerate_failures: None,
         on_failure,
         targets: None,
@@ -146,5 +146,8 @@ pub fn rolling(environment: &str, version: &str, on_failure: OnFailure) -> Creat
 /// A deployment of `app:<version>` to all targets at the same time.
 #[must_use]
 pub fn all_at_once(environment: &str, version: &str) -> CreateDeployment {
-    CreateDeployment { strategy: Strategy::AllAtOnce {}, ..rolling(environment, version, OnFailure::Stop) }
+    CreateDeployment {
+        strategy: Some(Strategy::AllAtOnce {}),
+        ..rolling(environment, version, OnFailure::Stop)
+    }
 }

@@ -30,10 +30,13 @@ async fn a_canary_holds_over_a_crash_and_goes_on_by_hand_and_by_itself() -> Resu
     let step = |(percent, soak_seconds)| CanaryStep { percent, soak_seconds };
     let strategy =
         Strategy::Canary { steps: steps.into_iter().map(step).collect(), batch: None, order: None };
-    let body = CreateDeployment { strategy, ..rolling(ENVIRONMENT, "1.0.0", OnFailure::Rollback) };
+    let body = CreateDeployment {
+        strategy: Some(strategy.clone()),
+        ..rolling(ENVIRONMENT, "1.0.0", OnFailure::Rollback)
+    };
     let id = cluster.api.deploy(TENANT, &body, None).await?.deployment.id;
     let first = holds(&cluster, &id, 1).await?.deployment;
-    ensure!(first.resumes_at.is_none() && first.strategy == body.strategy, "{first:?}");
+    ensure!(first.resumes_at.is_none() && first.strategy == strategy, "{first:?}");
     cluster.control_plane.kill()?;
     cluster.control_plane.resume().await?;
     for agent in &cluster.agents {

@@ -56,7 +56,7 @@ async fn what_is_shown_for_approval_is_what_was_asked_for() -> Result<()> {
 
     let steps = vec![CanaryStep { percent: 50, soak_seconds: None }];
     let canary =
-        CreateDeployment { strategy: Strategy::Canary { steps, batch: None, order: None }, ..wanted };
+        CreateDeployment { strategy: Some(Strategy::Canary { steps, batch: None, order: None }), ..wanted };
     let first = ask(&cluster.api, &canary).await?;
     approve(&qa, &first).await?;
     wait::until("one target has the release", async || {

@@ -64,6 +64,18 @@ async fn racks_follow_one_another_with_a_pause_and_a_failure_that_is_tolerated()
     );
     ensure!(said.contains("on failure of more than 50% of them it is rolled back"), "{said}");
     ensure!(said.contains("1 (9)") && said.contains("2 (10)"), "{said}");
+    // Who does not say how gets what the environment has.
+    let set = ["env", "strategy", ENVIRONMENT, "--batch", "100%", "--by-domain", "rack"];
+    let (code, said) = stella(&cluster, &set)?;
+    ensure!(code == Some(0) && said.contains("100% at a time, one rack after the other"), "{said}");
+    let (code, said) = stella(&cluster, &["deploy", "app:1.0.0", ENVIRONMENT, "--plan"])?;
+    ensure!(code == Some(0) && said.contains("100% at a time, one rack after the other"), "{said}");
+    let (code, said) = stella(&cluster, &["deploy", "app:1.0.0", ENVIRONMENT, "--batch", "2", "--plan"])?;
+    ensure!(code == Some(0) && said.contains("2 at a time,") && !said.contains("rack"), "{said}");
+    let (code, said) = stella(&cluster, &["env", "strategy", ENVIRONMENT])?;
+    ensure!(code == Some(2) && said.contains("--any"), "{said}");
+    let (code, said) = stella(&cluster, &["env", "strategy", ENVIRONMENT, "--any"])?;
+    ensure!(code == Some(0) && said.contains("one target at a time unless they say how"), "{said}");
     let (code, said) = stella(&cluster, &[deploy.as_slice(), &["--minimum-healthy", "3"]].concat())?;
     ensure!(code == Some(3) && said.contains("strategy.minimum_healthy: is 3: of 3 targets none"), "{said}");
 

@@ -22,9 +22,9 @@ pub struct CreateDeployment {
     /// The newest release of this channel that may come there now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub channel: Option<String>,
-    /// How targets follow one another; one at a time if absent.
-    #[serde(default)]
-    pub strategy: Strategy,
+    /// How targets follow one another; if absent as the environment has it, or one at a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub strategy: Option<Strategy>,
     /// What to do when more targets fail than are tolerated.
     #[serde(default)]
     pub on_failure: OnFailure,

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::amount::Amount;
+use crate::deployment::Strategy;
 use crate::gate::Gate;
 use crate::hold::Hold;
 use crate::page::Named;
@@ -41,6 +42,9 @@ pub struct Environment {
     /// Whether a deployment must be able to go back on every target, or be let through with a reason.
     #[serde(default)]
     pub requires_way_back: bool,
+    /// How targets follow one another here in a deployment that does not say; absent if whoever asks has a default of their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub strategy: Option<Strategy>,
     /// When silence of its agents is taken for a network event; absent if never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub silence: Option<Silence>,
@@ -149,6 +153,14 @@ pub struct SetBudget {
 pub struct SetWayBack {
     /// Whether.
     pub required: bool,
+}
+
+/// Sets how targets of an environment follow one another in deployments that do not say. Those that wait keep what they had.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SetStrategy {
+    /// How; if `null` it is left to whoever asks.
+    pub strategy: Option<Strategy>,
 }
 
 /// When silence of an environment's agents is taken for a network event, and not for hosts that have failed.

@@ -41,6 +41,8 @@ pub const ENVIRONMENT_GATE: &str = "/api/v1/tenants/{tenant}/environments/{envir
 pub const ENVIRONMENT_BUDGET: &str = "/api/v1/tenants/{tenant}/environments/{environment}/budget";
 /// Whether deployments to an environment must be able to go back.
 pub const ENVIRONMENT_WAY_BACK: &str = "/api/v1/tenants/{tenant}/environments/{environment}/way-back";
+/// How targets follow one another in deployments that do not say.
+pub const ENVIRONMENT_STRATEGY: &str = "/api/v1/tenants/{tenant}/environments/{environment}/strategy";
 /// When silence of an environment's agents is taken for a network event.
 pub const ENVIRONMENT_SILENCE: &str = "/api/v1/tenants/{tenant}/environments/{environment}/silence";
 /// Lets no deployment come to an environment.

@@ -93,6 +93,7 @@ fn all() -> OpenApiRouter<App> {
         .routes(routes!(environments::set_budget))
         .routes(routes!(environments::set_silence))
         .routes(routes!(environments::set_way_back))
+        .routes(routes!(environments::set_strategy))
         .routes(routes!(environments::lock_environment))
         .routes(routes!(environments::unlock_environment))
         .routes(routes!(catalogue::targets, catalogue::create_target))

@@ -92,6 +92,7 @@ pub(crate) fn environment(
             at_risk: tenant.at_risk(environment.id),
         }),
         requires_way_back: environment.requires_way_back,
+        strategy: environment.strategy.as_ref().map(deployment::strategy),
         silence: environment.silence.map(|rule| Silence {
             percent: rule.percent,
             within_seconds: rule.within_ms / 1_000,

@@ -11,7 +11,7 @@ use stella_api_types::tenant::{self, CreateTenant};
 use crate::args::{Agent, Environment, NewTarget, Output, Repeat, Target, Tenant};
 use crate::client::Error;
 use crate::simulate::describe;
-use crate::{Context, channel, enrol, hold, print, promotion};
+use crate::{Context, channel, enrol, hold, pace, print, promotion};
 
 /// Creates something; if it is there already, that is as good.
 pub(crate) async fn create<B, T>(
@@ -99,6 +99,14 @@ pub(crate) async fn environment(context: &Context, command: Environment) -> Resu
         }
         Environment::WayBack { environment, required, optional: _ } => {
             hold::way_back(context, &environment, required).await
+        }
+        Environment::Strategy { environment, pace, any } => {
+            let strategy = pace.is_given().then(|| pace::strategy(*pace)).transpose()?;
+            if strategy.is_none() && !any {
+                let problem = "say how targets follow one another, such as --batch 25%, or leave it to whoever asks with --any";
+                return Err(Error::Usage(problem.to_owned()));
+            }
+            hold::strategy(context, &environment, strategy).await
         }
         Environment::Channels { environment, take, any: _ } => {
             channel::taken(context, &environment, take).await

@@ -1,16 +1,16 @@
 //! What people hold back: environments, releases and deployments.
 
 use stella_api_types::amount::Amount;
-use stella_api_types::deployment::DeploymentDetail;
+use stella_api_types::deployment::{DeploymentDetail, Strategy};
 use stella_api_types::environment::{
-    Budget, Environment, Follows, SetBudget, SetFreeze, SetPath, SetSilence, SetWayBack,
+    Budget, Environment, Follows, SetBudget, SetFreeze, SetPath, SetSilence, SetStrategy, SetWayBack,
 };
 use stella_api_types::hold::{Hold, HoldBack};
 use stella_api_types::paths;
 use stella_api_types::release::{JudgeRelease, Release, Standing};
 
 use crate::client::Error;
-use crate::{Context, print};
+use crate::{Context, pace, print};
 
 pub(crate) async fn path(context: &Context, environment: &str, body: &SetPath) -> Result<(), Error> {
     let path = context.path(paths::ENVIRONMENT_PATH, &[environment])?;
@@ -79,6 +79,21 @@ pub(crate) async fn way_back(context: &Context, environment: &str, required: boo
         let must =
             if it.requires_way_back { "must be able to go back on every target" } else { "need no way back" };
         format!("deployments to {} {must}", it.name)
+    })
+}
+
+pub(crate) async fn strategy(
+    context: &Context,
+    environment: &str,
+    strategy: Option<Strategy>,
+) -> Result<(), Error> {
+    let path = context.path(paths::ENVIRONMENT_STRATEGY, &[environment])?;
+    let set: Environment = context.client.post(&path, &SetStrategy { strategy }, None).await?;
+    print::result(context.output, &set, |it| match &it.strategy {
+        Some(strategy) => {
+            format!("deployments to {} that do not say how: {}", it.name, pace::described(strategy, None))
+        }
+        None => format!("deployments to {} take one target at a time unless they say how", it.name),
     })
 }
 

@@ -64,8 +64,8 @@ fn of_others(pace: &Pace) -> Option<&'static str> {
     given.into_iter().find(|(is_given, _)| *is_given).map(|(_, flag)| flag)
 }
 
-/// How targets follow one another, for a person.
-pub(crate) fn described(strategy: &Strategy, targets: usize) -> String {
+/// How targets follow one another, for a person; with counts, if it is known how many targets there are.
+pub(crate) fn described(strategy: &Strategy, targets: Option<usize>) -> String {
     match strategy {
         Strategy::AllAtOnce {} => "all at once".to_owned(),
         Strategy::Rolling(rolling) => {
@@ -101,11 +101,11 @@ pub(crate) fn described(strategy: &Strategy, targets: usize) -> String {
     }
 }
 
-fn step(step: &CanaryStep, targets: usize) -> String {
+fn step(step: &CanaryStep, targets: Option<usize>) -> String {
     let percent = usize::try_from(step.percent).unwrap_or(usize::MAX);
-    let count = targets.saturating_mul(percent).div_ceil(100);
+    let count = targets.map(|targets| format!(" ({})", targets.saturating_mul(percent).div_ceil(100)));
     let hold = step.soak_seconds.map_or_else(|| "resumed".to_owned(), |soak| format!("{soak} s have passed"));
-    format!("{}% ({count}) until {hold}", step.percent)
+    format!("{}%{} until {hold}", step.percent, count.unwrap_or_default())
 }
 
 fn ordered(order: &Order) -> String {

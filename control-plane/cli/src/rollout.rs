@@ -17,8 +17,8 @@ pub(crate) async fn deploy(context: &Context, command: Deploy) -> Result<bool, E
         environment: command.environment,
         release: command.release,
         channel: command.channel,
-        tolerate_failures: command.pace.tolerate.clone(),
-        strategy: pace::strategy(command.pace)?,
+        tolerate_failures: command.tolerate,
+        strategy: command.pace.is_given().then(|| pace::strategy(command.pace)).transpose()?,
         on_failure: match command.on_failure {
             OnFailure::Rollback => DtoOnFailure::Rollback,
             OnFailure::Stop => DtoOnFailure::Stop,
@@ -65,7 +65,7 @@ async fn plan(context: &Context, body: &CreateDeployment) -> Result<bool, Error>
             ]
         });
         let table = print::table(&["#", "WAVE", "TARGET", "AGENT", "NOW", "THEN", "WARNING"], rows.collect());
-        let at_once = pace::described(&plan.strategy, plan.targets.len());
+        let at_once = pace::described(&plan.strategy, Some(plan.targets.len()));
         let on_failure = match plan.on_failure {
             DtoOnFailure::Rollback => "is rolled back",
             DtoOnFailure::Stop => "stops where it is",

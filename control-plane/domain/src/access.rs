@@ -393,6 +393,7 @@ fn needed_in(state: &State, tenant: TenantId, command: &TenantCommand) -> Option
         TenantCommand::SetEnvironmentPath { environment: id, .. }
         | TenantCommand::SetEnvironmentBudget { environment: id, .. }
         | TenantCommand::SetEnvironmentWayBack { environment: id, .. }
+        | TenantCommand::SetEnvironmentStrategy { environment: id, .. }
         | TenantCommand::SetEnvironmentSilence { environment: id, .. }
         | TenantCommand::SetEnvironmentChannels { environment: id, .. }
         | TenantCommand::SetEnvironmentApprovals { environment: id, .. }

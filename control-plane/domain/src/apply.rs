@@ -132,6 +132,7 @@ impl TenantState {
             | Fact::EnvironmentWentSilent { .. }
             | Fact::EnvironmentHeardAgain { .. }
             | Fact::EnvironmentWayBackSet { .. }
+            | Fact::EnvironmentStrategySet { .. }
             | Fact::ReleaseDeprecated { .. }
             | Fact::ReleaseBlocked { .. }
             | Fact::ReleaseCleared { .. }

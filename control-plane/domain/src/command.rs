@@ -31,6 +31,7 @@ use crate::name::{Identifier, Name};
 use crate::promotion::{ApprovalRule, Objection};
 use crate::run::CallOutcome;
 use crate::signature::SignatureRule;
+use crate::strategy::Strategy;
 use crate::workflow::Template;
 
 pub use new::{Answer, NewDeployment, NewEnrolmentToken, NewFindings, NewRelease, NewRun, NewTarget};
@@ -384,6 +385,13 @@ pub enum TenantCommand {
         environment: EnvironmentId,
         /// Whether.
         required: bool,
+    },
+    /// Set how targets of an environment follow one another in deployments that do not say.
+    SetEnvironmentStrategy {
+        /// Which.
+        environment: EnvironmentId,
+        /// How; `None` leaves it to whoever asks.
+        strategy: Option<Strategy>,
     },
     /// Set when silence of an environment's agents is taken for a network event.
     SetEnvironmentSilence {

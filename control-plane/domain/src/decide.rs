@@ -293,6 +293,9 @@ fn carry_out(tx: &mut Transaction<'_>, command: &TenantCommand) -> Result<Outcom
         TenantCommand::SetEnvironmentWayBack { environment, required } => {
             way_back::set(tx, *environment, *required)
         }
+        TenantCommand::SetEnvironmentStrategy { environment, strategy } => {
+            environment::set_strategy(tx, *environment, strategy.as_ref())
+        }
         TenantCommand::SetEnvironmentSilence { environment, rule } => silence::set(tx, *environment, *rule),
         TenantCommand::RetryTarget { deployment, target } => guide::retry(tx, *deployment, *target),
         TenantCommand::SkipTarget { deployment, target, reason } => {

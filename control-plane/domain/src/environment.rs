@@ -13,6 +13,7 @@ use crate::gate::Standing;
 use crate::hold::Hold;
 use crate::name::Name;
 use crate::promotion::ApprovalRule;
+use crate::strategy::Strategy;
 
 /// The shortest and the longest time that a release may have to prove itself, in milliseconds: none and 30 days.
 pub const SOAK_MS_RANGE: (u64, u64) = (0, 30 * 24 * 3_600_000);
@@ -79,6 +80,9 @@ pub struct Environment {
     /// Whether a deployment must be able to go back on every target, or say why it comes all the same.
     #[serde(default)]
     pub requires_way_back: bool,
+    /// How targets follow one another here in a deployment that does not say; `None` leaves it to whoever asks.
+    #[serde(default)]
+    pub strategy: Option<Strategy>,
     /// When silence of its agents is taken for a network event; `None` is never.
     #[serde(default)]
     pub silence: Option<SilenceRule>,

@@ -511,6 +511,10 @@ pub enum Fact {
         id: EnvironmentId,
         required: bool,
     },
+    EnvironmentStrategySet {
+        id: EnvironmentId,
+        strategy: Option<Strategy>,
+    },
     /// An ended deployment left memory for the archive, with its tasks and its promotion.
     DeploymentArchived {
         id: DeploymentId,

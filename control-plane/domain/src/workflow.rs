@@ -368,9 +368,9 @@ pub struct Deploy {
     pub release: String,
     /// The environment's name or id.
     pub environment: String,
-    /// How; all targets at once if nothing is said.
-    #[serde(default = "Deploy::strategy_default", deserialize_with = "strategy")]
-    pub strategy: Strategy,
+    /// How; if nothing is said as the environment has it, or all targets at once.
+    #[serde(default, deserialize_with = "maybe_strategy", skip_serializing_if = "Option::is_none")]
+    pub strategy: Option<Strategy>,
     /// What to do when a target fails.
     #[serde(default)]
     pub on_target_failure: deployment::OnFailure,
@@ -386,10 +386,6 @@ pub struct Deploy {
 }
 
 impl Deploy {
-    const fn strategy_default() -> Strategy {
-        Strategy::AllAtOnce
-    }
-
     const fn timeout_default() -> Span {
         Span(deployment::TIMEOUT_MS_DEFAULT)
     }
@@ -412,6 +408,10 @@ pub fn strategy<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Strategy, 
         Some((key, _)) => Err(D::Error::custom(format!("a strategy of this type has no {key}"))),
         None => Ok(strategy),
     }
+}
+
+fn maybe_strategy<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Strategy>, D::Error> {
+    strategy(deserializer).map(Some)
 }
 
 /// Take a deployment of the run back, as `stella rollback` does.

@@ -247,6 +247,12 @@ fn commands(world: &World) -> Vec<(&'static str, Role, Where, TenantCommand)> {
             TenantCommand::SetEnvironmentWayBack { environment: STAGING, required: true },
         ),
         (
+            "strategy",
+            Role::Admin,
+            Staging,
+            TenantCommand::SetEnvironmentStrategy { environment: STAGING, strategy: None },
+        ),
+        (
             "waive",
             Role::Operator,
             Staging,

@@ -4,8 +4,8 @@
 mod common;
 
 use common::{
-    STAGING, World, agent, deployment, digest, end, failed, name, new_deployment, new_release, new_target,
-    release, rule, target,
+    STAGING, World, agent, canary, deployment, digest, end, failed, name, new_deployment, new_release,
+    new_target, release, rule, target,
 };
 use stella_domain::command::{Actor, NewDeployment, TenantCommand};
 use stella_domain::deployment::{Deployment, Status};
@@ -79,6 +79,17 @@ fn what_has_proven_itself_for_long_enough_comes_by_itself_as_it_was_deployed_bef
     assert_eq!(deployed(&world).unwrap().status, Status::Succeeded);
     world.wait_ms(10 * SOAK_MS);
     assert_eq!(asked(&world).len(), 1, "once");
+    end(&world);
+}
+
+#[test]
+fn how_it_comes_is_what_the_environment_says_if_it_says_anything() {
+    let mut world = world();
+    let strategy = Some(canary(&[(50, None)], None));
+    world.ok(TenantCommand::SetEnvironmentStrategy { environment: PRODUCTION, strategy: strategy.clone() });
+    prove(&mut world, 2, 2);
+    world.wait_ms(SOAK_MS);
+    assert_eq!(Some(&asked(&world)[0].wanted.strategy), strategy.as_ref());
     end(&world);
 }
 

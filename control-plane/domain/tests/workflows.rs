@@ -5,15 +5,17 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use common::{STAGING, World, account, agent, facts, failed, invariants, name, rule};
+use common::{STAGING, World, account, agent, canary, end, facts, failed, invariants, name, rule};
 use serde_json::{Value, json};
 use stella_domain::access::{Grant, Role};
 use stella_domain::command::{NewRun, Outcome, SystemCommand, TenantCommand};
 use stella_domain::decide::Decision;
+use stella_domain::deployment::Strategy;
 use stella_domain::event::Fact;
 use stella_domain::name::Identifier;
 use stella_domain::rejection::Rejection;
 use stella_domain::run::{CallOutcome, Run, RunStatus, StepState, Work};
+use stella_domain::strategy::Rolling;
 use stella_domain::workflow::{Template, check};
 use stella_protocol::id::{PromotionId, RunId};
 use stella_protocol::message::TaskOutcome;
@@ -75,6 +77,11 @@ fn answer(world: &mut World, step: &str, outcome: CallOutcome) -> Decision {
 
 fn status(code: u16) -> CallOutcome {
     CallOutcome::Answered { status: code, body: None }
+}
+
+fn under_way(world: &World, step: &str) -> Work {
+    let StepState::Running { work, .. } = &now(world).steps[&id(step)].state else { panic!() };
+    work.clone()
 }
 
 fn approve(world: &mut World, who: u128, approve: bool) -> Result<Decision, Rejection> {
@@ -174,6 +181,28 @@ fn a_deployment_of_a_run_goes_the_way_of_every_promotion() {
     world.complete(1);
     world.complete(2);
     assert_eq!(states(&world), "succeeded: out succeeded");
+}
+
+#[test]
+fn a_step_that_does_not_say_how_deploys_as_the_environment_does() {
+    let unsaid = json!([{"id": "own", "deploy": deploy("shop:2.0")}]);
+    let mut said = unsaid.clone();
+    said[0]["deploy"]["strategy"] = json!({"type": "rolling", "batch": 1});
+    let default = canary(&[(50, None)], None);
+    for (steps, set, wanted) in [
+        (&unsaid, None, Strategy::AllAtOnce),
+        (&unsaid, Some(default.clone()), default.clone()),
+        (&said, Some(default), Strategy::Rolling(Rolling::of(1))),
+    ] {
+        let mut world = world();
+        world.ok(TenantCommand::SetEnvironmentStrategy { environment: STAGING, strategy: set });
+        world.ok(TenantCommand::ApplyWorkflow(Box::new(self::steps(steps.clone()))));
+        start(&mut world, json!({})).unwrap();
+        let Work::Deployment { deployment } = under_way(&world, "own") else { panic!() };
+        let deployment = world.deployment(deployment);
+        assert_eq!(deployment.strategy, wanted);
+        end(&world);
+    }
 }
 
 #[test]

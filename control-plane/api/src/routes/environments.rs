@@ -3,7 +3,7 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 use stella_api_types::environment::{
-    Environment, SetApprovals, SetBudget, SetFreeze, SetPath, SetSilence, SetWayBack,
+    Environment, SetApprovals, SetBudget, SetFreeze, SetPath, SetSilence, SetStrategy, SetWayBack,
 };
 use stella_api_types::hold::HoldBack;
 use stella_api_types::paths;
@@ -139,6 +139,25 @@ pub(crate) async fn set_way_back(
     let tenant = resolve::tenant(&state, &tenant)?;
     let environment = resolve::environment(tenant, &environment)?.id;
     let command = TenantCommand::SetEnvironmentWayBack { environment, required: body.required };
+    change.tenant(&app, tenant.id, &body, command).await?;
+    shown(&app, tenant.id, environment)
+}
+
+/// Sets how targets of an environment follow one another in deployments that do not say.
+#[utoipa::path(post, path = paths::ENVIRONMENT_STRATEGY, tag = "environments",
+    params(("tenant" = String, Path), ("environment" = String, Path)), request_body = SetStrategy,
+    responses((status = 200, body = Environment)))]
+pub(crate) async fn set_strategy(
+    State(app): State<App>,
+    Path((tenant, environment)): Path<(String, String)>,
+    change: Change,
+    Json(body): Json<SetStrategy>,
+) -> Result<Json<Environment>, ApiError> {
+    let state = app.engine.state();
+    let tenant = resolve::tenant(&state, &tenant)?;
+    let environment = resolve::environment(tenant, &environment)?.id;
+    let strategy = body.strategy.as_ref().map(parse::strategy).transpose()?;
+    let command = TenantCommand::SetEnvironmentStrategy { environment, strategy };
     change.tenant(&app, tenant.id, &body, command).await?;
     shown(&app, tenant.id, environment)
 }

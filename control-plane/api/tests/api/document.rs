@@ -9,7 +9,7 @@ use stella_api_types::paths;
 use crate::world::{World, bare};
 
 /// All templates of the API's own listener. A new constant is noticed by the comparison with the source below.
-const PATHS: [&str; 83] = [
+const PATHS: [&str; 84] = [
     paths::API_TOKENS,
     paths::API_TOKEN,
     paths::ACCOUNTS,
@@ -29,6 +29,7 @@ const PATHS: [&str; 83] = [
     paths::ENVIRONMENT_BUDGET,
     paths::ENVIRONMENT_SILENCE,
     paths::ENVIRONMENT_WAY_BACK,
+    paths::ENVIRONMENT_STRATEGY,
     paths::ENVIRONMENT_LOCK,
     paths::ENVIRONMENT_PATH,
     paths::ENVIRONMENT_UNLOCK,

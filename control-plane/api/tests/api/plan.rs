@@ -51,6 +51,35 @@ async fn a_plan_is_refused_where_the_deployment_would_be() {
 }
 
 #[tokio::test]
+async fn an_environment_has_a_strategy_for_who_does_not_say_one() {
+    let world = World::new().await;
+    let busy = world.busy_tenant("acme").await;
+    let room = json!({"reason": "room"});
+    world.post(&format!("{}/deployments/{}/cancel", busy.at, busy.deployment), &room).await.expect(200);
+    let (set, plans) =
+        (format!("{}/environments/prod/strategy", busy.at), format!("{}/deployment-plans", busy.at));
+    let how = async |strategy: Option<&str>| {
+        let mut wanted = json!({"environment": "prod", "release": "web:1.0.0"});
+        if let Some(kind) = strategy {
+            wanted["strategy"] = json!({ "type": kind });
+        }
+        world.post(&plans, &wanted).await.expect(200)["strategy"].clone()
+    };
+    assert_eq!(how(None).await, json!({"type": "rolling", "batch": 1}));
+    let canary = json!({"type": "canary", "steps": [{"percent": 10, "soak_seconds": 600}]});
+    let environment = world.post(&set, &json!({ "strategy": canary })).await.expect(200);
+    assert_eq!(environment["strategy"], canary);
+    assert_eq!(how(None).await, canary);
+    assert_eq!(how(Some("all_at_once")).await, json!({"type": "all_at_once"}));
+    let none = json!({"strategy": {"type": "rolling", "batch": 0}});
+    assert_eq!(world.post(&set, &none).await.expect(422)["field"], "strategy.batch");
+    assert_eq!(how(None).await, canary, "what is refused changes nothing");
+    let gone = world.post(&set, &json!({ "strategy": null })).await.expect(200);
+    assert!(gone["strategy"].is_null(), "{gone}");
+    assert_eq!(how(None).await, json!({"type": "rolling", "batch": 1}));
+}
+
+#[tokio::test]
 async fn a_canary_is_checked_by_field_and_shown_as_it_was_asked_for() {
     let world = World::new().await;
     let busy = world.busy_tenant("acme").await;

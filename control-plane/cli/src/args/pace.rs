@@ -4,18 +4,19 @@ use clap::{Args, ValueEnum};
 use stella_api_types::amount::Amount;
 use stella_api_types::deployment::CanaryStep;
 
-/// Flags of `stella deploy` that make its strategy.
+/// Flags that make a strategy. Without any, a deployment has that of its environment, or takes one target at a time.
 #[derive(Args, Debug)]
+#[group(id = "pace", multiple = true)]
 #[command(next_help_heading = "Strategy")]
 pub(crate) struct Pace {
-    /// How many targets to work on at the same time: a count, or a share such as 25%; 1 if not given, or all of a canary step. With
+    /// How many targets to work on at the same time: a count, or a share such as 25%; all of a canary step if not given. With
     /// blue-green, how many to switch at the same time; all if not given.
     #[arg(long, value_name = "AMOUNT", conflicts_with = "all_at_once")]
     pub(crate) batch: Option<Amount>,
     /// Work on all targets at the same time.
     #[arg(long, conflicts_with = "strategy")]
     pub(crate) all_at_once: bool,
-    /// How targets follow one another; rolling if neither this nor --all-at-once nor --canary is given.
+    /// How targets follow one another; rolling if only others of these flags are given, and neither --all-at-once nor --canary.
     #[arg(long, value_enum, value_name = "NAME", conflicts_with = "canary")]
     pub(crate) strategy: Option<StrategyName>,
     /// Blue-green: let what was prepared on all targets warm up for so long, check it once more, then switch.
@@ -49,9 +50,21 @@ pub(crate) struct Pace {
     /// Spread over failure domains: take the first target of each value of this label, then the second of each, and so on.
     #[arg(long, value_name = "LABEL", conflicts_with = "all_at_once")]
     pub(crate) spread: Option<String>,
-    /// Go on as long as no more than so many targets have failed; none may if not given.
-    #[arg(long, value_name = "AMOUNT")]
-    pub(crate) tolerate: Option<Amount>,
+}
+
+impl Pace {
+    /// Whether any of the flags was given.
+    pub(crate) fn is_given(&self) -> bool {
+        let Self { batch, all_at_once, strategy, warm_up, confirm, keep, canary, pause, .. } = self;
+        let Self { max_unavailable, minimum_healthy, order_by, by_domain, spread, .. } = self;
+        *all_at_once
+            || *confirm
+            || !canary.is_empty()
+            || strategy.is_some()
+            || [batch, max_unavailable, minimum_healthy].into_iter().any(Option::is_some)
+            || [warm_up, keep, pause].into_iter().any(Option::is_some)
+            || [order_by, by_domain, spread].into_iter().any(Option::is_some)
+    }
 }
 
 /// How targets follow one another.

@@ -4,6 +4,7 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use stella_api_types::amount::Amount;
 
+use super::pace::Pace;
 use super::pair;
 
 #[derive(Debug, Subcommand)]
@@ -96,6 +97,16 @@ pub(crate) enum Environment {
         /// They need not.
         #[arg(long)]
         optional: bool,
+    },
+    /// Set how targets follow one another in deployments here that do not say.
+    Strategy {
+        /// Its name or id.
+        environment: String,
+        /// Leave it to whoever asks.
+        #[arg(long, conflicts_with = "pace")]
+        any: bool,
+        #[command(flatten)]
+        pace: Box<Pace>,
     },
     /// Set from which channels releases may come here.
     #[command(group = clap::ArgGroup::new("which").required(true).args(["take", "any"]))]

@@ -1,6 +1,7 @@
 //! What goes there, and how: deployments, promotions and rollbacks.
 
 use clap::{Args, Subcommand, ValueEnum};
+use stella_api_types::amount::Amount;
 
 use super::pace::Pace;
 
@@ -12,6 +13,9 @@ pub(crate) struct Deploy {
     pub(crate) environment: String,
     #[command(flatten)]
     pub(crate) pace: Pace,
+    /// Go on as long as no more than so many targets have failed; none may if not given.
+    #[arg(long, value_name = "AMOUNT", help_heading = "Strategy")]
+    pub(crate) tolerate: Option<Amount>,
     /// The newest release of this channel that may come there now: neither deprecated nor blocked, signed as demanded, and as far on the path.
     #[arg(long)]
     pub(crate) channel: Option<String>,

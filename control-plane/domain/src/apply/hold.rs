@@ -40,6 +40,10 @@ impl TenantState {
                 self.environment_mut(*id, fact)?.requires_way_back = *required;
                 Ok(())
             }
+            Fact::EnvironmentStrategySet { id, strategy } => {
+                self.environment_mut(*id, fact)?.strategy.clone_from(strategy);
+                Ok(())
+            }
             Fact::EnvironmentSilenceSet { id, rule } => {
                 self.environment_mut(*id, fact)?.silence = *rule;
                 Ok(())

@@ -37,6 +37,7 @@ impl TenantState {
                     channels: Vec::new(),
                     budget: None,
                     requires_way_back: false,
+                    strategy: None,
                     silence: None,
                     silent_since: None,
                     lock: None,

@@ -57,7 +57,7 @@ fn consider(tx: &mut Transaction<'_>, place: EnvironmentId) -> Result<(), Reject
         id,
         environment: place,
         release: newest.id,
-        strategy: like.strategy.clone(),
+        strategy: environment.strategy.clone().unwrap_or_else(|| like.strategy.clone()),
         on_failure: like.on_failure,
         tolerate_failures: like.tolerate_failures,
         targets: None,

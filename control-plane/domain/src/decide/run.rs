@@ -14,7 +14,7 @@ use super::transaction::Transaction;
 use super::{deployment, promotion, rollback, sub_run};
 use crate::access;
 use crate::command::{Actor, NewDeployment, TenantCommand};
-use crate::deployment::Status;
+use crate::deployment::{Status, Strategy};
 use crate::event::Fact;
 use crate::ids;
 use crate::name::{Identifier, Name, Version};
@@ -429,11 +429,12 @@ fn wanted(
     let environment =
         environment(tenant, &place).ok_or_else(|| Rejection::not_found(EnvironmentId::KIND, &place))?;
     let release = release(tenant, &what).ok_or_else(|| Rejection::not_found(ReleaseId::KIND, &what))?;
+    let default = || tenant.environments.get(&environment)?.strategy.clone();
     Ok(NewDeployment {
         id,
         environment,
         release,
-        strategy: deploy.strategy.clone(),
+        strategy: deploy.strategy.clone().or_else(default).unwrap_or(Strategy::AllAtOnce),
         on_failure: deploy.on_target_failure,
         targets: targets(tenant, environment, &deploy.targets, &fill)?,
         timeout_ms: deploy.timeout.0,

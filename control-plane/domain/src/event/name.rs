@@ -82,6 +82,7 @@ impl Fact {
             Self::EnvironmentWentSilent { .. } => "environment_went_silent",
             Self::EnvironmentHeardAgain { .. } => "environment_heard_again",
             Self::EnvironmentWayBackSet { .. } => "environment_way_back_set",
+            Self::EnvironmentStrategySet { .. } => "environment_strategy_set",
             Self::TargetReady { .. } => "target_ready",
             Self::TargetWentOn { .. } => "target_went_on",
             Self::DeploymentStageBegan { .. } => "deployment_stage_began",
