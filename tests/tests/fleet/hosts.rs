@@ -1,6 +1,4 @@
-//! A fleet of hosts with systemd, each of its own, on a network that can break: a control plane and a balancer on one, a web
-//! service as a unit behind nginx on two others, all from the packages. Real but for the cables.
-#![expect(clippy::print_stdout, reason = "figures for whoever reads the test's output")]
+//! The hosts, and who asks them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,17 +13,22 @@ use stella_tests::{binaries, wait};
 use tempfile::TempDir;
 
 /// What an installed command line needs to know.
-const STELLA: &str = "STELLA_URL=https://localhost:8443 STELLA_CA=/var/lib/stella-orchestrator/pki/root.crt \
+const STELLA: &str = "STELLA_URL=https://localhost:8443 STELLA_CA=/var/lib/stella-orchestrator/pki/roots.crt \
      STELLA_TOKEN_FILE=/var/lib/stella-orchestrator/admin-token STELLA_TENANT=acme stella";
 /// Longer than a lost agent takes to be noticed, and to come back.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
-/// What hosts and release are made of, and what is done to them: the book's.
-const GUIDE: &str = include_str!("../../docs/guides/web-service.md");
+/// What hosts and releases are made of, and what is done to them: the book's.
+const WEB_SERVICE: &str = include_str!("../../../docs/guides/web-service.md");
+pub(crate) const BLUE_GREEN: &str = include_str!("../../../docs/guides/blue-green.md");
 
-/// The first block of code after a text of the guide.
 fn guide(after: &str) -> Result<&'static str> {
-    let (_, rest) = GUIDE.split_once(after).with_context(|| format!("the guide does not say {after:?}"))?;
+    block(WEB_SERVICE, after)
+}
+
+/// The first block of code after a text of a guide.
+pub(crate) fn block(guide: &'static str, after: &str) -> Result<&'static str> {
+    let (_, rest) = guide.split_once(after).with_context(|| format!("the guide does not say {after:?}"))?;
     let mut parts = rest.split("```").skip(1);
     let block = parts.next().and_then(|block| block.split_once('\n'));
     Ok(block.with_context(|| format!("no code after {after:?}"))?.1)
@@ -41,10 +44,10 @@ fn steps() -> Result<String> {
 }
 
 /// The hosts, in the order of their addresses.
-struct Fleet {
-    control_plane: Host,
-    web: [Host; 2],
-    cables: [Cable; 2],
+pub(crate) struct Fleet {
+    pub(crate) control_plane: Host,
+    pub(crate) web: [Host; 2],
+    pub(crate) cables: [Cable; 2],
     _network: Network,
 }
 
@@ -60,7 +63,7 @@ fn package(name: &str) -> Result<PathBuf> {
     all.find(is_it).with_context(|| format!("there is no package {name} in {}", folder.display()))
 }
 
-fn install(host: &Host, packages: &[&str]) -> Result<()> {
+pub(crate) fn install(host: &Host, packages: &[&str]) -> Result<()> {
     let mut files = Vec::new();
     for name in packages {
         host.put(&package(name)?, &format!("/root/{name}.deb"))?;
@@ -70,17 +73,18 @@ fn install(host: &Host, packages: &[&str]) -> Result<()> {
     Ok(())
 }
 
-fn serve_with(host: &Host, site: &str) -> Result<()> {
+pub(crate) fn serve_with(host: &Host, site: &str) -> Result<()> {
     fs::write(host.root().join("etc/nginx/sites-available/default"), site)?;
     host.run("systemctl restart nginx").map(drop)
 }
 
 impl Fleet {
-    /// Three hosts with what they need, and both agents online.
-    async fn install() -> Result<Self> {
+    /// Three hosts from the packages: a control plane with the guide's balancer, and two agents, online.
+    pub(crate) async fn boot(name: &str) -> Result<Self> {
+        let names = [name.to_owned(), format!("{name}-web-1"), format!("{name}-web-2")];
         let (control_plane, one, two) =
-            tokio::try_join!(Host::boot("fleet"), Host::boot("fleet-web-1"), Host::boot("fleet-web-2"))?;
-        let mut network = Network::make("fleet-net")?;
+            tokio::try_join!(Host::boot(&names[0]), Host::boot(&names[1]), Host::boot(&names[2]))?;
+        let mut network = Network::make(&format!("{name}-net"))?;
         network.connect(&control_plane)?;
         let cables = [network.connect(&one)?, network.connect(&two)?];
         let fleet = Self { control_plane, web: [one, two], cables, _network: network };
@@ -91,6 +95,23 @@ impl Fleet {
             fleet.enrol(number).await?;
         }
         serve_with(&fleet.control_plane, guide("on the balancer")?)?;
+        Ok(fleet)
+    }
+
+    /// The same with the web service of the guide, deployed.
+    pub(crate) async fn with_web_service() -> Result<Self> {
+        let fleet = Self::boot("fleet").await?;
+        for host in &fleet.web {
+            fs::write(
+                host.root().join("etc/systemd/system/web.service"),
+                guide("`/etc/systemd/system/web.service`")?,
+            )?;
+            fs::write(
+                host.root().join("etc/nginx/sites-available/default"),
+                guide("nginx stands in front")?,
+            )?;
+            host.run(guide("proxy_pass http://127.0.0.1:8080; }\n}\n```")?)?;
+        }
         // The first release is the guide's own, word by word.
         fleet.archive("1.0.0", false)?;
         fs::write(fleet.control_plane.root().join("root/steps.json"), guide("`steps.json`")?)?;
@@ -116,19 +137,14 @@ impl Fleet {
         self.connectivity(number, "online").await?;
         let size = host.run("dpkg-query -W -f '${Installed-Size}' stella-agent")?;
         println!("web-{number}: online {:?} after dpkg -i, {size} KiB on disk", begun.elapsed());
-        fs::write(
-            host.root().join("etc/systemd/system/web.service"),
-            guide("`/etc/systemd/system/web.service`")?,
-        )?;
-        fs::write(host.root().join("etc/nginx/sites-available/default"), guide("nginx stands in front")?)?;
-        host.run(guide("proxy_pass http://127.0.0.1:8080; }\n}\n```")?).map(drop)
+        Ok(())
     }
 
-    fn stella(&self, arguments: &str) -> Result<String> {
+    pub(crate) fn stella(&self, arguments: &str) -> Result<String> {
         self.control_plane.run(&format!("cd /root && {STELLA} {arguments}"))
     }
 
-    async fn connectivity(&self, number: usize, wanted: &str) -> Result<()> {
+    pub(crate) async fn connectivity(&self, number: usize, wanted: &str) -> Result<()> {
         wait::until_within(PATIENCE, &format!("web-{number} is {wanted}"), async || {
             let agents: serde_json::Value = serde_json::from_str(&self.stella("agent list --output json")?)?;
             let name = format!("web-{number}");
@@ -141,7 +157,7 @@ impl Fleet {
     }
 
     /// An archive of the web service; a broken one is never well.
-    fn archive(&self, version: &str, broken: bool) -> Result<()> {
+    pub(crate) fn archive(&self, version: &str, broken: bool) -> Result<()> {
         let root = self.control_plane.root();
         let folder = root.join("root").join(version);
         fs::create_dir_all(folder.join("bin"))?;
@@ -154,7 +170,8 @@ impl Fleet {
         self.control_plane.run(&archive).map(drop)
     }
 
-    fn release(&self, version: &str, broken: bool) -> Result<()> {
+    /// Registers a release with the steps that lie in `steps.json`.
+    pub(crate) fn release(&self, version: &str, broken: bool) -> Result<()> {
         self.archive(version, broken)?;
         let create =
             format!("release create web {version} --component web={version}.tar.gz --steps steps.json");
@@ -162,18 +179,18 @@ impl Fleet {
     }
 
     /// Begins a deployment; its id.
-    fn begin(&self, version: &str) -> Result<String> {
+    pub(crate) fn begin(&self, version: &str) -> Result<String> {
         let asked = self.stella(&format!("deploy web:{version} production --output json"))?;
         let asked: serde_json::Value = serde_json::from_str(&asked)?;
         Ok(asked["id"].as_str().context("no id")?.to_owned())
     }
 
     /// A deployment that has to succeed.
-    async fn succeeds(&self, deployment: &str) -> Result<()> {
+    pub(crate) async fn succeeds(&self, deployment: &str) -> Result<()> {
         self.ends(deployment, "succeeded").await
     }
 
-    async fn ends(&self, deployment: &str, wanted: &str) -> Result<()> {
+    pub(crate) async fn ends(&self, deployment: &str, wanted: &str) -> Result<()> {
         wait::until_within(PATIENCE, &format!("the deployment has {wanted}"), async || {
             let shown = self.stella(&format!("deployment show {deployment} --output json"))?;
             let shown: serde_json::Value = serde_json::from_str(&shown)?;
@@ -183,13 +200,13 @@ impl Fleet {
         .await
     }
 
-    fn deployed(&self, version: &str) -> Result<()> {
+    pub(crate) fn deployed(&self, version: &str) -> Result<()> {
         self.release(version, false)?;
         self.stella(&format!("deploy web:{version} production --wait"))?;
         self.both_serve(version)
     }
 
-    fn both_serve(&self, version: &str) -> Result<()> {
+    pub(crate) fn both_serve(&self, version: &str) -> Result<()> {
         for address in self.cables.iter().map(|cable| cable.address.as_str()) {
             let answer = asked(self.control_plane.network(), address)?;
             ensure!(
@@ -201,7 +218,7 @@ impl Fleet {
     }
 
     /// Waits until a task on a host is in the middle, so many times in all.
-    async fn held(&self, number: usize, times: usize) -> Result<()> {
+    pub(crate) async fn held(&self, number: usize, times: usize) -> Result<()> {
         let file = self.web[number - 1].root().join("srv/stella/held");
         wait::until_within(PATIENCE, &format!("web-{number} is in the middle"), async || {
             let held = fs::read_to_string(&file)?;
@@ -213,7 +230,7 @@ impl Fleet {
 }
 
 /// What a web server answers somebody in this network namespace.
-fn asked(network: &str, address: &str) -> Result<String> {
+pub(crate) fn asked(network: &str, address: &str) -> Result<String> {
     let asked = Command::new("ip")
         .args(["netns", "exec", network, "curl", "--silent", "--fail", "--max-time", "10"])
         .arg(format!("http://{address}/"))
@@ -223,13 +240,13 @@ fn asked(network: &str, address: &str) -> Result<String> {
 }
 
 /// People who ask the balancer all the time, so often that a host's restart, however short, is met by some of them.
-struct Load {
+pub(crate) struct Load {
     asking: Vec<(Child, PathBuf)>,
     _answers: TempDir,
 }
 
 impl Load {
-    fn begin(fleet: &Fleet) -> Result<Self> {
+    pub(crate) fn begin(fleet: &Fleet) -> Result<Self> {
         let answers = tempfile::tempdir()?;
         let asking = (0..2).map(|number| {
             let codes = answers.path().join(number.to_string());
@@ -252,7 +269,7 @@ impl Load {
     }
 
     /// Nobody was ever turned away.
-    fn end(mut self) -> Result<()> {
+    pub(crate) fn end(mut self) -> Result<()> {
         let mut by_code: BTreeMap<String, usize> = BTreeMap::new();
         for (child, codes) in &mut self.asking {
             ensure!(child.try_wait()?.is_none(), "the load has ended by itself");
@@ -282,70 +299,4 @@ fn stop(child: &mut Child) {
     // It may have ended by itself.
     child.kill().ok();
     child.wait().ok();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_fleet_serves_while_it_is_deployed_to_cut_off_rebooted_upgraded_and_taken_down() -> Result<()> {
-    let mut fleet = Fleet::install().await?;
-
-    // One host at a time, and nobody notices.
-    let load = Load::begin(&fleet)?;
-    fleet.deployed("1.1.0")?;
-    // A version that is not well is taken back, and nobody notices.
-    fleet.release("1.2.0", true)?;
-    let broken = fleet.begin("1.2.0")?;
-    fleet.ends(&broken, "failed").await?;
-    wait::until_within(PATIENCE, "both serve the version before", async || fleet.both_serve("1.1.0")).await?;
-    load.end()?;
-
-    // The cable is pulled in the middle of a task. Nothing is failed, and it goes on when the host is heard again.
-    fleet.release("1.3.0", false)?;
-    let held = fs::read_to_string(fleet.web[1].root().join("srv/stella/held"))?.lines().count();
-    fs::write(fleet.web[1].root().join("srv/stella/hold"), "")?;
-    let deployment = fleet.begin("1.3.0")?;
-    fleet.held(2, held + 1).await?;
-    fleet.cables[1].pull()?;
-    fleet.connectivity(2, "suspect").await?;
-    fs::remove_file(fleet.web[1].root().join("srv/stella/hold"))?;
-    fleet.cables[1].plug()?;
-    fleet.succeeds(&deployment).await?;
-    fleet.both_serve("1.3.0")?;
-    fleet.held(2, held + 1).await?;
-
-    // The agent is killed in the middle of a task, and its packages are replaced: the task's own end counts.
-    fleet.release("1.4.0", false)?;
-    let held = fs::read_to_string(fleet.web[0].root().join("srv/stella/held"))?.lines().count();
-    fs::write(fleet.web[0].root().join("srv/stella/hold"), "")?;
-    let deployment = fleet.begin("1.4.0")?;
-    fleet.held(1, held + 1).await?;
-    install(&fleet.web[0], &["stella-agent"])?;
-    install(&fleet.control_plane, &["stella", "stella-orchestrator"])?;
-    fleet.connectivity(1, "online").await?;
-    fs::remove_file(fleet.web[0].root().join("srv/stella/hold"))?;
-    fleet.succeeds(&deployment).await?;
-    fleet.both_serve("1.4.0")?;
-
-    // A host loses its power; unit and agent are there again, and so is the control plane after its own.
-    fleet.web[0].cut_power().await?;
-    fleet.control_plane.cut_power().await?;
-    for number in [1, 2] {
-        fleet.connectivity(number, "online").await?;
-    }
-    wait::until_within(PATIENCE, "both serve again", async || fleet.both_serve("1.4.0")).await?;
-    fleet.deployed("1.5.0")?;
-
-    // Who is revoked is cut off, and who is purged leaves nothing.
-    fleet.stella("agent revoke web-2 --reason 'taken down'")?;
-    wait::until("the revoked agent has ended for good", async || {
-        let said = fleet.web[1].run("journalctl -u stella-agent -n 50")?;
-        ensure!(said.contains("revoked"), "{said}");
-        Ok(())
-    })
-    .await?;
-    fleet.web[0].run("dpkg --purge stella-agent")?;
-    let left = fleet.web[0].run(
-        "find / -xdev -name '*stella*' -not -path '/proc/*' -not -path '/root/*' -not -path '/srv/stella*' -not -path '/var/cache/*'",
-    )?;
-    ensure!(left.is_empty(), "left behind:\n{left}");
-    fleet.both_serve("1.5.0")
 }
