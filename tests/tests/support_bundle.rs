@@ -340,3 +340,34 @@ async fn an_agents_bundle_has_what_helps_and_no_secret() -> Result<()> {
     cluster.wait_online("web-1").await?;
     cluster.passed()
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_bundle_of_a_command_line_has_what_it_may_see_and_no_token() -> Result<()> {
+    let cluster = Cluster::start(1).await?;
+    cluster.release(&release("1.0.0", &[], vec![shell("hold", "sleep 600")])).await?;
+    let held = cluster.api.deploy(TENANT, &rolling(ENVIRONMENT, "1.0.0", OnFailure::Stop), None).await?;
+    let token = fs::read_to_string(cluster.control_plane.state_dir().join("admin-token"))?.trim().to_owned();
+    let path = cluster.folder().join("stella.tar.gz");
+    let bundle = |more: &[&str]| -> Result<std::process::Output> {
+        let mut stella = Command::new(binaries::path("stella")?);
+        stella.args(cluster.control_plane.stella_flags()).args(more).args(["support-bundle"]).arg(&path);
+        Ok(stella.env("HOME", cluster.folder()).env("STELLA_TOKEN", &token).stdin(Stdio::null()).output()?)
+    };
+    let ended = bundle(&["-t", TENANT])?;
+    ensure!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    let found = members(&path)?;
+    is_clean(&found, &[&token])?;
+    ensure!(found["agents.json"].contains("web-1") && found["agents.json"].contains("online"), "{found:?}");
+    ensure!(
+        found["deployments.json"].contains(&held.deployment.id)
+            && found["settings.json"].contains("admin-token")
+    );
+    ensure!(
+        found["control-plane.json"].contains("agents_online") && found["doctor.txt"].contains("connection")
+    );
+    assert_eq!(bundle(&[])?.status.code(), Some(2), "it was overwritten");
+    fs::remove_file(&path)?;
+    ensure!(bundle(&[])?.status.success());
+    ensure!(members(&path)?["manifest.json"].contains("no tenant is chosen"));
+    cluster.passed()
+}

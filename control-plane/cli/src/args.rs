@@ -185,6 +185,13 @@ pub(crate) enum Command {
     Ca(Ca),
     /// Look for what keeps commands from working here: configuration, certificates, clock, token, versions. Exits with 1 if something does.
     Doctor,
+    /// Write what somebody who helps wants to see from here into a file, for its owner only: findings, versions, agents,
+    /// deployments; no secrets. The hosts of the programs have bundles of their own.
+    #[command(after_help = "Example:\n  stella support-bundle stella.tar.gz")]
+    SupportBundle {
+        /// The file to write; it must not exist [default: stella-support-SECONDS.tar.gz]
+        file: Option<PathBuf>,
+    },
     /// How the control plane does.
     Status,
     /// Configuration for what watches Stella.

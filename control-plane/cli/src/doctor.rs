@@ -27,6 +27,16 @@ const GROUP_AND_OTHERS: u32 = 0o077;
 
 /// Looks at everything that a command needs; whether nothing fails.
 pub(crate) async fn doctor(global: &Global) -> Result<bool, Error> {
+    let findings = examine(global).await;
+    match global.output {
+        Output::Json => print::json(&findings)?,
+        Output::Text => print::line(findings.text().trim_end()),
+    }
+    Ok(findings.is_well())
+}
+
+/// Looks at everything that a command needs.
+pub(crate) async fn examine(global: &Global) -> Findings {
     let mut findings = Findings::default();
     match Settings::load(global) {
         Ok(settings) => {
@@ -35,11 +45,7 @@ pub(crate) async fn doctor(global: &Global) -> Result<bool, Error> {
         }
         Err(error) => findings.fail("configuration", error.to_string(), "mend the file, or take it away"),
     }
-    match global.output {
-        Output::Json => print::json(&findings)?,
-        Output::Text => print::line(findings.text().trim_end()),
-    }
-    Ok(findings.is_well())
+    findings
 }
 
 async fn look(settings: &Settings, findings: &mut Findings) {

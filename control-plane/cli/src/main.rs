@@ -20,6 +20,7 @@ mod release_key;
 mod rollout;
 mod settings;
 mod simulate;
+mod support;
 mod task;
 mod token;
 mod upload;
@@ -88,6 +89,10 @@ async fn run(cli: Cli) -> Result<bool, Error> {
     if matches!(cli.command, Command::Doctor) {
         return doctor::doctor(&cli.global).await;
     }
+    if let Command::SupportBundle { file } = cli.command {
+        support::write(&cli.global, file).await?;
+        return Ok(true);
+    }
     let settings = Settings::load(&cli.global)?;
     if let Command::Observability(command) = cli.command {
         observability::run(&settings, cli.global.output, command)?;
@@ -126,6 +131,7 @@ async fn run(cli: Cli) -> Result<bool, Error> {
         Command::Status => catalogue::status(&context).await?,
         Command::Observability(_)
         | Command::Doctor
+        | Command::SupportBundle { .. }
         | Command::Completion { .. }
         | Command::Man { .. }
         | Command::Simulate(_) => {}

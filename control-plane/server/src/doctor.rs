@@ -130,7 +130,9 @@ fn look_at(loaded: &Loaded, examined: &mut Examined, findings: &mut Findings) {
 fn files_of_the_service(loaded: &Loaded, findings: &mut Findings) {
     const CHECK: &str = "files";
     let Ok(owner) = fs::metadata(&loaded.config.state_dir).map(|it| (it.uid(), it.gid())) else { return };
-    let all = loaded.files();
+    // What systemd hands over is readable for the service by other means than its mode.
+    let mut all = loaded.files();
+    all.retain(|path| !path.starts_with("/run/credentials"));
     let may_read = |path: &Path| {
         fs::metadata(path).is_ok_and(|it| {
             let bits = match (it.uid() == owner.0, it.gid() == owner.1) {

@@ -8,7 +8,8 @@ use crate::{Findings, run};
 /// Systemd has said nothing longer than this about a unit yet, in bytes.
 const SHOWN_BYTES_MAX: usize = 64 * 1024;
 const PROPERTIES: &str = "LoadState,ActiveState,SubState,UnitFileState,Result,NRestarts,MainPID,DropInPaths,\
-     NeedDaemonReload,ConditionResult,ProtectSystem,ReadWritePaths";
+     NeedDaemonReload,ConditionResult,\
+     ConditionTimestampMonotonic,ProtectSystem,ReadWritePaths";
 
 /// A unit.
 #[derive(Clone, Debug)]
@@ -111,7 +112,7 @@ impl Unit {
                 format!("{name} has failed ({})", self.get("Result")),
                 format!("{look}; then: systemctl reset-failed {name} && systemctl start {name}"),
             ),
-            ("loaded", _) if self.get("ConditionResult") == "no" => findings.warn(
+            ("loaded", _) if self.has_unmet_condition() => findings.warn(
                 CHECK,
                 format!("{name} was not started: a condition of its unit is not met"),
                 format!("systemctl status {name} says which"),
@@ -127,6 +128,11 @@ impl Unit {
                 format!("systemd-analyze verify {name}"),
             ),
         }
+    }
+
+    /// A unit that nobody has started has no result, and says `no`.
+    fn has_unmet_condition(&self) -> bool {
+        self.get("ConditionResult") == "no" && !matches!(self.get("ConditionTimestampMonotonic"), "" | "0")
     }
 
     fn tell_of_active(&self, findings: &mut Findings, check: &'static str) {
@@ -177,9 +183,16 @@ mod tests {
             ("LoadState=masked\nActiveState=inactive\n".into(), Verdict::Fail, "unmask"),
             ("LoadState=loaded\nActiveState=inactive\n".into(), Verdict::Warn, "enable --now"),
             (
-                "LoadState=loaded\nActiveState=inactive\nConditionResult=no\n".into(),
+                "LoadState=loaded\nActiveState=inactive\nConditionResult=no\nConditionTimestampMonotonic=7\n"
+                    .into(),
                 Verdict::Warn,
                 "systemctl status",
+            ),
+            (
+                "LoadState=loaded\nActiveState=inactive\nConditionResult=no\nConditionTimestampMonotonic=0\n"
+                    .into(),
+                Verdict::Warn,
+                "enable --now",
             ),
             ("LoadState=loaded\nActiveState=failed\nResult=exit-code\n".into(), Verdict::Fail, "journalctl"),
             (
