@@ -24,6 +24,7 @@ use stella_protocol::id::AttemptKey;
 use stella_protocol::limits::REASON_BYTES_MAX;
 use stella_protocol::message::{Dispatch, TaskOutcome};
 use stella_protocol::spec::{Probe, TaskSpec};
+use stella_protocol::trace::TraceContext;
 use tokio::time::Instant;
 
 pub(crate) use self::artifact::inspect::{Patience, inspect, unverified};
@@ -48,6 +49,8 @@ pub struct Executor {
 pub struct RunContext {
     /// The task.
     pub dispatch: Dispatch,
+    /// What it belongs to, with all that travels along.
+    pub trace: TraceContext,
     /// Where it may write.
     pub host: HostRoot,
     /// The folder of this attempt, in the agent's own state; it must not exist, and its parent must.

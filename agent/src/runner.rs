@@ -24,7 +24,7 @@ use std::time::Duration;
 use stella_protocol::id::{AttemptKey, Position};
 use stella_protocol::limits::REASON_BYTES_MAX;
 use stella_protocol::message::{
-    Accepted, Cancel, Dispatch, Finished, JournalMark, Phase, Running, TaskOutcome,
+    Accepted, Cancel, Dispatch, Finished, JournalMark, Phase, Running, TaskOutcome, TracedDispatch,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
@@ -150,7 +150,7 @@ impl Runner {
         }
         for LeftOpen { dispatch, started_at } in left_open {
             tracing::info!(task = %dispatch.key(), "looking for what became of an attempt of an earlier life");
-            runner.slots.insert(dispatch.key(), Slot::new(&dispatch, Stage::Recovering));
+            runner.slots.insert(dispatch.key(), Slot::recovering(&dispatch));
             runner.work.recover(dispatch, started_at);
         }
         (runner, RunnerHandle::new(sender, pulse_receiver))
@@ -235,7 +235,7 @@ impl Runner {
             Order::Attach { control_plane, settled, session } => {
                 self.attach(control_plane, &settled, session)?
             }
-            Order::Dispatch(dispatch) => self.dispatch(*dispatch)?,
+            Order::Dispatch(dispatch) => self.dispatch(dispatch)?,
             Order::Cancel(cancel) => self.cancel(cancel)?,
             Order::Acknowledge(keys) => self.acknowledge(&keys),
             Order::Ping(answer) => drop(answer.send(self.journal.waiting_for_disk())),
@@ -267,9 +267,10 @@ impl Runner {
         Ok(())
     }
 
-    fn dispatch(&mut self, dispatch: Dispatch) -> Result<(), Error> {
+    fn dispatch(&mut self, traced: Box<TracedDispatch>) -> Result<(), Error> {
+        let dispatch = &traced.dispatch;
         let key = dispatch.key();
-        match self.inbox.judge(&self.journal, &dispatch)? {
+        match self.inbox.judge(&self.journal, dispatch)? {
             Verdict::Again(known) => {
                 tracing::info!(task = %key, "a dispatch came again; it is answered from the journal");
                 self.say_again(key, known);
@@ -289,9 +290,9 @@ impl Runner {
             }
             Verdict::Accept => {
                 tracing::info!(task = %key, kind = dispatch.spec.kind(), target = dispatch.target_name, "accepted");
-                self.end_older(&dispatch);
-                let position = self.journal.accept(&dispatch);
-                self.slots.insert(key, Slot::new(&dispatch, Stage::Staged(Box::new(dispatch.clone()))));
+                self.end_older(dispatch);
+                let position = self.journal.accept(dispatch);
+                self.slots.insert(key, Slot::staged(traced));
                 self.promises.push_back((position, Promise::Accepted(key)));
             }
         }

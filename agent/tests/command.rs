@@ -108,15 +108,19 @@ async fn the_environment_is_clean_and_carries_the_trace() {
     assert_eq!(outcome, TaskOutcome::Succeeded);
     let names: Vec<&str> = output.stdout.lines().filter_map(|line| line.split('=').next()).collect();
     for name in &names {
-        let expected =
-            name.starts_with("STELLA_") || ["PATH", "HOME", "TRACEPARENT", "GREETING"].contains(name);
+        let expected = name.starts_with("STELLA_")
+            || ["PATH", "HOME", "TRACEPARENT", "TRACESTATE", "GREETING"].contains(name);
         assert!(expected, "{name} leaked into the command");
     }
     for line in ["GREETING=hello", "STELLA_TARGET=web-1", "STELLA_RELEASE=1.2.3", "STELLA_ATTEMPT=1"] {
         assert!(output.stdout.lines().any(|found| found == line), "{line} is not in {}", output.stdout);
     }
-    let trace = "TRACEPARENT=00-00000000000000000000000000000abc-0000000000000def-01";
-    assert!(output.stdout.lines().any(|line| line == trace));
+    for line in [
+        "TRACEPARENT=00-00000000000000000000000000000abc-0000000000000def-01",
+        "TRACESTATE=stella=0000000000000def",
+    ] {
+        assert!(output.stdout.lines().any(|found| found == line), "{line} is not in {}", output.stdout);
+    }
     assert!(!output.stdout.contains("not this"), "the marker can be forged");
 }
 

@@ -156,7 +156,7 @@ fn agent_session(stream: &[u8], piece: usize) {
         while let Some(event) = session.poll_event(now) {
             match event {
                 AgentEvent::Dispatch(dispatch) => {
-                    assert_eq!(Some(dispatch.session), session.session(), "a foreign dispatch")
+                    assert_eq!(Some(dispatch.dispatch.session), session.session(), "a foreign dispatch")
                 }
                 AgentEvent::Closed(_) => {
                     assert_eq!(session.poll_event(now), None, "something came after the end")

@@ -1,5 +1,7 @@
 //! Every bound of the protocol, with its reason. Both ends enforce them before they allocate.
 
+use crate::trace::{Baggage, TraceState};
+
 /// The largest control frame, in bytes. The largest honest one is a dispatch with a full command (argv and environment).
 pub const FRAME_BYTES_MAX: usize = 256 * 1024;
 
@@ -66,6 +68,9 @@ pub const QUESTIONS_MAX: usize = 256;
 /// The longest time that looking at what a host holds may take, in milliseconds: an hour. It reads every byte that it vouches for.
 pub const INSPECT_TIME_MS_MAX: u64 = 60 * 60 * 1000;
 
+/// How many bytes may travel with a trace: 8,192 of baggage and 512 of what other tracing systems say.
+pub const TRACE_BYTES_MAX: usize = Baggage::BYTES_MAX + TraceState::BYTES_MAX;
+
 /// How many certificates a chain or a set of roots may have.
 pub const CERTIFICATES_MAX: usize = 16;
 
@@ -73,8 +78,8 @@ const _: () = assert!(OUTPUT_CHUNK_BYTES_MAX < FRAME_BYTES_MAX);
 const _: () = assert!(CHAIN_BYTES_MAX < FRAME_BYTES_MAX);
 const _: () = assert!(2 * CHAIN_BYTES_MAX < FRAME_BYTES_MAX, "a chain and the roots travel in one frame");
 const _: () = assert!(
-    COMMAND_BYTES_MAX + 4 * 5 * ARGUMENTS_MAX + 8 * PATH_BYTES_MAX < FRAME_BYTES_MAX,
-    "a full command fits a frame"
+    COMMAND_BYTES_MAX + 4 * 5 * ARGUMENTS_MAX + 8 * PATH_BYTES_MAX + TRACE_BYTES_MAX < FRAME_BYTES_MAX,
+    "a full command fits a frame, with all that travels with its trace"
 );
 const _: () = assert!(
     HOLDINGS_MAX * (NAME_BYTES_MAX + VERSION_BYTES_MAX + 64) + NAME_BYTES_MAX + 64 < FRAME_BYTES_MAX,

@@ -10,7 +10,7 @@ use crate::id::{
 };
 use crate::spec::TaskSpec;
 use crate::time::Timestamp;
-use crate::trace::TraceContext;
+use crate::trace::{Baggage, TraceContext, TraceParent, TraceState};
 
 /// From an agent, on the control stream.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -72,6 +72,8 @@ pub enum ToAgent {
     Trust(Trust),
     /// Say what the host holds of a release. Only to agents with [`capability::HOLDINGS`].
     Inspect(Box<Inspect>),
+    /// Run this, and hand on what travels with its trace. Only to agents with [`capability::TRACE`], and only if something does.
+    TracedDispatch(Box<TracedDispatch>),
 }
 
 impl ToAgent {
@@ -87,6 +89,7 @@ impl ToAgent {
             Self::Drain => "drain",
             Self::Trust(_) => "trust",
             Self::Inspect(_) => "inspect",
+            Self::TracedDispatch(_) => "traced_dispatch",
         }
     }
 }
@@ -131,6 +134,8 @@ pub mod capability {
     pub const TRUST: u64 = 1 << 4;
     /// Understands [`super::ToAgent::Inspect`].
     pub const HOLDINGS: u64 = 1 << 5;
+    /// Understands [`super::ToAgent::TracedDispatch`].
+    pub const TRACE: u64 = 1 << 6;
 }
 
 /// An attempt that the agent still knows.
@@ -192,7 +197,7 @@ pub struct Dispatch {
     /// The work.
     pub spec: TaskSpec,
     /// The trace and span that caused it.
-    pub trace: TraceContext,
+    pub trace: TraceParent,
 }
 
 impl Dispatch {
@@ -200,6 +205,38 @@ impl Dispatch {
     #[must_use]
     pub const fn key(&self) -> AttemptKey {
         AttemptKey { task: self.task, attempt: self.attempt }
+    }
+}
+
+/// A dispatch, and what travels with its trace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TracedDispatch {
+    /// The dispatch, as it is without.
+    pub dispatch: Dispatch,
+    /// What other tracing systems said about the trace.
+    pub state: TraceState,
+    /// What whoever asked wants carried along.
+    pub baggage: Baggage,
+}
+
+impl TracedDispatch {
+    /// What the work belongs to.
+    #[must_use]
+    pub fn trace(&self) -> TraceContext {
+        let (state, baggage) = (self.state.clone(), self.baggage.clone());
+        TraceContext { state, baggage, ..self.dispatch.trace.into() }
+    }
+
+    /// Whether anything travels with it.
+    #[must_use]
+    pub const fn carries(&self) -> bool {
+        !self.state.is_empty() || !self.baggage.is_empty()
+    }
+}
+
+impl From<Dispatch> for TracedDispatch {
+    fn from(dispatch: Dispatch) -> Self {
+        Self { dispatch, state: TraceState::default(), baggage: Baggage::default() }
     }
 }
 

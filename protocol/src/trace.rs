@@ -1,17 +1,31 @@
-//! W3C trace context, carried in commands, events and frames.
+//! W3C trace context and baggage: what a caller says about the trace that it is in, and what it wants carried along.
 //!
-//! Source: <https://www.w3.org/TR/trace-context/> (level 1). Only `traceparent` version 00 is written; higher versions
-//! are read by their first four fields, as the recommendation asks.
+//! Sources: <https://www.w3.org/TR/trace-context/> (level 1) and <https://www.w3.org/TR/baggage/>. What is malformed is dropped as they say,
+//! and is never an error: a trace is not worth a request.
 
-use std::fmt;
-use std::str::FromStr;
+mod baggage;
+mod list;
+mod parent;
+mod state;
 
 use serde::{Deserialize, Serialize};
 
-/// Which trace something belongs to, and which span caused it.
+pub use baggage::Baggage;
+pub use list::NotCanonical;
+pub use parent::{ParseTraceParentError, TraceParent};
+pub use state::TraceState;
+
+/// The name of the header that says which trace and span.
+pub const TRACEPARENT: &str = "traceparent";
+/// The name of the header with what each tracing system on the way adds.
+pub const TRACESTATE: &str = "tracestate";
+/// The name of the header with what the applications on the way tell each other.
+pub const BAGGAGE: &str = "baggage";
+
+/// Which trace something belongs to, which span caused it, and what travels with it.
 ///
-/// An all-zero trace id means "no trace", as the recommendation defines it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+/// Cheap to clone. In JSON it is what it was before `state` and `baggage` existed, if there is neither.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct TraceContext {
     /// Identifies the trace; zero if there is none.
     pub trace_id: u128,
@@ -19,59 +33,73 @@ pub struct TraceContext {
     pub span_id: u64,
     /// The sampling decision, kept as it came.
     pub sampled: bool,
+    /// What other tracing systems said about the trace.
+    #[serde(default, skip_serializing_if = "TraceState::is_empty")]
+    pub state: TraceState,
+    /// What the caller wants carried along. May be there without a trace.
+    #[serde(default, skip_serializing_if = "Baggage::is_empty")]
+    pub baggage: Baggage,
 }
-
-/// Why a `traceparent` header was not understood. A caller that gets one starts a trace of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not a W3C traceparent (expected 00-<32 hex>-<16 hex>-<2 hex>)")]
-pub struct ParseTraceParentError;
 
 impl TraceContext {
+    /// What a caller sent, by the values of its headers of each name. Without one valid `traceparent` there is no trace, and what is said
+    /// about it is not looked at; `baggage` is taken in any case.
+    pub fn from_headers<'h, V>(values: impl Fn(&'static str) -> V) -> Self
+    where
+        V: IntoIterator<Item = &'h [u8]>,
+    {
+        let mut parents = values(TRACEPARENT).into_iter();
+        let parent = match (parents.next(), parents.next()) {
+            (Some(only), None) => str::from_utf8(only).ok().and_then(|text| text.parse().ok()),
+            _ => None,
+        };
+        let baggage = Baggage::from_headers(values(BAGGAGE));
+        parent.map_or_else(
+            || Self { baggage: baggage.clone(), ..Self::default() },
+            |parent: TraceParent| {
+                let state = TraceState::from_headers(values(TRACESTATE));
+                Self { state, baggage: baggage.clone(), ..parent.into() }
+            },
+        )
+    }
+
     /// Whether there is a trace at all.
     #[must_use]
-    pub const fn is_valid(self) -> bool {
-        self.trace_id != 0 && self.span_id != 0
+    pub const fn is_valid(&self) -> bool {
+        self.parent().is_valid()
     }
 
-    /// The same trace, caused by another span.
+    /// Without what travels with it.
     #[must_use]
-    pub const fn with_span(self, span_id: u64) -> Self {
-        Self { span_id, ..self }
+    pub const fn parent(&self) -> TraceParent {
+        TraceParent { trace_id: self.trace_id, span_id: self.span_id, sampled: self.sampled }
+    }
+
+    /// The same trace, caused by another span. Without a trace it stays as it is.
+    #[must_use]
+    pub fn with_span(&self, span_id: u64) -> Self {
+        if self.is_valid() { Self { span_id, ..self.clone() } } else { self.clone() }
+    }
+
+    /// The same trace without its baggage.
+    #[must_use]
+    pub fn without_baggage(&self) -> Self {
+        Self { baggage: Baggage::default(), ..self.clone() }
+    }
+
+    /// The headers with which it leaves, by name; in capitals they are the variables of a command's environment.
+    pub fn headers(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let trace = self.is_valid().then(|| {
+            [(TRACEPARENT, self.parent().to_string()), (TRACESTATE, self.state.with_own(self.span_id))]
+        });
+        let baggage = (!self.baggage.is_empty()).then(|| (BAGGAGE, self.baggage.as_str().to_owned()));
+        trace.into_iter().flatten().chain(baggage)
     }
 }
 
-impl fmt::Display for TraceContext {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "00-{:032x}-{:016x}-{:02x}", self.trace_id, self.span_id, u8::from(self.sampled))
-    }
-}
-
-impl FromStr for TraceContext {
-    type Err = ParseTraceParentError;
-
-    fn from_str(text: &str) -> Result<Self, ParseTraceParentError> {
-        let field = |range: std::ops::Range<usize>| {
-            let digits = text.get(range).ok_or(ParseTraceParentError)?;
-            let lower_hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
-            if digits.bytes().all(lower_hex) { Ok(digits) } else { Err(ParseTraceParentError) }
-        };
-        let bytes = text.as_bytes();
-        let dashes_in_place = [2, 35, 52].iter().all(|&at| bytes.get(at) == Some(&b'-'));
-        let version = field(0..2)?;
-        let length_fits = match version {
-            "ff" => false,
-            "00" => bytes.len() == 55,
-            _ => bytes.len() == 55 || bytes.get(55) == Some(&b'-'),
-        };
-        if !dashes_in_place || !length_fits {
-            return Err(ParseTraceParentError);
-        }
-        let flags = u8::from_str_radix(field(53..55)?, 16).map_err(|_| ParseTraceParentError)?;
-        let context = Self {
-            trace_id: u128::from_str_radix(field(3..35)?, 16).map_err(|_| ParseTraceParentError)?,
-            span_id: u64::from_str_radix(field(36..52)?, 16).map_err(|_| ParseTraceParentError)?,
-            sampled: flags & 1 == 1,
-        };
-        if context.is_valid() { Ok(context) } else { Err(ParseTraceParentError) }
+impl From<TraceParent> for TraceContext {
+    fn from(parent: TraceParent) -> Self {
+        let TraceParent { trace_id, span_id, sampled } = parent;
+        Self { trace_id, span_id, sampled, ..Self::default() }
     }
 }

@@ -99,6 +99,8 @@ impl Validate for ToAgent {
         match self {
             Self::Welcome(welcome) => welcome.validate(),
             Self::Dispatch(dispatch) => dispatch.validate(),
+            // The lists are within their bounds whenever they exist.
+            Self::TracedDispatch(traced) => traced.dispatch.validate(),
             Self::Cancel(cancel) => cancel.validate(),
             Self::Acknowledge(keys) => items("acknowledge", keys.len(), ACKNOWLEDGEMENTS_MAX),
             Self::Renewed(renewed) => renewed.validate(),

@@ -13,14 +13,15 @@ use stella_protocol::id::SessionEpoch;
 use stella_protocol::limits::{
     ACKNOWLEDGEMENTS_MAX, ARGUMENTS_MAX, CHAIN_BYTES_MAX, COMMAND_BYTES_MAX, CSR_BYTES_MAX,
     ENROL_REQUEST_BYTES_MAX, FRAME_BYTES_MAX, NAME_BYTES_MAX, OPEN_ATTEMPTS_MAX, OUTPUT_CHUNK_BYTES_MAX,
-    PATH_BYTES_MAX, REASON_BYTES_MAX, VERSION_BYTES_MAX,
+    PATH_BYTES_MAX, REASON_BYTES_MAX, TRACE_BYTES_MAX, VERSION_BYTES_MAX,
 };
 use stella_protocol::message::{
     EnrolRequest, Finished, Hello, OpenAttempt, OutputChunk, OutputSource, Phase, Renewed, TaskOutcome,
-    ToAgent, ToControlPlane,
+    ToAgent, ToControlPlane, TracedDispatch,
 };
 use stella_protocol::spec::{CommandSpec, TaskSpec};
 use stella_protocol::time::Timestamp;
+use stella_protocol::trace::{Baggage, TraceState};
 use stella_protocol::validate::{Invalid, Validate};
 
 #[test]
@@ -78,7 +79,11 @@ fn the_largest_valid_messages_fit() {
         user: Some("u".repeat(NAME_BYTES_MAX)),
         ..command()
     });
-    assert_fits(&ToAgent::Dispatch(Box::new(dispatch)));
+    assert_fits(&ToAgent::Dispatch(Box::new(dispatch.clone())));
+    let state = TraceState::try_from(format!("a={},b={}", "s".repeat(254), "s".repeat(253))).unwrap();
+    let baggage = Baggage::try_from(format!("a={}", "b".repeat(Baggage::BYTES_MAX - 2))).unwrap();
+    assert_eq!(state.as_str().len() + baggage.as_str().len(), TRACE_BYTES_MAX);
+    assert_fits(&ToAgent::TracedDispatch(Box::new(TracedDispatch { dispatch, state, baggage })));
 
     let enrol = EnrolRequest {
         token: stella_protocol::id::EnrolmentTokenId(common::uuid(0xff)),

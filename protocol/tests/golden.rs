@@ -22,12 +22,12 @@ use stella_protocol::id::{
 use stella_protocol::message::{
     Accepted, ArtifactRequest, ArtifactResponse, Cancel, Dispatch, EnrolRequest, EnrolResponse, Finished,
     Heartbeat, Hello, Holding, Inspect, Inspected, OpenAttempt, OutputChunk, OutputHeader, OutputSource,
-    Phase, RenewRequest, Renewed, Running, TaskOutcome, ToAgent, ToControlPlane, Trust, Trusts, Wanted,
-    Welcome,
+    Phase, RenewRequest, Renewed, Running, TaskOutcome, ToAgent, ToControlPlane, TracedDispatch, Trust,
+    Trusts, Wanted, Welcome,
 };
 use stella_protocol::spec::{ArtifactSpec, CheckSpec, CommandSpec, Probe, SystemdSpec, TaskSpec, UnitAction};
 use stella_protocol::time::Timestamp;
-use stella_protocol::trace::TraceContext;
+use stella_protocol::trace::{Baggage, TraceParent, TraceState};
 use stella_protocol::validate::Validate;
 
 /// Compares messages with their files and finds files without a message.
@@ -215,6 +215,12 @@ fn to_agent() -> Vec<(String, ToAgent)> {
         named("trust", ToAgent::Trust(Trust { roots_der: vec![vec![0x30, 3], vec![0x30, 4]], renew: true })),
         named("inspect", ToAgent::Inspect(Box::new(inspect()))),
     ];
+    let traced = TracedDispatch {
+        dispatch: dispatch(None, TaskSpec::Systemd(systemd(UnitAction::Restart))),
+        state: TraceState::try_from("congo=t61rcWkgMzE".to_owned()).unwrap(),
+        baggage: Baggage::try_from("order=1234,team=web;priority=high".to_owned()).unwrap(),
+    };
+    frames.push(named("traced_dispatch", ToAgent::TracedDispatch(Box::new(traced))));
     frames.extend(specs().map(|(name, slot, spec)| {
         (format!("dispatch.{name}"), ToAgent::Dispatch(Box::new(dispatch(slot, spec))))
     }));
@@ -243,7 +249,7 @@ fn dispatch(slot: Option<&str>, spec: TaskSpec) -> Dispatch {
         generation: Generation(4),
         release_version: "1.2.3".into(),
         spec,
-        trace: TraceContext {
+        trace: TraceParent {
             trace_id: 0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c,
             span_id: 0xb7ad_6b71_6920_3331,
             sampled: true,
@@ -276,8 +282,7 @@ fn specs() -> impl Iterator<Item = (&'static str, Option<&'static str>, TaskSpec
     };
     let check =
         |probe| TaskSpec::Check(CheckSpec { probe, interval_ms: 500, successes: 2, timeout_ms: 20_000 });
-    let systemd =
-        |action| TaskSpec::Systemd(SystemdSpec { unit: "web.service".into(), action, timeout_ms: 90_000 });
+    let systemd = |action| TaskSpec::Systemd(systemd(action));
     [
         ("artifact", Some("slot-a"), artifact),
         ("command.full", Some("slot-a"), TaskSpec::Command(full)),
@@ -291,6 +296,10 @@ fn specs() -> impl Iterator<Item = (&'static str, Option<&'static str>, TaskSpec
         ("systemd.reload_or_restart", None, systemd(UnitAction::ReloadOrRestart)),
     ]
     .into_iter()
+}
+
+fn systemd(action: UnitAction) -> SystemdSpec {
+    SystemdSpec { unit: "web.service".into(), action, timeout_ms: 90_000 }
 }
 
 fn enrolment(golden: &mut Golden) {

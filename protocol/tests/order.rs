@@ -15,7 +15,7 @@ use stella_protocol::id::{Position, QuestionId, SessionEpoch};
 use stella_protocol::limits::{ACKNOWLEDGEMENTS_MAX, OUTGOING_BYTES_MAX};
 use stella_protocol::message::{
     Accepted, Cancel, Heartbeat, Inspect, Inspected, RenewRequest, Renewed, Running, ToAgent, ToControlPlane,
-    Trust, Trusts, Wanted, Welcome,
+    TracedDispatch, Trust, Trusts, Wanted, Welcome,
 };
 use stella_protocol::session::agent::{AgentEvent, AgentSession};
 use stella_protocol::session::control::{ControlEvent, ControlSession};
@@ -55,6 +55,7 @@ fn an_agent_takes_these_frames_in_these_states_and_no_others() {
         "active: drain",
         "active: trust",
         "active: inspect",
+        "active: traced_dispatch",
         "draining: cancel",
         "draining: acknowledge",
         "draining: renewed",
@@ -126,8 +127,15 @@ fn a_dispatch_that_names_another_session_is_refused_by_both_ends() {
     let violation = Violation::ForeignDispatch { session: SESSION, named: SessionEpoch(2) };
     assert_eq!(agent.poll_event(NOW), Some(AgentEvent::Closed(CloseReason::Violation(violation))));
 
-    let refused = active_control().dispatch(Box::new(foreign));
-    assert_eq!(refused, Err(SendError::ForeignDispatch { session: SESSION, named: SessionEpoch(2) }));
+    let mut agent = active_agent();
+    let traced = Box::new(TracedDispatch::from(foreign.clone()));
+    agent.handle_bytes(&frame::encode(&ToAgent::TracedDispatch(traced.clone())).unwrap());
+    let violation = Violation::ForeignDispatch { session: SESSION, named: SessionEpoch(2) };
+    assert_eq!(agent.poll_event(NOW), Some(AgentEvent::Closed(CloseReason::Violation(violation))));
+
+    for refused in [active_control().dispatch(Box::new(foreign)), active_control().dispatch_traced(traced)] {
+        assert_eq!(refused, Err(SendError::ForeignDispatch { session: SESSION, named: SessionEpoch(2) }));
+    }
 }
 
 #[test]
@@ -303,6 +311,7 @@ fn to_agent() -> Vec<ToAgent> {
             }],
             timeout_ms: 1,
         })),
+        ToAgent::TracedDispatch(Box::new(dispatch(key(1, 1), SESSION).into())),
     ]
 }
 

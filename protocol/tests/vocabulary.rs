@@ -1,14 +1,14 @@
 //! Texts for people and headers: identifiers, digests and trace contexts, and what is refused.
 
-use proptest::prelude::{any, prop_assert_eq, proptest};
+use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
 use stella_protocol::digest::{Digest, ParseDigestError};
 use stella_protocol::id::{AgentId, SessionEpoch, TaskId};
-use stella_protocol::trace::{ParseTraceParentError, TraceContext};
+use stella_protocol::trace::{ParseTraceParentError, TraceContext, TraceParent};
 
 const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
-fn traced() -> TraceContext {
-    TraceContext {
+fn traced() -> TraceParent {
+    TraceParent {
         trace_id: 0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c,
         span_id: 0xb7ad_6b71_6920_3331,
         sampled: true,
@@ -19,14 +19,17 @@ fn traced() -> TraceContext {
 fn the_recommendations_example_is_read_and_written() {
     assert_eq!(TRACEPARENT.parse(), Ok(traced()));
     assert_eq!(traced().to_string(), TRACEPARENT);
-    assert!(!TraceContext::default().is_valid(), "no trace is the default");
+    assert!(
+        !TraceParent::default().is_valid() && !TraceContext::default().is_valid(),
+        "no trace is the default"
+    );
 }
 
 #[test]
 fn only_the_sampling_flag_is_read() {
     for (flags, sampled) in [("00", false), ("01", true), ("02", false), ("ff", true)] {
         let text = format!("{}{flags}", &TRACEPARENT[..53]);
-        assert_eq!(text.parse(), Ok(TraceContext { sampled, ..traced() }), "{text}");
+        assert_eq!(text.parse(), Ok(TraceParent { sampled, ..traced() }), "{text}");
     }
 }
 
@@ -62,8 +65,43 @@ fn what_is_no_traceparent_is_refused() {
         "é".repeat(28),
     ];
     for text in refused {
-        assert_eq!(text.parse::<TraceContext>(), Err(ParseTraceParentError), "{text}");
+        assert_eq!(text.parse::<TraceParent>(), Err(ParseTraceParentError), "{text}");
     }
+}
+
+/// What the headers of a request say.
+fn said(headers: &[(&str, &str)]) -> TraceContext {
+    TraceContext::from_headers(|name| {
+        headers.iter().filter(move |(it, _)| *it == name).map(|(_, value)| value.as_bytes())
+    })
+}
+
+#[test]
+fn a_context_leaves_with_what_it_came_with_and_our_member_in_front() {
+    let parent = ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00");
+    let context =
+        said(&[parent, ("tracestate", "a=1"), ("tracestate", "stella=x,b=2"), ("baggage", "k = v")]);
+    assert!(!context.sampled, "the decision is the caller's");
+    let leaves: Vec<_> = context.with_span(0xaa).headers().collect();
+    let expected = [
+        ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-00000000000000aa-00"),
+        ("tracestate", "stella=00000000000000aa,a=1,b=2"),
+        ("baggage", "k=v"),
+    ];
+    assert_eq!(leaves, expected.map(|(name, value)| (name, value.to_owned())));
+}
+
+#[test]
+fn without_one_traceparent_there_is_no_state_and_baggage_all_the_same() {
+    let parent = ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
+    let others = [("tracestate", "a=1"), ("baggage", "k=v")];
+    for parents in [vec![], vec![parent, parent], vec![("traceparent", "00-0-0-00")]] {
+        let context = said(&[parents.as_slice(), &others].concat());
+        assert!(!context.is_valid() && context.state.is_empty(), "{parents:?}");
+        assert_eq!(context.headers().collect::<Vec<_>>(), [("baggage", "k=v".to_owned())]);
+    }
+    let context = said(&[parent, ("tracestate", "a"), ("baggage", "k")]);
+    assert_eq!(context, traced().into(), "what is malformed leaves the rest as it is");
 }
 
 #[test]
@@ -109,7 +147,7 @@ fn an_id_that_is_none_says_which_kind_was_expected() {
 proptest! {
     #[test]
     fn trace_contexts_come_back(trace_id in 1..u128::MAX, span_id in 1..u64::MAX, sampled: bool) {
-        let context = TraceContext { trace_id, span_id, sampled };
+        let context = TraceParent { trace_id, span_id, sampled };
         prop_assert_eq!(context.to_string().parse(), Ok(context));
     }
 
@@ -122,7 +160,10 @@ proptest! {
     fn any_text_is_parsed_or_refused(text in ".{0,80}", bytes in any::<Vec<u8>>()) {
         let lossy = String::from_utf8_lossy(&bytes);
         for text in [text.as_str(), &lossy] {
-            let _parsed = text.parse::<TraceContext>();
+            let _parsed = text.parse::<TraceParent>();
+            let headers = |_: &'static str| [text.as_bytes()];
+            let context = TraceContext::from_headers(headers);
+            prop_assert!(context.headers().all(|(_, value)| value.len() <= 8192));
             let _parsed = text.parse::<Digest>();
             let _parsed = text.parse::<AgentId>();
         }

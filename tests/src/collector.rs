@@ -36,6 +36,8 @@ pub struct Span {
     pub id: String,
     /// The id of its parent, in hex; empty without one.
     pub parent: String,
+    /// Its `trace_state`.
+    pub state: String,
     /// How long it took, in nanoseconds.
     pub nanoseconds: u64,
     /// Its attributes as text.
@@ -133,6 +135,7 @@ fn read(body: &[u8]) -> Result<Vec<Span>> {
                 trace: hex::encode(span.trace_id),
                 id: hex::encode(span.span_id),
                 parent: hex::encode(span.parent_span_id),
+                state: span.trace_state,
                 nanoseconds: span
                     .end_time_unix_nano
                     .checked_sub(span.start_time_unix_nano)

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use stella_protocol::message::{Dispatch, TaskOutcome};
+use stella_protocol::message::TaskOutcome;
 use stella_protocol::spec::CommandSpec;
 
 use super::{RunContext, failed};
-use crate::host::{self, HostRoot};
+use crate::host;
 use crate::supervisor::{GRACE_DEFAULT, Spec, Supervisor};
 
 /// Where programs are looked for unless the task says otherwise.
@@ -27,24 +27,20 @@ pub(super) async fn run_in(
     attempt_dir: &Path,
     timeout: Duration,
 ) -> TaskOutcome {
-    match supervised_spec(&context.host, &context.dispatch, spec, timeout) {
+    match supervised_spec(context, spec, timeout) {
         Ok(spec) => supervisor.run(attempt_dir, spec, &context.output, &context.cancel).await,
         Err(error) => failed(&error),
     }
 }
 
-fn supervised_spec(
-    host: &HostRoot,
-    dispatch: &Dispatch,
-    spec: &CommandSpec,
-    timeout: Duration,
-) -> Result<Spec, host::Error> {
+fn supervised_spec(context: &RunContext, spec: &CommandSpec, timeout: Duration) -> Result<Spec, host::Error> {
+    let RunContext { host, dispatch, .. } = context;
     let slot = dispatch.slot.as_deref();
     host.create_slot(slot)?;
     Ok(Spec {
         key: dispatch.key(),
         argv: spec.argv.clone(),
-        environment: environment(host, dispatch, spec)?,
+        environment: environment(context, spec)?,
         working_directory: host.working_directory(slot, spec.working_directory.as_deref())?,
         user: spec.user.clone(),
         timeout,
@@ -53,11 +49,8 @@ fn supervised_spec(
 }
 
 /// A clean environment: nothing of the agent's own but `HOME`, then what the task wants.
-fn environment(
-    host: &HostRoot,
-    dispatch: &Dispatch,
-    spec: &CommandSpec,
-) -> Result<BTreeMap<String, String>, host::Error> {
+fn environment(context: &RunContext, spec: &CommandSpec) -> Result<BTreeMap<String, String>, host::Error> {
+    let RunContext { host, dispatch, .. } = context;
     let slot_path = host.slot_path(dispatch.slot.as_deref())?;
     let mut environment: BTreeMap<String, String> = [
         ("PATH", PATH.to_owned()),
@@ -70,9 +63,8 @@ fn environment(
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .into();
-    if dispatch.trace.is_valid() {
-        environment.insert("TRACEPARENT".to_owned(), dispatch.trace.to_string());
-    }
+    // `TRACEPARENT`, `TRACESTATE` and `BAGGAGE`, where OpenTelemetry looks for them.
+    environment.extend(context.trace.headers().map(|(name, value)| (name.to_ascii_uppercase(), value)));
     // The supervisor knows the home of another user.
     if spec.user.is_none() {
         let home = std::env::var("HOME").unwrap_or_else(|_| "/".to_owned());

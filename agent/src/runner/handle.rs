@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use stella_protocol::id::{AttemptKey, Position};
-use stella_protocol::message::{Cancel, Dispatch, JournalMark, OpenAttempt};
+use stella_protocol::message::{Cancel, JournalMark, OpenAttempt, TracedDispatch};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::report::Report;
@@ -23,7 +23,7 @@ pub enum Order {
         session: mpsc::Sender<Report>,
     },
     /// Run this.
-    Dispatch(Box<Dispatch>),
+    Dispatch(Box<TracedDispatch>),
     /// End this.
     Cancel(Cancel),
     /// These results are durable at the control plane.

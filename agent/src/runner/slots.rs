@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use stella_protocol::id::{AttemptKey, Generation, TargetId};
-use stella_protocol::message::Dispatch;
+use stella_protocol::message::{Dispatch, TracedDispatch};
 
 use crate::cancel::CancelHandle;
 
@@ -25,9 +25,9 @@ pub(super) struct Slot {
 #[derive(Debug)]
 pub(super) enum Stage {
     /// The acceptance is not durable yet.
-    Staged(Box<Dispatch>),
+    Staged(Box<TracedDispatch>),
     /// It may start when it is its turn.
-    Waiting(Box<Dispatch>),
+    Waiting(Box<TracedDispatch>),
     /// It runs.
     Running(CancelHandle),
     /// It was left by an earlier life and is being ended. Its target is not free.
@@ -35,8 +35,15 @@ pub(super) enum Stage {
 }
 
 impl Slot {
-    pub(super) const fn new(dispatch: &Dispatch, stage: Stage) -> Self {
-        Self { target: dispatch.target, generation: dispatch.generation, stage }
+    /// Of an attempt that has just come.
+    pub(super) fn staged(traced: Box<TracedDispatch>) -> Self {
+        let (target, generation) = (traced.dispatch.target, traced.dispatch.generation);
+        Self { target, generation, stage: Stage::Staged(traced) }
+    }
+
+    /// Of one that an earlier life has left.
+    pub(super) const fn recovering(dispatch: &Dispatch) -> Self {
+        Self { target: dispatch.target, generation: dispatch.generation, stage: Stage::Recovering }
     }
 
     const fn holds_target(&self) -> bool {
@@ -72,7 +79,7 @@ impl Slots {
     }
 
     /// Takes the first attempt that waits and whose target is free. The caller starts it.
-    pub(super) fn take_ready(&mut self) -> Option<(AttemptKey, Box<Dispatch>)> {
+    pub(super) fn take_ready(&mut self) -> Option<(AttemptKey, Box<TracedDispatch>)> {
         let held: HashSet<TargetId> =
             self.slots.values().filter(|slot| slot.holds_target()).map(|slot| slot.target).collect();
         let is_free = |key: &AttemptKey| self.slots.get(key).is_some_and(|slot| !held.contains(&slot.target));

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use stella_protocol::id::AttemptKey;
-use stella_protocol::message::{Dispatch, TaskOutcome};
+use stella_protocol::message::{Dispatch, TaskOutcome, TracedDispatch};
 use stella_protocol::spec::TaskSpec;
 use stella_protocol::time::Timestamp;
 use tokio::sync::watch;
@@ -95,7 +95,9 @@ impl Work {
     }
 
     /// Starts an attempt.
-    pub(super) fn run(&mut self, dispatch: Dispatch, started_at: Timestamp, cancel: CancelSignal) {
+    pub(super) fn run(&mut self, traced: TracedDispatch, started_at: Timestamp, cancel: CancelSignal) {
+        let trace = traced.trace();
+        let dispatch = traced.dispatch;
         let key = dispatch.key();
         let (output, chunks) = OutputSink::new(CHUNKS_MAX);
         let attempt_dir = self.attempt_dir(key);
@@ -103,6 +105,7 @@ impl Work {
         self.forward(Forwarder::live(key, chunks, spool));
         let context = RunContext {
             dispatch,
+            trace,
             host: self.host.clone(),
             attempt_dir,
             artifacts: Arc::clone(&self.artifacts),

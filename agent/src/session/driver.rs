@@ -82,7 +82,7 @@ async fn hello(config: &Config) -> Result<Result<AgentSession, SendError>, Gone>
     let facts = config.runner.hello().await?;
     let hello = Hello {
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-        capabilities: facts.capabilities | capability::TRUST | capability::HOLDINGS,
+        capabilities: facts.capabilities | capability::TRUST | capability::HOLDINGS | capability::TRACE,
         journal: facts.journal,
         control_plane: facts.control_plane,
         open: facts.open,

@@ -16,9 +16,9 @@ use stella_agent::output::OutputSink;
 use stella_agent::supervisor::{Spec, Supervisor};
 use stella_protocol::digest::Digest;
 use stella_protocol::id::{Attempt, AttemptKey, DeploymentId, Generation, SessionEpoch, TargetId, TaskId};
-use stella_protocol::message::{Dispatch, OutputChunk, OutputSource, TaskOutcome};
+use stella_protocol::message::{Dispatch, OutputChunk, OutputSource, TaskOutcome, TracedDispatch};
 use stella_protocol::spec::{CommandSpec, TaskSpec};
-use stella_protocol::trace::TraceContext;
+use stella_protocol::trace::TraceParent;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 use uuid::Uuid;
@@ -77,12 +77,18 @@ impl Host {
     }
 
     pub(crate) fn start_dispatch(&self, dispatch: Dispatch) -> Task {
+        self.start_traced(dispatch.into())
+    }
+
+    pub(crate) fn start_traced(&self, traced: TracedDispatch) -> Task {
         let (cancel, signal) = pair();
         let (sink, output) = OutputSink::new(4096);
+        let (trace, dispatch) = (traced.trace(), traced.dispatch);
         let key = dispatch.key();
         let attempt_dir = self.attempt_dir(key);
         let context = RunContext {
             dispatch,
+            trace,
             host: self.root.clone(),
             attempt_dir: attempt_dir.clone(),
             artifacts: Arc::clone(&self.artifacts),
@@ -141,7 +147,7 @@ pub(crate) fn dispatch(spec: TaskSpec) -> Dispatch {
         generation: Generation(1),
         release_version: "1.2.3".to_owned(),
         spec,
-        trace: TraceContext { trace_id: 0xabc, span_id: 0xdef, sampled: true },
+        trace: TraceParent { trace_id: 0xabc, span_id: 0xdef, sampled: true },
     }
 }
 

@@ -31,7 +31,7 @@ use stella_protocol::session::Millis;
 use stella_protocol::session::control::{ControlEvent, ControlSession};
 use stella_protocol::spec::{CommandSpec, TaskSpec};
 use stella_protocol::time::Timestamp;
-use stella_protocol::trace::TraceContext;
+use stella_protocol::trace::TraceParent;
 use stella_protocol::validate::Validate;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -75,7 +75,7 @@ pub(crate) fn dispatch(task: u128, script: &str) -> Dispatch {
             user: None,
             timeout_ms: 60_000,
         }),
-        trace: TraceContext::default(),
+        trace: TraceParent::default(),
     }
 }
 

@@ -20,14 +20,13 @@ use stella_domain::state::State as DomainState;
 use stella_protocol::digest::Digest;
 use stella_protocol::id::{ApiTokenId, TenantId};
 use stella_protocol::time::Timestamp;
-use stella_protocol::trace::TraceContext;
+use stella_protocol::trace::{TRACEPARENT, TraceContext, TraceParent};
 use subtle::ConstantTimeEq;
 use tracing::Instrument;
 
 use crate::error::{ApiError, ErrorCode};
 use crate::{AnsweredRequest, App, OnAnswer};
 
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const CORRELATION: HeaderName = HeaderName::from_static("x-correlation-id");
 /// The longest correlation id that is taken over from a caller.
 const CORRELATION_BYTES_MAX: usize = 128;
@@ -101,7 +100,7 @@ pub(crate) async fn layer(State(app): State<App>, mut request: Request, next: Ne
     let answered = async {
         let tenant = tenant_of(&app, &mut request).await;
         seen_tenant = tenant.as_ref().map(|(_, id)| *id);
-        match admit(&app, &request, tenant.as_ref(), trace) {
+        match admit(&app, &request, tenant.as_ref(), &trace) {
             Ok(caller) => {
                 if let Some(caller) = caller {
                     request.extensions_mut().insert(caller);
@@ -112,7 +111,7 @@ pub(crate) async fn layer(State(app): State<App>, mut request: Request, next: Ne
         }
     };
     let mut response = answered.instrument(span.clone()).await;
-    complete(&mut response, &instance, trace, &correlation);
+    complete(&mut response, &instance, trace.parent(), &correlation);
     drop(in_flight);
     let took = started.elapsed();
     let status = response.status().as_u16();
@@ -149,7 +148,7 @@ fn admit(
     app: &App,
     request: &Request,
     tenant: Option<&(String, TenantId)>,
-    trace: TraceContext,
+    trace: &TraceContext,
 ) -> Result<Option<Caller>, ApiError> {
     let path = request.uri().path();
     if is_probe(path) {
@@ -173,7 +172,7 @@ fn admit(
     };
     app.tuning.limits().token(token)?;
     let state = app.engine.state();
-    let anonymous = Caller { token, account: None, trace };
+    let anonymous = Caller { token, account: None, trace: trace.clone() };
     let rights = anonymous.rights(&state, app.engine.now())?;
     if let Some((text, tenant)) = tenant {
         // The same answer as for one that does not exist.
@@ -222,14 +221,12 @@ fn user_agent_of(headers: &HeaderMap) -> Option<String> {
 /// The trace of a request, and whether the caller sent it.
 fn trace_of(headers: &HeaderMap) -> (TraceContext, bool) {
     let given =
-        headers.get(TRACEPARENT).and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
-    given.map_or_else(
-        || {
-            let (id, span) = (uuid::Uuid::new_v4().as_u128(), uuid::Uuid::new_v4().as_u64_pair().1);
-            (TraceContext { trace_id: id, span_id: span, sampled: true }, false)
-        },
-        |given| (given, true),
-    )
+        TraceContext::from_headers(|name| headers.get_all(name).into_iter().map(HeaderValue::as_bytes));
+    if given.is_valid() {
+        return (given, true);
+    }
+    let (trace_id, span_id) = (uuid::Uuid::new_v4().as_u128(), uuid::Uuid::new_v4().as_u64_pair().1);
+    (TraceContext { trace_id, span_id, sampled: true, ..given }, false)
 }
 
 fn correlation_of(headers: &HeaderMap) -> String {
@@ -253,7 +250,7 @@ fn method_label(request: &Request) -> &'static str {
 }
 
 /// Gives every response its ids, and every problem its body.
-fn complete(response: &mut Response<Body>, instance: &str, trace: TraceContext, correlation: &str) {
+fn complete(response: &mut Response<Body>, instance: &str, trace: TraceParent, correlation: &str) {
     if let Some(error) = error_of(response) {
         let trace_id = Some(format!("{:032x}", trace.trace_id));
         let problem = error.problem(Some(instance.to_owned()), trace_id, Some(correlation.to_owned()));

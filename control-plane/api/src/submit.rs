@@ -108,7 +108,7 @@ impl Change {
             Some(key) => Some(Idempotency { key, digest: self.digest(body)? }),
         };
         let tenant = if let Command::Tenant(tenant, _) = &command { Some(*tenant) } else { None };
-        let request = Request { actor: self.actor(), trace: self.caller.trace, idempotency, command };
+        let request = Request { actor: self.actor(), trace: self.caller.trace.clone(), idempotency, command };
         match app.engine.submit(request).await {
             Err(SubmitError::Rejected(Rejection::NotFound { kind, id })) => {
                 let found = tenant.and_then(|tenant| app.engine.state().tenants.get(&tenant).map(Arc::clone));

@@ -131,7 +131,7 @@ impl Decision {
         now: Timestamp,
         fact: Fact,
     ) -> Result<(), Rejection> {
-        let event = Event { at: now, actor: request.actor.clone(), trace: request.trace, fact };
+        let event = Event::new(now, &request.actor, &request.trace, fact);
         self.state.apply(stream, &event).map_err(Rejection::Defect)?;
         self.events.push((stream, event));
         Ok(())

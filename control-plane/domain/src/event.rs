@@ -61,6 +61,26 @@ pub struct Event {
     pub fact: Fact,
 }
 
+impl Event {
+    /// Something that has just been decided. Baggage may be large, so only what begins work that it travels with keeps it.
+    pub(crate) fn new(at: Timestamp, actor: &Actor, trace: &TraceContext, fact: Fact) -> Self {
+        let trace = if fact.begins_work() { trace.clone() } else { trace.without_baggage() };
+        Self { at, actor: actor.clone(), trace, fact }
+    }
+}
+
+impl Fact {
+    /// Whether tasks or calls may follow in the trace of this one. What a promotion led to follows in the promotion's.
+    const fn begins_work(&self) -> bool {
+        matches!(
+            self,
+            Self::PromotionRequested { .. }
+                | Self::RunStarted { .. }
+                | Self::DeploymentCreated { cause: Cause::Rollback { .. } | Cause::Retirement { .. }, .. }
+        )
+    }
+}
+
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "type")]

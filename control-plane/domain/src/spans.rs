@@ -5,6 +5,7 @@ use sha2::{Digest as _, Sha256};
 use stella_protocol::id::{AttemptKey, DeploymentId, PromotionId, RunId};
 use stella_protocol::trace::TraceContext;
 
+use crate::deployment::Deployment;
 use crate::name::Identifier;
 use crate::task::Task;
 
@@ -50,10 +51,17 @@ pub fn execution(key: AttemptKey) -> u64 {
     derived(&[b"agent.execute", key.task.0.as_bytes(), &key.attempt.0.to_be_bytes()])
 }
 
+/// What a task belongs to, without baggage.
+#[must_use]
+pub fn of_task(deployment: &Deployment, task: &Task) -> TraceContext {
+    TraceContext { state: deployment.trace.state.clone(), ..task.trace.into() }
+}
+
 /// What a task's work belongs to: the trace that its deployment belongs to, in the span of its execution.
 #[must_use]
-pub fn of_work(task: &Task) -> TraceContext {
-    if task.trace.is_valid() { task.trace.with_span(execution(task.key())) } else { task.trace }
+pub fn of_work(deployment: &Deployment, task: &Task) -> TraceContext {
+    let trace = of_task(deployment, task).with_span(execution(task.key()));
+    TraceContext { baggage: deployment.trace.baggage.clone(), ..trace }
 }
 
 /// Every kind has parts of fixed length but for the last, so that two lists of parts never hash the same bytes.

@@ -6,7 +6,7 @@ use stella_protocol::id::{
 };
 use stella_protocol::spec::TaskSpec;
 use stella_protocol::time::Timestamp;
-use stella_protocol::trace::TraceContext;
+use stella_protocol::trace::TraceParent;
 
 use crate::name::Name;
 
@@ -45,8 +45,8 @@ pub struct Task {
     pub overdue_at: Option<Timestamp>,
     /// When it was queued.
     pub queued_at: Timestamp,
-    /// What caused it.
-    pub trace: TraceContext,
+    /// What caused it. What travels with the trace is in its deployment.
+    pub trace: TraceParent,
 }
 
 impl Task {

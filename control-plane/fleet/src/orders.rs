@@ -12,7 +12,7 @@ use stella_domain::task::{Task, TaskState};
 use stella_domain::tenant::TenantState;
 use stella_protocol::close::CloseCode;
 use stella_protocol::id::{AgentId, AttemptKey, SessionEpoch, TenantId};
-use stella_protocol::message::{Cancel, Dispatch};
+use stella_protocol::message::{Cancel, Dispatch, TracedDispatch, capability};
 use stella_protocol::session::SendError;
 use stella_protocol::session::control::ControlSession;
 
@@ -23,10 +23,20 @@ use crate::registry::Link;
 const FORGET_SLACK: usize = 32;
 
 /// What one session has told its agent.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Told {
+    /// Whether the agent understands what travels with a trace.
+    takes_trace: bool,
     dispatched: BTreeSet<AttemptKey>,
     cancelled: BTreeSet<AttemptKey>,
+}
+
+impl Told {
+    /// Nothing yet, to an agent of these capabilities.
+    pub(crate) const fn new(capabilities: u64) -> Self {
+        let takes_trace = capabilities & capability::TRACE != 0;
+        Self { takes_trace, dispatched: BTreeSet::new(), cancelled: BTreeSet::new() }
+    }
 }
 
 /// The agent, if it may connect.
@@ -84,7 +94,7 @@ pub(crate) fn tell(
             continue;
         }
         if matches!(task.state, TaskState::Dispatched { .. }) && !told.dispatched.contains(&key) {
-            send_dispatch(owned, task, epoch, session)?;
+            send_dispatch(told.takes_trace, owned, task, epoch, session)?;
             told.dispatched.insert(key);
         }
         if task.cancel_requested && !told.cancelled.contains(&key) {
@@ -108,6 +118,7 @@ fn open_tasks(state: &State, tenant: TenantId, agent: AgentId) -> impl Iterator<
 
 /// A dispatch that cannot be made is a defect: it is logged, and the task stays for its deployment's deadline.
 fn send_dispatch(
+    takes_trace: bool,
     owned: &TenantState,
     task: &Task,
     epoch: SessionEpoch,
@@ -117,7 +128,12 @@ fn send_dispatch(
         tracing::error!(tenantId = %owned.id, task = %task.id, "a dispatched task has no target or release");
         return Ok(());
     };
-    match session.dispatch(dispatch) {
+    let sent = if takes_trace && dispatch.carries() {
+        session.dispatch_traced(Box::new(dispatch))
+    } else {
+        session.dispatch(Box::new(dispatch.dispatch))
+    };
+    match sent {
         Ok(()) => {
             metrics::counter!("stella_fleet_dispatches").increment(1);
             tracing::debug!(tenantId = %owned.id, agent = %task.agent, task = %task.key(), "task.dispatched");
@@ -131,11 +147,13 @@ fn send_dispatch(
     }
 }
 
-fn dispatch(owned: &TenantState, task: &Task, session: SessionEpoch) -> Option<Box<Dispatch>> {
+fn dispatch(owned: &TenantState, task: &Task, session: SessionEpoch) -> Option<TracedDispatch> {
     let target = owned.targets.get(&task.target)?;
-    let rollout = owned.deployments.get(&task.deployment)?.targets.get(&task.target)?;
+    let deployment = owned.deployments.get(&task.deployment)?;
+    let rollout = deployment.targets.get(&task.target)?;
     let release = owned.releases.get(&task.release.unwrap_or(rollout.release))?;
-    Some(Box::new(Dispatch {
+    let trace = spans::of_work(deployment, task);
+    let dispatch = Dispatch {
         task: task.id,
         attempt: task.attempt,
         session,
@@ -146,6 +164,7 @@ fn dispatch(owned: &TenantState, task: &Task, session: SessionEpoch) -> Option<B
         generation: task.generation,
         release_version: release.version.as_str().to_owned(),
         spec: task.spec.clone(),
-        trace: spans::of_work(task),
-    }))
+        trace: trace.parent(),
+    };
+    Some(TracedDispatch { dispatch, state: trace.state, baggage: trace.baggage })
 }

@@ -29,6 +29,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, sleep_until, timeout_at};
 
 use crate::limits::{DISCONNECT_RETRY_PAUSE, DISCONNECT_TRIES_MAX, READ_BYTES_MAX, STREAM_TASKS_MAX};
+use crate::orders::Told;
 use crate::registry::Link;
 use crate::trust::{AgentsTrust, Shown};
 use crate::{Shared, close, orders, streams};
@@ -71,8 +72,15 @@ pub(crate) async fn serve(shared: Arc<Shared>, connection: Connection, peer: Pee
     match greeted {
         Ok((control, link, capabilities)) => {
             let trust = AgentsTrust::new(certificate.shown, capabilities & capability::TRUST != 0);
-            let mut conversation =
-                Conversation::new(Arc::clone(&shared), Arc::clone(&link), session, certificate.ends, trust);
+            let told = Told::new(capabilities);
+            let mut conversation = Conversation::new(
+                Arc::clone(&shared),
+                Arc::clone(&link),
+                session,
+                certificate.ends,
+                trust,
+                told,
+            );
             converse(&mut conversation, &connection, control).await;
             part(&shared, &connection, &link, conversation.end()).await;
         }

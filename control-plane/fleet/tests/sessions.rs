@@ -17,11 +17,12 @@ use stella_protocol::digest::Digest;
 use stella_protocol::frame;
 use stella_protocol::id::{AttemptKey, DeploymentId, Position, TaskId};
 use stella_protocol::message::{
-    Accepted, ArtifactRequest, ArtifactResponse, Dispatch, Finished, Heartbeat, OpenAttempt, OutputChunk,
-    OutputHeader, OutputSource, Phase, RenewRequest, Resources, Running, TaskOutcome, ToAgent,
-    ToControlPlane,
+    Accepted, ArtifactRequest, ArtifactResponse, Dispatch, Finished, Heartbeat, Hello, OpenAttempt,
+    OutputChunk, OutputHeader, OutputSource, Phase, RenewRequest, Resources, Running, TaskOutcome, ToAgent,
+    ToControlPlane, capability,
 };
 use stella_protocol::time::Timestamp;
+use stella_protocol::trace::{Baggage, TraceContext, TraceParent, TraceState};
 use stella_protocol::validate::Validate;
 use uuid::Uuid;
 
@@ -74,6 +75,35 @@ async fn a_task_is_dispatched_accepted_finished_and_acknowledged() {
         assert!(matches!(task_state(&world, &world.state(), dispatch.task), TaskState::Succeeded(_)));
         assert_eq!(status(&world, &world.state(), deployment), Status::Succeeded);
     }
+}
+
+#[tokio::test]
+async fn what_travels_with_a_trace_is_for_agents_that_understand_it() {
+    let world = World::new().await;
+    let state = TraceState::try_from("congo=t61rcWkgMzE".to_owned()).unwrap();
+    let baggage = Baggage::try_from("order=1234".to_owned()).unwrap();
+    let bare = TraceParent { trace_id: 0xabc, span_id: 0xdef, sampled: false };
+    let whole = TraceContext { state: state.clone(), baggage: baggage.clone(), ..bare.into() };
+    let identity = world.enrol().await;
+    let (mut old, _) = Agent::connect(world.fleet.local_addr(), &identity, hello(vec![])).await;
+    world.deploy_in(identity.agent, whole.clone()).await;
+    let first = old.hear_dispatch().await;
+    assert_eq!(
+        (first.trace.trace_id, first.trace.sampled),
+        (0xabc, false),
+        "an old agent gets the trace alone"
+    );
+
+    // The same agent after its update: what it was sent before comes again, with everything.
+    let able = Hello { capabilities: capability::TRACE, ..hello(vec![]) };
+    let (mut agent, _) = Agent::connect(world.fleet.local_addr(), &identity, able).await;
+    let ToAgent::TracedDispatch(traced) = agent.hear().await else { panic!("no traced dispatch") };
+    assert_eq!((traced.dispatch.key(), traced.dispatch.trace), (first.key(), first.trace));
+    assert_eq!((traced.state.clone(), traced.baggage.clone()), (state, baggage));
+    assert_ne!(traced.dispatch.trace.span_id, 0xdef, "the work has a span of its own");
+    // Where nothing travels along, nothing new is said.
+    world.deploy_in(identity.agent, bare.into()).await;
+    assert_eq!(agent.hear_dispatch().await.trace.trace_id, 0xabc);
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use reqwest::header::HeaderMap;
 use reqwest::redirect::Policy;
 use reqwest::{Client, RequestBuilder, Url};
 use stella_domain::gate::{Check, Outcome};
+use stella_domain::spans;
 use stella_domain::state::State;
 use stella_protocol::digest::Digest;
 use stella_protocol::trace::TraceContext;
@@ -146,6 +147,7 @@ impl About {
         let environment = tenant.environments.get(&promotion.wanted.environment)?;
         let standing = environment.gates.get(&question.gate)?;
         let release = tenant.releases.get(&promotion.wanted.release)?;
+        let span = spans::gate(question.promotion, question.gate.as_str(), question.number);
         (asked.number == question.number && asked.policy == standing.policy).then(|| Self {
             check: standing.gate.check.clone(),
             policy: standing.policy,
@@ -158,7 +160,7 @@ impl About {
                 version: release.version.to_string(),
                 labels: release.labels.clone(),
             },
-            trace: promotion.trace,
+            trace: promotion.trace.with_span(span),
         })
     }
 }

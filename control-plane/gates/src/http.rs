@@ -44,8 +44,8 @@ pub(crate) async fn ask(source: &Source, about: &About, question: &Question) -> 
     };
     let key = format!("{}/{}/{}", question.promotion, question.gate, question.number);
     let mut request = source.post(url.clone()).json(&body).header("Idempotency-Key", key);
-    if about.trace.is_valid() {
-        request = request.header("traceparent", about.trace.to_string());
+    for (name, value) in about.trace.headers() {
+        request = request.header(name, value);
     }
     let answer = send(url, request).await?;
     let inputs = Some(Digest(Sha256::digest(&answer).into()));

@@ -19,7 +19,8 @@ const ID_DIGITS: usize = 32;
 /// The media type of an event.
 pub const MEDIA_TYPE: &str = "application/cloudevents+json";
 
-/// An event on its way. Attributes are those of the specification and of its extensions `sequence` and `traceparent`; the others are ours.
+/// An event on its way. Attributes are those of the specification and of its extensions `sequence` and distributed tracing
+/// (`traceparent`, `tracestate`); the others are ours. Baggage does not come here: it is for whoever is asked to do something.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct CloudEvent {
     /// The version of the specification.
@@ -55,6 +56,9 @@ pub struct CloudEvent {
     /// The trace that caused it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<String>,
+    /// What tracing systems say about the trace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tracestate: Option<String>,
     /// Where the API has it, if it is too large for the bus.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dataref: Option<String>,
@@ -86,7 +90,8 @@ impl CloudEvent {
             actor,
             actorid,
             account: account.map(|account| account.name.to_string()),
-            traceparent: event.trace.is_valid().then(|| event.trace.to_string()),
+            traceparent: event.trace.is_valid().then(|| event.trace.parent().to_string()),
+            tracestate: event.trace.is_valid().then(|| event.trace.state.with_own(event.trace.span_id)),
             dataref: None,
             data: Some(committed.public_fields()),
         }
@@ -161,13 +166,15 @@ mod tests {
     use stella_domain::event::Event;
     use stella_protocol::id::{AgentId, ApiTokenId, TenantId};
     use stella_protocol::time::Timestamp;
-    use stella_protocol::trace::TraceContext;
+    use stella_protocol::trace::{Baggage, TraceContext, TraceState};
     use uuid::Uuid;
 
     use super::*;
 
     fn committed(stream: StreamId, position: u64, at: u64, fact: Fact) -> CommittedEvent {
-        let trace = TraceContext { trace_id: 0x2a, span_id: 1, sampled: true };
+        let state = TraceState::try_from("congo=t61rcWkgMzE".to_owned()).unwrap();
+        let baggage = Baggage::try_from("order=1234".to_owned()).unwrap();
+        let trace = TraceContext { trace_id: 0x2a, span_id: 1, sampled: true, state, baggage };
         let actor = Actor::ApiToken { id: ApiTokenId(Uuid::nil()), account: None };
         let event = Arc::new(Event { at: Timestamp(at), actor, trace, fact });
         CommittedEvent { stream, position: Position(position), event }
@@ -189,6 +196,8 @@ mod tests {
         assert_eq!(json["time"], "2026-01-31T09:30:00.042Z");
         assert_eq!(json["sequence"], "00000000000000000007");
         assert_eq!(json["traceparent"], "00-0000000000000000000000000000002a-0000000000000001-01");
+        assert_eq!(json["tracestate"], "stella=0000000000000001,congo=t61rcWkgMzE");
+        assert!(!json.to_string().contains("1234"), "baggage is not for everybody who reads the bus: {json}");
         assert_eq!(json["data"], serde_json::json!({"agent": "00000000-0000-0000-0000-000000000003"}));
         assert_eq!((&json["tenant"], &json["actor"]), (&"acme".into(), &"api_token".into()));
         // The specification allows lower-case letters and digits in the names of attributes.

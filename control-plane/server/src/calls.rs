@@ -19,7 +19,7 @@ use stella_domain::spans;
 use stella_domain::state::State;
 use stella_engine::Handle;
 use stella_protocol::id::{RunId, TenantId};
-use stella_protocol::trace::TraceContext;
+use stella_protocol::trace::{BAGGAGE, TRACEPARENT, TRACESTATE, TraceContext};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -31,8 +31,16 @@ const TELL_AGAIN: Duration = Duration::from_secs(1);
 /// How long a connection may take to come about.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Headers that are not a template's to set: they say what the request is, or are set here.
-const OWN_HEADERS: [&str; 6] =
-    ["host", "content-length", "transfer-encoding", "connection", "idempotency-key", "traceparent"];
+const OWN_HEADERS: [&str; 8] = [
+    "host",
+    "content-length",
+    "transfer-encoding",
+    "connection",
+    "idempotency-key",
+    TRACEPARENT,
+    TRACESTATE,
+    BAGGAGE,
+];
 
 /// Where calls may go.
 #[derive(Clone, Debug, Default)]
@@ -146,7 +154,7 @@ impl Caller {
             }
             let (client, engine, allowed) = (self.client.clone(), self.engine.clone(), self.allowed.clone());
             self.calls.spawn(async move {
-                let outcome = call(client.as_ref(), &allowed, &key, &request, trace).await;
+                let outcome = call(client.as_ref(), &allowed, &key, &request, &trace).await;
                 // What the core does not take is not called again and again.
                 tell(&engine, &key, trace, outcome).await.then_some(key)
             });
@@ -173,7 +181,7 @@ async fn call(
     allowed: &Destinations,
     key: &Key,
     request: &Request,
-    trace: TraceContext,
+    trace: &TraceContext,
 ) -> CallOutcome {
     let limit = Duration::from_millis(request.timeout_ms);
     let work = async {
@@ -197,7 +205,7 @@ fn filled(
     url: Url,
     (_, run, step, _): &Key,
     request: &Request,
-    trace: TraceContext,
+    trace: &TraceContext,
 ) -> Result<RequestBuilder, String> {
     let method = Method::from_bytes(request.method.name().as_bytes());
     let mut call = client.request(method.map_err(|error| error.to_string())?, url);
@@ -213,8 +221,8 @@ fn filled(
         call = call.header(header, value.map_err(|_| format!("the header {name} has a value that is none"))?);
     }
     call = call.header("idempotency-key", format!("{run}/{step}"));
-    if trace.is_valid() {
-        call = call.header("traceparent", trace.to_string());
+    for (name, value) in trace.headers() {
+        call = call.header(name, value);
     }
     match &request.body {
         None => {}

@@ -61,7 +61,7 @@ pub(crate) fn of_request(traces: &Traces, request: &AnsweredRequest) {
     attributes.extend(request.tenant.map(|tenant| KeyValue::new("tenant.id", tenant.to_string())));
     traces.write(Span {
         service: Service::ControlPlane,
-        trace: request.trace,
+        trace: request.trace.clone(),
         id,
         parent,
         name: "http.request",
@@ -135,7 +135,7 @@ impl Spans {
         let environment = tenant.environments.get(&deployment.environment);
         self.traces.write(Span {
             service: Service::ControlPlane,
-            trace: deployment.trace,
+            trace: deployment.trace.clone(),
             id: spans::deployment(id),
             parent: deployment.trace.span_id,
             name: "deployment.execute",
@@ -159,10 +159,10 @@ impl Spans {
     /// from the state, and what follows from it when it ends.
     fn make_up_for(&mut self, tenant: &TenantState, id: DeploymentId) {
         let Some(deployment) = tenant.deployments.get(&id) else { return };
-        if self.traces.takes(deployment.trace) {
+        if self.traces.takes(deployment.trace.parent()) {
             return;
         }
-        self.traces.want(deployment.trace);
+        self.traces.want(deployment.trace.parent());
         let promotion = tenant.promotions.get(&PromotionId(id.0));
         if let Some(last) = promotion.and_then(|promotion| promotion.approvals.last()) {
             self.approval(tenant, PromotionId(id.0), last.at, "approved");
@@ -181,7 +181,7 @@ impl Spans {
         let error = matches!(run.status, RunStatus::Failed { .. }).then(|| "failed".to_owned());
         self.traces.write(Span {
             service: Service::ControlPlane,
-            trace: run.trace,
+            trace: run.trace.clone(),
             id: spans::run(id),
             parent: run.trace.span_id,
             name: "workflow.run",
@@ -207,7 +207,7 @@ impl Spans {
         let failed = found.state.name() == "failed";
         self.traces.write(Span {
             service: Service::ControlPlane,
-            trace: run.trace,
+            trace: run.trace.clone(),
             id: spans::step(id, step),
             parent: spans::run(id),
             name: "workflow.step",
@@ -238,7 +238,7 @@ impl Spans {
         let waited = end.since(promotion.requested_at);
         self.traces.write(Span {
             service: Service::ControlPlane,
-            trace: promotion.trace,
+            trace: promotion.trace.clone(),
             id: spans::approval(id),
             parent: promotion.trace.span_id,
             name: "approval.wait",
@@ -269,7 +269,7 @@ impl Spans {
             .map_or(event.at, |it| it.asked_at);
         self.traces.write(Span {
             service: Service::ControlPlane,
-            trace: promotion.trace,
+            trace: promotion.trace.clone(),
             id: spans::gate(*id, gate.as_str(), *number),
             parent: promotion.trace.span_id,
             name: "gate.evaluate",
@@ -341,7 +341,8 @@ impl Spans {
         // What a command printed may be in the reason, and is not for everybody who sees traces.
         let failed = executes && task.state.is_final() && task.state.name() != "succeeded";
         let error = failed.then(|| task.state.name().to_owned());
-        let trace = task.trace;
+        let Some(deployment) = tenant.deployments.get(&task.deployment) else { return };
+        let trace = spans::of_task(deployment, task);
         self.traces.write(Span { service, trace, id, parent, name, kind, start, end, attributes, error });
     }
 }

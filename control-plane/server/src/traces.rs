@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use metrics::{counter, describe_counter};
-use opentelemetry::trace::{SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState};
+use opentelemetry::trace::{SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId};
 use opentelemetry::{InstrumentationScope, KeyValue};
 use opentelemetry_otlp::{Protocol, WithExportConfig as _, WithHttpConfig as _};
 use opentelemetry_sdk::Resource;
@@ -16,7 +16,7 @@ use opentelemetry_sdk::trace::{
 };
 use parking_lot::Mutex;
 use reqwest::redirect::Policy;
-use stella_protocol::trace::TraceContext;
+use stella_protocol::trace::{TraceContext, TraceParent};
 
 use crate::config::Traces as Config;
 use crate::outside;
@@ -90,14 +90,14 @@ impl Traces {
     }
 
     /// Whether spans of a trace are sent: if whoever began it has it sampled and it is part of our share, or if it is wanted.
-    pub(crate) fn takes(&self, trace: TraceContext) -> bool {
+    pub(crate) fn takes(&self, trace: TraceParent) -> bool {
         trace.is_valid()
             && ((trace.sampled && is_in_sample(trace.trace_id, self.ratio))
                 || self.wanted.lock().traces.contains(&trace.trace_id))
     }
 
     /// Has all further spans of a trace sent, whether it is part of the sample or not.
-    pub(crate) fn want(&self, trace: TraceContext) {
+    pub(crate) fn want(&self, trace: TraceParent) {
         let mut wanted = self.wanted.lock();
         if trace.is_valid() && wanted.traces.insert(trace.trace_id) {
             wanted.order.push_back(trace.trace_id);
@@ -111,16 +111,15 @@ impl Traces {
 
     /// Sends a span, if spans of its trace are.
     pub(crate) fn write(&self, span: Span) {
-        if !self.takes(span.trace) {
+        if !self.takes(span.trace.parent()) {
             return;
         }
-        let trace_id = span.trace.trace_id;
-        let context = |id: u64| {
-            let (trace, id) = (TraceId::from(trace_id), SpanId::from(id));
-            SpanContext::new(trace, id, TraceFlags::SAMPLED, false, TraceState::default())
-        };
+        // As it leaves with this span. The exporter's rules for it are those by which it was read.
+        let state = span.trace.state.with_own(span.id).parse().unwrap_or_default();
+        let (trace, id) = (TraceId::from(span.trace.trace_id), SpanId::from(span.id));
+        let context = SpanContext::new(trace, id, TraceFlags::SAMPLED, false, state);
         let data = SpanData {
-            span_context: context(span.id),
+            span_context: context,
             parent_span_id: SpanId::from(span.parent),
             parent_span_is_remote: false,
             span_kind: span.kind,

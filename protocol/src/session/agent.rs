@@ -9,8 +9,8 @@ use crate::frame::Decoder;
 use crate::id::{AttemptKey, SessionEpoch};
 use crate::limits::HANDSHAKE_TIMEOUT_MS;
 use crate::message::{
-    Accepted, Cancel, Dispatch, Finished, Heartbeat, Hello, Inspect, Inspected, RenewRequest, Renewed,
-    Running, ToAgent, ToControlPlane, Trust, Trusts, Welcome,
+    Accepted, Cancel, Finished, Heartbeat, Hello, Inspect, Inspected, RenewRequest, Renewed, Running,
+    ToAgent, ToControlPlane, TracedDispatch, Trust, Trusts, Welcome,
 };
 
 /// What the driver of an agent's session has to act on.
@@ -19,7 +19,7 @@ pub enum AgentEvent {
     /// The session exists from here on.
     Welcomed(Welcome),
     /// Run this. It names this session.
-    Dispatch(Box<Dispatch>),
+    Dispatch(Box<TracedDispatch>),
     /// End this attempt.
     Cancel(Cancel),
     /// These results are durable at the control plane.
@@ -279,13 +279,9 @@ impl AgentSession {
                 Ok(AgentEvent::Welcomed(welcome))
             }
             (State::Active(live), ToAgent::Dispatch(dispatch)) => {
-                let (session, named) = (live.session, dispatch.session);
-                if session == named {
-                    Ok(AgentEvent::Dispatch(dispatch))
-                } else {
-                    Err(Violation::ForeignDispatch { session, named })
-                }
+                dispatched(live.session, Box::new((*dispatch).into()))
             }
+            (State::Active(live), ToAgent::TracedDispatch(dispatch)) => dispatched(live.session, dispatch),
             (State::Active(live), ToAgent::Drain) => {
                 self.state = State::Draining(*live);
                 Ok(AgentEvent::Drain)
@@ -314,5 +310,14 @@ impl AgentSession {
             self.outbox = Outbox::default();
             self.state = State::Closed { reason, told: false };
         }
+    }
+}
+
+fn dispatched(session: SessionEpoch, traced: Box<TracedDispatch>) -> Result<AgentEvent, Violation> {
+    let named = traced.dispatch.session;
+    if session == named {
+        Ok(AgentEvent::Dispatch(traced))
+    } else {
+        Err(Violation::ForeignDispatch { session, named })
     }
 }

@@ -10,7 +10,7 @@ use crate::id::{AttemptKey, SessionEpoch};
 use crate::limits::{ACKNOWLEDGEMENTS_MAX, HANDSHAKE_TIMEOUT_MS, HEARTBEATS_MISSED_MAX};
 use crate::message::{
     Accepted, Cancel, Dispatch, Finished, Heartbeat, Hello, Inspect, Inspected, RenewRequest, Renewed,
-    Running, ToAgent, ToControlPlane, Trust, Trusts, Welcome,
+    Running, ToAgent, ToControlPlane, TracedDispatch, Trust, Trusts, Welcome,
 };
 
 /// What the driver of a control plane's session has to act on.
@@ -221,14 +221,18 @@ impl ControlSession {
     /// [`SendError::ForeignDispatch`] if it is of another session, [`SendError::NotNow`] before the welcome and from
     /// [`Self::drain`] on, or another [`SendError`]; the attempt is in the journal and can be sent again.
     pub fn dispatch(&mut self, dispatch: Box<Dispatch>) -> Result<(), SendError> {
-        let State::Active(live) = &self.state else {
-            return Err(SendError::NotNow { frame: "dispatch", state: self.state.name() });
-        };
-        let (session, named) = (live.session, dispatch.session);
-        if session != named {
-            return Err(SendError::ForeignDispatch { session, named });
-        }
+        self.check_dispatch(&dispatch)?;
         self.send(&ToAgent::Dispatch(dispatch))
+    }
+
+    /// The same with what travels with its trace. Call it only for an agent that understands it
+    /// ([`crate::message::capability::TRACE`]).
+    ///
+    /// # Errors
+    /// As [`Self::dispatch`].
+    pub fn dispatch_traced(&mut self, dispatch: Box<TracedDispatch>) -> Result<(), SendError> {
+        self.check_dispatch(&dispatch.dispatch)?;
+        self.send(&ToAgent::TracedDispatch(dispatch))
     }
 
     /// Tells the agent to end an attempt.
@@ -299,6 +303,14 @@ impl ControlSession {
     }
 
     // === inside ===
+
+    fn check_dispatch(&self, dispatch: &Dispatch) -> Result<(), SendError> {
+        let State::Active(live) = &self.state else {
+            return Err(SendError::NotNow { frame: "dispatch", state: self.state.name() });
+        };
+        let (session, named) = (live.session, dispatch.session);
+        if session == named { Ok(()) } else { Err(SendError::ForeignDispatch { session, named }) }
+    }
 
     const fn check_live(&self, frame: &'static str) -> Result<(), SendError> {
         match self.session() {

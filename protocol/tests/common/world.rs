@@ -13,7 +13,7 @@ use stella_protocol::session::control::{ControlEvent, ControlSession};
 use stella_protocol::session::{CloseReason, Millis};
 use stella_protocol::spec::{CommandSpec, TaskSpec};
 use stella_protocol::time::Timestamp;
-use stella_protocol::trace::TraceContext;
+use stella_protocol::trace::TraceParent;
 
 use super::{Choices, hello, mark, resources, uuid};
 
@@ -222,7 +222,7 @@ impl World {
                     self.on_agent.retain(|key, _| !welcome.settled.contains(key));
                     self.report_finished();
                 }
-                AgentEvent::Dispatch(dispatch) => self.start(dispatch.key()),
+                AgentEvent::Dispatch(traced) => self.start(traced.dispatch.key()),
                 AgentEvent::Acknowledged(keys) => {
                     self.on_agent.retain(|key, _| !keys.contains(key));
                     self.tell(format!("acknowledged {}", keys.len()));
@@ -290,7 +290,7 @@ pub(crate) fn dispatch(key: AttemptKey, session: SessionEpoch) -> Dispatch {
         generation: Generation(1),
         release_version: "1.0.0".into(),
         spec: TaskSpec::Command(command()),
-        trace: TraceContext::default(),
+        trace: TraceParent::default(),
     }
 }
 

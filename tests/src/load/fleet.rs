@@ -260,7 +260,7 @@ impl Simulated {
     async fn obey(&mut self, session: &mut Session) -> Option<()> {
         while let Some(event) = session.event() {
             match event {
-                AgentEvent::Dispatch(dispatch) => self.finish(session, &dispatch).await?,
+                AgentEvent::Dispatch(dispatch) => self.finish(session, &dispatch.dispatch).await?,
                 AgentEvent::Acknowledged(keys) => {
                     let count = u64::try_from(keys.len()).unwrap_or(u64::MAX);
                     self.counters.acknowledged.fetch_add(count, Ordering::Relaxed);

@@ -55,7 +55,7 @@ mod tests {
             uses_max: 3,
             expires_at: Timestamp(9),
         };
-        let trace = TraceContext { trace_id: 0x2a, span_id: 1, sampled: true };
+        let trace = TraceContext { trace_id: 0x2a, span_id: 1, sampled: true, ..TraceContext::default() };
         let inner = Event { at: Timestamp(0), actor: Actor::System, trace, fact };
         let committed =
             CommittedEvent { stream: StreamId::System, position: Position(4), event: Arc::new(inner) };

@@ -7,7 +7,7 @@ use axum::body::Body;
 use serde_json::{Value, json};
 use stella_certs::Authority;
 use stella_certs::tls::{ServerIdentity, https_server};
-use stella_protocol::trace::TraceContext;
+use stella_protocol::trace::TraceParent;
 use tokio::sync::oneshot;
 
 use crate::world::{World, bare, with_json, within};
@@ -105,7 +105,7 @@ async fn ids_that_make_no_sense_are_replaced() {
         let request =
             bare("GET", "/health").header("traceparent", trace).header("x-correlation-id", correlation);
         let answer = world.send(request.body(Body::empty()).unwrap()).await;
-        let given: TraceContext = answer.header("traceparent").unwrap().parse().unwrap();
+        let given: TraceParent = answer.header("traceparent").unwrap().parse().unwrap();
         assert!(given.is_valid());
         assert_ne!(format!("{:032x}", given.trace_id), TRACE);
         assert!(answer.header("x-correlation-id").unwrap().parse::<uuid::Uuid>().is_ok());

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use stella_protocol::id::{DeploymentId, EnvironmentId, PromotionId, ReleaseId, TargetId};
 use stella_protocol::time::Timestamp;
+use stella_protocol::trace::TraceContext;
 
 use super::{Applied, ensure, illegal, misplaced, missing, vacant};
 use crate::colour::Stage;
@@ -100,7 +101,8 @@ impl TenantState {
             Cause::Retirement { .. } => None,
             Cause::Requested => self.start_promotion(*id, *environment, *at, fact)?,
         };
-        let (created_by, trace) = asked.unwrap_or_else(|| (actor.clone(), *trace));
+        let (created_by, trace) =
+            asked.unwrap_or_else(|| (actor.clone(), self.trace_of_follow_up(cause, trace)));
         let mut parts = OrdMap::new();
         for planned in targets {
             parts.insert(planned.target, Arc::new(self.reserve(*id, planned, fact)?));
@@ -140,6 +142,15 @@ impl TenantState {
         self.active_deployments.insert(*id);
         self.timers.insert((*deadline, Timer::DeploymentDeadline(*id)));
         Ok(())
+    }
+
+    /// What follows from another deployment by itself is decided on an agent's report, which is of the same trace and has no baggage:
+    /// it is that of the other one.
+    fn trace_of_follow_up(&self, cause: &Cause, trace: &TraceContext) -> TraceContext {
+        let (Cause::Rollback { of, .. } | Cause::Retirement { of }) = cause else { return trace.clone() };
+        let first = self.deployments.get(of).filter(|it| it.trace.trace_id == trace.trace_id);
+        let baggage = first.filter(|_| trace.baggage.is_empty()).map(|it| it.trace.baggage.clone());
+        TraceContext { baggage: baggage.unwrap_or_else(|| trace.baggage.clone()), ..trace.clone() }
     }
 
     /// Reserving a target twice fails, so that a plan cannot name it twice either.

@@ -88,7 +88,7 @@ impl TenantState {
             status: PromotionStatus::Pending,
             requested_at: *at,
             requested_by: actor.clone(),
-            trace: *trace,
+            trace: trace.clone(),
             held_until: None,
             expires_at: *expires_at,
         };
@@ -162,7 +162,7 @@ impl TenantState {
         };
         let is_this = promotion.wanted.environment == environment && promotion.rule == rule;
         ensure(is_this && promotion.is_approved(), subject(id), promotion.status_name(), fact)?;
-        let by = (promotion.requested_by.clone(), promotion.trace);
+        let by = (promotion.requested_by.clone(), promotion.trace.clone());
         self.leave_open(id, fact)?;
         self.promotion_mut(id, fact)?.status = PromotionStatus::Started { at };
         Ok(Some(by))

@@ -119,7 +119,7 @@ impl TenantState {
             cancel_requested: false,
             overdue_at: None,
             queued_at: event.at,
-            trace: if deployment.trace.is_valid() { deployment.trace } else { event.trace },
+            trace: if deployment.trace.is_valid() { &deployment.trace } else { &event.trace }.parent(),
         })
     }
 

@@ -170,7 +170,7 @@ impl TenantState {
             started_by: actor.clone(),
             started_at: *at,
             finished_at: None,
-            trace: *trace,
+            trace: trace.clone(),
         };
         self.runs.insert(*id, Arc::new(run));
         self.active_runs.insert(*id);

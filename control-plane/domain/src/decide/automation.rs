@@ -66,7 +66,7 @@ fn consider(tx: &mut Transaction<'_>, place: EnvironmentId) -> Result<(), Reject
         waive_way_back: None,
     };
     let asked = tx.attempt(|tx| {
-        tx.with_authority(Actor::System, like.trace, |tx| promotion::request_patiently(tx, &new))
+        tx.with_authority(Actor::System, like.trace.clone(), |tx| promotion::request_patiently(tx, &new))
     });
     match asked {
         Ok(_) => ended(tx, place, newest.id, Some(PromotionId(id.0)), String::new()),

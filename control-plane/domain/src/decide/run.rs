@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use stella_protocol::id::{DeploymentId, EnvironmentId, PromotionId, ReleaseId, RunId, TargetId};
-use stella_protocol::trace::TraceContext;
 
 use super::transaction::Transaction;
 use super::{deployment, promotion, rollback, sub_run};
@@ -298,7 +297,7 @@ pub(super) fn attempt(tx: &mut Transaction<'_>, id: RunId, step: &Identifier) ->
         };
     }
     // The starter's authority, and a trace that hangs below the step.
-    let (actor, trace) = (run.started_by.clone(), trace(&run, step));
+    let (actor, trace) = (run.started_by.clone(), run.trace.with_span(spans::step(run.id, step)));
     let asked = tx.attempt(|tx| {
         tx.with_authority(actor, trace, |tx| match (&work, &planned.workflow) {
             (Work::Deployment { deployment }, _) => ask(tx, &run, planned, *deployment),
@@ -311,11 +310,6 @@ pub(super) fn attempt(tx: &mut Transaction<'_>, id: RunId, step: &Identifier) ->
         Err(defect @ Rejection::Defect(_)) => Err(defect),
         Err(rejection) => fail(tx, id, step, &rejection.to_string(), Again::IfPlanned),
     }
-}
-
-/// What belongs to a step, in traces.
-fn trace(run: &Run, step: &Identifier) -> TraceContext {
-    if run.trace.is_valid() { run.trace.with_span(spans::step(run.id, step)) } else { run.trace }
 }
 
 /// What an attempt does, filled in.

@@ -40,14 +40,14 @@ impl<'r> Transaction<'r> {
             now,
             held: None,
             actor: request.actor.clone(),
-            trace: request.trace,
+            trace: request.trace.clone(),
             events: Vec::new(),
         }
     }
 
     /// Makes a fact of it: applied at once, recorded, and thrown away with all the others if the command is rejected.
     pub(super) fn emit(&mut self, fact: Fact) -> Result<(), Rejection> {
-        let event = Event { at: self.now, actor: self.actor.clone(), trace: self.trace, fact };
+        let event = Event::new(self.now, &self.actor, &self.trace, fact);
         self.tenant.apply(&event).map_err(Rejection::Defect)?;
         self.events.push(event);
         Ok(())

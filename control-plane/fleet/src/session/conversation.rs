@@ -41,21 +41,12 @@ impl Conversation {
         session: ControlSession,
         certificate_ends: SystemTime,
         trust: AgentsTrust,
+        told: Told,
     ) -> Self {
         let peer = Peer { tenant: link.tenant, agent: link.agent };
         let reports = Reports::new(shared.engine.clone(), peer, link.session);
         let certificate_ends = timestamp(certificate_ends);
-        Self {
-            shared,
-            peer,
-            link,
-            session,
-            reports,
-            told: Told::default(),
-            certificate_ends,
-            trust,
-            over: None,
-        }
+        Self { shared, peer, link, session, reports, told, certificate_ends, trust, over: None }
     }
 
     pub(super) const fn shared(&self) -> &Arc<Shared> {

@@ -14,10 +14,10 @@ use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use stella_domain::command::{Outcome, Report, TenantCommand};
 use stella_domain::rejection::Rejection;
+use stella_domain::spans;
 use stella_engine::{Handle, SubmitError};
 use stella_protocol::close::CloseCode;
 use stella_protocol::id::{AttemptKey, SessionEpoch};
-use stella_protocol::trace::TraceContext;
 use tokio::time::{Sleep, sleep};
 
 use super::{Peer, request};
@@ -157,8 +157,11 @@ impl Reports {
         let engine = self.engine.clone();
         // The report belongs to the trace that its task belongs to.
         let state = engine.state();
-        let task = state.tenants.get(&peer.tenant).and_then(|owned| owned.tasks.get(&report.key().task));
-        let trace = task.map_or_else(TraceContext::default, |task| task.trace);
+        let trace = state.tenants.get(&peer.tenant).and_then(|owned| {
+            let task = owned.tasks.get(&report.key().task)?;
+            Some(spans::of_task(owned.deployments.get(&task.deployment)?, task))
+        });
+        let trace = trace.unwrap_or_default();
         Box::pin(async move {
             let command = TenantCommand::Report { agent: peer.agent, session, report: report.clone() };
             let result = engine.submit(request(peer, trace, command)).await;

@@ -177,6 +177,11 @@ impl World {
 
     /// Stores an archive and a release with a command step, and deploys it to a new target of the agent.
     pub async fn deploy(&self, agent: AgentId) -> DeploymentId {
+        self.deploy_in(agent, TraceContext::default()).await
+    }
+
+    /// The same in a trace.
+    pub async fn deploy_in(&self, agent: AgentId, trace: TraceContext) -> DeploymentId {
         let unique = Uuid::now_v7();
         let environment = EnvironmentId(unique);
         let name = format!("e-{}", unique.simple()).parse().unwrap();
@@ -205,7 +210,8 @@ impl World {
             override_freeze: None,
             waive_way_back: None,
         };
-        self.submit(TenantCommand::Deploy(Box::new(deployment))).await.unwrap();
+        let command = Command::Tenant(self.tenant, TenantCommand::Deploy(Box::new(deployment)));
+        soon(self.handle.submit(Request { trace, ..request(command) })).await.unwrap();
         DeploymentId(unique)
     }
 
