@@ -16,6 +16,7 @@ const PROGRAM: &str = "rotel-agent";
 pub struct Rotel {
     daemon: Daemon,
     port: u16,
+    grpc_port: u16,
 }
 
 impl Rotel {
@@ -47,17 +48,45 @@ impl Rotel {
         let arguments = arguments.map(str::to_owned).to_vec();
         let mut daemon = Daemon::new(PROGRAM, program, arguments, folder.join("rotel.log"));
         daemon.start()?;
-        let mut started = Self { daemon, port };
-        wait::until("the collector listens", async || {
-            started.daemon.check().with_context(|| started.daemon.log())?;
-            TcpStream::connect(("127.0.0.1", port)).await?;
-            Ok(())
-        })
-        .await?;
+        let mut started = Self { daemon, port, grpc_port };
+        started.wait_ready().await?;
         Ok(started)
     }
 
-    /// Where the control plane sends spans.
+    async fn wait_ready(&mut self) -> Result<()> {
+        wait::until("the collector listens", async || {
+            self.daemon.check().with_context(|| self.daemon.log())?;
+            TcpStream::connect(("127.0.0.1", self.port)).await?;
+            TcpStream::connect(("127.0.0.1", self.grpc_port)).await?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Ends it without a chance to say so.
+    ///
+    /// # Errors
+    /// If it has ended already.
+    pub fn kill(&mut self) -> Result<()> {
+        self.daemon.kill()
+    }
+
+    /// Starts it again, on the same ports.
+    ///
+    /// # Errors
+    /// If it does not listen in time.
+    pub async fn resume(&mut self) -> Result<()> {
+        self.daemon.start()?;
+        self.wait_ready().await
+    }
+
+    /// Where the control plane sends spans over gRPC.
+    #[must_use]
+    pub fn grpc_endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}", self.grpc_port)
+    }
+
+    /// Where the control plane sends spans over HTTP.
     #[must_use]
     pub fn endpoint(&self) -> String {
         format!("http://127.0.0.1:{}/v1/traces", self.port)

@@ -109,11 +109,46 @@ fn up_to_the_root(spans: &[Span], from: &Span) -> Vec<String> {
     names
 }
 
+/// What OTLP travels in. What holds for one holds for the other.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    Http,
+    Grpc,
+}
+
+impl Way {
+    /// Settings that send spans there, with more keys of their table.
+    fn settings(self, endpoint: &str, more: &str) -> Settings {
+        let protocol = match self {
+            Self::Http => "http/protobuf",
+            Self::Grpc => "grpc",
+        };
+        let tables = format!("[traces]\nendpoint = {endpoint:?}\nprotocol = {protocol:?}\n{more}\n");
+        Settings { tables, ..Settings::default() }
+    }
+
+    fn of(self, rotel: &Rotel) -> String {
+        match self {
+            Self::Http => rotel.endpoint(),
+            Self::Grpc => rotel.grpc_endpoint(),
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_real_collector_gets_an_approved_deployment_as_one_tree_over_a_restart_in_between() -> Result<()> {
+    one_tree_over_a_restart(Way::Http).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_collector_gets_the_same_tree_over_grpc() -> Result<()> {
+    one_tree_over_a_restart(Way::Grpc).await
+}
+
+async fn one_tree_over_a_restart(way: Way) -> Result<()> {
     let (folder, collector) = (tempfile::tempdir()?, Collector::start().await?);
     let mut rotel = Rotel::start(folder.path(), &collector).await?;
-    let settings = Settings { traces_endpoint: Some(rotel.endpoint()), ..Settings::default() };
+    let settings = way.settings(&way.of(&rotel), "compression = \"gzip\"");
     let mut cluster = Cluster::with_settings(2, &settings).await?;
     cluster.release(&release("1.0.0", &[], vec![shell("first", "true"), shell("second", "true")])).await?;
     need_approvals(&cluster.api, 1).await?;
@@ -216,14 +251,109 @@ async fn a_callers_trace_goes_on_and_a_failure_is_seen_without_what_was_printed(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_collector_that_is_not_there_delays_nothing_and_is_noticed() -> Result<()> {
-    let endpoint = format!("http://127.0.0.1:{}/v1/traces", ports::free()?);
-    let settings = Settings { traces_endpoint: Some(endpoint), ..Settings::default() };
-    let cluster = Cluster::with_settings(1, &settings).await?;
+    for way in [Way::Http, Way::Grpc] {
+        delays_nothing(way, &format!("http://127.0.0.1:{}", ports::free()?)).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_that_takes_connections_and_says_nothing_delays_nothing_either() -> Result<()> {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let endpoint = format!("http://{}", listener.local_addr()?);
+    let silent = tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            held.push(stream);
+        }
+    });
+    for way in [Way::Http, Way::Grpc] {
+        delays_nothing(way, &endpoint).await?;
+    }
+    silent.abort();
+    Ok(())
+}
+
+/// A deployment ends as ever, what was lost is counted, and the control plane stops although something is on its way.
+async fn delays_nothing(way: Way, endpoint: &str) -> Result<()> {
+    let mut cluster = Cluster::with_settings(1, &way.settings(endpoint, "")).await?;
     cluster.release(&release("1.0.0", &[], vec![shell("run", "true")])).await?;
     let ended = cluster.deploy(&rolling(ENVIRONMENT, "1.0.0", OnFailure::Stop)).await?;
     ensure!(ended.deployment.status == "succeeded", "{ended:?}");
     wait_lost(&cluster).await?;
+    cluster.control_plane.stop()?;
+    cluster.control_plane.resume().await?;
     cluster.passed()
+}
+
+/// A collector that comes back is found again, on the connection that was lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_that_was_restarted_gets_spans_again() -> Result<()> {
+    for way in [Way::Http, Way::Grpc] {
+        let (folder, collector) = (tempfile::tempdir()?, Collector::start().await?);
+        let mut rotel = Rotel::start(folder.path(), &collector).await?;
+        let cluster = Cluster::with_settings(0, &way.settings(&way.of(&rotel), "")).await?;
+        wait::until("the first spans", async || {
+            ensure!(!collector.spans().is_empty(), "none");
+            Ok(())
+        })
+        .await?;
+        rotel.kill()?;
+        let before = collector.spans().len();
+        wait::until("spans are lost", async || {
+            cluster.api.answer(cluster.api.request(reqwest::Method::GET, paths::WHOAMI)).await?;
+            let scraped = cluster.control_plane.metrics().await?;
+            ensure!(scraped.contains("stella_trace_spans_total{result=\"failed\"}"), "{scraped}");
+            Ok(())
+        })
+        .await?;
+        rotel.resume().await?;
+        wait::until("spans come again", async || {
+            cluster.api.answer(cluster.api.request(reqwest::Method::GET, paths::WHOAMI)).await?;
+            ensure!(collector.spans().len() > before, "{way:?}");
+            Ok(())
+        })
+        .await?;
+        cluster.passed()?;
+    }
+    Ok(())
+}
+
+/// Both ways with TLS, under an authority of the collector's own: headers arrive, and are in no log.
+#[tokio::test(flavor = "multi_thread")]
+async fn spans_travel_under_tls_with_their_headers_and_to_nobody_who_is_not_trusted() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let key = rcgen::KeyPair::generate()?;
+    let certificate = rcgen::CertificateParams::new(vec!["localhost".to_owned()])?.self_signed(&key)?;
+    let another = rcgen::CertificateParams::new(vec!["localhost".to_owned()])?
+        .self_signed(&rcgen::KeyPair::generate()?)?;
+    let (trusted, other) = (folder.path().join("ca.crt"), folder.path().join("other.crt"));
+    std::fs::write(&trusted, certificate.pem())?;
+    std::fs::write(&other, another.pem())?;
+    let headers = folder.path().join("headers");
+    std::fs::write(&headers, "Authorization: Bearer s3cr3t-collector\n")?;
+    for way in [Way::Http, Way::Grpc] {
+        let collector = Collector::start_tls(&certificate.pem(), &key.serialize_pem()).await?;
+        for (ca, is_trusted) in [(&other, false), (&trusted, true)] {
+            let more = format!("ca = {ca:?}\nheaders_file = {headers:?}\ncompression = \"gzip\"");
+            let settings = way.settings(&collector.base(), &more);
+            let settings = Settings { log_level: "trace".to_owned(), ..settings };
+            let mut cluster = Cluster::with_settings(0, &settings).await?;
+            if is_trusted {
+                span_with(&collector, "http.request", "http.route", paths::TENANTS).await?;
+                let seen = collector.headers();
+                let all = seen.iter().all(|it| it["authorization"] == "Bearer s3cr3t-collector");
+                ensure!(all && !seen.is_empty(), "{way:?}: {seen:?}");
+            } else {
+                wait_lost(&cluster).await?;
+                ensure!(collector.spans().is_empty() && collector.headers().is_empty(), "{way:?}");
+            }
+            let log = cluster.control_plane.daemon().log();
+            ensure!(!log.contains("s3cr3t-collector"), "{log}");
+            cluster.passed()?;
+        }
+    }
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -246,9 +376,16 @@ async fn spans_and_their_headers_go_to_the_collector_and_not_where_it_points_to(
 /// What fails is looked into, so a small sample is no loss: a deployment that fails is there with all of its tasks.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deployment_that_fails_is_always_in_the_sample() -> Result<()> {
+    for way in [Way::Http, Way::Grpc] {
+        a_failure_is_exported(way).await?;
+    }
+    Ok(())
+}
+
+async fn a_failure_is_exported(way: Way) -> Result<()> {
     let collector = Collector::start().await?;
-    let tables = format!("[traces]\nendpoint = {:?}\nsample_ratio = 0.0\n", collector.endpoint());
-    let cluster = Cluster::with_settings(1, &Settings { tables, ..Settings::default() }).await?;
+    let settings = way.settings(&collector.base(), "sample_ratio = 0.0");
+    let cluster = Cluster::with_settings(1, &settings).await?;
     cluster.release(&release("1.0.0", &[], vec![shell("fine", "true")])).await?;
     cluster.release(&release("2.0.0", &[], vec![shell("fine", "true"), shell("bad", "exit 3")])).await?;
     let fine = cluster.deploy(&rolling(ENVIRONMENT, "1.0.0", OnFailure::Stop)).await?.deployment;

@@ -6,6 +6,7 @@ mod event_bus;
 mod keys;
 mod notifications;
 mod retention;
+mod traces;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -17,13 +18,13 @@ use stella_settings::{Layers, Shown};
 
 use crate::calls::Destinations;
 use crate::gates::Gates;
-use crate::outside;
 
 pub(crate) use destinations::Destination;
 pub(crate) use event_bus::EventBus;
 pub(crate) use keys::KEYS;
 pub(crate) use notifications::Notifications;
 pub(crate) use retention::Retention;
+pub(crate) use traces::{Compression, Protocol, Traces};
 
 /// The file that is read when none is named.
 pub(crate) const DEFAULT_FILE: &str = "/etc/stella/orchestrator.toml";
@@ -68,20 +69,6 @@ pub(crate) struct Config {
 pub(crate) struct Workflows {
     /// Where `http` steps may call: beginnings of URLs, such as `https://hooks.example.com/deploys/`. None means nowhere.
     pub(crate) http_allowed: Vec<String>,
-}
-
-/// Where traces go.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct Traces {
-    /// Where a collector takes OTLP over HTTP, with the path; without it no traces are exported.
-    pub(crate) endpoint: Option<String>,
-    /// The authorities that its certificate may be under (PEM); the system's if not set.
-    pub(crate) ca: Option<PathBuf>,
-    /// Headers for it, one `Name: value` a line: a file, because they are secrets.
-    pub(crate) headers_file: Option<PathBuf>,
-    /// The share of traces that is exported, 0 to 1.
-    pub(crate) sample_ratio: f64,
 }
 
 /// The HTTP API.
@@ -166,27 +153,6 @@ impl Default for Config {
             gates: Gates::default(),
             workflows: Workflows::default(),
         }
-    }
-}
-
-impl Default for Traces {
-    fn default() -> Self {
-        Self { endpoint: None, ca: None, headers_file: None, sample_ratio: 1.0 }
-    }
-}
-
-impl Traces {
-    fn check(&self) -> anyhow::Result<()> {
-        if let Some(endpoint) = &self.endpoint {
-            outside::url("traces.endpoint", endpoint)?;
-        }
-        self.headers_file.as_deref().map(|path| outside::headers("traces.headers_file", path)).transpose()?;
-        anyhow::ensure!(
-            (0.0..=1.0).contains(&self.sample_ratio),
-            "traces.sample_ratio must be between 0 and 1, not {}",
-            self.sample_ratio
-        );
-        Ok(())
     }
 }
 

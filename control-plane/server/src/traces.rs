@@ -1,34 +1,23 @@
-//! Spans on their way to a collector, by OTLP over HTTP: batched on a thread of its own, bounded, and never waited for.
+//! Spans on their way to a collector, by OTLP: batched on a thread of its own, bounded, and never waited for.
+
+mod export;
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use anyhow::Context as _;
-use metrics::{counter, describe_counter};
+use metrics::describe_counter;
 use opentelemetry::trace::{SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId};
 use opentelemetry::{InstrumentationScope, KeyValue};
-use opentelemetry_otlp::{Protocol, WithExportConfig as _, WithHttpConfig as _};
-use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::error::OTelSdkResult;
-use opentelemetry_sdk::trace::{
-    BatchConfigBuilder, BatchSpanProcessor, SpanData, SpanEvents, SpanExporter, SpanLinks, SpanProcessor as _,
-};
+use opentelemetry_sdk::trace::{BatchSpanProcessor, SpanData, SpanEvents, SpanLinks, SpanProcessor as _};
 use parking_lot::Mutex;
-use reqwest::redirect::Policy;
 use stella_protocol::trace::{TraceContext, TraceParent};
 
+use self::export::{Carrier, processor};
 use crate::config::Traces as Config;
-use crate::outside;
 
-/// How many spans of each service may wait for the collector. Beyond it they are dropped, work is not delayed.
-const WAITING_SPANS_MAX: usize = 16_384;
 /// How many traces are sent beside the sample, the newest of them: what fails goes on for a while, with a rollback for example.
 const WANTED_MAX: usize = 4_096;
-/// How long spans wait for others to travel with.
-const BATCH_DELAY: Duration = Duration::from_secs(1);
-/// How long one export may take.
-const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the last exports may take when the control plane stops.
 const LAST_EXPORTS: Duration = Duration::from_secs(5);
 
@@ -63,6 +52,8 @@ pub(crate) struct Traces {
     agents: BatchSpanProcessor,
     ratio: f64,
     wanted: Mutex<Wanted>,
+    /// Last, because the others need it until they have ended.
+    _carrier: Carrier,
 }
 
 /// Traces that are written although they are not part of the sample, the newest of them.
@@ -78,12 +69,14 @@ impl Traces {
     /// # Errors
     /// If the configuration makes no sense.
     pub(crate) fn start(config: &Config) -> anyhow::Result<Option<Arc<Self>>> {
-        let Some(endpoint) = &config.endpoint else { return Ok(None) };
+        let Some(address) = config.address()? else { return Ok(None) };
         describe_counter!("stella_trace_spans_total", "Spans that were sent to the collector, by result");
-        let processor = |service| processor(endpoint, config, service);
+        let carrier = Carrier::start(config.protocol)?;
+        let processor = |service| processor(config, &address, &carrier, service);
         Ok(Some(Arc::new(Self {
             control_plane: processor("stella-orchestrator")?,
             agents: processor("stella-agent")?,
+            _carrier: carrier,
             ratio: config.sample_ratio,
             wanted: Mutex::default(),
         })))
@@ -154,73 +147,6 @@ fn is_in_sample(trace_id: u128, ratio: f64) -> bool {
     #[expect(clippy::cast_precision_loss, reason = "a ratio of a thousandth more or less")]
     let place = (trace_id & u128::from(u64::MAX >> 1)) as f64 / (u64::MAX >> 1) as f64;
     place < ratio || ratio >= 1.0
-}
-
-fn processor(endpoint: &str, config: &Config, service: &'static str) -> anyhow::Result<BatchSpanProcessor> {
-    let ca = config.ca.as_deref().map(|path| outside::roots("traces.ca", path)).transpose()?;
-    let headers = config.headers_file.as_deref();
-    let headers =
-        headers.map(|path| outside::headers("traces.headers_file", path)).transpose()?.unwrap_or_default();
-    // The client must not be made within the runtime: it brings one of its own.
-    let client = std::thread::spawn(move || {
-        // The headers are for the collector that is configured, and for nobody that it may point to.
-        let mut builder =
-            reqwest::blocking::Client::builder().timeout(EXPORT_TIMEOUT).redirect(Policy::none());
-        if let Some(certificates) = ca {
-            builder = builder.tls_certs_only(certificates);
-        }
-        builder.build()
-    });
-    let client = client.join().map_err(|_| anyhow::anyhow!("the thread of the HTTP client panicked"))??;
-    let exporter = opentelemetry_otlp::SpanExporter::builder()
-        .with_http()
-        .with_http_client(client)
-        .with_protocol(Protocol::HttpBinary)
-        .with_endpoint(endpoint)
-        .with_timeout(EXPORT_TIMEOUT)
-        .with_headers(headers)
-        .build()
-        .context("traces.endpoint")?;
-    let resource = Resource::builder_empty()
-        .with_service_name(service)
-        .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
-        .build();
-    let batches = BatchConfigBuilder::default()
-        .with_max_queue_size(WAITING_SPANS_MAX)
-        .with_scheduled_delay(BATCH_DELAY)
-        .build();
-    let mut processor = BatchSpanProcessor::builder(Counted(exporter)).with_batch_config(batches).build();
-    opentelemetry_sdk::trace::SpanProcessor::set_resource(&mut processor, &resource);
-    Ok(processor)
-}
-
-/// An exporter whose failures are seen.
-#[derive(Debug)]
-struct Counted(opentelemetry_otlp::SpanExporter);
-
-impl SpanExporter for Counted {
-    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
-        let spans = u64::try_from(batch.len()).unwrap_or(u64::MAX);
-        let result = self.0.export(batch).await;
-        let label = if result.is_ok() { "exported" } else { "failed" };
-        counter!("stella_trace_spans_total", "result" => label).increment(spans);
-        if let Err(error) = &result {
-            tracing::warn!(spans, %error, "spans could not be sent to the collector; they are lost");
-        }
-        result
-    }
-
-    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
-        self.0.shutdown_with_timeout(timeout)
-    }
-
-    fn force_flush(&self) -> OTelSdkResult {
-        self.0.force_flush()
-    }
-
-    fn set_resource(&mut self, resource: &Resource) {
-        self.0.set_resource(resource);
-    }
 }
 
 #[cfg(test)]

@@ -91,9 +91,16 @@ pub(crate) const KEYS: &[Key] = &[
     key(
         "traces.endpoint",
         "none",
-        "URL with its path",
-        "where a collector takes OTLP over HTTP; without it no [traces](observability.md#traces) are exported",
+        "URL",
+        "where a collector takes OTLP: `http://HOST:4317` with `grpc`, `http://HOST:4318` with `http/protobuf` (`/v1/traces` is added if there is no path); without it no [traces](observability.md#traces) are exported",
     ),
+    key(
+        "traces.protocol",
+        "`http/protobuf`",
+        "`grpc`, `http/protobuf`",
+        "what OTLP travels in; `http` is `http/protobuf`",
+    ),
+    key("traces.compression", "`none`", "`none`, `gzip`", "whether what is sent is compressed"),
     key(
         "traces.ca",
         "none",
