@@ -137,6 +137,7 @@ pub fn rolling(environment: &str, version: &str, on_failure: OnFailure) -> Creat
         tolerate_failures: None,
         on_failure,
         targets: None,
+        labels: BTreeMap::new(),
         timeout_seconds: None,
         override_freeze: None,
         waive_way_back: None,

@@ -72,6 +72,9 @@ async fn racks_follow_one_another_with_a_pause_and_a_failure_that_is_tolerated()
     ensure!(code == Some(0) && said.contains("100% at a time, one rack after the other"), "{said}");
     let (code, said) = stella(&cluster, &["deploy", "app:1.0.0", ENVIRONMENT, "--batch", "2", "--plan"])?;
     ensure!(code == Some(0) && said.contains("2 at a time,") && !said.contains("rack"), "{said}");
+    let labelled = ["deploy", "app:1.0.0", ENVIRONMENT, "--label", "rack=10", "--plan"];
+    let (code, said) = stella(&cluster, &labelled)?;
+    ensure!(code == Some(0) && said.contains(": 1 targets,") && said.contains(&names[0]), "{said}");
     let (code, said) = stella(&cluster, &["env", "strategy", ENVIRONMENT])?;
     ensure!(code == Some(2) && said.contains("--any"), "{said}");
     let (code, said) = stella(&cluster, &["env", "strategy", ENVIRONMENT, "--any"])?;

@@ -1,5 +1,7 @@
 //! Deployments.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -31,9 +33,12 @@ pub struct CreateDeployment {
     /// How many targets may fail before that; a share is rounded down. None if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tolerate_failures: Option<Amount>,
-    /// Only these targets, by name or id; all of the environment if absent.
+    /// Only these targets, by name or id; all of the environment if absent, and `labels` too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub targets: Option<Vec<String>>,
+    /// Only targets that have all of these labels now.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     /// How long it may take in all, in seconds; an hour if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_seconds: Option<u64>,

@@ -25,6 +25,7 @@ pub(crate) async fn deploy(context: &Context, command: Deploy) -> Result<bool, E
             OnFailure::Ask => DtoOnFailure::Ask,
         },
         targets: (!command.targets.is_empty()).then_some(command.targets),
+        labels: command.labels.into_iter().collect(),
         timeout_seconds: command.timeout,
         override_freeze: command.override_freeze,
         waive_way_back: command.waive_way_back,

@@ -123,6 +123,17 @@ pub struct TenantState {
 }
 
 impl TenantState {
+    /// The targets of an environment that have all of these labels, in the order of their names.
+    pub fn targets_with<'t>(
+        &'t self,
+        environment: EnvironmentId,
+        labels: &'t BTreeMap<String, String>,
+    ) -> impl Iterator<Item = &'t Target> {
+        let names = self.index.targets.get(&environment).into_iter().flat_map(|names| names.values());
+        let targets = names.filter_map(|id| self.targets.get(id)).map(AsRef::as_ref);
+        targets.filter(|it| labels.iter().all(|(label, value)| it.labels.get(label) == Some(value)))
+    }
+
     /// A tenant that has nothing yet.
     pub(crate) fn new(id: TenantId, name: Name, created_at: Timestamp) -> Self {
         Self {

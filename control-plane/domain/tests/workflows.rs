@@ -5,7 +5,9 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use common::{STAGING, World, account, agent, canary, end, facts, failed, invariants, name, rule};
+use common::{
+    STAGING, World, account, agent, canary, end, facts, failed, invariants, name, new_target, rule, target,
+};
 use serde_json::{Value, json};
 use stella_domain::access::{Grant, Role};
 use stella_domain::command::{NewRun, Outcome, SystemCommand, TenantCommand};
@@ -201,6 +203,29 @@ fn a_step_that_does_not_say_how_deploys_as_the_environment_does() {
         let Work::Deployment { deployment } = under_way(&world, "own") else { panic!() };
         let deployment = world.deployment(deployment);
         assert_eq!(deployment.strategy, wanted);
+        end(&world);
+    }
+}
+
+#[test]
+fn a_step_deploys_to_the_targets_that_have_its_labels() {
+    for (line, wanted) in [("${inputs.version}", Some(target(7))), ("3.0", None)] {
+        let mut world = world();
+        let mut labelled = new_target(7);
+        labelled.labels = BTreeMap::from([("line".to_owned(), "2.0".to_owned())]);
+        world.enrol(7);
+        world.connect(7, vec![]);
+        world.ok(TenantCommand::CreateTarget(Box::new(labelled)));
+        let mut own = json!([{"id": "own", "deploy": deploy("shop:2.0")}]);
+        own[0]["deploy"]["labels"] = json!({ "line": line });
+        world.ok(TenantCommand::ApplyWorkflow(Box::new(steps(own))));
+        start(&mut world, json!({})).unwrap();
+        let Some(wanted) = wanted else {
+            assert_eq!(states(&world), "failed: own failed");
+            continue;
+        };
+        let Work::Deployment { deployment } = under_way(&world, "own") else { panic!() };
+        assert_eq!(world.deployment(deployment).order.to_vec(), [wanted]);
         end(&world);
     }
 }

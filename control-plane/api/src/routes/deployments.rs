@@ -17,7 +17,7 @@ use stella_domain::command::{NewDeployment, Outcome, TenantCommand};
 use stella_domain::strategy::{Rolling, Strategy};
 use stella_domain::tenant::TenantState;
 use stella_domain::{decide, deployment as domain};
-use stella_protocol::id::{DeploymentId, TenantId};
+use stella_protocol::id::{DeploymentId, EnvironmentId, TargetId, TenantId};
 use stella_protocol::time::Timestamp;
 use utoipa::IntoParams;
 use uuid::Uuid;
@@ -120,12 +120,7 @@ fn wanted(tenant: &TenantState, body: &CreateDeployment, now: Timestamp) -> Resu
             decide::newest(tenant, place, &application, &parse::name("channel", channel)?, now)?
         }
     };
-    let targets = body.targets.as_ref().map(|names| {
-        names
-            .iter()
-            .map(|name| Ok(resolve::target_in(tenant, environment, name)?.id))
-            .collect::<Result<Vec<_>, ApiError>>()
-    });
+    let targets = chosen(tenant, environment, body)?;
     Ok(NewDeployment {
         id: DeploymentId(Uuid::now_v7()),
         environment,
@@ -136,7 +131,7 @@ fn wanted(tenant: &TenantState, body: &CreateDeployment, now: Timestamp) -> Resu
         },
         on_failure: parse::on_failure(body.on_failure),
         tolerate_failures: parse::maybe_amount("tolerate_failures", body.tolerate_failures.as_ref())?,
-        targets: targets.transpose()?,
+        targets,
         timeout_ms: parse::timeout_ms("timeout_seconds", body.timeout_seconds)?,
         override_freeze: body
             .override_freeze
@@ -149,6 +144,26 @@ fn wanted(tenant: &TenantState, body: &CreateDeployment, now: Timestamp) -> Resu
             .map(|reason| parse::reason("waive_way_back", reason))
             .transpose()?,
     })
+}
+
+/// The targets that are asked for by name or by label; `None` is all of the environment.
+fn chosen(
+    tenant: &TenantState,
+    environment: EnvironmentId,
+    body: &CreateDeployment,
+) -> Result<Option<Vec<TargetId>>, ApiError> {
+    if body.labels.is_empty() {
+        let by_name = |name: &String| Ok(resolve::target_in(tenant, environment, name)?.id);
+        return body.targets.as_ref().map(|names| names.iter().map(by_name).collect()).transpose();
+    }
+    if body.targets.is_some() {
+        return Err(ApiError::invalid("labels", "choose targets by labels or by name, not by both"));
+    }
+    let found: Vec<TargetId> = tenant.targets_with(environment, &body.labels).map(|it| it.id).collect();
+    if found.is_empty() {
+        return Err(ApiError::invalid("labels", "no target of the environment has all of these labels"));
+    }
+    Ok(Some(found))
 }
 
 /// Takes a deployment back: each target that it touched gets what it had before.

@@ -80,6 +80,38 @@ async fn an_environment_has_a_strategy_for_who_does_not_say_one() {
 }
 
 #[tokio::test]
+async fn targets_are_chosen_by_name_or_by_label() {
+    let world = World::new().await;
+    let busy = world.busy_tenant("acme").await;
+    let room = json!({"reason": "room"});
+    world.post(&format!("{}/deployments/{}/cancel", busy.at, busy.deployment), &room).await.expect(200);
+    for (name, rack) in [("db-1", "a"), ("db-2", "b")] {
+        let labels = json!({"role": "db", "rack": rack});
+        let target =
+            json!({"name": name, "environment": "prod", "agent": "host-1", "slot": name, "labels": labels});
+        world.post(&format!("{}/targets", busy.at), &target).await.expect(201);
+    }
+    let plan = async |choice: serde_json::Value| {
+        let mut wanted = json!({"environment": "prod", "release": "web:1.0.0"});
+        wanted.as_object_mut().unwrap().extend(choice.as_object().unwrap().clone());
+        world.post(&format!("{}/deployment-plans", busy.at), &wanted).await
+    };
+    for (labels, expected) in [
+        (json!({"role": "db"}), json!(["db-1", "db-2"])),
+        (json!({"role": "db", "rack": "b"}), json!(["db-2"])),
+    ] {
+        let planned = plan(json!({ "labels": labels })).await.expect(200);
+        let names = planned["targets"].as_array().unwrap().iter().map(|it| it["target"]["name"].clone());
+        assert_eq!(serde_json::Value::from_iter(names), expected);
+    }
+    for wrong in
+        [json!({"labels": {"role": "cache"}}), json!({"labels": {"role": "db"}, "targets": ["db-1"]})]
+    {
+        assert_eq!(plan(wrong).await.expect(422)["field"], "labels");
+    }
+}
+
+#[tokio::test]
 async fn a_canary_is_checked_by_field_and_shown_as_it_was_asked_for() {
     let world = World::new().await;
     let busy = world.busy_tenant("acme").await;

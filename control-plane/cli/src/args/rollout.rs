@@ -4,6 +4,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use stella_api_types::amount::Amount;
 
 use super::pace::Pace;
+use super::pair;
 
 #[derive(Args, Debug)]
 pub(crate) struct Deploy {
@@ -22,6 +23,9 @@ pub(crate) struct Deploy {
     /// Only this target (can be given more than once).
     #[arg(long = "target")]
     pub(crate) targets: Vec<String>,
+    /// Only targets with this label (can be given more than once: with all of them).
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = pair, conflicts_with = "targets")]
+    pub(crate) labels: Vec<(String, String)>,
     /// What to do when more targets fail than are tolerated.
     #[arg(long, value_enum, default_value_t = OnFailure::Rollback)]
     pub(crate) on_failure: OnFailure,

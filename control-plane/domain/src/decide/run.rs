@@ -430,7 +430,10 @@ fn wanted(
         release,
         strategy: deploy.strategy.clone().or_else(default).unwrap_or(Strategy::AllAtOnce),
         on_failure: deploy.on_target_failure,
-        targets: targets(tenant, environment, &deploy.targets, &fill)?,
+        targets: match deploy.labels.is_empty() {
+            true => targets(tenant, environment, &deploy.targets, &fill)?,
+            false => Some(labelled(tenant, environment, &deploy.labels, &fill)?),
+        },
         timeout_ms: deploy.timeout.0,
         override_freeze: None,
         waive_way_back: None,
@@ -454,6 +457,23 @@ fn targets(
     });
     let found = found.collect::<Result<Vec<_>, _>>()?;
     Ok((!found.is_empty()).then_some(found))
+}
+
+/// The targets that have a step's labels, filled in.
+fn labelled(
+    tenant: &TenantState,
+    environment: EnvironmentId,
+    labels: &BTreeMap<String, String>,
+    fill: &dyn Fn(&str, &str) -> Result<String, Rejection>,
+) -> Result<Vec<TargetId>, Rejection> {
+    let filled =
+        labels.iter().map(|(label, value)| Ok((label.clone(), fill(&format!("labels.{label}"), value)?)));
+    let labels = filled.collect::<Result<BTreeMap<_, _>, Rejection>>()?;
+    let found: Vec<TargetId> = tenant.targets_with(environment, &labels).map(|target| target.id).collect();
+    if found.is_empty() {
+        return Err(Rejection::invalid("labels", "no target there has all of these labels"));
+    }
+    Ok(found)
 }
 
 /// The environment of this id or name.

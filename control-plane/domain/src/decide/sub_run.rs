@@ -44,14 +44,8 @@ pub(super) fn children(
                 .map_err(|problem| format!("for_each.environment {problem}"))?;
             let environment =
                 environment(&tx.tenant, &place).ok_or_else(|| format!("there is no environment {place}"))?;
-            let names = tx.tenant.index.targets.get(&environment).into_iter().flat_map(|names| names.iter());
-            let has = |labels: &BTreeMap<String, String>| {
-                wanted.labels.iter().all(|(label, value)| labels.get(label) == Some(value))
-            };
-            names
-                .filter(|(_, id)| tx.tenant.targets.get(*id).is_some_and(|target| has(&target.labels)))
-                .map(|(name, _)| name.to_string())
-                .collect()
+            let found = tx.tenant.targets_with(environment, &wanted.labels);
+            found.map(|target| target.name.to_string()).collect()
         }
     };
     if items.is_empty() {

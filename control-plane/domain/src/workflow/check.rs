@@ -312,6 +312,13 @@ impl<'t> Checker<'t> {
                 self.text(&format!("{field}.deploy.release"), &deploy.release, known);
                 self.text(&format!("{field}.deploy.environment"), &deploy.environment, known);
                 self.span(&format!("{field}.deploy.timeout"), Some(deploy.timeout), TIMEOUT_MS_RANGE);
+                if !deploy.targets.is_empty() && !deploy.labels.is_empty() {
+                    let problem = "choose targets by labels or by name, not by both";
+                    self.say(format!("{field}.deploy.labels"), problem);
+                }
+                for (label, value) in &deploy.labels {
+                    self.text(&format!("{field}.deploy.labels.{label}"), value, known);
+                }
                 for (at, target) in deploy.targets.iter().enumerate() {
                     self.text(&format!("{field}.deploy.targets[{at}]"), target, known);
                 }
