@@ -206,7 +206,7 @@ pub async fn create_tenant(api: &Api, name: &str) -> Result<Tenant> {
 /// # Errors
 /// If it is refused.
 pub async fn create_environment(api: &Api, tenant: &str, name: &str) -> Result<Environment> {
-    let body = CreateEnvironment { name: name.to_owned(), order: None };
+    let body = CreateEnvironment { name: name.to_owned(), order: None, way_back_proof: None };
     post(api, &paths::fill(paths::ENVIRONMENTS, &[tenant]), &body).await
 }
 

@@ -67,7 +67,7 @@ async fn below_its_reserve_the_control_plane_refuses_writes_and_goes_on_reading(
     let problem = wait::until("a write is refused", async || {
         // The figure of the free space may be a second old, so the first tries may be taken.
         tries += 1;
-        let body = CreateEnvironment { name: format!("during-{tries}"), order: None };
+        let body = CreateEnvironment { name: format!("during-{tries}"), order: None, way_back_proof: None };
         let tried = cluster.api.post::<_, Environment>(&path, &body, None).await;
         Ok(tried.err().context("it was taken")?.into_problem()?)
     })

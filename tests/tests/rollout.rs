@@ -142,7 +142,7 @@ fn a_plan_tells_what_would_be_done(cluster: &Cluster) -> Result<()> {
     ensure!(shown.status.success(), "{text} {}", String::from_utf8_lossy(&shown.stderr));
     let row = text.lines().find(|line| line.contains("web-2")).context("no line for web-2")?;
     let columns: Vec<&str> = row.split_whitespace().collect();
-    assert_eq!(columns, ["2", "2", "web-2", "web-2", "(online)", "1.0.0", "2.0.0"], "{text}");
+    assert_eq!(columns, ["2", "2", "web-2", "web-2", "(online)", "1.0.0", "2.0.0", "proven"], "{text}");
     assert!(text.contains("2 targets, 1 at a time") && text.contains("Nothing was changed"), "{text}");
     assert_eq!(currents(cluster)?, ["1.0.0", "1.0.0"]);
     Ok(())

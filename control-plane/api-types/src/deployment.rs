@@ -229,8 +229,8 @@ pub struct Deployment {
     /// Why it starts no further target for now; absent if it is not paused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused: Option<Hold>,
-    /// What the pause is for: `person`, `canary_step`, `batch`, `warm_up`, `failure`, `budget`, `silence` or `freeze`; absent
-    /// if it is not paused. The last three end by themselves.
+    /// What the pause is for: `person`, `canary_step`, `batch`, `warm_up`, `failure`, `way_back`, `budget`, `silence` or `freeze`;
+    /// absent if it is not paused. The last three end by themselves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused_for: Option<String>,
     /// When the pause ends by itself; absent if it does not.
@@ -254,6 +254,9 @@ pub struct Deployment {
     /// Until when the colours are kept that it has left idle; absent if it has left none, or if that has no end, or is over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keeps_until: Option<String>,
+    /// What it knows as a whole of its way back; absent if there was nothing to ask.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub way_back: Option<WayBack>,
     /// How many targets are how far.
     pub counts: Counts,
     /// When it was created.
@@ -266,6 +269,43 @@ pub struct Deployment {
     /// When it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<String>,
+}
+
+/// What a deployment knows as a whole of its way back; each target has its own part.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct WayBack {
+    /// How often hosts were asked whether they could go back.
+    pub asked: u32,
+    /// When they were asked last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked_at: Option<String>,
+    /// How many have not answered.
+    pub open: u32,
+    /// Until when that is waited for; absent if nothing is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<String>,
+    /// Who has waived the proof, when and why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waived: Option<Hold>,
+}
+
+/// What is known of one target's way back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TargetWayBack {
+    /// `asked` (its host has not answered), `proven`, `refuted` (it could not go back) or `unproven` (nobody can say).
+    pub state: String,
+    /// Since when; absent in a plan, which asks now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<String>,
+    /// Why it could not go back, or why nobody can say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// How many files its host has read and found as they were unpacked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<u32>,
+    /// How many bytes they have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
 }
 
 /// What a rollback takes back.
@@ -340,6 +380,9 @@ pub struct DeploymentTarget {
     /// Why it failed, does not get on, or was skipped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// What is known of its way back; absent if nobody was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub way_back: Option<TargetWayBack>,
 }
 
 /// What a deployment would do, had it been created now. Nothing was changed.
@@ -399,6 +442,10 @@ pub struct PlannedTarget {
     /// Whether it could be rolled back: another release is there now, it is not blocked, its steps can be filled in, and the host
     /// would keep it.
     pub can_go_back: bool,
+    /// What its host says now, if the environment wants a proof and there is something to go back to. Nothing of it is recorded:
+    /// the deployment asks again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub way_back: Option<TargetWayBack>,
     /// What a person should know about this target.
     pub warnings: Vec<String>,
 }

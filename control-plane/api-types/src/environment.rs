@@ -19,6 +19,22 @@ pub struct CreateEnvironment {
     /// Its place among the environments, smaller first; after all others if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub order: Option<u32>,
+    /// What it wants of the proof that a deployment could go back; `reported` if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub way_back_proof: Option<ProofRule>,
+}
+
+/// What an environment wants of the proof that a deployment could go back on every target, before it changes the first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ProofRule {
+    /// Nobody is asked.
+    Off,
+    /// The hosts are asked, and what they say is kept and shown; nothing waits for it.
+    #[default]
+    Reported,
+    /// No target is changed before all have proven that they could go back, or somebody has waived it.
+    Required,
 }
 
 /// A stage that releases pass through.
@@ -45,6 +61,8 @@ pub struct Environment {
     /// How targets follow one another here in a deployment that does not say; absent if whoever asks has a default of their own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub strategy: Option<Strategy>,
+    /// What it wants of the proof that a deployment could go back. Environments of before there was one want none.
+    pub way_back_proof: ProofRule,
     /// When silence of its agents is taken for a network event; absent if never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub silence: Option<Silence>,
@@ -161,6 +179,14 @@ pub struct SetWayBack {
 pub struct SetStrategy {
     /// How; if `null` it is left to whoever asks.
     pub strategy: Option<Strategy>,
+}
+
+/// Sets what an environment wants of the proof that a deployment could go back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SetWayBackProof {
+    /// What.
+    pub proof: ProofRule,
 }
 
 /// When silence of an environment's agents is taken for a network event, and not for hosts that have failed.

@@ -43,6 +43,9 @@ pub const ENVIRONMENT_BUDGET: &str = "/api/v1/tenants/{tenant}/environments/{env
 pub const ENVIRONMENT_WAY_BACK: &str = "/api/v1/tenants/{tenant}/environments/{environment}/way-back";
 /// How targets follow one another in deployments that do not say.
 pub const ENVIRONMENT_STRATEGY: &str = "/api/v1/tenants/{tenant}/environments/{environment}/strategy";
+/// What an environment wants of the proof that a deployment could go back.
+pub const ENVIRONMENT_WAY_BACK_PROOF: &str =
+    "/api/v1/tenants/{tenant}/environments/{environment}/way-back-proof";
 /// When silence of an environment's agents is taken for a network event.
 pub const ENVIRONMENT_SILENCE: &str = "/api/v1/tenants/{tenant}/environments/{environment}/silence";
 /// Lets no deployment come to an environment.
@@ -109,6 +112,10 @@ pub const DEPLOYMENTS: &str = "/api/v1/tenants/{tenant}/deployments";
 pub const DEPLOYMENT_PLANS: &str = "/api/v1/tenants/{tenant}/deployment-plans";
 /// One deployment.
 pub const DEPLOYMENT: &str = "/api/v1/tenants/{tenant}/deployments/{deployment}";
+/// Asks hosts again whether a deployment could go back.
+pub const DEPLOYMENT_PROVE: &str = "/api/v1/tenants/{tenant}/deployments/{deployment}/prove";
+/// Lets a deployment begin although it is not proven that it could go back.
+pub const DEPLOYMENT_WAIVE: &str = "/api/v1/tenants/{tenant}/deployments/{deployment}/waive";
 /// Takes a deployment back.
 pub const DEPLOYMENT_ROLLBACK: &str = "/api/v1/tenants/{tenant}/deployments/{deployment}/rollback";
 /// Ends the colours that a deployment has left idle.

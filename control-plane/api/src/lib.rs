@@ -17,14 +17,17 @@ mod scan;
 mod serve;
 mod submit;
 mod view;
+mod way_back;
 
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use futures::future::BoxFuture;
 use stella_certs::Authority;
 use stella_engine::Handle;
-use stella_protocol::id::TenantId;
+use stella_protocol::id::{AgentId, TenantId};
+use stella_protocol::message::{Holding, Inspect};
 use stella_protocol::trace::TraceContext;
 use stella_store::{ArtifactStore, OutputStore};
 use stella_telemetry::LogLevel;
@@ -68,6 +71,21 @@ pub struct ApiDeps {
     pub tuning: Arc<Tuning>,
     /// Told of each request when it is answered.
     pub on_answer: Option<OnAnswer>,
+    /// Asks agents what their hosts hold; without it nobody is asked.
+    pub look: Option<LookAtHosts>,
+}
+
+/// Somebody who can ask an agent what its host holds. `None` if it does not answer within the question's time.
+#[derive(Clone)]
+pub struct LookAtHosts(pub Arc<Look>);
+
+/// See [`LookAtHosts`].
+pub type Look = dyn Fn(AgentId, Inspect) -> BoxFuture<'static, Option<Vec<Holding>>> + Send + Sync;
+
+impl std::fmt::Debug for LookAtHosts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("LookAtHosts")
+    }
 }
 
 /// Somebody who wants to know of each request; must not block.
@@ -119,6 +137,7 @@ pub(crate) struct Inner {
     pub(crate) agent_address: String,
     pub(crate) log_level: LogLevel,
     pub(crate) on_answer: Option<OnAnswer>,
+    pub(crate) look: Option<LookAtHosts>,
     pub(crate) tuning: Arc<Tuning>,
     pub(crate) shutdown: CancellationToken,
     pub(crate) started: Instant,
@@ -144,6 +163,7 @@ impl App {
             log_level,
             tuning,
             on_answer,
+            look,
         } = deps;
         let started = Instant::now();
         Self(Arc::new(Inner {
@@ -155,6 +175,7 @@ impl App {
             agent_address,
             log_level,
             on_answer,
+            look,
             tuning,
             shutdown,
             started,

@@ -8,6 +8,7 @@ mod strategy;
 
 use stella_api_types::account::GiveRole;
 use stella_api_types::deployment::OnFailure as OnFailureDto;
+use stella_api_types::environment::ProofRule as ProofRuleDto;
 use stella_api_types::environment::{Repeats as RepeatsDto, SetApprovals, SetFreeze};
 use stella_api_types::promotion::Objection as ObjectionDto;
 use stella_api_types::release::{
@@ -24,6 +25,7 @@ use stella_domain::promotion::{
 };
 use stella_domain::release::{Phase, Step, StepAction};
 use stella_domain::state::State;
+use stella_domain::way_back::ProofRule;
 use stella_protocol::digest::Digest;
 use stella_protocol::id::{EnvironmentId, TenantId};
 use stella_protocol::spec::UnitAction;
@@ -335,5 +337,14 @@ mod tests {
     fn a_reason_says_something() {
         assert_eq!(reason("reason", " disk full ").unwrap(), "disk full");
         assert_eq!(field_of(reason("reason", " \n").unwrap_err()).as_deref(), Some("reason"));
+    }
+}
+
+/// What an environment wants of the proof that a deployment could go back.
+pub(crate) const fn proof_rule(rule: ProofRuleDto) -> ProofRule {
+    match rule {
+        ProofRuleDto::Off => ProofRule::Off,
+        ProofRuleDto::Reported => ProofRule::Reported,
+        ProofRuleDto::Required => ProofRule::Required,
     }
 }

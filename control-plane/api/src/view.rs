@@ -12,6 +12,7 @@ mod promotion;
 mod release;
 mod signing;
 mod task;
+pub(crate) mod way_back;
 mod workflow;
 
 use stella_api_types::agent as agent_dto;
@@ -92,6 +93,7 @@ pub(crate) fn environment(
             at_risk: tenant.at_risk(environment.id),
         }),
         requires_way_back: environment.requires_way_back,
+        way_back_proof: way_back::rule(environment.way_back_proof),
         strategy: environment.strategy.as_ref().map(deployment::strategy),
         silence: environment.silence.map(|rule| Silence {
             percent: rule.percent,

@@ -19,7 +19,7 @@ pub(crate) use gates::{Findings, Gate, Place, SetGate, Severity, Word};
 pub(crate) use pace::{Pace, StrategyName};
 pub(crate) use people::{Account, Token};
 pub(crate) use places::{
-    Agent, EnrolCommand, Environment, Form, NewTarget, NewToken, Profile, Repeat, Target, Tenant,
+    Agent, EnrolCommand, Environment, Form, NewTarget, NewToken, Profile, ProofRule, Repeat, Target, Tenant,
 };
 pub(crate) use release::{Channel, Judged, NewRelease, Provenance, Release, ReleaseKey};
 pub(crate) use rollout::{Deploy, Deployment, Objection, OnFailure, Promotion, Rollback, Wait};

@@ -59,7 +59,8 @@ pub(crate) async fn environment(context: &Context, command: Environment) -> Resu
         Environment::Create { name, order } => {
             let existing = context.path(paths::ENVIRONMENT, &[&name])?;
             let text = |it: &environment::Environment| format!("environment {} {}", it.name, it.id);
-            create(context, &path, &CreateEnvironment { name, order }, &existing, text).await
+            create(context, &path, &CreateEnvironment { name, order, way_back_proof: None }, &existing, text)
+                .await
         }
         Environment::List => {
             let mut all: Vec<environment::Environment> = context.client.list(&path, &[]).await?;
@@ -107,6 +108,9 @@ pub(crate) async fn environment(context: &Context, command: Environment) -> Resu
                 return Err(Error::Usage(problem.to_owned()));
             }
             hold::strategy(context, &environment, strategy).await
+        }
+        Environment::WayBackProof { environment, proof } => {
+            hold::way_back_proof(context, &environment, proof).await
         }
         Environment::Channels { environment, take, any: _ } => {
             channel::taken(context, &environment, take).await

@@ -30,6 +30,25 @@ pub(crate) async fn skip(
     })
 }
 
+pub(crate) async fn prove(context: &Context, deployment: &str) -> Result<(), Error> {
+    let path = context.path(paths::DEPLOYMENT_PROVE, &[deployment])?;
+    let asked: DeploymentDetail = context.client.post(&path, &serde_json::json!({}), None).await?;
+    print::result(context.output, &asked, |it| {
+        let open = it.deployment.way_back.as_ref().map_or(0, |way_back| way_back.open);
+        let id = &it.deployment.id;
+        format!("{open} targets are asked whether they could go back; see: stella deployment show {id}")
+    })
+}
+
+pub(crate) async fn waive(context: &Context, deployment: &str, reason: String) -> Result<(), Error> {
+    let path = context.path(paths::DEPLOYMENT_WAIVE, &[deployment])?;
+    let waived: DeploymentDetail = context.client.post(&path, &HoldBack { reason }, None).await?;
+    print::result(context.output, &waived, |it| {
+        let goes_on = if it.deployment.paused.is_some() { "is still paused" } else { "goes on" };
+        format!("the proof of the way back is waived; deployment {} {goes_on}", it.deployment.id)
+    })
+}
+
 pub(crate) async fn fail(
     context: &Context,
     deployment: &str,
@@ -51,6 +70,9 @@ pub(crate) fn way_on(deployment: &Deployment) -> String {
     match deployment.paused_for.as_deref() {
         Some("failure") => format!(
             "decide with: stella deployment retry-target {id} TARGET, skip {id} TARGET, or fail {id} [--rollback]"
+        ),
+        Some("way_back") => format!(
+            "put it right and ask again: stella deployment prove {id}; leave it out: skip {id} TARGET; or: waive {id} --reason REASON"
         ),
         Some("budget" | "silence" | "freeze") => {
             let at = deployment.resumes_at.as_ref().map(|at| format!(" at {at}")).unwrap_or_default();

@@ -3,12 +3,14 @@
 use stella_api_types::amount::Amount;
 use stella_api_types::deployment::{DeploymentDetail, Strategy};
 use stella_api_types::environment::{
-    Budget, Environment, Follows, SetBudget, SetFreeze, SetPath, SetSilence, SetStrategy, SetWayBack,
+    Budget, Environment, Follows, ProofRule as ProofRuleDto, SetBudget, SetFreeze, SetPath, SetSilence,
+    SetStrategy, SetWayBack, SetWayBackProof,
 };
 use stella_api_types::hold::{Hold, HoldBack};
 use stella_api_types::paths;
 use stella_api_types::release::{JudgeRelease, Release, Standing};
 
+use crate::args::ProofRule;
 use crate::client::Error;
 use crate::{Context, pace, print};
 
@@ -94,6 +96,29 @@ pub(crate) async fn strategy(
             format!("deployments to {} that do not say how: {}", it.name, pace::described(strategy, None))
         }
         None => format!("deployments to {} take one target at a time unless they say how", it.name),
+    })
+}
+
+pub(crate) async fn way_back_proof(
+    context: &Context,
+    environment: &str,
+    proof: ProofRule,
+) -> Result<(), Error> {
+    let path = context.path(paths::ENVIRONMENT_WAY_BACK_PROOF, &[environment])?;
+    let proof = match proof {
+        ProofRule::Off => ProofRuleDto::Off,
+        ProofRule::Reported => ProofRuleDto::Reported,
+        ProofRule::Required => ProofRuleDto::Required,
+    };
+    let set: Environment = context.client.post(&path, &SetWayBackProof { proof }, None).await?;
+    print::result(context.output, &set, |it| match it.way_back_proof {
+        ProofRuleDto::Off => format!("hosts of {} are not asked whether they could go back", it.name),
+        ProofRuleDto::Reported => {
+            format!("hosts of {} say whether they could go back, and nothing waits for it", it.name)
+        }
+        ProofRuleDto::Required => {
+            format!("deployments to {} begin when all hosts have proven that they could go back", it.name)
+        }
     })
 }
 

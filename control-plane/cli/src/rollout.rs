@@ -2,7 +2,7 @@
 
 use stella_api_types::deployment::{
     CancelDeployment, CreateDeployment, Deployment as Dto, DeploymentDetail, DeploymentPlan,
-    OnFailure as DtoOnFailure, RetryDeployment,
+    OnFailure as DtoOnFailure, RetryDeployment, TargetWayBack,
 };
 use stella_api_types::paths;
 use stella_api_types::promotion::Asked;
@@ -62,10 +62,12 @@ async fn plan(context: &Context, body: &CreateDeployment) -> Result<bool, Error>
                 format!("{} ({})", target.agent.name, target.connectivity),
                 target.current.as_ref().map_or_else(|| "-".into(), |current| current.version.clone()),
                 plan.release.version.clone(),
+                target.way_back.as_ref().map_or_else(|| "-".into(), |it| it.state.clone()),
                 target.warnings.join("; "),
             ]
         });
-        let table = print::table(&["#", "WAVE", "TARGET", "AGENT", "NOW", "THEN", "WARNING"], rows.collect());
+        let head = ["#", "WAVE", "TARGET", "AGENT", "NOW", "THEN", "WAY BACK", "WARNING"];
+        let table = print::table(&head, rows.collect());
         let at_once = pace::described(&plan.strategy, Some(plan.targets.len()));
         let on_failure = match plan.on_failure {
             DtoOnFailure::Rollback => "is rolled back",
@@ -98,6 +100,11 @@ async fn plan(context: &Context, body: &CreateDeployment) -> Result<bool, Error>
         )
     })?;
     Ok(true)
+}
+
+/// Why a target could not go back, or why nobody can say.
+fn doubt(way_back: Option<&TargetWayBack>) -> Option<String> {
+    way_back?.reason.as_ref().map(|reason| format!("way back: {reason}"))
 }
 
 /// A target's name, with the colour that it gets.
@@ -194,6 +201,14 @@ pub(crate) async fn deployment(context: &Context, command: Deployment) -> Result
             guide::skip(context, &deployment, &target, reason).await?;
             Ok(true)
         }
+        Deployment::Prove { deployment } => {
+            guide::prove(context, &deployment).await?;
+            Ok(true)
+        }
+        Deployment::Waive { deployment, reason } => {
+            guide::waive(context, &deployment, reason).await?;
+            Ok(true)
+        }
         Deployment::Fail { deployment, rollback, reason } => {
             guide::fail(context, &deployment, rollback, reason).await?;
             Ok(true)
@@ -255,11 +270,12 @@ fn show(output: Output, detail: &DeploymentDetail) -> Result<(), Error> {
                 step,
                 target.release.version.clone(),
                 target.previous.as_ref().map_or_else(|| "-".into(), |previous| previous.version.clone()),
-                target.reason.clone().unwrap_or_default(),
+                target.way_back.as_ref().map_or_else(|| "-".into(), |it| it.state.clone()),
+                target.reason.clone().or_else(|| doubt(target.way_back.as_ref())).unwrap_or_default(),
             ]
         });
-        let table =
-            print::table(&["TARGET", "PROGRESS", "STEP", "RELEASE", "BEFORE", "REASON"], rows.collect());
+        let head = ["TARGET", "PROGRESS", "STEP", "RELEASE", "BEFORE", "WAY BACK", "REASON"];
+        let table = print::table(&head, rows.collect());
         let reason = deployment.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
         let paused = deployment.paused.as_ref();
         let resumes =
@@ -274,8 +290,12 @@ fn show(output: Output, detail: &DeploymentDetail) -> Result<(), Error> {
         let stage = stage.map(|stage| format!(" ({stage})")).unwrap_or_default();
         let kept = deployment.keeps_until.as_ref();
         let kept = kept.map(|until| format!("\nthe old colour is kept until {until}")).unwrap_or_default();
+        let waived = deployment.way_back.as_ref().and_then(|it| it.waived.as_ref());
+        let waived =
+            waived.map(|it| format!("\nthe proof of the way back was waived{}", hold::because(Some(it))));
+        let waived = waived.unwrap_or_default();
         format!(
-            "{} {}:{} to {}{by}: {}{stage}{}{reason}{paused}{taken_back}{kept}\n\n{table}",
+            "{} {}:{} to {}{by}: {}{stage}{}{reason}{paused}{waived}{taken_back}{kept}\n\n{table}",
             deployment.id,
             deployment.release.application,
             deployment.release.version,

@@ -282,6 +282,7 @@ fn by_agent(id: AgentId, command: &Command) -> Result<(), Rejection> {
             TenantCommand::ConnectAgent { agent, .. }
             | TenantCommand::DisconnectAgent { agent, .. }
             | TenantCommand::Report { agent, .. }
+            | TenantCommand::AnswerInspection { agent, .. }
             | TenantCommand::RecordAgentTrust { agent, .. },
         ) => Some(*agent),
         Command::Tenant(..) | Command::System(_) | Command::Tick => None,
@@ -367,7 +368,9 @@ fn needed_in(state: &State, tenant: TenantId, command: &TenantCommand) -> Option
         | TenantCommand::RetryTarget { deployment: id, .. }
         | TenantCommand::SkipTarget { deployment: id, .. }
         | TenantCommand::PauseDeployment { deployment: id, .. }
+        | TenantCommand::ProveWayBack { deployment: id }
         | TenantCommand::ResumeDeployment { deployment: id } => (Role::Deployer, deployment(id)),
+        TenantCommand::WaiveWayBack { deployment: id, .. } => (Role::Operator, deployment(id)),
         TenantCommand::WithdrawPromotion { promotion: id, .. } => (Role::Deployer, promotion(id)),
         TenantCommand::ApprovePromotion { promotion: id, .. }
         | TenantCommand::RejectPromotion { promotion: id, .. }
@@ -394,6 +397,7 @@ fn needed_in(state: &State, tenant: TenantId, command: &TenantCommand) -> Option
         | TenantCommand::SetEnvironmentBudget { environment: id, .. }
         | TenantCommand::SetEnvironmentWayBack { environment: id, .. }
         | TenantCommand::SetEnvironmentStrategy { environment: id, .. }
+        | TenantCommand::SetEnvironmentWayBackProof { environment: id, .. }
         | TenantCommand::SetEnvironmentSilence { environment: id, .. }
         | TenantCommand::SetEnvironmentChannels { environment: id, .. }
         | TenantCommand::SetEnvironmentApprovals { environment: id, .. }
@@ -408,6 +412,7 @@ fn needed_in(state: &State, tenant: TenantId, command: &TenantCommand) -> Option
         | TenantCommand::ConnectAgent { .. }
         | TenantCommand::DisconnectAgent { .. }
         | TenantCommand::Report { .. }
+        | TenantCommand::AnswerInspection { .. }
         | TenantCommand::RecordAgentTrust { .. } => return None,
     })
 }

@@ -33,6 +33,10 @@ pub struct Agent {
     pub hostname: String,
     /// The software version of its last session; empty before the first.
     pub version: String,
+    /// What its last session said that it can do: bits of [`stella_protocol::message::capability`]. None in snapshots of before this was
+    /// kept.
+    #[serde(default)]
+    pub capabilities: u64,
     /// The digest of the public key that it enrolled with.
     pub key_fingerprint: Digest,
     /// The token that it enrolled with.

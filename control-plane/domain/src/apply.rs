@@ -19,6 +19,7 @@ mod promotion;
 mod signature;
 mod target;
 mod task;
+mod way_back;
 mod workflow;
 
 use std::sync::Arc;
@@ -132,6 +133,7 @@ impl TenantState {
             | Fact::EnvironmentWentSilent { .. }
             | Fact::EnvironmentHeardAgain { .. }
             | Fact::EnvironmentWayBackSet { .. }
+            | Fact::EnvironmentWayBackProofSet { .. }
             | Fact::EnvironmentStrategySet { .. }
             | Fact::ReleaseDeprecated { .. }
             | Fact::ReleaseBlocked { .. }
@@ -174,6 +176,10 @@ impl TenantState {
             | Fact::TargetSkipped { .. }
             | Fact::TargetRetried { .. }
             | Fact::TargetAbandoned { .. } => self.apply_target(event),
+            Fact::WayBackAsked { .. }
+            | Fact::WayBackAnswered { .. }
+            | Fact::WayBackUnanswered { .. }
+            | Fact::WayBackWaived { .. } => self.apply_way_back(event),
             fact @ (Fact::DeploymentArchived { .. }
             | Fact::PromotionArchived { .. }
             | Fact::RunArchived { .. }) => self.apply_archive(fact),

@@ -10,10 +10,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use stella_protocol::digest::Digest;
 use stella_protocol::id::{
-    AccountId, AgentId, ApiTokenId, DeploymentId, EnrolmentTokenId, EnvironmentId, PromotionId, ReleaseId,
-    RunId, SessionEpoch, TargetId, TaskId, TenantId,
+    AccountId, AgentId, ApiTokenId, DeploymentId, EnrolmentTokenId, EnvironmentId, PromotionId, QuestionId,
+    ReleaseId, RunId, SessionEpoch, TargetId, TaskId, TenantId,
 };
-use stella_protocol::message::Hello;
+use stella_protocol::message::{Hello, Holding};
 use stella_protocol::time::Timestamp;
 use stella_protocol::trace::TraceContext;
 use stella_signing::{PublicKey, Signature};
@@ -32,6 +32,7 @@ use crate::promotion::{ApprovalRule, Objection};
 use crate::run::CallOutcome;
 use crate::signature::SignatureRule;
 use crate::strategy::Strategy;
+use crate::way_back::ProofRule;
 use crate::workflow::Template;
 
 pub use new::{Answer, NewDeployment, NewEnrolmentToken, NewFindings, NewRelease, NewRun, NewTarget};
@@ -176,6 +177,8 @@ pub enum TenantCommand {
         name: Name,
         /// Its place; `None` is after all others.
         order: Option<u32>,
+        /// What it wants of the proof that a deployment could go back.
+        way_back_proof: ProofRule,
     },
     /// A new target.
     CreateTarget(Box<NewTarget>),
@@ -393,6 +396,25 @@ pub enum TenantCommand {
         /// How; `None` leaves it to whoever asks.
         strategy: Option<Strategy>,
     },
+    /// Set what an environment wants of the proof that a deployment could go back.
+    SetEnvironmentWayBackProof {
+        /// Which.
+        environment: EnvironmentId,
+        /// What.
+        rule: ProofRule,
+    },
+    /// Ask the hosts of a deployment that has not begun once more whether it could go back.
+    ProveWayBack {
+        /// Which.
+        deployment: DeploymentId,
+    },
+    /// Let a deployment begin although it is not proven that it could go back everywhere.
+    WaiveWayBack {
+        /// Which.
+        deployment: DeploymentId,
+        /// Why.
+        reason: String,
+    },
     /// Set when silence of an environment's agents is taken for a network event.
     SetEnvironmentSilence {
         /// Which.
@@ -567,6 +589,17 @@ pub enum TenantCommand {
     RecordFindings(Box<NewFindings>),
     /// Forget what has ended and was written to the archive. What is needed by now, or is gone already, is left out.
     Archive(Box<Ended>),
+    /// An agent says what its host holds.
+    AnswerInspection {
+        /// Which agent.
+        agent: AgentId,
+        /// In which session.
+        session: SessionEpoch,
+        /// Which question it answers.
+        question: QuestionId,
+        /// What, in the order of the question.
+        holdings: Vec<Holding>,
+    },
     /// An agent tells whom it trusts from now on, and which of the authority's roots its certificate is of.
     RecordAgentTrust {
         /// Which agent.

@@ -21,6 +21,7 @@ mod guide;
 mod hold;
 mod path;
 mod promotion;
+mod proof;
 mod provenance;
 mod release;
 mod report;
@@ -56,6 +57,7 @@ use crate::tenant::{AnsweredRequest, REQUEST_MEMORY_MS};
 pub use channel::newest;
 pub use gate::{Preview, preview};
 pub use promotion::{Planned, planned};
+pub use proof::{Provable, judge, provable};
 use transaction::Transaction;
 
 /// How long an idempotency key may be, in bytes, with what the API puts before it.
@@ -208,7 +210,9 @@ fn follow(tx: &mut Transaction<'_>) -> Result<(), Rejection> {
 #[expect(clippy::too_many_lines, reason = "a table: each command goes to its function")]
 fn carry_out(tx: &mut Transaction<'_>, command: &TenantCommand) -> Result<Outcome, Rejection> {
     match command {
-        TenantCommand::CreateEnvironment { id, name, order } => environment::create(tx, *id, name, *order),
+        TenantCommand::CreateEnvironment { id, name, order, way_back_proof } => {
+            environment::create(tx, *id, name, *order, *way_back_proof)
+        }
         TenantCommand::CreateTarget(new) => target::create(tx, new),
         TenantCommand::RemoveTarget { id } => target::remove(tx, *id),
         TenantCommand::CreateEnrolmentToken(new) => enrolment::create_token(tx, new),
@@ -295,6 +299,14 @@ fn carry_out(tx: &mut Transaction<'_>, command: &TenantCommand) -> Result<Outcom
         }
         TenantCommand::SetEnvironmentStrategy { environment, strategy } => {
             environment::set_strategy(tx, *environment, strategy.as_ref())
+        }
+        TenantCommand::SetEnvironmentWayBackProof { environment, rule } => {
+            proof::set_rule(tx, *environment, *rule)
+        }
+        TenantCommand::ProveWayBack { deployment } => proof::ask_again(tx, *deployment),
+        TenantCommand::WaiveWayBack { deployment, reason } => proof::waive(tx, *deployment, reason),
+        TenantCommand::AnswerInspection { agent, session, question, holdings } => {
+            proof::answer(tx, *agent, *session, *question, holdings)
         }
         TenantCommand::SetEnvironmentSilence { environment, rule } => silence::set(tx, *environment, *rule),
         TenantCommand::RetryTarget { deployment, target } => guide::retry(tx, *deployment, *target),

@@ -15,6 +15,7 @@ use crate::command::Actor;
 use crate::hold::{Hold, PauseCause};
 pub use crate::strategy::{BlueGreen, CanaryStep, Strategy};
 use crate::task::TaskState;
+use crate::way_back::{Proof, WayBack};
 
 /// How long a deployment may take in all, in milliseconds, unless its creator says otherwise.
 pub const TIMEOUT_MS_DEFAULT: u64 = 3_600_000;
@@ -63,6 +64,9 @@ pub struct Deployment {
     /// Whether its warm-up has begun; it is behind it if it is not paused for that.
     #[serde(default)]
     pub warmed_up: bool,
+    /// What it knows as a whole of its way back.
+    #[serde(default, skip_serializing_if = "WayBack::is_default")]
+    pub way_back: WayBack,
     /// Each target's part, by target id.
     pub targets: OrdMap<TargetId, Arc<TargetRollout>>,
     /// Where in `order` the batch began that is worked on; only with a pause between batches.
@@ -442,6 +446,9 @@ pub struct TargetRollout {
     /// What was the last to come there before its turn came. `None` before that, and in snapshots of before this was kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before: Option<Before>,
+    /// What is known of its way back; `None` if nobody was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub way_back: Option<Proof>,
     /// How often somebody had it tried again.
     #[serde(default)]
     pub round: u32,

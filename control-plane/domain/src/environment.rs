@@ -14,6 +14,7 @@ use crate::hold::Hold;
 use crate::name::Name;
 use crate::promotion::ApprovalRule;
 use crate::strategy::Strategy;
+use crate::way_back::ProofRule;
 
 /// The shortest and the longest time that a release may have to prove itself, in milliseconds: none and 30 days.
 pub const SOAK_MS_RANGE: (u64, u64) = (0, 30 * 24 * 3_600_000);
@@ -83,6 +84,9 @@ pub struct Environment {
     /// How targets follow one another here in a deployment that does not say; `None` leaves it to whoever asks.
     #[serde(default)]
     pub strategy: Option<Strategy>,
+    /// What it wants of the proof that a deployment could go back.
+    #[serde(default)]
+    pub way_back_proof: ProofRule,
     /// When silence of its agents is taken for a network event; `None` is never.
     #[serde(default)]
     pub silence: Option<SilenceRule>,

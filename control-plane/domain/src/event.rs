@@ -36,6 +36,7 @@ use crate::provenance::Provenance;
 use crate::release::{Component, Step};
 use crate::run::{StepEnd, Turn, Work};
 use crate::signature::SignatureRule;
+use crate::way_back::{ProofAnswer, ProofRule};
 use crate::workflow::Template;
 
 /// Which stream an event belongs to.
@@ -81,6 +82,11 @@ impl Fact {
     }
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "type")]
@@ -119,6 +125,9 @@ pub enum Fact {
         id: EnvironmentId,
         name: Name,
         order: u32,
+        /// What it wants of the proof of the way back; nothing in journals of before there was one.
+        #[serde(default, skip_serializing_if = "ProofRule::is_default")]
+        way_back_proof: ProofRule,
     },
     TargetCreated {
         id: TargetId,
@@ -153,6 +162,9 @@ pub enum Fact {
         session: SessionEpoch,
         journal: JournalMark,
         version: String,
+        /// Bits of what it can do; none in journals of before this was recorded.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        capabilities: u64,
     },
     AgentDisconnected {
         agent: AgentId,
@@ -534,6 +546,31 @@ pub enum Fact {
     EnvironmentStrategySet {
         id: EnvironmentId,
         strategy: Option<Strategy>,
+    },
+    EnvironmentWayBackProofSet {
+        id: EnvironmentId,
+        rule: ProofRule,
+    },
+    /// Hosts are asked whether a deployment could go back on these targets: for the number-th time.
+    WayBackAsked {
+        deployment: DeploymentId,
+        number: u32,
+        targets: Vec<TargetId>,
+        until: Timestamp,
+    },
+    WayBackAnswered {
+        deployment: DeploymentId,
+        target: TargetId,
+        answer: ProofAnswer,
+    },
+    /// Answers that had not come by then count as none.
+    WayBackUnanswered {
+        deployment: DeploymentId,
+    },
+    /// A deployment may begin although it is not proven that it could go back everywhere.
+    WayBackWaived {
+        deployment: DeploymentId,
+        reason: String,
     },
     /// An ended deployment left memory for the archive, with its tasks and its promotion.
     DeploymentArchived {

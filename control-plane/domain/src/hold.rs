@@ -37,6 +37,8 @@ pub enum PauseCause {
     Freeze,
     /// The colours that were filled warm up, or somebody has to say that they may be switched to.
     WarmUp,
+    /// It is not proven that it could go back on every target.
+    WayBack,
 }
 
 impl PauseCause {
@@ -58,6 +60,7 @@ impl PauseCause {
             Self::Silence => "silence",
             Self::Freeze => "freeze",
             Self::WarmUp => "warm_up",
+            Self::WayBack => "way_back",
         }
     }
 }

@@ -2,7 +2,7 @@
 //! is named by a hash of what it was created for: a version 8 UUID, which no caller's random id can be.
 
 use sha2::{Digest as _, Sha256};
-use stella_protocol::id::{DeploymentId, EnvironmentId, ReleaseId, RunId, TargetId, TaskId};
+use stella_protocol::id::{DeploymentId, EnvironmentId, QuestionId, ReleaseId, RunId, TargetId, TaskId};
 use stella_protocol::time::Timestamp;
 use uuid::{Builder, Uuid};
 
@@ -17,6 +17,12 @@ pub(crate) fn task(deployment: DeploymentId, target: TargetId, step: u16, round:
         0 => derived(&[b"task", deployment, target, step]),
         round => derived(&[b"task again", deployment, target, step, &round.to_be_bytes()]),
     })
+}
+
+/// The number-th question about the way back of a target of a deployment.
+pub(crate) fn question(deployment: DeploymentId, target: TargetId, number: u32) -> QuestionId {
+    let (deployment, target) = (deployment.0.as_bytes(), target.0.as_bytes());
+    QuestionId(derived(&[b"way back", deployment, target, &number.to_be_bytes()]))
 }
 
 /// The rollback that the failure of a deployment starts. Like a version 7 UUID it begins with the time, in milliseconds, so that

@@ -6,7 +6,7 @@
 //! [`command::Command::Tick`].
 //!
 //! Reading order: [`state`], then one file a concept ([`tenant`], [`environment`], [`target`], [`agent`], [`release`],
-//! [`colour`], [`provenance`], [`signature`], [`channel`], [`promotion`], [`gate`], [`findings`], [`plan`], [`strategy`], [`deployment`], [`task`], [`hold`], [`freeze`], [`workflow`], [`run`], [`access`]), then [`archive`], [`command`], [`event`], [`decide`].
+//! [`colour`], [`provenance`], [`signature`], [`channel`], [`promotion`], [`gate`], [`findings`], [`plan`], [`strategy`], [`deployment`], [`task`], [`way_back`], [`hold`], [`freeze`], [`workflow`], [`run`], [`access`]), then [`archive`], [`command`], [`event`], [`decide`].
 //!
 //! # Invariants
 //!
@@ -46,6 +46,8 @@
 //! - **INV-19 switch**: a blue-green deployment starts to switch a target only when the colour there was filled and checked, and
 //!   when no target of it still waits for that; so none as long as more have failed than are tolerated.
 //! - **INV-20 switch back**: what a rollback has switched back is the release and the colour that were live before.
+//! - **INV-21 proof**: a deployment that somebody asked for starts its first target, where its environment requires the proof, only when
+//!   each of its targets has nothing to go back to, is left alone, or has proven that it could go back; or when somebody has waived that.
 
 pub mod access;
 pub mod agent;
@@ -81,4 +83,5 @@ pub mod target;
 pub mod task;
 mod template;
 pub mod tenant;
+pub mod way_back;
 pub mod workflow;

@@ -98,6 +98,9 @@ pub struct TenantState {
     /// Until when the colours are kept that ended deployments have left idle, as far as that has an end.
     #[serde(default)]
     pub kept: OrdMap<DeploymentId, Timestamp>,
+    /// Of which targets of which deployments each agent is asked whether they could go back.
+    #[serde(default)]
+    pub inspections: OrdMap<AgentId, OrdSet<(DeploymentId, TargetId)>>,
     /// Tasks.
     pub tasks: OrdMap<TaskId, Arc<Task>>,
     /// Tasks of each agent that are not final: what to dispatch, to resend and to compare at a reconnect.
@@ -161,6 +164,7 @@ impl TenantState {
             awaited: OrdMap::new(),
             calls: OrdSet::new(),
             kept: OrdMap::new(),
+            inspections: OrdMap::new(),
             tasks: OrdMap::new(),
             unsettled: OrdMap::new(),
             work: OrdMap::new(),
@@ -266,6 +270,8 @@ pub enum Timer {
     AutoPromotion(EnvironmentId, ReleaseId),
     /// The colours that a deployment has left idle are not kept any longer.
     KeepEnds(DeploymentId),
+    /// Hosts that were asked about the way back of a deployment have not answered.
+    WayBackOverdue(DeploymentId),
 }
 
 /// The answer to an idempotent request.

@@ -45,7 +45,12 @@ fn in_environment(role: Role, environment: EnvironmentId) -> Grant {
 /// A busy tenant with two environments, another tenant, a token that may do everything, and alice with hers.
 fn world() -> World {
     let mut world = World::with_targets(2);
-    world.ok(TenantCommand::CreateEnvironment { id: PRODUCTION, name: name("production"), order: None });
+    world.ok(TenantCommand::CreateEnvironment {
+        id: PRODUCTION,
+        name: name("production"),
+        order: None,
+        way_back_proof: stella_domain::way_back::ProofRule::Off,
+    });
     world.deploy(1, 1, Some(1));
     world.system(SystemCommand::CreateTenant { id: OTHER_TENANT, name: name("globex") }).unwrap();
     world.system(token(ROOT, None)).unwrap();
@@ -220,6 +225,7 @@ fn commands(world: &World) -> Vec<(&'static str, Role, Where, TenantCommand)> {
                 id: EnvironmentId(Uuid::from_u128(0x33)),
                 name: name("qa"),
                 order: None,
+                way_back_proof: stella_domain::way_back::ProofRule::Off,
             },
         ),
         (

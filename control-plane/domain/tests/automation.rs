@@ -22,7 +22,12 @@ const SOAK_MS: u64 = 60_000;
 fn world() -> World {
     let mut world = World::with_release_1(2);
     (1..=3).for_each(|n| world.person(n));
-    world.ok(TenantCommand::CreateEnvironment { id: PRODUCTION, name: name("production"), order: None });
+    world.ok(TenantCommand::CreateEnvironment {
+        id: PRODUCTION,
+        name: name("production"),
+        order: None,
+        way_back_proof: stella_domain::way_back::ProofRule::Off,
+    });
     world.enrol(9);
     let mut there = new_target(9);
     (there.environment, there.agent) = (PRODUCTION, agent(9));

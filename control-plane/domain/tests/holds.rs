@@ -109,7 +109,12 @@ fn path(of: EnvironmentId, requires: Option<Requirement>) -> TenantCommand {
 fn a_release_comes_to_the_next_environment_when_it_has_proven_itself_in_the_one_before() {
     let mut world = World::with_release_1(2);
     let production = EnvironmentId(uuid::Uuid::from_u128(77));
-    let create = TenantCommand::CreateEnvironment { id: production, name: name("production"), order: None };
+    let create = TenantCommand::CreateEnvironment {
+        id: production,
+        name: name("production"),
+        order: None,
+        way_back_proof: stella_domain::way_back::ProofRule::Off,
+    };
     world.ok(create);
     let after_staging = Requirement { after: STAGING, soak_ms: 60_000, auto: false };
     world.ok(path(production, Some(after_staging)));

@@ -222,6 +222,7 @@ fn deployments() {
         id: EnvironmentId(Uuid::from_u128(8)),
         name: name("prod"),
         order: None,
+        way_back_proof: stella_domain::way_back::ProofRule::Off,
     };
     world.ok(elsewhere);
     let stranger = with(&|new| {
@@ -315,6 +316,7 @@ fn tenants_and_keys() {
         id: EnvironmentId(Uuid::from_u128(7)),
         name: name("staging"),
         order: None,
+        way_back_proof: stella_domain::way_back::ProofRule::Off,
     };
     assert!(matches!(refused(&mut world, first), Rejection::Exists { kind: "environment", .. }));
     assert_eq!(world.tenant().environments[&STAGING].order, 0);

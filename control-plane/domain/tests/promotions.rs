@@ -414,7 +414,12 @@ fn a_role_in_another_environment_lets_no_approval_count() {
     ask(&mut world, 2);
     world.approve(2, 2).unwrap();
     let other = EnvironmentId(Uuid::from_u128(0x77));
-    world.ok(TenantCommand::CreateEnvironment { id: other, name: name("other"), order: None });
+    world.ok(TenantCommand::CreateEnvironment {
+        id: other,
+        name: name("other"),
+        order: None,
+        way_back_proof: stella_domain::way_back::ProofRule::Off,
+    });
     let elsewhere = Grant { role: Role::Admin, tenant: Some(common::TENANT), environment: Some(other) };
     world.system(SystemCommand::SetAccountRoles { account: account(2), roles: vec![elsewhere] }).unwrap();
     world.ok(TenantCommand::UnlockEnvironment { environment: STAGING });

@@ -24,8 +24,9 @@ use stella_domain::promotion::Objection;
 use stella_domain::signature::statement;
 use stella_domain::state::State;
 use stella_domain::strategy::{Rolling, Strategy};
+use stella_domain::way_back::{ProofAnswer, ProofRule};
 use stella_protocol::id::{Attempt, AttemptKey, DeploymentId, Generation, Position, SessionEpoch, TaskId};
-use stella_protocol::message::TaskOutcome;
+use stella_protocol::message::{Holding, TaskOutcome};
 use stella_protocol::time::Timestamp;
 use stella_protocol::trace::TraceContext;
 
@@ -175,6 +176,30 @@ fn created(id: DeploymentId, n: u128) -> Fact {
     }
 }
 
+fn proof_facts(world: &World) -> Vec<(String, Fact)> {
+    let id = deployment(2);
+    let number = world.deployment(id).way_back.asked;
+    let asked = |number, targets: &[u128]| Fact::WayBackAsked {
+        deployment: id,
+        number,
+        targets: targets.iter().map(|n| target(*n)).collect(),
+        until: Timestamp(9_000_000),
+    };
+    let answered = |answer| Fact::WayBackAnswered { deployment: id, target: target(1), answer };
+    let reason = || "x".to_owned();
+    [
+        ("way_back_asked", asked(number + 1, &[1, 2])),
+        ("way_back_asked, nobody", asked(number + 1, &[])),
+        ("way_back_asked, the same again", asked(number, &[1])),
+        ("way_back_answered, proven", answered(ProofAnswer::Proven { files: 1, bytes: 2 })),
+        ("way_back_answered, refuted", answered(ProofAnswer::Refuted { reason: reason() })),
+        ("way_back_unanswered", Fact::WayBackUnanswered { deployment: id }),
+        ("way_back_waived", Fact::WayBackWaived { deployment: id, reason: reason() }),
+    ]
+    .map(|(name, fact)| (name.to_owned(), fact))
+    .into()
+}
+
 fn deployment_facts(world: &World) -> Vec<(String, Fact)> {
     let (id, reason) = (deployment(2), "x".to_owned());
     let part = &world.deployment(id).targets[&target(1)].progress;
@@ -212,6 +237,8 @@ fn deployment_facts(world: &World) -> Vec<(String, Fact)> {
         let name = format!("deployment_stage_began, {}", stage.name());
         facts.push((name, Fact::DeploymentStageBegan { id, stage }));
     }
+    facts.push(("deployment_paused, way back".to_owned(), pause(None, None, PauseCause::WayBack)));
+    facts.extend(proof_facts(world));
     facts.push(("deployment_keep_ended".to_owned(), Fact::DeploymentKeepEnded { id }));
     facts.push(("deployment_created, again".to_owned(), created(id, 1)));
     facts.push(("deployment_created, another on web-1".to_owned(), created(deployment(9), 1)));
@@ -307,6 +334,7 @@ fn deployments(table: &mut String) {
         world.complete(2);
     });
     deployment_rows(table, situations);
+    proofs(table);
     overtaken(table);
     canaries(table);
     batches(table);
@@ -349,6 +377,39 @@ fn blue_greens(table: &mut String) {
     (1..=2).for_each(|n| world.complete(n));
     let state = world.state.clone();
     deployment_rows(table, vec![("blue-green, succeeded, and the old colour is kept", world, state)]);
+}
+
+/// Two targets that have to prove that they could go back.
+fn proofs(table: &mut String) {
+    let mut situations: Vec<(&str, World, State)> = Vec::new();
+    let mut reached = |label, until: &str, steps: &dyn Fn(&mut World)| {
+        let mut world = World::with_release_1(2);
+        let rule = ProofRule::Required;
+        world.ok(TenantCommand::SetEnvironmentWayBackProof { environment: STAGING, rule });
+        let mut state = world.state.clone();
+        world.events.clear();
+        world.deploy(2, 2, None);
+        steps(&mut world);
+        apply_until(&mut state, &world, until);
+        world.state = state.clone();
+        situations.push((label, world, state));
+    };
+    let present = Holding::Present { files: 1, bytes: 2 };
+    reached("that nobody was asked about", "way_back_asked", &|_| ());
+    reached("that waits for its proof", "", &|_| ());
+    reached("of which one could not go back", "deployment_paused", &|world| {
+        world.prove(1, &present);
+        world.prove(2, &Holding::Absent);
+    });
+    reached("that is paused because one could not go back", "", &|world| {
+        world.prove(1, &present);
+        world.prove(2, &Holding::Absent);
+    });
+    reached("that is proven to have a way back", "target_started", &|world| {
+        world.prove(1, &present);
+        world.prove(2, &present);
+    });
+    deployment_rows(table, situations);
 }
 
 /// Another deployment has come to the targets since.
@@ -430,7 +491,13 @@ fn deployment_rows(table: &mut String, situations: Vec<(&str, World, State)>) {
             };
             let stage = deployment.strategy.blue_green().map(|_| format!(" ({})", deployment.stage.name()));
             let stage = stage.unwrap_or_default();
-            format!("{}{stage}{paused}: web-1 {}, web-2 {}", deployment.status.name(), part(1), part(2))
+            let proof = match deployment.way_back.open {
+                0 => String::new(),
+                open => format!(", {open} asked"),
+            };
+            let proof = if deployment.way_back.waived.is_some() { ", proof waived" } else { &proof };
+            let status = deployment.status.name();
+            format!("{status}{stage}{paused}{proof}: web-1 {}, web-2 {}", part(1), part(2))
         });
     }
 }
@@ -450,8 +517,13 @@ fn agents(table: &mut String) {
     let id = agent(1);
     for (label, state, session) in situations {
         let (reason, journal, version) = (String::new(), mark(1, 0), String::new());
-        let connected =
-            |session| Fact::AgentConnected { agent: id, session, journal, version: version.clone() };
+        let connected = |session| Fact::AgentConnected {
+            agent: id,
+            session,
+            journal,
+            version: version.clone(),
+            capabilities: 0,
+        };
         let gone = |session| Fact::AgentDisconnected { agent: id, session, reason: reason.clone() };
         let enrolled = |agent, key| Fact::AgentEnrolled {
             agent,

@@ -62,7 +62,16 @@ fn tenant(handle: &Handle) -> Arc<TenantState> {
 async fn with_deployments(handle: &Handle, count: u128) {
     let name = |text: &str| text.parse().unwrap();
     submit(handle, Command::System(SystemCommand::CreateTenant { id: TENANT, name: name("acme") })).await;
-    tell(handle, TenantCommand::CreateEnvironment { id: STAGING, name: name("staging"), order: None }).await;
+    tell(
+        handle,
+        TenantCommand::CreateEnvironment {
+            id: STAGING,
+            name: name("staging"),
+            order: None,
+            way_back_proof: stella_domain::way_back::ProofRule::Off,
+        },
+    )
+    .await;
     let token = NewEnrolmentToken {
         id: TOKEN,
         secret_hash: DIGEST,

@@ -48,6 +48,7 @@ fn environment(tenant: u128, id: u128, name: &str) -> Request {
         id: EnvironmentId(Uuid::from_u128(id)),
         name: name.parse().unwrap(),
         order: None,
+        way_back_proof: stella_domain::way_back::ProofRule::Off,
     };
     Request { command: Command::Tenant(TenantId(Uuid::from_u128(tenant)), command), ..system_tick() }
 }

@@ -20,6 +20,9 @@ pub(crate) async fn run(shared: Arc<Shared>, mut commits: Receiver<Arc<Committed
                     if let Some(agent) = concerned(&committed.state, event) {
                         shared.registry.wake(agent);
                     }
+                    for agent in asked(&committed.state, event) {
+                        shared.registry.wake(agent);
+                    }
                 }
             }
             // What was missed is in the state.
@@ -32,6 +35,16 @@ pub(crate) async fn run(shared: Arc<Shared>, mut commits: Receiver<Arc<Committed
     }
     // Sessions that are awake see the shutdown.
     shared.registry.wake_all();
+}
+
+/// The agents that are asked what their hosts hold.
+fn asked(state: &State, event: &CommittedEvent) -> Vec<AgentId> {
+    let (StreamId::Tenant(tenant), Fact::WayBackAsked { targets, .. }) = (event.stream, &event.event.fact)
+    else {
+        return Vec::new();
+    };
+    let Some(tenant) = state.tenants.get(&tenant) else { return Vec::new() };
+    targets.iter().filter_map(|target| tenant.targets.get(target)).map(|target| target.agent).collect()
 }
 
 /// The agent whose session has something to do because of an event.

@@ -36,6 +36,7 @@ use stella_engine::Handle;
 use stella_protocol::close::CloseCode;
 use stella_protocol::id::AgentId;
 use stella_protocol::limits::HEARTBEAT_INTERVAL_MS;
+use stella_protocol::message::{Holding, Inspect};
 use stella_protocol::session::Millis;
 use stella_protocol::time::Timestamp;
 use stella_store::{ArtifactStore, OutputStore};
@@ -219,6 +220,14 @@ impl Fleet {
     #[must_use]
     pub fn last_seen(&self, agent: AgentId) -> Option<Timestamp> {
         self.shared.registry.last_seen(agent)
+    }
+
+    /// Asks an agent what its host holds, without a trace in the journal. `None` if it has no session, does not understand the
+    /// question, does not answer within its time, or is asked too much.
+    pub async fn inspect(&self, agent: AgentId, inspect: Inspect) -> Option<Vec<Holding>> {
+        let patience = Duration::from_millis(inspect.timeout_ms);
+        let answer = self.shared.registry.get(agent)?.ask(inspect);
+        timeout(patience, answer).await.ok()?.ok()
     }
 
     /// How many agents have a session.

@@ -77,6 +77,12 @@ pub(crate) const CANCEL_GRACE_MS: u64 = 10_000;
 /// renewals in one.
 pub(crate) const TRUST_REPORTS_MAX: u32 = 64;
 
+/// How often what a host holds is offered to an engine that has no room: until about when nobody waits for it any more.
+pub(crate) const ANSWER_TRIES_MAX: u32 = 120;
+
+/// Questions about one host that people wait for at the same time. Whoever comes beyond it gets no answer.
+pub(crate) const ASKERS_MAX: usize = 16;
+
 /// Stream tasks of one session.
 pub(crate) const STREAM_TASKS_MAX: usize = 16;
 

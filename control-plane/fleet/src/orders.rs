@@ -11,8 +11,8 @@ use stella_domain::state::State;
 use stella_domain::task::{Task, TaskState};
 use stella_domain::tenant::TenantState;
 use stella_protocol::close::CloseCode;
-use stella_protocol::id::{AgentId, AttemptKey, SessionEpoch, TenantId};
-use stella_protocol::message::{Cancel, Dispatch, TracedDispatch, capability};
+use stella_protocol::id::{AgentId, AttemptKey, QuestionId, SessionEpoch, TenantId};
+use stella_protocol::message::{Cancel, Dispatch, Inspect, TracedDispatch, capability};
 use stella_protocol::session::SendError;
 use stella_protocol::session::control::ControlSession;
 
@@ -29,13 +29,38 @@ pub(crate) struct Told {
     takes_trace: bool,
     dispatched: BTreeSet<AttemptKey>,
     cancelled: BTreeSet<AttemptKey>,
+    /// What the agent was asked about its host, and has not answered.
+    asked: BTreeSet<QuestionId>,
+    /// To which of them an answer has come.
+    answered: BTreeSet<QuestionId>,
+    /// Whether the agent can be asked that.
+    takes_questions: bool,
+}
+
+impl Told {
+    /// Whether it can be asked what its host holds.
+    pub(crate) const fn understands_questions(&self) -> bool {
+        self.takes_questions
+    }
+
+    /// Whether an answer is one to an open question. It is answered with that: there is one answer to each.
+    pub(crate) fn is_answered(&mut self, question: QuestionId) -> bool {
+        self.asked.contains(&question) && self.answered.insert(question)
+    }
 }
 
 impl Told {
     /// Nothing yet, to an agent of these capabilities.
     pub(crate) const fn new(capabilities: u64) -> Self {
         let takes_trace = capabilities & capability::TRACE != 0;
-        Self { takes_trace, dispatched: BTreeSet::new(), cancelled: BTreeSet::new() }
+        Self {
+            takes_trace,
+            dispatched: BTreeSet::new(),
+            cancelled: BTreeSet::new(),
+            asked: BTreeSet::new(),
+            answered: BTreeSet::new(),
+            takes_questions: capabilities & capability::HOLDINGS != 0,
+        }
     }
 }
 
@@ -65,6 +90,7 @@ pub(crate) fn check(
 pub(crate) fn has_any(state: &State, link: &Link) -> bool {
     check(state, link.tenant, link.agent, link.session).is_err()
         || open_tasks(state, link.tenant, link.agent).next().is_some()
+        || questions(state, link.tenant, link.agent).next().is_some()
 }
 
 /// Queues what was not told yet. Stops when the transport does not keep up; the next call goes on.
@@ -107,7 +133,44 @@ pub(crate) fn tell(
         told.dispatched.retain(is_open);
         told.cancelled.retain(is_open);
     }
+    ask(told, state, (tenant, agent), session)
+}
+
+/// Asks what was not asked yet. What nobody waits for any more is forgotten.
+fn ask(
+    told: &mut Told,
+    state: &State,
+    (tenant, agent): (TenantId, AgentId),
+    session: &mut ControlSession,
+) -> Result<(), SendError> {
+    // Who does not understand the question is waited for until its window is over.
+    if !told.understands_questions() {
+        return Ok(());
+    }
+    let mut open = BTreeSet::new();
+    for inspect in questions(state, tenant, agent) {
+        open.insert(inspect.question);
+        if !told.asked.contains(&inspect.question) {
+            let question = inspect.question;
+            match session.inspect(Box::new(inspect)) {
+                Ok(()) => {}
+                Err(SendError::Frame(error)) => {
+                    tracing::error!(tenantId = %tenant, agent = %agent, %error, "a question does not fit into a frame");
+                }
+                Err(error) => return Err(error),
+            }
+            told.asked.insert(question);
+        }
+    }
+    told.asked.retain(|question| open.contains(question));
+    told.answered.retain(|question| open.contains(question));
     Ok(())
+}
+
+fn questions(state: &State, tenant: TenantId, agent: AgentId) -> impl Iterator<Item = Inspect> {
+    let owned = state.tenants.get(&tenant);
+    let open = owned.and_then(|owned| owned.inspections.get(&agent)).into_iter().flatten();
+    open.filter_map(move |(deployment, target)| owned?.inspection(*deployment, *target))
 }
 
 fn open_tasks(state: &State, tenant: TenantId, agent: AgentId) -> impl Iterator<Item = &Arc<Task>> {

@@ -8,9 +8,11 @@ use std::time::Duration;
 use parking_lot::{Mutex, RwLock};
 use quinn::Connection;
 use stella_protocol::id::{AgentId, SessionEpoch, TenantId};
-use stella_protocol::message::Resources;
+use stella_protocol::message::{Holding, Inspect, Resources};
 use stella_protocol::time::Timestamp;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
+
+use crate::limits::ASKERS_MAX;
 
 /// What is known of an agent's live session. None of it is in the journal.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,6 +33,9 @@ pub struct LiveFigures {
     pub packets_lost: u64,
 }
 
+/// Who waits for the answer to a question about a host.
+pub(crate) type Asker = oneshot::Sender<Vec<Holding>>;
+
 /// A live session, as others see it.
 #[derive(Debug)]
 pub(crate) struct Link {
@@ -41,6 +46,8 @@ pub(crate) struct Link {
     pub(crate) wake: Notify,
     connection: Connection,
     heard: Mutex<(Timestamp, Resources)>,
+    /// What somebody wants to know about the host, until the session takes it.
+    questions: Mutex<Vec<(Inspect, Asker)>>,
 }
 
 impl Link {
@@ -51,7 +58,24 @@ impl Link {
         connection: Connection,
         heard: (Timestamp, Resources),
     ) -> Arc<Self> {
-        Arc::new(Self { tenant, agent, session, wake: Notify::new(), connection, heard: Mutex::new(heard) })
+        let (wake, heard, questions) = (Notify::new(), Mutex::new(heard), Mutex::default());
+        Arc::new(Self { tenant, agent, session, wake, connection, heard, questions })
+    }
+
+    /// Has the session ask something; the answer never comes if it cannot, or too many ask.
+    pub(crate) fn ask(&self, inspect: Inspect) -> oneshot::Receiver<Vec<Holding>> {
+        let (asker, answer) = oneshot::channel();
+        let mut questions = self.questions.lock();
+        questions.retain(|(_, asker)| !asker.is_closed());
+        if questions.len() < ASKERS_MAX {
+            questions.push((inspect, asker));
+            self.wake.notify_one();
+        }
+        answer
+    }
+
+    pub(crate) fn take_questions(&self) -> Vec<(Inspect, Asker)> {
+        std::mem::take(&mut *self.questions.lock())
     }
 
     pub(crate) fn heard(&self, at: Timestamp, resources: Option<Resources>) {

@@ -124,7 +124,12 @@ async fn environments(handle: &Handle, tenant: u128, ids: std::ops::Range<u128>)
     for id in ids {
         let name = format!("env-{id}").parse().unwrap();
         let id = EnvironmentId(Uuid::from_u128(id));
-        let command = TenantCommand::CreateEnvironment { id, name, order: None };
+        let command = TenantCommand::CreateEnvironment {
+            id,
+            name,
+            order: None,
+            way_back_proof: stella_domain::way_back::ProofRule::Off,
+        };
         submit(handle, Command::Tenant(TenantId(Uuid::from_u128(tenant)), command)).await;
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, bail};
 use metrics_exporter_prometheus::PrometheusHandle;
 use parking_lot::Mutex;
-use stella_api::{ApiConfig, ApiDeps, MetricsTls, OnAnswer, Tuning};
+use stella_api::{ApiConfig, ApiDeps, LookAtHosts, MetricsTls, OnAnswer, Tuning};
 use stella_certs::Authority;
 use stella_certs::authority::rotation::Status;
 use stella_certs::tls::{self, ServerIdentity};
@@ -214,6 +214,7 @@ async fn serve(
         log_level,
         tuning,
         on_answer: traces.cloned().map(on_answer),
+        look: Some(look_at_hosts(Arc::clone(&fleet))),
     };
     let (api, api_address) = listening(|ready| {
         let tls = tls::https_server(&pki.identity)?;
@@ -273,6 +274,13 @@ async fn follow_journal(
         tasks.spawn(notifier.run(until.clone()));
     }
     Ok(())
+}
+
+fn look_at_hosts(fleet: Arc<Fleet>) -> LookAtHosts {
+    LookAtHosts(Arc::new(move |agent, inspect| {
+        let fleet = Arc::clone(&fleet);
+        Box::pin(async move { fleet.inspect(agent, inspect).await })
+    }))
 }
 
 fn on_answer(traces: Arc<Traces>) -> OnAnswer {

@@ -5,6 +5,7 @@ use stella_domain::command::Actor;
 use stella_domain::deployment::Cause;
 use stella_domain::event::{Event, Fact, StreamId};
 use stella_domain::gate::Outcome;
+use stella_domain::hold::PauseCause;
 use stella_domain::tenant::TenantState;
 use stella_engine::{Committed, Handle};
 use stella_protocol::id::{DeploymentId, PromotionId};
@@ -89,6 +90,22 @@ fn write_event(tenant: &TenantState, event: &Event) {
             let (environment, release) = of_promotion(tenant, *promotion);
             let by = account(&event.actor);
             tracing::warn!(promotionId = %promotion, releaseId = release, environmentId = environment, %gate, by, reason, "gate.overridden");
+        }
+        Fact::WayBackAnswered { deployment, target, answer } => {
+            if let Some(reason) = answer.reason() {
+                let verdict = answer.name();
+                tracing::warn!(deploymentJobId = %deployment, targetId = %target, verdict, reason, "way_back.doubted");
+            }
+        }
+        Fact::WayBackUnanswered { deployment } => {
+            tracing::warn!(deploymentJobId = %deployment, "way_back.unanswered");
+        }
+        Fact::WayBackWaived { deployment, reason } => {
+            let by = account(&event.actor);
+            tracing::warn!(deploymentJobId = %deployment, by, reason, "way_back.waived");
+        }
+        Fact::DeploymentPaused { id, reason, cause: PauseCause::WayBack, .. } => {
+            tracing::warn!(deploymentJobId = %id, reason, "way_back.held");
         }
         Fact::AgentConnected { agent, session, .. } => {
             tracing::info!(agentId = %agent, session = session.0, "agent.connected");

@@ -4,19 +4,24 @@ use stella_domain::agent::Connectivity;
 use stella_domain::command::{Outcome as Answer, Report, TenantCommand};
 use stella_domain::rejection::Rejection;
 use stella_domain::task::TaskState;
-use stella_protocol::id::{AttemptKey, SessionEpoch};
-use stella_protocol::message::{Accepted, Finished, Hello, Resources, Running, TaskOutcome, capability};
+use stella_protocol::id::{AttemptKey, DeploymentId, SessionEpoch, TargetId};
+use stella_protocol::message::{
+    Accepted, Finished, Hello, Holding, Inspect, Resources, Running, TaskOutcome, capability,
+};
 
 use crate::dice::{happens, within};
 use crate::fleet::NEW;
 use crate::host::Attempt;
 use crate::queue::{Happening, HostIndex};
+use crate::scenario::Range;
 use crate::world::World;
 
 /// How long a word takes from here to there, in milliseconds.
 const LATENCY_MS: u64 = 10;
 /// How long a command takes to end when it is told to, in milliseconds.
 const ENDING_MS: u64 = 1_000;
+/// How long a host takes to read what it holds of the version before, unless the scenario says otherwise.
+const LOOK: Range = Range { shortest_ms: 1_000, longest_ms: 5_000 };
 /// The version that simulated agents say they have.
 const VERSION: &str = "simulated";
 
@@ -60,6 +65,44 @@ impl World<'_> {
         }
     }
 
+    /// Hosts that are there are asked what they hold, and those that are not will be when they are back.
+    pub(crate) fn send_questions(&mut self, deployment: DeploymentId, targets: &[TargetId]) {
+        let agents = targets.iter().filter_map(|target| Some(self.tenant().targets.get(target)?.agent));
+        for agent in agents.collect::<Vec<_>>() {
+            if let Some(index) = self.host_of(agent) {
+                self.send_question(index, deployment);
+            }
+        }
+    }
+
+    fn send_question(&mut self, index: HostIndex, deployment: DeploymentId) {
+        let host = &self.hosts[index];
+        if host.session.is_none() || !host.is_reachable() {
+            return;
+        }
+        let mut source = self.dice.of("look", &[host.name.as_bytes(), deployment.0.as_bytes()]);
+        let takes_ms = within(&mut source, self.scenario.environment.proof_takes.unwrap_or(LOOK));
+        self.queue.plan(self.now.plus_ms(LATENCY_MS + takes_ms), Happening::Inspected(index, deployment));
+    }
+
+    /// A host says what it holds of the version before: all of it, unless it has lost that.
+    pub(crate) fn inspected(&mut self, index: HostIndex, deployment: DeploymentId) -> Result<(), Rejection> {
+        let host = &self.hosts[index];
+        let (Some(session), true) = (host.session, host.is_reachable()) else { return Ok(()) };
+        let agent = host.agent;
+        let tenant = self.tenant();
+        let mut open = tenant.inspections.get(&agent).into_iter().flatten();
+        let Some((_, target)) = open.find(|(of, _)| *of == deployment) else { return Ok(()) };
+        let Some(Inspect { question, wanted, .. }) = tenant.inspection(deployment, *target) else {
+            return Ok(());
+        };
+        let mut source = self.dice.of("holds", &[host.name.as_bytes()]);
+        let is_lost = happens(&mut source, self.scenario.environment.proof_fails);
+        let holding = if is_lost { Holding::Absent } else { Holding::Present { files: 1, bytes: 1 } };
+        let holdings = vec![holding; wanted.len()];
+        self.tell(TenantCommand::AnswerInspection { agent, session, question, holdings }).map(drop)
+    }
+
     pub(crate) fn session_lost(&mut self, index: HostIndex, session: SessionEpoch) -> Result<(), Rejection> {
         if let Some(until) = self.down_until {
             self.queue.plan(until, Happening::SessionLost(index, session));
@@ -96,7 +139,8 @@ impl World<'_> {
                 capabilities: capability::ARTIFACT
                     | capability::COMMAND
                     | capability::CHECK
-                    | capability::SYSTEMD,
+                    | capability::SYSTEMD
+                    | capability::HOLDINGS,
                 journal: host.journal,
                 control_plane: None,
                 open: host.open(),
@@ -113,6 +157,11 @@ impl World<'_> {
             self.report_all(index, key)?;
         }
         self.tell_again(index);
+        let agent = self.hosts[index].agent;
+        let open = self.tenant().inspections.get(&agent).into_iter().flatten().map(|(of, _)| *of);
+        for deployment in open.collect::<Vec<_>>() {
+            self.send_question(index, deployment);
+        }
         Ok(())
     }
 

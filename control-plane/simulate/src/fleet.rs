@@ -8,7 +8,7 @@ use stella_domain::amount::Amount;
 use stella_domain::command::{NewDeployment, NewRelease, NewTarget};
 use stella_domain::gate::{Check, Gate};
 use stella_domain::name::{Name, NameError, Version};
-use stella_domain::release::{Component, Step, StepAction};
+use stella_domain::release::{Component, KEEP_RELEASES_DEFAULT, Step, StepAction};
 use stella_protocol::digest::Digest;
 use stella_protocol::id::{
     AccountId, AgentId, ApiTokenId, DeploymentId, EnrolmentTokenId, EnvironmentId, Incarnation, Position,
@@ -112,7 +112,8 @@ pub(crate) fn digest_of(release: ReleaseId) -> Digest {
     Digest(digest)
 }
 
-/// A version with the steps of the scenario. What a step does is of no matter: nothing is run.
+/// A version with the steps of the scenario. What a step does is of no matter, for nothing is run; but the first one brings what
+/// a host can have lost when it is to go back.
 pub(crate) fn release(scenario: &Scenario, id: ReleaseId, version: &str) -> Result<NewRelease, NameError> {
     let nothing = StepAction::Command {
         argv: vec!["true".to_owned()],
@@ -120,9 +121,11 @@ pub(crate) fn release(scenario: &Scenario, id: ReleaseId, version: &str) -> Resu
         working_directory: None,
         user: None,
     };
-    let step = |step: &crate::scenario::Step| Step {
+    let component = Name::from_str("simulated")?;
+    let artifact = StepAction::Artifact { component, keep_releases: KEEP_RELEASES_DEFAULT };
+    let step = |(at, step): (usize, &crate::scenario::Step)| Step {
         name: step.name.clone(),
-        action: nothing.clone(),
+        action: if at == 0 { artifact.clone() } else { nothing.clone() },
         timeout_ms: step.timeout.0,
         phase: step.phase,
     };
@@ -135,7 +138,7 @@ pub(crate) fn release(scenario: &Scenario, id: ReleaseId, version: &str) -> Resu
             digest: digest_of(id),
             size_bytes: 1,
         }],
-        steps: scenario.steps.iter().map(step).collect(),
+        steps: scenario.steps.iter().enumerate().map(step).collect(),
         labels: BTreeMap::new(),
         provenance: None,
         signatures: Vec::new(),

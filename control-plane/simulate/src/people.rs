@@ -65,7 +65,7 @@ impl World<'_> {
     pub(crate) fn call_for_a_resume(&mut self, deployment: DeploymentId, cause: PauseCause) {
         let Some(range) = self.scenario.people.resume else { return };
         // What the scenario has paused it resumes itself, and failures are for those who decide.
-        if !matches!(cause, PauseCause::CanaryStep | PauseCause::WarmUp) {
+        if !matches!(cause, PauseCause::CanaryStep | PauseCause::WarmUp | PauseCause::WayBack) {
             return;
         }
         let mut source = self.dice.of("resumes", &[&self.now.0.to_be_bytes()]);
@@ -81,7 +81,13 @@ impl World<'_> {
         if paused.is_none_or(|hold| hold.since != since) {
             return Ok(());
         }
-        harmless(self.tell(TenantCommand::ResumeDeployment { deployment }))
+        let cause = self.tenant().deployments.get(&deployment).map(|it| it.paused_for);
+        harmless(self.tell(match cause {
+            Some(PauseCause::WayBack) => {
+                TenantCommand::WaiveWayBack { deployment, reason: "simulated".to_owned() }
+            }
+            Some(_) | None => TenantCommand::ResumeDeployment { deployment },
+        }))
     }
 
     pub(crate) fn call_for_a_decision(&mut self, deployment: DeploymentId, target: TargetId) {

@@ -26,6 +26,8 @@ pub(crate) enum Happening {
     CancelReached(HostIndex, AttemptKey),
     /// What a host does comes to its end. The number says which beginning it belongs to.
     Ends(HostIndex, AttemptKey, u64),
+    /// A host answers what it is asked about its files: a question of this deployment.
+    Inspected(HostIndex, DeploymentId),
     /// A gate's question is answered.
     GateAnswered(PromotionId, Name, u32),
     /// Somebody approves, the how manieth of those who have to.

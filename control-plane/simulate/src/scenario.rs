@@ -10,6 +10,7 @@ use stella_domain::deployment::{OnFailure, Strategy, TARGETS_MAX, TIMEOUT_MS_DEF
 use stella_domain::freeze::Freeze;
 use stella_domain::name::Name;
 use stella_domain::release::Phase;
+use stella_domain::way_back::ProofRule;
 use stella_domain::workflow::{Span, strategy};
 
 /// How many faults a scenario may have.
@@ -96,6 +97,14 @@ pub(crate) struct Policy {
     /// Whether every target must be able to go back.
     #[serde(default)]
     pub(crate) require_way_back: bool,
+    /// What is wanted of the proof that hosts could go back.
+    #[serde(default)]
+    pub(crate) way_back_proof: ProofRule,
+    /// How long a host takes for it.
+    pub(crate) proof_takes: Option<Range>,
+    /// How likely a host has lost the version before.
+    #[serde(default)]
+    pub(crate) proof_fails: Chance,
     /// How many people have to approve.
     pub(crate) approvals: Option<u32>,
     /// Gates that ask something outside.

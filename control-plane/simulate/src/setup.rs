@@ -7,6 +7,7 @@ use stella_domain::deployment::Strategy;
 use stella_domain::environment::SilenceRule;
 use stella_domain::promotion::{ApprovalRule, EXPIRES_MS_DEFAULT};
 use stella_domain::rejection::Rejection;
+use stella_domain::way_back::ProofRule;
 use stella_protocol::digest::Digest;
 use stella_protocol::time::Timestamp;
 
@@ -21,7 +22,8 @@ impl World<'_> {
         let name = "simulated".parse().map_err(no_name("fleet"))?;
         self.tell_system(SystemCommand::CreateTenant { id: TENANT, name }).map_err(of("fleet"))?;
         let name = "simulated".parse().map_err(no_name("fleet"))?;
-        let create = TenantCommand::CreateEnvironment { id: PLACE, name, order: None };
+        let create =
+            TenantCommand::CreateEnvironment { id: PLACE, name, order: None, way_back_proof: ProofRule::Off };
         self.tell(create).map_err(of("environment"))?;
         self.enrol_all()?;
         for (id, version) in [(OLD, "before"), (NEW, "new")] {
@@ -116,6 +118,11 @@ impl World<'_> {
         if policy.require_way_back {
             let set = TenantCommand::SetEnvironmentWayBack { environment: PLACE, required: true };
             self.tell(set).map_err(of("require_way_back"))?;
+        }
+        if policy.way_back_proof != ProofRule::Off {
+            let rule = policy.way_back_proof;
+            self.tell(TenantCommand::SetEnvironmentWayBackProof { environment: PLACE, rule })
+                .map_err(of("way_back_proof"))?;
         }
         if let Some(needed) = policy.approvals {
             self.hire(needed).map_err(of("approvals"))?;

@@ -165,6 +165,7 @@ impl<'a> World<'a> {
             Happening::Dispatched(host, key) => self.dispatched(host, key),
             Happening::CancelReached(host, key) => self.cancel_reached(host, key),
             Happening::Ends(host, key, number) => self.ends(host, key, number),
+            Happening::Inspected(host, deployment) => self.inspected(host, deployment),
             Happening::GateAnswered(promotion, gate, number) => self.answer_gate(promotion, &gate, number),
             Happening::Approves(promotion, number) => self.approve(promotion, number),
             Happening::Resumes(deployment, since) => self.resume(deployment, since),
@@ -241,6 +242,7 @@ impl<'a> World<'a> {
         match &event.fact {
             Fact::TaskDispatched { key, session } => self.send_dispatch(*key, *session),
             Fact::TaskCancelRequested { key } => self.send_cancel(*key),
+            Fact::WayBackAsked { deployment, targets, .. } => self.send_questions(*deployment, targets),
             Fact::GateAsked { promotion, gate, number, .. } => self.ask(*promotion, gate, *number),
             Fact::PromotionRequested { id, rule: Some(rule), .. } => self.call_approvers(*id, rule.needed),
             Fact::DeploymentPaused { id, until: None, cause, .. } => self.call_for_a_resume(*id, *cause),

@@ -77,7 +77,12 @@ impl Core {
             Self { state, now, commands: 0, deciding: Duration::ZERO, events: Vec::new(), taken: Vec::new() };
         core.tell(Command::System(SystemCommand::CreateTenant { id: TENANT, name: name("acme")? }))?;
         let environment = name("production")?;
-        core.tenant(TenantCommand::CreateEnvironment { id: ENVIRONMENT, name: environment, order: None })?;
+        core.tenant(TenantCommand::CreateEnvironment {
+            id: ENVIRONMENT,
+            name: environment,
+            order: None,
+            way_back_proof: stella_domain::way_back::ProofRule::Off,
+        })?;
         core.tenant(TenantCommand::CreateEnrolmentToken(Box::new(NewEnrolmentToken {
             id: TOKEN,
             secret_hash: Digest([1; 32]),

@@ -92,8 +92,12 @@ pub(crate) async fn create_environment(
 ) -> Result<Created<Environment>, ApiError> {
     let tenant = resolve::tenant_id(&app.engine.state(), &tenant)?;
     let name = parse::name("name", &body.name)?;
-    let command =
-        TenantCommand::CreateEnvironment { id: EnvironmentId(Uuid::now_v7()), name, order: body.order };
+    let command = TenantCommand::CreateEnvironment {
+        id: EnvironmentId(Uuid::now_v7()),
+        name,
+        order: body.order,
+        way_back_proof: parse::proof_rule(body.way_back_proof.unwrap_or_default()),
+    };
     let outcome = change.tenant(&app, tenant, &body, command).await?;
     let Outcome::Environment(id) = outcome else { return Err(unexpected(&outcome)) };
     let state = app.engine.state();

@@ -26,7 +26,7 @@ use super::promotions;
 use crate::body::{Json, Paging, Path, Query};
 use crate::error::ApiError;
 use crate::submit::{Change, unexpected};
-use crate::{App, archive, parse, resolve, view};
+use crate::{App, archive, parse, resolve, view, way_back};
 
 /// Which deployments.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -103,10 +103,13 @@ pub(crate) async fn plan(
     let new = wanted(&tenant, &body, now)?;
     // Thousands of targets take a while.
     let decided = tokio::task::spawn_blocking(move || {
-        decide::plan(&state, actor, tenant.id, &new, now)
-            .map(|planned| view::plan(&tenant, &new, &planned, now))
+        decide::plan(&state, actor, tenant.id, &new, now).map(|planned| {
+            (view::plan(&tenant, &new, &planned, now), way_back::provable(&tenant, &new, &planned.targets))
+        })
     });
-    Ok(Json(decided.await.map_err(|error| ApiError::internal(&error))??))
+    let (mut plan, provable) = decided.await.map_err(|error| ApiError::internal(&error))??;
+    way_back::look(&app, &mut plan, provable).await;
+    Ok(Json(plan))
 }
 
 /// The deployment that is asked for, under a new id.

@@ -4,6 +4,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use stella_api_types::environment::{
     Environment, SetApprovals, SetBudget, SetFreeze, SetPath, SetSilence, SetStrategy, SetWayBack,
+    SetWayBackProof,
 };
 use stella_api_types::hold::HoldBack;
 use stella_api_types::paths;
@@ -158,6 +159,26 @@ pub(crate) async fn set_strategy(
     let environment = resolve::environment(tenant, &environment)?.id;
     let strategy = body.strategy.as_ref().map(parse::strategy).transpose()?;
     let command = TenantCommand::SetEnvironmentStrategy { environment, strategy };
+    change.tenant(&app, tenant.id, &body, command).await?;
+    shown(&app, tenant.id, environment)
+}
+
+/// Sets what an environment wants of the proof that a deployment could go back. What waits there for the proof goes on if it is not
+/// required any more.
+#[utoipa::path(post, path = paths::ENVIRONMENT_WAY_BACK_PROOF, tag = "environments",
+    params(("tenant" = String, Path), ("environment" = String, Path)), request_body = SetWayBackProof,
+    responses((status = 200, body = Environment)))]
+pub(crate) async fn set_way_back_proof(
+    State(app): State<App>,
+    Path((tenant, environment)): Path<(String, String)>,
+    change: Change,
+    Json(body): Json<SetWayBackProof>,
+) -> Result<Json<Environment>, ApiError> {
+    let state = app.engine.state();
+    let tenant = resolve::tenant(&state, &tenant)?;
+    let environment = resolve::environment(tenant, &environment)?.id;
+    let rule = parse::proof_rule(body.proof);
+    let command = TenantCommand::SetEnvironmentWayBackProof { environment, rule };
     change.tenant(&app, tenant.id, &body, command).await?;
     shown(&app, tenant.id, environment)
 }

@@ -34,6 +34,41 @@ pub(crate) async fn fail(
     detail(&app, tenant.id, deployment).await.map(Json)
 }
 
+/// Asks hosts again whether a deployment could go back, before it has changed anything: somebody has put something right.
+#[utoipa::path(post, path = paths::DEPLOYMENT_PROVE, tag = "deployments",
+    params(("tenant" = String, Path), ("deployment" = String, Path)),
+    responses((status = 200, body = DeploymentDetail)))]
+pub(crate) async fn prove(
+    State(app): State<App>,
+    Path((tenant, deployment)): Path<(String, String)>,
+    change: Change,
+) -> Result<Json<DeploymentDetail>, ApiError> {
+    let state = app.engine.state();
+    let tenant = archive::with_deployment(&app, resolve::tenant(&state, &tenant)?, &deployment).await?;
+    let deployment = resolve::deployment(&tenant, &deployment)?.id;
+    change.tenant(&app, tenant.id, &(), TenantCommand::ProveWayBack { deployment }).await?;
+    detail(&app, tenant.id, deployment).await.map(Json)
+}
+
+/// Lets a deployment begin although it is not proven that it could go back on every target. Who did, and why, stays.
+#[utoipa::path(post, path = paths::DEPLOYMENT_WAIVE, tag = "deployments",
+    params(("tenant" = String, Path), ("deployment" = String, Path)), request_body = HoldBack,
+    responses((status = 200, body = DeploymentDetail)))]
+pub(crate) async fn waive(
+    State(app): State<App>,
+    Path((tenant, deployment)): Path<(String, String)>,
+    change: Change,
+    Json(body): Json<HoldBack>,
+) -> Result<Json<DeploymentDetail>, ApiError> {
+    let state = app.engine.state();
+    let tenant = archive::with_deployment(&app, resolve::tenant(&state, &tenant)?, &deployment).await?;
+    let deployment = resolve::deployment(&tenant, &deployment)?.id;
+    let reason = parse::reason("reason", &body.reason)?;
+    let command = TenantCommand::WaiveWayBack { deployment, reason };
+    change.tenant(&app, tenant.id, &body, command).await?;
+    detail(&app, tenant.id, deployment).await.map(Json)
+}
+
 /// Tries a failed target of a running deployment again, from its first step.
 #[utoipa::path(post, path = paths::DEPLOYMENT_TARGET_RETRY, tag = "deployments",
     params(("tenant" = String, Path), ("deployment" = String, Path), ("target" = String, Path)),

@@ -12,7 +12,7 @@ use stella_protocol::time::Timestamp;
 
 use super::event::actor;
 use super::release::release_ref;
-use super::{agent_named, environment_named, hold, target_named, time};
+use super::{agent_named, environment_named, hold, target_named, time, way_back};
 
 /// A deployment of this tenant.
 pub(crate) fn deployment(tenant: &TenantState, deployment: &Deployment) -> dto::Deployment {
@@ -41,6 +41,7 @@ pub(crate) fn deployment(tenant: &TenantState, deployment: &Deployment) -> dto::
         },
         stage: deployment.strategy.blue_green().map(|_| deployment.stage.name().to_owned()),
         keeps_until: tenant.kept.get(&deployment.id).map(|until| time(*until)),
+        way_back: way_back::of_deployment(deployment),
         counts: counts(deployment.counts),
         created_at: time(deployment.created_at),
         created_by: deployment.created_by.as_ref().map(actor),
@@ -168,6 +169,7 @@ fn target(tenant: &TenantState, part: &TargetRollout) -> dto::DeploymentTarget {
         task: task.map(|task| task.to_string()),
         at: at.map(time),
         reason: reason.map(str::to_owned).or_else(|| held_up(tenant, &part.progress)),
+        way_back: way_back::of_target(part),
     }
 }
 

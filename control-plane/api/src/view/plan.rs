@@ -93,6 +93,7 @@ fn target(
         agent: agent_named(tenant, agent),
         connectivity: name.to_owned(),
         current: part.previous.map(|id| release_ref(tenant, id)),
+        way_back: None,
         can_go_back: part.previous.is_some_and(|there| there != part.release) && stuck.is_none(),
         warnings,
     })

@@ -9,7 +9,7 @@ use stella_api_types::paths;
 use crate::world::{World, bare};
 
 /// All templates of the API's own listener. A new constant is noticed by the comparison with the source below.
-const PATHS: [&str; 84] = [
+const PATHS: [&str; 87] = [
     paths::API_TOKENS,
     paths::API_TOKEN,
     paths::ACCOUNTS,
@@ -29,6 +29,7 @@ const PATHS: [&str; 84] = [
     paths::ENVIRONMENT_BUDGET,
     paths::ENVIRONMENT_SILENCE,
     paths::ENVIRONMENT_WAY_BACK,
+    paths::ENVIRONMENT_WAY_BACK_PROOF,
     paths::ENVIRONMENT_STRATEGY,
     paths::ENVIRONMENT_LOCK,
     paths::ENVIRONMENT_PATH,
@@ -69,6 +70,8 @@ const PATHS: [&str; 84] = [
     paths::PROMOTION_GATE_DECISION,
     paths::PROMOTION_GATE_OVERRIDE,
     paths::DEPLOYMENTS,
+    paths::DEPLOYMENT_PROVE,
+    paths::DEPLOYMENT_WAIVE,
     paths::DEPLOYMENT_PLANS,
     paths::DEPLOYMENT,
     paths::DEPLOYMENT_ROLLBACK,

@@ -104,8 +104,12 @@ async fn what_is_committed_arrives_in_order_without_gaps() {
     // More than the engine keeps for slow subscribers, while nobody reads: they come from the journal.
     for number in 0..1_500_u32 {
         let name = format!("env-{number}").parse().unwrap();
-        let command =
-            TenantCommand::CreateEnvironment { id: EnvironmentId(Uuid::now_v7()), name, order: None };
+        let command = TenantCommand::CreateEnvironment {
+            id: EnvironmentId(Uuid::now_v7()),
+            name,
+            order: None,
+            way_back_proof: stella_domain::way_back::ProofRule::Off,
+        };
         submit(&world.handle(), Command::Tenant(tenant, command)).await;
     }
     // Another tenant's events are not in it.
@@ -162,7 +166,12 @@ async fn the_head_of_the_journal_is_where_the_events_end_and_its_hash_belongs_to
         for number in 0..300_u32 {
             let name = format!("env-{number}").parse().unwrap();
             let id = EnvironmentId(Uuid::now_v7());
-            let command = TenantCommand::CreateEnvironment { id, name, order: None };
+            let command = TenantCommand::CreateEnvironment {
+                id,
+                name,
+                order: None,
+                way_back_proof: stella_domain::way_back::ProofRule::Off,
+            };
             submit(&handle, Command::Tenant(tenant, command)).await;
         }
     });

@@ -24,4 +24,5 @@ mod rate_limits;
 mod refusals;
 mod signing;
 mod tokens;
+mod way_back;
 mod world;

@@ -98,6 +98,7 @@ impl World {
             agent_address: "stella.test:7443".into(),
             log_level: stella_telemetry::LogLevel::detached("info"),
             tuning: Tuning::new(&config),
+            look: None,
             on_answer: None,
         };
         let shutdown = CancellationToken::new();

@@ -108,6 +108,14 @@ pub(crate) enum Environment {
         #[command(flatten)]
         pace: Box<Pace>,
     },
+    /// Set whether the hosts here have to prove, before a deployment changes the first of them, that they could go back.
+    WayBackProof {
+        /// Its name or id.
+        environment: String,
+        /// What is wanted.
+        #[arg(value_enum)]
+        proof: ProofRule,
+    },
     /// Set from which channels releases may come here.
     #[command(group = clap::ArgGroup::new("which").required(true).args(["take", "any"]))]
     Channels {
@@ -312,4 +320,14 @@ pub(crate) enum Agent {
         #[arg(long)]
         reason: String,
     },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ProofRule {
+    /// Nobody is asked.
+    Off,
+    /// What the hosts say is shown and recorded; nothing waits for it.
+    Reported,
+    /// Nothing is changed before all have proven it, or somebody has waived it (stella deployment waive).
+    Required,
 }

@@ -140,6 +140,19 @@ pub(crate) enum Deployment {
         #[arg(long)]
         reason: String,
     },
+    /// Ask hosts again whether a deployment that has changed nothing yet could go back: somebody has put something right.
+    Prove {
+        /// Its id.
+        deployment: String,
+    },
+    /// Let a deployment begin although it is not proven that it could go back on every target. Needs the role operator.
+    Waive {
+        /// Its id.
+        deployment: String,
+        /// Why; it is recorded, and shown for ever.
+        #[arg(long)]
+        reason: String,
+    },
     /// Let a paused deployment go on.
     Resume {
         /// Its id.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 use stella_api_types::agent::Agent;
 use stella_api_types::deployment::Deployment;
-use stella_api_types::environment::Environment;
+use stella_api_types::environment::{Environment, ProofRule};
 use stella_api_types::paths;
 use stella_api_types::release::Release;
 use stella_api_types::target::Target;
@@ -151,6 +151,9 @@ fn policy(place: &Environment) -> Value {
     }
     if place.requires_way_back {
         policy.insert("require_way_back".to_owned(), json!(true));
+    }
+    if place.way_back_proof != ProofRule::Off {
+        policy.insert("way_back_proof".to_owned(), json!(place.way_back_proof));
     }
     if let Some(approvals) = &place.approvals {
         policy.insert("approvals".to_owned(), json!(approvals.needed));

@@ -98,6 +98,7 @@ impl TenantState {
             labels: paper.labels.clone(),
             hostname: hostname.clone(),
             version: String::new(),
+            capabilities: 0,
             key_fingerprint: *key_fingerprint,
             token: *token,
             connectivity: Connectivity::Never,
@@ -115,7 +116,7 @@ impl TenantState {
     }
 
     fn agent_connected(&mut self, at: Timestamp, fact: &Fact) -> Applied {
-        let Fact::AgentConnected { agent: id, session, journal, version } = fact else {
+        let Fact::AgentConnected { agent: id, session, journal, version, capabilities } = fact else {
             return Err(misplaced(fact));
         };
         let agent = self.agent_mut(*id, fact)?;
@@ -129,6 +130,7 @@ impl TenantState {
         agent.session = *session;
         agent.journal = Some(*journal);
         agent.version.clone_from(version);
+        agent.capabilities = *capabilities;
         let before = std::mem::replace(&mut agent.connectivity, Connectivity::Online { since: at });
         if let Connectivity::Suspect { since } = before {
             self.stop_waiting_for(*id, since);

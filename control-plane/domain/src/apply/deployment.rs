@@ -13,6 +13,7 @@ use crate::deployment::{Cause, Counts, Deployment, Progress, Status, TargetRollo
 use crate::event::{Event, Fact, IllegalTransition, PlannedTarget};
 use crate::hold::PauseCause;
 use crate::tenant::{TenantState, Timer};
+use crate::way_back::WayBack;
 
 impl TenantState {
     #[expect(clippy::wildcard_enum_match_arm, reason = "a fact that is not listed is refused")]
@@ -128,6 +129,7 @@ impl TenantState {
             unproven: 0,
             proving: false,
             domain: None,
+            way_back: WayBack::default(),
             targets: parts,
             order: targets.iter().map(|planned| planned.target).collect(),
             next: 0,
@@ -175,6 +177,7 @@ impl TenantState {
             legs: planned.legs.clone().into(),
             is_spared: !planned.legs.is_empty(),
             before: None,
+            way_back: None,
             round: 0,
             progress: Progress::Waiting,
         })
@@ -197,6 +200,7 @@ impl TenantState {
         may_end: impl FnOnce(&Deployment) -> bool,
     ) -> Applied {
         self.stop_resuming(id, fact)?;
+        self.end_questions(at, id, "its deployment has ended before its host answered", fact)?;
         let deployment = self.deployment_mut(id, fact)?;
         ensure(may_end(deployment), subject(id), where_it_is(deployment), fact)?;
         deployment.status = status;

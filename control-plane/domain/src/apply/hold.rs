@@ -44,6 +44,10 @@ impl TenantState {
                 self.environment_mut(*id, fact)?.strategy.clone_from(strategy);
                 Ok(())
             }
+            Fact::EnvironmentWayBackProofSet { id, rule } => {
+                self.environment_mut(*id, fact)?.way_back_proof = *rule;
+                Ok(())
+            }
             Fact::EnvironmentSilenceSet { id, rule } => {
                 self.environment_mut(*id, fact)?.silence = *rule;
                 Ok(())

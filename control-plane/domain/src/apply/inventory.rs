@@ -20,7 +20,7 @@ impl TenantState {
     #[expect(clippy::wildcard_enum_match_arm, reason = "a fact that is not listed is refused")]
     pub(super) fn apply_inventory(&mut self, at: Timestamp, fact: &Fact) -> Applied {
         match fact {
-            Fact::EnvironmentCreated { id, name, order } => {
+            Fact::EnvironmentCreated { id, name, order, way_back_proof } => {
                 vacant(!self.environments.contains_key(id), EnvironmentId::KIND, id, fact)?;
                 vacant(!self.index.environments.contains_key(name), EnvironmentId::KIND, name, fact)?;
                 self.index.environments.insert(name.clone(), *id);
@@ -37,6 +37,7 @@ impl TenantState {
                     channels: Vec::new(),
                     budget: None,
                     requires_way_back: false,
+                    way_back_proof: *way_back_proof,
                     strategy: None,
                     silence: None,
                     silent_since: None,

@@ -98,6 +98,9 @@ impl TenantState {
             self.deployments.get(&deployment).is_some_and(|deployment| self.has_budget(deployment));
         ensure(affordable, subject(deployment), "without budget in its environment", fact)?;
         ensure(self.is_signed_as_demanded(deployment), subject(deployment), "without signatures", fact)?;
+        let may_begin =
+            self.deployments.get(&deployment).is_some_and(|deployment| self.may_begin(deployment));
+        ensure(may_begin, subject(deployment), "without proof that it could go back", fact)?;
         ensure(self.is_let_through(deployment, at), subject(deployment), "held up by a gate", fact)?;
         let task = ids::task(deployment, target, 0, 0);
         let progress = Progress::Active { generation, step: 0, task, since: at };
@@ -174,6 +177,7 @@ impl TenantState {
             Progress::Succeeded { .. } | Progress::Skipped { .. } | Progress::Abandoned { .. } => false,
         };
         ensure(quiet, format!("target {target}"), part.progress.name(), fact)?;
+        self.close_question(id, target, fact)?;
         self.move_part(id, target, Progress::Skipped { hold: Some(hold) }, fact)?;
         self.deployment_mut(id, fact)?.step_over();
         // A failed one may be gone, or be another deployment's by now.

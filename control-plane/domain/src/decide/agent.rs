@@ -7,7 +7,7 @@ use stella_protocol::id::{AgentId, AttemptKey, SessionEpoch};
 use stella_protocol::message::{Hello, JournalMark, TaskOutcome};
 
 use super::transaction::Transaction;
-use super::{fields, rollout};
+use super::{fields, proof, rollout};
 use crate::agent::Connectivity;
 use crate::command::Outcome;
 use crate::event::Fact;
@@ -36,6 +36,7 @@ pub(super) fn connect(
         session,
         journal: hello.journal,
         version: hello.agent_version.clone(),
+        capabilities: hello.capabilities,
     })?;
     let listed: BTreeSet<AttemptKey> = hello.open.iter().map(|open| open.key).collect();
     let memory = Memory { renewed, rolled_back };
@@ -49,6 +50,7 @@ pub(super) fn connect(
     }
     tx.held = None;
     rollout::dispatch(tx, id)?;
+    proof::agent_is_back(tx, id)?;
     Ok(Outcome::Session(session))
 }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use stella_protocol::id::{DeploymentId, EnvironmentId};
 
 use super::transaction::Transaction;
-use super::{freeze, rollout, silence};
+use super::{freeze, proof, rollout, silence};
 use crate::amount::Amount;
 use crate::command::Outcome;
 use crate::deployment::{Cause, Deployment, Status};
@@ -58,6 +58,7 @@ pub(super) fn hold_back(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<()
             held.is_none_or(|(cause, ..)| cause != deployment.paused_for)
         }
         PauseCause::Budget => tx.tenant.has_budget(deployment),
+        PauseCause::WayBack => proof::is_over(tx, deployment),
         PauseCause::Person
         | PauseCause::CanaryStep
         | PauseCause::Batch
@@ -146,7 +147,8 @@ fn concerned(tenant: &TenantState, fact: &Fact) -> Option<EnvironmentId> {
         | Fact::EnvironmentWentSilent { id, .. }
         | Fact::EnvironmentHeardAgain { id }
         | Fact::EnvironmentFreezeSet { id, .. }
-        | Fact::EnvironmentFreezeRemoved { id, .. } => Some(*id),
+        | Fact::EnvironmentFreezeRemoved { id, .. }
+        | Fact::EnvironmentWayBackProofSet { id, .. } => Some(*id),
         Fact::TargetCreated { environment: id, .. } => {
             tenant.environments.get(id).filter(|it| has_budget(it)).map(|it| it.id)
         }

@@ -9,12 +9,14 @@ use crate::event::Fact;
 use crate::name::Name;
 use crate::rejection::Rejection;
 use crate::strategy::Strategy;
+use crate::way_back::ProofRule;
 
 pub(super) fn create(
     tx: &mut Transaction<'_>,
     id: EnvironmentId,
     name: &Name,
     order: Option<u32>,
+    way_back_proof: ProofRule,
 ) -> Result<Outcome, Rejection> {
     if tx.tenant.index.environments.contains_key(name) {
         return Err(Rejection::exists(EnvironmentId::KIND, name));
@@ -25,7 +27,7 @@ pub(super) fn create(
     let after_all =
         || tx.tenant.environments.values().map(|other| other.order.saturating_add(1)).max().unwrap_or(0);
     let order = order.unwrap_or_else(after_all);
-    tx.emit(Fact::EnvironmentCreated { id, name: name.clone(), order })?;
+    tx.emit(Fact::EnvironmentCreated { id, name: name.clone(), order, way_back_proof })?;
     Ok(Outcome::Environment(id))
 }
 

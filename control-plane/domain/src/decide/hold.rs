@@ -140,6 +140,7 @@ fn ends_by_itself(deployment: &Deployment) -> Result<(), Rejection> {
     let remedy = match deployment.paused_for {
         PauseCause::Person | PauseCause::CanaryStep | PauseCause::Batch | PauseCause::WarmUp => return Ok(()),
         PauseCause::Failure => "retry or skip the failed targets one by one, or fail the deployment",
+        PauseCause::WayBack => "ask again (prove), skip these targets, or waive it with a reason if you may",
         PauseCause::Budget => "it goes on by itself when fewer targets are at risk; or raise the budget",
         PauseCause::Silence => {
             "it goes on by itself when they are heard again; or change the environment's rule"

@@ -59,7 +59,7 @@ pub(super) fn by_hand(
             );
             return Err(Rejection::Conflict { problem });
         }
-        if has_way_back(part) {
+        if part.has_way_back() {
             is_free(&tx.tenant, target)?;
         }
     }
@@ -148,7 +148,7 @@ fn plan(tx: &Transaction<'_>, deployment: &Deployment) -> Result<Plan, Rejection
             plan.left.no_earlier.push(name);
             continue;
         };
-        if !has_way_back(part) {
+        if !part.has_way_back() {
             continue;
         }
         // A target is free as soon as its own part is over, and somebody may have deployed to it since.
@@ -177,11 +177,6 @@ fn plan(tx: &Transaction<'_>, deployment: &Deployment) -> Result<Plan, Rejection
 fn touched(deployment: &Deployment) -> impl Iterator<Item = &TargetRollout> {
     let parts = deployment.order.iter().filter_map(|target| deployment.targets.get(target));
     parts.map(AsRef::as_ref).filter(|part| part.is_touched())
-}
-
-/// Going from a release to itself is no way back, unless it goes from one colour to the other.
-fn has_way_back(part: &TargetRollout) -> bool {
-    part.previous.is_some_and(|previous| previous != part.release || part.colour().is_some())
 }
 
 fn way_back(tx: &Transaction<'_>, target: &Target, previous: ReleaseId) -> Vec<Leg> {

@@ -10,7 +10,7 @@ use stella_protocol::message::TaskOutcome;
 
 use super::gate::{self, Asking, Ruling};
 use super::transaction::Transaction;
-use super::{brake, colour, rollback};
+use super::{brake, colour, proof, rollback};
 use crate::agent::{Connectivity, OPEN_TASKS_MAX};
 use crate::colour::Stage;
 use crate::deployment::{CanaryStep, Cause, Deployment, OnFailure, Progress, Status, TargetRollout};
@@ -24,6 +24,10 @@ use crate::task::{Task, TaskState};
 pub(super) fn advance(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<(), Rejection> {
     ask_about_failures(tx, id)?;
     brake::hold_back(tx, id)?;
+    if !proof::before_the_first(tx, id)? {
+        // The answers go on from here, or the time, or somebody who waives them.
+        return end_if_quiet(tx, id);
+    }
     match before_wave(tx, id)? {
         Ruling::Open => {}
         // An answer, or the time, goes on from here.

@@ -4,7 +4,7 @@ use stella_protocol::id::DeploymentId;
 use stella_protocol::time::Timestamp;
 
 use super::transaction::Transaction;
-use super::{Decision, colour, follow, gate, hold, rollout, run};
+use super::{Decision, colour, follow, gate, hold, proof, rollout, run};
 use crate::command::Request;
 use crate::deployment::Status;
 use crate::event::{Fact, StreamId};
@@ -33,6 +33,7 @@ pub(super) fn decide(state: &State, request: &Request, now: Timestamp) -> Result
             | Timer::GateOverdue(..)
             | Timer::GateAgain(..)
             | Timer::AutoPromotion(..)
+            | Timer::WayBackOverdue(_)
             | Timer::KeepEnds(_) => None,
         };
         if let Some(fact) = fact {
@@ -80,6 +81,7 @@ fn fire(tx: &mut Transaction<'_>, timer: &Timer) -> Result<(), Rejection> {
         Timer::AutoPromotion(environment, release) => {
             tx.emit(Fact::AutoPromotionDue { environment: *environment, release: *release })
         }
+        Timer::WayBackOverdue(deployment) => proof::overdue(tx, *deployment),
         Timer::KeepEnds(deployment) => colour::keep_ended(tx, *deployment),
         Timer::StepDue(id, step) => run::due(tx, *id, step),
         // No tenant has one, and `apply` would refuse it.

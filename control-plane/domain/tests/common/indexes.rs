@@ -6,13 +6,35 @@ use stella_domain::agent::{Connectivity, OPEN_TASKS_MAX, RECONNECT_WINDOW_MS};
 use stella_domain::deployment::{Counts, Progress, Status};
 use stella_domain::task::TaskState;
 use stella_domain::tenant::{TenantState, Timer};
+use stella_domain::way_back::Proof;
 
 /// INV-5 in one state.
 pub fn check(tenant: &TenantState) {
     tasks(tenant);
     deployments(tenant);
     names(tenant);
+    questions(tenant);
     timers(tenant);
+}
+
+fn questions(tenant: &TenantState) {
+    let mut asked: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+    for deployment in tenant.deployments.values() {
+        let open = deployment.targets.values().filter(|it| matches!(it.way_back, Some(Proof::Asked { .. })));
+        let open: Vec<_> = open.collect();
+        let count = open.len();
+        assert_eq!(usize::try_from(deployment.way_back.open).unwrap(), count, "INV-5: open questions");
+        assert_eq!(deployment.way_back.until.is_some(), count > 0, "INV-5: a question has an end");
+        assert!(count == 0 || !deployment.status.is_final(), "INV-2: an ended deployment asks");
+        for part in open {
+            asked.entry(part.agent).or_default().insert((deployment.id, part.target));
+            let question = tenant.inspection(deployment.id, part.target).expect("what was asked can be said");
+            assert!(!question.wanted.is_empty(), "INV-5: a question about nothing");
+        }
+    }
+    let indexed: BTreeMap<_, BTreeSet<_>> =
+        tenant.inspections.iter().map(|(agent, open)| (*agent, open.iter().copied().collect())).collect();
+    assert_eq!(asked, indexed, "INV-5: questions of agents");
 }
 
 fn tasks(tenant: &TenantState) {
@@ -122,6 +144,7 @@ fn timers(tenant: &TenantState) {
     let mut found: BTreeSet<_> = tenant.timers.iter().cloned().collect();
     for deployment in tenant.deployments.values() {
         let deadline = found.remove(&(deployment.deadline, Timer::DeploymentDeadline(deployment.id)));
+        wanted.extend(deployment.way_back.until.map(|at| (at, Timer::WayBackOverdue(deployment.id))));
         wanted.extend(deployment.resumes_at.map(|at| (at, Timer::DeploymentResumes(deployment.id))));
         wanted.extend(tenant.kept.get(&deployment.id).map(|at| (*at, Timer::KeepEnds(deployment.id))));
         assert!(deployment.resumes_at.is_none() || deployment.paused.is_some(), "INV-9: no pause to end");

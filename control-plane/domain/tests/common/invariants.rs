@@ -19,6 +19,7 @@ use stella_domain::signature::ReleaseSignature;
 use stella_domain::state::State;
 use stella_domain::strategy::Strategy;
 use stella_domain::tenant::TenantState;
+use stella_domain::way_back::{Proof, ProofAnswer, ProofRule};
 use stella_protocol::digest::Digest;
 use stella_protocol::id::{DeploymentId, PromotionId, TargetId};
 use stella_protocol::time::Timestamp;
@@ -109,6 +110,7 @@ pub fn step(before: &State, after: &State, events: &[(StreamId, Event)]) {
         if let Fact::TargetStarted { deployment, .. } = &event.fact {
             is_let_through(new, &new.deployments[deployment], event.at);
             is_signed(new, &new.deployments[deployment]);
+            has_proof(old, new, *deployment);
         }
         if let Fact::TargetWentOn { deployment, .. } = &event.fact
             && switches(deployment)
@@ -366,8 +368,10 @@ fn approvals(tenant: &TenantState) {
 fn nothing_stuck(tenant: &TenantState) {
     for id in &tenant.active_deployments {
         let deployment = &tenant.deployments[id];
-        let waits =
-            deployment.counts.active > 0 || deployment.paused.is_some() || waits_for_gate(tenant, deployment);
+        let waits = deployment.counts.active > 0
+            || deployment.paused.is_some()
+            || deployment.way_back.open > 0
+            || waits_for_gate(tenant, deployment);
         assert!(waits, "INV-8: {} waits for nothing", deployment.status.name());
         let task_settles = |part: &TargetRollout| {
             part.progress.task().is_none_or(|task| !tenant.tasks[&task].state.is_final())
@@ -409,6 +413,27 @@ fn approved_by_those_who_may(before: &State, new: &TenantState, events: &[(Strea
             let may = account.has(Role::Approver, Scope::Environment(new.id, *environment));
             assert!(may, "INV-10: {} started by {} without the role", id, account.name);
         }
+    }
+}
+
+/// INV-21, at the moment when the first target was started.
+fn has_proof(old: &TenantState, new: &TenantState, id: DeploymentId) {
+    let deployment = &new.deployments[&id];
+    let before = old.deployments.get(&id);
+    let had_begun = before.is_some_and(|it| {
+        it.targets.values().any(|part| !matches!(part.progress, Progress::Waiting | Progress::Skipped { .. }))
+    });
+    let required = new.environments[&deployment.environment].way_back_proof == ProofRule::Required;
+    let waived = deployment.way_back.waived.is_some()
+        || new.promotions.get(&PromotionId(id.0)).is_some_and(|it| it.wanted.waive_way_back.is_some());
+    if had_begun || !required || waived || deployment.cause != Cause::Requested {
+        return;
+    }
+    for part in deployment.targets.values() {
+        let needs = part.previous.is_some_and(|it| it != part.release || !part.legs.is_empty());
+        let alone = matches!(part.progress, Progress::Skipped { hold: Some(_) });
+        let proven = matches!(part.way_back, Some(Proof::Known { answer: ProofAnswer::Proven { .. }, .. }));
+        assert!(!needs || alone || proven, "INV-21: {} began, and {} is not proven", id, part.target);
     }
 }
 

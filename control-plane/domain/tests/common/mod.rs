@@ -37,7 +37,8 @@ use stella_protocol::id::{
     PromotionId, ReleaseId, SessionEpoch, TargetId, TaskId, TenantId,
 };
 use stella_protocol::message::{
-    Accepted, Finished, Hello, JournalMark, OpenAttempt, Phase, Resources, Running, TaskOutcome,
+    Accepted, Finished, Hello, Holding, Inspect, JournalMark, OpenAttempt, Phase, Resources, Running,
+    TaskOutcome, capability,
 };
 use stella_protocol::time::Timestamp;
 use stella_protocol::trace::TraceContext;
@@ -133,7 +134,7 @@ pub fn hello(journal: JournalMark, open: Vec<OpenAttempt>) -> Hello {
     let resources = Resources::default();
     Hello {
         agent_version: "0.1.0".to_owned(),
-        capabilities: 15,
+        capabilities: 15 | capability::HOLDINGS,
         journal,
         control_plane: None,
         open,
@@ -264,7 +265,12 @@ impl World {
     pub fn new() -> Self {
         let mut world = Self { state: State::default(), now: Timestamp(1_000_000), events: Vec::new() };
         world.system(SystemCommand::CreateTenant { id: TENANT, name: name("acme") }).unwrap();
-        world.ok(TenantCommand::CreateEnvironment { id: STAGING, name: name("staging"), order: None });
+        world.ok(TenantCommand::CreateEnvironment {
+            id: STAGING,
+            name: name("staging"),
+            order: None,
+            way_back_proof: stella_domain::way_back::ProofRule::Off,
+        });
         world.ok(TenantCommand::CreateEnrolmentToken(Box::new(NewEnrolmentToken {
             id: TOKEN,
             secret_hash: digest(99),
@@ -503,6 +509,20 @@ impl World {
     /// The first of two steps succeeds on target `n`.
     pub fn complete_first_step(&mut self, n: u128) {
         self.finish(n, TaskOutcome::Succeeded);
+    }
+
+    /// What the agent `n` is asked about its host, the oldest question first.
+    pub fn question(&self, n: u128) -> Option<Inspect> {
+        let open = self.tenant().inspections.get(&agent(n))?;
+        open.iter().find_map(|(deployment, target)| self.tenant().inspection(*deployment, *target))
+    }
+
+    /// The agent `n` answers what it is asked: the same about everything.
+    pub fn prove(&mut self, n: u128, holding: &Holding) -> Decision {
+        let Inspect { question, wanted, .. } = self.question(n).expect("a question");
+        let (agent, session) = (agent(n), self.session(n));
+        let holdings = vec![holding.clone(); wanted.len()];
+        self.ok(TenantCommand::AnswerInspection { agent, session, question, holdings })
     }
 
     pub fn deploy(&mut self, n: u128, of: u128, batch: Option<u32>) {

@@ -44,6 +44,12 @@ pub(crate) enum Act {
     /// More than a third of the agents silent within a minute is a network event, or nothing is.
     Silence(bool),
     Freeze(bool),
+    /// No proof of the way back, one that is reported, or one that is required.
+    Proof(u8),
+    /// The agent answers so many of the questions about its host, like this.
+    Prove(u128, u8),
+    /// The hosts are asked again, or the proof is waived.
+    ProveAgain(usize, bool),
     Pause(usize, bool),
     Lock(bool),
     Judge(u128, u8),
@@ -129,6 +135,9 @@ pub(crate) fn act() -> impl Strategy<Value = Act> {
         3 => proptest::option::of(1..4_u32).prop_map(Act::Budget),
         2 => any::<bool>().prop_map(Act::Silence),
         1 => any::<bool>().prop_map(Act::Freeze),
+        3 => (0..4_u8).prop_map(Act::Proof),
+        10 => (who.clone(), 0..8_u8).prop_map(|(who, how)| Act::Prove(who, how)),
+        4 => (any::<usize>(), any::<bool>()).prop_map(|(which, waived)| Act::ProveAgain(which, waived)),
         5 => (1..=3_u128).prop_map(Act::StartRun),
         16 => (any::<usize>(), 0..16_u8).prop_map(|(which, how)| Act::LeadRun(which, how)),
         1 => any::<usize>().prop_map(Act::Cancel),

@@ -35,9 +35,12 @@ use stella_domain::signature;
 use stella_domain::state::State;
 use stella_domain::strategy::{self as rollout, BlueGreen, Order, OrderBy, Rolling};
 use stella_domain::task::TaskState;
+use stella_domain::way_back::ProofRule;
 use stella_protocol::digest::Digest;
 use stella_protocol::id::{AttemptKey, DeploymentId, Position, PromotionId, RunId};
-use stella_protocol::message::{Accepted, Finished, OpenAttempt, Phase, Running, TaskOutcome};
+use stella_protocol::message::{
+    Accepted, Finished, Holding, Inspect, OpenAttempt, Phase, Running, TaskOutcome, capability,
+};
 use uuid::Uuid;
 
 const AGENTS: u128 = 3;
@@ -380,6 +383,31 @@ impl Walk {
         });
     }
 
+    fn proof(&mut self, what: u8) {
+        let rule = match what {
+            0 => ProofRule::Off,
+            1 => ProofRule::Reported,
+            _ => ProofRule::Required,
+        };
+        self.tenant(TenantCommand::SetEnvironmentWayBackProof { environment: STAGING, rule });
+    }
+
+    fn prove(&mut self, n: u128, how: u8) {
+        let Some(Inspect { question, wanted, .. }) = self.world.question(n).filter(|_| self.is_heard(n))
+        else {
+            return;
+        };
+        let holding = match how {
+            0 => Holding::Absent,
+            1 => Holding::Damaged { reason: "walk".to_owned() },
+            2 => Holding::Unverified { reason: "walk".to_owned() },
+            _ => Holding::Present { files: 1, bytes: 2 },
+        };
+        let (agent, session) = (agent(n), self.world.session(n));
+        let holdings = vec![holding; wanted.len()];
+        self.tenant(TenantCommand::AnswerInspection { agent, session, question, holdings });
+    }
+
     fn lock(&mut self, on: bool) {
         let reason = "walk".to_owned();
         self.tenant(if on {
@@ -453,6 +481,15 @@ impl Walk {
             }
             Act::Silence(on) => self.silence(on),
             Act::Freeze(on) => self.freeze(on),
+            Act::Proof(what) => self.proof(what),
+            Act::Prove(n, how) => self.prove(n, how),
+            Act::ProveAgain(which, waived) => self.guide(which, |deployment| {
+                if waived {
+                    TenantCommand::WaiveWayBack { deployment, reason: "walk".to_owned() }
+                } else {
+                    TenantCommand::ProveWayBack { deployment }
+                }
+            }),
             Act::Lock(on) => self.lock(on),
             Act::Judge(n, what) => self.judge(n, what),
             Act::Retry(which) => self.retry(which),
@@ -553,7 +590,11 @@ impl Walk {
         let host = &self.hosts[&n];
         let open =
             host.open.iter().map(|(key, (phase, _))| OpenAttempt { key: *key, phase: *phase }).collect();
-        let hello = Box::new(hello(mark(host.incarnation, host.position), open));
+        let mut hello = Box::new(hello(mark(host.incarnation, host.position), open));
+        if n == AGENTS {
+            // One is too old to be asked what its host holds.
+            hello.capabilities &= !capability::HOLDINGS;
+        }
         self.tenant(TenantCommand::ConnectAgent { agent: agent(n), hello, journal_rolled_back });
         self.repeat(n);
     }
@@ -673,6 +714,7 @@ proptest! {
         }
         walk.silence(false);
         walk.freeze(false);
+        walk.proof(0);
         walk.tenant(TenantCommand::SetEnvironmentBudget { environment: STAGING, budget: None });
         // A canary may hold twice more, and a pause comes after each target.
         for _ in 0..5 {

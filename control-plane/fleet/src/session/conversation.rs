@@ -1,23 +1,27 @@
 //! What a session makes of what it hears. Synchronous: the loop that owns it does the waiting.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use stella_domain::command::{Report, TenantCommand};
+use stella_engine::SubmitError;
 use stella_protocol::close::CloseCode;
-use stella_protocol::message::{RenewRequest, Renewed, Trusts};
+use stella_protocol::id::QuestionId;
+use stella_protocol::message::{Inspected, RenewRequest, Renewed, Trusts};
 use stella_protocol::session::control::{ControlEvent, ControlSession};
 use stella_protocol::session::{CloseReason, SendError};
 use stella_protocol::time::Timestamp;
 use stella_protocol::trace::TraceContext;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::Peer;
 use super::reports::{Answer, Reports, Verdict};
 use crate::enrol::to_bytes;
+use crate::limits::{ANSWER_TRIES_MAX, ASKERS_MAX, REPORT_RETRY_PAUSE};
 use crate::orders::{self, Told};
-use crate::registry::Link;
+use crate::registry::{Asker, Link};
 use crate::trust::{AgentsTrust, Shown};
 use crate::{Shared, limits};
 
@@ -29,6 +33,8 @@ pub(super) struct Conversation {
     session: ControlSession,
     reports: Reports,
     told: Told,
+    /// Who waits for the answer to a question that is not in the state. Few: see [`crate::limits::ASKERS_MAX`].
+    askers: BTreeMap<QuestionId, Asker>,
     certificate_ends: Timestamp,
     trust: AgentsTrust,
     over: Option<CloseReason>,
@@ -46,7 +52,8 @@ impl Conversation {
         let peer = Peer { tenant: link.tenant, agent: link.agent };
         let reports = Reports::new(shared.engine.clone(), peer, link.session);
         let certificate_ends = timestamp(certificate_ends);
-        Self { shared, peer, link, session, reports, told, certificate_ends, trust, over: None }
+        let askers = BTreeMap::new();
+        Self { shared, peer, link, session, reports, told, askers, certificate_ends, trust, over: None }
     }
 
     pub(super) const fn shared(&self) -> &Arc<Shared> {
@@ -141,6 +148,7 @@ impl Conversation {
             // It does not read, and is told in its next session.
             return self.close(CloseCode::Overloaded);
         }
+        self.ask_for_askers();
         match orders::tell(&mut self.told, &state, (tenant, agent), &mut self.session) {
             // The rest follows at the next look. A session that is over has nobody to tell.
             Ok(()) | Err(SendError::QueueFull { .. } | SendError::NotNow { .. }) => {}
@@ -177,8 +185,7 @@ impl Conversation {
                 ControlEvent::Renew(request) => self.renew(&request),
                 ControlEvent::Trusts(trusts) => self.trusts(trusts),
                 ControlEvent::Closed(reason) => self.over = Some(reason),
-                // Nobody has asked.
-                ControlEvent::Inspected(_) => {}
+                ControlEvent::Inspected(inspected) => self.inspected(inspected),
                 // The state machine gives a second hello as a violation.
                 ControlEvent::Hello(_) => self.session.close(CloseCode::ProtocolViolation),
             }
@@ -221,6 +228,46 @@ impl Conversation {
                 tracing::warn!(tenantId = %peer.tenant, agent = %peer.agent, %error, "what an agent trusts was not recorded");
             }
         });
+    }
+
+    /// Has an answer recorded that somebody waits for, without waiting for that: who needs it asks again.
+    fn inspected(&mut self, inspected: Inspected) {
+        if let Some(asker) = self.askers.remove(&inspected.question) {
+            // Who does not wait any more does not need it.
+            return drop(asker.send(inspected.holdings));
+        }
+        if !self.told.is_answered(inspected.question) {
+            return;
+        }
+        let (peer, session) = (self.peer, self.link.session);
+        let Inspected { question, holdings } = inspected;
+        let command = TenantCommand::AnswerInspection { agent: peer.agent, session, question, holdings };
+        let request = super::request(peer, TraceContext::default(), command);
+        let engine = self.shared.engine.clone();
+        self.shared.tasks.spawn(async move {
+            for _ in 0..ANSWER_TRIES_MAX {
+                match engine.submit(request.clone()).await {
+                    Err(SubmitError::NoSpace { .. } | SubmitError::Overloaded) => {
+                        sleep(REPORT_RETRY_PAUSE).await;
+                    }
+                    // A rejection says that a newer session is there, which was asked anew.
+                    Ok(_) | Err(SubmitError::Rejected(_) | SubmitError::Stopping) => return,
+                }
+            }
+            tracing::warn!(tenantId = %peer.tenant, agent = %peer.agent, "what a host holds was not recorded");
+        });
+    }
+
+    /// Asks what somebody wants to know who waits for it, and forgets who does not any more.
+    fn ask_for_askers(&mut self) {
+        self.askers.retain(|_, asker| !asker.is_closed());
+        for (inspect, asker) in self.link.take_questions() {
+            let question = inspect.question;
+            let has_room = self.askers.len() < ASKERS_MAX && self.told.understands_questions();
+            if has_room && self.session.inspect(Box::new(inspect)).is_ok() {
+                self.askers.insert(question, asker);
+            }
+        }
     }
 
     fn renew(&mut self, request: &RenewRequest) {

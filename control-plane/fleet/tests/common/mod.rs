@@ -185,7 +185,14 @@ impl World {
         let unique = Uuid::now_v7();
         let environment = EnvironmentId(unique);
         let name = format!("e-{}", unique.simple()).parse().unwrap();
-        self.submit(TenantCommand::CreateEnvironment { id: environment, name, order: None }).await.unwrap();
+        self.submit(TenantCommand::CreateEnvironment {
+            id: environment,
+            name,
+            order: None,
+            way_back_proof: stella_domain::way_back::ProofRule::Off,
+        })
+        .await
+        .unwrap();
         let target = NewTarget {
             id: TargetId(unique),
             environment,
