@@ -81,6 +81,8 @@ struct View {
     statuses: BTreeMap<String, String>,
     /// The stages of blue-green deployments, by their ids.
     stages: BTreeMap<String, String>,
+    /// How often hosts were asked whether they could go back, by the deployments' ids.
+    proofs: BTreeMap<String, u32>,
     /// Why deployments are paused, by their ids.
     pauses: BTreeMap<String, String>,
 }
@@ -96,6 +98,7 @@ impl View {
             shown: BTreeMap::new(),
             statuses: BTreeMap::new(),
             stages: BTreeMap::new(),
+            proofs: BTreeMap::new(),
             pauses: BTreeMap::new(),
         }
     }
@@ -123,6 +126,7 @@ impl View {
             ));
         }
         self.show_stage(deployment);
+        self.show_proof(deployment);
         for target in &detail.targets {
             self.show_target(deployment, target);
         }
@@ -146,6 +150,16 @@ impl View {
             }
             self.statuses.insert(deployment.id.clone(), deployment.status.clone());
         }
+    }
+
+    /// Says that hosts are asked whether they could go back: where that is required, nothing else happens meanwhile.
+    fn show_proof(&mut self, deployment: &Deployment) {
+        let Some(way_back) = deployment.way_back.as_ref().filter(|it| it.open > 0) else { return };
+        if self.proofs.insert(deployment.id.clone(), way_back.asked) == Some(way_back.asked) {
+            return;
+        }
+        let plural = if way_back.open == 1 { "" } else { "s" };
+        self.say(&format!("• asks {} host{plural} whether they could go back", way_back.open));
     }
 
     /// Says that a blue-green deployment has come to its next stage.

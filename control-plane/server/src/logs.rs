@@ -91,6 +91,32 @@ fn write_event(tenant: &TenantState, event: &Event) {
             let by = account(&event.actor);
             tracing::warn!(promotionId = %promotion, releaseId = release, environmentId = environment, %gate, by, reason, "gate.overridden");
         }
+        Fact::WayBackAnswered { .. }
+        | Fact::WayBackUnanswered { .. }
+        | Fact::WayBackWaived { .. }
+        | Fact::DeploymentPaused { .. } => write_way_back(event),
+        Fact::AgentConnected { agent, session, .. } => {
+            tracing::info!(agentId = %agent, session = session.0, "agent.connected");
+        }
+        Fact::AgentDisconnected { agent, session, reason } => {
+            tracing::warn!(agentId = %agent, session = session.0, reason, "agent.disconnected");
+        }
+        Fact::AgentOffline { agent } => tracing::warn!(agentId = %agent, "agent.offline"),
+        Fact::AgentRevoked { agent, reason } => tracing::warn!(agentId = %agent, reason, "agent.revoked"),
+        Fact::AgentEnrolled { agent, name, .. } => tracing::info!(agentId = %agent, %name, "agent.enrolled"),
+        Fact::EnvironmentWentSilent { id, silent, agents } => {
+            tracing::warn!(environmentId = %id, silent, agents, "environment.silent");
+        }
+        Fact::EnvironmentHeardAgain { id } => tracing::info!(environmentId = %id, "environment.heard"),
+        Fact::TaskBecameUnknown { key, reason } => tracing::warn!(taskId = %key.task, reason, "task.unknown"),
+        _ => {}
+    }
+}
+
+/// Of the proof that a deployment could go back, what says that it could not.
+#[expect(clippy::wildcard_enum_match_arm, reason = "other pauses are somebody's wish, or end by themselves")]
+fn write_way_back(event: &Event) {
+    match &event.fact {
         Fact::WayBackAnswered { deployment, target, answer } => {
             if let Some(reason) = answer.reason() {
                 let verdict = answer.name();
@@ -107,20 +133,6 @@ fn write_event(tenant: &TenantState, event: &Event) {
         Fact::DeploymentPaused { id, reason, cause: PauseCause::WayBack, .. } => {
             tracing::warn!(deploymentJobId = %id, reason, "way_back.held");
         }
-        Fact::AgentConnected { agent, session, .. } => {
-            tracing::info!(agentId = %agent, session = session.0, "agent.connected");
-        }
-        Fact::AgentDisconnected { agent, session, reason } => {
-            tracing::warn!(agentId = %agent, session = session.0, reason, "agent.disconnected");
-        }
-        Fact::AgentOffline { agent } => tracing::warn!(agentId = %agent, "agent.offline"),
-        Fact::AgentRevoked { agent, reason } => tracing::warn!(agentId = %agent, reason, "agent.revoked"),
-        Fact::AgentEnrolled { agent, name, .. } => tracing::info!(agentId = %agent, %name, "agent.enrolled"),
-        Fact::EnvironmentWentSilent { id, silent, agents } => {
-            tracing::warn!(environmentId = %id, silent, agents, "environment.silent");
-        }
-        Fact::EnvironmentHeardAgain { id } => tracing::info!(environmentId = %id, "environment.heard"),
-        Fact::TaskBecameUnknown { key, reason } => tracing::warn!(taskId = %key.task, reason, "task.unknown"),
         _ => {}
     }
 }

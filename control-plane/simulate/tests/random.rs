@@ -44,6 +44,8 @@ prop_compose! {
         hosts in 1_u32..12,
         budget in 1_u32..=100,
         gates in any::<bool>(),
+        proof in prop_oneof![Just("off"), Just("reported"), Just("required")],
+        lost in prop_oneof![2 => Just(0_u32), 1 => 1_u32..30],
         strategy in strategies(),
         on_failure in prop_oneof![Just("rollback"), Just("stop"), Just("ask")],
         tolerated in 0_u32..50,
@@ -52,7 +54,7 @@ prop_compose! {
     ) -> (u32, u32, String) {
         let mut text = format!(
             "fleet: [{{hosts: {hosts}, spread: {{rack: [a, b, c]}}}}]
-environment: {{budget: {budget}%, silence: {{percent: 40, within: 30s}}{}}}
+environment: {{budget: {budget}%, silence: {{percent: 40, within: 30s}}, way_back_proof: {proof}, proof_takes: 1s..150s, proof_fails: {lost}%{}}}
 steps: [{{name: one, takes: 1s..20s}}, {{name: two, takes: 1s..20s, fails: 5%, timeout: 18s}}]
 deploy: {{strategy: {strategy}, on_failure: {on_failure}, tolerate_failures: {tolerated}%, timeout: 20m}}
 people: {{resume: 10s..1m, decide: 10s..1m, decision: {decision}}}

@@ -173,6 +173,40 @@ fn hosts_that_are_away_hold_up_what_needs_them() {
 }
 
 #[test]
+fn hosts_that_could_not_go_back_hold_up_what_they_have_to_prove_it_for() {
+    let proof = |policy: &str, more: &str| {
+        outcome(&format!(
+            "{FLEET}environment: {{{policy}}}\ndeploy: {{strategy: {{type: all_at_once}}}}\n{more}"
+        ))
+    };
+    let without = proof("", "");
+    let reported = proof("way_back_proof: reported, proof_fails: 100%", "");
+    assert_eq!((reported.status.as_str(), reported.duration_ms), ("succeeded", without.duration_ms));
+    let required = proof("way_back_proof: required, proof_takes: 20s", "");
+    assert_eq!(
+        (required.status.as_str(), required.held_up_ms),
+        ("succeeded", 0),
+        "a good answer is no pause"
+    );
+    assert_eq!(required.duration_ms, without.duration_ms + 20_000 + 10);
+    let slow = "way_back_proof: required, proof_takes: 5m";
+    let stuck = proof(slow, "");
+    assert_eq!((stuck.status.as_str(), stuck.targets.started), ("waiting", 0), "{stuck:?}");
+    let waived = proof(slow, "people: {resume: 10m}");
+    assert_eq!((waived.status.as_str(), waived.held_up_ms), ("succeeded", 600_000), "{waived:?}");
+    let lost = proof("way_back_proof: required, proof_fails: 20%", "");
+    assert_eq!((lost.status.as_str(), lost.targets.started), ("waiting", 0));
+    let pause = lost.stop_totals.iter().find(|it| it.cause == "way_back");
+    assert!(pause.is_some(), "{:?}", lost.stop_totals);
+    let back = proof("way_back_proof: required", "faults: [{what: silent, at: 0s, for: 3m, hosts: 2}]");
+    assert_eq!(
+        (back.status.as_str(), back.targets.have_it),
+        ("succeeded", 20),
+        "asked again when they are back"
+    );
+}
+
+#[test]
 fn slow_hosts_are_slow_whatever_the_strategy() {
     let steps = "fleet: [{hosts: 30}]\nsteps: [{name: a, takes: 1s..100s}]\n";
     let slowest = |strategy: &str| outcome(&format!("{steps}deploy: {{strategy: {strategy}}}")).duration_ms;
