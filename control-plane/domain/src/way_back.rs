@@ -181,6 +181,17 @@ impl Deployment {
             && self.counts.waiting + self.counts.skipped == self.counts.total()
     }
 
+    /// When the oldest answer came of those that count for its beginning.
+    #[must_use]
+    pub fn oldest_answer(&self) -> Option<Timestamp> {
+        let known = self.targets.values().filter(|part| TenantState::is_worth_asking(part));
+        let known = known.filter_map(|part| match &part.way_back {
+            Some(Proof::Known { at, .. }) => Some(*at),
+            Some(Proof::Asked { .. }) | None => None,
+        });
+        known.min()
+    }
+
     /// The targets of which it is not proven that they could go back, though they should, and why.
     pub fn stuck(&self) -> impl Iterator<Item = (TargetId, &str)> {
         let parts = self.order.iter().filter_map(|id| self.targets.get(id));

@@ -154,12 +154,11 @@ fn who_does_not_answer_holds_nobody_up_for_longer_than_the_window() {
     world.deploy(2, 2, None);
     world.prove(1, &PRESENT);
     let late = world.question(2).unwrap().question;
-    // A session that was lost a moment ago may be back at once.
-    world.disconnect(2);
     world.wait_ms(WINDOW_MS - 1);
     assert!(world.deployment(deployment(2)).paused.is_none());
     world.wait_ms(1);
     assert!(held(&world).contains("web-2 (its host did not answer in time)"), "{}", held(&world));
+    world.disconnect(2);
     world.connect(2, vec![]);
     let answer = |question| TenantCommand::AnswerInspection {
         agent: agent(2),
@@ -171,6 +170,39 @@ fn who_does_not_answer_holds_nobody_up_for_longer_than_the_window() {
     let asked = world.question(2).unwrap().question;
     assert_ne!(asked, late, "it was asked again when it came back");
     world.ok(answer(asked));
+    assert_eq!(active(&world), 2);
+    end(&world);
+}
+
+#[test]
+fn who_leaves_while_it_is_asked_is_waited_for_only_until_it_counts_as_away() {
+    let mut world = required(3);
+    world.deploy(2, 2, None);
+    world.prove(1, &PRESENT);
+    // A session that was lost a moment ago may be back at once, and is asked again then.
+    world.disconnect(2);
+    world.connect(2, vec![]);
+    assert!(world.question(2).is_some());
+    world.disconnect(2);
+    world.wait_ms(29_999);
+    world.ok(TenantCommand::RevokeAgent { agent: agent(3), reason: "stolen".to_owned() });
+    assert_eq!(why(&world, 3), "its agent host-3 was revoked");
+    assert!(world.deployment(deployment(2)).paused.is_none());
+    world.wait_ms(1);
+    assert!(held(&world).contains("web-2 (its agent host-2 is offline), web-3"), "{}", held(&world));
+    // Whoever was right long ago has to be right again when the others are.
+    world.wait_ms(FRESH_MS);
+    world.connect(2, vec![]);
+    let skip = |n| TenantCommand::SkipTarget {
+        deployment: deployment(2),
+        target: target(n),
+        reason: "it is scrapped".to_owned(),
+    };
+    world.ok(skip(3));
+    world.prove(2, &PRESENT);
+    assert_eq!(active(&world), 0);
+    world.prove(1, &PRESENT);
+    world.prove(2, &PRESENT);
     assert_eq!(active(&world), 2);
     end(&world);
 }

@@ -158,5 +158,6 @@ pub(super) fn revoke(tx: &mut Transaction<'_>, id: AgentId, reason: &str) -> Res
             rollout::became_unknown(tx, task.id, &why)?;
         }
     }
+    proof::agent_is_gone(tx, id)?;
     Ok(Outcome::Done)
 }

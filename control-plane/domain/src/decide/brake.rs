@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use stella_protocol::id::{DeploymentId, EnvironmentId};
 
 use super::transaction::Transaction;
-use super::{freeze, proof, rollout, silence};
+use super::{freeze, rollout, silence};
 use crate::amount::Amount;
 use crate::command::Outcome;
 use crate::deployment::{Cause, Deployment, Status};
@@ -58,7 +58,7 @@ pub(super) fn hold_back(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<()
             held.is_none_or(|(cause, ..)| cause != deployment.paused_for)
         }
         PauseCause::Budget => tx.tenant.has_budget(deployment),
-        PauseCause::WayBack => proof::is_over(tx, deployment),
+        PauseCause::WayBack => tx.tenant.may_begin(deployment),
         PauseCause::Person
         | PauseCause::CanaryStep
         | PauseCause::Batch

@@ -49,7 +49,7 @@ pub(super) fn before_the_first(tx: &mut Transaction<'_>, id: DeploymentId) -> Re
     }
     let is_waived = tx.tenant.is_proof_waived(deployment);
     let way_back = &deployment.way_back;
-    let is_old = way_back.asked_at.is_some_and(|at| at.plus_ms(FRESH_MS) < tx.now);
+    let is_old = deployment.oldest_answer().is_some_and(|at| at.plus_ms(FRESH_MS) < tx.now);
     if way_back.open == 0 && (way_back.asked == 0 || (is_old && !is_waived)) {
         ask(tx, id, |_| true)?;
     }
@@ -58,11 +58,6 @@ pub(super) fn before_the_first(tx: &mut Transaction<'_>, id: DeploymentId) -> Re
     }
     hold(tx, id)?;
     Ok(false)
-}
-
-/// Whether a deployment that is paused for the proof may go on.
-pub(super) fn is_over(tx: &Transaction<'_>, deployment: &Deployment) -> bool {
-    tx.tenant.may_begin(deployment)
 }
 
 /// Asks the hosts of those targets that have something to go back to. What is known without a host is not asked.
@@ -272,6 +267,25 @@ pub(super) fn agent_is_back(tx: &mut Transaction<'_>, agent: AgentId) -> Result<
         };
         ask(tx, id, is_doubted)?;
         look_again(tx, id)?;
+    }
+    Ok(())
+}
+
+/// An agent will not answer what it was asked: nobody has to wait until the window is over.
+pub(super) fn agent_is_gone(tx: &mut Transaction<'_>, agent: AgentId) -> Result<(), Rejection> {
+    let holder = tx.agent(agent)?;
+    let name = &holder.name;
+    let answer = match &holder.revoked {
+        Some(_) => ProofAnswer::Refuted { reason: format!("its agent {name} was revoked") },
+        None => ProofAnswer::Unproven { reason: format!("its agent {name} is offline") },
+    };
+    let open = tx.tenant.inspections.get(&agent).into_iter().flatten().copied();
+    for (deployment, target) in open.collect::<Vec<_>>() {
+        // What followed from the one before may have closed it.
+        if tx.tenant.inspection(deployment, target).is_some() {
+            tx.emit(Fact::WayBackAnswered { deployment, target, answer: answer.clone() })?;
+            look_again(tx, deployment)?;
+        }
     }
     Ok(())
 }

@@ -65,7 +65,10 @@ pub(super) fn decide(state: &State, request: &Request, now: Timestamp) -> Result
 /// Each kind ends in a fact that removes the timer.
 fn fire(tx: &mut Transaction<'_>, timer: &Timer) -> Result<(), Rejection> {
     match timer {
-        Timer::ReconnectWindow(agent) => tx.emit(Fact::AgentOffline { agent: *agent }),
+        Timer::ReconnectWindow(agent) => {
+            tx.emit(Fact::AgentOffline { agent: *agent })?;
+            proof::agent_is_gone(tx, *agent)
+        }
         Timer::RequestForgotten(key) => tx.emit(Fact::RequestForgotten { key: key.clone() }),
         Timer::TaskOverdue(task) => {
             let reason =
