@@ -307,6 +307,15 @@ const fn unit_action(dto: UnitActionDto) -> UnitAction {
     }
 }
 
+/// What an environment wants of the proof that a deployment could go back.
+pub(crate) const fn proof_rule(rule: ProofRuleDto) -> ProofRule {
+    match rule {
+        ProofRuleDto::Off => ProofRule::Off,
+        ProofRuleDto::Reported => ProofRule::Reported,
+        ProofRuleDto::Required => ProofRule::Required,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -337,14 +346,5 @@ mod tests {
     fn a_reason_says_something() {
         assert_eq!(reason("reason", " disk full ").unwrap(), "disk full");
         assert_eq!(field_of(reason("reason", " \n").unwrap_err()).as_deref(), Some("reason"));
-    }
-}
-
-/// What an environment wants of the proof that a deployment could go back.
-pub(crate) const fn proof_rule(rule: ProofRuleDto) -> ProofRule {
-    match rule {
-        ProofRuleDto::Off => ProofRule::Off,
-        ProofRuleDto::Reported => ProofRule::Reported,
-        ProofRuleDto::Required => ProofRule::Required,
     }
 }

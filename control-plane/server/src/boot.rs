@@ -276,12 +276,6 @@ async fn follow_journal(
     Ok(())
 }
 
-fn stores(config: &Config) -> anyhow::Result<(Arc<ArtifactStore>, Arc<OutputStore>)> {
-    let reserve_bytes = config.journal.reserve_bytes;
-    let artifacts = Arc::new(ArtifactStore::open(config.state_dir.join("artifacts"), reserve_bytes)?);
-    Ok((artifacts, OutputStore::open(config.state_dir.join("output"), reserve_bytes)?))
-}
-
 fn look_at_hosts(fleet: Arc<Fleet>) -> LookAtHosts {
     LookAtHosts(Arc::new(move |agent, inspect| {
         let fleet = Arc::clone(&fleet);

@@ -167,8 +167,8 @@ fn hosts_that_are_away_hold_up_what_needs_them() {
         "\nfleet:\n  - {hosts: 3}\n", "steps: [{name: a, takes: 1s}]\n"
     );
     let away = outcome(&format!("{away}deploy: {{strategy: {{type: all_at_once}}, timeout: 10m}}"));
-    // Ten minutes for it, and ten more for its rollback.
-    assert_eq!((away.status.as_str(), away.duration_ms), ("failed", 1_200_000), "{away:?}");
+    // Ten minutes for it; its rollback has nothing to do on the host that was never reached, and takes the others back at once.
+    assert_eq!((away.status.as_str(), away.duration_ms), ("failed", 601_010), "{away:?}");
     assert!(away.reason.unwrap().contains("did not finish within 10 min"));
 }
 
