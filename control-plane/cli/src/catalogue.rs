@@ -62,30 +62,7 @@ pub(crate) async fn environment(context: &Context, command: Environment) -> Resu
             create(context, &path, &CreateEnvironment { name, order, way_back_proof: None }, &existing, text)
                 .await
         }
-        Environment::List => {
-            let mut all: Vec<environment::Environment> = context.client.list(&path, &[]).await?;
-            all.sort_by_key(|environment| environment.order);
-            print::list(
-                context.output,
-                &all,
-                &["ORDER", "NAME", "AFTER", "APPROVALS", "AT RISK", "LOCKED", "ID"],
-                |environment| {
-                    let lock = environment.lock.as_ref();
-                    vec![
-                        environment.order.to_string(),
-                        environment.name.clone(),
-                        environment.follows.as_ref().map_or_else(|| "-".to_owned(), hold::follows),
-                        environment
-                            .approvals
-                            .as_ref()
-                            .map_or_else(|| "-".to_owned(), |it| it.needed.to_string()),
-                        environment.budget.as_ref().map_or_else(|| "-".to_owned(), hold::budget_of),
-                        lock.map_or_else(|| frozen(environment), |lock| lock.reason.clone()),
-                        environment.id.clone(),
-                    ]
-                },
-            )
-        }
+        Environment::List => list_environments(context, &path).await,
         Environment::Scenario { environment, release } => {
             describe::scenario(context, &environment, release).await
         }
@@ -126,6 +103,28 @@ pub(crate) async fn environment(context: &Context, command: Environment) -> Resu
         Environment::Lock { environment, reason } => hold::lock(context, &environment, reason).await,
         Environment::Unlock { environment } => hold::unlock(context, &environment).await,
     }
+}
+
+async fn list_environments(context: &Context, path: &str) -> Result<(), Error> {
+    let mut all: Vec<environment::Environment> = context.client.list(path, &[]).await?;
+    all.sort_by_key(|environment| environment.order);
+    print::list(
+        context.output,
+        &all,
+        &["ORDER", "NAME", "AFTER", "APPROVALS", "AT RISK", "LOCKED", "ID"],
+        |environment| {
+            let lock = environment.lock.as_ref();
+            vec![
+                environment.order.to_string(),
+                environment.name.clone(),
+                environment.follows.as_ref().map_or_else(|| "-".to_owned(), hold::follows),
+                environment.approvals.as_ref().map_or_else(|| "-".to_owned(), |it| it.needed.to_string()),
+                environment.budget.as_ref().map_or_else(|| "-".to_owned(), hold::budget_of),
+                lock.map_or_else(|| frozen(environment), |lock| lock.reason.clone()),
+                environment.id.clone(),
+            ]
+        },
+    )
 }
 
 /// Until when nothing new may come to an environment that is not locked.

@@ -104,10 +104,7 @@ impl TenantState {
         };
         let (created_by, trace) =
             asked.unwrap_or_else(|| (actor.clone(), self.trace_of_follow_up(cause, trace)));
-        let mut parts = OrdMap::new();
-        for planned in targets {
-            parts.insert(planned.target, Arc::new(self.reserve(*id, planned, fact)?));
-        }
+        let parts = self.reserve_all(*id, targets, fact)?;
         ensure(!parts.is_empty(), subject(*id), "without targets", fact)?;
         let total = u32::try_from(targets.len()).map_err(|_| illegal(subject(*id), "too large", fact))?;
         let deployment = Deployment {
@@ -153,6 +150,19 @@ impl TenantState {
         let first = self.deployments.get(of).filter(|it| it.trace.trace_id == trace.trace_id);
         let baggage = first.filter(|_| trace.baggage.is_empty()).map(|it| it.trace.baggage.clone());
         TraceContext { baggage: baggage.unwrap_or_else(|| trace.baggage.clone()), ..trace.clone() }
+    }
+
+    fn reserve_all(
+        &mut self,
+        deployment: DeploymentId,
+        targets: &[PlannedTarget],
+        fact: &Fact,
+    ) -> Result<OrdMap<TargetId, Arc<TargetRollout>>, IllegalTransition> {
+        let mut parts = OrdMap::new();
+        for planned in targets {
+            parts.insert(planned.target, Arc::new(self.reserve(deployment, planned, fact)?));
+        }
+        Ok(parts)
     }
 
     /// Reserving a target twice fails, so that a plan cannot name it twice either.

@@ -32,26 +32,11 @@ impl TenantState {
                 self.forget_automatic_in(*id, None);
                 Ok(())
             }
-            Fact::EnvironmentBudgetSet { id, budget } => {
-                self.environment_mut(*id, fact)?.budget = *budget;
-                Ok(())
-            }
-            Fact::EnvironmentWayBackSet { id, required } => {
-                self.environment_mut(*id, fact)?.requires_way_back = *required;
-                Ok(())
-            }
-            Fact::EnvironmentStrategySet { id, strategy } => {
-                self.environment_mut(*id, fact)?.strategy.clone_from(strategy);
-                Ok(())
-            }
-            Fact::EnvironmentWayBackProofSet { id, rule } => {
-                self.environment_mut(*id, fact)?.way_back_proof = *rule;
-                Ok(())
-            }
-            Fact::EnvironmentSilenceSet { id, rule } => {
-                self.environment_mut(*id, fact)?.silence = *rule;
-                Ok(())
-            }
+            Fact::EnvironmentBudgetSet { .. }
+            | Fact::EnvironmentWayBackSet { .. }
+            | Fact::EnvironmentStrategySet { .. }
+            | Fact::EnvironmentWayBackProofSet { .. }
+            | Fact::EnvironmentSilenceSet { .. } => self.environment_set(fact),
             Fact::EnvironmentWentSilent { id, .. } => {
                 let environment = self.environment_mut(*id, fact)?;
                 let ruled = environment.silence.is_some() && environment.silent_since.is_none();
@@ -88,6 +73,34 @@ impl TenantState {
                 let deployment = self.deployment_mut(*id, fact)?;
                 ensure(deployment.paused.is_some(), subject(*id), "not paused", fact)?;
                 self.end_pause(event.at, *id, fact)
+            }
+            other => Err(misplaced(other)),
+        }
+    }
+
+    /// What goes for an environment from now on.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "a fact that is not listed is refused")]
+    fn environment_set(&mut self, fact: &Fact) -> Applied {
+        match fact {
+            Fact::EnvironmentBudgetSet { id, budget } => {
+                self.environment_mut(*id, fact)?.budget = *budget;
+                Ok(())
+            }
+            Fact::EnvironmentWayBackSet { id, required } => {
+                self.environment_mut(*id, fact)?.requires_way_back = *required;
+                Ok(())
+            }
+            Fact::EnvironmentStrategySet { id, strategy } => {
+                self.environment_mut(*id, fact)?.strategy.clone_from(strategy);
+                Ok(())
+            }
+            Fact::EnvironmentWayBackProofSet { id, rule } => {
+                self.environment_mut(*id, fact)?.way_back_proof = *rule;
+                Ok(())
+            }
+            Fact::EnvironmentSilenceSet { id, rule } => {
+                self.environment_mut(*id, fact)?.silence = *rule;
+                Ok(())
             }
             other => Err(misplaced(other)),
         }
