@@ -10,9 +10,9 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use stella_certs::validity_of_certificate;
-use stella_doctor::Findings;
-use stella_doctor::host::{self, Lifetime, Private};
+use stella_doctor::host::{self, Lifetime, Private, quoted};
 use stella_doctor::unit::Unit;
+use stella_doctor::{CERTIFICATES_BYTES_MAX, Findings, open_configured, read_all};
 use stella_durable::Store;
 
 use crate::config::{self, Config, Loaded};
@@ -163,7 +163,7 @@ fn host_root(config: &Config, unit: Option<&Unit>, findings: &mut Findings) {
     let root = &config.host_root;
     if !root.exists() {
         let detail = format!("{} is not there; the agent makes it when it starts", root.display());
-        return findings.warn(CHECK, detail, format!("install -d {}", root.display()));
+        return findings.warn(CHECK, detail, format!("install -d {}", quoted(root)));
     }
     let seen_by = unit.filter(|unit| unit.is_active()).and_then(Unit::main_pid);
     let remedy = "mount it read-write, or change host_root or the unit's ReadWritePaths=";
@@ -238,7 +238,7 @@ fn journal_opens(config: &Config, findings: &mut Findings) {
         Err(Unseen::Journal(error)) => {
             let path = config.state_dir.join(JOURNAL_DIR);
             let aside =
-                format!("systemctl stop {UNIT}; mv {0} {0}-damaged; systemctl start {UNIT}", path.display());
+                format!("systemctl stop {UNIT}; mv {0} {0}-damaged; systemctl start {UNIT}", quoted(&path));
             findings.fail(CHECK, reason_of(&error), aside);
         }
     }
@@ -250,7 +250,8 @@ fn metrics_files(tls: &metrics::Tls, findings: &mut Findings) {
     if !all.all(|path| host::readable(CHECK, path, findings)) {
         return;
     }
-    let leaf = std::fs::read(&tls.certificate).ok().and_then(|pem| {
+    let pem = open_configured(&tls.certificate).and_then(|file| read_all(file, CERTIFICATES_BYTES_MAX));
+    let leaf = pem.ok().and_then(|pem| {
         let chain = stella_certs::certificates_from_pem(&pem).ok()?;
         validity_of_certificate(chain.first()?).ok()
     });

@@ -11,12 +11,15 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 use stella_certs::{CertificateDer, PeerIdentity, PrivateKey, tls, validity_of_certificate};
+use stella_doctor::{open_configured, read_all};
 use stella_protocol::id::{AgentId, TenantId};
 use zeroize::{Zeroize, Zeroizing};
 
 /// The identity's file in a state folder.
 pub(crate) const FILE: &str = "identity.json";
 const VERSION: u32 = 1;
+/// More is no identity.
+const BYTES_MAX: u64 = 1024 * 1024;
 
 /// Why there is no usable identity.
 #[derive(Debug, thiserror::Error)]
@@ -157,7 +160,8 @@ impl Identity {
     /// If there is none, or it is damaged.
     pub fn load(state_dir: &Path) -> Result<Self, Error> {
         let path = state_dir.join(FILE);
-        let bytes = match fs::read(&path) {
+        let read = open_configured(&path).and_then(|file| read_all(file, BYTES_MAX));
+        let bytes = match read {
             Ok(bytes) => Zeroizing::new(bytes),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Error::Missing { path }),
             Err(source) => return Err(Error::Io { action: "read", path, source }),

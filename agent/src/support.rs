@@ -10,7 +10,9 @@ use stella_certs::{
     CertificateDer, certificate_fingerprint, serial_hex_of_certificate, validity_of_certificate,
 };
 use stella_doctor::host::size_of;
-use stella_doctor::{Bundle, Keep, MEMBER_BYTES_MAX, Manifest, Mask};
+use stella_doctor::{
+    Bundle, CERTIFICATES_BYTES_MAX, Keep, MEMBER_BYTES_MAX, Manifest, Mask, open_regular, read_all,
+};
 
 use crate::cli::unix_s;
 use crate::config::{self, Config, Loaded};
@@ -66,7 +68,9 @@ fn secrets(loaded: &Result<Loaded, config::Error>) -> Mask {
     if let Ok(identity) = Identity::load(&config.state_dir) {
         mask.hide_bytes(identity.key.secret_pkcs8_der());
     }
-    let pending = fs::read(config.state_dir.join(PENDING_FILE)).ok();
+    let pending = open_regular(&config.state_dir.join(PENDING_FILE))
+        .and_then(|file| read_all(file, CERTIFICATES_BYTES_MAX))
+        .ok();
     let pending: Option<Value> = pending.and_then(|bytes| serde_json::from_slice(&bytes).ok());
     if let Some(key) = pending.as_ref().and_then(|it| hex::decode(it["key_pkcs8_der"].as_str()?).ok()) {
         mask.hide_bytes(&key);

@@ -5,7 +5,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
@@ -28,7 +28,18 @@ fn of_agent(agent: &Agent, more: &[&str]) -> Result<(Option<i32>, Value)> {
 }
 
 fn of_control_plane(control_plane: &ControlPlane) -> Result<(Option<i32>, Value)> {
-    said(&control_plane.tool_output(&["doctor", "--output", "json"])?)
+    through(None, control_plane)
+}
+
+/// With a proxy for HTTP in the environment, or with none.
+fn through(proxy: Option<&str>, control_plane: &ControlPlane) -> Result<(Option<i32>, Value)> {
+    let mut tool = Command::new(binaries::path("stella-orchestrator")?);
+    tool.args(["doctor", "--output", "json", "--config"]).arg(control_plane.config_file());
+    for name in ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"] {
+        tool.env_remove(name);
+    }
+    tool.envs(proxy.map(|proxy| ("HTTPS_PROXY", proxy)));
+    said(&tool.stdin(Stdio::null()).output()?)
 }
 
 /// With a host root that nobody can write to, root neither.
@@ -246,7 +257,7 @@ fn whom_it_names_outside(control_plane: &ControlPlane) -> Result<()> {
     let clear = TcpListener::bind("127.0.0.1:0")?;
     let port = clear.local_addr()?.port();
     let speaking = std::thread::spawn(move || -> std::io::Result<()> {
-        for _ in 0..2 {
+        for _ in 0..4 {
             let (mut stream, _) = clear.accept()?;
             std::io::Write::write_all(&mut stream, b"HTTP/1.1 400 Bad Request\r\n\r\n")?;
         }
@@ -261,6 +272,10 @@ fn whom_it_names_outside(control_plane: &ControlPlane) -> Result<()> {
     expect(&said, "receiver mail", "fail", "openssl s_client")?;
     expect(&said, "gate source change", "fail", "handshake")?;
     expect(&said, "gate source main", "ok", "can be connected to")?;
+    let (_, said) = through(Some("http://127.0.0.1:9"), control_plane)?;
+    expect(&said, "event bus", "fail", "nc -vz 127.0.0.1")?;
+    expect(&said, "receiver mail", "fail", "openssl s_client")?;
+    expect(&said, "gate source change", "warn", "a proxy is set")?;
     speaking.join().map_err(|_| anyhow::anyhow!("the listener panicked"))??;
     control_plane.configure(&Settings { tables: "[apy]\n".to_owned(), ..Settings::default() })?;
     fs::write(control_plane.config_file(), "[api]\nlisen = \"127.0.0.1:1\"\n")?;

@@ -108,6 +108,10 @@ const HOOK_PATH: &str = "T0AB12CD/B0EF34GH/x1Y2z3A4b5C6d7E8f9G0";
 const COLLECTOR_PASSWORD: &str = "c0llect0r-p4ss";
 const NATS_SEED: &str = "SUAOAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 const GATE_KEY: &str = "g4te k3y=1";
+const GATE_ADDRESS_KEY: &str = "g4t34ddr3ssk3y0123";
+const METRICS_PATH: &str = "m3tr1cs-p4th-0123456789";
+const COLLECTOR_KEY: &str = "c0ll3ct0r-4ddr3ss-k3y";
+const CALLS_KEY: &str = "c4lls-4ddr3ss-k3y-0123";
 const VARIABLE: &str = "v4r14bl3 of th3 d4t4b4s3";
 const ENVIRONMENT_SECRET: &str = "s3t by th3 unit";
 
@@ -130,13 +134,17 @@ fn tables(folder: &Path) -> Result<String> {
     Ok(format!(
         r#"
 [traces]
-endpoint = "http://127.0.0.1:{nobody}/v1/traces"
+endpoint = "http://127.0.0.1:{nobody}/v1/traces?api_key={COLLECTOR_KEY}"
 headers_file = "{}"
 [event_bus]
 credentials_file = "{}"
 [gates.http.change]
-url = "http://127.0.0.1:{nobody}/"
+url = "http://127.0.0.1:{nobody}/?api_key={GATE_ADDRESS_KEY}"
 headers_file = "{}"
+[gates.prometheus.main]
+url = "http://127.0.0.1:{nobody}/{METRICS_PATH}/"
+[workflows]
+http_allowed = ["https://calls.example.com/{CALLS_KEY}/"]
 [[notifications.receivers]]
 name = "mail"
 type = "email"
@@ -241,6 +249,10 @@ async fn a_control_planes_bundle_has_what_helps_and_no_secret() -> Result<()> {
         COLLECTOR_PASSWORD,
         NATS_SEED,
         GATE_KEY,
+        GATE_ADDRESS_KEY,
+        METRICS_PATH,
+        COLLECTOR_KEY,
+        CALLS_KEY,
         &admin_token,
         &key_line,
         ENVIRONMENT_SECRET,

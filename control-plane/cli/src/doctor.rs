@@ -11,6 +11,7 @@ use stella_api_types::system::{Health, System};
 use stella_api_types::tenant::Tenant;
 use stella_api_types::time::parse_rfc3339;
 use stella_doctor::Findings;
+use stella_doctor::host::quoted;
 
 use crate::args::{Global, Output};
 use crate::client::{Client, Error};
@@ -93,8 +94,7 @@ fn private(file: &Path, findings: &mut Findings) {
     match fs::metadata(file).map(|it| it.permissions().mode() & GROUP_AND_OTHERS) {
         Ok(0) => findings.ok("token file", format!("{} is yours alone", file.display())),
         Ok(_) => {
-            let remedy =
-                format!("chmod 600 {0}; if they may have read it, make another token", file.display());
+            let remedy = format!("chmod 600 {}; if they may have read it, make another token", quoted(file));
             findings.warn("token file", format!("others may read {}", file.display()), remedy);
         }
         Err(error) => {

@@ -17,9 +17,9 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context as _;
 use clap::Args;
 use stella_certs::{CertificateDer, certificates_from_pem, validity_of_certificate};
-use stella_doctor::Findings;
-use stella_doctor::host::{self, Lifetime, Private};
+use stella_doctor::host::{self, Lifetime, Private, quoted};
 use stella_doctor::unit::Unit;
+use stella_doctor::{CERTIFICATES_BYTES_MAX, Findings, open_regular, read_all};
 use stella_durable::Store;
 
 use crate::backup;
@@ -143,8 +143,7 @@ fn files_of_the_service(loaded: &Loaded, findings: &mut Findings) {
             owner.0 == 0 || it.mode() & bits != 0
         })
     };
-    let closed: Vec<_> =
-        all.iter().filter(|path| !may_read(path)).map(|it| it.display().to_string()).collect();
+    let closed: Vec<_> = all.iter().filter(|path| !may_read(path)).map(|path| quoted(path)).collect();
     if closed.is_empty() {
         return findings
             .ok(CHECK, format!("user {} may read all {} files of the configuration", owner.0, all.len()));
@@ -164,7 +163,8 @@ fn authority(config: &Config, findings: &mut Findings) {
         ("issuing certificate", "issuing.crt", "stella-orchestrator ca rotate-issuing"),
     ] {
         let path = config.state_dir.join("pki").join(name);
-        let validity = fs::read(&path).context("it cannot be read").and_then(|pem| {
+        let pem = open_regular(&path).and_then(|file| read_all(file, CERTIFICATES_BYTES_MAX));
+        let validity = pem.context("it cannot be read").and_then(|pem| {
             let certificates = certificates_from_pem(&pem)?;
             Ok(validity_of_certificate(certificates.first().context("it is empty")?)?)
         });

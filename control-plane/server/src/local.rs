@@ -10,7 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
@@ -36,6 +36,8 @@ const REQUEST_BYTES_MAX: u64 = 64 << 10;
 const REQUEST_DURATION_MAX: Duration = Duration::from_secs(10);
 /// How long either end waits for the other to go on. A large state takes its time to be hashed before the first byte.
 const STALL_DURATION_MAX: Duration = Duration::from_secs(300);
+/// How long all of an answer may take that is made from what is in memory.
+const LOOK_DURATION_MAX: Duration = Duration::from_secs(15);
 
 /// What can be asked for.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -51,6 +53,16 @@ pub(crate) enum Request {
     Look,
     /// Its figures, which follow as Prometheus has them.
     Metrics,
+}
+
+impl Request {
+    /// How long all of its answer may take. What takes a backup or changes files takes its time.
+    const fn duration_max(&self) -> Option<Duration> {
+        match self {
+            Self::Look | Self::Metrics => Some(LOOK_DURATION_MAX),
+            Self::Backup(_) | Self::Reload | Self::Ca(_) => None,
+        }
+    }
 }
 
 /// The line that is sent back.
@@ -73,6 +85,14 @@ pub(crate) fn path(state_dir: &Path) -> PathBuf {
 /// # Errors
 /// If it cannot be asked, or refuses.
 pub(crate) fn call(state_dir: &Path, request: &Request) -> anyhow::Result<Option<impl Read + use<>>> {
+    call_within(state_dir, request, request.duration_max())
+}
+
+fn call_within(
+    state_dir: &Path,
+    request: &Request,
+    duration_max: Option<Duration>,
+) -> anyhow::Result<Option<impl Read + use<>>> {
     let socket = path(state_dir);
     let mut stream = match StdStream::connect(&socket) {
         Ok(stream) => stream,
@@ -84,16 +104,44 @@ pub(crate) fn call(state_dir: &Path, request: &Request) -> anyhow::Result<Option
         }
     };
     stream.set_read_timeout(Some(STALL_DURATION_MAX))?;
-    stream.set_write_timeout(Some(STALL_DURATION_MAX))?;
+    stream.set_write_timeout(Some(duration_max.unwrap_or(STALL_DURATION_MAX)))?;
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
     stream.write_all(&line)?;
-    let mut reader = BufReader::new(stream);
+    let until = duration_max.map(|duration| (Instant::now() + duration, duration));
+    let mut reader = BufReader::new(Answering { stream, until });
     let mut line = Vec::new();
     reader.by_ref().take(REQUEST_BYTES_MAX).read_until(b'\n', &mut line)?;
     match serde_json::from_slice(&line).context("the control plane gave no answer")? {
         Answer::Ok => Ok(Some(reader)),
         Answer::Refused(why) => bail!("the control plane refuses: {why}"),
+    }
+}
+
+/// What the control plane sends, until there was time enough for all of it.
+struct Answering {
+    stream: StdStream,
+    until: Option<(Instant, Duration)>,
+}
+
+impl Read for Answering {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let Some((deadline, duration)) = self.until else { return self.stream.read(bytes) };
+        let late = || {
+            let why = format!(
+                "does not answer within {} s: its disk or its writer is stuck",
+                duration.as_secs_f64()
+            );
+            io::Error::new(io::ErrorKind::TimedOut, why)
+        };
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(late());
+        }
+        self.stream.set_read_timeout(Some(left))?;
+        let is_late =
+            |error: &io::Error| matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut);
+        self.stream.read(bytes).map_err(|error| if is_late(&error) { late() } else { error })
     }
 }
 
@@ -307,5 +355,42 @@ impl Write for UntilShutdown {
 
     fn flush(&mut self) -> io::Result<()> {
         self.stream.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener as StdListener;
+    use std::sync::mpsc;
+
+    use super::*;
+
+    /// Asks one that answers with this and then says nothing any more.
+    fn asked(answer: &'static [u8]) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = StdListener::bind(path(folder.path())).unwrap();
+        let (over, is_over) = mpsc::channel::<()>();
+        let control_plane = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.write_all(answer).unwrap();
+            is_over.recv().unwrap_err();
+        });
+        let outcome = call_within(folder.path(), &Request::Look, Some(Duration::from_millis(250)));
+        let error = match outcome {
+            Ok(answer) => anyhow::Error::from(answer.unwrap().read_to_end(&mut Vec::new()).unwrap_err()),
+            Err(error) => error,
+        };
+        drop(over);
+        control_plane.join().unwrap();
+        format!("{error:#}")
+    }
+
+    #[test]
+    fn a_control_plane_that_is_stuck_is_told_and_not_waited_for() {
+        for answer in [b"".as_slice(), b"\"ok\"", b"\"ok\"\n{\"version\":"] {
+            assert_eq!(asked(answer), "does not answer within 0.25 s: its disk or its writer is stuck");
+        }
+        assert_eq!(Request::Look.duration_max(), Some(LOOK_DURATION_MAX));
+        assert_eq!(Request::Metrics.duration_max(), Some(LOOK_DURATION_MAX));
     }
 }

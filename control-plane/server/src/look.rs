@@ -216,7 +216,9 @@ impl Rollout {
 /// If it does not answer, or is of another version.
 pub(crate) fn ask(state_dir: &Path) -> anyhow::Result<Option<Look>> {
     let Some(answer) = local::call(state_dir, &local::Request::Look)? else { return Ok(None) };
-    let look = serde_json::from_reader(std::io::Read::take(answer, LOOK_BYTES_MAX));
+    let mut bytes = Vec::new();
+    std::io::Read::read_to_end(&mut std::io::Read::take(answer, LOOK_BYTES_MAX), &mut bytes)?;
+    let look = serde_json::from_slice(&bytes);
     look.map(Some).context("the control plane's answer is not understood; is it of another version?")
 }
 

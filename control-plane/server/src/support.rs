@@ -13,7 +13,7 @@ use stella_certs::{
     validity_of_certificate,
 };
 use stella_doctor::host::size_of;
-use stella_doctor::{Bundle, Keep, Mask};
+use stella_doctor::{Bundle, CERTIFICATES_BYTES_MAX, Keep, Mask, open_regular, read_all};
 
 use crate::authority::written;
 use crate::config::{Config, Loaded};
@@ -89,14 +89,7 @@ fn secrets(loaded: &anyhow::Result<Loaded>) -> Mask {
         mask.hide_file(&path);
     }
     for address in config.secret_addresses() {
-        // The host is told; what follows it may be what lets in.
-        let after_host = address.splitn(4, '/').nth(3).unwrap_or_default();
         mask.hide(&address);
-        mask.hide(after_host);
-        after_host
-            .split(['/', '?', '&', '='])
-            .filter(|part| part.len() >= 16)
-            .for_each(|part| mask.hide(part));
     }
     mask
 }
@@ -123,7 +116,8 @@ fn certificates(bundle: &mut Bundle, config: &Config, server: Option<&Certificat
             if path.extension().is_none_or(|extension| extension != "crt") {
                 continue;
             }
-            let found = fs::read(&path).ok().and_then(|pem| certificates_from_pem(&pem).ok());
+            let pem = open_regular(&path).and_then(|file| read_all(file, CERTIFICATES_BYTES_MAX));
+            let found = pem.ok().and_then(|pem| certificates_from_pem(&pem).ok());
             let found = found.map_or(Value::Null, |all| all.iter().map(facts).collect());
             let name = path.strip_prefix(&config.state_dir).unwrap_or(&path);
             all.insert(name.display().to_string(), found);

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 use std::time::SystemTime;
@@ -15,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 use tempfile::NamedTempFile;
 
 use crate::facts::facts;
-use crate::{Findings, Mask, run, unit};
+use crate::{Findings, Mask, open_regular, run, told, unit};
 
 /// The largest member, in bytes: more is read by nobody.
 pub const MEMBER_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -175,15 +174,15 @@ impl Bundle {
 
     /// Adds what systemd knows of a unit: its state, its files, and the end of its log.
     pub fn unit(&mut self, name: &str) {
-        let told = [
+        let asked = [
             (
                 "unit-status.txt",
-                "systemctl status",
+                "systemctl status, without the unit's processes",
                 vec!["systemctl", "status", "--no-pager", "--lines", "0"],
             ),
             (
                 "unit.txt",
-                "systemctl cat: the unit and what changes it",
+                "systemctl cat: the unit and what changes it, without values of variables",
                 vec!["systemctl", "cat", "--no-pager"],
             ),
             (
@@ -192,7 +191,7 @@ impl Bundle {
                 vec!["journalctl", "--no-pager", "-o", "short-iso-precise", "-n", LOG_LINES, "-u"],
             ),
         ];
-        for (member, about, mut argv) in told {
+        for (member, about, mut argv) in asked {
             if !unit::is_systemd() {
                 self.leave_out(member, "systemd does not run this host");
                 continue;
@@ -203,7 +202,14 @@ impl Bundle {
             argv.push(name);
             match run(&argv, BUNDLE_BYTES_MAX) {
                 // `status` ends with 3 for a unit that does not run.
-                Ok(ran) if !ran.out.trim().is_empty() => self.text(member, about, &ran.out, Keep::Tail),
+                Ok(ran) if !ran.out.trim().is_empty() => {
+                    let text = match member {
+                        "unit-status.txt" => told::without_processes(&ran.out),
+                        "unit.txt" => told::without_values(&ran.out),
+                        _ => ran.out,
+                    };
+                    self.text(member, about, &text, Keep::Tail);
+                }
                 Ok(ran) => {
                     let said = ran.err.lines().next().unwrap_or("nothing").to_owned();
                     self.leave_out(member, &format!("{} says: {said}", argv[0]));
@@ -266,7 +272,7 @@ impl Bundle {
 
 /// The end of a file: twice a member's size, because it is cut once more when it is masked.
 fn tail(path: &Path) -> io::Result<String> {
-    let mut file = File::open(path)?;
+    let mut file = open_regular(path)?;
     let (size, wanted) = (file.metadata()?.len(), 2 * MEMBER_BYTES_MAX as u64);
     file.seek(SeekFrom::Start(size.saturating_sub(wanted)))?;
     let mut bytes = Vec::new();
@@ -279,6 +285,7 @@ fn tail(path: &Path) -> io::Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
     use std::os::unix::fs::PermissionsExt as _;
 
     use flate2::read::GzDecoder;
@@ -363,5 +370,14 @@ mod tests {
         let mut bundle = bundle();
         bundle.log_file(Some(Path::new("/nonexistent")));
         assert!(bundle.left_out["log.txt"].contains("cannot be read"));
+        // Whoever owns the folder may have put something else there.
+        let (link, pipe) = (folder.path().join("link"), folder.path().join("pipe"));
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        bundle.log_file(Some(&link));
+        assert!(bundle.left_out["log.txt"].contains("is a link"), "{bundle:?}");
+        bundle.log_file(Some(&pipe));
+        assert!(bundle.left_out["log.txt"].contains("is no file"), "{bundle:?}");
+        assert!(bundle.members.is_empty());
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, access};
 
-use crate::{Findings, run, unit};
+use crate::{Findings, open_configured, run, unit};
 
 const GROUP_AND_OTHERS: u32 = 0o077;
 const WRITE_BY_GROUP_AND_OTHERS: u32 = 0o022;
@@ -47,7 +47,7 @@ pub fn private(wanted: &Private<'_>, findings: &mut Findings) {
     }
     if mode(&about) & WRITE_BY_GROUP_AND_OTHERS != 0 {
         let detail = format!("others than its owner may change {shown} (mode {:04o})", mode(&about));
-        return findings.fail(*check, detail, format!("chmod go-rwx {shown}"));
+        return findings.fail(*check, detail, format!("chmod go-rwx {}", quoted(folder)));
     }
     let there = secrets.iter().filter_map(|path| Some((path, fs::symlink_metadata(path).ok()?)));
     let open: Vec<_> =
@@ -68,13 +68,17 @@ pub fn private(wanted: &Private<'_>, findings: &mut Findings) {
             named.join(", ")
         );
         let (user, group) = (about.uid(), about.gid());
-        return findings.fail(*check, detail, format!("chown -R {user}:{group} {shown}"));
+        return findings.fail(*check, detail, format!("chown -R {user}:{group} {}", quoted(folder)));
     }
     findings.ok(*check, format!("{shown} and its secrets are for user {} alone", about.uid()));
 }
 
-fn quoted(path: &Path) -> String {
-    path.display().to_string()
+/// A path as a shell takes it, for remedies.
+#[must_use]
+pub fn quoted(path: &Path) -> String {
+    let shown = path.display().to_string();
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '.' | '_' | '-');
+    if shown.chars().all(is_plain) { shown } else { format!("'{}'", shown.replace('\'', "'\\''")) }
 }
 
 fn mode(about: &Metadata) -> u32 {
@@ -140,7 +144,8 @@ pub fn free_space(check: &'static str, path: &Path, reserve_bytes: u64, findings
         String::new()
     };
     let detail = format!("{} are free for {shown}{reserve}", mebibytes(free));
-    let remedy = format!("free space, or grow the disk; what takes it: du -xh -d 2 {shown} | sort -h | tail");
+    let remedy =
+        format!("free space, or grow the disk; what takes it: du -xh -d 2 {} | sort -h | tail", quoted(path));
     if figures.files() > 0 && figures.files_available() == 0 {
         findings.fail(check, format!("no file can be made any more for {shown}: no inode is free"), remedy);
     } else if free < reserve_bytes {
@@ -267,7 +272,7 @@ fn size_to(path: &Path, depth: usize) -> u64 {
 
 /// Tells of a file that a service needs and its user cannot read.
 pub fn readable(check: &'static str, path: &Path, findings: &mut Findings) -> bool {
-    match fs::File::open(path) {
+    match open_configured(path) {
         Ok(_) => true,
         Err(error) => {
             unreadable(check, path, &error, findings);
@@ -309,6 +314,18 @@ mod tests {
         assert!(verdict == Verdict::Fail && told.contains("-> chmod go-rwx"), "{told}");
         let gone = Private { check: "files", folder: Path::new("/nonexistent"), secrets: Vec::new() };
         assert_eq!(one(|findings| private(&gone, findings)).0, Verdict::Fail);
+    }
+
+    #[test]
+    fn a_path_in_a_remedy_is_one_word_of_a_shell() {
+        assert_eq!(quoted(Path::new("/var/lib/x-1_2.d")), "/var/lib/x-1_2.d");
+        let path = "/var/a b; rm -rf $HOME `id` it's";
+        let ran = run(&["sh", "-c", &format!("printf %s {}", quoted(Path::new(path)))], 100).unwrap();
+        assert_eq!(ran.out, path);
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert_eq!(one(|findings| assert!(!readable("pipe", &pipe, findings))).0, Verdict::Fail);
     }
 
     #[test]

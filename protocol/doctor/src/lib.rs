@@ -12,11 +12,14 @@ mod bundle;
 mod facts;
 pub mod host;
 mod mask;
+mod open;
 mod report;
 mod run;
+mod told;
 pub mod unit;
 
 pub use bundle::{BUNDLE_BYTES_MAX, Bundle, Keep, MEMBER_BYTES_MAX, Manifest};
 pub use mask::Mask;
+pub use open::{CERTIFICATES_BYTES_MAX, open_configured, open_regular, read_all};
 pub use report::{Check, Findings, Verdict};
 pub use run::{Ran, run};

@@ -5,7 +5,6 @@
 //! JSON, percent-encoded, in hexadecimal, and in base64, also in the middle of more.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
 
@@ -16,6 +15,8 @@ use base64::engine::general_purpose::{
 };
 use serde_json::Value;
 use zeroize::{Zeroize as _, Zeroizing};
+
+use crate::open_configured;
 
 const MASK: &str = "[REDACTED]";
 /// A shorter value is a word that may stand anywhere, and guessed faster than found.
@@ -112,7 +113,7 @@ impl Mask {
     /// nothing that this process reads either.
     pub fn hide_file(&mut self, path: &Path) {
         let mut bytes = Zeroizing::new(Vec::new());
-        let read = File::open(path).and_then(|file| file.take(FILE_BYTES_MAX).read_to_end(&mut bytes));
+        let read = open_configured(path).and_then(|file| file.take(FILE_BYTES_MAX).read_to_end(&mut bytes));
         if read.is_err() {
             return;
         }
@@ -328,6 +329,9 @@ mod tests {
         std::fs::write(&path, key).unwrap();
         mask.hide_file(&path);
         mask.hide_file(Path::new("/nonexistent"));
+        let pipe = folder.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        mask.hide_file(&pipe);
         let der = STANDARD.decode("TUlHSEFnRUFNQk1HQnlxR1NNNDlBZ0VHQ0NxR1NNNDlBd0VI").unwrap();
         for text in [
             login.as_str(),

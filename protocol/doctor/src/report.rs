@@ -62,10 +62,12 @@ impl Findings {
         self.push(check.into(), Verdict::Fail, detail.into(), Some(remedy.into()));
     }
 
-    /// What others said may be in a detail: it gets no secret and no control character past this.
+    /// What others said may be in a detail, and names that they chose in a remedy: no secret and no control character get past
+    /// this.
     fn push(&mut self, check: Cow<'static, str>, verdict: Verdict, detail: String, remedy: Option<String>) {
-        let line = detail.replace(|c: char| c.is_control(), " ");
-        self.0.push(Check { check, verdict, detail: stella_telemetry::redact_text(&line), remedy });
+        let clean =
+            |text: String| stella_telemetry::redact_text(&text.replace(|c: char| c.is_control(), " "));
+        self.0.push(Check { check, verdict, detail: clean(detail), remedy: remedy.map(clean) });
     }
 
     /// Whether nothing fails.
@@ -111,14 +113,15 @@ mod tests {
         assert!(findings.is_well());
         findings.warn("b", "line one\nline two \u{1b}[31m, password=hunter2hunter2", "mend it");
         assert!(findings.is_well());
+        findings.fail("d", "broken", "look at\n\u{1b}[31m, password=hunter2hunter2");
         findings.fail("c", "broken", "do: this");
         assert!(!findings.is_well());
         let text = findings.text();
         assert!(!text.contains("hunter2") && !text.contains('\u{1b}'), "{text}");
-        assert_eq!(text.lines().count(), 5, "{text}");
+        assert_eq!(text.lines().count(), 7, "{text}");
         assert!(text.ends_with("FAIL  c: broken\n      -> do: this\n"), "{text}");
         let json = serde_json::to_value(&findings).unwrap();
         assert_eq!(json[0], serde_json::json!({"check": "a", "verdict": "ok", "detail": "fine"}));
-        assert_eq!(json[2]["remedy"], "do: this");
+        assert_eq!(json[3]["remedy"], "do: this");
     }
 }

@@ -1,15 +1,16 @@
 //! A sled database with a barrier that holds.
 
-use std::fs::{self, DirBuilder, File, TryLockError};
-use std::io;
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Read as _};
 use std::ops::{Bound, RangeBounds};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::fcntl::OFlag;
 use parking_lot::Mutex;
 use sled::{Batch, IVec};
 
@@ -76,7 +77,7 @@ impl Store {
     /// # Errors
     /// If its file cannot be read, or is not there.
     pub fn is_held(dir: &Path) -> io::Result<bool> {
-        match File::open(dir.join("db"))?.try_lock_shared() {
+        match open_regular(&dir.join("db"))?.try_lock_shared() {
             Ok(()) => Ok(false),
             Err(TryLockError::WouldBlock) => Ok(true),
             Err(TryLockError::Error(error)) => Err(error),
@@ -263,6 +264,17 @@ fn try_open_database(dir: &Path, cache_bytes: u64) -> Result<sled::Db, Error> {
 /// sled's own folders go two deep.
 const FOLDERS_DEEP_MAX: usize = 3;
 
+/// Opens a file as root in a folder that the service's user may change: no link is followed, and nothing waits for a pipe.
+fn open_regular(path: &Path) -> io::Result<File> {
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::other(format!("{} is no file", path.display())))
+    }
+}
+
 fn copy_folder(from: &Path, to: &Path, left: &mut u64, depth: usize) -> io::Result<()> {
     if depth > FOLDERS_DEEP_MAX {
         return Err(io::Error::other(format!("{} is too deep for a store", from.display())));
@@ -275,8 +287,11 @@ fn copy_folder(from: &Path, to: &Path, left: &mut u64, depth: usize) -> io::Resu
             DirBuilder::new().mode(0o700).create(&copy)?;
             copy_folder(&path, &copy, left, depth + 1)?;
         } else if about.is_file() {
-            *left = left.checked_sub(about.len()).ok_or(io::ErrorKind::FileTooLarge)?;
-            fs::copy(&path, &copy)?;
+            let file = open_regular(&path)?;
+            let bytes = file.metadata()?.len();
+            *left = left.checked_sub(bytes).ok_or(io::ErrorKind::FileTooLarge)?;
+            let mut copy = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&copy)?;
+            io::copy(&mut file.take(bytes), &mut copy)?;
         }
     }
     Ok(())

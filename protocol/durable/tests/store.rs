@@ -164,3 +164,21 @@ fn who_looks_sees_whether_a_store_is_held_and_copies_what_is_not() {
     assert_eq!(copy.tree("t").unwrap().get(b"k").unwrap().unwrap(), b"v");
     assert!(!Store::is_held(&dir).unwrap());
 }
+
+#[test]
+fn who_looks_follows_no_link_and_waits_for_no_pipe() {
+    let folder = tempfile::tempdir().unwrap();
+    let (dir, to) = (folder.path().join("store"), folder.path().join("copy"));
+    for path in [&dir, &to] {
+        std::fs::create_dir(path).unwrap();
+    }
+    let secret = folder.path().join("secret");
+    std::fs::write(&secret, "secret").unwrap();
+    std::os::unix::fs::symlink(&secret, dir.join("db")).unwrap();
+    nix::unistd::mkfifo(&dir.join("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    assert!(Store::is_held(&dir).is_err());
+    Store::copy_closed(&dir, &to, 100).unwrap();
+    assert_eq!(std::fs::read_dir(&to).unwrap().count(), 0);
+    std::fs::rename(dir.join("pipe"), dir.join("db")).unwrap();
+    assert!(Store::is_held(&dir).is_err());
+}

@@ -161,8 +161,10 @@ impl Layers {
     }
 
     fn add_text(&mut self, path: &Path, text: &str) -> Result<(), Error> {
-        let table: Table = toml::from_str(text)
-            .map_err(|error| Error::Syntax { path: path.to_owned(), problem: error.to_string() })?;
+        let table: Table = toml::from_str(text).map_err(|error| Error::Syntax {
+            path: path.to_owned(),
+            problem: where_and_what(text, &error),
+        })?;
         self.add_table("", table, &path.display().to_string())
     }
 
@@ -272,8 +274,8 @@ impl Layers {
     pub fn read<T: DeserializeOwned>(&self) -> Result<T, Error> {
         serde_path_to_error::deserialize(Value::Table(self.merged.clone())).map_err(|error| {
             let name = error.path().to_string();
-            let problem = error.into_inner().to_string();
-            Error::Value { origin: self.origin(&name), problem: problem.trim().to_owned(), name }
+            let problem = without_strings(error.into_inner().message().trim());
+            Error::Value { origin: self.origin(&name), problem, name }
         })
     }
 
@@ -293,6 +295,40 @@ impl Layers {
     pub const fn keys(&self) -> &'static [Key] {
         self.keys
     }
+}
+
+/// The parser shows the line itself, which may hold a secret: it is told by its number.
+fn where_and_what(text: &str, error: &toml::de::Error) -> String {
+    let message = error.message().trim().replace('\n', ", ");
+    match error.span() {
+        Some(span) => {
+            let before = &text.as_bytes()[..span.start.min(text.len())];
+            format!("line {}: {message}", before.split(|byte| *byte == b'\n').count())
+        }
+        None => message,
+    }
+}
+
+/// A message without the strings that it quotes: one may be a secret under the wrong key.
+fn without_strings(message: &str) -> String {
+    const QUOTED: &str = "string \"";
+    let mut kept = String::with_capacity(message.len());
+    let mut rest = message;
+    while let Some(at) = rest.find(QUOTED) {
+        let (before, quoted) = (&rest[..at], &rest[at + QUOTED.len()..]);
+        kept.push_str(before);
+        kept.push_str("a string");
+        let mut is_escaped = false;
+        let end = quoted.find(|c| {
+            let is_end = c == '"' && !is_escaped;
+            is_escaped = c == '\\' && !is_escaped;
+            is_end
+        });
+        // One without its end is a string to the end.
+        rest = end.map_or("", |end| &quoted[end + 1..]);
+    }
+    kept.push_str(rest);
+    kept
 }
 
 fn read(path: &Path) -> io::Result<String> {

@@ -108,6 +108,29 @@ fn a_wrong_value_is_refused_with_its_key_and_where_it_was_found() {
 }
 
 #[test]
+fn no_message_repeats_what_a_file_holds() {
+    for (text, line) in [
+        ("# ü\n[api]\ntoken = \"hunter22\n", "line 3: "),
+        ("[api]\ntoken = hunter22\n", "line 2: "),
+        ("[api]\ntoken = \"x\"\ntoken = \"hunter22\"", "line 3: "),
+        ("hunter22", "line 1: "),
+        ("token = ü", "line 1: "),
+    ] {
+        let error = layers(&[("x.toml", text)], &[]).unwrap_err().to_string();
+        assert!(error.contains(line) && !error.contains("hunter22"), "{error}");
+        assert!(!error.contains('\n') && error.len() > error.find(line).unwrap() + line.len() + 5, "{error}");
+    }
+    for value in ["\"hunter22\"", "'it \"is\" hunter22'", "'\\\" hunter22'"] {
+        let text = format!("[api]\nburst = {value}\n");
+        let error = layers(&[("x.toml", &text)], &[]).unwrap().read::<Config>().unwrap_err().to_string();
+        assert!(
+            error.starts_with("api.burst is not understood: invalid type: a string, expected u32 ("),
+            "{error}"
+        );
+    }
+}
+
+#[test]
 fn the_page_gets_its_table() {
     let page = "before\n<!-- keys: x -->\nold\n<!-- end -->\nafter";
     let with = with_reference(page, "x", &KEYS[..1]).unwrap();

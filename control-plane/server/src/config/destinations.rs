@@ -6,11 +6,13 @@ use anyhow::Context as _;
 use reqwest::Url;
 use zeroize::Zeroizing;
 
-use super::{Config, DEFAULT_FILE, Loaded};
+use super::{Config, DEFAULT_FILE, Loaded, Protocol};
 use crate::first_start::TOKEN_FILE;
 
 /// The port of NATS.
 const NATS_PORT: u16 = 4222;
+/// A shorter part of an address is a word that may stand anywhere, and no secret that holds.
+const SECRET_PART_BYTES_MIN: usize = 16;
 
 /// Something that is listened at elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +23,8 @@ pub(crate) struct Destination {
     pub(crate) port: u16,
     /// Whether it speaks TLS from the beginning.
     pub(crate) tls: bool,
+    /// Whether requests to it are HTTP, which may go through a proxy.
+    pub(crate) by_http: bool,
     /// The authorities that its certificate may be under; the system's if not set.
     pub(crate) ca: Option<PathBuf>,
 }
@@ -32,7 +36,7 @@ impl Destination {
         let host = url.host_str().context("the address names no host")?;
         let port = url.port_or_known_default().context("the address names no port")?;
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        Ok(Self { host, port, tls: url.scheme() == "https", ca })
+        Ok(Self { host, port, tls: url.scheme() == "https", by_http: true, ca })
     }
 
     fn of_nats(server: &str) -> anyhow::Result<Self> {
@@ -40,7 +44,7 @@ impl Destination {
         let url = Url::parse(server).context("the address is none")?;
         let host = url.host_str().context("the address names no host")?;
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        Ok(Self { host, port: url.port().unwrap_or(NATS_PORT), tls: false, ca: None })
+        Ok(Self { host, port: url.port().unwrap_or(NATS_PORT), tls: false, by_http: false, ca: None })
     }
 }
 
@@ -52,7 +56,11 @@ impl Config {
             all.push(("event bus".to_owned(), Destination::of_nats(server)));
         }
         if let Some(endpoint) = &self.traces.endpoint {
-            all.push(("traces".to_owned(), Destination::of_url(endpoint, self.traces.ca.clone())));
+            let mut collector = Destination::of_url(endpoint, self.traces.ca.clone());
+            if let Ok(collector) = &mut collector {
+                collector.by_http = self.traces.protocol == Protocol::Http;
+            }
+            all.push(("traces".to_owned(), collector));
         }
         for (name, it) in self.gates.prometheus.iter().chain(&self.gates.http) {
             all.push((format!("gate source {name}"), Destination::of_url(&it.url, it.ca.clone())));
@@ -84,10 +92,32 @@ impl Config {
         found
     }
 
-    /// Addresses that may hold secrets.
+    /// Receivers' addresses, and what in any address may be what lets in: the long parts of its path and its query.
     pub(crate) fn secret_addresses(&self) -> Vec<Zeroizing<String>> {
-        self.notifications.addresses()
+        let mut found = Vec::new();
+        let gates = self.gates.prometheus.values().chain(self.gates.http.values()).map(|it| &it.url);
+        for address in gates.chain(&self.traces.endpoint).chain(&self.workflows.http_allowed) {
+            secret_parts(address, &mut found);
+        }
+        for address in self.notifications.addresses() {
+            secret_parts(&address, &mut found);
+            found.push(address);
+        }
+        found
     }
+}
+
+/// The host is told; what follows it may be what lets in.
+fn secret_parts(address: &str, found: &mut Vec<Zeroizing<String>>) {
+    let after_host = address.splitn(4, '/').nth(3).unwrap_or_default();
+    let parts = after_host.split(['/', '?', '&', '=', '#']);
+    let mut parts: Vec<_> = parts.map(|part| Zeroizing::new(part.to_owned())).collect();
+    parts.push(Zeroizing::new(after_host.to_owned()));
+    // As the one that it is sent to logs it.
+    if let Ok(url) = Url::parse(address) {
+        parts.extend(url.query_pairs().map(|(_, value)| Zeroizing::new(value.into_owned())));
+    }
+    found.extend(parts.into_iter().filter(|part| part.len() >= SECRET_PART_BYTES_MIN));
 }
 
 impl Loaded {
@@ -112,6 +142,23 @@ impl Loaded {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_an_address_the_long_parts_are_secrets_and_words_are_not() {
+        let of = |address| {
+            let mut found = Vec::new();
+            secret_parts(address, &mut found);
+            found.iter().map(|it| it.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(of("https://x/change"), Vec::<String>::new());
+        assert_eq!(of("https://hooks.example.com"), Vec::<String>::new());
+        assert_eq!(
+            of("https://x/v1/state?api_key=k%31-5678901234567&x=1"),
+            ["k%31-5678901234567", "v1/state?api_key=k%31-5678901234567&x=1", "k1-5678901234567"]
+        );
+        let long = "/T0AB12CD/x1Y2z3A4b5C6d7E8f9G0";
+        assert_eq!(of(&format!("https://x{long}")), ["x1Y2z3A4b5C6d7E8f9G0", &long[1..]]);
+    }
 
     #[test]
     fn an_address_leads_to_a_host_and_a_port() {

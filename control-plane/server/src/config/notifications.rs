@@ -194,7 +194,7 @@ impl Notifications {
         self.receivers.iter().filter_map(|it| it.ca.as_ref())
     }
 
-    /// Addresses whose paths may be secrets.
+    /// Addresses that may be secrets as a whole.
     pub(super) fn addresses(&self) -> Vec<Zeroizing<String>> {
         self.receivers.iter().filter_map(|it| it.address().ok()).collect()
     }
@@ -207,6 +207,7 @@ impl ReceiverConfig {
                 host: self.host.clone().context("it needs host")?,
                 port: self.smtp_port(),
                 tls: self.security.unwrap_or_default() == Security::Tls,
+                by_http: false,
                 ca: self.ca.clone(),
             }),
             Type::Pagerduty => {

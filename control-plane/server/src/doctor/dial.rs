@@ -11,6 +11,7 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 use rustls_platform_verifier::BuilderVerifierExt as _;
 use stella_certs::CertificateDer;
+use stella_doctor::{CERTIFICATES_BYTES_MAX, open_configured, read_all};
 
 /// How long a connection may take, and how long a handshake.
 const DURATION_MAX: Duration = Duration::from_secs(5);
@@ -39,7 +40,8 @@ pub(super) fn trusting(ca: Option<&Path>) -> anyhow::Result<Arc<ClientConfig>> {
         None => builder.with_platform_verifier()?.with_no_client_auth(),
         Some(path) => {
             let wrong = || format!("{} cannot be used", path.display());
-            let pem = std::fs::read(path).with_context(wrong)?;
+            let pem = open_configured(path).and_then(|file| read_all(file, CERTIFICATES_BYTES_MAX));
+            let pem = pem.with_context(wrong)?;
             let mut roots = RootCertStore::empty();
             for root in stella_certs::certificates_from_pem(&pem).with_context(wrong)? {
                 roots.add(root).with_context(wrong)?;

@@ -3,6 +3,7 @@
 use std::thread;
 
 use stella_doctor::Findings;
+use stella_doctor::host::quoted;
 
 use super::dial;
 use crate::config::{Config, Destination};
@@ -47,17 +48,17 @@ fn tell(
         Ok(detail) => return findings.ok(name, detail),
         Err(problem) => problem,
     };
-    let Some(Destination { host, port, tls, ca }) = destination else {
+    let Some(Destination { host, port, tls, by_http, ca }) = destination else {
         return findings.fail(name, format!("{problem:#}"), "stella-orchestrator config check");
     };
-    let authorities = ca.as_ref().map(|path| format!(" -CAfile {}", path.display())).unwrap_or_default();
+    let authorities = ca.as_ref().map(|path| format!(" -CAfile {}", quoted(path))).unwrap_or_default();
     let remedy = if *tls {
         format!("openssl s_client -connect {host}:{port} -servername {host}{authorities} </dev/null")
     } else {
         format!("getent ahosts {host}; nc -vz {host} {port}; then look at firewalls and at the other end")
     };
     let detail = format!("{host}:{port}: {problem:#}");
-    if proxied {
+    if proxied && *by_http {
         findings.warn(name, format!("{detail}; a proxy is set, which this try did not go through"), remedy);
     } else {
         findings.fail(name, detail, remedy);
@@ -65,7 +66,7 @@ fn tell(
 }
 
 fn connect(destination: &Destination) -> anyhow::Result<String> {
-    let Destination { host, port, tls, ca } = destination;
+    let Destination { host, port, tls, ca, .. } = destination;
     let stream = dial::tcp(host, *port)?;
     if !tls {
         return Ok(format!("{host}:{port} can be connected to"));
