@@ -3,10 +3,13 @@
 
 mod common;
 
-use common::{World, conflict, deployment, end, failed, failure, new_deployment, person, security, target};
+use common::{
+    STAGING, World, conflict, deployment, end, failed, failure, new_deployment, person, security, target,
+};
 use stella_domain::amount::Amount;
 use stella_domain::command::{NewDeployment, TenantCommand};
 use stella_domain::deployment::{OnFailure, Progress, Status};
+use stella_domain::environment::SilenceRule;
 use stella_domain::hold::PauseCause;
 use stella_domain::rejection::Rejection;
 use stella_protocol::message::TaskOutcome;
@@ -205,6 +208,24 @@ fn failures_are_asked_about_only_beyond_what_is_tolerated() {
     assert!(asks(&world).is_none(), "one is tolerated");
     world.complete(3);
     world.complete(4);
+    assert_eq!(*world.status(2), Status::Succeeded);
+    end(&world);
+}
+
+#[test]
+fn what_fails_while_something_else_holds_everything_up_is_asked_about_when_that_is_over() {
+    let mut world = world(3, 1);
+    let rule = Some(SilenceRule { percent: 33, within_ms: 60_000 });
+    world.ok(TenantCommand::SetEnvironmentSilence { environment: STAGING, rule });
+    world.disconnect(3);
+    assert_eq!(world.deployment(deployment(2)).paused_for, PauseCause::Silence);
+    world.finish(1, failed("exit 1"));
+    assert!(asks(&world).is_none());
+    world.connect(3, vec![]);
+    assert_eq!(asks(&world).unwrap(), "1 target has failed, 0 tolerated", "it does not stand still unseen");
+    world.ok(skip(1));
+    world.complete(2);
+    world.complete(3);
     assert_eq!(*world.status(2), Status::Succeeded);
     end(&world);
 }

@@ -24,6 +24,8 @@ use crate::task::{Task, TaskState};
 pub(super) fn advance(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<(), Rejection> {
     ask_about_failures(tx, id)?;
     brake::hold_back(tx, id)?;
+    // Where something outside has held it back until now, nobody was asked about what failed meanwhile.
+    ask_about_failures(tx, id)?;
     if !proof::before_the_first(tx, id)? {
         // The answers go on from here, or the time, or somebody who waives them.
         return end_if_quiet(tx, id);
