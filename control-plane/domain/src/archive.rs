@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use stella_protocol::id::{DeploymentId, PromotionId, RunId};
 use stella_protocol::time::Timestamp;
 
-use crate::deployment::{Cause, Deployment};
+use crate::deployment::{Cause, Deployment, Progress};
 use crate::ids;
 use crate::promotion::Promotion;
 use crate::run::Run;
@@ -130,18 +130,23 @@ fn by_rule<'t, P: Ord, T>(
 pub(crate) struct Needs {
     /// Deployments that are being taken back.
     taken_back: BTreeSet<DeploymentId>,
+    /// What was the last to come to targets to which nothing was sent yet: it is again if nothing ever is.
+    before: BTreeSet<DeploymentId>,
     /// What runs that go on have deployed, as it is in the outputs of their steps: they may yet take it back.
     of_runs: BTreeSet<String>,
 }
 
 impl Needs {
     pub(crate) fn of(tenant: &TenantState) -> Self {
-        let active = tenant.active_deployments.iter().filter_map(|id| tenant.deployments.get(id));
+        let active = || tenant.active_deployments.iter().filter_map(|id| tenant.deployments.get(id));
+        let parts = active().flat_map(|it| it.targets.values());
+        let first = parts.filter(|part| matches!(part.progress, Progress::Active { step: 0, .. }));
         let runs = tenant.active_runs.iter().filter_map(|id| tenant.runs.get(id));
         let steps = runs.flat_map(|run| run.steps.values());
         let outputs = steps.filter_map(|step| step.outputs.get("deployment")?.as_str());
         Self {
-            taken_back: active.filter_map(|it| taken_back_by(it)).collect(),
+            taken_back: active().filter_map(|it| taken_back_by(it)).collect(),
+            before: first.filter_map(|part| part.before?.last).collect(),
             of_runs: outputs.map(str::to_owned).collect(),
         }
     }
@@ -151,6 +156,7 @@ impl Needs {
         let id = deployment.id;
         tenant.needs_deployment(deployment)
             || self.taken_back.contains(&id)
+            || self.before.contains(&id)
             || self.of_runs.contains(&id.to_string())
             // One that was taken back is shown with what took it back.
             || taken_back_by(deployment).is_some_and(|of| tenant.deployments.contains_key(&of))

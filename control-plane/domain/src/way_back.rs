@@ -72,6 +72,9 @@ pub struct WayBack {
     pub until: Option<Timestamp>,
     /// Who has waived the proof, when and why.
     pub waived: Option<Hold>,
+    /// Whether a target was started, whatever has become of it since.
+    #[serde(default)]
+    pub begun: bool,
 }
 
 impl WayBack {
@@ -178,6 +181,7 @@ impl Deployment {
     pub fn has_not_begun(&self) -> bool {
         self.cause == Cause::Requested
             && self.status == Status::Running
+            && !self.way_back.begun
             && self.counts.waiting + self.counts.skipped == self.counts.total()
     }
 

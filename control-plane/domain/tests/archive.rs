@@ -70,6 +70,26 @@ fn what_ended_long_ago_leaves_with_its_tasks_and_its_promotion() {
 }
 
 #[test]
+fn what_a_target_goes_back_to_that_was_never_touched_stays() {
+    let mut world = World::with_release_1(1);
+    world.disconnect(1);
+    world.wait_ms(60_000);
+    let mut new = new_deployment(2, 2, None);
+    new.timeout_ms = 7 * DAY_MS;
+    world.ok(TenantCommand::Deploy(Box::new(new)));
+    world.wait_ms(2 * DAY_MS);
+    assert!(
+        archive(&mut world, after(1)).is_empty(),
+        "nothing was sent yet, so the first may be the last again"
+    );
+    world.ok(TenantCommand::CancelDeployment { deployment: deployment(2), reason: "no".to_owned() });
+    assert_eq!(world.tenant().targets[&target(1)].last, Some(deployment(1)));
+    world.wait_ms(2 * DAY_MS);
+    assert_eq!(archive(&mut world, after(1)), ["deployment_archived"], "the second one");
+    end(&world);
+}
+
+#[test]
 fn when_there_are_too_many_the_oldest_leave_but_not_within_the_hour() {
     let mut world = three();
     let rule = |newer_max| Rule { newer_max: Some(newer_max), ..never() };

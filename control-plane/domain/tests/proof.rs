@@ -9,7 +9,7 @@ use common::{
     target,
 };
 use stella_domain::command::{NewDeployment, TenantCommand};
-use stella_domain::deployment::Status;
+use stella_domain::deployment::{OnFailure, Status};
 use stella_domain::gate::Outcome;
 use stella_domain::hold::{PauseCause, Verdict};
 use stella_domain::rejection::Rejection;
@@ -204,6 +204,47 @@ fn who_leaves_while_it_is_asked_is_waited_for_only_until_it_counts_as_away() {
     world.prove(1, &PRESENT);
     world.prove(2, &PRESENT);
     assert_eq!(active(&world), 2);
+    end(&world);
+}
+
+#[test]
+fn who_comes_back_while_others_are_asked_or_people_pause_is_asked_too() {
+    for by_hand in [false, true] {
+        let mut world = required(2);
+        world.disconnect(1);
+        world.wait_ms(60_000);
+        world.deploy(2, 2, None);
+        let id = deployment(2);
+        if by_hand {
+            world.ok(TenantCommand::PauseDeployment { deployment: id, reason: "lunch".to_owned() });
+        }
+        world.wait_ms(1);
+        world.connect(1, vec![]);
+        world.prove(2, &PRESENT);
+        if by_hand {
+            world.ok(TenantCommand::ResumeDeployment { deployment: id });
+        }
+        assert!(world.deployment(id).paused.is_none(), "{:?}", world.deployment(id).paused);
+        assert!(world.question(1).is_some(), "it can say now what it could not");
+        world.prove(1, &PRESENT);
+        assert_eq!(active(&world), 2);
+        end(&world);
+    }
+}
+
+#[test]
+fn what_has_begun_has_begun_whatever_became_of_the_first_target() {
+    let mut world = required(3);
+    let new = NewDeployment { on_failure: OnFailure::Ask, ..new_deployment(2, 2, Some(1)) };
+    world.ok(TenantCommand::Deploy(Box::new(new)));
+    (1..=3).for_each(|n| drop(world.prove(n, &PRESENT)));
+    world.wait_ms(FRESH_MS + 1);
+    world.finish(1, failed("exit 1"));
+    let reason = "it is scrapped".to_owned();
+    world.ok(TenantCommand::SkipTarget { deployment: deployment(2), target: target(1), reason });
+    let rollout = world.deployment(deployment(2));
+    assert_eq!((rollout.counts.active, rollout.way_back.asked), (1, 1), "the next one, and no question");
+    assert!(conflict(world.tell(again())).contains("nothing is left to prove"));
     end(&world);
 }
 

@@ -106,6 +106,7 @@ impl TenantState {
         let progress = Progress::Active { generation, step: 0, task, since: at };
         self.take_next(deployment, target, progress, fact)?;
         let rollout = self.deployment_mut(deployment, fact)?;
+        rollout.way_back.begun = true;
         rollout.domain = rollout.targets.get(&target).and_then(|part| part.domain.clone());
         let is_spared = rollout.targets.get(&target).is_some_and(|part| part.is_spared);
         let place = self.target_mut(target, fact)?;
@@ -195,9 +196,11 @@ impl TenantState {
         if let Progress::Active { task, .. } = part.progress {
             let untouched = self.tasks.get(&task).is_some_and(|task| part.is_untouched(&task.state));
             ensure(untouched, format!("target {target}"), part.progress.name(), fact)?;
+            // An archive of before they were kept may have it.
+            let last = part.before.and_then(|it| it.last).filter(|it| self.deployments.contains_key(it));
             if let (Some(before), Some(place)) = (part.before, self.targets.get_mut(&target)) {
                 let place = Arc::make_mut(place);
-                place.last = before.last;
+                place.last = last;
                 place.visited = before.visited;
             }
             return self.move_part(id, target, skipped, fact);

@@ -3,6 +3,7 @@
 //! It comes before the first target is changed. Where it is required, the deployment waits for the answers as it waits for a gate,
 //! and is paused if one of them is not what it should be. A rollback is never held up by it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use stella_protocol::id::{AgentId, DeploymentId, EnvironmentId, QuestionId, SessionEpoch, TargetId};
@@ -56,8 +57,28 @@ pub(super) fn before_the_first(tx: &mut Transaction<'_>, id: DeploymentId) -> Re
     if tx.tenant.may_begin(tx.deployment(id)?) {
         return Ok(true);
     }
+    ask_who_came_back(tx, id)?;
     hold(tx, id)?;
     Ok(false)
+}
+
+/// Asks those who could not say anything, and have connected since: they may have come while others were still asked, or while
+/// the deployment was paused for something else.
+fn ask_who_came_back(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<(), Rejection> {
+    let deployment = tx.deployment(id)?;
+    if deployment.way_back.open > 0 {
+        return Ok(());
+    }
+    let came_back = |part: &&Arc<TargetRollout>| {
+        let Some(Proof::Known { at, answer: ProofAnswer::Unproven { .. } }) = &part.way_back else {
+            return false;
+        };
+        let agent = tx.tenant.agents.get(&part.agent);
+        agent.is_some_and(|it| matches!(it.connectivity, Connectivity::Online { since } if since > *at))
+    };
+    let back: BTreeSet<TargetId> =
+        deployment.targets.values().filter(came_back).map(|part| part.target).collect();
+    if back.is_empty() { Ok(()) } else { ask(tx, id, |part| back.contains(&part.target)) }
 }
 
 /// Asks the hosts of those targets that have something to go back to. What is known without a host is not asked.

@@ -211,7 +211,8 @@ fn budgets(old: &TenantState, new: &TenantState, events: &[(StreamId, Event)]) {
         let was_silent = old.environments.get(&place.id).is_some_and(|it| it.silent_since.is_some());
         assert!(!was_silent || place.silent_since.is_none(), "INV-11: started in a silent environment");
         let (Some(budget), Cause::Requested) = (place.budget, &deployment.cause) else { continue };
-        if matches!(event.fact, Fact::TargetRetried { .. }) {
+        // What is prepared beside what is live puts nothing at risk, and may be while a budget that has shrunk is exceeded.
+        if matches!(event.fact, Fact::TargetRetried { .. }) || deployment.is_beside() {
             continue;
         }
         let targets = new.targets.values().filter(|it| it.environment == place.id).count();
@@ -420,9 +421,7 @@ fn approved_by_those_who_may(before: &State, new: &TenantState, events: &[(Strea
 fn has_proof(old: &TenantState, new: &TenantState, id: DeploymentId) {
     let deployment = &new.deployments[&id];
     let before = old.deployments.get(&id);
-    let had_begun = before.is_some_and(|it| {
-        it.targets.values().any(|part| !matches!(part.progress, Progress::Waiting | Progress::Skipped { .. }))
-    });
+    let had_begun = before.is_some_and(|it| it.targets.values().any(|part| part.before.is_some()));
     let required = new.environments[&deployment.environment].way_back_proof == ProofRule::Required;
     let waived = deployment.way_back.waived.is_some()
         || new.promotions.get(&PromotionId(id.0)).is_some_and(|it| it.wanted.waive_way_back.is_some());

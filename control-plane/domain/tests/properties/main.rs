@@ -24,6 +24,7 @@ use stella_domain::archive::{self, Rule};
 use stella_domain::command::{
     Answer, Command, NewRun, NewTarget, Report, Request, SystemCommand, TenantCommand,
 };
+use stella_domain::deployment::OnFailure;
 use stella_domain::environment::SilenceRule;
 use stella_domain::event::{Event, StreamId};
 use stella_domain::gate::{Check, Outcome};
@@ -687,6 +688,26 @@ impl Walk {
             self.connect(n, true);
         }
     }
+}
+
+/// Found by a walk: INV-11 is about what is put at risk, and a colour that is prepared is not.
+#[test]
+fn a_colour_is_prepared_while_a_budget_that_has_shrunk_is_exceeded() {
+    let deploy = |release, only, kind| Act::Deploy {
+        release,
+        batch: None,
+        kind,
+        tolerate: None,
+        only: Some(only),
+        on_failure: OnFailure::Rollback,
+        hours: 1,
+    };
+    let mut walk = Walk::new();
+    walk.act(deploy(1, vec![2, 1], Kind::Pausing));
+    walk.act(Act::Budget(Some(1)));
+    walk.act(deploy(4, vec![3], Kind::BlueGreen(false)));
+    let active = walk.world.tenant().deployments.values().filter(|it| it.counts.active > 0).count();
+    assert_eq!(active, 2);
 }
 
 proptest! {
