@@ -36,7 +36,9 @@ impl Postgres {
     /// If it is not installed, this is not root, or it does not start.
     pub async fn start() -> Result<Self> {
         let versions = fs::read_dir(VERSIONS).context("PostgreSQL is not there; run `make tools` first")?;
-        let newest = versions.flatten().map(|item| item.path().join("bin")).max();
+        // Some may have the programs of clients only.
+        let servers = versions.flatten().map(|item| item.path().join("bin"));
+        let newest = servers.filter(|bin| bin.join("initdb").is_file()).max();
         let programs = newest.context("PostgreSQL is not there; run `make tools` first")?;
         let user = User::from_name(USER)?.context("there is no user postgres")?;
         let folder = tempfile::tempdir()?;
@@ -53,6 +55,9 @@ impl Postgres {
             .arg(programs.join("initdb"))
             .args(["--username", OWNER, "--auth", "scram-sha-256", "--pwfile", &shown(&password_file)])
             .args(["--no-sync", "--pgdata", &shown(&data)])
+            // Whoever runs the tests may have a language that this machine has not.
+            .args(["--locale", "C.UTF-8", "--encoding", "UTF8"])
+            .env("LC_ALL", "C.UTF-8")
             .current_dir("/")
             .output()?;
         ensure!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));

@@ -91,7 +91,7 @@ fn malformed_things(api: &Api) -> Vec<Case> {
             json(api, paths::ENVIRONMENTS, r#"{"name":"x","oder":1}"#),
             422,
             "oder",
-            "expected `name`",
+            "expected one of `name`, `order`",
         ),
         case("a missing field", json(api, paths::ENVIRONMENTS, r#"{"order":1}"#), 422, "name", "missing"),
         case(

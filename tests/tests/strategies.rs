@@ -75,6 +75,9 @@ async fn racks_follow_one_another_with_a_pause_and_a_failure_that_is_tolerated()
     let labelled = ["deploy", "app:1.0.0", ENVIRONMENT, "--label", "rack=10", "--plan"];
     let (code, said) = stella(&cluster, &labelled)?;
     ensure!(code == Some(0) && said.contains(": 1 targets,") && said.contains(&names[0]), "{said}");
+    let twice = ["deploy", "app:1.0.0", ENVIRONMENT, "--label", "rack=10", "--label", "rack=9"];
+    let (code, said) = stella(&cluster, &twice)?;
+    ensure!(code == Some(2) && said.contains("--label rack=… is given twice"), "{said}");
     let (code, said) = stella(&cluster, &["env", "strategy", ENVIRONMENT])?;
     ensure!(code == Some(2) && said.contains("--any"), "{said}");
     let (code, said) = stella(&cluster, &["env", "strategy", ENVIRONMENT, "--any"])?;

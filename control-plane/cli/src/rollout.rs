@@ -1,5 +1,7 @@
 //! Deployments and rollbacks.
 
+use std::collections::BTreeMap;
+
 use stella_api_types::deployment::{
     CancelDeployment, CreateDeployment, Deployment as Dto, DeploymentDetail, DeploymentPlan,
     OnFailure as DtoOnFailure, RetryDeployment, TargetWayBack,
@@ -25,7 +27,7 @@ pub(crate) async fn deploy(context: &Context, command: Deploy) -> Result<bool, E
             OnFailure::Ask => DtoOnFailure::Ask,
         },
         targets: (!command.targets.is_empty()).then_some(command.targets),
-        labels: command.labels.into_iter().collect(),
+        labels: each_once(command.labels)?,
         timeout_seconds: command.timeout,
         override_freeze: command.override_freeze,
         waive_way_back: command.waive_way_back,
@@ -45,6 +47,20 @@ pub(crate) async fn deploy(context: &Context, command: Deploy) -> Result<bool, E
     )
     .await;
     follow_up(context, &asked, command.wait).await
+}
+
+/// Labels by name. A target has one value of each, so that two cannot be wanted.
+fn each_once(labels: Vec<(String, String)>) -> Result<BTreeMap<String, String>, Error> {
+    let mut wanted = BTreeMap::new();
+    for (label, value) in labels {
+        if wanted.insert(label.clone(), value).is_some() {
+            let problem = format!(
+                "--label {label}=… is given twice, and a target has one value of it; deploy once for each"
+            );
+            return Err(Error::Usage(problem));
+        }
+    }
+    Ok(wanted)
 }
 
 async fn plan(context: &Context, body: &CreateDeployment) -> Result<bool, Error> {
