@@ -11,6 +11,7 @@ mod automation;
 mod brake;
 mod channel;
 mod colour;
+mod deploy_step;
 mod deployment;
 mod enrolment;
 mod environment;

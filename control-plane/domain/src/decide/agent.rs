@@ -124,6 +124,18 @@ fn never_accepted(tx: &mut Transaction<'_>, task: &Task) -> Result<(), Rejection
 }
 
 /// Silence is not failure: what is open stays open.
+/// Whether an agent may say something in this session: it was not revoked, and has begun no newer one.
+pub(super) fn is_heard(tx: &Transaction<'_>, id: AgentId, session: SessionEpoch) -> Result<(), Rejection> {
+    let agent = tx.agent(id)?;
+    if agent.revoked.is_some() {
+        return Err(Rejection::Revoked { name: agent.name.clone() });
+    }
+    if agent.session != session {
+        return Err(Rejection::SessionSuperseded);
+    }
+    Ok(())
+}
+
 pub(super) fn disconnect(
     tx: &mut Transaction<'_>,
     id: AgentId,

@@ -3,6 +3,7 @@
 use stella_protocol::id::{AgentId, SessionEpoch};
 use stella_protocol::limits::CERTIFICATES_MAX;
 
+use super::agent;
 use super::transaction::Transaction;
 use crate::authority::{AgentTrust, AuthorityRecord};
 use crate::command::Outcome;
@@ -36,14 +37,8 @@ pub(super) fn agent_trusts(
     if trust.roots.len() > CERTIFICATES_MAX {
         return Err(Rejection::invalid("roots", format!("there are more than {CERTIFICATES_MAX}")));
     }
-    let agent = tx.agent(id)?;
-    if agent.revoked.is_some() {
-        return Err(Rejection::Revoked { name: agent.name.clone() });
-    }
-    if agent.session != session {
-        return Err(Rejection::SessionSuperseded);
-    }
-    if agent.trust.as_ref() != Some(&trust) {
+    agent::is_heard(tx, id, session)?;
+    if tx.agent(id)?.trust.as_ref() != Some(&trust) {
         tx.emit(Fact::AgentTrustChanged { agent: id, trust })?;
     }
     Ok(Outcome::Done)

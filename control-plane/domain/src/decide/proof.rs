@@ -10,7 +10,7 @@ use stella_protocol::id::{AgentId, DeploymentId, EnvironmentId, QuestionId, Sess
 use stella_protocol::message::{Holding, Wanted, capability};
 
 use super::transaction::Transaction;
-use super::{fields, rollout, way_back};
+use super::{agent, fields, rollout, way_back};
 use crate::agent::{Agent, Connectivity};
 use crate::command::Outcome;
 use crate::deployment::{Deployment, TargetRollout};
@@ -184,13 +184,7 @@ pub(super) fn answer(
     question: QuestionId,
     holdings: &[Holding],
 ) -> Result<Outcome, Rejection> {
-    let sender = tx.agent(agent)?;
-    if sender.revoked.is_some() {
-        return Err(Rejection::Revoked { name: sender.name.clone() });
-    }
-    if sender.session != session {
-        return Err(Rejection::SessionSuperseded);
-    }
+    agent::is_heard(tx, agent, session)?;
     let Some((deployment, target)) = tx.tenant.asked_about(agent, question) else { return Ok(Outcome::Done) };
     let Some(asked) = tx.tenant.inspection(deployment, target) else { return Ok(Outcome::Done) };
     let answer = judge(&asked.wanted, holdings);

@@ -3,8 +3,8 @@
 use stella_protocol::id::{AgentId, SessionEpoch};
 use stella_protocol::message::{Finished, TaskOutcome};
 
-use super::rollout;
 use super::transaction::Transaction;
+use super::{agent, rollout};
 use crate::agent::IGNORED_REPORTS_MAX;
 use crate::command::{Outcome, Report};
 use crate::event::Fact;
@@ -18,13 +18,7 @@ pub(super) fn report(
     session: SessionEpoch,
     report: &Report,
 ) -> Result<Outcome, Rejection> {
-    let sender = tx.agent(agent)?;
-    if sender.revoked.is_some() {
-        return Err(Rejection::Revoked { name: sender.name.clone() });
-    }
-    if sender.session != session {
-        return Err(Rejection::SessionSuperseded);
-    }
+    agent::is_heard(tx, agent, session)?;
     let key = report.key();
     let state = match tx.tenant.tasks.get(&key.task) {
         None => return ignore(tx, agent, report, "there is no such task"),

@@ -7,24 +7,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use stella_protocol::id::{DeploymentId, EnvironmentId, PromotionId, ReleaseId, RunId, TargetId};
+use stella_protocol::id::{DeploymentId, PromotionId, RunId};
 
 use super::transaction::Transaction;
-use super::{deployment, promotion, rollback, sub_run};
-use crate::access;
-use crate::command::{Actor, NewDeployment, TenantCommand};
-use crate::deployment::{Status, Strategy};
+use super::{deploy_step, deployment, sub_run};
+use crate::command::Actor;
+use crate::deployment::Status;
 use crate::event::Fact;
 use crate::ids;
-use crate::name::{Identifier, Name, Version};
+use crate::name::Identifier;
 use crate::promotion::{EXPIRES_MS_DEFAULT, PromotionStatus};
 use crate::rejection::Rejection;
 use crate::run::{Request, Run, RunStatus, StepEnd, StepRun, StepState, Turn, Work};
 use crate::spans;
 use crate::tenant::TenantState;
-use crate::workflow::{
-    Action, ApprovalStep, CALL_MS_DEFAULT, Call, Deploy, OnFailure, Span, Step, Template, render,
-};
+use crate::workflow::{Action, ApprovalStep, CALL_MS_DEFAULT, Call, OnFailure, Span, Step, Template, render};
 
 /// How long a reason in a step's end may be, in characters.
 const REASON_CHARS_MAX: usize = 500;
@@ -300,7 +297,7 @@ pub(super) fn attempt(tx: &mut Transaction<'_>, id: RunId, step: &Identifier) ->
     let (actor, trace) = (run.started_by.clone(), run.trace.with_span(spans::step(run.id, step)));
     let asked = tx.attempt(|tx| {
         tx.with_authority(actor, trace, |tx| match (&work, &planned.workflow) {
-            (Work::Deployment { deployment }, _) => ask(tx, &run, planned, *deployment),
+            (Work::Deployment { deployment }, _) => deploy_step::ask(tx, &run, planned, *deployment),
             (Work::Runs { runs }, Some(sub)) => sub_run::start(tx, &run, planned, sub, runs),
             _ => Ok(()),
         })
@@ -340,7 +337,7 @@ fn agreement(tx: &Transaction<'_>, run: &Run, approval: &ApprovalStep) -> Begun 
     let environment = match &approval.environment {
         None => None,
         Some(name) => Some(
-            environment(&tx.tenant, name.as_str())
+            deploy_step::environment(&tx.tenant, name.as_str())
                 .ok_or_else(|| format!("there is no environment {name}"))?,
         ),
     };
@@ -384,113 +381,6 @@ pub(super) fn fill_in(body: &Value, variables: &BTreeMap<String, Value>) -> Resu
         }
         Value::Null | Value::Bool(_) | Value::Number(_) => body.clone(),
     })
-}
-
-/// Asks for a step's deployment like anybody would, and is refused like anybody would be.
-fn ask(tx: &mut Transaction<'_>, run: &Run, step: &Step, id: DeploymentId) -> Done {
-    match step.action() {
-        Some(Action::Deploy(deploy)) => {
-            let new = wanted(&tx.tenant, run, deploy, id)?;
-            let command = TenantCommand::Deploy(Box::new(new.clone()));
-            access::check_authority(tx.system, tx.actor(), tx.tenant.id, &command, tx.now)?;
-            promotion::request(tx, &new).map(drop)
-        }
-        Some(Action::Rollback(of)) => {
-            let deployed = run.steps.get(&of.of).and_then(|it| it.outputs.get("deployment"));
-            let of =
-                deployed.and_then(Value::as_str).and_then(|text| text.parse().ok()).ok_or_else(|| {
-                    Rejection::conflict(format!("step {} has deployed nothing to roll back", of.of))
-                })?;
-            let command = TenantCommand::Rollback { id, of };
-            access::check_authority(tx.system, tx.actor(), tx.tenant.id, &command, tx.now)?;
-            rollback::by_hand(tx, id, of).map(drop)
-        }
-        _ => Ok(()),
-    }
-}
-
-fn wanted(
-    tenant: &TenantState,
-    run: &Run,
-    deploy: &Deploy,
-    id: DeploymentId,
-) -> Result<NewDeployment, Rejection> {
-    let variables = variables(run);
-    let fill = |field: &str, text: &str| {
-        render(text, &variables).map_err(|problem| Rejection::invalid(field, problem))
-    };
-    let (place, what) = (fill("environment", &deploy.environment)?, fill("release", &deploy.release)?);
-    let environment =
-        environment(tenant, &place).ok_or_else(|| Rejection::not_found(EnvironmentId::KIND, &place))?;
-    let release = release(tenant, &what).ok_or_else(|| Rejection::not_found(ReleaseId::KIND, &what))?;
-    let default = || tenant.environments.get(&environment)?.strategy.clone();
-    Ok(NewDeployment {
-        id,
-        environment,
-        release,
-        strategy: deploy.strategy.clone().or_else(default).unwrap_or(Strategy::AllAtOnce),
-        on_failure: deploy.on_target_failure,
-        targets: match deploy.labels.is_empty() {
-            true => targets(tenant, environment, &deploy.targets, &fill)?,
-            false => Some(labelled(tenant, environment, &deploy.labels, &fill)?),
-        },
-        timeout_ms: deploy.timeout.0,
-        override_freeze: None,
-        waive_way_back: None,
-        tolerate_failures: deploy.tolerate_failures,
-    })
-}
-
-/// The targets that a step names, filled in; `None` if it names none.
-fn targets(
-    tenant: &TenantState,
-    environment: EnvironmentId,
-    names: &[String],
-    fill: &dyn Fn(&str, &str) -> Result<String, Rejection>,
-) -> Result<Option<Vec<TargetId>>, Rejection> {
-    let known = tenant.index.targets.get(&environment);
-    let numbered = names.iter().enumerate();
-    let found = numbered.map(|(at, text)| {
-        let name = fill(&format!("targets[{at}]"), text)?;
-        let id = name.parse::<Name>().ok().and_then(|name| known?.get(&name).copied());
-        id.ok_or_else(|| Rejection::not_found(TargetId::KIND, name))
-    });
-    let found = found.collect::<Result<Vec<_>, _>>()?;
-    Ok((!found.is_empty()).then_some(found))
-}
-
-/// The targets that have a step's labels, filled in.
-fn labelled(
-    tenant: &TenantState,
-    environment: EnvironmentId,
-    labels: &BTreeMap<String, String>,
-    fill: &dyn Fn(&str, &str) -> Result<String, Rejection>,
-) -> Result<Vec<TargetId>, Rejection> {
-    let filled =
-        labels.iter().map(|(label, value)| Ok((label.clone(), fill(&format!("labels.{label}"), value)?)));
-    let labels = filled.collect::<Result<BTreeMap<_, _>, Rejection>>()?;
-    let found: Vec<TargetId> = tenant.targets_with(environment, &labels).map(|target| target.id).collect();
-    if found.is_empty() {
-        return Err(Rejection::invalid("labels", "no target there has all of these labels"));
-    }
-    Ok(found)
-}
-
-/// The environment of this id or name.
-pub(super) fn environment(tenant: &TenantState, text: &str) -> Option<EnvironmentId> {
-    let by_id = text.parse().ok().filter(|id| tenant.environments.contains_key(id));
-    let by_name = || tenant.index.environments.get(&text.parse::<Name>().ok()?).copied();
-    by_id.or_else(by_name)
-}
-
-/// The release of this id, or `application:version`.
-pub(super) fn release(tenant: &TenantState, text: &str) -> Option<ReleaseId> {
-    if let Some(id) = text.parse().ok().filter(|id| tenant.releases.contains_key(id)) {
-        return Some(id);
-    }
-    let (application, version) = text.split_once(':')?;
-    let versions = tenant.index.releases.get(&application.parse::<Name>().ok()?)?;
-    versions.get(&version.parse::<Version>().ok()?).copied()
 }
 
 /// What expressions of a run can use.

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use stella_protocol::id::{EnvironmentId, ReleaseId, RunId};
 
-use super::run::{Again, environment, fill_in, release, variables};
+use super::deploy_step::{environment, release};
+use super::run::{Again, fill_in, variables};
 use super::transaction::Transaction;
 use super::{gate, workflow};
 use crate::access;

@@ -6,7 +6,7 @@ use serde_json::Value;
 use stella_protocol::id::{AccountId, ApiTokenId, RunId};
 
 use super::transaction::Transaction;
-use super::{fields, run};
+use super::{deploy_step, fields, run};
 use crate::access::{self, Scope};
 use crate::command::{Actor, NewRun, Outcome, TenantCommand};
 use crate::event::Fact;
@@ -49,7 +49,7 @@ fn apply(tx: &mut Transaction<'_>, template: &Template) -> Result<Outcome, Rejec
             _ => None,
         };
         if let Some((field, name)) = named
-            && run::environment(&tx.tenant, name).is_none()
+            && deploy_step::environment(&tx.tenant, name).is_none()
         {
             return Err(Rejection::invalid(
                 field,

@@ -1,0 +1,131 @@
+//! What the steps `deploy` and `rollback` of a run ask for: a release on its way to targets, with the authority of whoever started the run.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+use stella_protocol::id::{DeploymentId, EnvironmentId, ReleaseId, TargetId};
+
+use super::run::variables;
+use super::transaction::Transaction;
+use super::{promotion, rollback};
+use crate::access;
+use crate::command::{NewDeployment, TenantCommand};
+use crate::deployment::Strategy;
+use crate::name::{Name, Version};
+use crate::rejection::Rejection;
+use crate::run::Run;
+use crate::tenant::TenantState;
+use crate::workflow::{Action, Deploy, Step, render};
+
+/// Asks for a step's deployment like anybody would, and is refused like anybody would be.
+pub(super) fn ask(
+    tx: &mut Transaction<'_>,
+    run: &Run,
+    step: &Step,
+    id: DeploymentId,
+) -> Result<(), Rejection> {
+    match step.action() {
+        Some(Action::Deploy(deploy)) => {
+            let new = wanted(&tx.tenant, run, deploy, id)?;
+            let command = TenantCommand::Deploy(Box::new(new.clone()));
+            access::check_authority(tx.system, tx.actor(), tx.tenant.id, &command, tx.now)?;
+            promotion::request(tx, &new).map(drop)
+        }
+        Some(Action::Rollback(of)) => {
+            let deployed = run.steps.get(&of.of).and_then(|it| it.outputs.get("deployment"));
+            let of =
+                deployed.and_then(Value::as_str).and_then(|text| text.parse().ok()).ok_or_else(|| {
+                    Rejection::conflict(format!("step {} has deployed nothing to roll back", of.of))
+                })?;
+            let command = TenantCommand::Rollback { id, of };
+            access::check_authority(tx.system, tx.actor(), tx.tenant.id, &command, tx.now)?;
+            rollback::by_hand(tx, id, of).map(drop)
+        }
+        _ => Ok(()),
+    }
+}
+
+fn wanted(
+    tenant: &TenantState,
+    run: &Run,
+    deploy: &Deploy,
+    id: DeploymentId,
+) -> Result<NewDeployment, Rejection> {
+    let variables = variables(run);
+    let fill = |field: &str, text: &str| {
+        render(text, &variables).map_err(|problem| Rejection::invalid(field, problem))
+    };
+    let (place, what) = (fill("environment", &deploy.environment)?, fill("release", &deploy.release)?);
+    let environment =
+        environment(tenant, &place).ok_or_else(|| Rejection::not_found(EnvironmentId::KIND, &place))?;
+    let release = release(tenant, &what).ok_or_else(|| Rejection::not_found(ReleaseId::KIND, &what))?;
+    let default = || tenant.environments.get(&environment)?.strategy.clone();
+    Ok(NewDeployment {
+        id,
+        environment,
+        release,
+        strategy: deploy.strategy.clone().or_else(default).unwrap_or(Strategy::AllAtOnce),
+        on_failure: deploy.on_target_failure,
+        targets: if deploy.labels.is_empty() {
+            targets(tenant, environment, &deploy.targets, &fill)?
+        } else {
+            Some(labelled(tenant, environment, &deploy.labels, &fill)?)
+        },
+        timeout_ms: deploy.timeout.0,
+        override_freeze: None,
+        waive_way_back: None,
+        tolerate_failures: deploy.tolerate_failures,
+    })
+}
+
+/// The targets that a step names, filled in; `None` if it names none.
+fn targets(
+    tenant: &TenantState,
+    environment: EnvironmentId,
+    names: &[String],
+    fill: &dyn Fn(&str, &str) -> Result<String, Rejection>,
+) -> Result<Option<Vec<TargetId>>, Rejection> {
+    let known = tenant.index.targets.get(&environment);
+    let numbered = names.iter().enumerate();
+    let found = numbered.map(|(at, text)| {
+        let name = fill(&format!("targets[{at}]"), text)?;
+        let id = name.parse::<Name>().ok().and_then(|name| known?.get(&name).copied());
+        id.ok_or_else(|| Rejection::not_found(TargetId::KIND, name))
+    });
+    let found = found.collect::<Result<Vec<_>, _>>()?;
+    Ok((!found.is_empty()).then_some(found))
+}
+
+/// The targets that have a step's labels, filled in.
+fn labelled(
+    tenant: &TenantState,
+    environment: EnvironmentId,
+    labels: &BTreeMap<String, String>,
+    fill: &dyn Fn(&str, &str) -> Result<String, Rejection>,
+) -> Result<Vec<TargetId>, Rejection> {
+    let filled =
+        labels.iter().map(|(label, value)| Ok((label.clone(), fill(&format!("labels.{label}"), value)?)));
+    let labels = filled.collect::<Result<BTreeMap<_, _>, Rejection>>()?;
+    let found: Vec<TargetId> = tenant.targets_with(environment, &labels).map(|target| target.id).collect();
+    if found.is_empty() {
+        return Err(Rejection::invalid("labels", "no target there has all of these labels"));
+    }
+    Ok(found)
+}
+
+/// The environment of this id or name.
+pub(super) fn environment(tenant: &TenantState, text: &str) -> Option<EnvironmentId> {
+    let by_id = text.parse().ok().filter(|id| tenant.environments.contains_key(id));
+    let by_name = || tenant.index.environments.get(&text.parse::<Name>().ok()?).copied();
+    by_id.or_else(by_name)
+}
+
+/// The release of this id, or `application:version`.
+pub(super) fn release(tenant: &TenantState, text: &str) -> Option<ReleaseId> {
+    if let Some(id) = text.parse().ok().filter(|id| tenant.releases.contains_key(id)) {
+        return Some(id);
+    }
+    let (application, version) = text.split_once(':')?;
+    let versions = tenant.index.releases.get(&application.parse::<Name>().ok()?)?;
+    versions.get(&version.parse::<Version>().ok()?).copied()
+}
