@@ -20,6 +20,7 @@ pub mod identity;
 pub mod inbox;
 pub mod journal;
 pub mod metrics;
+pub mod observers;
 pub mod output;
 pub mod policy;
 pub mod reload;

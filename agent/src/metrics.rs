@@ -3,6 +3,7 @@
 //! On a loopback address they are served as plain HTTP. On any other one a certificate for the listener is needed, and scrapers have
 //! to show one of theirs. Certificates are read anew for each connection, so that new files need no restart.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
-use hyper::header::CONTENT_TYPE;
+use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -20,7 +21,8 @@ use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogra
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use stella_certs::{CertificateDer, certificates_from_pem, tls};
 use stella_protocol::id::{AgentId, TenantId};
-use stella_protocol::message::TaskOutcome;
+use stella_telemetry::exemplars::{Exemplar, Exemplars, Histogram};
+use stella_telemetry::exposition::Exposition;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
@@ -29,6 +31,7 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use crate::journal::Ending;
+use crate::observers::{self, Attempted};
 use crate::resources;
 use crate::runner::RunnerHandle;
 use crate::session::Link;
@@ -43,8 +46,11 @@ const CONNECTION_DURATION_MAX: Duration = Duration::from_secs(600);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How often finished samples are folded together.
 const UPKEEP: Duration = Duration::from_secs(5);
-/// Buckets for tasks, in seconds: those of the control plane.
-const TASK_SECONDS: [f64; 11] = [0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1_800.0, 3_600.0];
+/// How long tasks take, in seconds, in the buckets of the control plane.
+const TASKS: Histogram = Histogram {
+    name: "stella_agent_task_duration_seconds",
+    bounds: &[0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1_800.0, 3_600.0],
+};
 
 /// Where to listen, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,20 +99,40 @@ pub enum Error {
     Recorder(#[source] metrics_exporter_prometheus::BuildError),
 }
 
-/// What an attempt came to.
-pub(crate) fn ended(kind: &'static str, ending: &Ending) {
-    let status = match ending.outcome {
-        TaskOutcome::Succeeded => "succeeded",
-        TaskOutcome::Failed { .. } | TaskOutcome::Refused { .. } => "failed",
-        TaskOutcome::TimedOut => "timed_out",
-        TaskOutcome::Cancelled => "cancelled",
-        TaskOutcome::Interrupted => "interrupted",
-        TaskOutcome::Unknown { .. } => "unknown",
-    };
-    counter!("stella_agent_tasks_total", "type" => kind, "status" => status).increment(1);
-    if let Some(started_at) = ending.started_at {
+/// What attempts came to, with an example of each size.
+#[derive(Debug)]
+pub struct Figures {
+    who: (TenantId, AgentId),
+    exemplars: Exemplars,
+}
+
+impl Figures {
+    /// Of this agent; none yet.
+    #[must_use]
+    pub fn new(who: (TenantId, AgentId)) -> Self {
+        Self { who, exemplars: Exemplars::default() }
+    }
+
+    /// Counts an attempt.
+    pub(crate) fn ended(&self, attempt: &Attempted, ending: &Ending) {
+        let Attempted { kind, trace, .. } = attempt;
+        let status = observers::status(&ending.outcome);
+        counter!("stella_agent_tasks_total", "type" => *kind, "status" => status).increment(1);
+        let Some(started_at) = ending.started_at else { return };
         let took = ending.finished_at.since(started_at);
-        histogram!("stella_agent_task_duration_seconds", "type" => kind).record(took);
+        histogram!(TASKS.name, "type" => *kind).record(took);
+        if trace.is_valid() && trace.sampled {
+            let (value, at_ms) = (took.as_secs_f64(), ending.finished_at.0);
+            let exemplar = Exemplar { trace_id: trace.trace_id, span_id: trace.span_id, value, at_ms };
+            let [agent, tenant] = self.labels();
+            self.exemplars.record(&TASKS, &[agent, tenant, ("type", (*kind).to_owned())], exemplar);
+        }
+    }
+
+    /// Every series names the agent, by its id: its name is the control plane's.
+    fn labels(&self) -> [(&'static str, String); 2] {
+        let (tenant, agent) = self.who;
+        [("agent", agent.to_string()), ("tenant", tenant.to_string())]
     }
 }
 
@@ -140,8 +166,8 @@ impl Pulse {
 /// What a scrape looks at.
 #[derive(Clone, Debug)]
 pub struct Sources {
-    /// Who this agent is.
-    pub who: (TenantId, AgentId),
+    /// What attempts came to.
+    pub figures: Arc<Figures>,
     /// The roots of the installation.
     pub roots: Vec<CertificateDer<'static>>,
     /// Measured for free space.
@@ -175,7 +201,7 @@ impl Exporter {
         let failed = |source| Error::Listen { address: config.listen, source };
         let listener = StdListener::bind(config.listen).map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
-        let recorder = recorder(sources.who)?;
+        let recorder = recorder(&sources.figures)?;
         Ok(Self { config, sources, listener, recorder })
     }
 
@@ -242,7 +268,7 @@ impl Server {
     async fn talk(self: Arc<Self>, stream: impl AsyncRead + AsyncWrite + Unpin) {
         let service = service_fn(move |request| {
             let server = Arc::clone(&self);
-            async move { Ok::<_, std::convert::Infallible>(server.answer(&request)) }
+            async move { Ok::<_, Infallible>(server.answer(&request)) }
         });
         let mut builder = http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(HEAD_DURATION_MAX);
@@ -261,9 +287,11 @@ impl Server {
             return answer;
         }
         self.look();
-        let mut answer = Response::new(self.recorder.render());
-        let kind = hyper::header::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-        answer.headers_mut().insert(CONTENT_TYPE, kind);
+        let accepted = request.headers().get_all(ACCEPT).into_iter().map(HeaderValue::as_bytes);
+        let format = Exposition::accepted(accepted);
+        let text = format.of(self.recorder.render(), &self.sources.figures.exemplars);
+        let mut answer = Response::new(text);
+        answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
         answer
     }
 
@@ -298,16 +326,16 @@ fn resident_bytes() -> u64 {
     kibibytes.unwrap_or(0).saturating_mul(1024)
 }
 
-/// Every series names the agent, by its id: its name is the control plane's.
-fn recorder((tenant, agent): (TenantId, AgentId)) -> Result<PrometheusHandle, Error> {
-    let handle = PrometheusBuilder::new()
-        .add_global_label("agent", agent.to_string())
-        .add_global_label("tenant", tenant.to_string())
-        .set_buckets_for_metric(Matcher::Full("stella_agent_task_duration_seconds".into()), &TASK_SECONDS)
+fn recorder(figures: &Figures) -> Result<PrometheusHandle, Error> {
+    let builder = PrometheusBuilder::new();
+    let builder =
+        figures.labels().into_iter().fold(builder, |it, (key, value)| it.add_global_label(key, value));
+    let handle = builder
+        .set_buckets_for_metric(Matcher::Full(TASKS.name.into()), TASKS.bounds)
         .and_then(PrometheusBuilder::install_recorder)
         .map_err(Error::Recorder)?;
     describe_counter!("stella_agent_tasks_total", "Tasks executed");
-    describe_histogram!("stella_agent_task_duration_seconds", Unit::Seconds, "Task duration");
+    describe_histogram!(TASKS.name, Unit::Seconds, "Task duration");
     describe_gauge!(
         "stella_agent_heartbeat_age_seconds",
         Unit::Seconds,

@@ -38,6 +38,7 @@ use crate::executor::{ArtifactSource, Executor, UnitManager};
 use crate::host::HostRoot;
 use crate::inbox::{Inbox, Verdict};
 use crate::journal::{self, Ending, Journal, Known, LeftOpen};
+use crate::observers::Observers;
 use crate::output::now;
 use crate::policy::Policy;
 use crate::report::{Outlet, Report};
@@ -75,6 +76,8 @@ pub struct Config {
     pub units: Arc<dyn UnitManager>,
     /// The connection that output goes through.
     pub link: watch::Receiver<Option<Link>>,
+    /// Who is told how attempts ended.
+    pub observers: Observers,
 }
 
 /// Why a runner has stopped by itself. The process has to stop with it.

@@ -23,7 +23,8 @@ use crate::executor::{Executor, Systemctl};
 use crate::host::{self, HostRoot};
 use crate::identity::{self, Identity};
 use crate::journal::{self, Journal};
-use crate::metrics::{self, Exporter, Pulse};
+use crate::metrics::{self, Exporter, Figures, Pulse};
+use crate::observers::Observers;
 use crate::runner::{self, Runner, RunnerHandle};
 use crate::session::{self, Link, SessionArtifacts, Sessions};
 use crate::supervisor::Supervisor;
@@ -99,6 +100,8 @@ impl Service {
         let attempts_dir = config.state_dir.join("attempts");
         std::fs::create_dir_all(&attempts_dir).map_err(Error::Attempts)?;
         let (link, link_receiver) = watch::channel(None);
+        let who = (identity.tenant, identity.agent);
+        let figures = config.metrics.as_ref().map(|_| Arc::new(Figures::new(who)));
         let (runner, handle) = Runner::new(
             journal,
             left_open,
@@ -112,12 +115,13 @@ impl Service {
                 artifacts: Arc::new(SessionArtifacts::new(link_receiver.clone())),
                 units: Arc::new(Systemctl),
                 link: link_receiver,
+                observers: Observers { figures: figures.clone() },
             },
         );
         let pulse = Pulse::new();
-        let open = |metrics: &metrics::Config| {
+        let open = |(metrics, figures): (&metrics::Config, Arc<Figures>)| {
             let sources = metrics::Sources {
-                who: (identity.tenant, identity.agent),
+                figures,
                 roots: identity.roots.clone(),
                 host_root: config.host_root.clone(),
                 runner: handle.clone(),
@@ -126,7 +130,7 @@ impl Service {
             };
             Exporter::open(metrics.clone(), sources)
         };
-        let exporter = config.metrics.as_ref().map(open).transpose()?;
+        let exporter = config.metrics.as_ref().zip(figures).map(open).transpose()?;
         Ok(Self { config, identity, runner, handle, link, pulse, exporter, host })
     }
 

@@ -69,6 +69,18 @@ impl Agent {
         self.folder.join("agent.toml")
     }
 
+    /// Sets a section of the configuration and starts the agent again.
+    ///
+    /// # Errors
+    /// If it does not stop or start.
+    pub fn configure(&mut self, section: &str, keys: &str) -> Result<()> {
+        let folder = self.config_file().with_extension("conf.d");
+        fs::create_dir_all(&folder)?;
+        fs::write(folder.join(format!("{section}.toml")), format!("[{section}]\n{keys}\n"))?;
+        self.stop()?;
+        self.start()
+    }
+
     /// Gets an identity with a token.
     ///
     /// # Errors

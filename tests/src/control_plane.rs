@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use stella_api_types::paths;
 use stella_api_types::system::Health;
 
 use crate::api::Api;
 use crate::daemon::{self, Daemon};
-use crate::{binaries, ports, wait};
+use crate::{binaries, openmetrics, ports, wait};
 
 /// How long an orderly stop may take.
 const STOP_PATIENCE: Duration = Duration::from_secs(30);
@@ -243,6 +243,19 @@ impl ControlPlane {
         let ca = fs::read(self.state_dir.join("pki/root.crt"))?;
         let scraper = Api::new(self.metrics_port, &ca, "none is needed")?;
         let answer = scraper.answer(scraper.request(reqwest::Method::GET, paths::METRICS)).await?;
+        String::from_utf8(answer.body.to_vec()).context("metrics are text")
+    }
+
+    /// The same in OpenMetrics, as a Prometheus of today asks for it.
+    ///
+    /// # Errors
+    /// If it does not answer, or with something else.
+    pub async fn open_metrics(&self) -> Result<String> {
+        let ca = fs::read(self.state_dir.join("pki/root.crt"))?;
+        let scraper = Api::new(self.metrics_port, &ca, "none is needed")?;
+        let request = scraper.request(reqwest::Method::GET, paths::METRICS);
+        let answer = scraper.answer(request.header("accept", openmetrics::PROMETHEUS_ACCEPTS)).await?;
+        ensure!(answer.media_type == openmetrics::CONTENT_TYPE, "{}", answer.media_type);
         String::from_utf8(answer.body.to_vec()).context("metrics are text")
     }
 

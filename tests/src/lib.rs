@@ -24,6 +24,7 @@ pub mod mail;
 pub mod monitoring;
 pub mod nats;
 pub mod network;
+pub mod openmetrics;
 pub mod people;
 pub mod ports;
 pub mod postgres;

@@ -115,6 +115,7 @@ impl Bundle {
             format!("--config.file={folder}/prometheus.yml"),
             format!("--storage.tsdb.path={folder}/prometheus"),
             format!("--web.listen-address=127.0.0.1:{}", self.prometheus_port),
+            "--enable-feature=exemplar-storage".to_owned(),
         ];
         let daemon = self.start("prometheus", "/usr/bin/prometheus", arguments)?;
         let prometheus = Prometheus { daemon, http: Http::new(self.prometheus_port)? };
@@ -167,6 +168,30 @@ impl Prometheus {
             Some(series) if answer["data"]["resultType"] != "scalar" => Ok(series.clone()),
             _ => bail!("{expression}: {answer}"),
         }
+    }
+
+    /// The exemplars that it has of the series that an expression asks for: those of each series, with its labels.
+    ///
+    /// # Errors
+    /// If Prometheus does not take it.
+    pub async fn exemplars(&self, expression: &str) -> Result<Vec<Value>> {
+        let answer = self.http.get("/api/v1/query_exemplars", &[("query", expression)]).await?;
+        answer["data"].as_array().cloned().with_context(|| format!("{expression}: {answer}"))
+    }
+
+    /// What the pages that it scraped say of a family.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub async fn metadata(&self, family: &str) -> Result<Vec<Value>> {
+        let answer = self.http.get("/api/v1/targets/metadata", &[("metric", family)]).await?;
+        answer["data"].as_array().cloned().with_context(|| answer.to_string())
+    }
+
+    /// What it wrote.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.daemon.log()
     }
 
     /// The alerts of one of its files, by name: each with its group, query, `for` in seconds (`duration`), labels, annotations and state.

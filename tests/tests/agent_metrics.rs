@@ -8,7 +8,6 @@ use rcgen::{
     BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
 use stella_api_types::deployment::OnFailure;
-use stella_tests::agent::Agent;
 use stella_tests::cluster::{Cluster, ENVIRONMENT};
 use stella_tests::ports;
 use stella_tests::recipe::{release, rolling, shell};
@@ -35,15 +34,6 @@ fn site(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Sets the section `metrics` and starts the agent again.
-fn configure(agent: &mut Agent, metrics: &str) -> Result<()> {
-    let folder = agent.config_file().with_extension("conf.d");
-    fs::create_dir_all(&folder)?;
-    fs::write(folder.join("metrics.toml"), format!("[metrics]\n{metrics}"))?;
-    agent.stop()?;
-    agent.start()
-}
-
 /// What is scraped by who trusts an authority and may have a certificate of another.
 async fn scrape(port: u16, trusted: &Path, own: Option<&Path>) -> Result<String> {
     let trusted = reqwest::Certificate::from_pem(&fs::read(trusted.join("ca.crt"))?)?;
@@ -67,7 +57,7 @@ async fn an_agent_serves_its_figures_on_loopback_and_elsewhere_to_who_shows_a_ce
     stella_certs::install_provider();
     let mut cluster = Cluster::start(1).await?;
     let port = ports::free()?;
-    configure(&mut cluster.agents[0], &format!("listen = \"127.0.0.1:{port}\"\n"))?;
+    cluster.agents[0].configure("metrics", &format!("listen = \"127.0.0.1:{port}\"\n"))?;
     cluster.wait_online(cluster.agents[0].name()).await?;
     let steps = vec![shell("fine", "true"), shell("bad", "exit 3")];
     cluster.release(&release("1.0.0", &[], steps)).await?;
@@ -107,7 +97,7 @@ async fn an_agent_serves_its_figures_on_loopback_and_elsewhere_to_who_shows_a_ce
         file("listener.key"),
         file("ca.crt")
     );
-    configure(&mut cluster.agents[0], &tls)?;
+    cluster.agents[0].configure("metrics", &tls)?;
     let text =
         wait::until("who shows a certificate is served", async || scrape(port, &ours, Some(&ours)).await)
             .await?;

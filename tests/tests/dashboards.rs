@@ -10,6 +10,8 @@ use serde_json::Value;
 use stella_api_types::deployment::OnFailure;
 use stella_tests::api::Api;
 use stella_tests::cluster::{Cluster, ENVIRONMENT};
+use stella_tests::collector::Collector;
+use stella_tests::control_plane::Settings;
 use stella_tests::monitoring::{Bundle, Prometheus};
 use stella_tests::people::{decide_twice, person};
 use stella_tests::recipe::{release, rolling, shell};
@@ -55,6 +57,21 @@ fn expressions(panel: &Value, variables: &BTreeSet<String>) -> Result<Vec<String
 
 fn variables(dashboard: &Value) -> Result<BTreeSet<String>> {
     list(&dashboard["templating"], "list")?.iter().map(|it| Ok(text(it, "name")?.to_owned())).collect()
+}
+
+/// What takes long can be looked into from each dashboard, and the dots lead to traces.
+#[test]
+fn dots_lead_to_traces() -> Result<()> {
+    let sources = fs::read_to_string(grafana().join("provisioning/datasources/stella.yml"))?;
+    let destination =
+        "exemplarTraceIdDestinations:\n        - name: trace_id\n          datasourceUid: stella-traces\n";
+    ensure!(sources.contains(destination), "{sources}");
+    for name in DASHBOARDS {
+        let dashboard = dashboard(name)?;
+        let targets = list(&dashboard, "panels")?.iter().filter_map(|panel| panel["targets"].as_array());
+        ensure!(targets.flatten().any(|target| target["exemplar"] == true), "{name} has none");
+    }
+    Ok(())
 }
 
 #[test]
@@ -136,6 +153,9 @@ fn check_panels(name: &str, dashboard: &Value) -> Result<()> {
             ensure!(references.insert(text(target, "refId")?), "{title}: two queries of one name");
             ensure!(target["datasource"]["uid"] == "${datasource}", "{name}: the source of {title}");
             ensure!(target["instant"] == true || target["range"] == true, "{title}: {target}");
+            // Only these draw them.
+            let has_dots = panel["type"] == "timeseries" || panel["type"] == "heatmap";
+            ensure!(target["exemplar"].is_null() || has_dots && target["range"] == true, "{title}: {target}");
         }
     }
     Ok(())
@@ -167,6 +187,12 @@ async fn ask_every_panel(prometheus: &Prometheus) -> Result<()> {
                 let series = prometheus.query(&expression).await.with_context(|| title.to_owned())?;
                 ensure!(has_number(&series), "{name}, {title}: {expression} gives {series:?}");
             }
+            for (target, expression) in list(panel, "targets")?.iter().zip(expressions(panel, &variables)?) {
+                if target["exemplar"] == true {
+                    let dots = prometheus.exemplars(&expression).await?;
+                    ensure!(!dots.is_empty(), "{name}, {title}: nothing leads to a trace");
+                }
+            }
         }
         for variable in list(&dashboard["templating"], "list")?.iter().filter(|it| it["type"] == "query") {
             let definition = text(&variable["query"], "query")?.replace("$tenant", ".*");
@@ -181,7 +207,9 @@ async fn ask_every_panel(prometheus: &Prometheus) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn prometheus_has_data_for_every_panel() -> Result<()> {
-    let cluster = Cluster::start(2).await?;
+    let collector = Collector::start().await?;
+    let settings = Settings { traces_endpoint: Some(collector.endpoint()), ..Settings::default() };
+    let cluster = Cluster::with_settings(2, &settings).await?;
     let bundle = Bundle::render(&cluster.folder().join("bundle"), &cluster.control_plane)?;
     bundle.hurry()?;
     let approver = cluster.api.with_token(&person(&cluster.api, "qa", "approver").await?);

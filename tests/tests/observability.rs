@@ -1,5 +1,6 @@
 //! Somebody is paged: real Prometheus and Alertmanager, on the rendered bundle, watch a real control plane.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -9,10 +10,16 @@ use rcgen::{
     BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
 use serde_json::json;
-use stella_tests::cluster::{Cluster, TENANT};
+use stella_api_types::deployment::OnFailure;
+use stella_api_types::paths;
+use stella_tests::cluster::{Cluster, ENVIRONMENT, TENANT};
+use stella_tests::collector::{Collector, Span};
 use stella_tests::control_plane::Settings;
-use stella_tests::monitoring::{Bundle, Event, Pager};
-use stella_tests::wait;
+use stella_tests::monitoring::{Bundle, Event, Pager, Prometheus};
+use stella_tests::people::{approve, ask, need_approvals, person};
+use stella_tests::recipe::{release, rolling, shell};
+use stella_tests::rotel::Rotel;
+use stella_tests::{openmetrics, ports, wait};
 
 /// `AgentOffline` asks for two minutes of silence, and that is not shortened.
 const SILENCE: Duration = Duration::from_secs(180);
@@ -183,4 +190,105 @@ async fn the_authority_of_scrapers_is_taken_over_by_a_reload() -> Result<()> {
     assert_eq!(cluster.control_plane.tool(&["reload"])?, "metrics.client_ca: taken over\n");
     ensure!(cluster.control_plane.metrics().await.is_err(), "somebody without a certificate has the metrics");
     cluster.passed()
+}
+
+/// An agent's own figures, beside those of the control plane.
+async fn scrape_agent(cluster: &mut Cluster, bundle: &Bundle) -> Result<()> {
+    let port = ports::free()?;
+    cluster.agents[0].configure("metrics", &format!("listen = \"127.0.0.1:{port}\""))?;
+    cluster.wait_online(cluster.agents[0].name()).await?;
+    let job = format!(
+        "scrape_configs:\n  - job_name: stella-agents\n    static_configs:\n      - targets: [\"127.0.0.1:{port}\"]\n"
+    );
+    bundle.replace("prometheus.yml", &[("scrape_configs:\n", &job)])
+}
+
+/// Waits for an exemplar of the series that leads to this span, and checks that it lies in its bucket.
+async fn leads_to(prometheus: &Prometheus, series: &str, span: &Span) -> Result<()> {
+    wait::until(&format!("{series} leads to {} {}", span.trace, span.id), async || {
+        let all = prometheus.exemplars(series).await?;
+        let found = all.iter().find_map(|of| {
+            let exemplars = of["exemplars"].as_array()?;
+            let it = exemplars.iter().find(|it| {
+                it["labels"] == json!({ "trace_id": span.trace.as_str(), "span_id": span.id.as_str() })
+            })?;
+            Some((of["seriesLabels"]["le"].as_str()?, it["value"].as_str()?))
+        });
+        let (bound, value) = found.with_context(|| format!("{all:?}"))?;
+        ensure!(value.parse::<f64>()? <= bound.parse()?, "{value} is not in the bucket up to {bound}");
+        Ok(())
+    })
+    .await
+}
+
+/// From a figure to its trace, with a real Prometheus and a real collector: what one has as an exemplar the other has as a span.
+#[tokio::test(flavor = "multi_thread")]
+async fn figures_lead_to_the_traces_that_the_collector_has() -> Result<()> {
+    let (folder, collector) = (tempfile::tempdir()?, Collector::start().await?);
+    let mut rotel = Rotel::start(folder.path(), &collector).await?;
+    let settings = Settings { traces_endpoint: Some(rotel.endpoint()), ..Settings::default() };
+    let mut cluster = Cluster::with_settings(1, &settings).await?;
+    let bundle = Bundle::render(&cluster.folder().join("bundle"), &cluster.control_plane)?;
+    bundle.hurry()?;
+    scrape_agent(&mut cluster, &bundle).await?;
+    let prometheus = bundle.prometheus().await?;
+
+    let unsampled = "fedcba9876543210fedcba9876543210";
+    let request = cluster.api.request(reqwest::Method::GET, paths::WHOAMI);
+    cluster.api.answer(request.header("traceparent", format!("00-{unsampled}-00000000000000aa-00"))).await?;
+    need_approvals(&cluster.api, 1).await?;
+    let qa = cluster.api.with_token(&person(&cluster.api, "qa", "approver").await?);
+    cluster.release(&release("1.0.0", &[], vec![shell("run", "true")])).await?;
+    let asked = ask(&cluster.api, &rolling(ENVIRONMENT, "1.0.0", OnFailure::Stop)).await?;
+    approve(&qa, &asked).await?;
+    ensure!(cluster.wait_final(&asked.id).await?.deployment.status == "succeeded");
+
+    let whole = wait::until("the deployment is with the collector", async || {
+        collector.named("deployment.execute").pop().context("not yet")
+    })
+    .await?;
+    for (series, name) in [
+        ("stella_deployment_duration_seconds_bucket", "deployment.execute"),
+        ("stella_approval_duration_seconds_bucket", "approval.wait"),
+        ("stella_agent_task_duration_seconds_bucket{job=\"stella-orchestrator\"}", "agent.execute"),
+        ("stella_agent_task_duration_seconds_bucket{job=\"stella-agents\"}", "agent.execute"),
+        ("stella_http_request_duration_seconds_bucket{method=\"POST\"}", "http.request"),
+    ] {
+        let span = wait::until(&format!("a span {name}"), async || {
+            let mut all = collector.named(name);
+            all.retain(|it| it.trace == whole.trace);
+            all.pop().context("not yet")
+        })
+        .await?;
+        leads_to(&prometheus, series, &span).await?;
+    }
+    let text = format!("{:?}", prometheus.exemplars("{__name__=~\"stella_.*\"}").await?);
+    ensure!(!text.contains(unsampled), "what is not sent anywhere leads nowhere: {text}");
+    takes_whole_pages(&cluster, &prometheus).await?;
+    rotel.check()?;
+    cluster.passed()
+}
+
+/// Both pages are OpenMetrics, valid by the letter, and nothing of them was refused.
+async fn takes_whole_pages(cluster: &Cluster, prometheus: &Prometheus) -> Result<()> {
+    let targets = prometheus.targets().await?;
+    ensure!(targets.len() == 2 && targets.iter().all(|it| it["health"] == "up"), "{targets:?}");
+    // In the text format the family has its suffix.
+    for (family, kind) in [("stella_deployments", "counter"), ("stella_fleet_dispatches", "unknown")] {
+        let said = prometheus.metadata(family).await?;
+        ensure!(said.first().is_some_and(|it| it["type"] == kind), "{family}: {said:?}");
+    }
+    let log = prometheus.log();
+    // It says something there only if something of a page is not as it should be.
+    ensure!(!log.contains("component=\"scrape manager\""), "{log}");
+    let page = openmetrics::read(&cluster.control_plane.open_metrics().await?)?;
+    ensure!(page.exemplars.len() >= 4 && page.families["stella_agents_connected"] == "gauge", "{page:?}");
+    let text = cluster.control_plane.metrics().await?;
+    let names = |lines: Vec<&str>| -> BTreeSet<String> {
+        lines.into_iter().map(|line| line.split(['{', ' ']).next().unwrap_or_default().to_owned()).collect()
+    };
+    let in_text = names(text.lines().filter(|it| !it.starts_with('#') && !it.is_empty()).collect());
+    let in_page = names(page.samples.keys().map(String::as_str).collect());
+    ensure!(in_text == in_page, "the same figures in both formats: {in_text:?}, {in_page:?}");
+    Ok(())
 }

@@ -7,10 +7,9 @@ use stella_tests::cluster::{Cluster, ENVIRONMENT, TENANT};
 use stella_tests::collector::{Collector, Span};
 use stella_tests::control_plane::Settings;
 use stella_tests::people::{approve, ask, need_approvals, person};
-use stella_tests::ports;
 use stella_tests::recipe::{release, rolling, shell};
 use stella_tests::rotel::Rotel;
-use stella_tests::wait;
+use stella_tests::{openmetrics, ports, wait};
 
 async fn traced(agents: usize, collector: &Collector) -> Result<Cluster> {
     let settings = Settings { traces_endpoint: Some(collector.endpoint()), ..Settings::default() };
@@ -405,5 +404,10 @@ async fn a_failure_is_exported(way: Way) -> Result<()> {
     }
     let others: Vec<_> = collector.spans().into_iter().filter(|it| it.trace != whole.trace).collect();
     ensure!(others.is_empty(), "nothing else is in a sample of nothing: {others:#?}");
+    let page = openmetrics::read(&cluster.control_plane.open_metrics().await?)?;
+    let leads = |labels: &String| labels.contains(&whole.trace);
+    ensure!(page.exemplars.values().all(leads), "and nothing leads anywhere else: {:?}", page.exemplars);
+    let deployments = page.exemplars.keys().any(|it| it.starts_with("stella_deployment_duration_seconds"));
+    ensure!(deployments, "what failed is found by its duration: {:?}", page.exemplars);
     cluster.passed()
 }

@@ -20,7 +20,7 @@ use crate::cancel::CancelSignal;
 use crate::executor::{ArtifactSource, Executor, RunContext, UnitManager};
 use crate::host::HostRoot;
 use crate::journal::Ending;
-use crate::metrics;
+use crate::observers::{Attempted, Observers};
 use crate::output::{OutputSink, now};
 use crate::session::{Forwarder, Link};
 use crate::supervisor::Recovered;
@@ -51,6 +51,7 @@ pub(super) struct Work {
     artifacts: Arc<dyn ArtifactSource>,
     units: Arc<dyn UnitManager>,
     link: watch::Receiver<Option<Link>>,
+    observers: Observers,
     tasks: JoinSet<Over>,
     /// Whose attempt a task is, in case it panics.
     attempts: HashMap<task::Id, (AttemptKey, Option<Timestamp>)>,
@@ -60,7 +61,7 @@ pub(super) struct Work {
 
 impl Work {
     pub(super) fn new(config: Config) -> Self {
-        let Config { attempts_dir, host, executor, artifacts, units, link, .. } = config;
+        let Config { attempts_dir, host, executor, artifacts, units, link, observers, .. } = config;
         Self {
             executor,
             host,
@@ -68,6 +69,7 @@ impl Work {
             artifacts,
             units,
             link,
+            observers,
             tasks: JoinSet::new(),
             attempts: HashMap::new(),
             outputs: HashMap::new(),
@@ -96,7 +98,7 @@ impl Work {
 
     /// Starts an attempt.
     pub(super) fn run(&mut self, traced: TracedDispatch, started_at: Timestamp, cancel: CancelSignal) {
-        let trace = traced.trace();
+        let (attempted, trace) = (Attempted::new(&traced), traced.trace());
         let dispatch = traced.dispatch;
         let key = dispatch.key();
         let (output, chunks) = OutputSink::new(CHUNKS_MAX);
@@ -113,11 +115,11 @@ impl Work {
             output,
             cancel,
         };
-        let (executor, kind) = (self.executor.clone(), context.dispatch.spec.kind());
+        let (executor, observers) = (self.executor.clone(), self.observers.clone());
         let task = self.tasks.spawn(async move {
             let outcome = executor.run(context).await;
             let ending = Ending { started_at: Some(started_at), finished_at: now(), outcome };
-            metrics::ended(kind, &ending);
+            observers.ended(&attempted, &ending);
             Over::Attempt(key, ending)
         });
         self.attempts.insert(task.id(), (key, Some(started_at)));
@@ -135,11 +137,11 @@ impl Work {
     /// Finds out what became of an attempt of an earlier life, and sends what is left of its output.
     pub(super) fn recover(&mut self, dispatch: Dispatch, started_at: Option<Timestamp>) {
         let key = dispatch.key();
-        let attempt_dir = self.attempt_dir(key);
+        let (attempt_dir, observers) = (self.attempt_dir(key), self.observers.clone());
         let task = self.tasks.spawn(async move {
             let recovered = Executor::recover(&dispatch, &attempt_dir, RECOVERY_DURATION_MAX).await;
             let ending = explain(recovered, started_at);
-            metrics::ended(dispatch.spec.kind(), &ending);
+            observers.ended(&Attempted::new(&dispatch.into()), &ending);
             Over::Attempt(key, ending)
         });
         self.attempts.insert(task.id(), (key, started_at));

@@ -35,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use limits::Tuning;
 pub use routes::{openapi, router};
-pub use serve::{Error, MetricsTls, serve, serve_metrics};
+pub use serve::{Error, MetricsTls, Render, serve, serve_metrics};
 
 /// What can be chosen.
 #[derive(Clone, Debug)]

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::header;
+use axum::http::{HeaderMap, HeaderValue, header};
 use axum::routing::get;
 use axum_server::Handle;
 use axum_server::accept::NoDelayAcceptor;
 use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use stella_api_types::paths;
+use stella_telemetry::exposition::Exposition;
 use tokio_util::sync::CancellationToken;
 
 use crate::{ApiDeps, App, routes};
@@ -85,6 +86,9 @@ impl MetricsTls {
     }
 }
 
+/// What writes all figures as they are now.
+pub type Render = Arc<dyn Fn(Exposition) -> String + Send + Sync>;
+
 /// Serves `/metrics` and nothing else until `shutdown` is cancelled.
 ///
 /// # Errors
@@ -92,16 +96,17 @@ impl MetricsTls {
 pub async fn serve_metrics(
     address: SocketAddr,
     tls: MetricsTls,
-    render: Arc<dyn Fn() -> String + Send + Sync>,
+    render: Render,
     shutdown: CancellationToken,
     ready: impl FnOnce(SocketAddr) + Send,
 ) -> Result<(), Error> {
-    let scrape = move || {
-        let render = Arc::clone(&render);
+    let scrape = move |headers: HeaderMap| {
+        let accepted = headers.get_all(header::ACCEPT).into_iter().map(HeaderValue::as_bytes);
+        let (format, render) = (Exposition::accepted(accepted), Arc::clone(&render));
         async move {
             // Rendering a large fleet takes milliseconds that the runtime's workers should not lose.
-            let text = tokio::task::spawn_blocking(move || render()).await.unwrap_or_default();
-            ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
+            let text = tokio::task::spawn_blocking(move || render(format)).await.unwrap_or_default();
+            ([(header::CONTENT_TYPE, format.content_type())], text)
         }
     };
     listen(address, tls.0, Router::new().route(paths::METRICS, get(scrape)), shutdown, ready).await

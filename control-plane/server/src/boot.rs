@@ -3,14 +3,14 @@
 use std::fs::DirBuilder;
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, bail};
 use metrics_exporter_prometheus::PrometheusHandle;
 use parking_lot::Mutex;
-use stella_api::{ApiConfig, ApiDeps, LookAtHosts, MetricsTls, OnAnswer, Tuning};
+use stella_api::{ApiConfig, ApiDeps, LookAtHosts, MetricsTls, OnAnswer, Render, Tuning};
 use stella_certs::Authority;
 use stella_certs::authority::rotation::Status;
 use stella_certs::tls::{self, ServerIdentity};
@@ -23,6 +23,7 @@ use stella_publish::place::StateFile;
 use stella_publish::publisher::Publisher;
 use stella_store::{ArtifactStore, OutputStore};
 use stella_telemetry::LogLevel;
+use stella_telemetry::exemplars::Exemplars;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -34,6 +35,7 @@ use crate::calls::{Caller, Destinations};
 use crate::config::{Config, Loaded};
 use crate::local::Local;
 use crate::look::{Listening, View};
+use crate::measured::Measurements;
 use crate::reload::Reloader;
 use crate::traces::Traces;
 use crate::{backup, current, first_start, local, logs, metrics, reload, retention, spans, systemd};
@@ -183,7 +185,7 @@ async fn serve(
     first_start::ensure_api_token(&engine.handle(), &config.state_dir).await?;
     authority::resume(&engine.handle(), &pki).await?;
     let logging = CancellationToken::new();
-    follow_journal(config, engine, traces, &tasks, &logging).await?;
+    let measurements = follow_journal(config, engine, traces, &tasks, &logging).await?;
     let tuning = Tuning::new(&api_config(config));
     let scraping = MetricsTls::new(pki.metrics_server(config)?);
     let reloader =
@@ -213,7 +215,7 @@ async fn serve(
         agent_address: agent_address(config, fleet.local_addr()),
         log_level,
         tuning,
-        on_answer: traces.cloned().map(on_answer),
+        on_answer: traces.cloned().map(|traces| on_answer(traces, measurements.clone())),
         look: Some(look_at_hosts(Arc::clone(&fleet))),
     };
     let (api, api_address) = listening(|ready| {
@@ -221,7 +223,7 @@ async fn serve(
         Ok(tasks.spawn(stella_api::serve(config.api.listen, api_deps, tls, shutdown.clone(), ready)))
     })
     .await?;
-    let render = scrape(recorder, engine.handle(), Arc::clone(&fleet), config.state_dir.clone());
+    let render = scrape(config, recorder, measurements.exemplars(), engine.handle(), Arc::clone(&fleet));
     let (metrics, metrics_address) = listening(|ready| {
         let (at, until, render) = (config.metrics.listen, shutdown.clone(), Arc::clone(&render));
         Ok(tasks.spawn(stella_api::serve_metrics(at, scraping, render, until, ready)))
@@ -255,15 +257,16 @@ fn stores(config: &Config) -> anyhow::Result<(Arc<ArtifactStore>, Arc<OutputStor
     Ok((Arc::new(artifacts), OutputStore::open(config.state_dir.join("output"), reserve_bytes)?))
 }
 
-/// Starts whoever reads what is committed: the log, traces, the event bus, notifications.
+/// Starts whoever reads what is committed: the log, traces, the event bus, notifications. Answers with what measures on the way.
 async fn follow_journal(
     config: &Config,
     engine: &Engine,
     traces: Option<&Arc<Traces>>,
     tasks: &TaskTracker,
     until: &CancellationToken,
-) -> anyhow::Result<()> {
-    tasks.spawn(logs::follow(engine.handle(), until.clone()));
+) -> anyhow::Result<Measurements> {
+    let measurements = Measurements::new(traces.cloned());
+    tasks.spawn(logs::follow(engine.handle(), measurements.clone(), until.clone()));
     if let Some(traces) = traces {
         tasks.spawn(spans::follow(engine.handle(), Arc::clone(traces), until.clone()));
     }
@@ -273,7 +276,7 @@ async fn follow_journal(
     if let Some(notifier) = notifier(config, engine).await? {
         tasks.spawn(notifier.run(until.clone()));
     }
-    Ok(())
+    Ok(measurements)
 }
 
 fn look_at_hosts(fleet: Arc<Fleet>) -> LookAtHosts {
@@ -283,8 +286,8 @@ fn look_at_hosts(fleet: Arc<Fleet>) -> LookAtHosts {
     }))
 }
 
-fn on_answer(traces: Arc<Traces>) -> OnAnswer {
-    OnAnswer(Arc::new(move |request| spans::of_request(&traces, request)))
+fn on_answer(traces: Arc<Traces>, measurements: Measurements) -> OnAnswer {
+    OnAnswer(Arc::new(move |request| measurements.request(request, spans::of_request(&traces, request))))
 }
 
 /// What sends events to the bus, if there is one.
@@ -427,12 +430,14 @@ fn agent_address(config: &Config, listening: SocketAddr) -> String {
 }
 
 fn scrape(
+    config: &Config,
     recorder: PrometheusHandle,
+    exemplars: Arc<Exemplars>,
     engine: Handle,
     fleet: Arc<Fleet>,
-    state_dir: PathBuf,
-) -> Arc<dyn Fn() -> String + Send + Sync> {
-    Arc::new(move || metrics::render(&recorder, &engine, &fleet, &state_dir))
+) -> Render {
+    let state_dir = config.state_dir.clone();
+    Arc::new(move |format| format.of(metrics::render(&recorder, &engine, &fleet, &state_dir), &exemplars))
 }
 
 async fn keep_up(recorder: PrometheusHandle, shutdown: CancellationToken) {

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
 use stella_engine::Handle;
+use stella_telemetry::exposition::Exposition;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
@@ -321,7 +322,7 @@ async fn figures(local: &Local, stream: UnixStream) -> anyhow::Result<()> {
     let render = Arc::clone(&local.view.render);
     let written = tokio::task::spawn_blocking(move || {
         answer(&mut stream, &Answer::Ok)?;
-        Ok(stream.write_all(render().as_bytes())?)
+        Ok(stream.write_all(render(Exposition::Text).as_bytes())?)
     });
     written.await?
 }

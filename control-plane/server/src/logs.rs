@@ -12,16 +12,16 @@ use stella_protocol::id::{DeploymentId, PromotionId};
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 
-use crate::metrics;
+use crate::measured::Measurements;
 
 /// Follows the journal until `until` is cancelled; what was committed before that is written.
-pub(crate) async fn follow(engine: Handle, until: CancellationToken) {
+pub(crate) async fn follow(engine: Handle, measurements: Measurements, until: CancellationToken) {
     let mut commits = engine.subscribe();
     loop {
         tokio::select! {
             biased;
             commit = commits.recv() => match commit {
-                Ok(commit) => write(&commit),
+                Ok(commit) => write(&commit, &measurements),
                 Err(RecvError::Lagged(batches)) => tracing::warn!(batches, "the log is behind the journal and leaves events out"),
                 Err(RecvError::Closed) => return,
             },
@@ -30,12 +30,12 @@ pub(crate) async fn follow(engine: Handle, until: CancellationToken) {
     }
 }
 
-fn write(commit: &Committed) {
+fn write(commit: &Committed, measurements: &Measurements) {
     for committed in &commit.events {
         let StreamId::Tenant(id) = committed.stream else { continue };
         if let Some(tenant) = commit.state.tenants.get(&id) {
             write_event(tenant, &committed.event);
-            metrics::observe(tenant, &committed.event);
+            measurements.take(tenant, &committed.event);
         }
     }
 }

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
+use stella_api::Render;
 use stella_api_types::time::rfc3339;
 use stella_domain::agent::Connectivity;
 use stella_domain::deployment::Deployment;
@@ -43,7 +43,7 @@ pub(crate) struct View {
     /// Where it listens.
     pub(crate) listening: Listening,
     /// Its figures.
-    pub(crate) render: Arc<dyn Fn() -> String + Send + Sync>,
+    pub(crate) render: Render,
 }
 
 impl std::fmt::Debug for View {

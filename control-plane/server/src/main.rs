@@ -15,6 +15,7 @@ mod journal_tool;
 mod local;
 mod logs;
 mod look;
+mod measured;
 mod metrics;
 mod notify_tool;
 mod outside;

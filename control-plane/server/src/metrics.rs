@@ -1,15 +1,13 @@
 //! Business metrics: a projection of the state, computed at scrape, so that a restart neither loses nor doubles anything.
 
-use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use stella_domain::access::{Role, Scope};
 use stella_domain::agent::Connectivity;
-use stella_domain::deployment::Cause;
 use stella_domain::environment::Environment;
-use stella_domain::event::{Event, Fact};
 use stella_domain::gate::{Check, Outcome};
 use stella_domain::name::Name;
 use stella_domain::promotion::Objection;
@@ -18,24 +16,10 @@ use stella_domain::state::State;
 use stella_domain::tenant::TenantState;
 use stella_engine::Handle;
 use stella_fleet::Fleet;
+use stella_telemetry::exemplars::Histogram;
 
-use crate::current;
+use crate::{current, measured};
 
-/// Buckets for HTTP latencies, in seconds: from 1 ms.
-const HTTP_SECONDS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
-/// Buckets for deployments, in seconds: to hours.
-const DEPLOYMENT_SECONDS: [f64; 12] =
-    [1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1_800.0, 3_600.0, 7_200.0, 21_600.0];
-/// Buckets for approvals, in seconds: from a minute to a week.
-const APPROVAL_SECONDS: [f64; 12] = [
-    60.0, 300.0, 900.0, 3_600.0, 14_400.0, 28_800.0, 57_600.0, 86_400.0, 172_800.0, 259_200.0, 432_000.0,
-    604_800.0,
-];
-/// Buckets for tasks, in seconds.
-const TASK_SECONDS: [f64; 11] = [0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1_800.0, 3_600.0];
-/// Buckets for steps of workflows, in seconds: from a call to a wait of days.
-const STEP_SECONDS: [f64; 11] =
-    [0.1, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3_600.0, 14_400.0, 86_400.0, 604_800.0];
 /// Buckets for everything else that takes a short time, in seconds.
 const SHORT_SECONDS: [f64; 12] =
     [0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5];
@@ -54,23 +38,18 @@ const DECISIONS: [&str; 2] = ["approved", "rejected"];
 
 /// Installs the recorder of the process.
 pub(crate) fn install() -> anyhow::Result<PrometheusHandle> {
-    let handle = PrometheusBuilder::new()
-        .set_buckets_for_metric(Matcher::Prefix("stella_http_".into()), &HTTP_SECONDS)?
-        .set_buckets_for_metric(
-            Matcher::Full("stella_deployment_duration_seconds".into()),
-            &DEPLOYMENT_SECONDS,
-        )?
-        .set_buckets_for_metric(Matcher::Full("stella_approval_duration_seconds".into()), &APPROVAL_SECONDS)?
-        .set_buckets_for_metric(Matcher::Full("stella_agent_task_duration_seconds".into()), &TASK_SECONDS)?
-        .set_buckets_for_metric(Matcher::Full("stella_workflow_step_duration_seconds".into()), &STEP_SECONDS)?
-        .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SHORT_SECONDS)?
-        .install_recorder()?;
+    let builder = PrometheusBuilder::new();
+    let mut builder = builder.set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SHORT_SECONDS)?;
+    for Histogram { name, bounds } in measured::HISTOGRAMS {
+        builder = builder.set_buckets_for_metric(Matcher::Full(name.into()), bounds)?;
+    }
+    let handle = builder.install_recorder()?;
     metrics_process::Collector::default().describe();
-    describe_histogram!("stella_deployment_duration_seconds", Unit::Seconds, "Deployment duration");
-    describe_histogram!("stella_approval_duration_seconds", Unit::Seconds, "Time to approve");
-    describe_histogram!("stella_workflow_step_duration_seconds", Unit::Seconds, "Step execution time");
+    describe_histogram!(measured::DEPLOYMENTS.name, Unit::Seconds, "Deployment duration");
+    describe_histogram!(measured::APPROVALS.name, Unit::Seconds, "Time to approve");
+    describe_histogram!(measured::STEPS.name, Unit::Seconds, "Step execution time");
     describe_counter!("stella_agent_tasks_total", "Tasks executed");
-    describe_histogram!("stella_agent_task_duration_seconds", Unit::Seconds, "Task duration");
+    describe_histogram!(measured::TASKS.name, Unit::Seconds, "Task duration");
     describe_gauge!(
         "stella_journal_replay_duration_seconds",
         Unit::Seconds,
@@ -125,61 +104,6 @@ pub(crate) fn render(handle: &PrometheusHandle, engine: &Handle, fleet: &Fleet, 
     let mut text = handle.render();
     text.push_str(&projection.handle().render());
     text
-}
-
-/// Measures what has ended. Unlike the projections these count from the start of the process, as Prometheus expects of it.
-#[expect(clippy::wildcard_enum_match_arm, reason = "only ends are measured")]
-pub(crate) fn observe(tenant: &TenantState, event: &Event) {
-    match &event.fact {
-        Fact::DeploymentSucceeded { id }
-        | Fact::DeploymentFailed { id, .. }
-        | Fact::DeploymentCancelled { id, .. } => {
-            let found = tenant.deployments.get(id);
-            let Some(deployment) = found.filter(|it| !matches!(it.cause, Cause::Retirement { .. })) else {
-                return;
-            };
-            let environment = tenant.environments.get(&deployment.environment).map(|it| it.name.to_string());
-            let labels = [
-                ("tenant", tenant.name.to_string()),
-                ("env", environment.unwrap_or_default()),
-                ("strategy", deployment.strategy.name().to_owned()),
-            ];
-            histogram!("stella_deployment_duration_seconds", &labels)
-                .record(event.at.since(deployment.created_at));
-        }
-        Fact::ApprovalGranted { id, .. } => {
-            let Some(promotion) = tenant.promotions.get(id) else { return };
-            if !promotion.is_let_through_by(event) {
-                return;
-            }
-            let environment = tenant.environments.get(&promotion.wanted.environment);
-            let environment = environment.map(|it| it.name.to_string()).unwrap_or_default();
-            let labels = [("tenant", tenant.name.to_string()), ("env", environment)];
-            histogram!("stella_approval_duration_seconds", &labels)
-                .record(event.at.since(promotion.requested_at));
-        }
-        Fact::StepEnded { run, step, .. } => {
-            let Some(run) = tenant.runs.get(run) else { return };
-            let started_at = run.steps.get(step).and_then(|step| step.started_at);
-            if let (Some(planned), Some(started_at)) = (tenant.step_of(run, step), started_at) {
-                histogram!("stella_workflow_step_duration_seconds", "step_type" => planned.kind())
-                    .record(event.at.since(started_at));
-            }
-        }
-        Fact::TaskFinished { key, started_at, finished_at, .. } => {
-            let Some(task) = tenant.tasks.get(&key.task) else { return };
-            let agent = tenant.agents.get(&task.agent).map(|it| it.name.to_string()).unwrap_or_default();
-            let kind = task.spec.kind();
-            let labels = [("tenant", tenant.name.to_string()), ("agent", agent), ("type", kind.to_owned())];
-            let status = ("status", task.state.name().to_owned());
-            counter!("stella_agent_tasks_total", &[labels.as_slice(), &[status]].concat()).increment(1);
-            if let Some(started_at) = started_at {
-                histogram!("stella_agent_task_duration_seconds", &labels)
-                    .record(finished_at.since(*started_at));
-            }
-        }
-        _ => {}
-    }
 }
 
 fn project(state: &State, tenant: &Arc<TenantState>) {

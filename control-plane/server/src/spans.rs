@@ -45,7 +45,8 @@ pub(crate) async fn follow(engine: Handle, traces: Arc<Traces>, until: Cancellat
 }
 
 /// The span of an answered request. If the caller has a span it is the parent, and what follows from the request has it too.
-pub(crate) fn of_request(traces: &Traces, request: &AnsweredRequest) {
+/// Answers with its id.
+pub(crate) fn of_request(traces: &Traces, request: &AnsweredRequest) -> u64 {
     let (id, parent) = if request.is_callers {
         (Uuid::new_v4().as_u64_pair().1.max(1), request.trace.span_id)
     } else {
@@ -71,6 +72,7 @@ pub(crate) fn of_request(traces: &Traces, request: &AnsweredRequest) {
         attributes,
         error: (request.status >= 500).then(|| format!("status {}", request.status)),
     });
+    id
 }
 
 struct Spans {

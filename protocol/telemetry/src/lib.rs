@@ -3,7 +3,11 @@
 //! This crate knows none of the others. It writes what `tracing` gives it: the event's message becomes `message`, the
 //! fields `traceId`, `spanId`, `tenantId` and `correlationId` (of the event or of a span around it) come to the top, and
 //! everything else goes into `context`. Values of secret-sounding keys are masked before a byte is written.
+//!
+//! And the formats in which both ends write their figures: [`exposition`], with [`exemplars`].
 
+pub mod exemplars;
+pub mod exposition;
 mod format;
 mod level;
 mod redact;

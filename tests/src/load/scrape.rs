@@ -21,12 +21,14 @@ const DURATION: Duration = Duration::from_secs(10);
 pub async fn measure(site: &Site, fleet: &mut Fleet, agents: usize) -> Result<Vec<Figure>> {
     fleet.grow_to(site, agents).await?;
     let quiet = writes(site, Instant::now() + DURATION).await?;
+    let text = scrapes_of_text(site, Instant::now() + DURATION).await?;
     let until = Instant::now() + DURATION;
     let ((scrapes, bytes), busy) = tokio::try_join!(scrapes(site, until), writes(site, until))?;
     ensure!(scrapes.count() > 0 && busy.count() > 0 && quiet.count() > 0, "nothing was measured");
     let circumstances = format!("{} agents", fleet.len());
     Ok(vec![
-        Figure::new(PHASE, format!("a scrape, p50, {circumstances}"), scrapes.milliseconds(50.0), "ms"),
+        Figure::new(PHASE, format!("a scrape, p50, {circumstances}"), scrapes.milliseconds(50.0), "ms")
+            .beside("in the text format", text.milliseconds(50.0)),
         Figure::new(
             PHASE,
             format!("a scrape, the longest of {}", scrapes.count()),
@@ -45,11 +47,22 @@ pub async fn measure(site: &Site, fleet: &mut Fleet, agents: usize) -> Result<Ve
     ])
 }
 
+/// As a Prometheus scrapes that does not know OpenMetrics.
+async fn scrapes_of_text(site: &Site, until: Instant) -> Result<Latencies> {
+    let mut latencies = Latencies::default();
+    while Instant::now() < until {
+        let start = Instant::now();
+        site.control_plane.metrics().await?;
+        latencies.record(start.elapsed());
+    }
+    Ok(latencies)
+}
+
 async fn scrapes(site: &Site, until: Instant) -> Result<(Latencies, u64)> {
     let (mut latencies, mut bytes) = (Latencies::default(), 0);
     while Instant::now() < until {
         let start = Instant::now();
-        let text = site.control_plane.metrics().await?;
+        let text = site.control_plane.open_metrics().await?;
         latencies.record(start.elapsed());
         bytes = u64::try_from(text.len())?;
     }

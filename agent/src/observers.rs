@@ -1,0 +1,58 @@
+//! Who is told how attempts ended: the agent's own figures, if they are served.
+
+use std::sync::Arc;
+
+use stella_protocol::id::AttemptKey;
+use stella_protocol::message::{TaskOutcome, TracedDispatch};
+use stella_protocol::trace::TraceContext;
+
+use crate::journal::Ending;
+use crate::metrics::Figures;
+
+/// An attempt, for who is told how it ended.
+#[derive(Clone, Debug)]
+pub struct Attempted {
+    /// Which.
+    pub key: AttemptKey,
+    /// What kind of task it is.
+    pub kind: &'static str,
+    /// The trace that it belongs to, in the span of its execution.
+    pub trace: TraceContext,
+}
+
+impl Attempted {
+    /// What was dispatched.
+    #[must_use]
+    pub fn new(traced: &TracedDispatch) -> Self {
+        let dispatch = &traced.dispatch;
+        Self { key: dispatch.key(), kind: dispatch.spec.kind(), trace: traced.trace().without_baggage() }
+    }
+}
+
+/// All of them.
+#[derive(Clone, Debug, Default)]
+pub struct Observers {
+    /// The agent's own figures.
+    pub figures: Option<Arc<Figures>>,
+}
+
+impl Observers {
+    /// Tells them. Never waits.
+    pub(crate) fn ended(&self, attempt: &Attempted, ending: &Ending) {
+        if let Some(figures) = &self.figures {
+            figures.ended(attempt, ending);
+        }
+    }
+}
+
+/// What an attempt came to, by the names of the control plane.
+pub(crate) const fn status(outcome: &TaskOutcome) -> &'static str {
+    match outcome {
+        TaskOutcome::Succeeded => "succeeded",
+        TaskOutcome::Failed { .. } | TaskOutcome::Refused { .. } => "failed",
+        TaskOutcome::TimedOut => "timed_out",
+        TaskOutcome::Cancelled => "cancelled",
+        TaskOutcome::Interrupted => "interrupted",
+        TaskOutcome::Unknown { .. } => "unknown",
+    }
+}
