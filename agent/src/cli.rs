@@ -9,6 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use stella_certs::EnrolmentToken;
+use stella_protocol::message::Profile;
 use stella_telemetry::Format;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
@@ -21,7 +22,7 @@ use crate::policy::Kind;
 use crate::reload::Reloader;
 use crate::service::{Service, stop_on_signals};
 use crate::supervisor::Supervisor;
-use crate::{doctor, support};
+use crate::{doctor, profile, support};
 
 /// The largest token file: a token has about 130 characters.
 const TOKEN_BYTES_MAX: u64 = 4096;
@@ -154,6 +155,9 @@ struct EnrolArgs {
     /// The one-time token; @FILE reads it from a file, - from standard input, where other users cannot see it
     #[arg(long, env = "STELLA_AGENT_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     token: String,
+    /// Enrol only if the token is for this profile: confined or full [default: whatever it is for]
+    #[arg(long, env = "STELLA_AGENT_PROFILE", value_name = "PROFILE", value_parser = profile)]
+    profile: Option<Profile>,
     /// Replace an identity that is there; its journal is set aside
     #[arg(long)]
     force: bool,
@@ -354,11 +358,13 @@ fn enrol_host(arguments: EnrolArgs) -> Outcome {
         token: read_token(&arguments.token)?,
         server: checked_server(server)?,
         state_dir: config.state_dir,
+        profile: arguments.profile,
         force: arguments.force,
     };
     let line = match runtime(1)?.block_on(enrol(&options))? {
-        Enrolled::New(identity) => {
-            format!("enrolled as agent {} of tenant {}", identity.agent, identity.tenant)
+        Enrolled::New(identity, profile) => {
+            let profile = profile.map(|it| format!(", {}", it.name())).unwrap_or_default();
+            format!("enrolled as agent {} of tenant {}{profile}", identity.agent, identity.tenant)
         }
         Enrolled::Already(identity) => format!(
             "already enrolled as agent {} of tenant {}; nothing was changed (--force makes a new identity)",
@@ -369,10 +375,16 @@ fn enrol_host(arguments: EnrolArgs) -> Outcome {
     Ok(())
 }
 
+fn profile(text: &str) -> Result<Profile, &'static str> {
+    let found = [Profile::Confined, Profile::Full].into_iter().find(|profile| profile.name() == text);
+    found.ok_or("use confined or full")
+}
+
 fn status(arguments: StatusArgs) -> Outcome {
     let (file, settings) = arguments.common.into_settings();
     let config = Config::load(file.as_deref(), &settings)?;
     let identity = Identity::load(&config.state_dir)?;
+    let profile = profile::enrolled_for(&config.state_dir, identity.agent)?;
     let (not_before, not_after) = identity.validity();
     let renew_at = stella_certs::renew_at(not_before, not_after);
     let now = SystemTime::now();
@@ -385,6 +397,7 @@ fn status(arguments: StatusArgs) -> Outcome {
                 "agent_id": identity.agent,
                 "server": server,
                 "state_dir": config.state_dir,
+                "profile": profile,
                 "certificate": {
                     "not_before_unix_s": unix_s(not_before),
                     "not_after_unix_s": unix_s(not_after),
@@ -399,6 +412,8 @@ fn status(arguments: StatusArgs) -> Outcome {
             writeln!(out, "tenant       {}", identity.tenant)?;
             writeln!(out, "server       {server}")?;
             writeln!(out, "state        {}", config.state_dir.display())?;
+            let profile = profile.map_or("not named by its token", Profile::name);
+            writeln!(out, "profile      {profile}")?;
             writeln!(out, "certificate  {}", validity_in_words(not_after, now))?;
         }
     }

@@ -22,6 +22,7 @@ use crate::identity::{self, Identity};
 use crate::journal::{self, Journal};
 use crate::metrics;
 use crate::policy::Kind;
+use crate::profile::{self, Rights};
 
 /// The unit that the packages install.
 pub(crate) const UNIT: &str = "stella-agent.service";
@@ -63,6 +64,9 @@ async fn look(config: &Config, unit: Option<&Unit>, findings: &mut Findings) {
         host::private(&files, findings);
     }
     let identity = who(config, findings);
+    if let Some(identity) = &identity {
+        enrolled_for(config, identity, unit, findings);
+    }
     host::clock(findings);
     host_root(config, unit, findings);
     if config.state_dir.exists() {
@@ -118,6 +122,34 @@ fn service(config: Option<&Config>, unit: Option<&Unit>, findings: &mut Findings
             );
         }
         Some(_) | None => findings.ok(CHECK, detail),
+    }
+}
+
+/// Whether the agent runs with the rights that it was enrolled for.
+fn enrolled_for(config: &Config, identity: &Identity, unit: Option<&Unit>, findings: &mut Findings) {
+    const CHECK: &str = "enrolled for";
+    let enrolled = match profile::enrolled_for(&config.state_dir, identity.agent) {
+        Ok(Some(enrolled)) => enrolled,
+        Ok(None) => {
+            return findings
+                .ok(CHECK, "its token named no profile: what tasks may do is for this host to say");
+        }
+        Err(error) => {
+            return findings.fail(CHECK, reason_of(&error), "run this as root: sudo stella-agent doctor");
+        }
+    };
+    let name = enrolled.name();
+    let Some(pid) = unit.filter(|unit| unit.is_active()).and_then(Unit::main_pid) else {
+        return findings.ok(CHECK, format!("{name}; the agent does not run as a service now"));
+    };
+    let rights = Rights::of(pid);
+    if let Some(reason) = rights.objection(Some(enrolled)) {
+        findings.fail(CHECK, reason, profile::TAKE_AWAY);
+    } else if rights.profile() < enrolled {
+        let detail = format!("{name}, and the agent runs confined: tasks that need more fail");
+        findings.warn(CHECK, detail, profile::GIVE);
+    } else {
+        findings.ok(CHECK, format!("{name}, and so it runs"));
     }
 }
 

@@ -14,12 +14,13 @@ use stella_certs::{EnrolmentToken, PrivateKey, certificate_fingerprint, csr};
 use stella_protocol::frame::{self, FrameError, HEADER_BYTES};
 use stella_protocol::id::{AgentId, EnrolmentTokenId};
 use stella_protocol::limits::{FRAME_BYTES_MAX, NAME_BYTES_MAX};
-use stella_protocol::message::{EnrolRequest, EnrolResponse};
+use stella_protocol::message::{EnrolRequest, EnrolResponse, Profile};
 use tokio::time::timeout;
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::identity::{self, Identity, write_private};
 use crate::journal::{self, Journal};
+use crate::profile;
 use crate::session::{ConnectError, Link, dial_enrolment};
 
 /// How long the control plane may take to answer.
@@ -55,6 +56,22 @@ pub enum Error {
         /// For a person.
         reason: String,
     },
+    /// The token is for more or for less than was asked for here.
+    #[error("the token is for {}, and {} was asked for; nothing was kept. Ask for what it is for, or take another token", word(*granted), wanted.name())]
+    OtherProfile {
+        /// What was asked for.
+        wanted: Profile,
+        /// What the token says.
+        granted: Option<Profile>,
+    },
+    /// It was enrolled for something else before.
+    #[error("this host is enrolled as {} already, and {} was asked for; nothing was changed (--force makes a new identity)", enrolled.name(), wanted.name())]
+    EnrolledFor {
+        /// What was asked for.
+        wanted: Profile,
+        /// What it is enrolled for.
+        enrolled: Profile,
+    },
     /// The answer does not have the token's root.
     #[error("the control plane's answer does not have the root that the token names; nothing was kept")]
     WrongRoot,
@@ -80,6 +97,8 @@ pub struct Options {
     pub server: String,
     /// Where the identity goes.
     pub state_dir: PathBuf,
+    /// What the token has to be for; `None` takes whatever it is for.
+    pub profile: Option<Profile>,
     /// Whether an identity that is there is replaced. Its journal is set aside: its results are another agent's.
     pub force: bool,
 }
@@ -87,8 +106,8 @@ pub struct Options {
 /// What came of it.
 #[derive(Clone, Debug)]
 pub enum Enrolled {
-    /// A new identity is there.
-    New(Identity),
+    /// A new identity is there, for this much if its token says.
+    New(Identity, Option<Profile>),
     /// There was one already, and nothing was changed.
     Already(Identity),
 }
@@ -100,7 +119,7 @@ pub enum Enrolled {
 pub async fn enrol(options: &Options) -> Result<Enrolled, Error> {
     identity::create_state_dir(&options.state_dir)?;
     let old = match Identity::load(&options.state_dir) {
-        Ok(identity) if !options.force => return Ok(Enrolled::Already(identity)),
+        Ok(identity) if !options.force => return already(options, identity),
         Ok(identity) => Some(identity.agent),
         Err(identity::Error::Missing { .. }) => None,
         Err(identity::Error::Damaged { .. }) if options.force => None,
@@ -117,21 +136,36 @@ pub async fn enrol(options: &Options) -> Result<Enrolled, Error> {
     let connected = dial_enrolment(&options.server, options.token.root).await.map_err(Error::Connect)?;
     let answer = ask(&connected.connection, &request).await;
     connected.close(stella_protocol::close::CloseCode::Normal).await;
-    let (chain, roots) = match answer? {
-        EnrolResponse::Granted { chain_der, roots_der, .. } => (chain_der, roots_der),
-        EnrolResponse::Refused { reason } => return Err(Error::Refused { reason }),
-    };
-    let identity = Identity::new(options.server.clone(), &chain, &roots, key)?;
+    let granted = answer?.into_granted().map_err(|reason| Error::Refused { reason })?;
+    let identity = Identity::new(options.server.clone(), &granted.chain_der, &granted.roots_der, key)?;
     if !identity.roots.iter().any(|root| certificate_fingerprint(root) == options.token.root) {
         return Err(Error::WrongRoot);
+    }
+    let profile = granted.profile;
+    if let Some(wanted) = options.profile.filter(|wanted| profile != Some(*wanted)) {
+        return Err(Error::OtherProfile { wanted, granted: profile });
     }
     if let Some(old) = old.filter(|old| *old != identity.agent) {
         set_journal_aside(&options.state_dir, old)?;
     }
+    profile::keep(&options.state_dir, identity.agent, profile)?;
     identity.save(&options.state_dir)?;
     // The identity is durable; a key that stays is only used for this token again.
     let _stays = fs::remove_file(options.state_dir.join(PENDING_FILE));
-    Ok(Enrolled::New(identity))
+    Ok(Enrolled::New(identity, profile))
+}
+
+fn word(profile: Option<Profile>) -> &'static str {
+    profile.map_or("no profile", Profile::name)
+}
+
+/// There is an identity, and it stays.
+fn already(options: &Options, identity: Identity) -> Result<Enrolled, Error> {
+    let enrolled = profile::enrolled_for(&options.state_dir, identity.agent)?;
+    match options.profile.zip(enrolled) {
+        Some((wanted, enrolled)) if wanted != enrolled => Err(Error::EnrolledFor { wanted, enrolled }),
+        Some(_) | None => Ok(Enrolled::Already(identity)),
+    }
 }
 
 async fn ask(connection: &Link, request: &EnrolRequest) -> Result<EnrolResponse, Error> {

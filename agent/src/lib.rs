@@ -5,7 +5,7 @@
 //! and what may come in).
 //!
 //! Around that: [`journal`] (what the agent has promised), [`inbox`] and [`runner`] (what becomes of a dispatch),
-//! [`session`] (the talk with the control plane), [`identity`] and [`enrol`] (who it is), [`service`] (all of it), [`cli`].
+//! [`session`] (the talk with the control plane), [`identity`], [`enrol`] and [`profile`] (who it is, and for how much), [`service`] (all of it), [`cli`].
 //!
 //! Beside that: `doctor` (why it does not work) and `support` (what is sent to who helps).
 
@@ -23,6 +23,7 @@ pub mod metrics;
 pub mod observers;
 pub mod output;
 pub mod policy;
+pub mod profile;
 pub mod reload;
 pub mod report;
 pub mod resources;

@@ -73,6 +73,8 @@ impl FromStr for Kind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
     allowed: Vec<Kind>,
+    /// Why nothing may run here at all.
+    objection: Option<String>,
 }
 
 impl Default for Policy {
@@ -86,7 +88,13 @@ impl Policy {
     /// Allows these kinds and nothing else.
     #[must_use]
     pub fn allowing(kinds: &[Kind]) -> Self {
-        Self { allowed: kinds.to_vec() }
+        Self { allowed: kinds.to_vec(), objection: None }
+    }
+
+    /// The same, unless there is a reason that nothing at all may run here.
+    #[must_use]
+    pub fn unless(self, objection: Option<String>) -> Self {
+        Self { objection, ..self }
     }
 
     /// Whether tasks of this kind may run here.
@@ -104,6 +112,9 @@ impl Policy {
     /// Why a task may not run here; `None` if it may.
     #[must_use]
     pub fn objection(&self, spec: &TaskSpec) -> Option<String> {
+        if let Some(reason) = &self.objection {
+            return Some(reason.clone());
+        }
         let runs_a_command = match spec {
             TaskSpec::Check(check) => matches!(check.probe, stella_protocol::spec::Probe::Command(_)),
             TaskSpec::Artifact(_) | TaskSpec::Command(_) | TaskSpec::Systemd(_) => false,

@@ -25,6 +25,7 @@ use crate::identity::{self, Identity};
 use crate::journal::{self, Journal};
 use crate::metrics::{self, Exporter, Figures, Pulse};
 use crate::observers::Observers;
+use crate::profile::{self, Rights};
 use crate::runner::{self, Runner, RunnerHandle};
 use crate::session::{self, Link, SessionArtifacts, Sessions};
 use crate::supervisor::Supervisor;
@@ -71,6 +72,7 @@ pub enum Error {
 pub struct Service {
     config: Config,
     identity: Identity,
+    rights: Rights,
     runner: Runner,
     handle: RunnerHandle,
     link: watch::Sender<Option<Link>>,
@@ -95,6 +97,11 @@ impl Service {
     /// As [`Error`] says; each message says what to do.
     pub fn open(config: Config, supervisor: Supervisor) -> Result<Self, Error> {
         let identity = Identity::load(&config.state_dir)?;
+        let rights = Rights::own();
+        let objection = rights.objection(profile::enrolled_for(&config.state_dir, identity.agent)?);
+        if let Some(reason) = &objection {
+            tracing::error!(reason, "no task runs here");
+        }
         let host = HostRoot::open(&config.host_root)?;
         let (journal, left_open) = Journal::open(&config.state_dir.join(JOURNAL_DIR), config.reserve_bytes)?;
         let attempts_dir = config.state_dir.join("attempts");
@@ -110,7 +117,7 @@ impl Service {
                 attempts_dir,
                 drain: config.drain,
                 host: host.clone(),
-                policy: config.policy.clone(),
+                policy: config.policy.clone().unless(objection),
                 executor: Executor::new(supervisor),
                 artifacts: Arc::new(SessionArtifacts::new(link_receiver.clone())),
                 units: Arc::new(Systemctl),
@@ -131,7 +138,7 @@ impl Service {
             Exporter::open(metrics.clone(), sources)
         };
         let exporter = config.metrics.as_ref().zip(figures).map(open).transpose()?;
-        Ok(Self { config, identity, runner, handle, link, pulse, exporter, host })
+        Ok(Self { config, identity, rights, runner, handle, link, pulse, exporter, host })
     }
 
     /// Who this agent is.
@@ -145,7 +152,7 @@ impl Service {
     /// # Errors
     /// If a part fails. The process has to end; the next start finds everything on disk.
     pub async fn run(self, stop: CancellationToken) -> Result<(), Error> {
-        let Self { config, identity, runner, handle, link, pulse, exporter, host } = self;
+        let Self { config, identity, rights, runner, handle, link, pulse, exporter, host } = self;
         let (stop_runner, stop_sessions) = (stop.child_token(), CancellationToken::new());
         let ready = link.subscribe();
         let sessions = Sessions::new(session::Config {
@@ -153,6 +160,7 @@ impl Service {
             state_dir: config.state_dir,
             host,
             identity,
+            rights,
             runner: handle.clone(),
             link,
             pulse,

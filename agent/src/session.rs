@@ -30,6 +30,7 @@ use crate::executor::reason_of;
 use crate::host::HostRoot;
 use crate::identity::Identity;
 use crate::metrics::Pulse;
+use crate::profile::Rights;
 use crate::retry::{Retry, SUCCESS_MIN};
 use crate::runner::RunnerHandle;
 
@@ -47,6 +48,8 @@ pub struct Config {
     pub host: HostRoot,
     /// Who this agent is.
     pub identity: Identity,
+    /// What tasks may do here.
+    pub rights: Rights,
     /// The runner that sessions speak for.
     pub runner: RunnerHandle,
     /// Where the connection of the session is shown, from the welcome to its end.

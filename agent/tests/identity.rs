@@ -12,11 +12,12 @@ use std::time::SystemTime;
 use control_plane::{ControlPlane, DAY, Home, ders, read_frame, soon};
 use stella_agent::enrol::{self, Enrolled, Options, enrol};
 use stella_agent::identity::{Error, Identity};
+use stella_agent::profile;
 use stella_certs::tls::QuicPeer;
 use stella_certs::{EnrolmentToken, csr};
 use stella_protocol::frame;
 use stella_protocol::id::{AgentId, EnrolmentTokenId, TenantId};
-use stella_protocol::message::{EnrolRequest, EnrolResponse};
+use stella_protocol::message::{EnrolRequest, EnrolResponse, Granted, Profile};
 use uuid::Uuid;
 
 #[tokio::test]
@@ -79,7 +80,7 @@ async fn a_certificate_of_another_agent_is_no_renewal() {
 /// Takes one enrolment and gives the request; answers it if `answer` is there.
 async fn serve_one(control_plane: &ControlPlane, answer: Option<EnrolResponse>) -> EnrolRequest {
     let (connection, peer) = control_plane.accept().await;
-    assert_eq!(peer, QuicPeer::Enrolling);
+    assert_eq!(peer, QuicPeer::Enrolling { takes_profile: true });
     let (mut send, mut receive) = soon("a stream", connection.accept_bi()).await.unwrap();
     let request: EnrolRequest = read_frame(&mut receive).await.unwrap();
     if let Some(answer) = answer {
@@ -112,7 +113,7 @@ async fn grant_one(control_plane: &ControlPlane, agent: u128) -> EnrolRequest {
 fn options(control_plane: &ControlPlane, home: &Home) -> Options {
     let id = EnrolmentTokenId(Uuid::from_u128(3));
     let token = EnrolmentToken::generate(id, control_plane.authority.root_fingerprint()).unwrap();
-    Options { token, server: control_plane.server(), state_dir: home.state(), force: false }
+    Options { token, server: control_plane.server(), state_dir: home.state(), profile: None, force: false }
 }
 
 #[tokio::test]
@@ -129,7 +130,7 @@ async fn a_lost_reply_burns_nothing_and_a_second_time_changes_nothing() {
 
     // The same key comes again, so the control plane can give the same identity.
     let (enrolled, second) = tokio::join!(enrol(&options), grant_one(&control_plane, 7));
-    let Enrolled::New(identity) = enrolled.unwrap() else { panic!("not new") };
+    let Enrolled::New(identity, _) = enrolled.unwrap() else { panic!("not new") };
     assert_eq!(csr::fingerprint(&first.csr_der).unwrap(), csr::fingerprint(&second.csr_der).unwrap());
     assert_eq!(identity.agent, AgentId(Uuid::from_u128(7)));
     assert_eq!(Identity::load(&home.state()).unwrap().chain, identity.chain);
@@ -140,9 +141,54 @@ async fn a_lost_reply_burns_nothing_and_a_second_time_changes_nothing() {
 
     let forced = Options { force: true, ..options };
     let (enrolled, third) = tokio::join!(enrol(&forced), grant_one(&control_plane, 8));
-    let Enrolled::New(identity) = enrolled.unwrap() else { panic!("not new") };
+    let Enrolled::New(identity, _) = enrolled.unwrap() else { panic!("not new") };
     assert_eq!(identity.agent, AgentId(Uuid::from_u128(8)));
     assert_ne!(csr::fingerprint(&third.csr_der).unwrap(), csr::fingerprint(&second.csr_der).unwrap());
+}
+
+/// Serves an enrolment with a token that is for this profile.
+async fn grant_for(control_plane: &ControlPlane, agent: u128, profile: Profile) {
+    let (connection, _) = control_plane.accept().await;
+    let (mut send, mut receive) = soon("a stream", connection.accept_bi()).await.unwrap();
+    let request: EnrolRequest = read_frame(&mut receive).await.unwrap();
+    let granted = grant(control_plane, &request, agent).into_granted().unwrap();
+    let answer = EnrolResponse::from(Granted { profile: Some(profile), ..granted });
+    send.write_all(&frame::encode(&answer).unwrap()).await.unwrap();
+    send.finish().unwrap();
+    soon("the end", connection.closed()).await;
+}
+
+#[tokio::test]
+async fn what_the_token_is_for_is_kept_and_another_wish_keeps_nothing() {
+    let control_plane = ControlPlane::start();
+    let home = Home::new();
+    let options = Options { profile: Some(Profile::Full), ..options(&control_plane, &home) };
+    let (refused, ()) = tokio::join!(enrol(&options), grant_for(&control_plane, 7, Profile::Confined));
+    let error = refused.unwrap_err();
+    assert!(
+        matches!(error, enrol::Error::OtherProfile { .. }) && error.to_string().contains("confined"),
+        "{error}"
+    );
+    assert!(!Identity::exists(&home.state()));
+
+    // Of a control plane that says nothing about it, this is not sure either.
+    let (refused, _) = tokio::join!(enrol(&options), grant_one(&control_plane, 7));
+    assert!(matches!(refused, Err(enrol::Error::OtherProfile { granted: None, .. })), "{refused:?}");
+    let any = Options { profile: None, ..options.clone() };
+    let (enrolled, ()) = tokio::join!(enrol(&any), grant_for(&control_plane, 7, Profile::Confined));
+    let Enrolled::New(identity, profile) = enrolled.unwrap() else { panic!("not new") };
+    assert_eq!(profile, Some(Profile::Confined));
+    let kept = || profile::enrolled_for(&home.state(), Identity::load(&home.state()).unwrap().agent).unwrap();
+    assert_eq!(kept(), profile);
+    // It stays what it is until somebody forces a new identity.
+    let refused = enrol(&options).await.unwrap_err();
+    assert!(matches!(refused, enrol::Error::EnrolledFor { .. }), "{refused}");
+    assert!(matches!(enrol(&any).await, Ok(Enrolled::Already(_))));
+    let forced = Options { force: true, ..options };
+    let (enrolled, ()) = tokio::join!(enrol(&forced), grant_for(&control_plane, 8, Profile::Full));
+    assert!(matches!(enrolled, Ok(Enrolled::New(_, Some(Profile::Full)))), "{enrolled:?}");
+    assert_eq!(kept(), Some(Profile::Full));
+    assert_ne!(Identity::load(&home.state()).unwrap().agent, identity.agent);
 }
 
 #[tokio::test]

@@ -306,7 +306,8 @@ async fn a_stop_is_a_goodbye_with_the_results_before_it() {
     let home = Home::enrolled(&control_plane);
     let agent = Agent::with_policy(&home, Policy::allowing(&[Kind::Command]));
     let (mut peer, hello) = control_plane.welcome().await;
-    let beside = capability::TRUST | capability::HOLDINGS | capability::TRACE;
+    let rights = stella_agent::profile::Rights::own().bits();
+    let beside = capability::TRUST | capability::HOLDINGS | capability::TRACE | rights;
     assert_eq!(hello.capabilities, capability::COMMAND | beside);
     let admitted = QuicPeer::admit(
         Some(stella_protocol::version::ALPN_AGENT),

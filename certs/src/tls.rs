@@ -20,7 +20,7 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use stella_protocol::digest::Digest;
 use stella_protocol::id::{AgentId, TenantId};
-use stella_protocol::version::{ALPN_AGENT, ALPN_ENROL};
+use stella_protocol::version::{ALPN_AGENT, ALPN_ENROL, ALPN_ENROL_2};
 
 use crate::x509::validity_of_certificate;
 use crate::{PeerIdentity, PrivateKey, ServerCertificate, identity, provider};
@@ -118,7 +118,10 @@ impl ResolvesServerCert for ServerIdentity {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QuicPeer {
     /// A host without an identity, which may send one enrolment request and nothing else.
-    Enrolling,
+    Enrolling {
+        /// Whether it can be told what its token lets tasks do.
+        takes_profile: bool,
+    },
     /// An enrolled agent. Whether it is revoked is not known here.
     Agent {
         /// Its tenant.
@@ -138,7 +141,8 @@ impl QuicPeer {
     /// If the ALPN is unknown, or an agent's session is asked for without an agent's certificate.
     pub fn admit(alpn: Option<&[u8]>, certificates: Option<&[CertificateDer<'_>]>) -> Result<Self, Error> {
         match alpn {
-            Some(ALPN_ENROL) => Ok(Self::Enrolling),
+            Some(ALPN_ENROL_2) => Ok(Self::Enrolling { takes_profile: true }),
+            Some(ALPN_ENROL) => Ok(Self::Enrolling { takes_profile: false }),
             Some(ALPN_AGENT) => {
                 let leaf = certificates.and_then(<[_]>::first).ok_or(Error::NoCertificate)?;
                 match PeerIdentity::from_certificate(leaf)? {
@@ -172,7 +176,9 @@ pub fn quic_server(
         .build()
         .map_err(|_| Error::NoRoots)?;
     let builder = server_builder()?.with_client_cert_verifier(Arc::new(AgentVerifier::new(verifier)));
-    Ok(finish_server(builder.with_cert_resolver(resolver(identity)), &[ALPN_AGENT, ALPN_ENROL]))
+    // The server's order decides between the two that an enrolling host offers.
+    let protocols = [ALPN_AGENT, ALPN_ENROL_2, ALPN_ENROL];
+    Ok(finish_server(builder.with_cert_resolver(resolver(identity)), &protocols))
 }
 
 /// For an enrolled agent: shows its certificate, and accepts only the control plane. The name that is dialled does not
@@ -189,7 +195,7 @@ pub fn quic_agent_client(
     let config = client_builder(Arc::new(verifier))?
         .with_client_auth_cert(chain, key.to_rustls())
         .map_err(|source| Error::Certificate { source })?;
-    Ok(finish_client(config, ALPN_AGENT))
+    Ok(finish_client(config, &[ALPN_AGENT]))
 }
 
 /// For a host that enrols: it trusts the one root whose DER has this SHA-256, from the enrolment token. The server sends
@@ -199,7 +205,8 @@ pub fn quic_agent_client(
 /// [`Error::Provider`], which no build of this product gives.
 pub fn quic_enrol_client(root_fingerprint: Digest) -> Result<ClientConfig, Error> {
     let verifier = PinnedRootVerifier::new(root_fingerprint);
-    Ok(finish_client(client_builder(Arc::new(verifier))?.with_no_client_auth(), ALPN_ENROL))
+    let config = client_builder(Arc::new(verifier))?.with_no_client_auth();
+    Ok(finish_client(config, &[ALPN_ENROL_2, ALPN_ENROL]))
 }
 
 /// For the HTTPS API. Callers show bearer tokens, not certificates.
@@ -298,8 +305,8 @@ fn client_builder(
         .with_custom_certificate_verifier(verifier))
 }
 
-fn finish_client(mut config: ClientConfig, alpn: &[u8]) -> ClientConfig {
-    config.alpn_protocols = vec![alpn.to_vec()];
+fn finish_client(mut config: ClientConfig, alpn: &[&[u8]]) -> ClientConfig {
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     config.enable_early_data = false;
     config.resumption = Resumption::disabled();
     config

@@ -197,7 +197,21 @@ fn a_host_enrols_without_a_certificate_under_the_pinned_root() {
         panic!("the handshake failed");
     };
     assert_eq!(client_chain, None);
-    assert_eq!(QuicPeer::admit(alpn.as_deref(), None).unwrap(), QuicPeer::Enrolling);
+    assert_eq!(QuicPeer::admit(alpn.as_deref(), None).unwrap(), QuicPeer::Enrolling { takes_profile: true });
+}
+
+#[test]
+fn enrolment_speaks_the_newest_version_that_both_ends_know() {
+    let world = World::new();
+    let client = || tls::quic_enrol_client(world.authority.root_fingerprint()).unwrap();
+    let (mut old_client, mut old_server) = (client(), world.quic_server());
+    old_client.alpn_protocols = vec![ALPN_ENROL.to_vec()];
+    old_server.alpn_protocols = vec![ALPN_AGENT.to_vec(), ALPN_ENROL.to_vec()];
+    for (client, server) in [(old_client, world.quic_server()), (client(), old_server)] {
+        let Ended::Done { alpn, .. } = handshake(client, server) else { panic!("the handshake failed") };
+        let peer = QuicPeer::admit(alpn.as_deref(), None).unwrap();
+        assert_eq!(peer, QuicPeer::Enrolling { takes_profile: false });
+    }
 }
 
 #[test]

@@ -1,16 +1,20 @@
 //! What is said. Each direction is one enum; variants and fields are append-only within a protocol version and pinned by
 //! golden bytes in `tests/golden`.
 
+mod enrol;
+
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::id::{
-    AgentId, Attempt, AttemptKey, DeploymentId, EnrolmentTokenId, Generation, Incarnation, Position,
-    QuestionId, SessionEpoch, TargetId, TaskId, TenantId,
+    Attempt, AttemptKey, DeploymentId, Generation, Incarnation, Position, QuestionId, SessionEpoch, TargetId,
+    TaskId,
 };
 use crate::spec::TaskSpec;
 use crate::time::Timestamp;
 use crate::trace::{Baggage, TraceContext, TraceParent, TraceState};
+
+pub use enrol::{EnrolRequest, EnrolResponse, Granted, Profile};
 
 /// From an agent, on the control stream.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -136,6 +140,10 @@ pub mod capability {
     pub const HOLDINGS: u64 = 1 << 5;
     /// Understands [`super::ToAgent::TracedDispatch`].
     pub const TRACE: u64 = 1 << 6;
+    /// Says by [`FULL`] how it runs.
+    pub const PROFILE: u64 = 1 << 7;
+    /// Runs with rights beyond the confined profile: see [`super::Profile`]. Means nothing without [`PROFILE`].
+    pub const FULL: u64 = 1 << 8;
 }
 
 /// An attempt that the agent still knows.
@@ -423,51 +431,6 @@ pub enum Holding {
     /// It is there, and the agent cannot say whether all of it is as it was unpacked.
     Unverified {
         /// For a person: why not.
-        reason: String,
-    },
-}
-
-/// The first and only frame of an agent that has no identity yet (ALPN [`crate::version::ALPN_ENROL`]).
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EnrolRequest {
-    /// The token's public half.
-    pub token: EnrolmentTokenId,
-    /// The token's secret half.
-    pub secret: [u8; 32],
-    /// A PKCS #10 request in DER. Names in it are ignored.
-    pub csr_der: Vec<u8>,
-    /// How the host calls itself; the tenant may rename it.
-    pub hostname: String,
-    /// The agent's software version, for people.
-    pub agent_version: String,
-}
-
-impl std::fmt::Debug for EnrolRequest {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("EnrolRequest")
-            .field("token", &self.token)
-            .field("hostname", &self.hostname)
-            .finish_non_exhaustive()
-    }
-}
-
-/// The answer to an enrolment. The same (token, public key) always gets the same identity, so a lost reply burns nothing.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum EnrolResponse {
-    /// Welcome to the fleet.
-    Granted {
-        /// The tenant that the token belongs to.
-        tenant: TenantId,
-        /// The new identity.
-        agent: AgentId,
-        /// The leaf and its intermediates, DER, leaf first.
-        chain_der: Vec<Vec<u8>>,
-        /// The roots to trust, DER.
-        roots_der: Vec<Vec<u8>>,
-    },
-    /// No. Nothing was changed.
-    Refused {
-        /// For a person: why, and what to do.
         reason: String,
     },
 }

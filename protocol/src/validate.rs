@@ -252,7 +252,7 @@ impl Validate for EnrolRequest {
 impl Validate for EnrolResponse {
     fn validate(&self) -> Result<(), Invalid> {
         match self {
-            Self::Granted { chain_der, roots_der, .. } => {
+            Self::Granted { chain_der, roots_der, .. } | Self::GrantedFor { chain_der, roots_der, .. } => {
                 certificates("granted.chain_der", chain_der)?;
                 certificates("granted.roots_der", roots_der)
             }

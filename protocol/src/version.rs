@@ -5,3 +5,6 @@ pub const ALPN_AGENT: &[u8] = b"stella-agent/1";
 
 /// Enrolment of an agent that has no certificate yet, version 1.
 pub const ALPN_ENROL: &[u8] = b"stella-enrol/1";
+
+/// The same, version 2: the answer may be a [`crate::message::EnrolResponse::GrantedFor`]. An agent offers both.
+pub const ALPN_ENROL_2: &[u8] = b"stella-enrol/2";

@@ -14,9 +14,9 @@ use stella_protocol::limits::{
     PATH_BYTES_MAX, REASON_BYTES_MAX, TASK_TIME_MS_MAX, VERSION_BYTES_MAX,
 };
 use stella_protocol::message::{
-    Cancel, Dispatch, EnrolRequest, EnrolResponse, Finished, Hello, Holding, Inspect, Inspected, OpenAttempt,
-    Phase, RenewRequest, Renewed, Resources, TaskOutcome, ToAgent, ToControlPlane, Trust, Trusts, Wanted,
-    Welcome,
+    Cancel, Dispatch, EnrolRequest, EnrolResponse, Finished, Granted, Hello, Holding, Inspect, Inspected,
+    OpenAttempt, Phase, Profile, RenewRequest, Renewed, Resources, TaskOutcome, ToAgent, ToControlPlane,
+    Trust, Trusts, Wanted, Welcome,
 };
 use stella_protocol::spec::{ArtifactSpec, CheckSpec, CommandSpec, Probe, SystemdSpec, TaskSpec, UnitAction};
 use stella_protocol::time::Timestamp;
@@ -164,6 +164,12 @@ fn certificates_and_enrolment_are_bounded() {
     };
     at_most("granted.chain_der", CHAIN_BYTES_MAX, |n| granted(n, 1));
     at_most("granted.roots_der", CHAIN_BYTES_MAX, |n| granted(1, n));
+    let bound = |chain: usize, roots: usize| {
+        let granted = granted(chain, roots).into_granted().unwrap();
+        EnrolResponse::from(Granted { profile: Some(Profile::Full), ..granted })
+    };
+    at_most("granted.chain_der", CHAIN_BYTES_MAX, |n| bound(n, 1));
+    at_most("granted.roots_der", CHAIN_BYTES_MAX, |n| bound(1, n));
 }
 
 #[test]

@@ -22,8 +22,8 @@ use stella_protocol::id::{
 use stella_protocol::message::{
     Accepted, ArtifactRequest, ArtifactResponse, Cancel, Dispatch, EnrolRequest, EnrolResponse, Finished,
     Heartbeat, Hello, Holding, Inspect, Inspected, OpenAttempt, OutputChunk, OutputHeader, OutputSource,
-    Phase, RenewRequest, Renewed, Running, TaskOutcome, ToAgent, ToControlPlane, TracedDispatch, Trust,
-    Trusts, Wanted, Welcome,
+    Phase, Profile, RenewRequest, Renewed, Running, TaskOutcome, ToAgent, ToControlPlane, TracedDispatch,
+    Trust, Trusts, Wanted, Welcome,
 };
 use stella_protocol::spec::{ArtifactSpec, CheckSpec, CommandSpec, Probe, SystemdSpec, TaskSpec, UnitAction};
 use stella_protocol::time::Timestamp;
@@ -112,7 +112,8 @@ fn no_variant_is_without_golden_bytes() {
     let actions = specs()
         .filter_map(|(_, _, spec)| if let TaskSpec::Systemd(spec) = spec { Some(spec.action) } else { None });
     assert_eq!(distinct(actions), variants::<UnitAction>());
-    assert_eq!((variants::<EnrolResponse>(), variants::<ArtifactResponse>()), (2, 2));
+    assert_eq!((variants::<EnrolResponse>(), variants::<ArtifactResponse>()), (3, 2));
+    assert_eq!(variants::<Profile>(), 2);
     assert_eq!((variants::<OutputSource>(), variants::<Phase>()), (3, 3));
 }
 
@@ -318,6 +319,16 @@ fn enrolment(golden: &mut Golden) {
         roots_der: vec![vec![0x30, 3]],
     };
     golden.check("enrol.granted", &granted);
+    for profile in [Profile::Confined, Profile::Full] {
+        let granted = EnrolResponse::GrantedFor {
+            profile,
+            tenant: TenantId(uuid(0x7e)),
+            agent: AgentId(uuid(0xa9)),
+            chain_der: vec![vec![0x30, 1]],
+            roots_der: vec![vec![0x30, 3]],
+        };
+        golden.check(&format!("enrol.granted_for.{}", profile.name()), &granted);
+    }
     golden.check("enrol.refused", &EnrolResponse::Refused { reason: "the token has expired".into() });
 }
 

@@ -219,7 +219,10 @@ host_root = "$home/root"
 [log]
 format = "json"
 TOML
-    stella agent token --name "$1" --quiet >"$home/enrolment-token"
+    # The agents run as whoever runs this.
+    local profile=confined
+    [[ $(id -u) != 0 ]] || profile=full
+    stella agent token --name "$1" --profile "$profile" --quiet >"$home/enrolment-token"
     "$bin/stella-agent" enrol --config "$home/agent.toml" --server "127.0.0.1:$agent_port" \
         --token "@$home/enrolment-token" >"$home/enrol.log" 2>&1 || fail "$1 could not be enrolled"
     rm "$home/enrolment-token"

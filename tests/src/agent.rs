@@ -86,7 +86,16 @@ impl Agent {
     /// # Errors
     /// What `stella-agent enrol` says, if it is refused.
     pub fn enrol(&self, token: &str) -> Result<String> {
+        self.enrol_with(token, &[])
+    }
+
+    /// As [`Self::enrol`], with more flags.
+    ///
+    /// # Errors
+    /// What `stella-agent enrol` says, if it is refused.
+    pub fn enrol_with(&self, token: &str, flags: &[&str]) -> Result<String> {
         let mut arguments = vec!["enrol".to_owned(), "--token".to_owned(), token.to_owned()];
+        arguments.extend(flags.iter().map(ToString::to_string));
         arguments.extend(common(&self.folder, &self.server));
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         daemon::run(&binaries::path("stella-agent")?, &arguments)

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
-use stella_api_types::agent::{CreateEnrolmentToken, EnrolmentTokenCreated};
+use stella_api_types::agent::{CreateEnrolmentToken, EnrolmentTokenCreated, Profile};
 use stella_api_types::deployment::{CreateDeployment, DeploymentDetail};
 use stella_api_types::environment::{CreateEnvironment, Environment};
 use stella_api_types::paths;
@@ -252,12 +252,13 @@ pub fn target(environment: &str, name: &str, agent: &str) -> CreateTarget {
     }
 }
 
-/// A token that lasts.
+/// A token that lasts. Its agents run as the tests do, which is as root and unconfined.
 #[must_use]
 pub fn token(name: Option<&str>, uses: u32) -> CreateEnrolmentToken {
     CreateEnrolmentToken {
         name: name.map(str::to_owned),
         labels: BTreeMap::new(),
+        profile: Profile::Full,
         uses,
         expires_in_seconds: stella_api_types::agent::EXPIRES_IN_SECONDS_DEFAULT,
     }

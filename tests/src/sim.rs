@@ -169,19 +169,16 @@ pub async fn ask_to_enrol(
 /// If the control plane refuses it.
 pub async fn enrol(endpoint: &Endpoint, server: SocketAddr, token: &EnrolmentToken) -> Result<Identity> {
     let key = csr::generate()?.key_der;
-    match ask_to_enrol(endpoint, server, token, &key).await? {
-        EnrolResponse::Granted { tenant, agent, chain_der, roots_der } => {
-            let certificates = |ders: Vec<Vec<u8>>| ders.into_iter().map(CertificateDer::from).collect();
-            Ok(Identity {
-                tenant,
-                agent,
-                chain: certificates(chain_der),
-                roots: certificates(roots_der),
-                key,
-            })
-        }
-        EnrolResponse::Refused { reason } => bail!("refused: {reason}"),
-    }
+    let answer = ask_to_enrol(endpoint, server, token, &key).await?;
+    let granted = answer.into_granted().map_err(|reason| anyhow::anyhow!("refused: {reason}"))?;
+    let certificates = |ders: Vec<Vec<u8>>| ders.into_iter().map(CertificateDer::from).collect();
+    Ok(Identity {
+        tenant: granted.tenant,
+        agent: granted.agent,
+        chain: certificates(granted.chain_der),
+        roots: certificates(granted.roots_der),
+        key,
+    })
 }
 
 /// What a simulated host remembers between its sessions.

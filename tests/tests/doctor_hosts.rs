@@ -69,6 +69,7 @@ async fn units_profiles_and_a_service_of_another_user_are_seen_as_they_are() -> 
     is_well(&said)?;
     expect(&said, "service", "warn", "systemctl enable stella-agent")?;
     expect(&said, "host root", "ok", "can be written to by the service")?;
+    expect(&said, "enrolled for", "ok", "confined, and so it runs")?;
     expect(&said, "connection", "ok", "takes its certificate")?;
 
     of_the_service(&host).await?;
@@ -113,9 +114,22 @@ fn of_the_profile(host: &Host) -> Result<()> {
         "install -D -m 0644 -t /etc/systemd/system/stella-agent.service.d /usr/share/doc/stella-agent/profiles/full.conf
          systemctl daemon-reload && systemctl restart stella-agent",
     )?;
+    // It was enrolled as confined, and says no to everything until the rights are gone or a token is for them.
+    let said = doctor(host, "stella-agent")?;
+    expect(&said, "profile", "ok", "full: tasks may do everything")?;
+    expect(&said, "enrolled for", "fail", "rm /etc/systemd/system/stella-agent.service.d/full.conf")?;
+    host.run(&format!(
+        "umask 077 && {STELLA} agent token --profile full --quiet > /root/token && systemctl stop stella-agent
+         stella-agent enrol --force --profile full --server localhost:7443 --token @/root/token && systemctl start stella-agent"
+    ))?;
+    host.run(
+        "cd /etc/systemd/system/stella-agent.service.d && mv full.conf /root && systemctl daemon-reload && systemctl restart stella-agent",
+    )?;
+    expect(&doctor(host, "stella-agent")?, "enrolled for", "warn", "profiles/full.conf")?;
+    host.run("mv /root/full.conf /etc/systemd/system/stella-agent.service.d && systemctl daemon-reload && systemctl restart stella-agent")?;
     let said = doctor(host, "stella-agent")?;
     is_well(&said)?;
-    expect(&said, "profile", "ok", "full: tasks may do everything")?;
+    expect(&said, "enrolled for", "ok", "full, and so it runs")?;
     expect(&said, "host root", "ok", "/opt/releases can be written to by the service")
 }
 

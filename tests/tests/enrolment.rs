@@ -10,12 +10,13 @@ use anyhow::{Context as _, Result, ensure};
 use futures::{StreamExt as _, stream};
 use serde_json::Value;
 use stella_api_types::agent::{Agent, CreateEnrolmentToken};
+use stella_api_types::deployment::{CreateDeployment, OnFailure};
 use stella_api_types::paths;
 use stella_certs::EnrolmentToken;
-use stella_protocol::message::EnrolResponse;
-use stella_tests::cluster::{Cluster, TENANT, create_token, token};
+use stella_tests::agent::Agent as RealAgent;
+use stella_tests::cluster::{Cluster, ENVIRONMENT, TENANT, create_target, create_token, target, token};
 use stella_tests::people::Shell;
-use stella_tests::{binaries, sim};
+use stella_tests::{binaries, recipe, sim};
 
 /// A host on which the programs that need one only write down how they were called, and the agent is the real one.
 struct Host {
@@ -90,9 +91,16 @@ async fn one_line_installs_enrols_and_starts_whatever_its_words_are() -> Result<
     let enrolled = agents(&cluster).await?;
     assert_eq!(enrolled.len(), 1, "{enrolled:?}");
     assert_eq!(enrolled[0].labels["role"], "it's $(touch planted)");
+    assert_eq!(enrolled[0].profile.as_deref(), Some("full"));
     // Whoever is not sure whether it worked says it again.
     let said = host.run(&line)?;
     ensure!(said.contains("already enrolled"), "{said}");
+    // A line for less takes nothing away from what is there, and says so; one for more gives nothing.
+    let before = host.calls()?;
+    let less = operator.ok(&["agent", "enrol-command"])?;
+    let said = format!("{:#}", host.run(&less).err().context("it went on")?);
+    ensure!(said.contains("enrolled as full already, and confined was asked for"), "{said}");
+    ensure!(host.calls()? == before, "something was done all the same");
     assert_eq!(agents(&cluster).await?.len(), 1);
 
     // Of nobody but root, and of no package that could be another one, there is not even a token.
@@ -101,7 +109,57 @@ async fn one_line_installs_enrols_and_starts_whatever_its_words_are() -> Result<
     let (code, said) = operator.run(&["agent", "enrol-command", "--package", "http://x.example/a.deb"])?;
     ensure!(code == Some(2) && said.contains("--sha256"), "{code:?} {said}");
     let tokens: Vec<Value> = cluster.api.list(&paths::fill(paths::ENROLMENT_TOKENS, &[TENANT]), &[]).await?;
-    assert_eq!(tokens.len(), 1, "{tokens:?}");
+    assert_eq!(tokens.len(), 2, "{tokens:?}");
+    cluster.passed()
+}
+
+/// The tests run as root and unconfined, and so do their agents.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_is_enrolled_as_confined_runs_no_task_with_full_rights() -> Result<()> {
+    let mut cluster = Cluster::start(0).await?;
+    let operator = Shell::of(&cluster, "olga", "operator").await?;
+    let mut host = RealAgent::new(cluster.folder(), "web-1", &cluster.control_plane.agents_address())?;
+    let confined = operator.ok(&["agent", "token", "--name", "web-1", "--quiet"])?;
+    let said = host.enrol(confined.trim())?;
+    ensure!(said.ends_with(", confined\n"), "{said}");
+    host.start()?;
+    cluster.wait_online("web-1").await?;
+    create_target(&cluster.api, TENANT, &target(ENVIRONMENT, "web-1", "web-1")).await?;
+    cluster.release(&recipe::release("1.0.0", &[], vec![recipe::shell("mark", "touch ran")])).await?;
+    let all = recipe::rolling(ENVIRONMENT, "1.0.0", OnFailure::Stop);
+    let failed = cluster.deploy(&all).await?;
+    assert_eq!(failed.deployment.status, "failed");
+    let why = failed.targets[0].reason.clone().unwrap_or_default();
+    ensure!(why.contains("was enrolled as confined") && why.contains("--profile full"), "{why}");
+    ensure!(!host.host_root().join("ran").exists(), "it ran");
+    let shown = operator.ok(&["agent", "show", "web-1"])?;
+    ensure!(shown.contains("for the profile confined") && shown.contains("refuses every task"), "{shown}");
+    let listed = operator.ok(&["agent", "list"])?;
+    ensure!(listed.contains("confined, runs full!"), "{listed}");
+    let mut status = Command::new(binaries::path("stella-agent")?);
+    status.args(["status", "--output", "json", "--state-dir"]).arg(host.state_dir());
+    let status: Value = serde_json::from_slice(&status.output()?.stdout)?;
+    assert_eq!(status["profile"], "confined");
+    ensure!(host.log().contains("no task runs here"), "{}", host.log());
+
+    // Somebody tampers with what is kept: it counts as the least, also after a restart.
+    host.stop()?;
+    fs::write(host.state_dir().join("profile.json"), "{}")?;
+    host.start()?;
+    cluster.wait_online("web-1").await?;
+    assert_eq!(cluster.deploy(&all).await?.deployment.status, "failed");
+    host.stop()?;
+
+    // A token for more makes it another agent, which may.
+    let full = operator.ok(&["agent", "token", "--name", "web-2", "--profile", "full", "--quiet"])?;
+    host.enrol_with(full.trim(), &["--force", "--profile", "full"])?;
+    host.start()?;
+    cluster.wait_online("web-2").await?;
+    create_target(&cluster.api, TENANT, &target(ENVIRONMENT, "web-2", "web-2")).await?;
+    let to_the_second = CreateDeployment { targets: Some(vec!["web-2".to_owned()]), ..all };
+    assert_eq!(cluster.deploy(&to_the_second).await?.deployment.status, "succeeded");
+    ensure!(host.host_root().join("ran").exists(), "it did not run");
+    cluster.agents.push(host);
     cluster.passed()
 }
 
@@ -150,9 +208,8 @@ async fn five_hundred_hosts_enrol_with_one_token_and_no_more() -> Result<()> {
     names.dedup();
     assert_eq!(names.len(), 500, "names that are told apart");
     let more = stella_certs::csr::generate()?;
-    match sim::ask_to_enrol(&endpoint, server, &invitation, &more.key_der).await? {
-        EnrolResponse::Refused { reason } => ensure!(reason.contains("used"), "{reason}"),
-        EnrolResponse::Granted { .. } => anyhow::bail!("one more was let in"),
-    }
+    let answer = sim::ask_to_enrol(&endpoint, server, &invitation, &more.key_der).await?;
+    let reason = answer.into_granted().err().context("one more was let in")?;
+    ensure!(reason.contains("used"), "{reason}");
     cluster.passed()
 }

@@ -59,10 +59,9 @@ async fn a_revoked_agent_is_cut_within_a_second_and_stays_out() -> Result<()> {
         );
     }
     // Enrolling the same key again is no way back either.
-    match sim::ask_to_enrol(&endpoint, server(&cluster), &invitation, &identity.key).await? {
-        EnrolResponse::Refused { reason } => ensure!(reason.contains("revoked"), "{reason}"),
-        EnrolResponse::Granted { .. } => anyhow::bail!("a revoked key got a certificate"),
-    }
+    let answer = sim::ask_to_enrol(&endpoint, server(&cluster), &invitation, &identity.key).await?;
+    let reason = answer.into_granted().err().context("a revoked key got a certificate")?;
+    ensure!(reason.contains("revoked"), "{reason}");
     // And the real agent, which would otherwise be the only thing that was not tried.
     revoke(&cluster, "web-1").await?;
     wait::until("the agent says that a person has to act", async || {
@@ -126,10 +125,10 @@ async fn tokens_expire_and_are_used_up() -> Result<()> {
     let endpoint = sim::endpoint()?;
     let invitation = new_token(&cluster, &token(Some("twice"), 1)).await?;
     let first = sim::enrol(&endpoint, server(&cluster), &invitation).await?;
-    match sim::ask_to_enrol(&endpoint, server(&cluster), &invitation, &first.key).await? {
-        EnrolResponse::Granted { agent, .. } => assert_eq!(agent, first.agent),
-        EnrolResponse::Refused { reason } => anyhow::bail!("the same key was refused: {reason}"),
-    }
+    let answer = sim::ask_to_enrol(&endpoint, server(&cluster), &invitation, &first.key).await?;
+    let again =
+        answer.into_granted().map_err(|reason| anyhow::anyhow!("the same key was refused: {reason}"))?;
+    assert_eq!(again.agent, first.agent);
     let unknown = EnrolmentToken::generate(first.agent.0.to_string().parse()?, invitation.root)?;
     let answer = sim::ask_to_enrol(&endpoint, server(&cluster), &unknown, &first.key).await?;
     ensure!(matches!(answer, EnrolResponse::Refused { .. }), "an unknown token was taken");

@@ -90,6 +90,8 @@ async fn a_golden_image_enrols_at_its_first_boot_and_never_twice() -> Result<()>
     host.cut_power().await?;
     online(&host).await?;
     let first = identity(&host)?;
+    let status = host.run("stella-agent status")?;
+    ensure!(status.contains("profile      confined"), "{status}");
     host.run("test ! -e /etc/stella/enrolment")?;
     ensure!(host.run("systemctl is-active stella-agent")? == "active\n");
 
@@ -219,6 +221,12 @@ async fn packages_install_serve_survive_upgrade_and_leave_nothing() -> Result<()
          systemctl daemon-reload && systemctl restart stella-agent && systemd-analyze verify --man=no stella-agent.service
          nsenter -t $(systemctl show -P MainPID stella-agent) -m touch /usr/planted && rm /usr/planted",
     )?;
+    // And not on a host that was enrolled as confined: whoever made its token has promised that.
+    let shown = host.run(&format!("{STELLA} agent show web-1"))?;
+    ensure!(shown.contains("runs        full") && shown.contains("refuses every task"), "{shown}");
+    let refused = host.run(&format!("{STELLA} deploy web:1.2.0 staging --wait 2>&1 || true"))?;
+    ensure!(refused.contains("was enrolled as confined"), "{refused}");
+    host.run("grep -q 1.3.0 /srv/stella/web/running")?;
 
     host.run("dpkg --purge stella-agent stella-orchestrator stella")?;
     let left = host.run("find / -xdev -name '*stella*' -not -path '/proc/*' -not -path '/root/*' -not -path '/srv/stella*' -not -path '/var/cache/*'")?;

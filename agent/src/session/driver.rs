@@ -82,7 +82,11 @@ async fn hello(config: &Config) -> Result<Result<AgentSession, SendError>, Gone>
     let facts = config.runner.hello().await?;
     let hello = Hello {
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-        capabilities: facts.capabilities | capability::TRUST | capability::HOLDINGS | capability::TRACE,
+        capabilities: facts.capabilities
+            | capability::TRUST
+            | capability::HOLDINGS
+            | capability::TRACE
+            | config.rights.bits(),
         journal: facts.journal,
         control_plane: facts.control_plane,
         open: facts.open,

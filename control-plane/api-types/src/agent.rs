@@ -30,6 +30,16 @@ pub struct Agent {
     pub version: Option<String>,
     /// Labels of the token that it enrolled with.
     pub labels: BTreeMap<String, String>,
+    /// What the token that it enrolled with lets tasks do on its host: `confined` or `full`; absent for tokens of before this was part
+    /// of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
+    /// How its last session said that it runs: `confined` or `full`; absent if it said nothing about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runs_as: Option<String>,
+    /// What it means that the two differ, and what to do; absent if they do not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile_problem: Option<String>,
     /// Counts its sessions.
     pub session: u64,
     /// How many of its tasks are not final.
@@ -70,6 +80,9 @@ pub struct CreateEnrolmentToken {
     /// Labels that its agents get.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+    /// What tasks may do on the hosts of its agents; `confined` if absent.
+    #[serde(default, skip_serializing_if = "Profile::is_confined")]
+    pub profile: Profile,
     /// How many different hosts may enrol with it.
     #[serde(default = "one")]
     #[schema(minimum = 1, default = 1)]
@@ -78,6 +91,24 @@ pub struct CreateEnrolmentToken {
     #[serde(default = "expires_in_seconds_default")]
     #[schema(minimum = 1, maximum = 2_592_000, default = 3600)]
     pub expires_in_seconds: u64,
+}
+
+/// What tasks may do on a host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Profile {
+    /// Read it, change the host root, and start and stop units.
+    #[default]
+    Confined,
+    /// Everything that root may.
+    Full,
+}
+
+impl Profile {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives references")]
+    const fn is_confined(&self) -> bool {
+        matches!(self, Self::Confined)
+    }
 }
 
 const fn one() -> u32 {
@@ -98,6 +129,9 @@ pub struct EnrolmentToken {
     pub agent_name: Option<String>,
     /// Labels that its agents get.
     pub labels: BTreeMap<String, String>,
+    /// What tasks may do on the hosts of its agents: `confined` or `full`; absent for tokens of before this was part of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
     /// How many different hosts may enrol with it.
     pub uses_max: u32,
     /// The ids of the agents that did.

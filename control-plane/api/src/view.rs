@@ -33,6 +33,7 @@ use stella_domain::state::State;
 use stella_domain::target::Target;
 use stella_domain::tenant::TenantState;
 use stella_protocol::id::{AgentId, EnvironmentId, TargetId};
+use stella_protocol::message::Profile;
 use stella_protocol::time::Timestamp;
 
 pub(crate) use account::{account, api_token};
@@ -177,6 +178,9 @@ pub(crate) fn agent(tenant: &TenantState, agent: &Agent) -> agent_dto::Agent {
         hostname: agent.hostname.clone(),
         version: (!agent.version.is_empty()).then(|| agent.version.clone()),
         labels: agent.labels.clone(),
+        profile: agent.profile.map(profile),
+        runs_as: agent.runs_as().map(profile),
+        profile_problem: profile_problem(agent),
         session: agent.session.0,
         open_tasks: tenant.unsettled.get(&agent.id).map_or(0, |tasks| tasks.len() as u64),
         key_fingerprint: agent.key_fingerprint.to_string(),
@@ -188,12 +192,33 @@ pub(crate) fn agent(tenant: &TenantState, agent: &Agent) -> agent_dto::Agent {
     }
 }
 
+fn profile(profile: Profile) -> String {
+    profile.name().to_owned()
+}
+
+/// What it means that an agent runs otherwise than it was enrolled for.
+fn profile_problem(agent: &Agent) -> Option<String> {
+    let problem = match (agent.profile?, agent.runs_as()?) {
+        (Profile::Confined, Profile::Full) => {
+            "it was enrolled as confined and runs with full rights, so it refuses every task: take the rights away on its host \
+             (stella-agent doctor says how), or enrol it again with a token of the profile full"
+        }
+        (Profile::Full, Profile::Confined) => {
+            "it was enrolled for full rights and runs confined, so tasks that need more fail: give it the rights on its host \
+             (stella-agent doctor says how)"
+        }
+        (Profile::Confined, Profile::Confined) | (Profile::Full, Profile::Full) => return None,
+    };
+    Some(problem.to_owned())
+}
+
 /// What may be known of an enrolment token.
 pub(crate) fn enrolment_token(token: &EnrolmentToken) -> agent_dto::EnrolmentToken {
     agent_dto::EnrolmentToken {
         id: token.id.to_string(),
         agent_name: token.agent_name.as_ref().map(Name::to_string),
         labels: token.labels.clone(),
+        profile: token.profile.map(profile),
         uses_max: token.uses_max,
         agents: token.used_by.values().map(AgentId::to_string).collect(),
         expires_at: time(token.expires_at),

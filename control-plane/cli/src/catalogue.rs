@@ -212,7 +212,7 @@ pub(crate) async fn agent(context: &Context, command: Agent) -> Result<(), Error
         Agent::List => {
             let agents: Vec<agent::Agent> =
                 context.client.list(&context.path(paths::AGENTS, &[])?, &[]).await?;
-            let head = ["NAME", "STATE", "SINCE", "VERSION", "HOST", "ID"];
+            let head = ["NAME", "STATE", "SINCE", "VERSION", "PROFILE", "HOST", "ID"];
             print::list(context.output, &agents, &head, |agent| {
                 let state = if agent.revoked.is_some() { "revoked" } else { &agent.connectivity };
                 vec![
@@ -220,10 +220,16 @@ pub(crate) async fn agent(context: &Context, command: Agent) -> Result<(), Error
                     state.to_owned(),
                     agent.since.clone().unwrap_or_else(|| "-".into()),
                     agent.version.clone().unwrap_or_else(|| "-".into()),
+                    profile(agent),
                     agent.hostname.clone(),
                     agent.id.clone(),
                 ]
             })
+        }
+        Agent::Show { agent } => {
+            let path = context.path(paths::AGENT, &[&agent])?;
+            let agent: agent::Agent = context.client.get(&path).await?;
+            print::result(context.output, &agent, shown)
         }
         Agent::EnrolCommand(wanted) => enrol::command(context, *wanted).await,
         Agent::Token { token, quiet } => {
@@ -246,6 +252,43 @@ pub(crate) async fn agent(context: &Context, command: Agent) -> Result<(), Error
             print::result(context.output, &revoked, |agent| format!("agent {} is revoked", agent.name))
         }
     }
+}
+
+/// What it was enrolled for, and how it runs if that is something else.
+fn profile(agent: &agent::Agent) -> String {
+    let enrolled = agent.profile.as_deref();
+    match (enrolled, agent.runs_as.as_deref()) {
+        (Some(enrolled), Some(runs)) if enrolled != runs => format!("{enrolled}, runs {runs}!"),
+        (Some(enrolled), _) => enrolled.to_owned(),
+        (None, Some(runs)) => format!("runs {runs}"),
+        (None, None) => "-".to_owned(),
+    }
+}
+
+fn shown(agent: &agent::Agent) -> String {
+    let or_none = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+    let labels: Vec<_> = agent.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let state = agent.revoked.as_ref().map_or_else(
+        || format!("{} since {}", agent.connectivity, or_none(&agent.since)),
+        |revoked| format!("revoked at {}: {}", revoked.at, revoked.reason),
+    );
+    let mut text = format!(
+        "agent       {} {}\nstate       {state}\nhost        {}\nversion     {}\nenrolled    {}, for the profile {}\nruns        {}\nlabels      {}\nopen tasks  {}",
+        agent.name,
+        agent.id,
+        agent.hostname,
+        or_none(&agent.version),
+        agent.enrolled_at,
+        or_none(&agent.profile),
+        or_none(&agent.runs_as),
+        labels.join(", "),
+        agent.open_tasks,
+    );
+    if let Some(problem) = &agent.profile_problem {
+        text.push_str("\nproblem     ");
+        text.push_str(problem);
+    }
+    text
 }
 
 pub(crate) async fn status(context: &Context) -> Result<(), Error> {

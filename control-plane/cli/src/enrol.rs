@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 
-use stella_api_types::agent::{CreateEnrolmentToken, EnrolmentTokenCreated};
+use stella_api_types::agent::{self, CreateEnrolmentToken, EnrolmentTokenCreated};
 use stella_api_types::paths;
 
 use crate::args::{EnrolCommand, Form, NewToken, Output, Profile};
@@ -18,7 +18,7 @@ const FULL: &str = "/usr/share/doc/stella-agent/profiles/full.conf";
 pub(crate) async fn command(context: &Context, wanted: EnrolCommand) -> Result<(), Error> {
     // Before the token is made: what is refused here leaves none behind.
     let install = Install::of(&wanted)?;
-    let (profile, form) = (wanted.profile, wanted.form);
+    let (profile, form) = (wanted.token.profile, wanted.form);
     let created = new_token(context, &wanted.token).await?;
     let token = created.token.as_deref().unwrap_or_default();
     let steps = steps(install.as_ref(), profile, &created.agent_address, token);
@@ -37,6 +37,10 @@ pub(crate) async fn new_token(context: &Context, new: &NewToken) -> Result<Enrol
     let body = CreateEnrolmentToken {
         name: new.name.clone(),
         labels: new.labels.iter().cloned().collect(),
+        profile: match new.profile {
+            Profile::Confined => agent::Profile::Confined,
+            Profile::Full => agent::Profile::Full,
+        },
         uses: new.uses,
         expires_in_seconds: new.expires_in,
     };
@@ -151,15 +155,21 @@ fn steps(install: Option<&Install<'_>>, profile: Profile, server: &str, token: &
     if let Some(install) = install {
         install.steps(&mut steps);
     }
+    // By a variable and not by its flag, so that an older agent, which knows neither, still enrols.
+    let word = match profile {
+        Profile::Confined => "confined",
+        Profile::Full => "full",
+    };
+    steps.push(format!(
+        "printf %s {} | STELLA_AGENT_PROFILE={word} stella-agent enrol --server {} --token -",
+        quote(token),
+        quote(server)
+    ));
+    // After the enrolment, which says no if this host or the token is for something else.
     if profile == Profile::Full {
         steps.push(format!("install -D -m 0644 -t /etc/systemd/system/stella-agent.service.d {FULL}"));
         steps.push("systemctl daemon-reload".to_owned());
     }
-    steps.push(format!(
-        "printf %s {} | stella-agent enrol --server {} --token -",
-        quote(token),
-        quote(server)
-    ));
     steps.push("systemctl enable --now stella-agent".to_owned());
     steps
 }
@@ -245,8 +255,12 @@ mod tests {
         ] {
             let wanted = parsed(flags);
             let install = Install::of(&wanted).expect("good");
-            let line =
-                line(&steps(install.as_ref(), wanted.profile, "stella.example.com:7443", "stella-enrol-1.x"));
+            let line = line(&steps(
+                install.as_ref(),
+                wanted.token.profile,
+                "stella.example.com:7443",
+                "stella-enrol-1.x",
+            ));
             assert!(!line.contains('\n'), "{line}");
             let read = std::process::Command::new("sh").args(["-n", "-c", &line]).output().expect("a shell");
             assert!(read.status.success(), "{line}: {}", String::from_utf8_lossy(&read.stderr));

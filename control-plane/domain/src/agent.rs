@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use stella_protocol::digest::Digest;
 use stella_protocol::id::{AgentId, EnrolmentTokenId, SessionEpoch};
-use stella_protocol::message::JournalMark;
+use stella_protocol::message::{JournalMark, Profile};
 use stella_protocol::time::Timestamp;
 
 use crate::authority::AgentTrust;
@@ -29,6 +29,9 @@ pub struct Agent {
     pub name: Name,
     /// For selecting; from the token.
     pub labels: BTreeMap<String, String>,
+    /// What tasks may do on its host; from the token. `None` if that is of before tokens had one: then the host decides alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<Profile>,
     /// How the host calls itself.
     pub hostname: String,
     /// The software version of its last session; empty before the first.
@@ -58,6 +61,14 @@ pub struct Agent {
     pub trust: Option<AgentTrust>,
     /// When it was enrolled.
     pub enrolled_at: Timestamp,
+}
+
+impl Agent {
+    /// How it runs, as its last session said; `None` if that said nothing about it.
+    #[must_use]
+    pub const fn runs_as(&self) -> Option<Profile> {
+        Profile::of_capabilities(self.capabilities)
+    }
 }
 
 /// Whether an agent can be reached. Silence is not failure: suspect and offline are different, and neither fails a task.
@@ -103,6 +114,9 @@ pub struct EnrolmentToken {
     pub agent_name: Option<Name>,
     /// Labels that its agents get.
     pub labels: BTreeMap<String, String>,
+    /// What tasks may do on the hosts of its agents; `None` if it is of before tokens had one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<Profile>,
     /// How many different keys may enrol with it. At least 1.
     pub uses_max: u32,
     /// The keys that did, and what they became: the same key always gets the same identity.

@@ -12,7 +12,7 @@ use stella_protocol::id::{
     AccountId, AgentId, ApiTokenId, AttemptKey, DeploymentId, EnrolmentTokenId, EnvironmentId, Generation,
     Position, PromotionId, ReleaseId, RunId, SessionEpoch, TargetId, TaskId, TenantId,
 };
-use stella_protocol::message::{JournalMark, TaskOutcome};
+use stella_protocol::message::{JournalMark, Profile, TaskOutcome};
 use stella_protocol::time::Timestamp;
 use stella_protocol::trace::TraceContext;
 use stella_signing::{PublicKey, Signature};
@@ -149,6 +149,9 @@ pub enum Fact {
         labels: BTreeMap<String, String>,
         uses_max: u32,
         expires_at: Timestamp,
+        /// None in journals of before tokens had one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        profile: Option<Profile>,
     },
     AgentEnrolled {
         agent: AgentId,

@@ -12,11 +12,13 @@ use common::{
 use stella_domain::command::{
     NewDeployment, NewEnrolmentToken, NewRelease, NewTarget, Outcome, SystemCommand, TenantCommand,
 };
+use stella_domain::event::Fact;
 use stella_domain::name::Name;
 use stella_domain::rejection::Rejection;
 use stella_domain::release::{Component, STEPS_MAX, Step, StepAction};
 use stella_domain::strategy::{Rolling, Strategy};
 use stella_protocol::id::{EnrolmentTokenId, EnvironmentId, TaskId, TenantId};
+use stella_protocol::message::Profile;
 use stella_protocol::time::Timestamp;
 use uuid::Uuid;
 
@@ -233,14 +235,44 @@ fn deployments() {
 }
 
 #[test]
+fn a_token_of_before_tokens_had_profiles_has_none() {
+    let mut world = World::new();
+    let id = EnrolmentTokenId(Uuid::from_u128(50));
+    let fact = Fact::EnrolmentTokenCreated {
+        id,
+        secret_hash: digest(1),
+        agent_name: None,
+        labels: BTreeMap::new(),
+        uses_max: 1,
+        expires_at: world.now.plus_ms(1),
+        profile: None,
+    };
+    let text = serde_json::to_string(&fact).unwrap();
+    assert!(!text.contains("profile"), "an older control plane would not read {text}");
+    assert_eq!(serde_json::from_str::<Fact>(&text).unwrap(), fact);
+    let bound = TenantCommand::CreateEnrolmentToken(Box::new(NewEnrolmentToken {
+        id,
+        secret_hash: digest(1),
+        agent_name: None,
+        labels: BTreeMap::new(),
+        profile: Profile::Confined,
+        uses_max: 1,
+        expires_at: Timestamp(u64::MAX),
+    }));
+    world.ok(bound);
+    assert_eq!(world.tenant().enrolment_tokens[&id].profile, Some(Profile::Confined));
+}
+
+#[test]
 fn enrolment() {
     let mut world = World::new();
     let once = EnrolmentTokenId(Uuid::from_u128(50));
     let now = world.now;
     let token = |agent_name: Option<Name>, uses_max, expires_at| {
         let labels = BTreeMap::from([("rack".to_owned(), "7".to_owned())]);
+        let (secret_hash, profile) = (digest(1), Profile::Full);
         let new =
-            NewEnrolmentToken { id: once, secret_hash: digest(1), agent_name, labels, uses_max, expires_at };
+            NewEnrolmentToken { id: once, secret_hash, agent_name, labels, profile, uses_max, expires_at };
         TenantCommand::CreateEnrolmentToken(Box::new(new))
     };
     invalid(&mut world, token(None, 0, now.plus_ms(1)), "uses_max", "between");
@@ -271,6 +303,7 @@ fn enrolment() {
     assert!(why(refused(&mut world, enrol(once, 1, 1))).contains("expired"));
     let first = &world.tenant().agents[&agent(1)];
     assert_eq!((first.name.as_str(), first.labels["rack"].as_str()), ("edge", "7"));
+    assert_eq!(first.profile, Some(Profile::Full));
     for (key, n) in [(3, 3), (4, 4)] {
         world.ok(enrol(TOKEN, key, n));
     }

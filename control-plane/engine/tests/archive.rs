@@ -76,6 +76,7 @@ async fn with_deployments(handle: &Handle, count: u128) {
         secret_hash: DIGEST,
         agent_name: None,
         labels: BTreeMap::new(),
+        profile: stella_protocol::message::Profile::Confined,
         uses_max: 1,
         expires_at: Timestamp(u64::MAX),
     };

@@ -19,7 +19,7 @@ use stella_protocol::digest::Digest;
 use stella_protocol::frame::{self, Decoder, FrameError};
 use stella_protocol::id::{AgentId, TenantId};
 use stella_protocol::limits::{ENROL_REQUEST_BYTES_MAX, REASON_BYTES_MAX};
-use stella_protocol::message::{EnrolRequest, EnrolResponse};
+use stella_protocol::message::{EnrolRequest, EnrolResponse, Granted};
 use stella_protocol::trace::TraceContext;
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -32,12 +32,12 @@ const NO_TOKEN: Digest = Digest([0; 32]);
 
 const BAD_TOKEN: &str = "the enrolment token is not known here; create a new one for this control plane";
 
-/// Serves one connection of an enrolling host.
-pub(crate) async fn serve(shared: Arc<Shared>, connection: Connection) {
+/// Serves one connection of an enrolling host, which can be told for which profile it is let in, or cannot.
+pub(crate) async fn serve(shared: Arc<Shared>, connection: Connection, takes_profile: bool) {
     let Ok(_place) = shared.enrolments.try_acquire() else {
         return close(&connection, CloseCode::Overloaded);
     };
-    let exchange = timeout(ENROL_TIME_MAX, exchange(&shared, &connection));
+    let exchange = timeout(ENROL_TIME_MAX, exchange(&shared, &connection, takes_profile));
     let code = match shared.shutdown.run_until_cancelled(exchange).await {
         None => CloseCode::ShuttingDown,
         Some(Err(_)) => CloseCode::HandshakeTimeout,
@@ -47,13 +47,21 @@ pub(crate) async fn serve(shared: Arc<Shared>, connection: Connection) {
     close(&connection, code);
 }
 
-async fn exchange(shared: &Shared, connection: &Connection) -> Result<(), CloseCode> {
+async fn exchange(shared: &Shared, connection: &Connection, takes_profile: bool) -> Result<(), CloseCode> {
     // A connection that is lost has nobody to tell.
     let (mut send, mut receive) = connection.accept_bi().await.map_err(|_| CloseCode::Normal)?;
     let request = read_request(&mut receive).await?;
-    let answer = decide(shared, &request).await?;
-    let result = if matches!(answer, EnrolResponse::Granted { .. }) { "granted" } else { "refused" };
+    let decided = decide(shared, &request).await?;
+    let result = if decided.is_ok() { "granted" } else { "refused" };
     metrics::counter!("stella_fleet_enrolments", "result" => result).increment(1);
+    let answer = match decided {
+        Ok(mut granted) => {
+            // Who cannot be told is held to nothing, as before tokens had profiles.
+            granted.profile = granted.profile.filter(|_| takes_profile);
+            EnrolResponse::from(granted)
+        }
+        Err(reason) => EnrolResponse::Refused { reason },
+    };
     let encoded = frame::encode(&answer).map_err(|error| {
         tracing::error!(%error, "the answer to an enrolment cannot be sent");
         CloseCode::Internal
@@ -83,8 +91,11 @@ async fn reply(send: &mut SendStream, answer: &[u8]) -> Result<(), CloseCode> {
     Ok(())
 }
 
+/// What is granted, or why nothing is.
+type Decided = Result<Granted, String>;
+
 /// The answer; an error is a reason to close the connection without one.
-async fn decide(shared: &Shared, request: &EnrolRequest) -> Result<EnrolResponse, CloseCode> {
+async fn decide(shared: &Shared, request: &EnrolRequest) -> Result<Decided, CloseCode> {
     let Some(tenant) = tenant_of(&shared.engine.state(), request) else {
         tracing::warn!(token = %request.token, hostname = %request.hostname, "an enrolment with an unknown token was refused");
         return Ok(refused(BAD_TOKEN));
@@ -126,21 +137,24 @@ fn grant(
     request: &EnrolRequest,
     tenant: TenantId,
     agent: AgentId,
-) -> Result<EnrolResponse, CloseCode> {
+) -> Result<Decided, CloseCode> {
     // An identity that the same key got before, and that was revoked since, is not given out again.
-    if orders::admit(&shared.engine.state(), tenant, agent).is_err() {
+    let state = shared.engine.state();
+    if orders::admit(&state, tenant, agent).is_err() {
         return Ok(refused("this key's identity was revoked; enrol with a new key and a new token"));
     }
     let lifetime = shared.config.certificate_lifetime;
     match shared.authority.issue_agent(&request.csr_der, tenant, agent, SystemTime::now(), lifetime) {
         Ok(issued) => {
             tracing::debug!(tenantId = %tenant, agentId = %agent, hostname = %request.hostname, "certificate issued");
-            Ok(EnrolResponse::Granted {
+            let known = state.tenants.get(&tenant).and_then(|tenant| tenant.agents.get(&agent));
+            Ok(Ok(Granted {
+                profile: known.and_then(|agent| agent.profile),
                 tenant,
                 agent,
                 chain_der: to_bytes(&issued.chain_der),
                 roots_der: to_bytes(&shared.authority.roots_der()),
-            })
+            }))
         }
         Err(error) => {
             tracing::error!(tenantId = %tenant, agent = %agent, %error, "a certificate cannot be issued");
@@ -172,7 +186,7 @@ pub(crate) fn violation(error: &FrameError) -> CloseCode {
     }
 }
 
-fn refused(reason: &str) -> EnrolResponse {
+fn refused(reason: &str) -> Decided {
     let end = reason.floor_char_boundary(REASON_BYTES_MAX);
-    EnrolResponse::Refused { reason: reason[..end].to_owned() }
+    Err(reason[..end].to_owned())
 }

@@ -52,7 +52,9 @@ async fn serve(shared: Arc<Shared>, incoming: Incoming, permit: OwnedSemaphorePe
         Ok((peer, chain)) => {
             metrics::counter!("stella_fleet_handshakes", "result" => "done").increment(1);
             match peer {
-                QuicPeer::Enrolling => Box::pin(enrol::serve(shared, connection)).await,
+                QuicPeer::Enrolling { takes_profile } => {
+                    Box::pin(enrol::serve(shared, connection, takes_profile)).await;
+                }
                 QuicPeer::Agent { tenant, agent, certificate_ends } => {
                     let shown = Shown::of(&shared.authority, &chain);
                     let certificate = Certificate { ends: certificate_ends, shown };

@@ -15,15 +15,14 @@ use stella_protocol::close::CloseCode;
 use stella_protocol::digest::Digest;
 use stella_protocol::id::{AgentId, EnrolmentTokenId};
 use stella_protocol::limits::FRAME_BYTES_MAX;
-use stella_protocol::message::{EnrolResponse, Heartbeat, RenewRequest, Resources, ToAgent, ToControlPlane};
+use stella_protocol::message::{
+    EnrolResponse, Granted, Heartbeat, Profile, RenewRequest, Resources, ToAgent, ToControlPlane,
+};
 use stella_protocol::version::ALPN_AGENT;
 use uuid::Uuid;
 
 fn refusal(response: EnrolResponse) -> String {
-    match response {
-        EnrolResponse::Refused { reason } => reason,
-        EnrolResponse::Granted { agent, .. } => panic!("{agent} was let in"),
-    }
+    response.into_granted().expect_err("it was let in")
 }
 
 #[tokio::test]
@@ -34,17 +33,13 @@ async fn the_same_token_and_key_get_the_same_identity_and_another_key_gets_none(
     let mut identities = Vec::new();
     for _ in 0..2 {
         let csr_der = csr::request_for_key(&made.key_der).unwrap();
-        match offer_to_enrol(world.fleet.local_addr(), &token, csr_der).await.unwrap() {
-            EnrolResponse::Granted { tenant, agent, chain_der, roots_der } => {
-                assert_eq!(tenant, world.tenant);
-                let named =
-                    stella_certs::PeerIdentity::from_certificate(&CertificateDer::from(chain_der[0].clone()));
-                assert_eq!(named.unwrap(), stella_certs::PeerIdentity::Agent { tenant, agent });
-                assert_eq!(roots_der, [world.authority.roots_der()[0].to_vec()]);
-                identities.push(agent);
-            }
-            EnrolResponse::Refused { reason } => panic!("{reason}"),
-        }
+        let answer = offer_to_enrol(world.fleet.local_addr(), &token, csr_der).await.unwrap();
+        let Granted { profile, tenant, agent, chain_der, roots_der } = answer.into_granted().unwrap();
+        assert_eq!((tenant, profile), (world.tenant, Some(Profile::Confined)));
+        let named = stella_certs::PeerIdentity::from_certificate(&CertificateDer::from(chain_der[0].clone()));
+        assert_eq!(named.unwrap(), stella_certs::PeerIdentity::Agent { tenant, agent });
+        assert_eq!(roots_der, [world.authority.roots_der()[0].to_vec()]);
+        identities.push(agent);
     }
     assert_eq!(identities[0], identities[1]);
     assert_eq!(world.state().tenants[&world.tenant].agents.len(), 1);

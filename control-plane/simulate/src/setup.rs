@@ -46,6 +46,7 @@ impl World<'_> {
             secret_hash: Digest([0; 32]),
             agent_name: None,
             labels: BTreeMap::new(),
+            profile: stella_protocol::message::Profile::Full,
             uses_max: u32::try_from(self.hosts.len()).unwrap_or(u32::MAX),
             expires_at: Timestamp(u64::MAX),
         };

@@ -88,6 +88,7 @@ impl Core {
             secret_hash: Digest([1; 32]),
             agent_name: None,
             labels: BTreeMap::new(),
+            profile: stella_protocol::message::Profile::Confined,
             uses_max: targets,
             expires_at: Timestamp(u64::MAX),
         })))?;

@@ -6,7 +6,8 @@ use axum::extract::{Extension, State};
 use axum::http::StatusCode;
 use serde::Deserialize;
 use stella_api_types::agent::{
-    Agent, CreateEnrolmentToken, EXPIRES_IN_SECONDS_MAX, EnrolmentToken, EnrolmentTokenCreated, RevokeAgent,
+    Agent, CreateEnrolmentToken, EXPIRES_IN_SECONDS_MAX, EnrolmentToken, EnrolmentTokenCreated, Profile,
+    RevokeAgent,
 };
 use stella_api_types::environment::{CreateEnvironment, Environment};
 use stella_api_types::problem::Problem;
@@ -293,6 +294,10 @@ pub(crate) async fn create_enrolment_token(
         secret_hash: token.secret_hash(),
         agent_name: body.name.as_deref().map(|name| parse::name("name", name)).transpose()?,
         labels: body.labels.clone(),
+        profile: match body.profile {
+            Profile::Confined => stella_protocol::message::Profile::Confined,
+            Profile::Full => stella_protocol::message::Profile::Full,
+        },
         uses_max: body.uses,
         expires_at: app.engine.now().plus_ms(body.expires_in_seconds * 1_000),
     };

@@ -54,6 +54,7 @@ mod tests {
             labels: BTreeMap::from([("rack".to_owned(), "7".to_owned())]),
             uses_max: 3,
             expires_at: Timestamp(9),
+            profile: None,
         };
         let trace = TraceContext { trace_id: 0x2a, span_id: 1, sampled: true, ..TraceContext::default() };
         let inner = Event { at: Timestamp(0), actor: Actor::System, trace, fact };

@@ -251,7 +251,14 @@ pub(crate) struct NewToken {
     /// A label for the agents, as KEY=VALUE.
     #[arg(long = "label", value_parser = pair, value_name = "KEY=VALUE")]
     pub(crate) labels: Vec<(String, String)>,
+    /// What tasks may do on their hosts; an agent that runs with more than its token says refuses every task.
+    #[arg(long, value_enum, default_value_t = Profile::Confined)]
+    pub(crate) profile: Profile,
 }
+
+const TOKEN_EXAMPLES: &str = "Examples:
+  stella agent token --name web-1
+  stella agent token --uses 50 --label role=web --profile full --quiet > token";
 
 const ENROL_EXAMPLES: &str = "Examples:
   stella agent enrol-command --name web-1 --package https://packages.example.com/stella-agent_0.1.0-1_amd64.deb
@@ -271,9 +278,6 @@ pub(crate) struct EnrolCommand {
     /// The public key that an archive is signed with: a file on the host.
     #[arg(long, value_name = "PATH", requires = "package")]
     pub(crate) public_key: Option<String>,
-    /// What tasks may do on the host.
-    #[arg(long, value_enum, default_value_t = Profile::Confined)]
-    pub(crate) profile: Profile,
     /// In which form.
     #[arg(long = "as", value_enum, default_value_t = Form::Line)]
     pub(crate) form: Form,
@@ -301,7 +305,14 @@ pub(crate) enum Form {
 pub(crate) enum Agent {
     /// List agents.
     List,
+    /// Show an agent, and what is wrong with how it runs.
+    #[command(after_help = "Example:\n  stella agent show web-1")]
+    Show {
+        /// Its name or id.
+        agent: String,
+    },
     /// Create a token that lets a host enrol. It is shown once.
+    #[command(after_help = TOKEN_EXAMPLES)]
     Token {
         #[command(flatten)]
         token: NewToken,

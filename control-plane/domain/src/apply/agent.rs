@@ -15,13 +15,22 @@ impl TenantState {
     #[expect(clippy::wildcard_enum_match_arm, reason = "a fact that is not listed is refused")]
     pub(super) fn apply_agent(&mut self, at: Timestamp, fact: &Fact) -> Applied {
         match fact {
-            Fact::EnrolmentTokenCreated { id, secret_hash, agent_name, labels, uses_max, expires_at } => {
+            Fact::EnrolmentTokenCreated {
+                id,
+                secret_hash,
+                agent_name,
+                labels,
+                uses_max,
+                expires_at,
+                profile,
+            } => {
                 vacant(!self.enrolment_tokens.contains_key(id), EnrolmentTokenId::KIND, id, fact)?;
                 let token = EnrolmentToken {
                     id: *id,
                     secret_hash: *secret_hash,
                     agent_name: agent_name.clone(),
                     labels: labels.clone(),
+                    profile: *profile,
                     uses_max: *uses_max,
                     used_by: BTreeMap::new(),
                     expires_at: *expires_at,
@@ -96,6 +105,7 @@ impl TenantState {
             id: *id,
             name: name.clone(),
             labels: paper.labels.clone(),
+            profile: paper.profile,
             hostname: hostname.clone(),
             version: String::new(),
             capabilities: 0,

@@ -8,6 +8,7 @@ use stella_protocol::digest::Digest;
 use stella_protocol::id::{
     AgentId, DeploymentId, EnrolmentTokenId, EnvironmentId, PromotionId, ReleaseId, RunId, TargetId,
 };
+use stella_protocol::message::Profile;
 use stella_protocol::time::Timestamp;
 use stella_signing::Signature;
 
@@ -94,6 +95,8 @@ pub struct NewEnrolmentToken {
     pub agent_name: Option<Name>,
     /// Labels that its agents get.
     pub labels: BTreeMap<String, String>,
+    /// What tasks may do on the hosts of its agents.
+    pub profile: Profile,
     /// How many different keys may use it.
     pub uses_max: u32,
     /// From when on it is worthless.

@@ -39,6 +39,7 @@ pub(super) fn create_token(tx: &mut Transaction<'_>, new: &NewEnrolmentToken) ->
         labels: new.labels.clone(),
         uses_max: new.uses_max,
         expires_at: new.expires_at,
+        profile: Some(new.profile),
     })?;
     Ok(Outcome::EnrolmentToken(new.id))
 }

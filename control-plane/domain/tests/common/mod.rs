@@ -276,6 +276,7 @@ impl World {
             secret_hash: digest(99),
             agent_name: None,
             labels: BTreeMap::new(),
+            profile: stella_protocol::message::Profile::Confined,
             uses_max: 10_000,
             expires_at: Timestamp(u64::MAX),
         })));

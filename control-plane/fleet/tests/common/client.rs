@@ -31,15 +31,14 @@ pub struct Identity {
 impl Identity {
     pub async fn enrol(control_plane: SocketAddr, token: &EnrolmentToken) -> Self {
         let made = csr::generate().unwrap();
-        match offer_to_enrol(control_plane, token, made.csr_der).await {
-            Ok(EnrolResponse::Granted { tenant, agent, chain_der, roots_der }) => Self {
-                tenant,
-                agent,
-                chain: chain_der.into_iter().map(CertificateDer::from).collect(),
-                roots: roots_der.into_iter().map(CertificateDer::from).collect(),
-                key: made.key_der,
-            },
-            other => panic!("not enrolled: {other:?}"),
+        let answer = offer_to_enrol(control_plane, token, made.csr_der).await.unwrap();
+        let granted = answer.into_granted().unwrap();
+        Self {
+            tenant: granted.tenant,
+            agent: granted.agent,
+            chain: granted.chain_der.into_iter().map(CertificateDer::from).collect(),
+            roots: granted.roots_der.into_iter().map(CertificateDer::from).collect(),
+            key: made.key_der,
         }
     }
 

@@ -162,6 +162,7 @@ impl World {
             secret_hash: token.secret_hash(),
             agent_name: None,
             labels: BTreeMap::new(),
+            profile: stella_protocol::message::Profile::Confined,
             uses_max,
             expires_at: self.handle.now().plus_ms(60_000),
         };
