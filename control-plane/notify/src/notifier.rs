@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 use parking_lot::Mutex;
@@ -27,7 +27,7 @@ use crate::route::Routes;
 const PAGE_EVENTS: usize = 512;
 /// The longest sleep of a receiver's task that waits for a time: the bound on how late it is after the wall clock jumped.
 const SLEEP_MAX: Duration = Duration::from_secs(5);
-/// How often the place is saved when nothing changed but the place.
+/// How often the place is saved when nothing changed but the place: after a crash, no more than what was read since is read again.
 const SAVE_INTERVAL: Duration = Duration::from_secs(10);
 /// The first wait after the journal could not be read.
 const READ_RETRY_FIRST: Duration = Duration::from_millis(500);
@@ -117,8 +117,14 @@ impl Notifier {
 async fn read(shared: &Shared, mut follower: Follower, until: &CancellationToken) {
     let mut retry = Retry::new(READ_RETRY_FIRST, READ_RETRY_MAX);
     let mut cannot_read = false;
-    let mut is_saved = true;
+    // Since when the file has not had the place.
+    let mut unsaved_since: Option<Instant> = None;
     loop {
+        let until_save = unsaved_since.map_or(Duration::MAX, |at| SAVE_INTERVAL.saturating_sub(at.elapsed()));
+        if until_save.is_zero() {
+            shared.save().await;
+            unsaved_since = None;
+        }
         let page = match until.run_until_cancelled(follower.page(PAGE_EVENTS)).await {
             None => return,
             Some(Ok(page)) => page,
@@ -138,24 +144,20 @@ async fn read(shared: &Shared, mut follower: Follower, until: &CancellationToken
         cannot_read = false;
         retry.succeeded();
         let Some(last) = page.last() else {
-            let committed = tokio::time::timeout(SAVE_INTERVAL, follower.committed());
+            let committed = tokio::time::timeout(until_save, follower.committed());
             match until.run_until_cancelled(committed).await {
                 None | Some(Ok(false)) => return,
-                Some(Ok(true)) => {}
-                Some(Err(_)) if is_saved => {}
-                Some(Err(_)) => {
-                    shared.save().await;
-                    is_saved = true;
-                }
+                Some(Ok(true) | Err(_)) => {}
             }
             continue;
         };
         follower.pass(last);
-        let changed = shared.take(&page, &follower);
-        is_saved = changed;
-        if changed {
+        if shared.take(&page, &follower) {
             shared.save().await;
+            unsaved_since = None;
             shared.version.send_modify(|version| *version += 1);
+        } else {
+            unsaved_since.get_or_insert_with(Instant::now);
         }
     }
 }
