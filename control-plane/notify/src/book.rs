@@ -38,8 +38,13 @@ struct Group {
     members: BTreeMap<String, Member>,
     /// When it began: with the number of the message it makes an id that never comes again.
     began_at: Timestamp,
-    /// How many messages were delivered; a part of the next one's id.
-    delivered: u64,
+    /// The next message's number: no two that say different things have the same. (Files of older versions count what was delivered.)
+    #[serde(rename = "delivered")]
+    number: u64,
+    /// Whether the message with that number was, or may have been, on its way: what is said next has another number then. A file that
+    /// does not say so is of an older version, and nobody knows.
+    #[serde(default = "nobody_knows")]
+    is_offered: bool,
     /// Whether the receiver may believe that something is wrong.
     is_open: bool,
     /// When the next message is due.
@@ -71,11 +76,21 @@ struct Member {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Next {
     /// Send this.
-    Send(Box<Message>),
+    Send {
+        /// What to say.
+        message: Box<Message>,
+        /// Whether it was not on its way before. Then the book has to be durable before it is: a restart must know what somebody may
+        /// have heard, and under which id.
+        is_first: bool,
+    },
     /// Nothing before this time.
     WaitUntil(Timestamp),
     /// Nothing before something changes.
     Nothing,
+}
+
+const fn nobody_knows() -> bool {
+    true
 }
 
 impl Book {
@@ -91,11 +106,14 @@ impl Book {
             Change::Begins(incident) => self.begin(routes, tenant, &incident, now),
             Change::Ends(kind, subject) => {
                 let id = key(tenant.0, kind, &subject);
-                self.end(|_, member_id, _| member_id == id, now)
+                self.end(|group| group.open(&id).map(|_| id.clone()).into_iter().collect(), now)
             }
             Change::EndsIn(kind, scope) => self.end(
-                |group, _, member| {
-                    group.tenant == tenant.0 && group.kind == kind && member.scope.as_deref() == Some(&scope)
+                |group| {
+                    if group.tenant != tenant.0 || group.kind != kind {
+                        return Vec::new();
+                    }
+                    group.open_where(|member| member.scope.as_deref() == Some(&scope))
                 },
                 now,
             ),
@@ -121,7 +139,8 @@ impl Book {
                 kind: incident.kind,
                 members: BTreeMap::new(),
                 began_at: now,
-                delivered: 0,
+                number: 0,
+                is_offered: false,
                 is_open: false,
                 due_at: None,
                 told_at: None,
@@ -134,21 +153,16 @@ impl Book {
         !routes.is_empty()
     }
 
-    fn end(&mut self, is_it: impl Fn(&Group, &str, &Member) -> bool, now: Timestamp) -> bool {
+    /// Ends those of each group that `which` names. Whether there were any.
+    fn end(&mut self, which: impl Fn(&Group) -> Vec<String>, now: Timestamp) -> bool {
         let mut changed = false;
-        for group in self.groups.values_mut() {
-            let ended: Vec<String> = group
-                .members
-                .iter()
-                .filter(|(id, member)| member.ended_at.is_none() && is_it(group, id, member))
-                .map(|(id, _)| id.clone())
-                .collect();
-            for id in ended {
+        self.groups.retain(|_, group| {
+            for id in which(group) {
                 group.end(&id, now);
                 changed = true;
             }
-        }
-        self.groups.retain(|_, group| !group.members.is_empty() || group.is_open);
+            !group.members.is_empty() || group.is_open
+        });
         changed
     }
 
@@ -162,9 +176,9 @@ impl Book {
     ) {
         self.groups.retain(|_, group| receivers.contains(group.receiver.as_str()));
         self.end(
-            |group, _, member| {
+            |group| {
                 let tenant = state.tenants.get(&group.tenant).map(AsRef::as_ref);
-                !still_lasts(tenant, group.kind, &member.subject)
+                group.open_where(|member| !still_lasts(tenant, group.kind, &member.subject))
             },
             now,
         );
@@ -179,7 +193,10 @@ impl Book {
         match first {
             None => Next::Nothing,
             Some((at, ..)) if at > now => Next::WaitUntil(at),
-            Some((_, key, group)) => Next::Send(Box::new(group.offer(key, now))),
+            Some((_, key, group)) => {
+                let is_first = !group.is_offered;
+                Next::Send { message: Box::new(group.offer(key, now)), is_first }
+            }
         }
     }
 
@@ -199,7 +216,6 @@ impl Book {
             let wait = RETRY_FIRST_MS.saturating_mul(1 << group.failures.min(16)).min(RETRY_MAX_MS);
             group.failures = group.failures.saturating_add(1);
             group.due_at = Some(now.plus_ms(wait));
-            group.forget_ends(message);
         }
     }
 
@@ -215,12 +231,33 @@ impl Book {
 }
 
 impl Group {
+    /// An incident that has not ended.
+    fn open(&self, id: &str) -> Option<&Member> {
+        self.members.get(id).filter(|member| member.ended_at.is_none())
+    }
+
+    /// The keys of those that have not ended and are meant.
+    fn open_where(&self, is_it: impl Fn(&Member) -> bool) -> Vec<String> {
+        let meant = self.members.iter().filter(|(_, member)| member.ended_at.is_none() && is_it(member));
+        meant.map(|(id, _)| id.clone()).collect()
+    }
+
+    /// What a message would say has changed: it is another one than that which somebody may have heard.
+    fn renew(&mut self) {
+        if std::mem::take(&mut self.is_offered) {
+            self.number += 1;
+        }
+    }
+
     fn begin(&mut self, route: &Route, id: String, incident: &Incident, now: Timestamp) {
         let milliseconds = |it: std::time::Duration| u64::try_from(it.as_millis()).unwrap_or(u64::MAX);
         self.repeat_ms = route.repeat.map(milliseconds);
         self.resolved = route.resolved;
         if self.members.len() >= MEMBERS_MAX && !self.members.contains_key(&id) {
             return;
+        }
+        if self.open(&id).is_none() {
+            self.renew();
         }
         let member = self.members.entry(id).or_insert_with(|| Member {
             summary: incident.summary.clone(),
@@ -241,6 +278,7 @@ impl Group {
     }
 
     fn end(&mut self, id: &str, now: Timestamp) {
+        self.renew();
         let Some(member) = self.members.get_mut(id) else { return };
         let may_know = member.is_told || member.is_offered;
         let is_worth_it = if may_know { self.resolved } else { !self.kind.is_state() };
@@ -276,20 +314,14 @@ impl Group {
     /// From here on the receiver may know.
     fn offer(&mut self, key: &str, now: Timestamp) -> Message {
         let message = self.message(key, now);
-        for member in self.members.values_mut().filter(|it| it.ended_at.is_none()) {
+        for member in self.members.values_mut() {
             member.is_offered = true;
+            // Should it begin again, that is news to who has heard of its end.
+            member.is_told &= member.ended_at.is_none();
         }
         self.is_open |= !message.open.is_empty();
+        self.is_offered = true;
         message
-    }
-
-    /// What was said to have ended, and has begun again meanwhile, is news.
-    fn forget_ends(&mut self, message: &Message) {
-        for told in &message.ended {
-            if let Some(member) = self.members.get_mut(&told.id).filter(|it| it.ended_at.is_none()) {
-                member.is_told = false;
-            }
-        }
     }
 
     fn message(&self, key: &str, now: Timestamp) -> Message {
@@ -304,7 +336,7 @@ impl Group {
         Message {
             group: key.to_owned(),
             began_at: self.began_at,
-            number: self.delivered,
+            number: self.number,
             kind: self.kind,
             severity: self.kind.severity(),
             tenant: self.tenant_name.clone(),
@@ -319,7 +351,8 @@ impl Group {
 
     fn delivered(&mut self, message: &Message, now: Timestamp) {
         for told in &message.open {
-            if let Some(member) = self.members.get_mut(&told.id) {
+            // One that is over, and began again while nobody tells of ends, is not the one that was told.
+            if let Some(member) = self.members.get_mut(&told.id).filter(|it| it.since == told.since) {
                 member.is_told = true;
             }
         }
@@ -328,9 +361,10 @@ impl Group {
                 self.members.remove(&told.id);
             }
         }
-        self.forget_ends(message);
         self.is_open = !message.open.is_empty();
-        self.delivered += 1;
+        if self.number == message.number {
+            self.renew();
+        }
         self.failures = 0;
         self.told_at = Some(now);
         self.due_at = Some(now);

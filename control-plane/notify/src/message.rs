@@ -16,7 +16,7 @@ pub struct Message {
     pub group: String,
     /// When that group began.
     pub began_at: Timestamp,
-    /// Which message of the group it is.
+    /// Which message of the group it is. One that is tried again has the same number only if it says the same.
     pub number: u64,
     /// What is wrong.
     pub kind: Kind,
@@ -108,7 +108,7 @@ impl Message {
         }
     }
 
-    /// The same whenever this message is sent: receivers drop duplicates by it.
+    /// The same whenever this message is sent, and no other's: receivers drop duplicates by it.
     #[must_use]
     pub fn id(&self) -> String {
         format!("{}/{}/{}", self.group, self.began_at.0, self.number)

@@ -176,7 +176,10 @@ async fn tell(shared: Arc<Shared>, receiver: Receiver, until: CancellationToken)
         measure(&receiver.name, open, late);
         let changed = version.changed();
         let wait = match next {
-            Next::Send(message) => {
+            Next::Send { message, is_first } => {
+                if is_first {
+                    shared.save().await;
+                }
                 let Some(told) = until.run_until_cancelled(receiver.tell(&message)).await else { return };
                 settle(&shared, &receiver.name, &message, told, &mut is_away).await;
                 continue;
