@@ -161,10 +161,12 @@ async fn a_run_comes_to_its_end_through_a_crash_in_every_step() -> Result<()> {
 
     let ticket = ended.steps.iter().find(|step| step.id == "ticket").context("the last step")?;
     ensure!(ticket.outputs["body"]["ticket"] == 7 && ticket.outputs["status"] == 200, "{ticket:?}");
-    let (key, body) = (format!("{}/ticket", run.id), r#"{"by":"qa","version":"1.0.0"}"#);
+    let (attempts, body) = (format!("{}/ticket/", run.id), r#"{"by":"qa","version":"1.0.0"}"#);
     let made = calls.lock().clone();
+    ensure!(made.len() >= 3 && made.iter().all(|it| it.0.starts_with(&attempts) && it.1 == body), "{made:?}");
+    let last = made.last().map(|it| it.0.clone());
     ensure!(
-        made.len() >= 3 && made.iter().all(|it| (it.0.as_str(), it.1.as_str()) == (key.as_str(), body)),
+        last == Some(format!("{attempts}{}", ticket.attempts)) && made[0].0 == format!("{attempts}1"),
         "{made:?}"
     );
 

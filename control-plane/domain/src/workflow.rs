@@ -48,6 +48,9 @@ pub const BACKOFF_MS_MAX: u64 = 3_600_000;
 pub const CALL_MS_MAX: u64 = 300_000;
 /// See [`CALL_MS_MAX`].
 pub const CALL_MS_DEFAULT: u64 = 30_000;
+/// How long a call may have to wait for its turn, and for a control plane that is down, in milliseconds: an hour. An answer that has
+/// not come by then and within the call's own time is none.
+pub const CALL_WAIT_MS_MAX: u64 = 3_600_000;
 /// How many headers a call may have.
 pub const HEADERS_MAX: usize = 32;
 

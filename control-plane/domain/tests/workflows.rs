@@ -18,7 +18,7 @@ use stella_domain::name::Identifier;
 use stella_domain::rejection::Rejection;
 use stella_domain::run::{CallOutcome, Run, RunStatus, StepState, Work};
 use stella_domain::strategy::Rolling;
-use stella_domain::workflow::{Template, check};
+use stella_domain::workflow::{CALL_WAIT_MS_MAX, Template, check};
 use stella_protocol::id::{PromotionId, RunId};
 use stella_protocol::message::TaskOutcome;
 use uuid::Uuid;
@@ -563,4 +563,22 @@ fn a_step_needs_the_word_of_accounts_that_have_the_role_when_the_last_one_agrees
     approve(&mut world, 4, true).unwrap();
     assert_eq!(now(&world).steps[&id("go")].outputs["approved_by"], json!(["person-3", "person-4"]));
     assert_eq!(now(&world).status, RunStatus::Succeeded);
+}
+
+#[test]
+fn a_call_that_nobody_answers_fails_once_it_has_waited_for_its_turn_long_enough() {
+    let mut world =
+        run(json!([{ "id": "call", "timeout": "1m", "retry": { "attempts": 2, "backoff": "10s" },
+        "http": { "url": "https://example.com/x" } }]));
+    let due = |world: &World| now(world).steps[&id("call")].state.due().unwrap();
+    assert_eq!(due(&world).0 - world.now.0, 60_000 + CALL_WAIT_MS_MAX, "its own time, and the wait");
+    world.wait_ms(60_000 + CALL_WAIT_MS_MAX - 1);
+    assert_eq!(states(&world), "running: call running");
+    world.wait_ms(1);
+    assert_eq!(states(&world), "running: call backing_off");
+    world.wait_ms(10_000);
+    world.wait_ms(60_000 + CALL_WAIT_MS_MAX);
+    let RunStatus::Failed { reason } = &now(&world).status else { panic!("{}", states(&world)) };
+    assert_eq!(reason, "step call: there was no answer in time, the wait for its turn included");
+    assert!(world.tenant().calls.is_empty(), "nobody is called for it any more");
 }

@@ -8,8 +8,9 @@
 mod ask;
 mod http;
 mod prometheus;
+pub mod turns;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,15 +22,17 @@ use stella_domain::state::State;
 use stella_domain::tenant::TenantState;
 use stella_engine::{Handle, SubmitError};
 use stella_protocol::id::{PromotionId, TenantId};
-use tokio::sync::Semaphore;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use ask::{Error, Source};
+use turns::Turns;
 
 /// How many questions are asked at once. Others wait for their turn, within the time that the core gives them.
-const QUESTIONS_MAX: usize = 32;
+const QUESTIONS_MAX: usize = 128;
+/// How many of them are of one tenant, however many of its gates somebody waits for: four tenants whose sources do not answer leave
+/// no fifth without a verdict for longer than one answer takes.
+const QUESTIONS_OF_TENANT_MAX: usize = 32;
 /// How often the state is searched for questions, whatever was heard of it.
 const SEARCH_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -53,11 +56,10 @@ struct Question {
 
 /// Asks and answers until `until` is cancelled.
 pub async fn run(engine: Handle, sources: Sources, until: CancellationToken) {
-    let (sources, turns) = (Arc::new(sources), Arc::new(Semaphore::new(QUESTIONS_MAX)));
+    let sources = Arc::new(sources);
     let mut commits = engine.subscribe();
     let mut interval = tokio::time::interval(SEARCH_INTERVAL);
-    let mut under_way = HashSet::new();
-    let mut questions = JoinSet::new();
+    let mut turns = Turns::<Question, Answered>::new(QUESTIONS_MAX, QUESTIONS_OF_TENANT_MAX);
     loop {
         let search = tokio::select! {
             () = until.cancelled() => return,
@@ -67,29 +69,33 @@ pub async fn run(engine: Handle, sources: Sources, until: CancellationToken) {
                 Err(RecvError::Lagged(_)) => true,
                 Err(RecvError::Closed) => return,
             },
-            Some(ended) = questions.join_next() => {
-                match ended {
-                    Ok(question) => drop(under_way.remove(&question)),
-                    // It is asked again when the core has given up on it.
-                    Err(error) => tracing::error!(%error, "a question about a gate broke off; this is a defect"),
+            ended = turns.ended() => match ended {
+                // Its place is somebody else's now.
+                (_, Ok(Answered::Taken)) => true,
+                // Not at once: it is asked again after the interval, or when the core has given up on it.
+                (_, Ok(Answered::NotTaken)) => false,
+                (question, Err(error)) => {
+                    tracing::error!(gate = %question.gate, promotionId = %question.promotion, %error, "a question about a gate broke off; this is a defect");
+                    false
                 }
-                false
             }
         };
         if search {
-            for question in open_questions(&engine.state()) {
-                if under_way.insert(question.clone()) {
-                    let (engine, sources, turns) = (engine.clone(), Arc::clone(&sources), Arc::clone(&turns));
-                    questions.spawn(async move {
-                        // The semaphore is never closed.
-                        let _turn = turns.acquire().await;
-                        settle(&engine, &sources, &question).await;
-                        question
-                    });
-                }
+            let open = open_questions(&engine.state());
+            for turn in turns.next(open.into_iter().map(|question| (question.tenant, question))) {
+                let (engine, sources, question) = (engine.clone(), Arc::clone(&sources), turn.1.clone());
+                turns.start(turn, async move { settle(&engine, &sources, &question).await });
             }
         }
     }
+}
+
+/// What became of an answer.
+enum Answered {
+    /// It is in the journal.
+    Taken,
+    /// It is not, or there was nothing to ask.
+    NotTaken,
 }
 
 /// What is asked and not answered.
@@ -112,9 +118,9 @@ fn open_questions(state: &State) -> Vec<Question> {
 }
 
 /// Asks one question and brings the answer home.
-async fn settle(engine: &Handle, sources: &Sources, question: &Question) {
+async fn settle(engine: &Handle, sources: &Sources, question: &Question) -> Answered {
     let state = engine.state();
-    let Some(about) = ask::About::find(&state, question) else { return };
+    let Some(about) = ask::About::find(&state, question) else { return Answered::NotTaken };
     let answered = match &about.check {
         Check::Metric { source, query, comparison, threshold } => match sources.prometheus.get(source) {
             Some(source) => prometheus::ask(source, query, *comparison, (*threshold).into()).await,
@@ -126,7 +132,7 @@ async fn settle(engine: &Handle, sources: &Sources, question: &Question) {
         },
         // Nobody asks anything outside for these.
         Check::Security(_) | Check::Expression { .. } | Check::Manual | Check::Signature(_) => {
-            return;
+            return Answered::NotTaken;
         }
     };
     let said = answered.unwrap_or_else(|error| {
@@ -143,11 +149,12 @@ async fn settle(engine: &Handle, sources: &Sources, question: &Question) {
         command: Command::Tenant(question.tenant, TenantCommand::AnswerGate(Box::new(answer))),
     };
     match engine.submit(request).await {
-        Ok(_) => {}
+        Ok(_) => return Answered::Taken,
         // It is asked again when the core has given up on it.
         Err(error @ SubmitError::Rejected(_)) => {
             tracing::error!(gate = %question.gate, %error, "an answer about a gate was refused");
         }
         Err(error) => tracing::warn!(gate = %question.gate, %error, "an answer about a gate was not taken"),
     }
+    Answered::NotTaken
 }

@@ -1,8 +1,14 @@
 //! Makes the calls that steps of workflows wait for, and tells the core what became of them.
 //!
 //! What has to be called is in the state; this looks there again whenever something was committed, and after a restart. So a call is
-//! made at least once, and may be made again when the process ends before its answer is durable: each carries a key that is the same
-//! every time, by which the other side can tell. Where may be called is in the configuration; without it nothing is.
+//! made at least once, and may be made again when the process ends before its answer is durable: each attempt carries a key that is the
+//! same every time, by which the other side can tell. Where may be called is in the configuration; without it nothing is.
+//!
+//! The core gives up on an answer by itself. Here a call has the time that its step gives it, from when it has its turn.
+
+mod destinations;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -18,16 +24,24 @@ use stella_domain::run::{BODY_BYTES_MAX, CallOutcome, Request};
 use stella_domain::spans;
 use stella_domain::state::State;
 use stella_engine::Handle;
+use stella_gates::turns::Turns;
 use stella_protocol::id::{RunId, TenantId};
 use stella_protocol::trace::{BAGGAGE, TRACEPARENT, TRACESTATE, TraceContext};
 use tokio::sync::broadcast::error::RecvError;
-use tokio::task::JoinSet;
+use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use destinations::Destinations;
+
 /// How many calls are under way at once. Others wait for their turn.
-const CALLS_MAX: usize = 32;
+const CALLS_MAX: usize = 128;
+/// How many of them are of one tenant. Each may take as long as a step may give it, and may keep as much as
+/// [`stella_domain::run::BODY_BYTES_MAX`].
+const CALLS_OF_TENANT_MAX: usize = 32;
 /// The pause before an answer is told again that the journal did not take.
 const TELL_AGAIN: Duration = Duration::from_secs(1);
+/// What is said of a call that broke off.
+const BROKEN: &str = "the call broke off by a defect of the control plane; its log says more";
 /// How long a connection may take to come about.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Headers that are not a template's to set: they say what the request is, or are set here.
@@ -42,63 +56,17 @@ const OWN_HEADERS: [&str; 8] = [
     BAGGAGE,
 ];
 
-/// Where calls may go.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Destinations(Vec<Url>);
-
-impl Destinations {
-    /// Reads the beginnings of URLs.
-    ///
-    /// # Errors
-    /// If one is none.
-    pub(crate) fn parse(prefixes: &[String]) -> anyhow::Result<Self> {
-        let parse = |prefix: &String| {
-            let wrong = || {
-                format!(
-                    "workflows.http_allowed: {prefix:?} is no URL such as https://hooks.example.com/deploys/"
-                )
-            };
-            let url = Url::parse(prefix).with_context(wrong)?;
-            let plain = matches!(url.scheme(), "http" | "https")
-                && url.has_host()
-                && url.username().is_empty()
-                && url.password().is_none()
-                && url.query().is_none()
-                && url.fragment().is_none();
-            anyhow::ensure!(plain, wrong());
-            Ok(url)
-        };
-        prefixes.iter().map(parse).collect::<anyhow::Result<_>>().map(Self)
-    }
-
-    /// The address, if it is one that may be called. Both sides are compared as they would be dialled: without `..`, and with
-    /// a port.
-    fn allow(&self, text: &str) -> Result<Url, String> {
-        let url = Url::parse(text).map_err(|error| format!("{text:?} is no URL: {error}"))?;
-        if !url.username().is_empty() || url.password().is_some() {
-            return Err("the URL holds credentials".to_owned());
-        }
-        let within = |prefix: &Url| {
-            let rest = url.path().strip_prefix(prefix.path());
-            prefix.scheme() == url.scheme()
-                && prefix.host() == url.host()
-                && prefix.port_or_known_default() == url.port_or_known_default()
-                && rest.is_some_and(|rest| {
-                    rest.is_empty() || prefix.path().ends_with('/') || rest.starts_with('/')
-                })
-        };
-        if self.0.iter().any(within) {
-            return Ok(url);
-        }
-        let where_to = url.host_str().unwrap_or_default();
-        Err(format!(
-            "calls to {where_to} are not allowed there: whoever runs the control plane can add a beginning of the URL to workflows.http_allowed"
-        ))
-    }
-}
-
 /// What an answer is for.
 type Key = (TenantId, RunId, Identifier, u32);
+
+/// What became of an answer.
+#[derive(Debug)]
+enum Told {
+    /// It is in the journal.
+    Taken,
+    /// The core does not take it, and would not the next time. Or the control plane stops.
+    Refused,
+}
 
 /// Makes the calls.
 #[derive(Debug)]
@@ -107,10 +75,11 @@ pub(crate) struct Caller {
     /// None where nothing may be called: a host without authorities' certificates cannot have one, and needs none then.
     client: Option<Client>,
     allowed: Destinations,
-    /// Calls whose answer the journal does not have yet.
-    under_way: HashSet<Key>,
-    /// They end with their key, if their answer was taken.
-    calls: JoinSet<Option<Key>>,
+    turns: Turns<Key, Told>,
+    /// Calls whose answer the core did not take: they are not made again and again. Their step ends at its deadline.
+    refused: HashSet<Key>,
+    /// Calls that broke off by a defect: the core is told that they have failed.
+    broken: HashSet<Key>,
 }
 
 impl Caller {
@@ -119,9 +88,10 @@ impl Caller {
     pub(crate) fn new(engine: Handle, allowed: Destinations) -> anyhow::Result<Self> {
         // What is sent is for the address that is allowed, and for nobody that it may point to.
         let client = Client::builder().redirect(Policy::none()).connect_timeout(CONNECT_TIMEOUT).no_proxy();
-        let client = (!allowed.0.is_empty()).then(|| client.build()).transpose();
+        let client = (!allowed.is_empty()).then(|| client.build()).transpose();
         let client = client.context("no HTTP client can be made for workflows")?;
-        Ok(Self { engine, client, allowed, under_way: HashSet::new(), calls: JoinSet::new() })
+        let turns = Turns::new(CALLS_MAX, CALLS_OF_TENANT_MAX);
+        Ok(Self { engine, client, allowed, turns, refused: HashSet::new(), broken: HashSet::new() })
     }
 
     /// Makes calls until `until` is cancelled. Those under way are made again after the next start.
@@ -132,9 +102,7 @@ impl Caller {
             tokio::select! {
                 biased;
                 () = until.cancelled() => return,
-                Some(ended) = self.calls.join_next() => if let Ok(Some(key)) = ended {
-                    self.under_way.remove(&key);
-                },
+                (key, ended) = self.turns.ended() => self.note(key, ended),
                 commit = commits.recv() => if matches!(commit, Err(RecvError::Closed)) {
                     return;
                 },
@@ -142,37 +110,62 @@ impl Caller {
         }
     }
 
-    /// Begins the calls that the state has and that are not under way.
+    /// Begins the calls that the state has and whose turn it is, and gives up those that it has no more.
     fn begin(&mut self) {
         let state = self.engine.state();
-        for (key, request, trace) in wanted(&state) {
-            if self.calls.len() >= CALLS_MAX {
-                return;
-            }
-            if !self.under_way.insert(key.clone()) {
-                continue;
-            }
+        let mut wanted: Vec<Key> = keys(&state).collect();
+        if !(self.refused.is_empty() && self.broken.is_empty()) {
+            let all: HashSet<&Key> = wanted.iter().collect();
+            self.refused.retain(|key| all.contains(key));
+            self.broken.retain(|key| all.contains(key));
+            wanted.retain(|key| !self.refused.contains(key));
+        }
+        for turn in self.turns.next(wanted.into_iter().map(|key| (key.0, key))) {
+            let Some((request, trace)) = find(&state, &turn.1) else { continue };
             let (client, engine, allowed) = (self.client.clone(), self.engine.clone(), self.allowed.clone());
-            self.calls.spawn(async move {
-                let outcome = call(client.as_ref(), &allowed, &key, &request, &trace).await;
-                // What the core does not take is not called again and again.
-                tell(&engine, &key, trace, outcome).await.then_some(key)
+            let (key, is_broken) = (turn.1.clone(), self.broken.contains(&turn.1));
+            self.turns.start(turn, async move {
+                let outcome = if is_broken {
+                    CallOutcome::Failed { reason: BROKEN.to_owned() }
+                } else {
+                    call(client.as_ref(), &allowed, &key, &request, &trace).await
+                };
+                tell(&engine, &key, trace, outcome).await
             });
+        }
+    }
+
+    /// Notes how a call ended.
+    fn note(&mut self, key: Key, ended: Result<Told, JoinError>) {
+        match ended {
+            Ok(Told::Taken) => {}
+            Ok(Told::Refused) => drop(self.refused.insert(key)),
+            Err(error) => {
+                let (_, run, step, attempt) = &key;
+                tracing::error!(%run, %step, attempt, %error, "a call broke off; this is a defect");
+                self.broken.insert(key);
+            }
         }
     }
 }
 
-fn wanted(state: &State) -> impl Iterator<Item = (Key, Request, TraceContext)> {
+/// The calls that somebody waits for.
+fn keys(state: &State) -> impl Iterator<Item = Key> {
     let tenants = state.tenants.values();
     tenants.flat_map(|tenant| {
         tenant.calls.iter().filter_map(|(run, step)| {
-            let run = tenant.runs.get(run)?;
-            let found = run.steps.get(step)?;
-            let request = found.state.call()?.clone();
-            let trace = run.trace.with_span(spans::step(run.id, step));
-            Some(((tenant.id, run.id, step.clone(), found.attempts), request, trace))
+            let found = tenant.runs.get(run)?.steps.get(step)?;
+            found.state.call()?;
+            Some((tenant.id, *run, step.clone(), found.attempts))
         })
     })
+}
+
+/// What is to be called, and in which trace.
+fn find(state: &State, (tenant, run, step, _): &Key) -> Option<(Request, TraceContext)> {
+    let run = state.tenants.get(tenant)?.runs.get(run)?;
+    let request = run.steps.get(step)?.state.call()?.clone();
+    Some((request, run.trace.with_span(spans::step(run.id, step))))
 }
 
 /// Makes one call.
@@ -203,7 +196,7 @@ async fn call(
 fn filled(
     client: &Client,
     url: Url,
-    (_, run, step, _): &Key,
+    (_, run, step, attempt): &Key,
     request: &Request,
     trace: &TraceContext,
 ) -> Result<RequestBuilder, String> {
@@ -220,7 +213,7 @@ fn filled(
         let value = HeaderValue::from_str(value);
         call = call.header(header, value.map_err(|_| format!("the header {name} has a value that is none"))?);
     }
-    call = call.header("idempotency-key", format!("{run}/{step}"));
+    call = call.header("idempotency-key", format!("{run}/{step}/{attempt}"));
     for (name, value) in trace.headers() {
         call = call.header(name, value);
     }
@@ -259,69 +252,28 @@ fn said(error: &reqwest::Error) -> String {
     format!("the call failed: {source}")
 }
 
-/// Tells the core, until it has heard; whether it took the answer.
+/// Tells the core, until it has heard.
 async fn tell(
     engine: &Handle,
     (tenant, run, step, attempt): &Key,
     trace: TraceContext,
     outcome: CallOutcome,
-) -> bool {
+) -> Told {
     let command = TenantCommand::AnswerCall { run: *run, step: step.clone(), attempt: *attempt, outcome };
     let command = Command::Tenant(*tenant, command);
     let submission = Submission { actor: Actor::System, trace, idempotency: None, command };
     loop {
         match engine.submit(submission.clone()).await {
-            Ok(_) => return true,
-            Err(stella_engine::SubmitError::Stopping) => return false,
+            Ok(_) => return Told::Taken,
+            Err(stella_engine::SubmitError::Stopping) => return Told::Refused,
             Err(stella_engine::SubmitError::Rejected(rejection)) => {
                 tracing::warn!(%run, %step, %rejection, "the answer to a call was not taken");
-                return false;
+                return Told::Refused;
             }
             Err(error) => {
                 tracing::warn!(%run, %step, %error, "the answer to a call waits for the journal");
                 tokio::time::sleep(TELL_AGAIN).await;
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn allowed(prefixes: &[&str]) -> Destinations {
-        let prefixes: Vec<String> = prefixes.iter().map(ToString::to_string).collect();
-        Destinations::parse(&prefixes).unwrap()
-    }
-
-    #[test]
-    fn only_what_is_below_an_allowed_beginning_is_called() {
-        let hooks = allowed(&["https://hooks.example.com/deploys/", "http://127.0.0.1:8080/x"]);
-        for url in [
-            "https://hooks.example.com/deploys/1?a=b",
-            "https://hooks.example.com:443/deploys/",
-            "https://HOOKS.example.com/deploys/x/../y",
-            "http://127.0.0.1:8080/x",
-            "http://127.0.0.1:8080/x/y",
-        ] {
-            assert!(hooks.allow(url).is_ok(), "{url}");
-        }
-        for url in [
-            "https://hooks.example.com/",
-            "https://hooks.example.com/deploys/../admin",
-            "https://hooks.example.com/deploys/%2e%2e/admin",
-            "http://hooks.example.com/deploys/",
-            "https://hooks.example.com:444/deploys/",
-            "https://hooks.example.com.evil.example/deploys/",
-            "https://hooks.example.com@evil.example/deploys/",
-            "https://user@hooks.example.com/deploys/",
-            "http://127.0.0.1:8080/xy",
-            "http://169.254.169.254/latest/meta-data",
-            "file:///etc/passwd",
-            "no address",
-        ] {
-            assert!(hooks.allow(url).is_err(), "{url}");
-        }
-        assert!(allowed(&[]).allow("https://example.com/").unwrap_err().contains("workflows.http_allowed"));
     }
 }

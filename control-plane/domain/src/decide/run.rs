@@ -21,7 +21,9 @@ use crate::rejection::Rejection;
 use crate::run::{Request, Run, RunStatus, StepEnd, StepRun, StepState, Turn, Work};
 use crate::spans;
 use crate::tenant::TenantState;
-use crate::workflow::{Action, ApprovalStep, CALL_MS_DEFAULT, Call, OnFailure, Span, Step, Template, render};
+use crate::workflow::{
+    Action, ApprovalStep, CALL_MS_DEFAULT, CALL_WAIT_MS_MAX, Call, OnFailure, Span, Step, Template, render,
+};
 
 /// How long a reason in a step's end may be, in characters.
 const REASON_CHARS_MAX: usize = 500;
@@ -279,8 +281,9 @@ pub(super) fn attempt(tx: &mut Transaction<'_>, id: RunId, step: &Identifier) ->
     let limit_ms = match &work {
         Work::Approval { .. } | Work::Input => Some(timeout.unwrap_or(EXPIRES_MS_DEFAULT)),
         Work::Deployment { .. } | Work::Runs { .. } => timeout,
-        // Whoever makes calls gives up by itself, and makes it again after a restart.
-        Work::Wait { .. } | Work::Http(_) | Work::Gate { .. } => None,
+        // Whoever makes calls gives up by itself when the call has had its time; but its turn may not come.
+        Work::Http(request) => Some(request.timeout_ms.saturating_add(CALL_WAIT_MS_MAX)),
+        Work::Wait { .. } | Work::Gate { .. } => None,
     };
     let deadline = limit_ms.map(|limit| tx.now.plus_ms(limit));
     tx.emit(Fact::StepStarted { run: id, step: step.clone(), work: work.clone(), deadline })?;
@@ -465,18 +468,16 @@ pub(super) fn due(tx: &mut Transaction<'_>, id: RunId, step: &Identifier) -> Don
             ended(tx, id, step, StepEnd::Succeeded { outputs: BTreeMap::new() })
         }
         StepState::Running { work, .. } => {
+            let mut reason = "it took longer than it may";
             match work {
                 Work::Deployment { deployment } => {
                     stop_deployment(tx, deployment, "its step of a workflow took too long")?;
                 }
                 Work::Runs { runs } => sub_run::stop(tx, &runs, "its step of a workflow took too long")?,
-                Work::Approval { .. }
-                | Work::Wait { .. }
-                | Work::Input
-                | Work::Http(_)
-                | Work::Gate { .. } => {}
+                Work::Http(_) => reason = "there was no answer in time, the wait for its turn included",
+                Work::Approval { .. } | Work::Wait { .. } | Work::Input | Work::Gate { .. } => {}
             }
-            fail(tx, id, step, "it took longer than it may", Again::IfPlanned)
+            fail(tx, id, step, reason, Again::IfPlanned)
         }
         StepState::BackingOff { .. } => attempt(tx, id, step),
         StepState::Held { reason, .. } => failed_for_good(tx, id, step, &reason),
