@@ -194,6 +194,69 @@ async fn a_rollback_needs_no_source() {
 }
 
 #[tokio::test]
+async fn a_release_that_was_damaged_is_replaced_before_it_is_gone_back_to() {
+    let fixture = Fixture::new();
+    let old = fixture.deploy("1.0.0").await;
+    let new = fixture.deploy("2.0.0").await;
+    let release = |spec: &ArtifactSpec| fixture.component().join("releases").join(name_of(spec));
+    std::fs::write(release(&old).join("version.txt"), "1.0.1").unwrap();
+    std::fs::write(release(&old).join("cache"), "added").unwrap();
+    let (outcome, output) = fixture.host.run(TaskSpec::Artifact(old.clone())).await;
+    assert_eq!((outcome, fixture.current_version()), (TaskOutcome::Succeeded, "1.0.0".to_owned()));
+    assert!(output.agent.contains("damaged: version.txt is not what was unpacked"), "{output:?}");
+    assert_eq!(fixture.release_names().len(), 2, "it has taken the place of the damaged one");
+    assert!(!release(&old).join("cache").exists() && fixture.names_in(".incoming").is_empty());
+
+    // In use, the same.
+    std::fs::remove_file(release(&old).join("version.txt")).unwrap();
+    assert_eq!(fixture.run(&old).await, TaskOutcome::Succeeded);
+    assert_eq!(fixture.current_version(), "1.0.0");
+
+    // What was added is no damage: programs leave their caches there.
+    std::fs::write(release(&new).join("cache"), "added").unwrap();
+    fixture.source.offsets.lock().unwrap().clear();
+    assert_eq!(fixture.run(&new).await, TaskOutcome::Succeeded);
+    assert!(fixture.source.offsets.lock().unwrap().is_empty() && release(&new).join("cache").exists());
+}
+
+#[tokio::test]
+async fn what_is_damaged_and_cannot_be_replaced_is_not_switched_to() {
+    let fixture = Fixture::new();
+    let old = fixture.deploy("1.0.0").await;
+    fixture.deploy("2.0.0").await;
+    let version = fixture.component().join("releases").join(name_of(&old)).join("version.txt");
+    std::fs::remove_file(&version).unwrap();
+    let lost = std::mem::take(&mut *fixture.source.artifacts.lock().unwrap());
+    let outcome = fixture.run(&old).await;
+    let reason = failure(&outcome);
+    assert!(
+        reason.contains("damaged (version.txt is missing), and cannot be replaced: the artifact"),
+        "{reason}"
+    );
+    assert_eq!(fixture.current_version(), "2.0.0");
+    // Put back by hand it is as good as before, and needs no source.
+    std::fs::write(&version, "1.0.0").unwrap();
+    assert_eq!(fixture.run(&old).await, TaskOutcome::Succeeded);
+    assert_eq!(fixture.current_version(), "1.0.0");
+    drop(lost);
+}
+
+#[tokio::test]
+async fn a_release_of_which_nobody_knows_the_files_is_gone_back_to_and_that_is_said() {
+    let fixture = Fixture::new();
+    let old = fixture.deploy("1.0.0").await;
+    fixture.deploy("2.0.0").await;
+    std::fs::remove_file(fixture.component().join(format!("releases/.{}.files", name_of(&old)))).unwrap();
+    fixture.source.artifacts.lock().unwrap().clear();
+    let (outcome, output) = fixture.host.run(TaskSpec::Artifact(old)).await;
+    assert_eq!((outcome, fixture.current_version()), (TaskOutcome::Succeeded, "1.0.0".to_owned()));
+    assert!(
+        output.agent.contains("is not known: it was unpacked by an agent that kept no list"),
+        "{output:?}"
+    );
+}
+
+#[tokio::test]
 async fn a_release_without_its_marker_is_fetched_again() {
     let fixture = Fixture::new();
     let spec = fixture.deploy("1.0.0").await;

@@ -107,6 +107,11 @@ async fn a_release_that_was_damaged_by_hand_holds_the_next_one_until_somebody_wa
     let kept = ended.deployment.way_back.clone().and_then(|it| it.waived).context("for ever")?;
     assert_eq!(kept.reason, "2.0.0 is broken anyway");
     assert_eq!(states(&ended), ["proven", "refuted"]);
+
+    // Gone back to, it is as it was: what is damaged is brought again before it is switched to.
+    let back = cluster.wait_final(&deploy(&cluster, "2.0.0").await?).await?;
+    ensure!(back.deployment.status == "succeeded", "{back:?}");
+    assert_eq!(std::fs::read_to_string(file(&cluster, 1, "version"))?, "2.0.0");
     cluster.passed()
 }
 

@@ -12,7 +12,8 @@
 //! ```
 //!
 //! A release that is there with the digest that is asked for is switched to without any source: that is how a rollback works
-//! on a host that reaches nothing.
+//! on a host that reaches nothing. It is read first: what somebody or the disk has changed since is fetched again, and where it cannot
+//! be, `current` stays where it is.
 
 mod download;
 pub(super) mod inspect;
@@ -29,6 +30,7 @@ use stella_protocol::spec::ArtifactSpec;
 use tokio::task::spawn_blocking;
 
 use self::layout::{Component, Release};
+use self::list::Compared;
 use super::{Limits, RunContext, Stopped, failed};
 use crate::host::{self, HostRoot};
 
@@ -49,6 +51,23 @@ pub(super) enum Error {
     Stopped(#[from] Stopped),
     #[error("the work on the disk failed; see the agent's log")]
     Panicked(#[source] tokio::task::JoinError),
+    #[error("the release is on this host, but damaged ({damage}), and cannot be replaced")]
+    Damaged { damage: String, source: Box<Self> },
+}
+
+impl Error {
+    /// What a try to replace a damaged release ended with.
+    fn of_replacing(self, damage: String) -> Self {
+        match self {
+            Self::Stopped(_)
+            | Self::Download(download::Error::Stopped(_))
+            | Self::Unpack(unpack::Error::Stopped(_))
+            | Self::Damaged { .. } => self,
+            Self::Host(_) | Self::Layout(_) | Self::Download(_) | Self::Unpack(_) | Self::Panicked(_) => {
+                Self::Damaged { damage, source: Box::new(self) }
+            }
+        }
+    }
 }
 
 impl From<Error> for TaskOutcome {
@@ -61,7 +80,8 @@ impl From<Error> for TaskOutcome {
             | Error::Layout(_)
             | Error::Download(_)
             | Error::Unpack(_)
-            | Error::Panicked(_) => failed(&error),
+            | Error::Panicked(_)
+            | Error::Damaged { .. } => failed(&error),
         }
     }
 }
@@ -78,15 +98,29 @@ async fn deploy(context: &RunContext, spec: &ArtifactSpec) -> Result<(), Error> 
     let release = Release::new(spec)?;
     let component = lock(&context.host, &context.dispatch, spec, &limits).await?;
 
-    let (checked, checked_release) = (Arc::clone(&component), release.clone());
-    if blocking(move || Ok(checked.is_ready(&checked_release)?)).await? {
-        context.output.say(&format!("{} is on this host already", release.name)).await;
-    } else {
-        let file = download::fetch(context, spec, &component, &limits).await?;
-        let (installed, installing, bounds) = (Arc::clone(&component), release.clone(), limits.clone());
-        let unpacked = blocking(move || install(&installed, &installing, file, &bounds)).await?;
-        let told = format!("unpacked {} entries, {} bytes", unpacked.entries, unpacked.bytes);
-        context.output.say(&told).await;
+    let (looked_at, looked_for, bounds) = (Arc::clone(&component), release.clone(), limits.clone());
+    let name = &release.name;
+    match blocking(move || look(&looked_at, &looked_for, &bounds)).await? {
+        None => bring(context, spec, &component, &release, &limits).await?,
+        Some(Compared::Same { files, bytes }) => {
+            let told = format!("{name} is on this host already: {files} files, {bytes} bytes");
+            context.output.say(&told).await;
+        }
+        // Nobody who cannot say more stands in the way of a rollback.
+        Some(Compared::Unclear(why)) => {
+            let told = format!(
+                "{name} is on this host already; whether it is as it was unpacked is not known: {why}"
+            );
+            context.output.say(&told).await;
+        }
+        Some(Compared::Differs(how)) => {
+            context
+                .output
+                .say(&format!("{name} is on this host, but damaged: {how}; bringing it again"))
+                .await;
+            let brought = bring(context, spec, &component, &release, &limits).await;
+            brought.map_err(|error| error.of_replacing(how))?;
+        }
     }
 
     limits.check()?;
@@ -95,6 +129,29 @@ async fn deploy(context: &RunContext, spec: &ArtifactSpec) -> Result<(), Error> 
     for line in switched {
         context.output.say(&line).await;
     }
+    Ok(())
+}
+
+/// What is on this host of a release, every byte of it; `None` if it is not here.
+fn look(component: &Component, release: &Release, limits: &Limits) -> Result<Option<Compared>, Error> {
+    if !component.is_ready(release)? {
+        return Ok(None);
+    }
+    Ok(Some(component.shelf()?.compare(release, &|| limits.check())?))
+}
+
+/// Fetches a release and unpacks it.
+async fn bring(
+    context: &RunContext,
+    spec: &ArtifactSpec,
+    component: &Arc<Component>,
+    release: &Release,
+    limits: &Limits,
+) -> Result<(), Error> {
+    let file = download::fetch(context, spec, component, limits).await?;
+    let (component, release, limits) = (Arc::clone(component), release.clone(), limits.clone());
+    let unpacked = blocking(move || install(&component, &release, file, &limits)).await?;
+    context.output.say(&format!("unpacked {} entries, {} bytes", unpacked.entries, unpacked.bytes)).await;
     Ok(())
 }
 

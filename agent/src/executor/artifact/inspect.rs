@@ -1,7 +1,6 @@
 //! What this host holds of a release that could be gone back to. Nothing is changed, and no lock is taken: a task is not held up
 //! by a question.
 
-use std::io;
 use std::time::Duration;
 
 use stella_protocol::limits::REASON_BYTES_MAX;
@@ -11,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::{Stopped, reason_of};
 use super::layout::{Release, Shelf};
-use super::list::{self, Compared};
+use super::list::Compared;
 use crate::host::HostRoot;
 
 /// When looking has to end.
@@ -72,7 +71,7 @@ fn look(
     if !is_there()? {
         return Ok(Holding::Absent);
     }
-    let compared = match compare(&shelf, &release, patience) {
+    let compared = match shelf.compare(&release, &|| patience.check()) {
         Ok(compared) => compared,
         Err(Stopped::TimedOut) => {
             return Err("the time was up before all of its files were read".to_owned());
@@ -89,25 +88,4 @@ fn look(
             Ok(Holding::Damaged { reason })
         }
     }
-}
-
-fn compare(shelf: &Shelf, release: &Release, patience: &Patience) -> Result<Compared, Stopped> {
-    let dir = match shelf.open_release(release) {
-        Ok(dir) => dir,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Ok(Compared::Differs("its folder is missing".to_owned()));
-        }
-        Err(error) => return Ok(Compared::Differs(format!("its folder cannot be opened ({error})"))),
-    };
-    let list = match shelf.open_list(release) {
-        Ok(list) => list,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let why = "it was unpacked by an agent that kept no list of its files; the next release has one";
-            return Ok(Compared::Unclear(why.to_owned()));
-        }
-        Err(error) => {
-            return Ok(Compared::Unclear(format!("the list of its files cannot be opened: {error}")));
-        }
-    };
-    list::compare(list, release.digest, &dir, &|| patience.check())
 }

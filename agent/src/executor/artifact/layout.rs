@@ -13,7 +13,8 @@ use stella_protocol::id::AttemptKey;
 use stella_protocol::message::Wanted;
 use stella_protocol::spec::ArtifactSpec;
 
-use super::list::FileList;
+use super::super::Stopped;
+use super::list::{self, Compared, FileList};
 use crate::host::{self, plain_name};
 
 const CURRENT: &str = "current";
@@ -147,9 +148,14 @@ impl Component {
         Ok(is_marked(&self.releases, release)? && is_dir)
     }
 
+    /// Its releases, to look at.
+    pub(super) fn shelf(&self) -> Result<Shelf, Error> {
+        during("open the releases", self.releases.try_clone()).map(Shelf)
+    }
+
     /// Makes an unpacked release durable and gives it its name, then the list of its files and its marker. Removes the download.
     ///
-    /// A folder that is there under the name without its marker is swapped out in the same step: `current` may point to it.
+    /// A folder that is there under the name, without its marker or damaged, is swapped out in the same step: `current` may point to it.
     pub(super) fn install(&self, temporary: &str, release: &Release, files: &FileList) -> Result<(), Error> {
         let action = || format!("install the release {}", release.name);
         during(action(), self.incoming.set_permissions(temporary, Permissions::from_mode(0o755)))?;
@@ -299,15 +305,42 @@ impl Shelf {
         is_marked(&self.0, release)
     }
 
-    pub(super) fn open_release(&self, release: &Release) -> io::Result<Dir> {
+    /// Whether a marked release is what was unpacked. Reads every byte of it; `may_go_on` is asked before each piece.
+    pub(super) fn compare(
+        &self,
+        release: &Release,
+        may_go_on: &dyn Fn() -> Result<(), Stopped>,
+    ) -> Result<Compared, Stopped> {
+        let dir = match self.open_release(release) {
+            Ok(dir) => dir,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok(Compared::Differs("its folder is missing".to_owned()));
+            }
+            // As with its files: what this user may not read may be as it was.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                return Ok(Compared::Unclear(format!("its folder cannot be opened: {error}")));
+            }
+            Err(error) => return Ok(Compared::Differs(format!("its folder cannot be opened ({error})"))),
+        };
+        let list = match self.0.open(list_name(&release.name)) {
+            Ok(list) => list.into_std(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let why =
+                    "it was unpacked by an agent that kept no list of its files; the next release has one";
+                return Ok(Compared::Unclear(why.to_owned()));
+            }
+            Err(error) => {
+                return Ok(Compared::Unclear(format!("the list of its files cannot be opened: {error}")));
+            }
+        };
+        list::compare(list, release.digest, &dir, may_go_on)
+    }
+
+    fn open_release(&self, release: &Release) -> io::Result<Dir> {
         if !self.0.symlink_metadata(&release.name)?.is_dir() {
             return Err(io::ErrorKind::NotADirectory.into());
         }
         self.0.open_dir(&release.name)
-    }
-
-    pub(super) fn open_list(&self, release: &Release) -> io::Result<std::fs::File> {
-        Ok(self.0.open(list_name(&release.name))?.into_std())
     }
 }
 
