@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -252,7 +253,7 @@ async fn a_restore_that_did_not_finish_is_not_taken_for_a_control_plane() -> Res
     // Root restores for the user that the folder belongs to.
     let is_root = nix::unistd::geteuid().is_root();
     if is_root {
-        std::os::unix::fs::chown(other.state_dir(), Some(54_321), Some(54_322))?;
+        give(&cluster, other.state_dir())?;
     }
     let restored = other.tool(&["restore", &file])?;
     ensure!(restored.contains("missing: the backup was taken without the output of tasks"), "{restored}");
@@ -264,6 +265,70 @@ async fn a_restore_that_did_not_finish_is_not_taken_for_a_control_plane() -> Res
     cluster.control_plane.stop()?;
     other.resume().await?;
     other.stop()?;
+    cluster.control_plane.resume().await?;
+    cluster.passed()
+}
+
+/// Gives a state folder to somebody who is nobody on this host, and lets them come to it.
+fn give(cluster: &Cluster, state_dir: &Path) -> Result<()> {
+    for folder in state_dir.ancestors().skip(1).take_while(|it| it.starts_with(cluster.folder())) {
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o711))?;
+    }
+    let given = Command::new("chown").args(["-R", "54321:54322"]).arg(state_dir).status()?;
+    ensure!(given.success(), "{given}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_folders_user_plants_in_it_gives_them_nothing_of_roots() -> Result<()> {
+    let mut cluster = Cluster::start(0).await?;
+    if !nix::unistd::geteuid().is_root() {
+        return cluster.passed();
+    }
+    cluster.control_plane.stop()?;
+    let state_dir = cluster.control_plane.state_dir().to_owned();
+    give(&cluster, &state_dir)?;
+    let (secret, file) = (cluster.folder().join("secret"), cluster.folder().join("stella.backup"));
+    fs::write(&secret, "root's own")?;
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600))?;
+    let whose = |path: &Path| fs::symlink_metadata(path).map(|it| it.uid());
+
+    // Another name of the file, and a link to it: neither is given away, and neither is read for who may not read it.
+    let planted = state_dir.join("planted");
+    fs::hard_link(&secret, &planted)?;
+    cluster.control_plane.tool(&["journal", "verify"])?;
+    cluster.control_plane.tool(&[
+        "journal",
+        "export",
+        &cluster.folder().join("events").display().to_string(),
+    ])?;
+    ensure!(whose(&secret)? == 0, "it was given to the folder's user");
+    let name = file.display().to_string();
+    for plant in [true, false] {
+        refusal(
+            cluster.control_plane.tool(&["backup", &name]),
+            "planted cannot be copied: Permission denied",
+        )?;
+        fs::remove_file(&planted)?;
+        if plant {
+            std::os::unix::fs::symlink(&secret, &planted)?;
+        }
+    }
+    ensure!(!file.exists() && whose(&secret)? == 0, "something was left");
+    cluster.control_plane.tool(&["backup", &name])?;
+    ensure!(whose(&file)? == 0, "the backup is of who has taken it");
+
+    // In place of the journal itself it is worse: a tool writes there.
+    fs::rename(state_dir.join("journal/db"), state_dir.join("db"))?;
+    std::os::unix::fs::symlink(&secret, state_dir.join("journal/db"))?;
+    ensure!(
+        cluster.control_plane.tool(&["journal", "verify"]).is_err(),
+        "a file of root's was taken for a journal"
+    );
+    assert_eq!(fs::read_to_string(&secret)?, "root's own");
+    fs::rename(state_dir.join("db"), state_dir.join("journal/db"))?;
+    cluster.control_plane.tool(&["journal", "verify"])?;
+    check_owner(&state_dir)?;
     cluster.control_plane.resume().await?;
     cluster.passed()
 }
@@ -319,7 +384,7 @@ async fn the_page_on_disaster_recovery_is_true() -> Result<()> {
                     .replace("/var/lib/stella-orchestrator", &lib)
                     .replace("/var/backups", &backups.display().to_string());
                 let path = format!("{bin}:{}", std::env::var("PATH")?);
-                let output = std::process::Command::new("sh")
+                let output = Command::new("sh")
                     .args(["-ec", &script])
                     .env("PATH", path)
                     .env("STELLA_CONFIG", cluster.control_plane.config_file())

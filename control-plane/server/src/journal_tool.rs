@@ -13,6 +13,8 @@ use stella_journal::{Coverage, JournalConfig, MissingEvents, SledJournal, Until}
 use stella_protocol::time::Timestamp;
 use tempfile::NamedTempFile;
 
+use crate::owner::become_owner;
+
 /// How the tools open a journal: it is only read, or fills up once.
 pub(crate) const TOOL_CONFIG: JournalConfig = JournalConfig { cache_bytes: 64 << 20, reserve_bytes: 0 };
 
@@ -39,11 +41,15 @@ pub(crate) enum JournalCommand {
     },
 }
 
-/// Runs one; whether all is well.
-pub(crate) fn run(command: &JournalCommand, directory: &Path) -> anyhow::Result<bool> {
+/// Runs one on the journal of a state folder; whether all is well. Files of whoever runs it are opened as theirs, the journal as its
+/// owner's.
+pub(crate) fn run(command: &JournalCommand, state_dir: &Path, directory: &Path) -> anyhow::Result<bool> {
     let mut out = std::io::stdout().lock();
     match command {
-        JournalCommand::Verify => verify(directory, &mut out),
+        JournalCommand::Verify => {
+            let _as_owner = become_owner(state_dir)?;
+            verify(directory, &mut out)
+        }
         JournalCommand::Export { file, salvage } => {
             let wrong = || format!("{} cannot be created", file.display());
             ensure!(!file.try_exists().with_context(wrong)?, "{}: it is there already", wrong());
@@ -52,7 +58,10 @@ pub(crate) fn run(command: &JournalCommand, directory: &Path) -> anyhow::Result<
             let new = NamedTempFile::new_in(folder.unwrap_or_else(|| Path::new("."))).with_context(wrong)?;
             let mut writer = BufWriter::new(new);
             let coverage = if *salvage { Coverage::Salvage } else { Coverage::Complete };
-            let summary = stella_journal::export(directory, &mut writer, coverage)?;
+            let summary = {
+                let _as_owner = become_owner(state_dir)?;
+                stella_journal::export(directory, &mut writer, coverage)?
+            };
             let whole = writer.into_inner().map_err(std::io::IntoInnerError::into_error)?;
             whole.as_file().sync_all()?;
             whole.persist_noclobber(file).map_err(|error| error.error).with_context(wrong)?;
@@ -66,6 +75,7 @@ pub(crate) fn run(command: &JournalCommand, directory: &Path) -> anyhow::Result<
         JournalCommand::Import { file, until } => {
             let opened = File::open(file).with_context(|| format!("{} cannot be read", file.display()))?;
             let summary = {
+                let _as_owner = become_owner(state_dir)?;
                 let until = until.map_or(Until::End, Until::Time);
                 stella_journal::import(&mut BufReader::new(opened), directory, until)?
             };
@@ -129,14 +139,14 @@ mod tests {
         // A control plane holds it.
         let settings = JournalConfig { cache_bytes: 1 << 20, reserve_bytes: 0 };
         let held = SledJournal::open(&directory, settings).unwrap();
-        run(&export, &directory).unwrap_err();
+        run(&export, folder.path(), &directory).unwrap_err();
         let left: Vec<_> =
             std::fs::read_dir(folder.path()).unwrap().map(|it| it.unwrap().file_name()).collect();
         assert_eq!(left, ["journal"]);
         drop(held);
-        assert!(run(&export, &directory).unwrap());
+        assert!(run(&export, folder.path(), &directory).unwrap());
         let before = std::fs::read(&file).unwrap();
-        let refused = format!("{:#}", run(&export, &directory).unwrap_err());
+        let refused = format!("{:#}", run(&export, folder.path(), &directory).unwrap_err());
         assert!(refused.contains("it is there already"), "{refused}");
         assert_eq!(std::fs::read(&file).unwrap(), before);
     }

@@ -152,11 +152,7 @@ fn run(cli: &Cli) -> anyhow::Result<bool> {
         Command::Restore(args) => backup::restore(args, &config.state_dir),
         Command::Ca(command) => authority_tool::run(command, &config.state_dir),
         Command::Notifications(command) => notify_tool::run(command, config),
-        Command::Journal(command) => {
-            let ended = journal_tool::run(command, &config.journal_dir());
-            owner::keep(&config.state_dir)?;
-            ended
-        }
+        Command::Journal(command) => journal_tool::run(command, &config.state_dir, &config.journal_dir()),
         Command::Doctor(_) | Command::SupportBundle(_) | Command::Man { .. } => Ok(true),
     }
 }

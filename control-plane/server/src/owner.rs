@@ -1,34 +1,64 @@
-//! Whose the state folder is. Tools are run by root as a rule, the control plane is not: what a tool makes in the folder must
-//! not be in its way.
+//! Whose the state folder is. Tools are run by root as a rule, the control plane is not: what a tool makes in the folder must not be in
+//! its way.
+//!
+//! And the folder is that user's, who may put anything anywhere in it, also while a tool works there: a link to a file of root's, in
+//! place of one that was just looked at. So root does nothing in the folder as root, but as the folder's owner: whatever a name leads to,
+//! it is nothing that the owner could not do alone, and what is made is the owner's.
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{MetadataExt, lchown};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// Gives everything in the state folder to the folder's owner, if root made some of it. Nobody else can, or has to.
-///
-/// # Errors
-/// If the folder cannot be read or changed.
-pub(crate) fn keep(state_dir: &Path) -> io::Result<()> {
-    if !nix::unistd::geteuid().is_root() || !state_dir.try_exists()? {
-        return Ok(());
-    }
-    let owner = fs::metadata(state_dir)?;
-    give_content(state_dir, (owner.uid(), owner.gid()))
+use anyhow::Context;
+use nix::unistd::{Gid, Uid, getegid, geteuid, getgroups, setegid, seteuid, setgroups};
+
+/// While it lives, this process is the owner of a folder to the file system. All of its threads are: it is for tools, and one at a time.
+#[derive(Debug)]
+pub(crate) struct AsOwner {
+    /// What root was before; `None` if nothing was changed.
+    before: Option<Root>,
 }
 
-fn give_content(folder: &Path, owner: (u32, u32)) -> io::Result<()> {
-    for item in fs::read_dir(folder)? {
-        let path = item?.path();
-        let metadata = fs::symlink_metadata(&path)?;
-        if (metadata.uid(), metadata.gid()) != owner {
-            lchown(&path, Some(owner.0), Some(owner.1))?;
+#[derive(Debug)]
+struct Root {
+    group: Gid,
+    groups: Vec<Gid>,
+}
+
+/// Becomes the owner of the state folder, if this is root and the folder is another's. Nobody else can, or has to; and without a folder
+/// there is nobody to become.
+///
+/// # Errors
+/// If the folder cannot be looked at, or root may not become others here.
+pub(crate) fn become_owner(state_dir: &Path) -> anyhow::Result<AsOwner> {
+    let owner = match fs::metadata(state_dir) {
+        Ok(owner) => owner,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(AsOwner { before: None }),
+        Err(error) => {
+            return Err(error).with_context(|| format!("{} cannot be looked at", state_dir.display()));
         }
-        // Not through links: what they lead to is not the folder's.
-        if metadata.is_dir() {
-            give_content(&path, owner)?;
+    };
+    if !geteuid().is_root() || owner.uid() == 0 {
+        return Ok(AsOwner { before: None });
+    }
+    let wrong = || format!("root cannot become the owner of {}, user {}", state_dir.display(), owner.uid());
+    // Made first: should a step fail, its drop takes back those before it.
+    let as_owner =
+        AsOwner { before: Some(Root { group: getegid(), groups: getgroups().with_context(wrong)? }) };
+    let group = Gid::from_raw(owner.gid());
+    setgroups(&[group])
+        .and_then(|()| setegid(group))
+        .and_then(|()| seteuid(Uid::from_raw(owner.uid())))
+        .with_context(wrong)?;
+    Ok(as_owner)
+}
+
+impl Drop for AsOwner {
+    fn drop(&mut self) {
+        if let Some(Root { group, groups }) = &self.before {
+            // Root is what this process was, and may be again. Should it not be, what follows fails for want of rights.
+            seteuid(Uid::from_raw(0)).and_then(|()| setegid(*group)).and_then(|()| setgroups(groups)).ok();
         }
     }
-    Ok(())
 }

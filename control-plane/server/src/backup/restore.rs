@@ -17,7 +17,7 @@ use stella_protocol::id::Position;
 use super::seal;
 use super::{FORMAT, HEADER_NAME, Header, JOURNAL_FOLDER, STATE_FOLDER, UNFINISHED};
 use crate::journal_tool::TOOL_CONFIG;
-use crate::owner;
+use crate::owner::become_owner;
 
 /// The longest header, in bytes: one with the streams of a hundred thousand tenants is shorter.
 const HEADER_BYTES_MAX: u64 = 64 << 20;
@@ -60,8 +60,10 @@ pub(super) fn check(path: &Path) -> anyhow::Result<Header> {
 pub(super) fn restore(path: &Path, state_dir: &Path, wanted: &Wanted) -> anyhow::Result<Restored> {
     let header = check(path)?;
     let until = resolve(path, &header, wanted)?;
-    prepare(state_dir)?;
     let mut file = open(path)?;
+    make_folder(state_dir).with_context(|| named(state_dir))?;
+    let _as_owner = become_owner(state_dir)?;
+    prepare(state_dir)?;
     let members = seal::check(&mut file)?;
     let mut archive = tar::Archive::new(BufReader::new(members));
     let mut entries = archive.entries()?;
@@ -182,28 +184,24 @@ impl<R: Read> Read for Events<'_, R> {
 
 // === the folder ===
 
-/// Makes the folder, or checks that it is empty, and marks it as unfinished.
+/// Checks that the folder is empty, and marks it as unfinished.
 fn prepare(state_dir: &Path) -> anyhow::Result<()> {
-    let named = || format!("the state folder {}", state_dir.display());
-    match fs::read_dir(state_dir) {
-        Ok(mut items) => {
-            refuse_unfinished(state_dir)?;
-            ensure!(
-                items.next().is_none(),
-                "{} is not empty: a backup is restored into an empty one; move its content away",
-                named()
-            );
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            make_folder(state_dir).with_context(named)?;
-        }
-        Err(error) => return Err(error).with_context(named),
-    }
+    let named = || named(state_dir);
+    refuse_unfinished(state_dir)?;
+    ensure!(
+        fs::read_dir(state_dir).with_context(named)?.next().is_none(),
+        "{} is not empty: a backup is restored into an empty one; move its content away",
+        named()
+    );
     let mark = state_dir.join(UNFINISHED);
     File::create_new(&mark)
         .and_then(|mark| mark.sync_all())
         .and_then(|()| File::open(state_dir)?.sync_all())
         .with_context(named)
+}
+
+fn named(state_dir: &Path) -> String {
+    format!("the state folder {}", state_dir.display())
 }
 
 fn make_folder(path: &Path) -> io::Result<()> {
@@ -244,9 +242,8 @@ fn replay(state_dir: &Path, header: &Header, until: Until) -> anyhow::Result<Dig
     Ok(state)
 }
 
-/// Makes everything durable, gives it to the folder's owner and takes the mark away.
+/// Makes everything durable and takes the mark away.
 fn finish(state_dir: &Path) -> io::Result<()> {
-    owner::keep(state_dir)?;
     let folder = File::open(state_dir)?;
     nix::unistd::syncfs(&folder)?;
     fs::remove_file(state_dir.join(UNFINISHED))?;

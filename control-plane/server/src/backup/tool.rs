@@ -16,7 +16,8 @@ use super::restore::{self, Restored, Wanted};
 use super::seal::Checker;
 use super::{Header, Parts, write};
 use crate::journal_tool::TOOL_CONFIG;
-use crate::{local, owner};
+use crate::local;
+use crate::owner::become_owner;
 
 /// What to back up, and where to.
 #[derive(Debug, Args)]
@@ -81,6 +82,8 @@ fn copy(state_dir: &Path, parts: Parts, out: &mut impl Write) -> anyhow::Result<
             io::copy(&mut running, &mut checked).context("the backup cannot be written, or not be read")?;
         }
         None => {
+            // Nobody there holds the folder still: what a link in it leads to is in the backup only if its owner may read it.
+            let _as_owner = become_owner(state_dir)?;
             let journal = SledJournal::open(&state_dir.join("journal"), TOOL_CONFIG).map_err(|error| {
                 if matches!(error, OpenError::InUse(_)) {
                     anyhow::anyhow!("a control plane runs on {}, but nobody listens at {}: is it just starting, or are you another user?", state_dir.display(), local::path(state_dir).display())
@@ -90,7 +93,6 @@ fn copy(state_dir: &Path, parts: Parts, out: &mut impl Write) -> anyhow::Result<
             })?;
             let point = Checkpoint::of_journal(Arc::new(journal))?;
             write(&point, state_dir, parts, &mut checked)?;
-            owner::keep(state_dir)?;
         }
     }
     let bytes = checked.bytes;
