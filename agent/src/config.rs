@@ -14,6 +14,7 @@ use stella_telemetry::{Format, LogLevel};
 
 use crate::metrics;
 use crate::policy::{Kind, Policy};
+use crate::supervisor::Limits;
 
 /// The file that is read if it is there and none is named.
 pub const FILE_DEFAULT: &str = "/etc/stella/agent.toml";
@@ -24,6 +25,10 @@ const CONCURRENCY_DEFAULT: usize = 4;
 const CONCURRENCY_MAX: usize = 64;
 const DRAIN_S_DEFAULT: u64 = 10;
 const DRAIN_S_MAX: u64 = 3600;
+/// With less, the supervisor itself would be what is killed.
+const TASK_MEMORY_BYTES_MIN: u64 = 16 * 1024 * 1024;
+/// A thousand processors.
+const TASK_CPU_PERCENT_MAX: u32 = 100_000;
 const RESERVE_BYTES_DEFAULT: u64 = 64 * 1024 * 1024;
 
 /// Why a configuration is refused.
@@ -68,6 +73,8 @@ pub struct Config {
     pub log_format: Format,
     /// A file to log to as well.
     pub log_file: Option<PathBuf>,
+    /// What the tasks of one supervisor may use.
+    pub limits: Limits,
     /// What tasks may be.
     pub policy: Policy,
     /// Where figures are served, if they are.
@@ -99,6 +106,9 @@ pub struct Settings {
     /// The section `policy`.
     #[serde(default)]
     pub policy: PolicySettings,
+    /// The section `tasks`.
+    #[serde(default)]
+    pub tasks: TaskSettings,
 }
 
 /// The section `metrics`.
@@ -133,6 +143,18 @@ pub struct LogSettings {
 pub struct PolicySettings {
     /// The kinds of tasks that may run here.
     pub allow: Option<Vec<Kind>>,
+}
+
+/// The section `tasks`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TaskSettings {
+    /// Bytes of memory.
+    pub memory_max_bytes: Option<u64>,
+    /// Processes and threads.
+    pub processes_max: Option<u32>,
+    /// Percent of one processor.
+    pub cpu_percent_max: Option<u32>,
 }
 
 /// Every key, in the order of the reference page.
@@ -173,6 +195,19 @@ pub const KEYS: &[Key] = &[
         "[\"artifact\",\"command\",\"check\",\"systemd\"]",
         "list of kinds of tasks",
         "what may run on this host, whatever the control plane says",
+    ),
+    key(
+        "tasks.memory_max_bytes",
+        "none",
+        "bytes, at least 16777216",
+        "how much memory a command may have with all that it starts; the kernel kills what goes beyond. [Limits](install.md#limits-of-tasks) need a unit that delegates",
+    ),
+    key("tasks.processes_max", "none", "processes and threads, at least 1", "how many it may have"),
+    key(
+        "tasks.cpu_percent_max",
+        "none",
+        "percent of one processor, 1 to 100000",
+        "how much of the processors it may use",
     ),
 ];
 
@@ -241,6 +276,7 @@ impl Settings {
             },
             metrics: self.metrics,
             policy: PolicySettings { allow: self.policy.allow.or_else(|| Some(Kind::ALL.to_vec())) },
+            tasks: self.tasks,
         }
     }
 }
@@ -278,10 +314,30 @@ impl Config {
             log_level,
             log_format: given.log.format.unwrap_or_default(),
             log_file: given.log.file,
+            limits: limits(&given.tasks)?,
             policy: Policy::allowing(&given.policy.allow.unwrap_or_default()),
             metrics: listener(given.metrics)?,
         })
     }
+}
+
+fn limits(given: &TaskSettings) -> Result<Limits, Error> {
+    let TaskSettings {
+        memory_max_bytes: memory_bytes,
+        processes_max: processes,
+        cpu_percent_max: cpu_percent,
+    } = *given;
+    if let Some(bytes) = memory_bytes.filter(|bytes| *bytes < TASK_MEMORY_BYTES_MIN) {
+        let expected = "a supervisor and a shell need 16777216 bytes (16 MiB) at least";
+        return Err(out_of_bounds("tasks.memory_max_bytes", bytes, expected));
+    }
+    if let Some(none) = processes.filter(|count| *count == 0) {
+        return Err(out_of_bounds("tasks.processes_max", none, "a command is one process at least"));
+    }
+    if let Some(percent) = cpu_percent.filter(|percent| !(1..=TASK_CPU_PERCENT_MAX).contains(percent)) {
+        return Err(out_of_bounds("tasks.cpu_percent_max", percent, "it has to be between 1 and 100000"));
+    }
+    Ok(Limits { memory_bytes, processes, cpu_percent })
 }
 
 fn listener(given: MetricsSettings) -> Result<Option<metrics::Config>, Error> {
@@ -419,6 +475,10 @@ mod tests {
             ("server = \"https://cp:1\"", "server"),
             ("state_dir = \"here\"", "state_dir"),
             ("host_root = \"\"", "host_root"),
+            ("[tasks]\nmemory_max_bytes = 16777215", "tasks.memory_max_bytes"),
+            ("[tasks]\nprocesses_max = 0", "tasks.processes_max"),
+            ("[tasks]\ncpu_percent_max = 0", "tasks.cpu_percent_max"),
+            ("[tasks]\ncpu_percent_max = 100001", "tasks.cpu_percent_max"),
             ("[metrics]\nlisten = \"0.0.0.0:9091\"", "metrics.listen"),
             ("[metrics]\nkey = \"/k\"", "metrics.listen"),
             ("[metrics]\nlisten = \"127.0.0.1:1\"\ncertificate = \"/c\"", "metrics.key"),

@@ -3,6 +3,7 @@
 //! It changes nothing and is safe beside the running agent: the journal is opened only as a copy, and only if nobody has it
 //! open; the connection says no hello, so the agent's session stays as it is.
 
+mod groups;
 mod reach;
 
 use std::io;
@@ -62,6 +63,9 @@ async fn look(config: &Config, unit: Option<&Unit>, findings: &mut Findings) {
     // Where there is none there is no identity either, which is what to tell.
     if config.state_dir.exists() {
         host::private(&files, findings);
+    }
+    if let Some(unit) = unit.filter(|unit| unit.is_loaded()) {
+        groups::look(config, unit, findings);
     }
     let identity = who(config, findings);
     if let Some(identity) = &identity {

@@ -30,6 +30,7 @@ use stella_protocol::spec::{CommandSpec, Probe, TaskSpec};
 use stella_protocol::time::Timestamp;
 
 use self::codec::{Attempt, CONTROL_PLANE_KEY, Table, Tombstone, attempt_key, generation_key};
+use crate::identity;
 
 /// How many acknowledged attempts are remembered: hours of duplicates, at a few hundred bytes each.
 pub const TOMBSTONES_MAX: usize = 4096;
@@ -51,6 +52,14 @@ pub enum Error {
         dir: PathBuf,
         /// What is wrong, and where.
         what: String,
+    },
+    /// That it has begun cannot be noted.
+    #[error("it cannot be noted in {} that the agent's journal has begun", path.display())]
+    Begun {
+        /// Where.
+        path: PathBuf,
+        /// Why not.
+        source: identity::Error,
     },
     /// The store does not work.
     #[error("the agent's journal cannot go on")]

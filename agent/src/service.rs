@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::enrol::JOURNAL_DIR;
-use crate::executor::{Executor, Systemctl};
+use crate::executor::{Executor, Systemctl, reason_of};
 use crate::host::{self, HostRoot};
 use crate::identity::{self, Identity};
 use crate::journal::{self, Journal};
@@ -28,7 +28,7 @@ use crate::observers::Observers;
 use crate::profile::{self, Rights};
 use crate::runner::{self, Runner, RunnerHandle};
 use crate::session::{self, Link, SessionArtifacts, Sessions};
-use crate::supervisor::Supervisor;
+use crate::supervisor::{Groups, Limits, Supervisor};
 
 /// How long the disk may be busy with one commit before the agent counts as stuck.
 const DISK_PATIENCE: Duration = Duration::from_secs(60);
@@ -118,7 +118,7 @@ impl Service {
                 drain: config.drain,
                 host: host.clone(),
                 policy: config.policy.clone().unless(objection),
-                executor: Executor::new(supervisor),
+                executor: Executor::new(supervisor.in_groups(groups(config.limits))),
                 artifacts: Arc::new(SessionArtifacts::new(link_receiver.clone())),
                 units: Arc::new(Systemctl),
                 link: link_receiver,
@@ -191,6 +191,30 @@ impl Service {
             tracing::warn!("a part of the agent did not stop in time; it is dropped");
         }
         result
+    }
+}
+
+/// The control groups of tasks, if there can be any.
+fn groups(limits: Limits) -> Option<Groups> {
+    match Groups::open(limits) {
+        Ok((groups, unenforced)) => {
+            for limit in unenforced {
+                tracing::error!(limit, "a limit of tasks is not enforced here");
+            }
+            Some(groups)
+        }
+        Err(reason) => {
+            let reason = reason_of(&reason);
+            if limits == Limits::default() {
+                tracing::info!(reason, "tasks have no control groups of their own");
+            } else {
+                tracing::error!(
+                    reason,
+                    "tasks have no control groups of their own, and their limits are not enforced"
+                );
+            }
+            None
+        }
     }
 }
 

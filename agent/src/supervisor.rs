@@ -20,11 +20,12 @@
 //!   alone, and must not write to the command's output any more, since nobody reads it.
 //! - The agent's own unit has to leave supervisors alone when it stops (`KillMode=process`).
 //!
-//! Why not threads or tasks of the agent: they end with it. Why not control groups: they need delegation, which a host
-//! without systemd does not have; they can be added beside this.
+//! Why not threads or tasks of the agent: they end with it. Why not control groups alone: they need delegation, which a host
+//! without systemd does not have; where they are, they are used beside this (see `group`).
 
 pub mod child;
 mod frame;
+mod group;
 mod pool;
 mod process;
 mod record;
@@ -33,6 +34,7 @@ mod run;
 mod spec;
 
 pub use frame::{SPOOL_BYTES_MAX, spooled};
+pub use group::{Groups, Limits, Unavailable};
 pub use recover::{Recovered, recover};
 pub use run::{StartError, Supervised, Supervisor};
 pub use spec::{GRACE_DEFAULT, SPEC_BYTES_MAX, Spec};

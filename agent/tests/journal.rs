@@ -193,6 +193,52 @@ async fn a_damaged_record_is_refused_with_a_remedy() {
 }
 
 #[tokio::test]
+async fn a_journal_whose_files_are_overwritten_or_gone_is_no_new_one() {
+    for spoil in [
+        |file: &Path| std::fs::write(file, vec![0x5a; 512 * 1024]).unwrap(),
+        |file: &Path| std::fs::write(file, vec![0; 512 * 1024]).unwrap(),
+        |file: &Path| std::fs::write(file, "").unwrap(),
+        |file: &Path| std::fs::remove_file(file).unwrap(),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut journal, _) = open(dir.path());
+        journal.accept(&dispatch(1, "true"));
+        settle(&mut journal).await;
+        drop(journal);
+        for file in ["db", "begun"] {
+            assert!(dir.path().join(file).is_file(), "{file} is what this test is about");
+        }
+        spoil(&dir.path().join("db"));
+        // What sled has written meanwhile makes it no better.
+        for _ in 0..2 {
+            let error = Journal::open(dir.path(), 0).unwrap_err().to_string();
+            assert!(error.contains("is damaged") && error.contains("move it away"), "{error}");
+        }
+        std::fs::remove_dir_all(dir.path()).unwrap();
+        let (journal, left_open) = open(dir.path());
+        assert!(
+            left_open.is_empty() && journal.open_attempts().is_empty(),
+            "what was moved away is a new life"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_journal_of_an_earlier_version_has_begun_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, _) = open(dir.path());
+    let mark = journal.mark();
+    drop(journal);
+    std::fs::remove_file(dir.path().join("begun")).unwrap();
+    let (journal, _) = open(dir.path());
+    assert_eq!(journal.mark(), mark);
+    drop(journal);
+    assert!(dir.path().join("begun").is_file());
+    std::fs::write(dir.path().join("db"), "").unwrap();
+    assert!(matches!(Journal::open(dir.path(), 0), Err(Error::Damaged { .. })));
+}
+
+#[tokio::test]
 async fn a_journal_without_its_life_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let (mut journal, _) = open(dir.path());

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use stella_protocol::message::TaskOutcome;
-use stella_protocol::spec::CommandSpec;
+use stella_protocol::spec::{CommandSpec, TaskSpec};
 
 use super::{RunContext, failed};
 use crate::host;
@@ -45,6 +45,7 @@ fn supervised_spec(context: &RunContext, spec: &CommandSpec, timeout: Duration) 
         user: spec.user.clone(),
         timeout,
         grace: GRACE_DEFAULT,
+        is_probe: matches!(dispatch.spec, TaskSpec::Check(_)),
     })
 }
 

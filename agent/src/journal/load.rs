@@ -10,11 +10,17 @@ use uuid::Uuid;
 
 use super::codec::{self, Attempt, Broken, CONTROL_PLANE_KEY, LIFE_KEY, Life, Table, Tombstone};
 use super::{Entry, Error, Journal, LeftOpen, State};
+use crate::executor::reason_of;
+use crate::identity::write_private;
 
 /// The page cache: a journal has a few hundred small records, and an idle agent is to be small.
 const CACHE_BYTES: u64 = 1024 * 1024;
 
 const TREE: &str = "journal";
+
+/// Beside the database, from its first durable write on. A database whose file is overwritten or cut off opens as an empty one, and an
+/// empty one is a new life, in which nobody knows any more what has run: with this file there it is damage instead.
+const BEGUN_FILE: &str = "begun";
 
 pub(super) fn open(dir: &Path, reserve_bytes: u64) -> Result<(Journal, Vec<LeftOpen>), Error> {
     let store = Store::open(dir, StoreConfig { cache_bytes: CACHE_BYTES, reserve_bytes }).map_err(refused)?;
@@ -35,14 +41,31 @@ pub(super) fn open(dir: &Path, reserve_bytes: u64) -> Result<(Journal, Vec<LeftO
         tree,
         flusher,
     };
+    let begun = dir.join(BEGUN_FILE);
+    let has_begun = begun.symlink_metadata().is_ok();
     if journal.tree.is_empty() {
+        if has_begun {
+            let what = "it was written to before, and its database is empty now".to_owned();
+            return Err(Error::Damaged { dir: dir.to_owned(), what });
+        }
         // Nothing that is said refers to this life before it is on disk.
         let batch = journal.take_batch();
         journal.flusher.commit_blocking(&journal.tree, batch).map_err(Error::Store)?;
+        mark(&begun)?;
         return Ok((journal, Vec::new()));
     }
     let left_open = read(&mut journal)?;
+    if !has_begun {
+        // A crash came between, or an earlier version has written it. If the disk is full, it is as good as it was without.
+        if let Err(error) = mark(&begun) {
+            tracing::warn!(reason = reason_of(&error), "a loss of the journal would not be noticed");
+        }
+    }
     Ok((journal, left_open))
+}
+
+fn mark(begun: &Path) -> Result<(), Error> {
+    write_private(begun, b"").map_err(|source| Error::Begun { path: begun.to_owned(), source })
 }
 
 fn read(journal: &mut Journal) -> Result<Vec<LeftOpen>, Error> {

@@ -21,6 +21,7 @@ use nix::unistd::setsid;
 
 use self::pump::Pump;
 use self::tree::Tree;
+use super::group::{Group, Meter};
 use super::process::{Process, boot_id};
 use super::record::{End, Ended, Started, Writer};
 use super::spec::{Spec, Stop, StopReason, read_order};
@@ -55,9 +56,10 @@ pub fn main() -> ExitCode {
     let _session = setsid();
     let Ok(()) = prctl::set_child_subreaper(true) else { return ExitCode::FAILURE };
     let Ok(identity) = Identity::read() else { return ExitCode::FAILURE };
+    let group = Group::enter(identity.process);
     let mut orders = io::stdin().lock();
     while let Some((attempt_dir, spec)) = read_order(&mut orders) {
-        match supervise(&identity, &attempt_dir, &spec) {
+        match supervise(&identity, group.as_ref(), &attempt_dir, &spec) {
             Ok(true) => {}
             Ok(false) => return ExitCode::SUCCESS,
             Err(_) => return ExitCode::FAILURE,
@@ -68,7 +70,12 @@ pub fn main() -> ExitCode {
 
 /// One attempt. Gives whether this process is ready for another: the record is on disk, nothing of the tree is left, and
 /// nobody has asked to end it, so that no late signal can hit another command.
-fn supervise(identity: &Identity, attempt_dir: &Path, spec: &Spec) -> io::Result<bool> {
+fn supervise(
+    identity: &Identity,
+    group: Option<&Group>,
+    attempt_dir: &Path,
+    spec: &Spec,
+) -> io::Result<bool> {
     let started_at = now();
     let mut pump = Pump::new(attempt_dir)?;
     let not_started = |reason: String| Ended {
@@ -77,10 +84,12 @@ fn supervise(identity: &Identity, attempt_dir: &Path, spec: &Spec) -> io::Result
         end: End::NotStarted { reason },
         stop: None,
         tree_gone: true,
+        usage: None,
     };
 
     let (supervisor, boot_id) = (identity.process, identity.boot_id.clone());
-    let started = Started { key: spec.key, supervisor, boot_id, at: started_at };
+    let path = group.map(|group| group.path().to_owned());
+    let started = Started { key: spec.key, supervisor, boot_id, at: started_at, group: path };
     let mut record = match Writer::start(attempt_dir, started) {
         Ok(record) => record,
         Err(error) => {
@@ -88,12 +97,14 @@ fn supervise(identity: &Identity, attempt_dir: &Path, spec: &Spec) -> io::Result
             return pump.finish(&not_started(reason), false).map(|_| false);
         }
     };
+    let meter = group.map(Meter::start);
     // The signals stay blocked until the end is on disk and told.
     let (ended, is_free, _signals) = match spawn::spawn(spec) {
         Ok(child) => {
             let signals = Signals::block()?;
-            let (ended, is_free) = watch(attempt_dir, spec, child, &mut record, &mut pump, &signals)?;
-            (Ended { started_at, ..ended }, is_free, Some(signals))
+            let watched = Watched { attempt_dir, spec, group };
+            let (ended, is_free) = watch(&watched, child, &mut record, &mut pump, &signals)?;
+            (Ended { started_at, usage: meter.map(Meter::stop), ..ended }, is_free, Some(signals))
         }
         Err(error) => (not_started(error.to_string()), true, None),
     };
@@ -113,19 +124,27 @@ enum Phase {
     Killing { reason: StopReason, give_up_at: Instant },
 }
 
+/// What is watched over.
+#[derive(Clone, Copy, Debug)]
+struct Watched<'a> {
+    attempt_dir: &'a Path,
+    spec: &'a Spec,
+    group: Option<&'a Group>,
+}
+
 /// The command from its start to its end, or to the end of its tree; and whether nothing of it is left that could touch
 /// another attempt: no process, and no request to end.
 fn watch(
-    attempt_dir: &Path,
-    spec: &Spec,
+    watched: &Watched<'_>,
     mut child: Child,
     record: &mut Writer,
     pump: &mut Pump,
     signals: &Signals,
 ) -> io::Result<(Ended, bool)> {
+    let Watched { attempt_dir, spec, group } = *watched;
     let started_at = now();
     pump.attach(child.stdout.take(), child.stderr.take())?;
-    let mut tree = Tree::new(child)?;
+    let mut tree = Tree::new(child, group)?;
     if let Some(process) = tree.command() {
         // It only helps to find the command after this process was killed; the marker does too.
         let _unrecorded = record.spawned(process);
@@ -157,11 +176,11 @@ fn watch(
         Phase::Terminating { reason, .. } | Phase::Killing { reason, .. } => Some(reason),
     };
     let is_free = !is_asked && stop.is_none() && tree.is_gone();
-    Ok((Ended { started_at, ended_at, end: tree.end(), stop, tree_gone }, is_free))
+    Ok((Ended { started_at, ended_at, end: tree.end(), stop, tree_gone, usage: None }, is_free))
 }
 
 /// Moves the phase on if its time has come. `Some` when all is over: whether the tree is gone.
-fn step(phase: &mut Phase, tree: &Tree, spec: &Spec) -> io::Result<Option<bool>> {
+fn step(phase: &mut Phase, tree: &Tree<'_>, spec: &Spec) -> io::Result<Option<bool>> {
     match *phase {
         // What a command leaves behind when it ends by itself is left alone.
         Phase::Running { .. } if tree.command_ended() => Ok(Some(true)),
@@ -174,21 +193,21 @@ fn step(phase: &mut Phase, tree: &Tree, spec: &Spec) -> io::Result<Option<bool>>
         Phase::Terminating { .. } | Phase::Killing { .. } if !tree.is_running() => Ok(Some(true)),
         Phase::Terminating { reason, kill_at } => {
             if Instant::now() >= kill_at {
-                tree.signal(Signal::SIGKILL)?;
+                tree.kill()?;
                 *phase = Phase::Killing { reason, give_up_at: Instant::now() + KILL_DURATION_MAX };
             }
             Ok(None)
         }
         Phase::Killing { give_up_at, .. } => {
             // Again each time: what was being forked during the last round has escaped it.
-            tree.signal(Signal::SIGKILL)?;
+            tree.kill()?;
             Ok((Instant::now() >= give_up_at).then_some(false))
         }
     }
 }
 
 /// TERM to the whole tree. A second request can only shorten the grace of the first.
-fn begin_stop(phase: &mut Phase, tree: &Tree, stop: Stop) -> io::Result<()> {
+fn begin_stop(phase: &mut Phase, tree: &Tree<'_>, stop: Stop) -> io::Result<()> {
     let wanted = Instant::now() + stop.grace.min(Duration::from_hours(1));
     match *phase {
         Phase::Running { .. } => {

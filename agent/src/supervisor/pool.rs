@@ -23,6 +23,7 @@ use tokio::io::BufReader;
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
 
+use super::group::{self, Groups};
 use super::process::{Process, boot_id};
 use super::record::{Given, is_all_of};
 use super::run::StartError;
@@ -46,12 +47,14 @@ pub(super) struct Worker {
 impl Worker {
     /// Starts one. Blocks for milliseconds; needs the runtime's context. `attempts_dir` is for people who look at
     /// processes.
-    fn spawn(program: &Path, attempts_dir: &Path) -> Result<Self, StartError> {
+    fn spawn(program: &Path, attempts_dir: &Path, groups: Option<&Groups>) -> Result<Self, StartError> {
+        let groups = groups.and_then(|groups| Some((group::VARIABLE, serde_json::to_string(groups).ok()?)));
         let mut child = Command::new(program)
             .arg(VERB)
             .arg(attempts_dir)
             .env_clear()
             .env(SUPERVISOR_VARIABLE, "1")
+            .envs(groups)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -98,12 +101,13 @@ impl Pool {
     pub(super) fn take(
         &self,
         program: &Path,
+        groups: Option<&Groups>,
         attempt_dir: &Path,
         key: AttemptKey,
     ) -> Result<Worker, StartError> {
         let worker = match self.take_worker() {
             Some(worker) => worker,
-            None => Worker::spawn(program, attempt_dir.parent().unwrap_or(attempt_dir))?,
+            None => Worker::spawn(program, attempt_dir.parent().unwrap_or(attempt_dir), groups)?,
         };
         let failed = |source: io::Error| {
             let path = attempt_dir.to_path_buf();

@@ -21,7 +21,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
@@ -29,6 +29,7 @@ use stella_protocol::id::AttemptKey;
 use stella_protocol::message::TaskOutcome;
 use stella_protocol::time::Timestamp;
 
+use super::group::Usage;
 use super::process::Process;
 use super::spec::StopReason;
 
@@ -74,6 +75,9 @@ pub(super) struct Started {
     pub(super) supervisor: Process,
     pub(super) boot_id: String,
     pub(super) at: Timestamp,
+    /// The control group that the command and all that comes of it are in, if there are groups here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) group: Option<PathBuf>,
 }
 
 /// How a command ended.
@@ -86,6 +90,9 @@ pub(super) struct Ended {
     pub(super) stop: Option<StopReason>,
     /// Whether nothing of the tree was left after a stop.
     pub(super) tree_gone: bool,
+    /// What it has used, if that was counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) usage: Option<Usage>,
 }
 
 /// The end of the command's own process.
@@ -106,6 +113,19 @@ pub(super) enum End {
 }
 
 impl Ended {
+    /// What its host's limits may have to do with a failure, as the end of a sentence.
+    fn limit_reached(&self) -> &'static str {
+        match self.usage {
+            Some(Usage { out_of_memory: true, .. }) => {
+                "; it had used up tasks.memory_max_bytes of its host, and something of it was killed"
+            }
+            Some(Usage { out_of_processes: true, .. }) => {
+                "; it had as many processes as tasks.processes_max of its host lets it"
+            }
+            Some(_) | None => "",
+        }
+    }
+
     /// The same as the outcome of a task.
     pub(super) fn outcome(&self) -> TaskOutcome {
         if !self.tree_gone {
@@ -122,13 +142,16 @@ impl Ended {
         match &self.end {
             End::Exited { code: 0 } => TaskOutcome::Succeeded,
             End::Exited { code } => TaskOutcome::Failed {
-                reason: format!("the command exited with code {code}"),
+                reason: format!("the command exited with code {code}{}", self.limit_reached()),
                 exit_code: Some(*code),
             },
             End::Signalled { signal } => {
                 let name = Signal::try_from(*signal).map_or("unknown", Signal::as_str);
                 TaskOutcome::Failed {
-                    reason: format!("the command was ended by signal {signal} ({name})"),
+                    reason: format!(
+                        "the command was ended by signal {signal} ({name}){}",
+                        self.limit_reached()
+                    ),
                     exit_code: None,
                 }
             }
@@ -216,6 +239,7 @@ pub(super) struct Record {
     /// When the command started; `None` if it has not.
     pub(super) started_at: Option<Timestamp>,
     pub(super) child: Option<Process>,
+    pub(super) group: Option<PathBuf>,
     pub(super) ended: Option<Ended>,
 }
 
@@ -233,7 +257,10 @@ impl Record {
             match (serde_json::from_slice(line)?, &mut record) {
                 (Line::Given(given), None) => record = Some(Self::new(given)),
                 (Line::Started(started), None) => record = Some(Self::of_earlier_version(started)),
-                (Line::Started(started), Some(record)) => record.started_at = Some(started.at),
+                (Line::Started(started), Some(record)) => {
+                    record.started_at = Some(started.at);
+                    record.group = started.group;
+                }
                 (Line::Spawned(child), Some(record)) => record.child = Some(child),
                 (Line::Ended(ended), Some(record)) => record.ended = Some(ended),
                 _ => return Err(io::Error::new(io::ErrorKind::InvalidData, "lines are out of order")),
@@ -243,12 +270,12 @@ impl Record {
     }
 
     const fn new(given: Given) -> Self {
-        Self { given, started_at: None, child: None, ended: None }
+        Self { given, started_at: None, child: None, group: None, ended: None }
     }
 
     /// Supervisors that served one attempt only began the record themselves.
     fn of_earlier_version(started: Started) -> Self {
-        let Started { key, supervisor, boot_id, at } = started;
+        let Started { key, supervisor, boot_id, at, group: _ } = started;
         Self { started_at: Some(at), ..Self::new(Given { key, supervisor, boot_id }) }
     }
 }

@@ -1,7 +1,7 @@
 //! What became of a command whose supervisor this agent does not hold: after a restart, or after the supervisor was killed.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,7 @@ use stella_protocol::id::AttemptKey;
 use stella_protocol::message::TaskOutcome;
 use stella_protocol::time::Timestamp;
 
+use super::group;
 use super::process::{self, Process, Stat};
 use super::record::{Ended, Given, Record};
 use super::spec::{GRACE_DEFAULT, Stop, StopReason};
@@ -99,13 +100,16 @@ fn settle(attempt_dir: &Path, record: Record, limit: Duration, until: Instant) -
     }
     end_supervisor(attempt_dir, given.supervisor, limit, until);
     // Until here it may have started the command, or ended it.
-    let (started_at, child) = match Record::read(attempt_dir, given.key) {
+    let (started_at, child, group) = match Record::read(attempt_dir, given.key) {
         Ok(Some(Record { ended: Some(ended), .. })) => return from_end(&ended),
-        Ok(Some(record)) => (record.started_at, record.child),
-        Ok(None) => (started_at, None),
+        Ok(Some(record)) => (record.started_at, record.child, record.group),
+        Ok(None) => (started_at, None, None),
         Err(error) => return unreadable(&error),
     };
-    match sweep(given.key, Some((&given, child)), until) {
+    let key = given.key;
+    // A path from the record is used only if it looks like one that a supervisor makes.
+    let known = Known { given, child, group: group.filter(|path| group::is_of_tasks(path)) };
+    match sweep(key, Some(&known), until) {
         Ok(()) => broken_off(started_at),
         Err(left) => Recovered::Unknown { reason: left.to_string(), started_at },
     }
@@ -151,6 +155,13 @@ fn end_supervisor(attempt_dir: &Path, supervisor: Process, limit: Duration, unti
     let _seen_by_sweep = supervisor.signal(Signal::SIGKILL);
 }
 
+/// What is known of an attempt whose supervisor is dead.
+struct Known {
+    given: Given,
+    child: Option<Process>,
+    group: Option<PathBuf>,
+}
+
 /// Something of a tree is left, or might be.
 #[derive(Debug, thiserror::Error)]
 enum Left {
@@ -168,17 +179,19 @@ enum Left {
 /// recorded command, a process in the supervisor's session that still has the supervisor's own environment (it was about
 /// to become the command), and everything below those. Two looks in a row must find nothing.
 ///
+/// What is in the supervisor's control group is ended too, however it looks: nothing else gets there.
+///
 /// What is only in the session is not killed: a session's number may have been given to somebody else since.
-fn sweep(key: AttemptKey, given: Option<(&Given, Option<Process>)>, until: Instant) -> Result<(), Left> {
+fn sweep(key: AttemptKey, known: Option<&Known>, until: Instant) -> Result<(), Left> {
     let marker = format!("{MARKER}={key}");
     let mut clean_looks = 0;
     loop {
         let stats = process::all().map_err(Left::Proc)?;
-        let victims = victims(&stats, &marker, given);
+        let victims = victims(&stats, &marker, known);
         if victims.is_empty() {
             clean_looks += 1;
             if clean_looks == 2 {
-                let unproven = given.map(|(given, _)| session_of(given.supervisor, &stats));
+                let unproven = known.map(|known| session_of(known.given.supervisor, &stats));
                 return match unproven {
                     Some(left) if !left.is_empty() => Err(Left::Unproven(left)),
                     _ => Ok(()),
@@ -189,6 +202,10 @@ fn sweep(key: AttemptKey, given: Option<(&Given, Option<Process>)>, until: Insta
             if Instant::now() >= until {
                 return Err(Left::Unkillable(victims.iter().map(|victim| victim.pid).collect()));
             }
+            if let Some(group) = known.and_then(|known| known.group.as_deref()) {
+                // Where the kernel cannot, each is signalled.
+                let _each = group::kill(group);
+            }
             for victim in &victims {
                 // One that may not be killed is found again at the next look.
                 let _again = victim.signal(Signal::SIGKILL);
@@ -198,14 +215,18 @@ fn sweep(key: AttemptKey, given: Option<(&Given, Option<Process>)>, until: Insta
     }
 }
 
-fn victims(stats: &[Stat], marker: &str, given: Option<(&Given, Option<Process>)>) -> Vec<Process> {
+fn victims(stats: &[Stat], marker: &str, known: Option<&Known>) -> Vec<Process> {
     let this = i32::try_from(std::process::id()).unwrap_or(0);
-    let child = given.and_then(|(_, child)| child);
-    let session = given.map_or_else(Vec::new, |(given, _)| session_of(given.supervisor, stats));
+    let child = known.and_then(|known| known.child);
+    let session = known.map_or_else(Vec::new, |known| session_of(known.given.supervisor, stats));
+    let group = known.and_then(|known| known.group.as_deref());
+    // A group that is gone has nobody in it, and one that cannot be read is as good as none.
+    let group = group.map(|path| group::members(path).unwrap_or_default()).unwrap_or_default();
     let has = |pid, variable: &str| process::has_variable(pid, variable).unwrap_or(false);
     let is_root = |stat: &&Stat| {
         stat.pid != this
             && (Some(stat.process()) == child
+                || group.contains(&stat.pid)
                 || has(stat.pid, marker)
                 || session.contains(&stat.pid) && has(stat.pid, SUPERVISOR_MARKER))
     };

@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::child::KILL_DURATION_MAX;
 use super::frame::{self, Frame};
+use super::group::Groups;
 use super::pool::{Pool, Worker};
 use super::record::{Ended, Record};
 use super::recover::{Recovered, recover};
@@ -41,6 +42,7 @@ const RECOVER_DURATION_MAX: Duration = Duration::from_secs(15);
 pub struct Supervisor {
     program: PathBuf,
     pool: Pool,
+    groups: Option<Groups>,
 }
 
 /// Why a supervisor was not started. Nothing has run.
@@ -75,12 +77,21 @@ impl Supervisor {
     /// Supervisors are the agent's binary at this path.
     #[must_use]
     pub fn at(program: PathBuf) -> Self {
-        Self { program, pool: Pool::default() }
+        Self { program, pool: Pool::default(), groups: None }
+    }
+
+    /// The same, with a control group for each of them.
+    #[must_use]
+    pub fn in_groups(self, groups: Option<Groups>) -> Self {
+        Self { groups, ..self }
     }
 
     /// Lets go of what is kept for the next attempt, because none comes. Blocks on the disk.
     pub fn rest(&self) {
         self.pool.rest();
+        if let Some(groups) = &self.groups {
+            groups.clean();
+        }
     }
 
     /// Does away with the folder of an attempt whose result nobody asks for any more. Blocks on the disk.
@@ -98,11 +109,12 @@ impl Supervisor {
     /// If nothing was started.
     pub async fn start(&self, attempt_dir: &Path, spec: Spec) -> Result<Supervised, StartError> {
         let order = encode_order(attempt_dir, &spec).ok_or(StartError::TooLarge)?;
-        let (pool, program, dir, key) =
-            (self.pool.clone(), self.program.clone(), attempt_dir.to_path_buf(), spec.key);
+        let (this, dir, key) = (self.clone(), attempt_dir.to_path_buf(), spec.key);
         // To start a process holds its thread up for a millisecond, in which the runtime would not say that the attempt
         // is accepted. Once begun it goes to its end, even if nobody waits for it any more.
-        let taking = tokio::task::spawn_blocking(move || pool.take(&program, &dir, key));
+        let taking = tokio::task::spawn_blocking(move || {
+            this.pool.take(&this.program, this.groups.as_ref(), &dir, key)
+        });
         let mut worker = taking.await.map_err(|error| StartError::Spawn(io::Error::other(error)))??;
         // A supervisor that died or hangs is seen in `wait`.
         let _seen_later = timeout(ORDER_DURATION_MAX, worker.orders.write_all(&order)).await;
@@ -114,6 +126,7 @@ impl Supervisor {
             pool: self.pool.clone(),
             attempt_dir: attempt_dir.to_path_buf(),
             key: spec.key,
+            is_probe: spec.is_probe,
             grace: spec.grace,
             deadline,
         })
@@ -141,6 +154,7 @@ pub struct Supervised {
     pool: Pool,
     attempt_dir: PathBuf,
     key: AttemptKey,
+    is_probe: bool,
     grace: Duration,
     deadline: Instant,
 }
@@ -162,10 +176,12 @@ impl Supervised {
         match self.listen(output, cancel).await {
             Heard::End { ended, is_ready: true } => {
                 self.pool.put(self.worker);
+                tell_usage(self.key, &ended, self.is_probe);
                 ended.outcome()
             }
             Heard::End { ended, is_ready: false } => {
                 self.worker.leave(MARGIN).await;
+                tell_usage(self.key, &ended, self.is_probe);
                 ended.outcome()
             }
             Heard::Nothing(stop) => self.settle(stop).await,
@@ -214,6 +230,17 @@ impl Supervised {
             },
             Recovered::Unknown { reason, .. } => TaskOutcome::Unknown { reason },
         }
+    }
+}
+
+/// Says in the log what a command has used, if that was counted.
+fn tell_usage(key: AttemptKey, ended: &Ended, is_probe: bool) {
+    let Some(usage) = ended.usage else { return };
+    let (cpu_ms, memory_peak_bytes) = (usage.cpu_us / 1000, usage.memory_peak_bytes);
+    if is_probe {
+        tracing::debug!(task = %key, cpu_ms, memory_peak_bytes, "what a look of the check used");
+    } else {
+        tracing::info!(task = %key, cpu_ms, memory_peak_bytes, "what the command used");
     }
 }
 

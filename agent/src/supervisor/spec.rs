@@ -36,6 +36,8 @@ pub struct Spec {
     pub timeout: Duration,
     /// The time between TERM and KILL after a time-out.
     pub grace: Duration,
+    /// Whether it is one look of a check, of which there are many: what it used is told to nobody who has not asked.
+    pub is_probe: bool,
 }
 
 /// Arguments and environment may hold secrets.

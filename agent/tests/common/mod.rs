@@ -170,6 +170,7 @@ pub(crate) fn supervised_shell(key: AttemptKey, script: &str) -> Spec {
         user: None,
         timeout: PATIENCE,
         grace: Duration::from_millis(200),
+        is_probe: false,
     }
 }
 

@@ -8,7 +8,7 @@ use crate::{Findings, run};
 /// Systemd has said nothing longer than this about a unit yet, in bytes.
 const SHOWN_BYTES_MAX: usize = 64 * 1024;
 const PROPERTIES: &str = "LoadState,ActiveState,SubState,UnitFileState,Result,NRestarts,MainPID,DropInPaths,\
-     NeedDaemonReload,ConditionResult,\
+     NeedDaemonReload,ConditionResult,Delegate,ControlGroup,\
      ConditionTimestampMonotonic,ProtectSystem,ReadWritePaths";
 
 /// A unit.
@@ -62,8 +62,23 @@ impl Unit {
     #[must_use]
     pub fn confined_to(&self) -> Option<Vec<PathBuf>> {
         let paths = self.get("ReadWritePaths").split_whitespace();
-        (self.get("ProtectSystem") == "strict")
-            .then(|| paths.map(|path| PathBuf::from(path.trim_start_matches(['-', '+']))).collect())
+        // Its own control group is no part of the system that a task could change.
+        let paths = paths
+            .map(|path| path.trim_start_matches(['-', '+']))
+            .filter(|path| !path.starts_with("/sys/fs/cgroup/"));
+        (self.get("ProtectSystem") == "strict").then(|| paths.map(PathBuf::from).collect())
+    }
+
+    /// Whether it may make control groups below its own.
+    #[must_use]
+    pub fn delegates(&self) -> bool {
+        self.get("Delegate") == "yes"
+    }
+
+    /// Where its control group is in the hierarchy, if it has one.
+    #[must_use]
+    pub fn control_group(&self) -> Option<&str> {
+        Some(self.get("ControlGroup")).filter(|group| !group.is_empty())
     }
 
     /// Whether it runs.
@@ -173,7 +188,10 @@ mod tests {
         assert_eq!(unit.main_pid(), Some(7));
         assert_eq!(unit.drop_ins(), [Path::new("/etc/a.conf"), Path::new("/run/b.conf")]);
         assert!(unit.is_active() && unit.is_loaded() && unit.confined_to().is_none());
-        let strict = Unit::parse("x.service", "ProtectSystem=strict\nReadWritePaths=-/srv/a /srv/b\n");
+        let shown = "ProtectSystem=strict\nReadWritePaths=-/srv/a /srv/b -/sys/fs/cgroup/system.slice/x.service\nDelegate=yes\nControlGroup=/system.slice/x.service\n";
+        let strict = Unit::parse("x.service", shown);
+        assert!(strict.delegates() && !unit.delegates());
+        assert_eq!((strict.control_group(), unit.control_group()), (Some("/system.slice/x.service"), None));
         assert_eq!(strict.confined_to().unwrap(), [Path::new("/srv/a"), Path::new("/srv/b")]);
         for (shown, verdict, remedy) in [
             (format!("{active}UnitFileState=enabled\n"), Verdict::Ok, ""),

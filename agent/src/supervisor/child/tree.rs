@@ -1,5 +1,6 @@
 //! The command's process tree, seen from the subreaper above it.
 
+use std::collections::HashSet;
 use std::io;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, ExitStatus};
@@ -9,23 +10,25 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
+use super::super::group::Group;
 use super::super::process::{self, Process};
 use super::super::record::End;
 
 /// The command and everything that came of it.
 #[derive(Debug)]
-pub(super) struct Tree {
+pub(super) struct Tree<'g> {
     this: i32,
+    group: Option<&'g Group>,
     child: Child,
     child_pid: i32,
     end: Option<End>,
 }
 
-impl Tree {
-    pub(super) fn new(child: Child) -> io::Result<Self> {
+impl<'g> Tree<'g> {
+    pub(super) fn new(child: Child, group: Option<&'g Group>) -> io::Result<Self> {
         let this = i32::try_from(std::process::id()).map_err(io::Error::other)?;
         let child_pid = i32::try_from(child.id()).map_err(io::Error::other)?;
-        Ok(Self { this, child, child_pid, end: None })
+        Ok(Self { this, group, child, child_pid, end: None })
     }
 
     /// The command's own process, unless it is gone already.
@@ -57,7 +60,9 @@ impl Tree {
 
     /// Whether nothing of the tree is left: without a child, a subreaper has no descendants either.
     pub(super) fn is_gone(&self) -> bool {
-        self.end.is_some() && waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) == Err(Errno::ECHILD)
+        self.end.is_some()
+            && waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) == Err(Errno::ECHILD)
+            && self.group.is_none_or(|group| group.others().is_ok_and(|others| others.is_empty()))
     }
 
     fn note(&mut self, pid: Pid, end: End) {
@@ -75,8 +80,23 @@ impl Tree {
         self.end.is_none() || self.members().map_or(true, |members| !members.is_empty())
     }
 
+    /// What is below this process, and what is in its group: a process may get out of either.
     fn members(&self) -> io::Result<Vec<Process>> {
-        Ok(process::descendants(&process::all()?, &[self.this]))
+        let mut members = process::descendants(&process::all()?, &[self.this]);
+        if let Some(group) = self.group {
+            let known: HashSet<i32> = members.iter().map(|member| member.pid).collect();
+            members.extend(group.others()?.into_iter().filter(|other| !known.contains(&other.pid)));
+        }
+        Ok(members)
+    }
+
+    /// Ends every process of the tree, those too that are being forked at this moment if there is a group.
+    pub(super) fn kill(&self) -> io::Result<()> {
+        if let Some(group) = self.group {
+            // What it leaves is seen as still there, and tried again.
+            let _again = group.kill();
+        }
+        self.signal(Signal::SIGKILL)
     }
 
     /// Sends a signal to every process of the tree. One that may not be signalled is seen later as still there.

@@ -1,0 +1,152 @@
+//! Tasks in control groups of their own, on a host with systemd, from the packages and under the confined unit.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, ensure};
+use stella_tests::host::Host;
+use stella_tests::wait;
+
+const STELLA: &str = "STELLA_URL=https://localhost:8443 STELLA_CA=/var/lib/stella-orchestrator/pki/root.crt \
+     STELLA_TOKEN_FILE=/var/lib/stella-orchestrator/admin-token STELLA_TENANT=acme stella";
+
+const GROUP: &str = "/sys/fs/cgroup/system.slice/stella-agent.service";
+
+/// A process with a session, a parent and an environment of its own, beside the command itself.
+const STEPS: &str = r#"[
+  {"name": "hide", "timeout_ms": 600000, "action": {"type": "command", "argv": ["sh", "-c",
+    "(setsid sh -c 'exec env -i /usr/bin/setsid /bin/sleep 4242' >/dev/null 2>&1 &); exec sleep 4243"]}}
+]"#;
+
+fn install(host: &Host) -> Result<()> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/packages");
+    let listed = fs::read_dir(&folder)
+        .with_context(|| format!("{} is not there; run `packaging/build dev` first", folder.display()))?;
+    let packages: Vec<PathBuf> = listed.flatten().map(|item| item.path()).collect();
+    for path in packages.iter().filter(|path| path.extension().is_some_and(|it| it == "deb")) {
+        let name = path.file_name().context("a package without a name")?.to_string_lossy();
+        host.put(path, &format!("/root/{name}"))?;
+    }
+    host.run("DEBIAN_FRONTEND=noninteractive dpkg -i /root/*.deb").map(drop)
+}
+
+async fn online(host: &Host) -> Result<()> {
+    wait::until("the agent is online", async || {
+        let agents = host.run(&format!("{STELLA} agent list --output json"))?;
+        ensure!(agents.contains(r#""connectivity": "online""#), "{agents}");
+        Ok(())
+    })
+    .await
+}
+
+/// The finding about groups: its verdict and its words.
+fn finding(host: &Host) -> Result<(String, String)> {
+    let said = host.run("stella-agent doctor --output json || true")?;
+    let said: serde_json::Value = serde_json::from_str(&said)?;
+    let found = said.as_array().into_iter().flatten().find(|it| it["check"] == "task groups");
+    let found = found.with_context(|| format!("nothing about groups: {said:#}"))?;
+    Ok((found["verdict"].as_str().unwrap_or_default().to_owned(), found["detail"].to_string()))
+}
+
+/// Starts the deployment, and waits until what hides is in a group of its own; the group.
+async fn hidden(host: &Host) -> Result<String> {
+    host.run(&format!("{STELLA} deploy web:1.0.0 staging"))?;
+    wait::until("the process that hides is in a group of its task", async || {
+        let found = host.run(&format!(
+            "pid=$(pgrep -xf '/bin/sleep 4242') && grep -lx $pid {GROUP}/task-*/cgroup.procs && pgrep -xf 'sleep 4243' > /dev/null"
+        ))?;
+        Ok(found.trim().trim_end_matches("/cgroup.procs").to_owned())
+    })
+    .await
+}
+
+async fn ended(host: &Host, status: &str) -> Result<()> {
+    wait::until(&format!("the deployment is {status}"), async || {
+        let last = host.run(&format!("{STELLA} deployment list --output json"))?;
+        let last: serde_json::Value = serde_json::from_str(&last)?;
+        let states: Vec<_> =
+            last.as_array().into_iter().flatten().filter_map(|it| it["status"].as_str()).collect();
+        ensure!(states.iter().all(|it| ["failed", "cancelled"].contains(it)), "{states:?}");
+        ensure!(states.contains(&status), "{states:?}");
+        Ok(())
+    })
+    .await
+}
+
+async fn nothing_is_left(host: &Host, group: &str) -> Result<()> {
+    let left = host.run("pgrep -af 'sleep 424[23]' || true")?;
+    ensure!(left.is_empty(), "still there: {left}");
+    wait::until("the group is gone", async || host.run(&format!("test ! -e {group}")).map(drop)).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_of_a_task_escapes_under_the_confined_unit() -> Result<()> {
+    let host = Host::boot("groups").await?;
+    install(&host)?;
+    host.run("systemctl enable --now stella-orchestrator")?;
+    host.run(&format!("{STELLA} tenant create acme && {STELLA} env create staging"))?;
+    host.run(&format!("umask 077 && {STELLA} agent token --name web-1 --quiet > /root/token"))?;
+    host.run("stella-agent enrol --server localhost:7443 --token @/root/token && systemctl enable --now stella-agent")?;
+    host.run(&format!("{STELLA} target create web-1 --env staging --agent web-1"))?;
+    fs::write(host.root().join("root/steps.json"), STEPS)?;
+    host.run(&format!("{STELLA} release create web 1.0.0 --steps /root/steps.json"))?;
+    let (verdict, detail) = finding(&host)?;
+    ensure!(verdict == "ok" && detail.contains("each task has one, without limits"), "{verdict} {detail}");
+
+    // Only its own group is open to a confined agent.
+    let agent = "nsenter -t $(systemctl show -P MainPID stella-agent) -m";
+    let refused = host.run(&format!("{agent} mkdir /sys/fs/cgroup/system.slice/planted 2>&1 || true"))?;
+    ensure!(refused.contains("Read-only file system"), "{refused}");
+
+    let group = hidden(&host).await?;
+    host.run(&format!("{STELLA} deployment cancel $({STELLA} deployment list --output json | grep -m1 '\"id\"' | cut -d '\"' -f 4) --reason test"))?;
+    ended(&host, "cancelled").await?;
+    nothing_is_left(&host, &group).await?;
+
+    // The supervisor is killed, and with it goes what knew the tree.
+    let group = hidden(&host).await?;
+    host.run(&format!("kill -9 $(pgrep -f 'stella-agent supervise|/proc/self/exe supervise' | xargs -n1 | grep -Fx -f {group}/cgroup.procs | head -1)"))?;
+    ended(&host, "failed").await?;
+    nothing_is_left(&host, &group).await?;
+
+    // The agent is killed, and comes back beside what still runs.
+    let group = hidden(&host).await?;
+    let before = host.run("systemctl show -P MainPID stella-agent")?;
+    host.run("systemctl kill --kill-who=main --signal=KILL stella-agent")?;
+    wait::until("systemd has brought the agent back", async || {
+        let now = host.run("systemctl show -P MainPID stella-agent")?;
+        ensure!(now != before && now.trim() != "0", "{now}");
+        Ok(())
+    })
+    .await?;
+    online(&host).await?;
+    wait::until("nothing of it is left", async || nothing_is_left(&host, &group).await).await?;
+    let used = host.run("journalctl -u stella-agent -o cat | grep -c 'what the command used'")?;
+    ensure!(used.trim() != "0", "nothing is said of what commands used");
+    limits(&host).await
+}
+
+/// Limits hold where the host gives the controllers, and it is said where it does not.
+#[expect(clippy::print_stdout, reason = "who reads the result has to know what was not tried")]
+async fn limits(host: &Host) -> Result<()> {
+    host.run(
+        "mkdir -p /etc/stella/agent.conf.d && printf '[tasks]\\nprocesses_max = 20\\n' > /etc/stella/agent.conf.d/limits.toml
+         systemctl restart stella-agent",
+    )?;
+    online(host).await?;
+    let (verdict, detail) = finding(host)?;
+    if host.run("cat /sys/fs/cgroup/cgroup.controllers")?.split_whitespace().any(|it| it == "pids") {
+        ensure!(verdict == "ok" && detail.contains("with the limits of [tasks]"), "{verdict} {detail}");
+        let group = hidden(host).await?;
+        assert_eq!(host.run(&format!("cat {group}/pids.max"))?.trim(), "21");
+        // The agent starts again beside a group that has controllers.
+        host.run("systemctl restart stella-agent")?;
+        online(host).await?;
+    } else {
+        println!("skipped: this machine gives the controller pids to cgroup v1, so the limit cannot hold");
+        ensure!(verdict == "warn" && detail.contains("pids"), "{verdict} {detail}");
+        let log = host.run("journalctl -u stella-agent -o cat")?;
+        ensure!(log.contains("a limit of tasks is not enforced here"), "{log}");
+    }
+    Ok(())
+}
