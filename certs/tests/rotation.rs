@@ -102,8 +102,11 @@ fn an_agent_that_is_away_while_the_root_is_rotated_still_gets_in_until_the_end()
     assert!(!away.gets_in(&world), "it was left behind");
     assert!(!enrols_with(&world, old) && enrols_with(&world, new));
     // Its certificate is refused as well, not only the control plane's by it.
-    let stale = Agent { roots: met.roots, ..away };
+    let stale = Agent { roots: met.roots.clone(), ..away };
     assert!(!stale.gets_in(&world));
+    // Nor does one count as of the new root whose handshake began when the old one was trusted.
+    assert_eq!(world.authority.root_of(&stale.chain), None);
+    assert_eq!(world.authority.root_of(&met.chain), Some(new));
 }
 
 #[test]

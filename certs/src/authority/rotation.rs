@@ -129,13 +129,11 @@ impl Authority {
         Status { active: pair(active), phase, other, trusted: held.trusted.clone() }
     }
 
-    /// Which of the trusted roots a chain leads to that TLS has accepted. With one root that needs no look.
+    /// Which of the trusted roots a chain leads to that TLS has accepted. TLS may have done so by roots that are trusted no more by
+    /// now, so that one root alone needs a look as well.
     #[must_use]
     pub fn root_of(&self, chain: &[CertificateDer<'_>]) -> Option<Digest> {
         let held = self.held();
-        if let [only] = held.trusted.as_slice() {
-            return Some(*only);
-        }
         let roots = held.roots();
         roots.iter().find(|root| chain.iter().any(|it| is_signed_by(it, root))).map(certificate_fingerprint)
     }

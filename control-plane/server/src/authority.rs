@@ -112,13 +112,25 @@ impl Rotator {
             if step == (Step::Finish { leave_behind: false }) {
                 self.refuse_to_leave_behind()?;
             }
-            let pki = self.pki.clone();
-            tokio::task::spawn_blocking(move || pki.step(step)).await??;
-            record(&self.engine, &self.pki).await?;
+            if !self.is_done_but_unrecorded(step) {
+                let pki = self.pki.clone();
+                tokio::task::spawn_blocking(move || pki.step(step)).await??;
+            }
+            // Whom the listeners trust does not wait for a disk that may be full.
             self.fleet.trust_has_changed()?;
+            record(&self.engine, &self.pki).await?;
             tracing::info!(?step, "the certificate authority was changed");
         }
         Ok(report(&self.engine.state(), &self.pki.status()))
+    }
+
+    /// Whether it is the end of a rotation that is at its end in the files, but not in the journal, which could not take it then.
+    fn is_done_but_unrecorded(&self, step: Step) -> bool {
+        let recorded =
+            self.engine.state().system.authority.as_ref().and_then(|authority| authority.record.phase);
+        matches!(step, Step::Finish { .. })
+            && self.pki.status().phase.is_none()
+            && recorded == Some(RotationPhase::Switched)
     }
 
     fn refuse_to_leave_behind(&self) -> anyhow::Result<()> {
