@@ -7,6 +7,7 @@
 mod archive;
 mod body;
 pub mod error;
+mod followers;
 mod health;
 mod limits;
 mod parse;
@@ -33,6 +34,7 @@ use stella_store::{ArtifactStore, OutputStore};
 use stella_telemetry::LogLevel;
 use tokio_util::sync::CancellationToken;
 
+use followers::Followers;
 pub use limits::Tuning;
 pub use routes::{openapi, router};
 pub use serve::{Error, MetricsTls, Render, serve, serve_metrics};
@@ -139,6 +141,7 @@ pub(crate) struct Inner {
     pub(crate) on_answer: Option<OnAnswer>,
     pub(crate) look: Option<LookAtHosts>,
     pub(crate) tuning: Arc<Tuning>,
+    pub(crate) followers: Arc<Followers>,
     pub(crate) shutdown: CancellationToken,
     pub(crate) started: Instant,
 }
@@ -177,6 +180,7 @@ impl App {
             on_answer,
             look,
             tuning,
+            followers: Arc::default(),
             shutdown,
             started,
         }))

@@ -1,5 +1,7 @@
 //! Sockets: the API's listener and the metrics' own, both HTTPS, both stopped by a token.
 
+mod connections;
+
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -9,18 +11,21 @@ use axum::Router;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::routing::get;
 use axum_server::Handle;
-use axum_server::accept::NoDelayAcceptor;
 use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
+use hyper_util::rt::TokioTimer;
 use stella_api_types::paths;
 use stella_telemetry::exposition::Exposition;
 use tokio_util::sync::CancellationToken;
 
 use crate::{ApiDeps, App, routes};
+use connections::{Bounded, Prompt};
 
 /// How long requests may go on after the shutdown has begun.
 const GRACE: Duration = Duration::from_secs(10);
 /// How long a client may take to send the head of a request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(15);
+/// How often the other end of a quiet HTTP/2 connection is asked whether it is still there. It has 20 seconds to answer.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Why a listener cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -125,15 +130,10 @@ async fn listen(
     let bound = listener.local_addr().map_err(failed)?;
     let handle = Handle::new();
     let stop = handle.clone();
-    // Without it, each event of a feed waits up to 40 ms for the client to acknowledge the one before.
-    let no_delay = NoDelayAcceptor::new();
-    let tls = RustlsAcceptor::new(tls).acceptor(no_delay);
-    let mut server = axum_server::from_tcp(listener).map_err(failed)?.acceptor(tls).handle(handle);
-    server
-        .http_builder()
-        .http1()
-        .timer(hyper_util::rt::TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT);
+    let acceptor = Prompt::new(RustlsAcceptor::new(tls).acceptor(Bounded::new()));
+    let mut server = axum_server::from_tcp(listener).map_err(failed)?.acceptor(acceptor).handle(handle);
+    server.http_builder().http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    server.http_builder().http2().timer(TokioTimer::new()).keep_alive_interval(KEEP_ALIVE_INTERVAL);
     let serving = server.serve(router.into_make_service_with_connect_info::<SocketAddr>());
     tokio::pin!(serving);
     ready(bound);

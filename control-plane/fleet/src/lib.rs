@@ -15,6 +15,7 @@ mod last_seen;
 mod limits;
 mod listener;
 mod orders;
+mod pace;
 mod registry;
 mod session;
 mod socket;
@@ -48,6 +49,7 @@ use tokio_util::task::TaskTracker;
 pub use registry::LiveFigures;
 
 use limits::{CLOSE_TIME_MAX, DRAIN_TIME_MAX, ENROLMENTS_MAX};
+use pace::Pace;
 use registry::Registry;
 
 /// What can be chosen.
@@ -141,6 +143,7 @@ pub(crate) struct Shared {
     pub(crate) registry: Registry,
     /// Room for enrolments that are going on.
     pub(crate) enrolments: Semaphore,
+    pub(crate) pace: Pace,
     pub(crate) shutdown: CancellationToken,
     pub(crate) tasks: TaskTracker,
     started: Instant,
@@ -177,6 +180,7 @@ impl Fleet {
             output,
             registry: Registry::new(left),
             enrolments: Semaphore::new(ENROLMENTS_MAX),
+            pace: Pace::new(),
             shutdown,
             tasks: TaskTracker::new(),
             started: Instant::now(),

@@ -1,5 +1,6 @@
 //! Every bound of the fleet, with its reason.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 /// The kernel's buffers of the one socket, in bytes. With the usual 200 KiB a thousand agents that reconnect at once lose
@@ -51,6 +52,20 @@ pub(crate) const ENROLMENTS_MAX: usize = 64;
 
 /// How long an enrolment may take, and each of its steps.
 pub(crate) const ENROL_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// How many sessions one agent may begin one after the other without a pause. A host that is started again and again in an hour of
+/// repairs stays below.
+pub(crate) const ENTRIES_BURST: NonZeroU32 = NonZeroU32::new(60).unwrap();
+
+/// After how long an agent that has used these up may begin one more. Each session is two events that the journal keeps for ever: at
+/// this pace one agent can add some megabytes a day, and never fill a disk.
+pub(crate) const ENTRY_EVERY: Duration = Duration::from_secs(10);
+
+/// How many certificates one agent may ask for without a pause: each costs a signature.
+pub(crate) const RENEWALS_BURST: NonZeroU32 = NonZeroU32::new(64).unwrap();
+
+/// After how long an agent that has used these up may ask for one more.
+pub(crate) const RENEWAL_EVERY: Duration = Duration::from_secs(1);
 
 /// How much is read from a stream at once, in bytes.
 pub(crate) const READ_BYTES_MAX: usize = 32 * 1024;

@@ -93,7 +93,8 @@ pub(crate) async fn serve(shared: Arc<Shared>, connection: Connection, peer: Pee
 
 fn may_enter(shared: &Shared, peer: Peer) -> Result<(), CloseCode> {
     orders::admit(&shared.engine.state(), peer.tenant, peer.agent)?;
-    if shared.registry.len() >= shared.config.sessions_max { Err(CloseCode::Overloaded) } else { Ok(()) }
+    let has_room = shared.registry.len() < shared.config.sessions_max;
+    if has_room && shared.pace.may_enter(peer.agent) { Ok(()) } else { Err(CloseCode::Overloaded) }
 }
 
 // === greet ===
@@ -172,6 +173,7 @@ async fn connect(shared: &Shared, peer: Peer, hello: &Hello) -> Result<SessionEp
             | Rejection::Forbidden { .. }
             | Rejection::Invalid { .. }
             | Rejection::Conflict { .. }
+            | Rejection::TooLarge { .. }
             | Rejection::KeyReused
             | Rejection::EnrolmentRefused { .. }
             | Rejection::SessionSuperseded

@@ -26,6 +26,7 @@ type Orphan = (TenantId, AgentId, SessionEpoch);
 pub(crate) async fn run(shared: Arc<Shared>) {
     let mut suspects = orphans(&shared, &shared.engine.state());
     while shared.shutdown.run_until_cancelled(sleep(shared.config.reconcile_interval)).await.is_some() {
+        shared.pace.forget_quiet();
         let state = shared.engine.state();
         shared.registry.wake_where(|link| orders::has_any(&state, link));
         let found = orphans(&shared, &state);

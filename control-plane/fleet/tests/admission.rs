@@ -229,3 +229,22 @@ async fn there_is_an_end_to_the_number_of_sessions() {
     let refused = Agent::dial(address, second.client_config()).await.unwrap();
     assert_eq!(refused.closed().await, CloseCode::Overloaded);
 }
+
+#[tokio::test]
+async fn an_agent_that_comes_and_goes_all_the_time_has_to_wait_and_others_have_not() {
+    let world = World::new().await;
+    let address = world.fleet.local_addr();
+    let (restless, other) = (world.enrol().await, world.enrol().await);
+    let mut refused = None;
+    // The bound is 60; a slow machine lets in a few more.
+    for _ in 0..200 {
+        let mut agent = Agent::dial(address, restless.client_config()).await.unwrap();
+        agent.say(&ToControlPlane::Hello(hello(vec![]))).await;
+        if agent.frames.next::<ToAgent>().await.is_none() {
+            refused = Some(agent.closed().await);
+            break;
+        }
+    }
+    assert_eq!(refused, Some(CloseCode::Overloaded));
+    let (_agent, _) = Agent::connect(address, &other, hello(vec![])).await;
+}

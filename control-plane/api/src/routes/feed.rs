@@ -25,6 +25,7 @@ use uuid::Uuid;
 
 use crate::body::{Json, Paging, Path, Query, cursor};
 use crate::error::ApiError;
+use crate::followers::Following;
 use crate::request::Caller;
 use crate::{App, resolve, view};
 
@@ -83,9 +84,14 @@ async fn answer(
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let wants_feed = text(header::ACCEPT.as_str()).is_some_and(|accept| accept.contains("text/event-stream"));
     if wants_feed {
+        let tenant = match stream {
+            StreamId::Tenant(tenant) => Some(tenant),
+            StreamId::System => None,
+        };
+        let following = app.followers.enter(caller.token, tenant)?;
         let live = app.engine.subscribe();
         let next = first_of_feed(text("last-event-id"), which.after, app.engine.head(stream))?;
-        let feed = Feed { app, caller, stream, next, live };
+        let feed = Feed { app, caller, stream, next, live, _following: following };
         return Ok(Sse::new(feed.into_stream())
             .keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
             .into_response());
@@ -170,6 +176,7 @@ struct Feed {
     stream: StreamId,
     next: Position,
     live: broadcast::Receiver<Arc<Committed>>,
+    _following: Following,
 }
 
 impl Feed {

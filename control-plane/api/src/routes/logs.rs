@@ -22,6 +22,7 @@ use utoipa::IntoParams;
 
 use crate::body::{Path, Query};
 use crate::error::ApiError;
+use crate::followers::Following;
 use crate::request::Caller;
 use crate::{App, archive, resolve, view};
 
@@ -60,6 +61,8 @@ pub(crate) async fn task_output(
     let key = resolve::task(&tenant, &task)?.key();
     // What cannot be read is told before the answer has begun: afterwards there is no way to say why it breaks off.
     app.output.read(tenant.id, key, which.from, 1).await?;
+    let following =
+        if which.follow { Some(app.followers.enter(caller.token, Some(tenant.id))?) } else { None };
     let news = if which.follow { Some(app.output.subscribe(key)?) } else { None };
     let reader = Reader {
         app,
@@ -70,6 +73,7 @@ pub(crate) async fn task_output(
         news,
         ended: false,
         rest_until: None,
+        _following: following,
     };
     let media_type = [(header::CONTENT_TYPE, "application/x-ndjson")];
     Ok((media_type, Body::from_stream(reader.into_stream())).into_response())
@@ -86,6 +90,7 @@ struct Reader {
     ended: bool,
     /// Until when to wait for the rest, once the task is over.
     rest_until: Option<Instant>,
+    _following: Option<Following>,
 }
 
 impl Reader {

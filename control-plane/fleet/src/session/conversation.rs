@@ -275,6 +275,10 @@ impl Conversation {
         if let Err(code) = orders::admit(&self.shared.engine.state(), tenant, agent) {
             return self.session.close(code);
         }
+        if !self.shared.pace.may_renew(agent) {
+            tracing::warn!(tenantId = %tenant, agent = %agent, "an agent asks for certificates all the time");
+            return self.session.close(CloseCode::Overloaded);
+        }
         let lifetime = self.shared.config.certificate_lifetime;
         // The engine's clock, as the one that the certificate's end is compared with.
         let now = SystemTime::UNIX_EPOCH + Duration::from_millis(self.shared.engine.now().0);

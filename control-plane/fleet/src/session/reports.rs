@@ -139,6 +139,11 @@ impl Reports {
                 tracing::error!(tenantId = %self.peer.tenant, agent = %self.peer.agent, task = %report.key(), %error, "a report cannot be noted");
                 Verdict::Nothing
             }
+            // What follows from it at once is more than the journal takes: it is not the report's fault, and it may be less later.
+            Rejection::TooLarge { .. } => {
+                tracing::error!(tenantId = %self.peer.tenant, agent = %self.peer.agent, task = %report.key(), %rejection, "a report cannot be noted");
+                Verdict::Nothing
+            }
             // The same report would be rejected for ever, so the agent need not keep it.
             Rejection::Exists { .. }
             | Rejection::Forbidden { .. }

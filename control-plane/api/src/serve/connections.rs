@@ -1,0 +1,317 @@
+//! How many connections there may be, and for how long one may say nothing. Requests have limits of their own; a client that only
+//! connects makes none.
+
+use std::collections::HashMap;
+use std::future::{Ready, ready};
+use std::io;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum_server::accept::Accept;
+use futures::future::BoxFuture;
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::{KeepAlive, TcpKeepIdle};
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Sleep, sleep};
+
+/// Connections of one listener: far more than there are people, scrapers and pipelines, and far below what the unit allows in
+/// open files, which agents' downloads and the journal need too.
+const CONNECTIONS_MAX: usize = 4_096;
+/// Connections of one listener from one address. Generous, because a proxy is one address.
+const ADDRESS_CONNECTIONS_MAX: usize = 1_024;
+/// How long the first byte of a request may take after the TLS handshake. From there on the HTTP library has time-outs.
+const FIRST_BYTE_MAX: Duration = Duration::from_secs(15);
+/// After how many quiet seconds the kernel asks whether the other end is still there: one that follows a task without output is
+/// quiet for long, and one whose host has lost its power is for ever.
+const KEEP_ALIVE_S: u32 = 60;
+
+/// Takes connections as long as there is room for them, without a delay of small packets: each event of a feed would wait up to 40 ms
+/// for the client to acknowledge the one before.
+#[derive(Clone, Debug)]
+pub(super) struct Bounded {
+    places: Arc<Places>,
+}
+
+impl Bounded {
+    pub(super) fn new() -> Self {
+        Self::of(CONNECTIONS_MAX, ADDRESS_CONNECTIONS_MAX)
+    }
+
+    fn of(all_max: usize, address_max: usize) -> Self {
+        Self { places: Arc::new(Places { taken: Mutex::default(), all_max, address_max }) }
+    }
+}
+
+impl<S> Accept<TcpStream, S> for Bounded {
+    type Stream = Placed;
+    type Service = S;
+    type Future = Ready<io::Result<(Placed, S)>>;
+
+    fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
+        ready(stream.peer_addr().and_then(|peer| {
+            let place = Places::take(&self.places, peer.ip().to_canonical())?;
+            stream.set_nodelay(true)?;
+            setsockopt(&stream, KeepAlive, &true)?;
+            setsockopt(&stream, TcpKeepIdle, &KEEP_ALIVE_S)?;
+            Ok((Placed { stream, _place: place }, service))
+        }))
+    }
+}
+
+#[derive(Debug)]
+struct Places {
+    taken: Mutex<Taken>,
+    all_max: usize,
+    address_max: usize,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    all: usize,
+    by_address: HashMap<IpAddr, usize>,
+}
+
+impl Places {
+    fn take(places: &Arc<Self>, address: IpAddr) -> io::Result<Place> {
+        let mut taken = places.taken.lock();
+        let of_address = taken.by_address.get(&address).copied().unwrap_or(0);
+        if taken.all >= places.all_max || of_address >= places.address_max {
+            drop(taken);
+            metrics::counter!("stella_http_rate_limited_total", "limit" => "connections").increment(1);
+            tracing::debug!(%address, "a connection was refused: there are too many");
+            return Err(io::Error::new(io::ErrorKind::QuotaExceeded, "too many connections"));
+        }
+        taken.all += 1;
+        taken.by_address.insert(address, of_address + 1);
+        drop(taken);
+        Ok(Place { places: Arc::clone(places), address })
+    }
+}
+
+/// A connection's place, free again when it is dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    places: Arc<Places>,
+    address: IpAddr,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self.places.taken.lock();
+        taken.all = taken.all.saturating_sub(1);
+        if let Some(of_address) = taken.by_address.get_mut(&self.address) {
+            *of_address = of_address.saturating_sub(1);
+            if *of_address == 0 {
+                taken.by_address.remove(&self.address);
+            }
+        }
+    }
+}
+
+/// A connection with its place.
+#[derive(Debug)]
+pub(super) struct Placed {
+    stream: TcpStream,
+    _place: Place,
+}
+
+impl AsyncRead for Placed {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Placed {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+/// Ends connections on which nothing is said after what `inner` does to accept them. The HTTP library waits for ever for the bytes
+/// by which it tells the versions of HTTP apart.
+#[derive(Clone, Debug)]
+pub(super) struct Prompt<A> {
+    inner: A,
+}
+
+impl<A> Prompt<A> {
+    pub(super) const fn new(inner: A) -> Self {
+        Self { inner }
+    }
+}
+
+impl<I, S, A> Accept<I, S> for Prompt<A>
+where
+    A: Accept<I, S>,
+    A::Future: Send + 'static,
+{
+    type Stream = Prompted<A::Stream>;
+    type Service = A::Service;
+    type Future = BoxFuture<'static, io::Result<(Self::Stream, Self::Service)>>;
+
+    fn accept(&self, stream: I, service: S) -> Self::Future {
+        let accepted = self.inner.accept(stream, service);
+        Box::pin(async {
+            let (stream, service) = accepted.await?;
+            Ok((Prompted::new(stream), service))
+        })
+    }
+}
+
+/// A connection whose first byte must not take long.
+#[derive(Debug)]
+pub(super) struct Prompted<S> {
+    stream: S,
+    /// Until when there has to be one; `None` once there was.
+    first: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S> Prompted<S> {
+    fn new(stream: S) -> Self {
+        Self { stream, first: Some(Box::pin(sleep(FIRST_BYTE_MAX))) }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Prompted<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match Pin::new(&mut self.stream).poll_read(context, buffer) {
+            Poll::Ready(result) => {
+                self.first = None;
+                Poll::Ready(result)
+            }
+            Poll::Pending => match &mut self.first {
+                Some(first) => first
+                    .as_mut()
+                    .poll(context)
+                    .map(|()| Err(io::Error::new(io::ErrorKind::TimedOut, "the client says nothing"))),
+                None => Poll::Pending,
+            },
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Prompted<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use tokio::net::TcpListener;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_says_nothing_is_cut_off_and_one_that_has_begun_is_not() {
+        let (mut client, server) = duplex(64);
+        let mut server = Prompted::new(server);
+        let began = Instant::now();
+        assert_eq!(server.read_u8().await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert_eq!(began.elapsed().as_secs(), FIRST_BYTE_MAX.as_secs());
+
+        let mut server = Prompted::new(server.stream);
+        client.write_u8(1).await.unwrap();
+        assert_eq!(server.read_u8().await.unwrap(), 1);
+        let later = tokio::spawn(async move { server.read_u8().await });
+        sleep(FIRST_BYTE_MAX * 10).await;
+        client.write_u8(2).await.unwrap();
+        assert_eq!(later.await.unwrap().unwrap(), 2);
+    }
+
+    #[tokio::test]
+    async fn connections_beyond_the_bound_are_refused_until_one_has_gone() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let bounded = Bounded::of(8, 2);
+        let mut clients = Vec::new();
+        let mut connect = async || {
+            clients.push(TcpStream::connect(address).await.unwrap());
+            let (server, _) = listener.accept().await.unwrap();
+            bounded.accept(server, ()).await.map(|(stream, ())| stream)
+        };
+        let one = connect().await.unwrap();
+        let _two = connect().await.unwrap();
+        assert_eq!(connect().await.unwrap_err().kind(), io::ErrorKind::QuotaExceeded);
+        drop(one);
+        let _three = connect().await.unwrap();
+        assert_eq!(bounded.places.taken.lock().all, 2);
+    }
+
+    #[test]
+    fn an_address_leaves_room_for_others() {
+        let Bounded { places } = Bounded::of(3, 2);
+        let from = |last: u8| Places::take(&places, Ipv4Addr::new(192, 0, 2, last).into());
+        let _held = [from(1).unwrap(), from(1).unwrap()];
+        assert!(from(1).is_err());
+        let other = from(2).unwrap();
+        assert!(from(3).is_err(), "all together have a bound as well");
+        drop(other);
+        assert!(!places.taken.lock().by_address.contains_key(&Ipv4Addr::new(192, 0, 2, 2).into()));
+    }
+}
