@@ -252,6 +252,7 @@ impl From<Rejection> for ApiError {
             Rejection::Forbidden { .. } => Self::new(ErrorCode::Forbidden, detail),
             Rejection::Exists { .. } => Self::new(ErrorCode::AlreadyExists, detail),
             Rejection::Invalid { field, problem } => Self::invalid(field, problem),
+            Rejection::TooLarge { .. } => Self::new(ErrorCode::TooLarge, detail),
             Rejection::KeyReused => Self::new(ErrorCode::IdempotencyKeyReused, detail),
             Rejection::Conflict { .. }
             | Rejection::EnrolmentRefused { .. }

@@ -1,4 +1,4 @@
-//! What can change while the API runs. Rate limits: by address before a request is authenticated, by token and by tenant after it. Health and metrics are exempt.
+//! What can change while the API runs. Rate limits: by address for requests that are not authenticated, by token and by tenant for those that are. Health and metrics are exempt.
 
 use std::hash::Hash;
 use std::net::IpAddr;

@@ -1,5 +1,5 @@
-//! What every request goes through, in this order: trace and correlation, the address's rate limit, authentication, the
-//! token's rate limit, whether the tenant is any of its business, the tenant's rate limit, the handler; then metrics, and the body of a problem.
+//! What every request goes through, in this order: trace and correlation, authentication, the address's rate limit if that fails and the
+//! token's if it does not, whether the tenant is any of its business, the tenant's rate limit, the handler; then metrics, and the body of a problem.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;

@@ -73,6 +73,8 @@ pub struct Decision {
     pub outcome: Outcome,
     /// The state after the events.
     pub state: State,
+    /// What became of due timers that could not be fired, each a defect. They are still due.
+    pub stuck: Vec<Rejection>,
 }
 
 /// Decides what follows from `request` at `now`, which must not be before the last event.
@@ -88,10 +90,10 @@ pub fn decide(state: &State, request: &Request, now: Timestamp) -> Result<Decisi
     if let Some(idempotency) = &request.idempotency
         && let Some(outcome) = answered_before(state, stream, idempotency)?
     {
-        return Ok(Decision { events: Vec::new(), outcome, state: state.clone() });
+        return Ok(Decision { outcome, ..Decision::new(state) });
     }
     let mut decision = match &request.command {
-        Command::Tick => tick::decide(state, request, now)?,
+        Command::Tick => tick::decide(state, request, now),
         Command::System(command) => system::decide(state, request, command, now)?,
         Command::Tenant(id, command) => in_tenant(state, request, *id, command, now)?,
     };
@@ -124,7 +126,7 @@ pub fn plan(
 
 impl Decision {
     fn new(state: &State) -> Self {
-        Self { events: Vec::new(), outcome: Outcome::Done, state: state.clone() }
+        Self { events: Vec::new(), outcome: Outcome::Done, state: state.clone(), stuck: Vec::new() }
     }
 
     fn emit(

@@ -42,6 +42,16 @@ pub enum Rejection {
         /// Which role is missing and who can give it.
         problem: String,
     },
+    /// More than the journal takes would have to be written at once.
+    #[error(
+        "what would have to be recorded has {bytes} bytes; at most {bytes_max} are taken at once, so ask for less in one request"
+    )]
+    TooLarge {
+        /// How much it is, in bytes.
+        bytes: usize,
+        /// How much would be taken, in bytes.
+        bytes_max: usize,
+    },
     /// The idempotency key was used for another request.
     #[error("the idempotency key was used for another request; use a new key for a new request")]
     KeyReused,

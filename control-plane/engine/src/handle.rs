@@ -289,10 +289,17 @@ impl Handle {
         read.await.unwrap_or(Err(ReadError::Stopping))
     }
 
+    /// How far the journal's newest event is ahead of the clock. Journal time never goes back: while it is ahead it stands still, and
+    /// nothing becomes due.
+    #[must_use]
+    pub fn clock_lead(&self) -> Duration {
+        self.shared.journal.last_time().since(self.now())
+    }
+
     /// How many durable events a stream has.
     #[must_use]
     pub fn head(&self, stream: StreamId) -> Position {
-        self.shared.journal.heads().get(&codec::to_journal(stream)).map(|head| head.next).unwrap_or_default()
+        self.shared.journal.head(codec::to_journal(stream))
     }
 
     /// How many durable events each stream has that has some.

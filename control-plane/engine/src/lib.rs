@@ -14,16 +14,20 @@ mod flusher;
 mod handle;
 mod recovery;
 mod snapshot;
+mod steady;
 mod writer;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use stella_journal::Journal;
 use stella_protocol::time::Timestamp;
 use tokio::sync::{broadcast, watch};
+
+use steady::Steady;
 
 pub use archive::{Archive, ArchivedPromotion};
 pub use checkpoint::Checkpoint;
@@ -46,7 +50,7 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { snapshot_every_events: 200_000, clock: Clock::system() }
+        Self { snapshot_every_events: 200_000, clock: Clock::steady() }
     }
 }
 
@@ -62,6 +66,18 @@ impl Clock {
             let since_epoch =
                 std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
             Timestamp(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
+        })
+    }
+
+    /// The machine's wall clock for as long as it does not jump ahead. A jump of more than a minute is believed only after it has
+    /// lasted for five, so that a clock that is wrong for a moment fires no deadline.
+    #[must_use]
+    pub fn steady() -> Self {
+        let (wall, started) = (Self::system(), Instant::now());
+        let steady = Mutex::new(Steady::new(wall.now(), Duration::ZERO));
+        Self::new(move || {
+            let mut steady = steady.lock().unwrap_or_else(PoisonError::into_inner);
+            steady.tell(wall.now(), started.elapsed())
         })
     }
 

@@ -7,10 +7,11 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::Duration;
 
 use stella_domain::command::{Actor, Command, Outcome, Request};
-use stella_domain::decide::decide;
-use stella_domain::event::StreamId;
+use stella_domain::decide::{Decision, decide};
+use stella_domain::event::{Event, StreamId};
+use stella_domain::rejection::Rejection;
 use stella_domain::state::State;
-use stella_journal::Append;
+use stella_journal::{APPEND_BYTES_MAX, Append, EVENT_BYTES_MAX};
 use stella_protocol::id::Position;
 use stella_protocol::time::Timestamp;
 use stella_protocol::trace::TraceContext;
@@ -21,6 +22,12 @@ use crate::{Checkpoint, Clock, codec};
 
 /// How many commands share a flush. Large enough to amortise it, small enough to bound what a crash makes callers repeat.
 const BATCH_COMMANDS_MAX: usize = 1_024;
+/// When a batch is closed for its size, in bytes of events. What goes over it is the last decision's.
+const BATCH_BYTES: usize = 16 << 20;
+/// The most that one command may write, in bytes of events: with it a batch still fits into one append.
+const DECISION_BYTES_MAX: usize = APPEND_BYTES_MAX - BATCH_BYTES;
+/// How long timers wait after one of them was rejected: it stays due, and the writer has other work.
+const STUCK_TIMER_PAUSE_MS: u64 = 1_000;
 /// The longest sleep of an idle writer: the bound on how late a timer can fire after the wall clock jumped.
 const IDLE_MAX: Duration = Duration::from_secs(1);
 
@@ -30,6 +37,8 @@ pub(crate) struct Batch {
     pub(crate) rewinds: u64,
     pub(crate) at: Timestamp,
     pub(crate) appends: Vec<Append>,
+    /// How many bytes of events the appends carry.
+    bytes: usize,
     pub(crate) events: Vec<CommittedEvent>,
     pub(crate) state: Arc<State>,
     pub(crate) answers: Vec<(Reply, Result<Outcome, SubmitError>)>,
@@ -40,6 +49,21 @@ pub(crate) struct Batch {
 impl Batch {
     fn is_empty(&self) -> bool {
         self.events.is_empty() && self.answers.is_empty() && self.checkpoints.is_empty()
+    }
+
+    fn is_full(&self) -> bool {
+        self.answers.len() >= BATCH_COMMANDS_MAX || self.bytes >= BATCH_BYTES
+    }
+
+    fn add(&mut self, stream: StreamId, position: Position, event: Event, payload: Vec<u8>) {
+        self.bytes += payload.len();
+        let name = codec::to_journal(stream);
+        // Few streams share a batch, and the last one comes again most often.
+        match self.appends.iter_mut().rfind(|append| append.stream == name) {
+            Some(append) => append.events.push(payload),
+            None => self.appends.push(Append { stream: name, expected: position, events: vec![payload] }),
+        }
+        self.events.push(CommittedEvent { stream, position, event: Arc::new(event) });
     }
 }
 
@@ -59,6 +83,8 @@ pub(crate) struct Writer {
     /// The next position of each stream, counting what is on its way.
     heads: BTreeMap<StreamId, Position>,
     rewinds: u64,
+    /// No timer is looked at before.
+    timers_from: Timestamp,
     shared: Arc<Shared>,
     batches: SyncSender<Batch>,
     stop: Arc<AtomicBool>,
@@ -78,6 +104,7 @@ impl Writer {
             state,
             heads: config.heads,
             rewinds: 0,
+            timers_from: Timestamp::default(),
             shared,
             batches,
             stop,
@@ -105,7 +132,8 @@ impl Writer {
     }
 
     fn idle_time(&self) -> Duration {
-        self.state.next_due().map_or(IDLE_MAX, |due| due.since(self.clock.now()).min(IDLE_MAX))
+        let due = self.state.next_due().map(|due| due.max(self.timers_from));
+        due.map_or(IDLE_MAX, |due| due.since(self.clock.now()).min(IDLE_MAX))
     }
 
     fn decide_batch(&mut self, first: Option<Work>, waiting: &Receiver<Work>) -> Batch {
@@ -115,12 +143,13 @@ impl Writer {
             rewinds: self.rewinds,
             at: self.time,
             appends: Vec::new(),
+            bytes: 0,
             events: Vec::new(),
             state: Arc::clone(&self.state),
             answers: Vec::new(),
             checkpoints: Vec::new(),
         };
-        if self.state.next_due().is_some_and(|due| due <= self.time) {
+        if self.state.next_due().is_some_and(|due| due.max(self.timers_from) <= self.time) {
             self.tick(&mut batch);
         }
         let mut next = first;
@@ -134,10 +163,9 @@ impl Writer {
                 Work::Checkpoint(reply) => batch.checkpoints.push(reply),
                 Work::Wake => {}
             }
-            next = if batch.answers.len() < BATCH_COMMANDS_MAX { waiting.try_recv().ok() } else { None };
+            next = if batch.is_full() { None } else { waiting.try_recv().ok() };
         }
         batch.state = Arc::clone(&self.state);
-        self.collect_appends(&mut batch);
         batch
     }
 
@@ -164,35 +192,45 @@ impl Writer {
             idempotency: None,
             command: Command::Tick,
         };
-        if let Err(error) = self.decide_one(&request, batch) {
-            tracing::error!(error = &error as &dyn std::error::Error, "a due timer was rejected");
+        let stuck = match decide(&self.state, &request, self.time) {
+            Ok(decision) => {
+                let stuck = decision.stuck.clone();
+                self.take(decision, batch).err().into_iter().chain(stuck).collect()
+            }
+            Err(rejection) => vec![rejection],
+        };
+        if !stuck.is_empty() {
+            self.timers_from = self.time.plus_ms(STUCK_TIMER_PAUSE_MS);
+        }
+        for error in stuck {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "a due timer was rejected and is tried again"
+            );
         }
     }
 
     fn decide_one(&mut self, request: &Request, batch: &mut Batch) -> Result<Outcome, SubmitError> {
         let decision = decide(&self.state, request, self.time)?;
-        for (stream, event) in decision.events {
+        Ok(self.take(decision, batch)?)
+    }
+
+    /// Adds what was decided to the batch, if the journal can take it.
+    fn take(&mut self, decision: Decision, batch: &mut Batch) -> Result<Outcome, Rejection> {
+        let payloads: Vec<Vec<u8>> = decision.events.iter().map(|(_, event)| codec::encode(event)).collect();
+        if let Some(bytes) = payloads.iter().map(Vec::len).find(|bytes| *bytes > EVENT_BYTES_MAX) {
+            return Err(Rejection::TooLarge { bytes, bytes_max: EVENT_BYTES_MAX });
+        }
+        let bytes = payloads.iter().map(Vec::len).sum();
+        if bytes > DECISION_BYTES_MAX {
+            return Err(Rejection::TooLarge { bytes, bytes_max: DECISION_BYTES_MAX });
+        }
+        for ((stream, event), payload) in decision.events.into_iter().zip(payloads) {
             let head = self.heads.entry(stream).or_default();
-            batch.events.push(CommittedEvent { stream, position: *head, event: Arc::new(event) });
+            batch.add(stream, *head, event, payload);
             *head = head.next();
         }
         self.state = Arc::new(decision.state);
         Ok(decision.outcome)
-    }
-
-    fn collect_appends(&self, batch: &mut Batch) {
-        let mut by_stream: BTreeMap<StreamId, Append> = BTreeMap::new();
-        for event in &batch.events {
-            by_stream
-                .entry(event.stream)
-                .or_insert_with(|| Append {
-                    stream: codec::to_journal(event.stream),
-                    expected: event.position,
-                    events: Vec::new(),
-                })
-                .events
-                .push(codec::encode(&event.event));
-        }
-        batch.appends = by_stream.into_values().collect();
     }
 }

@@ -8,16 +8,22 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
-use stella_domain::command::{Actor, Command, Idempotency, Outcome, Request, SystemCommand, TenantCommand};
+use stella_domain::command::{
+    Actor, Command, Idempotency, NewFindings, NewRelease, Outcome, Request, SystemCommand, TenantCommand,
+};
 use stella_domain::event::{Fact, StreamId};
+use stella_domain::findings::{
+    FINDING_COMPONENT_BYTES_MAX, FINDING_ID_BYTES_MAX, FINDINGS_MAX, Finding, Severity,
+};
 use stella_domain::rejection::Rejection;
+use stella_domain::release::{Component, Phase, Step, StepAction};
 use stella_engine::{Checkpoint, Clock, Condition, Config, Engine, Handle, SubmitError};
 use stella_journal::{
     Append, AppendError, Archive, Entry, Head, Journal, JournalConfig, ReadError, SledJournal, Snapshot,
     SnapshotError, Stream, Until, import,
 };
 use stella_protocol::digest::Digest;
-use stella_protocol::id::{EnvironmentId, Epoch, Incarnation, Position, TenantId};
+use stella_protocol::id::{EnvironmentId, Epoch, Incarnation, Position, ReleaseId, TenantId};
 use stella_protocol::time::Timestamp;
 use stella_protocol::trace::TraceContext;
 use uuid::Uuid;
@@ -264,6 +270,87 @@ async fn a_failed_write_stops_the_engine_and_is_never_answered_as_done() {
     assert!(!handle.health().writable);
     assert!(matches!(handle.submit(tenant(3, "later")).await, Err(SubmitError::Stopping)));
     assert_eq!(names(&handle), ["acme"]);
+}
+
+fn release(id: u128, steps: Vec<Step>) -> Request {
+    let new = NewRelease {
+        id: ReleaseId(Uuid::from_u128(id)),
+        application: "web".parse().unwrap(),
+        version: format!("1.0.{id}").parse().unwrap(),
+        components: vec![Component { name: "web".parse().unwrap(), digest: Digest([1; 32]), size_bytes: 1 }],
+        steps,
+        labels: BTreeMap::new(),
+        provenance: None,
+        signatures: Vec::new(),
+    };
+    let command = TenantCommand::CreateRelease(Box::new(new));
+    Request { command: Command::Tenant(TenantId(Uuid::from_u128(1)), command), ..system_tick() }
+}
+
+/// A step that is within the limits of a step, and as long as that.
+fn long_step(number: usize) -> Step {
+    Step {
+        name: format!("step-{number}").parse().unwrap(),
+        action: StepAction::Command {
+            argv: vec!["echo".to_owned(), "x".repeat(100_000)],
+            environment: BTreeMap::new(),
+            working_directory: None,
+            user: None,
+        },
+        timeout_ms: 1_000,
+        phase: Phase::default(),
+    }
+}
+
+async fn with_a_release(handle: &Handle) {
+    handle.submit(tenant(1, "acme")).await.unwrap();
+    let stored = TenantCommand::StoreArtifact { digest: Digest([1; 32]), size_bytes: 1 };
+    let stored = Request { command: Command::Tenant(TenantId(Uuid::from_u128(1)), stored), ..system_tick() };
+    handle.submit(stored).await.unwrap();
+    handle.submit(release(7, Vec::new())).await.unwrap();
+}
+
+/// A report with as many and as long findings as there may be.
+fn findings(release: u128) -> Request {
+    let finding = |n: usize| Finding {
+        severity: Severity::High,
+        id: format!("{n:0FINDING_ID_BYTES_MAX$}"),
+        component: "x".repeat(FINDING_COMPONENT_BYTES_MAX),
+    };
+    let new = NewFindings {
+        release: ReleaseId(Uuid::from_u128(release)),
+        scanner: "trivy".parse().unwrap(),
+        digest: Digest([2; 32]),
+        findings: (0..FINDINGS_MAX).map(finding).collect(),
+    };
+    let command = TenantCommand::RecordFindings(Box::new(new));
+    Request { command: Command::Tenant(TenantId(Uuid::from_u128(1)), command), ..system_tick() }
+}
+
+#[tokio::test]
+async fn an_event_that_the_journal_does_not_take_is_refused_and_nobody_else_suffers() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = start(open(folder.path()));
+    let handle = engine.handle();
+    with_a_release(&handle).await;
+    // Each step is within its limits, and there may be so many.
+    let refused = handle.submit(release(8, (0..60).map(long_step).collect())).await.unwrap_err();
+    assert!(matches!(refused, SubmitError::Rejected(Rejection::TooLarge { .. })), "{refused}");
+    handle.submit(tenant(2, "globex")).await.unwrap();
+    assert!(handle.health().writable);
+    assert_eq!(handle.state().tenants[&TenantId(Uuid::from_u128(1))].releases.len(), 1);
+}
+
+#[tokio::test]
+async fn commands_that_are_large_together_share_no_append() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = start(open(folder.path()));
+    let handle = engine.handle();
+    with_a_release(&handle).await;
+    // Two megabytes each: twice of what one append takes. All are in the queue before the first is decided.
+    let answers = futures::future::join_all((0..64).map(|_| handle.submit(findings(7)))).await;
+    assert!(answers.iter().all(Result::is_ok), "{:?}", answers.iter().find(|answer| answer.is_err()));
+    assert!(handle.health().writable);
 }
 
 #[tokio::test]

@@ -29,8 +29,8 @@ mod verify;
 pub use export::{Coverage, ExportError, ExportSummary, MissingEvents, export, export_open};
 pub use import::{ImportError, ImportSummary, Until, import, time_of};
 pub use port::{
-    Append, AppendError, Archive, ArchiveRecord, Damage, Entry, Head, Journal, Mark, OpenError, Problem,
-    ReadError, Shelf, Snapshot, SnapshotError, Stream,
+    APPEND_BYTES_MAX, Append, AppendError, Archive, ArchiveRecord, Damage, EVENT_BYTES_MAX, Entry, Head,
+    Journal, Mark, OpenError, Problem, ReadError, Shelf, Snapshot, SnapshotError, Stream,
 };
 pub use sled_journal::SledJournal;
 pub use stella_durable::StoreConfig as JournalConfig;

@@ -98,6 +98,11 @@ pub trait Journal: Send + Sync + fmt::Debug {
     /// The durable ends of all streams that have events.
     fn heads(&self) -> BTreeMap<Stream, Head>;
 
+    /// How many durable events a stream has.
+    fn head(&self, stream: Stream) -> Position {
+        self.heads().get(&stream).map(|head| head.next).unwrap_or_default()
+    }
+
     /// The time of the newest event. Time never goes back: the next append must not be earlier.
     fn last_time(&self) -> Timestamp;
 

@@ -100,7 +100,7 @@ impl SledJournal {
         self.store.barriers()
     }
 
-    fn head(&self, stream: Stream) -> Head {
+    fn end(&self, stream: Stream) -> Head {
         let head = self.durable.read().heads.get(&stream).copied();
         head.unwrap_or_else(|| Head { next: Position(0), hash: hash_of_nothing(self.incarnation, stream) })
     }
@@ -141,7 +141,7 @@ impl SledJournal {
         let mut changed = BTreeMap::new();
         let mut heads = Vec::with_capacity(appends.len());
         for Append { stream, expected, events } in appends {
-            let head = changed.get(stream).copied().unwrap_or_else(|| self.head(*stream));
+            let head = changed.get(stream).copied().unwrap_or_else(|| self.end(*stream));
             if head.next != *expected {
                 let (stream, expected, actual) = (*stream, *expected, head.next);
                 return Err(AppendError::PositionConflict { stream, expected, actual });
@@ -184,6 +184,10 @@ impl Journal for SledJournal {
         self.durable.read().heads.clone()
     }
 
+    fn head(&self, stream: Stream) -> Position {
+        self.durable.read().heads.get(&stream).map(|head| head.next).unwrap_or_default()
+    }
+
     fn last_time(&self) -> Timestamp {
         self.durable.read().last_time
     }
@@ -210,7 +214,7 @@ impl Journal for SledJournal {
     }
 
     fn read(&self, stream: Stream, from: Position, limit: usize) -> Result<Vec<Entry>, ReadError> {
-        let end = self.head(stream);
+        let end = self.end(stream);
         if from >= end.next || limit == 0 {
             return Ok(Vec::new());
         }
@@ -241,7 +245,7 @@ impl Journal for SledJournal {
     }
 
     fn hash_at(&self, stream: Stream, position: Position) -> Result<Option<Digest>, ReadError> {
-        let head = self.head(stream);
+        let head = self.end(stream);
         if position == Position(0) {
             return Ok(Some(hash_of_nothing(self.incarnation, stream)));
         }

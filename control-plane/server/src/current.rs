@@ -66,6 +66,11 @@ pub(crate) fn describe() {
     );
     describe_gauge!("stella_journal_events", "Events in the journal");
     describe_gauge!("stella_journal_commands_waiting", "Commands that wait to be decided");
+    describe_gauge!(
+        "stella_journal_clock_lead_seconds",
+        Unit::Seconds,
+        "How far the newest event is ahead of this machine's clock; until the clock is there, nothing becomes due"
+    );
     describe_gauge!("stella_archived", "What has ended and left memory for the archive");
     describe_counter!("stella_cache_hits_total", "How often a thing of the archive was in memory still");
     describe_counter!(
@@ -139,6 +144,7 @@ pub(crate) fn journal(engine: &Handle) {
     gauge!("stella_journal_events", "streams" => "tenants").set(bytes(of_tenants));
     let waiting = u64::try_from(engine.commands_waiting()).unwrap_or(u64::MAX);
     gauge!("stella_journal_commands_waiting").set(bytes(waiting));
+    gauge!("stella_journal_clock_lead_seconds").set(engine.clock_lead().as_secs_f64());
 }
 
 /// What is in the archive, and what of it is in memory because it was looked at of late.

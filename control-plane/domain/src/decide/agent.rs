@@ -123,7 +123,6 @@ fn never_accepted(tx: &mut Transaction<'_>, task: &Task) -> Result<(), Rejection
     rollout::ended(tx, task.id, None)
 }
 
-/// Silence is not failure: what is open stays open.
 /// Whether an agent may say something in this session: it was not revoked, and has begun no newer one.
 pub(super) fn is_heard(tx: &Transaction<'_>, id: AgentId, session: SessionEpoch) -> Result<(), Rejection> {
     let agent = tx.agent(id)?;
@@ -136,6 +135,7 @@ pub(super) fn is_heard(tx: &Transaction<'_>, id: AgentId, session: SessionEpoch)
     Ok(())
 }
 
+/// Silence is not failure: what is open stays open.
 pub(super) fn disconnect(
     tx: &mut Transaction<'_>,
     id: AgentId,

@@ -90,14 +90,23 @@ fn looked_at(
     record: &Record,
 ) -> bool {
     let Some(verdict) = record.verdict.as_ref().filter(|_| record.overridden.is_none()) else { return true };
+    inputs(tenant, environment, check, release).is_none_or(|inputs| verdict.inputs == Some(inputs))
+}
+
+/// The digest of what a check that is decided here looks at; `None` for the others.
+fn inputs(
+    tenant: &TenantState,
+    environment: &Environment,
+    check: &Check,
+    release: &Release,
+) -> Option<Digest> {
     let reports = || tenant.findings.get(&release.id).cloned().unwrap_or_default();
-    let inputs = match check {
-        Check::Security(security) => security.inputs(release.id, &reports()),
-        Check::Expression { .. } => gate::expression_inputs(&environment.name, release, &reports()),
-        Check::Signature(rule) => rule.inputs(tenant, release.id),
-        Check::Metric { .. } | Check::Http { .. } | Check::Manual => return true,
-    };
-    verdict.inputs == Some(inputs)
+    match check {
+        Check::Security(security) => Some(security.inputs(release.id, &reports())),
+        Check::Expression { .. } => Some(gate::expression_inputs(&environment.name, release, &reports())),
+        Check::Signature(rule) => Some(rule.inputs(tenant, release.id)),
+        Check::Metric { .. } | Check::Http { .. } | Check::Manual => None,
+    }
 }
 
 /// Sets a gate, instead of one of the same name. What is under way meets it before its next wave.
@@ -228,30 +237,28 @@ fn rule_one(
         return Ok(Ruling::Open);
     }
     let before = record.verdict.as_ref().filter(|verdict| verdict.policy == *policy);
+    // Time alone never makes one pass that did not, so that the same question need not be worked out again.
+    if let Some(before) = before.filter(|it| it.outcome == Says::Failed && it.inputs.is_some())
+        && inputs(&tx.tenant, place, &gate.check, release) == before.inputs
+    {
+        return Ok(Ruling::Closed(before.reason.clone()));
+    }
     if let Some(found) = evaluate(&tx.tenant, place, &gate.check, release, tx.now) {
-        let same = before.is_some_and(|it| {
-            it.outcome == found.outcome
-                && it.reason == found.reason
-                && it.inputs == Some(found.inputs)
-                && it.outcome != Says::Passed
-        });
         let (outcome, reason) = (found.outcome, found.reason.clone());
-        if !same {
-            let ends = [found.changes_at, Some(tx.now.plus_ms(gate.ttl_ms))];
-            let expires_at = ends.into_iter().flatten().min().filter(|_| outcome == Says::Passed);
-            tx.emit(Fact::GateEvaluated {
-                promotion: id,
-                gate: gate.name.clone(),
-                kind: gate.check.name().to_owned(),
-                number: record.evaluations.saturating_add(1),
-                policy: *policy,
-                outcome,
-                reason: cut(found.reason),
-                inputs: Some(found.inputs),
-                expires_at,
-                again_at: None,
-            })?;
-        }
+        let ends = [found.changes_at, Some(tx.now.plus_ms(gate.ttl_ms))];
+        let expires_at = ends.into_iter().flatten().min().filter(|_| outcome == Says::Passed);
+        tx.emit(Fact::GateEvaluated {
+            promotion: id,
+            gate: gate.name.clone(),
+            kind: gate.check.name().to_owned(),
+            number: record.evaluations.saturating_add(1),
+            policy: *policy,
+            outcome,
+            reason: cut(found.reason),
+            inputs: Some(found.inputs),
+            expires_at,
+            again_at: None,
+        })?;
         return Ok(if outcome == Says::Passed { Ruling::Open } else { Ruling::Closed(reason) });
     }
     if record.asked.is_some() {
@@ -450,6 +457,9 @@ pub(super) fn record_findings(tx: &mut Transaction<'_>, new: &NewFindings) -> Re
         if found.id.is_empty() || found.id.len() > FINDING_ID_BYTES_MAX {
             let problem = format!("must have 1 to {FINDING_ID_BYTES_MAX} bytes");
             return Err(Rejection::invalid(format!("findings[{at}].id"), problem));
+        }
+        if found.id.contains(char::is_control) || found.component.contains(char::is_control) {
+            return Err(Rejection::invalid(format!("findings[{at}]"), "must have no control characters"));
         }
         if found.component.len() > FINDING_COMPONENT_BYTES_MAX {
             let problem = format!("must have at most {FINDING_COMPONENT_BYTES_MAX} bytes");

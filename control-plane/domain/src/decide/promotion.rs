@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use stella_protocol::digest::Digest;
-use stella_protocol::id::{AccountId, ApiTokenId, DeploymentId, EnvironmentId, PromotionId};
+use stella_protocol::id::{AccountId, ApiTokenId, DeploymentId, EnvironmentId, PromotionId, ReleaseId};
 use stella_protocol::time::Timestamp;
 
 use super::deployment::{self, Opening, Prepared};
@@ -281,14 +281,17 @@ fn decider(tx: &Transaction<'_>, promotion: &Promotion) -> Result<(ApiTokenId, A
 pub(super) fn reconsider(tx: &mut Transaction<'_>) -> Result<(), Rejection> {
     let mut seen = 0;
     while !tx.tenant.open_promotions.is_empty() {
-        let places: BTreeSet<EnvironmentId> =
+        let concerns: BTreeSet<Concern> =
             tx.facts_from(seen).flat_map(|fact| concerned(&tx.tenant, fact)).collect();
-        if places.is_empty() {
+        if concerns.is_empty() {
             break;
         }
         seen = tx.facts_from(0).count();
-        let candidates: Vec<Arc<Promotion>> =
-            open(&tx.tenant).filter(|it| places.contains(&it.wanted.environment)).cloned().collect();
+        let is_concerned = |it: &&Arc<Promotion>| {
+            let NewDeployment { environment, release, .. } = it.wanted;
+            concerns.contains(&(environment, None)) || concerns.contains(&(environment, Some(release)))
+        };
+        let candidates: Vec<Arc<Promotion>> = open(&tx.tenant).filter(is_concerned).cloned().collect();
         for promotion in candidates {
             look_at(tx, &promotion)?;
         }
@@ -296,12 +299,17 @@ pub(super) fn reconsider(tx: &mut Transaction<'_>) -> Result<(), Rejection> {
     Ok(())
 }
 
-/// The environments whose promotions may start, or be void, since this happened. A running deployment changes its targets all
+/// Promotions to an environment: of one release, or all.
+type Concern = (EnvironmentId, Option<ReleaseId>);
+
+/// The promotions that may start, or be void, since this happened. A running deployment changes its targets all
 /// the time; what that means for others is seen at its end.
 #[expect(clippy::wildcard_enum_match_arm, reason = "most facts concern no promotion")]
-fn concerned(tenant: &TenantState, fact: &Fact) -> Vec<EnvironmentId> {
+fn concerned(tenant: &TenantState, fact: &Fact) -> Vec<Concern> {
     let of_promotion = |id| tenant.promotions.get(id).map(|it| it.wanted.environment);
-    match fact {
+    let all_of = |places: Vec<EnvironmentId>| places.into_iter().map(|place| (place, None)).collect();
+    let everywhere = || tenant.environments.keys().copied();
+    let places = match fact {
         Fact::EnvironmentApprovalsSet { id, .. }
         | Fact::EnvironmentFreezeSet { id, .. }
         | Fact::EnvironmentFreezeRemoved { id, .. }
@@ -325,16 +333,19 @@ fn concerned(tenant: &TenantState, fact: &Fact) -> Vec<EnvironmentId> {
             let target = task.and_then(|task| tenant.targets.get(&task.target));
             target.filter(|target| target.active.is_none()).map(|it| it.environment).into_iter().collect()
         }
+        Fact::ReleaseBlocked { id: release, .. }
+        | Fact::FindingsRecorded { release, .. }
+        | Fact::ReleaseSigned { release, .. } => {
+            return everywhere().map(|place| (place, Some(*release))).collect();
+        }
         Fact::TargetRemoved { .. }
         | Fact::AgentRevoked { .. }
-        | Fact::ReleaseBlocked { .. }
-        | Fact::FindingsRecorded { .. }
-        | Fact::ReleaseSigned { .. }
         | Fact::ReleaseKeyRevoked { .. }
         | Fact::ReleaseSigningSet { .. }
-        | Fact::EnvironmentPathSet { .. } => tenant.environments.keys().copied().collect(),
+        | Fact::EnvironmentPathSet { .. } => everywhere().collect(),
         _ => Vec::new(),
-    }
+    };
+    all_of(places)
 }
 
 /// Starts a promotion if it has its approvals and can, and ends it if it would not do any more what people were asked about.

@@ -1,5 +1,7 @@
 //! Time has passed: what is due happens.
 
+use std::sync::Arc;
+
 use stella_protocol::id::DeploymentId;
 use stella_protocol::time::Timestamp;
 
@@ -15,51 +17,78 @@ use crate::tenant::Timer;
 
 /// How many timers one tick fires: a batch of events that is bounded, after a long absence too. The rest is due at once.
 pub(super) const TIMERS_MAX: usize = 1_000;
+/// After how many events a tick fires no more timers: one of them may end something for thousands of targets.
+const EVENTS_MAX: usize = 20_000;
 
-pub(super) fn decide(state: &State, request: &Request, now: Timestamp) -> Result<Decision, Rejection> {
+/// A timer that cannot be fired is left as it is, told in [`Decision::stuck`], and holds nobody else up.
+pub(super) fn decide(state: &State, request: &Request, now: Timestamp) -> Decision {
     let mut decision = Decision::new(state);
     let mut left = TIMERS_MAX;
     for (_, timer) in state.system.timers.iter().take_while(|(at, _)| *at <= now).take(left) {
-        let fact = match timer {
-            Timer::RequestForgotten(key) => Some(Fact::RequestForgotten { key: key.clone() }),
-            Timer::ApiTokenEnded(id) => Some(Fact::ApiTokenRevoked { id: *id }),
-            Timer::ReconnectWindow(_)
-            | Timer::DeploymentDeadline(_)
-            | Timer::TaskOverdue(_)
-            | Timer::DeploymentResumes(_)
-            | Timer::StepDue(..)
-            | Timer::PromotionHeld(_)
-            | Timer::PromotionExpires(_)
-            | Timer::GateOverdue(..)
-            | Timer::GateAgain(..)
-            | Timer::AutoPromotion(..)
-            | Timer::WayBackOverdue(_)
-            | Timer::KeepEnds(_) => None,
-        };
-        if let Some(fact) = fact {
-            decision.emit(StreamId::System, request, now, fact)?;
+        if let Some(fact) = fact_of_system(timer)
+            && let Err(rejection) = decision.emit(StreamId::System, request, now, fact)
+        {
+            decision.stuck.push(rejection);
         }
         left -= 1;
     }
-    for tenant in state.tenants.values() {
-        if left == 0 {
+    for (id, tenant) in &state.tenants {
+        if left == 0 || decision.events.len() >= EVENTS_MAX {
             break;
         }
-        if tenant.timers.get_min().is_none_or(|(at, _)| *at > now) {
+        let due: Vec<_> = tenant.timers.iter().take_while(|(at, _)| *at <= now).take(left).cloned().collect();
+        if due.is_empty() {
             continue;
         }
+        left -= due.len();
         let mut tx = Transaction::new(state, tenant, request, now);
-        for due in tenant.timers.iter().take_while(|(at, _)| *at <= now).take(left) {
-            // What fired before it may have made it void.
-            if tx.tenant.timers.contains(due) {
-                fire(&mut tx, &due.1)?;
-            }
-            left -= 1;
+        if fire_all(&mut tx, &due).is_ok() {
+            decision.merge(tx);
+            continue;
         }
-        follow(&mut tx)?;
-        decision.merge(tx);
+        for alone in &due {
+            let tenant = Arc::clone(&decision.state.tenants[id]);
+            let mut tx = Transaction::new(state, &tenant, request, now);
+            match fire_all(&mut tx, std::slice::from_ref(alone)) {
+                Ok(()) => decision.merge(tx),
+                Err(rejection) => decision.stuck.push(rejection),
+            }
+        }
     }
-    Ok(decision)
+    decision
+}
+
+fn fact_of_system(timer: &Timer) -> Option<Fact> {
+    match timer {
+        Timer::RequestForgotten(key) => Some(Fact::RequestForgotten { key: key.clone() }),
+        Timer::ApiTokenEnded(id) => Some(Fact::ApiTokenRevoked { id: *id }),
+        Timer::ReconnectWindow(_)
+        | Timer::DeploymentDeadline(_)
+        | Timer::TaskOverdue(_)
+        | Timer::DeploymentResumes(_)
+        | Timer::StepDue(..)
+        | Timer::PromotionHeld(_)
+        | Timer::PromotionExpires(_)
+        | Timer::GateOverdue(..)
+        | Timer::GateAgain(..)
+        | Timer::AutoPromotion(..)
+        | Timer::WayBackOverdue(_)
+        | Timer::KeepEnds(_) => None,
+    }
+}
+
+/// Fires timers in their order, and then what follows from all of them.
+fn fire_all(tx: &mut Transaction<'_>, due: &[(Timestamp, Timer)]) -> Result<(), Rejection> {
+    for timer in due {
+        // What fired before it may have made it void.
+        if tx.tenant.timers.contains(timer) {
+            fire(tx, &timer.1)?;
+        }
+        if tx.emitted() >= EVENTS_MAX {
+            break;
+        }
+    }
+    follow(tx)
 }
 
 /// Each kind ends in a fact that removes the timer.
@@ -117,4 +146,62 @@ fn duration(milliseconds: u64) -> String {
         }
     }
     format!("{milliseconds} ms")
+}
+
+#[cfg(test)]
+mod tests {
+    use stella_protocol::digest::Digest;
+    use stella_protocol::id::{ApiTokenId, EnvironmentId, TenantId};
+    use stella_protocol::trace::TraceContext;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::command::{Actor, Command, Idempotency, SystemCommand, TenantCommand};
+    use crate::tenant::REQUEST_MEMORY_MS;
+    use crate::way_back::ProofRule;
+
+    fn tenant(id: u128) -> TenantId {
+        TenantId(Uuid::from_u128(id))
+    }
+
+    fn request(command: Command, key: Option<&str>) -> Request {
+        let idempotency = key.map(|key| Idempotency { key: key.to_owned(), digest: Digest([0; 32]) });
+        Request { actor: Actor::System, trace: TraceContext::default(), idempotency, command }
+    }
+
+    #[test]
+    fn a_timer_that_cannot_be_fired_holds_nobody_else_up() {
+        let mut state = State::default();
+        let tell = |state: &mut State, request: Request| {
+            *state = super::super::decide(state, &request, Timestamp::default()).unwrap().state;
+        };
+        for (id, name) in [(1, "first"), (2, "second")] {
+            let command = SystemCommand::CreateTenant { id: tenant(id), name: name.parse().unwrap() };
+            tell(&mut state, request(Command::System(command), None));
+        }
+        // Each of these has a timer: the request is forgotten after a day.
+        for (id, number, key) in [(1, 11, "a"), (1, 12, "b"), (2, 13, "c")] {
+            let command = TenantCommand::CreateEnvironment {
+                id: EnvironmentId(Uuid::from_u128(number)),
+                name: key.parse().unwrap(),
+                order: None,
+                way_back_proof: ProofRule::Off,
+            };
+            tell(&mut state, request(Command::Tenant(tenant(id), command), Some(key)));
+        }
+        // A timer of the system's in a tenant: `apply` refuses what it stands for.
+        let stray = (Timestamp::default(), Timer::ApiTokenEnded(ApiTokenId(Uuid::nil())));
+        let mut odd = (*state.tenants[&tenant(1)]).clone();
+        odd.timers.insert(stray.clone());
+        state.tenants.insert(tenant(1), Arc::new(odd));
+
+        let later = Timestamp(REQUEST_MEMORY_MS + 1);
+        let decision = super::super::decide(&state, &request(Command::Tick, None), later).unwrap();
+
+        assert_eq!(decision.stuck.len(), 1, "{:?}", decision.stuck);
+        assert_eq!(decision.events.len(), 3, "{:?}", decision.events);
+        let left = |id| decision.state.tenants[&tenant(id)].timers.iter().cloned().collect::<Vec<_>>();
+        assert_eq!(left(1), [stray]);
+        assert_eq!(left(2), []);
+    }
 }

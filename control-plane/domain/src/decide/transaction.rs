@@ -86,6 +86,11 @@ impl<'r> Transaction<'r> {
         result
     }
 
+    /// How many facts there are so far.
+    pub(super) const fn emitted(&self) -> usize {
+        self.events.len()
+    }
+
     /// What has happened in this transaction, from the `first` fact on.
     pub(super) fn facts_from(&self, first: usize) -> impl Iterator<Item = &Fact> {
         self.events.iter().skip(first).map(|event| &event.fact)
