@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use stella_otlp::{Compression, Protocol};
 use stella_settings::{Key, Layers, Shown};
 use stella_telemetry::{Format, LogLevel};
 
@@ -40,6 +41,9 @@ pub enum Error {
     /// The log's level is not understood.
     #[error(transparent)]
     Log(#[from] stella_telemetry::Error),
+    /// The section `traces` makes no sense, or a file of it is not there.
+    #[error(transparent)]
+    Traces(#[from] stella_otlp::Error),
     /// A value is out of bounds.
     #[error("{key} is {value:?}; {expected}")]
     Value {
@@ -79,6 +83,8 @@ pub struct Config {
     pub policy: Policy,
     /// Where figures are served, if they are.
     pub metrics: Option<metrics::Config>,
+    /// Where spans are sent, if the agent does that itself.
+    pub traces: stella_otlp::Config,
 }
 
 /// What a file, the environment or the flags say; what they do not say is `None`.
@@ -103,6 +109,9 @@ pub struct Settings {
     /// The section `metrics`.
     #[serde(default)]
     pub metrics: MetricsSettings,
+    /// The section `traces`.
+    #[serde(default)]
+    pub traces: TracesSettings,
     /// The section `policy`.
     #[serde(default)]
     pub policy: PolicySettings,
@@ -123,6 +132,22 @@ pub struct MetricsSettings {
     pub key: Option<PathBuf>,
     /// Whose certificates scrapers have to show.
     pub client_ca: Option<PathBuf>,
+}
+
+/// The section `traces`, as the control plane has it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TracesSettings {
+    /// Where a collector takes OTLP.
+    pub endpoint: Option<String>,
+    /// How it takes it.
+    pub protocol: Option<Protocol>,
+    /// Whether what is sent is compressed.
+    pub compression: Option<Compression>,
+    /// The authorities that its certificate may be under.
+    pub ca: Option<PathBuf>,
+    /// Headers for it.
+    pub headers_file: Option<PathBuf>,
 }
 
 /// The section `log`.
@@ -189,6 +214,26 @@ pub const KEYS: &[Key] = &[
         "none",
         "path, PEM",
         "under whose authority scrapers' certificates have to be; Stella's without it, under which every agent has one",
+    ),
+    key(
+        "traces.endpoint",
+        "none",
+        "URL",
+        "where a collector takes OTLP, as in the control plane's `traces.endpoint`: the agent sends [its spans](observability.md#directly-from-the-hosts) there itself; without it the control plane does",
+    ),
+    key("traces.protocol", "`http/protobuf`", "`grpc`, `http/protobuf`", "what the collector takes it in"),
+    key("traces.compression", "`none`", "`none`, `gzip`", "whether what is sent is compressed"),
+    key(
+        "traces.ca",
+        "none",
+        "absolute path, PEM",
+        "authorities that the collector's certificate may be under; the system's without it",
+    ),
+    key(
+        "traces.headers_file",
+        "none",
+        "absolute path",
+        "headers for the collector, one `Name: value` a line; a file, because they are secrets",
     ),
     key(
         "policy.allow",
@@ -275,6 +320,11 @@ impl Settings {
                 file: self.log.file,
             },
             metrics: self.metrics,
+            traces: TracesSettings {
+                protocol: self.traces.protocol.or_else(|| Some(Protocol::default())),
+                compression: self.traces.compression.or_else(|| Some(Compression::default())),
+                ..self.traces
+            },
             policy: PolicySettings { allow: self.policy.allow.or_else(|| Some(Kind::ALL.to_vec())) },
             tasks: self.tasks,
         }
@@ -317,6 +367,7 @@ impl Config {
             limits: limits(&given.tasks)?,
             policy: Policy::allowing(&given.policy.allow.unwrap_or_default()),
             metrics: listener(given.metrics)?,
+            traces: collector(given.traces)?,
         })
     }
 }
@@ -372,6 +423,19 @@ fn listener(given: MetricsSettings) -> Result<Option<metrics::Config>, Error> {
         (None, None) => None,
     };
     Ok(Some(metrics::Config { listen, tls }))
+}
+
+fn collector(given: TracesSettings) -> Result<stella_otlp::Config, Error> {
+    let path = |key, path: Option<PathBuf>| path.map(|path| absolute(key, path)).transpose();
+    let config = stella_otlp::Config {
+        endpoint: given.endpoint,
+        protocol: given.protocol.unwrap_or_default(),
+        compression: given.compression.unwrap_or_default(),
+        ca: path("traces.ca", given.ca)?,
+        headers_file: path("traces.headers_file", given.headers_file)?,
+    };
+    config.check()?;
+    Ok(config)
 }
 
 /// Checks that a text is `host:port`.

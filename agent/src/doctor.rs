@@ -84,6 +84,7 @@ async fn look(config: &Config, unit: Option<&Unit>, findings: &mut Findings) {
         let server = config.server.as_ref().unwrap_or(&identity.server);
         reach::control_plane(server, &identity, findings).await;
     }
+    reach::collector(&config.traces, findings).await;
 }
 
 fn policy(config: &Config, findings: &mut Findings) {

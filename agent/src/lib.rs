@@ -31,5 +31,6 @@ pub mod retry;
 pub mod runner;
 pub mod service;
 pub mod session;
+pub mod spans;
 pub mod supervisor;
 mod support;

@@ -1,13 +1,14 @@
-//! Who is told how attempts ended: the agent's own figures, if they are served.
+//! Who is told how attempts ended: the agent's own figures, if they are served, and a collector of traces, if there is one.
 
 use std::sync::Arc;
 
-use stella_protocol::id::AttemptKey;
+use stella_protocol::id::{AttemptKey, TargetId};
 use stella_protocol::message::{TaskOutcome, TracedDispatch};
 use stella_protocol::trace::TraceContext;
 
 use crate::journal::Ending;
 use crate::metrics::Figures;
+use crate::spans::Spans;
 
 /// An attempt, for who is told how it ended.
 #[derive(Clone, Debug)]
@@ -16,6 +17,10 @@ pub struct Attempted {
     pub key: AttemptKey,
     /// What kind of task it is.
     pub kind: &'static str,
+    /// The target that it changes.
+    pub target: TargetId,
+    /// The target's name.
+    pub target_name: String,
     /// The trace that it belongs to, in the span of its execution.
     pub trace: TraceContext,
 }
@@ -25,7 +30,13 @@ impl Attempted {
     #[must_use]
     pub fn new(traced: &TracedDispatch) -> Self {
         let dispatch = &traced.dispatch;
-        Self { key: dispatch.key(), kind: dispatch.spec.kind(), trace: traced.trace().without_baggage() }
+        Self {
+            key: dispatch.key(),
+            kind: dispatch.spec.kind(),
+            target: dispatch.target,
+            target_name: dispatch.target_name.clone(),
+            trace: traced.trace().without_baggage(),
+        }
     }
 }
 
@@ -34,6 +45,8 @@ impl Attempted {
 pub struct Observers {
     /// The agent's own figures.
     pub figures: Option<Arc<Figures>>,
+    /// Where the spans of attempts go.
+    pub spans: Option<Arc<Spans>>,
 }
 
 impl Observers {
@@ -41,6 +54,9 @@ impl Observers {
     pub(crate) fn ended(&self, attempt: &Attempted, ending: &Ending) {
         if let Some(figures) = &self.figures {
             figures.ended(attempt, ending);
+        }
+        if let Some(spans) = &self.spans {
+            spans.ended(attempt, ending);
         }
     }
 }

@@ -28,6 +28,7 @@ use crate::observers::Observers;
 use crate::profile::{self, Rights};
 use crate::runner::{self, Runner, RunnerHandle};
 use crate::session::{self, Link, SessionArtifacts, Sessions};
+use crate::spans::Spans;
 use crate::supervisor::{Groups, Limits, Supervisor};
 
 /// How long the disk may be busy with one commit before the agent counts as stuck.
@@ -51,6 +52,9 @@ pub enum Error {
     /// Figures cannot be served.
     #[error(transparent)]
     Metrics(#[from] metrics::Error),
+    /// Spans cannot be sent anywhere.
+    #[error(transparent)]
+    Traces(#[from] stella_otlp::Error),
     /// A folder cannot be made.
     #[error("cannot make the folder of attempts")]
     Attempts(#[source] io::Error),
@@ -79,6 +83,7 @@ pub struct Service {
     pulse: Arc<Pulse>,
     exporter: Option<Exporter>,
     host: HostRoot,
+    spans: Option<Arc<Spans>>,
 }
 
 /// A part that has ended.
@@ -109,6 +114,7 @@ impl Service {
         let (link, link_receiver) = watch::channel(None);
         let who = (identity.tenant, identity.agent);
         let figures = config.metrics.as_ref().map(|_| Arc::new(Figures::new(who)));
+        let spans = Spans::open(&config.traces, who)?.map(Arc::new);
         let (runner, handle) = Runner::new(
             journal,
             left_open,
@@ -122,7 +128,7 @@ impl Service {
                 artifacts: Arc::new(SessionArtifacts::new(link_receiver.clone())),
                 units: Arc::new(Systemctl),
                 link: link_receiver,
-                observers: Observers { figures: figures.clone() },
+                observers: Observers { figures: figures.clone(), spans: spans.clone() },
             },
         );
         let pulse = Pulse::new();
@@ -138,7 +144,7 @@ impl Service {
             Exporter::open(metrics.clone(), sources)
         };
         let exporter = config.metrics.as_ref().zip(figures).map(open).transpose()?;
-        Ok(Self { config, identity, rights, runner, handle, link, pulse, exporter, host })
+        Ok(Self { config, identity, rights, runner, handle, link, pulse, exporter, host, spans })
     }
 
     /// Who this agent is.
@@ -152,7 +158,7 @@ impl Service {
     /// # Errors
     /// If a part fails. The process has to end; the next start finds everything on disk.
     pub async fn run(self, stop: CancellationToken) -> Result<(), Error> {
-        let Self { config, identity, rights, runner, handle, link, pulse, exporter, host } = self;
+        let Self { config, identity, rights, runner, handle, link, pulse, exporter, host, spans } = self;
         let (stop_runner, stop_sessions) = (stop.child_token(), CancellationToken::new());
         let ready = link.subscribe();
         let sessions = Sessions::new(session::Config {
@@ -164,6 +170,7 @@ impl Service {
             runner: handle.clone(),
             link,
             pulse,
+            sends_spans: spans.is_some(),
         });
         let mut parts = JoinSet::new();
         parts.spawn(async move { Part::Runner(runner.run(stop_runner).await) });
@@ -189,6 +196,10 @@ impl Service {
         let rest = async { while parts.join_next().await.is_some() {} };
         if timeout(STOP_DURATION_MAX, rest).await.is_err() {
             tracing::warn!("a part of the agent did not stop in time; it is dropped");
+        }
+        if let Some(spans) = spans {
+            // It has a bound of its own; that it failed in itself is nobody's matter any more.
+            drop(tokio::task::spawn_blocking(move || spans.stop()).await);
         }
         result
     }

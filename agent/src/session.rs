@@ -56,6 +56,8 @@ pub struct Config {
     pub link: watch::Sender<Option<Link>>,
     /// Where heartbeats are noted.
     pub pulse: Arc<Pulse>,
+    /// Whether the agent sends the spans of its work to a collector itself.
+    pub sends_spans: bool,
 }
 
 /// Keeps a session with the control plane.

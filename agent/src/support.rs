@@ -78,6 +78,9 @@ fn secrets(loaded: &Result<Loaded, config::Error>) -> Mask {
     if let Some(tls) = config.metrics.as_ref().and_then(|metrics| metrics.tls.as_ref()) {
         mask.hide_file(&tls.key);
     }
+    if let Some(headers) = &config.traces.headers_file {
+        mask.hide_file(headers);
+    }
     mask
 }
 

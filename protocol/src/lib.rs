@@ -17,6 +17,7 @@ pub mod id;
 pub mod limits;
 pub mod message;
 pub mod session;
+pub mod span;
 pub mod spec;
 pub mod time;
 pub mod trace;

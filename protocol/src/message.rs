@@ -144,6 +144,8 @@ pub mod capability {
     pub const PROFILE: u64 = 1 << 7;
     /// Runs with rights beyond the confined profile: see [`super::Profile`]. Means nothing without [`PROFILE`].
     pub const FULL: u64 = 1 << 8;
+    /// Sends the spans of its work to a collector itself, if their trace is sampled.
+    pub const SPANS: u64 = 1 << 9;
 }
 
 /// An attempt that the agent still knows.

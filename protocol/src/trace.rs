@@ -97,9 +97,32 @@ impl TraceContext {
     }
 }
 
+/// Whether a trace is part of a share of all traces, by its id's lower half, as OpenTelemetry's ratio sampler does it: other parts that
+/// sample by the same ratio agree.
+#[must_use]
+pub fn is_in_sample(trace_id: u128, ratio: f64) -> bool {
+    #[expect(clippy::cast_precision_loss, reason = "a ratio of a thousandth more or less")]
+    let place = (trace_id & u128::from(u64::MAX >> 1)) as f64 / (u64::MAX >> 1) as f64;
+    place < ratio || ratio >= 1.0
+}
+
 impl From<TraceParent> for TraceContext {
     fn from(parent: TraceParent) -> Self {
         let TraceParent { trace_id, span_id, sampled } = parent;
         Self { trace_id, span_id, sampled, ..Self::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sample_is_a_share_of_traces_and_the_same_for_each_of_their_spans() {
+        let ids = (0..1_000_u64).map(|n| u128::from(n.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
+        for (ratio, least, most) in [(0.0, 0, 0), (0.1, 50, 150), (0.5, 400, 600), (1.0, 1_000, 1_000)] {
+            let sampled = ids.clone().filter(|id| is_in_sample(*id, ratio)).count();
+            assert!((least..=most).contains(&sampled), "{sampled} of 1,000 at {ratio}");
+        }
     }
 }

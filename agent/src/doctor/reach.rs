@@ -1,9 +1,10 @@
-//! Whether the control plane is there, and takes this agent.
+//! Whether the control plane is there, and takes this agent; and whether a collector takes its spans.
 
 use std::time::Duration;
 
 use quinn::ConnectionError;
 use stella_doctor::Findings;
+use stella_otlp::Collector;
 use stella_protocol::close::{Advice, CloseCode};
 use tokio::net::lookup_host;
 use tokio::time::timeout;
@@ -30,6 +31,29 @@ pub(super) async fn control_plane(server: &str, identity: &Identity, findings: &
             ),
         ),
         Err(error) => refused(server, &error, findings),
+    }
+}
+
+/// Sends an export without spans to the collector, if there is one.
+pub(super) async fn collector(config: &stella_otlp::Config, findings: &mut Findings) {
+    const CHECK: &str = "traces";
+    let config = config.clone();
+    let asked = tokio::task::spawn_blocking(move || {
+        let Some(collector) = Collector::open(&config)? else { return Ok(None) };
+        // A path may be what lets in, and is not told.
+        let address = collector.address().origin().ascii_serialization();
+        Ok::<_, stella_otlp::Error>(Some((address, collector.probe()?)))
+    });
+    match asked.await {
+        Ok(Ok(None)) => {}
+        Ok(Ok(Some((address, Ok(()))))) => findings.ok(CHECK, format!("{address} takes spans")),
+        Ok(Ok(Some((address, Err(problem))))) => findings.fail(
+            CHECK,
+            format!("{address} takes no spans: {problem}"),
+            "look at the collector's log, at firewalls and at traces.protocol, traces.ca and traces.headers_file; tasks go on without it, their spans are lost",
+        ),
+        Ok(Err(error)) => findings.fail(CHECK, reason_of(&error), "stella-agent config check"),
+        Err(error) => findings.fail(CHECK, error.to_string(), "run the doctor again"),
     }
 }
 

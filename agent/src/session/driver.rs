@@ -80,13 +80,11 @@ fn failed(reason: &str) -> End {
 
 async fn hello(config: &Config) -> Result<Result<AgentSession, SendError>, Gone> {
     let facts = config.runner.hello().await?;
+    let always = capability::TRUST | capability::HOLDINGS | capability::TRACE;
+    let spans = if config.sends_spans { capability::SPANS } else { 0 };
     let hello = Hello {
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-        capabilities: facts.capabilities
-            | capability::TRUST
-            | capability::HOLDINGS
-            | capability::TRACE
-            | config.rights.bits(),
+        capabilities: facts.capabilities | always | config.rights.bits() | spans,
         journal: facts.journal,
         control_plane: facts.control_plane,
         open: facts.open,

@@ -71,6 +71,8 @@ pub struct ApiDeps {
     pub log_level: LogLevel,
     /// What can change while it runs.
     pub tuning: Arc<Tuning>,
+    /// The share of traces that is sampled, 0 to 1. What is not part of it is passed on as not sampled.
+    pub sample_ratio: f64,
     /// Told of each request when it is answered.
     pub on_answer: Option<OnAnswer>,
     /// Asks agents what their hosts hold; without it nobody is asked.
@@ -138,6 +140,7 @@ pub(crate) struct Inner {
     pub(crate) authority: Arc<Authority>,
     pub(crate) agent_address: String,
     pub(crate) log_level: LogLevel,
+    pub(crate) sample_ratio: f64,
     pub(crate) on_answer: Option<OnAnswer>,
     pub(crate) look: Option<LookAtHosts>,
     pub(crate) tuning: Arc<Tuning>,
@@ -165,6 +168,7 @@ impl App {
             agent_address,
             log_level,
             tuning,
+            sample_ratio,
             on_answer,
             look,
         } = deps;
@@ -177,6 +181,7 @@ impl App {
             authority,
             agent_address,
             log_level,
+            sample_ratio,
             on_answer,
             look,
             tuning,

@@ -20,7 +20,7 @@ use stella_domain::state::State as DomainState;
 use stella_protocol::digest::Digest;
 use stella_protocol::id::{ApiTokenId, TenantId};
 use stella_protocol::time::Timestamp;
-use stella_protocol::trace::{TRACEPARENT, TraceContext, TraceParent};
+use stella_protocol::trace::{TRACEPARENT, TraceContext, TraceParent, is_in_sample};
 use subtle::ConstantTimeEq;
 use tracing::Instrument;
 
@@ -82,7 +82,7 @@ impl Caller {
 pub(crate) async fn layer(State(app): State<App>, mut request: Request, next: Next) -> Response<Body> {
     let started = Instant::now();
     let since = SystemTime::now();
-    let (trace, is_callers) = trace_of(request.headers());
+    let (trace, is_callers) = trace_of(request.headers(), app.sample_ratio);
     let user_agent = user_agent_of(request.headers());
     let mut seen_tenant = None;
     let correlation = correlation_of(request.headers());
@@ -218,15 +218,17 @@ fn user_agent_of(headers: &HeaderMap) -> Option<String> {
     Some(text.chars().take(USER_AGENT_CHARACTERS_MAX).collect())
 }
 
-/// The trace of a request, and whether the caller sent it.
-fn trace_of(headers: &HeaderMap) -> (TraceContext, bool) {
+/// The trace of a request, and whether the caller sent it. What is not part of our share is not sampled from here on, for whoever it
+/// leads to.
+fn trace_of(headers: &HeaderMap, ratio: f64) -> (TraceContext, bool) {
     let given =
         TraceContext::from_headers(|name| headers.get_all(name).into_iter().map(HeaderValue::as_bytes));
     if given.is_valid() {
-        return (given, true);
+        let sampled = given.sampled && is_in_sample(given.trace_id, ratio);
+        return (TraceContext { sampled, ..given }, true);
     }
     let (trace_id, span_id) = (uuid::Uuid::new_v4().as_u128(), uuid::Uuid::new_v4().as_u64_pair().1);
-    (TraceContext { trace_id, span_id, sampled: true, ..given }, false)
+    (TraceContext { trace_id, span_id, sampled: is_in_sample(trace_id, ratio), ..given }, false)
 }
 
 fn correlation_of(headers: &HeaderMap) -> String {

@@ -196,15 +196,7 @@ async fn serve(
 
     let (artifacts, output) = stores(config)?;
     retain(config, engine, &output, &tasks, &shutdown);
-    let fleet_deps = FleetDeps {
-        engine: engine.handle(),
-        authority: Arc::clone(&pki.authority),
-        identity: Arc::clone(&pki.identity),
-        artifacts: Arc::clone(&artifacts),
-        output: Arc::clone(&output),
-        last_seen_file: config.state_dir.join("last-seen"),
-    };
-    let fleet = Arc::new(Fleet::start(fleet_config(config), fleet_deps, shutdown.clone())?);
+    let fleet = start_fleet(config, engine, &pki, (&artifacts, &output), &shutdown)?;
 
     let api_deps = ApiDeps {
         engine: engine.handle(),
@@ -215,6 +207,7 @@ async fn serve(
         agent_address: agent_address(config, fleet.local_addr()),
         log_level,
         tuning,
+        sample_ratio: config.traces.sample_ratio,
         on_answer: traces.cloned().map(|traces| on_answer(traces, measurements.clone())),
         look: Some(look_at_hosts(Arc::clone(&fleet))),
     };
@@ -402,6 +395,25 @@ async fn until_stopped(
         ended = &mut metrics => return ended?.context("the metrics listener ended"),
     }
     Ok(())
+}
+
+/// Starts to listen for agents.
+fn start_fleet(
+    config: &Config,
+    engine: &Engine,
+    pki: &Pki,
+    (artifacts, output): (&Arc<ArtifactStore>, &Arc<OutputStore>),
+    shutdown: &CancellationToken,
+) -> anyhow::Result<Arc<Fleet>> {
+    let deps = FleetDeps {
+        engine: engine.handle(),
+        authority: Arc::clone(&pki.authority),
+        identity: Arc::clone(&pki.identity),
+        artifacts: Arc::clone(artifacts),
+        output: Arc::clone(output),
+        last_seen_file: config.state_dir.join("last-seen"),
+    };
+    Ok(Arc::new(Fleet::start(fleet_config(config), deps, shutdown.clone())?))
 }
 
 fn fleet_config(config: &Config) -> FleetConfig {

@@ -24,7 +24,7 @@ pub(crate) use event_bus::EventBus;
 pub(crate) use keys::KEYS;
 pub(crate) use notifications::Notifications;
 pub(crate) use retention::Retention;
-pub(crate) use traces::{Compression, Protocol, Traces};
+pub(crate) use traces::Traces;
 
 /// The file that is read when none is named.
 pub(crate) const DEFAULT_FILE: &str = "/etc/stella/orchestrator.toml";

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use stella_domain::name::Name;
 use stella_gates::{Source, Sources};
 
-use crate::outside;
+use stella_otlp::outside;
 
 /// Whom gates may ask, by the names that gates use.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

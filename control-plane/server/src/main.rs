@@ -18,7 +18,6 @@ mod look;
 mod measured;
 mod metrics;
 mod notify_tool;
-mod outside;
 mod owner;
 mod reload;
 mod retention;

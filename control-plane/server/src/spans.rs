@@ -5,8 +5,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use opentelemetry::KeyValue;
-use opentelemetry::trace::SpanKind;
 use stella_api::AnsweredRequest;
 use stella_domain::event::{Event, Fact, StreamId};
 use stella_domain::name::Identifier;
@@ -16,13 +14,15 @@ use stella_domain::spans;
 use stella_domain::task::{Task, TaskState};
 use stella_domain::tenant::TenantState;
 use stella_engine::{Committed, Handle};
+use stella_otlp::{KeyValue, Span, SpanKind};
 use stella_protocol::id::{AttemptKey, DeploymentId, PromotionId, RunId};
+use stella_protocol::message::capability;
 use stella_protocol::time::Timestamp;
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::traces::{Service, Span, Traces};
+use crate::traces::{Service, Traces};
 
 /// Of how many attempts it is remembered when they were sent. Of others it is taken to be when they were queued.
 const ON_THEIR_WAY_MAX: usize = 100_000;
@@ -60,18 +60,20 @@ pub(crate) fn of_request(traces: &Traces, request: &AnsweredRequest) -> u64 {
     ];
     attributes.extend(request.user_agent.clone().map(|agent| KeyValue::new("http.user_agent", agent)));
     attributes.extend(request.tenant.map(|tenant| KeyValue::new("tenant.id", tenant.to_string())));
-    traces.write(Span {
-        service: Service::ControlPlane,
-        trace: request.trace.clone(),
-        id,
-        parent,
-        name: "http.request",
-        kind: SpanKind::Server,
-        start: request.started,
-        end: request.started + request.took,
-        attributes,
-        error: (request.status >= 500).then(|| format!("status {}", request.status)),
-    });
+    traces.write(
+        Service::ControlPlane,
+        Span {
+            trace: request.trace.clone(),
+            id,
+            parent,
+            name: "http.request",
+            kind: SpanKind::Server,
+            start: request.started,
+            end: request.started + request.took,
+            attributes,
+            error: (request.status >= 500).then(|| format!("status {}", request.status)),
+        },
+    );
     id
 }
 
@@ -135,26 +137,31 @@ impl Spans {
     fn deployment(&self, tenant: &TenantState, id: DeploymentId, end: Timestamp, reason: Option<&str>) {
         let Some(deployment) = tenant.deployments.get(&id) else { return };
         let environment = tenant.environments.get(&deployment.environment);
-        self.traces.write(Span {
-            service: Service::ControlPlane,
-            trace: deployment.trace.clone(),
-            id: spans::deployment(id),
-            parent: deployment.trace.span_id,
-            name: "deployment.execute",
-            kind: SpanKind::Internal,
-            start: time(deployment.created_at),
-            end: time(end),
-            attributes: vec![
-                KeyValue::new("release_id", deployment.release.to_string()),
-                KeyValue::new("environment", environment.map(|it| it.name.to_string()).unwrap_or_default()),
-                KeyValue::new("deployment_id", id.to_string()),
-                KeyValue::new("tenant.id", tenant.id.to_string()),
-                KeyValue::new("strategy", deployment.strategy.name()),
-                KeyValue::new("status", deployment.status.name()),
-                KeyValue::new("targets", i64::from(deployment.counts.total())),
-            ],
-            error: reason.map(str::to_owned),
-        });
+        self.traces.write(
+            Service::ControlPlane,
+            Span {
+                trace: deployment.trace.clone(),
+                id: spans::deployment(id),
+                parent: deployment.trace.span_id,
+                name: "deployment.execute",
+                kind: SpanKind::Internal,
+                start: time(deployment.created_at),
+                end: time(end),
+                attributes: vec![
+                    KeyValue::new("release_id", deployment.release.to_string()),
+                    KeyValue::new(
+                        "environment",
+                        environment.map(|it| it.name.to_string()).unwrap_or_default(),
+                    ),
+                    KeyValue::new("deployment_id", id.to_string()),
+                    KeyValue::new("tenant.id", tenant.id.to_string()),
+                    KeyValue::new("strategy", deployment.strategy.name()),
+                    KeyValue::new("status", deployment.status.name()),
+                    KeyValue::new("targets", i64::from(deployment.counts.total())),
+                ],
+                error: reason.map(str::to_owned),
+            },
+        );
     }
 
     /// A deployment that failed is looked into, whether it is part of the sample or not: what was left out of it is written now,
@@ -181,24 +188,26 @@ impl Spans {
     fn run(&self, tenant: &TenantState, id: RunId, end: Timestamp) {
         let Some(run) = tenant.runs.get(&id) else { return };
         let error = matches!(run.status, RunStatus::Failed { .. }).then(|| "failed".to_owned());
-        self.traces.write(Span {
-            service: Service::ControlPlane,
-            trace: run.trace.clone(),
-            id: spans::run(id),
-            parent: run.trace.span_id,
-            name: "workflow.run",
-            kind: SpanKind::Internal,
-            start: time(run.started_at),
-            end: time(end),
-            attributes: vec![
-                KeyValue::new("template_id", run.workflow.to_string()),
-                KeyValue::new("template_version", i64::from(run.version)),
-                KeyValue::new("status", run.status.name()),
-                KeyValue::new("run_id", id.to_string()),
-                KeyValue::new("tenant.id", tenant.id.to_string()),
-            ],
-            error,
-        });
+        self.traces.write(
+            Service::ControlPlane,
+            Span {
+                trace: run.trace.clone(),
+                id: spans::run(id),
+                parent: run.trace.span_id,
+                name: "workflow.run",
+                kind: SpanKind::Internal,
+                start: time(run.started_at),
+                end: time(end),
+                attributes: vec![
+                    KeyValue::new("template_id", run.workflow.to_string()),
+                    KeyValue::new("template_version", i64::from(run.version)),
+                    KeyValue::new("status", run.status.name()),
+                    KeyValue::new("run_id", id.to_string()),
+                    KeyValue::new("tenant.id", tenant.id.to_string()),
+                ],
+                error,
+            },
+        );
     }
 
     /// Only of steps that were begun.
@@ -207,26 +216,28 @@ impl Spans {
         let (Some(planned), Some(found)) = (tenant.step_of(run, step), run.steps.get(step)) else { return };
         let Some(started_at) = found.started_at else { return };
         let failed = found.state.name() == "failed";
-        self.traces.write(Span {
-            service: Service::ControlPlane,
-            trace: run.trace.clone(),
-            id: spans::step(id, step),
-            parent: spans::run(id),
-            name: "workflow.step",
-            kind: SpanKind::Internal,
-            start: time(started_at),
-            end: time(end),
-            attributes: vec![
-                KeyValue::new("step_type", planned.kind()),
-                KeyValue::new("node_id", step.to_string()),
-                KeyValue::new("status", found.state.name()),
-                KeyValue::new("attempts", i64::from(found.attempts)),
-                KeyValue::new("run_id", id.to_string()),
-                KeyValue::new("tenant.id", tenant.id.to_string()),
-            ],
-            // What a step was answered may be in the reason, and is not for everybody who sees traces.
-            error: failed.then(|| "failed".to_owned()),
-        });
+        self.traces.write(
+            Service::ControlPlane,
+            Span {
+                trace: run.trace.clone(),
+                id: spans::step(id, step),
+                parent: spans::run(id),
+                name: "workflow.step",
+                kind: SpanKind::Internal,
+                start: time(started_at),
+                end: time(end),
+                attributes: vec![
+                    KeyValue::new("step_type", planned.kind()),
+                    KeyValue::new("node_id", step.to_string()),
+                    KeyValue::new("status", found.state.name()),
+                    KeyValue::new("attempts", i64::from(found.attempts)),
+                    KeyValue::new("run_id", id.to_string()),
+                    KeyValue::new("tenant.id", tenant.id.to_string()),
+                ],
+                // What a step was answered may be in the reason, and is not for everybody who sees traces.
+                error: failed.then(|| "failed".to_owned()),
+            },
+        );
     }
 
     /// Only of promotions that needed somebody.
@@ -238,23 +249,25 @@ impl Spans {
             return;
         }
         let waited = end.since(promotion.requested_at);
-        self.traces.write(Span {
-            service: Service::ControlPlane,
-            trace: promotion.trace.clone(),
-            id: spans::approval(id),
-            parent: promotion.trace.span_id,
-            name: "approval.wait",
-            kind: SpanKind::Internal,
-            start: time(promotion.requested_at),
-            end: time(end),
-            attributes: vec![
-                KeyValue::new("promotion_id", id.to_string()),
-                KeyValue::new("duration", waited.as_secs_f64()),
-                KeyValue::new("tenant.id", tenant.id.to_string()),
-                KeyValue::new("decision", decision),
-            ],
-            error: None,
-        });
+        self.traces.write(
+            Service::ControlPlane,
+            Span {
+                trace: promotion.trace.clone(),
+                id: spans::approval(id),
+                parent: promotion.trace.span_id,
+                name: "approval.wait",
+                kind: SpanKind::Internal,
+                start: time(promotion.requested_at),
+                end: time(end),
+                attributes: vec![
+                    KeyValue::new("promotion_id", id.to_string()),
+                    KeyValue::new("duration", waited.as_secs_f64()),
+                    KeyValue::new("tenant.id", tenant.id.to_string()),
+                    KeyValue::new("decision", decision),
+                ],
+                error: None,
+            },
+        );
     }
 
     /// From the question, if there was one, to the verdict. Of several verdicts in one batch the state has the last one's question only.
@@ -269,25 +282,27 @@ impl Spans {
             .filter(|it| it.evaluations == *number)
             .and_then(|it| it.verdict.as_ref())
             .map_or(event.at, |it| it.asked_at);
-        self.traces.write(Span {
-            service: Service::ControlPlane,
-            trace: promotion.trace.clone(),
-            id: spans::gate(*id, gate.as_str(), *number),
-            parent: promotion.trace.span_id,
-            name: "gate.evaluate",
-            kind: SpanKind::Internal,
-            start: time(asked_at),
-            end: time(event.at),
-            attributes: vec![
-                KeyValue::new("gate_type", kind.clone()),
-                KeyValue::new("result", outcome.name()),
-                KeyValue::new("gate", gate.to_string()),
-                KeyValue::new("promotion_id", id.to_string()),
-                KeyValue::new("policy", policy.to_string()),
-                KeyValue::new("tenant.id", tenant.id.to_string()),
-            ],
-            error: None,
-        });
+        self.traces.write(
+            Service::ControlPlane,
+            Span {
+                trace: promotion.trace.clone(),
+                id: spans::gate(*id, gate.as_str(), *number),
+                parent: promotion.trace.span_id,
+                name: "gate.evaluate",
+                kind: SpanKind::Internal,
+                start: time(asked_at),
+                end: time(event.at),
+                attributes: vec![
+                    KeyValue::new("gate_type", kind.clone()),
+                    KeyValue::new("result", outcome.name()),
+                    KeyValue::new("gate", gate.to_string()),
+                    KeyValue::new("promotion_id", id.to_string()),
+                    KeyValue::new("policy", policy.to_string()),
+                    KeyValue::new("tenant.id", tenant.id.to_string()),
+                ],
+                error: None,
+            },
+        );
     }
 
     fn dispatch(&mut self, tenant: &TenantState, key: AttemptKey, end: Timestamp) {
@@ -300,6 +315,11 @@ impl Spans {
 
     fn execution(&self, tenant: &TenantState, key: AttemptKey, start: Timestamp, end: Timestamp) {
         let Some(task) = tenant.tasks.get(&key.task) else { return };
+        let agent = tenant.agents.get(&task.agent);
+        // What it was told is sampled it has sent. What is wanted nevertheless is known here only.
+        if task.trace.sampled && agent.is_some_and(|it| it.capabilities & capability::SPANS != 0) {
+            return;
+        }
         let (start, end) = (time(start), time(end.max(start)));
         self.task(tenant, task, key, "agent.execute", Service::Agent, SpanKind::Consumer, start, end);
     }
@@ -345,7 +365,8 @@ impl Spans {
         let error = failed.then(|| task.state.name().to_owned());
         let Some(deployment) = tenant.deployments.get(&task.deployment) else { return };
         let trace = spans::of_task(deployment, task);
-        self.traces.write(Span { service, trace, id, parent, name, kind, start, end, attributes, error });
+        let span = Span { trace, id, parent, name, kind, start, end, attributes, error };
+        self.traces.write(service, span);
     }
 }
 

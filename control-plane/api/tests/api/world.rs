@@ -99,6 +99,7 @@ impl World {
             log_level: stella_telemetry::LogLevel::detached("info"),
             tuning: Tuning::new(&config),
             look: None,
+            sample_ratio: 1.0,
             on_answer: None,
         };
         let shutdown = CancellationToken::new();

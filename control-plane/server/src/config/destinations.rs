@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use reqwest::Url;
+use stella_otlp::Protocol;
 use zeroize::Zeroizing;
 
-use super::{Config, DEFAULT_FILE, Loaded, Protocol};
+use super::{Config, DEFAULT_FILE, Loaded};
 use crate::first_start::TOKEN_FILE;
 
 /// The port of NATS.

@@ -6,7 +6,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow};
 use metrics::counter;
 use opentelemetry::KeyValue;
 use opentelemetry_otlp::tonic_types::metadata::MetadataMap;
@@ -23,15 +22,15 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::time::timeout;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 
-use crate::config::{Compression, Protocol, Traces as Config};
-use crate::outside;
+use crate::config::{Compression, Config, Protocol};
+use crate::{Error, outside};
 
-/// How many spans of each service may wait for the collector. Beyond it they are dropped, work is not delayed.
-const WAITING_SPANS_MAX: usize = 16_384;
 /// How long spans wait for others to travel with.
 const BATCH_DELAY: Duration = Duration::from_secs(1);
 /// How long one export may take.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The key that says where the collector is.
+const ENDPOINT: &str = "traces.endpoint";
 /// How long a connection may take to come about, and how long a silent one is believed in while it owes an answer.
 const SILENCE_MAX: Duration = Duration::from_secs(5);
 
@@ -40,12 +39,12 @@ const SILENCE_MAX: Duration = Duration::from_secs(5);
 pub(super) struct Carrier(Option<Runtime>);
 
 impl Carrier {
-    pub(super) fn start(protocol: Protocol) -> anyhow::Result<Self> {
+    pub(super) fn start(protocol: Protocol) -> Result<Self, Error> {
         if protocol == Protocol::Http {
             return Ok(Self(None));
         }
         let runtime = Builder::new_multi_thread().worker_threads(1).thread_name("otlp").enable_all().build();
-        Ok(Self(Some(runtime.context("the thread for traces cannot be started")?)))
+        Ok(Self(Some(runtime.map_err(|error| client("the thread for traces cannot be started", error))?)))
     }
 }
 
@@ -67,7 +66,41 @@ pub(super) fn processor(
     address: &Url,
     carrier: &Carrier,
     service: &'static str,
-) -> anyhow::Result<BatchSpanProcessor> {
+    waiting_max: usize,
+) -> Result<BatchSpanProcessor, Error> {
+    let batches = BatchConfigBuilder::default()
+        .with_max_queue_size(waiting_max)
+        .with_scheduled_delay(BATCH_DELAY)
+        .build();
+    let counted = counted(config, address, carrier, service)?;
+    Ok(BatchSpanProcessor::builder(counted).with_batch_config(batches).build())
+}
+
+/// Sends nothing, and hears whether that is taken.
+///
+/// # Errors
+/// If the configuration makes no sense; within it, what the collector says or why it says nothing.
+pub(super) fn probe(config: &Config, address: &Url, carrier: &Carrier) -> Result<OTelSdkResult, Error> {
+    let counted = counted(config, address, carrier, "stella")?;
+    let (answer, answered) = std::sync::mpsc::sync_channel(1);
+    // Over HTTP a client that blocks is asked, which must not be within a runtime.
+    let asking = std::thread::spawn(move || {
+        // Who asked has gone away if this fails.
+        answer.send(futures::executor::block_on(counted.send(Vec::new()))).ok();
+    });
+    let result = answered.recv_timeout(EXPORT_TIMEOUT * 2);
+    if result.is_ok() {
+        asking.join().ok();
+    }
+    Ok(result.unwrap_or(Err(OTelSdkError::Timeout(EXPORT_TIMEOUT))))
+}
+
+fn counted(
+    config: &Config,
+    address: &Url,
+    carrier: &Carrier,
+    service: &'static str,
+) -> Result<Counted, Error> {
     let headers = config.headers_file.as_deref();
     let headers =
         headers.map(|path| outside::headers("traces.headers_file", path)).transpose()?.unwrap_or_default();
@@ -80,19 +113,14 @@ pub(super) fn processor(
         .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
         .build();
     exporter.set_resource(&resource);
-    let batches = BatchConfigBuilder::default()
-        .with_max_queue_size(WAITING_SPANS_MAX)
-        .with_scheduled_delay(BATCH_DELAY)
-        .build();
     let carrier = carrier.0.as_ref().map(|runtime| runtime.handle().clone());
-    let counted = Counted { exporter: Arc::new(exporter), carrier };
-    Ok(BatchSpanProcessor::builder(counted).with_batch_config(batches).build())
+    Ok(Counted { exporter: Arc::new(exporter), carrier })
 }
 
-fn over_http(config: &Config, address: &Url, headers: HashMap<String, String>) -> anyhow::Result<Otlp> {
+fn over_http(config: &Config, address: &Url, headers: HashMap<String, String>) -> Result<Otlp, Error> {
     let ca = config.ca.as_deref().map(|path| outside::roots("traces.ca", path)).transpose()?;
     // The client must not be made within the runtime: it brings one of its own.
-    let client = std::thread::spawn(move || {
+    let making = std::thread::spawn(move || {
         // The headers are for the collector that is configured, and for nobody that it may point to.
         let mut builder =
             reqwest::blocking::Client::builder().timeout(EXPORT_TIMEOUT).redirect(Policy::none());
@@ -101,10 +129,14 @@ fn over_http(config: &Config, address: &Url, headers: HashMap<String, String>) -
         }
         builder.build()
     });
-    let client = client.join().map_err(|_| anyhow!("the thread of the HTTP client panicked"))??;
+    let made = making.join().map_err(|_| Error::Client {
+        problem: "the thread of the HTTP client panicked",
+        source: "no client was made".into(),
+    })?;
+    let made = made.map_err(|error| client("no HTTP client can be made", error))?;
     let mut builder = Otlp::builder()
         .with_http()
-        .with_http_client(client)
+        .with_http_client(made)
         .with_protocol(opentelemetry_otlp::Protocol::HttpBinary)
         .with_endpoint(address.as_str())
         .with_timeout(EXPORT_TIMEOUT)
@@ -112,7 +144,7 @@ fn over_http(config: &Config, address: &Url, headers: HashMap<String, String>) -
     if config.compression == Compression::Gzip {
         builder = builder.with_compression(opentelemetry_otlp::Compression::Gzip);
     }
-    builder.build().context("traces.endpoint")
+    builder.build().map_err(|error| client(ENDPOINT, error))
 }
 
 fn over_grpc(
@@ -120,12 +152,13 @@ fn over_grpc(
     address: &Url,
     headers: &HashMap<String, String>,
     runtime: &Runtime,
-) -> anyhow::Result<Otlp> {
+) -> Result<Otlp, Error> {
     let mut metadata = HeaderMap::new();
     for (name, value) in headers {
-        let mut value = HeaderValue::from_str(value).context("traces.headers_file")?;
+        let mut value = HeaderValue::from_str(value).map_err(|error| client("traces.headers_file", error))?;
         value.set_sensitive(true);
-        metadata.insert(name.parse::<HeaderName>().context("traces.headers_file")?, value);
+        let name = name.parse::<HeaderName>().map_err(|error| client("traces.headers_file", error))?;
+        metadata.insert(name, value);
     }
     let mut builder = Otlp::builder()
         .with_tonic()
@@ -135,12 +168,12 @@ fn over_grpc(
     if config.compression == Compression::Gzip {
         builder = builder.with_compression(opentelemetry_otlp::Compression::Gzip);
     }
-    builder.build().context("traces.endpoint")
+    builder.build().map_err(|error| client(ENDPOINT, error))
 }
 
 /// A connection that comes about when it is needed, and again when it is lost.
-fn channel(config: &Config, address: &Url, runtime: &Runtime) -> anyhow::Result<Channel> {
-    let endpoint = Endpoint::from_shared(address.to_string()).context("traces.endpoint")?;
+fn channel(config: &Config, address: &Url, runtime: &Runtime) -> Result<Channel, Error> {
+    let endpoint = Endpoint::from_shared(address.to_string()).map_err(|error| client(ENDPOINT, error))?;
     let mut endpoint = endpoint
         .connect_timeout(SILENCE_MAX)
         .timeout(EXPORT_TIMEOUT)
@@ -152,17 +185,21 @@ fn channel(config: &Config, address: &Url, runtime: &Runtime) -> anyhow::Result<
             None => ClientTlsConfig::new().with_native_roots(),
         };
         let problem = "no connection can be made with TLS; traces.ca names the authorities that the collector's certificate may be under";
-        endpoint = endpoint.tls_config(tls).context(problem)?;
+        endpoint = endpoint.tls_config(tls).map_err(|error| client(problem, error))?;
     }
     let _within = runtime.enter();
     Ok(endpoint.connect_lazy())
 }
 
-fn roots(path: &Path) -> anyhow::Result<ClientTlsConfig> {
+fn roots(path: &Path) -> Result<ClientTlsConfig, Error> {
     // The same look at the file as for HTTP, with its errors.
     outside::roots("traces.ca", path)?;
-    let pem = std::fs::read(path).with_context(|| format!("traces.ca {}", path.display()))?;
+    let pem = std::fs::read(path).map_err(|error| outside::wrong("traces.ca", path, error))?;
     Ok(ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)))
+}
+
+fn client(problem: &'static str, source: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::Client { problem, source: Box::new(source) }
 }
 
 /// An exporter whose failures are seen.
