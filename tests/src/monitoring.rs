@@ -72,6 +72,18 @@ impl Bundle {
         Ok(fs::write(path, text)?)
     }
 
+    /// Has Prometheus scrape agents too, by the job that the bundle has for them.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn add_agents(&self, addresses: &[String]) -> Result<()> {
+        let folder = self.folder.join("agents");
+        fs::create_dir_all(&folder)?;
+        let list = serde_json::json!([{ "targets": addresses }]);
+        // JSON is YAML.
+        Ok(fs::write(folder.join("agents.yml"), list.to_string())?)
+    }
+
     /// Makes everything quick: scrapes, evaluations and waits of seconds. Conditions stay as they are.
     ///
     /// # Errors

@@ -27,6 +27,20 @@ fn run(folder: &Path, program: &str, arguments: &[&str]) -> Result<String> {
     Ok(said.into_owned())
 }
 
+/// Wherever agents are scraped, their figures get names of their own there.
+#[test]
+fn agents_are_scraped_under_names_of_their_own() -> Result<()> {
+    let first = read(WAYS[0])?;
+    let relabelling = first.split("    metric_relabel_configs:\n").nth(1).context("nothing is relabelled")?;
+    for name in WAYS {
+        let text = read(name)?;
+        let (_, job) = text.split_once("\n  - job_name: stella-agents\n").context(name)?;
+        ensure!(job.ends_with(&format!("    metric_relabel_configs:\n{relabelling}")), "{name}: {job}");
+        ensure!(text.matches("metric_relabel_configs").count() == 1, "only the agents' job: {name}");
+    }
+    Ok(())
+}
+
 /// The text without the blocks of this key: its line, and what is indented further below it.
 fn without_blocks(text: &str, key: &str) -> String {
     let mut kept = String::new();
@@ -61,6 +75,8 @@ fn prometheus_takes_each_way_to_find_control_planes() -> Result<()> {
     let folder = tempfile::tempdir()?;
     fs::create_dir(folder.path().join("targets"))?;
     fs::write(folder.path().join("targets/more.yml"), "- targets: [\"other:9090\"]\n")?;
+    fs::create_dir(folder.path().join("agents"))?;
+    fs::write(folder.path().join("agents/some.yml"), "- targets: [\"web-1:9091\"]\n")?;
     fs::write(folder.path().join("rules.yml"), read("rules.yml")?)?;
     // What an installation brings; only that they are there is checked.
     for name in ["ca.crt", "inventory-token"] {

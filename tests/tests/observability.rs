@@ -197,10 +197,7 @@ async fn scrape_agent(cluster: &mut Cluster, bundle: &Bundle) -> Result<()> {
     let port = ports::free()?;
     cluster.agents[0].configure("metrics", &format!("listen = \"127.0.0.1:{port}\""))?;
     cluster.wait_online(cluster.agents[0].name()).await?;
-    let job = format!(
-        "scrape_configs:\n  - job_name: stella-agents\n    static_configs:\n      - targets: [\"127.0.0.1:{port}\"]\n"
-    );
-    bundle.replace("prometheus.yml", &[("scrape_configs:\n", &job)])
+    bundle.add_agents(&[format!("127.0.0.1:{port}")])
 }
 
 /// Waits for an exemplar of the series that leads to this span, and checks that it lies in its bucket.
@@ -250,8 +247,8 @@ async fn figures_lead_to_the_traces_that_the_collector_has() -> Result<()> {
     for (series, name) in [
         ("stella_deployment_duration_seconds_bucket", "deployment.execute"),
         ("stella_approval_duration_seconds_bucket", "approval.wait"),
-        ("stella_agent_task_duration_seconds_bucket{job=\"stella-orchestrator\"}", "agent.execute"),
-        ("stella_agent_task_duration_seconds_bucket{job=\"stella-agents\"}", "agent.execute"),
+        ("stella_agent_task_duration_seconds_bucket", "agent.execute"),
+        ("stella_agent_own_task_duration_seconds_bucket", "agent.execute"),
         ("stella_http_request_duration_seconds_bucket{method=\"POST\"}", "http.request"),
     ] {
         let span = wait::until(&format!("a span {name}"), async || {
@@ -265,8 +262,30 @@ async fn figures_lead_to_the_traces_that_the_collector_has() -> Result<()> {
     let text = format!("{:?}", prometheus.exemplars("{__name__=~\"stella_.*\"}").await?);
     ensure!(!text.contains(unsampled), "what is not sent anywhere leads nowhere: {text}");
     takes_whole_pages(&cluster, &prometheus).await?;
+    counts_once(&prometheus).await?;
     rotel.check()?;
     cluster.passed()
+}
+
+/// The control plane's figures and the agent's own are both there, and what is asked of all jobs counts nothing twice.
+async fn counts_once(prometheus: &Prometheus) -> Result<()> {
+    for (expression, value, job) in [
+        ("sum by (job) (stella_agent_tasks_total)", "1", "stella-orchestrator"),
+        ("sum by (job) (stella_agent_task_duration_seconds_count)", "1", "stella-orchestrator"),
+        ("count by (job) (stella_agent_heartbeat_age_seconds)", "1", "stella-orchestrator"),
+        ("sum by (job) (stella_agent_own_tasks_total)", "1", "stella-agents"),
+        ("count by (job) (stella_agent_own_heartbeat_age_seconds)", "1", "stella-agents"),
+    ] {
+        let series = wait::until(expression, async || {
+            let series = prometheus.query(expression).await?;
+            ensure!(!series.is_empty(), "nothing yet");
+            Ok(series)
+        })
+        .await?;
+        let [only] = series.as_slice() else { anyhow::bail!("{expression} gives {series:?}") };
+        ensure!(only["metric"]["job"] == job && only["value"][1] == value, "{expression} gives {only}");
+    }
+    Ok(())
 }
 
 /// Both pages are OpenMetrics, valid by the letter, and nothing of them was refused.
