@@ -272,7 +272,8 @@ fn origin(key: &str) -> String {
 
 fn check_config(arguments: RunArgs) -> Outcome {
     let (file, settings) = arguments.into_settings();
-    Loaded::load(file.as_deref(), &settings, origin)?;
+    let loaded = Loaded::load(file.as_deref(), &settings, origin)?;
+    loaded.config.traces.check()?;
     writeln!(io::stdout(), "the configuration is good")?;
     Ok(())
 }

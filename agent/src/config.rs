@@ -41,7 +41,7 @@ pub enum Error {
     /// The log's level is not understood.
     #[error(transparent)]
     Log(#[from] stella_telemetry::Error),
-    /// The section `traces` makes no sense, or a file of it is not there.
+    /// The section `traces` makes no sense.
     #[error(transparent)]
     Traces(#[from] stella_otlp::Error),
     /// A value is out of bounds.
@@ -434,7 +434,8 @@ fn collector(given: TracesSettings) -> Result<stella_otlp::Config, Error> {
         ca: path("traces.ca", given.ca)?,
         headers_file: path("traces.headers_file", given.headers_file)?,
     };
-    config.check()?;
+    // Its files are looked at where they are needed: they may be there only while the service runs.
+    config.address()?;
     Ok(config)
 }
 

@@ -38,7 +38,7 @@ use crate::executor::{ArtifactSource, Executor, UnitManager};
 use crate::host::HostRoot;
 use crate::inbox::{Inbox, Verdict};
 use crate::journal::{self, Ending, Journal, Known, LeftOpen};
-use crate::observers::Observers;
+use crate::observers::{Attempted, Observers};
 use crate::output::now;
 use crate::policy::Policy;
 use crate::report::{Outlet, Report};
@@ -97,6 +97,7 @@ pub struct Runner {
     work: Work,
     concurrency: NonZeroUsize,
     drain: Duration,
+    observers: Observers,
     outlet: Outlet,
     /// What may be said and done once a position is durable, in order.
     promises: VecDeque<(Position, Promise)>,
@@ -110,8 +111,8 @@ pub struct Runner {
 enum Promise {
     /// Say that it is accepted, and let it take its turn.
     Accepted(AttemptKey),
-    /// Say that it is over.
-    Finished(Finished),
+    /// Say that it is over, and tell who observes attempts that ran: what is not on the disk might end again, and otherwise.
+    Finished(Finished, Option<Box<(Attempted, Ending)>>),
 }
 
 /// What woke the runner.
@@ -133,6 +134,7 @@ impl Runner {
         let (pulse, pulse_receiver) =
             watch::channel(Pulse { position: journal.mark().position, tasks_running: 0 });
         let (concurrency, drain, policy) = (config.concurrency, config.drain, config.policy.clone());
+        let observers = config.observers.clone();
         let open = journal.open_attempts();
         let mut runner = Self {
             journal,
@@ -141,6 +143,7 @@ impl Runner {
             work: Work::new(config),
             concurrency,
             drain,
+            observers,
             outlet: Outlet::default(),
             promises: VecDeque::new(),
             orders,
@@ -332,6 +335,7 @@ impl Runner {
                 self.finish(
                     key,
                     Ending { started_at: None, finished_at: now(), outcome: TaskOutcome::Cancelled },
+                    None,
                 );
             }
             // It is being ended already.
@@ -349,13 +353,15 @@ impl Runner {
 
     fn ended(&mut self, over: Over) {
         match over {
-            Over::Attempt(key, ending) => {
+            Over::Attempt(attempted, ending) => {
+                let key = attempted.key;
                 tracing::info!(task = %key, outcome = ?ending.outcome, "ended");
                 if matches!(self.slots.stage(key), Some(Stage::Recovering)) {
                     self.work.replay(key);
                 }
                 self.slots.remove(key);
-                self.finish(key, ending);
+                let told = Box::new((*attempted, ending.clone()));
+                self.finish(key, ending, Some(told));
             }
             Over::Output(key) => {
                 let is_forgotten = !self.slots.contains(key)
@@ -366,9 +372,9 @@ impl Runner {
         }
     }
 
-    fn finish(&mut self, key: AttemptKey, ending: Ending) {
+    fn finish(&mut self, key: AttemptKey, ending: Ending, told: Option<Box<(Attempted, Ending)>>) {
         if let Some(report) = self.journal.finish(key, ending) {
-            self.promises.push_back((report.position, Promise::Finished(report)));
+            self.promises.push_back((report.position, Promise::Finished(report, told)));
         }
     }
 
@@ -379,7 +385,12 @@ impl Runner {
                     self.outlet.say(Report::Accepted(Accepted { key, position }));
                     self.slots.enqueue(key);
                 }
-                Some((_, Promise::Finished(report))) => self.outlet.say(Report::Finished(report)),
+                Some((_, Promise::Finished(report, told))) => {
+                    if let Some((attempted, ending)) = told.as_deref() {
+                        self.observers.ended(attempted, ending);
+                    }
+                    self.outlet.say(Report::Finished(report));
+                }
                 None => {}
             }
         }

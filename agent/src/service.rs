@@ -52,9 +52,6 @@ pub enum Error {
     /// Figures cannot be served.
     #[error(transparent)]
     Metrics(#[from] metrics::Error),
-    /// Spans cannot be sent anywhere.
-    #[error(transparent)]
-    Traces(#[from] stella_otlp::Error),
     /// A folder cannot be made.
     #[error("cannot make the folder of attempts")]
     Attempts(#[source] io::Error),
@@ -114,7 +111,7 @@ impl Service {
         let (link, link_receiver) = watch::channel(None);
         let who = (identity.tenant, identity.agent);
         let figures = config.metrics.as_ref().map(|_| Arc::new(Figures::new(who)));
-        let spans = Spans::open(&config.traces, who)?.map(Arc::new);
+        let spans = spans_of(&config.traces, who);
         let (runner, handle) = Runner::new(
             journal,
             left_open,
@@ -227,6 +224,15 @@ fn groups(limits: Limits) -> Option<Groups> {
             None
         }
     }
+}
+
+/// Where spans go, if the agent sends them itself. Without them it works as well, and the control plane writes them.
+fn spans_of(config: &stella_otlp::Config, who: (TenantId, AgentId)) -> Option<Arc<Spans>> {
+    Spans::open(config, who).map(|spans| spans.map(Arc::new)).unwrap_or_else(|error| {
+        let reason = reason_of(&error);
+        tracing::error!(reason, "spans are not sent to the collector; the control plane writes them");
+        None
+    })
 }
 
 /// Waits for the end of the runner, which is the end of the agent.

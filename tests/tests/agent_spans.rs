@@ -220,6 +220,27 @@ async fn spans_travel_under_tls_with_headers_and_the_doctor_says_what_is_wrong()
     cluster.passed()
 }
 
+/// Traces are worth no host: without its headers an agent works, and leaves its spans to the control plane.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_without_its_headers_works_and_the_control_plane_writes_its_spans() -> Result<()> {
+    let collector = Collector::start().await?;
+    let settings = Settings { traces_endpoint: Some(collector.endpoint()), ..Settings::default() };
+    let mut cluster = Cluster::with_settings(1, &settings).await?;
+    let traces = keys("http/protobuf", &collector.endpoint()) + "headers_file = \"/nonexistent/headers\"";
+    cluster.agents[0].configure("traces", &traces)?;
+    cluster.wait_online(cluster.agents[0].name()).await?;
+    ensure!(!cluster.agents[0].tool(&["config", "check"])?.status.success(), "a check finds it");
+    ensure!(cluster.agents[0].tool(&["status"])?.status.success(), "it is no matter of others");
+    cluster.release(&release("1.0.0", &[], vec![shell("run", "true")])).await?;
+    let asked = cluster.deploy(&rolling(ENVIRONMENT, "1.0.0", OnFailure::Stop)).await?.deployment;
+    ensure!(cluster.wait_final(&asked.id).await?.deployment.status == "succeeded");
+    let spans = executed(&collector, 1).await?;
+    ensure!(spans[0].attributes.contains_key("agent"), "{spans:?}");
+    let log = cluster.agents[0].log();
+    ensure!(log.contains("traces.headers_file /nonexistent/headers"), "{log}");
+    cluster.passed()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_collector_is_found_before_the_start() -> Result<()> {
     let cluster = Cluster::start(1).await?;

@@ -20,7 +20,7 @@ use crate::cancel::CancelSignal;
 use crate::executor::{ArtifactSource, Executor, RunContext, UnitManager};
 use crate::host::HostRoot;
 use crate::journal::Ending;
-use crate::observers::{Attempted, Observers};
+use crate::observers::Attempted;
 use crate::output::{OutputSink, now};
 use crate::session::{Forwarder, Link};
 use crate::supervisor::Recovered;
@@ -35,7 +35,7 @@ const CHUNKS_MAX: usize = 8;
 #[derive(Debug)]
 pub(super) enum Over {
     /// An attempt.
-    Attempt(AttemptKey, Ending),
+    Attempt(Box<Attempted>, Ending),
     /// All of an attempt's output is at the control plane, or nobody waits for it any more.
     Output(AttemptKey),
     /// A folder was removed, or a task of no consequence ended.
@@ -51,17 +51,16 @@ pub(super) struct Work {
     artifacts: Arc<dyn ArtifactSource>,
     units: Arc<dyn UnitManager>,
     link: watch::Receiver<Option<Link>>,
-    observers: Observers,
     tasks: JoinSet<Over>,
     /// Whose attempt a task is, in case it panics.
-    attempts: HashMap<task::Id, (AttemptKey, Option<Timestamp>)>,
+    attempts: HashMap<task::Id, (Box<Attempted>, Option<Timestamp>)>,
     /// Output that is on its way; the token tells that the result is acknowledged.
     outputs: HashMap<AttemptKey, CancellationToken>,
 }
 
 impl Work {
     pub(super) fn new(config: Config) -> Self {
-        let Config { attempts_dir, host, executor, artifacts, units, link, observers, .. } = config;
+        let Config { attempts_dir, host, executor, artifacts, units, link, .. } = config;
         Self {
             executor,
             host,
@@ -69,7 +68,6 @@ impl Work {
             artifacts,
             units,
             link,
-            observers,
             tasks: JoinSet::new(),
             attempts: HashMap::new(),
             outputs: HashMap::new(),
@@ -85,20 +83,20 @@ impl Work {
                 over
             }
             Some(Err(error)) => {
-                let Some((key, started_at)) = self.attempts.remove(&error.id()) else {
+                let Some((attempted, started_at)) = self.attempts.remove(&error.id()) else {
                     return Over::Cleaning;
                 };
-                tracing::error!(task = %key, %error, "the executor failed");
+                tracing::error!(task = %attempted.key, %error, "the executor failed");
                 let reason = "the executor failed in itself; see the agent's log".to_owned();
                 let outcome = TaskOutcome::Unknown { reason };
-                Over::Attempt(key, Ending { started_at, finished_at: now(), outcome })
+                Over::Attempt(attempted, Ending { started_at, finished_at: now(), outcome })
             }
         }
     }
 
     /// Starts an attempt.
     pub(super) fn run(&mut self, traced: TracedDispatch, started_at: Timestamp, cancel: CancelSignal) {
-        let (attempted, trace) = (Attempted::new(&traced), traced.trace());
+        let (attempted, trace) = (Box::new(Attempted::new(&traced)), traced.trace());
         let dispatch = traced.dispatch;
         let key = dispatch.key();
         let (output, chunks) = OutputSink::new(CHUNKS_MAX);
@@ -115,14 +113,13 @@ impl Work {
             output,
             cancel,
         };
-        let (executor, observers) = (self.executor.clone(), self.observers.clone());
+        let (executor, underway) = (self.executor.clone(), attempted.clone());
         let task = self.tasks.spawn(async move {
             let outcome = executor.run(context).await;
             let ending = Ending { started_at: Some(started_at), finished_at: now(), outcome };
-            observers.ended(&attempted, &ending);
-            Over::Attempt(key, ending)
+            Over::Attempt(attempted, ending)
         });
-        self.attempts.insert(task.id(), (key, Some(started_at)));
+        self.attempts.insert(task.id(), (underway, Some(started_at)));
     }
 
     /// Nothing is to be run for a while.
@@ -137,14 +134,15 @@ impl Work {
     /// Finds out what became of an attempt of an earlier life, and sends what is left of its output.
     pub(super) fn recover(&mut self, dispatch: Dispatch, started_at: Option<Timestamp>) {
         let key = dispatch.key();
-        let (attempt_dir, observers) = (self.attempt_dir(key), self.observers.clone());
+        let attempt_dir = self.attempt_dir(key);
+        let attempted = Box::new(Attempted::new(&dispatch.clone().into()));
+        let underway = attempted.clone();
         let task = self.tasks.spawn(async move {
             let recovered = Executor::recover(&dispatch, &attempt_dir, RECOVERY_DURATION_MAX).await;
             let ending = explain(recovered, started_at);
-            observers.ended(&Attempted::new(&dispatch.into()), &ending);
-            Over::Attempt(key, ending)
+            Over::Attempt(attempted, ending)
         });
-        self.attempts.insert(task.id(), (key, started_at));
+        self.attempts.insert(task.id(), (underway, started_at));
     }
 
     /// The result of an attempt is at the control plane: its folder goes, once its output has had its chance.
