@@ -217,6 +217,10 @@ pub struct Deployment {
     pub environment: Named,
     /// What. A rollback may bring different releases to its targets: see them.
     pub release: ReleaseRef,
+    /// The step of a workflow that wants something run there, if this is a job: it brings nothing. `release` has the names of the workflow
+    /// and the step then, unless the step names a release.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<JobOf>,
     /// How.
     pub strategy: Strategy,
     /// What happens when more targets fail than are tolerated.
@@ -337,6 +341,17 @@ pub struct Counts {
     pub skipped: u64,
     /// They were left between two steps.
     pub abandoned: u64,
+}
+
+/// A step of a workflow that wants something run on targets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct JobOf {
+    /// The workflow.
+    pub workflow: String,
+    /// The run of it.
+    pub run: String,
+    /// The step of that.
+    pub step: String,
 }
 
 /// A deployment with each target's part.

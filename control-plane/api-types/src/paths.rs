@@ -160,6 +160,8 @@ pub const WORKFLOW: &str = "/api/v1/tenants/{tenant}/workflows/{workflow}";
 pub const WORKFLOW_REMOVE: &str = "/api/v1/tenants/{tenant}/workflows/{workflow}/remove";
 /// Runs of workflows.
 pub const RUNS: &str = "/api/v1/tenants/{tenant}/runs";
+/// What a run would do.
+pub const RUN_PLANS: &str = "/api/v1/tenants/{tenant}/run-plans";
 /// One run.
 pub const RUN: &str = "/api/v1/tenants/{tenant}/runs/{run}";
 /// Ends a run.

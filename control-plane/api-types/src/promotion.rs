@@ -3,11 +3,11 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::deployment::{DeploymentDetail, OnFailure, Strategy};
+use crate::deployment::{DeploymentDetail, JobOf, OnFailure, Strategy};
 use crate::event::Actor;
 use crate::gate::GateState;
 use crate::page::Named;
-use crate::release::ReleaseRef;
+use crate::release::{ReleaseRef, Step};
 
 /// What a deployment would do, as a hash that people can approve.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -20,6 +20,16 @@ pub struct PlanHash {
     pub targets: u32,
 }
 
+/// What a step of a workflow wants run on targets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Job {
+    /// Which step.
+    #[serde(flatten)]
+    pub of: JobOf,
+    /// What is run on each target, in this order; empty is all steps of the release.
+    pub steps: Vec<Step>,
+}
+
 /// A request to bring a release into an environment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Promotion {
@@ -29,6 +39,9 @@ pub struct Promotion {
     pub environment: Named,
     /// What.
     pub release: ReleaseRef,
+    /// What a step of a workflow wants run there, if this is about a job: it brings nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<Job>,
     /// How.
     pub strategy: Strategy,
     /// What happens when a target fails.

@@ -6,9 +6,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use crate::deployment::DeploymentPlan;
 use crate::event::Actor;
 use crate::hold::Hold;
 use crate::promotion::Approval;
+use crate::release::Step as TargetStep;
 
 /// A new workflow, or a newer version of one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -56,6 +58,44 @@ pub struct StartRun {
     pub inputs: BTreeMap<String, Value>,
 }
 
+/// What a run would do, had it been started now. Nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RunPlan {
+    /// Of which workflow.
+    pub workflow: String,
+    /// Of which version of it.
+    pub version: u32,
+    /// What it would be given, defaults included.
+    #[schema(value_type = Object)]
+    pub inputs: BTreeMap<String, Value>,
+    /// What each step would do, in the order of the template.
+    pub steps: Vec<PlannedStep>,
+}
+
+/// What a step would do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PlannedStep {
+    /// Its id.
+    pub id: String,
+    /// What it does, as in a run.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The steps that have to be over before.
+    pub needs: Vec<String>,
+    /// The step that it makes up for, if it does only that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compensates: Option<String>,
+    /// What it would do on which targets, if it were its turn now: of `deploy` and `task` steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<DeploymentPlan>,
+    /// What it would run on each target: of `task` steps that do not name a release.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub runs: Vec<TargetStep>,
+    /// Why that cannot be said, or why it would be refused now. When the steps that it needs are over, it may be otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}
+
 /// A run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Run {
@@ -94,7 +134,7 @@ pub struct Run {
 pub struct Step {
     /// Its id.
     pub id: String,
-    /// What it does: `deploy`, `rollback`, `approval`, `wait`, `input`, `http`, `gate` or `workflow`.
+    /// What it does: `deploy`, `rollback`, `task`, `approval`, `wait`, `input`, `http`, `gate` or `workflow`.
     #[serde(rename = "type")]
     pub kind: String,
     /// The steps that have to be over before.
@@ -112,7 +152,7 @@ pub struct Step {
     /// When something becomes of it by itself: the end of a wait, the next attempt, or its time-out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub due_at: Option<String>,
-    /// The deployment that it waits for, or the promotion of the same id.
+    /// The deployment that it waits for, or the promotion of the same id; of a `task` step, also the last one that it has begun.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deployment: Option<String>,
     /// The runs that it waits for.

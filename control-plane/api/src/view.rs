@@ -46,7 +46,7 @@ pub(crate) use promotion::promotion;
 pub(crate) use release::release;
 pub(crate) use signing::release_key;
 pub(crate) use task::{output_line, task};
-pub(crate) use workflow::{run, workflow};
+pub(crate) use workflow::{run, run_plan, workflow};
 
 /// A time as text.
 pub(crate) fn time(at: Timestamp) -> String {

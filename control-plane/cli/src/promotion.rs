@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use stella_api_types::deployment::DeploymentPlan;
+use stella_api_types::deployment::{DeploymentPlan, JobOf};
 use stella_api_types::environment::{Environment, SetApprovals};
 use stella_api_types::hold::HoldBack;
 use stella_api_types::paths;
 use stella_api_types::promotion::{
-    ApprovePromotion, Objection as DtoObjection, Promotion as Dto, RejectPromotion,
+    ApprovePromotion, Job, Objection as DtoObjection, Promotion as Dto, RejectPromotion,
 };
+use stella_api_types::release::{Step, StepAction, UnitAction};
 
 use crate::args::{Objection, Output, Promotion};
 use crate::client::Error;
@@ -110,6 +111,7 @@ async fn show(context: &Context, id: &str) -> Result<(), Error> {
     };
     print::result(context.output, &promotion, |it| {
         let mut text = vec![summary(it)];
+        text.extend(it.job.iter().flat_map(job));
         text.extend(it.approvals.iter().map(|approval| {
             let reason =
                 if approval.reason.is_empty() { String::new() } else { format!(": {}", approval.reason) };
@@ -136,6 +138,41 @@ async fn show(context: &Context, id: &str) -> Result<(), Error> {
         }
         text.join("\n")
     })
+}
+
+/// Who wants a job, and what it would run on each target.
+fn job(job: &Job) -> Vec<String> {
+    let JobOf { workflow, run, step } = &job.of;
+    let head = format!("a job of step {step} of run {run} of {workflow}; it brings nothing");
+    std::iter::once(head).chain(runs(&job.steps)).collect()
+}
+
+/// What is run on each target, a line for each step.
+pub(crate) fn runs(steps: &[Step]) -> impl Iterator<Item = String> {
+    steps.iter().map(|step| format!("  runs {}: {}", step.name, action(&step.action)))
+}
+
+fn action(action: &StepAction) -> String {
+    match action {
+        StepAction::Artifact { component, .. } => format!("artifact {component}"),
+        StepAction::Command { argv, environment, working_directory, user } => {
+            let user = user.as_ref().map(|user| format!(" as {user}")).unwrap_or_default();
+            let folder = working_directory.as_ref().map(|folder| format!(" in {folder}")).unwrap_or_default();
+            let with: Vec<String> =
+                environment.iter().map(|(name, value)| format!("{name}={value:?}")).collect();
+            let with = if with.is_empty() { String::new() } else { format!(" with {}", with.join(" ")) };
+            format!("{argv:?}{user}{folder}{with}")
+        }
+        StepAction::CheckHttp { url, status, .. } => format!("asks {url} for {status}"),
+        StepAction::CheckTcp { address, .. } => format!("connects to {address}"),
+        StepAction::CheckCommand { argv, .. } => format!("{argv:?} until it exits with 0"),
+        StepAction::Systemd { unit, action } => match action {
+            UnitAction::Start => format!("starts {unit}"),
+            UnitAction::Stop => format!("stops {unit}"),
+            UnitAction::Restart => format!("restarts {unit}"),
+            UnitAction::ReloadOrRestart => format!("reloads or restarts {unit}"),
+        },
+    }
 }
 
 fn summary(it: &Dto) -> String {

@@ -178,7 +178,7 @@ impl View {
 
     fn show_target(&mut self, deployment: &Deployment, target: &DeploymentTarget) {
         let key = (deployment.id.clone(), target.target.id.clone());
-        let text = describe(target, deployment.retirement_of.is_some());
+        let text = describe(target, kind(deployment));
         if self.shown.get(&key) == Some(&text) {
             return;
         }
@@ -219,12 +219,13 @@ fn draw(bar: &ProgressBar, target: &DeploymentTarget, text: &str) {
     }
 }
 
-fn describe(target: &DeploymentTarget, retires: bool) -> String {
+fn describe(target: &DeploymentTarget, kind: &str) -> String {
     let colour = target.colour.as_ref().map(|colour| format!(" ({colour})")).unwrap_or_default();
     let reason = target.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
     match (&target.step, target.progress.as_str()) {
         (Some(step), "active") => format!("{} ({}/{}){reason}", step.name, step.number, step.of),
-        (_, "succeeded") if retires => format!("has ended {}{colour}", target.release.version),
+        (_, "succeeded") if kind == "job" => "done".to_owned(),
+        (_, "succeeded") if kind == "retirement" => format!("has ended {}{colour}", target.release.version),
         (_, "succeeded") => format!("now has {}{colour}", target.release.version),
         (_, "ready") => format!("has prepared {}{colour}", target.release.version),
         (_, progress) => format!("{progress}{reason}"),
@@ -233,10 +234,11 @@ fn describe(target: &DeploymentTarget, retires: bool) -> String {
 
 /// What a deployment is for.
 pub(crate) const fn kind(deployment: &Deployment) -> &'static str {
-    match (&deployment.rollback_of, &deployment.retirement_of) {
-        (Some(_), _) => "rollback",
-        (None, Some(_)) => "retirement",
-        (None, None) => "deployment",
+    match (&deployment.rollback_of, &deployment.retirement_of, &deployment.job) {
+        (Some(_), ..) => "rollback",
+        (None, Some(_), _) => "retirement",
+        (None, None, Some(_)) => "job",
+        (None, None, None) => "deployment",
     }
 }
 

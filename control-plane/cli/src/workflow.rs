@@ -1,6 +1,7 @@
 //! Workflows and their runs.
 
 mod graph;
+mod plan;
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
@@ -11,7 +12,7 @@ use serde_json::Value;
 use stella_api_types::hold::HoldBack;
 use stella_api_types::paths;
 use stella_api_types::workflow::{
-    AnswerStep, ApplyWorkflow, DecideStep, Run, StartRun, Step, Workflow as Dto,
+    AnswerStep, ApplyWorkflow, DecideStep, Run, RunPlan, StartRun, Step, Workflow as Dto,
 };
 
 use crate::args::{Format, Output, Workflow};
@@ -140,8 +141,14 @@ async fn found(context: &Context, workflow: &str, version: Option<u32>) -> Resul
 async fn runs(context: &Context, command: Workflow) -> Result<bool, Error> {
     let step = |template: &str, run: &str, step: &str| context.path(template, &[run, step]);
     let changed: Run = match command {
-        Workflow::Run { workflow, version, inputs, wait } => {
+        Workflow::Run { workflow, version, inputs, plan, wait } => {
             let body = StartRun { workflow, version, inputs: values(inputs) };
+            if plan {
+                let path = context.path(paths::RUN_PLANS, &[])?;
+                let planned: RunPlan = context.client.post(&path, &body, None).await?;
+                print::result(context.output, &planned, plan::text)?;
+                return Ok(true);
+            }
             let key = uuid::Uuid::new_v4().to_string();
             let run: Run = context.client.post(&context.path(paths::RUNS, &[])?, &body, Some(&key)).await?;
             if wait {
@@ -244,6 +251,9 @@ fn describe(run: &str, step: &Step) -> String {
                 if approval.message.is_empty() { String::new() } else { format!(" {}", approval.message) };
             let (given, needed) = (approval.approvals.len(), approval.needed);
             line.push_str(&format!(":{message} ({given}/{needed}); stella workflow approve {run} {id}"));
+        }
+        (None, Some(job)) if step.kind == "task" => {
+            line.push_str(&format!(": job {job}; stella task list {job}"));
         }
         (None, Some(deployment)) => line.push_str(&format!(": deployment {deployment}")),
         (None, None) => {}

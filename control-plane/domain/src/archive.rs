@@ -143,11 +143,14 @@ impl Needs {
         let first = parts.filter(|part| matches!(part.progress, Progress::Active { step: 0, .. }));
         let runs = tenant.active_runs.iter().filter_map(|id| tenant.runs.get(id));
         let steps = runs.flat_map(|run| run.steps.values());
-        let outputs = steps.filter_map(|step| step.outputs.get("deployment")?.as_str());
+        let deployed =
+            steps.clone().filter_map(|step| Some(step.outputs.get("deployment")?.as_str()?.to_owned()));
+        // The next attempt leaves out what an earlier one has done.
+        let jobs = steps.filter_map(|step| Some(step.job?.to_string()));
         Self {
             taken_back: active().filter_map(|it| taken_back_by(it)).collect(),
             before: first.filter_map(|part| part.before?.last).collect(),
-            of_runs: outputs.map(str::to_owned).collect(),
+            of_runs: deployed.chain(jobs).collect(),
         }
     }
 

@@ -174,7 +174,7 @@ impl TenantState {
     pub(crate) fn place(&self, part: &TargetRollout, number: u16) -> Option<Place<'_>> {
         let mut left = usize::from(number);
         for (at, leg) in part.route().enumerate() {
-            let release = self.releases.get(&leg.release)?;
+            let release = self.recipe(leg.release)?;
             let count = steps(release, leg.steps).count();
             if let Some(step) = steps(release, leg.steps).nth(left) {
                 return Some(Place { number: at, leg, release, step, is_first: left == 0 });
@@ -192,7 +192,7 @@ impl TenantState {
 
     /// The number of the first step of a leg.
     pub(crate) fn first_step_of(&self, part: &TargetRollout, leg: usize) -> u16 {
-        let before = part.route().take(leg).filter_map(|leg| Some((self.releases.get(&leg.release)?, leg)));
+        let before = part.route().take(leg).filter_map(|leg| Some((self.recipe(leg.release)?, leg)));
         let count: usize = before.map(|(release, leg)| steps(release, leg.steps).count()).sum();
         u16::try_from(count).unwrap_or(u16::MAX)
     }

@@ -20,6 +20,7 @@ mod freeze;
 mod gate;
 mod guide;
 mod hold;
+mod job;
 mod path;
 mod promotion;
 mod proof;
@@ -30,6 +31,7 @@ mod retry;
 mod rollback;
 mod rollout;
 mod run;
+mod run_plan;
 mod settle;
 mod signature;
 mod silence;
@@ -59,6 +61,8 @@ pub use channel::newest;
 pub use gate::{Preview, preview};
 pub use promotion::{Planned, planned};
 pub use proof::{Provable, judge, provable};
+pub(crate) use release::are_sound;
+pub use run_plan::{PlannedRun, PlannedStep, plan_run};
 use transaction::Transaction;
 
 /// How long an idempotency key may be, in bytes, with what the API puts before it.

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
-use stella_protocol::id::{AgentId, DeploymentId, EnvironmentId, Generation, ReleaseId, TargetId, TaskId};
+use stella_protocol::id::{
+    AgentId, DeploymentId, EnvironmentId, Generation, ReleaseId, RunId, TargetId, TaskId,
+};
 use stella_protocol::time::Timestamp;
 use stella_protocol::trace::TraceContext;
 
@@ -13,6 +15,7 @@ use crate::amount::Amount;
 use crate::colour::{Leg, Stage};
 use crate::command::Actor;
 use crate::hold::{Hold, PauseCause};
+use crate::name::{Identifier, Name};
 pub use crate::strategy::{BlueGreen, CanaryStep, Strategy};
 use crate::task::TaskState;
 use crate::way_back::{Proof, WayBack};
@@ -33,7 +36,8 @@ pub struct Deployment {
     pub id: DeploymentId,
     /// Where to.
     pub environment: EnvironmentId,
-    /// What. For a rollback, the release of its first target; each target has its own in [`TargetRollout::release`].
+    /// What. For a rollback, the release of its first target; each target has its own in [`TargetRollout::release`]. For a job, what it
+    /// runs: see [`TenantState::recipe`](crate::tenant::TenantState::recipe).
     pub release: ReleaseId,
     /// How.
     pub strategy: Strategy,
@@ -139,7 +143,7 @@ impl Deployment {
     /// none at risk.
     #[must_use]
     pub fn at_risk(&self) -> u32 {
-        if self.status.is_final() || self.cause != Cause::Requested || self.is_beside() {
+        if self.status.is_final() || !self.cause.is_asked_for() || self.is_beside() {
             return 0;
         }
         self.counts.active + self.counts.failed + self.unproven
@@ -347,6 +351,35 @@ pub enum Cause {
         /// Which one.
         of: DeploymentId,
     },
+    /// It is a [job](crate::job): a step of a run wants something run.
+    Job {
+        /// The workflow.
+        workflow: Name,
+        /// The run of it.
+        run: RunId,
+        /// The step of that.
+        step: Identifier,
+    },
+}
+
+impl Cause {
+    /// Whether somebody asked for it, themselves or by starting a run: then it has a promotion, and goes by all rules of its environment.
+    #[must_use]
+    pub const fn is_asked_for(&self) -> bool {
+        matches!(self, Self::Requested | Self::Job { .. })
+    }
+
+    /// Whether a release comes to targets with it, forward or back: what counts as a deployment for those who count them.
+    #[must_use]
+    pub const fn brings_release(&self) -> bool {
+        matches!(self, Self::Requested | Self::Rollback { .. })
+    }
+
+    /// Whether it is a [job](crate::job): it leaves what is on its targets as it is.
+    #[must_use]
+    pub const fn is_job(&self) -> bool {
+        matches!(self, Self::Job { .. })
+    }
 }
 
 /// Why a rollback was started; the label `reason` of `stella_rollbacks_total`.

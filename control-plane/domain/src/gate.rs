@@ -405,6 +405,12 @@ impl Security {
         Evaluated { outcome, reason, inputs, changes_at }
     }
 
+    /// What it comes to for what no scanner could look into.
+    pub(crate) fn nothing_to_find(&self, release: ReleaseId) -> Evaluated {
+        let (outcome, reason) = (Outcome::Passed, "a job brings no software".to_owned());
+        Evaluated { outcome, reason, inputs: self.inputs(release, &Reports::default()), changes_at: None }
+    }
+
     /// The digest of what it looks at.
     #[must_use]
     pub fn inputs(&self, release: ReleaseId, reports: &Reports) -> Digest {

@@ -6,7 +6,7 @@
 //! [`command::Command::Tick`].
 //!
 //! Reading order: [`state`], then one file a concept ([`tenant`], [`environment`], [`target`], [`agent`], [`release`],
-//! [`colour`], [`provenance`], [`signature`], [`channel`], [`promotion`], [`gate`], [`findings`], [`plan`], [`strategy`], [`deployment`], [`task`], [`way_back`], [`hold`], [`freeze`], [`workflow`], [`run`], [`access`]), then [`archive`], [`command`], [`event`], [`decide`].
+//! [`colour`], [`provenance`], [`signature`], [`channel`], [`promotion`], [`gate`], [`findings`], [`plan`], [`strategy`], [`deployment`], [`task`], [`way_back`], [`hold`], [`freeze`], [`workflow`], [`run`], [`job`], [`access`]), then [`archive`], [`command`], [`event`], [`decide`].
 //!
 //! # Invariants
 //!
@@ -48,6 +48,8 @@
 //! - **INV-20 switch back**: what a rollback has switched back is the release and the colour that were live before.
 //! - **INV-21 proof**: a deployment that somebody asked for starts its first target, where its environment requires the proof, only when
 //!   each of its targets has nothing to go back to, is left alone, or has proven that it could go back; or when somebody has waived that.
+//! - **INV-22 jobs**: what a step of a run wants run on targets is run only while that step waits for it, and leaves what is known of the
+//!   targets as it was: what is live there and what is idle, and what was the last to come.
 
 pub mod access;
 pub mod agent;
@@ -67,6 +69,7 @@ pub mod freeze;
 pub mod gate;
 pub mod hold;
 mod ids;
+pub mod job;
 pub mod name;
 pub mod plan;
 pub mod promotion;

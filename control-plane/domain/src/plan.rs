@@ -10,14 +10,14 @@ use std::collections::{BTreeMap, HashMap};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use stella_protocol::digest::Digest;
-use stella_protocol::id::{AgentId, EnvironmentId, ReleaseId, TargetId, TenantId};
+use stella_protocol::id::{AgentId, EnvironmentId, ReleaseId, RunId, TargetId, TenantId};
 
 use crate::amount::Amount;
 use crate::colour::{self, Leg, Steps};
 use crate::command::NewDeployment;
 use crate::deployment::{OnFailure, Strategy};
 use crate::environment::Environment;
-use crate::name::{Name, Version};
+use crate::name::{Identifier, Name, Version};
 use crate::promotion::ApprovalRule;
 use crate::release::{Component, Release, Step};
 use crate::render::{self, Names};
@@ -28,6 +28,8 @@ use crate::tenant::TenantState;
 pub const VERSION: u16 = 1;
 /// The version of the form with colours: targets name theirs, and have the digests of what is run there, also of other releases.
 pub const VERSION_COLOURS: u16 = 2;
+/// The version of the form of jobs: it says which step of which run wants it, and there is nothing to take back.
+pub const VERSION_JOB: u16 = 3;
 
 /// What a deployment would do, as a hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,6 +60,8 @@ enum Leaf<'p> {
         #[serde(skip_serializing_if = "Option::is_none")]
         waive_way_back: Option<&'p str>,
         rule: Option<&'p ApprovalRule>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        job: Option<JobOf<'p>>,
     },
     Release {
         id: ReleaseId,
@@ -79,6 +83,14 @@ enum Leaf<'p> {
     },
 }
 
+/// Who wants a job.
+#[derive(Serialize)]
+struct JobOf<'p> {
+    workflow: &'p Name,
+    run: RunId,
+    step: &'p Identifier,
+}
+
 #[derive(Serialize)]
 struct Rollback {
     release: ReleaseId,
@@ -94,7 +106,13 @@ pub(crate) fn seal(
     new: &NewDeployment,
     targets: Vec<(&Target, &[Leg])>,
 ) -> Plan {
-    let version = if targets.iter().all(|(_, legs)| legs.is_empty()) { VERSION } else { VERSION_COLOURS };
+    let job = new.job.as_ref().map(|job| JobOf { workflow: &job.workflow, run: job.run, step: &job.step });
+    let version = match &job {
+        Some(_) => VERSION_JOB,
+        None if targets.iter().all(|(_, legs)| legs.is_empty()) => VERSION,
+        None => VERSION_COLOURS,
+    };
+    let is_job = job.is_some();
     let mut leaves = vec![
         hashed(&Leaf::Wanted {
             version,
@@ -108,6 +126,7 @@ pub(crate) fn seal(
             override_freeze: new.override_freeze.as_deref(),
             waive_way_back: new.waive_way_back.as_deref(),
             rule: environment.approvals.as_ref(),
+            job,
         }),
         hashed(&Leaf::Release {
             id: release.id,
@@ -117,10 +136,10 @@ pub(crate) fn seal(
             steps: &release.steps,
         }),
     ];
-    let mut tasks = Tasks { tenant, environment, alike: HashMap::new() };
+    let mut tasks = Tasks { tenant, environment, new: release, alike: HashMap::new() };
     let mut count = 0_u32;
     for (target, legs) in targets {
-        let previous = target.current.and_then(|id| tenant.releases.get(&id));
+        let previous = target.current.filter(|_| !is_job).and_then(|id| tenant.releases.get(&id));
         let rollback = previous.map(|previous| Rollback {
             release: previous.id,
             tasks: tasks.on(previous.id, target, &back(previous, target)).unwrap_or_default(),
@@ -150,6 +169,8 @@ fn back(previous: &Release, target: &Target) -> Vec<Leg> {
 struct Tasks<'p> {
     tenant: &'p TenantState,
     environment: &'p Environment,
+    /// What is brought there, which the tenant does not know yet if it is a job's.
+    new: &'p Release,
     alike: HashMap<(Leg, usize), Digest>,
 }
 
@@ -159,7 +180,8 @@ impl Tasks<'_> {
         let whole = Leg { release, colour: None, steps: Steps::All };
         let mut tasks = Vec::new();
         for leg in legs.iter().copied().chain(legs.is_empty().then_some(whole)) {
-            let release = self.tenant.releases.get(&leg.release)?;
+            let known = || self.tenant.releases.get(&leg.release).map(AsRef::as_ref);
+            let release = if leg.release == self.new.id { self.new } else { known()? };
             let stage = self.environment.name.as_str();
             let names = Names::new(stage, release, target, leg.colour, &target.variables);
             for (number, step) in colour::steps(release, leg.steps).enumerate() {

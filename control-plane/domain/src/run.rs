@@ -145,6 +145,9 @@ pub struct StepRun {
     pub finished_at: Option<Timestamp>,
     /// What others may use of it.
     pub outputs: BTreeMap<String, Value>,
+    /// The newest job that an attempt of it has begun.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<DeploymentId>,
 }
 
 impl StepRun {
@@ -155,6 +158,7 @@ impl StepRun {
             started_at: None,
             finished_at: None,
             outputs: BTreeMap::new(),
+            job: None,
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::agent::{Agent, EnrolmentToken};
 use crate::archive::Archived;
 use crate::channel::Channel;
 use crate::command::Outcome;
-use crate::deployment::{Cause, Deployment};
+use crate::deployment::Deployment;
 use crate::environment::Environment;
 use crate::findings::Reports;
 use crate::gate::Record;
@@ -54,6 +54,9 @@ pub struct TenantState {
     pub artifacts: OrdMap<Digest, u64>,
     /// Releases.
     pub releases: OrdMap<ReleaseId, Arc<Release>>,
+    /// What jobs run that no release has, by the id that each of them knows it by. Nothing else can name it.
+    #[serde(default, skip_serializing_if = "OrdMap::is_empty")]
+    pub jobs: OrdMap<ReleaseId, Arc<Release>>,
     /// Keys that sign releases, by fingerprint.
     #[serde(default)]
     pub release_keys: OrdMap<Digest, Arc<ReleaseKey>>,
@@ -149,6 +152,7 @@ impl TenantState {
             enrolment_tokens: OrdMap::new(),
             artifacts: OrdMap::new(),
             releases: OrdMap::new(),
+            jobs: OrdMap::new(),
             release_keys: OrdMap::new(),
             signatures: OrdMap::new(),
             channels: OrdMap::new(),
@@ -198,7 +202,7 @@ impl TenantState {
     /// puts nothing at risk.
     #[must_use]
     pub fn has_budget(&self, deployment: &Deployment) -> bool {
-        deployment.cause != Cause::Requested
+        !deployment.cause.is_asked_for()
             || deployment.is_beside()
             || self
                 .at_risk_max(deployment.environment)

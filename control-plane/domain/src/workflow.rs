@@ -2,8 +2,10 @@
 //! changes, and every run pins the version that it started with.
 
 mod check;
+mod input;
 mod more;
 mod span;
+mod task;
 mod text;
 
 use std::collections::BTreeMap;
@@ -22,9 +24,11 @@ use crate::hold::Hold;
 use crate::name::{Identifier, Name};
 
 pub use check::{Problem, check};
+pub use input::{Input, InputKind};
 pub use more::{DEPTH_MAX, FAN_OUT_MAX, ForEach, GateStep, SubWorkflow, Targets};
 pub use span::Span;
-pub(crate) use text::{Text, render};
+pub use task::{TargetStep, TaskStep};
+pub(crate) use text::{Text, render, render_for_target};
 
 /// How many steps a template may have.
 pub const STEPS_MAX: usize = 64;
@@ -108,84 +112,6 @@ impl Template {
     }
 }
 
-/// Something that is asked for: by a run, or of a person in the middle of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Input {
-    /// What it is.
-    #[serde(rename = "type")]
-    pub kind: InputKind,
-    /// What it means, for people.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub description: String,
-    /// What it is if nobody says; without, somebody has to.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub default: Option<Value>,
-    /// For texts: how many characters there may be.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_length: Option<u32>,
-    /// For numbers: the smallest.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub min: Option<i64>,
-    /// For numbers: the largest.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max: Option<i64>,
-    /// For choices: what there is.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub options: Vec<String>,
-}
-
-/// What an input is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum InputKind {
-    /// A text.
-    Text,
-    /// A whole number.
-    Number,
-    /// True or false.
-    Boolean,
-    /// One of several texts.
-    Choice,
-}
-
-impl Input {
-    /// Whether a value is one of these.
-    ///
-    /// # Errors
-    /// If not, with what would be.
-    pub fn accepts(&self, value: &Value) -> Result<(), String> {
-        match (self.kind, value) {
-            (InputKind::Boolean, Value::Bool(_)) => Ok(()),
-            (InputKind::Boolean, _) => Err("must be true or false".to_owned()),
-            (InputKind::Number, value) => {
-                let number = value.as_i64().ok_or("must be a whole number")?;
-                let (min, max) = (self.min.unwrap_or(i64::MIN), self.max.unwrap_or(i64::MAX));
-                if number < min {
-                    return Err(format!("is {number}; it must be at least {min}"));
-                }
-                if number > max {
-                    return Err(format!("is {number}; it must be at most {max}"));
-                }
-                Ok(())
-            }
-            (InputKind::Text, Value::String(text)) => {
-                let length = text.chars().count();
-                let max =
-                    self.max_length.map_or(VALUE_BYTES_MAX, |max| usize::try_from(max).unwrap_or(usize::MAX));
-                if length > max || text.len() > VALUE_BYTES_MAX {
-                    let max = max.min(VALUE_BYTES_MAX);
-                    return Err(format!("has {length} characters; it may have {max}"));
-                }
-                Ok(())
-            }
-            (InputKind::Choice, Value::String(text)) if self.options.contains(text) => Ok(()),
-            (InputKind::Choice, _) => Err(format!("must be one of {}", self.options.join(", "))),
-            (InputKind::Text, _) => Err("must be a text".to_owned()),
-        }
-    }
-}
-
 /// One thing to do. Exactly one of [`Step::action`]'s fields is there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -219,6 +145,9 @@ pub struct Step {
     /// Take a deployment of the run back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollback: Option<Rollback>,
+    /// Run something on targets, without a release.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<TaskStep>,
     /// Wait for people to agree.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approval: Option<ApprovalStep>,
@@ -249,6 +178,8 @@ pub enum Action<'t> {
     Deploy(&'t Deploy),
     /// See [`Step::rollback`].
     Rollback(&'t Rollback),
+    /// See [`Step::task`].
+    Task(&'t TaskStep),
     /// See [`Step::approval`].
     Approval(&'t ApprovalStep),
     /// See [`Step::wait`].
@@ -265,8 +196,8 @@ pub enum Action<'t> {
 
 impl Action<'_> {
     /// The names of all of them: the fields of a step, and the label `step_type` of `stella_workflow_step_duration_seconds`.
-    pub const TYPES: [&'static str; 8] =
-        ["deploy", "rollback", "approval", "wait", "input", "http", "gate", "workflow"];
+    pub const TYPES: [&'static str; 9] =
+        ["deploy", "rollback", "task", "approval", "wait", "input", "http", "gate", "workflow"];
 
     /// Its name.
     #[must_use]
@@ -274,6 +205,7 @@ impl Action<'_> {
         match self {
             Self::Deploy(_) => "deploy",
             Self::Rollback(_) => "rollback",
+            Self::Task(_) => "task",
             Self::Approval(_) => "approval",
             Self::Wait(_) => "wait",
             Self::Input(_) => "input",
@@ -289,13 +221,14 @@ impl Step {
     pub(crate) fn actions(&self) -> impl Iterator<Item = Action<'_>> {
         let deploy = self.deploy.as_ref().map(Action::Deploy);
         let rollback = self.rollback.as_ref().map(Action::Rollback);
+        let task = self.task.as_ref().map(Action::Task);
         let approval = self.approval.as_ref().map(Action::Approval);
         let wait = self.wait.map(Action::Wait);
         let input = self.input.as_ref().map(Action::Input);
         let http = self.http.as_ref().map(Action::Http);
         let gate = self.gate.as_ref().map(Action::Gate);
         let workflow = self.workflow.as_ref().map(Action::Workflow);
-        [deploy, rollback, approval, wait, input, http, gate, workflow].into_iter().flatten()
+        [deploy, rollback, task, approval, wait, input, http, gate, workflow].into_iter().flatten()
     }
 
     /// What it does.

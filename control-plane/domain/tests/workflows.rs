@@ -460,7 +460,7 @@ fn what_is_wrong_with_a_template_is_said_with_its_field() {
         ),
         (
             json!([{ "id": "a" }]),
-            "steps[0]: does nothing; give it one of deploy, rollback, approval, wait, input, http",
+            "steps[0]: does nothing; give it one of deploy, rollback, task, approval, wait, input, http",
         ),
         (
             json!([{ "id": "a", "wait": "1s", "input": { "x": { "type": "text" } } }]),

@@ -120,6 +120,7 @@ async fn with_deployments(handle: &Handle, count: u128) {
             timeout_ms: 3_600_000,
             override_freeze: None,
             waive_way_back: None,
+            job: None,
         };
         tell(handle, TenantCommand::Deploy(Box::new(new))).await;
         if n < count {

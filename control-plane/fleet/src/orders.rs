@@ -214,7 +214,7 @@ fn dispatch(owned: &TenantState, task: &Task, session: SessionEpoch) -> Option<T
     let target = owned.targets.get(&task.target)?;
     let deployment = owned.deployments.get(&task.deployment)?;
     let rollout = deployment.targets.get(&task.target)?;
-    let release = owned.releases.get(&task.release.unwrap_or(rollout.release))?;
+    let release = owned.recipe(task.release.unwrap_or(rollout.release))?;
     let trace = spans::of_work(deployment, task);
     let dispatch = Dispatch {
         task: task.id,

@@ -146,7 +146,7 @@ impl About {
         let promotion = tenant.promotions.get(&question.promotion)?;
         let environment = tenant.environments.get(&promotion.wanted.environment)?;
         let standing = environment.gates.get(&question.gate)?;
-        let release = tenant.releases.get(&promotion.wanted.release)?;
+        let release = tenant.recipe(promotion.wanted.release)?;
         let span = spans::gate(question.promotion, question.gate.as_str(), question.number);
         (asked.number == question.number && asked.policy == standing.policy).then(|| Self {
             check: standing.gate.check.clone(),

@@ -198,7 +198,7 @@ fn waiting(tenant: &TenantState, id: PromotionId, at: Timestamp) -> Option<Chang
         return None;
     }
     let promotion: &Promotion = tenant.promotions.get(&id)?;
-    let release = tenant.releases.get(&promotion.wanted.release)?;
+    let release = tenant.recipe(promotion.wanted.release)?;
     let environment = environment(tenant, promotion.wanted.environment)?;
     let missing = promotion.missing();
     Some(Change::Begins(Incident {
@@ -226,11 +226,16 @@ fn failed(tenant: &TenantState, id: DeploymentId, reason: &str, at: Timestamp) -
     Some(Change::Begins(Incident {
         kind: Kind::DeploymentFailed,
         subject: id.to_string(),
-        summary: format!(
-            "deployment {id} of {} to {environment} failed: {}",
-            release(tenant, deployment),
-            shortened(reason)
-        ),
+        summary: match &deployment.cause {
+            Cause::Job { workflow, step, .. } => {
+                format!("job {id} of {workflow}/{step} in {environment} failed: {}", shortened(reason))
+            }
+            Cause::Requested | Cause::Rollback { .. } | Cause::Retirement { .. } => format!(
+                "deployment {id} of {} to {environment} failed: {}",
+                release(tenant, deployment),
+                shortened(reason)
+            ),
+        },
         environment: Some(environment),
         since: at,
         scope: Some(scope(tenant, deployment)),
@@ -271,8 +276,12 @@ fn release(tenant: &TenantState, deployment: &Deployment) -> String {
         .unwrap_or_default()
 }
 
-/// An application in an environment: a success there ends what failed there.
+/// An application in an environment: a success there ends what failed there. The same step of a workflow in an environment is another
+/// scope: what it does brings nothing that could have been broken.
 fn scope(tenant: &TenantState, deployment: &Deployment) -> String {
+    if let Cause::Job { workflow, step, .. } = &deployment.cause {
+        return format!("{}/{workflow}/{step}", deployment.environment);
+    }
     let application = tenant.releases.get(&deployment.release).map(|it| it.application.to_string());
     format!("{}/{}", deployment.environment, application.unwrap_or_default())
 }

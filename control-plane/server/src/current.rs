@@ -220,7 +220,7 @@ fn newest(tenant: &TenantState) -> Vec<&Deployment> {
 
 fn list(tenant: &TenantState, deployment: &Deployment) {
     let environment = tenant.environments.get(&deployment.environment);
-    let release = tenant.releases.get(&deployment.release);
+    let release = tenant.recipe(deployment.release);
     let labels = [
         ("tenant", tenant.name.to_string()),
         ("env", environment.map(|it| it.name.to_string()).unwrap_or_default()),

@@ -6,7 +6,6 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use metrics::{counter, histogram};
 use stella_api::AnsweredRequest;
-use stella_domain::deployment::Cause;
 use stella_domain::event::{Event, Fact};
 use stella_domain::name::Identifier;
 use stella_domain::spans;
@@ -104,7 +103,7 @@ impl Measurements {
 
     fn deployment(&self, tenant: &TenantState, event: &Event, id: DeploymentId) {
         let found = tenant.deployments.get(&id);
-        let Some(deployment) = found.filter(|it| !matches!(it.cause, Cause::Retirement { .. })) else {
+        let Some(deployment) = found.filter(|it| it.cause.brings_release()) else {
             return;
         };
         let labels = [

@@ -219,6 +219,7 @@ fn deployment(number: u32) -> NewDeployment {
         timeout_ms: 3_600_000,
         override_freeze: None,
         waive_way_back: None,
+        job: None,
     }
 }
 

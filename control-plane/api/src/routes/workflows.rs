@@ -10,11 +10,13 @@ use axum::http::StatusCode;
 use serde::Deserialize;
 use serde_json::Value;
 use stella_api_types::hold::HoldBack;
-use stella_api_types::workflow::{AnswerStep, ApplyWorkflow, DecideStep, Run, StartRun, Workflow};
+use stella_api_types::workflow::{AnswerStep, ApplyWorkflow, DecideStep, Run, RunPlan, StartRun, Workflow};
 use stella_api_types::{Page, paths};
 use stella_domain::command::{NewRun, Outcome, TenantCommand};
+use stella_domain::decide;
 use stella_domain::name::{Identifier, Name};
 use stella_domain::run::{self as domain, RunStatus};
+use stella_domain::tenant::TenantState;
 use stella_protocol::id::{RunId, TenantId};
 use stella_workflow_file::{Fault, Source};
 use utoipa::IntoParams;
@@ -193,13 +195,37 @@ pub(crate) async fn start(
 ) -> Result<(StatusCode, Json<Run>), ApiError> {
     let state = app.engine.state();
     let tenant = resolve::tenant(&state, &tenant)?;
-    let workflow = resolve::workflow(tenant, &body.workflow)?.name.clone();
-    let inputs = identified("inputs", &body.inputs)?;
-    let new = NewRun { id: RunId(Uuid::now_v7()), workflow, version: body.version, inputs };
+    let new = wanted(tenant, &body)?;
     let command = TenantCommand::StartRun(Box::new(new));
     let started = change.tenant(&app, tenant.id, &body, command).await?;
     let Outcome::Run(id) = started else { return Err(unexpected(&started)) };
     Ok((StatusCode::CREATED, Json(shown_run(&app, tenant.id, id).await?)))
+}
+
+fn wanted(tenant: &TenantState, body: &StartRun) -> Result<NewRun, ApiError> {
+    let workflow = resolve::workflow(tenant, &body.workflow)?.name.clone();
+    let inputs = identified("inputs", &body.inputs)?;
+    Ok(NewRun { id: RunId(Uuid::now_v7()), workflow, version: body.version, inputs })
+}
+
+/// Shows what a run would do on targets, with all the checks that its steps would go through now. Nothing is changed.
+#[utoipa::path(post, path = paths::RUN_PLANS, tag = "workflows", params(("tenant" = String, Path)), request_body = StartRun,
+    responses((status = 200, body = RunPlan)))]
+pub(crate) async fn plan(
+    State(app): State<App>,
+    Path(tenant): Path<String>,
+    change: Change,
+    Json(body): Json<StartRun>,
+) -> Result<Json<RunPlan>, ApiError> {
+    let state = app.engine.state();
+    let tenant = Arc::clone(resolve::tenant(&state, &tenant)?);
+    let (new, actor, now) = (wanted(&tenant, &body)?, change.actor(), app.engine.now());
+    // Thousands of targets take a while.
+    let decided = tokio::task::spawn_blocking(move || {
+        decide::plan_run(&state, actor, tenant.id, &new, now)
+            .map(|planned| view::run_plan(&tenant, &planned, now))
+    });
+    Ok(Json(decided.await.map_err(|error| ApiError::internal(&error))??))
 }
 
 fn identified(

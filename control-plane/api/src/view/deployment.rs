@@ -2,12 +2,15 @@
 
 use stella_api_types::amount::Amount as AmountDto;
 use stella_api_types::deployment as dto;
+use stella_api_types::release::ReleaseRef;
 use stella_domain::amount::Amount;
 use stella_domain::deployment::{Cause, Counts, Deployment, OnFailure, Progress, Status, TargetRollout};
+use stella_domain::job::own_release;
+use stella_domain::name::{Identifier, Name};
 use stella_domain::strategy::{CanaryStep, Order, OrderBy, Strategy};
 use stella_domain::task::TaskState;
 use stella_domain::tenant::TenantState;
-use stella_protocol::id::{DeploymentId, TaskId};
+use stella_protocol::id::{DeploymentId, ReleaseId, RunId, TaskId};
 use stella_protocol::time::Timestamp;
 
 use super::event::actor;
@@ -19,7 +22,8 @@ pub(crate) fn deployment(tenant: &TenantState, deployment: &Deployment) -> dto::
     dto::Deployment {
         id: deployment.id.to_string(),
         environment: environment_named(tenant, deployment.environment),
-        release: release_ref(tenant, deployment.release),
+        release: brought(tenant, deployment, deployment.release),
+        job: job(&deployment.cause),
         strategy: strategy(&deployment.strategy),
         on_failure: on_failure(deployment.on_failure),
         tolerate_failures: deployment.tolerate_failures.map(amount),
@@ -30,14 +34,14 @@ pub(crate) fn deployment(tenant: &TenantState, deployment: &Deployment) -> dto::
         reason: reason(&deployment.status).map(str::to_owned),
         is_final: deployment.status.is_final(),
         rollback_of: match &deployment.cause {
-            Cause::Requested | Cause::Retirement { .. } => None,
+            Cause::Requested | Cause::Retirement { .. } | Cause::Job { .. } => None,
             Cause::Rollback { of, reason } => {
                 Some(dto::RollbackOf { id: of.to_string(), reason: reason.name().to_owned() })
             }
         },
         retirement_of: match &deployment.cause {
             Cause::Retirement { of } => Some(of.to_string()),
-            Cause::Requested | Cause::Rollback { .. } => None,
+            Cause::Requested | Cause::Rollback { .. } | Cause::Job { .. } => None,
         },
         stage: deployment.strategy.blue_green().map(|_| deployment.stage.name().to_owned()),
         keeps_until: tenant.kept.get(&deployment.id).map(|until| time(*until)),
@@ -48,6 +52,31 @@ pub(crate) fn deployment(tenant: &TenantState, deployment: &Deployment) -> dto::
         deadline: time(deployment.deadline),
         finished_at: deployment.finished_at.map(time),
     }
+}
+
+/// The step that wants a job.
+fn job(cause: &Cause) -> Option<dto::JobOf> {
+    let Cause::Job { workflow, run, step } = cause else { return None };
+    Some(job_of(workflow, *run, step))
+}
+
+pub(super) fn job_of(workflow: &Name, run: RunId, step: &Identifier) -> dto::JobOf {
+    dto::JobOf { workflow: workflow.to_string(), run: run.to_string(), step: step.to_string() }
+}
+
+/// What a deployment brings; what only a job has is called by who wants it, also when it has left memory.
+fn brought(tenant: &TenantState, deployment: &Deployment, id: ReleaseId) -> ReleaseRef {
+    if let Cause::Job { workflow, step, .. } = &deployment.cause
+        && id == own_release(deployment.id)
+    {
+        return own_ref(id, workflow, step);
+    }
+    release_ref(tenant, id)
+}
+
+/// What only a job has, called by who wants it.
+pub(super) fn own_ref(id: ReleaseId, workflow: &Name, step: &Identifier) -> ReleaseRef {
+    ReleaseRef { id: id.to_string(), application: workflow.to_string(), version: step.to_string() }
 }
 
 pub(super) fn strategy(strategy: &Strategy) -> dto::Strategy {
@@ -110,7 +139,7 @@ pub(crate) fn deployment_detail(tenant: &TenantState, deployment: &Deployment) -
     let parts = deployment.order.iter().filter_map(|id| deployment.targets.get(id));
     dto::DeploymentDetail {
         deployment: self::deployment(tenant, deployment),
-        targets: parts.map(|part| target(tenant, part)).collect(),
+        targets: parts.map(|part| target(tenant, deployment, part)).collect(),
         rollbacks: rollbacks(tenant, deployment),
     }
 }
@@ -124,7 +153,7 @@ fn rollbacks(tenant: &TenantState, deployment: &Deployment) -> Vec<String> {
         return Vec::new();
     }
     let takes_back = |it: &Deployment| match &it.cause {
-        Cause::Requested | Cause::Retirement { .. } => false,
+        Cause::Requested | Cause::Retirement { .. } | Cause::Job { .. } => false,
         Cause::Rollback { of, reason: _ } => *of == deployment.id,
     };
     let found = tenant.deployments.values().filter(|it| takes_back(it));
@@ -156,12 +185,12 @@ fn counts(counts: Counts) -> dto::Counts {
     }
 }
 
-fn target(tenant: &TenantState, part: &TargetRollout) -> dto::DeploymentTarget {
+fn target(tenant: &TenantState, deployment: &Deployment, part: &TargetRollout) -> dto::DeploymentTarget {
     let Got { step, task, at, reason } = got(&part.progress);
     dto::DeploymentTarget {
         target: target_named(tenant, part.target),
         agent: agent_named(tenant, part.agent),
-        release: release_ref(tenant, part.release),
+        release: brought(tenant, deployment, part.release),
         previous: part.previous.map(|id| release_ref(tenant, id)),
         progress: part.progress.name().to_owned(),
         colour: part.colour().map(|colour| colour.name().to_owned()),

@@ -22,7 +22,7 @@ pub(crate) fn plan(
     planned: &Planned,
     now: Timestamp,
 ) -> dto::DeploymentPlan {
-    let release = tenant.releases.get(&wanted.release);
+    let release = tenant.recipe(wanted.release);
     let standing = release.map(|release| &release.standing);
     let domains: Vec<_> = planned.targets.iter().map(|part| part.domain.as_deref()).collect();
     let waves = wanted.strategy.waves(&domains);
@@ -56,7 +56,7 @@ pub(crate) fn plan(
 }
 
 fn gates(tenant: &TenantState, wanted: &NewDeployment, now: Timestamp) -> Vec<PlannedGate> {
-    let places = (tenant.environments.get(&wanted.environment), tenant.releases.get(&wanted.release));
+    let places = (tenant.environments.get(&wanted.environment), tenant.recipe(wanted.release));
     let (Some(environment), Some(release)) = places else { return Vec::new() };
     decide::preview(tenant, environment, release, now).iter().map(gate::planned).collect()
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use stella_api_types::environment::Approvals;
 use stella_api_types::promotion as dto;
 use stella_domain::gate::Record;
+use stella_domain::job::own_release;
 use stella_domain::name::Name;
 use stella_domain::plan::Plan;
 use stella_domain::promotion::{Approval, ApprovalRule, Objection, Promotion, PromotionStatus};
@@ -12,9 +13,9 @@ use stella_domain::state::State;
 use stella_domain::tenant::TenantState;
 use stella_protocol::time::Timestamp;
 
-use super::deployment::{on_failure, strategy};
+use super::deployment::{job_of, on_failure, own_ref, strategy};
 use super::event::actor;
-use super::release::release_ref;
+use super::release::{release_ref, step};
 use super::{environment_named, gate, named, target_named, time};
 
 /// A promotion of this tenant.
@@ -39,7 +40,16 @@ pub(crate) fn promotion(
     dto::Promotion {
         id: promotion.id.to_string(),
         environment: environment_named(tenant, wanted.environment),
-        release: release_ref(tenant, wanted.release),
+        release: match &wanted.job {
+            Some(job) if wanted.release == own_release(wanted.id) => {
+                own_ref(wanted.release, &job.workflow, &job.step)
+            }
+            _ => release_ref(tenant, wanted.release),
+        },
+        job: wanted.job.as_ref().map(|job| dto::Job {
+            of: job_of(&job.workflow, job.run, &job.step),
+            steps: job.steps.iter().map(step).collect(),
+        }),
         strategy: strategy(&wanted.strategy),
         on_failure: on_failure(wanted.on_failure),
         targets: wanted

@@ -41,7 +41,7 @@ pub(crate) fn release(tenant: &TenantState, release: &Release) -> dto::Release {
 
 /// A release that is referred to.
 pub(super) fn release_ref(tenant: &TenantState, id: ReleaseId) -> dto::ReleaseRef {
-    let release = tenant.releases.get(&id);
+    let release = tenant.recipe(id);
     let text = |text: Option<String>| text.unwrap_or_else(|| id.to_string());
     dto::ReleaseRef {
         id: id.to_string(),
@@ -50,7 +50,8 @@ pub(super) fn release_ref(tenant: &TenantState, id: ReleaseId) -> dto::ReleaseRe
     }
 }
 
-fn step(step: &Step) -> dto::Step {
+/// A step.
+pub(super) fn step(step: &Step) -> dto::Step {
     dto::Step {
         name: step.name.to_string(),
         timeout_ms: step.timeout_ms,

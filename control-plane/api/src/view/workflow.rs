@@ -1,14 +1,18 @@
 //! Workflows, and runs of them.
 
+use std::sync::Arc;
+
 use stella_api_types::promotion::Approval;
 use stella_api_types::workflow as dto;
+use stella_domain::decide::{PlannedRun, PlannedStep};
 use stella_domain::name::Identifier;
 use stella_domain::run::{Run, RunStatus, StepRun, StepState, Work};
 use stella_domain::tenant::TenantState;
 use stella_domain::workflow::{Step, Version, Workflow};
+use stella_protocol::time::Timestamp;
 
 use super::event::actor;
-use super::{hold, named, time};
+use super::{hold, named, release, time};
 
 /// A workflow at a version.
 pub(crate) fn workflow(workflow: &Workflow, number: u32, version: &Version) -> dto::Workflow {
@@ -56,6 +60,47 @@ pub(crate) fn run(tenant: &TenantState, run: &Run) -> dto::Run {
     }
 }
 
+/// What a run of this tenant would do.
+pub(crate) fn run_plan(tenant: &TenantState, planned: &PlannedRun, now: Timestamp) -> dto::RunPlan {
+    let PlannedRun { run, template, steps } = planned;
+    dto::RunPlan {
+        workflow: run.workflow.to_string(),
+        version: run.version,
+        inputs: run.inputs.iter().map(|(name, value)| (name.to_string(), value.clone())).collect(),
+        steps: template
+            .steps
+            .iter()
+            .zip(steps)
+            .map(|(step, does)| planned_step(tenant, step, does, now))
+            .collect(),
+    }
+}
+
+fn planned_step(tenant: &TenantState, step: &Step, does: &PlannedStep, now: Timestamp) -> dto::PlannedStep {
+    let (plan, runs, problem) = match does {
+        PlannedStep::Nothing => (None, Vec::new(), None),
+        PlannedStep::Cannot(rejection) => (None, Vec::new(), Some(rejection.to_string())),
+        PlannedStep::Does(does) => {
+            let (wanted, planned) = &**does;
+            let runs = wanted.job.iter().flat_map(|job| &job.steps).map(release::step).collect();
+            // What only this job runs is known to nobody else.
+            let mut known = TenantState::clone(tenant);
+            let own = wanted.job.as_ref().and_then(|job| job.release(wanted.id, now));
+            known.jobs.extend(own.map(|own| (own.id, Arc::new(own))));
+            (Some(super::plan(&known, wanted, planned, now)), runs, None)
+        }
+    };
+    dto::PlannedStep {
+        id: step.id.to_string(),
+        kind: step.kind().to_owned(),
+        needs: step.needs.iter().map(Identifier::to_string).collect(),
+        compensates: step.compensates.as_ref().map(Identifier::to_string),
+        plan,
+        runs,
+        problem,
+    }
+}
+
 fn step(tenant: &TenantState, planned: &Step, found: &StepRun) -> dto::Step {
     let reason = match &found.state {
         StepState::BackingOff { reason, .. }
@@ -88,7 +133,7 @@ fn step(tenant: &TenantState, planned: &Step, found: &StepRun) -> dto::Step {
         attempts: found.attempts,
         reason,
         due_at: found.state.due().map(time),
-        deployment: found.state.deployment().map(|id| id.to_string()),
+        deployment: found.state.deployment().or(found.job).map(|id| id.to_string()),
         runs: found
             .state
             .children()

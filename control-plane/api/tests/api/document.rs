@@ -9,7 +9,7 @@ use stella_api_types::paths;
 use crate::world::{World, bare};
 
 /// All templates of the API's own listener. A new constant is noticed by the comparison with the source below.
-const PATHS: [&str; 87] = [
+const PATHS: [&str; 88] = [
     paths::API_TOKENS,
     paths::API_TOKEN,
     paths::ACCOUNTS,
@@ -56,6 +56,7 @@ const PATHS: [&str; 87] = [
     paths::WORKFLOW,
     paths::WORKFLOW_REMOVE,
     paths::RUNS,
+    paths::RUN_PLANS,
     paths::RUN,
     paths::RUN_CANCEL,
     paths::STEP_RETRY,

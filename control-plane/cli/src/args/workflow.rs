@@ -46,6 +46,9 @@ pub(crate) enum Workflow {
         /// What it is given, as NAME=VALUE. true, false and whole numbers are those; anything else is a text.
         #[arg(long = "input", value_parser = pair, value_name = "NAME=VALUE")]
         inputs: Vec<(String, String)>,
+        /// Show what its steps would do on which targets, as things are now, and change nothing.
+        #[arg(long, conflicts_with = "wait")]
+        plan: bool,
         /// Show how it goes until it has ended; exit with 1 if it did not succeed.
         #[arg(long, short)]
         wait: bool,

@@ -6,6 +6,7 @@ use stella_protocol::id::{DeploymentId, PromotionId, RunId, TaskId};
 
 use super::{Applied, ensure, misplaced, missing};
 use crate::event::Fact;
+use crate::job::own_release;
 use crate::tenant::TenantState;
 
 impl TenantState {
@@ -48,6 +49,7 @@ impl TenantState {
 
     /// A deployment that is a rollback has none.
     fn forget_promotion(&mut self, id: PromotionId) {
+        self.jobs.remove(&own_release(DeploymentId(id.0)));
         self.gates.remove(&id);
         if self.promotions.remove(&id).is_some() {
             self.archived.promotions += 1;

@@ -92,7 +92,8 @@ impl TenantState {
     ) -> Applied {
         let part = self.deployments.get(&id).and_then(|deployment| deployment.targets.get(&target));
         let part = Arc::clone(part.ok_or_else(|| missing(TargetId::KIND, target, fact))?);
-        if part.legs.is_empty() {
+        let is_job = self.deployments.get(&id).is_some_and(|deployment| deployment.cause.is_job());
+        if part.legs.is_empty() || is_job {
             return Ok(());
         }
         let Some(Place { number, leg, is_first: true, .. }) = self.place(&part, step) else { return Ok(()) };
@@ -126,8 +127,11 @@ impl TenantState {
         if switches && !part.is_spared { self.first_step_of(part, part.legs.len() - 1) } else { 0 }
     }
 
-    /// INV-18: what is live, and what is idle, when all steps on a target have succeeded.
+    /// INV-18: what is live, and what is idle, when all steps on a target have succeeded. INV-22: a job has brought nothing.
     pub(super) fn brought(&mut self, id: DeploymentId, part: &TargetRollout, fact: &Fact) -> Applied {
+        if self.deployments.get(&id).is_some_and(|deployment| deployment.cause.is_job()) {
+            return Ok(());
+        }
         let place = self.target_mut(part.target, fact)?;
         let before = place.current.zip(place.live).map(|(release, colour)| Idle {
             release,
@@ -159,7 +163,7 @@ impl TenantState {
         let strategy = match &deployment.cause {
             Cause::Requested => Some(&deployment.strategy),
             Cause::Rollback { of, .. } => self.deployments.get(of).map(|it| &it.strategy),
-            Cause::Retirement { .. } => None,
+            Cause::Retirement { .. } | Cause::Job { .. } => None,
         };
         let keep_ms = strategy.and_then(|strategy| strategy.blue_green()).and_then(|how| how.keep_ms);
         let Some(until) = keep_ms.map(|keep_ms| at.plus_ms(keep_ms)) else { return Ok(()) };

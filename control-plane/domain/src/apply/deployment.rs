@@ -100,11 +100,12 @@ impl TenantState {
                 None
             }
             Cause::Retirement { .. } => None,
-            Cause::Requested => self.start_promotion(*id, *environment, *at, fact)?,
+            Cause::Requested | Cause::Job { .. } => self.start_promotion(*id, *environment, *at, fact)?,
         };
         let (created_by, trace) =
             asked.unwrap_or_else(|| (actor.clone(), self.trace_of_follow_up(cause, trace)));
-        let parts = self.reserve_all(*id, targets, fact)?;
+        self.begin_job(*id, cause, fact)?;
+        let parts = self.reserve_all(*id, targets, cause.is_job(), fact)?;
         ensure(!parts.is_empty(), subject(*id), "without targets", fact)?;
         let total = u32::try_from(targets.len()).map_err(|_| illegal(subject(*id), "too large", fact))?;
         let deployment = Deployment {
@@ -143,6 +144,18 @@ impl TenantState {
         Ok(())
     }
 
+    /// INV-22, the half of it that is about who wants it: a step that waits for just this.
+    fn begin_job(&mut self, id: DeploymentId, cause: &Cause, fact: &Fact) -> Applied {
+        let Cause::Job { run, step, .. } = cause else { return Ok(()) };
+        let wanted = self.promotions.get(&PromotionId(id.0)).and_then(|it| it.wanted.job.as_ref());
+        let is_its = wanted.is_some_and(|job| job.run == *run && job.step == *step);
+        let waits = is_its && self.awaited.get(&id).is_some_and(|(by, at)| by == run && at == step);
+        ensure(waits, subject(id), "a job that no step waits for", fact)?;
+        let run = self.runs.get_mut(run).map(Arc::make_mut);
+        run.and_then(|run| run.steps.get_mut(step)).into_iter().for_each(|step| step.job = Some(id));
+        Ok(())
+    }
+
     /// What follows from another deployment by itself is decided on an agent's report, which is of the same trace and has no baggage:
     /// it is that of the other one.
     fn trace_of_follow_up(&self, cause: &Cause, trace: &TraceContext) -> TraceContext {
@@ -156,11 +169,15 @@ impl TenantState {
         &mut self,
         deployment: DeploymentId,
         targets: &[PlannedTarget],
+        is_job: bool,
         fact: &Fact,
     ) -> Result<OrdMap<TargetId, Arc<TargetRollout>>, IllegalTransition> {
         let mut parts = OrdMap::new();
         for planned in targets {
-            parts.insert(planned.target, Arc::new(self.reserve(deployment, planned, fact)?));
+            let mut part = self.reserve(deployment, planned, fact)?;
+            // INV-22: what is live there is never touched.
+            part.is_spared |= is_job;
+            parts.insert(planned.target, Arc::new(part));
         }
         Ok(parts)
     }
@@ -218,7 +235,8 @@ impl TenantState {
         deployment.finished_at = Some(at);
         let (deadline, environment) = (deployment.deadline, deployment.environment);
         let requested = deployment.cause == Cause::Requested;
-        let counts = !matches!(deployment.cause, Cause::Retirement { .. });
+        let is_promoted = deployment.cause.is_asked_for();
+        let counts = deployment.cause.brings_release();
         let release = deployment.release;
         let (strategy, status) = (deployment.strategy.name(), deployment.status.name());
         self.timers.remove(&(deadline, Timer::DeploymentDeadline(id)));
@@ -239,13 +257,13 @@ impl TenantState {
         } else if disproven {
             Arc::make_mut(stage).proven.remove(&release);
         }
-        // What only ends what nobody uses is nobody's deployment.
+        // What only ends what nobody uses is nobody's deployment, nor is a job.
         if counts {
             let by_strategy = self.totals.deployments.entry(stage.name.clone()).or_default();
             let by_status = by_strategy.entry(strategy.to_owned()).or_default();
             *by_status.entry(status.to_owned()).or_insert(0) += 1;
         }
-        if requested && self.promotions.contains_key(&PromotionId(id.0)) {
+        if is_promoted && self.promotions.contains_key(&PromotionId(id.0)) {
             self.count_promotion(environment, status);
         }
         if newly_proven {

@@ -7,7 +7,7 @@ use stella_protocol::id::{DeploymentId, EnvironmentId, PromotionId};
 use stella_protocol::time::Timestamp;
 
 use super::{Applied, ensure, misplaced, missing};
-use crate::deployment::{Cause, Status};
+use crate::deployment::Status;
 use crate::event::{Event, Fact, IllegalTransition};
 use crate::findings::Report;
 use crate::gate::{Asked, Outcome, Override, Record, Standing, Verdict};
@@ -108,7 +108,7 @@ impl TenantState {
 
     /// INV-12: whether each gate lets through what a deployment starts now.
     pub(super) fn is_let_through(&self, id: DeploymentId, now: Timestamp) -> bool {
-        let Some(deployment) = self.deployments.get(&id).filter(|it| it.cause == Cause::Requested) else {
+        let Some(deployment) = self.deployments.get(&id).filter(|it| it.cause.is_asked_for()) else {
             return true;
         };
         let promotion = PromotionId(id.0);

@@ -92,6 +92,9 @@ impl TenantState {
             held_until: None,
             expires_at: *expires_at,
         };
+        if let Some(own) = wanted.job.as_ref().and_then(|job| job.release(wanted.id, *at)) {
+            self.jobs.insert(own.id, Arc::new(own));
+        }
         self.promotions.insert(*id, Arc::new(promotion));
         self.open_promotions.insert(*id);
         self.timers.extend(expires_at.map(|end| (end, Timer::PromotionExpires(*id))));

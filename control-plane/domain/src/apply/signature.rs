@@ -5,7 +5,6 @@ use std::sync::Arc;
 use stella_protocol::id::{DeploymentId, PromotionId, ReleaseId};
 
 use super::{Applied, ensure, misplaced, missing, vacant};
-use crate::deployment::Cause;
 use crate::event::{Event, Fact};
 use crate::hold::Hold;
 use crate::signature::{self, ReleaseKey, ReleaseSignature};
@@ -63,7 +62,7 @@ impl TenantState {
     pub(super) fn is_signed_as_demanded(&self, id: DeploymentId) -> bool {
         // Journals of before there were promotions have deployments without.
         let asked = self.promotions.contains_key(&PromotionId(id.0));
-        let deployment = self.deployments.get(&id).filter(|it| asked && it.cause == Cause::Requested);
+        let deployment = self.deployments.get(&id).filter(|it| asked && it.cause.is_asked_for());
         deployment.is_none_or(|it| self.lacks_signatures(it.release).is_none())
     }
 }

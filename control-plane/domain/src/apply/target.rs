@@ -109,12 +109,16 @@ impl TenantState {
         rollout.way_back.begun = true;
         rollout.domain = rollout.targets.get(&target).and_then(|part| part.domain.clone());
         let is_spared = rollout.targets.get(&target).is_some_and(|part| part.is_spared);
+        let is_job = rollout.cause.is_job();
         let place = self.target_mut(target, fact)?;
         let before = Before { last: place.last, visited: place.visited };
         let newer = generation > place.generation && place.active == Some(deployment);
         ensure(newer, format!("target {target}"), format!("at generation {}", place.generation), fact)?;
         place.generation = generation;
-        place.visited = Some(deployment);
+        // INV-22: a job leaves what is known to have come.
+        if !is_job {
+            place.visited = Some(deployment);
+        }
         // With colours, what is live is touched by the switch.
         if !is_spared {
             place.last = Some(deployment);
@@ -152,12 +156,14 @@ impl TenantState {
         let task = ids::task(id, target, step, round);
         self.move_part(id, target, Progress::Active { generation, step, task, since: at }, fact)?;
         let deployment = self.deployment_mut(id, fact)?;
+        let is_job = deployment.cause.is_job();
         deployment.domain = domain;
         if let Some(part) = deployment.targets.get_mut(&target) {
             Arc::make_mut(part).round = round;
         }
         let place = self.target_mut(target, fact)?;
-        let free = place.active.is_none() && place.blocked_by.is_none() && place.last_visit() == Some(id);
+        let is_newest = is_job || place.last_visit() == Some(id);
+        let free = place.active.is_none() && place.blocked_by.is_none() && is_newest;
         ensure(free && generation > place.generation, format!("target {target}"), "not free", fact)?;
         place.generation = generation;
         place.active = Some(id);

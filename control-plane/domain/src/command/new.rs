@@ -16,6 +16,7 @@ use crate::amount::Amount;
 use crate::deployment::{OnFailure, Strategy};
 use crate::findings::Finding;
 use crate::gate;
+use crate::job::Job;
 use crate::name::{Identifier, Name, Version};
 use crate::provenance::Provenance;
 use crate::release::{Component, Step};
@@ -151,4 +152,7 @@ pub struct NewDeployment {
     /// Why it must come although it could not go back everywhere; `None` if it need not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waive_way_back: Option<String>,
+    /// What is run instead of bringing a release: then `release` is that of the job if it has one, or [`own_release`](crate::job::own_release).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<Box<Job>>,
 }

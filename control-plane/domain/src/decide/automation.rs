@@ -64,6 +64,7 @@ fn consider(tx: &mut Transaction<'_>, place: EnvironmentId) -> Result<(), Reject
         timeout_ms: like.timeout_ms(),
         override_freeze: None,
         waive_way_back: None,
+        job: None,
     };
     let asked = tx.attempt(|tx| {
         tx.with_authority(Actor::System, like.trace.clone(), |tx| promotion::request_patiently(tx, &new))

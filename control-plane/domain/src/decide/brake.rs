@@ -11,7 +11,7 @@ use super::transaction::Transaction;
 use super::{freeze, rollout, silence};
 use crate::amount::Amount;
 use crate::command::Outcome;
-use crate::deployment::{Cause, Deployment, Status};
+use crate::deployment::{Deployment, Status};
 use crate::environment::Environment;
 use crate::event::Fact;
 use crate::hold::PauseCause;
@@ -80,7 +80,7 @@ fn outside(tx: &Transaction<'_>, deployment: &Deployment) -> Option<Held> {
         let reason = format!("too many agents of {} have gone silent at once", environment.name);
         return Some((PauseCause::Silence, reason, None));
     }
-    let starts_more = deployment.cause == Cause::Requested && deployment.left() > 0;
+    let starts_more = deployment.cause.is_asked_for() && deployment.left() > 0;
     if !starts_more || overrides_freezes(&tx.tenant, deployment.id) {
         return None;
     }

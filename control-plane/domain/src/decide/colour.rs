@@ -149,7 +149,7 @@ fn left_idle(
 ) -> Vec<PlannedTarget> {
     let taken_back = match of.cause {
         Cause::Rollback { of, .. } => Some(of),
-        Cause::Requested | Cause::Retirement { .. } => None,
+        Cause::Requested | Cause::Retirement { .. } | Cause::Job { .. } => None,
     };
     let is_its_own = |idle: &Idle| idle.by == of.id || Some(idle.by) == taken_back || also(idle.by);
     let places = of.order.iter().filter_map(|target| tx.tenant.targets.get(target));

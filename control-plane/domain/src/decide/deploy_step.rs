@@ -1,35 +1,38 @@
-//! What the steps `deploy` and `rollback` of a run ask for: a release on its way to targets, with the authority of whoever started the run.
+//! What the steps `deploy` and `rollback` of a run ask for: a release on its way to targets, with the authority of whoever started the run;
+//! and what such a step comes to.
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
-use stella_protocol::id::{DeploymentId, EnvironmentId, ReleaseId, TargetId};
+use stella_protocol::id::{DeploymentId, EnvironmentId, PromotionId, ReleaseId, TargetId};
 
-use super::run::variables;
+use super::run::{Again, Outputs, variables};
 use super::transaction::Transaction;
-use super::{promotion, rollback};
+use super::{job, promotion, rollback};
 use crate::access;
 use crate::command::{NewDeployment, TenantCommand};
-use crate::deployment::Strategy;
+use crate::deployment::{Status, Strategy};
 use crate::name::{Name, Version};
+use crate::promotion::PromotionStatus;
 use crate::rejection::Rejection;
 use crate::run::Run;
 use crate::tenant::TenantState;
 use crate::workflow::{Action, Deploy, Step, render};
 
-/// Asks for a step's deployment like anybody would, and is refused like anybody would be.
+/// Asks for a step's deployment like anybody would, and is refused like anybody would be. With outputs if there is nothing left to ask for.
 pub(super) fn ask(
     tx: &mut Transaction<'_>,
     run: &Run,
     step: &Step,
     id: DeploymentId,
-) -> Result<(), Rejection> {
+) -> Result<Option<Outputs>, Rejection> {
     match step.action() {
+        Some(Action::Task(task)) => job::ask(tx, run, step, task, id),
         Some(Action::Deploy(deploy)) => {
             let new = wanted(&tx.tenant, run, deploy, id)?;
             let command = TenantCommand::Deploy(Box::new(new.clone()));
             access::check_authority(tx.system, tx.actor(), tx.tenant.id, &command, tx.now)?;
-            promotion::request(tx, &new).map(drop)
+            promotion::request(tx, &new).map(|_| None)
         }
         Some(Action::Rollback(of)) => {
             let deployed = run.steps.get(&of.of).and_then(|it| it.outputs.get("deployment"));
@@ -39,13 +42,47 @@ pub(super) fn ask(
                 })?;
             let command = TenantCommand::Rollback { id, of };
             access::check_authority(tx.system, tx.actor(), tx.tenant.id, &command, tx.now)?;
-            rollback::by_hand(tx, id, of).map(drop)
+            rollback::by_hand(tx, id, of).map(|_| None)
         }
-        _ => Ok(()),
+        _ => Ok(None),
     }
 }
 
-fn wanted(
+/// How a deployment ended, or the promotion that asked for it; `None` if it has not.
+pub(super) fn verdict(tenant: &TenantState, id: DeploymentId) -> Option<Result<Outputs, (String, Again)>> {
+    if let Some(deployment) = tenant.deployments.get(&id) {
+        let what = if deployment.cause.is_job() { "job" } else { "deployment" };
+        return match &deployment.status {
+            Status::Running | Status::Halting { .. } | Status::Cancelling { .. } => None,
+            Status::Succeeded if deployment.cause.is_job() => {
+                let done = tenant.done_by_job(id).len();
+                Some(Ok(job::outputs(id, done, deployment.counts.failed)))
+            }
+            Status::Succeeded => {
+                let outputs = [("deployment", id.to_string()), ("release", deployment.release.to_string())];
+                Some(Ok(outputs.map(|(name, value)| (name.to_owned(), Value::from(value))).into()))
+            }
+            Status::Failed { reason } => {
+                Some(Err((format!("the {what} failed: {reason}"), Again::IfPlanned)))
+            }
+            Status::Cancelled { reason } => {
+                Some(Err((format!("the {what} was cancelled: {reason}"), Again::Never)))
+            }
+        };
+    }
+    let reason = match &tenant.promotions.get(&PromotionId(id.0))?.status {
+        PromotionStatus::Pending | PromotionStatus::Started { .. } => return None,
+        PromotionStatus::Rejected { hold, .. } => format!("the promotion was rejected: {}", hold.reason),
+        PromotionStatus::Withdrawn { hold } => format!("the promotion was withdrawn: {}", hold.reason),
+        PromotionStatus::Expired { .. } => "the promotion has waited for too long".to_owned(),
+        PromotionStatus::Invalidated { reason, .. } => {
+            format!("the promotion is not valid any more: {reason}")
+        }
+    };
+    Some(Err((reason, Again::Never)))
+}
+
+pub(super) fn wanted(
     tenant: &TenantState,
     run: &Run,
     deploy: &Deploy,
@@ -66,16 +103,26 @@ fn wanted(
         release,
         strategy: deploy.strategy.clone().or_else(default).unwrap_or(Strategy::AllAtOnce),
         on_failure: deploy.on_target_failure,
-        targets: if deploy.labels.is_empty() {
-            targets(tenant, environment, &deploy.targets, &fill)?
-        } else {
-            Some(labelled(tenant, environment, &deploy.labels, &fill)?)
-        },
+        targets: chosen(tenant, environment, (&deploy.targets, &deploy.labels), &fill)?,
         timeout_ms: deploy.timeout.0,
         override_freeze: None,
         waive_way_back: None,
         tolerate_failures: deploy.tolerate_failures,
+        job: None,
     })
+}
+
+/// The targets that a step chooses by name or by labels, filled in; `None` if it does neither.
+pub(super) fn chosen(
+    tenant: &TenantState,
+    environment: EnvironmentId,
+    (names, labels): (&[String], &BTreeMap<String, String>),
+    fill: &dyn Fn(&str, &str) -> Result<String, Rejection>,
+) -> Result<Option<Vec<TargetId>>, Rejection> {
+    if labels.is_empty() {
+        return targets(tenant, environment, names, fill);
+    }
+    labelled(tenant, environment, labels, fill).map(Some)
 }
 
 /// The targets that a step names, filled in; `None` if it names none.

@@ -7,9 +7,9 @@ use stella_protocol::id::{AgentId, DeploymentId, EnvironmentId, ReleaseId, Targe
 use stella_protocol::time::Timestamp;
 
 use super::transaction::Transaction;
-use super::{channel, colour, fields, hold, path, rollout, signature, strategy, way_back};
+use super::{channel, colour, fields, hold, job, path, rollout, signature, strategy, way_back};
 use crate::amount::Amount;
-use crate::colour::{Colour, Leg};
+use crate::colour::{Colour, Leg, Steps};
 use crate::command::{NewDeployment, Outcome};
 use crate::deployment::{Cause, Deployment, OnFailure, Status, Strategy, TARGETS_MAX, TIMEOUT_MS_RANGE};
 use crate::environment::Environment;
@@ -30,6 +30,8 @@ pub(super) struct Prepared {
     pub(super) targets: Vec<Arc<Target>>,
     /// What is run on each of them.
     pub(super) legs: Vec<Vec<Leg>>,
+    /// Whether it leaves what is there as it is.
+    pub(super) is_job: bool,
 }
 
 impl Prepared {
@@ -40,7 +42,7 @@ impl Prepared {
         let planned = |(target, legs): (&Arc<Target>, &Vec<Leg>)| PlannedTarget {
             target: target.id,
             release,
-            previous: target.current,
+            previous: target.current.filter(|_| !self.is_job),
             domain: label.and_then(|label| target.labels.get(label)).cloned(),
             legs: legs.clone(),
         };
@@ -57,12 +59,12 @@ pub(super) fn prepare(
     let environment = tenant.environments.get(&new.environment).map(Arc::clone);
     let environment =
         environment.ok_or_else(|| Rejection::not_found(EnvironmentId::KIND, new.environment))?;
-    let release = tenant.releases.get(&new.release).map(Arc::clone);
-    let release = release.ok_or_else(|| Rejection::not_found(ReleaseId::KIND, new.release))?;
-    hold::is_usable(&release)?;
-    signature::is_signed(tenant, &release)?;
-    channel::is_taken(&environment, &release)?;
-    path::is_reached(tenant, &environment, &release, now)?;
+    let release = brought(tenant, new, now)?;
+    if new.job.is_some() {
+        job::may_run(tenant, &environment, &release)?;
+    } else {
+        may_come(tenant, &environment, &release, now)?;
+    }
     strategy::is_well_formed(&new.strategy)?;
     colour::can_switch(&new.strategy, &release)?;
     fields::range("timeout_ms", new.timeout_ms, TIMEOUT_MS_RANGE, " (a second to a week)")?;
@@ -75,13 +77,47 @@ pub(super) fn prepare(
     let mut ways = Vec::with_capacity(targets.len());
     for target in &targets {
         is_served(tenant, target)?;
-        let legs = tenant.way_there(target, &release, checks);
+        let legs = match &new.job {
+            Some(_) => in_place(target, &release),
+            None => tenant.way_there(target, &release, checks),
+        };
         let colour = legs.last().and_then(|leg| leg.colour);
         fills_in(&environment, &release, target, colour, &varying)?;
         ways.push(legs);
     }
-    way_back::is_there(tenant, &environment, &release, new, targets.iter().map(AsRef::as_ref))?;
-    Ok(Prepared { environment, release, strategy: new.strategy.clone(), targets, legs: ways })
+    if new.job.is_none() {
+        way_back::is_there(tenant, &environment, &release, new, targets.iter().map(AsRef::as_ref))?;
+    }
+    let (strategy, is_job) = (new.strategy.clone(), new.job.is_some());
+    Ok(Prepared { environment, release, strategy, targets, legs: ways, is_job })
+}
+
+/// What is run on the targets: a release, or what a job has of its own.
+fn brought(tenant: &TenantState, new: &NewDeployment, now: Timestamp) -> Result<Arc<Release>, Rejection> {
+    if let Some(own) = new.job.as_ref().and_then(|job| job.release(new.id, now)) {
+        return Ok(Arc::new(own));
+    }
+    let release = tenant.releases.get(&new.release).map(Arc::clone);
+    release.ok_or_else(|| Rejection::not_found(ReleaseId::KIND, new.release))
+}
+
+/// Whether a release may come to an environment.
+fn may_come(
+    tenant: &TenantState,
+    environment: &Environment,
+    release: &Release,
+    now: Timestamp,
+) -> Result<(), Rejection> {
+    hold::is_usable(release)?;
+    signature::is_signed(tenant, release)?;
+    channel::is_taken(environment, release)?;
+    path::is_reached(tenant, environment, release, now)
+}
+
+/// What a job runs on a target: for the colour that is live there, if one is.
+fn in_place(target: &Target, release: &Release) -> Vec<Leg> {
+    let leg = |colour| Leg { release: release.id, colour: Some(colour), steps: Steps::All };
+    target.live.map(leg).into_iter().collect()
 }
 
 /// A checked plan.

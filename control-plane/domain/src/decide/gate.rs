@@ -10,7 +10,7 @@ use stella_protocol::time::Timestamp;
 use super::transaction::Transaction;
 use super::{fields, rollout, signature};
 use crate::command::{Actor, Answer, NewFindings, Outcome};
-use crate::deployment::{Cause, Status};
+use crate::deployment::Status;
 use crate::environment::Environment;
 use crate::event::Fact;
 use crate::findings::{FINDING_COMPONENT_BYTES_MAX, FINDING_ID_BYTES_MAX, FINDINGS_MAX, SCANNERS_MAX};
@@ -72,6 +72,10 @@ pub(super) fn evaluate(
 ) -> Option<Evaluated> {
     let reports = || tenant.findings.get(&release.id).cloned().unwrap_or_default();
     match check {
+        // It brings no software that could have been looked into.
+        Check::Security(security) if tenant.is_of_job(release.id) => {
+            Some(security.nothing_to_find(release.id))
+        }
         Check::Security(security) => Some(security.evaluate(release.id, &reports(), now)),
         Check::Expression { expression } => {
             Some(gate::evaluate_expression(expression, &environment.name, release, &reports()))
@@ -206,7 +210,7 @@ pub(super) fn rule(tx: &mut Transaction<'_>, id: PromotionId, asking: Asking) ->
     let Some(promotion) = tx.tenant.promotions.get(&id) else { return Ok(Ruling::Open) };
     let (place, release) = (promotion.wanted.environment, promotion.wanted.release);
     let place = Arc::clone(environment(tx, place)?);
-    let release = tx.tenant.releases.get(&release).map(Arc::clone);
+    let release = tx.tenant.recipe(release).map(Arc::clone);
     let release = release.ok_or_else(|| Rejection::not_found(ReleaseId::KIND, id))?;
     let (mut waits, mut closed) =
         (false, signature::is_signed(&tx.tenant, &release).err().map(|it| it.to_string()));
@@ -488,7 +492,7 @@ pub(super) fn nudge(
 ) -> Result<(), Rejection> {
     let active = tx.tenant.active_deployments.iter().filter_map(|id| tx.tenant.deployments.get(id));
     let concerned: Vec<DeploymentId> = active
-        .filter(|it| it.cause == Cause::Requested && it.status == Status::Running)
+        .filter(|it| it.cause.is_asked_for() && it.status == Status::Running)
         .filter(|it| concerns((it.environment, it.id, it.release)))
         .map(|it| it.id)
         .collect();

@@ -7,7 +7,7 @@ use stella_protocol::id::{DeploymentId, EnvironmentId, ReleaseId};
 use super::transaction::Transaction;
 use super::{fields, rollout};
 use crate::command::Outcome;
-use crate::deployment::{Cause, Deployment, Status};
+use crate::deployment::{Deployment, Status};
 use crate::environment::Environment;
 use crate::event::Fact;
 use crate::hold::{PauseCause, Standing, Verdict};
@@ -78,7 +78,7 @@ pub(super) fn judge(
 fn bringing(tx: &Transaction<'_>, id: ReleaseId) -> Vec<DeploymentId> {
     let active = tx.tenant.active_deployments.iter().filter_map(|active| tx.tenant.deployments.get(active));
     active
-        .filter(|it| it.release == id && it.cause == Cause::Requested && it.status == Status::Running)
+        .filter(|it| it.release == id && it.cause.is_asked_for() && it.status == Status::Running)
         .map(|it| it.id)
         .collect()
 }

@@ -17,6 +17,7 @@ use crate::deployment::Cause;
 use crate::environment::Environment;
 use crate::event::{Fact, PlannedTarget};
 use crate::gate::Outcome as Says;
+use crate::job::Job;
 use crate::plan::{self, Plan};
 use crate::promotion::{
     APPROVALS_MAX, ApprovalRule, EXPIRES_MS_DEFAULT, EXPIRES_MS_RANGE, OPEN_MAX, Objection, Promotion,
@@ -90,8 +91,10 @@ pub fn planned(tenant: &TenantState, new: &NewDeployment, now: Timestamp) -> Res
     let waits = tenant.environments.get(&new.environment).is_some_and(|it| may_wait(it));
     let prepared = checked(tenant, new, now, waits)?;
     let (targets, plan) = (prepared.planned(), seal(tenant, &prepared, new));
-    let Prepared { environment, release, .. } = &prepared;
-    let stuck = |target: &Arc<Target>| way_back::missing(tenant, environment, release, target);
+    let Prepared { environment, release, is_job, .. } = &prepared;
+    let stuck = |target: &Arc<Target>| {
+        if *is_job { None } else { way_back::missing(tenant, environment, release, target) }
+    };
     let no_way_back = prepared.targets.iter().map(stuck).collect();
     Ok(Planned { targets, no_way_back, plan, rule: prepared.environment.approvals.clone() })
 }
@@ -147,7 +150,13 @@ fn start(tx: &mut Transaction<'_>, new: &NewDeployment, prepared: &Prepared) -> 
         strategy: new.strategy.clone(),
         on_failure: new.on_failure,
         tolerate_failures: new.tolerate_failures,
-        cause: Cause::Requested,
+        cause: match &new.job {
+            None => Cause::Requested,
+            Some(job) => {
+                let Job { workflow, run, step, .. } = &**job;
+                Cause::Job { workflow: workflow.clone(), run: *run, step: step.clone() }
+            }
+        },
         targets: prepared.planned(),
         timeout_ms: new.timeout_ms,
     };

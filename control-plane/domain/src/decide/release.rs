@@ -9,7 +9,7 @@ use super::transaction::Transaction;
 use super::{channel, fields, provenance, signature};
 use crate::command::{NewRelease, Outcome};
 use crate::event::Fact;
-use crate::name::Name;
+use crate::name::{Name, Version};
 use crate::rejection::Rejection;
 use crate::release::{
     ARTIFACT_TIMEOUT_MS_DEFAULT, COMPONENTS_MAX, Component, KEEP_RELEASES_DEFAULT, KEEP_RELEASES_MAX, Phase,
@@ -63,20 +63,7 @@ pub(super) fn create(tx: &mut Transaction<'_>, new: &NewRelease) -> Result<Outco
             "a release without components needs steps; give it one or the other",
         ));
     }
-    if steps.len() > STEPS_MAX {
-        let problem = format!("there are {}; at most {STEPS_MAX} are allowed", steps.len());
-        return Err(Rejection::invalid("steps", problem));
-    }
-    let mut names = BTreeSet::new();
-    for (index, step) in steps.iter().enumerate() {
-        if !names.insert(&step.name) {
-            return Err(Rejection::invalid(
-                format!("steps[{index}].name"),
-                format!("{} is there twice", step.name),
-            ));
-        }
-        check_step(new, index, step)?;
-    }
+    are_sound(&new.components, &new.version, &steps)?;
     phases(&steps)?;
     tx.emit(Fact::ReleaseCreated {
         id: new.id,
@@ -98,6 +85,30 @@ pub(super) fn create(tx: &mut Transaction<'_>, new: &NewRelease) -> Result<Outco
     }
     signature::may_come_in(&tx.tenant, new.id)?;
     Ok(Outcome::Release(new.id))
+}
+
+/// Whether these can be the steps of something that has these components: bounded, each of another name, and each such as an agent could
+/// do it once its texts are filled in.
+pub(crate) fn are_sound(
+    components: &[Component],
+    version: &Version,
+    steps: &[Step],
+) -> Result<(), Rejection> {
+    if steps.len() > STEPS_MAX {
+        let problem = format!("there are {}; at most {STEPS_MAX} are allowed", steps.len());
+        return Err(Rejection::invalid("steps", problem));
+    }
+    let mut names = BTreeSet::new();
+    for (index, step) in steps.iter().enumerate() {
+        if !names.insert(&step.name) {
+            return Err(Rejection::invalid(
+                format!("steps[{index}].name"),
+                format!("{} is there twice", step.name),
+            ));
+        }
+        check_step(components, version, index, step)?;
+    }
+    Ok(())
 }
 
 fn components(tx: &Transaction<'_>, new: &NewRelease) -> Result<(), Rejection> {
@@ -168,7 +179,12 @@ fn phases(steps: &[Step]) -> Result<(), Rejection> {
     }
 }
 
-fn check_step(new: &NewRelease, index: usize, step: &Step) -> Result<(), Rejection> {
+fn check_step(
+    components: &[Component],
+    version: &Version,
+    index: usize,
+    step: &Step,
+) -> Result<(), Rejection> {
     let field = |name: &str| format!("steps[{index}].{name}");
     fields::range(field("timeout_ms"), step.timeout_ms, STEP_TIMEOUT_MS_RANGE, " (a second to a day)")?;
     check_action(&step.action, step.timeout_ms, &field)?;
@@ -178,7 +194,7 @@ fn check_step(new: &NewRelease, index: usize, step: &Step) -> Result<(), Rejecti
         return Err(Rejection::invalid(format!("steps[{index}]"), problem));
     }
     let unfilled = |text: &str| template::check(text).map(|()| text.to_owned());
-    let work = render::work(&new.components, &new.version, step, None, &unfilled);
+    let work = render::work(components, version, step, None, &unfilled);
     work.map(drop).map_err(|error| Rejection::invalid(format!("steps[{index}]"), error.to_string()))
 }
 

@@ -22,10 +22,19 @@ pub(super) fn retry(
     if !before.status.is_final() {
         return Err(Rejection::conflict(format!("deployment {of} has not ended; wait for it or cancel it")));
     }
-    if before.cause != Cause::Requested {
-        let kind = if matches!(before.cause, Cause::Retirement { .. }) { "retirement" } else { "rollback" };
+    let kind = match &before.cause {
+        Cause::Requested => None,
+        Cause::Rollback { .. } => Some("rollback"),
+        Cause::Retirement { .. } => Some("retirement"),
+        Cause::Job { run, step, .. } => {
+            let problem =
+                format!("deployment {of} is a job of step {step} of run {run}; retry that step instead");
+            return Err(Rejection::Conflict { problem });
+        }
+    };
+    if let Some(kind) = kind {
         let problem = format!("deployment {of} is a {kind}; deploy the release that is wanted instead");
-        return Err(Rejection::conflict(problem));
+        return Err(Rejection::Conflict { problem });
     }
     let only = only.map(|targets| targets.iter().copied().collect::<BTreeSet<_>>());
     if let Some(stranger) = only.iter().flatten().find(|target| !before.targets.contains_key(*target)) {
@@ -59,6 +68,7 @@ pub(super) fn retry(
         timeout_ms: before.timeout_ms(),
         override_freeze: None,
         waive_way_back: None,
+        job: None,
     };
     promotion::request(tx, &new)
 }

@@ -13,7 +13,7 @@ use super::transaction::Transaction;
 use super::{brake, colour, proof, rollback};
 use crate::agent::{Connectivity, OPEN_TASKS_MAX};
 use crate::colour::Stage;
-use crate::deployment::{CanaryStep, Cause, Deployment, OnFailure, Progress, Status, TargetRollout};
+use crate::deployment::{CanaryStep, Deployment, OnFailure, Progress, Status, TargetRollout};
 use crate::event::Fact;
 use crate::hold::PauseCause;
 use crate::ids;
@@ -63,7 +63,7 @@ pub(super) fn advance(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<(), 
 /// What the gates say before more targets are started, if any can be. Rollbacks go through none.
 fn before_wave(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<Ruling, Rejection> {
     let deployment = tx.deployment(id)?;
-    let starts = deployment.cause == Cause::Requested
+    let starts = deployment.cause.is_asked_for()
         && matches!(deployment.status, Status::Running)
         && deployment.stage != Stage::Check
         && deployment.has_room()

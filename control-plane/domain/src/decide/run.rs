@@ -16,7 +16,7 @@ use crate::deployment::Status;
 use crate::event::Fact;
 use crate::ids;
 use crate::name::Identifier;
-use crate::promotion::{EXPIRES_MS_DEFAULT, PromotionStatus};
+use crate::promotion::EXPIRES_MS_DEFAULT;
 use crate::rejection::Rejection;
 use crate::run::{Request, Run, RunStatus, StepEnd, StepRun, StepState, Turn, Work};
 use crate::spans;
@@ -36,6 +36,9 @@ pub(super) enum Again {
     /// It would not come out otherwise.
     Never,
 }
+
+/// What others may use of a step.
+pub(super) type Outputs = BTreeMap<String, Value>;
 
 type Done = Result<(), Rejection>;
 /// A failure that is the step's, not the command's.
@@ -192,7 +195,7 @@ fn settle(tx: &mut Transaction<'_>, id: RunId) -> Done {
     for (step, found) in &run.steps {
         let StepState::Running { work, .. } = &found.state else { continue };
         let came = match work {
-            Work::Deployment { deployment } => verdict(&tx.tenant, *deployment),
+            Work::Deployment { deployment } => deploy_step::verdict(&tx.tenant, *deployment),
             Work::Runs { runs } => sub_run::verdict(&tx.tenant, runs),
             Work::Approval { .. } | Work::Wait { .. } | Work::Input | Work::Http(_) | Work::Gate { .. } => {
                 None
@@ -213,38 +216,6 @@ fn settle(tx: &mut Transaction<'_>, id: RunId) -> Done {
         }
     }
     Ok(())
-}
-
-/// How a deployment ended, or the promotion that asked for it; `None` if it has not.
-fn verdict(
-    tenant: &TenantState,
-    id: DeploymentId,
-) -> Option<Result<BTreeMap<String, Value>, (String, Again)>> {
-    if let Some(deployment) = tenant.deployments.get(&id) {
-        return match &deployment.status {
-            Status::Running | Status::Halting { .. } | Status::Cancelling { .. } => None,
-            Status::Succeeded => {
-                let outputs = [("deployment", id.to_string()), ("release", deployment.release.to_string())];
-                Some(Ok(outputs.map(|(name, value)| (name.to_owned(), Value::from(value))).into()))
-            }
-            Status::Failed { reason } => {
-                Some(Err((format!("the deployment failed: {reason}"), Again::IfPlanned)))
-            }
-            Status::Cancelled { reason } => {
-                Some(Err((format!("the deployment was cancelled: {reason}"), Again::Never)))
-            }
-        };
-    }
-    let reason = match &tenant.promotions.get(&PromotionId(id.0))?.status {
-        PromotionStatus::Pending | PromotionStatus::Started { .. } => return None,
-        PromotionStatus::Rejected { hold, .. } => format!("the promotion was rejected: {}", hold.reason),
-        PromotionStatus::Withdrawn { hold } => format!("the promotion was withdrawn: {}", hold.reason),
-        PromotionStatus::Expired { .. } => "the promotion has waited for too long".to_owned(),
-        PromotionStatus::Invalidated { reason, .. } => {
-            format!("the promotion is not valid any more: {reason}")
-        }
-    };
-    Some(Err((reason, Again::Never)))
 }
 
 /// A step whose turn has come.
@@ -301,12 +272,13 @@ pub(super) fn attempt(tx: &mut Transaction<'_>, id: RunId, step: &Identifier) ->
     let asked = tx.attempt(|tx| {
         tx.with_authority(actor, trace, |tx| match (&work, &planned.workflow) {
             (Work::Deployment { deployment }, _) => deploy_step::ask(tx, &run, planned, *deployment),
-            (Work::Runs { runs }, Some(sub)) => sub_run::start(tx, &run, planned, sub, runs),
-            _ => Ok(()),
+            (Work::Runs { runs }, Some(sub)) => sub_run::start(tx, &run, planned, sub, runs).map(|()| None),
+            _ => Ok(None),
         })
     });
     match asked {
-        Ok(()) => Ok(()),
+        Ok(None) => Ok(()),
+        Ok(Some(outputs)) => ended(tx, id, step, StepEnd::Succeeded { outputs }),
         Err(defect @ Rejection::Defect(_)) => Err(defect),
         Err(rejection) => fail(tx, id, step, &rejection.to_string(), Again::IfPlanned),
     }
@@ -316,7 +288,7 @@ pub(super) fn attempt(tx: &mut Transaction<'_>, id: RunId, step: &Identifier) ->
 fn work(tx: &Transaction<'_>, run: &Run, step: &Step, found: &StepRun) -> Begun {
     let next = found.attempts.saturating_add(1);
     match step.action() {
-        Some(Action::Deploy(_) | Action::Rollback(_)) => {
+        Some(Action::Deploy(_) | Action::Rollback(_) | Action::Task(_)) => {
             Ok(Work::Deployment { deployment: ids::of_step(run.id, &step.id, next, tx.now) })
         }
         Some(Action::Approval(approval)) => agreement(tx, run, approval),

@@ -42,6 +42,9 @@ fn apply(tx: &mut Transaction<'_>, template: &Template) -> Result<Outcome, Rejec
             Some(Action::Deploy(deploy)) if !deploy.environment.contains("${") => {
                 Some((format!("steps[{at}].deploy.environment"), deploy.environment.as_str()))
             }
+            Some(Action::Task(task)) if !task.environment.contains("${") => {
+                Some((format!("steps[{at}].task.environment"), task.environment.as_str()))
+            }
             Some(Action::Approval(approval)) => {
                 let name = approval.environment.as_ref().map(Name::as_str);
                 name.map(|name| (format!("steps[{at}].approval.environment"), name))

@@ -1,4 +1,8 @@
 //! Texts with `${expressions}` in them. `$${` is a literal `${`.
+//!
+//! Some texts are read twice: what a run has filled in is filled in once more for each target. In those a bare name, as in `${port}` or
+//! `${port:80}`, is the target's, and is left for it; and whatever an expression has come to stays what it is, also if it looks like such
+//! a name.
 
 use std::collections::BTreeMap;
 
@@ -10,6 +14,9 @@ const EXPRESSIONS_MAX: usize = 32;
 /// How long a filled-in text may be, in bytes.
 const RENDERED_BYTES_MAX: usize = 64 << 10;
 
+/// What expressions of a run can use, beside their own macros.
+const OF_RUN: [&str; 4] = ["inputs", "steps", "run", "item"];
+
 /// A text in its parts.
 #[derive(Debug)]
 pub(crate) struct Text(Vec<Part>);
@@ -18,11 +25,31 @@ pub(crate) struct Text(Vec<Part>);
 enum Part {
     Literal(String),
     Expression(Box<Expression>),
+    /// A name that a target fills in, as it is written.
+    Reference(String),
+}
+
+/// Who reads a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reader {
+    /// A run alone.
+    Run,
+    /// A run, and then each target.
+    Target,
 }
 
 impl Text {
     /// Takes a text apart.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        Self::parse_for(Reader::Run, text)
+    }
+
+    /// Takes a text apart that each target reads as well.
+    pub(crate) fn parse_for_target(text: &str) -> Result<Self, String> {
+        Self::parse_for(Reader::Target, text)
+    }
+
+    fn parse_for(reader: Reader, text: &str) -> Result<Self, String> {
         let (mut parts, mut left) = (Vec::new(), text);
         while let Some(at) = left.find("${") {
             let (before, rest) = left.split_at(at);
@@ -33,6 +60,20 @@ impl Text {
                 continue;
             }
             parts.push(Part::Literal(before.to_owned()));
+            if reader == Reader::Target
+                && let Some(name) = reference(rest)
+            {
+                let end = reference_end(rest).ok_or("has a ${ without its }; write $${ for a literal ${")?;
+                let (inner, after) = rest.split_at(end);
+                if inner.contains("${") {
+                    return Err(format!(
+                        "the default of ${{{name}}} has a ${{ in it; a plain text is possible there"
+                    ));
+                }
+                parts.push(Part::Reference(format!("${{{inner}}}")));
+                left = after.get(1..).unwrap_or_default();
+                continue;
+            }
             let end = end(rest).ok_or("has a ${ without its }; write $${ for a literal ${")?;
             let (source, after) = rest.split_at(end);
             let expression = Expression::compile(source).map_err(|error| format!("${{{source}}} {error}"))?;
@@ -50,7 +91,7 @@ impl Text {
     pub(crate) fn expressions(&self) -> impl Iterator<Item = &Expression> {
         self.0.iter().filter_map(|part| match part {
             Part::Expression(expression) => Some(&**expression),
-            Part::Literal(_) => None,
+            Part::Literal(_) | Part::Reference(_) => None,
         })
     }
 
@@ -58,21 +99,58 @@ impl Text {
         let mut text = String::new();
         for part in &self.0 {
             match part {
-                Part::Literal(literal) => text.push_str(literal),
-                Part::Expression(expression) => match expression.evaluate(variables).map_err(said)? {
-                    Value::String(value) => text.push_str(&value),
-                    value @ (Value::Number(_) | Value::Bool(_)) => text.push_str(&value.to_string()),
-                    Value::Null | Value::Array(_) | Value::Object(_) => {
-                        return Err("an expression in it is no text, number or truth value".to_owned());
-                    }
-                },
+                Part::Literal(literal) | Part::Reference(literal) => text.push_str(literal),
+                Part::Expression(expression) => text.push_str(&value(expression, variables)?),
             }
-            if text.len() > RENDERED_BYTES_MAX {
-                return Err(format!("becomes longer than {RENDERED_BYTES_MAX} bytes"));
-            }
+            is_bounded(&text)?;
         }
         Ok(text)
     }
+
+    /// Fills it in for a target to fill in once more: what is literal now is literal there, too. `value` is what an expression comes to.
+    pub(crate) fn fill_in_for_target(
+        &self,
+        value: &dyn Fn(&Expression) -> Result<String, String>,
+    ) -> Result<String, String> {
+        let mut text = String::new();
+        for part in &self.0 {
+            let literal = match part {
+                Part::Literal(literal) => literal,
+                Part::Expression(expression) => &value(expression)?,
+                Part::Reference(_) if text.ends_with('$') => {
+                    return Err("has a value that ends in $ right before a name of the target".to_owned());
+                }
+                Part::Reference(reference) => {
+                    text.push_str(reference);
+                    continue;
+                }
+            };
+            // Two parts must not become a reference together.
+            if text.ends_with('$') && literal.starts_with('{') {
+                text.push('$');
+            }
+            text.push_str(&literal.replace("${", "$${"));
+            is_bounded(&text)?;
+        }
+        Ok(text)
+    }
+}
+
+fn value(expression: &Expression, variables: &BTreeMap<String, Value>) -> Result<String, String> {
+    match expression.evaluate(variables).map_err(said)? {
+        Value::String(value) => Ok(value),
+        value @ (Value::Number(_) | Value::Bool(_)) => Ok(value.to_string()),
+        Value::Null | Value::Array(_) | Value::Object(_) => {
+            Err("an expression in it is no text, number or truth value".to_owned())
+        }
+    }
+}
+
+fn is_bounded(text: &str) -> Result<(), String> {
+    if text.len() > RENDERED_BYTES_MAX {
+        return Err(format!("becomes longer than {RENDERED_BYTES_MAX} bytes"));
+    }
+    Ok(())
 }
 
 fn said(error: Error) -> String {
@@ -85,6 +163,33 @@ pub(crate) fn render(text: &str, variables: &BTreeMap<String, Value>) -> Result<
         return Ok(text.to_owned());
     }
     Text::parse(text)?.fill_in(variables)
+}
+
+/// Fills a text in that each target fills in once more.
+pub(crate) fn render_for_target(text: &str, variables: &BTreeMap<String, Value>) -> Result<String, String> {
+    Text::parse_for_target(text)?.fill_in_for_target(&|expression| value(expression, variables))
+}
+
+/// The name of the target's that is referred to here, behind a `${`: a bare one, maybe with a default. What a run has is none.
+fn reference(source: &str) -> Option<&str> {
+    let end = source.find(|c: char| !c.is_ascii_alphanumeric() && c != '_')?;
+    let (name, rest) = source.split_at(end);
+    let is_name = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+    (is_name && rest.starts_with(['}', ':']) && !OF_RUN.contains(&name)).then_some(name)
+}
+
+/// Where a reference ends: at the brace that closes it.
+fn reference_end(source: &str) -> Option<usize> {
+    let mut deep = 0_u32;
+    for (at, c) in source.char_indices() {
+        match c {
+            '{' => deep += 1,
+            '}' if deep == 0 => return Some(at),
+            '}' => deep -= 1,
+            _ => {}
+        }
+    }
+    None
 }
 
 /// Where the expression ends: at the first brace that closes none of its own and is in no text of its.
@@ -128,6 +233,40 @@ mod tests {
         ] {
             let expected = expected.map(str::to_owned).map_err(str::to_owned);
             assert_eq!(render(text, &variables), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_a_target_fills_in_is_left_for_it_and_nothing_becomes_such_by_accident() {
+        let variables = BTreeMap::from([(
+            "inputs".to_owned(),
+            json!({ "n": 3, "sly": "${port}", "cut": "cost$", "brace": "{port}", "deep": "$${x}" }),
+        )]);
+        let target = BTreeMap::from([("port".to_owned(), "80".to_owned())]);
+        for (text, between, read) in [
+            ("plain $HOME", "plain $HOME", "plain $HOME"),
+            ("${port}/${inputs.n}", "${port}/3", "80/3"),
+            ("${none:a{b}c} ${port:1}", "${none:a{b}c} ${port:1}", "a{b}c 80"),
+            ("${inputs.sly}", "$${port}", "${port}"),
+            ("$${port}", "$${port}", "${port}"),
+            ("${inputs.cut}{port}", "cost$${port}", "cost${port}"),
+            ("${inputs.cut}${inputs.brace}", "cost$${port}", "cost${port}"),
+            ("$${inputs.brace}", "$${inputs.brace}", "${inputs.brace}"),
+            ("$${x} ${inputs.deep}", "$${x} $$${x}", "${x} $${x}"),
+            ("a$", "a$", "a$"),
+        ] {
+            let filled = render_for_target(text, &variables);
+            assert_eq!(filled.as_deref(), Ok(between), "{text}");
+            assert_eq!(crate::template::expand(between, &target).as_deref(), Ok(read), "{text}");
+        }
+        for (text, problem) in [
+            ("${port", "has a ${ without its }; write $${ for a literal ${"),
+            ("${port:8", "has a ${ without its }; write $${ for a literal ${"),
+            ("${port:${inputs.n}}", "the default of ${port} has a ${ in it; a plain text is possible there"),
+            ("${inputs.cut}${port}", "has a value that ends in $ right before a name of the target"),
+            ("${inputs}", "an expression in it is no text, number or truth value"),
+        ] {
+            assert_eq!(render_for_target(text, &variables), Err(problem.to_owned()), "{text}");
         }
     }
 }

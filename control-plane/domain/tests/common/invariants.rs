@@ -52,6 +52,7 @@ pub fn check(state: &State, now: Timestamp) {
         gates(tenant);
         runs(tenant);
         archive(tenant);
+        super::jobs::check(tenant);
         super::colours::check(tenant);
     }
     let tick = World::request(Command::Tick);
@@ -104,6 +105,7 @@ pub fn step(before: &State, after: &State, events: &[(StreamId, Event)]) {
     budgets(old, new, events);
     approved_by_those_who_may(before, new, events);
     super::colours::step(old, new, events);
+    super::jobs::step(old, new, events);
     starts_nothing_paused(old, events);
     for (_, event) in events {
         let switches = |id| new.deployments.get(id).is_some_and(|it| !it.is_beside());
@@ -210,7 +212,7 @@ fn budgets(old: &TenantState, new: &TenantState, events: &[(StreamId, Event)]) {
         let place = &new.environments[&deployment.environment];
         let was_silent = old.environments.get(&place.id).is_some_and(|it| it.silent_since.is_some());
         assert!(!was_silent || place.silent_since.is_none(), "INV-11: started in a silent environment");
-        let (Some(budget), Cause::Requested) = (place.budget, &deployment.cause) else { continue };
+        let Some(budget) = place.budget.filter(|_| deployment.cause.is_asked_for()) else { continue };
         // What is prepared beside what is live puts nothing at risk, and may be while a budget that has shrunk is exceeded.
         if matches!(event.fact, Fact::TargetRetried { .. }) || deployment.is_beside() {
             continue;
@@ -226,7 +228,7 @@ fn budgets(old: &TenantState, new: &TenantState, events: &[(StreamId, Event)]) {
 /// The targets of a deployment that are worked on, have failed, or have a release whose hold is not behind it; counted anew.
 fn at_risk(deployment: &Deployment) -> usize {
     let beside = deployment.strategy.blue_green().is_some() && deployment.stage != Stage::Switch;
-    if deployment.status.is_final() || deployment.cause != Cause::Requested || beside {
+    if deployment.status.is_final() || !deployment.cause.is_asked_for() || beside {
         return 0;
     }
     let down = |part: &&std::sync::Arc<TargetRollout>| {
@@ -386,7 +388,7 @@ fn nothing_stuck(tenant: &TenantState) {
 
 /// INV-12, at the moment when a target was started: a gate that was closed later in the same command has halted the rest.
 fn is_let_through(tenant: &TenantState, deployment: &Deployment, at: Timestamp) {
-    if deployment.cause != Cause::Requested {
+    if !deployment.cause.is_asked_for() {
         return;
     }
     let records = tenant.gates.get(&PromotionId(deployment.id.0));
@@ -404,9 +406,10 @@ fn is_let_through(tenant: &TenantState, deployment: &Deployment, at: Timestamp) 
 /// INV-10, at the moment when a deployment begins: whoever approved it may approve there.
 fn approved_by_those_who_may(before: &State, new: &TenantState, events: &[(StreamId, Event)]) {
     for (_, event) in events {
-        let Fact::DeploymentCreated { id, environment, cause: Cause::Requested, .. } = &event.fact else {
+        let Fact::DeploymentCreated { id, environment, cause, .. } = &event.fact else { continue };
+        if !cause.is_asked_for() {
             continue;
-        };
+        }
         let promotion = new.promotions.get(&PromotionId(id.0));
         for approval in promotion.iter().flat_map(|it| &it.approvals) {
             let account =
@@ -438,8 +441,8 @@ fn has_proof(old: &TenantState, new: &TenantState, id: DeploymentId) {
 
 /// INV-17, at the moment when a target was started or switched.
 fn is_signed(tenant: &TenantState, deployment: &Deployment) {
-    let Some(rule) = tenant.signing.as_ref().filter(|_| deployment.cause == Cause::Requested) else { return };
-    let release = &tenant.releases[&deployment.release];
+    let Some(rule) = tenant.signing.as_ref().filter(|_| deployment.cause.is_asked_for()) else { return };
+    let release = tenant.releases.get(&deployment.release).expect("INV-17: nobody signs what only a job has");
     let statement = stella_domain::signature::statement(release);
     let signatures = tenant.signatures.get(&deployment.release);
     let counts = |(id, it): &(&Digest, &ReleaseSignature)| {

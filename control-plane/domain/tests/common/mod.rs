@@ -5,6 +5,7 @@
 pub mod colours;
 pub mod indexes;
 pub mod invariants;
+pub mod jobs;
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -191,6 +192,7 @@ pub fn new_deployment(n: u128, of: u128, batch: Option<u32>) -> NewDeployment {
         timeout_ms: 3_600_000,
         override_freeze: None,
         waive_way_back: None,
+        job: None,
     }
 }
 

@@ -50,7 +50,7 @@ const TARGETS: u128 = 4;
 const PEOPLE: u128 = 3;
 
 /// One that goes through everything, and one that makes up for what it did.
-fn workflows() -> [serde_json::Value; 3] {
+fn workflows() -> [serde_json::Value; 4] {
     let deploy = json!({ "release": "shop:2.0", "environment": "staging" });
     let call = json!({ "url": "https://example.com/" });
     [
@@ -72,6 +72,15 @@ fn workflows() -> [serde_json::Value; 3] {
             { "id": "parts", "for_each": ["1", "2"], "workflow": { "name": "walk-1", "version": 1 },
               "retry": { "attempts": 2, "backoff": "20s" }, "timeout": "90s", "hold": "1m", "on_failure": "compensate" },
             { "id": "undo", "compensates": "look", "workflow": { "name": "walk-2", "version": 1 } }
+        ]}),
+        json!({ "name": "walk-4", "steps": [
+            { "id": "warm", "retry": { "attempts": 3, "backoff": "20s" }, "hold": "1h", "timeout": "2h",
+              "on_failure": "compensate", "task": { "environment": "staging", "max_parallel": 2, "tolerate_failures": 1, "steps": [
+                { "name": "warm", "command": { "argv": ["/warm", "${port}"] } }, { "name": "see", "check_tcp": { "address": "localhost:${port}" } } ] } },
+            { "id": "rest", "needs": ["warm"], "on_failure": "compensate", "task": { "environment": "staging", "labels": { "rack": "1" },
+              "steps": [{ "name": "rest", "systemd": { "unit": "web.service", "action": "restart" } }] } },
+            { "id": "undo", "compensates": "warm", "task": { "environment": "staging", "labels": { "rack": "0" },
+              "steps": [{ "name": "undo", "command": { "argv": ["/undo"] } }] } }
         ]}),
     ]
 }

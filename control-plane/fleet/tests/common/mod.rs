@@ -217,6 +217,7 @@ impl World {
             timeout_ms: 600_000,
             override_freeze: None,
             waive_way_back: None,
+            job: None,
         };
         let command = Command::Tenant(self.tenant, TenantCommand::Deploy(Box::new(deployment)));
         soon(self.handle.submit(Request { trace, ..request(command) })).await.unwrap();

@@ -1,0 +1,64 @@
+//! Calls, and bodies with texts in them.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use super::super::{CALL_MS_MAX, Call, HEADERS_MAX, Span, Step};
+use super::Checker;
+use crate::name::Identifier;
+
+impl Checker<'_> {
+    pub(super) fn call(&mut self, field: &str, step: &Step, call: &Call, known: &BTreeSet<&Identifier>) {
+        self.text(&format!("{field}.url"), &call.url, known);
+        if !(call.url.starts_with("https://") || call.url.starts_with("http://")) {
+            self.say(format!("{field}.url"), "must begin with https:// or http://, not with an expression");
+        }
+        if call.headers.len() > HEADERS_MAX {
+            let problem = format!("there are {}; at most {HEADERS_MAX} are allowed", call.headers.len());
+            self.say(format!("{field}.headers"), problem);
+        }
+        for (name, value) in &call.headers {
+            let token = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+            if name.is_empty() || !name.chars().all(token) {
+                self.say(format!("{field}.headers.{name}"), "a header's name has letters, digits and '-'");
+            }
+            if ["authorization", "cookie", "proxy-authorization"]
+                .contains(&name.to_ascii_lowercase().as_str())
+            {
+                let problem =
+                    "templates are no place for secrets: set it in the control plane's configuration";
+                self.say(format!("{field}.headers.{name}"), problem);
+            }
+            self.text(&format!("{field}.headers.{name}"), value, known);
+        }
+        if let Some(body) = &call.body {
+            self.body(&format!("{field}.body"), body, known);
+        }
+        if let Some(code) = call.expect.iter().find(|code| !(100..=599).contains(*code)) {
+            self.say(format!("{field}.expect"), format!("{code} is no status code of HTTP"));
+        }
+        if step.timeout.is_some_and(|timeout| timeout.0 > CALL_MS_MAX) {
+            self.say(
+                field,
+                format!("a call may take {} at most; lower the step's timeout", Span(CALL_MS_MAX)),
+            );
+        }
+    }
+
+    pub(super) fn body(&mut self, field: &str, body: &Value, known: &BTreeSet<&Identifier>) {
+        match body {
+            Value::String(text) => self.text(field, text, known),
+            Value::Array(parts) => {
+                parts
+                    .iter()
+                    .enumerate()
+                    .for_each(|(at, part)| self.body(&format!("{field}[{at}]"), part, known));
+            }
+            Value::Object(parts) => {
+                parts.iter().for_each(|(name, part)| self.body(&format!("{field}.{name}"), part, known));
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        }
+    }
+}
