@@ -170,7 +170,7 @@ fn of_workflows() -> OpenApiRouter<App> {
         .routes(routes!(workflows::workflow))
         .routes(routes!(workflows::remove))
         .routes(routes!(workflows::runs, workflows::start))
-        .routes(routes!(workflows::plan))
+        .routes(routes!(workflows::plan_run))
         .routes(routes!(workflows::run))
         .routes(routes!(workflows::cancel_run))
         .routes(routes!(workflows::retry_step))

@@ -1,6 +1,6 @@
 //! Every state of a step and of a run, and every fact about it: what follows, or that it is refused. The table is committed;
 //! `UPDATE_GOLDEN=1 cargo test` writes it anew.
-#![allow(clippy::unwrap_used, reason = "a test ends there, with the place")]
+#![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "a test ends there, with the place")]
 
 mod common;
 
@@ -11,9 +11,10 @@ use std::path::Path;
 use common::{TENANT, World, name};
 use serde_json::json;
 use stella_domain::command::{NewRun, TenantCommand};
-use stella_domain::event::{Event, Fact, StreamId};
+use stella_domain::event::{Event, Fact, IllegalTransition, StreamId};
 use stella_domain::name::Identifier;
-use stella_domain::run::{CallOutcome, StepEnd, Turn, Work};
+use stella_domain::run::{CallOutcome, Run, StepEnd, StepRun, StepState, Turn, Work};
+use stella_domain::tenant::TenantState;
 use stella_protocol::id::RunId;
 use stella_protocol::time::Timestamp;
 use stella_protocol::trace::TraceContext;
@@ -75,6 +76,7 @@ fn situations() -> Vec<(&'static str, World)> {
         answer(world, "call", 500);
     });
     reached("succeeded", &|world| answer(world, "call", 200));
+    reached("running, and go is approved by one of two", &|world| decide(world, true));
     reached("running in a run that compensates", &|world| decide(world, false));
     reached("succeeded in a run that compensates", &|world| {
         answer(world, "call", 200);
@@ -103,6 +105,13 @@ fn facts() -> Vec<(String, Fact)> {
         ("step_approved, call".to_owned(), Fact::StepApproved { run, step: id("call"), reason: reason() }),
         ("step_approved, go".to_owned(), Fact::StepApproved { run, step: id("go"), reason: reason() }),
     ];
+    for (label, step, who) in
+        [("go by who approved", "go", 2), ("go by another", "go", 3), ("call, which asks nobody", "call", 2)]
+    {
+        let account = common::account(who);
+        let lapsed = Fact::StepApprovalLapsed { run, step: id(step), account, reason: reason() };
+        facts.push((format!("step_approval_lapsed, {label}"), lapsed));
+    }
     for fact in [
         Fact::StepBackedOff { run, step: id("call"), until, reason: reason() },
         Fact::StepHeld { run, step: id("call"), until, reason: reason() },
@@ -129,28 +138,124 @@ fn facts() -> Vec<(String, Fact)> {
     facts
 }
 
+/// How far a run and its steps are, and who has agreed.
+fn seen(run: &Run) -> String {
+    let step = |(id, step): (&Identifier, &StepRun)| match &step.state {
+        StepState::Running { work: Work::Approval { approvals, .. }, .. } if !approvals.is_empty() => {
+            format!("{id} running with {} approvals", approvals.len())
+        }
+        state => format!("{id} {}", state.name()),
+    };
+    let steps: Vec<String> = run.steps.iter().map(step).collect();
+    format!("{}: {}", run.status.name(), steps.join(", "))
+}
+
+/// A run with a step that runs another workflow for each of two items.
+fn with_parts() -> World {
+    let mut world = World::with_release_1(1);
+    (1..=2).for_each(|n| world.person(n));
+    let part = json!({ "name": "part", "steps": [{ "id": "ask", "approval": {} }] });
+    let parts = json!({ "name": "part", "version": 1 });
+    let whole = json!({ "name": "whole", "steps": [
+        { "id": "parts", "for_each": ["1", "2"], "workflow": parts, "retry": { "attempts": 2 } },
+    ]});
+    for template in [part, whole] {
+        world.ok(TenantCommand::ApplyWorkflow(Box::new(serde_json::from_value(template).unwrap())));
+    }
+    let new = NewRun { id: RUN, workflow: name("whole"), version: None, inputs: BTreeMap::new() };
+    world.tell_as(1, TenantCommand::StartRun(Box::new(new))).unwrap();
+    world
+}
+
+/// What is part of a run: the table is about the first of two.
+fn parts(table: &mut String) {
+    let child =
+        |world: &World, at: usize| world.tenant().runs[&RUN].steps[&id("parts")].state.children()[at].run;
+    let ends = |world: &mut World, at: usize, approve: bool| {
+        let (run, step, reason) = (child(world, at), id("ask"), String::new());
+        world.tell_as(2, TenantCommand::DecideStep { run, step, approve, reason }).unwrap();
+    };
+    type Steps<'s> = &'s dyn Fn(&mut World);
+    let cases: [(&str, Steps<'_>); 4] = [
+        ("running", &|_| ()),
+        ("that has succeeded, and the other one runs", &|world| ends(world, 0, true)),
+        ("that has failed, and the other one runs", &|world| ends(world, 0, false)),
+        ("in a run that is being cancelled", &|world| {
+            world.ok(TenantCommand::CancelRun { run: RUN, reason: "x".to_owned() });
+        }),
+    ];
+    let first = child(&with_parts(), 0);
+    for (label, steps) in cases {
+        let mut world = with_parts();
+        steps(&mut world);
+        writeln!(table, "part {label}").unwrap();
+        let outputs = BTreeMap::new();
+        let started = |id, parent| Fact::RunStarted {
+            id,
+            workflow: name("part"),
+            version: 1,
+            inputs: BTreeMap::new(),
+            parent,
+        };
+        let other = RunId(Uuid::from_u128(0x5009));
+        let cancelling = Turn::Cancelling { reason: "x".to_owned() };
+        let facts = [
+            ("run_started, again", started(first, Some((RUN, id("parts"))))),
+            ("run_started, that the step does not wait for", started(other, Some((RUN, id("parts"))))),
+            ("run_turned, cancelling", Fact::RunTurned { id: first, turn: cancelling }),
+            (
+                "step_ended, ask succeeded",
+                ended(first, "ask", StepEnd::Succeeded { outputs: outputs.clone() }),
+            ),
+            ("run_ended", Fact::RunEnded { id: first }),
+            ("run_archived", Fact::RunArchived { id: first }),
+            ("step_ended, parts succeeded", ended(RUN, "parts", StepEnd::Succeeded { outputs })),
+            ("step_ended, parts cancelled", ended(RUN, "parts", StepEnd::Cancelled)),
+            ("run_ended, the whole", Fact::RunEnded { id: RUN }),
+        ];
+        for (name, fact) in facts {
+            let (after, result) = applied(&world, fact);
+            let result = match result {
+                Ok(()) => {
+                    let run = |id| after.runs.get(&id).map_or_else(|| "gone".to_owned(), |run| seen(run));
+                    format!("-> {}; the whole {}", run(first), run(RUN))
+                }
+                Err(_) => "refused".to_owned(),
+            };
+            writeln!(table, "    {name:<46} {result}").unwrap();
+        }
+    }
+}
+
+fn ended(run: RunId, step: &str, end: StepEnd) -> Fact {
+    Fact::StepEnded { run, step: id(step), end }
+}
+
+/// The tenant after a fact of person 2.
+fn applied(world: &World, fact: Fact) -> (TenantState, Result<(), IllegalTransition>) {
+    let mut after = world.state.clone();
+    let (actor, trace) = (common::person(2), TraceContext::default());
+    let event = Event { at: Timestamp(2_000_000), actor, trace, fact };
+    let result = after.apply(StreamId::Tenant(TENANT), &event);
+    (TenantState::clone(&after.tenants[&TENANT]), result)
+}
+
 #[test]
 fn the_table_of_transitions_is_as_committed() {
     let mut table = String::new();
     for (label, world) in situations() {
         writeln!(table, "step {label}").unwrap();
         for (name, fact) in facts() {
-            let mut after = world.state.clone();
-            let (actor, trace) = (common::person(2), TraceContext::default());
-            let event = Event { at: Timestamp(2_000_000), actor, trace, fact };
-            let result = after.apply(StreamId::Tenant(TENANT), &event);
-            let run = after.tenants[&TENANT].runs.get(&RUN);
-            let seen = match (result, run) {
+            let (after, result) = applied(&world, fact);
+            let seen = match (result, after.runs.get(&RUN)) {
                 (Ok(()), None) => "-> gone".to_owned(),
-                (Ok(()), Some(run)) => {
-                    let steps = run.steps.iter().map(|(id, step)| format!("{id} {}", step.state.name()));
-                    format!("-> {}: {}", run.status.name(), steps.collect::<Vec<_>>().join(", "))
-                }
+                (Ok(()), Some(run)) => format!("-> {}", seen(run)),
                 (Err(_), _) => "refused".to_owned(),
             };
-            writeln!(table, "    {name:<28} {seen}").unwrap();
+            writeln!(table, "    {name:<46} {seen}").unwrap();
         }
     }
+    parts(&mut table);
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/workflows.txt");
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         std::fs::write(&path, &table).unwrap();

@@ -109,24 +109,27 @@ async fn with_deployments(handle: &Handle, count: u128) {
     };
     tell(handle, TenantCommand::CreateRelease(Box::new(release))).await;
     for n in 1..=count {
-        let new = NewDeployment {
-            id: deployment(n),
-            environment: STAGING,
-            release: RELEASE,
-            strategy: Strategy::AllAtOnce,
-            on_failure: OnFailure::Stop,
-            tolerate_failures: None,
-            targets: None,
-            timeout_ms: 3_600_000,
-            override_freeze: None,
-            waive_way_back: None,
-            job: None,
-        };
-        tell(handle, TenantCommand::Deploy(Box::new(new))).await;
+        tell(handle, TenantCommand::Deploy(Box::new(new_deployment(n)))).await;
         if n < count {
             let reason = "x".to_owned();
             tell(handle, TenantCommand::CancelDeployment { deployment: deployment(n), reason }).await;
         }
+    }
+}
+
+fn new_deployment(n: u128) -> NewDeployment {
+    NewDeployment {
+        id: deployment(n),
+        environment: STAGING,
+        release: RELEASE,
+        strategy: Strategy::AllAtOnce,
+        on_failure: OnFailure::Stop,
+        tolerate_failures: None,
+        targets: None,
+        timeout_ms: 3_600_000,
+        override_freeze: None,
+        waive_way_back: None,
+        job: None,
     }
 }
 

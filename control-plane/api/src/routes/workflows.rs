@@ -211,7 +211,7 @@ fn wanted(tenant: &TenantState, body: &StartRun) -> Result<NewRun, ApiError> {
 /// Shows what a run would do on targets, with all the checks that its steps would go through now. Nothing is changed.
 #[utoipa::path(post, path = paths::RUN_PLANS, tag = "workflows", params(("tenant" = String, Path)), request_body = StartRun,
     responses((status = 200, body = RunPlan)))]
-pub(crate) async fn plan(
+pub(crate) async fn plan_run(
     State(app): State<App>,
     Path(tenant): Path<String>,
     change: Change,

@@ -1,0 +1,117 @@
+//! Every state of what comes to an environment by itself, and every fact about it: what follows, or that it is refused. The table is
+//! committed; `UPDATE_GOLDEN=1 cargo test` writes it anew.
+#![allow(clippy::unwrap_used, reason = "a test ends there, with the place")]
+
+mod common;
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use common::{STAGING, TENANT, World, agent, name, new_deployment, new_target, release};
+use stella_domain::command::TenantCommand;
+use stella_domain::environment::Requirement;
+use stella_domain::event::{Event, Fact, StreamId};
+use stella_domain::state::State;
+use stella_protocol::id::{EnvironmentId, PromotionId};
+use stella_protocol::time::Timestamp;
+use stella_protocol::trace::TraceContext;
+use uuid::Uuid;
+
+const PRODUCTION: EnvironmentId = EnvironmentId(Uuid::from_u128(0x77));
+
+/// Staging with one target and release 1; after it production, whose releases come by themselves after a minute. Its target is busy, so
+/// that what is due waits.
+fn fresh() -> World {
+    let mut world = World::with_release_1(1);
+    let (id, way_back_proof) = (PRODUCTION, stella_domain::way_back::ProofRule::Off);
+    let name = name("production");
+    world.ok(TenantCommand::CreateEnvironment { id, name, order: None, way_back_proof });
+    world.enrol(9);
+    let mut there = new_target(9);
+    (there.environment, there.agent) = (PRODUCTION, agent(9));
+    world.ok(TenantCommand::CreateTarget(Box::new(there)));
+    world.connect(9, vec![]);
+    let mut busy = new_deployment(8, 1, None);
+    busy.environment = PRODUCTION;
+    world.ok(TenantCommand::Deploy(Box::new(busy)));
+    path(&mut world, true);
+    world.deploy(2, 2, None);
+    world.complete(1);
+    world
+}
+
+fn path(world: &mut World, auto: bool) {
+    let requires = Some(Requirement { after: STAGING, soak_ms: 60_000, auto });
+    world.ok(TenantCommand::SetEnvironmentPath { environment: PRODUCTION, requires });
+}
+
+fn situations() -> Vec<(&'static str, World)> {
+    let mut situations = vec![("that proves itself", fresh())];
+    let mut reached = |label, steps: &dyn Fn(&mut World)| {
+        let mut world = fresh();
+        steps(&mut world);
+        situations.push((label, world));
+    };
+    reached("that is due and waits for its targets", &|world| world.wait_ms(60_000));
+    reached("that has come", &|world| {
+        world.wait_ms(60_000);
+        world.complete(9);
+    });
+    reached("that is not to come any more", &|world| path(world, false));
+    situations
+}
+
+fn seen(state: &State) -> String {
+    let tenant = &state.tenants[&TENANT];
+    let waits = match tenant.environments[&PRODUCTION].automatic.get(&release(2)) {
+        None => "waits for nothing",
+        Some(waits) if waits.is_due => "is due",
+        Some(_) => "proves itself",
+    };
+    let asked = tenant.promotions.values().filter(|it| it.wanted.environment == PRODUCTION).count() - 1;
+    format!("{waits}, {asked} asked for")
+}
+
+#[test]
+fn the_table_of_transitions_is_as_committed() {
+    let mut table = String::new();
+    for (label, world) in situations() {
+        writeln!(table, "release {label}").unwrap();
+        let (environment, reason) = (PRODUCTION, String::new());
+        let promotion = Some(PromotionId(Uuid::from_u128(0x99)));
+        let due = |environment, n| Fact::AutoPromotionDue { environment, release: release(n) };
+        let ended = |n, promotion| {
+            let (release, reason) = (release(n), reason.clone());
+            Fact::AutoPromotionEnded { environment, release, promotion, reason }
+        };
+        let requires = None;
+        for (name, fact) in [
+            ("auto_promotion_due", due(environment, 2)),
+            ("auto_promotion_due, of another release", due(environment, 3)),
+            ("auto_promotion_due, elsewhere", due(STAGING, 2)),
+            ("auto_promotion_ended, asked for", ended(2, promotion)),
+            ("auto_promotion_ended, not asked for", ended(2, None)),
+            ("auto_promotion_ended, of another release", ended(3, None)),
+            ("environment_path_set, none", Fact::EnvironmentPathSet { id: environment, requires }),
+        ] {
+            let mut after = world.state.clone();
+            let (actor, trace) = (common::person(2), TraceContext::default());
+            let event = Event { at: Timestamp(2_000_000), actor, trace, fact };
+            let result = match after.apply(StreamId::Tenant(TENANT), &event) {
+                Ok(()) => format!("-> {}", seen(&after)),
+                Err(_) => "refused".to_owned(),
+            };
+            writeln!(table, "    {name:<42} {result}").unwrap();
+        }
+    }
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/automation.txt");
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, &table).unwrap();
+    }
+    let committed =
+        std::fs::read_to_string(&path).expect("tests/golden/automation.txt; UPDATE_GOLDEN=1 writes it");
+    for (line, (want, got)) in committed.lines().zip(table.lines()).enumerate() {
+        assert_eq!(want, got, "line {}; if it is meant, UPDATE_GOLDEN=1 writes the table anew", line + 1);
+    }
+    assert_eq!(committed.len(), table.len(), "the table has grown or shrunk");
+}
