@@ -158,8 +158,8 @@ fn action(action: &StepAction) -> String {
         StepAction::Command { argv, environment, working_directory, user } => {
             let user = user.as_ref().map(|user| format!(" as {user}")).unwrap_or_default();
             let folder = working_directory.as_ref().map(|folder| format!(" in {folder}")).unwrap_or_default();
-            let with: Vec<String> =
-                environment.iter().map(|(name, value)| format!("{name}={value:?}")).collect();
+            // Their values may be more than everybody should read on a screen.
+            let with: Vec<&str> = environment.keys().map(String::as_str).collect();
             let with = if with.is_empty() { String::new() } else { format!(" with {}", with.join(" ")) };
             format!("{argv:?}{user}{folder}{with}")
         }

@@ -145,6 +145,9 @@ pub struct StepRun {
     pub finished_at: Option<Timestamp>,
     /// What others may use of it.
     pub outputs: BTreeMap<String, Value>,
+    /// The runs of the newest attempt, also when that is over.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<Child>,
     /// The newest job that an attempt of it has begun.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<DeploymentId>,
@@ -158,6 +161,7 @@ impl StepRun {
             started_at: None,
             finished_at: None,
             outputs: BTreeMap::new(),
+            parts: Vec::new(),
             job: None,
         }
     }

@@ -29,7 +29,8 @@ pub(crate) enum TemplateError {
 
 /// How many references there are, at most.
 pub(crate) fn references(text: &str) -> usize {
-    text.matches("${").count()
+    // What is escaped is none.
+    text.matches("${").count() - text.matches("$${").count()
 }
 
 /// Whether it can be filled in if all variables are there.

@@ -55,6 +55,8 @@ pub const CALL_MS_DEFAULT: u64 = 30_000;
 /// How long a call may have to wait for its turn, and for a control plane that is down, in milliseconds: an hour. An answer that has
 /// not come by then and within the call's own time is none.
 pub const CALL_WAIT_MS_MAX: u64 = 3_600_000;
+/// How long what a step asks for may be once its texts are filled in, as JSON, in bytes: it is one event, whatever the expressions come to.
+pub const FILLED_BYTES_MAX: usize = 512 << 10;
 /// How many headers a call may have.
 pub const HEADERS_MAX: usize = 32;
 

@@ -304,3 +304,30 @@ fn templates_that_mean_nothing_are_refused_by_field() {
         assert!(said.iter().any(|it| it.contains(wanted)), "{step}: {said:?}");
     }
 }
+
+#[test]
+fn a_part_that_has_succeeded_is_not_run_again() {
+    let mut world = world();
+    let ask = template("ask", json!({}), json!([{ "id": "ask", "approval": {} }]));
+    apply(&mut world, ask).unwrap();
+    let parts = json!({ "name": "ask", "version": 1 });
+    run(
+        &mut world,
+        json!([{ "id": "parts", "for_each": ["a", "b"], "retry": { "attempts": 2, "backoff": "10s" }, "workflow": parts }]),
+    );
+    let children = |world: &World| now(world).steps[&id("parts")].state.children().to_vec();
+    let decide = |world: &mut World, run: RunId, approve: bool| {
+        let (step, reason) = (id("ask"), String::new());
+        world.tell_as(2, TenantCommand::DecideStep { run, step, approve, reason }).unwrap();
+    };
+    let first = children(&world);
+    decide(&mut world, first[0].run, true);
+    decide(&mut world, first[1].run, false);
+    world.wait_ms(10_000);
+    let second = children(&world);
+    assert_eq!(second[0], first[0], "it is done");
+    assert_eq!(second[1].item, first[1].item);
+    assert_ne!(second[1].run, first[1].run);
+    decide(&mut world, second[1].run, true);
+    assert_eq!(now(&world).status, RunStatus::Succeeded);
+}

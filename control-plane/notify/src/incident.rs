@@ -5,6 +5,7 @@ use stella_domain::agent::Connectivity;
 use stella_domain::deployment::{Cause, Deployment};
 use stella_domain::event::Fact;
 use stella_domain::promotion::Promotion;
+use stella_domain::run::StepEnd;
 use stella_domain::tenant::TenantState;
 use stella_protocol::id::{AgentId, DeploymentId, PromotionId, TenantId};
 use stella_protocol::time::Timestamp;
@@ -141,6 +142,12 @@ pub fn changes(tenant: &TenantState, fact: &Fact, at: Timestamp) -> Vec<Change> 
             let place = ended.map(|deployment| scope(tenant, deployment));
             let fixed = place.map(|place| Change::EndsIn(Kind::DeploymentFailed, place));
             [over].into_iter().chain(fixed).collect()
+        }
+        // Also one that was settled as done after its job had failed.
+        Fact::StepEnded { run, step, end: StepEnd::Succeeded { .. } } => {
+            let found = tenant.runs.get(run).and_then(|run| run.steps.get(step));
+            let job = found.and_then(|step| tenant.deployments.get(&step.job?));
+            job.map(|job| Change::EndsIn(Kind::DeploymentFailed, scope(tenant, job))).into_iter().collect()
         }
         _ => Vec::new(),
     }

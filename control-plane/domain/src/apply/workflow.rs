@@ -53,6 +53,9 @@ impl TenantState {
                 self.change_step(*run, step, fact, |state| {
                     state.attempts += 1;
                     state.started_at = state.started_at.or(Some(at));
+                    if let Work::Runs { runs } = work {
+                        state.parts.clone_from(runs);
+                    }
                     state.state = StepState::Running { work: work.clone(), deadline: *deadline };
                     Ok(())
                 })

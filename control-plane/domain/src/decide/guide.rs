@@ -38,6 +38,10 @@ pub(super) fn retry(
             format!("too many agents have gone silent at once; try {} again when they are heard", place.name);
         return Err(Rejection::conflict(problem));
     }
+    if deployment.cause.is_job() && place.live != part.colour() {
+        let problem = format!("the colour that is live on {} has changed since; skip it here", place.name);
+        return Err(Rejection::conflict(problem));
+    }
     if !deployment.cause.is_job() && place.last_visit() != Some(id) {
         let problem = format!("another deployment has come to target {} since; skip it here", place.name);
         return Err(Rejection::conflict(problem));

@@ -19,7 +19,7 @@ use crate::release::{Release, Step as Work};
 use crate::run::Run;
 use crate::strategy::Rolling;
 use crate::tenant::TenantState;
-use crate::workflow::{Step, TaskStep, render, render_for_target};
+use crate::workflow::{FILLED_BYTES_MAX, Step, TaskStep, render, render_for_target};
 
 /// Asks for a step's job like anybody would for a deployment, and is refused like anybody would be. An attempt that follows on others leaves
 /// out the targets on which they have done it; if that is all of them, the step has done what it should, with these outputs.
@@ -117,6 +117,12 @@ fn on_target(task: &TaskStep, variables: &BTreeMap<String, Value>) -> Result<Vec
                 .map_err(|problem| Rejection::invalid(format!("steps[{at}].{field}"), problem))
         };
         steps.extend(step.filled(&mut fill)?);
+    }
+    let bytes = serde_json::to_vec(&steps).map_or(usize::MAX, |json| json.len());
+    if bytes > FILLED_BYTES_MAX {
+        let problem =
+            format!("become {bytes} bytes when they are filled in; at most {FILLED_BYTES_MAX} are possible");
+        return Err(Rejection::invalid("steps", problem));
     }
     if let Ok(version) = "1".parse() {
         are_sound(&[], &version, &steps)?;

@@ -22,7 +22,8 @@ use crate::run::{Request, Run, RunStatus, StepEnd, StepRun, StepState, Turn, Wor
 use crate::spans;
 use crate::tenant::TenantState;
 use crate::workflow::{
-    Action, ApprovalStep, CALL_MS_DEFAULT, CALL_WAIT_MS_MAX, Call, OnFailure, Span, Step, Template, render,
+    Action, ApprovalStep, CALL_MS_DEFAULT, CALL_WAIT_MS_MAX, Call, FILLED_BYTES_MAX, OnFailure, Span, Step,
+    Template, render,
 };
 
 /// How long a reason in a step's end may be, in characters.
@@ -330,7 +331,7 @@ fn request(run: &Run, call: &Call, timeout: Option<Span>) -> Begun {
         headers.insert(name.clone(), fill(&format!("headers.{name}"), value)?);
     }
     let body = call.body.as_ref().map(|body| fill_in(body, &variables)).transpose()?;
-    Ok(Work::Http(Box::new(Request {
+    let request = Request {
         url: fill("url", &call.url)?,
         method: call.method,
         headers,
@@ -338,7 +339,12 @@ fn request(run: &Run, call: &Call, timeout: Option<Span>) -> Begun {
         expect: call.expect.clone(),
         keep_body: call.keep_body,
         timeout_ms: timeout.map_or(CALL_MS_DEFAULT, |timeout| timeout.0),
-    })))
+    };
+    let bytes = serde_json::to_vec(&request).map_or(usize::MAX, |json| json.len());
+    if bytes > FILLED_BYTES_MAX {
+        return Err(format!("the call becomes {bytes} bytes long; at most {FILLED_BYTES_MAX} are possible"));
+    }
+    Ok(Work::Http(Box::new(request)))
 }
 
 /// A body is at most as deep as the template's JSON may be, which its parser bounds.

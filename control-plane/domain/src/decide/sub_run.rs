@@ -45,8 +45,8 @@ pub(super) fn children(
                 .map_err(|problem| format!("for_each.environment {problem}"))?;
             let environment =
                 environment(&tx.tenant, &place).ok_or_else(|| format!("there is no environment {place}"))?;
-            let found = tx.tenant.targets_with(environment, &wanted.labels);
-            found.map(|target| target.name.to_string()).collect()
+            let targets = tx.tenant.targets_with(environment, &wanted.labels);
+            targets.map(|target| target.name.to_string()).collect()
         }
     };
     if items.is_empty() {
@@ -55,7 +55,16 @@ pub(super) fn children(
     if items.len() > FAN_OUT_MAX {
         return Err(format!("there are {} to do it for; at most {FAN_OUT_MAX} are possible", items.len()));
     }
-    let child = |(at, item): (usize, String)| Child { item: Some(item), run: id(at) };
+    // What an earlier attempt has brought to its end is not done again.
+    let done = |item: &String| {
+        let before = found.parts.iter().find(|part| part.item.as_ref() == Some(item))?;
+        let run = tx.tenant.runs.get(&before.run)?;
+        (run.status == RunStatus::Succeeded).then_some(before.run)
+    };
+    let child = |(at, item): (usize, String)| {
+        let run = done(&item).unwrap_or_else(|| id(at));
+        Child { item: Some(item), run }
+    };
     Ok(Work::Runs { runs: items.into_iter().enumerate().map(child).collect() })
 }
 
@@ -72,6 +81,9 @@ pub(super) fn start(
         Rejection::not_found("version", format!("{} of workflow {}", sub.version, sub.name))
     })?;
     for Child { item, run: id } in runs {
+        if tx.tenant.runs.contains_key(id) {
+            continue;
+        }
         let mut variables = variables(run);
         variables.extend(item.clone().map(|item| ("item".to_owned(), Value::String(item))));
         let mut inputs = BTreeMap::new();

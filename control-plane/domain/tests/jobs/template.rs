@@ -24,6 +24,27 @@ fn what_a_run_says_is_nothing_that_a_target_fills_in() {
 }
 
 #[test]
+fn what_a_text_becomes_is_bounded_and_what_is_escaped_is_no_reference() {
+    let mut world = world();
+    let argv = json!({ "argv": ["/bin/echo", "${inputs.to}"] });
+    apply(
+        &mut world,
+        json!([{ "id": "a", "task": { "environment": "staging", "steps": [{ "name": "x", "command": argv }] } }]),
+    );
+    start(&mut world, &"${x}".repeat(100)).unwrap();
+    assert_eq!(states(&world), "running: a running", "{:?}", now(&world).status);
+    let mut world = self::world();
+    let many = "${inputs.to}".repeat(15);
+    let argv = json!({ "argv": ["/bin/echo", many] });
+    let steps: Vec<Value> = (0..60).map(|n| json!({ "name": format!("s{n}"), "command": argv })).collect();
+    apply(&mut world, json!([{ "id": "a", "task": { "environment": "staging", "steps": steps } }]));
+    start(&mut world, &"x".repeat(4_000)).unwrap();
+    assert!(reason(&world).contains("steps: become 3"), "{}", reason(&world));
+    assert!(reason(&world).contains("at most 524288 are possible"), "{}", reason(&world));
+    end(&world);
+}
+
+#[test]
 fn what_a_run_would_do_can_be_seen_before_it_is_started() {
     let mut world = world();
     apply(
@@ -139,6 +160,8 @@ fn a_template_that_makes_no_sense_says_where() {
         let first = problems.first().map(ToString::to_string).unwrap_or_default();
         assert!(first.starts_with(expected), "{task}: {first:?}");
     }
+    let free = json!([{ "name": "x", "check_tcp": { "address": "${inputs.to}" } }, { "name": "y", "check_http": { "url": "${inputs.to}" } }]);
+    assert_eq!(check(&template(json!([{ "id": "a", "task": task(free) }]))), []);
     let many: Vec<Value> = (0..65).map(|n| json!({ "name": format!("s{n}"), "command": command })).collect();
     let problems = check(&template(json!([{ "id": "a", "task": task(json!(many)) }])));
     assert_eq!(problems[0].to_string(), "steps[0].task.steps: there are 65; at most 64 are allowed");

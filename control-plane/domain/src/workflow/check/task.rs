@@ -99,7 +99,16 @@ impl Checker<'_> {
                 for expression in text.expressions() {
                     self.references(&field, expression.references(), known);
                 }
-                text.fill_in_for_target(&|_| Ok(SAMPLE.to_owned()))
+                // What an expression comes to is looked at when it is filled in.
+                let whole = match name {
+                    "check_http.url" => Some("http://localhost/"),
+                    "check_tcp.address" => Some("localhost:1"),
+                    _ => None,
+                };
+                match whole.filter(|_| text.expressions().next().is_some()) {
+                    Some(whole) => Ok(whole.to_owned()),
+                    None => text.fill_in_for_target(&|_| Ok(SAMPLE.to_owned())),
+                }
             });
             Ok::<String, std::convert::Infallible>(filled.unwrap_or_else(|problem| {
                 self.say(&field, problem);
