@@ -364,6 +364,13 @@ fn enrol_host(arguments: EnrolArgs) -> Outcome {
     };
     let line = match runtime(1)?.block_on(enrol(&options))? {
         Enrolled::New(identity, profile) => {
+            if let Some(wanted) = options.profile.filter(|_| profile.is_none()) {
+                writeln!(
+                    io::stderr(),
+                    "warning: {} was asked for, and the token or the control plane is of before there were profiles: this host is held to none",
+                    wanted.name()
+                )?;
+            }
             let profile = profile.map(|it| format!(", {}", it.name())).unwrap_or_default();
             format!("enrolled as agent {} of tenant {}{profile}", identity.agent, identity.tenant)
         }

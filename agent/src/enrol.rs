@@ -56,13 +56,13 @@ pub enum Error {
         /// For a person.
         reason: String,
     },
-    /// The token is for more or for less than was asked for here.
-    #[error("the token is for {}, and {} was asked for; nothing was kept. Ask for what it is for, or take another token", word(*granted), wanted.name())]
+    /// The token is for more or for less than was asked for here. This host may use it again; for others this use is gone.
+    #[error("the token is for {}, and {} was asked for; this host is not enrolled. Run it again with --profile {}: this host's use of the token is kept for it", granted.name(), wanted.name(), granted.name())]
     OtherProfile {
         /// What was asked for.
         wanted: Profile,
         /// What the token says.
-        granted: Option<Profile>,
+        granted: Profile,
     },
     /// It was enrolled for something else before.
     #[error("this host is enrolled as {} already, and {} was asked for; nothing was changed (--force makes a new identity)", enrolled.name(), wanted.name())]
@@ -97,7 +97,7 @@ pub struct Options {
     pub server: String,
     /// Where the identity goes.
     pub state_dir: PathBuf,
-    /// What the token has to be for; `None` takes whatever it is for.
+    /// What the token has to be for, if it says; `None` takes whatever it is for.
     pub profile: Option<Profile>,
     /// Whether an identity that is there is replaced. Its journal is set aside: its results are another agent's.
     pub force: bool,
@@ -142,8 +142,11 @@ pub async fn enrol(options: &Options) -> Result<Enrolled, Error> {
         return Err(Error::WrongRoot);
     }
     let profile = granted.profile;
-    if let Some(wanted) = options.profile.filter(|wanted| profile != Some(*wanted)) {
-        return Err(Error::OtherProfile { wanted, granted: profile });
+    // Older tokens and control planes say nothing, and such a host is held to nothing.
+    if let Some((wanted, granted)) =
+        options.profile.zip(profile).filter(|(wanted, granted)| wanted != granted)
+    {
+        return Err(Error::OtherProfile { wanted, granted });
     }
     if let Some(old) = old.filter(|old| *old != identity.agent) {
         set_journal_aside(&options.state_dir, old)?;
@@ -153,10 +156,6 @@ pub async fn enrol(options: &Options) -> Result<Enrolled, Error> {
     // The identity is durable; a key that stays is only used for this token again.
     let _stays = fs::remove_file(options.state_dir.join(PENDING_FILE));
     Ok(Enrolled::New(identity, profile))
-}
-
-fn word(profile: Option<Profile>) -> &'static str {
-    profile.map_or("no profile", Profile::name)
 }
 
 /// There is an identity, and it stays.

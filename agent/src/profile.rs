@@ -123,7 +123,9 @@ impl Rights {
 }
 
 /// How an administrator of the host confines the agent again.
-pub(crate) const TAKE_AWAY: &str = "rm /etc/systemd/system/stella-agent.service.d/full.conf; systemctl daemon-reload; systemctl restart stella-agent";
+pub(crate) const TAKE_AWAY: &str = "rm /etc/systemd/system/stella-agent.service.d/full.conf; systemctl daemon-reload; systemctl restart stella-agent. \
+     Without that file another drop-in gives them, or systemd cannot enforce the sandbox of the unit here, as in some containers: see \
+     systemctl cat stella-agent and its log";
 
 /// How one lets it do everything.
 pub(crate) const GIVE: &str = "install -D -m 0644 -t /etc/systemd/system/stella-agent.service.d \

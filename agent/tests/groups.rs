@@ -198,3 +198,70 @@ async fn limits_hold_where_there_are_controllers_and_are_no_obstacle_where_there
         assert_eq!(outcome, TaskOutcome::Succeeded);
     }
 }
+
+#[tokio::test]
+async fn a_group_that_cannot_be_read_is_not_taken_for_an_empty_one() {
+    let Some(delegated) = Delegated::new("threaded") else { return };
+    let (host, _) = delegated.host();
+    let (script, pid) = hiding(host.folder.path(), 1);
+    let key = new_key();
+    let attempt_dir = host.attempt_dir(key);
+    let supervised = host.supervisor.start(&attempt_dir, supervised_shell(key, &script)).await.unwrap();
+    wait_for_pid(&pid).await;
+    let [group] = delegated.groups().try_into().unwrap();
+    kill(Pid::from_raw(supervisor_pid(&attempt_dir)), Signal::SIGKILL).unwrap();
+    drop(supervised);
+    fs::write(group.join("cgroup.kill"), "1").unwrap();
+    let is_empty =
+        || fs::read_to_string(group.join("cgroup.events")).is_ok_and(|it| it.contains("populated 0"));
+    wait_for("the group is empty", is_empty).await;
+    // The kernel lists no processes of a group of threads, whether there are any or not.
+    fs::write(group.join("cgroup.type"), "threaded").unwrap();
+    let found = recover(&attempt_dir, key, Duration::from_secs(10)).await;
+    let Recovered::Unknown { reason, .. } = &found else { panic!("{found:?}") };
+    assert!(reason.contains("control group"), "{reason}");
+}
+
+/// The `ExecStopPost=` of the unit, for a hierarchy and a group that are not the host's.
+fn switch_off(hierarchy: &Path, own: &str) -> std::process::Output {
+    let unit =
+        fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../systemd/stella-agent.service")).unwrap();
+    let script = unit.lines().find_map(|line| line.strip_prefix("ExecStopPost=-/bin/sh -c '")).unwrap();
+    let told = hierarchy.join("own");
+    fs::write(&told, format!("4:memory:/x\n0::{own}\n")).unwrap();
+    let script = script.strip_suffix('\'').unwrap().replace("$$", "$").replace("%%", "%");
+    let script = script.replace("/sys/fs/cgroup", hierarchy.to_str().unwrap());
+    let script = script.replace("/proc/self/cgroup", told.to_str().unwrap());
+    std::process::Command::new("/bin/sh").args(["-c", &script]).output().unwrap()
+}
+
+#[test]
+fn the_unit_switches_controllers_off_one_by_one_wherever_its_group_is() {
+    let hierarchy = tempfile::tempdir().unwrap();
+    let base = hierarchy.path().join("apps.slice/stella-agent.service");
+    let pipe = |group: &Path| {
+        let path = group.join("cgroup.subtree_control");
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        // Open for both, so that no writer waits for a reader.
+        fs::File::options().read(true).write(true).open(path).unwrap()
+    };
+    fs::create_dir_all(base.join("task-1-2/inner")).unwrap();
+    fs::create_dir_all(base.join("task-3-4")).unwrap();
+    let mut pipes = [pipe(&base), pipe(&base.join("task-1-2")), pipe(&base.join("task-1-2/inner"))];
+    // This one cannot be written to, and keeps nothing of the others on.
+    fs::create_dir(base.join("task-3-4/cgroup.subtree_control")).unwrap();
+    for own in ["/apps.slice/stella-agent.service/.control", "/apps.slice/stella-agent.service"] {
+        let done = switch_off(hierarchy.path(), own);
+        assert!(done.status.success() && done.stderr.is_empty(), "{done:?}");
+        for pipe in &mut pipes {
+            let mut said = [0; 64];
+            let length = std::io::Read::read(pipe, &mut said).unwrap();
+            assert_eq!(&said[..length], b"-cpu\n-memory\n-pids\n");
+        }
+    }
+    // Not in a group of a service: nothing is touched.
+    fs::write(hierarchy.path().join("cgroup.subtree_control"), "as it was").unwrap();
+    let done = switch_off(hierarchy.path(), "/");
+    assert!(done.status.success() && done.stderr.is_empty(), "{done:?}");
+    assert_eq!(fs::read(hierarchy.path().join("cgroup.subtree_control")).unwrap(), b"as it was");
+}

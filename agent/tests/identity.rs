@@ -170,10 +170,17 @@ async fn what_the_token_is_for_is_kept_and_another_wish_keeps_nothing() {
         "{error}"
     );
     assert!(!Identity::exists(&home.state()));
+    let key = || fs::read(home.state().join("enrolling.json")).unwrap();
+    let first = key();
+    let (refused, ()) = tokio::join!(enrol(&options), grant_for(&control_plane, 7, Profile::Confined));
+    assert!(refused.is_err() && key() == first, "this host asks with the same key, and burns no other use");
 
-    // Of a control plane that says nothing about it, this is not sure either.
-    let (refused, _) = tokio::join!(enrol(&options), grant_one(&control_plane, 7));
-    assert!(matches!(refused, Err(enrol::Error::OtherProfile { granted: None, .. })), "{refused:?}");
+    // A control plane or a token of before there were profiles says nothing, and goes on working.
+    let elsewhere = Home::new();
+    let silent = Options { state_dir: elsewhere.state(), ..options.clone() };
+    let (enrolled, _) = tokio::join!(enrol(&silent), grant_one(&control_plane, 9));
+    let Ok(Enrolled::New(unbound, None)) = enrolled else { panic!("{enrolled:?}") };
+    assert_eq!(profile::enrolled_for(&elsewhere.state(), unbound.agent).unwrap(), None);
     let any = Options { profile: None, ..options.clone() };
     let (enrolled, ()) = tokio::join!(enrol(&any), grant_for(&control_plane, 7, Profile::Confined));
     let Enrolled::New(identity, profile) = enrolled.unwrap() else { panic!("not new") };

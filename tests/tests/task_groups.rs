@@ -98,6 +98,13 @@ async fn nothing_of_a_task_escapes_under_the_confined_unit() -> Result<()> {
     let refused = host.run(&format!("{agent} mkdir /sys/fs/cgroup/system.slice/planted 2>&1 || true"))?;
     ensure!(refused.contains("Read-only file system"), "{refused}");
 
+    // What the host is enrolled for is not a task's to change, nor to remove.
+    for change in ["rm -f", "truncate -s 0", "mv /etc/hostname"] {
+        let refused = host.run(&format!("! {agent} {change} /var/lib/stella-agent/profile.json 2>&1"))?;
+        ensure!(!refused.is_empty(), "{change} went through");
+    }
+    ensure!(host.run("stella-agent status --output json")?.contains("confined"), "it is not what it was");
+
     let group = hidden(&host).await?;
     host.run(&format!("{STELLA} deployment cancel $({STELLA} deployment list --output json | grep -m1 '\"id\"' | cut -d '\"' -f 4) --reason test"))?;
     ended(&host, "cancelled").await?;
@@ -142,6 +149,8 @@ async fn limits(host: &Host) -> Result<()> {
         // The agent starts again beside a group that has controllers.
         host.run("systemctl restart stella-agent")?;
         online(host).await?;
+        let again = host.run(&format!("cat {group}/pids.max || true"))?;
+        ensure!(["21", ""].contains(&again.trim()), "its limit is gone: {again}");
     } else {
         println!("skipped: this machine gives the controller pids to cgroup v1, so the limit cannot hold");
         ensure!(verdict == "warn" && detail.contains("pids"), "{verdict} {detail}");

@@ -6,7 +6,7 @@
 //! └─ task-<pid>-<start time>      one for each supervisor: it, its command, and whatever came of that, wherever it fled to
 //! ```
 //!
-//! - A process is born into the group of its parent and cannot leave without being root: what has changed its session, its parent and its
+//! - A process is born into the group of its parent and cannot leave by accident, and not at all without being root: what has changed its session, its parent and its
 //!   environment is still found, and one write to `cgroup.kill` ends all of it at once.
 //! - A group belongs to a supervisor and not to an attempt, because to move a process costs up to 30 ms, in which the kernel waits for all
 //!   processors. A supervisor serves another attempt only if nothing of the one before is left, so there never is another's process in it.
@@ -60,15 +60,25 @@ impl Limits {
         all.into_iter().filter_map(|(name, is_needed)| is_needed.then_some(name)).collect()
     }
 
+    /// Limits one group, as far as the kernel lets it: a host without swap has no file for it, and which controllers are missing is told
+    /// where they are switched on.
+    fn impose(&self, group: &Path) {
+        for (file, value) in self.files() {
+            let _told_elsewhere = fs::write(group.join(file), value);
+        }
+    }
+
     /// The files of a group and what to write there.
     fn files(&self) -> Vec<(&'static str, String)> {
         let memory = self.memory_bytes.map(|bytes| ("memory.max", bytes.to_string()));
+        // What does not fit is not swapped out: that is no limit for the host.
+        let swap = self.memory_bytes.map(|_| ("memory.swap.max", "0".to_owned()));
         // The supervisor is one of them.
         let processes = self.processes.map(|count| ("pids.max", (u64::from(count) + 1).to_string()));
         // In microseconds of each 100 ms.
         let cpu =
             self.cpu_percent.map(|percent| ("cpu.max", format!("{} 100000", u64::from(percent) * 1000)));
-        [memory, processes, cpu].into_iter().flatten().collect()
+        [memory, swap, processes, cpu].into_iter().flatten().collect()
     }
 }
 
@@ -129,9 +139,13 @@ impl Groups {
 
     /// Removes the groups in which nothing is left. Those of tasks that have left something behind stay until that ends.
     pub fn clean(&self) {
-        for group in groups_in(&self.base).into_iter().filter(|path| is_of_tasks(path)) {
+        for group in self.of_tasks().filter(|group| !is_populated(group)) {
             remove(&group, DEPTH_MAX);
         }
+    }
+
+    fn of_tasks(&self) -> impl Iterator<Item = PathBuf> {
+        groups_in(&self.base).into_iter().filter(|path| is_of_tasks(path))
     }
 
     /// Switches on the controllers that the limits need; gives what could not be.
@@ -150,13 +164,18 @@ impl Groups {
         if there.is_empty() {
             return unenforced;
         }
-        let wanted: Vec<_> = there.iter().map(|name| format!("+{name}")).collect();
-        let switched = self
-            .move_all_to_leaf()
-            .and_then(|()| fs::write(self.base.join("cgroup.subtree_control"), wanted.join(" ")));
-        if let Err(error) = switched {
+        if let Err(error) = self.move_all_to_leaf() {
             unenforced.extend(there.iter().map(|name| format!("{name}: {error}")));
+            return unenforced;
         }
+        for name in there {
+            // Each by itself: one that the kernel keeps does not take the others along.
+            if let Err(error) = fs::write(self.base.join("cgroup.subtree_control"), format!("+{name}")) {
+                unenforced.push(format!("{name}: {error}"));
+            }
+        }
+        // A controller that was off and is on again has forgotten the limits of those who live through a restart of the agent.
+        self.of_tasks().for_each(|group| self.limits.impose(&group));
         unenforced
     }
 
@@ -181,6 +200,12 @@ impl Groups {
     }
 }
 
+/// Whether there is a process in a group or below it: then groups that are empty now are its command's to use.
+fn is_populated(group: &Path) -> bool {
+    let events = fs::read_to_string(group.join("cgroup.events"));
+    events.is_ok_and(|events| events.lines().any(|line| line == "populated 1"))
+}
+
 /// The processes of a group and of all below it.
 pub(super) fn members(group: &Path) -> io::Result<Vec<i32>> {
     let mut found = Vec::new();
@@ -191,8 +216,9 @@ pub(super) fn members(group: &Path) -> io::Result<Vec<i32>> {
 fn collect(group: &Path, depth: usize, found: &mut Vec<i32>) -> io::Result<()> {
     match fs::read_to_string(group.join("cgroup.procs")) {
         Ok(text) => found.extend(text.lines().filter_map(|pid| pid.parse::<i32>().ok())),
-        // Gone, and with it all that was in it.
+        // Gone, and with it all that was in it; ENODEV if it goes while it is read.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.raw_os_error() == Some(nix::libc::ENODEV) => return Ok(()),
         Err(error) => return Err(error),
     }
     if depth > 0 {
@@ -240,6 +266,7 @@ mod tests {
             limits.files(),
             [
                 ("memory.max", "1048576".into()),
+                ("memory.swap.max", "0".into()),
                 ("pids.max", "65".into()),
                 ("cpu.max", "150000 100000".into())
             ]
@@ -255,7 +282,12 @@ mod tests {
         fs::write(folder.path().join("cgroup.controllers"), "cpu io\n").unwrap();
         fs::write(folder.path().join("cgroup.procs"), "").unwrap();
         let limits = Limits { memory_bytes: Some(1), processes: None, cpu_percent: Some(50) };
+        let survivor = folder.path().join("task-1-2");
+        fs::create_dir(&survivor).unwrap();
+        fs::write(survivor.join("cgroup.events"), "populated 1\nfrozen 0\n").unwrap();
         let (_, unenforced) = Groups::at(folder.path().to_owned(), limits).unwrap();
+        let again = fs::read_to_string(survivor.join("cpu.max")).unwrap();
+        assert_eq!(again, "50000 100000", "one that lives through a restart of the agent is limited again");
         assert_eq!(unenforced, ["memory: the controller is not delegated to the agent"]);
         assert_eq!(fs::read_to_string(folder.path().join("cgroup.subtree_control")).unwrap(), "+cpu");
         assert!(folder.path().join(AGENT_GROUP).is_dir());
@@ -266,16 +298,18 @@ mod tests {
     #[test]
     fn what_is_empty_is_removed_and_nothing_but_groups_of_tasks() {
         let folder = tempfile::tempdir().unwrap();
-        for name in ["task-1-2/inner/most", "task-3-4", "agent", "system"] {
+        for name in ["task-1-2/inner/most", "task-3-4", "task-5-6/inner", "agent", "system"] {
             fs::create_dir_all(folder.path().join(name)).unwrap();
         }
         // As a process does in a real one.
         fs::write(folder.path().join("task-3-4/held"), "").unwrap();
+        fs::write(folder.path().join("task-5-6/cgroup.events"), "populated 1\nfrozen 0\n").unwrap();
         let (groups, _) = Groups::at(folder.path().to_owned(), Limits::default()).unwrap();
         groups.clean();
         let mut left: Vec<_> =
             groups_in(folder.path()).iter().map(|it| it.file_name().unwrap().to_owned()).collect();
         left.sort();
-        assert_eq!(left, ["agent", "system", "task-3-4"]);
+        assert_eq!(left, ["agent", "system", "task-3-4", "task-5-6"]);
+        assert!(folder.path().join("task-5-6/inner").is_dir(), "a running command may be about to use it");
     }
 }

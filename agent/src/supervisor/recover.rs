@@ -173,6 +173,8 @@ enum Left {
     Unproven(Vec<i32>),
     #[error("the host's processes cannot be listed: {0}")]
     Proc(io::Error),
+    #[error("the command's control group cannot be read: {0}; look for its processes on the host")]
+    Group(io::Error),
 }
 
 /// Kills what is left of an attempt whose supervisor is dead: processes with the attempt's marker in their environment, the
@@ -185,9 +187,16 @@ enum Left {
 fn sweep(key: AttemptKey, known: Option<&Known>, until: Instant) -> Result<(), Left> {
     let marker = format!("{MARKER}={key}");
     let mut clean_looks = 0;
+    let group = known.and_then(|known| known.group.as_deref());
+    if let Some(group) = group {
+        // Whatever is in it, and however that looks. Where the kernel cannot, each is signalled.
+        let _each = group::kill(group);
+    }
     loop {
         let stats = process::all().map_err(Left::Proc)?;
-        let victims = victims(&stats, &marker, known);
+        // A group that is gone has nobody in it; of one that cannot be read, nobody knows.
+        let members = group.map_or_else(|| Ok(Vec::new()), group::members).map_err(Left::Group)?;
+        let victims = victims(&stats, &marker, known, &members);
         if victims.is_empty() {
             clean_looks += 1;
             if clean_looks == 2 {
@@ -202,8 +211,7 @@ fn sweep(key: AttemptKey, known: Option<&Known>, until: Instant) -> Result<(), L
             if Instant::now() >= until {
                 return Err(Left::Unkillable(victims.iter().map(|victim| victim.pid).collect()));
             }
-            if let Some(group) = known.and_then(|known| known.group.as_deref()) {
-                // Where the kernel cannot, each is signalled.
+            if let Some(group) = group {
                 let _each = group::kill(group);
             }
             for victim in &victims {
@@ -215,18 +223,15 @@ fn sweep(key: AttemptKey, known: Option<&Known>, until: Instant) -> Result<(), L
     }
 }
 
-fn victims(stats: &[Stat], marker: &str, known: Option<&Known>) -> Vec<Process> {
+fn victims(stats: &[Stat], marker: &str, known: Option<&Known>, members: &[i32]) -> Vec<Process> {
     let this = i32::try_from(std::process::id()).unwrap_or(0);
     let child = known.and_then(|known| known.child);
     let session = known.map_or_else(Vec::new, |known| session_of(known.given.supervisor, stats));
-    let group = known.and_then(|known| known.group.as_deref());
-    // A group that is gone has nobody in it, and one that cannot be read is as good as none.
-    let group = group.map(|path| group::members(path).unwrap_or_default()).unwrap_or_default();
     let has = |pid, variable: &str| process::has_variable(pid, variable).unwrap_or(false);
     let is_root = |stat: &&Stat| {
         stat.pid != this
             && (Some(stat.process()) == child
-                || group.contains(&stat.pid)
+                || members.contains(&stat.pid)
                 || has(stat.pid, marker)
                 || session.contains(&stat.pid) && has(stat.pid, SUPERVISOR_MARKER))
     };

@@ -199,6 +199,8 @@ pub enum TenantCommand {
         agent: AgentId,
         /// How the host calls itself.
         hostname: String,
+        /// Whether it can be told the token's profile.
+        takes_profile: bool,
     },
     /// Believe an identity no more.
     RevokeAgent {

@@ -223,8 +223,8 @@ fn carry_out(tx: &mut Transaction<'_>, command: &TenantCommand) -> Result<Outcom
         TenantCommand::CreateTarget(new) => target::create(tx, new),
         TenantCommand::RemoveTarget { id } => target::remove(tx, *id),
         TenantCommand::CreateEnrolmentToken(new) => enrolment::create_token(tx, new),
-        TenantCommand::Enrol { token, key_fingerprint, agent, hostname } => {
-            enrolment::enrol(tx, *token, *key_fingerprint, *agent, hostname)
+        TenantCommand::Enrol { token, key_fingerprint, agent, hostname, takes_profile } => {
+            enrolment::enrol(tx, *token, *key_fingerprint, *agent, hostname, *takes_profile)
         }
         TenantCommand::RevokeAgent { agent, reason } => agent::revoke(tx, *agent, reason),
         TenantCommand::ConnectAgent { agent, hello, journal_rolled_back } => {

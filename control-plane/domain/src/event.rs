@@ -159,6 +159,9 @@ pub enum Fact {
         token: EnrolmentTokenId,
         key_fingerprint: Digest,
         hostname: String,
+        /// Whether the host could not be told its token's profile: it is held to none then, as agents of before tokens had one are.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        profile_untold: bool,
     },
     AgentConnected {
         agent: AgentId,

@@ -264,6 +264,33 @@ fn a_token_of_before_tokens_had_profiles_has_none() {
 }
 
 #[test]
+fn a_host_that_cannot_be_told_its_profile_is_held_to_none() {
+    let mut world = World::new();
+    let bound = EnrolmentTokenId(Uuid::from_u128(50));
+    world.ok(TenantCommand::CreateEnrolmentToken(Box::new(NewEnrolmentToken {
+        id: bound,
+        secret_hash: digest(1),
+        agent_name: None,
+        labels: BTreeMap::new(),
+        profile: Profile::Confined,
+        uses_max: 2,
+        expires_at: Timestamp(u64::MAX),
+    })));
+    for (n, takes_profile, recorded) in [(11, true, Some(Profile::Confined)), (12, false, None)] {
+        let enrolled = world.ok(TenantCommand::Enrol {
+            token: bound,
+            key_fingerprint: digest(n),
+            agent: agent(n.into()),
+            hostname: "edge".to_owned(),
+            takes_profile,
+        });
+        assert_eq!(world.tenant().agents[&agent(n.into())].profile, recorded);
+        let text = serde_json::to_string(&enrolled.events[0]).unwrap();
+        assert_eq!(text.contains("profile_untold"), !takes_profile, "{text}");
+    }
+}
+
+#[test]
 fn enrolment() {
     let mut world = World::new();
     let once = EnrolmentTokenId(Uuid::from_u128(50));
@@ -284,6 +311,7 @@ fn enrolment() {
         key_fingerprint: digest(key),
         agent: agent(n),
         hostname: "é".to_owned(),
+        takes_profile: true,
     };
     let why = |rejection: Rejection| match rejection {
         Rejection::EnrolmentRefused { problem } => problem,
@@ -327,6 +355,7 @@ fn many_hosts_of_one_name_have_different_names() {
             key_fingerprint: digest(n),
             agent: agent(u128::from(n) << 64),
             hostname,
+            takes_profile: true,
         });
     }
     assert_eq!(world.tenant().index.agents.len(), 40);

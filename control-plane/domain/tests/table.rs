@@ -531,6 +531,7 @@ fn agents(table: &mut String) {
             token: TOKEN,
             key_fingerprint: digest(key),
             hostname: String::new(),
+            profile_untold: false,
         };
         let facts = [
             ("agent_connected, next session", connected(SessionEpoch(session + 1))),

@@ -51,7 +51,7 @@ async fn exchange(shared: &Shared, connection: &Connection, takes_profile: bool)
     // A connection that is lost has nobody to tell.
     let (mut send, mut receive) = connection.accept_bi().await.map_err(|_| CloseCode::Normal)?;
     let request = read_request(&mut receive).await?;
-    let decided = decide(shared, &request).await?;
+    let decided = decide(shared, &request, takes_profile).await?;
     let result = if decided.is_ok() { "granted" } else { "refused" };
     metrics::counter!("stella_fleet_enrolments", "result" => result).increment(1);
     let answer = match decided {
@@ -95,7 +95,7 @@ async fn reply(send: &mut SendStream, answer: &[u8]) -> Result<(), CloseCode> {
 type Decided = Result<Granted, String>;
 
 /// The answer; an error is a reason to close the connection without one.
-async fn decide(shared: &Shared, request: &EnrolRequest) -> Result<Decided, CloseCode> {
+async fn decide(shared: &Shared, request: &EnrolRequest, takes_profile: bool) -> Result<Decided, CloseCode> {
     let Some(tenant) = tenant_of(&shared.engine.state(), request) else {
         tracing::warn!(token = %request.token, hostname = %request.hostname, "an enrolment with an unknown token was refused");
         return Ok(refused(BAD_TOKEN));
@@ -110,6 +110,7 @@ async fn decide(shared: &Shared, request: &EnrolRequest) -> Result<Decided, Clos
         key_fingerprint,
         agent,
         hostname: request.hostname.clone(),
+        takes_profile,
     };
     let submitted = shared.engine.submit(Request {
         actor: Actor::System,

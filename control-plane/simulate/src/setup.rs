@@ -61,6 +61,7 @@ impl World<'_> {
                 key_fingerprint: Digest(key),
                 agent: host.agent,
                 hostname: host.name.clone(),
+                takes_profile: true,
             };
             let target = fleet::target(host).map_err(|error| Impossible::name("fleet", &error))?;
             self.tell(enrol).map_err(of)?;

@@ -128,6 +128,7 @@ impl Core {
             key_fingerprint: Digest(key),
             agent,
             hostname: format!("host-{number}"),
+            takes_profile: true,
         })?;
         self.tenant(TenantCommand::CreateTarget(Box::new(NewTarget {
             id: TargetId(id(2, number)),

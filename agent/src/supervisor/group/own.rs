@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 use super::super::process::Process;
 use super::{Groups, TASK_PREFIX, VARIABLE, members};
 
+/// How often a group is made: the agent may remove one that it finds empty before its supervisor is there.
+const ENTRIES_MAX: usize = 8;
+
 /// Where the group of this process is, in the one hierarchy of cgroup v2.
 pub(super) fn path() -> Option<PathBuf> {
     let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
@@ -49,16 +52,18 @@ impl Group {
         let groups: Groups = serde_json::from_str(&std::env::var(VARIABLE).ok()?).ok()?;
         let home = path()?;
         let path = groups.base.join(format!("{TASK_PREFIX}{}-{}", this.pid, this.start_time));
-        fs::create_dir(&path).ok()?;
-        for (file, value) in groups.limits.files() {
-            // The agent has found out at its start which of them are not enforced here, and has said so.
-            let _told_by_the_agent = fs::write(path.join(file), value);
+        for _ in 0..ENTRIES_MAX {
+            fs::create_dir(&path).ok()?;
+            groups.limits.impose(&path);
+            match fs::write(path.join("cgroup.procs"), "0") {
+                Ok(()) => return Some(Self { path, home, this: this.pid }),
+                // The agent has removed it as one that is empty.
+                Err(_) if !path.exists() => {}
+                Err(_) => break,
+            }
         }
-        if fs::write(path.join("cgroup.procs"), "0").is_err() {
-            let _empty = fs::remove_dir(&path);
-            return None;
-        }
-        Some(Self { path, home, this: this.pid })
+        let _empty = fs::remove_dir(&path);
+        None
     }
 
     pub(crate) fn path(&self) -> &Path {

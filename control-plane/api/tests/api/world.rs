@@ -171,6 +171,7 @@ impl World {
             key_fingerprint: Digest(Sha256::digest(name).into()),
             agent: AgentId(Uuid::now_v7()),
             hostname: name.into(),
+            takes_profile: true,
         };
         let outcome = submit(&self.handle(), Command::Tenant(id, command)).await;
         let Outcome::Agent(agent) = outcome else { panic!("{outcome:?}") };

@@ -87,7 +87,8 @@ impl TenantState {
     }
 
     fn agent_enrolled(&mut self, at: Timestamp, fact: &Fact) -> Applied {
-        let Fact::AgentEnrolled { agent: id, name, token, key_fingerprint, hostname } = fact else {
+        let Fact::AgentEnrolled { agent: id, name, token, key_fingerprint, hostname, profile_untold } = fact
+        else {
             return Err(misplaced(fact));
         };
         vacant(!self.agents.contains_key(id), AgentId::KIND, id, fact)?;
@@ -105,7 +106,7 @@ impl TenantState {
             id: *id,
             name: name.clone(),
             labels: paper.labels.clone(),
-            profile: paper.profile,
+            profile: paper.profile.filter(|_| !profile_untold),
             hostname: hostname.clone(),
             version: String::new(),
             capabilities: 0,

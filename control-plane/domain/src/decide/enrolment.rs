@@ -50,6 +50,7 @@ pub(super) fn enrol(
     key_fingerprint: Digest,
     agent: AgentId,
     hostname: &str,
+    takes_profile: bool,
 ) -> Result<Outcome, Rejection> {
     let refused = |problem: &str| Err(Rejection::EnrolmentRefused { problem: problem.to_owned() });
     if hostname.len() > NAME_BYTES_MAX {
@@ -78,7 +79,8 @@ pub(super) fn enrol(
     let wanted = paper.agent_name.clone().or_else(|| Name::sanitized(hostname));
     let name = free_name(tx, wanted.as_ref().map_or("agent", |name| name.as_str()), agent)?;
     let hostname = hostname.to_owned();
-    tx.emit(Fact::AgentEnrolled { agent, name, token, key_fingerprint, hostname })?;
+    let profile_untold = !takes_profile;
+    tx.emit(Fact::AgentEnrolled { agent, name, token, key_fingerprint, hostname, profile_untold })?;
     Ok(Outcome::Agent(agent))
 }
 

@@ -308,6 +308,7 @@ impl World {
             key_fingerprint: Digest(key),
             agent: agent(n),
             hostname: format!("Host {n}"),
+            takes_profile: true,
         });
     }
 
