@@ -196,7 +196,8 @@ impl Fleet {
     }
 
     /// Takes over which roots are trusted now, for connections to come, and has every session look at it: agents are told,
-    /// and those whose certificate is of a root that is trusted no more are cut off. Call it when that is durable.
+    /// and those whose certificate is of a root that is trusted no more are cut off. What they are told follows from the durable
+    /// state: call it again when that has changed.
     ///
     /// # Errors
     /// If the roots cannot be used; those before stay.

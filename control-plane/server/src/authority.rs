@@ -116,9 +116,10 @@ impl Rotator {
                 let pki = self.pki.clone();
                 tokio::task::spawn_blocking(move || pki.step(step)).await??;
             }
-            // Whom the listeners trust does not wait for a disk that may be full.
+            // Whom the listeners trust does not wait for a disk that may be full; what agents are told follows from the record.
             self.fleet.trust_has_changed()?;
             record(&self.engine, &self.pki).await?;
+            self.fleet.trust_has_changed()?;
             tracing::info!(?step, "the certificate authority was changed");
         }
         Ok(report(&self.engine.state(), &self.pki.status()))
