@@ -106,7 +106,8 @@ async fn the_book_s_example_runs_on_the_hosts_that_it_is_meant_for() -> Result<(
     let (_, said) = stella(&cluster, &["task", "list", &schema.id])?;
     ensure!(said.contains("db-1") && said.contains("migrate") && said.contains("succeeded"), "{said}");
     let tasks = cluster.api.tasks(TENANT, &schema.id).await?;
-    let (code, said) = stella(&cluster, &["task", "logs", &tasks[0].id])?;
+    let migrate = tasks.iter().find(|task| task.step == "migrate").context("its first step")?;
+    let (code, said) = stella(&cluster, &["task", "logs", &migrate.id])?;
     ensure!(code == Some(0) && said == "migrating db-1 to v42\n", "{said}");
     let (_, said) = stella(&cluster, &["deployment", "list"])?;
     ensure!(said.contains("upkeep:schema") && said.contains("succeeded (job)"), "{said}");
