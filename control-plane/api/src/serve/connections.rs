@@ -48,9 +48,9 @@ impl Bounded {
 }
 
 impl<S> Accept<TcpStream, S> for Bounded {
-    type Stream = Placed;
+    type Stream = Connection<TcpStream>;
     type Service = S;
-    type Future = Ready<io::Result<(Placed, S)>>;
+    type Future = Ready<io::Result<(Self::Stream, S)>>;
 
     fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
         ready(stream.peer_addr().and_then(|peer| {
@@ -58,7 +58,7 @@ impl<S> Accept<TcpStream, S> for Bounded {
             stream.set_nodelay(true)?;
             setsockopt(&stream, KeepAlive, &true)?;
             setsockopt(&stream, TcpKeepIdle, &KEEP_ALIVE_S)?;
-            Ok((Placed { stream, _place: place }, service))
+            Ok((Connection { stream, first: None, _place: Some(place) }, service))
         }))
     }
 }
@@ -113,53 +113,6 @@ impl Drop for Place {
     }
 }
 
-/// A connection with its place.
-#[derive(Debug)]
-pub(super) struct Placed {
-    stream: TcpStream,
-    _place: Place,
-}
-
-impl AsyncRead for Placed {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for Placed {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-}
-
 /// Ends connections on which nothing is said after what `inner` does to accept them. The HTTP library waits for ever for the bytes
 /// by which it tells the versions of HTTP apart.
 #[derive(Clone, Debug)]
@@ -178,7 +131,7 @@ where
     A: Accept<I, S>,
     A::Future: Send + 'static,
 {
-    type Stream = Prompted<A::Stream>;
+    type Stream = Connection<A::Stream>;
     type Service = A::Service;
     type Future = BoxFuture<'static, io::Result<(Self::Stream, Self::Service)>>;
 
@@ -186,26 +139,27 @@ where
         let accepted = self.inner.accept(stream, service);
         Box::pin(async {
             let (stream, service) = accepted.await?;
-            Ok((Prompted::new(stream), service))
+            Ok((Connection::prompt(stream), service))
         })
     }
 }
 
-/// A connection whose first byte must not take long.
+/// A connection that holds a place, or whose first byte must not take long: the one beneath TLS, and the one above it.
 #[derive(Debug)]
-pub(super) struct Prompted<S> {
+pub(super) struct Connection<S> {
     stream: S,
-    /// Until when there has to be one; `None` once there was.
+    /// Until when there has to be a byte; `None` once there was, or if it may take as long as it likes.
     first: Option<Pin<Box<Sleep>>>,
+    _place: Option<Place>,
 }
 
-impl<S> Prompted<S> {
-    fn new(stream: S) -> Self {
-        Self { stream, first: Some(Box::pin(sleep(FIRST_BYTE_MAX))) }
+impl<S> Connection<S> {
+    fn prompt(stream: S) -> Self {
+        Self { stream, first: Some(Box::pin(sleep(FIRST_BYTE_MAX))), _place: None }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Prompted<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -227,7 +181,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Prompted<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Prompted<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -270,12 +224,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_client_that_says_nothing_is_cut_off_and_one_that_has_begun_is_not() {
         let (mut client, server) = duplex(64);
-        let mut server = Prompted::new(server);
+        let mut server = Connection::prompt(server);
         let began = Instant::now();
         assert_eq!(server.read_u8().await.unwrap_err().kind(), io::ErrorKind::TimedOut);
         assert_eq!(began.elapsed().as_secs(), FIRST_BYTE_MAX.as_secs());
 
-        let mut server = Prompted::new(server.stream);
+        let mut server = Connection::prompt(server.stream);
         client.write_u8(1).await.unwrap();
         assert_eq!(server.read_u8().await.unwrap(), 1);
         let later = tokio::spawn(async move { server.read_u8().await });
