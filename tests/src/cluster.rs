@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use stella_api_types::agent::{CreateEnrolmentToken, EnrolmentTokenCreated, Profile};
@@ -14,12 +15,13 @@ use stella_api_types::release::{CreateRelease, Release};
 use stella_api_types::target::{CreateTarget, Target};
 use stella_api_types::task::Task;
 use stella_api_types::tenant::{CreateTenant, Tenant};
+use stella_api_types::workflow::{Run, Step};
 use tempfile::TempDir;
 
 use crate::agent::Agent;
 use crate::api::{Api, Failure};
 use crate::control_plane::{ControlPlane, Settings};
-use crate::wait;
+use crate::{binaries, wait};
 
 /// The tenant of the stories.
 pub const TENANT: &str = "acme";
@@ -151,6 +153,31 @@ impl Cluster {
             Ok(task)
         })
         .await
+    }
+
+    /// Waits until a step of a run is so; the control plane may be away in between.
+    ///
+    /// # Errors
+    /// If it does not get there in time.
+    pub async fn wait_step(&self, run: &str, step: &str, state: &str) -> Result<Step> {
+        wait::until(&format!("step {step} is {state}"), async || {
+            let run: Run = self.api.get(&paths::fill(paths::RUN, &[TENANT, run])).await?;
+            let found = run.steps.iter().find(|it| it.id == step).context("there is no such step")?;
+            ensure!(found.state == state, "it is {found:?}");
+            Ok(found.clone())
+        })
+        .await
+    }
+
+    /// Runs the command line as the administrator; its exit code, and what it said on both of its outputs.
+    ///
+    /// # Errors
+    /// If it cannot be run.
+    pub fn stella(&self, arguments: &[&str]) -> Result<(Option<i32>, String)> {
+        let mut stella = Command::new(binaries::path("stella")?);
+        stella.args(self.control_plane.stella_flags()).args(["-t", TENANT]).args(arguments);
+        let ended = stella.stdin(Stdio::null()).output()?;
+        Ok((ended.status.code(), String::from_utf8([ended.stdout, ended.stderr].concat())?))
     }
 
     /// Waits until a file on a host has this many lines.

@@ -25,6 +25,7 @@ pub mod monitoring;
 pub mod nats;
 pub mod network;
 pub mod openmetrics;
+pub mod packaged;
 pub mod people;
 pub mod ports;
 pub mod postgres;

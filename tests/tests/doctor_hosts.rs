@@ -1,27 +1,10 @@
 //! The doctors and the bundles on a host with systemd, from the packages: units, profiles, and a service of another user.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use stella_tests::host::Host;
+use stella_tests::packaged::{STELLA, install};
 use stella_tests::wait;
-
-const STELLA: &str = "STELLA_URL=https://localhost:8443 STELLA_CA=/var/lib/stella-orchestrator/pki/root.crt \
-     STELLA_TOKEN_FILE=/var/lib/stella-orchestrator/admin-token STELLA_TENANT=acme stella";
-
-fn install(host: &Host) -> Result<()> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/packages");
-    let listed = fs::read_dir(&folder)
-        .with_context(|| format!("{} is not there; run `packaging/build dev` first", folder.display()))?;
-    let packages: Vec<PathBuf> = listed.flatten().map(|item| item.path()).collect();
-    for path in packages.iter().filter(|path| path.extension().is_some_and(|it| it == "deb")) {
-        let name = path.file_name().context("a package without a name")?.to_string_lossy();
-        host.put(path, &format!("/root/{name}"))?;
-    }
-    host.run("DEBIAN_FRONTEND=noninteractive dpkg -i /root/*.deb").map(drop)
-}
 
 /// What a doctor says, after its exit code was checked against that.
 fn doctor(host: &Host, program: &str) -> Result<Value> {

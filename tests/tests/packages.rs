@@ -2,16 +2,12 @@
 //! upgraded and purged. Control plane and agent share the host; networks between hosts are the other tests' matter.
 
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use stella_tests::host::Host;
+use stella_tests::packaged::{STELLA, install, online, packages};
 use stella_tests::wait;
-
-/// What an installed command line needs to know.
-const STELLA: &str = "STELLA_URL=https://localhost:8443 STELLA_CA=/var/lib/stella-orchestrator/pki/root.crt \
-     STELLA_TOKEN_FILE=/var/lib/stella-orchestrator/admin-token STELLA_TENANT=acme stella";
 
 /// A release that is brought there, and writes down that it ran.
 const STEPS: &str = r#"[
@@ -19,17 +15,6 @@ const STEPS: &str = r#"[
   {"name": "run", "timeout_ms": 60000,
    "action": {"type": "command", "argv": ["sh", "-c", "cp web/current/version web/running"]}}
 ]"#;
-
-fn packages() -> Result<Vec<PathBuf>> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/packages");
-    let listed = fs::read_dir(&folder)
-        .with_context(|| format!("{} is not there; run `packaging/build dev` first", folder.display()))?;
-    let all = listed.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
-    let packages: Vec<_> =
-        all.into_iter().filter(|path| path.extension().is_some_and(|extension| extension == "deb")).collect();
-    ensure!(packages.len() == 3, "expected three packages in {}, found {packages:?}", folder.display());
-    Ok(packages)
-}
 
 #[test]
 fn lintian_finds_nothing() -> Result<()> {
@@ -44,30 +29,12 @@ fn lintian_finds_nothing() -> Result<()> {
     Ok(())
 }
 
-fn install(host: &Host) -> Result<()> {
-    for package in packages()? {
-        let name = package.file_name().context("a name")?.to_string_lossy().into_owned();
-        host.put(&package, &format!("/root/{name}"))?;
-    }
-    host.run("DEBIAN_FRONTEND=noninteractive dpkg -i /root/*.deb")?;
-    Ok(())
-}
-
 /// The exposure that `systemd-analyze security` finds, from 0 (confined) to 10.
 fn exposure(host: &Host, unit: &str) -> Result<f64> {
     let said = host.run(&format!("systemd-analyze security --no-pager {unit} | tail -n 1"))?;
     let words = said.split("exposure level for").nth(1).context("a verdict")?;
     let number = words.split_whitespace().nth(1).with_context(|| format!("no number in {said:?}"))?;
     Ok(number.parse()?)
-}
-
-async fn online(host: &Host) -> Result<()> {
-    wait::until("the agent is online", async || {
-        let agents = host.run(&format!("{STELLA} agent list --output json"))?;
-        ensure!(agents.contains(r#""connectivity": "online""#), "{agents}");
-        Ok(())
-    })
-    .await
 }
 
 /// The id of the host's agent, as it knows it itself.

@@ -1,32 +1,21 @@
 //! Strategies on real hosts: what the command line asks for is what the hosts see, in the order in which they see it.
 
-use std::process::{Command, Stdio};
-
 use anyhow::{Context as _, Result, ensure};
 use stella_api_types::deployment::DeploymentDetail;
 use stella_api_types::event::Event;
-use stella_tests::binaries;
 use stella_tests::cluster::{Cluster, ENVIRONMENT, TENANT};
 use stella_tests::recipe::{release, shell};
 use stella_tests::wait;
-
-/// What the command line ended with and said, on both outputs.
-fn stella(cluster: &Cluster, arguments: &[&str]) -> Result<(Option<i32>, String)> {
-    let mut stella = Command::new(binaries::path("stella")?);
-    stella.args(cluster.control_plane.stella_flags()).args(["-t", TENANT]).args(arguments);
-    let ended = stella.stdin(Stdio::null()).output()?;
-    Ok((ended.status.code(), String::from_utf8([ended.stdout, ended.stderr].concat())?))
-}
 
 /// Replaces the targets of a cluster by ones with labels.
 fn label(cluster: &Cluster, racks: &[&str]) -> Result<()> {
     for (agent, rack) in cluster.agents.iter().zip(racks) {
         let name = agent.name();
-        let (code, said) = stella(cluster, &["target", "remove", name])?;
+        let (code, said) = cluster.stella(&["target", "remove", name])?;
         ensure!(code == Some(0), "{said}");
         let label = format!("rack={rack}");
         let create = ["target", "create", name, "--env", ENVIRONMENT, "--agent", name, "--label", &label];
-        let (code, said) = stella(cluster, &create)?;
+        let (code, said) = cluster.stella(&create)?;
         ensure!(code == Some(0), "{said}");
     }
     Ok(())
@@ -56,7 +45,7 @@ async fn racks_follow_one_another_with_a_pause_and_a_failure_that_is_tolerated()
         .await?;
     let deploy =
         ["deploy", "app:1.0.0", ENVIRONMENT, "--batch", "100%", "--by-domain", "rack", "--pause", "1"];
-    let (code, said) = stella(&cluster, &[deploy.as_slice(), &["--tolerate", "50%", "--plan"]].concat())?;
+    let (code, said) = cluster.stella(&[deploy.as_slice(), &["--tolerate", "50%", "--plan"]].concat())?;
     ensure!(
         code == Some(0)
             && said.contains("100% at a time, 1 s of pause after each batch, one rack after the other"),
@@ -66,26 +55,26 @@ async fn racks_follow_one_another_with_a_pause_and_a_failure_that_is_tolerated()
     ensure!(said.contains("1 (9)") && said.contains("2 (10)"), "{said}");
     // Who does not say how gets what the environment has.
     let set = ["env", "strategy", ENVIRONMENT, "--batch", "100%", "--by-domain", "rack"];
-    let (code, said) = stella(&cluster, &set)?;
+    let (code, said) = cluster.stella(&set)?;
     ensure!(code == Some(0) && said.contains("100% at a time, one rack after the other"), "{said}");
-    let (code, said) = stella(&cluster, &["deploy", "app:1.0.0", ENVIRONMENT, "--plan"])?;
+    let (code, said) = cluster.stella(&["deploy", "app:1.0.0", ENVIRONMENT, "--plan"])?;
     ensure!(code == Some(0) && said.contains("100% at a time, one rack after the other"), "{said}");
-    let (code, said) = stella(&cluster, &["deploy", "app:1.0.0", ENVIRONMENT, "--batch", "2", "--plan"])?;
+    let (code, said) = cluster.stella(&["deploy", "app:1.0.0", ENVIRONMENT, "--batch", "2", "--plan"])?;
     ensure!(code == Some(0) && said.contains("2 at a time,") && !said.contains("rack"), "{said}");
     let labelled = ["deploy", "app:1.0.0", ENVIRONMENT, "--label", "rack=10", "--plan"];
-    let (code, said) = stella(&cluster, &labelled)?;
+    let (code, said) = cluster.stella(&labelled)?;
     ensure!(code == Some(0) && said.contains(": 1 targets,") && said.contains(&names[0]), "{said}");
     let twice = ["deploy", "app:1.0.0", ENVIRONMENT, "--label", "rack=10", "--label", "rack=9"];
-    let (code, said) = stella(&cluster, &twice)?;
+    let (code, said) = cluster.stella(&twice)?;
     ensure!(code == Some(2) && said.contains("--label rack=… is given twice"), "{said}");
-    let (code, said) = stella(&cluster, &["env", "strategy", ENVIRONMENT])?;
+    let (code, said) = cluster.stella(&["env", "strategy", ENVIRONMENT])?;
     ensure!(code == Some(2) && said.contains("--any"), "{said}");
-    let (code, said) = stella(&cluster, &["env", "strategy", ENVIRONMENT, "--any"])?;
+    let (code, said) = cluster.stella(&["env", "strategy", ENVIRONMENT, "--any"])?;
     ensure!(code == Some(0) && said.contains("one target at a time unless they say how"), "{said}");
-    let (code, said) = stella(&cluster, &[deploy.as_slice(), &["--minimum-healthy", "3"]].concat())?;
+    let (code, said) = cluster.stella(&[deploy.as_slice(), &["--minimum-healthy", "3"]].concat())?;
     ensure!(code == Some(3) && said.contains("strategy.minimum_healthy: is 3: of 3 targets none"), "{said}");
 
-    let (code, said) = stella(&cluster, &[deploy.as_slice(), &["--tolerate", "50%", "--wait"]].concat())?;
+    let (code, said) = cluster.stella(&[deploy.as_slice(), &["--tolerate", "50%", "--wait"]].concat())?;
     ensure!(code == Some(0), "{said}");
     ensure!(said.contains("! paused: a batch is complete: 1 of 3 targets have the release"), "{said}");
     ensure!(said.contains("succeeded, but for 1 target that failed"), "{said}");
@@ -102,7 +91,7 @@ async fn racks_follow_one_another_with_a_pause_and_a_failure_that_is_tolerated()
 /// Starts a deployment by the command line and does not wait for it.
 fn start(cluster: &Cluster, arguments: &[&str]) -> Result<String> {
     let deploy = ["deploy", "app:1.0.0", ENVIRONMENT, "-o", "json"];
-    let (code, said) = stella(cluster, &[deploy.as_slice(), arguments].concat())?;
+    let (code, said) = cluster.stella(&[deploy.as_slice(), arguments].concat())?;
     ensure!(code == Some(0), "{said}");
     let created: DeploymentDetail = serde_json::from_str(&said).context(said)?;
     Ok(created.deployment.id)
@@ -138,12 +127,12 @@ async fn a_person_has_a_failed_host_tried_again_and_leaves_another_alone() -> Re
     let names = [cluster.agents[0].name(), cluster.agents[1].name()];
     let id = start(&cluster, &["--on-failure", "ask"])?;
     pauses(&cluster, &id, "failure").await?;
-    let (_, said) = stella(&cluster, &["deployment", "show", &id])?;
+    let (_, said) = cluster.stella(&["deployment", "show", &id])?;
     ensure!(said.contains("running, paused: 1 target has failed, 0 tolerated"), "{said}");
-    let (code, said) = stella(&cluster, &["deployment", "resume", &id])?;
+    let (code, said) = cluster.stella(&["deployment", "resume", &id])?;
     ensure!(code == Some(3) && said.contains("retry or skip the failed targets"), "{said}");
     std::fs::remove_file(broken(0))?;
-    let (code, said) = stella(&cluster, &["deployment", "retry-target", &id, names[0]])?;
+    let (code, said) = cluster.stella(&["deployment", "retry-target", &id, names[0]])?;
     ensure!(code == Some(0) && said.contains("is tried again"), "{said}");
     // The first host has it now, and the second one fails.
     let asks = wait::until("the second host fails", async || {
@@ -154,7 +143,7 @@ async fn a_person_has_a_failed_host_tried_again_and_leaves_another_alone() -> Re
     })
     .await?;
     ensure!(asks.deployment.status == "running", "{:?}", asks.deployment);
-    let (code, said) = stella(&cluster, &["deployment", "skip", &id, names[1], "--reason", "no power"])?;
+    let (code, said) = cluster.stella(&["deployment", "skip", &id, names[1], "--reason", "no power"])?;
     ensure!(code == Some(0) && said.contains("is left alone"), "{said}");
     let ended = succeeds(&cluster, &id).await?;
     let left = &ended.targets[1];
@@ -165,7 +154,7 @@ async fn a_person_has_a_failed_host_tried_again_and_leaves_another_alone() -> Re
     let id = start(&cluster, &["--on-failure", "ask", "--all-at-once"])?;
     pauses(&cluster, &id, "failure").await?;
     let give_up = ["deployment", "fail", &id, "--rollback", "--reason", "enough"];
-    let (code, said) = stella(&cluster, &give_up)?;
+    let (code, said) = cluster.stella(&give_up)?;
     ensure!(code == Some(0) && said.contains("is "), "{said}");
     let ended = cluster.wait_final(&id).await?;
     ensure!(ended.deployment.reason.as_ref().is_some_and(|it| it.starts_with("enough")), "{ended:?}");
@@ -177,16 +166,16 @@ async fn deployments_to_other_hosts_wait_for_the_budget_that_they_share() -> Res
     let cluster = Cluster::start(2).await?;
     let wait_for_go = "echo ran >> ran.txt; until test -e go; do sleep 0.05; done";
     cluster.release(&release("1.0.0", &[], vec![shell("run", wait_for_go)])).await?;
-    let (code, said) = stella(&cluster, &["env", "budget", ENVIRONMENT, "--at-most", "1"])?;
+    let (code, said) = cluster.stella(&["env", "budget", ENVIRONMENT, "--at-most", "1"])?;
     ensure!(code == Some(0) && said.contains("at most 1 targets"), "{said}");
     let names = [cluster.agents[0].name(), cluster.agents[1].name()];
     let first = start(&cluster, &["--target", names[0]])?;
     cluster.wait_lines(0, "ran.txt", 1).await?;
     let second = start(&cluster, &["--target", names[1]])?;
     pauses(&cluster, &second, "budget").await?;
-    let (_, said) = stella(&cluster, &["deployment", "show", &second])?;
+    let (_, said) = cluster.stella(&["deployment", "show", &second])?;
     ensure!(said.contains("1 targets are at risk, at most 1 may be"), "{said}");
-    let (_, said) = stella(&cluster, &["env", "list"])?;
+    let (_, said) = cluster.stella(&["env", "list"])?;
     ensure!(said.contains("1/1"), "{said}");
     ensure!(cluster.agents[1].read("ran.txt").is_empty(), "it was not its turn");
     std::fs::write(cluster.agents[0].host_root().join("go"), "")?;
@@ -207,7 +196,7 @@ async fn a_deployment_waits_for_many_silent_hosts_and_nothing_fails() -> Result<
         std::fs::write(cluster.agents[agent].host_root().join("go"), "")?;
     }
     let rule = ["env", "silence", ENVIRONMENT, "--share", "50", "--within", "600"];
-    let (code, said) = stella(&cluster, &rule)?;
+    let (code, said) = cluster.stella(&rule)?;
     ensure!(code == Some(0) && said.contains("pause when more than 50% of its agents"), "{said}");
     let id = start(&cluster, &["--batch", "1"])?;
     cluster.wait_lines(0, "ran.txt", 1).await?;
@@ -216,7 +205,7 @@ async fn a_deployment_waits_for_many_silent_hosts_and_nothing_fails() -> Result<
     }
     let paused = pauses(&cluster, &id, "silence").await?;
     ensure!(paused.deployment.counts.failed == 0 && paused.deployment.counts.active == 1, "{paused:?}");
-    let (_, said) = stella(&cluster, &["env", "list"])?;
+    let (_, said) = cluster.stella(&["env", "list"])?;
     ensure!(said.contains("silent since"), "{said}");
     std::fs::write(cluster.agents[0].host_root().join("go"), "")?;
     wait::until("the host that is heard has it", async || {

@@ -1,14 +1,11 @@
 //! Tasks in control groups of their own, on a host with systemd, from the packages and under the confined unit.
 
 use std::fs;
-use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use stella_tests::host::Host;
+use stella_tests::packaged::{STELLA, install, online};
 use stella_tests::wait;
-
-const STELLA: &str = "STELLA_URL=https://localhost:8443 STELLA_CA=/var/lib/stella-orchestrator/pki/root.crt \
-     STELLA_TOKEN_FILE=/var/lib/stella-orchestrator/admin-token STELLA_TENANT=acme stella";
 
 const GROUP: &str = "/sys/fs/cgroup/system.slice/stella-agent.service";
 
@@ -17,27 +14,6 @@ const STEPS: &str = r#"[
   {"name": "hide", "timeout_ms": 600000, "action": {"type": "command", "argv": ["sh", "-c",
     "(setsid sh -c 'exec env -i /usr/bin/setsid /bin/sleep 4242' >/dev/null 2>&1 &); exec sleep 4243"]}}
 ]"#;
-
-fn install(host: &Host) -> Result<()> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/packages");
-    let listed = fs::read_dir(&folder)
-        .with_context(|| format!("{} is not there; run `packaging/build dev` first", folder.display()))?;
-    let packages: Vec<PathBuf> = listed.flatten().map(|item| item.path()).collect();
-    for path in packages.iter().filter(|path| path.extension().is_some_and(|it| it == "deb")) {
-        let name = path.file_name().context("a package without a name")?.to_string_lossy();
-        host.put(path, &format!("/root/{name}"))?;
-    }
-    host.run("DEBIAN_FRONTEND=noninteractive dpkg -i /root/*.deb").map(drop)
-}
-
-async fn online(host: &Host) -> Result<()> {
-    wait::until("the agent is online", async || {
-        let agents = host.run(&format!("{STELLA} agent list --output json"))?;
-        ensure!(agents.contains(r#""connectivity": "online""#), "{agents}");
-        Ok(())
-    })
-    .await
-}
 
 /// The finding about groups: its verdict and its words.
 fn finding(host: &Host) -> Result<(String, String)> {

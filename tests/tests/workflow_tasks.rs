@@ -1,7 +1,5 @@
 //! Steps of a workflow that run something on hosts without a release: with real processes, which are killed in between.
 
-use std::process::{Command, Stdio};
-
 use anyhow::{Context as _, Result, ensure};
 use stella_api_types::deployment::Deployment;
 use stella_api_types::paths;
@@ -11,16 +9,7 @@ use stella_api_types::target::{CreateTarget, Target};
 use stella_api_types::workflow::{ApplyWorkflow, Run, StartRun, Step, Workflow};
 use stella_tests::cluster::{Cluster, ENVIRONMENT, TENANT, create_environment, create_target, target};
 use stella_tests::people::person;
-use stella_tests::{binaries, wait};
-
-/// Runs the command line; its exit code and what it printed.
-fn stella(cluster: &Cluster, arguments: &[&str]) -> Result<(Option<i32>, String)> {
-    let mut stella = Command::new(binaries::path("stella")?);
-    stella.args(cluster.control_plane.stella_flags()).args(["-t", TENANT]).args(arguments);
-    let ended = stella.stdin(Stdio::null()).output()?;
-    let said = format!("{}{}", String::from_utf8(ended.stdout)?, String::from_utf8(ended.stderr)?);
-    Ok((ended.status.code(), said))
-}
+use stella_tests::wait;
 
 /// Applies a workflow and runs it.
 async fn run(cluster: &Cluster, workflow: &str, source: &str) -> Result<Run> {
@@ -30,17 +19,6 @@ async fn run(cluster: &Cluster, workflow: &str, source: &str) -> Result<Run> {
     ensure!(applied.name == workflow, "{applied:?}");
     let body = StartRun { workflow: workflow.to_owned(), version: None, inputs: [].into() };
     Ok(cluster.api.post(&paths::fill(paths::RUNS, &[TENANT]), &body, None).await?)
-}
-
-/// Waits until a step of a run is so; the control plane may be away in between.
-async fn wait_step(cluster: &Cluster, run: &str, step: &str, state: &str) -> Result<Step> {
-    wait::until(&format!("step {step} is {state}"), async || {
-        let run: Run = cluster.api.get(&paths::fill(paths::RUN, &[TENANT, run])).await?;
-        let found = run.steps.iter().find(|it| it.id == step).context("there is no such step")?;
-        ensure!(found.state == state, "it is {found:?}");
-        Ok(found.clone())
-    })
-    .await
 }
 
 fn job(step: &Step) -> Result<String> {
@@ -77,17 +55,17 @@ async fn the_book_s_example_runs_on_the_hosts_that_it_is_meant_for() -> Result<(
     let file = cluster.folder().join("upkeep.yaml");
     std::fs::write(&file, example("## Tasks on targets")?)?;
     let path = file.display().to_string();
-    let (code, said) = stella(&cluster, &["workflow", "check", &path])?;
+    let (code, said) = cluster.stella(&["workflow", "check", &path])?;
     ensure!(code == Some(0), "{said}");
-    let (code, said) = stella(&cluster, &["workflow", "apply", &path])?;
+    let (code, said) = cluster.stella(&["workflow", "apply", &path])?;
     ensure!(code == Some(0), "{said}");
-    let (code, said) = stella(&cluster, &["workflow", "graph", "upkeep"])?;
+    let (code, said) = cluster.stella(&["workflow", "graph", "upkeep"])?;
     ensure!(code == Some(0) && said.contains("○ schema (task)\n   ○ warm (task) ← schema\n"), "{said}");
-    let (code, said) = stella(&cluster, &["workflow", "run", "upkeep", "--input", "to=v42", "--plan"])?;
+    let (code, said) = cluster.stella(&["workflow", "run", "upkeep", "--input", "to=v42", "--plan"])?;
     ensure!(code == Some(0) && said.contains("job upkeep:schema in production: 1 targets"), "{said}");
     ensure!(said.contains("runs migrate: [\"/bin/sh\"") && said.contains("\"v42\"]"), "{said}");
     ensure!(!cluster.agents[0].host_root().join("schema.txt").exists(), "it was only looked at");
-    let (code, said) = stella(&cluster, &["workflow", "run", "upkeep", "--input", "to=v42", "--wait"])?;
+    let (code, said) = cluster.stella(&["workflow", "run", "upkeep", "--input", "to=v42", "--wait"])?;
     ensure!(code == Some(0) && said.contains("has succeeded"), "{said}");
     ensure!(cluster.agents[0].read("schema.txt") == "v42\n", "{:?}", cluster.agents[0].read("schema.txt"));
     for (agent, name) in [(1, "web-1"), (2, "web-2")] {
@@ -103,18 +81,18 @@ async fn the_book_s_example_runs_on_the_hosts_that_it_is_meant_for() -> Result<(
         .await?;
     let schema = jobs.iter().find(|it| it.job.as_ref().is_some_and(|job| job.step == "schema"));
     let schema = schema.context("the job of the step")?;
-    let (_, said) = stella(&cluster, &["task", "list", &schema.id])?;
+    let (_, said) = cluster.stella(&["task", "list", &schema.id])?;
     ensure!(said.contains("db-1") && said.contains("migrate") && said.contains("succeeded"), "{said}");
     let tasks = cluster.api.tasks(TENANT, &schema.id).await?;
     let migrate = tasks.iter().find(|task| task.step == "migrate").context("its first step")?;
-    let (code, said) = stella(&cluster, &["task", "logs", &migrate.id])?;
+    let (code, said) = cluster.stella(&["task", "logs", &migrate.id])?;
     ensure!(code == Some(0) && said == "migrating db-1 to v42\n", "{said}");
-    let (_, said) = stella(&cluster, &["deployment", "list"])?;
+    let (_, said) = cluster.stella(&["deployment", "list"])?;
     ensure!(said.contains("upkeep:schema") && said.contains("succeeded (job)"), "{said}");
     // But it is no release, and has brought none.
     let releases: Vec<Release> = cluster.api.list(&paths::fill(paths::RELEASES, &[TENANT]), &[]).await?;
     ensure!(releases.is_empty(), "{releases:?}");
-    let (code, said) = stella(&cluster, &["release", "show", &schema.release.id])?;
+    let (code, said) = cluster.stella(&["release", "show", &schema.release.id])?;
     ensure!(code == Some(3) && said.contains("there is no release"), "{said}");
     let targets: Vec<Target> = cluster.api.list(&paths::fill(paths::TARGETS, &[TENANT]), &[]).await?;
     ensure!(targets.len() == 3 && targets.iter().all(|it| it.current.is_none()), "{targets:?}");
@@ -143,7 +121,7 @@ steps:
 async fn a_job_is_done_once_whatever_is_killed_and_again_only_where_it_failed() -> Result<()> {
     let mut cluster = Cluster::start(3).await?;
     let run = run(&cluster, "once", ONCE).await?;
-    let first = job(&wait_step(&cluster, &run.id, "work", "running").await?)?;
+    let first = job(&cluster.wait_step(&run.id, "work", "running").await?)?;
     std::fs::write(cluster.agents[2].host_root().join("go"), "well")?;
     cluster.wait_task(&first, "web-3", "look", "succeeded").await?;
     // What has begun is not begun again by itself, so it has to have begun.
@@ -160,16 +138,16 @@ async fn a_job_is_done_once_whatever_is_killed_and_again_only_where_it_failed() 
     cluster.wait_online("web-1").await?;
     cluster.wait_online("web-2").await?;
     std::fs::write(cluster.agents[1].host_root().join("go"), "badly")?;
-    let held = wait_step(&cluster, &run.id, "work", "held").await?;
+    let held = cluster.wait_step(&run.id, "work", "held").await?;
     let reason = held.reason.clone().unwrap_or_default();
     ensure!(reason.starts_with("the job failed: step work on web-"), "{reason}");
     ensure!(held.deployment.as_ref() == Some(&first), "its job can be looked at: {held:?}");
     for agent in &cluster.agents[..2] {
         std::fs::write(agent.host_root().join("go"), "well")?;
     }
-    let (code, said) = stella(&cluster, &["workflow", "retry", &run.id, "work"])?;
+    let (code, said) = cluster.stella(&["workflow", "retry", &run.id, "work"])?;
     ensure!(code == Some(0), "{said}");
-    let done = wait_step(&cluster, &run.id, "work", "succeeded").await?;
+    let done = cluster.wait_step(&run.id, "work", "succeeded").await?;
     ensure!(done.outputs["succeeded"] == 3 && done.outputs["failed"] == 0, "{done:?}");
     ensure!(done.attempts == 2 && job(&done)? != first, "{done:?}");
     for (agent, began) in [(0, 2), (1, 2), (2, 1)] {
@@ -184,14 +162,14 @@ async fn a_job_is_done_once_whatever_is_killed_and_again_only_where_it_failed() 
 async fn people_see_what_they_let_run_and_may_end_it() -> Result<()> {
     let cluster = Cluster::start(1).await?;
     let qa = cluster.api.with_token(&person(&cluster.api, "qa", "approver").await?);
-    let (code, said) = stella(&cluster, &["env", "approvals", ENVIRONMENT, "--needed", "1"])?;
+    let (code, said) = cluster.stella(&["env", "approvals", ENVIRONMENT, "--needed", "1"])?;
     ensure!(code == Some(0), "{said}");
     let run = run(&cluster, "once", ONCE).await?;
-    let asked = job(&wait_step(&cluster, &run.id, "work", "running").await?)?;
+    let asked = job(&cluster.wait_step(&run.id, "work", "running").await?)?;
     let promotion: Promotion = qa.get(&paths::fill(paths::PROMOTION, &[TENANT, &asked])).await?;
     let wanted = promotion.job.as_ref().context("what is asked for")?;
     ensure!(wanted.of.run == run.id && wanted.steps.len() == 2, "{promotion:?}");
-    let (code, said) = stella(&cluster, &["promotion", "show", &asked])?;
+    let (code, said) = cluster.stella(&["promotion", "show", &asked])?;
     ensure!(code == Some(0) && said.contains("a job of step work of run"), "{said}");
     ensure!(said.contains("runs work: [\"/bin/sh\", \"-ec\"") && said.contains("web-1"), "{said}");
     ensure!(!cluster.agents[0].host_root().join("began.txt").exists(), "nobody has approved it");
@@ -199,9 +177,9 @@ async fn people_see_what_they_let_run_and_may_end_it() -> Result<()> {
     let path = paths::fill(paths::PROMOTION_APPROVE, &[TENANT, &asked]);
     qa.post::<_, serde_json::Value>(&path, &approve, None).await?;
     let task = cluster.wait_task(&asked, "web-1", "work", "running").await?;
-    let (code, said) = stella(&cluster, &["workflow", "cancel", &run.id, "--reason", "wrong day"])?;
+    let (code, said) = cluster.stella(&["workflow", "cancel", &run.id, "--reason", "wrong day"])?;
     ensure!(code == Some(0), "{said}");
-    let ended = wait_step(&cluster, &run.id, "work", "cancelled").await?;
+    let ended = cluster.wait_step(&run.id, "work", "cancelled").await?;
     ensure!(ended.deployment.as_ref() == Some(&asked), "{ended:?}");
     let task = cluster.wait_task(&asked, "web-1", &task.step, "cancelled").await?;
     ensure!(task.reason.is_some() && !cluster.agents[0].host_root().join("done.txt").exists(), "{task:?}");

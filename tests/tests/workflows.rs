@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
@@ -11,8 +10,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
 use parking_lot::Mutex;
 use stella_api_types::paths;
-use stella_api_types::workflow::{ApplyWorkflow, DecideStep, Run, StartRun, Step, Workflow};
-use stella_tests::binaries;
+use stella_api_types::workflow::{ApplyWorkflow, DecideStep, Run, StartRun, Workflow};
 use stella_tests::cluster::{Cluster, TENANT, create_environment, create_target, target};
 use stella_tests::collector::Collector;
 use stella_tests::control_plane::Settings;
@@ -58,17 +56,6 @@ async fn start(cluster: &Cluster, workflow: &str, inputs: &[(&str, &str)]) -> Re
     Ok(cluster.api.post(&paths::fill(paths::RUNS, &[TENANT]), &body, None).await?)
 }
 
-/// Waits until a step of a run is so; the control plane may be away in between.
-async fn wait_step(cluster: &Cluster, run: &str, step: &str, state: &str) -> Result<Step> {
-    wait::until(&format!("step {step} is {state}"), async || {
-        let run: Run = cluster.api.get(&paths::fill(paths::RUN, &[TENANT, run])).await?;
-        let found = run.steps.iter().find(|it| it.id == step).context("there is no such step")?;
-        ensure!(found.state == state, "it is {found:?}");
-        Ok(found.clone())
-    })
-    .await
-}
-
 async fn wait_end(cluster: &Cluster, run: &str) -> Result<Run> {
     wait::until("the run has ended", async || {
         let run: Run = cluster.api.get(&paths::fill(paths::RUN, &[TENANT, run])).await?;
@@ -81,15 +68,6 @@ async fn wait_end(cluster: &Cluster, run: &str) -> Result<Run> {
 async fn crash(cluster: &mut Cluster) -> Result<()> {
     cluster.control_plane.kill()?;
     cluster.control_plane.resume().await
-}
-
-/// Runs the command line; its exit code and what it printed.
-fn stella(cluster: &Cluster, arguments: &[&str]) -> Result<(Option<i32>, String)> {
-    let mut stella = Command::new(binaries::path("stella")?);
-    stella.args(cluster.control_plane.stella_flags()).args(["-t", TENANT]).args(arguments);
-    let ended = stella.stdin(Stdio::null()).output()?;
-    let said = format!("{}{}", String::from_utf8(ended.stdout)?, String::from_utf8(ended.stderr)?);
-    Ok((ended.status.code(), said))
 }
 
 const SHIP: &str = r#"
@@ -137,17 +115,17 @@ async fn a_run_comes_to_its_end_through_a_crash_in_every_step() -> Result<()> {
     let run = start(&cluster, "ship", &[("version", "1.0.0")]).await?;
     ensure!(run.steps[0].state == "running" && run.status == "running", "{run:?}");
     crash(&mut cluster).await?;
-    let staging = wait_step(&cluster, &run.id, "staging", "running").await?;
+    let staging = cluster.wait_step(&run.id, "staging", "running").await?;
     let staging = staging.deployment.context("it has a deployment")?;
     cluster.wait_task(&staging, "web-1", "wait", "running").await?;
     crash(&mut cluster).await?;
     std::fs::write(cluster.agents[0].host_root().join("go"), "")?;
-    let asked = wait_step(&cluster, &run.id, "go", "running").await?;
+    let asked = cluster.wait_step(&run.id, "go", "running").await?;
     ensure!(asked.approval.as_ref().is_some_and(|it| it.message == "ship 1.0.0 to production?"), "{asked:?}");
     crash(&mut cluster).await?;
     let decide = paths::fill(paths::STEP_DECIDE, &[TENANT, &run.id, "go"]);
     qa.post::<_, Run>(&decide, &DecideStep { approve: true, reason: "tested".to_owned() }, None).await?;
-    let production = wait_step(&cluster, &run.id, "production", "running").await?;
+    let production = cluster.wait_step(&run.id, "production", "running").await?;
     let production = production.deployment.context("it has a deployment")?;
     cluster.wait_task(&production, "web-9", "wait", "running").await?;
     crash(&mut cluster).await?;
@@ -199,44 +177,44 @@ async fn the_command_line_applies_runs_shows_and_draws() -> Result<()> {
     let file = cluster.folder().join("hello.yaml");
     std::fs::write(&file, "name: hello\nsteps:\n  - id: a\n    pause: 1s\n")?;
     let path = file.display().to_string();
-    let (code, said) = stella(&cluster, &["workflow", "check", &path])?;
+    let (code, said) = cluster.stella(&["workflow", "check", &path])?;
     ensure!(code == Some(1) && said.contains("line 4, column 5: steps[0].pause: unknown field"), "{said}");
-    let (code, said) = stella(&cluster, &["workflow", "apply", &path])?;
+    let (code, said) = cluster.stella(&["workflow", "apply", &path])?;
     ensure!(code == Some(3) && said.contains("line 4, column 5: steps[0].pause: unknown field"), "{said}");
     std::fs::write(
         &file,
         "name: hello\nsteps:\n  - id: a\n    wait: 1s\n  - id: out\n    needs: [a]\n    deploy: {release: x, environment: moon}\n",
     )?;
-    let (code, said) = stella(&cluster, &["workflow", "apply", &path])?;
+    let (code, said) = cluster.stella(&["workflow", "apply", &path])?;
     ensure!(code == Some(3) && said.contains("line 7, column 39: there is no environment moon"), "{said}");
     std::fs::write(
         &file,
         "name: hello\nsteps:\n  - id: ask\n    input: {n: {type: number, max: 5}}\n  - id: out\n    needs: [ask]\n    when: steps.ask.outputs.n > 3\n    http: {url: \"http://169.254.169.254/latest\"}\n",
     )?;
-    let (code, said) = stella(&cluster, &["workflow", "apply", &path])?;
+    let (code, said) = cluster.stella(&["workflow", "apply", &path])?;
     ensure!(code == Some(0) && said == "workflow hello has version 1\n", "{said}");
-    let (_, said) = stella(&cluster, &["workflow", "graph", "hello"])?;
+    let (_, said) = cluster.stella(&["workflow", "graph", "hello"])?;
     ensure!(said == "hello version 1\n○ ask (input)\n   ○ out (http) ← ask\n", "{said}");
-    let (_, said) = stella(&cluster, &["workflow", "graph", "hello", "--format", "svg"])?;
+    let (_, said) = cluster.stella(&["workflow", "graph", "hello", "--format", "svg"])?;
     ensure!(said.starts_with("<svg ") && said.trim_end().ends_with("</svg>"), "{said}");
 
     for (answer, status, code) in [("3", "succeeded", Some(0)), ("4", "failed", Some(1))] {
         let run = start(&cluster, "hello", &[]).await?;
-        let (_, said) = stella(&cluster, &["workflow", "answer", &run.id, "ask", "--set", "n=6"])?;
+        let (_, said) = cluster.stella(&["workflow", "answer", &run.id, "ask", "--set", "n=6"])?;
         ensure!(said.contains("answers.n: is 6; it must be at most 5"), "{said}");
-        stella(&cluster, &["workflow", "answer", &run.id, "ask", "--set", &format!("n={answer}")])?;
-        let (ended, said) = stella(&cluster, &["workflow", "watch", &run.id])?;
+        cluster.stella(&["workflow", "answer", &run.id, "ask", "--set", &format!("n={answer}")])?;
+        let (ended, said) = cluster.stella(&["workflow", "watch", &run.id])?;
         ensure!(ended == code && said.contains(&format!("has {status}")), "{said}");
         // Nothing is called that nobody has allowed.
         ensure!(code == Some(0) || said.contains("workflows.http_allowed"), "{said}");
-        let (_, said) = stella(&cluster, &["workflow", "graph", "--run", &run.id])?;
+        let (_, said) = cluster.stella(&["workflow", "graph", "--run", &run.id])?;
         ensure!(said.contains("✓ ask (input) succeeded"), "{said}");
     }
-    let (_, said) = stella(&cluster, &["workflow", "runs", "--status", "failed"])?;
+    let (_, said) = cluster.stella(&["workflow", "runs", "--status", "failed"])?;
     ensure!(said.lines().count() == 2, "{said}");
-    let (code, said) = stella(&cluster, &["workflow", "remove", "hello", "--reason", "old"])?;
+    let (code, said) = cluster.stella(&["workflow", "remove", "hello", "--reason", "old"])?;
     ensure!(code == Some(0), "{said}");
-    let (code, said) = stella(&cluster, &["workflow", "run", "hello"])?;
+    let (code, said) = cluster.stella(&["workflow", "run", "hello"])?;
     ensure!(code == Some(3) && said.contains("workflow hello was removed (old)"), "{said}");
     cluster.passed()
 }

@@ -5,7 +5,7 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use common::{STAGING, World, add_key, agent, invariants, name, new_target, security, target};
+use common::{STAGING, World, add_key, agent, checked_run, name, new_target, security, target};
 use serde_json::{Value, json};
 use stella_domain::archive::{Rule, due};
 use stella_domain::command::{NewRun, NewTarget, TenantCommand};
@@ -49,9 +49,7 @@ fn run(world: &mut World, steps: Value) {
 }
 
 fn now(world: &World) -> &Run {
-    invariants::check(&world.state, world.now);
-    invariants::replay(&world.events, &world.state);
-    &world.tenant().runs[&RUN]
+    checked_run(world, RUN)
 }
 
 fn step<'w>(world: &'w World, step: &str) -> (&'static str, &'w BTreeMap<String, Value>) {

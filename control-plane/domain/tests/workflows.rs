@@ -6,7 +6,8 @@ mod common;
 use std::collections::BTreeMap;
 
 use common::{
-    STAGING, World, account, agent, canary, end, facts, failed, invariants, name, new_target, rule, target,
+    STAGING, World, account, agent, canary, checked_run, end, facts, failed, name, new_target, rule,
+    states_of, target,
 };
 use serde_json::{Value, json};
 use stella_domain::access::{Grant, Role};
@@ -61,15 +62,11 @@ fn start(world: &mut World, inputs: Value) -> Result<Decision, Rejection> {
 }
 
 fn now(world: &World) -> &Run {
-    invariants::check(&world.state, world.now);
-    invariants::replay(&world.events, &world.state);
-    &world.tenant().runs[&RUN]
+    checked_run(world, RUN)
 }
 
 fn states(world: &World) -> String {
-    let run = now(world);
-    let steps = run.steps.iter().map(|(id, step)| format!("{id} {}", step.state.name()));
-    format!("{}: {}", run.status.name(), steps.collect::<Vec<_>>().join(", "))
+    states_of(now(world))
 }
 
 fn answer(world: &mut World, step: &str, outcome: CallOutcome) -> Decision {

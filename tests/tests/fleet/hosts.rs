@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use stella_tests::host::Host;
 use stella_tests::network::{Cable, Network};
+use stella_tests::packaged::packages;
 use stella_tests::{binaries, wait};
 use tempfile::TempDir;
 
@@ -52,15 +53,11 @@ pub(crate) struct Fleet {
 }
 
 fn package(name: &str) -> Result<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/packages");
-    let listed = fs::read_dir(&folder)
-        .with_context(|| format!("{} is not there; run `packaging/build dev` first", folder.display()))?;
-    let mut all = listed.filter_map(|entry| Some(entry.ok()?.path()));
     let is_it = |path: &PathBuf| {
         let file = path.file_name().map(|it| it.to_string_lossy().into_owned()).unwrap_or_default();
-        file.starts_with(&format!("{name}_")) && file.ends_with(".deb")
+        file.starts_with(&format!("{name}_"))
     };
-    all.find(is_it).with_context(|| format!("there is no package {name} in {}", folder.display()))
+    packages()?.into_iter().find(is_it).with_context(|| format!("there is no package {name}"))
 }
 
 pub(crate) fn install(host: &Host, packages: &[&str]) -> Result<()> {

@@ -27,6 +27,7 @@ use stella_domain::promotion::{ApprovalRule, Promotion};
 use stella_domain::rejection::Rejection;
 use stella_domain::release::Phase::Prepare;
 use stella_domain::release::{Component, Step, StepAction};
+use stella_domain::run::Run;
 use stella_domain::signature::{self, SignatureRule};
 use stella_domain::state::State;
 use stella_domain::strategy::{CanaryStep, Rolling, Strategy};
@@ -35,7 +36,7 @@ use stella_domain::tenant::TenantState;
 use stella_protocol::digest::Digest;
 use stella_protocol::id::{
     AccountId, AgentId, ApiTokenId, DeploymentId, EnrolmentTokenId, EnvironmentId, Incarnation, Position,
-    PromotionId, ReleaseId, SessionEpoch, TargetId, TaskId, TenantId,
+    PromotionId, ReleaseId, RunId, SessionEpoch, TargetId, TaskId, TenantId,
 };
 use stella_protocol::message::{
     Accepted, Finished, Hello, Holding, Inspect, JournalMark, OpenAttempt, Phase, Resources, Running,
@@ -596,4 +597,17 @@ pub fn failure(world: &World, n: u128) -> String {
         Status::Failed { reason } => reason.clone(),
         other => panic!("expected a failure, got {other:?}"),
     }
+}
+
+/// A run, after what has led to it was checked.
+pub fn checked_run(world: &World, id: RunId) -> &Run {
+    invariants::check(&world.state, world.now);
+    invariants::replay(&world.events, &world.state);
+    &world.tenant().runs[&id]
+}
+
+/// How a run and its steps are, in a line.
+pub fn states_of(run: &Run) -> String {
+    let steps = run.steps.iter().map(|(id, step)| format!("{id} {}", step.state.name()));
+    format!("{}: {}", run.status.name(), steps.collect::<Vec<_>>().join(", "))
 }

@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 
 use common::colours::{blue_green, new_coloured};
 use common::{
-    STAGING, World, add_key, conflict, digest, end, facts, failed, freeze, gate, http, invariants, name,
-    new_deployment, new_release, new_target, release, rule, security, signed, target,
+    STAGING, World, add_key, checked_run, conflict, digest, end, facts, failed, freeze, gate, http, name,
+    new_deployment, new_release, new_target, release, rule, security, signed, states_of, target,
 };
 use serde_json::{Value, json};
 use stella_domain::access::{Grant, Role};
@@ -101,15 +101,11 @@ fn run(steps: Value) -> World {
 }
 
 fn now(world: &World) -> &Run {
-    invariants::check(&world.state, world.now);
-    invariants::replay(&world.events, &world.state);
-    &world.tenant().runs[&RUN]
+    checked_run(world, RUN)
 }
 
 fn states(world: &World) -> String {
-    let run = now(world);
-    let steps = run.steps.iter().map(|(id, step)| format!("{id} {}", step.state.name()));
-    format!("{}: {}", run.status.name(), steps.collect::<Vec<_>>().join(", "))
+    states_of(now(world))
 }
 
 fn reason(world: &World) -> String {
