@@ -10,6 +10,7 @@ use nix::sys::statvfs::statvfs;
 use stella_api_types::deployment::OnFailure;
 use stella_api_types::environment::{CreateEnvironment, Environment};
 use stella_api_types::paths;
+use stella_api_types::problem::Problem;
 use stella_tests::cluster::{Cluster, ENVIRONMENT, TENANT, create_environment, create_target, target};
 use stella_tests::control_plane::Settings;
 use stella_tests::recipe::{self, rolling, shell};
@@ -49,9 +50,9 @@ async fn environments(cluster: &Cluster) -> Result<Vec<String>> {
     Ok(found.into_iter().map(|environment| environment.name).collect())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn below_its_reserve_the_control_plane_refuses_writes_and_goes_on_reading() -> Result<()> {
-    let mut cluster = Cluster::start(1).await?;
+/// A control plane, and how much of its disk takes it below its reserve.
+async fn near_its_reserve(agents: usize) -> Result<(Cluster, u64)> {
+    let mut cluster = Cluster::start(agents).await?;
     cluster.control_plane.stop()?;
     let free = free_bytes(cluster.folder())?;
     let ballast_bytes = BALLAST_BYTES_MAX.min(free / 2);
@@ -59,19 +60,38 @@ async fn below_its_reserve_the_control_plane_refuses_writes_and_goes_on_reading(
     let reserve_bytes = free - ballast_bytes / 2;
     cluster.control_plane.configure(&Settings { reserve_bytes, ..Settings::default() })?;
     cluster.control_plane.resume().await?;
-    create_environment(&cluster.api, TENANT, "before").await?;
+    Ok((cluster, ballast_bytes))
+}
 
-    let ballast = Ballast::drop_into(cluster.folder(), ballast_bytes)?;
+/// Writes until that is refused: the figure of the free space may be a second old, so the first tries may be taken.
+async fn wait_refused(cluster: &Cluster) -> Result<Problem> {
     let path = paths::fill(paths::ENVIRONMENTS, &[TENANT]);
     let mut tries = 0;
-    let problem = wait::until("a write is refused", async || {
-        // The figure of the free space may be a second old, so the first tries may be taken.
+    wait::until("a write is refused", async || {
         tries += 1;
         let body = CreateEnvironment { name: format!("during-{tries}"), order: None, way_back_proof: None };
         let tried = cluster.api.post::<_, Environment>(&path, &body, None).await;
         Ok(tried.err().context("it was taken")?.into_problem()?)
     })
-    .await?;
+    .await
+}
+
+/// Writes until that is taken.
+async fn wait_taken(cluster: &Cluster) -> Result<()> {
+    wait::until("writes are taken again", async || {
+        create_environment(&cluster.api, TENANT, "after").await?;
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn below_its_reserve_the_control_plane_refuses_writes_and_goes_on_reading() -> Result<()> {
+    let (cluster, ballast_bytes) = near_its_reserve(1).await?;
+    create_environment(&cluster.api, TENANT, "before").await?;
+
+    let ballast = Ballast::drop_into(cluster.folder(), ballast_bytes)?;
+    let problem = wait_refused(&cluster).await?;
     assert_eq!(problem.status, 507, "{problem:?}");
     ensure!(problem.retryable && problem.no_side_effects, "{problem:?}");
     ensure!(problem.detail.contains("free"), "{problem:?}");
@@ -83,12 +103,27 @@ async fn below_its_reserve_the_control_plane_refuses_writes_and_goes_on_reading(
     ensure!(health.checks.database.detail.is_some(), "nobody is told why: {health:?}");
 
     drop(ballast);
-    wait::until("writes are taken again", async || {
-        create_environment(&cluster.api, TENANT, "after").await?;
-        Ok(())
-    })
-    .await?;
+    wait_taken(&cluster).await?;
     assert_eq!(cluster.control_plane.health().await?.status, "healthy");
+    cluster.passed()
+}
+
+/// The files of the authority come first and the journal after them, so that the one may be at the end and the other not.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_a_rotation_that_the_journal_could_not_take_is_taken_when_there_is_space() -> Result<()> {
+    let (cluster, ballast_bytes) = near_its_reserve(0).await?;
+    let authority = |step: &str| cluster.control_plane.tool(&["ca", "rotate", step]);
+    authority("start")?;
+    authority("switch")?;
+    let ballast = Ballast::drop_into(cluster.folder(), ballast_bytes)?;
+    wait_refused(&cluster).await?;
+    let refused = authority("finish").err().context("it was recorded on a full disk")?.to_string();
+    ensure!(refused.contains("is not recorded"), "{refused}");
+    drop(ballast);
+    wait_taken(&cluster).await?;
+    authority("finish")?;
+    let again = authority("finish").err().context("there is nothing left to finish")?.to_string();
+    ensure!(again.contains("no rotation of the root is under way"), "{again}");
     cluster.passed()
 }
 
