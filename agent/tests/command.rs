@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use common::{Host, Output, PATIENCE, dispatch, failure, is_alive, shell, wait_for, wait_for_pid};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use stella_agent::cancel::CancelRequest;
 use stella_agent::supervisor::{SPOOL_BYTES_MAX, spooled};
 use stella_protocol::message::{Dispatch, TaskOutcome};
@@ -23,6 +24,23 @@ async fn exit_codes_and_signals_are_told() {
     );
     let (killed, _) = host.run(TaskSpec::Command(shell("kill -9 $$"))).await;
     assert_eq!(failure(&killed), "the command was ended by signal 9 (SIGKILL)");
+}
+
+#[tokio::test]
+async fn a_command_has_neither_the_agents_protection_from_a_lack_of_memory_nor_its_many_files() {
+    // As the agent's unit sets it; not every machine lets a test do that, and then there is nothing to inherit.
+    let is_protected = std::fs::write("/proc/self/oom_score_adj", "-500").is_ok();
+    let (_, files) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, files, files).unwrap();
+    assert!(files > 1024, "{files}");
+    let script = "cat /proc/self/oom_score_adj /proc/$PPID/oom_score_adj; ulimit -Sn";
+    let (outcome, output) = Host::new().run(TaskSpec::Command(shell(script))).await;
+    assert_eq!(outcome, TaskOutcome::Succeeded);
+    let supervisor = if is_protected { "-500" } else { "0" };
+    assert_eq!(output.stdout, format!("0\n{supervisor}\n1024\n"));
+    let raised = format!("ulimit -Sn {files} && ulimit -Sn");
+    let (_, output) = Host::new().run(TaskSpec::Command(shell(&raised))).await;
+    assert_eq!(output.stdout, format!("{files}\n"), "it may ask for as many as before");
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@
 //! when somebody kills the supervisor. The agent's own TERM waits until the gap is over. Between two attempts they are not blocked either: a supervisor
 //! that waits ends at once.
 
+mod inherit;
 mod pump;
 mod spawn;
 mod tree;
@@ -55,6 +56,7 @@ pub fn main() -> ExitCode {
     // Fails only for a leader of a process group, which a freshly started process is not.
     let _session = setsid();
     let Ok(()) = prctl::set_child_subreaper(true) else { return ExitCode::FAILURE };
+    inherit::limit_files();
     let Ok(identity) = Identity::read() else { return ExitCode::FAILURE };
     let group = Group::enter(identity.process);
     let mut orders = io::stdin().lock();

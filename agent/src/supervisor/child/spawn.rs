@@ -12,6 +12,7 @@ use nix::unistd::{Uid, User};
 
 use super::super::MARKER;
 use super::super::spec::Spec;
+use super::inherit::Unprotected;
 
 /// Why a command was not started. Goes to a person as it is, so it names its cause itself.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +53,7 @@ pub(super) fn spawn(spec: &Spec) -> Result<Child, Error> {
     if let Some(name) = &spec.user {
         run_as(&mut command, name, spec)?;
     }
+    let _unprotected = Unprotected::begin();
     command.spawn().map_err(|cause| Error::Spawn { program, cause })
 }
 
