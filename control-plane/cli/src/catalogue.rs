@@ -276,8 +276,8 @@ fn shown(agent: &agent::Agent) -> String {
         "agent       {} {}\nstate       {state}\nhost        {}\nversion     {}\nenrolled    {}, for the profile {}\nruns        {}\nlabels      {}\nopen tasks  {}",
         agent.name,
         agent.id,
-        agent.hostname,
-        or_none(&agent.version),
+        print::one_line(&agent.hostname),
+        print::one_line(&or_none(&agent.version)),
         agent.enrolled_at,
         or_none(&agent.profile),
         or_none(&agent.runs_as),
@@ -286,7 +286,7 @@ fn shown(agent: &agent::Agent) -> String {
     );
     if let Some(problem) = &agent.profile_problem {
         text.push_str("\nproblem     ");
-        text.push_str(problem);
+        text.push_str(&print::one_line(problem));
     }
     text
 }

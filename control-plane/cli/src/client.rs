@@ -48,6 +48,15 @@ pub(crate) enum Error {
 }
 
 impl Error {
+    /// Whether the same may work a little later.
+    pub(crate) const fn passes(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } => true,
+            Self::Refused(problem) => problem.retryable,
+            Self::NotUnderstood { .. } | Self::Usage(_) => false,
+        }
+    }
+
     pub(crate) const fn exit_code(&self) -> u8 {
         match self {
             Self::Refused(_) => 3,

@@ -142,8 +142,8 @@ pub(crate) fn lines(gates: &[GateState]) -> Vec<String> {
 
 fn line(it: &GateState) -> String {
     let said = match (&it.overridden, it.status.as_str()) {
-        (Some(hold), "overridden") => format!(": {}", hold.reason),
-        _ => it.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default(),
+        (Some(hold), "overridden") => print::because(Some(&hold.reason)),
+        _ => print::because(it.reason.as_deref()),
     };
     let next = match (&it.asked_at, &it.again_at) {
         (Some(since), _) => format!(" (asked at {since})"),

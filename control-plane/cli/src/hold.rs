@@ -183,7 +183,9 @@ pub(crate) async fn resume(context: &Context, deployment: &str) -> Result<(), Er
 
 /// A hold as a part of a sentence.
 pub(crate) fn because(hold: Option<&Hold>) -> String {
-    hold.map_or_else(String::new, |hold| format!(": {} (since {})", hold.reason, hold.since))
+    hold.map_or_else(String::new, |hold| {
+        format!("{} (since {})", print::because(Some(&hold.reason)), hold.since)
+    })
 }
 
 /// A standing as it is written in the API.

@@ -8,6 +8,7 @@ mod channel;
 mod client;
 mod doctor;
 mod enrol;
+mod follow;
 mod gate;
 mod guide;
 mod hold;
@@ -60,7 +61,7 @@ async fn main() -> ExitCode {
         Ok(false) => ExitCode::from(1),
         Err(error) => {
             // Nobody is left to tell when standard error is closed.
-            writeln!(std::io::stderr(), "stella: {error}").ok();
+            writeln!(std::io::stderr(), "stella: {}", print::harmless(&error.to_string())).ok();
             ExitCode::from(error.exit_code())
         }
     }

@@ -13,12 +13,11 @@ use stella_api_types::release::{Step, StepAction, UnitAction};
 
 use crate::args::{Objection, Output, Promotion};
 use crate::client::Error;
+use crate::follow::{self, Look};
 use crate::{Context, gate, print, task};
 
 /// The pause between two looks at a promotion that waits for people.
 const INTERVAL: Duration = Duration::from_secs(2);
-/// How many looks in a row may fail before waiting is given up.
-const FAILURES_MAX: u32 = 30;
 
 pub(crate) async fn promotion(context: &Context, command: Promotion) -> Result<(), Error> {
     match command {
@@ -176,7 +175,7 @@ fn action(action: &StepAction) -> String {
 }
 
 fn summary(it: &Dto) -> String {
-    let reason = it.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    let reason = print::because(it.reason.as_deref());
     let by = it.ended_by.as_ref().map(|by| format!(" by {}", task::by(by))).unwrap_or_default();
     let expires = match (&it.expires_at, it.ended_at.is_none()) {
         (Some(at), true) => format!(", expires at {at}"),
@@ -225,35 +224,33 @@ pub(crate) async fn starts(context: &Context, waiting: &Dto) -> Result<bool, Err
         }
     };
     let mut shown = String::new();
-    let mut failures = 0;
-    loop {
-        match found(context, &waiting.id).await {
-            Ok(it) => {
-                failures = 0;
-                let now = if it.ended_at.is_some() { summary(&it) } else { waits(&it) };
-                if now != shown {
-                    say(&now);
-                    shown = now;
+    follow::until(
+        INTERVAL,
+        async || found(context, &waiting.id).await,
+        |look| {
+            let it = match look {
+                Look::Found(it) => it,
+                Look::Lost(why) => {
+                    print::warning(&format!("{why}; trying again"));
+                    return Ok(None);
                 }
-                if it.ended_at.is_some() {
-                    let started = it.status == "started";
-                    if !started && context.output == Output::Json {
-                        print::json(&it)?;
-                    }
-                    return Ok(started);
-                }
+            };
+            let now = if it.ended_at.is_some() { summary(&it) } else { waits(&it) };
+            if now != shown {
+                say(&now);
+                shown = now;
             }
-            Err(error) => {
-                let passes = matches!(error, Error::Unreachable { .. })
-                    || matches!(&error, Error::Refused(problem) if problem.retryable);
-                failures += 1;
-                if !passes || failures > FAILURES_MAX {
-                    return Err(error);
-                }
+            if it.ended_at.is_none() {
+                return Ok(None);
             }
-        }
-        tokio::time::sleep(INTERVAL).await;
-    }
+            let started = it.status == "started";
+            if !started && context.output == Output::Json {
+                print::json(&it)?;
+            }
+            Ok(Some(started))
+        },
+    )
+    .await
 }
 
 const fn dto(objection: Objection) -> DtoObjection {

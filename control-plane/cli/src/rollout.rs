@@ -292,7 +292,7 @@ fn show(output: Output, detail: &DeploymentDetail) -> Result<(), Error> {
         });
         let head = ["TARGET", "PROGRESS", "STEP", "RELEASE", "BEFORE", "WAY BACK", "REASON"];
         let table = print::table(&head, rows.collect());
-        let reason = deployment.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+        let reason = print::because(deployment.reason.as_deref());
         let paused = deployment.paused.as_ref();
         let resumes =
             deployment.resumes_at.as_ref().map(|at| format!(", goes on at {at}")).unwrap_or_default();

@@ -1,6 +1,6 @@
 //! Tasks, their output, and events.
 
-use std::io::Write;
+use std::io::{IsTerminal as _, Write};
 
 use base64::Engine;
 use futures::StreamExt;
@@ -54,8 +54,13 @@ pub(crate) async fn task(context: &Context, command: Task) -> Result<(), Error> 
 async fn logs(context: &Context, task: &str, follow: bool) -> Result<(), Error> {
     let path = context.path(paths::TASK_OUTPUT, &[task])?;
     let query = [("follow", follow.to_string())];
-    let (output, mut out) = (context.output, std::io::stdout());
+    let (output, mut out, mut err) = (context.output, std::io::stdout(), std::io::stderr());
+    let (out_is_read, err_is_read) = (out.is_terminal(), err.is_terminal());
     lines(context, &path, &query, "application/x-ndjson", |line| {
+        if output == Output::Json && out_is_read {
+            print::json_line(&String::from_utf8_lossy(line));
+            return Ok(());
+        }
         if output == Output::Json {
             return write(&mut out, &[line, b"\n"]);
         }
@@ -63,10 +68,11 @@ async fn logs(context: &Context, task: &str, follow: bool) -> Result<(), Error> 
         let encoded =
             || base64::engine::general_purpose::STANDARD.decode(piece.base64.as_deref().unwrap_or_default());
         let bytes = piece.text.clone().map_or_else(|| encoded().unwrap_or_default(), String::into_bytes);
+        let shown = |by_somebody| if by_somebody { print::harmless_bytes(&bytes) } else { bytes.clone() };
         if piece.source == "stderr" {
-            write(&mut std::io::stderr(), &[&bytes])
+            write(&mut err, &[&shown(err_is_read)])
         } else {
-            write(&mut out, &[&bytes])
+            write(&mut out, &[&shown(out_is_read)])
         }
     })
     .await
@@ -90,11 +96,11 @@ pub(crate) async fn events(context: &Context, command: Events) -> Result<(), Err
         let Some(data) = line.strip_prefix(b"data:") else { return Ok(()) };
         let Ok(event) = serde_json::from_slice::<Event>(data) else { return Ok(()) };
         match context.output {
-            Output::Json => print::line(String::from_utf8_lossy(data).trim()),
+            Output::Json => print::json_line(String::from_utf8_lossy(data).trim()),
             Output::Text => {
                 let by = by(&event.actor);
                 let Event { position, at, kind, .. } = &event;
-                print::line(&format!("{position} {at} {by} {kind} {}", compact(&event)));
+                print::line(&format!("{position} {at} {by} {kind} {}", print::one_line(&compact(&event))));
             }
         }
         Ok(())

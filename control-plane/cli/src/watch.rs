@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
-use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use stella_api_types::deployment::{Deployment, DeploymentDetail, DeploymentTarget};
@@ -10,14 +9,10 @@ use stella_api_types::paths;
 
 use crate::args::Output;
 use crate::client::{Client, Error};
+use crate::follow::{self, INTERVAL, Look};
 use crate::guide::way_on;
 use crate::hold::because;
 use crate::print;
-
-/// The pause between two looks. Well below what the rate limits allow.
-const INTERVAL: Duration = Duration::from_millis(500);
-/// How many looks in a row may fail before following is given up: the control plane may restart in the middle.
-const FAILURES_MAX: u32 = 120;
 
 /// Follows a deployment to its end; whether it succeeded.
 pub(crate) async fn follow(client: &Client, tenant: &str, id: &str, output: Output) -> Result<bool, Error> {
@@ -46,30 +41,20 @@ async fn follow_one(
     view: &mut View,
 ) -> Result<DeploymentDetail, Error> {
     let path = paths::fill(paths::DEPLOYMENT, &[tenant, id]);
-    let mut failures = 0;
-    loop {
-        match client.get::<DeploymentDetail>(&path).await {
-            Ok(detail) => {
-                failures = 0;
+    let look = async || client.get::<DeploymentDetail>(&path).await;
+    follow::until(INTERVAL, look, |look| {
+        Ok(match look {
+            Look::Found(detail) => {
                 view.show(&detail);
-                if detail.deployment.is_final {
-                    return Ok(detail);
-                }
+                detail.deployment.is_final.then_some(detail)
             }
-            Err(error @ Error::Unreachable { .. }) => {
-                failures += 1;
-                if failures == 1 {
-                    view.say("the control plane cannot be reached; the deployment goes on without us, trying again");
-                }
-                if failures > FAILURES_MAX {
-                    return Err(error);
-                }
+            Look::Lost(why) => {
+                view.say(&format!("{why}; the deployment goes on without us, trying again"));
+                None
             }
-            Err(Error::Refused(problem)) if problem.retryable && failures < FAILURES_MAX => failures += 1,
-            Err(error) => return Err(error),
-        }
-        tokio::time::sleep(INTERVAL).await;
-    }
+        })
+    })
+    .await
 }
 
 /// What was shown already.
@@ -107,7 +92,7 @@ impl View {
         match &self.live {
             _ if self.quiet => {}
             // A line that cannot be drawn is not worth failing for.
-            Some(live) => drop(live.println(text)),
+            Some(live) => drop(live.println(print::harmless(text))),
             None => print::line(text),
         }
     }
@@ -143,8 +128,7 @@ impl View {
         }
         if known.as_ref() != Some(&deployment.status) {
             if deployment.is_final || deployment.status == "halting" || deployment.status == "cancelling" {
-                let reason =
-                    deployment.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+                let reason = print::because(deployment.reason.as_deref());
                 let (sign, status) = (sign(&deployment.status), &deployment.status);
                 self.say(&format!("{sign} {status}{}{reason}", exceptions(deployment)));
             }
@@ -192,7 +176,7 @@ impl View {
                     if let Ok(style) = ProgressStyle::with_template("  {prefix:<22} [{bar:20}] {msg}") {
                         bar.set_style(style.progress_chars("=> "));
                     }
-                    bar.set_prefix(target.target.name.clone());
+                    bar.set_prefix(print::one_line(&target.target.name));
                     bar
                 });
                 draw(bar, target, &text);
@@ -207,21 +191,21 @@ fn draw(bar: &ProgressBar, target: &DeploymentTarget, text: &str) {
         bar.set_length(u64::from(step.of));
         bar.set_position(u64::from(step.number.saturating_sub(1)));
     }
-    bar.set_prefix(format!("{} {}", sign(&target.progress), target.target.name));
+    bar.set_prefix(format!("{} {}", sign(&target.progress), print::one_line(&target.target.name)));
     match target.progress.as_str() {
-        "waiting" | "active" | "ready" => bar.set_message(text.to_owned()),
+        "waiting" | "active" | "ready" => bar.set_message(print::one_line(text)),
         ended => {
             if ended == "succeeded" {
                 bar.set_position(bar.length().unwrap_or(1).max(1));
             }
-            bar.abandon_with_message(text.to_owned());
+            bar.abandon_with_message(print::one_line(text));
         }
     }
 }
 
 fn describe(target: &DeploymentTarget, kind: &str) -> String {
     let colour = target.colour.as_ref().map(|colour| format!(" ({colour})")).unwrap_or_default();
-    let reason = target.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    let reason = print::because(target.reason.as_deref());
     match (&target.step, target.progress.as_str()) {
         (Some(step), "active") => format!("{} ({}/{}){reason}", step.name, step.number, step.of),
         (_, "succeeded") if kind == "job" => "done".to_owned(),

@@ -6,7 +6,6 @@ mod plan;
 use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
 use std::path::Path;
-use std::time::Duration;
 
 use serde_json::Value;
 use stella_api_types::hold::HoldBack;
@@ -17,14 +16,10 @@ use stella_api_types::workflow::{
 
 use crate::args::{Format, Output, Workflow};
 use crate::client::Error;
+use crate::follow::{self, INTERVAL, Look};
 use crate::{Context, print, task};
 
 use graph::Node;
-
-/// The pause between two looks at a run that is followed.
-const INTERVAL: Duration = Duration::from_millis(500);
-/// How many looks in a row may fail before following is given up.
-const FAILURES_MAX: u32 = 60;
 
 /// Says what is wrong with a file; `false` if something is.
 pub(crate) fn check(output: Output, file: &Path) -> Result<bool, Error> {
@@ -230,7 +225,7 @@ fn text(run: &Run) -> String {
 }
 
 fn headline(run: &Run) -> String {
-    let reason = run.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    let reason = print::because(run.reason.as_deref());
     format!("run {} of {} version {} {}{reason}", run.id, run.workflow, run.version, said(&run.status))
 }
 
@@ -241,9 +236,7 @@ fn said(status: &str) -> String {
 /// A step, and what somebody can do about it.
 fn describe(run: &str, step: &Step) -> String {
     let mut line = format!("{} {} ({}) {}", graph::sign(&step.state), step.id, step.kind, step.state);
-    if let Some(reason) = &step.reason {
-        line.push_str(&format!(": {reason}"));
-    }
+    line.push_str(&print::because(step.reason.as_deref()));
     let id = &step.id;
     match (&step.approval, &step.deployment) {
         (Some(approval), _) => {
@@ -278,69 +271,63 @@ fn describe(run: &str, step: &Step) -> String {
 async fn live(context: &Context, id: &str, format: Format) -> Result<bool, Error> {
     let path = context.path(paths::RUN, &[id])?;
     let on_terminal = std::io::stdout().is_terminal();
-    let (mut shown, mut failures) = (String::new(), 0);
-    loop {
-        match context.client.get::<Run>(&path).await {
-            Ok(run) => {
-                failures = 0;
-                let title = format!("{} {} ({})", run.workflow, run.id, run.status);
-                let nodes: Vec<Node> = run.steps.iter().map(Node::of_run).collect();
-                let picture = graph::draw(format, &title, &nodes);
-                if picture != shown {
-                    let lines = shown.lines().count();
-                    // Back to where the picture before began, and away with it.
-                    let back =
-                        if on_terminal && lines > 0 { format!("\x1b[{lines}A\x1b[J") } else { String::new() };
-                    print::line(&format!("{back}{picture}"));
-                    shown = picture;
+    let mut shown = String::new();
+    follow::until(
+        INTERVAL,
+        async || context.client.get::<Run>(&path).await,
+        |look| {
+            let Some(run) = seen(look) else { return Ok(None) };
+            let title = format!("{} {} ({})", run.workflow, run.id, run.status);
+            let nodes: Vec<Node> = run.steps.iter().map(Node::of_run).collect();
+            let picture = graph::draw(format, &title, &nodes);
+            if picture != shown {
+                if on_terminal && !shown.is_empty() {
+                    print::take_back(shown.lines().count());
                 }
-                if run.is_final {
-                    return Ok(run.status == "succeeded");
-                }
+                print::line(&picture);
+                shown = picture;
             }
-            Err(error @ Error::Unreachable { .. }) if failures < FAILURES_MAX => {
-                if failures == 0 {
-                    print::warning(&format!("{error}; trying again"));
-                }
-                failures += 1;
-            }
-            Err(error) => return Err(error),
+            Ok(run.is_final.then(|| run.status == "succeeded"))
+        },
+    )
+    .await
+}
+
+/// The run, or the word that it is not seen for now.
+fn seen(look: Look<Run>) -> Option<Run> {
+    match look {
+        Look::Found(run) => Some(run),
+        Look::Lost(why) => {
+            print::warning(&format!("{why}; trying again"));
+            None
         }
-        tokio::time::sleep(INTERVAL).await;
     }
 }
 
 /// Shows each change until the run has ended; whether it succeeded.
 async fn watch(context: &Context, id: &str) -> Result<bool, Error> {
     let path = context.path(paths::RUN, &[id])?;
-    let (mut shown, mut failures) = (BTreeMap::<String, String>::new(), 0);
-    loop {
-        let run: Run = match context.client.get(&path).await {
-            Ok(run) => run,
-            Err(error @ Error::Unreachable { .. }) if failures < FAILURES_MAX => {
-                if failures == 0 {
-                    print::warning(&format!("{error}; trying again"));
-                }
-                failures += 1;
-                tokio::time::sleep(INTERVAL).await;
-                continue;
-            }
-            Err(error) => return Err(error),
-        };
-        failures = 0;
-        if context.output == Output::Text {
-            for step in run.steps.iter().filter(|step| step.state != "waiting") {
-                let text = describe(id, step);
-                if shown.get(&step.id) != Some(&text) {
-                    print::line(&text);
-                    shown.insert(step.id.clone(), text);
+    let mut shown = BTreeMap::<String, String>::new();
+    follow::until(
+        INTERVAL,
+        async || context.client.get::<Run>(&path).await,
+        |look| {
+            let Some(run) = seen(look) else { return Ok(None) };
+            if context.output == Output::Text {
+                for step in run.steps.iter().filter(|step| step.state != "waiting") {
+                    let text = describe(id, step);
+                    if shown.get(&step.id) != Some(&text) {
+                        print::line(&text);
+                        shown.insert(step.id.clone(), text);
+                    }
                 }
             }
-        }
-        if run.is_final {
+            if !run.is_final {
+                return Ok(None);
+            }
             print::result(context.output, &run, headline)?;
-            return Ok(run.status == "succeeded");
-        }
-        tokio::time::sleep(INTERVAL).await;
-    }
+            Ok(Some(run.status == "succeeded"))
+        },
+    )
+    .await
 }
