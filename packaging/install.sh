@@ -70,16 +70,18 @@ verify() {
     name=$(basename "$archive")
     sums=$folder/SHA256SUMS
     [ -f "$sums" ] || fail "$sums is not there; it belongs beside the archive"
+    # From here on only the copies are looked at: whoever may write to that folder changes nothing any more.
+    cp "$sums" "$work/sums"
     if [ "$signed" = yes ]; then
         [ -n "$key" ] || fail "say whose signature to expect: --public-key FILE (or --no-signature)"
         command -v openssl >/dev/null || fail "openssl is needed to check the signature, and is not installed"
         [ -f "$sums.sig" ] || fail "$sums.sig is not there; it belongs beside the archive"
-        openssl pkeyutl -verify -rawin -pubin -inkey "$key" -sigfile "$sums.sig" -in "$sums" >/dev/null 2>&1 ||
+        cp "$sums.sig" "$work/sums.sig"
+        openssl pkeyutl -verify -rawin -pubin -inkey "$key" -sigfile "$work/sums.sig" -in "$work/sums" >/dev/null 2>&1 ||
             fail "the signature of $sums is not of $key; nothing was changed"
     fi
-    wanted=$(awk -v name="./$name" '$2 == name { print $1 }' "$sums")
+    wanted=$(awk -v name="./$name" '$2 == name { print $1 }' "$work/sums")
     [ -n "$wanted" ] || fail "$sums says nothing about $name"
-    # The copy is what is checked and what is unpacked: nobody can change it in between.
     cp "$archive" "$work/archive"
     found=$(sha256sum <"$work/archive" | cut -d ' ' -f 1)
     [ "$found" = "$wanted" ] || fail "$archive is damaged or changed: its checksum is not the one in $sums"
@@ -143,7 +145,10 @@ uninstall_one() {
         echo "$1 is not installed by this script; there is nothing to do"
         return 0
     fi
-    case $1 in stella-*) tell_systemd disable --now "$1.service" ;; esac
+    # All that it has: a unit that is enabled and gone would be tried at each boot.
+    for unit in $(sed -n 's,^usr/lib/systemd/system/\(.*\.service\)$,\1,p' "$lists/$1"); do
+        tell_systemd disable --now "$unit"
+    done
     grep -v '^etc/' "$lists/$1" >"$work/files" || :
     while IFS= read -r file; do do_it rm -f "$root/$file"; done <"$work/files"
     do_it rm -rf "$root/usr/share/doc/$1"

@@ -3,6 +3,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -130,6 +131,30 @@ fn nothing_is_installed_that_is_not_what_was_signed() -> Result<()> {
     Ok(())
 }
 
+/// Whoever may write to the folder changes the checksums and the archive between the two looks at them.
+#[test]
+fn what_was_verified_is_what_is_installed() -> Result<()> {
+    let delivery = Delivery::make()?;
+    let programs = tempfile::tempdir()?;
+    let openssl = succeed(Command::new("sh").args(["-c", "command -v openssl"]))?;
+    let folder = delivery.folder.path().display();
+    let swap = format!(
+        "#!/bin/sh\n{} \"$@\" || exit\necho evil > {archive}\ncd {folder} && sha256sum ./{name} > SHA256SUMS\n",
+        openssl.trim(),
+        archive = delivery.archive.display(),
+        name = delivery.archive.file_name().context("a name")?.display(),
+    );
+    let wrapper = programs.path().join("openssl");
+    fs::write(&wrapper, swap)?;
+    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755))?;
+    let path = format!("{}:{}", programs.path().display(), std::env::var("PATH")?);
+    let reason = refused(delivery.install("ours.pem").env("PATH", path))?;
+    assert!(reason.contains("its checksum is not the one in"), "{reason}");
+    assert_eq!(fs::read_to_string(&delivery.archive)?, "evil\n", "nothing was swapped");
+    assert!(!delivery.root().exists(), "a refusal has written something");
+    Ok(())
+}
+
 #[test]
 fn two_archives_of_the_same_packages_have_the_same_bytes() -> Result<()> {
     let (one, other) = (Delivery::make()?, Delivery::make()?);
@@ -153,7 +178,10 @@ async fn a_host_with_systemd_gets_users_folders_and_units() -> Result<()> {
     host.run(&install)?;
     host.run("test -d /srv/stella && getent passwd stella-orchestrator && stella --version")?;
     host.run("systemctl enable --now stella-orchestrator && systemctl is-active stella-orchestrator")?;
+    host.run("systemctl enable stella-agent stella-agent-enrol")?;
     host.run(&format!("cd /root && sh ./install.sh --uninstall {programs}"))?;
+    let dangling = host.run("find /etc/systemd/system -xtype l -name 'stella*'")?;
+    assert_eq!(dangling, "", "units are enabled that are gone");
     let left = host.run("systemctl is-active stella-orchestrator || ls /usr/bin | grep stella || true")?;
     assert_eq!(left.trim(), "inactive");
     host.run("test -f /etc/stella/orchestrator.toml && test -f /var/lib/stella-orchestrator/admin-token")?;

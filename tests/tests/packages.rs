@@ -62,11 +62,12 @@ async fn a_golden_image_enrols_at_its_first_boot_and_never_twice() -> Result<()>
     host.run("test ! -e /etc/stella/enrolment")?;
     ensure!(host.run("systemctl is-active stella-agent")? == "active\n");
 
-    // Somebody bakes a token into what is enrolled already: nothing comes of it, at this boot or the next.
+    // A token on what is enrolled already, as power that was lost before the first one was deleted leaves it: it goes, and that is all.
     host.run(&format!("umask 077 && {STELLA} agent token --quiet > /etc/stella/enrolment"))?;
     host.cut_power().await?;
     online(&host).await?;
     assert_eq!(identity(&host)?, first);
+    host.run("test ! -e /etc/stella/enrolment")?;
     let agents = host.run(&format!("{STELLA} agent list --output json"))?;
     assert_eq!(agents.matches("\"hostname\"").count(), 1, "{agents}");
     Ok(())
