@@ -131,7 +131,7 @@ struct RunArgs {
     /// How long running tasks may go on when the agent stops [default: 10]
     #[arg(long, env = "STELLA_AGENT_DRAIN_SECONDS", value_name = "SECONDS")]
     drain_seconds: Option<u64>,
-    /// How much of the disk has to stay free for new tasks to be accepted [default: 67108864]
+    /// How much of the disk has to stay free, or commands are refused and artifacts not fetched [default: 67108864]
     #[arg(long, env = "STELLA_AGENT_RESERVE_BYTES", value_name = "BYTES")]
     reserve_bytes: Option<u64>,
     /// The kinds of tasks that may run here: artifact, command, check, systemd [default: all]

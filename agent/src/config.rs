@@ -189,7 +189,12 @@ pub const KEYS: &[Key] = &[
     key("host_root", "`/`", "absolute path", "what tasks may change"),
     key("concurrency", "4", "tasks, 1 to 64", "how many run side by side"),
     key("drain_seconds", "10", "seconds, at most 3600", "how long tasks may go on when the agent stops"),
-    key("reserve_bytes", "67108864", "bytes", "free on the disk, or new tasks are refused"),
+    key(
+        "reserve_bytes",
+        "67108864",
+        "bytes",
+        "free on the disk, or commands are refused and artifacts not fetched",
+    ),
     Key {
         reloads: true,
         ..key("log.level", "`info`", "level or filter", "such as `info,stella_agent=debug`")

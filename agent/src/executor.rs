@@ -26,10 +26,11 @@ use stella_protocol::message::{Dispatch, TaskOutcome};
 use stella_protocol::spec::{Probe, TaskSpec};
 use stella_protocol::trace::TraceContext;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::artifact::inspect::{Patience, inspect, unverified};
 pub use self::artifact::source::{ArtifactSource, Fetched, SourceError};
-pub use self::artifact::unpack::{ENTRIES_MAX, UNPACKED_BYTES_MAX};
+pub use self::artifact::unpack::{DEPTH_MAX, ENTRIES_MAX, PATHS_BYTES_MAX, UNPACKED_BYTES_MAX};
 pub use self::systemd::{ActiveState, Systemctl, UnitError, UnitManager};
 use crate::cancel::CancelSignal;
 use crate::host::HostRoot;
@@ -103,6 +104,15 @@ impl Executor {
     /// If the folder cannot be removed.
     pub fn forget(&self, attempt_dir: PathBuf) -> io::Result<()> {
         self.supervisor.forget(attempt_dir)
+    }
+
+    /// Removes what attempts that did not end by themselves have left on the host root, and downloads that nobody has gone on with
+    /// for a day, or all of them if the disk is short of room. Leaves alone what an attempt holds. Blocks on the disk; ends soon after
+    /// `stop`.
+    pub fn sweep(host: &HostRoot, stop: &CancellationToken) {
+        let may_go_on = || if stop.is_cancelled() { Err(Stopped::Cancelled) } else { Ok(()) };
+        // What is left then is for the next time.
+        let _stopped = artifact::sweep::sweep(host, &may_go_on);
     }
 
     /// Finds out what became of an attempt that an earlier life of the agent had accepted and perhaps started, and ends what

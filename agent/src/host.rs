@@ -18,6 +18,7 @@ pub const NAME_BYTES_MAX: usize = 128;
 pub struct HostRoot {
     path: PathBuf,
     dir: Arc<Dir>,
+    reserve_bytes: u64,
 }
 
 /// Why a folder of the host root is not available.
@@ -62,7 +63,22 @@ impl HostRoot {
             .and_then(|()| path.canonicalize())
             .and_then(|path| Ok((Dir::open_ambient_dir(&path, ambient_authority())?, path)));
         let (dir, path) = opened.map_err(|source| Error::Io { path: path.to_path_buf(), source })?;
-        Ok(Self { path, dir: Arc::new(dir) })
+        Ok(Self { path, dir: Arc::new(dir), reserve_bytes: 0 })
+    }
+
+    /// The same, of whose disk so many bytes stay free whatever is brought to it.
+    #[must_use]
+    pub fn keeping_free(self, reserve_bytes: u64) -> Self {
+        Self { reserve_bytes, ..self }
+    }
+
+    /// How many bytes of its disk have to stay free.
+    pub(crate) const fn reserve_bytes(&self) -> u64 {
+        self.reserve_bytes
+    }
+
+    pub(crate) fn dir(&self) -> &Dir {
+        &self.dir
     }
 
     /// Where the host root is.

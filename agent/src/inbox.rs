@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 
 use stella_protocol::id::AttemptKey;
 use stella_protocol::message::Dispatch;
+use stella_protocol::spec::{Probe, TaskSpec};
 
 use crate::executor::reason_of;
 use crate::journal::{self, Journal, Known};
@@ -91,7 +92,17 @@ impl Inbox {
                 "this agent serves too many targets; enrol another agent for some of them".to_owned(),
             );
         }
-        let error = journal.check_room().err()?;
+        let error = journal.check_room(writes_little(&dispatch.spec)).err()?;
         Some(format!("no room for the agent's journal: {}", reason_of(&error)))
+    }
+}
+
+/// Whether a task leaves little on the disk: it has no output of a command to keep, and an artifact that would have to be fetched looks
+/// for room itself.
+const fn writes_little(spec: &TaskSpec) -> bool {
+    match spec {
+        TaskSpec::Artifact(_) | TaskSpec::Systemd(_) => true,
+        TaskSpec::Check(check) => !matches!(check.probe, Probe::Command(_)),
+        TaskSpec::Command(_) => false,
     }
 }

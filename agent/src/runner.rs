@@ -151,6 +151,7 @@ impl Runner {
             is_stopping: false,
         };
         runner.work.remove_strange_folders(&open.iter().map(|attempt| attempt.key).collect());
+        runner.work.sweep();
         for attempt in open.iter().filter(|attempt| attempt.phase == Phase::Finished) {
             runner.work.replay(attempt.key);
         }
@@ -285,6 +286,10 @@ impl Runner {
             Verdict::Accept | Verdict::Refuse(_) if self.is_stopping => {}
             Verdict::Refuse(mut reason) => {
                 tracing::warn!(task = %key, reason, "a dispatch is refused");
+                if self.journal.check_room(false).is_err() {
+                    // What attempts have left on the host root may be what is in the way.
+                    self.work.sweep();
+                }
                 reason.truncate(reason.floor_char_boundary(REASON_BYTES_MAX));
                 self.outlet.say(Report::Finished(Finished {
                     key,

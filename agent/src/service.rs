@@ -104,7 +104,7 @@ impl Service {
         if let Some(reason) = &objection {
             tracing::error!(reason, "no task runs here");
         }
-        let host = HostRoot::open(&config.host_root)?;
+        let host = HostRoot::open(&config.host_root)?.keeping_free(config.reserve_bytes);
         let (journal, left_open) = Journal::open(&config.state_dir.join(JOURNAL_DIR), config.reserve_bytes)?;
         let attempts_dir = config.state_dir.join("attempts");
         std::fs::create_dir_all(&attempts_dir).map_err(Error::Attempts)?;

@@ -4,147 +4,15 @@
 
 mod common;
 
-use std::collections::HashMap;
-use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::path::Path;
 
-use common::{Host, failure};
-use flate2::Compression;
-use flate2::write::GzEncoder;
-use sha2::{Digest as _, Sha256};
-use stella_agent::executor::{ArtifactSource, BoxFuture, Fetched, SourceError};
+use common::artifacts::{Fixture, archive, digest_of, gzip, name_of, raw_entry, web};
+use common::failure;
 use stella_protocol::digest::Digest;
 use stella_protocol::message::TaskOutcome;
 use stella_protocol::spec::{ArtifactSpec, TaskSpec};
 use tar::{Builder, EntryType, Header};
-
-/// Artifacts in memory, and how they misbehave.
-#[derive(Debug, Default)]
-struct Memory {
-    artifacts: Mutex<HashMap<Digest, Vec<u8>>>,
-    /// How many bytes one fetch hands over before it ends.
-    cut_after: Mutex<Option<usize>>,
-    offsets: Mutex<Vec<u64>>,
-}
-
-impl Memory {
-    fn put(&self, bytes: Vec<u8>) -> Digest {
-        let digest = digest_of(&bytes);
-        self.artifacts.lock().unwrap().insert(digest, bytes);
-        digest
-    }
-}
-
-impl ArtifactSource for Memory {
-    fn fetch(&self, digest: Digest, offset: u64) -> BoxFuture<'_, Result<Fetched, SourceError>> {
-        self.offsets.lock().unwrap().push(offset);
-        let found = self.artifacts.lock().unwrap().get(&digest).cloned();
-        let cut = *self.cut_after.lock().unwrap();
-        Box::pin(async move {
-            let bytes = found.ok_or(SourceError::NotFound)?;
-            let size_bytes = bytes.len() as u64;
-            let mut rest = bytes[usize::try_from(offset).unwrap()..].to_vec();
-            rest.truncate(cut.unwrap_or(usize::MAX));
-            Ok(Fetched { size_bytes, reader: Box::pin(std::io::Cursor::new(rest)) })
-        })
-    }
-}
-
-fn digest_of(bytes: &[u8]) -> Digest {
-    Digest(Sha256::digest(bytes).into())
-}
-
-/// A header whose name and target are written as they are: the `tar` crate would refuse the ones that matter here.
-fn raw_entry(archive: &mut Builder<Vec<u8>>, kind: EntryType, path: &str, target: &str, data: &[u8]) {
-    let mut header = Header::new_gnu();
-    header.as_mut_bytes()[..path.len()].copy_from_slice(path.as_bytes());
-    header.as_mut_bytes()[157..157 + target.len()].copy_from_slice(target.as_bytes());
-    header.set_entry_type(kind);
-    header.set_mode(0o644);
-    header.set_size(data.len() as u64);
-    header.set_cksum();
-    archive.append(&header, data).unwrap();
-}
-
-fn archive(build: impl FnOnce(&mut Builder<Vec<u8>>)) -> Vec<u8> {
-    let mut archive = Builder::new(Vec::new());
-    build(&mut archive);
-    archive.into_inner().unwrap()
-}
-
-fn gzip(bytes: &[u8]) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-    encoder.write_all(bytes).unwrap();
-    encoder.finish().unwrap()
-}
-
-/// A small honest release.
-fn web(version: &str) -> Vec<u8> {
-    archive(|archive| raw_entry(archive, EntryType::Regular, "version.txt", "", version.as_bytes()))
-}
-
-struct Fixture {
-    host: Host,
-    source: Arc<Memory>,
-}
-
-impl Fixture {
-    fn new() -> Self {
-        let source = Arc::new(Memory::default());
-        let mut host = Host::new();
-        host.artifacts = Arc::<Memory>::clone(&source);
-        Self { host, source }
-    }
-
-    fn component(&self) -> PathBuf {
-        self.host.root.path().join("web")
-    }
-
-    fn spec(&self, version: &str, bytes: Vec<u8>) -> ArtifactSpec {
-        let size_bytes = bytes.len() as u64;
-        ArtifactSpec {
-            component: "web".to_owned(),
-            version: version.to_owned(),
-            digest: self.source.put(bytes),
-            size_bytes,
-            keep_releases: 3,
-            timeout_ms: 60_000,
-        }
-    }
-
-    async fn run(&self, spec: &ArtifactSpec) -> TaskOutcome {
-        self.host.run(TaskSpec::Artifact(spec.clone())).await.0
-    }
-
-    /// Deploys a small release and returns its specification.
-    async fn deploy(&self, version: &str) -> ArtifactSpec {
-        let spec = self.spec(version, web(version));
-        assert_eq!(self.run(&spec).await, TaskOutcome::Succeeded);
-        spec
-    }
-
-    fn current_version(&self) -> String {
-        std::fs::read_to_string(self.component().join("current/version.txt")).unwrap()
-    }
-
-    fn names_in(&self, folder: &str) -> Vec<String> {
-        let entries = std::fs::read_dir(self.component().join(folder)).unwrap();
-        let mut names: Vec<String> =
-            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-        names.sort();
-        names
-    }
-
-    fn release_names(&self) -> Vec<String> {
-        self.names_in("releases").into_iter().filter(|name| !name.starts_with('.')).collect()
-    }
-}
-
-fn name_of(spec: &ArtifactSpec) -> String {
-    format!("{}-{}", spec.version, spec.digest.short())
-}
 
 #[tokio::test]
 async fn a_release_is_unpacked_and_switched_to() {
@@ -460,6 +328,22 @@ async fn bombs_are_refused() {
     let bomb = gzip(&archive(|archive| raw_entry(archive, EntryType::GNULongName, "name", "", &data)));
     let reason = refused(&fixture, &fixture.spec("2.0.0", bomb)).await;
     assert!(reason.contains("names are too large"), "{reason}");
+}
+
+#[tokio::test]
+async fn what_is_taken_away_for_a_task_is_bounded_by_its_time() {
+    let fixture = Fixture::new();
+    fixture.deploy("1").await;
+    let left = fixture.component().join(".incoming/left-behind.unpack");
+    std::fs::create_dir(&left).unwrap();
+    for number in 0..2_000 {
+        std::fs::write(left.join(number.to_string()), "").unwrap();
+    }
+    let spec = ArtifactSpec { timeout_ms: 1, ..fixture.spec("2", web("2")) };
+    assert_eq!(fixture.run(&spec).await, TaskOutcome::TimedOut);
+    assert!(left.exists(), "it has gone on after its time");
+    assert_eq!(fixture.run(&ArtifactSpec { timeout_ms: 60_000, ..spec }).await, TaskOutcome::Succeeded);
+    assert!(fixture.names_in(".incoming").is_empty());
 }
 
 #[tokio::test]

@@ -19,11 +19,14 @@ mod download;
 pub(super) mod inspect;
 mod layout;
 mod list;
+mod remove;
+mod room;
 pub(super) mod source;
+pub(super) mod sweep;
 pub(super) mod unpack;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use stella_protocol::message::{Dispatch, TaskOutcome};
 use stella_protocol::spec::ArtifactSpec;
@@ -36,6 +39,10 @@ use crate::host::{self, HostRoot};
 
 /// How often a component that another task holds is tried again.
 const LOCK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// How long a task whose time is up may still take away what it has unpacked. What is left then is removed by the next task of the
+/// component, or when the agent starts.
+const CLEAN_UP_MAX: Duration = Duration::from_secs(30);
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
@@ -56,33 +63,30 @@ pub(super) enum Error {
 }
 
 impl Error {
+    /// Why the task was stopped, if it was.
+    const fn stopped(&self) -> Option<Stopped> {
+        match self {
+            Self::Stopped(stopped) => Some(*stopped),
+            Self::Layout(error) => error.stopped(),
+            Self::Download(error) => error.stopped(),
+            Self::Unpack(error) => error.stopped(),
+            Self::Host(_) | Self::Panicked(_) | Self::Damaged { .. } => None,
+        }
+    }
+
     /// What a try to replace a damaged release ended with.
     fn of_replacing(self, damage: String) -> Self {
-        match self {
-            Self::Stopped(_)
-            | Self::Download(download::Error::Stopped(_))
-            | Self::Unpack(unpack::Error::Stopped(_))
-            | Self::Damaged { .. } => self,
-            Self::Host(_) | Self::Layout(_) | Self::Download(_) | Self::Unpack(_) | Self::Panicked(_) => {
-                Self::Damaged { damage, source: Box::new(self) }
-            }
+        if self.stopped().is_some() || matches!(self, Self::Damaged { .. }) {
+            self
+        } else {
+            Self::Damaged { damage, source: Box::new(self) }
         }
     }
 }
 
 impl From<Error> for TaskOutcome {
     fn from(error: Error) -> Self {
-        match error {
-            Error::Stopped(stopped)
-            | Error::Download(download::Error::Stopped(stopped))
-            | Error::Unpack(unpack::Error::Stopped(stopped)) => stopped.into(),
-            Error::Host(_)
-            | Error::Layout(_)
-            | Error::Download(_)
-            | Error::Unpack(_)
-            | Error::Panicked(_)
-            | Error::Damaged { .. } => failed(&error),
-        }
+        error.stopped().map_or_else(|| failed(&error), Self::from)
     }
 }
 
@@ -125,7 +129,7 @@ async fn deploy(context: &RunContext, spec: &ArtifactSpec) -> Result<(), Error> 
 
     limits.check()?;
     let keep = spec.keep_releases;
-    let switched = blocking(move || switch(&component, &release, keep)).await?;
+    let switched = blocking(move || switch(&component, &release, keep, &limits)).await?;
     for line in switched {
         context.output.say(&line).await;
     }
@@ -140,7 +144,8 @@ fn look(component: &Component, release: &Release, limits: &Limits) -> Result<Opt
     Ok(Some(component.shelf()?.compare(release, &|| limits.check())?))
 }
 
-/// Fetches a release and unpacks it.
+/// Fetches a release and unpacks it. What was fetched stays for another attempt, unless there is no room for it: then it would only
+/// keep others from what is left.
 async fn bring(
     context: &RunContext,
     spec: &ArtifactSpec,
@@ -148,11 +153,34 @@ async fn bring(
     release: &Release,
     limits: &Limits,
 ) -> Result<(), Error> {
+    match fetch_and_install(context, spec, component, release, limits).await {
+        Ok(unpacked) => {
+            let told = format!("unpacked {} entries, {} bytes", unpacked.entries, unpacked.bytes);
+            context.output.say(&told).await;
+            Ok(())
+        }
+        Err(error) if room::is_lacking(&error) => {
+            let (held, digest) = (Arc::clone(component), release.digest);
+            if let Err(left) = blocking(move || Ok(held.remove_partial(digest)?)).await {
+                let told = format!("what was fetched cannot be removed: {}", super::reason_of(&left));
+                context.output.say(&told).await;
+            }
+            Err(error)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+async fn fetch_and_install(
+    context: &RunContext,
+    spec: &ArtifactSpec,
+    component: &Arc<Component>,
+    release: &Release,
+    limits: &Limits,
+) -> Result<unpack::Unpacked, Error> {
     let file = download::fetch(context, spec, component, limits).await?;
     let (component, release, limits) = (Arc::clone(component), release.clone(), limits.clone());
-    let unpacked = blocking(move || install(&component, &release, file, &limits)).await?;
-    context.output.say(&format!("unpacked {} entries, {} bytes", unpacked.entries, unpacked.bytes)).await;
-    Ok(())
+    blocking(move || install(&component, &release, file, &limits)).await
 }
 
 /// The component's folder, for this task alone.
@@ -164,9 +192,10 @@ async fn lock(
 ) -> Result<Arc<Component>, Error> {
     loop {
         let (host, slot, name) = (host.clone(), dispatch.slot.clone(), spec.component.clone());
+        let bounds = limits.clone();
         let opened = blocking(move || {
             let dir = host.component_dir(slot.as_deref(), &name)?;
-            Ok(Component::lock(dir)?)
+            Ok(Component::lock(dir, host.reserve_bytes(), &|| bounds.check())?)
         });
         if let Some(component) = opened.await? {
             return Ok(Arc::new(component));
@@ -183,24 +212,24 @@ fn install(
     limits: &Limits,
 ) -> Result<unpack::Unpacked, Error> {
     let temporary = component.create_temporary(limits.key)?;
-    let result = component
-        .open_temporary(limits.key)
-        .map_err(Error::from)
-        .and_then(|dir| Ok(unpack::unpack(file, &dir, release.size_bytes, limits)?));
-    let unpacked = match result {
-        Ok(unpacked) => unpacked,
-        Err(error) => {
-            // What cannot be removed now is removed by the next task of this component.
-            let _left = component.remove_incoming(&temporary);
-            return Err(error);
-        }
+    let unpack_and_install = || -> Result<unpack::Unpacked, Error> {
+        let dir = component.open_temporary(limits.key)?;
+        let unpacked = unpack::unpack(file, &dir, release.size_bytes, component.room()?, limits)?;
+        component.install(&temporary, release, &unpacked.files, &|| limits.check())?;
+        Ok(unpacked)
     };
-    component.install(&temporary, release, &unpacked.files)?;
-    Ok(unpacked)
+    let result = unpack_and_install();
+    if result.is_err() {
+        // The task may be over its time already.
+        let until = Instant::now() + CLEAN_UP_MAX;
+        let may_go_on = || if Instant::now() < until { Ok(()) } else { Err(Stopped::TimedOut) };
+        let _left = component.remove_incoming(&temporary, &may_go_on);
+    }
+    result
 }
 
 /// Switches, then prunes. What it says.
-fn switch(component: &Component, release: &Release, keep: u8) -> Result<Vec<String>, Error> {
+fn switch(component: &Component, release: &Release, keep: u8, limits: &Limits) -> Result<Vec<String>, Error> {
     let previous = component.current()?;
     component.switch(release)?;
     let mut lines = vec![match previous.as_deref() {
@@ -209,7 +238,7 @@ fn switch(component: &Component, release: &Release, keep: u8) -> Result<Vec<Stri
         None => format!("current is now {}", release.name),
     }];
     // The switch is done: a release that cannot be removed costs space, not the task.
-    match component.prune(keep, &release.name, previous.as_deref()) {
+    match component.prune(keep, &release.name, previous.as_deref(), &|| limits.check()) {
         Ok(removed) => lines.extend(removed.iter().map(|name| format!("removed the old release {name}"))),
         Err(error) => {
             lines.push(format!("old releases could not be removed: {}", super::reason_of(&error)));

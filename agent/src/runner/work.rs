@@ -12,8 +12,8 @@ use stella_protocol::message::{Dispatch, TaskOutcome, TracedDispatch};
 use stella_protocol::spec::TaskSpec;
 use stella_protocol::time::Timestamp;
 use tokio::sync::watch;
-use tokio::task::{self, JoinSet};
-use tokio_util::sync::CancellationToken;
+use tokio::task::{self, AbortHandle, JoinSet};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Config;
 use crate::cancel::CancelSignal;
@@ -56,11 +56,17 @@ pub(super) struct Work {
     attempts: HashMap<task::Id, (Box<Attempted>, Option<Timestamp>)>,
     /// Output that is on its way; the token tells that the result is acknowledged.
     outputs: HashMap<AttemptKey, CancellationToken>,
+    /// The last sweep of the host root.
+    sweep: Option<AbortHandle>,
+    /// Cancelled when the runner is gone.
+    stop: CancellationToken,
+    _stop: DropGuard,
 }
 
 impl Work {
     pub(super) fn new(config: Config) -> Self {
         let Config { attempts_dir, host, executor, artifacts, units, link, .. } = config;
+        let stop = CancellationToken::new();
         Self {
             executor,
             host,
@@ -71,6 +77,9 @@ impl Work {
             tasks: JoinSet::new(),
             attempts: HashMap::new(),
             outputs: HashMap::new(),
+            sweep: None,
+            _stop: stop.clone().drop_guard(),
+            stop,
         }
     }
 
@@ -129,6 +138,18 @@ impl Work {
             executor.rest();
             Over::Cleaning
         });
+    }
+
+    /// Looks through the host root for what attempts have left there, unless somebody is looking.
+    pub(super) fn sweep(&mut self) {
+        if self.sweep.as_ref().is_some_and(|sweep| !sweep.is_finished()) {
+            return;
+        }
+        let (host, stop) = (self.host.clone(), self.stop.clone());
+        self.sweep = Some(self.tasks.spawn_blocking(move || {
+            Executor::sweep(&host, &stop);
+            Over::Cleaning
+        }));
     }
 
     /// Finds out what became of an attempt of an earlier life, and sends what is left of its output.

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub(crate) mod artifacts;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -61,7 +63,10 @@ pub(crate) struct Task {
 
 impl Host {
     pub(crate) fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::in_folder(tempfile::tempdir().unwrap())
+    }
+
+    pub(crate) fn in_folder(folder: TempDir) -> Self {
         let root = HostRoot::open(&folder.path().join("root")).unwrap();
         std::fs::create_dir(folder.path().join("attempts")).unwrap();
         let supervisor = supervisor();

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::io::SeekFrom;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
@@ -9,10 +10,12 @@ use stella_protocol::digest::Digest;
 use stella_protocol::spec::ArtifactSpec;
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _, AsyncWriteExt as _};
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::super::{Limits, RunContext, Stopped};
 use super::layout::{self, Component};
+use super::room::{self, Room};
 use super::source::SourceError;
 
 /// How much is read at once, in bytes.
@@ -48,6 +51,10 @@ pub(in super::super) enum Error {
     Digest { got: Digest, want: Digest },
     #[error("cannot write the artifact to the host's disk")]
     Disk(#[source] io::Error),
+    #[error("the artifact was not fetched")]
+    Room(#[from] room::Error),
+    #[error("the work on the disk failed; see the agent's log")]
+    Panicked(#[source] tokio::task::JoinError),
     #[error("{0}")]
     Stopped(#[from] Stopped),
 }
@@ -64,7 +71,25 @@ impl Error {
             | Self::Size { .. }
             | Self::Digest { .. }
             | Self::Disk(_)
+            | Self::Room(_)
+            | Self::Panicked(_)
             | Self::Stopped(_) => false,
+        }
+    }
+
+    /// Why fetching was stopped, if it was.
+    pub(super) const fn stopped(&self) -> Option<Stopped> {
+        match self {
+            Self::Stopped(stopped) => Some(*stopped),
+            Self::Layout(error) => error.stopped(),
+            Self::Source(..)
+            | Self::Short { .. }
+            | Self::Broken { .. }
+            | Self::Size { .. }
+            | Self::Digest { .. }
+            | Self::Disk(_)
+            | Self::Room(_)
+            | Self::Panicked(_) => None,
         }
     }
 }
@@ -73,11 +98,16 @@ impl Error {
 pub(super) async fn fetch(
     context: &RunContext,
     spec: &ArtifactSpec,
-    component: &Component,
+    component: &Arc<Component>,
     limits: &Limits,
 ) -> Result<std::fs::File, Error> {
-    let file = component.open_partial(spec.digest)?;
-    let mut partial = Partial::resume(File::from_std(file), spec, limits).await?;
+    let (held, digest, bounds) = (Arc::clone(component), spec.digest, limits.clone());
+    let opened = blocking(move || Ok((held.open_partial(digest, &|| bounds.check())?, held.room()?)));
+    let (file, room) = opened.await?;
+    let mut partial = Partial::resume(File::from_std(file), room, spec, limits).await?;
+    // An artifact that cannot fit is not begun.
+    let rest = spec.size_bytes.saturating_sub(partial.length);
+    partial.look(rest).await?;
     let mut was_resumed = partial.length > 0;
     if was_resumed {
         context.output.say(&format!("going on after {} of {} bytes", partial.length, spec.size_bytes)).await;
@@ -89,7 +119,8 @@ pub(super) async fn fetch(
             break;
         }
         if !was_resumed {
-            component.remove_partial(spec.digest)?;
+            let held = Arc::clone(component);
+            blocking(move || Ok(held.remove_partial(digest)?)).await?;
             return Err(Error::Digest { got, want: spec.digest });
         }
         // What an earlier attempt left may be what is wrong with it.
@@ -163,14 +194,15 @@ async fn one_try(
 /// The file and what is known of it.
 struct Partial {
     file: File,
+    room: Room,
     hasher: Sha256,
     length: u64,
 }
 
 impl Partial {
     /// Hashes what an earlier attempt left, so that the digest is one of everything.
-    async fn resume(file: File, spec: &ArtifactSpec, limits: &Limits) -> Result<Self, Error> {
-        let mut partial = Self { file, hasher: Sha256::new(), length: 0 };
+    async fn resume(file: File, room: Room, spec: &ArtifactSpec, limits: &Limits) -> Result<Self, Error> {
+        let mut partial = Self { file, room, hasher: Sha256::new(), length: 0 };
         let mut piece = vec![0; PIECE_BYTES];
         loop {
             limits.check()?;
@@ -188,12 +220,22 @@ impl Partial {
     }
 
     async fn append(&mut self, piece: &[u8]) -> Result<(), Error> {
+        let bytes = piece.len() as u64;
+        if self.room.note(bytes) {
+            self.look(bytes).await?;
+        }
         self.file.write_all(piece).await.map_err(Error::Disk)?;
         // `write_all` may leave the piece with a thread of the runtime: an error must not be lost, nor a later attempt see less.
         self.file.flush().await.map_err(Error::Disk)?;
         self.hasher.update(piece);
         self.length += piece.len() as u64;
         Ok(())
+    }
+
+    /// Fails if so many bytes more do not fit on the disk.
+    async fn look(&self, more: u64) -> Result<(), Error> {
+        let room = self.room.clone();
+        blocking(move || Ok(room.look(more)?)).await
     }
 
     async fn restart(&mut self) -> Result<(), Error> {
@@ -207,4 +249,11 @@ impl Partial {
     fn digest(&self) -> Digest {
         Digest(self.hasher.clone().finalize().into())
     }
+}
+
+/// Runs work on the disk on a thread for it.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    spawn_blocking(work).await.map_err(Error::Panicked)?
 }

@@ -15,6 +15,8 @@ use stella_protocol::spec::ArtifactSpec;
 
 use super::super::Stopped;
 use super::list::{self, Compared, FileList};
+use super::remove::{self, MayGoOn};
+use super::room::Room;
 use crate::host::{self, plain_name};
 
 const CURRENT: &str = "current";
@@ -23,6 +25,8 @@ const INCOMING: &str = ".incoming";
 const LOCK: &str = ".lock";
 /// How the name of the list of a release's files ends.
 const LIST: &str = ".files";
+/// How the name of what has been fetched ends.
+const PARTIAL: &str = ".part";
 
 /// The longest marker that is read, in bytes. One has 72.
 const MARKER_BYTES_MAX: u64 = 128;
@@ -37,6 +41,18 @@ pub(in super::super) enum Error {
     },
     #[error("`current` is there and is no link to a release; move it away on the host")]
     CurrentIsNoLink,
+    #[error("{0}")]
+    Stopped(#[from] Stopped),
+}
+
+impl Error {
+    /// Why the work was stopped, if it was.
+    pub(super) const fn stopped(&self) -> Option<Stopped> {
+        match self {
+            Self::Stopped(stopped) => Some(*stopped),
+            Self::Io { .. } | Self::CurrentIsNoLink => None,
+        }
+    }
 }
 
 fn during<T>(action: impl Into<String>, result: io::Result<T>) -> Result<T, Error> {
@@ -72,12 +88,15 @@ pub(super) struct Component {
     dir: Dir,
     releases: Dir,
     incoming: Dir,
+    reserve_bytes: u64,
     _lock: std::fs::File,
 }
 
 impl Component {
     /// `None` if another task holds it. Removes what tasks that were killed have left behind.
-    pub(super) fn lock(dir: Dir) -> Result<Option<Self>, Error> {
+    ///
+    /// `reserve_bytes` of its disk have to stay free.
+    pub(super) fn lock(dir: Dir, reserve_bytes: u64, may_go_on: MayGoOn<'_>) -> Result<Option<Self>, Error> {
         let options = OpenOptions::new().create(true).truncate(false).write(true).clone();
         let lock = during("open the component's lock", dir.open_with(LOCK, &options))?.into_std();
         match lock.try_lock() {
@@ -89,27 +108,55 @@ impl Component {
         }
         let releases = during("open the releases", open_or_create(&dir, RELEASES, 0o755))?;
         let incoming = during("open the folder for downloads", open_or_create(&dir, INCOMING, 0o700))?;
-        let component = Self { dir, releases, incoming, _lock: lock };
-        component.clean()?;
+        let component = Self { dir, releases, incoming, reserve_bytes, _lock: lock };
+        component.clean(may_go_on)?;
         Ok(Some(component))
     }
 
     /// Everything incoming but partial downloads is from a task that did not end by itself.
-    fn clean(&self) -> Result<(), Error> {
+    fn clean(&self, may_go_on: MayGoOn<'_>) -> Result<(), Error> {
         for name in names(&self.incoming)? {
-            if !name.ends_with(".part") {
-                self.remove_incoming(&name)?;
+            if !name.ends_with(PARTIAL) {
+                self.remove_incoming(&name, may_go_on)?;
             }
         }
         Ok(())
     }
 
+    /// Removes partial downloads that are too old, by when they were last written to; all of them if the disk is short of room. Their names.
+    pub(super) fn give_up_partials(
+        &self,
+        is_too_old: impl Fn(SystemTime) -> bool,
+        may_go_on: MayGoOn<'_>,
+    ) -> Result<Vec<String>, Error> {
+        let is_short = self.room()?.look(0).is_err();
+        let mut removed = Vec::new();
+        for name in names(&self.incoming)? {
+            let written_at = self.incoming.symlink_metadata(&name).and_then(|found| found.modified());
+            if is_short || written_at.is_ok_and(|at| is_too_old(at.into_std())) {
+                self.remove_incoming(&name, may_go_on)?;
+                removed.push(name);
+            }
+        }
+        Ok(removed)
+    }
+
+    /// The disk that downloads and releases are on.
+    pub(super) fn room(&self) -> Result<Room, Error> {
+        let dir = during("open the folder for downloads", self.incoming.try_clone())?;
+        Ok(Room::new(dir, self.reserve_bytes))
+    }
+
     /// The file that an artifact is fetched into, at its beginning. Downloads of other artifacts are given up.
-    pub(super) fn open_partial(&self, digest: Digest) -> Result<std::fs::File, Error> {
+    pub(super) fn open_partial(
+        &self,
+        digest: Digest,
+        may_go_on: MayGoOn<'_>,
+    ) -> Result<std::fs::File, Error> {
         let wanted = partial_name(digest);
         for name in names(&self.incoming)? {
             if name != wanted {
-                self.remove_incoming(&name)?;
+                self.remove_incoming(&name, may_go_on)?;
             }
         }
         let options = OpenOptions::new().create(true).truncate(false).read(true).write(true).clone();
@@ -118,7 +165,8 @@ impl Component {
     }
 
     pub(super) fn remove_partial(&self, digest: Digest) -> Result<(), Error> {
-        self.remove_incoming(&partial_name(digest))
+        // It is one file, whatever its size.
+        self.remove_incoming(&partial_name(digest), &|| Ok(()))
     }
 
     /// A fresh folder to unpack into; its name.
@@ -132,14 +180,14 @@ impl Component {
         during("open the folder to unpack into", self.incoming.open_dir(temporary_name(key)))
     }
 
-    pub(super) fn remove_incoming(&self, name: &str) -> Result<(), Error> {
-        let removed = match self.incoming.symlink_metadata(name) {
-            Ok(found) if found.is_dir() => self.incoming.remove_dir_all(name),
-            Ok(_) => self.incoming.remove_file(name),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(error),
-        };
-        during(format!("remove {INCOMING}/{name}"), removed)
+    pub(super) fn remove_incoming(&self, name: &str, may_go_on: MayGoOn<'_>) -> Result<(), Error> {
+        match remove::remove(&self.incoming, Path::new(name), may_go_on) {
+            Ok(()) => Ok(()),
+            Err(remove::Error::Stopped(stopped)) => Err(stopped.into()),
+            Err(remove::Error::Io(source)) => {
+                Err(Error::Io { action: format!("remove {INCOMING}/{name}"), source })
+            }
+        }
     }
 
     /// Whether the release is complete on this host.
@@ -156,7 +204,13 @@ impl Component {
     /// Makes an unpacked release durable and gives it its name, then the list of its files and its marker. Removes the download.
     ///
     /// A folder that is there under the name, without its marker or damaged, is swapped out in the same step: `current` may point to it.
-    pub(super) fn install(&self, temporary: &str, release: &Release, files: &FileList) -> Result<(), Error> {
+    pub(super) fn install(
+        &self,
+        temporary: &str,
+        release: &Release,
+        files: &FileList,
+        may_go_on: MayGoOn<'_>,
+    ) -> Result<(), Error> {
         let action = || format!("install the release {}", release.name);
         during(action(), self.incoming.set_permissions(temporary, Permissions::from_mode(0o755)))?;
         // One call for all files: a barrier for each would take minutes for an archive of many.
@@ -173,8 +227,8 @@ impl Component {
         during("write the releases' folder to disk", sync(&self.releases))?;
         during("write the list of a release's files", self.write_list(release, files))?;
         during("write a release's marker", self.write_marker(release))?;
-        self.remove_incoming(temporary)?;
-        self.remove_partial(release.digest)
+        self.remove_partial(release.digest)?;
+        self.remove_incoming(temporary, may_go_on)
     }
 
     /// The marker comes after it and makes both names durable: a release with a marker has its list.
@@ -233,6 +287,7 @@ impl Component {
         keep: u8,
         current: &str,
         previous: Option<&str>,
+        may_go_on: MayGoOn<'_>,
     ) -> Result<Vec<String>, Error> {
         let mut old = Vec::new();
         let mut kept = 0;
@@ -250,7 +305,8 @@ impl Component {
         let excess = old.len().saturating_sub(room);
         let mut removed = Vec::with_capacity(excess);
         for (_, name) in old.into_iter().take(excess) {
-            self.remove_release(&name)?;
+            may_go_on()?;
+            self.remove_release(&name, may_go_on)?;
             removed.push(name);
         }
         self.remove_orphaned_lists()?;
@@ -271,7 +327,7 @@ impl Component {
     }
 
     /// The marker goes first and the folder moves out of the way before it is taken apart: no half of it is ever a release.
-    fn remove_release(&self, name: &str) -> Result<(), Error> {
+    fn remove_release(&self, name: &str, may_go_on: MayGoOn<'_>) -> Result<(), Error> {
         let action = || format!("remove the release {name}");
         match self.releases.remove_file(marker_name(name)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return during(action(), Err(error)),
@@ -282,8 +338,14 @@ impl Component {
             Ok(()) | Err(_) => {}
         }
         during(action(), self.releases.rename(name, &self.incoming, name))?;
-        self.remove_incoming(name)
+        self.remove_incoming(name, may_go_on)
     }
+}
+
+/// Whether a folder is one that [`Component::lock`] has made into a component's.
+pub(super) fn is_component(dir: &Dir) -> bool {
+    let is_dir = |name| dir.symlink_metadata(name).is_ok_and(|found| found.is_dir());
+    is_dir(RELEASES) && is_dir(INCOMING) && dir.symlink_metadata(LOCK).is_ok_and(|found| found.is_file())
 }
 
 /// The releases of a component as somebody sees them who only looks.
@@ -306,11 +368,7 @@ impl Shelf {
     }
 
     /// Whether a marked release is what was unpacked. Reads every byte of it; `may_go_on` is asked before each piece.
-    pub(super) fn compare(
-        &self,
-        release: &Release,
-        may_go_on: &dyn Fn() -> Result<(), Stopped>,
-    ) -> Result<Compared, Stopped> {
+    pub(super) fn compare(&self, release: &Release, may_go_on: MayGoOn<'_>) -> Result<Compared, Stopped> {
         let dir = match self.open_release(release) {
             Ok(dir) => dir,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -361,7 +419,7 @@ fn name_of(version: &str, digest: Digest) -> Result<String, host::Error> {
 }
 
 fn partial_name(digest: Digest) -> String {
-    format!("{}.part", digest.to_hex())
+    format!("{}{PARTIAL}", digest.to_hex())
 }
 
 fn temporary_name(key: AttemptKey) -> String {

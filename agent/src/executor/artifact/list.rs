@@ -29,6 +29,7 @@ use sha2::{Digest as _, Sha256};
 use stella_protocol::digest::Digest;
 
 use super::super::Stopped;
+use super::remove::MayGoOn;
 
 /// The first line, before the archive's digest. Another form has another number.
 const HEAD: &str = "stella-files 1";
@@ -124,7 +125,7 @@ pub(super) fn compare(
     list: File,
     archive: Digest,
     release: &Dir,
-    may_go_on: &dyn Fn() -> Result<(), Stopped>,
+    may_go_on: MayGoOn<'_>,
 ) -> Result<Compared, Stopped> {
     let mut list = BufReader::new(list);
     let entries = match check(&mut list, archive, may_go_on)? {
@@ -156,7 +157,7 @@ pub(super) fn compare(
 fn check(
     list: &mut BufReader<File>,
     archive: Digest,
-    may_go_on: &dyn Fn() -> Result<(), Stopped>,
+    may_go_on: MayGoOn<'_>,
 ) -> Result<Result<u64, String>, Stopped> {
     let mut hasher = Sha256::new();
     let mut lines = 0_u64;
@@ -265,12 +266,7 @@ impl Sums {
     }
 }
 
-fn look(
-    release: &Dir,
-    path: &Path,
-    entry: &Entry,
-    may_go_on: &dyn Fn() -> Result<(), Stopped>,
-) -> Result<Found, Stopped> {
+fn look(release: &Dir, path: &Path, entry: &Entry, may_go_on: MayGoOn<'_>) -> Result<Found, Stopped> {
     let found = match release.symlink_metadata(path) {
         Ok(found) => found,
         Err(error) => return Ok(failed(error)),
@@ -309,11 +305,7 @@ fn failed(error: io::Error) -> Found {
     }
 }
 
-fn hash(
-    release: &Dir,
-    path: &Path,
-    may_go_on: &dyn Fn() -> Result<(), Stopped>,
-) -> Result<io::Result<Digest>, Stopped> {
+fn hash(release: &Dir, path: &Path, may_go_on: MayGoOn<'_>) -> Result<io::Result<Digest>, Stopped> {
     // What has become a pipe meanwhile is opened without waiting for somebody at its other end.
     let options = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).clone();
     let mut file = match release.open_with(path, &options) {

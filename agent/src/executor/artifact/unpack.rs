@@ -9,9 +9,11 @@
 //!   the same by its text as on the disk, whatever other links there are.
 //! - A hard link's target is a file of the same archive that has been unpacked already.
 //! - No devices, pipes or sparse files; no owners; no set-uid, set-gid and sticky bits.
-//! - Bytes, entries, path lengths and header sizes are bounded, whatever the headers say.
+//! - Bytes, entries, folders that are named nowhere but in paths, depth, path lengths and header sizes are bounded, whatever the
+//!   headers say, and what has to stay free on the disk stays free.
 
 use std::cell::Cell;
+use std::collections::HashSet;
 use std::fmt;
 use std::fs;
 use std::io::{self, BufReader, Read, Seek as _, SeekFrom, Write as _};
@@ -27,12 +29,19 @@ use tar::{Archive, Entry, EntryType};
 
 use super::super::{Limits, Stopped};
 use super::list::FileList;
+use super::room::{self, ENTRY_BYTES, Room};
 
 /// The most that an archive may unpack to, in bytes.
 pub const UNPACKED_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
 
-/// How many entries an archive may have.
+/// How many entries an archive may have, with the folders that only their paths name.
 pub const ENTRIES_MAX: usize = 100_000;
+
+/// How many names a path may have.
+pub const DEPTH_MAX: usize = 64;
+
+/// How long all paths and targets of links may be together, in bytes: they are held in memory until the release is on the disk.
+pub const PATHS_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// An archive may unpack to this many times its own size ...
 const RATIO_MAX: u64 = 20;
@@ -52,8 +61,12 @@ const PIECE_BYTES: usize = 64 * 1024;
 pub(in super::super) enum Error {
     #[error("the archive's entry {path:?} {problem}; nothing was changed")]
     Entry { path: String, problem: Problem },
-    #[error("the archive has more than {ENTRIES_MAX} entries; nothing was changed")]
+    #[error("the archive has more than {ENTRIES_MAX} entries and folders; nothing was changed")]
     TooMany,
+    #[error("the paths in the archive have more than {PATHS_BYTES_MAX} bytes together; nothing was changed")]
+    LongPaths,
+    #[error("the archive cannot be unpacked; nothing was changed")]
+    Room(#[from] room::Error),
     #[error("the archive has no entries; nothing was changed")]
     Empty,
     #[error("the archive cannot be read as .tar or .tar.gz; nothing was changed")]
@@ -73,6 +86,7 @@ pub(in super::super) enum Error {
 pub(in super::super) enum Problem {
     Absolute,
     ParentDir,
+    TooDeep,
     BelowLink,
     TooLong,
     LinkLeaves(String),
@@ -88,6 +102,7 @@ impl fmt::Display for Problem {
         match self {
             Self::Absolute => f.write_str("has an absolute path"),
             Self::ParentDir => f.write_str("has .. in its path"),
+            Self::TooDeep => write!(f, "is more than {DEPTH_MAX} folders deep"),
             Self::BelowLink => f.write_str("goes through a link of the same archive"),
             Self::TooLong => write!(f, "has a path of more than {PATH_BYTES_MAX} bytes"),
             Self::LinkLeaves(target) => {
@@ -106,6 +121,22 @@ impl fmt::Display for Problem {
     }
 }
 
+impl Error {
+    /// Why unpacking was stopped, if it was.
+    pub(super) const fn stopped(&self) -> Option<Stopped> {
+        match self {
+            Self::Stopped(stopped) => Some(*stopped),
+            Self::Entry { .. }
+            | Self::TooMany
+            | Self::LongPaths
+            | Self::Room(_)
+            | Self::Empty
+            | Self::Read(_)
+            | Self::Write { .. } => None,
+        }
+    }
+}
+
 /// What was unpacked.
 #[derive(Debug, Default)]
 pub(super) struct Unpacked {
@@ -119,6 +150,7 @@ pub(super) fn unpack(
     file: fs::File,
     into: &Dir,
     archive_bytes: u64,
+    room: Room,
     limits: &Limits,
 ) -> Result<Unpacked, Error> {
     let bytes_max = archive_bytes.saturating_mul(RATIO_MAX).clamp(UNPACKED_BYTES_FLOOR, UNPACKED_BYTES_MAX);
@@ -126,7 +158,7 @@ pub(super) fn unpack(
     let reader = Metered { inner: open(file).map_err(Error::Read)?, allowance: Rc::clone(&allowance) };
     let mut archive = Archive::new(reader);
     let mut entries = archive.entries().map_err(Error::Read)?;
-    let mut unpacker = Unpacker::new(into, bytes_max, limits);
+    let mut unpacker = Unpacker::new(into, bytes_max, room, limits);
     loop {
         limits.check()?;
         allowance.set(HEADER_BYTES_MAX);
@@ -169,21 +201,37 @@ impl Read for Metered {
 struct Unpacker<'a> {
     into: &'a Dir,
     bytes_max: u64,
+    room: Room,
     limits: &'a Limits,
+    /// Those that are there.
+    folders: HashSet<PathBuf>,
+    /// Of all paths that are held here and in the list.
+    paths_bytes: usize,
+    /// Entries, and folders that none of them has named.
+    count: usize,
     /// Modes are set at the end: a folder without write permission must be filled first.
     dirs: Vec<(PathBuf, u32)>,
     done: Unpacked,
 }
 
 impl<'a> Unpacker<'a> {
-    fn new(into: &'a Dir, bytes_max: u64, limits: &'a Limits) -> Self {
-        Self { into, bytes_max, limits, dirs: Vec::new(), done: Unpacked::default() }
+    fn new(into: &'a Dir, bytes_max: u64, room: Room, limits: &'a Limits) -> Self {
+        Self {
+            into,
+            bytes_max,
+            room,
+            limits,
+            folders: HashSet::new(),
+            paths_bytes: 0,
+            count: 0,
+            dirs: Vec::new(),
+            done: Unpacked::default(),
+        }
     }
 
     fn entry(&mut self, mut entry: Entry<'_, impl Read>) -> Result<(), Error> {
         let shown = shown(&entry.path_bytes());
         let refuse = |problem| Error::Entry { path: shown.clone(), problem };
-        let write = |source| Error::Write { path: shown.clone(), source };
         let kind = entry.header().entry_type();
         if kind == EntryType::XGlobalHeader {
             // A comment, as git writes it. Read here, so that the way to the next entry is short.
@@ -191,17 +239,17 @@ impl<'a> Unpacker<'a> {
             return Ok(());
         }
         self.done.entries += 1;
-        if self.done.entries > ENTRIES_MAX {
-            return Err(Error::TooMany);
-        }
+        self.count()?;
         let path = self.inner_path(&entry.path_bytes()).map_err(refuse)?;
         if path.as_os_str().is_empty() {
             // "./", the release's own folder.
             return if kind == EntryType::Directory { Ok(()) } else { Err(refuse(Problem::Twice)) };
         }
         let mode = entry.header().mode().map_err(Error::Read)? & 0o777;
+        self.hold(&path)?;
+        self.room.take(ENTRY_BYTES)?;
         if let Some(parent) = path.parent() {
-            self.into.create_dir_all(parent).map_err(write)?;
+            self.folders(parent, &shown)?;
         }
         if kind.is_file() || kind.is_contiguous() {
             self.file(&mut entry, path, mode, &shown)
@@ -209,7 +257,11 @@ impl<'a> Unpacker<'a> {
             if self.done.files.has_link(&path) || self.done.files.has_file(&path) {
                 return Err(refuse(Problem::Twice));
             }
-            self.into.create_dir_all(&path).map_err(write)?;
+            if !self.folders.contains(&path) {
+                self.hold(&path)?;
+                self.into.create_dir(&path).map_err(|error| taken(error, &shown))?;
+                self.folders.insert(path.clone());
+            }
             self.done.files.dir(path.clone());
             self.dirs.push((path, mode | 0o700));
             Ok(())
@@ -220,10 +272,40 @@ impl<'a> Unpacker<'a> {
         }
     }
 
+    /// One more entry or folder.
+    const fn count(&mut self) -> Result<(), Error> {
+        self.count += 1;
+        if self.count > ENTRIES_MAX { Err(Error::TooMany) } else { Ok(()) }
+    }
+
+    /// A path will be held in memory.
+    fn hold(&mut self, path: &Path) -> Result<(), Error> {
+        self.paths_bytes = self.paths_bytes.saturating_add(path.as_os_str().len());
+        if self.paths_bytes > PATHS_BYTES_MAX { Err(Error::LongPaths) } else { Ok(()) }
+    }
+
+    /// Makes the folders of a path, and counts those that are new: an entry can name hundreds.
+    fn folders(&mut self, path: &Path, shown: &str) -> Result<(), Error> {
+        let missing: Vec<&Path> = path
+            .ancestors()
+            .take_while(|folder| !folder.as_os_str().is_empty() && !self.folders.contains(*folder))
+            .collect();
+        for folder in missing.into_iter().rev() {
+            self.limits.check()?;
+            self.count()?;
+            self.hold(folder)?;
+            self.room.take(ENTRY_BYTES)?;
+            self.into.create_dir(folder).map_err(|error| taken(error, shown))?;
+            self.folders.insert(folder.to_owned());
+        }
+        Ok(())
+    }
+
     fn link(&mut self, path: PathBuf, target: &[u8], is_symbolic: bool, shown: &str) -> Result<(), Error> {
         let refuse = |problem| Error::Entry { path: shown.to_owned(), problem };
         if is_symbolic {
             let target = inner_target(&path, target).map_err(refuse)?;
+            self.hold(&target)?;
             self.into.symlink_contents(&target, &path).map_err(|error| taken(error, shown))?;
             self.done.files.symbolic_link(path, target);
         } else {
@@ -252,7 +334,7 @@ impl<'a> Unpacker<'a> {
                 Component::RootDir | Component::Prefix(_) => return Err(Problem::Absolute),
             }
         }
-        Ok(path)
+        if path.components().count() > DEPTH_MAX { Err(Problem::TooDeep) } else { Ok(path) }
     }
 
     fn file(
@@ -268,6 +350,9 @@ impl<'a> Unpacker<'a> {
         if size > self.bytes_max - self.done.bytes {
             return Err(refuse(Problem::TooLarge(self.bytes_max)));
         }
+        if size > ENTRY_BYTES {
+            self.room.look(size)?;
+        }
         let options = OpenOptions::new().write(true).create_new(true).clone();
         let mut file = self.into.open_with(&path, &options).map_err(|error| taken(error, shown))?;
         let mut piece = vec![0; PIECE_BYTES];
@@ -279,6 +364,7 @@ impl<'a> Unpacker<'a> {
             if length == 0 {
                 return Err(refuse(Problem::Short));
             }
+            self.room.take(length as u64)?;
             file.write_all(&piece[..length]).map_err(write)?;
             hasher.update(&piece[..length]);
             left = left.saturating_sub(length as u64);
