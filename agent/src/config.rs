@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use stella_otlp::{Compression, Protocol};
+use stella_protocol::message::FiguresAt;
+use stella_protocol::validate::is_host;
 use stella_settings::{Key, Layers, Shown};
 use stella_telemetry::{Format, LogLevel};
 
@@ -132,6 +134,8 @@ pub struct MetricsSettings {
     pub key: Option<PathBuf>,
     /// Whose certificates scrapers have to show.
     pub client_ca: Option<PathBuf>,
+    /// `host:port` where scrapers on other hosts reach the listener.
+    pub advertise: Option<String>,
 }
 
 /// The section `traces`, as the control plane has it.
@@ -219,6 +223,12 @@ pub const KEYS: &[Key] = &[
         "none",
         "path, PEM",
         "under whose authority scrapers' certificates have to be; Stella's without it, under which every agent has one",
+    ),
+    key(
+        "metrics.advertise",
+        "none",
+        "`host:port`",
+        "where scrapers on other hosts reach the listener, for [discovery](observability.md#finding-agents); without it the address that it listens on, or where the control plane sees this host",
     ),
     key(
         "traces.endpoint",
@@ -397,11 +407,11 @@ fn limits(given: &TaskSettings) -> Result<Limits, Error> {
 }
 
 fn listener(given: MetricsSettings) -> Result<Option<metrics::Config>, Error> {
-    let MetricsSettings { listen, certificate, key, client_ca } = given;
+    let MetricsSettings { listen, certificate, key, client_ca, advertise } = given;
     let missing = |key, expected| Err(out_of_bounds(key, "", expected));
     let Some(listen) = listen else {
-        let is_plain = certificate.is_none() && key.is_none() && client_ca.is_none();
-        return if is_plain {
+        let is_off = certificate.is_none() && key.is_none() && client_ca.is_none() && advertise.is_none();
+        return if is_off {
             Ok(None)
         } else {
             missing("metrics.listen", "say where to listen, such as 0.0.0.0:9091")
@@ -427,7 +437,22 @@ fn listener(given: MetricsSettings) -> Result<Option<metrics::Config>, Error> {
         }
         (None, None) => None,
     };
-    Ok(Some(metrics::Config { listen, tls }))
+    let advertise = advertise.map(|text| advertised(&text)).transpose()?;
+    Ok(Some(metrics::Config { listen, tls, advertise }))
+}
+
+fn advertised(text: &str) -> Result<FiguresAt, Error> {
+    let read = || {
+        let (host, port) = text.rsplit_once(':')?;
+        let inner = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+        let host = inner.unwrap_or(host);
+        let is_in_its_place = is_host(host) && inner.is_some() == host.contains(':');
+        let port = port.parse().ok().filter(|port| *port > 0)?;
+        is_in_its_place.then(|| FiguresAt { host: Some(host.to_owned()), port })
+    };
+    read().ok_or_else(|| {
+        out_of_bounds("metrics.advertise", text, "write host:port, for example web-1.example.com:9091")
+    })
 }
 
 fn collector(given: TracesSettings) -> Result<stella_otlp::Config, Error> {
@@ -551,6 +576,12 @@ mod tests {
             ("[tasks]\ncpu_percent_max = 100001", "tasks.cpu_percent_max"),
             ("[metrics]\nlisten = \"0.0.0.0:9091\"", "metrics.listen"),
             ("[metrics]\nkey = \"/k\"", "metrics.listen"),
+            ("[metrics]\nadvertise = \"web-1:9091\"", "metrics.listen"),
+            ("[metrics]\nlisten = \"127.0.0.1:1\"\nadvertise = \"web-1\"", "metrics.advertise"),
+            ("[metrics]\nlisten = \"127.0.0.1:1\"\nadvertise = \"web-1:0\"", "metrics.advertise"),
+            ("[metrics]\nlisten = \"127.0.0.1:1\"\nadvertise = \"a/b:1\"", "metrics.advertise"),
+            ("[metrics]\nlisten = \"127.0.0.1:1\"\nadvertise = \"::1:1\"", "metrics.advertise"),
+            ("[metrics]\nlisten = \"127.0.0.1:1\"\nadvertise = \"[web]:1\"", "metrics.advertise"),
             ("[metrics]\nlisten = \"127.0.0.1:1\"\ncertificate = \"/c\"", "metrics.key"),
             ("[metrics]\nlisten = \"127.0.0.1:1\"\nkey = \"/k\"", "metrics.certificate"),
             ("[metrics]\nlisten = \"127.0.0.1:1\"\nclient_ca = \"/a\"", "metrics.certificate"),
@@ -565,6 +596,29 @@ mod tests {
         for server in ["cp:1", "127.0.0.1:1", "[::1]:7443"] {
             assert!(checked_server(server.to_owned()).is_ok(), "{server}");
         }
+    }
+
+    #[test]
+    fn scrapers_are_sent_where_the_listener_is_reached() {
+        let at = |listen: &str, advertise: &str| {
+            let text = format!(
+                "[metrics]\nlisten = \"{listen}\"\ncertificate = \"/c\"\nkey = \"/k\"\n{advertise}\n"
+            );
+            let metrics = load(&text, Settings::default()).unwrap().metrics.unwrap();
+            metrics.figures_at().map(|at| (at.host, at.port))
+        };
+        let named = |host: &str, port| Some((Some(host.to_owned()), port));
+        assert_eq!(at("127.0.0.1:9091", ""), None, "nobody else reaches it");
+        assert_eq!(at("[::1]:9091", ""), None);
+        assert_eq!(at("0.0.0.0:9091", ""), Some((None, 9091)), "where it is seen");
+        assert_eq!(at("[::]:9091", ""), Some((None, 9091)));
+        assert_eq!(at("10.0.0.5:9091", ""), named("10.0.0.5", 9091));
+        assert_eq!(at("[::ffff:10.0.0.5]:9091", ""), named("10.0.0.5", 9091));
+        assert_eq!(
+            at("0.0.0.0:9091", "advertise = \"web-1.example.com:443\""),
+            named("web-1.example.com", 443)
+        );
+        assert_eq!(at("127.0.0.1:9091", "advertise = \"[2001:db8::1]:1\""), named("2001:db8::1", 1));
     }
 
     #[test]

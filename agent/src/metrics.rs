@@ -21,6 +21,7 @@ use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogra
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use stella_certs::{CertificateDer, certificates_from_pem, tls};
 use stella_protocol::id::{AgentId, TenantId};
+use stella_protocol::message::FiguresAt;
 use stella_telemetry::exemplars::{Exemplar, Exemplars, Histogram};
 use stella_telemetry::exposition::Exposition;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -59,6 +60,23 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Whose certificate; `None` is plain HTTP, on a loopback address only.
     pub tls: Option<Tls>,
+    /// Where scrapers on other hosts reach it, if that is somewhere else.
+    pub advertise: Option<FiguresAt>,
+}
+
+impl Config {
+    /// Where scrapers on other hosts reach it, as the control plane is told; `None` if they do not.
+    ///
+    /// What listens on one address is reached there and nowhere else; what listens on all of them, where the control plane sees this host.
+    #[must_use]
+    pub fn figures_at(&self) -> Option<FiguresAt> {
+        let ip = self.listen.ip();
+        let own = || FiguresAt {
+            host: (!ip.is_unspecified()).then(|| ip.to_canonical().to_string()),
+            port: self.listen.port(),
+        };
+        self.advertise.clone().or_else(|| (!ip.is_loopback()).then(own))
+    }
 }
 
 /// Files, all PEM.

@@ -168,6 +168,7 @@ impl Service {
             link,
             pulse,
             sends_spans: spans.is_some(),
+            figures: config.metrics.as_ref().and_then(metrics::Config::figures_at),
         });
         let mut parts = JoinSet::new();
         parts.spawn(async move { Part::Runner(runner.run(stop_runner).await) });

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use stella_protocol::close::Advice;
+use stella_protocol::message::FiguresAt;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -58,6 +59,8 @@ pub struct Config {
     pub pulse: Arc<Pulse>,
     /// Whether the agent sends the spans of its work to a collector itself.
     pub sends_spans: bool,
+    /// Where scrapers on other hosts reach its own figures, if they do.
+    pub figures: Option<FiguresAt>,
 }
 
 /// Keeps a session with the control plane.

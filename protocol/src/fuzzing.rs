@@ -132,7 +132,8 @@ fn control_session(stream: &[u8], piece: usize) {
                 | ControlEvent::Running(_)
                 | ControlEvent::Renew(_)
                 | ControlEvent::Trusts(_)
-                | ControlEvent::Inspected(_) => {
+                | ControlEvent::Inspected(_)
+                | ControlEvent::FiguresAt(_) => {
                     assert!(session.session().is_some(), "a frame came before the welcome")
                 }
             }
@@ -167,6 +168,7 @@ fn agent_session(stream: &[u8], piece: usize) {
                 | AgentEvent::Renewed(_)
                 | AgentEvent::Trust(_)
                 | AgentEvent::Inspect(_)
+                | AgentEvent::WhereFigures
                 | AgentEvent::Drain => {
                     assert!(session.session().is_some(), "a frame came before the welcome")
                 }

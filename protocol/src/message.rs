@@ -37,6 +37,8 @@ pub enum ToControlPlane {
     Trusts(Trusts),
     /// What the host holds: the answer to a [`ToAgent::Inspect`].
     Inspected(Inspected),
+    /// Where the agent serves its own figures: the answer to a [`ToAgent::WhereFigures`].
+    FiguresAt(FiguresAt),
 }
 
 impl ToControlPlane {
@@ -53,6 +55,7 @@ impl ToControlPlane {
             Self::Goodbye => "goodbye",
             Self::Trusts(_) => "trusts",
             Self::Inspected(_) => "inspected",
+            Self::FiguresAt(_) => "figures_at",
         }
     }
 }
@@ -78,6 +81,8 @@ pub enum ToAgent {
     Inspect(Box<Inspect>),
     /// Run this, and hand on what travels with its trace. Only to agents with [`capability::TRACE`], and only if something does.
     TracedDispatch(Box<TracedDispatch>),
+    /// Say where your own figures are. Only to agents with [`capability::FIGURES`].
+    WhereFigures,
 }
 
 impl ToAgent {
@@ -94,6 +99,7 @@ impl ToAgent {
             Self::Trust(_) => "trust",
             Self::Inspect(_) => "inspect",
             Self::TracedDispatch(_) => "traced_dispatch",
+            Self::WhereFigures => "where_figures",
         }
     }
 }
@@ -146,6 +152,8 @@ pub mod capability {
     pub const FULL: u64 = 1 << 8;
     /// Sends the spans of its work to a collector itself, if their trace is sampled.
     pub const SPANS: u64 = 1 << 9;
+    /// Serves its own figures to scrapers on other hosts, and understands [`super::ToAgent::WhereFigures`].
+    pub const FIGURES: u64 = 1 << 10;
 }
 
 /// An attempt that the agent still knows.
@@ -402,6 +410,15 @@ pub struct Wanted {
     pub version: String,
     /// What the archive hashes to.
     pub digest: Digest,
+}
+
+/// The answer to a [`ToAgent::WhereFigures`]: where scrapers on other hosts reach `/metrics`, over HTTPS.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FiguresAt {
+    /// A name or an address without brackets; `None` is the address that the agent's connection comes from.
+    pub host: Option<String>,
+    /// The TCP port. Never 0.
+    pub port: u16,
 }
 
 /// The answer to an [`Inspect`].

@@ -12,9 +12,9 @@ use crate::limits::{
     OUTPUT_CHUNK_BYTES_MAX, PATH_BYTES_MAX, REASON_BYTES_MAX, TASK_TIME_MS_MAX, VERSION_BYTES_MAX,
 };
 use crate::message::{
-    ArtifactRequest, ArtifactResponse, Cancel, Dispatch, EnrolRequest, EnrolResponse, Finished, Heartbeat,
-    Hello, Holding, Inspect, Inspected, OutputChunk, OutputHeader, RenewRequest, Renewed, Resources,
-    TaskOutcome, ToAgent, ToControlPlane, Trust, Trusts, Wanted, Welcome,
+    ArtifactRequest, ArtifactResponse, Cancel, Dispatch, EnrolRequest, EnrolResponse, FiguresAt, Finished,
+    Heartbeat, Hello, Holding, Inspect, Inspected, OutputChunk, OutputHeader, RenewRequest, Renewed,
+    Resources, TaskOutcome, ToAgent, ToControlPlane, Trust, Trusts, Wanted, Welcome,
 };
 use crate::spec::{ArtifactSpec, CheckSpec, CommandSpec, Probe, SystemdSpec, TaskSpec};
 
@@ -57,6 +57,12 @@ pub enum Invalid {
         /// The field's path in the message.
         field: &'static str,
     },
+    /// A text that is no name of a host and no address.
+    #[error("{field} is not the name of a host or an address")]
+    NotAHost {
+        /// The field's path in the message.
+        field: &'static str,
+    },
     /// A measurement that is not a number of 0 or more. It would not survive comparison or JSON.
     #[error("{field} is not a finite number of 0 or more")]
     NotANumber {
@@ -73,6 +79,7 @@ impl Invalid {
             Self::TooLong { field, .. }
             | Self::OutOfRange { field, .. }
             | Self::Empty { field }
+            | Self::NotAHost { field }
             | Self::NotANumber { field } => field,
         }
     }
@@ -89,6 +96,7 @@ impl Validate for ToControlPlane {
             Self::Renew(request) => request.validate(),
             Self::Trusts(trusts) => trusts.validate(),
             Self::Inspected(inspected) => inspected.validate(),
+            Self::FiguresAt(figures) => figures.validate(),
             Self::Accepted(_) | Self::Running(_) | Self::Goodbye => Ok(()),
         }
     }
@@ -106,7 +114,7 @@ impl Validate for ToAgent {
             Self::Renewed(renewed) => renewed.validate(),
             Self::Trust(trust) => trust.validate(),
             Self::Inspect(inspect) => inspect.validate(),
-            Self::Drain => Ok(()),
+            Self::Drain | Self::WhereFigures => Ok(()),
         }
     }
 }
@@ -209,6 +217,31 @@ impl Validate for Holding {
             Self::Present { .. } | Self::Absent => Ok(()),
         }
     }
+}
+
+// === figures ===
+
+impl Validate for FiguresAt {
+    fn validate(&self) -> Result<(), Invalid> {
+        optional("figures.host", self.host.as_deref(), NAME_BYTES_MAX)?;
+        range("figures.port", self.port.into(), (1, u16::MAX.into()))?;
+        if self.host.as_deref().is_none_or(is_host) {
+            Ok(())
+        } else {
+            Err(Invalid::NotAHost { field: "figures.host" })
+        }
+    }
+}
+
+/// Whether a text is an address, an IPv6 one without brackets, or may be the name of a host: nothing in it can end it or begin
+/// something else in a URL.
+#[must_use]
+pub fn is_host(text: &str) -> bool {
+    let is_label = |label: &str| {
+        !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+    };
+    let is_name = text.len() <= NAME_BYTES_MAX && text.split('.').all(is_label);
+    is_name || text.parse::<std::net::Ipv6Addr>().is_ok()
 }
 
 // === certificates and enrolment ===

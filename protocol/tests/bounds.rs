@@ -14,9 +14,9 @@ use stella_protocol::limits::{
     PATH_BYTES_MAX, REASON_BYTES_MAX, TASK_TIME_MS_MAX, VERSION_BYTES_MAX,
 };
 use stella_protocol::message::{
-    Cancel, Dispatch, EnrolRequest, EnrolResponse, Finished, Granted, Hello, Holding, Inspect, Inspected,
-    OpenAttempt, Phase, Profile, RenewRequest, Renewed, Resources, TaskOutcome, ToAgent, ToControlPlane,
-    Trust, Trusts, Wanted, Welcome,
+    Cancel, Dispatch, EnrolRequest, EnrolResponse, FiguresAt, Finished, Granted, Hello, Holding, Inspect,
+    Inspected, OpenAttempt, Phase, Profile, RenewRequest, Renewed, Resources, TaskOutcome, ToAgent,
+    ToControlPlane, Trust, Trusts, Wanted, Welcome,
 };
 use stella_protocol::spec::{ArtifactSpec, CheckSpec, CommandSpec, Probe, SystemdSpec, TaskSpec, UnitAction};
 use stella_protocol::time::Timestamp;
@@ -129,6 +129,20 @@ fn questions_about_what_a_host_holds_are_bounded() {
     assert!(stella_protocol::frame::encode(&full).is_ok(), "the largest answer fits a frame");
     let full = inspect(NAME_BYTES_MAX, HOLDINGS_MAX, NAME_BYTES_MAX, VERSION_BYTES_MAX, 1);
     assert!(stella_protocol::frame::encode(&full).is_ok(), "and so does the largest question");
+}
+
+#[test]
+fn figures_are_at_a_host_and_a_port() {
+    let figures = |host: &str, port| FiguresAt { host: Some(host.to_owned()), port };
+    for good in ["web-1", "web_1.example.com", "10.0.0.1", "::1", "2001:db8::9091", "a"] {
+        assert_eq!(figures(good, 1).validate(), Ok(()), "{good}");
+    }
+    for bad in ["", ".", "web-1.", "a..b", "web 1", "web-1:9091", "[::1]", "a/b", "a@b", "é", "a\n", "::g"] {
+        assert_eq!(figures(bad, 1).validate().unwrap_err().field(), "figures.host", "{bad}");
+    }
+    at_most("figures.host", NAME_BYTES_MAX, |n| ToControlPlane::FiguresAt(figures(&text(n), 1)));
+    assert_eq!(FiguresAt { host: None, port: 0 }.validate().unwrap_err().field(), "figures.port");
+    assert_eq!(FiguresAt { host: None, port: u16::MAX }.validate(), Ok(()));
 }
 
 #[test]

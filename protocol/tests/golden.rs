@@ -20,10 +20,10 @@ use stella_protocol::id::{
     TargetId, TaskId, TenantId,
 };
 use stella_protocol::message::{
-    Accepted, ArtifactRequest, ArtifactResponse, Cancel, Dispatch, EnrolRequest, EnrolResponse, Finished,
-    Heartbeat, Hello, Holding, Inspect, Inspected, OpenAttempt, OutputChunk, OutputHeader, OutputSource,
-    Phase, Profile, RenewRequest, Renewed, Running, TaskOutcome, ToAgent, ToControlPlane, TracedDispatch,
-    Trust, Trusts, Wanted, Welcome,
+    Accepted, ArtifactRequest, ArtifactResponse, Cancel, Dispatch, EnrolRequest, EnrolResponse, FiguresAt,
+    Finished, Heartbeat, Hello, Holding, Inspect, Inspected, OpenAttempt, OutputChunk, OutputHeader,
+    OutputSource, Phase, Profile, RenewRequest, Renewed, Running, TaskOutcome, ToAgent, ToControlPlane,
+    TracedDispatch, Trust, Trusts, Wanted, Welcome,
 };
 use stella_protocol::spec::{ArtifactSpec, CheckSpec, CommandSpec, Probe, SystemdSpec, TaskSpec, UnitAction};
 use stella_protocol::time::Timestamp;
@@ -167,6 +167,10 @@ fn to_control_plane() -> Vec<(String, ToControlPlane)> {
         "inspected",
         ToControlPlane::Inspected(Inspected { question: QuestionId(uuid(0x9e)), holdings }),
     ));
+    for (name, host) in [("seen", None), ("told", Some("web-1.example.com"))] {
+        let figures = FiguresAt { host: host.map(str::to_owned), port: 9091 };
+        frames.push(named(&format!("figures_at.{name}"), ToControlPlane::FiguresAt(figures)));
+    }
     frames.extend(outcomes().map(finished));
     frames
 }
@@ -215,6 +219,7 @@ fn to_agent() -> Vec<(String, ToAgent)> {
         named("drain", ToAgent::Drain),
         named("trust", ToAgent::Trust(Trust { roots_der: vec![vec![0x30, 3], vec![0x30, 4]], renew: true })),
         named("inspect", ToAgent::Inspect(Box::new(inspect()))),
+        named("where_figures", ToAgent::WhereFigures),
     ];
     let traced = TracedDispatch {
         dispatch: dispatch(None, TaskSpec::Systemd(systemd(UnitAction::Restart))),

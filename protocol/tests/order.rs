@@ -14,8 +14,8 @@ use stella_protocol::frame::{self, FrameError};
 use stella_protocol::id::{Position, QuestionId, SessionEpoch};
 use stella_protocol::limits::{ACKNOWLEDGEMENTS_MAX, OUTGOING_BYTES_MAX};
 use stella_protocol::message::{
-    Accepted, Cancel, Heartbeat, Inspect, Inspected, RenewRequest, Renewed, Running, ToAgent, ToControlPlane,
-    TracedDispatch, Trust, Trusts, Wanted, Welcome,
+    Accepted, Cancel, FiguresAt, Heartbeat, Inspect, Inspected, RenewRequest, Renewed, Running, ToAgent,
+    ToControlPlane, TracedDispatch, Trust, Trusts, Wanted, Welcome,
 };
 use stella_protocol::session::agent::{AgentEvent, AgentSession};
 use stella_protocol::session::control::{ControlEvent, ControlSession};
@@ -56,11 +56,13 @@ fn an_agent_takes_these_frames_in_these_states_and_no_others() {
         "active: trust",
         "active: inspect",
         "active: traced_dispatch",
+        "active: where_figures",
         "draining: cancel",
         "draining: acknowledge",
         "draining: renewed",
         "draining: trust",
         "draining: inspect",
+        "draining: where_figures",
     ];
     assert_eq!(taken, expected);
 }
@@ -90,7 +92,17 @@ fn a_control_plane_takes_these_frames_in_these_states_and_no_others() {
             None
         })
         .collect();
-    let live = ["heartbeat", "accepted", "running", "finished", "renew", "goodbye", "trusts", "inspected"];
+    let live = [
+        "heartbeat",
+        "accepted",
+        "running",
+        "finished",
+        "renew",
+        "goodbye",
+        "trusts",
+        "inspected",
+        "figures_at",
+    ];
     let lives =
         ["active", "draining"].into_iter().flat_map(|state| live.map(|name| format!("{state}: {name}")));
     let expected: Vec<String> = std::iter::once("new: hello".to_owned()).chain(lives).collect();
@@ -312,6 +324,7 @@ fn to_agent() -> Vec<ToAgent> {
             timeout_ms: 1,
         })),
         ToAgent::TracedDispatch(Box::new(dispatch(key(1, 1), SESSION).into())),
+        ToAgent::WhereFigures,
     ]
 }
 
@@ -326,5 +339,6 @@ fn to_control_plane() -> Vec<ToControlPlane> {
         ToControlPlane::Goodbye,
         ToControlPlane::Trusts(Trusts { roots: Vec::new(), certificate: Digest([0; 32]) }),
         ToControlPlane::Inspected(Inspected { question: QuestionId(uuid(1)), holdings: Vec::new() }),
+        ToControlPlane::FiguresAt(FiguresAt { host: None, port: 1 }),
     ]
 }

@@ -297,6 +297,12 @@ impl ControlPlane {
         self.agents_port
     }
 
+    /// Where its API is.
+    #[must_use]
+    pub fn api_url(&self) -> String {
+        format!("https://localhost:{}", self.api_port)
+    }
+
     /// Where it keeps everything.
     #[must_use]
     pub fn state_dir(&self) -> &Path {

@@ -32,6 +32,7 @@ pub mod postgres;
 pub mod process;
 pub mod recipe;
 pub mod rotel;
+pub mod scraping;
 pub mod sim;
 pub mod units;
 pub mod wait;

@@ -4,35 +4,12 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
-use rcgen::{
-    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-};
 use stella_api_types::deployment::OnFailure;
 use stella_tests::cluster::{Cluster, ENVIRONMENT};
 use stella_tests::ports;
 use stella_tests::recipe::{release, rolling, shell};
+use stella_tests::scraping::site;
 use stella_tests::wait;
-
-/// An authority with a certificate for a listener on loopback and one for a scraper, as PEM files in a folder.
-fn site(folder: &Path) -> Result<()> {
-    fs::create_dir_all(folder)?;
-    let mut authority = CertificateParams::new(Vec::new())?;
-    authority.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    authority.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-    let key = KeyPair::generate()?;
-    fs::write(folder.join("ca.crt"), authority.self_signed(&key)?.pem())?;
-    let issuer = Issuer::from_params(&authority, &key);
-    for (name, usage) in
-        [("listener", ExtendedKeyUsagePurpose::ServerAuth), ("scraper", ExtendedKeyUsagePurpose::ClientAuth)]
-    {
-        let mut own = CertificateParams::new(vec!["localhost".to_owned()])?;
-        own.extended_key_usages = vec![usage];
-        let own_key = KeyPair::generate()?;
-        fs::write(folder.join(format!("{name}.crt")), own.signed_by(&own_key, &issuer)?.pem())?;
-        fs::write(folder.join(format!("{name}.key")), own_key.serialize_pem())?;
-    }
-    Ok(())
-}
 
 /// What is scraped by who trusts an authority and may have a certificate of another.
 async fn scrape(port: u16, trusted: &Path, own: Option<&Path>) -> Result<String> {

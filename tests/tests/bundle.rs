@@ -7,6 +7,8 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 use stella_tests::binaries;
 
+/// The job that finds agents through the control plane.
+const FOUND: &str = "prometheus-agents.yml";
 /// The ways to find control planes, one file each.
 const WAYS: [&str; 3] = ["prometheus.yml", "prometheus-http.yml", "prometheus-kubernetes.yml"];
 
@@ -38,6 +40,8 @@ fn agents_are_scraped_under_names_of_their_own() -> Result<()> {
         ensure!(job.ends_with(&format!("    metric_relabel_configs:\n{relabelling}")), "{name}: {job}");
         ensure!(text.matches("metric_relabel_configs").count() == 1, "only the agents' job: {name}");
     }
+    let found = read(FOUND)?;
+    ensure!(found.ends_with(&format!("    metric_relabel_configs:\n{relabelling}")), "{found}");
     Ok(())
 }
 
@@ -79,7 +83,7 @@ fn prometheus_takes_each_way_to_find_control_planes() -> Result<()> {
     fs::write(folder.path().join("agents/some.yml"), "- targets: [\"web-1:9091\"]\n")?;
     fs::write(folder.path().join("rules.yml"), read("rules.yml")?)?;
     // What an installation brings; only that they are there is checked.
-    for name in ["ca.crt", "inventory-token"] {
+    for name in ["ca.crt", "inventory-token", "agents-token", "agents-ca.crt", "scraper.crt", "scraper.key"] {
         fs::write(folder.path().join(name), "")?;
     }
     let first = read(WAYS[0])?;
@@ -91,6 +95,8 @@ fn prometheus_takes_each_way_to_find_control_planes() -> Result<()> {
         let said = run(folder.path(), "promtool", &["check", "config", name])?;
         ensure!(said.contains("SUCCESS: 1 rule files found") && !said.contains("WARNING"), "{name}: {said}");
     }
+    fs::write(folder.path().join(FOUND), read(FOUND)?)?;
+    run(folder.path(), "promtool", &["check", "config", FOUND])?;
     Ok(())
 }
 
@@ -142,11 +148,22 @@ fn a_rendered_bundle_is_accepted_as_it_is() -> Result<()> {
     for flags in [
         ["--target", "[::1]:9090", "--runbooks", "https://wiki.example.com/runbooks"].as_slice(),
         &["--inventory", "https://inventory.example.com/stella", "--inventory-token-file", "ca.crt"],
+        &[
+            "--agents-token-file",
+            "ca.crt",
+            "--agents-ca",
+            "ca.crt",
+            "--agents-cert",
+            "ca.crt",
+            "--agents-key",
+            "ca.crt",
+        ],
         &["--url", "https://stella.example.com", "--slack-channel", "#it's \"ours\""],
     ] {
         run(home.path(), &stella, &[&common, flags, &["--force"]].concat())?;
         run(&folder, "promtool", &["check", "config", "prometheus.yml"])?;
         run(&folder, "amtool", &["check-config", "alertmanager.yml"])?;
+        ensure!(folder.join("targets").is_dir() && folder.join("agents").is_dir(), "Prometheus wants them");
     }
     let text = fs::read_to_string(folder.join("prometheus.yml"))?;
     ensure!(text.contains("[\"stella.example.com:9090\"]"), "{text}");

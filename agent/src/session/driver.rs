@@ -82,9 +82,10 @@ async fn hello(config: &Config) -> Result<Result<AgentSession, SendError>, Gone>
     let facts = config.runner.hello().await?;
     let always = capability::TRUST | capability::HOLDINGS | capability::TRACE;
     let spans = if config.sends_spans { capability::SPANS } else { 0 };
+    let figures = if config.figures.is_some() { capability::FIGURES } else { 0 };
     let hello = Hello {
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-        capabilities: facts.capabilities | always | config.rights.bits() | spans,
+        capabilities: facts.capabilities | always | config.rights.bits() | spans | figures,
         journal: facts.journal,
         control_plane: facts.control_plane,
         open: facts.open,
@@ -181,6 +182,7 @@ impl Driver<'_> {
                     self.inspected(refused);
                 }
             }
+            AgentEvent::WhereFigures => self.tell_where_figures(),
             AgentEvent::Drain => tracing::info!("the control plane sends nothing new in this session"),
             AgentEvent::Closed(reason) => return Ok(Some(reason)),
         }
@@ -293,6 +295,14 @@ impl Driver<'_> {
         tracing::debug!(question = %inspected.question, "told what this host holds");
         let sent = self.session.inspected(inspected);
         self.judge("what this host holds", sent);
+    }
+
+    /// Nobody asks an agent that has none for others.
+    fn tell_where_figures(&mut self) {
+        if let Some(figures) = self.config.figures.clone() {
+            let sent = self.session.figures_at(figures);
+            self.judge("where the figures are", sent);
+        }
     }
 
     fn reports_ended(&mut self) {

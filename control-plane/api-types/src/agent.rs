@@ -40,6 +40,9 @@ pub struct Agent {
     /// What it means that the two differ, and what to do; absent if they do not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub profile_problem: Option<String>,
+    /// Where its own figures can be scraped from other hosts, `host:port`; absent if they cannot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics_address: Option<String>,
     /// Counts its sessions.
     pub session: u64,
     /// How many of its tasks are not final.

@@ -13,6 +13,7 @@ pub mod amount;
 pub mod artifact;
 pub mod channel;
 pub mod deployment;
+pub mod discovery;
 pub mod environment;
 pub mod event;
 pub mod gate;

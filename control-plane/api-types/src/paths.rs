@@ -62,6 +62,8 @@ pub const AGENTS: &str = "/api/v1/tenants/{tenant}/agents";
 pub const AGENT: &str = "/api/v1/tenants/{tenant}/agents/{agent}";
 /// Revokes an agent.
 pub const AGENT_REVOKE: &str = "/api/v1/tenants/{tenant}/agents/{agent}/revoke";
+/// Agents whose own figures can be scraped, for Prometheus' HTTP discovery.
+pub const SD_AGENTS: &str = "/api/v1/sd/agents";
 /// Enrolment tokens of a tenant.
 pub const ENROLMENT_TOKENS: &str = "/api/v1/tenants/{tenant}/enrolment-tokens";
 /// One artifact.

@@ -4,6 +4,7 @@ mod accounts;
 mod catalogue;
 pub(crate) mod channels;
 mod deployments;
+mod discovery;
 mod environments;
 mod feed;
 mod gates;
@@ -102,6 +103,7 @@ fn all() -> OpenApiRouter<App> {
         .routes(routes!(catalogue::agents))
         .routes(routes!(catalogue::agent))
         .routes(routes!(catalogue::revoke_agent))
+        .routes(routes!(discovery::agents_to_scrape))
         .routes(routes!(catalogue::enrolment_tokens, catalogue::create_enrolment_token))
         .routes(routes!(releases::artifact))
         .routes(routes!(releases::releases, releases::create_release))

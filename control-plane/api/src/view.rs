@@ -24,7 +24,7 @@ use stella_api_types::hold::Hold as HoldDto;
 use stella_api_types::page::Named;
 use stella_api_types::target::{Idle as IdleDto, Target as TargetDto};
 use stella_api_types::tenant::Tenant as TenantDto;
-use stella_domain::agent::{Agent, Connectivity, EnrolmentToken};
+use stella_domain::agent::{Agent, Connectivity, EnrolmentToken, FiguresAddress};
 use stella_domain::environment::Environment;
 use stella_domain::freeze::{Freeze, Repeats};
 use stella_domain::hold::Hold;
@@ -181,6 +181,7 @@ pub(crate) fn agent(tenant: &TenantState, agent: &Agent) -> agent_dto::Agent {
         profile: agent.profile.map(profile),
         runs_as: agent.runs_as().map(profile),
         profile_problem: profile_problem(agent),
+        metrics_address: agent.figures.as_ref().map(FiguresAddress::to_string),
         session: agent.session.0,
         open_tasks: tenant.unsettled.get(&agent.id).map_or(0, |tasks| tasks.len() as u64),
         key_fingerprint: agent.key_fingerprint.to_string(),

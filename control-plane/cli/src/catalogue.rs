@@ -273,7 +273,7 @@ fn shown(agent: &agent::Agent) -> String {
         |revoked| format!("revoked at {}: {}", revoked.at, revoked.reason),
     );
     let mut text = format!(
-        "agent       {} {}\nstate       {state}\nhost        {}\nversion     {}\nenrolled    {}, for the profile {}\nruns        {}\nlabels      {}\nopen tasks  {}",
+        "agent       {} {}\nstate       {state}\nhost        {}\nversion     {}\nenrolled    {}, for the profile {}\nruns        {}\nlabels      {}\nmetrics     {}\nopen tasks  {}",
         agent.name,
         agent.id,
         print::one_line(&agent.hostname),
@@ -282,6 +282,7 @@ fn shown(agent: &agent::Agent) -> String {
         or_none(&agent.profile),
         or_none(&agent.runs_as),
         labels.join(", "),
+        or_none(&agent.metrics_address),
         agent.open_tasks,
     );
     if let Some(problem) = &agent.profile_problem {

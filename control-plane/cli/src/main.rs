@@ -96,7 +96,7 @@ async fn run(cli: Cli) -> Result<bool, Error> {
     }
     let settings = Settings::load(&cli.global)?;
     if let Command::Observability(command) = cli.command {
-        observability::run(&settings, cli.global.output, command)?;
+        observability::run(&settings, cli.global.output, command).await?;
         return Ok(true);
     }
     if let Command::Workflow(Workflow::Check { file }) = &cli.command {

@@ -1,4 +1,5 @@
-//! `stella observability render`: the shipped configuration of Prometheus, Alertmanager and Grafana, with an installation's addresses.
+//! `stella observability`: the shipped configuration of Prometheus, Alertmanager and Grafana with an installation's addresses, and what
+//! Prometheus finds.
 //!
 //! The files are texts with example values that work as they are; rendering replaces those values. Why not templates: what is
 //! shipped is what the tools check and people read.
@@ -8,6 +9,8 @@ use std::path::{Component, Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
+use stella_api_types::discovery::TargetGroup;
+use stella_api_types::paths;
 
 use crate::args::Output;
 use crate::client::{Error, read};
@@ -23,12 +26,19 @@ const EXAMPLES: &str = "Examples:
   stella observability render ./stella --target stella.example.com:9090
   stella observability render ./stella --ca root.crt --slack-channel '#releases' --runbooks https://wiki.example.com/stella/runbooks
   stella observability render ./stella --inventory https://inventory.example.com/stella --inventory-token-file inventory-token
+  stella observability render ./stella --agents-token-file agents-token
 
 Then, on the host of Prometheus:
-  cp ./stella/*.yml ./stella/ca.crt /etc/prometheus/ && promtool check config /etc/prometheus/prometheus.yml
+  cp -r ./stella/*.yml ./stella/ca.crt ./stella/targets ./stella/agents /etc/prometheus/ && promtool check config /etc/prometheus/prometheus.yml
 and on the host of Grafana:
   mkdir -p /var/lib/grafana/dashboards && cp -r ./stella/grafana/dashboards /var/lib/grafana/dashboards/stella
   cp -r ./stella/grafana/provisioning/. /etc/grafana/provisioning/";
+
+const AGENTS_EXAMPLES: &str = "Examples:
+  stella observability agents
+  stella observability agents --output json    # as Prometheus gets it
+
+An agent is listed if `metrics.listen` in its agent.toml is not loopback, or `metrics.advertise` is given.";
 
 /// What to do with the configuration for monitoring.
 #[derive(Debug, Subcommand)]
@@ -36,6 +46,9 @@ pub(crate) enum Observability {
     /// Write the configuration for Prometheus, Alertmanager and Grafana, with your addresses, into a folder.
     #[command(after_help = EXAMPLES)]
     Render(Box<Render>),
+    /// List the agents that Prometheus finds through the control plane: those that serve their own figures to other hosts.
+    #[command(after_help = AGENTS_EXAMPLES)]
+    Agents,
 }
 
 /// The addresses and names of an installation.
@@ -61,6 +74,19 @@ pub(crate) struct Render {
     /// Its key, as Prometheus finds it.
     #[arg(long, value_name = "FILE", requires = "client_cert", value_parser = text)]
     client_key: Option<String>,
+    /// Find agents that serve their own figures through the control plane: the file with a token of the API of the role viewer, as
+    /// Prometheus finds it.
+    #[arg(long, value_name = "FILE", value_parser = text)]
+    agents_token_file: Option<String>,
+    /// Under whose authority the certificates of these agents' listeners are, as Prometheus finds it.
+    #[arg(long, value_name = "FILE", requires = "agents_token_file", value_parser = text, default_value = "agents-ca.crt")]
+    agents_ca: String,
+    /// The certificate that these agents ask of scrapers, as Prometheus finds it.
+    #[arg(long, value_name = "FILE", requires = "agents_token_file", value_parser = text, default_value = "scraper.crt")]
+    agents_cert: String,
+    /// Its key, as Prometheus finds it.
+    #[arg(long, value_name = "FILE", requires = "agents_token_file", value_parser = text, default_value = "scraper.key")]
+    agents_key: String,
     /// Alertmanager, as HOST:PORT (can be given more than once).
     #[arg(long = "alertmanager", value_name = "HOST:PORT", value_parser = address, default_value = "localhost:9093")]
     alertmanagers: Vec<String>,
@@ -101,12 +127,27 @@ struct Written {
 }
 
 /// Carries the command out.
-pub(crate) fn run(settings: &Settings, output: Output, command: Observability) -> Result<(), Error> {
-    let Observability::Render(mut render) = command;
+pub(crate) async fn run(settings: &Settings, output: Output, command: Observability) -> Result<(), Error> {
+    match command {
+        Observability::Render(to_render) => render(settings, output, *to_render),
+        Observability::Agents => {
+            let found: Vec<TargetGroup> = settings.client()?.get(paths::SD_AGENTS).await?;
+            print::list(output, &found, &["ADDRESS", "TENANT", "AGENT", "ENVIRONMENTS"], row)
+        }
+    }
+}
+
+fn row(group: &TargetGroup) -> Vec<String> {
+    let label = |name: &str| group.labels.get(&format!("__meta_stella_{name}")).cloned().unwrap_or_default();
+    let environments = label("environments").trim_matches(',').to_owned();
+    vec![group.targets.join(" "), label("tenant"), label("agent"), environments]
+}
+
+fn render(settings: &Settings, output: Output, mut render: Render) -> Result<(), Error> {
     if render.targets.is_empty() {
         render.targets.push(metrics_address(settings.url())?);
     }
-    let mut files = files::of(&render);
+    let mut files = files::of(&render, settings.url());
     if let Some(ca) = settings.ca() {
         files.push(("ca.crt".into(), read(ca)?));
     }

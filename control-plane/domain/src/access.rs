@@ -283,7 +283,8 @@ fn by_agent(id: AgentId, command: &Command) -> Result<(), Rejection> {
             | TenantCommand::DisconnectAgent { agent, .. }
             | TenantCommand::Report { agent, .. }
             | TenantCommand::AnswerInspection { agent, .. }
-            | TenantCommand::RecordAgentTrust { agent, .. },
+            | TenantCommand::RecordAgentTrust { agent, .. }
+            | TenantCommand::RecordAgentFigures { agent, .. },
         ) => Some(*agent),
         Command::Tenant(..) | Command::System(_) | Command::Tick => None,
     };
@@ -413,7 +414,8 @@ fn needed_in(state: &State, tenant: TenantId, command: &TenantCommand) -> Option
         | TenantCommand::DisconnectAgent { .. }
         | TenantCommand::Report { .. }
         | TenantCommand::AnswerInspection { .. }
-        | TenantCommand::RecordAgentTrust { .. } => return None,
+        | TenantCommand::RecordAgentTrust { .. }
+        | TenantCommand::RecordAgentFigures { .. } => return None,
     })
 }
 

@@ -1,6 +1,7 @@
 //! Agents and the tokens that they enrol with.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use stella_protocol::digest::Digest;
@@ -59,8 +60,28 @@ pub struct Agent {
     /// Whom it trusts, if it was told by name; `None` trusts what it was enrolled or renewed with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trust: Option<AgentTrust>,
+    /// Where its own figures can be scraped from other hosts; `None` if they cannot, as its last session said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub figures: Option<FiguresAddress>,
     /// When it was enrolled.
     pub enrolled_at: Timestamp,
+}
+
+/// Where an agent serves `/metrics`, over HTTPS.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FiguresAddress {
+    /// A name or an address without brackets.
+    pub host: String,
+    /// The TCP port.
+    pub port: u16,
+}
+
+impl fmt::Display for FiguresAddress {
+    /// `host:port`, an IPv6 address in brackets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, port } = self;
+        if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
+    }
 }
 
 impl Agent {

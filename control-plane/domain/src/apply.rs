@@ -115,6 +115,7 @@ impl TenantState {
             | Fact::AgentOffline { .. }
             | Fact::AgentRevoked { .. }
             | Fact::AgentTrustChanged { .. }
+            | Fact::AgentFiguresMoved { .. }
             | Fact::ReportIgnored { .. }) => self.apply_agent(at, fact),
             Fact::DeploymentCreated { .. }
             | Fact::DeploymentHalted { .. }

@@ -19,6 +19,7 @@ use stella_protocol::trace::TraceContext;
 use stella_signing::{PublicKey, Signature};
 
 use crate::access::{AccountKind, Grant};
+use crate::agent::FiguresAddress;
 use crate::amount::Amount;
 use crate::archive::Ended;
 use crate::authority::{AgentTrust, AuthorityRecord};
@@ -610,5 +611,14 @@ pub enum TenantCommand {
         session: SessionEpoch,
         /// Whom.
         trust: AgentTrust,
+    },
+    /// An agent tells where its own figures are.
+    RecordAgentFigures {
+        /// Which agent.
+        agent: AgentId,
+        /// In which session.
+        session: SessionEpoch,
+        /// Where.
+        at: FiguresAddress,
     },
 }

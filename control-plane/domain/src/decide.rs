@@ -237,6 +237,9 @@ fn carry_out(tx: &mut Transaction<'_>, command: &TenantCommand) -> Result<Outcom
         TenantCommand::RecordAgentTrust { agent, session, trust } => {
             authority::agent_trusts(tx, *agent, *session, trust)
         }
+        TenantCommand::RecordAgentFigures { agent, session, at } => {
+            agent::figures_at(tx, *agent, *session, at)
+        }
         TenantCommand::StoreArtifact { digest, size_bytes } => {
             release::store_artifact(tx, *digest, *size_bytes)
         }

@@ -18,6 +18,7 @@ use stella_protocol::trace::TraceContext;
 use stella_signing::{PublicKey, Signature};
 
 use crate::access::{AccountKind, Grant};
+use crate::agent::FiguresAddress;
 use crate::amount::Amount;
 use crate::authority::{AgentTrust, AuthorityChange, AuthorityRecord};
 use crate::channel::ChannelRule;
@@ -649,6 +650,12 @@ pub enum Fact {
     AgentTrustChanged {
         agent: AgentId,
         trust: AgentTrust,
+    },
+    /// An agent's own figures are somewhere else, or nowhere that other hosts reach.
+    AgentFiguresMoved {
+        agent: AgentId,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        at: Option<FiguresAddress>,
     },
     /// A target is through a stage of a blue-green deployment, and waits for the others.
     TargetReady {

@@ -35,6 +35,17 @@ pub(crate) struct Told {
     answered: BTreeSet<QuestionId>,
     /// Whether the agent can be asked that.
     takes_questions: bool,
+    figures: Figures,
+}
+
+/// Whether the agent is to be asked where its own figures are: once in a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Figures {
+    /// It has none for others.
+    None,
+    Unasked,
+    Asked,
+    Answered,
 }
 
 impl Told {
@@ -47,12 +58,29 @@ impl Told {
     pub(crate) fn is_answered(&mut self, question: QuestionId) -> bool {
         self.asked.contains(&question) && self.answered.insert(question)
     }
+
+    /// Asks where the agent's own figures are, if that is still to be done. The transport may not keep up: then the next call does.
+    pub(crate) fn ask_where_figures(&mut self, session: &mut ControlSession) {
+        if self.figures == Figures::Unasked && session.where_figures().is_ok() {
+            self.figures = Figures::Asked;
+        }
+    }
+
+    /// Whether the answer to that was waited for. There is one.
+    pub(crate) const fn figures_are_answered(&mut self) -> bool {
+        let was_waited_for = matches!(self.figures, Figures::Asked);
+        if was_waited_for {
+            self.figures = Figures::Answered;
+        }
+        was_waited_for
+    }
 }
 
 impl Told {
     /// Nothing yet, to an agent of these capabilities.
     pub(crate) const fn new(capabilities: u64) -> Self {
         let takes_trace = capabilities & capability::TRACE != 0;
+        let has_figures = capabilities & capability::FIGURES != 0;
         Self {
             takes_trace,
             dispatched: BTreeSet::new(),
@@ -60,6 +88,7 @@ impl Told {
             asked: BTreeSet::new(),
             answered: BTreeSet::new(),
             takes_questions: capabilities & capability::HOLDINGS != 0,
+            figures: if has_figures { Figures::Unasked } else { Figures::None },
         }
     }
 }

@@ -9,8 +9,8 @@ use crate::frame::Decoder;
 use crate::id::{AttemptKey, SessionEpoch};
 use crate::limits::HANDSHAKE_TIMEOUT_MS;
 use crate::message::{
-    Accepted, Cancel, Finished, Heartbeat, Hello, Inspect, Inspected, RenewRequest, Renewed, Running,
-    ToAgent, ToControlPlane, TracedDispatch, Trust, Trusts, Welcome,
+    Accepted, Cancel, FiguresAt, Finished, Heartbeat, Hello, Inspect, Inspected, RenewRequest, Renewed,
+    Running, ToAgent, ToControlPlane, TracedDispatch, Trust, Trusts, Welcome,
 };
 
 /// What the driver of an agent's session has to act on.
@@ -30,6 +30,8 @@ pub enum AgentEvent {
     Trust(Trust),
     /// Say what the host holds: answer with [`AgentSession::inspected`].
     Inspect(Box<Inspect>),
+    /// Say where the figures are: answer with [`AgentSession::figures_at`].
+    WhereFigures,
     /// Finish what is open; no dispatch follows in this session.
     Drain,
     /// It is over. The last event, and there is exactly one: close the connection with [`CloseReason::code`].
@@ -245,6 +247,14 @@ impl AgentSession {
         self.send(&ToControlPlane::Inspected(inspected))
     }
 
+    /// Answers where the agent's own figures are.
+    ///
+    /// # Errors
+    /// [`SendError`]; the control plane asks again in the next session.
+    pub fn figures_at(&mut self, figures: FiguresAt) -> Result<(), SendError> {
+        self.send(&ToControlPlane::FiguresAt(figures))
+    }
+
     /// Leaves on purpose: the goodbye is queued behind everything else, and the session is over here. Transmit what is
     /// left before closing the connection.
     ///
@@ -299,6 +309,7 @@ impl AgentSession {
             (State::Active(_) | State::Draining(_), ToAgent::Inspect(inspect)) => {
                 Ok(AgentEvent::Inspect(inspect))
             }
+            (State::Active(_) | State::Draining(_), ToAgent::WhereFigures) => Ok(AgentEvent::WhereFigures),
             (state, frame) => Err(Violation::OutOfOrder { frame: frame.name(), state: state.name() }),
         }
     }

@@ -9,8 +9,8 @@ use crate::frame::Decoder;
 use crate::id::{AttemptKey, SessionEpoch};
 use crate::limits::{ACKNOWLEDGEMENTS_MAX, HANDSHAKE_TIMEOUT_MS, HEARTBEATS_MISSED_MAX};
 use crate::message::{
-    Accepted, Cancel, Dispatch, Finished, Heartbeat, Hello, Inspect, Inspected, RenewRequest, Renewed,
-    Running, ToAgent, ToControlPlane, TracedDispatch, Trust, Trusts, Welcome,
+    Accepted, Cancel, Dispatch, FiguresAt, Finished, Heartbeat, Hello, Inspect, Inspected, RenewRequest,
+    Renewed, Running, ToAgent, ToControlPlane, TracedDispatch, Trust, Trusts, Welcome,
 };
 
 /// What the driver of a control plane's session has to act on.
@@ -32,6 +32,8 @@ pub enum ControlEvent {
     Trusts(Trusts),
     /// What the host holds: the answer to [`ControlSession::inspect`].
     Inspected(Inspected),
+    /// Where the agent's own figures are: the answer to [`ControlSession::where_figures`].
+    FiguresAt(FiguresAt),
     /// It is over. The last event, and there is exactly one: close the connection with [`CloseReason::code`].
     /// An agent that left on purpose shows as [`CloseReason::Goodbye`].
     Closed(CloseReason),
@@ -283,6 +285,15 @@ impl ControlSession {
         self.send(&ToAgent::Inspect(inspect))
     }
 
+    /// Asks where the agent serves its own figures. Call it only for an agent that understands it
+    /// ([`crate::message::capability::FIGURES`]).
+    ///
+    /// # Errors
+    /// [`SendError`]; nothing was asked.
+    pub fn where_figures(&mut self) -> Result<(), SendError> {
+        self.send(&ToAgent::WhereFigures)
+    }
+
     /// Tells the agent that no dispatch follows in this session. A second call changes nothing.
     ///
     /// # Errors
@@ -355,6 +366,7 @@ impl ControlSession {
                     ToControlPlane::Renew(request) => Ok(ControlEvent::Renew(request)),
                     ToControlPlane::Trusts(trusts) => Ok(ControlEvent::Trusts(trusts)),
                     ToControlPlane::Inspected(inspected) => Ok(ControlEvent::Inspected(inspected)),
+                    ToControlPlane::FiguresAt(figures) => Ok(ControlEvent::FiguresAt(figures)),
                     ToControlPlane::Goodbye => Err(CloseReason::Goodbye),
                     ToControlPlane::Hello(_) => Err(out_of_order("hello", self.state.name())),
                 }

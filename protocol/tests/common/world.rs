@@ -186,8 +186,11 @@ impl World {
                     }
                     self.connection.control.acknowledge(finished.key).unwrap();
                 }
-                ControlEvent::Renew(_) | ControlEvent::Trusts(_) | ControlEvent::Inspected(_) => {
-                    unreachable!("nobody asks for a certificate, or what a host holds, here")
+                ControlEvent::Renew(_)
+                | ControlEvent::Trusts(_)
+                | ControlEvent::Inspected(_)
+                | ControlEvent::FiguresAt(_) => {
+                    unreachable!("nobody asks for a certificate, or about a host, here")
                 }
                 ControlEvent::Closed(reason) => self.closed.push(("control", reason)),
             }
@@ -231,6 +234,7 @@ impl World {
                 | AgentEvent::Renewed(_)
                 | AgentEvent::Trust(_)
                 | AgentEvent::Inspect(_)
+                | AgentEvent::WhereFigures
                 | AgentEvent::Drain => self.tell(format!("agent: {event:?}")),
                 AgentEvent::Closed(reason) => self.closed.push(("agent", reason)),
             }

@@ -271,6 +271,7 @@ impl Simulated {
                 | AgentEvent::Renewed(_)
                 | AgentEvent::Trust(_)
                 | AgentEvent::Inspect(_)
+                | AgentEvent::WhereFigures
                 | AgentEvent::Drain => {}
             }
         }

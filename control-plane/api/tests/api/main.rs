@@ -8,6 +8,7 @@ mod accounts;
 mod agents;
 mod archive;
 mod authentication;
+mod discovery;
 mod document;
 mod errors;
 mod feed;

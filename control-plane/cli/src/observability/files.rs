@@ -1,11 +1,20 @@
 //! The shipped files, and which of their values belong to an installation.
 
+use stella_api_types::paths;
+
 use super::Render;
 
 const RULES: &str = include_str!("../../../../packaging/observability/rules.yml");
 const BY_NAME: &str = include_str!("../../../../packaging/observability/prometheus.yml");
 const BY_INVENTORY: &str = include_str!("../../../../packaging/observability/prometheus-http.yml");
 const IN_KUBERNETES: &str = include_str!("../../../../packaging/observability/prometheus-kubernetes.yml");
+/// One more job for each of them, where agents are found through the control plane.
+const AGENTS: &str = include_str!("../../../../packaging/observability/prometheus-agents.yml");
+
+/// What is in the folders that Prometheus looks for more to scrape in: it wants them to be there.
+const MORE_TARGETS: &str = include_str!("../../../../packaging/observability/targets/README");
+const MORE_AGENTS: &str = include_str!("../../../../packaging/observability/agents/README");
+
 const ALERTMANAGER: &str = include_str!("../../../../packaging/observability/alertmanager.yml");
 
 const VECTOR: &str = include_str!("../../../../packaging/observability/logs/vector.toml");
@@ -31,6 +40,12 @@ mod shipped {
     pub(super) const SERVER_NAME: &str = "server_name: stella-orchestrator";
     pub(super) const CA: &str = "      ca_file: ca.crt\n";
     pub(super) const ALERTMANAGERS: &str = r#"["localhost:9093"]"#;
+    pub(super) const JOBS: &str = "\nscrape_configs:\n";
+    pub(super) const AGENTS_URL: &str = "https://stella-orchestrator:8443/api/v1/sd/agents";
+    pub(super) const AGENTS_TOKEN: &str = "credentials_file: agents-token";
+    pub(super) const AGENTS_CA: &str = "ca_file: agents-ca.crt";
+    pub(super) const AGENTS_CERT: &str = "cert_file: scraper.crt";
+    pub(super) const AGENTS_KEY: &str = "key_file: scraper.key";
     pub(super) const INVENTORY: &str = "https://inventory.example.com/prometheus/stella";
     pub(super) const INVENTORY_TOKEN: &str =
         "        authorization:\n          credentials_file: inventory-token\n";
@@ -44,10 +59,12 @@ mod shipped {
     pub(super) const WATCHDOG: &str = "  - name: stella-watchdog\n";
 }
 
-/// The files of an installation: names in its folder, and contents.
-pub(super) fn of(render: &Render) -> Vec<(String, String)> {
+/// The files of an installation whose API has this address: names in its folder, and contents.
+pub(super) fn of(render: &Render, api: &str) -> Vec<(String, String)> {
     let mut files = vec![
-        ("prometheus.yml".to_owned(), prometheus(render)),
+        ("prometheus.yml".to_owned(), prometheus(render) + &agents(render, api)),
+        ("targets/README".to_owned(), MORE_TARGETS.to_owned()),
+        ("agents/README".to_owned(), MORE_AGENTS.to_owned()),
         ("rules.yml".to_owned(), rules(render)),
         ("alertmanager.yml".to_owned(), alertmanager(render)),
         ("logs/vector.toml".to_owned(), VECTOR.replace(shipped::LOKI, &render.loki)),
@@ -88,6 +105,19 @@ fn prometheus(render: &Render) -> String {
         }
     }
     text.replace(shipped::CA, &tls).replace(shipped::ALERTMANAGERS, &list(&render.alertmanagers))
+}
+
+/// The job that finds agents through the control plane; nothing if they are not to be found.
+fn agents(render: &Render, api: &str) -> String {
+    let Some(token) = &render.agents_token_file else { return String::new() };
+    let (_, job) = AGENTS.split_once(shipped::JOBS).unwrap_or_default();
+    let job = job
+        .replace(shipped::AGENTS_URL, &quoted(&format!("{}{}", api.trim_end_matches('/'), paths::SD_AGENTS)))
+        .replace(shipped::AGENTS_TOKEN, &format!("credentials_file: {}", quoted(token)))
+        .replace(shipped::AGENTS_CA, &format!("ca_file: {}", quoted(&render.agents_ca)))
+        .replace(shipped::AGENTS_CERT, &format!("cert_file: {}", quoted(&render.agents_cert)))
+        .replace(shipped::AGENTS_KEY, &format!("key_file: {}", quoted(&render.agents_key)));
+    format!("\n{job}")
 }
 
 /// What the certificate of the control planes is for: the host of the first.
@@ -142,8 +172,10 @@ mod tests {
 
     fn render(flags: &[&str]) -> Render {
         let line = ["stella", "render", "folder"].iter().chain(flags);
-        let Observability::Render(render) = Line::parse_from(line).command;
-        *render
+        match Line::parse_from(line).command {
+            Observability::Render(render) => *render,
+            Observability::Agents => panic!("these are flags of render"),
+        }
     }
 
     #[test]
@@ -155,6 +187,17 @@ mod tests {
                 &[shipped::INVENTORY, shipped::INVENTORY_TOKEN, shipped::CA, shipped::ALERTMANAGERS],
             ),
             (IN_KUBERNETES, &[shipped::SERVER_NAME, shipped::CA, shipped::ALERTMANAGERS]),
+            (
+                AGENTS,
+                &[
+                    shipped::JOBS,
+                    shipped::AGENTS_URL,
+                    shipped::AGENTS_TOKEN,
+                    shipped::AGENTS_CA,
+                    shipped::AGENTS_CERT,
+                    shipped::AGENTS_KEY,
+                ],
+            ),
             (RULES, &[shipped::RUNBOOKS]),
             (SOURCES, &[shipped::PROMETHEUS, shipped::LOKI, shipped::TEMPO]),
             (VECTOR, &[shipped::LOKI]),
@@ -196,6 +239,29 @@ mod tests {
         let tls = "      ca_file: ca.crt\n      cert_file: \"/c\"\n      key_file: \"/k\"\n";
         assert!(text.contains(tls), "{text}");
 
+        assert_eq!(agents(&by_name, "https://stella.example.com:8443"), "");
+        let found = render(&[
+            "--agents-token-file",
+            "/t",
+            "--agents-ca",
+            "/a",
+            "--agents-cert",
+            "/c",
+            "--agents-key",
+            "/k",
+        ]);
+        let text = agents(&found, "https://stella.example.com:8443/");
+        for part in [
+            "- url: \"https://stella.example.com:8443/api/v1/sd/agents\"",
+            "credentials_file: \"/t\"",
+            "ca_file: \"/a\"",
+            "cert_file: \"/c\"",
+            "key_file: \"/k\"",
+            "          ca_file: ca.crt\n",
+        ] {
+            assert!(text.contains(part), "{part} is not in {text}");
+        }
+
         let linked = rules(&render(&["--runbooks", "https://wiki/runbooks/"]));
         assert!(linked.contains("runbook_url: \"https://wiki/runbooks/AgentOffline.md\""), "{linked}");
     }
@@ -209,7 +275,7 @@ mod tests {
         }
         let shipped =
             concat!(env!("CARGO_MANIFEST_DIR"), "/../../packaging/observability/grafana/dashboards");
-        let files = of(&render);
+        let files = of(&render, "https://stella.example.com");
         for file in std::fs::read_dir(shipped).unwrap() {
             let name = format!("grafana/dashboards/{}", file.unwrap().file_name().display());
             assert!(files.iter().any(|(rendered, _)| *rendered == name), "{name} is not rendered");

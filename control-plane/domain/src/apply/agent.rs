@@ -77,6 +77,12 @@ impl TenantState {
                 agent.trust = Some(trust.clone());
                 Ok(())
             }
+            Fact::AgentFiguresMoved { agent: id, at: address } => {
+                let agent = self.agent_mut(*id, fact)?;
+                ensure(agent.revoked.is_none(), format!("agent {id}"), "revoked", fact)?;
+                agent.figures.clone_from(address);
+                Ok(())
+            }
             Fact::ReportIgnored { agent: id, key: _, reason: _ } => {
                 let work = self.work.get_mut(id).ok_or_else(|| missing(AgentId::KIND, id, fact))?;
                 Arc::make_mut(work).ignored_reports += 1;
@@ -118,6 +124,7 @@ impl TenantState {
             journal: None,
             revoked: None,
             trust: None,
+            figures: None,
             enrolled_at: at,
         };
         self.agents.insert(*id, Arc::new(agent));

@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use stella_protocol::id::{AgentId, AttemptKey, SessionEpoch};
-use stella_protocol::message::{Hello, JournalMark, TaskOutcome};
+use stella_protocol::message::{Hello, JournalMark, TaskOutcome, capability};
+use stella_protocol::validate::is_host;
 
 use super::transaction::Transaction;
 use super::{fields, proof, rollout};
-use crate::agent::Connectivity;
+use crate::agent::{Connectivity, FiguresAddress};
 use crate::command::Outcome;
 use crate::event::Fact;
 use crate::rejection::Rejection;
@@ -38,6 +39,10 @@ pub(super) fn connect(
         version: hello.agent_version.clone(),
         capabilities: hello.capabilities,
     })?;
+    // Where they are, if they are anywhere, it says once it is asked.
+    if hello.capabilities & capability::FIGURES == 0 && tx.agent(id)?.figures.is_some() {
+        tx.emit(Fact::AgentFiguresMoved { agent: id, at: None })?;
+    }
     let listed: BTreeSet<AttemptKey> = hello.open.iter().map(|open| open.key).collect();
     let memory = Memory { renewed, rolled_back };
     let tasks: Vec<Arc<Task>> = tx.tenant.unsettled_tasks(id).map(Arc::clone).collect();
@@ -133,6 +138,23 @@ pub(super) fn is_heard(tx: &Transaction<'_>, id: AgentId, session: SessionEpoch)
         return Err(Rejection::SessionSuperseded);
     }
     Ok(())
+}
+
+/// Its own figures are where it says, or where it was seen.
+pub(super) fn figures_at(
+    tx: &mut Transaction<'_>,
+    id: AgentId,
+    session: SessionEpoch,
+    at: &FiguresAddress,
+) -> Result<Outcome, Rejection> {
+    is_heard(tx, id, session)?;
+    if !is_host(&at.host) || at.port == 0 {
+        return Err(Rejection::invalid("at", "must be a host and a port"));
+    }
+    if tx.agent(id)?.figures.as_ref() != Some(at) {
+        tx.emit(Fact::AgentFiguresMoved { agent: id, at: Some(at.clone()) })?;
+    }
+    Ok(Outcome::Done)
 }
 
 /// Silence is not failure: what is open stays open.

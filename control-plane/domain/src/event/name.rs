@@ -100,6 +100,7 @@ impl Fact {
             Self::FindingsRecorded { .. } => "findings_recorded",
             Self::AuthorityChanged { .. } => "authority_changed",
             Self::AgentTrustChanged { .. } => "agent_trust_changed",
+            Self::AgentFiguresMoved { .. } => "agent_figures_moved",
             Self::LogLevelSet { .. } => "log_level_set",
             Self::WorkflowApplied { .. } => "workflow_applied",
             Self::WorkflowRemoved { .. } => "workflow_removed",

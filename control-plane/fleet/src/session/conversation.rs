@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use stella_domain::agent::FiguresAddress;
 use stella_domain::command::{Report, TenantCommand};
 use stella_engine::SubmitError;
 use stella_protocol::close::CloseCode;
 use stella_protocol::id::QuestionId;
-use stella_protocol::message::{Inspected, RenewRequest, Renewed, Trusts};
+use stella_protocol::message::{FiguresAt, Inspected, RenewRequest, Renewed, Trusts};
 use stella_protocol::session::control::{ControlEvent, ControlSession};
 use stella_protocol::session::{CloseReason, SendError};
 use stella_protocol::time::Timestamp;
@@ -149,6 +150,7 @@ impl Conversation {
             return self.close(CloseCode::Overloaded);
         }
         self.ask_for_askers();
+        self.told.ask_where_figures(&mut self.session);
         match orders::tell(&mut self.told, &state, (tenant, agent), &mut self.session) {
             // The rest follows at the next look. A session that is over has nobody to tell.
             Ok(()) | Err(SendError::QueueFull { .. } | SendError::NotNow { .. }) => {}
@@ -186,6 +188,7 @@ impl Conversation {
                 ControlEvent::Trusts(trusts) => self.trusts(trusts),
                 ControlEvent::Closed(reason) => self.over = Some(reason),
                 ControlEvent::Inspected(inspected) => self.inspected(inspected),
+                ControlEvent::FiguresAt(figures) => self.figures_at(figures),
                 // The state machine gives a second hello as a violation.
                 ControlEvent::Hello(_) => self.session.close(CloseCode::ProtocolViolation),
             }
@@ -239,9 +242,27 @@ impl Conversation {
         if !self.told.is_answered(inspected.question) {
             return;
         }
-        let (peer, session) = (self.peer, self.link.session);
+        let (agent, session) = (self.peer.agent, self.link.session);
         let Inspected { question, holdings } = inspected;
-        let command = TenantCommand::AnswerInspection { agent: peer.agent, session, question, holdings };
+        let command = TenantCommand::AnswerInspection { agent, session, question, holdings };
+        self.record(command, "what a host holds");
+    }
+
+    /// Has it recorded where the agent's own figures are: where it says, or where it connects from.
+    fn figures_at(&mut self, figures: FiguresAt) {
+        if !self.told.figures_are_answered() {
+            return self.session.close(CloseCode::ProtocolViolation);
+        }
+        let FiguresAt { host, port } = figures;
+        let seen = || self.link.figures().remote.ip().to_canonical().to_string();
+        let at = FiguresAddress { host: host.unwrap_or_else(seen), port };
+        let (agent, session) = (self.peer.agent, self.link.session);
+        self.record(TenantCommand::RecordAgentFigures { agent, session, at }, "where an agent's figures are");
+    }
+
+    /// Has something recorded that an agent says, without waiting for it. If that fails for long, the next session tells it again.
+    fn record(&self, command: TenantCommand, what: &'static str) {
+        let peer = self.peer;
         let request = super::request(peer, TraceContext::default(), command);
         let engine = self.shared.engine.clone();
         self.shared.tasks.spawn(async move {
@@ -254,7 +275,7 @@ impl Conversation {
                     Ok(_) | Err(SubmitError::Rejected(_) | SubmitError::Stopping) => return,
                 }
             }
-            tracing::warn!(tenantId = %peer.tenant, agent = %peer.agent, "what a host holds was not recorded");
+            tracing::warn!(tenantId = %peer.tenant, agent = %peer.agent, "{what} was not recorded");
         });
     }
 

@@ -1,0 +1,143 @@
+//! A real Prometheus finds real agents through the control plane, over HTTPS, and scrapes them.
+
+use std::fs;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+use stella_api_types::discovery::TargetGroup;
+use stella_api_types::paths;
+use stella_tests::cluster::{Cluster, ENVIRONMENT, TENANT, create_tenant, token};
+use stella_tests::monitoring::{Bundle, Prometheus};
+use stella_tests::scraping::site;
+use stella_tests::{cluster, ports, wait};
+
+/// A token that may see one tenant and change nothing.
+async fn viewer(cluster: &Cluster, tenant: &str) -> Result<String> {
+    let roles = json!([{ "role": "viewer", "tenant": tenant }]);
+    let account = json!({ "name": format!("prometheus-{tenant}"), "kind": "service", "roles": roles });
+    let _created: Value = cluster.api.post(paths::ACCOUNTS, &account, None).await?;
+    let token = json!({ "name": "prometheus", "account": account["name"] });
+    let created: Value = cluster.api.post(paths::API_TOKENS, &token, None).await?;
+    Ok(created["token"].as_str().context("the token is not in the answer")?.to_owned())
+}
+
+/// The targets that Prometheus has in its job for found agents: address, agent and health.
+async fn found(prometheus: &Prometheus) -> Result<Vec<(String, String, String)>> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let targets = prometheus.targets().await?;
+    let of_job = targets.iter().filter(|it| it["labels"]["job"] == "stella-agents-found");
+    Ok(of_job
+        .map(|it| (text(&it["labels"]["instance"]), text(&it["labels"]["agent"]), text(&it["health"])))
+        .collect())
+}
+
+async fn wait_found(prometheus: &Prometheus, wanted: &[(&str, &str, &str)]) -> Result<()> {
+    let what = format!("Prometheus has {wanted:?}");
+    let waited = wait::until(&what, async || {
+        let mut found = found(prometheus).await?;
+        found.sort();
+        let same = found.len() == wanted.len()
+            && found
+                .iter()
+                .zip(wanted)
+                .all(|(it, (at, agent, health))| it.0 == *at && it.1 == *agent && it.2 == *health);
+        ensure!(same, "it has {found:?}");
+        Ok(())
+    });
+    waited.await.with_context(|| prometheus.log())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prometheus_finds_agents_through_the_control_plane_and_scrapes_them() -> Result<()> {
+    stella_certs::install_provider();
+    let mut cluster = Cluster::start(2).await?;
+    let folder = cluster.folder().join("site");
+    site(&folder)?;
+    let file = |name: &str| folder.join(name).display().to_string();
+    let (seen, told) = (ports::free()?, ports::free()?);
+    let serves = |listen: &str, more: &str| {
+        let (certificate, key, ca) = (file("listener.crt"), file("listener.key"), file("ca.crt"));
+        format!(
+            "listen = {listen:?}\ncertificate = {certificate:?}\nkey = {key:?}\nclient_ca = {ca:?}\n{more}\n"
+        )
+    };
+
+    // Another tenant's agent is none of this Prometheus' business.
+    create_tenant(&cluster.api, "globex").await?;
+    let mut other =
+        stella_tests::agent::Agent::new(cluster.folder(), "db-1", &cluster.control_plane.agents_address())?;
+    let paper = cluster::create_token(&cluster.api, "globex", &token(Some("db-1"), 1)).await?;
+    other.enrol(paper.token.as_deref().context("the token is not in the answer")?)?;
+    fs::create_dir_all(other.config_file().with_extension("conf.d"))?;
+    let elsewhere = format!(
+        "[metrics]\n{}",
+        serves(&format!("127.0.0.1:{}", ports::free()?), "advertise = \"db-1:9091\"")
+    );
+    fs::write(other.config_file().with_extension("conf.d").join("metrics.toml"), elsewhere)?;
+    other.start()?;
+
+    let bundle_folder = cluster.folder().join("bundle");
+    let viewer = viewer(&cluster, TENANT).await?;
+    let none: Vec<TargetGroup> = cluster.api.with_token(&viewer).get(paths::SD_AGENTS).await?;
+    ensure!(none.is_empty(), "{none:?}");
+    fs::write(file("token"), viewer)?;
+    let api = cluster.control_plane.api_url();
+    let flags = [
+        "--url",
+        &api,
+        "--agents-token-file",
+        &file("token"),
+        "--agents-ca",
+        &file("ca.crt"),
+        "--agents-cert",
+        &file("scraper.crt"),
+        "--agents-key",
+        &file("scraper.key"),
+    ];
+    let bundle = Bundle::render_with(&bundle_folder, &cluster.control_plane, &flags)?;
+    bundle.hurry()?;
+    bundle.replace("prometheus.yml", &[("refresh_interval: 1m", "refresh_interval: 1s")])?;
+    let prometheus = bundle.prometheus().await?;
+
+    // Nobody is found before somebody serves figures to others.
+    cluster.agents[0].configure("metrics", &format!("listen = \"127.0.0.1:{seen}\"\n"))?;
+    cluster.wait_online(cluster.agents[0].name()).await?;
+    wait::until("the agent of the other tenant is known", async || {
+        let found: Vec<TargetGroup> = cluster.api.get(paths::SD_AGENTS).await?;
+        ensure!(found.len() == 1 && found[0].targets == ["db-1:9091"], "{found:?}");
+        Ok(())
+    })
+    .await?;
+    ensure!(found(&prometheus).await?.is_empty(), "an agent on loopback is found");
+
+    cluster.agents[0].configure("metrics", &serves(&format!("0.0.0.0:{seen}"), ""))?;
+    let advertise = format!("advertise = \"localhost:{told}\"");
+    cluster.agents[1].configure("metrics", &serves(&format!("127.0.0.1:{told}"), &advertise))?;
+    let (first, second) = (format!("127.0.0.1:{seen}"), format!("localhost:{told}"));
+    wait_found(&prometheus, &[(&first, "web-1", "up"), (&second, "web-2", "up")]).await?;
+    let own =
+        format!("stella_agent_own_session_open{{agent=\"web-1\",tenant=\"{TENANT}\",env=\"{ENVIRONMENT}\"}}");
+    let series = wait::until("its figures are there under its name", async || {
+        let series = prometheus.query(&own).await?;
+        ensure!(series.len() == 1, "{series:?}");
+        Ok(series)
+    })
+    .await?;
+    let id = cluster.api.agent(TENANT, "web-1").await?.id;
+    ensure!(series[0]["metric"]["exported_agent"] == id.as_str(), "{series:?}");
+    let (code, said) = cluster.stella(&["observability", "agents"])?;
+    ensure!(code == Some(0) && said.contains(&first) && said.contains("db-1:9091"), "{said}");
+
+    // A host that is away is a target that is down; one that serves figures no more is none, also for a control plane that was killed.
+    cluster.agents[0].kill()?;
+    wait_found(&prometheus, &[(&first, "web-1", "down"), (&second, "web-2", "up")]).await?;
+    cluster.control_plane.kill()?;
+    cluster.control_plane.resume().await?;
+    let listed: Vec<TargetGroup> = cluster.api.get(paths::SD_AGENTS).await?;
+    ensure!(listed.len() == 3, "what was known is gone with the process: {listed:?}");
+    fs::remove_file(cluster.agents[0].config_file().with_extension("conf.d").join("metrics.toml"))?;
+    cluster.agents[0].start()?;
+    wait_found(&prometheus, &[(&second, "web-2", "up")]).await?;
+    other.daemon().check()?;
+    cluster.passed()
+}
