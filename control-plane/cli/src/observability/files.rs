@@ -47,8 +47,7 @@ mod shipped {
     pub(super) const AGENTS_CERT: &str = "cert_file: scraper.crt";
     pub(super) const AGENTS_KEY: &str = "key_file: scraper.key";
     pub(super) const INVENTORY: &str = "https://inventory.example.com/prometheus/stella";
-    pub(super) const INVENTORY_TOKEN: &str =
-        "        authorization:\n          credentials_file: inventory-token\n";
+    pub(super) const INVENTORY_TOKEN: &str = "        # Without the type, Prometheus 2.42 sends the bare token here.\n        authorization:\n          type: Bearer\n          credentials_file: inventory-token\n";
     pub(super) const RUNBOOKS: &str = r#"runbook_url: "runbooks/"#;
     pub(super) const PAGERDUTY_KEY_FILE: &str = "routing_key_file: /etc/prometheus/pagerduty-routing-key";
     pub(super) const SLACK_URL_FILE: &str = "api_url_file: /etc/prometheus/slack-webhook-url";
