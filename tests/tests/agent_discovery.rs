@@ -1,11 +1,13 @@
 //! A real Prometheus finds real agents through the control plane, over HTTPS, and scrapes them.
 
 use std::fs;
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use stella_api_types::discovery::TargetGroup;
 use stella_api_types::paths;
+use stella_tests::agent::Agent;
 use stella_tests::cluster::{Cluster, ENVIRONMENT, TENANT, create_tenant, token};
 use stella_tests::monitoring::{Bundle, Prometheus};
 use stella_tests::scraping::site;
@@ -47,59 +49,72 @@ async fn wait_found(prometheus: &Prometheus, wanted: &[(&str, &str, &str)]) -> R
     waited.await.with_context(|| prometheus.log())
 }
 
+/// The files of the site, and where they are.
+struct Site(PathBuf);
+
+impl Site {
+    fn new(cluster: &Cluster) -> Result<Self> {
+        let folder = cluster.folder().join("site");
+        site(&folder)?;
+        Ok(Self(folder))
+    }
+
+    fn file(&self, name: &str) -> String {
+        self.0.join(name).display().to_string()
+    }
+
+    /// The section `metrics` of an agent that listens there over TLS.
+    fn serves(&self, listen: &str, more: &str) -> String {
+        let (certificate, key, ca) =
+            (self.file("listener.crt"), self.file("listener.key"), self.file("ca.crt"));
+        format!(
+            "listen = {listen:?}\ncertificate = {certificate:?}\nkey = {key:?}\nclient_ca = {ca:?}\n{more}\n"
+        )
+    }
+
+    /// A Prometheus with a token for the agents of one tenant, in a hurry.
+    async fn prometheus(&self, cluster: &Cluster) -> Result<Prometheus> {
+        let viewer = viewer(cluster, TENANT).await?;
+        let none: Vec<TargetGroup> = cluster.api.with_token(&viewer).get(paths::SD_AGENTS).await?;
+        ensure!(none.is_empty(), "{none:?}");
+        fs::write(self.file("token"), viewer)?;
+        let api = cluster.control_plane.api_url();
+        let (token, ca) = (self.file("token"), self.file("ca.crt"));
+        let (certificate, key) = (self.file("scraper.crt"), self.file("scraper.key"));
+        let discovery = ["--url", &api, "--agents-token-file", &token];
+        let tls = ["--agents-ca", &ca, "--agents-cert", &certificate, "--agents-key", &key];
+        let folder = cluster.folder().join("bundle");
+        let bundle = Bundle::render_with(&folder, &cluster.control_plane, &[&discovery[..], &tls].concat())?;
+        bundle.hurry()?;
+        bundle.replace("prometheus.yml", &[("refresh_interval: 1m", "refresh_interval: 1s")])?;
+        bundle.prometheus().await
+    }
+}
+
+/// An agent of another tenant, which serves its figures too.
+async fn of_another_tenant(cluster: &Cluster, site: &Site) -> Result<Agent> {
+    create_tenant(&cluster.api, "globex").await?;
+    let mut other = Agent::new(cluster.folder(), "db-1", &cluster.control_plane.agents_address())?;
+    let paper = cluster::create_token(&cluster.api, "globex", &token(Some("db-1"), 1)).await?;
+    other.enrol(paper.token.as_deref().context("the token is not in the answer")?)?;
+    let folder = other.config_file().with_extension("conf.d");
+    fs::create_dir_all(&folder)?;
+    let serves = site.serves(&format!("127.0.0.1:{}", ports::free()?), "advertise = \"db-1:9091\"");
+    fs::write(folder.join("metrics.toml"), format!("[metrics]\n{serves}"))?;
+    other.start()?;
+    Ok(other)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_prometheus_finds_agents_through_the_control_plane_and_scrapes_them() -> Result<()> {
     stella_certs::install_provider();
     let mut cluster = Cluster::start(2).await?;
-    let folder = cluster.folder().join("site");
-    site(&folder)?;
-    let file = |name: &str| folder.join(name).display().to_string();
+    let site = Site::new(&cluster)?;
     let (seen, told) = (ports::free()?, ports::free()?);
-    let serves = |listen: &str, more: &str| {
-        let (certificate, key, ca) = (file("listener.crt"), file("listener.key"), file("ca.crt"));
-        format!(
-            "listen = {listen:?}\ncertificate = {certificate:?}\nkey = {key:?}\nclient_ca = {ca:?}\n{more}\n"
-        )
-    };
+    let prometheus = site.prometheus(&cluster).await?;
+    let mut other = of_another_tenant(&cluster, &site).await?;
 
-    // Another tenant's agent is none of this Prometheus' business.
-    create_tenant(&cluster.api, "globex").await?;
-    let mut other =
-        stella_tests::agent::Agent::new(cluster.folder(), "db-1", &cluster.control_plane.agents_address())?;
-    let paper = cluster::create_token(&cluster.api, "globex", &token(Some("db-1"), 1)).await?;
-    other.enrol(paper.token.as_deref().context("the token is not in the answer")?)?;
-    fs::create_dir_all(other.config_file().with_extension("conf.d"))?;
-    let elsewhere = format!(
-        "[metrics]\n{}",
-        serves(&format!("127.0.0.1:{}", ports::free()?), "advertise = \"db-1:9091\"")
-    );
-    fs::write(other.config_file().with_extension("conf.d").join("metrics.toml"), elsewhere)?;
-    other.start()?;
-
-    let bundle_folder = cluster.folder().join("bundle");
-    let viewer = viewer(&cluster, TENANT).await?;
-    let none: Vec<TargetGroup> = cluster.api.with_token(&viewer).get(paths::SD_AGENTS).await?;
-    ensure!(none.is_empty(), "{none:?}");
-    fs::write(file("token"), viewer)?;
-    let api = cluster.control_plane.api_url();
-    let flags = [
-        "--url",
-        &api,
-        "--agents-token-file",
-        &file("token"),
-        "--agents-ca",
-        &file("ca.crt"),
-        "--agents-cert",
-        &file("scraper.crt"),
-        "--agents-key",
-        &file("scraper.key"),
-    ];
-    let bundle = Bundle::render_with(&bundle_folder, &cluster.control_plane, &flags)?;
-    bundle.hurry()?;
-    bundle.replace("prometheus.yml", &[("refresh_interval: 1m", "refresh_interval: 1s")])?;
-    let prometheus = bundle.prometheus().await?;
-
-    // Nobody is found before somebody serves figures to others.
+    // Nobody is found before somebody serves figures to others, and nobody of another tenant.
     cluster.agents[0].configure("metrics", &format!("listen = \"127.0.0.1:{seen}\"\n"))?;
     cluster.wait_online(cluster.agents[0].name()).await?;
     wait::until("the agent of the other tenant is known", async || {
@@ -110,9 +125,9 @@ async fn a_prometheus_finds_agents_through_the_control_plane_and_scrapes_them() 
     .await?;
     ensure!(found(&prometheus).await?.is_empty(), "an agent on loopback is found");
 
-    cluster.agents[0].configure("metrics", &serves(&format!("0.0.0.0:{seen}"), ""))?;
+    cluster.agents[0].configure("metrics", &site.serves(&format!("0.0.0.0:{seen}"), ""))?;
     let advertise = format!("advertise = \"localhost:{told}\"");
-    cluster.agents[1].configure("metrics", &serves(&format!("127.0.0.1:{told}"), &advertise))?;
+    cluster.agents[1].configure("metrics", &site.serves(&format!("127.0.0.1:{told}"), &advertise))?;
     let (first, second) = (format!("127.0.0.1:{seen}"), format!("localhost:{told}"));
     wait_found(&prometheus, &[(&first, "web-1", "up"), (&second, "web-2", "up")]).await?;
     let own =

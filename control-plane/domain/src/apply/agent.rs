@@ -15,30 +15,7 @@ impl TenantState {
     #[expect(clippy::wildcard_enum_match_arm, reason = "a fact that is not listed is refused")]
     pub(super) fn apply_agent(&mut self, at: Timestamp, fact: &Fact) -> Applied {
         match fact {
-            Fact::EnrolmentTokenCreated {
-                id,
-                secret_hash,
-                agent_name,
-                labels,
-                uses_max,
-                expires_at,
-                profile,
-            } => {
-                vacant(!self.enrolment_tokens.contains_key(id), EnrolmentTokenId::KIND, id, fact)?;
-                let token = EnrolmentToken {
-                    id: *id,
-                    secret_hash: *secret_hash,
-                    agent_name: agent_name.clone(),
-                    labels: labels.clone(),
-                    profile: *profile,
-                    uses_max: *uses_max,
-                    used_by: BTreeMap::new(),
-                    expires_at: *expires_at,
-                    created_at: at,
-                };
-                self.enrolment_tokens.insert(*id, Arc::new(token));
-                Ok(())
-            }
+            Fact::EnrolmentTokenCreated { .. } => self.token_created(at, fact),
             Fact::AgentEnrolled { .. } => self.agent_enrolled(at, fact),
             Fact::AgentConnected { .. } => self.agent_connected(at, fact),
             Fact::AgentDisconnected { agent: id, session, reason: _ } => {
@@ -90,6 +67,35 @@ impl TenantState {
             }
             other => Err(misplaced(other)),
         }
+    }
+
+    fn token_created(&mut self, at: Timestamp, fact: &Fact) -> Applied {
+        let Fact::EnrolmentTokenCreated {
+            id,
+            secret_hash,
+            agent_name,
+            labels,
+            uses_max,
+            expires_at,
+            profile,
+        } = fact
+        else {
+            return Err(misplaced(fact));
+        };
+        vacant(!self.enrolment_tokens.contains_key(id), EnrolmentTokenId::KIND, id, fact)?;
+        let token = EnrolmentToken {
+            id: *id,
+            secret_hash: *secret_hash,
+            agent_name: agent_name.clone(),
+            labels: labels.clone(),
+            profile: *profile,
+            uses_max: *uses_max,
+            used_by: BTreeMap::new(),
+            expires_at: *expires_at,
+            created_at: at,
+        };
+        self.enrolment_tokens.insert(*id, Arc::new(token));
+        Ok(())
     }
 
     fn agent_enrolled(&mut self, at: Timestamp, fact: &Fact) -> Applied {
