@@ -16,6 +16,7 @@ mod slots;
 mod work;
 
 use std::collections::VecDeque;
+use std::io;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -128,8 +129,14 @@ enum Wake {
 
 impl Runner {
     /// A runner that first ends and explains what an earlier life left open.
-    #[must_use]
-    pub fn new(journal: Journal, left_open: Vec<LeftOpen>, config: Config) -> (Self, RunnerHandle) {
+    ///
+    /// # Errors
+    /// If the folders of attempts cannot be read: what became of open attempts cannot be told then.
+    pub fn new(
+        journal: Journal,
+        left_open: Vec<LeftOpen>,
+        config: Config,
+    ) -> io::Result<(Self, RunnerHandle)> {
         let (sender, orders) = mpsc::channel(ORDERS_MAX);
         let (pulse, pulse_receiver) =
             watch::channel(Pulse { position: journal.mark().position, tasks_running: 0 });
@@ -150,7 +157,7 @@ impl Runner {
             pulse,
             is_stopping: false,
         };
-        runner.work.remove_strange_folders(&open.iter().map(|attempt| attempt.key).collect());
+        runner.work.take_over_folders(&open.iter().map(|attempt| attempt.key).collect())?;
         runner.work.sweep();
         for attempt in open.iter().filter(|attempt| attempt.phase == Phase::Finished) {
             runner.work.replay(attempt.key);
@@ -160,7 +167,7 @@ impl Runner {
             runner.slots.insert(dispatch.key(), Slot::recovering(&dispatch));
             runner.work.recover(dispatch, started_at);
         }
-        (runner, RunnerHandle::new(sender, pulse_receiver))
+        Ok((runner, RunnerHandle::new(sender, pulse_receiver)))
     }
 
     /// Runs until `stop` and then until nothing runs any more, or the drain time is over. What still runs then is left to

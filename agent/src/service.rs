@@ -52,8 +52,8 @@ pub enum Error {
     /// Figures cannot be served.
     #[error(transparent)]
     Metrics(#[from] metrics::Error),
-    /// A folder cannot be made.
-    #[error("cannot make the folder of attempts")]
+    /// The folder of attempts cannot be made, or not be read.
+    #[error("cannot use the folder of attempts")]
     Attempts(#[source] io::Error),
     /// Signals cannot be handled.
     #[error("cannot listen for signals")]
@@ -127,7 +127,8 @@ impl Service {
                 link: link_receiver,
                 observers: Observers { figures: figures.clone(), spans: spans.clone() },
             },
-        );
+        )
+        .map_err(Error::Attempts)?;
         let pulse = Pulse::new();
         let open = |(metrics, figures): (&metrics::Config, Arc<Figures>)| {
             let sources = metrics::Sources {

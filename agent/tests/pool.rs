@@ -14,7 +14,7 @@ use common::{
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use stella_agent::cancel::CancelRequest;
-use stella_agent::supervisor::{Recovered, StartError, recover};
+use stella_agent::supervisor::{Recovered, StartError, recover, restore_names};
 use stella_protocol::message::TaskOutcome;
 use stella_protocol::spec::{CommandSpec, TaskSpec};
 
@@ -146,6 +146,32 @@ async fn a_folder_that_served_one_attempt_serves_the_next_without_its_past() {
     assert!(second.attempt_dir.exists(), "it was not kept");
     host.supervisor.rest();
     assert!(!second.attempt_dir.exists());
+}
+
+#[tokio::test]
+async fn a_folder_that_lost_its_new_name_in_a_power_cut_is_found_by_its_record() {
+    let host = Host::new();
+    let first = host.start(TaskSpec::Command(shell("true")));
+    assert_eq!(first.run.await.unwrap(), TaskOutcome::Succeeded);
+    host.supervisor.forget(first.attempt_dir.clone()).unwrap();
+    let second = host.start(TaskSpec::Command(shell("exit 3")));
+    assert!(matches!(second.run.await.unwrap(), TaskOutcome::Failed { .. }));
+    // Nothing makes the rename durable; this is what the disk may have of it.
+    std::fs::rename(&second.attempt_dir, &first.attempt_dir).unwrap();
+
+    let attempts = second.attempt_dir.parent().unwrap();
+    std::fs::create_dir(attempts.join("without-a-record")).unwrap();
+    std::fs::write(attempts.join("a-file"), "").unwrap();
+    restore_names(attempts, |key| (key == second.key).then(|| second.attempt_dir.clone())).unwrap();
+    assert!(!first.attempt_dir.exists());
+    let found = recover(&second.attempt_dir, second.key, PATIENCE).await;
+    let Recovered::Finished { outcome: TaskOutcome::Failed { exit_code, .. }, .. } = found else {
+        panic!("{found:?}")
+    };
+    assert_eq!(exit_code, Some(3));
+    // Once more, and for an attempt that does not matter any more: nothing is touched.
+    restore_names(attempts, |_| None).unwrap();
+    assert!(second.attempt_dir.exists());
 }
 
 #[tokio::test]

@@ -23,7 +23,7 @@ use crate::journal::Ending;
 use crate::observers::Attempted;
 use crate::output::{OutputSink, now};
 use crate::session::{Forwarder, Link};
-use crate::supervisor::Recovered;
+use crate::supervisor::{Recovered, restore_names};
 
 /// How long a command of an earlier life may take to end.
 const RECOVERY_DURATION_MAX: Duration = Duration::from_secs(15);
@@ -191,13 +191,20 @@ impl Work {
         }
     }
 
-    /// Removes the folders of attempts that the journal does not know. Blocks on the disk; for the start only.
-    pub(super) fn remove_strange_folders(&mut self, known: &HashSet<AttemptKey>) {
+    /// Finds the folders of attempts that the journal knows, and removes all others. Blocks on the disk; for the start only.
+    ///
+    /// # Errors
+    /// If they cannot be read or put in order.
+    pub(super) fn take_over_folders(&mut self, known: &HashSet<AttemptKey>) -> io::Result<()> {
+        restore_names(&self.attempts_dir, |key| known.contains(&key).then(|| self.attempt_dir(key)))?;
         let known: HashSet<PathBuf> = known.iter().map(|key| self.attempt_dir(*key)).collect();
-        let Ok(entries) = fs::read_dir(&self.attempts_dir) else { return };
-        for path in entries.flatten().map(|entry| entry.path()).filter(|path| !known.contains(path)) {
-            self.remove(path);
+        for entry in fs::read_dir(&self.attempts_dir)? {
+            let path = entry?.path();
+            if !known.contains(&path) {
+                self.remove(path);
+            }
         }
+        Ok(())
     }
 
     fn forward(&mut self, forwarder: Forwarder) {

@@ -7,6 +7,10 @@
 //! To make and remove a folder and a file costs as much as one command, on a large file system even more. So the folder of
 //! an attempt that is forgotten, with nothing but its record in it, keeps its name until the next attempt renames it.
 //! An agent that starts removes it, as every folder of an attempt that its journal does not know.
+//!
+//! The new name is not made durable: that would be one more barrier for each command, and the record says whose it is.
+//! After a power cut a folder may have an old name again; an agent that starts looks into the records and puts that right
+//! (see [`restore_names`]).
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -25,7 +29,7 @@ use tokio::time::timeout;
 
 use super::group::{self, Groups};
 use super::process::{Process, boot_id};
-use super::record::{Given, is_all_of};
+use super::record::{Given, is_all_of, key_of};
 use super::run::StartError;
 use super::{SUPERVISOR_VARIABLE, VERB};
 
@@ -120,8 +124,9 @@ impl Pool {
         let is_new = self.make_folder(attempt_dir).map_err(failed)?;
         worker.give(attempt_dir, key).map_err(failed)?;
         if is_new {
-            // The supervisor makes the record and the folder's name durable, but nobody else the record's name.
-            File::open(attempt_dir).and_then(|folder| folder.sync_all()).map_err(failed)?;
+            // The supervisor makes the record durable, and nobody else the names that lead to it.
+            sync_folder(attempt_dir).map_err(failed)?;
+            attempt_dir.parent().map_or(Ok(()), sync_folder).map_err(failed)?;
         }
         Ok(worker)
     }
@@ -187,4 +192,36 @@ impl Pool {
     fn kept(&self) -> MutexGuard<'_, Kept> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Gives each folder the name of the attempt whose record it has: a power cut may have taken its last name away. `folder_of`
+/// says where the folder of an attempt belongs, if it is one that still matters. Blocks on the disk; for the start only,
+/// before anything is looked for by its name.
+///
+/// # Errors
+/// If the folders cannot be listed, or one of them cannot be renamed.
+pub fn restore_names(
+    attempts_dir: &Path,
+    folder_of: impl Fn(AttemptKey) -> Option<PathBuf>,
+) -> io::Result<()> {
+    let mut is_changed = false;
+    for entry in fs::read_dir(attempts_dir)? {
+        let folder = entry?.path();
+        let Some(right) = key_of(&folder).and_then(&folder_of) else { continue };
+        if right == folder {
+            continue;
+        }
+        match renameat2(AT_FDCWD, &folder, AT_FDCWD, &right, RenameFlags::RENAME_NOREPLACE) {
+            Ok(()) => is_changed = true,
+            // A copy that somebody has made: the one with the name counts. And a file system that cannot do this has never
+            // let a folder serve twice.
+            Err(Errno::EEXIST | Errno::EINVAL | Errno::ENOSYS) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if is_changed { sync_folder(attempts_dir) } else { Ok(()) }
+}
+
+fn sync_folder(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
 }

@@ -16,7 +16,7 @@
 //!
 //! A folder whose attempt is forgotten serves the next one (see `pool`), so a record may still be the one before until
 //! `Given` is written over it: one of another attempt counts as none. It cannot hide a start, which is durable in its place
-//! before the command begins.
+//! before the command begins. The record tells whose it is, and after a power cut the folder's name may not (see `pool`).
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -172,8 +172,7 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// Goes on with the record that the agent has begun: writes the start durably, and the name of the folder too. Fails if
-    /// there is a start in it already.
+    /// Goes on with the record that the agent has begun: writes the start durably. Fails if there is a start in it already.
     pub(super) fn start(attempt_dir: &Path, started: Started) -> io::Result<Self> {
         let path = attempt_dir.join(RECORD_FILE);
         let file = OpenOptions::new().read(true).write(true).open(path)?;
@@ -184,9 +183,6 @@ impl Writer {
         let mut writer = Self { file, at: lines.len() as u64 };
         writer.append(&Line::Started(started))?;
         writer.file.sync_data()?;
-        if let Some(parent) = attempt_dir.parent() {
-            File::open(parent)?.sync_all()?;
-        }
         Ok(writer)
     }
 
@@ -230,6 +226,17 @@ pub(super) fn is_all_of(attempt_dir: &Path) -> io::Result<bool> {
         return Ok(false);
     }
     Ok(fs::metadata(attempt_dir.join(RECORD_FILE))?.len() == RECORD_BYTES as u64)
+}
+
+/// Whose the record in a folder is, whatever the folder's name says. `None` if nobody can tell.
+pub(super) fn key_of(attempt_dir: &Path) -> Option<AttemptKey> {
+    let bytes = read_lines(&File::open(attempt_dir.join(RECORD_FILE)).ok()?).ok()?;
+    let first = bytes.split_inclusive(|&byte| byte == b'\n').next().filter(|line| line.ends_with(b"\n"))?;
+    match serde_json::from_slice(first).ok()? {
+        Line::Given(given) => Some(given.key),
+        Line::Started(started) => Some(started.key),
+        Line::Spawned(_) | Line::Ended(_) => None,
+    }
 }
 
 /// What is on disk of an attempt.
