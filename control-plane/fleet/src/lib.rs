@@ -34,6 +34,7 @@ use quinn::{Connection, Endpoint, VarInt};
 use stella_certs::Authority;
 use stella_certs::tls::ServerIdentity;
 use stella_engine::Handle;
+use stella_parts::Parts;
 use stella_protocol::close::CloseCode;
 use stella_protocol::id::AgentId;
 use stella_protocol::limits::HEARTBEAT_INTERVAL_MS;
@@ -100,6 +101,8 @@ pub struct FleetDeps {
     pub output: Arc<OutputStore>,
     /// The file that keeps when agents were last heard.
     pub last_seen_file: PathBuf,
+    /// Who watches over its tasks.
+    pub parts: Parts,
 }
 
 /// Why the fleet cannot start.
@@ -170,7 +173,7 @@ impl Fleet {
         let endpoint = transport::listen(config.listen, &deps.identity, &deps.authority.roots_der())?;
         let local_addr =
             endpoint.local_addr().map_err(|source| Error::Listen { address: config.listen, source })?;
-        let FleetDeps { engine, authority, identity, artifacts, output, last_seen_file } = deps;
+        let FleetDeps { engine, authority, identity, artifacts, output, last_seen_file, parts } = deps;
         let left = last_seen::load(&last_seen_file, engine.now());
         let shared = Arc::new(Shared {
             config,
@@ -187,10 +190,14 @@ impl Fleet {
         });
         // Before the listener: no commit may come between a session's first look at the state and the courier's.
         let commits = shared.engine.subscribe();
-        shared.tasks.spawn(courier::run(Arc::clone(&shared), commits));
-        shared.tasks.spawn(sweep::run(Arc::clone(&shared)));
-        shared.tasks.spawn(last_seen::run(Arc::clone(&shared), last_seen_file));
-        shared.tasks.spawn(listener::run(Arc::clone(&shared), endpoint.clone()));
+        let until = shared.shutdown.clone();
+        let work = courier::run(Arc::clone(&shared), commits);
+        shared.tasks.spawn(parts.essential("courier of agents", &until, work));
+        shared.tasks.spawn(parts.essential("sweep of agents", &until, sweep::run(Arc::clone(&shared))));
+        let work = listener::run(Arc::clone(&shared), endpoint.clone());
+        shared.tasks.spawn(parts.essential("listener for agents", &until, work));
+        let work = last_seen::run(Arc::clone(&shared), last_seen_file);
+        shared.tasks.spawn(parts.other("memory of when agents were heard", &until, work));
         tracing::info!(address = %local_addr, "listening for agents");
         Ok(Self { shared, endpoint, identity, local_addr })
     }

@@ -14,8 +14,8 @@ use stella_publish::follow::{Begin, Follower};
 use stella_publish::place::StateFile;
 use stella_publish::retry::Retry;
 use tokio::sync::watch;
+use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::book::{Book, Next};
 use crate::incident::{Change, changes, lasting};
@@ -103,13 +103,21 @@ impl Notifier {
     /// Reads and tells until `until` is cancelled. What is not told then is told after the next start.
     pub async fn run(self, until: CancellationToken) {
         let Self { shared, follower, receivers } = self;
-        let tasks = TaskTracker::new();
+        let mut tasks = JoinSet::new();
         for receiver in receivers {
             tasks.spawn(tell(Arc::clone(&shared), receiver, until.clone()));
         }
-        tasks.close();
-        read(&shared, follower, &until).await;
-        tasks.wait().await;
+        let told = async {
+            while let Some(ended) = tasks.join_next().await {
+                if let Err(defect) = ended.map_err(JoinError::try_into_panic)
+                    && let Ok(panic) = defect
+                {
+                    // It is this part's own.
+                    std::panic::resume_unwind(panic);
+                }
+            }
+        };
+        tokio::join!(read(&shared, follower, &until), told);
         shared.save().await;
     }
 }

@@ -18,6 +18,7 @@ use stella_engine::{Condition, Engine, Handle};
 use stella_fleet::{Fleet, FleetConfig, FleetDeps};
 use stella_journal::{JournalConfig, SledJournal};
 use stella_notify::notifier::Notifier;
+use stella_parts::Parts;
 use stella_publish::nats::Nats;
 use stella_publish::place::StateFile;
 use stella_publish::publisher::Publisher;
@@ -180,23 +181,24 @@ async fn serve(
     let signals = Signals::listen()?;
     let shutdown = CancellationToken::new();
     let _stop_all_on_return = shutdown.clone().drop_guard();
-    let tasks = TaskTracker::new();
+    let running = Running { tasks: TaskTracker::new(), parts: Parts::default() };
     let pki = Pki::open(config)?;
     first_start::ensure_api_token(&engine.handle(), &config.state_dir).await?;
     authority::resume(&engine.handle(), &pki).await?;
     let logging = CancellationToken::new();
-    let measurements = follow_journal(config, engine, traces, &tasks, &logging).await?;
+    let measurements = follow_journal(config, engine, traces, &running, &logging).await?;
     let tuning = Tuning::new(&api_config(config));
     let scraping = MetricsTls::new(pki.metrics_server(config)?);
     let reloader =
         Reloader::new(loaded, log_level.clone(), Arc::clone(&tuning), pki.clone(), scraping.clone())?;
-    tasks.spawn(reload::at_hangups(Arc::clone(&reloader), shutdown.clone()));
-    tasks.spawn(renew_certificate(pki.clone(), shutdown.clone()));
-    tasks.spawn(keep_up(recorder.clone(), shutdown.clone()));
+    running.other("reload", &shutdown, reload::at_hangups(Arc::clone(&reloader), shutdown.clone()));
+    let renewal = renew_certificate(pki.clone(), shutdown.clone());
+    running.essential("renewal of the certificate", &shutdown, renewal);
+    running.other("upkeep of figures", &shutdown, keep_up(recorder.clone(), shutdown.clone()));
 
     let (artifacts, output) = stores(config)?;
-    retain(config, engine, &output, &tasks, &shutdown);
-    let fleet = start_fleet(config, engine, &pki, (&artifacts, &output), &shutdown)?;
+    retain(config, engine, &output, &running, &shutdown);
+    let fleet = running.fleet(config, engine, &pki, (&artifacts, &output), &shutdown)?;
 
     let api_deps = ApiDeps {
         engine: engine.handle(),
@@ -213,29 +215,30 @@ async fn serve(
     };
     let (api, api_address) = listening(|ready| {
         let tls = tls::https_server(&pki.identity)?;
-        Ok(tasks.spawn(stella_api::serve(config.api.listen, api_deps, tls, shutdown.clone(), ready)))
+        Ok(running.tasks.spawn(stella_api::serve(config.api.listen, api_deps, tls, shutdown.clone(), ready)))
     })
     .await?;
     let render = scrape(config, recorder, measurements.exemplars(), engine.handle(), Arc::clone(&fleet));
     let (metrics, metrics_address) = listening(|ready| {
         let (at, until, render) = (config.metrics.listen, shutdown.clone(), Arc::clone(&render));
-        Ok(tasks.spawn(stella_api::serve_metrics(at, scraping, render, until, ready)))
+        Ok(running.tasks.spawn(stella_api::serve_metrics(at, scraping, render, until, ready)))
     })
     .await?;
     let rotator = Rotator::new(engine.handle(), pki, Arc::clone(&fleet));
     let at = Listening { api: api_address, metrics: metrics_address, agents: fleet.local_addr() };
-    administer(config, engine, (reloader, rotator, View { listening: at, render }), &tasks, &shutdown)?;
-    ask_outside(config, engine, &tasks, &shutdown)?;
-    tasks.spawn(systemd::feed_watchdog(engine.handle(), shutdown.clone()));
+    administer(config, engine, (reloader, rotator, View { listening: at, render }), &running, &shutdown)?;
+    ask_outside(config, engine, &running, &shutdown)?;
+    running.other("watchdog", &shutdown, systemd::feed_watchdog(engine.handle(), shutdown.clone()));
     systemd::ready();
     tracing::info!(agents = %at.agents, api = %at.api, metrics = %at.metrics, "ready");
 
-    let ended = until_stopped(signals, engine, api, metrics).await;
+    let ended = until_stopped(signals, engine, &running.parts, api, metrics).await;
     systemd::stopping();
     shutdown.cancel();
     fleet.stopped().await;
     // The ends of the agents' sessions are in the journal now, and in the log after this.
     logging.cancel();
+    let tasks = running.tasks;
     tasks.close();
     if tokio::time::timeout(DRAIN_TIME_MAX, tasks.wait()).await.is_err() {
         tracing::warn!(tasks = tasks.len(), "not everything ended in time");
@@ -255,19 +258,21 @@ async fn follow_journal(
     config: &Config,
     engine: &Engine,
     traces: Option<&Arc<Traces>>,
-    tasks: &TaskTracker,
+    running: &Running,
     until: &CancellationToken,
 ) -> anyhow::Result<Measurements> {
     let measurements = Measurements::new(traces.cloned());
-    tasks.spawn(logs::follow(engine.handle(), measurements.clone(), until.clone()));
+    let work = logs::follow(engine.handle(), measurements.clone(), until.clone());
+    running.other("log of events", until, work);
     if let Some(traces) = traces {
-        tasks.spawn(spans::follow(engine.handle(), Arc::clone(traces), until.clone()));
+        let work = spans::follow(engine.handle(), Arc::clone(traces), until.clone());
+        running.other("traces", until, work);
     }
     if let Some(publisher) = publisher(config, engine).await? {
-        tasks.spawn(publisher.run(until.clone()));
+        running.other("event bus", until, publisher.run(until.clone()));
     }
     if let Some(notifier) = notifier(config, engine).await? {
-        tasks.spawn(notifier.run(until.clone()));
+        running.other("notifications", until, notifier.run(until.clone()));
     }
     Ok(measurements)
 }
@@ -309,12 +314,12 @@ fn administer(
     config: &Config,
     engine: &Engine,
     (reloader, rotator, view): (Arc<Reloader>, Rotator, View),
-    tasks: &TaskTracker,
+    running: &Running,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
     let state_dir = config.state_dir.clone();
     let local = Local::new(engine.handle(), state_dir, reloader, rotator, view, shutdown.clone());
-    tasks.spawn(local::serve(local, local::bind(&config.state_dir)?));
+    running.other("local socket", shutdown, local::serve(local, local::bind(&config.state_dir)?));
     Ok(())
 }
 
@@ -323,24 +328,75 @@ fn retain(
     config: &Config,
     engine: &Engine,
     output: &Arc<OutputStore>,
-    tasks: &TaskTracker,
+    running: &Running,
     shutdown: &CancellationToken,
 ) {
     let (output, settings) = (Arc::clone(output), config.retention.clone());
-    tasks.spawn(retention::run(engine.handle(), output, settings, shutdown.clone()));
+    running.other("retention", shutdown, retention::run(engine.handle(), output, settings, shutdown.clone()));
 }
 
 /// Starts what asks and calls others: for gates, and for steps of workflows.
 fn ask_outside(
     config: &Config,
     engine: &Engine,
-    tasks: &TaskTracker,
+    running: &Running,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
     let destinations = Destinations::parse(&config.workflows.http_allowed)?;
-    tasks.spawn(Caller::new(engine.handle(), destinations)?.run(shutdown.clone()));
-    tasks.spawn(stella_gates::run(engine.handle(), config.gates.sources()?, shutdown.clone()));
+    let work = Caller::new(engine.handle(), destinations)?.run(shutdown.clone());
+    running.other("calls of workflows", shutdown, work);
+    let work = stella_gates::run(engine.handle(), config.gates.sources()?, shutdown.clone());
+    running.other("questions of gates", shutdown, work);
     Ok(())
+}
+
+/// What runs until the shutdown.
+struct Running {
+    tasks: TaskTracker,
+    parts: Parts,
+}
+
+impl Running {
+    /// Starts a part that the process ends without.
+    fn essential(
+        &self,
+        name: &'static str,
+        until: &CancellationToken,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) {
+        self.tasks.spawn(self.parts.essential(name, until, work));
+    }
+
+    /// Starts a part that the process goes on without.
+    fn other(
+        &self,
+        name: &'static str,
+        until: &CancellationToken,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) {
+        self.tasks.spawn(self.parts.other(name, until, work));
+    }
+
+    /// Starts to listen for agents.
+    fn fleet(
+        &self,
+        config: &Config,
+        engine: &Engine,
+        pki: &Pki,
+        (artifacts, output): (&Arc<ArtifactStore>, &Arc<OutputStore>),
+        until: &CancellationToken,
+    ) -> anyhow::Result<Arc<Fleet>> {
+        let deps = FleetDeps {
+            engine: engine.handle(),
+            authority: Arc::clone(&pki.authority),
+            identity: Arc::clone(&pki.identity),
+            artifacts: Arc::clone(artifacts),
+            output: Arc::clone(output),
+            last_seen_file: config.state_dir.join("last-seen"),
+            parts: self.parts.clone(),
+        };
+        Ok(Arc::new(Fleet::start(fleet_config(config), deps, until.clone())?))
+    }
 }
 
 type Listener = JoinHandle<Result<(), stella_api::Error>>;
@@ -380,6 +436,7 @@ impl Signals {
 async fn until_stopped(
     mut signals: Signals,
     engine: &Engine,
+    parts: &Parts,
     mut api: Listener,
     mut metrics: Listener,
 ) -> anyhow::Result<()> {
@@ -391,29 +448,11 @@ async fn until_stopped(
             // The caller says why once everything is down.
             tracing::error!("the journal has stopped");
         }
+        part = parts.gone() => bail!("the {part} has ended by itself"),
         ended = &mut api => return ended?.context("the API's listener ended"),
         ended = &mut metrics => return ended?.context("the metrics listener ended"),
     }
     Ok(())
-}
-
-/// Starts to listen for agents.
-fn start_fleet(
-    config: &Config,
-    engine: &Engine,
-    pki: &Pki,
-    (artifacts, output): (&Arc<ArtifactStore>, &Arc<OutputStore>),
-    shutdown: &CancellationToken,
-) -> anyhow::Result<Arc<Fleet>> {
-    let deps = FleetDeps {
-        engine: engine.handle(),
-        authority: Arc::clone(&pki.authority),
-        identity: Arc::clone(&pki.identity),
-        artifacts: Arc::clone(artifacts),
-        output: Arc::clone(output),
-        last_seen_file: config.state_dir.join("last-seen"),
-    };
-    Ok(Arc::new(Fleet::start(fleet_config(config), deps, shutdown.clone())?))
 }
 
 fn fleet_config(config: &Config) -> FleetConfig {

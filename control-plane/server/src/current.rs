@@ -84,6 +84,10 @@ pub(crate) fn describe() {
         Unit::Seconds,
         "How long the oldest dispatched task waits for a connected agent to accept it; 0 if none does"
     );
+    describe_gauge!(
+        "stella_parts_failed",
+        "1 for a part of the control plane that has panicked; the others go on without it"
+    );
     describe_gauge!("stella_journal_writes_refused", "1 while the disk is too full for writes, else 0");
     describe_gauge!(
         "stella_state_disk_available_bytes",

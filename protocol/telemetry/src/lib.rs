@@ -13,6 +13,7 @@ mod level;
 mod redact;
 
 use std::io::IsTerminal;
+use std::panic::PanicHookInfo;
 use std::path::{Path, PathBuf};
 
 use logroller::{LogRollerBuilder, Rotation, RotationSize};
@@ -153,7 +154,17 @@ pub fn init(config: &Config) -> Result<Guard, Error> {
         .with(file_layer)
         .try_init()
         .map_err(|_| Error::Twice)?;
+    std::panic::set_hook(Box::new(say_panic));
     Ok(Guard { level, _stdout: stdout_guard, _file: file_guard })
+}
+
+/// A panic is a line of the log like others, with where it happened; not a text of many lines on standard error.
+fn say_panic(panic: &PanicHookInfo<'_>) {
+    let place = panic.location().map(ToString::to_string).unwrap_or_default();
+    let thread = std::thread::current();
+    let thread = thread.name().unwrap_or("without a name");
+    let problem = panic.payload_as_str().unwrap_or("without a message");
+    tracing::error!(place, thread, problem, "a panic; this is a defect, please report it");
 }
 
 fn non_blocking<W: std::io::Write + Send + 'static>(writer: W) -> (NonBlocking, WorkerGuard) {

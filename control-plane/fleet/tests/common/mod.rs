@@ -28,6 +28,7 @@ use stella_domain::release::{Component, Phase, Step, StepAction};
 use stella_domain::state::State;
 use stella_engine::{Clock, Config, Engine, Handle, SubmitError};
 use stella_fleet::{Fleet, FleetConfig, FleetDeps};
+use stella_parts::Parts;
 use stella_protocol::digest::Digest;
 use stella_protocol::id::{
     AgentId, DeploymentId, EnrolmentTokenId, EnvironmentId, ReleaseId, TargetId, TenantId,
@@ -97,6 +98,7 @@ impl World {
             artifacts: Arc::clone(&artifacts),
             output: Arc::clone(&output),
             last_seen_file: dir.path().join("last-seen"),
+            parts: Parts::default(),
         };
         let shutdown = CancellationToken::new();
         let fleet = Fleet::start(config.clone(), deps.clone(), shutdown.clone()).unwrap();
@@ -217,6 +219,7 @@ impl World {
             timeout_ms: 600_000,
             override_freeze: None,
             waive_way_back: None,
+            replace_application: false,
             job: None,
         };
         let command = Command::Tenant(self.tenant, TenantCommand::Deploy(Box::new(deployment)));
