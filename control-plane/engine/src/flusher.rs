@@ -1,7 +1,7 @@
 //! The flushing half of the writer loop: append, publish, answer, in this order.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
 use std::time::Instant;
 
@@ -20,8 +20,43 @@ pub(crate) struct Flusher {
     journal: Arc<dyn Journal>,
     epoch: Epoch,
     shared: Arc<Shared>,
-    condition: watch::Sender<Condition>,
+    last_word: LastWord,
     snapshots: Taker,
+}
+
+/// Says what became of the engine, when the flusher ends. That is the last thread to end, however the other one does; and it is said
+/// also if the flusher panics.
+pub(crate) struct LastWord {
+    shared: Arc<Shared>,
+    condition: watch::Sender<Condition>,
+    /// Whether somebody has asked for the end.
+    stop: Arc<AtomicBool>,
+    failure: Option<String>,
+}
+
+impl LastWord {
+    pub(crate) const fn new(
+        shared: Arc<Shared>,
+        condition: watch::Sender<Condition>,
+        stop: Arc<AtomicBool>,
+    ) -> Self {
+        Self { shared, condition, stop, failure: None }
+    }
+}
+
+impl Drop for LastWord {
+    fn drop(&mut self) {
+        self.shared.running.store(false, Ordering::Release);
+        let condition = match self.failure.take() {
+            Some(problem) => Condition::Failed(problem),
+            None if std::thread::panicking() => {
+                Condition::Failed("the thread that writes it has panicked".to_owned())
+            }
+            None if self.stop.load(Ordering::Acquire) => Condition::Stopped,
+            None => Condition::Failed("the thread that decides has ended by itself".to_owned()),
+        };
+        self.condition.send_replace(condition);
+    }
 }
 
 impl Flusher {
@@ -29,15 +64,14 @@ impl Flusher {
         journal: Arc<dyn Journal>,
         epoch: Epoch,
         shared: Arc<Shared>,
-        condition: watch::Sender<Condition>,
+        last_word: LastWord,
         snapshots: Taker,
     ) -> Self {
-        Self { journal, epoch, shared, condition, snapshots }
+        Self { journal, epoch, shared, last_word, snapshots }
     }
 
     /// Runs until the writer is gone or the journal fails.
     pub(crate) fn run(mut self, batches: &Receiver<Batch>) {
-        let mut condition = Condition::Stopped;
         while let Ok(mut batch) = batches.recv() {
             let checkpoints = std::mem::take(&mut batch.checkpoints);
             if let Err(problem) = self.flush(batch) {
@@ -45,7 +79,7 @@ impl Flusher {
                     problem,
                     "the journal failed; stopping, because memory may hold what the disk does not"
                 );
-                condition = Condition::Failed(problem);
+                self.last_word.failure = Some(problem);
                 break;
             }
             for reply in checkpoints {
@@ -57,7 +91,6 @@ impl Flusher {
         }
         self.shared.running.store(false, Ordering::Release);
         self.snapshots.finish();
-        self.condition.send_replace(condition);
     }
 
     fn flush(&mut self, batch: Batch) -> Result<(), String> {
@@ -80,7 +113,9 @@ impl Flusher {
             self.shared
                 .last_flush_ns
                 .store(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
-            self.shared.no_space.store(false, Ordering::Relaxed);
+            if self.shared.no_space.swap(false, Ordering::Relaxed) {
+                tracing::info!("writes are taken again: there is space on the journal's disk");
+            }
             metrics::histogram!("stella_journal_append_duration_seconds").record(took);
         }
         let events = batch.events.len();
@@ -93,13 +128,15 @@ impl Flusher {
 
     /// Nothing was written: what was decided is void, for this batch and for those decided on top of it.
     fn refuse(&self, batch: Batch, available_bytes: u64, reserve_bytes: u64) {
-        self.shared.no_space.store(true, Ordering::Relaxed);
         self.shared.rewinds.fetch_add(1, Ordering::AcqRel);
-        tracing::warn!(
-            available_bytes,
-            reserve_bytes,
-            "writes are refused: the journal's disk is nearly full"
-        );
+        // Said once, and not for each write: the log may be on the same disk.
+        if !self.shared.no_space.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                available_bytes,
+                reserve_bytes,
+                "writes are refused: the journal's disk is nearly full"
+            );
+        }
         answer(batch.answers, |decided| match decided {
             Err(rejected @ SubmitError::Rejected(_)) => Err(rejected),
             Ok(_) | Err(_) => Err(SubmitError::NoSpace { available_bytes, reserve_bytes }),

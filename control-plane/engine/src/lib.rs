@@ -39,6 +39,9 @@ const WAITING_COMMANDS_MAX: usize = 16_384;
 /// How many committed batches a slow subscriber may be behind before it has to read the state again.
 const SUBSCRIBER_LAG_MAX: usize = 1_024;
 
+/// The stack of a thread, in bytes, without what expressions need.
+const STACK_BYTES: usize = 4 << 20;
+
 /// What can be chosen.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -144,7 +147,8 @@ impl Engine {
         let (batches, to_flush) = std::sync::mpsc::sync_channel(1);
         let snapshots =
             snapshot::Taker::new(Arc::clone(&journal), config.snapshot_every_events, recovered.replayed);
-        let flusher = flusher::Flusher::new(journal, epoch, Arc::clone(&shared), condition_setter, snapshots);
+        let last_word = flusher::LastWord::new(Arc::clone(&shared), condition_setter, Arc::clone(&stop));
+        let flusher = flusher::Flusher::new(journal, epoch, Arc::clone(&shared), last_word, snapshots);
         let writer = writer::Writer::new(
             writer::Config { clock: config.clock, last_time: recovered.last_time, heads: recovered.heads },
             state,
@@ -153,8 +157,13 @@ impl Engine {
             Arc::clone(&stop),
         );
         let threads = vec![
-            spawn("journal-flusher", move || flusher.run(&to_flush)).map_err(RecoveryError::Thread)?,
-            spawn("writer", move || writer.run(&waiting)).map_err(RecoveryError::Thread)?,
+            spawn("journal-flusher", STACK_BYTES, move || flusher.run(&to_flush))
+                .map_err(RecoveryError::Thread)?,
+            spawn("writer", STACK_BYTES + stella_expression::STACK_BYTES, move || {
+                stella_expression::this_thread_is_roomy();
+                writer.run(&waiting);
+            })
+            .map_err(RecoveryError::Thread)?,
         ];
         Ok(Self { handle: Handle::new(shared, commands), stop, condition, threads })
     }
@@ -193,6 +202,10 @@ impl Drop for Engine {
     }
 }
 
-fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
-    std::thread::Builder::new().name(name.into()).spawn(run)
+fn spawn(
+    name: &str,
+    stack_bytes: usize,
+    run: impl FnOnce() + Send + 'static,
+) -> std::io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(name.into()).stack_size(stack_bytes).spawn(run)
 }

@@ -58,7 +58,7 @@ impl Taker {
                 }
             }
         };
-        match crate::spawn("snapshot", take) {
+        match crate::spawn("snapshot", crate::STACK_BYTES, take) {
             Ok(thread) => self.running = Some(thread),
             Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "no snapshot was taken"),
         }

@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use stella_domain::command::{Actor, Command, Outcome, Request};
-use stella_domain::decide::{Decision, decide};
+use stella_domain::decide::{Decision, Stuck, decide};
 use stella_domain::event::{Event, StreamId};
 use stella_domain::rejection::Rejection;
+use stella_domain::size::{DECISION_BYTES_MAX, EVENT_BYTES_MAX};
 use stella_domain::state::State;
-use stella_journal::{APPEND_BYTES_MAX, Append, EVENT_BYTES_MAX};
+use stella_journal::{APPEND_BYTES_MAX, Append};
 use stella_protocol::id::Position;
 use stella_protocol::time::Timestamp;
 use stella_protocol::trace::TraceContext;
@@ -24,9 +25,13 @@ use crate::{Checkpoint, Clock, codec};
 const BATCH_COMMANDS_MAX: usize = 1_024;
 /// When a batch is closed for its size, in bytes of events. What goes over it is the last decision's.
 const BATCH_BYTES: usize = 16 << 20;
-/// The most that one command may write, in bytes of events: with it a batch still fits into one append.
-const DECISION_BYTES_MAX: usize = APPEND_BYTES_MAX - BATCH_BYTES;
-/// How long timers wait after one of them was rejected: it stays due, and the writer has other work.
+// What the core may decide, the journal has to take: alone, and as the last of a batch.
+const _: () = assert!(EVENT_BYTES_MAX <= stella_journal::EVENT_BYTES_MAX);
+const _: () = assert!(BATCH_BYTES + DECISION_BYTES_MAX <= APPEND_BYTES_MAX);
+/// For how long a batch is decided at most: others wait for its flush.
+const BATCH_TIME: Duration = Duration::from_millis(100);
+/// How long timers wait after one of them was rejected, or after the journal took nothing: they stay due, and the writer has other
+/// work.
 const STUCK_TIMER_PAUSE_MS: u64 = 1_000;
 /// The longest sleep of an idle writer: the bound on how late a timer can fire after the wall clock jumped.
 const IDLE_MAX: Duration = Duration::from_secs(1);
@@ -44,6 +49,8 @@ pub(crate) struct Batch {
     pub(crate) answers: Vec<(Reply, Result<Outcome, SubmitError>)>,
     /// Who wants to know the durable point after it.
     pub(crate) checkpoints: Vec<oneshot::Sender<Checkpoint>>,
+    /// When the first of it was looked at.
+    since: Instant,
 }
 
 impl Batch {
@@ -52,7 +59,9 @@ impl Batch {
     }
 
     fn is_full(&self) -> bool {
-        self.answers.len() >= BATCH_COMMANDS_MAX || self.bytes >= BATCH_BYTES
+        self.answers.len() >= BATCH_COMMANDS_MAX
+            || self.bytes >= BATCH_BYTES
+            || self.since.elapsed() >= BATCH_TIME
     }
 
     fn add(&mut self, stream: StreamId, position: Position, event: Event, payload: Vec<u8>) {
@@ -148,6 +157,7 @@ impl Writer {
             state: Arc::clone(&self.state),
             answers: Vec::new(),
             checkpoints: Vec::new(),
+            since: Instant::now(),
         };
         if self.state.next_due().is_some_and(|due| due.max(self.timers_from) <= self.time) {
             self.tick(&mut batch);
@@ -174,6 +184,8 @@ impl Writer {
         let rewinds = self.shared.rewinds.load(Ordering::Acquire);
         if rewinds != self.rewinds {
             self.rewinds = rewinds;
+            // What was due is due again, and the disk is as full as it was.
+            self.timers_from = self.time.plus_ms(STUCK_TIMER_PAUSE_MS);
             self.state = self.shared.state();
             self.heads = self
                 .shared
@@ -192,22 +204,24 @@ impl Writer {
             idempotency: None,
             command: Command::Tick,
         };
-        let stuck = match decide(&self.state, &request, self.time) {
-            Ok(decision) => {
-                let stuck = decision.stuck.clone();
-                self.take(decision, batch).err().into_iter().chain(stuck).collect()
+        let taken = decide(&self.state, &request, self.time).and_then(|mut decision| {
+            let stuck = std::mem::take(&mut decision.stuck);
+            self.take(decision, batch).map(|_| stuck)
+        });
+        match taken {
+            Ok(stuck) if stuck.is_empty() => return,
+            Ok(stuck) => {
+                for Stuck { stream, timer, why } in stuck {
+                    let error = &why as &dyn std::error::Error;
+                    tracing::error!(?stream, ?timer, error, "a due timer was rejected and is tried again");
+                }
             }
-            Err(rejection) => vec![rejection],
-        };
-        if !stuck.is_empty() {
-            self.timers_from = self.time.plus_ms(STUCK_TIMER_PAUSE_MS);
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(error, "due timers were rejected and are tried again");
+            }
         }
-        for error in stuck {
-            tracing::error!(
-                error = &error as &dyn std::error::Error,
-                "a due timer was rejected and is tried again"
-            );
-        }
+        self.timers_from = self.time.plus_ms(STUCK_TIMER_PAUSE_MS);
     }
 
     fn decide_one(&mut self, request: &Request, batch: &mut Batch) -> Result<Outcome, SubmitError> {

@@ -130,6 +130,7 @@ fn new_deployment(n: u128) -> NewDeployment {
         timeout_ms: 3_600_000,
         override_freeze: None,
         waive_way_back: None,
+        replace_application: false,
         job: None,
     }
 }

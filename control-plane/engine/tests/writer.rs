@@ -180,12 +180,15 @@ async fn journal_time_never_goes_back() {
 const PASS: u8 = 0;
 const REFUSE: u8 = 1;
 const FAIL: u8 = 2;
+const PANIC: u8 = 3;
 
 /// A real journal whose appends can be refused or failed.
 #[derive(Debug)]
 struct Faulty {
     inner: Arc<SledJournal>,
     mode: AtomicU8,
+    /// How often something was to be appended.
+    appends: AtomicU64,
 }
 
 impl Journal for Faulty {
@@ -205,7 +208,9 @@ impl Journal for Faulty {
         self.inner.last_time()
     }
     fn append(&self, epoch: Epoch, at: Timestamp, appends: &[Append]) -> Result<Vec<Head>, AppendError> {
+        self.appends.fetch_add(1, Ordering::SeqCst);
         match self.mode.load(Ordering::SeqCst) {
+            PANIC => panic!("the storage engine gives up"),
             REFUSE => Err(AppendError::NoSpace { available_bytes: 1, reserve_bytes: 2 }),
             // Any error that is not a refusal: the epoch of a deposed leader will do.
             FAIL => Err(AppendError::StaleEpoch { given: epoch, current: epoch.next() }),
@@ -230,7 +235,7 @@ impl Journal for Faulty {
 }
 
 fn faulty(folder: &Path) -> Arc<Faulty> {
-    Arc::new(Faulty { inner: open(folder), mode: AtomicU8::new(PASS) })
+    Arc::new(Faulty { inner: open(folder), mode: AtomicU8::new(PASS), appends: AtomicU64::new(0) })
 }
 
 #[tokio::test]
@@ -386,4 +391,72 @@ async fn a_checkpoint_under_load_leads_to_the_same_state_elsewhere() {
     assert_eq!(last.heads().values().map(|head| head.next.0).sum::<u64>(), 202);
     engine.stop();
     assert!(matches!(handle.checkpoint().await, Err(SubmitError::Stopping)));
+}
+
+#[tokio::test]
+async fn a_panic_of_either_thread_is_a_failure_of_the_engine_and_no_quiet_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = faulty(folder.path());
+    let engine = start(Arc::clone(&journal) as Arc<dyn Journal>);
+    engine.handle().submit(tenant(1, "acme")).await.unwrap();
+    journal.mode.store(PANIC, Ordering::SeqCst);
+    let lost = engine.handle().submit(tenant(2, "globex")).await.unwrap_err();
+    assert!(matches!(lost, SubmitError::Stopping), "{lost}");
+    assert_failed(&engine).await;
+    drop((engine, journal));
+
+    // The thread that decides panics where it asks for the time.
+    let is_broken = Arc::new(AtomicU8::new(0));
+    let asked = Arc::clone(&is_broken);
+    let clock = Clock::new(move || {
+        assert_eq!(asked.load(Ordering::SeqCst), 0, "no clock");
+        Clock::system().now()
+    });
+    let engine = Engine::start(open(folder.path()), Config { clock, ..Config::default() }).unwrap();
+    is_broken.store(1, Ordering::SeqCst);
+    let lost = engine.handle().submit(tenant(3, "later")).await.unwrap_err();
+    assert!(matches!(lost, SubmitError::Stopping), "{lost}");
+    assert_failed(&engine).await;
+}
+
+async fn assert_failed(engine: &Engine) {
+    let mut condition = engine.condition();
+    let found = condition.wait_for(|condition| *condition != Condition::Running).await.unwrap().clone();
+    assert!(matches!(found, Condition::Failed(_)), "{found:?}");
+    assert!(!engine.handle().health().writable);
+}
+
+#[tokio::test]
+async fn timers_that_a_full_disk_refuses_are_not_tried_without_a_pause() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = faulty(folder.path());
+    let now = Arc::new(AtomicU64::new(1_000_000));
+    let told = Arc::clone(&now);
+    let clock = Clock::new(move || Timestamp(told.load(Ordering::SeqCst)));
+    let engine =
+        Engine::start(Arc::clone(&journal) as Arc<dyn Journal>, Config { clock, ..Config::default() })
+            .unwrap();
+    let handle = engine.handle();
+    // Its answer is forgotten after a day: a timer.
+    let idempotency = Some(Idempotency { key: "key".to_owned(), digest: Digest([0; 32]) });
+    handle.submit(Request { idempotency, ..tenant(1, "acme") }).await.unwrap();
+    journal.mode.store(REFUSE, Ordering::SeqCst);
+    let before = journal.appends.load(Ordering::SeqCst);
+    now.fetch_add(25 * 3_600_000, Ordering::SeqCst);
+    let refused = handle.submit(tenant(2, "globex")).await.unwrap_err();
+    assert!(matches!(refused, SubmitError::NoSpace { .. }), "{refused}");
+    // Work that writes nothing: as often as the writer has looked at it, it could have tried the timer again.
+    for _ in 0..50 {
+        handle.checkpoint().await.unwrap();
+    }
+    assert_eq!(
+        journal.appends.load(Ordering::SeqCst) - before,
+        1,
+        "the clock stands still: no second has passed"
+    );
+
+    now.fetch_add(2_000, Ordering::SeqCst);
+    journal.mode.store(PASS, Ordering::SeqCst);
+    handle.submit(tenant(3, "initech")).await.unwrap();
+    assert!(handle.state().system.requests.is_empty(), "the timer has fired once there was space");
 }

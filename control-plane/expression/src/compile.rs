@@ -1,6 +1,10 @@
-//! From a text to an expression. The parser recurses, and recurses again over the tree it made: it works on a stack of its own
-//! that is large enough for the longest text that comes this far, and what is deep never leaves that stack.
+//! From a text to an expression. The parser recurses, and recurses again over the tree it made: it works on a stack that is
+//! large enough for the longest text that comes this far, and what is deep never leaves that stack. That is the stack of a thread
+//! of its own, unless the thread that asks has said that its own is large enough: then nothing but the text decides what comes
+//! out, as the core needs it.
 
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 
 use cel::IdedExpr;
@@ -11,10 +15,22 @@ use crate::error::{Error, Place};
 use crate::tree::{self, Names};
 use crate::{DEPTH_MAX, Expression, NESTING_MAX, SOURCE_BYTES_MAX};
 
-/// The stack of the parser in bytes. Memory that is not touched costs nothing.
-const STACK_BYTES: usize = 32 << 20;
+/// The stack that the parser needs, in bytes. Memory that is not touched costs nothing.
+pub const STACK_BYTES: usize = 32 << 20;
 /// How deep the parser's rules may be. It counts brackets, conditions and signs in one another.
 const RULES_DEEP_MAX: u16 = 64;
+
+thread_local! {
+    /// Whether this thread has the stack.
+    static IS_ROOMY: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Tells that this thread has a stack of [`STACK_BYTES`] to spare, so that it needs no other to compile on.
+///
+/// Said of a thread that has not, a long expression ends the process.
+pub fn this_thread_is_roomy() {
+    IS_ROOMY.set(true);
+}
 
 pub(crate) fn compile(source: &str) -> Result<Expression, Error> {
     if source.trim().is_empty() {
@@ -24,13 +40,20 @@ pub(crate) fn compile(source: &str) -> Result<Expression, Error> {
         return Err(Error::TooLong { bytes: source.len(), max: SOURCE_BYTES_MAX });
     }
     is_flat(source)?;
+    if IS_ROOMY.get() {
+        return caught(source);
+    }
     thread::scope(|scope| {
         let parser = thread::Builder::new().name("expression".to_owned()).stack_size(STACK_BYTES);
-        parser.spawn_scoped(scope, || checked(source)).map_or(Err(Error::Defect), |parser| {
-            // A panic of the parser ends its thread alone.
-            parser.join().unwrap_or(Err(Error::Defect))
-        })
+        parser
+            .spawn_scoped(scope, || caught(source))
+            .map_or(Err(Error::NoThread), |parser| parser.join().unwrap_or(Err(Error::Defect)))
     })
+}
+
+/// The parser is not ours: what it would panic on is no expression, and no reason to end.
+fn caught(source: &str) -> Result<Expression, Error> {
+    catch_unwind(AssertUnwindSafe(|| checked(source))).unwrap_or(Err(Error::Defect))
 }
 
 /// Brackets in texts count too: telling them apart would have to be exactly what the parser does, or could be led astray.

@@ -90,6 +90,9 @@ pub enum Error {
     /// The evaluator failed where it must not.
     #[error("could not be processed; this is a defect, please report it with the expression")]
     Defect,
+    /// The system has no thread for the parser now. It says nothing about the expression.
+    #[error("cannot be looked at now, because the system gives no thread for it; try again")]
+    NoThread,
 }
 
 impl Error {
@@ -108,7 +111,8 @@ impl Error {
             | Self::NoValue { .. }
             | Self::NotBoolean { .. }
             | Self::NotJson { .. }
-            | Self::Defect => None,
+            | Self::Defect
+            | Self::NoThread => None,
         }
     }
 

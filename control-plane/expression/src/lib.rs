@@ -3,7 +3,8 @@
 //! [`Expression::compile`] refuses what is too long, too nested or calls what is not known, and says where. What it accepts can be
 //! asked for the names it uses ([`Expression::references`]), so that a wrong one is found when the expression is written and not
 //! when it is needed. [`Expression::evaluate`] computes how much work an evaluation may be at most, on the values at hand, and
-//! refuses before it begins. There is no clock, no input and no output; the one thread that is started only lends its stack.
+//! refuses before it begins. There is no clock, no input and no output. Who decides compiles on its own thread, so that nothing of
+//! the machine is in the answer ([`this_thread_is_roomy`]); for all others a thread lends its stack.
 //!
 //! What is there: CEL's operators, literals and macros (`has`, `all`, `exists`, `exists_one`, `map`, `filter`) and the functions of
 //! [`FUNCTIONS`]. Not there: regular expressions, which can be large to compile, times, and messages of protocol buffers. In
@@ -24,6 +25,7 @@ use std::sync::{Arc, LazyLock};
 use cel::{Context, Env, IdedExpr};
 use serde_json::Value;
 
+pub use compile::{STACK_BYTES, this_thread_is_roomy};
 pub use error::Error;
 pub use tree::{FUNCTIONS, Reference};
 
@@ -64,23 +66,44 @@ impl Expression {
     /// If it could be too much work on these values, if a part of it has no value (a missing key, a division by zero), or if
     /// the value has no JSON.
     pub fn evaluate(&self, variables: &BTreeMap<String, Value>) -> Result<Value, Error> {
-        let used = |name: &str| self.references.iter().any(|reference| reference.name == name);
-        let weights = variables.iter().filter(|(name, _)| used(name));
+        self.evaluate_within(variables, COST_MAX).map(|(value, _)| value)
+    }
+
+    /// How much work the evaluation is, at most, in the unit of [`COST_MAX`].
+    #[must_use]
+    pub fn work(&self, variables: &BTreeMap<String, Value>) -> u64 {
+        let weights = variables.iter().filter(|(name, _)| self.uses(name));
         let weights = weights.map(|(name, value)| (name.as_str(), cost::Weight::of(value))).collect();
-        let cost = cost::at_most(&self.tree, &weights);
-        if cost > COST_MAX {
-            return Err(Error::TooCostly { cost, max: COST_MAX });
+        cost::at_most(&self.tree, &weights)
+    }
+
+    fn uses(&self, name: &str) -> bool {
+        self.references.iter().any(|reference| reference.name == name)
+    }
+
+    /// The value of the expression, and how much work that was at most, if it is no more than `work_max`.
+    ///
+    /// # Errors
+    /// As [`Self::evaluate`].
+    pub fn evaluate_within(
+        &self,
+        variables: &BTreeMap<String, Value>,
+        work_max: u64,
+    ) -> Result<(Value, u64), Error> {
+        let (cost, max) = (self.work(variables), work_max.min(COST_MAX));
+        if cost > max {
+            return Err(Error::TooCostly { cost, max });
         }
         // The language's crate is not ours: what it would panic on is an expression without a value, and no reason to end.
         let evaluated = catch_unwind(AssertUnwindSafe(|| {
             let mut context = Context::with_env(Arc::clone(&LANGUAGE));
-            for (name, value) in variables.iter().filter(|(name, _)| used(name)) {
+            for (name, value) in variables.iter().filter(|(name, _)| self.uses(name)) {
                 context.add_variable_from_value(name.as_str(), value::from_json(value));
             }
             cel::Value::resolve(&self.tree, &context)
         }));
         match evaluated {
-            Ok(Ok(value)) => value::to_json(&value),
+            Ok(Ok(value)) => Ok((value::to_json(&value)?, cost)),
             Ok(Err(error)) => Err(Error::no_value(&error)),
             Err(_) => Err(Error::Defect),
         }
