@@ -141,6 +141,7 @@ pub fn rolling(environment: &str, version: &str, on_failure: OnFailure) -> Creat
         timeout_seconds: None,
         override_freeze: None,
         waive_way_back: None,
+        replace_application: false,
     }
 }
 

@@ -48,6 +48,9 @@ pub struct CreateDeployment {
     /// Why it must come although it could not go back on every target; needs the role operator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waive_way_back: Option<String>,
+    /// Whether it may come to targets that have another application, and take its place; refused there if not.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub replace_application: bool,
 }
 
 /// How targets follow one another.

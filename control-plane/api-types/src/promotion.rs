@@ -57,6 +57,9 @@ pub struct Promotion {
     /// Why it comes although it could not go back on every target.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waive_way_back: Option<String>,
+    /// Whether it may take the place of another application.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub replace_application: bool,
     /// When the freeze ends that keeps it from starting, if one does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_until: Option<String>,

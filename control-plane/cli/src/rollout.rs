@@ -8,7 +8,7 @@ use stella_api_types::deployment::{
 };
 use stella_api_types::paths;
 use stella_api_types::promotion::Asked;
-use stella_api_types::release::{Release, Standing};
+use stella_api_types::release::{Release, ReleaseRef, Standing};
 
 use crate::args::{Deploy, Deployment, OnFailure, Output, Rollback, Wait};
 use crate::client::Error;
@@ -31,6 +31,7 @@ pub(crate) async fn deploy(context: &Context, command: Deploy) -> Result<bool, E
         timeout_seconds: command.timeout,
         override_freeze: command.override_freeze,
         waive_way_back: command.waive_way_back,
+        replace_application: command.replace_application,
     };
     if command.plan {
         return plan(context, &body).await;
@@ -63,6 +64,15 @@ fn each_once(labels: Vec<(String, String)>) -> Result<BTreeMap<String, String>, 
     Ok(wanted)
 }
 
+/// What is on a target, by its version, and with its name if it is another application than the one to come.
+fn in_place(current: &ReleaseRef, coming: &ReleaseRef) -> String {
+    if current.application == coming.application {
+        current.version.clone()
+    } else {
+        format!("{}:{}", current.application, current.version)
+    }
+}
+
 async fn plan(context: &Context, body: &CreateDeployment) -> Result<bool, Error> {
     let path = context.path(paths::DEPLOYMENT_PLANS, &[])?;
     let plan: DeploymentPlan = context.client.post(&path, body, None).await?;
@@ -76,7 +86,10 @@ async fn plan(context: &Context, body: &CreateDeployment) -> Result<bool, Error>
                     .map_or_else(|| target.wave.to_string(), |it| format!("{} ({it})", target.wave)),
                 in_colour(&target.target.name, target.colour.as_deref()),
                 format!("{} ({})", target.agent.name, target.connectivity),
-                target.current.as_ref().map_or_else(|| "-".into(), |current| current.version.clone()),
+                target
+                    .current
+                    .as_ref()
+                    .map_or_else(|| "-".into(), |current| in_place(current, &plan.release)),
                 plan.release.version.clone(),
                 target.way_back.as_ref().map_or_else(|| "-".into(), |it| it.state.clone()),
                 target.warnings.join("; "),

@@ -56,7 +56,7 @@ use crate::command::{Actor, Command, Idempotency, NewDeployment, Outcome, Reques
 use crate::event::{Event, Fact, StreamId};
 use crate::rejection::Rejection;
 use crate::state::State;
-use crate::tenant::{AnsweredRequest, REQUEST_MEMORY_MS};
+use crate::tenant::{AnsweredRequest, REQUEST_MEMORY_MS, Timer};
 pub use channel::newest;
 pub use gate::{Preview, preview};
 pub use promotion::{Planned, planned};
@@ -78,7 +78,18 @@ pub struct Decision {
     /// The state after the events.
     pub state: State,
     /// What became of due timers that could not be fired, each a defect. They are still due.
-    pub stuck: Vec<Rejection>,
+    pub stuck: Vec<Stuck>,
+}
+
+/// A due timer that could not be fired.
+#[derive(Clone, Debug)]
+pub struct Stuck {
+    /// Whose it is.
+    pub stream: StreamId,
+    /// Which.
+    pub timer: Timer,
+    /// Why not.
+    pub why: Rejection,
 }
 
 /// Decides what follows from `request` at `now`, which must not be before the last event.

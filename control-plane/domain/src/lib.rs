@@ -79,6 +79,7 @@ pub mod release;
 mod render;
 pub mod run;
 pub mod signature;
+pub mod size;
 pub mod spans;
 pub mod state;
 pub mod strategy;

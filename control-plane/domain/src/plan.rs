@@ -59,6 +59,8 @@ enum Leaf<'p> {
         override_freeze: Option<&'p str>,
         #[serde(skip_serializing_if = "Option::is_none")]
         waive_way_back: Option<&'p str>,
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        replace_application: bool,
         rule: Option<&'p ApprovalRule>,
         #[serde(skip_serializing_if = "Option::is_none")]
         job: Option<JobOf<'p>>,
@@ -125,6 +127,7 @@ pub(crate) fn seal(
             timeout_ms: new.timeout_ms,
             override_freeze: new.override_freeze.as_deref(),
             waive_way_back: new.waive_way_back.as_deref(),
+            replace_application: new.replace_application,
             rule: environment.approvals.as_ref(),
             job,
         }),

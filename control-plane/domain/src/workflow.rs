@@ -7,6 +7,7 @@ mod more;
 mod span;
 mod task;
 mod text;
+mod variables;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,6 +30,8 @@ pub use more::{DEPTH_MAX, FAN_OUT_MAX, ForEach, GateStep, SubWorkflow, Targets};
 pub use span::Span;
 pub use task::{TargetStep, TaskStep};
 pub(crate) use text::{Text, render, render_for_target};
+pub use variables::STEP_WORK_MAX;
+pub(crate) use variables::{Meter, Variables};
 
 /// How many steps a template may have.
 pub const STEPS_MAX: usize = 64;
@@ -321,6 +324,9 @@ pub struct Deploy {
     /// Only targets that have all of these labels, as they are when the step begins.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+    /// Whether it may come to a target that has another application.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub replace_application: bool,
     /// How long the deployment may take, once it has started.
     #[serde(default = "Deploy::timeout_default")]
     pub timeout: Span,

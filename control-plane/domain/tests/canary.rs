@@ -3,7 +3,8 @@
 
 mod common;
 
-use common::{World, canary, deployment, facts, failed, invariants, new_deployment, target};
+use common::{World, agent, canary, deployment, facts, failed, invariants, new_deployment, target};
+use stella_domain::amount::Amount;
 use stella_domain::command::{NewDeployment, TenantCommand};
 use stella_domain::deployment::{Progress, Status};
 use stella_domain::rejection::Rejection;
@@ -143,4 +144,30 @@ fn a_canary_that_makes_no_sense_is_refused_by_field() {
     refused(&[(10, Some(999))], None, "strategy.steps[0].soak_ms");
     refused(&[(10, Some(7 * 24 * 3_600_000 + 1))], None, "strategy.steps[0].soak_ms");
     refused(&[(10, None)], Some(0), "strategy.batch");
+}
+
+#[test]
+fn hundreds_of_targets_whose_agents_were_revoked_end_one_after_the_other() {
+    // Each of them inside the one before would need more stack than a thread has.
+    const TARGETS: u128 = 400;
+    let mut world = World::with_targets(TARGETS);
+    let (strategy, tolerate_failures) = (canary(&[(1, Some(1_000))], None), Some(Amount::Percent(99)));
+    let new = NewDeployment { strategy, tolerate_failures, ..new_deployment(1, 1, None) };
+    world.ok(TenantCommand::Deploy(Box::new(new)));
+    let first: Vec<u128> = (1..=TARGETS).filter(|n| is_active(&world, *n)).collect();
+    for n in (1..=TARGETS).filter(|n| !first.contains(n)).take(380) {
+        world.ok(TenantCommand::RevokeAgent { agent: agent(n), reason: "its rack goes".to_owned() });
+    }
+    first.iter().for_each(|n| world.complete(*n));
+    world.wait_ms(1_000);
+    let counts = world.deployment(deployment(1)).counts;
+    assert_eq!((counts.failed, counts.waiting), (380, 0));
+    for n in (1..=TARGETS).filter(|n| is_active(&world, *n)).collect::<Vec<_>>() {
+        world.complete(n);
+    }
+    assert_eq!(*world.status(1), Status::Succeeded);
+}
+
+fn is_active(world: &World, n: u128) -> bool {
+    matches!(world.deployment(deployment(1)).targets[&target(n)].progress, Progress::Active { .. })
 }

@@ -6,12 +6,13 @@ mod common;
 use std::collections::BTreeMap;
 
 use common::{
-    STAGING, TOKEN, World, agent, deployment, digest, name, new_deployment, new_release, new_target, release,
-    target,
+    STAGING, TOKEN, World, agent, conflict, deployment, digest, name, new_deployment, new_release,
+    new_target, release, target,
 };
 use stella_domain::command::{
     NewDeployment, NewEnrolmentToken, NewRelease, NewTarget, Outcome, SystemCommand, TenantCommand,
 };
+use stella_domain::deployment::Status;
 use stella_domain::event::Fact;
 use stella_domain::name::Name;
 use stella_domain::rejection::Rejection;
@@ -383,4 +384,19 @@ fn tenants_and_keys() {
     assert!(matches!(refused(&mut world, first), Rejection::Exists { kind: "environment", .. }));
     assert_eq!(world.tenant().environments[&STAGING].order, 0);
     assert_eq!(world.state.next_due(), None::<Timestamp>);
+}
+
+#[test]
+fn another_application_comes_to_a_target_only_if_that_is_said() {
+    let mut world = World::with_release_1(2);
+    let other = NewRelease { application: name("other"), ..new_release(4) };
+    world.ok(TenantCommand::StoreArtifact { digest: digest(4), size_bytes: 10 });
+    world.ok(TenantCommand::CreateRelease(Box::new(other)));
+    let wanted = new_deployment(2, 4, None);
+    let refused = conflict(world.tell(TenantCommand::Deploy(Box::new(wanted.clone()))));
+    assert!(refused.contains("has shop:1.0, and other is another application"), "{refused}");
+    let wanted = NewDeployment { replace_application: true, ..wanted };
+    world.ok(TenantCommand::Deploy(Box::new(wanted)));
+    (1..=2).for_each(|n| world.complete(n));
+    assert_eq!(*world.status(2), Status::Succeeded);
 }

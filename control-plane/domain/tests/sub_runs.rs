@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use common::{STAGING, World, add_key, agent, checked_run, name, new_target, security, target};
 use serde_json::{Value, json};
 use stella_domain::archive::{Rule, due};
-use stella_domain::command::{NewRun, NewTarget, TenantCommand};
+use stella_domain::command::{Command, NewRun, NewTarget, TenantCommand};
 use stella_domain::decide::Decision;
 use stella_domain::name::Identifier;
 use stella_domain::rejection::Rejection;
@@ -328,4 +328,61 @@ fn a_part_that_has_succeeded_is_not_run_again() {
     assert_ne!(second[1].run, first[1].run);
     decide(&mut world, second[1].run, true);
     assert_eq!(now(&world).status, RunStatus::Succeeded);
+}
+
+#[test]
+fn what_much_is_to_be_computed_for_begins_one_after_the_other() {
+    // Four of these are most of what one step may be.
+    let heavy = format!(
+        "${{{}true{}}}",
+        ('a'..='d').map(|it| format!("[1,1,1,1,1,1,1,1,1,1].all({it},")).collect::<String>(),
+        ")".repeat(4)
+    );
+    let mut world = world();
+    let call = json!([{ "id": "call", "http": { "url": "https://hooks.example.com/", "body": vec![heavy.clone(); 4] } }]);
+    apply(&mut world, template("leaf", json!({}), call)).unwrap();
+    run(
+        &mut world,
+        json!([{ "id": "all", "for_each": ["a", "b", "c", "d"], "workflow": { "name": "leaf", "version": 1 } }]),
+    );
+    let begun = |world: &World| {
+        children(world).iter().filter(|it| it.steps[&id("call")].state.name() == "running").count()
+    };
+    assert_eq!((children(&world).len(), begun(&world)), (4, 1));
+    // The time does not go on: they are due at once.
+    let tick = World::request(Command::Tick);
+    for expected in 2..=4 {
+        world.send(&tick).unwrap();
+        assert_eq!(begun(&world), expected);
+    }
+    common::invariants::replay(&world.events, &world.state);
+
+    let too_much =
+        json!([{ "id": "call", "http": { "url": "https://hooks.example.com/", "body": vec![heavy; 9] } }]);
+    apply(&mut world, template("leaf", json!({}), too_much)).unwrap();
+    let new = NewRun {
+        id: RunId(Uuid::from_u128(7)),
+        workflow: name("leaf"),
+        version: None,
+        inputs: BTreeMap::new(),
+    };
+    world.tell_as(1, TenantCommand::StartRun(Box::new(new))).unwrap();
+    let RunStatus::Failed { reason } = &checked_run(&world, RunId(Uuid::from_u128(7))).status else {
+        panic!()
+    };
+    assert!(reason.contains("has more to compute than one step may"), "{reason}");
+}
+
+#[test]
+fn items_that_become_too_large_are_a_failure_of_their_step() {
+    let mut world = world();
+    let steps = json!([
+        { "id": "all", "for_each": vec!["${inputs.x}".repeat(16); 32], "workflow": { "name": "part", "version": 1, "inputs": { "where": "here" } } },
+    ]);
+    apply(&mut world, template("large", json!({ "x": { "type": "text", "max_length": 4096 } }), steps))
+        .unwrap();
+    let inputs = BTreeMap::from([(id("x"), json!("\u{1}".repeat(4_096)))]);
+    let new = NewRun { id: RUN, workflow: name("large"), version: None, inputs };
+    world.tell_as(1, TenantCommand::StartRun(Box::new(new))).unwrap();
+    assert!(reason(&world).contains("for_each becomes"), "{}", reason(&world));
 }

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use stella_domain::agent::{Agent, Connectivity};
+use stella_domain::deployment::Progress;
 use stella_domain::spans;
 use stella_domain::state::State;
 use stella_domain::task::{Task, TaskState};
@@ -136,14 +137,13 @@ pub(crate) fn tell(
         let key = task.key();
         let is_here = match task.state {
             TaskState::Dispatched { session, .. } => session == epoch,
-            TaskState::Accepted { .. } | TaskState::Running { .. } => true,
+            TaskState::Accepted { .. } | TaskState::Running { .. } | TaskState::Unknown { .. } => true,
             TaskState::Queued
             | TaskState::Succeeded(_)
             | TaskState::Failed(_)
             | TaskState::TimedOut(_)
             | TaskState::Cancelled(_)
-            | TaskState::Interrupted(_)
-            | TaskState::Unknown { .. } => false,
+            | TaskState::Interrupted(_) => false,
         };
         if !is_here {
             continue;
@@ -152,7 +152,7 @@ pub(crate) fn tell(
             send_dispatch(told.takes_trace, owned, task, epoch, session)?;
             told.dispatched.insert(key);
         }
-        if task.cancel_requested && !told.cancelled.contains(&key) {
+        if (task.cancel_requested || is_left_behind(owned, task)) && !told.cancelled.contains(&key) {
             session.cancel(Cancel { key, grace_ms: CANCEL_GRACE_MS })?;
             told.cancelled.insert(key);
         }
@@ -205,7 +205,16 @@ fn questions(state: &State, tenant: TenantId, agent: AgentId) -> impl Iterator<I
 fn open_tasks(state: &State, tenant: TenantId, agent: AgentId) -> impl Iterator<Item = &Arc<Task>> {
     let owned = state.tenants.get(&tenant);
     let ids = owned.and_then(|owned| owned.unsettled.get(&agent)).into_iter().flatten();
-    ids.filter_map(move |id| owned?.tasks.get(id)).filter(|task| task.state.is_open())
+    let tasks = ids.filter_map(move |id| owned?.tasks.get(id));
+    tasks.filter(move |task| task.state.is_open() || owned.is_some_and(|owned| is_left_behind(owned, task)))
+}
+
+/// Whether nobody knows what became of a task and its deployment does not wait for it any more: its end was asked for, or is asked
+/// for now, while its agent was away. If it still runs there, it has to end; and the agent's answer says how it did.
+fn is_left_behind(owned: &TenantState, task: &Task) -> bool {
+    let part = owned.deployments.get(&task.deployment).and_then(|it| it.targets.get(&task.target));
+    let is_given_up = part.is_none_or(|part| matches!(part.progress, Progress::Abandoned { .. }));
+    matches!(task.state, TaskState::Unknown { .. }) && is_given_up
 }
 
 /// A dispatch that cannot be made is a defect: it is logged, and the task stays for its deployment's deadline.

@@ -370,3 +370,34 @@ async fn artifacts_of_the_own_tenants_releases_are_given_from_any_offset() {
         assert_eq!(fetch(&agent, hidden, 0).await, (ArtifactResponse::NotFound, vec![]));
     }
 }
+
+#[tokio::test]
+async fn what_was_cancelled_while_its_agent_was_away_is_ended_when_it_is_back() {
+    let world = World::new().await;
+    let identity = world.enrol().await;
+    let (mut agent, _) = Agent::connect(world.fleet.local_addr(), &identity, hello(vec![])).await;
+    let deployment = world.deploy(identity.agent).await;
+    let dispatch = agent.hear_dispatch().await;
+    agent.say(&accepted(&dispatch)).await;
+    world.until(|state| matches!(task_state(&world, state, dispatch.task), TaskState::Accepted { .. })).await;
+    drop(agent);
+    world.until(|state| matches!(connectivity(&world, state, &identity), Connectivity::Suspect { .. })).await;
+    let reason = "wrong version".to_owned();
+    world.submit(TenantCommand::CancelDeployment { deployment, reason }).await.unwrap();
+    // Nobody could be told in time.
+    world.later_ms.fetch_add(120_000, Ordering::SeqCst);
+    world.until(|state| matches!(task_state(&world, state, dispatch.task), TaskState::Unknown { .. })).await;
+    world.until(|state| status(&world, state, deployment).is_final()).await;
+
+    let open = vec![OpenAttempt { key: dispatch.key(), phase: Phase::Running }];
+    let (mut agent, _) = Agent::connect(world.fleet.local_addr(), &identity, hello(open)).await;
+    let ToAgent::Cancel(cancel) = agent.hear().await else {
+        panic!("nobody asks for the end of what still runs")
+    };
+    assert_eq!(cancel.key, dispatch.key());
+    let outcome = TaskOutcome::Cancelled;
+    let (started_at, finished_at) = (Some(Timestamp(1)), Timestamp(2));
+    let report = Finished { key: dispatch.key(), position: Position(3), started_at, finished_at, outcome };
+    agent.say(&ToControlPlane::Finished(report)).await;
+    world.until(|state| matches!(task_state(&world, state, dispatch.task), TaskState::Cancelled(_))).await;
+}

@@ -158,6 +158,7 @@ pub(crate) fn deployment(scenario: &Scenario) -> NewDeployment {
         timeout_ms: deploy.timeout.0,
         override_freeze: None,
         waive_way_back: None,
+        replace_application: false,
         job: None,
     }
 }

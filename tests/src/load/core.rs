@@ -220,6 +220,7 @@ fn deployment(number: u32) -> NewDeployment {
         timeout_ms: 3_600_000,
         override_freeze: None,
         waive_way_back: None,
+        replace_application: false,
         job: None,
     }
 }

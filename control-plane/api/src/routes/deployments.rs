@@ -146,6 +146,7 @@ fn wanted(tenant: &TenantState, body: &CreateDeployment, now: Timestamp) -> Resu
             .as_deref()
             .map(|reason| parse::reason("waive_way_back", reason))
             .transpose()?,
+        replace_application: body.replace_application,
         job: None,
     })
 }

@@ -80,6 +80,12 @@ fn target(
             warnings.push(format!("its agent is {name}: it would wait for it"));
         }
     }
+    let application = |id| tenant.releases.get(&id).map(|release| &release.application);
+    if let Some(there) = part.previous.filter(|there| application(*there) != application(part.release)) {
+        let there = release_ref(tenant, there);
+        let what = format!("{}:{}", there.application, there.version);
+        warnings.push(format!("it replaces another application: {what}, which nobody looks after then"));
+    }
     if let Some(why) = stuck {
         warnings.push(format!("it cannot go back: {why}"));
     } else if part.legs.is_empty() && part.previous == Some(part.release) {

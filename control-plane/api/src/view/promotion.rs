@@ -59,6 +59,7 @@ pub(crate) fn promotion(
         timeout_seconds: wanted.timeout_ms / 1_000,
         override_freeze: wanted.override_freeze.clone(),
         waive_way_back: wanted.waive_way_back.clone(),
+        replace_application: wanted.replace_application,
         held_until: promotion.held_until.map(time),
         plan: plan_hash(promotion.plan),
         status: promotion.status_name().to_owned(),

@@ -41,6 +41,9 @@ pub(crate) struct Deploy {
     /// Deploy although it could not go back on every target, and why; it is recorded. Needs the role operator.
     #[arg(long, value_name = "REASON")]
     pub(crate) waive_way_back: Option<String>,
+    /// Deploy also to targets that have another application, which it replaces there; refused if not given.
+    #[arg(long)]
+    pub(crate) replace_application: bool,
     #[command(flatten)]
     pub(crate) wait: Wait,
     /// Makes the request safe to repeat; a random one if not given.

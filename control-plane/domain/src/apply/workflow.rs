@@ -91,7 +91,7 @@ impl TenantState {
                 })
             }
             Fact::StepBackedOff { run, step, until, reason } => self.change_step(*run, step, fact, |state| {
-                let may = matches!(state.state, StepState::Running { .. });
+                let may = matches!(state.state, StepState::Running { .. } | StepState::Waiting);
                 let name = state.state.name();
                 state.state = StepState::BackingOff { until: *until, reason: reason.clone() };
                 if may { Ok(()) } else { Err(name) }

@@ -152,6 +152,9 @@ pub struct NewDeployment {
     /// Why it must come although it could not go back everywhere; `None` if it need not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waive_way_back: Option<String>,
+    /// Whether it may come to a target that has another application.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub replace_application: bool,
     /// What is run instead of bringing a release: then `release` is that of the job if it has one, or [`own_release`](crate::job::own_release).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<Box<Job>>,

@@ -64,6 +64,7 @@ fn consider(tx: &mut Transaction<'_>, place: EnvironmentId) -> Result<(), Reject
         timeout_ms: like.timeout_ms(),
         override_freeze: None,
         waive_way_back: None,
+        replace_application: false,
         job: None,
     };
     let asked = tx.attempt(|tx| {

@@ -72,14 +72,18 @@ fn warm_up(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<(), Rejection> 
     tx.emit(Fact::DeploymentPaused { id, reason, until, canary_step: None, cause })
 }
 
-/// Starts or goes on with the target whose turn it is.
-pub(super) fn go_on(tx: &mut Transaction<'_>, id: DeploymentId, leg: u16) -> Result<(), Rejection> {
+/// Goes on with the target whose turn it is. If that is its end, what follows is left to the caller.
+pub(super) fn go_on(
+    tx: &mut Transaction<'_>,
+    id: DeploymentId,
+    leg: u16,
+) -> Result<Option<rollout::Next>, Rejection> {
     let deployment = tx.deployment(id)?;
-    let Some(target) = deployment.next_waiting() else { return Ok(()) };
-    let Some(part) = deployment.targets.get(&target).map(Arc::clone) else { return Ok(()) };
+    let Some(target) = deployment.next_waiting() else { return Ok(None) };
+    let Some(part) = deployment.targets.get(&target).map(Arc::clone) else { return Ok(None) };
     let step = tx.tenant.first_step_of(&part, leg.into());
     tx.emit(Fact::TargetWentOn { deployment: id, target })?;
-    rollout::queue(tx, id, target, step)
+    rollout::try_queue(tx, id, target, step)
 }
 
 /// The time is over for which what a deployment has left idle is kept. An agent that is away keeps it until the next deployment.

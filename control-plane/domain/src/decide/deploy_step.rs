@@ -17,7 +17,7 @@ use crate::promotion::PromotionStatus;
 use crate::rejection::Rejection;
 use crate::run::Run;
 use crate::tenant::TenantState;
-use crate::workflow::{Action, Deploy, Step, render};
+use crate::workflow::{Action, Deploy, Meter, Step, render};
 
 /// Asks for a step's deployment like anybody would, and is refused like anybody would be. With outputs if there is nothing left to ask for.
 pub(super) fn ask(
@@ -29,7 +29,7 @@ pub(super) fn ask(
     match step.action() {
         Some(Action::Task(task)) => job::ask(tx, run, step, task, id),
         Some(Action::Deploy(deploy)) => {
-            let new = wanted(&tx.tenant, run, deploy, id)?;
+            let new = wanted(&tx.tenant, run, deploy, id, tx.meter())?;
             let command = TenantCommand::Deploy(Box::new(new.clone()));
             access::check_authority(tx.system, tx.actor(), tx.tenant.id, &command, tx.now)?;
             promotion::request(tx, &new).map(|_| None)
@@ -87,8 +87,9 @@ pub(super) fn wanted(
     run: &Run,
     deploy: &Deploy,
     id: DeploymentId,
+    meter: &Meter,
 ) -> Result<NewDeployment, Rejection> {
-    let variables = variables(run);
+    let variables = variables(run, meter);
     let fill = |field: &str, text: &str| {
         render(text, &variables).map_err(|problem| Rejection::invalid(field, problem))
     };
@@ -107,6 +108,7 @@ pub(super) fn wanted(
         timeout_ms: deploy.timeout.0,
         override_freeze: None,
         waive_way_back: None,
+        replace_application: deploy.replace_application,
         tolerate_failures: deploy.tolerate_failures,
         job: None,
     })

@@ -69,6 +69,9 @@ pub(super) fn prepare(
     colour::can_switch(&new.strategy, &release)?;
     fields::range("timeout_ms", new.timeout_ms, TIMEOUT_MS_RANGE, " (a second to a week)")?;
     let targets = strategy::arranged(&new.strategy, chosen(tenant, new, &environment)?)?;
+    if new.job.is_none() && !new.replace_application {
+        targets.iter().try_for_each(|target| keeps_its_application(tenant, target, &release))?;
+    }
     let at_risk_max = tenant.at_risk_max(environment.id);
     strategy::can_be_met(&new.strategy, new.tolerate_failures, targets.len(), at_risk_max)?;
     // Only steps that refer to something can differ between targets; the others were checked with the release.
@@ -112,6 +115,17 @@ fn may_come(
     signature::is_signed(tenant, release)?;
     channel::is_taken(environment, release)?;
     path::is_reached(tenant, environment, release, now)
+}
+
+/// A target has one application. Another one would take its place without a word, and nobody would look after the first any more.
+fn keeps_its_application(tenant: &TenantState, target: &Target, release: &Release) -> Result<(), Rejection> {
+    let there = target.current.and_then(|there| tenant.releases.get(&there));
+    let Some(there) = there.filter(|there| there.application != release.application) else { return Ok(()) };
+    Err(Rejection::conflict(format!(
+        "target {} has {}:{}, and {} is another application: choose targets that are for it (each application of a host has a \
+         target and a slot of its own), or say that it replaces the one that is there",
+        target.name, there.application, there.version, release.application
+    )))
 }
 
 /// What a job runs on a target: for the colour that is live there, if one is.

@@ -1,8 +1,6 @@
 //! What the steps `task` of a run ask for: a job on targets, with the authority of whoever started the run.
 
-use std::collections::BTreeMap;
-
-use serde_json::{Value, json};
+use serde_json::json;
 use stella_protocol::id::{DeploymentId, EnvironmentId, ReleaseId, TargetId};
 
 use super::run::{Outputs, variables};
@@ -19,7 +17,7 @@ use crate::release::{Release, Step as Work};
 use crate::run::Run;
 use crate::strategy::Rolling;
 use crate::tenant::TenantState;
-use crate::workflow::{FILLED_BYTES_MAX, Step, TaskStep, render, render_for_target};
+use crate::workflow::{FILLED_BYTES_MAX, Meter, Step, TaskStep, Variables, render, render_for_target};
 
 /// Asks for a step's job like anybody would for a deployment, and is refused like anybody would be. An attempt that follows on others leaves
 /// out the targets on which they have done it; if that is all of them, the step has done what it should, with these outputs.
@@ -36,7 +34,7 @@ pub(super) fn ask(
         return Err(Rejection::Conflict { problem });
     }
     let done = earlier.map_or_else(Vec::new, |earlier| tx.tenant.done_by_job(earlier));
-    let new = wanted(&tx.tenant, run, step, task, id)?;
+    let new = wanted(&tx.tenant, run, (step, task), id, tx.meter())?;
     let chosen = new.targets.clone().unwrap_or_default();
     let left: Vec<TargetId> = chosen.iter().filter(|it| done.binary_search(it).is_err()).copied().collect();
     if let (Some(earlier), true) = (earlier, left.is_empty()) {
@@ -63,11 +61,11 @@ pub(super) fn ask(
 pub(super) fn wanted(
     tenant: &TenantState,
     run: &Run,
-    step: &Step,
-    task: &TaskStep,
+    (step, task): (&Step, &TaskStep),
     id: DeploymentId,
+    meter: &Meter,
 ) -> Result<NewDeployment, Rejection> {
-    let variables = variables(run);
+    let variables = variables(run, meter);
     let fill = |field: &str, text: &str| {
         render(text, &variables).map_err(|problem| Rejection::invalid(field, problem))
     };
@@ -103,13 +101,14 @@ pub(super) fn wanted(
         timeout_ms: task.timeout.0,
         override_freeze: None,
         waive_way_back: None,
+        replace_application: false,
         tolerate_failures: task.tolerate_failures,
         job: Some(Box::new(job)),
     })
 }
 
 /// What is run on each target, with what the run has filled in.
-fn on_target(task: &TaskStep, variables: &BTreeMap<String, Value>) -> Result<Vec<Work>, Rejection> {
+fn on_target(task: &TaskStep, variables: &Variables) -> Result<Vec<Work>, Rejection> {
     let mut steps = Vec::with_capacity(task.steps.len());
     for (at, step) in task.steps.iter().enumerate() {
         let mut fill = |field: &str, text: &str| {

@@ -24,8 +24,13 @@ use crate::promotion::{
     PromotionStatus,
 };
 use crate::rejection::Rejection;
+use crate::size::{self, EVENT_BYTES_MAX};
 use crate::target::Target;
 use crate::tenant::TenantState;
+
+/// How much what is planned for all targets may be, in bytes of JSON: the event that begins the deployment has it in it, and some
+/// more.
+const PLANNED_BYTES_MAX: usize = EVENT_BYTES_MAX / 16 * 15;
 
 /// What a deployment would do.
 #[derive(Clone, Debug)]
@@ -114,6 +119,14 @@ fn checked(
         }
     }
     let prepared = deployment::prepare(tenant, new, now)?;
+    // Seen now, and not when it starts: it may start when nobody is there to ask for less.
+    let bytes = size::of(&prepared.planned());
+    if bytes > PLANNED_BYTES_MAX {
+        let problem = format!(
+            "are too many at once: what is planned for them has {bytes} bytes, and may have {PLANNED_BYTES_MAX}; deploy to a part of them at a time"
+        );
+        return Err(Rejection::invalid("targets", problem));
+    }
     if !may_wait {
         prepared.targets.iter().try_for_each(|target| deployment::is_idle(target))?;
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use stella_protocol::id::{DeploymentId, TargetId};
+use stella_protocol::id::{DeploymentId, PromotionId, TargetId};
 
 use super::promotion;
 use super::transaction::Transaction;
@@ -55,6 +55,7 @@ pub(super) fn retry(
     }
     let total = before.counts.total();
     let left = u32::try_from(targets.len()).unwrap_or(u32::MAX);
+    let asked = tx.tenant.promotions.get(&PromotionId(before.id.0));
     let new = NewDeployment {
         id,
         environment: before.environment,
@@ -68,6 +69,7 @@ pub(super) fn retry(
         timeout_ms: before.timeout_ms(),
         override_freeze: None,
         waive_way_back: None,
+        replace_application: asked.is_some_and(|asked| asked.wanted.replace_application),
         job: None,
     };
     promotion::request(tx, &new)

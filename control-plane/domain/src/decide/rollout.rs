@@ -20,21 +20,47 @@ use crate::ids;
 use crate::rejection::Rejection;
 use crate::task::{Task, TaskState};
 
+/// What the end of a task has left to do.
+pub(super) enum Next {
+    Nothing,
+    /// The target's next step.
+    Queue(u16),
+    /// There may be room for others.
+    Advance,
+    EndIfQuiet,
+    Halt(String),
+}
+
 /// Starts targets as long as there is room and the gates let it, and ends the deployment if there is nothing left to wait for.
+///
+/// Nothing that this calls may call it again: as many targets as there are may end at once, because their agents were revoked.
 pub(super) fn advance(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<(), Rejection> {
+    while !is_settled(tx, id)? {}
+    Ok(())
+}
+
+/// One pass; whether it has left the deployment with something to wait for, or ended.
+fn is_settled(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<bool, Rejection> {
     ask_about_failures(tx, id)?;
     brake::hold_back(tx, id)?;
     // Where something outside has held it back until now, nobody was asked about what failed meanwhile.
     ask_about_failures(tx, id)?;
     if !proof::before_the_first(tx, id)? {
         // The answers go on from here, or the time, or somebody who waives them.
-        return end_if_quiet(tx, id);
+        end_if_quiet(tx, id)?;
+        return Ok(true);
     }
     match before_wave(tx, id)? {
         Ruling::Open => {}
-        // An answer, or the time, goes on from here.
-        Ruling::Waits => return end_if_quiet(tx, id),
-        Ruling::Closed(reason) => return halt(tx, id, &reason),
+        Ruling::Waits => {
+            // An answer, or the time, goes on from here.
+            end_if_quiet(tx, id)?;
+            return Ok(true);
+        }
+        Ruling::Closed(reason) => {
+            halt(tx, id, &reason)?;
+            return Ok(true);
+        }
     }
     loop {
         let deployment = tx.deployment(id)?;
@@ -43,21 +69,30 @@ pub(super) fn advance(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<(), 
             && tx.tenant.has_budget(deployment);
         let Some(target) = deployment.next_waiting().filter(|_| may_start) else { break };
         let part = deployment.targets.get(&target).map(|part| &part.progress);
-        if let Some(&Progress::Ready { leg, .. }) = part {
-            colour::go_on(tx, id, leg)?;
-            continue;
+        let over = if let Some(&Progress::Ready { leg, .. }) = part {
+            colour::go_on(tx, id, leg)?
+        } else {
+            let generation = next_generation(tx, target)?;
+            tx.emit(Fact::TargetStarted { deployment: id, target, generation })?;
+            try_queue(tx, id, target, 0)?
+        };
+        match over {
+            None => {}
+            Some(Next::Advance) => return Ok(false),
+            Some(next) => {
+                go_on(tx, (id, target), next)?;
+                return Ok(true);
+            }
         }
-        let generation = next_generation(tx, target)?;
-        tx.emit(Fact::TargetStarted { deployment: id, target, generation })?;
-        queue(tx, id, target, 0)?;
     }
     if colour::next_stage(tx, id)? {
-        return advance(tx, id);
+        return Ok(false);
     }
     hold_at_step(tx, id)?;
     pause_after_batch(tx, id)?;
     brake::wait_for_budget(tx, id)?;
-    end_if_quiet(tx, id)
+    end_if_quiet(tx, id)?;
+    Ok(true)
 }
 
 /// What the gates say before more targets are started, if any can be. Rollbacks go through none.
@@ -121,23 +156,55 @@ fn pause_after_batch(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<(), R
     tx.emit(Fact::DeploymentPaused { id, reason, until, canary_step: None, cause })
 }
 
-/// Queues one step of a target that is worked on.
+/// Queues one step of a target that is worked on, and does what follows if that is its end.
 pub(super) fn queue(
     tx: &mut Transaction<'_>,
     deployment: DeploymentId,
     target: TargetId,
     step: u16,
 ) -> Result<(), Rejection> {
+    match try_queue(tx, deployment, target, step)? {
+        None => Ok(()),
+        Some(next) => go_on(tx, (deployment, target), next),
+    }
+}
+
+/// Queues one step of a target that is worked on. If its agent was revoked, that is the target's end, and what follows is left to
+/// the caller.
+pub(super) fn try_queue(
+    tx: &mut Transaction<'_>,
+    deployment: DeploymentId,
+    target: TargetId,
+    step: u16,
+) -> Result<Option<Next>, Rejection> {
     let part = tx.deployment(deployment)?.targets.get(&target);
     let task = ids::task(deployment, target, step, part.map_or(0, |part| part.round));
     tx.emit(Fact::TaskQueued { task, deployment, target, step })?;
     let agent = tx.task(task)?.agent;
     let holder = tx.agent(agent)?;
-    if holder.revoked.is_some() {
-        let why = format!("its agent {} was revoked", holder.name);
-        return take_back(tx, task, &why);
+    if holder.revoked.is_none() {
+        dispatch(tx, agent)?;
+        return Ok(None);
     }
-    dispatch(tx, agent)
+    let why = format!("its agent {} was revoked", holder.name);
+    finish_unsent(tx, task)?;
+    let task = Arc::clone(tx.task(task)?);
+    note_end(tx, &task, Some(&why)).map(Some)
+}
+
+/// Does what the end of a task has left to do.
+fn go_on(
+    tx: &mut Transaction<'_>,
+    (id, target): (DeploymentId, TargetId),
+    next: Next,
+) -> Result<(), Rejection> {
+    match next {
+        Next::Nothing => Ok(()),
+        Next::Queue(step) => queue(tx, id, target, step),
+        Next::Advance => advance(tx, id),
+        Next::EndIfQuiet => end_if_quiet(tx, id),
+        Next::Halt(reason) => halt(tx, id, &reason),
+    }
 }
 
 /// Sends an agent what waits for it, as far as its window allows.
@@ -182,13 +249,19 @@ pub(super) fn ended(tx: &mut Transaction<'_>, id: TaskId, why: Option<&str>) -> 
 }
 
 fn follow(tx: &mut Transaction<'_>, task: &Task, why: Option<&str>) -> Result<(), Rejection> {
+    let next = note_end(tx, task, why)?;
+    go_on(tx, (task.deployment, task.target), next)
+}
+
+/// What a task's end is for its target.
+fn note_end(tx: &mut Transaction<'_>, task: &Task, why: Option<&str>) -> Result<Next, Rejection> {
     let (id, target) = (task.deployment, task.target);
     let deployment = tx.deployment(id)?;
     // A task that was unknown may have been left behind by its deployment.
-    let Some(part) = deployment.targets.get(&target) else { return Ok(()) };
-    let Progress::Active { step, task: current, .. } = part.progress else { return Ok(()) };
+    let Some(part) = deployment.targets.get(&target) else { return Ok(Next::Nothing) };
+    let Progress::Active { step, task: current, .. } = part.progress else { return Ok(Next::Nothing) };
     if current != task.id {
-        return Ok(());
+        return Ok(Next::Nothing);
     }
     let running = matches!(deployment.status, Status::Running);
     if matches!(task.state, TaskState::Succeeded(_)) {
@@ -196,11 +269,11 @@ fn follow(tx: &mut Transaction<'_>, task: &Task, why: Option<&str>) -> Result<()
             Some(next) if running && waits_for_others(tx, deployment, part, next) => {
                 tx.emit(Fact::TargetReady { deployment: id, target })?;
             }
-            Some(next) if running => return queue(tx, id, target, next),
+            Some(next) if running => return Ok(Next::Queue(next)),
             Some(_) => tx.emit(Fact::TargetAbandoned { deployment: id, target })?,
             None => tx.emit(Fact::TargetSucceeded { deployment: id, target })?,
         }
-        return advance(tx, id);
+        return Ok(Next::Advance);
     }
     let is_our_own = !running && matches!(task.state, TaskState::Cancelled(_));
     if is_our_own {
@@ -210,21 +283,21 @@ fn follow(tx: &mut Transaction<'_>, task: &Task, why: Option<&str>) -> Result<()
             true => Fact::TargetSkipped { deployment: id, target, reason: None },
             false => Fact::TargetAbandoned { deployment: id, target },
         })?;
-        return end_if_quiet(tx, id);
+        return Ok(Next::EndIfQuiet);
     }
     let reason = failure(tx, task, why)?;
     tx.emit(Fact::TargetFailed { deployment: id, target, task: task.id, reason: reason.clone() })?;
     if !running {
-        return end_if_quiet(tx, id);
+        return Ok(Next::EndIfQuiet);
     }
     let deployment = tx.deployment(id)?;
     if !deployment.has_failed_too_often() || deployment.on_failure == OnFailure::Ask {
-        return advance(tx, id);
+        return Ok(Next::Advance);
     }
     let (failed, tolerated) = (deployment.counts.failed, deployment.failures_max());
     let reason =
         if tolerated > 0 { format!("{reason} ({failed} failed, {tolerated} tolerated)") } else { reason };
-    halt(tx, id, &reason)
+    Ok(Next::Halt(reason))
 }
 
 /// Whether the next step of a target is one of a stage that has not begun.

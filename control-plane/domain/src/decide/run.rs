@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use stella_protocol::id::{DeploymentId, PromotionId, RunId};
 
-use super::transaction::Transaction;
+use super::transaction::{Transaction, WORK_MAX};
 use super::{deploy_step, deployment, sub_run};
 use crate::command::Actor;
 use crate::deployment::Status;
@@ -22,8 +22,8 @@ use crate::run::{Request, Run, RunStatus, StepEnd, StepRun, StepState, Turn, Wor
 use crate::spans;
 use crate::tenant::TenantState;
 use crate::workflow::{
-    Action, ApprovalStep, CALL_MS_DEFAULT, CALL_WAIT_MS_MAX, Call, FILLED_BYTES_MAX, OnFailure, Span, Step,
-    Template, render,
+    Action, ApprovalStep, CALL_MS_DEFAULT, CALL_WAIT_MS_MAX, Call, FILLED_BYTES_MAX, Meter, OnFailure, Span,
+    Step, Template, Variables, render,
 };
 
 /// How long a reason in a step's end may be, in characters.
@@ -219,12 +219,14 @@ fn settle(tx: &mut Transaction<'_>, id: RunId) -> Done {
     Ok(())
 }
 
-/// A step whose turn has come.
+/// A step whose turn has come. It has to come once more if enough was computed in this decision: others wait for that.
 fn begin(tx: &mut Transaction<'_>, id: RunId, step: &Step) -> Done {
+    if tx.work() >= WORK_MAX {
+        let reason = "much else is computed at the same time; it begins right after that".to_owned();
+        return tx.emit(Fact::StepBackedOff { run: id, step: step.id.clone(), until: tx.now, reason });
+    }
     if let Some(when) = &step.when {
-        let variables = variables(tx.run(id)?);
-        let holds = stella_expression::Expression::compile(when).and_then(|it| it.holds(&variables));
-        match holds {
+        match variables(tx.run(id)?, tx.meter()).holds(when) {
             Ok(true) => {}
             Ok(false) => return ended(tx, id, &step.id, StepEnd::Skipped),
             Err(error) => {
@@ -295,7 +297,7 @@ fn work(tx: &Transaction<'_>, run: &Run, step: &Step, found: &StepRun) -> Begun 
         Some(Action::Approval(approval)) => agreement(tx, run, approval),
         Some(Action::Wait(span)) => Ok(Work::Wait { until: tx.now.plus_ms(span.0) }),
         Some(Action::Input(_)) => Ok(Work::Input),
-        Some(Action::Http(call)) => request(run, call, step.timeout),
+        Some(Action::Http(call)) => request(run, call, step.timeout, tx.meter()),
         Some(Action::Gate(gate)) => sub_run::subject(tx, run, gate),
         Some(Action::Workflow(_)) => sub_run::children(tx, run, step, found),
         None => Err("does nothing".to_owned()),
@@ -317,13 +319,13 @@ fn agreement(tx: &Transaction<'_>, run: &Run, approval: &ApprovalStep) -> Begun 
                 .ok_or_else(|| format!("there is no environment {name}"))?,
         ),
     };
-    let message =
-        render(&approval.message, &variables(run)).map_err(|problem| format!("message {problem}"))?;
+    let message = render(&approval.message, &variables(run, tx.meter()))
+        .map_err(|problem| format!("message {problem}"))?;
     Ok(Work::Approval { needed: approval.needed, from, environment, message, approvals: Vec::new() })
 }
 
-fn request(run: &Run, call: &Call, timeout: Option<Span>) -> Begun {
-    let variables = variables(run);
+fn request(run: &Run, call: &Call, timeout: Option<Span>, meter: &Meter) -> Begun {
+    let variables = variables(run, meter);
     let fill =
         |field: &str, text: &str| render(text, &variables).map_err(|problem| format!("{field} {problem}"));
     let mut headers = BTreeMap::new();
@@ -348,7 +350,7 @@ fn request(run: &Run, call: &Call, timeout: Option<Span>) -> Begun {
 }
 
 /// A body is at most as deep as the template's JSON may be, which its parser bounds.
-pub(super) fn fill_in(body: &Value, variables: &BTreeMap<String, Value>) -> Result<Value, String> {
+pub(super) fn fill_in(body: &Value, variables: &Variables) -> Result<Value, String> {
     Ok(match body {
         Value::String(text) => {
             Value::String(render(text, variables).map_err(|problem| format!("body {problem}"))?)
@@ -365,7 +367,7 @@ pub(super) fn fill_in(body: &Value, variables: &BTreeMap<String, Value>) -> Resu
 }
 
 /// What expressions of a run can use.
-pub(super) fn variables(run: &Run) -> BTreeMap<String, Value> {
+pub(super) fn variables(run: &Run, meter: &Meter) -> Variables {
     let step = |(id, step): (&Identifier, &StepRun)| {
         let known =
             json!({ "status": step.state.name(), "outputs": step.outputs, "attempts": step.attempts });
@@ -378,11 +380,12 @@ pub(super) fn variables(run: &Run) -> BTreeMap<String, Value> {
     let about = json!({
         "id": run.id, "workflow": run.workflow, "version": run.version, "started_by": started_by,
     });
-    BTreeMap::from([
+    let values = [
         ("inputs".to_owned(), json!(run.inputs)),
         ("steps".to_owned(), Value::Object(run.steps.iter().map(step).collect())),
         ("run".to_owned(), about),
-    ])
+    ];
+    Variables::new(BTreeMap::from(values), meter.clone())
 }
 
 /// An attempt failed: another one follows, or somebody has time to retry it by hand, or it has failed for good.
@@ -457,13 +460,23 @@ pub(super) fn due(tx: &mut Transaction<'_>, id: RunId, step: &Identifier) -> Don
             }
             fail(tx, id, step, reason, Again::IfPlanned)
         }
-        StepState::BackingOff { .. } => attempt(tx, id, step),
+        StepState::BackingOff { .. } => go_on_with(tx, id, step),
         StepState::Held { reason, .. } => failed_for_good(tx, id, step, &reason),
         StepState::Waiting
         | StepState::Succeeded
         | StepState::Failed { .. }
         | StepState::Skipped
         | StepState::Cancelled => Ok(()),
+    }
+}
+
+/// A step that has been waiting for its first attempt, or for another one.
+fn go_on_with(tx: &mut Transaction<'_>, id: RunId, step: &Identifier) -> Done {
+    let is_first = tx.run(id)?.steps.get(step).is_some_and(|found| found.attempts == 0);
+    let template = template(tx, id)?;
+    match template.step(step).filter(|_| is_first) {
+        Some(planned) => begin(tx, id, planned),
+        None => attempt(tx, id, step),
     }
 }
 

@@ -65,8 +65,8 @@ pub fn plan_run(
 fn planned_step(tx: &Transaction<'_>, run: &Run, step: &Step) -> PlannedStep {
     let id = ids::of_step(run.id, &step.id, 1, tx.now);
     let wanted = match step.action() {
-        Some(Action::Deploy(deploy)) => deploy_step::wanted(&tx.tenant, run, deploy, id),
-        Some(Action::Task(task)) => job::wanted(&tx.tenant, run, step, task, id),
+        Some(Action::Deploy(deploy)) => deploy_step::wanted(&tx.tenant, run, deploy, id, tx.meter()),
+        Some(Action::Task(task)) => job::wanted(&tx.tenant, run, (step, task), id, tx.meter()),
         _ => return PlannedStep::Nothing,
     };
     let planned = wanted.and_then(|new| {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use imbl::OrdMap;
 use stella_protocol::id::{AgentId, EnvironmentId};
 use stella_protocol::time::Timestamp;
 
@@ -44,12 +45,14 @@ pub(super) fn listen(tx: &mut Transaction<'_>) -> Result<(), Rejection> {
             (None, None) => {}
             (None, Some(_)) => tx.emit(Fact::EnvironmentHeardAgain { id })?,
             (Some(rule), None) => {
-                if let Some((silent, agents)) = is_silent(&tx.tenant, id, rule, tx.now) {
+                if is_silent(&tx.tenant, id, rule, tx.now) {
+                    let silent = count(silent_from(&tx.tenant, id, rule, tx.now));
+                    let agents = count(heard_of(&tx.tenant, id).collect::<BTreeSet<_>>().iter());
                     tx.emit(Fact::EnvironmentWentSilent { id, silent, agents })?;
                 }
             }
             (Some(rule), Some(since)) => {
-                if is_silent(&tx.tenant, id, rule, since).is_none() {
+                if !is_silent(&tx.tenant, id, rule, since) {
                     tx.emit(Fact::EnvironmentHeardAgain { id })?;
                 }
             }
@@ -82,33 +85,57 @@ fn served_by(tenant: &TenantState, agent: AgentId) -> impl Iterator<Item = Envir
     targets.filter_map(|id| tenant.targets.get(id)).map(|target| target.environment)
 }
 
-/// How many of how many agents have gone silent within the rule's time before `at`, or later; `None` if that is no event. Only
-/// agents that have ever been heard count.
-fn is_silent(
+/// Whether more agents than the rule lets have gone silent within its time before `at`, or later. Only agents that have ever been
+/// heard count.
+///
+/// When all of a large environment goes silent, or comes back, each agent asks this: it looks at no more than it has to.
+fn is_silent(tenant: &TenantState, id: EnvironmentId, rule: SilenceRule, at: Timestamp) -> bool {
+    let whole = |count: usize| u64::try_from(count).unwrap_or(u64::MAX / 100);
+    let is_event = |silent, agents| whole(silent) * 100 > whole(agents) * u64::from(rule.percent);
+    // There are at most as many agents as targets.
+    let targets = tenant.index.targets.get(&id).map_or(0, OrdMap::len);
+    let mut silent = 0;
+    for _agent in silent_from(tenant, id, rule, at) {
+        silent += 1;
+        if is_event(silent, targets) {
+            return true;
+        }
+    }
+    if silent == 0 {
+        return false;
+    }
+    let mut agents = BTreeSet::new();
+    for agent in heard_of(tenant, id) {
+        agents.insert(agent);
+        if !is_event(silent, agents.len()) {
+            return false;
+        }
+    }
+    true
+}
+
+/// The agents of an environment that have gone silent within the rule's time before `at`, or later.
+fn silent_from(
     tenant: &TenantState,
     id: EnvironmentId,
     rule: SilenceRule,
     at: Timestamp,
-) -> Option<(u32, u32)> {
+) -> impl Iterator<Item = AgentId> {
     let from = (Timestamp(at.0.saturating_sub(rule.within_ms)), AgentId(uuid::Uuid::nil()));
-    let recent =
-        tenant.silent.range(from..).filter(|(_, agent)| served_by(tenant, *agent).any(|it| it == id));
-    let silent = u32::try_from(recent.count()).unwrap_or(u32::MAX);
-    if silent == 0 {
-        return None;
-    }
+    let recent = tenant.silent.range(from..).map(|(_, agent)| *agent);
+    recent.filter(move |agent| served_by(tenant, *agent).any(|it| it == id))
+}
+
+/// The agents of an environment that have been heard and were not revoked; one more than once if it has several targets there.
+fn heard_of(tenant: &TenantState, id: EnvironmentId) -> impl Iterator<Item = AgentId> {
     let targets = tenant.index.targets.get(&id).into_iter().flat_map(|names| names.values());
-    let agents: BTreeSet<AgentId> = targets
-        .filter_map(|target| tenant.targets.get(target))
-        .filter(|target| {
-            tenant
-                .agents
-                .get(&target.agent)
-                .is_some_and(|agent| agent.revoked.is_none() && agent.connectivity != Connectivity::Never)
-        })
-        .map(|target| target.agent)
-        .collect();
-    let agents = u32::try_from(agents.len()).unwrap_or(u32::MAX);
-    let is_event = u64::from(silent) * 100 > u64::from(agents) * u64::from(rule.percent);
-    is_event.then_some((silent, agents))
+    let agents = targets.filter_map(|target| tenant.targets.get(target)).map(|target| target.agent);
+    agents.filter(|id| {
+        let agent = tenant.agents.get(id);
+        agent.is_some_and(|agent| agent.revoked.is_none() && agent.connectivity != Connectivity::Never)
+    })
+}
+
+fn count(all: impl Iterator) -> u32 {
+    u32::try_from(all.count()).unwrap_or(u32::MAX)
 }

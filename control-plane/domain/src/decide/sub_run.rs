@@ -19,8 +19,11 @@ use crate::name::Identifier;
 use crate::rejection::Rejection;
 use crate::run::{Child, Run, RunStatus, StepRun, Turn, Work};
 use crate::signature::SignatureRule;
+use crate::size;
 use crate::tenant::TenantState;
-use crate::workflow::{FAN_OUT_MAX, ForEach, GateStep, InputKind, Step, SubWorkflow, Template, render};
+use crate::workflow::{
+    FAN_OUT_MAX, FILLED_BYTES_MAX, ForEach, GateStep, InputKind, Step, SubWorkflow, Template, render,
+};
 
 /// Which runs an attempt of a step starts.
 pub(super) fn children(
@@ -34,14 +37,14 @@ pub(super) fn children(
     let items = match &step.for_each {
         None => return Ok(Work::Runs { runs: vec![Child { item: None, run: id(0) }] }),
         Some(ForEach::Items(items)) => {
-            let variables = variables(run);
+            let variables = variables(run, tx.meter());
             let fill = |(at, text): (usize, &String)| {
                 render(text, &variables).map_err(|problem| format!("for_each[{at}] {problem}"))
             };
             items.iter().enumerate().map(fill).collect::<Result<Vec<_>, _>>()?
         }
         Some(ForEach::Targets(wanted)) => {
-            let place = render(&wanted.environment, &variables(run))
+            let place = render(&wanted.environment, &variables(run, tx.meter()))
                 .map_err(|problem| format!("for_each.environment {problem}"))?;
             let environment =
                 environment(&tx.tenant, &place).ok_or_else(|| format!("there is no environment {place}"))?;
@@ -65,7 +68,14 @@ pub(super) fn children(
         let run = done(&item).unwrap_or_else(|| id(at));
         Child { item: Some(item), run }
     };
-    Ok(Work::Runs { runs: items.into_iter().enumerate().map(child).collect() })
+    let runs: Vec<Child> = items.into_iter().enumerate().map(child).collect();
+    let bytes = size::of(&runs);
+    if bytes > FILLED_BYTES_MAX {
+        return Err(format!(
+            "for_each becomes {bytes} bytes when it is filled in; at most {FILLED_BYTES_MAX} are possible"
+        ));
+    }
+    Ok(Work::Runs { runs })
 }
 
 /// Starts the runs of a step, with the authority of whoever has started the one that it is in.
@@ -80,12 +90,14 @@ pub(super) fn start(
     let pinned = pinned.map(|version| version.template.clone()).ok_or_else(|| {
         Rejection::not_found("version", format!("{} of workflow {}", sub.version, sub.name))
     })?;
+    let mut variables = variables(run, tx.meter());
     for Child { item, run: id } in runs {
         if tx.tenant.runs.contains_key(id) {
             continue;
         }
-        let mut variables = variables(run);
-        variables.extend(item.clone().map(|item| ("item".to_owned(), Value::String(item))));
+        if let Some(item) = item {
+            variables.set("item", Value::String(item.clone()));
+        }
         let mut inputs = BTreeMap::new();
         for (name, value) in &sub.inputs {
             let filled = fill_in(value, &variables).map_err(|problem| {
@@ -165,7 +177,7 @@ pub(super) fn stop(tx: &mut Transaction<'_>, runs: &[Child], reason: &str) -> Re
 
 /// What a step looks at.
 pub(super) fn subject(tx: &Transaction<'_>, run: &Run, wanted: &GateStep) -> Result<Work, String> {
-    let variables = variables(run);
+    let variables = variables(run, tx.meter());
     let fill =
         |field: &str, text: &str| render(text, &variables).map_err(|problem| format!("{field} {problem}"));
     let (place, what) = (fill("environment", &wanted.environment)?, fill("release", &wanted.release)?);

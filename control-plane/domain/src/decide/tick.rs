@@ -5,12 +5,13 @@ use std::sync::Arc;
 use stella_protocol::id::DeploymentId;
 use stella_protocol::time::Timestamp;
 
-use super::transaction::Transaction;
-use super::{Decision, colour, follow, gate, hold, proof, rollout, run};
+use super::transaction::{Transaction, WORK_MAX};
+use super::{Decision, Stuck, colour, follow, gate, hold, proof, rollout, run};
 use crate::command::Request;
 use crate::deployment::Status;
 use crate::event::{Fact, StreamId};
 use crate::rejection::Rejection;
+use crate::size::{self, DECISION_BYTES_MAX};
 use crate::state::State;
 use crate::task::CANCEL_WINDOW_MS;
 use crate::tenant::Timer;
@@ -20,20 +21,22 @@ pub(super) const TIMERS_MAX: usize = 1_000;
 /// After how many events a tick fires no more timers: one of them may end something for thousands of targets.
 const EVENTS_MAX: usize = 20_000;
 
-/// A timer that cannot be fired is left as it is, told in [`Decision::stuck`], and holds nobody else up.
+/// A timer that cannot be fired is left as it is, told in [`Decision::stuck`], and holds nobody else up: neither what comes of it
+/// nor how large that is, nor how long it takes to find out.
 pub(super) fn decide(state: &State, request: &Request, now: Timestamp) -> Decision {
     let mut decision = Decision::new(state);
     let mut left = TIMERS_MAX;
     for (_, timer) in state.system.timers.iter().take_while(|(at, _)| *at <= now).take(left) {
         if let Some(fact) = fact_of_system(timer)
-            && let Err(rejection) = decision.emit(StreamId::System, request, now, fact)
+            && let Err(why) = decision.emit(StreamId::System, request, now, fact)
         {
-            decision.stuck.push(rejection);
+            decision.stuck.push(Stuck { stream: StreamId::System, timer: timer.clone(), why });
         }
         left -= 1;
     }
+    let mut room = Room { bytes: DECISION_BYTES_MAX, work: WORK_MAX };
     for (id, tenant) in &state.tenants {
-        if left == 0 || decision.events.len() >= EVENTS_MAX {
+        if left == 0 || decision.events.len() >= EVENTS_MAX || room.work == 0 {
             break;
         }
         let due: Vec<_> = tenant.timers.iter().take_while(|(at, _)| *at <= now).take(left).cloned().collect();
@@ -42,20 +45,47 @@ pub(super) fn decide(state: &State, request: &Request, now: Timestamp) -> Decisi
         }
         left -= due.len();
         let mut tx = Transaction::new(state, tenant, request, now);
-        if fire_all(&mut tx, &due).is_ok() {
+        if fire_all(&mut tx, &due).and_then(|()| room.take(&tx)).is_ok() {
             decision.merge(tx);
             continue;
         }
         for alone in &due {
             let tenant = Arc::clone(&decision.state.tenants[id]);
             let mut tx = Transaction::new(state, &tenant, request, now);
-            match fire_all(&mut tx, std::slice::from_ref(alone)) {
+            match fire_all(&mut tx, std::slice::from_ref(alone)).and_then(|()| room.take(&tx)) {
                 Ok(()) => decision.merge(tx),
-                Err(rejection) => decision.stuck.push(rejection),
+                // What was decided before has taken its room: it is due still, and comes first in the next tick.
+                Err(Rejection::TooLarge { .. }) if room.bytes < DECISION_BYTES_MAX / 2 => return decision,
+                Err(why) => {
+                    let (stream, timer) = (StreamId::Tenant(*id), alone.1.clone());
+                    decision.stuck.push(Stuck { stream, timer, why });
+                }
+            }
+            if room.work == 0 {
+                return decision;
             }
         }
     }
     decision
+}
+
+/// What a tick may still come to.
+struct Room {
+    /// Of events, in bytes.
+    bytes: usize,
+    /// Of expressions, in steps of their evaluation.
+    work: u64,
+}
+
+impl Room {
+    /// Takes what a tenant's part needs; nothing if there is not as much.
+    fn take(&mut self, tx: &Transaction<'_>) -> Result<(), Rejection> {
+        self.work = self.work.saturating_sub(tx.work());
+        let bytes = size::of_events(tx.events())?;
+        let too_large = Rejection::TooLarge { bytes, bytes_max: self.bytes };
+        self.bytes = self.bytes.checked_sub(bytes).ok_or(too_large)?;
+        Ok(())
+    }
 }
 
 fn fact_of_system(timer: &Timer) -> Option<Fact> {
@@ -84,7 +114,7 @@ fn fire_all(tx: &mut Transaction<'_>, due: &[(Timestamp, Timer)]) -> Result<(), 
         if tx.tenant.timers.contains(timer) {
             fire(tx, &timer.1)?;
         }
-        if tx.emitted() >= EVENTS_MAX {
+        if tx.emitted() >= EVENTS_MAX || tx.work() >= WORK_MAX {
             break;
         }
     }
@@ -156,8 +186,8 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::command::{Actor, Command, Idempotency, SystemCommand, TenantCommand};
-    use crate::tenant::REQUEST_MEMORY_MS;
+    use crate::command::{Actor, Command, Idempotency, Outcome, SystemCommand, TenantCommand};
+    use crate::tenant::{AnsweredRequest, REQUEST_MEMORY_MS};
     use crate::way_back::ProofRule;
 
     fn tenant(id: u128) -> TenantId {
@@ -203,5 +233,42 @@ mod tests {
         let left = |id| decision.state.tenants[&tenant(id)].timers.iter().cloned().collect::<Vec<_>>();
         assert_eq!(left(1), [stray]);
         assert_eq!(left(2), []);
+    }
+
+    #[test]
+    fn what_is_too_large_to_be_written_holds_nobody_else_up() {
+        let mut state = State::default();
+        for (id, name) in [(1, "first"), (2, "second")] {
+            let command = SystemCommand::CreateTenant { id: tenant(id), name: name.parse().unwrap() };
+            let request = request(Command::System(command), None);
+            state = super::super::decide(&state, &request, Timestamp::default()).unwrap().state;
+        }
+        // What has to be said of these is as long as their keys.
+        let with_keys = |state: &mut State, id: u128, keys: &[usize]| {
+            let mut odd = (*state.tenants[&tenant(id)]).clone();
+            for (n, bytes) in keys.iter().enumerate() {
+                let key = format!("{n}{}", "x".repeat(*bytes));
+                let (digest, forgotten_at) = (Digest([0; 32]), Timestamp::default());
+                let answered = AnsweredRequest { digest, outcome: Outcome::Done, forgotten_at };
+                odd.requests.insert(key.clone(), answered);
+                odd.timers.insert((forgotten_at, Timer::RequestForgotten(key)));
+            }
+            state.tenants.insert(tenant(id), Arc::new(odd));
+        };
+        with_keys(&mut state, 1, &[5 << 20, 10]);
+        with_keys(&mut state, 2, &[3 << 20; 20]);
+        let tick =
+            |state: &State| super::super::decide(state, &request(Command::Tick, None), Timestamp(1)).unwrap();
+        let first = tick(&state);
+        let [Stuck { stream, why: Rejection::TooLarge { .. }, .. }] = &first.stuck[..] else {
+            panic!("{:?}", first.stuck.len())
+        };
+        assert_eq!(*stream, StreamId::Tenant(tenant(1)));
+        // All that fits is written, and the rest comes with the next tick.
+        let bytes: usize = first.events.iter().map(|(_, event)| size::of(event)).sum();
+        assert!((DECISION_BYTES_MAX / 2..=DECISION_BYTES_MAX).contains(&bytes), "{bytes}");
+        let second = tick(&first.state);
+        assert_eq!(first.events.len() + second.events.len(), 21);
+        assert!(second.state.tenants[&tenant(2)].timers.is_empty());
     }
 }

@@ -17,6 +17,7 @@ use crate::state::State;
 use crate::target::Target;
 use crate::task::Task;
 use crate::tenant::TenantState;
+use crate::workflow::{Meter, STEP_WORK_MAX};
 
 /// A copy of a tenant and what has happened to it so far.
 #[derive(Debug)]
@@ -30,7 +31,12 @@ pub(super) struct Transaction<'r> {
     actor: Actor,
     trace: TraceContext,
     events: Vec<Event>,
+    meter: Meter,
 }
+
+/// After how much work of expressions a decision begins no more steps of runs; the last one may take it [`STEP_WORK_MAX`] beyond.
+/// Everybody waits for a decision.
+pub(super) const WORK_MAX: u64 = STEP_WORK_MAX / 2;
 
 impl<'r> Transaction<'r> {
     pub(super) fn new(state: &'r State, tenant: &TenantState, request: &Request, now: Timestamp) -> Self {
@@ -42,7 +48,18 @@ impl<'r> Transaction<'r> {
             actor: request.actor.clone(),
             trace: request.trace.clone(),
             events: Vec::new(),
+            meter: Meter::default(),
         }
+    }
+
+    /// What counts the work of expressions.
+    pub(super) const fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
+    /// The work of expressions so far, in steps of their evaluation.
+    pub(super) fn work(&self) -> u64 {
+        self.meter.work()
     }
 
     /// Makes a fact of it: applied at once, recorded, and thrown away with all the others if the command is rejected.
@@ -84,6 +101,11 @@ impl<'r> Transaction<'r> {
             self.events.truncate(events);
         }
         result
+    }
+
+    /// What has happened so far.
+    pub(super) fn events(&self) -> &[Event] {
+        &self.events
     }
 
     /// How many facts there are so far.

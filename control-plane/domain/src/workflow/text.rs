@@ -4,10 +4,10 @@
 //! `${port:80}`, is the target's, and is left for it; and whatever an expression has come to stays what it is, also if it looks like such
 //! a name.
 
-use std::collections::BTreeMap;
-
 use serde_json::Value;
-use stella_expression::{Error, Expression};
+use stella_expression::Expression;
+
+use super::variables::Variables;
 
 /// How many expressions a text may have.
 const EXPRESSIONS_MAX: usize = 32;
@@ -95,7 +95,7 @@ impl Text {
         })
     }
 
-    fn fill_in(&self, variables: &BTreeMap<String, Value>) -> Result<String, String> {
+    fn fill_in(&self, variables: &Variables) -> Result<String, String> {
         let mut text = String::new();
         for part in &self.0 {
             match part {
@@ -136,8 +136,8 @@ impl Text {
     }
 }
 
-fn value(expression: &Expression, variables: &BTreeMap<String, Value>) -> Result<String, String> {
-    match expression.evaluate(variables).map_err(said)? {
+fn value(expression: &Expression, variables: &Variables) -> Result<String, String> {
+    match variables.evaluate(expression)? {
         Value::String(value) => Ok(value),
         value @ (Value::Number(_) | Value::Bool(_)) => Ok(value.to_string()),
         Value::Null | Value::Array(_) | Value::Object(_) => {
@@ -153,20 +153,20 @@ fn is_bounded(text: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn said(error: Error) -> String {
-    format!("an expression in it {error}")
-}
-
 /// Fills a text in.
-pub(crate) fn render(text: &str, variables: &BTreeMap<String, Value>) -> Result<String, String> {
+pub(crate) fn render(text: &str, variables: &Variables) -> Result<String, String> {
     if !text.contains("${") {
         return Ok(text.to_owned());
     }
+    variables.compiles(text.len())?;
     Text::parse(text)?.fill_in(variables)
 }
 
 /// Fills a text in that each target fills in once more.
-pub(crate) fn render_for_target(text: &str, variables: &BTreeMap<String, Value>) -> Result<String, String> {
+pub(crate) fn render_for_target(text: &str, variables: &Variables) -> Result<String, String> {
+    if text.contains("${") {
+        variables.compiles(text.len())?;
+    }
     Text::parse_for_target(text)?.fill_in_for_target(&|expression| value(expression, variables))
 }
 
@@ -213,13 +213,20 @@ fn end(source: &str) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use serde_json::json;
 
+    use super::super::variables::Meter;
     use super::*;
+
+    fn inputs(inputs: Value) -> Variables {
+        Variables::new(BTreeMap::from([("inputs".to_owned(), inputs)]), Meter::default())
+    }
 
     #[test]
     fn expressions_in_a_text_become_their_values() {
-        let variables = BTreeMap::from([("inputs".to_owned(), json!({ "n": 3, "who": "Änne" }))]);
+        let variables = inputs(json!({ "n": 3, "who": "Änne" }));
         for (text, expected) in [
             ("plain", Ok("plain")),
             ("${inputs.n}", Ok("3")),
@@ -238,10 +245,8 @@ mod tests {
 
     #[test]
     fn what_a_target_fills_in_is_left_for_it_and_nothing_becomes_such_by_accident() {
-        let variables = BTreeMap::from([(
-            "inputs".to_owned(),
-            json!({ "n": 3, "sly": "${port}", "cut": "cost$", "brace": "{port}", "deep": "$${x}" }),
-        )]);
+        let variables =
+            inputs(json!({ "n": 3, "sly": "${port}", "cut": "cost$", "brace": "{port}", "deep": "$${x}" }));
         let target = BTreeMap::from([("port".to_owned(), "80".to_owned())]);
         for (text, between, read) in [
             ("plain $HOME", "plain $HOME", "plain $HOME"),
