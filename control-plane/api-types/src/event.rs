@@ -1,5 +1,7 @@
 //! The feed of events.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -18,6 +20,10 @@ pub struct Event {
     /// In which trace, 32 hex digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace_id: Option<String>,
+    /// What some of the ids in `data` stand for, as far as it is known: `release` (`application:version`), `environment`, `target`,
+    /// `agent`, `step`, `deployment` (the id, if `data` has only that of a task).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub about: BTreeMap<String, String>,
     /// The fields of this type of event. Secrets' hashes are left out.
     #[schema(value_type = Object)]
     pub data: serde_json::Map<String, serde_json::Value>,

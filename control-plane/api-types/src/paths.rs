@@ -56,6 +56,8 @@ pub const ENVIRONMENT_UNLOCK: &str = "/api/v1/tenants/{tenant}/environments/{env
 pub const TARGETS: &str = "/api/v1/tenants/{tenant}/targets";
 /// One target.
 pub const TARGET: &str = "/api/v1/tenants/{tenant}/targets/{target}";
+/// Changes a target in place.
+pub const TARGET_UPDATE: &str = "/api/v1/tenants/{tenant}/targets/{target}/update";
 /// Agents of a tenant.
 pub const AGENTS: &str = "/api/v1/tenants/{tenant}/agents";
 /// One agent.

@@ -68,6 +68,10 @@ pub struct Promotion {
     /// `pending` (approvals are missing), `approved` (it starts as soon as the gates let it and it can), or one of the ends `started`, `rejected`,
     /// `withdrawn`, `expired` and `invalidated`.
     pub status: String,
+    /// What keeps it from starting now, for people: `2 approvals`, `gate ticket`, `the lock`, `a freeze`, `target web-1`. Empty if it has
+    /// ended.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waits_for: Vec<String>,
     /// Why it was rejected, withdrawn or invalidated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,

@@ -60,6 +60,9 @@ pub struct SystemCounts {
     pub releases: u64,
     /// Deployments that are not final.
     pub active_deployments: u64,
+    /// Promotions that wait for approvals, gates or anything else.
+    #[serde(default)]
+    pub waiting_promotions: u64,
     /// All deployments.
     pub deployments: u64,
     /// Tasks that are not final.

@@ -32,6 +32,22 @@ pub struct CreateTarget {
     pub variables: BTreeMap<String, String>,
 }
 
+/// In which ways a target is to be otherwise; what is absent stays as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UpdateTarget {
+    /// Labels to set; with `null`, to take away.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, Option<String>>,
+    /// Variables to set; with `null`, to take away. Deployments that are under way keep those that they began with.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub variables: BTreeMap<String, Option<String>>,
+    /// The agent that serves it from now on, by name or id. Nothing is known then of what is there. Refused while a deployment has to
+    /// do with the target.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
+}
+
 /// A host, or a slot on one, in an environment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Target {

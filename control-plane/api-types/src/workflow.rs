@@ -41,6 +41,9 @@ pub struct Workflow {
     /// The template, as JSON.
     #[schema(value_type = Object)]
     pub template: Value,
+    /// What of it could never work on this control plane, as it is configured now.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// A new run.

@@ -4,6 +4,7 @@
 //! shows those of the archive too. What is in memory is looked for first, and the archive after it: nothing leaves memory
 //! before it is in the archive, so what is missing in both is nowhere.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use stella_domain::promotion::Promotion;
 use stella_domain::run::Run;
 use stella_domain::task::Task;
 use stella_domain::tenant::TenantState;
-use stella_engine::ReadError;
+use stella_engine::{ReadError, Walk};
 use stella_protocol::id::{DeploymentId, PromotionId, RunId, TaskId};
 use utoipa::ToSchema;
 
@@ -129,10 +130,11 @@ pub(crate) async fn only_readable(
 
 /// Cuts a page out of an ordered list that is partly in memory and partly in the archive.
 ///
-/// `memory` has what is wanted and in memory; `read` reads things of the archive behind an id, of which `is_wanted` takes some.
+/// `memory` has what is wanted and in memory, in the order of the ids; `read` reads things of the archive on a walk, of which
+/// `is_wanted` takes some.
 pub(crate) async fn page<K, T, D, R, F>(
     paging: &Paging,
-    memory: impl Iterator<Item = (K, Arc<T>)>,
+    memory: impl DoubleEndedIterator<Item = (K, Arc<T>)>,
     read: Option<R>,
     is_wanted: impl Fn(&T) -> bool,
     view: impl Fn(&T) -> D,
@@ -140,25 +142,35 @@ pub(crate) async fn page<K, T, D, R, F>(
 where
     K: Ord + Copy + std::fmt::Display + FromStr,
     D: ToSchema,
-    R: Fn(Option<K>) -> F,
+    R: Fn(Walk<K>) -> F,
     F: Future<Output = Result<Vec<(K, Arc<T>)>, ReadError>>,
 {
-    let (limit, after) = (paging.limit()?, paging.after::<K>()?);
-    let rest = memory.skip_while(|(key, _)| after.as_ref().is_some_and(|after| key <= after));
-    let mut found: BTreeMap<K, Arc<T>> = rest.take(limit + 1).collect();
+    let (limit, after, is_back) = (paging.limit()?, paging.after::<K>()?, paging.is_back());
+    let place = |key| Place { key, is_back };
+    let start = after.map(place);
+    let ahead = |(key, _): &(K, Arc<T>)| start.is_none_or(|start| place(*key) > start);
+    let mut found: BTreeMap<Place<K>, Arc<T>> = BTreeMap::new();
+    let mut gather = |items: &mut dyn Iterator<Item = (K, Arc<T>)>| {
+        found.extend(items.filter(ahead).take(limit + 1).map(|(key, thing)| (place(key), thing)));
+    };
+    let mut memory = memory;
+    match is_back {
+        true => gather(&mut memory.rev()),
+        false => gather(&mut memory),
+    }
     // Up to where the archive was looked at, if there is more of it.
     let mut end = None;
     if let Some(read) = read {
         let (mut last, mut looked_at) = (after, 0);
         loop {
-            let things = read(last).await?;
+            let things = read(Walk { after: last, is_back }).await?;
             looked_at += things.len();
             let is_over = things.len() < READ_MAX;
             last = things.last().map(|(key, _)| *key).or(last);
             for (key, thing) in things.into_iter().filter(|(_, thing)| is_wanted(thing)) {
-                found.entry(key).or_insert(thing);
+                found.entry(place(key)).or_insert(thing);
             }
-            let Some(last) = last.filter(|_| !is_over) else { break };
+            let Some(last) = last.filter(|_| !is_over).map(place) else { break };
             if found.range(..=last).count() > limit {
                 break;
             }
@@ -169,15 +181,35 @@ where
         }
     }
     let mut rest = found.into_iter().take_while(|(key, _)| end.is_none_or(|end| *key <= end)).peekable();
-    let mut page = Page { items: Vec::new(), next_cursor: end.as_ref().map(cursor) };
-    while let Some((key, thing)) = rest.next() {
+    let mut page = Page { items: Vec::new(), next_cursor: end.map(|end| cursor(&end.key)) };
+    while let Some((place, thing)) = rest.next() {
         page.items.push(view(&thing));
         if page.items.len() == limit {
             if rest.peek().is_some() {
-                page.next_cursor = Some(cursor(&key));
+                page.next_cursor = Some(cursor(&place.key));
             }
             break;
         }
     }
     Ok(Json(page))
+}
+
+/// A key on a walk: what is met first is the least.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Place<K> {
+    key: K,
+    is_back: bool,
+}
+
+impl<K: Ord> Ord for Place<K> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let order = self.key.cmp(&other.key);
+        if self.is_back { order.reverse() } else { order }
+    }
+}
+
+impl<K: Ord> PartialOrd for Place<K> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
 }

@@ -99,6 +99,18 @@ pub(crate) struct Paging {
     pub(crate) limit: Option<usize>,
     /// Where the page before ended: its `next_cursor`.
     pub(crate) cursor: Option<String>,
+    /// `oldest` (if not given) or `newest`: what comes first.
+    pub(crate) first: Option<First>,
+}
+
+/// What a list begins with. Ids grow with the time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum First {
+    /// What came first.
+    Oldest,
+    /// What came last.
+    Newest,
 }
 
 impl Paging {
@@ -111,6 +123,11 @@ impl Paging {
                 format!("must be between 1 and {PAGE_ITEMS_MAX}, not {limit}"),
             )),
         }
+    }
+
+    /// Whether the list is walked from its end.
+    pub(crate) fn is_back(&self) -> bool {
+        self.first == Some(First::Newest)
     }
 
     /// What the cursor hides.
@@ -128,15 +145,32 @@ impl Paging {
 /// Cuts a page out of an ordered list: what comes after the cursor, at most the limit.
 pub(crate) fn page<K, V, D>(
     paging: &Paging,
-    items: impl Iterator<Item = (K, V)>,
+    items: impl DoubleEndedIterator<Item = (K, V)>,
     view: impl Fn(V) -> D,
 ) -> Result<Json<Page<D>>, ApiError>
 where
     K: Ord + std::fmt::Display + std::str::FromStr,
     D: ToSchema,
 {
+    match paging.is_back() {
+        true => cut(paging, items.rev(), |key: &K, after| key >= after, view),
+        false => cut(paging, items, |key: &K, after| key <= after, view),
+    }
+}
+
+fn cut<K, V, D>(
+    paging: &Paging,
+    items: impl Iterator<Item = (K, V)>,
+    is_before: impl Fn(&K, &K) -> bool,
+    view: impl Fn(V) -> D,
+) -> Result<Json<Page<D>>, ApiError>
+where
+    K: std::fmt::Display + std::str::FromStr,
+    D: ToSchema,
+{
     let (limit, after) = (paging.limit()?, paging.after::<K>()?);
-    let mut rest = items.skip_while(|(key, _)| after.as_ref().is_some_and(|after| key <= after)).peekable();
+    let mut rest =
+        items.skip_while(|(key, _)| after.as_ref().is_some_and(|after| is_before(key, after))).peekable();
     let mut page = Page { items: Vec::new(), next_cursor: None };
     while let Some((key, value)) = rest.next() {
         page.items.push(view(value));

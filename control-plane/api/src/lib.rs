@@ -10,6 +10,7 @@ pub mod error;
 mod followers;
 mod health;
 mod limits;
+mod outside;
 mod parse;
 mod request;
 mod resolve;
@@ -36,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 
 use followers::Followers;
 pub use limits::Tuning;
+pub use outside::{MayCall, Outside};
 pub use routes::{openapi, router};
 pub use serve::{Error, MetricsTls, Render, serve, serve_metrics};
 
@@ -77,6 +79,8 @@ pub struct ApiDeps {
     pub on_answer: Option<OnAnswer>,
     /// Asks agents what their hosts hold; without it nobody is asked.
     pub look: Option<LookAtHosts>,
+    /// What can be asked and called outside; without it nothing is said about that.
+    pub outside: Option<Outside>,
 }
 
 /// Somebody who can ask an agent what its host holds. `None` if it does not answer within the question's time.
@@ -143,6 +147,7 @@ pub(crate) struct Inner {
     pub(crate) sample_ratio: f64,
     pub(crate) on_answer: Option<OnAnswer>,
     pub(crate) look: Option<LookAtHosts>,
+    pub(crate) outside: Option<Outside>,
     pub(crate) tuning: Arc<Tuning>,
     pub(crate) followers: Arc<Followers>,
     pub(crate) shutdown: CancellationToken,
@@ -171,6 +176,7 @@ impl App {
             sample_ratio,
             on_answer,
             look,
+            outside,
         } = deps;
         let started = Instant::now();
         Self(Arc::new(Inner {
@@ -184,6 +190,7 @@ impl App {
             sample_ratio,
             on_answer,
             look,
+            outside,
             tuning,
             followers: Arc::default(),
             shutdown,

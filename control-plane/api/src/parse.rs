@@ -163,9 +163,12 @@ pub(crate) const fn objection(objection: ObjectionDto) -> Objection {
     }
 }
 
-/// A promotion's status.
+/// Every promotion that has not come to its end.
+pub(crate) const WAITING: &str = "waiting";
+
+/// A promotion's status, or [`WAITING`].
 pub(crate) fn promotion_status(field: &str, text: &str) -> Result<&'static str, ApiError> {
-    let known = ["pending", "approved"].into_iter().chain(PromotionStatus::ENDS);
+    let known = [WAITING, "pending", "approved"].into_iter().chain(PromotionStatus::ENDS);
     known.clone().find(|known| *known == text).ok_or_else(|| {
         let known = known.collect::<Vec<_>>().join(", ");
         ApiError::invalid(field, format!("is {text:?}; it must be one of: {known}"))

@@ -100,6 +100,7 @@ fn all() -> OpenApiRouter<App> {
         .routes(routes!(environments::unlock_environment))
         .routes(routes!(catalogue::targets, catalogue::create_target))
         .routes(routes!(catalogue::target, catalogue::remove_target))
+        .routes(routes!(catalogue::update_target))
         .routes(routes!(catalogue::agents))
         .routes(routes!(catalogue::agent))
         .routes(routes!(catalogue::revoke_agent))

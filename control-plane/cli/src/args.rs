@@ -19,7 +19,8 @@ pub(crate) use gates::{Findings, Gate, Place, SetGate, Severity, Word};
 pub(crate) use pace::{Pace, StrategyName};
 pub(crate) use people::{Account, Token};
 pub(crate) use places::{
-    Agent, EnrolCommand, Environment, Form, NewTarget, NewToken, Profile, ProofRule, Repeat, Target, Tenant,
+    Agent, ChangeTarget, EnrolCommand, Environment, Form, NewTarget, NewToken, Profile, ProofRule, Repeat,
+    Target, Tenant,
 };
 pub(crate) use release::{Channel, Judged, NewRelease, Provenance, Release, ReleaseKey};
 pub(crate) use rollout::{Deploy, Deployment, Objection, OnFailure, Promotion, Rollback, Wait};
@@ -220,7 +221,7 @@ pub(crate) enum Ca {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Task {
-    /// List the tasks of a deployment.
+    /// List the tasks of a deployment, target by target in the order in which they were run.
     List {
         /// The deployment's id.
         deployment: String,
@@ -257,17 +258,50 @@ pub(crate) enum Settled {
     Failed,
 }
 
+const EVENTS_EXAMPLES: &str = "Examples:
+  stella events --type deployment_created --since 7d
+  stella events --about production --limit 200
+  stella events --follow";
+
 #[derive(Args, Debug)]
+#[command(after_help = EVENTS_EXAMPLES)]
 pub(crate) struct Events {
-    /// From which position on.
-    #[arg(long, default_value_t = 0)]
-    pub(crate) after: u64,
-    /// Go on with what happens from now on.
+    /// From this position of the journal on, all of them.
+    #[arg(long, value_name = "POSITION", conflicts_with_all = ["limit", "all", "since"])]
+    pub(crate) after: Option<u64>,
+    #[command(flatten)]
+    pub(crate) window: Window,
+    /// Only those of this type, such as deployment_created (can be given more than once).
+    #[arg(long = "type", value_name = "TYPE")]
+    pub(crate) kinds: Vec<String>,
+    /// Only those about this: the name or the id of an environment, a target, an agent or a release, or a deployment's id.
+    #[arg(long, value_name = "NAME|ID")]
+    pub(crate) about: Option<String>,
+    /// Then go on with what happens from now on.
     #[arg(long, short)]
     pub(crate) follow: bool,
     /// What belongs to no tenant: tenants, accounts and tokens.
     #[arg(long)]
     pub(crate) system: bool,
+}
+
+/// Which part of a list.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct Window {
+    /// How many to show, the newest first; if not given 20 (of events 50, the newest last), and as JSON all.
+    #[arg(long, short = 'n', value_name = "COUNT", value_parser = count)]
+    pub(crate) limit: Option<usize>,
+    /// Show all of them.
+    #[arg(long, conflicts_with = "limit")]
+    pub(crate) all: bool,
+    /// Only those since then: 2026-12-18, 2026-12-18T18:00:00Z, or how long ago, such as 7d.
+    #[arg(long, value_name = "TIME", value_parser = crate::when::since)]
+    pub(crate) since: Option<String>,
+}
+
+/// Reads a number from 1 on.
+fn count(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|count| *count > 0).ok_or_else(|| format!("{text:?} is no number from 1 on"))
 }
 
 /// Reads `KEY=VALUE`.

@@ -5,13 +5,12 @@ use stella_api_types::agent::{self, RevokeAgent};
 use stella_api_types::environment::{self, CreateEnvironment, Repeats, SetFreeze, SetPath};
 use stella_api_types::paths;
 use stella_api_types::system::System;
-use stella_api_types::target::{self, CreateTarget};
 use stella_api_types::tenant::{self, CreateTenant};
 
-use crate::args::{Agent, Environment, NewTarget, Output, Repeat, Target, Tenant};
+use crate::args::{Agent, Environment, Output, Repeat, Tenant};
 use crate::client::Error;
 use crate::simulate::describe;
-use crate::{Context, channel, enrol, hold, pace, print, promotion};
+use crate::{Context, channel, enrol, hold, pace, print, promotion, when};
 
 /// Creates something; if it is there already, that is as good.
 pub(crate) async fn create<B, T>(
@@ -47,7 +46,7 @@ pub(crate) async fn tenant(context: &Context, command: Tenant) -> Result<(), Err
         Tenant::List => {
             let tenants: Vec<tenant::Tenant> = context.client.list(paths::TENANTS, &[]).await?;
             print::list(context.output, &tenants, &["NAME", "ID", "CREATED"], |tenant| {
-                vec![tenant.name.clone(), tenant.id.clone(), tenant.created_at.clone()]
+                vec![tenant.name.clone(), tenant.id.clone(), when::ago(&tenant.created_at)]
             })
         }
     }
@@ -57,11 +56,9 @@ pub(crate) async fn environment(context: &Context, command: Environment) -> Resu
     let path = context.path(paths::ENVIRONMENTS, &[])?;
     match command {
         Environment::Create { name, order } => {
-            let existing = context.path(paths::ENVIRONMENT, &[&name])?;
-            let text = |it: &environment::Environment| format!("environment {} {}", it.name, it.id);
-            create(context, &path, &CreateEnvironment { name, order, way_back_proof: None }, &existing, text)
-                .await
+            create_environment(context, &path, CreateEnvironment { name, order, way_back_proof: None }).await
         }
+        Environment::Show { environment } => crate::environment::show(context, &environment).await,
         Environment::List => list_environments(context, &path).await,
         Environment::Scenario { environment, release } => {
             describe::scenario(context, &environment, release).await
@@ -105,13 +102,30 @@ pub(crate) async fn environment(context: &Context, command: Environment) -> Resu
     }
 }
 
+/// Creates an environment. One of the same name in another place is another one.
+async fn create_environment(context: &Context, path: &str, body: CreateEnvironment) -> Result<(), Error> {
+    let existing = context.path(paths::ENVIRONMENT, &[&body.name])?;
+    if let Some(order) = body.order
+        && let Ok(there) = context.client.get::<environment::Environment>(&existing).await
+        && there.order != order
+    {
+        let problem = format!(
+            "environment {} is there already with the order {} and not {order}, which cannot be changed",
+            there.name, there.order
+        );
+        return Err(Error::Usage(problem));
+    }
+    let text = |it: &environment::Environment| format!("environment {} {}", it.name, it.id);
+    create(context, path, &body, &existing, text).await
+}
+
 async fn list_environments(context: &Context, path: &str) -> Result<(), Error> {
     let mut all: Vec<environment::Environment> = context.client.list(path, &[]).await?;
     all.sort_by_key(|environment| environment.order);
     print::list(
         context.output,
         &all,
-        &["ORDER", "NAME", "AFTER", "APPROVALS", "AT RISK", "LOCKED", "ID"],
+        &["ORDER", "NAME", "AFTER", "APPROVALS", "GATES", "AT RISK", "LOCKED", "ID"],
         |environment| {
             let lock = environment.lock.as_ref();
             vec![
@@ -119,6 +133,7 @@ async fn list_environments(context: &Context, path: &str) -> Result<(), Error> {
                 environment.name.clone(),
                 environment.follows.as_ref().map_or_else(|| "-".to_owned(), hold::follows),
                 environment.approvals.as_ref().map_or_else(|| "-".to_owned(), |it| it.needed.to_string()),
+                environment.gates.len().to_string(),
                 environment.budget.as_ref().map_or_else(|| "-".to_owned(), hold::budget_of),
                 lock.map_or_else(|| frozen(environment), |lock| lock.reason.clone()),
                 environment.id.clone(),
@@ -130,12 +145,15 @@ async fn list_environments(context: &Context, path: &str) -> Result<(), Error> {
 /// Until when nothing new may come to an environment that is not locked.
 fn frozen(environment: &environment::Environment) -> String {
     if let Some(since) = environment.silence.as_ref().and_then(|it| it.since.as_ref()) {
-        return format!("silent since {since}");
+        return format!("silent since {}", when::moment(since));
     }
-    let until = environment.freezes.iter().filter_map(|it| Some((it.until.as_ref()?, it)));
-    until
-        .max_by_key(|(until, _)| until.as_str())
-        .map_or_else(|| "-".to_owned(), |(until, freeze)| format!("frozen until {until} ({})", freeze.name))
+    let now = environment.freezes.iter().filter_map(|it| Some((it.until.as_ref()?, it)));
+    let now = now.max_by_key(|(until, _)| until.as_str());
+    match (now, environment.freezes.len()) {
+        (Some((until, freeze)), _) => format!("frozen until {} ({})", when::moment(until), freeze.name),
+        (None, 0) => "-".to_owned(),
+        (None, planned) => format!("{} planned", print::count(planned as u64, "freeze")),
+    }
 }
 
 const fn repeats(repeat: Repeat) -> Repeats {
@@ -144,66 +162,6 @@ const fn repeats(repeat: Repeat) -> Repeats {
         Repeat::Daily => Repeats::Daily,
         Repeat::Weekly => Repeats::Weekly,
         Repeat::Yearly => Repeats::Yearly,
-    }
-}
-
-/// The colour that is live on a target, and what the other one holds.
-fn colours(target: &target::Target) -> String {
-    let live = target.colour.as_ref().map(|colour| format!(" ({colour})")).unwrap_or_default();
-    let torn = if target.torn { ", its switch was left halfway" } else { "" };
-    let idle = target.idle.as_ref();
-    let idle = idle.map(|it| format!(", {} idle ({})", it.release.version, it.colour)).unwrap_or_default();
-    format!("{live}{idle}{torn}")
-}
-
-pub(crate) async fn target(context: &Context, command: Target) -> Result<(), Error> {
-    let path = context.path(paths::TARGETS, &[])?;
-    match command {
-        Target::Create(new) => {
-            let body = new_target(new);
-            let existing = context.path(paths::TARGET, &[&body.name])?;
-            let text =
-                |it: &target::Target| format!("target {} in {} {}", it.name, it.environment.name, it.id);
-            create(context, &path, &body, &existing, text).await
-        }
-        Target::List { environment } => {
-            let query: Vec<(&str, &str)> =
-                environment.iter().map(|name| ("environment", name.as_str())).collect();
-            let targets: Vec<target::Target> = context.client.list(&path, &query).await?;
-            let head = ["NAME", "ENVIRONMENT", "AGENT", "SLOT", "RELEASE", "ID"];
-            print::list(context.output, &targets, &head, |target| {
-                let release = target.current.as_ref();
-                vec![
-                    target.name.clone(),
-                    target.environment.name.clone(),
-                    target.agent.name.clone(),
-                    target.slot.clone().unwrap_or_else(|| "-".into()),
-                    release.map_or_else(
-                        || "-".into(),
-                        |it| format!("{}:{}{}", it.application, it.version, colours(target)),
-                    ),
-                    target.id.clone(),
-                ]
-            })
-        }
-        Target::Remove { target } => {
-            context.client.delete(&context.path(paths::TARGET, &[&target])?).await?;
-            print::result(context.output, &serde_json::json!({ "removed": target }), |_| {
-                format!("target {target} removed")
-            })
-        }
-    }
-}
-
-fn new_target(new: NewTarget) -> CreateTarget {
-    CreateTarget {
-        name: new.name,
-        environment: new.environment,
-        agent: new.agent,
-        kind: new.kind,
-        slot: new.slot,
-        labels: new.labels.into_iter().collect(),
-        variables: new.variables.into_iter().collect(),
     }
 }
 
@@ -218,7 +176,7 @@ pub(crate) async fn agent(context: &Context, command: Agent) -> Result<(), Error
                 vec![
                     agent.name.clone(),
                     state.to_owned(),
-                    agent.since.clone().unwrap_or_else(|| "-".into()),
+                    agent.since.as_deref().map_or_else(|| "-".into(), when::ago),
                     agent.version.clone().unwrap_or_else(|| "-".into()),
                     profile(agent),
                     agent.hostname.clone(),
@@ -242,7 +200,8 @@ pub(crate) async fn agent(context: &Context, command: Agent) -> Result<(), Error
             print::result(context.output, &created, |created| {
                 format!(
                     "On the host, before {}, as root:\n\n  stella-agent enrol --server {} --token {token}\n\nIt is shown only now.",
-                    created.details.expires_at, created.agent_address
+                    when::moment(&created.details.expires_at),
+                    created.agent_address
                 )
             })
         }
@@ -268,9 +227,10 @@ fn profile(agent: &agent::Agent) -> String {
 fn shown(agent: &agent::Agent) -> String {
     let or_none = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
     let labels: Vec<_> = agent.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let since = agent.since.as_deref().map_or_else(|| "-".to_owned(), when::moment_and_age);
     let state = agent.revoked.as_ref().map_or_else(
-        || format!("{} since {}", agent.connectivity, or_none(&agent.since)),
-        |revoked| format!("revoked at {}: {}", revoked.at, revoked.reason),
+        || format!("{} since {since}", agent.connectivity),
+        |revoked| format!("revoked at {}: {}", when::moment(&revoked.at), revoked.reason),
     );
     let mut text = format!(
         "agent       {} {}\nstate       {state}\nhost        {}\nversion     {}\nenrolled    {}, for the profile {}\nruns        {}\nlabels      {}\nmetrics     {}\nopen tasks  {}",
@@ -278,7 +238,7 @@ fn shown(agent: &agent::Agent) -> String {
         agent.id,
         print::one_line(&agent.hostname),
         print::one_line(&or_none(&agent.version)),
-        agent.enrolled_at,
+        when::moment_and_age(&agent.enrolled_at),
         or_none(&agent.profile),
         or_none(&agent.runs_as),
         labels.join(", "),
@@ -296,11 +256,13 @@ pub(crate) async fn status(context: &Context) -> Result<(), Error> {
     let system: System = context.client.get(paths::SYSTEM).await?;
     print::result(context.output, &system, |system| {
         let counts = &system.counts;
+        let look =
+            if counts.waiting_promotions > 0 { " (stella promotion list --status waiting)" } else { "" };
         format!(
-            "stella-orchestrator {}, up {} s\nagents {} of {} online, targets {}, releases {}\n\
-             deployments {} ({} active), open tasks {}\nagents dial {}\nroot certificate {}",
+            "stella-orchestrator {}, up {}\nagents {} of {} online, targets {}, releases {}\n\
+             deployments {} ({} active), open tasks {}\npromotions that wait {}{look}\nagents dial {}\nroot certificate {}",
             system.version,
-            system.uptime,
+            when::length(system.uptime),
             counts.agents_online,
             counts.agents,
             counts.targets,
@@ -308,6 +270,7 @@ pub(crate) async fn status(context: &Context) -> Result<(), Error> {
             counts.deployments,
             counts.active_deployments,
             counts.open_tasks,
+            counts.waiting_promotions,
             system.agent_address,
             system.root_fingerprint
         )

@@ -164,6 +164,55 @@ impl Client {
         }
     }
 
+    /// Reads so many things of a list whose items have numbers, from one on.
+    pub(crate) async fn between<T: DeserializeOwned + utoipa::ToSchema>(
+        &self,
+        path: &str,
+        from: u64,
+        count: u64,
+    ) -> Result<Vec<T>, Error>
+    where
+        Page<T>: DeserializeOwned,
+    {
+        let query = [("after", from.to_string()), ("limit", count.to_string())];
+        let page: Page<T> = self.json(self.request(Method::GET, path).query(&query)).await?;
+        Ok(page.items)
+    }
+
+    /// Reads the newest of a list first, as long as they are wanted, at most `limit`; and whether there are more.
+    pub(crate) async fn newest<T: DeserializeOwned + utoipa::ToSchema>(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+        limit: usize,
+        is_wanted: impl Fn(&T) -> bool,
+    ) -> Result<(Vec<T>, bool), Error>
+    where
+        Page<T>: DeserializeOwned,
+    {
+        let mut items = Vec::new();
+        let mut cursor: Option<String> = None;
+        loop {
+            let count = u32::try_from(limit - items.len()).unwrap_or(PAGE_ITEMS).min(PAGE_ITEMS);
+            let request = self.request(Method::GET, path).query(query);
+            let mut request = request.query(&[("first", "newest"), ("limit", &count.to_string())]);
+            if let Some(cursor) = &cursor {
+                request = request.query(&[("cursor", cursor)]);
+            }
+            let page: Page<T> = self.json(request).await?;
+            for item in page.items {
+                if !is_wanted(&item) {
+                    return Ok((items, false));
+                }
+                items.push(item);
+            }
+            cursor = page.next_cursor;
+            if cursor.is_none() || items.len() >= limit {
+                return Ok((items, cursor.is_some()));
+            }
+        }
+    }
+
     /// Changes something. The key makes it safe to repeat.
     pub(crate) async fn post<B: Serialize + Sync, T: DeserializeOwned>(
         &self,

@@ -11,7 +11,7 @@ use stella_api_types::promotion::Promotion;
 
 use crate::args::{Findings, Gate, Place, SetGate, Severity, Word};
 use crate::client::{self, Error};
-use crate::{Context, print, promotion};
+use crate::{Context, print, promotion, when};
 
 pub(crate) async fn gate(context: &Context, command: Gate) -> Result<(), Error> {
     match command {
@@ -24,7 +24,16 @@ pub(crate) async fn gate(context: &Context, command: Gate) -> Result<(), Error> 
             let gates: Vec<Dto> = context.client.list(&path, &[]).await?;
             print::list(context.output, &gates, &["GATE", "TYPE", "LETS THROUGH IF", "HOLDS"], |it| {
                 let (kind, text) = described(&it.check);
-                vec![it.name.clone(), kind.to_owned(), text, format!("{} s", it.ttl_seconds)]
+                let holds = match it.check {
+                    // A person's word holds until it is taken back.
+                    Check::Manual {} => "-".to_owned(),
+                    Check::Security { .. }
+                    | Check::Metric { .. }
+                    | Check::Expression { .. }
+                    | Check::Http { .. }
+                    | Check::Signature { .. } => when::length(it.ttl_seconds),
+                };
+                vec![it.name.clone(), kind.to_owned(), text, holds]
             })
         }
         Gate::Remove { environment, gate } => {
@@ -101,7 +110,7 @@ fn wanted(set: SetGate) -> Result<(Place, Check), Error> {
 }
 
 /// A check's type, and what it wants.
-fn described(check: &Check) -> (&'static str, String) {
+pub(crate) fn described(check: &Check) -> (&'static str, String) {
     match check {
         Check::Security { limits, allowed, scanners, max_age_seconds } => {
             let mut parts: Vec<String> =
@@ -113,7 +122,7 @@ fn described(check: &Check) -> (&'static str, String) {
             if !scanners.is_empty() {
                 parts.push(format!("reported by {}", scanners.join(" and ")));
             }
-            parts.extend(max_age_seconds.map(|age| format!("not older than {age} s")));
+            parts.extend(max_age_seconds.map(|age| format!("not older than {}", when::length(age))));
             ("security", parts.join(", "))
         }
         Check::Metric { source, query, comparison, threshold } => {
@@ -130,7 +139,7 @@ fn described(check: &Check) -> (&'static str, String) {
         Check::Manual {} => ("manual", "somebody says so".to_owned()),
         Check::Signature { needed, keys } => {
             let whose = if keys.is_empty() { "registered keys".to_owned() } else { keys.join(", ") };
-            ("signature", format!("at least {needed} signatures by {whose}"))
+            ("signature", format!("at least {} by {whose}", print::count((*needed).into(), "signature")))
         }
     }
 }
@@ -146,8 +155,8 @@ fn line(it: &GateState) -> String {
         _ => print::because(it.reason.as_deref()),
     };
     let next = match (&it.asked_at, &it.again_at) {
-        (Some(since), _) => format!(" (asked at {since})"),
-        (None, Some(at)) => format!(" (looked at again at {at})"),
+        (Some(since), _) => format!(" (asked {})", when::ago(since)),
+        (None, Some(at)) => format!(" (looked at again at {})", when::moment(at)),
         (None, None) => String::new(),
     };
     format!("gate {} {}{said}{next}", it.gate, it.status)

@@ -12,7 +12,7 @@ use stella_api_types::release::{JudgeRelease, Release, Standing};
 
 use crate::args::ProofRule;
 use crate::client::Error;
-use crate::{Context, pace, print};
+use crate::{Context, pace, print, when};
 
 pub(crate) async fn path(context: &Context, environment: &str, body: &SetPath) -> Result<(), Error> {
     let path = context.path(paths::ENVIRONMENT_PATH, &[environment])?;
@@ -25,7 +25,8 @@ pub(crate) async fn path(context: &Context, environment: &str, body: &SetPath) -
 
 /// What comes before an environment.
 pub(crate) fn follows(it: &Follows) -> String {
-    let soak = if it.soak_seconds > 0 { format!(" (+{} s)", it.soak_seconds) } else { String::new() };
+    let soak =
+        if it.soak_seconds > 0 { format!(" (+{})", when::length(it.soak_seconds)) } else { String::new() };
     let auto = if it.auto { ", by themselves" } else { "" };
     format!("{}{soak}{auto}", it.environment.name)
 }
@@ -37,7 +38,11 @@ pub(crate) async fn freeze(context: &Context, environment: &str, body: &SetFreez
         let set = it.freezes.iter().find(|freeze| freeze.name == body.name);
         match set.and_then(|freeze| freeze.until.as_ref()) {
             Some(until) => {
-                format!("environment {} is frozen until {until}; rollbacks are let through", it.name)
+                format!(
+                    "environment {} is frozen until {}; rollbacks are let through",
+                    it.name,
+                    when::moment(until)
+                )
             }
             None => {
                 format!("environment {} will be frozen from {} on ({})", it.name, body.from, body.time_zone)
@@ -62,8 +67,10 @@ pub(crate) async fn budget(
     let set: Environment = context.client.post(&path, &SetBudget { at_risk_max }, None).await?;
     print::result(context.output, &set, |it| match &it.budget {
         Some(budget) => format!(
-            "at most {} targets of {} may be at risk at once; {} are",
-            budget.targets_max, it.name, budget.at_risk
+            "at most {} of {} may be at risk at once; {} now",
+            print::count(budget.targets_max.into(), "target"),
+            it.name,
+            budget.at_risk
         ),
         None => format!("all targets of {} may be at risk at once", it.name),
     })
@@ -132,8 +139,10 @@ pub(crate) async fn silence(
     let set: Environment = context.client.post(&path, &SetSilence { percent, within_seconds }, None).await?;
     print::result(context.output, &set, |it| match &it.silence {
         Some(rule) => format!(
-            "deployments to {} pause when more than {}% of its agents go silent within {} s",
-            it.name, rule.percent, rule.within_seconds
+            "deployments to {} pause when more than {}% of its agents go silent within {}",
+            it.name,
+            rule.percent,
+            when::length(rule.within_seconds)
         ),
         None => format!("deployments to {} go on however many agents are silent", it.name),
     })
@@ -184,7 +193,7 @@ pub(crate) async fn resume(context: &Context, deployment: &str) -> Result<(), Er
 /// A hold as a part of a sentence.
 pub(crate) fn because(hold: Option<&Hold>) -> String {
     hold.map_or_else(String::new, |hold| {
-        format!("{} (since {})", print::because(Some(&hold.reason)), hold.since)
+        format!("{} (since {})", print::because(Some(&hold.reason)), when::moment(&hold.since))
     })
 }
 

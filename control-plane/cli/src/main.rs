@@ -8,6 +8,9 @@ mod channel;
 mod client;
 mod doctor;
 mod enrol;
+mod environment;
+mod events;
+mod failure;
 mod follow;
 mod gate;
 mod guide;
@@ -22,10 +25,13 @@ mod rollout;
 mod settings;
 mod simulate;
 mod support;
+mod target;
 mod task;
 mod token;
 mod upload;
 mod watch;
+mod when;
+mod window;
 mod workflow;
 
 use std::io::Write;
@@ -116,7 +122,7 @@ async fn run(cli: Cli) -> Result<bool, Error> {
         Command::Env(command) => catalogue::environment(&context, command).await?,
         Command::Gate(command) => gate::gate(&context, command).await?,
         Command::Findings(command) => gate::findings(&context, command).await?,
-        Command::Target(command) => catalogue::target(&context, command).await?,
+        Command::Target(command) => target::target(&context, command).await?,
         Command::Agent(command) => catalogue::agent(&context, command).await?,
         Command::Release(command) => return release::release(&context, command).await,
         Command::Channel(command) => channel::channel(&context, command).await?,
@@ -126,7 +132,7 @@ async fn run(cli: Cli) -> Result<bool, Error> {
         Command::Workflow(command) => return workflow::workflow(&context, command).await,
         Command::Rollback(command) => return rollout::rollback(&context, command).await,
         Command::Task(command) => task::task(&context, command).await?,
-        Command::Events(command) => task::events(&context, command).await?,
+        Command::Events(command) => events::events(&context, command).await?,
         Command::Journal { system } => task::journal(&context, system).await?,
         Command::Ca(command) => ca::ca(&context, &command).await?,
         Command::Status => catalogue::status(&context).await?,

@@ -6,6 +6,7 @@ use stella_api_types::release::Phase;
 
 use crate::args::{Pace, StrategyName};
 use crate::client::Error;
+use crate::when;
 
 /// The strategy that the flags ask for.
 pub(crate) fn strategy(pace: Pace) -> Result<Strategy, Error> {
@@ -72,7 +73,9 @@ pub(crate) fn described(strategy: &Strategy, targets: Option<usize>) -> String {
             let limits = [
                 rolling.max_unavailable.as_ref().map(|max| format!("at most {max} down")),
                 rolling.minimum_healthy.as_ref().map(|min| format!("at least {min} healthy")),
-                rolling.pause_seconds.map(|pause| format!("{pause} s of pause after each batch")),
+                rolling
+                    .pause_seconds
+                    .map(|pause| format!("{} of pause after each batch", when::length(pause))),
                 rolling.order.as_ref().map(ordered),
             ];
             let limits: String = limits.into_iter().flatten().map(|limit| format!(", {limit}")).collect();
@@ -86,14 +89,15 @@ pub(crate) fn described(strategy: &Strategy, targets: Option<usize>) -> String {
         }
         Strategy::BlueGreen(how) => {
             let hold = match how.warm_up_seconds {
-                Some(seconds) => format!(", {seconds} s of warm-up and another check"),
+                Some(seconds) => format!(", {} of warm-up and another check", when::length(seconds)),
                 None if how.confirm => ", resumed by somebody and checked once more".to_owned(),
                 None => String::new(),
             };
             let batch = how.batch.as_ref().map_or_else(|| "all".to_owned(), ToString::to_string);
-            let kept = how
-                .keep_seconds
-                .map_or_else(|| "until the next deployment".to_owned(), |seconds| format!("for {seconds} s"));
+            let kept = how.keep_seconds.map_or_else(
+                || "until the next deployment".to_owned(),
+                |seconds| format!("for {}", when::length(seconds)),
+            );
             format!(
                 "blue-green: all prepared{hold}, then {batch} switched at a time, the old colour kept {kept}"
             )
@@ -104,7 +108,9 @@ pub(crate) fn described(strategy: &Strategy, targets: Option<usize>) -> String {
 fn step(step: &CanaryStep, targets: Option<usize>) -> String {
     let percent = usize::try_from(step.percent).unwrap_or(usize::MAX);
     let count = targets.map(|targets| format!(" ({})", targets.saturating_mul(percent).div_ceil(100)));
-    let hold = step.soak_seconds.map_or_else(|| "resumed".to_owned(), |soak| format!("{soak} s have passed"));
+    let hold = step
+        .soak_seconds
+        .map_or_else(|| "resumed".to_owned(), |soak| format!("{} have passed", when::length(soak)));
     format!("{}%{} until {hold}", step.percent, count.unwrap_or_default())
 }
 

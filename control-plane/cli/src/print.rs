@@ -82,6 +82,11 @@ pub(crate) fn warning(text: &str) {
     writeln!(std::io::stderr(), "warning: {}", harmless(text)).ok();
 }
 
+/// One line about the result, on standard error.
+pub(crate) fn note(text: &str) {
+    writeln!(std::io::stderr(), "({})", harmless(text)).ok();
+}
+
 /// The JSON of a result, or the line for people.
 pub(crate) fn result<T: Serialize>(
     output: Output,
@@ -135,6 +140,11 @@ fn safe_json(text: &str) -> String {
         }
     }
     shown
+}
+
+/// So many of something: `1 target`, `2 targets`.
+pub(crate) fn count(count: u64, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
 /// Columns as wide as their widest cell, two spaces apart.

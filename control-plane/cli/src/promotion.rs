@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use stella_api_types::deployment::{DeploymentPlan, JobOf};
 use stella_api_types::environment::{Environment, SetApprovals};
+use stella_api_types::gate::GateState;
 use stella_api_types::hold::HoldBack;
 use stella_api_types::paths;
 use stella_api_types::promotion::{
@@ -11,17 +12,17 @@ use stella_api_types::promotion::{
 };
 use stella_api_types::release::{Step, StepAction, UnitAction};
 
-use crate::args::{Objection, Output, Promotion};
+use crate::args::{Objection, Output, Promotion, Window};
 use crate::client::Error;
 use crate::follow::{self, Look};
-use crate::{Context, gate, print, task};
+use crate::{Context, gate, print, task, when, window};
 
 /// The pause between two looks at a promotion that waits for people.
 const INTERVAL: Duration = Duration::from_secs(2);
 
 pub(crate) async fn promotion(context: &Context, command: Promotion) -> Result<(), Error> {
     match command {
-        Promotion::List { environment, status } => list(context, environment, status).await,
+        Promotion::List { environment, status, window } => list(context, environment, status, &window).await,
         Promotion::Show { promotion } => show(context, &promotion).await,
         Promotion::Approve { promotion, plan, reason } => {
             let plan = match plan {
@@ -77,21 +78,29 @@ async fn found(context: &Context, id: &str) -> Result<Dto, Error> {
     context.client.get(&context.path(paths::PROMOTION, &[id])?).await
 }
 
-async fn list(context: &Context, environment: Option<String>, status: Option<String>) -> Result<(), Error> {
+async fn list(
+    context: &Context,
+    environment: Option<String>,
+    status: Option<String>,
+    window: &Window,
+) -> Result<(), Error> {
     let filters = [("environment", environment), ("status", status)];
     let query: Vec<(&str, &str)> =
         filters.iter().filter_map(|(key, value)| value.as_deref().map(|value| (*key, value))).collect();
-    let promotions: Vec<Dto> = context.client.list(&context.path(paths::PROMOTIONS, &[])?, &query).await?;
-    let head = ["ID", "RELEASE", "ENVIRONMENT", "STATUS", "APPROVALS", "TARGETS", "REQUESTED", "BY"];
+    let path = context.path(paths::PROMOTIONS, &[])?;
+    let promotions = window::list(context, &path, &query, window, |it: &Dto| &it.requested_at).await?;
+    let head =
+        ["ID", "RELEASE", "ENVIRONMENT", "STATUS", "WAITS FOR", "APPROVALS", "TARGETS", "REQUESTED", "BY"];
     print::list(context.output, &promotions, &head, |it| {
         vec![
             it.id.clone(),
             format!("{}:{}", it.release.application, it.release.version),
             it.environment.name.clone(),
             it.status.clone(),
+            if it.waits_for.is_empty() { "-".to_owned() } else { it.waits_for.join(", ") },
             format!("{}/{}", it.approvals.len(), it.approvals_needed),
             it.plan.targets.to_string(),
-            it.requested_at.clone(),
+            when::ago(&it.requested_at),
             task::by(&it.requested_by),
         ]
     })
@@ -114,14 +123,18 @@ async fn show(context: &Context, id: &str) -> Result<(), Error> {
         text.extend(it.approvals.iter().map(|approval| {
             let reason =
                 if approval.reason.is_empty() { String::new() } else { format!(": {}", approval.reason) };
-            format!("approved by {} at {}{reason}", approval.by.name, approval.at)
+            format!("approved by {} at {}{reason}", approval.by.name, when::moment(&approval.at))
         }));
         text.extend(it.lapsed.iter().map(|lapsed| {
-            let (by, at) = (&lapsed.approval.by.name, &lapsed.lapsed_at);
+            let (by, at) = (&lapsed.approval.by.name, when::moment(&lapsed.lapsed_at));
             format!("the approval of {by} counts no more since {at}: {}", lapsed.because)
         }));
         text.extend(gate::lines(&it.gates));
-        text.push(format!("plan {} ({} targets)", it.plan.root, it.plan.targets));
+        if !it.waits_for.is_empty() {
+            text.push(format!("waits for {}", it.waits_for.join(", ")));
+        }
+        text.push(format!("asked for {}", when::moment_and_age(&it.requested_at)));
+        text.push(format!("plan {} ({})", it.plan.root, print::count(it.plan.targets.into(), "target")));
         if let Some(plan) = plan {
             let rows = plan.targets.iter().map(|target| {
                 vec![
@@ -178,7 +191,7 @@ fn summary(it: &Dto) -> String {
     let reason = print::because(it.reason.as_deref());
     let by = it.ended_by.as_ref().map(|by| format!(" by {}", task::by(by))).unwrap_or_default();
     let expires = match (&it.expires_at, it.ended_at.is_none()) {
-        (Some(at), true) => format!(", expires at {at}"),
+        (Some(at), true) => format!(", expires at {}", when::moment(at)),
         _ => String::new(),
     };
     format!(
@@ -197,7 +210,7 @@ fn summary(it: &Dto) -> String {
 /// What a promotion that waits needs next.
 pub(crate) fn waits(it: &Dto) -> String {
     let given = it.approvals.len();
-    if let Some(until) = it.held_until.as_ref().filter(|_| it.status == "approved") {
+    if let Some(until) = it.held_until.as_deref().filter(|_| it.status == "approved").map(when::moment) {
         return format!("promotion {} has its approvals, and starts when the freeze ends: {until}", it.id);
     }
     let closed = it.gates.iter().filter(|gate| !matches!(gate.status.as_str(), "passed" | "overridden"));
@@ -206,14 +219,24 @@ pub(crate) fn waits(it: &Dto) -> String {
         let approved = if it.approvals_needed > 0 { "has its approvals, and " } else { "" };
         return match gate::lines(&closed).as_slice() {
             [] => format!("promotion {} {approved}starts as soon as {} lets it", it.id, it.environment.name),
-            lines => format!("promotion {} {approved}waits for {}", it.id, lines.join("; ")),
+            lines => {
+                let next = somebodys(it, &closed).map(|it| format!("; {it}")).unwrap_or_default();
+                format!("promotion {} {approved}waits for {}{next}", it.id, lines.join("; "))
+            }
         };
     }
-    let gates: String = gate::lines(&closed).iter().map(|line| format!("\n  {line}")).collect();
+    let mut gates: String = gate::lines(&closed).iter().map(|line| format!("\n  {line}")).collect();
+    gates.extend(somebodys(it, &closed).map(|next| format!("\n  {next}")));
     format!(
         "promotion {0} waits for approvals: {given} of {1}; an approver may say: stella promotion approve {0}{gates}",
         it.id, it.approvals_needed
     )
+}
+
+/// What somebody can do about the first gate that only a person opens.
+fn somebodys(it: &Dto, closed: &[GateState]) -> Option<String> {
+    let manual = closed.iter().find(|gate| gate.kind.as_deref() == Some("manual"))?;
+    Some(format!("somebody else may say: stella gate pass {} {} --reason TEXT", it.id, manual.gate))
 }
 
 /// Waits until a promotion starts; whether it did.

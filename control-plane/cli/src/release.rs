@@ -1,5 +1,7 @@
 //! Releases, and their signatures, which are made and checked here.
 
+mod describe;
+
 use std::path::{Path, PathBuf};
 
 use stella_api_types::paths;
@@ -10,15 +12,19 @@ use stella_api_types::release::{
 use stella_api_types::signing::Sign;
 use stella_signing::{PublicKey, Signature, SigningKey, Statement};
 
-use crate::args::{Judged, NewRelease, Provenance as ProvenanceArgs, Release};
+use crate::args::{Judged, NewRelease, Provenance as ProvenanceArgs, Release, Window};
 use crate::client::{Error, read};
-use crate::{Context, hold, print, release_key, upload};
+use crate::{Context, hold, print, release_key, upload, when, window};
 
 pub(crate) async fn release(context: &Context, command: Release) -> Result<bool, Error> {
     match command {
         Release::Create(new) => create(context, *new).await?,
-        Release::List { application, channel } => list(context, application, channel).await?,
-        Release::Show { release } => print::json(&find(context, &release).await?)?,
+        Release::List { application, channel, window } => {
+            list(context, application, channel, &window).await?
+        }
+        Release::Show { release } => {
+            print::result(context.output, &find(context, &release).await?, describe::release)?;
+        }
         Release::Sign { release, key, statement } => {
             sign(context, &release, &key, statement.as_deref()).await?;
         }
@@ -77,12 +83,71 @@ async fn create(context: &Context, new: NewRelease) -> Result<(), Error> {
         })
         .collect();
     let path = context.path(paths::RELEASES, &[])?;
-    let created: Dto = context.client.post(&path, &body, None).await?;
+    let (created, was_there) = match context.client.post::<_, Dto>(&path, &body, None).await {
+        Ok(created) => (created, ""),
+        Err(error) => {
+            (repeated(context, &body, &components, error).await?, "\n(it was there already, and is the same)")
+        }
+    };
     print::result(context.output, &created, |it| {
         let by: Vec<&str> = it.signatures.iter().map(|it| it.name.as_str()).collect();
         let signed = if by.is_empty() { String::new() } else { format!(" signed by {}", by.join(", ")) };
-        format!("release {}:{} {}{signed}", it.application, it.version, it.id)
+        format!("release {}:{} {}{signed}{was_there}", it.application, it.version, it.id)
     })
+}
+
+/// The release that is there already, if it is the one that was to be created, with the signatures that it lacks; a pipeline may
+/// be run again. If it is another one, what differs.
+async fn repeated(
+    context: &Context,
+    new: &CreateRelease,
+    components: &[Component],
+    error: Error,
+) -> Result<Dto, Error> {
+    let name = format!("{}:{}", new.application, new.version);
+    let Error::Refused(mut problem) = error else { return Err(error) };
+    if problem.code != "already_exists" {
+        return Err(Error::Refused(problem));
+    }
+    let mut found = find(context, &name).await?;
+    let differs = differences(new, components, &found);
+    if !differs.is_empty() {
+        problem.detail = format!(
+            "release {name} is there already with other content ({}); a release is never edited: choose another version",
+            differs.join(", ")
+        );
+        return Err(Error::Refused(problem));
+    }
+    let path = context.path(paths::RELEASE_SIGNATURES, &[&found.id])?;
+    for signature in &new.signatures {
+        if !found.signatures.iter().any(|it| it.key == signature.key) {
+            found = context.client.post(&path, signature, None).await?;
+        }
+    }
+    Ok(found)
+}
+
+/// What of a release is not as it was to be, by the names of the fields.
+fn differences(new: &CreateRelease, components: &[Component], found: &Dto) -> Vec<String> {
+    let steps: Vec<Step> = match new.steps.as_slice() {
+        [] => components.iter().map(artifact_step).collect(),
+        steps => steps.to_vec(),
+    };
+    let mut differs: Vec<String> = components
+        .iter()
+        .filter(|it| !found.components.contains(it))
+        .map(|it| format!("component {}", it.name))
+        .collect();
+    let is_new = |it: &&Component| !components.iter().any(|new| new.name == it.name);
+    differs.extend(found.components.iter().filter(is_new).map(|it| format!("component {}", it.name)));
+    let provenance = new.provenance.as_ref().filter(|it| **it != Provenance::default());
+    let others = [
+        (steps != found.steps, "steps"),
+        (new.labels != found.labels, "labels"),
+        (provenance != found.provenance.as_ref(), "provenance"),
+    ];
+    differs.extend(others.into_iter().filter(|(differs, _)| *differs).map(|(_, name)| name.to_owned()));
+    differs
 }
 
 /// Uploads what is not there yet and pins each component by its digest.
@@ -121,11 +186,17 @@ fn provenance(said: ProvenanceArgs) -> Result<Option<Provenance>, Error> {
     Ok((all != Provenance::default()).then_some(all))
 }
 
-async fn list(context: &Context, application: Option<String>, channel: Option<String>) -> Result<(), Error> {
+async fn list(
+    context: &Context,
+    application: Option<String>,
+    channel: Option<String>,
+    window: &Window,
+) -> Result<(), Error> {
     let filters = [("application", &application), ("channel", &channel)];
     let query: Vec<(&str, &str)> =
         filters.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?))).collect();
-    let releases: Vec<Dto> = context.client.list(&context.path(paths::RELEASES, &[])?, &query).await?;
+    let path = context.path(paths::RELEASES, &[])?;
+    let releases = window::list(context, &path, &query, window, |it: &Dto| &it.created_at).await?;
     let head = ["RELEASE", "STANDING", "CHANNELS", "SIGNED BY", "COMPONENTS", "CREATED", "ID"];
     print::list(context.output, &releases, &head, |release| {
         let components: Vec<&str> =
@@ -138,7 +209,7 @@ async fn list(context: &Context, application: Option<String>, channel: Option<St
             if release.channels.is_empty() { "-".to_owned() } else { release.channels.join(",") },
             if signed.is_empty() { "-".to_owned() } else { signed.join(",") },
             components.join(","),
-            release.created_at.clone(),
+            when::ago(&release.created_at),
             release.id.clone(),
         ]
     })
@@ -186,7 +257,8 @@ async fn verify(context: &Context, release: &str, keys: &[PathBuf]) -> Result<bo
     print::result(context.output, &verdict, |verdict| {
         let line = |it: &serde_json::Value| {
             let said = if it["verified"] == true { "has signed" } else { "has NOT signed" };
-            format!("{} {said} {}", it["file"].as_str().unwrap_or_default(), verdict["statement"])
+            let statement = verdict["statement"].as_str().unwrap_or_default();
+            format!("{} {said} {statement}", it["file"].as_str().unwrap_or_default())
         };
         checked.iter().map(line).collect::<Vec<_>>().join("\n")
     })?;

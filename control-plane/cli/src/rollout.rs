@@ -1,18 +1,24 @@
 //! Deployments and rollbacks.
 
+mod describe;
+
 use std::collections::BTreeMap;
 
+use serde::Serialize;
 use stella_api_types::deployment::{
     CancelDeployment, CreateDeployment, Deployment as Dto, DeploymentDetail, DeploymentPlan,
-    OnFailure as DtoOnFailure, RetryDeployment, TargetWayBack,
+    OnFailure as DtoOnFailure, RetryDeployment,
 };
 use stella_api_types::paths;
-use stella_api_types::promotion::Asked;
+use stella_api_types::promotion::{Asked, Promotion};
 use stella_api_types::release::{Release, ReleaseRef, Standing};
 
-use crate::args::{Deploy, Deployment, OnFailure, Output, Rollback, Wait};
+use crate::args::{Deploy, Deployment, OnFailure, Output, Rollback, Wait, Window};
 use crate::client::Error;
-use crate::{Context, guide, hold, pace, print, promotion, task, watch};
+use crate::{Context, failure, guide, hold, pace, print, promotion, task, watch, when, window};
+
+/// The status of what is not there.
+const NOT_FOUND: u16 = 404;
 
 pub(crate) async fn deploy(context: &Context, command: Deploy) -> Result<bool, Error> {
     let body = CreateDeployment {
@@ -117,23 +123,18 @@ async fn plan(context: &Context, body: &CreateDeployment) -> Result<bool, Error>
         let gates: String = gates.collect();
         let warnings: String = plan.warnings.iter().map(|warning| format!("\nwarning: {warning}")).collect();
         format!(
-            "{}:{} to {}: {} targets, {at_once}, in {} s at most; on failure{tolerated} it {on_failure}\neach target: {}{approvals}{gates}\nplan {}{warnings}\n\n\
+            "{}:{} to {}: {}, {at_once}, in {} at most; on failure{tolerated} it {on_failure}\neach target: {}{approvals}{gates}\nplan {}{warnings}\n\n\
              {table}\n\nNothing was changed; leave out --plan to deploy.",
             plan.release.application,
             plan.release.version,
             plan.environment.name,
-            plan.targets.len(),
-            plan.timeout_seconds,
+            print::count(plan.targets.len() as u64, "target"),
+            when::length(plan.timeout_seconds),
             pace::steps(&plan.steps, &plan.phases),
             plan.plan.root,
         )
     })?;
     Ok(true)
-}
-
-/// Why a target could not go back, or why nobody can say.
-fn doubt(way_back: Option<&TargetWayBack>) -> Option<String> {
-    way_back?.reason.as_ref().map(|reason| format!("way back: {reason}"))
 }
 
 /// A target's name, with the colour that it gets.
@@ -161,17 +162,17 @@ pub(crate) async fn rollback(context: &Context, command: Rollback) -> Result<boo
 }
 
 /// What was asked for: followed, or told how to go on.
-async fn follow_up(context: &Context, asked: &Asked, wait: Wait) -> Result<bool, Error> {
-    match asked {
+async fn follow_up(context: &Context, became: &Asked, wait: Wait) -> Result<bool, Error> {
+    match became {
         Asked::Started(created) => started(context, created, wait).await,
         Asked::Waits(waiting) if wait.wait => {
             if !promotion::starts(context, waiting).await? {
                 return Ok(false);
             }
-            watch::follow(&context.client, context.settings.tenant()?, &waiting.id, context.output).await
+            followed(context, &waiting.id).await
         }
         Asked::Waits(waiting) => {
-            print::result(context.output, waiting, |it| promotion::waits(it))?;
+            asked(context, waiting.as_ref(), "waits", promotion::waits)?;
             Ok(true)
         }
     }
@@ -181,29 +182,76 @@ async fn follow_up(context: &Context, asked: &Asked, wait: Wait) -> Result<bool,
 async fn started(context: &Context, created: &DeploymentDetail, wait: Wait) -> Result<bool, Error> {
     let id = &created.deployment.id;
     if wait.wait {
-        return watch::follow(&context.client, context.settings.tenant()?, id, context.output).await;
+        return followed(context, id).await;
     }
-    print::result(context.output, created, |_| {
-        format!("deployment {id} started; follow it with: stella deployment watch {id}")
+    asked(context, created, "started", |created| {
+        let kind = watch::kind(&created.deployment);
+        format!("{kind} {id} started; follow it with: stella deployment watch {id}")
     })?;
     Ok(true)
 }
 
+/// What was asked for; for programs with what became of it, as the two have different fields.
+fn asked<T: Serialize>(
+    context: &Context,
+    value: &T,
+    outcome: &str,
+    text: impl FnOnce(&T) -> String,
+) -> Result<(), Error> {
+    let mut json = serde_json::to_value(value).map_err(|error| Error::Usage(error.to_string()))?;
+    if let Some(fields) = json.as_object_mut() {
+        fields.insert("outcome".to_owned(), outcome.into());
+    }
+    print::result(context.output, &json, |_| text(value))
+}
+
+/// Follows a deployment to its end, and tells why it failed if it did; whether it succeeded.
+async fn followed(context: &Context, id: &str) -> Result<bool, Error> {
+    let tenant = context.settings.tenant()?;
+    let followed = watch::follow(&context.client, tenant, id, context.output).await;
+    let succeeded = match followed {
+        Ok(succeeded) => succeeded,
+        Err(error) => return Err(no_deployment(context, id, error).await),
+    };
+    if !succeeded && context.output == Output::Text {
+        failure::explain(context, id).await?;
+    }
+    Ok(succeeded)
+}
+
+/// A deployment that is not there may be a promotion that has not started: then that is said.
+async fn no_deployment(context: &Context, id: &str, error: Error) -> Error {
+    let Error::Refused(mut problem) = error else { return error };
+    if problem.status == NOT_FOUND
+        && let Ok(path) = context.path(paths::PROMOTION, &[id])
+        && let Ok(found) = context.client.get::<Promotion>(&path).await
+    {
+        let what = match found.waits_for.as_slice() {
+            _ if found.ended_at.is_some() => format!("a promotion that is {}", found.status),
+            [] => "a promotion that has not started yet".to_owned(),
+            waits_for => format!("a promotion that waits for {}", waits_for.join(", ")),
+        };
+        problem.detail = format!("{id} is no deployment, but {what}; see: stella promotion show {id}");
+    }
+    Error::Refused(problem)
+}
+
 pub(crate) async fn deployment(context: &Context, command: Deployment) -> Result<bool, Error> {
     match command {
-        Deployment::List { environment, status } => {
-            list(context, environment, status).await?;
+        Deployment::List { environment, application, status, window } => {
+            let filters = [("environment", environment), ("application", application), ("status", status)];
+            list(context, filters, &window).await?;
+            Ok(true)
+        }
+        Deployment::Logs { deployment, targets, steps } => {
+            task::logs_of(context, &deployment, &targets, &steps).await?;
             Ok(true)
         }
         Deployment::Show { deployment } => {
-            let found: DeploymentDetail =
-                context.client.get(&context.path(paths::DEPLOYMENT, &[&deployment])?).await?;
-            show(context.output, &found)?;
+            show(context, &deployment).await?;
             Ok(true)
         }
-        Deployment::Watch { deployment } => {
-            watch::follow(&context.client, context.settings.tenant()?, &deployment, context.output).await
-        }
+        Deployment::Watch { deployment } => followed(context, &deployment).await,
         Deployment::Retry { deployment, targets, wait } => {
             let path = context.path(paths::DEPLOYMENT_RETRY, &[&deployment])?;
             let body = RetryDeployment { targets: (!targets.is_empty()).then_some(targets) };
@@ -258,11 +306,11 @@ pub(crate) async fn deployment(context: &Context, command: Deployment) -> Result
     }
 }
 
-async fn list(context: &Context, environment: Option<String>, status: Option<String>) -> Result<(), Error> {
-    let filters = [("environment", environment), ("status", status)];
+async fn list(context: &Context, filters: [(&str, Option<String>); 3], window: &Window) -> Result<(), Error> {
     let query: Vec<(&str, &str)> =
         filters.iter().filter_map(|(key, value)| value.as_deref().map(|value| (*key, value))).collect();
-    let deployments: Vec<Dto> = context.client.list(&context.path(paths::DEPLOYMENTS, &[])?, &query).await?;
+    let path = context.path(paths::DEPLOYMENTS, &[])?;
+    let deployments = window::list(context, &path, &query, window, |it: &Dto| &it.created_at).await?;
     let head = ["ID", "RELEASE", "ENVIRONMENT", "STATUS", "TARGETS", "CREATED", "BY"];
     print::list(context.output, &deployments, &head, |deployment| {
         let kind = match watch::kind(deployment) {
@@ -279,58 +327,32 @@ async fn list(context: &Context, environment: Option<String>, status: Option<Str
                 if deployment.paused.is_some() { " (paused)" } else { "" }
             ),
             format!("{}/{}", deployment.counts.succeeded, deployment.counts.total),
-            deployment.created_at.clone(),
-            deployment.created_by.as_ref().map(task::by).unwrap_or_default(),
+            when::ago(&deployment.created_at),
+            started_by(deployment),
         ]
     })
 }
 
-fn show(output: Output, detail: &DeploymentDetail) -> Result<(), Error> {
-    print::result(output, detail, |detail| {
-        let deployment = &detail.deployment;
-        let rows = detail.targets.iter().map(|target| {
-            let step = target
-                .step
-                .as_ref()
-                .map_or_else(|| "-".into(), |it| format!("{} {}/{}", it.name, it.number, it.of));
-            vec![
-                in_colour(&target.target.name, target.colour.as_deref()),
-                target.progress.clone(),
-                step,
-                target.release.version.clone(),
-                target.previous.as_ref().map_or_else(|| "-".into(), |previous| previous.version.clone()),
-                target.way_back.as_ref().map_or_else(|| "-".into(), |it| it.state.clone()),
-                target.reason.clone().or_else(|| doubt(target.way_back.as_ref())).unwrap_or_default(),
-            ]
-        });
-        let head = ["TARGET", "PROGRESS", "STEP", "RELEASE", "BEFORE", "WAY BACK", "REASON"];
-        let table = print::table(&head, rows.collect());
-        let reason = print::because(deployment.reason.as_deref());
-        let paused = deployment.paused.as_ref();
-        let resumes =
-            deployment.resumes_at.as_ref().map(|at| format!(", goes on at {at}")).unwrap_or_default();
-        let paused =
-            paused.map(|it| format!(", paused{}{resumes}", hold::because(Some(it)))).unwrap_or_default();
-        let taken_back =
-            detail.rollbacks.iter().map(|id| format!("\ntaken back by {id}")).collect::<String>();
-        let by = deployment.created_by.as_ref().map(|by| format!(", by {}", task::by(by)));
-        let by = by.unwrap_or_default();
-        let stage = deployment.stage.as_ref().filter(|_| !deployment.is_final);
-        let stage = stage.map(|stage| format!(" ({stage})")).unwrap_or_default();
-        let kept = deployment.keeps_until.as_ref();
-        let kept = kept.map(|until| format!("\nthe old colour is kept until {until}")).unwrap_or_default();
-        let waived = deployment.way_back.as_ref().and_then(|it| it.waived.as_ref());
-        let waived =
-            waived.map(|it| format!("\nthe proof of the way back was waived{}", hold::because(Some(it))));
-        let waived = waived.unwrap_or_default();
-        format!(
-            "{} {}:{} to {}{by}: {}{stage}{}{reason}{paused}{waived}{taken_back}{kept}\n\n{table}",
-            deployment.id,
-            deployment.release.application,
-            deployment.release.version,
-            deployment.environment.name,
-            deployment.status,
-            watch::exceptions(deployment)
-        )
-    })
+async fn show(context: &Context, id: &str) -> Result<(), Error> {
+    let path = context.path(paths::DEPLOYMENT, &[id])?;
+    let detail: DeploymentDetail = match context.client.get(&path).await {
+        Ok(detail) => detail,
+        Err(error) => return Err(no_deployment(context, id, error).await),
+    };
+    // A rollback follows from no promotion, and what cannot be read is left out.
+    let promotion: Option<Promotion> = match context.output {
+        Output::Json => None,
+        Output::Text => context.client.get(&context.path(paths::PROMOTION, &[id])?).await.ok(),
+    };
+    print::result(context.output, &detail, |it| describe::deployment(it, promotion.as_ref()))
+}
+
+/// Who has started a deployment; for a rollback that started by itself not the agent that it followed from.
+pub(crate) fn started_by(deployment: &Dto) -> String {
+    let by_itself = deployment.rollback_of.as_ref().is_some_and(|of| of.reason == "deployment_failed");
+    match &deployment.created_by {
+        Some(by) if !by_itself || by.account.is_some() => task::by(by),
+        _ if by_itself => "itself".to_owned(),
+        _ => "-".to_owned(),
+    }
 }

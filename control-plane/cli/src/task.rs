@@ -1,45 +1,47 @@
-//! Tasks, their output, and events.
+//! Tasks and their output, and the end of the journal.
 
 use std::io::{IsTerminal as _, Write};
 
 use base64::Engine;
 use futures::StreamExt;
-use stella_api_types::event::{Actor, Event, JournalHead};
+use stella_api_types::event::{Actor, JournalHead};
 use stella_api_types::paths;
 use stella_api_types::task::{OutputLine, SettleTask, Task as Dto};
 
-use crate::args::{Events, Output, Settled, Task};
+use crate::args::{Output, Settled, Task};
 use crate::client::Error;
-use crate::{Context, print};
+use crate::{Context, print, when};
 
 /// The longest line of a stream, in bytes; a longer one is not ours.
 const LINE_BYTES_MAX: usize = 4 * 1024 * 1024;
+const NDJSON: &str = "application/x-ndjson";
 
 pub(crate) async fn task(context: &Context, command: Task) -> Result<(), Error> {
     match command {
         Task::List { deployment } => {
             let path = context.path(paths::DEPLOYMENT_TASKS, &[&deployment])?;
-            let tasks: Vec<Dto> = context.client.list(&path, &[]).await?;
-            print::list(
-                context.output,
-                &tasks,
-                &["TARGET", "STEP", "KIND", "STATE", "REASON", "ID"],
-                |task| {
-                    let reason = task.reason.clone().unwrap_or_default();
-                    vec![
-                        task.target.name.clone(),
-                        task.step.clone(),
-                        task.kind.clone(),
-                        task.state.clone(),
-                        reason,
-                        task.id.clone(),
-                    ]
-                },
-            )
+            let mut tasks: Vec<Dto> = context.client.list(&path, &[]).await?;
+            if context.output == Output::Text {
+                in_order(&mut tasks);
+            }
+            let head = ["TARGET", "STEP", "KIND", "STATE", "STARTED", "TOOK", "REASON", "ID"];
+            print::list(context.output, &tasks, &head, |task| {
+                let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+                vec![
+                    task.target.name.clone(),
+                    task.step.clone(),
+                    task.kind.clone(),
+                    task.state.clone(),
+                    or_none(task.started_at.as_deref().map(when::ago)),
+                    or_none(took(task)),
+                    task.reason.clone().unwrap_or_default(),
+                    task.id.clone(),
+                ]
+            })
         }
         Task::Show { task } => {
             let found: Dto = context.client.get(&context.path(paths::TASK, &[&task])?).await?;
-            print::json(&found)
+            print::result(context.output, &found, shown)
         }
         Task::Logs { task, follow } => logs(context, &task, follow).await,
         Task::Settle { task, outcome, reason } => {
@@ -51,58 +53,137 @@ pub(crate) async fn task(context: &Context, command: Task) -> Result<(), Error> 
     }
 }
 
+/// Target by target, in the order in which they were run.
+pub(crate) fn in_order(tasks: &mut [Dto]) {
+    tasks.sort_by(|a, b| (&a.target.name, &a.queued_at, &a.id).cmp(&(&b.target.name, &b.queued_at, &b.id)));
+}
+
+fn took(task: &Dto) -> Option<String> {
+    when::took(task.started_at.as_deref()?, task.finished_at.as_deref()?)
+}
+
+/// What became of a task, in a word or two.
+pub(crate) fn ended(task: &Dto) -> String {
+    match task.exit_code {
+        Some(code) if task.state != "succeeded" => format!("{}, exit code {code}", task.state),
+        _ => task.state.clone(),
+    }
+}
+
+fn shown(task: &Dto) -> String {
+    let at = |at: &Option<String>| at.as_deref().map_or_else(|| "-".to_owned(), when::moment_and_age);
+    let took = took(task).map(|took| format!(", after {took}")).unwrap_or_default();
+    let mut text = format!(
+        "task        {}\nstep        {} ({}), attempt {}\ntarget      {}, by agent {}\ndeployment  {}\nstate       {}\n\
+         queued      {}\nstarted     {}\nended       {}{took}\nmay take    {}",
+        task.id,
+        task.step,
+        task.kind,
+        task.attempt,
+        task.target.name,
+        task.agent.name,
+        task.deployment,
+        ended(task),
+        when::moment_and_age(&task.queued_at),
+        at(&task.started_at),
+        at(&task.finished_at),
+        when::length(task.timeout_ms / 1_000),
+    );
+    let cancelled = task.cancel_requested.then(|| "its cancellation was asked for".to_owned());
+    for note in task.reason.clone().into_iter().chain(cancelled) {
+        text.push_str(&format!("\nnote        {}", print::one_line(&note)));
+    }
+    text.push_str(&format!("\noutput      stella task logs {}", task.id));
+    text
+}
+
 async fn logs(context: &Context, task: &str, follow: bool) -> Result<(), Error> {
     let path = context.path(paths::TASK_OUTPUT, &[task])?;
     let query = [("follow", follow.to_string())];
-    let (output, mut out, mut err) = (context.output, std::io::stdout(), std::io::stderr());
-    let (out_is_read, err_is_read) = (out.is_terminal(), err.is_terminal());
-    lines(context, &path, &query, "application/x-ndjson", |line| {
-        if output == Output::Json && out_is_read {
+    let is_read = std::io::stdout().is_terminal();
+    lines(context, &path, &query, NDJSON, |line| match context.output {
+        Output::Json if is_read => {
             print::json_line(&String::from_utf8_lossy(line));
-            return Ok(());
+            Ok(())
         }
-        if output == Output::Json {
-            return write(&mut out, &[line, b"\n"]);
-        }
-        let Ok(piece) = serde_json::from_slice::<OutputLine>(line) else { return Ok(()) };
-        let encoded =
-            || base64::engine::general_purpose::STANDARD.decode(piece.base64.as_deref().unwrap_or_default());
-        let bytes = piece.text.clone().map_or_else(|| encoded().unwrap_or_default(), String::into_bytes);
-        let shown = |by_somebody| if by_somebody { print::harmless_bytes(&bytes) } else { bytes.clone() };
-        if piece.source == "stderr" {
-            write(&mut err, &[&shown(err_is_read)])
-        } else {
-            write(&mut out, &[&shown(out_is_read)])
-        }
+        Output::Json => write(&mut std::io::stdout(), &[line, b"\n"]),
+        Output::Text => piece(line, print_piece),
     })
     .await
 }
 
-pub(crate) async fn events(context: &Context, command: Events) -> Result<(), Error> {
-    let path = match command.system {
-        true => paths::SYSTEM_EVENTS.to_owned(),
-        false => context.path(paths::EVENTS, &[])?,
-    };
-    if !command.follow {
-        let after = command.after.to_string();
-        let events: Vec<Event> = context.client.list(&path, &[("after", &after)]).await?;
-        return print::list(context.output, &events, &["POSITION", "AT", "BY", "EVENT", "WHAT"], |event| {
-            let position = event.position.to_string();
-            vec![position, event.at.clone(), by(&event.actor), event.kind.clone(), compact(event)]
-        });
+/// What a task has printed, piece by piece, with where it has printed it.
+pub(crate) async fn output(
+    context: &Context,
+    task: &str,
+    mut take: impl FnMut(&str, &[u8]) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let path = context.path(paths::TASK_OUTPUT, &[task])?;
+    lines(context, &path, &[], NDJSON, |line| piece(line, &mut take)).await
+}
+
+fn piece(line: &[u8], take: impl FnOnce(&str, &[u8]) -> Result<(), Error>) -> Result<(), Error> {
+    let Ok(piece) = serde_json::from_slice::<OutputLine>(line) else { return Ok(()) };
+    let encoded =
+        || base64::engine::general_purpose::STANDARD.decode(piece.base64.as_deref().unwrap_or_default());
+    let bytes = piece.text.map_or_else(|| encoded().unwrap_or_default(), String::into_bytes);
+    take(&piece.source, &bytes)
+}
+
+fn print_piece(source: &str, bytes: &[u8]) -> Result<(), Error> {
+    let shown = |by_somebody| if by_somebody { print::harmless_bytes(bytes) } else { bytes.to_vec() };
+    let (mut out, mut err) = (std::io::stdout(), std::io::stderr());
+    match source {
+        "stderr" => write(&mut err, &[&shown(err.is_terminal())]),
+        _ => write(&mut out, &[&shown(out.is_terminal())]),
     }
-    let query = [("after", command.after.to_string())];
-    lines(context, &path, &query, "text/event-stream", |line| {
-        let Some(data) = line.strip_prefix(b"data:") else { return Ok(()) };
-        let Ok(event) = serde_json::from_slice::<Event>(data) else { return Ok(()) };
-        match context.output {
-            Output::Json => print::json_line(String::from_utf8_lossy(data).trim()),
-            Output::Text => {
-                let by = by(&event.actor);
-                let Event { position, at, kind, .. } = &event;
-                print::line(&format!("{position} {at} {by} {kind} {}", print::one_line(&compact(&event))));
-            }
+}
+
+/// What the tasks of a deployment have printed, target by target.
+pub(crate) async fn logs_of(
+    context: &Context,
+    deployment: &str,
+    targets: &[String],
+    steps: &[String],
+) -> Result<(), Error> {
+    let path = context.path(paths::DEPLOYMENT_TASKS, &[deployment])?;
+    let mut tasks: Vec<Dto> = context.client.list(&path, &[]).await?;
+    in_order(&mut tasks);
+    let is_one_of = |wanted: &[String], name: &String| wanted.is_empty() || wanted.contains(name);
+    tasks.retain(|it| {
+        (is_one_of(targets, &it.target.name) || targets.contains(&it.target.id)) && is_one_of(steps, &it.step)
+    });
+    if tasks.is_empty() {
+        return Err(Error::Usage(format!("deployment {deployment} has no such task (yet)")));
+    }
+    for task in &tasks {
+        if context.output == Output::Json {
+            json_logs(context, task).await?;
+            continue;
         }
+        print::line(&format!("==> {} {} ({}) {}", task.target.name, task.step, ended(task), task.id));
+        let mut is_open = false;
+        output(context, &task.id, |_, bytes| {
+            is_open = bytes.last().map_or(is_open, |last| *last != b'\n');
+            print_piece("stdout", bytes)
+        })
+        .await?;
+        print::line(if is_open { "\n" } else { "" });
+    }
+    Ok(())
+}
+
+/// The pieces as the API has them, with whose they are.
+async fn json_logs(context: &Context, task: &Dto) -> Result<(), Error> {
+    let path = context.path(paths::TASK_OUTPUT, &[&task.id])?;
+    lines(context, &path, &[], NDJSON, |line| {
+        let Ok(mut piece) = serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(line) else {
+            return Ok(());
+        };
+        for (key, value) in [("target", &task.target.name), ("step", &task.step), ("task", &task.id)] {
+            piece.insert(key.to_owned(), value.clone().into());
+        }
+        print::json_line(&serde_json::Value::from(piece).to_string());
         Ok(())
     })
     .await
@@ -122,22 +203,16 @@ pub(crate) async fn journal(context: &Context, system: bool) -> Result<(), Error
 
 /// Who: an account by its name, what else by its kind.
 pub(crate) fn by(actor: &Actor) -> String {
-    actor.account.clone().unwrap_or_else(|| actor.kind.clone())
-}
-
-/// The event's plain values on one line.
-fn compact(event: &Event) -> String {
-    let plain = event.data.iter().filter(|(_, value)| value.is_string() || value.is_number());
-    let pairs: Vec<String> = plain
-        .map(|(key, value)| {
-            format!("{key}={}", value.as_str().map_or_else(|| value.to_string(), str::to_owned))
-        })
-        .collect();
-    pairs.join(" ")
+    actor.account.clone().unwrap_or_else(|| match actor.kind.as_str() {
+        "api_token" => "a token".to_owned(),
+        "agent" => "an agent".to_owned(),
+        "system" => "stella".to_owned(),
+        other => other.to_owned(),
+    })
 }
 
 /// Takes a stream line by line until the server ends it.
-async fn lines(
+pub(crate) async fn lines(
     context: &Context,
     path: &str,
     query: &[(&str, String)],

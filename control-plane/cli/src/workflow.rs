@@ -14,10 +14,10 @@ use stella_api_types::workflow::{
     AnswerStep, ApplyWorkflow, DecideStep, Run, RunPlan, StartRun, Step, Workflow as Dto,
 };
 
-use crate::args::{Format, Output, Workflow};
+use crate::args::{Format, Output, Window, Workflow};
 use crate::client::Error;
 use crate::follow::{self, INTERVAL, Look};
-use crate::{Context, print, task};
+use crate::{Context, print, task, when, window};
 
 use graph::Node;
 
@@ -62,8 +62,9 @@ pub(crate) async fn workflow(context: &Context, command: Workflow) -> Result<boo
                     it.newest,
                     removed.unwrap_or_default()
                 );
-                let template = serde_json::to_string_pretty(&it.template).unwrap_or_default();
-                format!("{head}\napplied {} by {}\n{template}", it.applied_at, task::by(&it.applied_by))
+                let template = serde_saphyr::to_string(&it.template).unwrap_or_default();
+                let (at, by) = (when::moment_and_age(&it.applied_at), task::by(&it.applied_by));
+                format!("{head}\napplied {at} by {by}\n\n{}", template.trim_end())
             })?;
         }
         Workflow::Remove { workflow, reason } => {
@@ -108,6 +109,7 @@ pub(crate) async fn workflow(context: &Context, command: Workflow) -> Result<boo
 async fn apply(context: &Context, file: &Path) -> Result<(), Error> {
     let body = ApplyWorkflow { source: read(file)? };
     let applied: Dto = context.client.post(&context.path(paths::WORKFLOWS, &[])?, &body, None).await?;
+    applied.warnings.iter().for_each(|warning| print::warning(warning));
     print::result(context.output, &applied, |it| format!("workflow {} has version {}", it.name, it.version))
 }
 
@@ -119,7 +121,7 @@ async fn list(context: &Context) -> Result<(), Error> {
         vec![
             it.name.clone(),
             it.newest.to_string(),
-            it.applied_at.clone(),
+            when::ago(&it.applied_at),
             task::by(&it.applied_by),
             state.to_owned(),
             it.description.clone(),
@@ -151,8 +153,8 @@ async fn runs(context: &Context, command: Workflow) -> Result<bool, Error> {
             }
             run
         }
-        Workflow::Runs { workflow, status } => {
-            all(context, workflow, status).await?;
+        Workflow::Runs { workflow, status, window } => {
+            all(context, workflow, status, &window).await?;
             return Ok(true);
         }
         Workflow::Watch { run } => return watch(context, &run).await,
@@ -199,11 +201,17 @@ fn values(pairs: Vec<(String, String)>) -> BTreeMap<String, Value> {
     pairs.into_iter().map(|(name, text)| (name, value(text))).collect()
 }
 
-async fn all(context: &Context, workflow: Option<String>, status: Option<String>) -> Result<(), Error> {
+async fn all(
+    context: &Context,
+    workflow: Option<String>,
+    status: Option<String>,
+    window: &Window,
+) -> Result<(), Error> {
     let filters = [("workflow", workflow), ("status", status)];
     let query: Vec<(&str, &str)> =
         filters.iter().filter_map(|(key, value)| value.as_deref().map(|value| (*key, value))).collect();
-    let runs: Vec<Run> = context.client.list(&context.path(paths::RUNS, &[])?, &query).await?;
+    let path = context.path(paths::RUNS, &[])?;
+    let runs = window::list(context, &path, &query, window, |it: &Run| &it.started_at).await?;
     let head = ["ID", "WORKFLOW", "VERSION", "STATUS", "STARTED", "BY"];
     print::list(context.output, &runs, &head, |it| {
         vec![
@@ -211,7 +219,7 @@ async fn all(context: &Context, workflow: Option<String>, status: Option<String>
             it.workflow.clone(),
             it.version.to_string(),
             it.status.clone(),
-            it.started_at.clone(),
+            when::ago(&it.started_at),
             task::by(&it.started_by),
         ]
     })
@@ -219,7 +227,8 @@ async fn all(context: &Context, workflow: Option<String>, status: Option<String>
 
 fn text(run: &Run) -> String {
     let mut lines = vec![headline(run)];
-    lines.push(format!("started {} by {}", run.started_at, task::by(&run.started_by)));
+    let (at, by) = (when::moment_and_age(&run.started_at), task::by(&run.started_by));
+    lines.push(format!("started {at} by {by}"));
     lines.extend(run.steps.iter().map(|step| format!("  {}", describe(&run.id, step))));
     lines.join("\n")
 }
@@ -262,7 +271,7 @@ fn describe(run: &str, step: &Step) -> String {
         line.push_str(&format!("; stella workflow retry {run} {id}"));
     }
     if let Some(due) = &step.due_at {
-        line.push_str(&format!(" (until {due})"));
+        line.push_str(&format!(" (until {})", when::moment(due)));
     }
     line
 }

@@ -378,6 +378,10 @@ fn needed_in(state: &State, tenant: TenantId, command: &TenantCommand) -> Option
         | TenantCommand::DecideGate { promotion: id, .. } => (Role::Approver, promotion(id)),
         TenantCommand::OverrideGate { promotion: id, .. } => (Role::Admin, promotion(id)),
         TenantCommand::CreateTarget(new) => (Role::Operator, environment(Some(new.environment))),
+        TenantCommand::UpdateTarget(change) => {
+            let target = found.and_then(|it| it.targets.get(&change.id));
+            (Role::Operator, environment(target.map(|target| target.environment)))
+        }
         TenantCommand::RemoveTarget { id } => {
             let target = found.and_then(|it| it.targets.get(id));
             (Role::Operator, environment(target.map(|target| target.environment)))

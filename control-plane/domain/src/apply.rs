@@ -100,6 +100,7 @@ impl TenantState {
             fact @ (Fact::EnvironmentCreated { .. }
             | Fact::TargetCreated { .. }
             | Fact::TargetRemoved { .. }
+            | Fact::TargetUpdated { .. }
             | Fact::ArtifactStored { .. }
             | Fact::ReleaseCreated { .. }) => self.apply_inventory(at, fact),
             fact @ (Fact::AutoPromotionDue { .. } | Fact::AutoPromotionEnded { .. }) => {

@@ -36,7 +36,9 @@ use crate::strategy::Strategy;
 use crate::way_back::ProofRule;
 use crate::workflow::Template;
 
-pub use new::{Answer, NewDeployment, NewEnrolmentToken, NewFindings, NewRelease, NewRun, NewTarget};
+pub use new::{
+    Answer, NewDeployment, NewEnrolmentToken, NewFindings, NewRelease, NewRun, NewTarget, TargetChange,
+};
 pub use outcome::Outcome;
 pub use report::Report;
 
@@ -183,6 +185,8 @@ pub enum TenantCommand {
     },
     /// A new target.
     CreateTarget(Box<NewTarget>),
+    /// A target is to be otherwise.
+    UpdateTarget(Box<TargetChange>),
     /// A target that is not used any more. Refused while a deployment works on it.
     RemoveTarget {
         /// Which.

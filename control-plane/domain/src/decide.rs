@@ -232,6 +232,7 @@ fn carry_out(tx: &mut Transaction<'_>, command: &TenantCommand) -> Result<Outcom
             environment::create(tx, *id, name, *order, *way_back_proof)
         }
         TenantCommand::CreateTarget(new) => target::create(tx, new),
+        TenantCommand::UpdateTarget(change) => target::update(tx, change),
         TenantCommand::RemoveTarget { id } => target::remove(tx, *id),
         TenantCommand::CreateEnrolmentToken(new) => enrolment::create_token(tx, new),
         TenantCommand::Enrol { token, key_fingerprint, agent, hostname, takes_profile } => {

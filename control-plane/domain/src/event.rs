@@ -675,6 +675,16 @@ pub enum Fact {
     DeploymentKeepEnded {
         id: DeploymentId,
     },
+    /// What has changed of a target, as it is now. With another agent nothing is known of what is there.
+    TargetUpdated {
+        id: TargetId,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        labels: Option<BTreeMap<String, String>>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        variables: Option<BTreeMap<String, String>>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        agent: Option<AgentId>,
+    },
 }
 
 /// A fact that does not follow from the state that it was applied to. Live, the core has contradicted itself and the command

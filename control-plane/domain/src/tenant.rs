@@ -129,6 +129,13 @@ pub struct TenantState {
 }
 
 impl TenantState {
+    /// Whether an agent may have a name: nobody has it, or one that was revoked.
+    #[must_use]
+    pub fn is_free_for_agent(&self, name: &Name) -> bool {
+        let holder = self.index.agents.get(name).and_then(|id| self.agents.get(id));
+        holder.is_none_or(|agent| agent.revoked.is_some())
+    }
+
     /// The targets of an environment that have all of these labels, in the order of their names.
     pub fn targets_with<'t>(
         &'t self,
@@ -235,7 +242,7 @@ pub struct Index {
     pub environments: OrdMap<Name, EnvironmentId>,
     /// Targets by name, for each environment that has some.
     pub targets: OrdMap<EnvironmentId, OrdMap<Name, TargetId>>,
-    /// Agents by name.
+    /// Agents by name; one that was revoked gives its name up to the next that wants it.
     pub agents: OrdMap<Name, AgentId>,
     /// Releases by version, for each application.
     pub releases: OrdMap<Name, OrdMap<Version, ReleaseId>>,

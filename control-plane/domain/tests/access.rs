@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::collections::BTreeMap;
+
 use common::{
     STAGING, TENANT, TOKEN, World, agent, deployment, digest, hello, invariants, mark, name, new_deployment,
     new_release, new_target, promotion, release, target,
@@ -10,7 +12,7 @@ use common::{
 use stella_domain::access::{AccountKind, Grant, Role};
 use stella_domain::command::{
     ActingAccount, Actor, Command, NewDeployment, NewEnrolmentToken, Outcome, Report, Request, SystemCommand,
-    TenantCommand,
+    TargetChange, TenantCommand,
 };
 use stella_domain::decide::decide;
 use stella_domain::freeze::{Freeze, Repeats};
@@ -190,6 +192,17 @@ fn commands(world: &World) -> Vec<(&'static str, Role, Where, TenantCommand)> {
         ("resume", Role::Deployer, Staging, TenantCommand::ResumeDeployment { deployment: of }),
         ("resume nothing", Role::Deployer, Anywhere, TenantCommand::ResumeDeployment { deployment: unknown }),
         ("target", Role::Operator, Staging, TenantCommand::CreateTarget(Box::new(new_target(9)))),
+        (
+            "update",
+            Role::Operator,
+            Staging,
+            TenantCommand::UpdateTarget(Box::new(TargetChange {
+                id: target(2),
+                labels: BTreeMap::new(),
+                variables: BTreeMap::new(),
+                agent: None,
+            })),
+        ),
         ("remove", Role::Operator, Staging, TenantCommand::RemoveTarget { id: target(2) }),
         (
             "remove nothing",

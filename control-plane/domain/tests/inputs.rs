@@ -10,7 +10,8 @@ use common::{
     new_target, release, target,
 };
 use stella_domain::command::{
-    NewDeployment, NewEnrolmentToken, NewRelease, NewTarget, Outcome, SystemCommand, TenantCommand,
+    NewDeployment, NewEnrolmentToken, NewRelease, NewTarget, Outcome, SystemCommand, TargetChange,
+    TenantCommand,
 };
 use stella_domain::deployment::Status;
 use stella_domain::event::Fact;
@@ -19,7 +20,7 @@ use stella_domain::rejection::Rejection;
 use stella_domain::release::{Component, STEPS_MAX, Step, StepAction};
 use stella_domain::strategy::{Rolling, Strategy};
 use stella_protocol::id::{EnrolmentTokenId, EnvironmentId, TaskId, TenantId};
-use stella_protocol::message::Profile;
+use stella_protocol::message::{Profile, TaskOutcome};
 use stella_protocol::time::Timestamp;
 use uuid::Uuid;
 
@@ -344,6 +345,90 @@ fn enrolment() {
     assert_eq!(world.tenant().agents[&agent(4)].name.as_str(), "agent-2");
     world.ok(TenantCommand::RevokeAgent { agent: agent(3), reason: String::new() });
     assert!(why(refused(&mut world, enrol(TOKEN, 3, 9))).contains("was revoked"));
+}
+
+#[test]
+fn a_name_that_was_asked_for_is_given_or_the_host_is_refused() {
+    let mut world = World::new();
+    let token = |n: u128| EnrolmentTokenId(Uuid::from_u128(0x7000 + n));
+    let enrol = |n: u8| TenantCommand::Enrol {
+        token: token(n.into()),
+        key_fingerprint: digest(n),
+        agent: agent(n.into()),
+        hostname: "new".to_owned(),
+        takes_profile: true,
+    };
+    for n in 1..4 {
+        let named = NewEnrolmentToken {
+            id: token(n),
+            agent_name: Some(name("db-1")),
+            secret_hash: digest(1),
+            labels: BTreeMap::new(),
+            profile: Profile::Confined,
+            uses_max: 1,
+            expires_at: Timestamp(u64::MAX),
+        };
+        world.ok(TenantCommand::CreateEnrolmentToken(Box::new(named)));
+    }
+    world.ok(enrol(1));
+    let why = refused(&mut world, enrol(2)).to_string();
+    assert!(why.contains("agent db-1 is enrolled already; revoke it"), "{why}");
+    world.ok(TenantCommand::RevokeAgent { agent: agent(1), reason: String::new() });
+    world.ok(enrol(2));
+    let now = world.tenant();
+    assert_eq!(now.agents[&agent(2)].name, name("db-1"), "with the token that was not used up");
+    assert_eq!(now.index.agents[&name("db-1")], agent(2));
+    assert!(refused(&mut world, enrol(3)).to_string().contains("is enrolled already"));
+}
+
+#[test]
+fn a_target_is_changed_in_place_and_can_be_moved_to_another_agent() {
+    let mut world = World::with_targets(2);
+    let set = |text: &str| Some(text.to_owned());
+    let change = |with: &dyn Fn(&mut TargetChange)| {
+        let (labels, variables) = (BTreeMap::new(), BTreeMap::new());
+        let mut change = TargetChange { id: target(1), labels, variables, agent: None };
+        with(&mut change);
+        TenantCommand::UpdateTarget(Box::new(change))
+    };
+    let nothing = world.ok(change(&|_| ()));
+    assert_eq!((nothing.outcome, nothing.events.len()), (Outcome::Target(target(1)), 0));
+    world.ok(change(&|it| {
+        it.labels.insert("rack".to_owned(), set("7"));
+        it.variables.insert("port".to_owned(), set("9000"));
+    }));
+    world.ok(change(&|it| drop(it.labels.insert("rack".to_owned(), None))));
+    let now = &world.tenant().targets[&target(1)];
+    assert!(!now.labels.contains_key("rack") && now.variables["port"] == "9000", "{now:?}");
+    invalid(
+        &mut world,
+        change(&|it| drop(it.variables.insert("version".to_owned(), set("1")))),
+        "variables.version",
+        "built in",
+    );
+    let busy = refused(&mut world, change(&|it| it.agent = Some(agent(2)))).to_string();
+    assert!(busy.contains("web-2 has the whole host"), "{busy}");
+    world.ok(TenantCommand::RemoveTarget { id: target(2) });
+
+    // What is under way keeps its variables and its agent.
+    let only = NewDeployment { targets: Some(vec![target(1)]), ..new_deployment(1, 1, None) };
+    world.ok(TenantCommand::Deploy(Box::new(only)));
+    world.ok(change(&|it| drop(it.variables.insert("port".to_owned(), set("9001")))));
+    let part = &world.tenant().deployments[&deployment(1)].targets[&target(1)];
+    assert_eq!(part.variables["port"], "9000");
+    let busy = refused(&mut world, change(&|it| it.agent = Some(agent(2)))).to_string();
+    assert!(busy.contains("works on target web-1"), "{busy}");
+    while !world.status(1).is_final() {
+        world.finish(1, TaskOutcome::Succeeded);
+    }
+    assert_eq!(world.tenant().targets[&target(1)].current, Some(release(1)));
+    let before = world.tenant().targets[&target(1)].generation;
+    world.ok(change(&|it| it.agent = Some(agent(2))));
+    let now = &world.tenant().targets[&target(1)];
+    assert_eq!((now.agent, now.generation), (agent(2), before), "the fence stays where it was");
+    assert_eq!((now.current, now.last, now.idle), (None, None, None), "nothing is known of what is there");
+    world.ok(TenantCommand::RevokeAgent { agent: agent(1), reason: String::new() });
+    invalid(&mut world, change(&|it| it.agent = Some(agent(1))), "agent", "was revoked");
 }
 
 #[test]

@@ -28,6 +28,21 @@ use record::{Kind, decode};
 /// How much is gathered before it is written, in bytes.
 const GROUP_BYTES: usize = 1 << 20;
 
+/// Which way a list is walked, and from where on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Walk<I> {
+    /// The id that what is wanted comes behind; from the start if `None`.
+    pub after: Option<I>,
+    /// From the last id to the first.
+    pub is_back: bool,
+}
+
+impl<I> Walk<I> {
+    fn map<J>(self, to: impl FnOnce(I) -> J) -> Walk<J> {
+        Walk { after: self.after.map(to), is_back: self.is_back }
+    }
+}
+
 /// Reads what has left memory. A cheap clone.
 #[derive(Clone, Debug)]
 pub struct Archive {
@@ -52,17 +67,17 @@ impl Archive {
         self.get(tenant, id.0, |caches| &caches.deployments).await
     }
 
-    /// Deployments in the order of their ids, without their targets' parts.
+    /// Deployments in the order of their ids or against it, without their targets' parts.
     ///
     /// # Errors
     /// As [`Self::deployment`].
     pub async fn deployments(
         &self,
         tenant: TenantId,
-        after: Option<DeploymentId>,
+        walk: Walk<DeploymentId>,
         limit: usize,
     ) -> Result<Vec<Arc<Deployment>>, ReadError> {
-        self.list(Kind::DeploymentHead.of(tenant), after.map(|id| id.0), limit).await
+        self.list(Kind::DeploymentHead.of(tenant), walk.map(|id| id.0), limit).await
     }
 
     /// The deployments that took this one back, without their targets' parts, oldest first.
@@ -74,7 +89,8 @@ impl Archive {
         tenant: TenantId,
         of: DeploymentId,
     ) -> Result<Vec<Arc<Deployment>>, ReadError> {
-        self.list(Kind::RollbackOf.within(tenant, of.0), None, record::ROLLBACKS_MAX).await
+        let walk = Walk { after: None, is_back: false };
+        self.list(Kind::RollbackOf.within(tenant, of.0), walk, record::ROLLBACKS_MAX).await
     }
 
     /// A task.
@@ -119,17 +135,17 @@ impl Archive {
         self.get(tenant, id.0, |caches| &caches.promotions).await
     }
 
-    /// Promotions in the order of their ids.
+    /// Promotions in the order of their ids or against it.
     ///
     /// # Errors
     /// As [`Self::deployment`].
     pub async fn promotions(
         &self,
         tenant: TenantId,
-        after: Option<PromotionId>,
+        walk: Walk<PromotionId>,
         limit: usize,
     ) -> Result<Vec<Arc<ArchivedPromotion>>, ReadError> {
-        self.list(Kind::Promotion.of(tenant), after.map(|id| id.0), limit).await
+        self.list(Kind::Promotion.of(tenant), walk.map(|id| id.0), limit).await
     }
 
     /// A run of a workflow.
@@ -140,17 +156,17 @@ impl Archive {
         self.get(tenant, id.0, |caches| &caches.runs).await
     }
 
-    /// Runs in the order of their ids.
+    /// Runs in the order of their ids or against it.
     ///
     /// # Errors
     /// As [`Self::deployment`].
     pub async fn runs(
         &self,
         tenant: TenantId,
-        after: Option<RunId>,
+        walk: Walk<RunId>,
         limit: usize,
     ) -> Result<Vec<Arc<Run>>, ReadError> {
-        self.list(Kind::Run.of(tenant), after.map(|id| id.0), limit).await
+        self.list(Kind::Run.of(tenant), walk.map(|id| id.0), limit).await
     }
 
     /// How many things each cache holds, by its name.
@@ -198,12 +214,17 @@ impl Archive {
     async fn list<T: DeserializeOwned + Send + Sync + 'static>(
         &self,
         shelf: Shelf,
-        after: Option<Uuid>,
+        Walk { after, is_back }: Walk<Uuid>,
         limit: usize,
     ) -> Result<Vec<Arc<T>>, ReadError> {
         let journal = Arc::clone(&self.journal);
         blocking(move || {
-            let found = journal.archive().list(shelf, after, limit).map_err(ReadError::Journal)?;
+            let archive = journal.archive();
+            let found = match is_back {
+                true => archive.list_back(shelf, after, limit),
+                false => archive.list(shelf, after, limit),
+            };
+            let found = found.map_err(ReadError::Journal)?;
             found
                 .into_iter()
                 .map(|(id, bytes)| {

@@ -29,7 +29,7 @@ use tokio::sync::{broadcast, watch};
 
 use steady::Steady;
 
-pub use archive::{Archive, ArchivedPromotion};
+pub use archive::{Archive, ArchivedPromotion, Walk};
 pub use checkpoint::Checkpoint;
 pub use handle::{ArchiveError, Committed, CommittedEvent, Handle, HealthReport, ReadError, SubmitError};
 pub use recovery::RecoveryError;

@@ -13,7 +13,7 @@ use stella_domain::command::{
 use stella_domain::deployment::{OnFailure, Strategy};
 use stella_domain::release::{Component, Phase, Step, StepAction};
 use stella_domain::tenant::TenantState;
-use stella_engine::{Checkpoint, Config, Engine, Handle};
+use stella_engine::{Checkpoint, Config, Engine, Handle, Walk};
 use stella_journal::{Journal, JournalConfig, SledJournal, Until, import};
 use stella_protocol::digest::Digest;
 use stella_protocol::id::{
@@ -173,7 +173,7 @@ async fn what_has_left_memory_is_read_back_and_stays_so_after_a_restart() {
     is_archived(&handle, &before, [1, 3]).await;
     assert!(tenant(&handle).deployments.contains_key(&deployment(2)));
     assert!(tenant(&handle).deployments.contains_key(&deployment(4)));
-    let heads = handle.archive().deployments(TENANT, None, 10).await.unwrap();
+    let heads = handle.archive().deployments(TENANT, Walk { after: None, is_back: false }, 10).await.unwrap();
     assert_eq!(
         heads.iter().map(|it| it.id).collect::<Vec<_>>(),
         [deployment(1), deployment(3), deployment(4)]

@@ -103,6 +103,40 @@ impl Archive for ArchiveStore {
         let pairs = self.tree.range(from..=key(shelf, Uuid::max(), usize::MAX));
         Records { pairs, next: None }.take(limit).collect()
     }
+
+    fn list_back(
+        &self,
+        shelf: Shelf,
+        before: Option<Uuid>,
+        limit: usize,
+    ) -> Result<Vec<(Uuid, Vec<u8>)>, ReadError> {
+        let (start, end) = (
+            key(shelf, Uuid::nil(), 0),
+            match before {
+                None => key(shelf, Uuid::max(), usize::MAX),
+                // Not a chunk of that one itself; no id has a number behind its own chunks.
+                Some(before) => key(shelf, before, 0),
+            },
+        );
+        // Where the records begin: chunks can only be put together forwards.
+        let (mut from, mut last, mut seen) = (None, None, 0);
+        for pair in self.tree.range(start..end.clone()).rev() {
+            let (key, _) = pair?;
+            let (place, _) = split(&key);
+            if last != Some(place) {
+                if seen == limit {
+                    break;
+                }
+                (last, seen) = (Some(place), seen + 1);
+            }
+            from = Some(key.to_vec());
+        }
+        let Some(from) = from else { return Ok(Vec::new()) };
+        let pairs = self.tree.range(from..end);
+        let mut found = Records { pairs, next: None }.collect::<Result<Vec<_>, _>>()?;
+        found.reverse();
+        Ok(found)
+    }
 }
 
 /// Puts chunks together. A record that is damaged is told once, and the next one follows.

@@ -155,6 +155,14 @@ pub trait Archive: Send + Sync + fmt::Debug {
         after: Option<Uuid>,
         limit: usize,
     ) -> Result<Vec<(Uuid, Vec<u8>)>, ReadError>;
+
+    /// The records of a shelf from the last id to the first, at most `limit`, from before an id on.
+    fn list_back(
+        &self,
+        shelf: Shelf,
+        before: Option<Uuid>,
+        limit: usize,
+    ) -> Result<Vec<(Uuid, Vec<u8>)>, ReadError>;
 }
 
 /// Records of one kind and one tenant, or of one thing of it.

@@ -21,6 +21,11 @@ fn ids(journal: &SledJournal, shelf: Shelf, after: Option<u128>, limit: usize) -
     found.into_iter().map(|(id, _)| id.as_u128()).collect()
 }
 
+fn ids_back(journal: &SledJournal, shelf: Shelf, before: Option<u128>, limit: usize) -> Vec<u128> {
+    let found = journal.archive().list_back(shelf, before.map(Uuid::from_u128), limit).unwrap();
+    found.into_iter().map(|(id, _)| id.as_u128()).collect()
+}
+
 /// Larger than a chunk, and than what is written between two barriers.
 fn large() -> Vec<u8> {
     (0..3_000_000_u32).map(|n| n.to_le_bytes()[n as usize % 3]).collect()
@@ -56,6 +61,14 @@ fn records_are_there_after_reopening_in_order_and_on_their_shelves() {
     assert_eq!(ids(&journal, shelf(1, 1, 0), Some(1), 10), [2, 3]);
     assert_eq!(ids(&journal, shelf(1, 1, 0), Some(2), 10), [3], "nothing of 2 is behind 2");
     assert_eq!(ids(&journal, shelf(1, 1, 7), None, 10), [9]);
+    assert_eq!(ids_back(&journal, shelf(1, 1, 0), None, 10), [3, 2, 1]);
+    assert_eq!(ids_back(&journal, shelf(1, 1, 0), None, 2), [3, 2], "all chunks of 2, and none of 1");
+    assert_eq!(ids_back(&journal, shelf(1, 1, 0), Some(3), 1), [2]);
+    assert_eq!(ids_back(&journal, shelf(1, 1, 0), Some(2), 10), [1]);
+    assert_eq!(ids_back(&journal, shelf(1, 1, 0), Some(1), 10), []);
+    assert_eq!(ids_back(&journal, shelf(3, 1, 0), None, 10), []);
+    let newest = journal.archive().list_back(shelf(1, 1, 0), Some(Uuid::from_u128(3)), 1).unwrap();
+    assert!(newest[0].1 == large(), "chunks are put together in their order");
     assert_eq!(ids(&journal, shelf(3, 1, 0), None, 10), []);
     assert!(!journal.heads().contains_key(&tenant(1)) && !journal.heads().contains_key(&Stream::System));
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, bail};
 use metrics_exporter_prometheus::PrometheusHandle;
 use parking_lot::Mutex;
-use stella_api::{ApiConfig, ApiDeps, LookAtHosts, MetricsTls, OnAnswer, Render, Tuning};
+use stella_api::{ApiConfig, ApiDeps, LookAtHosts, MetricsTls, OnAnswer, Outside, Render, Tuning};
 use stella_certs::Authority;
 use stella_certs::authority::rotation::Status;
 use stella_certs::tls::{self, ServerIdentity};
@@ -212,6 +212,7 @@ async fn serve(
         sample_ratio: config.traces.sample_ratio,
         on_answer: traces.cloned().map(|traces| on_answer(traces, measurements.clone())),
         look: Some(look_at_hosts(Arc::clone(&fleet))),
+        outside: Some(outside(config)?),
     };
     let (api, api_address) = listening(|ready| {
         let tls = tls::https_server(&pki.identity)?;
@@ -333,6 +334,16 @@ fn retain(
 ) {
     let (output, settings) = (Arc::clone(output), config.retention.clone());
     running.other("retention", shutdown, retention::run(engine.handle(), output, settings, shutdown.clone()));
+}
+
+/// What gates and workflows may ask and call, for whoever sets them up.
+fn outside(config: &Config) -> anyhow::Result<Outside> {
+    let destinations = Destinations::parse(&config.workflows.http_allowed)?;
+    Ok(Outside {
+        prometheus: config.gates.prometheus.keys().cloned().collect(),
+        http: config.gates.http.keys().cloned().collect(),
+        may_call: Arc::new(move |url| destinations.allow(url).map(drop)),
+    })
 }
 
 /// Starts what asks and calls others: for gates, and for steps of workflows.

@@ -12,11 +12,13 @@ use stella_api_types::agent::{
 use stella_api_types::environment::{CreateEnvironment, Environment};
 use stella_api_types::problem::Problem;
 use stella_api_types::system::{System, SystemCounts};
-use stella_api_types::target::{CreateTarget, Target};
+use stella_api_types::target::{CreateTarget, Target, UpdateTarget};
 use stella_api_types::tenant::{CreateTenant, Tenant};
 use stella_api_types::{Page, paths};
 use stella_domain::agent::Connectivity;
-use stella_domain::command::{Command, NewEnrolmentToken, NewTarget, Outcome, SystemCommand, TenantCommand};
+use stella_domain::command::{
+    Command, NewEnrolmentToken, NewTarget, Outcome, SystemCommand, TargetChange, TenantCommand,
+};
 use stella_protocol::id::{EnrolmentTokenId, EnvironmentId, TargetId, TenantId};
 use utoipa::IntoParams;
 use uuid::Uuid;
@@ -152,7 +154,7 @@ pub(crate) async fn targets(
         filter.environment.as_deref().map(|text| resolve::environment(tenant, text)).transpose()?;
     let wanted =
         tenant.targets.iter().filter(|(_, it)| environment.is_none_or(|wanted| it.environment == wanted.id));
-    let paging = Paging { limit: filter.limit, cursor: filter.cursor };
+    let paging = Paging { limit: filter.limit, cursor: filter.cursor, first: None };
     page(&paging, wanted.map(|(id, it)| (*id, it)), |it| view::target(tenant, it))
 }
 
@@ -194,6 +196,34 @@ pub(crate) async fn target(
     let state = app.engine.state();
     let tenant = resolve::tenant(&state, &tenant)?;
     Ok(Json(view::target(tenant, resolve::target(tenant, &target)?)))
+}
+
+/// Changes a target in place: its labels, its variables, or the agent that serves it.
+#[utoipa::path(post, path = paths::TARGET_UPDATE, tag = "targets", params(("tenant" = String, Path), ("target" = String, Path)),
+    request_body = UpdateTarget, responses((status = 200, body = Target)))]
+pub(crate) async fn update_target(
+    State(app): State<App>,
+    Path((tenant, target)): Path<(String, String)>,
+    change: Change,
+    Json(body): Json<UpdateTarget>,
+) -> Result<Json<Target>, ApiError> {
+    let state = app.engine.state();
+    let tenant = resolve::tenant(&state, &tenant)?;
+    let id = resolve::target(tenant, &target)?.id;
+    let wanted = TargetChange {
+        id,
+        labels: body.labels.clone(),
+        variables: body.variables.clone(),
+        agent: body
+            .agent
+            .as_deref()
+            .map(|text| resolve::agent(tenant, text).map(|agent| agent.id))
+            .transpose()?,
+    };
+    change.tenant(&app, tenant.id, &body, TenantCommand::UpdateTarget(Box::new(wanted))).await?;
+    let state = app.engine.state();
+    let tenant = resolve::tenant(&state, &tenant.id.to_string())?;
+    Ok(Json(view::target(tenant, resolve::target(tenant, &id.to_string())?)))
 }
 
 /// Removes a target that no deployment works on.
@@ -351,6 +381,7 @@ pub(crate) async fn system(
         agents_online: sum(online),
         releases: sum(|tenant| tenant.releases.len()),
         active_deployments: sum(|tenant| tenant.active_deployments.len()),
+        waiting_promotions: sum(|tenant| tenant.open_promotions.len()),
         deployments: sum(|tenant| tenant.deployments.len())
             + seen.iter().map(|tenant| tenant.archived.deployments).sum::<u64>(),
         open_tasks: sum(|tenant| tenant.unsettled.values().map(|tasks| tasks.len()).sum()),

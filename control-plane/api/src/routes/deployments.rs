@@ -17,13 +17,14 @@ use stella_domain::command::{NewDeployment, Outcome, TenantCommand};
 use stella_domain::strategy::{Rolling, Strategy};
 use stella_domain::tenant::TenantState;
 use stella_domain::{decide, deployment as domain};
-use stella_protocol::id::{DeploymentId, EnvironmentId, TargetId, TenantId};
+use stella_engine::Walk;
+use stella_protocol::id::{DeploymentId, EnvironmentId, TargetId, TaskId, TenantId};
 use stella_protocol::time::Timestamp;
 use utoipa::IntoParams;
 use uuid::Uuid;
 
 use super::promotions;
-use crate::body::{Json, Paging, Path, Query};
+use crate::body::{First, Json, Paging, Path, Query};
 use crate::error::ApiError;
 use crate::submit::{Change, unexpected};
 use crate::{App, archive, parse, resolve, view, way_back};
@@ -34,12 +35,16 @@ use crate::{App, archive, parse, resolve, view, way_back};
 pub(crate) struct DeploymentFilter {
     /// Only those to this environment.
     environment: Option<String>,
+    /// Only those that bring a release of this application.
+    application: Option<String>,
     /// Only those with this status.
     status: Option<String>,
     /// How many items at most, 1 to 500; 100 if not given.
     limit: Option<usize>,
     /// Where the page before ended: its `next_cursor`.
     cursor: Option<String>,
+    /// `oldest` (if not given) or `newest`: what comes first.
+    first: Option<First>,
 }
 
 /// Lists deployments.
@@ -55,18 +60,23 @@ pub(crate) async fn deployments(
     let environment =
         filter.environment.as_deref().map(|text| resolve::environment(tenant, text)).transpose()?;
     let status = filter.status.as_deref().map(|status| parse::status("status", status)).transpose()?;
+    let application =
+        filter.application.as_deref().map(|text| parse::name("application", text)).transpose()?;
     let is_wanted = |it: &domain::Deployment| {
         environment.is_none_or(|wanted| it.environment == wanted.id)
             && status.is_none_or(|status| it.status.name() == status)
+            && application.as_ref().is_none_or(|wanted| {
+                tenant.releases.get(&it.release).is_some_and(|release| release.application == *wanted)
+            })
     };
     let memory =
         tenant.deployments.iter().filter(|(_, it)| is_wanted(it)).map(|(id, it)| (*id, Arc::clone(it)));
     let archive = app.engine.archive();
-    let read = (tenant.archived.deployments > 0).then_some(async |after| {
-        let found = archive.deployments(tenant.id, after, archive::READ_MAX).await?;
+    let read = (tenant.archived.deployments > 0).then_some(async |walk| {
+        let found = archive.deployments(tenant.id, walk, archive::READ_MAX).await?;
         Ok(found.into_iter().map(|it| (it.id, it)).collect())
     });
-    let paging = Paging { limit: filter.limit, cursor: filter.cursor };
+    let paging = Paging { limit: filter.limit, cursor: filter.cursor, first: filter.first };
     archive::page(&paging, memory, read, is_wanted, |it| view::deployment(tenant, it)).await
 }
 
@@ -101,6 +111,7 @@ pub(crate) async fn plan(
     let tenant = Arc::clone(resolve::tenant(&state, &tenant)?);
     let (actor, now) = (change.actor(), app.engine.now());
     let new = wanted(&tenant, &body, now)?;
+    let known = Arc::clone(&tenant);
     // Thousands of targets take a while.
     let decided = tokio::task::spawn_blocking(move || {
         decide::plan(&state, actor, tenant.id, &new, now).map(|planned| {
@@ -108,6 +119,9 @@ pub(crate) async fn plan(
         })
     });
     let (mut plan, provable) = decided.await.map_err(|error| ApiError::internal(&error))??;
+    if let Some(outside) = &app.outside {
+        outside.doubt(&known, &mut plan);
+    }
     way_back::look(&app, &mut plan, provable).await;
     Ok(Json(plan))
 }
@@ -292,22 +306,33 @@ pub(crate) async fn cancel(
     detail(&app, tenant.id, id).await.map(Json)
 }
 
+/// Which page of a deployment's tasks; their ids say nothing about which came first.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct TaskFilter {
+    /// How many items at most, 1 to 500; 100 if not given.
+    limit: Option<usize>,
+    /// Where the page before ended: its `next_cursor`.
+    cursor: Option<String>,
+}
+
 /// Lists the tasks of a deployment.
 #[utoipa::path(get, path = paths::DEPLOYMENT_TASKS, tag = "tasks",
-    params(("tenant" = String, Path), ("deployment" = String, Path), Paging), responses((status = 200, body = Page<Task>)))]
+    params(("tenant" = String, Path), ("deployment" = String, Path), TaskFilter), responses((status = 200, body = Page<Task>)))]
 pub(crate) async fn tasks(
     State(app): State<App>,
     Path((tenant, deployment)): Path<(String, String)>,
-    Query(paging): Query<Paging>,
+    Query(filter): Query<TaskFilter>,
 ) -> Result<Json<Page<Task>>, ApiError> {
+    let paging = Paging { limit: filter.limit, cursor: filter.cursor, first: None };
     let state = app.engine.state();
     let now = resolve::tenant(&state, &tenant)?;
     let tenant = archive::with_deployment(&app, now, &deployment).await?;
     let deployment = resolve::deployment(&tenant, &deployment)?;
     let tasks = tenant.tasks_of(deployment).into_iter().map(|task| (task.id, Arc::clone(task)));
     let archive = app.engine.archive();
-    let read = (!now.deployments.contains_key(&deployment.id)).then_some(async |after| {
-        let found = archive.tasks_of(tenant.id, deployment.id, after, archive::READ_MAX).await?;
+    let read = (!now.deployments.contains_key(&deployment.id)).then_some(async |walk: Walk<TaskId>| {
+        let found = archive.tasks_of(tenant.id, deployment.id, walk.after, archive::READ_MAX).await?;
         Ok(found.into_iter().map(|task| (task.id, task)).collect())
     });
     archive::page(&paging, tasks, read, |_| true, |task| view::task(&tenant, task)).await

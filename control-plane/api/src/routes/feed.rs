@@ -17,6 +17,7 @@ use stella_api_types::event::{Event, JournalHead};
 use stella_api_types::{Page, paths};
 use stella_domain::access::{Role, Scope};
 use stella_domain::event::StreamId;
+use stella_domain::state::State as DomainState;
 use stella_engine::{Committed, CommittedEvent};
 use stella_protocol::id::{Position, TenantId};
 use tokio::sync::broadcast::{self, error::RecvError};
@@ -96,14 +97,14 @@ async fn answer(
             .keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
             .into_response());
     }
-    let paging = Paging { limit: which.limit, cursor: which.cursor };
+    let paging = Paging { limit: which.limit, cursor: which.cursor, first: None };
     let limit = paging.limit()?;
     let from = Position(paging.after::<u64>()?.or(which.after).unwrap_or(0));
     let found = app.engine.read(stream, from, limit).await.map_err(|error| ApiError::internal(&error))?;
     let next = found.last().map(|last| last.position.next()).filter(|next| *next < app.engine.head(stream));
-    let page =
-        Page { items: found.iter().map(view::event).collect(), next_cursor: next.map(|next| cursor(&next)) };
-    Ok(Json(page).into_response())
+    let state = app.engine.state();
+    let items = found.iter().map(|it| view::event(&state, it)).collect();
+    Ok(Json(Page { items, next_cursor: next.map(|next| cursor(&next)) }).into_response())
 }
 
 /// The end of a tenant's journal: its position, and the hash over everything before it.
@@ -183,9 +184,11 @@ impl Feed {
     fn into_stream(self) -> impl Stream<Item = Result<SseEvent, Infallible>> {
         let batches = stream::unfold(self, |mut feed| async move {
             let batch = feed.batch().await?;
-            Some((batch, feed))
+            let state = feed.app.engine.state();
+            let events: Vec<_> = batch.iter().map(|event| Ok(sse(&state, event))).collect();
+            Some((events, feed))
         });
-        batches.flat_map(|batch| stream::iter(batch.into_iter().map(|event| Ok(sse(&event)))))
+        batches.flat_map(stream::iter)
     }
 
     /// The next events in order; `None` at the end of the feed. A revocation is a commit too, as is a role that is taken away, and ends it at once; so does the end of the token's life.
@@ -219,8 +222,8 @@ impl Feed {
     }
 }
 
-fn sse(committed: &CommittedEvent) -> SseEvent {
-    let event = view::event(committed);
+fn sse(state: &DomainState, committed: &CommittedEvent) -> SseEvent {
+    let event = view::event(state, committed);
     let sse = SseEvent::default().id(event.position.to_string()).event(event.kind.clone());
     sse.json_data(&event).unwrap_or_else(|_| SseEvent::default().comment("an event could not be written"))
 }

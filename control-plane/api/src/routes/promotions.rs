@@ -16,7 +16,7 @@ use stella_engine::ArchivedPromotion;
 use stella_protocol::id::{PromotionId, TenantId};
 use utoipa::IntoParams;
 
-use crate::body::{Json, Paging, Path, Query};
+use crate::body::{First, Json, Paging, Path, Query};
 use crate::error::{ApiError, ErrorCode};
 use crate::submit::Change;
 use crate::{App, archive, parse, resolve, view};
@@ -27,12 +27,14 @@ use crate::{App, archive, parse, resolve, view};
 pub(crate) struct PromotionFilter {
     /// Only those to this environment.
     environment: Option<String>,
-    /// Only those with this status.
+    /// Only those with this status; `waiting` is `pending` and `approved`.
     status: Option<String>,
     /// How many items at most, 1 to 500; 100 if not given.
     limit: Option<usize>,
     /// Where the page before ended: its `next_cursor`.
     cursor: Option<String>,
+    /// `oldest` (if not given) or `newest`: what comes first.
+    first: Option<First>,
 }
 
 /// Lists promotions.
@@ -50,18 +52,22 @@ pub(crate) async fn promotions(
     let status = filter.status.as_deref().map(|text| parse::promotion_status("status", text)).transpose()?;
     let is_wanted = |it: &ArchivedPromotion| {
         environment.is_none_or(|wanted| it.promotion.wanted.environment == wanted.id)
-            && status.is_none_or(|status| it.promotion.status_name() == status)
+            && status.is_none_or(|status| match status {
+                parse::WAITING => it.promotion.is_open(),
+                status => it.promotion.status_name() == status,
+            })
     };
     let memory = tenant.promotions.iter().map(|(id, promotion)| {
         let (promotion, gates) = (Arc::clone(promotion), tenant.gates.get(id).cloned());
         (*id, Arc::new(ArchivedPromotion { promotion, gates }))
     });
     let archive = app.engine.archive();
-    let read = (tenant.archived.promotions > 0).then_some(async |after| {
-        let found = archive.promotions(tenant.id, after, archive::READ_MAX).await?;
+    let read = (tenant.archived.promotions > 0).then_some(async |walk| {
+        let found = archive.promotions(tenant.id, walk, archive::READ_MAX).await?;
         Ok(found.into_iter().map(|it| (it.promotion.id, it)).collect())
     });
-    let (paging, now) = (Paging { limit: filter.limit, cursor: filter.cursor }, app.engine.now());
+    let (paging, now) =
+        (Paging { limit: filter.limit, cursor: filter.cursor, first: filter.first }, app.engine.now());
     let memory = memory.filter(|(_, it)| is_wanted(it));
     archive::page(&paging, memory, read, is_wanted, |it| {
         view::promotion(tenant, &it.promotion, it.gates.as_deref(), now)

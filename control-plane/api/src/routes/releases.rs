@@ -24,7 +24,7 @@ use stella_store::StoreError;
 use utoipa::IntoParams;
 use uuid::Uuid;
 
-use crate::body::{Json, Paging, Path, Query, page};
+use crate::body::{First, Json, Paging, Path, Query, page};
 use crate::error::{ApiError, ErrorCode};
 use crate::submit::{Change, unexpected};
 use crate::{App, parse, resolve, view};
@@ -87,6 +87,8 @@ pub(crate) struct ReleaseFilter {
     limit: Option<usize>,
     /// Where the page before ended: its `next_cursor`.
     cursor: Option<String>,
+    /// `oldest` (if not given) or `newest`: what comes first.
+    first: Option<First>,
 }
 
 /// Lists releases.
@@ -104,7 +106,7 @@ pub(crate) async fn releases(
         |it: &Release| filter.channel.is_none() || it.channels.iter().any(|name| is(&filter.channel, name));
     let wanted =
         tenant.releases.iter().filter(|(_, it)| is(&filter.application, &it.application) && in_channel(it));
-    let paging = Paging { limit: filter.limit, cursor: filter.cursor };
+    let paging = Paging { limit: filter.limit, cursor: filter.cursor, first: filter.first };
     page(&paging, wanted.map(|(id, it)| (*id, it)), |it| view::release(tenant, it))
 }
 

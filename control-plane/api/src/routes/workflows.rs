@@ -17,12 +17,13 @@ use stella_domain::decide;
 use stella_domain::name::{Identifier, Name};
 use stella_domain::run::{self as domain, RunStatus};
 use stella_domain::tenant::TenantState;
+use stella_domain::workflow::Version;
 use stella_protocol::id::{RunId, TenantId};
 use stella_workflow_file::{Fault, Source};
 use utoipa::IntoParams;
 use uuid::Uuid;
 
-use crate::body::{Json, Paging, Path, Query, page};
+use crate::body::{First, Json, Paging, Path, Query, page};
 use crate::error::ApiError;
 use crate::submit::{Change, unexpected};
 use crate::{App, archive, parse, resolve, view};
@@ -44,7 +45,9 @@ pub(crate) async fn workflows(
         let (number, version) = workflow.versions.get_max()?;
         Some((name.clone(), (workflow, *number, version)))
     });
-    page(&paging, newest, |(workflow, number, version)| view::workflow(workflow, number, version))
+    page(&paging, newest, |(workflow, number, version)| {
+        view::workflow(workflow, number, version, warned(&app, version))
+    })
 }
 
 /// Makes a template the newest version of its workflow. One that says the same as the newest changes nothing.
@@ -129,6 +132,11 @@ pub(crate) async fn remove(
     shown(&app, tenant.id, &name, None).map(Json)
 }
 
+/// What of a version could never work here.
+fn warned(app: &App, version: &Version) -> Vec<String> {
+    app.outside.as_ref().map(|outside| outside.warnings(&version.template)).unwrap_or_default()
+}
+
 fn shown(app: &App, tenant: TenantId, name: &Name, number: Option<u32>) -> Result<Workflow, ApiError> {
     let state = app.engine.state();
     let tenant = resolve::tenant(&state, &tenant.to_string())?;
@@ -136,7 +144,7 @@ fn shown(app: &App, tenant: TenantId, name: &Name, number: Option<u32>) -> Resul
     let number = number.unwrap_or_else(|| workflow.newest());
     let version = workflow.versions.get(&number);
     let version = version.ok_or_else(|| ApiError::not_found("version", &format!("{number} of {name}")))?;
-    Ok(view::workflow(workflow, number, version))
+    Ok(view::workflow(workflow, number, version, warned(app, version)))
 }
 
 /// Which runs.
@@ -151,6 +159,8 @@ pub(crate) struct RunFilter {
     limit: Option<usize>,
     /// Where the page before ended: its `next_cursor`.
     cursor: Option<String>,
+    /// `oldest` (if not given) or `newest`: what comes first.
+    first: Option<First>,
 }
 
 /// Lists runs.
@@ -176,11 +186,11 @@ pub(crate) async fn runs(
     };
     let memory = tenant.runs.iter().filter(|(_, run)| is_wanted(run)).map(|(id, run)| (*id, Arc::clone(run)));
     let archive = app.engine.archive();
-    let read = (tenant.archived.runs > 0).then_some(async |after| {
-        let found = archive.runs(tenant.id, after, archive::READ_MAX).await?;
+    let read = (tenant.archived.runs > 0).then_some(async |walk| {
+        let found = archive.runs(tenant.id, walk, archive::READ_MAX).await?;
         Ok(found.into_iter().map(|run| (run.id, run)).collect())
     });
-    let paging = Paging { limit: filter.limit, cursor: filter.cursor.clone() };
+    let paging = Paging { limit: filter.limit, cursor: filter.cursor.clone(), first: filter.first };
     archive::page(&paging, memory, read, is_wanted, |run| view::run(tenant, run)).await
 }
 
@@ -221,9 +231,10 @@ pub(crate) async fn plan_run(
     let tenant = Arc::clone(resolve::tenant(&state, &tenant)?);
     let (new, actor, now) = (wanted(&tenant, &body)?, change.actor(), app.engine.now());
     // Thousands of targets take a while.
+    let outside = app.outside.clone();
     let decided = tokio::task::spawn_blocking(move || {
         decide::plan_run(&state, actor, tenant.id, &new, now)
-            .map(|planned| view::run_plan(&tenant, &planned, now))
+            .map(|planned| view::run_plan(&tenant, &planned, outside.as_ref(), now))
     });
     Ok(Json(decided.await.map_err(|error| ApiError::internal(&error))??))
 }

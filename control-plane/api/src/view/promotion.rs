@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use stella_api_types::environment::Approvals;
+use stella_api_types::gate::GateState;
 use stella_api_types::promotion as dto;
 use stella_domain::gate::Record;
 use stella_domain::job::own_release;
@@ -37,8 +38,10 @@ pub(crate) fn promotion(
         }
         PromotionStatus::Invalidated { at, reason } => (Some(reason.clone()), None, None, Some(*at)),
     };
+    let gates = gate::states(tenant, promotion, gates, now);
     dto::Promotion {
         id: promotion.id.to_string(),
+        waits_for: waits_for(tenant, promotion, &gates),
         environment: environment_named(tenant, wanted.environment),
         release: match &wanted.job {
             Some(job) if wanted.release == own_release(wanted.id) => {
@@ -77,12 +80,49 @@ pub(crate) fn promotion(
                 because: it.reason.clone(),
             })
             .collect(),
-        gates: gate::states(tenant, promotion, gates, now),
+        gates,
         requested_at: time(promotion.requested_at),
         requested_by: actor(&promotion.requested_by),
         expires_at: promotion.expires_at.map(time),
         ended_at: ended_at.map(time),
     }
+}
+
+/// What keeps a promotion from starting, in the order in which people can do something about it.
+fn waits_for(tenant: &TenantState, promotion: &Promotion, gates: &[GateState]) -> Vec<String> {
+    if !promotion.is_open() {
+        return Vec::new();
+    }
+    let missing = match promotion.missing() {
+        0 => None,
+        1 => Some("1 approval".to_owned()),
+        missing => Some(format!("{missing} approvals")),
+    };
+    let closed = gates.iter().filter(|it| !matches!(it.status.as_str(), "passed" | "overridden"));
+    let environment = tenant.environments.get(&promotion.wanted.environment);
+    let lock = environment.is_some_and(|it| it.lock.is_some()).then(|| "the lock".to_owned());
+    let freeze = promotion.held_until.map(|_| "a freeze".to_owned());
+    missing
+        .into_iter()
+        .chain(closed.map(|it| format!("gate {}", it.gate)))
+        .chain(lock)
+        .chain(freeze)
+        .chain(busy(tenant, promotion))
+        .collect()
+}
+
+/// The first target of a promotion that something else works on, and how many more there are.
+fn busy(tenant: &TenantState, promotion: &Promotion) -> Option<String> {
+    let wanted = &promotion.wanted;
+    let all = tenant.index.targets.get(&wanted.environment).filter(|_| wanted.targets.is_none());
+    let ids = wanted.targets.iter().flatten().chain(all.into_iter().flat_map(|names| names.values()));
+    let targets = ids.filter_map(|id| tenant.targets.get(id));
+    let mut busy = targets.filter(|it| it.active.is_some() || it.blocked_by.is_some());
+    let first = &busy.next()?.name;
+    Some(match busy.count() {
+        0 => format!("target {first}"),
+        more => format!("target {first} and {more} more"),
+    })
 }
 
 fn approval(approval: &Approval) -> dto::Approval {

@@ -11,11 +11,18 @@ use stella_domain::tenant::TenantState;
 use stella_domain::workflow::{Step, Version, Workflow};
 use stella_protocol::time::Timestamp;
 
+use crate::outside::Outside;
+
 use super::event::actor;
 use super::{hold, named, release, time};
 
 /// A workflow at a version.
-pub(crate) fn workflow(workflow: &Workflow, number: u32, version: &Version) -> dto::Workflow {
+pub(crate) fn workflow(
+    workflow: &Workflow,
+    number: u32,
+    version: &Version,
+    warnings: Vec<String>,
+) -> dto::Workflow {
     dto::Workflow {
         name: workflow.name.to_string(),
         description: version.template.description.clone(),
@@ -25,6 +32,7 @@ pub(crate) fn workflow(workflow: &Workflow, number: u32, version: &Version) -> d
         applied_by: actor(&version.applied_by),
         removed: workflow.removed.as_ref().map(hold),
         template: serde_json::json!(version.template),
+        warnings,
     }
 }
 
@@ -61,7 +69,12 @@ pub(crate) fn run(tenant: &TenantState, run: &Run) -> dto::Run {
 }
 
 /// What a run of this tenant would do.
-pub(crate) fn run_plan(tenant: &TenantState, planned: &PlannedRun, now: Timestamp) -> dto::RunPlan {
+pub(crate) fn run_plan(
+    tenant: &TenantState,
+    planned: &PlannedRun,
+    outside: Option<&Outside>,
+    now: Timestamp,
+) -> dto::RunPlan {
     let PlannedRun { run, template, steps } = planned;
     dto::RunPlan {
         workflow: run.workflow.to_string(),
@@ -71,7 +84,14 @@ pub(crate) fn run_plan(tenant: &TenantState, planned: &PlannedRun, now: Timestam
             .steps
             .iter()
             .zip(steps)
-            .map(|(step, does)| planned_step(tenant, step, does, now))
+            .map(|(step, does)| {
+                let mut planned = planned_step(tenant, step, does, now);
+                if let Some(outside) = outside {
+                    planned.plan.iter_mut().for_each(|plan| outside.doubt(tenant, plan));
+                    planned.problem = planned.problem.or_else(|| outside.refusal(step));
+                }
+                planned
+            })
             .collect(),
     }
 }

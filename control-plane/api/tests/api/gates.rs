@@ -54,6 +54,10 @@ async fn a_deployment_waits_for_a_scan_and_for_a_person() {
     let id = asked["id"].as_str().unwrap();
     assert_eq!(asked["status"], "approved", "nobody has to approve: {asked}");
     assert_eq!(asked["gates"][1]["status"], "failed", "{asked}");
+    assert_eq!(asked["waits_for"], json!(["gate change", "gate scan"]), "{asked}");
+    let waiting = world.get(&format!("{at}/promotions?status=waiting")).await.expect(200);
+    assert_eq!(waiting["items"][0]["id"], *id);
+    assert_eq!(world.get("/api/v1/system").await.expect(200)["counts"]["waiting_promotions"], 1);
     let report = br#"{"matches":[{"vulnerability":{"id":"CVE-1","severity":"Low"},"artifact":{"name":"a","version":"1"}}]}"#;
     let findings = format!("{at}/releases/web:1.0.0/findings");
     let recorded = world.put(&format!("{findings}/grype"), report).await.expect(200);
@@ -110,6 +114,11 @@ async fn nonsense_is_refused_with_the_field() {
             json!({"type": "metric", "source": "Main", "query": "up", "comparison": "above", "threshold": 0}),
             "check.source",
         ),
+        (
+            json!({"type": "metric", "source": "other", "query": "up", "comparison": "above", "threshold": 0}),
+            "check.source",
+        ),
+        (json!({"type": "http", "endpoint": "changes"}), "check.endpoint"),
         (json!({"type": "expression", "expression": "secrets.x == 1"}), "expression"),
     ] {
         let refused = world.post(&gates, &json!({"name": "g", "check": check})).await.expect(422);

@@ -92,6 +92,70 @@ async fn targets_and_deployments_are_found_by_what_they_belong_to() {
 }
 
 #[tokio::test]
+async fn lists_can_begin_with_what_is_new() {
+    let world = World::new().await;
+    let busy = world.busy_tenant("acme").await;
+    let releases = format!("{}/releases", busy.at);
+    for minor in 1..6 {
+        let component = json!({"name": "web", "digest": busy.digest});
+        let release = json!({"application": "web", "version": format!("1.{minor}.0"), "components": [component]});
+        world.post(&releases, &release).await.expect(201);
+    }
+    let mut backwards = pages(&world, &releases).await.concat();
+    backwards.reverse();
+    let newest = pages(&world, &format!("{releases}?first=newest&limit=4")).await;
+    assert_eq!((newest.len(), newest.concat()), (2, backwards));
+
+    let deployments = format!("{}/deployments", busy.at);
+    let cancel = async |id: &str| {
+        world.post(&format!("{deployments}/{id}/cancel"), &json!({"reason": "room"})).await.expect(200);
+    };
+    cancel(&busy.deployment).await;
+    let mut all = vec![busy.deployment.clone()];
+    for _ in 0..3 {
+        let body = json!({"environment": "prod", "release": "web:1.0.0"});
+        let created = world.post(&deployments, &body).await.expect(201);
+        let id = created["id"].as_str().unwrap().to_owned();
+        cancel(&id).await;
+        all.push(id);
+    }
+    assert_eq!(pages(&world, &deployments).await.concat(), all);
+    all.reverse();
+    assert_eq!(pages(&world, &format!("{deployments}?first=newest&limit=3")).await.concat(), all);
+    assert_eq!(pages(&world, &format!("{deployments}?application=web&first=newest")).await.concat(), all);
+    assert_eq!(pages(&world, &format!("{deployments}?application=api")).await.concat(), Vec::<String>::new());
+    world.get(&format!("{deployments}?first=middle")).await.expect(400);
+}
+
+#[tokio::test]
+async fn a_target_is_changed_in_place() {
+    let world = World::new().await;
+    let busy = world.busy_tenant("acme").await;
+    let update = format!("{}/targets/web-1/update", busy.at);
+    let body = json!({"labels": {"rack": "7"}, "variables": {"port": "80"}});
+    let changed = world.post(&update, &body).await.expect(200);
+    assert_eq!((&changed["labels"], &changed["variables"]), (&json!({"rack": "7"}), &json!({"port": "80"})));
+    let changed = world.post(&update, &json!({"labels": {"rack": null}})).await.expect(200);
+    assert_eq!((&changed["labels"], &changed["variables"]), (&json!({}), &json!({"port": "80"})));
+    world.agent("acme", "host-2").await;
+    let moved = json!({"agent": "host-2"});
+    let busy_now = world.post(&update, &moved).await.expect(409);
+    assert!(busy_now["detail"].as_str().unwrap().contains("works on target web-1"), "{busy_now}");
+    let cancel = format!("{}/deployments/{}/cancel", busy.at, busy.deployment);
+    world.post(&cancel, &json!({"reason": "room"})).await.expect(200);
+    let changed = world.post(&update, &moved).await.expect(200);
+    assert_eq!(changed["agent"]["name"], "host-2");
+    world.post(&update, &json!({"agent": "host-9"})).await.expect(404);
+    world.post(&update, &json!({"slot": "b"})).await.expect(422);
+    let events = world.get(&format!("{}/events?limit=500", busy.at)).await.expect(200);
+    let events = events["items"].as_array().unwrap();
+    let last = events.iter().rfind(|it| it["type"] == "target_updated").unwrap();
+    assert_eq!(last["about"], json!({"target": "web-1", "agent": "host-2"}), "{last}");
+    let queued = events.iter().find(|it| it["type"] == "task_queued").unwrap();
+    assert_eq!((&queued["about"]["release"], &queued["about"]["target"]), (&json!("web:1.0.0"), &json!("web-1")));
+}
+
+#[tokio::test]
 async fn the_figures_of_the_installation_are_those_of_the_lists() {
     let world = World::new().await;
     world.busy_tenant("acme").await;

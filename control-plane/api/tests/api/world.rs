@@ -99,6 +99,7 @@ impl World {
             log_level: stella_telemetry::LogLevel::detached("info"),
             tuning: Tuning::new(&config),
             look: None,
+            outside: Some(outside()),
             sample_ratio: 1.0,
             on_answer: None,
         };
@@ -283,5 +284,18 @@ impl Reading {
             }
             self.read.extend_from_slice(&within(self.body.next()).await?.unwrap());
         }
+    }
+}
+
+/// One Prometheus and no endpoint, and calls to one host.
+fn outside() -> stella_api::Outside {
+    let may_call = |url: &str| match url.starts_with("https://hooks.example.com/") {
+        true => Ok(()),
+        false => Err(format!("calls to {url} are not allowed there")),
+    };
+    stella_api::Outside {
+        prometheus: std::collections::BTreeSet::from(["main".to_owned()]),
+        http: std::collections::BTreeSet::new(),
+        may_call: Arc::new(may_call),
     }
 }

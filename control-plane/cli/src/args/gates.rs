@@ -55,8 +55,8 @@ pub(crate) struct Place {
     pub(crate) environment: String,
     /// The gate's name, unique there.
     pub(crate) gate: String,
-    /// For how long a verdict that lets through holds, in seconds; 300 if not given.
-    #[arg(long, value_name = "SECONDS")]
+    /// For how long a verdict that lets through holds; 5m if not given.
+    #[arg(long, value_name = "TIME", value_parser = crate::when::seconds)]
     pub(crate) ttl: Option<u64>,
 }
 
@@ -78,8 +78,8 @@ pub(crate) enum SetGate {
         /// A scanner that must have reported (can be given more than once); any one if not given.
         #[arg(long = "scanner", value_name = "NAME")]
         scanners: Vec<String>,
-        /// How old its report may be, in seconds.
-        #[arg(long, value_name = "SECONDS")]
+        /// How old its report may be: 7d.
+        #[arg(long, value_name = "TIME", value_parser = crate::when::seconds)]
         max_age: Option<u64>,
     },
     /// What a Prometheus answers: there must be a sample, and each must compare as wanted.

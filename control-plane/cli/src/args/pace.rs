@@ -20,20 +20,20 @@ pub(crate) struct Pace {
     #[arg(long, value_enum, value_name = "NAME", conflicts_with = "canary")]
     pub(crate) strategy: Option<StrategyName>,
     /// Blue-green: let what was prepared on all targets warm up for so long, check it once more, then switch.
-    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    #[arg(long, value_name = "TIME", value_parser = crate::when::seconds)]
     pub(crate) warm_up: Option<u64>,
     /// Blue-green: switch when somebody resumes the deployment, and not before.
     #[arg(long, conflicts_with = "warm_up")]
     pub(crate) confirm: bool,
     /// Blue-green: keep the colour that is not live any more for so long; until the next deployment if not given.
-    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    #[arg(long, value_name = "TIME", value_parser = crate::when::seconds)]
     pub(crate) keep: Option<u64>,
     /// So many percent of the targets first, then hold for so long, or without a time until somebody resumes it (can be given
     /// more than once).
-    #[arg(long, value_name = "PERCENT[:SECONDS]", conflicts_with = "all_at_once", value_parser = canary_step)]
+    #[arg(long, value_name = "PERCENT[:TIME]", conflicts_with = "all_at_once", value_parser = canary_step)]
     pub(crate) canary: Vec<CanaryStep>,
     /// Pause for so long after each batch; a batch begins when the one before has ended as a whole.
-    #[arg(long, value_name = "SECONDS", conflicts_with_all = ["all_at_once", "canary"])]
+    #[arg(long, value_name = "TIME", value_parser = crate::when::seconds, conflicts_with_all = ["all_at_once", "canary"])]
     pub(crate) pause: Option<u64>,
     /// Let at most so many targets be worked on or have failed at the same time.
     #[arg(long, value_name = "AMOUNT", conflicts_with_all = ["all_at_once", "canary", "minimum_healthy"])]
@@ -78,24 +78,12 @@ pub(crate) enum StrategyName {
     BlueGreen,
 }
 
-/// Reads a time in seconds, or with a unit: 90, 30s, 5m, 2h, 1d.
-fn seconds(text: &str) -> Result<u64, String> {
-    let (number, unit) = match text.find(|it: char| !it.is_ascii_digit()) {
-        Some(at) => text.split_at(at),
-        None => (text, "s"),
-    };
-    let seconds =
-        [("s", 1), ("m", 60), ("h", 3_600), ("d", 86_400)].into_iter().find(|(name, _)| *name == unit);
-    let read = seconds.and_then(|(_, seconds)| number.parse::<u64>().ok()?.checked_mul(seconds));
-    read.ok_or_else(|| format!("{text:?} is no time; write seconds, or a unit with it: 30s, 5m, 2h, 1d"))
-}
-
-/// Reads `PERCENT[:SECONDS]`.
+/// Reads `PERCENT[:TIME]`.
 fn canary_step(text: &str) -> Result<CanaryStep, String> {
     let (percent, soak) = text.split_once(':').map_or((text, None), |(percent, soak)| (percent, Some(soak)));
-    let number = |text: &str| format!("{text:?} is no number; expected PERCENT[:SECONDS], such as 10:600");
+    let number = |text: &str| format!("{text:?} is no number; expected PERCENT[:TIME], such as 10:10m");
     Ok(CanaryStep {
         percent: percent.parse().map_err(|_| number(percent))?,
-        soak_seconds: soak.map(|soak| soak.parse().map_err(|_| number(soak))).transpose()?,
+        soak_seconds: soak.map(crate::when::seconds).transpose()?,
     })
 }

@@ -56,8 +56,8 @@ pub(crate) enum Token {
         /// Whose it is: an account's name or id; that of the token in use if not given.
         #[arg(long)]
         account: Option<String>,
-        /// For how long it is good, in seconds; for ever if not given.
-        #[arg(long, value_name = "SECONDS")]
+        /// For how long it is good; for ever if not given: 30d.
+        #[arg(long, value_name = "TIME", value_parser = crate::when::seconds)]
         expires_in: Option<u64>,
         /// Print the token alone, for a file or a pipe.
         #[arg(long, short)]

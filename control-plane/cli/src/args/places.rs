@@ -30,6 +30,12 @@ pub(crate) enum Environment {
     },
     /// List environments.
     List,
+    /// Show how an environment is set up: what may come, gates, approvals, strategy, limits, freezes.
+    #[command(after_help = "Example:\n  stella env show production")]
+    Show {
+        /// Its name or id.
+        environment: String,
+    },
     /// Print a scenario for `stella simulate`: its targets and rules, and how long the steps of a release took there.
     Scenario {
         /// Its name or id.
@@ -46,8 +52,8 @@ pub(crate) enum Environment {
         /// The environment where the release must have succeeded on all targets.
         #[arg(long, value_name = "ENVIRONMENT")]
         after: Option<String>,
-        /// For how long, in seconds.
-        #[arg(long, value_name = "SECONDS", default_value_t = 0, requires = "after")]
+        /// For how long: 30m, 24h.
+        #[arg(long, value_name = "TIME", value_parser = crate::when::seconds, default_value_t = 0, requires = "after")]
         soak: u64,
         /// Ask for it by itself then, in the way in which it was deployed there; gates and approvals are as ever.
         #[arg(long, requires = "after")]
@@ -67,8 +73,8 @@ pub(crate) enum Environment {
         /// Only this account may decide (can be given more than once); all with the role approver there if not given.
         #[arg(long, value_name = "ACCOUNT", requires = "needed")]
         from: Vec<String>,
-        /// How long a promotion waits before it expires, in seconds; a week if not given.
-        #[arg(long, value_name = "SECONDS", requires = "needed")]
+        /// How long a promotion waits before it expires; a week if not given.
+        #[arg(long, value_name = "TIME", value_parser = crate::when::seconds, requires = "needed")]
         expires_in: Option<u64>,
         /// Let releases come without anybody's approval.
         #[arg(long)]
@@ -136,8 +142,8 @@ pub(crate) enum Environment {
         /// When more than so many percent of the agents
         #[arg(long, value_name = "PERCENT")]
         share: Option<u32>,
-        /// go silent within so many seconds.
-        #[arg(long, value_name = "SECONDS", default_value_t = 60, requires = "share")]
+        /// go silent within so long.
+        #[arg(long, value_name = "TIME", value_parser = crate::when::seconds, default_value_t = 60, requires = "share")]
         within: u64,
         /// Never.
         #[arg(long)]
@@ -197,19 +203,61 @@ pub(crate) enum Repeat {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Target {
-    /// Create a target.
+    /// Create a target; if it is there already and is the same, say so and succeed.
+    #[command(
+        after_help = "Example:\n  stella target create web-1 --env staging --agent web-1 --label rack=7 --var port=8080"
+    )]
     Create(NewTarget),
     /// List targets.
     List {
         /// Only those of this environment.
         #[arg(long = "env")]
         environment: Option<String>,
+        /// Only those with this label, as KEY=VALUE (can be given more than once: with all of them).
+        #[arg(long = "label", value_parser = pair, value_name = "KEY=VALUE")]
+        labels: Vec<(String, String)>,
     },
+    /// Show a target.
+    #[command(after_help = "Example:\n  stella target show web-1")]
+    Show {
+        /// Its id, or its name if that is unique.
+        target: String,
+    },
+    /// Change a target in place. Deployments that are under way keep what they began with.
+    #[command(after_help = UPDATE_EXAMPLES)]
+    Update(ChangeTarget),
     /// Remove a target that no deployment works on.
     Remove {
         /// Its id, or its name if that is unique.
         target: String,
     },
+}
+
+const UPDATE_EXAMPLES: &str = "Examples:
+  stella target update web-1 --var port=8081 --label rack=8 --no-label canary
+  stella target update web-1 --agent web-1   (its host was enrolled again)";
+
+#[derive(Args, Debug)]
+#[command(group = clap::ArgGroup::new("what").required(true).multiple(true).args(["labels", "no_labels", "variables", "no_variables", "agent"]))]
+pub(crate) struct ChangeTarget {
+    /// Its id, or its name if that is unique.
+    pub(crate) target: String,
+    /// Set a label, as KEY=VALUE (can be given more than once).
+    #[arg(long = "label", value_parser = pair, value_name = "KEY=VALUE")]
+    pub(crate) labels: Vec<(String, String)>,
+    /// Take a label away (can be given more than once).
+    #[arg(long = "no-label", value_name = "KEY")]
+    pub(crate) no_labels: Vec<String>,
+    /// Set a variable, as NAME=VALUE (can be given more than once).
+    #[arg(long = "var", value_parser = pair, value_name = "NAME=VALUE")]
+    pub(crate) variables: Vec<(String, String)>,
+    /// Take a variable away (can be given more than once).
+    #[arg(long = "no-var", value_name = "NAME")]
+    pub(crate) no_variables: Vec<String>,
+    /// Let this agent serve it from now on: another host, or the same one that was enrolled again. Nothing is known then of what is
+    /// there, and no deployment may have to do with the target now.
+    #[arg(long)]
+    pub(crate) agent: Option<String>,
 }
 
 #[derive(Args, Debug)]
@@ -245,8 +293,8 @@ pub(crate) struct NewToken {
     /// How many hosts may use it.
     #[arg(long, default_value_t = 1)]
     pub(crate) uses: u32,
-    /// For how long it is good, in seconds.
-    #[arg(long, default_value_t = stella_api_types::agent::EXPIRES_IN_SECONDS_DEFAULT, value_name = "SECONDS")]
+    /// For how long it is good: 2h, 7d.
+    #[arg(long, default_value_t = stella_api_types::agent::EXPIRES_IN_SECONDS_DEFAULT, value_name = "TIME", value_parser = crate::when::seconds)]
     pub(crate) expires_in: u64,
     /// A label for the agents, as KEY=VALUE.
     #[arg(long = "label", value_parser = pair, value_name = "KEY=VALUE")]

@@ -4,20 +4,23 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::pair;
+use super::{Window, pair};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Release {
-    /// Create a release; archives that the control plane does not have are uploaded.
+    /// Create a release; archives that the control plane does not have are uploaded. If it is there already and is the same, say so
+    /// and succeed.
     Create(Box<NewRelease>),
-    /// List releases.
+    /// List releases, the newest first.
     List {
         /// Only those of this application.
-        #[arg(long, value_name = "APPLICATION")]
+        #[arg(long, visible_alias = "app", value_name = "APPLICATION")]
         application: Option<String>,
         /// Only those in this channel.
         #[arg(long)]
         channel: Option<String>,
+        #[command(flatten)]
+        window: Window,
     },
     /// Show a release.
     Show {

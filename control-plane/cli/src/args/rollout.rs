@@ -4,7 +4,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use stella_api_types::amount::Amount;
 
 use super::pace::Pace;
-use super::pair;
+use super::{Window, pair};
 
 #[derive(Args, Debug)]
 pub(crate) struct Deploy {
@@ -29,8 +29,8 @@ pub(crate) struct Deploy {
     /// What to do when more targets fail than are tolerated.
     #[arg(long, value_enum, default_value_t = OnFailure::Rollback)]
     pub(crate) on_failure: OnFailure,
-    /// How long it may take in all, in seconds.
-    #[arg(long, value_name = "SECONDS")]
+    /// How long it may take in all; an hour if not given.
+    #[arg(long, value_name = "TIME", value_parser = crate::when::seconds)]
     pub(crate) timeout: Option<u64>,
     /// Only show what would be done, or why it would be refused; exit with 0 or 3.
     #[arg(long, conflicts_with_all = ["wait", "idempotency_key"])]
@@ -71,14 +71,34 @@ pub(crate) enum OnFailure {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Deployment {
-    /// List deployments.
+    /// List deployments, the newest first.
+    #[command(
+        after_help = "Examples:\n  stella deployment list --env production --status failed --since 7d\n  stella deployment list --app web --limit 5"
+    )]
     List {
         /// Only those to this environment.
         #[arg(long = "env")]
         environment: Option<String>,
+        /// Only those of this application.
+        #[arg(long = "app", value_name = "APPLICATION")]
+        application: Option<String>,
         /// Only those with this status.
         #[arg(long)]
         status: Option<String>,
+        #[command(flatten)]
+        window: Window,
+    },
+    /// Print what the tasks of a deployment have printed, target by target.
+    #[command(after_help = "Example:\n  stella deployment logs DEPLOYMENT --target web-1 --step health")]
+    Logs {
+        /// Its id.
+        deployment: String,
+        /// Only that of this target (can be given more than once).
+        #[arg(long = "target")]
+        targets: Vec<String>,
+        /// Only that of this step (can be given more than once).
+        #[arg(long = "step")]
+        steps: Vec<String>,
     },
     /// Show a deployment and its targets.
     Show {
@@ -173,14 +193,20 @@ pub(crate) enum Deployment {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Promotion {
-    /// List promotions.
+    /// List promotions, the newest first.
+    #[command(
+        after_help = "Examples:\n  stella promotion list --status waiting\n  stella promotion list --env production --since 7d"
+    )]
     List {
         /// Only those to this environment.
         #[arg(long = "env")]
         environment: Option<String>,
-        /// Only those with this status: pending, approved, started, rejected, withdrawn, expired or invalidated.
+        /// Only those with this status: waiting (for anything), pending (for approvals), approved, started, rejected, withdrawn,
+        /// expired or invalidated.
         #[arg(long)]
         status: Option<String>,
+        #[command(flatten)]
+        window: Window,
     },
     /// Show a promotion, who decided on it, and what it would do.
     Show {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Subcommand, ValueEnum};
 
-use super::pair;
+use super::{Window, pair};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Workflow {
@@ -53,7 +53,7 @@ pub(crate) enum Workflow {
         #[arg(long, short)]
         wait: bool,
     },
-    /// List runs.
+    /// List runs, the newest first.
     Runs {
         /// Only those of this workflow.
         #[arg(long)]
@@ -61,6 +61,8 @@ pub(crate) enum Workflow {
         /// Only those with this status: running, failing, compensating, cancelling, succeeded, failed or cancelled.
         #[arg(long)]
         status: Option<String>,
+        #[command(flatten)]
+        window: Window,
     },
     /// Show a run and its steps.
     Status {

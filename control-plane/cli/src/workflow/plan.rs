@@ -3,7 +3,7 @@
 use stella_api_types::deployment::DeploymentPlan;
 use stella_api_types::workflow::{PlannedStep, RunPlan};
 
-use crate::{pace, print, promotion};
+use crate::{pace, print, promotion, when};
 
 pub(super) fn text(plan: &RunPlan) -> String {
     let head = format!("{} version {}, as things are now:", plan.workflow, plan.version);
@@ -17,8 +17,11 @@ fn step(step: &PlannedStep) -> String {
     let makes_up = step.compensates.as_ref().map(|other| format!(" ↩ {other}")).unwrap_or_default();
     let mut lines = vec![format!("○ {} ({}){needs}{makes_up}", step.id, step.kind)];
     if let Some(problem) = &step.problem {
-        let when =
-            if step.needs.is_empty() && step.compensates.is_none() { "would be refused" } else { "not now" };
+        let when = match step.kind.as_str() {
+            "http" => "would fail",
+            _ if step.needs.is_empty() && step.compensates.is_none() => "would be refused",
+            _ => "not now",
+        };
         lines.push(format!("{when}: {problem}"));
     }
     if let Some(plan) = &step.plan {
@@ -42,11 +45,11 @@ fn on_targets(plan: &DeploymentPlan, is_job: bool) -> String {
         None => format!("\ngate {} ({}) would be asked", it.gate, it.kind),
     });
     format!(
-        "{what} {}: {} targets, {}, in {} s at most{approvals}{}",
+        "{what} {}: {}, {}, in {} at most{approvals}{}",
         plan.environment.name,
-        plan.targets.len(),
+        print::count(plan.targets.len() as u64, "target"),
         pace::described(&plan.strategy, Some(plan.targets.len())),
-        plan.timeout_seconds,
+        when::length(plan.timeout_seconds),
         gates.collect::<String>(),
     )
 }

@@ -104,7 +104,7 @@ impl TenantState {
             return Err(misplaced(fact));
         };
         vacant(!self.agents.contains_key(id), AgentId::KIND, id, fact)?;
-        vacant(!self.index.agents.contains_key(name), AgentId::KIND, name, fact)?;
+        vacant(self.is_free_for_agent(name), AgentId::KIND, name, fact)?;
         let paper = self
             .enrolment_tokens
             .get_mut(token)

@@ -12,6 +12,7 @@ use super::{Applied, ensure, misplaced, missing, vacant};
 use crate::environment::Environment;
 use crate::event::Fact;
 use crate::hold::Standing;
+use crate::name::Name;
 use crate::release::Release;
 use crate::target::Target;
 use crate::tenant::TenantState;
@@ -49,6 +50,7 @@ impl TenantState {
             }
             Fact::TargetCreated { .. } => self.target_created(at, fact),
             Fact::TargetRemoved { id } => self.target_removed(*id, fact),
+            Fact::TargetUpdated { .. } => self.target_updated(fact),
             Fact::ArtifactStored { digest, size_bytes } => {
                 vacant(!self.artifacts.contains_key(digest), "artifact", digest, fact)?;
                 self.artifacts.insert(*digest, *size_bytes);
@@ -102,15 +104,7 @@ impl TenantState {
         let names = self.index.targets.entry(*environment).or_default();
         vacant(!names.contains_key(name), TargetId::KIND, name, fact)?;
         names.insert(name.clone(), *id);
-        let slots = self.index.slots.entry(*agent).or_default();
-        let key = slot.as_ref().map_or_else(String::new, ToString::to_string);
-        let free = if slot.is_none() {
-            slots.is_empty()
-        } else {
-            !slots.contains_key("") && !slots.contains_key(&key)
-        };
-        vacant(free, "target in slot", &key, fact)?;
-        slots.insert(key, *id);
+        self.take_slot(*id, *agent, slot.as_ref(), fact)?;
         let target = Target {
             id: *id,
             environment: *environment,
@@ -144,13 +138,53 @@ impl TenantState {
                 self.index.targets.remove(&target.environment);
             }
         }
-        if let Some(slots) = self.index.slots.get_mut(&target.agent) {
-            slots.remove(target.slot.as_ref().map_or("", |slot| slot.as_str()));
-            if slots.is_empty() {
-                self.index.slots.remove(&target.agent);
-            }
-        }
+        let (agent, slot) = (target.agent, target.slot.clone());
+        self.leave_slot(agent, slot.as_ref());
         self.targets.remove(&id);
         Ok(())
+    }
+
+    fn target_updated(&mut self, fact: &Fact) -> Applied {
+        let Fact::TargetUpdated { id, labels, variables, agent } = fact else { return Err(misplaced(fact)) };
+        let target = self.target_mut(*id, fact)?;
+        if let Some(labels) = labels {
+            target.labels.clone_from(labels);
+        }
+        if let Some(variables) = variables {
+            target.variables.clone_from(variables);
+        }
+        let Some(agent) = *agent else { return Ok(()) };
+        ensure(target.active.is_none() && target.blocked_by.is_none(), *id, "being worked on", fact)?;
+        let (before, slot) = (std::mem::replace(&mut target.agent, agent), target.slot.clone());
+        // It is another host, or one that was made anew: nobody knows what is there. The generation goes on, so that whatever the
+        // agents remember of the target is older than what comes.
+        (target.current, target.last, target.visited) = (None, None, None);
+        (target.live, target.idle, target.is_torn) = (None, None, false);
+        if !self.agents.contains_key(&agent) {
+            return Err(missing(AgentId::KIND, agent, fact));
+        }
+        self.leave_slot(before, slot.as_ref());
+        self.take_slot(*id, agent, slot.as_ref(), fact)
+    }
+
+    fn take_slot(&mut self, id: TargetId, agent: AgentId, slot: Option<&Name>, fact: &Fact) -> Applied {
+        let slots = self.index.slots.entry(agent).or_default();
+        let key = slot.map_or_else(String::new, ToString::to_string);
+        let free = if slot.is_none() {
+            slots.is_empty()
+        } else {
+            !slots.contains_key("") && !slots.contains_key(&key)
+        };
+        vacant(free, "target in slot", &key, fact)?;
+        slots.insert(key, id);
+        Ok(())
+    }
+
+    fn leave_slot(&mut self, agent: AgentId, slot: Option<&Name>) {
+        let Some(slots) = self.index.slots.get_mut(&agent) else { return };
+        slots.remove(slot.map_or("", Name::as_str));
+        if slots.is_empty() {
+            self.index.slots.remove(&agent);
+        }
     }
 }

@@ -85,6 +85,19 @@ pub struct NewTarget {
     pub variables: BTreeMap<String, String>,
 }
 
+/// What is to be otherwise about a target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TargetChange {
+    /// Which target.
+    pub id: TargetId,
+    /// Labels to set, or to take away.
+    pub labels: BTreeMap<String, Option<String>>,
+    /// Variables to set, or to take away. Deployments that are under way keep those that they began with.
+    pub variables: BTreeMap<String, Option<String>>,
+    /// The agent that serves it from now on: refused while a deployment has to do with the target.
+    pub agent: Option<AgentId>,
+}
+
 /// A new enrolment token.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NewEnrolmentToken {

@@ -76,8 +76,18 @@ pub(super) fn enrol(
     if tx.tenant.agents.contains_key(&agent) {
         return Err(Rejection::exists(AgentId::KIND, agent));
     }
-    let wanted = paper.agent_name.clone().or_else(|| Name::sanitized(hostname));
-    let name = free_name(tx, wanted.as_ref().map_or("agent", |name| name.as_str()), agent)?;
+    let name = match &paper.agent_name {
+        Some(name) if tx.tenant.is_free_for_agent(name) => name.clone(),
+        Some(name) => {
+            return refused(&format!(
+                "agent {name} is enrolled already; revoke it if this host takes its place, or create a token with another name"
+            ));
+        }
+        None => {
+            let wanted = Name::sanitized(hostname);
+            free_name(tx, wanted.as_ref().map_or("agent", |name| name.as_str()), agent)?
+        }
+    };
     let hostname = hostname.to_owned();
     let profile_untold = !takes_profile;
     tx.emit(Fact::AgentEnrolled { agent, name, token, key_fingerprint, hostname, profile_untold })?;
@@ -94,7 +104,7 @@ fn free_name(tx: &Transaction<'_>, wanted: &str, agent: AgentId) -> Result<Name,
         let kept = &wanted[..wanted.len().min(63 - suffix.len())];
         let name: Option<Name> = format!("{kept}{suffix}").parse().ok();
         if let Some(name) = name
-            && !tx.tenant.index.agents.contains_key(&name)
+            && tx.tenant.is_free_for_agent(&name)
         {
             return Ok(name);
         }

@@ -340,6 +340,9 @@ fn concerned(tenant: &TenantState, fact: &Fact) -> Vec<Concern> {
         | Fact::EnvironmentGateRemoved { id, .. }
         | Fact::EnvironmentChannelsSet { id, .. } => vec![*id],
         Fact::TargetCreated { environment, .. } => vec![*environment],
+        Fact::TargetUpdated { id, .. } => {
+            tenant.targets.get(id).map(|target| target.environment).into_iter().collect()
+        }
         Fact::ApprovalGranted { id, .. }
         | Fact::PromotionHeld { id, until: None }
         | Fact::GateEvaluated { promotion: id, outcome: Says::Passed, .. }

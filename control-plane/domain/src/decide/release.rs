@@ -48,7 +48,7 @@ pub(super) fn create(tx: &mut Transaction<'_>, new: &NewRelease) -> Result<Outco
     }
     let versions = tx.tenant.index.releases.get(&new.application);
     if versions.is_some_and(|versions| versions.contains_key(&new.version)) {
-        return Err(Rejection::exists(ReleaseId::KIND, format!("{} {}", new.application, new.version)));
+        return Err(Rejection::exists(ReleaseId::KIND, format!("{}:{}", new.application, new.version)));
     }
     fields::labels(&new.labels)?;
     new.provenance.iter().try_for_each(provenance::makes_sense)?;

@@ -74,6 +74,9 @@ fn concerned(tenant: &TenantState, fact: &Fact) -> Vec<EnvironmentId> {
         | Fact::AgentRevoked { agent, .. } => served_by(tenant, *agent).filter(ruled).collect(),
         Fact::EnvironmentSilenceSet { id, .. } => vec![*id],
         Fact::TargetCreated { environment, .. } => vec![*environment],
+        Fact::TargetUpdated { id, agent: Some(_), .. } => {
+            tenant.targets.get(id).map(|target| target.environment).into_iter().filter(ruled).collect()
+        }
         Fact::TargetRemoved { .. } => tenant.environments.keys().filter(|id| ruled(id)).copied().collect(),
         _ => Vec::new(),
     }

@@ -16,6 +16,7 @@ impl Fact {
             Self::EnvironmentCreated { .. } => "environment_created",
             Self::TargetCreated { .. } => "target_created",
             Self::TargetRemoved { .. } => "target_removed",
+            Self::TargetUpdated { .. } => "target_updated",
             Self::EnrolmentTokenCreated { .. } => "enrolment_token_created",
             Self::AgentEnrolled { .. } => "agent_enrolled",
             Self::AgentConnected { .. } => "agent_connected",

@@ -91,18 +91,25 @@ fn deployments(tenant: &TenantState) {
 }
 
 fn names(tenant: &TenantState) {
-    let agents: BTreeMap<_, _> = tenant.agents.values().map(|agent| (agent.name.clone(), agent.id)).collect();
-    assert_eq!(agents.len(), tenant.agents.len(), "INV-5: agents' names are unique");
-    assert_eq!(
-        agents,
-        tenant.index.agents.iter().map(|(name, id)| (name.clone(), *id)).collect(),
-        "INV-5: agents"
-    );
+    let mut believed = BTreeMap::new();
+    for agent in tenant.agents.values() {
+        assert!(tenant.index.agents.contains_key(&agent.name), "INV-5: agents");
+        if agent.revoked.is_none() {
+            let other = believed.insert(agent.name.clone(), agent.id);
+            assert_eq!(other, None, "INV-5: names of agents that are not revoked are unique");
+            assert_eq!(tenant.index.agents[&agent.name], agent.id, "INV-5: agents");
+        }
+    }
+    for (name, id) in &tenant.index.agents {
+        assert_eq!(tenant.agents[id].name, *name, "INV-5: agents");
+    }
     let indexed: usize = tenant.index.targets.values().map(imbl::OrdMap::len).sum();
     assert_eq!(indexed, tenant.targets.len(), "INV-5: targets");
     let slots: usize = tenant.index.slots.values().map(imbl::OrdMap::len).sum();
     assert_eq!(slots, tenant.targets.len(), "INV-5: slots");
     for target in tenant.targets.values() {
+        let slot = target.slot.as_ref().map_or("", |slot| slot.as_str());
+        assert_eq!(tenant.index.slots[&target.agent][slot], target.id, "INV-5: slots");
         assert_eq!(tenant.index.targets[&target.environment][&target.name], target.id, "INV-5: targets");
     }
 }

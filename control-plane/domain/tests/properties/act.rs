@@ -82,6 +82,8 @@ pub(crate) enum Act {
     Archive(usize),
     Revoke(u128),
     RemoveTarget(u128),
+    /// A target is served by another agent from now on.
+    MoveTarget(u128, u128),
     Wait(u64),
     Connect(u128),
     Disconnect(u128),
@@ -164,6 +166,7 @@ pub(crate) fn act() -> impl Strategy<Value = Act> {
         2 => prop_oneof![20 => Just(None), 1 => who.clone().prop_map(Some)]
             .prop_map(|who| who.map_or(Act::Wait(1), Act::Revoke)),
         1 => (1..=TARGETS * 8).prop_map(Act::RemoveTarget),
+        1 => (1..=TARGETS, 1..=AGENTS).prop_map(|(target, agent)| Act::MoveTarget(target, agent)),
         3 => prop_oneof![4 => Just(5_u64), 4 => Just(31_000), 3 => Just(61_000), 1 => Just(3_600_000), 1 => Just(90_000_000)].prop_map(Act::Wait),
         14 => who.clone().prop_map(Act::Connect),
         3 => who.clone().prop_map(Act::Disconnect),

@@ -22,7 +22,7 @@ use stella_domain::agent::Connectivity;
 use stella_domain::amount::Amount;
 use stella_domain::archive::{self, Rule};
 use stella_domain::command::{
-    Answer, Command, NewRun, NewTarget, Report, Request, SystemCommand, TenantCommand,
+    Answer, Command, NewRun, NewTarget, Report, Request, SystemCommand, TargetChange, TenantCommand,
 };
 use stella_domain::deployment::OnFailure;
 use stella_domain::environment::SilenceRule;
@@ -530,6 +530,11 @@ impl Walk {
             }
             Act::RemoveTarget(n) => {
                 self.tenant(TenantCommand::RemoveTarget { id: target(n) });
+            }
+            Act::MoveTarget(n, to) => {
+                let (labels, variables) = (BTreeMap::new(), BTreeMap::new());
+                let change = TargetChange { id: target(n), labels, variables, agent: Some(agent(to)) };
+                self.tenant(TenantCommand::UpdateTarget(Box::new(change)));
             }
             Act::Wait(milliseconds) => self.wait(milliseconds),
             Act::Connect(n) => self.connect(n, false),

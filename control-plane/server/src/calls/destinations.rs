@@ -39,7 +39,7 @@ impl Destinations {
 
     /// The address, if it is one that may be called. Both sides are compared as they would be dialled: without `..`, and with
     /// a port.
-    pub(super) fn allow(&self, text: &str) -> Result<Url, String> {
+    pub(crate) fn allow(&self, text: &str) -> Result<Url, String> {
         let url = Url::parse(text).map_err(|error| format!("{text:?} is no URL: {error}"))?;
         if !url.username().is_empty() || url.password().is_some() {
             return Err("the URL holds credentials".to_owned());

@@ -1,0 +1,209 @@
+//! What happened, and what happens.
+
+use std::collections::VecDeque;
+
+use serde_json::Value;
+use stella_api_types::event::{Event, JournalHead};
+use stella_api_types::paths;
+
+use crate::args::{Events, Output};
+use crate::client::Error;
+use crate::task::{by, lines};
+use crate::{Context, print, when};
+
+/// How many events a person is shown unless more are asked for.
+const SHOWN: usize = 50;
+/// How many events are read at a time on the way back.
+const STRIDE: u64 = 500;
+/// Fields that say nothing to a person: what holds the journal together, and ids whose names are told.
+const PLUMBING: [&str; 10] =
+    ["session", "digest", "position", "generation", "plan", "policy", "inputs", "number", "key", "task"];
+/// Numbers from here on are times, in milliseconds since 1970.
+const TIMES_FROM: u64 = 1_000_000_000_000;
+
+pub(crate) async fn events(context: &Context, command: Events) -> Result<(), Error> {
+    let path = match command.system {
+        true => paths::SYSTEM_EVENTS.to_owned(),
+        false => context.path(paths::EVENTS, &[])?,
+    };
+    let (found, next) = gathered(context, &path, &command).await?;
+    match (context.output, command.follow) {
+        (Output::Json, false) => print::json(&found)?,
+        // A feed is a line for each.
+        (Output::Json, true) => found.iter().for_each(|event| print::json_line(&compact(event))),
+        (Output::Text, false) => {
+            let head = ["POSITION", "AT", "BY", "EVENT", "WHAT"];
+            print::list(context.output, &found, &head, |event| row(event).into())?;
+        }
+        (Output::Text, true) => found.iter().for_each(|event| print::line(&aligned(event))),
+    }
+    if !command.follow {
+        return Ok(());
+    }
+    let query = [("after", next.to_string())];
+    lines(context, &path, &query, "text/event-stream", |line| {
+        let Some(data) = line.strip_prefix(b"data:") else { return Ok(()) };
+        let Ok(event) = serde_json::from_slice::<Event>(data) else { return Ok(()) };
+        if is_wanted(&command, &event) {
+            match context.output {
+                Output::Json => print::json_line(String::from_utf8_lossy(data).trim()),
+                Output::Text => print::line(&aligned(&event)),
+            }
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// The events that are there and wanted, and the position behind them.
+async fn gathered(context: &Context, path: &str, command: &Events) -> Result<(Vec<Event>, u64), Error> {
+    let window = &command.window;
+    let is_bounded = window.limit.is_some() || window.since.is_some();
+    let from = match (command.after, context.output) {
+        (Some(after), _) => Some(after),
+        (None, Output::Json) if !is_bounded => Some(0),
+        (None, _) => None,
+    };
+    // What is followed from a position on comes with the feed.
+    if let Some(from) = from.filter(|_| command.follow) {
+        return Ok((Vec::new(), from));
+    }
+    if let Some(from) = from {
+        let all: Vec<Event> = context.client.list(path, &[("after", &from.to_string())]).await?;
+        return Ok((all.into_iter().filter(|it| is_wanted(command, it)).collect(), 0));
+    }
+    back(context, path, command).await
+}
+
+/// From the end of the journal back, as far as is wanted.
+async fn back(context: &Context, path: &str, command: &Events) -> Result<(Vec<Event>, u64), Error> {
+    let window = &command.window;
+    let journal = match command.system {
+        true => paths::SYSTEM_JOURNAL.to_owned(),
+        false => context.path(paths::JOURNAL, &[])?,
+    };
+    let head: JournalHead = context.client.get(&journal).await?;
+    let limit = match window.limit {
+        Some(limit) => limit,
+        None if window.all || window.since.is_some() => usize::MAX,
+        None => SHOWN,
+    };
+    let (mut found, mut end) = (VecDeque::new(), head.position);
+    while end > 0 && found.len() < limit {
+        let start = end.saturating_sub(STRIDE);
+        let page: Vec<Event> = context.client.between(path, start, end - start).await?;
+        for event in page.into_iter().rev() {
+            if window.since.as_ref().is_some_and(|since| event.at < *since) || found.len() == limit {
+                return Ok((found.into(), head.position));
+            }
+            if is_wanted(command, &event) {
+                found.push_front(event);
+            }
+        }
+        end = start;
+    }
+    Ok((found.into(), head.position))
+}
+
+fn is_wanted(command: &Events, event: &Event) -> bool {
+    let is_about = |wanted: &String| {
+        event.about.values().any(|name| name == wanted)
+            || event.data.values().any(|value| value.as_str() == Some(wanted))
+    };
+    (command.kinds.is_empty() || command.kinds.contains(&event.kind))
+        && command.about.as_ref().is_none_or(is_about)
+}
+
+fn row(event: &Event) -> [String; 5] {
+    [event.position.to_string(), when::moment(&event.at), by(&event.actor), event.kind.clone(), what(event)]
+}
+
+/// A line of a feed: columns as wide as they mostly are.
+fn aligned(event: &Event) -> String {
+    let [position, at, by, kind, what] = row(event);
+    print::one_line(format!("{position:<8}  {at}  {by:<12}  {kind:<24}  {what}").trim_end())
+}
+
+fn compact(event: &Event) -> String {
+    serde_json::to_string(event).unwrap_or_default()
+}
+
+/// What an event is about, by names, and its plain values.
+fn what(event: &Event) -> String {
+    let names = ["release", "environment", "target", "step", "deployment", "agent"];
+    let about = names.iter().filter_map(|name| event.about.get_key_value(*name));
+    let mut parts: Vec<String> = about.map(|(name, value)| format!("{name}={value}")).collect();
+    let is_told = |key: &str| event.about.contains_key(key) || PLUMBING.contains(&key);
+    for (key, value) in event.data.iter().filter(|(key, _)| !is_told(key)) {
+        parts.extend(plain(value).map(|value| format!("{key}={value}")));
+    }
+    parts.join(" ")
+}
+
+/// A value on one line; nothing for what has parts.
+fn plain(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) if text.is_empty() || text.contains(char::is_whitespace) => {
+            Some(format!("{text:?}"))
+        }
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(match number.as_u64().filter(|number| *number >= TIMES_FROM) {
+            Some(time) => when::shown(time).replace(' ', "_"),
+            None => number.to_string(),
+        }),
+        Value::Bool(flag) => Some(flag.to_string()),
+        Value::Object(parts) => match parts.get("type") {
+            // What has a name and nothing else is plain too.
+            Some(Value::String(name)) => Some(name.clone()),
+            _ => None,
+        },
+        Value::Null | Value::Array(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn event() -> Event {
+        serde_json::from_value(json!({
+            "position": 168, "type": "task_finished", "at": "2026-11-26T15:48:54.492Z",
+            "actor": {"type": "agent", "id": "0199"},
+            "about": {"target": "web-1", "step": "health", "release": "web:1.4.0"},
+            "data": {
+                "key": {"task": "0199", "attempt": 1}, "position": 4, "finished_at": 1_795_709_124_640_u64,
+                "target": "0188", "outcome": "succeeded", "reason": "it works again",
+            },
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_line_says_names_and_times_and_leaves_the_plumbing_out() {
+        assert_eq!(
+            what(&event()),
+            "release=web:1.4.0 target=web-1 step=health finished_at=2026-11-26_18:05:24_UTC outcome=succeeded \
+             reason=\"it works again\""
+        );
+    }
+
+    #[test]
+    fn events_are_chosen_by_type_and_by_what_they_are_about() {
+        let wanted = |kinds: &[&str], about: Option<&str>| {
+            let command = Events {
+                after: None,
+                window: crate::args::Window::default(),
+                kinds: kinds.iter().map(ToString::to_string).collect(),
+                about: about.map(str::to_owned),
+                follow: false,
+                system: false,
+            };
+            is_wanted(&command, &event())
+        };
+        assert!(wanted(&[], None) && wanted(&["x", "task_finished"], None) && wanted(&[], Some("web-1")));
+        assert!(wanted(&[], Some("0188")), "by id as well");
+        assert!(!wanted(&["x"], None) && !wanted(&[], Some("web-2")));
+    }
+}

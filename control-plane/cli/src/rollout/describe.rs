@@ -1,0 +1,122 @@
+//! A deployment for people.
+
+use stella_api_types::deployment::{
+    Deployment, DeploymentDetail, DeploymentTarget, OnFailure, RollbackOf, TargetWayBack,
+};
+use stella_api_types::promotion::Promotion;
+
+use super::{in_colour, started_by};
+use crate::{hold, pace, print, watch, when};
+
+/// What it is and how, its times, who let it through, and each target's part.
+pub(super) fn deployment(detail: &DeploymentDetail, promotion: Option<&Promotion>) -> String {
+    let deployment = &detail.deployment;
+    let mut text = vec![headline(deployment), how(deployment), times(deployment)];
+    text.extend(promotion.into_iter().flat_map(permitted));
+    if let Some(RollbackOf { id, reason }) = &deployment.rollback_of {
+        let why = if reason == "manual" { "" } else { ", which failed" };
+        text.push(format!("takes back {id}{why}"));
+    }
+    if let Some(waived) = deployment.way_back.as_ref().and_then(|it| it.waived.as_ref()) {
+        text.push(format!("the proof of the way back was waived{}", hold::because(Some(waived))));
+    }
+    text.extend(detail.rollbacks.iter().map(|id| format!("taken back by {id}")));
+    text.extend(
+        deployment
+            .keeps_until
+            .iter()
+            .map(|until| format!("the old colour is kept until {}", when::moment(until))),
+    );
+    text.push(String::new());
+    let head = ["TARGET", "PROGRESS", "SINCE", "STEP", "RELEASE", "BEFORE", "WAY BACK", "REASON"];
+    text.push(print::table(&head, detail.targets.iter().map(row).collect()));
+    let failed = detail.targets.iter().filter(|it| it.progress == "failed");
+    let logs: Vec<String> = failed
+        .filter_map(|it| Some(format!("{}: stella task logs {}", it.target.name, it.task.as_ref()?)))
+        .collect();
+    if !logs.is_empty() {
+        text.push(format!("\nwhat the failed tasks printed:\n  {}", logs.join("\n  ")));
+    }
+    text.join("\n")
+}
+
+fn headline(deployment: &Deployment) -> String {
+    let reason = print::because(deployment.reason.as_deref());
+    let resumes = deployment.resumes_at.as_deref().map(when::moment);
+    let resumes = resumes.map(|at| format!(", goes on at {at}")).unwrap_or_default();
+    let paused = deployment.paused.as_ref();
+    let paused = paused.map(|it| format!(", paused{}{resumes}", hold::because(Some(it)))).unwrap_or_default();
+    let stage = deployment.stage.as_ref().filter(|_| !deployment.is_final);
+    let stage = stage.map(|stage| format!(" ({stage})")).unwrap_or_default();
+    let by = match started_by(deployment).as_str() {
+        "-" => String::new(),
+        by => format!(", by {by}"),
+    };
+    format!(
+        "{} {}:{} to {}{by}: {}{stage}{}{reason}{paused}",
+        deployment.id,
+        deployment.release.application,
+        deployment.release.version,
+        deployment.environment.name,
+        deployment.status,
+        watch::exceptions(deployment)
+    )
+}
+
+fn how(deployment: &Deployment) -> String {
+    let targets = usize::try_from(deployment.counts.total).ok();
+    let on_failure = match deployment.on_failure {
+        OnFailure::Rollback => "is rolled back",
+        OnFailure::Stop => "stops where it is",
+        OnFailure::Ask => "waits for a decision",
+    };
+    let tolerated = deployment.tolerate_failures.as_ref();
+    let tolerated = tolerated.map(|it| format!(" of more than {it}")).unwrap_or_default();
+    let pace = pace::described(&deployment.strategy, targets);
+    format!("{pace}; on failure{tolerated} it {on_failure}")
+}
+
+fn times(deployment: &Deployment) -> String {
+    let created = when::moment_and_age(&deployment.created_at);
+    match &deployment.finished_at {
+        Some(at) => {
+            let took = when::took(&deployment.created_at, at).unwrap_or_default();
+            format!("started {created}, ended {} after {took}", when::moment(at))
+        }
+        None => format!("started {created}, must have ended at {}", when::moment(&deployment.deadline)),
+    }
+}
+
+/// Who let it through, and why it came although something spoke against it.
+fn permitted(promotion: &Promotion) -> Vec<String> {
+    let approvals = promotion.approvals.iter().map(|it| {
+        let reason = print::because(Some(it.reason.as_str()).filter(|reason| !reason.is_empty()));
+        format!("approved by {} at {}{reason}", it.by.name, when::moment(&it.at))
+    });
+    let gates = promotion.gates.iter().filter_map(|it| {
+        let hold = it.overridden.as_ref()?;
+        Some(format!("gate {} was overridden{}", it.gate, hold::because(Some(hold))))
+    });
+    let freeze = promotion.override_freeze.iter().map(|why| format!("came in spite of a freeze: {}", print::one_line(why)));
+    approvals.chain(gates).chain(freeze).collect()
+}
+
+fn row(target: &DeploymentTarget) -> Vec<String> {
+    let step =
+        target.step.as_ref().map_or_else(|| "-".into(), |it| format!("{} {}/{}", it.name, it.number, it.of));
+    vec![
+        in_colour(&target.target.name, target.colour.as_deref()),
+        target.progress.clone(),
+        target.at.as_deref().map_or_else(|| "-".into(), when::ago),
+        step,
+        target.release.version.clone(),
+        target.previous.as_ref().map_or_else(|| "-".into(), |previous| previous.version.clone()),
+        target.way_back.as_ref().map_or_else(|| "-".into(), |it| it.state.clone()),
+        target.reason.clone().or_else(|| doubt(target.way_back.as_ref())).unwrap_or_default(),
+    ]
+}
+
+/// Why a target could not go back, or why nobody can say.
+fn doubt(way_back: Option<&TargetWayBack>) -> Option<String> {
+    way_back?.reason.as_ref().map(|reason| format!("way back: {reason}"))
+}
