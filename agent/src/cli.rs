@@ -274,7 +274,7 @@ fn check_config(arguments: RunArgs) -> Outcome {
     let (file, settings) = arguments.into_settings();
     let loaded = Loaded::load(file.as_deref(), &settings, origin)?;
     loaded.config.traces.check()?;
-    writeln!(io::stdout(), "the configuration is good")?;
+    writeln!(io::stdout(), "the configuration is good: {}", loaded.files_told())?;
     Ok(())
 }
 

@@ -308,6 +308,12 @@ impl Loaded {
         Ok(Self { config: Config::judge(settings.clone())?, settings, layers })
     }
 
+    /// Which files were read, for people.
+    #[must_use]
+    pub fn files_told(&self) -> String {
+        self.layers.files_told()
+    }
+
     /// All keys with their values.
     #[must_use]
     pub fn effective(&self) -> Vec<Shown> {

@@ -104,7 +104,8 @@ fn policy(config: &Config, findings: &mut Findings) {
 fn service(config: Option<&Config>, unit: Option<&Unit>, findings: &mut Findings) {
     const CHECK: &str = "profile";
     let Some(unit) = unit else {
-        return findings.ok("service", "systemd does not run this host: what starts the agent is not known");
+        return findings
+            .unknown("service", "systemd does not run this host: what starts the agent is not known");
     };
     unit.tell(findings);
     if !unit.is_loaded() {

@@ -451,7 +451,7 @@ async fn what_has_ended_leaves_memory_and_is_shown_as_before_here_and_on_another
     let task = cluster.api.tasks(TENANT, oldest).await?[0].id.clone();
     {
         let shell = Shell::of(&cluster, "alice", "operator").await?;
-        let listed = shell.ok(&["deployment", "list"])?;
+        let listed = shell.ok(&["deployment", "list", "--all"])?;
         ensure!(shown.iter().all(|it| listed.contains(&it.deployment.id)), "{listed}");
         let one = shell.ok(&["deployment", "show", oldest])?;
         ensure!(one.contains("succeeded"), "{one}");

@@ -94,7 +94,7 @@ async fn a_shell_sees_where_a_canary_holds() -> Result<()> {
     let (code, said) = stella(&[deploy.as_slice(), &["--plan"]].concat())?;
     let wanted = "canary: 10% (1) until 1 s have passed, 60% (2) until 10 min have passed, then the others";
     ensure!(code == Some(0) && said.contains(wanted), "{said}");
-    for (wrong, why) in [("ten", "\"ten\" is no number"), ("10:soon", "\"soon\" is no number")] {
+    for (wrong, why) in [("ten", "\"ten\" is no number"), ("10:soon", "\"soon\" is no length of time")] {
         let (code, said) = stella(&["deploy", "app:1.0.0", ENVIRONMENT, "--canary", wrong])?;
         ensure!(code == Some(2) && said.contains(why), "{said}");
     }

@@ -46,7 +46,9 @@ fn both_programs_read_layers_and_name_what_was_meant() -> Result<()> {
         assert_eq!(of(&shown, "log.file")?["origin"], "default");
 
         let check = ["config", "check", "--config", &config];
-        assert_eq!(run(program, &check, variable)?, (true, "the configuration is good\n".to_owned()));
+        let read = format!("{config}, {}", more.join("10-site.toml").display());
+        let good = format!("the configuration is good: read from {read}\n");
+        assert_eq!(run(program, &check, variable)?, (true, good));
         let site = more.join("20-mistake.toml");
         fs::write(&site, "[log]\nlvl = \"info\"\n")?;
         let (good, text) = run(program, &check, variable)?;

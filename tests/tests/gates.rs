@@ -228,7 +228,7 @@ async fn a_metric_of_a_real_prometheus_decides_and_without_it_nothing_fails() ->
     let gates = promotion(&cluster.api, &waits.id).await?.gates;
     let states: Vec<_> = gates.iter().map(|it| (it.gate.as_str(), it.status.as_str())).collect();
     ensure!(states == [("agents", "passed"), ("many", "overridden")], "{states:?}");
-    let listed = boss.ok(&["events"])?;
+    let listed = boss.ok(&["events", "--type", "gate_overridden"])?;
     ensure!(listed.contains("gate_overridden"), "{TENANT}: {listed}");
     cluster.passed()
 }

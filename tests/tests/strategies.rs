@@ -167,7 +167,7 @@ async fn deployments_to_other_hosts_wait_for_the_budget_that_they_share() -> Res
     let wait_for_go = "echo ran >> ran.txt; until test -e go; do sleep 0.05; done";
     cluster.release(&release("1.0.0", &[], vec![shell("run", wait_for_go)])).await?;
     let (code, said) = cluster.stella(&["env", "budget", ENVIRONMENT, "--at-most", "1"])?;
-    ensure!(code == Some(0) && said.contains("at most 1 targets"), "{said}");
+    ensure!(code == Some(0) && said.contains("at most 1 target of"), "{said}");
     let names = [cluster.agents[0].name(), cluster.agents[1].name()];
     let first = start(&cluster, &["--target", names[0]])?;
     cluster.wait_lines(0, "ran.txt", 1).await?;

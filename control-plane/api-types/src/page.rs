@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// Items in the order of their ids, and where to go on.
+/// Items in the order of their ids, or against it with `first=newest`, and where to go on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Page<T: ToSchema> {
     /// The items.

@@ -190,6 +190,12 @@ impl ApiError {
         Self::new(ErrorCode::NotFound, format!("there is no {kind} {short:?}"))
     }
 
+    /// With more at the end of what it says.
+    pub(crate) fn hinting(mut self, hint: &str) -> Self {
+        self.detail.push_str(hint);
+        self
+    }
+
     pub(crate) fn retry_after(code: ErrorCode, seconds: u64, detail: impl Into<String>) -> Self {
         Self { retry_after_s: Some(seconds), ..Self::new(code, detail) }
     }

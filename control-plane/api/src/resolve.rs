@@ -29,6 +29,13 @@ use stella_protocol::id::{
 
 use crate::error::ApiError;
 
+/// The digits of an id.
+const ID_DIGITS: usize = 32;
+/// How many of them one must write at least.
+const START_DIGITS_MIN: usize = 6;
+/// How many names are told to whoever has written one that is not there.
+const NAMES_TOLD_MAX: usize = 8;
+
 /// The tenant with this id or name.
 pub(crate) fn tenant<'s>(state: &'s State, text: &str) -> Result<&'s Arc<TenantState>, ApiError> {
     by_id::<TenantId, _>(&state.tenants, text)
@@ -52,7 +59,18 @@ pub(crate) fn account<'s>(state: &'s State, text: &str) -> Result<&'s Arc<Accoun
 pub(crate) fn environment<'s>(tenant: &'s TenantState, text: &str) -> Result<&'s Arc<Environment>, ApiError> {
     by_id::<EnvironmentId, _>(&tenant.environments, text)
         .or_else(|| by_name(&tenant.environments, &tenant.index.environments, text))
-        .ok_or_else(|| ApiError::not_found(EnvironmentId::KIND, text))
+        .ok_or_else(|| {
+            ApiError::not_found(EnvironmentId::KIND, text)
+                .hinting(&there_are(tenant.index.environments.keys()))
+        })
+}
+
+/// The names that there are, as the end of a sentence; nothing if there are none.
+fn there_are<'n>(names: impl Iterator<Item = impl std::fmt::Display + 'n>) -> String {
+    let mut names = names.map(|name| name.to_string());
+    let told: Vec<String> = names.by_ref().take(NAMES_TOLD_MAX).collect();
+    let more = if names.next().is_some() { " and others" } else { "" };
+    if told.is_empty() { String::new() } else { format!("; there is {}{more}", told.join(", ")) }
 }
 
 /// The agent with this id or name.
@@ -101,7 +119,19 @@ pub(crate) fn release<'s>(tenant: &'s TenantState, text: &str) -> Result<&'s Arc
             let versions = tenant.index.releases.get(&application.parse::<Name>().ok()?)?;
             tenant.releases.get(versions.get(&version.parse::<Version>().ok()?)?)
         })
-        .ok_or_else(|| ApiError::not_found(ReleaseId::KIND, text))
+        .ok_or_else(|| ApiError::not_found(ReleaseId::KIND, text).hinting(&releases_like(tenant, text)))
+}
+
+/// What somebody may have meant who has written a release that is not there: its newest versions, or the applications that there are.
+fn releases_like(tenant: &TenantState, text: &str) -> String {
+    let (application, version) = text.split_once(':').map_or((text, None), |(name, it)| (name, Some(it)));
+    let versions = application.parse::<Name>().ok().and_then(|name| tenant.index.releases.get(&name));
+    let Some(versions) = versions else { return there_are(tenant.index.releases.keys()) };
+    let newest = there_are(versions.keys().rev());
+    match version {
+        Some(_) => newest,
+        None => format!("; write {application}:VERSION, or the application with a channel{newest}"),
+    }
 }
 
 /// The key with this fingerprint or name. There are too few for an index.
@@ -113,14 +143,12 @@ pub(crate) fn release_key<'s>(tenant: &'s TenantState, text: &str) -> Result<&'s
 
 /// The deployment with this id.
 pub(crate) fn deployment<'s>(tenant: &'s TenantState, text: &str) -> Result<&'s Arc<Deployment>, ApiError> {
-    by_id::<DeploymentId, _>(&tenant.deployments, text)
-        .ok_or_else(|| ApiError::not_found(DeploymentId::KIND, text))
+    by_id_or_its_start(DeploymentId::KIND, &tenant.deployments, text)
 }
 
 /// The promotion with this id.
 pub(crate) fn promotion<'s>(tenant: &'s TenantState, text: &str) -> Result<&'s Arc<Promotion>, ApiError> {
-    by_id::<PromotionId, _>(&tenant.promotions, text)
-        .ok_or_else(|| ApiError::not_found(PromotionId::KIND, text))
+    by_id_or_its_start(PromotionId::KIND, &tenant.promotions, text)
 }
 
 /// The workflow of this name.
@@ -130,12 +158,12 @@ pub(crate) fn workflow<'s>(tenant: &'s TenantState, text: &str) -> Result<&'s Ar
 
 /// The run with this id.
 pub(crate) fn run<'s>(tenant: &'s TenantState, text: &str) -> Result<&'s Arc<Run>, ApiError> {
-    by_id::<RunId, _>(&tenant.runs, text).ok_or_else(|| ApiError::not_found(RunId::KIND, text))
+    by_id_or_its_start(RunId::KIND, &tenant.runs, text)
 }
 
 /// The task with this id.
 pub(crate) fn task<'s>(tenant: &'s TenantState, text: &str) -> Result<&'s Arc<Task>, ApiError> {
-    by_id::<TaskId, _>(&tenant.tasks, text).ok_or_else(|| ApiError::not_found(TaskId::KIND, text))
+    by_id_or_its_start(TaskId::KIND, &tenant.tasks, text)
 }
 
 /// The enrolment token with this id: the public half, never the secret.
@@ -149,6 +177,35 @@ pub(crate) fn enrolment_token<'s>(
 
 fn by_id<'s, I: Ord + FromStr, T>(things: &'s OrdMap<I, Arc<T>>, text: &str) -> Option<&'s Arc<T>> {
     things.get(&text.parse::<I>().ok()?)
+}
+
+/// The thing with this id, or the only one in memory whose id begins so: ids are long, and people see them on a screen.
+fn by_id_or_its_start<'s, I: Ord + FromStr, T>(
+    kind: &'static str,
+    things: &'s OrdMap<I, Arc<T>>,
+    text: &str,
+) -> Result<&'s Arc<T>, ApiError> {
+    if let Some(found) = by_id(things, text) {
+        return Ok(found);
+    }
+    let digits: String = text.chars().filter(|it| *it != '-').collect();
+    let is_start = (START_DIGITS_MIN..ID_DIGITS).contains(&digits.len())
+        && digits.chars().all(|it| it.is_ascii_hexdigit());
+    let bound = |fill: &str| format!("{digits}{}", fill.repeat(ID_DIGITS - digits.len())).parse::<I>().ok();
+    let not_found = || ApiError::not_found(kind, text);
+    if !is_start {
+        return Err(not_found());
+    }
+    let (Some(from), Some(to)) = (bound("0"), bound("f")) else { return Err(not_found()) };
+    let mut found = things.range(from..=to).map(|(_, thing)| thing);
+    let first = found.next().ok_or_else(not_found)?;
+    if found.next().is_some() {
+        return Err(ApiError::invalid(
+            kind,
+            format!("more than one id begins with {text}; write more of it"),
+        ));
+    }
+    Ok(first)
 }
 
 fn by_name<'s, I: Ord, T>(

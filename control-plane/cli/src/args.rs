@@ -59,13 +59,13 @@ const EXAMPLES: &str = "Examples:
   stella deploy web production --channel stable
   stella deploy web:1.4.0 staging --plan
   stella deploy web:1.4.0 staging --batch 1 --wait
-  stella deploy web:1.4.0 production --canary 10:600 --canary 50
+  stella deploy web:1.4.0 production --canary 10:10m --canary 50
   stella simulate scenario.yaml --runs 100
   stella deployment pause DEPLOYMENT --reason 'the latency rises'
   stella rollback DEPLOYMENT --wait
-  stella env path production --after staging --soak 3600
+  stella env path production --after staging --soak 1h
   stella env approvals production --needed 2
-  stella promotion list --status pending
+  stella promotion list --status waiting
   stella promotion approve PROMOTION --reason 'tested by QA'
   stella env freeze production weekend --from 2026-12-18T18:00 --to 2026-12-21T08:00 --repeat weekly --reason 'nobody is there'
   stella env lock production --reason 'inventory'
@@ -77,6 +77,7 @@ const EXAMPLES: &str = "Examples:
   stella release block web:1.4.0 --reason 'loses orders'
   stella workflow apply ship.yaml
   stella workflow run ship --input version=1.4.0 --wait
+  stella deployment logs DEPLOYMENT
   stella task logs TASK --follow
   stella log-level info,stella_fleet=debug
   stella ca update
@@ -86,23 +87,23 @@ const EXAMPLES: &str = "Examples:
 Exit codes: 0 done; 1 the deployment failed; 2 wrong use; 3 refused by the control plane; 4 not reachable.";
 
 /// Flags that every command has.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "For every command")]
 pub(crate) struct Global {
-    /// The control plane's address.
-    #[arg(long, env = "STELLA_URL", global = true)]
+    /// The control plane's address (or STELLA_URL).
+    #[arg(long, global = true, hide_short_help = true)]
     pub(crate) url: Option<String>,
-    /// A file that holds the API token.
-    #[arg(long, env = "STELLA_TOKEN_FILE", global = true, value_name = "FILE")]
+    /// A file that holds the API token (or STELLA_TOKEN_FILE).
+    #[arg(long, global = true, value_name = "FILE", hide_short_help = true)]
     pub(crate) token_file: Option<PathBuf>,
-    /// The CA that signed the control plane's certificate (PEM); the system's if it is not given.
-    #[arg(long, env = "STELLA_CA", global = true, value_name = "FILE")]
+    /// The CA that signed the control plane's certificate (PEM; or STELLA_CA); the system's if it is not given.
+    #[arg(long, global = true, value_name = "FILE", hide_short_help = true)]
     pub(crate) ca: Option<PathBuf>,
-    /// The tenant to work in.
-    #[arg(long, short = 't', env = "STELLA_TENANT", global = true)]
+    /// The tenant to work in (or STELLA_TENANT).
+    #[arg(long, short = 't', global = true, hide_short_help = true)]
     pub(crate) tenant: Option<String>,
     /// How to print results.
-    #[arg(long, short = 'o', global = true, value_enum, default_value_t = Output::Text)]
+    #[arg(long, short = 'o', global = true, hide_short_help = true, value_enum, default_value_t = Output::Text)]
     pub(crate) output: Output,
 }
 

@@ -198,8 +198,10 @@ pub(crate) async fn agent(context: &Context, command: Agent) -> Result<(), Error
                 return Ok(());
             }
             print::result(context.output, &created, |created| {
+                // Not as an argument, which everybody on the host can read.
                 format!(
-                    "On the host, before {}, as root:\n\n  stella-agent enrol --server {} --token {token}\n\nIt is shown only now.",
+                    "{token}\n\nIt is shown only now. On the host, before {}, with it in a file that only root can read:\n\n  \
+                     stella-agent enrol --server {} --token @/root/token",
                     when::moment(&created.details.expires_at),
                     created.agent_address
                 )

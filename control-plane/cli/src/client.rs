@@ -87,10 +87,14 @@ impl Client {
             .connect_timeout(CONNECT_TIMEOUT)
             .https_only(true)
             .user_agent(concat!("stella/", env!("CARGO_PKG_VERSION")));
+        address(url)?;
         if let Some(path) = ca {
             let pem = read(path)?;
             let certificates = reqwest::Certificate::from_pem_bundle(pem.as_bytes())
                 .map_err(|error| usage(format!("{} holds no certificate: {error}", path.display())))?;
+            if certificates.is_empty() {
+                return Err(usage(format!("{} holds no certificate (PEM)", path.display())));
+            }
             builder = builder.tls_certs_only(certificates);
         }
         let http = builder.build().map_err(|error| usage(format!("no HTTPS client can be made: {error}")))?;
@@ -281,8 +285,31 @@ impl Client {
     }
 }
 
+/// Says what is wrong with an address that cannot be one of a control plane.
+fn address(url: &str) -> Result<(), Error> {
+    let problem = match url.split_once("://") {
+        Some(("https", rest)) if !rest.is_empty() => return Ok(()),
+        Some((_, rest)) => format!("{url} cannot be spoken to: write https://{rest}"),
+        None => format!("{url:?} is no address: write https://{url}"),
+    };
+    Err(Error::Usage(problem))
+}
+
 /// Reads a small text file, with an error that names it.
 pub(crate) fn read(path: &Path) -> Result<String, Error> {
     std::fs::read_to_string(path)
         .map_err(|error| Error::Usage(format!("{} cannot be read: {error}", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::address;
+
+    #[test]
+    fn an_address_that_is_none_is_told_with_the_one_that_was_meant() {
+        assert!(address("https://stella.example.com:8443").is_ok());
+        let told = |url: &str| address(url).expect_err("it is none").to_string();
+        assert!(told("http://a:1").contains("write https://a:1"));
+        assert!(told("127.0.0.1:8443").contains("write https://127.0.0.1:8443"));
+    }
 }

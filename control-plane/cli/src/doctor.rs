@@ -57,7 +57,11 @@ async fn look(settings: &Settings, findings: &mut Findings) {
     let client = match settings.client() {
         Ok(client) => client,
         Err(error) => {
-            return findings.fail("token", error.to_string(), "give a token of `stella token create`");
+            return findings.fail(
+                "token",
+                error.to_string(),
+                "have one made by somebody who may (`stella token create`), or use the first one",
+            );
         }
     };
     let Some(health) = reach(&client, findings).await else { return };
@@ -203,7 +207,12 @@ async fn rights(client: &Client, settings: &Settings, findings: &mut Findings) {
         Some(account) => {
             findings.ok(
                 "token",
-                format!("of {} {}, with {} roles", account.kind, account.name, account.roles.len()),
+                format!(
+                    "of {} {}, with {}",
+                    account.kind,
+                    account.name,
+                    print::count(account.roles.len() as u64, "role")
+                ),
             );
         }
     }
@@ -224,6 +233,18 @@ mod tests {
     use stella_doctor::Verdict;
 
     use super::*;
+
+    #[test]
+    fn what_the_doctor_says_itself_is_not_taken_for_a_secret() {
+        let mut findings = Findings::default();
+        let nothing = Settings::bare("https://localhost:1");
+        if std::env::var_os("STELLA_TOKEN").is_none() {
+            let error = nothing.client().err().map(|error| error.to_string()).unwrap_or_default();
+            findings.fail("token", error, "have one made");
+            let text = findings.text();
+            assert!(text.contains("give --token-file FILE") && !text.contains("REDACTED"), "{text}");
+        }
+    }
 
     #[test]
     fn the_date_of_an_answer_is_read() {

@@ -35,6 +35,7 @@ mod window;
 mod workflow;
 
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
@@ -73,6 +74,19 @@ async fn main() -> ExitCode {
     }
 }
 
+/// Prints the manual page, or writes one for each command.
+fn man(folder: Option<&Path>) -> Result<(), Error> {
+    let written = match folder {
+        Some(folder) => std::fs::create_dir_all(folder)
+            .and_then(|()| clap_mangen::generate_to(Cli::command(), folder))
+            .map_err(|error| format!("{}: {error}", folder.display())),
+        None => clap_mangen::Man::new(Cli::command())
+            .render(&mut std::io::stdout())
+            .map_err(|error| error.to_string()),
+    };
+    written.map_err(Error::Usage)
+}
+
 /// Whether it went well: `false` is a deployment that did not succeed.
 async fn run(cli: Cli) -> Result<bool, Error> {
     if let Command::Completion { shell } = &cli.command {
@@ -83,11 +97,7 @@ async fn run(cli: Cli) -> Result<bool, Error> {
         return Ok(true);
     }
     if let Command::Man { folder } = &cli.command {
-        let written = match folder {
-            Some(folder) => clap_mangen::generate_to(Cli::command(), folder),
-            None => clap_mangen::Man::new(Cli::command()).render(&mut std::io::stdout()),
-        };
-        written.map_err(|error| Error::Usage(error.to_string()))?;
+        man(folder.as_deref())?;
         return Ok(true);
     }
     if let Command::Simulate(command) = &cli.command {

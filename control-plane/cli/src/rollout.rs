@@ -53,6 +53,15 @@ pub(crate) async fn deploy(context: &Context, command: Deploy) -> Result<bool, E
         },
     )
     .await;
+    if context.output == Output::Text
+        && let Asked::Started(created) = &asked
+        && created
+            .targets
+            .iter()
+            .all(|it| it.previous.as_ref().is_some_and(|there| there.id == it.release.id))
+    {
+        print::warning("every target has this release already; its steps are run again");
+    }
     follow_up(context, &asked, command.wait).await
 }
 

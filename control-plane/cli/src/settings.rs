@@ -27,6 +27,7 @@ pub(crate) struct Settings {
 
 impl Settings {
     pub(crate) fn load(global: &Global) -> Result<Self, Error> {
+        let global = with_environment(global);
         let file = match path() {
             Some(path) if path.exists() => config::Config::builder()
                 .add_source(config::File::from(path.as_path()))
@@ -36,11 +37,16 @@ impl Settings {
             _ => File::default(),
         };
         Ok(Self {
-            url: global.url.clone().or(file.url).unwrap_or_else(|| "https://localhost:8443".to_owned()),
-            token_file: global.token_file.clone().or(file.token_file),
-            ca: global.ca.clone().or(file.ca),
-            tenant: global.tenant.clone().or(file.tenant),
+            url: global.url.or(file.url).unwrap_or_else(|| "https://localhost:8443".to_owned()),
+            token_file: global.token_file.or(file.token_file),
+            ca: global.ca.or(file.ca),
+            tenant: global.tenant.or(file.tenant),
         })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn bare(url: &str) -> Self {
+        Self { url: url.to_owned(), token_file: None, ca: None, tenant: None }
     }
 
     pub(crate) fn url(&self) -> &str {
@@ -61,7 +67,7 @@ impl Settings {
             (Err(_), Some(path)) => read(path)?,
             (Err(_), None) => {
                 return Err(Error::Usage(
-                    "no API token: give --token-file FILE, or set STELLA_TOKEN_FILE or STELLA_TOKEN; the control plane \
+                    "there is no API token; give --token-file FILE, or set STELLA_TOKEN_FILE or STELLA_TOKEN. The control plane \
                      wrote the first one to admin-token in its state folder"
                         .into(),
                 ));
@@ -74,6 +80,20 @@ impl Settings {
         self.tenant
             .as_deref()
             .ok_or_else(|| Error::Usage("which tenant? give --tenant NAME, or set STELLA_TENANT".into()))
+    }
+}
+
+/// Flags stand above the environment. It is read here and not by the parser, which would take what is in it for given and put it into
+/// the usage of commands that were written wrongly.
+fn with_environment(global: &Global) -> Global {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    let text = |name: &str| set(name).and_then(|value| value.into_string().ok());
+    Global {
+        url: global.url.clone().or_else(|| text("STELLA_URL")),
+        token_file: global.token_file.clone().or_else(|| set("STELLA_TOKEN_FILE").map(PathBuf::from)),
+        ca: global.ca.clone().or_else(|| set("STELLA_CA").map(PathBuf::from)),
+        tenant: global.tenant.clone().or_else(|| text("STELLA_TENANT")),
+        output: global.output,
     }
 }
 

@@ -106,7 +106,7 @@ fn commands(world: &World) -> Vec<(&'static str, Role, Where, TenantCommand)> {
         id: TOKEN,
         secret_hash: digest(1),
         agent_name: None,
-        labels: std::collections::BTreeMap::new(),
+        labels: BTreeMap::new(),
         profile: stella_protocol::message::Profile::Confined,
         uses_max: 1,
         expires_at: Timestamp(u64::MAX),

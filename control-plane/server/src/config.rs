@@ -240,6 +240,11 @@ impl Loaded {
         Ok(Self { config, file: file.map(Path::to_owned), layers })
     }
 
+    /// Which files were read, for people.
+    pub(crate) fn files_told(&self) -> String {
+        self.layers.files_told()
+    }
+
     /// All keys with their values, secrets masked.
     ///
     /// # Errors

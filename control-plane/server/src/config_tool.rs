@@ -43,7 +43,7 @@ pub(crate) enum Output {
 pub(crate) fn run(command: &ConfigCommand, loaded: &Loaded) -> anyhow::Result<bool> {
     let mut out = io::stdout().lock();
     match command {
-        ConfigCommand::Check => writeln!(out, "the configuration is good")?,
+        ConfigCommand::Check => writeln!(out, "the configuration is good: {}", loaded.files_told())?,
         ConfigCommand::Show { effective, output } => {
             let mut shown = loaded.effective()?;
             shown.retain(|it| *effective || it.origin != "default");

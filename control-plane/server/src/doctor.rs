@@ -92,7 +92,7 @@ fn service(unit: Option<&Unit>, findings: &mut Findings) {
     match unit {
         Some(unit) => unit.tell(findings),
         None => findings
-            .ok("service", "systemd does not run this host: what starts the control plane is not known"),
+            .unknown("service", "systemd does not run this host: what starts the control plane is not known"),
     }
 }
 

@@ -247,7 +247,7 @@ pub fn clock(findings: &mut Findings) {
             "timedatectl set-ntp true",
         ),
         Some(_) | None => {
-            findings.ok(CHECK, "whether NTP sets it cannot be told here: timedatectl gives no answer")
+            findings.unknown(CHECK, "whether NTP sets it cannot be told here: timedatectl gives no answer")
         }
     }
 }

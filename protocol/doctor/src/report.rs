@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 pub enum Verdict {
     /// As it should be.
     Ok,
+    /// It cannot be found out here.
+    Unknown,
     /// It works, and will not or not well one day.
     Warn,
     /// It does not work.
@@ -40,6 +42,11 @@ impl Findings {
     /// Something is as it should be.
     pub fn ok(&mut self, check: impl Into<Cow<'static, str>>, detail: impl Into<String>) {
         self.push(check.into(), Verdict::Ok, detail.into(), None);
+    }
+
+    /// Something cannot be found out here.
+    pub fn unknown(&mut self, check: impl Into<Cow<'static, str>>, detail: impl Into<String>) {
+        self.push(check.into(), Verdict::Unknown, detail.into(), None);
     }
 
     /// Something works, and will not or not well one day.
@@ -89,6 +96,7 @@ impl Findings {
         for Check { check, verdict, detail, remedy } in &self.0 {
             let word = match verdict {
                 Verdict::Ok => "ok  ",
+                Verdict::Unknown => "?   ",
                 Verdict::Warn => "WARN",
                 Verdict::Fail => "FAIL",
             };

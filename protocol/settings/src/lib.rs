@@ -114,13 +114,14 @@ pub struct Layers {
     keys: &'static [Key],
     merged: Table,
     origins: BTreeMap<String, String>,
+    files: Vec<PathBuf>,
 }
 
 impl Layers {
     /// Nothing yet but the program's keys.
     #[must_use]
     pub fn new(keys: &'static [Key]) -> Self {
-        Self { keys, merged: Table::new(), origins: BTreeMap::new() }
+        Self { keys, merged: Table::new(), origins: BTreeMap::new(), files: Vec::new() }
     }
 
     /// Adds a file and, in the order of their names, the files `*.toml` of the folder beside it: `agent.toml` has
@@ -165,7 +166,20 @@ impl Layers {
             path: path.to_owned(),
             problem: where_and_what(text, &error),
         })?;
+        self.files.push(path.to_owned());
         self.add_table("", table, &path.display().to_string())
+    }
+
+    /// Which files were read, for people.
+    #[must_use]
+    pub fn files_told(&self) -> String {
+        match self.files.as_slice() {
+            [] => "no file was found, so that it is what is set elsewhere and the defaults".to_owned(),
+            files => {
+                let files: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
+                format!("read from {}", files.join(", "))
+            }
+        }
     }
 
     fn add_table(&mut self, prefix: &str, table: Table, origin: &str) -> Result<(), Error> {

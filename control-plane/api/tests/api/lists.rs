@@ -98,7 +98,8 @@ async fn lists_can_begin_with_what_is_new() {
     let releases = format!("{}/releases", busy.at);
     for minor in 1..6 {
         let component = json!({"name": "web", "digest": busy.digest});
-        let release = json!({"application": "web", "version": format!("1.{minor}.0"), "components": [component]});
+        let release =
+            json!({"application": "web", "version": format!("1.{minor}.0"), "components": [component]});
         world.post(&releases, &release).await.expect(201);
     }
     let mut backwards = pages(&world, &releases).await.concat();
@@ -152,7 +153,10 @@ async fn a_target_is_changed_in_place() {
     let last = events.iter().rfind(|it| it["type"] == "target_updated").unwrap();
     assert_eq!(last["about"], json!({"target": "web-1", "agent": "host-2"}), "{last}");
     let queued = events.iter().find(|it| it["type"] == "task_queued").unwrap();
-    assert_eq!((&queued["about"]["release"], &queued["about"]["target"]), (&json!("web:1.0.0"), &json!("web-1")));
+    assert_eq!(
+        (&queued["about"]["release"], &queued["about"]["target"]),
+        (&json!("web:1.0.0"), &json!("web-1"))
+    );
 }
 
 #[tokio::test]

@@ -60,7 +60,7 @@ pub(super) fn lasting(environment: &Environment, now: Timestamp) -> Option<(&Fre
 pub(super) fn is_over(environment: &Environment, now: Timestamp) -> Result<(), Rejection> {
     let Some((freeze, until)) = lasting(environment, now) else { return Ok(()) };
     let problem = format!(
-        "environment {} is frozen until {} ({}: {}); wait, or override it with a reason if you may. A rollback is let through",
+        "environment {} is frozen until {} ({}: {}); wait, or override it with a reason if you may (deploy --override-freeze). A rollback is let through",
         environment.name,
         freeze.shown(until),
         freeze.name,

@@ -388,7 +388,8 @@ pub(super) fn decide(
         return Err(Rejection::conflict(problem));
     }
     let Actor::ApiToken { id: token, account: Some(account) } = tx.actor() else {
-        let problem = "a gate is decided by somebody: use a token that belongs to an account";
+        let problem = "a gate is decided by somebody: use a token that belongs to an account with the role approver (stella account create, \
+             stella token create --account)";
         return Err(Rejection::Forbidden { problem: problem.to_owned() });
     };
     if tx.promotion(id)?.is_requester(*token, Some(account.id)) {

@@ -287,7 +287,8 @@ fn waiting<'t>(tx: &'t Transaction<'_>, id: PromotionId) -> Result<&'t Arc<Promo
 /// Who decides on a promotion: an account, because a token without one is nobody in particular.
 fn decider(tx: &Transaction<'_>, promotion: &Promotion) -> Result<(ApiTokenId, AccountId), Rejection> {
     let Actor::ApiToken { id, account: Some(account) } = tx.actor() else {
-        let problem = "a promotion is decided on by somebody: use a token that belongs to an account";
+        let problem = "a promotion is decided on by somebody: use a token that belongs to an account with the role approver (stella account create, \
+             stella token create --account)";
         return Err(Rejection::Forbidden { problem: problem.to_owned() });
     };
     let named = promotion.rule.as_ref().map_or(&[][..], |rule| &rule.from);
