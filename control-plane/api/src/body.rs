@@ -100,6 +100,7 @@ pub(crate) struct Paging {
     /// Where the page before ended: its `next_cursor`.
     pub(crate) cursor: Option<String>,
     /// `oldest` (if not given) or `newest`: what comes first.
+    #[param(inline)]
     pub(crate) first: Option<First>,
 }
 

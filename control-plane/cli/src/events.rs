@@ -184,7 +184,7 @@ mod tests {
     fn a_line_says_names_and_times_and_leaves_the_plumbing_out() {
         assert_eq!(
             what(&event()),
-            "release=web:1.4.0 target=web-1 step=health finished_at=2026-11-26_18:05:24_UTC outcome=succeeded \
+            "release=web:1.4.0 target=web-1 step=health finished_at=2026-11-26_16:05:24_UTC outcome=succeeded \
              reason=\"it works again\""
         );
     }

@@ -44,6 +44,7 @@ pub(crate) struct DeploymentFilter {
     /// Where the page before ended: its `next_cursor`.
     cursor: Option<String>,
     /// `oldest` (if not given) or `newest`: what comes first.
+    #[param(inline)]
     first: Option<First>,
 }
 

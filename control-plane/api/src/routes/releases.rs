@@ -88,6 +88,7 @@ pub(crate) struct ReleaseFilter {
     /// Where the page before ended: its `next_cursor`.
     cursor: Option<String>,
     /// `oldest` (if not given) or `newest`: what comes first.
+    #[param(inline)]
     first: Option<First>,
 }
 

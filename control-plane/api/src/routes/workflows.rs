@@ -160,6 +160,7 @@ pub(crate) struct RunFilter {
     /// Where the page before ended: its `next_cursor`.
     cursor: Option<String>,
     /// `oldest` (if not given) or `newest`: what comes first.
+    #[param(inline)]
     first: Option<First>,
 }
 

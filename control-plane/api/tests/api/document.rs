@@ -36,6 +36,7 @@ const PATHS: [&str; 89] = [
     paths::ENVIRONMENT_UNLOCK,
     paths::TARGETS,
     paths::TARGET,
+    paths::TARGET_UPDATE,
     paths::AGENTS,
     paths::AGENT,
     paths::AGENT_REVOKE,
