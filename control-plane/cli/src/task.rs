@@ -133,9 +133,12 @@ fn piece(line: &[u8], take: impl FnOnce(&str, &[u8]) -> Result<(), Error>) -> Re
 fn print_piece(source: &str, bytes: &[u8]) -> Result<(), Error> {
     let shown = |by_somebody| if by_somebody { print::harmless_bytes(bytes) } else { bytes.to_vec() };
     let (mut out, mut err) = (std::io::stdout(), std::io::stderr());
-    match source {
-        "stderr" => write(&mut err, &[&shown(err.is_terminal())]),
-        _ => write(&mut out, &[&shown(out.is_terminal())]),
+    if source == "stderr" {
+        let is_read = err.is_terminal();
+        write(&mut err, &[&shown(is_read)])
+    } else {
+        let is_read = out.is_terminal();
+        write(&mut out, &[&shown(is_read)])
     }
 }
 

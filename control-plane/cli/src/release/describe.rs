@@ -14,7 +14,8 @@ pub(super) fn release(it: &Release) -> String {
     if !it.channels.is_empty() {
         text.push(format!("channels {}", it.channels.join(", ")));
     }
-    let labels: Vec<String> = it.labels.iter().map(|(key, value)| print::one_line(&format!("{key}={value}"))).collect();
+    let labels: Vec<String> =
+        it.labels.iter().map(|(key, value)| print::one_line(&format!("{key}={value}"))).collect();
     if !labels.is_empty() {
         text.push(format!("labels {}", labels.join(", ")));
     }
@@ -49,7 +50,9 @@ fn provenance(it: &Provenance) -> Vec<String> {
         ("build", &it.build_url),
         ("builder", &it.builder),
     ];
-    let plain = plain.into_iter().filter_map(|(name, value)| Some(print::one_line(&format!("{name} {}", value.as_ref()?))));
+    let plain = plain
+        .into_iter()
+        .filter_map(|(name, value)| Some(print::one_line(&format!("{name} {}", value.as_ref()?))));
     let documents = [("sbom", &it.sboms), ("attestation", &it.attestations)];
     let documents = documents
         .into_iter()

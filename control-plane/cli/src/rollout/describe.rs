@@ -97,7 +97,10 @@ fn permitted(promotion: &Promotion) -> Vec<String> {
         let hold = it.overridden.as_ref()?;
         Some(format!("gate {} was overridden{}", it.gate, hold::because(Some(hold))))
     });
-    let freeze = promotion.override_freeze.iter().map(|why| format!("came in spite of a freeze: {}", print::one_line(why)));
+    let freeze = promotion
+        .override_freeze
+        .iter()
+        .map(|why| format!("came in spite of a freeze: {}", print::one_line(why)));
     approvals.chain(gates).chain(freeze).collect()
 }
 
