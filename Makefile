@@ -34,6 +34,7 @@ lint: ## Formatting, clippy, docs, spelling, unused dependencies
 
 test: tools lint ## Install what is missing, lint, run every test
 	cargo build --workspace --bins --locked
+	@if [ -e .demo ]; then echo "the demo is up, and is left alone"; else DEMO_STOP=1 tests/demo/demo.sh up; fi
 	@packaging/build dev
 	cargo nextest run --workspace --locked
 
