@@ -209,7 +209,7 @@ impl Running {
             link: link_receiver,
             observers: Observers::default(),
         };
-        let (runner, handle) = Runner::new(journal, left_open, config);
+        let (runner, handle) = Runner::new(journal, left_open, config).unwrap();
         let stop = CancellationToken::new();
         let task = tokio::spawn(runner.run(stop.clone()));
         let (session, reports) = mpsc::channel(REPORTS_MAX);
