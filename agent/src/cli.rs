@@ -27,8 +27,8 @@ use crate::{doctor, profile, support};
 /// The largest token file: a token has about 130 characters.
 const TOKEN_BYTES_MAX: u64 = 4096;
 
-/// Threads for work that blocks, beside one for each running task.
-const BLOCKING_THREADS: usize = 4;
+/// Threads for work that blocks, beside one for each running task. Two of them may hang with the host root's file system.
+const BLOCKING_THREADS: usize = 6;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -337,7 +337,7 @@ fn run(arguments: RunArgs) -> Outcome {
         reloader.at_hangups(&mut signals)?;
         let service = Service::open(config, Supervisor::current())?;
         let (tenant, agent) = service.who();
-        tracing::info!(tenantId = %tenant, agent = %agent, version = env!("CARGO_PKG_VERSION"), "the agent starts");
+        tracing::info!(tenantId = %tenant, agentId = %agent, version = env!("CARGO_PKG_VERSION"), "the agent starts");
         service.run(stop).await?;
         Ok(())
     });

@@ -33,7 +33,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::journal::Ending;
 use crate::observers::{self, Attempted};
-use crate::resources;
+use crate::resources::Sampler;
 use crate::runner::RunnerHandle;
 use crate::session::Link;
 
@@ -188,8 +188,8 @@ pub struct Sources {
     pub figures: Arc<Figures>,
     /// The roots of the installation.
     pub roots: Vec<CertificateDer<'static>>,
-    /// Measured for free space.
-    pub host_root: PathBuf,
+    /// How the host does.
+    pub resources: Sampler,
     /// What runs.
     pub runner: RunnerHandle,
     /// Whether there is a session.
@@ -286,14 +286,14 @@ impl Server {
     async fn talk(self: Arc<Self>, stream: impl AsyncRead + AsyncWrite + Unpin) {
         let service = service_fn(move |request| {
             let server = Arc::clone(&self);
-            async move { Ok::<_, Infallible>(server.answer(&request)) }
+            async move { Ok::<_, Infallible>(server.answer(&request).await) }
         });
         let mut builder = http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(HEAD_DURATION_MAX);
         drop(builder.serve_connection(TokioIo::new(stream), service).await);
     }
 
-    fn answer(&self, request: &Request<Incoming>) -> Response<String> {
+    async fn answer(&self, request: &Request<Incoming>) -> Response<String> {
         if request.uri().path() != "/metrics" {
             let mut answer = Response::new("there is only /metrics\n".to_owned());
             *answer.status_mut() = StatusCode::NOT_FOUND;
@@ -304,7 +304,7 @@ impl Server {
             *answer.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
             return answer;
         }
-        self.look();
+        self.look().await;
         let accepted = request.headers().get_all(ACCEPT).into_iter().map(HeaderValue::as_bytes);
         let format = Exposition::accepted(accepted);
         let text = format.of(self.recorder.render(), &self.sources.figures.exemplars);
@@ -314,10 +314,10 @@ impl Server {
     }
 
     /// What is so now.
-    fn look(&self) {
-        let Sources { runner, host_root, link, pulse, .. } = &self.sources;
+    async fn look(&self) {
+        let Sources { runner, resources, link, pulse, .. } = &self.sources;
         let tasks_running = runner.pulse().tasks_running;
-        let host = resources::sample(host_root, tasks_running);
+        let host = resources.fresh(tasks_running).await;
         gauge!("stella_agent_tasks_running").set(f64::from(tasks_running));
         gauge!("stella_agent_load1").set(f64::from(host.load_1m));
         gauge!("stella_agent_memory_available_bytes").set(bytes(host.memory_available_bytes));

@@ -163,7 +163,7 @@ impl Runner {
             runner.work.replay(attempt.key);
         }
         for LeftOpen { dispatch, started_at } in left_open {
-            tracing::info!(task = %dispatch.key(), "looking for what became of an attempt of an earlier life");
+            tracing::info!(taskId = %dispatch.task, attempt = dispatch.attempt.0, "looking for what became of an attempt of an earlier life");
             runner.slots.insert(dispatch.key(), Slot::recovering(&dispatch));
             runner.work.recover(dispatch, started_at);
         }
@@ -286,13 +286,13 @@ impl Runner {
         let key = dispatch.key();
         match self.inbox.judge(&self.journal, dispatch)? {
             Verdict::Again(known) => {
-                tracing::info!(task = %key, "a dispatch came again; it is answered from the journal");
+                tracing::info!(taskId = %key.task, attempt = key.attempt.0, "a dispatch came again; it is answered from the journal");
                 self.say_again(key, known);
             }
             // Unanswered, it is sent again in the next session.
             Verdict::Accept | Verdict::Refuse(_) if self.is_stopping => {}
             Verdict::Refuse(mut reason) => {
-                tracing::warn!(task = %key, reason, "a dispatch is refused");
+                tracing::warn!(taskId = %key.task, attempt = key.attempt.0, reason, "a dispatch is refused");
                 if self.journal.check_room(false).is_err() {
                     // What attempts have left on the host root may be what is in the way.
                     self.work.sweep();
@@ -307,10 +307,10 @@ impl Runner {
                 }));
             }
             Verdict::Accept => {
-                tracing::info!(task = %key, kind = dispatch.spec.kind(), target = dispatch.target_name, "accepted");
+                tracing::info!(taskId = %key.task, attempt = key.attempt.0, kind = dispatch.spec.kind(), target = dispatch.target_name, "accepted");
                 self.end_older(dispatch);
                 let position = self.journal.accept(dispatch);
-                self.slots.insert(key, Slot::staged(traced));
+                self.slots.insert(key, Slot::accepted(traced));
                 self.promises.push_back((position, Promise::Accepted(key)));
             }
         }
@@ -342,7 +342,7 @@ impl Runner {
             Some(Stage::Running(handle)) => {
                 handle.request(CancelRequest { grace, reason: reason.to_owned() });
             }
-            Some(Stage::Staged(_) | Stage::Waiting(_)) => {
+            Some(Stage::Accepted(_)) => {
                 self.slots.remove(key);
                 self.finish(
                     key,
@@ -367,7 +367,7 @@ impl Runner {
         match over {
             Over::Attempt(attempted, ending) => {
                 let key = attempted.key;
-                tracing::info!(task = %key, outcome = ?ending.outcome, "ended");
+                tracing::info!(taskId = %key.task, attempt = key.attempt.0, outcome = ?ending.outcome, "ended");
                 if matches!(self.slots.stage(key), Some(Stage::Recovering)) {
                     self.work.replay(key);
                 }
@@ -426,10 +426,9 @@ impl Runner {
 
     fn start_ready(&mut self) {
         while !self.is_stopping && self.slots.running() < self.concurrency.get() {
-            let Some((key, dispatch)) = self.slots.take_ready() else { return };
-            let started_at = now();
             let (handle, signal) = cancel::pair();
-            self.slots.set_running(key, handle);
+            let Some((key, dispatch)) = self.slots.start_ready(handle) else { return };
+            let started_at = now();
             self.journal.started(key, started_at);
             self.outlet.say(Report::Running(Running { key, started_at }));
             self.work.run(*dispatch, started_at, signal);

@@ -26,6 +26,7 @@ use crate::journal::{self, Journal};
 use crate::metrics::{self, Exporter, Figures, Pulse};
 use crate::observers::Observers;
 use crate::profile::{self, Rights};
+use crate::resources::Sampler;
 use crate::runner::{self, Runner, RunnerHandle};
 use crate::session::{self, Link, SessionArtifacts, Sessions};
 use crate::spans::Spans;
@@ -80,6 +81,7 @@ pub struct Service {
     pulse: Arc<Pulse>,
     exporter: Option<Exporter>,
     host: HostRoot,
+    resources: Sampler,
     spans: Option<Arc<Spans>>,
 }
 
@@ -130,11 +132,12 @@ impl Service {
         )
         .map_err(Error::Attempts)?;
         let pulse = Pulse::new();
+        let resources = Sampler::new(config.host_root.clone());
         let open = |(metrics, figures): (&metrics::Config, Arc<Figures>)| {
             let sources = metrics::Sources {
                 figures,
                 roots: identity.roots.clone(),
-                host_root: config.host_root.clone(),
+                resources: resources.clone(),
                 runner: handle.clone(),
                 link: link.subscribe(),
                 pulse: Arc::clone(&pulse),
@@ -142,7 +145,7 @@ impl Service {
             Exporter::open(metrics.clone(), sources)
         };
         let exporter = config.metrics.as_ref().zip(figures).map(open).transpose()?;
-        Ok(Self { config, identity, rights, runner, handle, link, pulse, exporter, host, spans })
+        Ok(Self { config, identity, rights, runner, handle, link, pulse, exporter, host, resources, spans })
     }
 
     /// Who this agent is.
@@ -156,13 +159,15 @@ impl Service {
     /// # Errors
     /// If a part fails. The process has to end; the next start finds everything on disk.
     pub async fn run(self, stop: CancellationToken) -> Result<(), Error> {
-        let Self { config, identity, rights, runner, handle, link, pulse, exporter, host, spans } = self;
+        let Self { config, identity, rights, runner, handle, link, pulse, exporter, host, resources, spans } =
+            self;
         let (stop_runner, stop_sessions) = (stop.child_token(), CancellationToken::new());
         let ready = link.subscribe();
         let sessions = Sessions::new(session::Config {
             server: config.server.unwrap_or_else(|| identity.server.clone()),
             state_dir: config.state_dir,
             host,
+            resources,
             identity,
             rights,
             runner: handle.clone(),

@@ -32,6 +32,7 @@ use crate::host::HostRoot;
 use crate::identity::Identity;
 use crate::metrics::Pulse;
 use crate::profile::Rights;
+use crate::resources::Sampler;
 use crate::retry::{Retry, SUCCESS_MIN};
 use crate::runner::RunnerHandle;
 
@@ -45,8 +46,10 @@ pub struct Config {
     pub server: String,
     /// Where the identity is kept.
     pub state_dir: PathBuf,
-    /// Measured for free space, and looked into when the control plane asks what is there.
+    /// Looked into when the control plane asks what is there.
     pub host: HostRoot,
+    /// How the host does.
+    pub resources: Sampler,
     /// Who this agent is.
     pub identity: Identity,
     /// What tasks may do here.

@@ -8,14 +8,12 @@ mod common;
 
 use std::fs::{self, File};
 use std::num::NonZeroUsize;
-use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use common::artifacts::{Fixture, Memory, archive, gzip, raw_entry, web};
+use common::disk::Disk;
 use common::{Host, PATIENCE, dispatch, failure, shell, supervisor, wait_for};
-use nix::sys::statvfs::statvfs;
 use stella_agent::executor::{DEPTH_MAX, ENTRIES_MAX, Executor, Systemctl};
 use stella_agent::host::HostRoot;
 use stella_agent::journal::Journal;
@@ -27,50 +25,12 @@ use stella_protocol::id::{Incarnation, Position};
 use stella_protocol::message::{JournalMark, TaskOutcome};
 use stella_protocol::spec::TaskSpec;
 use tar::{EntryType, Header};
-use tempfile::TempDir;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 const MIB: usize = 1024 * 1024;
 const RESERVE_BYTES: u64 = 8 * 1024 * 1024;
-
-/// A disk of 64 MiB.
-struct Disk {
-    mounted_at: TempDir,
-}
-
-impl Disk {
-    fn mount() -> Self {
-        let mounted_at = tempfile::tempdir().unwrap();
-        let options = ["-t", "tmpfs", "-o", "size=64m,mode=0755", "tmpfs"];
-        let done = Command::new("mount").args(options).arg(mounted_at.path()).status().unwrap();
-        assert!(done.success(), "a disk cannot be mounted; this test needs root");
-        Self { mounted_at }
-    }
-
-    fn path(&self) -> &Path {
-        self.mounted_at.path()
-    }
-
-    fn free_bytes(&self) -> u64 {
-        let figures = statvfs(self.path()).unwrap();
-        figures.blocks_available() * figures.fragment_size()
-    }
-
-    /// Takes space until so much is left.
-    fn leave(&self, bytes: usize) {
-        let free = usize::try_from(self.free_bytes()).unwrap();
-        // A new file each time: what was taken before stays taken.
-        fs::write(self.path().join(format!("ballast-{free}")), vec![1; free - bytes]).unwrap();
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        Command::new("umount").arg("--lazy").arg(self.path()).status().ok();
-    }
-}
 
 fn fixture(disk: &Disk) -> Fixture {
     let mut host = Host::in_folder(tempfile::tempdir_in(disk.path()).unwrap());

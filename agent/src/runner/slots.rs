@@ -24,10 +24,8 @@ pub(super) struct Slot {
 
 #[derive(Debug)]
 pub(super) enum Stage {
-    /// The acceptance is not durable yet.
-    Staged(Box<TracedDispatch>),
-    /// It may start when it is its turn.
-    Waiting(Box<TracedDispatch>),
+    /// It was accepted. Once that is durable it waits for its turn.
+    Accepted(Box<TracedDispatch>),
     /// It runs.
     Running(CancelHandle),
     /// It was left by an earlier life and is being ended. Its target is not free.
@@ -36,9 +34,9 @@ pub(super) enum Stage {
 
 impl Slot {
     /// Of an attempt that has just come.
-    pub(super) fn staged(traced: Box<TracedDispatch>) -> Self {
+    pub(super) fn accepted(traced: Box<TracedDispatch>) -> Self {
         let (target, generation) = (traced.dispatch.target, traced.dispatch.generation);
-        Self { target, generation, stage: Stage::Staged(traced) }
+        Self { target, generation, stage: Stage::Accepted(traced) }
     }
 
     /// Of one that an earlier life has left.
@@ -71,29 +69,26 @@ impl Slots {
 
     /// The acceptance is durable: it takes its place in the queue. One that was cancelled meanwhile is not there.
     pub(super) fn enqueue(&mut self, key: AttemptKey) {
-        let Some(slot) = self.slots.get_mut(&key) else { return };
-        if let Stage::Staged(dispatch) = &slot.stage {
-            slot.stage = Stage::Waiting(dispatch.clone());
+        if matches!(self.stage(key), Some(Stage::Accepted(_))) {
             self.waiting.push_back(key);
         }
     }
 
-    /// Takes the first attempt that waits and whose target is free. The caller starts it.
-    pub(super) fn take_ready(&mut self) -> Option<(AttemptKey, Box<TracedDispatch>)> {
+    /// Takes the first attempt that waits and whose target is free. From here on it runs, and `handle` ends it.
+    pub(super) fn start_ready(&mut self, handle: CancelHandle) -> Option<(AttemptKey, Box<TracedDispatch>)> {
         let held: HashSet<TargetId> =
             self.slots.values().filter(|slot| slot.holds_target()).map(|slot| slot.target).collect();
         let is_free = |key: &AttemptKey| self.slots.get(key).is_some_and(|slot| !held.contains(&slot.target));
         let place = self.waiting.iter().position(is_free)?;
         let key = self.waiting.remove(place)?;
-        match &self.slots.get(&key)?.stage {
-            Stage::Waiting(dispatch) => Some((key, dispatch.clone())),
-            Stage::Staged(_) | Stage::Running(_) | Stage::Recovering => None,
-        }
-    }
-
-    pub(super) fn set_running(&mut self, key: AttemptKey, handle: CancelHandle) {
-        if let Some(slot) = self.slots.get_mut(&key) {
-            slot.stage = Stage::Running(handle);
+        let slot = self.slots.get_mut(&key)?;
+        match std::mem::replace(&mut slot.stage, Stage::Running(handle)) {
+            Stage::Accepted(dispatch) => Some((key, dispatch)),
+            // It does not wait, so it is as it was.
+            stage @ (Stage::Running(_) | Stage::Recovering) => {
+                slot.stage = stage;
+                None
+            }
         }
     }
 
@@ -105,5 +100,78 @@ impl Slots {
     pub(super) fn older_than(&self, target: TargetId, generation: Generation) -> Vec<AttemptKey> {
         let is_older = |slot: &Slot| slot.target == target && slot.generation < generation;
         self.slots.iter().filter(|(_, slot)| is_older(slot)).map(|(key, _)| *key).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ptr;
+
+    use stella_protocol::id::{Attempt, DeploymentId, SessionEpoch, TaskId};
+    use stella_protocol::spec::{ArtifactSpec, TaskSpec};
+    use stella_protocol::trace::TraceParent;
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn dispatch(task: u128, target: u128) -> Box<TracedDispatch> {
+        let spec = ArtifactSpec {
+            component: "web".to_owned(),
+            version: "1".to_owned(),
+            digest: stella_protocol::digest::Digest([1; 32]),
+            size_bytes: 1,
+            keep_releases: 1,
+            timeout_ms: 1,
+        };
+        let dispatch = Dispatch {
+            task: TaskId(Uuid::from_u128(task)),
+            attempt: Attempt(1),
+            session: SessionEpoch(1),
+            deployment: DeploymentId(Uuid::from_u128(1)),
+            target: TargetId(Uuid::from_u128(target)),
+            target_name: "web-1".to_owned(),
+            slot: None,
+            generation: Generation(1),
+            release_version: "1".to_owned(),
+            spec: TaskSpec::Artifact(spec),
+            trace: TraceParent::default(),
+        };
+        Box::new(dispatch.into())
+    }
+
+    /// Takes one up to where it waits for its turn.
+    fn wait(slots: &mut Slots, dispatch: Box<TracedDispatch>) -> AttemptKey {
+        let key = dispatch.dispatch.key();
+        slots.insert(key, Slot::accepted(dispatch));
+        slots.enqueue(key);
+        key
+    }
+
+    #[test]
+    fn attempts_start_in_order_one_on_a_target_and_only_once_they_are_durable() {
+        let mut slots = Slots::default();
+        let start = |slots: &mut Slots| slots.start_ready(crate::cancel::pair().0).map(|(key, _)| key);
+        let staged = dispatch(9, 9);
+        slots.insert(staged.dispatch.key(), Slot::accepted(staged));
+        assert_eq!(start(&mut slots), None);
+        let first = wait(&mut slots, dispatch(1, 1));
+        let second = wait(&mut slots, dispatch(2, 1));
+        let third = wait(&mut slots, dispatch(3, 2));
+        assert_eq!(
+            (start(&mut slots), start(&mut slots), start(&mut slots)),
+            (Some(first), Some(third), None)
+        );
+        slots.remove(first);
+        assert_eq!((start(&mut slots), slots.running()), (Some(second), 2));
+    }
+
+    #[test]
+    fn what_a_dispatch_has_in_it_is_not_copied_on_its_way() {
+        let mut slots = Slots::default();
+        let traced = dispatch(1, 1);
+        let before = ptr::from_ref(&*traced);
+        wait(&mut slots, traced);
+        let (_, started) = slots.start_ready(crate::cancel::pair().0).unwrap();
+        assert!(ptr::eq(before, &*started));
     }
 }

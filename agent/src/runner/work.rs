@@ -95,7 +95,7 @@ impl Work {
                 let Some((attempted, started_at)) = self.attempts.remove(&error.id()) else {
                     return Over::Cleaning;
                 };
-                tracing::error!(task = %attempted.key, %error, "the executor failed");
+                tracing::error!(taskId = %attempted.key.task, attempt = attempted.key.attempt.0, %error, "the executor failed");
                 let reason = "the executor failed in itself; see the agent's log".to_owned();
                 let outcome = TaskOutcome::Unknown { reason };
                 Over::Attempt(attempted, Ending { started_at, finished_at: now(), outcome })

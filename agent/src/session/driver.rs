@@ -22,7 +22,6 @@ use super::{Config, End};
 use crate::executor::reason_of;
 use crate::identity::Identity;
 use crate::report::{REPORTS_MAX, Report};
-use crate::resources;
 use crate::runner::{Gone, Order};
 
 /// How much is read from the control stream at once.
@@ -89,7 +88,7 @@ async fn hello(config: &Config) -> Result<Result<AgentSession, SendError>, Gone>
         journal: facts.journal,
         control_plane: facts.control_plane,
         open: facts.open,
-        resources: resources::sample(config.host.path(), config.runner.pulse().tasks_running),
+        resources: config.resources.fresh(config.runner.pulse().tasks_running).await,
     };
     Ok(AgentSession::new(hello, Millis(0)))
 }
@@ -321,7 +320,7 @@ impl Driver<'_> {
             return;
         }
         let pulse = self.config.runner.pulse();
-        let resources = resources::sample(self.config.host.path(), pulse.tasks_running);
+        let resources = self.config.resources.last(pulse.tasks_running);
         let sent = self.session.heartbeat(Heartbeat { position: pulse.position, resources }, now);
         if sent.is_ok() {
             self.config.pulse.beat();

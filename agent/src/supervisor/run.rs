@@ -238,9 +238,9 @@ fn tell_usage(key: AttemptKey, ended: &Ended, is_probe: bool) {
     let Some(usage) = ended.usage else { return };
     let (cpu_ms, memory_peak_bytes) = (usage.cpu_us / 1000, usage.memory_peak_bytes);
     if is_probe {
-        tracing::debug!(task = %key, cpu_ms, memory_peak_bytes, "what a look of the check used");
+        tracing::debug!(taskId = %key.task, attempt = key.attempt.0, cpu_ms, memory_peak_bytes, "what a look of the check used");
     } else {
-        tracing::info!(task = %key, cpu_ms, memory_peak_bytes, "what the command used");
+        tracing::info!(taskId = %key.task, attempt = key.attempt.0, cpu_ms, memory_peak_bytes, "what the command used");
     }
 }
 

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 pub(crate) mod artifacts;
+pub(crate) mod disk;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -158,7 +158,7 @@ fn grant(
             }))
         }
         Err(error) => {
-            tracing::error!(tenantId = %tenant, agent = %agent, %error, "a certificate cannot be issued");
+            tracing::error!(tenantId = %tenant, agentId = %agent, %error, "a certificate cannot be issued");
             Err(CloseCode::Internal)
         }
     }

@@ -184,7 +184,7 @@ fn ask(
             match session.inspect(Box::new(inspect)) {
                 Ok(()) => {}
                 Err(SendError::Frame(error)) => {
-                    tracing::error!(tenantId = %tenant, agent = %agent, %error, "a question does not fit into a frame");
+                    tracing::error!(tenantId = %tenant, agentId = %agent, %error, "a question does not fit into a frame");
                 }
                 Err(error) => return Err(error),
             }
@@ -226,7 +226,7 @@ fn send_dispatch(
     session: &mut ControlSession,
 ) -> Result<(), SendError> {
     let Some(dispatch) = dispatch(owned, task, epoch) else {
-        tracing::error!(tenantId = %owned.id, task = %task.id, "a dispatched task has no target or release");
+        tracing::error!(tenantId = %owned.id, taskId = %task.id, "a dispatched task has no target or release");
         return Ok(());
     };
     let sent = if takes_trace && dispatch.carries() {
@@ -237,11 +237,11 @@ fn send_dispatch(
     match sent {
         Ok(()) => {
             metrics::counter!("stella_fleet_dispatches").increment(1);
-            tracing::debug!(tenantId = %owned.id, agent = %task.agent, task = %task.key(), "task.dispatched");
+            tracing::debug!(tenantId = %owned.id, agentId = %task.agent, taskId = %task.key().task, attempt = task.key().attempt.0, "task.dispatched");
             Ok(())
         }
         Err(SendError::Frame(error)) => {
-            tracing::error!(tenantId = %owned.id, task = %task.id, %error, "a task does not fit into a dispatch");
+            tracing::error!(tenantId = %owned.id, taskId = %task.id, %error, "a task does not fit into a dispatch");
             Ok(())
         }
         Err(error) => Err(error),

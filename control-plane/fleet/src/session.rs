@@ -60,7 +60,7 @@ struct Control {
 /// Without a renewal the session ends with the certificate that it began with.
 pub(crate) async fn serve(shared: Arc<Shared>, connection: Connection, peer: Peer, certificate: Certificate) {
     if let Err(code) = may_enter(&shared, peer) {
-        tracing::warn!(tenantId = %peer.tenant, agent = %peer.agent, remote = %connection.remote_address(), reason = %code, "a connection was refused");
+        tracing::warn!(tenantId = %peer.tenant, agentId = %peer.agent, remote = %connection.remote_address(), reason = %code, "a connection was refused");
         return close(&connection, code);
     }
     let mut session = ControlSession::new(shared.millis());
@@ -85,7 +85,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, connection: Connection, peer: Pee
             part(&shared, &connection, &link, conversation.end()).await;
         }
         Err(code) => {
-            tracing::debug!(tenantId = %peer.tenant, agent = %peer.agent, reason = %code, "a session did not begin");
+            tracing::debug!(tenantId = %peer.tenant, agentId = %peer.agent, reason = %code, "a session did not begin");
             close(&connection, code);
         }
     }
@@ -119,7 +119,7 @@ async fn greet(
     let welcome = welcome(shared, peer, epoch, &hello);
     shared.registry.enter(&link);
     if let Err(error) = session.welcome(welcome, shared.millis()) {
-        tracing::error!(tenantId = %peer.tenant, agent = %peer.agent, %error, "a welcome cannot be sent");
+        tracing::error!(tenantId = %peer.tenant, agentId = %peer.agent, %error, "a welcome cannot be sent");
         session.close(CloseCode::Internal);
     }
     tracing::debug!(
@@ -178,7 +178,7 @@ async fn connect(shared: &Shared, peer: Peer, hello: &Hello) -> Result<SessionEp
             | Rejection::EnrolmentRefused { .. }
             | Rejection::SessionSuperseded
             | Rejection::Defect(_)) => {
-                tracing::error!(tenantId = %peer.tenant, agent = %peer.agent, rejection = %other, "a session was refused");
+                tracing::error!(tenantId = %peer.tenant, agentId = %peer.agent, rejection = %other, "a session was refused");
                 CloseCode::Internal
             }
         }),
@@ -316,7 +316,7 @@ async fn part(shared: &Shared, connection: &Connection, link: &Arc<Link>, reason
         }
         pause = pause.saturating_mul(2).min(Duration::from_secs(5));
     }
-    tracing::warn!(tenantId = %tenant, agent = %agent, "the end of a session is not in the journal yet; the sweep will note it");
+    tracing::warn!(tenantId = %tenant, agentId = %agent, "the end of a session is not in the journal yet; the sweep will note it");
 }
 
 /// A request of an agent.

@@ -103,7 +103,7 @@ async fn take_output(shared: &Arc<Shared>, peer: Peer, receive: &mut RecvStream)
 async fn open_output(shared: &Shared, peer: Peer, header: OutputHeader) -> Result<OutputWriter, Ended> {
     // An honest agent can be wrong here, after the journal was restored from a backup: then nobody waits for this output.
     if !owns(&shared.engine.state(), peer, header.key) {
-        tracing::warn!(tenantId = %peer.tenant, agent = %peer.agent, task = %header.key, "output of a task that is not this agent's was refused");
+        tracing::warn!(tenantId = %peer.tenant, agentId = %peer.agent, taskId = %header.key.task, attempt = header.key.attempt.0, "output of a task that is not this agent's was refused");
         return Err(Ended::Refused(CloseCode::Normal));
     }
     shared.output.writer(peer.tenant, header).await.map_err(|error| refuse_output(peer, &error))
@@ -115,7 +115,7 @@ fn owns(state: &State, peer: Peer, key: AttemptKey) -> bool {
 }
 
 fn refuse_output(peer: Peer, error: &StoreError) -> Ended {
-    tracing::error!(tenantId = %peer.tenant, agent = %peer.agent, error = error as &dyn std::error::Error, "task output cannot be stored");
+    tracing::error!(tenantId = %peer.tenant, agentId = %peer.agent, error = error as &dyn std::error::Error, "task output cannot be stored");
     Ended::Refused(store_code(error))
 }
 
@@ -188,7 +188,7 @@ async fn write(send: &mut SendStream, bytes: &[u8]) -> Result<(), Ended> {
 }
 
 fn refuse_artifact(peer: Peer, digest: Digest, error: &StoreError) -> Ended {
-    tracing::warn!(tenantId = %peer.tenant, agent = %peer.agent, artifact = %digest, error = error as &dyn std::error::Error, "an artifact cannot be given");
+    tracing::warn!(tenantId = %peer.tenant, agentId = %peer.agent, artifact = %digest, error = error as &dyn std::error::Error, "an artifact cannot be given");
     Ended::Refused(store_code(error))
 }
 

@@ -70,7 +70,7 @@ async fn end(shared: Arc<Shared>, (tenant, agent, session): Orphan) {
         }
         // Without room it is found again; a newer session makes it moot.
         Err(error) => {
-            tracing::debug!(tenantId = %tenant, agent = %agent, %error, "a lost session was not noted")
+            tracing::debug!(tenantId = %tenant, agentId = %agent, %error, "a lost session was not noted")
         }
     }
 }

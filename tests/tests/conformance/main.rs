@@ -2,6 +2,7 @@
 //! and nothing may differ but what is on the list.
 
 mod differences;
+mod log_fields;
 mod overview;
 
 use std::collections::{BTreeMap, BTreeSet};

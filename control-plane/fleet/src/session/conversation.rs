@@ -102,7 +102,7 @@ impl Conversation {
         let now = self.shared.engine.now();
         if now >= self.certificate_ends {
             // Whoever renews in time never sees this; a key that leaked is worth no more than its certificate.
-            tracing::warn!(tenantId = %self.peer.tenant, agent = %self.peer.agent, "an agent's certificate ended in its session");
+            tracing::warn!(tenantId = %self.peer.tenant, agentId = %self.peer.agent, "an agent's certificate ended in its session");
             return self.close(CloseCode::Unauthenticated);
         }
         self.session.handle_bytes(bytes);
@@ -140,7 +140,7 @@ impl Conversation {
             return self.close(code);
         }
         if let Err(code) = self.trust.check(&self.shared.authority) {
-            tracing::warn!(tenantId = %tenant, agent = %agent, "an agent's certificate is of a root that is trusted no more");
+            tracing::warn!(tenantId = %tenant, agentId = %agent, "an agent's certificate is of a root that is trusted no more");
             return self.close(code);
         }
         if let Some(trust) = self.trust.tell(&self.shared.authority, &state, (tenant, agent))
@@ -155,7 +155,7 @@ impl Conversation {
             // The rest follows at the next look. A session that is over has nobody to tell.
             Ok(()) | Err(SendError::QueueFull { .. } | SendError::NotNow { .. }) => {}
             Err(error @ (SendError::ForeignDispatch { .. } | SendError::Frame(_))) => {
-                tracing::error!(tenantId = %tenant, agent = %agent, %error, "an order cannot be sent");
+                tracing::error!(tenantId = %tenant, agentId = %agent, %error, "an order cannot be sent");
             }
         }
     }
@@ -228,7 +228,7 @@ impl Conversation {
         let engine = self.shared.engine.clone();
         self.shared.tasks.spawn(async move {
             if let Err(error) = engine.submit(request).await {
-                tracing::warn!(tenantId = %peer.tenant, agent = %peer.agent, %error, "what an agent trusts was not recorded");
+                tracing::warn!(tenantId = %peer.tenant, agentId = %peer.agent, %error, "what an agent trusts was not recorded");
             }
         });
     }
@@ -275,7 +275,7 @@ impl Conversation {
                     Ok(_) | Err(SubmitError::Rejected(_) | SubmitError::Stopping) => return,
                 }
             }
-            tracing::warn!(tenantId = %peer.tenant, agent = %peer.agent, "{what} was not recorded");
+            tracing::warn!(tenantId = %peer.tenant, agentId = %peer.agent, "{what} was not recorded");
         });
     }
 
@@ -297,7 +297,7 @@ impl Conversation {
             return self.session.close(code);
         }
         if !self.shared.pace.may_renew(agent) {
-            tracing::warn!(tenantId = %tenant, agent = %agent, "an agent asks for certificates all the time");
+            tracing::warn!(tenantId = %tenant, agentId = %agent, "an agent asks for certificates all the time");
             return self.session.close(CloseCode::Overloaded);
         }
         let lifetime = self.shared.config.certificate_lifetime;
@@ -314,18 +314,18 @@ impl Conversation {
                 })
             }
             Err(stella_certs::authority::Error::Request(error)) => {
-                tracing::warn!(tenantId = %tenant, agent = %agent, %error, "a certificate request was refused");
+                tracing::warn!(tenantId = %tenant, agentId = %agent, %error, "a certificate request was refused");
                 return self.session.close(CloseCode::ProtocolViolation);
             }
             Err(error) => {
-                tracing::error!(tenantId = %tenant, agent = %agent, %error, "a certificate cannot be renewed");
+                tracing::error!(tenantId = %tenant, agentId = %agent, %error, "a certificate cannot be renewed");
                 return self.session.close(CloseCode::Internal);
             }
         };
         match sent {
-            Ok(()) => tracing::info!(tenantId = %tenant, agent = %agent, "agent.certificate_renewed"),
+            Ok(()) => tracing::info!(tenantId = %tenant, agentId = %agent, "agent.certificate_renewed"),
             Err(error) => {
-                tracing::warn!(tenantId = %tenant, agent = %agent, %error, "a renewed certificate was not sent");
+                tracing::warn!(tenantId = %tenant, agentId = %agent, %error, "a renewed certificate was not sent");
                 self.session.close(CloseCode::Overloaded);
             }
         }

@@ -136,12 +136,12 @@ impl Reports {
             Rejection::NotFound { .. } => Verdict::Close(CloseCode::UnknownAgent),
             // Nothing was noted, and this end is to blame.
             Rejection::Defect(error) => {
-                tracing::error!(tenantId = %self.peer.tenant, agent = %self.peer.agent, task = %report.key(), %error, "a report cannot be noted");
+                tracing::error!(tenantId = %self.peer.tenant, agentId = %self.peer.agent, taskId = %report.key().task, attempt = report.key().attempt.0, %error, "a report cannot be noted");
                 Verdict::Nothing
             }
             // What follows from it at once is more than the journal takes: it is not the report's fault, and it may be less later.
             Rejection::TooLarge { .. } => {
-                tracing::error!(tenantId = %self.peer.tenant, agent = %self.peer.agent, task = %report.key(), %rejection, "a report cannot be noted");
+                tracing::error!(tenantId = %self.peer.tenant, agentId = %self.peer.agent, taskId = %report.key().task, attempt = report.key().attempt.0, %rejection, "a report cannot be noted");
                 Verdict::Nothing
             }
             // The same report would be rejected for ever, so the agent need not keep it.
@@ -151,7 +151,7 @@ impl Reports {
             | Rejection::Conflict { .. }
             | Rejection::KeyReused
             | Rejection::EnrolmentRefused { .. } => {
-                tracing::warn!(tenantId = %self.peer.tenant, agent = %self.peer.agent, task = %report.key(), %rejection, "a report was rejected");
+                tracing::warn!(tenantId = %self.peer.tenant, agentId = %self.peer.agent, taskId = %report.key().task, attempt = report.key().attempt.0, %rejection, "a report was rejected");
                 acknowledge(report)
             }
         }
