@@ -129,6 +129,10 @@ mod tests {
             Resources { disk_available_bytes: look, ..Resources::default() }
         });
         assert_eq!(sampler.fresh(0).await.disk_available_bytes, 1);
+        while looks.load(Ordering::SeqCst) < 2 {
+            sampler.last(0);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         // Heartbeats go on, a scrape is answered, and the hanging look is the only one.
         for tasks in 0..100 {
             assert_eq!(
