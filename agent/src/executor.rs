@@ -35,7 +35,7 @@ pub use self::systemd::{ActiveState, Systemctl, UnitError, UnitManager};
 use crate::cancel::CancelSignal;
 use crate::host::HostRoot;
 use crate::output::OutputSink;
-use crate::supervisor::{Recovered, Supervisor, recover};
+use crate::supervisor::{Recovered, Supervisor, give_up, recover};
 
 /// A future in a box, for ports that are used as trait objects.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -104,6 +104,28 @@ impl Executor {
     /// If the folder cannot be removed.
     pub fn forget(&self, attempt_dir: PathBuf) -> io::Result<()> {
         self.supervisor.forget(attempt_dir)
+    }
+
+    /// Ends what is left of an attempt that the agent's journal does not know, and removes its folder. What cannot be ended keeps it,
+    /// so that the next start tries again. Takes at most about `limit` for each process that was started for it.
+    ///
+    /// # Errors
+    /// For a person: what may still be there.
+    pub async fn give_up(attempt_dir: PathBuf, limit: Duration) -> Result<(), String> {
+        for dir in [check::probe_dir(&attempt_dir), attempt_dir.clone()] {
+            if let Some(key) = give_up(&dir, limit).await? {
+                tracing::warn!(
+                    taskId = %key.task,
+                    attempt = key.attempt.0,
+                    "an attempt that the journal does not know was broken off; nothing of it runs any more"
+                );
+            }
+        }
+        let removed = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(attempt_dir)).await;
+        match removed.map_err(io::Error::from).flatten() {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.to_string()),
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 
     /// Removes what attempts that did not end by themselves have left on the host root, and downloads that nobody has gone on with

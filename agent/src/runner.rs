@@ -425,6 +425,9 @@ impl Runner {
     }
 
     fn start_ready(&mut self) {
+        if self.work.is_ending_strangers() {
+            return;
+        }
         while !self.is_stopping && self.slots.running() < self.concurrency.get() {
             let (handle, signal) = cancel::pair();
             let Some((key, dispatch)) = self.slots.start_ready(handle) else { return };

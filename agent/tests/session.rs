@@ -214,6 +214,39 @@ async fn a_command_that_outlives_a_crash_is_ended_and_interrupted() {
 }
 
 #[tokio::test]
+async fn a_command_that_a_new_journal_does_not_know_is_ended_before_anything_starts() {
+    let control_plane = ControlPlane::start();
+    let home = Home::enrolled(&control_plane);
+    let agent = Agent::start(&home);
+    let (mut peer, _) = control_plane.welcome().await;
+    peer.dispatch(dispatch(1, "sleep 600 & echo $! > pid; wait")).await;
+    soon("the command", async {
+        while !fs::read_to_string(home.root().join("pid")).unwrap_or_default().ends_with('\n') {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    agent.crash().await;
+    drop(peer);
+    // What the agent's own message about a damaged journal says that may be done.
+    fs::rename(home.state().join("journal"), home.state().join("journal.damaged")).unwrap();
+
+    let agent = Agent::start(&home);
+    let (mut peer, hello) = control_plane.welcome().await;
+    assert!(hello.open.is_empty(), "the new journal knows nothing");
+    peer.dispatch(dispatch(2, "pid=$(cat pid); ! grep -q ' [RSD] ' /proc/$pid/stat")).await;
+    let second = peer.finished().await;
+    assert_eq!(
+        (second.key, second.outcome),
+        (key(2), TaskOutcome::Succeeded),
+        "it ran beside the one before"
+    );
+    let left = home.state().join("attempts").join(format!("{}-{}", key(1).task, key(1).attempt));
+    assert!(!left.exists());
+    agent.stop().await;
+}
+
+#[tokio::test]
 async fn output_goes_on_after_a_reconnect() {
     let control_plane = ControlPlane::start();
     let home = Home::enrolled(&control_plane);

@@ -56,6 +56,8 @@ pub(super) struct Work {
     attempts: HashMap<task::Id, (Box<Attempted>, Option<Timestamp>)>,
     /// Output that is on its way; the token tells that the result is acknowledged.
     outputs: HashMap<AttemptKey, CancellationToken>,
+    /// Those that end what is left of attempts that the journal does not know.
+    strangers: HashSet<task::Id>,
     /// The last sweep of the host root.
     sweep: Option<AbortHandle>,
     /// Cancelled when the runner is gone.
@@ -77,6 +79,7 @@ impl Work {
             tasks: JoinSet::new(),
             attempts: HashMap::new(),
             outputs: HashMap::new(),
+            strangers: HashSet::new(),
             sweep: None,
             _stop: stop.clone().drop_guard(),
             stop,
@@ -89,9 +92,11 @@ impl Work {
             None => std::future::pending().await,
             Some(Ok((id, over))) => {
                 self.attempts.remove(&id);
+                self.strangers.remove(&id);
                 over
             }
             Some(Err(error)) => {
+                self.strangers.remove(&error.id());
                 let Some((attempted, started_at)) = self.attempts.remove(&error.id()) else {
                     return Over::Cleaning;
                 };
@@ -191,7 +196,8 @@ impl Work {
         }
     }
 
-    /// Finds the folders of attempts that the journal knows, and removes all others. Blocks on the disk; for the start only.
+    /// Finds the folders of attempts that the journal knows. What is left of others is ended and removed: a journal that was moved
+    /// away knows nothing of commands that still run. Blocks on the disk; for the start only.
     ///
     /// # Errors
     /// If they cannot be read or put in order.
@@ -201,10 +207,26 @@ impl Work {
         for entry in fs::read_dir(&self.attempts_dir)? {
             let path = entry?.path();
             if !known.contains(&path) {
-                self.remove(path);
+                self.give_up(path);
             }
         }
         Ok(())
+    }
+
+    /// Whether what is left of strange attempts is still being ended; nothing may start beside it.
+    pub(super) fn is_ending_strangers(&self) -> bool {
+        !self.strangers.is_empty()
+    }
+
+    fn give_up(&mut self, path: PathBuf) {
+        let task = self.tasks.spawn(async move {
+            if let Err(reason) = Executor::give_up(path.clone(), RECOVERY_DURATION_MAX).await {
+                let path = path.display();
+                tracing::error!(%path, reason, "what is left of an attempt that the journal does not know cannot be ended");
+            }
+            Over::Cleaning
+        });
+        self.strangers.insert(task.id());
     }
 
     fn forward(&mut self, forwarder: Forwarder) {
@@ -222,16 +244,8 @@ impl Work {
 
     fn remove_folder(&mut self, key: AttemptKey) {
         let (path, executor) = (self.attempt_dir(key), self.executor.clone());
-        self.clean(path, move |path| executor.forget(path));
-    }
-
-    fn remove(&mut self, path: PathBuf) {
-        self.clean(path, fs::remove_dir_all);
-    }
-
-    fn clean(&mut self, path: PathBuf, remove: impl FnOnce(PathBuf) -> io::Result<()> + Send + 'static) {
         self.tasks.spawn_blocking(move || {
-            match remove(path.clone()) {
+            match executor.forget(path.clone()) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     tracing::warn!(path = %path.display(), %error, "the folder of an attempt cannot be removed");
                 }

@@ -12,7 +12,7 @@ use stella_protocol::time::Timestamp;
 
 use super::group;
 use super::process::{self, Process, Stat};
-use super::record::{Ended, Given, Record};
+use super::record::{Ended, Given, Record, key_of};
 use super::spec::{GRACE_DEFAULT, Stop, StopReason};
 use super::{MARKER, SUPERVISOR_MARKER};
 
@@ -56,6 +56,28 @@ pub async fn recover(attempt_dir: &Path, key: AttemptKey, limit: Duration) -> Re
         reason: "looking for the command's processes failed; see the agent's log".to_owned(),
         started_at: None,
     })
+}
+
+/// Ends what may be left of an attempt that nobody has a use for any more, because the agent's journal does not know it. Takes at most
+/// about `limit`. Whose it was, if it had been started and had not come to its end.
+///
+/// # Errors
+/// For a person: what may still be there.
+pub async fn give_up(attempt_dir: &Path, limit: Duration) -> Result<Option<AttemptKey>, String> {
+    let attempt_dir = attempt_dir.to_path_buf();
+    let work = tokio::task::spawn_blocking(move || {
+        // Without a record no supervisor has heard of it, and one that has ended is over.
+        let Some(key) = key_of(&attempt_dir) else { return Ok(None) };
+        if matches!(Record::read(&attempt_dir, key), Ok(Some(Record { ended: Some(_), .. }))) {
+            return Ok(None);
+        }
+        match recover_blocking(&attempt_dir, key, limit) {
+            Recovered::Interrupted { .. } => Ok(Some(key)),
+            Recovered::Finished { .. } | Recovered::NeverStarted => Ok(None),
+            Recovered::Unknown { reason, .. } => Err(reason),
+        }
+    });
+    work.await.unwrap_or_else(|error| Err(format!("looking for its processes failed: {error}")))
 }
 
 fn recover_blocking(attempt_dir: &Path, key: AttemptKey, limit: Duration) -> Recovered {

@@ -3,9 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "a test ends there, with the place")]
 
 mod act;
-mod recorded;
 #[path = "../common/mod.rs"]
 mod common;
+mod recorded;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -22,7 +22,8 @@ const WALKS: usize = 80;
 /// How many shapes of one kind are recorded.
 const SHAPES_MAX: usize = 6;
 /// Fields whose text decides what else there is.
-const TAGS: [&str; 9] = ["type", "kind", "state", "status", "outcome", "cause", "strategy", "stage", "progress"];
+const TAGS: [&str; 9] =
+    ["type", "kind", "state", "status", "outcome", "cause", "strategy", "stage", "progress"];
 
 fn golden(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
@@ -52,13 +53,17 @@ fn shape(value: &Value, path: &str, found: &mut BTreeSet<String>) {
             for (name, field) in fields {
                 let path = format!("{path}.{name}");
                 match field {
-                    Value::String(tag) if TAGS.contains(&name.as_str()) => drop(found.insert(format!("{path}={tag}"))),
+                    Value::String(tag) if TAGS.contains(&name.as_str()) => {
+                        drop(found.insert(format!("{path}={tag}")))
+                    }
                     _ => shape(field, &path, found),
                 }
             }
         }
         Value::Array(parts) => parts.iter().for_each(|part| shape(part, &format!("{path}[]"), found)),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => drop(found.insert(path.to_owned())),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {
+            drop(found.insert(path.to_owned()))
+        }
     }
 }
 
@@ -76,7 +81,11 @@ fn events_that_were_recorded_are_read_and_written_the_same() {
     let mut shapes: BTreeMap<String, Vec<BTreeSet<String>>> = BTreeMap::new();
     for line in &lines {
         let event: Event = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
-        assert_eq!(serde_json::to_string(&event).unwrap(), *line, "what is in journals is written in another way");
+        assert_eq!(
+            serde_json::to_string(&event).unwrap(),
+            *line,
+            "what is in journals is written in another way"
+        );
         let (kind, shape) = known(line);
         shapes.entry(kind).or_default().push(shape);
     }
@@ -95,17 +104,22 @@ fn events_that_were_recorded_are_read_and_written_the_same() {
         fs::write(golden("events.jsonl"), lines.join("\n") + "\n").unwrap();
     }
     // Each kind that there is, but for those that no walk comes to.
-    let names = fs::read_to_string(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/event/name.rs")).unwrap();
+    let names =
+        fs::read_to_string(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/event/name.rs")).unwrap();
     let names = names.lines().filter_map(|line| line.split_once("=> \"")?.1.split_once('"'));
     let missing: Vec<&str> = names.map(|(name, _)| name).filter(|name| !shapes.contains_key(*name)).collect();
-    assert_eq!(missing, NOT_WALKED, "a kind of event without a recorded line; UPDATE_GOLDEN=1 adds one if walks come to it");
+    assert_eq!(
+        missing, NOT_WALKED,
+        "a kind of event without a recorded line; UPDATE_GOLDEN=1 adds one if walks come to it"
+    );
 }
 
 #[test]
 fn a_state_that_was_recorded_is_read_and_written_the_same() {
     let path = golden("state.json");
     if is_to_be_updated() && !path.exists() {
-        let state = walks().map(|walk| walk.world.state).max_by_key(|state| serde_json::to_vec(state).unwrap().len());
+        let state =
+            walks().map(|walk| walk.world.state).max_by_key(|state| serde_json::to_vec(state).unwrap().len());
         fs::write(&path, serde_json::to_string(&state.unwrap()).unwrap() + "\n").unwrap();
     }
     let recorded = fs::read_to_string(path).unwrap();
