@@ -293,11 +293,11 @@ check_observability() {
     step "Metrics and events"
     local metrics events
     metrics=$(curl --silent --fail --max-time 5 --cacert "$ca" "https://127.0.0.1:$metrics_port/metrics")
-    grep -E '^stella_(agents_connected|deployments_total|rollbacks_total)' <<<"$metrics" | sed 's/^/    /'
+    grep -E '^stella_(agents_connected|deployments_total|rollbacks_total)' <<<"$metrics" | grep -v ' 0$' | sort | sed 's/^/    /'
     grep -q '^stella_agents_connected{tenant="demo"} 4$' <<<"$metrics" || fail "the metrics should show four agents"
     grep -q '^stella_rollbacks_total{.*reason="deployment_failed".*} 1$' <<<"$metrics" ||
         fail "the metrics should show one rollback"
-    events=$(stella events)
+    events=$(stella events --limit 300)
     tail -n 5 <<<"$events" | cut -c 1-140 | sed 's/^/    /'
     grep -qw deployment_failed <<<"$events" || fail "the events should tell of the failed deployment"
 }
