@@ -63,7 +63,7 @@ async fn racks_follow_one_another_with_a_pause_and_a_failure_that_is_tolerated()
     ensure!(code == Some(0) && said.contains("2 at a time,") && !said.contains("rack"), "{said}");
     let labelled = ["deploy", "app:1.0.0", ENVIRONMENT, "--label", "rack=10", "--plan"];
     let (code, said) = cluster.stella(&labelled)?;
-    ensure!(code == Some(0) && said.contains(": 1 targets,") && said.contains(&names[0]), "{said}");
+    ensure!(code == Some(0) && said.contains(": 1 target,") && said.contains(&names[0]), "{said}");
     let twice = ["deploy", "app:1.0.0", ENVIRONMENT, "--label", "rack=10", "--label", "rack=9"];
     let (code, said) = cluster.stella(&twice)?;
     ensure!(code == Some(2) && said.contains("--label rack=… is given twice"), "{said}");

@@ -62,7 +62,7 @@ async fn the_book_s_example_runs_on_the_hosts_that_it_is_meant_for() -> Result<(
     let (code, said) = cluster.stella(&["workflow", "graph", "upkeep"])?;
     ensure!(code == Some(0) && said.contains("○ schema (task)\n   ○ warm (task) ← schema\n"), "{said}");
     let (code, said) = cluster.stella(&["workflow", "run", "upkeep", "--input", "to=v42", "--plan"])?;
-    ensure!(code == Some(0) && said.contains("job upkeep:schema in production: 1 targets"), "{said}");
+    ensure!(code == Some(0) && said.contains("job upkeep:schema in production: 1 target"), "{said}");
     ensure!(said.contains("runs migrate: [\"/bin/sh\"") && said.contains("\"v42\"]"), "{said}");
     ensure!(!cluster.agents[0].host_root().join("schema.txt").exists(), "it was only looked at");
     let (code, said) = cluster.stella(&["workflow", "run", "upkeep", "--input", "to=v42", "--wait"])?;
