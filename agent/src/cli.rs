@@ -10,19 +10,21 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use stella_certs::EnrolmentToken;
 use stella_protocol::message::Profile;
-use stella_telemetry::Format;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 
-use crate::config::{Config, Loaded, LogSettings, PolicySettings, Settings, checked_server};
+use crate::config::{Config, Loaded, checked_server};
 use crate::enrol::{Enrolled, Options, enrol};
 use crate::executor::reason_of;
 use crate::identity::Identity;
-use crate::policy::Kind;
 use crate::reload::Reloader;
 use crate::service::{Service, stop_on_signals};
 use crate::supervisor::Supervisor;
 use crate::{doctor, profile, support};
+
+use self::flags::{Common, RunArgs, origin};
+
+mod flags;
 
 /// The largest token file: a token has about 130 characters.
 const TOKEN_BYTES_MAX: u64 = 4096;
@@ -103,49 +105,6 @@ struct ShowArgs {
     /// How to show it
     #[arg(long, value_enum, default_value_t)]
     output: Output,
-}
-
-#[derive(Debug, Args)]
-struct Common {
-    /// The configuration file [default: /etc/stella/agent.toml, if it is there]
-    #[arg(long, env = "STELLA_AGENT_CONFIG", value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Where identity, journal and attempts are kept [default: /var/lib/stella-agent]
-    #[arg(long, env = "STELLA_AGENT_STATE_DIR", value_name = "DIR")]
-    state_dir: Option<PathBuf>,
-    /// The control plane [default: where the agent was enrolled]
-    #[arg(long, env = "STELLA_AGENT_SERVER", value_name = "HOST:PORT")]
-    server: Option<String>,
-    /// The folder that tasks may change [default: /]
-    #[arg(long, env = "STELLA_AGENT_HOST_ROOT", value_name = "DIR")]
-    host_root: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-struct RunArgs {
-    #[command(flatten)]
-    common: Common,
-    /// How many tasks may run side by side, 1 to 64 [default: 4]
-    #[arg(long, env = "STELLA_AGENT_CONCURRENCY", value_name = "TASKS")]
-    concurrency: Option<usize>,
-    /// How long running tasks may go on when the agent stops [default: 10]
-    #[arg(long, env = "STELLA_AGENT_DRAIN_SECONDS", value_name = "SECONDS")]
-    drain_seconds: Option<u64>,
-    /// How much of the disk has to stay free, or commands are refused and artifacts not fetched [default: 67108864]
-    #[arg(long, env = "STELLA_AGENT_RESERVE_BYTES", value_name = "BYTES")]
-    reserve_bytes: Option<u64>,
-    /// The kinds of tasks that may run here: artifact, command, check, systemd [default: all]
-    #[arg(long, env = "STELLA_AGENT_ALLOW", value_name = "KINDS", value_delimiter = ',')]
-    allow: Option<Vec<Kind>>,
-    /// A log level or filter, such as info or info,stella_agent=debug [default: info]
-    #[arg(long, env = "STELLA_AGENT_LOG_LEVEL", value_name = "LEVEL")]
-    log_level: Option<String>,
-    /// How log lines look: auto, json or human [default: auto]
-    #[arg(long, env = "STELLA_AGENT_LOG_FORMAT", value_name = "FORMAT")]
-    log_format: Option<Format>,
-    /// A file to log to as well
-    #[arg(long, env = "STELLA_AGENT_LOG_FILE", value_name = "FILE")]
-    log_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -230,43 +189,6 @@ pub fn main() -> ExitCode {
             let _closed = writeln!(io::stderr(), "stella-agent: {}", reason_of(error.as_ref()));
             ExitCode::FAILURE
         }
-    }
-}
-
-impl Common {
-    fn into_settings(self) -> (Option<PathBuf>, Settings) {
-        let Self { config, state_dir, server, host_root } = self;
-        (config, Settings { server, state_dir, host_root, ..Settings::default() })
-    }
-}
-
-impl RunArgs {
-    fn into_settings(self) -> (Option<PathBuf>, Settings) {
-        let (file, common) = self.common.into_settings();
-        let settings = Settings {
-            concurrency: self.concurrency,
-            drain_seconds: self.drain_seconds,
-            reserve_bytes: self.reserve_bytes,
-            log: LogSettings { level: self.log_level, format: self.log_format, file: self.log_file },
-            policy: PolicySettings { allow: self.allow },
-            ..common
-        };
-        (file, settings)
-    }
-}
-
-/// Where a key has its value from, if it is not from a file.
-fn origin(key: &str) -> String {
-    let word = if key == "policy.allow" { "allow".to_owned() } else { key.replace(['.', '_'], "-") };
-    let flag = format!("--{word}");
-    let is_given = |argument: std::ffi::OsString| {
-        let argument = argument.to_string_lossy();
-        argument == flag || argument.strip_prefix(&flag).is_some_and(|rest| rest.starts_with('='))
-    };
-    if std::env::args_os().any(is_given) {
-        format!("flag {flag}")
-    } else {
-        format!("environment STELLA_AGENT_{}", word.replace('-', "_").to_ascii_uppercase())
     }
 }
 

@@ -381,6 +381,7 @@ async fn the_page_on_disaster_recovery_is_true() -> Result<()> {
                 }
                 let script = script
                     .replace("acme@1234", &format!("acme@{last}"))
+                    .replace(" -o stella-orchestrator -g stella-orchestrator", "")
                     .replace("/var/lib/stella-orchestrator", &lib)
                     .replace("/var/backups", &backups.display().to_string());
                 let path = format!("{bin}:{}", std::env::var("PATH")?);

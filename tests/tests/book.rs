@@ -80,6 +80,14 @@ fn every_link_of_the_built_book_leads_somewhere() -> Result<()> {
         }
     }
     ensure!(broken.is_empty(), "{broken:#?}");
+    // Where alerts lead to.
+    let rules = fs::read_to_string(docs().join("../packaging/observability/rules.yml"))?;
+    let linked: Vec<_> =
+        rules.split("runbook_url: \"").skip(1).filter_map(|it| it.split('"').next()).collect();
+    ensure!(!linked.is_empty(), "no alert has a runbook");
+    for page in linked {
+        ensure!(folder.path().join(page).is_file(), "{page} is not in the built book");
+    }
     Ok(())
 }
 

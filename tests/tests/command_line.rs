@@ -1,8 +1,10 @@
 //! The command line as a shell sees it.
 
+use std::fs;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use stella_tests::binaries;
 use stella_tests::cluster::{Cluster, ENVIRONMENT, TENANT};
 use stella_tests::wait;
@@ -111,4 +113,33 @@ async fn the_log_level_is_changed_while_it_runs_and_back_and_who_did_it_is_recor
     let (_, shown, _) = stella(&["log-level"])?;
     assert_eq!(shown, "info, as configured\n", "a restart logs as it is configured");
     cluster.passed()
+}
+
+/// The names of the commands in what `--help` prints.
+fn commands_of(arguments: &[&str]) -> Result<Vec<String>> {
+    let help = Command::new(binaries::path("stella")?).args(arguments).arg("--help").output()?;
+    let text = String::from_utf8(help.stdout)?;
+    let Some((_, rest)) = text.split_once("\nCommands:\n") else { return Ok(Vec::new()) };
+    let lines = rest.lines().take_while(|line| !line.is_empty());
+    let names = lines.filter_map(|line| line.strip_prefix("  ").filter(|it| !it.starts_with(' ')));
+    let names = names.filter_map(|it| it.split_whitespace().next()).filter(|it| *it != "help");
+    Ok(names.map(str::to_owned).collect())
+}
+
+#[test]
+fn the_page_of_the_command_line_has_every_command() -> Result<()> {
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/cli.md"))?;
+    let all = commands_of(&[])?;
+    ensure!(all.len() > 20, "{all:?}");
+    for command in all {
+        let begin = format!("`stella {command}");
+        let rows: Vec<_> = page.lines().filter(|line| line.contains(&begin)).collect();
+        ensure!(!rows.is_empty(), "stella {command} is not on the page");
+        for below in commands_of(&[&command])? {
+            let is_in =
+                |row: &&str| row.split(|c: char| !c.is_alphanumeric() && c != '-').any(|it| it == below);
+            ensure!(rows.iter().any(|row| is_in(row)), "stella {command} {below} is not on the page");
+        }
+    }
+    Ok(())
 }

@@ -2,6 +2,7 @@
 //! upgraded and purged. Control plane and agent share the host; networks between hosts are the other tests' matter.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
@@ -25,6 +26,56 @@ fn lintian_finds_nothing() -> Result<()> {
             .output()?;
         let said = String::from_utf8_lossy(&lintian.stdout);
         ensure!(lintian.status.success(), "{}: {said}", package.display());
+    }
+    Ok(())
+}
+
+/// The files of a folder with this ending, at any depth.
+fn files(folder: &Path, ending: &str, found: &mut Vec<PathBuf>) -> Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            files(&path, ending, found)?;
+        } else if path.extension().is_some_and(|it| it == ending) {
+            found.push(path);
+        }
+    }
+    Ok(())
+}
+
+/// On a host whose control plane is down, the book is what there is.
+#[test]
+fn the_services_bring_the_book_and_no_link_in_it_is_dead() -> Result<()> {
+    for package in packages()? {
+        let folder = tempfile::tempdir()?;
+        let unpacked = Command::new("dpkg-deb").arg("-x").arg(&package).arg(folder.path()).status()?;
+        ensure!(unpacked.success(), "{}", package.display());
+        let docs = folder.path().join("usr/share/doc");
+        let mut pages = Vec::new();
+        files(&docs, "md", &mut pages)?;
+        let name = package.display().to_string();
+        ensure!(pages.len() > 60 || name.contains("/stella_"), "{name} has {} pages", pages.len());
+        for page in pages {
+            let text = fs::read_to_string(&page)?;
+            for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+                let file = link.split('#').next().unwrap_or_default();
+                let is_page = file.ends_with(".md") && !file.contains("://");
+                let there = page.parent().context("a folder")?.join(file);
+                ensure!(!is_page || there.is_file(), "{}: {link}", page.display());
+            }
+        }
+        // What configuration files and units send people to.
+        let mut texts = Vec::new();
+        for ending in ["toml", "service", "conf"] {
+            files(folder.path(), ending, &mut texts)?;
+        }
+        for text in texts.iter().map(fs::read_to_string) {
+            let text = text?;
+            let named = text.split("/usr/share/doc/").skip(1).filter_map(|it| it.split_whitespace().next());
+            for path in named.map(|it| it.trim_end_matches(['.', ';', ',', '`'])) {
+                ensure!(docs.join(path).exists(), "{name} has no {path}");
+            }
+        }
     }
     Ok(())
 }
@@ -110,6 +161,28 @@ async fn watched(host: &Host, unit: &str) -> Result<()> {
     Ok(())
 }
 
+/// Secrets that the services' users may not read come from systemd.
+fn handed_over(host: &Host) -> Result<()> {
+    host.run("umask 077 && echo 'Authorization: Basic c3RlbGxh' > /etc/stella/collector-headers")?;
+    for (unit, program) in [("stella-orchestrator", "orchestrator"), ("stella-agent", "agent")] {
+        host.run(&format!(
+            "install -D -m 0644 /usr/share/doc/{unit}/examples/credentials.conf /etc/systemd/system/{unit}.service.d/credentials.conf
+             printf '[traces]\\nendpoint = \"http://127.0.0.1:4318\"\\n' > /etc/stella/{program}.conf.d/traces.toml
+             systemctl daemon-reload && systemd-analyze verify --man=no {unit}.service && systemctl restart {unit}"
+        ))?;
+        let said = host.run(&format!(
+            "tr '\\0' '\\n' < /proc/$(systemctl show -P MainPID {unit})/environ | grep HEADERS_FILE=/run/credentials/{unit}.service/collector-headers
+             journalctl --sync; journalctl -u {unit} -o cat | grep -i 'headers_file\\|collector-headers' || true"
+        ))?;
+        ensure!(said.lines().count() == 1, "{unit} has a complaint: {said}");
+        host.run(&format!(
+            "rm /etc/systemd/system/{unit}.service.d/credentials.conf /etc/stella/{program}.conf.d/traces.toml
+             systemctl daemon-reload && systemctl restart {unit}"
+        ))?;
+    }
+    Ok(host.run("rm /etc/stella/collector-headers").map(drop)?)
+}
+
 fn deployed(host: &Host, version: &str) -> Result<()> {
     host.run(&format!(
         "mkdir -p /root/{version} && echo {version} > /root/{version}/version && tar -C /root/{version} -czf /root/{version}.tar.gz version"
@@ -145,6 +218,25 @@ async fn packages_install_serve_survive_upgrade_and_leave_nothing() -> Result<()
     host.run(&format!("umask 077 && {STELLA} agent token --name web-1 --quiet > /root/token"))?;
     host.run("stella-agent enrol --server localhost:7443 --token @/root/token")?;
     host.run("systemctl enable --now stella-agent")?;
+    online(&host).await?;
+    // What ships logs reads files, which the confined agent may write; its folder is not the control plane's.
+    host.run(
+        "mkdir -p /etc/stella/agent.conf.d /etc/stella/orchestrator.conf.d
+         printf '[log]\\nfile = \"/var/log/stella-agent/agent.log\"\\n' > /etc/stella/agent.conf.d/log.toml
+         printf '[log]\\nfile = \"/var/log/stella/orchestrator.log\"\\n' > /etc/stella/orchestrator.conf.d/log.toml
+         systemctl restart stella-orchestrator stella-agent
+         grep -q 'welcomed by the control plane' /var/log/stella-agent/agent.log
+         grep -q agent.connected /var/log/stella/orchestrator.log
+         test $(stat -c %U:%a /var/log/stella-agent) = root:750",
+    )?;
+    // The journal knows what is serious.
+    host.run(
+        "journalctl --sync; test -n \"$(journalctl -u stella-orchestrator -o cat -p 6..6 | grep '^{')\"",
+    )?;
+    let serious =
+        host.run("journalctl -u stella-orchestrator -o cat -p 3 | grep '\"level\":\"info\"' || true")?;
+    ensure!(serious.is_empty(), "{serious}");
+    handed_over(&host)?;
     online(&host).await?;
     host.run(&format!("{STELLA} target create web-1 --env staging --agent web-1"))?;
     fs::write(host.root().join("root/steps.json"), STEPS)?;
@@ -199,6 +291,8 @@ async fn packages_install_serve_survive_upgrade_and_leave_nothing() -> Result<()
     host.run("dpkg --purge stella-agent stella-orchestrator stella")?;
     let left = host.run("find / -xdev -name '*stella*' -not -path '/proc/*' -not -path '/root/*' -not -path '/srv/stella*' -not -path '/var/cache/*'")?;
     ensure!(left.is_empty(), "left behind:\n{left}");
+    let left = host.run("ls -A /etc/stella 2>/dev/null || true")?;
+    ensure!(left.is_empty(), "a host that is installed again would be configured by:\n{left}");
     let user = host.run("getent passwd stella-orchestrator || true")?;
     ensure!(user.is_empty(), "{user}");
     // What was deployed may serve users at this moment.

@@ -102,15 +102,18 @@ pub(crate) struct Render {
     /// What is called every minute while alerting works, and raises the alarm when it is not.
     #[arg(long, value_name = "URL", value_parser = web_address)]
     watchdog_url: Option<String>,
-    /// Where the pages docs/runbooks of the book are served, for the links in alerts.
+    /// Where the folder `runbooks` of the built book is served, for the links in alerts; without it pages and messages have none.
     #[arg(long, value_name = "URL", value_parser = web_address)]
     runbooks: Option<String>,
     /// Prometheus, as Grafana reaches it.
     #[arg(long, value_name = "URL", value_parser = web_address, default_value = "http://localhost:9090")]
     prometheus: String,
-    /// Loki, as Grafana reaches it.
+    /// Loki, as Grafana and what ships logs reach it.
     #[arg(long, value_name = "URL", value_parser = web_address, default_value = "http://localhost:3100")]
     loki: String,
+    /// Elasticsearch, as what ships logs reaches it.
+    #[arg(long, value_name = "URL", value_parser = web_address, default_value = "http://localhost:9200")]
+    elasticsearch: String,
     /// Tempo, as Grafana reaches it.
     #[arg(long, value_name = "URL", value_parser = web_address, default_value = "http://localhost:3200")]
     tempo: String,
@@ -159,6 +162,11 @@ fn render(settings: &Settings, output: Output, mut render: Render) -> Result<(),
     if settings.ca().is_none() {
         print::warning(
             "no --ca is given: put pki/root.crt of the control plane beside prometheus.yml, as ca.crt",
+        );
+    }
+    if render.runbooks.is_none() {
+        print::warning(
+            "no --runbooks is given: alerts name their runbook, and link to none; serve the built book, and say where",
         );
     }
     Ok(())

@@ -326,15 +326,12 @@ async fn list(context: &Context, filters: [(&str, Option<String>); 3], window: &
             "deployment" => String::new(),
             kind => format!(" ({kind})"),
         };
+        let paused = deployment.paused_for.as_ref().map(|it| format!(" (paused: {it})")).unwrap_or_default();
         vec![
             deployment.id.clone(),
             format!("{}:{}", deployment.release.application, deployment.release.version),
             deployment.environment.name.clone(),
-            format!(
-                "{}{kind}{}",
-                deployment.status,
-                if deployment.paused.is_some() { " (paused)" } else { "" }
-            ),
+            format!("{}{kind}{paused}", deployment.status),
             format!("{}/{}", deployment.counts.succeeded, deployment.counts.total),
             when::ago(&deployment.created_at),
             started_by(deployment),

@@ -5,7 +5,7 @@ use std::fmt::{self, Write};
 
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
-use tracing::{Event, Subscriber};
+use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormattedFields};
@@ -117,6 +117,18 @@ fn now() -> impl fmt::Display {
 pub(crate) struct Json {
     pub(crate) service: &'static str,
     pub(crate) version: &'static str,
+    /// Whether systemd's journal reads along: it takes the priority from before the line, and what stays is the line.
+    pub(crate) to_journal: bool,
+}
+
+/// How syslog, and systemd's journal, call a level.
+const fn priority(level: Level) -> u8 {
+    match level {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => 6,
+        Level::DEBUG | Level::TRACE => 7,
+    }
 }
 
 impl<S, N> FormatEvent<S, N> for Json
@@ -133,6 +145,9 @@ where
         let mut fields = fields_of(context, event);
         let message = take_message(&mut fields);
         let level = event.metadata().level().as_str().to_ascii_lowercase();
+        if self.to_journal {
+            write!(writer, "<{}>", priority(*event.metadata().level()))?;
+        }
         write!(
             writer,
             r#"{{"timestamp":"{}","level":"{level}","message":{}"#,
@@ -210,16 +225,36 @@ mod tests {
         }
     }
 
-    fn lines(log: impl FnOnce()) -> Vec<Value> {
+    fn written(to_journal: bool, log: impl FnOnce()) -> String {
         let buffer = Buffer::default();
         let writer = buffer.clone();
         let layer = tracing_subscriber::fmt::layer()
-            .event_format(Json { service: "stella-orchestrator", version: "1.2.3" })
+            .event_format(Json { service: "stella-orchestrator", version: "1.2.3", to_journal })
             .fmt_fields(JsonFields)
             .with_writer(move || writer.clone());
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), log);
         let bytes = buffer.0.lock().unwrap().clone();
-        String::from_utf8(bytes).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        String::from_utf8(bytes).unwrap()
+    }
+
+    fn lines(log: impl FnOnce()) -> Vec<Value> {
+        written(false, log).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    #[test]
+    fn the_journal_is_told_the_priority_before_the_line_and_nobody_else_is() {
+        let log = || {
+            tracing::error!("lost");
+            tracing::warn!("late");
+            tracing::info!("<3> said somebody");
+        };
+        let text = written(true, log);
+        let told: Vec<_> = text.lines().map(|line| line.split_at(3)).collect();
+        assert_eq!(told.iter().map(|(priority, _)| *priority).collect::<Vec<_>>(), ["<3>", "<4>", "<6>"]);
+        for (_, line) in told {
+            serde_json::from_str::<Value>(line).unwrap();
+        }
+        assert!(written(false, log).lines().all(|line| line.starts_with('{')));
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod level;
 mod redact;
 
 use std::io::IsTerminal;
+use std::os::unix::fs::MetadataExt as _;
 use std::panic::PanicHookInfo;
 use std::path::{Path, PathBuf};
 
@@ -134,17 +135,22 @@ pub fn init(config: &Config) -> Result<Guard, Error> {
         Format::Human => true,
     };
     let (stdout, stdout_guard) = non_blocking(std::io::stdout());
-    let json = || format::Json { service: config.service, version: config.version };
+    let json = |to_journal| format::Json { service: config.service, version: config.version, to_journal };
     let console = if human {
         fmt::layer().event_format(format::Human).fmt_fields(format::JsonFields).with_writer(stdout).boxed()
     } else {
-        fmt::layer().event_format(json()).fmt_fields(format::JsonFields).with_writer(stdout).boxed()
+        fmt::layer()
+            .event_format(json(is_journal()))
+            .fmt_fields(format::JsonFields)
+            .with_writer(stdout)
+            .boxed()
     };
     let (file_layer, file_guard) = match &config.file {
         None => (None, None),
         Some(path) => {
             let (writer, guard) = non_blocking(rolling_file(path, RotationSize::MB(FILE_SIZE_MAX_MB))?);
-            let layer = fmt::layer().event_format(json()).fmt_fields(format::JsonFields).with_writer(writer);
+            let layer =
+                fmt::layer().event_format(json(false)).fmt_fields(format::JsonFields).with_writer(writer);
             (Some(layer), Some(guard))
         }
     };
@@ -165,6 +171,12 @@ fn say_panic(panic: &PanicHookInfo<'_>) {
     let thread = thread.name().unwrap_or("without a name");
     let problem = panic.payload_as_str().unwrap_or("without a message");
     tracing::error!(place, thread, problem, "a panic; this is a defect, please report it");
+}
+
+/// Whether standard output is systemd's journal, as systemd says it: by the device and the inode of the socket.
+fn is_journal() -> bool {
+    let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
+    std::fs::metadata("/proc/self/fd/1").is_ok_and(|it| stream == format!("{}:{}", it.dev(), it.ino()))
 }
 
 fn non_blocking<W: std::io::Write + Send + 'static>(writer: W) -> (NonBlocking, WorkerGuard) {

@@ -49,11 +49,16 @@ mod shipped {
     pub(super) const INVENTORY: &str = "https://inventory.example.com/prometheus/stella";
     pub(super) const INVENTORY_TOKEN: &str = "        # Without the type, Prometheus 2.42 sends the bare token here.\n        authorization:\n          type: Bearer\n          credentials_file: inventory-token\n";
     pub(super) const RUNBOOKS: &str = r#"runbook_url: "runbooks/"#;
+    pub(super) const PAGE_LINK: &str = "        links:\n          - href: '{{ .CommonAnnotations.runbook_url }}'\n            text: Runbook\n";
+    pub(super) const CHAT_LINK: &str = "        title_link: '{{ .CommonAnnotations.runbook_url }}'\n";
     pub(super) const PAGERDUTY_KEY_FILE: &str = "routing_key_file: /etc/prometheus/pagerduty-routing-key";
     pub(super) const SLACK_URL_FILE: &str = "api_url_file: /etc/prometheus/slack-webhook-url";
     pub(super) const SLACK_CHANNEL: &str = r##"channel: "#stella-alerts""##;
     pub(super) const PROMETHEUS: &str = "http://localhost:9090";
     pub(super) const LOKI: &str = "http://localhost:3100";
+    pub(super) const LOKI_OF_FLUENT_BIT: &str = "      host: localhost\n      port: 3100\n";
+    pub(super) const ELASTICSEARCH: &str = "http://localhost:9200";
+    pub(super) const ELASTICSEARCH_OF_FLUENT_BIT: &str = "      host: localhost\n      port: 9200\n";
     pub(super) const TEMPO: &str = "http://localhost:3200";
     pub(super) const WATCHDOG: &str = "  - name: stella-watchdog\n";
 }
@@ -66,8 +71,8 @@ pub(super) fn of(render: &Render, api: &str) -> Vec<(String, String)> {
         ("agents/README".to_owned(), MORE_AGENTS.to_owned()),
         ("rules.yml".to_owned(), rules(render)),
         ("alertmanager.yml".to_owned(), alertmanager(render)),
-        ("logs/vector.toml".to_owned(), VECTOR.replace(shipped::LOKI, &render.loki)),
-        ("logs/fluent-bit.yaml".to_owned(), FLUENT_BIT.to_owned()),
+        ("logs/vector.toml".to_owned(), vector(render)),
+        ("logs/fluent-bit.yaml".to_owned(), fluent_bit(render)),
         ("grafana/provisioning/dashboards/stella.yml".to_owned(), PROVIDER.to_owned()),
         ("grafana/provisioning/datasources/stella.yml".to_owned(), sources(render)),
     ];
@@ -132,18 +137,40 @@ fn rules(render: &Render) -> String {
     }
 }
 
+fn vector(render: &Render) -> String {
+    VECTOR.replace(shipped::LOKI, &render.loki).replace(shipped::ELASTICSEARCH, &render.elasticsearch)
+}
+
+fn fluent_bit(render: &Render) -> String {
+    FLUENT_BIT
+        .replace(shipped::LOKI_OF_FLUENT_BIT, &output_of_fluent_bit(&render.loki))
+        .replace(shipped::ELASTICSEARCH_OF_FLUENT_BIT, &output_of_fluent_bit(&render.elasticsearch))
+}
+
+/// An address as Fluent Bit takes it: in parts.
+fn output_of_fluent_bit(address: &str) -> String {
+    let url = reqwest::Url::parse(address).expect("addresses are judged when flags are read");
+    let (host, port) = (url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or_default());
+    let tls = if url.scheme() == "https" { "      tls: on\n" } else { "" };
+    format!("      host: {}\n      port: {port}\n{tls}", quoted(host))
+}
+
 fn alertmanager(render: &Render) -> String {
     let watchdog = render.watchdog_url.as_ref().map_or_else(String::new, |url| {
         format!("    webhook_configs:\n      - url: {}\n        send_resolved: false\n", quoted(url))
     });
-    ALERTMANAGER
-        .replace(
-            shipped::PAGERDUTY_KEY_FILE,
-            &format!("routing_key_file: {}", quoted(&render.pagerduty_key_file)),
-        )
-        .replace(shipped::SLACK_URL_FILE, &format!("api_url_file: {}", quoted(&render.slack_url_file)))
-        .replace(shipped::SLACK_CHANNEL, &format!("channel: {}", quoted(&render.slack_channel)))
-        .replace(shipped::WATCHDOG, &format!("{}{watchdog}", shipped::WATCHDOG))
+    // Without pages, a link would lead nowhere.
+    let mut text = ALERTMANAGER.to_owned();
+    if render.runbooks.is_none() {
+        text = text.replace(shipped::PAGE_LINK, "").replace(shipped::CHAT_LINK, "");
+    }
+    text.replace(
+        shipped::PAGERDUTY_KEY_FILE,
+        &format!("routing_key_file: {}", quoted(&render.pagerduty_key_file)),
+    )
+    .replace(shipped::SLACK_URL_FILE, &format!("api_url_file: {}", quoted(&render.slack_url_file)))
+    .replace(shipped::SLACK_CHANNEL, &format!("channel: {}", quoted(&render.slack_channel)))
+    .replace(shipped::WATCHDOG, &format!("{}{watchdog}", shipped::WATCHDOG))
 }
 
 /// As YAML and JSON both write a text.
@@ -199,7 +226,8 @@ mod tests {
             ),
             (RULES, &[shipped::RUNBOOKS]),
             (SOURCES, &[shipped::PROMETHEUS, shipped::LOKI, shipped::TEMPO]),
-            (VECTOR, &[shipped::LOKI]),
+            (VECTOR, &[shipped::LOKI, shipped::ELASTICSEARCH]),
+            (FLUENT_BIT, &[shipped::LOKI_OF_FLUENT_BIT, shipped::ELASTICSEARCH_OF_FLUENT_BIT]),
             (
                 ALERTMANAGER,
                 &[
@@ -207,6 +235,8 @@ mod tests {
                     shipped::SLACK_URL_FILE,
                     shipped::SLACK_CHANNEL,
                     shipped::WATCHDOG,
+                    shipped::PAGE_LINK,
+                    shipped::CHAT_LINK,
                 ],
             ),
         ] {
@@ -261,8 +291,28 @@ mod tests {
             assert!(text.contains(part), "{part} is not in {text}");
         }
 
-        let linked = rules(&render(&["--runbooks", "https://wiki/runbooks/"]));
-        assert!(linked.contains("runbook_url: \"https://wiki/runbooks/AgentOffline.md\""), "{linked}");
+        let linked = render(&["--runbooks", "https://wiki/runbooks/"]);
+        let text = rules(&linked);
+        assert!(text.contains("runbook_url: \"https://wiki/runbooks/AgentOffline.html\""), "{text}");
+        assert!(alertmanager(&linked).contains("runbook_url"));
+        // What leads nowhere is not sent to anybody.
+        let text = alertmanager(&render(&[]));
+        assert!(!text.contains("runbook_url") && text.contains("details:"), "{text}");
+    }
+
+    #[test]
+    fn what_ships_logs_gets_both_addresses() {
+        let render =
+            render(&["--loki", "https://loki.example.com", "--elasticsearch", "http://es.example.com:9201"]);
+        let text = vector(&render);
+        assert!(text.contains("endpoint = \"https://loki.example.com\""), "{text}");
+        assert!(text.contains("endpoints = [\"http://es.example.com:9201\"]"), "{text}");
+        let text = fluent_bit(&render);
+        assert!(
+            text.contains("      host: \"loki.example.com\"\n      port: 443\n      tls: on\n"),
+            "{text}"
+        );
+        assert!(text.contains("      host: \"es.example.com\"\n      port: 9201\n      logstash"), "{text}");
     }
 
     #[test]
