@@ -1,6 +1,6 @@
 //! The alerts: tried by Prometheus' own tool, written about, and on metrics that a running system has.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,6 +13,8 @@ use stella_tests::cluster::{Cluster, ENVIRONMENT, TENANT};
 use stella_tests::people::{decide_twice, person};
 use stella_tests::recipe::{release, rolling, shell};
 use stella_tests::{binaries, wait};
+
+const PROGRAMS: [&str; 3] = ["stella", "stella-agent", "stella-orchestrator"];
 
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -61,14 +63,18 @@ fn a_control_plane_that_is_not_scraped_mutes_stellas_alerts_and_no_others() -> R
     Ok(())
 }
 
-/// The commands of Stella in a runbook, each as the words that it begins with.
-fn commands_in(page: &str) -> Vec<Vec<&str>> {
+/// The commands of Stella in a page: the words that each begins with, and its flags.
+fn commands_in(page: &str) -> Vec<(Vec<&str>, Vec<&str>)> {
     let spans = page.split('`').skip(1).step_by(2);
-    let commands = spans.flat_map(|span| span.split(['|', ';', '&', '<', '>'])).map(str::trim);
+    let commands = spans.flat_map(|span| span.split(['|', ';', '&', '<', '>', '\n', '#'])).map(str::trim);
     commands
         .map(|command| command.trim_start_matches("sudo "))
-        .filter(|command| command.starts_with("stella ") || command.starts_with("stella-"))
-        .map(|command| command.split_whitespace().take_while(|word| is_word_of_a_command(word)).collect())
+        .filter(|command| PROGRAMS.iter().any(|program| command.split(' ').next() == Some(program)))
+        .map(|command| {
+            let words = command.split_whitespace();
+            let flags = words.clone().filter(|word| word.starts_with("--"));
+            (words.take_while(|word| is_word_of_a_command(word)).collect(), flags.collect())
+        })
         .collect()
 }
 
@@ -76,29 +82,35 @@ fn is_word_of_a_command(word: &str) -> bool {
     word.chars().all(|c| c.is_ascii_lowercase() || c == '-') && !word.starts_with('-')
 }
 
-/// Whoever is paged can type what the page says.
+/// Whoever is paged can type what the page says, and whoever is new what the first pages say.
 #[test]
-fn the_commands_of_the_runbooks_are_there() -> Result<()> {
-    let mut pages =
-        vec![repository().join("docs/stop-a-release.md"), repository().join("docs/troubleshooting.md")];
-    for page in fs::read_dir(repository().join("docs/runbooks"))? {
+fn the_commands_of_runbooks_and_first_pages_are_there() -> Result<()> {
+    let docs = repository().join("docs");
+    let read_first =
+        ["stop-a-release", "troubleshooting", "upgrading", "quick-start", "install", "operations"];
+    let mut pages: Vec<_> = read_first.iter().map(|name| docs.join(format!("{name}.md"))).collect();
+    for page in fs::read_dir(docs.join("runbooks"))? {
         pages.push(page?.path());
     }
-    let mut tried = BTreeSet::new();
+    let mut helps = BTreeMap::new();
     for page in pages {
-        let text = fs::read_to_string(&page)?;
-        for words in commands_in(&text) {
+        let (text, name) = (fs::read_to_string(&page)?, page.display().to_string());
+        for (words, flags) in commands_in(&text) {
             let [program, arguments @ ..] = &words[..] else { continue };
-            if !["stella", "stella-agent", "stella-orchestrator"].contains(program)
-                || !tried.insert(words.join(" "))
-            {
-                continue;
+            let key = words.join(" ");
+            if !helps.contains_key(&key) {
+                let help = Command::new(binaries::path(program)?).args(arguments).arg("--help").output()?;
+                ensure!(help.status.success(), "{name}: there is no {key}");
+                helps.insert(key.clone(), String::from_utf8(help.stdout)?);
             }
-            let help = Command::new(binaries::path(program)?).args(arguments).arg("--help").output()?;
-            ensure!(help.status.success(), "{}: there is no {words:?}", page.display());
+            for flag in flags {
+                let flag = flag.split('=').next().unwrap_or(flag).trim_end_matches([',', '.', ')', ']']);
+                let is_there = helps[&key].split_whitespace().any(|it| it.trim_end_matches(',') == flag);
+                ensure!(is_there, "{name}: {key} has no {flag}");
+            }
         }
     }
-    ensure!(tried.len() > 25, "only {tried:?}");
+    ensure!(helps.len() > 25, "only {:?}", helps.keys());
     Ok(())
 }
 

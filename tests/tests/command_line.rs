@@ -20,7 +20,7 @@ async fn a_reader_that_has_seen_enough_ends_it_quietly() -> Result<()> {
     assert_eq!((ended.status.code(), String::from_utf8(ended.stderr)?.as_str()), (Some(141), ""));
 
     // A full disk is another matter.
-    let full = std::fs::OpenOptions::new().write(true).open("/dev/full")?;
+    let full = fs::OpenOptions::new().write(true).open("/dev/full")?;
     let mut stella = Command::new(binaries::path("stella")?);
     stella.args(cluster.control_plane.stella_flags()).args(["tenant", "list"]);
     let ended = stella.stdin(Stdio::null()).stdout(full).stderr(Stdio::piped()).output()?;
@@ -53,7 +53,7 @@ async fn a_program_gets_an_account_that_may_deploy_to_one_environment() -> Resul
     }
     let (code, token, _) = stella(&["token", "create", "build server", "--account", "ci", "--quiet"])?;
     assert_eq!(code, Some(0));
-    std::fs::write(file.path(), token)?;
+    fs::write(file.path(), token)?;
     let (_, me, _) = as_ci(&["whoami"])?;
     assert_eq!(me, format!("service ci may: {role}\n"));
     let (code, _, error) = as_ci(&["env", "create", "qa", "-t", TENANT])?;
@@ -138,7 +138,7 @@ fn the_page_of_the_command_line_has_every_command() -> Result<()> {
         for below in commands_of(&[&command])? {
             let is_in =
                 |row: &&str| row.split(|c: char| !c.is_alphanumeric() && c != '-').any(|it| it == below);
-            ensure!(rows.iter().any(|row| is_in(row)), "stella {command} {below} is not on the page");
+            ensure!(rows.iter().any(is_in), "stella {command} {below} is not on the page");
         }
     }
     Ok(())

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
@@ -71,6 +72,49 @@ fn dots_lead_to_traces() -> Result<()> {
         let targets = list(&dashboard, "panels")?.iter().filter_map(|panel| panel["targets"].as_array());
         ensure!(targets.flatten().any(|target| target["exemplar"] == true), "{name} has none");
     }
+    Ok(())
+}
+
+/// It is tried with the alerts, on series that a running system has not: of an agent on which everything fails.
+#[test]
+fn the_panel_of_success_by_agent_is_what_promtool_tries() -> Result<()> {
+    let dashboard = dashboard("agent-health")?;
+    let panels = list(&dashboard, "panels")?;
+    let panel =
+        panels.iter().find(|it| it["title"] == "Task success rate by agent").context("no such panel")?;
+    let filled = text(&panel["targets"][0], "expr")?
+        .replace("$tenant", ".*")
+        .replace("$agent", ".*")
+        .replace("$__range", "1h");
+    let tried = fs::read_to_string(grafana().join("../rules_test.yml"))?;
+    ensure!(tried.contains(&filled), "{filled}");
+    Ok(())
+}
+
+/// What Grafana's own types do not keep of a dashboard, a line each.
+fn unknown_to_grafana(file: &Path) -> Result<String> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("grafana/round_trip.py");
+    let mut python = Command::new("python3");
+    let ended =
+        python.arg(script).arg(file).env("PYTHONPATH", "/var/cache/stella-tests/grafana-sdk").output()?;
+    let complaint = String::from_utf8_lossy(&ended.stderr).into_owned();
+    ensure!(complaint.is_empty(), "{complaint}; .ci/tools installs the SDK");
+    Ok(String::from_utf8(ended.stdout)?)
+}
+
+#[test]
+fn dashboards_are_as_grafanas_own_types_have_them() -> Result<()> {
+    for name in DASHBOARDS {
+        let lost = unknown_to_grafana(&grafana().join(format!("dashboards/{name}.json")))?;
+        ensure!(lost.is_empty(), "{lost}");
+    }
+    // What is misspelt is found.
+    let mut wrong = dashboard(DASHBOARDS[0])?;
+    wrong["panels"][0]["fieldConfig"]["defaults"]["unti"] = "s".into();
+    let file = tempfile::NamedTempFile::new()?;
+    fs::write(file.path(), wrong.to_string())?;
+    let lost = unknown_to_grafana(file.path())?;
+    ensure!(lost.lines().count() == 1 && lost.contains("defaults.unti"), "{lost}");
     Ok(())
 }
 

@@ -168,7 +168,8 @@ fn handed_over(host: &Host) -> Result<()> {
         host.run(&format!(
             "install -D -m 0644 /usr/share/doc/{unit}/examples/credentials.conf /etc/systemd/system/{unit}.service.d/credentials.conf
              printf '[traces]\\nendpoint = \"http://127.0.0.1:4318\"\\n' > /etc/stella/{program}.conf.d/traces.toml
-             systemctl daemon-reload && systemd-analyze verify --man=no {unit}.service && systemctl restart {unit}"
+             systemctl daemon-reload && systemd-analyze verify --man=no {unit}.service
+             systemctl restart {unit} || {{ journalctl --sync; journalctl -u {unit} -n 10 -o cat >&2; exit 1; }}"
         ))?;
         let said = host.run(&format!(
             "tr '\\0' '\\n' < /proc/$(systemctl show -P MainPID {unit})/environ | grep HEADERS_FILE=/run/credentials/{unit}.service/collector-headers
@@ -180,7 +181,7 @@ fn handed_over(host: &Host) -> Result<()> {
              systemctl daemon-reload && systemctl restart {unit}"
         ))?;
     }
-    Ok(host.run("rm /etc/stella/collector-headers").map(drop)?)
+    host.run("rm /etc/stella/collector-headers").map(drop)
 }
 
 fn deployed(host: &Host, version: &str) -> Result<()> {

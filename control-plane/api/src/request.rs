@@ -22,7 +22,7 @@ use stella_protocol::id::{ApiTokenId, TenantId};
 use stella_protocol::time::Timestamp;
 use stella_protocol::trace::{TRACEPARENT, TraceContext, TraceParent, is_in_sample};
 use subtle::ConstantTimeEq;
-use tracing::Instrument;
+use tracing::{Instrument, Span, field};
 
 use crate::error::{ApiError, ErrorCode};
 use crate::{AnsweredRequest, App, OnAnswer};
@@ -93,6 +93,9 @@ pub(crate) async fn layer(State(app): State<App>, mut request: Request, next: Ne
     let span = tracing::info_span!(
         "http.request",
         traceId = format!("{:032x}", trace.trace_id),
+        // As in the lines of the events that it causes.
+        spanId = format!("{:016x}", trace.span_id),
+        tenantId = field::Empty,
         correlationId = correlation,
         "http.method" = method,
         "http.route" = path,
@@ -100,6 +103,9 @@ pub(crate) async fn layer(State(app): State<App>, mut request: Request, next: Ne
     let answered = async {
         let tenant = tenant_of(&app, &mut request).await;
         seen_tenant = tenant.as_ref().map(|(_, id)| *id);
+        if let Some(id) = seen_tenant {
+            Span::current().record("tenantId", field::display(id));
+        }
         match admit(&app, &request, tenant.as_ref(), &trace) {
             Ok(caller) => {
                 if let Some(caller) = caller {
@@ -115,7 +121,7 @@ pub(crate) async fn layer(State(app): State<App>, mut request: Request, next: Ne
     drop(in_flight);
     let took = started.elapsed();
     let status = response.status().as_u16();
-    span.in_scope(|| tracing::debug!(status, milliseconds = took.as_secs_f64() * 1e3, "request answered"));
+    span.in_scope(|| say(method, status, took));
     if let Some(OnAnswer(tell)) = app.on_answer.as_ref().filter(|_| !is_probe(&instance)) {
         let (route, tenant, started) = (path.clone(), seen_tenant, since);
         tell(&AnsweredRequest {
@@ -136,6 +142,15 @@ pub(crate) async fn layer(State(app): State<App>, mut request: Request, next: Ne
     metrics::histogram!("stella_http_request_duration_seconds", "method" => method, "path" => path)
         .record(took);
     response
+}
+
+/// What may have changed something is found in the log by the id that its caller has; what only looks is too much for it.
+fn say(method: &str, status: u16, took: Duration) {
+    let milliseconds = took.as_secs_f64() * 1e3;
+    match method {
+        "GET" | "HEAD" => tracing::debug!(status, milliseconds, "request answered"),
+        _ => tracing::info!(status, milliseconds, "request answered"),
+    }
 }
 
 /// Whether it asks how the control plane does, which is asked all the time.

@@ -119,6 +119,8 @@ fn counted(
 
 fn over_http(config: &Config, address: &Url, headers: HashMap<String, String>) -> Result<Otlp, Error> {
     let ca = config.ca.as_deref().map(|path| outside::roots("traces.ca", path)).transpose()?;
+    // Without TLS no authorities are needed, and a host may have none.
+    let ca = ca.or_else(|| (address.scheme() == "http").then(Vec::new));
     // The client must not be made within the runtime: it brings one of its own.
     let making = std::thread::spawn(move || {
         // The headers are for the collector that is configured, and for nobody that it may point to.

@@ -13,7 +13,7 @@ pub(crate) const ON_PURPOSE: [(&str, &str); 19] = [
     ("log service", "the program's name"),
     (
         "log correlationId",
-        "the journal keeps the trace of what caused an event, which leads to the request's lines",
+        "the journal keeps the trace of what caused an event, and the request's line has the same trace and span",
     ),
     (
         "alert DeploymentFailureRateHigh: query",

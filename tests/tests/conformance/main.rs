@@ -210,6 +210,15 @@ fn in_log(log: &str, found: &mut Differences) -> Result<()> {
         text.is_some_and(|text| text.len() == digits && text.chars().all(|c| c.is_ascii_hexdigit()))
     };
     ensure!(is_hex("traceId", 32) && is_hex("spanId", 16), "{line:?}");
+    // The request that caused it: the id that its caller has leads to it, and its trace to the event.
+    let is_cause = |it: &&Map<String, Value>| {
+        it["message"] == "request answered" && it.get("traceId") == line.get("traceId")
+    };
+    let request = lines.iter().find(is_cause).with_context(|| format!("no request of {line:?}"))?;
+    for field in ["spanId", "tenantId"] {
+        ensure!(request.get(field) == line.get(field), "{field}: {request:?} and {line:?}");
+    }
+    ensure!(request.get("correlationId").is_some_and(Value::is_string), "{request:?}");
     for (field, value) in [("service", "deploy-orchestrator"), ("message", "Deployment started")] {
         if line[field] != value {
             found.insert(format!("log {field}"));

@@ -20,6 +20,16 @@ const ALERTMANAGER: &str = include_str!("../../../../packaging/observability/ale
 const VECTOR: &str = include_str!("../../../../packaging/observability/logs/vector.toml");
 const FLUENT_BIT: &str = include_str!("../../../../packaging/observability/logs/fluent-bit.yaml");
 
+/// Jaeger, for who has no store of traces: no address of an installation is in them.
+const JAEGER: [(&str, &str); 3] = [
+    (
+        "jaeger-kubernetes.yaml",
+        include_str!("../../../../packaging/observability/traces/jaeger-kubernetes.yaml"),
+    ),
+    ("jaeger-host.yaml", include_str!("../../../../packaging/observability/traces/jaeger-host.yaml")),
+    ("jaeger.service", include_str!("../../../../packaging/observability/traces/jaeger.service")),
+];
+
 const PROVIDER: &str =
     include_str!("../../../../packaging/observability/grafana/provisioning/dashboards/stella.yml");
 const SOURCES: &str =
@@ -79,6 +89,7 @@ pub(super) fn of(render: &Render, api: &str) -> Vec<(String, String)> {
     let dashboard =
         |(name, text): &(&str, &str)| (format!("grafana/dashboards/{name}.json"), (*text).to_owned());
     files.extend(DASHBOARDS.iter().map(dashboard));
+    files.extend(JAEGER.iter().map(|(name, text)| (format!("traces/{name}"), (*text).to_owned())));
     files
 }
 

@@ -49,6 +49,9 @@ impl HttpClient {
                 return Err("the file of the authorities holds no certificate");
             }
             builder = builder.tls_certs_only(certificates);
+        } else if parsed.scheme() == "http" {
+            // Without TLS no authorities are needed, and a host may have none.
+            builder = builder.tls_certs_only([]);
         }
         let client = builder.build().map_err(|_| "no HTTP client can be made")?;
         Ok(Self { client, url: Zeroizing::new(url.to_owned()) })
