@@ -8,7 +8,7 @@
 //!
 //! Reading order: [`cluster`] (a control plane and its agents), [`control_plane`], [`agent`], [`api`] (the client),
 //! [`recipe`] (releases to deploy), [`wait`] (until something is so),
-//! [`sim`] (hosts that are only a connection), [`monitoring`] (Prometheus and Alertmanager), [`nats`] (an event bus), [`rotel`] (a collector of traces), [`units`] (a stand-in for systemd).
+//! [`sim`] (hosts that are only a connection), [`monitoring`] (Prometheus and Alertmanager), [`nats`] (an event bus), [`rotel`] (a collector of traces), [`units`] (a stand-in for systemd), [`web`] (a service that is switched under load).
 
 pub mod agent;
 pub mod api;
@@ -36,3 +36,4 @@ pub mod scraping;
 pub mod sim;
 pub mod units;
 pub mod wait;
+pub mod web;

@@ -1,15 +1,9 @@
 //! Blue-green with real load balancers: the release of the guide in the book, on two hosts under load, without a request that fails.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
@@ -18,32 +12,12 @@ use stella_tests::agent::Agent;
 use stella_tests::cluster::{Cluster, ENVIRONMENT, TENANT};
 use stella_tests::daemon::Daemon;
 use stella_tests::people::Shell;
-use stella_tests::recipe::archive;
 use stella_tests::units::Units;
+use stella_tests::web::{self, Load};
 use stella_tests::{binaries, ports, wait};
 
 const NGINX: &str = "/usr/sbin/nginx";
 const HAPROXY: &str = "/usr/sbin/haproxy";
-
-/// Answers with its version, and takes half a second to be healthy. A bad one never is.
-const SERVICE: &str = r#"
-import http.server, sys, threading, time
-VERSION, GOOD = "@VERSION@", "@GOOD@" == "yes"
-began = time.monotonic()
-class Answer(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        is_healthy = GOOD and time.monotonic() - began > 0.5
-        status = 503 if self.path == "/health" and not is_healthy else 200
-        body = VERSION.encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-    def log_message(self, *_): pass
-class Server(http.server.ThreadingHTTPServer):
-    request_queue_size = 128
-Server(("127.0.0.1", int(sys.argv[1])), Answer).serve_forever()
-"#;
 
 /// What is in front of a host's service.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -142,73 +116,6 @@ fn steps(kind: Front) -> Result<Value> {
     Ok(steps)
 }
 
-/// Requests all the time, through every host's load balancer.
-struct Load {
-    over: Arc<AtomicBool>,
-    seen: Arc<Mutex<Seen>>,
-    threads: Vec<JoinHandle<()>>,
-}
-
-#[derive(Default)]
-struct Seen {
-    requests: u64,
-    versions: BTreeSet<String>,
-    failures: Vec<String>,
-}
-
-impl Load {
-    fn start(hosts: &[Host]) -> Self {
-        let (over, seen) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Seen::default())));
-        let threads = hosts.iter().flat_map(|host| [host.front; 2]).map(|port| {
-            let (over, seen) = (Arc::clone(&over), Arc::clone(&seen));
-            std::thread::spawn(move || {
-                while !over.load(Ordering::Relaxed) {
-                    let answer = version(port);
-                    let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-                    seen.requests += 1;
-                    match answer {
-                        Ok(version) => drop(seen.versions.insert(version)),
-                        Err(error) => seen.failures.push(format!("{error:#}")),
-                    }
-                    drop(seen);
-                    std::thread::sleep(Duration::from_millis(2));
-                }
-            })
-        });
-        let threads = threads.collect();
-        Self { over, seen, threads }
-    }
-
-    /// The versions that answered since the last look. None of the requests has failed.
-    fn versions(&self) -> Result<Vec<String>> {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let Seen { failures, requests, .. } = &*seen;
-        ensure!(failures.is_empty(), "{} of {requests} requests failed: {failures:?}", failures.len());
-        Ok(std::mem::take(&mut seen.versions).into_iter().collect())
-    }
-
-    fn end(mut self) -> Result<u64> {
-        self.over.store(true, Ordering::Relaxed);
-        for thread in self.threads.drain(..) {
-            ensure!(thread.join().is_ok(), "a thread has panicked");
-        }
-        self.versions()?;
-        Ok(self.seen.lock().unwrap_or_else(PoisonError::into_inner).requests)
-    }
-}
-
-/// What the service behind this port says that it is.
-fn version(port: u16) -> Result<String> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    stream.write_all(b"GET /version HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let (head, body) = answer.split_once("\r\n\r\n").context("half an answer")?;
-    ensure!(head.split(' ').nth(1) == Some("200"), "{head}");
-    Ok(body.to_owned())
-}
-
 /// Two hosts with load balancers, and releases of the guide.
 struct Story {
     cluster: Cluster,
@@ -257,10 +164,7 @@ impl Story {
     }
 
     fn release(&self, version: &str, good: bool) -> Result<()> {
-        let good = if good { "yes" } else { "no" };
-        let service = SERVICE.replace("@VERSION@", version).replace("@GOOD@", good);
-        let file = self.cluster.folder().join(format!("web-{version}.tar.gz"));
-        fs::write(&file, archive(&[("web.py", &service)])?)?;
+        let file = web::release_of(self.cluster.folder(), version, good)?;
         let (component, steps) = (format!("web={}", file.display()), self.steps.display().to_string());
         self.stella(&["release", "create", "web", version, "--component", &component, "--steps", &steps])?;
         Ok(())
@@ -284,12 +188,16 @@ impl Story {
     async fn serve(&self, version: &str) -> Result<()> {
         wait::until(&format!("every host serves {version}"), async || {
             for host in &self.hosts {
-                let found = self::version(host.front)?;
+                let found = web::version(host.front)?;
                 ensure!(found == version, "{} serves {found}", host.name);
             }
             Ok(())
         })
         .await
+    }
+
+    fn fronts(&self) -> Vec<u16> {
+        self.hosts.iter().map(|host| host.front).collect()
     }
 
     fn unit_actions(&self) -> Vec<Vec<String>> {
@@ -348,7 +256,7 @@ async fn no_request_fails_while_nginx_is_switched_there_and_back_over_a_crash() 
     let first = story.deploy("1.0.0", &[])?;
     story.ends(&first, "succeeded").await?;
     story.serve("1.0.0").await?;
-    let load = Load::start(&story.hosts);
+    let load = Load::start(story.fronts());
 
     let id = warms_up_over_a_crash(&mut story, &load).await?;
 
@@ -405,7 +313,7 @@ async fn no_request_fails_while_haproxy_is_switched_when_somebody_confirms_it() 
     let first = story.deploy("1.0.0", &[])?;
     story.ends(&first, "succeeded").await?;
     story.serve("1.0.0").await?;
-    let load = Load::start(&story.hosts);
+    let load = Load::start(story.fronts());
     let id = story.deploy("2.0.0", &["--confirm", "--batch", "1"])?;
     wait::until("it waits for somebody", async || {
         let shown = story.stella(&["deployment", "show", &id])?;

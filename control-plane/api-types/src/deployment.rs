@@ -94,6 +94,34 @@ pub struct BlueGreen {
     /// How long the colour that is not live any more is kept, in seconds, at most a week; until the next deployment if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep_seconds: Option<u64>,
+    /// The two groups of targets that are its colours; if absent, each target has both.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub groups: Option<Groups>,
+}
+
+/// Two groups of targets, of which one has the traffic, and the targets that lead it there. The group without traffic gets the
+/// release; then the steps of the phase `switch` are run on those that lead the traffic.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Groups {
+    /// The label that says which group a target is in: its value is `blue` or `green`.
+    pub label: String,
+    /// The labels of the targets that lead the traffic: those that have all of them. At least one label.
+    pub switch: BTreeMap<String, String>,
+    /// The group that has the traffic as long as no deployment has switched it; none if absent. The first release goes to the
+    /// other one, or to blue.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub live: Option<Colour>,
+}
+
+/// One of the two places of a release with a switch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Colour {
+    /// The first one that is filled.
+    Blue,
+    /// The other one.
+    Green,
 }
 
 /// A number of targets at a time.
@@ -381,11 +409,15 @@ pub struct DeploymentTarget {
     /// What was there before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<ReleaseRef>,
-    /// `waiting`, `active`, `ready` (prepared, and waiting for the others), `succeeded`, `failed`, `skipped` or `abandoned`.
+    /// `waiting`, `active`, `ready` (prepared, and waiting for the others, or for the traffic), `succeeded`, `failed`, `skipped` or `abandoned`.
     pub progress: String,
     /// The colour that the release gets there, if it has a switch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub colour: Option<String>,
+    /// What it is for two groups: `member` of the one that gets the release, or `switch` if it leads the traffic; absent without
+    /// groups.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<String>,
     /// The step that is run now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<StepPosition>,
@@ -424,6 +456,9 @@ pub struct DeploymentPlan {
     /// The phase of each of them, if the release has a switch. Those that retire are run when the colour is not live any more.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub phases: Vec<Phase>,
+    /// Which of two groups would get it, if it goes to such.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub groups: Option<PlannedGroups>,
     /// The targets in the order in which they would be started.
     pub targets: Vec<PlannedTarget>,
     /// What exactly it would do, as a hash.
@@ -437,16 +472,35 @@ pub struct DeploymentPlan {
     pub warnings: Vec<String>,
 }
 
+/// Which of two groups of targets would get a release.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PlannedGroups {
+    /// The group that has the traffic now, `blue` or `green`; absent if none has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub live: Option<String>,
+    /// The group that would get the release, and then the traffic.
+    pub gets: String,
+    /// How many targets it has.
+    pub members: u64,
+    /// How many targets lead the traffic.
+    pub switches: u64,
+}
+
 /// One target of a plan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PlannedTarget {
     /// The target.
     pub target: Named,
-    /// The number of its wave, from 1: of a batch, or of what comes before the next hold of a canary.
+    /// The number of its wave, from 1: of a batch, or of what comes before the next hold of a canary. With groups, what leads the
+    /// traffic comes after the group.
     pub wave: u32,
     /// The colour that would be filled and then live, if the release has a switch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub colour: Option<String>,
+    /// What it is for two groups: `member` of the one that gets the release, or `switch` if it leads the traffic; absent without
+    /// groups.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<String>,
     /// The value of the label that the strategy orders by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub domain: Option<String>,

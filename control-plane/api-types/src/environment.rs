@@ -37,6 +37,12 @@ pub enum ProofRule {
     Required,
 }
 
+impl ProofRule {
+    const fn none() -> Self {
+        Self::Off
+    }
+}
+
 /// A stage that releases pass through.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Environment {
@@ -62,6 +68,7 @@ pub struct Environment {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub strategy: Option<Strategy>,
     /// What it wants of the proof that a deployment could go back. Environments of before there was one want none.
+    #[serde(default = "ProofRule::none")]
     pub way_back_proof: ProofRule,
     /// When silence of its agents is taken for a network event; absent if never.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -82,6 +82,10 @@ pub struct Target {
     /// Whether a switch was left halfway: the next deployment decides it first.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub torn: bool,
+    /// What it is for two groups: `member` of one, or `switch` if it leads the traffic to the one whose `colour` it has; absent
+    /// without groups.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<String>,
     /// The id of the deployment that works on it now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub active_deployment: Option<String>,
@@ -98,6 +102,6 @@ pub struct Idle {
     pub colour: String,
     /// The deployment that filled it, or that led the traffic away from it.
     pub deployment: String,
-    /// Whether it can be switched to as it is: it was live, and nothing has ended it since.
+    /// Whether it can be switched to as it is: it was live (or, in a group, prepared), and nothing has ended it since.
     pub ready: bool,
 }

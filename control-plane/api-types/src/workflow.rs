@@ -158,6 +158,10 @@ pub struct Step {
     /// The deployment that it waits for, or the promotion of the same id; of a `task` step, also the last one that it has begun.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deployment: Option<String>,
+    /// The status of the promotion of that id while its deployment has not started: `pending` (it waits for approvals or gates), or
+    /// `approved`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub promotion: Option<String>,
     /// The runs that it waits for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub runs: Vec<ChildRun>,

@@ -152,6 +152,7 @@ pub(crate) fn target(tenant: &TenantState, target: &Target) -> TargetDto {
             ready: idle.is_ready,
         }),
         torn: target.is_torn,
+        part: target.part.map(|part| part.name().to_owned()),
         active_deployment: target.active.map(|id| id.to_string()),
         created_at: time(target.created_at),
     }

@@ -16,7 +16,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::observability::Observability;
 
 pub(crate) use gates::{Findings, Gate, Place, SetGate, Severity, Word};
-pub(crate) use pace::{Pace, StrategyName};
+pub(crate) use pace::{ColourName, Pace, StrategyName};
 pub(crate) use people::{Account, Token};
 pub(crate) use places::{
     Agent, ChangeTarget, EnrolCommand, Environment, Form, NewTarget, NewToken, Profile, ProofRule, Repeat,

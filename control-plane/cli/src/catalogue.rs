@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use stella_api_types::agent::{self, RevokeAgent};
-use stella_api_types::environment::{self, CreateEnvironment, Repeats, SetFreeze, SetPath};
+use stella_api_types::environment::{self, CreateEnvironment, ProofRule, Repeats, SetFreeze, SetPath};
 use stella_api_types::paths;
 use stella_api_types::system::System;
 use stella_api_types::tenant::{self, CreateTenant};
@@ -125,7 +125,7 @@ async fn list_environments(context: &Context, path: &str) -> Result<(), Error> {
     print::list(
         context.output,
         &all,
-        &["ORDER", "NAME", "AFTER", "APPROVALS", "GATES", "AT RISK", "LOCKED", "ID"],
+        &["ORDER", "NAME", "AFTER", "APPROVALS", "GATES", "AT RISK", "PROOF", "LOCKED", "ID"],
         |environment| {
             let lock = environment.lock.as_ref();
             vec![
@@ -135,6 +135,12 @@ async fn list_environments(context: &Context, path: &str) -> Result<(), Error> {
                 environment.approvals.as_ref().map_or_else(|| "-".to_owned(), |it| it.needed.to_string()),
                 environment.gates.len().to_string(),
                 environment.budget.as_ref().map_or_else(|| "-".to_owned(), hold::budget_of),
+                match environment.way_back_proof {
+                    ProofRule::Off => "-",
+                    ProofRule::Reported => "reported",
+                    ProofRule::Required => "required",
+                }
+                .to_owned(),
                 lock.map_or_else(|| frozen(environment), |lock| lock.reason.clone()),
                 environment.id.clone(),
             ]

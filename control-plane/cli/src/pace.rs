@@ -1,10 +1,14 @@
 //! How targets follow one another: from flags to a strategy, and from a strategy to words.
 
+use std::collections::BTreeMap;
+
 use stella_api_types::amount::Amount;
-use stella_api_types::deployment::{BlueGreen, CanaryStep, Order, OrderBy, Rolling, Strategy};
+use stella_api_types::deployment::{
+    BlueGreen, CanaryStep, Colour, Groups, Order, OrderBy, Rolling, Strategy,
+};
 use stella_api_types::release::Phase;
 
-use crate::args::{Pace, StrategyName};
+use crate::args::{ColourName, Pace, StrategyName};
 use crate::client::Error;
 use crate::when;
 
@@ -17,11 +21,13 @@ pub(crate) fn strategy(pace: Pace) -> Result<Strategy, Error> {
         return Err(Error::Usage(format!("{flag} {strategy} --strategy blue-green; leave one of them out")));
     }
     if is_blue_green {
+        let groups = groups(pace.groups, pace.switch, pace.live)?;
         return Ok(Strategy::BlueGreen(BlueGreen {
             warm_up_seconds: pace.warm_up,
             confirm: pace.confirm,
             batch: pace.batch,
             keep_seconds: pace.keep,
+            groups,
         }));
     }
     let order = match (pace.order_by, pace.by_domain, pace.spread) {
@@ -45,10 +51,45 @@ pub(crate) fn strategy(pace: Pace) -> Result<Strategy, Error> {
     }))
 }
 
+/// The two groups that the flags name.
+fn groups(
+    label: Option<String>,
+    switch: Vec<(String, String)>,
+    live: Option<ColourName>,
+) -> Result<Option<Groups>, Error> {
+    let Some(label) = label else { return Ok(None) };
+    let live = live.map(|live| match live {
+        ColourName::Blue => Colour::Blue,
+        ColourName::Green => Colour::Green,
+    });
+    Ok(Some(Groups { label, switch: each_once("--switch", switch)?, live }))
+}
+
+/// Labels by name. A target has one value of each, so that two cannot be wanted.
+pub(crate) fn each_once(
+    flag: &str,
+    labels: Vec<(String, String)>,
+) -> Result<BTreeMap<String, String>, Error> {
+    let mut wanted = BTreeMap::new();
+    for (label, value) in labels {
+        if wanted.insert(label.clone(), value).is_some() {
+            let problem = format!(
+                "{flag} {label}=… is given twice, and a target has one value of it; deploy once for each"
+            );
+            return Err(Error::Usage(problem));
+        }
+    }
+    Ok(wanted)
+}
+
 /// A flag that only blue-green deployments know, if one was given.
 fn of_blue_green(pace: &Pace) -> Option<&'static str> {
-    let given =
-        [(pace.warm_up.is_some(), "--warm-up"), (pace.confirm, "--confirm"), (pace.keep.is_some(), "--keep")];
+    let given = [
+        (pace.warm_up.is_some(), "--warm-up"),
+        (pace.confirm, "--confirm"),
+        (pace.keep.is_some(), "--keep"),
+        (pace.groups.is_some(), "--groups"),
+    ];
     given.into_iter().find(|(is_given, _)| *is_given).map(|(_, flag)| flag)
 }
 
@@ -98,6 +139,15 @@ pub(crate) fn described(strategy: &Strategy, targets: Option<usize>) -> String {
                 || "until the next deployment".to_owned(),
                 |seconds| format!("for {}", when::length(seconds)),
             );
+            if let Some(groups) = &how.groups {
+                let switch: Vec<String> =
+                    groups.switch.iter().map(|(label, value)| format!("{label}={value}")).collect();
+                return format!(
+                    "blue-green between the groups of {}: the one without traffic prepared{hold}, then {batch} of {} switched at a time, the old group kept {kept}",
+                    groups.label,
+                    switch.join(",")
+                );
+            }
             format!(
                 "blue-green: all prepared{hold}, then {batch} switched at a time, the old colour kept {kept}"
             )

@@ -2,12 +2,10 @@
 
 mod describe;
 
-use std::collections::BTreeMap;
-
 use serde::Serialize;
 use stella_api_types::deployment::{
     CancelDeployment, CreateDeployment, Deployment as Dto, DeploymentDetail, DeploymentPlan,
-    OnFailure as DtoOnFailure, RetryDeployment,
+    OnFailure as DtoOnFailure, PlannedGroups, RetryDeployment,
 };
 use stella_api_types::paths;
 use stella_api_types::promotion::{Asked, Promotion};
@@ -33,7 +31,7 @@ pub(crate) async fn deploy(context: &Context, command: Deploy) -> Result<bool, E
             OnFailure::Ask => DtoOnFailure::Ask,
         },
         targets: (!command.targets.is_empty()).then_some(command.targets),
-        labels: each_once(command.labels)?,
+        labels: pace::each_once("--label", command.labels)?,
         timeout_seconds: command.timeout,
         override_freeze: command.override_freeze,
         waive_way_back: command.waive_way_back,
@@ -65,20 +63,6 @@ pub(crate) async fn deploy(context: &Context, command: Deploy) -> Result<bool, E
     follow_up(context, &asked, command.wait).await
 }
 
-/// Labels by name. A target has one value of each, so that two cannot be wanted.
-fn each_once(labels: Vec<(String, String)>) -> Result<BTreeMap<String, String>, Error> {
-    let mut wanted = BTreeMap::new();
-    for (label, value) in labels {
-        if wanted.insert(label.clone(), value).is_some() {
-            let problem = format!(
-                "--label {label}=… is given twice, and a target has one value of it; deploy once for each"
-            );
-            return Err(Error::Usage(problem));
-        }
-    }
-    Ok(wanted)
-}
-
 /// What is on a target, by its version, and with its name if it is another application than the one to come.
 fn in_place(current: &ReleaseRef, coming: &ReleaseRef) -> String {
     if current.application == coming.application {
@@ -99,7 +83,10 @@ async fn plan(context: &Context, body: &CreateDeployment) -> Result<bool, Error>
                     .domain
                     .as_ref()
                     .map_or_else(|| target.wave.to_string(), |it| format!("{} ({it})", target.wave)),
-                in_colour(&target.target.name, target.colour.as_deref()),
+                match target.part.as_deref() {
+                    Some("switch") => format!("{} (leads)", target.target.name),
+                    _ => in_colour(&target.target.name, target.colour.as_deref()),
+                },
                 format!("{} ({})", target.agent.name, target.connectivity),
                 target
                     .current
@@ -131,8 +118,9 @@ async fn plan(context: &Context, body: &CreateDeployment) -> Result<bool, Error>
         });
         let gates: String = gates.collect();
         let warnings: String = plan.warnings.iter().map(|warning| format!("\nwarning: {warning}")).collect();
+        let groups = plan.groups.as_ref().map(groups).unwrap_or_default();
         format!(
-            "{}:{} to {}: {}, {at_once}, in {} at most; on failure{tolerated} it {on_failure}\neach target: {}{approvals}{gates}\nplan {}{warnings}\n\n\
+            "{}:{} to {}: {}, {at_once}, in {} at most; on failure{tolerated} it {on_failure}{groups}\neach target: {}{approvals}{gates}\nplan {}{warnings}\n\n\
              {table}\n\nNothing was changed; leave out --plan to deploy.",
             plan.release.application,
             plan.release.version,
@@ -144,6 +132,20 @@ async fn plan(context: &Context, body: &CreateDeployment) -> Result<bool, Error>
         )
     })?;
     Ok(true)
+}
+
+/// Which group has the traffic, and which gets the release.
+fn groups(groups: &PlannedGroups) -> String {
+    let (leads, targets) = (
+        if groups.switches == 1 { "leads" } else { "lead" },
+        if groups.members == 1 { "target" } else { "targets" },
+    );
+    let live =
+        groups.live.as_ref().map_or_else(|| "no group is live".to_owned(), |live| format!("{live} is live"));
+    format!(
+        "\ngroups: {live}, {} gets the release ({} {targets}); then {} {leads} the traffic there",
+        groups.gets, groups.members, groups.switches
+    )
 }
 
 /// A target's name, with the colour that it gets.

@@ -130,12 +130,17 @@ async fn list(
 /// What is on a target.
 fn release(target: &Dto) -> String {
     let current = target.current.as_ref();
-    current.map_or_else(|| "-".into(), |it| format!("{}:{}{}", it.application, it.version, colours(target)))
+    // A group without traffic has nothing, and may hold something.
+    current.map_or_else(
+        || format!("-{}", colours(target)),
+        |it| format!("{}:{}{}", it.application, it.version, colours(target)),
+    )
 }
 
 /// The colour that is live on a target, and what the other one holds.
 fn colours(target: &Dto) -> String {
-    let live = target.colour.as_ref().map(|colour| format!(" ({colour})")).unwrap_or_default();
+    let leads = if target.part.as_deref() == Some("switch") { "leads to " } else { "" };
+    let live = target.colour.as_ref().map(|colour| format!(" ({leads}{colour})")).unwrap_or_default();
     let torn = if target.torn { ", its switch was left halfway" } else { "" };
     let idle = target.idle.as_ref();
     let idle = idle

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::IsTerminal;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use stella_api_types::deployment::{Deployment, DeploymentDetail, DeploymentTarget};
+use stella_api_types::deployment::{Deployment, DeploymentDetail, DeploymentTarget, Strategy};
 use stella_api_types::paths;
 
 use crate::args::Output;
@@ -152,7 +152,9 @@ impl View {
         if self.stages.get(&deployment.id) == Some(stage) {
             return;
         }
+        let has_groups = matches!(&deployment.strategy, Strategy::BlueGreen(how) if how.groups.is_some());
         self.say(match stage.as_str() {
+            "prepare" if has_groups => "• prepares the group that has no traffic",
             "prepare" => "• prepares the colour that is not live on all targets",
             "check" => "• checks what was prepared once more",
             _ => "• switches",
@@ -210,6 +212,10 @@ fn describe(target: &DeploymentTarget, kind: &str) -> String {
         (Some(step), "active") => format!("{} ({}/{}){reason}", step.name, step.number, step.of),
         (_, "succeeded") if kind == "job" => "done".to_owned(),
         (_, "succeeded") if kind == "retirement" => format!("has ended {}{colour}", target.release.version),
+        (_, "succeeded") if target.part.as_deref() == Some("switch") => {
+            let group = target.colour.as_deref().unwrap_or("-");
+            format!("now leads to {group}: {}", target.release.version)
+        }
         (_, "succeeded") => format!("now has {}{colour}", target.release.version),
         (_, "ready") => format!("has prepared {}{colour}", target.release.version),
         (_, progress) => format!("{progress}{reason}"),

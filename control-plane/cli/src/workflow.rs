@@ -254,11 +254,20 @@ fn describe(run: &str, step: &Step) -> String {
             let (given, needed) = (approval.approvals.len(), approval.needed);
             line.push_str(&format!(":{message} ({given}/{needed}); stella workflow approve {run} {id}"));
         }
+        (None, Some(job)) if step.kind == "task" && step.promotion.is_some() => {
+            line.push_str(&format!(": job {job}"));
+        }
         (None, Some(job)) if step.kind == "task" => {
             line.push_str(&format!(": job {job}; stella task list {job}"));
         }
         (None, Some(deployment)) => line.push_str(&format!(": deployment {deployment}")),
         (None, None) => {}
+    }
+    if let (Some(status), Some(id)) = (&step.promotion, &step.deployment) {
+        line.push_str(&match status.as_str() {
+            "approved" => "; approved, and waits for its start".to_owned(),
+            _ => format!("; waits for approvals or gates: stella promotion show {id}"),
+        });
     }
     for child in &step.runs {
         let item = child.item.as_ref().map(|item| format!("{item}: ")).unwrap_or_default();

@@ -103,9 +103,9 @@ impl TenantState {
             | Fact::TargetUpdated { .. }
             | Fact::ArtifactStored { .. }
             | Fact::ReleaseCreated { .. }) => self.apply_inventory(at, fact),
-            fact @ (Fact::AutoPromotionDue { .. } | Fact::AutoPromotionEnded { .. }) => {
-                self.apply_automation(fact)
-            }
+            fact @ (Fact::AutoPromotionDue { .. }
+            | Fact::AutoPromotionEnded { .. }
+            | Fact::ReleaseDisproven { .. }) => self.apply_automation(fact),
             Fact::ChannelSet { .. } | Fact::ChannelRemoved { .. } | Fact::EnvironmentChannelsSet { .. } => {
                 self.apply_channel(event)
             }
@@ -169,6 +169,7 @@ impl TenantState {
             | Fact::StepApprovalLapsed { .. }
             | Fact::StepBackedOff { .. }
             | Fact::StepHeld { .. }
+            | Fact::StepOverdue { .. }
             | Fact::StepEnded { .. }
             | Fact::RunTurned { .. }
             | Fact::RunEnded { .. } => self.apply_workflow(event),

@@ -180,8 +180,12 @@ impl TenantState {
             let has_left_it = |it: &Target| it.idle.is_some_and(|idle| idle.by == deployment.id);
             place.is_some_and(|it| it.last == Some(deployment.id) || has_left_it(it))
         };
+        // What two groups have left idle is not on the targets that the deployment went to.
+        let environment = deployment.environment;
+        let names = self.index.targets.get(&environment).filter(|_| deployment.strategy.groups().is_some());
         !deployment.status.is_final()
             || deployment.targets.keys().any(is_last)
+            || names.is_some_and(|names| names.values().any(is_last))
             || self.kept.contains_key(&deployment.id)
             || self.awaited.contains_key(&deployment.id)
             // What comes to the next environment by itself comes as this one has.

@@ -52,7 +52,7 @@ pub struct Idle {
     pub colour: Colour,
     /// The deployment that filled it, or that led the traffic away from it.
     pub by: DeploymentId,
-    /// Whether it was live, and nothing has ended it since: it can be switched to as it is.
+    /// Whether it was live, and nothing has ended it since: it can be switched to as it is. In a group, also if it was prepared.
     pub is_ready: bool,
 }
 
@@ -164,6 +164,8 @@ impl TargetRollout {
                     Stage::Switch
                 }
             }
+            // The groups of targets are filled on others.
+            (None, Some(it)) if it.steps == Steps::Switch => Stage::Switch,
             _ => Stage::Prepare,
         }
     }

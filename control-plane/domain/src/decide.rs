@@ -18,6 +18,7 @@ mod environment;
 mod fields;
 mod freeze;
 mod gate;
+mod group;
 mod guide;
 mod hold;
 mod job;

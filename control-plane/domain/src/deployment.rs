@@ -87,7 +87,7 @@ pub struct Deployment {
     pub domain: Option<String>,
     /// The targets in the order in which they are started.
     pub order: Arc<[TargetId]>,
-    /// Where in `order` the first target is whose turn has not come, in this stage: none is before it.
+    /// Where in `order` the first target is whose turn comes in this stage and has not yet: none is before it.
     pub next: u32,
     /// How many targets have got how far. Always the same as counting `targets`.
     pub counts: Counts,
@@ -160,6 +160,12 @@ impl Deployment {
     #[must_use]
     pub fn has_failed_too_often(&self) -> bool {
         let none_is_left = self.counts.failed + self.counts.skipped == self.counts.total();
+        // Where the traffic goes has to be decided: nothing is tolerated there.
+        if self.counts.failed > 0
+            && self.leading().any(|part| matches!(part.progress, Progress::Failed { .. }))
+        {
+            return true;
+        }
         self.counts.failed > self.failures_max() || (self.counts.failed > 0 && none_is_left)
     }
 
@@ -171,7 +177,7 @@ impl Deployment {
         self.counts.active < self.active_max() && is_domain_free
     }
 
-    /// Goes over what does not wait any more: the next one that waits, if any does, is the next in the order.
+    /// Goes over what does not wait in this stage: the next one that does, if any, is the next in the order.
     pub(crate) fn step_over(&mut self) {
         while let Some(next) = self.next_waiting() {
             if self.targets.get(&next).is_some_and(|part| self.is_due(part)) {
@@ -185,7 +191,8 @@ impl Deployment {
     #[must_use]
     pub fn is_due(&self, part: &TargetRollout) -> bool {
         match part.progress {
-            Progress::Waiting => true,
+            Progress::Waiting => !self.is_beside() || part.stage_of(0) <= self.stage,
+            Progress::Ready { .. } if self.waits_for_traffic(part) => false,
             Progress::Ready { leg, .. } => part.stage_of(leg.into()) <= self.stage,
             Progress::Active { .. }
             | Progress::Succeeded { .. }
@@ -198,12 +205,10 @@ impl Deployment {
     /// Whether every target is through this stage of a blue-green deployment that goes on.
     #[must_use]
     pub fn is_stage_done(&self) -> bool {
-        let Counts { waiting, active, ready, .. } = self.counts;
         self.is_beside()
             && matches!(self.status, Status::Running)
-            && waiting == 0
-            && active == 0
-            && ready > 0
+            && self.counts.active == 0
+            && self.left() > 0
             && self.next_waiting().is_none()
             && !self.has_failed_too_often()
     }
@@ -255,6 +260,17 @@ impl Deployment {
         let reached =
             self.rests() && self.next >= self.strategy.started_max(self.counts.total(), self.steps_passed);
         reached.then(|| (self.steps_passed.saturating_add(1), step))
+    }
+
+    /// How it holds where the budget of its environment lets it start no more in the middle of a batch or a canary step: as after
+    /// that, for so long, in milliseconds. `None` if nothing has to prove itself.
+    #[must_use]
+    pub fn cut_short(&self) -> Option<(PauseCause, Option<u64>)> {
+        let holds = self.rests() && self.unproven > 0;
+        let step = self.strategy.step(self.steps_passed).filter(|_| holds);
+        let batch = self.strategy.pause_ms().filter(|_| holds);
+        let step = step.map(|step| (PauseCause::CanaryStep, step.soak_ms));
+        step.or_else(|| batch.map(|pause_ms| (PauseCause::Batch, Some(pause_ms))))
     }
 
     /// How many targets wait for their turn, or for the others.

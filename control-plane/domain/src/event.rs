@@ -502,6 +502,12 @@ pub enum Fact {
         until: Timestamp,
         reason: String,
     },
+    /// Its time is up. What it has begun is being ended; the attempt has failed when that has.
+    StepOverdue {
+        run: RunId,
+        step: Identifier,
+        reason: String,
+    },
     /// The last attempt failed; somebody may retry it by hand until then.
     StepHeld {
         run: RunId,
@@ -611,6 +617,13 @@ pub enum Fact {
     AutoPromotionDue {
         environment: EnvironmentId,
         release: ReleaseId,
+    },
+    /// Somebody has taken back what has brought a release to an environment: it has not proven itself there any more.
+    ReleaseDisproven {
+        environment: EnvironmentId,
+        release: ReleaseId,
+        /// What was taken back.
+        deployment: DeploymentId,
     },
     /// It was asked for, or not and why.
     AutoPromotionEnded {

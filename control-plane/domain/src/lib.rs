@@ -6,7 +6,7 @@
 //! [`command::Command::Tick`].
 //!
 //! Reading order: [`state`], then one file a concept ([`tenant`], [`environment`], [`target`], [`agent`], [`release`],
-//! [`colour`], [`provenance`], [`signature`], [`channel`], [`promotion`], [`gate`], [`findings`], [`plan`], [`strategy`], [`deployment`], [`task`], [`way_back`], [`hold`], [`freeze`], [`workflow`], [`run`], [`job`], [`access`]), then [`archive`], [`command`], [`event`], [`decide`].
+//! [`colour`], [`group`], [`provenance`], [`signature`], [`channel`], [`promotion`], [`gate`], [`findings`], [`plan`], [`strategy`], [`deployment`], [`task`], [`way_back`], [`hold`], [`freeze`], [`workflow`], [`run`], [`job`], [`access`]), then [`archive`], [`command`], [`event`], [`decide`].
 //!
 //! # Invariants
 //!
@@ -50,6 +50,8 @@
 //!   each of its targets has nothing to go back to, is left alone, or has proven that it could go back; or when somebody has waived that.
 //! - **INV-22 jobs**: what a step of a run wants run on targets is run only while that step waits for it, and leaves what is known of the
 //!   targets as it was: what is live there and what is idle, and what was the last to come.
+//! - **INV-23 groups**: a deployment to two groups of targets leads no traffic to a group of which no target was prepared or kept, and
+//!   none of its targets has the release before the traffic is led there; what it leaves idle is the group that has none.
 
 pub mod access;
 pub mod agent;
@@ -67,6 +69,7 @@ pub mod event;
 pub mod findings;
 pub mod freeze;
 pub mod gate;
+pub mod group;
 pub mod hold;
 mod ids;
 pub mod job;

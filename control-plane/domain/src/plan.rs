@@ -17,6 +17,7 @@ use crate::colour::{self, Leg, Steps};
 use crate::command::NewDeployment;
 use crate::deployment::{OnFailure, Strategy};
 use crate::environment::Environment;
+use crate::group::Part;
 use crate::name::{Identifier, Name, Version};
 use crate::promotion::ApprovalRule;
 use crate::release::{Component, Release, Step};
@@ -115,6 +116,7 @@ pub(crate) fn seal(
         None => VERSION_COLOURS,
     };
     let is_job = job.is_some();
+    let has_groups = new.strategy.groups().is_some();
     let mut leaves = vec![
         hashed(&Leaf::Wanted {
             version,
@@ -142,7 +144,8 @@ pub(crate) fn seal(
     let mut tasks = Tasks { tenant, environment, new: release, alike: HashMap::new() };
     let mut count = 0_u32;
     for (target, legs) in targets {
-        let previous = target.current.filter(|_| !is_job).and_then(|id| tenant.releases.get(&id));
+        let stays = is_job || (has_groups && Part::of(legs) == Part::Member);
+        let previous = target.current.filter(|_| !stays).and_then(|id| tenant.releases.get(&id));
         let rollback = previous.map(|previous| Rollback {
             release: previous.id,
             tasks: tasks.on(previous.id, target, &back(previous, target)).unwrap_or_default(),

@@ -151,6 +151,9 @@ pub struct StepRun {
     /// The newest job that an attempt of it has begun.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<DeploymentId>,
+    /// Why the attempt that is under way has failed when what it has begun has ended: its time was up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overdue: Option<String>,
 }
 
 impl StepRun {
@@ -163,6 +166,7 @@ impl StepRun {
             outputs: BTreeMap::new(),
             parts: Vec::new(),
             job: None,
+            overdue: None,
         }
     }
 }

@@ -1,10 +1,12 @@
 //! Strategies: how the targets of a deployment follow one another.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::amount::Amount;
+use crate::colour::Colour;
 
 /// How many steps a canary may have.
 pub const CANARY_STEPS_MAX: usize = 16;
@@ -56,6 +58,23 @@ pub struct BlueGreen {
     /// How long the colour that is not live any more is kept, in milliseconds; `None` is until the next deployment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep_ms: Option<u64>,
+    /// The two groups of targets that are its colours; `None` is that each target has both.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub groups: Option<Groups>,
+}
+
+/// Two groups of targets, of which one has the traffic, and the targets that lead it there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Groups {
+    /// The label that says which group a target is in: its value is the name of a colour.
+    pub label: String,
+    /// The labels of the targets that lead the traffic: those that have all of them. Steps of the phase `switch` are run there and
+    /// nowhere else, and the other phases are not run there. Never empty.
+    pub switch: BTreeMap<String, String>,
+    /// The group that has the traffic as long as nobody has switched it here; `None` is that none has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub live: Option<Colour>,
 }
 
 impl BlueGreen {
@@ -138,6 +157,9 @@ pub struct CanaryStep {
 }
 
 impl Strategy {
+    /// The names of all of them.
+    pub const NAMES: [&'static str; 4] = ["all_at_once", "rolling", "canary", "blue_green"];
+
     /// How many of `total` targets may be worked on at the same time; those of a blue-green deployment when they are switched.
     #[must_use]
     pub fn active_max(&self, total: u32) -> u32 {
@@ -196,6 +218,12 @@ impl Strategy {
             Self::BlueGreen(how) => Some(how),
             Self::AllAtOnce | Self::Rolling(_) | Self::Canary { .. } => None,
         }
+    }
+
+    /// The two groups of targets that a blue-green deployment goes to and fro between, if its colours are such.
+    #[must_use]
+    pub fn groups(&self) -> Option<&Groups> {
+        self.blue_green().and_then(|how| how.groups.as_ref())
     }
 
     /// Which targets come first; `None` is the order of their names.

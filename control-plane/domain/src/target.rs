@@ -7,6 +7,7 @@ use stella_protocol::id::{AgentId, DeploymentId, EnvironmentId, Generation, Rele
 use stella_protocol::time::Timestamp;
 
 use crate::colour::{Colour, Idle};
+use crate::group::Part;
 use crate::name::Name;
 
 /// A host, or a slot on one, in an environment.
@@ -55,6 +56,9 @@ pub struct Target {
     /// The deployment that was the last to do anything here, be it beside what is live; `None` if that is `last`.
     #[serde(default)]
     pub visited: Option<DeploymentId>,
+    /// What it is for two groups of targets, if the last deployment that came here went to such.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<Part>,
     /// When it was created.
     pub created_at: Timestamp,
 }

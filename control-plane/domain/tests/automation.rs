@@ -188,3 +188,21 @@ fn of_several_that_are_due_the_newest_comes() {
     assert!(!world.tenant().deployments.contains_key(&deployment(11)));
     end(&world);
 }
+
+#[test]
+fn what_somebody_has_taken_back_does_not_come_and_has_to_prove_itself_anew() {
+    let mut world = world();
+    prove(&mut world, 2, 2);
+    world.ok(TenantCommand::Rollback { id: deployment(3), of: deployment(2) });
+    (1..=2).for_each(|n| world.complete(n));
+    world.wait_ms(SOAK_MS);
+    assert!(asked(&world).is_empty(), "it is bad, and somebody has said so");
+    let by_hand = NewDeployment { environment: PRODUCTION, ..new_deployment(4, 2, None) };
+    let told = common::conflict(world.tell_as(1, TenantCommand::Deploy(Box::new(by_hand))));
+    assert!(told.contains("must succeed on all targets of staging"), "{told}");
+    assert!(world.events.iter().any(|(_, event)| event.fact.name() == "release_disproven"));
+    prove(&mut world, 5, 2);
+    world.wait_ms(SOAK_MS);
+    assert_eq!(asked(&world).len(), 1);
+    end(&world);
+}

@@ -92,6 +92,14 @@ fn the_table_of_transitions_is_as_committed() {
             ("auto_promotion_ended, asked for", ended(2, promotion)),
             ("auto_promotion_ended, not asked for", ended(2, None)),
             ("auto_promotion_ended, of another release", ended(3, None)),
+            (
+                "release_disproven",
+                Fact::ReleaseDisproven {
+                    environment: STAGING,
+                    release: release(2),
+                    deployment: common::deployment(2),
+                },
+            ),
             ("environment_path_set, none", Fact::EnvironmentPathSet { id: environment, requires }),
         ] {
             let mut after = world.state.clone();

@@ -308,3 +308,59 @@ fn a_release_that_would_delete_the_one_before_has_no_way_back() {
     world.ok(TenantCommand::Deploy(Box::new(new)));
     end(&world);
 }
+
+#[test]
+fn what_has_to_prove_itself_does_not_wait_for_a_budget_that_only_it_uses() {
+    let mut world = World::with_release_1(8);
+    budget(&mut world, Some(Percent(50)));
+    let pausing = |batch| Strategy::Rolling(Rolling { pause_ms: Some(60_000), ..Rolling::of(batch) });
+    deploy(&mut world, to(2, &[1, 2, 3, 4, 5, 6, 7, 8], pausing(4)));
+    (1..=4).for_each(|n| world.complete(n));
+    // Two hosts are replaced: half of six is three.
+    (1..=2).for_each(|n| drop(world.ok(TenantCommand::RemoveTarget { id: target(n) })));
+    world.wait_ms(60_000);
+    assert_eq!(stands(&world, 2), (3, 1, None));
+    (5..=7).for_each(|n| world.complete(n));
+    assert_eq!(stands(&world, 2), (0, 1, Some(PauseCause::Batch)), "the batch is as large as it can be");
+    assert!(reason(&world, 2).contains("lets it start no more than the 3 targets"), "{}", reason(&world, 2));
+    world.wait_ms(60_000);
+    world.complete(8);
+    assert_eq!(*world.status(2), Status::Succeeded);
+    end(&world);
+
+    // The same for a canary whose step is larger than what the budget has become.
+    let mut world = World::with_release_1(4);
+    deploy(&mut world, to(2, &[1, 2, 3, 4], common::canary(&[(75, Some(60_000))], Some(1))));
+    budget(&mut world, Some(Count(2)));
+    (1..=2).for_each(|n| world.complete(n));
+    assert_eq!(stands(&world, 2), (0, 2, Some(PauseCause::CanaryStep)));
+    assert_eq!(world.deployment(deployment(2)).steps_passed, 0, "its step is not behind it");
+    world.wait_ms(60_000);
+    world.complete(3);
+    assert_eq!(stands(&world, 2), (0, 1, Some(PauseCause::CanaryStep)));
+    world.wait_ms(60_000);
+    world.complete(4);
+    assert_eq!(*world.status(2), Status::Succeeded);
+    end(&world);
+}
+
+#[test]
+fn a_pause_for_a_freeze_lasts_as_long_as_some_freeze_does_and_no_longer() {
+    let mut world = World::with_release_1(2);
+    deploy(&mut world, to(2, &[1, 2], Strategy::Rolling(Rolling::of(1))));
+    let freeze = |world: &mut World, named: &str, to: &str| {
+        let freeze = Box::new(common::freeze(named, "1970-01-01T00:00", to));
+        world.ok(TenantCommand::FreezeEnvironment { environment: STAGING, freeze });
+    };
+    freeze(&mut world, "winter", "1970-01-10T00:00");
+    freeze(&mut world, "night", "1970-01-01T06:00");
+    assert!(reason(&world, 2).contains("winter"), "{}", reason(&world, 2));
+    world.ok(TenantCommand::UnfreezeEnvironment { environment: STAGING, freeze: name("winter") });
+    assert_eq!(stands(&world, 2), (1, 1, Some(PauseCause::Freeze)));
+    assert!(reason(&world, 2).contains("night"), "{}", reason(&world, 2));
+    world.complete(1);
+    world.wait_ms(6 * 3_600_000);
+    assert_eq!(stands(&world, 2), (1, 0, None), "it goes on when that is over");
+    world.complete(2);
+    end(&world);
+}

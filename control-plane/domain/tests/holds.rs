@@ -319,3 +319,26 @@ fn freezes_that_make_no_sense_are_refused_by_field() {
     assert!(matches!(world.tell(unknown), Err(Rejection::NotFound { kind: "freeze", .. })));
     end(&world);
 }
+
+#[test]
+fn a_rollback_is_not_rolled_back_but_one_that_failed_is_done_again() {
+    let mut world = World::with_release_1(2);
+    world.deploy(2, 2, None);
+    (1..=2).for_each(|n| world.complete(n));
+    world.ok(TenantCommand::Rollback { id: deployment(3), of: deployment(2) });
+    world.complete(1);
+    world.finish(2, failed("exit 1"));
+    assert!(matches!(world.status(3), Status::Failed { .. }));
+    let forward = world.tell(TenantCommand::Rollback { id: deployment(4), of: deployment(3) });
+    assert!(conflict(forward).contains("is a rollback; deploy the release that is wanted instead"));
+    world.ok(TenantCommand::Rollback { id: deployment(4), of: deployment(2) });
+    assert_eq!(world.deployment(deployment(4)).targets.len(), 1, "web-1 is back already");
+    world.complete(2);
+    assert_eq!(*world.status(4), Status::Succeeded);
+    for n in 1..=2 {
+        assert_eq!(world.tenant().targets[&target(n)].current, Some(release(1)));
+    }
+    let again = world.tell(TenantCommand::Rollback { id: deployment(5), of: deployment(2) });
+    assert!(conflict(again).contains("has come to target"));
+    end(&world);
+}

@@ -5,7 +5,7 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use common::{STAGING, World, add_key, agent, checked_run, name, new_target, security, target};
+use common::{STAGING, World, add_key, agent, checked_run, name, new_target, release, security, target};
 use serde_json::{Value, json};
 use stella_domain::archive::{Rule, due};
 use stella_domain::command::{Command, NewRun, NewTarget, TenantCommand};
@@ -15,6 +15,7 @@ use stella_domain::rejection::Rejection;
 use stella_domain::run::{Run, RunStatus};
 use stella_domain::workflow::{DEPTH_MAX, FAN_OUT_MAX, Template, check};
 use stella_protocol::id::RunId;
+use stella_protocol::message::TaskOutcome;
 use uuid::Uuid;
 
 const RUN: RunId = RunId(Uuid::from_u128(0x5000));
@@ -385,4 +386,72 @@ fn items_that_become_too_large_are_a_failure_of_their_step() {
     let new = NewRun { id: RUN, workflow: name("large"), version: None, inputs };
     world.tell_as(1, TenantCommand::StartRun(Box::new(new))).unwrap();
     assert!(reason(&world).contains("for_each becomes"), "{}", reason(&world));
+}
+
+/// The smoke test hangs after the release has come: its host has to have let go of it before the release can be taken back.
+#[test]
+fn what_makes_up_for_a_step_whose_time_was_up_waits_for_its_end_on_the_hosts() {
+    let mut world = world();
+    let task = json!({ "environment": "staging", "steps": [{ "name": "smoke", "command": { "argv": ["/smoke"] } }] });
+    run(
+        &mut world,
+        json!([
+            { "id": "up", "deploy": { "release": "shop:2.0", "environment": "staging" } },
+            { "id": "smoke", "needs": ["up"], "task": task, "timeout": "2m", "on_failure": "compensate" },
+            { "id": "undo", "compensates": "up", "rollback": { "of": "up" } },
+        ]),
+    );
+    (1..=2).for_each(|n| world.complete(n));
+    for n in 1..=2 {
+        world.run(n);
+    }
+    world.wait_ms(120_000);
+    assert_eq!((step(&world, "smoke").0, step(&world, "undo").0), ("running", "waiting"));
+    for n in 1..=2 {
+        world.finish(n, TaskOutcome::Cancelled);
+    }
+    assert_eq!((step(&world, "smoke").0, step(&world, "undo").0), ("failed", "running"));
+    (1..=2).for_each(|n| world.complete(n));
+    assert_eq!(step(&world, "undo").0, "succeeded");
+    assert!(reason(&world).contains("longer than it may"), "{}", reason(&world));
+    for n in 1..=2 {
+        assert_eq!(world.tenant().targets[&target(n)].current, Some(release(1)));
+    }
+}
+
+/// What it has brought is taken back as its step says, and what comes after waits for that.
+#[test]
+fn a_deployment_whose_step_is_out_of_time_is_taken_back_as_one_that_is_late_itself() {
+    let mut world = world();
+    run(
+        &mut world,
+        json!([
+            { "id": "first", "wait": "1s" },
+            { "id": "up", "needs": ["first"], "timeout": "2m", "on_failure": "compensate", "deploy": {
+                "release": "shop:2.0", "environment": "staging", "strategy": { "type": "rolling", "batch": 1 } } },
+            { "id": "undo", "compensates": "first", "task": { "environment": "staging",
+                "steps": [{ "name": "tell", "command": { "argv": ["/tell"] } }] } },
+        ]),
+    );
+    world.wait_ms(1_000);
+    world.complete(1);
+    world.run(2);
+    world.wait_ms(120_000);
+    world.finish(2, TaskOutcome::Cancelled);
+    assert_eq!(
+        (step(&world, "up").0, step(&world, "undo").0),
+        ("running", "waiting"),
+        "it is being taken back"
+    );
+    for n in 1..=2 {
+        if world.tenant().targets[&target(n)].active.is_some() {
+            world.complete(n);
+        }
+    }
+    assert_eq!(world.tenant().targets[&target(1)].current, Some(release(1)));
+    assert_eq!((step(&world, "up").0, step(&world, "undo").0), ("failed", "running"));
+    for n in 1..=2 {
+        world.finish(n, TaskOutcome::Succeeded);
+    }
+    assert!(reason(&world).contains("longer than it may"), "{}", reason(&world));
 }

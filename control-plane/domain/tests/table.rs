@@ -7,10 +7,10 @@ mod common;
 use std::fmt::Write as _;
 use std::path::Path;
 
-use common::colours::{blue_green, new_coloured};
+use common::colours::{blue_green, groups, in_group, new_coloured};
 use common::{
     STAGING, TENANT, TOKEN, World, agent, canary, deployment, digest, failed, mark, name, new_deployment,
-    promotion, release, rule, target,
+    new_release, promotion, release, rule, target,
 };
 use stella_domain::agent::Connectivity;
 use stella_domain::amount::Amount;
@@ -23,7 +23,7 @@ use stella_domain::hold::PauseCause;
 use stella_domain::promotion::Objection;
 use stella_domain::signature::statement;
 use stella_domain::state::State;
-use stella_domain::strategy::{Rolling, Strategy};
+use stella_domain::strategy::{BlueGreen, Rolling, Strategy};
 use stella_domain::way_back::{ProofAnswer, ProofRule};
 use stella_protocol::id::{Attempt, AttemptKey, DeploymentId, Generation, Position, SessionEpoch, TaskId};
 use stella_protocol::message::{Holding, TaskOutcome};
@@ -339,6 +339,7 @@ fn deployments(table: &mut String) {
     canaries(table);
     batches(table);
     blue_greens(table);
+    grouped(table);
 }
 
 /// Two targets that are prepared, warm up, are checked once more and switched; the old colour is kept for a minute.
@@ -377,6 +378,43 @@ fn blue_greens(table: &mut String) {
     (1..=2).for_each(|n| world.complete(n));
     let state = world.state.clone();
     deployment_rows(table, vec![("blue-green, succeeded, and the old colour is kept", world, state)]);
+}
+
+/// A group of one target, and one that leads the traffic there; `web-3` is the group without a release.
+fn grouped(table: &mut String) {
+    let mut situations: Vec<(&str, World, State)> = Vec::new();
+    let mut reached = |label, until: &str, steps: [usize; 2]| {
+        let mut world = World::new();
+        for (n, part) in [(1, "blue"), (2, "lb"), (3, "green")] {
+            world.enrol(n);
+            world.connect(n, vec![]);
+            world.ok(TenantCommand::CreateTarget(Box::new(in_group(n, part))));
+        }
+        world.ok(TenantCommand::StoreArtifact { digest: digest(2), size_bytes: 10 });
+        world.ok(TenantCommand::StoreArtifact { digest: digest(4), size_bytes: 10 });
+        for new in [new_release(2), new_coloured(4)] {
+            world.ok(TenantCommand::CreateRelease(Box::new(new)));
+        }
+        let mut state = world.state.clone();
+        world.events.clear();
+        let how = BlueGreen { groups: Some(groups(None)), ..BlueGreen::default() };
+        let strategy = Strategy::BlueGreen(how);
+        world.ok(TenantCommand::Deploy(Box::new(NewDeployment { strategy, ..new_deployment(2, 4, None) })));
+        for (n, count) in (1..).zip(steps) {
+            for _ in 0..count {
+                world.finish(n, TaskOutcome::Succeeded);
+            }
+        }
+        apply_until(&mut state, &world, until);
+        world.state = state.clone();
+        situations.push((label, world, state));
+    };
+    reached("groups, web-1 has its last task that prepares", "target_ready", [2, 0]);
+    reached("groups, web-1 is prepared", "deployment_stage_began", [2, 0]);
+    reached("groups, web-2 leads the traffic away", "", [2, 0]);
+    reached("groups, web-2 has led the traffic away", "target_succeeded", [2, 2]);
+    reached("groups, succeeded", "", [2, 2]);
+    deployment_rows(table, situations);
 }
 
 /// Two targets that have to prove that they could go back.

@@ -115,6 +115,7 @@ fn facts() -> Vec<(String, Fact)> {
     for fact in [
         Fact::StepBackedOff { run, step: id("call"), until, reason: reason() },
         Fact::StepHeld { run, step: id("call"), until, reason: reason() },
+        Fact::StepOverdue { run, step: id("call"), reason: reason() },
     ] {
         facts.push((fact.name().to_owned(), fact));
     }

@@ -25,7 +25,7 @@ const SHORT_SECONDS: [f64; 12] =
     [0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5];
 
 /// What [`stella_domain::deployment::Strategy`] is called.
-const STRATEGIES: [&str; 3] = ["all_at_once", "rolling", "canary"];
+const STRATEGIES: [&str; 4] = stella_domain::deployment::Strategy::NAMES;
 /// What the ends of [`stella_domain::deployment::Status`] are called.
 const STATUSES: [&str; 3] = ["succeeded", "failed", "cancelled"];
 /// What [`stella_domain::deployment::RollbackReason`] is called.

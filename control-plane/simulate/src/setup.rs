@@ -7,6 +7,7 @@ use stella_domain::deployment::Strategy;
 use stella_domain::environment::SilenceRule;
 use stella_domain::promotion::{ApprovalRule, EXPIRES_MS_DEFAULT};
 use stella_domain::rejection::Rejection;
+use stella_domain::strategy::BlueGreen;
 use stella_domain::way_back::ProofRule;
 use stella_protocol::digest::Digest;
 use stella_protocol::time::Timestamp;
@@ -76,10 +77,15 @@ impl World<'_> {
 
     fn deploy_before(&mut self) -> Result<(), Impossible> {
         let away: Vec<bool> = self.hosts.iter_mut().map(|host| std::mem::take(&mut host.away)).collect();
+        // Two groups have it on one of them, and the traffic is led there.
+        let groups = self.scenario.deploy.strategy.groups().cloned();
+        let strategy = groups.map_or(Strategy::AllAtOnce, |groups| {
+            Strategy::BlueGreen(BlueGreen { groups: Some(groups), ..BlueGreen::default() })
+        });
         let new = NewDeployment {
             id: OLD_DEPLOYMENT,
             release: OLD,
-            strategy: Strategy::AllAtOnce,
+            strategy,
             tolerate_failures: None,
             ..fleet::deployment(self.scenario)
         };

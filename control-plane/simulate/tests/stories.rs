@@ -289,3 +289,27 @@ fn what_is_wrong_has_a_place() {
         assert!(found.first().is_some_and(|it| it.starts_with(expected)), "{text}: {found:?}");
     }
 }
+
+/// The group without traffic is prepared at no risk; only what leads the traffic is, one after the other.
+#[test]
+fn two_groups_risk_only_what_leads_the_traffic() {
+    let scenario = |fault: &str| {
+        format!(
+            "
+fleet:
+  - {{hosts: 6, name: web, spread: {{colour: [blue, green]}}}}
+  - {{hosts: 2, name: lb, labels: {{role: lb}}}}
+steps:
+  - {{name: install, takes: 10s}}
+  - {{name: lead, takes: 1s, phase: switch}}
+deploy: {{strategy: {{type: blue_green, batch: 1, groups: {{label: colour, switch: {{role: lb}}}}}}}}
+{fault}"
+        )
+    };
+    let good = outcome(&scenario(""));
+    assert_eq!((good.status.as_str(), good.targets.total, good.targets.have_it), ("succeeded", 5, 5));
+    assert_eq!((good.at_risk.most, good.duration_ms), (1, 10_000 + 2 * 1_000 + 3 * 10));
+    let bad = outcome(&scenario("faults: [{what: breaks, step: lead, hosts: 1, where: {role: lb}}]"));
+    assert_eq!((bad.status.as_str(), bad.rollback.as_deref()), ("failed", Some("succeeded")));
+    assert_eq!(bad.at_risk.most, 1);
+}

@@ -2,12 +2,14 @@
 
 use stella_api_types::amount::Amount as AmountDto;
 use stella_api_types::deployment::{
-    CanaryStep as CanaryStepDto, Order as OrderDto, OrderBy as OrderByDto, Strategy as StrategyDto,
+    CanaryStep as CanaryStepDto, Colour as ColourDto, Groups as GroupsDto, Order as OrderDto,
+    OrderBy as OrderByDto, Strategy as StrategyDto,
 };
 use stella_domain::amount::Amount;
+use stella_domain::colour::Colour;
 use stella_domain::strategy::{
-    BlueGreen, CANARY_SOAK_MS_RANGE, CanaryStep, KEEP_MS_RANGE, Order, OrderBy, PAUSE_MS_RANGE, Rolling,
-    Strategy, WARM_UP_MS_RANGE,
+    BlueGreen, CANARY_SOAK_MS_RANGE, CanaryStep, Groups, KEEP_MS_RANGE, Order, OrderBy, PAUSE_MS_RANGE,
+    Rolling, Strategy, WARM_UP_MS_RANGE,
 };
 
 use super::in_range;
@@ -45,6 +47,7 @@ pub(crate) fn strategy(dto: &StrategyDto) -> Result<Strategy, ApiError> {
                 confirm: how.confirm,
                 batch: maybe_amount("strategy.batch", how.batch.as_ref())?,
                 keep_ms: milliseconds("keep_seconds", how.keep_seconds, KEEP_MS_RANGE)?,
+                groups: how.groups.as_ref().map(groups),
             })
         }
     })
@@ -70,6 +73,14 @@ fn amount(field: &str, dto: &AmountDto) -> Result<Amount, ApiError> {
 /// So many of some things, or nothing about it.
 pub(crate) fn maybe_amount(field: &str, dto: Option<&AmountDto>) -> Result<Option<Amount>, ApiError> {
     dto.map(|dto| amount(field, dto)).transpose()
+}
+
+fn groups(dto: &GroupsDto) -> Groups {
+    let live = dto.live.map(|live| match live {
+        ColourDto::Blue => Colour::Blue,
+        ColourDto::Green => Colour::Green,
+    });
+    Groups { label: dto.label.clone(), switch: dto.switch.clone(), live }
 }
 
 fn order(dto: &OrderDto) -> Order {

@@ -4,10 +4,12 @@ use stella_api_types::amount::Amount as AmountDto;
 use stella_api_types::deployment as dto;
 use stella_api_types::release::ReleaseRef;
 use stella_domain::amount::Amount;
+use stella_domain::colour::Colour;
 use stella_domain::deployment::{Cause, Counts, Deployment, OnFailure, Progress, Status, TargetRollout};
+use stella_domain::group::Part;
 use stella_domain::job::own_release;
 use stella_domain::name::{Identifier, Name};
-use stella_domain::strategy::{CanaryStep, Order, OrderBy, Strategy};
+use stella_domain::strategy::{CanaryStep, Groups, Order, OrderBy, Strategy};
 use stella_domain::task::TaskState;
 use stella_domain::tenant::TenantState;
 use stella_protocol::id::{DeploymentId, ReleaseId, RunId, TaskId};
@@ -105,8 +107,17 @@ pub(super) fn strategy(strategy: &Strategy) -> dto::Strategy {
             confirm: how.confirm,
             batch: how.batch.map(amount),
             keep_seconds: how.keep_ms.map(|keep_ms| keep_ms / 1_000),
+            groups: how.groups.as_ref().map(groups),
         }),
     }
+}
+
+fn groups(groups: &Groups) -> dto::Groups {
+    let colour = |colour| match colour {
+        Colour::Blue => dto::Colour::Blue,
+        Colour::Green => dto::Colour::Green,
+    };
+    dto::Groups { label: groups.label.clone(), switch: groups.switch.clone(), live: groups.live.map(colour) }
 }
 
 /// So many of some things.
@@ -194,6 +205,7 @@ fn target(tenant: &TenantState, deployment: &Deployment, part: &TargetRollout) -
         previous: part.previous.map(|id| release_ref(tenant, id)),
         progress: part.progress.name().to_owned(),
         colour: part.colour().map(|colour| colour.name().to_owned()),
+        part: deployment.strategy.groups().map(|_| Part::of(&part.legs).name().to_owned()),
         step: step.and_then(|step| position(tenant, part, step)),
         task: task.map(|task| task.to_string()),
         at: at.map(time),

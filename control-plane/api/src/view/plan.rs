@@ -6,6 +6,7 @@ use stella_domain::agent::Connectivity;
 use stella_domain::command::NewDeployment;
 use stella_domain::decide::{self, Planned};
 use stella_domain::event::PlannedTarget;
+use stella_domain::group::{self, Part};
 use stella_domain::hold::Standing;
 use stella_domain::tenant::TenantState;
 use stella_protocol::time::Timestamp;
@@ -24,8 +25,8 @@ pub(crate) fn plan(
 ) -> dto::DeploymentPlan {
     let release = tenant.recipe(wanted.release);
     let standing = release.map(|release| &release.standing);
-    let domains: Vec<_> = planned.targets.iter().map(|part| part.domain.as_deref()).collect();
-    let waves = wanted.strategy.waves(&domains);
+    let waves = group::waves(&wanted.strategy, &planned.targets);
+    let has_groups = wanted.strategy.groups().is_some();
     dto::DeploymentPlan {
         environment: environment_named(tenant, wanted.environment),
         release: release_ref(tenant, wanted.release),
@@ -38,12 +39,13 @@ pub(crate) fn plan(
         phases: release
             .filter(|it| it.has_colours())
             .map_or_else(Vec::new, |it| it.steps.iter().map(|step| phase(step.phase)).collect()),
+        groups: groups(tenant, wanted, planned),
         targets: planned
             .targets
             .iter()
             .zip(&planned.no_way_back)
             .zip(waves)
-            .filter_map(|((part, stuck), wave)| target(tenant, part, wave, stuck.as_deref()))
+            .filter_map(|((part, stuck), wave)| target(tenant, part, (wave, has_groups), stuck.as_deref()))
             .collect(),
         plan: plan_hash(planned.plan),
         approvals_needed: planned.rule.as_ref().map_or(0, |rule| rule.needed),
@@ -61,10 +63,24 @@ fn gates(tenant: &TenantState, wanted: &NewDeployment, now: Timestamp) -> Vec<Pl
     decide::preview(tenant, environment, release, now).iter().map(gate::planned).collect()
 }
 
+/// Which of two groups would get it.
+fn groups(tenant: &TenantState, wanted: &NewDeployment, planned: &Planned) -> Option<dto::PlannedGroups> {
+    let groups = wanted.strategy.groups()?;
+    let switches = planned.targets.iter().filter(|it| Part::of(&it.legs) == Part::Switch).count();
+    let gets = planned.targets.last()?.legs.last()?.colour?;
+    let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+    Some(dto::PlannedGroups {
+        live: tenant.live_group_shown(wanted.environment, groups).map(|colour| colour.name().to_owned()),
+        gets: gets.name().to_owned(),
+        members: count(planned.targets.len() - switches),
+        switches: count(switches),
+    })
+}
+
 fn target(
     tenant: &TenantState,
     part: &PlannedTarget,
-    wave: u32,
+    (wave, has_groups): (u32, bool),
     stuck: Option<&str>,
 ) -> Option<dto::PlannedTarget> {
     let mut warnings = Vec::new();
@@ -95,6 +111,7 @@ fn target(
         target: target_named(tenant, part.target),
         wave,
         colour: part.legs.last().and_then(|leg| leg.colour).map(|colour| colour.name().to_owned()),
+        part: has_groups.then(|| Part::of(&part.legs).name().to_owned()),
         domain: part.domain.clone(),
         agent: agent_named(tenant, agent),
         connectivity: name.to_owned(),

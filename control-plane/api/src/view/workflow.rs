@@ -9,6 +9,7 @@ use stella_domain::name::Identifier;
 use stella_domain::run::{Run, RunStatus, StepRun, StepState, Work};
 use stella_domain::tenant::TenantState;
 use stella_domain::workflow::{Step, Version, Workflow};
+use stella_protocol::id::PromotionId;
 use stella_protocol::time::Timestamp;
 
 use crate::outside::Outside;
@@ -154,6 +155,12 @@ fn step(tenant: &TenantState, planned: &Step, found: &StepRun) -> dto::Step {
         reason,
         due_at: found.state.due().map(time),
         deployment: found.state.deployment().or(found.job).map(|id| id.to_string()),
+        promotion: found
+            .state
+            .deployment()
+            .and_then(|id| tenant.promotions.get(&PromotionId(id.0)))
+            .filter(|promotion| promotion.is_open())
+            .map(|promotion| promotion.status_name().to_owned()),
         runs: found
             .state
             .children()

@@ -28,6 +28,17 @@ pub(crate) struct Pace {
     /// Blue-green: keep the colour that is not live any more for so long; until the next deployment if not given.
     #[arg(long, value_name = "TIME", value_parser = crate::when::seconds)]
     pub(crate) keep: Option<u64>,
+    /// Blue-green between two groups of targets instead of two places on each: the label that is `blue` or `green` on theirs. The
+    /// group without traffic gets the release; then --switch leads the traffic there.
+    #[arg(long, value_name = "LABEL", requires = "switch")]
+    pub(crate) groups: Option<String>,
+    /// Groups: the label of the targets that lead the traffic, on which the steps of the phase `switch` are run (can be given more
+    /// than once: all of them).
+    #[arg(long, value_name = "KEY=VALUE", requires = "groups", value_parser = super::pair)]
+    pub(crate) switch: Vec<(String, String)>,
+    /// Groups: the one that has the traffic as long as no deployment has switched it.
+    #[arg(long, value_enum, value_name = "COLOUR", requires = "groups")]
+    pub(crate) live: Option<ColourName>,
     /// So many percent of the targets first, then hold for so long, or without a time until somebody resumes it (can be given
     /// more than once).
     #[arg(long, value_name = "PERCENT[:TIME]", conflicts_with = "all_at_once", value_parser = canary_step)]
@@ -56,9 +67,10 @@ impl Pace {
     /// Whether any of the flags was given.
     pub(crate) fn is_given(&self) -> bool {
         let Self { batch, all_at_once, strategy, warm_up, confirm, keep, canary, pause, .. } = self;
-        let Self { max_unavailable, minimum_healthy, order_by, by_domain, spread, .. } = self;
+        let Self { max_unavailable, minimum_healthy, order_by, by_domain, spread, groups, .. } = self;
         *all_at_once
             || *confirm
+            || groups.is_some()
             || !canary.is_empty()
             || strategy.is_some()
             || [batch, max_unavailable, minimum_healthy].into_iter().any(Option::is_some)
@@ -76,6 +88,15 @@ pub(crate) enum StrategyName {
     AllAtOnce,
     /// Prepare the colour that is not live on all targets, then switch them to it.
     BlueGreen,
+}
+
+/// One of two groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ColourName {
+    /// The targets with the value `blue`.
+    Blue,
+    /// The targets with the value `green`.
+    Green,
 }
 
 /// Reads `PERCENT[:TIME]`.

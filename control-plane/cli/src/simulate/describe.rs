@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 use stella_api_types::agent::Agent;
-use stella_api_types::deployment::Deployment;
+use stella_api_types::deployment::{Deployment, Strategy};
 use stella_api_types::environment::{Environment, ProofRule};
 use stella_api_types::paths;
 use stella_api_types::release::Release;
@@ -114,8 +114,35 @@ fn described(
         "fleet": fleet(targets, agents),
         "environment": policy(place),
         "steps": steps,
-        "deploy": { "strategy": { "type": "rolling", "batch": 1 } },
+        "deploy": { "strategy": place.strategy.as_ref().map_or_else(one_at_a_time, strategy) },
     })
+}
+
+fn one_at_a_time() -> Value {
+    json!({ "type": "rolling", "batch": 1 })
+}
+
+/// The environment's strategy as a scenario has it: its times are in milliseconds.
+fn strategy(strategy: &Strategy) -> Value {
+    let mut described = json!(strategy);
+    in_milliseconds(&mut described);
+    described
+}
+
+fn in_milliseconds(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            let times: Vec<String> = map.keys().filter(|key| key.ends_with("_seconds")).cloned().collect();
+            for key in times {
+                let seconds = map.remove(&key).and_then(|seconds| seconds.as_u64());
+                let name = key.replace("_seconds", "_ms");
+                map.extend(seconds.map(|seconds| (name, json!(seconds.saturating_mul(1_000)))));
+            }
+            map.values_mut().for_each(in_milliseconds);
+        }
+        Value::Array(list) => list.iter_mut().for_each(in_milliseconds),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
 }
 
 /// Targets with the same labels are one group.

@@ -30,6 +30,14 @@ impl TenantState {
                 }
                 Ok(())
             }
+            Fact::ReleaseDisproven { environment, release, .. } => {
+                let place = self.environments.get_mut(environment);
+                let place = place.ok_or_else(|| missing(EnvironmentId::KIND, environment, fact))?;
+                let was_proven = Arc::make_mut(place).proven.remove(release).is_some();
+                ensure(was_proven, format!("release {release}"), "not proven", fact)?;
+                self.forget_automatic(*environment, *release);
+                Ok(())
+            }
             other => Err(misplaced(other)),
         }
     }

@@ -10,6 +10,7 @@ use super::{Applied, ensure, illegal, misplaced, missing};
 use crate::colour::{Idle, Leg, Place, Stage, Steps};
 use crate::deployment::{Cause, Progress, Status, TargetRollout};
 use crate::event::{Event, Fact};
+use crate::group::Part;
 use crate::ids;
 use crate::target::Target;
 use crate::tenant::{TenantState, Timer};
@@ -38,12 +39,18 @@ impl TenantState {
         let stage = self.deployments.get(&id).map(|it| it.stage).unwrap_or_default();
         let Progress::Active { step, .. } = part.progress else { return Err(misplaced(fact)) };
         let next = step.checked_add(1).and_then(|next| self.place(&part, next));
+        let is_member = self.deployments.get(&id).is_some_and(|it| it.is_member(&part));
+        let is_prepared = is_member && self.is_last_step(&part);
         let leg = next.filter(|it| it.is_first && part.stage_of(it.number) > stage).map(|it| it.number);
+        let leg = leg.or_else(|| is_prepared.then_some(part.legs.len()));
         let succeeded = matches!(task, crate::task::TaskState::Succeeded(_));
         let leg = leg.filter(|_| succeeded).and_then(|leg| u16::try_from(leg).ok());
         let leg = leg.ok_or_else(|| illegal(format!("target {target}"), "not through its stage", fact))?;
         let running = matches!(self.status(id, fact)?, Status::Running);
         ensure(running, subject(id), "not running", fact)?;
+        if is_prepared && let Some(idle) = &mut self.target_mut(target, fact)?.idle {
+            idle.is_ready = true;
+        }
         self.move_part(id, target, Progress::Ready { at, leg }, fact)
     }
 
@@ -70,6 +77,9 @@ impl TenantState {
 
     /// INV-19, for the whole: every target is through the stage before.
     fn stage_began(&mut self, id: DeploymentId, stage: Stage, fact: &Fact) -> Applied {
+        let deployment = self.deployments.get(&id).ok_or_else(|| missing(DeploymentId::KIND, id, fact))?;
+        let leads_somewhere = stage != Stage::Switch || self.has_somewhere_to_lead(deployment);
+        ensure(leads_somewhere, subject(id), "without a prepared group", fact)?;
         let deployment = self.deployment_mut(id, fact)?;
         let follows = deployment.is_stage_done()
             && deployment.paused.is_none()
@@ -103,9 +113,14 @@ impl TenantState {
         leave(place, before);
         match leg.steps {
             Steps::Prepare => {
+                // Nothing leads to a group that is prepared, whatever was there.
+                if leg.colour.is_some() && place.live == leg.colour {
+                    (place.current, place.live) = (None, None);
+                }
                 place.idle =
                     leg.colour.map(|colour| Idle { release: leg.release, colour, by: id, is_ready: false });
             }
+            Steps::Checks => place.idle.iter_mut().for_each(|idle| idle.is_ready = false),
             Steps::Retire => place.idle.iter_mut().for_each(|idle| idle.is_ready = false),
             Steps::Switch | Steps::All if is_last => {
                 place.last = Some(id);
@@ -115,7 +130,7 @@ impl TenantState {
                     Arc::make_mut(part).is_spared = false;
                 }
             }
-            Steps::Switch | Steps::All | Steps::Checks => {}
+            Steps::Switch | Steps::All => {}
         }
         Ok(())
     }
@@ -132,13 +147,15 @@ impl TenantState {
         if self.deployments.get(&id).is_some_and(|deployment| deployment.cause.is_job()) {
             return Ok(());
         }
+        let role =
+            self.deployments.get(&id).and_then(|it| it.strategy.groups()).map(|_| Part::of(&part.legs));
         let place = self.target_mut(part.target, fact)?;
-        let before = place.current.zip(place.live).map(|(release, colour)| Idle {
-            release,
-            colour,
-            by: id,
-            is_ready: true,
-        });
+        if role == Some(Part::Member) {
+            place.last = Some(id);
+        }
+        // What leads the traffic holds nothing: the groups do.
+        let here = place.current.zip(place.live).filter(|_| role != Some(Part::Switch));
+        let before = here.map(|(release, colour)| Idle { release, colour, by: id, is_ready: true });
         match part.legs.last() {
             None => place.current = Some(part.release),
             Some(Leg { steps: Steps::Retire, .. }) => place.idle = None,
@@ -152,6 +169,36 @@ impl TenantState {
             Some(Leg { colour, .. }) => {
                 place.idle = before;
                 (place.current, place.live, place.is_torn) = (Some(part.release), *colour, false);
+            }
+        }
+        Ok(())
+    }
+
+    /// INV-23: at the end of a deployment to two groups, the targets of the one that has the traffic have what is ready there, and
+    /// those of the other one hold what they had. Nothing changes while nobody can say which that is.
+    pub(super) fn group_is_live(&mut self, id: DeploymentId, fact: &Fact) -> Applied {
+        let deployment = self.deployments.get(&id).ok_or_else(|| missing(DeploymentId::KIND, id, fact))?;
+        let Some(groups) = deployment.strategy.groups().cloned() else { return Ok(()) };
+        let environment = deployment.environment;
+        let led = self.leaders(environment, &groups).find_map(|it| it.current.zip(it.live));
+        let (Some((release, colour)), Ok(_)) = (led, self.live_group(environment, &groups)) else {
+            return Ok(());
+        };
+        let ids = |of| self.members(environment, &groups, of).map(|it| it.id).collect::<Vec<_>>();
+        let (live, idle) = (ids(colour), ids(colour.other()));
+        for target in live {
+            let place = self.target_mut(target, fact)?;
+            let is_there = |idle: &Idle| idle.is_ready && idle.release == release && idle.colour == colour;
+            if place.idle.as_ref().is_some_and(is_there) {
+                (place.current, place.live, place.idle) = (Some(release), Some(colour), None);
+                place.last = Some(id);
+            }
+        }
+        for target in idle {
+            let place = self.target_mut(target, fact)?;
+            if let (Some(release), Some(colour)) = (place.current, place.live) {
+                place.idle = Some(Idle { release, colour, by: id, is_ready: true });
+                (place.current, place.live) = (None, None);
             }
         }
         Ok(())

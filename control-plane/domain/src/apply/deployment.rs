@@ -108,7 +108,7 @@ impl TenantState {
         let parts = self.reserve_all(*id, targets, cause.is_job(), fact)?;
         ensure(!parts.is_empty(), subject(*id), "without targets", fact)?;
         let total = u32::try_from(targets.len()).map_err(|_| illegal(subject(*id), "too large", fact))?;
-        let deployment = Deployment {
+        let mut deployment = Deployment {
             id: *id,
             environment: *environment,
             release: *release,
@@ -138,6 +138,7 @@ impl TenantState {
             deadline: *deadline,
             finished_at: None,
         };
+        deployment.step_over();
         self.deployments.insert(*id, Arc::new(deployment));
         self.active_deployments.insert(*id);
         self.timers.insert((*deadline, Timer::DeploymentDeadline(*id)));
@@ -242,10 +243,11 @@ impl TenantState {
         self.timers.remove(&(deadline, Timer::DeploymentDeadline(id)));
         self.active_deployments.remove(&id);
         self.forget_questions(PromotionId(id.0), None);
+        self.group_is_live(id, fact)?;
         self.keep_colours(at, id, fact)?;
         let proven = requested
             && matches!(fact, Fact::DeploymentSucceeded { .. })
-            && self.is_everywhere(release, environment);
+            && self.is_everywhere(release, environment, id);
         let stage = self
             .environments
             .get_mut(&environment)
@@ -274,11 +276,16 @@ impl TenantState {
         Ok(())
     }
 
-    /// Whether every target of an environment has the release.
-    fn is_everywhere(&self, release: ReleaseId, environment: EnvironmentId) -> bool {
+    /// Whether every target of an environment has the release, but for those of a group without traffic.
+    fn is_everywhere(&self, release: ReleaseId, environment: EnvironmentId, by: DeploymentId) -> bool {
         let targets = self.index.targets.get(&environment).into_iter().flat_map(|names| names.values());
         let mut found = targets.filter_map(|target| self.targets.get(target));
-        found.all(|target| target.current == Some(release))
+        let by = self.deployments.get(&by);
+        let other = by.and_then(|it| Some((it.strategy.groups()?, it.leads_to()?.other())));
+        found.all(|target| {
+            let is_out = other.is_some_and(|(groups, colour)| groups.group_of(target) == Some(colour));
+            is_out || target.current == Some(release)
+        })
     }
 
     pub(super) fn deployment_mut(

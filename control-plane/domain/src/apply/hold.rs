@@ -143,8 +143,10 @@ impl TenantState {
         };
         let deployment = self.deployment_mut(id, fact)?;
         let reached = deployment.step_reached().map(|(number, _)| number);
+        let cut_short = deployment.cut_short().is_some_and(|(for_what, _)| for_what == *cause);
         let fits = canary_step.is_none_or(|step| reached == Some(step))
-            && (*cause != PauseCause::Batch || deployment.batch_reached().is_some())
+            && (*cause != PauseCause::Batch || deployment.batch_reached().is_some() || cut_short)
+            && (*cause != PauseCause::CanaryStep || canary_step.is_some() || cut_short)
             && (*cause != PauseCause::WarmUp || deployment.may_warm_up());
         let goes_on = matches!(deployment.status, Status::Running) && deployment.can_be_paused();
         ensure(goes_on && fits, subject(id), where_it_is(deployment), fact)?;
@@ -154,7 +156,8 @@ impl TenantState {
             deployment.batch_from = deployment.next;
         }
         deployment.warmed_up |= *cause == PauseCause::WarmUp;
-        deployment.proving |= canary_step.is_some() || *cause == PauseCause::Batch;
+        deployment.proving |=
+            canary_step.is_some() || matches!(cause, PauseCause::Batch | PauseCause::CanaryStep);
         match deployment.paused.take() {
             // The time since then does not count either.
             Some(before) => {

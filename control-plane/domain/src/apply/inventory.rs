@@ -123,6 +123,7 @@ impl TenantState {
             idle: None,
             is_torn: false,
             visited: None,
+            part: None,
             created_at: at,
         };
         self.targets.insert(*id, Arc::new(target));

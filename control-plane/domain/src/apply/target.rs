@@ -9,6 +9,7 @@ use super::deployment::subject;
 use super::{Applied, ensure, illegal, misplaced, missing};
 use crate::deployment::{Before, Progress, Status, TargetRollout};
 use crate::event::{Event, Fact, IllegalTransition};
+use crate::group::Part;
 use crate::hold::Hold;
 use crate::ids;
 use crate::target::Target;
@@ -39,9 +40,7 @@ impl TenantState {
                 self.target_left_alone(*deployment, *target, hold, fact)
             }
             Fact::TargetSucceeded { deployment, target } => {
-                let (part, task) = self.active_part(*deployment, *target, fact)?;
-                let all_done = matches!(task, TaskState::Succeeded(_)) && self.is_last_step(&part);
-                ensure(all_done, format!("target {target}"), "not done with its steps", fact)?;
+                let part = self.done_part(*deployment, *target, fact)?;
                 self.move_part(*deployment, *target, Progress::Succeeded { at }, fact)?;
                 let rollout = self.deployment_mut(*deployment, fact)?;
                 let running = matches!(rollout.status, Status::Running);
@@ -110,7 +109,13 @@ impl TenantState {
         rollout.domain = rollout.targets.get(&target).and_then(|part| part.domain.clone());
         let is_spared = rollout.targets.get(&target).is_some_and(|part| part.is_spared);
         let is_job = rollout.cause.is_job();
+        let keeps_part = is_job || matches!(rollout.cause, crate::deployment::Cause::Retirement { .. });
+        let groups = rollout.strategy.groups().is_some();
+        let part = rollout.targets.get(&target).filter(|_| groups).map(|part| Part::of(&part.legs));
         let place = self.target_mut(target, fact)?;
+        if !keeps_part {
+            place.part = part;
+        }
         let before = Before { last: place.last, visited: place.visited };
         let newer = generation > place.generation && place.active == Some(deployment);
         ensure(newer, format!("target {target}"), format!("at generation {}", place.generation), fact)?;
@@ -211,6 +216,11 @@ impl TenantState {
             }
             return self.move_part(id, target, skipped, fact);
         }
+        let is_due = self.deployments.get(&id).is_some_and(|it| it.is_due(&part));
+        if matches!(part.progress, Progress::Waiting) && !is_due {
+            self.move_part(id, target, skipped, fact)?;
+            return Ok(());
+        }
         if !matches!(part.progress, Progress::Ready { .. }) {
             return self.take_next(id, target, skipped, fact);
         }
@@ -281,7 +291,31 @@ impl TenantState {
         Ok((Arc::clone(part), task.state.clone()))
     }
 
-    fn is_last_step(&self, part: &TargetRollout) -> bool {
+    /// A target's part on which all steps have succeeded. Of two groups the traffic must have been led there, too.
+    fn done_part(
+        &self,
+        id: DeploymentId,
+        target: TargetId,
+        fact: &Fact,
+    ) -> Result<Arc<TargetRollout>, IllegalTransition> {
+        let deployment = self.deployments.get(&id).filter(|it| !it.status.is_final());
+        let part = deployment.and_then(|deployment| deployment.targets.get(&target));
+        if let (Some(deployment), Some(part)) = (deployment, part)
+            && deployment.is_member(part)
+        {
+            let led = deployment.waits_for_traffic(part)
+                && deployment.is_settled()
+                && matches!(deployment.status, Status::Running);
+            ensure(led, format!("target {target}"), "without traffic", fact)?;
+            return Ok(Arc::clone(part));
+        }
+        let (part, task) = self.active_part(id, target, fact)?;
+        let all_done = matches!(task, TaskState::Succeeded(_)) && self.is_last_step(&part);
+        ensure(all_done, format!("target {target}"), "not done with its steps", fact)?;
+        Ok(part)
+    }
+
+    pub(super) fn is_last_step(&self, part: &TargetRollout) -> bool {
         let steps = self.steps_on(part);
         matches!(part.progress, Progress::Active { step, .. } if step.checked_add(1) == Some(steps))
     }

@@ -35,6 +35,7 @@ impl TenantState {
             | Fact::StepApproved { .. }
             | Fact::StepApprovalLapsed { .. }
             | Fact::StepBackedOff { .. }
+            | Fact::StepOverdue { .. }
             | Fact::StepHeld { .. } => self.apply_step(event),
             Fact::StepEnded { run, step, end } => self.step_ended(*run, step, end, event),
             Fact::RunTurned { id, turn } => self.run_turned(event, *id, turn),
@@ -56,6 +57,7 @@ impl TenantState {
                     if let Work::Runs { runs } = work {
                         state.parts.clone_from(runs);
                     }
+                    state.overdue = None;
                     state.state = StepState::Running { work: work.clone(), deadline: *deadline };
                     Ok(())
                 })
@@ -95,6 +97,16 @@ impl TenantState {
                 let name = state.state.name();
                 state.state = StepState::BackingOff { until: *until, reason: reason.clone() };
                 if may { Ok(()) } else { Err(name) }
+            }),
+            Fact::StepOverdue { run, step, reason } => self.change_step(*run, step, fact, |state| {
+                let name = state.state.name();
+                let StepState::Running { work: Work::Deployment { .. } | Work::Runs { .. }, deadline } =
+                    &mut state.state
+                else {
+                    return Err(name);
+                };
+                state.overdue = Some(reason.clone());
+                deadline.take().map(drop).ok_or("overdue already")
             }),
             Fact::StepHeld { run, step, until, reason } => self.change_step(*run, step, fact, |state| {
                 let may = matches!(state.state, StepState::Running { .. } | StepState::Waiting);

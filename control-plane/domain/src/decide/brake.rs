@@ -53,6 +53,15 @@ pub(super) fn hold_back(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<()
         let Some((cause, reason, until)) = held else { return Ok(()) };
         return tx.emit(Fact::DeploymentPaused { id, reason, until, canary_step: None, cause });
     }
+    // Another freeze lasts than the one that it was paused for, or for another time.
+    if let Some((PauseCause::Freeze, reason, until)) = &held
+        && deployment.paused_for == PauseCause::Freeze
+        && (deployment.resumes_at != *until
+            || deployment.paused.as_ref().is_some_and(|it| it.reason != *reason))
+    {
+        let (reason, until, cause) = (reason.clone(), *until, PauseCause::Freeze);
+        return tx.emit(Fact::DeploymentPaused { id, reason, until, canary_step: None, cause });
+    }
     let is_over = match deployment.paused_for {
         PauseCause::Silence | PauseCause::Freeze => {
             held.is_none_or(|(cause, ..)| cause != deployment.paused_for)
@@ -108,6 +117,15 @@ pub(super) fn wait_for_budget(tx: &mut Transaction<'_>, id: DeploymentId) -> Res
     let place = deployment.environment;
     let name = tx.tenant.environments.get(&place).map_or_else(String::new, |it| it.name.to_string());
     let (now, max) = (tx.tenant.at_risk(place), tx.tenant.at_risk_max(place).unwrap_or(0));
+    if let Some((cause, hold_ms)) = deployment.cut_short() {
+        // It would wait for itself: what it has brought puts nothing at risk any more once that is proven.
+        let proving = deployment.unproven;
+        let reason = format!(
+            "the budget of {name} lets it start no more than the {proving} targets that prove the release"
+        );
+        let until = hold_ms.map(|hold_ms| tx.now.plus_ms(hold_ms));
+        return tx.emit(Fact::DeploymentPaused { id, reason, until, canary_step: None, cause });
+    }
     let reason = format!("waits for the budget of {name}: {now} targets are at risk, at most {max} may be");
     let cause = PauseCause::Budget;
     tx.emit(Fact::DeploymentPaused { id, reason, until: None, canary_step: None, cause })

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use stella_protocol::id::DeploymentId;
 
 use super::deployment::{Opening, is_free, open};
-use super::rollout;
 use super::transaction::Transaction;
+use super::{group, rollout};
 use crate::agent::Connectivity;
 use crate::colour::{Idle, Stage};
 use crate::command::Outcome;
@@ -47,15 +47,19 @@ pub(super) fn next_stage(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<b
         return Ok(false);
     }
     let next = deployment.targets.values().filter_map(|part| match part.progress {
+        Progress::Ready { .. } if deployment.waits_for_traffic(part) => None,
         Progress::Ready { leg, .. } => Some(part.stage_of(leg.into())),
-        Progress::Waiting
-        | Progress::Active { .. }
+        Progress::Waiting => Some(part.stage_of(0)),
+        Progress::Active { .. }
         | Progress::Succeeded { .. }
         | Progress::Failed { .. }
         | Progress::Skipped { .. }
         | Progress::Abandoned { .. } => None,
     });
     let stage = next.min().unwrap_or(Stage::Switch);
+    if stage == Stage::Switch && !group::may_switch(tx, id)? {
+        return Ok(false);
+    }
     tx.emit(Fact::DeploymentStageBegan { id, stage })?;
     Ok(true)
 }
@@ -63,7 +67,8 @@ pub(super) fn next_stage(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<b
 fn warm_up(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<(), Rejection> {
     let deployment = tx.deployment(id)?;
     let warm_up_ms = deployment.strategy.blue_green().and_then(|how| how.warm_up_ms);
-    let (ready, total) = (deployment.counts.ready, deployment.counts.total());
+    let (ready, all) = (deployment.counts.ready, deployment.counts.total());
+    let total = all - u32::try_from(deployment.leading().count()).unwrap_or_default();
     let reason = match warm_up_ms {
         Some(_) => format!("{ready} of {total} targets are prepared and warm up"),
         None => format!("{ready} of {total} targets are prepared; resume it to switch them"),
@@ -156,8 +161,26 @@ fn left_idle(
         Cause::Requested | Cause::Retirement { .. } | Cause::Job { .. } => None,
     };
     let is_its_own = |idle: &Idle| idle.by == of.id || Some(idle.by) == taken_back || also(idle.by);
-    let places = of.order.iter().filter_map(|target| tx.tenant.targets.get(target));
-    let idle = places.filter_map(|target| Some((target, target.idle.filter(is_its_own)?)));
+    // What two groups have left idle is not on the targets that the deployment went to.
+    let groups = of.strategy.groups().or_else(|| {
+        taken_back.and_then(|of| tx.tenant.deployments.get(&of)).and_then(|of| of.strategy.groups())
+    });
+    let live = match groups.map(|groups| tx.tenant.live_group(of.environment, groups)) {
+        Some(Err(_)) => return Vec::new(),
+        Some(Ok(live)) => live,
+        None => None,
+    };
+    let everywhere = std::collections::BTreeMap::new();
+    let places: Vec<&Target> = match groups {
+        Some(_) => tx.tenant.targets_with(of.environment, &everywhere).collect(),
+        None => {
+            of.order.iter().filter_map(|target| tx.tenant.targets.get(target)).map(AsRef::as_ref).collect()
+        }
+    };
+    let has_no_traffic = |idle: &Idle| groups.is_none() || Some(idle.colour) != live;
+    let places = places.into_iter().filter(|it| groups.is_none() || it.is_member());
+    let idle =
+        places.filter_map(|target| Some((target, target.idle.filter(is_its_own).filter(has_no_traffic)?)));
     idle.filter(|(target, idle)| is_unused(tx, target, *idle))
         .map(|(target, idle)| PlannedTarget {
             target: target.id,

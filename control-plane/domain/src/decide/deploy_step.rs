@@ -11,7 +11,7 @@ use super::transaction::Transaction;
 use super::{job, promotion, rollback};
 use crate::access;
 use crate::command::{NewDeployment, TenantCommand};
-use crate::deployment::{Status, Strategy};
+use crate::deployment::{Cause, Status, Strategy};
 use crate::name::{Name, Version};
 use crate::promotion::PromotionStatus;
 use crate::rejection::Rejection;
@@ -62,6 +62,8 @@ pub(super) fn verdict(tenant: &TenantState, id: DeploymentId) -> Option<Result<O
                 let outputs = [("deployment", id.to_string()), ("release", deployment.release.to_string())];
                 Some(Ok(outputs.map(|(name, value)| (name.to_owned(), Value::from(value))).into()))
             }
+            // Its targets are not free before that is over.
+            Status::Failed { .. } if is_being_taken_back(tenant, id) => None,
             Status::Failed { reason } => {
                 Some(Err((format!("the {what} failed: {reason}"), Again::IfPlanned)))
             }
@@ -80,6 +82,11 @@ pub(super) fn verdict(tenant: &TenantState, id: DeploymentId) -> Option<Result<O
         }
     };
     Some(Err((reason, Again::Never)))
+}
+
+fn is_being_taken_back(tenant: &TenantState, id: DeploymentId) -> bool {
+    let mut active = tenant.active_deployments.iter().filter_map(|it| tenant.deployments.get(it));
+    active.any(|it| matches!(it.cause, Cause::Rollback { of, .. } if of == id))
 }
 
 pub(super) fn wanted(

@@ -7,13 +7,14 @@ use stella_protocol::id::{AgentId, DeploymentId, EnvironmentId, ReleaseId, Targe
 use stella_protocol::time::Timestamp;
 
 use super::transaction::Transaction;
-use super::{channel, colour, fields, hold, job, path, rollout, signature, strategy, way_back};
+use super::{channel, colour, fields, group, hold, job, path, rollout, signature, strategy, way_back};
 use crate::amount::Amount;
 use crate::colour::{Colour, Leg, Steps};
 use crate::command::{NewDeployment, Outcome};
 use crate::deployment::{Cause, Deployment, OnFailure, Status, Strategy, TARGETS_MAX, TIMEOUT_MS_RANGE};
 use crate::environment::Environment;
 use crate::event::{Fact, PlannedTarget};
+use crate::group::Part;
 use crate::rejection::Rejection;
 use crate::release::{Release, Step};
 use crate::render::{self, Names, RenderError};
@@ -34,15 +35,22 @@ pub(super) struct Prepared {
     pub(super) is_job: bool,
 }
 
+/// A target, and what is run on it.
+pub(super) type Routed = (Arc<Target>, Vec<Leg>);
+
 impl Prepared {
     /// What it brings to each target, and what is there before.
     pub(super) fn planned(&self) -> Vec<PlannedTarget> {
         let release = self.release.id;
         let label = self.strategy.order().map(|order| order.label.as_str());
+        // What is in a group without traffic is not gone back to.
+        let stays = |legs: &[Leg]| {
+            self.is_job || (self.strategy.groups().is_some() && Part::of(legs) == Part::Member)
+        };
         let planned = |(target, legs): (&Arc<Target>, &Vec<Leg>)| PlannedTarget {
             target: target.id,
             release,
-            previous: target.current.filter(|_| !self.is_job),
+            previous: target.current.filter(|_| !stays(legs)),
             domain: label.and_then(|label| target.labels.get(label)).cloned(),
             legs: legs.clone(),
         };
@@ -68,31 +76,58 @@ pub(super) fn prepare(
     strategy::is_well_formed(&new.strategy)?;
     colour::can_switch(&new.strategy, &release)?;
     fields::range("timeout_ms", new.timeout_ms, TIMEOUT_MS_RANGE, " (a second to a week)")?;
-    let targets = strategy::arranged(&new.strategy, chosen(tenant, new, &environment)?)?;
+    let found = match new.strategy.groups() {
+        Some(groups) => group::arranged(tenant, &environment, &release, new, groups)?,
+        None => each_by_itself(tenant, &environment, &release, new)?,
+    };
+    if found.len() > TARGETS_MAX {
+        return Err(too_many());
+    }
+    let (targets, legs): (Vec<_>, Vec<_>) = found.into_iter().unzip();
     if new.job.is_none() && !new.replace_application {
         targets.iter().try_for_each(|target| keeps_its_application(tenant, target, &release))?;
     }
     let at_risk_max = tenant.at_risk_max(environment.id);
     strategy::can_be_met(&new.strategy, new.tolerate_failures, targets.len(), at_risk_max)?;
+    targets.iter().try_for_each(|target| is_served(tenant, target))?;
+    if new.job.is_none() {
+        let there = targets.iter().map(AsRef::as_ref).zip(legs.iter().map(Vec::as_slice));
+        way_back::is_there(tenant, &environment, &release, new, there)?;
+    }
+    let (strategy, is_job) = (new.strategy.clone(), new.job.is_some());
+    Ok(Prepared { environment, release, strategy, targets, legs, is_job })
+}
+
+/// The targets in their order, and what is run on each, where none needs another one.
+fn each_by_itself(
+    tenant: &TenantState,
+    environment: &Environment,
+    release: &Release,
+    new: &NewDeployment,
+) -> Result<Vec<Routed>, Rejection> {
+    let targets = strategy::arranged(&new.strategy, chosen(tenant, new, environment)?)?;
+    if new.job.is_none() {
+        group::are_left_alone(&new.strategy, release, &targets)?;
+    }
     // Only steps that refer to something can differ between targets; the others were checked with the release.
     let varying: Vec<&Step> = release.steps.iter().filter(|step| render::references(step) > 0).collect();
     let checks = colour::checks_again(&new.strategy);
     let mut ways = Vec::with_capacity(targets.len());
-    for target in &targets {
-        is_served(tenant, target)?;
+    for target in targets {
         let legs = match &new.job {
-            Some(_) => in_place(target, &release),
-            None => tenant.way_there(target, &release, checks),
+            Some(_) => in_place(&target, release),
+            None => tenant.way_there(&target, release, checks),
         };
         let colour = legs.last().and_then(|leg| leg.colour);
-        fills_in(&environment, &release, target, colour, &varying)?;
-        ways.push(legs);
+        fills_in(environment, release, &target, colour, &varying)?;
+        ways.push((target, legs));
     }
-    if new.job.is_none() {
-        way_back::is_there(tenant, &environment, &release, new, targets.iter().map(AsRef::as_ref))?;
-    }
-    let (strategy, is_job) = (new.strategy.clone(), new.job.is_some());
-    Ok(Prepared { environment, release, strategy, targets, legs: ways, is_job })
+    Ok(ways)
+}
+
+fn too_many() -> Rejection {
+    let problem = format!("there are more than {TARGETS_MAX}; deploy to a part of them at a time");
+    Rejection::invalid("targets", problem)
 }
 
 /// What is run on the targets: a release, or what a job has of its own.
@@ -212,8 +247,7 @@ fn chosen(
         return Err(Rejection::invalid("targets", problem));
     }
     if targets.len() > TARGETS_MAX {
-        let problem = format!("there are more than {TARGETS_MAX}; deploy to a part of them at a time");
-        return Err(Rejection::invalid("targets", problem));
+        return Err(too_many());
     }
     Ok(targets)
 }

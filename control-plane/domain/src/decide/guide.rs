@@ -113,6 +113,12 @@ pub(super) fn skip(
             return conflict(format!("target {name} is {}; there is nothing to skip", part.progress.name()));
         }
     };
+    let torn = tx.tenant.targets.get(&target).is_some_and(|it| it.is_torn);
+    if torn && deployment.leading().any(|it| it.target == target) {
+        return conflict(format!(
+            "the switch of {name} was left halfway, and nobody knows which group its traffic goes to; try it again, or fail the deployment"
+        ));
+    }
     if is_the_last(&deployment, &part) {
         return conflict(format!(
             "no other target of deployment {id} could succeed; cancel or fail it instead"

@@ -4,16 +4,19 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use stella_protocol::digest::Digest;
-use stella_protocol::id::{AccountId, ApiTokenId, DeploymentId, EnvironmentId, PromotionId, ReleaseId};
+use stella_protocol::id::{
+    AccountId, ApiTokenId, DeploymentId, EnvironmentId, PromotionId, ReleaseId, TaskId,
+};
 use stella_protocol::time::Timestamp;
 
 use super::deployment::{self, Opening, Prepared};
 use super::gate::{self, Asking, Ruling};
 use super::transaction::Transaction;
-use super::{fields, freeze, hold, way_back};
+use super::{fields, freeze, group, hold, way_back};
 use crate::access::{self, Scope};
+use crate::colour::Leg;
 use crate::command::{Actor, NewDeployment, Outcome};
-use crate::deployment::Cause;
+use crate::deployment::{Cause, Progress};
 use crate::environment::Environment;
 use crate::event::{Fact, PlannedTarget};
 use crate::gate::Outcome as Says;
@@ -97,10 +100,17 @@ pub fn planned(tenant: &TenantState, new: &NewDeployment, now: Timestamp) -> Res
     let prepared = checked(tenant, new, now, waits)?;
     let (targets, plan) = (prepared.planned(), seal(tenant, &prepared, new));
     let Prepared { environment, release, is_job, .. } = &prepared;
-    let stuck = |target: &Arc<Target>| {
-        if *is_job { None } else { way_back::missing(tenant, environment, release, target) }
+    let has_groups = new.strategy.groups().is_some();
+    let stuck = |(target, legs): (&Arc<Target>, &Vec<Leg>)| {
+        if *is_job {
+            None
+        } else if has_groups {
+            group::no_way_back(tenant, environment, target, legs)
+        } else {
+            way_back::missing(tenant, environment, release, target)
+        }
     };
-    let no_way_back = prepared.targets.iter().map(stuck).collect();
+    let no_way_back = prepared.targets.iter().zip(&prepared.legs).map(stuck).collect();
     Ok(Planned { targets, no_way_back, plan, rule: prepared.environment.approvals.clone() })
 }
 
@@ -353,12 +363,7 @@ fn concerned(tenant: &TenantState, fact: &Fact) -> Vec<Concern> {
         | Fact::DeploymentCancelled { id, .. } => {
             tenant.deployments.get(id).map(|it| it.environment).into_iter().collect()
         }
-        // A task that was unknown may have blocked a target.
-        Fact::TaskFinished { key, .. } => {
-            let task = tenant.tasks.get(&key.task);
-            let target = task.and_then(|task| tenant.targets.get(&task.target));
-            target.filter(|target| target.active.is_none()).map(|it| it.environment).into_iter().collect()
-        }
+        Fact::TaskFinished { key, .. } => set_free(tenant, key.task).into_iter().collect(),
         Fact::ReleaseBlocked { id: release, .. }
         | Fact::FindingsRecorded { release, .. }
         | Fact::ReleaseSigned { release, .. } => {
@@ -372,6 +377,16 @@ fn concerned(tenant: &TenantState, fact: &Fact) -> Vec<Concern> {
         _ => Vec::new(),
     };
     all_of(places)
+}
+
+/// The environment of a target that a task has set free long after its deployment had given it up: nobody knew what became of the task.
+/// What the other ends of tasks mean for those who wait is seen at the end of their deployment.
+pub(super) fn set_free(tenant: &TenantState, task: TaskId) -> Option<EnvironmentId> {
+    let task = tenant.tasks.get(&task)?;
+    let part = tenant.deployments.get(&task.deployment).and_then(|it| it.targets.get(&task.target));
+    let was_left = part.is_none_or(|part| matches!(part.progress, Progress::Abandoned { .. }));
+    let target = tenant.targets.get(&task.target).filter(|target| was_left && target.active.is_none())?;
+    Some(target.environment)
 }
 
 /// Starts a promotion if it has its approvals and can, and ends it if it would not do any more what people were asked about.

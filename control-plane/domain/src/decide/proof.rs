@@ -10,8 +10,9 @@ use stella_protocol::id::{AgentId, DeploymentId, EnvironmentId, QuestionId, Sess
 use stella_protocol::message::{Holding, Wanted, capability};
 
 use super::transaction::Transaction;
-use super::{agent, fields, rollout, way_back};
+use super::{agent, fields, group, rollout, way_back};
 use crate::agent::{Agent, Connectivity};
+use crate::colour::Steps;
 use crate::command::Outcome;
 use crate::deployment::{Deployment, TargetRollout};
 use crate::event::{Fact, PlannedTarget};
@@ -144,6 +145,15 @@ pub fn provable(tenant: &TenantState, planned: &PlannedTarget) -> Provable {
     ) else {
         return refuted("what was there is gone".to_owned());
     };
+    // Only of groups the steps that prepare are run on others.
+    let leads = planned.legs.last().is_some_and(|leg| leg.steps == Steps::Switch)
+        && !planned.legs.iter().any(|leg| leg.steps == Steps::Prepare);
+    if leads {
+        return match group::no_way_back(tenant, environment, target, &planned.legs) {
+            Some(why) => refuted(why),
+            None => Provable::Known(ProofAnswer::Proven { files: 0, bytes: 0 }),
+        };
+    }
     if let Some(why) = way_back::missing(tenant, environment, release, target) {
         return refuted(why);
     }

@@ -54,6 +54,8 @@ pub(super) fn retry(
         return Err(Rejection::conflict(problem));
     }
     let total = before.counts.total();
+    // A group gets the release as a whole.
+    let has_groups = before.strategy.groups().is_some();
     let left = u32::try_from(targets.len()).unwrap_or(u32::MAX);
     let asked = tx.tenant.promotions.get(&PromotionId(before.id.0));
     let new = NewDeployment {
@@ -65,7 +67,7 @@ pub(super) fn retry(
         tolerate_failures: before
             .tolerate_failures
             .map(|amount| Amount::Count(amount.at_most(total).min(left.saturating_sub(1)))),
-        targets: Some(targets),
+        targets: Some(targets).filter(|_| !has_groups || only.is_some()),
         timeout_ms: before.timeout_ms(),
         override_freeze: None,
         waive_way_back: None,

@@ -3,11 +3,11 @@
 use stella_protocol::id::{DeploymentId, ReleaseId};
 
 use super::deployment::{Opening, fills_in, is_free, open};
-use super::hold;
 use super::transaction::Transaction;
+use super::{group, hold};
 use crate::colour::{self, Leg, Steps};
 use crate::command::Outcome;
-use crate::deployment::{Cause, Deployment, OnFailure, RollbackReason, Strategy, TargetRollout};
+use crate::deployment::{Cause, Deployment, OnFailure, Progress, RollbackReason, Status, TargetRollout};
 use crate::event::{Fact, PlannedTarget};
 use crate::ids;
 use crate::rejection::Rejection;
@@ -50,9 +50,16 @@ pub(super) fn by_hand(
     if !deployment.status.is_final() {
         return Err(Rejection::conflict(format!("deployment {of} has not ended; cancel it first")));
     }
+    // It would bring forward what was taken back, past all that is asked of what comes.
+    if let Cause::Rollback { of: first, .. } = deployment.cause {
+        let problem = format!(
+            "deployment {of} is a rollback; deploy the release that is wanted instead, or roll {first} back again if this has failed"
+        );
+        return Err(Rejection::Conflict { problem });
+    }
     for part in touched(&deployment) {
         let Some(target) = tx.tenant.targets.get(&part.target) else { continue };
-        if let Some(newer) = target.last.filter(|last| *last != of) {
+        if let Some(newer) = target.last.filter(|last| *last != of && !has_failed_to_go_back(tx, *last, of)) {
             let problem = format!(
                 "deployment {newer} has come to target {} since; roll that one back instead",
                 target.name
@@ -68,11 +75,34 @@ pub(super) fn by_hand(
         let problem = format!("there is nothing to roll back in deployment {of}{}", left.message());
         return Err(Rejection::Conflict { problem });
     }
+    let (environment, release) = (deployment.environment, deployment.release);
+    let is_proven =
+        tx.tenant.environments.get(&environment).is_some_and(|it| it.proven.contains_key(&release));
+    if is_proven && deployment.cause == Cause::Requested {
+        tx.emit(Fact::ReleaseDisproven { environment, release, deployment: of })?;
+    }
     open(tx, opening(&deployment, id, RollbackReason::Manual, targets))?;
     Ok(Outcome::Deployment(id))
 }
 
-/// All at once, for every minute counts now; and within the time that the way there was given.
+/// Whether a deployment was to take another one back, and has ended before it had: then that can be tried once more.
+fn has_failed_to_go_back(tx: &Transaction<'_>, id: DeploymentId, of: DeploymentId) -> bool {
+    let deployment = tx.tenant.deployments.get(&id);
+    deployment.is_some_and(|it| {
+        let takes_it_back = matches!(it.cause, Cause::Rollback { of: taken_back, .. } if taken_back == of);
+        takes_it_back && matches!(it.status, Status::Failed { .. } | Status::Cancelled { .. })
+    })
+}
+
+/// Whether an earlier attempt has taken the target back already.
+fn is_back(tx: &Transaction<'_>, target: &Target, of: DeploymentId) -> bool {
+    let last = target.last.filter(|last| *last != of);
+    let part = last.and_then(|last| tx.tenant.deployments.get(&last)?.targets.get(&target.id));
+    part.is_some_and(|part| matches!(part.progress, Progress::Succeeded { .. }))
+}
+
+/// All at once, for every minute counts now; and within the time that the way there was given. Two groups are switched back when
+/// the one that was live before is there.
 fn opening(
     of: &Deployment,
     id: DeploymentId,
@@ -82,9 +112,9 @@ fn opening(
     Opening {
         id,
         environment: of.environment,
-        strategy: Strategy::AllAtOnce,
+        strategy: group::strategy_back(of),
         on_failure: OnFailure::Stop,
-        tolerate_failures: None,
+        tolerate_failures: of.tolerate_failures.filter(|_| of.strategy.groups().is_some()),
         cause: Cause::Rollback { of: of.id, reason },
         targets,
         timeout_ms: of.timeout_ms(),
@@ -152,7 +182,13 @@ fn plan(tx: &Transaction<'_>, deployment: &Deployment) -> Result<Plan, Rejection
             continue;
         }
         // A target is free as soon as its own part is over, and somebody may have deployed to it since.
-        if target.active.is_some() || target.last != Some(deployment.id) {
+        let is_newest = target
+            .last
+            .is_some_and(|last| last == deployment.id || has_failed_to_go_back(tx, last, deployment.id));
+        if target.active.is_none() && is_newest && is_back(tx, target, deployment.id) {
+            continue;
+        }
+        if target.active.is_some() || !is_newest {
             plan.left.overtaken.push(name);
         } else if target.blocked_by.is_some() {
             plan.left.unknown.push(name);
@@ -166,10 +202,13 @@ fn plan(tx: &Transaction<'_>, deployment: &Deployment) -> Result<Plan, Rejection
                 release: previous,
                 previous: target.current,
                 domain: None,
-                legs: way_back(tx, target, previous),
+                legs: way_back(tx, (deployment, part), target, previous),
             });
         }
     }
+    let (members, busy) = group::to_prepare(tx, deployment, &plan.targets);
+    plan.left.overtaken.extend(busy);
+    plan.targets.splice(0..0, members);
     Ok(plan)
 }
 
@@ -179,9 +218,17 @@ fn touched(deployment: &Deployment) -> impl Iterator<Item = &TargetRollout> {
     parts.map(AsRef::as_ref).filter(|part| part.is_touched())
 }
 
-fn way_back(tx: &Transaction<'_>, target: &Target, previous: ReleaseId) -> Vec<Leg> {
-    let release = tx.tenant.releases.get(&previous);
-    release.map_or_else(Vec::new, |release| tx.tenant.way_back(target, release))
+fn way_back(
+    tx: &Transaction<'_>,
+    (deployment, part): (&Deployment, &TargetRollout),
+    target: &Target,
+    previous: ReleaseId,
+) -> Vec<Leg> {
+    let Some(release) = tx.tenant.releases.get(&previous) else { return Vec::new() };
+    match deployment.strategy.groups() {
+        Some(_) => tx.tenant.way_back_of_leader(target, part.colour(), release),
+        None => tx.tenant.way_back(target, release),
+    }
 }
 
 fn can_fill_in(tx: &Transaction<'_>, deployment: &Deployment, target: &Target, part: &TargetRollout) -> bool {
@@ -190,7 +237,7 @@ fn can_fill_in(tx: &Transaction<'_>, deployment: &Deployment, target: &Target, p
     else {
         return false;
     };
-    let mut legs = tx.tenant.way_back(target, release);
+    let mut legs = way_back(tx, (deployment, part), target, release.id);
     if legs.is_empty() {
         legs.push(Leg { release: release.id, colour: None, steps: Steps::All });
     }

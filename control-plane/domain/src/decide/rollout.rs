@@ -10,7 +10,7 @@ use stella_protocol::message::TaskOutcome;
 
 use super::gate::{self, Asking, Ruling};
 use super::transaction::Transaction;
-use super::{brake, colour, proof, rollback};
+use super::{brake, colour, group, proof, rollback};
 use crate::agent::{Connectivity, OPEN_TASKS_MAX};
 use crate::colour::Stage;
 use crate::deployment::{CanaryStep, Deployment, OnFailure, Progress, Status, TargetRollout};
@@ -88,6 +88,7 @@ fn is_settled(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<bool, Reject
     if colour::next_stage(tx, id)? {
         return Ok(false);
     }
+    group::settle(tx, id)?;
     hold_at_step(tx, id)?;
     pause_after_batch(tx, id)?;
     brake::wait_for_budget(tx, id)?;
@@ -270,7 +271,13 @@ fn note_end(tx: &mut Transaction<'_>, task: &Task, why: Option<&str>) -> Result<
                 tx.emit(Fact::TargetReady { deployment: id, target })?;
             }
             Some(next) if running => return Ok(Next::Queue(next)),
+            None if running && deployment.is_member(part) => {
+                tx.emit(Fact::TargetReady { deployment: id, target })?;
+            }
             Some(_) => tx.emit(Fact::TargetAbandoned { deployment: id, target })?,
+            None if deployment.is_member(part) => {
+                tx.emit(Fact::TargetAbandoned { deployment: id, target })?
+            }
             None => tx.emit(Fact::TargetSucceeded { deployment: id, target })?,
         }
         return Ok(Next::Advance);
@@ -388,12 +395,12 @@ fn skip_waiting(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<(), Reject
         tx.emit(Fact::TargetSkipped { deployment: id, target, reason: None })?;
     }
     let deployment = tx.deployment(id)?;
-    if deployment.counts.ready == 0 {
+    if deployment.left() == 0 {
         return Ok(());
     }
     let parts = deployment.targets.values();
-    let ready = parts.filter(|part| matches!(part.progress, Progress::Ready { .. })).map(|part| part.target);
-    for target in ready.collect::<Vec<_>>() {
+    let left = parts.filter(|part| matches!(part.progress, Progress::Waiting | Progress::Ready { .. }));
+    for target in left.map(|part| part.target).collect::<Vec<_>>() {
         tx.emit(Fact::TargetSkipped { deployment: id, target, reason: None })?;
     }
     Ok(())

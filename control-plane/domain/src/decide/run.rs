@@ -10,9 +10,9 @@ use serde_json::{Value, json};
 use stella_protocol::id::{DeploymentId, PromotionId, RunId};
 
 use super::transaction::{Transaction, WORK_MAX};
-use super::{deploy_step, deployment, sub_run};
+use super::{deploy_step, deployment, rollout, sub_run};
 use crate::command::Actor;
-use crate::deployment::Status;
+use crate::deployment::{Cause, Status};
 use crate::event::Fact;
 use crate::ids;
 use crate::name::Identifier;
@@ -20,7 +20,7 @@ use crate::promotion::EXPIRES_MS_DEFAULT;
 use crate::rejection::Rejection;
 use crate::run::{Request, Run, RunStatus, StepEnd, StepRun, StepState, Turn, Work};
 use crate::spans;
-use crate::tenant::TenantState;
+use crate::tenant::{TenantState, Timer};
 use crate::workflow::{
     Action, ApprovalStep, CALL_MS_DEFAULT, CALL_WAIT_MS_MAX, Call, FILLED_BYTES_MAX, Meter, OnFailure, Span,
     Step, Template, Variables, render,
@@ -63,18 +63,24 @@ pub(super) fn go_on(tx: &mut Transaction<'_>, seen: &mut usize) -> Done {
 #[expect(clippy::wildcard_enum_match_arm, reason = "most facts concern no run")]
 fn concerned(tenant: &TenantState, fact: &Fact) -> Option<RunId> {
     let awaits = |id: DeploymentId| tenant.awaited.get(&id).map(|(run, _)| *run);
+    // A step waits for what takes its deployment back, too.
+    let taken_back = |id: DeploymentId| match tenant.deployments.get(&id)?.cause {
+        Cause::Rollback { of, .. } => awaits(of),
+        Cause::Requested | Cause::Retirement { .. } | Cause::Job { .. } => None,
+    };
     match fact {
         Fact::RunStarted { id, .. } | Fact::RunTurned { id, .. } => Some(*id),
         Fact::StepStarted { run, .. }
         | Fact::StepApproved { run, .. }
         | Fact::StepBackedOff { run, .. }
         | Fact::StepHeld { run, .. }
+        | Fact::StepOverdue { run, .. }
         | Fact::StepApprovalLapsed { run, .. }
         | Fact::StepEnded { run, .. } => Some(*run),
         Fact::RunEnded { id } => sub_run::parent(tenant, *id),
         Fact::DeploymentSucceeded { id }
         | Fact::DeploymentFailed { id, .. }
-        | Fact::DeploymentCancelled { id, .. } => awaits(*id),
+        | Fact::DeploymentCancelled { id, .. } => awaits(*id).or_else(|| taken_back(*id)),
         Fact::PromotionRejected { id, .. }
         | Fact::PromotionWithdrawn { id, .. }
         | Fact::PromotionExpired { id }
@@ -146,6 +152,21 @@ fn stop_deployment(tx: &mut Transaction<'_>, id: DeploymentId, reason: &str) -> 
     Ok(())
 }
 
+/// The time of a step is up that waits for a deployment: that is ended as one whose own time is up, and so is taken back if that is
+/// its policy. A job, and what is paused, is cancelled.
+fn out_of_time(tx: &mut Transaction<'_>, id: DeploymentId, reason: &str) -> Done {
+    let deployment = tx.tenant.deployments.get(&id).filter(|it| it.cause == Cause::Requested);
+    let has_time = deployment.filter(|it| {
+        let deadline = (it.deadline, Timer::DeploymentDeadline(id));
+        it.paused.is_none() && it.status == Status::Running && tx.tenant.timers.contains(&deadline)
+    });
+    if has_time.is_none() {
+        return stop_deployment(tx, id, reason);
+    }
+    tx.emit(Fact::DeploymentOverdue { id, reason: reason.to_owned() })?;
+    rollout::end_what_is_open(tx, id)
+}
+
 /// Makes up for one more step, or ends the run, if nothing else is under way.
 fn end_if_over(tx: &mut Transaction<'_>, id: RunId, template: &Template) -> Done {
     let run = Arc::clone(tx.run(id)?);
@@ -212,6 +233,8 @@ fn settle(tx: &mut Transaction<'_>, id: RunId) -> Done {
         };
         if cancelling {
             ended(tx, id, step, StepEnd::Cancelled)?;
+        } else if let Some(late) = &found.overdue {
+            fail(tx, id, step, late, Again::IfPlanned)?;
         } else {
             fail(tx, id, step, &reason, again)?;
         }
@@ -450,11 +473,18 @@ pub(super) fn due(tx: &mut Transaction<'_>, id: RunId, step: &Identifier) -> Don
         }
         StepState::Running { work, .. } => {
             let mut reason = "it took longer than it may";
+            let late = "its step of a workflow took too long";
+            // What makes up for others, or another attempt, may need the targets: not before they are free.
+            let overdue = Fact::StepOverdue { run: id, step: step.clone(), reason: reason.to_owned() };
             match work {
                 Work::Deployment { deployment } => {
-                    stop_deployment(tx, deployment, "its step of a workflow took too long")?;
+                    tx.emit(overdue)?;
+                    return out_of_time(tx, deployment, late);
                 }
-                Work::Runs { runs } => sub_run::stop(tx, &runs, "its step of a workflow took too long")?,
+                Work::Runs { runs } => {
+                    tx.emit(overdue)?;
+                    return sub_run::stop(tx, &runs, late);
+                }
                 Work::Http(_) => reason = "there was no answer in time, the wait for its turn included",
                 Work::Approval { .. } | Work::Wait { .. } | Work::Input | Work::Gate { .. } => {}
             }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::fields;
+use super::{fields, group};
 use crate::amount::Amount;
 use crate::rejection::Rejection;
 use crate::strategy::{
@@ -54,9 +54,10 @@ fn blue_green(how: &BlueGreen) -> Result<(), Rejection> {
             return Err(Rejection::invalid("strategy.confirm", problem));
         }
     }
-    how.keep_ms.map_or(Ok(()), |keep_ms| {
-        fields::range("strategy.keep_ms", keep_ms, KEEP_MS_RANGE, " (a second to a week)")
-    })
+    if let Some(keep_ms) = how.keep_ms {
+        fields::range("strategy.keep_ms", keep_ms, KEEP_MS_RANGE, " (a second to a week)")?;
+    }
+    how.groups.as_ref().map_or(Ok(()), |groups| group::is_well_formed(how, groups))
 }
 
 fn amount(field: &str, amount: Amount) -> Result<(), Rejection> {

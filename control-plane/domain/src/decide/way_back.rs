@@ -3,8 +3,9 @@
 use stella_protocol::id::EnvironmentId;
 
 use super::deployment::fills_in;
-use super::hold;
 use super::transaction::Transaction;
+use super::{group, hold};
+use crate::colour::Leg;
 use crate::command::{NewDeployment, Outcome};
 use crate::environment::Environment;
 use crate::event::Fact;
@@ -32,13 +33,16 @@ pub(super) fn is_there<'t>(
     environment: &Environment,
     release: &Release,
     new: &NewDeployment,
-    targets: impl Iterator<Item = &'t Target>,
+    targets: impl Iterator<Item = (&'t Target, &'t [Leg])>,
 ) -> Result<(), Rejection> {
     if !environment.requires_way_back || new.waive_way_back.is_some() {
         return Ok(());
     }
-    let stuck = targets.filter_map(|target| {
-        let why = missing(tenant, environment, release, target)?;
+    let stuck = targets.filter_map(|(target, legs)| {
+        let why = match new.strategy.groups() {
+            Some(_) => group::no_way_back(tenant, environment, target, legs)?,
+            None => missing(tenant, environment, release, target)?,
+        };
         Some(format!("{} ({why})", target.name))
     });
     let stuck: Vec<String> = stuck.collect();

@@ -2,13 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use stella_domain::colour::{Stage, Steps};
-use stella_domain::command::NewRelease;
-use stella_domain::deployment::{Cause, Progress, Status};
+use stella_domain::colour::{Colour, Stage, Steps};
+use stella_domain::command::{NewRelease, NewTarget};
+use stella_domain::deployment::{Cause, Deployment, Progress, Status};
 use stella_domain::event::{Event, Fact, StreamId};
+use stella_domain::group::Part;
 use stella_domain::release::{Phase, Step, StepAction};
 use stella_domain::state::State;
-use stella_domain::strategy::{BlueGreen, Strategy};
+use stella_domain::strategy::{BlueGreen, Groups, Strategy};
+use stella_domain::target::Target;
 use stella_domain::task::TaskState;
 use stella_domain::tenant::TenantState;
 
@@ -38,6 +40,19 @@ pub fn blue_green(warm_up_ms: Option<u64>, keep_ms: Option<u64>) -> Strategy {
     Strategy::BlueGreen(BlueGreen { warm_up_ms, keep_ms, ..BlueGreen::default() })
 }
 
+/// The labels of two groups, and of what leads the traffic.
+pub fn groups(live: Option<Colour>) -> Groups {
+    let switch = BTreeMap::from([("role".to_owned(), "lb".to_owned())]);
+    Groups { label: "colour".to_owned(), switch, live }
+}
+
+/// The target `n`, in a group or in front of them.
+pub fn in_group(n: u128, part: &str) -> NewTarget {
+    let label = if part == "lb" { "role" } else { "colour" };
+    let labels = BTreeMap::from([(label.to_owned(), part.to_owned())]);
+    NewTarget { labels, ..super::new_target(n) }
+}
+
 /// INV-18 in one state.
 pub fn check(tenant: &TenantState) {
     for target in tenant.targets.values() {
@@ -53,6 +68,9 @@ pub fn check(tenant: &TenantState) {
             assert_ne!(Some(idle.colour), target.live, "INV-18: live and idle on {}", target.name);
             assert!(tenant.deployments.contains_key(&idle.by), "INV-18: filled by nothing");
         }
+        if target.part == Some(Part::Switch) {
+            assert!(target.idle.is_none(), "INV-23: {} holds something", target.name);
+        }
         if target.is_torn {
             let last = &tenant.deployments[&target.last.expect("INV-18: torn by nothing")];
             assert!(!last.targets[&target.id].is_spared, "INV-18: torn by what did not switch");
@@ -61,6 +79,39 @@ pub fn check(tenant: &TenantState) {
     for deployment in tenant.deployments.values() {
         let ready = deployment.targets.values().any(|part| matches!(part.progress, Progress::Ready { .. }));
         assert!(!ready || deployment.status == Status::Running, "INV-19: an ended one waits to switch");
+        group_is_whole(tenant, deployment);
+    }
+}
+
+/// INV-23, of a deployment to groups that has just succeeded.
+fn group_is_whole(tenant: &TenantState, deployment: &Deployment) {
+    let Some(groups) = deployment.strategy.groups().filter(|_| deployment.status == Status::Succeeded) else {
+        return;
+    };
+    let mut parts = deployment.targets.values();
+    let is_newest = parts.all(|part| {
+        tenant
+            .targets
+            .get(&part.target)
+            .is_some_and(|it| it.last == Some(deployment.id) && it.active.is_none())
+    });
+    let Some(colour) = deployment.leads_to().filter(|_| is_newest) else { return };
+    let leads = |it: &Target| groups.leads(it) && it.environment == deployment.environment;
+    for target in tenant.targets.values().filter(|it| it.environment == deployment.environment) {
+        let is_part = deployment.targets.contains_key(&target.id);
+        if is_part {
+            assert_eq!(
+                target.current,
+                Some(deployment.release),
+                "INV-23: {} was not brought it",
+                target.name
+            );
+            assert_eq!(target.live, Some(colour), "INV-23: {} has another colour", target.name);
+        } else if !leads(target) && groups.group_of(target) == Some(colour.other()) {
+            let newer = target.last_visit().and_then(|it| tenant.deployments.get(&it));
+            let since = newer.is_some_and(|it| it.created_at >= deployment.created_at);
+            assert!(since || target.live.is_none(), "INV-23: {} is live too", target.name);
+        }
     }
 }
 
@@ -70,6 +121,7 @@ pub fn step(old: &TenantState, new: &TenantState, events: &[(StreamId, Event)]) 
     for (id, target) in &old.targets {
         let Some(now) = new.targets.get(id) else { continue };
         let same = (now.current, now.live) == (target.current, target.live);
+        let same = same || group_has_changed(new, now, events);
         assert!(same || brought.iter().any(|(_, it)| it == id), "INV-18: {} has changed", target.name);
     }
     for (deployment, target) in brought {
@@ -82,10 +134,27 @@ pub fn step(old: &TenantState, new: &TenantState, events: &[(StreamId, Event)]) 
         };
         let before = &new.deployments[of].targets[&target];
         assert_eq!(place.current, before.previous, "INV-20: the release before");
-        let colour = before.colour().map(stella_domain::colour::Colour::other);
+        let colour = before.colour().map(Colour::other);
         assert!(before.colour().is_none() || place.live == colour, "INV-20: the colour before");
         assert!(!place.is_torn, "INV-20: decided");
     }
+}
+
+/// Whether a deployment to groups has ended there, or prepares what the state has for live without any traffic: then its current
+/// release goes, or is what was idle.
+#[expect(clippy::wildcard_enum_match_arm, reason = "most facts have nothing to do with groups")]
+pub fn group_has_changed(tenant: &TenantState, target: &Target, events: &[(StreamId, Event)]) -> bool {
+    let of_groups = |id| {
+        let deployment: Option<&std::sync::Arc<Deployment>> = tenant.deployments.get(id);
+        deployment.is_some_and(|it| it.strategy.groups().is_some() && it.environment == target.environment)
+    };
+    events.iter().any(|(_, event)| match &event.fact {
+        Fact::DeploymentSucceeded { id }
+        | Fact::DeploymentFailed { id, .. }
+        | Fact::DeploymentCancelled { id, .. } => of_groups(id),
+        Fact::TaskQueued { deployment, target: it, .. } => of_groups(deployment) && *it == target.id,
+        _ => false,
+    })
 }
 
 const fn succeeded(
@@ -104,8 +173,13 @@ pub fn switched(events: &[(StreamId, Event)], state: &State) {
         if let Fact::DeploymentStageBegan { id, stage: Stage::Switch } = event.fact {
             assert!(waits[&id].is_empty(), "INV-19: {id} switches before all are prepared");
             switching.insert(id);
-        } else if let Fact::DeploymentCreated { id, targets, .. } = &event.fact {
-            waits.insert(*id, targets.iter().map(|planned| planned.target).collect());
+        } else if let Fact::DeploymentCreated { id, targets, strategy, .. } = &event.fact {
+            // What leads the traffic to a group is prepared by nothing.
+            let has_groups = strategy.groups().is_some();
+            let prepares = targets
+                .iter()
+                .filter(|it| !has_groups || it.legs.iter().any(|leg| leg.steps == Steps::Prepare));
+            waits.insert(*id, prepares.map(|planned| planned.target).collect());
         } else if let Fact::TargetReady { deployment, target }
         | Fact::TargetFailed { deployment, target, .. }
         | Fact::TargetSkipped { deployment, target, .. } = &event.fact
@@ -134,6 +208,10 @@ pub fn switched(events: &[(StreamId, Event)], state: &State) {
             let Some(task) = tenant.tasks.get(task) else { continue };
             let of = &tenant.deployments[deployment];
             let prepares = of.targets[target].legs.iter().any(|leg| leg.steps == Steps::Prepare);
+            if task.step.as_str() == "switch" && of.strategy.groups().is_some() {
+                let only = of.targets[target].legs.len() == 1;
+                assert!(!only || switching.contains(deployment), "INV-23: {target} is too early");
+            }
             if task.step.as_str() != "switch" || task.release.is_some() || !prepares {
                 continue;
             }

@@ -432,7 +432,7 @@ fn has_proof(old: &TenantState, new: &TenantState, id: DeploymentId) {
         return;
     }
     for part in deployment.targets.values() {
-        let needs = part.previous.is_some_and(|it| it != part.release || !part.legs.is_empty());
+        let needs = part.previous.is_some_and(|it| it != part.release || part.colour().is_some());
         let alone = matches!(part.progress, Progress::Skipped { hold: Some(_) });
         let proven = matches!(part.way_back, Some(Proof::Known { answer: ProofAnswer::Proven { .. }, .. }));
         assert!(!needs || alone || proven, "INV-21: {} began, and {} is not proven", id, part.target);

@@ -19,6 +19,8 @@ pub(crate) enum Kind {
     Domains,
     /// Prepared, warmed up or confirmed, then switched.
     BlueGreen(bool),
+    /// The same between two groups of targets.
+    Groups(bool),
 }
 
 #[derive(Clone, Debug)]
@@ -124,6 +126,8 @@ pub(crate) fn act() -> impl Strategy<Value = Act> {
         Just(Kind::Domains),
         any::<bool>().prop_map(Kind::BlueGreen),
         any::<bool>().prop_map(Kind::BlueGreen),
+        any::<bool>().prop_map(Kind::Groups),
+        any::<bool>().prop_map(Kind::Groups),
     ];
     let tolerate = proptest::option::weighted(0.3, 1..3_u32);
     let policy = prop_oneof![Just(OnFailure::Rollback), Just(OnFailure::Stop), Just(OnFailure::Ask)];

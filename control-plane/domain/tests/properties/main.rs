@@ -116,11 +116,12 @@ fn strategy(kind: Kind, batch: Option<u32>) -> Option<rollout::Strategy> {
         Kind::Plain => None,
         Kind::Canary => Some(common::canary(&[(30, Some(60_000)), (40, None)], batch)),
         Kind::Pausing => Some(rollout::Strategy::Rolling(Rolling { pause_ms: Some(60_000), ..rolling })),
-        Kind::BlueGreen(confirm) => Some(rollout::Strategy::BlueGreen(BlueGreen {
+        Kind::BlueGreen(confirm) | Kind::Groups(confirm) => Some(rollout::Strategy::BlueGreen(BlueGreen {
             warm_up_ms: batch.filter(|_| !confirm).map(|_| 60_000),
             confirm,
             batch: batch.map(Amount::Count),
             keep_ms: batch.map(|_| 60_000),
+            groups: matches!(kind, Kind::Groups(_)).then(|| common::colours::groups(None)),
         })),
         Kind::Domains => Some(rollout::Strategy::Rolling(Rolling { order, max_unavailable, ..rolling })),
     }
@@ -131,8 +132,15 @@ impl Walk {
         let mut world = World::with_targets(AGENTS);
         world.ok(TenantCommand::RemoveTarget { id: target(1) });
         (2..=AGENTS).for_each(|n| drop(world.ok(TenantCommand::RemoveTarget { id: target(n) })));
-        for (n, of, slot) in [(1, 1, Some("a")), (2, 2, None), (3, 3, None), (4, 1, Some("b"))] {
-            let labels = BTreeMap::from([("rack".to_owned(), (n % 2).to_string())]);
+        for (n, of, slot, part) in [
+            (1, 1, Some("a"), ("colour", "blue")),
+            (2, 2, None, ("colour", "green")),
+            (3, 3, None, ("role", "lb")),
+            (4, 1, Some("b"), ("role", "lb")),
+        ] {
+            let labels = [("rack", (n % 2).to_string()), (part.0, part.1.to_owned())];
+            let labels: BTreeMap<_, _> =
+                labels.into_iter().map(|(label, value)| (label.to_owned(), value)).collect();
             let new = NewTarget { agent: agent(of), slot: slot.map(name), labels, ..new_target(n) };
             world.ok(TenantCommand::CreateTarget(Box::new(new)));
         }
@@ -450,6 +458,9 @@ impl Walk {
                 new.strategy = strategy(kind, batch).unwrap_or(new.strategy);
                 new.tolerate_failures = tolerate.map(Amount::Count);
                 new.targets = only.map(|targets| targets.into_iter().map(target).collect());
+                if matches!(kind, Kind::Groups(_)) {
+                    new.targets = None;
+                }
                 new.timeout_ms = hours * 3_600_000;
                 new.on_failure = on_failure;
                 self.send(&World::by(1, TenantCommand::Deploy(Box::new(new))));
