@@ -184,13 +184,20 @@ impl<'s> Rights<'s> {
     /// # Errors
     /// If it does not, with what is missing and where.
     pub fn require(&self, role: Role, scope: Scope) -> Result<(), Rejection> {
+        self.require_for(role, scope, String::new)
+    }
+
+    /// As [`Self::require`], with what makes it needed there behind the place.
+    fn require_for(&self, role: Role, scope: Scope, because: impl FnOnce() -> String) -> Result<(), Rejection> {
         if self.has(role, scope) {
             return Ok(());
         }
         let who = self.account.map_or_else(String::new, |account| format!("account {} ", account.name));
         let (what, place) = (role.name(), self.place(scope));
-        let problem =
-            format!("{who}needs the role {what} {place}; whoever administers the installation can give it");
+        let why = because();
+        let problem = format!(
+            "{who}needs the role {what} {place}{why}; whoever administers the installation can give it"
+        );
         Err(Rejection::Forbidden { problem })
     }
 
@@ -232,9 +239,42 @@ pub(crate) fn check(state: &State, request: &Request, now: Timestamp) -> Result<
             }
             let (role, scope) = needed(state, &request.command)
                 .ok_or_else(|| Rejection::Forbidden { problem: "only agents do that".to_owned() })?;
-            rights.require(role, scope)
+            rights.require(role, scope)?;
+            if let Command::Tenant(tenant, command) = &request.command {
+                needed_elsewhere(state, rights, *tenant, command)?;
+            }
+            Ok(())
         }
     }
+}
+
+/// What a host may be used for beside what it is used for already. Commands run there as the agent's user, whatever environment
+/// they came through: who gives a host another target has power over all that the host is for.
+///
+/// # Errors
+/// If the role is missing in an environment that the host serves, or, of a host that serves none yet, in the tenant.
+fn needed_elsewhere(
+    state: &State,
+    rights: Rights<'_>,
+    tenant: TenantId,
+    command: &TenantCommand,
+) -> Result<(), Rejection> {
+    let TenantCommand::CreateTarget(new) = command else { return Ok(()) };
+    let Some(found) = state.tenants.get(&tenant) else { return Ok(()) };
+    let Some(agent) = found.agents.get(&new.agent) else { return Ok(()) };
+    let Some(slots) = found.index.slots.get(&new.agent) else {
+        let scope = Scope::Tenant(tenant);
+        return rights.require_for(Role::Operator, scope, || {
+            format!(": host {} serves no environment yet, and its first target decides which", agent.name)
+        });
+    };
+    for target in slots.values().filter_map(|target| found.targets.get(target)) {
+        let scope = Scope::Environment(tenant, target.environment);
+        rights.require_for(Role::Operator, scope, || {
+            format!(" too: host {} has target {} of it", agent.name, target.name)
+        })?;
+    }
+    Ok(())
 }
 
 /// Whether somebody who has asked for something earlier may still have it done: an account by the roles that it has now, whatever
@@ -260,7 +300,8 @@ pub(crate) fn check_authority(
     };
     let (role, scope) =
         needed_in(state, tenant, command).ok_or_else(|| gone("only agents do that".to_owned()))?;
-    rights.require(role, scope)
+    rights.require(role, scope)?;
+    needed_elsewhere(state, rights, tenant, command)
 }
 
 /// Why what somebody has approved there counts no more; `None` if it does.

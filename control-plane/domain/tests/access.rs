@@ -11,8 +11,8 @@ use common::{
 };
 use stella_domain::access::{AccountKind, Grant, Role};
 use stella_domain::command::{
-    ActingAccount, Actor, Command, NewDeployment, NewEnrolmentToken, Outcome, Report, Request, SystemCommand,
-    TargetChange, TenantCommand,
+    ActingAccount, Actor, Command, NewDeployment, NewEnrolmentToken, NewTarget, Outcome, Report, Request,
+    SystemCommand, TargetChange, TenantCommand,
 };
 use stella_domain::decide::decide;
 use stella_domain::freeze::{Freeze, Repeats};
@@ -383,6 +383,50 @@ fn every_command_needs_its_role_where_it_takes_effect() {
         assert!(!is_forbidden(&asked(&world, ROOT, command)), "{label}");
     }
     invariants::replay(&world.events, &world.state);
+}
+
+#[test]
+fn another_target_on_a_host_needs_the_role_wherever_the_host_serves() {
+    let mut world = world();
+    // Host 3 has no target, host 4 one of staging, and host 5 one of each.
+    let on = |n, host, environment| NewTarget {
+        agent: agent(host),
+        environment,
+        slot: Some(name(&format!("slot-{n}"))),
+        ..new_target(n)
+    };
+    for host in 3..=5 {
+        world.enrol(host);
+    }
+    for (n, host, environment) in [(20, 4, STAGING), (21, 5, STAGING), (22, 5, PRODUCTION)] {
+        world.ok(TenantCommand::CreateTarget(Box::new(on(n, host, environment))));
+    }
+    let (staging, production) =
+        (in_environment(Role::Operator, STAGING), in_environment(Role::Operator, PRODUCTION));
+    let everywhere_in_it = in_tenant(Role::Operator, TENANT);
+    for (host, roles, is_enough) in [
+        (5, vec![staging], false),
+        (5, vec![production], false),
+        (5, vec![staging, production], true),
+        (5, vec![everywhere_in_it], true),
+        (3, vec![staging], false),
+        (3, vec![staging, production], false),
+        (3, vec![everywhere_in_it], true),
+        (4, vec![staging], true),
+        (4, vec![production], false),
+    ] {
+        give(&mut world, &roles);
+        let create = TenantCommand::CreateTarget(Box::new(on(30, host, STAGING)));
+        let result = asked(&world, ALICES, Command::Tenant(TENANT, create));
+        assert_eq!(result.is_ok(), is_enough, "host {host} with {roles:?}: {result:?}");
+        assert_eq!(is_forbidden(&result), !is_enough, "host {host} with {roles:?}: {result:?}");
+    }
+    give(&mut world, &[staging]);
+    for (host, why) in [(5, "has target web-22 of it"), (3, "serves no environment yet")] {
+        let create = TenantCommand::CreateTarget(Box::new(on(30, host, STAGING)));
+        let refused = asked(&world, ALICES, Command::Tenant(TENANT, create)).unwrap_err().to_string();
+        assert!(refused.contains(why), "{refused}");
+    }
 }
 
 #[test]
