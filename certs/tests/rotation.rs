@@ -258,6 +258,27 @@ fn a_file_that_says_something_else_is_not_guessed_at() {
 }
 
 #[test]
+fn a_certificate_that_others_are_added_to_is_of_its_own_root() {
+    let world = World::new();
+    let thief = Agent::enrolled(&world);
+    let old = world.authority.root_fingerprint();
+    world.authority.start_rotation(now()).unwrap();
+    world.authority.switch_root(now()).unwrap();
+    let (new, honest) = (world.authority.root_fingerprint(), Agent::enrolled(&world));
+    // The new issuing certificate is public. TLS does not mind that it is of no use.
+    let dressed = Agent { chain: [&thief.chain[..], &honest.chain[1..]].concat(), ..thief };
+    assert!(dressed.gets_in(&world));
+    assert_eq!(world.authority.root_of(&dressed.chain), Some(old));
+    assert_eq!(world.authority.root_of(&honest.chain), Some(new));
+    let backwards: Vec<_> = honest.chain[..1].iter().chain(honest.chain[1..].iter().rev()).cloned().collect();
+    assert_eq!(world.authority.root_of(&backwards), Some(new));
+    world.authority.finish_rotation(now()).unwrap();
+    assert_eq!(world.authority.root_of(&dressed.chain), None, "its session is cut");
+    assert_eq!(world.authority.root_of(&honest.chain), Some(new));
+    assert_eq!(world.authority.root_of(&[]), None);
+}
+
+#[test]
 fn roots_are_told_apart_by_name_and_by_signature() {
     let world = World::new();
     world.authority.start_rotation(now()).unwrap();

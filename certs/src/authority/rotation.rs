@@ -97,6 +97,9 @@ pub struct Pair {
     pub issuing_not_after: SystemTime,
 }
 
+/// How many certificates of a chain are looked at: an honest one has three, and each is compared with each.
+const CHAIN_MAX: usize = 8;
+
 impl super::Held {
     /// The certificate by which who trusts only the old root finds its way, while that is needed.
     pub(super) fn cross(&self) -> Option<&CertificateDer<'static>> {
@@ -129,13 +132,22 @@ impl Authority {
         Status { active: pair(active), phase, other, trusted: held.trusted.clone() }
     }
 
-    /// Which of the trusted roots a chain leads to that TLS has accepted. TLS may have done so by roots that are trusted no more by
-    /// now, so that one root alone needs a look as well.
+    /// Which of the trusted roots the first certificate of a chain leads to, where TLS has accepted it. TLS may have done so by roots
+    /// that are trusted no more by now, so that one root alone needs a look as well. Certificates that are in the chain and on no way
+    /// from the first one count for nothing: anybody can add those of others.
     #[must_use]
     pub fn root_of(&self, chain: &[CertificateDer<'_>]) -> Option<Digest> {
         let held = self.held();
-        let roots = held.roots();
-        roots.iter().find(|root| chain.iter().any(|it| is_signed_by(it, root))).map(certificate_fingerprint)
+        let (mut on_the_way, others) = (vec![chain.first()?], &chain[1..chain.len().min(CHAIN_MAX)]);
+        let mut looked_at = 0;
+        while let Some(certificate) = on_the_way.get(looked_at).copied() {
+            let issuers =
+                others.iter().filter(|it| !on_the_way.contains(it) && is_signed_by(certificate, it));
+            on_the_way.extend(issuers.collect::<Vec<_>>());
+            looked_at += 1;
+        }
+        let leads = |root: &&CertificateDer<'_>| on_the_way.iter().any(|it| is_signed_by(it, root));
+        held.roots().iter().find(leads).map(certificate_fingerprint)
     }
 
     /// Replaces the issuing certificate and its key by new ones under the same root.
