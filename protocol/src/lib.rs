@@ -16,6 +16,7 @@ pub mod fuzzing;
 pub mod id;
 pub mod limits;
 pub mod message;
+pub mod network;
 pub mod session;
 pub mod span;
 pub mod spec;

@@ -108,6 +108,31 @@ async fn below_its_reserve_the_control_plane_refuses_writes_and_goes_on_reading(
     cluster.passed()
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn uploads_stop_while_everything_else_goes_on() -> Result<()> {
+    let mut cluster = Cluster::start(1).await?;
+    let archive = recipe::archive(&[("bin/hello", "hello")])?;
+    let digest = cluster.api.upload(TENANT, &archive).await?;
+    cluster.control_plane.stop()?;
+    // More is free than what the journal keeps, and less than the four times as much that files beside it leave alone.
+    let reserve_bytes = free_bytes(cluster.folder())? / 2;
+    cluster.control_plane.configure(&Settings { reserve_bytes, ..Settings::default() })?;
+    cluster.control_plane.resume().await?;
+    cluster.wait_online("web-1").await?;
+
+    let refused = cluster.api.upload(TENANT, &recipe::archive(&[("bin/hello", "hello again")])?).await;
+    let problem = refused.err().context("it was taken")?.into_problem()?;
+    assert_eq!(problem.status, 507, "{problem:?}");
+    create_environment(&cluster.api, TENANT, "meanwhile").await?;
+    let steps = vec![recipe::artifact("web"), shell("work", "echo run >> runs")];
+    cluster.release(&recipe::release("1.0.0", &[("web", &digest)], steps)).await?;
+    let ended = cluster.deploy(&rolling(ENVIRONMENT, "1.0.0", OnFailure::Stop)).await?;
+    assert_eq!(ended.deployment.status, "succeeded", "{ended:?}");
+    assert_eq!(cluster.agents[0].read("runs"), "run\n");
+    assert_eq!(cluster.control_plane.health().await?.status, "healthy");
+    cluster.passed()
+}
+
 /// The files of the authority come first and the journal after them, so that the one may be at the end and the other not.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_end_of_a_rotation_that_the_journal_could_not_take_is_taken_when_there_is_space() -> Result<()> {

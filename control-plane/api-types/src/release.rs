@@ -91,6 +91,10 @@ pub struct Component {
     pub digest: String,
     /// The archive's size in bytes.
     pub size_bytes: u64,
+    /// Whether the archive was removed because it was old and nothing needed it: the release cannot be deployed until it is uploaded
+    /// again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub removed: bool,
 }
 
 /// One step on a target. Texts may refer to `${name}`: the target's variables and `target`, `slot`, `colour`, `version`,

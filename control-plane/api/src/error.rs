@@ -273,9 +273,10 @@ impl From<ReadError> for ApiError {
     fn from(error: ReadError) -> Self {
         match error {
             ReadError::Stopping => Self::retry_after(ErrorCode::Stopping, 5, error.to_string()),
-            ReadError::Journal(_) | ReadError::Event { .. } | ReadError::Archived { .. } => {
-                Self::internal(&error)
-            }
+            ReadError::Journal(_)
+            | ReadError::Event { .. }
+            | ReadError::Archived { .. }
+            | ReadError::Defect => Self::internal(&error),
         }
     }
 }

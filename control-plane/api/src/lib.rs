@@ -46,6 +46,8 @@ pub use serve::{Error, MetricsTls, Render, serve, serve_metrics};
 pub struct ApiConfig {
     /// The largest artifact, in bytes.
     pub artifact_bytes_max: u64,
+    /// How much the archives of one tenant may be in all, in bytes; 0 is as much as there is room for.
+    pub tenant_artifact_bytes_max: u64,
     /// Requests a minute for one token, and for one address that is not authenticated.
     pub requests_per_minute: u32,
     /// How many of them may come at once.

@@ -10,7 +10,8 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
-use stella_protocol::id::{ApiTokenId, TenantId};
+use stella_protocol::id::{AccountId, ApiTokenId, TenantId};
+use stella_protocol::network::Network;
 use tokio_util::sync::CancellationToken;
 
 use crate::ApiConfig;
@@ -24,6 +25,7 @@ const FORGET_INTERVAL: Duration = Duration::from_secs(60);
 pub struct Tuning {
     limits: ArcSwap<Limits>,
     artifact_bytes_max: AtomicU64,
+    tenant_artifact_bytes_max: AtomicU64,
 }
 
 impl Tuning {
@@ -33,6 +35,7 @@ impl Tuning {
         Arc::new(Self {
             limits: ArcSwap::from_pointee(Limits::new(config)),
             artifact_bytes_max: AtomicU64::new(config.artifact_bytes_max),
+            tenant_artifact_bytes_max: AtomicU64::new(config.tenant_artifact_bytes_max),
         })
     }
 
@@ -42,6 +45,7 @@ impl Tuning {
             self.limits.store(Arc::new(Limits::new(config)));
         }
         self.artifact_bytes_max.store(config.artifact_bytes_max, Ordering::Relaxed);
+        self.tenant_artifact_bytes_max.store(config.tenant_artifact_bytes_max, Ordering::Relaxed);
     }
 
     pub(crate) fn limits(&self) -> Arc<Limits> {
@@ -50,6 +54,11 @@ impl Tuning {
 
     pub(crate) fn artifact_bytes_max(&self) -> u64 {
         self.artifact_bytes_max.load(Ordering::Relaxed)
+    }
+
+    /// `None` is as much as there is room for.
+    pub(crate) fn tenant_artifact_bytes_max(&self) -> Option<u64> {
+        Some(self.tenant_artifact_bytes_max.load(Ordering::Relaxed)).filter(|max| *max > 0)
     }
 
     /// Forgets quiet keys until shutdown.
@@ -75,12 +84,13 @@ impl Figures {
     }
 }
 
-/// The three limits.
+/// The limits.
 #[derive(Debug)]
 pub(crate) struct Limits {
     figures: Figures,
-    by_address: DefaultKeyedRateLimiter<IpAddr>,
+    by_address: DefaultKeyedRateLimiter<Network>,
     by_token: DefaultKeyedRateLimiter<ApiTokenId>,
+    by_account: DefaultKeyedRateLimiter<AccountId>,
     by_tenant: DefaultKeyedRateLimiter<TenantId>,
 }
 
@@ -94,6 +104,7 @@ impl Limits {
             figures: Figures::of(config),
             by_address: RateLimiter::keyed(quota(config.requests_per_minute, config.burst)),
             by_token: RateLimiter::keyed(quota(config.requests_per_minute, config.burst)),
+            by_account: RateLimiter::keyed(quota(config.requests_per_minute, config.burst)),
             // The whole minute's worth may come at once: bursts are the tokens' limit.
             by_tenant: RateLimiter::keyed(quota(
                 config.tenant_requests_per_minute,
@@ -103,11 +114,16 @@ impl Limits {
     }
 
     pub(crate) fn address(&self, address: IpAddr) -> Result<(), ApiError> {
-        check(&self.by_address, "address", &address)
+        check(&self.by_address, "address", &Network::of_host(address))
     }
 
     pub(crate) fn token(&self, token: ApiTokenId) -> Result<(), ApiError> {
         check(&self.by_token, "token", &token)
+    }
+
+    /// What an account asks for outside of tenants, with all its tokens.
+    pub(crate) fn account(&self, account: AccountId) -> Result<(), ApiError> {
+        check(&self.by_account, "account", &account)
     }
 
     pub(crate) fn tenant(&self, tenant: TenantId) -> Result<(), ApiError> {
@@ -117,6 +133,7 @@ impl Limits {
     fn forget_quiet(&self) {
         self.by_address.retain_recent();
         self.by_token.retain_recent();
+        self.by_account.retain_recent();
         self.by_tenant.retain_recent();
     }
 }

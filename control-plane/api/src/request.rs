@@ -21,7 +21,6 @@ use stella_protocol::digest::Digest;
 use stella_protocol::id::{ApiTokenId, TenantId};
 use stella_protocol::time::Timestamp;
 use stella_protocol::trace::{TRACEPARENT, TraceContext, TraceParent, is_in_sample};
-use subtle::ConstantTimeEq;
 use tracing::{Instrument, Span, field};
 
 use crate::error::{ApiError, ErrorCode};
@@ -195,12 +194,15 @@ fn admit(
             return Err(ApiError::not_found(TenantId::KIND, text));
         }
         app.tuning.limits().tenant(*tenant)?;
+    } else if let Some(account) = rights.account() {
+        // An account makes tokens for itself, each with requests of its own; together they have one token's of what no tenant bounds.
+        app.tuning.limits().account(account.id)?;
     }
     let account = rights.account().map(|it| ActingAccount { id: it.id, name: it.name.clone() });
     Ok(Some(Caller { account, ..anonymous }))
 }
 
-/// Compares with every token, so that the time tells nothing about which of them is close.
+/// Whose token a request has.
 fn authenticate(app: &App, headers: &HeaderMap) -> Option<ApiTokenId> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
@@ -209,14 +211,7 @@ fn authenticate(app: &App, headers: &HeaderMap) -> Option<ApiTokenId> {
     }
     let hash = Digest(Sha256::digest(token.trim().as_bytes()).into());
     let given = stella_certs::ApiToken::from_str(token.trim()).map_or(hash, |token| token.hash());
-    let state = app.engine.state();
-    let mut found = None;
-    for (id, known) in &state.system.api_tokens {
-        if bool::from(known.hash.0.ct_eq(&given.0)) {
-            found = Some(*id);
-        }
-    }
-    found
+    app.engine.state().system.api_tokens.with_hash(given).map(|known| known.id)
 }
 
 /// The tenant that the path leads to, decoded as the handler sees it: another way to write it must not escape the limit.

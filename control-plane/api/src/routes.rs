@@ -18,13 +18,15 @@ mod signing;
 mod tokens;
 mod workflows;
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, State};
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use axum::middleware::from_fn_with_state;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use stella_api_types::paths;
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -34,7 +36,7 @@ use utoipa::{Modify, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::body::{JSON_BYTES_MAX, Json};
+use crate::body::JSON_BYTES_MAX;
 use crate::error::{ApiError, ErrorCode};
 use crate::{ApiDeps, App, health, request};
 
@@ -200,14 +202,21 @@ async fn unknown(State(_): State<App>) -> ApiError {
 
 fn panicked() -> Response {
     tracing::error!("a handler panicked; this is a defect");
-    axum::response::IntoResponse::into_response(ApiError::new(
+    ApiError::new(
         ErrorCode::Internal,
         "the log of the control plane says more; look for the correlation id of this answer",
-    ))
+    )
+    .into_response()
 }
 
 /// This description.
 #[utoipa::path(get, path = paths::OPENAPI, tag = "system", security(()), responses((status = 200, description = "The OpenAPI document")))]
-async fn document() -> Json<utoipa::openapi::OpenApi> {
-    Json(openapi())
+async fn document() -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/json")], DOCUMENT.clone())
 }
+
+/// It is the same for everybody, and strangers may ask for it.
+static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| {
+    let text = serde_json::to_vec(&openapi()).expect("it is made of texts and numbers alone");
+    text.into()
+});

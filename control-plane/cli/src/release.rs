@@ -4,6 +4,7 @@ mod describe;
 
 use std::path::{Path, PathBuf};
 
+use stella_api_types::artifact::Artifact;
 use stella_api_types::paths;
 use stella_api_types::release::{
     Component, ComponentInput, CreateRelease, KEEP_RELEASES_WITHOUT_STEPS, Phase, Provenance, Reference,
@@ -19,6 +20,7 @@ use crate::{Context, hold, print, release_key, upload, when, window};
 pub(crate) async fn release(context: &Context, command: Release) -> Result<bool, Error> {
     match command {
         Release::Create(new) => create(context, *new).await?,
+        Release::Upload { files } => upload_again(context, &files).await?,
         Release::List { application, channel, window } => {
             list(context, application, channel, &window).await?
         }
@@ -150,13 +152,24 @@ fn differences(new: &CreateRelease, components: &[Component], found: &Dto) -> Ve
     differs
 }
 
+async fn upload_again(context: &Context, files: &[PathBuf]) -> Result<(), Error> {
+    let tenant = context.settings.tenant()?;
+    let mut there = Vec::with_capacity(files.len());
+    for file in files {
+        let (digest, size_bytes) = upload::ensure(&context.client, tenant, file).await?;
+        there.push(Artifact { digest, size_bytes });
+    }
+    let head = ["DIGEST", "BYTES"];
+    print::list(context.output, &there, &head, |it| vec![it.digest.clone(), it.size_bytes.to_string()])
+}
+
 /// Uploads what is not there yet and pins each component by its digest.
 async fn pinned(context: &Context, components: Vec<(String, String)>) -> Result<Vec<Component>, Error> {
     let tenant = context.settings.tenant()?;
     let mut pinned = Vec::with_capacity(components.len());
     for (name, file) in components {
         let (digest, size_bytes) = upload::ensure(&context.client, tenant, Path::new(&file)).await?;
-        pinned.push(Component { name, digest, size_bytes });
+        pinned.push(Component { name, digest, size_bytes, removed: false });
     }
     Ok(pinned)
 }
@@ -199,8 +212,10 @@ async fn list(
     let releases = window::list(context, &path, &query, window, |it: &Dto| &it.created_at).await?;
     let head = ["RELEASE", "STANDING", "CHANNELS", "SIGNED BY", "COMPONENTS", "CREATED", "ID"];
     print::list(context.output, &releases, &head, |release| {
-        let components: Vec<&str> =
-            release.components.iter().map(|component| component.name.as_str()).collect();
+        let component = |it: &Component| {
+            if it.removed { format!("{} (removed)", it.name) } else { it.name.clone() }
+        };
+        let components: Vec<String> = release.components.iter().map(component).collect();
         let signed: Vec<&str> =
             release.signatures.iter().filter(|it| it.counts).map(|it| it.name.as_str()).collect();
         vec![

@@ -188,7 +188,12 @@ impl<'s> Rights<'s> {
     }
 
     /// As [`Self::require`], with what makes it needed there behind the place.
-    fn require_for(&self, role: Role, scope: Scope, because: impl FnOnce() -> String) -> Result<(), Rejection> {
+    fn require_for(
+        &self,
+        role: Role,
+        scope: Scope,
+        because: impl FnOnce() -> String,
+    ) -> Result<(), Rejection> {
         if self.has(role, scope) {
             return Ok(());
         }
@@ -259,10 +264,16 @@ fn needed_elsewhere(
     tenant: TenantId,
     command: &TenantCommand,
 ) -> Result<(), Rejection> {
-    let TenantCommand::CreateTarget(new) = command else { return Ok(()) };
+    let host = if let TenantCommand::CreateTarget(new) = command {
+        Some(new.agent)
+    } else if let TenantCommand::UpdateTarget(change) = command {
+        change.agent
+    } else {
+        None
+    };
     let Some(found) = state.tenants.get(&tenant) else { return Ok(()) };
-    let Some(agent) = found.agents.get(&new.agent) else { return Ok(()) };
-    let Some(slots) = found.index.slots.get(&new.agent) else {
+    let Some(agent) = host.and_then(|host| found.agents.get(&host)) else { return Ok(()) };
+    let Some(slots) = found.index.slots.get(&agent.id) else {
         let scope = Scope::Tenant(tenant);
         return rights.require_for(Role::Operator, scope, || {
             format!(": host {} serves no environment yet, and its first target decides which", agent.name)
@@ -454,6 +465,7 @@ fn needed_in(state: &State, tenant: TenantId, command: &TenantCommand) -> Option
         // The control plane itself asks and answers, and agents speak.
         TenantCommand::AnswerGate(_)
         | TenantCommand::Archive(_)
+        | TenantCommand::RemoveArtifacts { .. }
         | TenantCommand::Enrol { .. }
         | TenantCommand::ConnectAgent { .. }
         | TenantCommand::DisconnectAgent { .. }

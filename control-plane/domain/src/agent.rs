@@ -17,9 +17,13 @@ pub const RECONNECT_WINDOW_MS: u64 = 30_000;
 /// How many attempts an agent is given at the same time. More would only wait on the host instead of here, where they can
 /// still be taken back; and it stays far below what an agent refuses ([`stella_protocol::limits::OPEN_ATTEMPTS_MAX`]).
 pub const OPEN_TASKS_MAX: u32 = 32;
-/// How many reports without effect are recorded in one session of an agent; further ones are only answered. An honest agent
-/// repeats itself at most once for each attempt that it has open, and the journal must not grow by a dishonest one.
-pub const IGNORED_REPORTS_MAX: u32 = 256;
+/// How many events one agent may cause at once that change next to nothing: reports without effect, and changes of what it trusts.
+/// Further ones are only answered. An honest agent repeats itself at most once for each attempt that it has open, and the journal
+/// must not grow by a dishonest one.
+pub const NOTES_BURST: u64 = 512;
+/// After how long an agent that has used these up may cause one more, in milliseconds, however often it comes and goes: some hundred
+/// kilobytes a day.
+pub const NOTE_EVERY_MS: u64 = 60_000;
 
 /// An enrolled identity.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -102,6 +102,7 @@ impl TenantState {
             | Fact::TargetRemoved { .. }
             | Fact::TargetUpdated { .. }
             | Fact::ArtifactStored { .. }
+            | Fact::ArtifactRemoved { .. }
             | Fact::ReleaseCreated { .. }) => self.apply_inventory(at, fact),
             fact @ (Fact::AutoPromotionDue { .. }
             | Fact::AutoPromotionEnded { .. }

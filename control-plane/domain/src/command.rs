@@ -247,6 +247,15 @@ pub enum TenantCommand {
         digest: Digest,
         /// Its size in bytes.
         size_bytes: u64,
+        /// How much the archives of the tenant may be in all, in bytes; `None` is as much as there is room for.
+        tenant_bytes_max: Option<u64>,
+    },
+    /// Give up archives. What is needed by now, or is gone already, is left out.
+    RemoveArtifacts {
+        /// Which, at most [`crate::artifact::BATCH_MAX`].
+        digests: Vec<Digest>,
+        /// By which rule they may go.
+        rule: crate::artifact::Rule,
     },
     /// A new release.
     CreateRelease(Box<NewRelease>),

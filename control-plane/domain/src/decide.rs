@@ -6,6 +6,7 @@
 
 mod agent;
 mod archive;
+mod artifact;
 mod authority;
 mod automation;
 mod brake;
@@ -253,9 +254,10 @@ fn carry_out(tx: &mut Transaction<'_>, command: &TenantCommand) -> Result<Outcom
         TenantCommand::RecordAgentFigures { agent, session, at } => {
             agent::figures_at(tx, *agent, *session, at)
         }
-        TenantCommand::StoreArtifact { digest, size_bytes } => {
-            release::store_artifact(tx, *digest, *size_bytes)
+        TenantCommand::StoreArtifact { digest, size_bytes, tenant_bytes_max } => {
+            artifact::store(tx, *digest, *size_bytes, *tenant_bytes_max)
         }
+        TenantCommand::RemoveArtifacts { digests, rule } => artifact::remove(tx, digests, *rule),
         TenantCommand::CreateRelease(new) => release::create(tx, new),
         TenantCommand::AddReleaseKey { name, public_key } => signature::add_key(tx, name, *public_key),
         TenantCommand::RevokeReleaseKey { key, reason } => signature::revoke_key(tx, *key, reason),

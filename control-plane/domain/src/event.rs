@@ -189,6 +189,10 @@ pub enum Fact {
         digest: Digest,
         size_bytes: u64,
     },
+    /// It was old and nothing needed it. It may be stored again.
+    ArtifactRemoved {
+        digest: Digest,
+    },
     ReleaseCreated {
         id: ReleaseId,
         application: Name,

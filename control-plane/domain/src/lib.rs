@@ -6,7 +6,7 @@
 //! [`command::Command::Tick`].
 //!
 //! Reading order: [`state`], then one file a concept ([`tenant`], [`environment`], [`target`], [`agent`], [`release`],
-//! [`colour`], [`group`], [`provenance`], [`signature`], [`channel`], [`promotion`], [`gate`], [`findings`], [`plan`], [`strategy`], [`deployment`], [`task`], [`way_back`], [`hold`], [`freeze`], [`workflow`], [`run`], [`job`], [`access`]), then [`archive`], [`command`], [`event`], [`decide`].
+//! [`colour`], [`group`], [`provenance`], [`signature`], [`channel`], [`promotion`], [`gate`], [`findings`], [`plan`], [`strategy`], [`deployment`], [`task`], [`way_back`], [`hold`], [`freeze`], [`workflow`], [`run`], [`job`], [`access`], [`api_token`]), then [`archive`], [`artifact`], [`command`], [`event`], [`decide`].
 //!
 //! # Invariants
 //!
@@ -56,8 +56,10 @@
 pub mod access;
 pub mod agent;
 pub mod amount;
+pub mod api_token;
 mod apply;
 pub mod archive;
+pub mod artifact;
 pub mod authority;
 pub mod channel;
 pub mod colour;

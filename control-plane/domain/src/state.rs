@@ -5,10 +5,11 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 use stella_protocol::digest::Digest;
-use stella_protocol::id::{AccountId, ApiTokenId, TenantId};
+use stella_protocol::id::{AccountId, TenantId};
 use stella_protocol::time::Timestamp;
 
 use crate::access::{Account, Rights};
+use crate::api_token::ApiTokens;
 use crate::authority::Authority;
 use crate::name::Name;
 use crate::tenant::{AnsweredRequest, TenantState, Timer};
@@ -30,6 +31,12 @@ impl State {
         tenants.chain(self.system.timers.get_min()).map(|(at, _)| *at).min()
     }
 
+    /// Whether an archive belongs to any tenant.
+    #[must_use]
+    pub fn knows_artifact(&self, digest: Digest) -> bool {
+        self.tenants.values().any(|tenant| tenant.artifacts.contains_key(&digest))
+    }
+
     /// Whether somebody who administers the installation can come in, also when all tokens that end have ended.
     pub(crate) fn is_administered(&self) -> bool {
         let never = Timestamp(u64::MAX);
@@ -44,7 +51,7 @@ pub struct SystemState {
     /// Tenants by name.
     pub tenants: OrdMap<Name, TenantId>,
     /// Bearer tokens of the API.
-    pub api_tokens: OrdMap<ApiTokenId, ApiToken>,
+    pub api_tokens: ApiTokens,
     /// Who uses the API.
     #[serde(default)]
     pub accounts: OrdMap<AccountId, Arc<Account>>,
@@ -58,23 +65,4 @@ pub struct SystemState {
     pub requests: OrdMap<String, AnsweredRequest>,
     /// What is due when.
     pub timers: imbl::OrdSet<(Timestamp, Timer)>,
-}
-
-/// A bearer token of the API. Only its hash is known here.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ApiToken {
-    /// Its id.
-    pub id: ApiTokenId,
-    /// What it is for, for people.
-    pub name: String,
-    /// SHA-256 of the token.
-    pub hash: Digest,
-    /// Whose it is; `None` may do everything.
-    #[serde(default)]
-    pub account: Option<AccountId>,
-    /// From when on it lets nobody in; `None` is never.
-    #[serde(default)]
-    pub expires_at: Option<Timestamp>,
-    /// When it was created.
-    pub created_at: Timestamp,
 }

@@ -13,7 +13,7 @@ use stella_protocol::id::{
 use stella_protocol::message::JournalMark;
 use stella_protocol::time::Timestamp;
 
-use crate::agent::{Agent, EnrolmentToken};
+use crate::agent::{Agent, EnrolmentToken, NOTE_EVERY_MS, NOTES_BURST};
 use crate::archive::Archived;
 use crate::channel::Channel;
 use crate::command::Outcome;
@@ -231,8 +231,21 @@ pub struct AgentWork {
     pub queued: OrdSet<(Timestamp, TaskId)>,
     /// Its own journal as far as it was ever seen, in a hello or in a report.
     pub journal: Option<JournalMark>,
-    /// How many of its reports were recorded without effect in this session.
-    pub ignored_reports: u32,
+    /// By when it will be as if it had never caused an event that changes next to nothing: see [`crate::agent::NOTE_EVERY_MS`].
+    #[serde(default)]
+    pub noted: Timestamp,
+}
+
+impl AgentWork {
+    /// Whether the agent may cause another such event now.
+    #[must_use]
+    pub fn may_note(&self, now: Timestamp) -> bool {
+        self.noted.0.saturating_sub(now.0) < NOTES_BURST * NOTE_EVERY_MS
+    }
+
+    pub(crate) fn note(&mut self, at: Timestamp) {
+        self.noted = self.noted.max(at).plus_ms(NOTE_EVERY_MS);
+    }
 }
 
 /// Who has which name, so that creating a thing needs no search.

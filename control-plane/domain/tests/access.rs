@@ -10,11 +10,13 @@ use common::{
     new_release, new_target, promotion, release, target,
 };
 use stella_domain::access::{AccountKind, Grant, Role};
+use stella_domain::api_token::ACCOUNT_TOKENS_MAX;
 use stella_domain::command::{
     ActingAccount, Actor, Command, NewDeployment, NewEnrolmentToken, NewTarget, Outcome, Report, Request,
     SystemCommand, TargetChange, TenantCommand,
 };
 use stella_domain::decide::decide;
+use stella_domain::event::{Event, Fact, StreamId};
 use stella_domain::freeze::{Freeze, Repeats};
 use stella_domain::hold::Verdict;
 use stella_domain::promotion::Objection;
@@ -24,6 +26,7 @@ use stella_protocol::id::{
 };
 use stella_protocol::message::Running;
 use stella_protocol::time::Timestamp;
+use stella_protocol::trace::TraceContext;
 use uuid::Uuid;
 
 const PRODUCTION: EnvironmentId = EnvironmentId(Uuid::from_u128(0x22));
@@ -126,7 +129,7 @@ fn commands(world: &World) -> Vec<(&'static str, Role, Where, TenantCommand)> {
             "store",
             Role::Deployer,
             Anywhere,
-            TenantCommand::StoreArtifact { digest: digest(7), size_bytes: 1 },
+            TenantCommand::StoreArtifact { digest: digest(7), size_bytes: 1, tenant_bytes_max: None },
         ),
         ("release", Role::Deployer, Anywhere, TenantCommand::CreateRelease(Box::new(new_release(9)))),
         (
@@ -539,7 +542,10 @@ fn the_last_who_administers_cannot_go() {
     let late = asked(
         &world,
         ALICES,
-        Command::Tenant(TENANT, TenantCommand::StoreArtifact { digest: digest(1), size_bytes: 1 }),
+        Command::Tenant(
+            TENANT,
+            TenantCommand::StoreArtifact { digest: digest(1), size_bytes: 1, tenant_bytes_max: None },
+        ),
     );
     assert!(is_forbidden(&late), "{late:?}");
     let other = SystemCommand::CreateAccount {
@@ -549,6 +555,45 @@ fn the_last_who_administers_cannot_go() {
         roles: vec![],
     };
     world.system(other).unwrap();
+    invariants::replay(&world.events, &world.state);
+}
+
+#[test]
+fn an_account_has_so_many_tokens_and_no_more_and_goes_with_all_of_them() {
+    let mut world = world();
+    give(&mut world, &[everywhere(Role::Viewer)]);
+    let nth = |n: usize| ApiTokenId(Uuid::from_u128(0x1_0000 + n as u128));
+    let create = |n| Command::System(token(nth(n), Some(ALICE)));
+    // One she has already.
+    for n in 1..ACCOUNT_TOKENS_MAX {
+        world.system(token(nth(n), Some(ALICE))).unwrap();
+    }
+    let refused = asked(&world, ALICES, create(0));
+    assert!(
+        matches!(&refused, Err(Rejection::Conflict { problem }) if problem.contains("256 tokens")),
+        "{refused:?}"
+    );
+    world.system(token(nth(0), None)).unwrap();
+    world.system(SystemCommand::RevokeApiToken { id: nth(1) }).unwrap();
+    assert!(asked(&world, ALICES, create(1)).is_ok());
+    assert_eq!(world.state.system.api_tokens.of_account(ALICE).count(), ACCOUNT_TOKENS_MAX - 1);
+
+    // One of before there was a bound.
+    let many = 3 * ACCOUNT_TOKENS_MAX;
+    for n in ACCOUNT_TOKENS_MAX..many {
+        let end = Some(Timestamp(u64::MAX));
+        let (name, hash, account) = ("x".to_owned(), digest(7), Some(ALICE));
+        let fact = Fact::ApiTokenCreated { id: nth(n), name, hash, account, expires_at: end };
+        let event = Event { at: world.now, actor: Actor::System, trace: TraceContext::default(), fact };
+        world.state.apply(StreamId::System, &event).unwrap();
+        world.events.push((StreamId::System, event));
+    }
+    assert!(matches!(asked(&world, ALICES, create(many)), Err(Rejection::Conflict { .. })));
+    let removed = world.system(SystemCommand::RemoveAccount { account: ALICE }).unwrap();
+    assert_eq!(removed.events.len(), ACCOUNT_TOKENS_MAX + 1);
+    assert_eq!(world.state.system.api_tokens.of_account(ALICE).count(), 0);
+    assert_eq!(world.state.system.api_tokens.with_hash(digest(7)), None);
+    assert!(world.state.system.timers.is_empty(), "nothing is left to wait for");
     invariants::replay(&world.events, &world.state);
 }
 
@@ -573,7 +618,12 @@ fn a_token_ends_with_its_time_and_is_no_last_way_in() {
     };
     assert!(matches!(world.system(create(world.now)), Err(Rejection::Invalid { .. })));
     world.system(create(end)).unwrap();
-    let store = || Command::Tenant(TENANT, TenantCommand::StoreArtifact { digest: digest(7), size_bytes: 1 });
+    let store = || {
+        Command::Tenant(
+            TENANT,
+            TenantCommand::StoreArtifact { digest: digest(7), size_bytes: 1, tenant_bytes_max: None },
+        )
+    };
     assert!(asked(&world, brief, store()).is_ok());
     let refused = world.system(SystemCommand::RevokeApiToken { id: ROOT });
     assert!(matches!(refused, Err(Rejection::Conflict { .. })), "{refused:?}");

@@ -161,7 +161,7 @@ fn nothing_goes_back_by_itself_and_what_would_be_refused_says_why() {
     world.wait_ms(SOAK_MS);
     assert_eq!(reasons(&world), ["shop:3.0 is there, which is newer"]);
     world.ok(TenantCommand::RemoveTarget { id: target(9) });
-    world.ok(TenantCommand::StoreArtifact { digest: digest(4), size_bytes: 10 });
+    world.ok(TenantCommand::StoreArtifact { digest: digest(4), size_bytes: 10, tenant_bytes_max: None });
     world.ok(TenantCommand::CreateRelease(Box::new(new_release(4))));
     prove(&mut world, 4, 4);
     world.wait_ms(SOAK_MS);

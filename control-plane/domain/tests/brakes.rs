@@ -294,7 +294,11 @@ fn a_deployment_that_could_not_go_back_says_where_and_needs_a_waiver() {
 fn a_release_that_would_delete_the_one_before_has_no_way_back() {
     let mut world = World::with_release_1(1);
     let mut greedy = common::new_release(9);
-    world.ok(TenantCommand::StoreArtifact { digest: common::digest(9), size_bytes: 10 });
+    world.ok(TenantCommand::StoreArtifact {
+        digest: common::digest(9),
+        size_bytes: 10,
+        tenant_bytes_max: None,
+    });
     greedy.steps[0].action = StepAction::Artifact { component: name("web"), keep_releases: 1 };
     world.ok(TenantCommand::CreateRelease(Box::new(greedy)));
     world.ok(TenantCommand::SetEnvironmentWayBack { environment: STAGING, required: true });

@@ -23,7 +23,7 @@ use stella_protocol::spec::TaskSpec;
 fn world(count: u128) -> World {
     let mut world = World::with_targets(count);
     for n in 4..=6 {
-        world.ok(TenantCommand::StoreArtifact { digest: digest(n), size_bytes: 10 });
+        world.ok(TenantCommand::StoreArtifact { digest: digest(n), size_bytes: 10, tenant_bytes_max: None });
         world.ok(TenantCommand::CreateRelease(Box::new(new_coloured(n))));
     }
     deploy(&mut world, 4, blue_green(None, None));

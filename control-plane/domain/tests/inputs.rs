@@ -455,7 +455,8 @@ fn tenants_and_keys() {
     assert!(matches!(again.unwrap_err(), Rejection::Exists { kind: "tenant", .. }));
     let empty = world.tell_once("", digest(1), TenantCommand::RemoveTarget { id: target(1) });
     assert!(matches!(empty.unwrap_err(), Rejection::Invalid { field, .. } if field == "idempotency_key"));
-    let store = |size_bytes| TenantCommand::StoreArtifact { digest: digest(1), size_bytes };
+    let store =
+        |size_bytes| TenantCommand::StoreArtifact { digest: digest(1), size_bytes, tenant_bytes_max: None };
     invalid(&mut world, store(0), "size_bytes", "not empty");
     world.ok(store(5));
     assert!(world.ok(store(5)).events.is_empty());

@@ -402,7 +402,7 @@ fn a_deployment_that_is_cancelled_waits_for_no_answer() {
 fn of_a_release_with_colours_the_live_one_is_asked_about() {
     let mut world = World::with_targets(1);
     for n in 4..=5 {
-        world.ok(TenantCommand::StoreArtifact { digest: digest(n), size_bytes: 10 });
+        world.ok(TenantCommand::StoreArtifact { digest: digest(n), size_bytes: 10, tenant_bytes_max: None });
         world.ok(TenantCommand::CreateRelease(Box::new(new_coloured(n))));
     }
     set(&mut world, ProofRule::Required);

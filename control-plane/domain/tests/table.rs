@@ -347,7 +347,7 @@ fn blue_greens(table: &mut String) {
     let mut situations: Vec<(&str, World, State)> = Vec::new();
     let mut reached = |label, until: &str, steps: [usize; 2], warm_up_ms| {
         let mut world = World::with_release_1(2);
-        world.ok(TenantCommand::StoreArtifact { digest: digest(4), size_bytes: 10 });
+        world.ok(TenantCommand::StoreArtifact { digest: digest(4), size_bytes: 10, tenant_bytes_max: None });
         world.ok(TenantCommand::CreateRelease(Box::new(new_coloured(4))));
         let mut state = world.state.clone();
         world.events.clear();
@@ -370,7 +370,7 @@ fn blue_greens(table: &mut String) {
     reached("blue-green, its switch begins", "target_went_on", [2, 2], None);
     deployment_rows(table, situations);
     let mut world = World::with_release_1(2);
-    world.ok(TenantCommand::StoreArtifact { digest: digest(4), size_bytes: 10 });
+    world.ok(TenantCommand::StoreArtifact { digest: digest(4), size_bytes: 10, tenant_bytes_max: None });
     world.ok(TenantCommand::CreateRelease(Box::new(new_coloured(4))));
     let strategy = blue_green(None, Some(60_000));
     world.ok(TenantCommand::Deploy(Box::new(NewDeployment { strategy, ..new_deployment(2, 4, None) })));

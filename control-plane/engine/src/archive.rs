@@ -20,6 +20,7 @@ use stella_journal::{AppendError, ArchiveRecord, Journal, Shelf};
 use stella_protocol::id::{DeploymentId, PromotionId, RunId, TaskId, TenantId};
 use uuid::Uuid;
 
+use crate::blocking;
 use crate::handle::ReadError;
 use caches::Caches;
 pub use record::ArchivedPromotion;
@@ -114,7 +115,7 @@ impl Archive {
     ) -> Result<Vec<Arc<Task>>, ReadError> {
         let shelf = Kind::TaskOf.within(tenant, deployment.0);
         let journal = Arc::clone(&self.journal);
-        blocking(move || {
+        blocking::read(move || {
             let ids =
                 journal.archive().list(shelf, after.map(|id| id.0), limit).map_err(ReadError::Journal)?;
             let one = |id: Uuid| read(journal.as_ref(), Kind::Task.of(tenant), id);
@@ -200,7 +201,7 @@ impl Archive {
             return Ok(Some(found));
         }
         let (journal, caches) = (Arc::clone(&self.journal), Arc::clone(&self.caches));
-        blocking(move || {
+        blocking::read(move || {
             let cache = cache(&caches);
             let bytes = journal.archive().load(cache.kind.of(tenant), id).map_err(ReadError::Journal)?;
             let Some(bytes) = bytes else { return Ok(None) };
@@ -218,7 +219,7 @@ impl Archive {
         limit: usize,
     ) -> Result<Vec<Arc<T>>, ReadError> {
         let journal = Arc::clone(&self.journal);
-        blocking(move || {
+        blocking::read(move || {
             let archive = journal.archive();
             let found = match is_back {
                 true => archive.list_back(shelf, after, limit),
@@ -245,13 +246,6 @@ fn read<T: DeserializeOwned>(
     bytes
         .map(|bytes| decode(&bytes).map(Arc::new).map_err(|source| ReadError::Archived { id, source }))
         .transpose()
-}
-
-/// Reads where it may block.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, ReadError> + Send + 'static,
-) -> Result<T, ReadError> {
-    tokio::task::spawn_blocking(work).await.unwrap_or(Err(ReadError::Stopping))
 }
 
 /// Records that are written together.

@@ -21,6 +21,7 @@ use stella_protocol::trace::TraceContext;
 use tokio::sync::{broadcast, oneshot};
 use uuid::Uuid;
 
+use crate::blocking;
 use crate::{Archive, Checkpoint, Clock, codec};
 
 /// A cheap clone of the way in.
@@ -118,6 +119,14 @@ pub struct Committed {
     pub events: Vec<CommittedEvent>,
 }
 
+impl Committed {
+    /// Whether any of its events is of a stream.
+    #[must_use]
+    pub fn is_about(&self, stream: StreamId) -> bool {
+        self.events.iter().any(|it| it.stream == stream)
+    }
+}
+
 /// A durable event.
 #[derive(Clone, Debug)]
 pub struct CommittedEvent {
@@ -198,6 +207,9 @@ pub enum ReadError {
     /// The reading thread was stopped.
     #[error("the control plane is stopping")]
     Stopping,
+    /// Reading broke off.
+    #[error("reading broke off by a defect; the log of the control plane says more")]
+    Defect,
 }
 
 /// Why nothing was forgotten.
@@ -206,6 +218,9 @@ pub enum ArchiveError {
     /// It could not be written to the archive.
     #[error("the archive cannot be written")]
     Write(#[source] AppendError),
+    /// Writing it broke off.
+    #[error("writing to the archive broke off by a defect; the log says more")]
+    Defect,
     /// It is in the archive, and in memory still.
     #[error(transparent)]
     Submit(#[from] SubmitError),
@@ -285,8 +300,7 @@ impl Handle {
         limit: usize,
     ) -> Result<Vec<CommittedEvent>, ReadError> {
         let journal = Arc::clone(&self.shared.journal);
-        let read = tokio::task::spawn_blocking(move || read_events(journal.as_ref(), stream, from, limit));
-        read.await.unwrap_or(Err(ReadError::Stopping))
+        blocking::read(move || read_events(journal.as_ref(), stream, from, limit)).await
     }
 
     /// How far the journal's newest event is ahead of the clock. Journal time never goes back: while it is ahead it stands still, and
@@ -354,7 +368,11 @@ impl Handle {
             Some(tenant) => archive.keep(tenant, &wanted),
             None => Ok(()),
         });
-        kept.await.map_err(|_| SubmitError::Stopping)?.map_err(ArchiveError::Write)?;
+        let broke_off = |error| match blocking::is_defect(&error) {
+            true => ArchiveError::Defect,
+            false => ArchiveError::Submit(SubmitError::Stopping),
+        };
+        kept.await.map_err(broke_off)?.map_err(ArchiveError::Write)?;
         let command = Command::Tenant(tenant, TenantCommand::Archive(Box::new(ended)));
         let (actor, trace) = (Actor::System, TraceContext::default());
         self.submit(Request { actor, trace, idempotency: None, command }).await?;

@@ -8,6 +8,7 @@
 //! how the journal stores bytes.
 
 mod archive;
+mod blocking;
 mod checkpoint;
 mod codec;
 mod flusher;

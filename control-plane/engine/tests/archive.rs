@@ -96,7 +96,8 @@ async fn with_deployments(handle: &Handle, count: u128) {
         variables: BTreeMap::new(),
     };
     tell(handle, TenantCommand::CreateTarget(Box::new(target))).await;
-    tell(handle, TenantCommand::StoreArtifact { digest: DIGEST, size_bytes: 1 }).await;
+    tell(handle, TenantCommand::StoreArtifact { digest: DIGEST, size_bytes: 1, tenant_bytes_max: None })
+        .await;
     let action = StepAction::Artifact { component: name("web"), keep_releases: 3 };
     let release = NewRelease {
         id: RELEASE,

@@ -309,7 +309,8 @@ fn long_step(number: usize) -> Step {
 
 async fn with_a_release(handle: &Handle) {
     handle.submit(tenant(1, "acme")).await.unwrap();
-    let stored = TenantCommand::StoreArtifact { digest: Digest([1; 32]), size_bytes: 1 };
+    let stored =
+        TenantCommand::StoreArtifact { digest: Digest([1; 32]), size_bytes: 1, tenant_bytes_max: None };
     let stored = Request { command: Command::Tenant(TenantId(Uuid::from_u128(1)), stored), ..system_tick() };
     handle.submit(stored).await.unwrap();
     handle.submit(release(7, Vec::new())).await.unwrap();

@@ -25,6 +25,7 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::limits::{ENROL_TIME_MAX, READ_BYTES_MAX};
+use crate::share::Share;
 use crate::{Shared, close, orders};
 
 /// Compared with when there is no such token, so that a guess takes as long as a hit.
@@ -34,7 +35,7 @@ const BAD_TOKEN: &str = "the enrolment token is not known here; create a new one
 
 /// Serves one connection of an enrolling host, which can be told for which profile it is let in, or cannot.
 pub(crate) async fn serve(shared: Arc<Shared>, connection: Connection, takes_profile: bool) {
-    let Ok(_place) = shared.enrolments.try_acquire() else {
+    let Some(_place) = Share::take(&shared.enrolments, connection.remote_address().ip()) else {
         return close(&connection, CloseCode::Overloaded);
     };
     let exchange = timeout(ENROL_TIME_MAX, exchange(&shared, &connection, takes_profile));

@@ -18,6 +18,7 @@ mod orders;
 mod pace;
 mod registry;
 mod session;
+mod share;
 mod socket;
 mod streams;
 mod sweep;
@@ -30,6 +31,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use quinn::{Connection, Endpoint, VarInt};
 use stella_certs::Authority;
 use stella_certs::tls::ServerIdentity;
@@ -39,17 +41,17 @@ use stella_protocol::close::CloseCode;
 use stella_protocol::id::AgentId;
 use stella_protocol::limits::HEARTBEAT_INTERVAL_MS;
 use stella_protocol::message::{Holding, Inspect};
+use stella_protocol::network::Shares;
 use stella_protocol::session::Millis;
 use stella_protocol::time::Timestamp;
 use stella_store::{ArtifactStore, OutputStore};
-use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use registry::LiveFigures;
 
-use limits::{CLOSE_TIME_MAX, DRAIN_TIME_MAX, ENROLMENTS_MAX};
+use limits::{CLOSE_TIME_MAX, DRAIN_TIME_MAX, ENROLMENTS, HANDSHAKES};
 use pace::Pace;
 use registry::Registry;
 
@@ -144,8 +146,10 @@ pub(crate) struct Shared {
     pub(crate) artifacts: Arc<ArtifactStore>,
     pub(crate) output: Arc<OutputStore>,
     pub(crate) registry: Registry,
+    /// Who has how many of the handshakes that are going on, or wait for their turn.
+    pub(crate) handshakes: Arc<Mutex<Shares>>,
     /// Room for enrolments that are going on.
-    pub(crate) enrolments: Semaphore,
+    pub(crate) enrolments: Arc<Mutex<Shares>>,
     pub(crate) pace: Pace,
     pub(crate) shutdown: CancellationToken,
     pub(crate) tasks: TaskTracker,
@@ -182,7 +186,8 @@ impl Fleet {
             artifacts,
             output,
             registry: Registry::new(left),
-            enrolments: Semaphore::new(ENROLMENTS_MAX),
+            handshakes: Arc::new(Mutex::new(Shares::new(HANDSHAKES))),
+            enrolments: Arc::new(Mutex::new(Shares::new(ENROLMENTS))),
             pace: Pace::new(),
             shutdown,
             tasks: TaskTracker::new(),

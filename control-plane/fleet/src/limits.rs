@@ -3,12 +3,15 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use stella_domain::agent::OPEN_TASKS_MAX;
+use stella_protocol::network::Bounds;
+
 /// The kernel's buffers of the one socket, in bytes. With the usual 200 KiB a thousand agents that reconnect at once lose
 /// datagrams and wait for retransmissions.
 pub(crate) const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 
-/// Streams of task output that an agent may have open: more than tasks that run at the same time on a host.
-pub(crate) const OUTPUT_STREAMS_MAX: u32 = 16;
+/// Streams of task output that an agent may have open: as many as it is given tasks, each of which may print.
+pub(crate) const OUTPUT_STREAMS_MAX: u32 = OPEN_TASKS_MAX;
 
 /// Bidirectional streams that an agent may have open: the control stream and a few downloads.
 pub(crate) const REQUEST_STREAMS_MAX: u32 = 8;
@@ -36,6 +39,15 @@ pub(crate) const HANDSHAKES_MAX: usize = 256;
 /// From this many handshakes on, a client has to prove its address first, so that forged packets cost nothing.
 pub(crate) const HANDSHAKES_BUSY: usize = 64;
 
+/// How handshakes are shared from [`HANDSHAKES_BUSY`] on. Honest ones take milliseconds, so that thousands of agents behind one address
+/// are in within seconds; one that never ends its own leaves most places to others. There is one more for who waits for its turn.
+pub(crate) const HANDSHAKES: Bounds = Bounds {
+    all_max: HANDSHAKES_MAX + 1,
+    busy: HANDSHAKES_BUSY,
+    busy_host_max: 32,
+    host_max: HANDSHAKES_BUSY,
+};
+
 /// First packets that wait for a handshake. Clients whose packet is dropped send it again.
 pub(crate) const INCOMING_MAX: usize = 4096;
 
@@ -47,8 +59,8 @@ pub(crate) const INCOMING_BYTES_TOTAL_MAX: u64 = 16 * 1024 * 1024;
 /// How long a QUIC handshake may take.
 pub(crate) const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// Enrolments that go on at the same time: each costs a signature and a durable write.
-pub(crate) const ENROLMENTS_MAX: usize = 64;
+/// Enrolments that go on at the same time: each costs a signature and a durable write. A host that is turned away comes again.
+pub(crate) const ENROLMENTS: Bounds = Bounds { all_max: 64, busy: 32, busy_host_max: 4, host_max: 32 };
 
 /// How long an enrolment may take, and each of its steps.
 pub(crate) const ENROL_TIME_MAX: Duration = Duration::from_secs(10);
@@ -98,8 +110,11 @@ pub(crate) const ANSWER_TRIES_MAX: u32 = 120;
 /// Questions about one host that people wait for at the same time. Whoever comes beyond it gets no answer.
 pub(crate) const ASKERS_MAX: usize = 16;
 
-/// Stream tasks of one session.
-pub(crate) const STREAM_TASKS_MAX: usize = 16;
+/// Streams of output of one session that are read at the same time: all that it may have open.
+pub(crate) const OUTPUT_TASKS_MAX: usize = OUTPUT_STREAMS_MAX as usize;
+
+/// Requests of one session that are answered at the same time. Apart from the output: a download must not wait for a command to end.
+pub(crate) const REQUEST_TASKS_MAX: usize = 8;
 
 /// How long a request for an artifact may take to arrive.
 pub(crate) const REQUEST_TIME_MAX: Duration = Duration::from_secs(10);

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use crate::limits::{HANDSHAKE_TIME_MAX, HANDSHAKES_BUSY, HANDSHAKES_MAX};
 use crate::session::{Certificate, Peer};
+use crate::share::Share;
 use crate::trust::Shown;
 use crate::{Shared, close, enrol, session};
 
@@ -29,15 +30,21 @@ pub(crate) async fn run(shared: Arc<Shared>, endpoint: Endpoint) {
             }
             continue;
         }
-        // Every handshake ends within its time, so there is always a permit soon.
+        let Some(share) = Share::take(&shared.handshakes, incoming.remote_address().ip()) else {
+            // Its client sends it again: by then others of its network have got on, if they are honest.
+            metrics::counter!("stella_fleet_handshakes", "result" => "too_many").increment(1);
+            incoming.ignore();
+            continue;
+        };
+        // Every handshake ends within its time, and many networks have to keep theirs at once for this to wait.
         let permit = shared.shutdown.run_until_cancelled(Arc::clone(&handshakes).acquire_owned()).await;
         let Some(Ok(permit)) = permit else { break };
-        shared.tasks.spawn(serve(Arc::clone(&shared), incoming, permit));
+        shared.tasks.spawn(serve(Arc::clone(&shared), incoming, (permit, share)));
     }
 }
 
 /// The task of one connection. What follows the handshake is boxed: it would make every handshake as large as itself.
-async fn serve(shared: Arc<Shared>, incoming: Incoming, permit: OwnedSemaphorePermit) {
+async fn serve(shared: Arc<Shared>, incoming: Incoming, place: (OwnedSemaphorePermit, Share)) {
     let remote = incoming.remote_address();
     let connection = match handshake(incoming).await {
         Ok(connection) => connection,
@@ -47,7 +54,7 @@ async fn serve(shared: Arc<Shared>, incoming: Incoming, permit: OwnedSemaphorePe
             return;
         }
     };
-    drop(permit);
+    drop(place);
     match identify(&connection) {
         Ok((peer, chain)) => {
             metrics::counter!("stella_fleet_handshakes", "result" => "done").increment(1);

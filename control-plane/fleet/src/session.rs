@@ -28,7 +28,9 @@ use stella_protocol::trace::TraceContext;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, sleep_until, timeout_at};
 
-use crate::limits::{DISCONNECT_RETRY_PAUSE, DISCONNECT_TRIES_MAX, READ_BYTES_MAX, STREAM_TASKS_MAX};
+use crate::limits::{
+    DISCONNECT_RETRY_PAUSE, DISCONNECT_TRIES_MAX, OUTPUT_TASKS_MAX, READ_BYTES_MAX, REQUEST_TASKS_MAX,
+};
 use crate::orders::Told;
 use crate::registry::Link;
 use crate::trust::{AgentsTrust, Shown};
@@ -216,7 +218,8 @@ async fn converse(conversation: &mut Conversation, connection: &Connection, mut 
     let peer = conversation.peer();
     let link = Arc::clone(conversation.link());
     let mut outgoing = Bytes::new();
-    let mut tasks: JoinSet<Option<CloseCode>> = JoinSet::new();
+    let mut outputs: JoinSet<Option<CloseCode>> = JoinSet::new();
+    let mut requests: JoinSet<Option<CloseCode>> = JoinSet::new();
     let timer = sleep_until(conversation.deadline());
     tokio::pin!(timer);
     // What was committed between the connect and the entry in the registry woke nobody.
@@ -228,31 +231,26 @@ async fn converse(conversation: &mut Conversation, connection: &Connection, mut 
         if conversation.is_over() {
             return;
         }
-        let has_room = tasks.len() < STREAM_TASKS_MAX;
         tokio::select! {
             biased;
             written = control.send.write(&outgoing), if !outgoing.is_empty() => match written {
                 Ok(bytes) => outgoing.advance(bytes),
                 Err(error) => conversation.lost(end_of_write(&error)),
             },
-            Some(ended) = tasks.join_next(), if !tasks.is_empty() => {
-                // A task that was aborted or has panicked has lost its stream, and the agent opens another.
-                if let Ok(Some(code)) = ended {
-                    conversation.close(code);
-                }
-            }
+            Some(ended) = outputs.join_next(), if !outputs.is_empty() => conversation.streamed(ended),
+            Some(ended) = requests.join_next(), if !requests.is_empty() => conversation.streamed(ended),
             answer = conversation.reports().next() => conversation.answered(answer),
             () = link.wake.notified() => conversation.look_at_the_state(),
             chunk = control.receive.read_chunk(READ_BYTES_MAX, true), if conversation.has_room() => {
                 received(conversation, chunk);
             }
-            stream = connection.accept_uni(), if has_room => match stream {
-                Ok(receive) => drop(tasks.spawn(streams::output(Arc::clone(&shared), peer, receive))),
+            stream = connection.accept_uni(), if outputs.len() < OUTPUT_TASKS_MAX => match stream {
+                Ok(receive) => drop(outputs.spawn(streams::output(Arc::clone(&shared), peer, receive))),
                 Err(error) => conversation.lost(end_of_connection(&error)),
             },
-            stream = connection.accept_bi(), if has_room => match stream {
+            stream = connection.accept_bi(), if requests.len() < REQUEST_TASKS_MAX => match stream {
                 Ok((send, receive)) => {
-                    drop(tasks.spawn(streams::artifact(Arc::clone(&shared), peer, send, receive)));
+                    drop(requests.spawn(streams::artifact(Arc::clone(&shared), peer, send, receive)));
                 }
                 Err(error) => conversation.lost(end_of_connection(&error)),
             },

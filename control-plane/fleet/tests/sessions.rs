@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use common::{Agent, Frames, Identity, World, create_tenant, digest, hello, soon};
-use stella_domain::agent::Connectivity;
+use stella_domain::agent::{Connectivity, OPEN_TASKS_MAX};
 use stella_domain::command::TenantCommand;
 use stella_domain::deployment::Status;
 use stella_domain::state::State;
@@ -345,6 +345,32 @@ async fn fetch(agent: &Agent, digest: Digest, offset: u64) -> (ArtifactResponse,
 }
 
 #[tokio::test]
+async fn commands_that_print_and_go_on_do_not_keep_an_agent_from_its_archives() {
+    let world = World::new().await;
+    let identity = world.enrol().await;
+    let (mut agent, _) = Agent::connect(world.fleet.local_addr(), &identity, hello(vec![])).await;
+    world.deploy(identity.agent).await;
+    let key = agent.hear_dispatch().await.key();
+    world.release(world.tenant, b"the next release").await;
+    let mut open = Vec::new();
+    for n in 0..OPEN_TASKS_MAX {
+        let mut stream = soon(agent.connection.open_uni()).await.unwrap();
+        let header = OutputHeader { key, offset: u64::from(n) };
+        stream.write_all(&frame::encode(&header).unwrap()).await.unwrap();
+        open.push(stream);
+    }
+    // All of them are being read.
+    let last = OutputChunk { source: OutputSource::Stdout, at: Timestamp(1), bytes: b"x".to_vec() };
+    let mut changes = world.output.subscribe(key).unwrap();
+    open.last_mut().unwrap().write_all(&frame::encode(&last).unwrap()).await.unwrap();
+    soon(changes.changed()).await.unwrap();
+    let (response, bytes) = fetch(&agent, digest(b"the next release"), 0).await;
+    assert_eq!(response, ArtifactResponse::Found { size_bytes: 16 });
+    assert_eq!(bytes, b"the next release");
+    drop(open);
+}
+
+#[tokio::test]
 async fn artifacts_of_the_own_tenants_releases_are_given_from_any_offset() {
     let world = World::new().await;
     let identity = world.enrol().await;
@@ -364,7 +390,8 @@ async fn artifacts_of_the_own_tenants_releases_are_given_from_any_offset() {
     let mut upload = world.artifacts.upload(digest(b"loose"), 100).await.unwrap();
     upload.write(b"loose").await.unwrap();
     upload.finish().await.unwrap();
-    let loose = TenantCommand::StoreArtifact { digest: digest(b"loose"), size_bytes: 5 };
+    let loose =
+        TenantCommand::StoreArtifact { digest: digest(b"loose"), size_bytes: 5, tenant_bytes_max: None };
     world.submit(loose).await.unwrap();
     for hidden in [digest(b"the other tenant's"), digest(b"loose"), Digest([1; 32])] {
         assert_eq!(fetch(&agent, hidden, 0).await, (ArtifactResponse::NotFound, vec![]));

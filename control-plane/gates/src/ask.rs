@@ -1,5 +1,6 @@
 //! What every question has: somebody to ask, a time-out, and a bound for the answer.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use reqwest::header::HeaderMap;
@@ -24,6 +25,30 @@ pub struct Source {
     url: Url,
     headers: HeaderMap,
     client: Client,
+    tenants: Tenants,
+}
+
+/// Whose gates may ask somebody: what is answered is seen in the promotions of whoever asks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Tenants {
+    /// Nobody has said it: everybody's, as long as there is one tenant.
+    #[default]
+    Unsaid,
+    /// Everybody's.
+    All,
+    /// Those of these tenants.
+    Only(BTreeSet<String>),
+}
+
+impl Tenants {
+    /// Whether one of so many tenants may ask.
+    fn include(&self, tenant: &str, count: usize) -> bool {
+        match self {
+            Self::Unsaid => count <= 1,
+            Self::All => true,
+            Self::Only(names) => names.contains(tenant),
+        }
+    }
 }
 
 impl std::fmt::Debug for Source {
@@ -43,13 +68,25 @@ impl Source {
         url: Url,
         roots: Option<Vec<reqwest::Certificate>>,
         headers: HeaderMap,
+        tenants: Tenants,
     ) -> Result<Self, reqwest::Error> {
         let mut builder = Client::builder().timeout(ANSWER_TIMEOUT).redirect(Policy::none());
         // Without TLS no authorities are needed, and a host may have none.
         if let Some(roots) = roots.or_else(|| (url.scheme() == "http").then(Vec::new)) {
             builder = builder.tls_certs_only(roots);
         }
-        Ok(Self { url, headers, client: builder.build()? })
+        Ok(Self { url, headers, client: builder.build()?, tenants })
+    }
+
+    /// That a question may be asked here.
+    ///
+    /// # Errors
+    /// [`Error::OthersOnly`].
+    pub(crate) fn may_be_asked(&self, about: &About, key: impl FnOnce() -> String) -> Result<&Self, Error> {
+        if self.tenants.include(&about.tenant, about.tenants) {
+            return Ok(self);
+        }
+        Err(Error::OthersOnly { tenant: about.tenant.clone(), key: key() })
     }
 
     /// The address below the configured one.
@@ -76,6 +113,16 @@ pub enum Error {
     #[error("{key} is not configured on the control plane")]
     NotConfigured {
         /// The missing key.
+        key: String,
+    },
+    /// It is not there for gates of this tenant.
+    #[error(
+        "gates of tenant {tenant} may not ask it: whoever runs the control plane can name the tenant in {key}.tenants"
+    )]
+    OthersOnly {
+        /// Whose gate asks.
+        tenant: String,
+        /// The source's table in the configuration.
         key: String,
     },
     /// It cannot be reached, or does not answer in time.
@@ -125,6 +172,8 @@ pub(crate) struct About {
     pub(crate) policy: Digest,
     pub(crate) plan: Digest,
     pub(crate) tenant: String,
+    /// How many tenants there are.
+    pub(crate) tenants: usize,
     pub(crate) environment: String,
     pub(crate) release: Release,
     pub(crate) trace: TraceContext,
@@ -154,6 +203,7 @@ impl About {
             policy: standing.policy,
             plan: promotion.plan.root,
             tenant: tenant.name.to_string(),
+            tenants: state.tenants.len(),
             environment: environment.name.to_string(),
             release: Release {
                 id: release.id.to_string(),
@@ -190,4 +240,24 @@ pub(crate) async fn send(url: &Url, request: RequestBuilder) -> Result<Vec<u8>, 
         body.extend_from_slice(&chunk);
     }
     Ok(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_answers_those_whom_it_is_for() {
+        let only = Tenants::Only(BTreeSet::from(["acme".to_owned()]));
+        for (tenants, tenant, count, may) in [
+            (&Tenants::Unsaid, "acme", 1, true),
+            (&Tenants::Unsaid, "acme", 2, false),
+            (&Tenants::All, "acme", 2, true),
+            (&only, "acme", 2, true),
+            (&only, "globex", 2, false),
+            (&only, "globex", 1, false),
+        ] {
+            assert_eq!(tenants.include(tenant, count), may, "{tenants:?} {tenant} of {count}");
+        }
+    }
 }

@@ -25,7 +25,7 @@ use stella_protocol::id::{PromotionId, TenantId};
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 
-pub use ask::{Error, Source};
+pub use ask::{Error, Source, Tenants};
 use turns::Turns;
 
 /// How many questions are asked at once. Others wait for their turn, within the time that the core gives them.
@@ -123,11 +123,17 @@ async fn settle(engine: &Handle, sources: &Sources, question: &Question) -> Answ
     let Some(about) = ask::About::find(&state, question) else { return Answered::NotTaken };
     let answered = match &about.check {
         Check::Metric { source, query, comparison, threshold } => match sources.prometheus.get(source) {
-            Some(source) => prometheus::ask(source, query, *comparison, (*threshold).into()).await,
+            Some(known) => match known.may_be_asked(&about, || format!("gates.prometheus.{source}")) {
+                Ok(known) => prometheus::ask(known, query, *comparison, (*threshold).into()).await,
+                Err(error) => Err(error),
+            },
             None => Err(Error::NotConfigured { key: format!("gates.prometheus.{source}") }),
         },
         Check::Http { endpoint } => match sources.http.get(endpoint) {
-            Some(source) => http::ask(source, &about, question).await,
+            Some(known) => match known.may_be_asked(&about, || format!("gates.http.{endpoint}")) {
+                Ok(known) => http::ask(known, &about, question).await,
+                Err(error) => Err(error),
+            },
             None => Err(Error::NotConfigured { key: format!("gates.http.{endpoint}") }),
         },
         // Nobody asks anything outside for these.

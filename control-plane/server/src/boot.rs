@@ -2,7 +2,7 @@
 
 use std::fs::DirBuilder;
 use std::net::SocketAddr;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -22,7 +22,7 @@ use stella_parts::Parts;
 use stella_publish::nats::Nats;
 use stella_publish::place::StateFile;
 use stella_publish::publisher::Publisher;
-use stella_store::{ArtifactStore, OutputStore};
+use stella_store::{ArtifactStore, OutputStore, Room};
 use stella_telemetry::LogLevel;
 use stella_telemetry::exemplars::Exemplars;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -197,7 +197,7 @@ async fn serve(
     running.other("upkeep of figures", &shutdown, keep_up(recorder.clone(), shutdown.clone()));
 
     let (artifacts, output) = stores(config)?;
-    retain(config, engine, &output, &running, &shutdown);
+    retain(config, engine, (&artifacts, &output), &running, &shutdown);
     let fleet = running.fleet(config, engine, &pki, (&artifacts, &output), &shutdown)?;
 
     let api_deps = ApiDeps {
@@ -247,11 +247,20 @@ async fn serve(
     ended
 }
 
-/// The files beside the journal.
+/// The files beside the journal, which leave it room.
 fn stores(config: &Config) -> anyhow::Result<(Arc<ArtifactStore>, Arc<OutputStore>)> {
-    let reserve_bytes = config.journal.reserve_bytes;
-    let artifacts = ArtifactStore::open(config.state_dir.join("artifacts"), reserve_bytes)?;
-    Ok((Arc::new(artifacts), OutputStore::open(config.state_dir.join("output"), reserve_bytes)?))
+    let (artifacts, output) = (config.state_dir.join("artifacts"), config.state_dir.join("output"));
+    private_dir(&artifacts)?;
+    private_dir(&output)?;
+    let room = |folder: &Path| Room::new(folder, config.journal.files_reserve_bytes());
+    let of_artifacts = room(&artifacts);
+    // Either may be a link to another disk.
+    let of_output = if artifacts.metadata()?.dev() == output.metadata()?.dev() {
+        Arc::clone(&of_artifacts)
+    } else {
+        room(&output)
+    };
+    Ok((Arc::new(ArtifactStore::open(artifacts, of_artifacts)?), OutputStore::open(output, of_output)?))
 }
 
 /// Starts whoever reads what is committed: the log, traces, the event bus, notifications. Answers with what measures on the way.
@@ -328,12 +337,13 @@ fn administer(
 fn retain(
     config: &Config,
     engine: &Engine,
-    output: &Arc<OutputStore>,
+    (artifacts, output): (&Arc<ArtifactStore>, &Arc<OutputStore>),
     running: &Running,
     shutdown: &CancellationToken,
 ) {
-    let (output, settings) = (Arc::clone(output), config.retention.clone());
-    running.other("retention", shutdown, retention::run(engine.handle(), output, settings, shutdown.clone()));
+    let stores = (Arc::clone(artifacts), Arc::clone(output));
+    let work = retention::run(engine.handle(), stores, config.retention.clone(), shutdown.clone());
+    running.other("retention", shutdown, work);
 }
 
 /// What gates and workflows may ask and call, for whoever sets them up.
@@ -477,6 +487,7 @@ fn fleet_config(config: &Config) -> FleetConfig {
 pub(crate) fn api_config(config: &Config) -> ApiConfig {
     ApiConfig {
         artifact_bytes_max: config.api.artifact_bytes_max,
+        tenant_artifact_bytes_max: config.api.tenant_artifact_bytes_max,
         requests_per_minute: config.api.requests_per_minute,
         burst: config.api.burst,
         tenant_requests_per_minute: config.api.tenant_requests_per_minute,

@@ -81,6 +81,8 @@ pub(crate) struct Api {
     pub(crate) names: Vec<String>,
     /// The largest artifact, in bytes.
     pub(crate) artifact_bytes_max: u64,
+    /// How much the archives of one tenant may be in all, in bytes; 0 is as much as there is room for.
+    pub(crate) tenant_artifact_bytes_max: u64,
     /// Requests a minute for one token, and for one address before it is authenticated.
     pub(crate) requests_per_minute: u32,
     /// How many of them may come at once.
@@ -162,6 +164,7 @@ impl Default for Api {
             listen: SocketAddr::from(([0, 0, 0, 0], 8443)),
             names: Vec::new(),
             artifact_bytes_max: 2 << 30,
+            tenant_artifact_bytes_max: 0,
             requests_per_minute: 1_000,
             burst: 100,
             tenant_requests_per_minute: 500,
@@ -202,6 +205,14 @@ impl Default for Agents {
 impl Default for Journal {
     fn default() -> Self {
         Self { cache_bytes: 64 << 20, reserve_bytes: 256 << 20, snapshot_every_events: 200_000 }
+    }
+}
+
+impl Journal {
+    /// How much of the disk uploads and output leave free, in bytes: what may wait must not be what keeps the journal, and with it
+    /// every deployment, from going on.
+    pub(crate) const fn files_reserve_bytes(&self) -> u64 {
+        self.reserve_bytes.saturating_mul(4)
     }
 }
 

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use reqwest::header::HeaderMap;
 use serde::{Deserialize, Serialize};
 use stella_domain::name::Name;
-use stella_gates::{Source, Sources};
+use stella_gates::{Source, Sources, Tenants};
 
 use stella_otlp::outside;
 
@@ -33,7 +33,13 @@ pub(crate) struct Endpoint {
     /// Headers for it, one `Name: value` a line: a file, because they are secrets.
     #[serde(default)]
     pub(crate) headers_file: Option<PathBuf>,
+    /// Whose gates may ask it, by name; `*` is everybody's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) tenants: Option<Vec<String>>,
 }
+
+/// In the place of the name of a tenant.
+const EVERYBODY: &str = "*";
 
 impl Gates {
     /// Whom to ask.
@@ -41,25 +47,41 @@ impl Gates {
     /// # Errors
     /// Names the key whose value makes no sense.
     pub(crate) fn sources(&self) -> anyhow::Result<Sources> {
-        let all = |section: &str, endpoints: &BTreeMap<String, Endpoint>| {
+        let all = |section: &str, endpoints: &BTreeMap<String, Endpoint>, unsaid: &Tenants| {
             let named = endpoints.iter().map(|(name, endpoint)| {
                 let key = format!("gates.{section}.{name}");
                 let name: Name = name.parse().with_context(|| format!("{key}: the name"))?;
-                Ok((name, endpoint.source(&key)?))
+                Ok((name, endpoint.source(&key, unsaid)?))
             });
             named.collect::<anyhow::Result<BTreeMap<Name, Source>>>()
         };
-        Ok(Sources { prometheus: all("prometheus", &self.prometheus)?, http: all("http", &self.http)? })
+        // An endpoint is told whose gate asks, and may answer as it likes. A Prometheus answers whatever it is asked.
+        Ok(Sources {
+            prometheus: all("prometheus", &self.prometheus, &Tenants::Unsaid)?,
+            http: all("http", &self.http, &Tenants::All)?,
+        })
     }
 }
 
 impl Endpoint {
-    fn source(&self, key: &str) -> anyhow::Result<Source> {
+    fn source(&self, key: &str, unsaid: &Tenants) -> anyhow::Result<Source> {
+        let tenants = self.tenants(key)?.unwrap_or_else(|| unsaid.clone());
         let url = outside::url(&format!("{key}.url"), &self.url)?;
         let roots = self.ca.as_deref().map(|path| outside::roots(&format!("{key}.ca"), path)).transpose()?;
         let file = format!("{key}.headers_file");
         let headers = self.headers_file.as_deref().map(|path| outside::headers(&file, path)).transpose()?;
         let headers = HeaderMap::try_from(&headers.unwrap_or_default()).with_context(|| file.clone())?;
-        Source::new(url, roots, headers).with_context(|| key.to_owned())
+        Source::new(url, roots, headers, tenants).with_context(|| key.to_owned())
+    }
+
+    fn tenants(&self, key: &str) -> anyhow::Result<Option<Tenants>> {
+        let Some(named) = &self.tenants else { return Ok(None) };
+        if named.iter().any(|name| name == EVERYBODY) {
+            return Ok(Some(Tenants::All));
+        }
+        for name in named {
+            name.parse::<Name>().with_context(|| format!("{key}.tenants: {name:?}"))?;
+        }
+        Ok(Some(Tenants::Only(named.iter().cloned().collect())))
     }
 }

@@ -1,4 +1,6 @@
-//! What has ended long ago leaves memory for the archive, and old output the disk.
+//! What has ended long ago leaves memory for the archive, and old output and archives of releases the disk.
+
+mod archives;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +9,7 @@ use metrics::{counter, describe_counter};
 use stella_domain::archive::{Ended, Rule, due};
 use stella_engine::Handle;
 use stella_protocol::id::TenantId;
-use stella_store::OutputStore;
+use stella_store::{ArtifactStore, OutputStore};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -21,13 +23,14 @@ const BATCH_PAUSE: Duration = Duration::from_millis(50);
 /// Looks at intervals, until the shutdown.
 pub(crate) async fn run(
     engine: Handle,
-    output: Arc<OutputStore>,
+    (artifacts, output): (Arc<ArtifactStore>, Arc<OutputStore>),
     config: Retention,
     shutdown: CancellationToken,
 ) {
     describe_counter!("stella_archive_failures_total", "How often ended things could not leave memory");
     let memory = forget(&engine, &config, &shutdown);
-    tokio::join!(memory, clear(&output, &config, &shutdown));
+    let archives = archives::run(&engine, &artifacts, config.artifact_rule(), &shutdown);
+    tokio::join!(memory, clear(&output, &config, &shutdown), archives);
 }
 
 async fn forget(engine: &Handle, config: &Retention, shutdown: &CancellationToken) {

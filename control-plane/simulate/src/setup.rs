@@ -29,7 +29,8 @@ impl World<'_> {
         self.enrol_all()?;
         for (id, version) in [(OLD, "before"), (NEW, "new")] {
             let digest = fleet::digest_of(id);
-            self.tell(TenantCommand::StoreArtifact { digest, size_bytes: 1 }).map_err(of("steps"))?;
+            self.tell(TenantCommand::StoreArtifact { digest, size_bytes: 1, tenant_bytes_max: None })
+                .map_err(of("steps"))?;
             let release = fleet::release(self.scenario, id, version).map_err(no_name("steps"))?;
             let created = self.tell(TenantCommand::CreateRelease(Box::new(release)));
             created.map_err(|rejection| at_root(Impossible::from_core("", &rejection)))?;

@@ -2,38 +2,60 @@
 //!
 //! A file under its digest is whole, verified and durable, always: it is written under another name in
 //! `<dir>/incoming`, hashed on the way, and moved only after its `fsync`. Because the name is the content, storing the
-//! same archive twice is the same as storing it once, and nothing here has to be locked.
+//! same archive twice is the same as storing it once. Only a removal has to be kept apart from whoever stores the same
+//! archive anew: from the begin of an upload until the journal knows of it the digest is held, and is not removed.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io::SeekFrom;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
+use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
 use stella_protocol::digest::Digest;
 use tokio::io::{AsyncSeekExt, AsyncWriteExt};
 
+use crate::blocking;
 use crate::error::{StoreError, io_error};
-use crate::space;
+use crate::space::{Room, Taken};
 
-/// The free space is measured again after this many bytes of an upload: often enough to keep the reserve nearly whole.
-const SPACE_CHECK_BYTES: u64 = 8 * 1024 * 1024;
+/// What a file takes beside its bytes: its node, and its name in a folder.
+const FILE_OVERHEAD_BYTES: u64 = 8 * 1024;
 
 /// The archives.
 #[derive(Debug)]
 pub struct ArtifactStore {
     dir: PathBuf,
-    reserve_bytes: u64,
+    room: Arc<Room>,
     uploads: AtomicU64,
+    held: Arc<Held>,
+}
+
+/// How many uploads of each archive are under way.
+#[derive(Debug, Default)]
+struct Held(Mutex<HashMap<Digest, usize>>);
+
+/// An archive that is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Archive {
+    /// What it hashes to.
+    pub digest: Digest,
+    /// Its size in bytes.
+    pub size_bytes: u64,
+    /// When it was last stored.
+    pub stored_at: SystemTime,
 }
 
 impl ArtifactStore {
     /// Opens the store in a directory, which is created if need be, and removes what interrupted uploads left there.
-    /// `reserve_bytes` of its disk are never used for archives. Only one process may have it open.
+    /// Archives take no more than the room gives. Only one process may have it open.
     ///
     /// # Errors
     /// [`StoreError::Io`] if a directory cannot be created or cleaned.
-    pub fn open(dir: impl Into<PathBuf>, reserve_bytes: u64) -> Result<Self, StoreError> {
+    pub fn open(dir: impl Into<PathBuf>, room: Arc<Room>) -> Result<Self, StoreError> {
         let dir = dir.into();
         let (incoming, stored) = (dir.join("incoming"), dir.join("sha256"));
         for dir in [&incoming, &stored] {
@@ -44,7 +66,7 @@ impl ArtifactStore {
             fs::remove_file(&path).map_err(io_error("remove", &path))?;
         }
         sync_dir(&dir)?;
-        Ok(Self { dir, reserve_bytes, uploads: AtomicU64::new(0) })
+        Ok(Self { dir, room, uploads: AtomicU64::new(0), held: Arc::default() })
     }
 
     /// Begins to store an archive of at most `size_max` bytes.
@@ -52,7 +74,8 @@ impl ArtifactStore {
     /// # Errors
     /// [`StoreError::NoSpace`] or [`StoreError::Io`]; nothing was stored.
     pub async fn upload(&self, expected: Digest, size_max: u64) -> Result<Upload, StoreError> {
-        space::check(&self.dir, 0, self.reserve_bytes)?;
+        let overhead = self.room.take(FILE_OVERHEAD_BYTES)?;
+        let hold = Hold::new(&self.held, expected);
         let number = self.uploads.fetch_add(1, Ordering::Relaxed);
         let temporary = Temporary(self.dir.join("incoming").join(number.to_string()));
         let file =
@@ -65,7 +88,9 @@ impl ArtifactStore {
             expected,
             size: 0,
             size_max,
-            reserve_bytes: self.reserve_bytes,
+            room: Arc::clone(&self.room),
+            under_way: overhead,
+            hold,
         })
     }
 
@@ -103,6 +128,57 @@ impl ArtifactStore {
         tokio::fs::try_exists(&path).await.map_err(io_error("look for", &path))
     }
 
+    /// All archives that are here, in no order.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub async fn list(&self) -> Result<Vec<Archive>, StoreError> {
+        let stored = self.dir.join("sha256");
+        blocking(move || {
+            let mut found = Vec::new();
+            for shard in fs::read_dir(&stored).map_err(io_error("list", &stored))? {
+                let shard = shard.map_err(io_error("list", &stored))?.path();
+                for entry in fs::read_dir(&shard).map_err(io_error("list", &shard))? {
+                    let entry = entry.map_err(io_error("list", &shard))?;
+                    // Whatever else somebody has put there is not ours.
+                    let digest =
+                        entry.file_name().to_str().and_then(|hex| format!("sha256:{hex}").parse().ok());
+                    let Some(digest) = digest else { continue };
+                    let metadata = entry.metadata().map_err(io_error("inspect", &entry.path()))?;
+                    let stored_at = metadata.modified().map_err(io_error("inspect", &entry.path()))?;
+                    found.push(Archive { digest, size_bytes: metadata.len(), stored_at });
+                }
+            }
+            Ok(found)
+        })
+        .await
+    }
+
+    /// Removes an archive, unless it is being uploaded, or `is_needed` says so at a moment at which no upload of it can
+    /// begin. Whoever reads it reads it to its end. Returns whether it was removed.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub async fn remove(
+        &self,
+        digest: Digest,
+        is_needed: impl FnOnce() -> bool + Send + 'static,
+    ) -> Result<bool, StoreError> {
+        let (place, held) = (self.place(digest), Arc::clone(&self.held));
+        blocking(move || {
+            let held = held.0.lock();
+            if held.contains_key(&digest) || is_needed() {
+                return Ok(false);
+            }
+            match fs::remove_file(&place) {
+                Ok(()) => Ok(true),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+                Err(error) => Err(io_error("remove", &place)(error)),
+            }
+        })
+        .await
+    }
+
     fn place(&self, digest: Digest) -> PathBuf {
         let hex = digest.to_hex();
         self.dir.join("sha256").join(&hex[..2]).join(hex)
@@ -119,7 +195,44 @@ pub struct Upload {
     expected: Digest,
     size: u64,
     size_max: u64,
-    reserve_bytes: u64,
+    room: Arc<Room>,
+    /// Room for what was written last: it may not be on the disk yet.
+    under_way: Taken,
+    hold: Hold,
+}
+
+/// An archive that is stored. It is not removed as long as this is there: drop it when it is known to be needed.
+#[derive(Debug)]
+pub struct Stored {
+    /// Its size in bytes.
+    pub size_bytes: u64,
+    _hold: Hold,
+}
+
+/// That an archive is on its way in.
+#[derive(Debug)]
+struct Hold {
+    held: Arc<Held>,
+    digest: Digest,
+}
+
+impl Hold {
+    fn new(held: &Arc<Held>, digest: Digest) -> Self {
+        *held.0.lock().entry(digest).or_default() += 1;
+        Self { held: Arc::clone(held), digest }
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let mut held = self.held.0.lock();
+        if let Some(count) = held.get_mut(&self.digest) {
+            *count -= 1;
+            if *count == 0 {
+                held.remove(&self.digest);
+            }
+        }
+    }
 }
 
 impl Upload {
@@ -133,33 +246,29 @@ impl Upload {
         if size > self.size_max {
             return Err(StoreError::TooLarge { max: self.size_max });
         }
-        if size / SPACE_CHECK_BYTES > self.size / SPACE_CHECK_BYTES {
-            space::check(&self.temporary.0, more, self.reserve_bytes)?;
-        }
+        let under_way = self.room.take(more)?;
         self.hasher.update(bytes);
+        // It waits for the write before it, and not for its own.
         self.file.write_all(bytes).await.map_err(io_error("write", &self.temporary.0))?;
+        self.under_way = under_way;
         self.size = size;
         Ok(())
     }
 
-    /// Verifies the digest and makes the archive durable under it. Returns its size in bytes.
+    /// Verifies the digest and makes the archive durable under it.
     ///
     /// # Errors
     /// [`StoreError::WrongDigest`], [`StoreError::NoSpace`] or [`StoreError::Io`]; nothing was stored.
-    pub async fn finish(mut self) -> Result<u64, StoreError> {
+    pub async fn finish(mut self) -> Result<Stored, StoreError> {
         let actual = Digest(self.hasher.finalize_reset().into());
         if actual != self.expected {
             return Err(StoreError::WrongDigest { expected: self.expected, actual });
         }
         self.file.flush().await.map_err(io_error("write", &self.temporary.0))?;
         self.file.sync_all().await.map_err(io_error("make durable", &self.temporary.0))?;
-        let Self { temporary, place, size, .. } = self;
-        let moved = tokio::task::spawn_blocking(move || put_in_place(&temporary, &place)).await;
-        // The blocking task is never cancelled once it runs, and it cannot panic.
-        moved.unwrap_or_else(|error| {
-            Err(io_error("finish an upload", Path::new(""))(std::io::Error::other(error)))
-        })?;
-        Ok(size)
+        let Self { temporary, place, size, hold, .. } = self;
+        blocking(move || put_in_place(&temporary, &place)).await?;
+        Ok(Stored { size_bytes: size, _hold: hold })
     }
 }
 

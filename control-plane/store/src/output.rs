@@ -18,8 +18,9 @@ use stella_protocol::id::{AttemptKey, TenantId};
 use stella_protocol::message::{OutputChunk, OutputHeader};
 use tokio::sync::watch;
 
+use crate::blocking;
 use crate::error::{StoreError, io_error};
-use crate::space;
+use crate::space::Room;
 use file::Log;
 use follow::Followers;
 use retention::folders;
@@ -33,6 +34,12 @@ pub const PAGE_CHUNKS_MAX: usize = 1000;
 /// The most payload in one page, in bytes, give or take one chunk.
 pub const PAGE_BYTES_MAX: usize = 1024 * 1024;
 
+/// What a chunk takes beside its bytes, at most: its frame, its time, where it ends.
+const CHUNK_OVERHEAD_BYTES: u64 = 64;
+
+/// What the first bytes of a file take: its node and its folders, and a block.
+const FILE_OVERHEAD_BYTES: u64 = 16 * 1024;
+
 /// How many places where a reader stopped are remembered, so that it goes on without reading from the start.
 const PLACES_MAX: usize = 1024;
 
@@ -40,7 +47,7 @@ const PLACES_MAX: usize = 1024;
 #[derive(Debug)]
 pub struct OutputStore {
     dir: PathBuf,
-    reserve_bytes: u64,
+    room: Arc<Room>,
     attempt_bytes_max: u64,
     /// The files that are being written; two streams of one attempt share one.
     logs: Mutex<HashMap<AttemptKey, Weak<Mutex<Log>>>>,
@@ -67,13 +74,12 @@ pub struct OutputPage {
 }
 
 impl OutputStore {
-    /// Opens the store in a directory, which is created if need be. `reserve_bytes` of its disk are never used for
-    /// output.
+    /// Opens the store in a directory, which is created if need be. Output takes no more than the room gives.
     ///
     /// # Errors
     /// [`StoreError::Io`] if the directory cannot be created.
-    pub fn open(dir: impl Into<PathBuf>, reserve_bytes: u64) -> Result<Arc<Self>, StoreError> {
-        Self::with_limit(dir, reserve_bytes, ATTEMPT_BYTES_MAX)
+    pub fn open(dir: impl Into<PathBuf>, room: Arc<Room>) -> Result<Arc<Self>, StoreError> {
+        Self::with_limit(dir, room, ATTEMPT_BYTES_MAX)
     }
 
     /// As [`Self::open`], with another limit in the place of [`ATTEMPT_BYTES_MAX`].
@@ -82,14 +88,14 @@ impl OutputStore {
     /// As [`Self::open`].
     pub fn with_limit(
         dir: impl Into<PathBuf>,
-        reserve_bytes: u64,
+        room: Arc<Room>,
         attempt_bytes_max: u64,
     ) -> Result<Arc<Self>, StoreError> {
         let dir = dir.into();
         std::fs::create_dir_all(&dir).map_err(io_error("create", &dir))?;
         Ok(Arc::new(Self {
             dir,
-            reserve_bytes,
+            room,
             attempt_bytes_max,
             logs: Mutex::default(),
             followers: Followers::default(),
@@ -108,7 +114,8 @@ impl OutputStore {
     ) -> Result<OutputWriter, StoreError> {
         let store = Arc::clone(self);
         blocking(move || {
-            space::check(&store.dir, 0, store.reserve_bytes)?;
+            // It is taken at once, and what comes is taken piece by piece.
+            let _overhead = store.room.take(FILE_OVERHEAD_BYTES)?;
             let log = store.log(tenant, header.key)?;
             Ok(OutputWriter { store, key: header.key, offset: header.offset, log: Some(log) })
         })
@@ -230,16 +237,28 @@ pub struct OutputWriter {
 }
 
 impl OutputWriter {
-    /// Adds the stream's next chunks, as far as they are not here yet.
+    /// Adds the stream's next chunks, as far as they are not here yet. Where the disk has no room for them the output is
+    /// cut off, and says so.
     ///
     /// # Errors
-    /// [`StoreError::NoSpace`], [`StoreError::Chunk`] or [`StoreError::Io`].
+    /// [`StoreError::NoSpace`] if not even that has room, [`StoreError::Chunk`] or [`StoreError::Io`].
     pub async fn append(&mut self, chunks: Vec<OutputChunk>) -> Result<(), StoreError> {
         let Some(log) = self.log.clone() else { return Ok(()) };
         let start = self.offset;
         self.offset =
             chunks.iter().fold(start, |offset, chunk| offset.saturating_add(chunk.bytes.len() as u64));
-        let appended = blocking(move || log.lock().append(start, chunks)).await;
+        let room = Arc::clone(&self.store.room);
+        let appended = blocking(move || {
+            let bytes = |chunk: &OutputChunk| CHUNK_OVERHEAD_BYTES + chunk.bytes.len() as u64;
+            let taken = room.take(chunks.iter().map(bytes).sum());
+            let mut log = log.lock();
+            match taken {
+                Ok(_taken) => log.append(start, chunks),
+                Err(StoreError::NoSpace { .. }) => log.cut_off(&chunks),
+                Err(error) => Err(error),
+            }
+        })
+        .await;
         self.store.followers.notify(self.key);
         appended
     }
@@ -249,19 +268,6 @@ impl Drop for OutputWriter {
     fn drop(&mut self) {
         if let Some(log) = self.log.take() {
             self.store.release(self.key, log);
-        }
-    }
-}
-
-/// Runs file work where it may block.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
-) -> Result<T, StoreError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        // The runtime is going away, or the work has panicked.
-        Err(error) => {
-            Err(io_error("work on", std::path::Path::new("task output"))(std::io::Error::other(error)))
         }
     }
 }

@@ -1,17 +1,131 @@
-//! How much room a disk has.
+//! How much room the files beside the journal have on the disk.
 
+use std::fmt;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use crate::error::{StoreError, io_error};
 
-/// Fails when writing `more` bytes would leave less than the reserve.
-pub(crate) fn check(path: &Path, more: u64, reserve_bytes: u64) -> Result<(), StoreError> {
-    let figures = nix::sys::statvfs::statvfs(path)
-        .map_err(|errno| io_error("measure the free space of", path)(io::Error::from(errno)))?;
-    let available_bytes = figures.blocks_available().saturating_mul(figures.fragment_size());
-    if available_bytes.saturating_sub(more) < reserve_bytes {
-        return Err(StoreError::NoSpace { path: path.to_owned(), available_bytes, reserve_bytes });
+/// How many bytes may be written before the disk is looked at again.
+const GRANT_BYTES_MAX: u64 = 8 * 1024 * 1024;
+/// How old a look may be: others write to the disk as well.
+const LOOK_AGE_MAX: Duration = Duration::from_secs(1);
+
+/// The room on one disk, shared by all who write there: what one of them takes is not there for the others, also before it is
+/// written. Below the reserve nothing is given out.
+pub struct Room {
+    dir: PathBuf,
+    reserve_bytes: u64,
+    free_bytes: Box<Measure>,
+    last: Mutex<Look>,
+}
+
+/// How many bytes are free on the disk of a directory.
+type Measure = dyn Fn(&Path) -> io::Result<u64> + Send + Sync;
+
+/// What came of the last look at the disk.
+#[derive(Debug, Default)]
+struct Look {
+    at: Option<Instant>,
+    /// How much may still be taken by it, in bytes.
+    left: u64,
+    /// What was taken and may not be on the disk yet, in bytes.
+    under_way: u64,
+}
+
+impl Room {
+    /// The room on the disk of a directory, of which `reserve_bytes` are left alone.
+    #[must_use]
+    pub fn new(dir: impl Into<PathBuf>, reserve_bytes: u64) -> Arc<Self> {
+        Self::measured_by(dir, reserve_bytes, |dir| {
+            let figures = nix::sys::statvfs::statvfs(dir).map_err(io::Error::from)?;
+            Ok(figures.blocks_available().saturating_mul(figures.fragment_size()))
+        })
     }
-    Ok(())
+
+    /// As [`Self::new`], by a measure of one's own for how many bytes are free.
+    #[must_use]
+    pub fn measured_by(
+        dir: impl Into<PathBuf>,
+        reserve_bytes: u64,
+        free_bytes: impl Fn(&Path) -> io::Result<u64> + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        let free_bytes = Box::new(free_bytes);
+        Arc::new(Self { dir: dir.into(), reserve_bytes, free_bytes, last: Mutex::default() })
+    }
+
+    /// Takes room for something that is written next.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSpace`], or [`StoreError::Io`] if the disk cannot be looked at; nothing was taken.
+    pub(crate) fn take(self: &Arc<Self>, bytes: u64) -> Result<Taken, StoreError> {
+        let mut look = self.last.lock();
+        let is_fresh = look.at.is_some_and(|at| at.elapsed() < LOOK_AGE_MAX);
+        if !is_fresh || look.left < bytes {
+            let available_bytes =
+                (self.free_bytes)(&self.dir).map_err(io_error("measure the free space of", &self.dir))?;
+            let free = available_bytes.saturating_sub(look.under_way);
+            if free.saturating_sub(bytes) < self.reserve_bytes {
+                look.at = None;
+                let (path, reserve_bytes) = (self.dir.clone(), self.reserve_bytes);
+                return Err(StoreError::NoSpace { path, available_bytes: free, reserve_bytes });
+            }
+            look.at = Some(Instant::now());
+            look.left = (free - self.reserve_bytes).min(GRANT_BYTES_MAX.max(bytes));
+        }
+        look.left -= bytes;
+        look.under_way += bytes;
+        drop(look);
+        Ok(Taken { room: Arc::clone(self), bytes })
+    }
+}
+
+impl fmt::Debug for Room {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = formatter.debug_struct("Room");
+        text.field("dir", &self.dir).field("reserve_bytes", &self.reserve_bytes).finish_non_exhaustive()
+    }
+}
+
+/// Room for what is being written. Drop it when that is on the disk, where the next look finds it.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    room: Arc<Room>,
+    bytes: u64,
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        let mut look = self.room.last.lock();
+        look.under_way = look.under_way.saturating_sub(self.bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn what_is_under_way_counts_until_the_disk_shows_it() {
+        let free = Arc::new(AtomicU64::new(1_000));
+        let shown = Arc::clone(&free);
+        let room = Room::measured_by("/", 400, move |_| Ok(shown.load(Ordering::Relaxed)));
+        let one = room.take(300).unwrap();
+        let two = room.take(300).unwrap();
+        assert!(matches!(room.take(1), Err(StoreError::NoSpace { available_bytes: 400, .. })));
+        // It is written, and the file system says so.
+        free.fetch_sub(300, Ordering::Relaxed);
+        drop(one);
+        assert!(room.take(1).is_err());
+        // It was given up.
+        drop(two);
+        let _three = room.take(300).unwrap();
+        assert!(room.take(1).is_err());
+    }
 }

@@ -11,7 +11,7 @@ use stella_protocol::digest::Digest;
 use stella_protocol::id::{Attempt, AttemptKey, TaskId, TenantId};
 use stella_protocol::message::{OutputChunk, OutputHeader, OutputSource};
 use stella_protocol::time::Timestamp;
-use stella_store::{ArtifactStore, OutputPage, OutputStore, StoreError};
+use stella_store::{ArtifactStore, OutputPage, OutputStore, Room, StoreError};
 use tokio::io::AsyncReadExt;
 use uuid::Uuid;
 
@@ -34,7 +34,7 @@ fn files(dir: &std::path::Path) -> Vec<PathBuf> {
 #[tokio::test]
 async fn an_archive_is_found_under_its_digest_and_read_from_any_offset() {
     let dir = tempfile::tempdir().unwrap();
-    let store = ArtifactStore::open(dir.path(), 0).unwrap();
+    let store = ArtifactStore::open(dir.path(), room()).unwrap();
     let content = b"some archive".repeat(1000);
     let digest = digest(&content);
     for _ in 0..2 {
@@ -42,7 +42,7 @@ async fn an_archive_is_found_under_its_digest_and_read_from_any_offset() {
         for piece in content.chunks(777) {
             upload.write(piece).await.unwrap();
         }
-        assert_eq!(upload.finish().await.unwrap(), content.len() as u64);
+        assert_eq!(upload.finish().await.unwrap().size_bytes, content.len() as u64);
     }
     assert!(store.contains(digest).await.unwrap());
     assert_eq!(files(dir.path()).len(), 1);
@@ -59,7 +59,7 @@ async fn an_archive_is_found_under_its_digest_and_read_from_any_offset() {
 #[tokio::test]
 async fn what_is_wrong_or_too_large_or_interrupted_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let store = ArtifactStore::open(dir.path(), 0).unwrap();
+    let store = ArtifactStore::open(dir.path(), room()).unwrap();
     let mut upload = store.upload(digest(b"right"), 100).await.unwrap();
     upload.write(b"wrong").await.unwrap();
     let refused = upload.finish().await;
@@ -76,18 +76,137 @@ async fn what_is_wrong_or_too_large_or_interrupted_leaves_nothing() {
     assert_eq!(files(dir.path()), Vec::<PathBuf>::new());
 
     fs::write(dir.path().join("incoming/17"), b"left by a crash").unwrap();
-    let store = ArtifactStore::open(dir.path(), 0).unwrap();
+    let store = ArtifactStore::open(dir.path(), room()).unwrap();
     assert_eq!(files(dir.path()), Vec::<PathBuf>::new());
     assert!(!store.contains(digest(b"right")).await.unwrap());
 }
 
+/// As much as anybody wants.
+fn room() -> Arc<Room> {
+    Room::new("/", 0)
+}
+
+const MIB: u64 = 1024 * 1024;
+
+/// A disk on which `free` bytes are free as long as nothing is in a folder.
+fn disk(folder: &std::path::Path, free: u64, reserve_bytes: u64) -> Arc<Room> {
+    Room::measured_by(folder, reserve_bytes, move |folder| Ok(free.saturating_sub(used(folder))))
+}
+
+fn used(folder: &std::path::Path) -> u64 {
+    files(folder).iter().map(|path| fs::metadata(path).map_or(0, |it| it.len())).sum()
+}
+
 #[tokio::test]
-async fn the_reserve_is_kept() {
+async fn uploads_that_began_while_there_was_room_do_not_take_the_reserve_together() {
     let dir = tempfile::tempdir().unwrap();
-    let store = ArtifactStore::open(dir.path(), u64::MAX).unwrap();
-    assert!(matches!(store.upload(digest(b"x"), 1).await, Err(StoreError::NoSpace { .. })));
-    let output = OutputStore::open(dir.path().join("output"), u64::MAX).unwrap();
-    assert!(matches!(output.writer(tenant(), header(0)).await, Err(StoreError::NoSpace { .. })));
+    let (free, reserve) = (40 * MIB, 24 * MIB);
+    let store = ArtifactStore::open(dir.path(), disk(dir.path(), free, reserve)).unwrap();
+    let content = |n: u8| vec![n; 4 << 20];
+    let mut uploads = Vec::new();
+    for n in 0..10 {
+        let mut upload = store.upload(digest(&content(n)), 4 * MIB).await.unwrap();
+        upload.write(&content(n)[..10]).await.unwrap();
+        uploads.push((n, upload));
+    }
+    let mut taken = 0;
+    let mut refused = Vec::new();
+    for (n, mut upload) in uploads {
+        let mut went_in = Ok(());
+        for piece in content(n)[10..].chunks(64 * 1024) {
+            went_in = upload.write(piece).await;
+            if went_in.is_err() {
+                break;
+            }
+        }
+        match went_in {
+            Ok(()) => taken += u64::from(upload.finish().await.unwrap().size_bytes == 4 * MIB),
+            Err(StoreError::NoSpace { available_bytes, reserve_bytes, .. }) => {
+                assert!(available_bytes >= reserve_bytes && reserve_bytes == reserve, "{available_bytes}");
+                refused.push(upload);
+            }
+            Err(error) => panic!("{error}"),
+        }
+        assert!(used(dir.path()) <= free - reserve, "{} bytes are used", used(dir.path()));
+    }
+    assert_eq!((taken, refused.len()), (3, 7));
+    // What is given up makes room for others.
+    drop(refused);
+    let mut upload = store.upload(digest(&content(0)), 4 * MIB).await.unwrap();
+    upload.write(&content(0)[..1 << 20]).await.unwrap();
+}
+
+#[tokio::test]
+async fn output_that_began_while_there_was_room_is_cut_off_at_the_reserve_and_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let (free, reserve) = (3 * MIB, 2 * MIB);
+    let room = disk(dir.path(), free, reserve);
+    let store = OutputStore::open(dir.path().join("output"), Arc::clone(&room)).unwrap();
+    let key = |n: u128| AttemptKey { task: TaskId(Uuid::from_u128(n)), attempt: Attempt(1) };
+    let mut writers = Vec::new();
+    for n in 0..8 {
+        writers.push(store.writer(tenant(), OutputHeader { key: key(n), offset: 0 }).await.unwrap());
+    }
+    let long = "x".repeat(16 * 1024);
+    for _ in 0..32 {
+        for writer in &mut writers {
+            writer.append(vec![chunk(&long)]).await.unwrap();
+        }
+    }
+    // The notes come out of the reserve: a line each.
+    assert!(used(dir.path()) <= free - reserve + 8 * 512, "{} bytes are used", used(dir.path()));
+    assert!(used(dir.path()) > MIB / 2, "there was room for something: {}", used(dir.path()));
+    for n in 0..8 {
+        let mut all = String::new();
+        let mut from = 0;
+        loop {
+            let page = store.read(tenant(), key(n), from, 1000).await.unwrap();
+            if page.next == from {
+                break;
+            }
+            (from, all) = (page.next, all + &text(&page));
+        }
+        let note = "[the rest of the output is not kept: the control plane's disk is nearly full]\n";
+        assert!(all.ends_with(note), "{:?}", &all[all.len().saturating_sub(200)..]);
+        assert_eq!(all.matches(note).count(), 1);
+    }
+    // Archives and output share the disk, and so the room.
+    let archives = ArtifactStore::open(dir.path().join("archives"), room).unwrap();
+    assert!(matches!(archives.upload(digest(b"x"), 1).await, Err(StoreError::NoSpace { .. })));
+    let late = store.writer(tenant(), OutputHeader { key: key(9), offset: 0 }).await;
+    assert!(matches!(late, Err(StoreError::NoSpace { .. })));
+}
+
+#[tokio::test]
+async fn what_is_not_needed_is_removed_and_what_is_being_stored_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = ArtifactStore::open(dir.path(), room()).unwrap();
+    let upload = async || {
+        let mut upload = store.upload(digest(b"one"), 3).await.unwrap();
+        upload.write(b"one").await.unwrap();
+        upload.finish().await.unwrap()
+    };
+    let stored = upload().await;
+    let listed = store.list().await.unwrap();
+    assert_eq!(listed.iter().map(|it| (it.digest, it.size_bytes)).collect::<Vec<_>>(), [(digest(b"one"), 3)]);
+    let shard = dir.path().join("sha256").join(&digest(b"one").to_hex()[..2]);
+    fs::write(shard.join("README"), "not ours").unwrap();
+    assert_eq!(store.list().await.unwrap(), listed);
+    assert!(!store.remove(digest(b"one"), || false).await.unwrap(), "nobody knows of it yet");
+    drop(stored);
+    assert!(!store.remove(digest(b"one"), || true).await.unwrap());
+    let again = store.upload(digest(b"one"), 3).await.unwrap();
+    assert!(!store.remove(digest(b"one"), || false).await.unwrap(), "it is on its way in again");
+    drop(again);
+    let (mut reading, _) = store.open_at(digest(b"one"), 0).await.unwrap().unwrap();
+    assert!(store.remove(digest(b"one"), || false).await.unwrap());
+    assert!(!store.contains(digest(b"one")).await.unwrap());
+    assert!(!store.remove(digest(b"one"), || false).await.unwrap());
+    let mut content = String::new();
+    reading.read_to_string(&mut content).await.unwrap();
+    assert_eq!(content, "one", "who reads it reads it to its end");
+    assert_eq!(upload().await.size_bytes, 3);
+    assert!(store.contains(digest(b"one")).await.unwrap());
 }
 
 fn tenant() -> TenantId {
@@ -122,7 +241,7 @@ fn text(page: &OutputPage) -> String {
 #[tokio::test]
 async fn output_that_is_sent_again_is_kept_once() {
     let dir = tempfile::tempdir().unwrap();
-    let store = OutputStore::open(dir.path(), 0).unwrap();
+    let store = OutputStore::open(dir.path(), room()).unwrap();
     assert_eq!(read(&store, 0).await, OutputPage { chunks: vec![], next: 0, complete: false });
     write(&store, 0, &["one ", "two "]).await;
     write(&store, 0, &["one ", "two ", "three "]).await;
@@ -133,7 +252,7 @@ async fn output_that_is_sent_again_is_kept_once() {
     assert!(!page.complete);
 
     // Also by another process, and by two streams at once.
-    let store = OutputStore::open(dir.path(), 0).unwrap();
+    let store = OutputStore::open(dir.path(), room()).unwrap();
     let mut first = store.writer(tenant(), header(0)).await.unwrap();
     let mut second = store.writer(tenant(), header(14)).await.unwrap();
     second.append(vec![chunk("four five")]).await.unwrap();
@@ -145,7 +264,7 @@ async fn output_that_is_sent_again_is_kept_once() {
 #[tokio::test]
 async fn a_gap_and_the_limit_are_told_in_the_output() {
     let dir = tempfile::tempdir().unwrap();
-    let store = OutputStore::with_limit(dir.path(), 0, 400).unwrap();
+    let store = OutputStore::with_limit(dir.path(), room(), 400).unwrap();
     write(&store, 10, &["after the gap"]).await;
     let page = read(&store, 0).await;
     assert_eq!(text(&page), "[some output was lost on its way]\nafter the gap");
@@ -156,7 +275,7 @@ async fn a_gap_and_the_limit_are_told_in_the_output() {
     write(&store, 623, &[&long]).await;
     let page = read(&store, page.next).await;
     assert_eq!(text(&page), format!("{long}[the rest of the output is not kept: there is too much of it]\n"));
-    let store = OutputStore::with_limit(dir.path(), 0, 400).unwrap();
+    let store = OutputStore::with_limit(dir.path(), room(), 400).unwrap();
     write(&store, 0, &[&long, &long, &long, &long]).await;
     assert_eq!(read(&store, page.next).await.chunks, vec![]);
 }
@@ -164,14 +283,14 @@ async fn a_gap_and_the_limit_are_told_in_the_output() {
 #[tokio::test]
 async fn a_torn_record_is_cut_off_before_more_is_written() {
     let dir = tempfile::tempdir().unwrap();
-    let store = OutputStore::open(dir.path(), 0).unwrap();
+    let store = OutputStore::open(dir.path(), room()).unwrap();
     write(&store, 0, &["one ", "two "]).await;
     drop(store);
     let path = files(dir.path()).remove(0);
     let length = fs::metadata(&path).unwrap().len();
     fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(length - 1).unwrap();
 
-    let store = OutputStore::open(dir.path(), 0).unwrap();
+    let store = OutputStore::open(dir.path(), room()).unwrap();
     assert_eq!(text(&read(&store, 0).await), "one ");
     write(&store, 0, &["one ", "two ", "three"]).await;
     assert_eq!(text(&read(&store, 0).await), "one two three");
@@ -180,7 +299,7 @@ async fn a_torn_record_is_cut_off_before_more_is_written() {
 #[tokio::test]
 async fn pages_follow_one_another_and_the_last_one_stays_complete() {
     let dir = tempfile::tempdir().unwrap();
-    let store = OutputStore::open(dir.path(), 0).unwrap();
+    let store = OutputStore::open(dir.path(), room()).unwrap();
     let texts: Vec<_> = (0..10).map(|n| format!("{n} ")).collect();
     write(&store, 0, &texts.iter().map(String::as_str).collect::<Vec<_>>()).await;
     store.mark_complete(tenant(), key()).await.unwrap();
@@ -209,7 +328,7 @@ async fn pages_follow_one_another_and_the_last_one_stays_complete() {
 #[tokio::test]
 async fn followers_wake_up_and_are_forgotten() {
     let dir = tempfile::tempdir().unwrap();
-    let store = OutputStore::open(dir.path(), 0).unwrap();
+    let store = OutputStore::open(dir.path(), room()).unwrap();
     let mut changes = store.subscribe(key()).unwrap();
     let waiting = tokio::spawn(async move { changes.changed().await });
     write(&store, 0, &["news"]).await;
@@ -223,7 +342,7 @@ async fn followers_wake_up_and_are_forgotten() {
 #[tokio::test]
 async fn old_output_is_removed_and_the_rest_stays() {
     let dir = tempfile::tempdir().unwrap();
-    let store = OutputStore::open(dir.path(), 0).unwrap();
+    let store = OutputStore::open(dir.path(), room()).unwrap();
     write(&store, 0, &["old"]).await;
     let other = AttemptKey { task: TaskId(Uuid::from_u128(77)), attempt: Attempt(1) };
     let mut writer = store.writer(tenant(), OutputHeader { key: other, offset: 0 }).await.unwrap();

@@ -92,7 +92,11 @@ impl Core {
             uses_max: targets,
             expires_at: Timestamp(u64::MAX),
         })))?;
-        core.tenant(TenantCommand::StoreArtifact { digest: Digest([2; 32]), size_bytes: 10 })?;
+        core.tenant(TenantCommand::StoreArtifact {
+            digest: Digest([2; 32]),
+            size_bytes: 10,
+            tenant_bytes_max: None,
+        })?;
         for number in 1..=RELEASES {
             core.tenant(TenantCommand::CreateRelease(Box::new(release(number)?)))?;
         }

@@ -37,7 +37,7 @@ const CONNECTION_WINDOW_BYTES: u32 = 512 * 1024;
 const SEND_WINDOW_BYTES: u64 = 512 * 1024;
 const IDLE_TIME_MAX: Duration = Duration::from_secs(30);
 const REQUEST_STREAMS_MAX: u32 = 8;
-const OUTPUT_STREAMS_MAX: u32 = 16;
+const OUTPUT_STREAMS_MAX: u32 = 32;
 
 /// How long the certificates of a measurement are valid.
 const LIFETIME: Duration = Duration::from_secs(24 * 3_600);

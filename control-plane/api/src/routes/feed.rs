@@ -206,19 +206,31 @@ impl Feed {
                     return Some(page);
                 }
             }
-            let shutdown = self.app.shutdown.clone();
-            let expired = self.caller.expired(&self.app);
+            self.news().await?;
+        }
+        None
+    }
+
+    /// Waits until there is something to look at; `None` at the end of the feed. There may be many feeds, and most commits are of other
+    /// tenants.
+    async fn news(&mut self) -> Option<()> {
+        let shutdown = self.app.shutdown.clone();
+        let expired = self.caller.expired(&self.app);
+        tokio::pin!(expired);
+        loop {
             tokio::select! {
                 () = shutdown.cancelled() => return None,
-                () = expired => {}
+                () = &mut expired => return Some(()),
                 commit = self.live.recv() => match commit {
-                    // The head has moved, or commits were missed: either way the journal has what is new.
-                    Ok(_) | Err(RecvError::Lagged(_)) => {}
+                    // Rights are the system's.
+                    Ok(commit) if commit.is_about(self.stream) || commit.is_about(StreamId::System) => return Some(()),
+                    Ok(_) => {}
+                    // The journal has what was missed.
+                    Err(RecvError::Lagged(_)) => return Some(()),
                     Err(RecvError::Closed) => return None,
                 },
             }
         }
-        None
     }
 }
 

@@ -16,9 +16,10 @@ use stella_domain::access::{Role, Scope};
 use stella_domain::command::{NewRelease, Outcome, TenantCommand};
 use stella_domain::name::Name;
 use stella_domain::release::{Component, Release};
+use stella_domain::state::State as Known;
 use stella_domain::tenant::TenantState;
 use stella_protocol::digest::Digest;
-use stella_protocol::id::ReleaseId;
+use stella_protocol::id::{ReleaseId, TenantId};
 use stella_signing::Signature;
 use stella_store::StoreError;
 use utoipa::IntoParams;
@@ -49,6 +50,8 @@ pub(crate) async fn upload(
     let tenant = resolve::tenant_id(&app.engine.state(), &tenant)?;
     change.require(&app, Role::Deployer, Scope::Somewhere(tenant))?;
     let digest = parse::digest("digest", &digest)?;
+    let tenant_bytes_max = app.tuning.tenant_artifact_bytes_max();
+    has_room(&app.engine.state(), tenant, digest, tenant_bytes_max)?;
     let mut upload = app.artifacts.upload(digest, app.tuning.artifact_bytes_max()).await?;
     let mut chunks = body.into_data_stream();
     while let Some(chunk) = tokio::time::timeout(CHUNK_TIMEOUT, chunks.next()).await.map_err(|_| stalled())? {
@@ -56,12 +59,38 @@ pub(crate) async fn upload(
             .map_err(|_| ApiError::new(ErrorCode::MalformedRequest, "the upload broke off; send it again"))?;
         upload.write(&chunk).await?;
     }
-    let size_bytes = upload.finish().await?;
-    change.tenant(&app, tenant, &(), TenantCommand::StoreArtifact { digest, size_bytes }).await?;
+    // It is held until the journal knows of it, so that nobody removes what nobody knows yet.
+    let stored = upload.finish().await?;
+    let size_bytes = stored.size_bytes;
+    let command = TenantCommand::StoreArtifact { digest, size_bytes, tenant_bytes_max };
+    let recorded = change.tenant(&app, tenant, &(), command).await;
+    drop(stored);
+    if let Err(error) = recorded {
+        // What the journal does not know of is nobody's. If it cannot be removed, the next look at old archives does it.
+        let engine = app.engine.clone();
+        drop(app.artifacts.remove(digest, move || engine.state().knows_artifact(digest)).await);
+        return Err(error);
+    }
     Ok(Json(Artifact { digest: digest.to_string(), size_bytes }))
 }
 
-/// Whether an archive is there, and how large it is.
+/// Refuses an upload before its body is read if the tenant has used up what it may have.
+fn has_room(state: &Known, tenant: TenantId, digest: Digest, max: Option<u64>) -> Result<(), ApiError> {
+    let (Some(max), Some(tenant)) = (max, state.tenants.get(&tenant)) else { return Ok(()) };
+    let used = tenant.artifact_bytes();
+    if used < max || tenant.artifacts.contains_key(&digest) {
+        return Ok(());
+    }
+    let detail = format!(
+        "the archives of tenant {} have {used} bytes of at most {max}: whoever runs the control plane can raise \
+         api.tenant_artifact_bytes_max, or let old ones go with retention.artifact_days",
+        tenant.name
+    );
+    Err(ApiError::new(ErrorCode::Conflict, detail))
+}
+
+/// Whether an archive is there, and how large it is. One that the tenant has by the journal, and that is not on the disk, for example
+/// after a backup without archives was restored, is not there: it can be uploaded again.
 #[utoipa::path(get, path = paths::ARTIFACT, tag = "releases", params(("tenant" = String, Path), ("digest" = String, Path)),
     responses((status = 200, body = Artifact)))]
 pub(crate) async fn artifact(
@@ -71,8 +100,12 @@ pub(crate) async fn artifact(
     let state = app.engine.state();
     let tenant = resolve::tenant(&state, &tenant)?;
     let digest = parse::digest("digest", &text)?;
-    let size_bytes = *tenant.artifacts.get(&digest).ok_or_else(|| ApiError::not_found("artifact", &text))?;
-    Ok(Json(Artifact { digest: digest.to_string(), size_bytes }))
+    match tenant.artifacts.get(&digest).copied() {
+        Some(size_bytes) if app.artifacts.contains(digest).await? => {
+            Ok(Json(Artifact { digest: digest.to_string(), size_bytes }))
+        }
+        Some(_) | None => Err(ApiError::not_found("artifact", &text)),
+    }
 }
 
 /// Which releases.

@@ -1,7 +1,6 @@
 //! How many connections there may be, and for how long one may say nothing. Requests have limits of their own; a client that only
 //! connects makes none.
 
-use std::collections::HashMap;
 use std::future::{Ready, ready};
 use std::io;
 use std::net::IpAddr;
@@ -15,6 +14,7 @@ use futures::future::BoxFuture;
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::{KeepAlive, TcpKeepIdle};
 use parking_lot::Mutex;
+use stella_protocol::network::{Bounds, Shares};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
@@ -22,8 +22,12 @@ use tokio::time::{Sleep, sleep};
 /// Connections of one listener: far more than there are people, scrapers and pipelines, and far below what the unit allows in
 /// open files, which agents' downloads and the journal need too.
 const CONNECTIONS_MAX: usize = 4_096;
-/// Connections of one listener from one address. Generous, because a proxy is one address.
+/// From how many connections on they have to be shared.
+const BUSY_CONNECTIONS: usize = 2_048;
+/// Connections of one listener from one address, or one /64 of IPv6. Generous, because a proxy is one address.
 const ADDRESS_CONNECTIONS_MAX: usize = 1_024;
+/// How many of them one may have when they have to be shared.
+const BUSY_ADDRESS_CONNECTIONS_MAX: usize = 128;
 /// How long the first byte of a request may take after the TLS handshake. From there on the HTTP library has time-outs.
 const FIRST_BYTE_MAX: Duration = Duration::from_secs(15);
 /// After how many quiet seconds the kernel asks whether the other end is still there: one that follows a task without output is
@@ -39,11 +43,16 @@ pub(super) struct Bounded {
 
 impl Bounded {
     pub(super) fn new() -> Self {
-        Self::of(CONNECTIONS_MAX, ADDRESS_CONNECTIONS_MAX)
+        Self::of(Bounds {
+            all_max: CONNECTIONS_MAX,
+            busy: BUSY_CONNECTIONS,
+            busy_host_max: BUSY_ADDRESS_CONNECTIONS_MAX,
+            host_max: ADDRESS_CONNECTIONS_MAX,
+        })
     }
 
-    fn of(all_max: usize, address_max: usize) -> Self {
-        Self { places: Arc::new(Places { taken: Mutex::default(), all_max, address_max }) }
+    fn of(bounds: Bounds) -> Self {
+        Self { places: Arc::new(Places { taken: Mutex::new(Shares::new(bounds)) }) }
     }
 }
 
@@ -54,7 +63,7 @@ impl<S> Accept<TcpStream, S> for Bounded {
 
     fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
         ready(stream.peer_addr().and_then(|peer| {
-            let place = Places::take(&self.places, peer.ip().to_canonical())?;
+            let place = Places::take(&self.places, peer.ip())?;
             stream.set_nodelay(true)?;
             setsockopt(&stream, KeepAlive, &true)?;
             setsockopt(&stream, TcpKeepIdle, &KEEP_ALIVE_S)?;
@@ -65,31 +74,17 @@ impl<S> Accept<TcpStream, S> for Bounded {
 
 #[derive(Debug)]
 struct Places {
-    taken: Mutex<Taken>,
-    all_max: usize,
-    address_max: usize,
-}
-
-#[derive(Debug, Default)]
-struct Taken {
-    all: usize,
-    by_address: HashMap<IpAddr, usize>,
+    taken: Mutex<Shares>,
 }
 
 impl Places {
     fn take(places: &Arc<Self>, address: IpAddr) -> io::Result<Place> {
-        let mut taken = places.taken.lock();
-        let of_address = taken.by_address.get(&address).copied().unwrap_or(0);
-        if taken.all >= places.all_max || of_address >= places.address_max {
-            drop(taken);
-            metrics::counter!("stella_http_rate_limited_total", "limit" => "connections").increment(1);
-            tracing::debug!(%address, "a connection was refused: there are too many");
-            return Err(io::Error::new(io::ErrorKind::QuotaExceeded, "too many connections"));
+        if places.taken.lock().take(address) {
+            return Ok(Place { places: Arc::clone(places), address });
         }
-        taken.all += 1;
-        taken.by_address.insert(address, of_address + 1);
-        drop(taken);
-        Ok(Place { places: Arc::clone(places), address })
+        metrics::counter!("stella_http_rate_limited_total", "limit" => "connections").increment(1);
+        tracing::debug!(%address, "a connection was refused: there are too many");
+        Err(io::Error::new(io::ErrorKind::QuotaExceeded, "too many connections"))
     }
 }
 
@@ -102,14 +97,7 @@ pub(super) struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut taken = self.places.taken.lock();
-        taken.all = taken.all.saturating_sub(1);
-        if let Some(of_address) = taken.by_address.get_mut(&self.address) {
-            *of_address = of_address.saturating_sub(1);
-            if *of_address == 0 {
-                taken.by_address.remove(&self.address);
-            }
-        }
+        self.places.taken.lock().give_back(self.address);
     }
 }
 
@@ -242,7 +230,7 @@ mod tests {
     async fn connections_beyond_the_bound_are_refused_until_one_has_gone() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let bounded = Bounded::of(8, 2);
+        let bounded = Bounded::of(Bounds { all_max: 8, busy: 8, busy_host_max: 2, host_max: 2 });
         let mut clients = Vec::new();
         let mut connect = async || {
             clients.push(TcpStream::connect(address).await.unwrap());
@@ -254,18 +242,21 @@ mod tests {
         assert_eq!(connect().await.unwrap_err().kind(), io::ErrorKind::QuotaExceeded);
         drop(one);
         let _three = connect().await.unwrap();
-        assert_eq!(bounded.places.taken.lock().all, 2);
+        assert_eq!(bounded.places.taken.lock().all(), 2);
     }
 
     #[test]
-    fn an_address_leaves_room_for_others() {
-        let Bounded { places } = Bounded::of(3, 2);
-        let from = |last: u8| Places::take(&places, Ipv4Addr::new(192, 0, 2, last).into());
-        let _held = [from(1).unwrap(), from(1).unwrap()];
-        assert!(from(1).is_err());
-        let other = from(2).unwrap();
-        assert!(from(3).is_err(), "all together have a bound as well");
-        drop(other);
-        assert!(!places.taken.lock().by_address.contains_key(&Ipv4Addr::new(192, 0, 2, 2).into()));
+    fn a_network_leaves_room_for_others() {
+        let Bounded { places } = Bounded::of(Bounds { all_max: 5, busy: 4, busy_host_max: 1, host_max: 3 });
+        let from = |address: &str| Places::take(&places, address.parse().unwrap());
+        let _held =
+            [from("2001:db8::1").unwrap(), from("2001:db8::2").unwrap(), from("2001:db8::ffff").unwrap()];
+        assert!(from("2001:db8::3").is_err(), "a host has all of its /64");
+        let other = from("192.0.2.1").unwrap();
+        assert!(from("192.0.2.1").is_err(), "from here on there is one for each");
+        let third = from("192.0.2.2").unwrap();
+        assert!(from("192.0.2.3").is_err(), "all together have a bound as well");
+        drop((other, third));
+        assert_eq!(places.taken.lock().all(), 3);
     }
 }

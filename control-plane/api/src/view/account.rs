@@ -3,7 +3,8 @@
 use stella_api_types::account as dto;
 use stella_api_types::token::ApiToken as ApiTokenDto;
 use stella_domain::access::{Account, AccountKind, Grant};
-use stella_domain::state::{ApiToken, State};
+use stella_domain::api_token::ApiToken;
+use stella_domain::state::State;
 use stella_protocol::id::ApiTokenId;
 
 use super::{environment_named, named, time};
@@ -26,7 +27,7 @@ pub(crate) fn account(state: &State, account: &Account) -> dto::Account {
         AccountKind::User => "user",
         AccountKind::Service => "service",
     };
-    let tokens = state.system.api_tokens.values().filter(|token| token.account == Some(account.id)).count();
+    let tokens = state.system.api_tokens.of_account(account.id).count();
     dto::Account {
         id: account.id.to_string(),
         name: account.name.to_string(),

@@ -17,6 +17,7 @@ pub(crate) fn release(tenant: &TenantState, release: &Release) -> dto::Release {
         name: component.name.to_string(),
         digest: component.digest.to_string(),
         size_bytes: component.size_bytes,
+        removed: !tenant.artifacts.contains_key(&component.digest),
     });
     dto::Release {
         id: release.id.to_string(),

@@ -7,6 +7,7 @@
 mod accounts;
 mod agents;
 mod archive;
+mod artifacts;
 mod authentication;
 mod discovery;
 mod document;

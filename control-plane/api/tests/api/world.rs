@@ -20,7 +20,7 @@ use stella_journal::{JournalConfig, SledJournal};
 use stella_protocol::digest::Digest;
 use stella_protocol::id::{AgentId, ApiTokenId, TenantId};
 use stella_protocol::trace::TraceContext;
-use stella_store::{ArtifactStore, OutputStore};
+use stella_store::{ArtifactStore, OutputStore, Room};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
@@ -70,6 +70,7 @@ impl Answer {
 pub(crate) fn generous() -> ApiConfig {
     ApiConfig {
         artifact_bytes_max: ARTIFACT_BYTES_MAX,
+        tenant_artifact_bytes_max: 0,
         requests_per_minute: 1_000_000,
         burst: 1_000_000,
         tenant_requests_per_minute: 1_000_000,
@@ -86,10 +87,12 @@ impl World {
         let journal_config = JournalConfig { cache_bytes: 8 << 20, reserve_bytes: 0 };
         let journal = SledJournal::open(&folder.path().join("journal"), journal_config).unwrap();
         let engine = Engine::start(Arc::new(journal), Config::default()).unwrap();
-        let output = OutputStore::open(folder.path().join("output"), 0).unwrap();
+        let output = OutputStore::open(folder.path().join("output"), Room::new("/", 0)).unwrap();
         let deps = ApiDeps {
             engine: engine.handle(),
-            artifacts: Arc::new(ArtifactStore::open(folder.path().join("artifacts"), 0).unwrap()),
+            artifacts: Arc::new(
+                ArtifactStore::open(folder.path().join("artifacts"), Room::new("/", 0)).unwrap(),
+            ),
             output: Arc::clone(&output),
             version: "1.2.3-test",
             authority: Arc::new(

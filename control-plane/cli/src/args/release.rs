@@ -11,6 +11,14 @@ pub(crate) enum Release {
     /// Create a release; archives that the control plane does not have are uploaded. If it is there already and is the same, say so
     /// and succeed.
     Create(Box<NewRelease>),
+    /// Upload archives that the control plane does not have, for releases of which it says that they were removed.
+    ///
+    /// Example: stella release upload shop-1.4.2.tar.gz
+    Upload {
+        /// The archives, the same bytes as before.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
     /// List releases, the newest first.
     List {
         /// Only those of this application.

@@ -7,8 +7,9 @@ use stella_protocol::time::Timestamp;
 
 use super::{Applied, ensure, misplaced, missing, vacant};
 use crate::access::Account;
+use crate::api_token::ApiToken;
 use crate::event::Fact;
-use crate::state::{ApiToken, SystemState};
+use crate::state::SystemState;
 use crate::tenant::Timer;
 
 impl SystemState {
@@ -21,16 +22,10 @@ impl SystemState {
                 ensure(known, format!("API token {id}"), "of an account that is not there", fact)?;
                 let (id, name, hash, account, expires_at) = (*id, name.clone(), *hash, *account, *expires_at);
                 self.timers.extend(expires_at.map(|end| (end, Timer::ApiTokenEnded(id))));
-                self.api_tokens.insert(id, ApiToken { id, name, hash, account, expires_at, created_at: at });
+                self.api_tokens.insert(ApiToken { id, name, hash, account, expires_at, created_at: at });
                 Ok(())
             }
-            Fact::ApiTokenRevoked { id } => {
-                let token = self.api_tokens.remove(id).ok_or_else(|| missing(ApiTokenId::KIND, id, fact))?;
-                if let Some(end) = token.expires_at {
-                    self.timers.remove(&(end, Timer::ApiTokenEnded(*id)));
-                }
-                Ok(())
-            }
+            Fact::ApiTokenRevoked { id } => self.forget_token(*id, fact),
             Fact::AccountCreated { id, name, kind, roles } => {
                 vacant(!self.accounts.contains_key(id), AccountId::KIND, id, fact)?;
                 vacant(!self.account_names.contains_key(name), AccountId::KIND, name, fact)?;
@@ -46,13 +41,22 @@ impl SystemState {
                 Ok(())
             }
             Fact::AccountRemoved { id } => {
-                let has_token = self.api_tokens.values().any(|token| token.account == Some(*id));
-                ensure(!has_token, format!("account {id}"), "in possession of a token", fact)?;
+                // Most were revoked before, each by a fact of its own.
+                let tokens: Vec<ApiTokenId> = self.api_tokens.of_account(*id).collect();
+                tokens.into_iter().try_for_each(|token| self.forget_token(token, fact))?;
                 let account = self.accounts.remove(id).ok_or_else(|| missing(AccountId::KIND, id, fact))?;
                 self.account_names.remove(&account.name);
                 Ok(())
             }
             other => Err(misplaced(other)),
         }
+    }
+
+    fn forget_token(&mut self, id: ApiTokenId, fact: &Fact) -> Applied {
+        let token = self.api_tokens.remove(&id).ok_or_else(|| missing(ApiTokenId::KIND, id, fact))?;
+        if let Some(end) = token.expires_at {
+            self.timers.remove(&(end, Timer::ApiTokenEnded(id)));
+        }
+        Ok(())
     }
 }

@@ -52,19 +52,15 @@ impl TenantState {
                 let agent = self.agent_mut(*id, fact)?;
                 ensure(agent.revoked.is_none(), format!("agent {id}"), "revoked", fact)?;
                 agent.trust = Some(trust.clone());
-                Ok(())
+                self.note(*id, at, fact)
             }
             Fact::AgentFiguresMoved { agent: id, at: address } => {
                 let agent = self.agent_mut(*id, fact)?;
                 ensure(agent.revoked.is_none(), format!("agent {id}"), "revoked", fact)?;
                 agent.figures.clone_from(address);
-                Ok(())
+                self.note(*id, at, fact)
             }
-            Fact::ReportIgnored { agent: id, key: _, reason: _ } => {
-                let work = self.work.get_mut(id).ok_or_else(|| missing(AgentId::KIND, id, fact))?;
-                Arc::make_mut(work).ignored_reports += 1;
-                Ok(())
-            }
+            Fact::ReportIgnored { agent: id, key: _, reason: _ } => self.note(*id, at, fact),
             other => Err(misplaced(other)),
         }
     }
@@ -95,6 +91,13 @@ impl TenantState {
             created_at: at,
         };
         self.enrolment_tokens.insert(*id, Arc::new(token));
+        Ok(())
+    }
+
+    /// Counts an event that changes next to nothing.
+    fn note(&mut self, id: AgentId, at: Timestamp, fact: &Fact) -> Applied {
+        let work = self.work.get_mut(&id).ok_or_else(|| missing(AgentId::KIND, id, fact))?;
+        Arc::make_mut(work).note(at);
         Ok(())
     }
 
@@ -163,7 +166,6 @@ impl TenantState {
         let work = self.work.get_mut(id).ok_or_else(|| missing(AgentId::KIND, id, fact))?;
         let work = Arc::make_mut(work);
         work.journal = Some(*journal);
-        work.ignored_reports = 0;
         Ok(())
     }
 

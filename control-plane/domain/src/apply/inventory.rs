@@ -56,6 +56,9 @@ impl TenantState {
                 self.artifacts.insert(*digest, *size_bytes);
                 Ok(())
             }
+            Fact::ArtifactRemoved { digest } => {
+                self.artifacts.remove(digest).map(drop).ok_or_else(|| missing("artifact", digest, fact))
+            }
             Fact::ReleaseCreated {
                 id,
                 application,

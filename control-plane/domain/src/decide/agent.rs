@@ -151,7 +151,8 @@ pub(super) fn figures_at(
     if !is_host(&at.host) || at.port == 0 {
         return Err(Rejection::invalid("at", "must be a host and a port"));
     }
-    if tx.agent(id)?.figures.as_ref() != Some(at) {
+    let may_note = tx.tenant.work.get(&id).is_some_and(|work| work.may_note(tx.now));
+    if may_note && tx.agent(id)?.figures.as_ref() != Some(at) {
         tx.emit(Fact::AgentFiguresMoved { agent: id, at: Some(at.clone()) })?;
     }
     Ok(Outcome::Done)

@@ -38,7 +38,9 @@ pub(super) fn agent_trusts(
         return Err(Rejection::invalid("roots", format!("there are more than {CERTIFICATES_MAX}")));
     }
     agent::is_heard(tx, id, session)?;
-    if tx.agent(id)?.trust.as_ref() != Some(&trust) {
+    // One that changes its mind all the time is not believed for now, and says it again in its next session.
+    let may_note = tx.tenant.work.get(&id).is_some_and(|work| work.may_note(tx.now));
+    if may_note && tx.agent(id)?.trust.as_ref() != Some(&trust) {
         tx.emit(Fact::AgentTrustChanged { agent: id, trust })?;
     }
     Ok(Outcome::Done)

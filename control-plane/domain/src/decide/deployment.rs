@@ -7,7 +7,7 @@ use stella_protocol::id::{AgentId, DeploymentId, EnvironmentId, ReleaseId, Targe
 use stella_protocol::time::Timestamp;
 
 use super::transaction::Transaction;
-use super::{channel, colour, fields, group, hold, job, path, rollout, signature, strategy, way_back};
+use super::{artifact, channel, colour, fields, group, hold, job, path, rollout, signature, strategy, way_back};
 use crate::amount::Amount;
 use crate::colour::{Colour, Leg, Steps};
 use crate::command::{NewDeployment, Outcome};
@@ -72,6 +72,7 @@ pub(super) fn prepare(
         job::may_run(tenant, &environment, &release)?;
     } else {
         may_come(tenant, &environment, &release, now)?;
+        artifact::are_there(tenant, &release)?;
     }
     strategy::is_well_formed(&new.strategy)?;
     colour::can_switch(&new.strategy, &release)?;

@@ -1,8 +1,7 @@
-//! Artifacts and releases.
+//! Releases.
 
 use std::collections::BTreeSet;
 
-use stella_protocol::digest::Digest;
 use stella_protocol::id::ReleaseId;
 
 use super::transaction::Transaction;
@@ -23,24 +22,6 @@ const REFERENCES_MAX: usize = 64;
 const SUCCESSES_MAX: u64 = 1_000;
 /// The shortest pause between two tries of a check, in milliseconds: less would be a load test.
 const INTERVAL_MS_MIN: u64 = 10;
-
-pub(super) fn store_artifact(
-    tx: &mut Transaction<'_>,
-    digest: Digest,
-    size_bytes: u64,
-) -> Result<Outcome, Rejection> {
-    match tx.tenant.artifacts.get(&digest) {
-        Some(&known) if known == size_bytes => Ok(Outcome::Done),
-        Some(known) => {
-            Err(Rejection::conflict(format!("{digest} is stored with {known} bytes, not {size_bytes}")))
-        }
-        None if size_bytes == 0 => Err(Rejection::invalid("size_bytes", "an archive is not empty")),
-        None => {
-            tx.emit(Fact::ArtifactStored { digest, size_bytes })?;
-            Ok(Outcome::Done)
-        }
-    }
-}
 
 pub(super) fn create(tx: &mut Transaction<'_>, new: &NewRelease) -> Result<Outcome, Rejection> {
     if tx.tenant.releases.contains_key(&new.id) {

@@ -5,7 +5,6 @@ use stella_protocol::message::{Finished, TaskOutcome};
 
 use super::transaction::Transaction;
 use super::{agent, rollout};
-use crate::agent::IGNORED_REPORTS_MAX;
 use crate::command::{Outcome, Report};
 use crate::event::Fact;
 use crate::rejection::Rejection;
@@ -71,7 +70,7 @@ fn ignore(
     report: &Report,
     reason: &str,
 ) -> Result<Outcome, Rejection> {
-    if tx.tenant.work.get(&agent).is_some_and(|work| work.ignored_reports < IGNORED_REPORTS_MAX) {
+    if tx.tenant.work.get(&agent).is_some_and(|work| work.may_note(tx.now)) {
         tx.emit(Fact::ReportIgnored { agent, key: report.key(), reason: reason.to_owned() })?;
     }
     Ok(Outcome::Done)

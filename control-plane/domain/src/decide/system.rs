@@ -5,6 +5,7 @@ use stella_protocol::time::Timestamp;
 
 use super::{Decision, authority};
 use crate::access::{GRANTS_MAX, Grant};
+use crate::api_token::ACCOUNT_TOKENS_MAX;
 use crate::command::{LOG_LEVEL_MAX, Outcome, Request, SystemCommand};
 use crate::event::{Fact, StreamId};
 use crate::rejection::Rejection;
@@ -38,7 +39,7 @@ pub(super) fn decide(
             if state.system.api_tokens.contains_key(id) {
                 return Err(Rejection::exists(ApiTokenId::KIND, id));
             }
-            account.map_or(Ok(()), |account| known(state, account))?;
+            account.map_or(Ok(()), |account| has_room(state, account))?;
             in_the_future(*expires_at, now)?;
             let (id, name, hash, account, expires_at) = (*id, name.clone(), *hash, *account, *expires_at);
             emit(StreamId::System, Fact::ApiTokenCreated { id, name, hash, account, expires_at })?;
@@ -103,11 +104,11 @@ fn recorded(state: &State, command: &SystemCommand) -> Result<Option<Fact>, Reje
     }
 }
 
-/// An account goes with its tokens.
+/// An account goes with its tokens. One of before there was a bound may have more than can be told one by one.
 fn removal(state: &State, account: AccountId) -> Result<Vec<Fact>, Rejection> {
     known(state, account)?;
-    let tokens = state.system.api_tokens.values().filter(|token| token.account == Some(account));
-    let revoked = tokens.map(|token| Fact::ApiTokenRevoked { id: token.id });
+    let tokens = state.system.api_tokens.of_account(account).take(ACCOUNT_TOKENS_MAX);
+    let revoked = tokens.map(|id| Fact::ApiTokenRevoked { id });
     Ok(revoked.chain([Fact::AccountRemoved { id: account }]).collect())
 }
 
@@ -133,6 +134,18 @@ fn in_the_future(end: Option<Timestamp>, now: Timestamp) -> Result<(), Rejection
         return Err(Rejection::invalid("expires_at", "is not in the future"));
     }
     Ok(())
+}
+
+/// Whether an account may have another token.
+fn has_room(state: &State, account: AccountId) -> Result<(), Rejection> {
+    known(state, account)?;
+    if state.system.api_tokens.of_account(account).nth(ACCOUNT_TOKENS_MAX - 1).is_none() {
+        return Ok(());
+    }
+    let problem = format!(
+        "the account has {ACCOUNT_TOKENS_MAX} tokens, which is the most; revoke some of them, or let them expire"
+    );
+    Err(Rejection::Conflict { problem })
 }
 
 fn known(state: &State, account: AccountId) -> Result<(), Rejection> {

@@ -24,6 +24,7 @@ impl Fact {
             Self::AgentOffline { .. } => "agent_offline",
             Self::AgentRevoked { .. } => "agent_revoked",
             Self::ArtifactStored { .. } => "artifact_stored",
+            Self::ArtifactRemoved { .. } => "artifact_removed",
             Self::ReleaseCreated { .. } => "release_created",
             Self::AutoPromotionDue { .. } => "auto_promotion_due",
             Self::AutoPromotionEnded { .. } => "auto_promotion_ended",

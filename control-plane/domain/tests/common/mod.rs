@@ -296,7 +296,11 @@ impl World {
             world.connect(n, vec![]);
         }
         for n in 1..=3 {
-            world.ok(TenantCommand::StoreArtifact { digest: digest(n), size_bytes: 10 });
+            world.ok(TenantCommand::StoreArtifact {
+                digest: digest(n),
+                size_bytes: 10,
+                tenant_bytes_max: None,
+            });
             world.ok(TenantCommand::CreateRelease(Box::new(new_release(n))));
         }
         world

@@ -362,7 +362,7 @@ fn on_a_target_with_colours_a_job_is_for_the_one_that_is_live() {
     world.enrol(2);
     world.connect(2, vec![]);
     world.ok(TenantCommand::CreateTarget(Box::new(new)));
-    world.ok(TenantCommand::StoreArtifact { digest: digest(4), size_bytes: 10 });
+    world.ok(TenantCommand::StoreArtifact { digest: digest(4), size_bytes: 10, tenant_bytes_max: None });
     world.ok(TenantCommand::CreateRelease(Box::new(new_coloured(4))));
     let strategy = blue_green(None, None);
     world.ok(TenantCommand::Deploy(Box::new(NewDeployment { strategy, ..new_deployment(2, 4, None) })));

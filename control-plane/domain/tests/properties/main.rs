@@ -145,7 +145,11 @@ impl Walk {
             world.ok(TenantCommand::CreateTarget(Box::new(new)));
         }
         for n in 4..=5 {
-            world.ok(TenantCommand::StoreArtifact { digest: common::digest(n), size_bytes: 10 });
+            world.ok(TenantCommand::StoreArtifact {
+                digest: common::digest(n),
+                size_bytes: 10,
+                tenant_bytes_max: None,
+            });
             world.ok(TenantCommand::CreateRelease(Box::new(common::colours::new_coloured(n))));
         }
         (1..=PEOPLE).for_each(|n| world.person(n));

@@ -15,6 +15,7 @@ use stella_protocol::session::control::{ControlEvent, ControlSession};
 use stella_protocol::session::{CloseReason, SendError};
 use stella_protocol::time::Timestamp;
 use stella_protocol::trace::TraceContext;
+use tokio::task::JoinError;
 use tokio::time::{Instant, sleep};
 
 use super::Peer;
@@ -173,6 +174,14 @@ impl Conversation {
             Verdict::Close(code) => self.close(code),
         }
         self.send_reports();
+    }
+
+    /// A stream has ended, with a code if the session has to. A task of one that was aborted or has panicked has lost its stream, and
+    /// the agent opens another.
+    pub(super) fn streamed(&mut self, ended: Result<Option<CloseCode>, JoinError>) {
+        if let Ok(Some(code)) = ended {
+            self.close(code);
+        }
     }
 
     fn hear(&mut self) {

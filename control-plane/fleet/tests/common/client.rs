@@ -53,6 +53,15 @@ pub async fn offer_to_enrol(
     token: &EnrolmentToken,
     csr_der: Vec<u8>,
 ) -> Result<EnrolResponse, ConnectionError> {
+    offer_on(dial(control_plane, quic_enrol_client(token.root).unwrap()).await?, token, csr_der).await
+}
+
+/// As [`offer_to_enrol`], on a connection that is there.
+pub async fn offer_on(
+    connection: Connection,
+    token: &EnrolmentToken,
+    csr_der: Vec<u8>,
+) -> Result<EnrolResponse, ConnectionError> {
     let request = EnrolRequest {
         token: token.id,
         secret: token.secret,
@@ -60,7 +69,6 @@ pub async fn offer_to_enrol(
         hostname: "web-1.example".to_owned(),
         agent_version: "0.1.0".to_owned(),
     };
-    let connection = dial(control_plane, quic_enrol_client(token.root).unwrap()).await?;
     let (mut send, receive) = soon(connection.open_bi()).await?;
     soon(send.write_all(&frame::encode(&request).unwrap())).await.unwrap();
     let mut frames = Frames { receive, decoder: Decoder::new() };
@@ -75,7 +83,16 @@ pub async fn dial(
     control_plane: SocketAddr,
     tls: rustls::ClientConfig,
 ) -> Result<Connection, ConnectionError> {
-    let endpoint = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+    dial_from([127, 0, 0, 1], control_plane, tls).await
+}
+
+/// Connects from a socket of its own at this address of the loopback.
+pub async fn dial_from(
+    from: [u8; 4],
+    control_plane: SocketAddr,
+    tls: rustls::ClientConfig,
+) -> Result<Connection, ConnectionError> {
+    let endpoint = Endpoint::client(SocketAddr::from((from, 0))).unwrap();
     let config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()));
     soon(endpoint.connect_with(config, control_plane, "localhost").unwrap()).await
 }

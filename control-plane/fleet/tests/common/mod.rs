@@ -34,12 +34,12 @@ use stella_protocol::id::{
     AgentId, DeploymentId, EnrolmentTokenId, EnvironmentId, ReleaseId, TargetId, TenantId,
 };
 use stella_protocol::trace::TraceContext;
-use stella_store::{ArtifactStore, OutputStore};
+use stella_store::{ArtifactStore, OutputStore, Room};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-pub use client::{Agent, Frames, Identity, hello, offer_to_enrol};
+pub use client::{Agent, Frames, Identity, dial_from, hello, offer_on, offer_to_enrol};
 
 /// How long anything may take. Only a broken test waits for it.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -87,8 +87,9 @@ impl World {
             Arc::new(Authority::open_or_create(&dir.path().join("pki"), SystemTime::now()).unwrap());
         let certificate = authority.issue_server(&[], SystemTime::now(), Duration::from_secs(3600)).unwrap();
         let identity = ServerIdentity::new(&certificate).unwrap();
-        let artifacts = Arc::new(ArtifactStore::open(dir.path().join("artifacts"), 0).unwrap());
-        let output = OutputStore::open(dir.path().join("output"), 0).unwrap();
+        let artifacts =
+            Arc::new(ArtifactStore::open(dir.path().join("artifacts"), Room::new("/", 0)).unwrap());
+        let output = OutputStore::open(dir.path().join("output"), Room::new("/", 0)).unwrap();
         let mut config = FleetConfig::new("127.0.0.1:0".parse().unwrap());
         change(&mut config);
         let deps = FleetDeps {
@@ -232,8 +233,10 @@ impl World {
         let (id, digest) = (ReleaseId(Uuid::now_v7()), digest(content));
         let mut upload = self.artifacts.upload(digest, content.len() as u64).await.unwrap();
         upload.write(content).await.unwrap();
-        let size_bytes = upload.finish().await.unwrap();
-        self.submit_to(tenant, TenantCommand::StoreArtifact { digest, size_bytes }).await.unwrap();
+        let size_bytes = upload.finish().await.unwrap().size_bytes;
+        self.submit_to(tenant, TenantCommand::StoreArtifact { digest, size_bytes, tenant_bytes_max: None })
+            .await
+            .unwrap();
         let action = StepAction::Command {
             argv: vec!["true".to_owned()],
             environment: BTreeMap::new(),

@@ -26,7 +26,7 @@ impl Destinations {
                 && url.password().is_none()
                 && url.query().is_none()
                 && url.fragment().is_none();
-            anyhow::ensure!(plain, wrong());
+            anyhow::ensure!(plain && is_read_in_one_way(&url), wrong());
             Ok(url)
         };
         prefixes.iter().map(parse).collect::<anyhow::Result<_>>().map(Self)
@@ -43,6 +43,11 @@ impl Destinations {
         let url = Url::parse(text).map_err(|error| format!("{text:?} is no URL: {error}"))?;
         if !url.username().is_empty() || url.password().is_some() {
             return Err("the URL holds credentials".to_owned());
+        }
+        if !is_read_in_one_way(&url) {
+            return Err("the path of the URL has an encoded slash, backslash or dot, which others may decode before they look where it leads; \
+                        write it plainly"
+                .to_owned());
         }
         let within = |prefix: &Url| {
             let rest = url.path().strip_prefix(prefix.path());
@@ -63,6 +68,17 @@ impl Destinations {
     }
 }
 
+/// Whether everybody takes the path for the same one. What is encoded is sent as it is, and many servers decode it first:
+/// `deploys/..%2fadmin` is below `deploys/` here, and `admin` there. An encoded `%` might be decoded twice.
+fn is_read_in_one_way(url: &Url) -> bool {
+    let path = url.path().to_ascii_lowercase();
+    // Some servers take what follows a semicolon off each segment.
+    let climbs = |segment: &str| matches!(segment.split(';').next(), Some("." | ".."));
+    !["%2f", "%5c", "%2e", "%25", "%00", "%3b"].iter().any(|encoded| path.contains(encoded))
+        && !path.contains('\\')
+        && !path.split('/').any(climbs)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,6 +95,7 @@ mod tests {
             "https://hooks.example.com/deploys/1?a=b",
             "https://hooks.example.com:443/deploys/",
             "https://HOOKS.example.com/deploys/x/../y",
+            "https://hooks.example.com/deploys/a%20b?to=..%2fadmin",
             "http://127.0.0.1:8080/x",
             "http://127.0.0.1:8080/x/y",
         ] {
@@ -88,6 +105,12 @@ mod tests {
             "https://hooks.example.com/",
             "https://hooks.example.com/deploys/../admin",
             "https://hooks.example.com/deploys/%2e%2e/admin",
+            "https://hooks.example.com/deploys/..%2fadmin",
+            "https://hooks.example.com/deploys/%2e%2e%2Fadmin",
+            "https://hooks.example.com/deploys/..%5Cadmin",
+            "https://hooks.example.com/deploys/..%252fadmin",
+            "https://hooks.example.com/deploys/.%2E/admin",
+            "https://hooks.example.com/deploys/..;x=1/admin",
             "http://hooks.example.com/deploys/",
             "https://hooks.example.com:444/deploys/",
             "https://hooks.example.com.evil.example/deploys/",
@@ -100,6 +123,7 @@ mod tests {
         ] {
             assert!(hooks.allow(url).is_err(), "{url}");
         }
+        assert!(Destinations::parse(&["https://hooks.example.com/a%2fb/".to_owned()]).is_err());
         assert!(allowed(&[]).allow("https://example.com/").unwrap_err().contains("workflows.http_allowed"));
     }
 }

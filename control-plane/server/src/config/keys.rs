@@ -27,6 +27,12 @@ pub(crate) const KEYS: &[Key] = &[
     ),
     live("api.artifact_bytes_max", "2147483648", "bytes, at least 1", "the largest artifact"),
     live(
+        "api.tenant_artifact_bytes_max",
+        "0",
+        "bytes",
+        "how much the archives of one tenant may be in all; 0 is as much as there is room for",
+    ),
+    live(
         "api.requests_per_minute",
         "1000",
         "at least 1",
@@ -56,7 +62,12 @@ pub(crate) const KEYS: &[Key] = &[
     ),
     key("agents.heartbeat_interval_ms", "5000", "milliseconds, 100 to 60000", "how often agents send one"),
     key("journal.cache_bytes", "67108864", "bytes", "the database's cache"),
-    key("journal.reserve_bytes", "268435456", "bytes", "below this much free space writes are refused"),
+    key(
+        "journal.reserve_bytes",
+        "268435456",
+        "bytes",
+        "below this much free space writes are refused; uploads, and output of tasks, already below four times as much",
+    ),
     key(
         "journal.snapshot_every_events",
         "200000",
@@ -87,6 +98,18 @@ pub(crate) const KEYS: &[Key] = &[
         "90",
         "days, 0 to 36500",
         "what tasks print is removed after it; 0 is never",
+    ),
+    key(
+        "retention.artifact_days",
+        "0",
+        "days, 0 to 36500",
+        "[archives](operations.md#archives) of releases that are older, and needed by nothing, are removed; 0 is never",
+    ),
+    key(
+        "retention.artifact_releases_min",
+        "10",
+        "number",
+        "so many newest releases of each application keep their archives, however old they are",
     ),
     key(
         "traces.endpoint",
@@ -163,14 +186,14 @@ pub(crate) const KEYS: &[Key] = &[
     key(
         "gates.prometheus.*",
         "none",
-        "tables with `url`, `ca`, `headers_file`",
-        "whom [gates](concepts.md#gates) may ask, by the names that they use: `gates.prometheus.main.url` is a Prometheus' address before `/api/v1/query`; the others are as those of `traces`",
+        "tables with `url`, `ca`, `headers_file`, `tenants`",
+        "whom [gates](concepts.md#gates) may ask, by the names that they use: `gates.prometheus.main.url` is a Prometheus' address before `/api/v1/query`; `ca` and `headers_file` are as those of `traces`; `tenants` are the names of those whose gates may ask it, or `*`: without it only the gates of an installation with one tenant",
     ),
     key(
         "gates.http.*",
         "none",
-        "tables with `url`, `ca`, `headers_file`",
-        "the same for gates that ask an address",
+        "tables with `url`, `ca`, `headers_file`, `tenants`",
+        "the same for gates that ask an address; without `tenants` it is there for all, and is told whose gate asks",
     ),
     key(
         "workflows.http_allowed",

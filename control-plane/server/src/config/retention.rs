@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use stella_domain::archive::Rule;
+use stella_domain::artifact;
 
 const DAY_S: u64 = 86_400;
 
@@ -21,6 +22,10 @@ pub(crate) struct Retention {
     pub(crate) memory_interval_s: u64,
     /// What tasks print is removed after so many days; 0 is never.
     pub(crate) output_days: u64,
+    /// Archives of releases that are older than so many days, and needed by nothing, are removed; 0 is never.
+    pub(crate) artifact_days: u64,
+    /// So many newest releases of each application keep their archives, however old they are.
+    pub(crate) artifact_releases_min: usize,
 }
 
 impl Default for Retention {
@@ -31,13 +36,19 @@ impl Default for Retention {
             memory_seconds_min: 3_600,
             memory_interval_s: 60,
             output_days: 90,
+            artifact_days: 0,
+            artifact_releases_min: 10,
         }
     }
 }
 
 impl Retention {
     pub(crate) fn check(&self) -> anyhow::Result<()> {
-        for (key, days) in [("memory_days", self.memory_days), ("output_days", self.output_days)] {
+        for (key, days) in [
+            ("memory_days", self.memory_days),
+            ("output_days", self.output_days),
+            ("artifact_days", self.artifact_days),
+        ] {
             anyhow::ensure!(days <= 36_500, "retention.{key} must be at most 36500, not {days}");
         }
         let interval = self.memory_interval_s;
@@ -62,6 +73,13 @@ impl Retention {
             newer_max: (self.memory_max > 0).then_some(self.memory_max),
         };
         (rule.after_ms.is_some() || rule.newer_max.is_some()).then_some(rule)
+    }
+
+    /// When archives go; `None` is never.
+    pub(crate) fn artifact_rule(&self) -> Option<artifact::Rule> {
+        let after_ms = self.artifact_days * DAY_S * 1_000;
+        (self.artifact_days > 0)
+            .then_some(artifact::Rule { after_ms, newest_min: self.artifact_releases_min })
     }
 
     /// How old output may become; `None` is as old as it likes.

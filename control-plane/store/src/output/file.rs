@@ -107,6 +107,18 @@ impl Log {
         self.write(&buffer).inspect_err(|_| (self.end, self.truncated) = before)
     }
 
+    /// Says in the place of these chunks that there is no room for them, nor for what follows.
+    pub(super) fn cut_off(&mut self, chunks: &[OutputChunk]) -> Result<(), StoreError> {
+        let Some(first) = chunks.first().filter(|_| !self.truncated) else { return Ok(()) };
+        let mut buffer = BytesMut::new();
+        let note =
+            note(first.at, "the rest of the output is not kept: the control plane's disk is nearly full");
+        encode(&Record::Truncated { chunk: note }, &mut buffer)?;
+        self.write(&buffer)?;
+        self.truncated = true;
+        Ok(())
+    }
+
     pub(super) fn complete(&mut self) -> Result<(), StoreError> {
         if self.complete {
             return Ok(());

@@ -1,0 +1,123 @@
+//! One address that wants all places, and others that come all the same.
+#![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
+
+mod common;
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use common::{World, dial_from, offer_on, soon};
+use quinn::crypto::rustls::QuicClientConfig;
+use quinn::{ClientConfig, Connection, ConnectionError, Endpoint};
+use stella_certs::csr;
+use stella_certs::tls::quic_enrol_client;
+use stella_protocol::close::CloseCode;
+use tokio::net::UdpSocket;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// How long a handshake may take, as the fleet has it.
+const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
+/// More than there are places for handshakes.
+const CLIENTS: usize = 300;
+
+/// What has passed between the clients and the fleet.
+#[derive(Debug, Default)]
+struct Seen {
+    /// The clients' connections that have said something.
+    begun: HashSet<Vec<u8>>,
+    /// Those of them that were answered with more than a demand to prove their address.
+    answered: HashSet<Vec<u8>>,
+}
+
+/// The ids of a long header: of who is to get the packet, and of who has sent it.
+fn ids(datagram: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = datagram.get(5..)?.split_first()?;
+    let (to, rest) = rest.split_at_checked(usize::from(*length))?;
+    let (length, rest) = rest.split_first()?;
+    Some((to, rest.get(..usize::from(*length))?))
+}
+
+/// Brings what clients say to the fleet, and of what that says only the demands to prove an address: so handshakes begin and never end.
+async fn swallow(clients: UdpSocket, fleet: UdpSocket, seen: watch::Sender<Seen>) {
+    let (mut said, mut answer) = ([0; 2048], [0; 2048]);
+    let mut client: Option<SocketAddr> = None;
+    loop {
+        tokio::select! {
+            received = clients.recv_from(&mut said) => {
+                let (length, from) = received.unwrap();
+                client = Some(from);
+                if let Some((_, id)) = ids(&said[..length]) {
+                    seen.send_if_modified(|seen| seen.begun.insert(id.to_vec()));
+                }
+                fleet.send(&said[..length]).await.unwrap();
+            }
+            received = fleet.recv(&mut answer) => {
+                let datagram = &answer[..received.unwrap()];
+                let is_retry = datagram[0] & 0xf0 == 0xf0;
+                if let (true, Some(client)) = (is_retry, client) {
+                    clients.send_to(datagram, client).await.unwrap();
+                } else if let Some((id, _)) = ids(datagram) {
+                    seen.send_if_modified(|seen| seen.answered.insert(id.to_vec()));
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn handshakes_that_never_end_leave_room_for_those_of_others() {
+    let world = World::new().await;
+    let address = world.fleet.local_addr();
+    let (identity, root) = (world.enrol().await, world.authority.root_fingerprint());
+    let began = Instant::now();
+    let mut work = JoinSet::new();
+
+    let local = SocketAddr::from(([127, 0, 0, 1], 0));
+    let (inner, outer) = (UdpSocket::bind(local).await.unwrap(), UdpSocket::bind(local).await.unwrap());
+    outer.connect(address).await.unwrap();
+    let middle = inner.local_addr().unwrap();
+    let (seen, mut looks) = watch::channel(Seen::default());
+    work.spawn(swallow(inner, outer, seen));
+    let endpoint = Endpoint::client(local).unwrap();
+    for _ in 0..CLIENTS {
+        let tls = QuicClientConfig::try_from(quic_enrol_client(root).unwrap()).unwrap();
+        let connecting =
+            endpoint.connect_with(ClientConfig::new(Arc::new(tls)), middle, "localhost").unwrap();
+        work.spawn(async move { drop(connecting.await) });
+    }
+    soon(looks.wait_for(|seen| seen.begun.len() >= CLIENTS && seen.answered.len() >= 32)).await.unwrap();
+
+    let connection = dial_from([127, 0, 0, 2], address, identity.client_config()).await.unwrap();
+    let took = began.elapsed();
+    assert!(connection.close_reason().is_none());
+    assert!(took < HANDSHAKE_TIME_MAX, "it had to wait for one of the others to be given up: {took:?}");
+    assert!(looks.borrow().answered.len() < 128, "{} went on", looks.borrow().answered.len());
+    work.shutdown().await;
+}
+
+fn code(error: &ConnectionError) -> Option<u64> {
+    let ConnectionError::ApplicationClosed(close) = error else { return None };
+    Some(close.error_code.into_inner())
+}
+
+#[tokio::test]
+async fn enrolments_that_say_nothing_leave_room_for_those_of_others() {
+    let world = World::new().await;
+    let address = world.fleet.local_addr();
+    let (token, made) = (world.token(1).await, csr::generate().unwrap());
+    let mut idle: Vec<Connection> = Vec::new();
+    for _ in 0..64 {
+        let tls = quic_enrol_client(token.root).unwrap();
+        idle.push(dial_from([127, 0, 0, 1], address, tls).await.unwrap());
+    }
+    let turned_away = soon(idle.last().unwrap().closed()).await;
+    assert_eq!(code(&turned_away), Some(u64::from(CloseCode::Overloaded.code())), "{turned_away}");
+
+    let tls = quic_enrol_client(token.root).unwrap();
+    let connection = dial_from([127, 0, 0, 2], address, tls).await.unwrap();
+    let answer = offer_on(connection, &token, made.csr_der).await.unwrap();
+    assert!(answer.into_granted().is_ok());
+}
