@@ -476,7 +476,7 @@ fn tenants_and_keys() {
 fn another_application_comes_to_a_target_only_if_that_is_said() {
     let mut world = World::with_release_1(2);
     let other = NewRelease { application: name("other"), ..new_release(4) };
-    world.ok(TenantCommand::StoreArtifact { digest: digest(4), size_bytes: 10 });
+    world.ok(TenantCommand::StoreArtifact { digest: digest(4), size_bytes: 10, tenant_bytes_max: None });
     world.ok(TenantCommand::CreateRelease(Box::new(other)));
     let wanted = new_deployment(2, 4, None);
     let refused = conflict(world.tell(TenantCommand::Deploy(Box::new(wanted.clone()))));

@@ -2,7 +2,7 @@
 
 use std::fs::DirBuilder;
 use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -22,7 +22,7 @@ use stella_parts::Parts;
 use stella_publish::nats::Nats;
 use stella_publish::place::StateFile;
 use stella_publish::publisher::Publisher;
-use stella_store::{ArtifactStore, OutputStore, Room};
+use stella_store::{ArtifactStore, OutputStore};
 use stella_telemetry::LogLevel;
 use stella_telemetry::exemplars::Exemplars;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -39,7 +39,7 @@ use crate::look::{Listening, View};
 use crate::measured::Measurements;
 use crate::reload::Reloader;
 use crate::traces::Traces;
-use crate::{backup, current, first_start, local, logs, metrics, reload, retention, spans, systemd};
+use crate::{backup, current, first_start, local, logs, metrics, reload, retention, spans, stores, systemd};
 
 /// How long the control plane's own certificate is valid. It is made anew at every start and daily in between.
 const SERVER_CERTIFICATE_LIFETIME: Duration = Duration::from_secs(30 * 86_400);
@@ -99,7 +99,7 @@ fn open_journal(config: &Config) -> anyhow::Result<Arc<SledJournal>> {
     Ok(Arc::new(journal))
 }
 
-fn private_dir(path: &Path) -> anyhow::Result<()> {
+pub(crate) fn private_dir(path: &Path) -> anyhow::Result<()> {
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -196,7 +196,7 @@ async fn serve(
     running.essential("renewal of the certificate", &shutdown, renewal);
     running.other("upkeep of figures", &shutdown, keep_up(recorder.clone(), shutdown.clone()));
 
-    let (artifacts, output) = stores(config)?;
+    let (artifacts, output) = stores::open(config)?;
     retain(config, engine, (&artifacts, &output), &running, &shutdown);
     let fleet = running.fleet(config, engine, &pki, (&artifacts, &output), &shutdown)?;
 
@@ -245,22 +245,6 @@ async fn serve(
         tracing::warn!(tasks = tasks.len(), "not everything ended in time");
     }
     ended
-}
-
-/// The files beside the journal, which leave it room.
-fn stores(config: &Config) -> anyhow::Result<(Arc<ArtifactStore>, Arc<OutputStore>)> {
-    let (artifacts, output) = (config.state_dir.join("artifacts"), config.state_dir.join("output"));
-    private_dir(&artifacts)?;
-    private_dir(&output)?;
-    let room = |folder: &Path| Room::new(folder, config.journal.files_reserve_bytes());
-    let of_artifacts = room(&artifacts);
-    // Either may be a link to another disk.
-    let of_output = if artifacts.metadata()?.dev() == output.metadata()?.dev() {
-        Arc::clone(&of_artifacts)
-    } else {
-        room(&output)
-    };
-    Ok((Arc::new(ArtifactStore::open(artifacts, of_artifacts)?), OutputStore::open(output, of_output)?))
 }
 
 /// Starts whoever reads what is committed: the log, traces, the event bus, notifications. Answers with what measures on the way.

@@ -22,6 +22,7 @@ mod owner;
 mod reload;
 mod retention;
 mod spans;
+mod stores;
 mod support;
 mod systemd;
 mod traces;
