@@ -172,9 +172,12 @@ async fn output_that_began_while_there_was_room_is_cut_off_at_the_reserve_and_sa
     }
     // Archives and output share the disk, and so the room.
     let archives = ArtifactStore::open(dir.path().join("archives"), room).unwrap();
-    assert!(matches!(archives.upload(digest(b"x"), 1).await, Err(StoreError::NoSpace { .. })));
-    let late = store.writer(tenant(), OutputHeader { key: key(9), offset: 0 }).await;
-    assert!(matches!(late, Err(StoreError::NoSpace { .. })));
+    let content = [7; 64 * 1024];
+    let refused = match archives.upload(digest(&content), MIB).await {
+        Ok(mut upload) => upload.write(&content).await,
+        Err(error) => Err(error),
+    };
+    assert!(matches!(refused, Err(StoreError::NoSpace { .. })), "{refused:?}");
 }
 
 #[tokio::test]
