@@ -424,6 +424,21 @@ fn another_target_on_a_host_needs_the_role_wherever_the_host_serves() {
         assert_eq!(result.is_ok(), is_enough, "host {host} with {roles:?}: {result:?}");
         assert_eq!(is_forbidden(&result), !is_enough, "host {host} with {roles:?}: {result:?}");
     }
+    // A target that is moved comes to another host as well.
+    let (hers, moved) = (in_environment(Role::Operator, STAGING), |host| {
+        let change = TargetChange {
+            id: target(20),
+            labels: BTreeMap::new(),
+            variables: BTreeMap::new(),
+            agent: Some(agent(host)),
+        };
+        Command::Tenant(TENANT, TenantCommand::UpdateTarget(Box::new(change)))
+    });
+    give(&mut world, &[hers]);
+    for (host, may) in [(3, false), (4, true), (5, false)] {
+        let result = asked(&world, ALICES, moved(host));
+        assert_eq!(is_forbidden(&result), !may, "to host {host}: {result:?}");
+    }
     give(&mut world, &[staging]);
     for (host, why) in [(5, "has target web-22 of it"), (3, "serves no environment yet")] {
         let create = TenantCommand::CreateTarget(Box::new(on(30, host, STAGING)));

@@ -21,7 +21,8 @@ pub(super) fn release(it: &Release) -> String {
     }
     text.push("components:".to_owned());
     let component = |it: &stella_api_types::release::Component| {
-        format!("  {} {} ({} bytes)", it.name, it.digest, it.size_bytes)
+        let gone = if it.removed { ", removed: upload it again to deploy the release" } else { "" };
+        format!("  {} {} ({} bytes{gone})", it.name, it.digest, it.size_bytes)
     };
     text.extend(it.components.iter().map(component));
     text.push("on each target:".to_owned());
