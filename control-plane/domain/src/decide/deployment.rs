@@ -7,7 +7,9 @@ use stella_protocol::id::{AgentId, DeploymentId, EnvironmentId, ReleaseId, Targe
 use stella_protocol::time::Timestamp;
 
 use super::transaction::Transaction;
-use super::{artifact, channel, colour, fields, group, hold, job, path, rollout, signature, strategy, way_back};
+use super::{
+    artifact, channel, colour, fields, group, hold, job, path, rollout, signature, strategy, way_back,
+};
 use crate::amount::Amount;
 use crate::colour::{Colour, Leg, Steps};
 use crate::command::{NewDeployment, Outcome};
