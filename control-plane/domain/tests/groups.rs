@@ -33,7 +33,7 @@ fn empty() -> World {
         world.ok(TenantCommand::CreateTarget(Box::new(in_group(n, part))));
     }
     for n in 4..=6 {
-        world.ok(TenantCommand::StoreArtifact { digest: digest(n), size_bytes: 10 });
+        world.ok(TenantCommand::StoreArtifact { digest: digest(n), size_bytes: 10, tenant_bytes_max: None });
         world.ok(TenantCommand::CreateRelease(Box::new(new_coloured(n))));
     }
     world
