@@ -390,8 +390,8 @@ fn grouped(table: &mut String) {
             world.connect(n, vec![]);
             world.ok(TenantCommand::CreateTarget(Box::new(in_group(n, part))));
         }
-        world.ok(TenantCommand::StoreArtifact { digest: digest(2), size_bytes: 10 });
-        world.ok(TenantCommand::StoreArtifact { digest: digest(4), size_bytes: 10 });
+        world.ok(TenantCommand::StoreArtifact { digest: digest(2), size_bytes: 10, tenant_bytes_max: None });
+        world.ok(TenantCommand::StoreArtifact { digest: digest(4), size_bytes: 10, tenant_bytes_max: None });
         for new in [new_release(2), new_coloured(4)] {
             world.ok(TenantCommand::CreateRelease(Box::new(new)));
         }

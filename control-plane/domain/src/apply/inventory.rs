@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use imbl::OrdMap;
+use stella_protocol::digest::Digest;
 use stella_protocol::id::Generation;
 use stella_protocol::id::{AgentId, EnvironmentId, ReleaseId, TargetId};
 use stella_protocol::time::Timestamp;
@@ -56,9 +57,7 @@ impl TenantState {
                 self.artifacts.insert(*digest, *size_bytes);
                 Ok(())
             }
-            Fact::ArtifactRemoved { digest } => {
-                self.artifacts.remove(digest).map(drop).ok_or_else(|| missing("artifact", digest, fact))
-            }
+            Fact::ArtifactRemoved { digest } => self.artifact_removed(*digest, fact),
             Fact::ReleaseCreated {
                 id,
                 application,
@@ -91,6 +90,10 @@ impl TenantState {
             }
             other => Err(misplaced(other)),
         }
+    }
+
+    fn artifact_removed(&mut self, digest: Digest, fact: &Fact) -> Applied {
+        self.artifacts.remove(&digest).map(drop).ok_or_else(|| missing("artifact", digest, fact))
     }
 
     fn target_created(&mut self, at: Timestamp, fact: &Fact) -> Applied {
