@@ -314,7 +314,7 @@ fn status(arguments: StatusArgs) -> Outcome {
     let (file, settings) = arguments.common.into_settings();
     let config = Config::load(file.as_deref(), &settings)?;
     let identity = Identity::load(&config.state_dir)?;
-    let profile = profile::enrolled_for(&config.state_dir, identity.agent)?;
+    let profile = profile::enrolled_for(&config.state_dir, &identity)?;
     let (not_before, not_after) = identity.validity();
     let renew_at = stella_certs::renew_at(not_before, not_after);
     let now = SystemTime::now();

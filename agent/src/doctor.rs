@@ -134,7 +134,7 @@ fn service(config: Option<&Config>, unit: Option<&Unit>, findings: &mut Findings
 /// Whether the agent runs with the rights that it was enrolled for.
 fn enrolled_for(config: &Config, identity: &Identity, unit: Option<&Unit>, findings: &mut Findings) {
     const CHECK: &str = "enrolled for";
-    let enrolled = match profile::enrolled_for(&config.state_dir, identity.agent) {
+    let enrolled = match profile::enrolled_for(&config.state_dir, identity) {
         Ok(Some(enrolled)) => enrolled,
         Ok(None) => {
             return findings
@@ -144,6 +144,9 @@ fn enrolled_for(config: &Config, identity: &Identity, unit: Option<&Unit>, findi
             return findings.fail(CHECK, reason_of(&error), "run this as root: sudo stella-agent doctor");
         }
     };
+    if profile::is_lost(&config.state_dir, identity) {
+        return findings.fail(CHECK, profile::LOST, profile::RESTORE);
+    }
     let name = enrolled.name();
     let Some(pid) = unit.filter(|unit| unit.is_active()).and_then(Unit::main_pid) else {
         return findings.ok(CHECK, format!("{name}; the agent does not run as a service now"));

@@ -9,12 +9,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use quinn::crypto::rustls::HandshakeData;
 use serde::{Deserialize, Serialize};
 use stella_certs::{EnrolmentToken, PrivateKey, certificate_fingerprint, csr};
 use stella_protocol::frame::{self, FrameError, HEADER_BYTES};
 use stella_protocol::id::{AgentId, EnrolmentTokenId};
 use stella_protocol::limits::{FRAME_BYTES_MAX, NAME_BYTES_MAX};
-use stella_protocol::message::{EnrolRequest, EnrolResponse, Profile};
+use stella_protocol::message::{EnrolRequest, EnrolRequestFor, EnrolResponse, Profile};
+use stella_protocol::version::ALPN_ENROL_3;
 use tokio::time::timeout;
 use zeroize::{Zeroize, Zeroizing};
 
@@ -134,15 +136,16 @@ pub async fn enrol(options: &Options) -> Result<Enrolled, Error> {
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     let connected = dial_enrolment(&options.server, options.token.root).await.map_err(Error::Connect)?;
-    let answer = ask(&connected.connection, &request).await;
+    let answer = ask(&connected.connection, options.profile, request).await;
     connected.close(stella_protocol::close::CloseCode::Normal).await;
     let granted = answer?.into_granted().map_err(|reason| Error::Refused { reason })?;
-    let identity = Identity::new(options.server.clone(), &granted.chain_der, &granted.roots_der, key)?;
+    let mut identity = Identity::new(options.server.clone(), &granted.chain_der, &granted.roots_der, key)?;
     if !identity.roots.iter().any(|root| certificate_fingerprint(root) == options.token.root) {
         return Err(Error::WrongRoot);
     }
     let profile = granted.profile;
-    // Older tokens and control planes say nothing, and such a host is held to nothing.
+    // A control plane that is told refuses it itself; one of before that is not. Older tokens and control planes say nothing, and such a
+    // host is held to nothing.
     if let Some((wanted, granted)) =
         options.profile.zip(profile).filter(|(wanted, granted)| wanted != granted)
     {
@@ -152,6 +155,7 @@ pub async fn enrol(options: &Options) -> Result<Enrolled, Error> {
         set_journal_aside(&options.state_dir, old)?;
     }
     profile::keep(&options.state_dir, identity.agent, profile)?;
+    identity.has_profile = true;
     identity.save(&options.state_dir)?;
     // The identity is durable; a key that stays is only used for this token again.
     let _stays = fs::remove_file(options.state_dir.join(PENDING_FILE));
@@ -160,17 +164,26 @@ pub async fn enrol(options: &Options) -> Result<Enrolled, Error> {
 
 /// There is an identity, and it stays.
 fn already(options: &Options, identity: Identity) -> Result<Enrolled, Error> {
-    let enrolled = profile::enrolled_for(&options.state_dir, identity.agent)?;
+    let enrolled = profile::enrolled_for(&options.state_dir, &identity)?;
     match options.profile.zip(enrolled) {
         Some((wanted, enrolled)) if wanted != enrolled => Err(Error::EnrolledFor { wanted, enrolled }),
         Some(_) | None => Ok(Enrolled::Already(identity)),
     }
 }
 
-async fn ask(connection: &Link, request: &EnrolRequest) -> Result<EnrolResponse, Error> {
+async fn ask(
+    connection: &Link,
+    profile: Option<Profile>,
+    request: EnrolRequest,
+) -> Result<EnrolResponse, Error> {
     let asked = async {
         let (mut send, mut receive) = connection.open_bi().await.map_err(broken)?;
-        let bytes = frame::encode(request).map_err(Error::Frame)?;
+        let bytes = if says_profile(connection) {
+            frame::encode(&EnrolRequestFor { profile, request })
+        } else {
+            frame::encode(&request)
+        };
+        let bytes = bytes.map_err(Error::Frame)?;
         send.write_all(&bytes).await.map_err(broken)?;
         send.finish().map_err(broken)?;
         let bytes = receive.read_to_end(HEADER_BYTES + FRAME_BYTES_MAX).await.map_err(broken)?;
@@ -178,6 +191,12 @@ async fn ask(connection: &Link, request: &EnrolRequest) -> Result<EnrolResponse,
         frame::decode(body).map_err(Error::Frame)
     };
     timeout(ANSWER_DURATION_MAX, asked).await.map_err(broken)?
+}
+
+/// Whether the control plane takes what the token has to be for.
+fn says_profile(connection: &Link) -> bool {
+    let spoken = connection.handshake_data().and_then(|data| data.downcast::<HandshakeData>().ok());
+    spoken.and_then(|data| data.protocol).as_deref() == Some(ALPN_ENROL_3)
 }
 
 fn broken(error: impl std::error::Error + Send + Sync + 'static) -> Error {

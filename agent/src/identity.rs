@@ -68,6 +68,8 @@ pub struct Identity {
     pub roots: Vec<CertificateDer<'static>>,
     /// The private key of the leaf.
     pub key: PrivateKey,
+    /// Whether what its token is for was kept in a file beside it, so that one that is not there was lost. Not so for those of before it was.
+    pub has_profile: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -80,6 +82,8 @@ struct OnDisk {
     chain_der: Vec<String>,
     roots_der: Vec<String>,
     key_pkcs8_der: String,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    has_profile: bool,
 }
 
 impl Drop for OnDisk {
@@ -110,7 +114,7 @@ impl Identity {
         };
         validity_of_certificate(leaf).map_err(|error| refused(&error))?;
         tls::quic_agent_client(chain.clone(), &key, &roots).map_err(|error| refused(&error))?;
-        Ok(Self { tenant, agent, server, chain, roots, key })
+        Ok(Self { tenant, agent, server, chain, roots, key, has_profile: false })
     }
 
     /// The same agent with a renewed certificate.
@@ -127,7 +131,7 @@ impl Identity {
         if (renewed.tenant, renewed.agent) != (self.tenant, self.agent) {
             return Err(Error::Certificate("it names another agent".to_owned()));
         }
-        Ok(renewed)
+        Ok(Self { has_profile: self.has_profile, ..renewed })
     }
 
     /// The same identity with other roots to trust.
@@ -136,7 +140,8 @@ impl Identity {
     /// [`Error::Certificate`] if there is none, or one that is no root.
     pub fn trusting(&self, roots_der: &[Vec<u8>]) -> Result<Self, Error> {
         let chain: Vec<_> = self.chain.iter().map(|certificate| certificate.to_vec()).collect();
-        Self::new(self.server.clone(), &chain, roots_der, self.key.clone())
+        let trusting = Self::new(self.server.clone(), &chain, roots_der, self.key.clone())?;
+        Ok(Self { has_profile: self.has_profile, ..trusting })
     }
 
     /// From when until when the certificate is valid.
@@ -183,7 +188,7 @@ impl Identity {
         if (identity.tenant, identity.agent) != (on_disk.tenant, on_disk.agent) {
             return Err(damaged("the certificate names another agent".to_owned()));
         }
-        Ok(identity)
+        Ok(Self { has_profile: on_disk.has_profile, ..identity })
     }
 
     /// Writes the identity into a state folder, in one step. Blocks on the disk.
@@ -200,6 +205,7 @@ impl Identity {
             chain_der: to_hex(&self.chain),
             roots_der: to_hex(&self.roots),
             key_pkcs8_der: hex::encode(self.key.secret_pkcs8_der()),
+            has_profile: self.has_profile,
         };
         let bytes = serde_json::to_vec_pretty(&on_disk).expect("strings and numbers always become JSON");
         write_private(&state_dir.join(FILE), &Zeroizing::new(bytes))

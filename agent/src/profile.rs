@@ -14,7 +14,7 @@ use stella_doctor::{open_regular, read_all};
 use stella_protocol::id::AgentId;
 use stella_protocol::message::{Profile, capability};
 
-use crate::identity::{self, write_private};
+use crate::identity::{self, Identity, write_private};
 
 /// Beside the identity and not in it, so that an older agent still reads that.
 pub(crate) const FILE: &str = "profile.json";
@@ -44,20 +44,35 @@ pub(crate) fn keep(
     write_private(&state_dir.join(FILE), &bytes)
 }
 
+/// What it means that the file is gone, and how to bring it back.
+pub(crate) const LOST: &str =
+    "profile.json is not there, in which what this host was enrolled for was kept: it counts as confined";
+pub(crate) const RESTORE: &str = "restore the whole state folder from a backup and not parts of it, or enrol this host again (stella-agent enrol --force)";
+
 /// What an agent was enrolled for; `None` if its token did not say, as tokens did not before they had profiles. A file that is
-/// damaged, or that was written for another agent, counts as the least.
+/// damaged or lost, or that was written for another agent, counts as the least.
 ///
 /// # Errors
 /// If there is a file that cannot be read.
-pub fn enrolled_for(state_dir: &Path, agent: AgentId) -> Result<Option<Profile>, identity::Error> {
+pub fn enrolled_for(state_dir: &Path, identity: &Identity) -> Result<Option<Profile>, identity::Error> {
+    read(state_dir, identity.agent, identity.has_profile)
+}
+
+/// Whether the file of an agent that had one is not there.
+#[must_use]
+pub fn is_lost(state_dir: &Path, identity: &Identity) -> bool {
+    identity.has_profile && state_dir.join(FILE).try_exists().is_ok_and(|exists| !exists)
+}
+
+fn read(state_dir: &Path, agent: AgentId, was_kept: bool) -> Result<Option<Profile>, identity::Error> {
     let path = state_dir.join(FILE);
-    let read = open_regular(&path).and_then(|file| read_all(file, BYTES_MAX));
-    match read {
+    let content = open_regular(&path).and_then(|file| read_all(file, BYTES_MAX));
+    match content {
         Ok(bytes) => Ok(match serde_json::from_slice::<OnDisk>(&bytes) {
             Ok(kept) if kept.agent == agent => kept.profile,
             Ok(_) | Err(_) => Some(Profile::Confined),
         }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(was_kept.then_some(Profile::Confined)),
         Err(error) if error.kind() == io::ErrorKind::FileTooLarge => Ok(Some(Profile::Confined)),
         Err(source) => Err(identity::Error::Io { action: "read", path, source }),
     }
@@ -211,8 +226,10 @@ mod tests {
     fn what_was_kept_for_another_agent_or_is_damaged_counts_as_the_least() {
         let folder = tempfile::tempdir().unwrap();
         let (ours, other) = (AgentId(uuid::Uuid::from_u128(1)), AgentId(uuid::Uuid::from_u128(2)));
-        let read = |agent| enrolled_for(folder.path(), agent).unwrap();
+        let read = |agent| super::read(folder.path(), agent, false).unwrap();
         assert_eq!(read(ours), None, "an agent of before tokens had profiles");
+        let lost = super::read(folder.path(), ours, true).unwrap();
+        assert_eq!(lost, Some(Profile::Confined), "one whose file is lost");
         for profile in [Some(Profile::Full), Some(Profile::Confined), None] {
             keep(folder.path(), ours, profile).unwrap();
             assert_eq!(read(ours), profile);

@@ -102,7 +102,10 @@ impl Service {
     pub fn open(config: Config, supervisor: Supervisor) -> Result<Self, Error> {
         let identity = Identity::load(&config.state_dir)?;
         let rights = Rights::own();
-        let objection = rights.objection(profile::enrolled_for(&config.state_dir, identity.agent)?);
+        if profile::is_lost(&config.state_dir, &identity) {
+            tracing::error!(what_to_do = profile::RESTORE, "{}", profile::LOST);
+        }
+        let objection = rights.objection(profile::enrolled_for(&config.state_dir, &identity)?);
         if let Some(reason) = &objection {
             tracing::error!(reason, "no task runs here");
         }

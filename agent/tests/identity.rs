@@ -17,7 +17,7 @@ use stella_certs::tls::QuicPeer;
 use stella_certs::{EnrolmentToken, csr};
 use stella_protocol::frame;
 use stella_protocol::id::{AgentId, EnrolmentTokenId, TenantId};
-use stella_protocol::message::{EnrolRequest, EnrolResponse, Granted, Profile};
+use stella_protocol::message::{EnrolRequest, EnrolRequestFor, EnrolResponse, Granted, Profile};
 use uuid::Uuid;
 
 #[tokio::test]
@@ -80,9 +80,9 @@ async fn a_certificate_of_another_agent_is_no_renewal() {
 /// Takes one enrolment and gives the request; answers it if `answer` is there.
 async fn serve_one(control_plane: &ControlPlane, answer: Option<EnrolResponse>) -> EnrolRequest {
     let (connection, peer) = control_plane.accept().await;
-    assert_eq!(peer, QuicPeer::Enrolling { takes_profile: true });
+    assert_eq!(peer, QuicPeer::Enrolling { takes_profile: true, says_profile: true });
     let (mut send, mut receive) = soon("a stream", connection.accept_bi()).await.unwrap();
-    let request: EnrolRequest = read_frame(&mut receive).await.unwrap();
+    let EnrolRequestFor { request, .. } = read_frame(&mut receive).await.unwrap();
     if let Some(answer) = answer {
         send.write_all(&frame::encode(&answer).unwrap()).await.unwrap();
         send.finish().unwrap();
@@ -103,7 +103,7 @@ fn grant(control_plane: &ControlPlane, request: &EnrolRequest, agent: u128) -> E
 async fn grant_one(control_plane: &ControlPlane, agent: u128) -> EnrolRequest {
     let (connection, _) = control_plane.accept().await;
     let (mut send, mut receive) = soon("a stream", connection.accept_bi()).await.unwrap();
-    let request: EnrolRequest = read_frame(&mut receive).await.unwrap();
+    let EnrolRequestFor { request, .. } = read_frame(&mut receive).await.unwrap();
     send.write_all(&frame::encode(&grant(control_plane, &request, agent)).unwrap()).await.unwrap();
     send.finish().unwrap();
     soon("the end", connection.closed()).await;
@@ -150,7 +150,7 @@ async fn a_lost_reply_burns_nothing_and_a_second_time_changes_nothing() {
 async fn grant_for(control_plane: &ControlPlane, agent: u128, profile: Profile) {
     let (connection, _) = control_plane.accept().await;
     let (mut send, mut receive) = soon("a stream", connection.accept_bi()).await.unwrap();
-    let request: EnrolRequest = read_frame(&mut receive).await.unwrap();
+    let EnrolRequestFor { request, .. } = read_frame(&mut receive).await.unwrap();
     let granted = grant(control_plane, &request, agent).into_granted().unwrap();
     let answer = EnrolResponse::from(Granted { profile: Some(profile), ..granted });
     send.write_all(&frame::encode(&answer).unwrap()).await.unwrap();
@@ -180,12 +180,12 @@ async fn what_the_token_is_for_is_kept_and_another_wish_keeps_nothing() {
     let silent = Options { state_dir: elsewhere.state(), ..options.clone() };
     let (enrolled, _) = tokio::join!(enrol(&silent), grant_one(&control_plane, 9));
     let Ok(Enrolled::New(unbound, None)) = enrolled else { panic!("{enrolled:?}") };
-    assert_eq!(profile::enrolled_for(&elsewhere.state(), unbound.agent).unwrap(), None);
+    assert_eq!(profile::enrolled_for(&elsewhere.state(), &unbound).unwrap(), None);
     let any = Options { profile: None, ..options.clone() };
     let (enrolled, ()) = tokio::join!(enrol(&any), grant_for(&control_plane, 7, Profile::Confined));
     let Enrolled::New(identity, profile) = enrolled.unwrap() else { panic!("not new") };
     assert_eq!(profile, Some(Profile::Confined));
-    let kept = || profile::enrolled_for(&home.state(), Identity::load(&home.state()).unwrap().agent).unwrap();
+    let kept = || profile::enrolled_for(&home.state(), &Identity::load(&home.state()).unwrap()).unwrap();
     assert_eq!(kept(), profile);
     // It stays what it is until somebody forces a new identity.
     let refused = enrol(&options).await.unwrap_err();

@@ -20,7 +20,7 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use stella_protocol::digest::Digest;
 use stella_protocol::id::{AgentId, TenantId};
-use stella_protocol::version::{ALPN_AGENT, ALPN_ENROL, ALPN_ENROL_2};
+use stella_protocol::version::{ALPN_AGENT, ALPN_ENROL, ALPN_ENROL_2, ALPN_ENROL_3};
 
 use crate::x509::validity_of_certificate;
 use crate::{PeerIdentity, PrivateKey, ServerCertificate, identity, provider};
@@ -121,6 +121,8 @@ pub enum QuicPeer {
     Enrolling {
         /// Whether it can be told what its token lets tasks do.
         takes_profile: bool,
+        /// Whether it says what its token has to be for.
+        says_profile: bool,
     },
     /// An enrolled agent. Whether it is revoked is not known here.
     Agent {
@@ -141,8 +143,9 @@ impl QuicPeer {
     /// If the ALPN is unknown, or an agent's session is asked for without an agent's certificate.
     pub fn admit(alpn: Option<&[u8]>, certificates: Option<&[CertificateDer<'_>]>) -> Result<Self, Error> {
         match alpn {
-            Some(ALPN_ENROL_2) => Ok(Self::Enrolling { takes_profile: true }),
-            Some(ALPN_ENROL) => Ok(Self::Enrolling { takes_profile: false }),
+            Some(ALPN_ENROL_3) => Ok(Self::Enrolling { takes_profile: true, says_profile: true }),
+            Some(ALPN_ENROL_2) => Ok(Self::Enrolling { takes_profile: true, says_profile: false }),
+            Some(ALPN_ENROL) => Ok(Self::Enrolling { takes_profile: false, says_profile: false }),
             Some(ALPN_AGENT) => {
                 let leaf = certificates.and_then(<[_]>::first).ok_or(Error::NoCertificate)?;
                 match PeerIdentity::from_certificate(leaf)? {
@@ -176,8 +179,8 @@ pub fn quic_server(
         .build()
         .map_err(|_| Error::NoRoots)?;
     let builder = server_builder()?.with_client_cert_verifier(Arc::new(AgentVerifier::new(verifier)));
-    // The server's order decides between the two that an enrolling host offers.
-    let protocols = [ALPN_AGENT, ALPN_ENROL_2, ALPN_ENROL];
+    // The server's order decides between those that an enrolling host offers.
+    let protocols = [ALPN_AGENT, ALPN_ENROL_3, ALPN_ENROL_2, ALPN_ENROL];
     Ok(finish_server(builder.with_cert_resolver(resolver(identity)), &protocols))
 }
 
@@ -206,7 +209,7 @@ pub fn quic_agent_client(
 pub fn quic_enrol_client(root_fingerprint: Digest) -> Result<ClientConfig, Error> {
     let verifier = PinnedRootVerifier::new(root_fingerprint);
     let config = client_builder(Arc::new(verifier))?.with_no_client_auth();
-    Ok(finish_client(config, &[ALPN_ENROL_2, ALPN_ENROL]))
+    Ok(finish_client(config, &[ALPN_ENROL_3, ALPN_ENROL_2, ALPN_ENROL]))
 }
 
 /// For the HTTPS API. Callers show bearer tokens, not certificates.

@@ -13,7 +13,7 @@ use rustls::{CertificateError, ClientConfig, Error, HandshakeKind, RootCertStore
 use stella_certs::tls::{self, QuicPeer, Refusal, ServerIdentity};
 use stella_certs::{PeerIdentity, PrivateKey, ServerCertificate, csr, provider};
 use stella_protocol::digest::Digest;
-use stella_protocol::version::{ALPN_AGENT, ALPN_ENROL};
+use stella_protocol::version::{ALPN_AGENT, ALPN_ENROL, ALPN_ENROL_2};
 
 fn refusal(error: &Error) -> Option<&Refusal> {
     let Error::InvalidCertificate(CertificateError::Other(other)) = error else { return None };
@@ -197,20 +197,23 @@ fn a_host_enrols_without_a_certificate_under_the_pinned_root() {
         panic!("the handshake failed");
     };
     assert_eq!(client_chain, None);
-    assert_eq!(QuicPeer::admit(alpn.as_deref(), None).unwrap(), QuicPeer::Enrolling { takes_profile: true });
+    let peer = QuicPeer::admit(alpn.as_deref(), None).unwrap();
+    assert_eq!(peer, QuicPeer::Enrolling { takes_profile: true, says_profile: true });
 }
 
 #[test]
 fn enrolment_speaks_the_newest_version_that_both_ends_know() {
     let world = World::new();
     let client = || tls::quic_enrol_client(world.authority.root_fingerprint()).unwrap();
-    let (mut old_client, mut old_server) = (client(), world.quic_server());
-    old_client.alpn_protocols = vec![ALPN_ENROL.to_vec()];
-    old_server.alpn_protocols = vec![ALPN_AGENT.to_vec(), ALPN_ENROL.to_vec()];
-    for (client, server) in [(old_client, world.quic_server()), (client(), old_server)] {
-        let Ended::Done { alpn, .. } = handshake(client, server) else { panic!("the handshake failed") };
-        let peer = QuicPeer::admit(alpn.as_deref(), None).unwrap();
-        assert_eq!(peer, QuicPeer::Enrolling { takes_profile: false });
+    for (known, takes_profile) in [(&[ALPN_ENROL][..], false), (&[ALPN_ENROL_2, ALPN_ENROL][..], true)] {
+        let (mut old_client, mut old_server) = (client(), world.quic_server());
+        old_client.alpn_protocols = known.iter().map(|name| name.to_vec()).collect();
+        old_server.alpn_protocols = old_client.alpn_protocols.clone();
+        for (client, server) in [(old_client, world.quic_server()), (client(), old_server)] {
+            let Ended::Done { alpn, .. } = handshake(client, server) else { panic!("the handshake failed") };
+            let peer = QuicPeer::admit(alpn.as_deref(), None).unwrap();
+            assert_eq!(peer, QuicPeer::Enrolling { takes_profile, says_profile: false });
+        }
     }
 }
 

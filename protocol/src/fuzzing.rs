@@ -12,8 +12,8 @@ use crate::frame::{self, Decoder, FrameError, HEADER_BYTES};
 use crate::id::{Incarnation, Position, SessionEpoch};
 use crate::limits::{FRAME_BYTES_MAX, HEARTBEAT_INTERVAL_MS, OUTGOING_BYTES_MAX};
 use crate::message::{
-    ArtifactRequest, ArtifactResponse, EnrolRequest, EnrolResponse, Hello, JournalMark, OutputChunk,
-    OutputHeader, Resources, ToAgent, ToControlPlane, Welcome,
+    ArtifactRequest, ArtifactResponse, EnrolRequest, EnrolRequestFor, EnrolResponse, Hello, JournalMark,
+    OutputChunk, OutputHeader, Resources, ToAgent, ToControlPlane, Welcome,
 };
 use crate::session::Millis;
 use crate::session::agent::{AgentEvent, AgentSession};
@@ -48,6 +48,7 @@ pub fn decode_to_control_plane(data: &[u8]) {
 /// The body of an enrolment frame, in either direction.
 pub fn decode_enrol(data: &[u8]) {
     round_trip::<EnrolRequest>(data);
+    round_trip::<EnrolRequestFor>(data);
     round_trip::<EnrolResponse>(data);
 }
 

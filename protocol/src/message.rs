@@ -14,7 +14,7 @@ use crate::spec::TaskSpec;
 use crate::time::Timestamp;
 use crate::trace::{Baggage, TraceContext, TraceParent, TraceState};
 
-pub use enrol::{EnrolRequest, EnrolResponse, Granted, Profile};
+pub use enrol::{EnrolRequest, EnrolRequestFor, EnrolResponse, Granted, Profile};
 
 /// From an agent, on the control stream.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -12,9 +12,9 @@ use crate::limits::{
     OUTPUT_CHUNK_BYTES_MAX, PATH_BYTES_MAX, REASON_BYTES_MAX, TASK_TIME_MS_MAX, VERSION_BYTES_MAX,
 };
 use crate::message::{
-    ArtifactRequest, ArtifactResponse, Cancel, Dispatch, EnrolRequest, EnrolResponse, FiguresAt, Finished,
-    Heartbeat, Hello, Holding, Inspect, Inspected, OutputChunk, OutputHeader, RenewRequest, Renewed,
-    Resources, TaskOutcome, ToAgent, ToControlPlane, Trust, Trusts, Wanted, Welcome,
+    ArtifactRequest, ArtifactResponse, Cancel, Dispatch, EnrolRequest, EnrolRequestFor, EnrolResponse,
+    FiguresAt, Finished, Heartbeat, Hello, Holding, Inspect, Inspected, OutputChunk, OutputHeader,
+    RenewRequest, Renewed, Resources, TaskOutcome, ToAgent, ToControlPlane, Trust, Trusts, Wanted, Welcome,
 };
 use crate::spec::{ArtifactSpec, CheckSpec, CommandSpec, Probe, SystemdSpec, TaskSpec};
 
@@ -279,6 +279,12 @@ impl Validate for EnrolRequest {
         bytes("enrol.csr_der", self.csr_der.len(), CSR_BYTES_MAX)?;
         bytes("enrol.hostname", self.hostname.len(), NAME_BYTES_MAX)?;
         bytes("enrol.agent_version", self.agent_version.len(), VERSION_BYTES_MAX)
+    }
+}
+
+impl Validate for EnrolRequestFor {
+    fn validate(&self) -> Result<(), Invalid> {
+        self.request.validate()
     }
 }
 

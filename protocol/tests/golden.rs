@@ -20,10 +20,10 @@ use stella_protocol::id::{
     TargetId, TaskId, TenantId,
 };
 use stella_protocol::message::{
-    Accepted, ArtifactRequest, ArtifactResponse, Cancel, Dispatch, EnrolRequest, EnrolResponse, FiguresAt,
-    Finished, Heartbeat, Hello, Holding, Inspect, Inspected, OpenAttempt, OutputChunk, OutputHeader,
-    OutputSource, Phase, Profile, RenewRequest, Renewed, Running, TaskOutcome, ToAgent, ToControlPlane,
-    TracedDispatch, Trust, Trusts, Wanted, Welcome,
+    Accepted, ArtifactRequest, ArtifactResponse, Cancel, Dispatch, EnrolRequest, EnrolRequestFor,
+    EnrolResponse, FiguresAt, Finished, Heartbeat, Hello, Holding, Inspect, Inspected, OpenAttempt,
+    OutputChunk, OutputHeader, OutputSource, Phase, Profile, RenewRequest, Renewed, Running, TaskOutcome,
+    ToAgent, ToControlPlane, TracedDispatch, Trust, Trusts, Wanted, Welcome,
 };
 use stella_protocol::spec::{ArtifactSpec, CheckSpec, CommandSpec, Probe, SystemdSpec, TaskSpec, UnitAction};
 use stella_protocol::time::Timestamp;
@@ -317,6 +317,12 @@ fn enrolment(golden: &mut Golden) {
         agent_version: "0.1.0".into(),
     };
     golden.check("enrol.request", &request);
+    for (name, profile) in
+        [("any", None), ("confined", Some(Profile::Confined)), ("full", Some(Profile::Full))]
+    {
+        let asking = EnrolRequestFor { profile, request: request.clone() };
+        golden.check(&format!("enrol.request_for.{name}"), &asking);
+    }
     let granted = EnrolResponse::Granted {
         tenant: TenantId(uuid(0x7e)),
         agent: AgentId(uuid(0xa9)),

@@ -149,6 +149,7 @@ impl Agent {
     pub fn steal_identity(&self, other: &Self) -> Result<()> {
         fs::create_dir_all(self.state_dir())?;
         fs::copy(other.identity_file(), self.identity_file()).context("the other agent has no identity")?;
+        fs::copy(other.state_dir().join("profile.json"), self.state_dir().join("profile.json"))?;
         Ok(())
     }
 

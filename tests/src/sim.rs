@@ -20,7 +20,7 @@ use stella_protocol::frame::{self, HEADER_BYTES};
 use stella_protocol::id::{AgentId, Incarnation, Position, TenantId};
 use stella_protocol::limits::{FRAME_BYTES_MAX, HANDSHAKE_TIMEOUT_MS};
 use stella_protocol::message::{
-    EnrolRequest, EnrolResponse, Hello, JournalMark, Resources, Welcome, capability,
+    EnrolRequest, EnrolRequestFor, EnrolResponse, Hello, JournalMark, Resources, Welcome, capability,
 };
 use stella_protocol::session::agent::{AgentEvent, AgentSession};
 use stella_protocol::session::{CloseReason, Millis};
@@ -153,7 +153,8 @@ pub async fn ask_to_enrol(
     let connection = dial(endpoint, server, client_config(tls::quic_enrol_client(token.root)?)?).await?;
     let exchange = async {
         let (mut send, mut receive) = connection.open_bi().await?;
-        send.write_all(&frame::encode(&request)?).await?;
+        let asking = EnrolRequestFor { profile: None, request };
+        send.write_all(&frame::encode(&asking)?).await?;
         send.finish()?;
         let bytes = receive.read_to_end(HEADER_BYTES + FRAME_BYTES_MAX).await?;
         Ok(frame::decode(bytes.get(HEADER_BYTES..).unwrap_or_default())?)

@@ -120,6 +120,16 @@ async fn a_host_that_is_enrolled_as_confined_runs_no_task_with_full_rights() -> 
     let operator = Shell::of(&cluster, "olga", "operator").await?;
     let mut host = RealAgent::new(cluster.folder(), "web-1", &cluster.control_plane.agents_address())?;
     let confined = operator.ok(&["agent", "token", "--name", "web-1", "--quiet"])?;
+    // A host that wants to be something else leaves nothing behind at the control plane, and the token's only use is still there.
+    let said =
+        format!("{:#}", host.enrol_with(confined.trim(), &["--profile", "full"]).err().context("let in")?);
+    ensure!(
+        said.contains(
+            "refuses: the enrolment was refused: the token is for confined, and full was asked for"
+        ) || said.contains("the token is for confined, and full was asked for"),
+        "{said}"
+    );
+    ensure!(agents(&cluster).await?.is_empty(), "an agent is there that no host is");
     let said = host.enrol(confined.trim())?;
     ensure!(said.ends_with(", confined\n"), "{said}");
     host.start()?;
@@ -148,6 +158,13 @@ async fn a_host_that_is_enrolled_as_confined_runs_no_task_with_full_rights() -> 
     host.start()?;
     cluster.wait_online("web-1").await?;
     assert_eq!(cluster.deploy(&all).await?.deployment.status, "failed");
+    host.stop()?;
+    // It is lost, as by a restore of the identity alone.
+    fs::remove_file(host.state_dir().join("profile.json"))?;
+    host.start()?;
+    cluster.wait_online("web-1").await?;
+    assert_eq!(cluster.deploy(&all).await?.deployment.status, "failed");
+    ensure!(host.log().contains("profile.json is not there"), "{}", host.log());
     host.stop()?;
 
     // A token for more makes it another agent, which may.

@@ -206,6 +206,8 @@ pub enum TenantCommand {
         hostname: String,
         /// Whether it can be told the token's profile.
         takes_profile: bool,
+        /// What the token has to be for, if the host says.
+        wanted: Option<Profile>,
     },
     /// Believe an identity no more.
     RevokeAgent {

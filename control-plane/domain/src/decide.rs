@@ -237,8 +237,9 @@ fn carry_out(tx: &mut Transaction<'_>, command: &TenantCommand) -> Result<Outcom
         TenantCommand::UpdateTarget(change) => target::update(tx, change),
         TenantCommand::RemoveTarget { id } => target::remove(tx, *id),
         TenantCommand::CreateEnrolmentToken(new) => enrolment::create_token(tx, new),
-        TenantCommand::Enrol { token, key_fingerprint, agent, hostname, takes_profile } => {
-            enrolment::enrol(tx, *token, *key_fingerprint, *agent, hostname, *takes_profile)
+        TenantCommand::Enrol { token, key_fingerprint, agent, hostname, takes_profile, wanted } => {
+            let host = enrolment::Host { hostname, takes_profile: *takes_profile, wanted: *wanted };
+            enrolment::enrol(tx, *token, *key_fingerprint, *agent, &host)
         }
         TenantCommand::RevokeAgent { agent, reason } => agent::revoke(tx, *agent, reason),
         TenantCommand::ConnectAgent { agent, hello, journal_rolled_back } => {

@@ -285,6 +285,7 @@ fn a_host_that_cannot_be_told_its_profile_is_held_to_none() {
             agent: agent(n.into()),
             hostname: "edge".to_owned(),
             takes_profile,
+            wanted: None,
         });
         assert_eq!(world.tenant().agents[&agent(n.into())].profile, recorded);
         let text = serde_json::to_string(&enrolled.events[0]).unwrap();
@@ -314,6 +315,7 @@ fn enrolment() {
         agent: agent(n),
         hostname: "é".to_owned(),
         takes_profile: true,
+        wanted: None,
     };
     let why = |rejection: Rejection| match rejection {
         Rejection::EnrolmentRefused { problem } => problem,
@@ -442,6 +444,7 @@ fn many_hosts_of_one_name_have_different_names() {
             agent: agent(u128::from(n) << 64),
             hostname,
             takes_profile: true,
+            wanted: None,
         });
     }
     assert_eq!(world.tenant().index.agents.len(), 40);

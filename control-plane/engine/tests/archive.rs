@@ -83,7 +83,14 @@ async fn with_deployments(handle: &Handle, count: u128) {
     tell(handle, TenantCommand::CreateEnrolmentToken(Box::new(token))).await;
     let hostname = "web-1".to_owned();
     let (key_fingerprint, takes_profile) = (DIGEST, true);
-    let enrol = TenantCommand::Enrol { token: TOKEN, key_fingerprint, agent: AGENT, hostname, takes_profile };
+    let enrol = TenantCommand::Enrol {
+        token: TOKEN,
+        key_fingerprint,
+        agent: AGENT,
+        hostname,
+        takes_profile,
+        wanted: None,
+    };
     tell(handle, enrol).await;
     let target = NewTarget {
         id: WEB,

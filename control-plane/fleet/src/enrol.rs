@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use quinn::{Connection, RecvStream, SendStream};
+use serde::de::DeserializeOwned;
 use stella_certs::token::{hash_secret, secrets_match};
 use stella_certs::{CertificateDer, csr};
 use stella_domain::command::{Actor, Command, Outcome, Request, TenantCommand};
@@ -19,8 +20,9 @@ use stella_protocol::digest::Digest;
 use stella_protocol::frame::{self, Decoder, FrameError};
 use stella_protocol::id::{AgentId, TenantId};
 use stella_protocol::limits::{ENROL_REQUEST_BYTES_MAX, REASON_BYTES_MAX};
-use stella_protocol::message::{EnrolRequest, EnrolResponse, Granted};
+use stella_protocol::message::{EnrolRequest, EnrolRequestFor, EnrolResponse, Granted};
 use stella_protocol::trace::TraceContext;
+use stella_protocol::validate::Validate;
 use tokio::time::timeout;
 use uuid::Uuid;
 
@@ -33,12 +35,21 @@ const NO_TOKEN: Digest = Digest([0; 32]);
 
 const BAD_TOKEN: &str = "the enrolment token is not known here; create a new one for this control plane";
 
-/// Serves one connection of an enrolling host, which can be told for which profile it is let in, or cannot.
-pub(crate) async fn serve(shared: Arc<Shared>, connection: Connection, takes_profile: bool) {
+/// What an enrolling host can be told and can say.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Speaks {
+    /// Whether it can be told for which profile it is let in.
+    pub(crate) takes_profile: bool,
+    /// Whether it says for which one it wants to be.
+    pub(crate) says_profile: bool,
+}
+
+/// Serves one connection of an enrolling host.
+pub(crate) async fn serve(shared: Arc<Shared>, connection: Connection, speaks: Speaks) {
     let Some(_place) = Share::take(&shared.enrolments, connection.remote_address().ip()) else {
         return close(&connection, CloseCode::Overloaded);
     };
-    let exchange = timeout(ENROL_TIME_MAX, exchange(&shared, &connection, takes_profile));
+    let exchange = timeout(ENROL_TIME_MAX, exchange(&shared, &connection, speaks));
     let code = match shared.shutdown.run_until_cancelled(exchange).await {
         None => CloseCode::ShuttingDown,
         Some(Err(_)) => CloseCode::HandshakeTimeout,
@@ -48,17 +59,21 @@ pub(crate) async fn serve(shared: Arc<Shared>, connection: Connection, takes_pro
     close(&connection, code);
 }
 
-async fn exchange(shared: &Shared, connection: &Connection, takes_profile: bool) -> Result<(), CloseCode> {
+async fn exchange(shared: &Shared, connection: &Connection, speaks: Speaks) -> Result<(), CloseCode> {
     // A connection that is lost has nobody to tell.
     let (mut send, mut receive) = connection.accept_bi().await.map_err(|_| CloseCode::Normal)?;
-    let request = read_request(&mut receive).await?;
-    let decided = decide(shared, &request, takes_profile).await?;
+    let asking = if speaks.says_profile {
+        read_request::<EnrolRequestFor>(&mut receive).await?
+    } else {
+        EnrolRequestFor { profile: None, request: read_request(&mut receive).await? }
+    };
+    let decided = decide(shared, &asking, speaks.takes_profile).await?;
     let result = if decided.is_ok() { "granted" } else { "refused" };
     metrics::counter!("stella_fleet_enrolments", "result" => result).increment(1);
     let answer = match decided {
         Ok(mut granted) => {
             // Who cannot be told is held to nothing, as before tokens had profiles.
-            granted.profile = granted.profile.filter(|_| takes_profile);
+            granted.profile = granted.profile.filter(|_| speaks.takes_profile);
             EnrolResponse::from(granted)
         }
         Err(reason) => EnrolResponse::Refused { reason },
@@ -70,12 +85,12 @@ async fn exchange(shared: &Shared, connection: &Connection, takes_profile: bool)
     reply(&mut send, &encoded).await
 }
 
-async fn read_request(receive: &mut RecvStream) -> Result<EnrolRequest, CloseCode> {
+async fn read_request<T: DeserializeOwned + Validate>(receive: &mut RecvStream) -> Result<T, CloseCode> {
     let mut decoder = Decoder::with_limit(ENROL_REQUEST_BYTES_MAX);
     loop {
         let chunk = receive.read_chunk(READ_BYTES_MAX, true).await.map_err(|_| CloseCode::Normal)?;
         let chunk = chunk.ok_or(CloseCode::ProtocolViolation)?;
-        let decoded = decoder.push(&chunk.bytes).and_then(|()| decoder.next::<EnrolRequest>());
+        let decoded = decoder.push(&chunk.bytes).and_then(|()| decoder.next::<T>());
         if let Some(request) = decoded.map_err(|error| violation(&error))? {
             return Ok(request);
         }
@@ -96,7 +111,12 @@ async fn reply(send: &mut SendStream, answer: &[u8]) -> Result<(), CloseCode> {
 type Decided = Result<Granted, String>;
 
 /// The answer; an error is a reason to close the connection without one.
-async fn decide(shared: &Shared, request: &EnrolRequest, takes_profile: bool) -> Result<Decided, CloseCode> {
+async fn decide(
+    shared: &Shared,
+    asking: &EnrolRequestFor,
+    takes_profile: bool,
+) -> Result<Decided, CloseCode> {
+    let EnrolRequestFor { profile: wanted, request } = asking;
     let Some(tenant) = tenant_of(&shared.engine.state(), request) else {
         tracing::warn!(token = %request.token, hostname = %request.hostname, "an enrolment with an unknown token was refused");
         return Ok(refused(BAD_TOKEN));
@@ -112,6 +132,7 @@ async fn decide(shared: &Shared, request: &EnrolRequest, takes_profile: bool) ->
         agent,
         hostname: request.hostname.clone(),
         takes_profile,
+        wanted: *wanted,
     };
     let submitted = shared.engine.submit(Request {
         actor: Actor::System,

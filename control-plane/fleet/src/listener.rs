@@ -59,8 +59,9 @@ async fn serve(shared: Arc<Shared>, incoming: Incoming, place: (OwnedSemaphorePe
         Ok((peer, chain)) => {
             metrics::counter!("stella_fleet_handshakes", "result" => "done").increment(1);
             match peer {
-                QuicPeer::Enrolling { takes_profile } => {
-                    Box::pin(enrol::serve(shared, connection, takes_profile)).await;
+                QuicPeer::Enrolling { takes_profile, says_profile } => {
+                    let speaks = enrol::Speaks { takes_profile, says_profile };
+                    Box::pin(enrol::serve(shared, connection, speaks)).await;
                 }
                 QuicPeer::Agent { tenant, agent, certificate_ends } => {
                     let shown = Shown::of(&shared.authority, &chain);

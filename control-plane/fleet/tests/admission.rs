@@ -6,7 +6,7 @@ mod common;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
-use common::{Agent, Identity, World, hello, offer_to_enrol, soon};
+use common::{Agent, Identity, World, hello, offer_to_enrol, offer_to_enrol_as, soon};
 use stella_certs::tls::quic_enrol_client;
 use stella_certs::{Authority, CertificateDer, EnrolmentToken, csr};
 use stella_domain::agent::Connectivity;
@@ -23,6 +23,24 @@ use uuid::Uuid;
 
 fn refusal(response: EnrolResponse) -> String {
     response.into_granted().expect_err("it was let in")
+}
+
+#[tokio::test]
+async fn a_token_for_another_profile_is_refused_and_not_used_up() {
+    let world = World::new().await;
+    let token = world.token(1).await;
+    let made = stella_certs::csr::generate().unwrap();
+    let ask = |profile| offer_to_enrol_as(world.fleet.local_addr(), &token, made.csr_der.clone(), profile);
+    let reason = ask(Some(Profile::Full)).await.unwrap().into_granted().unwrap_err();
+    assert!(reason.contains("the token is for confined, and full was asked for"), "{reason}");
+    let tenant = || world.state().tenants[&world.tenant].clone();
+    assert!(tenant().agents.is_empty(), "an agent is there that no host is");
+    assert!(tenant().enrolment_tokens[&token.id].used_by.is_empty(), "the token was used up");
+    // The one use is still there, for this host with the right word and as well for one that does not care.
+    let granted = ask(Some(Profile::Confined)).await.unwrap().into_granted().unwrap();
+    assert_eq!(granted.profile, Some(Profile::Confined));
+    assert_eq!(ask(None).await.unwrap().into_granted().unwrap().agent, granted.agent);
+    ask(Some(Profile::Full)).await.unwrap().into_granted().unwrap_err();
 }
 
 #[tokio::test]

@@ -64,6 +64,7 @@ impl World<'_> {
                 agent: host.agent,
                 hostname: host.name.clone(),
                 takes_profile: true,
+                wanted: None,
             };
             let target = fleet::target(host).map_err(|error| Impossible::name("fleet", &error))?;
             self.tell(enrol).map_err(of)?;

@@ -30,6 +30,16 @@ impl std::fmt::Debug for EnrolRequest {
     }
 }
 
+/// The same from a host that says what it wants to be (ALPN [`crate::version::ALPN_ENROL_3`]): a token for something else is then
+/// refused, and not used up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnrolRequestFor {
+    /// What the token has to be for; `None` takes whatever it is for.
+    pub profile: Option<Profile>,
+    /// Everything else.
+    pub request: EnrolRequest,
+}
+
 /// What tasks may do on a host. Its words are kept in journals and files, its numbers are on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -79,7 +89,7 @@ pub enum EnrolResponse {
         /// For a person: why, and what to do.
         reason: String,
     },
-    /// Welcome, for this much and no more. Only under [`crate::version::ALPN_ENROL_2`], and only if the token says for how much.
+    /// Welcome, for this much and no more. Only from [`crate::version::ALPN_ENROL_2`] on, and only if the token says for how much.
     GrantedFor {
         /// What the token lets tasks do on the host.
         profile: Profile,

@@ -133,6 +133,7 @@ impl Core {
             agent,
             hostname: format!("host-{number}"),
             takes_profile: true,
+            wanted: None,
         })?;
         self.tenant(TenantCommand::CreateTarget(Box::new(NewTarget {
             id: TargetId(id(2, number)),

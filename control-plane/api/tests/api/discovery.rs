@@ -119,6 +119,7 @@ async fn labels_of_a_host_become_names_that_prometheus_takes() {
         agent,
         hostname: "web-1".into(),
         takes_profile: true,
+        wanted: None,
     };
     command(&world, "acme", enrol).await;
     serves(&world, "acme", &agent.to_string(), "10.0.0.1").await;
@@ -185,6 +186,7 @@ async fn ten_thousand_agents_are_one_answer() {
                 agent,
                 hostname,
                 takes_profile: true,
+                wanted: None,
             };
             submit(&handle, Command::Tenant(tenant, enrol)).await;
             let hello = Box::new(Hello {

@@ -176,6 +176,7 @@ impl World {
             agent: AgentId(Uuid::now_v7()),
             hostname: name.into(),
             takes_profile: true,
+            wanted: None,
         };
         let outcome = submit(&self.handle(), Command::Tenant(id, command)).await;
         let Outcome::Agent(agent) = outcome else { panic!("{outcome:?}") };

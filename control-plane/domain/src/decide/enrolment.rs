@@ -3,6 +3,7 @@
 use stella_protocol::digest::Digest;
 use stella_protocol::id::{AgentId, EnrolmentTokenId};
 use stella_protocol::limits::NAME_BYTES_MAX;
+use stella_protocol::message::Profile;
 
 use super::fields;
 use super::transaction::Transaction;
@@ -44,14 +45,21 @@ pub(super) fn create_token(tx: &mut Transaction<'_>, new: &NewEnrolmentToken) ->
     Ok(Outcome::EnrolmentToken(new.id))
 }
 
+/// What a host says of itself when it enrols.
+pub(super) struct Host<'h> {
+    pub(super) hostname: &'h str,
+    pub(super) takes_profile: bool,
+    pub(super) wanted: Option<Profile>,
+}
+
 pub(super) fn enrol(
     tx: &mut Transaction<'_>,
     token: EnrolmentTokenId,
     key_fingerprint: Digest,
     agent: AgentId,
-    hostname: &str,
-    takes_profile: bool,
+    host: &Host<'_>,
 ) -> Result<Outcome, Rejection> {
+    let Host { hostname, takes_profile, wanted } = *host;
     let refused = |problem: &str| Err(Rejection::EnrolmentRefused { problem: problem.to_owned() });
     if hostname.len() > NAME_BYTES_MAX {
         return Err(Rejection::invalid("hostname", format!("has more than {NAME_BYTES_MAX} bytes")));
@@ -61,6 +69,13 @@ pub(super) fn enrol(
     };
     if tx.now >= paper.expires_at {
         return refused("the token has expired; create a new one and try again");
+    }
+    // Before anything is used up: the host may come again with another word, or with another token.
+    if let Some((wanted, granted)) = wanted.zip(paper.profile).filter(|(wanted, granted)| wanted != granted) {
+        let (wanted, granted) = (wanted.name(), granted.name());
+        return refused(&format!(
+            "the token is for {granted}, and {wanted} was asked for; run it again with --profile {granted}, or create a token with --profile {wanted}. The token is not used up"
+        ));
     }
     if let Some(known) = paper.used_by.get(&key_fingerprint) {
         return match tx.tenant.agents.get(known) {

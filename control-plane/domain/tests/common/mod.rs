@@ -315,6 +315,7 @@ impl World {
             agent: agent(n),
             hostname: format!("Host {n}"),
             takes_profile: true,
+            wanted: None,
         });
     }
 

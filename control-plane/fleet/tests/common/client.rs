@@ -11,8 +11,8 @@ use stella_protocol::close::CloseCode;
 use stella_protocol::frame::{self, Decoder};
 use stella_protocol::id::{AgentId, Incarnation, Position, TenantId};
 use stella_protocol::message::{
-    Dispatch, EnrolRequest, EnrolResponse, Hello, JournalMark, OpenAttempt, Resources, ToAgent,
-    ToControlPlane, Welcome,
+    Dispatch, EnrolRequest, EnrolRequestFor, EnrolResponse, Hello, JournalMark, OpenAttempt, Profile,
+    Resources, ToAgent, ToControlPlane, Welcome,
 };
 use uuid::Uuid;
 
@@ -53,14 +53,26 @@ pub async fn offer_to_enrol(
     token: &EnrolmentToken,
     csr_der: Vec<u8>,
 ) -> Result<EnrolResponse, ConnectionError> {
-    offer_on(dial(control_plane, quic_enrol_client(token.root).unwrap()).await?, token, csr_der).await
+    offer_to_enrol_as(control_plane, token, csr_der, None).await
 }
 
-/// As [`offer_to_enrol`], on a connection that is there.
+/// The same of a host that wants to be let in for a profile.
+pub async fn offer_to_enrol_as(
+    control_plane: SocketAddr,
+    token: &EnrolmentToken,
+    csr_der: Vec<u8>,
+    profile: Option<Profile>,
+) -> Result<EnrolResponse, ConnectionError> {
+    let connection = dial(control_plane, quic_enrol_client(token.root).unwrap()).await?;
+    offer_on(connection, token, csr_der, profile).await
+}
+
+/// As [`offer_to_enrol_as`], on a connection that is there.
 pub async fn offer_on(
     connection: Connection,
     token: &EnrolmentToken,
     csr_der: Vec<u8>,
+    profile: Option<Profile>,
 ) -> Result<EnrolResponse, ConnectionError> {
     let request = EnrolRequest {
         token: token.id,
@@ -70,7 +82,8 @@ pub async fn offer_on(
         agent_version: "0.1.0".to_owned(),
     };
     let (mut send, receive) = soon(connection.open_bi()).await?;
-    soon(send.write_all(&frame::encode(&request).unwrap())).await.unwrap();
+    let asking = EnrolRequestFor { profile, request };
+    soon(send.write_all(&frame::encode(&asking).unwrap())).await.unwrap();
     let mut frames = Frames { receive, decoder: Decoder::new() };
     match frames.next().await {
         Some(answer) => Ok(answer),
