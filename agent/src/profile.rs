@@ -226,18 +226,18 @@ mod tests {
     fn what_was_kept_for_another_agent_or_is_damaged_counts_as_the_least() {
         let folder = tempfile::tempdir().unwrap();
         let (ours, other) = (AgentId(uuid::Uuid::from_u128(1)), AgentId(uuid::Uuid::from_u128(2)));
-        let read = |agent| super::read(folder.path(), agent, false).unwrap();
-        assert_eq!(read(ours), None, "an agent of before tokens had profiles");
-        let lost = super::read(folder.path(), ours, true).unwrap();
+        let kept = |agent| read(folder.path(), agent, false).unwrap();
+        assert_eq!(kept(ours), None, "an agent of before tokens had profiles");
+        let lost = read(folder.path(), ours, true).unwrap();
         assert_eq!(lost, Some(Profile::Confined), "one whose file is lost");
         for profile in [Some(Profile::Full), Some(Profile::Confined), None] {
             keep(folder.path(), ours, profile).unwrap();
-            assert_eq!(read(ours), profile);
-            assert_eq!(read(other), Some(Profile::Confined));
+            assert_eq!(kept(ours), profile);
+            assert_eq!(kept(other), Some(Profile::Confined));
         }
         for damaged in ["", "{}", "{\"agent\": 3}", &"x".repeat(5000)] {
             fs::write(folder.path().join(FILE), damaged).unwrap();
-            assert_eq!(read(ours), Some(Profile::Confined), "{damaged:?}");
+            assert_eq!(kept(ours), Some(Profile::Confined), "{damaged:?}");
         }
     }
 }

@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use stella_api_types::agent::RevokeAgent;
 use stella_api_types::deployment::OnFailure;
 use stella_api_types::paths;
+use stella_domain::strategy::Strategy;
 use stella_tests::cluster::{Cluster, ENVIRONMENT, TENANT};
 use stella_tests::people::{decide_twice, person};
 use stella_tests::recipe::{release, rolling, shell};
@@ -158,9 +159,11 @@ async fn a_running_system_has_what_the_alerts_ask_for_and_a_revoked_agent_alerts
     let cluster = Cluster::start(2).await?;
     // Counters are there before anything has ended, or the first failure is no increase.
     let fresh = cluster.control_plane.metrics().await?;
-    for status in ["succeeded", "failed", "cancelled"] {
-        let labels = format!("env=\"{ENVIRONMENT}\",strategy=\"rolling\",status=\"{status}\"}} 0");
-        ensure!(fresh.contains(&labels), "no {labels} in {fresh}");
+    for strategy in Strategy::NAMES {
+        for status in ["succeeded", "failed", "cancelled"] {
+            let labels = format!("env=\"{ENVIRONMENT}\",strategy=\"{strategy}\",status=\"{status}\"}} 0");
+            ensure!(fresh.contains(&labels), "no {labels} in {fresh}");
+        }
     }
     for (version, script) in [("1.0.0", "true"), ("2.0.0", "false")] {
         cluster.release(&release(version, &[], vec![shell("run", script)])).await?;
@@ -189,6 +192,9 @@ async fn a_running_system_has_what_the_alerts_ask_for_and_a_revoked_agent_alerts
     cluster.api.post::<_, stella_api_types::agent::Agent>(&path, &body, None).await?;
     let after = cluster.control_plane.metrics().await?;
     ensure!(!after.contains(&series) && after.contains("stella_agent_heartbeat_age_seconds{"), "{after}");
+    let its_own = format!("agent=\"{sold}\"");
+    ensure!(before.contains(&format!("stella_agent_tasks_total{{tenant=\"{TENANT}\",{its_own}")), "{before}");
+    ensure!(!after.contains(&its_own) && after.contains("stella_agent_tasks_total{"), "{after}");
     cluster.passed()
 }
 
@@ -216,6 +222,11 @@ async fn open_tasks_certificates_and_the_disk_are_what_they_are() -> Result<()> 
     ensure!(value(&busy, &active)? == 1.0, "{busy}");
     let waits = format!("stella_task_unaccepted_age_seconds{{tenant=\"{TENANT}\"}}");
     ensure!(value(&busy, &waits)? == 0.0, "a task that runs does not wait: {busy}");
+    // What has begun has its series, so that its end is an increase.
+    for begun in ["stella_deployment_duration_seconds_count{", "stella_agent_task_duration_seconds_count{"] {
+        let line = busy.lines().find(|line| line.starts_with(begun)).with_context(|| busy.clone())?;
+        ensure!(line.ends_with(" 0"), "{line}");
+    }
     fs::write(cluster.agents[0].host_root().join("go"), "")?;
     cluster.wait_final(&running.deployment.id).await?;
     let done = cluster.control_plane.metrics().await?;

@@ -73,6 +73,14 @@ pub struct RevokeAgent {
     pub reason: String,
 }
 
+/// Takes an enrolment token back: no host enrols with it any more. Those that did stay.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RevokeEnrolmentToken {
+    /// Why, for people.
+    pub reason: String,
+}
+
 /// A new enrolment token.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

@@ -68,6 +68,8 @@ pub const AGENT_REVOKE: &str = "/api/v1/tenants/{tenant}/agents/{agent}/revoke";
 pub const SD_AGENTS: &str = "/api/v1/sd/agents";
 /// Enrolment tokens of a tenant.
 pub const ENROLMENT_TOKENS: &str = "/api/v1/tenants/{tenant}/enrolment-tokens";
+/// Takes an enrolment token back.
+pub const ENROLMENT_TOKEN_REVOKE: &str = "/api/v1/tenants/{tenant}/enrolment-tokens/{token}/revoke";
 /// One artifact.
 pub const ARTIFACT: &str = "/api/v1/tenants/{tenant}/artifacts/{digest}";
 /// Releases of a tenant.

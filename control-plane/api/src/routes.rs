@@ -108,6 +108,7 @@ fn all() -> OpenApiRouter<App> {
         .routes(routes!(catalogue::revoke_agent))
         .routes(routes!(discovery::agents_to_scrape))
         .routes(routes!(catalogue::enrolment_tokens, catalogue::create_enrolment_token))
+        .routes(routes!(catalogue::revoke_enrolment_token))
         .routes(routes!(releases::artifact))
         .routes(routes!(releases::releases, releases::create_release))
         .routes(routes!(releases::release))

@@ -8,13 +8,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum_server::Handle;
 use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use hyper_util::rt::TokioTimer;
 use stella_api_types::paths;
 use stella_telemetry::exposition::Exposition;
+use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 
 use crate::{ApiDeps, App, routes};
@@ -110,11 +112,21 @@ pub async fn serve_metrics(
         let (format, render) = (Exposition::accepted(accepted), Arc::clone(&render));
         async move {
             // Rendering a large fleet takes milliseconds that the runtime's workers should not lose.
-            let text = tokio::task::spawn_blocking(move || render(format)).await.unwrap_or_default();
-            ([(header::CONTENT_TYPE, format.content_type())], text)
+            answer(tokio::task::spawn_blocking(move || render(format)).await, format)
         }
     };
     listen(address, tls.0, Router::new().route(paths::METRICS, get(scrape)), shutdown, ready).await
+}
+
+/// Nothing is no figures: a scraper that got an empty page would take every series for gone, and its alerts for resolved.
+fn answer(rendered: Result<String, JoinError>, format: Exposition) -> Response {
+    match rendered {
+        Ok(text) => ([(header::CONTENT_TYPE, format.content_type())], text).into_response(),
+        Err(error) => {
+            tracing::error!(%error, "the figures cannot be rendered; this is a defect");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
 }
 
 async fn listen(
@@ -145,4 +157,18 @@ async fn listen(
         }
     };
     ended.map_err(|source| Error::Serve { address, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn figures_that_cannot_be_rendered_are_no_empty_page() {
+        let format = Exposition::Text;
+        let rendered = tokio::task::spawn_blocking(|| "stella_build_info 1\n".to_owned()).await;
+        assert_eq!(answer(rendered, format).status(), StatusCode::OK);
+        let panicked = tokio::task::spawn_blocking(|| -> String { panic!("a defect") }).await;
+        assert_eq!(answer(panicked, format).status(), StatusCode::INTERNAL_SERVER_ERROR);
+    }
 }

@@ -19,8 +19,8 @@ pub(crate) use gates::{Findings, Gate, Place, SetGate, Severity, Word};
 pub(crate) use pace::{ColourName, Pace, StrategyName};
 pub(crate) use people::{Account, Token};
 pub(crate) use places::{
-    Agent, ChangeTarget, EnrolCommand, Environment, Form, NewTarget, NewToken, Profile, ProofRule, Repeat,
-    Target, Tenant,
+    Agent, ChangeTarget, EnrolCommand, EnrolmentTokens, Environment, Form, NewTarget, NewToken, Profile,
+    ProofRule, Repeat, Target, Tenant,
 };
 pub(crate) use release::{Channel, Judged, NewRelease, Provenance, Release, ReleaseKey};
 pub(crate) use rollout::{Deploy, Deployment, Objection, OnFailure, Promotion, Rollback, Wait};

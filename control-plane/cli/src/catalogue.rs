@@ -1,13 +1,13 @@
 //! What there is: tenants, environments, targets, agents.
 
 use serde::Serialize;
-use stella_api_types::agent::{self, RevokeAgent};
+use stella_api_types::agent::{self, RevokeAgent, RevokeEnrolmentToken};
 use stella_api_types::environment::{self, CreateEnvironment, ProofRule, Repeats, SetFreeze, SetPath};
 use stella_api_types::paths;
 use stella_api_types::system::System;
 use stella_api_types::tenant::{self, CreateTenant};
 
-use crate::args::{Agent, Environment, Output, Repeat, Tenant};
+use crate::args::{Agent, EnrolmentTokens, Environment, Output, Repeat, Tenant};
 use crate::client::Error;
 use crate::simulate::describe;
 use crate::{Context, channel, enrol, hold, pace, print, promotion, when};
@@ -196,7 +196,8 @@ pub(crate) async fn agent(context: &Context, command: Agent) -> Result<(), Error
             print::result(context.output, &agent, shown)
         }
         Agent::EnrolCommand(wanted) => enrol::command(context, *wanted).await,
-        Agent::Token { token, quiet } => {
+        Agent::Token { command: Some(command), .. } => enrolment_tokens(context, command).await,
+        Agent::Token { command: None, token, quiet } => {
             let created = enrol::new_token(context, &token).await?;
             let token = created.token.clone().unwrap_or_default();
             if quiet && context.output == Output::Text {
@@ -217,6 +218,32 @@ pub(crate) async fn agent(context: &Context, command: Agent) -> Result<(), Error
             let path = context.path(paths::AGENT_REVOKE, &[&agent])?;
             let revoked: agent::Agent = context.client.post(&path, &RevokeAgent { reason }, None).await?;
             print::result(context.output, &revoked, |agent| format!("agent {} is revoked", agent.name))
+        }
+    }
+}
+
+async fn enrolment_tokens(context: &Context, command: EnrolmentTokens) -> Result<(), Error> {
+    match command {
+        EnrolmentTokens::List => {
+            let tokens: Vec<agent::EnrolmentToken> =
+                context.client.list(&context.path(paths::ENROLMENT_TOKENS, &[])?, &[]).await?;
+            print::list(context.output, &tokens, &["ID", "PROFILE", "USED", "EXPIRES", "LABELS"], |token| {
+                let labels: Vec<_> =
+                    token.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+                vec![
+                    token.id.clone(),
+                    token.profile.clone().unwrap_or_else(|| "-".to_owned()),
+                    format!("{} of {}", token.agents.len(), token.uses_max),
+                    token.expires_at.clone(),
+                    labels.join(" "),
+                ]
+            })
+        }
+        EnrolmentTokens::Revoke { id, reason } => {
+            let path = context.path(paths::ENROLMENT_TOKEN_REVOKE, &[&id])?;
+            context.client.tell(&path, &RevokeEnrolmentToken { reason }).await?;
+            print::line(&format!("enrolment token {id} is revoked"));
+            Ok(())
         }
     }
 }

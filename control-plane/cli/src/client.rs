@@ -245,6 +245,11 @@ impl Client {
         self.send(self.request(Method::DELETE, path).timeout(ANSWER_TIMEOUT)).await.map(drop)
     }
 
+    /// Has something done to which there is no answer.
+    pub(crate) async fn tell<B: Serialize + Sync>(&self, path: &str, body: &B) -> Result<(), Error> {
+        self.send(self.request(Method::POST, path).timeout(ANSWER_TIMEOUT).json(body)).await.map(drop)
+    }
+
     /// Whether something is there.
     pub(crate) async fn exists(&self, path: &str) -> Result<bool, Error> {
         let request = self.request(Method::HEAD, path).timeout(ANSWER_TIMEOUT);

@@ -442,6 +442,7 @@ fn needed_in(state: &State, tenant: TenantId, command: &TenantCommand) -> Option
         | TenantCommand::UnlockEnvironment { environment: id } => (Role::Operator, environment(Some(*id))),
         TenantCommand::SettleTask { task: id, .. } => (Role::Operator, task(id)),
         TenantCommand::CreateEnrolmentToken(_)
+        | TenantCommand::RevokeEnrolmentToken { .. }
         | TenantCommand::RevokeAgent { .. }
         | TenantCommand::JudgeRelease { .. } => (Role::Operator, Scope::Tenant(tenant)),
         TenantCommand::CreateEnvironment { .. }

@@ -25,6 +25,9 @@ pub const NOTES_BURST: u64 = 512;
 /// kilobytes a day.
 pub const NOTE_EVERY_MS: u64 = 60_000;
 
+/// How long a token that lets nobody in any more is still shown, in milliseconds: a week, for who wonders why a host was refused.
+pub const ENDED_TOKEN_MEMORY_MS: u64 = 7 * 24 * 3_600_000;
+
 /// An enrolled identity.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Agent {
@@ -150,4 +153,12 @@ pub struct EnrolmentToken {
     pub expires_at: Timestamp,
     /// When it was created.
     pub created_at: Timestamp,
+}
+
+impl EnrolmentToken {
+    /// When it is forgotten.
+    #[must_use]
+    pub const fn forgotten_at(&self) -> Timestamp {
+        self.expires_at.plus_ms(ENDED_TOKEN_MEMORY_MS)
+    }
 }

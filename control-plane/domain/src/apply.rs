@@ -118,6 +118,8 @@ impl TenantState {
             | Fact::AgentRevoked { .. }
             | Fact::AgentTrustChanged { .. }
             | Fact::AgentFiguresMoved { .. }
+            | Fact::EnrolmentTokenRevoked { .. }
+            | Fact::EnrolmentTokenForgotten { .. }
             | Fact::ReportIgnored { .. }) => self.apply_agent(at, fact),
             Fact::DeploymentCreated { .. }
             | Fact::DeploymentHalted { .. }

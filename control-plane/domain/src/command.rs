@@ -13,7 +13,7 @@ use stella_protocol::id::{
     AccountId, AgentId, ApiTokenId, DeploymentId, EnrolmentTokenId, EnvironmentId, PromotionId, QuestionId,
     ReleaseId, RunId, SessionEpoch, TargetId, TaskId, TenantId,
 };
-use stella_protocol::message::{Hello, Holding};
+use stella_protocol::message::{Hello, Holding, Profile};
 use stella_protocol::time::Timestamp;
 use stella_protocol::trace::TraceContext;
 use stella_signing::{PublicKey, Signature};
@@ -626,6 +626,13 @@ pub enum TenantCommand {
         session: SessionEpoch,
         /// Whom.
         trust: AgentTrust,
+    },
+    /// Let no host in any more with a token. Those that it let in stay.
+    RevokeEnrolmentToken {
+        /// Which.
+        id: EnrolmentTokenId,
+        /// Why.
+        reason: String,
     },
     /// An agent tells where its own figures are.
     RecordAgentFigures {

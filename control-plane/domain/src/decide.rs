@@ -252,6 +252,7 @@ fn carry_out(tx: &mut Transaction<'_>, command: &TenantCommand) -> Result<Outcom
         TenantCommand::RecordAgentTrust { agent, session, trust } => {
             authority::agent_trusts(tx, *agent, *session, trust)
         }
+        TenantCommand::RevokeEnrolmentToken { id, reason } => enrolment::revoke_token(tx, *id, reason),
         TenantCommand::RecordAgentFigures { agent, session, at } => {
             agent::figures_at(tx, *agent, *session, at)
         }

@@ -674,6 +674,15 @@ pub enum Fact {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         at: Option<FiguresAddress>,
     },
+    /// A token lets no host in any more.
+    EnrolmentTokenRevoked {
+        id: EnrolmentTokenId,
+        reason: String,
+    },
+    /// A token that ended some time ago is shown no more.
+    EnrolmentTokenForgotten {
+        id: EnrolmentTokenId,
+    },
     /// A target is through a stage of a blue-green deployment, and waits for the others.
     TargetReady {
         deployment: DeploymentId,

@@ -297,7 +297,10 @@ impl Strategy {
             .collect()
     }
 
-    /// The name in metrics and messages.
+    /// The names of all of them.
+    pub const NAMES: [&str; 4] = ["all_at_once", "rolling", "canary", "blue_green"];
+
+    /// The name in metrics and messages: one of [`Self::NAMES`].
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {
@@ -312,6 +315,18 @@ impl Strategy {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_strategy_has_its_name_on_the_list() {
+        let canary = Strategy::Canary { steps: Arc::new([]), batch: None, order: None };
+        let all = [
+            Strategy::AllAtOnce,
+            Strategy::Rolling(Rolling::of(1)),
+            canary,
+            Strategy::BlueGreen(BlueGreen::default()),
+        ];
+        assert_eq!(all.map(|it| it.name()), Strategy::NAMES);
+    }
 
     #[test]
     fn waves_end_where_a_batch_a_domain_or_a_step_does() {

@@ -296,6 +296,8 @@ pub enum Timer {
     KeepEnds(DeploymentId),
     /// Hosts that were asked about the way back of a deployment have not answered.
     WayBackOverdue(DeploymentId),
+    /// An enrolment token has ended some time ago.
+    EnrolmentTokenEnded(EnrolmentTokenId),
 }
 
 /// The answer to an idempotent request.

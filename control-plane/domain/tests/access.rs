@@ -227,6 +227,12 @@ fn commands(world: &World) -> Vec<(&'static str, Role, Where, TenantCommand)> {
             TenantCommand::SettleTask { task, succeeded: true, reason: reason() },
         ),
         ("invite", Role::Operator, Tenant, TenantCommand::CreateEnrolmentToken(Box::new(enrolment))),
+        (
+            "uninvite",
+            Role::Operator,
+            Tenant,
+            TenantCommand::RevokeEnrolmentToken { id: TOKEN, reason: reason() },
+        ),
         ("revoke", Role::Operator, Tenant, TenantCommand::RevokeAgent { agent: agent(1), reason: reason() }),
         (
             "judge",

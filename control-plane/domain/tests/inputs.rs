@@ -9,6 +9,7 @@ use common::{
     STAGING, TOKEN, World, agent, conflict, deployment, digest, name, new_deployment, new_release,
     new_target, release, target,
 };
+use stella_domain::agent::ENDED_TOKEN_MEMORY_MS;
 use stella_domain::command::{
     NewDeployment, NewEnrolmentToken, NewRelease, NewTarget, Outcome, SystemCommand, TargetChange,
     TenantCommand,
@@ -291,6 +292,51 @@ fn a_host_that_cannot_be_told_its_profile_is_held_to_none() {
         let text = serde_json::to_string(&enrolled.events[0]).unwrap();
         assert_eq!(text.contains("profile_untold"), !takes_profile, "{text}");
     }
+}
+
+#[test]
+fn a_token_is_taken_back_or_forgotten_and_whom_it_let_in_stays() {
+    let mut world = World::new();
+    let token = |n| EnrolmentTokenId(Uuid::from_u128(n));
+    let create = |world: &mut World, n: u128| {
+        let expires_at = world.now.plus_ms(1_000);
+        world.ok(TenantCommand::CreateEnrolmentToken(Box::new(NewEnrolmentToken {
+            id: token(n),
+            secret_hash: digest(1),
+            agent_name: None,
+            labels: BTreeMap::new(),
+            profile: Profile::Confined,
+            uses_max: 9,
+            expires_at,
+        })));
+    };
+    let enrol = |n: u128, key| TenantCommand::Enrol {
+        token: token(n),
+        key_fingerprint: digest(key),
+        agent: agent(u128::from(key)),
+        hostname: "edge".to_owned(),
+        takes_profile: true,
+        wanted: None,
+    };
+    create(&mut world, 50);
+    create(&mut world, 51);
+    world.ok(enrol(50, 11));
+    let revoke =
+        |reason: &str| TenantCommand::RevokeEnrolmentToken { id: token(50), reason: reason.to_owned() };
+    invalid(&mut world, revoke(&"x".repeat(5_000)), "reason", "characters");
+    world.ok(revoke("it was in an image"));
+    assert!(world.tenant().agents.contains_key(&agent(11)), "its agent stays");
+    for key in [11, 12] {
+        let told = refused(&mut world, enrol(50, key));
+        assert!(matches!(told, Rejection::EnrolmentRefused { .. }), "{told:?}");
+    }
+    assert!(matches!(refused(&mut world, revoke("again")), Rejection::NotFound { .. }));
+
+    // One that has ended is shown for a week.
+    world.wait_ms(1_000 + ENDED_TOKEN_MEMORY_MS - 1);
+    assert!(world.tenant().enrolment_tokens.contains_key(&token(51)));
+    world.wait_ms(1);
+    assert!(!world.tenant().enrolment_tokens.contains_key(&token(51)));
 }
 
 #[test]

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use quinn::{Connection, RecvStream, SendStream};
-use serde::de::DeserializeOwned;
 use stella_certs::token::{hash_secret, secrets_match};
 use stella_certs::{CertificateDer, csr};
 use stella_domain::command::{Actor, Command, Outcome, Request, TenantCommand};
@@ -22,7 +21,6 @@ use stella_protocol::id::{AgentId, TenantId};
 use stella_protocol::limits::{ENROL_REQUEST_BYTES_MAX, REASON_BYTES_MAX};
 use stella_protocol::message::{EnrolRequest, EnrolRequestFor, EnrolResponse, Granted};
 use stella_protocol::trace::TraceContext;
-use stella_protocol::validate::Validate;
 use tokio::time::timeout;
 use uuid::Uuid;
 
@@ -62,11 +60,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, connection: Connection, speaks: S
 async fn exchange(shared: &Shared, connection: &Connection, speaks: Speaks) -> Result<(), CloseCode> {
     // A connection that is lost has nobody to tell.
     let (mut send, mut receive) = connection.accept_bi().await.map_err(|_| CloseCode::Normal)?;
-    let asking = if speaks.says_profile {
-        read_request::<EnrolRequestFor>(&mut receive).await?
-    } else {
-        EnrolRequestFor { profile: None, request: read_request(&mut receive).await? }
-    };
+    let asking = read_request(&mut receive, speaks.says_profile).await?;
     let decided = decide(shared, &asking, speaks.takes_profile).await?;
     let result = if decided.is_ok() { "granted" } else { "refused" };
     metrics::counter!("stella_fleet_enrolments", "result" => result).increment(1);
@@ -85,14 +79,20 @@ async fn exchange(shared: &Shared, connection: &Connection, speaks: Speaks) -> R
     reply(&mut send, &encoded).await
 }
 
-async fn read_request<T: DeserializeOwned + Validate>(receive: &mut RecvStream) -> Result<T, CloseCode> {
+async fn read_request(receive: &mut RecvStream, says_profile: bool) -> Result<EnrolRequestFor, CloseCode> {
     let mut decoder = Decoder::with_limit(ENROL_REQUEST_BYTES_MAX);
     loop {
         let chunk = receive.read_chunk(READ_BYTES_MAX, true).await.map_err(|_| CloseCode::Normal)?;
         let chunk = chunk.ok_or(CloseCode::ProtocolViolation)?;
-        let decoded = decoder.push(&chunk.bytes).and_then(|()| decoder.next::<T>());
-        if let Some(request) = decoded.map_err(|error| violation(&error))? {
-            return Ok(request);
+        decoder.push(&chunk.bytes).map_err(|error| violation(&error))?;
+        let decoded = if says_profile {
+            decoder.next::<EnrolRequestFor>()
+        } else {
+            let without = |request| EnrolRequestFor { profile: None, request };
+            decoder.next::<EnrolRequest>().map(|request| request.map(without))
+        };
+        if let Some(asking) = decoded.map_err(|error| violation(&error))? {
+            return Ok(asking);
         }
     }
 }

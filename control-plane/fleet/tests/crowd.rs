@@ -123,6 +123,6 @@ async fn enrolments_that_say_nothing_leave_room_for_those_of_others() {
 
     let tls = quic_enrol_client(token.root).unwrap();
     let connection = dial_from([127, 0, 0, 2], address, tls).await.unwrap();
-    let answer = offer_on(connection, &token, made.csr_der).await.unwrap();
+    let answer = offer_on(connection, &token, made.csr_der, None).await.unwrap();
     assert!(answer.into_granted().is_ok());
 }

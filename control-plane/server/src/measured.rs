@@ -6,11 +6,14 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use metrics::{counter, histogram};
 use stella_api::AnsweredRequest;
+use stella_domain::deployment::Deployment;
 use stella_domain::event::{Event, Fact};
 use stella_domain::name::Identifier;
+use stella_domain::promotion::Promotion;
 use stella_domain::spans;
+use stella_domain::task::Task;
 use stella_domain::tenant::TenantState;
-use stella_protocol::id::{AttemptKey, DeploymentId, EnvironmentId, PromotionId, RunId};
+use stella_protocol::id::{AttemptKey, DeploymentId, EnvironmentId, PromotionId, RunId, TaskId};
 use stella_protocol::time::Timestamp;
 use stella_protocol::trace::TraceParent;
 use stella_telemetry::exemplars::{Exemplar, Exemplars, Histogram};
@@ -27,12 +30,24 @@ pub(crate) const DEPLOYMENTS: Histogram = Histogram {
     name: "stella_deployment_duration_seconds",
     bounds: &[1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1_800.0, 3_600.0, 7_200.0, 21_600.0],
 };
-/// Approvals, in seconds: from a minute to a week.
+/// Approvals, in seconds: from a minute to four weeks.
 pub(crate) const APPROVALS: Histogram = Histogram {
     name: "stella_approval_duration_seconds",
     bounds: &[
-        60.0, 300.0, 900.0, 3_600.0, 14_400.0, 28_800.0, 57_600.0, 86_400.0, 172_800.0, 259_200.0, 432_000.0,
+        60.0,
+        300.0,
+        900.0,
+        3_600.0,
+        14_400.0,
+        28_800.0,
+        57_600.0,
+        86_400.0,
+        172_800.0,
+        259_200.0,
+        432_000.0,
         604_800.0,
+        1_209_600.0,
+        2_419_200.0,
     ],
 };
 /// Tasks, in seconds.
@@ -85,9 +100,15 @@ impl Measurements {
     }
 
     /// Measures what has ended with an event. The state is that after it.
-    #[expect(clippy::wildcard_enum_match_arm, reason = "only ends are measured")]
+    ///
+    /// What begins has its series from then on, at 0: an increase is seen only of what was there before.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "only beginnings and ends are measured")]
     pub(crate) fn take(&self, tenant: &TenantState, event: &Event) {
         match &event.fact {
+            Fact::DeploymentCreated { id, .. } => begin_deployment(tenant, *id),
+            Fact::PromotionRequested { id, .. } => begin_approval(tenant, *id),
+            Fact::StepStarted { run, step, .. } => begin_step(tenant, *run, step),
+            Fact::TaskQueued { task, .. } => begin_task(tenant, *task),
             Fact::DeploymentSucceeded { id }
             | Fact::DeploymentFailed { id, .. }
             | Fact::DeploymentCancelled { id, .. } => self.deployment(tenant, event, *id),
@@ -106,11 +127,7 @@ impl Measurements {
         let Some(deployment) = found.filter(|it| it.cause.brings_release()) else {
             return;
         };
-        let labels = [
-            ("tenant", tenant.name.to_string()),
-            ("env", environment(tenant, deployment.environment)),
-            ("strategy", deployment.strategy.name().to_owned()),
-        ];
+        let labels = of_deployment(tenant, deployment);
         let lead = Lead {
             trace: deployment.trace.parent(),
             span: spans::deployment(id),
@@ -123,8 +140,7 @@ impl Measurements {
     fn approval(&self, tenant: &TenantState, event: &Event, id: PromotionId) {
         let found = tenant.promotions.get(&id);
         let Some(promotion) = found.filter(|it| it.is_let_through_by(event)) else { return };
-        let labels =
-            [("tenant", tenant.name.to_string()), ("env", environment(tenant, promotion.wanted.environment))];
+        let labels = of_approval(tenant, promotion);
         let lead = Lead::of(promotion.trace.parent(), spans::approval(id), event.at);
         self.record(&APPROVALS, &labels, event.at.since(promotion.requested_at), &lead);
     }
@@ -140,9 +156,7 @@ impl Measurements {
 
     fn task(&self, tenant: &TenantState, at: Timestamp, key: AttemptKey, took: Option<Duration>) {
         let Some(task) = tenant.tasks.get(&key.task) else { return };
-        let agent = tenant.agents.get(&task.agent).map(|it| it.name.to_string()).unwrap_or_default();
-        let kind = task.spec.kind();
-        let labels = [("tenant", tenant.name.to_string()), ("agent", agent), ("type", kind.to_owned())];
+        let labels = of_task(tenant, task);
         let status = ("status", task.state.name().to_owned());
         counter!("stella_agent_tasks_total", &[labels.as_slice(), &[status]].concat()).increment(1);
         if let Some(took) = took {
@@ -170,6 +184,57 @@ impl Lead {
     const fn of(trace: TraceParent, span: u64, at: Timestamp) -> Self {
         Self { trace, span, is_always_sent: false, at_ms: at.0 }
     }
+}
+
+// === what begins has its series ===
+
+fn begin_deployment(tenant: &TenantState, id: DeploymentId) {
+    if let Some(deployment) = tenant.deployments.get(&id).filter(|it| it.cause.brings_release()) {
+        drop(histogram!(DEPLOYMENTS.name, &of_deployment(tenant, deployment)));
+    }
+}
+
+fn begin_approval(tenant: &TenantState, id: PromotionId) {
+    if let Some(promotion) = tenant.promotions.get(&id) {
+        drop(histogram!(APPROVALS.name, &of_approval(tenant, promotion)));
+    }
+}
+
+fn begin_step(tenant: &TenantState, id: RunId, step: &Identifier) {
+    let found = tenant.runs.get(&id).and_then(|run| tenant.step_of(run, step));
+    if let Some(planned) = found {
+        drop(histogram!(STEPS.name, &[("step_type", planned.kind().to_owned())]));
+    }
+}
+
+fn begin_task(tenant: &TenantState, id: TaskId) {
+    if let Some(task) = tenant.tasks.get(&id) {
+        let labels = of_task(tenant, task);
+        drop(histogram!(TASKS.name, &labels));
+        for status in ["succeeded", "failed"] {
+            let status = ("status", status.to_owned());
+            counter!("stella_agent_tasks_total", &[labels.as_slice(), &[status]].concat()).increment(0);
+        }
+    }
+}
+
+// === labels ===
+
+fn of_deployment(tenant: &TenantState, deployment: &Deployment) -> [(&'static str, String); 3] {
+    [
+        ("tenant", tenant.name.to_string()),
+        ("env", environment(tenant, deployment.environment)),
+        ("strategy", deployment.strategy.name().to_owned()),
+    ]
+}
+
+fn of_approval(tenant: &TenantState, promotion: &Promotion) -> [(&'static str, String); 2] {
+    [("tenant", tenant.name.to_string()), ("env", environment(tenant, promotion.wanted.environment))]
+}
+
+fn of_task(tenant: &TenantState, task: &Task) -> [(&'static str, String); 3] {
+    let agent = tenant.agents.get(&task.agent).map(|it| it.name.to_string()).unwrap_or_default();
+    [("tenant", tenant.name.to_string()), ("agent", agent), ("type", task.spec.kind().to_owned())]
 }
 
 fn environment(tenant: &TenantState, id: EnvironmentId) -> String {

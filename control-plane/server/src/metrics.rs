@@ -13,6 +13,7 @@ use stella_domain::name::Name;
 use stella_domain::promotion::Objection;
 use stella_domain::run::RunStatus;
 use stella_domain::state::State;
+use stella_domain::strategy::Strategy;
 use stella_domain::tenant::TenantState;
 use stella_engine::Handle;
 use stella_fleet::Fleet;
@@ -24,8 +25,6 @@ use crate::{current, measured};
 const SHORT_SECONDS: [f64; 12] =
     [0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5];
 
-/// What [`stella_domain::deployment::Strategy`] is called.
-const STRATEGIES: [&str; 4] = stella_domain::deployment::Strategy::NAMES;
 /// What the ends of [`stella_domain::deployment::Status`] are called.
 const STATUSES: [&str; 3] = ["succeeded", "failed", "cancelled"];
 /// What [`stella_domain::deployment::RollbackReason`] is called.
@@ -101,9 +100,27 @@ pub(crate) fn render(handle: &PrometheusHandle, engine: &Handle, fleet: &Fleet, 
         current::authority(&state);
         agents(&state, engine, fleet);
     });
-    let mut text = handle.render();
+    let mut text = without_the_gone(&handle.render(), &state);
     text.push_str(&projection.handle().render());
     text
+}
+
+/// The recorder of the process keeps a series to its end. Those of an agent end with it.
+fn without_the_gone(text: &str, state: &State) -> String {
+    let of_tenant = |tenant: &'_ Arc<TenantState>| {
+        let there = tenant.agents.values().filter(|agent| agent.revoked.is_none());
+        there.map(|agent| (tenant.name.clone(), agent.name.clone())).collect::<Vec<_>>()
+    };
+    let there: BTreeSet<(Name, Name)> = state.tenants.values().flat_map(of_tenant).collect();
+    let label = |line: &str, name: &str| -> Option<Name> {
+        let (_, rest) = line.split_once(&format!("{name}=\""))?;
+        rest.split_once('"')?.0.parse().ok()
+    };
+    let is_kept = |line: &&str| {
+        !line.starts_with("stella_agent_task")
+            || label(line, "tenant").zip(label(line, "agent")).is_some_and(|it| there.contains(&it))
+    };
+    text.split_inclusive('\n').filter(is_kept).collect()
 }
 
 fn project(state: &State, tenant: &Arc<TenantState>) {
@@ -168,7 +185,8 @@ fn gates(tenant: &TenantState, environment: &Environment) {
 /// first failure would alert nobody.
 fn count_ends(tenant: &TenantState, environment: &Name) {
     let strategies = tenant.totals.deployments.get(environment);
-    for (strategy, status) in STRATEGIES.iter().flat_map(|it| STATUSES.iter().map(move |status| (it, status)))
+    for (strategy, status) in
+        Strategy::NAMES.iter().flat_map(|it| STATUSES.iter().map(move |status| (it, status)))
     {
         let count = strategies.and_then(|all| all.get(*strategy)).and_then(|all| all.get(*status));
         let labels = [

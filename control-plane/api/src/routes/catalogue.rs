@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use serde::Deserialize;
 use stella_api_types::agent::{
     Agent, CreateEnrolmentToken, EXPIRES_IN_SECONDS_MAX, EnrolmentToken, EnrolmentTokenCreated, Profile,
-    RevokeAgent,
+    RevokeAgent, RevokeEnrolmentToken,
 };
 use stella_api_types::environment::{CreateEnvironment, Environment};
 use stella_api_types::problem::Problem;
@@ -352,6 +352,27 @@ pub(crate) async fn create_enrolment_token(
         details,
     };
     Ok((StatusCode::CREATED, Json(answer)))
+}
+
+/// Takes an enrolment token back: no host enrols with it any more, not even one that asks again. Agents that it let in stay.
+#[utoipa::path(post, path = paths::ENROLMENT_TOKEN_REVOKE, tag = "agents", params(("tenant" = String, Path), ("token" = String, Path)),
+    request_body = RevokeEnrolmentToken, responses((status = 204, description = "Revoked")))]
+pub(crate) async fn revoke_enrolment_token(
+    State(app): State<App>,
+    Path((tenant, token)): Path<(String, String)>,
+    change: Change,
+    Json(body): Json<RevokeEnrolmentToken>,
+) -> Result<StatusCode, ApiError> {
+    let state = app.engine.state();
+    let tenant = resolve::tenant(&state, &tenant)?;
+    let reason = parse::reason("reason", &body.reason)?;
+    let found = resolve::enrolment_token(tenant, &token);
+    if found.is_err() && change.was_carried_out(tenant, &body)? {
+        return Ok(StatusCode::NO_CONTENT);
+    }
+    let id = found?.id;
+    change.tenant(&app, tenant.id, &body, TenantCommand::RevokeEnrolmentToken { id, reason }).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// Figures of the installation.

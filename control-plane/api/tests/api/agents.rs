@@ -7,7 +7,7 @@ use stella_protocol::id::{Incarnation, Position};
 use stella_protocol::message::{Hello, JournalMark, Resources, capability};
 use uuid::Uuid;
 
-use crate::world::{World, submit};
+use crate::world::{World, submit, with_json};
 
 const TOKENS: &str = "/api/v1/tenants/acme/enrolment-tokens";
 
@@ -69,4 +69,28 @@ async fn a_token_says_what_its_agents_are_for_and_who_runs_otherwise_is_seen() {
         let problem = shown.get("profile_problem").and_then(Value::as_str);
         assert_eq!(problem.is_some_and(|it| it.contains("refuses every task")), runs_as == "full", "{shown}");
     }
+}
+
+#[tokio::test]
+async fn a_token_that_was_taken_back_is_gone_and_is_told_in_the_journal() {
+    let world = World::new().await;
+    world.tenant("acme").await;
+    let created = world.post(TOKENS, &json!({"uses": 100})).await.expect(201);
+    let id = created["details"]["id"].as_str().unwrap();
+    let path = format!("{TOKENS}/{id}/revoke");
+    world.post(&path, &json!({})).await.expect(422);
+    world.tenant("globex").await;
+    let elsewhere = format!("/api/v1/tenants/globex/enrolment-tokens/{id}/revoke");
+    world.post(&elsewhere, &json!({"reason": "curious"})).await.expect(404);
+    let once = |reason: &str| {
+        let request = world.request("POST", &path).header("idempotency-key", "k-1");
+        world.send(with_json(request, &json!({ "reason": reason })))
+    };
+    assert_eq!(once("it was in an image").await.status, 204);
+    assert_eq!(once("it was in an image").await.status, 204, "a repeated request is answered as the first");
+    world.post(&path, &json!({"reason": "again"})).await.expect(404);
+    assert_eq!(world.get(TOKENS).await.expect(200)["items"], json!([]));
+    let events = world.get("/api/v1/tenants/acme/events").await.expect(200);
+    let told = events["items"].as_array().unwrap().iter().find(|it| it["type"] == "enrolment_token_revoked");
+    assert_eq!(told.unwrap()["data"], json!({"id": id, "reason": "it was in an image"}));
 }

@@ -42,6 +42,7 @@ const PATHS: [&str; 90] = [
     paths::AGENT_REVOKE,
     paths::SD_AGENTS,
     paths::ENROLMENT_TOKENS,
+    paths::ENROLMENT_TOKEN_REVOKE,
     paths::ARTIFACT,
     paths::RELEASES,
     paths::RELEASE,

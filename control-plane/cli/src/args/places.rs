@@ -306,7 +306,24 @@ pub(crate) struct NewToken {
 
 const TOKEN_EXAMPLES: &str = "Examples:
   stella agent token --name web-1
-  stella agent token --uses 50 --label role=web --profile full --quiet > token";
+  stella agent token --uses 50 --label role=web --profile full --quiet > token
+  stella agent token list
+  stella agent token revoke 01890000-0000-7000-8000-000000000000 --reason 'it was in an image'";
+
+/// What to do with tokens that are there.
+#[derive(Debug, Subcommand)]
+pub(crate) enum EnrolmentTokens {
+    /// List enrolment tokens, without their secrets: those that are good, and those that ended within a week.
+    List,
+    /// Take one back: no host enrols with it any more. Agents that it let in stay.
+    Revoke {
+        /// Its id.
+        id: String,
+        /// Why; it is recorded.
+        #[arg(long)]
+        reason: String,
+    },
+}
 
 const ENROL_EXAMPLES: &str = "Examples:
   stella agent enrol-command --name web-1 --package https://packages.example.com/stella-agent_0.1.0-1_amd64.deb
@@ -360,8 +377,10 @@ pub(crate) enum Agent {
         agent: String,
     },
     /// Create a token that lets a host enrol. It is shown once.
-    #[command(after_help = TOKEN_EXAMPLES)]
+    #[command(after_help = TOKEN_EXAMPLES, args_conflicts_with_subcommands = true)]
     Token {
+        #[command(subcommand)]
+        command: Option<EnrolmentTokens>,
         #[command(flatten)]
         token: NewToken,
         /// Print the token alone.

@@ -16,6 +16,12 @@ impl TenantState {
     pub(super) fn apply_agent(&mut self, at: Timestamp, fact: &Fact) -> Applied {
         match fact {
             Fact::EnrolmentTokenCreated { .. } => self.token_created(at, fact),
+            Fact::EnrolmentTokenRevoked { id, reason: _ } | Fact::EnrolmentTokenForgotten { id } => {
+                let token = self.enrolment_tokens.remove(id);
+                let token = token.ok_or_else(|| missing(EnrolmentTokenId::KIND, id, fact))?;
+                self.timers.remove(&(token.forgotten_at(), Timer::EnrolmentTokenEnded(*id)));
+                Ok(())
+            }
             Fact::AgentEnrolled { .. } => self.agent_enrolled(at, fact),
             Fact::AgentConnected { .. } => self.agent_connected(at, fact),
             Fact::AgentDisconnected { agent: id, session, reason: _ } => {
@@ -90,6 +96,7 @@ impl TenantState {
             expires_at: *expires_at,
             created_at: at,
         };
+        self.timers.insert((token.forgotten_at(), Timer::EnrolmentTokenEnded(*id)));
         self.enrolment_tokens.insert(*id, Arc::new(token));
         Ok(())
     }

@@ -18,6 +18,19 @@ const USES_MAX: u64 = 100_000;
 /// How many numbered names are tried before an agent's own id is part of its name.
 const NUMBERED_NAMES_MAX: u32 = 9;
 
+pub(super) fn revoke_token(
+    tx: &mut Transaction<'_>,
+    id: EnrolmentTokenId,
+    reason: &str,
+) -> Result<Outcome, Rejection> {
+    fields::reason(reason)?;
+    if !tx.tenant.enrolment_tokens.contains_key(&id) {
+        return Err(Rejection::not_found(EnrolmentTokenId::KIND, id));
+    }
+    tx.emit(Fact::EnrolmentTokenRevoked { id, reason: reason.to_owned() })?;
+    Ok(Outcome::Done)
+}
+
 pub(super) fn create_token(tx: &mut Transaction<'_>, new: &NewEnrolmentToken) -> Result<Outcome, Rejection> {
     if tx.tenant.enrolment_tokens.contains_key(&new.id) {
         return Err(Rejection::exists(EnrolmentTokenId::KIND, new.id));

@@ -103,7 +103,8 @@ fn fact_of_system(timer: &Timer) -> Option<Fact> {
         | Timer::GateAgain(..)
         | Timer::AutoPromotion(..)
         | Timer::WayBackOverdue(_)
-        | Timer::KeepEnds(_) => None,
+        | Timer::KeepEnds(_)
+        | Timer::EnrolmentTokenEnded(_) => None,
     }
 }
 
@@ -146,6 +147,7 @@ fn fire(tx: &mut Transaction<'_>, timer: &Timer) -> Result<(), Rejection> {
         Timer::WayBackOverdue(deployment) => proof::overdue(tx, *deployment),
         Timer::KeepEnds(deployment) => colour::keep_ended(tx, *deployment),
         Timer::StepDue(id, step) => run::due(tx, *id, step),
+        Timer::EnrolmentTokenEnded(id) => tx.emit(Fact::EnrolmentTokenForgotten { id: *id }),
         // No tenant has one, and `apply` would refuse it.
         Timer::ApiTokenEnded(id) => tx.emit(Fact::ApiTokenRevoked { id: *id }),
     }

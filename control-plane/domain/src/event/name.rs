@@ -103,6 +103,8 @@ impl Fact {
             Self::FindingsRecorded { .. } => "findings_recorded",
             Self::AuthorityChanged { .. } => "authority_changed",
             Self::AgentTrustChanged { .. } => "agent_trust_changed",
+            Self::EnrolmentTokenRevoked { .. } => "enrolment_token_revoked",
+            Self::EnrolmentTokenForgotten { .. } => "enrolment_token_forgotten",
             Self::AgentFiguresMoved { .. } => "agent_figures_moved",
             Self::LogLevelSet { .. } => "log_level_set",
             Self::WorkflowApplied { .. } => "workflow_applied",

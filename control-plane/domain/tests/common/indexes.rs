@@ -124,6 +124,9 @@ fn timers(tenant: &TenantState) {
     for task in tenant.tasks.values().filter(|task| task.state.is_open()) {
         wanted.extend(task.overdue_at.map(|at| (at, Timer::TaskOverdue(task.id))));
     }
+    for token in tenant.enrolment_tokens.values() {
+        wanted.insert((token.forgotten_at(), Timer::EnrolmentTokenEnded(token.id)));
+    }
     for (key, request) in &tenant.requests {
         wanted.insert((request.forgotten_at, Timer::RequestForgotten(key.clone())));
     }
