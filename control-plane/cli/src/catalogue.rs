@@ -234,7 +234,7 @@ async fn enrolment_tokens(context: &Context, command: EnrolmentTokens) -> Result
                     token.id.clone(),
                     token.profile.clone().unwrap_or_else(|| "-".to_owned()),
                     format!("{} of {}", token.agents.len(), token.uses_max),
-                    token.expires_at.clone(),
+                    when::moment(&token.expires_at),
                     labels.join(" "),
                 ]
             })
