@@ -405,6 +405,7 @@ fn a_name_that_was_asked_for_is_given_or_the_host_is_refused() {
         agent: agent(n.into()),
         hostname: "new".to_owned(),
         takes_profile: true,
+        wanted: None,
     };
     for n in 1..4 {
         let named = NewEnrolmentToken {
