@@ -323,7 +323,7 @@ fn a_token_is_taken_back_or_forgotten_and_whom_it_let_in_stays() {
     world.ok(enrol(50, 11));
     let revoke =
         |reason: &str| TenantCommand::RevokeEnrolmentToken { id: token(50), reason: reason.to_owned() };
-    invalid(&mut world, revoke(&"x".repeat(5_000)), "reason", "characters");
+    invalid(&mut world, revoke(&"x".repeat(5_000)), "reason", "bytes");
     world.ok(revoke("it was in an image"));
     assert!(world.tenant().agents.contains_key(&agent(11)), "its agent stays");
     for key in [11, 12] {
@@ -519,7 +519,7 @@ fn tenants_and_keys() {
     };
     assert!(matches!(refused(&mut world, first), Rejection::Exists { kind: "environment", .. }));
     assert_eq!(world.tenant().environments[&STAGING].order, 0);
-    assert_eq!(world.state.next_due(), None::<Timestamp>);
+    assert_eq!(world.state.next_due(), Some(Timestamp(u64::MAX)), "only the token's end, which never comes");
 }
 
 #[test]
