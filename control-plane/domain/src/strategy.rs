@@ -297,9 +297,6 @@ impl Strategy {
             .collect()
     }
 
-    /// The names of all of them.
-    pub const NAMES: [&str; 4] = ["all_at_once", "rolling", "canary", "blue_green"];
-
     /// The name in metrics and messages: one of [`Self::NAMES`].
     #[must_use]
     pub const fn name(&self) -> &'static str {

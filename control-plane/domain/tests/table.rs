@@ -339,7 +339,6 @@ fn deployments(table: &mut String) {
     canaries(table);
     batches(table);
     blue_greens(table);
-    grouped(table);
 }
 
 /// Two targets that are prepared, warm up, are checked once more and switched; the old colour is kept for a minute.
@@ -817,6 +816,7 @@ fn the_table_of_transitions_is_as_committed() {
     let mut table = String::new();
     tasks(&mut table);
     deployments(&mut table);
+    grouped(&mut table);
     agents(&mut table);
     promotions(&mut table);
     gates(&mut table);

@@ -29,7 +29,7 @@ fn refusal(response: EnrolResponse) -> String {
 async fn a_token_for_another_profile_is_refused_and_not_used_up() {
     let world = World::new().await;
     let token = world.token(1).await;
-    let made = stella_certs::csr::generate().unwrap();
+    let made = csr::generate().unwrap();
     let ask = |profile| offer_to_enrol_as(world.fleet.local_addr(), &token, made.csr_der.clone(), profile);
     let reason = ask(Some(Profile::Full)).await.unwrap().into_granted().unwrap_err();
     assert!(reason.contains("the token is for confined, and full was asked for"), "{reason}");

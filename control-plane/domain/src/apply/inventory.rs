@@ -22,33 +22,7 @@ impl TenantState {
     #[expect(clippy::wildcard_enum_match_arm, reason = "a fact that is not listed is refused")]
     pub(super) fn apply_inventory(&mut self, at: Timestamp, fact: &Fact) -> Applied {
         match fact {
-            Fact::EnvironmentCreated { id, name, order, way_back_proof } => {
-                vacant(!self.environments.contains_key(id), EnvironmentId::KIND, id, fact)?;
-                vacant(!self.index.environments.contains_key(name), EnvironmentId::KIND, name, fact)?;
-                self.index.environments.insert(name.clone(), *id);
-                let environment = Environment {
-                    id: *id,
-                    name: name.clone(),
-                    order: *order,
-                    requires: None,
-                    proven: OrdMap::new(),
-                    automatic: OrdMap::new(),
-                    approvals: None,
-                    freezes: Vec::new(),
-                    gates: BTreeMap::new(),
-                    channels: Vec::new(),
-                    budget: None,
-                    requires_way_back: false,
-                    way_back_proof: *way_back_proof,
-                    strategy: None,
-                    silence: None,
-                    silent_since: None,
-                    lock: None,
-                    created_at: at,
-                };
-                self.environments.insert(*id, Arc::new(environment));
-                Ok(())
-            }
+            Fact::EnvironmentCreated { .. } => self.environment_created(at, fact),
             Fact::TargetCreated { .. } => self.target_created(at, fact),
             Fact::TargetRemoved { id } => self.target_removed(*id, fact),
             Fact::TargetUpdated { .. } => self.target_updated(fact),
@@ -90,6 +64,37 @@ impl TenantState {
             }
             other => Err(misplaced(other)),
         }
+    }
+
+    fn environment_created(&mut self, at: Timestamp, fact: &Fact) -> Applied {
+        let Fact::EnvironmentCreated { id, name, order, way_back_proof } = fact else {
+            return Err(misplaced(fact));
+        };
+        vacant(!self.environments.contains_key(id), EnvironmentId::KIND, id, fact)?;
+        vacant(!self.index.environments.contains_key(name), EnvironmentId::KIND, name, fact)?;
+        self.index.environments.insert(name.clone(), *id);
+        let environment = Environment {
+            id: *id,
+            name: name.clone(),
+            order: *order,
+            requires: None,
+            proven: OrdMap::new(),
+            automatic: OrdMap::new(),
+            approvals: None,
+            freezes: Vec::new(),
+            gates: BTreeMap::new(),
+            channels: Vec::new(),
+            budget: None,
+            requires_way_back: false,
+            way_back_proof: *way_back_proof,
+            strategy: None,
+            silence: None,
+            silent_since: None,
+            lock: None,
+            created_at: at,
+        };
+        self.environments.insert(*id, Arc::new(environment));
+        Ok(())
     }
 
     fn artifact_removed(&mut self, digest: Digest, fact: &Fact) -> Applied {

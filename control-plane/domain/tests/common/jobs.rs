@@ -57,7 +57,9 @@ pub fn step(old: &TenantState, new: &TenantState, events: &[(StreamId, Event)]) 
         .map(|(_, target)| target)
         .collect();
     for (id, target) in &old.targets {
-        let Some(now) = new.targets.get(id).filter(|_| !by_others.contains(id)) else { continue };
+        let is_told = |(_, event): &(StreamId, Event)| matches!(&event.fact, Fact::TargetUpdated { id: it, .. } if it == id);
+        let known_by_jobs = |_: &&_| !by_others.contains(id) && !events.iter().any(is_told);
+        let Some(now) = new.targets.get(id).filter(known_by_jobs) else { continue };
         // What leads the traffic to the group of a target is on others.
         if super::colours::group_has_changed(new, now, events) {
             continue;

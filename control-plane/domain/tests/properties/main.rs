@@ -741,7 +741,7 @@ fn a_colour_is_prepared_while_a_budget_that_has_shrunk_is_exceeded() {
 }
 
 proptest! {
-    #![proptest_config(Config { cases: 600, max_shrink_iters: 2_000, failure_persistence: None, ..Config::default() })]
+    #![proptest_config(Config { cases: 400, max_shrink_iters: 2_000, failure_persistence: None, ..Config::default() })]
 
     #[test]
     fn invariants_hold_on_every_walk(acts in vec(act(), 20..120)) {

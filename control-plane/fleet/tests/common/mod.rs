@@ -39,9 +39,7 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-pub use client::{
-    Agent, Frames, Identity, dial_from, hello, offer_on, offer_to_enrol, offer_to_enrol_as,
-};
+pub use client::{Agent, Frames, Identity, dial_from, hello, offer_on, offer_to_enrol, offer_to_enrol_as};
 
 /// How long anything may take. Only a broken test waits for it.
 pub const PATIENCE: Duration = Duration::from_secs(30);
