@@ -242,7 +242,7 @@ async fn warms_up_over_a_crash(story: &mut Story, load: &Load) -> Result<String>
     story.serve("2.0.0").await?;
     ensure!(load.versions()? == ["1.0.0", "2.0.0"], "one after the other");
     let targets = story.stella(&["target", "list"])?;
-    ensure!(targets.contains("web:2.0.0 (green), 1.0.0 idle (blue)"), "{targets}");
+    ensure!(targets.contains("web:2.0.0 (green), web:1.0.0 idle (blue)"), "{targets}");
     Ok(id)
 }
 
@@ -351,7 +351,7 @@ async fn a_shell_that_mixes_strategies_up_is_told_so() -> Result<()> {
             2,
             "--pause has no meaning with --strategy blue-green",
         ),
-        (&["--strategy", "blue-green", "--warm-up", "soon"], 2, "\"soon\" is no time"),
+        (&["--strategy", "blue-green", "--warm-up", "soon"], 2, "\"soon\" is no length of time"),
         (&["--strategy", "blue-green", "--warm-up", "30s", "--confirm"], 2, "cannot be used with"),
         (&["--strategy", "blue-green"], 3, "has no step of the phase switch"),
     ] {

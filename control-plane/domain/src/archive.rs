@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use stella_protocol::id::{DeploymentId, PromotionId, RunId};
 use stella_protocol::time::Timestamp;
 
-use crate::deployment::{Cause, Deployment, Progress};
+use crate::deployment::{Cause, Deployment, Progress, Status};
 use crate::ids;
 use crate::promotion::Promotion;
 use crate::run::Run;
@@ -147,8 +147,12 @@ impl Needs {
             steps.clone().filter_map(|step| Some(step.outputs.get("deployment")?.as_str()?.to_owned()));
         // The next attempt leaves out what an earlier one has done.
         let jobs = steps.filter_map(|step| Some(step.job?.to_string()));
+        // What could not be taken back can be tried again.
+        let last = tenant.targets.values().filter_map(|target| tenant.deployments.get(&target.last?));
+        let torn = last.filter(|it| matches!(it.status, Status::Failed { .. } | Status::Cancelled { .. }));
+        let torn = torn.filter_map(|it| taken_back_by(it));
         Self {
-            taken_back: active().filter_map(|it| taken_back_by(it)).collect(),
+            taken_back: active().filter_map(|it| taken_back_by(it)).chain(torn).collect(),
             before: first.filter_map(|part| part.before?.last).collect(),
             of_runs: deployed.chain(jobs).collect(),
         }

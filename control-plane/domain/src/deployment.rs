@@ -220,10 +220,12 @@ impl Deployment {
         wants && !self.warmed_up && self.stage == Stage::Prepare && self.is_stage_done()
     }
 
-    /// How many targets may fail.
+    /// How many targets may fail. What leads the traffic to groups is none of those that a share is of.
     #[must_use]
     pub fn failures_max(&self) -> u32 {
-        self.tolerate_failures.map_or(0, |amount| amount.at_most(self.counts.total()))
+        let leading = u32::try_from(self.leading().count()).unwrap_or(u32::MAX);
+        let total = self.counts.total().saturating_sub(leading);
+        self.tolerate_failures.map_or(0, |amount| amount.at_most(total))
     }
 
     /// Whether no target of another failure domain than the next one's is worked on.

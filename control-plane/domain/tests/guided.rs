@@ -67,7 +67,7 @@ fn a_failed_target_is_tried_again_in_place_and_then_the_others_follow() {
     world.complete(2);
     world.complete(3);
     assert_eq!(*world.status(2), Status::Succeeded);
-    assert!(world.tenant().timers.is_empty());
+    assert!(world.is_at_rest());
     end(&world);
 }
 

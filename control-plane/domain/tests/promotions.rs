@@ -134,7 +134,7 @@ fn only_whom_the_rule_names_decides() {
     assert_eq!(totals.rejections[&name("staging")]["bad_timing"], 1);
     assert_eq!(totals.decisions[&name("staging")][&name("person-3")]["rejected"], 1);
     assert_eq!(totals.promotions[&name("staging")]["rejected"], 1);
-    assert!(world.tenant().deployments.len() == 1 && world.tenant().timers.is_empty());
+    assert!(world.tenant().deployments.len() == 1 && world.is_at_rest());
     invariants::replay(&world.events, &world.state);
 }
 

@@ -100,7 +100,7 @@ fn with_a_pause_batches_begin_as_a_whole() {
     assert_eq!(active(&world), [5], "somebody did not want to wait");
     world.complete(5);
     assert_eq!(*world.status(2), Status::Succeeded, "no pause after the last batch");
-    assert!(world.tenant().timers.is_empty());
+    assert!(world.is_at_rest());
     end(&world);
 }
 

@@ -38,7 +38,7 @@ fn a_rolling_deployment_goes_one_target_after_the_other() {
     }
     assert_eq!(*world.status(1), Status::Succeeded);
     assert_eq!(world.tenant().totals.deployments[&common::name("staging")]["rolling"]["succeeded"], 1);
-    assert_eq!(world.state.next_due(), None);
+    assert!(world.is_at_rest());
     end(&world);
 }
 

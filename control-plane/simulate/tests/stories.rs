@@ -307,7 +307,7 @@ deploy: {{strategy: {{type: blue_green, batch: 1, groups: {{label: colour, switc
         )
     };
     let good = outcome(&scenario(""));
-    assert_eq!((good.status.as_str(), good.targets.total, good.targets.have_it), ("succeeded", 5, 5));
+    assert_eq!((good.status.as_str(), good.targets.total, good.targets.have_it), ("succeeded", 8, 5));
     assert_eq!((good.at_risk.most, good.duration_ms), (1, 10_000 + 2 * 1_000 + 3 * 10));
     let bad = outcome(&scenario("faults: [{what: breaks, step: lead, hosts: 1, where: {role: lb}}]"));
     assert_eq!((bad.status.as_str(), bad.rollback.as_deref()), ("failed", Some("succeeded")));

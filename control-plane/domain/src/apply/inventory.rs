@@ -172,6 +172,7 @@ impl TenantState {
         // agents remember of the target is older than what comes.
         (target.current, target.last, target.visited) = (None, None, None);
         (target.live, target.idle, target.is_torn) = (None, None, false);
+        target.part = None;
         if !self.agents.contains_key(&agent) {
             return Err(missing(AgentId::KIND, agent, fact));
         }

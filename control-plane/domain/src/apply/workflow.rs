@@ -120,12 +120,15 @@ impl TenantState {
 
     fn step_ended(&mut self, run: RunId, step: &Identifier, end: &StepEnd, event: &Event) -> Applied {
         self.change_step(run, step, &event.fact, |state| {
+            // One that was put off before its first attempt is where one that waits is.
+            let is_put_off = state.attempts == 0 && matches!(state.state, StepState::BackingOff { .. });
             let may = match end {
                 StepEnd::Succeeded { .. } => matches!(state.state, StepState::Running { .. }),
                 StepEnd::Failed { .. } => {
-                    !state.state.is_final() && !matches!(state.state, StepState::BackingOff { .. })
+                    is_put_off
+                        || !state.state.is_final() && !matches!(state.state, StepState::BackingOff { .. })
                 }
-                StepEnd::Skipped => matches!(state.state, StepState::Waiting),
+                StepEnd::Skipped => is_put_off || matches!(state.state, StepState::Waiting),
                 StepEnd::Cancelled => state.state.is_under_way(),
             };
             if !may {

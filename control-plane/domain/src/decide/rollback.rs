@@ -78,7 +78,9 @@ pub(super) fn by_hand(
     let (environment, release) = (deployment.environment, deployment.release);
     let is_proven =
         tx.tenant.environments.get(&environment).is_some_and(|it| it.proven.contains_key(&release));
-    if is_proven && deployment.cause == Cause::Requested {
+    // Going back to the same release says nothing against it.
+    let takes_it_away = targets.iter().any(|planned| planned.release != release);
+    if is_proven && takes_it_away && deployment.cause == Cause::Requested {
         tx.emit(Fact::ReleaseDisproven { environment, release, deployment: of })?;
     }
     open(tx, opening(&deployment, id, RollbackReason::Manual, targets))?;

@@ -501,7 +501,7 @@ pub(super) fn due(tx: &mut Transaction<'_>, id: RunId, step: &Identifier) -> Don
 }
 
 /// A step that has been waiting for its first attempt, or for another one.
-fn go_on_with(tx: &mut Transaction<'_>, id: RunId, step: &Identifier) -> Done {
+pub(super) fn go_on_with(tx: &mut Transaction<'_>, id: RunId, step: &Identifier) -> Done {
     let is_first = tx.run(id)?.steps.get(step).is_some_and(|found| found.attempts == 0);
     let template = template(tx, id)?;
     match template.step(step).filter(|_| is_first) {

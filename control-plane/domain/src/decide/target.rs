@@ -83,6 +83,10 @@ pub(super) fn update(tx: &mut Transaction<'_>, change: &TargetChange) -> Result<
         slot_is_free(tx, agent, target.slot.as_ref())?;
     }
     let labels = Some(labels).filter(|labels| *labels != target.labels);
+    if labels.is_some() && goes_to_groups(tx, &target) {
+        // Labels say which group it is in, and what leads the traffic.
+        has_no_part(tx, &target)?;
+    }
     let variables = Some(variables).filter(|variables| *variables != target.variables);
     if labels.is_some() || variables.is_some() || agent.is_some() {
         tx.emit(Fact::TargetUpdated { id: target.id, labels, variables, agent })?;
@@ -102,6 +106,12 @@ fn merged(
         }
     }
     merged
+}
+
+/// Whether a deployment that is under way goes to groups in the environment of a target.
+fn goes_to_groups(tx: &Transaction<'_>, target: &Target) -> bool {
+    let mut deployments = tx.tenant.active_deployments.iter().filter_map(|id| tx.tenant.deployments.get(id));
+    deployments.any(|it| it.environment == target.environment && it.strategy.groups().is_some())
 }
 
 /// Whether no deployment that is under way has a part there: one that has failed may be tried again, by the agent of then.

@@ -34,8 +34,11 @@ pub(super) fn decide(state: &State, request: &Request, now: Timestamp) -> Decisi
         }
         left -= 1;
     }
-    let mut room = Room { bytes: DECISION_BYTES_MAX, work: WORK_MAX };
-    for (id, tenant) in &state.tenants {
+    let used: usize = decision.events.iter().map(|(_, event)| size::of(event)).sum();
+    let mut room = Room { bytes: DECISION_BYTES_MAX.saturating_sub(used), work: WORK_MAX };
+    // Another one is the first each time, so that one with much to do keeps nobody waiting for ever.
+    let first = usize::try_from(now.0).unwrap_or(usize::MAX) % state.tenants.len().max(1);
+    for (id, tenant) in state.tenants.iter().skip(first).chain(state.tenants.iter().take(first)) {
         if left == 0 || decision.events.len() >= EVENTS_MAX || room.work == 0 {
             break;
         }
@@ -260,7 +263,7 @@ mod tests {
         with_keys(&mut state, 1, &[5 << 20, 10]);
         with_keys(&mut state, 2, &[3 << 20; 20]);
         let tick =
-            |state: &State| super::super::decide(state, &request(Command::Tick, None), Timestamp(1)).unwrap();
+            |state: &State| super::super::decide(state, &request(Command::Tick, None), Timestamp(2)).unwrap();
         let first = tick(&state);
         let [Stuck { stream, why: Rejection::TooLarge { .. }, .. }] = &first.stuck[..] else {
             panic!("{:?}", first.stuck.len())

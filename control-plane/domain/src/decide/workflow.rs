@@ -198,7 +198,7 @@ fn cancel(tx: &mut Transaction<'_>, id: RunId, reason: &str) -> Result<Outcome, 
 
 fn retry(tx: &mut Transaction<'_>, id: RunId, step: &Identifier) -> Result<Outcome, Rejection> {
     match state(tx, id, step)? {
-        StepState::Held { .. } | StepState::BackingOff { .. } => run::attempt(tx, id, step)?,
+        StepState::Held { .. } | StepState::BackingOff { .. } => run::go_on_with(tx, id, step)?,
         StepState::Failed { .. } => {
             let problem = format!(
                 "step {step} of run {id} has failed for good; start a new run, and give the step a hold to have time for a retry"

@@ -439,6 +439,11 @@ impl World {
         self.now = until;
     }
 
+    /// Whether nothing waits for time to pass but the end of the token, which never comes.
+    pub fn is_at_rest(&self) -> bool {
+        self.state.next_due().is_none_or(|due| due == Timestamp(u64::MAX))
+    }
+
     pub fn tenant(&self) -> &TenantState {
         &self.state.tenants[&TENANT]
     }
