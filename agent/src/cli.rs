@@ -276,7 +276,10 @@ fn run(arguments: RunArgs) -> Outcome {
 fn enrol_host(arguments: EnrolArgs) -> Outcome {
     let (file, settings) = arguments.common.into_settings();
     let config = Config::load(file.as_deref(), &settings)?;
-    let server = config.server.ok_or("the control plane is missing; add --server host:port")?;
+    // One that is enrolled already knows its control plane.
+    let known = || Identity::load(&config.state_dir).ok().filter(|_| !arguments.force).map(|it| it.server);
+    let server = config.server.clone().or_else(known);
+    let server = server.ok_or("the control plane is missing; add --server host:port")?;
     let options = Options {
         token: read_token(&arguments.token)?,
         server: checked_server(server)?,

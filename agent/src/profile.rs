@@ -16,7 +16,7 @@ use stella_protocol::message::{Profile, capability};
 
 use crate::identity::{self, Identity, write_private};
 
-/// Beside the identity and not in it, so that an older agent still reads that.
+/// Beside the identity and not in it, and what says that it has to be there is in the identity.
 pub(crate) const FILE: &str = "profile.json";
 /// More is not what was written.
 const BYTES_MAX: u64 = 4096;

@@ -99,6 +99,7 @@ pub(crate) async fn layer(State(app): State<App>, mut request: Request, next: Ne
         "http.method" = method,
         "http.route" = path,
     );
+    let mut was_admitted = false;
     let answered = async {
         let tenant = tenant_of(&app, &mut request).await;
         seen_tenant = tenant.as_ref().map(|(_, id)| *id);
@@ -108,6 +109,7 @@ pub(crate) async fn layer(State(app): State<App>, mut request: Request, next: Ne
         match admit(&app, &request, tenant.as_ref(), &trace) {
             Ok(caller) => {
                 if let Some(caller) = caller {
+                    was_admitted = true;
                     request.extensions_mut().insert(caller);
                 }
                 next.run(request).await
@@ -120,7 +122,7 @@ pub(crate) async fn layer(State(app): State<App>, mut request: Request, next: Ne
     drop(in_flight);
     let took = started.elapsed();
     let status = response.status().as_u16();
-    span.in_scope(|| say(method, status, took));
+    span.in_scope(|| say(method, status, took, was_admitted));
     if let Some(OnAnswer(tell)) = app.on_answer.as_ref().filter(|_| !is_probe(&instance)) {
         let (route, tenant, started) = (path.clone(), seen_tenant, since);
         tell(&AnsweredRequest {
@@ -143,12 +145,14 @@ pub(crate) async fn layer(State(app): State<App>, mut request: Request, next: Ne
     response
 }
 
-/// What may have changed something is found in the log by the id that its caller has; what only looks is too much for it.
-fn say(method: &str, status: u16, took: Duration) {
+/// What may have changed something is found in the log by the id that its caller has; what only looks, and what strangers want, is
+/// too much for it.
+fn say(method: &str, status: u16, took: Duration, was_admitted: bool) {
     let milliseconds = took.as_secs_f64() * 1e3;
     match method {
         "GET" | "HEAD" => tracing::debug!(status, milliseconds, "request answered"),
-        _ => tracing::info!(status, milliseconds, "request answered"),
+        _ if was_admitted => tracing::info!(status, milliseconds, "request answered"),
+        _ => tracing::debug!(status, milliseconds, "request answered"),
     }
 }
 

@@ -59,6 +59,7 @@ impl Parts {
 }
 
 async fn watched<F: Future>(watch: Watch, work: F) -> F::Output {
+    metrics::gauge!("stella_parts_failed", "part" => watch.name).set(0.0);
     let _watch = watch;
     work.await
 }

@@ -254,7 +254,7 @@ impl OutputWriter {
             let mut log = log.lock();
             match taken {
                 Ok(_taken) => log.append(start, chunks),
-                Err(StoreError::NoSpace { .. }) => log.cut_off(&chunks),
+                Err(StoreError::NoSpace { .. }) => log.cut_off(start, &chunks),
                 Err(error) => Err(error),
             }
         })

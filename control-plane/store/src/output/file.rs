@@ -107,9 +107,11 @@ impl Log {
         self.write(&buffer).inspect_err(|_| (self.end, self.truncated) = before)
     }
 
-    /// Says in the place of these chunks that there is no room for them, nor for what follows.
-    pub(super) fn cut_off(&mut self, chunks: &[OutputChunk]) -> Result<(), StoreError> {
-        let Some(first) = chunks.first().filter(|_| !self.truncated) else { return Ok(()) };
+    /// Says in the place of these chunks, which begin at `offset`, that there is no room for them, nor for what follows; unless they are
+    /// here already.
+    pub(super) fn cut_off(&mut self, offset: u64, chunks: &[OutputChunk]) -> Result<(), StoreError> {
+        let end = chunks.iter().fold(offset, |end, chunk| end.saturating_add(chunk.bytes.len() as u64));
+        let Some(first) = chunks.first().filter(|_| !self.truncated && end > self.end) else { return Ok(()) };
         let mut buffer = BytesMut::new();
         let note =
             note(first.at, "the rest of the output is not kept: the control plane's disk is nearly full");
