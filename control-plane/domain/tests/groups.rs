@@ -537,7 +537,7 @@ fn new_load_balancers_are_told_which_group_is_live_by_the_groups() {
 }
 
 #[test]
-fn a_rollback_that_is_under_way_is_not_forgotten_with_what_it_takes_back() {
+fn a_deployment_is_not_forgotten_while_it_has_left_a_group_idle() {
     let mut world = world();
     deploy(&mut world, 5, BlueGreen { keep_ms: Some(60_000), ..BlueGreen::default() });
     through(&mut world, &[3, 4], &[5, 6]);

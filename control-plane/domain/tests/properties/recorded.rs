@@ -1,7 +1,7 @@
 //! What an earlier version has written is read by this one, and is written the same: names and fields are in journals for ever.
 //!
-//! `golden/events.jsonl` has events of each kind, as walks came to them when it was written, and `golden/state.json` a state as it is in
-//! snapshots. Lines are only ever added: `UPDATE_GOLDEN=1` adds kinds and shapes that are new, and never takes one away.
+//! `golden/events.jsonl` has events of the kinds that walks came to when it was written (the others are in [`NOT_WALKED`]), and
+//! `golden/state.json` a state as it is in snapshots. They guard names and fields; that events replay is for INV-1. Lines are only ever added: `UPDATE_GOLDEN=1` adds kinds and shapes that are new, and never takes one away.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
