@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
@@ -14,7 +13,7 @@ use stella_tests::daemon::Daemon;
 use stella_tests::people::Shell;
 use stella_tests::units::Units;
 use stella_tests::web::{self, Load};
-use stella_tests::{binaries, ports, wait};
+use stella_tests::{ports, wait};
 
 const NGINX: &str = "/usr/sbin/nginx";
 const HAPROXY: &str = "/usr/sbin/haproxy";
@@ -150,15 +149,8 @@ impl Story {
         Ok(story)
     }
 
-    fn run(&self, arguments: &[&str]) -> Result<(Option<i32>, String)> {
-        let mut stella = Command::new(binaries::path("stella")?);
-        stella.args(self.cluster.control_plane.stella_flags()).args(["-t", TENANT]).args(arguments);
-        let ended = stella.stdin(Stdio::null()).output()?;
-        Ok((ended.status.code(), String::from_utf8([ended.stdout, ended.stderr].concat())?))
-    }
-
     fn stella(&self, arguments: &[&str]) -> Result<String> {
-        let (code, said) = self.run(arguments)?;
+        let (code, said) = self.cluster.stella(arguments)?;
         ensure!(code == Some(0), "{arguments:?} ended with {code:?}: {said}");
         Ok(said)
     }
@@ -328,7 +320,7 @@ async fn no_request_fails_while_haproxy_is_switched_when_somebody_confirms_it() 
     let said = story.stella(&["rollback", &id, "--wait"])?;
     ensure!(said.contains("now has 1.0.0 (blue)"), "{said}");
     story.serve("1.0.0").await?;
-    let (code, said) = story.run(&["deployment", "retire", &first])?;
+    let (code, said) = story.cluster.stella(&["deployment", "retire", &first])?;
     ensure!(code == Some(3) && said.contains("has left nothing idle"), "{said}");
     let retired = story.stella(&["deployment", "retire", &id, "--wait"])?;
     ensure!(retired.contains("has ended 2.0.0 (green)"), "{retired}");

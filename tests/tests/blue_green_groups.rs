@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
@@ -13,7 +12,7 @@ use stella_tests::cluster::{Cluster, ENVIRONMENT, TENANT};
 use stella_tests::daemon::Daemon;
 use stella_tests::units::Units;
 use stella_tests::web::{self, Load};
-use stella_tests::{binaries, ports, wait};
+use stella_tests::{ports, wait};
 
 const NGINX: &str = "/usr/sbin/nginx";
 const GROUPS: [&str; 7] =
@@ -131,15 +130,8 @@ impl Story {
         Ok(story)
     }
 
-    fn run(&self, arguments: &[&str]) -> Result<(Option<i32>, String)> {
-        let mut stella = Command::new(binaries::path("stella")?);
-        stella.args(self.cluster.control_plane.stella_flags()).args(["-t", TENANT]).args(arguments);
-        let ended = stella.stdin(Stdio::null()).output()?;
-        Ok((ended.status.code(), String::from_utf8([ended.stdout, ended.stderr].concat())?))
-    }
-
     fn stella(&self, arguments: &[&str]) -> Result<String> {
-        let (code, said) = self.run(arguments)?;
+        let (code, said) = self.cluster.stella(arguments)?;
         ensure!(code == Some(0), "{arguments:?} ended with {code:?}: {said}");
         Ok(said)
     }
@@ -242,10 +234,18 @@ async fn no_request_fails_while_nginx_is_led_to_the_other_group_and_back() -> Re
     let requests = load.end()?;
     ensure!(requests > 100, "there was no load to speak of: {requests}");
 
-    let (code, said) =
-        story.run(&["deploy", "web:2.0.0", ENVIRONMENT, "--strategy", "blue-green", "--groups", "colour"])?;
+    let (code, said) = story.cluster.stella(&[
+        "deploy",
+        "web:2.0.0",
+        ENVIRONMENT,
+        "--strategy",
+        "blue-green",
+        "--groups",
+        "colour",
+    ])?;
     ensure!(code == Some(2) && said.contains("--switch"), "{said}");
-    let (code, said) = story.run(&["deploy", "web:2.0.0", ENVIRONMENT, "--strategy", "blue-green"])?;
+    let (code, said) =
+        story.cluster.stella(&["deploy", "web:2.0.0", ENVIRONMENT, "--strategy", "blue-green"])?;
     ensure!(code == Some(3) && said.contains("strategy.groups"), "{said}");
     story.cluster.passed()
 }

@@ -15,7 +15,7 @@ use stella_domain::task::TaskState;
 use stella_protocol::close::CloseCode;
 use stella_protocol::digest::Digest;
 use stella_protocol::frame;
-use stella_protocol::id::{AttemptKey, DeploymentId, Position, TaskId};
+use stella_protocol::id::{AgentId, AttemptKey, DeploymentId, Position, TaskId};
 use stella_protocol::message::{
     Accepted, ArtifactRequest, ArtifactResponse, Dispatch, Finished, Heartbeat, Hello, OpenAttempt,
     OutputChunk, OutputHeader, OutputSource, Phase, RenewRequest, Resources, Running, TaskOutcome, ToAgent,
@@ -42,6 +42,15 @@ fn finished(key: AttemptKey) -> ToControlPlane {
 
 fn task_state(world: &World, state: &State, task: TaskId) -> TaskState {
     state.tenants[&world.tenant].tasks[&task].state.clone()
+}
+
+/// Begins a deployment whose task the agent accepts.
+async fn work(world: &World, agent: &mut Agent, id: AgentId) -> (DeploymentId, Dispatch) {
+    let deployment = world.deploy(id).await;
+    let dispatch = agent.hear_dispatch().await;
+    agent.say(&accepted(&dispatch)).await;
+    world.until(|state| matches!(task_state(world, state, dispatch.task), TaskState::Accepted { .. })).await;
+    (deployment, dispatch)
 }
 
 fn status(world: &World, state: &State, deployment: DeploymentId) -> Status {
@@ -134,10 +143,7 @@ async fn a_cancelled_deployment_reaches_the_agent() {
     let world = World::new().await;
     let identity = world.enrol().await;
     let (mut agent, _) = Agent::connect(world.fleet.local_addr(), &identity, hello(vec![])).await;
-    let deployment = world.deploy(identity.agent).await;
-    let dispatch = agent.hear_dispatch().await;
-    agent.say(&accepted(&dispatch)).await;
-    world.until(|state| matches!(task_state(&world, state, dispatch.task), TaskState::Accepted { .. })).await;
+    let (deployment, dispatch) = work(&world, &mut agent, identity.agent).await;
     let reason = "wrong version".to_owned();
     world.submit(TenantCommand::CancelDeployment { deployment, reason }).await.unwrap();
     match agent.hear().await {
@@ -403,10 +409,7 @@ async fn what_was_cancelled_while_its_agent_was_away_is_ended_when_it_is_back() 
     let world = World::new().await;
     let identity = world.enrol().await;
     let (mut agent, _) = Agent::connect(world.fleet.local_addr(), &identity, hello(vec![])).await;
-    let deployment = world.deploy(identity.agent).await;
-    let dispatch = agent.hear_dispatch().await;
-    agent.say(&accepted(&dispatch)).await;
-    world.until(|state| matches!(task_state(&world, state, dispatch.task), TaskState::Accepted { .. })).await;
+    let (deployment, dispatch) = work(&world, &mut agent, identity.agent).await;
     drop(agent);
     world.until(|state| matches!(connectivity(&world, state, &identity), Connectivity::Suspect { .. })).await;
     let reason = "wrong version".to_owned();

@@ -1,28 +1,17 @@
 //! Agents: what they were enrolled for, and how they run.
 
 use serde_json::{Value, json};
-use stella_domain::command::{Command, Outcome, TenantCommand};
+use stella_domain::command::{Command, Outcome};
 use stella_domain::name::Name;
-use stella_protocol::id::{Incarnation, Position};
-use stella_protocol::message::{Hello, JournalMark, Resources, capability};
-use uuid::Uuid;
+use stella_protocol::message::capability;
 
-use crate::world::{World, submit, with_json};
+use crate::world::{World, connect, submit, with_json};
 
 const TOKENS: &str = "/api/v1/tenants/acme/enrolment-tokens";
 
 async fn says(world: &World, agent: &str, capabilities: u64) -> Value {
     let tenant = world.handle().state().system.tenants[&"acme".parse::<Name>().unwrap()];
-    let hello = Box::new(Hello {
-        agent_version: "0.1.0".to_owned(),
-        capabilities,
-        journal: JournalMark { incarnation: Incarnation(Uuid::from_u128(1)), position: Position(1) },
-        control_plane: None,
-        open: Vec::new(),
-        resources: Resources::default(),
-    });
-    let agent_id = agent.parse().unwrap();
-    let connect = TenantCommand::ConnectAgent { agent: agent_id, hello, journal_rolled_back: false };
+    let connect = connect(agent.parse().unwrap(), capabilities);
     let connected = submit(&world.handle(), Command::Tenant(tenant, connect)).await;
     assert!(matches!(connected, Outcome::Session(_)), "{connected:?}");
     world.get(&format!("/api/v1/tenants/acme/agents/{agent}")).await.expect(200)

@@ -9,11 +9,11 @@ use stella_domain::agent::FiguresAddress;
 use stella_domain::command::{Command, TenantCommand};
 use stella_domain::name::Name;
 use stella_protocol::digest::Digest;
-use stella_protocol::id::{AgentId, EnrolmentTokenId, Incarnation, Position};
-use stella_protocol::message::{Hello, JournalMark, Resources, capability};
+use stella_protocol::id::{AgentId, EnrolmentTokenId};
+use stella_protocol::message::capability;
 use uuid::Uuid;
 
-use crate::world::{Answer, World, bare, submit};
+use crate::world::{Answer, World, bare, connect, submit};
 
 const PATH: &str = "/api/v1/sd/agents";
 
@@ -23,16 +23,7 @@ async fn command(world: &World, tenant: &str, command: TenantCommand) {
 }
 
 async fn connects(world: &World, tenant: &str, agent: &str, capabilities: u64) {
-    let hello = Box::new(Hello {
-        agent_version: "0.1.0".to_owned(),
-        capabilities,
-        journal: JournalMark { incarnation: Incarnation(Uuid::from_u128(1)), position: Position(1) },
-        control_plane: None,
-        open: Vec::new(),
-        resources: Resources::default(),
-    });
-    let agent = agent.parse().unwrap();
-    command(world, tenant, TenantCommand::ConnectAgent { agent, hello, journal_rolled_back: false }).await;
+    command(world, tenant, connect(agent.parse().unwrap(), capabilities)).await;
 }
 
 async fn serves(world: &World, tenant: &str, agent: &str, host: &str) {
@@ -189,15 +180,7 @@ async fn ten_thousand_agents_are_one_answer() {
                 wanted: None,
             };
             submit(&handle, Command::Tenant(tenant, enrol)).await;
-            let hello = Box::new(Hello {
-                agent_version: "0.1.0".to_owned(),
-                capabilities: capability::FIGURES,
-                journal: JournalMark { incarnation: Incarnation(Uuid::from_u128(1)), position: Position(1) },
-                control_plane: None,
-                open: Vec::new(),
-                resources: Resources::default(),
-            });
-            let connect = TenantCommand::ConnectAgent { agent, hello, journal_rolled_back: false };
+            let connect = connect(agent, capability::FIGURES);
             submit(&handle, Command::Tenant(tenant, connect)).await;
             let session = stella_protocol::id::SessionEpoch(1);
             let at = FiguresAddress { host: format!("web-{n}.example.com"), port: 9091 };

@@ -3,26 +3,17 @@
 use serde_json::json;
 use stella_domain::command::{Command, Outcome, Report, TenantCommand};
 use stella_domain::name::Name;
-use stella_protocol::id::{Attempt, AttemptKey, Incarnation, Position};
-use stella_protocol::message::{Finished, Hello, JournalMark, Resources, TaskOutcome, capability};
+use stella_protocol::id::{Attempt, AttemptKey, Position};
+use stella_protocol::message::{Finished, TaskOutcome, capability};
 use stella_protocol::time::Timestamp;
-use uuid::Uuid;
 
-use crate::world::{Busy, World, submit};
+use crate::world::{Busy, World, connect, submit};
 
 /// The agent of a busy tenant connects and does its task.
 async fn deployed(world: &World, busy: &Busy) {
     let tenant = world.handle().state().system.tenants[&"acme".parse::<Name>().unwrap()];
     let agent = busy.agent.parse().unwrap();
-    let hello = Box::new(Hello {
-        agent_version: "0.1.0".to_owned(),
-        capabilities: capability::ARTIFACT,
-        journal: JournalMark { incarnation: Incarnation(Uuid::from_u128(1)), position: Position(1) },
-        control_plane: None,
-        open: Vec::new(),
-        resources: Resources::default(),
-    });
-    let connect = TenantCommand::ConnectAgent { agent, hello, journal_rolled_back: false };
+    let connect = connect(agent, capability::ARTIFACT);
     let connected = submit(&world.handle(), Command::Tenant(tenant, connect)).await;
     let Outcome::Session(session) = connected else { panic!("{connected:?}") };
     let report = Report::Finished(Finished {

@@ -18,7 +18,8 @@ use stella_domain::name::Name;
 use stella_engine::{Config, Engine, Handle};
 use stella_journal::{JournalConfig, SledJournal};
 use stella_protocol::digest::Digest;
-use stella_protocol::id::{AgentId, ApiTokenId, TenantId};
+use stella_protocol::id::{AgentId, ApiTokenId, Incarnation, Position, TenantId};
+use stella_protocol::message::{Hello, JournalMark, Resources};
 use stella_protocol::trace::TraceContext;
 use stella_store::{ArtifactStore, OutputStore, Room};
 use tempfile::TempDir;
@@ -224,6 +225,19 @@ pub(crate) struct Busy {
     pub(crate) release: String,
     pub(crate) deployment: String,
     pub(crate) task: String,
+}
+
+/// An agent connects, with nothing open and always the same journal.
+pub(crate) fn connect(agent: AgentId, capabilities: u64) -> TenantCommand {
+    let hello = Box::new(Hello {
+        agent_version: "0.1.0".to_owned(),
+        capabilities,
+        journal: JournalMark { incarnation: Incarnation(Uuid::from_u128(1)), position: Position(1) },
+        control_plane: None,
+        open: Vec::new(),
+        resources: Resources::default(),
+    });
+    TenantCommand::ConnectAgent { agent, hello, journal_rolled_back: false }
 }
 
 /// A request without a token.
