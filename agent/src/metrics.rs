@@ -327,6 +327,9 @@ impl Server {
         if let Some(age) = pulse.age() {
             gauge!("stella_agent_heartbeat_age_seconds").set(age.as_secs_f64());
         }
+        for (output, lines) in stella_telemetry::dropped_lines() {
+            counter!("stella_log_lines_dropped_total", "output" => output).absolute(lines);
+        }
         gauge!("process_resident_memory_bytes").set(bytes(resident_bytes()));
     }
 }
@@ -369,6 +372,10 @@ fn recorder(figures: &Figures) -> Result<PrometheusHandle, Error> {
     );
     describe_gauge!("stella_agent_memory_total_bytes", Unit::Bytes, "The host's memory in all");
     describe_gauge!("stella_agent_disk_available_bytes", Unit::Bytes, "Free space where the host root is");
+    describe_counter!(
+        "stella_log_lines_dropped_total",
+        "Lines of the log that were dropped, because where they go was too slow"
+    );
     describe_gauge!("process_resident_memory_bytes", Unit::Bytes, "What the agent has in memory");
     describe_gauge!("stella_build_info", "Always 1; the version is in the label");
     gauge!("stella_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);

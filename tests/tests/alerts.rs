@@ -246,5 +246,6 @@ async fn open_tasks_certificates_and_the_disk_are_what_they_are() -> Result<()> 
     let packets = |what: &str| value(&done, &format!("stella_agent_packets_{what}_total{of_agent}"));
     ensure!(packets("sent")? > packets("lost")?, "{done}");
     ensure!(value(&done, "stella_state_disk_available_bytes")? > 0.0, "{done}");
+    ensure!(value(&done, "stella_log_lines_dropped_total{output=\"stdout\"}")? == 0.0, "{done}");
     cluster.passed()
 }

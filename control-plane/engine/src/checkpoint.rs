@@ -5,12 +5,14 @@ use std::io::{self, BufWriter, Write};
 use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
+use stella_domain::event::StreamId;
 use stella_domain::state::State;
 use stella_journal::{ExportError, ExportSummary, Head, Journal, Stream, export_open};
 use stella_protocol::digest::Digest;
-use stella_protocol::id::{Epoch, Incarnation};
+use stella_protocol::id::{Epoch, Incarnation, Position};
 use stella_protocol::time::Timestamp;
 
+use crate::codec;
 use crate::recovery::{RecoveryError, recover};
 
 /// How much of the state is written before it is hashed, in bytes: a state is written in very small pieces.
@@ -63,6 +65,13 @@ impl Checkpoint {
     #[must_use]
     pub fn state(&self) -> &State {
         &self.state
+    }
+
+    /// The state, and how many events each stream has that has some.
+    #[must_use]
+    pub fn into_end(self) -> (Arc<State>, BTreeMap<StreamId, Position>) {
+        let heads = self.heads.into_iter().map(|(stream, head)| (codec::from_journal(stream), head.next));
+        (self.state, heads.collect())
     }
 
     /// When the newest event was decided.

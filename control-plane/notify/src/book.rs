@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use stella_domain::name::Name;
 use stella_protocol::id::TenantId;
 use stella_protocol::time::Timestamp;
-use stella_publish::place::Places;
+use stella_readers::place::Places;
 
 use crate::incident::{Change, Incident, Kind, key, still_lasts};
 use crate::message::{Member as Told, Message};

@@ -15,7 +15,7 @@ use stella_notify::notifier::Notifier;
 use stella_notify::route::Routes;
 use stella_protocol::id::{Position, TenantId};
 use stella_protocol::trace::TraceContext;
-use stella_publish::place::StateFile;
+use stella_readers::place::StateFile;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 

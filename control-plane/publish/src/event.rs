@@ -2,7 +2,6 @@
 
 use serde::Serialize;
 use serde_json::{Map, Value};
-use sha2::{Digest as _, Sha256};
 use stella_api_types::paths;
 use stella_api_types::time::rfc3339;
 use stella_domain::command::Actor;
@@ -12,9 +11,7 @@ use stella_domain::gate::Outcome;
 use stella_domain::name::Name;
 use stella_engine::CommittedEvent;
 use stella_protocol::id::Position;
-
-/// How many hex digits of its hash an event's id has: 128 bits.
-const ID_DIGITS: usize = 32;
+use stella_readers::place::id_of;
 
 /// The media type of an event.
 pub const MEDIA_TYPE: &str = "application/cloudevents+json";
@@ -25,7 +22,7 @@ pub const MEDIA_TYPE: &str = "application/cloudevents+json";
 pub struct CloudEvent {
     /// The version of the specification.
     pub specversion: &'static str,
-    /// The same whenever this event is sent: see [`id_of`].
+    /// The same whenever this event is sent: see [`stella_readers::place::id_of`].
     pub id: String,
     /// The stream: where consumers order by `sequence`.
     pub source: String,
@@ -115,23 +112,6 @@ impl CloudEvent {
     }
 }
 
-/// The id of an event. It follows from the stream, the position, and when and why it was decided: the same event has the same id in an
-/// exported and imported journal, and another event at the same position of a restored one has another.
-#[must_use]
-pub fn id_of(committed: &CommittedEvent) -> String {
-    let event = &committed.event;
-    let mut hash = Sha256::new();
-    hash.update(path(committed.stream));
-    for number in [committed.position.0, event.at.0, event.trace.span_id] {
-        hash.update(number.to_be_bytes());
-    }
-    hash.update(event.trace.trace_id.to_be_bytes());
-    hash.update(event.fact.name());
-    let mut id = hex::encode(hash.finalize());
-    id.truncate(ID_DIGITS);
-    id
-}
-
 fn path(stream: StreamId) -> String {
     match stream {
         StreamId::System => "/system".to_owned(),
@@ -203,16 +183,6 @@ mod tests {
         // The specification allows lower-case letters and digits in the names of attributes.
         let names = json.as_object().unwrap().keys();
         assert!(names.into_iter().all(|it| it.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())));
-    }
-
-    #[test]
-    fn ids_follow_from_the_event() {
-        let id = id_of(&offline(7, 1));
-        assert_eq!(id, id_of(&offline(7, 1)));
-        assert_eq!(id.len(), ID_DIGITS);
-        for other in [offline(8, 1), offline(7, 2)] {
-            assert_ne!(id, id_of(&other));
-        }
     }
 
     #[test]

@@ -7,13 +7,13 @@ use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogra
 use stella_domain::event::StreamId;
 use stella_domain::state::State;
 use stella_engine::{CommittedEvent, Handle, ReadError};
+use stella_readers::follow::{Begin, Follower};
+use stella_readers::place::{Places, StateFile};
+use stella_readers::retry::Retry;
 use tokio_util::sync::CancellationToken;
 
 use crate::bus::{Bus, Message};
 use crate::event::CloudEvent;
-use crate::follow::{Begin, Follower};
-use crate::place::{Places, StateFile};
-use crate::retry::Retry;
 
 /// How many events are on their way at a time: enough to hide the round trip, few enough to be held in memory while the bus is away.
 const PAGE_EVENTS: usize = 256;

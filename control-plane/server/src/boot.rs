@@ -20,8 +20,9 @@ use stella_journal::{JournalConfig, SledJournal};
 use stella_notify::notifier::Notifier;
 use stella_parts::Parts;
 use stella_publish::nats::Nats;
-use stella_publish::place::StateFile;
 use stella_publish::publisher::Publisher;
+use stella_readers::live::Live;
+use stella_readers::place::StateFile;
 use stella_store::{ArtifactStore, OutputStore};
 use stella_telemetry::LogLevel;
 use stella_telemetry::exemplars::Exemplars;
@@ -256,10 +257,10 @@ async fn follow_journal(
     until: &CancellationToken,
 ) -> anyhow::Result<Measurements> {
     let measurements = Measurements::new(traces.cloned());
-    let work = logs::follow(engine.handle(), measurements.clone(), until.clone());
+    let work = logs::follow(Live::start(engine.handle()), measurements.clone(), until.clone());
     running.other("log of events", until, work);
     if let Some(traces) = traces {
-        let work = spans::follow(engine.handle(), Arc::clone(traces), until.clone());
+        let work = spans::follow(Live::start(engine.handle()), Arc::clone(traces), until.clone());
         running.other("traces", until, work);
     }
     if let Some(publisher) = publisher(config, engine).await? {

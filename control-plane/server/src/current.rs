@@ -88,6 +88,10 @@ pub(crate) fn describe() {
         "stella_parts_failed",
         "1 for a part of the control plane that has panicked; the others go on without it"
     );
+    describe_counter!(
+        "stella_log_lines_dropped_total",
+        "Lines of the log that were dropped, because where they go was too slow"
+    );
     describe_gauge!("stella_journal_writes_refused", "1 while the disk is too full for writes, else 0");
     describe_gauge!(
         "stella_state_disk_available_bytes",
@@ -116,6 +120,13 @@ pub(crate) fn certificates(own: &ServerCertificate, authority: &Status) {
 pub(crate) fn authority(state: &State) {
     if let Some(behind) = count_behind(state) {
         gauge!("stella_authority_agents_behind").set(f64::from(u32::try_from(behind).unwrap_or(u32::MAX)));
+    }
+}
+
+/// The control plane's own log.
+pub(crate) fn log() {
+    for (output, lines) in stella_telemetry::dropped_lines() {
+        counter!("stella_log_lines_dropped_total", "output" => output).absolute(lines);
     }
 }
 

@@ -7,26 +7,20 @@ use stella_domain::event::{Event, Fact, StreamId};
 use stella_domain::gate::Outcome;
 use stella_domain::hold::PauseCause;
 use stella_domain::tenant::TenantState;
-use stella_engine::{Committed, Handle};
+use stella_engine::Committed;
 use stella_protocol::id::{DeploymentId, PromotionId};
-use tokio::sync::broadcast::error::RecvError;
+use stella_readers::live::Live;
 use tokio_util::sync::CancellationToken;
 
 use crate::measured::Measurements;
 
+#[cfg(test)]
+mod tests;
+
 /// Follows the journal until `until` is cancelled; what was committed before that is written.
-pub(crate) async fn follow(engine: Handle, measurements: Measurements, until: CancellationToken) {
-    let mut commits = engine.subscribe();
-    loop {
-        tokio::select! {
-            biased;
-            commit = commits.recv() => match commit {
-                Ok(commit) => write(&commit, &measurements),
-                Err(RecvError::Lagged(batches)) => tracing::warn!(batches, "the log is behind the journal and leaves events out"),
-                Err(RecvError::Closed) => return,
-            },
-            () = until.cancelled() => return,
-        }
+pub(crate) async fn follow(mut journal: Live, measurements: Measurements, until: CancellationToken) {
+    while let Some(commit) = journal.next(&until).await {
+        write(&commit, &measurements);
     }
 }
 

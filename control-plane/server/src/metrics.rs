@@ -94,6 +94,7 @@ pub(crate) fn render(handle: &PrometheusHandle, engine: &Handle, fleet: &Fleet, 
             current::deployments(tenant);
             current::tasks(tenant, engine.now());
         }
+        current::log();
         current::disk(engine, state_dir);
         current::journal(engine);
         current::archive(engine, &state);

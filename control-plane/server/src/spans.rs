@@ -13,12 +13,12 @@ use stella_domain::run::RunStatus;
 use stella_domain::spans;
 use stella_domain::task::{Task, TaskState};
 use stella_domain::tenant::TenantState;
-use stella_engine::{Committed, Handle};
+use stella_engine::Committed;
 use stella_otlp::{KeyValue, Span, SpanKind};
 use stella_protocol::id::{AttemptKey, DeploymentId, PromotionId, RunId};
 use stella_protocol::message::capability;
 use stella_protocol::time::Timestamp;
-use tokio::sync::broadcast::error::RecvError;
+use stella_readers::live::Live;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -28,19 +28,10 @@ use crate::traces::{Service, Traces};
 const ON_THEIR_WAY_MAX: usize = 100_000;
 
 /// Follows the journal until `until` is cancelled.
-pub(crate) async fn follow(engine: Handle, traces: Arc<Traces>, until: CancellationToken) {
-    let mut commits = engine.subscribe();
+pub(crate) async fn follow(mut journal: Live, traces: Arc<Traces>, until: CancellationToken) {
     let mut spans = Spans { traces, on_their_way: HashMap::new() };
-    loop {
-        tokio::select! {
-            biased;
-            commit = commits.recv() => match commit {
-                Ok(commit) => spans.take(&commit),
-                Err(RecvError::Lagged(batches)) => tracing::warn!(batches, "traces are behind the journal and leave spans out"),
-                Err(RecvError::Closed) => return,
-            },
-            () = until.cancelled() => return,
-        }
+    while let Some(commit) = journal.next(&until).await {
+        spans.take(&commit);
     }
 }
 

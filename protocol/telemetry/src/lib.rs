@@ -16,10 +16,11 @@ use std::io::IsTerminal;
 use std::os::unix::fs::MetadataExt as _;
 use std::panic::PanicHookInfo;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use logroller::{LogRollerBuilder, Rotation, RotationSize};
 use serde::{Deserialize, Serialize};
-use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt, reload};
@@ -31,8 +32,11 @@ pub use redact::{hide, redact_text};
 const FILE_SIZE_MAX_MB: u64 = 100;
 /// How many full files are kept beside the one that is written: ten files in all.
 const ROTATED_FILES_MAX: u64 = 9;
-/// How many lines may wait for a slow disk or terminal. Beyond it lines are dropped, work is not delayed.
+/// How many lines may wait for a slow disk or terminal. Beyond it lines are dropped and counted ([`dropped_lines`]), work is not delayed.
 const WAITING_LINES_MAX: usize = 16_384;
+
+/// What counts the dropped lines of each output of the process.
+static DROPPED: OnceLock<Vec<(&'static str, ErrorCounter)>> = OnceLock::new();
 
 /// What and where to log.
 #[derive(Clone, Debug)]
@@ -135,6 +139,7 @@ pub fn init(config: &Config) -> Result<Guard, Error> {
         Format::Human => true,
     };
     let (stdout, stdout_guard) = non_blocking(std::io::stdout());
+    let mut dropped = vec![("stdout", stdout.error_counter())];
     let json = |to_journal| format::Json { service: config.service, version: config.version, to_journal };
     let console = if human {
         fmt::layer().event_format(format::Human).fmt_fields(format::JsonFields).with_writer(stdout).boxed()
@@ -149,6 +154,7 @@ pub fn init(config: &Config) -> Result<Guard, Error> {
         None => (None, None),
         Some(path) => {
             let (writer, guard) = non_blocking(rolling_file(path, RotationSize::MB(FILE_SIZE_MAX_MB))?);
+            dropped.push(("file", writer.error_counter()));
             let layer =
                 fmt::layer().event_format(json(false)).fmt_fields(format::JsonFields).with_writer(writer);
             (Some(layer), Some(guard))
@@ -160,8 +166,17 @@ pub fn init(config: &Config) -> Result<Guard, Error> {
         .with(file_layer)
         .try_init()
         .map_err(|_| Error::Twice)?;
+    // There is one subscriber, so this was empty.
+    DROPPED.get_or_init(|| dropped);
     std::panic::set_hook(Box::new(say_panic));
     Ok(Guard { level, _stdout: stdout_guard, _file: file_guard })
+}
+
+/// How many lines of the process were dropped so far, for each output (`stdout`, `file`), because it was too slow for them. Nothing before
+/// [`init`].
+pub fn dropped_lines() -> impl Iterator<Item = (&'static str, u64)> {
+    let outputs = DROPPED.get().into_iter().flatten();
+    outputs.map(|(output, counter)| (*output, u64::try_from(counter.dropped_lines()).unwrap_or(u64::MAX)))
 }
 
 /// A panic is a line of the log like others, with where it happened; not a text of many lines on standard error.
@@ -198,9 +213,41 @@ fn rolling_file(path: &Path, size: RotationSize) -> Result<impl std::io::Write +
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write as _;
+    use std::io::{self, Write};
+    use std::sync::mpsc::{Receiver, channel};
 
     use super::*;
+
+    /// A disk that hangs until it is let go.
+    struct Hanging(Receiver<()>);
+
+    impl Write for Hanging {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            // It goes on for good when the other end is gone.
+            self.0.recv().ok();
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lines_that_a_hanging_disk_does_not_take_are_dropped_and_counted() {
+        let (release, hangs) = channel();
+        let (mut writer, guard) = non_blocking(Hanging(hangs));
+        let counter = writer.error_counter();
+        let more = 100;
+        // One may be in the hands of the thread that writes.
+        for _ in 0..=WAITING_LINES_MAX + more {
+            writer.write_all(b"a line\n").unwrap();
+        }
+        let dropped = counter.dropped_lines();
+        assert!(dropped == more || dropped == more + 1, "{dropped}");
+        drop(release);
+        drop(guard);
+    }
 
     /// The files when those that are full have got their names: another thread gives them.
     fn settled(folder: &Path) -> Vec<PathBuf> {

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
-use stella_publish::follow::Begin;
 use stella_publish::nats::NatsConfig;
+use stella_readers::follow::Begin;
 
 /// Where events are published; nowhere if no server is named.
 #[derive(Clone, Debug, Serialize, Deserialize)]

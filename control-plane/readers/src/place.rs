@@ -11,11 +11,16 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use stella_domain::event::StreamId;
+use stella_engine::CommittedEvent;
 use stella_protocol::id::{Position, TenantId};
 
 /// How much of such a file is read, in bytes: far more than any installation has tenants or open incidents for.
 const FILE_BYTES_MAX: u64 = 256 << 20;
+
+/// How many hex digits of its hash an event's id has: 128 bits.
+const ID_DIGITS: usize = 32;
 
 /// A place in one stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,6 +63,26 @@ impl Places {
     pub fn streams(&self) -> impl Iterator<Item = StreamId> {
         std::iter::once(StreamId::System).chain(self.tenants.keys().copied().map(StreamId::Tenant))
     }
+}
+
+/// The id of an event. It follows from the stream, the position, and when and why it was decided: the same event has the same id in an
+/// exported and imported journal, and another event at the same position of a restored one has another.
+#[must_use]
+pub fn id_of(committed: &CommittedEvent) -> String {
+    let event = &committed.event;
+    let mut hash = Sha256::new();
+    hash.update(match committed.stream {
+        StreamId::System => "/system".to_owned(),
+        StreamId::Tenant(tenant) => format!("/tenants/{tenant}"),
+    });
+    for number in [committed.position.0, event.at.0, event.trace.span_id] {
+        hash.update(number.to_be_bytes());
+    }
+    hash.update(event.trace.trace_id.to_be_bytes());
+    hash.update(event.fact.name());
+    let mut id = hex::encode(hash.finalize());
+    id.truncate(ID_DIGITS);
+    id
 }
 
 /// A value in a file that is whole or not there.
@@ -112,9 +137,37 @@ impl StateFile {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use stella_domain::command::Actor;
+    use stella_domain::event::{Event, Fact};
+    use stella_protocol::id::AgentId;
+    use stella_protocol::time::Timestamp;
+    use stella_protocol::trace::TraceContext;
     use uuid::Uuid;
 
     use super::*;
+
+    fn offline(position: u64, at: u64) -> CommittedEvent {
+        let (actor, trace) = (Actor::System, TraceContext::default());
+        let fact = Fact::AgentOffline { agent: AgentId(Uuid::from_u128(3)) };
+        let event = Arc::new(Event { at: Timestamp(at), actor, trace, fact });
+        CommittedEvent {
+            stream: StreamId::Tenant(TenantId(Uuid::nil())),
+            position: Position(position),
+            event,
+        }
+    }
+
+    #[test]
+    fn ids_follow_from_the_event() {
+        let id = id_of(&offline(7, 1));
+        assert_eq!(id, id_of(&offline(7, 1)));
+        assert_eq!(id.len(), ID_DIGITS);
+        for other in [offline(8, 1), offline(7, 2)] {
+            assert_ne!(id, id_of(&other));
+        }
+    }
 
     #[test]
     fn places_are_read_as_they_were_written_and_nonsense_is_an_error() {

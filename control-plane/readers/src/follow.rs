@@ -8,8 +8,7 @@ use stella_protocol::id::Position;
 use stella_protocol::time::Timestamp;
 use tokio::sync::broadcast::{self, error::RecvError};
 
-use crate::event::id_of;
-use crate::place::{Place, Places};
+use crate::place::{Place, Places, id_of};
 
 /// Where a reader that has never read begins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
