@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
-.PHONY: help demo demo-down test lint bench build packages book tools
+.PHONY: help demo demo-down test lint advisories bench build packages book tools
 
 help: ## Show this help
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -25,12 +25,19 @@ book: ## Build the book into target/book (needs mdbook)
 tools: ## Install what the tests need and is missing (Debian, root)
 	@.ci/tools
 
-lint: ## Formatting, clippy, docs, spelling, unused dependencies
+lint: ## Formatting, clippy, docs, spelling, unused and unwanted dependencies
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --locked --quiet
 	codespell
 	cargo shear
+	cargo deny --locked --log-level error check bans licenses sources
+	for crate in protocol control-plane/expression control-plane/domain; do \
+		cargo deny --locked --log-level error --manifest-path $$crate/Cargo.toml --config control-plane/domain/deny.toml check bans || exit 1; \
+	done
+
+advisories: ## Ask RustSec's database whether something is known against a library (needs GitHub)
+	cargo deny check advisories
 
 test: tools lint ## Install what is missing, lint, run every test
 	cargo build --workspace --bins --locked
