@@ -4,8 +4,9 @@
 
 mod common;
 
-use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use common::{
@@ -14,7 +15,7 @@ use common::{
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use stella_agent::cancel::CancelRequest;
-use stella_agent::supervisor::{Recovered, StartError, recover, restore_names};
+use stella_agent::supervisor::{Recovered, StartError, Supervisor, recover, restore_names};
 use stella_protocol::message::TaskOutcome;
 use stella_protocol::spec::{CommandSpec, TaskSpec};
 
@@ -55,7 +56,7 @@ async fn attempts_side_by_side_have_supervisors_of_their_own() {
     let tasks = [0; 3].map(|_| host.start(TaskSpec::Command(shell(&script))));
     for task in &tasks {
         wait_for("a start", || {
-            std::fs::read_to_string(task.attempt_dir.join("record"))
+            fs::read_to_string(task.attempt_dir.join("record"))
                 .is_ok_and(|record| record.contains("Spawned"))
         })
         .await;
@@ -63,7 +64,7 @@ async fn attempts_side_by_side_have_supervisors_of_their_own() {
     let mut pids = tasks.each_ref().map(|task| supervisor_pid(&task.attempt_dir));
     pids.sort_unstable();
     assert!(pids[0] != pids[1] && pids[1] != pids[2], "{pids:?}");
-    std::fs::write(go, "").unwrap();
+    fs::write(go, "").unwrap();
     for task in tasks {
         assert_eq!(task.run.await.unwrap(), TaskOutcome::Succeeded);
     }
@@ -128,7 +129,7 @@ async fn a_folder_that_served_one_attempt_serves_the_next_without_its_past() {
     let host = Host::new();
     let first = host.start(TaskSpec::Command(shell("exit 3")));
     assert!(matches!(first.run.await.unwrap(), TaskOutcome::Failed { .. }));
-    let inode = |dir: &Path| std::fs::metadata(dir.join("record")).unwrap().ino();
+    let inode = |dir: &Path| fs::metadata(dir.join("record")).unwrap().ino();
     let record = inode(&first.attempt_dir);
     host.supervisor.forget(first.attempt_dir.clone()).unwrap();
 
@@ -157,11 +158,11 @@ async fn a_folder_that_lost_its_new_name_in_a_power_cut_is_found_by_its_record()
     let second = host.start(TaskSpec::Command(shell("exit 3")));
     assert!(matches!(second.run.await.unwrap(), TaskOutcome::Failed { .. }));
     // Nothing makes the rename durable; this is what the disk may have of it.
-    std::fs::rename(&second.attempt_dir, &first.attempt_dir).unwrap();
+    fs::rename(&second.attempt_dir, &first.attempt_dir).unwrap();
 
     let attempts = second.attempt_dir.parent().unwrap();
-    std::fs::create_dir(attempts.join("without-a-record")).unwrap();
-    std::fs::write(attempts.join("a-file"), "").unwrap();
+    fs::create_dir(attempts.join("without-a-record")).unwrap();
+    fs::write(attempts.join("a-file"), "").unwrap();
     restore_names(attempts, |key| (key == second.key).then(|| second.attempt_dir.clone())).unwrap();
     assert!(!first.attempt_dir.exists());
     let found = recover(&second.attempt_dir, second.key, PATIENCE).await;
@@ -191,7 +192,68 @@ async fn a_kept_folder_never_takes_the_place_of_one_that_exists() {
     host.supervisor.forget(first.attempt_dir).unwrap();
     let key = new_key();
     let dir = host.attempt_dir(key);
-    std::fs::create_dir(&dir).unwrap();
+    fs::create_dir(&dir).unwrap();
     let started = host.supervisor.start(&dir, supervised_shell(key, "true")).await;
     assert!(matches!(started, Err(StartError::StartedBefore(_))), "{started:?}");
+}
+
+/// The system calls of supervisors about their records.
+struct Traced {
+    host: Host,
+    trace: PathBuf,
+}
+
+impl Traced {
+    fn new() -> Self {
+        let mut host = Host::new();
+        let (trace, program) = (host.folder.path().join("trace"), host.folder.path().join("traced-agent"));
+        let script = format!(
+            "#!/bin/sh\nexec /usr/bin/strace -f -y -e trace=pwrite64,fdatasync -o {} {} \"$@\"\n",
+            trace.display(),
+            env!("CARGO_BIN_EXE_stella-agent"),
+        );
+        fs::write(&program, script).unwrap();
+        fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+        host.supervisor = Supervisor::at(program);
+        Self { host, trace }
+    }
+
+    /// What was written to the records so far, and where the barriers are.
+    fn calls(&self) -> Vec<&'static str> {
+        let trace = fs::read_to_string(&self.trace).unwrap_or_default();
+        let about_records = trace.lines().filter(|line| line.contains("/record>"));
+        about_records
+            .filter_map(|line| {
+                let known = ["Started", "Spawned", "Ended", "fdatasync"];
+                known.into_iter().find(|word| line.contains(word))
+            })
+            .collect()
+    }
+}
+
+#[tokio::test]
+async fn the_end_of_a_command_is_durable_once_no_agent_is_there_to_write_it_down() {
+    const ONE: [&str; 4] = ["Started", "fdatasync", "Spawned", "Ended"];
+    let traced = Traced::new();
+    succeed(&traced.host, "true").await;
+    assert_eq!(traced.calls(), ONE, "the agent's journal makes the end durable, and it waits for no barrier");
+    succeed(&traced.host, "true").await;
+    assert_eq!(traced.calls(), [ONE, ONE].concat());
+    // As if the agent had died before it wrote down what it was told.
+    traced.host.supervisor.rest();
+    wait_for("the last barrier", || traced.calls() == [&ONE[..], &ONE, &["fdatasync"]].concat()).await;
+}
+
+#[tokio::test]
+async fn an_end_that_no_agent_hears_is_durable_at_once() {
+    let traced = Traced::new();
+    let go = traced.host.folder.path().join("go");
+    let script = format!("until [ -e {} ]; do sleep 0.01; done", go.display());
+    let task = traced.host.start(TaskSpec::Command(shell(&script)));
+    wait_for("the start", || traced.calls().contains(&"Spawned")).await;
+    task.run.abort();
+    wait_for("the agent's side to be gone", || task.run.is_finished()).await;
+    fs::write(go, "").unwrap();
+    wait_for("the barrier", || traced.calls() == ["Started", "fdatasync", "Spawned", "Ended", "fdatasync"])
+        .await;
 }

@@ -60,24 +60,34 @@ pub fn main() -> ExitCode {
     let Ok(identity) = Identity::read() else { return ExitCode::FAILURE };
     let group = Group::enter(identity.process);
     let mut orders = io::stdin().lock();
+    let mut told = None;
     while let Some((attempt_dir, spec)) = read_order(&mut orders) {
+        // The agent lives, and its journal makes the last result durable before it is said.
+        drop(told.take());
         match supervise(&identity, group.as_ref(), &attempt_dir, &spec) {
-            Ok(true) => {}
-            Ok(false) => return ExitCode::SUCCESS,
+            Ok(Some(record)) => told = Some(record),
+            Ok(None) => return ExitCode::SUCCESS,
             Err(_) => return ExitCode::FAILURE,
         }
     }
-    ExitCode::SUCCESS
+    // It may have gone before it has written down what it was told.
+    match told.map_or(Ok(()), |record| record.sync()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
 }
 
-/// One attempt. Gives whether this process is ready for another: the record is on disk, nothing of the tree is left, and
-/// nobody has asked to end it, so that no late signal can hit another command.
+/// One attempt. Gives its record if this process is ready for another: the end is written down and told, nothing of the tree
+/// is left, and nobody has asked to end it, so that no late signal can hit another command.
+///
+/// The end is told before it is durable. While the agent lives, its journal makes the result durable before anybody else hears
+/// of it, and a barrier here would be one too many for each command; once it is gone, the barrier is here.
 fn supervise(
     identity: &Identity,
     group: Option<&Group>,
     attempt_dir: &Path,
     spec: &Spec,
-) -> io::Result<bool> {
+) -> io::Result<Option<Writer>> {
     let started_at = now();
     let mut pump = Pump::new(attempt_dir)?;
     let not_started = |reason: String| Ended {
@@ -96,11 +106,11 @@ fn supervise(
         Ok(record) => record,
         Err(error) => {
             let reason = format!("the start cannot be recorded in {}: {error}", attempt_dir.display());
-            return pump.finish(&not_started(reason), false).map(|_| false);
+            return pump.finish(&not_started(reason), false).map(|_| None);
         }
     };
     let meter = group.map(Meter::start);
-    // The signals stay blocked until the end is on disk and told.
+    // The signals stay blocked until the end is written down and told.
     let (ended, is_free, _signals) = match spawn::spawn(spec) {
         Ok(child) => {
             let signals = Signals::block()?;
@@ -113,9 +123,13 @@ fn supervise(
     let recorded = record.ended(&ended);
     let is_ready = is_free && recorded.is_ok();
     // The agent hears the end even if the disk did not take it.
-    let is_heard = pump.finish(&ended, is_ready)?;
+    let is_heard = pump.finish(&ended, is_ready);
     recorded?;
-    Ok(is_ready && is_heard)
+    if is_ready && matches!(is_heard, Ok(true)) {
+        return Ok(Some(record));
+    }
+    record.sync()?;
+    is_heard.map(|_| None)
 }
 
 /// How far the end of the command has got.

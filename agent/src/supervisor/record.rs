@@ -5,7 +5,7 @@
 //! | `Given` | the agent | before a supervisor hears of the attempt | no: it only matters in the same boot | who will supervise |
 //! | `Started` | the supervisor | before the command starts | yes | who supervises, in which boot |
 //! | `Spawned` | the supervisor | after the command has started | no: it only matters in the same boot | which process is the command |
-//! | `Ended` | the supervisor | when all is over | yes | how it ended |
+//! | `Ended` | the supervisor | when all is over | if the agent is gone; else its journal has the result | how it ended |
 //!
 //! `Given` closes the gap between an order and `Started`: an agent that died in it left a supervisor behind that may still
 //! start the command, and its next life must know whom to end before it may say that the command never started.
@@ -182,7 +182,7 @@ impl Writer {
         }
         let mut writer = Self { file, at: lines.len() as u64 };
         writer.append(&Line::Started(started))?;
-        writer.file.sync_data()?;
+        writer.sync()?;
         Ok(writer)
     }
 
@@ -191,9 +191,13 @@ impl Writer {
         self.append(&Line::Spawned(child))
     }
 
-    /// Writes the last line durably.
+    /// Writes the last line. It is durable after [`Self::sync`].
     pub(super) fn ended(&mut self, ended: &Ended) -> io::Result<()> {
-        self.append(&Line::Ended(ended.clone()))?;
+        self.append(&Line::Ended(ended.clone()))
+    }
+
+    /// Makes what was written durable.
+    pub(super) fn sync(&self) -> io::Result<()> {
         self.file.sync_data()
     }
 
