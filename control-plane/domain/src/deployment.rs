@@ -82,6 +82,10 @@ pub struct Deployment {
     /// Whether the hold has begun in which they prove it.
     #[serde(default)]
     pub proving: bool,
+    /// How many waves are over: it grows with each target that ends, with each pause and with each stage. What something outside
+    /// said in one wave counts for no other.
+    #[serde(default)]
+    pub waves: u32,
     /// The failure domain of the target that was started last, if the strategy knows such.
     #[serde(default)]
     pub domain: Option<String>,
@@ -154,6 +158,14 @@ impl Deployment {
     #[must_use]
     pub fn can_be_paused(&self) -> bool {
         self.paused.is_none() || self.paused_for != PauseCause::Person || self.resumes_at.is_some()
+    }
+
+    /// Whether it holds for the release to prove itself where it is: what something outside says is asked for meanwhile.
+    #[must_use]
+    pub const fn is_watched(&self) -> bool {
+        matches!(self.status, Status::Running)
+            && self.paused.is_some()
+            && matches!(self.paused_for, PauseCause::CanaryStep | PauseCause::Batch | PauseCause::WarmUp)
     }
 
     /// Whether more targets have failed than are tolerated.

@@ -5,7 +5,9 @@
 //! which inputs and until when it holds; an old one lets nothing through. Rollbacks go through no gate.
 //!
 //! Some gates are decided here, from the state. Others ask something outside of the control plane: then the question is a
-//! fact, whoever does such things finds it in the state, and the answer comes as a command.
+//! fact, whoever does such things finds it in the state, and the answer comes as a command. Such an answer counts for the wave
+//! in which it came: before the next one the same is asked again, and while a deployment holds for the release to prove itself
+//! it is asked whenever the answer has run out.
 
 use std::collections::BTreeMap;
 
@@ -54,7 +56,8 @@ pub struct Gate {
     pub name: Name,
     /// How it is found out.
     pub check: Check,
-    /// For how long a verdict that lets through holds, in milliseconds.
+    /// For how long a verdict that lets through holds at most, in milliseconds; and how often something outside is asked while a
+    /// deployment holds.
     pub ttl_ms: u64,
 }
 
@@ -113,6 +116,15 @@ impl Check {
             Self::Http { .. } => "http",
             Self::Manual => "manual",
             Self::Signature(_) => "signature",
+        }
+    }
+
+    /// Whether something outside of the control plane is asked.
+    #[must_use]
+    pub const fn is_outside(&self) -> bool {
+        match self {
+            Self::Metric { .. } | Self::Http { .. } => true,
+            Self::Security(_) | Self::Expression { .. } | Self::Manual | Self::Signature(_) => false,
         }
     }
 }
@@ -234,17 +246,23 @@ pub struct Record {
     pub verdict: Option<Verdict>,
     /// What was asked outside and is not answered.
     pub asked: Option<Asked>,
-    /// When it is looked at again because it did not let through.
+    /// When something outside is asked again: because it did not let through, or because the deployment holds.
     pub again_at: Option<Timestamp>,
     /// Who lets it through all the same, for ever on record.
     pub overridden: Option<Override>,
 }
 
 impl Record {
+    /// Whether somebody has said that this version of the policy does not matter.
+    #[must_use]
+    pub fn is_overridden(&self, policy: Digest) -> bool {
+        self.overridden.as_ref().is_some_and(|it| it.policy == policy)
+    }
+
     /// Whether it lets through at `now`.
     #[must_use]
     pub fn lets_through(&self, policy: Digest, now: Timestamp) -> bool {
-        self.overridden.as_ref().is_some_and(|it| it.policy == policy)
+        self.is_overridden(policy)
             || self.verdict.as_ref().is_some_and(|it| {
                 it.outcome == Outcome::Passed
                     && it.policy == policy
@@ -291,6 +309,9 @@ pub struct Verdict {
     pub by: Actor,
     /// Until when it lets through; `None` is as long as nothing changes.
     pub expires_at: Option<Timestamp>,
+    /// How many waves of the deployment were over by then: see [`Deployment::waves`](crate::deployment::Deployment::waves).
+    #[serde(default)]
+    pub wave: u32,
 }
 
 /// Whether a gate lets through.

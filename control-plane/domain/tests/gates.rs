@@ -6,17 +6,18 @@ mod common;
 use std::collections::BTreeMap;
 
 use common::{
-    STAGING, World, conflict, deployment, end, facts, failure, findings, gate, http, name, new_deployment,
-    promotion, rule, security, target,
+    STAGING, World, canary, conflict, deployment, end, facts, failure, findings, gate, http, name,
+    new_deployment, promotion, rule, security, target,
 };
-use stella_domain::command::{Answer, Outcome, TenantCommand};
+use stella_domain::command::{Answer, NewDeployment, Outcome, TenantCommand};
 use stella_domain::decide::{self, Decision};
-use stella_domain::deployment::Status;
+use stella_domain::deployment::{Status, Strategy};
 use stella_domain::findings::{Finding, Severity};
 use stella_domain::gate::{
     AGAIN_MS_RANGE, ANSWER_MS_MAX, Check, Comparison, Number, Outcome as Says, Security,
 };
 use stella_domain::rejection::Rejection;
+use stella_domain::strategy::Rolling;
 use stella_protocol::message::TaskOutcome;
 use stella_protocol::time::Timestamp;
 
@@ -121,15 +122,130 @@ fn something_outside_is_asked_and_its_answer_starts_what_waits() {
     assert_eq!(facts(&decision)[..2], ["gate_evaluated", "deployment_created"]);
     let verdict = world.gate(2, "change").verdict.unwrap();
     assert_eq!(verdict.at.since(verdict.asked_at).as_millis(), 500);
-    // The verdict is too old for the second target: it is asked again, and nothing goes on before the answer.
-    world.wait_ms(60_000);
+    // The verdict is of the first target's wave: it is asked again, and nothing goes on before the answer.
     world.complete(1);
+    assert!(world.gate(2, "change").verdict.unwrap().expires_at > Some(world.now), "it is young enough");
     assert!(world.gate(2, "change").asked.is_some());
     assert_eq!((world.status(2), world.deployment(deployment(2)).counts.active), (&Status::Running, 0));
     end(&world);
     world.answer(2, "change", Says::Passed);
     world.complete(2);
     assert_eq!(*world.status(2), Status::Succeeded);
+    end(&world);
+}
+
+#[test]
+fn what_ends_while_it_is_asked_waits_for_the_same_answer() {
+    let mut world = World::with_release_1(5);
+    (1..=3).for_each(|n| world.person(n));
+    world.set_gate(gate("change", http()));
+    world.tell_as(1, TenantCommand::Deploy(Box::new(new_deployment(2, 2, Some(2))))).unwrap();
+    world.answer(2, "change", Says::Passed);
+    let counts = |world: &World| {
+        let counts = world.deployment(deployment(2)).counts;
+        (counts.succeeded, counts.active)
+    };
+    world.complete(1);
+    assert_eq!((counts(&world), world.gate(2, "change").asked.is_some()), ((1, 1), true));
+    world.complete(2);
+    assert_eq!(counts(&world), (2, 0));
+    world.answer(2, "change", Says::Passed);
+    assert_eq!((counts(&world), world.gate(2, "change").asked), ((2, 2), None), "one answer for both");
+    world.complete(3);
+    world.answer(2, "change", Says::Failed);
+    assert!(matches!(world.status(2), Status::Halting { .. }));
+    world.finish(4, TaskOutcome::Succeeded);
+    assert_eq!(world.rollback_of(2).unwrap().targets.len(), 4, "the fifth never got it");
+    end(&world);
+}
+
+/// Four targets; one of them has release 2 and soaks for ten minutes, and the gate has let it through.
+fn soaking() -> World {
+    let mut world = World::with_release_1(4);
+    (1..=3).for_each(|n| world.person(n));
+    world.set_gate(gate("errors", http()));
+    let strategy = canary(&[(25, Some(600_000))], None);
+    let new = NewDeployment { strategy, ..new_deployment(2, 2, None) };
+    world.tell_as(1, TenantCommand::Deploy(Box::new(new))).unwrap();
+    world.answer(2, "errors", Says::Passed);
+    world.complete_first_step(1);
+    world.finish(1, TaskOutcome::Succeeded);
+    let last = world.events.iter().rev().take(2).map(|(_, event)| event.fact.name());
+    assert!(last.eq(["gate_asked", "deployment_paused"]));
+    world
+}
+
+#[test]
+fn what_is_outside_is_asked_while_a_canary_soaks_and_fails_it_there() {
+    let mut world = soaking();
+    for _ in 0..3 {
+        world.answer(2, "errors", Says::Passed);
+        assert_eq!(world.gate(2, "errors").asked, None);
+        world.wait_ms(59_999);
+        assert_eq!(world.gate(2, "errors").asked, None, "not before its time");
+        world.wait_ms(1);
+    }
+    // Silence is not failure, in a soak as before a wave.
+    world.answer(2, "errors", Says::Unavailable);
+    world.wait_ms(AGAIN_MS_RANGE.0);
+    assert!(world.deployment(deployment(2)).paused.is_some());
+    end(&world);
+    world.answer(2, "errors", Says::Failed);
+    assert!(failure(&world, 2).contains("gate errors: the change is known"));
+    assert_eq!(world.rollback_of(2).unwrap().targets.keys().collect::<Vec<_>>(), [&target(1)]);
+    assert_eq!(world.gate(2, "errors").again_at, None);
+    world.complete(1);
+    end(&world);
+}
+
+#[test]
+fn what_was_said_in_the_soak_does_not_count_after_it() {
+    let mut world = soaking();
+    for _ in 0..9 {
+        world.answer(2, "errors", Says::Passed);
+        world.wait_ms(60_000);
+    }
+    world.answer(2, "errors", Says::Passed);
+    world.wait_ms(60_000);
+    let record = world.gate(2, "errors");
+    assert_eq!(world.deployment(deployment(2)).paused, None, "the soak is over");
+    assert!(record.asked.is_some() && record.again_at.is_none(), "{record:?}");
+    assert_eq!(world.deployment(deployment(2)).counts.active, 0);
+    world.answer(2, "errors", Says::Passed);
+    assert_eq!(world.deployment(deployment(2)).counts.active, 3);
+    assert_eq!(world.gate(2, "errors").again_at, None, "nothing holds, and nothing is watched");
+    (2..=4).for_each(|n| world.complete(n));
+    assert_eq!(*world.status(2), Status::Succeeded);
+    assert!(world.is_at_rest());
+    end(&world);
+}
+
+#[test]
+fn a_pause_between_batches_is_watched_and_one_of_a_person_is_not() {
+    let mut world = World::with_release_1(2);
+    (1..=3).for_each(|n| world.person(n));
+    world.set_gate(gate("errors", http()));
+    let strategy = Strategy::Rolling(Rolling { pause_ms: Some(300_000), ..Rolling::of(1) });
+    let new = NewDeployment { strategy, ..new_deployment(2, 2, None) };
+    world.tell_as(1, TenantCommand::Deploy(Box::new(new))).unwrap();
+    world.answer(2, "errors", Says::Passed);
+    world.complete(1);
+    world.answer(2, "errors", Says::Passed);
+    let over = || TenantCommand::OverrideGate {
+        promotion: promotion(2),
+        gate: name("errors"),
+        reason: "known".to_owned(),
+    };
+    let pause = TenantCommand::PauseDeployment { deployment: deployment(2), reason: "lunch".to_owned() };
+    world.ok(pause);
+    world.wait_ms(60_000);
+    world.answer(2, "errors", Says::Passed);
+    assert_eq!(world.gate(2, "errors").again_at, None, "what was asked for the pause before was the last");
+    world.ok(TenantCommand::ResumeDeployment { deployment: deployment(2) });
+    assert!(world.gate(2, "errors").asked.is_some());
+    world.tell_as(2, over()).unwrap();
+    assert_eq!(world.deployment(deployment(2)).counts.active, 1, "what is overridden is not asked");
+    world.complete(2);
     end(&world);
 }
 

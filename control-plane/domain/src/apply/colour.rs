@@ -87,6 +87,7 @@ impl TenantState {
             && stage > deployment.stage;
         ensure(follows, subject(id), format!("in the stage {}", deployment.stage.name()), fact)?;
         deployment.stage = stage;
+        deployment.waves = deployment.waves.saturating_add(1);
         deployment.next = 0;
         deployment.step_over();
         Ok(())

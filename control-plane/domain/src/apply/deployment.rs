@@ -126,6 +126,7 @@ impl TenantState {
             batch_from: 0,
             unproven: 0,
             proving: false,
+            waves: 0,
             domain: None,
             way_back: WayBack::default(),
             targets: parts,

@@ -85,6 +85,7 @@ impl TenantState {
         let environment = self.matters(*promotion, gate, fact)?;
         self.stop_again(*promotion, gate);
         let asked = self.stop_asking(*promotion, gate);
+        let wave = self.wave_of(*promotion);
         let record = self.record_mut(*promotion, gate);
         let next = *number == record.evaluations.saturating_add(1);
         ensure(next, subject(gate, *promotion), format!("at verdict {}", record.evaluations), fact)?;
@@ -100,10 +101,16 @@ impl TenantState {
             at: *at,
             by: actor.clone(),
             expires_at: *expires_at,
+            wave,
         });
         self.timers.extend(again_at.map(|again| (again, Timer::GateAgain(*promotion, gate.clone()))));
         self.count_verdict(environment, kind, outcome.name());
         Ok(())
+    }
+
+    /// How many waves of a promotion's deployment are over; none before it has begun.
+    pub(crate) fn wave_of(&self, promotion: PromotionId) -> u32 {
+        self.deployments.get(&DeploymentId(promotion.0)).map_or(0, |deployment| deployment.waves)
     }
 
     /// INV-12: whether each gate lets through what a deployment starts now.

@@ -187,6 +187,7 @@ impl TenantState {
         self.stop_resuming(id, fact)?;
         let deployment = self.deployment_mut(id, fact)?;
         let Some(pause) = deployment.paused.take() else { return Ok(()) };
+        deployment.waves = deployment.waves.saturating_add(1);
         if std::mem::take(&mut deployment.proving) {
             deployment.unproven = 0;
         }

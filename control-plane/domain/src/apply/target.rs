@@ -44,6 +44,7 @@ impl TenantState {
                 self.move_part(*deployment, *target, Progress::Succeeded { at }, fact)?;
                 let rollout = self.deployment_mut(*deployment, fact)?;
                 let running = matches!(rollout.status, Status::Running);
+                rollout.waves = rollout.waves.saturating_add(1);
                 rollout.unproven += u32::from(running && rollout.strategy.holds_after(rollout.steps_passed));
                 self.brought(*deployment, &part, fact)?;
                 self.target_mut(*target, fact)?.active = None;
@@ -56,6 +57,8 @@ impl TenantState {
                 ensure(its_task && failed, format!("task {id}"), task.name(), fact)?;
                 let progress = Progress::Failed { at, task: *id, reason: reason.clone() };
                 self.move_part(*deployment, *target, progress, fact)?;
+                let rollout = self.deployment_mut(*deployment, fact)?;
+                rollout.waves = rollout.waves.saturating_add(1);
                 self.target_mut(*target, fact)?.active = None;
                 Ok(())
             }

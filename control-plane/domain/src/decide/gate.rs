@@ -97,6 +97,19 @@ fn looked_at(
     inputs(tenant, environment, check, release).is_none_or(|inputs| verdict.inputs == Some(inputs))
 }
 
+/// Whether what something outside said is about what goes on now: nothing that it could be about has ended since.
+fn is_of_this_wave(
+    tenant: &TenantState,
+    promotion: PromotionId,
+    check: &Check,
+    record: &Record,
+    policy: Digest,
+) -> bool {
+    !check.is_outside()
+        || record.is_overridden(policy)
+        || record.verdict.as_ref().is_some_and(|it| it.wave == tenant.wave_of(promotion))
+}
+
 /// The digest of what a check that is decided here looks at; `None` for the others.
 fn inputs(
     tenant: &TenantState,
@@ -237,7 +250,10 @@ fn rule_one(
     (Standing { gate, policy }, asking): (&Standing, Asking),
 ) -> Result<Ruling, Rejection> {
     let record = record(&tx.tenant, id, &gate.name);
-    if record.lets_through(*policy, tx.now) && looked_at(&tx.tenant, place, &gate.check, release, &record) {
+    if record.lets_through(*policy, tx.now)
+        && looked_at(&tx.tenant, place, &gate.check, release, &record)
+        && is_of_this_wave(&tx.tenant, id, &gate.check, &record, *policy)
+    {
         return Ok(Ruling::Open);
     }
     let before = record.verdict.as_ref().filter(|verdict| verdict.policy == *policy);
@@ -273,7 +289,7 @@ fn rule_one(
         Some(it) if it.outcome == Says::Failed && (is_manual || record.again_at.is_some()) => {
             Ok(Ruling::Closed(it.reason.clone()))
         }
-        Some(_) if record.again_at.is_some() => Ok(Ruling::Waits),
+        Some(it) if it.outcome != Says::Passed && record.again_at.is_some() => Ok(Ruling::Waits),
         Some(_) | None => {
             if asking == Asking::Now && !is_manual {
                 ask(tx, id, &gate.name, &record, *policy)?;
@@ -327,7 +343,26 @@ pub(super) fn overdue(
     decided(tx, promotion, gate, (Says::Unavailable, "there was no answer in time".to_owned()), None)
 }
 
-/// The pause after a verdict that did not let through is over.
+/// Asks what is outside while a deployment holds for the release to prove itself: at once, and then again and again.
+pub(super) fn watch(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<(), Rejection> {
+    let deployment = tx.deployment(id)?;
+    let promotion = PromotionId(id.0);
+    let is_asked_for = deployment.cause.is_asked_for() && tx.tenant.promotions.contains_key(&promotion);
+    if !deployment.is_watched() || !is_asked_for {
+        return Ok(());
+    }
+    let place = Arc::clone(environment(tx, deployment.environment)?);
+    for Standing { gate, policy } in place.gates.values().filter(|it| it.gate.check.is_outside()) {
+        let record = record(&tx.tenant, promotion, &gate.name);
+        let is_known = record.asked.is_some() || record.again_at.is_some();
+        if !is_known && !record.is_overridden(*policy) {
+            ask(tx, promotion, &gate.name, &record, *policy)?;
+        }
+    }
+    Ok(())
+}
+
+/// The pause after a verdict is over.
 pub(super) fn again(tx: &mut Transaction<'_>, promotion: PromotionId, gate: &Name) -> Result<(), Rejection> {
     let policy = standing(tx, promotion, gate)?.policy;
     let record = record(&tx.tenant, promotion, gate);
@@ -345,6 +380,11 @@ fn decided(
     let Standing { gate: Gate { check, ttl_ms, .. }, policy } = standing(tx, promotion, gate)?;
     let record = record(&tx.tenant, promotion, gate);
     let (is_asked, passed) = (record.asked.is_some(), outcome == Says::Passed);
+    let holds = tx.tenant.deployments.get(&DeploymentId(promotion.0)).is_some_and(|it| it.is_watched());
+    let pause_ms = match passed {
+        true => holds.then_some(ttl_ms),
+        false => Some(pause_ms(record.misses)),
+    };
     tx.emit(Fact::GateEvaluated {
         promotion,
         gate: gate.clone(),
@@ -355,7 +395,7 @@ fn decided(
         reason: cut(reason),
         inputs,
         expires_at: (passed && is_asked).then(|| tx.now.plus_ms(ttl_ms)),
-        again_at: (!passed && is_asked).then(|| tx.now.plus_ms(pause_ms(record.misses))),
+        again_at: pause_ms.filter(|_| is_asked).map(|ms| tx.now.plus_ms(ms)),
     })?;
     nudge(tx, |it| it.1.0 == promotion.0)
 }

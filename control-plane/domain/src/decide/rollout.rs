@@ -92,6 +92,7 @@ fn is_settled(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<bool, Reject
     hold_at_step(tx, id)?;
     pause_after_batch(tx, id)?;
     brake::wait_for_budget(tx, id)?;
+    gate::watch(tx, id)?;
     end_if_quiet(tx, id)?;
     Ok(true)
 }

@@ -107,10 +107,11 @@ pub fn step(before: &State, after: &State, events: &[(StreamId, Event)]) {
     super::colours::step(old, new, events);
     super::jobs::step(old, new, events);
     starts_nothing_paused(old, events);
-    for (_, event) in events {
+    for (at, (_, event)) in events.iter().enumerate() {
         let switches = |id| new.deployments.get(id).is_some_and(|it| !it.is_beside());
         if let Fact::TargetStarted { deployment, .. } = &event.fact {
             is_let_through(new, &new.deployments[deployment], event.at);
+            is_of_its_wave(new, &new.deployments[deployment], &events[at..]);
             is_signed(new, &new.deployments[deployment]);
             has_proof(old, new, *deployment);
         }
@@ -364,6 +365,31 @@ fn approvals(tenant: &TenantState) {
             assert!(by.len() >= usize::try_from(rule.needed).unwrap(), "INV-10: {}", deployment.id);
             assert!(rule.from.is_empty() || by.iter().all(|it| rule.from.contains(it)), "INV-10: a stranger");
             assert_eq!(deployment.created_by.as_ref(), Some(&promotion.requested_by), "INV-10");
+        }
+    }
+}
+
+/// INV-12: what something outside said lets a target be started in the wave in which it was said, and in no other.
+fn is_of_its_wave(tenant: &TenantState, deployment: &Deployment, since: &[(StreamId, Event)]) {
+    let id = deployment.id;
+    let promotion = PromotionId(id.0);
+    if !deployment.cause.is_asked_for() {
+        return;
+    }
+    let ends_wave = |fact: &Fact| {
+        matches!(fact, Fact::TargetSucceeded { deployment: of, .. } | Fact::TargetFailed { deployment: of, .. }
+            | Fact::DeploymentResumed { id: of } | Fact::DeploymentStageBegan { id: of, .. } if *of == id)
+    };
+    let over_since = since.iter().filter(|(_, event)| ends_wave(&event.fact)).count();
+    let wave = deployment.waves - u32::try_from(over_since).unwrap();
+    for (name, standing) in &tenant.environments[&deployment.environment].gates {
+        let record = &tenant.gates[&promotion][name];
+        let said_since = since.iter().any(|(_, event)| {
+            matches!(&event.fact, Fact::GateEvaluated { promotion: of, gate, .. } if *of == promotion && gate == name)
+        });
+        if standing.gate.check.is_outside() && !record.is_overridden(standing.policy) && !said_since {
+            let said_in = record.verdict.as_ref().map(|it| it.wave);
+            assert_eq!(said_in, Some(wave), "INV-12: {name} was not asked before this wave of {id}");
         }
     }
 }
