@@ -19,13 +19,14 @@ use crate::session::Millis;
 use crate::session::agent::{AgentEvent, AgentSession};
 use crate::session::control::{ControlEvent, ControlSession};
 use crate::time::Timestamp;
+use crate::trace::{BAGGAGE, Baggage, TRACEPARENT, TRACESTATE, TraceContext, TraceState};
 use crate::validate::Validate;
 
 /// One fuzz target's body.
 pub type Body = fn(&[u8]);
 
 /// Every target by its name: the names in `protocol/fuzz/Cargo.toml` and of the folders of its corpus.
-pub const TARGETS: [(&str, Body); 7] = [
+pub const TARGETS: [(&str, Body); 8] = [
     ("decode_to_agent", decode_to_agent),
     ("decode_to_control_plane", decode_to_control_plane),
     ("decode_enrol", decode_enrol),
@@ -33,6 +34,7 @@ pub const TARGETS: [(&str, Body); 7] = [
     ("decode_artifact", decode_artifact),
     ("decoder", decoder),
     ("session", session),
+    ("trace_headers", trace_headers),
 ];
 
 /// The body of a frame to an agent.
@@ -78,6 +80,24 @@ pub fn session(data: &[u8]) {
     let (piece, stream) = piece_and_stream(data);
     control_session(stream, piece);
     agent_session(stream, piece);
+}
+
+/// The headers of a request by which it belongs to a trace: each line is one, by its first byte `traceparent`, `tracestate` or
+/// `baggage`. What is taken from them is within its limits, and the next one takes it from us as it is.
+pub fn trace_headers(data: &[u8]) {
+    let lines = || data.split(|byte| *byte == b'\n').filter_map(<[u8]>::split_first);
+    let of_name = |name: &'static str| {
+        let number = [TRACEPARENT, TRACESTATE, BAGGAGE].iter().position(|known| *known == name);
+        lines().filter_map(move |(kind, value)| (Some(usize::from(kind % 3)) == number).then_some(value))
+    };
+    let context = TraceContext::from_headers(of_name);
+    assert!(context.state.as_str().len() <= TraceState::BYTES_MAX, "more of the state is kept than may be");
+    assert!(context.baggage.as_str().len() <= Baggage::BYTES_MAX, "more baggage is kept than may be");
+    let sent: Vec<(&str, String)> = context.headers().collect();
+    let again = TraceContext::from_headers(|name| {
+        sent.iter().filter(move |(sent, _)| *sent == name).map(|(_, value)| value.as_bytes())
+    });
+    assert_eq!(again, context, "the way changes it");
 }
 
 fn round_trip<T: Serialize + DeserializeOwned + Validate + PartialEq + Debug>(data: &[u8]) {

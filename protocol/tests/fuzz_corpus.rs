@@ -66,6 +66,31 @@ fn session_holds() {
 }
 
 #[test]
+fn trace_headers_holds() {
+    run("trace_headers");
+}
+
+/// `UPDATE_GOLDEN=1` adds what is missing: `cargo fuzz` knows the corpus only, not the golden files.
+#[test]
+fn every_golden_message_is_in_the_corpus_of_its_target() {
+    let update = std::env::var_os("UPDATE_GOLDEN").is_some_and(|value| value == "1");
+    let mut missing = Vec::new();
+    for golden in entries("tests/golden") {
+        let name = file_name(&golden).replace(".hex", "");
+        let kind = name.split('.').next().unwrap();
+        let place = crate_path(&format!("fuzz/corpus/decode_{kind}")).join(&name);
+        let body = undump(&std::fs::read_to_string(&golden).unwrap())[HEADER_BYTES..].to_vec();
+        if update {
+            std::fs::write(&place, &body).unwrap();
+        }
+        if std::fs::read(&place).ok() != Some(body) {
+            missing.push(name);
+        }
+    }
+    assert!(missing.is_empty(), "not there, or other bytes: {missing:?}");
+}
+
+#[test]
 fn targets_corpora_and_the_fuzz_manifest_name_the_same() {
     let names: BTreeSet<String> = TARGETS.iter().map(|(name, _)| (*name).to_owned()).collect();
     let folders: BTreeSet<String> = entries("fuzz/corpus").iter().map(|path| file_name(path)).collect();
