@@ -146,7 +146,7 @@ uninstall_one() {
         return 0
     fi
     # All that it has: a unit that is enabled and gone would be tried at each boot.
-    for unit in $(sed -n 's,^usr/lib/systemd/system/\(.*\.service\)$,\1,p' "$lists/$1"); do
+    for unit in $(sed -n 's,^usr/lib/systemd/system/\(.*\.\(service\|timer\)\)$,\1,p' "$lists/$1"); do
         tell_systemd disable --now "$unit"
     done
     grep -v '^etc/' "$lists/$1" >"$work/files" || :

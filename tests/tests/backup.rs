@@ -353,14 +353,16 @@ fn commands(page: &str) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_page_on_disaster_recovery_is_true() -> Result<()> {
-    let page =
-        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/disaster-recovery.md"))?;
+    let page_of =
+        |name: &str| fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name));
+    let page = page_of("docs/disaster-recovery.md")?;
     let mut cluster = Cluster::start(1).await?;
     let backups = cluster.folder().join("backups");
     fs::create_dir(&backups)?;
     let lib = cluster.folder().join("control-plane/state").display().to_string();
     let bin = binaries::path("stella-orchestrator")?;
     let bin = bin.parent().context("it is in a folder")?.display();
+    let config = cluster.control_plane.config_file();
     let (mut ran, mut moved, mut last) = (0, false, String::new());
     for command in commands(&page) {
         match command.as_str() {
@@ -373,13 +375,25 @@ async fn the_page_on_disaster_recovery_is_true() -> Result<()> {
                 cluster.api = cluster.control_plane.api()?;
                 cluster.wait_online("web-1").await?;
             }
+            "systemctl enable --now stella-backup.timer" => {
+                ensure!(
+                    page_of("systemd/stella-backup.timer")?.contains("WantedBy=timers.target"),
+                    "it is never started"
+                );
+            }
             script => {
                 // The other host has an empty folder, here in the place of the old one.
                 if script.contains("restore /var/backups/stella-moved") && !moved {
                     fs::rename(&lib, format!("{lib}.old-host"))?;
                     moved = true;
                 }
+                let unit = page_of("systemd/stella-backup.service")?;
+                let started = unit.lines().find_map(|line| line.strip_prefix("ExecStart=/usr/bin/"));
+                let started = started.context("the unit starts nothing")?;
                 let script = script
+                    .replace("systemctl start stella-backup.service", started)
+                    .replace("/etc/stella/orchestrator.toml", &config.display().to_string())
+                    .replace("/var/lib/stella-backup", &backups.display().to_string())
                     .replace("acme@1234", &format!("acme@{last}"))
                     .replace(" -o stella-orchestrator -g stella-orchestrator", "")
                     .replace("/var/lib/stella-orchestrator", &lib)
@@ -388,7 +402,7 @@ async fn the_page_on_disaster_recovery_is_true() -> Result<()> {
                 let output = Command::new("sh")
                     .args(["-ec", &script])
                     .env("PATH", path)
-                    .env("STELLA_CONFIG", cluster.control_plane.config_file())
+                    .env("STELLA_CONFIG", &config)
                     .output()?;
                 ensure!(output.status.success(), "{script}: {output:?}");
             }

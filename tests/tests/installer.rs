@@ -178,7 +178,7 @@ async fn a_host_with_systemd_gets_users_folders_and_units() -> Result<()> {
     host.run(&install)?;
     host.run("test -d /srv/stella && getent passwd stella-orchestrator && stella --version")?;
     host.run("systemctl enable --now stella-orchestrator && systemctl is-active stella-orchestrator")?;
-    host.run("systemctl enable stella-agent stella-agent-enrol")?;
+    host.run("systemctl enable stella-agent stella-agent-enrol stella-backup.timer")?;
     host.run(&format!("cd /root && sh ./install.sh --uninstall {programs}"))?;
     let dangling = host.run("find /etc/systemd/system -xtype l -name 'stella*'")?;
     assert_eq!(dangling, "", "units are enabled that are gone");

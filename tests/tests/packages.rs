@@ -184,6 +184,37 @@ fn handed_over(host: &Host) -> Result<()> {
     host.run("rm /etc/stella/collector-headers").map(drop)
 }
 
+/// The timer takes backups under its confinement, of a control plane that runs and of one that is stopped.
+fn backed_up(host: &Host) -> Result<()> {
+    host.run("systemctl enable --now stella-backup.timer && systemctl is-active stella-backup.timer")?;
+    let take = "systemctl start stella-backup || { journalctl --sync; journalctl -u stella-backup -n 20 -o cat >&2; exit 1; }";
+    host.run(take)?;
+    host.run(&format!(
+        "systemctl stop stella-orchestrator && {take} && systemctl start stella-orchestrator"
+    ))?;
+    let taken = host.run("ls /var/lib/stella-backup")?;
+    ensure!(taken.lines().count() == 2, "{taken}");
+    host.run("for backup in /var/lib/stella-backup/*; do stella-orchestrator restore --check $backup; done")?;
+    host.run("test $(stat -c %U:%a /var/lib/stella-backup) = stella-orchestrator:700")?;
+    let figures = host.run("cat /var/lib/stella-orchestrator/last-backup.json")?;
+    ensure!(figures.contains("taken_at"), "{figures}");
+    // The control plane has their user, and its unit does not let it touch them.
+    let touched = host.run(
+        "nsenter -t $(systemctl show -P MainPID stella-orchestrator) -m touch /var/lib/stella-backup/planted 2>&1 || true",
+    )?;
+    ensure!(touched.contains("Read-only file system"), "{touched:?}");
+    // One is kept.
+    host.run(&format!(
+        "mkdir -p /etc/systemd/system/stella-backup.service.d
+         sed -n 's/--keep 7/--keep 1/; /^ExecStart=/{{s/^/[Service]\\nExecStart=\\n/;p}}' /usr/lib/systemd/system/stella-backup.service \
+             > /etc/systemd/system/stella-backup.service.d/keep.conf
+         systemctl daemon-reload; {take}"
+    ))?;
+    let left = host.run("ls /var/lib/stella-backup")?;
+    ensure!(left.lines().count() == 1 && !taken.contains(left.trim()), "{taken}: {left}");
+    Ok(())
+}
+
 fn deployed(host: &Host, version: &str) -> Result<()> {
     host.run(&format!(
         "mkdir -p /root/{version} && echo {version} > /root/{version}/version && tar -C /root/{version} -czf /root/{version}.tar.gz version"
@@ -202,13 +233,20 @@ async fn packages_install_serve_survive_upgrade_and_leave_nothing() -> Result<()
     let mut host = Host::boot("packages").await?;
     install(&host)?;
     // Nothing is started that nobody has configured, and the units are sound and confined.
+    host.run("systemd-analyze verify --man=no stella-backup.service stella-backup.timer")?;
+    let enabled = host.run("systemctl is-enabled stella-backup.timer || true")?;
+    ensure!(enabled.trim() == "disabled", "the timer is {enabled}");
     for unit in ["stella-orchestrator", "stella-agent"] {
         let state = host.run(&format!("systemctl is-active {unit} || true"))?;
         ensure!(state.trim() == "inactive", "{unit} is {state}");
         host.run(&format!("systemd-analyze verify --man=no {unit}.service"))?;
     }
     let (control_plane, agent) = (exposure(&host, "stella-orchestrator")?, exposure(&host, "stella-agent")?);
-    ensure!(control_plane < 2.0 && agent < 3.0, "exposed: control plane {control_plane}, agent {agent}");
+    let backup = exposure(&host, "stella-backup")?;
+    ensure!(
+        control_plane < 2.0 && agent < 3.0 && backup < 1.2,
+        "exposed: control plane {control_plane}, agent {agent}, backup {backup}"
+    );
     // An agent that is not enrolled is left alone, not failed.
     host.run("systemctl start stella-agent")?;
     let state = host.run("systemctl is-active stella-agent || true")?;
@@ -238,6 +276,7 @@ async fn packages_install_serve_survive_upgrade_and_leave_nothing() -> Result<()
         host.run("journalctl -u stella-orchestrator -o cat -p 3 | grep '\"level\":\"info\"' || true")?;
     ensure!(serious.is_empty(), "{serious}");
     handed_over(&host)?;
+    backed_up(&host)?;
     online(&host).await?;
     host.run(&format!("{STELLA} target create web-1 --env staging --agent web-1"))?;
     fs::write(host.root().join("root/steps.json"), STEPS)?;
@@ -290,6 +329,10 @@ async fn packages_install_serve_survive_upgrade_and_leave_nothing() -> Result<()
     host.run("grep -q 1.3.0 /srv/stella/web/running")?;
 
     host.run("dpkg --purge stella-agent stella-orchestrator stella")?;
+    // Backups outlive the control plane, and are no longer of a user whose number somebody else may get.
+    host.run("test $(stat -c %U:%a /var/lib/stella-backup) = root:700")?;
+    ensure!(host.run("stat -c %U:%a /var/lib/stella-backup/*.backup")? == "root:600\n");
+    host.run("rm -r /var/lib/stella-backup")?;
     let left = host.run("find / -xdev -name '*stella*' -not -path '/proc/*' -not -path '/root/*' -not -path '/srv/stella*' -not -path '/var/cache/*'")?;
     ensure!(left.is_empty(), "left behind:\n{left}");
     let left = host.run("ls -A /etc/stella 2>/dev/null || true")?;

@@ -87,6 +87,12 @@ fn services_are_known_to_systemd_and_started_by_nobody() -> Result<()> {
     ensure!(
         ask("stella-orchestrator", &["--scripts"])?.contains("systemd-sysusers stella-orchestrator.conf")
     );
+    for unit in ["stella-backup.service", "stella-backup.timer"] {
+        ensure!(
+            ask("stella-orchestrator", &["--list"])?.contains(&format!("/usr/lib/systemd/system/{unit}"))
+        );
+    }
+    ensure!(ask("stella-orchestrator", &["--scripts"])?.contains("disable --now stella-backup.timer"));
     ensure!(ask("stella-agent", &["--scripts"])?.contains("systemd-tmpfiles --create stella-agent.conf"));
     Ok(())
 }

@@ -13,8 +13,10 @@
 //! database, or another database, reads the text. The events end at a durable point of which the state is known; the files
 //! are read after it, so what the events refer to is there.
 
+mod last;
 mod restore;
 mod seal;
+mod shelf;
 mod tool;
 mod write;
 
@@ -24,6 +26,7 @@ use stella_journal::Stream;
 use stella_protocol::digest::Digest;
 use stella_protocol::id::{Epoch, Incarnation, Position};
 
+pub(crate) use last::last;
 pub(crate) use restore::refuse_unfinished;
 pub(crate) use tool::{BackupArgs, RestoreArgs, backup, restore};
 pub(crate) use write::write;

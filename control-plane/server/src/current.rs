@@ -22,6 +22,7 @@ use stella_fleet::LiveFigures;
 use stella_protocol::time::Timestamp;
 
 use crate::authority::count_behind;
+use crate::backup;
 
 /// How many deployments of a tenant are listed: a screen. Each is a series of its own, so there is an end to it.
 const RECENT_DEPLOYMENTS_MAX: usize = 20;
@@ -98,6 +99,12 @@ pub(crate) fn describe() {
         Unit::Bytes,
         "Free space where the control plane keeps its state"
     );
+    describe_gauge!(
+        "stella_backup_last_success_timestamp_seconds",
+        Unit::Seconds,
+        "When the latest backup that was written to a file and found whole was taken; 0 if there was none"
+    );
+    describe_gauge!("stella_backup_last_size_bytes", Unit::Bytes, "How large that backup is");
 }
 
 /// The control plane's certificates. They are recorded when they are made, and stay until they are replaced.
@@ -140,6 +147,18 @@ pub(crate) fn disk(engine: &Handle, state_dir: &Path) {
         Err(errno) => {
             tracing::warn!(error = errno.desc(), "the free space of the state folder cannot be read")
         }
+    }
+}
+
+/// The latest backup. There is a series without one too: that nothing was ever saved is what an alert is for.
+pub(crate) fn backup(state_dir: &Path) {
+    match backup::last(state_dir) {
+        Ok(last) => {
+            let (taken_at, size) = last.map_or((0, 0), |it| (it.taken_at.0, it.bytes));
+            gauge!("stella_backup_last_success_timestamp_seconds").set(milliseconds(taken_at) / 1_000.0);
+            gauge!("stella_backup_last_size_bytes").set(bytes(size));
+        }
+        Err(error) => tracing::warn!(%error, "when the latest backup was taken cannot be read"),
     }
 }
 

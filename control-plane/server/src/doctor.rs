@@ -12,10 +12,11 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use clap::Args;
+use stella_api_types::time::rfc3339;
 use stella_certs::{CertificateDer, certificates_from_pem, validity_of_certificate};
 use stella_doctor::host::{self, Lifetime, Private, quoted};
 use stella_doctor::unit::Unit;
@@ -33,6 +34,9 @@ pub(crate) const UNIT: &str = "stella-orchestrator.service";
 const JOURNAL_BYTES_MAX: u64 = 512 << 20;
 /// Certificates of the authority are replaced by a person, with time for agents that are away.
 const AUTHORITY_ENDS_SOON: Duration = Duration::from_secs(90 * 86_400);
+
+/// Backups are taken once a day; a day without one may have its reason.
+const BACKUP_AGE_MAX: Duration = Duration::from_secs(2 * 86_400);
 
 /// How to tell.
 #[derive(Debug, Args)]
@@ -111,6 +115,7 @@ fn look_at(loaded: &Loaded, examined: &mut Examined, findings: &mut Findings) {
     host::private(&files, findings);
     files_of_the_service(loaded, findings);
     host::free_space("space", state_dir, config.journal.reserve_bytes, findings);
+    last_backup(state_dir, findings);
     host::clock(findings);
     authority(config, findings);
     examined.held = journal(config, findings);
@@ -124,6 +129,29 @@ fn look_at(loaded: &Loaded, examined: &mut Examined, findings: &mut Findings) {
         listeners::free(config, findings);
     }
     outside::reachable(config, findings);
+}
+
+/// As the alert `BackupTooOld` has it.
+fn last_backup(state_dir: &Path, findings: &mut Findings) {
+    const CHECK: &str = "backup";
+    let remedy = "systemctl enable --now stella-backup.timer; systemctl start stella-backup; docs/disaster-recovery.md";
+    match backup::last(state_dir) {
+        Ok(Some(last)) => {
+            let taken = UNIX_EPOCH + Duration::from_millis(last.taken_at.0);
+            // One that was taken in the future was taken before the clock was set back.
+            let age = SystemTime::now().duration_since(taken).unwrap_or_default();
+            let detail = format!("the latest is of {}, {} MiB", rfc3339(last.taken_at), last.bytes >> 20);
+            if age > BACKUP_AGE_MAX {
+                findings.warn(CHECK, format!("{detail}: what was decided since then is in none"), remedy);
+            } else {
+                findings.ok(CHECK, detail);
+            }
+        }
+        Ok(None) => {
+            findings.warn(CHECK, "none was ever written to a file here: all is lost with this disk", remedy)
+        }
+        Err(error) => findings.warn(CHECK, format!("when one was taken cannot be read: {error}"), remedy),
+    }
 }
 
 /// Root can read what the service's user cannot. The owner of the state folder is that user.

@@ -53,6 +53,7 @@ struct Cli {
 const EXAMPLES: &str = "Examples:
   stella-orchestrator run --config /etc/stella/orchestrator.toml
   stella-orchestrator backup /var/backups/stella.backup
+  stella-orchestrator backup --into /var/lib/stella-backup --keep 7
   stella-orchestrator restore /var/backups/stella.backup
   stella-orchestrator ca status
   stella-orchestrator journal verify
@@ -148,7 +149,9 @@ fn run(cli: &Cli) -> anyhow::Result<bool> {
         Command::Config(command) => config_tool::run(command, &loaded),
         Command::CheckConfig => config_tool::run(&config_tool::ConfigCommand::Check, &loaded),
         Command::Reload => config_tool::reload(&config.state_dir),
-        Command::Backup(args) => backup::backup(args, &config.state_dir),
+        Command::Backup(args) => {
+            backup::backup(args, &config.state_dir, config.journal.files_reserve_bytes())
+        }
         Command::Restore(args) => backup::restore(args, &config.state_dir),
         Command::Ca(command) => authority_tool::run(command, &config.state_dir),
         Command::Notifications(command) => notify_tool::run(command, config),

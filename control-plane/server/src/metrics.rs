@@ -96,6 +96,7 @@ pub(crate) fn render(handle: &PrometheusHandle, engine: &Handle, fleet: &Fleet, 
         }
         current::log();
         current::disk(engine, state_dir);
+        current::backup(state_dir);
         current::journal(engine);
         current::archive(engine, &state);
         current::authority(&state);

@@ -1,10 +1,12 @@
 //! `stella-orchestrator backup` and `restore`.
 
+use std::fs::File;
 use std::io::{self, BufWriter, Write};
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use clap::Args;
 use stella_api_types::time::{parse_rfc3339, rfc3339};
 use stella_engine::Checkpoint;
@@ -12,8 +14,10 @@ use stella_journal::{OpenError, SledJournal, Until};
 use stella_protocol::id::Position;
 use tempfile::NamedTempFile;
 
+use super::last::{self, LastBackup};
 use super::restore::{self, Restored, Wanted};
 use super::seal::Checker;
+use super::shelf::Shelf;
 use super::{Header, Parts, write};
 use crate::journal_tool::TOOL_CONFIG;
 use crate::local;
@@ -23,7 +27,14 @@ use crate::owner::become_owner;
 #[derive(Debug, Args)]
 pub(crate) struct BackupArgs {
     /// The file to write, for its owner only; it must not exist. `-` is standard output.
-    file: PathBuf,
+    #[arg(required_unless_present = "into", conflicts_with = "into")]
+    file: Option<PathBuf>,
+    /// A folder that is there: the backup gets a name by its time in it, once it was read back and found whole.
+    #[arg(long, value_name = "FOLDER")]
+    into: Option<PathBuf>,
+    /// How many backups of such names the folder keeps; older ones are removed when the new one is there.
+    #[arg(long, requires = "into", value_name = "COUNT", default_value = "7")]
+    keep: NonZeroUsize,
     /// Leave out the archives of releases: they are still where they were built.
     #[arg(long)]
     without_artifacts: bool,
@@ -45,33 +56,77 @@ pub(crate) struct RestoreArgs {
     check: bool,
 }
 
-/// Takes a backup of a control plane that runs, or of a stopped one's folder.
-pub(crate) fn backup(args: &BackupArgs, state_dir: &Path) -> anyhow::Result<bool> {
+/// Takes a backup of a control plane that runs, or of a stopped one's folder. `reserve_bytes` of the control plane's disk are left free
+/// by backups that are taken again and again.
+pub(crate) fn backup(args: &BackupArgs, state_dir: &Path, reserve_bytes: u64) -> anyhow::Result<bool> {
     let parts = Parts { artifacts: !args.without_artifacts, output: !args.without_output };
-    if args.file == Path::new("-") {
-        let mut out = io::stdout().lock();
-        let bytes = copy(state_dir, parts, &mut out)?;
-        out.flush()?;
-        writeln!(io::stderr(), "backup written: {bytes} bytes")?;
-        return Ok(true);
+    match (&args.into, &args.file) {
+        (Some(folder), _) => into_folder(folder, args.keep, state_dir, parts, reserve_bytes)?,
+        (None, Some(file)) if file == Path::new("-") => {
+            let mut out = io::stdout().lock();
+            let bytes = copy(state_dir, parts, &mut out)?;
+            out.flush()?;
+            writeln!(io::stderr(), "backup written: {bytes} bytes")?;
+        }
+        (None, Some(file)) => to_file(file, state_dir, parts)?,
+        (None, None) => bail!("say where to: FILE, or --into FOLDER"),
     }
-    let wrong = || format!("{} cannot be created", args.file.display());
-    ensure!(!args.file.try_exists().with_context(wrong)?, "{}: it is there already", wrong());
+    Ok(true)
+}
+
+fn to_file(file: &Path, state_dir: &Path, parts: Parts) -> anyhow::Result<()> {
+    let wrong = || format!("{} cannot be created", file.display());
+    ensure!(!file.try_exists().with_context(wrong)?, "{}: it is there already", wrong());
     // Under another name until it is whole: half of a backup must not look like one.
-    let folder = args.file.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
     let new = NamedTempFile::new_in(folder.unwrap_or_else(|| Path::new("."))).with_context(wrong)?;
     let mut writer = BufWriter::new(new);
     copy(state_dir, parts, &mut writer)?;
     let whole = writer.into_inner().map_err(io::IntoInnerError::into_error)?;
+    place(whole, |_| Ok(file.to_owned()), state_dir).map(drop)
+}
+
+fn into_folder(
+    folder: &Path,
+    keep: NonZeroUsize,
+    state_dir: &Path,
+    parts: Parts,
+    reserve_bytes: u64,
+) -> anyhow::Result<()> {
+    let shelf = Shelf::take(folder)?;
+    let mut writer = BufWriter::new(shelf.sparing(shelf.new_file()?, state_dir, reserve_bytes)?);
+    copy(state_dir, parts, &mut writer)?;
+    let whole = writer.into_inner().map_err(io::IntoInnerError::into_error)?.into_inner();
+    let placed = place(whole, |header| Ok(shelf.place(parse_rfc3339(&header.taken_at)?)), state_dir)?;
+    // Not before: what is there is worth more than what may not come to its end.
+    let removed = shelf.keep(keep.get(), &placed)?;
+    let mut out = io::stdout().lock();
+    removed.iter().try_for_each(|path| writeln!(out, "removed {}", path.display()))?;
+    Ok(())
+}
+
+/// Gives a backup its name once it is on the disk and whole, remembers that it was taken, and tells.
+fn place(
+    whole: NamedTempFile,
+    name: impl FnOnce(&Header) -> anyhow::Result<PathBuf>,
+    state_dir: &Path,
+) -> anyhow::Result<PathBuf> {
     whole.as_file().sync_all()?;
     // What is on the disk, not what was sent there.
     let header = restore::check(whole.path())?;
-    whole.persist_noclobber(&args.file).map_err(|error| error.error).with_context(wrong)?;
+    let bytes = whole.as_file().metadata()?.len();
+    let file = name(&header)?;
+    let wrong = || format!("{} cannot be created", file.display());
+    whole.persist_noclobber(&file).map_err(|error| error.error).with_context(wrong)?;
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = File::open(folder.unwrap_or_else(|| Path::new("."))).with_context(wrong)?;
+    folder.sync_all().with_context(wrong)?;
     let mut out = io::stdout().lock();
-    writeln!(out, "backup of {} written to {}", header.taken_at, args.file.display())?;
+    writeln!(out, "backup of {} written to {}", header.taken_at, file.display())?;
     describe(&mut out, &header)?;
     writeln!(out, "it holds the keys of the certificate authority: keep it as you keep those")?;
-    Ok(true)
+    last::remember(state_dir, LastBackup { taken_at: parse_rfc3339(&header.taken_at)?, bytes })?;
+    Ok(file)
 }
 
 /// Writes a whole backup to `out`; how many bytes it has.
@@ -84,6 +139,8 @@ fn copy(state_dir: &Path, parts: Parts, out: &mut impl Write) -> anyhow::Result<
         None => {
             // Nobody there holds the folder still: what a link in it leads to is in the backup only if its owner may read it.
             let _as_owner = become_owner(state_dir)?;
+            let is_there = state_dir.join("journal").try_exists()?;
+            ensure!(is_there, "there is no control plane in {} to take a backup of", state_dir.display());
             let journal = SledJournal::open(&state_dir.join("journal"), TOOL_CONFIG).map_err(|error| {
                 if matches!(error, OpenError::InUse(_)) {
                     anyhow::anyhow!("a control plane runs on {}, but nobody listens at {}: is it just starting, or are you another user?", state_dir.display(), local::path(state_dir).display())

@@ -13,6 +13,7 @@ use stella_api_types::time::rfc3339;
 use stella_engine::{Checkpoint, Clock};
 use stella_journal::Stream;
 
+use super::last;
 use super::seal::Sealer;
 use super::{FORMAT, HEADER_NAME, Header, JOURNAL_FOLDER, Parts, STATE_FOLDER, StreamHeader, UNFINISHED};
 use crate::local;
@@ -89,6 +90,7 @@ fn files(state_dir: &Path, parts: Parts) -> anyhow::Result<Vec<PathBuf>> {
         !(is("journal")
             || is(local::SOCKET)
             || is(UNFINISHED)
+            || is(last::FILE_NAME)
             || is("artifacts/incoming")
             || (is("artifacts") && !parts.artifacts)
             || (is("output") && !parts.output)
