@@ -64,13 +64,20 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the agent.
+    #[command(
+        after_help = "Examples:\n  sudo stella-agent run\n  stella-agent run --state-dir /tmp/agent --host-root /tmp/host --allow artifact,check"
+    )]
     Run(Box<RunArgs>),
     /// Make this host an agent with a one-time token. Does nothing if it is one.
+    #[command(
+        after_help = "Example:\n  sudo stella-agent enrol --server stella.example.com:7443 --token @/root/token"
+    )]
     Enrol(EnrolArgs),
     /// Check the configuration, or show it with where each value came from.
     #[command(subcommand)]
     Config(ConfigCommand),
     /// Show who this agent is and until when its certificate is valid.
+    #[command(after_help = "Example:\n  sudo stella-agent status --output json")]
     Status(StatusArgs),
     /// Look for what keeps the agent from working, and say what to do about it. Changes nothing; exit code 1 if something
     /// fails.
@@ -90,8 +97,10 @@ enum Command {
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
     /// Check the configuration and say what is wrong with it.
+    #[command(after_help = "Example:\n  sudo stella-agent config check --config /etc/stella/agent.toml")]
     Check(Box<RunArgs>),
     /// Show what is set, and where it came from.
+    #[command(after_help = "Example:\n  sudo stella-agent config show --effective")]
     Show(Box<ShowArgs>),
 }
 
@@ -393,4 +402,21 @@ fn runtime(tasks: usize) -> io::Result<Runtime> {
         .max_blocking_threads(BLOCKING_THREADS + tasks)
         .thread_keep_alive(std::time::Duration::from_secs(5))
         .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn every_command_has_an_example_and_the_book_shows_none_that_would_be_refused() -> io::Result<()> {
+        assert_eq!(stella_help::wrong_in_help(&Cli::command()), Vec::<String>::new());
+        let book = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+        let (commands, wrong) = stella_help::wrong_in_book(&Cli::command(), &book)?;
+        assert_eq!(wrong, Vec::<String>::new());
+        assert!(commands > 5, "{commands} commands");
+        Ok(())
+    }
 }

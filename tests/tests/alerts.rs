@@ -73,7 +73,8 @@ fn commands_in(page: &str) -> Vec<(Vec<&str>, Vec<&str>)> {
         .filter(|command| PROGRAMS.iter().any(|program| command.split(' ').next() == Some(program)))
         .map(|command| {
             let words = command.split_whitespace();
-            let flags = words.clone().filter(|word| word.starts_with("--"));
+            let flags = words.clone().map(|word| word.trim_start_matches(['[', '(']));
+            let flags = flags.filter(|word| word.starts_with("--"));
             (words.take_while(|word| is_word_of_a_command(word)).collect(), flags.collect())
         })
         .collect()
@@ -87,8 +88,18 @@ fn is_word_of_a_command(word: &str) -> bool {
 #[test]
 fn the_commands_of_runbooks_and_first_pages_are_there() -> Result<()> {
     let docs = repository().join("docs");
-    let read_first =
-        ["stop-a-release", "troubleshooting", "upgrading", "quick-start", "install", "operations"];
+    let read_first = [
+        "stop-a-release",
+        "troubleshooting",
+        "upgrading",
+        "quick-start",
+        "install",
+        "operations",
+        "concepts",
+        "workflows",
+        "cli",
+        "life-of-a-deployment",
+    ];
     let mut pages: Vec<_> = read_first.iter().map(|name| docs.join(format!("{name}.md"))).collect();
     for page in fs::read_dir(docs.join("runbooks"))? {
         pages.push(page?.path());
@@ -105,7 +116,8 @@ fn the_commands_of_runbooks_and_first_pages_are_there() -> Result<()> {
                 helps.insert(key.clone(), String::from_utf8(help.stdout)?);
             }
             for flag in flags {
-                let flag = flag.split('=').next().unwrap_or(flag).trim_end_matches([',', '.', ')', ']']);
+                let flag =
+                    flag.split('=').next().unwrap_or(flag).trim_end_matches([',', '.', ')', ']', '…', '\\']);
                 let is_there = helps[&key].split_whitespace().any(|it| it.trim_end_matches(',') == flag);
                 ensure!(is_there, "{name}: {key} has no {flag}");
             }

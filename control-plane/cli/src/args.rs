@@ -126,8 +126,10 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Token(Token),
     /// Show whose token this is, and what it may do.
+    #[command(after_help = "Example:\n  stella whoami")]
     Whoami,
     /// Show how much the control plane logs, or change it until its next start.
+    #[command(after_help = "Examples:\n  stella log-level\n  stella log-level info,stella_fleet=debug")]
     LogLevel {
         /// error, warn, info, debug, trace, off, or a filter such as info,stella_fleet=debug.
         level: Option<String>,
@@ -177,6 +179,7 @@ pub(crate) enum Command {
     /// Show what happened, and with --follow what happens.
     Events(Events),
     /// Show the end of the tenant's journal: its position, and the hash over everything before it.
+    #[command(after_help = "Examples:\n  stella journal\n  stella journal --system --output json")]
     Journal {
         /// That of what belongs to no tenant.
         #[arg(long)]
@@ -186,6 +189,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Ca(Ca),
     /// Look for what keeps commands from working here: configuration, certificates, clock, token, versions. Exits with 1 if something does.
+    #[command(after_help = "Examples:\n  stella doctor\n  stella doctor --output json")]
     Doctor,
     /// Write what somebody who helps wants to see from here into a file, for its owner only: findings, versions, agents,
     /// deployments; no secrets. The hosts of the programs have bundles of their own.
@@ -195,11 +199,15 @@ pub(crate) enum Command {
         file: Option<PathBuf>,
     },
     /// How the control plane does.
+    #[command(after_help = "Example:\n  stella status")]
     Status,
     /// Configuration for what watches Stella.
     #[command(subcommand)]
     Observability(Observability),
     /// Print a completion script for a shell.
+    #[command(
+        after_help = "Examples:\n  stella completion bash > /etc/bash_completion.d/stella\n  stella completion fish > ~/.config/fish/completions/stella.fish"
+    )]
     Completion {
         /// Which shell.
         shell: clap_complete::Shell,
@@ -215,24 +223,29 @@ pub(crate) enum Command {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Ca {
     /// Print the root certificates to trust, in PEM: two while one is being replaced by the other.
+    #[command(after_help = "Example:\n  stella ca bundle > roots.pem")]
     Bundle,
     /// Replace the file of --ca by them, if they are others.
+    #[command(after_help = "Example:\n  stella ca update --ca roots.pem")]
     Update,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Task {
     /// List the tasks of a deployment, target by target in the order in which they were run.
+    #[command(after_help = "Example:\n  stella task list DEPLOYMENT")]
     List {
         /// The deployment's id.
         deployment: String,
     },
     /// Show a task.
+    #[command(after_help = "Example:\n  stella task show TASK")]
     Show {
         /// Its id.
         task: String,
     },
     /// Print a task's output.
+    #[command(after_help = "Example:\n  stella task logs TASK --follow")]
     Logs {
         /// Its id.
         task: String,
@@ -241,6 +254,9 @@ pub(crate) enum Task {
         follow: bool,
     },
     /// Say what became of a task that is unknown.
+    #[command(
+        after_help = "Example:\n  stella task settle TASK --as succeeded --reason 'web-1 answers with 1.4.0'"
+    )]
     Settle {
         /// Its id.
         task: String,
@@ -315,6 +331,8 @@ fn pair(text: &str) -> Result<(String, String), String> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use clap::CommandFactory;
 
     use super::*;
@@ -322,5 +340,29 @@ mod tests {
     #[test]
     fn flags_and_groups_do_not_contradict_each_other() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_an_example_and_the_book_shows_none_that_would_be_refused() -> std::io::Result<()> {
+        assert_eq!(stella_help::wrong_in_help(&Cli::command()), Vec::<String>::new());
+        let book = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
+        let (commands, wrong) = stella_help::wrong_in_book(&Cli::command(), &book)?;
+        assert_eq!(wrong, Vec::<String>::new());
+        assert!(commands > 100, "{commands} commands");
+        Ok(())
+    }
+
+    #[test]
+    fn examples_are_in_the_manual_pages_and_every_shell_has_its_completions() -> std::io::Result<()> {
+        let folder = tempfile::tempdir()?;
+        clap_mangen::generate_to(Cli::command(), folder.path())?;
+        let page = std::fs::read_to_string(folder.path().join("stella-env-path.1"))?;
+        assert!(page.contains("stella env path production \\-\\-after staging"), "{page}");
+        for shell in clap_complete::Shell::value_variants() {
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "stella", &mut script);
+            assert!(String::from_utf8_lossy(&script).contains("way-back-proof"), "{shell}");
+        }
+        Ok(())
     }
 }

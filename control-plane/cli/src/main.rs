@@ -138,7 +138,7 @@ async fn run(cli: Cli) -> Result<bool, Error> {
         Command::Channel(command) => channel::channel(&context, command).await?,
         Command::Deploy(command) => return rollout::deploy(&context, *command).await,
         Command::Deployment(command) => return rollout::deployment(&context, command).await,
-        Command::Promotion(command) => promotion::promotion(&context, command).await?,
+        Command::Promotion(command) => return promotion::promotion(&context, command).await,
         Command::Workflow(command) => return workflow::workflow(&context, command).await,
         Command::Rollback(command) => return rollout::rollback(&context, command).await,
         Command::Task(command) => task::task(&context, command).await?,

@@ -15,15 +15,18 @@ use stella_api_types::release::{Step, StepAction, UnitAction};
 use crate::args::{Objection, Output, Promotion, Window};
 use crate::client::Error;
 use crate::follow::{self, Look};
-use crate::{Context, gate, print, task, when, window};
+use crate::{Context, gate, print, rollout, task, when, window};
 
 /// The pause between two looks at a promotion that waits for people.
 const INTERVAL: Duration = Duration::from_secs(2);
 
-pub(crate) async fn promotion(context: &Context, command: Promotion) -> Result<(), Error> {
+pub(crate) async fn promotion(context: &Context, command: Promotion) -> Result<bool, Error> {
     match command {
-        Promotion::List { environment, status, window } => list(context, environment, status, &window).await,
-        Promotion::Show { promotion } => show(context, &promotion).await,
+        Promotion::List { environment, status, window } => {
+            list(context, environment, status, &window).await?
+        }
+        Promotion::Show { promotion } => show(context, &promotion).await?,
+        Promotion::Watch { promotion } => return rollout::watched(context, &promotion).await,
         Promotion::Approve { promotion, plan, reason } => {
             let plan = match plan {
                 Some(plan) => plan,
@@ -37,20 +40,21 @@ pub(crate) async fn promotion(context: &Context, command: Promotion) -> Result<(
                     it.id
                 ),
                 _ => waits(it),
-            })
+            })?;
         }
         Promotion::Reject { promotion, objection, reason } => {
             let path = context.path(paths::PROMOTION_REJECT, &[&promotion])?;
             let body = RejectPromotion { objection: dto(objection), reason };
             let rejected: Dto = context.client.post(&path, &body, None).await?;
-            print::result(context.output, &rejected, |it| format!("promotion {} is {}", it.id, it.status))
+            print::result(context.output, &rejected, |it| format!("promotion {} is {}", it.id, it.status))?;
         }
         Promotion::Withdraw { promotion, reason } => {
             let path = context.path(paths::PROMOTION_WITHDRAW, &[&promotion])?;
             let withdrawn: Dto = context.client.post(&path, &HoldBack { reason }, None).await?;
-            print::result(context.output, &withdrawn, |it| format!("promotion {} is {}", it.id, it.status))
+            print::result(context.output, &withdrawn, |it| format!("promotion {} is {}", it.id, it.status))?;
         }
     }
+    Ok(true)
 }
 
 /// Sets whose approval an environment needs; 0 is nobody's.

@@ -13,6 +13,7 @@ use stella_api_types::release::{Release, ReleaseRef, Standing};
 
 use crate::args::{Deploy, Deployment, OnFailure, Output, Rollback, Wait, Window};
 use crate::client::Error;
+use crate::follow::{self, Look};
 use crate::{Context, failure, guide, hold, pace, print, promotion, task, watch, when, window};
 
 /// The status of what is not there.
@@ -219,15 +220,33 @@ fn asked<T: Serialize>(
 /// Follows a deployment to its end, and tells why it failed if it did; whether it succeeded.
 async fn followed(context: &Context, id: &str) -> Result<bool, Error> {
     let tenant = context.settings.tenant()?;
-    let followed = watch::follow(&context.client, tenant, id, context.output).await;
-    let succeeded = match followed {
-        Ok(succeeded) => succeeded,
-        Err(error) => return Err(no_deployment(context, id, error).await),
-    };
+    let succeeded = watch::follow(&context.client, tenant, id, context.output).await?;
     if !succeeded && context.output == Output::Text {
         failure::explain(context, id).await?;
     }
     Ok(succeeded)
+}
+
+/// Follows what was asked for: what it waits for, as long as it does, and then its deployment; whether that succeeded.
+pub(crate) async fn watched(context: &Context, id: &str) -> Result<bool, Error> {
+    let path = context.path(paths::PROMOTION, &[id])?;
+    let look = async || context.client.get::<Promotion>(&path).await;
+    let found = follow::until(follow::INTERVAL, look, |look| {
+        Ok(match look {
+            Look::Found(found) => Some(found),
+            Look::Lost(why) => {
+                print::warning(&format!("{why}; trying again"));
+                None
+            }
+        })
+    });
+    match found.await {
+        Ok(found) if found.status != "started" && !promotion::starts(context, &found).await? => Ok(false),
+        Ok(_) => followed(context, id).await,
+        // A rollback follows from no promotion.
+        Err(Error::Refused(problem)) if problem.status == NOT_FOUND => followed(context, id).await,
+        Err(error) => Err(error),
+    }
 }
 
 /// A deployment that is not there may be a promotion that has not started: then that is said.
@@ -262,7 +281,7 @@ pub(crate) async fn deployment(context: &Context, command: Deployment) -> Result
             show(context, &deployment).await?;
             Ok(true)
         }
-        Deployment::Watch { deployment } => followed(context, &deployment).await,
+        Deployment::Watch { deployment } => watched(context, &deployment).await,
         Deployment::Retry { deployment, targets, wait } => {
             let path = context.path(paths::DEPLOYMENT_RETRY, &[&deployment])?;
             let body = RetryDeployment { targets: (!targets.is_empty()).then_some(targets) };

@@ -14,12 +14,14 @@ use crate::local;
 #[derive(Debug, Subcommand)]
 pub(crate) enum CaCommand {
     /// Show its certificates, how far a rotation is, and which agents are behind.
+    #[command(after_help = "Example:\n  sudo stella-orchestrator ca status")]
     Status {
         /// How to show it.
         #[arg(long, value_enum, default_value_t)]
         output: Output,
     },
     /// Replace the issuing certificate and its key, under the same root. Needs root.key.
+    #[command(after_help = "Example:\n  sudo stella-orchestrator ca rotate-issuing")]
     RotateIssuing,
     /// Replace the root, in steps. Agents that are away meanwhile are brought over when they come back, until `finish`.
     #[command(subcommand)]
@@ -30,16 +32,20 @@ pub(crate) enum CaCommand {
 #[derive(Debug, Subcommand)]
 pub(crate) enum RotateCommand {
     /// Make a new root, and tell all agents to trust it beside the old one. Needs root.key.
+    #[command(after_help = "Example:\n  sudo stella-orchestrator ca rotate start")]
     Start,
     /// Issue everything under the new root from now on. Both are trusted.
+    #[command(after_help = "Example:\n  sudo stella-orchestrator ca rotate switch")]
     Switch,
     /// Trust the old root no more, and destroy its keys that are here.
+    #[command(after_help = "Example:\n  sudo stella-orchestrator ca rotate finish")]
     Finish {
         /// Also if agents are cut off by it: they have to enrol again.
         #[arg(long)]
         leave_behind: bool,
     },
     /// Give the new root up, before the switch.
+    #[command(after_help = "Example:\n  sudo stella-orchestrator ca rotate cancel")]
     Cancel,
 }
 

@@ -14,8 +14,12 @@ use crate::local;
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
     /// Check the configuration and say what is wrong with it.
+    #[command(
+        after_help = "Example:\n  sudo stella-orchestrator config check --config /etc/stella/orchestrator.toml"
+    )]
     Check,
     /// Show what is set, and where it came from. Secrets are masked.
+    #[command(after_help = "Example:\n  sudo stella-orchestrator config show --effective --output json")]
     Show {
         /// Show all keys, with their defaults.
         #[arg(long)]

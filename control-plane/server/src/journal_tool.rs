@@ -22,8 +22,10 @@ pub(crate) const TOOL_CONFIG: JournalConfig = JournalConfig { cache_bytes: 64 <<
 #[derive(Debug, Subcommand)]
 pub(crate) enum JournalCommand {
     /// Check every record: checksums, hash chains, positions, heads.
+    #[command(after_help = "Example:\n  sudo stella-orchestrator journal verify")]
     Verify,
     /// Write all events as JSON lines.
+    #[command(after_help = "Example:\n  sudo stella-orchestrator journal export /var/backups/journal.jsonl")]
     Export {
         /// The file to write, for its owner only; it must not exist.
         file: PathBuf,
@@ -32,6 +34,9 @@ pub(crate) enum JournalCommand {
         salvage: bool,
     },
     /// Fill a new journal with exported events. It gets a new incarnation, so that agents notice.
+    #[command(
+        after_help = "Example:\n  sudo stella-orchestrator journal import /var/backups/journal.jsonl --until 2026-01-31T09:30:00Z"
+    )]
     Import {
         /// The file to read.
         file: PathBuf,

@@ -67,6 +67,7 @@ Every key of the file can be set by an environment variable: STELLA_ORCHESTRATOR
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the control plane until SIGTERM or SIGINT.
+    #[command(after_help = "Example:\n  stella-orchestrator run --config /etc/stella/orchestrator.toml")]
     Run,
     /// Check the configuration, or show it with where each value came from.
     #[command(subcommand)]
@@ -75,6 +76,7 @@ enum Command {
     #[command(hide = true)]
     CheckConfig,
     /// Have the running control plane read its configuration again; says what it took over and what needs a restart.
+    #[command(after_help = "Example:\n  sudo stella-orchestrator reload")]
     Reload,
     /// Write everything that this control plane is into one file, while it runs.
     Backup(backup::BackupArgs),
@@ -157,5 +159,22 @@ fn run(cli: &Cli) -> anyhow::Result<bool> {
         Command::Notifications(command) => notify_tool::run(command, config),
         Command::Journal(command) => journal_tool::run(command, &config.state_dir, &config.journal_dir()),
         Command::Doctor(_) | Command::SupportBundle(_) | Command::Man { .. } => Ok(true),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn every_command_has_an_example_and_the_book_shows_none_that_would_be_refused() -> std::io::Result<()> {
+        assert_eq!(stella_help::wrong_in_help(&Cli::command()), Vec::<String>::new());
+        let book = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
+        let (commands, wrong) = stella_help::wrong_in_book(&Cli::command(), &book)?;
+        assert_eq!(wrong, Vec::<String>::new());
+        assert!(commands > 10, "{commands} commands");
+        Ok(())
     }
 }

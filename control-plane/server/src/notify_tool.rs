@@ -13,6 +13,7 @@ use crate::config::Config;
 #[derive(Debug, Subcommand)]
 pub(crate) enum NotificationsCommand {
     /// Send a test message to a receiver and say what it answered. The control plane may run meanwhile.
+    #[command(after_help = "Example:\n  sudo stella-orchestrator notifications test pager")]
     Test {
         /// The name of one of `notifications.receivers`.
         receiver: String,

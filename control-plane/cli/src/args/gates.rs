@@ -10,11 +10,13 @@ pub(crate) enum Gate {
     #[command(subcommand)]
     Set(SetGate),
     /// List the gates of an environment.
+    #[command(after_help = "Example:\n  stella gate list production")]
     List {
         /// Its name or id.
         environment: String,
     },
     /// Take a gate away. What waits for it alone starts.
+    #[command(after_help = "Example:\n  stella gate remove production scan")]
     Remove {
         /// The environment's name or id.
         environment: String,
@@ -22,16 +24,25 @@ pub(crate) enum Gate {
         gate: String,
     },
     /// Say that a manual gate lets a promotion through. Whoever asked for it cannot.
+    #[command(
+        after_help = "Example:\n  stella gate pass PROMOTION change-ticket --reason 'CHG-1042 is approved'"
+    )]
     Pass {
         #[command(flatten)]
         word: Word,
     },
     /// Say that a manual gate does not let a promotion through: if it is on its way, it halts.
+    #[command(
+        after_help = "Example:\n  stella gate fail PROMOTION change-ticket --reason 'CHG-1042 is withdrawn'"
+    )]
     Fail {
         #[command(flatten)]
         word: Word,
     },
     /// Let a promotion through a gate whatever that says. Needs the role admin, and is recorded for ever.
+    #[command(
+        after_help = "Example:\n  stella gate override PROMOTION scan --reason 'the finding is in a tool that we do not ship'"
+    )]
     Override {
         #[command(flatten)]
         word: Word,
@@ -63,6 +74,9 @@ pub(crate) struct Place {
 #[derive(Debug, Subcommand)]
 pub(crate) enum SetGate {
     /// What scanners have found in the release.
+    #[command(
+        after_help = "Examples:\n  stella gate set security production scan --limit critical=0 --limit high=3\n  stella gate set security production scan --limit critical=0 --allow 'CVE-2026-1234=not reachable' --allow-until 2026-12-31T00:00:00Z\n  stella gate set security production scan --scanner trivy --max-age 7d"
+    )]
     Security {
         #[command(flatten)]
         place: Place,
@@ -84,6 +98,9 @@ pub(crate) enum SetGate {
     },
     /// What a Prometheus answers: there must be a sample, and each must compare as wanted.
     #[command(group = clap::ArgGroup::new("comparison").required(true).args(["below", "at_most", "above", "at_least"]))]
+    #[command(
+        after_help = "Example:\n  stella gate set metric production errors --source main --query 'max(error_ratio)' --below 0.01"
+    )]
     Metric {
         #[command(flatten)]
         place: Place,
@@ -107,6 +124,9 @@ pub(crate) enum SetGate {
         at_least: Option<f64>,
     },
     /// What an expression comes to, in CEL: "findings.critical == 0 && release.labels['tier'] == 'gold'".
+    #[command(
+        after_help = "Example:\n  stella gate set expression production gold \"findings.critical == 0 && release.labels['tier'] == 'gold'\""
+    )]
     Expression {
         #[command(flatten)]
         place: Place,
@@ -114,6 +134,7 @@ pub(crate) enum SetGate {
         expression: String,
     },
     /// What an HTTP endpoint answers.
+    #[command(after_help = "Example:\n  stella gate set http production change --endpoint changes --ttl 1h")]
     Http {
         #[command(flatten)]
         place: Place,
@@ -122,6 +143,9 @@ pub(crate) enum SetGate {
         endpoint: String,
     },
     /// By whose keys the release is signed.
+    #[command(
+        after_help = "Example:\n  stella gate set signature production signed --needed 2 --key ci --key qa"
+    )]
     Signature {
         #[command(flatten)]
         place: Place,
@@ -133,6 +157,7 @@ pub(crate) enum SetGate {
         keys: Vec<String>,
     },
     /// What a person says.
+    #[command(after_help = "Example:\n  stella gate set manual production change-ticket")]
     Manual {
         #[command(flatten)]
         place: Place,
@@ -142,6 +167,7 @@ pub(crate) enum SetGate {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Findings {
     /// Record what a scanner has found in a release, instead of its report before.
+    #[command(after_help = "Example:\n  stella findings record web:1.4.0 trivy.json --scanner trivy")]
     Record {
         /// The release: an id or APPLICATION:VERSION.
         release: String,
@@ -152,6 +178,7 @@ pub(crate) enum Findings {
         scanner: String,
     },
     /// Show what scanners have found in a release.
+    #[command(after_help = "Example:\n  stella findings show web:1.4.0 --from high")]
     Show {
         /// The release: an id or APPLICATION:VERSION.
         release: String,

@@ -5,6 +5,9 @@ use clap::{Args, Subcommand};
 #[derive(Debug, Subcommand)]
 pub(crate) enum Account {
     /// Create an account; if it exists already, say so and succeed.
+    #[command(
+        after_help = "Examples:\n  stella account create ada --role approver@acme\n  stella account create ci --service --role deployer@acme/staging"
+    )]
     Create {
         /// Its name.
         name: String,
@@ -15,14 +18,19 @@ pub(crate) enum Account {
         roles: RoleFlags,
     },
     /// List accounts.
+    #[command(after_help = "Example:\n  stella account list")]
     List,
     /// Show an account.
+    #[command(after_help = "Example:\n  stella account show ci")]
     Show {
         /// Its name or id.
         account: String,
     },
     /// Set what an account may do, instead of what it may do now.
     #[command(group = clap::ArgGroup::new("what").required(true).args(["roles", "nothing"]))]
+    #[command(
+        after_help = "Examples:\n  stella account roles ci --role deployer@acme/staging --role deployer@acme/production\n  stella account roles ci --nothing"
+    )]
     Roles {
         /// Its name or id.
         account: String,
@@ -33,6 +41,7 @@ pub(crate) enum Account {
         nothing: bool,
     },
     /// Remove an account and revoke its tokens; what it did stays recorded.
+    #[command(after_help = "Example:\n  stella account remove ci")]
     Remove {
         /// Its name or id.
         account: String,
@@ -50,6 +59,9 @@ pub(crate) struct RoleFlags {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Token {
     /// Create a token. It is shown once.
+    #[command(
+        after_help = "Example:\n  stella token create 'build server' --account ci --expires-in 90d --quiet > ci-token"
+    )]
     Create {
         /// What it is for.
         name: String,
@@ -64,8 +76,10 @@ pub(crate) enum Token {
         quiet: bool,
     },
     /// List tokens, without their secrets.
+    #[command(after_help = "Example:\n  stella token list")]
     List,
     /// Let nobody in with a token any more; its open feeds end. The last one stays.
+    #[command(after_help = "Example:\n  stella token revoke TOKEN")]
     Revoke {
         /// Its id.
         token: String,

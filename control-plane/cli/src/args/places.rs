@@ -10,17 +10,22 @@ use super::pair;
 #[derive(Debug, Subcommand)]
 pub(crate) enum Tenant {
     /// Create a tenant; if it exists already, say so and succeed.
+    #[command(after_help = "Example:\n  stella tenant create acme")]
     Create {
         /// Its name.
         name: String,
     },
     /// List tenants.
+    #[command(after_help = "Example:\n  stella tenant list")]
     List,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Environment {
     /// Create an environment; if it exists already, say so and succeed.
+    #[command(
+        after_help = "Examples:\n  stella env create staging\n  stella env create production --order 20"
+    )]
     Create {
         /// Its name.
         name: String,
@@ -29,6 +34,7 @@ pub(crate) enum Environment {
         order: Option<u32>,
     },
     /// List environments.
+    #[command(after_help = "Example:\n  stella env list")]
     List,
     /// Show how an environment is set up: what may come, gates, approvals, strategy, limits, freezes.
     #[command(after_help = "Example:\n  stella env show production")]
@@ -37,6 +43,7 @@ pub(crate) enum Environment {
         environment: String,
     },
     /// Print a scenario for `stella simulate`: its targets and rules, and how long the steps of a release took there.
+    #[command(after_help = "Example:\n  stella env scenario production --release web:1.4.0 > scenario.yaml")]
     Scenario {
         /// Its name or id.
         environment: String,
@@ -46,6 +53,9 @@ pub(crate) enum Environment {
     },
     /// Set what a release must have been through before it may come here.
     #[command(group = clap::ArgGroup::new("what").required(true).args(["after", "nothing"]))]
+    #[command(
+        after_help = "Examples:\n  stella env path production --after staging --soak 1h\n  stella env path production --after staging --soak 24h --auto\n  stella env path production --nothing"
+    )]
     Path {
         /// Its name or id.
         environment: String,
@@ -64,6 +74,9 @@ pub(crate) enum Environment {
     },
     /// Set whose approval a promotion needs to come here; those that wait have to be asked for anew.
     #[command(group = clap::ArgGroup::new("whose").required(true).args(["needed", "nobody"]))]
+    #[command(
+        after_help = "Examples:\n  stella env approvals production --needed 2 --expires-in 2d\n  stella env approvals production --needed 1 --from qa --from security\n  stella env approvals production --nobody"
+    )]
     Approvals {
         /// Its name or id.
         environment: String,
@@ -82,6 +95,9 @@ pub(crate) enum Environment {
     },
     /// Set how many of its targets may be at risk at once, in all deployments together; rollbacks are not counted.
     #[command(group = clap::ArgGroup::new("limit").required(true).args(["at_most", "unlimited"]))]
+    #[command(
+        after_help = "Examples:\n  stella env budget production --at-most 10%\n  stella env budget production --unlimited"
+    )]
     Budget {
         /// Its name or id.
         environment: String,
@@ -94,6 +110,7 @@ pub(crate) enum Environment {
     },
     /// Set whether deployments here must be able to go back on every target, or be let through with a reason.
     #[command(group = clap::ArgGroup::new("way").required(true).args(["required", "optional"]))]
+    #[command(after_help = "Example:\n  stella env way-back production --required")]
     WayBack {
         /// Its name or id.
         environment: String,
@@ -105,6 +122,9 @@ pub(crate) enum Environment {
         optional: bool,
     },
     /// Set how targets follow one another in deployments here that do not say.
+    #[command(
+        after_help = "Examples:\n  stella env strategy production --batch 10% --pause 5m\n  stella env strategy production --canary 5:30m --canary 25:1h\n  stella env strategy production --any"
+    )]
     Strategy {
         /// Its name or id.
         environment: String,
@@ -115,6 +135,7 @@ pub(crate) enum Environment {
         pace: Box<Pace>,
     },
     /// Set whether the hosts here have to prove, before a deployment changes the first of them, that they could go back.
+    #[command(after_help = "Example:\n  stella env way-back-proof production required")]
     WayBackProof {
         /// Its name or id.
         environment: String,
@@ -124,6 +145,9 @@ pub(crate) enum Environment {
     },
     /// Set from which channels releases may come here.
     #[command(group = clap::ArgGroup::new("which").required(true).args(["take", "any"]))]
+    #[command(
+        after_help = "Examples:\n  stella env channels production --take stable\n  stella env channels staging --any"
+    )]
     Channels {
         /// Its name or id.
         environment: String,
@@ -136,6 +160,9 @@ pub(crate) enum Environment {
     },
     /// Set when silence of its agents is taken for a network event, in which its deployments pause until they are heard again.
     #[command(group = clap::ArgGroup::new("rule").required(true).args(["share", "ignore"]))]
+    #[command(
+        after_help = "Examples:\n  stella env silence production --share 30 --within 1m\n  stella env silence production --ignore"
+    )]
     Silence {
         /// Its name or id.
         environment: String,
@@ -150,6 +177,9 @@ pub(crate) enum Environment {
         ignore: bool,
     },
     /// Let no deployment come but rollbacks at certain times, once or again and again; a freeze of the same name is replaced.
+    #[command(
+        after_help = "Example:\n  stella env freeze production weekend --from 2026-12-18T18:00 --to 2026-12-21T08:00 --zone Europe/Berlin --repeat weekly --reason 'nobody is there'"
+    )]
     Freeze {
         /// Its name or id.
         environment: String,
@@ -172,6 +202,7 @@ pub(crate) enum Environment {
         reason: String,
     },
     /// Take a freeze back.
+    #[command(after_help = "Example:\n  stella env unfreeze production weekend")]
     Unfreeze {
         /// Its name or id.
         environment: String,
@@ -179,6 +210,7 @@ pub(crate) enum Environment {
         name: String,
     },
     /// Let no deployment come but rollbacks, until it is unlocked.
+    #[command(after_help = "Example:\n  stella env lock production --reason 'inventory'")]
     Lock {
         /// Its name or id.
         environment: String,
@@ -187,6 +219,7 @@ pub(crate) enum Environment {
         reason: String,
     },
     /// Let deployments come again.
+    #[command(after_help = "Example:\n  stella env unlock production")]
     Unlock {
         /// Its name or id.
         environment: String,
@@ -209,6 +242,7 @@ pub(crate) enum Target {
     )]
     Create(NewTarget),
     /// List targets.
+    #[command(after_help = "Example:\n  stella target list --env production --label rack=7")]
     List {
         /// Only those of this environment.
         #[arg(long = "env")]
@@ -227,6 +261,7 @@ pub(crate) enum Target {
     #[command(after_help = UPDATE_EXAMPLES)]
     Update(ChangeTarget),
     /// Remove a target that no deployment works on.
+    #[command(after_help = "Example:\n  stella target remove web-1")]
     Remove {
         /// Its id, or its name if that is unique.
         target: String,
@@ -235,7 +270,7 @@ pub(crate) enum Target {
 
 const UPDATE_EXAMPLES: &str = "Examples:
   stella target update web-1 --var port=8081 --label rack=8 --no-label canary
-  stella target update web-1 --agent web-1   (its host was enrolled again)";
+  stella target update web-1 --agent web-1    # its host was enrolled again";
 
 #[derive(Args, Debug)]
 #[command(group = clap::ArgGroup::new("what").required(true).multiple(true).args(["labels", "no_labels", "variables", "no_variables", "agent"]))]
@@ -314,8 +349,12 @@ const TOKEN_EXAMPLES: &str = "Examples:
 #[derive(Debug, Subcommand)]
 pub(crate) enum EnrolmentTokens {
     /// List enrolment tokens, without their secrets: those that are good, and those that ended within a week.
+    #[command(after_help = "Example:\n  stella agent token list")]
     List,
     /// Take one back: no host enrols with it any more. Agents that it let in stay.
+    #[command(
+        after_help = "Example:\n  stella agent token revoke 01890000-0000-7000-8000-000000000000 --reason 'it was in an image'"
+    )]
     Revoke {
         /// Its id.
         id: String,
@@ -369,6 +408,7 @@ pub(crate) enum Form {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Agent {
     /// List agents.
+    #[command(after_help = "Example:\n  stella agent list")]
     List,
     /// Show an agent, and what is wrong with how it runs.
     #[command(after_help = "Example:\n  stella agent show web-1")]
@@ -391,6 +431,7 @@ pub(crate) enum Agent {
     #[command(after_help = ENROL_EXAMPLES)]
     EnrolCommand(Box<EnrolCommand>),
     /// Believe an agent's identity no more: its session is cut at once.
+    #[command(after_help = "Example:\n  stella agent revoke web-1 --reason 'the host was sold'")]
     Revoke {
         /// Its name or id.
         agent: String,

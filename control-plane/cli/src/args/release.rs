@@ -10,16 +10,21 @@ use super::{Window, pair};
 pub(crate) enum Release {
     /// Create a release; archives that the control plane does not have are uploaded. If it is there already and is the same, say so
     /// and succeed.
+    #[command(
+        after_help = "Examples:\n  stella release create web 1.4.0 --component web=./web.tar.gz --steps steps.json\n  stella release create web 1.4.0 --component web=./web.tar.gz --label tier=gold --commit 4b825dc --sign-with ci.key"
+    )]
     Create(Box<NewRelease>),
     /// Upload archives that the control plane does not have, for releases of which it says that they were removed.
-    ///
-    /// Example: stella release upload shop-1.4.2.tar.gz
+    #[command(after_help = "Example:\n  stella release upload shop-1.4.2.tar.gz")]
     Upload {
         /// The archives, the same bytes as before.
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
     /// List releases, the newest first.
+    #[command(
+        after_help = "Examples:\n  stella release list --app web --since 30d\n  stella release list --app web --channel stable --limit 5"
+    )]
     List {
         /// Only those of this application.
         #[arg(long, visible_alias = "app", value_name = "APPLICATION")]
@@ -31,11 +36,13 @@ pub(crate) enum Release {
         window: Window,
     },
     /// Show a release.
+    #[command(after_help = "Example:\n  stella release show web:1.4.0")]
     Show {
         /// Its id, or APPLICATION:VERSION.
         release: String,
     },
     /// Sign a release that is there. The private key stays here.
+    #[command(after_help = "Example:\n  stella release sign web:1.4.0 --key qa.key")]
     Sign {
         /// Its id, or APPLICATION:VERSION.
         release: String,
@@ -47,6 +54,7 @@ pub(crate) enum Release {
         statement: Option<String>,
     },
     /// Check the signatures of a release here, by public keys that you trust; exit with 1 if one of them has not signed it.
+    #[command(after_help = "Example:\n  stella release verify web:1.4.0 --key ci.key.pub --key qa.key.pub")]
     Verify {
         /// Its id, or APPLICATION:VERSION.
         release: String,
@@ -55,6 +63,7 @@ pub(crate) enum Release {
         keys: Vec<PathBuf>,
     },
     /// Print what is signed of a release, byte by byte.
+    #[command(after_help = "Example:\n  stella release statement web:1.4.0 > statement.json")]
     Statement {
         /// Its id, or APPLICATION:VERSION.
         release: String,
@@ -63,10 +72,13 @@ pub(crate) enum Release {
     #[command(subcommand)]
     Key(ReleaseKey),
     /// Warn whoever deploys a release.
+    #[command(after_help = "Example:\n  stella release deprecate web:1.4.0 --reason 'is slow; take 1.4.1'")]
     Deprecate(Judged),
     /// Never deploy a release: it is stopped on its way, and nothing is rolled back to it.
+    #[command(after_help = "Example:\n  stella release block web:1.4.0 --reason 'loses orders'")]
     Block(Judged),
     /// Take a deprecation or a block back.
+    #[command(after_help = "Example:\n  stella release clear web:1.4.0 --reason 'it was the database'")]
     Clear(Judged),
 }
 
@@ -131,11 +143,13 @@ fn pinned(text: &str) -> Result<(String, String), String> {
 #[derive(Debug, Subcommand)]
 pub(crate) enum ReleaseKey {
     /// Make a key pair here: FILE with the private key, which nobody else should read, and FILE.pub with the public one.
+    #[command(after_help = "Example:\n  stella release key create ci.key")]
     Create {
         /// The file for the private key. It must not be there yet.
         file: PathBuf,
     },
     /// Let a key sign releases. Needs the role admin in the tenant.
+    #[command(after_help = "Example:\n  stella release key add ci ci.key.pub")]
     Add {
         /// What to call it.
         name: String,
@@ -143,8 +157,12 @@ pub(crate) enum ReleaseKey {
         public_key: PathBuf,
     },
     /// List the keys that sign releases.
+    #[command(after_help = "Example:\n  stella release key list")]
     List,
     /// Let nothing count any more that a key has signed. What is under way halts before its next wave.
+    #[command(
+        after_help = "Example:\n  stella release key revoke ci --reason 'the build server was broken into'"
+    )]
     Revoke {
         /// Its name or fingerprint.
         key: String,
@@ -153,6 +171,9 @@ pub(crate) enum ReleaseKey {
         reason: String,
     },
     /// Demand signatures of every release of the tenant: none comes in or moves without.
+    #[command(
+        after_help = "Examples:\n  stella release key require --needed 2 --key ci --key qa\n  stella release key require --nothing"
+    )]
     Require {
         /// How many, each by another key.
         #[arg(long, required_unless_present = "nothing")]
@@ -178,6 +199,9 @@ pub(crate) struct Judged {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Channel {
     /// Set which releases of an application belong to a channel from now on; one of the same name is replaced.
+    #[command(
+        after_help = "Examples:\n  stella channel set web stable --versions '>=1.2, <2'\n  stella channel set web beta --pre-release beta --pre-release rc"
+    )]
     Set {
         /// Of what.
         application: String,
@@ -197,8 +221,10 @@ pub(crate) enum Channel {
         labels: Vec<(String, String)>,
     },
     /// List channels.
+    #[command(after_help = "Example:\n  stella channel list")]
     List,
     /// Remove a channel. Releases that are in it stay in it.
+    #[command(after_help = "Example:\n  stella channel remove web beta")]
     Remove {
         /// Of what.
         application: String,

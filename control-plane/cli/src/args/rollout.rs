@@ -6,7 +6,16 @@ use stella_api_types::amount::Amount;
 use super::pace::Pace;
 use super::{Window, pair};
 
+const DEPLOY_EXAMPLES: &str = "Examples:
+  stella deploy web:1.4.0 staging --batch 1 --wait
+  stella deploy web:1.4.0 production --plan
+  stella deploy web:1.4.0 production --canary 10:10m --canary 50 --on-failure rollback
+  stella deploy web:1.4.0 production --strategy blue-green --warm-up 30s --keep 1h --wait
+  stella deploy web production --channel stable --label rack=7
+  stella deploy web:1.4.1 production --override-freeze 'orders are lost'";
+
 #[derive(Args, Debug)]
+#[command(after_help = DEPLOY_EXAMPLES)]
 pub(crate) struct Deploy {
     /// Which release: its id, or APPLICATION:VERSION; with --channel, the application alone.
     pub(crate) release: String,
@@ -101,16 +110,19 @@ pub(crate) enum Deployment {
         steps: Vec<String>,
     },
     /// Show a deployment and its targets.
+    #[command(after_help = "Example:\n  stella deployment show DEPLOYMENT")]
     Show {
         /// Its id.
         deployment: String,
     },
-    /// Follow a deployment until it has ended.
+    /// Follow a deployment until it has ended, from what it still waits for on; exit with 1 if it did not succeed.
+    #[command(after_help = "Example:\n  stella deployment watch DEPLOYMENT")]
     Watch {
         /// Its id.
         deployment: String,
     },
     /// Start no further target until it is resumed; those that are worked on come to their end.
+    #[command(after_help = "Example:\n  stella deployment pause DEPLOYMENT --reason 'the latency rises'")]
     Pause {
         /// Its id.
         deployment: String,
@@ -119,6 +131,7 @@ pub(crate) enum Deployment {
         reason: String,
     },
     /// Deploy again to the targets that an ended deployment did not bring its release to.
+    #[command(after_help = "Example:\n  stella deployment retry DEPLOYMENT --target web-2 --wait")]
     Retry {
         /// Its id.
         deployment: String,
@@ -129,6 +142,7 @@ pub(crate) enum Deployment {
         wait: Wait,
     },
     /// End the colours that an ended deployment has left idle, by the steps of the phase retire of what they hold.
+    #[command(after_help = "Example:\n  stella deployment retire DEPLOYMENT --wait")]
     Retire {
         /// Its id.
         deployment: String,
@@ -136,6 +150,7 @@ pub(crate) enum Deployment {
         wait: Wait,
     },
     /// Try a failed target of a running deployment again, from its first step, or from the switch if it has failed there.
+    #[command(after_help = "Example:\n  stella deployment retry-target DEPLOYMENT web-2")]
     RetryTarget {
         /// The deployment's id.
         deployment: String,
@@ -143,6 +158,9 @@ pub(crate) enum Deployment {
         target: String,
     },
     /// Leave a target of a running deployment alone: it waits, has failed, or waits for an agent that is away.
+    #[command(
+        after_help = "Example:\n  stella deployment skip DEPLOYMENT web-2 --reason 'its disk is replaced today'"
+    )]
     Skip {
         /// The deployment's id.
         deployment: String,
@@ -153,6 +171,9 @@ pub(crate) enum Deployment {
         reason: String,
     },
     /// Give a running deployment up: what is under way comes to its end, and then it has failed.
+    #[command(
+        after_help = "Example:\n  stella deployment fail DEPLOYMENT --rollback --reason 'the latency rises'"
+    )]
     Fail {
         /// Its id.
         deployment: String,
@@ -164,11 +185,15 @@ pub(crate) enum Deployment {
         reason: String,
     },
     /// Ask hosts again whether a deployment that has changed nothing yet could go back: somebody has put something right.
+    #[command(after_help = "Example:\n  stella deployment prove DEPLOYMENT")]
     Prove {
         /// Its id.
         deployment: String,
     },
     /// Let a deployment begin although it is not proven that it could go back on every target. Needs the role operator.
+    #[command(
+        after_help = "Example:\n  stella deployment waive DEPLOYMENT --reason 'the old version is gone for good'"
+    )]
     Waive {
         /// Its id.
         deployment: String,
@@ -177,11 +202,15 @@ pub(crate) enum Deployment {
         reason: String,
     },
     /// Let a paused deployment go on.
+    #[command(after_help = "Example:\n  stella deployment resume DEPLOYMENT")]
     Resume {
         /// Its id.
         deployment: String,
     },
     /// End a deployment: what runs is stopped, what waits is not started.
+    #[command(
+        after_help = "Example:\n  stella deployment cancel DEPLOYMENT --reason 'it is the wrong release'"
+    )]
     Cancel {
         /// Its id.
         deployment: String,
@@ -209,11 +238,22 @@ pub(crate) enum Promotion {
         window: Window,
     },
     /// Show a promotion, who decided on it, and what it would do.
+    #[command(after_help = "Example:\n  stella promotion show PROMOTION")]
     Show {
         /// Its id.
         promotion: String,
     },
+    /// Follow a promotion: its approvals and gates as long as it waits, then its deployment until that has ended; exit with 1 if it
+    /// did not come to one, or that did not succeed.
+    #[command(after_help = "Example:\n  stella promotion watch PROMOTION")]
+    Watch {
+        /// Its id.
+        promotion: String,
+    },
     /// Let a promotion through. With the last approval that it needs it starts, or as soon as it can.
+    #[command(
+        after_help = "Examples:\n  stella promotion approve PROMOTION --reason 'tested by QA'\n  stella promotion approve PROMOTION --plan sha256:DIGEST"
+    )]
     Approve {
         /// Its id.
         promotion: String,
@@ -225,6 +265,9 @@ pub(crate) enum Promotion {
         reason: String,
     },
     /// Do not let a promotion through.
+    #[command(
+        after_help = "Example:\n  stella promotion reject PROMOTION --objection bad-timing --reason 'not on a Friday'"
+    )]
     Reject {
         /// Its id.
         promotion: String,
@@ -236,6 +279,7 @@ pub(crate) enum Promotion {
         reason: String,
     },
     /// Ask for a promotion no more.
+    #[command(after_help = "Example:\n  stella promotion withdraw PROMOTION --reason '1.4.1 is coming'")]
     Withdraw {
         /// Its id.
         promotion: String,
@@ -262,6 +306,7 @@ pub(crate) enum Objection {
 }
 
 #[derive(Args, Debug)]
+#[command(after_help = "Example:\n  stella rollback DEPLOYMENT --wait")]
 pub(crate) struct Rollback {
     /// The deployment to take back.
     pub(crate) deployment: String,

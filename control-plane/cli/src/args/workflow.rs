@@ -9,18 +9,24 @@ use super::{Window, pair};
 #[derive(Debug, Subcommand)]
 pub(crate) enum Workflow {
     /// Say what is wrong with a file, with line and column, without a control plane.
+    #[command(after_help = "Example:\n  stella workflow check ship.yaml")]
     Check {
         /// YAML or JSON.
         file: PathBuf,
     },
     /// Make a file the newest version of the workflow that it names.
+    #[command(after_help = "Example:\n  stella workflow apply ship.yaml")]
     Apply {
         /// YAML or JSON.
         file: PathBuf,
     },
     /// List workflows.
+    #[command(after_help = "Example:\n  stella workflow list")]
     List,
     /// Show a workflow.
+    #[command(
+        after_help = "Examples:\n  stella workflow show ship\n  stella workflow show ship --version 3 --output json"
+    )]
     Show {
         /// Its name.
         workflow: String,
@@ -29,6 +35,7 @@ pub(crate) enum Workflow {
         version: Option<u32>,
     },
     /// Let nobody start a workflow any more. What runs goes on.
+    #[command(after_help = "Example:\n  stella workflow remove ship --reason 'replaced by release'")]
     Remove {
         /// Its name.
         workflow: String,
@@ -37,6 +44,9 @@ pub(crate) enum Workflow {
         reason: String,
     },
     /// Run a workflow.
+    #[command(
+        after_help = "Examples:\n  stella workflow run ship --input version=1.4.0 --wait\n  stella workflow run ship --input version=1.4.0 --plan"
+    )]
     Run {
         /// Its name.
         workflow: String,
@@ -54,6 +64,7 @@ pub(crate) enum Workflow {
         wait: bool,
     },
     /// List runs, the newest first.
+    #[command(after_help = "Example:\n  stella workflow runs --workflow ship --status running")]
     Runs {
         /// Only those of this workflow.
         #[arg(long)]
@@ -65,16 +76,19 @@ pub(crate) enum Workflow {
         window: Window,
     },
     /// Show a run and its steps.
+    #[command(after_help = "Example:\n  stella workflow status RUN")]
     Status {
         /// The run's id.
         run: String,
     },
     /// Follow a run until it has ended; exit with 1 if it did not succeed.
+    #[command(after_help = "Example:\n  stella workflow watch RUN")]
     Watch {
         /// The run's id.
         run: String,
     },
     /// End a run, with what is under way in it.
+    #[command(after_help = "Example:\n  stella workflow cancel RUN --reason 'it is the wrong version'")]
     Cancel {
         /// The run's id.
         run: String,
@@ -83,6 +97,7 @@ pub(crate) enum Workflow {
         reason: String,
     },
     /// Try a step again that failed and is held, or that will be tried again anyway.
+    #[command(after_help = "Example:\n  stella workflow retry RUN migrate")]
     Retry {
         /// The run's id.
         run: String,
@@ -90,6 +105,7 @@ pub(crate) enum Workflow {
         step: String,
     },
     /// Give a step what it asks for.
+    #[command(after_help = "Example:\n  stella workflow answer RUN window --set at=22 --set confirmed=true")]
     Answer {
         /// The run's id.
         run: String,
@@ -100,6 +116,7 @@ pub(crate) enum Workflow {
         answers: Vec<(String, String)>,
     },
     /// Agree to a step.
+    #[command(after_help = "Example:\n  stella workflow approve RUN sign-off --reason 'tested by QA'")]
     Approve {
         /// The run's id.
         run: String,
@@ -110,6 +127,9 @@ pub(crate) enum Workflow {
         reason: String,
     },
     /// Do not agree to a step: it fails.
+    #[command(
+        after_help = "Example:\n  stella workflow reject RUN sign-off --reason 'the smoke test was red'"
+    )]
     Reject {
         /// The run's id.
         run: String,
@@ -120,6 +140,9 @@ pub(crate) enum Workflow {
         reason: String,
     },
     /// Draw the steps of a workflow, or of a run with the state of each.
+    #[command(
+        after_help = "Examples:\n  stella workflow graph ship --format svg > ship.svg\n  stella workflow graph --run RUN --watch"
+    )]
     Graph {
         /// The workflow's name.
         #[arg(required_unless_present = "run")]

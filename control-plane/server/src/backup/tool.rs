@@ -23,8 +23,13 @@ use crate::journal_tool::TOOL_CONFIG;
 use crate::local;
 use crate::owner::become_owner;
 
+const BACKUP_EXAMPLES: &str = "Examples:
+  sudo stella-orchestrator backup /var/backups/stella.backup
+  sudo stella-orchestrator backup - --without-output | ssh backup.example.com 'cat > stella.backup'";
+
 /// What to back up, and where to.
 #[derive(Debug, Args)]
+#[command(after_help = BACKUP_EXAMPLES)]
 pub(crate) struct BackupArgs {
     /// The file to write, for its owner only; it must not exist. `-` is standard output.
     #[arg(required_unless_present = "into", conflicts_with = "into")]
@@ -43,8 +48,13 @@ pub(crate) struct BackupArgs {
     without_output: bool,
 }
 
+const RESTORE_EXAMPLES: &str = "Examples:
+  sudo stella-orchestrator restore /var/backups/stella.backup --check
+  sudo stella-orchestrator restore /var/backups/stella.backup --until 2026-01-31T09:30:00Z";
+
 /// What to restore.
 #[derive(Debug, Args)]
+#[command(after_help = RESTORE_EXAMPLES)]
 pub(crate) struct RestoreArgs {
     /// The backup.
     file: PathBuf,
