@@ -1,5 +1,6 @@
 //! The guides of the book, as a reader follows them: files to write and commands to type.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -103,5 +104,75 @@ impl Guide {
         let commands = self.commands(begin);
         ensure!(!commands.is_empty(), "the guide has no command {begin:?}");
         commands.iter().try_for_each(|line| self.run(line).map(drop))
+    }
+}
+
+// === guides whose blocks are run by a shell ===
+
+/// The blocks of a guide in one language, `sh` for example, in their order.
+///
+/// # Errors
+/// If there is no such page.
+pub fn blocks(guide: &str, language: &str) -> Result<Vec<String>> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../docs/guides/{guide}.md"));
+    let page = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let begin = format!("```{language}\n");
+    let blocks = page.split(&begin).skip(1).filter_map(|rest| rest.split_once("```"));
+    Ok(blocks.map(|(block, _)| block.to_owned()).collect())
+}
+
+/// The terminal of somebody who follows a guide: `stella` knows the cluster and the tenant.
+#[derive(Debug)]
+pub struct Terminal<'c> {
+    cluster: &'c Cluster,
+    folder: PathBuf,
+    token_file: Option<PathBuf>,
+    variables: BTreeMap<String, String>,
+}
+
+impl<'c> Terminal<'c> {
+    /// That of the administrator, or of whoever has the token in a file; in a folder that is there.
+    #[must_use]
+    pub fn open(cluster: &'c Cluster, folder: &Path, token_file: Option<&str>) -> Self {
+        let token_file = token_file.map(|name| folder.join(name));
+        Self { cluster, folder: folder.to_owned(), token_file, variables: BTreeMap::new() }
+    }
+
+    /// The same with a variable set.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: &str) -> Self {
+        self.variables.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Runs a block; the exit code, and all that was said.
+    ///
+    /// # Errors
+    /// If it cannot be run.
+    pub fn run(&self, block: &str) -> Result<(Option<i32>, String)> {
+        let flags = self.cluster.control_plane.stella_flags();
+        let value = |flag: &str| flags.iter().skip_while(|it| *it != flag).nth(1).context("a flag");
+        let program = binaries::path("stella")?;
+        let path = format!("{}:{}", program.parent().context("a folder")?.display(), std::env::var("PATH")?);
+        let mut shell = Command::new("sh");
+        shell.args(["-ec", block]).current_dir(&self.folder).stdin(Stdio::null());
+        shell.env("PATH", path).env("STELLA_URL", value("--url")?).env("STELLA_CA", value("--ca")?);
+        shell.env("STELLA_TENANT", TENANT).envs(&self.variables);
+        match &self.token_file {
+            Some(file) => shell.env("STELLA_TOKEN_FILE", file),
+            None => shell.env("STELLA_TOKEN_FILE", value("--token-file")?),
+        };
+        let ended = shell.output()?;
+        Ok((ended.status.code(), String::from_utf8([ended.stdout, ended.stderr].concat())?))
+    }
+
+    /// Runs a block that has to go well; what was said.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub fn ok(&self, block: &str) -> Result<String> {
+        let (code, said) = self.run(block)?;
+        ensure!(code == Some(0), "{block} ended with {code:?}: {said}");
+        Ok(said)
     }
 }

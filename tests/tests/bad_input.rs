@@ -38,6 +38,12 @@ fn json(api: &Api, template: &str, body: &str) -> RequestBuilder {
         .body(body.to_owned())
 }
 
+fn json_of_staging(api: &Api, template: &str, body: &str) -> RequestBuilder {
+    api.request(Method::POST, &fill(template, &[TENANT, ENVIRONMENT]))
+        .header("Content-Type", "application/json")
+        .body(body.to_owned())
+}
+
 fn get(api: &Api, template: &str, values: &[&str]) -> RequestBuilder {
     api.request(Method::GET, &fill(template, values))
 }
@@ -137,6 +143,108 @@ fn large_and_strange_things(api: &Api) -> Result<Vec<Case>> {
     ])
 }
 
+/// Ways to deploy that make no sense, or can never do what they say.
+fn impossible_strategies(api: &Api) -> Vec<Case> {
+    let deploy = |strategy: &str| {
+        let body =
+            format!(r#"{{"environment":"{ENVIRONMENT}","release":"app:1.0.0","strategy":{{{strategy}}}}}"#);
+        json(api, paths::DEPLOYMENTS, &body)
+    };
+    let canary = |steps: &str| deploy(&format!(r#""type":"canary","steps":[{steps}]"#));
+    let first = "strategy.steps[0].percent";
+    vec![
+        case("a canary of 0 %", canary(r#"{"percent":0,"soak_seconds":60}"#), 422, first, "0"),
+        case("a canary of 101 %", canary(r#"{"percent":101,"soak_seconds":60}"#), 422, first, "101"),
+        case(
+            "a canary that shrinks",
+            canary(r#"{"percent":50,"soak_seconds":60},{"percent":50,"soak_seconds":60}"#),
+            422,
+            "strategy.steps[1].percent",
+            "50",
+        ),
+        case(
+            "more healthy targets than there are",
+            deploy(r#""type":"rolling","batch":1,"minimum_healthy":1"#),
+            422,
+            "strategy.minimum_healthy",
+            "",
+        ),
+        case("no such strategy", deploy(r#""type":"hope""#), 422, "strategy", "hope"),
+    ]
+}
+
+/// Rules of an environment that contradict themselves.
+fn impossible_rules(api: &Api) -> Vec<Case> {
+    let set = |template: &str, body: &str| json_of_staging(api, template, body);
+    let itself = format!(r#"{{"after":"{ENVIRONMENT}"}}"#);
+    let freeze = |from: &str, to: &str, zone: &str| {
+        let body = format!(r#"{{"name":"x","reason":"x","from":"{from}","to":"{to}","time_zone":"{zone}"}}"#);
+        set(paths::ENVIRONMENT_FREEZES, &body)
+    };
+    let (day, next) = ("2026-12-18T18:00", "2026-12-19T18:00");
+    vec![
+        case("a path in a circle", set(paths::ENVIRONMENT_PATH, &itself), 422, "after", "before itself"),
+        case("a path from nowhere", set(paths::ENVIRONMENT_PATH, r#"{"after":"x"}"#), 404, "after", "x"),
+        case(
+            "more approvals than there may be",
+            set(paths::ENVIRONMENT_APPROVALS, r#"{"needed":99}"#),
+            422,
+            "needed",
+            "16",
+        ),
+        case(
+            "an approval within a second",
+            set(paths::ENVIRONMENT_APPROVALS, r#"{"needed":1,"expires_in_seconds":1}"#),
+            422,
+            "expires",
+            "a minute",
+        ),
+        case("a freeze that ends first", freeze(next, day, "UTC"), 422, "to", "after the beginning"),
+        case("a freeze on the moon", freeze(day, next, "Moon/Base"), 422, "time_zone", "Europe/Berlin"),
+        case(
+            "a budget of none",
+            set(paths::ENVIRONMENT_BUDGET, r#"{"at_risk_max":0}"#),
+            422,
+            "at_risk_max",
+            "",
+        ),
+        case("silence of all", set(paths::ENVIRONMENT_SILENCE, r#"{"percent":100}"#), 422, "percent", ""),
+        case(
+            "a gate that is no expression",
+            set(paths::ENVIRONMENT_GATES, r#"{"name":"x","check":{"type":"expression","expression":"1 +"}}"#),
+            422,
+            "expression",
+            "",
+        ),
+    ]
+}
+
+/// Workflows that could never run.
+fn impossible_workflows(api: &Api) -> Vec<Case> {
+    let apply = |steps: &str| {
+        let source = format!("name: w\nsteps:\n{steps}");
+        json(api, paths::WORKFLOWS, &serde_json::json!({"source": source}).to_string())
+    };
+    let wait = |id: &str, needs: &str| format!("  - id: {id}\n    wait: 1s\n    needs: [{needs}]\n");
+    vec![
+        case(
+            "a workflow in a circle",
+            apply(&format!("{}{}", wait("a", "b"), wait("b", "a"))),
+            422,
+            "steps[0].needs",
+            "in a circle: a needs b needs a",
+        ),
+        case(
+            "a step that needs none that is there",
+            apply(&wait("a", "z")),
+            422,
+            "steps[0].needs[0]",
+            "line 5",
+        ),
+        case("an unknown kind of step", apply("  - id: a\n    pray: 1s\n"), 422, "steps[0]", "pray"),
+    ]
+}
+
 fn judge(case: &Case, problem: &Problem) -> Result<()> {
     let Case { what, status, field, word, .. } = case;
     ensure!(problem.status == *status, "{what}: {problem:?}");
@@ -158,6 +266,9 @@ async fn bad_input_is_refused_with_field_and_remedy_and_changes_nothing() -> Res
     let mut cases = unknown_things(&cluster.api);
     cases.extend(malformed_things(&cluster.api));
     cases.extend(large_and_strange_things(&cluster.api)?);
+    cases.extend(impossible_strategies(&cluster.api));
+    cases.extend(impossible_rules(&cluster.api));
+    cases.extend(impossible_workflows(&cluster.api));
     // All of them are judged, so that one run tells everything that is wrong.
     let mut wrong = Vec::new();
     for mut case in cases {

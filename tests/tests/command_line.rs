@@ -143,3 +143,26 @@ fn the_page_of_the_command_line_has_every_command() -> Result<()> {
     }
     Ok(())
 }
+
+/// What somebody copies from the page is taken; a block without a name is a part of a template.
+#[test]
+fn every_template_of_the_page_on_workflows_is_well_formed() -> Result<()> {
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/workflows.md"))?;
+    let folder = tempfile::tempdir()?;
+    let blocks: Vec<&str> = page.split("```yaml\n").skip(1).filter_map(|it| it.split("```").next()).collect();
+    ensure!(blocks.len() >= 3, "{blocks:?}");
+    for block in blocks {
+        let head = if block.starts_with("steps:") {
+            "name: part\ninputs: {version: {type: text, max_length: 64}}\n"
+        } else {
+            ""
+        };
+        let file = folder.path().join("template.yaml");
+        fs::write(&file, format!("{head}{block}"))?;
+        let stella =
+            Command::new(binaries::path("stella")?).args(["workflow", "check"]).arg(&file).output()?;
+        let said = String::from_utf8([stella.stdout, stella.stderr].concat())?;
+        ensure!(stella.status.success() && said.contains("is well-formed"), "{said}\n{block}");
+    }
+    Ok(())
+}
