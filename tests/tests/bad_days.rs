@@ -127,7 +127,11 @@ impl<'c> Story<'c> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_promotion_has_bad_days() -> Result<()> {
-    let cluster = Cluster::start(2).await?;
+    let mut cluster = Cluster::start(2).await?;
+    let mut shared = cluster.enrolled("shared", &[]).await?;
+    shared.start()?;
+    cluster.agents.push(shared);
+    cluster.wait_online("shared").await?;
     let story = Story::of(&cluster).await?;
     story.release("1.0.0", "iron", "true")?;
     story.release("1.1.0", "gold", "true")?;
@@ -149,7 +153,7 @@ impl Story<'_> {
     fn nobody_decides(&self) -> Result<String> {
         self.boss.ok(&["env", "create", "later"])?;
         self.boss
-            .ok(&["target", "create", "late-1", "--env", "later", "--agent", "web-1", "--slot", "late"])?;
+            .ok(&["target", "create", "late-1", "--env", "later", "--agent", "shared", "--slot", "late"])?;
         self.boss.ok(&["env", "approvals", "later", "--needed", "1", "--expires-in", "1m"])?;
         let said = self.dev.ok(&["deploy", "app:1.0.0", "later"])?;
         ensure!(said.contains("waits for approvals: 0 of 1"), "{said}");
@@ -187,7 +191,7 @@ impl Story<'_> {
 
     async fn a_freeze_comes_on_its_way(&self) -> Result<()> {
         let id = id_of(&self.deploy("2.0.0", &["--batch", "1"])?)?;
-        self.cluster.wait_lines(0, "began", 1).await?;
+        self.cluster.wait_task(&id, "web-1", "run", "running").await?;
         let always = ["--from", "2021-01-01T00:00", "--to", "2022-01-01T00:00", "--repeat", "yearly"];
         let freeze = ["env", "freeze", ENVIRONMENT, "sale", "--reason", "the shop is full"];
         self.boss.ok(&[freeze.as_slice(), &always].concat())?;
@@ -218,7 +222,7 @@ impl Story<'_> {
         let mut watch = Watch::start(&self.dev, &["deployment", "watch", &id])?;
         watch.until("waits for approvals: 1 of 2")?;
         let third =
-            ["target", "create", "web-3", "--env", ENVIRONMENT, "--agent", "web-1", "--slot", "three"];
+            ["target", "create", "web-3", "--env", ENVIRONMENT, "--agent", "shared", "--slot", "three"];
         self.boss.ok(&third)?;
         let said = watch.ended(1)?;
         ensure!(said.contains("invalidated") && said.contains("it has 3 targets now, and had 2"), "{said}");
@@ -293,15 +297,15 @@ impl Story<'_> {
         ensure!(said.contains("1 target") && said.contains("✓ succeeded"), "{said}");
         self.cluster.wait_lines(0, "ran", 1).await?;
         self.cluster.wait_lines(1, "ran", 2).await?;
-        self.refused(&self.dev, &["deployment", "retry", &id], "no target that is wanted lacks the release")
+        self.refused(&self.dev, &["deployment", "retry", &id], "has come to target web-2 since; deploy anew")
             .await
     }
 
     async fn two_want_the_same_targets(&self) -> Result<()> {
         self.release("2.0.0", "iron", UNTIL_IT_MAY)?;
         let id = id_of(&self.deploy("2.0.0", &["--all-at-once"])?)?;
-        for agent in 0..2 {
-            self.cluster.wait_lines(agent, "began", 1).await?;
+        for target in ["web-1", "web-2"] {
+            self.cluster.wait_task(&id, target, "run", "running").await?;
         }
         self.refused(
             &self.dev,

@@ -184,7 +184,13 @@ fn impossible_rules(api: &Api) -> Vec<Case> {
     let (day, next) = ("2026-12-18T18:00", "2026-12-19T18:00");
     vec![
         case("a path in a circle", set(paths::ENVIRONMENT_PATH, &itself), 422, "after", "before itself"),
-        case("a path from nowhere", set(paths::ENVIRONMENT_PATH, r#"{"after":"x"}"#), 404, "after", "x"),
+        case(
+            "a path from nowhere",
+            set(paths::ENVIRONMENT_PATH, r#"{"after":"x"}"#),
+            404,
+            "environment",
+            "x",
+        ),
         case(
             "more approvals than there may be",
             set(paths::ENVIRONMENT_APPROVALS, r#"{"needed":99}"#),
