@@ -56,8 +56,7 @@ async fn attempts_side_by_side_have_supervisors_of_their_own() {
     let tasks = [0; 3].map(|_| host.start(TaskSpec::Command(shell(&script))));
     for task in &tasks {
         wait_for("a start", || {
-            fs::read_to_string(task.attempt_dir.join("record"))
-                .is_ok_and(|record| record.contains("Spawned"))
+            fs::read_to_string(task.attempt_dir.join("record")).is_ok_and(|record| record.contains("Spawned"))
         })
         .await;
     }

@@ -8,7 +8,7 @@ use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use stella_doctor::{open_regular, read_all};
 use stella_protocol::time::Timestamp;
-use stella_publish::place::StateFile;
+use stella_readers::place::StateFile;
 
 use crate::owner::become_owner;
 

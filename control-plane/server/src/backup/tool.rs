@@ -24,6 +24,7 @@ use crate::local;
 use crate::owner::become_owner;
 
 const BACKUP_EXAMPLES: &str = "Examples:
+  sudo stella-orchestrator backup --into /var/backups/stella --keep 14
   sudo stella-orchestrator backup /var/backups/stella.backup
   sudo stella-orchestrator backup - --without-output | ssh backup.example.com 'cat > stella.backup'";
 
