@@ -9,6 +9,7 @@ use stella_protocol::trace::TraceContext;
 
 use super::{Applied, ensure, illegal, misplaced, missing, vacant};
 use crate::colour::Stage;
+use crate::command::Actor;
 use crate::deployment::{Cause, Counts, Deployment, Progress, Status, TargetRollout};
 use crate::event::{Event, Fact, IllegalTransition, PlannedTarget};
 use crate::hold::PauseCause;
@@ -89,19 +90,7 @@ impl TenantState {
             return Err(misplaced(fact));
         };
         vacant(!self.deployments.contains_key(id), DeploymentId::KIND, id, fact)?;
-        let stage = self
-            .environments
-            .get(environment)
-            .ok_or_else(|| missing(EnvironmentId::KIND, environment, fact))?;
-        let asked = match cause {
-            Cause::Rollback { reason, .. } => {
-                let by_reason = self.totals.rollbacks.entry(stage.name.clone()).or_default();
-                *by_reason.entry(reason.name().to_owned()).or_insert(0) += 1;
-                None
-            }
-            Cause::Retirement { .. } => None,
-            Cause::Requested | Cause::Job { .. } => self.start_promotion(*id, *environment, *at, fact)?,
-        };
+        let asked = self.begin_cause((*id, *environment), cause, *at, fact)?;
         let (created_by, trace) =
             asked.unwrap_or_else(|| (actor.clone(), self.trace_of_follow_up(cause, trace)));
         self.begin_job(*id, cause, fact)?;
@@ -144,6 +133,29 @@ impl TenantState {
         self.active_deployments.insert(*id);
         self.timers.insert((*deadline, Timer::DeploymentDeadline(*id)));
         Ok(())
+    }
+
+    /// What follows from why it begins: who asked for it, if somebody did, or that it takes another one back.
+    fn begin_cause(
+        &mut self,
+        (id, environment): (DeploymentId, EnvironmentId),
+        cause: &Cause,
+        at: Timestamp,
+        fact: &Fact,
+    ) -> Result<Option<(Actor, TraceContext)>, IllegalTransition> {
+        let stage = self
+            .environments
+            .get(&environment)
+            .ok_or_else(|| missing(EnvironmentId::KIND, environment, fact))?;
+        match cause {
+            Cause::Rollback { reason, .. } => {
+                let by_reason = self.totals.rollbacks.entry(stage.name.clone()).or_default();
+                *by_reason.entry(reason.name().to_owned()).or_insert(0) += 1;
+                Ok(None)
+            }
+            Cause::Retirement { .. } => Ok(None),
+            Cause::Requested | Cause::Job { .. } => self.start_promotion(id, environment, at, fact),
+        }
     }
 
     /// INV-22, the half of it that is about who wants it: a step that waits for just this.
