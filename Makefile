@@ -13,8 +13,9 @@ demo: ## Build, start a control plane and four agents here, deploy a release, br
 demo-down: ## Stop the demo and remove what it left
 	@tests/demo/demo.sh down
 
-build: ## Build everything (release profile)
+build: ## Build everything (release profile), and the agent as it is shipped into target/agent
 	cargo build --release --locked
+	cargo build --profile agent --locked -p stella-agent
 
 packages: ## Build the Debian packages, the RPMs and the archive into target/packages (needs cargo-deb and rpmbuild)
 	@packaging/build
@@ -46,5 +47,7 @@ test: tools lint ## Install what is missing, lint, run every test
 	cargo nextest run --workspace --locked
 
 bench: ## Measure, beside the raw limits of this machine
-	cargo build --release --locked -p stella-server -p stella-agent -p stella-tests
-	target/release/stella-load all
+	cargo build --release --locked -p stella-server -p stella-tests
+	cargo build --profile agent --locked -p stella-agent
+	mkdir -p target/bench && ln -sf ../release/stella-orchestrator ../release/stella-load ../agent/stella-agent target/bench/
+	STELLA_BIN_DIR=target/bench target/release/stella-load all

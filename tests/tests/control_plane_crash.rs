@@ -1,12 +1,14 @@
 //! The control plane is killed in the middle of things. What it answered holds, and nothing runs twice.
 
 use std::collections::BTreeSet;
+use std::process::{Child, Command};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use stella_api_types::deployment::{CreateDeployment, Deployment, OnFailure};
+use stella_api_types::environment::{CreateEnvironment, Environment};
 use stella_api_types::paths;
 use stella_tests::cluster::{Cluster, ENVIRONMENT, TENANT, create_environment, create_target, target};
 use stella_tests::recipe::{self, rolling, shell};
@@ -141,6 +143,66 @@ async fn a_post_that_is_repeated_across_crashes_takes_effect_once() -> Result<()
     let refused =
         cluster.api.deploy(TENANT, &other, Some("round-0")).await.err().context("another body was taken")?;
     assert_eq!(refused.into_problem()?.status, 422);
+    cluster.passed()
+}
+
+/// Kills the control plane at the instant between the barrier and the answer: when it notes, beside the journal, how many events
+/// are durable.
+struct Ambush(Child);
+
+impl Ambush {
+    fn lay(cluster: &Cluster) -> Result<Self> {
+        let note = cluster.control_plane.state_dir().join("journal/acknowledged").canonicalize()?;
+        let pid = cluster.control_plane.pid()?;
+        let mut strace = Command::new("strace");
+        strace.args(["-q", "-f", "-e", "trace=pwrite64", "-e", "inject=pwrite64:signal=SIGKILL"]);
+        strace.arg("-P").arg(note).arg("-o").arg(cluster.folder().join("ambush")).args(["-p", &pid.to_string()]);
+        Ok(Self(strace.spawn().context("strace cannot be started")?))
+    }
+
+    /// Until each of the control plane's threads is watched.
+    async fn wait(&self, cluster: &Cluster) -> Result<()> {
+        let tasks = format!("/proc/{}/task", cluster.control_plane.pid()?);
+        wait::until("strace watches all threads", async || {
+            for task in std::fs::read_dir(&tasks)? {
+                let status = std::fs::read_to_string(task?.path().join("status"))?;
+                let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:"));
+                ensure!(tracer.is_some_and(|pid| pid.trim() == self.0.id().to_string()), "one is not");
+            }
+            Ok(())
+        })
+        .await
+    }
+}
+
+impl Drop for Ambush {
+    fn drop(&mut self) {
+        // It ends with the process that it watches.
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_durable_and_was_never_answered_is_answered_when_it_is_sent_again() -> Result<()> {
+    let mut cluster = Cluster::start(0).await?;
+    let path = paths::fill(paths::ENVIRONMENTS, &[TENANT]);
+    let body = |name: &str| CreateEnvironment { name: name.to_owned(), order: None, way_back_proof: None };
+    let ambush = Ambush::lay(&cluster)?;
+    ambush.wait(&cluster).await?;
+    let unanswered = cluster.api.post::<_, Environment>(&path, &body("qa"), Some("key")).await;
+    ensure!(unanswered.is_err(), "it was answered before its events were durable: {unanswered:?}");
+    cluster.control_plane.kill()?;
+    drop(ambush);
+
+    cluster.control_plane.resume().await?;
+    let all: Vec<Environment> = cluster.api.list(&path, &[]).await?;
+    let durable = all.iter().find(|environment| environment.name == "qa");
+    let durable = durable.context("the process was killed before the barrier, and not after it")?;
+    let again: Environment = cluster.api.post(&path, &body("qa"), Some("key")).await?;
+    assert_eq!(again.id, durable.id, "the same request got another answer");
+    let other = cluster.api.post::<_, Environment>(&path, &body("other"), Some("key")).await;
+    assert_eq!(other.err().context("another body was taken")?.into_problem()?.status, 422);
     cluster.passed()
 }
 

@@ -1,19 +1,84 @@
-//! The load tool works. Its figures are judged by people, in release builds.
+//! The load tool works, each of its measurements on the smallest sizes. Its figures are judged by people, in release builds.
 
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-#[test]
-fn a_few_agents_finish_their_tasks_and_the_figures_are_json() -> Result<()> {
-    let arguments = ["--output", "json", "tasks", "--agents", "5", "--steps", "3", "--seconds", "1"];
-    let output = Command::new(env!("CARGO_BIN_EXE_stella-load")).args(arguments).output()?;
-    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+/// Runs a measurement and gives its figures, which are all finite numbers with a unit.
+fn figures(arguments: &[&str]) -> Result<Vec<Value>> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_stella-load"));
+    let output = command.args(["--output", "json"]).args(arguments).output()?;
+    ensure!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     let figures: Vec<Value> = serde_json::from_slice(&output.stdout)?;
-    let first = figures.first().context("there are no figures")?;
-    ensure!(first["phase"] == "tasks" && first["unit"] == "a second", "{first}");
-    ensure!(first["value"].as_f64().is_some_and(|value| value > 0.0), "{first}");
-    ensure!(first["raw"]["ratio"].is_number(), "{first}");
+    ensure!(!figures.is_empty(), "{arguments:?} has no figures");
+    for figure in &figures {
+        ensure!(figure["phase"] == arguments[0], "{figure}");
+        ensure!(figure["unit"].as_str().is_some_and(|unit| !unit.is_empty()), "{figure}");
+        ensure!(figure["value"].as_f64().is_some_and(|value| value.is_finite() && value >= 0.0), "{figure}");
+    }
+    Ok(figures)
+}
+
+/// Whether one of the figures stands beside what the machine can do at all.
+fn have_a_ratio(figures: &[Value]) -> Result<()> {
+    let ratio = |figure: &Value| figure["raw"]["ratio"].as_f64().is_some_and(|ratio| ratio > 0.0);
+    ensure!(figures.iter().any(ratio), "no figure is a ratio: {figures:?}");
     Ok(())
+}
+
+#[test]
+fn a_few_agents_finish_their_tasks() -> Result<()> {
+    let figures = figures(&["tasks", "--agents", "5", "--steps", "3", "--seconds", "1"])?;
+    let first = figures.first().context("there are no figures")?;
+    ensure!(
+        first["unit"] == "a second" && first["value"].as_f64().is_some_and(|value| value > 0.0),
+        "{first}"
+    );
+    have_a_ratio(&figures)
+}
+
+#[test]
+fn idle_agents_are_weighed() -> Result<()> {
+    figures(&["idle", "--sizes", "1,10"]).map(drop)
+}
+
+#[test]
+fn the_core_is_timed_and_weighed_at_each_size() -> Result<()> {
+    figures(&["core", "--sizes", "10,20"]).map(drop)
+}
+
+#[test]
+fn a_request_is_timed_up_to_a_real_agent() -> Result<()> {
+    have_a_ratio(&figures(&["dispatch", "--samples", "5"])?)
+}
+
+#[test]
+fn heartbeats_are_compared_with_bare_quinn() -> Result<()> {
+    figures(&["heartbeats", "--agents", "5", "--seconds", "12"]).map(drop)
+}
+
+#[test]
+fn commands_of_real_agents_are_compared_with_bare_ones() -> Result<()> {
+    have_a_ratio(&figures(&["real", "--agents", "1", "--steps", "2"])?)
+}
+
+#[test]
+fn agents_come_back_after_a_kill() -> Result<()> {
+    figures(&["reconnect", "--agents", "5"]).map(drop)
+}
+
+#[test]
+fn a_journal_is_replayed() -> Result<()> {
+    figures(&["replay", "--events", "500"]).map(drop)
+}
+
+#[test]
+fn scrapes_are_timed_while_something_is_written() -> Result<()> {
+    figures(&["scrape", "--agents", "5"]).map(drop)
+}
+
+#[test]
+fn the_archive_is_filled() -> Result<()> {
+    figures(&["archive", "--deployments", "50"]).map(drop)
 }
