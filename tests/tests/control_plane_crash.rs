@@ -156,7 +156,12 @@ impl Ambush {
         let pid = cluster.control_plane.pid()?;
         let mut strace = Command::new("strace");
         strace.args(["-q", "-f", "-e", "trace=pwrite64", "-e", "inject=pwrite64:signal=SIGKILL"]);
-        strace.arg("-P").arg(note).arg("-o").arg(cluster.folder().join("ambush")).args(["-p", &pid.to_string()]);
+        strace
+            .arg("-P")
+            .arg(note)
+            .arg("-o")
+            .arg(cluster.folder().join("ambush"))
+            .args(["-p", &pid.to_string()]);
         Ok(Self(strace.spawn().context("strace cannot be started")?))
     }
 

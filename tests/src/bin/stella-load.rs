@@ -135,8 +135,15 @@ struct TasksArgs {
     seconds: u64,
 }
 
-/// What fills a journal for the replay.
-const FILLING: Load = Load { agents: 500, steps: 16, duration: Duration::ZERO };
+/// What fills a journal for the replay: at most so many agents, and of each so many events, about.
+const FILLING_AGENTS_MAX: u64 = 500;
+const FILLING_EVENTS_EACH: u64 = 100;
+
+/// A load that a journal of so many events comes from.
+fn filling(events: u64) -> Result<Load> {
+    let agents = (events / FILLING_EVENTS_EACH).clamp(1, FILLING_AGENTS_MAX);
+    Ok(Load { agents: usize::try_from(agents)?, steps: 16, duration: Duration::ZERO })
+}
 
 fn main() -> ExitCode {
     stella_certs::install_provider();
@@ -269,7 +276,7 @@ async fn measure_one(
         Command::Reconnect { agents } => reconnect::measure(site, fleet, *agents, program).await,
         Command::Scrape { agents } => scrape::measure(site, fleet, *agents).await,
         Command::Replay { events } => {
-            tasks::fill_journal(site, fleet, FILLING, *events).await?;
+            tasks::fill_journal(site, fleet, filling(*events)?, *events).await?;
             replay::measure(site).await
         }
         Command::Archive { deployments } => archive::measure(site.folder(), *deployments).await,
