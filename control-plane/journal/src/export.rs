@@ -10,7 +10,7 @@ use stella_protocol::digest::Digest;
 use stella_protocol::id::Position;
 
 use crate::open::{Raw, damage_of};
-use crate::port::{Damage, Head, Journal, OpenError, Problem, ReadError, Stream};
+use crate::port::{Damage, Head, Journal, OpenError, Problem, ReadError, StorageError, Stream};
 use crate::record::StoredHead;
 use crate::scan::Scan;
 use crate::transfer::{Event, FORMAT, Header, Line, StreamEnd, Trailer};
@@ -66,7 +66,7 @@ pub enum ExportError {
     Damaged(#[from] Damage),
     /// The storage engine failed.
     #[error("the journal's storage cannot be read")]
-    Storage(#[source] stella_durable::Error),
+    Storage(#[source] StorageError),
     /// The export could not be written.
     #[error("the export cannot be written")]
     Write(#[from] io::Error),

@@ -23,6 +23,7 @@ pub mod record;
 mod scan;
 mod sled_journal;
 mod snapshot;
+mod storage;
 mod transfer;
 mod verify;
 
@@ -30,7 +31,7 @@ pub use export::{Coverage, ExportError, ExportSummary, MissingEvents, export, ex
 pub use import::{ImportError, ImportSummary, Until, import, time_of};
 pub use port::{
     APPEND_BYTES_MAX, Append, AppendError, Archive, ArchiveRecord, Damage, EVENT_BYTES_MAX, Entry, Head,
-    Journal, Mark, OpenError, Problem, ReadError, Shelf, Snapshot, SnapshotError, Stream,
+    Journal, Mark, OpenError, Problem, ReadError, Shelf, Snapshot, SnapshotError, StorageError, Stream,
 };
 pub use sled_journal::SledJournal;
 pub use stella_durable::StoreConfig as JournalConfig;

@@ -40,16 +40,10 @@ pub(crate) struct Inventory {
 
 impl Raw {
     pub(crate) fn open(dir: &Path, config: StoreConfig) -> Result<Self, OpenError> {
-        let store = Store::open(dir, config).map_err(|error| {
-            if let stella_durable::Error::Locked { dir } = error {
-                OpenError::InUse(dir)
-            } else {
-                OpenError::Storage(error)
-            }
-        })?;
-        let tree = store.tree("journal").map_err(OpenError::Storage)?;
-        let snapshots = SnapshotStore::new(store.clone()).map_err(OpenError::Storage)?;
-        let archive = ArchiveStore::new(store.clone()).map_err(OpenError::Storage)?;
+        let store = Store::open(dir, config)?;
+        let tree = store.tree("journal")?;
+        let snapshots = SnapshotStore::new(store.clone())?;
+        let archive = ArchiveStore::new(store.clone())?;
         Ok(Self { store, tree, snapshots, archive })
     }
 
@@ -70,14 +64,14 @@ impl Raw {
             self.find_lost_events(&mut inventory)?;
             return Ok(inventory);
         }
-        let Some(identity) = self.tree.get(IDENTITY_KEY).map_err(OpenError::Storage)? else {
+        let Some(identity) = self.tree.get(IDENTITY_KEY)? else {
             return Err(OpenError::Unfinished(self.store.dir().to_owned()));
         };
         match decode_identity(&identity) {
             Ok(incarnation) => inventory.incarnation = Some(incarnation),
             Err(problem) => inventory.problems.push(Damage::of_journal(problem)),
         }
-        match self.tree.get(EPOCH_KEY).map_err(OpenError::Storage)? {
+        match self.tree.get(EPOCH_KEY)? {
             Some(value) => match decode_epoch(&value) {
                 Ok(epoch) => inventory.epoch = epoch,
                 Err(problem) => inventory.problems.push(Damage::of_journal(problem)),
@@ -163,7 +157,7 @@ impl Raw {
     }
 
     fn find_lost_events(&self, inventory: &mut Inventory) -> Result<(), OpenError> {
-        for (stream, covered) in self.snapshots.newest_heads().map_err(OpenError::Storage)? {
+        for (stream, covered) in self.snapshots.newest_heads()? {
             let present = inventory.end_of(stream);
             if present < covered {
                 let problem = Problem::BehindSnapshot { covered };
@@ -173,11 +167,7 @@ impl Raw {
         let dir = self.store.dir();
         let acknowledged = acknowledged_events(dir).map_err(|source| {
             let path = dir.to_owned();
-            OpenError::Storage(stella_durable::Error::Io {
-                action: "read the acknowledged events of",
-                path,
-                source,
-            })
+            stella_durable::Error::Io { action: "read the acknowledged events of", path, source }
         })?;
         let present = inventory.events();
         let are_heads_known = inventory.streams.values().all(Option::is_some);

@@ -21,6 +21,9 @@ pub const READ_BYTES_MAX: usize = 16 << 20;
 /// The largest snapshot, in bytes. One that does not fit in here does not fit in memory twice either.
 pub const SNAPSHOT_BYTES_MAX: usize = 2 << 30;
 
+/// What the storage behind a journal says is wrong. The port does not know which storage that is.
+pub type StorageError = Arc<dyn std::error::Error + Send + Sync>;
+
 /// An ordered run of events with positions of its own. Written `system` or `tenant/<uuid>`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Stream {
@@ -241,7 +244,7 @@ pub enum AppendError {
     #[error(
         "the journal could not make a write durable; the process must stop and start again from the disk"
     )]
-    Failed(#[source] Arc<stella_durable::Error>),
+    Failed(#[source] StorageError),
 }
 
 impl AppendError {
@@ -249,16 +252,6 @@ impl AppendError {
     #[must_use]
     pub const fn is_fatal(&self) -> bool {
         matches!(self, Self::Failed(_))
-    }
-}
-
-impl From<stella_durable::Error> for AppendError {
-    fn from(error: stella_durable::Error) -> Self {
-        if let stella_durable::Error::ReserveReached { available_bytes, reserve_bytes } = error {
-            Self::NoSpace { available_bytes, reserve_bytes }
-        } else {
-            Self::Failed(Arc::new(error))
-        }
     }
 }
 
@@ -271,7 +264,7 @@ pub enum ReadError {
     Damaged(#[from] Damage),
     /// The storage engine failed.
     #[error("the journal's storage cannot be read")]
-    Storage(#[from] stella_durable::Error),
+    Storage(#[source] StorageError),
 }
 
 /// Why a snapshot was not saved. The ones before it are still there.
@@ -312,7 +305,7 @@ pub enum OpenError {
     Damaged(#[from] Damage),
     /// The storage engine could not open or read its files. If they are damaged, restore the directory from a backup.
     #[error("the journal's storage cannot be opened")]
-    Storage(#[source] stella_durable::Error),
+    Storage(#[source] StorageError),
 }
 
 impl From<ReadError> for OpenError {

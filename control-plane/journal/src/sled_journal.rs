@@ -59,15 +59,11 @@ impl SledJournal {
         }
         let incarnation = match inventory.incarnation {
             Some(incarnation) => incarnation,
-            None => found(&raw).map_err(OpenError::Storage)?,
+            None => found(&raw)?,
         };
         let acknowledged = AcknowledgedFile::open(dir, incarnation).map_err(|source| {
             let path = dir.to_owned();
-            OpenError::Storage(stella_durable::Error::Io {
-                action: "open the acknowledged events of",
-                path,
-                source,
-            })
+            stella_durable::Error::Io { action: "open the acknowledged events of", path, source }
         })?;
         acknowledged.remember(inventory.events());
         let stored =

@@ -78,8 +78,8 @@ pub fn verify(dir: &Path) -> Result<Report, OpenError> {
     for (stream, stored) in inventory.streams {
         walk_stream(&raw, stream, stored, &mut report);
     }
-    for id in raw.snapshots.manifests().map_err(OpenError::Storage)? {
-        match raw.snapshots.load(id).map_err(OpenError::Storage)? {
+    for id in raw.snapshots.manifests()? {
+        match raw.snapshots.load(id)? {
             Ok(_) => report.snapshots += 1,
             Err(problem) => report.note(Damage::of_journal(problem)),
         }
