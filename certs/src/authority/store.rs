@@ -5,8 +5,6 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use rcgen::{KeyPair, PublicKeyData, SignatureAlgorithm, SigningKey};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
@@ -22,8 +20,6 @@ const WRITE_BY_GROUP_AND_OTHERS: u32 = 0o022;
 const MODE_BITS: u32 = 0o7777;
 /// The largest file that is read, in bytes; an honest one has about a thousand.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
-/// Characters in a line of PEM.
-const PEM_LINE: usize = 64;
 
 /// A key of the authority; wiped when it is dropped.
 pub(super) struct CaKey(KeyPair);
@@ -254,17 +250,8 @@ impl Store {
 
 /// A certificate in PEM.
 pub(super) fn certificate_pem(certificate: &CertificateDer<'_>) -> String {
-    let encoded = STANDARD.encode(certificate);
-    let mut pem = String::from("-----BEGIN CERTIFICATE-----\n");
-    let mut rest = encoded.as_str();
-    while !rest.is_empty() {
-        let (line, after) = rest.split_at(PEM_LINE.min(rest.len()));
-        pem.push_str(line);
-        pem.push('\n');
-        rest = after;
-    }
-    pem.push_str("-----END CERTIFICATE-----\n");
-    pem
+    let config = pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF);
+    pem::encode_config(&pem::Pem::new("CERTIFICATE", certificate.as_ref()), config)
 }
 
 /// What is not there need not be removed.
