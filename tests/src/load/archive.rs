@@ -22,7 +22,8 @@ const WRITTEN_TOGETHER: u32 = 500;
 /// How long a start, or the way out of memory, may take.
 const PATIENCE: Duration = Duration::from_secs(1_200);
 const PAUSE: Duration = Duration::from_millis(200);
-const MIB: f64 = 1024.0 * 1024.0;
+const KIB: f64 = 1024.0;
+const MIB: f64 = 1024.0 * KIB;
 
 /// A control plane on a journal with so many ended deployments of one target each, of 1970: first with all of them in memory,
 /// then as its defaults have it.
@@ -64,6 +65,12 @@ pub async fn measure(folder: &Path, deployments: u32) -> Result<Vec<Figure>> {
             .beside("all of them in memory", all.took.as_secs_f64()),
         Figure::new(PHASE, of("the journal's folder"), few.disk / MIB, "MiB")
             .beside("all of them in memory", all.disk / MIB),
+        Figure::new(
+            PHASE,
+            "an ended deployment of one target on the disk",
+            few.disk / f64::from(deployments.max(1)) / KIB,
+            "KiB",
+        ),
         Figure::new(
             PHASE,
             "out of memory into the archive",

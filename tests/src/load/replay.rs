@@ -27,7 +27,7 @@ const READ_EVENTS: usize = 10_000;
 /// If it does not stop or start.
 pub async fn measure(site: &mut Site) -> Result<Vec<Figure>> {
     site.control_plane.stop()?;
-    let (events, raw) = read(site)?;
+    let Read { events, payload_bytes, disk_bytes, took: raw } = read(site)?;
     let start = Instant::now();
     site.control_plane.resume_within(PATIENCE).await?;
     let replayed = start.elapsed();
@@ -37,23 +37,37 @@ pub async fn measure(site: &mut Site) -> Result<Vec<Figure>> {
             .beside("reading and checking them", raw.as_secs_f64()),
         Figure::new(PHASE, "the same for a million events", million(replayed), "s")
             .beside("reading", million(raw)),
+        Figure::new(PHASE, "an event on the disk", as_f64(disk_bytes) / as_f64(events.max(1)), "bytes")
+            .beside("its own bytes", as_f64(payload_bytes) / as_f64(events.max(1))),
     ])
 }
 
-/// Reads everything; how much there was and how long it took.
-fn read(site: &Site) -> Result<(u64, Duration)> {
+/// What was read.
+struct Read {
+    events: u64,
+    /// What the events themselves have.
+    payload_bytes: u64,
+    /// What the whole journal takes.
+    disk_bytes: u64,
+    took: Duration,
+}
+
+/// Reads everything.
+fn read(site: &Site) -> Result<Read> {
     let start = Instant::now();
     let settings = JournalConfig { cache_bytes: CACHE_BYTES, reserve_bytes: 0 };
     let journal = SledJournal::open(&site.control_plane.state_dir().join("journal"), settings)?;
-    let mut events = 0;
+    let (mut events, mut payload_bytes) = (0, 0);
     for (stream, head) in journal.heads() {
         let mut position = Position(0);
         while position < head.next {
             let entries = journal.read(stream, position, READ_EVENTS)?;
             let Some(last) = entries.last() else { break };
             position = last.position.next();
+            payload_bytes += u64::try_from(entries.iter().map(|entry| entry.payload.len()).sum::<usize>())?;
         }
         events += position.0;
     }
-    Ok((events, start.elapsed()))
+    let took = start.elapsed();
+    Ok(Read { events, payload_bytes, disk_bytes: journal.size_on_disk()?, took })
 }
