@@ -314,10 +314,16 @@ impl Loaded {
         self.layers.files_told()
     }
 
-    /// All keys with their values.
+    /// All keys with their values, secrets masked.
     #[must_use]
     pub fn effective(&self) -> Vec<Shown> {
         self.layers.effective(&json(&self.settings.clone().with_defaults()))
+    }
+
+    /// All keys with their values as they are: to compare them, and not to show them.
+    #[must_use]
+    pub fn in_effect(&self) -> Vec<Shown> {
+        self.layers.in_effect(&json(&self.settings.clone().with_defaults()))
     }
 }
 

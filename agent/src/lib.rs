@@ -24,6 +24,7 @@ pub mod observers;
 pub mod output;
 pub mod policy;
 pub mod profile;
+pub mod progress;
 pub mod reload;
 pub mod report;
 pub mod resources;

@@ -26,7 +26,7 @@ impl Reloader {
     /// Remembers what is in effect.
     #[must_use]
     pub fn new(file: Option<PathBuf>, over: Settings, loaded: &Loaded, log: LogLevel) -> Self {
-        Self { file, over, running: loaded.effective(), log }
+        Self { file, over, running: loaded.in_effect(), log }
     }
 
     /// Reloads at each SIGHUP, as long as the tasks live.
@@ -54,7 +54,7 @@ impl Reloader {
     fn reload(&mut self) -> Result<(), Error> {
         let loaded = Loaded::load(self.file.as_deref(), &self.over, |_| "environment or flag".to_owned())?;
         self.log.set(&loaded.config.log_level)?;
-        for (before, now) in self.running.iter_mut().zip(loaded.effective()) {
+        for (before, now) in self.running.iter_mut().zip(loaded.in_effect()) {
             if before.value != now.value {
                 tracing::info!(key = now.key, taken_over = now.reloads, "the configuration has changed");
             }

@@ -26,8 +26,9 @@ use crate::journal::{self, Journal};
 use crate::metrics::{self, Exporter, Figures, Pulse};
 use crate::observers::Observers;
 use crate::profile::{self, Rights};
+use crate::progress::Progress;
 use crate::resources::Sampler;
-use crate::runner::{self, Runner, RunnerHandle};
+use crate::runner::{self, Gone, Runner, RunnerHandle};
 use crate::session::{self, Link, SessionArtifacts, Sessions};
 use crate::spans::Spans;
 use crate::supervisor::{Groups, Limits, Supervisor};
@@ -64,6 +65,9 @@ pub enum Error {
         "the agent stops: what is promised and what is on disk may differ; it starts again from the disk"
     )]
     Runner(#[source] runner::Error),
+    /// Nobody keeps the session any more.
+    #[error("the part that keeps the session with the control plane has ended by itself")]
+    Sessions,
     /// A part has failed in itself.
     #[error("a part of the agent has failed in itself")]
     Part(#[source] tokio::task::JoinError),
@@ -166,6 +170,7 @@ impl Service {
             self;
         let (stop_runner, stop_sessions) = (stop.child_token(), CancellationToken::new());
         let ready = link.subscribe();
+        let progress = Progress::new();
         let sessions = Sessions::new(session::Config {
             server: config.server.unwrap_or_else(|| identity.server.clone()),
             state_dir: config.state_dir,
@@ -176,6 +181,7 @@ impl Service {
             runner: handle.clone(),
             link,
             pulse,
+            progress: Arc::clone(&progress),
             sends_spans: spans.is_some(),
             figures: config.metrics.as_ref().and_then(metrics::Config::figures_at),
         });
@@ -188,7 +194,7 @@ impl Service {
         });
         let token = stop_sessions.clone();
         parts.spawn(async move {
-            token.run_until_cancelled(tell_systemd(ready, handle)).await;
+            token.run_until_cancelled(tell_systemd(ready, handle, progress)).await;
             Part::Watchdog
         });
         if let Some(exporter) = exporter {
@@ -257,7 +263,9 @@ async fn watch_over(parts: &mut JoinSet<Part>, stop: &CancellationToken) -> Resu
             }
             part = parts.join_next() => match part {
                 Some(Ok(Part::Runner(result))) => return result.map_err(Error::Runner),
-                Some(Ok(Part::Sessions | Part::Watchdog | Part::Exporter)) => {}
+                // It is stopped after the runner, which has to have its last reports taken.
+                Some(Ok(Part::Sessions)) => return Err(Error::Sessions),
+                Some(Ok(Part::Watchdog | Part::Exporter)) => {}
                 Some(Err(error)) => return Err(Error::Part(error)),
                 None => return Ok(()),
             },
@@ -267,7 +275,11 @@ async fn watch_over(parts: &mut JoinSet<Part>, stop: &CancellationToken) -> Resu
 
 /// Tells systemd that the agent is ready, after the first welcome, and then that it is alive, as long as it is. That the
 /// control plane is away for a while does not make an agent sick.
-async fn tell_systemd(mut link: watch::Receiver<Option<Link>>, runner: RunnerHandle) {
+async fn tell_systemd(
+    mut link: watch::Receiver<Option<Link>>,
+    runner: RunnerHandle,
+    progress: Arc<Progress>,
+) {
     let ready = async move {
         if link.wait_for(Option::is_some).await.is_ok() {
             notify(sd_notify::NotifyState::Ready);
@@ -276,18 +288,37 @@ async fn tell_systemd(mut link: watch::Receiver<Option<Link>>, runner: RunnerHan
     };
     let alive = async move {
         let Some(patience) = sd_notify::watchdog_enabled() else { return std::future::pending().await };
-        let mut ticks = interval(patience / 3);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            ticks.tick().await;
-            match runner.ping().await {
-                Ok(disk) if disk < DISK_PATIENCE => notify(sd_notify::NotifyState::Watchdog),
-                Ok(disk) => tracing::error!(disk_s = disk.as_secs(), "the disk does not finish a commit"),
-                Err(_gone) => return,
-            }
-        }
+        feed(
+            patience / 3,
+            async || runner.ping().await,
+            &progress,
+            || notify(sd_notify::NotifyState::Watchdog),
+        )
+        .await;
     };
     tokio::join!(ready, alive);
+}
+
+/// Feeds the watchdog as long as the runner answers, its disk finishes commits, and the session is kept.
+async fn feed(
+    pause: Duration,
+    ping: impl AsyncFn() -> Result<Duration, Gone>,
+    progress: &Progress,
+    feed: impl Fn(),
+) {
+    let mut ticks = interval(pause);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let Ok(disk) = ping().await else { return };
+        if disk >= DISK_PATIENCE {
+            tracing::error!(disk_s = disk.as_secs(), "the disk does not finish a commit");
+        } else if let Some(late) = progress.overdue() {
+            tracing::error!(late_s = late.as_secs(), "the session with the control plane makes no progress");
+        } else {
+            feed();
+        }
+    }
 }
 
 fn notify(state: sd_notify::NotifyState<'_>) {
@@ -313,4 +344,44 @@ pub fn stop_on_signals(tasks: &mut JoinSet<()>) -> Result<CancellationToken, Err
         token.cancel();
     });
     Ok(stop)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::pin::pin;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_agent_is_fed_while_its_session_turns_and_its_disk_goes_on() {
+        const MINUTE: Duration = Duration::from_secs(60);
+        let progress = Progress::new();
+        let (disk, fed) = (Cell::new(Duration::ZERO), Cell::new(0_u32));
+        let pause = Duration::from_secs(20);
+        let mut feeding = pin!(feed(pause, async || Ok(disk.get()), &progress, || fed.set(fed.get() + 1)));
+        let mut a_minute = async || {
+            let before = fed.get();
+            timeout(MINUTE, feeding.as_mut()).await.expect_err("it has ended");
+            fed.get() - before
+        };
+        assert!(a_minute().await >= 3);
+        // The loop of sessions hangs; everything else is well.
+        assert_eq!(a_minute().await, 0);
+        // It waits as long as it said that it would.
+        progress.next_within(MINUTE * 5);
+        assert!(a_minute().await >= 2);
+        assert!(a_minute().await >= 2);
+        disk.set(DISK_PATIENCE);
+        assert_eq!(a_minute().await, 0);
+    }
+
+    #[tokio::test]
+    async fn an_agent_without_its_session_ends() {
+        let mut parts = JoinSet::new();
+        parts.spawn(std::future::pending());
+        parts.spawn(async { Part::Sessions });
+        let ended = watch_over(&mut parts, &CancellationToken::new()).await;
+        assert!(matches!(ended, Err(Error::Sessions)), "{ended:?}");
+    }
 }

@@ -11,6 +11,7 @@ mod connect;
 mod driver;
 mod inspections;
 mod renewal;
+mod resolve;
 mod streams;
 
 use std::path::PathBuf;
@@ -26,12 +27,14 @@ use tokio_util::sync::CancellationToken;
 pub use self::artifacts::SessionArtifacts;
 pub use self::connect::Error as ConnectError;
 pub(crate) use self::connect::{dial_enrolment, probe};
+use self::resolve::Resolver;
 pub use self::streams::Forwarder;
 use crate::executor::reason_of;
 use crate::host::HostRoot;
 use crate::identity::Identity;
 use crate::metrics::Pulse;
 use crate::profile::Rights;
+use crate::progress::Progress;
 use crate::resources::Sampler;
 use crate::retry::{Retry, SUCCESS_MIN};
 use crate::runner::RunnerHandle;
@@ -60,6 +63,8 @@ pub struct Config {
     pub link: watch::Sender<Option<Link>>,
     /// Where heartbeats are noted.
     pub pulse: Arc<Pulse>,
+    /// Where it is noted that sessions turn.
+    pub progress: Arc<Progress>,
     /// Whether the agent sends the spans of its work to a collector itself.
     pub sends_spans: bool,
     /// Where scrapers on other hosts reach its own figures, if they do.
@@ -71,6 +76,7 @@ pub struct Config {
 pub struct Sessions {
     config: Config,
     retry: Retry,
+    resolver: Resolver,
 }
 
 /// Why a session is over or did not come to be, and what follows.
@@ -86,10 +92,10 @@ impl Sessions {
     /// Sessions that begin with [`Self::run`].
     #[must_use]
     pub fn new(config: Config) -> Self {
-        Self { config, retry: Retry::default() }
+        Self { config, retry: Retry::default(), resolver: Resolver::default() }
     }
 
-    /// Keeps a session until `stop`; then it says goodbye. Ends early only if the runner is gone.
+    /// Keeps a session until `stop`; then it says goodbye.
     pub async fn run(mut self, stop: CancellationToken) {
         while !stop.is_cancelled() {
             let end = self.session(&stop).await;
@@ -102,6 +108,7 @@ impl Sessions {
             }
             let wait = self.retry.next_wait(end.advice);
             tell(&end, wait);
+            self.config.progress.next_within(wait);
             tokio::select! {
                 () = sleep(wait) => {}
                 () = stop.cancelled() => return,
@@ -110,7 +117,8 @@ impl Sessions {
     }
 
     async fn session(&mut self, stop: &CancellationToken) -> End {
-        let dialled = connect::dial_session(&self.config.server, &self.config.identity);
+        self.config.progress.next_within(connect::TRY_DURATION_MAX);
+        let dialled = connect::dial_session(&self.config.server, &self.config.identity, &mut self.resolver);
         let connected = match stop.run_until_cancelled(dialled).await {
             Some(Ok(connected)) => connected,
             Some(Err(error)) => {

@@ -13,6 +13,8 @@ use crate::wait;
 
 /// The Debian base system that hosts are layers over.
 const BASE: &str = "/var/cache/stella-tests/debian-base-nginx";
+/// The same with cloud-init and Ansible instead of nginx.
+const PROVISION_BASE: &str = "/var/cache/stella-tests/debian-base-provision";
 /// How long a boot may take on a busy machine.
 const BOOT_DURATION_MAX: Duration = Duration::from_secs(120);
 
@@ -44,15 +46,27 @@ impl Host {
     /// # Errors
     /// If this machine cannot: not root, no base system, or no control groups to hand over.
     pub async fn boot(name: &str) -> Result<Self> {
+        Self::boot_over(BASE, name).await
+    }
+
+    /// A host that can provision itself: it has cloud-init, which finds nothing to do until there is user data, and Ansible.
+    ///
+    /// # Errors
+    /// As [`Self::boot`].
+    pub async fn boot_for_provisioning(name: &str) -> Result<Self> {
+        Self::boot_over(PROVISION_BASE, name).await
+    }
+
+    async fn boot_over(base: &str, name: &str) -> Result<Self> {
         ensure!(nix::unistd::geteuid().is_root(), "booting a host needs root");
-        ensure!(Path::new(BASE).is_dir(), "{BASE} is not there; .ci/tools makes it");
+        ensure!(Path::new(base).is_dir(), "{base} is not there; .ci/tools makes it");
         let name = format!("{name}-{}", std::process::id());
         let folder = tempfile::tempdir()?;
         for layer in ["upper", "work", "root"] {
             fs::create_dir(folder.path().join(layer))?;
         }
         let at = folder.path().display();
-        let layers = format!("lowerdir={BASE},upperdir={at}/upper,workdir={at}/work");
+        let layers = format!("lowerdir={base},upperdir={at}/upper,workdir={at}/work");
         let mut host = Self { name, folder, container: None, leader: 0 };
         here("mount", &["-t", "overlay", "overlay", "-o", &layers, &host.root().to_string_lossy()])?;
         // The installer of a real host writes it; the base system has none.

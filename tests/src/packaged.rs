@@ -27,6 +27,32 @@ pub fn packages() -> Result<Vec<PathBuf>> {
     Ok(packages)
 }
 
+/// The Debian package of one of them.
+///
+/// # Errors
+/// If it is not there.
+pub fn package(program: &str) -> Result<PathBuf> {
+    let is_it = |path: &PathBuf| {
+        let file = path.file_name().map(|it| it.to_string_lossy().into_owned()).unwrap_or_default();
+        file.starts_with(&format!("{program}_"))
+    };
+    packages()?.into_iter().find(is_it).with_context(|| format!("there is no package {program}"))
+}
+
+/// Installs some of them.
+///
+/// # Errors
+/// If one is not there, or cannot be installed.
+pub fn install_only(host: &Host, programs: &[&str]) -> Result<()> {
+    let mut files = Vec::new();
+    for program in programs {
+        let file = format!("/root/{program}.deb");
+        host.put(&package(program)?, &file)?;
+        files.push(file);
+    }
+    host.run(&format!("DEBIAN_FRONTEND=noninteractive dpkg -i {}", files.join(" "))).map(drop)
+}
+
 /// Installs all three.
 ///
 /// # Errors

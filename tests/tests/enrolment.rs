@@ -180,21 +180,27 @@ async fn a_host_that_is_enrolled_as_confined_runs_no_task_with_full_rights() -> 
     cluster.passed()
 }
 
+/// What it does on a host, another test shows with cloud-init itself.
 #[tokio::test(flavor = "multi_thread")]
-async fn user_data_does_the_same_at_the_first_boot() -> Result<()> {
+async fn user_data_leaves_the_token_where_the_service_takes_it() -> Result<()> {
     let cluster = Cluster::start(0).await?;
     let operator = Shell::of(&cluster, "olga", "operator").await?;
-    let host = Host::new(&cluster.folder().join("host"))?;
-    let data = operator.ok(&["agent", "enrol-command", "--uses", "2", "--as", "cloud-init"])?;
-    let data = data.strip_prefix("#cloud-config\n").context("cloud-init would not know it")?;
-    let data: Value = serde_json::from_str(data)?;
-    let file = &data["write_files"][0];
-    assert_eq!(file["permissions"], "0700", "it holds the token");
-    assert_eq!(data["runcmd"][0][0], file["path"]);
-    assert_eq!(data["runcmd"][1], serde_json::json!(["rm", "-f", file["path"]]));
-    let script = file["content"].as_str().context("no script")?;
-    let said = host.run(script)?;
-    ensure!(said.contains("enrolled as agent"), "{said}");
+    for profile in ["confined", "full"] {
+        let data = operator.ok(&["agent", "enrol-command", "--profile", profile, "--as", "cloud-init"])?;
+        let data = data.strip_prefix("#cloud-config\n").context("cloud-init would not know it")?;
+        let data: Value = serde_json::from_str(data)?;
+        let files = data["write_files"].as_array().context("no files")?;
+        let of = |path: &str| files.iter().find(|file| file["path"] == path);
+        let token = of("/etc/stella/enrolment").context("no token")?;
+        assert_eq!(token["permissions"], "0600");
+        let token = token["content"].as_str().context("no text")?;
+        ensure!(token.parse::<EnrolmentToken>().is_ok(), "what is there is no token");
+        ensure!(!data["runcmd"].to_string().contains(token), "arguments are for all to read");
+        let is_full = of("/etc/systemd/system/stella-agent-enrol.service.d/full.conf").is_some();
+        assert_eq!(is_full, profile == "full");
+        let server = of("/etc/stella/agent.conf.d/server.toml").context("no server")?;
+        assert_eq!(server["content"], format!("server = \"{}\"\n", cluster.control_plane.agents_address()));
+    }
     cluster.passed()
 }
 

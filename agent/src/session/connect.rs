@@ -11,9 +11,9 @@ use stella_certs::{CONTROL_PLANE_NAME, tls};
 use stella_protocol::close::{Advice, CloseCode};
 use stella_protocol::digest::Digest;
 use stella_protocol::limits::HANDSHAKE_TIMEOUT_MS;
-use tokio::net::lookup_host;
 use tokio::time::{sleep, timeout};
 
+use super::resolve::{ADDRESSES_MAX, RESOLVE_DURATION_MAX, Resolver};
 use crate::identity::Identity;
 
 /// The pause after which the agent says something, so that middle boxes and the control plane know that it lives.
@@ -32,6 +32,11 @@ pub(super) const SEND_WINDOW_BYTES: u64 = 256 * 1024;
 
 /// How long one address may take to answer.
 const DIAL_DURATION_MAX: Duration = Duration::from_millis(HANDSHAKE_TIMEOUT_MS);
+
+/// How long a try may take in all: the name, and each of its addresses.
+pub(super) const TRY_DURATION_MAX: Duration = Duration::from_millis(
+    RESOLVE_DURATION_MAX.as_millis() as u64 + HANDSHAKE_TIMEOUT_MS * ADDRESSES_MAX as u64,
+);
 
 /// How long a probe waits for a refusal beside the way there and back, and how often it looks.
 const PROBE_PATIENCE: Duration = Duration::from_millis(300);
@@ -136,9 +141,13 @@ impl Connected {
 }
 
 /// Dials for a session.
-pub(super) async fn dial_session(server: &str, identity: &Identity) -> Result<Connected, Error> {
+pub(super) async fn dial_session(
+    server: &str,
+    identity: &Identity,
+    resolver: &mut Resolver,
+) -> Result<Connected, Error> {
     let config = tls::quic_agent_client(identity.chain.clone(), &identity.key, &identity.roots);
-    dial(server, config.map_err(Error::Identity)?).await
+    dial(server, config.map_err(Error::Identity)?, resolver).await
 }
 
 /// A control plane that has taken this agent's certificate.
@@ -154,7 +163,7 @@ pub(crate) struct Reached {
 /// # Errors
 /// As a session's try would fail.
 pub(crate) async fn probe(server: &str, identity: &Identity) -> Result<Reached, Error> {
-    let connected = dial_session(server, identity).await?;
+    let connected = dial_session(server, identity, &mut Resolver::default()).await?;
     let connection = &connected.connection;
     let address = connection.remote_address();
     // The handshake is done there before anything else is judged, and what is refused then is closed at once.
@@ -178,13 +187,13 @@ pub(crate) async fn probe(server: &str, identity: &Identity) -> Result<Reached, 
 
 /// Dials for an enrolment, with the one root of the token.
 pub(crate) async fn dial_enrolment(server: &str, root: Digest) -> Result<Connected, Error> {
-    dial(server, tls::quic_enrol_client(root).map_err(Error::Identity)?).await
+    dial(server, tls::quic_enrol_client(root).map_err(Error::Identity)?, &mut Resolver::default()).await
 }
 
-async fn dial(server: &str, tls: rustls::ClientConfig) -> Result<Connected, Error> {
+async fn dial(server: &str, tls: rustls::ClientConfig, resolver: &mut Resolver) -> Result<Connected, Error> {
     let config = client_config(tls)?;
     let resolve = |source| Error::Resolve { server: server.to_owned(), source };
-    let addresses: Vec<_> = lookup_host(server).await.map_err(resolve)?.collect();
+    let addresses = resolver.look_up(server).await.map_err(resolve)?;
     let mut last = resolve(io::Error::other("the name has no address"));
     for address in addresses {
         match dial_address(address, config.clone()).await {

@@ -30,6 +30,10 @@ const READ_BYTES: usize = 16 * 1024;
 /// How long a goodbye may take.
 const GOODBYE_DURATION_MAX: Duration = Duration::from_secs(1);
 
+/// How long the loop may wait at one place: for its next turn, the longest pause between heartbeats; within a turn, for the runner and
+/// for the disk.
+const TURN_DURATION_MAX: Duration = Duration::from_secs(120);
+
 /// The shortest silence of the other end's transport that ends a session. Every heartbeat has to be acknowledged by it, so
 /// that a control plane that was restarted is noticed before the idle time-out.
 const SILENCE_MIN: Duration = Duration::from_secs(10);
@@ -127,6 +131,7 @@ impl Driver<'_> {
     async fn run(&mut self, stop: &CancellationToken) -> (End, CloseCode) {
         let mut buffer = vec![0; READ_BYTES];
         loop {
+            self.config.progress.next_within(TURN_DURATION_MAX);
             if self.unsent.is_empty() {
                 self.unsent = self.session.poll_transmit().unwrap_or_default();
             }

@@ -2,8 +2,9 @@
 //!
 //! The line is for a root shell. It is a group of commands and not `sh -c '...'`, whose arguments every user of the host could read: the
 //! token goes from a builtin of the shell into the agent's standard input. The control plane is pinned by the token itself.
-
-use std::fmt::Write as _;
+//!
+//! User data does not enrol by itself: nobody watches a first boot, so a control plane that is away then must not be the end of it.
+//! It leaves the token where `stella-agent-enrol.service` takes it from, as a golden image does, and that one tries until it is let in.
 
 use stella_api_types::agent::{self, CreateEnrolmentToken, EnrolmentTokenCreated};
 use stella_api_types::paths;
@@ -14,6 +15,10 @@ use crate::{Context, print};
 
 /// Where the profile that is not the usual one is, in the agent's package.
 const FULL: &str = "/usr/share/doc/stella-agent/profiles/full.conf";
+/// How often a first boot tries to install the package, and how long it waits in between: others install at that time too, and hold the
+/// package manager's lock for minutes.
+const INSTALL_TRIES_MAX: u32 = 20;
+const INSTALL_PAUSE_S: u32 = 30;
 
 pub(crate) async fn command(context: &Context, wanted: EnrolCommand) -> Result<(), Error> {
     // Before the token is made: what is refused here leaves none behind.
@@ -21,10 +26,10 @@ pub(crate) async fn command(context: &Context, wanted: EnrolCommand) -> Result<(
     let (profile, form) = (wanted.token.profile, wanted.form);
     let created = new_token(context, &wanted.token).await?;
     let token = created.token.as_deref().unwrap_or_default();
-    let steps = steps(install.as_ref(), profile, &created.agent_address, token);
+    let (install, server) = (install.as_ref(), created.agent_address.as_str());
     let text = match form {
-        Form::Line => line(&steps),
-        Form::CloudInit => cloud_init(&steps),
+        Form::Line => line(&steps(install, profile, server, token)),
+        Form::CloudInit => cloud_init(install, profile, server, token),
     };
     if context.output == Output::Json {
         return print::json(&serde_json::json!({ "command": text, "token": created.details }));
@@ -180,18 +185,54 @@ fn line(steps: &[String]) -> String {
 }
 
 /// User data that does the same at the first boot. It is JSON, which is YAML that needs no rules of quoting.
-fn cloud_init(steps: &[String]) -> String {
-    let mut script = String::from("#!/bin/sh\nset -eu\n");
-    for step in steps {
-        // A `String` takes everything that is written to it.
-        writeln!(script, "{step}").ok();
+fn cloud_init(install: Option<&Install<'_>>, profile: Profile, server: &str, token: &str) -> String {
+    // A string of JSON is one of TOML.
+    let server = format!("server = {}\n", serde_json::Value::from(server));
+    let file = |path: &str, permissions: &str, content: &str| serde_json::json!({ "path": path, "permissions": permissions, "owner": "root:root", "content": content });
+    let mut files = vec![
+        file("/etc/stella/agent.conf.d/server.toml", "0644", &server),
+        file("/etc/stella/enrolment", "0600", token),
+    ];
+    if profile == Profile::Full {
+        files.push(file(
+            "/etc/systemd/system/stella-agent-enrol.service.d/full.conf",
+            "0644",
+            &enrols_as_full(),
+        ));
     }
-    let path = "/run/stella-enrol";
     let user_data = serde_json::json!({
-        "write_files": [{ "path": path, "permissions": "0700", "owner": "root:root", "content": script }],
-        "runcmd": [[path], ["rm", "-f", path]],
+        "write_files": files,
+        // As an argument, and not as a file that is run: file systems that a first boot can write to may be mounted `noexec`.
+        "runcmd": [["sh", "-c", first_boot(install)]],
     });
     format!("#cloud-config\n{user_data:#}")
+}
+
+/// What is run at the first boot. It has no secret in it.
+fn first_boot(install: Option<&Install<'_>>) -> String {
+    let mut script = "set -eu\n".to_owned();
+    if let Some(install) = install {
+        let mut steps = Vec::new();
+        install.steps(&mut steps);
+        // Joined, since `set -e` says nothing about what a loop waits for.
+        script += &format!(
+            "tries=1\nuntil {}; do\n  [ \"$tries\" -lt {INSTALL_TRIES_MAX} ] || {{ echo 'stella-agent cannot be installed' >&2; exit 1; }}\n  \
+             tries=$((tries + 1))\n  sleep {INSTALL_PAUSE_S}\ndone\n",
+            steps.join(" && ")
+        );
+    }
+    script += "systemctl daemon-reload\nsystemctl enable stella-agent\nsystemctl enable --now --no-block stella-agent-enrol\n";
+    script
+}
+
+/// A drop-in of the service that enrols: it gives the agent the full profile once the host is enrolled for that, and before the token
+/// goes, so that a host that loses power in between does it again.
+fn enrols_as_full() -> String {
+    format!(
+        "[Service]\nEnvironment=STELLA_AGENT_PROFILE=full\nExecStartPost=\n\
+         ExecStartPost=+/usr/bin/install -D -m 0644 -t /etc/systemd/system/stella-agent.service.d {FULL}\n\
+         ExecStartPost=+/bin/systemctl daemon-reload\nExecStartPost=/bin/rm -f /etc/stella/enrolment\n"
+    )
 }
 
 /// As one word for every POSIX shell.
@@ -264,6 +305,43 @@ mod tests {
             assert!(!line.contains('\n'), "{line}");
             let read = std::process::Command::new("sh").args(["-n", "-c", &line]).output().expect("a shell");
             assert!(read.status.success(), "{line}: {}", String::from_utf8_lossy(&read.stderr));
+            let script = first_boot(install.as_ref());
+            let read =
+                std::process::Command::new("sh").args(["-n", "-c", &script]).output().expect("a shell");
+            assert!(read.status.success(), "{script}: {}", String::from_utf8_lossy(&read.stderr));
         }
+    }
+
+    /// Runs what a first boot runs, with programs that only write down how they were called.
+    fn boots(installer: &str) -> (bool, String) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let calls = folder.path().join("calls");
+        for (program, does) in [("apt-get", installer), ("systemctl", ""), ("sleep", "")] {
+            let path = folder.path().join(program);
+            let noted = format!("#!/bin/sh\necho {program} \"$@\" >> {}\n{does}\n", calls.display());
+            std::fs::write(&path, noted).expect("a program");
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+            std::fs::set_permissions(&path, mode).expect("its mode");
+        }
+        let install = Install { base: None, file: "/a.deb", kind: Kind::Deb, sha256: None };
+        let ran = std::process::Command::new("sh")
+            .args(["-c", &first_boot(Some(&install))])
+            .env("PATH", format!("{}:/usr/bin:/bin", folder.path().display()))
+            .output()
+            .expect("a shell");
+        (ran.status.success(), std::fs::read_to_string(calls).expect("calls"))
+    }
+
+    #[test]
+    fn a_first_boot_installs_again_until_it_works_and_not_for_ever() {
+        // The package manager's lock is held twice.
+        let (went_well, calls) = boots(r#"[ "$(grep -c apt-get "${0%/*}/calls")" -gt 2 ]"#);
+        assert!(went_well, "{calls}");
+        assert_eq!(calls.matches("apt-get install -y /a.deb").count(), 3, "{calls}");
+        assert_eq!(calls.matches("sleep 30").count(), 2, "{calls}");
+        assert!(calls.ends_with("systemctl enable --now --no-block stella-agent-enrol\n"), "{calls}");
+        let (went_well, calls) = boots("false");
+        assert!(!went_well && !calls.contains("systemctl"), "{calls}");
+        assert_eq!(calls.matches("apt-get").count(), 20, "{calls}");
     }
 }

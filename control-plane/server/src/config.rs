@@ -261,7 +261,19 @@ impl Loaded {
     /// # Errors
     /// If a value cannot be written as JSON, which none is known for.
     pub(crate) fn effective(&self) -> anyhow::Result<Vec<Shown>> {
-        Ok(self.layers.effective(&serde_json::to_value(&self.config)?))
+        let mut shown = self.layers.effective(&serde_json::to_value(&self.config)?);
+        for it in shown.iter_mut().filter(|it| it.key == notifications::RECEIVERS) {
+            notifications::mask(&mut it.value);
+        }
+        Ok(shown)
+    }
+
+    /// All keys with their values as they are: to compare them, and not to show them.
+    ///
+    /// # Errors
+    /// If a value cannot be written as JSON, which none is known for.
+    pub(crate) fn in_effect(&self) -> anyhow::Result<Vec<Shown>> {
+        Ok(self.layers.in_effect(&serde_json::to_value(&self.config)?))
     }
 }
 
@@ -361,6 +373,47 @@ mod tests {
         }
         assert!(Loaded::load(Some(Path::new("/nonexistent/orchestrator.toml"))).is_err());
     }
+    /// Looked at by everybody who helps, pasted into tickets.
+    #[test]
+    fn what_lets_in_by_an_address_is_not_shown_and_still_compared() {
+        let text = |key: &str| {
+            format!(
+                "[traces]\nendpoint = \"https://otel.example/v1/traces?api_key={key}\"\n\
+                 [workflows]\nhttp_allowed = [\"https://hooks.example/deploys/{key}/\"]\n\
+                 [gates.http.change]\nurl = \"https://change.example/state?token={key}&for=stella#{key}\"\n\
+                 [[notifications.receivers]]\nname = \"a\"\ntype = \"webhook\"\nurl = \"https://chat.example/T0/{key}\"\n\
+                 [[notifications.routes]]\nreceivers = [\"a\"]\n"
+            )
+        };
+        let loaded = |key: &str| {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("orchestrator.toml");
+            std::fs::write(&path, text(key)).unwrap();
+            Loaded::load(Some(&path)).unwrap()
+        };
+        let key = "k1-5678901234567";
+        let shown = serde_json::to_string(&loaded(key).effective().unwrap()).unwrap();
+        assert!(!shown.contains(key), "{shown}");
+        for is_shown in [
+            "https://otel.example/v1/traces?api_key=***",
+            "https://hooks.example/deploys/***/",
+            "https://change.example/state?token=***&for=***#***",
+            "https://chat.example/***",
+        ] {
+            assert!(shown.contains(&format!("\"{is_shown}\"")), "{is_shown}: {shown}");
+        }
+        // In a query and with a receiver also what is short.
+        let shown = serde_json::to_string(&loaded("k1").effective().unwrap()).unwrap();
+        assert_eq!(shown.matches("k1").count(), 1, "a word in a path: {shown}");
+        // A reload sees another secret for what it is.
+        let (one, other) = (loaded(key).in_effect().unwrap(), loaded("k2").in_effect().unwrap());
+        let changed = one.iter().zip(&other).filter(|(a, b)| a.value != b.value);
+        assert_eq!(
+            changed.map(|(it, _)| it.key.as_str()).collect::<Vec<_>>(),
+            ["traces.endpoint", "gates.http.change.url", "workflows.http_allowed", "notifications.receivers"]
+        );
+    }
+
     #[test]
     fn every_key_of_the_configuration_is_in_the_table_with_its_default() {
         let defaults = serde_json::to_value(Config::default()).unwrap();

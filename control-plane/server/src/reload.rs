@@ -57,7 +57,7 @@ impl Reloader {
         pki: Pki,
         scraping: MetricsTls,
     ) -> anyhow::Result<Arc<Self>> {
-        let running = values(loaded.effective()?).into_iter().map(|(key, it)| (key, it.value)).collect();
+        let running = values(loaded.in_effect()?).into_iter().map(|(key, it)| (key, it.value)).collect();
         let (file, running) = (loaded.file.clone(), Mutex::new(running));
         Ok(Arc::new(Self { file, running, log, tuning, pki, scraping }))
     }
@@ -68,7 +68,7 @@ impl Reloader {
     /// If what is there now is no good configuration, or cannot be taken over; what was in effect goes on.
     pub(crate) fn reload(&self) -> anyhow::Result<Vec<Change>> {
         let loaded = Loaded::load(self.file.as_deref())?;
-        let now = values(loaded.effective()?);
+        let now = values(loaded.in_effect()?);
         let mut running = self.running.lock();
         let mut changes = Vec::new();
         for (key, shown) in &now {

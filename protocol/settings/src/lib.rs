@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
 pub use reference::{reference, with_reference};
-pub use show::{Shown, leaves};
+pub use show::{MASKED, Shown, leaves, masked_address};
 
 /// The largest file, in bytes: far more than all keys with comments, and no mistake (a device, an image) is read whole.
 const FILE_BYTES_MAX: u64 = 256 * 1024;

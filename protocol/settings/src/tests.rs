@@ -140,3 +140,20 @@ fn the_page_gets_its_table() {
     assert_eq!(with_reference(&with, "x", &KEYS[..1]).unwrap(), with);
     assert_eq!(with_reference(page, "y", KEYS), None);
 }
+
+#[test]
+fn of_an_address_is_shown_where_it_leads_and_not_what_lets_in() {
+    for (address, shown) in [
+        ("/var/lib/stella", "/var/lib/stella"),
+        ("stella.example.com:7443", "stella.example.com:7443"),
+        ("https://x.example", "https://x.example"),
+        ("http://[::1]:4318/v1/traces", "http://[::1]:4318/v1/traces"),
+        ("nats://me:hush@bus.example:4222", "nats://***@bus.example:4222"),
+        ("https://x/services/T0/x1Y2z3A4b5C6d7E8", "https://x/services/T0/***"),
+        ("https://x?key=hush&more", "https://x?key=***&***"),
+        ("https://x/a#hush", "https://x/a#***"),
+        ("https://x/?a=b=c", "https://x/?a=***"),
+    ] {
+        assert_eq!(masked_address(address), shown);
+    }
+}

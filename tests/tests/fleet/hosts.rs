@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use stella_tests::host::Host;
 use stella_tests::network::{Cable, Network};
-use stella_tests::packaged::packages;
+use stella_tests::packaged::install_only;
 use stella_tests::{binaries, wait};
 use tempfile::TempDir;
 
@@ -52,24 +52,6 @@ pub(crate) struct Fleet {
     _network: Network,
 }
 
-fn package(name: &str) -> Result<PathBuf> {
-    let is_it = |path: &PathBuf| {
-        let file = path.file_name().map(|it| it.to_string_lossy().into_owned()).unwrap_or_default();
-        file.starts_with(&format!("{name}_"))
-    };
-    packages()?.into_iter().find(is_it).with_context(|| format!("there is no package {name}"))
-}
-
-pub(crate) fn install(host: &Host, packages: &[&str]) -> Result<()> {
-    let mut files = Vec::new();
-    for name in packages {
-        host.put(&package(name)?, &format!("/root/{name}.deb"))?;
-        files.push(format!("/root/{name}.deb"));
-    }
-    host.run(&format!("DEBIAN_FRONTEND=noninteractive dpkg -i {}", files.join(" ")))?;
-    Ok(())
-}
-
 pub(crate) fn serve_with(host: &Host, site: &str) -> Result<()> {
     fs::write(host.root().join("etc/nginx/sites-available/default"), site)?;
     host.run("systemctl restart nginx").map(drop)
@@ -85,7 +67,7 @@ impl Fleet {
         network.connect(&control_plane)?;
         let cables = [network.connect(&one)?, network.connect(&two)?];
         let fleet = Self { control_plane, web: [one, two], cables, _network: network };
-        install(&fleet.control_plane, &["stella", "stella-orchestrator"])?;
+        install_only(&fleet.control_plane, &["stella", "stella-orchestrator"])?;
         fleet.control_plane.run("systemctl enable --now stella-orchestrator")?;
         fleet.stella("tenant create acme")?;
         for number in [1, 2] {
@@ -127,7 +109,7 @@ impl Fleet {
         let host = &self.web[number - 1];
         let token = self.stella(&format!("agent token --name web-{number} --quiet"))?;
         let begun = Instant::now();
-        install(host, &["stella-agent"])?;
+        install_only(host, &["stella-agent"])?;
         fs::write(host.root().join("root/token"), token.trim())?;
         host.run("chmod 600 /root/token && stella-agent enrol --server 10.77.0.1:7443 --token @/root/token")?;
         host.run("systemctl enable --now stella-agent")?;

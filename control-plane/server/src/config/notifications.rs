@@ -6,14 +6,19 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use stella_notify::incident::{Kind, Severity};
 use stella_notify::receiver::{
     Chat, Email, EmailSettings, HttpClient, Pager, Receiver, Secret, Security, Way, Webhook,
 };
 use stella_notify::route::{Route, Routes};
+use stella_settings::MASKED;
 use zeroize::Zeroizing;
 
 use super::Destination;
+
+/// The key of those who can be told.
+pub(super) const RECEIVERS: &str = "notifications.receivers";
 
 /// Where pages go if nothing else is said.
 const PAGERDUTY_URL: &str = "https://events.pagerduty.com/v2/enqueue";
@@ -304,6 +309,18 @@ impl ReceiverConfig {
         match keys.iter().find(|(_, is_set, may_be)| *is_set && !*may_be) {
             None => Ok(()),
             Some((key, ..)) => bail!("{key} is no key of this type of receiver"),
+        }
+    }
+}
+
+/// Of receivers as they are shown, leaves only where they are: what follows the host is what lets in, however short it is.
+pub(super) fn mask(receivers: &mut Value) {
+    for receiver in receivers.as_array_mut().into_iter().flatten() {
+        let Some(Value::String(url)) = receiver.get_mut("url") else { continue };
+        let host = url.find("://").map_or(0, |at| at + 3);
+        if let Some(end) = url[host..].find(['/', '?', '#']) {
+            url.truncate(host + end);
+            url.extend(["/", MASKED]);
         }
     }
 }

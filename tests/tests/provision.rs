@@ -1,0 +1,145 @@
+//! Hosts that are provisioned: by real cloud-init with user data, by the printed line, and by real Ansible with the role of the package.
+//! Each host is its own control plane; networks between hosts are the other tests' matter.
+
+use std::fs;
+
+use anyhow::{Context as _, Result, ensure};
+use stella_tests::host::Host;
+use stella_tests::packaged::{STELLA, install_only, online, package};
+use stella_tests::wait;
+
+/// As Debian and Ubuntu mount it: what is written there cannot be run.
+const NOEXEC: &str = "[Unit]\nDefaultDependencies=no\nBefore=sysinit.target\n\n\
+     [Service]\nType=oneshot\nExecStart=/bin/mount -o remount,noexec /run\n\n[Install]\nWantedBy=sysinit.target\n";
+/// Where the agent's package is on the host.
+const PACKAGE: &str = "/root/stella-agent_1.deb";
+
+/// A host with a control plane, and with the agent's package as a file.
+async fn host(name: &str) -> Result<Host> {
+    let host = Host::boot_for_provisioning(name).await?;
+    install_only(&host, &["stella", "stella-orchestrator"])?;
+    host.put(&package("stella-agent")?, PACKAGE)?;
+    host.run("systemctl enable --now stella-orchestrator")?;
+    host.run(&format!("{STELLA} tenant create acme"))?;
+    Ok(host)
+}
+
+/// Gives the host user data, as the cloud of an instance that boots for the first time.
+async fn boot_with(host: &mut Host, instance: &str, user_data: &str) -> Result<()> {
+    let root = host.root();
+    let seed = root.join("var/lib/cloud/seed/nocloud");
+    fs::create_dir_all(&seed)?;
+    fs::write(seed.join("meta-data"), format!("instance-id: {instance}\n"))?;
+    fs::write(seed.join("user-data"), user_data)?;
+    fs::write(
+        root.join("etc/cloud/cloud.cfg.d/99-tests.cfg"),
+        "datasource_list: [NoCloud]\nnetwork: {config: disabled}\n",
+    )?;
+    host.cut_power().await
+}
+
+/// What cloud-init said, for a test that fails.
+fn cloud_init(host: &Host) -> String {
+    let look = "cloud-init status --long; tail -n 40 /var/log/cloud-init-output.log; systemctl status --no-pager 'stella-agent*'";
+    host.run(&format!("({look}) 2>&1 || true")).unwrap_or_default()
+}
+
+/// That the host is an agent of this profile, and that no token is left.
+fn enrolled(host: &Host, profile: &str) -> Result<()> {
+    let status = host.run("stella-agent status")?;
+    ensure!(status.contains(&format!("profile      {profile}")), "{status}");
+    let states = host.run("systemctl is-enabled stella-agent; systemctl is-active stella-agent")?;
+    assert_eq!(states, "enabled\nactive\n");
+    host.run("test ! -e /etc/stella/enrolment").map(drop)
+}
+
+/// Takes the agent away for good, on the host and for its control plane.
+fn forget(host: &Host) -> Result<()> {
+    host.run(&format!(
+        "name=$({STELLA} agent list --output json | grep -m 1 '\"name\"' | cut -d '\"' -f 4)
+         dpkg --purge stella-agent && {STELLA} agent revoke \"$name\" --reason 'the test goes on'"
+    ))
+    .map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn user_data_makes_an_agent_also_if_the_control_plane_is_away_at_first() -> Result<()> {
+    let mut host = host("user-data").await?;
+    fs::write(host.root().join("etc/systemd/system/noexec.service"), NOEXEC)?;
+    let again = host.root().join("etc/systemd/system/stella-agent-enrol.service.d");
+    fs::create_dir_all(&again)?;
+    fs::write(again.join("soon.conf"), "[Service]\nRestartSec=1s\n")?;
+    let printed = format!("{STELLA} agent enrol-command --as cloud-init --profile full --package {PACKAGE}");
+    let printed = host.run(&printed)?;
+    host.run("systemctl enable noexec && systemctl disable stella-orchestrator")?;
+    boot_with(&mut host, "one", &printed).await?;
+    host.run("findmnt -no OPTIONS /run | grep -w noexec")?;
+    wait::until("the first try has failed, and another one follows", async || {
+        let tries = host.run("systemctl show -P NRestarts stella-agent-enrol")?;
+        ensure!(tries.trim().parse::<u32>()? > 0, "{tries:?}\n{}", cloud_init(&host));
+        Ok(())
+    })
+    .await?;
+    ensure!(host.run("stella-agent status").is_err(), "it is enrolled without a control plane");
+    host.run("systemctl start stella-orchestrator")?;
+    online(&host).await.with_context(|| cloud_init(&host))?;
+    enrolled(&host, "full")?;
+    let said = host
+        .run("nsenter -t $(systemctl show -P MainPID stella-agent) -m touch /usr/by-the-agent && ls /usr")?;
+    ensure!(said.contains("by-the-agent"), "it does not run as full: {said}");
+
+    // The file for an image that has the package, with what its first lines ask for written in.
+    forget(&host)?;
+    host.run(&format!("dpkg -i {PACKAGE} && systemctl enable stella-orchestrator"))?;
+    let left = host.run("ls /etc/systemd/system")?;
+    ensure!(!left.contains("stella-agent"), "a purge leaves drop-ins: {left}");
+    let token = host.run(&format!("{STELLA} agent token --quiet"))?;
+    let shipped = host.run("cat /usr/share/stella/provision/cloud-init.yaml")?;
+    let shipped = shipped.replace("stella.example.com", "localhost").replace("TOKEN", token.trim());
+    boot_with(&mut host, "two", &shipped).await?;
+    online(&host).await.with_context(|| cloud_init(&host))?;
+    enrolled(&host, "confined")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_printed_line_and_the_role_make_agents_and_a_second_time_changes_nothing() -> Result<()> {
+    let host = host("provision").await?;
+    let line = host.run(&format!("{STELLA} agent enrol-command --uses 2 --package {PACKAGE}"))?;
+    let said = host.run(&line)?;
+    ensure!(said.contains("enrolled as agent"), "{said}");
+    online(&host).await?;
+    enrolled(&host, "confined")?;
+    ensure!(host.run(&line)?.contains("already enrolled"), "a second time");
+    forget(&host)?;
+
+    host.run(&format!(
+        "umask 077 && echo \"stella_agent_token: $({STELLA} agent token --profile full --quiet)\" > /root/vault.yml"
+    ))?;
+    let play = |profile: &str| {
+        host.run(&format!(
+            "cd /usr/share/stella/provision/ansible && ANSIBLE_BECOME_METHOD=su ansible-playbook -i localhost, -c local playbook.yml \
+             -e stella_agent_package={PACKAGE} -e stella_agent_server=localhost:7443 -e @/root/vault.yml {profile}"
+        ))
+    };
+    // A host that is to be less than its token is for is not enrolled.
+    ensure!(play("-e stella_agent_profile=confined").is_err(), "it was enrolled all the same");
+    ensure!(host.run("stella-agent status").is_err(), "it was enrolled all the same");
+    let said = play("")?;
+    ensure!(said.contains("failed=0"), "{said}");
+    ensure!(!said.contains("stella-enrol-"), "the token is shown: {said}");
+    wait::until("the role's agent is online", async || {
+        let agents = host.run(&format!("{STELLA} agent list"))?;
+        ensure!(agents.contains("online"), "{agents}");
+        Ok(())
+    })
+    .await?;
+    enrolled(&host, "full")?;
+    let before = host
+        .run("stella-agent status --output json | grep agent_id; systemctl show -P MainPID stella-agent")?;
+    let said = play("")?;
+    ensure!(said.contains("changed=0") && said.contains("failed=0"), "{said}");
+    let after = host
+        .run("stella-agent status --output json | grep agent_id; systemctl show -P MainPID stella-agent")?;
+    assert_eq!(before, after);
+    Ok(())
+}
