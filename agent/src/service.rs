@@ -288,21 +288,15 @@ async fn tell_systemd(
     };
     let alive = async move {
         let Some(patience) = sd_notify::watchdog_enabled() else { return std::future::pending().await };
-        feed(
-            patience / 3,
-            async || runner.ping().await,
-            &progress,
-            || notify(sd_notify::NotifyState::Watchdog),
-        )
-        .await;
+        feed(patience / 3, || runner.ping(), &progress, || notify(sd_notify::NotifyState::Watchdog)).await;
     };
     tokio::join!(ready, alive);
 }
 
 /// Feeds the watchdog as long as the runner answers, its disk finishes commits, and the session is kept.
-async fn feed(
+async fn feed<Pong: Future<Output = Result<Duration, Gone>>>(
     pause: Duration,
-    ping: impl AsyncFn() -> Result<Duration, Gone>,
+    ping: impl Fn() -> Pong,
     progress: &Progress,
     feed: impl Fn(),
 ) {
@@ -359,7 +353,8 @@ mod tests {
         let progress = Progress::new();
         let (disk, fed) = (Cell::new(Duration::ZERO), Cell::new(0_u32));
         let pause = Duration::from_secs(20);
-        let mut feeding = pin!(feed(pause, async || Ok(disk.get()), &progress, || fed.set(fed.get() + 1)));
+        let mut feeding =
+            pin!(feed(pause, || std::future::ready(Ok(disk.get())), &progress, || fed.set(fed.get() + 1)));
         let mut a_minute = async || {
             let before = fed.get();
             timeout(MINUTE, feeding.as_mut()).await.expect_err("it has ended");
