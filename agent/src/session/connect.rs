@@ -34,9 +34,8 @@ pub(super) const SEND_WINDOW_BYTES: u64 = 256 * 1024;
 const DIAL_DURATION_MAX: Duration = Duration::from_millis(HANDSHAKE_TIMEOUT_MS);
 
 /// How long a try may take in all: the name, and each of its addresses.
-pub(super) const TRY_DURATION_MAX: Duration = Duration::from_millis(
-    RESOLVE_DURATION_MAX.as_millis() as u64 + HANDSHAKE_TIMEOUT_MS * ADDRESSES_MAX as u64,
-);
+pub(super) const TRY_DURATION_MAX: Duration =
+    RESOLVE_DURATION_MAX.saturating_add(DIAL_DURATION_MAX.saturating_mul(ADDRESSES_MAX));
 
 /// How long a probe waits for a refusal beside the way there and back, and how often it looks.
 const PROBE_PATIENCE: Duration = Duration::from_millis(300);

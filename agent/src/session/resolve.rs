@@ -11,7 +11,7 @@ use tokio::time::timeout;
 pub(super) const RESOLVE_DURATION_MAX: Duration = Duration::from_secs(20);
 
 /// How many addresses of a name are tried.
-pub(super) const ADDRESSES_MAX: usize = 16;
+pub(super) const ADDRESSES_MAX: u32 = 16;
 
 /// What a look-up came to.
 type Found = io::Result<Vec<SocketAddr>>;
@@ -36,7 +36,7 @@ impl Resolver {
     /// What the system says, or that it says nothing.
     pub(super) async fn look_up(&mut self, server: &str) -> Found {
         let server = server.to_owned();
-        self.run(move || Ok(server.to_socket_addrs()?.take(ADDRESSES_MAX).collect())).await
+        self.run(move || Ok(server.to_socket_addrs()?.take(ADDRESSES_MAX as usize).collect())).await
     }
 
     async fn run(&mut self, look: impl FnOnce() -> Found + Send + 'static) -> Found {
