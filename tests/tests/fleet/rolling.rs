@@ -3,9 +3,10 @@
 use std::fs;
 
 use anyhow::{Result, ensure};
+use stella_tests::packaged::install_only;
 use stella_tests::wait;
 
-use crate::hosts::{Fleet, Load, PATIENCE, install};
+use crate::hosts::{Fleet, Load, PATIENCE};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fleet_serves_while_it_is_deployed_to_cut_off_rebooted_upgraded_and_taken_down() -> Result<()> {
@@ -41,8 +42,8 @@ async fn a_fleet_serves_while_it_is_deployed_to_cut_off_rebooted_upgraded_and_ta
     fs::write(fleet.web[0].root().join("srv/stella/hold"), "")?;
     let deployment = fleet.begin("1.4.0")?;
     fleet.held(1, held + 1).await?;
-    install(&fleet.web[0], &["stella-agent"])?;
-    install(&fleet.control_plane, &["stella", "stella-orchestrator"])?;
+    install_only(&fleet.web[0], &["stella-agent"])?;
+    install_only(&fleet.control_plane, &["stella", "stella-orchestrator"])?;
     fleet.connectivity(1, "online").await?;
     fs::remove_file(fleet.web[0].root().join("srv/stella/hold"))?;
     fleet.succeeds(&deployment).await?;
