@@ -8,7 +8,10 @@ use axum::Json;
 use axum::http::HeaderMap;
 use serde_json::{Value, json};
 use stella_api_types::deployment::OnFailure;
+use stella_api_types::paths;
+use stella_api_types::workflow::{Run, Step};
 use stella_tests::cluster::{Cluster, ENVIRONMENT, TENANT};
+use stella_tests::collector::Collector;
 use stella_tests::control_plane::Settings;
 use stella_tests::monitoring::Bundle;
 use stella_tests::people::{Shell, ask, promotion};
@@ -230,5 +233,135 @@ async fn a_metric_of_a_real_prometheus_decides_and_without_it_nothing_fails() ->
     ensure!(states == [("agents", "passed"), ("many", "overridden")], "{states:?}");
     let listed = boss.ok(&["events", "--type", "gate_overridden"])?;
     ensure!(listed.contains("gate_overridden"), "{TENANT}: {listed}");
+    cluster.passed()
+}
+
+/// The book's workflow with gates as its steps, for this cluster: it looks again every second, and at a metric that there is.
+fn guarded() -> Result<String> {
+    let page = include_str!("../../docs/workflows.md");
+    let (_, rest) = page.split_once("## Gates as steps").context("the heading")?;
+    let (_, rest) = rest.split_once("```yaml\n").context("a template")?;
+    let mut source = rest.split_once("```").context("its end")?.0.to_owned();
+    for (book, here) in [
+        ("web:", "app:"),
+        ("environment: production", "environment: staging"),
+        ("backoff: 1m", "backoff: 1s"),
+        (
+            "sum(rate(http_errors_total{version=\"${inputs.version}\"}[5m]))",
+            "stella_agents_connected{tenant=\"acme\"}",
+        ),
+        ("at_most", "at_least"),
+    ] {
+        ensure!(source.contains(book), "the book has no {book}: {source}");
+        source = source.replace(book, here);
+    }
+    Ok(source)
+}
+
+async fn step(cluster: &Cluster, run: &str, id: &str) -> Result<Step> {
+    let run: Run = cluster.api.get(&paths::fill(paths::RUN, &[TENANT, run])).await?;
+    run.steps.into_iter().find(|step| step.id == id).context("no such step")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_book_s_workflow_asks_gates_through_a_crash_and_people_at_the_end() -> Result<()> {
+    let (changes, collector) = (ChangeManagement::start().await?, Collector::start().await?);
+    let mut cluster = Cluster::start(1).await?;
+    cluster.release(&release("1.0.0", &[], vec![shell("run", "true")])).await?;
+    let bundle = Bundle::render(&cluster.folder().join("bundle"), &cluster.control_plane)?;
+    bundle.hurry()?;
+    let tables = format!(
+        "[gates.prometheus.main]\nurl = {:?}\n[gates.http.changes]\nurl = {:?}\n",
+        bundle.prometheus_url(),
+        changes.url
+    );
+    let traces_endpoint = Some(collector.endpoint());
+    cluster.control_plane.configure(&Settings { tables, traces_endpoint, ..Settings::default() })?;
+    cluster.control_plane.kill()?;
+    cluster.control_plane.resume().await?;
+    cluster.wait_online(cluster.agents[0].name()).await?;
+    let (boss, dev) =
+        (Shell::of(&cluster, "boss", "admin").await?, Shell::of(&cluster, "dev", "deployer").await?);
+    let file = cluster.folder().join("guarded.yaml");
+    std::fs::write(&file, guarded()?)?;
+    boss.ok(&["workflow", "apply", &file.display().to_string()])?;
+    let said = dev.ok(&["workflow", "run", "guarded", "--input", "version=1.0.0", "-o", "json"])?;
+    let run: Run = serde_json::from_str(&said)?;
+    let id = run.id.as_str();
+
+    // Nobody answers yet: that is no verdict, and is asked again.
+    wait::until("the metric is asked in vain", async || {
+        let step = step(&cluster, id, "errors").await?;
+        ensure!(step.reason.as_ref().is_some_and(|it| it.contains("cannot be asked")), "{step:?}");
+        Ok(())
+    })
+    .await?;
+    let was_asked = async |times: usize| {
+        wait::until("it is asked", async || {
+            ensure!(changes.asked().len() >= times, "{} times", changes.asked().len());
+            Ok(())
+        })
+        .await
+    };
+    was_asked(1).await?;
+    let said = dev.ok(&["workflow", "status", id])?;
+    ensure!(said.contains("change (gate) running: asks changes (http gate)"), "{said}");
+    cluster.control_plane.kill()?;
+    let prometheus = bundle.prometheus().await?;
+    cluster.control_plane.resume().await?;
+    was_asked(2).await?;
+    changes.answer.send_replace(Some(json!({"passed": true, "reason": "CHG-7 is approved"})));
+    let asked = changes.asked();
+    let ((first, body), (second, _)) = (&asked[0], &asked[1]);
+    ensure!(first["idempotency-key"] == second["idempotency-key"], "it is the same question");
+    ensure!(first["idempotency-key"] == format!("{id}/change/1"), "{first:?}");
+    let wanted = (&body["environment"], &body["release"]["version"], &body["run"], &body["step"]);
+    ensure!(wanted == (&json!(ENVIRONMENT), &json!("1.0.0"), &json!(id), &json!("change")), "{body}");
+
+    cluster.wait_step(id, "board", "running").await?;
+    let errors = step(&cluster, id, "errors").await?;
+    let reason = errors.outputs["reason"].as_str().unwrap_or_default();
+    ensure!(errors.state == "succeeded" && reason.starts_with("at least 0.5: 1 {"), "{errors:?}");
+    drop(prometheus);
+    let said = dev.ok(&["workflow", "status", id])?;
+    ensure!(said.contains(&format!("ship 1.0.0? (0/1); stella workflow approve {id} board")), "{said}");
+    let said = dev.ok(&["workflow", "graph", "--run", id])?;
+    ensure!(said.contains("board (gate) running"), "{said}");
+    let (code, said) = boss.run(&["workflow", "reject", "--help"])?;
+    ensure!(code == Some(0), "{said}");
+    let (code, said) = dev.run(&["workflow", "approve", id, "board"])?;
+    ensure!(code == Some(3) && said.contains("role approver"), "{said}");
+    boss.ok(&["workflow", "approve", id, "board", "--reason", "seen"])?;
+    let run = wait::until("the run has ended", async || {
+        let run: Run = cluster.api.get(&paths::fill(paths::RUN, &[TENANT, id])).await?;
+        ensure!(run.is_final, "{run:?}");
+        Ok(run)
+    })
+    .await?;
+    ensure!(run.status == "succeeded", "{run:?}");
+    ensure!(step(&cluster, id, "board").await?.outputs["decided_by"] == "boss", "{run:?}");
+
+    let metrics = cluster.control_plane.metrics().await?;
+    for kind in ["http", "metric", "manual"] {
+        let labels = format!("tenant=\"acme\",env=\"staging\",gate_type=\"{kind}\",result=\"passed\"");
+        ensure!(metrics.contains(&format!("stella_gate_evaluations_total{{{labels}}} 1")), "{metrics}");
+    }
+    let seen = wait::until("the spans of the verdicts", async || {
+        let seen = collector.named("gate.evaluate");
+        ensure!(seen.iter().any(|it| it.attributes["gate_type"] == "manual"), "{seen:?}");
+        Ok(seen)
+    })
+    .await?;
+    let steps = wait::until("the span of the step", async || {
+        let steps = collector.named("workflow.step");
+        ensure!(steps.iter().any(|it| it.attributes["node_id"] == "board"), "{steps:?}");
+        Ok(steps)
+    })
+    .await?;
+    let board = steps.iter().find(|it| it.attributes["node_id"] == "board").context("board")?;
+    let verdict = seen.iter().find(|it| it.attributes["gate_type"] == "manual").context("its verdict")?;
+    ensure!(verdict.parent == board.id && verdict.attributes["run_id"] == id, "{verdict:?} {board:?}");
+    let log = cluster.control_plane.daemon().log();
+    ensure!(log.contains("gate.failed") && !log.contains("s3cr3t"), "{log}");
     cluster.passed()
 }

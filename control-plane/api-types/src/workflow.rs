@@ -165,9 +165,12 @@ pub struct Step {
     /// The runs that it waits for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub runs: Vec<ChildRun>,
-    /// What it asks people to agree to.
+    /// What it asks people to agree to: of an `approval` step, and of a `gate` step whose gate people decide.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approval: Option<StepApproval>,
+    /// The gate whose answer it waits for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate: Option<StepGate>,
     /// What it asks for, as in the template.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
@@ -213,6 +216,25 @@ pub struct StepApproval {
     pub needed: u32,
     /// Who has.
     pub approvals: Vec<Approval>,
+}
+
+/// A gate that a step waits for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct StepGate {
+    /// The gate of the environment; absent if the template has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate: Option<String>,
+    /// Its type: `metric`, `http` or `manual`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// What is asked, by its name in the control plane's configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// The query of a metric.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query: Option<String>,
+    /// Since when it is asked.
+    pub asked_at: String,
 }
 
 /// What a step asks for.

@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use stella_api_types::deployment::DeploymentPlan;
 use stella_domain::gate::Check;
+use stella_domain::name::Name;
 use stella_domain::tenant::TenantState;
-use stella_domain::workflow::{Action, Step, Template};
+use stella_domain::workflow::{Action, GateStep, Step, Template};
 use stella_protocol::id::EnvironmentId;
 
 use crate::error::ApiError;
@@ -42,20 +43,11 @@ impl Outside {
 
     /// Why nobody can answer a gate, if so.
     fn missing(&self, check: &Check) -> Option<String> {
-        let (section, known, name) = match check {
-            Check::Metric { source, .. } => ("prometheus", &self.prometheus, source),
-            Check::Http { endpoint } => ("http", &self.http, endpoint),
-            Check::Security(_) | Check::Expression { .. } | Check::Manual | Check::Signature(_) => {
-                return None;
-            }
-        };
-        if known.contains(name.as_str()) {
-            return None;
+        match check {
+            Check::Metric { source, .. } => self.no_prometheus(source),
+            Check::Http { endpoint } => self.no_endpoint(endpoint),
+            Check::Security(_) | Check::Expression { .. } | Check::Manual | Check::Signature(_) => None,
         }
-        let known: Vec<&str> = known.iter().map(String::as_str).collect();
-        let known =
-            if known.is_empty() { "none is".to_owned() } else { format!("there is {}", known.join(", ")) };
-        Some(format!("gates.{section}.{name} is not configured on the control plane; {known}"))
     }
 
     /// Says of a plan's gates which of them nobody could answer.
@@ -81,7 +73,38 @@ impl Outside {
 
     /// Why a step can never do what it is for, if so. An address with expressions in it is only known when it is called.
     pub(crate) fn refusal(&self, step: &Step) -> Option<String> {
-        let Some(Action::Http(call)) = step.action() else { return None };
-        if call.url.contains("${") { None } else { (self.may_call)(&call.url).err() }
+        match step.action()? {
+            Action::Http(call) if !call.url.contains("${") => (self.may_call)(&call.url).err(),
+            Action::Gate(GateStep { metric: Some(metric), .. }) => self.no_prometheus(&metric.source),
+            Action::Gate(GateStep { http: Some(http), .. }) => self.no_endpoint(&http.endpoint),
+            Action::Http(_)
+            | Action::Gate(_)
+            | Action::Deploy(_)
+            | Action::Rollback(_)
+            | Action::Task(_)
+            | Action::Approval(_)
+            | Action::Wait(_)
+            | Action::Input(_)
+            | Action::Workflow(_) => None,
+        }
     }
+
+    fn no_prometheus(&self, name: &Name) -> Option<String> {
+        missing("prometheus", &self.prometheus, name)
+    }
+
+    fn no_endpoint(&self, name: &Name) -> Option<String> {
+        missing("http", &self.http, name)
+    }
+}
+
+/// That a section of `[gates]` does not have a name, if so.
+fn missing(section: &str, known: &BTreeSet<String>, name: &Name) -> Option<String> {
+    if known.contains(name.as_str()) {
+        return None;
+    }
+    let known: Vec<&str> = known.iter().map(String::as_str).collect();
+    let known =
+        if known.is_empty() { "none is".to_owned() } else { format!("there is {}", known.join(", ")) };
+    Some(format!("gates.{section}.{name} is not configured on the control plane; {known}"))
 }

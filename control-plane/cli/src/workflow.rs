@@ -273,6 +273,11 @@ fn describe(run: &str, step: &Step) -> String {
         let item = child.item.as_ref().map(|item| format!("{item}: ")).unwrap_or_default();
         line.push_str(&format!("; {item}run {} {}", child.run, said(&child.status)));
     }
+    if let Some(gate) = step.gate.as_ref().filter(|gate| gate.source.is_some()) {
+        let called = gate.gate.as_ref().map(|name| format!(" {name}")).unwrap_or_default();
+        let source = gate.source.as_deref().unwrap_or_default();
+        line.push_str(&format!(": asks {source} ({} gate{called})", gate.kind));
+    }
     if step.asks_for.is_some() {
         line.push_str(&format!("; stella workflow answer {run} {id} --set NAME=VALUE"));
     }

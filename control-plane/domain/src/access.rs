@@ -404,7 +404,8 @@ fn needed_in(state: &State, tenant: TenantId, command: &TenantCommand) -> Option
         | TenantCommand::RetryStep { .. }
         | TenantCommand::AnswerStep { .. }
         | TenantCommand::DecideStep { .. }
-        | TenantCommand::AnswerCall { .. } => return needed_for_workflow(state, tenant, command),
+        | TenantCommand::AnswerCall { .. }
+        | TenantCommand::AnswerStepGate { .. } => return needed_for_workflow(state, tenant, command),
         TenantCommand::StoreArtifact { .. }
         | TenantCommand::CreateRelease(_)
         | TenantCommand::SignRelease { .. }
@@ -493,7 +494,7 @@ fn needed_for_workflow(state: &State, tenant: TenantId, command: &TenantCommand)
             let place = run.and_then(|run| run.steps.get(step)).and_then(|step| step.state.approved_in());
             (Role::Approver, place.map_or(Scope::Tenant(tenant), |id| Scope::Environment(tenant, id)))
         }
-        // Whoever makes calls is the control plane itself.
+        // Whoever makes calls and asks gates is the control plane itself.
         _ => return None,
     })
 }

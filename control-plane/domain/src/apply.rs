@@ -170,6 +170,7 @@ impl TenantState {
             | Fact::StepStarted { .. }
             | Fact::StepApproved { .. }
             | Fact::StepApprovalLapsed { .. }
+            | Fact::StepGateEvaluated { .. }
             | Fact::StepBackedOff { .. }
             | Fact::StepHeld { .. }
             | Fact::StepOverdue { .. }

@@ -26,7 +26,7 @@ use crate::authority::{AgentTrust, AuthorityRecord};
 use crate::channel::ChannelRule;
 use crate::environment::{Requirement, SilenceRule};
 use crate::freeze::Freeze;
-use crate::gate::Gate;
+use crate::gate::{self, Gate};
 use crate::hold::Verdict;
 use crate::name::{Identifier, Name};
 use crate::promotion::{ApprovalRule, Objection};
@@ -559,6 +559,21 @@ pub enum TenantCommand {
         attempt: u32,
         /// What became of it.
         outcome: CallOutcome,
+    },
+    /// What a gate has answered that a step has asked, from whoever asks such things.
+    AnswerStepGate {
+        /// Of which run.
+        run: RunId,
+        /// Which.
+        step: Identifier,
+        /// To which of its attempts.
+        attempt: u32,
+        /// Whether it lets through.
+        outcome: gate::Outcome,
+        /// Why, for a person.
+        reason: String,
+        /// The digest of what was looked at; `None` if nobody can say.
+        inputs: Option<Digest>,
     },
     /// Ask for a promotion no more.
     WithdrawPromotion {

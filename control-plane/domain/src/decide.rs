@@ -19,6 +19,7 @@ mod environment;
 mod fields;
 mod freeze;
 mod gate;
+mod gate_step;
 mod group;
 mod guide;
 mod hold;
@@ -304,7 +305,8 @@ fn carry_out(tx: &mut Transaction<'_>, command: &TenantCommand) -> Result<Outcom
         | TenantCommand::RetryStep { .. }
         | TenantCommand::AnswerStep { .. }
         | TenantCommand::DecideStep { .. }
-        | TenantCommand::AnswerCall { .. } => workflow::carry_out(tx, command),
+        | TenantCommand::AnswerCall { .. }
+        | TenantCommand::AnswerStepGate { .. } => workflow::carry_out(tx, command),
         TenantCommand::WithdrawPromotion { promotion, reason } => promotion::withdraw(tx, *promotion, reason),
         TenantCommand::SetGate { environment, gate: wanted } => gate::set(tx, *environment, wanted),
         TenantCommand::RemoveGate { environment, gate: name } => gate::remove(tx, *environment, name),

@@ -499,6 +499,26 @@ pub enum Fact {
         account: AccountId,
         reason: String,
     },
+    /// What a gate says that a step looks at, or has asked. The end of the attempt follows.
+    StepGateEvaluated {
+        run: RunId,
+        step: Identifier,
+        /// Of which attempt.
+        attempt: u32,
+        /// The gate of the environment; none if the template has it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        gate: Option<Name>,
+        /// The gate's type.
+        kind: String,
+        policy: Digest,
+        asked_at: Timestamp,
+        outcome: gate::Outcome,
+        reason: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        inputs: Option<Digest>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        expires_at: Option<Timestamp>,
+    },
     /// An attempt failed; another one follows.
     StepBackedOff {
         run: RunId,

@@ -103,6 +103,15 @@ pub enum Check {
 }
 
 impl Check {
+    /// Whether the state says what it comes to. The others are asked: something outside, or a person.
+    #[must_use]
+    pub const fn is_decided_here(&self) -> bool {
+        match self {
+            Self::Security(_) | Self::Expression { .. } | Self::Signature(_) => true,
+            Self::Metric { .. } | Self::Http { .. } | Self::Manual => false,
+        }
+    }
+
     /// The names of all of them.
     pub const TYPES: [&'static str; 6] = ["security", "metric", "expression", "http", "manual", "signature"];
 
@@ -511,6 +520,13 @@ fn listed(found: &[&Finding]) -> String {
         named.push(format!("{} more", found.len() - NAMED_MAX));
     }
     named.join(", ")
+}
+
+/// A reason, as long as it may be.
+pub(crate) fn cut(mut reason: String) -> String {
+    let end = reason.floor_char_boundary(VERDICT_REASON_BYTES_MAX);
+    reason.truncate(end);
+    reason
 }
 
 /// The digest of a value's JSON. Fields have a fixed order and maps are sorted.

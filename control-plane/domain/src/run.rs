@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use stella_protocol::digest::Digest;
 use stella_protocol::id::{AccountId, DeploymentId, EnvironmentId, ReleaseId, RunId};
 use stella_protocol::time::Timestamp;
 use stella_protocol::trace::TraceContext;
 
 use crate::command::Actor;
+use crate::gate::Check;
 use crate::hold::Hold;
 use crate::name::{Identifier, Name};
 use crate::promotion::Approval;
@@ -229,9 +231,23 @@ impl StepState {
     pub const fn approved_in(&self) -> Option<EnvironmentId> {
         if let Self::Running { work: Work::Approval { environment, .. }, .. } = self {
             *environment
+        } else if let Self::Running { work: Work::Gate { environment, .. }, .. } = self {
+            Some(*environment)
         } else {
             None
         }
+    }
+
+    /// The gate that it waits for: of something outside, or of a person.
+    #[must_use]
+    pub fn asked(&self) -> Option<&AskedGate> {
+        if let Self::Running { work: Work::Gate { asked, .. }, .. } = self { asked.as_deref() } else { None }
+    }
+
+    /// The gate whose answer it waits for from outside.
+    #[must_use]
+    pub fn question(&self) -> Option<&AskedGate> {
+        self.asked().filter(|asked| !asked.is_manual())
     }
 
     /// The deployment that it waits for.
@@ -315,18 +331,48 @@ pub enum Work {
     Input,
     /// The answer to a call. Whoever makes such calls finds it here.
     Http(Box<Request>),
-    /// A look at a gate, which says at once what it says.
+    /// A gate.
     Gate {
         /// For where.
         environment: EnvironmentId,
-        /// At what.
+        /// For what.
         release: ReleaseId,
+        /// What is asked, of something outside or of a person. Without, the gate is looked at, and says at once what it says.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        asked: Option<Box<AskedGate>>,
     },
     /// The ends of other runs.
     Runs {
         /// Which.
         runs: Vec<Child>,
     },
+}
+
+/// A gate that a step waits for. Whoever asks such things finds it here; it does not change when the environment's gate does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AskedGate {
+    /// Which gate of the environment; `None` if the template has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<Name>,
+    /// How it is found out, filled in.
+    pub check: Check,
+    /// The version of the gate's policy.
+    pub policy: Digest,
+    /// For how long a verdict that lets through is said to hold, in milliseconds.
+    pub ttl_ms: u64,
+    /// What it is about, for people.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    /// When this attempt has asked.
+    pub at: Timestamp,
+}
+
+impl AskedGate {
+    /// Whether people decide.
+    #[must_use]
+    pub const fn is_manual(&self) -> bool {
+        matches!(self.check, Check::Manual)
+    }
 }
 
 /// A run that is part of another one.

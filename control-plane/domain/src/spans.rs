@@ -22,6 +22,12 @@ pub fn gate(id: PromotionId, gate: &str, number: u32) -> u64 {
     derived(&[b"gate.evaluate", id.0.as_bytes(), &number.to_be_bytes(), gate.as_bytes()])
 }
 
+/// Of one verdict of a gate that a step looks at.
+#[must_use]
+pub fn step_gate(run: RunId, step: &Identifier, attempt: u32) -> u64 {
+    derived(&[b"gate.evaluate", run.0.as_bytes(), &attempt.to_be_bytes(), step.as_str().as_bytes()])
+}
+
 /// Of a whole deployment.
 #[must_use]
 pub fn deployment(id: DeploymentId) -> u64 {

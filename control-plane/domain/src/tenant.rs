@@ -98,6 +98,9 @@ pub struct TenantState {
     /// The steps that wait for the answer to a call.
     #[serde(default)]
     pub calls: OrdSet<(RunId, Identifier)>,
+    /// The steps that wait for the answer of a gate from outside.
+    #[serde(default, skip_serializing_if = "OrdSet::is_empty")]
+    pub gate_steps: OrdSet<(RunId, Identifier)>,
     /// Until when the colours are kept that ended deployments have left idle, as far as that has an end.
     #[serde(default)]
     pub kept: OrdMap<DeploymentId, Timestamp>,
@@ -174,6 +177,7 @@ impl TenantState {
             active_runs: OrdSet::new(),
             awaited: OrdMap::new(),
             calls: OrdSet::new(),
+            gate_steps: OrdSet::new(),
             kept: OrdMap::new(),
             inspections: OrdMap::new(),
             tasks: OrdMap::new(),

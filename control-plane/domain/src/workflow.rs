@@ -26,7 +26,9 @@ use crate::name::{Identifier, Name};
 
 pub use check::{Problem, check};
 pub use input::{Input, InputKind};
-pub use more::{DEPTH_MAX, FAN_OUT_MAX, ForEach, GateStep, SubWorkflow, Targets};
+pub use more::{
+    DEPTH_MAX, FAN_OUT_MAX, ForEach, GateStep, HttpGate, ManualGate, MetricGate, SubWorkflow, Targets,
+};
 pub use span::Span;
 pub use task::{TargetStep, TaskStep};
 pub(crate) use text::{Text, render, render_for_target};
@@ -165,7 +167,7 @@ pub struct Step {
     /// Call something outside.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http: Option<Call>,
-    /// Look at a gate.
+    /// Look at a gate, or ask it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gate: Option<GateStep>,
     /// Run another workflow.

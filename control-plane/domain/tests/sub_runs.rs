@@ -1,11 +1,11 @@
-//! Steps that look at gates, and steps that run other workflows: once, or for each of several items.
+//! Steps that look at gates that the state decides, and steps that run other workflows: once, or for each of several items.
 #![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "a test ends there, with the place")]
 
 mod common;
 
 use std::collections::BTreeMap;
 
-use common::{STAGING, World, add_key, agent, checked_run, name, new_target, release, security, target};
+use common::{World, add_key, agent, checked_run, name, new_target, release, security, target};
 use serde_json::{Value, json};
 use stella_domain::archive::{Rule, due};
 use stella_domain::command::{Command, NewRun, NewTarget, TenantCommand};
@@ -251,12 +251,6 @@ fn a_gate_that_is_written_in_the_template_says_why_it_does_not_let_through() {
     world.sign(1, 2).unwrap();
     run(&mut world, look(json!({ "signatures": 1 })));
     assert_eq!(step(&world, "look").1["reason"], "signed by ci");
-    // What asks outside, or people, is asked for deployments.
-    let mut world = self::world();
-    world.set_gate(common::gate("change", common::http()));
-    run(&mut world, look(json!({ "name": "change" })));
-    assert!(reason(&world).contains("has to be asked"), "{}", reason(&world));
-    assert!(world.tenant().environments.contains_key(&STAGING));
 }
 
 #[test]

@@ -12,6 +12,7 @@ use common::{TENANT, World, name};
 use serde_json::json;
 use stella_domain::command::{NewRun, TenantCommand};
 use stella_domain::event::{Event, Fact, IllegalTransition, StreamId};
+use stella_domain::gate::Outcome;
 use stella_domain::name::Identifier;
 use stella_domain::run::{CallOutcome, Run, StepEnd, StepRun, StepState, Turn, Work};
 use stella_domain::tenant::TenantState;
@@ -228,6 +229,83 @@ fn parts(table: &mut String) {
     }
 }
 
+/// Steps that ask a gate: of something outside, and of a person.
+fn gates(table: &mut String) {
+    let asking = || {
+        let mut world = World::with_release_1(1);
+        (1..=2).for_each(|n| world.person(n));
+        let gate = |more: serde_json::Value| {
+            let mut gate = json!({ "release": "shop:1.0", "environment": "staging" });
+            gate.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            gate
+        };
+        let template = json!({ "name": "gates", "steps": [
+            { "id": "board", "gate": gate(json!({ "http": { "endpoint": "board" } })), "retry": { "attempts": 2 } },
+            { "id": "who", "gate": gate(json!({ "manual": {} })) },
+        ]});
+        world.ok(TenantCommand::ApplyWorkflow(Box::new(serde_json::from_value(template).unwrap())));
+        let new = NewRun { id: RUN, workflow: name("gates"), version: None, inputs: BTreeMap::new() };
+        world.tell_as(1, TenantCommand::StartRun(Box::new(new))).unwrap();
+        world
+    };
+    let answer = |world: &mut World, outcome| {
+        let (reason, attempt) = ("x".to_owned(), world.tenant().runs[&RUN].steps[&id("board")].attempts);
+        let step = id("board");
+        world.ok(TenantCommand::AnswerStepGate { run: RUN, step, attempt, outcome, reason, inputs: None });
+    };
+    type Steps<'s> = &'s dyn Fn(&mut World);
+    let cases: [(&str, Steps<'_>); 5] = [
+        ("asked", &|_| ()),
+        ("that has let through", &|world| answer(world, Outcome::Passed)),
+        ("that has not, and is asked again", &|world| answer(world, Outcome::Failed)),
+        ("that nobody can say", &|world| answer(world, Outcome::Unavailable)),
+        ("of a run that was cancelled", &cancel),
+    ];
+    for (label, steps) in cases {
+        let mut world = asking();
+        steps(&mut world);
+        writeln!(table, "gate {label}").unwrap();
+        for (name, step, attempt) in
+            [("board at this attempt", "board", 1), ("board at another one", "board", 2), ("who", "who", 1)]
+        {
+            let fact = Fact::StepGateEvaluated {
+                run: RUN,
+                step: id(step),
+                attempt,
+                gate: None,
+                kind: "http".to_owned(),
+                policy: common::digest(1),
+                asked_at: Timestamp(1_000),
+                outcome: Outcome::Passed,
+                reason: "x".to_owned(),
+                inputs: None,
+                expires_at: None,
+            };
+            let (after, result) = applied(&world, fact);
+            let name = format!("step_gate_evaluated, {name}");
+            let seen =
+                if result.is_ok() { format!("-> {}", seen(&after.runs[&RUN])) } else { "refused".to_owned() };
+            writeln!(table, "    {name:<46} {seen}").unwrap();
+        }
+        for (name, fact) in [
+            ("step_approved, who", Fact::StepApproved { run: RUN, step: id("who"), reason: "x".to_owned() }),
+            (
+                "step_overdue, board",
+                Fact::StepOverdue { run: RUN, step: id("board"), reason: "x".to_owned() },
+            ),
+            (
+                "step_ended, board succeeded",
+                ended(RUN, "board", StepEnd::Succeeded { outputs: BTreeMap::new() }),
+            ),
+        ] {
+            let (after, result) = applied(&world, fact);
+            let seen =
+                if result.is_ok() { format!("-> {}", seen(&after.runs[&RUN])) } else { "refused".to_owned() };
+            writeln!(table, "    {name:<46} {seen}").unwrap();
+        }
+    }
+}
+
 fn ended(run: RunId, step: &str, end: StepEnd) -> Fact {
     Fact::StepEnded { run, step: id(step), end }
 }
@@ -257,6 +335,7 @@ fn the_table_of_transitions_is_as_committed() {
         }
     }
     parts(&mut table);
+    gates(&mut table);
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/workflows.txt");
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         std::fs::write(&path, &table).unwrap();

@@ -7,12 +7,16 @@ use reqwest::header::HeaderMap;
 use reqwest::redirect::Policy;
 use reqwest::{Client, RequestBuilder, Url};
 use stella_domain::gate::{Check, Outcome};
+use stella_domain::name::{Identifier, Name};
+use stella_domain::run::{StepState, Work};
 use stella_domain::spans;
 use stella_domain::state::State;
+use stella_domain::tenant::TenantState;
 use stella_protocol::digest::Digest;
+use stella_protocol::id::{EnvironmentId, PromotionId, ReleaseId, RunId};
 use stella_protocol::trace::TraceContext;
 
-use crate::Question;
+use crate::{Asker, Question};
 
 /// How long an answer may take. The core gives up after [`stella_domain::gate::ANSWER_MS_MAX`], and the question may have waited for its turn.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
@@ -170,13 +174,21 @@ pub(crate) struct Said {
 pub(crate) struct About {
     pub(crate) check: Check,
     pub(crate) policy: Digest,
-    pub(crate) plan: Digest,
+    pub(crate) subject: Subject,
     pub(crate) tenant: String,
     /// How many tenants there are.
     pub(crate) tenants: usize,
     pub(crate) environment: String,
     pub(crate) release: Release,
     pub(crate) trace: TraceContext,
+}
+
+/// For whom a gate is asked, as it is told to whoever is asked.
+#[derive(Clone, Debug, serde::Serialize)]
+#[serde(untagged)]
+pub(crate) enum Subject {
+    Promotion { promotion: String, plan: String, gate: String },
+    Step { run: String, workflow: String, step: String, gate: String },
 }
 
 /// The release that wants to come.
@@ -192,16 +204,16 @@ impl About {
     /// What a question is about; `None` if it is not open any more.
     pub(crate) fn find(state: &State, question: &Question) -> Option<Self> {
         let tenant = state.tenants.get(&question.tenant)?;
-        let asked = tenant.gates.get(&question.promotion)?.get(&question.gate)?.asked?;
-        let promotion = tenant.promotions.get(&question.promotion)?;
-        let environment = tenant.environments.get(&promotion.wanted.environment)?;
-        let standing = environment.gates.get(&question.gate)?;
-        let release = tenant.recipe(promotion.wanted.release)?;
-        let span = spans::gate(question.promotion, question.gate.as_str(), question.number);
-        (asked.number == question.number && asked.policy == standing.policy).then(|| Self {
-            check: standing.gate.check.clone(),
-            policy: standing.policy,
-            plan: promotion.plan.root,
+        let found = match &question.of {
+            Asker::Promotion(id, gate) => Found::promotion(tenant, (*id, gate), question.number)?,
+            Asker::Step(run, step) => Found::step(tenant, (*run, step), question.number)?,
+        };
+        let environment = tenant.environments.get(&found.environment)?;
+        let release = tenant.recipe(found.release)?;
+        Some(Self {
+            check: found.check,
+            policy: found.policy,
+            subject: found.subject,
             tenant: tenant.name.to_string(),
             tenants: state.tenants.len(),
             environment: environment.name.to_string(),
@@ -211,7 +223,64 @@ impl About {
                 version: release.version.to_string(),
                 labels: release.labels.clone(),
             },
+            trace: found.trace,
+        })
+    }
+}
+
+/// What a question is about, as the state has it.
+struct Found {
+    check: Check,
+    policy: Digest,
+    environment: EnvironmentId,
+    release: ReleaseId,
+    subject: Subject,
+    trace: TraceContext,
+}
+
+impl Found {
+    fn promotion(tenant: &TenantState, (id, gate): (PromotionId, &Name), number: u32) -> Option<Self> {
+        let asked = tenant.gates.get(&id)?.get(gate)?.asked?;
+        let promotion = tenant.promotions.get(&id)?;
+        let environment = promotion.wanted.environment;
+        let standing = tenant.environments.get(&environment)?.gates.get(gate)?;
+        let span = spans::gate(id, gate.as_str(), number);
+        let subject = Subject::Promotion {
+            promotion: id.to_string(),
+            plan: promotion.plan.root.to_string(),
+            gate: gate.to_string(),
+        };
+        (asked.number == number && asked.policy == standing.policy).then(|| Self {
+            check: standing.gate.check.clone(),
+            policy: standing.policy,
+            environment,
+            release: promotion.wanted.release,
+            subject,
             trace: promotion.trace.with_span(span),
+        })
+    }
+
+    fn step(tenant: &TenantState, (id, step): (RunId, &Identifier), number: u32) -> Option<Self> {
+        let run = tenant.runs.get(&id)?;
+        let found = run.steps.get(step).filter(|found| found.attempts == number)?;
+        let asked = found.state.question()?;
+        let StepState::Running { work: Work::Gate { environment, release, .. }, .. } = &found.state else {
+            return None;
+        };
+        let subject = Subject::Step {
+            run: id.to_string(),
+            workflow: run.workflow.to_string(),
+            step: step.to_string(),
+            // One that a template has has no name but its step's.
+            gate: asked.name.as_ref().map_or_else(|| step.to_string(), ToString::to_string),
+        };
+        Some(Self {
+            check: asked.check.clone(),
+            policy: asked.policy,
+            environment: *environment,
+            release: *release,
+            subject,
+            trace: run.trace.with_span(spans::step_gate(id, step, number)),
         })
     }
 }

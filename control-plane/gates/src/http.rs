@@ -9,16 +9,15 @@ use stella_domain::gate::Outcome;
 use stella_protocol::digest::Digest;
 
 use crate::Question;
-use crate::ask::{About, Error, Release, Said, Source, send};
+use crate::ask::{About, Error, Release, Said, Source, Subject, send};
 
 #[derive(Serialize)]
 struct Body<'a> {
     tenant: &'a str,
     environment: &'a str,
     release: &'a Release,
-    promotion: String,
-    plan: String,
-    gate: &'a str,
+    #[serde(flatten)]
+    subject: &'a Subject,
     policy: String,
     question: u32,
 }
@@ -36,13 +35,11 @@ pub(crate) async fn ask(source: &Source, about: &About, question: &Question) -> 
         tenant: &about.tenant,
         environment: &about.environment,
         release: &about.release,
-        promotion: question.promotion.to_string(),
-        plan: about.plan.to_string(),
-        gate: question.gate.as_str(),
+        subject: &about.subject,
         policy: about.policy.to_string(),
         question: question.number,
     };
-    let key = format!("{}/{}/{}", question.promotion, question.gate, question.number);
+    let key = format!("{}/{}", question.of, question.number);
     let mut request = source.post(url.clone()).json(&body).header("Idempotency-Key", key);
     for (name, value) in about.trace.headers() {
         request = request.header(name, value);

@@ -1,6 +1,6 @@
 //! Asks what gates want to know from outside of the control plane: a Prometheus, or an HTTP endpoint.
 //!
-//! What to ask is in the state ([`stella_domain::gate::Record::asked`]) and what was answered goes there as a command, so that nothing
+//! What to ask is in the state ([`stella_domain::gate::Record::asked`], and [`stella_domain::run::AskedGate`] of a workflow's step) and what was answered goes there as a command, so that nothing
 //! here has to survive a restart: an open question is asked again by the next process, at least once in all. The core gives up
 //! on an answer by itself; here every question has a shorter time-out. Where to ask comes from the control plane's configuration
 //! alone: a gate names a source and never a URL, so that who may set a gate cannot make the control plane call anything.
@@ -17,11 +17,12 @@ use std::time::Duration;
 use stella_domain::command::{Actor, Answer, Command, Request, TenantCommand};
 use stella_domain::event::Fact;
 use stella_domain::gate::{Check, Outcome};
-use stella_domain::name::Name;
+use stella_domain::name::{Identifier, Name};
+use stella_domain::run::Work;
 use stella_domain::state::State;
 use stella_domain::tenant::TenantState;
 use stella_engine::{Handle, SubmitError};
-use stella_protocol::id::{PromotionId, TenantId};
+use stella_protocol::id::{PromotionId, RunId, TenantId};
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 
@@ -49,9 +50,27 @@ pub struct Sources {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Question {
     tenant: TenantId,
-    promotion: PromotionId,
-    gate: Name,
+    of: Asker,
+    /// The how manieth of the same gate.
     number: u32,
+}
+
+/// Who waits for the answer.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Asker {
+    /// A gate of an environment, for a promotion.
+    Promotion(PromotionId, Name),
+    /// A step of a run.
+    Step(RunId, Identifier),
+}
+
+impl std::fmt::Display for Asker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Promotion(promotion, gate) => write!(f, "{promotion}/{gate}"),
+            Self::Step(run, step) => write!(f, "{run}/{step}"),
+        }
+    }
 }
 
 /// Asks and answers until `until` is cancelled.
@@ -65,7 +84,7 @@ pub async fn run(engine: Handle, sources: Sources, until: CancellationToken) {
             () = until.cancelled() => return,
             _ = interval.tick() => true,
             commit = commits.recv() => match commit {
-                Ok(commit) => commit.events.iter().any(|it| matches!(it.event.fact, Fact::GateAsked { .. })),
+                Ok(commit) => commit.events.iter().any(|it| asks(&it.event.fact)),
                 Err(RecvError::Lagged(_)) => true,
                 Err(RecvError::Closed) => return,
             },
@@ -75,7 +94,7 @@ pub async fn run(engine: Handle, sources: Sources, until: CancellationToken) {
                 // Not at once: it is asked again after the interval, or when the core has given up on it.
                 (_, Ok(Answered::NotTaken)) => false,
                 (question, Err(error)) => {
-                    tracing::error!(gate = %question.gate, promotionId = %question.promotion, %error, "a question about a gate broke off; this is a defect");
+                    tracing::error!(question = %question.of, %error, "a question about a gate broke off; this is a defect");
                     false
                 }
             }
@@ -88,6 +107,11 @@ pub async fn run(engine: Handle, sources: Sources, until: CancellationToken) {
             }
         }
     }
+}
+
+/// Whether something may be asked after this.
+fn asks(fact: &Fact) -> bool {
+    matches!(fact, Fact::GateAsked { .. } | Fact::StepStarted { work: Work::Gate { asked: Some(_), .. }, .. })
 }
 
 /// What became of an answer.
@@ -104,17 +128,24 @@ fn open_questions(state: &State) -> Vec<Question> {
         let started = tenant.active_deployments.iter().map(|id| PromotionId(id.0));
         tenant.open_promotions.iter().copied().chain(started).collect::<Vec<_>>()
     };
+    let steps = state.tenants.values().flat_map(|tenant| {
+        tenant.gate_steps.iter().filter_map(|(run, step)| {
+            let number = tenant.runs.get(run)?.steps.get(step)?.attempts;
+            Some(Question { tenant: tenant.id, of: Asker::Step(*run, step.clone()), number })
+        })
+    });
     let tenants = state.tenants.values();
     let records = tenants.flat_map(|tenant| {
         let records = live(tenant).into_iter().filter_map(|id| Some((id, tenant.gates.get(&id)?)));
         records.flat_map(move |(promotion, records)| {
             records.iter().filter_map(move |(gate, record)| {
                 let number = record.asked?.number;
-                Some(Question { tenant: tenant.id, promotion, gate: gate.clone(), number })
+                let of = Asker::Promotion(promotion, gate.clone());
+                Some(Question { tenant: tenant.id, of, number })
             })
         })
     });
-    records.collect()
+    records.chain(steps).collect()
 }
 
 /// Asks one question and brings the answer home.
@@ -142,25 +173,36 @@ async fn settle(engine: &Handle, sources: &Sources, question: &Question) -> Answ
         }
     };
     let said = answered.unwrap_or_else(|error| {
-        tracing::warn!(gate = %question.gate, promotionId = %question.promotion, %error, "a gate could not be asked");
+        tracing::warn!(question = %question.of, %error, "a gate could not be asked");
         ask::Said { outcome: Outcome::Unavailable, reason: error.to_string(), inputs: None }
     });
-    let Question { promotion, gate, number, .. } = question.clone();
-    let answer =
-        Answer { promotion, gate, number, outcome: said.outcome, reason: said.reason, inputs: said.inputs };
     let request = Request {
         actor: Actor::System,
         trace: about.trace,
         idempotency: None,
-        command: Command::Tenant(question.tenant, TenantCommand::AnswerGate(Box::new(answer))),
+        command: Command::Tenant(question.tenant, answer(question, said)),
     };
     match engine.submit(request).await {
         Ok(_) => return Answered::Taken,
         // It is asked again when the core has given up on it.
         Err(error @ SubmitError::Rejected(_)) => {
-            tracing::error!(gate = %question.gate, %error, "an answer about a gate was refused");
+            tracing::error!(question = %question.of, %error, "an answer about a gate was refused");
         }
-        Err(error) => tracing::warn!(gate = %question.gate, %error, "an answer about a gate was not taken"),
+        Err(error) => tracing::warn!(question = %question.of, %error, "an answer about a gate was not taken"),
     }
     Answered::NotTaken
+}
+
+/// What is told to the core.
+fn answer(question: &Question, said: ask::Said) -> TenantCommand {
+    let ask::Said { outcome, reason, inputs } = said;
+    let number = question.number;
+    match question.of.clone() {
+        Asker::Promotion(promotion, gate) => {
+            TenantCommand::AnswerGate(Box::new(Answer { promotion, gate, number, outcome, reason, inputs }))
+        }
+        Asker::Step(run, step) => {
+            TenantCommand::AnswerStepGate { run, step, attempt: number, outcome, reason, inputs }
+        }
+    }
 }

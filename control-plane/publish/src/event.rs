@@ -132,7 +132,10 @@ pub fn overview_name(fact: &Fact) -> Option<&'static str> {
         Fact::PromotionRejected { .. } => "approval.denied",
         Fact::AgentConnected { .. } => "agent.connected",
         Fact::AgentDisconnected { .. } => "agent.disconnected",
-        Fact::GateEvaluated { kind, outcome: Outcome::Failed, .. } if kind == "security" => {
+        Fact::GateEvaluated { kind, outcome: Outcome::Failed, .. }
+        | Fact::StepGateEvaluated { kind, outcome: Outcome::Failed, .. }
+            if kind == "security" =>
+        {
             "security.gate.failed"
         }
         _ => return None,

@@ -80,6 +80,11 @@ fn write_event(tenant: &TenantState, event: &Event) {
             let outcome = outcome.name();
             tracing::warn!(promotionId = %promotion, releaseId = release, environmentId = environment, %gate, gateType = kind, outcome, reason, "{name}");
         }
+        Fact::StepGateEvaluated { run, step, kind, outcome, reason, .. } if *outcome != Outcome::Passed => {
+            let name = if kind == "security" { "security.gate.failed" } else { "gate.failed" };
+            let outcome = outcome.name();
+            tracing::warn!(runId = %run, %step, gateType = kind, outcome, reason, "{name}");
+        }
         Fact::GateOverridden { promotion, gate, reason, .. } => {
             let (environment, release) = of_promotion(tenant, *promotion);
             let by = account(&event.actor);

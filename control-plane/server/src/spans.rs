@@ -107,6 +107,7 @@ impl Spans {
             Fact::PromotionExpired { id } => self.approval(tenant, *id, event.at, "expired"),
             Fact::PromotionInvalidated { id, .. } => self.approval(tenant, *id, event.at, "invalidated"),
             Fact::GateEvaluated { .. } => self.gate(tenant, event),
+            Fact::StepGateEvaluated { .. } => self.step_gate(tenant, event),
             Fact::TaskDispatched { key, .. } if self.on_their_way.len() < ON_THEIR_WAY_MAX => {
                 self.on_their_way.insert(*key, event.at);
             }
@@ -288,6 +289,38 @@ impl Spans {
                     KeyValue::new("result", outcome.name()),
                     KeyValue::new("gate", gate.to_string()),
                     KeyValue::new("promotion_id", id.to_string()),
+                    KeyValue::new("policy", policy.to_string()),
+                    KeyValue::new("tenant.id", tenant.id.to_string()),
+                ],
+                error: None,
+            },
+        );
+    }
+
+    /// The same of a gate that a step of a run looks at, below the span of the step.
+    fn step_gate(&self, tenant: &TenantState, event: &Event) {
+        let Fact::StepGateEvaluated { run: id, step, attempt, gate, kind, policy, asked_at, outcome, .. } =
+            &event.fact
+        else {
+            return;
+        };
+        let Some(run) = tenant.runs.get(id) else { return };
+        let gate = gate.as_ref().map_or_else(|| step.to_string(), ToString::to_string);
+        self.traces.write(
+            Service::ControlPlane,
+            Span {
+                trace: run.trace.clone(),
+                id: spans::step_gate(*id, step, *attempt),
+                parent: spans::step(*id, step),
+                name: "gate.evaluate",
+                kind: SpanKind::Internal,
+                start: time(*asked_at),
+                end: time(event.at),
+                attributes: vec![
+                    KeyValue::new("gate_type", kind.clone()),
+                    KeyValue::new("result", outcome.name()),
+                    KeyValue::new("gate", gate),
+                    KeyValue::new("run_id", id.to_string()),
                     KeyValue::new("policy", policy.to_string()),
                     KeyValue::new("tenant.id", tenant.id.to_string()),
                 ],

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use stella_api_types::promotion::Approval;
 use stella_api_types::workflow as dto;
 use stella_domain::decide::{PlannedRun, PlannedStep};
+use stella_domain::gate::Check;
 use stella_domain::name::Identifier;
-use stella_domain::run::{Run, RunStatus, StepRun, StepState, Work};
+use stella_domain::run::{AskedGate, Run, RunStatus, StepRun, StepState, Work};
 use stella_domain::tenant::TenantState;
 use stella_domain::workflow::{Step, Version, Workflow};
 use stella_protocol::id::PromotionId;
@@ -142,7 +143,12 @@ fn step(tenant: &TenantState, planned: &Step, found: &StepRun) -> dto::Step {
         });
         Some(dto::StepApproval { message: message.clone(), needed: *needed, approvals: approvals.collect() })
     } else {
-        None
+        let asked = found.state.asked().filter(|asked| asked.is_manual());
+        asked.map(|asked| dto::StepApproval {
+            message: asked.message.clone(),
+            needed: 1,
+            approvals: Vec::new(),
+        })
     };
     let asks = matches!(work, Some(Work::Input));
     dto::Step {
@@ -172,9 +178,26 @@ fn step(tenant: &TenantState, planned: &Step, found: &StepRun) -> dto::Step {
             })
             .collect(),
         approval,
+        gate: found.state.asked().map(gate),
         asks_for: planned.input.as_ref().filter(|_| asks).map(|inputs| serde_json::json!(inputs)),
         started_at: found.started_at.map(time),
         finished_at: found.finished_at.map(time),
         outputs: found.outputs.clone(),
+    }
+}
+
+/// A gate that a step waits for.
+fn gate(asked: &AskedGate) -> dto::StepGate {
+    let (source, query) = match &asked.check {
+        Check::Metric { source, query, .. } => (Some(source.to_string()), Some(query.clone())),
+        Check::Http { endpoint } => (Some(endpoint.to_string()), None),
+        Check::Security(_) | Check::Expression { .. } | Check::Manual | Check::Signature(_) => (None, None),
+    };
+    dto::StepGate {
+        gate: asked.name.as_ref().map(ToString::to_string),
+        kind: asked.check.name().to_owned(),
+        source,
+        query,
+        asked_at: time(asked.at),
     }
 }

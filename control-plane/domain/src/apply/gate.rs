@@ -204,7 +204,8 @@ impl TenantState {
         Some(asked)
     }
 
-    fn count_verdict(&mut self, environment: EnvironmentId, kind: &str, outcome: &str) {
+    /// Counts what a gate has said, for metrics.
+    pub(super) fn count_verdict(&mut self, environment: EnvironmentId, kind: &str, outcome: &str) {
         let Some(stage) = self.environments.get(&environment) else { return };
         let by_kind = self.totals.gates.entry(stage.name.clone()).or_default();
         *by_kind.entry(kind.to_owned()).or_default().entry(outcome.to_owned()).or_insert(0) += 1;

@@ -36,6 +36,7 @@ impl TenantState {
             | Fact::StepApprovalLapsed { .. }
             | Fact::StepBackedOff { .. }
             | Fact::StepOverdue { .. }
+            | Fact::StepGateEvaluated { .. }
             | Fact::StepHeld { .. } => self.apply_step(event),
             Fact::StepEnded { run, step, end } => self.step_ended(*run, step, end, event),
             Fact::RunTurned { id, turn } => self.run_turned(event, *id, turn),
@@ -108,6 +109,7 @@ impl TenantState {
                 state.overdue = Some(reason.clone());
                 deadline.take().map(drop).ok_or("overdue already")
             }),
+            Fact::StepGateEvaluated { .. } => self.step_gate_evaluated(fact),
             Fact::StepHeld { run, step, until, reason } => self.change_step(*run, step, fact, |state| {
                 let may = matches!(state.state, StepState::Running { .. } | StepState::Waiting);
                 let name = state.state.name();
@@ -116,6 +118,27 @@ impl TenantState {
             }),
             other => Err(misplaced(other)),
         }
+    }
+
+    /// Counts a verdict; what follows from it for the step is a fact of its own.
+    fn step_gate_evaluated(&mut self, fact: &Fact) -> Applied {
+        let Fact::StepGateEvaluated { run: id, step, attempt, kind, outcome, .. } = fact else {
+            return Err(misplaced(fact));
+        };
+        let run = self.runs.get(id).ok_or_else(|| missing(RunId::KIND, id, fact))?;
+        let found = run.steps.get(step).ok_or_else(|| missing("step", step, fact))?;
+        let StepState::Running { work: Work::Gate { environment, .. }, .. } = &found.state else {
+            return Err(illegal(subject(*id, step), found.state.name(), fact));
+        };
+        ensure(
+            found.attempts == *attempt,
+            subject(*id, step),
+            format!("at attempt {}", found.attempts),
+            fact,
+        )?;
+        let environment = *environment;
+        self.count_verdict(environment, kind, outcome.name());
+        Ok(())
     }
 
     fn step_ended(&mut self, run: RunId, step: &Identifier, end: &StepEnd, event: &Event) -> Applied {
@@ -256,6 +279,12 @@ impl TenantState {
         }
         if after.call().is_some() {
             self.calls.insert((id, step.clone()));
+        }
+        if before.question().is_some() {
+            self.gate_steps.remove(&(id, step.clone()));
+        }
+        if after.question().is_some() {
+            self.gate_steps.insert((id, step.clone()));
         }
         Ok(())
     }

@@ -16,7 +16,7 @@ use crate::event::Fact;
 use crate::findings::{FINDING_COMPONENT_BYTES_MAX, FINDING_ID_BYTES_MAX, FINDINGS_MAX, SCANNERS_MAX};
 use crate::gate::{
     self, AGAIN_MS_RANGE, ALLOWED_MAX, Check, Evaluated, GATES_MAX, Gate, Outcome as Says, QUERY_BYTES_MAX,
-    Record, Standing, TTL_MS_RANGE, VARIABLES, VERDICT_REASON_BYTES_MAX,
+    Record, Standing, TTL_MS_RANGE, VARIABLES, cut,
 };
 use crate::name::Name;
 use crate::promotion::PromotionStatus;
@@ -544,10 +544,4 @@ pub(super) fn nudge(
         }
     }
     Ok(())
-}
-
-fn cut(mut reason: String) -> String {
-    let end = reason.floor_char_boundary(VERDICT_REASON_BYTES_MAX);
-    reason.truncate(end);
-    reason
 }

@@ -10,10 +10,11 @@ use serde_json::{Value, json};
 use stella_protocol::id::{DeploymentId, PromotionId, RunId};
 
 use super::transaction::{Transaction, WORK_MAX};
-use super::{deploy_step, deployment, rollout, sub_run};
+use super::{deploy_step, deployment, gate_step, rollout, sub_run};
 use crate::command::Actor;
 use crate::deployment::{Cause, Status};
 use crate::event::Fact;
+use crate::gate::ANSWER_MS_MAX;
 use crate::ids;
 use crate::name::Identifier;
 use crate::promotion::EXPIRES_MS_DEFAULT;
@@ -75,6 +76,7 @@ fn concerned(tenant: &TenantState, fact: &Fact) -> Option<RunId> {
         | Fact::StepBackedOff { run, .. }
         | Fact::StepHeld { run, .. }
         | Fact::StepOverdue { run, .. }
+        | Fact::StepGateEvaluated { run, .. }
         | Fact::StepApprovalLapsed { run, .. }
         | Fact::StepEnded { run, .. } => Some(*run),
         Fact::RunEnded { id } => sub_run::parent(tenant, *id),
@@ -120,9 +122,10 @@ fn wind_down(tx: &mut Transaction<'_>, id: RunId, step: &Identifier, found: &Ste
     let end = match found {
         StepState::Waiting => StepEnd::Skipped,
         StepState::BackingOff { .. } | StepState::Held { .. } => StepEnd::Cancelled,
-        StepState::Running { work: Work::Wait { .. } | Work::Approval { .. } | Work::Input, .. } => {
-            StepEnd::Cancelled
-        }
+        StepState::Running {
+            work: Work::Wait { .. } | Work::Approval { .. } | Work::Input | Work::Gate { .. },
+            ..
+        } => StepEnd::Cancelled,
         StepState::Running { work: Work::Http(_), .. } if all => StepEnd::Cancelled,
         StepState::Running { work: Work::Deployment { deployment }, .. } if all => {
             return stop_deployment(tx, *deployment, "the run that it belongs to was cancelled");
@@ -280,18 +283,18 @@ pub(super) fn attempt(tx: &mut Transaction<'_>, id: RunId, step: &Identifier) ->
         Work::Deployment { .. } | Work::Runs { .. } => timeout,
         // Whoever makes calls gives up by itself when the call has had its time; but its turn may not come.
         Work::Http(request) => Some(request.timeout_ms.saturating_add(CALL_WAIT_MS_MAX)),
-        Work::Wait { .. } | Work::Gate { .. } => None,
+        Work::Gate { asked: Some(asked), .. } => Some(timeout.unwrap_or_else(|| {
+            if asked.is_manual() { EXPIRES_MS_DEFAULT } else { ANSWER_MS_MAX + CALL_WAIT_MS_MAX }
+        })),
+        Work::Wait { .. } | Work::Gate { asked: None, .. } => None,
     };
     let deadline = limit_ms.map(|limit| tx.now.plus_ms(limit));
     tx.emit(Fact::StepStarted { run: id, step: step.clone(), work: work.clone(), deadline })?;
     if let Some(reason) = reason {
         return fail(tx, id, step, &reason, Again::IfPlanned);
     }
-    if let (Work::Gate { environment, release }, Some(gate)) = (&work, &planned.gate) {
-        return match sub_run::look(tx, gate, *environment, *release) {
-            Ok(outputs) => ended(tx, id, step, StepEnd::Succeeded { outputs }),
-            Err(reason) => fail(tx, id, step, &reason, Again::IfPlanned),
-        };
+    if let (Work::Gate { environment, release, asked: None }, Some(gate)) = (&work, &planned.gate) {
+        return gate_step::look(tx, (id, step), gate, (*environment, *release));
     }
     // The starter's authority, and a trace that hangs below the step.
     let (actor, trace) = (run.started_by.clone(), run.trace.with_span(spans::step(run.id, step)));
@@ -321,7 +324,7 @@ fn work(tx: &Transaction<'_>, run: &Run, step: &Step, found: &StepRun) -> Begun 
         Some(Action::Wait(span)) => Ok(Work::Wait { until: tx.now.plus_ms(span.0) }),
         Some(Action::Input(_)) => Ok(Work::Input),
         Some(Action::Http(call)) => request(run, call, step.timeout, tx.meter()),
-        Some(Action::Gate(gate)) => sub_run::subject(tx, run, gate),
+        Some(Action::Gate(gate)) => gate_step::work(tx, run, gate),
         Some(Action::Workflow(_)) => sub_run::children(tx, run, step, found),
         None => Err("does nothing".to_owned()),
     }
@@ -485,8 +488,9 @@ pub(super) fn due(tx: &mut Transaction<'_>, id: RunId, step: &Identifier) -> Don
                     tx.emit(overdue)?;
                     return sub_run::stop(tx, &runs, late);
                 }
+                Work::Gate { asked: Some(asked), .. } => return gate_step::overdue(tx, id, step, *asked),
                 Work::Http(_) => reason = "there was no answer in time, the wait for its turn included",
-                Work::Approval { .. } | Work::Wait { .. } | Work::Input | Work::Gate { .. } => {}
+                Work::Approval { .. } | Work::Wait { .. } | Work::Input | Work::Gate { asked: None, .. } => {}
             }
             fail(tx, id, step, reason, Again::IfPlanned)
         }

@@ -1,28 +1,26 @@
-//! Steps that run other workflows, once or for each of several items, and steps that look at a gate.
+//! Steps that run other workflows, once or for each of several items.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use stella_protocol::id::{EnvironmentId, ReleaseId, RunId};
+use stella_protocol::id::RunId;
 
-use super::deploy_step::{environment, release};
+use super::deploy_step::environment;
 use super::run::{Again, fill_in, variables};
 use super::transaction::Transaction;
-use super::{gate, workflow};
+use super::workflow;
 use crate::access;
 use crate::command::{NewRun, TenantCommand};
 use crate::event::Fact;
-use crate::gate::{Check, Outcome as Says, Security};
 use crate::ids;
 use crate::name::Identifier;
 use crate::rejection::Rejection;
 use crate::run::{Child, Run, RunStatus, StepRun, Turn, Work};
-use crate::signature::SignatureRule;
 use crate::size;
 use crate::tenant::TenantState;
 use crate::workflow::{
-    FAN_OUT_MAX, FILLED_BYTES_MAX, ForEach, GateStep, InputKind, Step, SubWorkflow, Template, render,
+    FAN_OUT_MAX, FILLED_BYTES_MAX, ForEach, InputKind, Step, SubWorkflow, Template, render,
 };
 
 /// Which runs an attempt of a step starts.
@@ -173,59 +171,6 @@ pub(super) fn stop(tx: &mut Transaction<'_>, runs: &[Child], reason: &str) -> Re
         }
     }
     Ok(())
-}
-
-/// What a step looks at.
-pub(super) fn subject(tx: &Transaction<'_>, run: &Run, wanted: &GateStep) -> Result<Work, String> {
-    let variables = variables(run, tx.meter());
-    let fill =
-        |field: &str, text: &str| render(text, &variables).map_err(|problem| format!("{field} {problem}"));
-    let (place, what) = (fill("environment", &wanted.environment)?, fill("release", &wanted.release)?);
-    let environment =
-        environment(&tx.tenant, &place).ok_or_else(|| format!("there is no environment {place}"))?;
-    let release = release(&tx.tenant, &what).ok_or_else(|| format!("there is no release {what}"))?;
-    Ok(Work::Gate { environment, release })
-}
-
-/// What a gate says about a release now.
-pub(super) fn look(
-    tx: &Transaction<'_>,
-    wanted: &GateStep,
-    place: EnvironmentId,
-    release: ReleaseId,
-) -> Result<BTreeMap<String, Value>, String> {
-    let environment = tx.tenant.environments.get(&place).ok_or("the environment is not there any more")?;
-    let release = tx.tenant.releases.get(&release).ok_or("the release is not there any more")?;
-    let (called, check) = match &wanted.name {
-        None => (String::new(), written(wanted)),
-        Some(name) => {
-            let standing = environment.gates.get(name);
-            let standing =
-                standing.ok_or_else(|| format!("environment {} has no gate {name}", environment.name))?;
-            (format!("gate {name}: "), standing.gate.check.clone())
-        }
-    };
-    let found = gate::evaluate(&tx.tenant, environment, &check, release, tx.now).ok_or_else(|| {
-        format!("{called}a gate of the type {} has to be asked, and is, for a deployment", check.name())
-    })?;
-    match found.outcome {
-        Says::Passed => Ok(BTreeMap::from([
-            ("reason".to_owned(), Value::String(found.reason)),
-            ("inputs".to_owned(), json!(found.inputs)),
-        ])),
-        Says::Failed | Says::Unavailable => Err(format!("{called}{}", found.reason)),
-    }
-}
-
-/// The gate that a template has written. A checked one has exactly one.
-fn written(wanted: &GateStep) -> Check {
-    if let Some(expression) = &wanted.expression {
-        return Check::Expression { expression: expression.clone() };
-    }
-    if let Some(needed) = wanted.signatures {
-        return Check::Signature(SignatureRule { needed, keys: Vec::new() });
-    }
-    Check::Security(Security { limits: wanted.findings.clone(), ..Security::default() })
 }
 
 /// The run that a run is part of, whose step waits for its end.

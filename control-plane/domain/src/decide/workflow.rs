@@ -6,7 +6,7 @@ use serde_json::Value;
 use stella_protocol::id::{AccountId, ApiTokenId, RunId};
 
 use super::transaction::Transaction;
-use super::{deploy_step, fields, run};
+use super::{deploy_step, fields, gate_step, run};
 use crate::access::{self, Scope};
 use crate::command::{Actor, NewRun, Outcome, TenantCommand};
 use crate::event::Fact;
@@ -27,6 +27,9 @@ pub(super) fn carry_out(tx: &mut Transaction<'_>, command: &TenantCommand) -> Re
         TenantCommand::DecideStep { run, step, approve, reason } => decide(tx, *run, step, *approve, reason),
         TenantCommand::AnswerCall { run, step, attempt, outcome } => {
             answer_call(tx, *run, step, *attempt, outcome)
+        }
+        TenantCommand::AnswerStepGate { run, step, attempt, outcome, reason, inputs } => {
+            gate_step::answer(tx, (*run, step, *attempt), (*outcome, reason), *inputs)
         }
         _ => Ok(Outcome::Done),
     }
@@ -243,6 +246,13 @@ fn decide(
     reason: &str,
 ) -> Result<Outcome, Rejection> {
     fields::reason(reason)?;
+    if let Some(asked) = state(tx, id, step)?.asked().filter(|asked| asked.is_manual()).cloned() {
+        let (.., by) = decider(tx)?;
+        if approve {
+            is_free_to_approve(tx, id)?;
+        }
+        return gate_step::decide(tx, (id, step), asked, (approve, reason), by);
+    }
     let StepState::Running { work: Work::Approval { needed, from, environment, approvals, .. }, .. } =
         state(tx, id, step)?
     else {
@@ -258,10 +268,7 @@ fn decide(
         run::fail(tx, id, step, &format!("{name} did not approve{why}"), run::Again::Never)?;
         return Ok(Outcome::Run(id));
     }
-    if tx.run(id)?.is_started_by(tx.actor()) {
-        let problem = "nobody approves in a run that they have started; somebody else has to";
-        return Err(Rejection::Forbidden { problem: problem.to_owned() });
-    }
+    is_free_to_approve(tx, id)?;
     if approvals.iter().any(|approval| approval.by.id == account) {
         return Ok(Outcome::Run(id));
     }
@@ -282,6 +289,15 @@ fn decide(
         tx.emit(Fact::StepEnded { run: id, step: step.clone(), end: StepEnd::Succeeded { outputs } })?;
     }
     Ok(Outcome::Run(id))
+}
+
+/// Whether whoever asks may approve what a run does.
+fn is_free_to_approve(tx: &Transaction<'_>, id: RunId) -> Result<(), Rejection> {
+    if tx.run(id)?.is_started_by(tx.actor()) {
+        let problem = "nobody approves in a run that they have started; somebody else has to";
+        return Err(Rejection::Forbidden { problem: problem.to_owned() });
+    }
+    Ok(())
 }
 
 fn decider(tx: &Transaction<'_>) -> Result<(ApiTokenId, AccountId, Name), Rejection> {

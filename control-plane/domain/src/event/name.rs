@@ -113,6 +113,7 @@ impl Fact {
             Self::StepStarted { .. } => "step_started",
             Self::StepApproved { .. } => "step_approved",
             Self::StepApprovalLapsed { .. } => "step_approval_lapsed",
+            Self::StepGateEvaluated { .. } => "step_gate_evaluated",
             Self::StepBackedOff { .. } => "step_backed_off",
             Self::StepHeld { .. } => "step_held",
             Self::StepOverdue { .. } => "step_overdue",

@@ -13,7 +13,7 @@ use super::{
     NEEDS_MAX, OnFailure, SPAN_MS_RANGE, STEPS_MAX, Span, Step, SubWorkflow, Template, Text, VALUE_BYTES_MAX,
 };
 use crate::deployment::TIMEOUT_MS_RANGE;
-use crate::gate::VARIABLES;
+use crate::gate::{QUERY_BYTES_MAX, VARIABLES};
 use crate::name::Identifier;
 use crate::promotion::APPROVALS_MAX;
 use crate::signature::SIGNATURES_MAX;
@@ -254,14 +254,28 @@ impl<'t> Checker<'t> {
             gate.expression.is_some(),
             !gate.findings.is_empty(),
             gate.signatures.is_some(),
+            gate.metric.is_some(),
+            gate.http.is_some(),
+            gate.manual.is_some(),
         ];
         if ways.into_iter().filter(|it| *it).count() != 1 {
-            let problem = "must have exactly one of name (a gate of the environment), expression, findings and signatures";
+            let problem = "must have exactly one of name (a gate of the environment), expression, findings, \
+                           signatures, metric, http and manual";
             self.say(field, problem);
         }
         let max = u32::try_from(SIGNATURES_MAX).unwrap_or(u32::MAX);
         if gate.signatures.is_some_and(|needed| needed == 0 || needed > max) {
             self.say(format!("{field}.signatures"), format!("must be between 1 and {max}"));
+        }
+        if let Some(metric) = &gate.metric {
+            let field = format!("{field}.metric.query");
+            if metric.query.trim().is_empty() || metric.query.len() > QUERY_BYTES_MAX {
+                self.say(&field, format!("must have 1 to {QUERY_BYTES_MAX} bytes"));
+            }
+            self.text(&field, &metric.query, known);
+        }
+        if let Some(manual) = &gate.manual {
+            self.text(&format!("{field}.manual.message"), &manual.message, known);
         }
         let Some(source) = &gate.expression else { return };
         let field = format!("{field}.expression");

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::findings::Severity;
+use crate::gate::{Comparison, Number};
 use crate::name::{Identifier, Name};
 
 /// How many runs one step may start.
@@ -33,6 +34,46 @@ pub struct GateStep {
     /// How many registered keys must have signed the release.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signatures: Option<u32>,
+    /// What a Prometheus must answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metric: Option<MetricGate>,
+    /// Who must let it through, by HTTP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<HttpGate>,
+    /// A person must let it through.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manual: Option<ManualGate>,
+}
+
+/// What a Prometheus must answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MetricGate {
+    /// Which one: a name in the control plane's configuration.
+    pub source: Name,
+    /// The query, in PromQL. May hold `${expressions}`.
+    pub query: String,
+    /// How each sample of the answer must compare. There must be one.
+    pub comparison: Comparison,
+    /// With what.
+    pub threshold: Number,
+}
+
+/// Who must let it through, by HTTP.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HttpGate {
+    /// Which one: a name in the control plane's configuration.
+    pub endpoint: Name,
+}
+
+/// An approver in the environment must let it through, other than who has asked for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ManualGate {
+    /// What it is about, for people. May hold `${expressions}`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
 }
 
 /// Run another workflow, and wait for its end.

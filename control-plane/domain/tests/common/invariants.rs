@@ -490,7 +490,7 @@ fn is_signed(tenant: &TenantState, deployment: &Deployment) {
 
 /// INV-13 to INV-15, and the indexes of runs.
 fn runs(tenant: &TenantState) {
-    let (mut awaited, mut calls) = (BTreeMap::new(), BTreeSet::new());
+    let (mut awaited, mut calls, mut questions) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
     for run in tenant.runs.values() {
         let template = tenant.template_of(run).expect("a run's version is there for ever");
         let open = |step: &StepRun| !step.state.is_final();
@@ -520,6 +520,9 @@ fn runs(tenant: &TenantState) {
             if state.state.call().is_some() {
                 calls.insert((run.id, step.id.clone()));
             }
+            if state.state.question().is_some() {
+                questions.insert((run.id, step.id.clone()));
+            }
         }
     }
     assert_eq!(
@@ -528,6 +531,11 @@ fn runs(tenant: &TenantState) {
         "INV-5"
     );
     assert_eq!(tenant.calls.iter().cloned().collect::<BTreeSet<_>>(), calls, "INV-5: calls");
+    assert_eq!(
+        tenant.gate_steps.iter().cloned().collect::<BTreeSet<_>>(),
+        questions,
+        "INV-5: gates of steps"
+    );
 }
 
 fn gates(tenant: &TenantState) {

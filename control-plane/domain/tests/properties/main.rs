@@ -51,7 +51,7 @@ const TARGETS: u128 = 4;
 const PEOPLE: u128 = 3;
 
 /// One that goes through everything, and one that makes up for what it did.
-fn workflows() -> [serde_json::Value; 4] {
+fn workflows() -> [serde_json::Value; 5] {
     let deploy = json!({ "release": "shop:2.0", "environment": "staging" });
     let call = json!({ "url": "https://example.com/" });
     [
@@ -73,6 +73,13 @@ fn workflows() -> [serde_json::Value; 4] {
             { "id": "parts", "for_each": ["1", "2"], "workflow": { "name": "walk-1", "version": 1 },
               "retry": { "attempts": 2, "backoff": "20s" }, "timeout": "90s", "hold": "1m", "on_failure": "compensate" },
             { "id": "undo", "compensates": "look", "workflow": { "name": "walk-2", "version": 1 } }
+        ]}),
+        json!({ "name": "walk-5", "steps": [
+            { "id": "metric", "gate": { "release": "shop:2.0", "environment": "staging", "metric":
+                { "source": "main", "query": "errors{version=\"${run.version}\"}", "comparison": "at_most", "threshold": 0.5 } },
+              "retry": { "attempts": 2, "backoff": "20s" }, "timeout": "1m", "hold": "1m", "on_failure": "continue" },
+            { "id": "board", "gate": { "release": "shop:2.0", "environment": "staging", "http": { "endpoint": "board" } }, "on_failure": "continue" },
+            { "id": "who", "needs": ["metric"], "gate": { "release": "shop:2.0", "environment": "staging", "manual": {} }, "timeout": "1h" }
         ]}),
         json!({ "name": "walk-4", "steps": [
             { "id": "warm", "retry": { "attempts": 3, "backoff": "20s" }, "hold": "1h", "timeout": "2h",
@@ -331,7 +338,15 @@ impl Walk {
             (_, StepState::Running { work: Work::Input, .. }) => {
                 TenantCommand::AnswerStep { run, step, answers: BTreeMap::new() }
             }
-            (_, StepState::Running { work: Work::Approval { .. }, .. }) => {
+            (_, state) if state.question().is_some() => {
+                let outcome = match how {
+                    2..=3 => Outcome::Failed,
+                    4 => Outcome::Unavailable,
+                    _ => Outcome::Passed,
+                };
+                TenantCommand::AnswerStepGate { run, step, attempt, outcome, reason, inputs: None }
+            }
+            (_, StepState::Running { work: Work::Approval { .. } | Work::Gate { .. }, .. }) => {
                 let who = 1 + u128::from(how) % PEOPLE;
                 self.send(&World::by(who, TenantCommand::DecideStep { run, step, approve: how > 3, reason }));
                 return;
