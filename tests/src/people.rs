@@ -47,6 +47,18 @@ impl<'c> Shell<'c> {
         Ok(Self { cluster, token: person(&cluster.api, name, role).await? })
     }
 
+    /// The same person's in a cluster that was changed meanwhile.
+    #[must_use]
+    pub const fn again(cluster: &'c Cluster, token: String) -> Self {
+        Self { cluster, token }
+    }
+
+    /// What the person comes in with.
+    #[must_use]
+    pub fn token(&self) -> String {
+        self.token.clone()
+    }
+
     /// A command that is not started.
     ///
     /// # Errors

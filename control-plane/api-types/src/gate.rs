@@ -52,6 +52,9 @@ pub enum Check {
         /// How old their reports may be, in seconds; any age if absent.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         max_age_seconds: Option<u64>,
+        /// The accounts whose reports count (names); everybody's who may report if empty.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        reporters: Vec<String>,
     },
     /// What a Prometheus answers: there must be a sample, and each must compare as wanted.
     Metric {

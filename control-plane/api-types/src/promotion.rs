@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::amount::Amount;
 use crate::deployment::{DeploymentDetail, JobOf, OnFailure, Strategy};
 use crate::event::Actor;
 use crate::gate::GateState;
@@ -46,6 +47,9 @@ pub struct Promotion {
     pub strategy: Strategy,
     /// What happens when a target fails.
     pub on_failure: OnFailure,
+    /// How many targets may fail before that; none if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tolerate_failures: Option<Amount>,
     /// Only these targets; absent if all of the environment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub targets: Option<Vec<Named>>,
@@ -95,6 +99,10 @@ pub struct Promotion {
     pub requested_at: String,
     /// By whom.
     pub requested_by: Actor,
+    /// Who else has chosen what it brings, and so does not approve it either: whoever answered what its run asked for, or asked for the
+    /// deployment that it follows from.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub chosen_by: Vec<Actor>,
     /// When it expires, if it still waits then; absent if it needs no approval and no gate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<String>,

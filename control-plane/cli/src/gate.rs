@@ -82,12 +82,12 @@ async fn set(context: &Context, place: Place, check: Check) -> Result<(), Error>
 
 fn wanted(set: SetGate) -> Result<(Place, Check), Error> {
     Ok(match set {
-        SetGate::Security { place, limits, allowed, allow_until, scanners, max_age } => {
+        SetGate::Security { place, limits, allowed, allow_until, scanners, max_age, reporters } => {
             let allowed = allowed.into_iter();
             let allowed =
                 allowed.map(|(id, reason)| AllowedFinding { id, until: allow_until.clone(), reason });
             let (limits, allowed) = (limits.into_iter().collect(), allowed.collect());
-            (place, Check::Security { limits, allowed, scanners, max_age_seconds: max_age })
+            (place, Check::Security { limits, allowed, scanners, max_age_seconds: max_age, reporters })
         }
         SetGate::Metric { place, source, query, below, at_most, above, at_least } => {
             let wanted = [
@@ -112,7 +112,7 @@ fn wanted(set: SetGate) -> Result<(Place, Check), Error> {
 /// A check's type, and what it wants.
 pub(crate) fn described(check: &Check) -> (&'static str, String) {
     match check {
-        Check::Security { limits, allowed, scanners, max_age_seconds } => {
+        Check::Security { limits, allowed, scanners, max_age_seconds, reporters } => {
             let mut parts: Vec<String> =
                 limits.iter().map(|(severity, limit)| format!("at most {limit} {severity}")).collect();
             if !allowed.is_empty() {
@@ -121,6 +121,9 @@ pub(crate) fn described(check: &Check) -> (&'static str, String) {
             }
             if !scanners.is_empty() {
                 parts.push(format!("reported by {}", scanners.join(" and ")));
+            }
+            if !reporters.is_empty() {
+                parts.push(format!("posted by {}", reporters.join(" or ")));
             }
             parts.extend(max_age_seconds.map(|age| format!("not older than {}", when::length(age))));
             ("security", parts.join(", "))

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use stella_api_types::deployment::{DeploymentPlan, JobOf};
+use stella_api_types::deployment::{DeploymentPlan, JobOf, OnFailure};
 use stella_api_types::environment::{Environment, SetApprovals};
 use stella_api_types::gate::GateState;
 use stella_api_types::hold::HoldBack;
@@ -15,7 +15,7 @@ use stella_api_types::release::{Step, StepAction, UnitAction};
 use crate::args::{Objection, Output, Promotion, Window};
 use crate::client::Error;
 use crate::follow::{self, Look};
-use crate::{Context, gate, print, rollout, task, when, window};
+use crate::{Context, gate, pace, print, rollout, task, when, window};
 
 /// The pause between two looks at a promotion that waits for people.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -123,6 +123,7 @@ async fn show(context: &Context, id: &str) -> Result<(), Error> {
     };
     print::result(context.output, &promotion, |it| {
         let mut text = vec![summary(it)];
+        text.extend(terms(it));
         text.extend(it.job.iter().flat_map(job));
         text.extend(it.approvals.iter().map(|approval| {
             let reason =
@@ -138,10 +139,15 @@ async fn show(context: &Context, id: &str) -> Result<(), Error> {
             text.push(format!("waits for {}", it.waits_for.join(", ")));
         }
         text.push(format!("asked for {}", when::moment_and_age(&it.requested_at)));
+        if !it.chosen_by.is_empty() {
+            let names: Vec<String> = it.chosen_by.iter().map(task::by).collect();
+            text.push(format!("chosen by {}, who may not approve it either", names.join(", ")));
+        }
         text.push(format!("plan {} ({})", it.plan.root, print::count(it.plan.targets.into(), "target")));
         if let Some(plan) = plan {
             let rows = plan.targets.iter().map(|target| {
                 vec![
+                    target.wave.to_string(),
                     target.target.name.clone(),
                     format!("{} ({})", target.agent.name, target.connectivity),
                     target.current.as_ref().map_or_else(|| "-".into(), |current| current.version.clone()),
@@ -149,11 +155,36 @@ async fn show(context: &Context, id: &str) -> Result<(), Error> {
                     target.warnings.join("; "),
                 ]
             });
+            text.push(format!("each target: {}", pace::steps(&plan.steps, &plan.phases)));
             text.push(String::new());
-            text.push(print::table(&["TARGET", "AGENT", "NOW", "THEN", "WARNING"], rows.collect()));
+            text.push(print::table(&["WAVE", "TARGET", "AGENT", "NOW", "THEN", "WARNING"], rows.collect()));
         }
         text.join("\n")
     })
+}
+
+/// How it would come, and what is let pass for it: all of that is in the hash that people approve.
+fn terms(it: &Dto) -> Vec<String> {
+    let targets = usize::try_from(it.plan.targets).ok();
+    let on_failure = match it.on_failure {
+        OnFailure::Rollback => "is rolled back",
+        OnFailure::Stop => "stops where it is",
+        OnFailure::Ask => "waits for a decision",
+    };
+    let tolerated = it.tolerate_failures.as_ref();
+    let tolerated = tolerated.map(|it| format!(" of more than {it} of them")).unwrap_or_default();
+    let how = pace::described(&it.strategy, targets);
+    let limit = when::length(it.timeout_seconds);
+    let mut terms = vec![format!("{how}, in {limit} at most; on failure{tolerated} it {on_failure}")];
+    let although = [
+        ("comes although the environment is frozen", &it.override_freeze),
+        ("comes although it could not go back on every target", &it.waive_way_back),
+    ];
+    terms.extend(although.iter().filter_map(|(what, why)| Some(format!("{what}: {}", why.as_ref()?))));
+    if it.replace_application {
+        terms.push("may take the place of another application".to_owned());
+    }
+    terms
 }
 
 /// Who wants a job, and what it would run on each target.

@@ -76,6 +76,32 @@ pub enum Actor {
     },
 }
 
+impl Actor {
+    /// Whose it is, if it is somebody's.
+    #[must_use]
+    pub const fn account(&self) -> Option<&ActingAccount> {
+        match self {
+            Self::ApiToken { account, .. } => account.as_ref(),
+            Self::System | Self::Agent { .. } => None,
+        }
+    }
+
+    /// Whether this is the same as another one: the same account, or the same token if it belongs to none. The control plane and agents
+    /// are nobody.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::ApiToken { account: Some(one), .. }, Self::ApiToken { account: Some(other), .. }) => {
+                one.id == other.id
+            }
+            (Self::ApiToken { id: one, account: None }, Self::ApiToken { id: other, account: None }) => {
+                one == other
+            }
+            _ => false,
+        }
+    }
+}
+
 /// An account that asks, as it is recorded: the name says who it was when the account is gone, and the id that a later one of
 /// the same name is another.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

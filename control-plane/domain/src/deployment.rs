@@ -500,6 +500,9 @@ pub struct TargetRollout {
     pub domain: Option<String>,
     /// The target's variables, frozen: what its steps are filled in with, whatever becomes of the target meanwhile.
     pub variables: Arc<BTreeMap<String, String>>,
+    /// Those with which `previous` was brought, frozen as well: what takes this back is filled in with them. `None` if nobody knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous_variables: Option<Arc<BTreeMap<String, String>>>,
     /// What is run there, frozen; empty is all steps of the release, which has no colours then.
     #[serde(default)]
     pub legs: Arc<[Leg]>,

@@ -379,6 +379,9 @@ pub enum Fact {
         rule: Option<ApprovalRule>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         expires_at: Option<Timestamp>,
+        /// Who else has chosen what it brings. See [`crate::promotion::Promotion::chosen_by`].
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        chosen_by: Vec<Actor>,
     },
     ApprovalGranted {
         id: PromotionId,

@@ -9,6 +9,8 @@
 //! in which it came: before the next one the same is asked again, and while a deployment holds for the release to prove itself
 //! it is asked whenever the answer has run out.
 
+mod security;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -16,15 +18,16 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use stella_expression::Expression;
 use stella_protocol::digest::Digest;
-use stella_protocol::id::ReleaseId;
 use stella_protocol::time::Timestamp;
 
 use crate::command::Actor;
-use crate::findings::{Finding, Report, Reports, Severity};
+use crate::findings::{Finding, Reports, Severity};
 use crate::hold::Hold;
 use crate::name::Name;
 use crate::release::Release;
 use crate::signature::SignatureRule;
+
+pub use security::{ALLOWED_MAX, Allowed, REPORTERS_MAX, Security};
 
 /// How many gates an environment may have: each is looked at before each wave.
 pub const GATES_MAX: usize = 16;
@@ -37,8 +40,6 @@ pub const ANSWER_MS_MAX: u64 = 60_000;
 /// The pause before something outside is asked again that did not let through: the first one and the longest one, in milliseconds.
 /// Each is twice the one before, because every answer is an event.
 pub const AGAIN_MS_RANGE: (u64, u64) = (15_000, 900_000);
-/// How many findings one gate may allow by name.
-pub const ALLOWED_MAX: usize = 256;
 /// How long a query may be, in bytes.
 pub const QUERY_BYTES_MAX: usize = 4_096;
 /// How long the reason of a verdict may be, in bytes. Longer ones are cut.
@@ -46,8 +47,6 @@ pub const VERDICT_REASON_BYTES_MAX: usize = 1_024;
 /// What an expression may use: `release` (`application`, `version`, `labels`, `provenance`), `environment` (`name`) and `findings` (how many
 /// there are of each severity over all scanners: `findings.critical`; and `findings.scanners`, the names of those that have reported).
 pub const VARIABLES: [&str; 3] = ["environment", "findings", "release"];
-/// How many findings a verdict names before it only counts them.
-const NAMED_MAX: usize = 5;
 
 /// What must be so.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -136,34 +135,6 @@ impl Check {
             Self::Security(_) | Self::Expression { .. } | Self::Manual | Self::Signature(_) => false,
         }
     }
-}
-
-/// What may have been found in a release.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Security {
-    /// How many findings of a severity there may be. Of a severity that is not listed there may be any number.
-    pub limits: BTreeMap<Severity, u32>,
-    /// Findings that do not count.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub allowed: Vec<Allowed>,
-    /// Scanners that must have reported; if empty, any one.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub scanners: Vec<Name>,
-    /// How old their reports may be, in milliseconds; `None` is any age.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_age_ms: Option<u64>,
-}
-
-/// A finding that is known and does not count.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Allowed {
-    /// What it is called.
-    pub id: String,
-    /// Until when it does not count; `None` is for ever.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub until: Option<Timestamp>,
-    /// Why, for a person.
-    pub reason: String,
 }
 
 /// How a number compares with another.
@@ -417,109 +388,6 @@ fn provenance(release: &Release) -> Value {
         "sboms": known.sboms,
         "attestations": known.attestations,
     })
-}
-
-impl Security {
-    /// What it comes to for a release with these reports.
-    #[must_use]
-    pub fn evaluate(&self, release: ReleaseId, reports: &Reports, now: Timestamp) -> Evaluated {
-        let wanted = || reports.iter().filter(|(name, _)| self.asks(name));
-        let inputs = self.inputs(release, reports);
-        let (outcome, reason) = match self.objection(reports, now) {
-            Some(reason) => (Outcome::Failed, reason),
-            None => (Outcome::Passed, self.praise(reports, now)),
-        };
-        let ends = self.allowed.iter().filter_map(|allowed| allowed.until);
-        let ages = wanted().filter_map(|(_, report)| self.too_old_at(report));
-        let changes_at = ends.chain(ages).filter(|at| *at > now).min();
-        Evaluated { outcome, reason, inputs, changes_at }
-    }
-
-    /// What it comes to for what no scanner could look into.
-    pub(crate) fn nothing_to_find(&self, release: ReleaseId) -> Evaluated {
-        let (outcome, reason) = (Outcome::Passed, "a job brings no software".to_owned());
-        Evaluated { outcome, reason, inputs: self.inputs(release, &Reports::default()), changes_at: None }
-    }
-
-    /// The digest of what it looks at.
-    #[must_use]
-    pub fn inputs(&self, release: ReleaseId, reports: &Reports) -> Digest {
-        let wanted = reports.iter().filter(|(name, _)| self.asks(name));
-        let documents: Vec<_> = wanted.map(|(name, report)| (name, report.digest, report.at)).collect();
-        digest_of(&(release, documents))
-    }
-
-    fn asks(&self, scanner: &Name) -> bool {
-        self.scanners.is_empty() || self.scanners.contains(scanner)
-    }
-
-    fn too_old_at(&self, report: &Report) -> Option<Timestamp> {
-        self.max_age_ms.map(|age| report.at.plus_ms(age))
-    }
-
-    fn objection(&self, reports: &Reports, now: Timestamp) -> Option<String> {
-        if let Some(missing) = self.scanners.iter().find(|name| !reports.contains_key(*name)) {
-            return Some(format!("no report of scanner {missing} on this release; post one first"));
-        }
-        let mut wanted = reports.iter().filter(|(name, _)| self.asks(name)).peekable();
-        if wanted.peek().is_none() {
-            return Some("no scanner has reported on this release; post its report first".to_owned());
-        }
-        if let Some((name, _)) =
-            wanted.find(|(_, report)| self.too_old_at(report).is_some_and(|at| at <= now))
-        {
-            return Some(format!("the report of scanner {name} is too old; scan again"));
-        }
-        self.limits.iter().rev().find_map(|(severity, limit)| {
-            let found = self.counted(reports, *severity, now);
-            (found.len() > usize::try_from(*limit).unwrap_or(usize::MAX)).then(|| {
-                format!("{} {severity} findings, and {limit} are allowed: {}", found.len(), listed(&found))
-            })
-        })
-    }
-
-    fn praise(&self, reports: &Reports, now: Timestamp) -> String {
-        let counts = self
-            .limits
-            .keys()
-            .rev()
-            .map(|severity| format!("{} {severity}", self.counted(reports, *severity, now).len()));
-        let counts: Vec<String> = counts.collect();
-        if counts.is_empty() {
-            "there is a report".to_owned()
-        } else {
-            format!("findings: {}", counts.join(", "))
-        }
-    }
-
-    /// What counts of a severity; what several scanners have found counts once.
-    fn counted<'r>(&self, reports: &'r Reports, severity: Severity, now: Timestamp) -> Vec<&'r Finding> {
-        let wanted = reports.iter().filter(|(name, _)| self.asks(name));
-        let all = wanted.flat_map(|(_, report)| &report.findings).filter(|found| found.severity == severity);
-        let mut counted: Vec<&Finding> = all
-            .filter(|found| {
-                !self.allowed.iter().any(|it| it.id == found.id && it.until.is_none_or(|end| now < end))
-            })
-            .collect();
-        counted.sort_unstable();
-        counted.dedup();
-        counted
-    }
-}
-
-fn listed(found: &[&Finding]) -> String {
-    let mut named: Vec<String> =
-        found
-            .iter()
-            .take(NAMED_MAX)
-            .map(|it| {
-                if it.component.is_empty() { it.id.clone() } else { format!("{} in {}", it.id, it.component) }
-            })
-            .collect();
-    if found.len() > NAMED_MAX {
-        named.push(format!("{} more", found.len() - NAMED_MAX));
-    }
-    named.join(", ")
 }
 
 /// A reason, as long as it may be.

@@ -62,6 +62,7 @@ pub mod archive;
 pub mod artifact;
 pub mod authority;
 pub mod channel;
+mod choice;
 pub mod colour;
 pub mod command;
 pub mod decide;

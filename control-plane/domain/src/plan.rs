@@ -148,7 +148,9 @@ pub(crate) fn seal(
         let previous = target.current.filter(|_| !stays).and_then(|id| tenant.releases.get(&id));
         let rollback = previous.map(|previous| Rollback {
             release: previous.id,
-            tasks: tasks.on(previous.id, target, &back(previous, target)).unwrap_or_default(),
+            tasks: tasks
+                .on(previous.id, &target.as_it_was_brought(), &back(previous, target))
+                .unwrap_or_default(),
         });
         leaves.push(hashed(&Leaf::Target {
             id: target.id,

@@ -4,7 +4,7 @@
 //! people have approved the plan as the rule wants, and starts then or as soon as it can.
 
 use serde::{Deserialize, Serialize};
-use stella_protocol::id::{AccountId, ApiTokenId, PromotionId};
+use stella_protocol::id::{AccountId, PromotionId};
 use stella_protocol::time::Timestamp;
 use stella_protocol::trace::TraceContext;
 
@@ -56,6 +56,10 @@ pub struct Promotion {
     pub requested_at: Timestamp,
     /// By whom.
     pub requested_by: Actor,
+    /// Who else has chosen what it brings: whoever answered what the run has asked for that asks, or asked for what has come by itself
+    /// since, or is tried again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub chosen_by: Vec<Actor>,
     /// The trace that it belongs to, and the span that asked for it.
     pub trace: TraceContext,
     /// When the freeze ends that keeps it from starting, if one does.
@@ -115,14 +119,16 @@ impl Promotion {
         if self.is_open() && self.is_approved() { "approved" } else { self.status.name() }
     }
 
-    /// Whether this is who asked for it: the same account, or the same token if it has none.
+    /// Whether this is who asked for it, or has chosen what it brings: they do not let it through.
     #[must_use]
-    pub fn is_requester(&self, token: ApiTokenId, account: Option<AccountId>) -> bool {
-        match &self.requested_by {
-            Actor::ApiToken { account: Some(asked), .. } => account == Some(asked.id),
-            Actor::ApiToken { id, account: None } => *id == token,
-            Actor::System | Actor::Agent { .. } => false,
-        }
+    pub fn is_of(&self, actor: &Actor) -> bool {
+        self.requested_by.is(actor) || self.has_chosen(actor)
+    }
+
+    /// Whether this is who has chosen what it brings, and did not ask for it.
+    #[must_use]
+    pub fn has_chosen(&self, actor: &Actor) -> bool {
+        self.chosen_by.iter().any(|chooser| chooser.is(actor))
     }
 }
 

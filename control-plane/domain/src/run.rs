@@ -53,15 +53,7 @@ impl Run {
     /// Whether this is who started it.
     #[must_use]
     pub fn is_started_by(&self, actor: &Actor) -> bool {
-        match (&self.started_by, actor) {
-            (Actor::ApiToken { account: Some(one), .. }, Actor::ApiToken { account: Some(other), .. }) => {
-                one.id == other.id
-            }
-            (Actor::ApiToken { id: one, account: None }, Actor::ApiToken { id: other, account: None }) => {
-                one == other
-            }
-            _ => false,
-        }
+        self.started_by.is(actor)
     }
 
     /// Whether a step is under way, or may still be.
@@ -153,6 +145,9 @@ pub struct StepRun {
     /// The newest job that an attempt of it has begun.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<DeploymentId>,
+    /// Who has answered what it asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answered_by: Option<Actor>,
     /// Why the attempt that is under way has failed when what it has begun has ended: its time was up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overdue: Option<String>,
@@ -168,6 +163,7 @@ impl StepRun {
             outputs: BTreeMap::new(),
             parts: Vec::new(),
             job: None,
+            answered_by: None,
             overdue: None,
         }
     }

@@ -1,6 +1,8 @@
 //! Targets: hosts, or slots on them, that releases are deployed to.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use stella_protocol::id::{AgentId, DeploymentId, EnvironmentId, Generation, ReleaseId, TargetId, TaskId};
@@ -59,11 +61,30 @@ pub struct Target {
     /// What it is for two groups of targets, if the last deployment that came here went to such.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub part: Option<Part>,
+    /// The variables with which what is here was brought: what takes it back is filled in with them, whatever has become of
+    /// `variables` since. `None` if nobody knows, or they are `variables`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub brought_with: Option<Arc<BTreeMap<String, String>>>,
     /// When it was created.
     pub created_at: Timestamp,
 }
 
 impl Target {
+    /// The target with the variables with which what is here was brought.
+    #[must_use]
+    pub fn as_it_was_brought(&self) -> Cow<'_, Self> {
+        self.with(self.brought_with.as_deref())
+    }
+
+    /// The target with these variables, if any are given.
+    #[must_use]
+    pub fn with(&self, variables: Option<&BTreeMap<String, String>>) -> Cow<'_, Self> {
+        match variables.filter(|variables| **variables != self.variables) {
+            None => Cow::Borrowed(self),
+            Some(variables) => Cow::Owned(Self { variables: variables.clone(), ..self.clone() }),
+        }
+    }
+
     /// The deployment that was the last to do anything here.
     #[must_use]
     pub fn last_visit(&self) -> Option<DeploymentId> {

@@ -99,7 +99,7 @@ fn how_it_comes_is_what_the_environment_says_if_it_says_anything() {
 }
 
 #[test]
-fn it_waits_for_approvals_which_everybody_may_give_who_may_approve_there() {
+fn it_waits_for_approvals_and_not_of_those_who_asked_for_what_proved_it() {
     let mut world = world();
     let rule = Some(rule(1, &[]));
     world.ok(TenantCommand::SetEnvironmentApprovals { environment: PRODUCTION, rule });
@@ -107,9 +107,12 @@ fn it_waits_for_approvals_which_everybody_may_give_who_may_approve_there() {
     world.wait_ms(SOAK_MS);
     let (id, plan) = (asked(&world)[0].id, asked(&world)[0].plan.root);
     assert!(deployed(&world).is_none() && asked(&world)[0].is_open());
-    // Person 1 has deployed to staging, and has asked for nothing here.
-    let approve = TenantCommand::ApprovePromotion { promotion: id, plan, reason: String::new() };
-    world.tell_as(1, approve).unwrap();
+    // Person 1 has deployed to staging: what comes is their choice.
+    assert_eq!(asked(&world)[0].chosen_by, [common::person(1)]);
+    let approve = || TenantCommand::ApprovePromotion { promotion: id, plan, reason: String::new() };
+    let own = world.tell_as(1, approve()).unwrap_err().to_string();
+    assert!(own.contains("nobody approves what they have chosen"), "{own}");
+    world.tell_as(2, approve()).unwrap();
     assert_eq!(deployed(&world).unwrap().status, Status::Running);
     end(&world);
 }

@@ -641,7 +641,7 @@ fn promotions(table: &mut String) {
         let (wanted, plan) = (new_deployment(2, 2, None), world.promotion(2).plan);
         let rule = world.promotion(2).rule.clone();
         let facts = [
-            Fact::PromotionRequested { id, wanted, plan, rule, expires_at: None },
+            Fact::PromotionRequested { id, wanted, plan, rule, expires_at: None, chosen_by: Vec::new() },
             Fact::ApprovalGranted { id, plan: plan.root, reason: reason() },
             Fact::ApprovalLapsed { id, account: common::account(2), reason: reason() },
             Fact::PromotionRejected { id, objection, reason: reason() },

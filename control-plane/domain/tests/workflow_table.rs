@@ -229,25 +229,59 @@ fn parts(table: &mut String) {
     }
 }
 
-/// Steps that ask a gate: of something outside, and of a person.
-fn gates(table: &mut String) {
-    let asking = || {
-        let mut world = World::with_release_1(1);
-        (1..=2).for_each(|n| world.person(n));
-        let gate = |more: serde_json::Value| {
-            let mut gate = json!({ "release": "shop:1.0", "environment": "staging" });
-            gate.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-            gate
-        };
-        let template = json!({ "name": "gates", "steps": [
-            { "id": "board", "gate": gate(json!({ "http": { "endpoint": "board" } })), "retry": { "attempts": 2 } },
-            { "id": "who", "gate": gate(json!({ "manual": {} })) },
-        ]});
-        world.ok(TenantCommand::ApplyWorkflow(Box::new(serde_json::from_value(template).unwrap())));
-        let new = NewRun { id: RUN, workflow: name("gates"), version: None, inputs: BTreeMap::new() };
-        world.tell_as(1, TenantCommand::StartRun(Box::new(new))).unwrap();
-        world
+/// A run with steps that ask a gate: of something outside, and of a person.
+fn asking() -> World {
+    let mut world = World::with_release_1(1);
+    (1..=2).for_each(|n| world.person(n));
+    let gate = |more: serde_json::Value| {
+        let mut gate = json!({ "release": "shop:1.0", "environment": "staging" });
+        gate.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        gate
     };
+    let template = json!({ "name": "gates", "steps": [
+        { "id": "board", "gate": gate(json!({ "http": { "endpoint": "board" } })), "retry": { "attempts": 2 } },
+        { "id": "who", "gate": gate(json!({ "manual": {} })) },
+    ]});
+    world.ok(TenantCommand::ApplyWorkflow(Box::new(serde_json::from_value(template).unwrap())));
+    let new = NewRun { id: RUN, workflow: name("gates"), version: None, inputs: BTreeMap::new() };
+    world.tell_as(1, TenantCommand::StartRun(Box::new(new))).unwrap();
+    world
+}
+
+fn gate_facts() -> Vec<(String, Fact)> {
+    let evaluated = |label: &str, step: &str, attempt| {
+        let fact = Fact::StepGateEvaluated {
+            run: RUN,
+            step: id(step),
+            attempt,
+            gate: None,
+            kind: "http".to_owned(),
+            policy: common::digest(1),
+            asked_at: Timestamp(1_000),
+            outcome: Outcome::Passed,
+            reason: "x".to_owned(),
+            inputs: None,
+            expires_at: None,
+        };
+        (format!("step_gate_evaluated, {label}"), fact)
+    };
+    let reason = || "x".to_owned();
+    let succeeded = StepEnd::Succeeded { outputs: BTreeMap::new() };
+    vec![
+        evaluated("board at this attempt", "board", 1),
+        evaluated("board at another one", "board", 2),
+        evaluated("who", "who", 1),
+        ("step_approved, who".to_owned(), Fact::StepApproved { run: RUN, step: id("who"), reason: reason() }),
+        (
+            "step_overdue, board".to_owned(),
+            Fact::StepOverdue { run: RUN, step: id("board"), reason: reason() },
+        ),
+        ("step_ended, board succeeded".to_owned(), ended(RUN, "board", succeeded)),
+    ]
+}
+
+/// Steps that ask a gate.
+fn gates(table: &mut String) {
     let answer = |world: &mut World, outcome| {
         let (reason, attempt) = ("x".to_owned(), world.tenant().runs[&RUN].steps[&id("board")].attempts);
         let step = id("board");
@@ -265,39 +299,7 @@ fn gates(table: &mut String) {
         let mut world = asking();
         steps(&mut world);
         writeln!(table, "gate {label}").unwrap();
-        for (name, step, attempt) in
-            [("board at this attempt", "board", 1), ("board at another one", "board", 2), ("who", "who", 1)]
-        {
-            let fact = Fact::StepGateEvaluated {
-                run: RUN,
-                step: id(step),
-                attempt,
-                gate: None,
-                kind: "http".to_owned(),
-                policy: common::digest(1),
-                asked_at: Timestamp(1_000),
-                outcome: Outcome::Passed,
-                reason: "x".to_owned(),
-                inputs: None,
-                expires_at: None,
-            };
-            let (after, result) = applied(&world, fact);
-            let name = format!("step_gate_evaluated, {name}");
-            let seen =
-                if result.is_ok() { format!("-> {}", seen(&after.runs[&RUN])) } else { "refused".to_owned() };
-            writeln!(table, "    {name:<46} {seen}").unwrap();
-        }
-        for (name, fact) in [
-            ("step_approved, who", Fact::StepApproved { run: RUN, step: id("who"), reason: "x".to_owned() }),
-            (
-                "step_overdue, board",
-                Fact::StepOverdue { run: RUN, step: id("board"), reason: "x".to_owned() },
-            ),
-            (
-                "step_ended, board succeeded",
-                ended(RUN, "board", StepEnd::Succeeded { outputs: BTreeMap::new() }),
-            ),
-        ] {
+        for (name, fact) in gate_facts() {
             let (after, result) = applied(&world, fact);
             let seen =
                 if result.is_ok() { format!("-> {}", seen(&after.runs[&RUN])) } else { "refused".to_owned() };

@@ -74,21 +74,8 @@ fn write_event(tenant: &TenantState, event: &Event) {
             let (environment, release) = of_promotion(tenant, *id);
             tracing::warn!(promotionId = %id, releaseId = release, environmentId = environment, reason, "promotion.invalidated");
         }
-        Fact::GateEvaluated { promotion, gate, kind, outcome, reason, .. } if *outcome != Outcome::Passed => {
-            let (environment, release) = of_promotion(tenant, *promotion);
-            let name = if kind == "security" { "security.gate.failed" } else { "gate.failed" };
-            let outcome = outcome.name();
-            tracing::warn!(promotionId = %promotion, releaseId = release, environmentId = environment, %gate, gateType = kind, outcome, reason, "{name}");
-        }
-        Fact::StepGateEvaluated { run, step, kind, outcome, reason, .. } if *outcome != Outcome::Passed => {
-            let name = if kind == "security" { "security.gate.failed" } else { "gate.failed" };
-            let outcome = outcome.name();
-            tracing::warn!(runId = %run, %step, gateType = kind, outcome, reason, "{name}");
-        }
-        Fact::GateOverridden { promotion, gate, reason, .. } => {
-            let (environment, release) = of_promotion(tenant, *promotion);
-            let by = account(&event.actor);
-            tracing::warn!(promotionId = %promotion, releaseId = release, environmentId = environment, %gate, by, reason, "gate.overridden");
+        Fact::GateEvaluated { .. } | Fact::StepGateEvaluated { .. } | Fact::GateOverridden { .. } => {
+            write_gate(tenant, event);
         }
         Fact::WayBackAnswered { .. }
         | Fact::WayBackUnanswered { .. }
@@ -108,6 +95,30 @@ fn write_event(tenant: &TenantState, event: &Event) {
         }
         Fact::EnvironmentHeardAgain { id } => tracing::info!(environmentId = %id, "environment.heard"),
         Fact::TaskBecameUnknown { key, reason } => tracing::warn!(taskId = %key.task, reason, "task.unknown"),
+        _ => {}
+    }
+}
+
+/// What gates say, unless they let through, and who does not want to hear it.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the caller sorts them")]
+fn write_gate(tenant: &TenantState, event: &Event) {
+    match &event.fact {
+        Fact::GateEvaluated { promotion, gate, kind, outcome, reason, .. } if *outcome != Outcome::Passed => {
+            let (environment, release) = of_promotion(tenant, *promotion);
+            let name = if kind == "security" { "security.gate.failed" } else { "gate.failed" };
+            let outcome = outcome.name();
+            tracing::warn!(promotionId = %promotion, releaseId = release, environmentId = environment, %gate, gateType = kind, outcome, reason, "{name}");
+        }
+        Fact::StepGateEvaluated { run, step, kind, outcome, reason, .. } if *outcome != Outcome::Passed => {
+            let name = if kind == "security" { "security.gate.failed" } else { "gate.failed" };
+            let outcome = outcome.name();
+            tracing::warn!(runId = %run, %step, gateType = kind, outcome, reason, "{name}");
+        }
+        Fact::GateOverridden { promotion, gate, reason, .. } => {
+            let (environment, release) = of_promotion(tenant, *promotion);
+            let by = account(&event.actor);
+            tracing::warn!(promotionId = %promotion, releaseId = release, environmentId = environment, %gate, by, reason, "gate.overridden");
+        }
         _ => {}
     }
 }

@@ -40,7 +40,13 @@ async fn populated(collector: &Collector) -> Result<Cluster> {
     decide_twice(&cluster, &approver, &rolling(ENVIRONMENT, "1.0.0", OnFailure::Stop)).await?;
     // A gate that nothing comes through, because nobody has scanned anything.
     let limits = [("critical".to_owned(), 0)].into();
-    let check = Check::Security { limits, allowed: Vec::new(), scanners: Vec::new(), max_age_seconds: None };
+    let check = Check::Security {
+        limits,
+        allowed: Vec::new(),
+        scanners: Vec::new(),
+        max_age_seconds: None,
+        reporters: Vec::new(),
+    };
     let gate = SetGate { name: "scan".to_owned(), check, ttl_seconds: None };
     let path = paths::fill(paths::ENVIRONMENT_GATES, &[TENANT, ENVIRONMENT]);
     cluster.api.post::<_, Environment>(&path, &gate, None).await?;

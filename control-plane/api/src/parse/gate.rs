@@ -1,18 +1,20 @@
 //! Gates, from the shapes of requests.
 
 use stella_api_types::gate as dto;
+use stella_domain::command::ActingAccount;
 use stella_domain::findings::Severity;
 use stella_domain::gate::{Allowed, Check, Comparison, Gate, Number, Security, TTL_MS_DEFAULT, TTL_MS_RANGE};
+use stella_domain::state::State;
 use stella_domain::tenant::TenantState;
 
 use super::{in_range, name, reason, signature_rule};
 use crate::error::ApiError;
 
 /// What must be so for a release to come to an environment.
-pub(crate) fn gate(tenant: &TenantState, body: &dto::SetGate) -> Result<Gate, ApiError> {
+pub(crate) fn gate(state: &State, tenant: &TenantState, body: &dto::SetGate) -> Result<Gate, ApiError> {
     Ok(Gate {
         name: name("name", &body.name)?,
-        check: check(tenant, &body.check)?,
+        check: check(state, tenant, &body.check)?,
         ttl_ms: match body.ttl_seconds {
             None => TTL_MS_DEFAULT,
             Some(seconds) => {
@@ -25,21 +27,29 @@ pub(crate) fn gate(tenant: &TenantState, body: &dto::SetGate) -> Result<Gate, Ap
     })
 }
 
-fn check(tenant: &TenantState, check: &dto::Check) -> Result<Check, ApiError> {
+fn check(state: &State, tenant: &TenantState, check: &dto::Check) -> Result<Check, ApiError> {
     Ok(match check {
-        dto::Check::Security { limits, allowed, scanners, max_age_seconds } => Check::Security(Security {
-            limits: limits
-                .iter()
-                .map(|(text, limit)| Ok((severity(text)?, *limit)))
-                .collect::<Result<_, ApiError>>()?,
-            allowed: allowed.iter().enumerate().map(self::allowed).collect::<Result<_, _>>()?,
-            scanners: scanners
-                .iter()
-                .enumerate()
-                .map(|(at, scanner)| name(&format!("check.scanners[{at}]"), scanner))
-                .collect::<Result<_, _>>()?,
-            max_age_ms: max_age_seconds.map(|seconds| seconds.saturating_mul(1_000)),
-        }),
+        dto::Check::Security { limits, allowed, scanners, max_age_seconds, reporters } => {
+            Check::Security(Security {
+                limits: limits.iter().map(|(text, limit)| Ok((severity(text)?, *limit))).collect::<Result<
+                    _,
+                    ApiError,
+                >>(
+                )?,
+                allowed: allowed.iter().enumerate().map(self::allowed).collect::<Result<_, _>>()?,
+                scanners: scanners
+                    .iter()
+                    .enumerate()
+                    .map(|(at, scanner)| name(&format!("check.scanners[{at}]"), scanner))
+                    .collect::<Result<_, _>>()?,
+                max_age_ms: max_age_seconds.map(|seconds| seconds.saturating_mul(1_000)),
+                reporters: reporters
+                    .iter()
+                    .enumerate()
+                    .map(|(at, reporter)| account(state, &format!("check.reporters[{at}]"), reporter))
+                    .collect::<Result<_, _>>()?,
+            })
+        }
         dto::Check::Metric { source, query, comparison, threshold } => Check::Metric {
             source: name("check.source", source)?,
             query: query.clone(),
@@ -56,6 +66,13 @@ fn check(tenant: &TenantState, check: &dto::Check) -> Result<Check, ApiError> {
             Check::Signature(signature_rule(tenant, "check.keys", *needed, keys)?)
         }
     })
+}
+
+fn account(state: &State, field: &str, text: &str) -> Result<ActingAccount, ApiError> {
+    let name = name(field, text)?;
+    let id = state.system.account_names.get(&name).copied();
+    id.map(|id| ActingAccount { id, name })
+        .ok_or_else(|| ApiError::invalid(field, format!("there is no account {text}")))
 }
 
 fn severity(text: &str) -> Result<Severity, ApiError> {

@@ -54,7 +54,7 @@ pub(crate) async fn set_gate(
     let state = app.engine.state();
     let tenant = resolve::tenant(&state, &tenant)?;
     let environment = resolve::environment(tenant, &environment)?.id;
-    let gate = Box::new(parse::gate(tenant, &body)?);
+    let gate = Box::new(parse::gate(&state, tenant, &body)?);
     app.outside.as_ref().map_or(Ok(()), |outside| outside.can_be_asked(&gate.check))?;
     change.tenant(&app, tenant.id, &body, TenantCommand::SetGate { environment, gate }).await?;
     environments::shown(&app, tenant.id, environment)

@@ -26,12 +26,15 @@ pub(crate) fn gate(tenant: &TenantState, standing: &Standing) -> dto::Gate {
 
 fn check(tenant: &TenantState, check: &Check) -> dto::Check {
     match check {
-        Check::Security(Security { limits, allowed, scanners, max_age_ms }) => dto::Check::Security {
-            limits: limits.iter().map(|(severity, limit)| (severity.name().to_owned(), *limit)).collect(),
-            allowed: allowed.iter().map(self::allowed).collect(),
-            scanners: scanners.iter().map(Name::to_string).collect(),
-            max_age_seconds: max_age_ms.map(|ms| ms / 1_000),
-        },
+        Check::Security(Security { limits, allowed, scanners, max_age_ms, reporters }) => {
+            dto::Check::Security {
+                limits: limits.iter().map(|(severity, limit)| (severity.name().to_owned(), *limit)).collect(),
+                allowed: allowed.iter().map(self::allowed).collect(),
+                scanners: scanners.iter().map(Name::to_string).collect(),
+                max_age_seconds: max_age_ms.map(|ms| ms / 1_000),
+                reporters: reporters.iter().map(|by| by.name.to_string()).collect(),
+            }
+        }
         Check::Metric { source, query, comparison, threshold } => dto::Check::Metric {
             source: source.to_string(),
             query: query.clone(),

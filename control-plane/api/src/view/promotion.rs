@@ -14,7 +14,7 @@ use stella_domain::state::State;
 use stella_domain::tenant::TenantState;
 use stella_protocol::time::Timestamp;
 
-use super::deployment::{job_of, on_failure, own_ref, strategy};
+use super::deployment::{amount, job_of, on_failure, own_ref, strategy};
 use super::event::actor;
 use super::release::{release_ref, step};
 use super::{environment_named, gate, named, target_named, time};
@@ -55,6 +55,7 @@ pub(crate) fn promotion(
         }),
         strategy: strategy(&wanted.strategy),
         on_failure: on_failure(wanted.on_failure),
+        tolerate_failures: wanted.tolerate_failures.map(amount),
         targets: wanted
             .targets
             .as_ref()
@@ -83,6 +84,7 @@ pub(crate) fn promotion(
         gates,
         requested_at: time(promotion.requested_at),
         requested_by: actor(&promotion.requested_by),
+        chosen_by: promotion.chosen_by.iter().map(actor).collect(),
         expires_at: promotion.expires_at.map(time),
         ended_at: ended_at.map(time),
     }

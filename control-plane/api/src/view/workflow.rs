@@ -180,6 +180,7 @@ fn step(tenant: &TenantState, planned: &Step, found: &StepRun) -> dto::Step {
         approval,
         gate: found.state.asked().map(gate),
         asks_for: planned.input.as_ref().filter(|_| asks).map(|inputs| serde_json::json!(inputs)),
+        answered_by: found.answered_by.as_ref().map(actor),
         started_at: found.started_at.map(time),
         finished_at: found.finished_at.map(time),
         outputs: found.outputs.clone(),

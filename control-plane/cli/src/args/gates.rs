@@ -95,6 +95,9 @@ pub(crate) enum SetGate {
         /// How old its report may be: 7d.
         #[arg(long, value_name = "TIME", value_parser = crate::when::seconds)]
         max_age: Option<u64>,
+        /// An account whose reports count (can be given more than once); everybody's who may report if not given.
+        #[arg(long = "reporter", value_name = "ACCOUNT")]
+        reporters: Vec<String>,
     },
     /// What a Prometheus answers: there must be a sample, and each must compare as wanted.
     #[command(group = clap::ArgGroup::new("comparison").required(true).args(["below", "at_most", "above", "at_least"]))]

@@ -151,6 +151,10 @@ impl TenantState {
         let role =
             self.deployments.get(&id).and_then(|it| it.strategy.groups()).map(|_| Part::of(&part.legs));
         let place = self.target_mut(part.target, fact)?;
+        let is_brought = !matches!(part.legs.last(), Some(Leg { steps: Steps::Retire, .. }));
+        if is_brought {
+            place.brought_with = Some(Arc::clone(&part.variables));
+        }
         if role == Some(Part::Member) {
             place.last = Some(id);
         }

@@ -1,5 +1,6 @@
 //! How far deployments have got.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use imbl::OrdMap;
@@ -94,7 +95,7 @@ impl TenantState {
         let (created_by, trace) =
             asked.unwrap_or_else(|| (actor.clone(), self.trace_of_follow_up(cause, trace)));
         self.begin_job(*id, cause, fact)?;
-        let parts = self.reserve_all(*id, targets, cause.is_job(), fact)?;
+        let parts = self.reserve_all(*id, targets, cause, fact)?;
         ensure(!parts.is_empty(), subject(*id), "without targets", fact)?;
         let total = u32::try_from(targets.len()).map_err(|_| illegal(subject(*id), "too large", fact))?;
         let mut deployment = Deployment {
@@ -183,17 +184,32 @@ impl TenantState {
         &mut self,
         deployment: DeploymentId,
         targets: &[PlannedTarget],
-        is_job: bool,
+        cause: &Cause,
         fact: &Fact,
     ) -> Result<OrdMap<TargetId, Arc<TargetRollout>>, IllegalTransition> {
         let mut parts = OrdMap::new();
         for planned in targets {
             let mut part = self.reserve(deployment, planned, fact)?;
             // INV-22: what is live there is never touched.
-            part.is_spared |= is_job;
+            part.is_spared |= cause.is_job();
+            // What comes back comes with what it was brought with.
+            if let Some(then) = self.variables_back(cause, planned) {
+                part.variables = then;
+            }
             parts.insert(planned.target, Arc::new(part));
         }
         Ok(parts)
+    }
+
+    /// With which variables a rollback brings a release back to a target; `None` with those that it has now.
+    fn variables_back(
+        &self,
+        cause: &Cause,
+        planned: &PlannedTarget,
+    ) -> Option<Arc<BTreeMap<String, String>>> {
+        let Cause::Rollback { of, .. } = cause else { return None };
+        let taken_back = self.deployments.get(of)?.targets.get(&planned.target)?;
+        taken_back.previous_variables.clone().filter(|_| taken_back.previous == Some(planned.release))
     }
 
     /// Reserving a target twice fails, so that a plan cannot name it twice either.
@@ -215,6 +231,7 @@ impl TenantState {
             previous: planned.previous,
             domain: planned.domain.clone(),
             variables: Arc::new(target.variables.clone()),
+            previous_variables: target.brought_with.clone(),
             legs: planned.legs.clone().into(),
             is_spared: !planned.legs.is_empty(),
             before: None,

@@ -134,6 +134,7 @@ impl TenantState {
             idle: None,
             is_torn: false,
             visited: None,
+            brought_with: None,
             part: None,
             created_at: at,
         };
@@ -172,7 +173,7 @@ impl TenantState {
         // agents remember of the target is older than what comes.
         (target.current, target.last, target.visited) = (None, None, None);
         (target.live, target.idle, target.is_torn) = (None, None, false);
-        target.part = None;
+        (target.part, target.brought_with) = (None, None);
         if !self.agents.contains_key(&agent) {
             return Err(missing(AgentId::KIND, agent, fact));
         }

@@ -70,7 +70,7 @@ impl TenantState {
 
     fn promotion_requested(&mut self, event: &Event) -> Applied {
         let Event { at, actor, trace, fact } = event;
-        let Fact::PromotionRequested { id, wanted, plan, rule, expires_at } = fact else {
+        let Fact::PromotionRequested { id, wanted, plan, rule, expires_at, chosen_by } = fact else {
             return Err(misplaced(fact));
         };
         vacant(!self.promotions.contains_key(id), PromotionId::KIND, id, fact)?;
@@ -88,6 +88,7 @@ impl TenantState {
             status: PromotionStatus::Pending,
             requested_at: *at,
             requested_by: actor.clone(),
+            chosen_by: chosen_by.clone(),
             trace: trace.clone(),
             held_until: None,
             expires_at: *expires_at,
@@ -107,10 +108,7 @@ impl TenantState {
         let Fact::ApprovalGranted { id, plan, reason } = fact else { return Err(misplaced(fact)) };
         let by = by_account(actor, *id, fact)?.clone();
         let promotion = self.promotion_mut(*id, fact)?;
-        let own = match &promotion.requested_by {
-            Actor::ApiToken { account: Some(asked), .. } => asked.id == by.id,
-            Actor::ApiToken { account: None, .. } | Actor::System | Actor::Agent { .. } => false,
-        };
+        let own = promotion.is_of(actor);
         let again = promotion.approvals.iter().any(|approval| approval.by.id == by.id);
         let in_rule = promotion
             .rule

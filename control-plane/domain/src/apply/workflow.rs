@@ -36,8 +36,8 @@ impl TenantState {
             | Fact::StepApprovalLapsed { .. }
             | Fact::StepBackedOff { .. }
             | Fact::StepOverdue { .. }
-            | Fact::StepGateEvaluated { .. }
             | Fact::StepHeld { .. } => self.apply_step(event),
+            Fact::StepGateEvaluated { .. } => self.step_gate_evaluated(fact),
             Fact::StepEnded { run, step, end } => self.step_ended(*run, step, end, event),
             Fact::RunTurned { id, turn } => self.run_turned(event, *id, turn),
             Fact::RunEnded { id } => self.run_ended(*id, at, fact),
@@ -109,7 +109,6 @@ impl TenantState {
                 state.overdue = Some(reason.clone());
                 deadline.take().map(drop).ok_or("overdue already")
             }),
-            Fact::StepGateEvaluated { .. } => self.step_gate_evaluated(fact),
             Fact::StepHeld { run, step, until, reason } => self.change_step(*run, step, fact, |state| {
                 let may = matches!(state.state, StepState::Running { .. } | StepState::Waiting);
                 let name = state.state.name();
@@ -158,6 +157,10 @@ impl TenantState {
                 return Err(state.state.name());
             }
             state.finished_at = Some(event.at);
+            let is_answer = matches!(state.state, StepState::Running { work: Work::Input, .. });
+            if is_answer && matches!(end, StepEnd::Succeeded { .. }) {
+                state.answered_by = Some(event.actor.clone());
+            }
             state.state = match end {
                 StepEnd::Succeeded { outputs } => {
                     state.outputs.clone_from(outputs);

@@ -1,7 +1,7 @@
 //! Promotions that nobody asks for by hand: what has proven itself in one environment comes to the next.
 //!
 //! They go through the same request as all others, with the gates, approvals, locks and freezes of their environment. Who asks is the
-//! control plane itself, so that everybody may approve it who may approve there.
+//! control plane itself; who has asked for what proved the release has chosen it, and does not approve it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -88,7 +88,9 @@ fn consider(tx: &mut Transaction<'_>, place: EnvironmentId) -> Result<(), Reject
         job: None,
     };
     let asked = tx.attempt(|tx| {
-        tx.with_authority(Actor::System, like.trace.clone(), |tx| promotion::request_patiently(tx, &new))
+        tx.with_authority(Actor::System, like.trace.clone(), |tx| {
+            promotion::request_patiently(tx, &new, like.id)
+        })
     });
     match asked {
         Ok(_) => ended(tx, place, newest.id, Some(PromotionId(id.0)), String::new()),

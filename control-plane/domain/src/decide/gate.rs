@@ -8,15 +8,15 @@ use stella_protocol::id::{DeploymentId, EnvironmentId, PromotionId, ReleaseId};
 use stella_protocol::time::Timestamp;
 
 use super::transaction::Transaction;
-use super::{fields, rollout, signature};
-use crate::command::{Actor, Answer, NewFindings, Outcome};
+use super::{fields, promotion, rollout, signature};
+use crate::command::{Answer, NewFindings, Outcome};
 use crate::deployment::Status;
 use crate::environment::Environment;
 use crate::event::Fact;
 use crate::findings::{FINDING_COMPONENT_BYTES_MAX, FINDING_ID_BYTES_MAX, FINDINGS_MAX, SCANNERS_MAX};
 use crate::gate::{
     self, AGAIN_MS_RANGE, ALLOWED_MAX, Check, Evaluated, GATES_MAX, Gate, Outcome as Says, QUERY_BYTES_MAX,
-    Record, Standing, TTL_MS_RANGE, VARIABLES, cut,
+    REPORTERS_MAX, Record, Standing, TTL_MS_RANGE, VARIABLES, cut,
 };
 use crate::name::Name;
 use crate::promotion::PromotionStatus;
@@ -178,6 +178,11 @@ fn makes_sense(tenant: &TenantState, gate: &Gate) -> Result<(), Rejection> {
                 let problem =
                     format!("there are {}; at most {ALLOWED_MAX} can be allowed", security.allowed.len());
                 return Err(Rejection::invalid("allowed", problem));
+            }
+            if security.reporters.len() > REPORTERS_MAX {
+                let problem =
+                    format!("there are {}; at most {REPORTERS_MAX} can be named", security.reporters.len());
+                return Err(Rejection::invalid("reporters", problem));
             }
             for (at, allowed) in security.allowed.iter().enumerate() {
                 if allowed.id.is_empty() || allowed.id.len() > FINDING_ID_BYTES_MAX {
@@ -427,15 +432,12 @@ pub(super) fn decide(
             format!("gate {gate} is of type {}, and not decided by people", standing.gate.check.name());
         return Err(Rejection::conflict(problem));
     }
-    let Actor::ApiToken { id: token, account: Some(account) } = tx.actor() else {
+    if tx.actor().account().is_none() {
         let problem = "a gate is decided by somebody: use a token that belongs to an account with the role approver (stella account create, \
              stella token create --account)";
         return Err(Rejection::Forbidden { problem: problem.to_owned() });
-    };
-    if tx.promotion(id)?.is_requester(*token, Some(account.id)) {
-        let problem = "nobody decides on a gate of what they have asked for; somebody else has to";
-        return Err(Rejection::Forbidden { problem: problem.to_owned() });
     }
+    promotion::is_free_to_let_through(tx.actor(), tx.promotion(id)?, "decides on a gate of")?;
     let outcome = if passed { Says::Passed } else { Says::Failed };
     let before = record(&tx.tenant, id, gate).verdict;
     if before.is_none_or(|it| it.outcome != outcome || it.policy != standing.policy || it.reason != reason) {

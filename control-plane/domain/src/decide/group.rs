@@ -220,7 +220,7 @@ pub(super) fn no_way_back(
         return Some(format!("the release there is blocked ({why})"));
     }
     let steps: Vec<&Step> = colour::steps(previous, Steps::Switch).collect();
-    fills_in(environment, previous, target, target.live, &steps)
+    fills_in(environment, previous, &target.as_it_was_brought(), target.live, &steps)
         .err()
         .map(|rejection| format!("its switch cannot be filled in any more: {rejection}"))
 }

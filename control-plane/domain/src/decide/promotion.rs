@@ -4,9 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use stella_protocol::digest::Digest;
-use stella_protocol::id::{
-    AccountId, ApiTokenId, DeploymentId, EnvironmentId, PromotionId, ReleaseId, TaskId,
-};
+use stella_protocol::id::{AccountId, DeploymentId, EnvironmentId, PromotionId, ReleaseId, TaskId};
 use stella_protocol::time::Timestamp;
 
 use super::deployment::{self, Opening, Prepared};
@@ -52,15 +50,40 @@ pub struct Planned {
 pub(super) fn request(tx: &mut Transaction<'_>, new: &NewDeployment) -> Result<Outcome, Rejection> {
     let environment = tx.tenant.environments.get(&new.environment);
     let waits = environment.is_some_and(|environment| may_wait(environment));
-    request_as(tx, new, waits)
+    // A step that waits for it belongs to a run, in which others may have chosen.
+    let run = tx.tenant.awaited.get(&new.id).map(|(run, _)| *run);
+    let chosen_by = run.map(|run| tx.tenant.choosers_in(run)).unwrap_or_default();
+    request_as(tx, new, (waits, chosen_by))
 }
 
-/// Asks for a deployment that may wait for locks and freezes wherever it goes: nobody is there to ask again.
-pub(super) fn request_patiently(tx: &mut Transaction<'_>, new: &NewDeployment) -> Result<Outcome, Rejection> {
-    request_as(tx, new, true)
+/// Asks once more for what an ended deployment was to bring. Who asked for that then has chosen it.
+pub(super) fn request_again(
+    tx: &mut Transaction<'_>,
+    new: &NewDeployment,
+    of: DeploymentId,
+) -> Result<Outcome, Rejection> {
+    let environment = tx.tenant.environments.get(&new.environment);
+    let waits = environment.is_some_and(|environment| may_wait(environment));
+    let chosen_by = tx.tenant.choosers_of(of);
+    request_as(tx, new, (waits, chosen_by))
 }
 
-fn request_as(tx: &mut Transaction<'_>, new: &NewDeployment, may_wait: bool) -> Result<Outcome, Rejection> {
+/// Asks for a deployment that may wait for locks and freezes wherever it goes: nobody is there to ask again. It is because of one that
+/// has proven the release elsewhere; who asked for that has chosen it.
+pub(super) fn request_patiently(
+    tx: &mut Transaction<'_>,
+    new: &NewDeployment,
+    because_of: DeploymentId,
+) -> Result<Outcome, Rejection> {
+    let chosen_by = tx.tenant.choosers_of(because_of);
+    request_as(tx, new, (true, chosen_by))
+}
+
+fn request_as(
+    tx: &mut Transaction<'_>,
+    new: &NewDeployment,
+    (may_wait, mut chosen_by): (bool, Vec<Actor>),
+) -> Result<Outcome, Rejection> {
     let id = PromotionId(new.id.0);
     if tx.tenant.deployments.contains_key(&new.id) || tx.tenant.promotions.contains_key(&id) {
         return Err(Rejection::exists(DeploymentId::KIND, new.id));
@@ -75,7 +98,8 @@ fn request_as(tx: &mut Transaction<'_>, new: &NewDeployment, may_wait: bool) -> 
     let expires_ms = rule.as_ref().map_or(EXPIRES_MS_DEFAULT, |rule| rule.expires_ms);
     let expires_at = may_wait.then(|| tx.now.plus_ms(expires_ms));
     let plan = seal(&tx.tenant, &prepared, new);
-    tx.emit(Fact::PromotionRequested { id, wanted: new.clone(), plan, rule, expires_at })?;
+    chosen_by.retain(|chooser| !chooser.is(tx.actor()));
+    tx.emit(Fact::PromotionRequested { id, wanted: new.clone(), plan, rule, expires_at, chosen_by })?;
     if may_wait {
         let promotion = Arc::clone(tx.promotion(id)?);
         look_at(tx, &promotion)?;
@@ -234,11 +258,8 @@ pub(super) fn approve(
             format!("promotion {id} has the plan {}, not {plan}; look at it again", promotion.plan.root);
         return Err(Rejection::Conflict { problem });
     }
-    let (token, account) = decider(tx, promotion)?;
-    if promotion.is_requester(token, Some(account)) {
-        let problem = "nobody approves what they have asked for; somebody else has to";
-        return Err(Rejection::Forbidden { problem: problem.to_owned() });
-    }
+    let account = decider(tx, promotion)?;
+    is_free_to_let_through(tx.actor(), promotion, "approves")?;
     if promotion.approvals.iter().all(|approval| approval.by.id != account) {
         tx.emit(Fact::ApprovalGranted { id, plan, reason: reason.to_owned() })?;
     }
@@ -295,8 +316,8 @@ fn waiting<'t>(tx: &'t Transaction<'_>, id: PromotionId) -> Result<&'t Arc<Promo
 }
 
 /// Who decides on a promotion: an account, because a token without one is nobody in particular.
-fn decider(tx: &Transaction<'_>, promotion: &Promotion) -> Result<(ApiTokenId, AccountId), Rejection> {
-    let Actor::ApiToken { id, account: Some(account) } = tx.actor() else {
+fn decider(tx: &Transaction<'_>, promotion: &Promotion) -> Result<AccountId, Rejection> {
+    let Some(account) = tx.actor().account() else {
         let problem = "a promotion is decided on by somebody: use a token that belongs to an account with the role approver (stella account create, \
              stella token create --account)";
         return Err(Rejection::Forbidden { problem: problem.to_owned() });
@@ -307,7 +328,25 @@ fn decider(tx: &Transaction<'_>, promotion: &Promotion) -> Result<(ApiTokenId, A
             format!("account {} is not among those whom the environment's rule names", account.name);
         return Err(Rejection::Forbidden { problem });
     }
-    Ok((*id, account.id))
+    Ok(account.id)
+}
+
+/// Whether somebody may let through what is asked for: not who asked, and not who has chosen it.
+pub(super) fn is_free_to_let_through(
+    actor: &Actor,
+    promotion: &Promotion,
+    what: &str,
+) -> Result<(), Rejection> {
+    let problem = if promotion.requested_by.is(actor) {
+        format!("nobody {what} what they have asked for; somebody else has to")
+    } else if promotion.has_chosen(actor) {
+        format!(
+            "nobody {what} what they have chosen: they answered what its run asked for, or asked for what it comes from; somebody else has to"
+        )
+    } else {
+        return Ok(());
+    };
+    Err(Rejection::Forbidden { problem })
 }
 
 /// Looks again at the promotions that wait, if anything has happened that may let one start or make it void.
@@ -440,6 +479,13 @@ fn lapse(tx: &mut Transaction<'_>, promotion: &Promotion) -> Result<(), Rejectio
         }
     }
     Ok(())
+}
+
+/// Lets the approvals of an account count no more where it may not approve now.
+pub(super) fn lapse_of(tx: &mut Transaction<'_>, account: AccountId) -> Result<(), Rejection> {
+    let has_approved = |it: &&Arc<Promotion>| it.approvals.iter().any(|it| it.by.id == account);
+    let concerned: Vec<Arc<Promotion>> = open(&tx.tenant).filter(has_approved).cloned().collect();
+    concerned.iter().try_for_each(|promotion| lapse(tx, promotion))
 }
 
 fn targets<'t>(tenant: &'t TenantState, wanted: &'t NewDeployment) -> impl Iterator<Item = &'t Target> {

@@ -74,7 +74,7 @@ pub(super) fn retry(
         replace_application: asked.is_some_and(|asked| asked.wanted.replace_application),
         job: None,
     };
-    promotion::request(tx, &new)
+    promotion::request_again(tx, &new, of)
 }
 
 /// Whether the target does not have the release: it never got it, or it was taken back. A removed target needs nothing.

@@ -239,12 +239,13 @@ fn can_fill_in(tx: &Transaction<'_>, deployment: &Deployment, target: &Target, p
     else {
         return false;
     };
+    let then = target.with(part.previous_variables.as_deref());
     let mut legs = way_back(tx, (deployment, part), target, release.id);
     if legs.is_empty() {
         legs.push(Leg { release: release.id, colour: None, steps: Steps::All });
     }
     legs.iter().filter(|leg| leg.release == release.id).all(|leg| {
         let steps: Vec<&Step> = colour::steps(release, leg.steps).collect();
-        fills_in(environment, release, target, leg.colour, &steps).is_ok()
+        fills_in(environment, release, &then, leg.colour, &steps).is_ok()
     })
 }

@@ -3,7 +3,8 @@
 use stella_protocol::id::{AccountId, ApiTokenId, TenantId};
 use stella_protocol::time::Timestamp;
 
-use super::{Decision, authority};
+use super::transaction::Transaction;
+use super::{Decision, authority, promotion, workflow};
 use crate::access::{GRANTS_MAX, Grant};
 use crate::api_token::ACCOUNT_TOKENS_MAX;
 use crate::command::{LOG_LEVEL_MAX, Outcome, Request, SystemCommand};
@@ -15,6 +16,25 @@ use crate::state::State;
 const TOKEN_NAME_MAX: usize = 128;
 
 pub(super) fn decide(
+    state: &State,
+    request: &Request,
+    command: &SystemCommand,
+    now: Timestamp,
+) -> Result<Decision, Rejection> {
+    let mut decision = decided(state, request, command, now)?;
+    if state.is_administered() && !decision.state.is_administered() {
+        let problem = "nobody could administer the installation any more; create another one first: a token that does not expire, without an \
+                       account or of one that is admin everywhere";
+        return Err(Rejection::conflict(problem));
+    }
+    if let SystemCommand::SetAccountRoles { account, .. } | SystemCommand::RemoveAccount { account } = command
+    {
+        lapse(&mut decision, request, *account, now)?;
+    }
+    Ok(decision)
+}
+
+fn decided(
     state: &State,
     request: &Request,
     command: &SystemCommand,
@@ -82,13 +102,25 @@ pub(super) fn decide(
             Outcome::Done
         }
     };
-    if state.is_administered() && !decision.state.is_administered() {
-        let problem = "nobody could administer the installation any more; create another one first: a token that does not expire, without an \
-                       account or of one that is admin everywhere";
-        return Err(Rejection::conflict(problem));
-    }
     decision.outcome = outcome;
     Ok(decision)
+}
+
+/// What an account has approved counts no more where it may not approve any more: that is seen at once, and not when somebody looks.
+fn lapse(
+    decision: &mut Decision,
+    request: &Request,
+    account: AccountId,
+    now: Timestamp,
+) -> Result<(), Rejection> {
+    let state = decision.state.clone();
+    for tenant in state.tenants.values() {
+        let mut tx = Transaction::new(&state, tenant, request, now);
+        promotion::lapse_of(&mut tx, account)?;
+        workflow::lapse_of(&mut tx, account)?;
+        decision.merge(tx);
+    }
+    Ok(())
 }
 
 /// What is only written down: it changes something outside of the core.

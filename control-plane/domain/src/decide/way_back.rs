@@ -78,7 +78,8 @@ pub(super) fn missing(
         return Some(format!("the release there is blocked ({why})"));
     }
     let steps: Vec<&Step> = previous.steps.iter().collect();
-    if let Err(rejection) = fills_in(environment, previous, target, target.live, &steps) {
+    if let Err(rejection) = fills_in(environment, previous, &target.as_it_was_brought(), target.live, &steps)
+    {
         return Some(format!("its steps cannot be filled in any more: {rejection}"));
     }
     // A colour has folders of its own.

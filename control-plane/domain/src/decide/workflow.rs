@@ -11,6 +11,7 @@ use crate::access::{self, Scope};
 use crate::command::{Actor, NewRun, Outcome, TenantCommand};
 use crate::event::Fact;
 use crate::name::{Identifier, Name};
+use crate::promotion::Approval;
 use crate::rejection::Rejection;
 use crate::run::{ACTIVE_MAX, CallOutcome, RunStatus, StepEnd, StepState, Turn, Work};
 use crate::workflow::{Action, DEPTH_MAX, Input, SubWorkflow, Template, WORKFLOWS_MAX, check};
@@ -273,9 +274,14 @@ fn decide(
         return Ok(Outcome::Run(id));
     }
     let place = environment.map_or(Scope::Tenant(tx.tenant.id), |it| Scope::Environment(tx.tenant.id, it));
+    let choosers = tx.tenant.choosers_in(id);
+    let has_chosen = |it: &Approval| {
+        let chose = choosers.iter().any(|chooser| chooser.account().is_some_and(|by| by.id == it.by.id));
+        chose.then(|| format!("account {} has answered what the run asked for since", it.by.name))
+    };
     let (gone, approvals): (Vec<_>, Vec<_>) = approvals
         .into_iter()
-        .map(|it| (access::no_approver(tx.system, &it.by, place), it))
+        .map(|it| (access::no_approver(tx.system, &it.by, place).or_else(|| has_chosen(&it)), it))
         .partition(|(reason, _)| reason.is_some());
     for (reason, approval) in gone {
         let (step, account, reason) = (step.clone(), approval.by.id, reason.unwrap_or_default());
@@ -291,13 +297,34 @@ fn decide(
     Ok(Outcome::Run(id))
 }
 
+/// Lets the approvals of an account for steps that still wait count no more where it may not approve now.
+pub(super) fn lapse_of(tx: &mut Transaction<'_>, account: AccountId) -> Result<(), Rejection> {
+    let runs = tx.tenant.active_runs.iter().filter_map(|id| tx.tenant.runs.get(id));
+    let steps = runs.flat_map(|run| run.steps.iter().map(move |(id, step)| (run.id, id, &step.state)));
+    let gone = steps.filter_map(|(run, step, state)| {
+        let StepState::Running { work: Work::Approval { environment, approvals, .. }, .. } = state else {
+            return None;
+        };
+        let tenant = tx.tenant.id;
+        let place = environment.map_or(Scope::Tenant(tenant), |it| Scope::Environment(tenant, it));
+        let approval = approvals.iter().find(|it| it.by.id == account)?;
+        let reason = access::no_approver(tx.system, &approval.by, place)?;
+        Some(Fact::StepApprovalLapsed { run, step: step.clone(), account, reason })
+    });
+    let gone: Vec<Fact> = gone.collect();
+    gone.into_iter().try_for_each(|fact| tx.emit(fact))
+}
+
 /// Whether whoever asks may approve what a run does.
 fn is_free_to_approve(tx: &Transaction<'_>, id: RunId) -> Result<(), Rejection> {
-    if tx.run(id)?.is_started_by(tx.actor()) {
-        let problem = "nobody approves in a run that they have started; somebody else has to";
-        return Err(Rejection::Forbidden { problem: problem.to_owned() });
-    }
-    Ok(())
+    let problem = if tx.run(id)?.is_started_by(tx.actor()) {
+        "nobody approves in a run that they have started; somebody else has to"
+    } else if tx.tenant.choosers_in(id).iter().any(|chooser| chooser.is(tx.actor())) {
+        "nobody approves in a run for which they have chosen: they have answered what it asked for; somebody else has to"
+    } else {
+        return Ok(());
+    };
+    Err(Rejection::Forbidden { problem: problem.to_owned() })
 }
 
 fn decider(tx: &Transaction<'_>) -> Result<(ApiTokenId, AccountId, Name), Rejection> {

@@ -361,6 +361,8 @@ fn approvals(tenant: &TenantState) {
         let by: BTreeSet<_> = promotion.approvals.iter().map(|approval| approval.by.id).collect();
         assert_eq!(by.len(), promotion.approvals.len(), "INV-10: somebody approved twice");
         assert!(asked.is_none_or(|asked| !by.contains(&asked)), "INV-10: who asked approved");
+        let mut choosers = promotion.chosen_by.iter().filter_map(Actor::account);
+        assert!(!choosers.any(|chooser| by.contains(&chooser.id)), "INV-10: who has chosen approved");
         if let (Some(deployment), Some(rule)) = (deployment, &promotion.rule) {
             assert!(by.len() >= usize::try_from(rule.needed).unwrap(), "INV-10: {}", deployment.id);
             assert!(rule.from.is_empty() || by.iter().all(|it| rule.from.contains(it)), "INV-10: a stranger");

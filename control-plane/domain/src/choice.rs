@@ -1,0 +1,43 @@
+//! Who has chosen what comes to an environment, beside who asks for it: none of them approves it.
+
+use stella_protocol::id::{DeploymentId, PromotionId, RunId};
+
+use crate::command::Actor;
+use crate::tenant::TenantState;
+
+impl TenantState {
+    /// Who has had a say in what a run does so far: whoever started it, and whoever has answered what it, or a run that it is part of,
+    /// has asked for. None twice.
+    #[must_use]
+    pub fn choosers_in(&self, run: RunId) -> Vec<Actor> {
+        let mut choosers = Vec::new();
+        let mut next = self.runs.get(&run);
+        while let Some(run) = next {
+            let answered = run.steps.values().filter_map(|step| step.answered_by.as_ref());
+            add(&mut choosers, [&run.started_by].into_iter().chain(answered));
+            next = run.parent.as_ref().and_then(|(whole, _)| self.runs.get(whole));
+        }
+        choosers
+    }
+
+    /// Who has chosen what a deployment has brought: whoever asked for it, and whoever had chosen it before.
+    #[must_use]
+    pub fn choosers_of(&self, deployment: DeploymentId) -> Vec<Actor> {
+        let mut choosers = Vec::new();
+        let asked = self.promotions.get(&PromotionId(deployment.0));
+        let created_by = self.deployments.get(&deployment).and_then(|it| it.created_by.as_ref());
+        add(&mut choosers, created_by.into_iter().chain(asked.map(|it| &it.requested_by)));
+        add(&mut choosers, asked.into_iter().flat_map(|it| &it.chosen_by));
+        choosers
+    }
+}
+
+/// Adds those who are somebody, and not there already.
+fn add<'a>(choosers: &mut Vec<Actor>, more: impl Iterator<Item = &'a Actor>) {
+    for actor in more {
+        let is_somebody = matches!(actor, Actor::ApiToken { .. });
+        if is_somebody && !choosers.iter().any(|known| known.is(actor)) {
+            choosers.push(actor.clone());
+        }
+    }
+}
