@@ -145,11 +145,30 @@ async fn a_promotion_has_bad_days() -> Result<()> {
     story.a_release_turns_out_bad().await?;
     story.wait_shown("promotion", &forgotten, "status", "expired").await?;
     story.refused(&story.qa, &["promotion", "approve", &forgotten], "has expired; deploy again").await?;
+    story.an_environment_is_not_needed_any_more(&forgotten).await?;
     drop(story);
     cluster.passed()
 }
 
 impl Story<'_> {
+    async fn an_environment_is_not_needed_any_more(&self, forgotten: &str) -> Result<()> {
+        let remove = ["env", "remove", "later"];
+        self.refused(&self.boss, &remove, "it has the targets late-1 (stella target remove)").await?;
+        self.refused(&self.dev, &remove, "needs the role admin").await?;
+        self.boss.ok(&["target", "remove", "late-1"])?;
+        let said = self.boss.ok(&["env", "update", "later", "--name", "sooner", "--order", "7"])?;
+        ensure!(said.contains("environment sooner") && said.contains("(order 7)"), "{said}");
+        self.boss.ok(&["env", "remove", "sooner"])?;
+        let said = self.boss.ok(&["env", "list"])?;
+        ensure!(!said.contains("sooner") && !said.contains("later"), "{said}");
+        // What was asked for there is still told with its name, and so is what happened.
+        let shown = self.shown("promotion", forgotten)?;
+        ensure!(shown["environment"]["name"] == "sooner", "{shown}");
+        let said = self.boss.ok(&["events", "--type", "promotion_expired"])?;
+        ensure!(said.contains("sooner"), "{said}");
+        Ok(())
+    }
+
     fn nobody_decides(&self) -> Result<String> {
         self.boss.ok(&["env", "create", "later"])?;
         self.boss

@@ -183,6 +183,20 @@ fn impossible_rules(api: &Api) -> Vec<Case> {
     };
     let (day, next) = ("2026-12-18T18:00", "2026-12-19T18:00");
     vec![
+        case(
+            "an environment that is in use is removed",
+            api.request(Method::DELETE, &fill(paths::ENVIRONMENT, &[TENANT, ENVIRONMENT])),
+            409,
+            "web-1",
+            "stella target remove",
+        ),
+        case(
+            "an environment without a name",
+            set(paths::ENVIRONMENT_UPDATE, r#"{"name":""}"#),
+            422,
+            "name",
+            "",
+        ),
         case("a path in a circle", set(paths::ENVIRONMENT_PATH, &itself), 422, "after", "before itself"),
         case(
             "a path from nowhere",

@@ -24,6 +24,19 @@ pub struct CreateEnvironment {
     pub way_back_proof: Option<ProofRule>,
 }
 
+/// Changes an environment in place. What is not given stays as it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UpdateEnvironment {
+    /// Its new name, unique in the tenant. Refused while a deployment is on its way there; promotions that wait have to be asked for
+    /// anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Its new place among the environments, smaller first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<u32>,
+}
+
 /// What an environment wants of the proof that a deployment could go back on every target, before it changes the first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]

@@ -25,6 +25,8 @@ pub const TENANT_SIGNING: &str = "/api/v1/tenants/{tenant}/signing";
 pub const ENVIRONMENTS: &str = "/api/v1/tenants/{tenant}/environments";
 /// One environment.
 pub const ENVIRONMENT: &str = "/api/v1/tenants/{tenant}/environments/{environment}";
+/// Changes an environment's name or place.
+pub const ENVIRONMENT_UPDATE: &str = "/api/v1/tenants/{tenant}/environments/{environment}/update";
 /// What a release must have been through before it may come to an environment.
 pub const ENVIRONMENT_PATH: &str = "/api/v1/tenants/{tenant}/environments/{environment}/path";
 /// Whose approval a promotion to an environment needs.

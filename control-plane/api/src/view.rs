@@ -229,7 +229,7 @@ pub(crate) fn enrolment_token(token: &EnrolmentToken) -> agent_dto::EnrolmentTok
 }
 
 fn environment_named(tenant: &TenantState, id: EnvironmentId) -> Named {
-    named(id, tenant.environments.get(&id).map(|environment| &environment.name))
+    named(id, tenant.environment_name(id))
 }
 
 fn agent_named(tenant: &TenantState, id: AgentId) -> Named {

@@ -59,6 +59,10 @@ pub(crate) async fn environment(context: &Context, command: Environment) -> Resu
             create_environment(context, &path, CreateEnvironment { name, order, way_back_proof: None }).await
         }
         Environment::Show { environment } => crate::environment::show(context, &environment).await,
+        Environment::Update { environment, name, order } => {
+            crate::environment::update(context, &environment, name, order).await
+        }
+        Environment::Remove { environment } => crate::environment::remove(context, &environment).await,
         Environment::List => list_environments(context, &path).await,
         Environment::Scenario { environment, release } => {
             describe::scenario(context, &environment, release).await

@@ -1,6 +1,6 @@
-//! How an environment is set up, on one page.
+//! How an environment is set up, on one page; and what it is called, and whether it is there.
 
-use stella_api_types::environment::{Approvals, Environment, Freeze, ProofRule, Repeats};
+use stella_api_types::environment::{Approvals, Environment, Freeze, ProofRule, Repeats, UpdateEnvironment};
 use stella_api_types::paths;
 
 use crate::client::Error;
@@ -9,6 +9,26 @@ use crate::{Context, hold, pace, print, task, when};
 pub(crate) async fn show(context: &Context, environment: &str) -> Result<(), Error> {
     let found: Environment = context.client.get(&context.path(paths::ENVIRONMENT, &[environment])?).await?;
     print::result(context.output, &found, text)
+}
+
+pub(crate) async fn update(
+    context: &Context,
+    environment: &str,
+    name: Option<String>,
+    order: Option<u32>,
+) -> Result<(), Error> {
+    let path = context.path(paths::ENVIRONMENT_UPDATE, &[environment])?;
+    let updated: Environment = context.client.post(&path, &UpdateEnvironment { name, order }, None).await?;
+    print::result(context.output, &updated, |it| {
+        format!("environment {} {} (order {})", it.name, it.id, it.order)
+    })
+}
+
+pub(crate) async fn remove(context: &Context, environment: &str) -> Result<(), Error> {
+    context.client.delete(&context.path(paths::ENVIRONMENT, &[environment])?).await?;
+    print::result(context.output, &serde_json::json!({ "removed": environment }), |_| {
+        format!("environment {environment} removed")
+    })
 }
 
 fn text(it: &Environment) -> String {

@@ -447,6 +447,8 @@ fn needed_in(state: &State, tenant: TenantId, command: &TenantCommand) -> Option
         | TenantCommand::RevokeAgent { .. }
         | TenantCommand::JudgeRelease { .. } => (Role::Operator, Scope::Tenant(tenant)),
         TenantCommand::CreateEnvironment { .. }
+        | TenantCommand::UpdateEnvironment { .. }
+        | TenantCommand::RemoveEnvironment { .. }
         | TenantCommand::AddReleaseKey { .. }
         | TenantCommand::RevokeReleaseKey { .. }
         | TenantCommand::SetChannel { .. }

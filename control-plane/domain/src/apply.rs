@@ -98,6 +98,8 @@ impl TenantState {
             fact @ Fact::RequestAnswered { .. } => answered(&mut self.requests, &mut self.timers, fact),
             fact @ Fact::RequestForgotten { .. } => forgotten(&mut self.requests, &mut self.timers, fact),
             fact @ (Fact::EnvironmentCreated { .. }
+            | Fact::EnvironmentUpdated { .. }
+            | Fact::EnvironmentRemoved { .. }
             | Fact::TargetCreated { .. }
             | Fact::TargetRemoved { .. }
             | Fact::TargetUpdated { .. }

@@ -209,6 +209,20 @@ pub enum TenantCommand {
         /// What it wants of the proof that a deployment could go back.
         way_back_proof: ProofRule,
     },
+    /// An environment is to be called otherwise, or to have another place.
+    UpdateEnvironment {
+        /// Which.
+        id: EnvironmentId,
+        /// Its new name; `None` keeps the one that it has.
+        name: Option<Name>,
+        /// Its new place; `None` keeps the one that it has.
+        order: Option<u32>,
+    },
+    /// An environment that is not used any more. Refused while anything is in it or leads to it.
+    RemoveEnvironment {
+        /// Which.
+        id: EnvironmentId,
+    },
     /// A new target.
     CreateTarget(Box<NewTarget>),
     /// A target is to be otherwise.

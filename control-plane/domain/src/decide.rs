@@ -234,6 +234,10 @@ fn carry_out(tx: &mut Transaction<'_>, command: &TenantCommand) -> Result<Outcom
         TenantCommand::CreateEnvironment { id, name, order, way_back_proof } => {
             environment::create(tx, *id, name, *order, *way_back_proof)
         }
+        TenantCommand::UpdateEnvironment { id, name, order } => {
+            environment::update(tx, *id, name.as_ref(), *order)
+        }
+        TenantCommand::RemoveEnvironment { id } => environment::remove(tx, *id),
         TenantCommand::CreateTarget(new) => target::create(tx, new),
         TenantCommand::UpdateTarget(change) => target::update(tx, change),
         TenantCommand::RemoveTarget { id } => target::remove(tx, *id),

@@ -130,6 +130,17 @@ pub enum Fact {
         #[serde(default, skip_serializing_if = "ProofRule::is_default")]
         way_back_proof: ProofRule,
     },
+    /// What is another for an environment now.
+    EnvironmentUpdated {
+        id: EnvironmentId,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<Name>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        order: Option<u32>,
+    },
+    EnvironmentRemoved {
+        id: EnvironmentId,
+    },
     TargetCreated {
         id: TargetId,
         environment: EnvironmentId,

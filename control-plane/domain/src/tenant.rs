@@ -44,6 +44,9 @@ pub struct TenantState {
     pub created_at: Timestamp,
     /// Stages.
     pub environments: OrdMap<EnvironmentId, Arc<Environment>>,
+    /// The names of stages that are there no more, for what is remembered of them.
+    #[serde(default, skip_serializing_if = "OrdMap::is_empty")]
+    pub former_environments: OrdMap<EnvironmentId, Name>,
     /// Hosts and slots.
     pub targets: OrdMap<TargetId, Arc<Target>>,
     /// Enrolled identities.
@@ -139,6 +142,13 @@ impl TenantState {
         holder.is_none_or(|agent| agent.revoked.is_some())
     }
 
+    /// The name of an environment, also of one that was removed: the one that it had last.
+    #[must_use]
+    pub fn environment_name(&self, id: EnvironmentId) -> Option<&Name> {
+        let there = self.environments.get(&id).map(|environment| &environment.name);
+        there.or_else(|| self.former_environments.get(&id))
+    }
+
     /// The targets of an environment that have all of these labels, in the order of their names.
     pub fn targets_with<'t>(
         &'t self,
@@ -157,6 +167,7 @@ impl TenantState {
             name,
             created_at,
             environments: OrdMap::new(),
+            former_environments: OrdMap::new(),
             targets: OrdMap::new(),
             agents: OrdMap::new(),
             enrolment_tokens: OrdMap::new(),

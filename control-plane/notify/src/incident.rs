@@ -272,7 +272,7 @@ fn rollback(
 }
 
 fn environment(tenant: &TenantState, id: stella_protocol::id::EnvironmentId) -> Option<String> {
-    tenant.environments.get(&id).map(|it| it.name.to_string())
+    tenant.environment_name(id).map(ToString::to_string)
 }
 
 fn release(tenant: &TenantState, deployment: &Deployment) -> String {

@@ -253,11 +253,11 @@ fn newest(tenant: &TenantState) -> Vec<&Deployment> {
 }
 
 fn list(tenant: &TenantState, deployment: &Deployment) {
-    let environment = tenant.environments.get(&deployment.environment);
+    let environment = tenant.environment_name(deployment.environment);
     let release = tenant.recipe(deployment.release);
     let labels = [
         ("tenant", tenant.name.to_string()),
-        ("env", environment.map(|it| it.name.to_string()).unwrap_or_default()),
+        ("env", environment.map(ToString::to_string).unwrap_or_default()),
         ("deployment", deployment.id.to_string()),
         ("release", release.map(|it| format!("{}:{}", it.application, it.version)).unwrap_or_default()),
         ("strategy", deployment.strategy.name().to_owned()),

@@ -196,10 +196,10 @@ impl Tenant {
 
 impl Rollout {
     fn of(tenant: &TenantState, deployment: &Deployment) -> Self {
-        let environment = tenant.environments.get(&deployment.environment);
+        let environment = tenant.environment_name(deployment.environment);
         Self {
             id: deployment.id.to_string(),
-            environment: environment.map(|it| it.name.to_string()).unwrap_or_default(),
+            environment: environment.map(ToString::to_string).unwrap_or_default(),
             status: deployment.status.name().to_owned(),
             strategy: deployment.strategy.name().to_owned(),
             paused: deployment.paused.is_some(),

@@ -238,5 +238,5 @@ fn of_task(tenant: &TenantState, task: &Task) -> [(&'static str, String); 3] {
 }
 
 fn environment(tenant: &TenantState, id: EnvironmentId) -> String {
-    tenant.environments.get(&id).map(|it| it.name.to_string()).unwrap_or_default()
+    tenant.environment_name(id).map(ToString::to_string).unwrap_or_default()
 }

@@ -1,10 +1,10 @@
-//! What environments take and when: the path, approvals, budgets, silence, freezes and locks.
+//! How environments are called, what they take and when: the path, approvals, budgets, silence, freezes and locks.
 
 use axum::extract::State;
 use axum::http::StatusCode;
 use stella_api_types::environment::{
     Environment, SetApprovals, SetBudget, SetFreeze, SetPath, SetSilence, SetStrategy, SetWayBack,
-    SetWayBackProof,
+    SetWayBackProof, UpdateEnvironment,
 };
 use stella_api_types::hold::HoldBack;
 use stella_api_types::paths;
@@ -16,6 +16,45 @@ use crate::body::{Json, Path};
 use crate::error::ApiError;
 use crate::submit::Change;
 use crate::{App, parse, resolve, view};
+
+/// Changes an environment's name or its place among the others.
+#[utoipa::path(post, path = paths::ENVIRONMENT_UPDATE, tag = "environments",
+    params(("tenant" = String, Path), ("environment" = String, Path)), request_body = UpdateEnvironment,
+    responses((status = 200, body = Environment)))]
+pub(crate) async fn update_environment(
+    State(app): State<App>,
+    Path((tenant, environment)): Path<(String, String)>,
+    change: Change,
+    Json(body): Json<UpdateEnvironment>,
+) -> Result<Json<Environment>, ApiError> {
+    let state = app.engine.state();
+    let tenant = resolve::tenant(&state, &tenant)?;
+    let id = resolve::environment(tenant, &environment)?.id;
+    let name = body.name.as_deref().map(|name| parse::name("name", name)).transpose()?;
+    let command = TenantCommand::UpdateEnvironment { id, name, order: body.order };
+    change.tenant(&app, tenant.id, &body, command).await?;
+    shown(&app, tenant.id, id)
+}
+
+/// Removes an environment that nothing is in and nothing leads to. What was done there stays recorded, under its name.
+#[utoipa::path(delete, path = paths::ENVIRONMENT, tag = "environments",
+    params(("tenant" = String, Path), ("environment" = String, Path)),
+    responses((status = 204, description = "Removed")))]
+pub(crate) async fn remove_environment(
+    State(app): State<App>,
+    Path((tenant, environment)): Path<(String, String)>,
+    change: Change,
+) -> Result<StatusCode, ApiError> {
+    let state = app.engine.state();
+    let tenant = resolve::tenant(&state, &tenant)?;
+    let found = resolve::environment(tenant, &environment);
+    if found.is_err() && change.was_carried_out(tenant, &())? {
+        return Ok(StatusCode::NO_CONTENT);
+    }
+    let id = found?.id;
+    change.tenant(&app, tenant.id, &(), TenantCommand::RemoveEnvironment { id }).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
 
 /// Locks an environment: no deployment may come, but for rollbacks. What is on its way there goes on.
 #[utoipa::path(post, path = paths::ENVIRONMENT_LOCK, tag = "environments",

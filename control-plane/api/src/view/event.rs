@@ -77,8 +77,8 @@ impl<'s> About<'s> {
     }
 
     fn environment(&mut self, id: Option<EnvironmentId>) {
-        if let Some(it) = id.and_then(|id| self.tenant.environments.get(&id)) {
-            self.note("environment", it.name.to_string());
+        if let Some(name) = id.and_then(|id| self.tenant.environment_name(id)) {
+            self.note("environment", name.to_string());
         }
     }
 

@@ -42,6 +42,26 @@ pub(crate) enum Environment {
         /// Its name or id.
         environment: String,
     },
+    /// Change an environment's name or its place among the others. Promotions that wait have to be asked for anew when it is renamed.
+    #[command(group = clap::ArgGroup::new("what").required(true).multiple(true).args(["name", "order"]))]
+    #[command(after_help = "Example:\n  stella env update live --name production --order 20")]
+    Update {
+        /// Its name or id.
+        environment: String,
+        /// What to call it.
+        #[arg(long)]
+        name: Option<String>,
+        /// Its place among the others.
+        #[arg(long)]
+        order: Option<u32>,
+    },
+    /// Remove an environment that has no targets, that no promotion waits for, that is on no path and where nobody has roles. What was
+    /// done there stays recorded.
+    #[command(after_help = "Example:\n  stella env remove live")]
+    Remove {
+        /// Its name or id.
+        environment: String,
+    },
     /// Print a scenario for `stella simulate`: its targets and rules, and how long the steps of a release took there.
     #[command(after_help = "Example:\n  stella env scenario production --release web:1.4.0 > scenario.yaml")]
     Scenario {

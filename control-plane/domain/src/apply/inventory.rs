@@ -23,6 +23,8 @@ impl TenantState {
     pub(super) fn apply_inventory(&mut self, at: Timestamp, fact: &Fact) -> Applied {
         match fact {
             Fact::EnvironmentCreated { .. } => self.environment_created(at, fact),
+            Fact::EnvironmentUpdated { .. } => self.environment_updated(fact),
+            Fact::EnvironmentRemoved { id } => self.environment_removed(*id, fact),
             Fact::TargetCreated { .. } => self.target_created(at, fact),
             Fact::TargetRemoved { id } => self.target_removed(*id, fact),
             Fact::TargetUpdated { .. } => self.target_updated(fact),
@@ -70,7 +72,7 @@ impl TenantState {
         let Fact::EnvironmentCreated { id, name, order, way_back_proof } = fact else {
             return Err(misplaced(fact));
         };
-        vacant(!self.environments.contains_key(id), EnvironmentId::KIND, id, fact)?;
+        vacant(self.environment_name(*id).is_none(), EnvironmentId::KIND, id, fact)?;
         vacant(!self.index.environments.contains_key(name), EnvironmentId::KIND, name, fact)?;
         self.index.environments.insert(name.clone(), *id);
         let environment = Environment {
@@ -95,6 +97,40 @@ impl TenantState {
         };
         self.environments.insert(*id, Arc::new(environment));
         Ok(())
+    }
+
+    fn environment_updated(&mut self, fact: &Fact) -> Applied {
+        let Fact::EnvironmentUpdated { id, name, order } = fact else { return Err(misplaced(fact)) };
+        if let Some(name) = name {
+            vacant(!self.index.environments.contains_key(name), EnvironmentId::KIND, name, fact)?;
+        }
+        let environment = self.environments.get_mut(id);
+        let environment = environment.ok_or_else(|| missing(EnvironmentId::KIND, id, fact))?;
+        let environment = Arc::make_mut(environment);
+        environment.order = order.unwrap_or(environment.order);
+        let Some(name) = name else { return Ok(()) };
+        let before = std::mem::replace(&mut environment.name, name.clone());
+        self.index.environments.remove(&before);
+        self.index.environments.insert(name.clone(), *id);
+        Ok(())
+    }
+
+    fn environment_removed(&mut self, id: EnvironmentId, fact: &Fact) -> Applied {
+        let environment = self.environments.get(&id);
+        let environment = environment.ok_or_else(|| missing(EnvironmentId::KIND, id, fact))?;
+        let is_used = self.index.targets.contains_key(&id) || self.is_on_a_path(environment);
+        ensure(!is_used, format!("environment {id}"), "in use", fact)?;
+        let name = environment.name.clone();
+        self.index.environments.remove(&name);
+        self.environments.remove(&id);
+        self.former_environments.insert(id, name);
+        Ok(())
+    }
+
+    /// Whether releases come to an environment from another one, or go on from it to another one.
+    fn is_on_a_path(&self, environment: &Environment) -> bool {
+        let follows = |it: &Arc<Environment>| it.requires.is_some_and(|it| it.after == environment.id);
+        environment.requires.is_some() || self.environments.values().any(follows)
     }
 
     fn artifact_removed(&mut self, digest: Digest, fact: &Fact) -> Applied {

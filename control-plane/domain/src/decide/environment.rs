@@ -1,15 +1,22 @@
 //! Environments.
 
+use std::sync::Arc;
+
 use stella_protocol::id::EnvironmentId;
 
 use super::strategy::is_well_formed;
 use super::transaction::Transaction;
+use crate::access::Grant;
 use crate::command::Outcome;
+use crate::environment::Environment;
 use crate::event::Fact;
 use crate::name::Name;
 use crate::rejection::Rejection;
 use crate::strategy::Strategy;
 use crate::way_back::ProofRule;
+
+/// How many names a refusal lists before it only counts them.
+const NAMED_MAX: usize = 5;
 
 pub(super) fn create(
     tx: &mut Transaction<'_>,
@@ -21,7 +28,7 @@ pub(super) fn create(
     if tx.tenant.index.environments.contains_key(name) {
         return Err(Rejection::exists(EnvironmentId::KIND, name));
     }
-    if tx.tenant.environments.contains_key(&id) {
+    if tx.tenant.environment_name(id).is_some() {
         return Err(Rejection::exists(EnvironmentId::KIND, id));
     }
     let after_all =
@@ -31,6 +38,86 @@ pub(super) fn create(
     Ok(Outcome::Environment(id))
 }
 
+/// Calls an environment otherwise, or gives it another place. What runs there is filled in with its name, so it keeps that as long as
+/// something is on its way; promotions that wait were approved under the old name, and have to be asked for anew.
+pub(super) fn update(
+    tx: &mut Transaction<'_>,
+    id: EnvironmentId,
+    name: Option<&Name>,
+    order: Option<u32>,
+) -> Result<Outcome, Rejection> {
+    let environment = find(tx, id)?;
+    let name = name.filter(|name| **name != environment.name);
+    let order = order.filter(|order| *order != environment.order);
+    if let Some(name) = name {
+        if tx.tenant.index.environments.contains_key(name) {
+            return Err(Rejection::exists(EnvironmentId::KIND, name));
+        }
+        let mut active = tx.tenant.active_deployments.iter().filter_map(|it| tx.tenant.deployments.get(it));
+        if let Some(deployment) = active.find(|it| it.environment == id) {
+            let (deployment, before) = (deployment.id, &environment.name);
+            let problem = format!(
+                "deployment {deployment} to {before} has not ended; wait for its end or cancel it, then rename {before}"
+            );
+            return Err(Rejection::conflict(problem));
+        }
+    }
+    if name.is_some() || order.is_some() {
+        tx.emit(Fact::EnvironmentUpdated { id, name: name.cloned(), order })?;
+    }
+    Ok(Outcome::Environment(id))
+}
+
+/// Takes an environment away that nothing is in and nothing leads to. What was done there stays as it was recorded.
+pub(super) fn remove(tx: &mut Transaction<'_>, id: EnvironmentId) -> Result<Outcome, Rejection> {
+    let environment = find(tx, id)?;
+    let uses = uses(tx, environment);
+    if !uses.is_empty() {
+        let problem = format!("environment {} is in use: {}", environment.name, uses.join("; "));
+        return Err(Rejection::conflict(problem));
+    }
+    tx.emit(Fact::EnvironmentRemoved { id })?;
+    Ok(Outcome::Done)
+}
+
+fn find<'t>(tx: &'t Transaction<'_>, id: EnvironmentId) -> Result<&'t Arc<Environment>, Rejection> {
+    tx.tenant.environments.get(&id).ok_or_else(|| Rejection::not_found(EnvironmentId::KIND, id))
+}
+
+/// All that an environment is used for, each with what to do about it.
+fn uses(tx: &Transaction<'_>, environment: &Environment) -> Vec<String> {
+    let (tenant, id, name) = (&tx.tenant, environment.id, &environment.name);
+    let targets = named(tenant.index.targets.get(&id).into_iter().flat_map(|names| names.keys()));
+    let open = tenant.open_promotions.iter().filter_map(|it| tenant.promotions.get(it));
+    let open = named(open.filter(|it| it.wanted.environment == id).map(|it| it.id));
+    let after = tenant.environments.values().filter(|it| it.requires.is_some_and(|it| it.after == id));
+    let after = after.map(|it| format!("it comes before {0} on the path (stella env path {0})", it.name));
+    let before = environment.requires.and_then(|it| tenant.environment_name(it.after));
+    let is_here = |grant: &Grant| grant.tenant == Some(tenant.id) && grant.environment == Some(id);
+    let accounts = tx.system.system.accounts.values().filter(|it| it.roles.iter().any(is_here));
+    let accounts = named(accounts.map(|it| &it.name));
+    let mut uses: Vec<String> = Vec::new();
+    uses.extend(targets.map(|it| format!("it has the targets {it} (stella target remove)")));
+    uses.extend(open.map(|it| format!("promotions wait to come there: {it} (stella promotion withdraw)")));
+    uses.extend(
+        before.map(|it| format!("it comes after {it} on the path (stella env path {name} --nothing)")),
+    );
+    uses.extend(after);
+    uses.extend(accounts.map(|it| format!("accounts have roles there: {it} (stella account roles)")));
+    uses
+}
+
+/// The first few of some names, and how many more there are; nothing if there are none.
+fn named(names: impl Iterator<Item = impl ToString>) -> Option<String> {
+    let names: Vec<String> = names.map(|it| it.to_string()).collect();
+    let first = names[..names.len().min(NAMED_MAX)].join(", ");
+    match names.len().saturating_sub(NAMED_MAX) {
+        _ if names.is_empty() => None,
+        0 => Some(first),
+        more => Some(format!("{first} and {more} more")),
+    }
+}
+
 /// Sets how targets follow one another in deployments that do not say. Whether its targets can be taken like that is seen when one is
 /// asked for: they may be others by then.
 pub(super) fn set_strategy(
@@ -38,8 +125,7 @@ pub(super) fn set_strategy(
     id: EnvironmentId,
     strategy: Option<&Strategy>,
 ) -> Result<Outcome, Rejection> {
-    let environment = tx.tenant.environments.get(&id);
-    let environment = environment.ok_or_else(|| Rejection::not_found(EnvironmentId::KIND, id))?;
+    let environment = find(tx, id)?;
     if let Some(strategy) = strategy {
         is_well_formed(strategy)?;
     }

@@ -386,6 +386,7 @@ fn concerned(tenant: &TenantState, fact: &Fact) -> Vec<Concern> {
         | Fact::EnvironmentFreezeSet { id, .. }
         | Fact::EnvironmentFreezeRemoved { id, .. }
         | Fact::EnvironmentUnlocked { id }
+        | Fact::EnvironmentUpdated { id, .. }
         | Fact::EnvironmentGateSet { id, .. }
         | Fact::EnvironmentGateRemoved { id, .. }
         | Fact::EnvironmentChannelsSet { id, .. } => vec![*id],

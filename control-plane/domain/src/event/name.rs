@@ -15,6 +15,8 @@ impl Fact {
             Self::TenantOpened { .. } => "tenant_opened",
             Self::EnvironmentCreated { .. } => "environment_created",
             Self::TargetCreated { .. } => "target_created",
+            Self::EnvironmentUpdated { .. } => "environment_updated",
+            Self::EnvironmentRemoved { .. } => "environment_removed",
             Self::TargetRemoved { .. } => "target_removed",
             Self::TargetUpdated { .. } => "target_updated",
             Self::EnrolmentTokenCreated { .. } => "enrolment_token_created",
