@@ -3,6 +3,7 @@
 #![allow(missing_docs, unreachable_pub, reason = "tests")]
 
 pub mod colours;
+pub mod golden;
 pub mod indexes;
 pub mod invariants;
 pub mod jobs;
