@@ -93,6 +93,10 @@ pub(crate) fn describe() {
         "stella_log_lines_dropped_total",
         "Lines of the log that were dropped, because where they go was too slow"
     );
+    describe_disk();
+}
+
+fn describe_disk() {
     describe_gauge!("stella_journal_writes_refused", "1 while the disk is too full for writes, else 0");
     describe_gauge!(
         "stella_state_disk_available_bytes",
