@@ -72,14 +72,14 @@ impl Bundle {
         Ok(fs::write(path, text)?)
     }
 
-    /// Has Prometheus scrape agents too, by the job that the bundle has for them.
+    /// Has Prometheus scrape agents too, by the job that the bundle has for them with `--agents`.
     ///
     /// # Errors
     /// If the file cannot be written.
-    pub fn add_agents(&self, addresses: &[String]) -> Result<()> {
+    pub fn add_agents(&self, addresses: &[String], labels: &Value) -> Result<()> {
         let folder = self.folder.join("agents");
         fs::create_dir_all(&folder)?;
-        let list = serde_json::json!([{ "targets": addresses }]);
+        let list = serde_json::json!([{ "targets": addresses, "labels": labels }]);
         // JSON is YAML.
         Ok(fs::write(folder.join("agents.yml"), list.to_string())?)
     }
@@ -100,6 +100,8 @@ impl Bundle {
             let indent = line.len() - line.trim_start().len();
             if line.trim_start().starts_with("for: ") {
                 format!("{:indent$}for: 1s\n", "")
+            } else if line.trim_start().starts_with("interval: ") {
+                format!("{:indent$}interval: 1s\n", "")
             } else {
                 format!("{line}\n")
             }

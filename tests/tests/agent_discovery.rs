@@ -1,6 +1,7 @@
 //! A real Prometheus finds real agents through the control plane, over HTTPS, and scrapes them.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
@@ -10,7 +11,7 @@ use stella_api_types::paths;
 use stella_tests::agent::Agent;
 use stella_tests::cluster::{Cluster, ENVIRONMENT, TENANT, create_tenant, token};
 use stella_tests::monitoring::{Bundle, Prometheus};
-use stella_tests::scraping::site;
+use stella_tests::scraping::{address, site};
 use stella_tests::{cluster, ports, wait};
 
 /// A token that may see one tenant and change nothing.
@@ -54,7 +55,10 @@ struct Site(PathBuf);
 
 impl Site {
     fn new(cluster: &Cluster) -> Result<Self> {
-        let folder = cluster.folder().join("site");
+        Self::at(cluster.folder().join("site"))
+    }
+
+    fn at(folder: PathBuf) -> Result<Self> {
         site(&folder)?;
         Ok(Self(folder))
     }
@@ -154,5 +158,36 @@ async fn a_prometheus_finds_agents_through_the_control_plane_and_scrapes_them() 
     cluster.agents[0].start()?;
     wait_found(&prometheus, &[(&second, "web-2", "up")]).await?;
     other.daemon().check()?;
+    cluster.passed()
+}
+
+/// An agent that is named in a file, by an address that other hosts reach it by, through the job that the bundle has for such.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_named_in_a_file_is_scraped_over_https_with_a_certificate() -> Result<()> {
+    stella_certs::install_provider();
+    let mut cluster = Cluster::start(1).await?;
+    let site = Site::new(&cluster)?;
+    let listen = SocketAddr::new(address()?, ports::free()?).to_string();
+    cluster.agents[0].configure("metrics", &site.serves(&listen, ""))?;
+    cluster.wait_online("web-1").await?;
+    let other = Site::at(cluster.folder().join("another-site"))?;
+    for (name, scraper, health) in [("ours", &site, "up"), ("another's", &other, "down")] {
+        let (ca, certificate, key) =
+            (site.file("ca.crt"), scraper.file("scraper.crt"), scraper.file("scraper.key"));
+        let flags = ["--agents", "--agents-ca", &ca, "--agents-cert", &certificate, "--agents-key", &key];
+        let bundle = Bundle::render_with(&cluster.folder().join(name), &cluster.control_plane, &flags)?;
+        bundle.hurry()?;
+        bundle.add_agents(std::slice::from_ref(&listen), &json!({}))?;
+        let prometheus = bundle.prometheus().await?;
+        wait::until(&format!("the agent is {health} for a scraper of {name}"), async || {
+            let targets = prometheus.targets().await?;
+            let target = targets.iter().find(|it| it["labels"]["job"] == "stella-agents");
+            let target = target.with_context(|| format!("{targets:?}"))?;
+            ensure!(target["scrapeUrl"] == format!("https://{listen}/metrics"), "{target}");
+            ensure!(target["health"] == health, "{target}");
+            Ok(())
+        })
+        .await?;
+    }
     cluster.passed()
 }

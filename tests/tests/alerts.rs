@@ -139,7 +139,13 @@ fn each_alert_has_a_runbook_in_the_book() -> Result<()> {
         let page = format!("runbooks/{alert}.md");
         ensure!(summary.contains(&page), "{page} is not in the table of contents");
         let text = fs::read_to_string(docs.join(&page)).with_context(|| page.clone())?;
-        ensure!(text.starts_with(&format!("# {alert}\n")) && text.contains("**What to do.**"), "{page}");
+        ensure!(
+            ["**It fires when.**", "**What it means.**", "**What to do.**"]
+                .iter()
+                .all(|part| text.contains(part))
+                && text.starts_with(&format!("# {alert}\n")),
+            "{page}"
+        );
     }
     Ok(())
 }
@@ -177,6 +183,9 @@ async fn a_running_system_has_what_the_alerts_ask_for_and_a_revoked_agent_alerts
             ensure!(fresh.contains(&labels), "no {labels} in {fresh}");
         }
     }
+    // So it is with the failures of the API.
+    let failures = format!("method=\"POST\",path=\"{}\",status=\"500\"}} 0", paths::TENANTS);
+    ensure!(fresh.contains(&failures), "no {failures} in {fresh}");
     for (version, script) in [("1.0.0", "true"), ("2.0.0", "false")] {
         cluster.release(&release(version, &[], vec![shell("run", script)])).await?;
         let deployment = cluster.deploy(&rolling(ENVIRONMENT, version, OnFailure::Rollback)).await?;

@@ -158,6 +158,7 @@ fn a_rendered_bundle_is_accepted_as_it_is() -> Result<()> {
             "--agents-key",
             "ca.crt",
         ],
+        &["--agents", "--agents-ca", "ca.crt", "--agents-cert", "ca.crt", "--agents-key", "ca.crt"],
         &["--url", "https://stella.example.com", "--slack-channel", "#it's \"ours\""],
     ] {
         run(home.path(), &stella, &[&common, flags, &["--force"]].concat())?;

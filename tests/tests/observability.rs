@@ -19,7 +19,7 @@ use stella_tests::monitoring::{Bundle, Event, Pager, Prometheus};
 use stella_tests::people::{approve, ask, need_approvals, person};
 use stella_tests::recipe::{release, rolling, shell};
 use stella_tests::rotel::Rotel;
-use stella_tests::{openmetrics, ports, wait};
+use stella_tests::{openmetrics, ports, scraping, wait};
 
 /// `AgentOffline` asks for two minutes of silence, and that is not shortened.
 const SILENCE: Duration = Duration::from_secs(180);
@@ -135,6 +135,7 @@ async fn one_cause_is_one_page_and_the_rest_is_chat() -> Result<()> {
             offline("other", "db-1"),
             offline("other", "db-2"),
             json!({ "alertname": "RollbackRateHigh", "severity": "warning" }),
+            json!({ "alertname": "ApprovalBacklogHigh", "severity": "warning", "tenant": "acme", "env": "production" }),
             json!({ "alertname": "Watchdog", "severity": "none" }),
             // One of two control planes is not scraped: nothing is said of what it alone knows, nor of its absence more than once.
             json!({ "alertname": "ControlPlaneNotScraped", "severity": "critical", "instance": "a:9090" }),
@@ -146,10 +147,22 @@ async fn one_cause_is_one_page_and_the_rest_is_chat() -> Result<()> {
     wait::until("all are told", async || {
         let (pages, events) = (pager.pages(""), pager.events());
         let chats = events.iter().filter(|event| matches!(event, Event::Chatted(_))).count();
-        ensure!(pages.len() >= 2 && chats >= 1, "{events:?}");
+        let chats_are_all = ["RollbackRateHigh", "ApprovalBacklogHigh", "SomebodyElsesAlert"].len();
+        ensure!(pages.len() >= 4 && chats >= chats_are_all, "{events:?}");
         Ok(())
     })
     .await?;
+    for (name, labels) in [
+        ("ManyAgentsSilent", vec!["tenant=acme"]),
+        ("AgentOffline (other)", vec!["agent=db-1 tenant=other", "agent=db-2 tenant=other"]),
+        ("JournalWritesRefused", vec!["instance=b:9090"]),
+    ] {
+        let page = pager.pages(name).pop().with_context(|| name.to_owned())?.1;
+        let firing = page["payload"]["custom_details"]["firing"].to_string();
+        for label in labels {
+            ensure!(firing.contains(&format!("[ {label} ]")), "{label} is not in {page}");
+        }
+    }
     // What is inhibited is known at once, and is in the same list as what is told.
     for alert in alertmanager.alerts().await? {
         let labels = &alert["labels"];
@@ -170,6 +183,19 @@ async fn one_cause_is_one_page_and_the_rest_is_chat() -> Result<()> {
             ensure!(message["channel"] == "#stella-alerts" && text.contains("FIRING"), "{text}");
         }
     }
+    let chats = format!("{events:?}");
+    ensure!(chats.contains("(warning) [ env=production tenant=acme ]"), "{chats}");
+    // One of two is not scraped, and what is a sum over both is said; of none is anything known once both are not.
+    alertmanager.fire(&[json!({ "alertname": "ControlPlaneNotScraped", "severity": "critical" })]).await?;
+    wait::until("sums over all control planes are held back", async || {
+        let alerts = alertmanager.alerts().await?;
+        let sum = alerts.iter().find(|it| it["labels"]["alertname"] == "RollbackRateHigh");
+        ensure!(sum.is_some_and(|it| it["status"]["state"] == "suppressed"), "{alerts:?}");
+        let other = alerts.iter().find(|it| it["labels"]["alertname"] == "SomebodyElsesAlert");
+        ensure!(other.is_some_and(|it| it["status"]["state"] == "active"), "{alerts:?}");
+        Ok(())
+    })
+    .await?;
     drop(alertmanager);
     cluster.passed()
 }
@@ -203,7 +229,7 @@ async fn scrape_agent(cluster: &mut Cluster, bundle: &Bundle) -> Result<()> {
     let port = ports::free()?;
     cluster.agents[0].configure("metrics", &format!("listen = \"127.0.0.1:{port}\""))?;
     cluster.wait_online(cluster.agents[0].name()).await?;
-    bundle.add_agents(&[format!("127.0.0.1:{port}")])
+    bundle.add_agents(&[format!("127.0.0.1:{port}")], &json!({ "__scheme__": "http" }))
 }
 
 /// Waits for an exemplar of the series that leads to this span, and checks that it lies in its bucket.
@@ -231,7 +257,12 @@ async fn figures_lead_to_the_traces_that_the_collector_has() -> Result<()> {
     let mut rotel = Rotel::start(folder.path(), &collector).await?;
     let settings = Settings { traces_endpoint: Some(rotel.endpoint()), ..Settings::default() };
     let mut cluster = Cluster::with_settings(1, &settings).await?;
-    let bundle = Bundle::render(&cluster.folder().join("bundle"), &cluster.control_plane)?;
+    let files = cluster.folder().join("site");
+    scraping::site(&files)?;
+    let file = |name: &str| files.join(name).display().to_string();
+    let (ca, certificate, key) = (file("ca.crt"), file("scraper.crt"), file("scraper.key"));
+    let agents = ["--agents", "--agents-ca", &ca, "--agents-cert", &certificate, "--agents-key", &key];
+    let bundle = Bundle::render_with(&cluster.folder().join("bundle"), &cluster.control_plane, &agents)?;
     bundle.hurry()?;
     scrape_agent(&mut cluster, &bundle).await?;
     let prometheus = bundle.prometheus().await?;

@@ -138,8 +138,7 @@ pub(crate) async fn layer(State(app): State<App>, mut request: Request, next: Ne
             took,
         });
     }
-    metrics::counter!("stella_http_requests_total", "method" => method, "path" => path.clone(), "status" => status.to_string())
-        .increment(1);
+    count(method, &path, status);
     metrics::histogram!("stella_http_request_duration_seconds", "method" => method, "path" => path)
         .record(took);
     response
@@ -153,6 +152,15 @@ fn say(method: &str, status: u16, took: Duration, was_admitted: bool) {
         "GET" | "HEAD" => tracing::debug!(status, milliseconds, "request answered"),
         _ if was_admitted => tracing::info!(status, milliseconds, "request answered"),
         _ => tracing::debug!(status, milliseconds, "request answered"),
+    }
+}
+
+/// Counts an answer. Each route has a series of its failures from its first answer on: one that began above 0 would be no increase.
+fn count(method: &'static str, path: &str, status: u16) {
+    let answers = |status: String| metrics::counter!("stella_http_requests_total", "method" => method, "path" => path.to_owned(), "status" => status);
+    answers(status.to_string()).increment(1);
+    if !is_probe(path) {
+        answers("500".to_owned()).increment(0);
     }
 }
 

@@ -7,7 +7,7 @@
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use serde::Serialize;
 use stella_api_types::discovery::TargetGroup;
 use stella_api_types::paths;
@@ -26,6 +26,8 @@ const EXAMPLES: &str = "Examples:
   stella observability render ./stella --target stella.example.com:9090
   stella observability render ./stella --ca root.crt --slack-channel '#releases' --runbooks https://wiki.example.com/stella/runbooks
   stella observability render ./stella --inventory https://inventory.example.com/stella --inventory-token-file inventory-token
+  stella observability render ./stella --jaeger http://jaeger.example.com:16686
+  stella observability render ./stella --agents --agents-ca agents-ca.crt
   stella observability render ./stella --agents-token-file agents-token
 
 Then, on the host of Prometheus:
@@ -53,6 +55,7 @@ pub(crate) enum Observability {
 
 /// The addresses and names of an installation.
 #[derive(Args, Debug)]
+#[command(group = ArgGroup::new("agents_scraped").args(["agents", "agents_token_file"]).multiple(true))]
 pub(crate) struct Render {
     /// The folder; it is made if it is not there.
     folder: PathBuf,
@@ -68,24 +71,31 @@ pub(crate) struct Render {
     /// Find control planes in Kubernetes.
     #[arg(long, conflicts_with = "targets")]
     kubernetes: bool,
+    /// What Prometheus calls the job that scrapes the control planes, for rules and configuration: the name of your own job, or of the
+    /// service that a ServiceMonitor selects.
+    #[arg(long, value_name = "NAME", value_parser = job_name, default_value = "stella-orchestrator")]
+    job: String,
     /// The certificate that the control planes ask of scrapers (`metrics.client_ca`), as Prometheus finds it.
     #[arg(long, value_name = "FILE", requires = "client_key", value_parser = text)]
     client_cert: Option<String>,
     /// Its key, as Prometheus finds it.
     #[arg(long, value_name = "FILE", requires = "client_cert", value_parser = text)]
     client_key: Option<String>,
+    /// Scrape agents that serve their own figures: those named in the files agents/*.yml, in Kubernetes those that are found.
+    #[arg(long)]
+    agents: bool,
     /// Find agents that serve their own figures through the control plane: the file with a token of the API of the role viewer, as
     /// Prometheus finds it.
     #[arg(long, value_name = "FILE", value_parser = text)]
     agents_token_file: Option<String>,
     /// Under whose authority the certificates of these agents' listeners are, as Prometheus finds it.
-    #[arg(long, value_name = "FILE", requires = "agents_token_file", value_parser = text, default_value = "agents-ca.crt")]
+    #[arg(long, value_name = "FILE", requires = "agents_scraped", value_parser = text, default_value = "agents-ca.crt")]
     agents_ca: String,
     /// The certificate that these agents ask of scrapers, as Prometheus finds it.
-    #[arg(long, value_name = "FILE", requires = "agents_token_file", value_parser = text, default_value = "scraper.crt")]
+    #[arg(long, value_name = "FILE", requires = "agents_scraped", value_parser = text, default_value = "scraper.crt")]
     agents_cert: String,
     /// Its key, as Prometheus finds it.
-    #[arg(long, value_name = "FILE", requires = "agents_token_file", value_parser = text, default_value = "scraper.key")]
+    #[arg(long, value_name = "FILE", requires = "agents_scraped", value_parser = text, default_value = "scraper.key")]
     agents_key: String,
     /// Alertmanager, as HOST:PORT (can be given more than once).
     #[arg(long = "alertmanager", value_name = "HOST:PORT", value_parser = address, default_value = "localhost:9093")]
@@ -117,6 +127,9 @@ pub(crate) struct Render {
     /// Tempo, as Grafana reaches it.
     #[arg(long, value_name = "URL", value_parser = web_address, default_value = "http://localhost:3200")]
     tempo: String,
+    /// Jaeger instead of Tempo, as Grafana reaches it, for example http://localhost:16686.
+    #[arg(long, value_name = "URL", value_parser = web_address, conflicts_with = "tempo")]
+    jaeger: Option<String>,
     /// Replace files that are there and differ.
     #[arg(long)]
     force: bool,
@@ -241,6 +254,14 @@ fn text(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+/// Reads the name of a job, which stands in expressions as it is.
+fn job_name(name: &str) -> Result<String, String> {
+    if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || "._-/:".contains(c)) {
+        return Err("expected letters, digits and . _ - / :".to_owned());
+    }
+    Ok(name.to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -256,6 +277,13 @@ mod tests {
         assert_eq!(web_address("https://wiki/stella/").as_deref(), Ok("https://wiki/stella"));
         assert!(web_address("file:///etc/passwd").is_err());
         assert!(text("two\nlines").is_err());
+        assert_eq!(
+            job_name("monitoring/stella-orchestrator").as_deref(),
+            Ok("monitoring/stella-orchestrator")
+        );
+        for bad in ["", "a b", "a\"b", "a\\", "a}"] {
+            assert!(job_name(bad).is_err(), "{bad}");
+        }
         assert_eq!(metrics_address("https://stella.example.com:8443").unwrap(), "stella.example.com:9090");
     }
 

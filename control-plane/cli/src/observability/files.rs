@@ -50,6 +50,7 @@ mod shipped {
     pub(super) const SERVER_NAME: &str = "server_name: stella-orchestrator";
     pub(super) const CA: &str = "      ca_file: ca.crt\n";
     pub(super) const ALERTMANAGERS: &str = r#"["localhost:9093"]"#;
+    pub(super) const AGENTS_JOB: &str = "\n  # Agents that serve their own figures ";
     pub(super) const JOBS: &str = "\nscrape_configs:\n";
     pub(super) const AGENTS_URL: &str = "https://stella-orchestrator:8443/api/v1/sd/agents";
     pub(super) const AGENTS_TOKEN: &str = "credentials_file: agents-token";
@@ -58,6 +59,8 @@ mod shipped {
     pub(super) const AGENTS_KEY: &str = "key_file: scraper.key";
     pub(super) const INVENTORY: &str = "https://inventory.example.com/prometheus/stella";
     pub(super) const INVENTORY_TOKEN: &str = "        # Without the type, Prometheus 2.42 sends the bare token here.\n        authorization:\n          type: Bearer\n          credentials_file: inventory-token\n";
+    pub(super) const JOB: &str = "  - job_name: stella-orchestrator\n";
+    pub(super) const JOB_OF_RULES: &str = r#"job="stella-orchestrator""#;
     pub(super) const RUNBOOKS: &str = r#"runbook_url: "runbooks/"#;
     pub(super) const PAGE_LINK: &str = "        links:\n          - href: '{{ .CommonAnnotations.runbook_url }}'\n            text: Runbook\n";
     pub(super) const CHAT_LINK: &str = "        title_link: '{{ .CommonAnnotations.runbook_url }}'\n";
@@ -70,6 +73,8 @@ mod shipped {
     pub(super) const ELASTICSEARCH: &str = "http://localhost:9200";
     pub(super) const ELASTICSEARCH_OF_FLUENT_BIT: &str = "      host: localhost\n      port: 9200\n";
     pub(super) const TEMPO: &str = "http://localhost:3200";
+    pub(super) const TEMPO_SOURCE: &str = "    type: tempo\n";
+    pub(super) const TEMPO_VARIABLE: &str = r#""query": "tempo""#;
     pub(super) const WATCHDOG: &str = "  - name: stella-watchdog\n";
 }
 
@@ -87,17 +92,73 @@ pub(super) fn of(render: &Render, api: &str) -> Vec<(String, String)> {
         ("grafana/provisioning/datasources/stella.yml".to_owned(), sources(render)),
     ];
     let dashboard =
-        |(name, text): &(&str, &str)| (format!("grafana/dashboards/{name}.json"), (*text).to_owned());
+        |(name, text): &(&str, &str)| (format!("grafana/dashboards/{name}.json"), dashboard(render, text));
     files.extend(DASHBOARDS.iter().map(dashboard));
     files.extend(JAEGER.iter().map(|(name, text)| (format!("traces/{name}"), (*text).to_owned())));
     files
 }
 
 fn sources(render: &Render) -> String {
-    SOURCES
+    let text = SOURCES
         .replace(shipped::PROMETHEUS, &quoted(&render.prometheus))
-        .replace(shipped::LOKI, &quoted(&render.loki))
-        .replace(shipped::TEMPO, &quoted(&render.tempo))
+        .replace(shipped::LOKI, &quoted(&render.loki));
+    match &render.jaeger {
+        Some(jaeger) => text
+            .replace(shipped::TEMPO_SOURCE, "    type: jaeger\n")
+            .replace(shipped::TEMPO, &quoted(jaeger)),
+        None => text.replace(shipped::TEMPO, &quoted(&render.tempo)),
+    }
+}
+
+/// A dashboard, whose links to traces are questions to what keeps them.
+fn dashboard(render: &Render, text: &str) -> String {
+    if render.jaeger.is_none() {
+        return text.to_owned();
+    }
+    let text = text.replace(shipped::TEMPO_VARIABLE, r#""query": "jaeger""#);
+    LINKED.iter().fold(text, |text, link| text.replace(&link.of_tempo(), &link.of_jaeger()))
+}
+
+/// What a link of a dashboard looks for among the traces: as it stands in an address, in which braces and colons may.
+struct Traced {
+    /// The span, by the service that it is of.
+    service: &'static str,
+    span: &'static str,
+    /// An attribute and its value instead of the span's name.
+    attribute: Option<(&'static str, &'static str)>,
+}
+
+const LINKED: [Traced; 4] = [
+    Traced { service: "stella-orchestrator", span: "deployment.execute", attribute: None },
+    Traced { service: "stella-orchestrator", span: "approval.wait", attribute: None },
+    Traced { service: "stella-agent", span: "agent.execute", attribute: None },
+    Traced {
+        service: "stella-orchestrator",
+        span: "deployment.execute",
+        attribute: Some(("deployment_id", "${__value.raw}")),
+    },
+];
+
+impl Traced {
+    fn of_tempo(&self) -> String {
+        let (key, value) = match self.attribute {
+            Some((name, value)) => (format!("span.{name}"), value),
+            None => ("name".to_owned(), self.span),
+        };
+        format!(
+            "%22queryType%22:%22traceql%22,%22query%22:%22{{%20{key}%20%3D%20%5C%22{value}%5C%22%20}}%22"
+        )
+    }
+
+    fn of_jaeger(&self) -> String {
+        let tags = self.attribute.map(|(name, value)| format!(",%22tags%22:%22{name}%3D{value}%22"));
+        format!(
+            "%22queryType%22:%22search%22,%22service%22:%22{}%22,%22operation%22:%22{}%22{}",
+            self.service,
+            self.span,
+            tags.unwrap_or_default()
+        )
+    }
 }
 
 fn prometheus(render: &Render) -> String {
@@ -119,7 +180,24 @@ fn prometheus(render: &Render) -> String {
             tls.push_str(&format!("      {key}: {}\n", quoted(file)));
         }
     }
-    text.replace(shipped::CA, &tls).replace(shipped::ALERTMANAGERS, &list(&render.alertmanagers))
+    let text = text
+        .replace(shipped::JOB, &format!("  - job_name: {}\n", quoted(&render.job)))
+        .replace(shipped::CA, &tls)
+        .replace(shipped::ALERTMANAGERS, &list(&render.alertmanagers));
+    match text.split_once(shipped::AGENTS_JOB) {
+        Some((before, job)) if render.agents => {
+            format!("{before}{}{}", shipped::AGENTS_JOB, with_agents_tls(render, job))
+        }
+        Some((before, _)) => before.to_owned(),
+        None => text,
+    }
+}
+
+/// A job that scrapes agents, with the files of an installation.
+fn with_agents_tls(render: &Render, job: &str) -> String {
+    job.replace(shipped::AGENTS_CA, &format!("ca_file: {}", quoted(&render.agents_ca)))
+        .replace(shipped::AGENTS_CERT, &format!("cert_file: {}", quoted(&render.agents_cert)))
+        .replace(shipped::AGENTS_KEY, &format!("key_file: {}", quoted(&render.agents_key)))
 }
 
 /// The job that finds agents through the control plane; nothing if they are not to be found.
@@ -128,11 +206,8 @@ fn agents(render: &Render, api: &str) -> String {
     let (_, job) = AGENTS.split_once(shipped::JOBS).unwrap_or_default();
     let job = job
         .replace(shipped::AGENTS_URL, &quoted(&format!("{}{}", api.trim_end_matches('/'), paths::SD_AGENTS)))
-        .replace(shipped::AGENTS_TOKEN, &format!("credentials_file: {}", quoted(token)))
-        .replace(shipped::AGENTS_CA, &format!("ca_file: {}", quoted(&render.agents_ca)))
-        .replace(shipped::AGENTS_CERT, &format!("cert_file: {}", quoted(&render.agents_cert)))
-        .replace(shipped::AGENTS_KEY, &format!("key_file: {}", quoted(&render.agents_key)));
-    format!("\n{job}")
+        .replace(shipped::AGENTS_TOKEN, &format!("credentials_file: {}", quoted(token)));
+    format!("\n{}", with_agents_tls(render, &job))
 }
 
 /// What the certificate of the control planes is for: the host of the first.
@@ -142,9 +217,10 @@ fn server_name(render: &Render) -> String {
 }
 
 fn rules(render: &Render) -> String {
+    let rules = RULES.replace(shipped::JOB_OF_RULES, &format!("job={}", quoted(&render.job)));
     match &render.runbooks {
-        Some(base) => RULES.replace(shipped::RUNBOOKS, &format!("runbook_url: \"{base}/")),
-        None => RULES.to_owned(),
+        Some(base) => rules.replace(shipped::RUNBOOKS, &format!("runbook_url: \"{base}/")),
+        None => rules,
     }
 }
 
@@ -217,6 +293,17 @@ mod tests {
 
     #[test]
     fn every_value_that_is_replaced_is_shipped() {
+        for file in [BY_NAME, BY_INVENTORY, IN_KUBERNETES] {
+            for value in [
+                shipped::JOB,
+                shipped::AGENTS_JOB,
+                shipped::AGENTS_CA,
+                shipped::AGENTS_CERT,
+                shipped::AGENTS_KEY,
+            ] {
+                assert!(file.contains(value), "{value} is not in {file}");
+            }
+        }
         for (file, values) in [
             (BY_NAME, [shipped::TARGETS, shipped::CA, shipped::ALERTMANAGERS].as_slice()),
             (
@@ -235,8 +322,8 @@ mod tests {
                     shipped::AGENTS_KEY,
                 ],
             ),
-            (RULES, &[shipped::RUNBOOKS]),
-            (SOURCES, &[shipped::PROMETHEUS, shipped::LOKI, shipped::TEMPO]),
+            (RULES, &[shipped::RUNBOOKS, shipped::JOB_OF_RULES]),
+            (SOURCES, &[shipped::PROMETHEUS, shipped::LOKI, shipped::TEMPO, shipped::TEMPO_SOURCE]),
             (VECTOR, &[shipped::LOKI, shipped::ELASTICSEARCH]),
             (FLUENT_BIT, &[shipped::LOKI_OF_FLUENT_BIT, shipped::ELASTICSEARCH_OF_FLUENT_BIT]),
             (
@@ -302,6 +389,12 @@ mod tests {
             assert!(text.contains(part), "{part} is not in {text}");
         }
 
+        let of_theirs = render(&["--job", "monitoring/stella"]);
+        assert!(prometheus(&of_theirs).contains("  - job_name: \"monitoring/stella\"\n"));
+        let text = rules(&of_theirs);
+        assert!(text.contains("absent(up{job=\"monitoring/stella\"})"), "{text}");
+        assert!(!text.contains("job=\"stella-orchestrator\""), "{text}");
+
         let linked = render(&["--runbooks", "https://wiki/runbooks/"]);
         let text = rules(&linked);
         assert!(text.contains("runbook_url: \"https://wiki/runbooks/AgentOffline.html\""), "{text}");
@@ -309,6 +402,22 @@ mod tests {
         // What leads nowhere is not sent to anybody.
         let text = alertmanager(&render(&[]));
         assert!(!text.contains("runbook_url") && text.contains("details:"), "{text}");
+    }
+
+    /// Files that nobody has are asked for only where somebody wants agents to be scraped.
+    #[test]
+    fn agents_are_scraped_where_that_is_wanted() {
+        for way in [["--target", "a:1"].as_slice(), &["--inventory", "https://i/x"], &["--kubernetes"]] {
+            let text = prometheus(&render(way));
+            assert!(!text.contains("job_name: stella-agents") && !text.contains("scraper"), "{text}");
+            assert!(text.trim_end().lines().last().is_some_and(|last| !last.contains('#')), "{text}");
+            let flags = ["--agents", "--agents-ca", "/a", "--agents-cert", "/c", "--agents-key", "/k"];
+            let text = prometheus(&render(&[way, &flags].concat()));
+            let (_, job) = text.split_once("  - job_name: stella-agents\n    scheme: https\n").unwrap();
+            for part in ["ca_file: \"/a\"", "cert_file: \"/c\"", "key_file: \"/k\""] {
+                assert!(job.contains(part), "{part} is not in {job}");
+            }
+        }
     }
 
     #[test]
@@ -324,6 +433,10 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("      host: \"es.example.com\"\n      port: 9201\n      logstash"), "{text}");
+        // What is refused is kept: without these, it is thrown away after the second try.
+        for kept in ["retry_limit: no_limits", "storage.total_limit_size: "] {
+            assert_eq!(text.matches(kept).count(), 2, "{kept} for both outputs: {text}");
+        }
     }
 
     #[test]
@@ -340,6 +453,48 @@ mod tests {
             let name = format!("grafana/dashboards/{}", file.unwrap().file_name().display());
             assert!(files.iter().any(|(rendered, _)| *rendered == name), "{name} is not rendered");
         }
+    }
+
+    /// The queries of the links of a dashboard to traces, as Grafana reads them.
+    fn questions(dashboard: &str) -> Vec<serde_json::Value> {
+        let links = dashboard.lines().filter_map(|line| line.trim().strip_prefix(r#""url": ""#));
+        let links = links.filter(|link| link.contains("${traces}"));
+        let panes = links.map(|link| {
+            let link = link.trim_end_matches([',', '"']);
+            let url = reqwest::Url::parse("https://grafana").unwrap().join(link).unwrap();
+            let panes = url.query_pairs().find(|(key, _)| key == "panes").unwrap().1.into_owned();
+            serde_json::from_str::<serde_json::Value>(&panes).unwrap()
+        });
+        panes.map(|panes| panes["stella"]["queries"][0].clone()).collect()
+    }
+
+    #[test]
+    fn links_ask_jaeger_in_its_own_language() {
+        let with_jaeger = render(&["--jaeger", "http://jaeger:16686/"]);
+        let text = sources(&with_jaeger);
+        assert!(text.contains("    type: jaeger\n    access: proxy\n    url: \"http://jaeger:16686\"\n"), "{text}");
+        for (name, shipped) in DASHBOARDS {
+            let text = dashboard(&with_jaeger, shipped);
+            assert!(!text.contains("tempo") && !text.contains("traceql"), "{name}: {text}");
+            assert!(text.contains(r#""query": "jaeger""#), "{name} has no choice of sources");
+            let (there, asked) = (questions(shipped), questions(&text));
+            assert!(!there.is_empty() && there.len() == asked.len(), "{name}: {asked:?}");
+            for question in asked {
+                assert!(question["queryType"] == "search" && question["operation"].is_string(), "{question}");
+            }
+            assert_eq!(dashboard(&render(&[]), shipped), shipped, "Tempo is what is shipped");
+        }
+        let deployment = dashboard(&with_jaeger, DASHBOARDS[0].1);
+        let row = serde_json::json!({
+            "refId": "A",
+            "queryType": "search",
+            "service": "stella-orchestrator",
+            "operation": "deployment.execute",
+            "tags": "deployment_id=${__value.raw}",
+        });
+        assert!(questions(&deployment).contains(&row), "{deployment}");
+        let both = Line::try_parse_from(["stella", "render", "folder", "--tempo", "http://t", "--jaeger", "http://j"]);
+        assert!(both.is_err(), "a data source has one type");
     }
 
     #[test]
