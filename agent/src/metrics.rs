@@ -9,7 +9,7 @@ use std::net::{SocketAddr, TcpListener as StdListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use hyper::body::Incoming;
 use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
@@ -154,10 +154,12 @@ impl Figures {
     }
 }
 
-/// When the last heartbeat went out: what a session notes and a scrape looks at.
+/// When the last heartbeat went out, and when the certificate ends: what a session notes and a scrape looks at.
 #[derive(Debug)]
 pub struct Pulse {
     since: Instant,
+    /// In seconds since 1970; 0 before the first session.
+    certificate_ends: AtomicU64,
     /// Milliseconds after `since`, and 1 more; 0 is never.
     heartbeat: AtomicU64,
 }
@@ -166,7 +168,14 @@ impl Pulse {
     /// None yet.
     #[must_use]
     pub fn new() -> Arc<Self> {
-        Arc::new(Self { since: Instant::now(), heartbeat: AtomicU64::new(0) })
+        let (certificate_ends, heartbeat) = (AtomicU64::new(0), AtomicU64::new(0));
+        Arc::new(Self { since: Instant::now(), certificate_ends, heartbeat })
+    }
+
+    /// The certificate that is on the disk ends then.
+    pub(crate) fn certified_until(&self, ends: SystemTime) {
+        let ends = ends.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.certificate_ends.store(ends.as_secs(), Ordering::Relaxed);
     }
 
     pub(crate) fn beat(&self) {
@@ -320,9 +329,9 @@ impl Server {
         let host = resources.fresh(tasks_running).await;
         gauge!("stella_agent_tasks_running").set(f64::from(tasks_running));
         gauge!("stella_agent_load1").set(f64::from(host.load_1m));
-        gauge!("stella_agent_memory_available_bytes").set(bytes(host.memory_available_bytes));
-        gauge!("stella_agent_memory_total_bytes").set(bytes(host.memory_total_bytes));
-        gauge!("stella_agent_disk_available_bytes").set(bytes(host.disk_available_bytes));
+        gauge!("stella_agent_memory_available_bytes").set(as_f64(host.memory_available_bytes));
+        gauge!("stella_agent_memory_total_bytes").set(as_f64(host.memory_total_bytes));
+        gauge!("stella_agent_disk_available_bytes").set(as_f64(host.disk_available_bytes));
         gauge!("stella_agent_session_open").set(f64::from(u8::from(link.borrow().is_some())));
         if let Some(age) = pulse.age() {
             gauge!("stella_agent_heartbeat_age_seconds").set(age.as_secs_f64());
@@ -330,12 +339,14 @@ impl Server {
         for (output, lines) in stella_telemetry::dropped_lines() {
             counter!("stella_log_lines_dropped_total", "output" => output).absolute(lines);
         }
-        gauge!("process_resident_memory_bytes").set(bytes(resident_bytes()));
+        gauge!("stella_agent_certificate_expiry_timestamp_seconds")
+            .set(as_f64(pulse.certificate_ends.load(Ordering::Relaxed)));
+        gauge!("process_resident_memory_bytes").set(as_f64(resident_bytes()));
     }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a dashboard shows three digits of it")]
-const fn bytes(count: u64) -> f64 {
+const fn as_f64(count: u64) -> f64 {
     count as f64
 }
 
@@ -361,6 +372,11 @@ fn recorder(figures: &Figures) -> Result<PrometheusHandle, Error> {
         "stella_agent_heartbeat_age_seconds",
         Unit::Seconds,
         "Seconds since the last heartbeat was sent; missing before the first"
+    );
+    describe_gauge!(
+        "stella_agent_certificate_expiry_timestamp_seconds",
+        Unit::Seconds,
+        "When the certificate of this agent ends; it cannot come back by itself after that"
     );
     describe_gauge!("stella_agent_session_open", "1 while there is a session with the control plane, else 0");
     describe_gauge!("stella_agent_tasks_running", "Tasks that run now");

@@ -139,6 +139,7 @@ impl Service {
         )
         .map_err(Error::Attempts)?;
         let pulse = Pulse::new();
+        pulse.certified_until(identity.validity().1);
         let resources = Sampler::new(config.host_root.clone());
         let open = |(metrics, figures): (&metrics::Config, Arc<Figures>)| {
             let sources = metrics::Sources {

@@ -130,8 +130,8 @@ pub enum QuicPeer {
         tenant: TenantId,
         /// Its id.
         agent: AgentId,
-        /// When its certificate ends. TLS looks at it once; a connection may live longer.
-        certificate_ends: SystemTime,
+        /// From when and until when its certificate is valid. TLS looks at it once; a connection may live longer.
+        validity: (SystemTime, SystemTime),
     },
 }
 
@@ -150,9 +150,8 @@ impl QuicPeer {
                 let leaf = certificates.and_then(<[_]>::first).ok_or(Error::NoCertificate)?;
                 match PeerIdentity::from_certificate(leaf)? {
                     PeerIdentity::Agent { tenant, agent } => {
-                        let (_, certificate_ends) =
-                            validity_of_certificate(leaf).map_err(identity::Error::from)?;
-                        Ok(Self::Agent { tenant, agent, certificate_ends })
+                        let validity = validity_of_certificate(leaf).map_err(identity::Error::from)?;
+                        Ok(Self::Agent { tenant, agent, validity })
                     }
                     PeerIdentity::ControlPlane => Err(Error::NotAnAgent),
                 }

@@ -255,6 +255,7 @@ impl Driver<'_> {
         let error: Box<dyn std::error::Error> =
             match tokio::task::spawn_blocking(move || saved.save(&state_dir)).await {
                 Ok(Ok(())) => {
+                    self.config.pulse.certified_until(identity.validity().1);
                     self.config.identity = identity;
                     return true;
                 }

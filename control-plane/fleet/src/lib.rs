@@ -12,6 +12,7 @@
 mod courier;
 mod enrol;
 mod last_seen;
+mod life;
 mod limits;
 mod listener;
 mod orders;
@@ -49,6 +50,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use life::Life;
 pub use registry::LiveFigures;
 
 use limits::{CLOSE_TIME_MAX, DRAIN_TIME_MAX, ENROLMENTS, HANDSHAKES};
@@ -80,7 +82,7 @@ impl FleetConfig {
         Self {
             listen,
             heartbeat_interval_ms: HEARTBEAT_INTERVAL_MS,
-            certificate_lifetime: Duration::from_secs(24 * 60 * 60),
+            certificate_lifetime: Duration::from_secs(14 * 24 * 60 * 60),
             sessions_max: 50_000,
             reconcile_interval: Duration::from_secs(5),
             last_seen_interval: Duration::from_secs(10),
@@ -101,7 +103,7 @@ pub struct FleetDeps {
     pub artifacts: Arc<ArtifactStore>,
     /// Where task output goes.
     pub output: Arc<OutputStore>,
-    /// The file that keeps when agents were last heard.
+    /// The file that keeps when agents were last heard; one beside it keeps when their certificates end.
     pub last_seen_file: PathBuf,
     /// Who watches over its tasks.
     pub parts: Parts,
@@ -178,14 +180,21 @@ impl Fleet {
         let local_addr =
             endpoint.local_addr().map_err(|source| Error::Listen { address: config.listen, source })?;
         let FleetDeps { engine, authority, identity, artifacts, output, last_seen_file, parts } = deps;
-        let left = last_seen::load(&last_seen_file, engine.now());
+        let now = engine.now();
+        // No time is after now: ages are not negative.
+        let left = last_seen::load::<Timestamp>(&last_seen_file);
+        let left = left.into_iter().map(|(agent, at)| (agent, at.min(now)));
+        let lives = last_seen::load::<Life>(&last_seen::of_certificates(&last_seen_file));
+        for result in session::RENEWALS {
+            metrics::counter!("stella_fleet_renewals_total", "result" => result).increment(0);
+        }
         let shared = Arc::new(Shared {
             config,
             engine,
             authority,
             artifacts,
             output,
-            registry: Registry::new(left),
+            registry: Registry::new(left, lives),
             handshakes: Arc::new(Mutex::new(Shares::new(HANDSHAKES))),
             enrolments: Arc::new(Mutex::new(Shares::new(ENROLMENTS))),
             pace: Pace::new(),
@@ -237,6 +246,13 @@ impl Fleet {
     #[must_use]
     pub fn last_seen(&self, agent: AgentId) -> Option<Timestamp> {
         self.shared.registry.last_seen(agent)
+    }
+
+    /// The life of an agent's certificate, also when its session has ended since, or in an earlier life of this process; `None` if
+    /// nobody knows.
+    #[must_use]
+    pub fn certificate(&self, agent: AgentId) -> Option<Life> {
+        self.shared.registry.life(agent)
     }
 
     /// Asks an agent what its host holds, without a trace in the journal. `None` if it has no session, does not understand the

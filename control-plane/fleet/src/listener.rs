@@ -10,6 +10,7 @@ use stella_protocol::close::CloseCode;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
+use crate::life::Life;
 use crate::limits::{HANDSHAKE_TIME_MAX, HANDSHAKES_BUSY, HANDSHAKES_MAX};
 use crate::session::{Certificate, Peer};
 use crate::share::Share;
@@ -63,9 +64,9 @@ async fn serve(shared: Arc<Shared>, incoming: Incoming, place: (OwnedSemaphorePe
                     let speaks = enrol::Speaks { takes_profile, says_profile };
                     Box::pin(enrol::serve(shared, connection, speaks)).await;
                 }
-                QuicPeer::Agent { tenant, agent, certificate_ends } => {
+                QuicPeer::Agent { tenant, agent, validity: (not_before, not_after) } => {
                     let shown = Shown::of(&shared.authority, &chain);
-                    let certificate = Certificate { ends: certificate_ends, shown };
+                    let certificate = Certificate { life: Life::between(not_before, not_after), shown };
                     Box::pin(session::serve(shared, connection, Peer { tenant, agent }, certificate)).await;
                 }
             }

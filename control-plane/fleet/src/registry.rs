@@ -12,6 +12,7 @@ use stella_protocol::message::{Holding, Inspect, Resources};
 use stella_protocol::time::Timestamp;
 use tokio::sync::{Notify, oneshot};
 
+use crate::life::Life;
 use crate::limits::ASKERS_MAX;
 
 /// What is known of an agent's live session. None of it is in the journal.
@@ -46,6 +47,8 @@ pub(crate) struct Link {
     pub(crate) wake: Notify,
     connection: Connection,
     heard: Mutex<(Timestamp, Resources)>,
+    /// Of the certificate that the agent comes back with.
+    life: Mutex<Life>,
     /// What somebody wants to know about the host, until the session takes it.
     questions: Mutex<Vec<(Inspect, Asker)>>,
 }
@@ -57,9 +60,15 @@ impl Link {
         session: SessionEpoch,
         connection: Connection,
         heard: (Timestamp, Resources),
+        life: Life,
     ) -> Arc<Self> {
         let (wake, heard, questions) = (Notify::new(), Mutex::new(heard), Mutex::default());
-        Arc::new(Self { tenant, agent, session, wake, connection, heard, questions })
+        let life = Mutex::new(life);
+        Arc::new(Self { tenant, agent, session, wake, connection, heard, life, questions })
+    }
+
+    pub(crate) fn set_life(&self, life: Life) {
+        *self.life.lock() = life;
     }
 
     /// Has the session ask something; the answer never comes if it cannot, or too many ask.
@@ -107,12 +116,18 @@ pub(crate) struct Registry {
     links: RwLock<HashMap<AgentId, Arc<Link>>>,
     /// When agents were last heard whose session has ended. As many as have an identity, which the state keeps too.
     left: Mutex<HashMap<AgentId, Timestamp>>,
+    /// The certificates of such agents.
+    lives: Mutex<HashMap<AgentId, Life>>,
 }
 
 impl Registry {
-    /// One that knows when agents were last heard before.
-    pub(crate) fn new(left: impl IntoIterator<Item = (AgentId, Timestamp)>) -> Self {
-        Self { links: RwLock::default(), left: Mutex::new(left.into_iter().collect()) }
+    /// One that knows when agents were last heard before, and with which certificates.
+    pub(crate) fn new(
+        left: impl IntoIterator<Item = (AgentId, Timestamp)>,
+        lives: impl IntoIterator<Item = (AgentId, Life)>,
+    ) -> Self {
+        let (left, lives) = (left.into_iter().collect(), lives.into_iter().collect());
+        Self { links: RwLock::default(), left: Mutex::new(left), lives: Mutex::new(lives) }
     }
 
     /// Enters a session, and wakes the older one that it takes the place of. A session that is itself the older one is
@@ -135,6 +150,7 @@ impl Registry {
         self.left.lock().entry(link.agent).and_modify(|last| *last = heard.max(*last)).or_insert(heard);
         let mut links = self.links.write();
         if links.get(&link.agent).is_some_and(|entered| Arc::ptr_eq(entered, link)) {
+            self.lives.lock().insert(link.agent, *link.life.lock());
             links.remove(&link.agent);
         }
         Self::publish_size(&links);
@@ -148,6 +164,12 @@ impl Registry {
     pub(crate) fn last_seen(&self, agent: AgentId) -> Option<Timestamp> {
         let live = self.get(agent).map(|link| link.heard.lock().0);
         live.or_else(|| self.left.lock().get(&agent).copied())
+    }
+
+    /// The life of the certificate that an agent has, as far as that is known: from its session, or the one before.
+    pub(crate) fn life(&self, agent: AgentId) -> Option<Life> {
+        let live = self.get(agent).map(|link| *link.life.lock());
+        live.or_else(|| self.lives.lock().get(&agent).copied())
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -12,7 +12,7 @@ mod conversation;
 mod reports;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use quinn::{Chunk, Connection, ConnectionError, ReadError, RecvStream, SendStream, WriteError};
@@ -28,6 +28,7 @@ use stella_protocol::trace::TraceContext;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, sleep_until, timeout_at};
 
+use crate::life::Life;
 use crate::limits::{
     DISCONNECT_RETRY_PAUSE, DISCONNECT_TRIES_MAX, OUTPUT_TASKS_MAX, READ_BYTES_MAX, REQUEST_TASKS_MAX,
 };
@@ -36,6 +37,7 @@ use crate::registry::Link;
 use crate::trust::{AgentsTrust, Shown};
 use crate::{Shared, close, orders, streams};
 use conversation::Conversation;
+pub(crate) use conversation::RENEWALS;
 
 /// Who is at the other end, from the certificate.
 #[derive(Clone, Copy, Debug)]
@@ -47,7 +49,7 @@ pub(crate) struct Peer {
 /// The certificate that a connection began with.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Certificate {
-    pub(crate) ends: SystemTime,
+    pub(crate) life: Life,
     pub(crate) shown: Option<Shown>,
 }
 
@@ -66,7 +68,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, connection: Connection, peer: Pee
         return close(&connection, code);
     }
     let mut session = ControlSession::new(shared.millis());
-    let greeting = greet(&shared, &connection, peer, &mut session);
+    let greeting = greet(&shared, &connection, (peer, certificate.life), &mut session);
     let greeted = match shared.shutdown.run_until_cancelled(Box::pin(greeting)).await {
         Some(greeted) => greeted,
         None => Err(CloseCode::ShuttingDown),
@@ -79,7 +81,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, connection: Connection, peer: Pee
                 Arc::clone(&shared),
                 Arc::clone(&link),
                 session,
-                certificate.ends,
+                certificate.life,
                 trust,
                 told,
             );
@@ -104,7 +106,7 @@ fn may_enter(shared: &Shared, peer: Peer) -> Result<(), CloseCode> {
 async fn greet(
     shared: &Arc<Shared>,
     connection: &Connection,
-    peer: Peer,
+    (peer, life): (Peer, Life),
     session: &mut ControlSession,
 ) -> Result<(Control, Arc<Link>, u64), CloseCode> {
     let (_, deadline) = session.poll_timeout().ok_or(CloseCode::Internal)?;
@@ -117,7 +119,7 @@ async fn greet(
     let epoch = connected.map_err(|_| CloseCode::HandshakeTimeout)??;
 
     let heard = (shared.engine.now(), hello.resources);
-    let link = Link::new(peer.tenant, peer.agent, epoch, connection.clone(), heard);
+    let link = Link::new(peer.tenant, peer.agent, epoch, connection.clone(), heard, life);
     let welcome = welcome(shared, peer, epoch, &hello);
     shared.registry.enter(&link);
     if let Err(error) = session.welcome(welcome, shared.millis()) {

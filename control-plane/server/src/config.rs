@@ -196,7 +196,7 @@ impl Default for Agents {
         Self {
             listen: SocketAddr::from(([0, 0, 0, 0], 7443)),
             advertise: None,
-            certificate_lifetime_s: 24 * 3_600,
+            certificate_lifetime_s: 14 * 86_400,
             heartbeat_interval_ms: stella_protocol::limits::HEARTBEAT_INTERVAL_MS,
         }
     }

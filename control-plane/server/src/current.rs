@@ -18,7 +18,7 @@ use stella_domain::state::State;
 use stella_domain::task::TaskState;
 use stella_domain::tenant::TenantState;
 use stella_engine::Handle;
-use stella_fleet::LiveFigures;
+use stella_fleet::{Life, LiveFigures};
 use stella_protocol::time::Timestamp;
 
 use crate::authority::count_behind;
@@ -60,6 +60,16 @@ pub(crate) fn describe() {
         "Packets that were sent on the agent's connection, from 0 with each connection"
     );
     describe_counter!("stella_agent_packets_lost_total", "Those of them that were lost");
+    describe_gauge!(
+        "stella_agent_certificate_renewal_timestamp_seconds",
+        Unit::Seconds,
+        "From when on the agent asks for another certificate"
+    );
+    describe_gauge!(
+        "stella_agent_certificate_expiry_timestamp_seconds",
+        Unit::Seconds,
+        "When the agent's certificate ends; it cannot come back by itself after that"
+    );
     describe_gauge!("stella_journal_size_bytes", Unit::Bytes, "What the journal takes on the disk");
     describe_gauge!(
         "stella_authority_agents_behind",
@@ -283,6 +293,15 @@ pub(crate) fn host(tenant: &TenantState, agent: &Agent, live: &LiveFigures) {
     gauge!("stella_agent_round_trip_seconds", &labels).set(live.rtt.as_secs_f64());
     counter!("stella_agent_packets_sent_total", &labels).absolute(live.packets_sent);
     counter!("stella_agent_packets_lost_total", &labels).absolute(live.packets_lost);
+}
+
+/// When an agent's certificate has to be renewed, and when it ends. It is told of agents that are away too: theirs end as well.
+pub(crate) fn certificate(tenant: &TenantState, agent: &Agent, life: Life) {
+    let labels = [("agent", agent.name.to_string()), ("tenant", tenant.name.to_string())];
+    let Life { renew_at, ends } = life;
+    gauge!("stella_agent_certificate_renewal_timestamp_seconds", &labels)
+        .set(milliseconds(renew_at.0) / 1_000.0);
+    gauge!("stella_agent_certificate_expiry_timestamp_seconds", &labels).set(milliseconds(ends.0) / 1_000.0);
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a dashboard shows three digits of it")]

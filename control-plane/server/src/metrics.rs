@@ -254,6 +254,9 @@ fn agents(state: &State, engine: &Handle, fleet: &Fleet) {
             if let Some(live) = fleet.live(agent.id) {
                 current::host(tenant, agent, &live);
             }
+            if let Some(life) = fleet.certificate(agent.id) {
+                current::certificate(tenant, agent, life);
+            }
             let seen = fleet.last_seen(agent.id).or(match agent.connectivity {
                 Connectivity::Never => None,
                 Connectivity::Online { since }

@@ -103,9 +103,9 @@ fn sources(render: &Render) -> String {
         .replace(shipped::PROMETHEUS, &quoted(&render.prometheus))
         .replace(shipped::LOKI, &quoted(&render.loki));
     match &render.jaeger {
-        Some(jaeger) => text
-            .replace(shipped::TEMPO_SOURCE, "    type: jaeger\n")
-            .replace(shipped::TEMPO, &quoted(jaeger)),
+        Some(jaeger) => {
+            text.replace(shipped::TEMPO_SOURCE, "    type: jaeger\n").replace(shipped::TEMPO, &quoted(jaeger))
+        }
         None => text.replace(shipped::TEMPO, &quoted(&render.tempo)),
     }
 }
@@ -145,9 +145,7 @@ impl Traced {
             Some((name, value)) => (format!("span.{name}"), value),
             None => ("name".to_owned(), self.span),
         };
-        format!(
-            "%22queryType%22:%22traceql%22,%22query%22:%22{{%20{key}%20%3D%20%5C%22{value}%5C%22%20}}%22"
-        )
+        format!("%22queryType%22:%22traceql%22,%22query%22:%22{{%20{key}%20%3D%20%5C%22{value}%5C%22%20}}%22")
     }
 
     fn of_jaeger(&self) -> String {
@@ -472,7 +470,10 @@ mod tests {
     fn links_ask_jaeger_in_its_own_language() {
         let with_jaeger = render(&["--jaeger", "http://jaeger:16686/"]);
         let text = sources(&with_jaeger);
-        assert!(text.contains("    type: jaeger\n    access: proxy\n    url: \"http://jaeger:16686\"\n"), "{text}");
+        assert!(
+            text.contains("    type: jaeger\n    access: proxy\n    url: \"http://jaeger:16686\"\n"),
+            "{text}"
+        );
         for (name, shipped) in DASHBOARDS {
             let text = dashboard(&with_jaeger, shipped);
             assert!(!text.contains("tempo") && !text.contains("traceql"), "{name}: {text}");
@@ -493,7 +494,9 @@ mod tests {
             "tags": "deployment_id=${__value.raw}",
         });
         assert!(questions(&deployment).contains(&row), "{deployment}");
-        let both = Line::try_parse_from(["stella", "render", "folder", "--tempo", "http://t", "--jaeger", "http://j"]);
+        let both = Line::try_parse_from([
+            "stella", "render", "folder", "--tempo", "http://t", "--jaeger", "http://j",
+        ]);
         assert!(both.is_err(), "a data source has one type");
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use stella_certs::authority::IssuedCertificate;
 use stella_domain::agent::FiguresAddress;
 use stella_domain::command::{Report, TenantCommand};
 use stella_engine::SubmitError;
@@ -13,7 +14,6 @@ use stella_protocol::id::QuestionId;
 use stella_protocol::message::{FiguresAt, Inspected, RenewRequest, Renewed, Trusts};
 use stella_protocol::session::control::{ControlEvent, ControlSession};
 use stella_protocol::session::{CloseReason, SendError};
-use stella_protocol::time::Timestamp;
 use stella_protocol::trace::TraceContext;
 use tokio::task::JoinError;
 use tokio::time::{Instant, sleep};
@@ -21,6 +21,7 @@ use tokio::time::{Instant, sleep};
 use super::Peer;
 use super::reports::{Answer, Reports, Verdict};
 use crate::enrol::to_bytes;
+use crate::life::{Certificates, Life};
 use crate::limits::{ANSWER_TRIES_MAX, ASKERS_MAX, REPORT_RETRY_PAUSE};
 use crate::orders::{self, Told};
 use crate::registry::{Asker, Link};
@@ -37,7 +38,7 @@ pub(super) struct Conversation {
     told: Told,
     /// Who waits for the answer to a question that is not in the state. Few: see [`crate::limits::ASKERS_MAX`].
     askers: BTreeMap<QuestionId, Asker>,
-    certificate_ends: Timestamp,
+    certificates: Certificates,
     trust: AgentsTrust,
     over: Option<CloseReason>,
 }
@@ -47,15 +48,15 @@ impl Conversation {
         shared: Arc<Shared>,
         link: Arc<Link>,
         session: ControlSession,
-        certificate_ends: SystemTime,
+        life: Life,
         trust: AgentsTrust,
         told: Told,
     ) -> Self {
         let peer = Peer { tenant: link.tenant, agent: link.agent };
         let reports = Reports::new(shared.engine.clone(), peer, link.session);
-        let certificate_ends = timestamp(certificate_ends);
+        let certificates = Certificates::shown(life);
         let askers = BTreeMap::new();
-        Self { shared, peer, link, session, reports, told, askers, certificate_ends, trust, over: None }
+        Self { shared, peer, link, session, reports, told, askers, certificates, trust, over: None }
     }
 
     pub(super) const fn shared(&self) -> &Arc<Shared> {
@@ -101,7 +102,7 @@ impl Conversation {
 
     pub(super) fn received(&mut self, bytes: &[u8]) {
         let now = self.shared.engine.now();
-        if now >= self.certificate_ends {
+        if now >= self.certificates.end() {
             // Whoever renews in time never sees this; a key that leaked is worth no more than its certificate.
             tracing::warn!(tenantId = %self.peer.tenant, agentId = %self.peer.agent, "an agent's certificate ended in its session");
             return self.close(CloseCode::Unauthenticated);
@@ -144,11 +145,14 @@ impl Conversation {
             tracing::warn!(tenantId = %tenant, agentId = %agent, "an agent's certificate is of a root that is trusted no more");
             return self.close(code);
         }
-        if let Some(trust) = self.trust.tell(&self.shared.authority, &state, (tenant, agent))
-            && self.session.trust(trust).is_err()
-        {
-            // It does not read, and is told in its next session.
-            return self.close(CloseCode::Overloaded);
+        if let Some(trust) = self.trust.tell(&self.shared.authority, &state, (tenant, agent)) {
+            if trust.renew {
+                self.certificates.wanted();
+            }
+            if self.session.trust(trust).is_err() {
+                // It does not read, and is told in its next session.
+                return self.close(CloseCode::Overloaded);
+            }
         }
         self.ask_for_askers();
         self.told.ask_where_figures(&mut self.session);
@@ -307,42 +311,58 @@ impl Conversation {
         }
         if !self.shared.pace.may_renew(agent) {
             tracing::warn!(tenantId = %tenant, agentId = %agent, "an agent asks for certificates all the time");
-            return self.session.close(CloseCode::Overloaded);
+            return self.refuse(CloseCode::Overloaded);
         }
         let lifetime = self.shared.config.certificate_lifetime;
         // The engine's clock, as the one that the certificate's end is compared with.
-        let now = SystemTime::UNIX_EPOCH + Duration::from_millis(self.shared.engine.now().0);
-        let issued = self.shared.authority.issue_agent(&request.csr_der, tenant, agent, now, lifetime);
-        let sent = match issued {
-            Ok(issued) => {
-                self.certificate_ends = timestamp(issued.not_after);
-                self.trust.issued(Shown::of(&self.shared.authority, &issued.chain_der));
-                self.session.renewed(Renewed {
-                    chain_der: to_bytes(&issued.chain_der),
-                    roots_der: to_bytes(&self.shared.authority.roots_der()),
-                })
-            }
+        let now = self.shared.engine.now();
+        self.certificates.asked(now);
+        let now = SystemTime::UNIX_EPOCH + Duration::from_millis(now.0);
+        match self.shared.authority.issue_agent(&request.csr_der, tenant, agent, now, lifetime) {
+            Ok(issued) => self.send_certificate(&issued),
             Err(stella_certs::authority::Error::Request(error)) => {
                 tracing::warn!(tenantId = %tenant, agentId = %agent, %error, "a certificate request was refused");
-                return self.session.close(CloseCode::ProtocolViolation);
+                self.refuse(CloseCode::ProtocolViolation);
             }
             Err(error) => {
                 tracing::error!(tenantId = %tenant, agentId = %agent, %error, "a certificate cannot be renewed");
-                return self.session.close(CloseCode::Internal);
+                count_renewal("failed");
+                self.session.close(CloseCode::Internal);
             }
-        };
+        }
+    }
+
+    fn refuse(&mut self, code: CloseCode) {
+        count_renewal("refused");
+        self.session.close(code);
+    }
+
+    fn send_certificate(&mut self, issued: &IssuedCertificate) {
+        let Peer { tenant, agent } = self.peer;
+        self.certificates.issued(Life::between(issued.not_before, issued.not_after));
+        self.link.set_life(self.certificates.known());
+        self.trust.issued(Shown::of(&self.shared.authority, &issued.chain_der));
+        let sent = self.session.renewed(Renewed {
+            chain_der: to_bytes(&issued.chain_der),
+            roots_der: to_bytes(&self.shared.authority.roots_der()),
+        });
         match sent {
-            Ok(()) => tracing::info!(tenantId = %tenant, agentId = %agent, "agent.certificate_renewed"),
+            Ok(()) => {
+                count_renewal("sent");
+                tracing::info!(tenantId = %tenant, agentId = %agent, "agent.certificate_renewed");
+            }
             Err(error) => {
                 tracing::warn!(tenantId = %tenant, agentId = %agent, %error, "a renewed certificate was not sent");
+                count_renewal("failed");
                 self.session.close(CloseCode::Overloaded);
             }
         }
     }
 }
 
-/// To the millisecond. A certificate never begins before 1970, so neither does its end.
-fn timestamp(at: SystemTime) -> Timestamp {
-    let since_1970 = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Timestamp(u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX))
+/// What becomes of requests for certificates. All of them are there from 0 on: a first failure is an increase.
+pub(crate) const RENEWALS: [&str; 3] = ["sent", "refused", "failed"];
+
+fn count_renewal(result: &'static str) {
+    metrics::counter!("stella_fleet_renewals_total", "result" => result).increment(1);
 }

@@ -58,7 +58,7 @@ pub(crate) const KEYS: &[Key] = &[
         "agents.certificate_lifetime_s",
         "86400",
         "seconds, 60 to 7776000",
-        "agents renew at two thirds of it",
+        "agents renew at two thirds of it, so that a third of it is the longest outage that no host has to be [enrolled again](operations.md#how-long-agents-certificates-live) after",
     ),
     key("agents.heartbeat_interval_ms", "5000", "milliseconds, 100 to 60000", "how often agents send one"),
     key("journal.cache_bytes", "67108864", "bytes", "the database's cache"),
