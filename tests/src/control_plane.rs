@@ -28,6 +28,8 @@ pub struct Settings {
     pub requests_per_minute: u32,
     /// A snapshot is taken after this many events.
     pub snapshot_every_events: u64,
+    /// How long agents' certificates live, in seconds.
+    pub certificate_lifetime_s: Option<u64>,
     /// Whose certificates a scraper has to show.
     pub metrics_client_ca: Option<PathBuf>,
     /// A level or a filter.
@@ -46,6 +48,7 @@ impl Default for Settings {
             heartbeat_interval_ms: 1_000,
             requests_per_minute: 1_000_000,
             snapshot_every_events: 200_000,
+            certificate_lifetime_s: None,
             metrics_client_ca: None,
             log_level: "info".to_owned(),
             traces_endpoint: None,
@@ -160,6 +163,9 @@ impl ControlPlane {
             self.agents_port
         )?;
         writeln!(text, "heartbeat_interval_ms = {}", settings.heartbeat_interval_ms)?;
+        if let Some(lifetime) = settings.certificate_lifetime_s {
+            writeln!(text, "certificate_lifetime_s = {lifetime}")?;
+        }
         writeln!(text, "[journal]\nreserve_bytes = {}", settings.reserve_bytes)?;
         writeln!(text, "snapshot_every_events = {}", settings.snapshot_every_events)?;
         writeln!(text, "[log]\nlevel = {:?}\nformat = \"json\"", settings.log_level)?;

@@ -151,7 +151,9 @@ fn each_alert_has_a_runbook_in_the_book() -> Result<()> {
 }
 
 /// What is there only once something is configured or under way, and the test that sees it there.
-const ONLY_WITH: [(&str, &str); 3] = [
+const ONLY_WITH: [(&str, &str); 5] = [
+    ("stella_event_bus_lag_seconds", "event_bus.rs"),
+    ("stella_trace_spans_total", "traces.rs"),
     ("stella_authority_agents_behind", "rotation.rs"),
     ("stella_event_bus_up", "event_bus.rs"),
     ("stella_notifications_late", "notifications.rs"),

@@ -19,7 +19,7 @@ use stella_tests::recipe::{release, rolling, shell};
 use stella_tests::wait;
 
 /// The dashboards, by file.
-const DASHBOARDS: [&str; 3] = ["deployment", "agent-health", "approval"];
+const DASHBOARDS: [&str; 4] = ["deployment", "agent-health", "approval", "control-plane"];
 
 /// Grafana's width, in columns.
 const COLUMNS: u64 = 24;
@@ -137,9 +137,13 @@ fn dashboards_are_whole_and_linked() -> Result<()> {
 
 fn check_variables(name: &str, dashboard: &Value) -> Result<()> {
     let variables = variables(dashboard)?;
-    let scope = if name == "agent-health" { "agent" } else { "environment" };
-    for wanted in ["datasource", "logs", "traces", "tenant", scope] {
-        ensure!(variables.contains(wanted), "{name} has no variable {wanted}");
+    let scope = match name {
+        "agent-health" => ["tenant", "agent"].as_slice(),
+        "control-plane" => &["instance"],
+        _ => &["tenant", "environment"],
+    };
+    for wanted in ["datasource", "logs", "traces"].iter().chain(scope) {
+        ensure!(variables.contains(*wanted), "{name} has no variable {wanted}");
     }
     let sources = fs::read_to_string(grafana().join("provisioning/datasources/stella.yml"))?;
     for variable in list(&dashboard["templating"], "list")? {

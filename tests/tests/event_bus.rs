@@ -121,6 +121,7 @@ async fn the_bus_has_each_event_once_whoever_is_killed_and_nothing_waits_for_it(
     wait::until("nothing waits", async || {
         let scraped = cluster.control_plane.metrics().await?;
         ensure!(scraped.contains("\nstella_event_bus_lag_events 0\n"), "{scraped}");
+        ensure!(scraped.contains("\nstella_event_bus_lag_seconds 0\n"), "{scraped}");
         ensure!(scraped.contains("\nstella_event_bus_up 1\n"), "{scraped}");
         Ok(())
     })

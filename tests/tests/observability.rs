@@ -200,6 +200,66 @@ async fn one_cause_is_one_page_and_the_rest_is_chat() -> Result<()> {
     cluster.passed()
 }
 
+/// The figure of an agent's certificate in what the control plane exports.
+async fn certificate_ends(cluster: &Cluster, agent: &str) -> Result<String> {
+    let figures = cluster.control_plane.metrics().await?;
+    let series = format!(
+        "stella_agent_certificate_expiry_timestamp_seconds{{agent=\"{agent}\",tenant=\"{TENANT}\"}} "
+    );
+    let line = figures.lines().find_map(|line| line.strip_prefix(&series));
+    Ok(line.with_context(|| format!("no {series} in {figures}"))?.to_owned())
+}
+
+/// Of a host that is away somebody is told while there is time, also if the control plane was restarted in between.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_was_not_renewed_pages_somebody_before_it_ends() -> Result<()> {
+    // With what it is backdated by, that is renewed all the time, and reported 50 s after the last renewal.
+    let settings = Settings { certificate_lifetime_s: Some(120), ..Settings::default() };
+    let mut cluster = Cluster::with_settings(2, &settings).await?;
+    let (well, away) = (cluster.agents[0].name().to_owned(), cluster.agents[1].name().to_owned());
+    let at_first = certificate_ends(&cluster, &well).await?;
+    cluster.agents[1].kill()?;
+    let (file, id) = (
+        cluster.control_plane.state_dir().join("last-certificates"),
+        cluster.api.agent(TENANT, &away).await?.id,
+    );
+    wait::until("it is kept beside the journal", async || {
+        let kept = fs::read_to_string(&file)?;
+        ensure!(kept.contains(&id), "{kept}");
+        Ok(())
+    })
+    .await?;
+    let ends = certificate_ends(&cluster, &away).await?;
+    cluster.control_plane.kill()?;
+    cluster.control_plane.resume().await?;
+    ensure!(certificate_ends(&cluster, &away).await? == ends, "it is another after the restart");
+
+    let (pager, bundle) =
+        (Pager::start().await?, Bundle::render(&cluster.folder().join("bundle"), &cluster.control_plane)?);
+    bundle.hurry()?;
+    bundle.page(&pager)?;
+    let alertmanager = bundle.alertmanager().await?;
+    let prometheus = bundle.prometheus().await?;
+    let told = format!("The certificate of agent {away} ");
+    wait::until_within(SILENCE, "somebody is told of the host that is away", async || {
+        let pages = pager.pages("AgentCertificateExpiresSoon");
+        ensure!(pages.iter().any(|(_, page)| page.to_string().contains(&told)), "{pages:?}");
+        Ok(())
+    })
+    .await?;
+    wait::until("the one that is there has renewed its own", async || {
+        let figures = cluster.control_plane.metrics().await?;
+        let sent =
+            figures.lines().find_map(|it| it.strip_prefix("stella_fleet_renewals_total{result=\"sent\"} "));
+        ensure!(sent.is_some_and(|it| it != "0"), "{figures}");
+        ensure!(certificate_ends(&cluster, &well).await? > at_first, "it ends when it did");
+        Ok(())
+    })
+    .await?;
+    drop((alertmanager, prometheus));
+    cluster.passed()
+}
+
 /// A new authority of scrapers needs no restart.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_authority_of_scrapers_is_taken_over_by_a_reload() -> Result<()> {
@@ -330,7 +390,7 @@ async fn takes_whole_pages(cluster: &Cluster, prometheus: &Prometheus) -> Result
     let targets = prometheus.targets().await?;
     ensure!(targets.len() == 2 && targets.iter().all(|it| it["health"] == "up"), "{targets:?}");
     // In the text format the family has its suffix.
-    for (family, kind) in [("stella_deployments", "counter"), ("stella_fleet_dispatches", "unknown")] {
+    for (family, kind) in [("stella_deployments", "counter"), ("stella_fleet_dispatches", "counter")] {
         let said = prometheus.metadata(family).await?;
         ensure!(said.first().is_some_and(|it| it["type"] == kind), "{family}: {said:?}");
     }

@@ -63,7 +63,7 @@ async fn exchange(shared: &Shared, connection: &Connection, speaks: Speaks) -> R
     let asking = read_request(&mut receive, speaks.says_profile).await?;
     let decided = decide(shared, &asking, speaks.takes_profile).await?;
     let result = if decided.is_ok() { "granted" } else { "refused" };
-    metrics::counter!("stella_fleet_enrolments", "result" => result).increment(1);
+    metrics::counter!("stella_fleet_enrolments_total", "result" => result).increment(1);
     let answer = match decided {
         Ok(mut granted) => {
             // Who cannot be told is held to nothing, as before tokens had profiles.

@@ -25,7 +25,7 @@ pub(crate) async fn run(shared: Arc<Shared>, endpoint: Endpoint) {
         let Some(Some(incoming)) = next else { break };
         let going_on = HANDSHAKES_MAX - handshakes.available_permits();
         if going_on >= HANDSHAKES_BUSY && !incoming.remote_address_validated() && incoming.may_retry() {
-            metrics::counter!("stella_fleet_handshakes", "result" => "retry").increment(1);
+            metrics::counter!("stella_fleet_handshakes_total", "result" => "retry").increment(1);
             if let Err(error) = incoming.retry() {
                 error.into_incoming().refuse();
             }
@@ -33,7 +33,7 @@ pub(crate) async fn run(shared: Arc<Shared>, endpoint: Endpoint) {
         }
         let Some(share) = Share::take(&shared.handshakes, incoming.remote_address().ip()) else {
             // Its client sends it again: by then others of its network have got on, if they are honest.
-            metrics::counter!("stella_fleet_handshakes", "result" => "too_many").increment(1);
+            metrics::counter!("stella_fleet_handshakes_total", "result" => "too_many").increment(1);
             incoming.ignore();
             continue;
         };
@@ -50,7 +50,7 @@ async fn serve(shared: Arc<Shared>, incoming: Incoming, place: (OwnedSemaphorePe
     let connection = match handshake(incoming).await {
         Ok(connection) => connection,
         Err(error) => {
-            metrics::counter!("stella_fleet_handshakes", "result" => "failed").increment(1);
+            metrics::counter!("stella_fleet_handshakes_total", "result" => "failed").increment(1);
             tracing::debug!(%remote, %error, "a handshake failed");
             return;
         }
@@ -58,7 +58,7 @@ async fn serve(shared: Arc<Shared>, incoming: Incoming, place: (OwnedSemaphorePe
     drop(place);
     match identify(&connection) {
         Ok((peer, chain)) => {
-            metrics::counter!("stella_fleet_handshakes", "result" => "done").increment(1);
+            metrics::counter!("stella_fleet_handshakes_total", "result" => "done").increment(1);
             match peer {
                 QuicPeer::Enrolling { takes_profile, says_profile } => {
                     let speaks = enrol::Speaks { takes_profile, says_profile };
@@ -72,7 +72,7 @@ async fn serve(shared: Arc<Shared>, incoming: Incoming, place: (OwnedSemaphorePe
             }
         }
         Err(error) => {
-            metrics::counter!("stella_fleet_handshakes", "result" => "refused").increment(1);
+            metrics::counter!("stella_fleet_handshakes_total", "result" => "refused").increment(1);
             tracing::warn!(%remote, %error, "a connection without an agent's identity was refused");
             close(&connection, CloseCode::Unauthenticated);
         }

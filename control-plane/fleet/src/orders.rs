@@ -236,7 +236,7 @@ fn send_dispatch(
     };
     match sent {
         Ok(()) => {
-            metrics::counter!("stella_fleet_dispatches").increment(1);
+            metrics::counter!("stella_fleet_dispatches_total").increment(1);
             tracing::debug!(tenantId = %owned.id, agentId = %task.agent, taskId = %task.key().task, attempt = task.key().attempt.0, "task.dispatched");
             Ok(())
         }

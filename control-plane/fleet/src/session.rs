@@ -299,7 +299,7 @@ async fn part(shared: &Shared, connection: &Connection, link: &Arc<Link>, reason
     close(connection, reason.code());
     shared.registry.leave(link);
     let Link { tenant, agent, session, .. } = **link;
-    metrics::counter!("stella_fleet_sessions_ended", "reason" => label(&reason)).increment(1);
+    metrics::counter!("stella_fleet_sessions_ended_total", "reason" => label(&reason)).increment(1);
     tracing::debug!(tenantId = %tenant, agentId = %agent, session = session.0, reason = &reason as &dyn std::error::Error, "session closed");
     if matches!(reason, CloseReason::Local(CloseCode::Superseded)) {
         // The newer session's connect has ended this one in the state.

@@ -85,7 +85,7 @@ async fn take_output(shared: &Arc<Shared>, peer: Peer, receive: &mut RecvStream)
         }
         if let Some((_, writer)) = open.as_mut().filter(|_| !chunks.is_empty()) {
             let bytes: usize = chunks.iter().map(|chunk| chunk.bytes.len()).sum();
-            metrics::counter!("stella_fleet_output_bytes").increment(bytes as u64);
+            metrics::counter!("stella_fleet_output_bytes_total").increment(bytes as u64);
             writer.append(chunks).await.map_err(|error| refuse_output(peer, &error))?;
         }
     }
@@ -154,7 +154,7 @@ async fn give_artifact(
             return send.finish().map_err(|_| Ended::Lost);
         }
         write(send, &buffer[..read]).await?;
-        metrics::counter!("stella_fleet_artifact_bytes").increment(read as u64);
+        metrics::counter!("stella_fleet_artifact_bytes_total").increment(read as u64);
     }
 }
 

@@ -65,6 +65,7 @@ pub(crate) fn run(loaded: &Loaded) -> anyhow::Result<()> {
     backup::refuse_unfinished(&config.state_dir)?;
     private_dir(&config.state_dir)?;
     let recorder = metrics::install()?;
+    current::reserve(config.journal.reserve_bytes);
     let journal = open_journal(config)?;
     let engine = Engine::start(
         journal,

@@ -119,6 +119,12 @@ fn describe_disk() {
         "When the latest backup that was written to a file and found whole was taken; 0 if there was none"
     );
     describe_gauge!("stella_backup_last_size_bytes", Unit::Bytes, "How large that backup is");
+    describe_gauge!("stella_state_disk_size_bytes", Unit::Bytes, "How large that disk is");
+    describe_gauge!(
+        "stella_task_unstarted_age_seconds",
+        Unit::Seconds,
+        "How long the oldest task that an agent has accepted waits to be started; 0 if none does"
+    );
 }
 
 /// The control plane's certificates. They are recorded when they are made, and stay until they are replaced.
@@ -155,8 +161,11 @@ pub(crate) fn log() {
 pub(crate) fn disk(engine: &Handle, state_dir: &Path) {
     gauge!("stella_journal_writes_refused").set(f64::from(u8::from(engine.health().no_space)));
     match statvfs(state_dir) {
-        Ok(figures) => gauge!("stella_state_disk_available_bytes")
-            .set(bytes(figures.blocks_available().saturating_mul(figures.fragment_size()))),
+        Ok(figures) => {
+            let of_blocks = |blocks: u64| bytes(blocks.saturating_mul(figures.fragment_size()));
+            gauge!("stella_state_disk_available_bytes").set(of_blocks(figures.blocks_available()));
+            gauge!("stella_state_disk_size_bytes").set(of_blocks(figures.blocks()));
+        }
         // Without the series an alert on it is silent, so this has to be seen elsewhere.
         Err(errno) => {
             tracing::warn!(error = errno.desc(), "the free space of the state folder cannot be read")
@@ -174,6 +183,16 @@ pub(crate) fn backup(state_dir: &Path) {
         }
         Err(error) => tracing::warn!(%error, "when the latest backup was taken cannot be read"),
     }
+}
+
+/// Below which free space the control plane refuses writes. It is what the process was started with, and stays.
+pub(crate) fn reserve(reserve_bytes: u64) {
+    describe_gauge!(
+        "stella_state_disk_reserve_bytes",
+        Unit::Bytes,
+        "The free space below which writes are refused"
+    );
+    gauge!("stella_state_disk_reserve_bytes").set(bytes(reserve_bytes));
 }
 
 /// How much the journal holds, and what waits to get into it.
@@ -208,10 +227,11 @@ pub(crate) fn archive(engine: &Handle, state: &State) {
     }
 }
 
-/// A tenant's open tasks, and how long the oldest that was sent to a connected agent is without an answer.
+/// A tenant's open tasks, how long the oldest that was sent to a connected agent is without an answer, and how long the oldest that was
+/// accepted is not started.
 pub(crate) fn tasks(tenant: &TenantState, now: Timestamp) {
     let mut open: BTreeMap<_, u32> = OPEN_STATES.into_iter().map(|state| (state, 0)).collect();
-    let mut oldest = now;
+    let (mut oldest, mut unstarted) = (now, now);
     for agent in tenant.unsettled.keys() {
         let is_online = tenant
             .agents
@@ -224,6 +244,9 @@ pub(crate) fn tasks(tenant: &TenantState, now: Timestamp) {
             {
                 oldest = oldest.min(*at);
             }
+            if let TaskState::Accepted { at } = &task.state {
+                unstarted = unstarted.min(*at);
+            }
         }
     }
     for (state, count) in open {
@@ -232,6 +255,8 @@ pub(crate) fn tasks(tenant: &TenantState, now: Timestamp) {
     }
     gauge!("stella_task_unaccepted_age_seconds", "tenant" => tenant.name.to_string())
         .set(now.since(oldest).as_secs_f64());
+    gauge!("stella_task_unstarted_age_seconds", "tenant" => tenant.name.to_string())
+        .set(now.since(unstarted).as_secs_f64());
 }
 
 /// A tenant's deployments: how many are under way in each environment, and the newest.

@@ -86,6 +86,7 @@ pub(crate) fn render(handle: &PrometheusHandle, engine: &Handle, fleet: &Fleet, 
         describe_counter!("stella_gate_evaluations_total", "Verdicts of gates, and overrides of them");
         describe_gauge!("stella_approval_pending_count", "Pending approvals");
         describe_gauge!("stella_agents_connected", "Connected agents");
+        describe_gauge!("stella_agents_enrolled", "Agents that are enrolled and not revoked");
         describe_gauge!("stella_targets_total", "Total targets");
         describe_gauge!("stella_agent_heartbeat_age_seconds", "Seconds since the last heartbeat");
         current::describe();
@@ -134,6 +135,8 @@ fn project(state: &State, tenant: &Arc<TenantState>) {
         .count();
     // Figures of a fleet are far below 2^52: no precision is lost.
     gauge!("stella_agents_connected", "tenant" => name.clone()).set(as_f64(online));
+    let enrolled = tenant.agents.values().filter(|agent| agent.revoked.is_none()).count();
+    gauge!("stella_agents_enrolled", "tenant" => name.clone()).set(as_f64(enrolled));
     counter!("stella_releases_total", "tenant" => name.clone(), "status" => "created")
         .absolute(tenant.totals.releases);
     for environment in tenant.environments.values() {

@@ -35,13 +35,17 @@ const PROVIDER: &str =
 const SOURCES: &str =
     include_str!("../../../../packaging/observability/grafana/provisioning/datasources/stella.yml");
 /// The dashboards: they have no addresses in them.
-const DASHBOARDS: [(&str, &str); 3] = [
+const DASHBOARDS: [(&str, &str); 4] = [
     ("deployment", include_str!("../../../../packaging/observability/grafana/dashboards/deployment.json")),
     (
         "agent-health",
         include_str!("../../../../packaging/observability/grafana/dashboards/agent-health.json"),
     ),
     ("approval", include_str!("../../../../packaging/observability/grafana/dashboards/approval.json")),
+    (
+        "control-plane",
+        include_str!("../../../../packaging/observability/grafana/dashboards/control-plane.json"),
+    ),
 ];
 
 /// The values in the files that belong to an installation. Each is there: a test looks.
@@ -128,7 +132,8 @@ struct Traced {
     attribute: Option<(&'static str, &'static str)>,
 }
 
-const LINKED: [Traced; 4] = [
+const LINKED: [Traced; 5] = [
+    Traced { service: "stella-orchestrator", span: "http.request", attribute: None },
     Traced { service: "stella-orchestrator", span: "deployment.execute", attribute: None },
     Traced { service: "stella-orchestrator", span: "approval.wait", attribute: None },
     Traced { service: "stella-agent", span: "agent.execute", attribute: None },

@@ -75,7 +75,7 @@ impl Reports {
 
     /// Takes the next report. It is not sent before [`Self::send`].
     pub(super) fn take(&mut self, report: Report) {
-        metrics::counter!("stella_fleet_reports", "kind" => kind(&report)).increment(1);
+        metrics::counter!("stella_fleet_reports_total", "kind" => kind(&report)).increment(1);
         self.waiting.insert(self.taken, report);
         self.taken += 1;
     }

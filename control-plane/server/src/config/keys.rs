@@ -56,7 +56,7 @@ pub(crate) const KEYS: &[Key] = &[
     ),
     key(
         "agents.certificate_lifetime_s",
-        "86400",
+        "1209600",
         "seconds, 60 to 7776000",
         "agents renew at two thirds of it, so that a third of it is the longest outage that no host has to be [enrolled again](operations.md#how-long-agents-certificates-live) after",
     ),
