@@ -37,6 +37,65 @@ pub(crate) fn describe() {
         Unit::Seconds,
         "When each of a tenant's newest 20 deployments was created"
     );
+    describe_agents();
+    describe_gauge!("stella_journal_size_bytes", Unit::Bytes, "What the journal takes on the disk");
+    describe_gauge!(
+        "stella_authority_agents_behind",
+        "Agents that do not trust the newest root yet, or whose certificate is not of it"
+    );
+    describe_gauge!("stella_journal_events", "Events in the journal");
+    describe_gauge!("stella_journal_commands_waiting", "Commands that wait to be decided");
+    describe_gauge!(
+        "stella_journal_clock_lead_seconds",
+        Unit::Seconds,
+        "How far the newest event is ahead of this machine's clock; until the clock is there, nothing becomes due"
+    );
+    describe_gauge!("stella_archived", "What has ended and left memory for the archive");
+    describe_counter!("stella_cache_hits_total", "How often a thing of the archive was in memory still");
+    describe_counter!(
+        "stella_cache_misses_total",
+        "How often a thing of the archive was looked for on the disk"
+    );
+    describe_gauge!("stella_cache_entries", "Things of the archive that are in memory");
+    describe_gauge!("stella_tasks_open", "Tasks that are not settled");
+    describe_gauge!(
+        "stella_task_unaccepted_age_seconds",
+        Unit::Seconds,
+        "How long the oldest dispatched task waits for a connected agent to accept it; 0 if none does"
+    );
+    describe_gauge!(
+        "stella_task_unstarted_age_seconds",
+        Unit::Seconds,
+        "How long the oldest task that an agent has accepted waits to be started; 0 if none does"
+    );
+    describe_gauge!(
+        "stella_parts_failed",
+        "1 for a part of the control plane that has panicked; the others go on without it"
+    );
+    describe_counter!(
+        "stella_log_lines_dropped_total",
+        "Lines of the log that were dropped, because where they go was too slow"
+    );
+    describe_disk();
+}
+
+fn describe_disk() {
+    describe_gauge!("stella_journal_writes_refused", "1 while the disk is too full for writes, else 0");
+    describe_gauge!(
+        "stella_state_disk_available_bytes",
+        Unit::Bytes,
+        "Free space where the control plane keeps its state"
+    );
+    describe_gauge!(
+        "stella_backup_last_success_timestamp_seconds",
+        Unit::Seconds,
+        "When the latest backup that was written to a file and found whole was taken; 0 if there was none"
+    );
+    describe_gauge!("stella_backup_last_size_bytes", Unit::Bytes, "How large that backup is");
+    describe_gauge!("stella_state_disk_size_bytes", Unit::Bytes, "How large that disk is");
+}
+
+fn describe_agents() {
     describe_gauge!("stella_agent_load1", "The host's load average of the last minute");
     describe_gauge!(
         "stella_agent_memory_available_bytes",
@@ -69,61 +128,6 @@ pub(crate) fn describe() {
         "stella_agent_certificate_expiry_timestamp_seconds",
         Unit::Seconds,
         "When the agent's certificate ends; it cannot come back by itself after that"
-    );
-    describe_gauge!("stella_journal_size_bytes", Unit::Bytes, "What the journal takes on the disk");
-    describe_gauge!(
-        "stella_authority_agents_behind",
-        "Agents that do not trust the newest root yet, or whose certificate is not of it"
-    );
-    describe_gauge!("stella_journal_events", "Events in the journal");
-    describe_gauge!("stella_journal_commands_waiting", "Commands that wait to be decided");
-    describe_gauge!(
-        "stella_journal_clock_lead_seconds",
-        Unit::Seconds,
-        "How far the newest event is ahead of this machine's clock; until the clock is there, nothing becomes due"
-    );
-    describe_gauge!("stella_archived", "What has ended and left memory for the archive");
-    describe_counter!("stella_cache_hits_total", "How often a thing of the archive was in memory still");
-    describe_counter!(
-        "stella_cache_misses_total",
-        "How often a thing of the archive was looked for on the disk"
-    );
-    describe_gauge!("stella_cache_entries", "Things of the archive that are in memory");
-    describe_gauge!("stella_tasks_open", "Tasks that are not settled");
-    describe_gauge!(
-        "stella_task_unaccepted_age_seconds",
-        Unit::Seconds,
-        "How long the oldest dispatched task waits for a connected agent to accept it; 0 if none does"
-    );
-    describe_gauge!(
-        "stella_parts_failed",
-        "1 for a part of the control plane that has panicked; the others go on without it"
-    );
-    describe_counter!(
-        "stella_log_lines_dropped_total",
-        "Lines of the log that were dropped, because where they go was too slow"
-    );
-    describe_disk();
-}
-
-fn describe_disk() {
-    describe_gauge!("stella_journal_writes_refused", "1 while the disk is too full for writes, else 0");
-    describe_gauge!(
-        "stella_state_disk_available_bytes",
-        Unit::Bytes,
-        "Free space where the control plane keeps its state"
-    );
-    describe_gauge!(
-        "stella_backup_last_success_timestamp_seconds",
-        Unit::Seconds,
-        "When the latest backup that was written to a file and found whole was taken; 0 if there was none"
-    );
-    describe_gauge!("stella_backup_last_size_bytes", Unit::Bytes, "How large that backup is");
-    describe_gauge!("stella_state_disk_size_bytes", Unit::Bytes, "How large that disk is");
-    describe_gauge!(
-        "stella_task_unstarted_age_seconds",
-        Unit::Seconds,
-        "How long the oldest task that an agent has accepted waits to be started; 0 if none does"
     );
 }
 

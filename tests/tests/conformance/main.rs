@@ -1,6 +1,7 @@
 //! The operations overview against a running system: metrics, log lines and events, spans, alerts, panels, health. Nothing may be missing,
 //! and nothing may differ but what is on the list.
 
+mod configuration;
 mod differences;
 mod log_fields;
 mod overview;
@@ -15,6 +16,7 @@ use stella_api_types::deployment::OnFailure;
 use stella_api_types::environment::Environment;
 use stella_api_types::gate::{Check, SetGate};
 use stella_api_types::paths;
+use stella_api_types::tenant::Tenant;
 use stella_api_types::workflow::{ApplyWorkflow, Run, StartRun, Workflow};
 use stella_tests::cluster::{Cluster, ENVIRONMENT, TENANT};
 use stella_tests::collector::Collector;
@@ -84,6 +86,7 @@ async fn nothing_differs_but_what_is_on_the_list() -> Result<()> {
     in_metrics(&cluster.control_plane.metrics().await?, &mut found)?;
     in_log(&cluster.control_plane.daemon().log(), &mut found)?;
     in_spans(&collector, &mut found).await?;
+    in_request(&cluster, &collector).await?;
     in_alerts(&cluster, &mut found).await?;
     in_panels(&mut found)?;
     in_health(&cluster, &mut found).await?;
@@ -168,6 +171,36 @@ async fn in_spans(collector: &Collector, found: &mut Differences) -> Result<()> 
                 found.insert(format!("span {name}: {attribute}"));
             }
         }
+    }
+    Ok(())
+}
+
+/// The span of a request, with the attributes and values of the overview's `TracingMiddleware`.
+async fn in_request(cluster: &Cluster, collector: &Collector) -> Result<()> {
+    let path = paths::fill(paths::TENANT, &[TENANT]);
+    let tenant: Tenant = cluster.api.get(&path).await?;
+    let trace = "0af7651916cd43dd8448eb211c80319c";
+    let request = cluster.api.request(reqwest::Method::GET, &path);
+    let request = request.header("traceparent", format!("00-{trace}-b7ad6b7169203331-01"));
+    let answer = cluster.api.answer(request.header("user-agent", "conformance/1.0")).await?;
+    ensure!(answer.status == reqwest::StatusCode::OK, "{answer:?}");
+    let span = wait::until("the request's span has come", async || {
+        let all = collector.named("http.request");
+        all.into_iter().find(|span| span.trace == trace).context("not yet")
+    })
+    .await?;
+    ensure!(span.parent == "b7ad6b7169203331", "{span:?}");
+    for (name, value) in [
+        ("http.method", "GET"),
+        ("http.url", path.as_str()),
+        ("http.user_agent", "conformance/1.0"),
+        ("http.status_code", "200"),
+        ("tenant.id", tenant.id.as_str()),
+    ] {
+        ensure!(
+            span.attributes.get(name).map(String::as_str) == Some(value),
+            "{name} is not {value}: {span:?}"
+        );
     }
     Ok(())
 }
