@@ -74,7 +74,7 @@ async fn look(config: &Config, unit: Option<&Unit>, findings: &mut Findings) {
     host::clock(findings);
     host_root(config, unit, findings);
     if config.state_dir.exists() {
-        host::free_space("space for state", &config.state_dir, config.reserve_bytes, findings);
+        host::free_space("space for state", &config.state_dir, (config.reserve_bytes, "writes"), findings);
     }
     journal_opens(config, findings);
     if let Some(tls) = config.metrics.as_ref().and_then(|metrics| metrics.tls.as_ref()) {
@@ -209,8 +209,8 @@ fn host_root(config: &Config, unit: Option<&Unit>, findings: &mut Findings) {
     let seen_by = unit.filter(|unit| unit.is_active()).and_then(Unit::main_pid);
     let remedy = "mount it read-write, or change host_root or the unit's ReadWritePaths=";
     host::writable(CHECK, root, seen_by, remedy, findings);
-    // Tasks write there; what is refused is refused by the state's disk.
-    host::free_space("space for tasks", root, 0, findings);
+    // What the agent brings leaves the reserve alone; what commands write is theirs.
+    host::free_space("space for tasks", root, (config.reserve_bytes, "archives"), findings);
 }
 
 /// What is known of a journal on the disk.

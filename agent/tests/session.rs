@@ -6,7 +6,7 @@
 mod control_plane;
 
 use std::fs;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use control_plane::{
     Agent, ControlPlane, DAY, Home, ders, dispatch, key, on, read_frame, read_output, soon, until_file_is,
@@ -95,6 +95,33 @@ async fn settled_results_are_forgotten_and_heartbeats_come() {
     peer.connection.close(CloseCode::Normal.code().into(), b"");
     let (_peer, hello) = control_plane.welcome().await;
     assert_eq!((hello.open.as_slice(), hello.control_plane), (&[][..], Some(older)));
+    agent.stop().await;
+}
+
+/// A control plane of the first versions ends a session in which a frame comes that it does not know.
+#[tokio::test]
+async fn what_a_control_plane_has_not_asked_for_is_not_said_to_it() {
+    let control_plane = ControlPlane::start();
+    let home = Home::new();
+    stella_agent::identity::create_state_dir(&home.state()).unwrap();
+    // So short a life that the certificate is renewed meanwhile.
+    control_plane.enrol(&home.state(), Duration::from_secs(6));
+    let agent = Agent::start(&home);
+    let (mut peer, _) = control_plane.welcome().await;
+    peer.dispatch(dispatch(1, "echo ran")).await;
+    let (mut heartbeats, mut is_finished, mut asks_to_renew) = (0, false, false);
+    while heartbeats < 5 || !is_finished || !asks_to_renew {
+        match peer.next().await {
+            ControlEvent::Heartbeat(_) => heartbeats += 1,
+            ControlEvent::Finished(finished) => {
+                is_finished = true;
+                peer.acknowledge(finished.key).await;
+            }
+            ControlEvent::Renew(_) => asks_to_renew = true,
+            ControlEvent::Accepted(_) | ControlEvent::Running(_) => {}
+            newer => panic!("it was not asked for {newer:?}"),
+        }
+    }
     agent.stop().await;
 }
 

@@ -242,6 +242,7 @@ pub struct Session {
     receive: RecvStream,
     buffer: Vec<u8>,
     begun: Instant,
+    frames: Frames,
 }
 
 impl Session {
@@ -279,13 +280,14 @@ impl Session {
             receive,
             buffer: vec![0; READ_BYTES],
             begun: Instant::now(),
+            frames: Frames::default(),
         };
         let welcome = timeout(EXCHANGE_TIME_MAX, opening.welcome()).await.context("no welcome in time")??;
-        let Opening { logic, connection, send, receive, mut buffer, begun } = opening;
+        let Opening { logic, connection, send, receive, mut buffer, begun, frames } = opening;
         // Thousands of these wait at the same time: what an idle one needs is small.
         buffer.truncate(IDLE_READ_BYTES);
         buffer.shrink_to_fit();
-        Ok(Self { connection, welcome, logic, send, receive, buffer, begun })
+        Ok(Self { connection, welcome, logic, send, receive, buffer, begun, frames })
     }
 
     /// The session's clock.
@@ -303,7 +305,14 @@ impl Session {
     /// Waits for bytes and gives them to the session. Safe to cancel.
     pub async fn read(&mut self) {
         let read = self.receive.read(&mut self.buffer).await;
+        self.frames.see(&read, &self.buffer);
         take(&mut self.logic, &self.connection, read, &self.buffer);
+    }
+
+    /// The frames that came, by their ordinal, as bits.
+    #[must_use]
+    pub const fn frames(&self) -> u64 {
+        self.frames.seen
     }
 
     /// The next thing that the control plane said.
@@ -344,6 +353,38 @@ impl Session {
     }
 }
 
+/// Which frames came, as they are on the wire: each is its length and a body, which begins with its ordinal.
+#[derive(Debug, Default)]
+struct Frames {
+    seen: u64,
+    header: Vec<u8>,
+    /// What is to come of the body, and whether it has begun.
+    left: usize,
+    has_begun: bool,
+}
+
+impl Frames {
+    fn see(&mut self, read: &Result<Option<usize>, quinn::ReadError>, buffer: &[u8]) {
+        let Ok(Some(length)) = read else { return };
+        for &byte in &buffer[..*length] {
+            if self.left == 0 {
+                self.header.push(byte);
+                if let Ok(length) = <[u8; HEADER_BYTES]>::try_from(self.header.as_slice()) {
+                    self.left = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
+                    self.has_begun = false;
+                    self.header.clear();
+                }
+                continue;
+            }
+            if !self.has_begun {
+                self.seen |= 1_u64.checked_shl(byte.into()).unwrap_or(1 << 63);
+                self.has_begun = true;
+            }
+            self.left -= 1;
+        }
+    }
+}
+
 /// A session that has not been welcomed.
 struct Opening {
     logic: AgentSession,
@@ -352,6 +393,7 @@ struct Opening {
     receive: RecvStream,
     buffer: Vec<u8>,
     begun: Instant,
+    frames: Frames,
 }
 
 impl Opening {
@@ -362,6 +404,7 @@ impl Opening {
                 drop(self.send.write_all(&bytes).await);
             }
             let read = self.receive.read(&mut self.buffer).await;
+            self.frames.see(&read, &self.buffer);
             take(&mut self.logic, &self.connection, read, &self.buffer);
             match self.logic.poll_event(since(self.begun)) {
                 Some(AgentEvent::Welcomed(welcome)) => return Ok(welcome),

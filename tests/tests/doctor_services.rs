@@ -12,7 +12,7 @@ use serde_json::Value;
 use stella_api_types::agent::RevokeAgent;
 use stella_api_types::paths;
 use stella_tests::agent::Agent;
-use stella_tests::cluster::{Cluster, TENANT};
+use stella_tests::cluster::{Cluster, TENANT, create_tenant};
 use stella_tests::control_plane::{ControlPlane, Settings};
 use stella_tests::{binaries, wait};
 
@@ -247,6 +247,7 @@ async fn the_control_planes_faults_are_found_and_nothing_is_changed() -> Result<
     expect(&of_control_plane(&cluster.control_plane)?.1, "rotation of the root", "warn", "ca rotate switch")?;
     cluster.control_plane.tool(&["ca", "rotate", "cancel"])?;
 
+    create_tenant(&cluster.api, "globex").await?;
     whom_it_names_outside(&cluster.control_plane)?;
     cluster.control_plane.stop()?;
     a_stopped_control_plane(&cluster.control_plane)?;
@@ -274,7 +275,9 @@ fn whom_it_names_outside(control_plane: &ControlPlane) -> Result<()> {
     expect(&said, "receiver mail", "fail", "openssl s_client")?;
     expect(&said, "gate source change", "fail", "handshake")?;
     expect(&said, "gate source main", "ok", "can be connected to")?;
+    expect(&said, "tenants of gate source main", "warn", "gates.prometheus.main.tenants")?;
     let (_, said) = through(Some("http://127.0.0.1:9"), control_plane)?;
+    expect(&said, "space for output", "ok", "the reserve is 4 MiB")?;
     expect(&said, "event bus", "fail", "nc -vz 127.0.0.1")?;
     expect(&said, "receiver mail", "fail", "openssl s_client")?;
     expect(&said, "gate source change", "warn", "a proxy is set")?;

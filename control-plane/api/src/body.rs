@@ -93,6 +93,7 @@ impl From<PathRejection> for ApiError {
 
 /// Which page.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct Paging {
     /// How many items at most, 1 to 500; 100 if not given.

@@ -21,9 +21,14 @@ pub struct Outside {
     pub prometheus: BTreeSet<String>,
     /// The names of `gates.http`.
     pub http: BTreeSet<String>,
+    /// Why a gate of a tenant, which is one of so many, may not ask what is configured, if so.
+    pub may_ask: Arc<MayAsk>,
     /// Why an address may not be called, if so.
     pub may_call: Arc<MayCall>,
 }
+
+/// See [`Outside::may_ask`].
+pub type MayAsk = dyn Fn(&Check, &str, usize) -> Result<(), String> + Send + Sync;
 
 /// See [`Outside::may_call`].
 pub type MayCall = dyn Fn(&str) -> Result<(), String> + Send + Sync;
@@ -36,29 +41,35 @@ impl fmt::Debug for Outside {
 
 impl Outside {
     /// Refuses a gate that nobody could ever answer.
-    pub(crate) fn can_be_asked(&self, check: &Check) -> Result<(), ApiError> {
+    pub(crate) fn can_be_asked(
+        &self,
+        tenant: &TenantState,
+        count: usize,
+        check: &Check,
+    ) -> Result<(), ApiError> {
         let field = if matches!(check, Check::Metric { .. }) { "check.source" } else { "check.endpoint" };
-        self.missing(check).map_or(Ok(()), |problem| Err(ApiError::invalid(field, problem)))
+        self.missing(tenant, count, check).map_or(Ok(()), |problem| Err(ApiError::invalid(field, problem)))
     }
 
-    /// Why nobody can answer a gate, if so.
-    fn missing(&self, check: &Check) -> Option<String> {
-        match check {
+    /// Why nobody can answer a gate of a tenant, which is one of so many, if so.
+    fn missing(&self, tenant: &TenantState, count: usize, check: &Check) -> Option<String> {
+        let missing = match check {
             Check::Metric { source, .. } => self.no_prometheus(source),
             Check::Http { endpoint } => self.no_endpoint(endpoint),
             Check::Security(_) | Check::Expression { .. } | Check::Manual | Check::Signature(_) => None,
-        }
+        };
+        missing.or_else(|| (self.may_ask)(check, tenant.name.as_str(), count).err())
     }
 
     /// Says of a plan's gates which of them nobody could answer.
-    pub(crate) fn doubt(&self, tenant: &TenantState, plan: &mut DeploymentPlan) {
+    pub(crate) fn doubt(&self, tenant: &TenantState, count: usize, plan: &mut DeploymentPlan) {
         let id = plan.environment.id.parse::<EnvironmentId>();
         let Some(environment) = id.ok().and_then(|id| tenant.environments.get(&id)) else {
             return;
         };
         for planned in plan.gates.iter_mut().filter(|it| it.reason.is_none()) {
             let standing = environment.gates.values().find(|it| it.gate.name.as_str() == planned.gate);
-            if let Some(problem) = standing.and_then(|it| self.missing(&it.gate.check)) {
+            if let Some(problem) = standing.and_then(|it| self.missing(tenant, count, &it.gate.check)) {
                 "unavailable".clone_into(&mut planned.status);
                 planned.reason = Some(problem);
             }

@@ -17,6 +17,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// How many items to ask for at a time.
 const PAGE_ITEMS: u32 = 500;
+/// What a person can do about a control plane that passes over what it does not know.
+const TOO_OLD: &str = "this control plane is older than this program, and its lists begin with the oldest: upgrade it, or use --output json, which lists all";
 
 /// What went wrong, and so with which code to exit.
 #[derive(Debug, thiserror::Error)]
@@ -189,6 +191,7 @@ impl Client {
         path: &str,
         query: &[(&str, &str)],
         limit: usize,
+        id: impl Fn(&T) -> &str,
         is_wanted: impl Fn(&T) -> bool,
     ) -> Result<(Vec<T>, bool), Error>
     where
@@ -204,6 +207,9 @@ impl Client {
                 request = request.query(&[("cursor", cursor)]);
             }
             let page: Page<T> = self.json(request).await?;
+            if begins_with_the_oldest(page.items.iter().map(&id)) {
+                return Err(Error::Usage(TOO_OLD.to_owned()));
+            }
             for item in page.items {
                 if !is_wanted(&item) {
                     return Ok((items, false));
@@ -306,9 +312,22 @@ pub(crate) fn read(path: &Path) -> Result<String, Error> {
         .map_err(|error| Error::Usage(format!("{} cannot be read: {error}", path.display())))
 }
 
+/// Whether a page begins with the oldest although the newest was asked for. Ids grow with the time.
+fn begins_with_the_oldest<'i>(mut ids: impl Iterator<Item = &'i str>) -> bool {
+    ids.next().zip(ids.next()).is_some_and(|(first, second)| first < second)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::address;
+    use super::{address, begins_with_the_oldest};
+
+    #[test]
+    fn a_control_plane_that_does_not_know_what_is_asked_for_is_noticed() {
+        let ids = ["01890a5d-ac96-774b-bcce-b302099a8057", "01890a5d-ac96-7ab2-80e2-4536b6584b71"];
+        assert!(begins_with_the_oldest(ids.into_iter()));
+        assert!(!begins_with_the_oldest(ids.into_iter().rev()));
+        assert!(!begins_with_the_oldest(ids.into_iter().take(1)));
+    }
 
     #[test]
     fn an_address_that_is_none_is_told_with_the_one_that_was_meant() {

@@ -92,7 +92,8 @@ async fn list(
     let query: Vec<(&str, &str)> =
         filters.iter().filter_map(|(key, value)| value.as_deref().map(|value| (*key, value))).collect();
     let path = context.path(paths::PROMOTIONS, &[])?;
-    let promotions = window::list(context, &path, &query, window, |it: &Dto| &it.requested_at).await?;
+    let promotions =
+        window::list(context, &path, &query, window, |it: &Dto| (&it.id, &it.requested_at)).await?;
     let head =
         ["ID", "RELEASE", "ENVIRONMENT", "STATUS", "WAITS FOR", "APPROVALS", "TARGETS", "REQUESTED", "BY"];
     print::list(context.output, &promotions, &head, |it| {

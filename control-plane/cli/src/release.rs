@@ -209,7 +209,7 @@ async fn list(
     let query: Vec<(&str, &str)> =
         filters.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?))).collect();
     let path = context.path(paths::RELEASES, &[])?;
-    let releases = window::list(context, &path, &query, window, |it: &Dto| &it.created_at).await?;
+    let releases = window::list(context, &path, &query, window, |it: &Dto| (&it.id, &it.created_at)).await?;
     let head = ["RELEASE", "STANDING", "CHANNELS", "SIGNED BY", "COMPONENTS", "CREATED", "ID"];
     print::list(context.output, &releases, &head, |release| {
         let component = |it: &Component| {

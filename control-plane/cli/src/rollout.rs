@@ -340,7 +340,8 @@ async fn list(context: &Context, filters: [(&str, Option<String>); 3], window: &
     let query: Vec<(&str, &str)> =
         filters.iter().filter_map(|(key, value)| value.as_deref().map(|value| (*key, value))).collect();
     let path = context.path(paths::DEPLOYMENTS, &[])?;
-    let deployments = window::list(context, &path, &query, window, |it: &Dto| &it.created_at).await?;
+    let deployments =
+        window::list(context, &path, &query, window, |it: &Dto| (&it.id, &it.created_at)).await?;
     let head = ["ID", "RELEASE", "ENVIRONMENT", "STATUS", "TARGETS", "CREATED", "BY"];
     print::list(context.output, &deployments, &head, |deployment| {
         let kind = match watch::kind(deployment) {

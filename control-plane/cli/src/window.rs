@@ -17,7 +17,7 @@ pub(crate) async fn list<T>(
     path: &str,
     query: &[(&str, &str)],
     window: &Window,
-    at: impl Fn(&T) -> &str,
+    id_and_at: impl Fn(&T) -> (&str, &str),
 ) -> Result<Vec<T>, Error>
 where
     T: DeserializeOwned + utoipa::ToSchema,
@@ -33,8 +33,8 @@ where
         None => SHOWN,
     };
     let since = window.since.as_deref();
-    let wanted = |it: &T| since.is_none_or(|since| at(it) >= since);
-    let (found, is_more) = context.client.newest(path, query, limit, wanted).await?;
+    let wanted = |it: &T| since.is_none_or(|since| id_and_at(it).1 >= since);
+    let (found, is_more) = context.client.newest(path, query, limit, |it| id_and_at(it).0, wanted).await?;
     if is_more && window.limit.is_none() && context.output == Output::Text {
         print::note(&format!("the newest {limit} are shown; --all shows all of them"));
     }

@@ -211,7 +211,7 @@ async fn all(
     let query: Vec<(&str, &str)> =
         filters.iter().filter_map(|(key, value)| value.as_deref().map(|value| (*key, value))).collect();
     let path = context.path(paths::RUNS, &[])?;
-    let runs = window::list(context, &path, &query, window, |it: &Run| &it.started_at).await?;
+    let runs = window::list(context, &path, &query, window, |it: &Run| (&it.id, &it.started_at)).await?;
     let head = ["ID", "WORKFLOW", "VERSION", "STATUS", "STARTED", "BY"];
     print::list(context.output, &runs, &head, |it| {
         vec![

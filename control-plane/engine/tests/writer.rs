@@ -97,6 +97,42 @@ async fn what_was_answered_is_there_after_a_restart() {
     assert!(matches!(events[0].event.fact, Fact::TenantOpened { .. }));
 }
 
+/// An older program on the journal of a newer one says where it is lost, and the newer one goes on there afterwards.
+#[tokio::test]
+async fn what_a_newer_version_has_written_is_refused_and_left_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = start(open(folder.path()));
+    engine.handle().submit(tenant(1, "acme")).await.unwrap();
+    engine.stop();
+    let heads = {
+        let journal = open(folder.path());
+        let epoch = journal.begin_epoch().unwrap();
+        let known = journal.read(Stream::System, Position(0), 1_000).unwrap();
+        let mut known = known.into_iter().map(|it| String::from_utf8(it.payload).unwrap());
+        let known = known.find(|it| it.contains("tenant_created")).unwrap();
+        let events = vec![known.replace("tenant_created", "moon_landed").into_bytes()];
+        let expected = journal.heads()[&Stream::System].next;
+        journal
+            .append(epoch, journal.last_time(), &[Append { stream: Stream::System, expected, events }])
+            .unwrap();
+        journal.heads()
+    };
+    let refused = Engine::start(open(folder.path()), Config::default()).map(drop).unwrap_err();
+    let mut said = refused.to_string();
+    let mut source = std::error::Error::source(&refused);
+    while let Some(cause) = source {
+        said = format!("{said}: {cause}");
+        source = cause.source();
+    }
+    let position = heads[&Stream::System].next.0 - 1;
+    assert!(
+        said.contains(&format!("event {position} ")) && said.contains("is not understood by this version"),
+        "{said}"
+    );
+    assert!(said.contains("moon_landed"), "{said}");
+    assert_eq!(open(folder.path()).heads(), heads);
+}
+
 #[tokio::test]
 async fn a_snapshot_and_the_events_after_it_lead_to_the_same_state() {
     let folder = tempfile::tempdir().unwrap();

@@ -46,7 +46,8 @@ pub enum Tenants {
 
 impl Tenants {
     /// Whether one of so many tenants may ask.
-    fn include(&self, tenant: &str, count: usize) -> bool {
+    #[must_use]
+    pub fn include(&self, tenant: &str, count: usize) -> bool {
         match self {
             Self::Unsaid => count <= 1,
             Self::All => true,

@@ -40,7 +40,9 @@ use crate::look::{Listening, View};
 use crate::measured::Measurements;
 use crate::reload::Reloader;
 use crate::traces::Traces;
-use crate::{backup, current, first_start, local, logs, metrics, reload, retention, spans, stores, systemd};
+use crate::{
+    backup, current, first_start, local, logs, metrics, reload, retention, spans, stores, systemd, written_by,
+};
 
 /// How long the control plane's own certificate is valid. It is made anew at every start and daily in between.
 const SERVER_CERTIFICATE_LIFETIME: Duration = Duration::from_secs(30 * 86_400);
@@ -63,6 +65,7 @@ pub(crate) fn run(loaded: &Loaded) -> anyhow::Result<()> {
     })?;
     stella_certs::install_provider();
     backup::refuse_unfinished(&config.state_dir)?;
+    written_by::refuse_newer(&config.state_dir)?;
     private_dir(&config.state_dir)?;
     let recorder = metrics::install()?;
     current::reserve(config.journal.reserve_bytes);
@@ -75,6 +78,8 @@ pub(crate) fn run(loaded: &Loaded) -> anyhow::Result<()> {
         },
     )
     .context("the journal does not lead to a state")?;
+    // From here on events are written that an older program would misread.
+    written_by::remember(&config.state_dir)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let traces = Traces::start(&config.traces)?;
     let ended = runtime.block_on(serve(loaded, &engine, recorder, traces.as_ref(), log.level()));
@@ -335,9 +340,11 @@ fn retain(
 /// What gates and workflows may ask and call, for whoever sets them up.
 fn outside(config: &Config) -> anyhow::Result<Outside> {
     let destinations = Destinations::parse(&config.workflows.http_allowed)?;
+    let gates = config.gates.clone();
     Ok(Outside {
         prometheus: config.gates.prometheus.keys().cloned().collect(),
         http: config.gates.http.keys().cloned().collect(),
+        may_ask: Arc::new(move |check, tenant, count| gates.may_ask(check, tenant, count)),
         may_call: Arc::new(move |url| destinations.allow(url).map(drop)),
     })
 }

@@ -27,6 +27,7 @@ use crate::backup;
 use crate::config::{Config, Loaded};
 use crate::config_tool::Output;
 use crate::look::{self, Look};
+use crate::written_by;
 
 /// The unit that the packages install.
 pub(crate) const UNIT: &str = "stella-orchestrator.service";
@@ -114,7 +115,15 @@ fn look_at(loaded: &Loaded, examined: &mut Examined, findings: &mut Findings) {
     let files = Private { check: "state folder", folder: state_dir, secrets: config.own_secrets() };
     host::private(&files, findings);
     files_of_the_service(loaded, findings);
-    host::free_space("space", state_dir, config.journal.reserve_bytes, findings);
+    let (reserve, for_files) = (config.journal.reserve_bytes, config.journal.files_reserve_bytes());
+    host::free_space("space", state_dir, (reserve, "writes"), findings);
+    for (check, folder) in [("space for archives", "artifacts"), ("space for output", "output")] {
+        // Each may be a link to another disk.
+        let folder = state_dir.join(folder);
+        if folder.exists() {
+            host::free_space(check, &folder, (for_files, "archives and output"), findings);
+        }
+    }
     last_backup(state_dir, findings);
     host::clock(findings);
     authority(config, findings);
@@ -124,6 +133,7 @@ fn look_at(loaded: &Loaded, examined: &mut Examined, findings: &mut Findings) {
         if let Some(look) = &examined.look {
             examined.server_certificate = listeners::ours(config, look, findings);
             rotation(look, findings);
+            outside::whose(config, look, findings);
         }
     } else {
         listeners::free(config, findings);
@@ -216,6 +226,10 @@ fn journal(config: &Config, findings: &mut Findings) -> bool {
     let dir = config.journal_dir();
     if let Err(error) = backup::refuse_unfinished(&config.state_dir) {
         findings.fail(CHECK, format!("{error:#}"), "empty the state folder and restore once more");
+        return false;
+    }
+    if let Err(error) = written_by::refuse_newer(&config.state_dir) {
+        findings.fail(CHECK, format!("{error:#}"), "docs/upgrading.md, Going back");
         return false;
     }
     match Store::is_held(&dir) {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use reqwest::header::HeaderMap;
 use serde::{Deserialize, Serialize};
+use stella_domain::gate::Check;
 use stella_domain::name::Name;
 use stella_gates::{Source, Sources, Tenants};
 
@@ -38,6 +39,9 @@ pub(crate) struct Endpoint {
     pub(crate) tenants: Option<Vec<String>>,
 }
 
+// An endpoint is told whose gate asks, and may answer as it likes. A Prometheus answers whatever it is asked.
+const UNSAID_PROMETHEUS: Tenants = Tenants::Unsaid;
+const UNSAID_HTTP: Tenants = Tenants::All;
 /// In the place of the name of a tenant.
 const EVERYBODY: &str = "*";
 
@@ -55,11 +59,39 @@ impl Gates {
             });
             named.collect::<anyhow::Result<BTreeMap<Name, Source>>>()
         };
-        // An endpoint is told whose gate asks, and may answer as it likes. A Prometheus answers whatever it is asked.
         Ok(Sources {
-            prometheus: all("prometheus", &self.prometheus, &Tenants::Unsaid)?,
-            http: all("http", &self.http, &Tenants::All)?,
+            prometheus: all("prometheus", &self.prometheus, &UNSAID_PROMETHEUS)?,
+            http: all("http", &self.http, &UNSAID_HTTP)?,
         })
+    }
+
+    /// Whether a gate of a tenant, which is one of so many, may ask what it names. What is not configured may be asked by everybody.
+    ///
+    /// # Errors
+    /// Why not, for people.
+    pub(crate) fn may_ask(&self, check: &Check, tenant: &str, count: usize) -> Result<(), String> {
+        let (section, endpoints, name, unsaid) = match check {
+            Check::Metric { source, .. } => ("prometheus", &self.prometheus, source, UNSAID_PROMETHEUS),
+            Check::Http { endpoint } => ("http", &self.http, endpoint, UNSAID_HTTP),
+            Check::Security(_) | Check::Expression { .. } | Check::Manual | Check::Signature(_) => {
+                return Ok(());
+            }
+        };
+        let Some(endpoint) = endpoints.get(name.as_str()) else { return Ok(()) };
+        let key = format!("gates.{section}.{name}");
+        let tenants = endpoint.tenants(&key).map_err(|error| format!("{error:#}"))?.unwrap_or(unsaid);
+        if tenants.include(tenant, count) {
+            return Ok(());
+        }
+        Err(stella_gates::Error::OthersOnly { tenant: tenant.to_owned(), key }.to_string())
+    }
+
+    /// The Prometheus servers that nobody may ask as soon as there are several tenants.
+    pub(crate) fn for_one_tenant_only(&self) -> impl Iterator<Item = &str> {
+        self.prometheus
+            .iter()
+            .filter(|(_, endpoint)| endpoint.tenants.is_none())
+            .map(|(name, _)| name.as_str())
     }
 }
 

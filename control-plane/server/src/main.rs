@@ -26,6 +26,7 @@ mod stores;
 mod support;
 mod systemd;
 mod traces;
+mod written_by;
 
 use std::io::Write;
 use std::path::PathBuf;

@@ -131,7 +131,12 @@ impl Others {
 }
 
 /// Tells how much of the disk of a path is free, against what has to stay free.
-pub fn free_space(check: &'static str, path: &Path, reserve_bytes: u64, findings: &mut Findings) {
+pub fn free_space(
+    check: &'static str,
+    path: &Path,
+    (reserve_bytes, what): (u64, &str),
+    findings: &mut Findings,
+) {
     let shown = path.display();
     let figures = match statvfs(path) {
         Ok(figures) => figures,
@@ -149,9 +154,9 @@ pub fn free_space(check: &'static str, path: &Path, reserve_bytes: u64, findings
     if figures.files() > 0 && figures.files_available() == 0 {
         findings.fail(check, format!("no file can be made any more for {shown}: no inode is free"), remedy);
     } else if free < reserve_bytes {
-        findings.fail(check, format!("{detail}: writes are refused until there is more"), remedy);
+        findings.fail(check, format!("{detail}: {what} are refused until there is more"), remedy);
     } else if free < reserve_bytes.saturating_mul(2) {
-        findings.warn(check, format!("{detail}: writes will be refused soon"), remedy);
+        findings.warn(check, format!("{detail}: {what} will be refused soon"), remedy);
     } else {
         findings.ok(check, detail);
     }
@@ -340,13 +345,17 @@ mod tests {
 
     #[test]
     fn space_is_told_against_the_reserve() {
-        let look = |reserve| one(|findings| free_space("space", Path::new("/"), reserve, findings));
+        let look =
+            |reserve| one(|findings| free_space("space", Path::new("/"), (reserve, "writes"), findings));
         assert_eq!(look(0).0, Verdict::Ok);
         assert_eq!(look(u64::MAX).0, Verdict::Fail);
         let free = statvfs("/").unwrap();
         let free = free.blocks_available().saturating_mul(free.fragment_size());
         assert_eq!(look(free / 4 * 3).0, Verdict::Warn);
-        assert_eq!(one(|it| free_space("space", Path::new("/nonexistent"), 0, it)).0, Verdict::Fail);
+        assert_eq!(
+            one(|it| free_space("space", Path::new("/nonexistent"), (0, "writes"), it)).0,
+            Verdict::Fail
+        );
     }
 
     #[test]

@@ -8,9 +8,12 @@ mod reference;
 mod show;
 
 use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::OFlag;
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
@@ -130,7 +133,7 @@ impl Layers {
     /// # Errors
     /// If a file cannot be read or is not understood; or is not there and has to be.
     pub fn add_files(&mut self, file: &Path, must_be_there: bool) -> Result<(), Error> {
-        match read(file) {
+        match File::open(file).and_then(read) {
             Ok(text) => self.add_text(file, &text)?,
             Err(error) if !must_be_there && error.kind() == io::ErrorKind::NotFound => {}
             Err(source) => return Err(Error::Read { path: file.to_owned(), source }),
@@ -155,7 +158,9 @@ impl Layers {
         }
         files.sort();
         for path in files {
-            let text = read(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
+            let text = open_found(&path)
+                .and_then(read)
+                .map_err(|source| Error::Read { path: path.clone(), source })?;
             self.add_text(&path, &text)?;
         }
         Ok(())
@@ -345,9 +350,15 @@ fn without_strings(message: &str) -> String {
     kept
 }
 
-fn read(path: &Path) -> io::Result<String> {
+/// A file that was not named but found. What is none is not waited for: a pipe that nobody writes to would keep the program from starting.
+fn open_found(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is no file")) }
+}
+
+fn read(file: File) -> io::Result<String> {
     let mut text = String::new();
-    let read = std::fs::File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
+    let read = file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
     if read as u64 > FILE_BYTES_MAX {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 256 KiB"));
     }

@@ -157,3 +157,14 @@ fn of_an_address_is_shown_where_it_leads_and_not_what_lets_in() {
         assert_eq!(masked_address(address), shown);
     }
 }
+
+#[test]
+fn a_pipe_in_the_folder_is_an_error_and_not_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, pipe) = (folder.path().join("x.toml"), folder.path().join("x.conf.d/pipe.toml"));
+    fs::create_dir(folder.path().join("x.conf.d")).unwrap();
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let refused = Layers::new(KEYS).add_files(&file, false).unwrap_err();
+    let source = std::error::Error::source(&refused).unwrap().to_string();
+    assert!(refused.to_string().contains("pipe.toml") && source == "it is no file", "{refused}: {source}");
+}

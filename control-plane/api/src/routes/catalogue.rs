@@ -130,6 +130,7 @@ pub(crate) async fn environment(
 
 /// Which targets.
 #[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct TargetFilter {
     /// Only those of this environment.

@@ -31,6 +31,7 @@ use crate::{App, archive, parse, resolve, view, way_back};
 
 /// Which deployments.
 #[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct DeploymentFilter {
     /// Only those to this environment.
@@ -112,7 +113,7 @@ pub(crate) async fn plan(
     let tenant = Arc::clone(resolve::tenant(&state, &tenant)?);
     let (actor, now) = (change.actor(), app.engine.now());
     let new = wanted(&tenant, &body, now)?;
-    let known = Arc::clone(&tenant);
+    let (known, count) = (Arc::clone(&tenant), state.tenants.len());
     // Thousands of targets take a while.
     let decided = tokio::task::spawn_blocking(move || {
         decide::plan(&state, actor, tenant.id, &new, now).map(|planned| {
@@ -121,7 +122,7 @@ pub(crate) async fn plan(
     });
     let (mut plan, provable) = decided.await.map_err(|error| ApiError::internal(&error))??;
     if let Some(outside) = &app.outside {
-        outside.doubt(&known, &mut plan);
+        outside.doubt(&known, count, &mut plan);
     }
     way_back::look(&app, &mut plan, provable).await;
     Ok(Json(plan))
@@ -309,6 +310,7 @@ pub(crate) async fn cancel(
 
 /// Which page of a deployment's tasks; their ids say nothing about which came first.
 #[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct TaskFilter {
     /// How many items at most, 1 to 500; 100 if not given.

@@ -37,6 +37,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// Which events.
 #[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct Which {
     /// The first position that is wanted, from 0.

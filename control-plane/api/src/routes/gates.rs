@@ -55,7 +55,9 @@ pub(crate) async fn set_gate(
     let tenant = resolve::tenant(&state, &tenant)?;
     let environment = resolve::environment(tenant, &environment)?.id;
     let gate = Box::new(parse::gate(&state, tenant, &body)?);
-    app.outside.as_ref().map_or(Ok(()), |outside| outside.can_be_asked(&gate.check))?;
+    app.outside
+        .as_ref()
+        .map_or(Ok(()), |outside| outside.can_be_asked(tenant, state.tenants.len(), &gate.check))?;
     change.tenant(&app, tenant.id, &body, TenantCommand::SetGate { environment, gate }).await?;
     environments::shown(&app, tenant.id, environment)
 }

@@ -36,6 +36,7 @@ const REST_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// Which part of the output.
 #[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct Which {
     /// From which piece on; 0 is the first.

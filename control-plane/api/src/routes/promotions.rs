@@ -23,6 +23,7 @@ use crate::{App, archive, parse, resolve, view};
 
 /// Which promotions.
 #[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct PromotionFilter {
     /// Only those to this environment.

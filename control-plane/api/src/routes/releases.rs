@@ -110,6 +110,7 @@ pub(crate) async fn artifact(
 
 /// Which releases.
 #[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct ReleaseFilter {
     /// Only those of this application.

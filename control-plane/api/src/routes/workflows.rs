@@ -93,6 +93,7 @@ fn wrong(faults: &[Fault]) -> ApiError {
 
 /// Which version.
 #[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct WhichVersion {
     /// Its number; the newest if not given.
@@ -149,6 +150,7 @@ fn shown(app: &App, tenant: TenantId, name: &Name, number: Option<u32>) -> Resul
 
 /// Which runs.
 #[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct RunFilter {
     /// Only those of this workflow.
@@ -232,10 +234,10 @@ pub(crate) async fn plan_run(
     let tenant = Arc::clone(resolve::tenant(&state, &tenant)?);
     let (new, actor, now) = (wanted(&tenant, &body)?, change.actor(), app.engine.now());
     // Thousands of targets take a while.
-    let outside = app.outside.clone();
+    let (outside, count) = (app.outside.clone(), state.tenants.len());
     let decided = tokio::task::spawn_blocking(move || {
         decide::plan_run(&state, actor, tenant.id, &new, now)
-            .map(|planned| view::run_plan(&tenant, &planned, outside.as_ref(), now))
+            .map(|planned| view::run_plan(&tenant, &planned, outside.as_ref().map(|it| (it, count)), now))
     });
     Ok(Json(decided.await.map_err(|error| ApiError::internal(&error))??))
 }

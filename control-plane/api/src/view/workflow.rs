@@ -70,11 +70,11 @@ pub(crate) fn run(tenant: &TenantState, run: &Run) -> dto::Run {
     }
 }
 
-/// What a run of this tenant would do.
+/// What a run of this tenant, which is one of so many, would do.
 pub(crate) fn run_plan(
     tenant: &TenantState,
     planned: &PlannedRun,
-    outside: Option<&Outside>,
+    outside: Option<(&Outside, usize)>,
     now: Timestamp,
 ) -> dto::RunPlan {
     let PlannedRun { run, template, steps } = planned;
@@ -88,8 +88,8 @@ pub(crate) fn run_plan(
             .zip(steps)
             .map(|(step, does)| {
                 let mut planned = planned_step(tenant, step, does, now);
-                if let Some(outside) = outside {
-                    planned.plan.iter_mut().for_each(|plan| outside.doubt(tenant, plan));
+                if let Some((outside, count)) = outside {
+                    planned.plan.iter_mut().for_each(|plan| outside.doubt(tenant, count, plan));
                     planned.problem = planned.problem.or_else(|| outside.refusal(step));
                 }
                 planned

@@ -99,6 +99,29 @@ async fn an_override_is_for_admins_and_has_a_reason() {
     );
 }
 
+/// A source that the configuration gives to nobody is for the only tenant: with a second one, who sets a gate and who plans is told.
+#[tokio::test]
+async fn a_source_that_is_no_tenants_is_told_as_soon_as_there_are_two() {
+    let (world, at, _) = stage().await;
+    let gates = format!("{at}/environments/prod/gates");
+    let check =
+        json!({"type": "metric", "source": "main", "query": "up", "comparison": "above", "threshold": 0});
+    let gate = json!({"name": "load", "check": check});
+    world.post(&gates, &gate).await.expect(200);
+    let wanted = json!({"environment": "prod", "release": "web:1.0.0"});
+    let plan = world.post(&format!("{at}/deployment-plans"), &wanted).await.expect(200);
+    assert_ne!(plan["gates"][0]["status"], "unavailable", "{plan}");
+
+    world.post("/api/v1/tenants", &json!({"name": "globex"})).await.expect(201);
+    let refused = world.post(&gates, &gate).await.expect(422);
+    assert_eq!(refused["field"], "check.source", "{refused}");
+    assert!(refused.to_string().contains("gates.prometheus.main.tenants"), "{refused}");
+    let plan = world.post(&format!("{at}/deployment-plans"), &wanted).await.expect(200);
+    let gate = &plan["gates"][0];
+    assert_eq!(gate["status"], "unavailable", "{plan}");
+    assert!(gate["reason"].as_str().unwrap().contains("gates.prometheus.main.tenants"), "{plan}");
+}
+
 #[tokio::test]
 async fn nonsense_is_refused_with_the_field() {
     let (world, at, _) = stage().await;

@@ -176,3 +176,19 @@ async fn the_figures_of_the_installation_are_those_of_the_lists() {
         (&json!("1.2.3-test"), &json!("stella.test:7443"))
     );
 }
+
+/// A filter that is passed over shows what was not asked for.
+#[tokio::test]
+async fn a_parameter_that_is_not_known_is_refused() {
+    let world = World::new().await;
+    world.tenant("acme").await;
+    let at = "/api/v1/tenants/acme";
+    for list in
+        ["environments", "targets", "releases", "deployments", "promotions", "runs", "agents", "events"]
+    {
+        world.get(&format!("{at}/{list}?limit=5")).await.expect(200);
+        let refused = world.get(&format!("{at}/{list}?colour=web")).await;
+        assert_eq!(refused.status.as_u16(), 400, "{list}: {refused:?}");
+        assert!(refused.json().to_string().contains("colour"), "{list}");
+    }
+}

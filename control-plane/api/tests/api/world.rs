@@ -314,6 +314,11 @@ fn outside() -> stella_api::Outside {
     stella_api::Outside {
         prometheus: std::collections::BTreeSet::from(["main".to_owned()]),
         http: std::collections::BTreeSet::new(),
+        // As one without `tenants` in the configuration.
+        may_ask: Arc::new(|_, tenant, count| match count {
+            ..=1 => Ok(()),
+            _ => Err(format!("gates of tenant {tenant} may not ask it: gates.prometheus.main.tenants")),
+        }),
         may_call: Arc::new(may_call),
     }
 }

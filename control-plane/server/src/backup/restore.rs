@@ -18,6 +18,7 @@ use super::seal;
 use super::{FORMAT, HEADER_NAME, Header, JOURNAL_FOLDER, STATE_FOLDER, UNFINISHED};
 use crate::journal_tool::TOOL_CONFIG;
 use crate::owner::become_owner;
+use crate::written_by;
 
 /// The longest header, in bytes: one with the streams of a hundred thousand tenants is shorter.
 const HEADER_BYTES_MAX: u64 = 64 << 20;
@@ -114,12 +115,15 @@ fn read_header<R: Read>(entries: &mut tar::Entries<'_, R>) -> anyhow::Result<Hea
         "its format {} is not known to this software; restore it with the version that wrote it, or a newer one",
         format.format
     );
+    // Before the rest, which a newer one may have more of.
+    written_by::refuse_newer_version(&format.version)?;
     serde_json::from_slice(&text).context("its header makes no sense")
 }
 
 #[derive(serde::Deserialize)]
 struct FormatOnly {
     format: u32,
+    version: String,
 }
 
 // === up to where ===

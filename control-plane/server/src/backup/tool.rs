@@ -20,8 +20,8 @@ use super::seal::Checker;
 use super::shelf::Shelf;
 use super::{Header, Parts, write};
 use crate::journal_tool::TOOL_CONFIG;
-use crate::local;
 use crate::owner::become_owner;
+use crate::{local, written_by};
 
 const BACKUP_EXAMPLES: &str = "Examples:
   sudo stella-orchestrator backup --into /var/backups/stella --keep 14
@@ -152,6 +152,7 @@ fn copy(state_dir: &Path, parts: Parts, out: &mut impl Write) -> anyhow::Result<
             let _as_owner = become_owner(state_dir)?;
             let is_there = state_dir.join("journal").try_exists()?;
             ensure!(is_there, "there is no control plane in {} to take a backup of", state_dir.display());
+            written_by::refuse_newer(state_dir)?;
             let journal = SledJournal::open(&state_dir.join("journal"), TOOL_CONFIG).map_err(|error| {
                 if matches!(error, OpenError::InUse(_)) {
                     anyhow::anyhow!("a control plane runs on {}, but nobody listens at {}: is it just starting, or are you another user?", state_dir.display(), local::path(state_dir).display())

@@ -16,7 +16,7 @@ use stella_journal::Stream;
 use super::last;
 use super::seal::Sealer;
 use super::{FORMAT, HEADER_NAME, Header, JOURNAL_FOLDER, Parts, STATE_FOLDER, StreamHeader, UNFINISHED};
-use crate::local;
+use crate::{local, written_by};
 
 /// How much of the events is in one member, in bytes of text. Compressed, it is in memory.
 const CHUNK_BYTES: usize = 64 << 20;
@@ -91,6 +91,7 @@ fn files(state_dir: &Path, parts: Parts) -> anyhow::Result<Vec<PathBuf>> {
             || is(local::SOCKET)
             || is(UNFINISHED)
             || is(last::FILE_NAME)
+            || is(written_by::FILE_NAME)
             || is("artifacts/incoming")
             || (is("artifacts") && !parts.artifacts)
             || (is("output") && !parts.output)

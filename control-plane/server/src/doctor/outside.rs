@@ -7,6 +7,7 @@ use stella_doctor::host::quoted;
 
 use super::dial;
 use crate::config::{Config, Destination};
+use crate::look::Look;
 
 /// How many are tried at once.
 const AT_ONCE_MAX: usize = 8;
@@ -33,6 +34,23 @@ pub(super) fn reachable(config: &Config, findings: &mut Findings) {
         for ((name, destination), outcome) in some.iter().zip(tried) {
             tell(name, destination.as_ref().ok(), outcome, proxied, findings);
         }
+    }
+}
+
+/// Tells of sources of gates that nobody has given to any tenant: with a second tenant, their gates close for all.
+pub(super) fn whose(config: &Config, look: &Look, findings: &mut Findings) {
+    let tenants = look.tenants.len() + look.tenants_left_out;
+    if tenants < 2 {
+        return;
+    }
+    for name in config.gates.for_one_tenant_only() {
+        let detail = format!(
+            "has no tenants, and there are {tenants}: no gate may ask it, and whatever waits for one is held"
+        );
+        let remedy = format!(
+            "name them in gates.prometheus.{name}.tenants, or [\"*\"] for all; then: systemctl restart stella-orchestrator"
+        );
+        findings.warn(format!("tenants of gate source {name}"), detail, remedy);
     }
 }
 
