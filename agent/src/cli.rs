@@ -268,7 +268,8 @@ fn run(arguments: RunArgs) -> Outcome {
         reloader.at_hangups(&mut signals)?;
         let service = Service::open(config, Supervisor::current())?;
         let (tenant, agent) = service.who();
-        tracing::info!(tenantId = %tenant, agentId = %agent, version = env!("CARGO_PKG_VERSION"), "the agent starts");
+        stella_telemetry::set_tenant(tenant.to_string());
+        tracing::info!(agentId = %agent, version = env!("CARGO_PKG_VERSION"), "the agent starts");
         service.run(stop).await?;
         Ok(())
     });

@@ -22,6 +22,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use stella_certs::{CertificateDer, certificates_from_pem, tls};
 use stella_protocol::id::{AgentId, TenantId};
 use stella_protocol::message::FiguresAt;
+use stella_protocol::spec::TaskSpec;
 use stella_telemetry::exemplars::{Exemplar, Exemplars, Histogram};
 use stella_telemetry::exposition::Exposition;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -367,6 +368,12 @@ fn recorder(figures: &Figures) -> Result<PrometheusHandle, Error> {
         .and_then(PrometheusBuilder::install_recorder)
         .map_err(Error::Recorder)?;
     describe_counter!("stella_agent_tasks_total", "Tasks executed");
+    // From 0 on, or the first that ends so is no increase.
+    for kind in TaskSpec::KINDS {
+        for status in observers::ENDS {
+            counter!("stella_agent_tasks_total", "type" => kind, "status" => status).increment(0);
+        }
+    }
     describe_histogram!(TASKS.name, Unit::Seconds, "Task duration");
     describe_gauge!(
         "stella_agent_heartbeat_age_seconds",

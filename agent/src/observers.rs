@@ -40,6 +40,13 @@ impl Attempted {
     }
 }
 
+/// What lines of the log about an attempt have in common: the trace that it belongs to. It is there at every level that the log may have.
+pub(crate) fn log_span(trace: &TraceContext) -> tracing::Span {
+    let trace_id = trace.is_valid().then(|| format!("{:032x}", trace.trace_id));
+    let span_id = trace.is_valid().then(|| format!("{:016x}", trace.span_id));
+    tracing::error_span!("attempt", traceId = trace_id, spanId = span_id)
+}
+
 /// All of them.
 #[derive(Clone, Debug, Default)]
 pub struct Observers {
@@ -60,6 +67,9 @@ impl Observers {
         }
     }
 }
+
+/// What attempts end with that are settled.
+pub(crate) const ENDS: [&str; 5] = ["succeeded", "failed", "timed_out", "cancelled", "interrupted"];
 
 /// What an attempt came to, by the names of the control plane.
 pub(crate) const fn status(outcome: &TaskOutcome) -> &'static str {

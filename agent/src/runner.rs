@@ -39,7 +39,7 @@ use crate::executor::{ArtifactSource, Executor, UnitManager};
 use crate::host::HostRoot;
 use crate::inbox::{Inbox, Verdict};
 use crate::journal::{self, Ending, Journal, Known, LeftOpen};
-use crate::observers::{Attempted, Observers};
+use crate::observers::{self, Attempted, Observers};
 use crate::output::now;
 use crate::policy::Policy;
 use crate::report::{Outlet, Report};
@@ -282,6 +282,7 @@ impl Runner {
     }
 
     fn dispatch(&mut self, traced: Box<TracedDispatch>) -> Result<(), Error> {
+        let _in_trace = observers::log_span(&traced.trace()).entered();
         let dispatch = &traced.dispatch;
         let key = dispatch.key();
         match self.inbox.judge(&self.journal, dispatch)? {
@@ -367,6 +368,7 @@ impl Runner {
         match over {
             Over::Attempt(attempted, ending) => {
                 let key = attempted.key;
+                let _in_trace = observers::log_span(&attempted.trace).entered();
                 tracing::info!(taskId = %key.task, attempt = key.attempt.0, outcome = ?ending.outcome, "ended");
                 if matches!(self.slots.stage(key), Some(Stage::Recovering)) {
                     self.work.replay(key);

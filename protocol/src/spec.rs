@@ -22,6 +22,9 @@ pub enum TaskSpec {
 }
 
 impl TaskSpec {
+    /// The names of all kinds.
+    pub const KINDS: [&'static str; 4] = ["artifact", "command", "check", "systemd"];
+
     /// The kind's name as it is in metrics, spans and the API.
     #[must_use]
     pub const fn kind(&self) -> &'static str {

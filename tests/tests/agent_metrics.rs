@@ -48,9 +48,12 @@ async fn an_agent_serves_its_figures_on_loopback_and_elsewhere_to_who_shows_a_ce
         Ok(text)
     })
     .await?;
-    for status in ["succeeded", "failed"] {
-        let counted = series(&plain, "stella_agent_tasks_total{", &format!("status=\"{status}\""))?;
-        assert_eq!(counted, "1", "{status} in {plain}");
+    let ends =
+        [("succeeded", "1"), ("failed", "1"), ("timed_out", "0"), ("cancelled", "0"), ("interrupted", "0")];
+    for (status, count) in ends {
+        let labels = format!("type=\"command\",status=\"{status}\"");
+        let counted = series(&plain, "stella_agent_tasks_total{", &labels)?;
+        assert_eq!(counted, count, "{status} in {plain}");
     }
     let took = series(&plain, "stella_agent_task_duration_seconds_count{", "type=\"command\"")?;
     assert_eq!(took, "2");

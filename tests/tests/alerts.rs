@@ -246,6 +246,13 @@ async fn open_tasks_certificates_and_the_disk_are_what_they_are() -> Result<()> 
     let waits = format!("stella_task_unaccepted_age_seconds{{tenant=\"{TENANT}\"}}");
     ensure!(value(&busy, &waits)? == 0.0, "a task that runs does not wait: {busy}");
     // What has begun has its series, so that its end is an increase.
+    for end in stella_domain::task::TaskState::ENDS {
+        let agent = cluster.agents[0].name();
+        let series = format!(
+            "stella_agent_tasks_total{{tenant=\"{TENANT}\",agent=\"{agent}\",type=\"command\",status=\"{end}\"}}"
+        );
+        ensure!(value(&busy, &series)? == 0.0, "{busy}");
+    }
     for begun in ["stella_deployment_duration_seconds_count{", "stella_agent_task_duration_seconds_count{"] {
         let line = busy.lines().find(|line| line.starts_with(begun)).with_context(|| busy.clone())?;
         ensure!(line.ends_with(" 0"), "{line}");

@@ -11,6 +11,8 @@ use stella_api_types::deployment::{CreateDeployment, Deployment, OnFailure};
 use stella_api_types::environment::{CreateEnvironment, Environment};
 use stella_api_types::paths;
 use stella_tests::cluster::{Cluster, ENVIRONMENT, TENANT, create_environment, create_target, target};
+use stella_tests::control_plane::Settings;
+use stella_tests::people::{decide_twice, person};
 use stella_tests::recipe::{self, rolling, shell};
 use stella_tests::wait;
 
@@ -75,6 +77,72 @@ async fn a_rolling_deployment_goes_on_after_kill_9_and_each_target_runs_once() -
     let all: Vec<Deployment> = cluster.api.list(&paths::fill(paths::DEPLOYMENTS, &[TENANT]), &[]).await?;
     assert_eq!(all.len(), 1);
     cluster.passed()
+}
+
+/// The series of what is counted in the state, as they are scraped.
+fn counted(scraped: &str) -> Vec<String> {
+    let families = [
+        "stella_deployment_duration_seconds",
+        "stella_approval_duration_seconds",
+        "stella_workflow_step_duration_seconds",
+        "stella_task_dispatch_duration_seconds",
+        "stella_agent_task_duration_seconds",
+        "stella_agent_tasks_total",
+        "stella_deployments_total",
+    ];
+    let lines = scraped.lines().filter(|line| families.iter().any(|family| line.starts_with(family)));
+    lines.map(str::to_owned).collect()
+}
+
+/// Of all series of a name, the sum.
+fn sum(lines: &[String], name: &str) -> f64 {
+    let of_name = lines.iter().filter(|line| line.starts_with(&format!("{name}{{")));
+    of_name.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_counted_is_the_same_after_kill_9_from_events_alone_and_from_a_snapshot() -> Result<()> {
+    for snapshot_every_events in [200_000, 20] {
+        let settings = Settings { snapshot_every_events, ..Settings::default() };
+        let mut cluster = Cluster::with_settings(2, &settings).await?;
+        cluster.release(&recipe::release("1.0.0", &[], vec![shell("run", "true")])).await?;
+        let approver = cluster.api.with_token(&person(&cluster.api, "qa", "approver").await?);
+        decide_twice(&cluster, &approver, &order(ENVIRONMENT)).await?;
+        let is_there = |scraped: &str| scraped.contains("\nstella_journal_snapshot_bytes ");
+        let scraped = wait::until("the snapshot is taken", async || {
+            let scraped = cluster.control_plane.metrics().await?;
+            ensure!(snapshot_every_events > 1_000 || is_there(&scraped), "{scraped}");
+            Ok(scraped)
+        })
+        .await?;
+        let before = counted(&scraped);
+        let counts = [
+            ("stella_deployment_duration_seconds_count", 1.0),
+            ("stella_approval_duration_seconds_count", 1.0),
+            ("stella_task_dispatch_duration_seconds_count", 2.0),
+            ("stella_agent_task_duration_seconds_count", 2.0),
+            ("stella_agent_tasks_total", 2.0),
+        ];
+        for (name, count) in counts {
+            assert_eq!(sum(&before, name), count, "{name} in {before:#?}");
+        }
+        cluster.control_plane.kill()?;
+        cluster.control_plane.resume().await?;
+        let scraped = cluster.control_plane.metrics().await?;
+        assert_eq!(counted(&scraped), before);
+
+        cluster.api = cluster.control_plane.api()?;
+        let again = cluster.deploy(&order(ENVIRONMENT)).await?.deployment;
+        cluster.wait_final(&again.id).await?;
+        let after = counted(&cluster.control_plane.metrics().await?);
+        for (name, count) in
+            counts.map(|(name, count)| (name, if name.contains("approval") { 1.0 } else { 2.0 * count }))
+        {
+            assert_eq!(sum(&after, name), count, "{name} in {after:#?}");
+        }
+        cluster.passed()?;
+    }
+    Ok(())
 }
 
 /// A deployment to the one target of an environment.

@@ -43,6 +43,31 @@ async fn what_waits_for_approvals_outlives_crashes_and_then_runs_once() -> Resul
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn of_two_approvals_the_last_one_grants_it() -> Result<()> {
+    let cluster = Cluster::start(1).await?;
+    cluster.release(&release("1.0.0", &[], vec![shell("run", "true")])).await?;
+    need_approvals(&cluster.api, 2).await?;
+    let asked = ask(&cluster.api, &rolling(ENVIRONMENT, "1.0.0", OnFailure::Stop)).await?;
+    for name in ["qa", "boss"] {
+        approve(&cluster.api.with_token(&person(&cluster.api, name, "approver").await?), &asked).await?;
+    }
+    cluster.wait_final(&asked.id).await?;
+    wait::until("both are in the log", async || {
+        let log = cluster.control_plane.daemon().log();
+        let by = |event: &str, name: &str| {
+            let is_it = |line: &&str| line.contains(event) && line.contains(&format!("\"by\":\"{name}\""));
+            log.lines().filter(is_it).count()
+        };
+        let found = [("voted", "qa"), ("granted", "qa"), ("voted", "boss"), ("granted", "boss")]
+            .map(|(what, name)| by(&format!("\"message\":\"approval.{what}\""), name));
+        ensure!(found == [1, 0, 0, 1], "{found:?} in {log}");
+        Ok(())
+    })
+    .await?;
+    cluster.passed()
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_shown_for_approval_is_what_was_asked_for() -> Result<()> {
     let cluster = Cluster::start(2).await?;
     let qa = cluster.api.with_token(&person(&cluster.api, "qa", "approver").await?);

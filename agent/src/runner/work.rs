@@ -14,13 +14,14 @@ use stella_protocol::time::Timestamp;
 use tokio::sync::watch;
 use tokio::task::{self, AbortHandle, JoinSet};
 use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing::Instrument as _;
 
 use super::Config;
 use crate::cancel::CancelSignal;
 use crate::executor::{ArtifactSource, Executor, RunContext, UnitManager};
 use crate::host::HostRoot;
 use crate::journal::Ending;
-use crate::observers::Attempted;
+use crate::observers::{self, Attempted};
 use crate::output::{OutputSink, now};
 use crate::session::{Forwarder, Link};
 use crate::supervisor::{Recovered, restore_names};
@@ -100,6 +101,7 @@ impl Work {
                 let Some((attempted, started_at)) = self.attempts.remove(&error.id()) else {
                     return Over::Cleaning;
                 };
+                let _in_trace = observers::log_span(&attempted.trace).entered();
                 tracing::error!(taskId = %attempted.key.task, attempt = attempted.key.attempt.0, %error, "the executor failed");
                 let reason = "the executor failed in itself; see the agent's log".to_owned();
                 let outcome = TaskOutcome::Unknown { reason };
@@ -113,6 +115,7 @@ impl Work {
         let (attempted, trace) = (Box::new(Attempted::new(&traced)), traced.trace());
         let dispatch = traced.dispatch;
         let key = dispatch.key();
+        let span = observers::log_span(&trace);
         let (output, chunks) = OutputSink::new(CHUNKS_MAX);
         let attempt_dir = self.attempt_dir(key);
         let spool = matches!(dispatch.spec, TaskSpec::Command(_)).then(|| attempt_dir.clone());
@@ -128,11 +131,12 @@ impl Work {
             cancel,
         };
         let (executor, underway) = (self.executor.clone(), attempted.clone());
-        let task = self.tasks.spawn(async move {
+        let work = async move {
             let outcome = executor.run(context).await;
             let ending = Ending { started_at: Some(started_at), finished_at: now(), outcome };
             Over::Attempt(attempted, ending)
-        });
+        };
+        let task = self.tasks.spawn(work.instrument(span));
         self.attempts.insert(task.id(), (underway, Some(started_at)));
     }
 

@@ -89,7 +89,8 @@ pub(crate) async fn layer(State(app): State<App>, mut request: Request, next: Ne
     let instance = request.uri().path().to_owned();
     let path = request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str).to_owned();
     let in_flight = InFlight::new(method);
-    let span = tracing::info_span!(
+    // It is there at every level that the log may have.
+    let span = tracing::error_span!(
         "http.request",
         traceId = format!("{:032x}", trace.trace_id),
         // As in the lines of the events that it causes.

@@ -6,7 +6,7 @@
 //! [`command::Command::Tick`].
 //!
 //! Reading order: [`state`], then one file a concept ([`tenant`], [`environment`], [`target`], [`agent`], [`release`],
-//! [`colour`], [`group`], [`provenance`], [`signature`], [`channel`], [`promotion`], [`gate`], [`findings`], [`plan`], [`strategy`], [`deployment`], [`task`], [`way_back`], [`hold`], [`freeze`], [`workflow`], [`run`], [`job`], [`access`], [`api_token`]), then [`archive`], [`artifact`], [`command`], [`event`], [`decide`].
+//! [`colour`], [`group`], [`provenance`], [`signature`], [`channel`], [`promotion`], [`gate`], [`findings`], [`plan`], [`strategy`], [`deployment`], [`task`], [`way_back`], [`hold`], [`freeze`], [`workflow`], [`run`], [`job`], [`access`], [`api_token`]), then [`archive`], [`artifact`], [`durations`], [`command`], [`event`], [`decide`].
 //!
 //! # Invariants
 //!
@@ -67,6 +67,7 @@ pub mod colour;
 pub mod command;
 pub mod decide;
 pub mod deployment;
+pub mod durations;
 pub mod environment;
 pub mod event;
 pub mod findings;

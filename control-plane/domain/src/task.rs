@@ -113,6 +113,9 @@ pub struct Ended {
 }
 
 impl TaskState {
+    /// What its ends are called.
+    pub const ENDS: [&'static str; 5] = ["succeeded", "failed", "timed_out", "cancelled", "interrupted"];
+
     /// The name in metrics, messages and the API.
     #[must_use]
     pub const fn name(&self) -> &'static str {

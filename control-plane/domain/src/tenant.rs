@@ -18,6 +18,7 @@ use crate::archive::Archived;
 use crate::channel::Channel;
 use crate::command::Outcome;
 use crate::deployment::Deployment;
+use crate::durations::Durations;
 use crate::environment::Environment;
 use crate::findings::Reports;
 use crate::gate::Record;
@@ -249,6 +250,18 @@ pub struct AgentWork {
     /// By when it will be as if it had never caused an event that changes next to nothing: see [`crate::agent::NOTE_EVERY_MS`].
     #[serde(default)]
     pub noted: Timestamp,
+    /// What became of its tasks, by their type, from the first that was queued on.
+    #[serde(default, skip_serializing_if = "OrdMap::is_empty")]
+    pub done: OrdMap<String, Arc<Done>>,
+}
+
+/// What became of an agent's tasks of one type.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Done {
+    /// How many have ended, by [`crate::task::TaskState::ENDS`].
+    pub ends: BTreeMap<String, u64>,
+    /// How long those took that were started.
+    pub took: Durations,
 }
 
 impl AgentWork {
@@ -350,4 +363,16 @@ pub struct Totals {
     /// Verdicts of gates by (environment, type, outcome); an override is the outcome `overridden`.
     #[serde(default)]
     pub gates: OrdMap<Name, OrdMap<String, OrdMap<String, u64>>>,
+    /// How long deployments took that have ended, by (environment, strategy).
+    #[serde(default)]
+    pub deployments_took: OrdMap<Name, OrdMap<String, Arc<Durations>>>,
+    /// From the request of promotions to the last approval that they needed, by environment.
+    #[serde(default)]
+    pub approvals_took: OrdMap<Name, Arc<Durations>>,
+    /// How long steps of runs took, from their first attempt, by type.
+    #[serde(default)]
+    pub steps_took: OrdMap<String, Arc<Durations>>,
+    /// How long it took tasks to come to their agents, from when they were queued to the agent's first word, by environment.
+    #[serde(default)]
+    pub dispatches_took: OrdMap<Name, Arc<Durations>>,
 }

@@ -76,8 +76,12 @@ fn a_promotion_waits_for_as_many_others_as_the_rule_needs() {
         assert_eq!(world.approve(2, 2).unwrap().events.len(), events, "twice is once");
         assert_eq!((world.promotion(2).missing(), world.promotion(2).status_name()), (1, "pending"));
     }
+    assert!(world.tenant().totals.approvals_took.is_empty(), "it waits still");
+    world.now = world.now.plus_ms(90_000);
     let last = world.approve(3, 2).unwrap();
     assert_eq!(facts(&last)[..2], ["approval_granted", "deployment_created"]);
+    let took = &world.tenant().totals.approvals_took[&name("staging")];
+    assert_eq!((took.count(), took.up_to(60_000), took.up_to(300_000)), (1, 0, 1));
     assert_eq!(*world.status(2), Status::Running);
     let created_by = world.deployment(deployment(2)).created_by.clone();
     assert_eq!(created_by.as_ref(), Some(&world.promotion(2).requested_by), "not who approved last");

@@ -154,6 +154,9 @@ fn a_run_waits_asks_and_deploys_in_its_order() {
     answer(&mut world, "tell", status(204));
     assert_eq!(now(&world).status, RunStatus::Succeeded);
     assert_eq!(world.tenant().totals.runs[&name("ship")]["succeeded"], 1);
+    let begun = now(&world).steps.values().filter(|step| step.started_at.is_some()).count();
+    let took = world.tenant().totals.steps_took.values().map(|took| took.count()).sum::<u64>();
+    assert_eq!(took, begun as u64, "{:?}", world.tenant().totals.steps_took);
     assert!(world.tenant().active_runs.is_empty() && world.tenant().calls.is_empty());
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use stella_domain::event::StreamId;
-use stella_domain::state::State;
+use stella_domain::state::{Projections, State};
 use stella_journal::{AppendError, Journal};
 use stella_protocol::id::Position;
 use stella_protocol::time::Timestamp;
@@ -82,7 +82,11 @@ fn from_snapshot(journal: &dyn Journal) -> Result<(State, BTreeMap<StreamId, Pos
     let Some(snapshot) = journal.load_snapshot().map_err(RecoveryError::Snapshot)? else {
         return Ok((State::default(), BTreeMap::new()));
     };
-    let state = serde_json::from_slice(&snapshot.payload).map_err(RecoveryError::SnapshotFormat)?;
+    let state: State = serde_json::from_slice(&snapshot.payload).map_err(RecoveryError::SnapshotFormat)?;
+    if state.projections < Projections::NOW {
+        tracing::info!("the snapshot is of a version that counted less; the whole journal is replayed, once");
+        return Ok((State::default(), BTreeMap::new()));
+    }
     let positions =
         snapshot.heads.into_iter().map(|(stream, head)| (codec::from_journal(stream), head.next)).collect();
     Ok((state, positions))

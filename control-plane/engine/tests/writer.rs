@@ -153,6 +153,34 @@ async fn a_snapshot_and_the_events_after_it_lead_to_the_same_state() {
     assert_eq!(*engine.handle().state(), *before);
 }
 
+/// The tenant's time of creation tells whether a state is from the snapshot or from the events.
+#[tokio::test]
+async fn a_snapshot_of_a_version_that_counted_less_is_left_aside() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = || Config { snapshot_every_events: 10, ..Config::default() };
+    let engine = Engine::start(open(folder.path()), config()).unwrap();
+    engine.handle().submit(tenant(1, "acme")).await.unwrap();
+    for n in 0..16 {
+        engine.handle().submit(environment(1, 100 + n, &format!("env-{n}"))).await.unwrap();
+    }
+    let before = engine.handle().state();
+    engine.stop();
+    for counts_less in [false, true] {
+        let journal = open(folder.path());
+        let mut snapshot = journal.load_snapshot().unwrap().unwrap();
+        let mut state: serde_json::Value = serde_json::from_slice(&snapshot.payload).unwrap();
+        state["tenants"][Uuid::from_u128(1).to_string()]["created_at"] = 7.into();
+        if counts_less {
+            state.as_object_mut().unwrap().remove("projections").unwrap();
+        }
+        snapshot.payload = serde_json::to_vec(&state).unwrap();
+        journal.save_snapshot(&snapshot).unwrap();
+        let engine = Engine::start(journal, config()).unwrap();
+        assert_eq!(*engine.handle().state() == *before, counts_less);
+        engine.stop();
+    }
+}
+
 #[tokio::test]
 async fn a_rejection_changes_nothing_and_a_repeated_request_is_answered_again() {
     let folder = tempfile::tempdir().unwrap();

@@ -6,11 +6,11 @@ use stella_api_types::paths;
 use stella_api_types::time::rfc3339;
 use stella_domain::command::Actor;
 use stella_domain::deployment::Cause;
-use stella_domain::event::{Fact, StreamId};
+use stella_domain::event::{Event, Fact, StreamId};
 use stella_domain::gate::Outcome;
-use stella_domain::name::Name;
+use stella_domain::tenant::TenantState;
 use stella_engine::CommittedEvent;
-use stella_protocol::id::Position;
+use stella_protocol::id::{Position, PromotionId};
 use stella_readers::place::id_of;
 
 /// The media type of an event.
@@ -65,9 +65,9 @@ pub struct CloudEvent {
 }
 
 impl CloudEvent {
-    /// A durable event, of the tenant of this name. `source` is what the installation is called.
+    /// A durable event of this tenant, which may be of a later state. `source` is what the installation is called.
     #[must_use]
-    pub fn new(source: &str, committed: &CommittedEvent, tenant: Option<&Name>) -> Self {
+    pub fn new(source: &str, committed: &CommittedEvent, tenant: Option<&TenantState>) -> Self {
         let event = &committed.event;
         let (actor, actorid, account) = match &event.actor {
             Actor::System => ("system", None, None),
@@ -82,8 +82,8 @@ impl CloudEvent {
             time: rfc3339(event.at),
             datacontenttype: Some("application/json"),
             sequence: format!("{:020}", committed.position.0),
-            eventname: overview_name(&event.fact),
-            tenant: tenant.map(ToString::to_string),
+            eventname: overview_name(event, tenant),
+            tenant: tenant.map(|it| it.name.to_string()),
             actor,
             actorid,
             account: account.map(|account| account.name.to_string()),
@@ -119,22 +119,25 @@ fn path(stream: StreamId) -> String {
     }
 }
 
-/// What the operations overview calls an event that it names. A rollback is a deployment too: it has the name that says more.
-#[must_use]
+/// What the operations overview calls an event that it names. A rollback is a deployment too: it has the name that says more; and of
+/// several approvals the one that lets the promotion through is the one that grants it.
 #[expect(clippy::wildcard_enum_match_arm, reason = "the overview names a few of all events")]
-pub fn overview_name(fact: &Fact) -> Option<&'static str> {
-    Some(match fact {
+fn overview_name(event: &Event, tenant: Option<&TenantState>) -> Option<&'static str> {
+    let is_let_through = |id: &PromotionId| -> bool {
+        let promotion = tenant.and_then(|tenant| tenant.promotions.get(id));
+        promotion.is_some_and(|promotion| promotion.is_let_through_by(event))
+    };
+    Some(match &event.fact {
         Fact::DeploymentCreated { cause: Cause::Rollback { .. }, .. } => "rollback.initiated",
         Fact::DeploymentCreated { .. } => "deployment.started",
         Fact::DeploymentSucceeded { .. } => "deployment.completed",
         Fact::DeploymentFailed { .. } => "deployment.failed",
-        Fact::ApprovalGranted { .. } => "approval.granted",
+        Fact::ApprovalGranted { id, .. } if is_let_through(id) => "approval.granted",
         Fact::PromotionRejected { .. } => "approval.denied",
         Fact::AgentConnected { .. } => "agent.connected",
         Fact::AgentDisconnected { .. } => "agent.disconnected",
-        Fact::GateEvaluated { kind, outcome: Outcome::Failed, .. }
-        | Fact::StepGateEvaluated { kind, outcome: Outcome::Failed, .. }
-            if kind == "security" =>
+        Fact::GateEvaluated { kind, outcome, .. } | Fact::StepGateEvaluated { kind, outcome, .. }
+            if kind == "security" && *outcome != Outcome::Passed =>
         {
             "security.gate.failed"
         }
@@ -146,7 +149,6 @@ pub fn overview_name(fact: &Fact) -> Option<&'static str> {
 mod tests {
     use std::sync::Arc;
 
-    use stella_domain::event::Event;
     use stella_protocol::id::{AgentId, ApiTokenId, TenantId};
     use stella_protocol::time::Timestamp;
     use stella_protocol::trace::{Baggage, TraceContext, TraceState};
@@ -170,8 +172,14 @@ mod tests {
 
     #[test]
     fn an_event_has_what_the_specification_asks_for() {
-        let name: Name = "acme".parse().unwrap();
-        let sent = CloudEvent::new("/stella", &offline(7, 1_769_851_800_042), Some(&name));
+        let tenant = TenantId(Uuid::nil());
+        let opened = Fact::TenantOpened { id: tenant, name: "acme".parse().unwrap() };
+        let mut state = stella_domain::state::State::default();
+        state
+            .apply(StreamId::Tenant(tenant), &committed(StreamId::Tenant(tenant), 0, 1, opened).event)
+            .unwrap();
+        let tenant = state.tenants.get(&tenant).map(AsRef::as_ref);
+        let sent = CloudEvent::new("/stella", &offline(7, 1_769_851_800_042), tenant);
         let json: Value = serde_json::from_slice(&sent.to_bytes()).unwrap();
         assert_eq!(json["specversion"], "1.0");
         assert_eq!(json["type"], "stella.agent_offline");

@@ -187,12 +187,12 @@ fn count(page: &[CommittedEvent]) -> u64 {
 
 fn messages(source: &str, state: &State, page: &[CommittedEvent]) -> Vec<Message> {
     let message = |committed: &CommittedEvent| {
-        let name = match committed.stream {
+        let tenant = match committed.stream {
             StreamId::System => None,
-            StreamId::Tenant(tenant) => state.tenants.get(&tenant).map(|it| &it.name),
+            StreamId::Tenant(tenant) => state.tenants.get(&tenant).map(AsRef::as_ref),
         };
-        let event = CloudEvent::new(source, committed, name);
-        let subject = match name {
+        let event = CloudEvent::new(source, committed, tenant);
+        let subject = match tenant.map(|tenant| &tenant.name) {
             None => format!("system.{}", committed.event.fact.name()),
             // A dot would be two levels of the subject.
             Some(name) => {

@@ -8,6 +8,7 @@ use stella_domain::gate::Outcome;
 use stella_domain::hold::PauseCause;
 use stella_domain::tenant::TenantState;
 use stella_engine::Committed;
+use stella_protocol::digest::Digest;
 use stella_protocol::id::{DeploymentId, PromotionId};
 use stella_readers::live::Live;
 use tokio_util::sync::CancellationToken;
@@ -38,7 +39,8 @@ fn write(commit: &Committed, measurements: &Measurements) {
 fn write_event(tenant: &TenantState, event: &Event) {
     let trace = event.trace.is_valid().then(|| format!("{:032x}", event.trace.trace_id));
     let cause = event.trace.is_valid().then(|| format!("{:016x}", event.trace.span_id));
-    let span = tracing::info_span!("event", tenantId = %tenant.id, traceId = trace, spanId = cause);
+    // It is there at every level that the log may have.
+    let span = tracing::error_span!("event", tenantId = %tenant.id, traceId = trace, spanId = cause);
     let _entered = span.enter();
     match &event.fact {
         Fact::DeploymentCreated { id, environment, release, cause, .. } => {
@@ -56,11 +58,7 @@ fn write_event(tenant: &TenantState, event: &Event) {
             let (environment, release) = of_promotion(tenant, *id);
             tracing::info!(promotionId = %id, releaseId = release, environmentId = environment, needed = rule.needed, "promotion.requested");
         }
-        Fact::ApprovalGranted { id, plan, reason } => {
-            let (environment, release) = of_promotion(tenant, *id);
-            let by = account(&event.actor);
-            tracing::info!(promotionId = %id, releaseId = release, environmentId = environment, by, %plan, reason, "approval.granted");
-        }
+        Fact::ApprovalGranted { id, plan, reason } => approved(tenant, event, *id, (plan, reason)),
         Fact::PromotionRejected { id, objection, reason } => {
             let (environment, release) = of_promotion(tenant, *id);
             let (by, objection) = (account(&event.actor), objection.name());
@@ -145,6 +143,15 @@ fn write_way_back(event: &Event) {
         }
         _ => {}
     }
+}
+
+/// The approval that lets a promotion through grants it; those before it are votes.
+fn approved(tenant: &TenantState, event: &Event, id: PromotionId, (plan, reason): (&Digest, &str)) {
+    let (environment, release) = of_promotion(tenant, id);
+    let by = account(&event.actor);
+    let is_last = tenant.promotions.get(&id).is_some_and(|it| it.is_let_through_by(event));
+    let name = if is_last { "approval.granted" } else { "approval.voted" };
+    tracing::info!(promotionId = %id, releaseId = release, environmentId = environment, by, %plan, reason, "{name}");
 }
 
 /// Where a promotion leads, and what it brings there.

@@ -9,6 +9,7 @@ mod config;
 mod config_tool;
 mod current;
 mod doctor;
+mod durations;
 mod first_start;
 mod gates;
 mod journal_tool;

@@ -1,19 +1,18 @@
-//! What has ended is measured. Unlike the projections, these figures count from the start of the process, as Prometheus expects of it.
-//! What was measured leads to its trace, if that is sent.
+//! What was measured leads to its trace, if that is sent: the newest example of each bucket. Examples are in memory, and gone after a restart; what
+//! is counted is in the state ([`crate::durations`]), but for requests, which are counted by the API from the start of the process.
 
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use metrics::{counter, histogram};
 use stella_api::AnsweredRequest;
 use stella_domain::deployment::Deployment;
+use stella_domain::durations::{APPROVALS_MS, DEPLOYMENTS_MS, DISPATCHES_MS, STEPS_MS, TASKS_MS};
 use stella_domain::event::{Event, Fact};
 use stella_domain::name::Identifier;
-use stella_domain::promotion::Promotion;
 use stella_domain::spans;
 use stella_domain::task::Task;
 use stella_domain::tenant::TenantState;
-use stella_protocol::id::{AttemptKey, DeploymentId, EnvironmentId, PromotionId, RunId, TaskId};
+use stella_protocol::id::{AttemptKey, DeploymentId, EnvironmentId, PromotionId, RunId};
 use stella_protocol::time::Timestamp;
 use stella_protocol::trace::TraceParent;
 use stella_telemetry::exemplars::{Exemplar, Exemplars, Histogram};
@@ -21,47 +20,41 @@ use stella_telemetry::exemplars::{Exemplar, Exemplars, Histogram};
 use crate::traces::Traces;
 
 /// Requests to the API, in seconds: from 1 ms. The API measures them itself, by method and path.
-const REQUESTS: Histogram = Histogram {
+pub(crate) const REQUESTS: Histogram = Histogram {
     name: "stella_http_request_duration_seconds",
     bounds: &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0],
 };
-/// Deployments, in seconds: to hours.
-pub(crate) const DEPLOYMENTS: Histogram = Histogram {
-    name: "stella_deployment_duration_seconds",
-    bounds: &[1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1_800.0, 3_600.0, 7_200.0, 21_600.0],
-};
-/// Approvals, in seconds: from a minute to four weeks.
-pub(crate) const APPROVALS: Histogram = Histogram {
-    name: "stella_approval_duration_seconds",
-    bounds: &[
-        60.0,
-        300.0,
-        900.0,
-        3_600.0,
-        14_400.0,
-        28_800.0,
-        57_600.0,
-        86_400.0,
-        172_800.0,
-        259_200.0,
-        432_000.0,
-        604_800.0,
-        1_209_600.0,
-        2_419_200.0,
-    ],
-};
-/// Tasks, in seconds.
-pub(crate) const TASKS: Histogram = Histogram {
-    name: "stella_agent_task_duration_seconds",
-    bounds: &[0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1_800.0, 3_600.0],
-};
-/// Steps of workflows, in seconds: from a call to a wait of days.
-pub(crate) const STEPS: Histogram = Histogram {
-    name: "stella_workflow_step_duration_seconds",
-    bounds: &[0.1, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3_600.0, 14_400.0, 86_400.0, 604_800.0],
-};
-/// All that have buckets of their own.
-pub(crate) const HISTOGRAMS: [Histogram; 5] = [REQUESTS, DEPLOYMENTS, APPROVALS, TASKS, STEPS];
+/// Deployments.
+pub(crate) const DEPLOYMENTS: Histogram =
+    Histogram { name: "stella_deployment_duration_seconds", bounds: &all_seconds(DEPLOYMENTS_MS) };
+/// Approvals.
+pub(crate) const APPROVALS: Histogram =
+    Histogram { name: "stella_approval_duration_seconds", bounds: &all_seconds(APPROVALS_MS) };
+/// Tasks on their agents.
+pub(crate) const TASKS: Histogram =
+    Histogram { name: "stella_agent_task_duration_seconds", bounds: &all_seconds(TASKS_MS) };
+/// Steps of workflows.
+pub(crate) const STEPS: Histogram =
+    Histogram { name: "stella_workflow_step_duration_seconds", bounds: &all_seconds(STEPS_MS) };
+/// Tasks on their way to their agents.
+pub(crate) const DISPATCHES: Histogram =
+    Histogram { name: "stella_task_dispatch_duration_seconds", bounds: &all_seconds(DISPATCHES_MS) };
+
+const fn all_seconds<const N: usize>(bounds_ms: [u64; N]) -> [f64; N] {
+    let mut bounds = [0.0; N];
+    let mut at = 0;
+    while at < N {
+        bounds[at] = seconds(bounds_ms[at]);
+        at += 1;
+    }
+    bounds
+}
+
+/// Milliseconds as seconds.
+#[expect(clippy::cast_precision_loss, reason = "far below 2^52, or nobody looks at the last digit")]
+pub(crate) const fn seconds(ms: u64) -> f64 {
+    ms as f64 / 1_000.0
+}
 
 /// Where a measurement leads to.
 struct Lead {
@@ -72,7 +65,7 @@ struct Lead {
     at_ms: u64,
 }
 
-/// Measures, and remembers an example of each size.
+/// Remembers an example of each size.
 #[derive(Clone)]
 pub(crate) struct Measurements {
     exemplars: Arc<Exemplars>,
@@ -99,24 +92,21 @@ impl Measurements {
         self.remember(&REQUESTS, &labels, request.took, &lead);
     }
 
-    /// Measures what has ended with an event. The state is that after it.
-    ///
-    /// What begins has its series from then on, at 0: an increase is seen only of what was there before.
-    #[expect(clippy::wildcard_enum_match_arm, reason = "only beginnings and ends are measured")]
+    /// Remembers what has ended with an event. The state is that after it, or a later one.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "only ends are measured")]
     pub(crate) fn take(&self, tenant: &TenantState, event: &Event) {
+        if self.traces.is_none() {
+            return;
+        }
         match &event.fact {
-            Fact::DeploymentCreated { id, .. } => begin_deployment(tenant, *id),
-            Fact::PromotionRequested { id, .. } => begin_approval(tenant, *id),
-            Fact::StepStarted { run, step, .. } => begin_step(tenant, *run, step),
-            Fact::TaskQueued { task, .. } => begin_task(tenant, *task),
             Fact::DeploymentSucceeded { id }
             | Fact::DeploymentFailed { id, .. }
             | Fact::DeploymentCancelled { id, .. } => self.deployment(tenant, event, *id),
             Fact::ApprovalGranted { id, .. } => self.approval(tenant, event, *id),
             Fact::StepEnded { run, step, .. } => self.step(tenant, event.at, *run, step),
-            Fact::TaskFinished { key, started_at, finished_at, .. } => {
-                let took = started_at.map(|started_at| finished_at.since(started_at));
-                self.task(tenant, event.at, *key, took);
+            Fact::TaskAccepted { key, .. } => self.dispatch(tenant, event.at, *key),
+            Fact::TaskFinished { key, started_at: Some(started_at), finished_at, .. } => {
+                self.task(tenant, event.at, *key, finished_at.since(*started_at));
             }
             _ => {}
         }
@@ -134,15 +124,15 @@ impl Measurements {
             is_always_sent: matches!(event.fact, Fact::DeploymentFailed { .. }),
             at_ms: event.at.0,
         };
-        self.record(&DEPLOYMENTS, &labels, event.at.since(deployment.created_at), &lead);
+        self.remember(&DEPLOYMENTS, &labels, event.at.since(deployment.created_at), &lead);
     }
 
     fn approval(&self, tenant: &TenantState, event: &Event, id: PromotionId) {
         let found = tenant.promotions.get(&id);
         let Some(promotion) = found.filter(|it| it.is_let_through_by(event)) else { return };
-        let labels = of_approval(tenant, promotion);
+        let labels = of_environment(tenant, promotion.wanted.environment);
         let lead = Lead::of(promotion.trace.parent(), spans::approval(id), event.at);
-        self.record(&APPROVALS, &labels, event.at.since(promotion.requested_at), &lead);
+        self.remember(&APPROVALS, &labels, event.at.since(promotion.requested_at), &lead);
     }
 
     fn step(&self, tenant: &TenantState, at: Timestamp, id: RunId, step: &Identifier) {
@@ -151,22 +141,22 @@ impl Measurements {
         let (Some(planned), Some(started_at)) = (tenant.step_of(run, step), started_at) else { return };
         let labels = [("step_type", planned.kind().to_owned())];
         let lead = Lead::of(run.trace.parent(), spans::step(id, step), at);
-        self.record(&STEPS, &labels, at.since(started_at), &lead);
+        self.remember(&STEPS, &labels, at.since(started_at), &lead);
     }
 
-    fn task(&self, tenant: &TenantState, at: Timestamp, key: AttemptKey, took: Option<Duration>) {
+    /// An agent that starts or ends a task before it has accepted it is too quick to be looked into.
+    fn dispatch(&self, tenant: &TenantState, at: Timestamp, key: AttemptKey) {
+        let Some(task) = tenant.tasks.get(&key.task) else { return };
+        let Some(deployment) = tenant.deployments.get(&task.deployment) else { return };
+        let labels = of_environment(tenant, deployment.environment);
+        let lead = Lead::of(task.trace, spans::dispatch(key), at);
+        self.remember(&DISPATCHES, &labels, at.since(task.queued_at), &lead);
+    }
+
+    fn task(&self, tenant: &TenantState, at: Timestamp, key: AttemptKey, took: Duration) {
         let Some(task) = tenant.tasks.get(&key.task) else { return };
         let labels = of_task(tenant, task);
-        let status = ("status", task.state.name().to_owned());
-        counter!("stella_agent_tasks_total", &[labels.as_slice(), &[status]].concat()).increment(1);
-        if let Some(took) = took {
-            self.record(&TASKS, &labels, took, &Lead::of(task.trace, spans::execution(key), at));
-        }
-    }
-
-    fn record(&self, of: &Histogram, labels: &[(&'static str, String)], took: Duration, lead: &Lead) {
-        histogram!(of.name, labels).record(took);
-        self.remember(of, labels, took, lead);
+        self.remember(&TASKS, &labels, took, &Lead::of(task.trace, spans::execution(key), at));
     }
 
     fn remember(&self, of: &Histogram, labels: &[(&'static str, String)], took: Duration, lead: &Lead) {
@@ -186,38 +176,6 @@ impl Lead {
     }
 }
 
-// === what begins has its series ===
-
-fn begin_deployment(tenant: &TenantState, id: DeploymentId) {
-    if let Some(deployment) = tenant.deployments.get(&id).filter(|it| it.cause.brings_release()) {
-        drop(histogram!(DEPLOYMENTS.name, &of_deployment(tenant, deployment)));
-    }
-}
-
-fn begin_approval(tenant: &TenantState, id: PromotionId) {
-    if let Some(promotion) = tenant.promotions.get(&id) {
-        drop(histogram!(APPROVALS.name, &of_approval(tenant, promotion)));
-    }
-}
-
-fn begin_step(tenant: &TenantState, id: RunId, step: &Identifier) {
-    let found = tenant.runs.get(&id).and_then(|run| tenant.step_of(run, step));
-    if let Some(planned) = found {
-        drop(histogram!(STEPS.name, &[("step_type", planned.kind().to_owned())]));
-    }
-}
-
-fn begin_task(tenant: &TenantState, id: TaskId) {
-    if let Some(task) = tenant.tasks.get(&id) {
-        let labels = of_task(tenant, task);
-        drop(histogram!(TASKS.name, &labels));
-        for status in ["succeeded", "failed"] {
-            let status = ("status", status.to_owned());
-            counter!("stella_agent_tasks_total", &[labels.as_slice(), &[status]].concat()).increment(0);
-        }
-    }
-}
-
 // === labels ===
 
 fn of_deployment(tenant: &TenantState, deployment: &Deployment) -> [(&'static str, String); 3] {
@@ -228,8 +186,8 @@ fn of_deployment(tenant: &TenantState, deployment: &Deployment) -> [(&'static st
     ]
 }
 
-fn of_approval(tenant: &TenantState, promotion: &Promotion) -> [(&'static str, String); 2] {
-    [("tenant", tenant.name.to_string()), ("env", environment(tenant, promotion.wanted.environment))]
+fn of_environment(tenant: &TenantState, id: EnvironmentId) -> [(&'static str, String); 2] {
+    [("tenant", tenant.name.to_string()), ("env", environment(tenant, id))]
 }
 
 fn of_task(tenant: &TenantState, task: &Task) -> [(&'static str, String); 3] {

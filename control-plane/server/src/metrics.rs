@@ -1,6 +1,6 @@
 //! Business metrics: a projection of the state, computed at scrape, so that a restart neither loses nor doubles anything.
 
-use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge};
+use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -19,7 +19,7 @@ use stella_engine::Handle;
 use stella_fleet::Fleet;
 use stella_telemetry::exemplars::Histogram;
 
-use crate::{current, measured};
+use crate::{current, durations, measured};
 
 /// Buckets for everything else that takes a short time, in seconds.
 const SHORT_SECONDS: [f64; 12] =
@@ -32,23 +32,18 @@ const ROLLBACK_REASONS: [&str; 2] = ["deployment_failed", "manual"];
 
 /// The ends of [`stella_domain::promotion::PromotionStatus`] before a deployment.
 const PROMOTION_ENDS: [&str; 4] = ["rejected", "withdrawn", "expired", "invalidated"];
+/// How many who may decide in an environment, and have not, have series there: more than ever decide in one.
+const APPROVERS_MAX: usize = 50;
 /// What somebody says to a promotion.
 const DECISIONS: [&str; 2] = ["approved", "rejected"];
 
 /// Installs the recorder of the process.
 pub(crate) fn install() -> anyhow::Result<PrometheusHandle> {
     let builder = PrometheusBuilder::new();
-    let mut builder = builder.set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SHORT_SECONDS)?;
-    for Histogram { name, bounds } in measured::HISTOGRAMS {
-        builder = builder.set_buckets_for_metric(Matcher::Full(name.into()), bounds)?;
-    }
-    let handle = builder.install_recorder()?;
+    let builder = builder.set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SHORT_SECONDS)?;
+    let Histogram { name, bounds } = measured::REQUESTS;
+    let handle = builder.set_buckets_for_metric(Matcher::Full(name.into()), bounds)?.install_recorder()?;
     metrics_process::Collector::default().describe();
-    describe_histogram!(measured::DEPLOYMENTS.name, Unit::Seconds, "Deployment duration");
-    describe_histogram!(measured::APPROVALS.name, Unit::Seconds, "Time to approve");
-    describe_histogram!(measured::STEPS.name, Unit::Seconds, "Step execution time");
-    describe_counter!("stella_agent_tasks_total", "Tasks executed");
-    describe_histogram!(measured::TASKS.name, Unit::Seconds, "Task duration");
     describe_gauge!(
         "stella_journal_replay_duration_seconds",
         Unit::Seconds,
@@ -103,27 +98,10 @@ pub(crate) fn render(handle: &PrometheusHandle, engine: &Handle, fleet: &Fleet, 
         current::authority(&state);
         agents(&state, engine, fleet);
     });
-    let mut text = without_the_gone(&handle.render(), &state);
+    let mut text = handle.render();
     text.push_str(&projection.handle().render());
+    text.push_str(&durations::render(&state));
     text
-}
-
-/// The recorder of the process keeps a series to its end. Those of an agent end with it.
-fn without_the_gone(text: &str, state: &State) -> String {
-    let of_tenant = |tenant: &'_ Arc<TenantState>| {
-        let there = tenant.agents.values().filter(|agent| agent.revoked.is_none());
-        there.map(|agent| (tenant.name.clone(), agent.name.clone())).collect::<Vec<_>>()
-    };
-    let there: BTreeSet<(Name, Name)> = state.tenants.values().flat_map(of_tenant).collect();
-    let label = |line: &str, name: &str| -> Option<Name> {
-        let (_, rest) = line.split_once(&format!("{name}=\""))?;
-        rest.split_once('"')?.0.parse().ok()
-    };
-    let is_kept = |line: &&str| {
-        !line.starts_with("stella_agent_task")
-            || label(line, "tenant").zip(label(line, "agent")).is_some_and(|it| there.contains(&it))
-    };
-    text.split_inclusive('\n').filter(is_kept).collect()
 }
 
 fn project(state: &State, tenant: &Arc<TenantState>) {
@@ -230,12 +208,8 @@ fn promotions(state: &State, tenant: &TenantState, environment: &Environment) {
         counter!("stella_approval_rejections_total", &labelled(&[("reason", objection.to_owned())]))
             .absolute(count);
     }
-    let place = Scope::Environment(tenant.id, environment.id);
-    let approvers = state.system.accounts.values().filter(|account| account.has(Role::Approver, place));
     let decisions = totals.decisions.get(name);
-    let decided = decisions.into_iter().flat_map(|all| all.keys());
-    let users: BTreeSet<&Name> = approvers.map(|account| &account.name).chain(decided).collect();
-    for user in users {
+    for user in deciders(state, tenant, environment) {
         for decision in DECISIONS {
             let count = decisions.and_then(|all| all.get(user)).and_then(|all| all.get(decision));
             let count = count.copied().unwrap_or(0);
@@ -246,6 +220,23 @@ fn promotions(state: &State, tenant: &TenantState, environment: &Environment) {
     let open = tenant.open_promotions.iter().filter_map(|id| tenant.promotions.get(id));
     let pending = open.filter(|it| it.wanted.environment == environment.id && !it.is_approved()).count();
     gauge!("stella_approval_pending_count", &labels).set(as_f64(pending));
+}
+
+/// Who decides on promotions to an environment: who has, as long as the account is there, and where approvals are needed who may,
+/// [`APPROVERS_MAX`] of them.
+fn deciders<'s>(state: &'s State, tenant: &TenantState, environment: &Environment) -> BTreeSet<&'s Name> {
+    let accounts = &state.system.accounts;
+    let decided = tenant.totals.decisions.get(&environment.name);
+    let has_decided = |account: &&'s Name| decided.is_some_and(|all| all.contains_key(*account));
+    let names = accounts.values().map(|account| &account.name);
+    let mut users: BTreeSet<&Name> = names.filter(has_decided).collect();
+    let Some(rule) = &environment.approvals else { return users };
+    let place = Scope::Environment(tenant.id, environment.id);
+    let may = accounts.values().filter(|account| {
+        account.has(Role::Approver, place) && (rule.from.is_empty() || rule.from.contains(&account.id))
+    });
+    users.extend(may.map(|account| &account.name).take(APPROVERS_MAX));
+    users
 }
 
 /// Ages count from the last heartbeat, also if that came before a restart; where nobody knows when it came, from when the

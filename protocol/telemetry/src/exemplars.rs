@@ -1,8 +1,9 @@
 //! Examples of what a histogram counts: of each bucket of a series the newest, with the span that it is about.
 
 use std::collections::HashMap;
-use std::fmt::Write as _;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::families::label;
 
 /// Of how many series there are exemplars: those that had one last. Of a fleet that is larger, the others go without.
 pub const SERIES_MAX: usize = 4_096;
@@ -100,9 +101,8 @@ impl Recorded {
 fn buckets_of(name: &str, labels: &[(&'static str, String)]) -> String {
     let mut start = format!("{name}_bucket{{");
     for (key, value) in labels {
-        let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-        // Writing to a text does not fail.
-        let _ = write!(start, "{key}=\"{value}\",");
+        start.push_str(&label(key, value));
+        start.push(',');
     }
     start.push_str("le=\"");
     start

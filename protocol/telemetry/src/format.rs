@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
+use std::sync::OnceLock;
 
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
@@ -119,6 +120,8 @@ pub(crate) struct Json {
     pub(crate) version: &'static str,
     /// Whether systemd's journal reads along: it takes the priority from before the line, and what stays is the line.
     pub(crate) to_journal: bool,
+    /// Whose lines they are that name no tenant.
+    pub(crate) tenant: &'static OnceLock<String>,
 }
 
 /// How syslog, and systemd's journal, call a level.
@@ -144,6 +147,11 @@ where
     ) -> fmt::Result {
         let mut fields = fields_of(context, event);
         let message = take_message(&mut fields);
+        if let Some(tenant) = self.tenant.get()
+            && !fields.contains_key("tenantId")
+        {
+            fields.insert("tenantId".into(), tenant.as_str().into());
+        }
         let level = event.metadata().level().as_str().to_ascii_lowercase();
         if self.to_journal {
             write!(writer, "<{}>", priority(*event.metadata().level()))?;
@@ -226,10 +234,15 @@ mod tests {
     }
 
     fn written(to_journal: bool, log: impl FnOnce()) -> String {
+        static NONE: OnceLock<String> = OnceLock::new();
+        written_by(&NONE, to_journal, log)
+    }
+
+    fn written_by(tenant: &'static OnceLock<String>, to_journal: bool, log: impl FnOnce()) -> String {
         let buffer = Buffer::default();
         let writer = buffer.clone();
         let layer = tracing_subscriber::fmt::layer()
-            .event_format(Json { service: "stella-orchestrator", version: "1.2.3", to_journal })
+            .event_format(Json { service: "stella-orchestrator", version: "1.2.3", to_journal, tenant })
             .fmt_fields(JsonFields)
             .with_writer(move || writer.clone());
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), log);
@@ -278,6 +291,21 @@ mod tests {
         assert_eq!(line["context"], serde_json::json!({"releaseId": "r1", "count": 3}));
         let timestamp = line["timestamp"].as_str().unwrap();
         assert!(timestamp.len() == 24 && timestamp.ends_with('Z'), "{timestamp}");
+    }
+
+    #[test]
+    fn the_lines_of_a_process_of_one_tenant_have_it_unless_they_have_another() {
+        static ACME: OnceLock<String> = OnceLock::new();
+        ACME.get_or_init(|| "acme".to_owned());
+        let text = written_by(&ACME, false, || {
+            tracing::info!("of nobody");
+            tracing::info!(tenantId = "globex", "of another");
+        });
+        let tenants: Vec<Value> = text
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap()["tenantId"].clone())
+            .collect();
+        assert_eq!(tenants, ["acme", "globex"]);
     }
 
     proptest::proptest! {

@@ -4,10 +4,11 @@
 //! fields `traceId`, `spanId`, `tenantId` and `correlationId` (of the event or of a span around it) come to the top, and
 //! everything else goes into `context`. Values of secret-sounding keys are masked before a byte is written.
 //!
-//! And the formats in which both ends write their figures: [`exposition`], with [`exemplars`].
+//! And the formats in which both ends write their figures: [`exposition`], with [`exemplars`], and [`families`] of what is kept elsewhere.
 
 pub mod exemplars;
 pub mod exposition;
+pub mod families;
 mod format;
 mod level;
 mod redact;
@@ -34,6 +35,9 @@ const FILE_SIZE_MAX_MB: u64 = 100;
 const ROTATED_FILES_MAX: u64 = 9;
 /// How many lines may wait for a slow disk or terminal. Beyond it lines are dropped and counted ([`dropped_lines`]), work is not delayed.
 const WAITING_LINES_MAX: usize = 16_384;
+
+/// The tenant that the whole process belongs to.
+static TENANT: OnceLock<String> = OnceLock::new();
 
 /// What counts the dropped lines of each output of the process.
 static DROPPED: OnceLock<Vec<(&'static str, ErrorCounter)>> = OnceLock::new();
@@ -140,7 +144,12 @@ pub fn init(config: &Config) -> Result<Guard, Error> {
     };
     let (stdout, stdout_guard) = non_blocking(std::io::stdout());
     let mut dropped = vec![("stdout", stdout.error_counter())];
-    let json = |to_journal| format::Json { service: config.service, version: config.version, to_journal };
+    let json = |to_journal| format::Json {
+        service: config.service,
+        version: config.version,
+        to_journal,
+        tenant: &TENANT,
+    };
     let console = if human {
         fmt::layer().event_format(format::Human).fmt_fields(format::JsonFields).with_writer(stdout).boxed()
     } else {
@@ -170,6 +179,12 @@ pub fn init(config: &Config) -> Result<Guard, Error> {
     DROPPED.get_or_init(|| dropped);
     std::panic::set_hook(Box::new(say_panic));
     Ok(Guard { level, _stdout: stdout_guard, _file: file_guard })
+}
+
+/// From now on each JSON line has this tenant that has no other. For a process that belongs to one; only the first call counts.
+pub fn set_tenant(tenant: String) {
+    // It is the same one.
+    drop(TENANT.set(tenant));
 }
 
 /// How many lines of the process were dropped so far, for each output (`stdout`, `file`), because it was too slow for them. Nothing before

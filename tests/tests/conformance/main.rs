@@ -85,6 +85,7 @@ async fn nothing_differs_but_what_is_on_the_list() -> Result<()> {
     let mut found = Differences::new();
     in_metrics(&cluster.control_plane.metrics().await?, &mut found)?;
     in_log(&cluster.control_plane.daemon().log(), &mut found)?;
+    in_log_of_agent(&cluster)?;
     in_spans(&collector, &mut found).await?;
     in_request(&cluster, &collector).await?;
     in_alerts(&cluster, &mut found).await?;
@@ -263,6 +264,34 @@ fn in_log(log: &str, found: &mut Differences) -> Result<()> {
             found.insert(format!("log {field}"));
         }
     }
+    Ok(())
+}
+
+/// Lines of an agent have the same fields, and those about a task the trace of its deployment.
+fn in_log_of_agent(cluster: &Cluster) -> Result<()> {
+    let parse =
+        |line: &str| serde_json::from_str::<Map<String, Value>>(line).with_context(|| line.to_owned());
+    let log = cluster.agents[0].log();
+    let lines = log.lines().map(parse).collect::<Result<Vec<_>>>()?;
+    let log = cluster.control_plane.daemon().log();
+    let events = log.lines().map(parse).collect::<Result<Vec<_>>>()?;
+    let started = events.iter().find(|line| line["message"] == overview::LOG_LINE_EVENT);
+    let started = started.context("the event of the sample")?;
+    for message in ["accepted", "what the command used", "ended"] {
+        let is_it = |line: &&Map<String, Value>| line["message"] == message;
+        // How much a command has used is not known everywhere.
+        let Some(line) = lines.iter().find(is_it) else {
+            ensure!(message == "what the command used", "no {message} in {lines:?}");
+            continue;
+        };
+        for field in ["traceId", "tenantId"] {
+            ensure!(line.get(field) == started.get(field), "{field} of {line:?}, not of {started:?}");
+        }
+        ensure!(line.get("spanId").is_some_and(Value::is_string), "{line:?}");
+    }
+    let after = lines.iter().position(|line| line["message"] == "the agent starts").context("its start")?;
+    let without = lines[after..].iter().find(|line| line.get("tenantId") != started.get("tenantId"));
+    ensure!(without.is_none(), "of no tenant: {without:?}");
     Ok(())
 }
 

@@ -12,6 +12,7 @@ use super::{Applied, ensure, illegal, misplaced, missing, vacant};
 use crate::colour::Stage;
 use crate::command::Actor;
 use crate::deployment::{Cause, Counts, Deployment, Progress, Status, TargetRollout};
+use crate::durations::DEPLOYMENTS_MS;
 use crate::event::{Event, Fact, IllegalTransition, PlannedTarget};
 use crate::hold::PauseCause;
 use crate::tenant::{TenantState, Timer};
@@ -268,7 +269,7 @@ impl TenantState {
         let requested = deployment.cause == Cause::Requested;
         let is_promoted = deployment.cause.is_asked_for();
         let counts = deployment.cause.brings_release();
-        let release = deployment.release;
+        let (release, created_at) = (deployment.release, deployment.created_at);
         let (strategy, status) = (deployment.strategy.name(), deployment.status.name());
         self.timers.remove(&(deadline, Timer::DeploymentDeadline(id)));
         self.active_deployments.remove(&id);
@@ -294,6 +295,9 @@ impl TenantState {
             let by_strategy = self.totals.deployments.entry(stage.name.clone()).or_default();
             let by_status = by_strategy.entry(strategy.to_owned()).or_default();
             *by_status.entry(status.to_owned()).or_insert(0) += 1;
+            let by_strategy = self.totals.deployments_took.entry(stage.name.clone()).or_default();
+            let took = by_strategy.entry(strategy.to_owned()).or_default();
+            Arc::make_mut(took).add(at.since(created_at), &DEPLOYMENTS_MS);
         }
         if is_promoted && self.promotions.contains_key(&PromotionId(id.0)) {
             self.count_promotion(environment, status);

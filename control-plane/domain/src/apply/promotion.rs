@@ -8,6 +8,7 @@ use stella_protocol::trace::TraceContext;
 
 use super::{Applied, ensure, illegal, misplaced, missing, vacant};
 use crate::command::{ActingAccount, Actor};
+use crate::durations::APPROVALS_MS;
 use crate::event::{Event, Fact, IllegalTransition};
 use crate::hold::Hold;
 use crate::name::Name;
@@ -118,7 +119,12 @@ impl TenantState {
         ensure(holds, subject(*id), promotion.status.name(), fact)?;
         promotion.approvals.push(Approval { by: by.clone(), at: *at, reason: reason.clone() });
         let environment = promotion.wanted.environment;
+        let waited = promotion.is_let_through_by(event).then(|| at.since(promotion.requested_at));
         let stage = self.stage_name(environment, fact)?;
+        if let Some(waited) = waited {
+            let took = self.totals.approvals_took.entry(stage.clone()).or_default();
+            Arc::make_mut(took).add(waited, &APPROVALS_MS);
+        }
         let by_account = self.totals.decisions.entry(stage).or_default().entry(by.name).or_default();
         *by_account.entry("approved".to_owned()).or_insert(0) += 1;
         Ok(())

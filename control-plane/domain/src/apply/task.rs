@@ -1,6 +1,7 @@
 //! How far tasks have got, and the indexes that go with them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use stella_protocol::id::{Attempt, AttemptKey, DeploymentId, Position, TargetId, TaskId};
 use stella_protocol::message::TaskOutcome;
@@ -8,6 +9,7 @@ use stella_protocol::time::Timestamp;
 
 use super::{Applied, ensure, illegal, misplaced, missing, vacant};
 use crate::deployment::{Deployment, Progress, Status};
+use crate::durations::{DISPATCHES_MS, TASKS_MS};
 use crate::event::{Event, Fact, IllegalTransition};
 use crate::render;
 use crate::task::{CANCEL_WINDOW_MS, Ended, Task, TaskState};
@@ -58,7 +60,7 @@ impl TenantState {
             fact,
         )?;
         let task = self.make_task(event, *id, deployment, *target, *step)?;
-        let (agent, generation) = (task.agent, task.generation);
+        let (agent, generation, kind) = (task.agent, task.generation, task.spec.kind());
         self.enter_leg(*deployment_id, *target, *step, fact)?;
         let deployment = self
             .deployments
@@ -79,7 +81,11 @@ impl TenantState {
         self.tasks.insert(*id, Arc::new(task));
         self.unsettled.entry(agent).or_default().insert(*id);
         let work = self.work.get_mut(&agent).ok_or_else(|| missing("agent", agent, fact))?;
-        Arc::make_mut(work).queued.insert((event.at, *id));
+        let work = Arc::make_mut(work);
+        work.queued.insert((event.at, *id));
+        if !work.done.contains_key(kind) {
+            work.done.insert(kind.to_owned(), Arc::default());
+        }
         Ok(())
     }
 
@@ -146,8 +152,44 @@ impl TenantState {
             .ok_or_else(|| illegal(format!("task {}", key.task), where_it_is(task), fact))?;
         let before = Standing::of(&task.state);
         let after = Standing::of(&next);
+        let was_on_its_way = matches!(task.state, TaskState::Dispatched { .. });
         task.state = next;
-        self.keep_indexes(key.task, before, after, seen(fact), fact)
+        self.keep_indexes(key.task, before, after, seen(fact), fact)?;
+        let has_come =
+            matches!(fact, Fact::TaskAccepted { .. } | Fact::TaskStarted { .. } | Fact::TaskFinished { .. });
+        if was_on_its_way && has_come {
+            self.measure_dispatch(key.task, at);
+        }
+        if let (Standing::Final, Fact::TaskFinished { started_at, finished_at, .. }) = (after, fact) {
+            self.count_end(key.task, started_at.map(|started_at| finished_at.since(started_at)));
+        }
+        Ok(())
+    }
+
+    /// How long a task took to come to its agent.
+    fn measure_dispatch(&mut self, id: TaskId, at: Timestamp) {
+        let Some(task) = self.tasks.get(&id) else { return };
+        let environment = self.deployments.get(&task.deployment).map(|it| it.environment);
+        let Some(stage) = environment.and_then(|id| self.environments.get(&id)) else { return };
+        let took = self.totals.dispatches_took.entry(stage.name.clone()).or_default();
+        Arc::make_mut(took).add(at.since(task.queued_at), &DISPATCHES_MS);
+    }
+
+    /// Counts how a task has ended, and how long it took, by the agent's clock, if it was started.
+    fn count_end(&mut self, id: TaskId, took: Option<Duration>) {
+        let Some(task) = self.tasks.get(&id) else { return };
+        let Some(work) = self.work.get_mut(&task.agent) else { return };
+        // It is there since the task was queued.
+        let Some(done) = Arc::make_mut(work).done.get_mut(task.spec.kind()) else { return };
+        let done = Arc::make_mut(done);
+        let end = task.state.name();
+        match done.ends.get_mut(end) {
+            Some(count) => *count += 1,
+            None => drop(done.ends.insert(end.to_owned(), 1)),
+        }
+        if let Some(took) = took {
+            done.took.add(took, &TASKS_MS);
+        }
     }
 
     fn keep_indexes(

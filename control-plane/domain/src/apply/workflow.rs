@@ -8,6 +8,7 @@ use stella_protocol::time::Timestamp;
 
 use super::{Applied, ensure, illegal, misplaced, missing, vacant};
 use crate::command::Actor;
+use crate::durations::STEPS_MS;
 use crate::event::{Event, Fact, IllegalTransition};
 use crate::hold::Hold;
 use crate::name::Identifier;
@@ -171,7 +172,19 @@ impl TenantState {
                 StepEnd::Cancelled => StepState::Cancelled,
             };
             Ok(())
-        })
+        })?;
+        self.measure_step(run, step, event.at);
+        Ok(())
+    }
+
+    /// Only steps that were begun took any time.
+    fn measure_step(&mut self, run: RunId, step: &Identifier, at: Timestamp) {
+        let Some(run) = self.runs.get(&run) else { return };
+        let started_at = run.steps.get(step).and_then(|state| state.started_at);
+        let (Some(planned), Some(started_at)) = (self.step_of(run, step), started_at) else { return };
+        let kind = planned.kind().to_owned();
+        let took = self.totals.steps_took.entry(kind).or_default();
+        Arc::make_mut(took).add(at.since(started_at), &STEPS_MS);
     }
 
     fn workflow_applied(&mut self, event: &Event, version: u32, template: &Template) -> Applied {

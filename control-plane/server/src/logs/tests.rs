@@ -159,10 +159,8 @@ async fn a_log_that_is_far_behind_leaves_no_deployment_out() {
     }
     let written = Written::default();
     let log = tracing_subscriber::fmt().with_writer(written.clone()).with_ansi(false).finish();
-    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
     {
         let _log = tracing::subscriber::set_default(log);
-        let _figures = metrics::set_default_local_recorder(&recorder);
         let until = CancellationToken::new();
         until.cancel();
         follow(journal, Measurements::new(None), until).await;
@@ -175,7 +173,7 @@ async fn a_log_that_is_far_behind_leaves_no_deployment_out() {
             assert_eq!(lines, 1, "{event} of deployment {n} in {text}");
         }
     }
-    let figures = recorder.handle().render();
+    let figures = crate::durations::render(&engine.handle().state());
     let count = format!(
         "stella_deployment_duration_seconds_count{{tenant=\"acme\",env=\"prod\",strategy=\"all_at_once\"}} {DEPLOYMENTS}"
     );
