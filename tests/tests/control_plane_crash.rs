@@ -79,7 +79,7 @@ async fn a_rolling_deployment_goes_on_after_kill_9_and_each_target_runs_once() -
     cluster.passed()
 }
 
-/// The series of what is counted in the state, as they are scraped.
+/// The series of what is counted in the state, in one order.
 fn counted(scraped: &str) -> Vec<String> {
     let families = [
         "stella_deployment_duration_seconds",
@@ -91,7 +91,10 @@ fn counted(scraped: &str) -> Vec<String> {
         "stella_deployments_total",
     ];
     let lines = scraped.lines().filter(|line| families.iter().any(|family| line.starts_with(family)));
-    lines.map(str::to_owned).collect()
+    // The recorder of the process has no order.
+    let mut lines: Vec<_> = lines.map(str::to_owned).collect();
+    lines.sort();
+    lines
 }
 
 /// Of all series of a name, the sum.

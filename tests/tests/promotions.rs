@@ -44,7 +44,7 @@ async fn what_waits_for_approvals_outlives_crashes_and_then_runs_once() -> Resul
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_approvals_the_last_one_grants_it() -> Result<()> {
-    let cluster = Cluster::start(1).await?;
+    let mut cluster = Cluster::start(1).await?;
     cluster.release(&release("1.0.0", &[], vec![shell("run", "true")])).await?;
     need_approvals(&cluster.api, 2).await?;
     let asked = ask(&cluster.api, &rolling(ENVIRONMENT, "1.0.0", OnFailure::Stop)).await?;

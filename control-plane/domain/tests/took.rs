@@ -4,9 +4,10 @@
 mod common;
 
 use common::{World, agent, end, name, target};
+use stella_domain::command::Report;
 use stella_domain::deployment::Status;
 use stella_protocol::id::Position;
-use stella_protocol::message::{Finished, Report, Running, TaskOutcome};
+use stella_protocol::message::{Finished, Running, TaskOutcome};
 
 /// The agent of target 1 starts its task after so many milliseconds, which then takes so long.
 fn finish(world: &mut World, starts_after_ms: u64, took_ms: u64, outcome: TaskOutcome) {

@@ -84,8 +84,9 @@ async fn nothing_differs_but_what_is_on_the_list() -> Result<()> {
     let mut cluster = populated(&collector).await?;
     let mut found = Differences::new();
     in_metrics(&cluster.control_plane.metrics().await?, &mut found)?;
-    in_log(&cluster.control_plane.daemon().log(), &mut found)?;
-    in_log_of_agent(&cluster)?;
+    let log = cluster.control_plane.daemon().log();
+    in_log(&log, &mut found)?;
+    in_log_of_agent(&cluster.agents[0].log(), &log)?;
     in_spans(&collector, &mut found).await?;
     in_request(&cluster, &collector).await?;
     in_alerts(&cluster, &mut found).await?;
@@ -268,13 +269,11 @@ fn in_log(log: &str, found: &mut Differences) -> Result<()> {
 }
 
 /// Lines of an agent have the same fields, and those about a task the trace of its deployment.
-fn in_log_of_agent(cluster: &Cluster) -> Result<()> {
+fn in_log_of_agent(log: &str, of_control_plane: &str) -> Result<()> {
     let parse =
         |line: &str| serde_json::from_str::<Map<String, Value>>(line).with_context(|| line.to_owned());
-    let log = cluster.agents[0].log();
     let lines = log.lines().map(parse).collect::<Result<Vec<_>>>()?;
-    let log = cluster.control_plane.daemon().log();
-    let events = log.lines().map(parse).collect::<Result<Vec<_>>>()?;
+    let events = of_control_plane.lines().map(parse).collect::<Result<Vec<_>>>()?;
     let started = events.iter().find(|line| line["message"] == overview::LOG_LINE_EVENT);
     let started = started.context("the event of the sample")?;
     for message in ["accepted", "what the command used", "ended"] {
