@@ -104,3 +104,29 @@ fn every_page_is_in_the_table_of_contents() -> Result<()> {
     }
     Ok(())
 }
+
+/// The rows of the threat table name the tests that show them.
+#[test]
+fn the_tests_that_the_security_page_names_are_there() -> Result<()> {
+    let page = fs::read_to_string(docs().join("security.md"))?;
+    let is_test = |word: &&str| {
+        word.matches('_').count() >= 2
+            && word.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+    };
+    let named: BTreeSet<&str> = page.split('`').skip(1).step_by(2).filter(is_test).collect();
+    ensure!(named.len() > 50, "only {} tests are named", named.len());
+    let mut sources = String::new();
+    for room in ["agent", "certs", "control-plane", "protocol", "tests"] {
+        for file in files(&docs().join("..").join(room), "rs")? {
+            sources.push_str(&fs::read_to_string(file)?);
+        }
+    }
+    let is_there = |name: &&&str| {
+        let at = sources.find(&format!("fn {name}("));
+        // Its attribute is a few lines above at most.
+        at.is_some_and(|at| sources[sources.floor_char_boundary(at.saturating_sub(300))..at].contains("test"))
+    };
+    let missing: Vec<_> = named.iter().filter(|name| !is_there(name)).collect();
+    ensure!(missing.is_empty(), "{missing:?}");
+    Ok(())
+}

@@ -301,7 +301,7 @@ async fn packages_install_serve_survive_upgrade_and_leave_nothing() -> Result<()
     ensure!(state == "active\nactive\n", "{state:?}");
     deployed(&host, "1.2.0")?;
 
-    // An upgrade keeps what was configured, and starts what ran.
+    // The same version again keeps what was configured, and starts what ran.
     host.run("echo '# by hand' >> /etc/stella/agent.toml")?;
     let before = host.run("systemctl show -P MainPID stella-agent; systemctl is-active stella-agent")?;
     host.run("DEBIAN_FRONTEND=noninteractive dpkg -i /root/*.deb")?;
