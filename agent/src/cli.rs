@@ -20,7 +20,7 @@ use crate::identity::Identity;
 use crate::reload::Reloader;
 use crate::service::{Service, stop_on_signals};
 use crate::supervisor::Supervisor;
-use crate::{doctor, profile, support};
+use crate::{doctor, profile, reload, support};
 
 use self::flags::{Common, RunArgs, origin};
 
@@ -265,8 +265,9 @@ fn run(arguments: RunArgs) -> Outcome {
     let result: Outcome = runtime.block_on(async {
         let mut signals = JoinSet::new();
         let stop = stop_on_signals(&mut signals)?;
-        reloader.at_hangups(&mut signals)?;
+        let hangups = reload::hangups()?;
         let service = Service::open(config, Supervisor::current())?;
+        reloader.at_hangups(hangups, service.tuner(), &mut signals);
         let (tenant, agent) = service.who();
         stella_telemetry::set_tenant(tenant.to_string());
         tracing::info!(agentId = %agent, version = env!("CARGO_PKG_VERSION"), "the agent starts");

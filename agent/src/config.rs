@@ -192,17 +192,14 @@ pub const KEYS: &[Key] = &[
     key("state_dir", "`/var/lib/stella-agent`", "absolute path", "identity, journal and attempts"),
     key("host_root", "`/`", "absolute path", "what tasks may change"),
     key("concurrency", "4", "tasks, 1 to 64", "how many run side by side"),
-    key("drain_seconds", "10", "seconds, at most 3600", "how long tasks may go on when the agent stops"),
+    live("drain_seconds", "10", "seconds, at most 3600", "how long tasks may go on when the agent stops"),
     key(
         "reserve_bytes",
         "67108864",
         "bytes",
         "free on the disk, or commands are refused and artifacts not fetched",
     ),
-    Key {
-        reloads: true,
-        ..key("log.level", "`info`", "level or filter", "such as `info,stella_agent=debug`")
-    },
+    live("log.level", "`info`", "level or filter", "such as `info,stella_agent=debug`"),
     key("log.format", "`auto`", "`auto`, `json`, `human`", "`auto` is `human` on a terminal"),
     key("log.file", "none", "path", "JSON lines as well, rotated at 100 MB, ten files in all"),
     key(
@@ -250,20 +247,20 @@ pub const KEYS: &[Key] = &[
         "absolute path",
         "headers for the collector, one `Name: value` a line; a file, because they are secrets",
     ),
-    key(
+    live(
         "policy.allow",
         "[\"artifact\",\"command\",\"check\",\"systemd\"]",
         "list of kinds of tasks",
         "what may run on this host, whatever the control plane says",
     ),
-    key(
+    live(
         "tasks.memory_max_bytes",
         "none",
         "bytes, at least 16777216",
         "how much memory a command may have with all that it starts; the kernel kills what goes beyond. [Limits](install.md#limits-of-tasks) need a unit that delegates",
     ),
-    key("tasks.processes_max", "none", "processes and threads, at least 1", "how many it may have"),
-    key(
+    live("tasks.processes_max", "none", "processes and threads, at least 1", "how many it may have"),
+    live(
         "tasks.cpu_percent_max",
         "none",
         "percent of one processor, 1 to 100000",
@@ -273,6 +270,10 @@ pub const KEYS: &[Key] = &[
 
 const fn key(name: &'static str, default: &'static str, unit: &'static str, about: &'static str) -> Key {
     Key { name, default, unit, about, reloads: false }
+}
+
+const fn live(name: &'static str, default: &'static str, unit: &'static str, about: &'static str) -> Key {
+    Key { name, default, unit, about, reloads: true }
 }
 
 /// A judged configuration with where each value came from.

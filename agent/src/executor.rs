@@ -35,7 +35,7 @@ pub use self::systemd::{ActiveState, Systemctl, UnitError, UnitManager};
 use crate::cancel::CancelSignal;
 use crate::host::HostRoot;
 use crate::output::OutputSink;
-use crate::supervisor::{Recovered, Supervisor, give_up, recover};
+use crate::supervisor::{Groups, Recovered, Supervisor, give_up, recover};
 
 /// A future in a box, for ports that are used as trait objects.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -77,6 +77,12 @@ impl Executor {
     #[must_use]
     pub const fn new(supervisor: Supervisor) -> Self {
         Self { supervisor }
+    }
+
+    /// For tasks that start from now on, in other control groups; `None` if they are the same.
+    #[must_use]
+    pub fn changed_to(&self, groups: Option<&Groups>) -> Option<Self> {
+        self.supervisor.changed_to(groups).map(Self::new)
     }
 
     /// Runs a task to its end. It always ends: at the latest a little after the task's own time-out, or after a cancel

@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use cap_std::ambient_authority;
-use cap_std::fs::Dir;
+use cap_std::fs::{Dir, MetadataExt as _};
 
 /// The longest name of a slot, a component or a version, in bytes: with a digest and a prefix it still is a file name.
 pub const NAME_BYTES_MAX: usize = 128;
@@ -40,6 +40,12 @@ pub enum Error {
     /// A relative working directory with `..` in it.
     #[error("the working directory {0:?} leaves the host root; write it without .., or as an absolute path")]
     LeavesRoot(String),
+    /// What is there now is not what was opened.
+    #[error(
+        "the host root {0:?} is not the folder that the agent has opened: a file system was mounted over it since. Restart the agent, and let \
+         its unit wait for the mount (RequiresMountsFor=)"
+    )]
+    MountedOver(PathBuf),
     /// The operating system said no.
     #[error("cannot open {path:?}")]
     Io {
@@ -98,12 +104,28 @@ impl HostRoot {
         })
     }
 
+    /// Fails if the path leads to another folder by now: what goes through the handle, and commands, which go by the path, would not
+    /// meet. Blocks on the disk.
+    fn in_place(&self) -> Result<(), Error> {
+        let io = |source| Error::Io { path: self.path.clone(), source };
+        let opened = self.dir.dir_metadata().map_err(io)?;
+        let found = Dir::open_ambient_dir(&self.path, ambient_authority())
+            .and_then(|dir| dir.dir_metadata())
+            .map_err(io)?;
+        if (opened.dev(), opened.ino()) == (found.dev(), found.ino()) {
+            Ok(())
+        } else {
+            Err(Error::MountedOver(self.path.clone()))
+        }
+    }
+
     /// Creates a slot's folder if it is not there: it belongs to the target, so a target's first command finds it. Blocks on
     /// the disk.
     ///
     /// # Errors
     /// If the name is not a plain one, or the disk says no.
     pub fn create_slot(&self, slot: Option<&str>) -> Result<(), Error> {
+        self.in_place()?;
         let Some(slot) = slot else { return Ok(()) };
         let slot = plain_name("slot", slot)?;
         self.dir.create_dir_all(slot).map_err(|source| Error::Io { path: self.path.join(slot), source })
@@ -114,6 +136,7 @@ impl HostRoot {
     /// # Errors
     /// If a name is not a plain one, or the disk says no.
     pub fn component_dir(&self, slot: Option<&str>, component: &str) -> Result<Dir, Error> {
+        self.in_place()?;
         let mut relative = PathBuf::new();
         if let Some(slot) = slot {
             relative.push(plain_name("slot", slot)?);
@@ -166,5 +189,30 @@ pub fn plain_name<'a>(kind: &'static str, name: &'a str) -> Result<&'a str, Erro
         Ok(name)
     } else {
         Err(Error::Name { kind, name: name.chars().take(64).collect() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_done_beneath_what_was_mounted_over_the_host_root() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, aside) = (folder.path().join("root"), folder.path().join("aside"));
+        let root = HostRoot::open(&path).unwrap();
+        root.create_slot(None).unwrap();
+        root.component_dir(Some("web-1"), "web").unwrap();
+        // Another folder under its name, as a mount makes it.
+        std::fs::rename(&path, &aside).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        for refused in [root.create_slot(None), root.component_dir(None, "web").map(drop)] {
+            assert!(matches!(&refused, Err(Error::MountedOver(at)) if *at == root.path()), "{refused:?}");
+        }
+        assert!(std::fs::read_dir(&path).unwrap().next().is_none());
+        std::fs::remove_dir(&path).unwrap();
+        assert!(matches!(root.create_slot(None), Err(Error::Io { .. })));
+        std::fs::rename(&aside, &path).unwrap();
+        root.create_slot(Some("web-2")).unwrap();
     }
 }

@@ -49,6 +49,11 @@ impl Inbox {
         &self.policy
     }
 
+    /// Another policy, for what comes from now on.
+    pub fn follow(&mut self, policy: Policy) {
+        self.policy = policy;
+    }
+
     /// Judges a dispatch. What is known comes first: a duplicate is answered as the first one was.
     ///
     /// # Errors

@@ -35,3 +35,4 @@ pub mod session;
 pub mod spans;
 pub mod supervisor;
 mod support;
+pub mod tuning;

@@ -45,6 +45,7 @@ use crate::policy::Policy;
 use crate::report::{Outlet, Report};
 use crate::session::Link;
 use crate::supervisor::GRACE_DEFAULT;
+use crate::tuning::Tuning;
 
 /// How many orders may wait: a session that gives them faster waits, and with it the control plane's stream.
 const ORDERS_MAX: usize = 64;
@@ -252,6 +253,7 @@ impl Runner {
             Order::Dispatch(dispatch) => self.dispatch(dispatch)?,
             Order::Cancel(cancel) => self.cancel(cancel)?,
             Order::Acknowledge(keys) => self.acknowledge(&keys),
+            Order::Tune(tuning) => self.tune(*tuning),
             Order::Ping(answer) => drop(answer.send(self.journal.waiting_for_disk())),
         }
         Ok(())
@@ -279,6 +281,14 @@ impl Runner {
             }
         }
         Ok(())
+    }
+
+    /// The control plane hears at the next session what is allowed here; until then dispatches that are not are refused.
+    fn tune(&mut self, tuning: Tuning) {
+        let Tuning { policy, drain, groups } = tuning;
+        self.inbox.follow(policy);
+        self.drain = drain;
+        self.work.change_groups(groups.as_ref());
     }
 
     fn dispatch(&mut self, traced: Box<TracedDispatch>) -> Result<(), Error> {

@@ -31,7 +31,8 @@ use crate::resources::Sampler;
 use crate::runner::{self, Gone, Runner, RunnerHandle};
 use crate::session::{self, Link, SessionArtifacts, Sessions};
 use crate::spans::Spans;
-use crate::supervisor::{Groups, Limits, Supervisor};
+use crate::supervisor::{Groups, Supervisor};
+use crate::tuning::{Tuner, groups};
 
 /// How long the disk may be busy with one commit before the agent counts as stuck.
 const DISK_PATIENCE: Duration = Duration::from_secs(60);
@@ -79,6 +80,8 @@ pub struct Service {
     config: Config,
     identity: Identity,
     rights: Rights,
+    /// Why none may run here, and the control groups of those that do.
+    tasks: (Option<String>, Option<Groups>),
     runner: Runner,
     handle: RunnerHandle,
     link: watch::Sender<Option<Link>>,
@@ -121,6 +124,7 @@ impl Service {
         let who = (identity.tenant, identity.agent);
         let figures = config.metrics.as_ref().map(|_| Arc::new(Figures::new(who)));
         let spans = spans_of(&config.traces, who);
+        let groups = groups(config.limits);
         let (runner, handle) = Runner::new(
             journal,
             left_open,
@@ -129,8 +133,8 @@ impl Service {
                 attempts_dir,
                 drain: config.drain,
                 host: host.clone(),
-                policy: config.policy.clone().unless(objection),
-                executor: Executor::new(supervisor.in_groups(groups(config.limits))),
+                policy: config.policy.clone().unless(objection.clone()),
+                executor: Executor::new(supervisor.in_groups(groups.clone())),
                 artifacts: Arc::new(SessionArtifacts::new(link_receiver.clone())),
                 units: Arc::new(Systemctl),
                 link: link_receiver,
@@ -153,7 +157,21 @@ impl Service {
             Exporter::open(metrics.clone(), sources)
         };
         let exporter = config.metrics.as_ref().zip(figures).map(open).transpose()?;
-        Ok(Self { config, identity, rights, runner, handle, link, pulse, exporter, host, resources, spans })
+        let tasks = (objection, groups);
+        Ok(Self {
+            config,
+            identity,
+            rights,
+            tasks,
+            runner,
+            handle,
+            link,
+            pulse,
+            exporter,
+            host,
+            resources,
+            spans,
+        })
     }
 
     /// Who this agent is.
@@ -162,13 +180,32 @@ impl Service {
         (self.identity.tenant, self.identity.agent)
     }
 
+    /// The way to what can be changed while it runs.
+    #[must_use]
+    pub fn tuner(&self) -> Tuner {
+        let (objection, groups) = self.tasks.clone();
+        Tuner::new(self.handle.clone(), objection, self.config.limits, groups)
+    }
+
     /// Runs until `stop`, or until a part fails.
     ///
     /// # Errors
     /// If a part fails. The process has to end; the next start finds everything on disk.
     pub async fn run(self, stop: CancellationToken) -> Result<(), Error> {
-        let Self { config, identity, rights, runner, handle, link, pulse, exporter, host, resources, spans } =
-            self;
+        let Self {
+            config,
+            identity,
+            rights,
+            tasks: _,
+            runner,
+            handle,
+            link,
+            pulse,
+            exporter,
+            host,
+            resources,
+            spans,
+        } = self;
         let (stop_runner, stop_sessions) = (stop.child_token(), CancellationToken::new());
         let ready = link.subscribe();
         let progress = Progress::new();
@@ -216,30 +253,6 @@ impl Service {
             drop(tokio::task::spawn_blocking(move || spans.stop()).await);
         }
         result
-    }
-}
-
-/// The control groups of tasks, if there can be any.
-fn groups(limits: Limits) -> Option<Groups> {
-    match Groups::open(limits) {
-        Ok((groups, unenforced)) => {
-            for limit in unenforced {
-                tracing::error!(limit, "a limit of tasks is not enforced here");
-            }
-            Some(groups)
-        }
-        Err(reason) => {
-            let reason = reason_of(&reason);
-            if limits == Limits::default() {
-                tracing::info!(reason, "tasks have no control groups of their own");
-            } else {
-                tracing::error!(
-                    reason,
-                    "tasks have no control groups of their own, and their limits are not enforced"
-                );
-            }
-            None
-        }
     }
 }
 

@@ -7,8 +7,10 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use stella_api_types::deployment::OnFailure;
 use stella_api_types::paths;
-use stella_tests::cluster::Cluster;
+use stella_tests::cluster::{Cluster, ENVIRONMENT};
+use stella_tests::recipe::{release, rolling, shell};
 use stella_tests::{binaries, daemon, wait};
 
 /// Runs a program with a variable; what it printed, and whether it succeeded.
@@ -120,6 +122,37 @@ async fn a_reload_takes_over_what_it_can_and_says_what_needs_a_restart() -> Resu
         Ok(())
     })
     .await?;
+    cluster.passed()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_of_an_agent_holds_for_the_tasks_that_come_and_keeps_its_session() -> Result<()> {
+    let mut cluster = Cluster::start(1).await?;
+    let host = cluster.agents[0].name().to_owned();
+    cluster.release(&release("1.0.0", &[], vec![shell("run", "true")])).await?;
+    let again = rolling(ENVIRONMENT, "1.0.0", OnFailure::Stop);
+    assert_eq!(cluster.deploy(&again).await?.deployment.status, "succeeded");
+    let reloaded = async |cluster: &mut Cluster, text: &str, times: usize| {
+        let agent = &mut cluster.agents[0];
+        add(&agent.config_file(), text)?;
+        kill(Pid::from_raw(i32::try_from(agent.daemon().pid()?)?), Signal::SIGHUP)?;
+        wait::until("the agent has read it again", async || {
+            let log = cluster.agents[0].log();
+            let said = "\"key\":\"policy.allow\",\"taken_over\":true";
+            ensure!(log.matches(said).count() == times, "not {times} times {said} in {log}");
+            Ok(())
+        })
+        .await
+    };
+    reloaded(&mut cluster, "drain_seconds = 1\n[policy]\nallow = [\"artifact\"]\n", 1).await?;
+    let refused = cluster.deploy(&again).await?;
+    assert_eq!(refused.deployment.status, "failed");
+    let why = refused.targets[0].reason.clone().unwrap_or_default();
+    ensure!(why.contains("the host's policy does not allow command tasks"), "{why}");
+    reloaded(&mut cluster, "", 2).await?;
+    assert_eq!(cluster.deploy(&again).await?.deployment.status, "succeeded");
+    let log = cluster.agents[0].log();
+    assert_eq!(log.matches("welcomed by the control plane").count(), 1, "{host}: {log}");
     cluster.passed()
 }
 

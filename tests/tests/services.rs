@@ -50,3 +50,29 @@ async fn a_service_that_cannot_start_is_tried_until_the_cause_is_gone() -> Resul
     }
     online(&host).await
 }
+
+/// The process of a service.
+fn pid(host: &Host, unit: &str) -> Result<String> {
+    host.run(&format!("systemctl show -P MainPID {unit}; systemctl is-active {unit}"))
+}
+
+/// Who runs `systemctl reload` from a tool looks at its exit code and at nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_of_a_broken_configuration_fails_and_changes_nothing() -> Result<()> {
+    let host = host("reload").await?;
+    for (unit, program) in [("stella-orchestrator", "orchestrator"), ("stella-agent", "agent")] {
+        let before = pid(&host, unit)?;
+        host.run(&format!("systemctl reload {unit}"))?;
+        host.run(&format!("printf '[log]\\nlvl = \"debug\"\\n' > /etc/stella/{program}.conf.d/wrong.toml"))?;
+        ensure!(
+            host.run(&format!("systemctl reload {unit}")).is_err(),
+            "{unit}: a broken file is taken for good"
+        );
+        let log = host.run(&format!("journalctl --sync; journalctl -u {unit} -o cat"))?;
+        ensure!(log.contains("there is no key log.lvl; did you mean log.level?"), "{unit}: {log}");
+        assert_eq!(pid(&host, unit)?, before, "{unit}");
+        host.run(&format!("rm /etc/stella/{program}.conf.d/wrong.toml && systemctl reload {unit}"))?;
+        assert_eq!(pid(&host, unit)?, before, "{unit}");
+    }
+    online(&host).await
+}

@@ -114,9 +114,14 @@ async fn nothing_of_a_task_escapes_under_the_confined_unit() -> Result<()> {
 async fn limits(host: &Host) -> Result<()> {
     host.run(
         "mkdir -p /etc/stella/agent.conf.d && printf '[tasks]\\nprocesses_max = 20\\n' > /etc/stella/agent.conf.d/limits.toml
-         systemctl restart stella-agent",
+         systemctl reload stella-agent",
     )?;
-    online(host).await?;
+    wait::until("the limit is taken over for the tasks that come", async || {
+        let log = host.run("journalctl --sync; journalctl -u stella-agent -o cat")?;
+        ensure!(log.contains(r#""key":"tasks.processes_max","taken_over":true"#), "{log}");
+        Ok(())
+    })
+    .await?;
     let (verdict, detail) = finding(host)?;
     if host.run("cat /sys/fs/cgroup/cgroup.controllers")?.split_whitespace().any(|it| it == "pids") {
         ensure!(verdict == "ok" && detail.contains("with the limits of [tasks]"), "{verdict} {detail}");

@@ -7,6 +7,7 @@ use stella_protocol::message::{Cancel, JournalMark, OpenAttempt, TracedDispatch}
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::report::Report;
+use crate::tuning::Tuning;
 
 /// What a runner can be told.
 #[derive(Debug)]
@@ -28,6 +29,8 @@ pub enum Order {
     Cancel(Cancel),
     /// These results are durable at the control plane.
     Acknowledge(Vec<AttemptKey>),
+    /// This holds from now on.
+    Tune(Box<Tuning>),
     /// Tell for how long the disk has been busy with one commit.
     Ping(oneshot::Sender<Duration>),
 }

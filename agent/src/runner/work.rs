@@ -24,7 +24,7 @@ use crate::journal::Ending;
 use crate::observers::{self, Attempted};
 use crate::output::{OutputSink, now};
 use crate::session::{Forwarder, Link};
-use crate::supervisor::{Recovered, restore_names};
+use crate::supervisor::{Groups, Recovered, restore_names};
 
 /// How long a command of an earlier life may take to end.
 const RECOVERY_DURATION_MAX: Duration = Duration::from_secs(15);
@@ -138,6 +138,14 @@ impl Work {
         };
         let task = self.tasks.spawn(work.instrument(span));
         self.attempts.insert(task.id(), (underway, Some(started_at)));
+    }
+
+    /// Other control groups, for what starts from now on. What was kept for it goes.
+    pub(super) fn change_groups(&mut self, groups: Option<&Groups>) {
+        if let Some(executor) = self.executor.changed_to(groups) {
+            self.rest();
+            self.executor = executor;
+        }
     }
 
     /// Nothing is to be run for a while.

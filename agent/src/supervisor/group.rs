@@ -134,7 +134,17 @@ impl Groups {
         let groups = Self { base, limits };
         groups.clean();
         let unenforced = groups.enable();
+        // A controller that was off and is on again has forgotten the limits of those who live through a restart of the agent.
+        groups.of_tasks().for_each(|group| groups.limits.impose(&group));
         Ok((groups, unenforced))
+    }
+
+    /// The same with other limits, for what starts from now on: what runs keeps those that it has.
+    #[must_use]
+    pub fn with(&self, limits: Limits) -> (Self, Vec<String>) {
+        let groups = Self { base: self.base.clone(), limits };
+        let unenforced = groups.enable();
+        (groups, unenforced)
     }
 
     /// Removes the groups in which nothing is left. Those of tasks that have left something behind stay until that ends.
@@ -174,8 +184,6 @@ impl Groups {
                 unenforced.push(format!("{name}: {error}"));
             }
         }
-        // A controller that was off and is on again has forgotten the limits of those who live through a restart of the agent.
-        self.of_tasks().for_each(|group| self.limits.impose(&group));
         unenforced
     }
 

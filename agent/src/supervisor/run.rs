@@ -86,6 +86,18 @@ impl Supervisor {
         Self { groups, ..self }
     }
 
+    /// For attempts that start from now on, with other groups; `None` if they are the same. What is kept for the next attempt is in
+    /// the groups of before, and stays with them.
+    #[must_use]
+    pub fn changed_to(&self, groups: Option<&Groups>) -> Option<Self> {
+        let program = self.program.clone();
+        (self.groups.as_ref() != groups).then(|| Self {
+            program,
+            pool: Pool::default(),
+            groups: groups.cloned(),
+        })
+    }
+
     /// Lets go of what is kept for the next attempt, because none comes. Blocks on the disk.
     pub fn rest(&self) {
         self.pool.rest();
