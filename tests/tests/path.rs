@@ -34,14 +34,14 @@ async fn what_has_soaked_comes_by_itself_through_a_crash_and_not_by_the_word_of_
     boss.ok(&["env", "approvals", "production", "--needed", "1"])?;
     boss.ok(&["deploy", "app:1.0.0", ENVIRONMENT, "--wait"])?;
     let (code, said) = boss.run(&["deploy", "app:1.0.0", "production"])?;
-    ensure!(code == Some(3) && said.contains("soak"), "{said}");
+    ensure!(code == Some(3) && said.contains("has to prove itself in staging"), "{said}");
     // The time is in the journal.
     let tokens = (boss.token(), qa.token());
     cluster.control_plane.kill()?;
     cluster.control_plane.resume().await?;
     let (boss, qa) = (Shell::again(&cluster, tokens.0), Shell::again(&cluster, tokens.1));
     let asked = wait::until("it is asked for", async || {
-        let said = boss.ok(&["promotion", "list", "--environment", "production", "-o", "json"])?;
+        let said = boss.ok(&["promotion", "list", "--env", "production", "-o", "json"])?;
         let listed: Value = serde_json::from_str(&said)?;
         Ok(listed[0]["id"].as_str().context("nothing is asked for")?.to_owned())
     })
@@ -72,7 +72,7 @@ async fn what_has_soaked_comes_by_itself_through_a_crash_and_not_by_the_word_of_
         Ok(said)
     })
     .await?;
-    let listed = boss.ok(&["promotion", "list", "--environment", "production"])?;
+    let listed = boss.ok(&["promotion", "list", "--env", "production"])?;
     ensure!(!listed.contains("2.0.0"), "{said}\n{listed}");
     cluster.passed()
 }
@@ -92,7 +92,7 @@ async fn an_environment_takes_what_its_channels_have_and_goes_back_to_what_was_t
 
     boss.ok(&["env", "channels", ENVIRONMENT, "--take", "beta"])?;
     let (code, said) = boss.run(&["deploy", "app:1.1.0", ENVIRONMENT])?;
-    ensure!(code == Some(3) && said.contains("channel"), "{said}");
+    ensure!(code == Some(3) && said.contains("takes releases from beta only"), "{said}");
     boss.ok(&["deploy", "app:1.2.0-beta.1", ENVIRONMENT, "--wait"])?;
     ensure!(on_the_host() == "1.2.0-beta.1\n", "{}", on_the_host());
 
@@ -102,7 +102,7 @@ async fn an_environment_takes_what_its_channels_have_and_goes_back_to_what_was_t
     boss.ok(&["deploy", "app", ENVIRONMENT, "--channel", "stable", "--wait"])?;
     ensure!(on_the_host() == "1.1.0\n", "{}", on_the_host());
     let (code, said) = boss.run(&["deploy", "app:1.2.0-beta.1", ENVIRONMENT])?;
-    ensure!(code == Some(3) && said.contains("channel"), "{said}");
+    ensure!(code == Some(3) && said.contains("takes releases from stable only"), "{said}");
 
     // A rule that is set later is for later releases, and a way back needs no channel.
     boss.ok(&["channel", "set", "app", "stable", "--versions", ">=2"])?;

@@ -30,24 +30,18 @@ pub(crate) fn gate(state: &State, tenant: &TenantState, body: &dto::SetGate) -> 
 fn check(state: &State, tenant: &TenantState, check: &dto::Check) -> Result<Check, ApiError> {
     Ok(match check {
         dto::Check::Security { limits, allowed, scanners, max_age_seconds, reporters } => {
+            let limits = limits.iter().map(|(text, limit)| Ok((severity(text)?, *limit)));
+            let scanners = scanners.iter().enumerate();
+            let scanners = scanners.map(|(at, text)| name(&format!("check.scanners[{at}]"), text));
+            let reporters = reporters.iter().enumerate();
+            let reporters =
+                reporters.map(|(at, text)| account(state, &format!("check.reporters[{at}]"), text));
             Check::Security(Security {
-                limits: limits.iter().map(|(text, limit)| Ok((severity(text)?, *limit))).collect::<Result<
-                    _,
-                    ApiError,
-                >>(
-                )?,
+                limits: limits.collect::<Result<_, ApiError>>()?,
                 allowed: allowed.iter().enumerate().map(self::allowed).collect::<Result<_, _>>()?,
-                scanners: scanners
-                    .iter()
-                    .enumerate()
-                    .map(|(at, scanner)| name(&format!("check.scanners[{at}]"), scanner))
-                    .collect::<Result<_, _>>()?,
+                scanners: scanners.collect::<Result<_, _>>()?,
                 max_age_ms: max_age_seconds.map(|seconds| seconds.saturating_mul(1_000)),
-                reporters: reporters
-                    .iter()
-                    .enumerate()
-                    .map(|(at, reporter)| account(state, &format!("check.reporters[{at}]"), reporter))
-                    .collect::<Result<_, _>>()?,
+                reporters: reporters.collect::<Result<_, _>>()?,
             })
         }
         dto::Check::Metric { source, query, comparison, threshold } => Check::Metric {
