@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::amount::Amount;
+use crate::environment::Verification;
 use crate::event::Actor;
 use crate::gate::PlannedGate;
 use crate::hold::Hold;
@@ -264,7 +265,7 @@ pub struct Deployment {
     /// Why it starts no further target for now; absent if it is not paused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused: Option<Hold>,
-    /// What the pause is for: `person`, `canary_step`, `batch`, `warm_up`, `failure`, `way_back`, `budget`, `silence` or `freeze`;
+    /// What the pause is for: `person`, `canary_step`, `batch`, `warm_up`, `verification`, `failure`, `way_back`, `budget`, `silence` or `freeze`;
     /// absent if it is not paused. The last three end by themselves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused_for: Option<String>,
@@ -289,6 +290,9 @@ pub struct Deployment {
     /// Until when the colours are kept that it has left idle; absent if it has left none, or if that has no end, or is over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keeps_until: Option<String>,
+    /// What comes after its last wave, before it has succeeded; absent if nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verification: Option<Verification>,
     /// What it knows as a whole of its way back; absent if there was nothing to ask.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub way_back: Option<WayBack>,
@@ -348,7 +352,8 @@ pub struct TargetWayBack {
 pub struct RollbackOf {
     /// The id of the deployment.
     pub id: String,
-    /// `deployment_failed` or `manual`.
+    /// `deployment_failed`, `manual`, `gate` (one closed on the way), `verification` (one closed after the last wave), `time_out` or
+    /// `blocked` (its release was).
     pub reason: String,
 }
 
@@ -463,6 +468,9 @@ pub struct DeploymentPlan {
     pub targets: Vec<PlannedTarget>,
     /// What exactly it would do, as a hash.
     pub plan: PlanHash,
+    /// What would come after its last wave, before it has succeeded; absent if nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verification: Option<Verification>,
     /// How many accounts would have to approve before it starts.
     pub approvals_needed: u32,
     /// What the gates of the environment would say now.

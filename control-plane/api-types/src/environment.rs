@@ -80,6 +80,9 @@ pub struct Environment {
     /// How targets follow one another here in a deployment that does not say; absent if whoever asks has a default of their own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub strategy: Option<Strategy>,
+    /// What comes after the last wave of a deployment here, before it has succeeded; absent if nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verification: Option<Verification>,
     /// What it wants of the proof that a deployment could go back. Environments of before there was one want none.
     #[serde(default = "ProofRule::none")]
     pub way_back_proof: ProofRule,
@@ -207,6 +210,21 @@ pub struct SetStrategy {
 pub struct SetWayBackProof {
     /// What.
     pub proof: ProofRule,
+}
+
+/// What comes after the last wave of a deployment: it has succeeded, and is a proof for the promotion path, when it is behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Verification {
+    /// How long the release proves itself on all targets, in seconds. The gates are asked meanwhile, and once more at the end.
+    pub bake_seconds: u64,
+}
+
+/// Sets what comes after the last wave of deployments to an environment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SetVerification {
+    /// How long the release proves itself on all targets, in seconds, 1 to 604800 (a week); nothing comes after it if `null`.
+    pub bake_seconds: Option<u64>,
 }
 
 /// When silence of an environment's agents is taken for a network event, and not for hosts that have failed.

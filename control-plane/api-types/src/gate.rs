@@ -19,6 +19,9 @@ pub struct SetGate {
     /// For how long a verdict that lets through holds, in seconds: a second to a week; 5 minutes if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_seconds: Option<u64>,
+    /// Whether it is about what was brought: then nobody looks at it before the release has come to a target, or is prepared there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub verifies: bool,
 }
 
 /// A gate of an environment.
@@ -30,6 +33,9 @@ pub struct Gate {
     pub check: Check,
     /// For how long a verdict that lets through holds, in seconds.
     pub ttl_seconds: u64,
+    /// Whether it is about what was brought: then nobody looks at it before the release has come to a target, or is prepared there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub verifies: bool,
     /// The digest of all this: the version of the policy that a verdict is made by.
     pub policy: String,
 }
@@ -150,9 +156,12 @@ pub struct GateState {
     /// Since when an answer from outside is waited for, if one is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub asked_at: Option<String>,
-    /// When it is looked at again because it did not let through.
+    /// When it is asked again: because it did not let through, or because the deployment holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub again_at: Option<String>,
+    /// Whether the environment has it be about what was brought: then nobody looks at it before the release has come to a target, or is prepared there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub verifies: bool,
     /// How many verdicts there were.
     pub evaluations: u32,
     /// Who let it through all the same, and why.
@@ -170,6 +179,9 @@ pub struct PlannedGate {
     pub kind: String,
     /// `passed` or `failed`; `pending` if it has to be asked first.
     pub status: String,
+    /// Whether it is about what was brought: then nobody looks at it before the release has come to a target, or is prepared there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub verifies: bool,
     /// Why, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,

@@ -48,6 +48,8 @@ pub const ENVIRONMENT_STRATEGY: &str = "/api/v1/tenants/{tenant}/environments/{e
 /// What an environment wants of the proof that a deployment could go back.
 pub const ENVIRONMENT_WAY_BACK_PROOF: &str =
     "/api/v1/tenants/{tenant}/environments/{environment}/way-back-proof";
+/// What comes after the last wave of a deployment to an environment.
+pub const ENVIRONMENT_VERIFICATION: &str = "/api/v1/tenants/{tenant}/environments/{environment}/verification";
 /// When silence of an environment's agents is taken for a network event.
 pub const ENVIRONMENT_SILENCE: &str = "/api/v1/tenants/{tenant}/environments/{environment}/silence";
 /// Lets no deployment come to an environment.

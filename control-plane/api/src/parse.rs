@@ -16,7 +16,7 @@ use stella_api_types::release::{
 };
 use stella_domain::access::{AccountKind, Grant, Role, Scope};
 use stella_domain::deployment::{OnFailure, TIMEOUT_MS_DEFAULT, TIMEOUT_MS_RANGE};
-use stella_domain::environment::{SILENCE_MS_RANGE, SOAK_MS_RANGE};
+use stella_domain::environment::{BAKE_MS_RANGE, SILENCE_MS_RANGE, SOAK_MS_RANGE};
 use stella_domain::freeze::{Freeze, Repeats};
 use stella_domain::hold::Verdict;
 use stella_domain::name::{Name, Version};
@@ -201,6 +201,14 @@ pub(crate) fn soak_ms(field: &str, seconds: u64) -> Result<u64, ApiError> {
         return Ok(seconds * 1_000);
     }
     Err(ApiError::invalid(field, format!("is {seconds}; it must be at most {max} (30 days)")))
+}
+
+/// How long a release bakes in on all targets, from seconds to milliseconds.
+pub(crate) fn bake_ms(field: &str, seconds: u64) -> Result<u64, ApiError> {
+    seconds.checked_mul(1_000).filter(|ms| in_range(*ms, BAKE_MS_RANGE)).ok_or_else(|| {
+        let (min, max) = (BAKE_MS_RANGE.0 / 1_000, BAKE_MS_RANGE.1 / 1_000);
+        ApiError::invalid(field, format!("is {seconds}; it must be between {min} and {max} (a week)"))
+    })
 }
 
 /// Within which time agents go silent together, from seconds to milliseconds.

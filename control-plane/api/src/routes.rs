@@ -96,6 +96,7 @@ fn all() -> OpenApiRouter<App> {
         .routes(routes!(gates::remove_gate))
         .routes(routes!(environments::set_budget))
         .routes(routes!(environments::set_silence))
+        .routes(routes!(environments::set_verification))
         .routes(routes!(environments::set_way_back))
         .routes(routes!(environments::set_way_back_proof))
         .routes(routes!(environments::set_strategy))

@@ -18,14 +18,14 @@ mod workflow;
 use stella_api_types::agent as agent_dto;
 use stella_api_types::environment::{
     Automatic, Budget, Environment as EnvironmentDto, Follows, Freeze as FreezeDto, Repeats as RepeatsDto,
-    Silence,
+    Silence, Verification as VerificationDto,
 };
 use stella_api_types::hold::Hold as HoldDto;
 use stella_api_types::page::Named;
 use stella_api_types::target::{Idle as IdleDto, Target as TargetDto};
 use stella_api_types::tenant::Tenant as TenantDto;
 use stella_domain::agent::{Agent, Connectivity, EnrolmentToken, FiguresAddress};
-use stella_domain::environment::Environment;
+use stella_domain::environment::{Environment, Verification};
 use stella_domain::freeze::{Freeze, Repeats};
 use stella_domain::hold::Hold;
 use stella_domain::name::Name;
@@ -96,6 +96,7 @@ pub(crate) fn environment(
         requires_way_back: environment.requires_way_back,
         way_back_proof: way_back::rule(environment.way_back_proof),
         strategy: environment.strategy.as_ref().map(deployment::strategy),
+        verification: environment.verification.map(verification),
         silence: environment.silence.map(|rule| Silence {
             percent: rule.percent,
             within_seconds: rule.within_ms / 1_000,
@@ -107,6 +108,11 @@ pub(crate) fn environment(
         lock: environment.lock.as_ref().map(hold),
         created_at: time(environment.created_at),
     }
+}
+
+/// What comes after the last wave.
+const fn verification(verification: Verification) -> VerificationDto {
+    VerificationDto { bake_seconds: verification.bake_ms / 1_000 }
 }
 
 fn freeze(freeze: &Freeze, now: Timestamp) -> FreezeDto {

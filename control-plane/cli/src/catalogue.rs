@@ -93,6 +93,9 @@ pub(crate) async fn environment(context: &Context, command: Environment) -> Resu
         Environment::Channels { environment, take, any: _ } => {
             channel::taken(context, &environment, take).await
         }
+        Environment::Verify { environment, bake, nothing: _ } => {
+            hold::verification(context, &environment, bake).await
+        }
         Environment::Silence { environment, share, within, ignore: _ } => {
             hold::silence(context, &environment, share, within).await
         }

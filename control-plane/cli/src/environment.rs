@@ -39,13 +39,17 @@ fn text(it: &Environment) -> String {
     line("strategy", strategy(it));
     line("at risk", at_risk(it));
     line("way back", way_back(it));
+    if let Some(rule) = &it.verification {
+        line("verified", format!("a deployment has succeeded when {}", hold::verified(rule)));
+    }
     line("silence", silence(it));
     let lock = it.lock.as_ref();
     let lock = lock.map(|lock| format!("locked by {}{}", task::by(&lock.by), hold::because(Some(lock))));
     line("lock", lock.unwrap_or_else(|| "open".to_owned()));
     for gate in &it.gates {
         let (kind, wants) = crate::gate::described(&gate.check);
-        line("gate", format!("{} ({kind}): {wants}", gate.name));
+        let verifies = if gate.verifies { ", asked once the release has come" } else { "" };
+        line("gate", format!("{} ({kind}): {wants}{verifies}", gate.name));
     }
     if !it.freezes.is_empty() {
         let head = ["FREEZE", "FROM", "TO", "ZONE", "REPEATS", "NOW", "REASON"];

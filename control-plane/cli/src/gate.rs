@@ -3,7 +3,8 @@
 use clap::ValueEnum as _;
 use stella_api_types::environment::Environment;
 use stella_api_types::gate::{
-    AllowedFinding, Check, Comparison, DecideGate, Gate as Dto, GateState, ScanReport, SetGate as Body,
+    AllowedFinding, Check, Comparison, DecideGate, Gate as Dto, GateState, PlannedGate, ScanReport,
+    SetGate as Body,
 };
 use stella_api_types::hold::HoldBack;
 use stella_api_types::paths;
@@ -33,6 +34,7 @@ pub(crate) async fn gate(context: &Context, command: Gate) -> Result<(), Error> 
                     | Check::Http { .. }
                     | Check::Signature { .. } => when::length(it.ttl_seconds),
                 };
+                let text = if it.verifies { format!("{text}, once the release has come") } else { text };
                 vec![it.name.clone(), kind.to_owned(), text, holds]
             })
         }
@@ -70,9 +72,9 @@ fn shown(context: &Context, now: &Promotion) -> Result<(), Error> {
 }
 
 async fn set(context: &Context, place: Place, check: Check) -> Result<(), Error> {
-    let Place { environment, gate: name, ttl: ttl_seconds } = place;
+    let Place { environment, gate: name, ttl: ttl_seconds, verifies } = place;
     let path = context.path(paths::ENVIRONMENT_GATES, &[&environment])?;
-    let body = Body { name, check, ttl_seconds };
+    let body = Body { name, check, ttl_seconds, verifies };
     let set: Environment = context.client.post(&path, &body, None).await?;
     print::result(context.output, &set, |it| {
         let (_, text) = described(&body.check);
@@ -147,6 +149,21 @@ pub(crate) fn described(check: &Check) -> (&'static str, String) {
     }
 }
 
+/// What a gate would say, or when it would be asked.
+pub(crate) fn planned(it: &PlannedGate) -> String {
+    let PlannedGate { gate, kind, status, verifies, reason } = it;
+    match (reason, verifies) {
+        (Some(reason), false) => format!("gate {gate} {status}: {reason}"),
+        (Some(reason), true) => {
+            format!(
+                "gate {gate} ({kind}) would be looked at once the release has come; now {status}: {reason}"
+            )
+        }
+        (None, false) => format!("gate {gate} ({kind}) would be asked before each wave"),
+        (None, true) => format!("gate {gate} ({kind}) would be looked at once the release has come"),
+    }
+}
+
 /// What gates say about a promotion, one line each.
 pub(crate) fn lines(gates: &[GateState]) -> Vec<String> {
     gates.iter().map(line).collect()
@@ -162,6 +179,9 @@ fn line(it: &GateState) -> String {
         (None, Some(at)) => format!(" (looked at again at {})", when::moment(at)),
         (None, None) => String::new(),
     };
+    if it.verifies && it.status == "pending" && it.asked_at.is_none() {
+        return format!("gate {} is looked at once the release has come", it.gate);
+    }
     format!("gate {} {}{said}{next}", it.gate, it.status)
 }
 

@@ -4,7 +4,7 @@ use stella_api_types::amount::Amount;
 use stella_api_types::deployment::{DeploymentDetail, Strategy};
 use stella_api_types::environment::{
     Budget, Environment, Follows, ProofRule as ProofRuleDto, SetBudget, SetFreeze, SetPath, SetSilence,
-    SetStrategy, SetWayBack, SetWayBackProof,
+    SetStrategy, SetVerification, SetWayBack, SetWayBackProof, Verification,
 };
 use stella_api_types::hold::{Hold, HoldBack};
 use stella_api_types::paths;
@@ -127,6 +127,25 @@ pub(crate) async fn way_back_proof(
             format!("deployments to {} begin when all hosts have proven that they could go back", it.name)
         }
     })
+}
+
+pub(crate) async fn verification(
+    context: &Context,
+    environment: &str,
+    bake_seconds: Option<u64>,
+) -> Result<(), Error> {
+    let path = context.path(paths::ENVIRONMENT_VERIFICATION, &[environment])?;
+    let set: Environment = context.client.post(&path, &SetVerification { bake_seconds }, None).await?;
+    print::result(context.output, &set, |it| match &it.verification {
+        Some(rule) => format!("deployments to {} have succeeded when {}", it.name, verified(rule)),
+        None => format!("deployments to {} have succeeded with their last target", it.name),
+    })
+}
+
+/// What has to be over before a deployment has succeeded.
+pub(crate) fn verified(rule: &Verification) -> String {
+    let bake = when::length(rule.bake_seconds);
+    format!("all targets have had the release for {bake} and the gates let through")
 }
 
 pub(crate) async fn silence(

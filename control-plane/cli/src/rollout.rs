@@ -14,7 +14,7 @@ use stella_api_types::release::{Release, ReleaseRef, Standing};
 use crate::args::{Deploy, Deployment, OnFailure, Output, Rollback, Wait, Window};
 use crate::client::Error;
 use crate::follow::{self, Look};
-use crate::{Context, failure, guide, hold, pace, print, promotion, task, watch, when, window};
+use crate::{Context, failure, gate, guide, hold, pace, print, promotion, task, watch, when, window};
 
 /// The status of what is not there.
 const NOT_FOUND: u16 = 404;
@@ -113,11 +113,10 @@ async fn plan(context: &Context, body: &CreateDeployment) -> Result<bool, Error>
             1 => "\nstarts when 1 account has approved it".to_owned(),
             many => format!("\nstarts when {many} accounts have approved it"),
         };
-        let gates = plan.gates.iter().map(|it| match &it.reason {
-            Some(reason) => format!("\ngate {} {}: {reason}", it.gate, it.status),
-            None => format!("\ngate {} ({}) would be asked", it.gate, it.kind),
-        });
-        let gates: String = gates.collect();
+        let gates = plan.gates.iter().map(|it| format!("\n{}", gate::planned(it)));
+        let verified = plan.verification.iter();
+        let verified = verified.map(|rule| format!("\nhas succeeded when {}", hold::verified(rule)));
+        let gates: String = gates.chain(verified).collect();
         let warnings: String = plan.warnings.iter().map(|warning| format!("\nwarning: {warning}")).collect();
         let groups = plan.groups.as_ref().map(groups).unwrap_or_default();
         format!(
@@ -377,7 +376,7 @@ async fn show(context: &Context, id: &str) -> Result<(), Error> {
 
 /// Who has started a deployment; for a rollback that started by itself not the agent that it followed from.
 pub(crate) fn started_by(deployment: &Dto) -> String {
-    let by_itself = deployment.rollback_of.as_ref().is_some_and(|of| of.reason == "deployment_failed");
+    let by_itself = deployment.rollback_of.as_ref().is_some_and(|of| of.reason != "manual");
     match &deployment.created_by {
         Some(by) if !by_itself || by.account.is_some() => task::by(by),
         _ if by_itself => "itself".to_owned(),

@@ -459,6 +459,7 @@ fn needed_in(state: &State, tenant: TenantId, command: &TenantCommand) -> Option
         | TenantCommand::SetEnvironmentWayBack { environment: id, .. }
         | TenantCommand::SetEnvironmentStrategy { environment: id, .. }
         | TenantCommand::SetEnvironmentWayBackProof { environment: id, .. }
+        | TenantCommand::SetEnvironmentVerification { environment: id, .. }
         | TenantCommand::SetEnvironmentSilence { environment: id, .. }
         | TenantCommand::SetEnvironmentChannels { environment: id, .. }
         | TenantCommand::SetEnvironmentApprovals { environment: id, .. }

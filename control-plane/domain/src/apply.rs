@@ -136,6 +136,7 @@ impl TenantState {
             | Fact::EnvironmentFreezeSet { .. }
             | Fact::EnvironmentFreezeRemoved { .. }
             | Fact::EnvironmentBudgetSet { .. }
+            | Fact::EnvironmentVerificationSet { .. }
             | Fact::EnvironmentSilenceSet { .. }
             | Fact::EnvironmentWentSilent { .. }
             | Fact::EnvironmentHeardAgain { .. }

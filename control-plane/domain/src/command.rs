@@ -24,7 +24,7 @@ use crate::amount::Amount;
 use crate::archive::Ended;
 use crate::authority::{AgentTrust, AuthorityRecord};
 use crate::channel::ChannelRule;
-use crate::environment::{Requirement, SilenceRule};
+use crate::environment::{Requirement, SilenceRule, Verification};
 use crate::freeze::Freeze;
 use crate::gate::{self, Gate};
 use crate::hold::Verdict;
@@ -472,6 +472,14 @@ pub enum TenantCommand {
         deployment: DeploymentId,
         /// Why.
         reason: String,
+    },
+    /// Sets what comes after the last wave of deployments to an environment, before they have succeeded. Those that are under way or
+    /// wait were asked for by the rule of before.
+    SetEnvironmentVerification {
+        /// Where.
+        environment: EnvironmentId,
+        /// What; `None` is nothing.
+        verification: Option<Verification>,
     },
     /// Set when silence of an environment's agents is taken for a network event.
     SetEnvironmentSilence {

@@ -44,6 +44,7 @@ mod system;
 mod target;
 mod tick;
 mod transaction;
+mod verification;
 mod way_back;
 mod workflow;
 
@@ -340,6 +341,9 @@ fn carry_out(tx: &mut Transaction<'_>, command: &TenantCommand) -> Result<Outcom
         TenantCommand::WaiveWayBack { deployment, reason } => proof::waive(tx, *deployment, reason),
         TenantCommand::AnswerInspection { agent, session, question, holdings } => {
             proof::answer(tx, *agent, *session, *question, holdings)
+        }
+        TenantCommand::SetEnvironmentVerification { environment, verification: wanted } => {
+            verification::set(tx, *environment, *wanted)
         }
         TenantCommand::SetEnvironmentSilence { environment, rule } => silence::set(tx, *environment, *rule),
         TenantCommand::RetryTarget { deployment, target } => guide::retry(tx, *deployment, *target),

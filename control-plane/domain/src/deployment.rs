@@ -14,6 +14,7 @@ use stella_protocol::trace::TraceContext;
 use crate::amount::Amount;
 use crate::colour::{Leg, Stage};
 use crate::command::Actor;
+use crate::environment::Verification;
 use crate::hold::{Hold, PauseCause};
 use crate::name::{Identifier, Name};
 pub use crate::strategy::{BlueGreen, CanaryStep, Strategy};
@@ -68,6 +69,15 @@ pub struct Deployment {
     /// Whether its warm-up has begun; it is behind it if it is not paused for that.
     #[serde(default)]
     pub warmed_up: bool,
+    /// What comes after its last wave, frozen; `None` is nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verification: Option<Verification>,
+    /// Whether its release bakes in on all targets; it is behind that if it is not paused for it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub baked: bool,
+    /// Why it is taken back if it fails: set when it halts.
+    #[serde(default, skip_serializing_if = "RollbackReason::is_default")]
+    pub halted_for: RollbackReason,
     /// What it knows as a whole of its way back.
     #[serde(default, skip_serializing_if = "WayBack::is_default")]
     pub way_back: WayBack,
@@ -165,7 +175,29 @@ impl Deployment {
     pub const fn is_watched(&self) -> bool {
         matches!(self.status, Status::Running)
             && self.paused.is_some()
-            && matches!(self.paused_for, PauseCause::CanaryStep | PauseCause::Batch | PauseCause::WarmUp)
+            && matches!(
+                self.paused_for,
+                PauseCause::CanaryStep | PauseCause::Batch | PauseCause::WarmUp | PauseCause::Verification
+            )
+    }
+
+    /// Whether the release is on some target, or prepared there: what a gate could verify.
+    #[must_use]
+    pub const fn has_brought(&self) -> bool {
+        let counts = self.counts;
+        counts.succeeded + counts.failed + counts.ready + counts.abandoned > 0
+    }
+
+    /// Whether all targets are through, and the release is to bake in there before it has succeeded.
+    #[must_use]
+    pub fn may_bake(&self) -> bool {
+        matches!(self.status, Status::Running)
+            && self.verification.is_some()
+            && !self.baked
+            && self.counts.active == 0
+            && self.left() == 0
+            && self.counts.succeeded > 0
+            && !self.has_failed_too_often()
     }
 
     /// Whether more targets have failed than are tolerated.
@@ -413,23 +445,46 @@ impl Cause {
 }
 
 /// Why a rollback was started; the label `reason` of `stella_rollbacks_total`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RollbackReason {
-    /// A target failed.
+    /// A target failed, or a person gave it up.
+    #[default]
     DeploymentFailed,
     /// A person asked for it.
     Manual,
+    /// A gate closed on the way, or a signature counts no more.
+    Gate,
+    /// A gate closed after the last wave.
+    Verification,
+    /// It took too long.
+    TimeOut,
+    /// Its release was blocked.
+    Blocked,
 }
 
 impl RollbackReason {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::DeploymentFailed, Self::Manual, Self::Gate, Self::Verification, Self::TimeOut, Self::Blocked];
+
     /// The name in metrics and messages.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::DeploymentFailed => "deployment_failed",
             Self::Manual => "manual",
+            Self::Gate => "gate",
+            Self::Verification => "verification",
+            Self::TimeOut => "time_out",
+            Self::Blocked => "blocked",
         }
+    }
+
+    /// Whether a halt for it is recorded by default.
+    #[must_use]
+    pub(crate) fn is_default(&self) -> bool {
+        *self == Self::default()
     }
 }
 

@@ -22,6 +22,16 @@ pub const SOAK_MS_RANGE: (u64, u64) = (0, 30 * 24 * 3_600_000);
 /// The shortest and the longest time within which agents may go silent together, in milliseconds: a second and an hour.
 pub const SILENCE_MS_RANGE: (u64, u64) = (1_000, 3_600_000);
 
+/// The shortest and the longest time that a release may bake in, in milliseconds: a second and a week.
+pub const BAKE_MS_RANGE: (u64, u64) = (1_000, 7 * 24 * 3_600_000);
+
+/// What comes after the last wave: a deployment has succeeded when it is behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verification {
+    /// How long the release proves itself on all targets, in milliseconds. The gates are asked meanwhile, and once more at the end.
+    pub bake_ms: u64,
+}
+
 /// What a release must have been through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Requirement {
@@ -84,6 +94,9 @@ pub struct Environment {
     /// How targets follow one another here in a deployment that does not say; `None` leaves it to whoever asks.
     #[serde(default)]
     pub strategy: Option<Strategy>,
+    /// What comes after the last wave of a deployment here; `None` is nothing.
+    #[serde(default)]
+    pub verification: Option<Verification>,
     /// What it wants of the proof that a deployment could go back.
     #[serde(default)]
     pub way_back_proof: ProofRule,

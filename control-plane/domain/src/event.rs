@@ -24,8 +24,8 @@ use crate::authority::{AgentTrust, AuthorityChange, AuthorityRecord};
 use crate::channel::ChannelRule;
 use crate::colour::{Leg, Stage};
 use crate::command::{Actor, NewDeployment, Outcome};
-use crate::deployment::{Cause, OnFailure, Strategy};
-use crate::environment::{Requirement, SilenceRule};
+use crate::deployment::{Cause, OnFailure, RollbackReason, Strategy};
+use crate::environment::{Requirement, SilenceRule, Verification};
 use crate::findings::Finding;
 use crate::freeze::Freeze;
 use crate::gate::{self, Gate};
@@ -227,6 +227,9 @@ pub enum Fact {
         deadline: Timestamp,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         tolerate_failures: Option<Amount>,
+        /// What comes after the last wave.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        verification: Option<Verification>,
     },
     DeploymentHalted {
         id: DeploymentId,
@@ -234,6 +237,9 @@ pub enum Fact {
         /// What is to be done about it, if somebody has decided.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         on_failure: Option<OnFailure>,
+        /// What for.
+        #[serde(default, skip_serializing_if = "RollbackReason::is_default")]
+        cause: RollbackReason,
     },
     DeploymentCancelRequested {
         id: DeploymentId,
@@ -576,6 +582,11 @@ pub enum Fact {
     EnvironmentBudgetSet {
         id: EnvironmentId,
         budget: Option<Amount>,
+    },
+    /// What comes after the last wave of a deployment there.
+    EnvironmentVerificationSet {
+        id: EnvironmentId,
+        verification: Option<Verification>,
     },
     EnvironmentSilenceSet {
         id: EnvironmentId,

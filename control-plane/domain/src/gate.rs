@@ -58,6 +58,9 @@ pub struct Gate {
     /// For how long a verdict that lets through holds at most, in milliseconds; and how often something outside is asked while a
     /// deployment holds.
     pub ttl_ms: u64,
+    /// Whether it is about what was brought: then nobody looks at it before the release has come to a target, or is prepared there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub verifies: bool,
 }
 
 impl Gate {

@@ -39,6 +39,8 @@ pub enum PauseCause {
     WarmUp,
     /// It is not proven that it could go back on every target.
     WayBack,
+    /// All targets have the release, and it proves itself there.
+    Verification,
 }
 
 impl PauseCause {
@@ -61,6 +63,7 @@ impl PauseCause {
             Self::Freeze => "freeze",
             Self::WarmUp => "warm_up",
             Self::WayBack => "way_back",
+            Self::Verification => "verification",
         }
     }
 }

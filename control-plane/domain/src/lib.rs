@@ -52,6 +52,8 @@
 //!   targets as it was: what is live there and what is idle, and what was the last to come.
 //! - **INV-23 groups**: a deployment to two groups of targets leads no traffic to a group of which no target was prepared or kept, and
 //!   none of its targets has the release before the traffic is led there; what it leaves idle is the group that has none.
+//! - **INV-24 verification**: a deployment to an environment that wants it has succeeded, and is a proof for the promotion path, only when
+//!   its release has baked in on all targets and each gate, as it is then, lets it through or is overridden.
 
 pub mod access;
 pub mod agent;

@@ -16,7 +16,7 @@ use crate::amount::Amount;
 use crate::colour::{self, Leg, Steps};
 use crate::command::NewDeployment;
 use crate::deployment::{OnFailure, Strategy};
-use crate::environment::Environment;
+use crate::environment::{Environment, Verification};
 use crate::group::Part;
 use crate::name::{Identifier, Name, Version};
 use crate::promotion::ApprovalRule;
@@ -63,6 +63,8 @@ enum Leaf<'p> {
         #[serde(skip_serializing_if = "std::ops::Not::not")]
         replace_application: bool,
         rule: Option<&'p ApprovalRule>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        verification: Option<Verification>,
         #[serde(skip_serializing_if = "Option::is_none")]
         job: Option<JobOf<'p>>,
     },
@@ -131,6 +133,7 @@ pub(crate) fn seal(
             waive_way_back: new.waive_way_back.as_deref(),
             replace_application: new.replace_application,
             rule: environment.approvals.as_ref(),
+            verification: environment.verification.filter(|_| !is_job),
             job,
         }),
         hashed(&Leaf::Release {

@@ -297,6 +297,12 @@ fn commands(world: &World) -> Vec<(&'static str, Role, Where, TenantCommand)> {
             TenantCommand::SetEnvironmentSilence { environment: STAGING, rule: None },
         ),
         (
+            "verification",
+            Role::Admin,
+            Staging,
+            TenantCommand::SetEnvironmentVerification { environment: STAGING, verification: None },
+        ),
+        (
             "retire",
             Role::Deployer,
             Staging,

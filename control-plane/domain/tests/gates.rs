@@ -474,7 +474,7 @@ fn nonsense_is_refused_with_the_field() {
         other => panic!("{other:?}"),
     };
     let mut set = |check, ttl_ms| {
-        let gate = stella_domain::gate::Gate { name: name("g"), check, ttl_ms };
+        let gate = stella_domain::gate::Gate { name: name("g"), check, ttl_ms, verifies: false };
         field(world.tell(TenantCommand::SetGate { environment: STAGING, gate: Box::new(gate) }))
     };
     assert_eq!(set(Check::Manual, 0), "ttl_ms");

@@ -11,7 +11,7 @@ use std::path::Path;
 use common::{STAGING, TENANT, World, failed, name, rule, target};
 use serde_json::json;
 use stella_domain::command::{NewRun, TenantCommand};
-use stella_domain::deployment::{Cause, OnFailure};
+use stella_domain::deployment::{Cause, OnFailure, RollbackReason};
 use stella_domain::event::{Event, Fact, PlannedTarget, StreamId};
 use stella_domain::name::Identifier;
 use stella_domain::run::{StepEnd, Work};
@@ -105,6 +105,7 @@ fn created(id: DeploymentId, step: &str) -> Fact {
         targets: vec![planned],
         deadline: Timestamp(9_000_000),
         tolerate_failures: None,
+        verification: None,
     }
 }
 
@@ -117,7 +118,12 @@ fn facts(world: &World) -> Vec<(String, Fact)> {
         ("deployment_created, that nobody asked for".to_owned(), created(other, "work")),
     ];
     let more = [
-        Fact::DeploymentHalted { id, reason: reason(), on_failure: None },
+        Fact::DeploymentHalted {
+            id,
+            reason: reason(),
+            on_failure: None,
+            cause: RollbackReason::DeploymentFailed,
+        },
         Fact::DeploymentCancelRequested { id, reason: reason() },
         Fact::DeploymentOverdue { id, reason: reason() },
         Fact::DeploymentSucceeded { id },

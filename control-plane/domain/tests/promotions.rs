@@ -262,7 +262,7 @@ fn a_promotion_that_would_do_something_else_by_now_is_void() {
             assert_eq!(world.promotion(2).status_name(), "pending", "while another one is at work");
             world.complete(2);
         },
-        "its targets, or what is on them, have changed",
+        "its targets, what is on them, or how it is verified in the end, has changed",
     );
 }
 

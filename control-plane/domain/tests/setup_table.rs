@@ -18,7 +18,7 @@ use stella_domain::amount::Amount;
 use stella_domain::authority::{AgentTrust, AuthorityChange, AuthorityRecord, RotationPhase};
 use stella_domain::channel::ChannelRule;
 use stella_domain::command::{Outcome, TenantCommand};
-use stella_domain::environment::{Requirement, SilenceRule};
+use stella_domain::environment::{Requirement, SilenceRule, Verification};
 use stella_domain::event::{Fact, StreamId};
 use stella_domain::state::State;
 use stella_domain::strategy::Strategy;
@@ -78,6 +78,10 @@ fn environment_facts() -> Vec<(&'static str, Fact)> {
         ("environment_freeze_set", Fact::EnvironmentFreezeSet { id, freeze: sale }),
         ("environment_freeze_removed", Fact::EnvironmentFreezeRemoved { id, freeze: name("sale") }),
         ("environment_silence_set, none", Fact::EnvironmentSilenceSet { id, rule: None }),
+        (
+            "environment_verification_set",
+            Fact::EnvironmentVerificationSet { id, verification: Some(Verification { bake_ms: 60_000 }) },
+        ),
         ("environment_went_silent", Fact::EnvironmentWentSilent { id, silent: 1, agents: 1 }),
         ("environment_heard_again", Fact::EnvironmentHeardAgain { id }),
         ("environment_path_set", path(id, Some(PRODUCTION))),
@@ -117,6 +121,7 @@ fn environment_seen(state: &State) -> String {
         (it.requires_way_back, "way back"),
         (it.way_back_proof == ProofRule::Required, "proof"),
         (it.strategy.is_some(), "strategy"),
+        (it.verification.is_some(), "verified"),
         (!it.gates.is_empty(), "gate"),
         (!it.channels.is_empty(), "channel"),
     ];

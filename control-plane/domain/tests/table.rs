@@ -16,9 +16,10 @@ use stella_domain::agent::Connectivity;
 use stella_domain::amount::Amount;
 use stella_domain::colour::Stage;
 use stella_domain::command::{NewDeployment, TenantCommand};
-use stella_domain::deployment::{Cause, OnFailure};
+use stella_domain::deployment::{Cause, OnFailure, RollbackReason};
+use stella_domain::environment::Verification;
 use stella_domain::event::{Event, Fact, PlannedTarget, StreamId};
-use stella_domain::gate::Outcome;
+use stella_domain::gate::{Gate, Outcome};
 use stella_domain::hold::PauseCause;
 use stella_domain::promotion::Objection;
 use stella_domain::signature::statement;
@@ -173,6 +174,7 @@ fn created(id: DeploymentId, n: u128) -> Fact {
         }],
         deadline: Timestamp(9_000_000),
         tolerate_failures: None,
+        verification: None,
     }
 }
 
@@ -215,7 +217,12 @@ fn deployment_facts(world: &World) -> Vec<(String, Fact)> {
     let mut facts: Vec<(String, Fact)> = vec![
         paused(None, None),
         Fact::DeploymentResumed { id },
-        Fact::DeploymentHalted { id, reason: reason.clone(), on_failure: None },
+        Fact::DeploymentHalted {
+            id,
+            reason: reason.clone(),
+            on_failure: None,
+            cause: RollbackReason::DeploymentFailed,
+        },
         Fact::DeploymentCancelRequested { id, reason: reason.clone() },
         Fact::DeploymentOverdue { id, reason: reason.clone() },
         Fact::DeploymentSucceeded { id },
@@ -231,6 +238,10 @@ fn deployment_facts(world: &World) -> Vec<(String, Fact)> {
     facts.push((
         "deployment_paused, batch".to_owned(),
         pause(Some(Timestamp(9_000_000)), None, PauseCause::Batch),
+    ));
+    facts.push((
+        "deployment_paused, verification".to_owned(),
+        pause(Some(Timestamp(9_000_000)), None, PauseCause::Verification),
     ));
     facts.push(("deployment_paused, warm-up".to_owned(), pause(None, None, PauseCause::WarmUp)));
     for stage in [Stage::Check, Stage::Switch] {
@@ -338,7 +349,42 @@ fn deployments(table: &mut String) {
     overtaken(table);
     canaries(table);
     batches(table);
+    bakes(table);
     blue_greens(table);
+}
+
+/// Two targets that have the release, which bakes in there for a minute before the deployment has succeeded.
+fn bakes(table: &mut String) {
+    let mut situations: Vec<(&str, World, State)> = Vec::new();
+    let mut reached = |label, until: &str, steps: &dyn Fn(&mut World)| {
+        let mut world = World::with_release_1(2);
+        let verification = Some(Verification { bake_ms: 60_000 });
+        world.ok(TenantCommand::SetEnvironmentVerification { environment: STAGING, verification });
+        world.set_gate(Gate { verifies: true, ttl_ms: 7_200_000, ..common::gate("errors", common::http()) });
+        let mut state = world.state.clone();
+        world.events.clear();
+        world.deploy(2, 2, Some(2));
+        world.complete(1);
+        steps(&mut world);
+        apply_until(&mut state, &world, until);
+        world.state = state.clone();
+        situations.push((label, world, state));
+    };
+    let all = |world: &mut World| world.complete(2);
+    let over = |world: &mut World| {
+        world.complete(2);
+        world.answer(2, "errors", Outcome::Passed);
+        world.wait_ms(60_000);
+    };
+    reached("to be verified, web-2 is worked on", "", &|_| ());
+    reached("to be verified, all are through", "deployment_paused", &all);
+    reached("it bakes", "", &all);
+    reached("it has baked, and its gate is asked", "", &over);
+    reached("it has baked, and its gate lets through", "deployment_succeeded", &|world| {
+        over(world);
+        world.answer(2, "errors", Outcome::Passed);
+    });
+    deployment_rows(table, situations);
 }
 
 /// Two targets that are prepared, warm up, are checked once more and switched; the old colour is kept for a minute.

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use stella_domain::access::{Role, Scope};
 use stella_domain::agent::Connectivity;
+use stella_domain::deployment::RollbackReason;
 use stella_domain::environment::Environment;
 use stella_domain::gate::{Check, Outcome};
 use stella_domain::name::Name;
@@ -27,8 +28,6 @@ const SHORT_SECONDS: [f64; 12] =
 
 /// What the ends of [`stella_domain::deployment::Status`] are called.
 const STATUSES: [&str; 3] = ["succeeded", "failed", "cancelled"];
-/// What [`stella_domain::deployment::RollbackReason`] is called.
-const ROLLBACK_REASONS: [&str; 2] = ["deployment_failed", "manual"];
 
 /// The ends of [`stella_domain::promotion::PromotionStatus`] before a deployment.
 const PROMOTION_ENDS: [&str; 4] = ["rejected", "withdrawn", "expired", "invalidated"];
@@ -181,7 +180,7 @@ fn count_ends(tenant: &TenantState, environment: &Name) {
         counter!("stella_deployments_total", &labels).absolute(count.copied().unwrap_or(0));
     }
     let reasons = tenant.totals.rollbacks.get(environment);
-    for reason in ROLLBACK_REASONS {
+    for reason in RollbackReason::ALL.map(RollbackReason::name) {
         let labels = [
             ("tenant", tenant.name.to_string()),
             ("env", environment.to_string()),

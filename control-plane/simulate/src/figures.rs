@@ -92,7 +92,7 @@ pub struct Milestone {
 /// Something that held it up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Stop {
-    /// What: a cause of a pause (`person`, `canary_step`, `batch`, `failure`, `budget`, `silence`, `freeze`), `approval` or `gate`.
+    /// What: a cause of a pause (`person`, `canary_step`, `batch`, `verification`, `failure`, `budget`, `silence`, `freeze`), `approval` or `gate`.
     pub cause: String,
     /// From when on, in milliseconds after the request.
     pub from_ms: u64,

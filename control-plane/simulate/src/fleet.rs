@@ -169,6 +169,7 @@ pub(crate) fn gates(scenario: &Scenario) -> Result<Vec<Gate>, NameError> {
         name: policy.name.clone(),
         check: Check::Http { endpoint: endpoint.clone() },
         ttl_ms: policy.ttl.0,
+        verifies: policy.verifies,
     };
     Ok(scenario.environment.gates.iter().map(gate).collect())
 }

@@ -94,6 +94,8 @@ pub(crate) struct Policy {
     pub(crate) budget: Option<Amount>,
     /// When silence is taken for a network event.
     pub(crate) silence: Option<Silence>,
+    /// How long the release proves itself on all targets in the end.
+    pub(crate) bake: Option<Span>,
     /// Whether every target must be able to go back.
     #[serde(default)]
     pub(crate) require_way_back: bool,
@@ -131,6 +133,9 @@ pub(crate) struct GatePolicy {
     /// For how long an answer holds.
     #[serde(default = "ttl_default")]
     pub(crate) ttl: Span,
+    /// Whether it is about what was brought.
+    #[serde(default)]
+    pub(crate) verifies: bool,
 }
 
 /// Something that is done on a target.

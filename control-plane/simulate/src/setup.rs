@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use stella_domain::command::{NewDeployment, NewEnrolmentToken, SystemCommand, TenantCommand};
 use stella_domain::deployment::Strategy;
-use stella_domain::environment::SilenceRule;
+use stella_domain::environment::{SilenceRule, Verification};
 use stella_domain::promotion::{ApprovalRule, EXPIRES_MS_DEFAULT};
 use stella_domain::rejection::Rejection;
 use stella_domain::strategy::BlueGreen;
@@ -124,6 +124,11 @@ impl World<'_> {
             let rule = Some(SilenceRule { percent: silence.percent, within_ms: silence.within.0 });
             self.tell(TenantCommand::SetEnvironmentSilence { environment: PLACE, rule })
                 .map_err(of("silence"))?;
+        }
+        if let Some(bake) = policy.bake {
+            let verification = Some(Verification { bake_ms: bake.0 });
+            self.tell(TenantCommand::SetEnvironmentVerification { environment: PLACE, verification })
+                .map_err(of("bake"))?;
         }
         if policy.require_way_back {
             let set = TenantCommand::SetEnvironmentWayBack { environment: PLACE, required: true };

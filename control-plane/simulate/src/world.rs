@@ -9,7 +9,7 @@ use stella_domain::event::{Event, Fact, StreamId};
 use stella_domain::name::{Name, NameError};
 use stella_domain::rejection::Rejection;
 use stella_domain::state::State;
-use stella_domain::tenant::TenantState;
+use stella_domain::tenant::{TenantState, Timer};
 use stella_protocol::id::{AgentId, PromotionId};
 use stella_protocol::time::Timestamp;
 use stella_protocol::trace::TraceContext;
@@ -119,6 +119,9 @@ impl<'a> World<'a> {
             if self.is_over() {
                 break None;
             }
+            if self.only_watches(horizon) {
+                break Some(Waits::ForEver);
+            }
             match self.next_at() {
                 Some(at) if at <= horizon => self.step()?,
                 Some(_) => break Some(Waits::TooLong),
@@ -178,6 +181,17 @@ impl<'a> World<'a> {
     fn is_over(&self) -> bool {
         let tenant = self.tenant();
         tenant.active_deployments.is_empty() && tenant.open_promotions.is_empty()
+    }
+
+    /// Whether deployments hold until somebody resumes them, and nothing happens until then but that gates are asked once more.
+    fn only_watches(&self, horizon: Timestamp) -> bool {
+        let tenant = self.tenant();
+        let mut active = tenant.active_deployments.iter().filter_map(|id| tenant.deployments.get(id));
+        let mut due = tenant.timers.iter().take_while(|(at, _)| *at <= horizon);
+        self.queue.next_at().is_none()
+            && tenant.open_promotions.is_empty()
+            && active.all(|it| it.is_watched() && it.resumes_at.is_none())
+            && due.all(|(_, timer)| matches!(timer, Timer::GateAgain(..)))
     }
 
     pub(crate) fn tenant(&self) -> &TenantState {

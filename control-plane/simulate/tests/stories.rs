@@ -161,6 +161,40 @@ faults: [{{what: breaks, step: check, hosts: 3, for: 2m}}]"
 }
 
 #[test]
+fn a_gate_is_asked_while_a_canary_soaks_and_while_all_bake() {
+    let canary = "strategy: {type: canary, steps: [{percent: 10, soak_ms: 600000}]}";
+    let soaks = outcome(&format!(
+        "{FLEET}environment: {{gates: [{{name: errors, ttl: 1m, verifies: true}}]}}
+deploy: {{{canary}}}
+faults: [{{what: gate_closed, gate: errors, at: 5m}}]"
+    ));
+    assert_eq!((soaks.status.as_str(), soaks.targets.started), ("failed", 2), "{soaks:?}");
+    assert_eq!((soaks.rollback.as_deref(), soaks.targets.have_it), (Some("succeeded"), 0));
+    let bakes = |more: &str| {
+        outcome(&format!(
+            "{FLEET}environment: {{bake: 10m, gates: [{{name: errors, ttl: 1m, verifies: true}}]}}
+deploy: {{strategy: {{type: all_at_once}}}}
+{more}"
+        ))
+    };
+    let good = bakes("");
+    assert_eq!((good.status.as_str(), good.held_up_ms), ("succeeded", 600_000), "{good:?}");
+    assert_eq!(good.stop_totals[0].cause, "verification");
+    let bad = bakes("faults: [{what: gate_closed, gate: errors, at: 5m}]");
+    assert_eq!((bad.status.as_str(), bad.rollback.as_deref()), ("failed", Some("succeeded")));
+    // Nobody resumes it: asking its gate again is nothing that would end that.
+    let (stuck, log) = logged(
+        &format!(
+            "{FLEET}environment: {{gates: [{{name: errors}}]}}
+deploy: {{strategy: {{type: canary, steps: [{{percent: 10}}]}}}}"
+        ),
+        1,
+    );
+    assert_eq!((stuck.status.as_str(), stuck.targets.have_it), ("waiting", 2), "{stuck:?}");
+    assert!(log.lines().count() < 200, "{} events", log.lines().count());
+}
+
+#[test]
 fn hosts_that_are_away_hold_up_what_needs_them() {
     let away = format!(
         "{}  - {{hosts: 1, name: edge, away: true}}\n{}",

@@ -24,6 +24,7 @@ pub(crate) fn gate(state: &State, tenant: &TenantState, body: &dto::SetGate) -> 
                 })?
             }
         },
+        verifies: body.verifies,
     })
 }
 

@@ -3,13 +3,13 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 use stella_api_types::environment::{
-    Environment, SetApprovals, SetBudget, SetFreeze, SetPath, SetSilence, SetStrategy, SetWayBack,
-    SetWayBackProof, UpdateEnvironment,
+    Environment, SetApprovals, SetBudget, SetFreeze, SetPath, SetSilence, SetStrategy, SetVerification,
+    SetWayBack, SetWayBackProof, UpdateEnvironment,
 };
 use stella_api_types::hold::HoldBack;
 use stella_api_types::paths;
 use stella_domain::command::TenantCommand;
-use stella_domain::environment::{Requirement, SilenceRule};
+use stella_domain::environment::{Requirement, SilenceRule, Verification};
 use stella_protocol::id::{EnvironmentId, TenantId};
 
 use crate::body::{Json, Path};
@@ -218,6 +218,27 @@ pub(crate) async fn set_way_back_proof(
     let environment = resolve::environment(tenant, &environment)?.id;
     let rule = parse::proof_rule(body.proof);
     let command = TenantCommand::SetEnvironmentWayBackProof { environment, rule };
+    change.tenant(&app, tenant.id, &body, command).await?;
+    shown(&app, tenant.id, environment)
+}
+
+/// Sets what comes after the last wave of deployments to an environment: the release bakes in on all targets, and the gates are asked
+/// meanwhile and once more at the end. A deployment has succeeded after that alone; what is under way goes by the rule of before.
+#[utoipa::path(post, path = paths::ENVIRONMENT_VERIFICATION, tag = "environments",
+    params(("tenant" = String, Path), ("environment" = String, Path)), request_body = SetVerification,
+    responses((status = 200, body = Environment)))]
+pub(crate) async fn set_verification(
+    State(app): State<App>,
+    Path((tenant, environment)): Path<(String, String)>,
+    change: Change,
+    Json(body): Json<SetVerification>,
+) -> Result<Json<Environment>, ApiError> {
+    let state = app.engine.state();
+    let tenant = resolve::tenant(&state, &tenant)?;
+    let environment = resolve::environment(tenant, &environment)?.id;
+    let bake_ms = body.bake_seconds.map(|seconds| parse::bake_ms("bake_seconds", seconds)).transpose()?;
+    let verification = bake_ms.map(|bake_ms| Verification { bake_ms });
+    let command = TenantCommand::SetEnvironmentVerification { environment, verification };
     change.tenant(&app, tenant.id, &body, command).await?;
     shown(&app, tenant.id, environment)
 }

@@ -17,7 +17,7 @@ use stella_protocol::time::Timestamp;
 
 use super::event::actor;
 use super::release::release_ref;
-use super::{agent_named, environment_named, hold, target_named, time, way_back};
+use super::{agent_named, environment_named, hold, target_named, time, verification, way_back};
 
 /// A deployment of this tenant.
 pub(crate) fn deployment(tenant: &TenantState, deployment: &Deployment) -> dto::Deployment {
@@ -47,6 +47,7 @@ pub(crate) fn deployment(tenant: &TenantState, deployment: &Deployment) -> dto::
         },
         stage: deployment.strategy.blue_green().map(|_| deployment.stage.name().to_owned()),
         keeps_until: tenant.kept.get(&deployment.id).map(|until| time(*until)),
+        verification: deployment.verification.map(verification),
         way_back: way_back::of_deployment(deployment),
         counts: counts(deployment.counts),
         created_at: time(deployment.created_at),

@@ -20,6 +20,7 @@ pub(crate) fn gate(tenant: &TenantState, standing: &Standing) -> dto::Gate {
         name: standing.gate.name.to_string(),
         check: check(tenant, &standing.gate.check),
         ttl_seconds: standing.gate.ttl_ms / 1_000,
+        verifies: standing.gate.verifies,
         policy: standing.policy.to_string(),
     }
 }
@@ -123,6 +124,7 @@ fn state(
         expires_at: verdict.and_then(|it| it.expires_at).map(time),
         asked_at: record.asked.map(|it| time(it.at)),
         again_at: record.again_at.map(time),
+        verifies: standing.is_some_and(|it| it.gate.verifies),
         evaluations: record.evaluations,
         overridden: record.overridden.as_ref().map(|it| hold(&it.hold)),
     }
@@ -138,6 +140,7 @@ pub(super) fn planned(preview: &Preview) -> dto::PlannedGate {
         gate: preview.gate.to_string(),
         kind: preview.kind.to_owned(),
         status: status.to_owned(),
+        verifies: preview.verifies,
         reason,
     }
 }

@@ -14,7 +14,7 @@ use stella_protocol::time::Timestamp;
 use super::deployment::{amount, on_failure, strategy};
 use super::promotion::plan_hash;
 use super::release::{phase, release_ref};
-use super::{agent_named, connectivity, environment_named, gate, target_named};
+use super::{agent_named, connectivity, environment_named, gate, target_named, verification};
 
 /// What a deployment would do in this tenant.
 pub(crate) fn plan(
@@ -48,6 +48,12 @@ pub(crate) fn plan(
             .filter_map(|((part, stuck), wave)| target(tenant, part, (wave, has_groups), stuck.as_deref()))
             .collect(),
         plan: plan_hash(planned.plan),
+        verification: tenant
+            .environments
+            .get(&wanted.environment)
+            .and_then(|it| it.verification)
+            .filter(|_| wanted.job.is_none())
+            .map(verification),
         approvals_needed: planned.rule.as_ref().map_or(0, |rule| rule.needed),
         gates: gates(tenant, wanted, now),
         warnings: match standing {

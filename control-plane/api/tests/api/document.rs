@@ -9,7 +9,7 @@ use stella_api_types::paths;
 use crate::world::{World, bare};
 
 /// All templates of the API's own listener. A new constant is noticed by the comparison with the source below.
-const PATHS: [&str; 92] = [
+const PATHS: [&str; 93] = [
     paths::API_TOKENS,
     paths::API_TOKEN,
     paths::ACCOUNTS,
@@ -29,6 +29,7 @@ const PATHS: [&str; 92] = [
     paths::ENVIRONMENT_BUDGET,
     paths::ENVIRONMENT_SILENCE,
     paths::ENVIRONMENT_UPDATE,
+    paths::ENVIRONMENT_VERIFICATION,
     paths::ENVIRONMENT_WAY_BACK,
     paths::ENVIRONMENT_WAY_BACK_PROOF,
     paths::ENVIRONMENT_STRATEGY,

@@ -215,3 +215,33 @@ async fn budgets_and_rules_of_silence_are_checked_by_field_and_shown() {
     let off = world.post(&at("silence"), &json!({"percent": null})).await.expect(200);
     assert_eq!(off["silence"], json!(null));
 }
+
+#[tokio::test]
+async fn what_comes_after_the_last_wave_is_checked_by_field_and_shown() {
+    let world = World::new().await;
+    let busy = world.busy_tenant("acme").await;
+    let path = format!("{}/environments/prod/verification", busy.at);
+    for bake_seconds in [json!(0), json!(604_801), json!(u64::MAX)] {
+        let refused = world.post(&path, &json!({ "bake_seconds": bake_seconds })).await.expect(422);
+        assert_eq!(refused["field"], "bake_seconds", "{refused}");
+    }
+    let set = world.post(&path, &json!({ "bake_seconds": 600 })).await.expect(200);
+    assert_eq!(set["verification"], json!({ "bake_seconds": 600 }));
+    let gate = json!({ "name": "sign-off", "check": { "type": "manual" }, "verifies": true });
+    let set = world.post(&format!("{}/environments/prod/gates", busy.at), &gate).await.expect(200);
+    assert_eq!(set["gates"][0]["verifies"], true, "{set}");
+    let target = json!({ "name": "web-0", "environment": "prod", "agent": "host-1", "slot": "b" });
+    world.post(&format!("{}/targets", busy.at), &target).await.expect(201);
+    let wanted = json!({ "environment": "prod", "release": "web:1.0.0", "targets": ["web-0"] });
+    let plan = world.post(&format!("{}/deployment-plans", busy.at), &wanted).await.expect(200);
+    assert_eq!(plan["verification"], json!({ "bake_seconds": 600 }));
+    assert_eq!(plan["gates"][0]["verifies"], true, "{plan}");
+    let waits = world.post(&format!("{}/deployments", busy.at), &wanted).await.expect(201);
+    assert_eq!(
+        waits["verification"],
+        json!({ "bake_seconds": 600 }),
+        "the gate is no reason to wait: {waits}"
+    );
+    let off = world.post(&path, &json!({ "bake_seconds": null })).await.expect(200);
+    assert_eq!(off["verification"], json!(null));
+}

@@ -66,9 +66,12 @@ pub(crate) struct Place {
     pub(crate) environment: String,
     /// The gate's name, unique there.
     pub(crate) gate: String,
-    /// For how long a verdict that lets through holds; 5m if not given.
+    /// For how long a verdict that lets through holds at most, and how often it is asked while a deployment holds; 5m if not given.
     #[arg(long, value_name = "TIME", value_parser = crate::when::seconds)]
     pub(crate) ttl: Option<u64>,
+    /// It is about what was brought: look at it before all waves but the first, while a deployment holds, and at its end.
+    #[arg(long)]
+    pub(crate) verifies: bool,
 }
 
 #[derive(Debug, Subcommand)]

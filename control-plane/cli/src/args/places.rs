@@ -178,6 +178,22 @@ pub(crate) enum Environment {
         #[arg(long)]
         any: bool,
     },
+    /// Set what comes after the last wave of deployments here: the release bakes in on all targets, and the gates are asked meanwhile and
+    /// once more at the end. A deployment has succeeded after that alone.
+    #[command(
+        group = clap::ArgGroup::new("what").required(true).args(["bake", "nothing"]),
+        after_help = "Example:\n  stella env verify production --bake 15m"
+    )]
+    Verify {
+        /// Its name or id.
+        environment: String,
+        /// For so long.
+        #[arg(long, value_name = "TIME", value_parser = crate::when::seconds)]
+        bake: Option<u64>,
+        /// It has succeeded with its last target.
+        #[arg(long)]
+        nothing: bool,
+    },
     /// Set when silence of its agents is taken for a network event, in which its deployments pause until they are heard again.
     #[command(group = clap::ArgGroup::new("rule").required(true).args(["share", "ignore"]))]
     #[command(

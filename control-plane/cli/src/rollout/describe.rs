@@ -14,8 +14,18 @@ pub(super) fn deployment(detail: &DeploymentDetail, promotion: Option<&Promotion
     let mut text = vec![headline(deployment), how(deployment), times(deployment)];
     text.extend(promotion.into_iter().flat_map(permitted));
     if let Some(RollbackOf { id, reason }) = &deployment.rollback_of {
-        let why = if reason == "manual" { "" } else { ", which failed" };
+        let why = match reason.as_str() {
+            "manual" => "",
+            "gate" => ", which a gate halted",
+            "verification" => ", which did not pass its verification",
+            "time_out" => ", which took too long",
+            "blocked" => ", whose release was blocked",
+            _ => ", which failed",
+        };
         text.push(format!("takes back {id}{why}"));
+    }
+    if let Some(rule) = deployment.verification.as_ref().filter(|_| !deployment.is_final) {
+        text.push(format!("has succeeded when {}", hold::verified(rule)));
     }
     if let Some(waived) = deployment.way_back.as_ref().and_then(|it| it.waived.as_ref()) {
         text.push(format!("the proof of the way back was waived{}", hold::because(Some(waived))));

@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 use stella_api_types::agent::Agent;
 use stella_api_types::deployment::{Deployment, Strategy};
 use stella_api_types::environment::{Environment, ProofRule};
+use stella_api_types::gate::Gate;
 use stella_api_types::paths;
 use stella_api_types::release::Release;
 use stella_api_types::target::Target;
@@ -176,6 +177,9 @@ fn policy(place: &Environment) -> Value {
         let within = length(silence.within_seconds.saturating_mul(1_000));
         policy.insert("silence".to_owned(), json!({ "percent": silence.percent, "within": within }));
     }
+    if let Some(rule) = &place.verification {
+        policy.insert("bake".to_owned(), json!(length(rule.bake_seconds.saturating_mul(1_000))));
+    }
     if place.requires_way_back {
         policy.insert("require_way_back".to_owned(), json!(true));
     }
@@ -185,7 +189,11 @@ fn policy(place: &Environment) -> Value {
     if let Some(approvals) = &place.approvals {
         policy.insert("approvals".to_owned(), json!(approvals.needed));
     }
-    let gates: Vec<Value> = place.gates.iter().map(|gate| json!({ "name": gate.name })).collect();
+    let gate = |gate: &Gate| match gate.verifies {
+        true => json!({ "name": gate.name, "verifies": true }),
+        false => json!({ "name": gate.name }),
+    };
+    let gates: Vec<Value> = place.gates.iter().map(gate).collect();
     if !gates.is_empty() {
         policy.insert("gates".to_owned(), Value::Array(gates));
     }

@@ -3,7 +3,7 @@
 use stella_api_types::deployment::DeploymentPlan;
 use stella_api_types::workflow::{PlannedStep, RunPlan};
 
-use crate::{pace, print, promotion, when};
+use crate::{gate, hold, pace, print, promotion, when};
 
 pub(super) fn text(plan: &RunPlan) -> String {
     let head = format!("{} version {}, as things are now:", plan.workflow, plan.version);
@@ -40,17 +40,16 @@ fn on_targets(plan: &DeploymentPlan, is_job: bool) -> String {
         1 => "; starts when 1 account has approved it".to_owned(),
         many => format!("; starts when {many} accounts have approved it"),
     };
-    let gates = plan.gates.iter().map(|it| match &it.reason {
-        Some(reason) => format!("\ngate {} {}: {reason}", it.gate, it.status),
-        None => format!("\ngate {} ({}) would be asked", it.gate, it.kind),
-    });
+    let gates = plan.gates.iter().map(|it| format!("\n{}", gate::planned(it)));
+    let verified = plan.verification.iter();
+    let verified = verified.map(|rule| format!("\nhas succeeded when {}", hold::verified(rule)));
     format!(
         "{what} {}: {}, {}, in {} at most{approvals}{}",
         plan.environment.name,
         print::count(plan.targets.len() as u64, "target"),
         pace::described(&plan.strategy, Some(plan.targets.len())),
         when::length(plan.timeout_seconds),
-        gates.collect::<String>(),
+        gates.chain(verified).collect::<String>(),
     )
 }
 

@@ -11,7 +11,7 @@ use stella_protocol::trace::TraceContext;
 use super::{Applied, ensure, illegal, misplaced, missing, vacant};
 use crate::colour::Stage;
 use crate::command::Actor;
-use crate::deployment::{Cause, Counts, Deployment, Progress, Status, TargetRollout};
+use crate::deployment::{Cause, Counts, Deployment, Progress, RollbackReason, Status, TargetRollout};
 use crate::durations::DEPLOYMENTS_MS;
 use crate::event::{Event, Fact, IllegalTransition, PlannedTarget};
 use crate::hold::PauseCause;
@@ -25,18 +25,24 @@ impl TenantState {
         let at = *at;
         match fact {
             Fact::DeploymentCreated { .. } => self.deployment_created(event),
-            Fact::DeploymentHalted { id, reason, on_failure } => {
+            Fact::DeploymentHalted { id, reason, on_failure, cause } => {
                 let deployment = self.deployment_mut(*id, fact)?;
                 let running = matches!(deployment.status, Status::Running);
                 ensure(running, subject(*id), deployment.status.name(), fact)?;
                 deployment.status = Status::Halting { reason: reason.clone() };
                 deployment.on_failure = on_failure.unwrap_or(deployment.on_failure);
+                deployment.halted_for = *cause;
                 self.forget_questions(PromotionId(id.0), None);
                 self.end_pause(at, *id, fact)
             }
             Fact::DeploymentOverdue { id, reason } => {
                 self.stop_deadline(*id, fact)?;
-                self.deployment_mut(*id, fact)?.status = Status::Halting { reason: reason.clone() };
+                let deployment = self.deployment_mut(*id, fact)?;
+                // What had halted already has another cause.
+                if matches!(deployment.status, Status::Running) {
+                    deployment.halted_for = RollbackReason::TimeOut;
+                }
+                deployment.status = Status::Halting { reason: reason.clone() };
                 self.forget_questions(PromotionId(id.0), None);
                 Ok(())
             }
@@ -52,11 +58,16 @@ impl TenantState {
                 self.stop_resuming(*id, fact)
             }
             Fact::DeploymentSucceeded { id } => {
+                let is_let_through = self.is_let_through(*id, at);
                 self.end_deployment(at, *id, fact, Status::Succeeded, |deployment| {
+                    // INV-24
+                    let is_verified = deployment.verification.is_none()
+                        || (deployment.baked && deployment.paused.is_none() && is_let_through);
                     matches!(deployment.status, Status::Running)
                         && is_quiet(deployment)
                         && !deployment.has_failed_too_often()
                         && deployment.counts.succeeded > 0
+                        && is_verified
                 })
             }
             Fact::DeploymentFailed { id, reason } => {
@@ -87,6 +98,7 @@ impl TenantState {
             targets,
             deadline,
             tolerate_failures,
+            verification,
         } = fact
         else {
             return Err(misplaced(fact));
@@ -119,6 +131,9 @@ impl TenantState {
             proving: false,
             waves: 0,
             domain: None,
+            verification: *verification,
+            baked: false,
+            halted_for: RollbackReason::default(),
             way_back: WayBack::default(),
             targets: parts,
             order: targets.iter().map(|planned| planned.target).collect(),

@@ -36,6 +36,7 @@ impl TenantState {
             | Fact::EnvironmentWayBackSet { .. }
             | Fact::EnvironmentStrategySet { .. }
             | Fact::EnvironmentWayBackProofSet { .. }
+            | Fact::EnvironmentVerificationSet { .. }
             | Fact::EnvironmentSilenceSet { .. } => self.environment_set(fact),
             Fact::EnvironmentWentSilent { id, .. } => {
                 let environment = self.environment_mut(*id, fact)?;
@@ -98,6 +99,10 @@ impl TenantState {
                 self.environment_mut(*id, fact)?.way_back_proof = *rule;
                 Ok(())
             }
+            Fact::EnvironmentVerificationSet { id, verification } => {
+                self.environment_mut(*id, fact)?.verification = *verification;
+                Ok(())
+            }
             Fact::EnvironmentSilenceSet { id, rule } => {
                 self.environment_mut(*id, fact)?.silence = *rule;
                 Ok(())
@@ -147,7 +152,8 @@ impl TenantState {
         let fits = canary_step.is_none_or(|step| reached == Some(step))
             && (*cause != PauseCause::Batch || deployment.batch_reached().is_some() || cut_short)
             && (*cause != PauseCause::CanaryStep || canary_step.is_some() || cut_short)
-            && (*cause != PauseCause::WarmUp || deployment.may_warm_up());
+            && (*cause != PauseCause::WarmUp || deployment.may_warm_up())
+            && (*cause != PauseCause::Verification || deployment.may_bake());
         let goes_on = matches!(deployment.status, Status::Running) && deployment.can_be_paused();
         ensure(goes_on && fits, subject(id), where_it_is(deployment), fact)?;
         deployment.steps_passed = canary_step.unwrap_or(deployment.steps_passed);
@@ -156,6 +162,7 @@ impl TenantState {
             deployment.batch_from = deployment.next;
         }
         deployment.warmed_up |= *cause == PauseCause::WarmUp;
+        deployment.baked |= *cause == PauseCause::Verification;
         deployment.proving |=
             canary_step.is_some() || matches!(cause, PauseCause::Batch | PauseCause::CanaryStep);
         match deployment.paused.take() {

@@ -90,6 +90,7 @@ impl TenantState {
             requires_way_back: false,
             way_back_proof: *way_back_proof,
             strategy: None,
+            verification: None,
             silence: None,
             silent_since: None,
             lock: None,

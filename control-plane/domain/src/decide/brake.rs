@@ -72,7 +72,8 @@ pub(super) fn hold_back(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<()
         | PauseCause::CanaryStep
         | PauseCause::Batch
         | PauseCause::Failure
-        | PauseCause::WarmUp => false,
+        | PauseCause::WarmUp
+        | PauseCause::Verification => false,
     };
     if !is_over {
         return Ok(());

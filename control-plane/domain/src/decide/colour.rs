@@ -147,6 +147,7 @@ fn opening(of: &Deployment, id: DeploymentId, targets: Vec<PlannedTarget>) -> Op
         cause: Cause::Retirement { of: of.id },
         targets,
         timeout_ms: of.timeout_ms(),
+        verification: None,
     }
 }
 

@@ -14,7 +14,7 @@ use crate::amount::Amount;
 use crate::colour::{Colour, Leg, Steps};
 use crate::command::{NewDeployment, Outcome};
 use crate::deployment::{Cause, Deployment, OnFailure, Status, Strategy, TARGETS_MAX, TIMEOUT_MS_RANGE};
-use crate::environment::Environment;
+use crate::environment::{Environment, Verification};
 use crate::event::{Fact, PlannedTarget};
 use crate::group::Part;
 use crate::rejection::Rejection;
@@ -183,16 +183,17 @@ pub(super) struct Opening {
     pub(super) cause: Cause,
     pub(super) targets: Vec<PlannedTarget>,
     pub(super) timeout_ms: u64,
+    /// What comes after the last wave.
+    pub(super) verification: Option<Verification>,
 }
 
 /// Creates the deployment and starts what may start at once.
 pub(super) fn open(tx: &mut Transaction<'_>, opening: Opening) -> Result<(), Rejection> {
-    let Opening { id, environment, strategy, on_failure, tolerate_failures, cause, targets, timeout_ms } =
-        opening;
+    let Opening { id, environment, strategy, on_failure, tolerate_failures, cause, targets, .. } = opening;
     let Some(release) = targets.first().map(|first| first.release) else {
         return Err(Rejection::invalid("targets", "there is none"));
     };
-    let deadline = tx.now.plus_ms(timeout_ms);
+    let deadline = tx.now.plus_ms(opening.timeout_ms);
     tx.emit(Fact::DeploymentCreated {
         id,
         environment,
@@ -203,6 +204,7 @@ pub(super) fn open(tx: &mut Transaction<'_>, opening: Opening) -> Result<(), Rej
         targets,
         deadline,
         tolerate_failures,
+        verification: opening.verification,
     })?;
     rollout::advance(tx, id)
 }

@@ -42,6 +42,8 @@ pub struct Preview {
     pub gate: Name,
     /// Its type.
     pub kind: &'static str,
+    /// Whether nobody looks at it before the release has come somewhere.
+    pub verifies: bool,
     /// What it says; `None` if that has to be asked first.
     pub says: Option<(Says, String)>,
 }
@@ -55,9 +57,9 @@ pub fn preview(
     now: Timestamp,
 ) -> Vec<Preview> {
     let look = |standing: &Standing| {
-        let Gate { name, check, .. } = &standing.gate;
+        let Gate { name, check, verifies, .. } = &standing.gate;
         let says = evaluate(tenant, environment, check, release, now).map(|it| (it.outcome, it.reason));
-        Preview { gate: name.clone(), kind: check.name(), says }
+        Preview { gate: name.clone(), kind: check.name(), verifies: *verifies, says }
     };
     environment.gates.values().map(look).collect()
 }
@@ -232,7 +234,8 @@ pub(super) fn rule(tx: &mut Transaction<'_>, id: PromotionId, asking: Asking) ->
     let release = release.ok_or_else(|| Rejection::not_found(ReleaseId::KIND, id))?;
     let (mut waits, mut closed) =
         (false, signature::is_signed(&tx.tenant, &release).err().map(|it| it.to_string()));
-    for standing in place.gates.values() {
+    let has_brought = tx.tenant.deployments.get(&DeploymentId(id.0)).is_some_and(|it| it.has_brought());
+    for standing in place.gates.values().filter(|it| has_brought || !it.gate.verifies) {
         match rule_one(tx, id, (&place, &release), (standing, asking))? {
             Ruling::Open => {}
             Ruling::Waits => waits = true,
@@ -325,7 +328,8 @@ pub(super) fn is_new_to(tenant: &TenantState, promotion: PromotionId, environmen
         let record = record(tenant, promotion, gate);
         record.verdict.is_some() || record.asked.is_some() || record.overridden.is_some()
     };
-    let mut asked = environment.gates.values().filter(|it| !matches!(it.gate.check, Check::Manual));
+    let waits = |it: &&Standing| !matches!(it.gate.check, Check::Manual) && !it.gate.verifies;
+    let mut asked = environment.gates.values().filter(waits);
     asked.any(|it| !known(&it.gate.name))
 }
 
@@ -356,8 +360,10 @@ pub(super) fn watch(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<(), Re
     if !deployment.is_watched() || !is_asked_for {
         return Ok(());
     }
+    let has_brought = deployment.has_brought();
     let place = Arc::clone(environment(tx, deployment.environment)?);
-    for Standing { gate, policy } in place.gates.values().filter(|it| it.gate.check.is_outside()) {
+    let outside = place.gates.values().filter(|it| it.gate.check.is_outside());
+    for Standing { gate, policy } in outside.filter(|it| has_brought || !it.gate.verifies) {
         let record = record(&tx.tenant, promotion, &gate.name);
         let is_known = record.asked.is_some() || record.again_at.is_some();
         if !is_known && !record.is_overridden(*policy) {
@@ -541,7 +547,7 @@ pub(super) fn nudge(
         .collect();
     for id in concerned {
         match rule(tx, PromotionId(id.0), Asking::Later)? {
-            Ruling::Closed(reason) => rollout::halt(tx, id, &reason)?,
+            Ruling::Closed(reason) => rollout::halt_for_gate(tx, id, &reason)?,
             Ruling::Open | Ruling::Waits => rollout::advance(tx, id)?,
         }
     }

@@ -9,7 +9,7 @@ use super::gate::{self, Asking, Ruling};
 use super::transaction::Transaction;
 use super::{fields, rollout};
 use crate::command::Outcome;
-use crate::deployment::{Deployment, OnFailure, Progress, Status, TargetRollout};
+use crate::deployment::{Deployment, OnFailure, Progress, RollbackReason, Status, TargetRollout};
 use crate::event::Fact;
 use crate::rejection::Rejection;
 use crate::task::TaskState;
@@ -154,7 +154,7 @@ pub(super) fn give_up(
         return Err(Rejection::Conflict { problem });
     }
     let decision = if roll_back { OnFailure::Rollback } else { OnFailure::Stop };
-    rollout::halt_with(tx, id, reason, Some(decision))?;
+    rollout::halt_with(tx, id, reason, (Some(decision), RollbackReason::DeploymentFailed))?;
     Ok(Outcome::Done)
 }
 

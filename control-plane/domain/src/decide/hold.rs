@@ -7,7 +7,7 @@ use stella_protocol::id::{DeploymentId, EnvironmentId, ReleaseId};
 use super::transaction::Transaction;
 use super::{fields, rollout};
 use crate::command::Outcome;
-use crate::deployment::{Deployment, Status};
+use crate::deployment::{Deployment, RollbackReason, Status};
 use crate::environment::Environment;
 use crate::event::Fact;
 use crate::hold::{PauseCause, Standing, Verdict};
@@ -66,7 +66,7 @@ pub(super) fn judge(
             let halted = format!("release {name} was blocked: {reason}");
             tx.emit(Fact::ReleaseBlocked { id, reason })?;
             for deployment in bringing(tx, id) {
-                rollout::halt(tx, deployment, &halted)?;
+                rollout::halt_with(tx, deployment, &halted, (None, RollbackReason::Blocked))?;
             }
         }
     }
@@ -138,7 +138,11 @@ fn ends_by_itself(deployment: &Deployment) -> Result<(), Rejection> {
     let id = deployment.id;
     let reason = deployment.paused.as_ref().map_or("", |hold| hold.reason.as_str());
     let remedy = match deployment.paused_for {
-        PauseCause::Person | PauseCause::CanaryStep | PauseCause::Batch | PauseCause::WarmUp => return Ok(()),
+        PauseCause::Person
+        | PauseCause::CanaryStep
+        | PauseCause::Batch
+        | PauseCause::WarmUp
+        | PauseCause::Verification => return Ok(()),
         PauseCause::Failure => "retry or skip the failed targets one by one, or fail the deployment",
         PauseCause::WayBack => "ask again (prove), skip these targets, or waive it with a reason if you may",
         PauseCause::Budget => "it goes on by itself when fewer targets are at risk; or raise the budget",

@@ -206,6 +206,7 @@ fn start(tx: &mut Transaction<'_>, new: &NewDeployment, prepared: &Prepared) -> 
         },
         targets: prepared.planned(),
         timeout_ms: new.timeout_ms,
+        verification: prepared.environment.verification.filter(|_| !prepared.is_job),
     };
     deployment::open(tx, opening)
 }
@@ -389,6 +390,7 @@ fn concerned(tenant: &TenantState, fact: &Fact) -> Vec<Concern> {
         | Fact::EnvironmentUpdated { id, .. }
         | Fact::EnvironmentGateSet { id, .. }
         | Fact::EnvironmentGateRemoved { id, .. }
+        | Fact::EnvironmentVerificationSet { id, .. }
         | Fact::EnvironmentChannelsSet { id, .. } => vec![*id],
         Fact::TargetCreated { environment, .. } => vec![*environment],
         Fact::TargetUpdated { id, .. } => {
@@ -447,7 +449,7 @@ fn look_at(tx: &mut Transaction<'_>, promotion: &Promotion) -> Result<(), Reject
     if plan != promotion.plan {
         let reason = match (promotion.plan.targets, plan.targets) {
             (then, now) if then != now => format!("it has {now} targets now, and had {then}"),
-            _ => "its targets, or what is on them, have changed".to_owned(),
+            _ => "its targets, what is on them, or how it is verified in the end, has changed".to_owned(),
         };
         return invalidate(tx, promotion.id, reason);
     }

@@ -34,7 +34,8 @@ pub(super) fn after_failure(
     if targets.is_empty() {
         return Ok(());
     }
-    open(tx, opening(&deployment, ids::rollback(id, tx.now), RollbackReason::DeploymentFailed, targets))
+    let why = deployment.halted_for;
+    open(tx, opening(&deployment, ids::rollback(id, tx.now), why, targets))
 }
 
 /// Rolls back what has ended, because a person wants it.
@@ -120,6 +121,7 @@ fn opening(
         cause: Cause::Rollback { of: of.id, reason },
         targets,
         timeout_ms: of.timeout_ms(),
+        verification: None,
     }
 }
 

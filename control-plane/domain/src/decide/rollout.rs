@@ -10,10 +10,10 @@ use stella_protocol::message::TaskOutcome;
 
 use super::gate::{self, Asking, Ruling};
 use super::transaction::Transaction;
-use super::{brake, colour, group, proof, rollback};
+use super::{brake, colour, group, proof, rollback, verification};
 use crate::agent::{Connectivity, OPEN_TASKS_MAX};
 use crate::colour::Stage;
-use crate::deployment::{CanaryStep, Deployment, OnFailure, Progress, Status, TargetRollout};
+use crate::deployment::{CanaryStep, Deployment, OnFailure, Progress, RollbackReason, Status, TargetRollout};
 use crate::event::Fact;
 use crate::hold::PauseCause;
 use crate::ids;
@@ -58,7 +58,7 @@ fn is_settled(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<bool, Reject
             return Ok(true);
         }
         Ruling::Closed(reason) => {
-            halt(tx, id, &reason)?;
+            halt_for_gate(tx, id, &reason)?;
             return Ok(true);
         }
     }
@@ -316,17 +316,30 @@ fn waits_for_others(tx: &Transaction<'_>, deployment: &Deployment, part: &Target
 
 /// Starts nothing more of a running deployment: it has failed, and ends when what is under way has.
 pub(super) fn halt(tx: &mut Transaction<'_>, id: DeploymentId, reason: &str) -> Result<(), Rejection> {
-    halt_with(tx, id, reason, None)
+    halt_with(tx, id, reason, (None, RollbackReason::DeploymentFailed))
 }
 
-/// The same, and somebody has decided what to do about it.
+/// The same, because a gate does not let it go on, or does not find it good in the end.
+pub(super) fn halt_for_gate(
+    tx: &mut Transaction<'_>,
+    id: DeploymentId,
+    reason: &str,
+) -> Result<(), Rejection> {
+    let cause = match tx.deployment(id)?.baked {
+        true => RollbackReason::Verification,
+        false => RollbackReason::Gate,
+    };
+    halt_with(tx, id, reason, (None, cause))
+}
+
+/// The same for any cause, and somebody may have decided what to do about it.
 pub(super) fn halt_with(
     tx: &mut Transaction<'_>,
     id: DeploymentId,
     reason: &str,
-    on_failure: Option<OnFailure>,
+    (on_failure, cause): (Option<OnFailure>, RollbackReason),
 ) -> Result<(), Rejection> {
-    tx.emit(Fact::DeploymentHalted { id, reason: reason.to_owned(), on_failure })?;
+    tx.emit(Fact::DeploymentHalted { id, reason: reason.to_owned(), on_failure, cause })?;
     skip_waiting(tx, id)?;
     take_back_queued(tx, id)?;
     end_if_quiet(tx, id)
@@ -433,7 +446,7 @@ fn end_if_quiet(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<(), Reject
     match deployment.status.clone() {
         // Somebody has to decide first.
         Status::Running if deployment.has_failed_too_often() => Ok(()),
-        Status::Running => tx.emit(Fact::DeploymentSucceeded { id }),
+        Status::Running => verification::before_the_end(tx, id),
         Status::Halting { reason } => rollback::after_failure(tx, id, &reason),
         Status::Cancelling { reason } => tx.emit(Fact::DeploymentCancelled { id, reason }),
         Status::Succeeded | Status::Failed { .. } | Status::Cancelled { .. } => Ok(()),

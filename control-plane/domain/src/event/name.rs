@@ -83,6 +83,7 @@ impl Fact {
             Self::PromotionHeld { .. } => "promotion_held",
             Self::TargetRetried { .. } => "target_retried",
             Self::EnvironmentBudgetSet { .. } => "environment_budget_set",
+            Self::EnvironmentVerificationSet { .. } => "environment_verification_set",
             Self::EnvironmentSilenceSet { .. } => "environment_silence_set",
             Self::EnvironmentWentSilent { .. } => "environment_went_silent",
             Self::EnvironmentHeardAgain { .. } => "environment_heard_again",

@@ -115,6 +115,9 @@ pub fn step(before: &State, after: &State, events: &[(StreamId, Event)]) {
             is_signed(new, &new.deployments[deployment]);
             has_proof(old, new, *deployment);
         }
+        if let Fact::DeploymentSucceeded { id } = &event.fact {
+            is_verified(new, *id, event.at);
+        }
         if let Fact::TargetWentOn { deployment, .. } = &event.fact
             && switches(deployment)
         {
@@ -324,7 +327,8 @@ fn way_back(tenant: &TenantState) {
         if !expected {
             continue;
         }
-        let cause = Cause::Rollback { of: failed.id, reason: RollbackReason::DeploymentFailed };
+        let cause = Cause::Rollback { of: failed.id, reason: failed.halted_for };
+        assert_ne!(failed.halted_for, RollbackReason::Manual, "INV-7: halted for what nobody halts for");
         let rollback = tenant.deployments.values().find(|other| other.cause == cause);
         for part in failed.targets.values() {
             let there = rollback.and_then(|rollback| rollback.targets.get(&part.target));
@@ -375,7 +379,7 @@ fn approvals(tenant: &TenantState) {
 fn is_of_its_wave(tenant: &TenantState, deployment: &Deployment, since: &[(StreamId, Event)]) {
     let id = deployment.id;
     let promotion = PromotionId(id.0);
-    if !deployment.cause.is_asked_for() {
+    if !deployment.cause.is_asked_for() || !tenant.gates.contains_key(&promotion) {
         return;
     }
     let ends_wave = |fact: &Fact| {
@@ -385,14 +389,33 @@ fn is_of_its_wave(tenant: &TenantState, deployment: &Deployment, since: &[(Strea
     let over_since = since.iter().filter(|(_, event)| ends_wave(&event.fact)).count();
     let wave = deployment.waves - u32::try_from(over_since).unwrap();
     for (name, standing) in &tenant.environments[&deployment.environment].gates {
-        let record = &tenant.gates[&promotion][name];
+        let Some(record) = tenant.gates[&promotion].get(name) else {
+            assert!(standing.gate.verifies, "INV-12: {name} was never asked");
+            continue;
+        };
         let said_since = since.iter().any(|(_, event)| {
             matches!(&event.fact, Fact::GateEvaluated { promotion: of, gate, .. } if *of == promotion && gate == name)
         });
-        if standing.gate.check.is_outside() && !record.is_overridden(standing.policy) && !said_since {
+        let is_looked_at = standing.gate.check.is_outside() && !standing.gate.verifies;
+        if is_looked_at && !record.is_overridden(standing.policy) && !said_since {
             let said_in = record.verdict.as_ref().map(|it| it.wave);
             assert_eq!(said_in, Some(wave), "INV-12: {name} was not asked before this wave of {id}");
         }
+    }
+}
+
+/// INV-24: what wants it has baked, and nothing is against it now.
+fn is_verified(tenant: &TenantState, id: DeploymentId, at: Timestamp) {
+    let deployment = &tenant.deployments[&id];
+    if deployment.verification.is_none() {
+        return;
+    }
+    assert!(deployment.baked, "INV-24: {id} has not baked");
+    let records = tenant.gates.get(&PromotionId(id.0));
+    for (name, standing) in &tenant.environments[&deployment.environment].gates {
+        let record = records.and_then(|it| it.get(name));
+        let passes = record.is_some_and(|it| it.lets_through(standing.policy, at));
+        assert!(passes, "INV-24: {name} does not let {id} succeed");
     }
 }
 
@@ -421,6 +444,10 @@ fn is_let_through(tenant: &TenantState, deployment: &Deployment, at: Timestamp) 
     }
     let records = tenant.gates.get(&PromotionId(deployment.id.0));
     for (name, standing) in &tenant.environments[&deployment.environment].gates {
+        // It is looked at only once something has come: then it is among those that `is_of_its_wave` finds.
+        if standing.gate.verifies {
+            continue;
+        }
         let record =
             records.and_then(|it| it.get(name)).unwrap_or_else(|| panic!("INV-12: {name} was never asked"));
         assert!(

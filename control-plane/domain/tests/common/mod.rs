@@ -216,7 +216,7 @@ pub fn security(name: &str, allowed: &[(&str, Option<u64>)]) -> Gate {
 
 /// A gate whose verdicts hold for a minute.
 pub fn gate(name: &str, check: Check) -> Gate {
-    Gate { name: self::name(name), check, ttl_ms: 60_000 }
+    Gate { name: self::name(name), check, ttl_ms: 60_000, verifies: false }
 }
 
 /// A question to an HTTP endpoint.

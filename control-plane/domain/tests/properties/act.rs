@@ -64,6 +64,8 @@ pub(crate) enum Act {
     End(usize, bool),
     /// A gate of this kind is set, or removed.
     Gate(u8, bool),
+    /// Deployments are verified after their last wave, or not.
+    Verification(bool),
     /// A question to something outside is answered.
     Answer(usize, u8),
     /// Somebody says that the manual gate of a promotion lets it through, or not, or that a gate does not matter.
@@ -154,7 +156,8 @@ pub(crate) fn act() -> impl Strategy<Value = Act> {
         8 => (any::<usize>(), 1..=PEOPLE).prop_map(|(which, who)| Act::Approve(which, who)),
         3 => (2..=PEOPLE, proptest::bool::weighted(0.6)).prop_map(|(who, all)| Act::Role(who, all)),
         1 => (any::<usize>(), any::<bool>()).prop_map(|(which, rejected)| Act::End(which, rejected)),
-        3 => (0..4_u8, proptest::bool::weighted(0.4)).prop_map(|(kind, on)| Act::Gate(kind, on)),
+        3 => (0..5_u8, proptest::bool::weighted(0.4)).prop_map(|(kind, on)| Act::Gate(kind, on)),
+        2 => any::<bool>().prop_map(Act::Verification),
         2 => prop_oneof![3 => Just(0_u32), 2 => Just(1), 1 => Just(2)].prop_map(Act::Demand),
         8 => (1..=3_usize, 1..=3_u128).prop_map(|(key, release)| Act::Sign(key, release)),
         1 => prop_oneof![4 => Just(None), 1 => (1..=3_usize).prop_map(Some)]

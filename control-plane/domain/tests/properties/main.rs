@@ -26,9 +26,9 @@ use stella_domain::command::{
     Answer, Command, NewRun, NewTarget, Report, Request, SystemCommand, TargetChange, TenantCommand,
 };
 use stella_domain::deployment::OnFailure;
-use stella_domain::environment::SilenceRule;
+use stella_domain::environment::{SilenceRule, Verification};
 use stella_domain::event::{Event, StreamId};
-use stella_domain::gate::{Check, Outcome};
+use stella_domain::gate::{Check, Gate, Outcome};
 use stella_domain::hold::{PauseCause, Standing, Verdict};
 use stella_domain::promotion::Objection;
 use stella_domain::rejection::Rejection;
@@ -253,6 +253,7 @@ impl Walk {
         let (name, gate) = match kind {
             0 => ("scan", common::security("scan", &[])),
             1 => ("ask", common::gate("ask", common::http())),
+            4 => ("bake", Gate { verifies: true, ..common::gate("bake", common::http()) }),
             2 => ("signed", common::gate("signed", Check::Signature(common::signed(1, &[])))),
             _ => ("manual", common::gate("manual", Check::Manual)),
         };
@@ -411,6 +412,11 @@ impl Walk {
         self.tenant(TenantCommand::SetEnvironmentSilence { environment: STAGING, rule });
     }
 
+    fn verification(&mut self, on: bool) {
+        let verification = on.then_some(Verification { bake_ms: 60_000 });
+        self.tenant(TenantCommand::SetEnvironmentVerification { environment: STAGING, verification });
+    }
+
     fn freeze(&mut self, on: bool) {
         let (environment, name) = (STAGING, name("walk"));
         self.tenant(if on {
@@ -535,6 +541,7 @@ impl Walk {
             Act::Judge(n, what) => self.judge(n, what),
             Act::Retry(which) => self.retry(which),
             Act::Gate(kind, on) => self.gate(kind, on),
+            Act::Verification(on) => self.verification(on),
             Act::Answer(which, how) => self.answer(which, how),
             Act::Word(which, who, word) => self.word(which, who, word),
             Act::Scan(release, bad) => self.scan(release, bad),
