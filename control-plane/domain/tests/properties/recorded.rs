@@ -146,6 +146,8 @@ fn is_in(recorded: &Value, now: &Value, path: &str) {
 const NOT_WALKED: &[&str] = &[
     "request_answered",
     "request_forgotten",
+    "environment_updated",
+    "environment_removed",
     "artifact_removed",
     "auto_promotion_due",
     "auto_promotion_ended",
