@@ -192,7 +192,7 @@ async fn the_real_result_is_reported_after_a_crash() {
     let record = home.state().join(format!("attempts/{}-1/record", key(1).task));
     soon("the supervisor's record", async {
         while !fs::read_to_string(&record).unwrap_or_default().contains("Ended") {
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     })
     .await;
@@ -217,7 +217,7 @@ async fn a_command_that_outlives_a_crash_is_ended_and_interrupted() {
     peer.dispatch(dispatch(1, "echo $$ > pid; exec sleep 600")).await;
     soon("the command", async {
         while fs::read_to_string(home.root().join("pid")).unwrap_or_default().is_empty() {
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     })
     .await;
@@ -249,7 +249,7 @@ async fn a_command_that_a_new_journal_does_not_know_is_ended_before_anything_sta
     peer.dispatch(dispatch(1, "sleep 600 & echo $! > pid; wait")).await;
     soon("the command", async {
         while !fs::read_to_string(home.root().join("pid")).unwrap_or_default().ends_with('\n') {
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     })
     .await;
@@ -300,7 +300,7 @@ async fn a_certificate_is_renewed_on_the_session_and_shown_by_the_next() {
     let control_plane = ControlPlane::start();
     let home = Home::enrolled(&control_plane);
     // Certificates begin a while before they are made: one this short is past two thirds of its life at once.
-    control_plane.enrol(&home.state(), std::time::Duration::from_secs(30));
+    control_plane.enrol(&home.state(), Duration::from_secs(30));
     let agent = Agent::start(&home);
     let (mut peer, _) = control_plane.welcome().await;
     let first = peer.serial();

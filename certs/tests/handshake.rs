@@ -41,10 +41,10 @@ fn an_agent_gets_a_session_and_is_known_by_its_certificate() {
         panic!("the handshake failed");
     };
     let peer = QuicPeer::admit(alpn.as_deref(), client_chain.as_deref()).unwrap();
-    let QuicPeer::Agent { tenant: of, agent: who, certificate_ends } = peer else { panic!("{peer:?}") };
+    let QuicPeer::Agent { tenant: of, agent: who, validity } = peer else { panic!("{peer:?}") };
     assert_eq!((of, who), (tenant(1), agent(1)));
-    let (begins, ends) = stella_certs::validity_of_certificate(&client_chain.unwrap()[0]).unwrap();
-    assert!(begins < ends && certificate_ends == ends);
+    assert_eq!(validity, stella_certs::validity_of_certificate(&client_chain.unwrap()[0]).unwrap());
+    assert!(validity.0 < validity.1);
 }
 
 #[test]

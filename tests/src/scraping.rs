@@ -17,7 +17,7 @@ pub fn address() -> Result<IpAddr> {
     let socket = UdpSocket::bind("0.0.0.0:0")?;
     // Nothing is sent: the kernel chooses the address that it would send from.
     let chosen = socket.connect("198.51.100.1:9").and_then(|()| socket.local_addr());
-    Ok(chosen.map_or(Ipv4Addr::LOCALHOST.into(), |address| address.ip()))
+    Ok(chosen.map_or_else(|_| Ipv4Addr::LOCALHOST.into(), |address| address.ip()))
 }
 
 /// An authority with a certificate for a listener on this host and one for a scraper, as PEM files in a folder.

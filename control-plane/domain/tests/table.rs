@@ -253,6 +253,12 @@ fn deployment_facts(world: &World) -> Vec<(String, Fact)> {
     facts.push(("deployment_keep_ended".to_owned(), Fact::DeploymentKeepEnded { id }));
     facts.push(("deployment_created, again".to_owned(), created(id, 1)));
     facts.push(("deployment_created, another on web-1".to_owned(), created(deployment(9), 1)));
+    facts.extend(target_facts(id, task));
+    facts
+}
+
+fn target_facts(id: DeploymentId, task: TaskId) -> Vec<(String, Fact)> {
+    let (mut facts, reason) = (Vec::new(), "x".to_owned());
     for n in [1, 2] {
         let started = Fact::TargetStarted { deployment: id, target: target(n), generation: Generation(2) };
         let mut more = vec![
@@ -345,12 +351,6 @@ fn deployments(table: &mut String) {
         world.complete(2);
     });
     deployment_rows(table, situations);
-    proofs(table);
-    overtaken(table);
-    canaries(table);
-    batches(table);
-    bakes(table);
-    blue_greens(table);
 }
 
 /// Two targets that have the release, which bakes in there for a minute before the deployment has succeeded.
@@ -862,6 +862,12 @@ fn the_table_of_transitions_is_as_committed() {
     let mut table = String::new();
     tasks(&mut table);
     deployments(&mut table);
+    proofs(&mut table);
+    overtaken(&mut table);
+    canaries(&mut table);
+    batches(&mut table);
+    bakes(&mut table);
+    blue_greens(&mut table);
     grouped(&mut table);
     agents(&mut table);
     promotions(&mut table);

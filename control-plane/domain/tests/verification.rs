@@ -54,7 +54,7 @@ fn is_proven(world: &World) -> bool {
 fn why_back(world: &World) -> RollbackReason {
     match world.rollback_of(2).unwrap().cause {
         Cause::Rollback { reason, .. } => reason,
-        _ => panic!("a rollback"),
+        Cause::Requested | Cause::Retirement { .. } | Cause::Job { .. } => panic!("no rollback"),
     }
 }
 

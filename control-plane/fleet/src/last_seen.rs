@@ -54,7 +54,10 @@ pub(crate) async fn run(shared: Arc<Shared>, file: PathBuf) {
         let interval = sleep(shared.config.last_seen_interval);
         let goes_on = shared.shutdown.run_until_cancelled(interval).await.is_some();
         let (times, lives, path) = (times(&shared), lives(&shared), file.clone());
-        let write_both = move || write(&path, &times).and(write(&of_certificates(&path), &lives));
+        let write_both = move || {
+            let (seen, ends) = (write(&path, &times), write(&of_certificates(&path), &lives));
+            seen.and(ends)
+        };
         let written = tokio::task::spawn_blocking(write_both).await;
         match written.map_err(io::Error::other).flatten() {
             Ok(()) => fails = false,

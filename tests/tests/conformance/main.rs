@@ -49,7 +49,7 @@ async fn populated(collector: &Collector) -> Result<Cluster> {
         max_age_seconds: None,
         reporters: Vec::new(),
     };
-    let gate = SetGate { name: "scan".to_owned(), check, ttl_seconds: None };
+    let gate = SetGate { name: "scan".to_owned(), check, ttl_seconds: None, verifies: false };
     let path = paths::fill(paths::ENVIRONMENT_GATES, &[TENANT, ENVIRONMENT]);
     cluster.api.post::<_, Environment>(&path, &gate, None).await?;
     let waits = ask(&cluster.api, &rolling(ENVIRONMENT, "1.0.0", OnFailure::Stop)).await?;
