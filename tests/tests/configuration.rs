@@ -10,6 +10,8 @@ use nix::unistd::Pid;
 use stella_api_types::deployment::OnFailure;
 use stella_api_types::paths;
 use stella_tests::cluster::{Cluster, ENVIRONMENT};
+use stella_tests::monitoring::{Event, Pager};
+use stella_tests::people::Shell;
 use stella_tests::recipe::{release, rolling, shell};
 use stella_tests::{binaries, daemon, wait};
 
@@ -122,6 +124,84 @@ async fn a_reload_takes_over_what_it_can_and_says_what_needs_a_restart() -> Resu
         Ok(())
     })
     .await?;
+    cluster.passed()
+}
+
+/// A step that calls, and nothing else.
+fn calls(url: &str) -> String {
+    format!("name: tell\nsteps:\n  - id: out\n    http: {{url: \"{url}\", body: {{from: the-workflow}}}}\n")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_brings_receivers_gates_and_where_workflows_may_call() -> Result<()> {
+    let cluster = Cluster::start(1).await?;
+    let boss = Shell::of(&cluster, "boss", "admin").await?;
+    let (config, hook) = (cluster.control_plane.config_file(), Pager::start().await?);
+    let gate = ["gate", "set", "http", ENVIRONMENT, "change", "--endpoint", "changes"];
+    let template = cluster.folder().join("tell.yaml");
+    fs::write(&template, calls(&hook.hook_url()))?;
+    let apply = ["workflow", "apply", &template.display().to_string()];
+    let fails = async |version: &str| {
+        cluster.release(&release(version, &[], vec![shell("run", "false")])).await?;
+        let failed = cluster.deploy(&rolling(ENVIRONMENT, version, OnFailure::Stop)).await?;
+        assert_eq!(failed.deployment.status, "failed");
+        Ok::<_, anyhow::Error>(())
+    };
+    let (code, said) = boss.run(&gate)?;
+    ensure!(code != Some(0) && said.contains("gates.http.changes is not configured"), "{said}");
+    ensure!(boss.ok(&apply)?.contains("warning: step out"), "it may be called already");
+    let (code, said) = boss.run(&["workflow", "run", "tell", "--wait"])?;
+    ensure!(code == Some(1) && hook.events().is_empty(), "{said}");
+    fails("1.0.0").await?;
+
+    let url = hook.hook_url();
+    let more = format!(
+        "[workflows]\nhttp_allowed = [\"{url}\"]\n[gates.http.changes]\nurl = \"{url}\"\n[retention]\noutput_days = 7\n\
+         [[notifications.receivers]]\nname = \"hook\"\ntype = \"webhook\"\nurl = \"{url}\"\n\
+         [[notifications.routes]]\nreceivers = [\"hook\"]\nkinds = [\"deployment_failed\"]\nwait_s = 0\n"
+    );
+    add(&config, &more)?;
+    let said = cluster.control_plane.tool(&["reload"])?;
+    for key in [
+        "gates.http.changes.url",
+        "notifications.receivers",
+        "notifications.routes",
+        "retention.output_days",
+        "workflows.http_allowed",
+    ] {
+        ensure!(said.contains(&format!("{key}: taken over\n")), "{key}: {said}");
+    }
+    ensure!(!said.contains("restart"), "{said}");
+    assert_eq!(cluster.control_plane.tool(&["reload"])?, "nothing has changed\n");
+    boss.ok(&gate)?;
+    ensure!(!boss.ok(&apply)?.contains("warning"), "it may not be called");
+    boss.ok(&["workflow", "run", "tell", "--wait"])?;
+    let heard = |word: &str| {
+        let is_it = |it: &&Event| matches!(it, Event::Hooked { body, .. } if body.contains(word));
+        hook.events().iter().filter(is_it).count()
+    };
+    assert_eq!(heard("the-workflow"), 1, "the call: {:?}", hook.events());
+    boss.ok(&["gate", "remove", ENVIRONMENT, "change"])?;
+    fails("2.0.0").await?;
+    wait::until("the new receiver is told, also of what has lasted since before it was there", async || {
+        ensure!(heard("1.0.0") > 0 && heard("2.0.0") > 0, "{:?}", hook.events());
+        Ok(())
+    })
+    .await?;
+
+    // What cannot be used changes nothing.
+    add(&config, &more.replace("receivers = [\"hook\"]", "receivers = [\"nobody\"]"))?;
+    let refused = format!("{:#}", cluster.control_plane.tool(&["reload"]).err().context("it was taken")?);
+    ensure!(refused.contains("leads to \"nobody\""), "{refused}");
+    boss.ok(&["workflow", "run", "tell", "--wait"])?;
+    // And all of it goes again.
+    add(&config, "")?;
+    let said = cluster.control_plane.tool(&["reload"])?;
+    ensure!(said.contains("gates.http.changes.url: taken over\n") && !said.contains("restart"), "{said}");
+    let (code, said) = boss.run(&gate)?;
+    ensure!(code != Some(0) && said.contains("gates.http.changes is not configured"), "{said}");
+    let (code, said) = boss.run(&["workflow", "run", "tell", "--wait"])?;
+    ensure!(code == Some(1), "{said}");
     cluster.passed()
 }
 

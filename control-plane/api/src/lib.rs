@@ -37,7 +37,7 @@ use tokio_util::sync::CancellationToken;
 
 use followers::Followers;
 pub use limits::Tuning;
-pub use outside::{MayAsk, MayCall, Outside};
+pub use outside::{MayAsk, MayCall, Outside, Reach};
 pub use routes::{openapi, router};
 pub use serve::{Error, MetricsTls, Render, serve, serve_metrics};
 
@@ -82,7 +82,7 @@ pub struct ApiDeps {
     /// Asks agents what their hosts hold; without it nobody is asked.
     pub look: Option<LookAtHosts>,
     /// What can be asked and called outside; without it nothing is said about that.
-    pub outside: Option<Outside>,
+    pub outside: Option<Reach>,
 }
 
 /// Somebody who can ask an agent what its host holds. `None` if it does not answer within the question's time.
@@ -149,7 +149,7 @@ pub(crate) struct Inner {
     pub(crate) sample_ratio: f64,
     pub(crate) on_answer: Option<OnAnswer>,
     pub(crate) look: Option<LookAtHosts>,
-    pub(crate) outside: Option<Outside>,
+    pub(crate) outside: Option<Reach>,
     pub(crate) tuning: Arc<Tuning>,
     pub(crate) followers: Arc<Followers>,
     pub(crate) shutdown: CancellationToken,

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use stella_api_types::deployment::DeploymentPlan;
 use stella_domain::gate::Check;
 use stella_domain::name::Name;
@@ -36,6 +37,27 @@ pub type MayCall = dyn Fn(&str) -> Result<(), String> + Send + Sync;
 impl fmt::Debug for Outside {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Outside").field("prometheus", &self.prometheus).field("http", &self.http).finish()
+    }
+}
+
+/// It as the configuration says at this moment. Clones change together.
+#[derive(Clone, Debug)]
+pub struct Reach(Arc<ArcSwap<Outside>>);
+
+impl Reach {
+    /// What the configuration says at the start.
+    #[must_use]
+    pub fn new(outside: Outside) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(outside)))
+    }
+
+    /// Takes over another configuration.
+    pub fn change(&self, outside: Outside) {
+        self.0.store(Arc::new(outside));
+    }
+
+    pub(crate) fn now(&self) -> Arc<Outside> {
+        self.0.load_full()
     }
 }
 

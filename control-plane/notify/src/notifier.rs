@@ -105,7 +105,13 @@ impl Notifier {
         let Self { shared, follower, receivers } = self;
         let mut tasks = JoinSet::new();
         for receiver in receivers {
-            tasks.spawn(tell(Arc::clone(&shared), receiver, until.clone()));
+            let (shared, until) = (Arc::clone(&shared), until.clone());
+            tasks.spawn(async move {
+                let name = receiver.name.clone();
+                tell(shared, receiver, until).await;
+                // If it is told no more, nothing of it waits.
+                measure(&name, 0, 0);
+            });
         }
         let told = async {
             while let Some(ended) = tasks.join_next().await {

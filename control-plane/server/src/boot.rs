@@ -10,14 +10,13 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, bail};
 use metrics_exporter_prometheus::PrometheusHandle;
 use parking_lot::Mutex;
-use stella_api::{ApiConfig, ApiDeps, LookAtHosts, MetricsTls, OnAnswer, Outside, Render, Tuning};
+use stella_api::{ApiConfig, ApiDeps, LookAtHosts, MetricsTls, OnAnswer, Render, Tuning};
 use stella_certs::Authority;
 use stella_certs::authority::rotation::Status;
 use stella_certs::tls::{self, ServerIdentity};
 use stella_engine::{Condition, Engine, Handle};
 use stella_fleet::{Fleet, FleetConfig, FleetDeps};
 use stella_journal::{JournalConfig, SledJournal};
-use stella_notify::notifier::Notifier;
 use stella_parts::Parts;
 use stella_publish::nats::Nats;
 use stella_publish::publisher::Publisher;
@@ -33,15 +32,16 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::authority::{self, Rotator, Step};
-use crate::calls::{Caller, Destinations};
+use crate::calls::Caller;
 use crate::config::{Config, Loaded};
+use crate::followed::Followed;
 use crate::local::Local;
 use crate::look::{Listening, View};
 use crate::measured::Measurements;
 use crate::reload::Reloader;
 use crate::traces::Traces;
 use crate::{
-    backup, current, first_start, local, logs, metrics, reload, retention, spans, stores, systemd, written_by,
+    backup, current, first_start, followed, local, logs, metrics, reload, spans, stores, systemd, written_by,
 };
 
 /// How long the control plane's own certificate is valid. It is made anew at every start and daily in between.
@@ -193,18 +193,21 @@ async fn serve(
     first_start::ensure_api_token(&engine.handle(), &config.state_dir).await?;
     authority::resume(&engine.handle(), &pki).await?;
     let logging = CancellationToken::new();
-    let measurements = follow_journal(config, engine, traces, &running, &logging).await?;
+    let followed = Followed::new(config)?;
+    let measurements = follow_journal((config, &followed), engine, traces, &running, &logging).await?;
     let tuning = Tuning::new(&api_config(config));
     let scraping = MetricsTls::new(pki.metrics_server(config)?);
-    let reloader =
-        Reloader::new(loaded, log_level.clone(), Arc::clone(&tuning), pki.clone(), scraping.clone())?;
+    let taken_over = (scraping.clone(), followed);
+    let reloader = Reloader::new(loaded, log_level.clone(), Arc::clone(&tuning), pki.clone(), taken_over)?;
     running.other("reload", &shutdown, reload::at_hangups(Arc::clone(&reloader), shutdown.clone()));
     let renewal = renew_certificate(pki.clone(), shutdown.clone());
     running.essential("renewal of the certificate", &shutdown, renewal);
     running.other("upkeep of figures", &shutdown, keep_up(recorder.clone(), shutdown.clone()));
 
     let (artifacts, output) = stores::open(config)?;
-    retain(config, engine, (&artifacts, &output), &running, &shutdown);
+    let stores = (Arc::clone(&artifacts), Arc::clone(&output));
+    let work = followed::retain(engine.handle(), stores, reloader.followed().follow(), shutdown.clone());
+    running.other("retention", &shutdown, work);
     let fleet = running.fleet(config, engine, &pki, (&artifacts, &output), &shutdown)?;
 
     let api_deps = ApiDeps {
@@ -219,7 +222,7 @@ async fn serve(
         sample_ratio: config.traces.sample_ratio,
         on_answer: traces.cloned().map(|traces| on_answer(traces, measurements.clone())),
         look: Some(look_at_hosts(Arc::clone(&fleet))),
-        outside: Some(outside(config)?),
+        outside: Some(reloader.followed().reach()),
     };
     let (api, api_address) = listening(|ready| {
         let tls = tls::https_server(&pki.identity)?;
@@ -234,8 +237,8 @@ async fn serve(
     .await?;
     let rotator = Rotator::new(engine.handle(), pki, Arc::clone(&fleet));
     let at = Listening { api: api_address, metrics: metrics_address, agents: fleet.local_addr() };
+    ask_outside(engine, reloader.followed(), &running, &shutdown)?;
     administer(config, engine, (reloader, rotator, View { listening: at, render }), &running, &shutdown)?;
-    ask_outside(config, engine, &running, &shutdown)?;
     running.other("watchdog", &shutdown, systemd::feed_watchdog(engine.handle(), shutdown.clone()));
     systemd::ready();
     tracing::info!(agents = %at.agents, api = %at.api, metrics = %at.metrics, "ready");
@@ -256,7 +259,7 @@ async fn serve(
 
 /// Starts whoever reads what is committed: the log, traces, the event bus, notifications. Answers with what measures on the way.
 async fn follow_journal(
-    config: &Config,
+    (config, followed): (&Config, &Followed),
     engine: &Engine,
     traces: Option<&Arc<Traces>>,
     running: &Running,
@@ -272,9 +275,8 @@ async fn follow_journal(
     if let Some(publisher) = publisher(config, engine).await? {
         running.other("event bus", until, publisher.run(until.clone()));
     }
-    if let Some(notifier) = notifier(config, engine).await? {
-        running.other("notifications", until, notifier.run(until.clone()));
-    }
+    let work = followed::notify(engine.handle(), followed.follow(), until.clone());
+    running.other("notifications", until, work);
     Ok(measurements)
 }
 
@@ -299,17 +301,6 @@ async fn publisher(config: &Config, engine: &Engine) -> anyhow::Result<Option<Pu
     publisher.map(Some).context("events cannot be published")
 }
 
-/// What tells people, if there is anybody to be told.
-async fn notifier(config: &Config, engine: &Engine) -> anyhow::Result<Option<Notifier>> {
-    let receivers = config.notifications.receivers()?;
-    if receivers.is_empty() {
-        return Ok(None);
-    }
-    let file = StateFile::new(config.state_dir.join("notifications.json"));
-    let notifier = Notifier::start(engine.handle(), file, receivers, config.notifications.routes()).await;
-    notifier.map(Some).context("notifications cannot be made")
-}
-
 /// Starts what this host's own administrator asks for by the socket.
 fn administer(
     config: &Config,
@@ -324,43 +315,20 @@ fn administer(
     Ok(())
 }
 
-/// Starts what takes out of memory, and from the disk, what has ended long ago.
-fn retain(
-    config: &Config,
-    engine: &Engine,
-    (artifacts, output): (&Arc<ArtifactStore>, &Arc<OutputStore>),
-    running: &Running,
-    shutdown: &CancellationToken,
-) {
-    let stores = (Arc::clone(artifacts), Arc::clone(output));
-    let work = retention::run(engine.handle(), stores, config.retention.clone(), shutdown.clone());
-    running.other("retention", shutdown, work);
-}
-
-/// What gates and workflows may ask and call, for whoever sets them up.
-fn outside(config: &Config) -> anyhow::Result<Outside> {
-    let destinations = Destinations::parse(&config.workflows.http_allowed)?;
-    let gates = config.gates.clone();
-    Ok(Outside {
-        prometheus: config.gates.prometheus.keys().cloned().collect(),
-        http: config.gates.http.keys().cloned().collect(),
-        may_ask: Arc::new(move |check, tenant, count| gates.may_ask(check, tenant, count)),
-        may_call: Arc::new(move |url| destinations.allow(url).map(drop)),
-    })
-}
-
 /// Starts what asks and calls others: for gates, and for steps of workflows.
 fn ask_outside(
-    config: &Config,
     engine: &Engine,
+    followed: &Followed,
     running: &Running,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let destinations = Destinations::parse(&config.workflows.http_allowed)?;
-    let work = Caller::new(engine.handle(), destinations)?.run(shutdown.clone());
+    let work = Caller::new(engine.handle(), followed.follow())?.run(shutdown.clone());
     running.other("calls of workflows", shutdown, work);
-    let work = stella_gates::run(engine.handle(), config.gates.sources()?, shutdown.clone());
-    running.other("questions of gates", shutdown, work);
+    running.other(
+        "questions of gates",
+        shutdown,
+        followed::ask(engine.handle(), followed.follow(), shutdown.clone()),
+    );
     Ok(())
 }
 

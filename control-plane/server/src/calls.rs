@@ -11,6 +11,7 @@ mod destinations;
 mod tests;
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -28,10 +29,14 @@ use stella_gates::turns::Turns;
 use stella_protocol::id::{RunId, TenantId};
 use stella_protocol::trace::{BAGGAGE, TRACEPARENT, TRACESTATE, TraceContext};
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::watch;
 use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use destinations::Destinations;
+
+use crate::config::Config;
+use crate::followed::another;
 
 /// How many calls are under way at once. Others wait for their turn.
 const CALLS_MAX: usize = 128;
@@ -75,6 +80,7 @@ pub(crate) struct Caller {
     /// None where nothing may be called: a host without authorities' certificates cannot have one, and needs none then.
     client: Option<Client>,
     allowed: Destinations,
+    config: watch::Receiver<Arc<Config>>,
     turns: Turns<Key, Told>,
     /// Calls whose answer the core did not take: they are not made again and again. Their step ends at its deadline.
     refused: HashSet<Key>,
@@ -85,13 +91,36 @@ pub(crate) struct Caller {
 impl Caller {
     /// # Errors
     /// If there is no HTTP client.
-    pub(crate) fn new(engine: Handle, allowed: Destinations) -> anyhow::Result<Self> {
+    pub(crate) fn new(engine: Handle, mut config: watch::Receiver<Arc<Config>>) -> anyhow::Result<Self> {
+        let allowed = Destinations::parse(&config.borrow_and_update().workflows.http_allowed)?;
+        let (client, turns) = (Self::client(&allowed)?, Turns::new(CALLS_MAX, CALLS_OF_TENANT_MAX));
+        Ok(Self { engine, client, allowed, config, turns, refused: HashSet::new(), broken: HashSet::new() })
+    }
+
+    /// What calls, if anything may be called.
+    ///
+    /// # Errors
+    /// If there is no HTTP client.
+    pub(crate) fn client(allowed: &Destinations) -> anyhow::Result<Option<Client>> {
         // What is sent is for the address that is allowed, and for nobody that it may point to.
         let client = Client::builder().redirect(Policy::none()).connect_timeout(CONNECT_TIMEOUT).no_proxy();
         let client = (!allowed.is_empty()).then(|| client.build()).transpose();
-        let client = client.context("no HTTP client can be made for workflows")?;
-        let turns = Turns::new(CALLS_MAX, CALLS_OF_TENANT_MAX);
-        Ok(Self { engine, client, allowed, turns, refused: HashSet::new(), broken: HashSet::new() })
+        client.context("no HTTP client can be made for workflows")
+    }
+
+    /// Takes over where may be called from now on; calls under way go on. Both were tried before the configuration was taken over.
+    fn follow(&mut self) {
+        let config = Arc::clone(&self.config.borrow_and_update());
+        let allowed = Destinations::parse(&config.workflows.http_allowed);
+        match allowed.and_then(|allowed| Ok((Self::client(&allowed)?, allowed))) {
+            Ok((client, allowed)) => {
+                self.client = self.client.take().or(client);
+                self.allowed = allowed;
+            }
+            Err(error) => {
+                tracing::error!(error = format!("{error:#}"), "where workflows may call stays as it was")
+            }
+        }
     }
 
     /// Makes calls until `until` is cancelled. Those under way are made again after the next start.
@@ -103,6 +132,7 @@ impl Caller {
                 biased;
                 () = until.cancelled() => return,
                 (key, ended) = self.turns.ended() => self.note(key, ended),
+                () = another(&mut self.config) => self.follow(),
                 commit = commits.recv() => if matches!(commit, Err(RecvError::Closed)) {
                     return;
                 },

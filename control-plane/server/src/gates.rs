@@ -95,6 +95,14 @@ impl Gates {
     }
 }
 
+impl Gates {
+    /// The files that it names.
+    pub(crate) fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        let all = self.prometheus.values().chain(self.http.values());
+        all.flat_map(|it| [&it.ca, &it.headers_file].into_iter().flatten())
+    }
+}
+
 impl Endpoint {
     fn source(&self, key: &str, unsaid: &Tenants) -> anyhow::Result<Source> {
         let tenants = self.tenants(key)?.unwrap_or_else(|| unsaid.clone());

@@ -11,6 +11,7 @@ mod current;
 mod doctor;
 mod durations;
 mod first_start;
+mod followed;
 mod gates;
 mod journal_tool;
 mod local;

@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use parking_lot::Mutex;
-use serde_json::Value;
 use stella_api::{MetricsTls, Tuning};
 use stella_settings::Shown;
 use tokio::signal::unix::{SignalKind, signal};
@@ -17,16 +16,18 @@ use tokio_util::sync::CancellationToken;
 
 use crate::boot::{Pki, api_config};
 use crate::config::{Config, Loaded};
+use crate::followed::Followed;
 
 /// Takes over what is new.
 pub(crate) struct Reloader {
     file: Option<PathBuf>,
     /// The values that are in effect.
-    running: Mutex<BTreeMap<String, Value>>,
+    running: Mutex<BTreeMap<String, Shown>>,
     log: stella_telemetry::LogLevel,
     tuning: Arc<Tuning>,
     pki: Pki,
     scraping: MetricsTls,
+    followed: Followed,
 }
 
 impl std::fmt::Debug for Reloader {
@@ -55,11 +56,15 @@ impl Reloader {
         log: stella_telemetry::LogLevel,
         tuning: Arc<Tuning>,
         pki: Pki,
-        scraping: MetricsTls,
+        (scraping, followed): (MetricsTls, Followed),
     ) -> anyhow::Result<Arc<Self>> {
-        let running = values(loaded.in_effect()?).into_iter().map(|(key, it)| (key, it.value)).collect();
-        let (file, running) = (loaded.file.clone(), Mutex::new(running));
-        Ok(Arc::new(Self { file, running, log, tuning, pki, scraping }))
+        let (file, running) = (loaded.file.clone(), Mutex::new(values(loaded.in_effect()?)));
+        Ok(Arc::new(Self { file, running, log, tuning, pki, scraping, followed }))
+    }
+
+    /// What parts follow that take over another configuration by themselves.
+    pub(crate) const fn followed(&self) -> &Followed {
+        &self.followed
     }
 
     /// Reads everything again and takes over what can be.
@@ -72,16 +77,19 @@ impl Reloader {
         let mut running = self.running.lock();
         let mut changes = Vec::new();
         for (key, shown) in &now {
-            if running.get(key) != Some(&shown.value) {
+            if running.get(key).map(|it| &it.value) != Some(&shown.value) {
                 changes.push(Change { key: key.clone(), is_in_effect: shown.reloads });
             }
         }
-        // A key of an open section that is gone: such sections are read at the start only.
-        let gone = running.keys().filter(|key| !now.contains_key(*key));
-        changes.extend(gone.map(|key| Change { key: key.clone(), is_in_effect: false }));
+        // A key of an open section that is gone.
+        let gone = running.values().filter(|it| !now.contains_key(&it.key));
+        changes.extend(gone.map(|it| Change { key: it.key.clone(), is_in_effect: it.reloads }));
         self.take_over(&loaded.config, changes.iter().any(|change| change.key == "log.level"))?;
         for change in changes.iter().filter(|change| change.is_in_effect) {
-            running.insert(change.key.clone(), now[&change.key].value.clone());
+            match now.get(&change.key) {
+                Some(shown) => running.insert(change.key.clone(), shown.clone()),
+                None => running.remove(&change.key),
+            };
         }
         for change in &changes {
             tracing::info!(
@@ -95,7 +103,7 @@ impl Reloader {
 
     /// All that can change, in an order in which what may fail comes first.
     fn take_over(&self, config: &Config, is_level_new: bool) -> anyhow::Result<()> {
-        let scraping = self.pki.metrics_server(config)?;
+        let (scraping, ready) = (self.pki.metrics_server(config)?, Followed::look_at(config)?);
         self.pki.renew(&config.api.names).context("the control plane's certificate cannot be made anew")?;
         // Otherwise what somebody has set through the API stays.
         if is_level_new {
@@ -103,6 +111,7 @@ impl Reloader {
         }
         self.scraping.change(scraping);
         self.tuning.change(&api_config(config));
+        self.followed.change(ready);
         Ok(())
     }
 }

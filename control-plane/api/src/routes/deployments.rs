@@ -121,8 +121,8 @@ pub(crate) async fn plan(
         })
     });
     let (mut plan, provable) = decided.await.map_err(|error| ApiError::internal(&error))??;
-    if let Some(outside) = &app.outside {
-        outside.doubt(&known, count, &mut plan);
+    if let Some(reach) = &app.outside {
+        reach.now().doubt(&known, count, &mut plan);
     }
     way_back::look(&app, &mut plan, provable).await;
     Ok(Json(plan))

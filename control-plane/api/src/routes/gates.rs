@@ -57,7 +57,7 @@ pub(crate) async fn set_gate(
     let gate = Box::new(parse::gate(&state, tenant, &body)?);
     app.outside
         .as_ref()
-        .map_or(Ok(()), |outside| outside.can_be_asked(tenant, state.tenants.len(), &gate.check))?;
+        .map_or(Ok(()), |reach| reach.now().can_be_asked(tenant, state.tenants.len(), &gate.check))?;
     change.tenant(&app, tenant.id, &body, TenantCommand::SetGate { environment, gate }).await?;
     environments::shown(&app, tenant.id, environment)
 }

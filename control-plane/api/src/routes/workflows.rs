@@ -25,6 +25,7 @@ use uuid::Uuid;
 
 use crate::body::{First, Json, Paging, Path, Query, page};
 use crate::error::ApiError;
+use crate::outside::Reach;
 use crate::submit::{Change, unexpected};
 use crate::{App, archive, parse, resolve, view};
 
@@ -135,7 +136,7 @@ pub(crate) async fn remove(
 
 /// What of a version could never work here.
 fn warned(app: &App, version: &Version) -> Vec<String> {
-    app.outside.as_ref().map(|outside| outside.warnings(&version.template)).unwrap_or_default()
+    app.outside.as_ref().map(|reach| reach.now().warnings(&version.template)).unwrap_or_default()
 }
 
 fn shown(app: &App, tenant: TenantId, name: &Name, number: Option<u32>) -> Result<Workflow, ApiError> {
@@ -234,10 +235,10 @@ pub(crate) async fn plan_run(
     let tenant = Arc::clone(resolve::tenant(&state, &tenant)?);
     let (new, actor, now) = (wanted(&tenant, &body)?, change.actor(), app.engine.now());
     // Thousands of targets take a while.
-    let (outside, count) = (app.outside.clone(), state.tenants.len());
+    let (outside, count) = (app.outside.as_ref().map(Reach::now), state.tenants.len());
     let decided = tokio::task::spawn_blocking(move || {
         decide::plan_run(&state, actor, tenant.id, &new, now)
-            .map(|planned| view::run_plan(&tenant, &planned, outside.as_ref().map(|it| (it, count)), now))
+            .map(|planned| view::run_plan(&tenant, &planned, outside.as_deref().map(|it| (it, count)), now))
     });
     Ok(Json(decided.await.map_err(|error| ApiError::internal(&error))??))
 }

@@ -306,12 +306,12 @@ impl Reading {
 }
 
 /// One Prometheus and no endpoint, and calls to one host.
-fn outside() -> stella_api::Outside {
+fn outside() -> stella_api::Reach {
     let may_call = |url: &str| match url.starts_with("https://hooks.example.com/") {
         true => Ok(()),
         false => Err(format!("calls to {url} are not allowed there")),
     };
-    stella_api::Outside {
+    stella_api::Reach::new(stella_api::Outside {
         prometheus: std::collections::BTreeSet::from(["main".to_owned()]),
         http: std::collections::BTreeSet::new(),
         // As one without `tenants` in the configuration.
@@ -320,5 +320,5 @@ fn outside() -> stella_api::Outside {
             _ => Err(format!("gates of tenant {tenant} may not ask it: gates.prometheus.main.tenants")),
         }),
         may_call: Arc::new(may_call),
-    }
+    })
 }

@@ -74,38 +74,43 @@ pub(crate) const KEYS: &[Key] = &[
         "events, at least 1",
         "how much a restart replays at most, about",
     ),
-    key(
+    live(
         "retention.memory_days",
         "30",
         "days, 0 to 36500",
         "deployments with their tasks, promotions and runs that ended longer ago leave memory for the [archive](operations.md#what-has-ended); 0 is never for that",
     ),
-    key(
+    live(
         "retention.memory_max",
         "1000",
         "number",
         "so many ended deployments and promotions of an environment, and runs of a workflow, stay in memory; 0 is all of them",
     ),
-    key(
+    live(
         "retention.memory_seconds_min",
         "3600",
         "seconds, at most 31536000",
         "what has ended within so long stays in memory in any case",
     ),
-    key("retention.memory_interval_s", "60", "seconds, 1 to 86400", "how often what may leave is looked for"),
-    key(
+    live(
+        "retention.memory_interval_s",
+        "60",
+        "seconds, 1 to 86400",
+        "how often what may leave is looked for",
+    ),
+    live(
         "retention.output_days",
         "90",
         "days, 0 to 36500",
         "what tasks print is removed after it; 0 is never",
     ),
-    key(
+    live(
         "retention.artifact_days",
         "0",
         "days, 0 to 36500",
         "[archives](operations.md#archives) of releases that are older, and needed by nothing, are removed; 0 is never",
     ),
-    key(
+    live(
         "retention.artifact_releases_min",
         "10",
         "number",
@@ -183,32 +188,32 @@ pub(crate) const KEYS: &[Key] = &[
     ),
     key("event_bus.client_certificate", "none", "path, PEM", "for servers that ask for a certificate"),
     key("event_bus.client_key", "none", "path, PEM", "its key"),
-    key(
+    live(
         "gates.prometheus.*",
         "none",
         "tables with `url`, `ca`, `headers_file`, `tenants`",
         "whom [gates](concepts.md#gates) may ask, by the names that they use: `gates.prometheus.main.url` is a Prometheus' address before `/api/v1/query`; `ca` and `headers_file` are as those of `traces`; `tenants` are the names of those whose gates may ask it, or `*`: without it only the gates of an installation with one tenant",
     ),
-    key(
+    live(
         "gates.http.*",
         "none",
         "tables with `url`, `ca`, `headers_file`, `tenants`",
         "the same for gates that ask an address; without `tenants` it is there for all, and is told whose gate asks",
     ),
-    key(
+    live(
         "workflows.http_allowed",
         "[]",
         "list of URLs",
         "where `http` steps of [workflows](workflows.md#calls) may call: beginnings such as `https://hooks.example.com/deploys/`. Without it nowhere",
     ),
-    key("notifications.source", "`stella`", "text", "what the installation is called in pages"),
-    key(
+    live("notifications.source", "`stella`", "text", "what the installation is called in pages"),
+    live(
         "notifications.receivers",
         "[]",
         "list of tables",
         "who can be told when something is wrong: [Notifications](notifications.md)",
     ),
-    key(
+    live(
         "notifications.routes",
         "[]",
         "list of tables",

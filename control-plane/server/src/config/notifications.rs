@@ -188,14 +188,14 @@ impl Notifications {
     }
 
     /// Files that hold secrets.
-    pub(super) fn secret_files(&self) -> impl Iterator<Item = &PathBuf> {
+    pub(crate) fn secret_files(&self) -> impl Iterator<Item = &PathBuf> {
         self.receivers.iter().flat_map(|it| {
             [&it.url_file, &it.secret_file, &it.routing_key_file, &it.password_file].into_iter().flatten()
         })
     }
 
     /// Files that hold authorities.
-    pub(super) fn ca_files(&self) -> impl Iterator<Item = &PathBuf> {
+    pub(crate) fn ca_files(&self) -> impl Iterator<Item = &PathBuf> {
         self.receivers.iter().filter_map(|it| it.ca.as_ref())
     }
 
