@@ -11,6 +11,7 @@ use stella_certs::tls::quic_enrol_client;
 use stella_certs::{Authority, CertificateDer, EnrolmentToken, csr};
 use stella_domain::agent::Connectivity;
 use stella_domain::command::TenantCommand;
+use stella_fleet::FleetConfig;
 use stella_protocol::close::CloseCode;
 use stella_protocol::digest::Digest;
 use stella_protocol::id::{AgentId, EnrolmentTokenId};
@@ -207,15 +208,17 @@ async fn a_session_ends_with_its_certificate_unless_that_was_renewed() {
     };
     let (mut careless, _) = Agent::connect(address, &world.enrol().await, hello(vec![])).await;
     let (mut careful, _) = Agent::connect(address, &world.enrol().await, hello(vec![])).await;
-    let day_ms = 24 * 3600 * 1_000;
-    world.later_ms.store(day_ms - 3_600_000, Ordering::SeqCst);
+    let life_ms =
+        u64::try_from(FleetConfig::new("127.0.0.1:0".parse().unwrap()).certificate_lifetime.as_millis())
+            .unwrap();
+    world.later_ms.store(life_ms - 3_600_000, Ordering::SeqCst);
     careless.say(&heartbeat()).await;
     let made = csr::generate().unwrap();
     careful.say(&ToControlPlane::Renew(RenewRequest { csr_der: made.csr_der })).await;
     assert!(matches!(careful.hear().await, ToAgent::Renewed(_)));
     assert_eq!(world.fleet.sessions(), 2);
 
-    world.later_ms.store(day_ms, Ordering::SeqCst);
+    world.later_ms.store(life_ms, Ordering::SeqCst);
     careless.say(&heartbeat()).await;
     assert_eq!(careless.closed().await, CloseCode::Unauthenticated);
     careful.say(&heartbeat()).await;

@@ -128,7 +128,7 @@ fn each_value_gets_to_its_place() {
 fn agents_are_scraped_where_that_is_wanted() {
     for way in [["--target", "a:1"].as_slice(), &["--inventory", "https://i/x"], &["--kubernetes"]] {
         let text = prometheus(&render(way));
-        assert!(!text.contains("job_name: stella-agents") && !text.contains("scraper"), "{text}");
+        assert!(!text.contains("job_name: stella-agents") && !text.contains("cert_file"), "{text}");
         assert!(text.trim_end().lines().last().is_some_and(|last| !last.contains('#')), "{text}");
         let flags = ["--agents", "--agents-ca", "/a", "--agents-cert", "/c", "--agents-key", "/k"];
         let text = prometheus(&render(&[way, &flags].concat()));
