@@ -26,14 +26,14 @@ pub struct State {
     pub projections: Projections,
 }
 
-/// What a state counts beside what it knows. A snapshot of a version that counted less leads to another state than the events that it
+/// What a state counts, and keeps, of its events. A snapshot of a version that counted less leads to another state than the events that it
 /// was made of, so the events are applied anew instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Projections(u32);
 
 impl Projections {
-    /// Of this version. One more with each thing that is counted from events of before.
+    /// Of this version. One more with each thing that is counted, or kept, from events of before.
     pub const NOW: Self = Self(1);
 
     const fn of_before() -> Self {
