@@ -128,7 +128,7 @@ async fn a_shell_waits_for_the_decision_and_goes_on_or_ends_with_it() -> Result<
     let (code, said) = qa.run(&["promotion", "show", &id])?;
     ensure!(code == Some(0) && said.contains("asked for by dev: pending (0 of 1 approvals"), "{said}");
     ensure!(said.contains("plan sha256:") && said.contains("web-1"), "{said}");
-    ensure!(said.contains("all at once, in 1 h at most; on failure it is rolled back"), "{said}");
+    ensure!(said.contains("1 at a time, in 1 h at most; on failure it is rolled back"), "{said}");
     ensure!(said.contains("each target: run"), "{said}");
     let (code, said) = qa.run(&["promotion", "approve", &id, "--reason", "tested"])?;
     ensure!(code == Some(0) && said.contains("has started"), "{said}");
