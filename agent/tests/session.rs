@@ -9,7 +9,8 @@ use std::fs;
 use std::time::{Duration, SystemTime};
 
 use control_plane::{
-    Agent, ControlPlane, DAY, Home, ders, dispatch, key, on, read_frame, read_output, soon, until_file_is,
+    Agent, ControlPlane, DAY, Home, ders, dispatch, key, on, read_frame, read_output, soon, until_file,
+    until_file_is,
 };
 use sha2::{Digest as _, Sha256};
 use stella_agent::identity::Identity;
@@ -190,12 +191,7 @@ async fn the_real_result_is_reported_after_a_crash() {
     // It ends while there is no agent; its supervisor takes note.
     fs::write(home.root().join("go"), "").unwrap();
     let record = home.state().join(format!("attempts/{}-1/record", key(1).task));
-    soon("the supervisor's record", async {
-        while !fs::read_to_string(&record).unwrap_or_default().contains("Ended") {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await;
+    until_file(&record, |record| record.contains("Ended")).await;
     let agent = Agent::start(&home);
     let (mut peer, hello) = control_plane.welcome().await;
     assert_eq!(hello.open.len(), 1);
@@ -215,12 +211,7 @@ async fn a_command_that_outlives_a_crash_is_ended_and_interrupted() {
     let agent = Agent::start(&home);
     let (mut peer, _) = control_plane.welcome().await;
     peer.dispatch(dispatch(1, "echo $$ > pid; exec sleep 600")).await;
-    soon("the command", async {
-        while fs::read_to_string(home.root().join("pid")).unwrap_or_default().is_empty() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await;
+    until_file(&home.root().join("pid"), |pid| pid.ends_with('\n')).await;
     agent.crash().await;
     drop(peer);
     let pid = fs::read_to_string(home.root().join("pid")).unwrap();
@@ -247,12 +238,7 @@ async fn a_command_that_a_new_journal_does_not_know_is_ended_before_anything_sta
     let agent = Agent::start(&home);
     let (mut peer, _) = control_plane.welcome().await;
     peer.dispatch(dispatch(1, "sleep 600 & echo $! > pid; wait")).await;
-    soon("the command", async {
-        while !fs::read_to_string(home.root().join("pid")).unwrap_or_default().ends_with('\n') {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await;
+    until_file(&home.root().join("pid"), |pid| pid.ends_with('\n')).await;
     agent.crash().await;
     drop(peer);
     // What the agent's own message about a damaged journal says that may be done.

@@ -8,7 +8,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use reqwest::StatusCode;
 use serde_json::Value;
 
-use crate::control_plane::ControlPlane;
+use crate::cluster::{Cluster, TENANT};
+use crate::control_plane::{ControlPlane, Settings};
 use crate::daemon::{self, Daemon};
 use crate::{binaries, ports, wait};
 
@@ -50,6 +51,23 @@ impl Bundle {
         daemon::run(&binaries::path("stella")?, &[arguments.as_slice(), &secrets, flags].concat())?;
         fs::write(&key, "0123456789abcdef0123456789abcdef")?;
         Ok(Self { folder: folder.to_owned(), prometheus_port, alertmanager_port })
+    }
+
+    /// A bundle whose Prometheus gates may ask by the name `main`. It is not started yet; the control plane was started again, to know it.
+    ///
+    /// # Errors
+    /// If it cannot be rendered, or the control plane and its agents do not come back.
+    pub async fn for_gates(cluster: &mut Cluster) -> Result<Self> {
+        let bundle = Self::render(&cluster.folder().join("bundle"), &cluster.control_plane)?;
+        bundle.hurry()?;
+        let tables = format!("[gates.prometheus.main]\nurl = {:?}\n", bundle.prometheus_url());
+        cluster.control_plane.configure(&Settings { tables, ..Settings::default() })?;
+        cluster.control_plane.kill()?;
+        cluster.control_plane.resume().await?;
+        for agent in &cluster.agents {
+            cluster.wait_online(agent.name()).await?;
+        }
+        Ok(bundle)
     }
 
     /// Where Prometheus listens.
@@ -172,6 +190,20 @@ pub struct Prometheus {
 }
 
 impl Prometheus {
+    /// Waits until it counts so many connected agents of a test's tenant.
+    ///
+    /// # Errors
+    /// If it does not in time.
+    pub async fn counts_agents(&self, agents: u32) -> Result<()> {
+        wait::until(&format!("{agents} agents are counted"), async || {
+            let wanted = format!("stella_agents_connected{{tenant=\"{TENANT}\"}} == {agents}");
+            let series = self.query(&wanted).await?;
+            ensure!(!series.is_empty(), "{series:?}");
+            Ok(())
+        })
+        .await
+    }
+
     /// What an expression gives now: the series of an instant vector, or of a range one.
     ///
     /// # Errors

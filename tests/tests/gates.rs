@@ -174,15 +174,7 @@ async fn what_was_asked_before_a_crash_is_asked_again_and_starts_once() -> Resul
 async fn a_metric_of_a_real_prometheus_decides_and_without_it_nothing_fails() -> Result<()> {
     let mut cluster = Cluster::start(2).await?;
     cluster.release(&release("1.0.0", &[], vec![shell("run", "true")])).await?;
-    let bundle = Bundle::render(&cluster.folder().join("bundle"), &cluster.control_plane)?;
-    bundle.hurry()?;
-    let tables = format!("[gates.prometheus.main]\nurl = {:?}\n", bundle.prometheus_url());
-    cluster.control_plane.configure(&Settings { tables, ..Settings::default() })?;
-    cluster.control_plane.kill()?;
-    cluster.control_plane.resume().await?;
-    for agent in &cluster.agents {
-        cluster.wait_online(agent.name()).await?;
-    }
+    let bundle = Bundle::for_gates(&mut cluster).await?;
     let boss = Shell::of(&cluster, "boss", "admin").await?;
     let gate = |name: &str, at_least: &str| {
         let query = "stella_agents_connected{tenant=\"acme\"}";
@@ -216,12 +208,7 @@ async fn a_metric_of_a_real_prometheus_decides_and_without_it_nothing_fails() ->
     ensure!(reason.contains("cannot be asked"), "{reason}");
     ensure!(promotion(&cluster.api, &waits.id).await?.status == "approved", "silence is not failure");
     let prometheus = bundle.prometheus().await?;
-    wait::until("the metric is there", async || {
-        let series = prometheus.query("stella_agents_connected{tenant=\"acme\"} == 2").await?;
-        ensure!(!series.is_empty(), "{series:?}");
-        Ok(())
-    })
-    .await?;
+    prometheus.counts_agents(2).await?;
     gate("many", "99")?;
     let reason = says("many", "failed").await?;
     ensure!(reason.starts_with("not at least 99: 2 {"), "{reason}");

@@ -3,52 +3,39 @@
 use anyhow::{Context as _, Result, ensure};
 use stella_api_types::deployment::{CanaryStep, CreateDeployment, OnFailure, Strategy};
 use stella_tests::cluster::{Cluster, ENVIRONMENT, TENANT};
-use stella_tests::control_plane::Settings;
 use stella_tests::monitoring::{Bundle, Prometheus};
 use stella_tests::people::{Shell, ask, promotion};
 use stella_tests::recipe::{release, rolling, shell};
 use stella_tests::wait;
 
-/// Has the control plane ask a Prometheus that is not started yet.
-async fn knows_prometheus(cluster: &mut Cluster) -> Result<Bundle> {
-    let bundle = Bundle::render(&cluster.folder().join("bundle"), &cluster.control_plane)?;
-    bundle.hurry()?;
-    let tables = format!("[gates.prometheus.main]\nurl = {:?}\n", bundle.prometheus_url());
-    cluster.control_plane.configure(&Settings { tables, ..Settings::default() })?;
-    cluster.control_plane.kill()?;
-    cluster.control_plane.resume().await?;
-    for agent in &cluster.agents {
-        cluster.wait_online(agent.name()).await?;
-    }
-    Ok(bundle)
-}
+/// How many of the two hosts are there.
+const CONNECTED: &str = "stella_agents_connected{tenant=\"acme\"}";
 
-/// Waits until Prometheus counts so many connected agents.
-async fn counts_agents(prometheus: &Prometheus, agents: u32) -> Result<()> {
-    wait::until(&format!("{agents} agents are counted"), async || {
-        let wanted = format!("stella_agents_connected{{tenant=\"acme\"}} == {agents}");
-        let series = prometheus.query(&wanted).await?;
-        ensure!(!series.is_empty(), "{series:?}");
-        Ok(())
-    })
-    .await
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_metric_that_goes_bad_in_the_soak_halts_the_canary_there_and_takes_it_back() -> Result<()> {
+/// Two hosts with release 1.0.0, a release 2.0.0, and a Prometheus that gates may ask and that counts both hosts.
+async fn two_hosts() -> Result<(Cluster, Bundle, Prometheus)> {
     let mut cluster = Cluster::start(2).await?;
     for version in ["1", "2"] {
         let run = shell("run", &format!("echo {version} >> ran.txt"));
         cluster.release(&release(&format!("{version}.0.0"), &[], vec![run])).await?;
     }
     cluster.deploy(&rolling(ENVIRONMENT, "1.0.0", OnFailure::Stop)).await?;
-    let bundle = knows_prometheus(&mut cluster).await?;
+    let bundle = Bundle::for_gates(&mut cluster).await?;
     let prometheus = bundle.prometheus().await?;
-    counts_agents(&prometheus, 2).await?;
+    prometheus.counts_agents(2).await?;
+    Ok((cluster, bundle, prometheus))
+}
+
+/// Has the environment want that both hosts are there.
+fn want_both(boss: &Shell<'_>, more: &[&str]) -> Result<()> {
+    let gate = ["gate", "set", "metric", ENVIRONMENT, "agents", "--source", "main", "--query", CONNECTED];
+    boss.ok(&[&gate[..], &["--at-least", "2", "--ttl", "1"], more].concat()).map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_metric_that_goes_bad_in_the_soak_halts_the_canary_there_and_takes_it_back() -> Result<()> {
+    let (mut cluster, _bundle, _prometheus) = two_hosts().await?;
     let boss = Shell::of(&cluster, "boss", "admin").await?;
-    let query = "stella_agents_connected{tenant=\"acme\"}";
-    let flags = ["--source", "main", "--query", query, "--at-least", "2", "--ttl", "1"];
-    boss.ok(&[["gate", "set", "metric", ENVIRONMENT, "agents"].as_slice(), &flags].concat())?;
+    want_both(&boss, &[])?;
     let canary = Strategy::Canary {
         steps: vec![CanaryStep { percent: 50, soak_seconds: Some(3_600) }],
         batch: None,
@@ -87,19 +74,9 @@ async fn a_metric_that_goes_bad_in_the_soak_halts_the_canary_there_and_takes_it_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_goes_bad_after_the_last_wave_is_taken_back_and_what_stays_good_is_a_success() -> Result<()> {
-    let mut cluster = Cluster::start(2).await?;
-    for version in ["1", "2"] {
-        let run = shell("run", &format!("echo {version} >> ran.txt"));
-        cluster.release(&release(&format!("{version}.0.0"), &[], vec![run])).await?;
-    }
-    cluster.deploy(&rolling(ENVIRONMENT, "1.0.0", OnFailure::Stop)).await?;
-    let bundle = knows_prometheus(&mut cluster).await?;
-    let prometheus = bundle.prometheus().await?;
-    counts_agents(&prometheus, 2).await?;
+    let (mut cluster, _bundle, prometheus) = two_hosts().await?;
     let boss = Shell::of(&cluster, "boss", "admin").await?;
-    let query = "stella_agents_connected{tenant=\"acme\"}";
-    let flags = ["--verifies", "--source", "main", "--query", query, "--at-least", "2", "--ttl", "1"];
-    boss.ok(&[["gate", "set", "metric", ENVIRONMENT, "agents"].as_slice(), &flags].concat())?;
+    want_both(&boss, &["--verifies"])?;
     let said = boss.ok(&["env", "verify", ENVIRONMENT, "--bake", "1h"])?;
     ensure!(said.contains("all targets have had the release for 1 h"), "{said}");
     let said = boss.ok(&["deploy", "app:2.0.0", ENVIRONMENT, "--plan"])?;
@@ -138,7 +115,7 @@ async fn what_goes_bad_after_the_last_wave_is_taken_back_and_what_stays_good_is_
     let counted = "stella_rollbacks_total{tenant=\"acme\",env=\"staging\",reason=\"verification\"} 1";
     ensure!(metrics.contains(counted), "{metrics}");
 
-    counts_agents(&prometheus, 2).await?;
+    prometheus.counts_agents(2).await?;
     let boss = Shell::of(&cluster, "boss-of-two", "admin").await?;
     boss.ok(&["env", "verify", ENVIRONMENT, "--bake", "2s"])?;
     let said = boss.ok(&["deploy", "app:2.0.0", ENVIRONMENT, "--wait"])?;

@@ -90,8 +90,13 @@ pub(crate) async fn soon<T>(what: &str, work: impl Future<Output = T>) -> T {
 
 /// Waits until a file has this content.
 pub(crate) async fn until_file_is(path: &Path, content: &str) {
-    soon("a file's content", async {
-        while std::fs::read_to_string(path).unwrap_or_default() != content {
+    until_file(path, |text| text == content).await;
+}
+
+/// Waits until a file has what is waited for. One that is not there is empty.
+pub(crate) async fn until_file(path: &Path, is_ready: impl Fn(&str) -> bool) {
+    soon(&format!("the content of {}", path.display()), async {
+        while !is_ready(&std::fs::read_to_string(path).unwrap_or_default()) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     })
