@@ -17,7 +17,7 @@ use stella_protocol::trace::TraceContext;
 use stella_publish::bus::{Bus, BusError, Message};
 use stella_publish::publisher::Publisher;
 use stella_readers::follow::Begin;
-use stella_readers::place::StateFile;
+use stella_readers::place::{Places, StateFile};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -95,6 +95,22 @@ impl World {
         Self { engine, publisher, until }
     }
 
+    /// Waits until the file says that all of the journal was published. What has arrived may be a part of it: after a crash a page that
+    /// had arrived before comes again.
+    async fn caught_up(&self, folder: &Path) {
+        let file = StateFile::new(folder.join("event-bus.json"));
+        let is_caught_up = || {
+            let places = file.load::<Places>().unwrap().unwrap_or_default();
+            self.engine.handle().heads().into_iter().all(|(stream, head)| places.of(stream).next == head)
+        };
+        let all = async {
+            while !is_caught_up() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, all).await.unwrap();
+    }
+
     async fn stop(self) {
         self.until.cancel();
         self.publisher.await.unwrap();
@@ -161,6 +177,7 @@ async fn everything_arrives_through_failures_and_restarts_and_a_new_bus_begins_n
     let world = World::start(folder.path(), &bus, Begin::Now).await;
     environments(&world.engine.handle(), 1, 110..112).await;
     bus.wait(21).await;
+    world.caught_up(folder.path()).await;
     world.stop().await;
     let arrived = bus.sent.lock().len();
     let world = World::start(folder.path(), &bus, Begin::Beginning).await;
