@@ -10,6 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use stella_certs::EnrolmentToken;
 use stella_protocol::message::Profile;
+use stella_telemetry::redact_text;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 
@@ -195,7 +196,7 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Standard error may be closed; the exit code still tells.
-            let _closed = writeln!(io::stderr(), "stella-agent: {}", reason_of(error.as_ref()));
+            let _closed = writeln!(io::stderr(), "stella-agent: {}", redact_text(&reason_of(error.as_ref())));
             ExitCode::FAILURE
         }
     }

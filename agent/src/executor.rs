@@ -11,6 +11,7 @@ mod check;
 mod command;
 mod systemd;
 
+use std::collections::BTreeMap;
 use std::error::Error as StdError;
 use std::fmt;
 use std::future::Future;
@@ -23,7 +24,7 @@ use std::time::Duration;
 use stella_protocol::id::AttemptKey;
 use stella_protocol::limits::REASON_BYTES_MAX;
 use stella_protocol::message::{Dispatch, TaskOutcome};
-use stella_protocol::spec::{Probe, TaskSpec};
+use stella_protocol::spec::{CheckSpec, Probe, TaskSpec};
 use stella_protocol::trace::TraceContext;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -96,7 +97,7 @@ impl Executor {
             TaskSpec::Check(spec) => check::run(&self.supervisor, &context, spec).await,
             TaskSpec::Systemd(spec) => systemd::run(&context, spec).await,
         };
-        bounded(outcome)
+        sendable(outcome, &context.dispatch.spec)
     }
 
     /// Lets go of what was kept for the next task, because none is near. Blocks on the disk.
@@ -248,12 +249,13 @@ fn failed(error: &dyn StdError) -> TaskOutcome {
     TaskOutcome::Failed { reason: reason_of(error), exit_code: None }
 }
 
-/// Cuts the reason to what may be sent.
-fn bounded(mut outcome: TaskOutcome) -> TaskOutcome {
+/// Takes secrets out of the reason, which goes into journals and messages, and cuts it to what may be sent.
+fn sendable(mut outcome: TaskOutcome, spec: &TaskSpec) -> TaskOutcome {
     match &mut outcome {
         TaskOutcome::Failed { reason, .. }
         | TaskOutcome::Unknown { reason }
         | TaskOutcome::Refused { reason } => {
+            *reason = stella_telemetry::redact_values(reason, environment(spec).into_iter().flatten());
             let end = reason.floor_char_boundary(REASON_BYTES_MAX);
             reason.truncate(end);
         }
@@ -263,4 +265,14 @@ fn bounded(mut outcome: TaskOutcome) -> TaskOutcome {
         | TaskOutcome::Interrupted => {}
     }
     outcome
+}
+
+/// What the task's command is given, if it has one.
+const fn environment(spec: &TaskSpec) -> Option<&BTreeMap<String, String>> {
+    match spec {
+        TaskSpec::Command(command) | TaskSpec::Check(CheckSpec { probe: Probe::Command(command), .. }) => {
+            Some(&command.environment)
+        }
+        TaskSpec::Check(_) | TaskSpec::Artifact(_) | TaskSpec::Systemd(_) => None,
+    }
 }

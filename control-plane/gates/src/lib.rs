@@ -172,10 +172,12 @@ async fn settle(engine: &Handle, sources: &Sources, question: &Question) -> Answ
             return Answered::NotTaken;
         }
     };
-    let said = answered.unwrap_or_else(|error| {
+    let mut said = answered.unwrap_or_else(|error| {
         tracing::warn!(question = %question.of, %error, "a gate could not be asked");
         ask::Said { outcome: Outcome::Unavailable, reason: error.to_string(), inputs: None }
     });
+    // It becomes a fact, and whoever was asked may repeat what it was asked with.
+    said.reason = stella_telemetry::redact_text(&said.reason);
     let request = Request {
         actor: Actor::System,
         trace: about.trace,

@@ -117,8 +117,9 @@ fn main() -> ExitCode {
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             tracing::error!(error = format!("{error:#}"), "stopped");
-            // Nobody is left to tell when standard error is closed.
-            writeln!(std::io::stderr(), "stella-orchestrator: {error:#}").ok();
+            // Nobody is left to tell when standard error is closed. It is the log of a service, too.
+            let told = stella_telemetry::redact_text(&format!("{error:#}"));
+            writeln!(std::io::stderr(), "stella-orchestrator: {told}").ok();
             ExitCode::FAILURE
         }
     }

@@ -11,11 +11,12 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use metrics::describe_counter;
-use opentelemetry::InstrumentationScope;
 use opentelemetry::trace::{SpanContext, SpanId, Status, TraceFlags, TraceId};
+use opentelemetry::{InstrumentationScope, Value};
 use opentelemetry_sdk::trace::{BatchSpanProcessor, SpanData, SpanEvents, SpanLinks, SpanProcessor as _};
 use reqwest::Url;
 use stella_protocol::trace::TraceContext;
+use stella_telemetry::redact_text;
 
 pub use config::{Compression, Config, Protocol};
 pub use opentelemetry::KeyValue;
@@ -119,6 +120,16 @@ impl Collector {
     }
 }
 
+/// The attributes without secrets: paths and what callers say of themselves are written by others.
+fn masked(mut attributes: Vec<KeyValue>) -> Vec<KeyValue> {
+    for attribute in &mut attributes {
+        if let Value::String(text) = &attribute.value {
+            attribute.value = redact_text(text.as_str()).into();
+        }
+    }
+    attributes
+}
+
 /// Where spans of a service go.
 #[derive(Debug)]
 pub struct Outlet(BatchSpanProcessor);
@@ -137,11 +148,11 @@ impl Outlet {
             name: span.name.into(),
             start_time: span.start,
             end_time: span.end,
-            attributes: span.attributes,
+            attributes: masked(span.attributes),
             dropped_attributes_count: 0,
             events: SpanEvents::default(),
             links: SpanLinks::default(),
-            status: span.error.map_or(Status::Unset, Status::error),
+            status: span.error.map_or(Status::Unset, |why| Status::error(redact_text(&why))),
             instrumentation_scope: InstrumentationScope::builder("stella").build(),
         });
     }

@@ -39,17 +39,25 @@ pub fn roots(key: &str, path: &Path) -> Result<Vec<reqwest::Certificate>, Error>
     Ok(certificates)
 }
 
-/// Lines of `Name: value` in the file of `key`. The values are masked in the log from now on.
+/// Headers that are there to be read: what they hold would be masked where it is a word.
+const HARMLESS_HEADERS: [&str; 5] =
+    ["accept", "accept-language", "content-type", "user-agent", "x-scope-orgid"];
+
+/// Lines of `Name: value` in the file of `key`. The values are masked in the log from now on, but those of headers that hold no secret.
 ///
 /// # Errors
-/// If it cannot be read, or a line is none of these. What is said names the line, never the value: it is a secret.
+/// If it cannot be read, a line is none of these, or there are more than can be masked. What is said names the line, never the value: it is a secret.
 pub fn headers(key: &str, path: &Path) -> Result<HashMap<String, String>, Error> {
     let text = std::fs::read_to_string(path).map_err(|error| wrong(key, path, error))?;
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let read = |(at, line)| {
         header(line).ok_or_else(|| wrong(key, path, format!("line {} is not `Name: value`", at + 1)))
     };
-    lines.map(read).collect()
+    let headers = lines.map(read).collect::<Result<HashMap<_, _>, _>>()?;
+    let secrets = headers.iter().filter(|(name, _)| !HARMLESS_HEADERS.contains(&name.as_str()));
+    stella_telemetry::hide(path, secrets.map(|(_, value)| value.as_str()))
+        .map_err(|error| wrong(key, path, error))?;
+    Ok(headers)
 }
 
 fn header(line: &str) -> Option<(String, String)> {
@@ -57,7 +65,6 @@ fn header(line: &str) -> Option<(String, String)> {
     let name: HeaderName = name.trim().parse().ok()?;
     let value = HeaderValue::from_str(value.trim()).ok()?;
     let value = value.to_str().ok()?;
-    stella_telemetry::hide(value);
     Some((name.to_string(), value.to_owned()))
 }
 
@@ -73,9 +80,10 @@ mod tests {
     fn headers_are_read_and_a_wrong_line_is_named_without_its_value() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("headers");
-        std::fs::write(&path, "Authorization: Basic c2VjcmV0\n\nX-Scope-OrgID: 7\n").unwrap();
+        std::fs::write(&path, "Authorization: Basic c2VjcmV0\n\nX-Scope-OrgID: production\n").unwrap();
         let read = headers("k", &path).unwrap();
         assert_eq!((read.len(), read["authorization"].as_str()), (2, "Basic c2VjcmV0"));
+        assert_eq!(stella_telemetry::redact_text("c2VjcmV0 in production"), "[REDACTED] in production");
         for wrong in ["X: 1\nc2VjcmV0", "X: 1\nX Y: c2VjcmV0", "X: 1\nX: c2VjcmV0\u{1}"] {
             std::fs::write(&path, wrong).unwrap();
             let error = headers("k", &path).unwrap_err().to_string();

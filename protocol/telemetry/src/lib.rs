@@ -27,7 +27,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt, reload};
 
 pub use level::LogLevel;
-pub use redact::{hide, redact_text};
+pub use redact::{TooManySecrets, hide, redact_text, redact_values};
 
 /// A log file is rotated when it reaches this size, in megabytes.
 const FILE_SIZE_MAX_MB: u64 = 100;

@@ -2,8 +2,11 @@
 //! any case, at any depth, also in texts: headers, URLs, JSON within JSON. By their look: tokens of our own. And by their value: what the
 //! program has read from its secrets' files ([`hide`]).
 
-use std::sync::RwLock;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::{PoisonError, RwLock};
 
+use aho_corasick::{AhoCorasick, MatchKind};
 use serde_json::{Map, Value};
 
 /// What stands in a secret's place.
@@ -24,20 +27,103 @@ const OWN_TOKENS: [(&str, usize); 2] = [("stella_", 43), ("stella-enrol-1.", 43)
 /// A shorter value is a word that may stand anywhere.
 const HIDDEN_BYTES_MIN: usize = 8;
 
-/// How many values are hidden at most: a bound for a defect, not for a configuration.
-const HIDDEN_MAX: usize = 256;
+/// How many bytes of values are hidden at most, of all files together: a bound for a file that is none of secrets.
+const HIDDEN_BYTES_MAX: usize = 1 << 20;
 
-static HIDDEN: RwLock<Vec<String>> = RwLock::new(Vec::new());
+static HIDDEN: RwLock<Hidden> = RwLock::new(Hidden { files: BTreeMap::new(), search: None });
 
-/// Masks this value in all lines from now on, whatever holds it. Values of less than 8 bytes are not: they would be found in words.
-pub fn hide(value: &str) {
-    // A writer that panicked has left a whole list.
-    let mut hidden = HIDDEN.write().unwrap_or_else(std::sync::PoisonError::into_inner);
-    if value.len() >= HIDDEN_BYTES_MIN && hidden.len() < HIDDEN_MAX && !hidden.iter().any(|it| it == value) {
-        hidden.push(value.to_owned());
-        // A value that is a part of another one must not cut it in two.
-        hidden.sort_by_key(|it| std::cmp::Reverse(it.len()));
+/// Values that are masked wherever they stand.
+#[derive(Debug)]
+struct Hidden {
+    files: BTreeMap<PathBuf, Secrets>,
+    /// Finds any of them in one pass, however many there are; nothing is hidden without it.
+    search: Option<AhoCorasick>,
+}
+
+/// What a file holds.
+#[derive(Debug, Default)]
+struct Secrets {
+    now: BTreeSet<String>,
+    /// What it held before that: a connection may use it still, and a reload may turn out to be refused.
+    before: BTreeSet<String>,
+}
+
+/// There are too many secrets for all of them to be masked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("it has more than the log could mask: {HIDDEN_BYTES_MAX} bytes of secrets in all files together")]
+pub struct TooManySecrets;
+
+/// Masks the secrets in `file` in all lines from now on, whatever holds them, and those that it had when it was read before. What it had
+/// before that is forgotten, so that secrets may be rotated for ever. Values of less than 8 bytes are not masked: they would be found in
+/// words.
+///
+/// # Errors
+/// If there are too many of them. Then nothing has changed.
+pub fn hide<'v>(file: &Path, values: impl IntoIterator<Item = &'v str>) -> Result<(), TooManySecrets> {
+    // A writer that panicked has changed nothing, or everything.
+    HIDDEN.write().unwrap_or_else(PoisonError::into_inner).set(file, values)
+}
+
+impl Hidden {
+    fn set<'v>(
+        &mut self,
+        file: &Path,
+        values: impl IntoIterator<Item = &'v str>,
+    ) -> Result<(), TooManySecrets> {
+        let now: BTreeSet<String> = values.into_iter().flat_map(forms).collect();
+        let known = self.files.get(file);
+        if known.map_or(now.is_empty(), |known| known.now == now) {
+            return Ok(());
+        }
+        let before = known.map(|known| known.now.clone()).unwrap_or_default();
+        let others = self.files.iter().filter(|(other, _)| other.as_path() != file);
+        let all: BTreeSet<&String> = others
+            .flat_map(|(_, secrets)| secrets.now.iter().chain(&secrets.before))
+            .chain(&now)
+            .chain(&before)
+            .collect();
+        if all.iter().map(|value| value.len()).sum::<usize>() > HIDDEN_BYTES_MAX {
+            return Err(TooManySecrets);
+        }
+        // Of two that begin at one place the longer one: the shorter is a part of it.
+        let search = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(all);
+        self.search = Some(search.map_err(|_| TooManySecrets)?);
+        self.files.insert(file.to_owned(), Secrets { now, before });
+        Ok(())
     }
+
+    fn mask(&self, text: &str) -> Option<String> {
+        let search = self.search.as_ref().filter(|search| search.is_match(text))?;
+        let mut masked = String::with_capacity(text.len());
+        search.replace_all_with(text, &mut masked, |_, _, masked| {
+            masked.push_str(MASK);
+            true
+        });
+        Some(masked)
+    }
+}
+
+/// How a secret may be written: as it is, within a text of JSON, and the word after the scheme of a header on its own.
+fn forms(value: &str) -> impl Iterator<Item = String> {
+    let quoted = Value::from(value).to_string();
+    let escaped = quoted[1..quoted.len() - 1].to_owned();
+    let is_scheme = |word: &str| SCHEMES.iter().any(|scheme| word.eq_ignore_ascii_case(scheme));
+    let word = value.split_once(' ').filter(|(scheme, _)| is_scheme(scheme)).map(|(_, word)| word.trim());
+    let all = [Some(value.to_owned()), Some(escaped), word.map(str::to_owned)];
+    all.into_iter().flatten().filter(|form| form.len() >= HIDDEN_BYTES_MIN)
+}
+
+/// Masks the values of what is under a secret's key in a text that may repeat them, beside what [`redact_text`] masks.
+#[must_use]
+pub fn redact_values<'v>(text: &str, pairs: impl IntoIterator<Item = (&'v String, &'v String)>) -> String {
+    let mut masked = text.to_owned();
+    let secret = |(key, value): &(&String, &String)| is_secret_key(key) && value.len() >= HIDDEN_BYTES_MIN;
+    let mut secrets: Vec<&String> = pairs.into_iter().filter(secret).map(|(_, value)| value).collect();
+    secrets.sort_by_key(|value| std::cmp::Reverse(value.len()));
+    for value in secrets {
+        masked = masked.replace(value.as_str(), MASK);
+    }
+    redact_text(&masked)
 }
 
 /// Whether a key holds a secret.
@@ -86,15 +172,7 @@ fn redact_if_needed(text: &str) -> Option<String> {
 }
 
 fn without_hidden(text: &str) -> Option<String> {
-    let hidden = HIDDEN.read().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let mut masked: Option<String> = None;
-    for value in hidden.iter() {
-        let current = masked.as_deref().unwrap_or(text);
-        if current.contains(value.as_str()) {
-            masked = Some(current.replace(value.as_str(), MASK));
-        }
-    }
-    masked
+    HIDDEN.read().unwrap_or_else(PoisonError::into_inner).mask(text)
 }
 
 fn redact_by_key(text: &str) -> String {
@@ -298,13 +376,58 @@ mod tests {
 
     #[test]
     fn a_value_that_is_hidden_is_seen_nowhere() {
-        hide("short");
-        hide("s3cr3t-v4lu3");
-        hide("s3cr3t-v4lu3-and-more");
+        let values =
+            ["short", "s3cr3t-v4lu3", "s3cr3t-v4lu3-and-more", "Bearer b34r3r-v4lu3", "a \"quoted\" one"];
+        hide(Path::new("one"), values).unwrap();
         assert_eq!(redact_text("is s3cr3t-v4lu3-and-more short?"), "is [REDACTED] short?");
+        assert_eq!(redact_text("sent b34r3r-v4lu3"), "sent [REDACTED]");
+        assert_eq!(redact_text(r#"{"a":"a \"quoted\" one"}"#), r#"{"a":"[REDACTED]"}"#);
         let mut object = serde_json::json!({"any": ["where: s3cr3t-v4lu3!"]});
         redact_object(object.as_object_mut().unwrap());
         assert_eq!(object["any"][0], "where: [REDACTED]!");
+    }
+
+    #[test]
+    fn a_file_hides_what_it_holds_and_what_it_held_before_however_often_it_is_rotated() {
+        let mut hidden = Hidden { files: BTreeMap::new(), search: None };
+        let (one, two) = (Path::new("one"), Path::new("two"));
+        hidden.set(two, ["of-the-other"]).unwrap();
+        for round in 1..2_000 {
+            let name = |round: usize| format!("secret-{round:06}");
+            hidden.set(one, [name(round).as_str()]).unwrap();
+            // A reload that changes nothing forgets nothing.
+            hidden.set(one, [name(round).as_str()]).unwrap();
+            for masked in [name(round), "of-the-other".to_owned()] {
+                assert_eq!(hidden.mask(&masked).as_deref(), Some(MASK));
+            }
+            assert_eq!(hidden.mask(&name(round - 1)).is_some(), round > 1);
+            assert_eq!(hidden.mask(&name(round.saturating_sub(2))), None, "it is forgotten");
+        }
+    }
+
+    #[test]
+    fn all_of_many_are_masked_and_more_than_can_be_are_refused_and_change_nothing() {
+        let mut hidden = Hidden { files: BTreeMap::new(), search: None };
+        let many: Vec<String> = (0..5_000).map(|n| format!("secret-{n:06}")).collect();
+        hidden.set(Path::new("one"), many.iter().map(String::as_str)).unwrap();
+        for value in &many {
+            assert_eq!(hidden.mask(&format!("it is {value}!")).unwrap(), "it is [REDACTED]!");
+        }
+        let large = "x".repeat(HIDDEN_BYTES_MAX);
+        assert_eq!(hidden.set(Path::new("two"), [large.as_str()]), Err(TooManySecrets));
+        assert!(hidden.mask(&large).is_none() && hidden.mask(&many[7]).is_some());
+    }
+
+    #[test]
+    fn what_a_command_was_given_as_a_secret_is_masked_where_it_is_repeated() {
+        let given = [("DB_PASSWORD", "hunter2-hunter2"), ("PGTOKEN", "no"), ("PLACE", "somewhere-else")];
+        let given = given.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let pairs = || given.iter().map(|(key, value)| (key, value));
+        let text = "it said hunter2-hunter2, no, somewhere-else and token=abc";
+        assert_eq!(
+            redact_values(text, pairs()),
+            "it said [REDACTED], no, somewhere-else and token=[REDACTED]"
+        );
     }
 
     /// What holds a secret, as it may come into a line. `{}` is its place.

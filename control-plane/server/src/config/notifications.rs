@@ -331,6 +331,6 @@ fn read(path: &Path) -> anyhow::Result<Zeroizing<String>> {
     let text = Zeroizing::new(std::fs::read_to_string(path).with_context(wrong)?);
     let trimmed = Zeroizing::new(text.trim().to_owned());
     ensure!(!trimmed.is_empty(), "{} is empty", path.display());
-    stella_telemetry::hide(&trimmed);
+    stella_telemetry::hide(path, [trimmed.as_str()]).with_context(|| path.display().to_string())?;
     Ok(trimmed)
 }
