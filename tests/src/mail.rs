@@ -1,5 +1,6 @@
 //! Somebody's mail server, as far as a sender sees it: SMTP with STARTTLS and a login, on the loopback address.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
@@ -56,6 +57,18 @@ impl MailServer {
             }
         });
         Ok(Self { port, mails, task })
+    }
+
+    /// Starts to listen, with a certificate of its own. Where that is, for whoever has to trust it: a file in `folder`.
+    ///
+    /// # Errors
+    /// If there is no port, or the file cannot be written.
+    pub async fn with_own_certificate(folder: &Path) -> Result<(Self, PathBuf)> {
+        let key = rcgen::KeyPair::generate()?;
+        let certificate = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()])?.self_signed(&key)?;
+        let path = folder.join("mail-ca.pem");
+        std::fs::write(&path, certificate.pem())?;
+        Ok((Self::start(&certificate.pem(), &key.serialize_pem()).await?, path))
     }
 
     /// Its port.

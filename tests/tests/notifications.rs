@@ -192,15 +192,6 @@ async fn a_failure_is_told_its_rollback_and_its_end_too_and_a_receiver_that_is_a
     cluster.passed()
 }
 
-/// A mail server, and where the authority of its certificate is.
-async fn mail_server(folder: &Path) -> Result<(MailServer, PathBuf)> {
-    let key = rcgen::KeyPair::generate()?;
-    let certificate = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()])?.self_signed(&key)?;
-    let path = folder.join("mail-ca.pem");
-    fs::write(&path, certificate.pem())?;
-    Ok((MailServer::start(&certificate.pem(), &key.serialize_pem()).await?, path))
-}
-
 fn mail_receiver(folder: &Path, name: &str, port: u16, ca: &Path, to: &str) -> Result<String> {
     let password = secret(folder, "mail-password", MAIL_PASSWORD)?;
     Ok(format!(
@@ -213,7 +204,7 @@ fn mail_receiver(folder: &Path, name: &str, port: u16, ca: &Path, to: &str) -> R
 async fn an_approval_that_waits_is_mailed_and_chatted_with_its_end() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let chat = Pager::start().await?;
-    let (mail, ca) = mail_server(folder.path()).await?;
+    let (mail, ca) = MailServer::with_own_certificate(folder.path()).await?;
     let url = secret(folder.path(), "slack-url", &chat.slack_url())?;
     let tables = mail_receiver(
         folder.path(),
@@ -279,7 +270,7 @@ fn try_receiver(config: &Path, name: &str) -> Result<Output> {
 async fn a_test_message_says_what_the_receiver_answered_and_shows_no_secret() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let pager = Pager::start().await?;
-    let (mail, ca) = mail_server(folder.path()).await?;
+    let (mail, ca) = MailServer::with_own_certificate(folder.path()).await?;
     let url = secret(folder.path(), "slack-url", &pager.slack_url())?;
     let text = receivers(folder.path(), &pager.pagerduty_url(), &pager.hook_url())?
         + &format!(

@@ -37,7 +37,7 @@ use tokio_util::sync::CancellationToken;
 
 use followers::Followers;
 pub use limits::Tuning;
-pub use outside::{MayAsk, MayCall, Outside, Reach};
+pub use outside::{MayAsk, MayCall, MayNotify, Outside, Reach};
 pub use routes::{openapi, router};
 pub use serve::{Error, MetricsTls, Render, serve, serve_metrics};
 

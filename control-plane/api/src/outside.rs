@@ -26,6 +26,8 @@ pub struct Outside {
     pub may_ask: Arc<MayAsk>,
     /// Why an address may not be called, if so.
     pub may_call: Arc<MayCall>,
+    /// Why workflows of a tenant may not tell a receiver anything, if so.
+    pub may_notify: Arc<MayNotify>,
 }
 
 /// See [`Outside::may_ask`].
@@ -33,6 +35,9 @@ pub type MayAsk = dyn Fn(&Check, &str, usize) -> Result<(), String> + Send + Syn
 
 /// See [`Outside::may_call`].
 pub type MayCall = dyn Fn(&str) -> Result<(), String> + Send + Sync;
+
+/// See [`Outside::may_notify`].
+pub type MayNotify = dyn Fn(&str, &str) -> Result<(), String> + Send + Sync;
 
 impl fmt::Debug for Outside {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -98,16 +103,17 @@ impl Outside {
         }
     }
 
-    /// What of a workflow could never work here, as far as that can be seen before it is run.
-    pub(crate) fn warnings(&self, template: &Template) -> Vec<String> {
+    /// What of a tenant's workflow could never work here, as far as that can be seen before it is run.
+    pub(crate) fn warnings(&self, tenant: &Name, template: &Template) -> Vec<String> {
         let steps = template.steps.iter();
-        steps.filter_map(|it| Some(format!("step {}: {}", it.id, self.refusal(it)?))).collect()
+        steps.filter_map(|it| Some(format!("step {}: {}", it.id, self.refusal(tenant, it)?))).collect()
     }
 
-    /// Why a step can never do what it is for, if so. An address with expressions in it is only known when it is called.
-    pub(crate) fn refusal(&self, step: &Step) -> Option<String> {
+    /// Why a tenant's step can never do what it is for, if so. An address with expressions in it is only known when it is called.
+    pub(crate) fn refusal(&self, tenant: &Name, step: &Step) -> Option<String> {
         match step.action()? {
             Action::Http(call) if !call.url.contains("${") => (self.may_call)(&call.url).err(),
+            Action::Notify(notify) => (self.may_notify)(tenant.as_str(), &notify.receiver).err(),
             Action::Gate(GateStep { metric: Some(metric), .. }) => self.no_prometheus(&metric.source),
             Action::Gate(GateStep { http: Some(http), .. }) => self.no_endpoint(&http.endpoint),
             Action::Http(_)

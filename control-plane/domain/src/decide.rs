@@ -24,6 +24,7 @@ mod group;
 mod guide;
 mod hold;
 mod job;
+mod outgoing;
 mod path;
 mod promotion;
 mod proof;

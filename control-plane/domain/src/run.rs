@@ -14,7 +14,7 @@ use crate::gate::Check;
 use crate::hold::Hold;
 use crate::name::{Identifier, Name};
 use crate::promotion::Approval;
-use crate::workflow::Method;
+use crate::workflow::{Method, NoticeSeverity};
 
 /// How many runs of a tenant may be under way.
 pub const ACTIVE_MAX: usize = 256;
@@ -262,10 +262,20 @@ impl StepState {
         if let Self::Running { work: Work::Runs { runs }, .. } = self { runs } else { &[] }
     }
 
-    /// The call whose answer it waits for.
+    /// What goes out for it, and whose answer it waits for.
     #[must_use]
-    pub const fn call(&self) -> Option<&Request> {
-        if let Self::Running { work: Work::Http(request), .. } = self { Some(request) } else { None }
+    pub const fn outgoing(&self) -> Option<Outgoing<'_>> {
+        let Self::Running { work, .. } = self else { return None };
+        match work {
+            Work::Http(request) => Some(Outgoing::Call(request)),
+            Work::Notify(notice) => Some(Outgoing::Notice(notice)),
+            Work::Deployment { .. }
+            | Work::Approval { .. }
+            | Work::Wait { .. }
+            | Work::Input
+            | Work::Gate { .. }
+            | Work::Runs { .. } => None,
+        }
     }
 
     /// When something becomes of it by itself.
@@ -327,6 +337,8 @@ pub enum Work {
     Input,
     /// The answer to a call. Whoever makes such calls finds it here.
     Http(Box<Request>),
+    /// That somebody was told. Whoever tells people finds it here.
+    Notify(Box<Notice>),
     /// A gate.
     Gate {
         /// For where.
@@ -400,6 +412,31 @@ pub struct Request {
     pub timeout_ms: u64,
 }
 
+/// What somebody is told, filled in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Notice {
+    /// Whom: the name of a receiver.
+    pub receiver: String,
+    /// What.
+    pub message: String,
+    /// How bad it is.
+    #[serde(default)]
+    pub severity: NoticeSeverity,
+    /// When this attempt began.
+    pub at: Timestamp,
+    /// How long it may take, in milliseconds.
+    pub timeout_ms: u64,
+}
+
+/// What goes out for a step, at least once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outgoing<'s> {
+    /// A call.
+    Call(&'s Request),
+    /// A message to people.
+    Notice(&'s Notice),
+}
+
 /// How a step came to its end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "state")]
@@ -441,9 +478,11 @@ pub enum Turn {
     },
 }
 
-/// How a call went.
+/// How a call, or a message to people, went.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CallOutcome {
+    /// The receiver has taken the message.
+    Told,
     /// There was an answer.
     Answered {
         /// Its status code.

@@ -4,6 +4,7 @@
 mod check;
 mod input;
 mod more;
+mod notice;
 mod span;
 mod task;
 mod text;
@@ -29,6 +30,7 @@ pub use input::{Input, InputKind};
 pub use more::{
     DEPTH_MAX, FAN_OUT_MAX, ForEach, GateStep, HttpGate, ManualGate, MetricGate, SubWorkflow, Targets,
 };
+pub use notice::{NOTICE_CHARS_MAX, NOTICE_MS_MAX, NoticeSeverity, Notify};
 pub use span::Span;
 pub use task::{TargetStep, TaskStep};
 pub(crate) use text::{Text, render, render_for_target};
@@ -167,6 +169,9 @@ pub struct Step {
     /// Call something outside.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http: Option<Call>,
+    /// Tell somebody something.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notify: Option<Notify>,
     /// Look at a gate, or ask it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gate: Option<GateStep>,
@@ -195,6 +200,8 @@ pub enum Action<'t> {
     Input(&'t BTreeMap<Identifier, Input>),
     /// See [`Step::http`].
     Http(&'t Call),
+    /// See [`Step::notify`].
+    Notify(&'t Notify),
     /// See [`Step::gate`].
     Gate(&'t GateStep),
     /// See [`Step::workflow`].
@@ -203,8 +210,8 @@ pub enum Action<'t> {
 
 impl Action<'_> {
     /// The names of all of them: the fields of a step, and the label `step_type` of `stella_workflow_step_duration_seconds`.
-    pub const TYPES: [&'static str; 9] =
-        ["deploy", "rollback", "task", "approval", "wait", "input", "http", "gate", "workflow"];
+    pub const TYPES: [&'static str; 10] =
+        ["deploy", "rollback", "task", "approval", "wait", "input", "http", "notify", "gate", "workflow"];
 
     /// Its name.
     #[must_use]
@@ -217,6 +224,7 @@ impl Action<'_> {
             Self::Wait(_) => "wait",
             Self::Input(_) => "input",
             Self::Http(_) => "http",
+            Self::Notify(_) => "notify",
             Self::Gate(_) => "gate",
             Self::Workflow(_) => "workflow",
         }
@@ -233,9 +241,10 @@ impl Step {
         let wait = self.wait.map(Action::Wait);
         let input = self.input.as_ref().map(Action::Input);
         let http = self.http.as_ref().map(Action::Http);
+        let notify = self.notify.as_ref().map(Action::Notify);
         let gate = self.gate.as_ref().map(Action::Gate);
         let workflow = self.workflow.as_ref().map(Action::Workflow);
-        [deploy, rollback, task, approval, wait, input, http, gate, workflow].into_iter().flatten()
+        [deploy, rollback, task, approval, wait, input, http, notify, gate, workflow].into_iter().flatten()
     }
 
     /// What it does.

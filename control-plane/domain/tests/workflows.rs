@@ -19,7 +19,7 @@ use stella_domain::name::Identifier;
 use stella_domain::rejection::Rejection;
 use stella_domain::run::{CallOutcome, Run, RunStatus, StepState, Work};
 use stella_domain::strategy::Rolling;
-use stella_domain::workflow::{CALL_WAIT_MS_MAX, Template, check};
+use stella_domain::workflow::{CALL_WAIT_MS_MAX, NoticeSeverity, Template, check};
 use stella_protocol::id::{PromotionId, RunId};
 use stella_protocol::message::TaskOutcome;
 use uuid::Uuid;
@@ -268,6 +268,51 @@ fn a_failed_attempt_is_made_again_with_growing_pauses() {
 }
 
 #[test]
+fn a_step_tells_somebody_and_is_over_when_that_was_taken() {
+    let tell = |message: &str, more: Value| {
+        let mut step = json!({ "id": "tell", "notify": { "receiver": "On_call-1", "message": message } });
+        step.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        json!([step])
+    };
+    let told = |world: &World| {
+        let Work::Notify(notice) = under_way(world, "tell") else { panic!() };
+        assert!(world.tenant().calls.contains(&(RUN, id("tell"))), "whoever tells people finds it there");
+        *notice
+    };
+    let mut world = run(tell("${inputs.version} is out", json!({ "retry": { "attempts": 2 } })));
+    let notice = told(&world);
+    assert_eq!((notice.receiver.as_str(), notice.message.as_str()), ("On_call-1", "2.0 is out"));
+    assert_eq!((notice.severity, notice.timeout_ms), (NoticeSeverity::Info, 15_000));
+    answer(&mut world, "tell", CallOutcome::Failed { reason: "the receiver cannot be reached".to_owned() });
+    assert_eq!(states(&world), "running: tell backing_off");
+    world.wait_ms(5_000);
+    assert!(told(&world).at > notice.at, "another attempt is another message");
+    answer(&mut world, "tell", CallOutcome::Told);
+    assert_eq!(states(&world), "succeeded: tell succeeded");
+    assert!(now(&world).steps[&id("tell")].outputs.is_empty() && world.tenant().calls.is_empty());
+
+    // Nobody tells it: it does not wait for ever.
+    let mut world = run(tell("x", json!({ "timeout": "2s" })));
+    world.wait_ms(3_601_999);
+    assert_eq!(states(&world), "running: tell running");
+    world.wait_ms(1);
+    let RunStatus::Failed { reason } = &now(&world).status else { panic!() };
+    assert_eq!(reason, "step tell: there was no answer in time, the wait for its turn included");
+    // What is for people has an end, and says something.
+    let long = told(&run(tell(&"ü".repeat(3_001), json!({}))));
+    assert!(long.message.chars().count() == 3_000 && long.message.ends_with("ü…"), "{}", long.message);
+    let whole = told(&run(tell(&"ü".repeat(3_000), json!({}))));
+    assert!(!whole.message.contains('…'));
+    let world = run(tell("${' '}", json!({})));
+    let RunStatus::Failed { reason } = &now(&world).status else { panic!() };
+    assert_eq!(reason, "step tell: message becomes empty");
+    // An answer to something else is none.
+    let mut world = run(tell("x", json!({})));
+    answer(&mut world, "tell", status(200));
+    assert_eq!(states(&world), "failed: tell failed");
+}
+
+#[test]
 fn a_held_step_is_retried_by_hand_or_fails_in_the_end() {
     let held =
         json!([{ "id": "call", "hold": "1h", "http": { "url": "https://example.com/x", "expect": [200] } }]);
@@ -494,6 +539,22 @@ fn what_is_wrong_with_a_template_is_said_with_its_field() {
         (
             json!([{ "id": "a", "http": { "url": "https://x", "headers": { "Authorization": "x" } } }]),
             "steps[0].http.headers.Authorization: templates are no place for secrets",
+        ),
+        (
+            json!([{ "id": "a", "notify": { "receiver": "${inputs.version}", "message": "x" } }]),
+            "steps[0].notify.receiver: must be the name of a receiver",
+        ),
+        (
+            json!([{ "id": "a", "notify": { "receiver": "chat", "message": " " } }]),
+            "steps[0].notify.message: is empty",
+        ),
+        (
+            json!([{ "id": "a", "notify": { "receiver": "chat", "message": "${inputs.x}" } }]),
+            "steps[0].notify.message: at character 1: there is no input x",
+        ),
+        (
+            json!([{ "id": "a", "timeout": "16s", "notify": { "receiver": "chat", "message": "x" } }]),
+            "steps[0]: a notification may take 15s at most",
         ),
         (
             json!([{ "id": "a", "approval": { "needed": 0 } }]),

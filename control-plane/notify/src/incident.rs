@@ -7,6 +7,7 @@ use stella_domain::event::Fact;
 use stella_domain::promotion::Promotion;
 use stella_domain::run::StepEnd;
 use stella_domain::tenant::TenantState;
+pub use stella_domain::workflow::NoticeSeverity as Severity;
 use stella_protocol::id::{AgentId, DeploymentId, PromotionId, TenantId};
 use stella_protocol::time::Timestamp;
 
@@ -53,31 +54,6 @@ impl Kind {
     #[must_use]
     pub const fn is_state(self) -> bool {
         matches!(self, Self::AgentOffline | Self::ApprovalWaiting)
-    }
-}
-
-/// How bad something is. The words are those of the alerts, and of PagerDuty.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Severity {
-    /// Good to know.
-    #[default]
-    Info,
-    /// Look at it today.
-    Warning,
-    /// Look at it now.
-    Critical,
-}
-
-impl Severity {
-    /// Its name.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Info => "info",
-            Self::Warning => "warning",
-            Self::Critical => "critical",
-        }
     }
 }
 

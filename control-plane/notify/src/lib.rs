@@ -6,11 +6,14 @@
 //! neither forgets an incident nor tells it twice. A [`receiver`] is one way of telling. The [`notifier`] connects them: one task reads, one
 //! task for each receiver tells, so that a receiver that is away delays its own messages only.
 //!
+//! A [`notice`] is what a step of a workflow tells a receiver: once, and by nobody's rules.
+//!
 //! A message says how things stand when it is sent, not what happened since the last one: nothing piles up for a receiver that is away.
 
 pub mod book;
 pub mod incident;
 pub mod message;
+pub mod notice;
 pub mod notifier;
 pub mod receiver;
 pub mod route;

@@ -8,7 +8,10 @@ use std::time::Duration;
 pub use email::{Email, Security, Settings as EmailSettings};
 pub use http::{Chat, HttpClient, Pager, Secret, Webhook, signature};
 
+use stella_protocol::time::Timestamp;
+
 use crate::message::Message;
+use crate::notice::Notice;
 
 /// How long one delivery may take.
 pub const TIMEOUT: Duration = Duration::from_secs(15);
@@ -54,18 +57,38 @@ impl Receiver {
     /// # Errors
     /// If it was not reached, or did not take it.
     pub async fn tell(&self, message: &Message) -> Result<Option<String>, DeliveryError> {
-        let told = async {
+        within(async {
             match &self.way {
                 Way::Webhook(webhook) => webhook.tell(message).await.map(Some),
                 Way::Slack(chat) => chat.tell(message).await.map(Some),
                 Way::PagerDuty(pager) => pager.tell(message).await,
                 Way::Email(email) => email.tell(message).await.map(Some),
             }
-        };
-        tokio::time::timeout(TIMEOUT, told).await.unwrap_or_else(|_| {
-            Err(DeliveryError::Unreachable(format!("no answer within {} s", TIMEOUT.as_secs())))
         })
+        .await
     }
+
+    /// Tells it what a step of a workflow says, within [`TIMEOUT`]. What it answered.
+    ///
+    /// # Errors
+    /// If it was not reached, or did not take it.
+    pub async fn notify(&self, notice: &Notice, now: Timestamp) -> Result<String, DeliveryError> {
+        within(async {
+            match &self.way {
+                Way::Webhook(webhook) => webhook.notify(notice, now).await,
+                Way::Slack(chat) => chat.notify(notice).await,
+                Way::PagerDuty(pager) => pager.notify(notice).await,
+                Way::Email(email) => email.notify(notice).await,
+            }
+        })
+        .await
+    }
+}
+
+async fn within<T>(told: impl Future<Output = Result<T, DeliveryError>>) -> Result<T, DeliveryError> {
+    tokio::time::timeout(TIMEOUT, told).await.unwrap_or_else(|_| {
+        Err(DeliveryError::Unreachable(format!("no answer within {} s", TIMEOUT.as_secs())))
+    })
 }
 
 /// An answer as it may be shown on a terminal and in a log.

@@ -1,12 +1,15 @@
-//! Makes the calls that steps of workflows wait for, and tells the core what became of them.
+//! Makes the calls that steps of workflows wait for, tells receivers what steps tell them, and tells the core what became of it.
 //!
 //! What has to be called is in the state; this looks there again whenever something was committed, and after a restart. So a call is
 //! made at least once, and may be made again when the process ends before its answer is durable: each attempt carries a key that is the
-//! same every time, by which the other side can tell. Where may be called is in the configuration; without it nothing is.
+//! same every time, by which the other side can tell. Where may be called, and who may be told, is in the configuration; without it nothing is.
+//!
+//! What receivers are told has the same turns as calls, and the same ends; below, both are calls.
 //!
 //! The core gives up on an answer by itself. Here a call has the time that its step gives it, from when it has its turn.
 
 mod destinations;
+mod notices;
 #[cfg(test)]
 mod tests;
 
@@ -21,11 +24,12 @@ use reqwest::{Client, Method, RequestBuilder, Response, Url};
 use serde_json::Value;
 use stella_domain::command::{Actor, Command, Request as Submission, TenantCommand};
 use stella_domain::name::Identifier;
-use stella_domain::run::{BODY_BYTES_MAX, CallOutcome, Request};
+use stella_domain::run::{BODY_BYTES_MAX, CallOutcome, Outgoing, Request};
 use stella_domain::spans;
 use stella_domain::state::State;
 use stella_engine::Handle;
 use stella_gates::turns::Turns;
+use stella_notify::notice::Notice;
 use stella_protocol::id::{RunId, TenantId};
 use stella_protocol::trace::{BAGGAGE, TRACEPARENT, TRACESTATE, TraceContext};
 use tokio::sync::broadcast::error::RecvError;
@@ -34,6 +38,7 @@ use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use destinations::Destinations;
+use notices::Receivers;
 
 use crate::config::Config;
 use crate::followed::another;
@@ -80,6 +85,7 @@ pub(crate) struct Caller {
     /// None where nothing may be called: a host without authorities' certificates cannot have one, and needs none then.
     client: Option<Client>,
     allowed: Destinations,
+    receivers: Arc<Receivers>,
     config: watch::Receiver<Arc<Config>>,
     turns: Turns<Key, Told>,
     /// Calls whose answer the core did not take: they are not made again and again. Their step ends at its deadline.
@@ -90,11 +96,20 @@ pub(crate) struct Caller {
 
 impl Caller {
     /// # Errors
-    /// If there is no HTTP client.
+    /// If there is no HTTP client, or a receiver makes no sense.
     pub(crate) fn new(engine: Handle, mut config: watch::Receiver<Arc<Config>>) -> anyhow::Result<Self> {
-        let allowed = Destinations::parse(&config.borrow_and_update().workflows.http_allowed)?;
-        let (client, turns) = (Self::client(&allowed)?, Turns::new(CALLS_MAX, CALLS_OF_TENANT_MAX));
-        Ok(Self { engine, client, allowed, config, turns, refused: HashSet::new(), broken: HashSet::new() })
+        let now = Arc::clone(&config.borrow_and_update());
+        let allowed = Destinations::parse(&now.workflows.http_allowed)?;
+        Ok(Self {
+            engine,
+            client: Self::client(&allowed)?,
+            allowed,
+            receivers: Arc::new(Receivers::of(&now.notifications)?),
+            config,
+            turns: Turns::new(CALLS_MAX, CALLS_OF_TENANT_MAX),
+            refused: HashSet::new(),
+            broken: HashSet::new(),
+        })
     }
 
     /// What calls, if anything may be called.
@@ -108,7 +123,7 @@ impl Caller {
         client.context("no HTTP client can be made for workflows")
     }
 
-    /// Takes over where may be called from now on; calls under way go on. Both were tried before the configuration was taken over.
+    /// Takes over where may be called from now on, and who may be told; calls under way go on. Both were tried before the configuration was taken over.
     fn follow(&mut self) {
         let config = Arc::clone(&self.config.borrow_and_update());
         let allowed = Destinations::parse(&config.workflows.http_allowed);
@@ -119,6 +134,12 @@ impl Caller {
             }
             Err(error) => {
                 tracing::error!(error = format!("{error:#}"), "where workflows may call stays as it was")
+            }
+        }
+        match Receivers::of(&config.notifications) {
+            Ok(receivers) => self.receivers = Arc::new(receivers),
+            Err(error) => {
+                tracing::error!(error = format!("{error:#}"), "whom workflows may tell stays as it was")
             }
         }
     }
@@ -151,14 +172,20 @@ impl Caller {
             wanted.retain(|key| !self.refused.contains(key));
         }
         for turn in self.turns.next(wanted.into_iter().map(|key| (key.0, key))) {
-            let Some((request, trace)) = find(&state, &turn.1) else { continue };
+            let Some((wanted, trace)) = find(&state, &turn.1) else { continue };
             let (client, engine, allowed) = (self.client.clone(), self.engine.clone(), self.allowed.clone());
+            let receivers = Arc::clone(&self.receivers);
             let (key, is_broken) = (turn.1.clone(), self.broken.contains(&turn.1));
             self.turns.start(turn, async move {
                 let outcome = if is_broken {
                     CallOutcome::Failed { reason: BROKEN.to_owned() }
                 } else {
-                    call(client.as_ref(), &allowed, &key, &request, &trace).await
+                    match &wanted {
+                        Wanted::Call(request) => call(client.as_ref(), &allowed, &key, request, &trace).await,
+                        Wanted::Notice { receiver, notice, limit } => {
+                            receivers.notify(receiver, notice, engine.now(), *limit).await
+                        }
+                    }
                 };
                 tell(&engine, &key, trace, outcome).await
             });
@@ -185,17 +212,55 @@ fn keys(state: &State) -> impl Iterator<Item = Key> {
     tenants.flat_map(|tenant| {
         tenant.calls.iter().filter_map(|(run, step)| {
             let found = tenant.runs.get(run)?.steps.get(step)?;
-            found.state.call()?;
+            found.state.outgoing()?;
             Some((tenant.id, *run, step.clone(), found.attempts))
         })
     })
 }
 
-/// What is to be called, and in which trace.
-fn find(state: &State, (tenant, run, step, _): &Key) -> Option<(Request, TraceContext)> {
-    let run = state.tenants.get(tenant)?.runs.get(run)?;
-    let request = run.steps.get(step)?.state.call()?.clone();
-    Some((request, run.trace.with_span(spans::step(run.id, step))))
+/// What a step wants.
+enum Wanted {
+    Call(Request),
+    /// What to tell whom, and how long that may take.
+    Notice {
+        receiver: String,
+        notice: Box<Notice>,
+        limit: Duration,
+    },
+}
+
+/// What is to be done, and in which trace.
+fn find(state: &State, key: &Key) -> Option<(Wanted, TraceContext)> {
+    let (tenant, run, step, attempt) = key;
+    let tenant = state.tenants.get(tenant)?;
+    let run = tenant.runs.get(run)?;
+    let trace = run.trace.with_span(spans::step(run.id, step));
+    let wanted = match run.steps.get(step)?.state.outgoing()? {
+        Outgoing::Call(request) => Wanted::Call(request.clone()),
+        Outgoing::Notice(said) => Wanted::Notice {
+            receiver: said.receiver.clone(),
+            limit: Duration::from_millis(said.timeout_ms),
+            notice: Box::new(Notice {
+                key: idempotency_key(key),
+                at: said.at,
+                severity: said.severity,
+                tenant: tenant.name.to_string(),
+                workflow: run.workflow.to_string(),
+                version: run.version,
+                run: run.id.to_string(),
+                step: step.to_string(),
+                attempt: *attempt,
+                message: said.message.clone(),
+                trace: trace.headers().collect(),
+            }),
+        },
+    };
+    Some((wanted, trace))
+}
+
+/// By what the other side knows that it has seen an attempt before.
+fn idempotency_key((_, run, step, attempt): &Key) -> String {
+    format!("{run}/{step}/{attempt}")
 }
 
 /// Makes one call.
@@ -226,7 +291,7 @@ async fn call(
 fn filled(
     client: &Client,
     url: Url,
-    (_, run, step, attempt): &Key,
+    key: &Key,
     request: &Request,
     trace: &TraceContext,
 ) -> Result<RequestBuilder, String> {
@@ -243,7 +308,7 @@ fn filled(
         let value = HeaderValue::from_str(value);
         call = call.header(header, value.map_err(|_| format!("the header {name} has a value that is none"))?);
     }
-    call = call.header("idempotency-key", format!("{run}/{step}/{attempt}"));
+    call = call.header("idempotency-key", idempotency_key(key));
     for (name, value) in trace.headers() {
         call = call.header(name, value);
     }

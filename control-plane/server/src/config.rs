@@ -364,6 +364,10 @@ mod tests {
                 "[[notifications.receivers]]\nname = \"a\"\ntype = \"webhook\"\nurl = \"https://h\"\n",
                 "never told",
             ),
+            (
+                "[[notifications.receivers]]\nname = \"a\"\ntype = \"webhook\"\nurl = \"https://h\"\nworkflow_tenants = [\"A B\"]\n",
+                "workflow_tenants of notifications.receivers \"a\": \"A B\"",
+            ),
             ("[[notifications.receivers]]\nname = \"a\"\ntype = \"pagerduty\"\n", "routing_key_file"),
             ("[[notifications.routes]]\nreceivers = [\"b\"]\n", "leads to \"b\""),
             ("[[notifications.routes]]\nreceivers = [\"b\"]\nkinds = [\"weather\"]\n", "weather"),
@@ -377,6 +381,36 @@ mod tests {
         }
         assert!(Loaded::load(Some(Path::new("/nonexistent/orchestrator.toml"))).is_err());
     }
+
+    #[test]
+    fn workflows_tell_only_whom_their_tenant_may_and_hear_of_nobody_else() {
+        let receiver = |name: &str, tenants: &str| {
+            format!(
+                "[[notifications.receivers]]\nname = \"{name}\"\ntype = \"webhook\"\nurl = \"https://h\"\nworkflow_tenants = [{tenants}]\n"
+            )
+        };
+        let text = receiver("all", "\"*\"")
+            + &receiver("ours", "\"acme\"")
+            + &receiver("closed", "")
+            + "[[notifications.routes]]\nreceivers = [\"closed\"]\n";
+        let told = load(&text).unwrap().notifications;
+        for (tenant, receiver) in [("acme", "all"), ("acme", "ours"), ("other", "all")] {
+            told.may_notify(tenant, receiver).unwrap();
+        }
+        for (tenant, receiver) in [("other", "ours"), ("acme", "closed"), ("acme", "nobody"), ("*", "ours")] {
+            let refused = told.may_notify(tenant, receiver).unwrap_err();
+            assert!(
+                refused.contains("workflow_tenants of a receiver of that name in notifications.receivers"),
+                "{refused}"
+            );
+            assert!(tenant == "acme" || !refused.contains("may tell all, ours"), "{refused}");
+        }
+        assert_eq!(told.for_workflows().unwrap().keys().collect::<Vec<_>>(), ["all", "ours"]);
+        assert!(
+            Config::default().notifications.may_notify("acme", "all").unwrap_err().contains("there is none")
+        );
+    }
+
     /// Looked at by everybody who helps, pasted into tickets.
     #[test]
     fn what_lets_in_by_an_address_is_not_shown_and_still_compared() {

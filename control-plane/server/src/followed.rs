@@ -63,6 +63,7 @@ impl Followed {
     /// Names the key that makes no sense.
     pub(crate) fn look_at(config: &Config) -> anyhow::Result<Ready> {
         config.notifications.receivers()?;
+        let notifications = config.notifications.clone();
         config.gates.sources()?;
         let destinations = Destinations::parse(&config.workflows.http_allowed)?;
         Caller::client(&destinations)?;
@@ -72,6 +73,7 @@ impl Followed {
             http: config.gates.http.keys().cloned().collect(),
             may_ask: Arc::new(move |check, tenant, count| gates.may_ask(check, tenant, count)),
             may_call: Arc::new(move |url| destinations.allow(url).map(drop)),
+            may_notify: Arc::new(move |tenant, receiver| notifications.may_notify(tenant, receiver)),
         };
         Ok(Ready(Arc::new(config.clone()), outside))
     }

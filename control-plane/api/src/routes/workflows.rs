@@ -47,7 +47,7 @@ pub(crate) async fn workflows(
         Some((name.clone(), (workflow, *number, version)))
     });
     page(&paging, newest, |(workflow, number, version)| {
-        view::workflow(workflow, number, version, warned(&app, version))
+        view::workflow(workflow, number, version, warned(&app, tenant, version))
     })
 }
 
@@ -135,8 +135,11 @@ pub(crate) async fn remove(
 }
 
 /// What of a version could never work here.
-fn warned(app: &App, version: &Version) -> Vec<String> {
-    app.outside.as_ref().map(|reach| reach.now().warnings(&version.template)).unwrap_or_default()
+fn warned(app: &App, tenant: &TenantState, version: &Version) -> Vec<String> {
+    app.outside
+        .as_ref()
+        .map(|reach| reach.now().warnings(&tenant.name, &version.template))
+        .unwrap_or_default()
 }
 
 fn shown(app: &App, tenant: TenantId, name: &Name, number: Option<u32>) -> Result<Workflow, ApiError> {
@@ -146,7 +149,7 @@ fn shown(app: &App, tenant: TenantId, name: &Name, number: Option<u32>) -> Resul
     let number = number.unwrap_or_else(|| workflow.newest());
     let version = workflow.versions.get(&number);
     let version = version.ok_or_else(|| ApiError::not_found("version", &format!("{number} of {name}")))?;
-    Ok(view::workflow(workflow, number, version, warned(app, version)))
+    Ok(view::workflow(workflow, number, version, warned(app, tenant, version)))
 }
 
 /// Which runs.

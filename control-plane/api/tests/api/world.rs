@@ -320,5 +320,6 @@ fn outside() -> stella_api::Reach {
             _ => Err(format!("gates of tenant {tenant} may not ask it: gates.prometheus.main.tenants")),
         }),
         may_call: Arc::new(may_call),
+        may_notify: Arc::new(|tenant, receiver| Err(format!("{tenant} may not tell {receiver}"))),
     })
 }

@@ -44,7 +44,8 @@ impl Node {
 /// The steps of a template as the API has it.
 pub(super) fn of_template(template: &Value) -> Vec<Node> {
     let text = |value: &Value| value.as_str().map(str::to_owned);
-    let kinds = ["deploy", "rollback", "task", "approval", "wait", "input", "http", "gate", "workflow"];
+    let kinds =
+        ["deploy", "rollback", "task", "approval", "wait", "input", "http", "notify", "gate", "workflow"];
     let steps = template.get("steps").and_then(Value::as_array).into_iter().flatten();
     let node = |step: &Value| {
         let needs = step.get("needs").and_then(Value::as_array).into_iter().flatten().filter_map(text);

@@ -18,7 +18,7 @@ fn step(step: &PlannedStep) -> String {
     let mut lines = vec![format!("○ {} ({}){needs}{makes_up}", step.id, step.kind)];
     if let Some(problem) = &step.problem {
         let when = match step.kind.as_str() {
-            "http" => "would fail",
+            "http" | "notify" => "would fail",
             _ if step.needs.is_empty() && step.compensates.is_none() => "would be refused",
             _ => "not now",
         };

@@ -290,10 +290,10 @@ impl TenantState {
         if let Some(deployment) = after.deployment() {
             self.awaited.insert(deployment, (id, step.clone()));
         }
-        if before.call().is_some() {
+        if before.outgoing().is_some() {
             self.calls.remove(&(id, step.clone()));
         }
-        if after.call().is_some() {
+        if after.outgoing().is_some() {
             self.calls.insert((id, step.clone()));
         }
         if before.question().is_some() {

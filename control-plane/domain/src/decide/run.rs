@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use stella_protocol::id::{DeploymentId, PromotionId, RunId};
 
 use super::transaction::{Transaction, WORK_MAX};
-use super::{deploy_step, deployment, gate_step, rollout, sub_run};
+use super::{deploy_step, deployment, gate_step, outgoing, rollout, sub_run};
 use crate::command::Actor;
 use crate::deployment::{Cause, Status};
 use crate::event::Fact;
@@ -19,12 +19,11 @@ use crate::ids;
 use crate::name::Identifier;
 use crate::promotion::EXPIRES_MS_DEFAULT;
 use crate::rejection::Rejection;
-use crate::run::{Request, Run, RunStatus, StepEnd, StepRun, StepState, Turn, Work};
+use crate::run::{Run, RunStatus, StepEnd, StepRun, StepState, Turn, Work};
 use crate::spans;
 use crate::tenant::{TenantState, Timer};
 use crate::workflow::{
-    Action, ApprovalStep, CALL_MS_DEFAULT, CALL_WAIT_MS_MAX, Call, FILLED_BYTES_MAX, Meter, OnFailure, Span,
-    Step, Template, Variables, render,
+    Action, ApprovalStep, CALL_WAIT_MS_MAX, Meter, OnFailure, Step, Template, Variables, render,
 };
 
 /// How long a reason in a step's end may be, in characters.
@@ -44,7 +43,7 @@ pub(super) type Outputs = BTreeMap<String, Value>;
 
 type Done = Result<(), Rejection>;
 /// A failure that is the step's, not the command's.
-type Begun = Result<Work, String>;
+pub(super) type Begun = Result<Work, String>;
 
 /// Looks at the runs that something has happened to, from the fact `seen` on.
 pub(super) fn go_on(tx: &mut Transaction<'_>, seen: &mut usize) -> Done {
@@ -126,7 +125,7 @@ fn wind_down(tx: &mut Transaction<'_>, id: RunId, step: &Identifier, found: &Ste
             work: Work::Wait { .. } | Work::Approval { .. } | Work::Input | Work::Gate { .. },
             ..
         } => StepEnd::Cancelled,
-        StepState::Running { work: Work::Http(_), .. } if all => StepEnd::Cancelled,
+        StepState::Running { work: Work::Http(_) | Work::Notify(_), .. } if all => StepEnd::Cancelled,
         StepState::Running { work: Work::Deployment { deployment }, .. } if all => {
             return stop_deployment(tx, *deployment, "the run that it belongs to was cancelled");
         }
@@ -222,9 +221,12 @@ fn settle(tx: &mut Transaction<'_>, id: RunId) -> Done {
         let came = match work {
             Work::Deployment { deployment } => deploy_step::verdict(&tx.tenant, *deployment),
             Work::Runs { runs } => sub_run::verdict(&tx.tenant, runs),
-            Work::Approval { .. } | Work::Wait { .. } | Work::Input | Work::Http(_) | Work::Gate { .. } => {
-                None
-            }
+            Work::Approval { .. }
+            | Work::Wait { .. }
+            | Work::Input
+            | Work::Http(_)
+            | Work::Notify(_)
+            | Work::Gate { .. } => None,
         };
         let (reason, again) = match came {
             None => continue,
@@ -283,6 +285,7 @@ pub(super) fn attempt(tx: &mut Transaction<'_>, id: RunId, step: &Identifier) ->
         Work::Deployment { .. } | Work::Runs { .. } => timeout,
         // Whoever makes calls gives up by itself when the call has had its time; but its turn may not come.
         Work::Http(request) => Some(request.timeout_ms.saturating_add(CALL_WAIT_MS_MAX)),
+        Work::Notify(notice) => Some(notice.timeout_ms.saturating_add(CALL_WAIT_MS_MAX)),
         Work::Gate { asked: Some(asked), .. } => Some(timeout.unwrap_or_else(|| {
             if asked.is_manual() { EXPIRES_MS_DEFAULT } else { ANSWER_MS_MAX + CALL_WAIT_MS_MAX }
         })),
@@ -323,7 +326,8 @@ fn work(tx: &Transaction<'_>, run: &Run, step: &Step, found: &StepRun) -> Begun 
         Some(Action::Approval(approval)) => agreement(tx, run, approval),
         Some(Action::Wait(span)) => Ok(Work::Wait { until: tx.now.plus_ms(span.0) }),
         Some(Action::Input(_)) => Ok(Work::Input),
-        Some(Action::Http(call)) => request(run, call, step.timeout, tx.meter()),
+        Some(Action::Http(call)) => outgoing::request(run, call, step.timeout, tx.meter()),
+        Some(Action::Notify(notify)) => outgoing::notice(tx, run, notify, step.timeout),
         Some(Action::Gate(gate)) => gate_step::work(tx, run, gate),
         Some(Action::Workflow(_)) => sub_run::children(tx, run, step, found),
         None => Err("does nothing".to_owned()),
@@ -348,48 +352,6 @@ fn agreement(tx: &Transaction<'_>, run: &Run, approval: &ApprovalStep) -> Begun 
     let message = render(&approval.message, &variables(run, tx.meter()))
         .map_err(|problem| format!("message {problem}"))?;
     Ok(Work::Approval { needed: approval.needed, from, environment, message, approvals: Vec::new() })
-}
-
-fn request(run: &Run, call: &Call, timeout: Option<Span>, meter: &Meter) -> Begun {
-    let variables = variables(run, meter);
-    let fill =
-        |field: &str, text: &str| render(text, &variables).map_err(|problem| format!("{field} {problem}"));
-    let mut headers = BTreeMap::new();
-    for (name, value) in &call.headers {
-        headers.insert(name.clone(), fill(&format!("headers.{name}"), value)?);
-    }
-    let body = call.body.as_ref().map(|body| fill_in(body, &variables)).transpose()?;
-    let request = Request {
-        url: fill("url", &call.url)?,
-        method: call.method,
-        headers,
-        body,
-        expect: call.expect.clone(),
-        keep_body: call.keep_body,
-        timeout_ms: timeout.map_or(CALL_MS_DEFAULT, |timeout| timeout.0),
-    };
-    let bytes = serde_json::to_vec(&request).map_or(usize::MAX, |json| json.len());
-    if bytes > FILLED_BYTES_MAX {
-        return Err(format!("the call becomes {bytes} bytes long; at most {FILLED_BYTES_MAX} are possible"));
-    }
-    Ok(Work::Http(Box::new(request)))
-}
-
-/// A body is at most as deep as the template's JSON may be, which its parser bounds.
-pub(super) fn fill_in(body: &Value, variables: &Variables) -> Result<Value, String> {
-    Ok(match body {
-        Value::String(text) => {
-            Value::String(render(text, variables).map_err(|problem| format!("body {problem}"))?)
-        }
-        Value::Array(parts) => {
-            Value::Array(parts.iter().map(|part| fill_in(part, variables)).collect::<Result<_, _>>()?)
-        }
-        Value::Object(parts) => {
-            let parts = parts.iter().map(|(name, part)| Ok((name.clone(), fill_in(part, variables)?)));
-            Value::Object(parts.collect::<Result<_, String>>()?)
-        }
-        Value::Null | Value::Bool(_) | Value::Number(_) => body.clone(),
-    })
 }
 
 /// What expressions of a run can use.
@@ -489,7 +451,9 @@ pub(super) fn due(tx: &mut Transaction<'_>, id: RunId, step: &Identifier) -> Don
                     return sub_run::stop(tx, &runs, late);
                 }
                 Work::Gate { asked: Some(asked), .. } => return gate_step::overdue(tx, id, step, *asked),
-                Work::Http(_) => reason = "there was no answer in time, the wait for its turn included",
+                Work::Http(_) | Work::Notify(_) => {
+                    reason = "there was no answer in time, the wait for its turn included"
+                }
                 Work::Approval { .. } | Work::Wait { .. } | Work::Input | Work::Gate { asked: None, .. } => {}
             }
             fail(tx, id, step, reason, Again::IfPlanned)

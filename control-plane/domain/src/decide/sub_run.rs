@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use stella_protocol::id::RunId;
 
 use super::deploy_step::environment;
-use super::run::{Again, fill_in, variables};
+use super::outgoing::fill_in;
+use super::run::{Again, variables};
 use super::transaction::Transaction;
 use super::workflow;
 use crate::access;

@@ -13,7 +13,7 @@ use crate::event::Fact;
 use crate::name::{Identifier, Name};
 use crate::promotion::Approval;
 use crate::rejection::Rejection;
-use crate::run::{ACTIVE_MAX, CallOutcome, RunStatus, StepEnd, StepState, Turn, Work};
+use crate::run::{ACTIVE_MAX, CallOutcome, Outgoing, RunStatus, StepEnd, StepState, Turn, Work};
 use crate::workflow::{Action, DEPTH_MAX, Input, SubWorkflow, Template, WORKFLOWS_MAX, check};
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "the caller sorts them")]
@@ -346,30 +346,38 @@ fn answer_call(
     outcome: &CallOutcome,
 ) -> Result<Outcome, Rejection> {
     let current = tx.run(id)?.steps.get(step).filter(|it| it.attempts == attempt);
-    let Some(StepState::Running { work: Work::Http(request), .. }) = current.map(|it| it.state.clone())
-    else {
-        return Ok(Outcome::Done);
-    };
-    let reason = match outcome {
-        CallOutcome::Answered { status, body } => {
+    let Some(outgoing) = current.and_then(|it| it.state.outgoing()) else { return Ok(Outcome::Done) };
+    match verdict(outgoing, outcome) {
+        Ok(outputs) => {
+            tx.emit(Fact::StepEnded { run: id, step: step.clone(), end: StepEnd::Succeeded { outputs } })?;
+        }
+        Err(reason) => run::fail(tx, id, step, &reason, run::Again::IfPlanned)?,
+    }
+    Ok(Outcome::Done)
+}
+
+/// What of an answer others may use, or why it is a failure.
+fn verdict(outgoing: Outgoing<'_>, outcome: &CallOutcome) -> Result<BTreeMap<String, Value>, String> {
+    match (outgoing, outcome) {
+        (_, CallOutcome::Failed { reason }) => Err(reason.clone()),
+        (Outgoing::Notice(_), CallOutcome::Told) => Ok(BTreeMap::new()),
+        (Outgoing::Call(request), CallOutcome::Answered { status, body }) => {
             let expected = if request.expect.is_empty() {
                 (200..300).contains(status)
             } else {
                 request.expect.contains(status)
             };
-            if expected {
-                let mut outputs = BTreeMap::from([("status".to_owned(), Value::from(*status))]);
-                outputs.extend(body.clone().map(|body| ("body".to_owned(), body)));
-                let end = StepEnd::Succeeded { outputs };
-                tx.emit(Fact::StepEnded { run: id, step: step.clone(), end })?;
-                return Ok(Outcome::Done);
+            if !expected {
+                return Err(format!("the answer was {status}"));
             }
-            format!("the answer was {status}")
+            let mut outputs = BTreeMap::from([("status".to_owned(), Value::from(*status))]);
+            outputs.extend(body.clone().map(|body| ("body".to_owned(), body)));
+            Ok(outputs)
         }
-        CallOutcome::Failed { reason } => reason.clone(),
-    };
-    run::fail(tx, id, step, &reason, run::Again::IfPlanned)?;
-    Ok(Outcome::Done)
+        (Outgoing::Notice(_), CallOutcome::Answered { .. }) | (Outgoing::Call(_), CallOutcome::Told) => {
+            Err("the answer is one to something else".to_owned())
+        }
+    }
 }
 
 fn state(tx: &Transaction<'_>, id: RunId, step: &Identifier) -> Result<StepState, Rejection> {

@@ -381,6 +381,7 @@ impl<'t> Checker<'t> {
                 self.inputs(&format!("{field}.input"), inputs);
             }
             Action::Http(call) => self.call(&format!("{field}.http"), step, call, known),
+            Action::Notify(notify) => self.notify(field, step, notify, known),
             Action::Gate(gate) => self.gate(&format!("{field}.gate"), gate, known),
             Action::Workflow(sub) => self.workflow(field, step, sub, known),
         }

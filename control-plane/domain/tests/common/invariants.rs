@@ -546,7 +546,7 @@ fn runs(tenant: &TenantState) {
                 assert_eq!(part.parent, Some((run.id, step.id.clone())), "INV-14: part of another run");
                 assert_eq!(part.started_by, run.started_by, "INV-15: started by somebody else");
             }
-            if state.state.call().is_some() {
+            if state.state.outgoing().is_some() {
                 calls.insert((run.id, step.id.clone()));
             }
             if state.state.question().is_some() {

@@ -32,7 +32,7 @@ use stella_domain::gate::{Check, Gate, Outcome};
 use stella_domain::hold::{PauseCause, Standing, Verdict};
 use stella_domain::promotion::Objection;
 use stella_domain::rejection::Rejection;
-use stella_domain::run::{CallOutcome, StepState, Work};
+use stella_domain::run::{CallOutcome, Outgoing, StepState, Work};
 use stella_domain::signature;
 use stella_domain::state::State;
 use stella_domain::strategy::{self as rollout, BlueGreen, Order, OrderBy, Rolling};
@@ -63,7 +63,7 @@ fn workflows() -> [serde_json::Value; 5] {
         json!({ "name": "walk-2", "steps": [
             { "id": "call", "http": call, "retry": { "attempts": 2, "backoff": "20s" } },
             { "id": "out", "needs": ["call"], "deploy": deploy, "hold": "1h", "timeout": "2h", "on_failure": "compensate" },
-            { "id": "tell", "needs": ["out"], "http": call, "on_failure": "compensate" },
+            { "id": "tell", "needs": ["out"], "notify": { "receiver": "chat", "message": "${run.id}" }, "on_failure": "compensate" },
             { "id": "side", "needs": ["call"], "when": "steps.call.attempts == 1", "wait": "1m" },
             { "id": "undo", "compensates": "call", "http": call, "retry": { "attempts": 2, "backoff": "20s" } },
             { "id": "back", "compensates": "out", "rollback": { "of": "out" } }
@@ -352,9 +352,10 @@ impl Walk {
                 self.send(&World::by(who, TenantCommand::DecideStep { run, step, approve: how > 3, reason }));
                 return;
             }
-            _ => {
-                let outcome = match how {
-                    2..=5 => CallOutcome::Failed { reason },
+            (_, state) => {
+                let outcome = match (how, state.outgoing()) {
+                    (2..=5, _) => CallOutcome::Failed { reason },
+                    (_, Some(Outgoing::Notice(_))) => CallOutcome::Told,
                     _ => CallOutcome::Answered { status: 200, body: None },
                 };
                 TenantCommand::AnswerCall { run, step, attempt, outcome }

@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 
 use super::{DeliveryError, shown};
 use crate::message::Message;
+use crate::notice::Notice;
 
 /// How long one step of the conversation may take.
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -108,7 +109,23 @@ impl Email {
     }
 
     pub(super) async fn tell(&self, message: &Message) -> Result<String, DeliveryError> {
-        let mail = self.mail(message).map_err(|error| DeliveryError::Refused(error.to_string()))?;
+        self.send(self.mail(message)).await
+    }
+
+    pub(super) async fn notify(&self, notice: &Notice) -> Result<String, DeliveryError> {
+        let mark = notice.severity.name();
+        let head = (format!("[{mark}] {}", notice.title()), notice.key.clone());
+        let conversation = notice.run.clone();
+        self.send(self.written(
+            head,
+            &conversation,
+            format!("{}\n\n-- \n{}\n", notice.message, notice.origin()),
+        ))
+        .await
+    }
+
+    async fn send(&self, mail: Result<Mail, lettre::error::Error>) -> Result<String, DeliveryError> {
+        let mail = mail.map_err(|error| DeliveryError::Refused(error.to_string()))?;
         match self.transport.send(mail).await {
             Ok(response) => {
                 let text: Vec<_> = response.message().collect();
@@ -128,22 +145,33 @@ impl Email {
 
     /// All mails about one group of incidents are one conversation, and a mail that comes twice has the same id.
     fn mail(&self, message: &Message) -> Result<Mail, lettre::error::Error> {
-        let id = |text: &str| {
+        let conversation = format!("{}/{}", message.group, message.began_at.0);
+        let mark = if message.open.is_empty() { "over" } else { message.severity.name() };
+        let head = (format!("[{mark}] {}", message.title()), message.id());
+        let body = format!("{}\n\n{}\n", message.title(), message.lines().join("\n"));
+        self.written(head, &conversation, body)
+    }
+
+    /// A mail with a subject and an id, in a conversation.
+    fn written(
+        &self,
+        (subject, id): (String, String),
+        conversation: &str,
+        body: String,
+    ) -> Result<Mail, lettre::error::Error> {
+        let named = |text: &str| {
             let digits = hex::encode(Sha256::digest(text));
             format!("<{}@{}>", &digits[..32], self.from.email.domain())
         };
-        let conversation = id(&format!("{}/{}", message.group, message.began_at.0));
-        let mark = if message.open.is_empty() { "over" } else { message.severity.name() };
-        let subject: String =
-            format!("[{mark}] {}", message.title()).chars().take(SUBJECT_CHARS_MAX).collect();
+        let subject: String = subject.chars().take(SUBJECT_CHARS_MAX).collect();
         let builder: MessageBuilder = Mail::builder()
             .from(self.from.clone())
             .subject(subject)
-            .message_id(Some(id(&message.id())))
-            .references(conversation)
+            .message_id(Some(named(&id)))
+            .references(named(conversation))
             .header(ContentType::TEXT_PLAIN);
         let builder = self.to.iter().fold(builder, |builder, to| builder.to(to.clone()));
-        builder.body(format!("{}\n\n{}\n", message.title(), message.lines().join("\n")))
+        builder.body(body)
     }
 }
 

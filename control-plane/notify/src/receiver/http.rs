@@ -6,10 +6,13 @@ use reqwest::{Certificate, Client, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 use sha2::Sha256;
 use stella_api_types::time::rfc3339;
+use stella_protocol::time::Timestamp;
 use zeroize::Zeroizing;
 
 use super::{DeliveryError, TIMEOUT, shown};
+use crate::incident::Severity;
 use crate::message::Message;
+use crate::notice::Notice;
 
 /// How much of an answer is read, in bytes.
 const ANSWER_BYTES_MAX: usize = 4_096;
@@ -82,19 +85,32 @@ impl std::fmt::Debug for Secret {
 
 impl Webhook {
     pub(super) async fn tell(&self, message: &Message) -> Result<String, DeliveryError> {
-        let body = message.to_json().to_string();
-        let seconds = (message.at.0 / 1_000).to_string();
+        answered(self.signed(&message.id(), message.at, message.to_json().to_string())).await
+    }
+
+    /// The time that is signed is that of sending: the call may have waited for its turn longer than receivers take what is old.
+    pub(super) async fn notify(&self, notice: &Notice, now: Timestamp) -> Result<String, DeliveryError> {
+        let mut request = self.signed(&notice.key, now, notice.to_json().to_string());
+        request = request.header("Idempotency-Key", &notice.key);
+        for (name, value) in &notice.trace {
+            request = request.header(*name, value);
+        }
+        answered(request).await
+    }
+
+    fn signed(&self, id: &str, at: Timestamp, body: String) -> RequestBuilder {
+        let seconds = (at.0 / 1_000).to_string();
         let mut request = self
             .http
             .post()
             .header("Content-Type", "application/json")
             .header("User-Agent", "stella-orchestrator")
-            .header("Stella-Notification-Id", message.id())
+            .header("Stella-Notification-Id", id)
             .header("Stella-Timestamp", &seconds);
         if let Some(secret) = &self.secret {
             request = request.header("Stella-Signature", signature(&secret.0, &seconds, &body));
         }
-        answered(request.body(body)).await
+        request.body(body)
     }
 }
 
@@ -123,21 +139,40 @@ impl Chat {
     }
 
     fn body(&self, message: &Message) -> Value {
-        let color = match (message.status(), message.severity.name()) {
-            ("resolved", _) => "good",
-            (_, "critical") => "danger",
-            (_, "warning") => "warning",
-            _ => "#439FE0",
-        };
+        let color = if message.status() == "resolved" { "good" } else { color(message.severity) };
         let lines: String = message.lines().join("\n").chars().take(TEXT_CHARS_MAX).collect();
         let title = escaped(&message.title());
         let attachment =
             json!({ "color": color, "fallback": title, "text": escaped(&lines), "ts": message.at.0 / 1_000 });
-        let mut body = json!({ "text": format!("*{title}*"), "attachments": [attachment] });
+        self.to_channel(json!({ "text": format!("*{title}*"), "attachments": [attachment] }))
+    }
+
+    pub(super) async fn notify(&self, notice: &Notice) -> Result<String, DeliveryError> {
+        let attachment = json!({
+            "color": color(notice.severity),
+            "fallback": escaped(&notice.title()),
+            "text": escaped(&notice.message),
+            "footer": escaped(&notice.origin()),
+            "ts": notice.at.0 / 1_000,
+        });
+        let head = format!("*{}: {}*", escaped(&notice.tenant), escaped(&notice.workflow));
+        let body = self.to_channel(json!({ "text": head, "attachments": [attachment] }));
+        answered(self.http.post().json(&body)).await
+    }
+
+    fn to_channel(&self, mut body: Value) -> Value {
         if let Some(channel) = &self.channel {
             body["channel"] = channel.as_str().into();
         }
         body
+    }
+}
+
+const fn color(severity: Severity) -> &'static str {
+    match severity {
+        Severity::Critical => "danger",
+        Severity::Warning => "warning",
+        Severity::Info => "#439FE0",
     }
 }
 
@@ -170,6 +205,28 @@ impl Pager {
             answered(self.http.post().json(&self.event(&over))).await?;
         }
         Ok(Some(answer))
+    }
+
+    /// A page that somebody has to resolve: what a workflow says has no end. All attempts of a step are one page.
+    pub(super) async fn notify(&self, notice: &Notice) -> Result<String, DeliveryError> {
+        let summary: String = notice.title().chars().take(SUMMARY_CHARS_MAX).collect();
+        let event = json!({
+            "routing_key": self.routing_key.0.as_str(),
+            "dedup_key": format!("stella/{}/{}", notice.run, notice.step),
+            "event_action": "trigger",
+            "client": "Stella",
+            "payload": {
+                "summary": summary,
+                "source": self.source,
+                "severity": notice.severity.name(),
+                "timestamp": rfc3339(notice.at),
+                "group": notice.tenant,
+                "class": "workflow",
+                "component": notice.workflow,
+                "custom_details": notice.to_json(),
+            },
+        });
+        answered(self.http.post().json(&event)).await
     }
 
     fn event(&self, message: &Message) -> Value {

@@ -1,12 +1,14 @@
 //! Who is told when something is wrong.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use stella_domain::name::Name;
+use stella_domain::workflow::Notify;
 use stella_notify::incident::{Kind, Severity};
 use stella_notify::receiver::{
     Chat, Email, EmailSettings, HttpClient, Pager, Receiver, Secret, Security, Way, Webhook,
@@ -20,6 +22,8 @@ use super::Destination;
 /// The key of those who can be told.
 pub(super) const RECEIVERS: &str = "notifications.receivers";
 
+/// In the place of the name of a tenant.
+const EVERYBODY: &str = "*";
 /// Where pages go if nothing else is said.
 const PAGERDUTY_URL: &str = "https://events.pagerduty.com/v2/enqueue";
 
@@ -70,6 +74,9 @@ pub(crate) struct ReceiverConfig {
     routing_key_file: Option<PathBuf>,
     /// All: the authorities that the certificate may be under.
     ca: Option<PathBuf>,
+    /// All: the tenants whose workflows may tell it something; `*` is all of them.
+    #[serde(default)]
+    workflow_tenants: Vec<String>,
     /// Mail: the server, and how to get in.
     host: Option<String>,
     port: Option<u16>,
@@ -134,10 +141,20 @@ impl Notifications {
                 "notifications.routes leads to {unknown:?}, which none of notifications.receivers is called"
             );
         }
-        if let Some(idle) = names.iter().find(|name| !routed.contains(name)) {
+        if let Some(idle) =
+            self.receivers.iter().find(|it| it.workflow_tenants.is_empty() && !routed.contains(&it.name))
+        {
             bail!(
-                "notifications.receivers {idle:?} is never told anything: none of notifications.routes leads there"
+                "notifications.receivers {:?} is never told anything: none of notifications.routes leads there, and it has no workflow_tenants",
+                idle.name
             );
+        }
+        for receiver in &self.receivers {
+            for tenant in receiver.workflow_tenants.iter().filter(|it| *it != EVERYBODY) {
+                tenant.parse::<Name>().with_context(|| {
+                    format!("workflow_tenants of notifications.receivers {:?}: {tenant:?}", receiver.name)
+                })?;
+            }
         }
         for route in &self.routes {
             ensure!(!route.receivers.is_empty(), "a rule of notifications.routes names no receivers");
@@ -172,12 +189,40 @@ impl Notifications {
     pub(crate) fn receivers(&self) -> anyhow::Result<Vec<Receiver>> {
         // Clients for TLS cannot be made without it.
         stella_certs::install_provider();
-        let made = self.receivers.iter().map(|receiver| {
-            let way = receiver.way(&self.source);
-            let way = way.with_context(|| format!("notifications.receivers {:?}", receiver.name))?;
-            Ok(Receiver { name: receiver.name.clone(), way })
-        });
-        made.collect()
+        self.receivers.iter().map(|receiver| receiver.made(&self.source)).collect()
+    }
+
+    /// Those that workflows of some tenant may tell something, by name.
+    ///
+    /// # Errors
+    /// As [`Self::receivers`].
+    pub(crate) fn for_workflows(&self) -> anyhow::Result<BTreeMap<String, Receiver>> {
+        stella_certs::install_provider();
+        let told = self.receivers.iter().filter(|it| !it.workflow_tenants.is_empty());
+        told.map(|it| Ok((it.name.clone(), it.made(&self.source)?))).collect()
+    }
+
+    /// Whether workflows of a tenant may tell a receiver something.
+    ///
+    /// # Errors
+    /// Says in which key whoever runs the control plane can allow it. Names no receiver that is others' only.
+    pub(crate) fn may_notify(&self, tenant: &str, name: &str) -> Result<(), String> {
+        let is_theirs = |it: &&ReceiverConfig| {
+            it.workflow_tenants.iter().any(|named| named == EVERYBODY || named == tenant)
+        };
+        let theirs: Vec<_> = self.receivers.iter().filter(is_theirs).map(|it| it.name.as_str()).collect();
+        if theirs.contains(&name) {
+            return Ok(());
+        }
+        let known = if theirs.is_empty() {
+            "there is none that they may".to_owned()
+        } else {
+            format!("they may tell {}", theirs.join(", "))
+        };
+        Err(format!(
+            "workflows of tenant {tenant} may not tell the receiver {name} anything; {known}: whoever runs the control plane can name the tenant \
+             in workflow_tenants of a receiver of that name in notifications.receivers"
+        ))
     }
 }
 
@@ -231,12 +276,13 @@ impl ReceiverConfig {
         self.port.unwrap_or(usual)
     }
 
+    fn made(&self, source: &str) -> anyhow::Result<Receiver> {
+        let way = self.way(source).with_context(|| format!("notifications.receivers {:?}", self.name))?;
+        Ok(Receiver { name: self.name.clone(), way })
+    }
+
     fn way(&self, source: &str) -> anyhow::Result<Way> {
-        let is_word = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
-        ensure!(
-            (1..=63).contains(&self.name.len()) && self.name.bytes().all(is_word),
-            "a name has 1 to 63 letters, digits, '-' and '_'"
-        );
+        ensure!(Notify::may_be_receiver(&self.name), "a name has 1 to 63 letters, digits, '-' and '_'");
         self.refuse_foreign_keys()?;
         let readable = |path: &Path| {
             std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))

@@ -1,10 +1,10 @@
-//! Calls, and bodies with texts in them.
+//! Calls, bodies with texts in them, and what people are told.
 
 use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::super::{CALL_MS_MAX, Call, HEADERS_MAX, Span, Step};
+use super::super::{CALL_MS_MAX, Call, HEADERS_MAX, NOTICE_MS_MAX, Notify, Span, Step};
 use super::Checker;
 use crate::name::Identifier;
 
@@ -43,6 +43,29 @@ impl Checker<'_> {
                 field,
                 format!("a call may take {} at most; lower the step's timeout", Span(CALL_MS_MAX)),
             );
+        }
+    }
+
+    pub(super) fn notify(
+        &mut self,
+        field: &str,
+        step: &Step,
+        notify: &Notify,
+        known: &BTreeSet<&Identifier>,
+    ) {
+        if !Notify::may_be_receiver(&notify.receiver) {
+            let problem =
+                "must be the name of a receiver: 1 to 63 letters, digits, '-' and '_', and no expression";
+            self.say(format!("{field}.notify.receiver"), problem);
+        }
+        if notify.message.trim().is_empty() {
+            self.say(format!("{field}.notify.message"), "is empty; what are people told?");
+        }
+        self.text(&format!("{field}.notify.message"), &notify.message, known);
+        if step.timeout.is_some_and(|timeout| timeout.0 > NOTICE_MS_MAX) {
+            let problem =
+                format!("a notification may take {} at most; lower the step's timeout", Span(NOTICE_MS_MAX));
+            self.say(field, problem);
         }
     }
 
