@@ -200,6 +200,24 @@ impl Deployment {
             && !self.has_failed_too_often()
     }
 
+    /// Whether nothing but somebody's word on what was brought is missing: all targets are through, and the bake is over if there
+    /// is one.
+    #[must_use]
+    pub fn may_wait_for_a_word(&self) -> bool {
+        matches!(self.status, Status::Running)
+            && (self.verification.is_none() || self.baked)
+            && self.counts.active == 0
+            && self.left() == 0
+            && self.counts.succeeded > 0
+            && !self.has_failed_too_often()
+    }
+
+    /// Whether it holds until somebody has said a word on what was brought.
+    #[must_use]
+    pub fn waits_for_a_word(&self) -> bool {
+        self.paused.is_some() && self.paused_for == PauseCause::Verification && self.resumes_at.is_none()
+    }
+
     /// Whether more targets have failed than are tolerated.
     #[must_use]
     pub fn has_failed_too_often(&self) -> bool {
@@ -555,6 +573,9 @@ pub struct TargetRollout {
     pub domain: Option<String>,
     /// The target's variables, frozen: what its steps are filled in with, whatever becomes of the target meanwhile.
     pub variables: Arc<BTreeMap<String, String>>,
+    /// Those with which a release that comes back was brought there: what the legs of that release are filled in with instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variables_back: Option<Arc<BTreeMap<String, String>>>,
     /// Those with which `previous` was brought, frozen as well: what takes this back is filled in with them. `None` if nobody knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous_variables: Option<Arc<BTreeMap<String, String>>>,
@@ -578,6 +599,13 @@ pub struct TargetRollout {
 }
 
 impl TargetRollout {
+    /// What the steps of a release are filled in with there. What is live and has to be led away from first has its own.
+    #[must_use]
+    pub fn variables_for(&self, release: ReleaseId) -> &Arc<BTreeMap<String, String>> {
+        let back = self.variables_back.as_ref().filter(|_| release == self.release);
+        back.unwrap_or(&self.variables)
+    }
+
     /// Whether what is live there was, or may have been, changed and nothing is going on any more.
     #[must_use]
     pub const fn is_touched(&self) -> bool {

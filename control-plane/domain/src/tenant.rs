@@ -212,6 +212,12 @@ impl TenantState {
         active.filter(|it| it.environment == environment).map(|it| it.at_risk()).sum()
     }
 
+    /// The deployments to an environment that have not ended.
+    pub(crate) fn active_in(&self, environment: EnvironmentId) -> impl Iterator<Item = DeploymentId> {
+        let active = self.active_deployments.iter().filter_map(|id| self.deployments.get(id));
+        active.filter(move |it| it.environment == environment).map(|it| it.id)
+    }
+
     /// How many targets of an environment may be at risk at once: a share is rounded down, and at least 1. `None` is all of
     /// them.
     #[must_use]

@@ -10,7 +10,7 @@ use common::{
 };
 use stella_domain::amount::Amount;
 use stella_domain::colour::{Colour, Stage};
-use stella_domain::command::{NewDeployment, NewRelease, TenantCommand};
+use stella_domain::command::{NewDeployment, NewRelease, TargetChange, TenantCommand};
 use stella_domain::deployment::{Cause, OnFailure, Progress, Status};
 use stella_domain::hold::PauseCause;
 use stella_domain::rejection::Rejection;
@@ -214,6 +214,38 @@ fn a_person_switches_back_in_an_instant_as_long_as_the_old_colour_is_kept() {
     steps(&mut world, 1, &["retire"]);
     assert_eq!(here(&world, 1), (Some(4), BLUE, None));
     assert_eq!(world.tenant().targets[&target(1)].last, Some(deployment(7)));
+    end(&world);
+}
+
+/// What comes back has the variables that it came with; what is live, and is led away from first, those that the target has now.
+#[test]
+fn a_second_try_of_a_rollback_that_broke_off_in_its_switch_fills_in_each_release_with_its_own() {
+    let mut world = world(1);
+    let ports = |world: &mut World, blue: &str, green: &str| {
+        let variables =
+            [("port_blue", blue), ("port_green", green)].map(|(k, v)| (k.to_owned(), Some(v.to_owned()))).into();
+        let (id, labels) = (target(1), std::collections::BTreeMap::new());
+        world.ok(TenantCommand::UpdateTarget(Box::new(TargetChange { id, labels, variables, agent: None })));
+    };
+    ports(&mut world, "8001", "8002");
+    deploy(&mut world, 5, blue_green(None, None));
+    steps(&mut world, 1, &["install", "check", "switch", "verify"]);
+    ports(&mut world, "9001", "9002");
+    deploy(&mut world, 6, blue_green(None, None));
+    steps(&mut world, 1, &["retire", "install", "check", "switch", "verify"]);
+    world.ok(TenantCommand::Rollback { id: deployment(7), of: deployment(6) });
+    assert_eq!(argv(&world, 1), ["switch", "to green at 8002"]);
+    world.finish(1, failed("502"));
+    assert!(world.tenant().targets[&target(1)].is_torn);
+    world.ok(TenantCommand::Rollback { id: deployment(8), of: deployment(6) });
+    assert_eq!(argv(&world, 1), ["switch", "to blue at 9001"]);
+    steps(&mut world, 1, &["switch", "verify"]);
+    while world.task_on(1).step.as_str() != "switch" {
+        world.finish(1, TaskOutcome::Succeeded);
+    }
+    assert_eq!(argv(&world, 1), ["switch", "to green at 8002"]);
+    steps(&mut world, 1, &["switch", "verify"]);
+    assert_eq!((world.status(8), here(&world, 1).0), (&Status::Succeeded, Some(5)));
     end(&world);
 }
 

@@ -6,7 +6,8 @@ mod common;
 use common::{STAGING, World, deployment, name, new_deployment, target};
 use stella_domain::access::{Grant, Role};
 use stella_domain::command::{SystemCommand, TenantCommand};
-use stella_domain::environment::Requirement;
+use stella_domain::deployment::Status;
+use stella_domain::environment::{Requirement, Verification};
 use stella_domain::promotion::PromotionStatus;
 use stella_domain::rejection::Rejection;
 use stella_protocol::id::EnvironmentId;
@@ -117,4 +118,23 @@ fn an_environment_is_called_otherwise_when_nothing_is_on_its_way_there() {
     let nobody = EnvironmentId(Uuid::nil());
     let nobody = TenantCommand::UpdateEnvironment { id: nobody, name: None, order: Some(1) };
     assert!(matches!(refused(&mut world, nobody), Rejection::NotFound { .. }));
+}
+
+/// What bakes needs no target any more, and has not ended.
+#[test]
+fn an_environment_stays_while_something_bakes_in_it_and_nothing_is_proven_where_nothing_is_left() {
+    let mut world = World::with_release_1(1);
+    let verification = Some(Verification { bake_ms: 600_000 });
+    world.ok(TenantCommand::SetEnvironmentVerification { environment: STAGING, verification });
+    world.ok(TenantCommand::Deploy(Box::new(new_deployment(2, 2, None))));
+    world.complete(1);
+    assert!(world.deployment(deployment(2)).baked);
+    world.ok(TenantCommand::RemoveTarget { id: target(1) });
+    let problem = refused(&mut world, TenantCommand::RemoveEnvironment { id: STAGING }).to_string();
+    assert!(problem.contains(&format!("deployments there have not ended: {}", deployment(2))), "{problem}");
+    world.wait_ms(600_000);
+    assert_eq!(*world.status(2), Status::Succeeded);
+    assert!(!world.tenant().environments[&STAGING].proven.contains_key(&common::release(2)));
+    world.ok(TenantCommand::RemoveEnvironment { id: STAGING });
+    common::end(&world);
 }

@@ -4,7 +4,7 @@
 mod common;
 
 use common::{
-    STAGING, World, canary, deployment, end, facts, failed, failure, gate, http, name, new_deployment,
+    STAGING, World, canary, conflict, deployment, end, facts, failed, failure, gate, http, name, new_deployment,
     promotion, release, rule, security, target,
 };
 use stella_domain::command::{NewDeployment, TenantCommand};
@@ -148,11 +148,81 @@ fn somebody_signs_off_what_was_brought() {
         reason: "looks good".to_owned(),
     };
     world.wait_ms(BAKE_MS);
+    let rollout = world.deployment(deployment(2));
+    let reason = "somebody has to say whether what was brought is good (gate sign-off)";
+    assert_eq!(rollout.paused.as_ref().unwrap().reason, reason);
+    // Whoever sleeps over it takes nothing back, and to resume it is no word.
+    world.wait_ms(90 * 24 * 3_600_000);
     assert_eq!(*world.status(2), Status::Running, "nobody has said anything");
+    let resumed = world.tell(TenantCommand::ResumeDeployment { deployment: deployment(2) });
+    assert!(conflict(resumed).contains("stella gate pass"));
     end(&world);
     assert!(matches!(world.tell_as(1, word(true)), Err(Rejection::Forbidden { .. })));
     world.tell_as(2, word(true)).unwrap();
     assert_eq!(*world.status(2), Status::Succeeded);
+    end(&world);
+}
+
+#[test]
+fn a_word_on_what_was_brought_is_not_said_before_it_was() {
+    let mut world = world();
+    world.set_gate(verifying("sign-off", Check::Manual));
+    ask(&mut world);
+    let word = TenantCommand::DecideGate {
+        promotion: promotion(2),
+        gate: name("sign-off"),
+        passed: true,
+        reason: String::new(),
+    };
+    assert!(conflict(world.tell_as(2, word.clone())).contains("nothing has come to a target yet"));
+    world.complete(1);
+    world.tell_as(2, word).unwrap();
+    world.complete(2);
+    world.wait_ms(BAKE_MS);
+    assert_eq!(*world.status(2), Status::Succeeded);
+    end(&world);
+}
+
+#[test]
+fn without_a_bake_the_gates_that_verify_have_the_last_word() {
+    let mut world = world();
+    verify(&mut world, None);
+    world.set_gate(verifying("errors", http()));
+    world.set_gate(verifying("sign-off", Check::Manual));
+    world.set_gate(gate("before", http()));
+    ask(&mut world);
+    world.answer(2, "before", Says::Passed);
+    world.complete(1);
+    world.complete(2);
+    assert_eq!(*world.status(2), Status::Running);
+    world.answer(2, "errors", Says::Passed);
+    assert_eq!(world.deployment(deployment(2)).paused_for, PauseCause::Verification, "a word is missing");
+    // What can be asked is asked again while it is waited for, and that is no end of the pause.
+    for _ in 0..3 {
+        world.answer(2, "errors", Says::Passed);
+        assert!(world.deployment(deployment(2)).paused.is_some());
+        world.wait_ms(60_000);
+        assert!(world.deployment(deployment(2)).paused.is_some());
+    }
+    let word = |passed| TenantCommand::DecideGate {
+        promotion: promotion(2),
+        gate: name("sign-off"),
+        passed,
+        reason: String::new(),
+    };
+    world.tell_as(2, word(true)).unwrap();
+    assert_eq!(*world.status(2), Status::Running, "the answer is too old by now");
+    let decision = world.answer(2, "errors", Says::Passed);
+    assert_eq!(facts(&decision)[..2], ["gate_evaluated", "deployment_succeeded"]);
+    assert!(is_proven(&world));
+    end(&world);
+
+    let mut world = self::world();
+    verify(&mut world, None);
+    world.set_gate(verifying("sign-off", Check::Manual));
+    bring(&mut world);
+    world.tell_as(2, word(false)).unwrap();
+    assert_eq!((why_back(&world), is_proven(&world)), (RollbackReason::Verification, false));
     end(&world);
 }
 

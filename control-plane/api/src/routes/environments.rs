@@ -29,7 +29,14 @@ pub(crate) async fn update_environment(
 ) -> Result<Json<Environment>, ApiError> {
     let state = app.engine.state();
     let tenant = resolve::tenant(&state, &tenant)?;
-    let id = resolve::environment(tenant, &environment)?.id;
+    let found = resolve::environment(tenant, &environment);
+    // Sent again, because the answer was lost: it has its new name by now.
+    if let (Err(_), Some(name)) = (&found, &body.name)
+        && change.was_carried_out(tenant, &body)?
+    {
+        return shown(&app, tenant.id, resolve::environment(tenant, name)?.id);
+    }
+    let id = found?.id;
     let name = body.name.as_deref().map(|name| parse::name("name", name)).transpose()?;
     let command = TenantCommand::UpdateEnvironment { id, name, order: body.order };
     change.tenant(&app, tenant.id, &body, command).await?;

@@ -88,6 +88,17 @@ async fn what_was_removed_can_be_removed_again_with_the_same_key_only() {
 }
 
 #[tokio::test]
+async fn what_was_renamed_can_be_renamed_again_with_the_same_key_only() {
+    let world = World::new().await;
+    let busy = world.busy_tenant("acme").await;
+    let (path, body) = (format!("{}/environments/prod/update", busy.at), json!({"name": "production"}));
+    let first = keyed(&world, &world.token, "mine", &path, &body).await.expect(200);
+    assert_eq!(keyed(&world, &world.token, "mine", &path, &body).await.expect(200), first);
+    keyed(&world, &world.token, "another", &path, &body).await.expect(404);
+    keyed(&world, &world.token, "mine", &path, &json!({"name": "live"})).await.expect(404);
+}
+
+#[tokio::test]
 async fn requests_at_the_same_time_with_one_key_take_effect_once() {
     let world = World::new().await;
     let body = json!({"name": "acme"});

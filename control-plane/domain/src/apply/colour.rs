@@ -153,7 +153,7 @@ impl TenantState {
         let place = self.target_mut(part.target, fact)?;
         let is_brought = !matches!(part.legs.last(), Some(Leg { steps: Steps::Retire, .. }));
         if is_brought {
-            place.brought_with = Some(Arc::clone(&part.variables));
+            place.brought_with = Some(Arc::clone(part.variables_for(part.release)));
         }
         if role == Some(Part::Member) {
             place.last = Some(id);

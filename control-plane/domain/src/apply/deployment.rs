@@ -209,9 +209,7 @@ impl TenantState {
             // INV-22: what is live there is never touched.
             part.is_spared |= cause.is_job();
             // What comes back comes with what it was brought with.
-            if let Some(then) = self.variables_back(cause, planned) {
-                part.variables = then;
-            }
+            part.variables_back = self.variables_back(cause, planned);
             parts.insert(planned.target, Arc::new(part));
         }
         Ok(parts)
@@ -247,6 +245,7 @@ impl TenantState {
             previous: planned.previous,
             domain: planned.domain.clone(),
             variables: Arc::new(target.variables.clone()),
+            variables_back: None,
             previous_variables: target.brought_with.clone(),
             legs: planned.legs.clone().into(),
             is_spared: !planned.legs.is_empty(),
@@ -325,16 +324,18 @@ impl TenantState {
         Ok(())
     }
 
-    /// Whether every target of an environment has the release, but for those of a group without traffic.
+    /// Whether every target of an environment has the release, but for those of a group without traffic. Where there is no target any
+    /// more, nothing is shown.
     fn is_everywhere(&self, release: ReleaseId, environment: EnvironmentId, by: DeploymentId) -> bool {
         let targets = self.index.targets.get(&environment).into_iter().flat_map(|names| names.values());
         let mut found = targets.filter_map(|target| self.targets.get(target));
         let by = self.deployments.get(&by);
         let other = by.and_then(|it| Some((it.strategy.groups()?, it.leads_to()?.other())));
-        found.all(|target| {
-            let is_out = other.is_some_and(|(groups, colour)| groups.group_of(target) == Some(colour));
-            is_out || target.current == Some(release)
-        })
+        self.index.targets.contains_key(&environment)
+            && found.all(|target| {
+                let is_out = other.is_some_and(|(groups, colour)| groups.group_of(target) == Some(colour));
+                is_out || target.current == Some(release)
+            })
     }
 
     pub(super) fn deployment_mut(

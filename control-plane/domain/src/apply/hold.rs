@@ -153,7 +153,9 @@ impl TenantState {
             && (*cause != PauseCause::Batch || deployment.batch_reached().is_some() || cut_short)
             && (*cause != PauseCause::CanaryStep || canary_step.is_some() || cut_short)
             && (*cause != PauseCause::WarmUp || deployment.may_warm_up())
-            && (*cause != PauseCause::Verification || deployment.may_bake());
+            && (*cause != PauseCause::Verification
+                || deployment.may_bake()
+                || (until.is_none() && deployment.may_wait_for_a_word()));
         let goes_on = matches!(deployment.status, Status::Running) && deployment.can_be_paused();
         ensure(goes_on && fits, subject(id), where_it_is(deployment), fact)?;
         deployment.steps_passed = canary_step.unwrap_or(deployment.steps_passed);

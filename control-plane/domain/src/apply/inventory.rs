@@ -119,7 +119,9 @@ impl TenantState {
     fn environment_removed(&mut self, id: EnvironmentId, fact: &Fact) -> Applied {
         let environment = self.environments.get(&id);
         let environment = environment.ok_or_else(|| missing(EnvironmentId::KIND, id, fact))?;
-        let is_used = self.index.targets.contains_key(&id) || self.is_on_a_path(environment);
+        let is_used = self.index.targets.contains_key(&id)
+            || self.is_on_a_path(environment)
+            || self.active_in(id).next().is_some();
         ensure(!is_used, format!("environment {id}"), "in use", fact)?;
         let name = environment.name.clone();
         self.index.environments.remove(&name);

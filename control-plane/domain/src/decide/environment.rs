@@ -53,9 +53,8 @@ pub(super) fn update(
         if tx.tenant.index.environments.contains_key(name) {
             return Err(Rejection::exists(EnvironmentId::KIND, name));
         }
-        let mut active = tx.tenant.active_deployments.iter().filter_map(|it| tx.tenant.deployments.get(it));
-        if let Some(deployment) = active.find(|it| it.environment == id) {
-            let (deployment, before) = (deployment.id, &environment.name);
+        if let Some(deployment) = tx.tenant.active_in(id).next() {
+            let before = &environment.name;
             let problem = format!(
                 "deployment {deployment} to {before} has not ended; wait for its end or cancel it, then rename {before}"
             );
@@ -90,6 +89,7 @@ fn uses(tx: &Transaction<'_>, environment: &Environment) -> Vec<String> {
     let targets = named(tenant.index.targets.get(&id).into_iter().flat_map(|names| names.keys()));
     let open = tenant.open_promotions.iter().filter_map(|it| tenant.promotions.get(it));
     let open = named(open.filter(|it| it.wanted.environment == id).map(|it| it.id));
+    let active = named(tenant.active_in(id));
     let after = tenant.environments.values().filter(|it| it.requires.is_some_and(|it| it.after == id));
     let after = after.map(|it| format!("it comes before {0} on the path (stella env path {0})", it.name));
     let before = environment.requires.and_then(|it| tenant.environment_name(it.after));
@@ -98,6 +98,9 @@ fn uses(tx: &Transaction<'_>, environment: &Environment) -> Vec<String> {
     let accounts = named(accounts.map(|it| &it.name));
     let mut uses: Vec<String> = Vec::new();
     uses.extend(targets.map(|it| format!("it has the targets {it} (stella target remove)")));
+    uses.extend(active.map(|it| {
+        format!("deployments there have not ended: {it} (wait, or stella deployment cancel)")
+    }));
     uses.extend(open.map(|it| format!("promotions wait to come there: {it} (stella promotion withdraw)")));
     uses.extend(
         before.map(|it| format!("it comes after {it} on the path (stella env path {name} --nothing)")),

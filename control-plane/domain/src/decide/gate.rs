@@ -10,7 +10,7 @@ use stella_protocol::time::Timestamp;
 use super::transaction::Transaction;
 use super::{fields, promotion, rollout, signature};
 use crate::command::{Answer, NewFindings, Outcome};
-use crate::deployment::Status;
+use crate::deployment::{Deployment, Status};
 use crate::environment::Environment;
 use crate::event::Fact;
 use crate::findings::{FINDING_COMPONENT_BYTES_MAX, FINDING_ID_BYTES_MAX, FINDINGS_MAX, SCANNERS_MAX};
@@ -227,6 +227,25 @@ pub(super) enum Asking {
 
 /// What the gates say about a promotion now. What can be decided is, and is recorded if it is another verdict than before.
 pub(super) fn rule(tx: &mut Transaction<'_>, id: PromotionId, asking: Asking) -> Result<Ruling, Rejection> {
+    let has_brought = has_brought(&tx.tenant, id);
+    rule_on(tx, id, asking, |gate| has_brought || !gate.verifies)
+}
+
+fn has_brought(tenant: &TenantState, promotion: PromotionId) -> bool {
+    tenant.deployments.get(&DeploymentId(promotion.0)).is_some_and(|it| it.has_brought())
+}
+
+/// What the gates that verify say about what was brought.
+pub(super) fn rule_at_the_end(tx: &mut Transaction<'_>, id: PromotionId) -> Result<Ruling, Rejection> {
+    rule_on(tx, id, Asking::Now, |gate| gate.verifies)
+}
+
+fn rule_on(
+    tx: &mut Transaction<'_>,
+    id: PromotionId,
+    asking: Asking,
+    matters: impl Fn(&Gate) -> bool,
+) -> Result<Ruling, Rejection> {
     let Some(promotion) = tx.tenant.promotions.get(&id) else { return Ok(Ruling::Open) };
     let (place, release) = (promotion.wanted.environment, promotion.wanted.release);
     let place = Arc::clone(environment(tx, place)?);
@@ -234,8 +253,7 @@ pub(super) fn rule(tx: &mut Transaction<'_>, id: PromotionId, asking: Asking) ->
     let release = release.ok_or_else(|| Rejection::not_found(ReleaseId::KIND, id))?;
     let (mut waits, mut closed) =
         (false, signature::is_signed(&tx.tenant, &release).err().map(|it| it.to_string()));
-    let has_brought = tx.tenant.deployments.get(&DeploymentId(id.0)).is_some_and(|it| it.has_brought());
-    for standing in place.gates.values().filter(|it| has_brought || !it.gate.verifies) {
+    for standing in place.gates.values().filter(|it| matters(&it.gate)) {
         match rule_one(tx, id, (&place, &release), (standing, asking))? {
             Ruling::Open => {}
             Ruling::Waits => waits = true,
@@ -411,6 +429,33 @@ fn decided(
     nudge(tx, |it| it.1.0 == promotion.0)
 }
 
+/// What gates still wait for at the end of a deployment.
+#[derive(Debug, Default)]
+pub(super) struct Missing {
+    /// The gates on which somebody has to say a word.
+    pub(super) words: Vec<Name>,
+    /// Whether something outside has to answer.
+    pub(super) answers: bool,
+}
+
+/// What is missing for the end of a deployment: without a bake, only gates that verify matter then.
+pub(super) fn missing(tx: &Transaction<'_>, deployment: &Deployment) -> Result<Missing, Rejection> {
+    let id = PromotionId(deployment.id.0);
+    let place = environment(tx, deployment.environment)?;
+    let mut missing = Missing::default();
+    let all = deployment.verification.is_some();
+    for Standing { gate, policy } in place.gates.values().filter(|it| all || it.gate.verifies) {
+        let record = record(&tx.tenant, id, &gate.name);
+        let has_passed = record.lets_through(*policy, tx.now)
+            && is_of_this_wave(&tx.tenant, id, &gate.check, &record, *policy);
+        if !has_passed && matches!(gate.check, Check::Manual) {
+            missing.words.push(gate.name.clone());
+        }
+        missing.answers |= !has_passed && gate.check.is_outside();
+    }
+    Ok(missing)
+}
+
 /// The gate as the promotion's environment has it.
 fn standing(tx: &Transaction<'_>, promotion: PromotionId, gate: &Name) -> Result<Standing, Rejection> {
     let environment = environment(tx, tx.promotion(promotion)?.wanted.environment)?;
@@ -444,6 +489,13 @@ pub(super) fn decide(
         return Err(Rejection::Forbidden { problem: problem.to_owned() });
     }
     promotion::is_free_to_let_through(tx.actor(), tx.promotion(id)?, "decides on a gate of")?;
+    let has_brought = has_brought(&tx.tenant, id);
+    if standing.gate.verifies && !has_brought {
+        let problem = format!(
+            "gate {gate} is about what was brought, and nothing has come to a target yet; say it once the deployment has"
+        );
+        return Err(Rejection::conflict(problem));
+    }
     let outcome = if passed { Says::Passed } else { Says::Failed };
     let before = record(&tx.tenant, id, gate).verdict;
     if before.is_none_or(|it| it.outcome != outcome || it.policy != standing.policy || it.reason != reason) {

@@ -138,6 +138,9 @@ fn ends_by_itself(deployment: &Deployment) -> Result<(), Rejection> {
     let id = deployment.id;
     let reason = deployment.paused.as_ref().map_or("", |hold| hold.reason.as_str());
     let remedy = match deployment.paused_for {
+        PauseCause::Verification if deployment.waits_for_a_word() => {
+            "say it (stella gate pass, or stella gate fail), or fail the deployment"
+        }
         PauseCause::Person
         | PauseCause::CanaryStep
         | PauseCause::Batch

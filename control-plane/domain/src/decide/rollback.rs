@@ -246,8 +246,15 @@ fn can_fill_in(tx: &Transaction<'_>, deployment: &Deployment, target: &Target, p
     if legs.is_empty() {
         legs.push(Leg { release: release.id, colour: None, steps: Steps::All });
     }
-    legs.iter().filter(|leg| leg.release == release.id).all(|leg| {
-        let steps: Vec<&Step> = colour::steps(release, leg.steps).collect();
-        fills_in(environment, release, &then, leg.colour, &steps).is_ok()
+    legs.iter().all(|leg| {
+        // What is led away from first has what the target has now.
+        let (release, target) = match leg.release == release.id {
+            true => (Some(release), then.as_ref()),
+            false => (tx.tenant.releases.get(&leg.release), target),
+        };
+        release.is_some_and(|release| {
+            let steps: Vec<&Step> = colour::steps(release, leg.steps).collect();
+            fills_in(environment, release, target, leg.colour, &steps).is_ok()
+        })
     })
 }
