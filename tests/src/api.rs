@@ -263,3 +263,10 @@ impl Api {
         self.list(&paths::fill(paths::EVENTS, &[tenant]), &[]).await
     }
 }
+
+/// What people and their programs have caused: times that run out, and hosts that are busy, go on meanwhile.
+#[must_use]
+pub fn by_people(mut events: Vec<Event>) -> Vec<Event> {
+    events.retain(|event| event.actor.kind == "api_token");
+    events
+}

@@ -270,7 +270,12 @@ async fn open_tasks_certificates_and_the_disk_are_what_they_are() -> Result<()> 
     ensure!(value(&done, "stella_journal_size_bytes")? > 0.0, "{done}");
     let events = value(&done, "stella_journal_events{streams=\"tenants\"}")?;
     ensure!(events > 0.0 && events <= cluster.api.events(TENANT).await?.len() as f64, "{done}");
-    ensure!(value(&done, "stella_journal_commands_waiting")? == 0.0, "{done}");
+    wait::until("no command waits", async || {
+        let now = cluster.control_plane.metrics().await?;
+        ensure!(value(&now, "stella_journal_commands_waiting")? == 0.0, "{now}");
+        Ok(())
+    })
+    .await?;
     ensure!(value(&done, "stella_journal_replayed_events")? == 0.0, "{done}");
     let of_agent = format!("{{agent=\"{}\",tenant=\"{TENANT}\"}}", cluster.agents[0].name());
     let packets = |what: &str| value(&done, &format!("stella_agent_packets_{what}_total{of_agent}"));

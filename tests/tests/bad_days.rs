@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
+use stella_tests::api::by_people;
 use stella_tests::cluster::{Cluster, ENVIRONMENT, TENANT};
 use stella_tests::people::Shell;
 use stella_tests::process::is_alive;
@@ -106,10 +107,10 @@ impl<'c> Story<'c> {
 
     /// A command that is refused with these words, and changes nothing.
     async fn refused(&self, shell: &Shell<'_>, arguments: &[&str], words: &str) -> Result<()> {
-        let before = self.cluster.api.events(TENANT).await?;
+        let before = by_people(self.cluster.api.events(TENANT).await?);
         let (code, said) = shell.run(arguments)?;
         ensure!(code == Some(3) && said.contains(words), "{arguments:?} ended with {code:?}: {said}");
-        let after = self.cluster.api.events(TENANT).await?;
+        let after = by_people(self.cluster.api.events(TENANT).await?);
         ensure!(
             before == after,
             "{arguments:?} was refused, and {} things happened",

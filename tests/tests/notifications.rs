@@ -180,6 +180,11 @@ async fn a_failure_is_told_its_rollback_and_its_end_too_and_a_receiver_that_is_a
         Ok(())
     })
     .await?;
+    wait::until("figures say the same", async || figures_of_receivers(&cluster).await).await?;
+    cluster.passed()
+}
+
+async fn figures_of_receivers(cluster: &Cluster) -> Result<()> {
     let scraped = cluster.control_plane.metrics().await?;
     for series in [
         "stella_notifications_total{receiver=\"pager\",result=\"failed\"}",
@@ -189,7 +194,7 @@ async fn a_failure_is_told_its_rollback_and_its_end_too_and_a_receiver_that_is_a
     ] {
         ensure!(scraped.contains(series), "no {series} in {scraped}");
     }
-    cluster.passed()
+    Ok(())
 }
 
 fn mail_receiver(folder: &Path, name: &str, port: u16, ca: &Path, to: &str) -> Result<String> {

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use rcgen::{
     BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use stella_api_types::deployment::OnFailure;
 use stella_api_types::paths;
 use stella_tests::cluster::{Cluster, ENVIRONMENT, TENANT};
@@ -165,10 +165,9 @@ async fn one_cause_is_one_page_and_the_rest_is_chat() -> Result<()> {
         let chats = events.iter().filter(|event| matches!(event, Event::Chatted(_))).count();
         let chats_are_all = ["RollbackRateHigh", "ApprovalBacklogHigh", "SomebodyElsesAlert"].len();
         ensure!(pages.len() >= 4 && chats >= chats_are_all, "{events:?}");
-        Ok(())
+        pages_say_whose_they_are(&pager)
     })
     .await?;
-    pages_say_whose_they_are(&pager)?;
     // What is inhibited is known at once, and is in the same list as what is told.
     for alert in alertmanager.alerts().await? {
         let labels = &alert["labels"];
@@ -229,13 +228,14 @@ async fn a_certificate_that_was_not_renewed_pages_somebody_before_it_ends() -> R
         cluster.control_plane.state_dir().join("last-certificates"),
         cluster.api.agent(TENANT, &away).await?.id,
     );
-    wait::until("it is kept beside the journal", async || {
-        let kept = fs::read_to_string(&file)?;
-        ensure!(kept.contains(&id), "{kept}");
-        Ok(())
+    let ends = wait::until("it is kept beside the journal", async || {
+        let ends = certificate_ends(&cluster, &away).await?;
+        let kept: Value = serde_json::from_slice(&fs::read(&file)?)?;
+        let kept_s = kept[&id]["ends"].as_f64().with_context(|| format!("no {id} in {kept}"))? / 1_000.0;
+        ensure!(kept_s.to_string() == ends, "{ends}, and {kept}");
+        Ok(ends)
     })
     .await?;
-    let ends = certificate_ends(&cluster, &away).await?;
     cluster.control_plane.kill()?;
     cluster.control_plane.resume().await?;
     ensure!(certificate_ends(&cluster, &away).await? == ends, "it is another after the restart");

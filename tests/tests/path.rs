@@ -60,6 +60,7 @@ async fn what_has_soaked_comes_by_itself_through_a_crash_and_not_by_the_word_of_
 
     // What was taken back in the environment before comes no further.
     cluster.release(&named("2.0.0")).await?;
+    boss.ok(&["env", "path", "production", "--after", ENVIRONMENT, "--soak", "1h", "--auto"])?;
     boss.ok(&["deploy", "app:2.0.0", ENVIRONMENT, "--wait"])?;
     let listed: Value = serde_json::from_str(&boss.ok(&["deployment", "list", "-o", "json"])?)?;
     let all = listed.as_array().context("a list")?;

@@ -44,11 +44,11 @@ async fn racks_follow_one_another_with_a_pause_and_a_failure_that_is_tolerated()
         .release(&release("1.0.0", &[], vec![shell("run", "echo ran >> ran.txt; test ! -e broken")]))
         .await?;
     let deploy =
-        ["deploy", "app:1.0.0", ENVIRONMENT, "--batch", "100%", "--by-domain", "rack", "--pause", "1"];
+        ["deploy", "app:1.0.0", ENVIRONMENT, "--batch", "100%", "--by-domain", "rack", "--pause", "4"];
     let (code, said) = cluster.stella(&[deploy.as_slice(), &["--tolerate", "50%", "--plan"]].concat())?;
     ensure!(
         code == Some(0)
-            && said.contains("100% at a time, 1 s of pause after each batch, one rack after the other"),
+            && said.contains("100% at a time, 4 s of pause after each batch, one rack after the other"),
         "{said}"
     );
     ensure!(said.contains("on failure of more than 50% of them it is rolled back"), "{said}");

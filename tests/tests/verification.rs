@@ -117,7 +117,7 @@ async fn what_goes_bad_after_the_last_wave_is_taken_back_and_what_stays_good_is_
 
     prometheus.counts_agents(2).await?;
     let boss = Shell::of(&cluster, "boss-of-two", "admin").await?;
-    boss.ok(&["env", "verify", ENVIRONMENT, "--bake", "2s"])?;
+    boss.ok(&["env", "verify", ENVIRONMENT, "--bake", "8s"])?;
     let said = boss.ok(&["deploy", "app:2.0.0", ENVIRONMENT, "--wait"])?;
     ensure!(said.contains("2 of 2 targets have the release, and it is verified there"), "{said}");
     ensure!(said.contains("succeeded"), "{said}");

@@ -179,6 +179,9 @@ fn line(it: &GateState) -> String {
         (None, Some(at)) => format!(" (looked at again at {})", when::moment(at)),
         (None, None) => String::new(),
     };
+    if it.kind.is_none() {
+        return format!("gate {} was {}{said}; the environment has it no more", it.gate, it.status);
+    }
     if it.verifies && it.status == "pending" && it.asked_at.is_none() {
         return format!("gate {} is looked at once the release has come", it.gate);
     }

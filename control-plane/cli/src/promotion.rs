@@ -249,8 +249,9 @@ pub(crate) fn waits(it: &Dto) -> String {
     if let Some(until) = it.held_until.as_deref().filter(|_| it.status == "approved").map(when::moment) {
         return format!("promotion {} has its approvals, and starts when the freeze ends: {until}", it.id);
     }
-    let waits =
-        |gate: &&GateState| !gate.verifies && !matches!(gate.status.as_str(), "passed" | "overridden");
+    let waits = |gate: &&GateState| {
+        gate.kind.is_some() && !gate.verifies && !matches!(gate.status.as_str(), "passed" | "overridden")
+    };
     let closed = it.gates.iter().filter(waits);
     let closed: Vec<_> = closed.cloned().collect();
     if it.status == "approved" {

@@ -100,7 +100,8 @@ pub(crate) fn task(
     let target = tenant.targets.get(&rollout.target)?;
     let environment = tenant.environments.get(&deployment.environment)?;
     let (release, colour) = (place.release, place.leg.colour);
-    let names = Names::new(environment.name.as_str(), release, target, colour, rollout.variables_for(release.id));
+    let names =
+        Names::new(environment.name.as_str(), release, target, colour, rollout.variables_for(release.id));
     Some(on_target(release, place.step, &names))
 }
 

@@ -222,8 +222,9 @@ fn a_person_switches_back_in_an_instant_as_long_as_the_old_colour_is_kept() {
 fn a_second_try_of_a_rollback_that_broke_off_in_its_switch_fills_in_each_release_with_its_own() {
     let mut world = world(1);
     let ports = |world: &mut World, blue: &str, green: &str| {
-        let variables =
-            [("port_blue", blue), ("port_green", green)].map(|(k, v)| (k.to_owned(), Some(v.to_owned()))).into();
+        let variables = [("port_blue", blue), ("port_green", green)]
+            .map(|(k, v)| (k.to_owned(), Some(v.to_owned())))
+            .into();
         let (id, labels) = (target(1), std::collections::BTreeMap::new());
         world.ok(TenantCommand::UpdateTarget(Box::new(TargetChange { id, labels, variables, agent: None })));
     };

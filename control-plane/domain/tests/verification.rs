@@ -4,8 +4,8 @@
 mod common;
 
 use common::{
-    STAGING, World, canary, conflict, deployment, end, facts, failed, failure, gate, http, name, new_deployment,
-    promotion, release, rule, security, target,
+    STAGING, World, canary, conflict, deployment, end, facts, failed, failure, gate, http, name,
+    new_deployment, promotion, release, rule, security, target,
 };
 use stella_domain::command::{NewDeployment, TenantCommand};
 use stella_domain::deployment::{Cause, OnFailure, RollbackReason, Status};

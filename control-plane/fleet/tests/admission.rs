@@ -4,7 +4,7 @@
 mod common;
 
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use common::{Agent, Identity, World, hello, offer_to_enrol, offer_to_enrol_as, soon};
 use stella_certs::tls::quic_enrol_client;
@@ -145,19 +145,17 @@ async fn an_agents_session_needs_a_certificate_of_this_authority() {
 }
 
 #[tokio::test]
-async fn a_revoked_agent_is_cut_off_within_a_second_and_stays_out() {
-    // Nothing but the event itself can be in time.
+async fn a_revoked_agent_is_cut_off_at_once_and_stays_out() {
+    // Nothing but the event itself can end the session: the next comparison is in an hour.
     let world = World::with(|config| config.reconcile_interval = Duration::from_secs(3600)).await;
     let identity = world.enrol().await;
     let (agent, _) = Agent::connect(world.fleet.local_addr(), &identity, hello(vec![])).await;
 
-    let begun = Instant::now();
     world
         .submit(TenantCommand::RevokeAgent { agent: identity.agent, reason: "stolen".to_owned() })
         .await
         .unwrap();
     assert_eq!(agent.closed().await, CloseCode::Revoked);
-    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
 
     let again = Agent::dial(world.fleet.local_addr(), identity.client_config()).await.unwrap();
     assert_eq!(again.closed().await, CloseCode::Revoked);
@@ -212,7 +210,6 @@ async fn a_session_ends_with_its_certificate_unless_that_was_renewed() {
         u64::try_from(FleetConfig::new("127.0.0.1:0".parse().unwrap()).certificate_lifetime.as_millis())
             .unwrap();
     world.later_ms.store(life_ms - 3_600_000, Ordering::SeqCst);
-    careless.say(&heartbeat()).await;
     let made = csr::generate().unwrap();
     careful.say(&ToControlPlane::Renew(RenewRequest { csr_der: made.csr_der })).await;
     assert!(matches!(careful.hear().await, ToAgent::Renewed(_)));

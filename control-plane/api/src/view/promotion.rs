@@ -100,8 +100,9 @@ fn waits_for(tenant: &TenantState, promotion: &Promotion, gates: &[GateState]) -
         1 => Some("1 approval".to_owned()),
         missing => Some(format!("{missing} approvals")),
     };
-    let closed =
-        gates.iter().filter(|it| !it.verifies && !matches!(it.status.as_str(), "passed" | "overridden"));
+    // One that the environment has no more is shown, and holds nothing back.
+    let closed = gates.iter().filter(|it| it.kind.is_some() && !it.verifies);
+    let closed = closed.filter(|it| !matches!(it.status.as_str(), "passed" | "overridden"));
     let environment = tenant.environments.get(&promotion.wanted.environment);
     let lock = environment.is_some_and(|it| it.lock.is_some()).then(|| "the lock".to_owned());
     let freeze = promotion.held_until.map(|_| "a freeze".to_owned());

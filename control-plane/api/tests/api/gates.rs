@@ -82,6 +82,25 @@ async fn a_deployment_waits_for_a_scan_and_for_a_person() {
 }
 
 #[tokio::test]
+async fn a_gate_that_was_removed_is_shown_and_holds_nothing_back() {
+    let (world, at, dev) = stage().await;
+    let gates = format!("{at}/environments/prod/gates");
+    world.post(&gates, &security()).await.expect(200);
+    world.post(&gates, &json!({"name": "change", "check": {"type": "manual"}})).await.expect(200);
+    let body = json!({"environment": "prod", "release": "web:1.0.0"});
+    let asked = ask(&world, &dev, "POST", &format!("{at}/deployments"), Some(&body)).await.expect(202);
+    assert_eq!(world.delete(&format!("{gates}/scan")).await.status, 204);
+    let path = format!("{at}/promotions/{}", asked["id"].as_str().unwrap());
+    let shown = world.get(&path).await.expect(200);
+    assert_eq!(shown["waits_for"], json!(["gate change"]), "{shown}");
+    let scan = &shown["gates"][1];
+    assert_eq!(
+        (&scan["gate"], &scan["status"], &scan["type"]),
+        (&json!("scan"), &json!("failed"), &Value::Null)
+    );
+}
+
+#[tokio::test]
 async fn an_override_is_for_admins_and_has_a_reason() {
     let (world, at, dev) = stage().await;
     world.post(&format!("{at}/environments/prod/gates"), &security()).await.expect(200);

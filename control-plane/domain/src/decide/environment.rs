@@ -98,9 +98,10 @@ fn uses(tx: &Transaction<'_>, environment: &Environment) -> Vec<String> {
     let accounts = named(accounts.map(|it| &it.name));
     let mut uses: Vec<String> = Vec::new();
     uses.extend(targets.map(|it| format!("it has the targets {it} (stella target remove)")));
-    uses.extend(active.map(|it| {
-        format!("deployments there have not ended: {it} (wait, or stella deployment cancel)")
-    }));
+    uses.extend(
+        active
+            .map(|it| format!("deployments there have not ended: {it} (wait, or stella deployment cancel)")),
+    );
     uses.extend(open.map(|it| format!("promotions wait to come there: {it} (stella promotion withdraw)")));
     uses.extend(
         before.map(|it| format!("it comes after {it} on the path (stella env path {name} --nothing)")),
