@@ -90,8 +90,10 @@ async fn what_was_removed_can_be_removed_again_with_the_same_key_only() {
 #[tokio::test]
 async fn what_was_renamed_can_be_renamed_again_with_the_same_key_only() {
     let world = World::new().await;
-    let busy = world.busy_tenant("acme").await;
-    let (path, body) = (format!("{}/environments/prod/update", busy.at), json!({"name": "production"}));
+    world.tenant("acme").await;
+    let all = "/api/v1/tenants/acme/environments";
+    world.post(all, &json!({"name": "prod"})).await.expect(201);
+    let (path, body) = (format!("{all}/prod/update"), json!({"name": "production"}));
     let first = keyed(&world, &world.token, "mine", &path, &body).await.expect(200);
     assert_eq!(keyed(&world, &world.token, "mine", &path, &body).await.expect(200), first);
     keyed(&world, &world.token, "another", &path, &body).await.expect(404);
