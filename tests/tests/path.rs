@@ -15,13 +15,18 @@ fn named(version: &str) -> stella_api_types::release::CreateRelease {
 /// A cluster with an agent in production as well.
 async fn with_production() -> Result<Cluster> {
     let mut cluster = Cluster::start(1).await?;
-    create_environment(&cluster.api, TENANT, "production").await?;
-    let mut agent = cluster.enrolled("web-9", &[]).await?;
-    create_target(&cluster.api, TENANT, &target("production", "web-9", "web-9")).await?;
+    add_environment(&mut cluster, "production", "web-9").await?;
+    Ok(cluster)
+}
+
+/// One more environment, with an agent and its target.
+async fn add_environment(cluster: &mut Cluster, name: &str, host: &str) -> Result<()> {
+    create_environment(&cluster.api, TENANT, name).await?;
+    let mut agent = cluster.enrolled(host, &[]).await?;
+    create_target(&cluster.api, TENANT, &target(name, host, host)).await?;
     agent.start()?;
     cluster.agents.push(agent);
-    cluster.wait_online("web-9").await?;
-    Ok(cluster)
+    cluster.wait_online(host).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -75,6 +80,52 @@ async fn what_has_soaked_comes_by_itself_through_a_crash_and_not_by_the_word_of_
     .await?;
     let listed = boss.ok(&["promotion", "list", "--env", "production"])?;
     ensure!(!listed.contains("2.0.0"), "{said}\n{listed}");
+    cluster.passed()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hotfix_has_a_way_of_its_own_and_two_regions_have_to_be_through_both() -> Result<()> {
+    let mut cluster = with_production().await?;
+    add_environment(&mut cluster, "hotfix", "web-5").await?;
+    let boss = Shell::of(&cluster, "boss", "admin").await?;
+    for version in ["1.0.0", "1.0.1"] {
+        cluster.release(&named(version)).await?;
+    }
+    let staging = format!("{ENVIRONMENT}:24h");
+    let both = ["env", "path", "production", "--after", &staging, "--after", "hotfix"];
+    let (code, said) = boss.run(&both)?;
+    ensure!(code == Some(2) && said.contains("--any") && said.contains("--all"), "{said}");
+    let said = boss.ok(&[&both[..], &["--any"]].concat())?;
+    ensure!(said.contains(&format!("{ENVIRONMENT} (+24h) or hotfix")), "{said}");
+    let said = boss.ok(&["env", "show", "production"])?;
+    ensure!(said.contains(&format!("what has succeeded in {ENVIRONMENT} (+24h) or hotfix")), "{said}");
+    let (code, said) = boss.run(&["env", "path", "hotfix", "--after", "production"])?;
+    ensure!(code == Some(2) && said.contains("hotfix would come before itself"), "{said}");
+
+    boss.ok(&["deploy", "app:1.0.0", ENVIRONMENT, "--wait"])?;
+    let (code, said) = boss.run(&["deploy", "app:1.0.0", "production"])?;
+    ensure!(code == Some(3) && said.contains("by one of these ways"), "{said}");
+    boss.ok(&["deploy", "app:1.0.1", "hotfix", "--wait"])?;
+    let said = boss.ok(&["deploy", "app:1.0.1", "production", "--plan"])?;
+    ensure!(said.contains("has succeeded in hotfix"), "{said}");
+    boss.ok(&["deploy", "app:1.0.1", "production", "--wait"])?;
+    ensure!(cluster.agents[1].read("version.txt") == "1.0.1\n");
+
+    let all = ["env", "path", "production", "--after", ENVIRONMENT, "--after", "hotfix", "--all", "--auto"];
+    let said = boss.ok(&all)?;
+    ensure!(said.contains(&format!("{ENVIRONMENT} and hotfix, by themselves")), "{said}");
+    cluster.release(&named("1.1.0")).await?;
+    boss.ok(&["deploy", "app:1.1.0", "hotfix", "--wait"])?;
+    let (code, said) = boss.run(&["deploy", "app:1.1.0", "production"])?;
+    let lacks = format!("must succeed on all targets of {ENVIRONMENT}");
+    ensure!(code == Some(3) && said.contains(&lacks), "{said}");
+    boss.ok(&["deploy", "app:1.1.0", ENVIRONMENT, "--wait"])?;
+    wait::until("it has come by itself", async || {
+        let there = cluster.agents[1].read("version.txt");
+        ensure!(there == "1.1.0\n", "{there}");
+        Ok(())
+    })
+    .await?;
     cluster.passed()
 }
 

@@ -440,6 +440,15 @@ pub struct DeploymentTarget {
     pub way_back: Option<TargetWayBack>,
 }
 
+/// An environment in which a release has proven itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ProvenIn {
+    /// Which.
+    pub environment: Named,
+    /// When it had succeeded on all targets there.
+    pub since: String,
+}
+
 /// What a deployment would do, had it been created now. Nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DeploymentPlan {
@@ -471,6 +480,9 @@ pub struct DeploymentPlan {
     /// What would come after its last wave, before it has succeeded; absent if nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verification: Option<Verification>,
+    /// The environments of the promotion path in which the release has proven itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub proven_in: Vec<ProvenIn>,
     /// How many accounts would have to approve before it starts.
     pub approvals_needed: u32,
     /// What the gates of the environment would say now.

@@ -105,6 +105,17 @@ pub struct Environment {
     pub created_at: String,
 }
 
+/// How many of several environments a release must have been through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Needs {
+    /// Each of them.
+    #[default]
+    All,
+    /// One of them, whichever it is.
+    Any,
+}
+
 /// What a release must have been through before it may come to an environment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Follows {
@@ -112,12 +123,27 @@ pub struct Follows {
     pub environment: Named,
     /// For how long, in seconds.
     pub soak_seconds: u64,
+    /// The other environments of the path.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<Followed>,
+    /// Whether it must have been through all of them, or any one.
+    #[serde(default)]
+    pub needs: Needs,
     /// Whether a release is asked for by itself then.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub auto: bool,
     /// Releases that are to come by themselves, and when.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub automatic: Vec<Automatic>,
+}
+
+/// One more environment of a path.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Followed {
+    /// Where the release must have succeeded on all targets.
+    pub environment: Named,
+    /// For how long, in seconds.
+    pub soak_seconds: u64,
 }
 
 /// A release that is to come by itself.
@@ -141,6 +167,23 @@ pub struct SetPath {
     /// Whether a release is asked for by itself then, in the way in which it was deployed there.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub auto: bool,
+    /// Other environments of the path; at most 8 with the first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<SetFollowed>,
+    /// Whether it must have been through all of them, or any one; all if absent.
+    #[serde(default)]
+    pub needs: Needs,
+}
+
+/// One more environment of a path.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SetFollowed {
+    /// Where the release must have succeeded on all targets, by name or id.
+    pub after: String,
+    /// For how long, in seconds; not at all if absent, at most 30 days.
+    #[serde(default)]
+    pub soak_seconds: u64,
 }
 
 /// Whose approval a promotion needs. Who asked for it never counts.

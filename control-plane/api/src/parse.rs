@@ -2,6 +2,7 @@
 //!
 //! Only what a type cannot hold is refused here. What makes sense together is the core's to decide.
 
+mod environment;
 mod gate;
 mod signing;
 mod strategy;
@@ -16,7 +17,7 @@ use stella_api_types::release::{
 };
 use stella_domain::access::{AccountKind, Grant, Role, Scope};
 use stella_domain::deployment::{OnFailure, TIMEOUT_MS_DEFAULT, TIMEOUT_MS_RANGE};
-use stella_domain::environment::{BAKE_MS_RANGE, SILENCE_MS_RANGE, SOAK_MS_RANGE};
+use stella_domain::environment::{BAKE_MS_RANGE, SILENCE_MS_RANGE};
 use stella_domain::freeze::{Freeze, Repeats};
 use stella_domain::hold::Verdict;
 use stella_domain::name::{Name, Version};
@@ -34,6 +35,7 @@ pub(crate) use self::strategy::{maybe_amount, strategy};
 use crate::error::ApiError;
 use crate::resolve;
 
+pub(crate) use environment::path;
 pub(crate) use gate::gate;
 pub(crate) use signing::{provenance, public_key, signature, signature_rule};
 
@@ -192,15 +194,6 @@ pub(crate) fn timeout_ms(field: &str, seconds: Option<u64>) -> Result<u64, ApiEr
         return Ok(seconds * 1_000);
     }
     Err(ApiError::invalid(field, format!("is {seconds}; it must be between {min} and {max} (a week)")))
-}
-
-/// How long a release has to prove itself, from seconds to milliseconds.
-pub(crate) fn soak_ms(field: &str, seconds: u64) -> Result<u64, ApiError> {
-    let max = SOAK_MS_RANGE.1 / 1_000;
-    if seconds <= max {
-        return Ok(seconds * 1_000);
-    }
-    Err(ApiError::invalid(field, format!("is {seconds}; it must be at most {max} (30 days)")))
 }
 
 /// How long a release bakes in on all targets, from seconds to milliseconds.

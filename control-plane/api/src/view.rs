@@ -17,15 +17,15 @@ mod workflow;
 
 use stella_api_types::agent as agent_dto;
 use stella_api_types::environment::{
-    Automatic, Budget, Environment as EnvironmentDto, Follows, Freeze as FreezeDto, Repeats as RepeatsDto,
-    Silence, Verification as VerificationDto,
+    Automatic, Budget, Environment as EnvironmentDto, Followed, Follows, Freeze as FreezeDto,
+    Needs as NeedsDto, Repeats as RepeatsDto, Silence, Verification as VerificationDto,
 };
 use stella_api_types::hold::Hold as HoldDto;
 use stella_api_types::page::Named;
 use stella_api_types::target::{Idle as IdleDto, Target as TargetDto};
 use stella_api_types::tenant::Tenant as TenantDto;
 use stella_domain::agent::{Agent, Connectivity, EnrolmentToken, FiguresAddress};
-use stella_domain::environment::{Environment, Verification};
+use stella_domain::environment::{Environment, Needs, PromotionPath, Requirement, Verification};
 use stella_domain::freeze::{Freeze, Repeats};
 use stella_domain::hold::Hold;
 use stella_domain::name::Name;
@@ -74,19 +74,7 @@ pub(crate) fn environment(
         id: environment.id.to_string(),
         name: environment.name.to_string(),
         order: environment.order,
-        follows: environment.requires.map(|requires| Follows {
-            environment: environment_named(tenant, requires.after),
-            soak_seconds: requires.soak_ms / 1_000,
-            auto: requires.auto,
-            automatic: environment
-                .automatic
-                .iter()
-                .map(|(id, it)| Automatic {
-                    release: release::release_ref(tenant, *id),
-                    due_at: time(it.due_at),
-                })
-                .collect(),
-        }),
+        follows: environment.requires.as_ref().map(|path| follows(tenant, environment, path)),
         approvals: environment.approvals.as_ref().map(|rule| promotion::rule(state, rule)),
         budget: environment.budget.map(|budget| Budget {
             at_risk_max: deployment::amount(budget),
@@ -107,6 +95,29 @@ pub(crate) fn environment(
         channels: environment.channels.iter().map(Name::to_string).collect(),
         lock: environment.lock.as_ref().map(hold),
         created_at: time(environment.created_at),
+    }
+}
+
+fn follows(tenant: &TenantState, environment: &Environment, path: &PromotionPath) -> Follows {
+    let followed = |it: &Requirement| Followed {
+        environment: environment_named(tenant, it.after),
+        soak_seconds: it.soak_ms / 1_000,
+    };
+    let Followed { environment: first, soak_seconds } = followed(&path.first);
+    let coming = environment
+        .automatic
+        .iter()
+        .map(|(id, it)| Automatic { release: release::release_ref(tenant, *id), due_at: time(it.due_at) });
+    Follows {
+        environment: first,
+        soak_seconds,
+        others: path.others.iter().map(followed).collect(),
+        needs: match path.needs {
+            Needs::All => NeedsDto::All,
+            Needs::Any => NeedsDto::Any,
+        },
+        auto: path.auto,
+        automatic: coming.collect(),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use stella_api_types::agent::{self, RevokeAgent, RevokeEnrolmentToken};
-use stella_api_types::environment::{self, CreateEnvironment, ProofRule, Repeats, SetFreeze, SetPath};
+use stella_api_types::environment::{self, CreateEnvironment, ProofRule, Repeats, SetFreeze};
 use stella_api_types::paths;
 use stella_api_types::system::System;
 use stella_api_types::tenant::{self, CreateTenant};
@@ -67,8 +67,9 @@ pub(crate) async fn environment(context: &Context, command: Environment) -> Resu
         Environment::Scenario { environment, release } => {
             describe::scenario(context, &environment, release).await
         }
-        Environment::Path { environment, after, soak, auto, nothing: _ } => {
-            hold::path(context, &environment, &SetPath { after, soak_seconds: soak, auto }).await
+        Environment::Path { environment, after, any, all, soak, auto, nothing: _ } => {
+            let path = hold::path_of(after, (any, all), soak, auto)?;
+            hold::path(context, &environment, &path).await
         }
         Environment::Approvals { environment, needed, from, expires_in, nobody: _ } => {
             promotion::set_rule(context, &environment, needed.unwrap_or(0), from, expires_in).await

@@ -3,8 +3,8 @@
 use stella_api_types::amount::Amount;
 use stella_api_types::deployment::{DeploymentDetail, Strategy};
 use stella_api_types::environment::{
-    Budget, Environment, Follows, ProofRule as ProofRuleDto, SetBudget, SetFreeze, SetPath, SetSilence,
-    SetStrategy, SetVerification, SetWayBack, SetWayBackProof, Verification,
+    Budget, Environment, Follows, Needs, ProofRule as ProofRuleDto, SetBudget, SetFollowed, SetFreeze,
+    SetPath, SetSilence, SetStrategy, SetVerification, SetWayBack, SetWayBackProof, Verification,
 };
 use stella_api_types::hold::{Hold, HoldBack};
 use stella_api_types::paths;
@@ -23,12 +23,46 @@ pub(crate) async fn path(context: &Context, environment: &str, body: &SetPath) -
     })
 }
 
+/// The path that the flags ask for: of several environments somebody has to say whether any of them is enough.
+pub(crate) fn path_of(
+    after: Vec<(String, Option<u64>)>,
+    (any, all): (bool, bool),
+    soak: u64,
+    auto: bool,
+) -> Result<SetPath, Error> {
+    if after.len() > 1 && !any && !all {
+        let problem = "of several environments, is one enough (--any), or are all needed (--all)?";
+        return Err(Error::Usage(problem.to_owned()));
+    }
+    let stages =
+        after.into_iter().map(|(after, own)| SetFollowed { after, soak_seconds: own.unwrap_or(soak) });
+    let mut stages: Vec<SetFollowed> = stages.collect();
+    let others = stages.split_off(stages.len().min(1));
+    let first = stages.pop();
+    Ok(SetPath {
+        soak_seconds: first.as_ref().map_or(0, |it| it.soak_seconds),
+        after: first.map(|it| it.after),
+        auto,
+        others,
+        needs: if any { Needs::Any } else { Needs::All },
+    })
+}
+
 /// What comes before an environment.
 pub(crate) fn follows(it: &Follows) -> String {
-    let soak =
-        if it.soak_seconds > 0 { format!(" (+{})", when::length(it.soak_seconds)) } else { String::new() };
+    let stage = |name: &str, soak_seconds: u64| {
+        let soak = (soak_seconds > 0).then(|| format!(" (+{})", when::length(soak_seconds)));
+        format!("{name}{}", soak.unwrap_or_default())
+    };
+    let others = it.others.iter().map(|it| stage(&it.environment.name, it.soak_seconds));
+    let stages: Vec<String> =
+        std::iter::once(stage(&it.environment.name, it.soak_seconds)).chain(others).collect();
     let auto = if it.auto { ", by themselves" } else { "" };
-    format!("{}{soak}{auto}", it.environment.name)
+    let between = match it.needs {
+        Needs::All => " and ",
+        Needs::Any => " or ",
+    };
+    format!("{}{auto}", stages.join(between))
 }
 
 pub(crate) async fn freeze(context: &Context, environment: &str, body: &SetFreeze) -> Result<(), Error> {

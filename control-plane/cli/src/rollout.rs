@@ -114,9 +114,12 @@ async fn plan(context: &Context, body: &CreateDeployment) -> Result<bool, Error>
             many => format!("\nstarts when {many} accounts have approved it"),
         };
         let gates = plan.gates.iter().map(|it| format!("\n{}", gate::planned(it)));
+        let proven = plan.proven_in.iter().map(|it| {
+            format!("\nhas succeeded in {} {}", it.environment.name, when::moment_and_age(&it.since))
+        });
         let verified = plan.verification.iter();
         let verified = verified.map(|rule| format!("\nhas succeeded when {}", hold::verified(rule)));
-        let gates: String = gates.chain(verified).collect();
+        let gates: String = proven.chain(gates).chain(verified).collect();
         let warnings: String = plan.warnings.iter().map(|warning| format!("\nwarning: {warning}")).collect();
         let groups = plan.groups.as_ref().map(groups).unwrap_or_default();
         format!(

@@ -36,6 +36,14 @@ pub(crate) fn seconds(text: &str) -> Result<u64, String> {
     if larger == u64::MAX { Err(wrong()) } else { Ok(total) }
 }
 
+/// Reads a name, and a length behind it if there is one: staging, staging:24h.
+pub(crate) fn place_and_time(text: &str) -> Result<(String, Option<u64>), String> {
+    match text.split_once(':') {
+        Some((name, time)) => Ok((name.to_owned(), Some(seconds(time)?))),
+        None => Ok((text.to_owned(), None)),
+    }
+}
+
 /// Reads a time: RFC 3339, a day (its start in UTC), or how long ago.
 pub(crate) fn since(text: &str) -> Result<String, String> {
     if let Ok(seconds) = seconds(text) {

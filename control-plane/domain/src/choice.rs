@@ -32,6 +32,13 @@ impl TenantState {
     }
 }
 
+/// Those who are somebody, each once.
+pub(crate) fn each_once(actors: &[Actor]) -> Vec<Actor> {
+    let mut once = Vec::new();
+    add(&mut once, actors.iter());
+    once
+}
+
 /// Adds those who are somebody, and not there already.
 fn add<'a>(choosers: &mut Vec<Actor>, more: impl Iterator<Item = &'a Actor>) {
     for actor in more {

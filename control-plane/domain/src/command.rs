@@ -24,7 +24,7 @@ use crate::amount::Amount;
 use crate::archive::Ended;
 use crate::authority::{AgentTrust, AuthorityRecord};
 use crate::channel::ChannelRule;
-use crate::environment::{Requirement, SilenceRule, Verification};
+use crate::environment::{PromotionPath, SilenceRule, Verification};
 use crate::freeze::Freeze;
 use crate::gate::{self, Gate};
 use crate::hold::Verdict;
@@ -394,7 +394,7 @@ pub enum TenantCommand {
         /// Which.
         environment: EnvironmentId,
         /// What; `None` is nothing.
-        requires: Option<Requirement>,
+        requires: Option<PromotionPath>,
     },
     /// Say what to think of a release.
     JudgeRelease {

@@ -287,7 +287,9 @@ fn carry_out(tx: &mut Transaction<'_>, command: &TenantCommand) -> Result<Outcom
         }
         TenantCommand::LockEnvironment { environment, reason } => hold::lock(tx, *environment, reason),
         TenantCommand::UnlockEnvironment { environment } => hold::unlock(tx, *environment),
-        TenantCommand::SetEnvironmentPath { environment, requires } => path::set(tx, *environment, *requires),
+        TenantCommand::SetEnvironmentPath { environment, requires } => {
+            path::set(tx, *environment, requires.as_ref())
+        }
         TenantCommand::JudgeRelease { release, verdict, reason } => {
             hold::judge(tx, *release, *verdict, reason)
         }

@@ -8,6 +8,7 @@ use stella_protocol::id::{DeploymentId, EnvironmentId, ReleaseId};
 use stella_protocol::time::Timestamp;
 
 use crate::amount::Amount;
+use crate::command::Actor;
 use crate::freeze::Freeze;
 use crate::gate::Standing;
 use crate::hold::Hold;
@@ -32,27 +33,100 @@ pub struct Verification {
     pub bake_ms: u64,
 }
 
-/// What a release must have been through.
+/// One environment that a release must have been through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Requirement {
     /// Where it must have succeeded on all targets.
     pub after: EnvironmentId,
     /// For how long, in milliseconds.
     pub soak_ms: u64,
-    /// Whether it comes by itself then.
+}
+
+/// How many of several requirements a release must meet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Needs {
+    /// Each of them.
+    #[default]
+    All,
+    /// One of them, whichever it is.
+    Any,
+}
+
+impl Needs {
+    const fn is_all(&self) -> bool {
+        matches!(self, Self::All)
+    }
+}
+
+/// What a release must have been through before it may come to an environment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PromotionPath {
+    /// The first requirement: there is at least one.
+    #[serde(flatten)]
+    pub first: Requirement,
+    /// Whether a release comes by itself then.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub auto: bool,
+    /// The other requirements, none about an environment that another is about.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<Requirement>,
+    /// How many of them it must meet; all if there is only one.
+    #[serde(default, skip_serializing_if = "Needs::is_all")]
+    pub needs: Needs,
+}
+
+impl PromotionPath {
+    /// How many environments a path may name.
+    pub const REQUIREMENTS_MAX: usize = 8;
+
+    /// A path from one environment.
+    #[must_use]
+    pub const fn after(after: EnvironmentId, soak_ms: u64, auto: bool) -> Self {
+        Self { first: Requirement { after, soak_ms }, auto, others: Vec::new(), needs: Needs::All }
+    }
+
+    /// All requirements, as they were given.
+    pub fn requirements(&self) -> impl Iterator<Item = &Requirement> {
+        std::iter::once(&self.first).chain(&self.others)
+    }
+
+    /// What it wants of one environment, if it names it.
+    #[must_use]
+    pub fn requirement(&self, of: EnvironmentId) -> Option<&Requirement> {
+        self.requirements().find(|it| it.after == of)
+    }
+}
+
+impl Environment {
+    /// Whether its path names another environment.
+    #[must_use]
+    pub fn follows(&self, other: EnvironmentId) -> bool {
+        self.requires.as_ref().is_some_and(|path| path.requirement(other).is_some())
+    }
+}
+
+/// What has proven a release in an environment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proof {
+    /// The deployment that brought it to all targets.
+    pub by: DeploymentId,
+    /// Who asked for that deployment, or chose what it brought.
+    pub chosen_by: Vec<Actor>,
 }
 
 /// A release that has proven itself, and is to come by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Automatic {
-    /// The deployment that has proven it: it is deployed in the same way.
+    /// The deployment that has proven it, the last one if several had to: it is deployed in the same way.
     pub like: DeploymentId,
     /// When it has proven itself for long enough.
     pub due_at: Timestamp,
     /// Whether that has come: it waits for the targets now.
     pub is_due: bool,
+    /// Who chose what has proven it, wherever it had to: they do not let it through.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub chosen_by: Vec<Actor>,
 }
 
 /// When silence is taken for a network event, and not for hosts that have failed.
@@ -75,10 +149,13 @@ pub struct Environment {
     pub order: u32,
     /// What a release must have been through before it may come here. A rollback may come anyway.
     #[serde(default)]
-    pub requires: Option<Requirement>,
+    pub requires: Option<PromotionPath>,
     /// Releases that all targets here have had after a deployment that succeeded, and since when; not if one failed since.
     #[serde(default)]
     pub proven: OrdMap<ReleaseId, Timestamp>,
+    /// What has proven them. Snapshots of before this was kept lack it.
+    #[serde(default)]
+    pub proofs: OrdMap<ReleaseId, Proof>,
     /// What is to come here by itself.
     #[serde(default)]
     pub automatic: OrdMap<ReleaseId, Automatic>,

@@ -25,7 +25,7 @@ use crate::channel::ChannelRule;
 use crate::colour::{Leg, Stage};
 use crate::command::{Actor, NewDeployment, Outcome};
 use crate::deployment::{Cause, OnFailure, RollbackReason, Strategy};
-use crate::environment::{Requirement, SilenceRule, Verification};
+use crate::environment::{PromotionPath, SilenceRule, Verification};
 use crate::findings::Finding;
 use crate::freeze::Freeze;
 use crate::gate::{self, Gate};
@@ -360,7 +360,7 @@ pub enum Fact {
     },
     EnvironmentPathSet {
         id: EnvironmentId,
-        requires: Option<Requirement>,
+        requires: Option<PromotionPath>,
     },
     // System stream.
     ApiTokenRevoked {

@@ -9,7 +9,7 @@ use common::{
 };
 use stella_domain::command::{Actor, NewDeployment, TenantCommand};
 use stella_domain::deployment::{Deployment, Status};
-use stella_domain::environment::Requirement;
+use stella_domain::environment::PromotionPath;
 use stella_domain::event::Fact;
 use stella_domain::promotion::Promotion;
 use stella_protocol::id::EnvironmentId;
@@ -38,7 +38,7 @@ fn world() -> World {
 }
 
 fn auto(world: &mut World, auto: bool) {
-    let requires = Some(Requirement { after: STAGING, soak_ms: SOAK_MS, auto });
+    let requires = Some(PromotionPath::after(STAGING, SOAK_MS, auto));
     world.ok(TenantCommand::SetEnvironmentPath { environment: PRODUCTION, requires });
 }
 

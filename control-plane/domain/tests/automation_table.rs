@@ -9,7 +9,7 @@ use std::path::Path;
 
 use common::{STAGING, TENANT, World, agent, name, new_deployment, new_target, release};
 use stella_domain::command::TenantCommand;
-use stella_domain::environment::Requirement;
+use stella_domain::environment::{Needs, PromotionPath, Requirement};
 use stella_domain::event::{Event, Fact, StreamId};
 use stella_domain::state::State;
 use stella_protocol::id::{EnvironmentId, PromotionId};
@@ -41,8 +41,43 @@ fn fresh() -> World {
 }
 
 fn path(world: &mut World, auto: bool) {
-    let requires = Some(Requirement { after: STAGING, soak_ms: 60_000, auto });
+    let requires = Some(PromotionPath::after(STAGING, 60_000, auto));
     world.ok(TenantCommand::SetEnvironmentPath { environment: PRODUCTION, requires });
+}
+
+const EU: EnvironmentId = EnvironmentId(Uuid::from_u128(0x78));
+
+/// Production comes after staging and the new environment eu, which soaks for two minutes.
+fn several(world: &mut World, needs: Needs) {
+    world.ok(TenantCommand::CreateEnvironment {
+        id: EU,
+        name: name("eu"),
+        order: None,
+        way_back_proof: stella_domain::way_back::ProofRule::Off,
+    });
+    world.enrol(8);
+    let mut there = new_target(8);
+    (there.environment, there.agent) = (EU, agent(8));
+    world.ok(TenantCommand::CreateTarget(Box::new(there)));
+    world.connect(8, vec![]);
+    let others = vec![Requirement { after: EU, soak_ms: 120_000 }];
+    let requires = Some(PromotionPath { others, needs, ..PromotionPath::after(STAGING, 60_000, true) });
+    world.ok(TenantCommand::SetEnvironmentPath { environment: PRODUCTION, requires });
+}
+
+fn prove_in_eu(world: &mut World, n: u128) {
+    let mut there = new_deployment(n, 2, None);
+    there.environment = EU;
+    world.ok(TenantCommand::Deploy(Box::new(there)));
+    world.complete(8);
+}
+
+/// The proof of staging is of before the path: it is taken back there, and brought anew.
+fn prove_again(world: &mut World, n: u128) {
+    world.ok(TenantCommand::Rollback { id: common::deployment(n), of: common::deployment(2) });
+    world.complete(1);
+    world.deploy(n + 1, 2, None);
+    world.complete(1);
 }
 
 fn situations() -> Vec<(&'static str, World)> {
@@ -58,15 +93,30 @@ fn situations() -> Vec<(&'static str, World)> {
         world.complete(9);
     });
     reached("that is not to come any more", &|world| path(world, false));
+    reached("that has another way to come", &|world| {
+        several(world, Needs::Any);
+        prove_in_eu(world, 4);
+        world.wait_ms(1_000);
+        prove_again(world, 5);
+    });
+    reached("that lacks one of two proofs", &|world| {
+        several(world, Needs::All);
+        prove_again(world, 5);
+    });
+    reached("that has both proofs", &|world| {
+        several(world, Needs::All);
+        prove_again(world, 5);
+        prove_in_eu(world, 4);
+    });
     situations
 }
 
-fn seen(state: &State) -> String {
+fn seen(state: &State, now: u64) -> String {
     let tenant = &state.tenants[&TENANT];
     let waits = match tenant.environments[&PRODUCTION].automatic.get(&release(2)) {
         None => "waits for nothing",
         Some(waits) if waits.is_due => "is due",
-        Some(_) => "proves itself",
+        Some(waits) => &format!("proves itself for {} s", waits.due_at.0.saturating_sub(now) / 1_000),
     };
     let asked = tenant.promotions.values().filter(|it| it.wanted.environment == PRODUCTION).count() - 1;
     format!("{waits}, {asked} asked for")
@@ -100,13 +150,21 @@ fn the_table_of_transitions_is_as_committed() {
                     deployment: common::deployment(2),
                 },
             ),
+            (
+                "release_disproven, in eu",
+                Fact::ReleaseDisproven {
+                    environment: EU,
+                    release: release(2),
+                    deployment: common::deployment(4),
+                },
+            ),
             ("environment_path_set, none", Fact::EnvironmentPathSet { id: environment, requires }),
         ] {
             let mut after = world.state.clone();
             let (actor, trace) = (common::person(2), TraceContext::default());
             let event = Event { at: Timestamp(2_000_000), actor, trace, fact };
             let result = match after.apply(StreamId::Tenant(TENANT), &event) {
-                Ok(()) => format!("-> {}", seen(&after)),
+                Ok(()) => format!("-> {}", seen(&after, world.now.0)),
                 Err(_) => "refused".to_owned(),
             };
             writeln!(table, "    {name:<42} {result}").unwrap();

@@ -7,7 +7,7 @@ use common::{STAGING, World, deployment, name, new_deployment, target};
 use stella_domain::access::{Grant, Role};
 use stella_domain::command::{SystemCommand, TenantCommand};
 use stella_domain::deployment::Status;
-use stella_domain::environment::{Requirement, Verification};
+use stella_domain::environment::{PromotionPath, Verification};
 use stella_domain::promotion::PromotionStatus;
 use stella_domain::rejection::Rejection;
 use stella_protocol::id::EnvironmentId;
@@ -44,7 +44,7 @@ fn an_environment_is_removed_when_nothing_is_in_it_and_nothing_leads_to_it() {
     let remove = || TenantCommand::RemoveEnvironment { id: STAGING };
     let path = |requires| TenantCommand::SetEnvironmentPath { environment: PRODUCTION, requires };
     world.ok(create_production());
-    world.ok(path(Some(Requirement { after: STAGING, soak_ms: 0, auto: false })));
+    world.ok(path(Some(PromotionPath::after(STAGING, 0, false))));
     let grant = Grant { role: Role::Deployer, tenant: Some(common::TENANT), environment: Some(STAGING) };
     let ada = |roles| SystemCommand::SetAccountRoles { account: common::account(1), roles };
     (1..=2).for_each(|n| world.person(n));

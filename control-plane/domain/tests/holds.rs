@@ -9,7 +9,7 @@ use common::{
 };
 use stella_domain::command::{NewDeployment, TenantCommand};
 use stella_domain::deployment::Status;
-use stella_domain::environment::Requirement;
+use stella_domain::environment::PromotionPath;
 use stella_domain::freeze::{FREEZES_MAX, Freeze, Repeats};
 use stella_domain::hold::Verdict;
 use stella_domain::promotion::ApprovalRule;
@@ -101,7 +101,7 @@ fn a_locked_environment_takes_rollbacks_only() {
     end(&world);
 }
 
-fn path(of: EnvironmentId, requires: Option<Requirement>) -> TenantCommand {
+fn path(of: EnvironmentId, requires: Option<PromotionPath>) -> TenantCommand {
     TenantCommand::SetEnvironmentPath { environment: of, requires }
 }
 
@@ -116,10 +116,10 @@ fn a_release_comes_to_the_next_environment_when_it_has_proven_itself_in_the_one_
         way_back_proof: stella_domain::way_back::ProofRule::Off,
     };
     world.ok(create);
-    let after_staging = Requirement { after: STAGING, soak_ms: 60_000, auto: false };
-    world.ok(path(production, Some(after_staging)));
+    let after_staging = PromotionPath::after(STAGING, 60_000, false);
+    world.ok(path(production, Some(after_staging.clone())));
     assert!(world.ok(path(production, Some(after_staging))).events.is_empty());
-    let circle = world.tell(path(STAGING, Some(Requirement { after: production, soak_ms: 0, auto: false })));
+    let circle = world.tell(path(STAGING, Some(PromotionPath::after(production, 0, false))));
     assert!(matches!(circle, Err(Rejection::Invalid { field, .. }) if field == "after"));
     let mut third = new_target(9);
     (third.environment, third.slot) = (production, Some(name("p")));

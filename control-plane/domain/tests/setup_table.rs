@@ -18,7 +18,7 @@ use stella_domain::amount::Amount;
 use stella_domain::authority::{AgentTrust, AuthorityChange, AuthorityRecord, RotationPhase};
 use stella_domain::channel::ChannelRule;
 use stella_domain::command::{Outcome, TenantCommand};
-use stella_domain::environment::{Requirement, SilenceRule, Verification};
+use stella_domain::environment::{PromotionPath, SilenceRule, Verification};
 use stella_domain::event::{Fact, StreamId};
 use stella_domain::state::State;
 use stella_domain::strategy::Strategy;
@@ -57,7 +57,7 @@ fn created(id: EnvironmentId, called: &str) -> Fact {
 }
 
 fn path(environment: EnvironmentId, after: Option<EnvironmentId>) -> Fact {
-    let requires = after.map(|after| Requirement { after, soak_ms: 0, auto: false });
+    let requires = after.map(|after| PromotionPath::after(after, 0, false));
     Fact::EnvironmentPathSet { id: environment, requires }
 }
 

@@ -9,7 +9,7 @@ use stella_api_types::environment::{
 use stella_api_types::hold::HoldBack;
 use stella_api_types::paths;
 use stella_domain::command::TenantCommand;
-use stella_domain::environment::{Requirement, SilenceRule, Verification};
+use stella_domain::environment::{SilenceRule, Verification};
 use stella_protocol::id::{EnvironmentId, TenantId};
 
 use crate::body::{Json, Path};
@@ -110,9 +110,7 @@ pub(crate) async fn set_path(
     let state = app.engine.state();
     let tenant = resolve::tenant(&state, &tenant)?;
     let environment = resolve::environment(tenant, &environment)?.id;
-    let soak_ms = parse::soak_ms("soak_seconds", body.soak_seconds)?;
-    let after = body.after.as_deref().map(|text| resolve::environment(tenant, text)).transpose()?;
-    let requires = after.map(|after| Requirement { after: after.id, soak_ms, auto: body.auto });
+    let requires = parse::path(tenant, &body)?;
     let command = TenantCommand::SetEnvironmentPath { environment, requires };
     change.tenant(&app, tenant.id, &body, command).await?;
     shown(&app, tenant.id, environment)

@@ -5,6 +5,7 @@ use stella_api_types::gate::PlannedGate;
 use stella_domain::agent::Connectivity;
 use stella_domain::command::NewDeployment;
 use stella_domain::decide::{self, Planned};
+use stella_domain::environment::PromotionPath;
 use stella_domain::event::PlannedTarget;
 use stella_domain::group::{self, Part};
 use stella_domain::hold::Standing;
@@ -14,7 +15,7 @@ use stella_protocol::time::Timestamp;
 use super::deployment::{amount, on_failure, strategy};
 use super::promotion::plan_hash;
 use super::release::{phase, release_ref};
-use super::{agent_named, connectivity, environment_named, gate, target_named, verification};
+use super::{agent_named, connectivity, environment_named, gate, target_named, time, verification};
 
 /// What a deployment would do in this tenant.
 pub(crate) fn plan(
@@ -54,6 +55,7 @@ pub(crate) fn plan(
             .and_then(|it| it.verification)
             .filter(|_| wanted.job.is_none())
             .map(verification),
+        proven_in: proven_in(tenant, wanted),
         approvals_needed: planned.rule.as_ref().map_or(0, |rule| rule.needed),
         gates: gates(tenant, wanted, now),
         warnings: match standing {
@@ -61,6 +63,16 @@ pub(crate) fn plan(
             Some(Standing::Good | Standing::Blocked(_)) | None => Vec::new(),
         },
     }
+}
+
+fn proven_in(tenant: &TenantState, wanted: &NewDeployment) -> Vec<dto::ProvenIn> {
+    let path = tenant.environments.get(&wanted.environment).and_then(|it| it.requires.as_ref());
+    let stages = path.into_iter().flat_map(PromotionPath::requirements);
+    let proven = stages.filter_map(|it| {
+        let since = tenant.environments.get(&it.after)?.proven.get(&wanted.release)?;
+        Some(dto::ProvenIn { environment: environment_named(tenant, it.after), since: time(*since) })
+    });
+    proven.collect()
 }
 
 fn gates(tenant: &TenantState, wanted: &NewDeployment, now: Timestamp) -> Vec<PlannedGate> {

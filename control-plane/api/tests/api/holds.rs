@@ -86,6 +86,28 @@ async fn the_promotion_path_is_shown_and_refuses_what_comes_from_elsewhere() {
     let too_long = world.post(&path, &json!({"after": "prod", "soak_seconds": 2_592_001})).await.expect(422);
     assert_eq!(too_long["field"], "soak_seconds", "{too_long}");
     world.post(&path, &json!({"after": "nowhere"})).await.expect(404);
+    world.post(&format!("{}/environments", busy.at), &json!({"name": "hotfix"})).await.expect(201);
+    let several =
+        json!({"after": "prod", "needs": "any", "others": [{"after": "hotfix", "soak_seconds": 5}]});
+    let set = world.post(&path, &several).await.expect(200);
+    let follows = &set["follows"];
+    assert_eq!((&follows["needs"], &follows["soak_seconds"]), (&json!("any"), &json!(0)), "{set}");
+    assert_eq!(follows["others"][0]["environment"]["name"], "hotfix", "{set}");
+    assert_eq!(follows["others"][0]["soak_seconds"], 5, "{set}");
+    let refused = world.post(&format!("{}/deployments", busy.at), &deployment).await.expect(409);
+    assert!(refused["detail"].as_str().unwrap().contains("succeeded on all targets of hotfix"), "{refused}");
+    for (body, field) in [
+        (json!({"after": null, "others": [{"after": "prod"}]}), "others"),
+        (json!({"after": "prod", "others": [{"after": "prod"}]}), "after"),
+        (json!({"after": "prod", "others": [{"after": "live"}]}), "after"),
+        (
+            json!({"after": "prod", "others": [{"after": "hotfix", "soak_seconds": 2_592_001}]}),
+            "others[0].soak_seconds",
+        ),
+    ] {
+        let refused = world.post(&path, &body).await.expect(422);
+        assert_eq!(refused["field"], field, "{refused}");
+    }
     assert!(world.post(&path, &json!({"after": null})).await.expect(200).get("follows").is_none());
 }
 

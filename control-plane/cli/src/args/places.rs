@@ -74,14 +74,21 @@ pub(crate) enum Environment {
     /// Set what a release must have been through before it may come here.
     #[command(group = clap::ArgGroup::new("what").required(true).args(["after", "nothing"]))]
     #[command(
-        after_help = "Examples:\n  stella env path production --after staging --soak 1h\n  stella env path production --after staging --soak 24h --auto\n  stella env path production --nothing"
+        after_help = "Examples:\n  stella env path production --after staging --soak 1h\n  stella env path production --after staging --soak 24h --auto\n  stella env path production --after staging:24h --after hotfix:1h --any\n  stella env path production --after eu --after us --all --soak 1h\n  stella env path production --nothing"
     )]
     Path {
         /// Its name or id.
         environment: String,
-        /// The environment where the release must have succeeded on all targets.
-        #[arg(long, value_name = "ENVIRONMENT")]
-        after: Option<String>,
+        /// The environment where the release must have succeeded on all targets (can be given more than once), and for how long if not
+        /// for --soak: staging, staging:24h.
+        #[arg(long, value_name = "ENVIRONMENT[:TIME]", value_parser = crate::when::place_and_time)]
+        after: Vec<(String, Option<u64>)>,
+        /// Of several, any one is enough.
+        #[arg(long, requires = "after", conflicts_with = "all")]
+        any: bool,
+        /// Of several, it must have been through all.
+        #[arg(long, requires = "after")]
+        all: bool,
         /// For how long: 30m, 24h.
         #[arg(long, value_name = "TIME", value_parser = crate::when::seconds, default_value_t = 0, requires = "after")]
         soak: u64,

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use stella_protocol::id::{DeploymentId, EnvironmentId, ReleaseId};
+use stella_protocol::id::{EnvironmentId, ReleaseId};
 use stella_protocol::time::Timestamp;
 
 use super::{Applied, ensure, misplaced, missing};
-use crate::environment::Automatic;
+use crate::choice;
+use crate::command::Actor;
+use crate::environment::{Automatic, Needs, PromotionPath, Proof};
 use crate::event::{Fact, IllegalTransition};
 use crate::tenant::{TenantState, Timer};
 
@@ -33,7 +35,9 @@ impl TenantState {
             Fact::ReleaseDisproven { environment, release, .. } => {
                 let place = self.environments.get_mut(environment);
                 let place = place.ok_or_else(|| missing(EnvironmentId::KIND, environment, fact))?;
-                let was_proven = Arc::make_mut(place).proven.remove(release).is_some();
+                let place = Arc::make_mut(place);
+                let was_proven = place.proven.remove(release).is_some();
+                place.proofs.remove(release);
                 ensure(was_proven, format!("release {release}"), "not proven", fact)?;
                 self.forget_automatic(*environment, *release);
                 Ok(())
@@ -54,35 +58,69 @@ impl TenantState {
         waits.ok_or_else(|| missing(ReleaseId::KIND, release, fact))
     }
 
-    /// A release has proven itself at `at`: it is to come to the environments after this one that want that.
-    pub(super) fn await_automatic(
-        &mut self,
-        stage: EnvironmentId,
-        release: ReleaseId,
-        at: Timestamp,
-        like: DeploymentId,
-    ) {
-        let follows = self.environments.iter().filter_map(|(id, place)| {
-            let requires = place.requires.filter(|it| it.auto && it.after == stage)?;
-            Some((*id, at.plus_ms(requires.soak_ms)))
-        });
-        let follows: Vec<(EnvironmentId, Timestamp)> = follows.collect();
-        for (id, due_at) in follows {
-            self.forget_automatic_in(id, Some(release));
-            if let Some(place) = self.environments.get_mut(&id) {
-                Arc::make_mut(place).automatic.insert(release, Automatic { like, due_at, is_due: false });
-                self.timers.insert((due_at, Timer::AutoPromotion(id, release)));
+    /// A release has proven itself in an environment: it is to come to those after it that want that, when it has been through what
+    /// they want. One that is to come earlier by another way still does.
+    pub(super) fn await_automatic(&mut self, stage: EnvironmentId, release: ReleaseId) {
+        for (id, path) in self.automatic_after(stage) {
+            let mut ways = self.ways(&path, release);
+            let next = match path.needs {
+                Needs::All if ways.len() == path.requirements().count() => together(ways),
+                Needs::All => None,
+                Needs::Any => {
+                    ways.retain(|(after, _)| *after == stage);
+                    ways.pop().map(|(_, way)| way)
+                }
+            };
+            let waits = self.environments.get(&id).and_then(|it| it.automatic.get(&release));
+            if let Some(next) = next.filter(|next| waits.is_none_or(|waits| next.due_at < waits.due_at)) {
+                self.set_automatic(id, release, next);
             }
         }
     }
 
-    /// A release has not proven itself any more.
+    /// A release has not proven itself in an environment any more. What was to come from there comes later by another way, if one was
+    /// passed over for it and is enough.
     pub(super) fn forget_automatic(&mut self, stage: EnvironmentId, release: ReleaseId) {
-        let after =
-            |requires: Option<crate::environment::Requirement>| requires.is_some_and(|it| it.after == stage);
-        let follows = self.environments.iter().filter(|(_, place)| after(place.requires));
-        let follows: Vec<EnvironmentId> = follows.map(|(id, _)| *id).collect();
-        follows.into_iter().for_each(|id| self.forget_automatic_in(id, Some(release)));
+        for (id, path) in self.automatic_after(stage) {
+            let waits = self.environments.get(&id).and_then(|it| it.automatic.get(&release)).cloned();
+            let Some(waits) = waits else { continue };
+            let mut ways = self.ways(&path, release);
+            ways.retain(|(_, way)| path.needs == Needs::Any && way.due_at >= waits.due_at);
+            let next = ways.into_iter().map(|(_, way)| way).min_by_key(|way| way.due_at);
+            match next {
+                Some(next) if (next.like, next.due_at) == (waits.like, waits.due_at) => {}
+                Some(next) => self.set_automatic(id, release, next),
+                None => self.forget_automatic_in(id, Some(release)),
+            }
+        }
+    }
+
+    /// The environments to which releases come by themselves from this one, and by which path.
+    fn automatic_after(&self, stage: EnvironmentId) -> Vec<(EnvironmentId, PromotionPath)> {
+        let follows = self.environments.iter().filter_map(|(id, place)| {
+            let path = place.requires.as_ref().filter(|it| it.auto && it.requirement(stage).is_some())?;
+            Some((*id, path.clone()))
+        });
+        follows.collect()
+    }
+
+    /// The requirements of a path that a release meets, or will meet once it has proven itself for long enough.
+    fn ways(&self, path: &PromotionPath, release: ReleaseId) -> Vec<(EnvironmentId, Automatic)> {
+        let met = path.requirements().filter_map(|it| {
+            let stage = self.environments.get(&it.after)?;
+            let due_at = stage.proven.get(&release)?.plus_ms(it.soak_ms);
+            let Proof { by, chosen_by } = stage.proofs.get(&release)?.clone();
+            Some((it.after, Automatic { like: by, due_at, is_due: false, chosen_by }))
+        });
+        met.collect()
+    }
+
+    fn set_automatic(&mut self, id: EnvironmentId, release: ReleaseId, next: Automatic) {
+        self.forget_automatic_in(id, Some(release));
+        if let Some(place) = self.environments.get_mut(&id) {
+            self.timers.insert((next.due_at, Timer::AutoPromotion(id, release)));
+            Arc::make_mut(place).automatic.insert(release, next);
+        }
     }
 
     /// One release, or none at all, is to come to an environment by itself.
@@ -97,4 +135,11 @@ impl TenantState {
             }
         }
     }
+}
+
+/// What is to come when all of these have proven it: like the last of them, and nobody who has chosen one of them lets it through.
+fn together(ways: Vec<(EnvironmentId, Automatic)>) -> Option<Automatic> {
+    let chosen_by: Vec<Actor> = ways.iter().flat_map(|(_, way)| way.chosen_by.iter().cloned()).collect();
+    let last = ways.into_iter().map(|(_, way)| way).max_by_key(|way| way.due_at)?;
+    Some(Automatic { chosen_by: choice::each_once(&chosen_by), ..last })
 }

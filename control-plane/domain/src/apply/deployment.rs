@@ -13,6 +13,7 @@ use crate::colour::Stage;
 use crate::command::Actor;
 use crate::deployment::{Cause, Counts, Deployment, Progress, RollbackReason, Status, TargetRollout};
 use crate::durations::DEPLOYMENTS_MS;
+use crate::environment::Proof;
 use crate::event::{Event, Fact, IllegalTransition, PlannedTarget};
 use crate::hold::PauseCause;
 use crate::tenant::{TenantState, Timer};
@@ -293,6 +294,7 @@ impl TenantState {
         let proven = requested
             && matches!(fact, Fact::DeploymentSucceeded { .. })
             && self.is_everywhere(release, environment, id);
+        let chosen_by = if proven { self.choosers_of(id) } else { Vec::new() };
         let stage = self
             .environments
             .get_mut(&environment)
@@ -300,9 +302,13 @@ impl TenantState {
         let newly_proven = proven && !stage.proven.contains_key(&release);
         let disproven = !proven && requested && matches!(fact, Fact::DeploymentFailed { .. });
         if newly_proven {
-            Arc::make_mut(stage).proven.insert(release, at);
+            let stage = Arc::make_mut(stage);
+            stage.proven.insert(release, at);
+            stage.proofs.insert(release, Proof { by: id, chosen_by });
         } else if disproven {
-            Arc::make_mut(stage).proven.remove(&release);
+            let stage = Arc::make_mut(stage);
+            stage.proven.remove(&release);
+            stage.proofs.remove(&release);
         }
         // What only ends what nobody uses is nobody's deployment, nor is a job.
         if counts {
@@ -317,7 +323,7 @@ impl TenantState {
             self.count_promotion(environment, status);
         }
         if newly_proven {
-            self.await_automatic(environment, release, at, id);
+            self.await_automatic(environment, release);
         } else if disproven {
             self.forget_automatic(environment, release);
         }

@@ -8,7 +8,7 @@ use stella_protocol::time::Timestamp;
 use super::deployment::subject;
 use super::{Applied, ensure, misplaced, missing};
 use crate::deployment::{Deployment, Status};
-use crate::environment::Environment;
+use crate::environment::{Environment, PromotionPath};
 use crate::event::{Event, Fact, IllegalTransition};
 use crate::freeze::Freeze;
 use crate::hold::{Hold, PauseCause, Standing};
@@ -24,11 +24,14 @@ impl TenantState {
             Fact::EnvironmentLocked { id, reason } => self.set_lock(*id, Some(hold(reason)), fact),
             Fact::EnvironmentUnlocked { id } => self.set_lock(*id, None, fact),
             Fact::EnvironmentPathSet { id, requires } => {
-                let known = requires.is_none_or(|requires| self.environments.contains_key(&requires.after));
+                let known = requires
+                    .iter()
+                    .flat_map(PromotionPath::requirements)
+                    .all(|it| self.environments.contains_key(&it.after));
                 ensure(known, format!("environment {id}"), "after one that is not there", fact)?;
                 let environment =
                     self.environments.get_mut(id).ok_or_else(|| missing(EnvironmentId::KIND, id, fact))?;
-                Arc::make_mut(environment).requires = *requires;
+                Arc::make_mut(environment).requires.clone_from(requires);
                 self.forget_automatic_in(*id, None);
                 Ok(())
             }

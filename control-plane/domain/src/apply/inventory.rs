@@ -81,6 +81,7 @@ impl TenantState {
             order: *order,
             requires: None,
             proven: OrdMap::new(),
+            proofs: OrdMap::new(),
             automatic: OrdMap::new(),
             approvals: None,
             freezes: Vec::new(),
@@ -132,8 +133,7 @@ impl TenantState {
 
     /// Whether releases come to an environment from another one, or go on from it to another one.
     fn is_on_a_path(&self, environment: &Environment) -> bool {
-        let follows = |it: &Arc<Environment>| it.requires.is_some_and(|it| it.after == environment.id);
-        environment.requires.is_some() || self.environments.values().any(follows)
+        environment.requires.is_some() || self.environments.values().any(|it| it.follows(environment.id))
     }
 
     fn artifact_removed(&mut self, digest: Digest, fact: &Fact) -> Applied {

@@ -54,7 +54,7 @@ fn consider(tx: &mut Transaction<'_>, place: EnvironmentId) -> Result<(), Reject
     let Some(environment) = tx.tenant.environments.get(&place).map(Arc::clone) else { return Ok(()) };
     let due = environment.automatic.iter().filter(|(_, it)| it.is_due);
     let mut due: Vec<(Arc<Release>, Automatic)> =
-        due.filter_map(|(id, it)| Some((Arc::clone(tx.tenant.releases.get(id)?), *it))).collect();
+        due.filter_map(|(id, it)| Some((Arc::clone(tx.tenant.releases.get(id)?), it.clone()))).collect();
     due.sort_by_key(|(release, _)| (release.created_at, release.id));
     let Some((newest, automatic)) = due.pop() else { return Ok(()) };
     for (older, _) in due {
@@ -69,6 +69,9 @@ fn consider(tx: &mut Transaction<'_>, place: EnvironmentId) -> Result<(), Reject
         return ended(tx, place, newest.id, None, "nobody knows any more how it was deployed".to_owned());
     };
     let strategy = environment.strategy.clone().unwrap_or_else(|| like.strategy.clone());
+    if let Some(waiting) = promotion::waiting_for(&tx.tenant, place, newest.id) {
+        return ended(tx, place, newest.id, None, format!("promotion {waiting} waits to bring it already"));
+    }
     if let Some(reason) = needless(tx, &with_traffic(tx, place, &strategy), &newest) {
         return ended(tx, place, newest.id, None, reason);
     }
@@ -89,7 +92,7 @@ fn consider(tx: &mut Transaction<'_>, place: EnvironmentId) -> Result<(), Reject
     };
     let asked = tx.attempt(|tx| {
         tx.with_authority(Actor::System, like.trace.clone(), |tx| {
-            promotion::request_patiently(tx, &new, like.id)
+            promotion::request_patiently(tx, &new, like.id, &automatic.chosen_by)
         })
     });
     match asked {

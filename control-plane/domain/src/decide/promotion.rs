@@ -12,6 +12,7 @@ use super::gate::{self, Asking, Ruling};
 use super::transaction::Transaction;
 use super::{fields, freeze, group, hold, way_back};
 use crate::access::{self, Scope};
+use crate::choice;
 use crate::colour::Leg;
 use crate::command::{Actor, NewDeployment, Outcome};
 use crate::deployment::{Cause, Progress};
@@ -69,13 +70,16 @@ pub(super) fn request_again(
 }
 
 /// Asks for a deployment that may wait for locks and freezes wherever it goes: nobody is there to ask again. It is because of one that
-/// has proven the release elsewhere; who asked for that has chosen it.
+/// has proven the release elsewhere; who asked for that has chosen it, and so have those who chose what has proven it in further places.
 pub(super) fn request_patiently(
     tx: &mut Transaction<'_>,
     new: &NewDeployment,
     because_of: DeploymentId,
+    others: &[Actor],
 ) -> Result<Outcome, Rejection> {
-    let chosen_by = tx.tenant.choosers_of(because_of);
+    let chosen_by: Vec<Actor> =
+        tx.tenant.choosers_of(because_of).into_iter().chain(others.iter().cloned()).collect();
+    let chosen_by = choice::each_once(&chosen_by);
     request_as(tx, new, (true, chosen_by))
 }
 
@@ -178,6 +182,17 @@ fn has_room(tenant: &TenantState, prepared: &Prepared) -> Result<(), Rejection> 
         environment.name
     );
     Err(Rejection::Conflict { problem })
+}
+
+/// What waits to bring a release to an environment, if something does.
+pub(super) fn waiting_for(
+    tenant: &TenantState,
+    environment: EnvironmentId,
+    release: ReleaseId,
+) -> Option<PromotionId> {
+    let mut waiting = open(tenant).filter(|it| it.wanted.targets.is_none() && it.wanted.job.is_none());
+    let found = waiting.find(|it| it.wanted.environment == environment && it.wanted.release == release);
+    found.map(|it| it.id)
 }
 
 fn open(tenant: &TenantState) -> impl Iterator<Item = &Arc<Promotion>> {

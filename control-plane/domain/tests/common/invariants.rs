@@ -10,6 +10,7 @@ use stella_domain::decide::decide;
 use stella_domain::deployment::{
     Cause, Deployment, OnFailure, Progress, RollbackReason, Status, TargetRollout,
 };
+use stella_domain::environment::{Needs, Requirement};
 use stella_domain::event::{Event, Fact, StreamId};
 use stella_domain::gate::Check;
 use stella_domain::hold::Standing;
@@ -114,6 +115,12 @@ pub fn step(before: &State, after: &State, events: &[(StreamId, Event)]) {
             is_of_its_wave(new, &new.deployments[deployment], &events[at..]);
             is_signed(new, &new.deployments[deployment]);
             has_proof(old, new, *deployment);
+        }
+        if let Fact::DeploymentCreated { id, cause, .. } = &event.fact
+            && *cause == Cause::Requested
+        {
+            let reached = [old, new].iter().any(|it| came_by_its_path(it, &new.deployments[id], event.at));
+            assert!(reached, "INV-25: {id} came to where its release may not come");
         }
         if let Fact::DeploymentSucceeded { id } = &event.fact {
             is_verified(new, *id, event.at);
@@ -402,6 +409,18 @@ fn is_of_its_wave(tenant: &TenantState, deployment: &Deployment, since: &[(Strea
             assert_eq!(said_in, Some(wave), "INV-12: {name} was not asked before this wave of {id}");
         }
     }
+}
+
+/// INV-25, at the moment when a deployment begins: its release has been through what the environment wants. What else the same command
+/// has done may have taken a proof away, or brought it.
+fn came_by_its_path(tenant: &TenantState, deployment: &Deployment, at: Timestamp) -> bool {
+    let Some(path) = &tenant.environments[&deployment.environment].requires else { return true };
+    let is_met = |it: &Requirement| {
+        let proven = tenant.environments[&it.after].proven.get(&deployment.release);
+        proven.is_some_and(|proven| proven.plus_ms(it.soak_ms) <= at)
+    };
+    let mut wants = path.requirements();
+    if path.needs == Needs::Any { wants.any(is_met) } else { wants.all(is_met) }
 }
 
 /// INV-24: what wants it has baked, and nothing is against it now.

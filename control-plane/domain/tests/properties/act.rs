@@ -36,6 +36,10 @@ pub(crate) enum Act {
         on_failure: OnFailure,
         hours: u64,
     },
+    /// A release is deployed to one of the two environments that a path may lead from.
+    DeployBefore(u128, u128),
+    /// Staging comes after nothing, one of them, any of them or both of them, in the end by itself.
+    Path(u8),
     Cancel(usize),
     /// A target of a running deployment is tried again.
     RetryTarget(usize, u128),
@@ -141,6 +145,8 @@ pub(crate) fn act() -> impl Strategy<Value = Act> {
         4 => (any::<usize>(), 1..=TARGETS).prop_map(|(which, n)| Act::RetryTarget(which, n)),
         1 => (any::<usize>(), any::<bool>()).prop_map(|(which, back)| Act::GiveUp(which, back)),
         3 => proptest::option::of(1..4_u32).prop_map(Act::Budget),
+        8 => (0..2_u128, 1..=5_u128).prop_map(|(place, release)| Act::DeployBefore(place, release)),
+        3 => prop_oneof![3 => Just(0_u8), 4 => 1..=6_u8].prop_map(Act::Path),
         2 => any::<bool>().prop_map(Act::Silence),
         1 => any::<bool>().prop_map(Act::Freeze),
         3 => (0..4_u8).prop_map(Act::Proof),

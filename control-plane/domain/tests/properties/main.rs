@@ -26,7 +26,7 @@ use stella_domain::command::{
     Answer, Command, NewRun, NewTarget, Report, Request, SystemCommand, TargetChange, TenantCommand,
 };
 use stella_domain::deployment::OnFailure;
-use stella_domain::environment::{SilenceRule, Verification};
+use stella_domain::environment::{Needs, PromotionPath, Requirement, SilenceRule, Verification};
 use stella_domain::event::{Event, StreamId};
 use stella_domain::gate::{Check, Gate, Outcome};
 use stella_domain::hold::{PauseCause, Standing, Verdict};
@@ -39,7 +39,7 @@ use stella_domain::strategy::{self as rollout, BlueGreen, Order, OrderBy, Rollin
 use stella_domain::task::TaskState;
 use stella_domain::way_back::ProofRule;
 use stella_protocol::digest::Digest;
-use stella_protocol::id::{AttemptKey, DeploymentId, Position, PromotionId, RunId};
+use stella_protocol::id::{AttemptKey, DeploymentId, EnvironmentId, Position, PromotionId, RunId};
 use stella_protocol::message::{
     Accepted, Finished, Holding, Inspect, OpenAttempt, Phase, Running, TaskOutcome, capability,
 };
@@ -47,6 +47,9 @@ use uuid::Uuid;
 
 const AGENTS: u128 = 3;
 const TARGETS: u128 = 4;
+/// Where releases may come from, with a target each.
+const BEFORE: [EnvironmentId; 2] =
+    [EnvironmentId(Uuid::from_u128(0x7001)), EnvironmentId(Uuid::from_u128(0x7002))];
 /// The first of them asks for all deployments.
 const PEOPLE: u128 = 3;
 
@@ -151,6 +154,15 @@ impl Walk {
             let new = NewTarget { agent: agent(of), slot: slot.map(name), labels, ..new_target(n) };
             world.ok(TenantCommand::CreateTarget(Box::new(new)));
         }
+        for (n, (id, of)) in (TARGETS + 1..).zip(BEFORE.into_iter().zip(["eu", "us"])) {
+            let way_back_proof = ProofRule::Off;
+            let create = TenantCommand::CreateEnvironment { id, name: name(of), order: None, way_back_proof };
+            world.ok(create);
+            let labels = [("rack".to_owned(), "0".to_owned())].into();
+            let slot = Some(name(of));
+            let new = NewTarget { environment: id, agent: agent(1), slot, labels, ..new_target(n) };
+            world.ok(TenantCommand::CreateTarget(Box::new(new)));
+        }
         for n in 4..=5 {
             world.ok(TenantCommand::StoreArtifact {
                 digest: common::digest(n),
@@ -240,6 +252,31 @@ impl Walk {
     fn rule(&mut self, needed: u32) {
         let rule = (needed > 0).then(|| common::rule(needed, &[]));
         self.tenant(TenantCommand::SetEnvironmentApprovals { environment: STAGING, rule });
+    }
+
+    fn deploy_before(&mut self, place: u128, release: u128) {
+        self.ids += 1;
+        let mut new = new_deployment(self.ids, release, None);
+        new.environment = BEFORE[usize::try_from(place).unwrap()];
+        // Whoever proves a release there has chosen what may come by itself.
+        self.send(&World::by(1 + place, TenantCommand::Deploy(Box::new(new))));
+    }
+
+    fn path(&mut self, how: u8) {
+        let both = |needs, auto| {
+            let others = vec![Requirement { after: BEFORE[1], soak_ms: 0 }];
+            PromotionPath { others, needs, ..PromotionPath::after(BEFORE[0], 30_000, auto) }
+        };
+        let requires = match how {
+            0 => None,
+            1 => Some(PromotionPath::after(BEFORE[0], 30_000, false)),
+            2 => Some(PromotionPath::after(BEFORE[1], 0, true)),
+            3 => Some(both(Needs::Any, false)),
+            4 => Some(both(Needs::Any, true)),
+            5 => Some(both(Needs::All, false)),
+            _ => Some(both(Needs::All, true)),
+        };
+        self.tenant(TenantCommand::SetEnvironmentPath { environment: STAGING, requires });
     }
 
     fn approve(&mut self, which: usize, who: u128) {
@@ -493,6 +530,8 @@ impl Walk {
             }
             Act::StartRun(kind) => self.start_run(kind),
             Act::LeadRun(which, how) => self.lead_run(which, how),
+            Act::DeployBefore(place, release) => self.deploy_before(place, release),
+            Act::Path(how) => self.path(how),
             Act::Rule(needed) => self.rule(needed),
             Act::Approve(which, who) => self.approve(which, who),
             Act::Role(who, all) => {
@@ -789,6 +828,7 @@ proptest! {
         walk.silence(false);
         walk.freeze(false);
         walk.proof(0);
+        walk.path(0);
         walk.tenant(TenantCommand::SetEnvironmentBudget { environment: STAGING, budget: None });
         // A canary may hold twice more, and a pause comes after each target.
         for _ in 0..5 {

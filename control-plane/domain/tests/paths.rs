@@ -1,0 +1,223 @@
+//! Paths from several environments: any of them, or all of them.
+#![allow(clippy::unwrap_used, reason = "a test ends there, with the place")]
+
+mod common;
+
+use common::{
+    STAGING, World, agent, deployment, end, failed, name, new_deployment, new_target, release, rule,
+};
+use stella_domain::command::{NewDeployment, TenantCommand};
+use stella_domain::environment::{Needs, PromotionPath, Requirement};
+use stella_domain::event::Fact;
+use stella_domain::promotion::Promotion;
+use stella_domain::rejection::Rejection;
+use stella_protocol::id::EnvironmentId;
+use stella_protocol::time::Timestamp;
+use uuid::Uuid;
+
+const HOTFIX: EnvironmentId = EnvironmentId(Uuid::from_u128(0x76));
+const PRODUCTION: EnvironmentId = EnvironmentId(Uuid::from_u128(0x77));
+const MINUTE_MS: u64 = 60_000;
+
+/// Staging with the target 1, hotfix with 2, production with 9; the path from the first two: a minute in staging, two in hotfix.
+fn world(needs: Needs, auto: bool) -> World {
+    let mut world = World::with_release_1(1);
+    (1..=3).for_each(|n| world.person(n));
+    for (id, of, n) in [(HOTFIX, "hotfix", 2), (PRODUCTION, "production", 9)] {
+        world.ok(TenantCommand::CreateEnvironment {
+            id,
+            name: name(of),
+            order: None,
+            way_back_proof: stella_domain::way_back::ProofRule::Off,
+        });
+        world.enrol(n);
+        let mut there = new_target(n);
+        (there.environment, there.agent) = (id, agent(n));
+        world.ok(TenantCommand::CreateTarget(Box::new(there)));
+        world.connect(n, vec![]);
+    }
+    world.ok(path(PRODUCTION, Some(several(needs, auto))));
+    world
+}
+
+fn several(needs: Needs, auto: bool) -> PromotionPath {
+    let others = vec![Requirement { after: HOTFIX, soak_ms: 2 * MINUTE_MS }];
+    PromotionPath { others, needs, ..PromotionPath::after(STAGING, MINUTE_MS, auto) }
+}
+
+fn path(environment: EnvironmentId, requires: Option<PromotionPath>) -> TenantCommand {
+    TenantCommand::SetEnvironmentPath { environment, requires }
+}
+
+fn to(place: EnvironmentId, n: u128, of: u128) -> TenantCommand {
+    TenantCommand::Deploy(Box::new(NewDeployment { environment: place, ..new_deployment(n, of, None) }))
+}
+
+/// Person `n` brings release 2 to staging or hotfix by the deployment `n`.
+fn prove(world: &mut World, place: EnvironmentId, n: u128) {
+    world.tell_as(n.min(3), to(place, n, 2)).unwrap();
+    world.complete(if place == STAGING { 1 } else { 2 });
+}
+
+fn conflict(world: &mut World, n: u128) -> String {
+    match world.tell(to(PRODUCTION, n, 2)) {
+        Err(Rejection::Conflict { problem }) => problem,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn asked(world: &World) -> Vec<&Promotion> {
+    let all = world.tenant().promotions.values().filter(|it| it.wanted.environment == PRODUCTION);
+    all.map(AsRef::as_ref).collect()
+}
+
+fn due_at(world: &World) -> Option<Timestamp> {
+    world.tenant().environments[&PRODUCTION].automatic.get(&release(2)).map(|it| it.due_at)
+}
+
+#[test]
+fn any_of_several_is_enough_and_the_refusal_names_every_way() {
+    let mut world = world(Needs::Any, false);
+    assert_eq!(
+        conflict(&mut world, 10),
+        "release shop:2.0 may come to production by one of these ways: when it has succeeded on all targets of staging, where it \
+         has not; when it has succeeded on all targets of hotfix, where it has not"
+    );
+    prove(&mut world, HOTFIX, 2);
+    let early = conflict(&mut world, 11);
+    assert!(early.contains("when it has proven itself in hotfix for 120 s, in 120 s"), "{early}");
+    world.wait_ms(2 * MINUTE_MS);
+    world.ok(to(PRODUCTION, 12, 2));
+    end(&world);
+}
+
+#[test]
+fn all_of_several_are_needed_each_for_its_own_time() {
+    let mut world = world(Needs::All, false);
+    prove(&mut world, STAGING, 2);
+    world.wait_ms(MINUTE_MS);
+    assert!(conflict(&mut world, 10).contains("must succeed on all targets of hotfix"));
+    prove(&mut world, HOTFIX, 3);
+    assert!(conflict(&mut world, 11).contains("has to prove itself in hotfix for 120 s"));
+    world.wait_ms(2 * MINUTE_MS);
+    world.ok(to(PRODUCTION, 12, 2));
+    end(&world);
+}
+
+#[test]
+fn a_path_that_makes_no_sense_is_refused_and_nothing_has_changed() {
+    let mut world = world(Needs::Any, false);
+    let before = world.state.clone();
+    let stage = |after| Requirement { after, soak_ms: 0 };
+    let from =
+        |others: Vec<Requirement>| Some(PromotionPath { others, ..PromotionPath::after(HOTFIX, 0, false) });
+    let nowhere = EnvironmentId(Uuid::nil());
+    let many: Vec<_> = (0..8).map(|_| stage(HOTFIX)).collect();
+    // Production comes after staging: staging after hotfix and production would close a circle.
+    for (requires, problem) in [
+        (from(vec![stage(PRODUCTION)]), "staging would come before itself"),
+        (from(vec![stage(STAGING)]), "staging would come before itself"),
+        (from(vec![stage(HOTFIX)]), "names hotfix more than once"),
+        (from(many), "names 9 environments; at most 8 are allowed"),
+        (from(vec![stage(nowhere)]), "there is no environment"),
+        (from(vec![Requirement { after: PRODUCTION, soak_ms: u64::MAX }]), "soak_ms"),
+    ] {
+        let refused = world.tell(path(STAGING, requires)).unwrap_err().to_string();
+        assert!(refused.contains(problem), "{refused}");
+        assert!(world.state == before);
+    }
+    // Two ways that meet again are no circle.
+    world.ok(path(HOTFIX, Some(PromotionPath::after(STAGING, 0, false))));
+    let used = world.tell(TenantCommand::RemoveEnvironment { id: HOTFIX }).unwrap_err().to_string();
+    assert!(used.contains("it comes before production") && used.contains("it comes after staging"), "{used}");
+    end(&world);
+}
+
+#[test]
+fn it_comes_by_itself_once_by_the_way_that_is_through_first() {
+    let mut world = world(Needs::Any, true);
+    let began = world.now;
+    prove(&mut world, HOTFIX, 2);
+    assert_eq!(due_at(&world), Some(began.plus_ms(2 * MINUTE_MS)));
+    world.wait_ms(MINUTE_MS / 2);
+    prove(&mut world, STAGING, 3);
+    assert_eq!(due_at(&world), Some(began.plus_ms(3 * MINUTE_MS / 2)), "staging is through earlier");
+    world.wait_ms(MINUTE_MS);
+    assert_eq!(asked(&world).len(), 1);
+    assert_eq!(asked(&world)[0].chosen_by, [common::person(3)], "hotfix did not bring it");
+    world.complete(9);
+    world.wait_ms(10 * MINUTE_MS);
+    assert_eq!(asked(&world).len(), 1);
+    end(&world);
+}
+
+#[test]
+fn a_way_that_is_lost_leaves_the_other() {
+    let mut world = world(Needs::Any, true);
+    let began = world.now;
+    prove(&mut world, HOTFIX, 2);
+    prove(&mut world, STAGING, 3);
+    assert_eq!(due_at(&world), Some(began.plus_ms(MINUTE_MS)));
+    world.ok(TenantCommand::Rollback { id: deployment(4), of: deployment(3) });
+    assert_eq!(due_at(&world), Some(began.plus_ms(2 * MINUTE_MS)), "hotfix has proven it too");
+    world.tell_as(1, to(HOTFIX, 5, 2)).unwrap();
+    world.finish(2, failed("exit 1"));
+    assert_eq!(due_at(&world), None);
+    end(&world);
+}
+
+#[test]
+fn what_waits_already_is_not_asked_for_by_another_way_too() {
+    let mut world = world(Needs::Any, true);
+    let rule = Some(rule(1, &[]));
+    world.ok(TenantCommand::SetEnvironmentApprovals { environment: PRODUCTION, rule });
+    prove(&mut world, STAGING, 2);
+    world.wait_ms(MINUTE_MS);
+    assert_eq!(asked(&world).len(), 1);
+    let waits = asked(&world)[0].id;
+    prove(&mut world, HOTFIX, 3);
+    world.wait_ms(2 * MINUTE_MS);
+    assert_eq!(asked(&world).len(), 1);
+    let reason = world.events.iter().find_map(|(_, event)| match &event.fact {
+        Fact::AutoPromotionEnded { promotion: None, reason, .. } => Some(reason.clone()),
+        _ => None,
+    });
+    assert_eq!(reason, Some(format!("promotion {waits} waits to bring it already")));
+    end(&world);
+}
+
+#[test]
+fn when_all_are_needed_nobody_who_has_chosen_one_of_them_lets_it_through() {
+    let mut world = world(Needs::All, true);
+    let rule = Some(rule(1, &[]));
+    world.ok(TenantCommand::SetEnvironmentApprovals { environment: PRODUCTION, rule });
+    prove(&mut world, STAGING, 2);
+    assert_eq!(due_at(&world), None, "hotfix is missing");
+    prove(&mut world, HOTFIX, 3);
+    world.wait_ms(2 * MINUTE_MS);
+    let (promotion, plan) = (asked(&world)[0].id, asked(&world)[0].plan.root);
+    assert_eq!(asked(&world)[0].wanted.timeout_ms, new_deployment(3, 2, None).timeout_ms);
+    let approve = || TenantCommand::ApprovePromotion { promotion, plan, reason: String::new() };
+    for chooser in [2, 3] {
+        let own = world.tell_as(chooser, approve()).unwrap_err().to_string();
+        assert!(own.contains("nobody approves what they have chosen"), "{own}");
+    }
+    world.tell_as(1, approve()).unwrap();
+    assert!(world.tenant().deployments.contains_key(&deployment_of(promotion.0)));
+    end(&world);
+}
+
+const fn deployment_of(id: Uuid) -> stella_protocol::id::DeploymentId {
+    stella_protocol::id::DeploymentId(id)
+}
+
+/// What journals of before there were several have, to the byte.
+#[test]
+fn a_path_from_one_environment_is_written_as_ever() {
+    let old = format!("{{\"after\":\"{STAGING}\",\"soak_ms\":60000,\"auto\":true}}");
+    let path: PromotionPath = serde_json::from_str(&old).unwrap();
+    assert_eq!(path, PromotionPath::after(STAGING, 60_000, true));
+    assert_eq!(serde_json::to_string(&path).unwrap(), old);
+    let plain = format!("{{\"after\":\"{STAGING}\",\"soak_ms\":0}}");
+    assert_eq!(serde_json::to_string(&PromotionPath::after(STAGING, 0, false)).unwrap(), plain);
+}
