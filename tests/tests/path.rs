@@ -96,11 +96,11 @@ async fn a_hotfix_has_a_way_of_its_own_and_two_regions_have_to_be_through_both()
     let (code, said) = boss.run(&both)?;
     ensure!(code == Some(2) && said.contains("--any") && said.contains("--all"), "{said}");
     let said = boss.ok(&[&both[..], &["--any"]].concat())?;
-    ensure!(said.contains(&format!("{ENVIRONMENT} (+24h) or hotfix")), "{said}");
+    ensure!(said.contains(&format!("{ENVIRONMENT} (+1 d) or hotfix")), "{said}");
     let said = boss.ok(&["env", "show", "production"])?;
-    ensure!(said.contains(&format!("what has succeeded in {ENVIRONMENT} (+24h) or hotfix")), "{said}");
+    ensure!(said.contains(&format!("what has succeeded in {ENVIRONMENT} (+1 d) or hotfix")), "{said}");
     let (code, said) = boss.run(&["env", "path", "hotfix", "--after", "production"])?;
-    ensure!(code == Some(2) && said.contains("hotfix would come before itself"), "{said}");
+    ensure!(code == Some(3) && said.contains("hotfix would come before itself"), "{said}");
 
     boss.ok(&["deploy", "app:1.0.0", ENVIRONMENT, "--wait"])?;
     let (code, said) = boss.run(&["deploy", "app:1.0.0", "production"])?;
