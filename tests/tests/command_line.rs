@@ -5,9 +5,11 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use stella_tests::binaries;
-use stella_tests::cluster::{Cluster, ENVIRONMENT, TENANT};
-use stella_tests::wait;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use stella_tests::cluster::{Cluster, ENVIRONMENT, TENANT, create_environment};
+use stella_tests::{binaries, recipe, wait};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_that_has_seen_enough_ends_it_quietly() -> Result<()> {
@@ -112,6 +114,154 @@ async fn the_log_level_is_changed_while_it_runs_and_back_and_who_did_it_is_recor
     cluster.control_plane.resume().await?;
     let (_, shown, _) = stella(&["log-level"])?;
     assert_eq!(shown, "info, as configured\n", "a restart logs as it is configured");
+    cluster.passed()
+}
+
+/// The command line with the administrator's flags, in the tenant of the stories.
+fn stella_in(cluster: &Cluster) -> Result<tokio::process::Command> {
+    let mut stella = tokio::process::Command::new(binaries::path("stella")?);
+    stella.args(cluster.control_plane.stella_flags()).args(["-t", TENANT]).stdin(Stdio::null());
+    stella.kill_on_drop(true);
+    Ok(stella)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_is_told_of_the_deployment_that_was_asked_for() -> Result<()> {
+    let cluster = Cluster::start(1).await?;
+    let is_let_go = "while ! test -e let-go; do sleep 0.1; done";
+    for (version, script) in [("1.0.0", "true"), ("1.1.0", is_let_go), ("2.0.0", "echo no luck; exit 3")] {
+        cluster.release(&recipe::release(version, &[], vec![recipe::shell("try", script)])).await?;
+    }
+    let (code, said) = cluster.stella(&["deploy", "app:1.0.0", ENVIRONMENT, "--wait"])?;
+    assert_eq!(code, Some(0), "{said}");
+
+    // A program gets what it has asked for, and not what was done about it.
+    let failing = ["-o", "json", "deploy", "app:2.0.0", ENVIRONMENT, "--wait"];
+    let ended = stella_in(&cluster)?.args(failing).output().await?;
+    assert_eq!(ended.status.code(), Some(1));
+    let printed: serde_json::Value = serde_json::from_slice(&ended.stdout)?;
+    assert_eq!((&printed["status"], &printed["release"]["version"]), (&"failed".into(), &"2.0.0".into()));
+    let rollback = printed["rollbacks"][0].as_str().context("no rollback")?;
+    assert_eq!(cluster.wait_final(rollback).await?.deployment.status, "succeeded");
+
+    // A terminal on which nothing can be drawn gets lines.
+    let line = [binaries::path("stella")?.display().to_string()]
+        .into_iter()
+        .chain(cluster.control_plane.stella_flags())
+        .chain(["-t", TENANT, "deploy", "app:2.0.0", ENVIRONMENT, "--wait"].map(str::to_owned))
+        .map(|word| format!("'{word}'"))
+        .collect::<Vec<_>>()
+        .join(" ");
+    for term in ["dumb", "xterm"] {
+        let mut terminal = tokio::process::Command::new("script");
+        terminal.args(["-qec", &line, "/dev/null"]).env("TERM", term).stdin(Stdio::null()).kill_on_drop(true);
+        let ended = terminal.output().await.context("script(1), which makes a terminal, cannot be run")?;
+        let shown = String::from_utf8(ended.stdout)?;
+        assert_eq!(ended.status.code(), Some(1), "{shown}");
+        for part in ["✗ failed: ", "exit code 3", "rollback ", "✓ succeeded", "| no luck"] {
+            ensure!(shown.contains(part), "TERM={term}: {part:?} is not in {shown:?}");
+        }
+        assert_eq!(shown.contains("\u{1b}["), term == "xterm", "TERM={term}: {shown:?}");
+    }
+
+    // Whoever ends the watching is told how it goes on.
+    let mut watching = stella_in(&cluster)?;
+    watching.args(["deploy", "app:1.1.0", ENVIRONMENT, "--wait"]);
+    let mut watching = watching.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    // The first line comes when the watching has begun.
+    let mut lines = BufReader::new(watching.stdout.take().context("no output")?).lines();
+    let first = lines.next_line().await?.context("nothing was said")?;
+    let id = first.split([' ', ':']).nth(1).context("no id")?.to_owned();
+    kill(Pid::from_raw(i32::try_from(watching.id().context("it has ended")?)?), Signal::SIGINT)?;
+    let ended = watching.wait_with_output().await?;
+    let told = String::from_utf8(ended.stderr)?;
+    assert_eq!(ended.status.code(), Some(130), "{told}");
+    ensure!(told.contains(&format!("stella deployment watch {id}")), "{told}");
+    ensure!(told.contains(&format!("stella deployment cancel {id} --reason")), "{told}");
+    fs::write(cluster.agents[0].host_root().join("let-go"), "")?;
+    assert_eq!(cluster.wait_final(&id).await?.deployment.status, "succeeded");
+    cluster.passed()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_feed_that_is_followed_goes_on_over_restarts_of_the_control_plane() -> Result<()> {
+    let mut cluster = Cluster::start(0).await?;
+    let folder = tempfile::tempdir()?;
+    let (feed, said) = (folder.path().join("feed"), folder.path().join("said"));
+    let mut following = stella_in(&cluster)?;
+    following.args(["events", "--follow", "--after", "0", "--type", "environment_created"]);
+    let mut following =
+        following.stdout(fs::File::create(&feed)?).stderr(fs::File::create(&said)?).spawn()?;
+    let mut created = vec![ENVIRONMENT.to_owned()];
+    for (round, environment) in ["before", "after-an-end", "after-a-crash"].into_iter().enumerate() {
+        match round {
+            1 => cluster.control_plane.stop()?,
+            2 => cluster.control_plane.kill()?,
+            _ => {}
+        }
+        if round > 0 {
+            cluster.control_plane.resume().await?;
+        }
+        create_environment(&cluster.api, TENANT, environment).await?;
+        created.push(environment.to_owned());
+        wait::until("everything is in the feed, once", async || {
+            let feed = fs::read_to_string(&feed)?;
+            let are_all = feed.lines().count() == created.len()
+                && feed.lines().zip(&created).all(|(line, name)| line.contains(&format!("={name}")));
+            ensure!(are_all, "{feed}");
+            Ok(())
+        })
+        .await?;
+    }
+    ensure!(following.try_wait()?.is_none(), "it ended: {}", fs::read_to_string(&said)?);
+    following.kill().await?;
+    let said = fs::read_to_string(&said)?;
+    ensure!(said.contains("trying to go on from position") && !said.contains("docs.rs"), "{said}");
+    cluster.passed()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_there_otherwise_is_told_with_the_way_to_change_it() -> Result<()> {
+    let cluster = Cluster::start(0).await?;
+    let asked = |arguments: &[&str]| cluster.stella(arguments);
+    assert_eq!(asked(&["env", "create", "qa", "--order", "7"])?.0, Some(0));
+    assert_eq!(asked(&["env", "create", "qa", "--order", "7"])?.0, Some(0), "it is the same");
+    let (code, said) = asked(&["env", "create", "qa", "--order", "3"])?;
+    assert_eq!(code, Some(3), "{said}");
+    let change = said.split_once("stella ").and_then(|(_, rest)| rest.split_once("stella "));
+    let change = change.and_then(|(_, rest)| rest.split_once(" (")).context("no way to change it")?.0;
+    assert_eq!(change, "env update qa --order 3", "{said}");
+    assert_eq!(asked(&change.split(' ').collect::<Vec<_>>())?.0, Some(0));
+    assert_eq!(asked(&["env", "create", "qa", "--order", "3"])?.0, Some(0), "it is so now");
+
+    let alice = ["account", "create", "alice", "--role"];
+    assert_eq!(asked(&[&alice[..], &["deployer@acme"]].concat())?.0, Some(0));
+    let (code, said) = asked(&[&alice[..], &["viewer@acme"]].concat())?;
+    assert_eq!(code, Some(3), "{said}");
+    ensure!(said.contains("stella account roles alice --role viewer@acme"), "{said}");
+    let (_, shown) = asked(&["account", "show", "alice"])?;
+    ensure!(shown.contains("deployer@acme") && !shown.contains("viewer"), "{shown}");
+
+    let freeze = ["env", "freeze", "qa", "always", "--from", "2026-01-01", "--to", "2026-01-02"];
+    let (code, said) = asked(&[&freeze[..], &["--repeat", "daily", "--reason", "n"]].concat())?;
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(asked(&["env", "lock", "qa", "--reason", "n"])?.0, Some(0));
+    let (_, said) = asked(&["env", "unlock", "qa"])?;
+    ensure!(said.contains("is not locked any more, and frozen until") && said.contains("(always)"), "{said}");
+    assert_eq!(asked(&["env", "unfreeze", "qa", "always"])?.0, Some(0));
+    let (_, said) = asked(&["env", "unlock", "qa"])?;
+    ensure!(said.contains("environment qa is open"), "{said}");
+
+    // A file of the token with more in it is not asked with, and not shown.
+    let file = cluster.folder().join("token");
+    fs::write(&file, "stella_secret\n\nxx")?;
+    let mut flags = cluster.control_plane.stella_flags();
+    let at = flags.iter().position(|flag| flag == "--token-file").context("no token file")?;
+    flags[at + 1] = file.display().to_string();
+    let ended = Command::new(binaries::path("stella")?).args(flags).arg("status").output()?;
+    let said = String::from_utf8(ended.stderr)?;
+    assert_eq!(ended.status.code(), Some(2), "{said}");
+    ensure!(said.contains("has several lines") && !said.contains("secret"), "{said}");
     cluster.passed()
 }
 

@@ -1,6 +1,7 @@
 //! Accounts: who uses the API, and what they may do.
 
 use stella_api_types::account::{Account, CreateAccount, GiveRole, Grant, SetRoles, WhoAmI};
+use stella_api_types::page::Named;
 use stella_api_types::paths;
 use stella_api_types::system::{LogLevel, SetLogLevel};
 
@@ -40,10 +41,53 @@ async fn create(context: &Context, name: String, service: bool, roles: &[String]
     let existing = paths::fill(paths::ACCOUNT, &[&name]);
     let kind = if service { "service" } else { "user" }.to_owned();
     let body = CreateAccount { name, kind, roles: parse(roles)? };
-    catalogue::create(context, paths::ACCOUNTS, &body, &existing, |it: &Account| {
+    let text = |it: &Account| {
         format!("{}\nGive it a token with: stella token create PURPOSE --account {}", described(it), it.name)
-    })
-    .await
+    };
+    catalogue::create(context, paths::ACCOUNTS, &body, &existing, text, |there| otherwise(&body, there)).await
+}
+
+/// In what the account that is there is not the one that is wanted, and how to change it. Whoever names no roles leaves them as they are.
+fn otherwise(wanted: &CreateAccount, there: &Account) -> Option<String> {
+    let name = &there.name;
+    if wanted.kind != there.kind {
+        return Some(format!(
+            "{name} is a {} account and not one of a {}, which stays so: take another name, or remove it first",
+            there.kind, wanted.kind
+        ));
+    }
+    let has = |grant: &Grant| wanted.roles.iter().any(|role| is_same(role, grant));
+    let is_there = |role: &GiveRole| there.roles.iter().any(|grant| is_same(role, grant));
+    if wanted.roles.is_empty() || (there.roles.iter().all(has) && wanted.roles.iter().all(is_there)) {
+        return None;
+    }
+    let roles: Vec<String> = wanted.roles.iter().map(asked_for).collect();
+    Some(format!(
+        "{} and not {}; change it with: stella account roles {name} --role {}",
+        described(there),
+        roles.join(", "),
+        roles.join(" --role ")
+    ))
+}
+
+/// Whether a role that somebody names is one that an account has. A place goes by its name or its id.
+fn is_same(wanted: &GiveRole, there: &Grant) -> bool {
+    let place = |wanted: &Option<String>, there: &Option<Named>| match (wanted, there) {
+        (Some(wanted), Some(there)) => *wanted == there.name || *wanted == there.id,
+        (None, None) => true,
+        _ => false,
+    };
+    wanted.role == there.role
+        && place(&wanted.tenant, &there.tenant)
+        && place(&wanted.environment, &there.environment)
+}
+
+/// A role as somebody wrote it.
+fn asked_for(it: &GiveRole) -> String {
+    let part = |sign: char, part: &Option<String>| {
+        part.as_ref().map_or_else(String::new, |it| format!("{sign}{it}"))
+    };
+    format!("{}{}{}", it.role, part('@', &it.tenant), part('/', &it.environment))
 }
 
 /// For who administers the installation.
@@ -107,6 +151,31 @@ fn parse_role(text: &str) -> Result<GiveRole, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_account_that_is_there_with_other_roles_is_told_with_the_way_to_change_them() {
+        let there: Account = serde_json::from_value(serde_json::json!({
+            "id": "1", "name": "alice", "kind": "user", "tokens": 0, "created_at": "",
+            "roles": [{"role": "deployer", "tenant": {"id": "7", "name": "acme"}}, {"role": "viewer"}],
+        }))
+        .unwrap();
+        let told = |kind: &str, roles: &[&str]| {
+            let roles: Vec<String> = roles.iter().map(ToString::to_string).collect();
+            let roles = parse(&roles).unwrap();
+            otherwise(&CreateAccount { name: "alice".into(), kind: kind.to_owned(), roles }, &there)
+        };
+        assert_eq!(told("user", &[]), None, "whoever names no roles says nothing of them");
+        assert_eq!(told("user", &["viewer", "deployer@acme"]), None);
+        assert_eq!(told("user", &["deployer@7", "viewer"]), None, "by id as well");
+        for other in
+            [&["viewer"][..], &["viewer", "deployer@acme", "admin"], &["viewer", "deployer@acme/staging"]]
+        {
+            let told = told("user", other).unwrap();
+            let all = other.join(" --role ");
+            assert!(told.ends_with(&format!("stella account roles alice --role {all}")), "{told}");
+        }
+        assert!(told("service", &[]).unwrap().contains("is a user account"));
+    }
 
     #[test]
     fn a_role_is_written_with_its_place() {

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod event_types;
 mod gates;
 mod pace;
 mod people;
@@ -11,6 +12,7 @@ mod workflow;
 
 use std::path::PathBuf;
 
+use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::observability::Observability;
@@ -289,7 +291,8 @@ pub(crate) struct Events {
     #[command(flatten)]
     pub(crate) window: Window,
     /// Only those of this type, such as deployment_created (can be given more than once).
-    #[arg(long = "type", value_name = "TYPE")]
+    #[arg(long = "type", value_name = "TYPE", hide_possible_values = true,
+        value_parser = PossibleValuesParser::new(event_types::EVENT_TYPES))]
     pub(crate) kinds: Vec<String>,
     /// Only those about this: the name or the id of an environment, a target, an agent or a release, or a deployment's id.
     #[arg(long, value_name = "NAME|ID")]
@@ -325,7 +328,7 @@ fn count(text: &str) -> Result<usize, String> {
 fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        _ => Err("expected KEY=VALUE".to_owned()),
+        _ => Err("it has no name and = at its beginning".to_owned()),
     }
 }
 

@@ -12,21 +12,26 @@ use crate::client::Error;
 use crate::simulate::describe;
 use crate::{Context, channel, enrol, hold, pace, print, promotion, when};
 
-/// Creates something; if it is there already, that is as good.
+/// Creates something; if it is there already and is the same, that is as good. `otherwise` says what is not, and how to change it.
 pub(crate) async fn create<B, T>(
     context: &Context,
     path: &str,
     body: &B,
     existing: &str,
     text: fn(&T) -> String,
+    otherwise: impl FnOnce(&T) -> Option<String>,
 ) -> Result<(), Error>
 where
     B: Serialize + Sync,
     T: Serialize + serde::de::DeserializeOwned,
 {
     let created = match context.client.post::<B, T>(path, body, None).await {
-        Err(Error::Refused(problem)) if problem.code == "already_exists" => {
+        Err(Error::Refused(mut problem)) if problem.code == "already_exists" => {
             let there = context.client.get::<T>(existing).await?;
+            if let Some(otherwise) = otherwise(&there) {
+                problem.detail = format!("it is there already and is otherwise: {otherwise}");
+                return Err(Error::Refused(problem));
+            }
             return print::result(context.output, &there, |there| {
                 format!("{}\n(it was there already and is left as it is)", text(there))
             });
@@ -41,7 +46,7 @@ pub(crate) async fn tenant(context: &Context, command: Tenant) -> Result<(), Err
         Tenant::Create { name } => {
             let existing = paths::fill(paths::TENANT, &[&name]);
             let text = |tenant: &tenant::Tenant| format!("tenant {} {}", tenant.name, tenant.id);
-            create(context, paths::TENANTS, &CreateTenant { name }, &existing, text).await
+            create(context, paths::TENANTS, &CreateTenant { name }, &existing, text, |_| None).await
         }
         Tenant::List => {
             let tenants: Vec<tenant::Tenant> = context.client.list(paths::TENANTS, &[]).await?;
@@ -110,21 +115,17 @@ pub(crate) async fn environment(context: &Context, command: Environment) -> Resu
     }
 }
 
-/// Creates an environment. One of the same name in another place is another one.
 async fn create_environment(context: &Context, path: &str, body: CreateEnvironment) -> Result<(), Error> {
     let existing = context.path(paths::ENVIRONMENT, &[&body.name])?;
-    if let Some(order) = body.order
-        && let Ok(there) = context.client.get::<environment::Environment>(&existing).await
-        && there.order != order
-    {
-        let problem = format!(
-            "environment {} is there already with the order {} and not {order}, which cannot be changed",
-            there.name, there.order
-        );
-        return Err(Error::Usage(problem));
-    }
     let text = |it: &environment::Environment| format!("environment {} {}", it.name, it.id);
-    create(context, path, &body, &existing, text).await
+    create(context, path, &body, &existing, text, |there| {
+        let order = body.order.filter(|order| *order != there.order)?;
+        let (name, is) = (&there.name, there.order);
+        Some(format!(
+            "environment {name} has the order {is} and not {order}; change it with: stella env update {name} --order {order}"
+        ))
+    })
+    .await
 }
 
 async fn list_environments(context: &Context, path: &str) -> Result<(), Error> {
@@ -149,25 +150,19 @@ async fn list_environments(context: &Context, path: &str) -> Result<(), Error> {
                     ProofRule::Required => "required",
                 }
                 .to_owned(),
-                lock.map_or_else(|| frozen(environment), |lock| lock.reason.clone()),
+                lock.map_or_else(|| held(environment), |lock| lock.reason.clone()),
                 environment.id.clone(),
             ]
         },
     )
 }
 
-/// Until when nothing new may come to an environment that is not locked.
-fn frozen(environment: &environment::Environment) -> String {
-    if let Some(since) = environment.silence.as_ref().and_then(|it| it.since.as_ref()) {
-        return format!("silent since {}", when::moment(since));
-    }
-    let now = environment.freezes.iter().filter_map(|it| Some((it.until.as_ref()?, it)));
-    let now = now.max_by_key(|(until, _)| until.as_str());
-    match (now, environment.freezes.len()) {
-        (Some((until, freeze)), _) => format!("frozen until {} ({})", when::moment(until), freeze.name),
-        (None, 0) => "-".to_owned(),
-        (None, planned) => format!("{} planned", print::count(planned as u64, "freeze")),
-    }
+/// What holds an environment that is not locked, or will.
+fn held(environment: &environment::Environment) -> String {
+    hold::held_now(environment).unwrap_or_else(|| match environment.freezes.len() {
+        0 => "-".to_owned(),
+        planned => format!("{} planned", print::count(planned as u64, "freeze")),
+    })
 }
 
 const fn repeats(repeat: Repeat) -> Repeats {

@@ -34,6 +34,14 @@ pub(crate) enum Error {
         /// Why not.
         problem: String,
     },
+    /// A connection broke in the middle of an answer.
+    #[error("the connection to {url} broke: {problem}")]
+    Broken {
+        /// Who answered.
+        url: String,
+        /// How.
+        problem: String,
+    },
     /// The answer makes no sense.
     #[error(
         "the answer of {url} is not understood ({problem}); is it a Stella control plane of this version?"
@@ -47,23 +55,28 @@ pub(crate) enum Error {
     /// Something is wrong on this side.
     #[error("{0}")]
     Usage(String),
+    /// Somebody has pressed Ctrl-C; what was watched, and how it goes on.
+    #[error("{0}")]
+    Interrupted(String),
 }
 
 impl Error {
     /// Whether the same may work a little later.
     pub(crate) const fn passes(&self) -> bool {
         match self {
-            Self::Unreachable { .. } => true,
+            Self::Unreachable { .. } | Self::Broken { .. } => true,
             Self::Refused(problem) => problem.retryable,
-            Self::NotUnderstood { .. } | Self::Usage(_) => false,
+            Self::NotUnderstood { .. } | Self::Usage(_) | Self::Interrupted(_) => false,
         }
     }
 
     pub(crate) const fn exit_code(&self) -> u8 {
         match self {
             Self::Refused(_) => 3,
-            Self::Unreachable { .. } | Self::NotUnderstood { .. } => 4,
+            Self::Unreachable { .. } | Self::Broken { .. } | Self::NotUnderstood { .. } => 4,
             Self::Usage(_) => 2,
+            // As a shell tells that SIGINT has ended a program.
+            Self::Interrupted(_) => 130,
         }
     }
 }
@@ -281,18 +294,40 @@ impl Client {
         query: &[(&str, String)],
         accept: &str,
     ) -> Result<Response, Error> {
-        self.send(self.request(Method::GET, path).query(query).header("Accept", accept)).await
+        let opened = self.send(self.request(Method::GET, path).query(query).header("Accept", accept));
+        tokio::time::timeout(ANSWER_TIMEOUT, opened).await.map_err(|_| self.silent(ANSWER_TIMEOUT))?
     }
 
-    /// A broken stream or connection.
-    pub(crate) fn unreachable(&self, error: &reqwest::Error) -> Error {
-        let mut problem = error.to_string();
-        let mut source = std::error::Error::source(error);
-        while let Some(cause) = source {
-            problem = cause.to_string();
-            source = cause.source();
+    /// A connection that could not be made, or broke before there was an answer.
+    fn unreachable(&self, error: &reqwest::Error) -> Error {
+        Error::Unreachable { url: self.url.clone(), problem: cause(error) }
+    }
+
+    /// A stream that broke.
+    pub(crate) fn broken(&self, error: &reqwest::Error) -> Error {
+        Error::Broken { url: self.url.clone(), problem: cause(error) }
+    }
+
+    /// A stream in which nothing came for too long.
+    pub(crate) fn silent(&self, silence: Duration) -> Error {
+        let problem = format!("nothing came for {} s", silence.as_secs());
+        Error::Broken { url: self.url.clone(), problem }
+    }
+}
+
+/// What is behind an error, in words for people.
+fn cause(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    loop {
+        let io = cause.downcast_ref::<std::io::Error>();
+        if io.is_some_and(|io| io.kind() == std::io::ErrorKind::UnexpectedEof) {
+            // What the library says of it leads into its own documentation.
+            return "the other side has gone".to_owned();
         }
-        Error::Unreachable { url: self.url.clone(), problem }
+        match cause.source() {
+            Some(source) => cause = source,
+            None => return cause.to_string(),
+        }
     }
 }
 

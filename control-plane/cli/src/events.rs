@@ -8,8 +8,8 @@ use stella_api_types::paths;
 
 use crate::args::{Events, Output};
 use crate::client::Error;
-use crate::task::{by, lines};
-use crate::{Context, print, when};
+use crate::task::by;
+use crate::{Context, feed, print, when};
 
 /// How many events a person is shown unless more are asked for.
 const SHOWN: usize = 50;
@@ -40,17 +40,10 @@ pub(crate) async fn events(context: &Context, command: Events) -> Result<(), Err
     if !command.follow {
         return Ok(());
     }
-    let query = [("after", next.to_string())];
-    lines(context, &path, &query, "text/event-stream", |line| {
-        let Some(data) = line.strip_prefix(b"data:") else { return Ok(()) };
-        let Ok(event) = serde_json::from_slice::<Event>(data) else { return Ok(()) };
-        if is_wanted(&command, &event) {
-            match context.output {
-                Output::Json => print::json_line(String::from_utf8_lossy(data).trim()),
-                Output::Text => print::line(&aligned(&event)),
-            }
-        }
-        Ok(())
+    feed::follow(context, &path, next, |event, text| match context.output {
+        _ if !is_wanted(&command, event) => {}
+        Output::Json => print::json_line(text),
+        Output::Text => print::line(&aligned(event)),
     })
     .await
 }

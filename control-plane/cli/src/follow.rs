@@ -54,6 +54,23 @@ pub(crate) async fn until<T, R>(
     }
 }
 
+/// Watches something until that is over, or until somebody presses Ctrl-C: they are told how what they watched goes on, since nothing but
+/// the watching ends with this program.
+///
+/// # Errors
+/// What the watching fails with, or [`Error::Interrupted`].
+pub(crate) async fn unless_interrupted<T>(
+    watching: impl Future<Output = Result<T, Error>>,
+    goes_on: impl FnOnce() -> String,
+) -> Result<T, Error> {
+    tokio::select! {
+        ended = watching => ended,
+        Ok(()) = tokio::signal::ctrl_c() => {
+            Err(Error::Interrupted(format!("this ends the watching alone; {}", goes_on())))
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;

@@ -5,7 +5,7 @@ use stella_api_types::hold::HoldBack;
 use stella_api_types::paths;
 
 use crate::client::Error;
-use crate::{Context, print};
+use crate::{Context, print, when};
 
 pub(crate) async fn retry(context: &Context, deployment: &str, target: &str) -> Result<(), Error> {
     let path = context.path(paths::DEPLOYMENT_TARGET_RETRY, &[deployment, target])?;
@@ -67,6 +67,7 @@ pub(crate) async fn fail(
 /// How a paused deployment goes on, for a person who watches it.
 pub(crate) fn way_on(deployment: &Deployment) -> String {
     let id = &deployment.id;
+    let resumes_at = deployment.resumes_at.as_deref().map(when::moment);
     match deployment.paused_for.as_deref() {
         Some("failure") => format!(
             "decide with: stella deployment retry-target {id} TARGET, skip {id} TARGET, or fail {id} [--rollback]"
@@ -75,12 +76,11 @@ pub(crate) fn way_on(deployment: &Deployment) -> String {
             "put it right and ask again: stella deployment prove {id}; leave it out: skip {id} TARGET; or: waive {id} --reason REASON"
         ),
         Some("budget" | "silence" | "freeze") => {
-            let at = deployment.resumes_at.as_ref().map(|at| format!(" at {at}")).unwrap_or_default();
+            let at = resumes_at.map(|at| format!(" at {at}")).unwrap_or_default();
             format!("goes on by itself{at}")
         }
         _ => {
-            let by_itself =
-                deployment.resumes_at.as_ref().map(|at| format!("goes on at {at}, or ")).unwrap_or_default();
+            let by_itself = resumes_at.map(|at| format!("goes on at {at}, or ")).unwrap_or_default();
             format!("{by_itself}go on with: stella deployment resume {id}")
         }
     }

@@ -212,7 +212,20 @@ pub(crate) async fn lock(context: &Context, environment: &str, reason: String) -
 pub(crate) async fn unlock(context: &Context, environment: &str) -> Result<(), Error> {
     let path = context.path(paths::ENVIRONMENT_UNLOCK, &[environment])?;
     let unlocked: Environment = context.client.post(&path, &serde_json::json!({}), None).await?;
-    print::result(context.output, &unlocked, |it| format!("environment {} is open", it.name))
+    print::result(context.output, &unlocked, |it| match held_now(it) {
+        Some(held) => format!("environment {} is not locked any more, and {held}", it.name),
+        None => format!("environment {} is open", it.name),
+    })
+}
+
+/// Why nothing new comes to an environment now but for its lock, and until when; nothing if it does.
+pub(crate) fn held_now(environment: &Environment) -> Option<String> {
+    if let Some(since) = environment.silence.as_ref().and_then(|it| it.since.as_ref()) {
+        return Some(format!("silent since {}", when::moment(since)));
+    }
+    let now = environment.freezes.iter().filter_map(|it| Some((it.until.as_ref()?, it)));
+    let (until, freeze) = now.max_by_key(|(until, _)| until.as_str())?;
+    Some(format!("frozen until {} ({})", when::moment(until), freeze.name))
 }
 
 pub(crate) async fn judge(

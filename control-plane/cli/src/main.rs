@@ -11,6 +11,7 @@ mod enrol;
 mod environment;
 mod events;
 mod failure;
+mod feed;
 mod follow;
 mod gate;
 mod guide;

@@ -55,6 +55,11 @@ pub(crate) fn because(reason: Option<&str>) -> String {
     reason.map(|reason| format!(": {}", one_line(reason))).unwrap_or_default()
 }
 
+/// Whether lines on standard output can be taken back: it is a terminal, and one that can do more than print.
+pub(crate) fn can_take_back() -> bool {
+    !indicatif::ProgressDrawTarget::stdout().is_hidden()
+}
+
 /// Takes back so many lines of a terminal: what comes next is written over them.
 pub(crate) fn take_back(lines: usize) {
     write_or_end(&format!("\x1b[{lines}A\x1b[J"));

@@ -286,7 +286,7 @@ pub(crate) async fn starts(context: &Context, waiting: &Dto) -> Result<bool, Err
         }
     };
     let mut shown = String::new();
-    follow::until(
+    let watching = follow::until(
         INTERVAL,
         async || found(context, &waiting.id).await,
         |look| {
@@ -311,7 +311,13 @@ pub(crate) async fn starts(context: &Context, waiting: &Dto) -> Result<bool, Err
             }
             Ok(Some(started))
         },
-    )
+    );
+    follow::unless_interrupted(watching, || {
+        let id = &waiting.id;
+        format!(
+            "watch it again with: stella promotion watch {id}; ask for it no more with: stella promotion withdraw {id} --reason REASON"
+        )
+    })
     .await
 }
 

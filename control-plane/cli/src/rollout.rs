@@ -222,11 +222,19 @@ fn asked<T: Serialize>(
 /// Follows a deployment to its end, and tells why it failed if it did; whether it succeeded.
 async fn followed(context: &Context, id: &str) -> Result<bool, Error> {
     let tenant = context.settings.tenant()?;
-    let succeeded = watch::follow(&context.client, tenant, id, context.output).await?;
-    if !succeeded && context.output == Output::Text {
-        failure::explain(context, id).await?;
-    }
-    Ok(succeeded)
+    let watching = async {
+        let succeeded = watch::follow(&context.client, tenant, id, context.output).await?;
+        if !succeeded && context.output == Output::Text {
+            failure::explain(context, id).await?;
+        }
+        Ok(succeeded)
+    };
+    follow::unless_interrupted(watching, || {
+        format!(
+            "watch it again with: stella deployment watch {id}; end the deployment with: stella deployment cancel {id} --reason REASON"
+        )
+    })
+    .await
 }
 
 /// Follows what was asked for: what it waits for, as long as it does, and then its deployment; whether that succeeded.

@@ -62,9 +62,9 @@ impl Settings {
     }
 
     pub(crate) fn client(&self) -> Result<Client, Error> {
-        let token = match (std::env::var("STELLA_TOKEN"), &self.token_file) {
-            (Ok(token), _) => token,
-            (Err(_), Some(path)) => read(path)?,
+        let (token, from) = match (std::env::var("STELLA_TOKEN"), &self.token_file) {
+            (Ok(token), _) => (token, "STELLA_TOKEN".to_owned()),
+            (Err(_), Some(path)) => (read(path)?, path.display().to_string()),
             (Err(_), None) => {
                 return Err(Error::Usage(
                     "there is no API token; give --token-file FILE, or set STELLA_TOKEN_FILE or STELLA_TOKEN. The control plane \
@@ -73,7 +73,7 @@ impl Settings {
                 ));
             }
         };
-        Client::new(&self.url, token.trim().to_owned(), self.ca.as_ref())
+        Client::new(&self.url, only_token(&token, &from)?.to_owned(), self.ca.as_ref())
     }
 
     pub(crate) fn tenant(&self) -> Result<&str, Error> {
@@ -81,6 +81,22 @@ impl Settings {
             .as_deref()
             .ok_or_else(|| Error::Usage("which tenant? give --tenant NAME, or set STELLA_TENANT".into()))
     }
+}
+
+/// The token in a text that is to hold nothing else. What is in it is not told: it may hold the token as well.
+fn only_token<'t>(text: &'t str, from: &str) -> Result<&'t str, Error> {
+    let token = text.trim();
+    let problem = match token {
+        "" => "is empty",
+        _ if token.lines().count() > 1 => "has several lines",
+        _ if !token.chars().all(|character| character.is_ascii_graphic()) => {
+            "has more than a token in its line"
+        }
+        _ => return Ok(token),
+    };
+    Err(Error::Usage(format!(
+        "{from} {problem}; an API token is one line of text, as `stella token create` prints it"
+    )))
 }
 
 /// Flags stand above the environment. It is read here and not by the parser, which would take what is in it for given and put it into
@@ -102,4 +118,23 @@ fn path() -> Option<PathBuf> {
         .map(PathBuf::from)
         .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config")))?;
     Some(folder.join("stella/config.toml"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::only_token;
+
+    #[test]
+    fn a_token_is_one_line_and_what_is_wrong_with_its_file_is_told_without_it() {
+        assert_eq!(only_token(" stella_abc\n", "ci-token").ok(), Some("stella_abc"));
+        for (text, problem) in [
+            ("\n", "ci-token is empty"),
+            ("stella_abc\n\nxx", "ci-token has several lines"),
+            ("token: stella_abc", "ci-token has more than a token in its line"),
+            ("stella_ab\u{200b}c", "ci-token has more than a token in its line"),
+        ] {
+            let told = only_token(text, "ci-token").expect_err("it is none").to_string();
+            assert!(told.starts_with(problem) && !told.contains("stella_a"), "{told}");
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! Tasks and their output, and the end of the journal.
 
 use std::io::{IsTerminal as _, Write};
+use std::time::Duration;
 
 use base64::Engine;
 use futures::StreamExt;
@@ -223,10 +224,27 @@ pub(crate) async fn lines(
     mut take: impl FnMut(&[u8]) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let response = context.client.stream(path, query, accept).await?;
+    each_line(context, response, None, &mut take).await
+}
+
+/// Takes what comes line by line until the server ends it; with a longest silence, silence ends it as a broken connection does.
+pub(crate) async fn each_line(
+    context: &Context,
+    response: reqwest::Response,
+    silence_max: Option<Duration>,
+    mut take: impl FnMut(&[u8]) -> Result<(), Error>,
+) -> Result<(), Error> {
     let mut chunks = response.bytes_stream();
     let mut waiting = Vec::new();
-    while let Some(chunk) = chunks.next().await {
-        waiting.extend_from_slice(&chunk.map_err(|error| context.client.unreachable(&error))?);
+    loop {
+        let chunk = match silence_max {
+            Some(silence_max) => tokio::time::timeout(silence_max, chunks.next())
+                .await
+                .map_err(|_| context.client.silent(silence_max))?,
+            None => chunks.next().await,
+        };
+        let Some(chunk) = chunk else { return Ok(()) };
+        waiting.extend_from_slice(&chunk.map_err(|error| context.client.broken(&error))?);
         while let Some(end) = waiting.iter().position(|&byte| byte == b'\n') {
             let line: Vec<u8> = waiting.drain(..=end).collect();
             take(line.trim_ascii_end())?;
@@ -237,7 +255,6 @@ pub(crate) async fn lines(
             )));
         }
     }
-    Ok(())
 }
 
 fn write(to: &mut impl Write, pieces: &[&[u8]]) -> Result<(), Error> {

@@ -1,9 +1,8 @@
 //! Following a deployment to its end, its automatic rollback included: live bars on a terminal, plain lines in a pipe.
 
 use std::collections::BTreeMap;
-use std::io::IsTerminal;
 
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use stella_api_types::deployment::{Deployment, DeploymentDetail, DeploymentTarget, Strategy};
 use stella_api_types::paths;
 
@@ -14,24 +13,28 @@ use crate::guide::way_on;
 use crate::hold::because;
 use crate::print;
 
-/// Follows a deployment to its end; whether it succeeded.
+/// Follows a deployment to its end, and that of the rollbacks which follow from it; whether it succeeded. A rollback that works does not
+/// turn the failure into a success, and what a program gets is the deployment that it asked for.
 pub(crate) async fn follow(client: &Client, tenant: &str, id: &str, output: Output) -> Result<bool, Error> {
     let mut view = View::new(output);
-    let mut succeeded = None;
-    let mut next = Some(id.to_owned());
-    let mut last = None;
-    while let Some(id) = next.take() {
-        let detail = follow_one(client, tenant, &id, &mut view).await?;
-        let this_one = detail.deployment.status == "succeeded";
-        // A rollback that works does not turn the failure into a success.
-        succeeded.get_or_insert(this_one);
-        next = detail.rollbacks.last().filter(|_| !this_one).cloned();
-        last = Some(detail);
+    let asked_for = follow_one(client, tenant, id, &mut view).await?;
+    let mut next = rollback(&asked_for);
+    while let Some(id) = next {
+        next = rollback(&follow_one(client, tenant, &id, &mut view).await?);
     }
-    if let (Output::Json, Some(detail)) = (output, &last) {
-        print::json(detail)?;
+    if output == Output::Json {
+        print::json(&asked_for)?;
     }
-    Ok(succeeded.unwrap_or(false))
+    Ok(has_succeeded(&asked_for))
+}
+
+fn has_succeeded(detail: &DeploymentDetail) -> bool {
+    detail.deployment.status == "succeeded"
+}
+
+/// What takes a deployment back that has not succeeded.
+fn rollback(detail: &DeploymentDetail) -> Option<String> {
+    detail.rollbacks.last().filter(|_| !has_succeeded(detail)).cloned()
 }
 
 async fn follow_one(
@@ -75,7 +78,9 @@ struct View {
 impl View {
     fn new(output: Output) -> Self {
         let quiet = output == Output::Json;
-        let live = (!quiet && std::io::stdout().is_terminal()).then(MultiProgress::new);
+        let bars = MultiProgress::with_draw_target(ProgressDrawTarget::stdout());
+        // What is hidden swallows the lines as well: not every terminal can be drawn on.
+        let live = Some(bars).filter(|bars| !quiet && !bars.is_hidden());
         Self {
             live,
             quiet,

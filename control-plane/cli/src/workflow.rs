@@ -4,7 +4,6 @@ mod graph;
 mod plan;
 
 use std::collections::BTreeMap;
-use std::io::IsTerminal as _;
 use std::path::Path;
 
 use serde_json::Value;
@@ -293,9 +292,9 @@ fn describe(run: &str, step: &Step) -> String {
 /// Draws a run anew with each change until it has ended; whether it succeeded. On a terminal the picture stays where it is.
 async fn live(context: &Context, id: &str, format: Format) -> Result<bool, Error> {
     let path = context.path(paths::RUN, &[id])?;
-    let on_terminal = std::io::stdout().is_terminal();
+    let takes_back = print::can_take_back();
     let mut shown = String::new();
-    follow::until(
+    let watching = follow::until(
         INTERVAL,
         async || context.client.get::<Run>(&path).await,
         |look| {
@@ -304,7 +303,7 @@ async fn live(context: &Context, id: &str, format: Format) -> Result<bool, Error
             let nodes: Vec<Node> = run.steps.iter().map(Node::of_run).collect();
             let picture = graph::draw(format, &title, &nodes);
             if picture != shown {
-                if on_terminal && !shown.is_empty() {
+                if takes_back && !shown.is_empty() {
                     print::take_back(shown.lines().count());
                 }
                 print::line(&picture);
@@ -312,8 +311,15 @@ async fn live(context: &Context, id: &str, format: Format) -> Result<bool, Error
             }
             Ok(run.is_final.then(|| run.status == "succeeded"))
         },
+    );
+    follow::unless_interrupted(watching, || goes_on(id)).await
+}
+
+/// How a run goes on that is watched no more.
+fn goes_on(id: &str) -> String {
+    format!(
+        "watch it again with: stella workflow watch {id}; end the run with: stella workflow cancel {id} --reason REASON"
     )
-    .await
 }
 
 /// The run, or the word that it is not seen for now.
@@ -331,7 +337,7 @@ fn seen(look: Look<Run>) -> Option<Run> {
 async fn watch(context: &Context, id: &str) -> Result<bool, Error> {
     let path = context.path(paths::RUN, &[id])?;
     let mut shown = BTreeMap::<String, String>::new();
-    follow::until(
+    let watching = follow::until(
         INTERVAL,
         async || context.client.get::<Run>(&path).await,
         |look| {
@@ -351,6 +357,6 @@ async fn watch(context: &Context, id: &str) -> Result<bool, Error> {
             print::result(context.output, &run, headline)?;
             Ok(Some(run.status == "succeeded"))
         },
-    )
-    .await
+    );
+    follow::unless_interrupted(watching, || goes_on(id)).await
 }

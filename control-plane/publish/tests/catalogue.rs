@@ -95,3 +95,11 @@ fn every_event_is_in_the_book_with_its_fields_and_its_stream() {
     let unknown: Vec<_> = written.keys().filter(|name| !code.contains_key(*name)).collect();
     assert!(unknown.is_empty(), "docs/events.md has events that there are not: {unknown:?}");
 }
+
+#[test]
+fn the_command_line_knows_every_type_of_event() {
+    let source = read("control-plane/cli/src/args/event_types.rs");
+    let names = source.lines().filter_map(|line| line.trim().strip_prefix('"')?.strip_suffix("\","));
+    let (known, all): (Vec<_>, Vec<_>) = (names.collect(), in_code().into_keys().collect());
+    assert_eq!(known, all, "event_types.rs must have these");
+}

@@ -108,7 +108,7 @@ pub(crate) enum Environment {
         /// Its name or id.
         environment: String,
         /// How many accounts must approve; never who asked for it.
-        #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
+        #[arg(long, value_name = "COUNT", value_parser = approvals)]
         needed: Option<u32>,
         /// Only this account may decide (can be given more than once); all with the role approver there if not given.
         #[arg(long, value_name = "ACCOUNT", requires = "needed")]
@@ -492,4 +492,13 @@ pub(crate) enum ProofRule {
     Reported,
     /// Nothing is changed before all have proven it, or somebody has waived it (stella deployment waive).
     Required,
+}
+
+/// Reads how many approvals are needed.
+fn approvals(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(0) => Err("where no approval is needed, say --nobody".to_owned()),
+        Ok(needed) => Ok(needed),
+        Err(_) => Err("it must be a whole number from 1 on".to_owned()),
+    }
 }
