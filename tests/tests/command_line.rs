@@ -228,8 +228,8 @@ async fn what_is_there_otherwise_is_told_with_the_way_to_change_it() -> Result<(
     assert_eq!(asked(&["env", "create", "qa", "--order", "7"])?.0, Some(0), "it is the same");
     let (code, said) = asked(&["env", "create", "qa", "--order", "3"])?;
     assert_eq!(code, Some(3), "{said}");
-    let change = said.split_once("stella ").and_then(|(_, rest)| rest.split_once("stella "));
-    let change = change.and_then(|(_, rest)| rest.split_once(" (")).context("no way to change it")?.0;
+    let change = said.split_once("with: stella ").and_then(|(_, rest)| rest.split_once(" ("));
+    let change = change.context("no way to change it")?.0;
     assert_eq!(change, "env update qa --order 3", "{said}");
     assert_eq!(asked(&change.split(' ').collect::<Vec<_>>())?.0, Some(0));
     assert_eq!(asked(&["env", "create", "qa", "--order", "3"])?.0, Some(0), "it is so now");

@@ -318,17 +318,12 @@ impl Client {
 /// What is behind an error, in words for people.
 fn cause(error: &reqwest::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
-    loop {
-        let io = cause.downcast_ref::<std::io::Error>();
-        if io.is_some_and(|io| io.kind() == std::io::ErrorKind::UnexpectedEof) {
-            // What the library says of it leads into its own documentation.
-            return "the other side has gone".to_owned();
-        }
-        match cause.source() {
-            Some(source) => cause = source,
-            None => return cause.to_string(),
-        }
+    while let Some(source) = cause.source() {
+        cause = source;
     }
+    let problem = cause.to_string();
+    // All that is left of what kind of error it was below HTTP/2, and it leads into the documentation of a library.
+    if problem.contains("close_notify") { "the other side has gone".to_owned() } else { problem }
 }
 
 /// Says what is wrong with an address that cannot be one of a control plane.
