@@ -160,6 +160,12 @@ impl Strategy {
     /// The names of all of them.
     pub const NAMES: [&'static str; 4] = ["all_at_once", "rolling", "canary", "blue_green"];
 
+    /// What goes where neither who deploys nor the environment says how: one target at a time, so that the first fault is that of one.
+    #[must_use]
+    pub const fn usual() -> Self {
+        Self::Rolling(Rolling::of(1))
+    }
+
     /// How many of `total` targets may be worked on at the same time; those of a blue-green deployment when they are switched.
     #[must_use]
     pub fn active_max(&self, total: u32) -> u32 {

@@ -92,6 +92,13 @@ fn deploy(release: &str) -> Value {
     json!({ "release": release, "environment": "staging" })
 }
 
+/// To all targets at the same time.
+fn deploy_all(release: &str) -> Value {
+    let mut deploy = deploy(release);
+    deploy["strategy"] = json!({ "type": "all_at_once" });
+    deploy
+}
+
 #[test]
 fn a_run_waits_asks_and_deploys_in_its_order() {
     let mut world = run(json!([
@@ -192,7 +199,7 @@ fn a_step_that_does_not_say_how_deploys_as_the_environment_does() {
     said[0]["deploy"]["strategy"] = json!({"type": "rolling", "batch": 1});
     let default = canary(&[(50, None)], None);
     for (steps, set, wanted) in [
-        (&unsaid, None, Strategy::AllAtOnce),
+        (&unsaid, None, Strategy::usual()),
         (&unsaid, Some(default.clone()), default.clone()),
         (&said, Some(default), Strategy::Rolling(Rolling::of(1))),
     ] {
@@ -382,7 +389,7 @@ fn a_failure_that_does_not_matter_lets_others_go_on() {
 #[test]
 fn a_cancelled_run_ends_with_its_deployments() {
     let mut world = run(json!([
-        { "id": "out", "deploy": deploy("shop:2.0") },
+        { "id": "out", "deploy": deploy_all("shop:2.0") },
         { "id": "call", "http": { "url": "https://example.com/1" } },
         { "id": "later", "needs": ["out"], "wait": "1s" },
         { "id": "undo", "compensates": "out", "rollback": { "of": "out" } },
@@ -419,7 +426,7 @@ fn what_cannot_begin_fails_and_may_be_tried_again() {
     world.complete(2);
     assert_eq!(states(&world), "succeeded: out succeeded");
     // And a failed deployment fails its step, when it has been taken back.
-    let mut world = run(json!([{ "id": "out", "deploy": deploy("shop:2.0") }]));
+    let mut world = run(json!([{ "id": "out", "deploy": deploy_all("shop:2.0") }]));
     world.finish(1, failed("exit 1"));
     world.finish(2, TaskOutcome::Succeeded);
     let of = world.tenant().deployments.values().find(|it| it.status.name() == "failed").unwrap().id;

@@ -14,7 +14,7 @@ use stella_api_types::promotion::{Asked, Promotion};
 use stella_api_types::task::{SettleTask, Task};
 use stella_api_types::{Page, paths};
 use stella_domain::command::{NewDeployment, Outcome, TenantCommand};
-use stella_domain::strategy::{Rolling, Strategy};
+use stella_domain::strategy::Strategy;
 use stella_domain::tenant::TenantState;
 use stella_domain::{decide, deployment as domain};
 use stella_engine::Walk;
@@ -146,7 +146,7 @@ fn wanted(tenant: &TenantState, body: &CreateDeployment, now: Timestamp) -> Resu
         release,
         strategy: match &body.strategy {
             Some(strategy) => parse::strategy(strategy)?,
-            None => place.strategy.clone().unwrap_or(Strategy::Rolling(Rolling::of(1))),
+            None => place.strategy.clone().unwrap_or(Strategy::usual()),
         },
         on_failure: parse::on_failure(body.on_failure),
         tolerate_failures: parse::maybe_amount("tolerate_failures", body.tolerate_failures.as_ref())?,

@@ -109,7 +109,7 @@ pub(super) fn wanted(
         id,
         environment,
         release,
-        strategy: deploy.strategy.clone().or_else(default).unwrap_or(Strategy::AllAtOnce),
+        strategy: deploy.strategy.clone().or_else(default).unwrap_or(Strategy::usual()),
         on_failure: deploy.on_target_failure,
         targets: chosen(tenant, environment, (&deploy.targets, &deploy.labels), &fill)?,
         timeout_ms: deploy.timeout.0,
