@@ -31,7 +31,6 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::artifact::inspect::{Patience, inspect, unverified};
 pub use self::artifact::source::{ArtifactSource, Fetched, SourceError};
-pub use self::artifact::unpack::{DEPTH_MAX, ENTRIES_MAX, PATHS_BYTES_MAX, UNPACKED_BYTES_MAX};
 pub use self::systemd::{ActiveState, Systemctl, UnitError, UnitManager};
 use crate::cancel::CancelSignal;
 use crate::host::HostRoot;

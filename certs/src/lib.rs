@@ -9,10 +9,11 @@
 //! agent key therefore cannot play control plane, and the control plane's key cannot enter as an agent.
 //!
 //! Reading order: [`authority`] (issues), [`csr`] (asks), [`token`] (lets in), [`identity`] (reads back), [`tls`]
-//! (enforces).
+//! (enforces); [`given`] is what comes from elsewhere.
 
 pub mod authority;
 pub mod csr;
+pub mod given;
 pub mod identity;
 mod key;
 pub mod lifetime;
@@ -25,6 +26,7 @@ use std::sync::{Arc, LazyLock};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 
 pub use authority::{Authority, IssuedCertificate, ServerCertificate};
+pub use given::GivenCertificate;
 pub use identity::PeerIdentity;
 pub use key::PrivateKey;
 pub use lifetime::{renew_at, renewal_due};

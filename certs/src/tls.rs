@@ -15,7 +15,7 @@ use rustls::client::danger::ServerCertVerifier;
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::version::TLS13;
-use rustls::{ClientConfig, ConfigBuilder, RootCertStore, ServerConfig, WantsVerifier};
+use rustls::{CertificateError, ClientConfig, ConfigBuilder, RootCertStore, ServerConfig, WantsVerifier};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use stella_protocol::digest::Digest;
@@ -23,8 +23,8 @@ use stella_protocol::id::{AgentId, TenantId};
 use stella_protocol::version::{ALPN_AGENT, ALPN_ENROL, ALPN_ENROL_2, ALPN_ENROL_3};
 
 use crate::x509::validity_of_certificate;
-use crate::{PeerIdentity, PrivateKey, ServerCertificate, identity, provider};
-use verifier::{AgentVerifier, ControlPlaneVerifier, PinnedRootVerifier};
+use crate::{GivenCertificate, PeerIdentity, PrivateKey, ServerCertificate, identity, provider};
+use verifier::{AgentVerifier, ControlPlaneVerifier, KnownCertificateVerifier, PinnedRootVerifier};
 
 pub use verifier::Refusal;
 
@@ -98,6 +98,11 @@ impl ServerIdentity {
         let certified = certified(certificate)?;
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = certified;
         Ok(())
+    }
+
+    /// As [`Self::replace`], by one that somebody else has issued.
+    pub fn replace_by_given(&self, given: &GivenCertificate) {
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = given.certified();
     }
 }
 
@@ -218,6 +223,44 @@ pub fn quic_enrol_client(root_fingerprint: Digest) -> Result<ClientConfig, Error
 pub fn https_server(identity: &Arc<ServerIdentity>) -> Result<ServerConfig, Error> {
     let builder = server_builder()?.with_no_client_auth();
     Ok(finish_server(builder.with_cert_resolver(resolver(identity)), HTTP))
+}
+
+/// For whoever has the very certificate that an HTTPS server should show, and asks whether it shows that. Its names and its times do not
+/// matter.
+///
+/// # Errors
+/// [`Error::Provider`], which no build of this product gives.
+pub fn https_client_of(leaf: &CertificateDer<'static>) -> Result<ClientConfig, Error> {
+    let verifier = KnownCertificateVerifier::new(leaf.clone());
+    Ok(finish_client(client_builder(Arc::new(verifier))?.with_no_client_auth(), HTTP))
+}
+
+/// What is wrong with the certificate of the other end, if that is why a connection has failed: for errors of HTTP clients, which have
+/// it somewhere inside.
+#[must_use]
+pub fn certificate_problem(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        match error.downcast_ref() {
+            Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
+                return Some("its certificate is of no authority that is trusted here".to_owned());
+            }
+            Some(rustls::Error::InvalidCertificate(CertificateError::Other(refusal))) => {
+                return Some(refusal.0.to_string());
+            }
+            Some(rustls::Error::InvalidCertificate(problem)) => return Some(problem.to_string()),
+            // The source of an error of the system is the source of what it holds, and leaves that out.
+            Some(_) | None => cause = held_by(error).or_else(|| error.source()),
+        }
+    }
+    None
+}
+
+fn held_by<'e>(
+    error: &'e (dyn std::error::Error + 'static),
+) -> Option<&'e (dyn std::error::Error + 'static)> {
+    let held = error.downcast_ref::<std::io::Error>()?.get_ref()?;
+    Some(held)
 }
 
 /// For the metrics listener. With `client_roots`, a scraper has to show a certificate under one of them.

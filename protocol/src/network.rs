@@ -96,6 +96,21 @@ impl Shares {
         true
     }
 
+    /// Takes one for somebody who stands for many hosts; `false` if all are taken. It is given back by [`Self::give_back_for_many`].
+    #[must_use]
+    pub const fn take_for_many(&mut self) -> bool {
+        let is_free = self.all < self.bounds.all_max;
+        if is_free {
+            self.all += 1;
+        }
+        is_free
+    }
+
+    /// Gives back what was taken for many.
+    pub const fn give_back_for_many(&mut self) {
+        self.all = self.all.saturating_sub(1);
+    }
+
     /// Gives back what a host has taken.
     pub fn give_back(&mut self, host: IpAddr) {
         let (network, site) = (Network::of_host(host), Network::of_site(host));
@@ -150,12 +165,15 @@ mod tests {
         let of_site = (1..9).flat_map(|network| (0..5).map(move |host| (network, host)));
         assert_eq!(of_site.filter(|(network, host)| shares.take(within(*network, *host))).count(), 6);
         assert_eq!(shares.all(), 20);
-        assert!(!shares.take(address("192.0.2.9")), "there is none left");
+        assert!(!shares.take(address("192.0.2.9")) && !shares.take_for_many(), "there is none left");
         (0..10).for_each(|_| shares.give_back(greedy));
         assert!(!shares.take(other), "it has its share");
         assert!(shares.take(greedy));
         shares.give_back(greedy);
         (0..2).for_each(|_| shares.give_back(other));
+        assert_eq!((0..30).filter(|_| shares.take_for_many()).count(), 12, "as many as there are");
+        (0..12).for_each(|_| shares.give_back_for_many());
+        assert_eq!(shares.all(), 8);
         assert!(!shares.taken.contains_key(&Network::of_host(other)), "who has gone is forgotten");
     }
 }

@@ -46,6 +46,9 @@ pub enum Refusal {
         /// The fingerprint in the token.
         pinned: Digest,
     },
+    /// The server shows another certificate than the one that is known.
+    #[error("the server shows another certificate")]
+    AnotherCertificate,
 }
 
 impl From<Refusal> for rustls::Error {
@@ -154,6 +157,62 @@ impl ServerCertVerifier for PinnedRootVerifier {
         ControlPlaneVerifier::for_roots(Arc::new(roots))
             .map_err(|_| rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer))?
             .verify_server_cert(end_entity, intermediates, dialled, ocsp_response, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signature, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signature, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+/// Accepts whoever has the key of the one certificate that is known.
+pub(super) struct KnownCertificateVerifier {
+    leaf: CertificateDer<'static>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl KnownCertificateVerifier {
+    pub(super) fn new(leaf: CertificateDer<'static>) -> Self {
+        Self { leaf, algorithms: provider().signature_verification_algorithms }
+    }
+}
+
+impl fmt::Debug for KnownCertificateVerifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KnownCertificateVerifier").finish_non_exhaustive()
+    }
+}
+
+impl ServerCertVerifier for KnownCertificateVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _dialled: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        if *end_entity != self.leaf {
+            return Err(Refusal::AnotherCertificate.into());
+        }
+        Ok(ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(

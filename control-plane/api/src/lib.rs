@@ -5,6 +5,7 @@
 //! `stella_api_types::paths`; the OpenAPI document is generated from the handlers' annotations.
 
 mod archive;
+mod archives;
 mod body;
 pub mod error;
 mod followers;
@@ -12,6 +13,7 @@ mod health;
 mod limits;
 mod outside;
 mod parse;
+mod proxies;
 mod request;
 mod resolve;
 mod routes;
@@ -35,9 +37,11 @@ use stella_store::{ArtifactStore, OutputStore};
 use stella_telemetry::LogLevel;
 use tokio_util::sync::CancellationToken;
 
+use archives::Archives;
 use followers::Followers;
 pub use limits::Tuning;
 pub use outside::{MayAsk, MayCall, MayNotify, Outside, Reach};
+pub use proxies::{AddressHeader, NoNetwork, Proxies};
 pub use routes::{openapi, router};
 pub use serve::{Error, MetricsTls, Render, serve, serve_metrics};
 
@@ -54,6 +58,8 @@ pub struct ApiConfig {
     pub burst: u32,
     /// Requests a minute for one tenant, over all tokens.
     pub tenant_requests_per_minute: u32,
+    /// Proxies that are believed whom they ask for.
+    pub proxies: Proxies,
 }
 
 /// What the API works with.
@@ -152,6 +158,7 @@ pub(crate) struct Inner {
     pub(crate) outside: Option<Reach>,
     pub(crate) tuning: Arc<Tuning>,
     pub(crate) followers: Arc<Followers>,
+    pub(crate) archives: Archives,
     pub(crate) shutdown: CancellationToken,
     pub(crate) started: Instant,
 }
@@ -195,6 +202,7 @@ impl App {
             outside,
             tuning,
             followers: Arc::default(),
+            archives: Archives::default(),
             shutdown,
             started,
         }))

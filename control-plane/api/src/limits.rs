@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::ApiConfig;
 use crate::error::{ApiError, ErrorCode};
+use crate::proxies::Proxies;
 
 /// How often keys that have been quiet for long are forgotten, so that memory stays bounded by recent callers.
 const FORGET_INTERVAL: Duration = Duration::from_secs(60);
@@ -26,6 +27,7 @@ pub struct Tuning {
     limits: ArcSwap<Limits>,
     artifact_bytes_max: AtomicU64,
     tenant_artifact_bytes_max: AtomicU64,
+    proxies: ArcSwap<Proxies>,
 }
 
 impl Tuning {
@@ -36,6 +38,7 @@ impl Tuning {
             limits: ArcSwap::from_pointee(Limits::new(config)),
             artifact_bytes_max: AtomicU64::new(config.artifact_bytes_max),
             tenant_artifact_bytes_max: AtomicU64::new(config.tenant_artifact_bytes_max),
+            proxies: ArcSwap::from_pointee(config.proxies.clone()),
         })
     }
 
@@ -46,6 +49,7 @@ impl Tuning {
         }
         self.artifact_bytes_max.store(config.artifact_bytes_max, Ordering::Relaxed);
         self.tenant_artifact_bytes_max.store(config.tenant_artifact_bytes_max, Ordering::Relaxed);
+        self.proxies.store(Arc::new(config.proxies.clone()));
     }
 
     pub(crate) fn limits(&self) -> Arc<Limits> {
@@ -59,6 +63,11 @@ impl Tuning {
     /// `None` is as much as there is room for.
     pub(crate) fn tenant_artifact_bytes_max(&self) -> Option<u64> {
         Some(self.tenant_artifact_bytes_max.load(Ordering::Relaxed)).filter(|max| *max > 0)
+    }
+
+    /// The proxies that are believed.
+    pub(crate) fn proxies(&self) -> Arc<Proxies> {
+        self.proxies.load_full()
     }
 
     /// Forgets quiet keys until shutdown.

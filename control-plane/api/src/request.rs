@@ -183,7 +183,8 @@ fn admit(
     }
     let address = request.extensions().get::<ConnectInfo<SocketAddr>>();
     // Only tests call the router without a connection.
-    let address = address.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |info| info.0.ip());
+    let peer = address.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |info| info.0.ip());
+    let address = app.tuning.proxies().client(peer, request.headers());
     if path == paths::OPENAPI {
         app.tuning.limits().address(address)?;
         return Ok(None);

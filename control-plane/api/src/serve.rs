@@ -67,7 +67,8 @@ pub async fn serve(
     let tuning = Arc::clone(&app.tuning);
     let keep_small = tuning.keep_small(shutdown.clone());
     let tls = RustlsConfig::from_config(Arc::new(tls));
-    let serving = listen(address, tls, routes::with_state(app.clone()), shutdown, ready);
+    let bounded = Bounded::new(Some(Arc::clone(&tuning)));
+    let serving = listen(address, (tls, bounded), routes::with_state(app.clone()), shutdown, ready);
     tokio::pin!(serving);
     tokio::select! {
         ended = &mut serving => return ended,
@@ -115,7 +116,8 @@ pub async fn serve_metrics(
             answer(tokio::task::spawn_blocking(move || render(format)).await, format)
         }
     };
-    listen(address, tls.0, Router::new().route(paths::METRICS, get(scrape)), shutdown, ready).await
+    let router = Router::new().route(paths::METRICS, get(scrape));
+    listen(address, (tls.0, Bounded::new(None)), router, shutdown, ready).await
 }
 
 /// Nothing is no figures: a scraper that got an empty page would take every series for gone, and its alerts for resolved.
@@ -131,7 +133,7 @@ fn answer(rendered: Result<String, JoinError>, format: Exposition) -> Response {
 
 async fn listen(
     address: SocketAddr,
-    tls: RustlsConfig,
+    (tls, bounded): (RustlsConfig, Bounded),
     router: Router,
     shutdown: CancellationToken,
     ready: impl FnOnce(SocketAddr) + Send,
@@ -142,7 +144,7 @@ async fn listen(
     let bound = listener.local_addr().map_err(failed)?;
     let handle = Handle::new();
     let stop = handle.clone();
-    let acceptor = Prompt::new(RustlsAcceptor::new(tls).acceptor(Bounded::new()));
+    let acceptor = Prompt::new(RustlsAcceptor::new(tls).acceptor(bounded));
     let mut server = axum_server::from_tcp(listener).map_err(failed)?.acceptor(acceptor).handle(handle);
     server.http_builder().http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
     server.http_builder().http2().timer(TokioTimer::new()).keep_alive_interval(KEEP_ALIVE_INTERVAL);

@@ -29,6 +29,14 @@ pub(crate) async fn ca(context: &Context, command: &Ca) -> Result<(), Error> {
             let there = fs::read_to_string(file).unwrap_or_default();
             let is_changed = there != system.roots_pem;
             if is_changed {
+                if !context.settings.would_trust(file, &system.roots_pem).await? {
+                    return Err(Error::Usage(format!(
+                        "{} stays as it is: what {} shows is no certificate of the control plane's own authority (it has one of \
+                         somebody else's, or a proxy is in front), and with that authority alone it would not be trusted",
+                        file.display(),
+                        context.settings.url()
+                    )));
+                }
                 replace(file, &system.roots_pem).map_err(|error| {
                     Error::Usage(format!("{} cannot be written: {error}", file.display()))
                 })?;

@@ -27,7 +27,7 @@ pub(crate) enum Error {
     #[error("{}", describe(.0))]
     Refused(Box<Problem>),
     /// The control plane cannot be reached, or answered with something else.
-    #[error("{url} cannot be reached: {problem}; check --url, and --ca if the certificate is not trusted")]
+    #[error("{url} cannot be reached: {problem}; check --url")]
     Unreachable {
         /// What was tried.
         url: String,
@@ -41,6 +41,16 @@ pub(crate) enum Error {
         url: String,
         /// How.
         problem: String,
+    },
+    /// Somebody answers who is not known.
+    #[error("{url} is not trusted: {problem}. {remedy}")]
+    Untrusted {
+        /// Who answered.
+        url: String,
+        /// What is wrong with the certificate.
+        problem: String,
+        /// What to do, by what is trusted.
+        remedy: String,
     },
     /// The answer makes no sense.
     #[error(
@@ -66,14 +76,19 @@ impl Error {
         match self {
             Self::Unreachable { .. } | Self::Broken { .. } => true,
             Self::Refused(problem) => problem.retryable,
-            Self::NotUnderstood { .. } | Self::Usage(_) | Self::Interrupted(_) => false,
+            Self::Untrusted { .. } | Self::NotUnderstood { .. } | Self::Usage(_) | Self::Interrupted(_) => {
+                false
+            }
         }
     }
 
     pub(crate) const fn exit_code(&self) -> u8 {
         match self {
             Self::Refused(_) => 3,
-            Self::Unreachable { .. } | Self::Broken { .. } | Self::NotUnderstood { .. } => 4,
+            Self::Unreachable { .. }
+            | Self::Broken { .. }
+            | Self::Untrusted { .. }
+            | Self::NotUnderstood { .. } => 4,
             Self::Usage(_) => 2,
             // As a shell tells that SIGINT has ended a program.
             Self::Interrupted(_) => 130,
@@ -92,10 +107,18 @@ pub(crate) struct Client {
     http: reqwest::Client,
     url: String,
     token: String,
+    /// The file of what is trusted; without it what the system trusts is.
+    ca: Option<PathBuf>,
 }
 
 impl Client {
     pub(crate) fn new(url: &str, token: String, ca: Option<&PathBuf>) -> Result<Self, Error> {
+        let pem = ca.map(|path| read(path)).transpose()?;
+        Self::trusting(url, token, ca.map(PathBuf::as_path).zip(pem.as_deref()))
+    }
+
+    /// A client that trusts some certificates (PEM), which are in a file or are to be; without them those of the system.
+    pub(crate) fn trusting(url: &str, token: String, ca: Option<(&Path, &str)>) -> Result<Self, Error> {
         let usage = |problem: String| Error::Usage(problem);
         stella_certs::install_provider();
         let mut builder = reqwest::Client::builder()
@@ -103,8 +126,7 @@ impl Client {
             .https_only(true)
             .user_agent(concat!("stella/", env!("CARGO_PKG_VERSION")));
         address(url)?;
-        if let Some(path) = ca {
-            let pem = read(path)?;
+        if let Some((path, pem)) = ca {
             let certificates = reqwest::Certificate::from_pem_bundle(pem.as_bytes())
                 .map_err(|error| usage(format!("{} holds no certificate: {error}", path.display())))?;
             if certificates.is_empty() {
@@ -113,7 +135,8 @@ impl Client {
             builder = builder.tls_certs_only(certificates);
         }
         let http = builder.build().map_err(|error| usage(format!("no HTTPS client can be made: {error}")))?;
-        Ok(Self { http, url: url.trim_end_matches('/').to_owned(), token })
+        let ca = ca.map(|(path, _)| path.to_owned());
+        Ok(Self { http, url: url.trim_end_matches('/').to_owned(), token, ca })
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
@@ -298,8 +321,25 @@ impl Client {
         tokio::time::timeout(ANSWER_TIMEOUT, opened).await.map_err(|_| self.silent(ANSWER_TIMEOUT))?
     }
 
+    /// Whom to trust instead of whom is trusted.
+    fn trust(&self) -> String {
+        match &self.ca {
+            Some(file) => format!(
+                "{} has to hold the authority of that certificate: pki/roots.crt of the control plane, if it is Stella's own; \
+                 if it is from somebody else (api.certificate, or a proxy in front), theirs, or leave --ca away where this system trusts them",
+                file.display()
+            ),
+            None => "Without --ca (STELLA_CA) it has to be of an authority that this system trusts; for one of Stella's own give \
+                     --ca with pki/roots.crt of the control plane"
+                .to_owned(),
+        }
+    }
+
     /// A connection that could not be made, or broke before there was an answer.
     fn unreachable(&self, error: &reqwest::Error) -> Error {
+        if let Some(problem) = stella_certs::tls::certificate_problem(error) {
+            return Error::Untrusted { url: self.url.clone(), problem, remedy: self.trust() };
+        }
         Error::Unreachable { url: self.url.clone(), problem: cause(error) }
     }
 

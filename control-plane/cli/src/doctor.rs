@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use stella_api_types::account::WhoAmI;
@@ -84,8 +84,14 @@ async fn look(settings: &Settings, findings: &mut Findings) {
     if let Some(pinned) = pinned
         && let Ok(system) = client.get::<System>(paths::SYSTEM).await
     {
+        let file = settings.ca().map(PathBuf::as_path).unwrap_or_else(|| Path::new(""));
         if system.roots_pem.is_empty() || system.roots_pem == pinned {
             findings.ok("trust", "the file has what the control plane wants to be trusted");
+        } else if let Ok(false) = settings.would_trust(file, &system.roots_pem).await {
+            findings.ok(
+                "trust",
+                "the certificate is not of the control plane's own authority, and the file is for it",
+            );
         } else {
             let detail = "the control plane's root certificates are others than those in the file";
             findings.warn("trust", detail, "run `stella ca update` before the old root is trusted no more");

@@ -1,6 +1,6 @@
 //! Where the control plane is and how to speak to it: flags and environment first, then the user's file.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
@@ -62,6 +62,20 @@ impl Settings {
     }
 
     pub(crate) fn client(&self) -> Result<Client, Error> {
+        Client::new(&self.url, self.token()?, self.ca.as_ref())
+    }
+
+    /// Whether the control plane would be trusted with other certificates in the file.
+    pub(crate) async fn would_trust(&self, file: &Path, pem: &str) -> Result<bool, Error> {
+        let client = Client::trusting(&self.url, self.token()?, Some((file, pem)))?;
+        match client.health().await {
+            Ok(_) => Ok(true),
+            Err(Error::Untrusted { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn token(&self) -> Result<String, Error> {
         let (token, from) = match (std::env::var("STELLA_TOKEN"), &self.token_file) {
             (Ok(token), _) => (token, "STELLA_TOKEN".to_owned()),
             (Err(_), Some(path)) => (read(path)?, path.display().to_string()),
@@ -73,7 +87,7 @@ impl Settings {
                 ));
             }
         };
-        Client::new(&self.url, only_token(&token, &from)?.to_owned(), self.ca.as_ref())
+        Ok(only_token(&token, &from)?.to_owned())
     }
 
     pub(crate) fn tenant(&self) -> Result<&str, Error> {

@@ -29,6 +29,9 @@ pub(crate) async fn ensure(client: &Client, tenant: &str, file: &Path) -> Result
     if client.exists(&path).await? {
         return Ok((digest, size));
     }
+    let opened = std::fs::File::open(file).map_err(failed)?;
+    stella_archive::check(opened, size)
+        .map_err(|error| Error::Usage(format!("{}: {error}: {}", file.display(), error.remedy())))?;
     let bar = ProgressBar::new(size);
     if let Ok(style) = ProgressStyle::with_template("{msg} [{bar:30}] {bytes}/{total_bytes} {eta}") {
         bar.set_style(style.progress_chars("=> "));

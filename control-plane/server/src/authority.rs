@@ -21,7 +21,7 @@ use stella_protocol::time::Timestamp;
 use stella_protocol::trace::TraceContext;
 use tokio::sync::Mutex;
 
-use crate::boot::Pki;
+use crate::pki::Pki;
 
 /// How many agents are listed by name. The count is of all.
 const LISTED_MAX: usize = 1_000;

@@ -5,15 +5,12 @@ use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use metrics_exporter_prometheus::PrometheusHandle;
-use parking_lot::Mutex;
 use stella_api::{ApiConfig, ApiDeps, LookAtHosts, MetricsTls, OnAnswer, Render, Tuning};
-use stella_certs::Authority;
-use stella_certs::authority::rotation::Status;
-use stella_certs::tls::{self, ServerIdentity};
+use stella_certs::tls;
 use stella_engine::{Condition, Engine, Handle};
 use stella_fleet::{Fleet, FleetConfig, FleetDeps};
 use stella_journal::{JournalConfig, SledJournal};
@@ -31,23 +28,20 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::authority::{self, Rotator, Step};
+use crate::authority::{self, Rotator};
 use crate::calls::Caller;
 use crate::config::{Config, Loaded};
 use crate::followed::Followed;
 use crate::local::Local;
 use crate::look::{Listening, View};
 use crate::measured::Measurements;
+use crate::pki::{self, Pki};
 use crate::reload::Reloader;
 use crate::traces::Traces;
 use crate::{
     backup, current, first_start, followed, local, logs, metrics, reload, spans, stores, systemd, written_by,
 };
 
-/// How long the control plane's own certificate is valid. It is made anew at every start and daily in between.
-const SERVER_CERTIFICATE_LIFETIME: Duration = Duration::from_secs(30 * 86_400);
-/// How often it is made anew.
-const SERVER_CERTIFICATE_RENEWAL: Duration = Duration::from_secs(86_400);
 /// How long the listeners may take to end what is going on.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(15);
 /// How often finished histogram samples are folded together, so that they do not pile up between scrapes.
@@ -114,69 +108,6 @@ pub(crate) fn private_dir(path: &Path) -> anyhow::Result<()> {
         .with_context(|| format!("the state folder {} cannot be created", path.display()))
 }
 
-/// The certificates: the authority, and the control plane's own.
-#[derive(Clone, Debug)]
-pub(crate) struct Pki {
-    authority: Arc<Authority>,
-    identity: Arc<ServerIdentity>,
-    /// The names in the certificate beside the local ones.
-    names: Arc<Mutex<Vec<String>>>,
-}
-
-impl Pki {
-    fn open(config: &Config) -> anyhow::Result<Self> {
-        let now = SystemTime::now();
-        let authority = Authority::open_or_create(&config.state_dir.join("pki"), now)
-            .context("the certificate authority cannot be opened")?;
-        let own = authority.issue_server(&config.api.names, now, SERVER_CERTIFICATE_LIFETIME)?;
-        current::certificates(&own, &authority.status());
-        let names = Arc::new(Mutex::new(config.api.names.clone()));
-        Ok(Self { authority: Arc::new(authority), identity: ServerIdentity::new(&own)?, names })
-    }
-
-    /// How the metrics' listener speaks TLS.
-    ///
-    /// # Errors
-    /// If the authorities of scrapers cannot be read.
-    pub(crate) fn metrics_server(&self, config: &Config) -> anyhow::Result<rustls::ServerConfig> {
-        Ok(tls::metrics_server(&self.identity, config.metrics.client_roots()?.as_deref())?)
-    }
-
-    /// Makes the control plane's certificate anew, with these names from now on.
-    ///
-    /// # Errors
-    /// If it cannot be made; the one before stays.
-    pub(crate) fn renew(&self, names: &[String]) -> anyhow::Result<()> {
-        let own = self.authority.issue_server(names, SystemTime::now(), SERVER_CERTIFICATE_LIFETIME)?;
-        self.identity.replace(&own)?;
-        current::certificates(&own, &self.status());
-        *self.names.lock() = names.to_vec();
-        Ok(())
-    }
-
-    pub(crate) fn status(&self) -> Status {
-        self.authority.status()
-    }
-
-    /// Does a step of the authority, and makes the control plane's certificate anew under what issues then.
-    ///
-    /// # Errors
-    /// If it cannot be done; what was there before goes on.
-    pub(crate) fn step(&self, step: Step) -> anyhow::Result<()> {
-        let now = SystemTime::now();
-        match step {
-            Step::Status => return Ok(()),
-            Step::RotateIssuing => self.authority.rotate_issuing(now)?,
-            Step::Start => self.authority.start_rotation(now)?,
-            Step::Switch => self.authority.switch_root(now)?,
-            Step::Finish { .. } => self.authority.finish_rotation(now)?,
-            Step::Cancel => self.authority.cancel_rotation(now)?,
-        }
-        let names = self.names.lock().clone();
-        self.renew(&names)
-    }
-}
-
 async fn serve(
     loaded: &Loaded,
     engine: &Engine,
@@ -195,12 +126,12 @@ async fn serve(
     let logging = CancellationToken::new();
     let followed = Followed::new(config)?;
     let measurements = follow_journal((config, &followed), engine, traces, &running, &logging).await?;
-    let tuning = Tuning::new(&api_config(config));
+    let tuning = Tuning::new(&api_config(config)?);
     let scraping = MetricsTls::new(pki.metrics_server(config)?);
     let taken_over = (scraping.clone(), followed);
     let reloader = Reloader::new(loaded, log_level.clone(), Arc::clone(&tuning), pki.clone(), taken_over)?;
     running.other("reload", &shutdown, reload::at_hangups(Arc::clone(&reloader), shutdown.clone()));
-    let renewal = renew_certificate(pki.clone(), shutdown.clone());
+    let renewal = pki::renew(pki.clone(), shutdown.clone());
     running.essential("renewal of the certificate", &shutdown, renewal);
     running.other("upkeep of figures", &shutdown, keep_up(recorder.clone(), shutdown.clone()));
 
@@ -225,7 +156,7 @@ async fn serve(
         outside: Some(reloader.followed().reach()),
     };
     let (api, api_address) = listening(|ready| {
-        let tls = tls::https_server(&pki.identity)?;
+        let tls = tls::https_server(&pki.api)?;
         Ok(running.tasks.spawn(stella_api::serve(config.api.listen, api_deps, tls, shutdown.clone(), ready)))
     })
     .await?;
@@ -445,14 +376,15 @@ fn fleet_config(config: &Config) -> FleetConfig {
     }
 }
 
-pub(crate) fn api_config(config: &Config) -> ApiConfig {
-    ApiConfig {
+pub(crate) fn api_config(config: &Config) -> anyhow::Result<ApiConfig> {
+    Ok(ApiConfig {
         artifact_bytes_max: config.api.artifact_bytes_max,
         tenant_artifact_bytes_max: config.api.tenant_artifact_bytes_max,
         requests_per_minute: config.api.requests_per_minute,
         burst: config.api.burst,
         tenant_requests_per_minute: config.api.tenant_requests_per_minute,
-    }
+        proxies: config.api.proxies()?,
+    })
 }
 
 /// What agents are told to dial: as configured, or the first name of the certificate, or this machine's loopback.
@@ -477,18 +409,5 @@ fn scrape(
 async fn keep_up(recorder: PrometheusHandle, shutdown: CancellationToken) {
     while tokio::time::timeout(METRICS_UPKEEP, shutdown.cancelled()).await.is_err() {
         recorder.run_upkeep();
-    }
-}
-
-async fn renew_certificate(pki: Pki, shutdown: CancellationToken) {
-    while tokio::time::timeout(SERVER_CERTIFICATE_RENEWAL, shutdown.cancelled()).await.is_err() {
-        let names = pki.names.lock().clone();
-        match pki.renew(&names) {
-            Ok(()) => tracing::info!("the control plane's certificate was renewed"),
-            Err(error) => tracing::error!(
-                error = format!("{error:#}"),
-                "the control plane's certificate was not renewed"
-            ),
-        }
     }
 }

@@ -1,6 +1,7 @@
 //! Configuration: one TOML file, a folder of more files beside it, environment variables above those. Parsed and checked before
 //! anything starts.
 
+mod api;
 mod destinations;
 mod event_bus;
 mod keys;
@@ -19,6 +20,7 @@ use stella_settings::{Layers, Shown};
 use crate::calls::Destinations;
 use crate::gates::Gates;
 
+pub(crate) use api::Api;
 pub(crate) use destinations::Destination;
 pub(crate) use event_bus::EventBus;
 pub(crate) use keys::KEYS;
@@ -69,26 +71,6 @@ pub(crate) struct Config {
 pub(crate) struct Workflows {
     /// Where `http` steps may call: beginnings of URLs, such as `https://hooks.example.com/deploys/`. None means nowhere.
     pub(crate) http_allowed: Vec<String>,
-}
-
-/// The HTTP API.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct Api {
-    /// Where to listen (HTTPS).
-    pub(crate) listen: SocketAddr,
-    /// Names and addresses that the server's certificate has beside `localhost`: what clients and agents dial.
-    pub(crate) names: Vec<String>,
-    /// The largest artifact, in bytes.
-    pub(crate) artifact_bytes_max: u64,
-    /// How much the archives of one tenant may be in all, in bytes; 0 is as much as there is room for.
-    pub(crate) tenant_artifact_bytes_max: u64,
-    /// Requests a minute for one token, and for one address before it is authenticated.
-    pub(crate) requests_per_minute: u32,
-    /// How many of them may come at once.
-    pub(crate) burst: u32,
-    /// Requests a minute for one tenant, over all tokens.
-    pub(crate) tenant_requests_per_minute: u32,
 }
 
 /// The Prometheus endpoint.
@@ -154,20 +136,6 @@ impl Default for Config {
             notifications: Notifications::default(),
             gates: Gates::default(),
             workflows: Workflows::default(),
-        }
-    }
-}
-
-impl Default for Api {
-    fn default() -> Self {
-        Self {
-            listen: SocketAddr::from(([0, 0, 0, 0], 8443)),
-            names: Vec::new(),
-            artifact_bytes_max: 2 << 30,
-            tenant_artifact_bytes_max: 0,
-            requests_per_minute: 1_000,
-            burst: 100,
-            tenant_requests_per_minute: 500,
         }
     }
 }
@@ -295,6 +263,8 @@ impl Config {
         }
         stella_telemetry::LogLevel::check(&self.log.level)?;
         self.metrics.client_roots()?;
+        self.api.given()?;
+        self.api.proxies()?;
         self.retention.check()?;
         self.traces.check()?;
         self.event_bus.check()?;
@@ -347,6 +317,14 @@ mod tests {
             ("[api]\nburst = 0\n", "api.burst"),
             ("[workflows]\nhttp_allowed = [\"ftp://x/\"]\n", "workflows.http_allowed"),
             ("[metrics]\nclient_ca = \"/nonexistent/ca.crt\"\n", "metrics.client_ca"),
+            ("[api]\ncertificate = \"/dev/null\"\n", "api.certificate and api.key go together"),
+            ("[api]\nkey = \"/dev/null\"\n", "api.certificate and api.key go together"),
+            ("[api]\ncertificate = \"/dev/null\"\nkey = \"/dev/null\"\n", "api.certificate /dev/null"),
+            (
+                "[api]\ntrusted_proxies = [\"proxy.example.com\"]\n",
+                "api.trusted_proxies: \"proxy.example.com\"",
+            ),
+            ("[api]\nclient_address_header = \"x-real-ip\"\n", "client_address_header"),
             ("[metrics]\nclient_ca = \"/dev/null\"\n", "metrics.client_ca"),
             ("[traces]\nendpoint = \"collector\"\n", "traces.endpoint"),
             ("[traces]\nheaders_file = \"/nonexistent/headers\"\n", "traces.headers_file"),

@@ -47,7 +47,10 @@ pub(crate) enum Output {
 pub(crate) fn run(command: &ConfigCommand, loaded: &Loaded) -> anyhow::Result<bool> {
     let mut out = io::stdout().lock();
     match command {
-        ConfigCommand::Check => writeln!(out, "the configuration is good: {}", loaded.files_told())?,
+        ConfigCommand::Check => {
+            loaded.config.api.given_now()?;
+            writeln!(out, "the configuration is good: {}", loaded.files_told())?;
+        }
         ConfigCommand::Show { effective, output } => {
             let mut shown = loaded.effective()?;
             shown.retain(|it| *effective || it.origin != "default");

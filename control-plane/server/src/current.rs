@@ -4,7 +4,7 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::UNIX_EPOCH;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
 use nix::sys::statvfs::statvfs;
@@ -131,16 +131,20 @@ fn describe_agents() {
     );
 }
 
-/// The control plane's certificates. They are recorded when they are made, and stay until they are replaced.
-pub(crate) fn certificates(own: &ServerCertificate, authority: &Status) {
+/// The control plane's certificates, and the one that its API shows. They are recorded when they are made, and stay until they are replaced.
+pub(crate) fn certificates(own: &ServerCertificate, api_ends: SystemTime, authority: &Status) {
     describe_gauge!(
         "stella_certificate_expiry_timestamp_seconds",
         Unit::Seconds,
         "When a certificate of the control plane ends"
     );
     let issuer = &authority.active;
-    let chain =
-        [("server", own.not_after), ("issuing", issuer.issuing_not_after), ("root", issuer.root_not_after)];
+    let chain = [
+        ("api", api_ends),
+        ("server", own.not_after),
+        ("issuing", issuer.issuing_not_after),
+        ("root", issuer.root_not_after),
+    ];
     for (name, ends) in chain {
         let ends = ends.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         gauge!("stella_certificate_expiry_timestamp_seconds", "certificate" => name).set(ends);

@@ -21,6 +21,7 @@ mod measured;
 mod metrics;
 mod notify_tool;
 mod owner;
+mod pki;
 mod reload;
 mod retention;
 mod spans;

@@ -14,9 +14,13 @@ use stella_settings::Shown;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::boot::{Pki, api_config};
+use crate::boot::api_config;
 use crate::config::{Config, Loaded};
 use crate::followed::Followed;
+use crate::pki::Pki;
+
+/// The key of the API's given certificate, whose file may have changed where the key has not.
+const CERTIFICATE: &str = "api.certificate";
 
 /// Takes over what is new.
 pub(crate) struct Reloader {
@@ -84,7 +88,12 @@ impl Reloader {
         // A key of an open section that is gone.
         let gone = running.values().filter(|it| !now.contains_key(&it.key));
         changes.extend(gone.map(|it| Change { key: it.key.clone(), is_in_effect: it.reloads }));
-        self.take_over(&loaded.config, changes.iter().any(|change| change.key == "log.level"))?;
+        let is_level_new = changes.iter().any(|change| change.key == "log.level");
+        let shows_another = self.take_over(&loaded.config, is_level_new)?;
+        if shows_another && !changes.iter().any(|change| change.key == CERTIFICATE) {
+            // The same file with another certificate in it.
+            changes.push(Change { key: CERTIFICATE.to_owned(), is_in_effect: true });
+        }
         for change in changes.iter().filter(|change| change.is_in_effect) {
             match now.get(&change.key) {
                 Some(shown) => running.insert(change.key.clone(), shown.clone()),
@@ -101,18 +110,22 @@ impl Reloader {
         Ok(changes)
     }
 
-    /// All that can change, in an order in which what may fail comes first.
-    fn take_over(&self, config: &Config, is_level_new: bool) -> anyhow::Result<()> {
+    /// All that can change, in an order in which what may fail comes first. Whether the API shows another given certificate.
+    fn take_over(&self, config: &Config, is_level_new: bool) -> anyhow::Result<bool> {
         let (scraping, ready) = (self.pki.metrics_server(config)?, Followed::look_at(config)?);
-        self.pki.renew(&config.api.names).context("the control plane's certificate cannot be made anew")?;
+        let (given, tuning) = (config.api.given_now()?, api_config(config)?);
+        let shows_another = self
+            .pki
+            .take_over(&config.api.names, given)
+            .context("the control plane's certificate cannot be made anew")?;
         // Otherwise what somebody has set through the API stays.
         if is_level_new {
             self.log.set(&config.log.level)?;
         }
         self.scraping.change(scraping);
-        self.tuning.change(&api_config(config));
+        self.tuning.change(&tuning);
         self.followed.change(ready);
-        Ok(())
+        Ok(shows_another)
     }
 }
 

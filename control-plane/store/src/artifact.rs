@@ -88,6 +88,7 @@ impl ArtifactStore {
             expected,
             size: 0,
             size_max,
+            is_verified: false,
             room: Arc::clone(&self.room),
             under_way: overhead,
             hold,
@@ -195,6 +196,8 @@ pub struct Upload {
     expected: Digest,
     size: u64,
     size_max: u64,
+    /// Whether it is what it should be.
+    is_verified: bool,
     room: Arc<Room>,
     /// Room for what was written last: it may not be on the disk yet.
     under_way: Taken,
@@ -236,6 +239,12 @@ impl Drop for Hold {
 }
 
 impl Upload {
+    /// How much has come, in bytes.
+    #[must_use]
+    pub const fn size_bytes(&self) -> u64 {
+        self.size
+    }
+
     /// Takes the next bytes.
     ///
     /// # Errors
@@ -255,16 +264,35 @@ impl Upload {
         Ok(())
     }
 
-    /// Verifies the digest and makes the archive durable under it.
+    /// Verifies the digest when all has come, and opens it for whoever wants to look into it before [`Self::finish`].
     ///
     /// # Errors
-    /// [`StoreError::WrongDigest`], [`StoreError::NoSpace`] or [`StoreError::Io`]; nothing was stored.
-    pub async fn finish(mut self) -> Result<Stored, StoreError> {
+    /// [`StoreError::WrongDigest`] or [`StoreError::Io`]; drop the upload then.
+    pub async fn look(&mut self) -> Result<fs::File, StoreError> {
+        self.verify().await?;
+        let opened = tokio::fs::File::open(&self.temporary.0).await;
+        Ok(opened.map_err(io_error("open", &self.temporary.0))?.into_std().await)
+    }
+
+    async fn verify(&mut self) -> Result<(), StoreError> {
+        if self.is_verified {
+            return Ok(());
+        }
         let actual = Digest(self.hasher.finalize_reset().into());
         if actual != self.expected {
             return Err(StoreError::WrongDigest { expected: self.expected, actual });
         }
         self.file.flush().await.map_err(io_error("write", &self.temporary.0))?;
+        self.is_verified = true;
+        Ok(())
+    }
+
+    /// Verifies the digest and makes the archive durable under it.
+    ///
+    /// # Errors
+    /// [`StoreError::WrongDigest`], [`StoreError::NoSpace`] or [`StoreError::Io`]; nothing was stored.
+    pub async fn finish(mut self) -> Result<Stored, StoreError> {
+        self.verify().await?;
         self.file.sync_all().await.map_err(io_error("make durable", &self.temporary.0))?;
         let Self { temporary, place, size, hold, .. } = self;
         blocking(move || put_in_place(&temporary, &place)).await?;

@@ -26,6 +26,7 @@ use std::path::{Path, PathBuf};
 use cap_std::fs::{Dir, MetadataExt as _, OpenOptions, OpenOptionsExt as _};
 use nix::fcntl::OFlag;
 use sha2::{Digest as _, Sha256};
+use stella_archive::Kind;
 use stella_protocol::digest::Digest;
 
 use super::super::Stopped;
@@ -75,14 +76,13 @@ impl FileList {
         self.0.insert(path, Entry::Dir);
     }
 
-    /// Whether a file of this path was unpacked.
-    pub(super) fn has_file(&self, path: &Path) -> bool {
-        matches!(self.0.get(path), Some(Entry::File { .. }))
-    }
-
-    /// Whether a symbolic link of this path was unpacked.
-    pub(super) fn has_link(&self, path: &Path) -> bool {
-        matches!(self.0.get(path), Some(Entry::Link(_)))
+    /// What was unpacked to this path, but for folders.
+    pub(super) fn kind(&self, path: &Path) -> Option<Kind> {
+        match self.0.get(path)? {
+            Entry::File { .. } => Some(Kind::File),
+            Entry::Link(_) => Some(Kind::Link),
+            Entry::Dir => None,
+        }
     }
 
     /// Writes the list of the release with this digest.

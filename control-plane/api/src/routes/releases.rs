@@ -59,6 +59,7 @@ pub(crate) async fn upload(
             .map_err(|_| ApiError::new(ErrorCode::MalformedRequest, "the upload broke off; send it again"))?;
         upload.write(&chunk).await?;
     }
+    app.archives.check(upload.look().await?, upload.size_bytes()).await?;
     // It is held until the journal knows of it, so that nobody removes what nobody knows yet.
     let stored = upload.finish().await?;
     let size_bytes = stored.size_bytes;

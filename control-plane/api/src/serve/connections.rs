@@ -19,12 +19,14 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
+use crate::Tuning;
+
 /// Connections of one listener: far more than there are people, scrapers and pipelines, and far below what the unit allows in
 /// open files, which agents' downloads and the journal need too.
 const CONNECTIONS_MAX: usize = 4_096;
 /// From how many connections on they have to be shared.
 const BUSY_CONNECTIONS: usize = 2_048;
-/// Connections of one listener from one address, or one /64 of IPv6. Generous, because a proxy is one address.
+/// Connections of one listener from one address, or one /64 of IPv6. Generous, because a proxy that nobody has named is one address.
 const ADDRESS_CONNECTIONS_MAX: usize = 1_024;
 /// How many of them one may have when they have to be shared.
 const BUSY_ADDRESS_CONNECTIONS_MAX: usize = 128;
@@ -39,20 +41,24 @@ const KEEP_ALIVE_S: u32 = 60;
 #[derive(Clone, Debug)]
 pub(super) struct Bounded {
     places: Arc<Places>,
+    /// Who knows the proxies.
+    tuning: Option<Arc<Tuning>>,
 }
 
 impl Bounded {
-    pub(super) fn new() -> Self {
-        Self::of(Bounds {
+    /// A proxy that is believed whom it asks for stands for many, and has as many connections as there are.
+    pub(super) fn new(tuning: Option<Arc<Tuning>>) -> Self {
+        let bounds = Bounds {
             all_max: CONNECTIONS_MAX,
             busy: BUSY_CONNECTIONS,
             busy_host_max: BUSY_ADDRESS_CONNECTIONS_MAX,
             host_max: ADDRESS_CONNECTIONS_MAX,
-        })
+        };
+        Self { tuning, ..Self::of(bounds) }
     }
 
     fn of(bounds: Bounds) -> Self {
-        Self { places: Arc::new(Places { taken: Mutex::new(Shares::new(bounds)) }) }
+        Self { places: Arc::new(Places { taken: Mutex::new(Shares::new(bounds)) }), tuning: None }
     }
 }
 
@@ -63,7 +69,8 @@ impl<S> Accept<TcpStream, S> for Bounded {
 
     fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
         ready(stream.peer_addr().and_then(|peer| {
-            let place = Places::take(&self.places, peer.ip())?;
+            let is_proxy = self.tuning.as_ref().is_some_and(|it| it.proxies().has(peer.ip()));
+            let place = Places::take(&self.places, peer.ip(), is_proxy)?;
             stream.set_nodelay(true)?;
             setsockopt(&stream, KeepAlive, &true)?;
             setsockopt(&stream, TcpKeepIdle, &KEEP_ALIVE_S)?;
@@ -78,9 +85,13 @@ struct Places {
 }
 
 impl Places {
-    fn take(places: &Arc<Self>, address: IpAddr) -> io::Result<Place> {
-        if places.taken.lock().take(address) {
-            return Ok(Place { places: Arc::clone(places), address });
+    fn take(places: &Arc<Self>, address: IpAddr, is_proxy: bool) -> io::Result<Place> {
+        let mut taken = places.taken.lock();
+        let is_taken = if is_proxy { taken.take_for_many() } else { taken.take(address) };
+        drop(taken);
+        if is_taken {
+            let host = (!is_proxy).then_some(address);
+            return Ok(Place { places: Arc::clone(places), host });
         }
         metrics::counter!("stella_http_rate_limited_total", "limit" => "connections").increment(1);
         tracing::debug!(%address, "a connection was refused: there are too many");
@@ -92,12 +103,17 @@ impl Places {
 #[derive(Debug)]
 pub(super) struct Place {
     places: Arc<Places>,
-    address: IpAddr,
+    /// Whose share it is of; a proxy has none.
+    host: Option<IpAddr>,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.places.taken.lock().give_back(self.address);
+        let mut taken = self.places.taken.lock();
+        match self.host {
+            Some(host) => taken.give_back(host),
+            None => taken.give_back_for_many(),
+        }
     }
 }
 
@@ -247,8 +263,9 @@ mod tests {
 
     #[test]
     fn a_network_leaves_room_for_others() {
-        let Bounded { places } = Bounded::of(Bounds { all_max: 5, busy: 4, busy_host_max: 1, host_max: 3 });
-        let from = |address: &str| Places::take(&places, address.parse().unwrap());
+        let Bounded { places, .. } =
+            Bounded::of(Bounds { all_max: 5, busy: 4, busy_host_max: 1, host_max: 3 });
+        let from = |address: &str| Places::take(&places, address.parse().unwrap(), false);
         let _held =
             [from("2001:db8::1").unwrap(), from("2001:db8::2").unwrap(), from("2001:db8::ffff").unwrap()];
         assert!(from("2001:db8::3").is_err(), "a host has all of its /64");
@@ -258,5 +275,8 @@ mod tests {
         assert!(from("192.0.2.3").is_err(), "all together have a bound as well");
         drop((other, third));
         assert_eq!(places.taken.lock().all(), 3);
+        let proxy = || Places::take(&places, "2001:db8::1".parse().unwrap(), true);
+        let _proxies = [proxy().unwrap(), proxy().unwrap()];
+        assert!(proxy().is_err(), "all together have a bound as well");
     }
 }

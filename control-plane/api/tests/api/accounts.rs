@@ -3,7 +3,7 @@
 use axum::body::Body;
 use serde_json::{Value, json};
 
-use crate::world::{Answer, World, bare, digest_of, with_json, within};
+use crate::world::{Answer, World, archive_of, bare, digest_of, with_json, within};
 
 /// A new account with these roles, and a token of its.
 pub(crate) async fn account(world: &World, name: &str, roles: &Value) -> String {
@@ -64,10 +64,11 @@ async fn a_role_holds_where_it_was_given_and_nowhere_else() {
     assert_eq!(detail(&theirs), detail(&nobodys), "whether it exists cannot be told");
 
     // A deployer of staging uploads and releases, and deploys there.
-    let digest = digest_of(b"new");
+    let archive = archive_of(b"new");
+    let digest = digest_of(&archive);
     let put =
         bare("PUT", &format!("{at}/artifacts/{digest}")).header("authorization", format!("Bearer {token}"));
-    world.send(put.body(Body::from("new")).unwrap()).await.expect(200);
+    world.send(put.body(Body::from(archive)).unwrap()).await.expect(200);
     let component = json!({"name": "web", "digest": digest});
     let release = json!({"application": "web", "version": "2", "components": [component]});
     asked("POST", format!("{at}/releases"), Some(release)).await.expect(201);

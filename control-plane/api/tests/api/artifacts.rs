@@ -4,33 +4,34 @@ use serde_json::json;
 use stella_domain::artifact::Rule;
 use stella_domain::command::{Command, TenantCommand};
 
-use crate::world::{World, digest_of, generous, submit};
+use crate::world::{World, archive_of, archive_with, digest_of, generous, submit};
 
 #[tokio::test]
 async fn a_tenant_stores_no_more_than_it_may_and_what_was_refused_leaves_nothing() {
-    let world = World::with(stella_api::ApiConfig { tenant_artifact_bytes_max: 100, ..generous() }).await;
+    let world = World::with(stella_api::ApiConfig { tenant_artifact_bytes_max: 5_632, ..generous() }).await;
     world.tenant("acme").await;
     world.tenant("globex").await;
     let put = async |tenant: &str, content: &[u8]| {
-        world.put(&format!("/api/v1/tenants/{tenant}/artifacts/{}", digest_of(content)), content).await
+        let archive = archive_of(content);
+        world.put(&format!("/api/v1/tenants/{tenant}/artifacts/{}", digest_of(&archive)), &archive).await
     };
-    put("acme", &[1; 60]).await.expect(200);
-    let refused = put("acme", &[2; 41]).await.expect(409);
+    put("acme", &[1; 2_048]).await.expect(200);
+    let refused = put("acme", &[2; 513]).await.expect(409);
     assert!(refused["detail"].as_str().unwrap().contains("api.tenant_artifact_bytes_max"), "{refused}");
-    let second = digest_of(&[2; 41]).parse().unwrap();
+    let second = digest_of(&archive_of(&[2; 513])).parse().unwrap();
     assert!(!world.deps.artifacts.contains(second).await.unwrap(), "the file stays although nobody knows it");
-    put("globex", &[1; 60]).await.expect(200);
-    put("acme", &[3; 40]).await.expect(200);
+    put("globex", &[1; 2_048]).await.expect(200);
+    put("acme", &[3; 512]).await.expect(200);
     // It is full: the body is not read any more, but for what is there already.
     put("acme", &[4; 1]).await.expect(409);
-    put("acme", &[1; 60]).await.expect(200);
+    put("acme", &[1; 2_048]).await.expect(200);
 }
 
 #[tokio::test]
 async fn a_release_whose_archive_has_gone_says_so_until_it_is_uploaded_again() {
     let world = World::new().await;
     let tenant = world.tenant("acme").await;
-    let content = b"an archive";
+    let content = &archive_of(b"an archive");
     let upload = async || {
         let path = format!("/api/v1/tenants/acme/artifacts/{}", digest_of(content));
         world.put(&path, content).await.expect(200)
@@ -56,4 +57,32 @@ async fn a_release_whose_archive_has_gone_says_so_until_it_is_uploaded_again() {
     world.get(&archive).await.expect(404);
     upload().await;
     world.get(&archive).await.expect(200);
+}
+
+#[tokio::test]
+async fn an_archive_that_no_host_would_unpack_is_refused_by_its_entry_and_leaves_nothing() {
+    let world = World::new().await;
+    world.tenant("acme").await;
+    let events = world.system_head();
+    for (archive, said, remedy) in [
+        (
+            archive_with("../../etc/cron.d/x", b"gotcha"),
+            "\"../../etc/cron.d/x\" has .. in its path",
+            "tar -C FOLDER",
+        ),
+        (archive_with("/etc/x", b"gotcha"), "\"/etc/x\" has an absolute path", "tar -C FOLDER"),
+        (archive_of(b"whole")[..600].to_vec(), "cannot be read", "send all of it"),
+        (b"name: web\n".to_vec(), "cannot be read as .tar or .tar.gz", "hosts unpack .tar and .tar.gz"),
+        (vec![0; 1024], "has no entries", "tar -C FOLDER"),
+    ] {
+        let digest = digest_of(&archive);
+        let path = format!("/api/v1/tenants/acme/artifacts/{digest}");
+        let refused = world.put(&path, &archive).await.expect(422);
+        let detail = refused["detail"].as_str().unwrap();
+        assert_eq!((&refused["code"], &refused["field"]), (&json!("invalid"), &json!("body")), "{refused}");
+        assert!(detail.contains(said) && detail.contains(remedy), "{detail}");
+        assert!(!world.deps.artifacts.contains(digest.parse().unwrap()).await.unwrap(), "{said}");
+        world.get(&path).await.expect(404);
+    }
+    assert_eq!(world.system_head(), events);
 }

@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::http::Request;
 use serde_json::json;
-use stella_api::ApiConfig;
+use stella_api::{AddressHeader, ApiConfig, Proxies};
 
 use crate::world::{Answer, World, bare, generous, new_token};
 
@@ -92,4 +92,27 @@ async fn a_tenant_has_a_limit_over_all_tokens_and_names_that_it_is_called_by() {
     assert_limited(&world.send(request.body(Body::empty()).unwrap()).await);
     world.get("/api/v1/tenants/globex").await.expect(200);
     world.get("/api/v1/tenants").await.expect(200);
+}
+
+#[tokio::test]
+async fn behind_a_proxy_each_caller_has_requests_of_its_own_and_nobody_has_others() {
+    let proxy = IpAddr::from(Ipv4Addr::new(10, 0, 0, 7));
+    let proxies = Proxies::parse(&[proxy.to_string()], AddressHeader::XForwardedFor).unwrap();
+    let world = World::with(ApiConfig { requests_per_minute: 1, burst: BURST, proxies, ..generous() }).await;
+    let ask = async |peer: IpAddr, said: &str| {
+        let request = bare("GET", "/api/v1/system").header("x-forwarded-for", said);
+        world.send(from(peer, request.body(Body::empty()).unwrap())).await
+    };
+    for _ in 0..BURST {
+        ask(proxy, "198.51.100.1").await.expect(401);
+    }
+    assert_limited(&ask(proxy, "198.51.100.1").await);
+    assert_limited(&ask(proxy, "6.6.6.6, 198.51.100.1").await);
+    ask(proxy, "198.51.100.2").await.expect(401);
+    // Who is no proxy of ours is itself, whatever it says.
+    let stranger = IpAddr::from(Ipv4Addr::new(203, 0, 113, 9));
+    for caller in 0..BURST {
+        ask(stranger, &format!("198.51.100.{}", 10 + caller)).await.expect(401);
+    }
+    assert_limited(&ask(stranger, "198.51.100.99").await);
 }

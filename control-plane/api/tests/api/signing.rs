@@ -6,7 +6,7 @@ use stella_domain::release::{ARTIFACT_TIMEOUT_MS_DEFAULT, KEEP_RELEASES_DEFAULT}
 use stella_signing::{Component, SigningKey, Statement};
 
 use crate::accounts::{account, ask};
-use crate::world::World;
+use crate::world::{World, archive_of};
 
 /// What a signer makes of a release that is shown: nothing of the core's is used.
 fn statement(release: &Release) -> Statement {
@@ -110,7 +110,7 @@ async fn a_release_that_has_to_be_signed_comes_with_its_signature_or_not_at_all(
     for (field, value) in [("id", ""), ("created_at", "")] {
         shown[field] = value.into();
     }
-    shown["components"][0]["size_bytes"] = "archive of acme".len().into();
+    shown["components"][0]["size_bytes"] = archive_of(b"archive of acme").len().into();
     let shown: Release = serde_json::from_value(shown).unwrap();
     let fingerprint = key.public().fingerprint().to_string();
     let other = Statement { version: "2.0.1".to_owned(), ..statement(&shown) };

@@ -55,9 +55,9 @@ async fn what_is_held_for_the_proof_says_why_and_goes_on_with_a_waiver() {
     let world = World::new().await;
     let busy = world.busy_tenant("acme").await;
     deployed(&world, &busy).await;
-    let content = b"another archive";
-    let digest = crate::world::digest_of(content);
-    world.put(&format!("{}/artifacts/{digest}", busy.at), content).await.expect(200);
+    let content = crate::world::archive_of(b"another archive");
+    let digest = crate::world::digest_of(&content);
+    world.put(&format!("{}/artifacts/{digest}", busy.at), &content).await.expect(200);
     let component = json!({"name": "web", "digest": digest});
     let release = json!({"application": "web", "version": "2.0.0", "components": [component]});
     world.post(&format!("{}/releases", busy.at), &release).await.expect(201);

@@ -75,6 +75,7 @@ pub(crate) fn generous() -> ApiConfig {
         requests_per_minute: 1_000_000,
         burst: 1_000_000,
         tenant_requests_per_minute: 1_000_000,
+        proxies: stella_api::Proxies::default(),
     }
 }
 
@@ -193,9 +194,9 @@ impl World {
         let agent = self.agent(name, "host-1").await;
         let target = json!({"name": "web-1", "environment": "prod", "agent": "host-1", "slot": "a"});
         let target = self.post(&format!("{at}/targets"), &target).await.expect(201);
-        let content = format!("archive of {name}");
-        let digest = digest_of(content.as_bytes());
-        self.put(&format!("{at}/artifacts/{digest}"), content.as_bytes()).await.expect(200);
+        let content = archive_of(format!("archive of {name}").as_bytes());
+        let digest = digest_of(&content);
+        self.put(&format!("{at}/artifacts/{digest}"), &content).await.expect(200);
         let component = json!({"name": "web", "digest": digest});
         let release = json!({"application": "web", "version": "1.0.0", "components": [component]});
         let release = self.post(&format!("{at}/releases"), &release).await.expect(201);
@@ -247,6 +248,23 @@ pub(crate) fn bare(method: &str, path: &str) -> Builder {
 
 pub(crate) fn with_json(request: Builder, body: &Value) -> Request<Body> {
     request.header("content-type", "application/json").body(Body::from(body.to_string())).unwrap()
+}
+
+/// An archive with one file: 1,536 bytes, and the file's in steps of 512.
+pub(crate) fn archive_of(content: &[u8]) -> Vec<u8> {
+    archive_with("content", content)
+}
+
+/// The same with a path as it is, whatever that leads to.
+pub(crate) fn archive_with(path: &str, content: &[u8]) -> Vec<u8> {
+    let mut header = tar::Header::new_gnu();
+    header.set_size(content.len() as u64);
+    header.set_mode(0o644);
+    header.as_old_mut().name[..path.len()].copy_from_slice(path.as_bytes());
+    header.set_cksum();
+    let mut archive = tar::Builder::new(Vec::new());
+    archive.append(&header, content).unwrap();
+    archive.into_inner().unwrap()
 }
 
 pub(crate) fn digest_of(content: &[u8]) -> String {

@@ -73,7 +73,12 @@ impl Config {
     /// The files with secrets that it names, and those of the state folder.
     pub(crate) fn secret_files(&self) -> Vec<PathBuf> {
         let gates = self.gates.prometheus.values().chain(self.gates.http.values());
-        let named = [&self.traces.headers_file, &self.event_bus.credentials_file, &self.event_bus.client_key];
+        let named = [
+            &self.traces.headers_file,
+            &self.event_bus.credentials_file,
+            &self.event_bus.client_key,
+            &self.api.key,
+        ];
         let named = named.into_iter().flatten().chain(gates.filter_map(|it| it.headers_file.as_ref()));
         named.chain(self.notifications.secret_files()).cloned().chain(self.own_secrets()).collect()
     }
@@ -127,7 +132,13 @@ impl Loaded {
         let config = &self.config;
         let gates = config.gates.prometheus.values().chain(config.gates.http.values());
         let bus = &config.event_bus;
-        let authorities = [&config.metrics.client_ca, &config.traces.ca, &bus.ca, &bus.client_certificate];
+        let authorities = [
+            &config.metrics.client_ca,
+            &config.traces.ca,
+            &bus.ca,
+            &bus.client_certificate,
+            &config.api.certificate,
+        ];
         let file = self.file.clone().unwrap_or_else(|| DEFAULT_FILE.into());
         let mut all: Vec<_> = authorities.into_iter().flatten().cloned().collect();
         all.extend(gates.filter_map(|it| it.ca.clone()));

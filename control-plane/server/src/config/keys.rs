@@ -25,6 +25,25 @@ pub(crate) const KEYS: &[Key] = &[
         "DNS names, addresses",
         "in the server's certificate beside the local ones: what clients and agents dial",
     ),
+    live(
+        "api.certificate",
+        "none",
+        "path, PEM",
+        "a certificate of [somebody else's](reverse-proxies.md#a-certificate-of-your-own) for the API, followed by those of its issuers; without it the API shows one of Stella's own authority",
+    ),
+    live("api.key", "none", "path, PEM", "its key, without a password"),
+    live(
+        "api.trusted_proxies",
+        "[]",
+        "addresses, networks",
+        "[proxies](reverse-proxies.md#behind-a-proxy) that are believed whom they ask for, such as `10.0.0.7` or `fd00:1::/64`",
+    ),
+    live(
+        "api.client_address_header",
+        "`x-forwarded-for`",
+        "`x-forwarded-for`, `forwarded`",
+        "the one header in which they say it",
+    ),
     live("api.artifact_bytes_max", "2147483648", "bytes, at least 1", "the largest artifact"),
     live(
         "api.tenant_artifact_bytes_max",

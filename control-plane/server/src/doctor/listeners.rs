@@ -2,9 +2,10 @@
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use stella_certs::{CONTROL_PLANE_NAME, CertificateDer, validity_of_certificate};
+use stella_certs::{CONTROL_PLANE_NAME, CertificateDer, GivenCertificate, tls, validity_of_certificate};
 use stella_doctor::Findings;
 use stella_doctor::host::{self, Lifetime};
 
@@ -12,6 +13,8 @@ use super::{UNIT, dial};
 use crate::config::Config;
 use crate::look::Look;
 
+/// One that somebody else has issued; of one that is issued for less than four times as much, a quarter of its life.
+const GIVEN_ENDS_SOON: Duration = Duration::from_secs(14 * 86_400);
 /// It is made for 30 days and made anew daily.
 const SERVER_ENDS_SOON: Duration = Duration::from_secs(20 * 86_400);
 
@@ -76,8 +79,14 @@ pub(super) fn ours(config: &Config, look: &Look, findings: &mut Findings) -> Opt
         }
     }
     findings.ok("port of agents", format!("UDP {} is the control plane's", listening.agents));
-    let certificate = answers("port of the API", config, listening.api, findings);
-    answers("port of metrics", config, listening.metrics, findings);
+    let of_metrics = answers("port of metrics", config, listening.metrics, findings);
+    let certificate = match config.api.given() {
+        Ok(Some(given)) => {
+            shows(&given, listening.api, findings);
+            of_metrics
+        }
+        Ok(None) | Err(_) => answers("port of the API", config, listening.api, findings),
+    };
     let validity = certificate.as_ref().and_then(|it| validity_of_certificate(it).ok());
     if let Some(validity) = validity {
         let remedy = "systemctl restart stella-orchestrator; its log says why it is not renewed";
@@ -87,6 +96,45 @@ pub(super) fn ours(config: &Config, look: &Look, findings: &mut Findings) -> Opt
     certificate
 }
 
+/// Whether the API shows the certificate that was given for it, and for how long that is good.
+fn shows(given: &GivenCertificate, listening: SocketAddr, findings: &mut Findings) {
+    const CHECK: &str = "port of the API";
+    let shaken = dial::tcp(&local(listening).to_string(), listening.port()).and_then(|stream| {
+        // As whom it is dialled does not matter to who knows the certificate.
+        dial::handshake(stream, CONTROL_PLANE_NAME, Arc::new(tls::https_client_of(given.leaf())?))
+    });
+    match shaken {
+        Ok(_) => findings.ok(CHECK, format!("TCP {listening} answers, and shows api.certificate")),
+        Err(error) => {
+            let remedy = format!("systemctl reload {UNIT}; journalctl -u {UNIT} -n 50 --no-pager");
+            let problem = tls::certificate_problem(error.as_ref()).unwrap_or_else(|| format!("{error:#}"));
+            findings.fail(
+                CHECK,
+                format!("TCP {listening}, where api.certificate should be shown: {problem}"),
+                remedy,
+            );
+        }
+    }
+    let (begins, ends) = given.validity();
+    let life = ends.duration_since(begins).unwrap_or_default();
+    let wanted = Lifetime {
+        check: "certificate of the API",
+        validity: (begins, ends),
+        soon: GIVEN_ENDS_SOON.min(life / 4),
+        remedy: "have it renewed by who has issued it, then: systemctl reload stella-orchestrator",
+    };
+    host::lifetime(&wanted, SystemTime::now(), findings);
+}
+
+/// Where a listener is dialled from its own host.
+fn local(listening: SocketAddr) -> IpAddr {
+    match listening.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip @ (IpAddr::V4(_) | IpAddr::V6(_)) => ip,
+    }
+}
+
 /// Shakes hands with a listener, as whoever trusts this installation.
 fn answers(
     check: &'static str,
@@ -94,11 +142,7 @@ fn answers(
     listening: SocketAddr,
     findings: &mut Findings,
 ) -> Option<CertificateDer<'static>> {
-    let host = match listening.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip @ (IpAddr::V4(_) | IpAddr::V6(_)) => ip,
-    };
+    let host = local(listening);
     let roots = config.state_dir.join("pki/roots.crt");
     let shaken = dial::tcp(&host.to_string(), listening.port())
         .and_then(|stream| dial::handshake(stream, CONTROL_PLANE_NAME, dial::trusting(Some(&roots))?));
