@@ -4,6 +4,7 @@
 //! and is never an error: a trace is not worth a request.
 
 mod baggage;
+mod correlation;
 mod list;
 mod parent;
 mod state;
@@ -11,6 +12,7 @@ mod state;
 use serde::{Deserialize, Serialize};
 
 pub use baggage::Baggage;
+pub use correlation::{Correlation, NoCorrelation};
 pub use list::NotCanonical;
 pub use parent::{ParseTraceParentError, TraceParent};
 pub use state::TraceState;
@@ -24,7 +26,8 @@ pub const BAGGAGE: &str = "baggage";
 
 /// Which trace something belongs to, which span caused it, and what travels with it.
 ///
-/// Cheap to clone. In JSON it is what it was before `state` and `baggage` existed, if there is neither.
+/// Cheap to clone. In JSON it is what it was before `state` and `baggage` existed, if there is none of these,
+/// nor a `correlation`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct TraceContext {
     /// Identifies the trace; zero if there is none.
@@ -39,6 +42,9 @@ pub struct TraceContext {
     /// What the caller wants carried along. May be there without a trace.
     #[serde(default, skip_serializing_if = "Baggage::is_empty")]
     pub baggage: Baggage,
+    /// What the request is called that it began with. May be there without a trace. It stays with us: no header or message carries it on.
+    #[serde(default, skip_serializing_if = "Correlation::is_empty")]
+    pub correlation: Correlation,
 }
 
 impl TraceContext {

@@ -7,12 +7,14 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::statvfs::statvfs;
+use serde_json::Value;
 use stella_api_types::deployment::OnFailure;
 use stella_api_types::environment::{CreateEnvironment, Environment};
 use stella_api_types::paths;
 use stella_api_types::problem::Problem;
 use stella_tests::cluster::{Cluster, ENVIRONMENT, TENANT, create_environment, create_target, target};
 use stella_tests::control_plane::Settings;
+use stella_tests::monitoring::{Event, Pager};
 use stella_tests::recipe::{self, rolling, shell};
 use stella_tests::wait;
 
@@ -51,14 +53,18 @@ async fn environments(cluster: &Cluster) -> Result<Vec<String>> {
 }
 
 /// A control plane, and how much of its disk takes it below its reserve.
-async fn near_its_reserve(agents: usize) -> Result<(Cluster, u64)> {
+async fn near_its_reserve(agents: usize, tables: &str) -> Result<(Cluster, u64)> {
     let mut cluster = Cluster::start(agents).await?;
     cluster.control_plane.stop()?;
     let free = free_bytes(cluster.folder())?;
     let ballast_bytes = BALLAST_BYTES_MAX.min(free / 2);
     // Half of the ballast on either side for what others write at the same time.
     let reserve_bytes = free - ballast_bytes / 2;
-    cluster.control_plane.configure(&Settings { reserve_bytes, ..Settings::default() })?;
+    cluster.control_plane.configure(&Settings {
+        reserve_bytes,
+        tables: tables.to_owned(),
+        ..Settings::default()
+    })?;
     cluster.control_plane.resume().await?;
     Ok((cluster, ballast_bytes))
 }
@@ -87,7 +93,7 @@ async fn wait_taken(cluster: &Cluster) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn below_its_reserve_the_control_plane_refuses_writes_and_goes_on_reading() -> Result<()> {
-    let (cluster, ballast_bytes) = near_its_reserve(1).await?;
+    let (cluster, ballast_bytes) = near_its_reserve(1, "").await?;
     create_environment(&cluster.api, TENANT, "before").await?;
 
     let ballast = Ballast::drop_into(cluster.folder(), ballast_bytes)?;
@@ -105,6 +111,54 @@ async fn below_its_reserve_the_control_plane_refuses_writes_and_goes_on_reading(
     drop(ballast);
     wait_taken(&cluster).await?;
     assert_eq!(cluster.control_plane.health().await?.status, "healthy");
+    cluster.passed()
+}
+
+/// No event can say it: the journal takes none.
+#[tokio::test(flavor = "multi_thread")]
+async fn that_writes_are_refused_is_told_once_over_a_restart_and_so_is_its_end() -> Result<()> {
+    let hook = Pager::start().await?;
+    let tables = format!(
+        "[[notifications.receivers]]\nname = \"hook\"\ntype = \"webhook\"\nurl = {:?}\n\
+         [[notifications.routes]]\nreceivers = [\"hook\"]\nwait_s = 0\n",
+        hook.hook_url()
+    );
+    let (mut cluster, ballast_bytes) = near_its_reserve(1, &tables).await?;
+    let told = || -> Vec<(String, String)> {
+        let bodies = hook.events().into_iter().filter_map(|event| match event {
+            Event::Hooked { body, .. } => serde_json::from_str::<Value>(&body).ok(),
+            Event::Paged(_) | Event::Chatted(_) => None,
+        });
+        let of_kind = bodies.filter(|it| it["kind"] == "writes_refused" && it.get("tenant").is_none());
+        let text = |it: &Value, key: &str| it[key].as_str().unwrap_or_default().to_owned();
+        of_kind.map(|it| (text(&it, "status"), text(&it, "severity"))).collect()
+    };
+    let firing = ("firing".to_owned(), "critical".to_owned());
+    let resolved = ("resolved".to_owned(), "critical".to_owned());
+
+    let ballast = Ballast::drop_into(cluster.folder(), ballast_bytes)?;
+    wait_refused(&cluster).await?;
+    wait::until("somebody is told", async || {
+        ensure!(told() == [firing.clone()], "{:?}", told());
+        Ok(())
+    })
+    .await?;
+    wait::until("it is saved that it was told", async || {
+        let log = cluster.control_plane.daemon().log();
+        ensure!(log.contains("notification.sent"), "{log}");
+        Ok(())
+    })
+    .await?;
+    cluster.control_plane.kill()?;
+    cluster.control_plane.resume().await?;
+    wait_refused(&cluster).await?;
+    drop(ballast);
+    wait_taken(&cluster).await?;
+    wait::until("they are told that it is over", async || {
+        ensure!(told() == [firing.clone(), resolved.clone()], "{:?}", told());
+        Ok(())
+    })
+    .await?;
     cluster.passed()
 }
 
@@ -136,7 +190,7 @@ async fn uploads_stop_while_everything_else_goes_on() -> Result<()> {
 /// The files of the authority come first and the journal after them, so that the one may be at the end and the other not.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_end_of_a_rotation_that_the_journal_could_not_take_is_taken_when_there_is_space() -> Result<()> {
-    let (cluster, ballast_bytes) = near_its_reserve(0).await?;
+    let (cluster, ballast_bytes) = near_its_reserve(0, "").await?;
     let authority = |step: &str| cluster.control_plane.tool(&["ca", "rotate", step]);
     authority("start")?;
     authority("switch")?;

@@ -20,6 +20,9 @@ pub struct Event {
     /// In which trace, 32 hex digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace_id: Option<String>,
+    /// What the request is called that caused it: its `x-correlation-id`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub correlation_id: Option<String>,
     /// What some of the ids in `data` stand for, as far as it is known: `release` (`application:version`), `environment`, `target`,
     /// `agent`, `step`, `deployment` (the id, if `data` has only that of a task).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]

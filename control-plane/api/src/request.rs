@@ -20,15 +20,13 @@ use stella_domain::state::State as DomainState;
 use stella_protocol::digest::Digest;
 use stella_protocol::id::{ApiTokenId, TenantId};
 use stella_protocol::time::Timestamp;
-use stella_protocol::trace::{TRACEPARENT, TraceContext, TraceParent, is_in_sample};
+use stella_protocol::trace::{Correlation, TRACEPARENT, TraceContext, TraceParent, is_in_sample};
 use tracing::{Instrument, Span, field};
 
 use crate::error::{ApiError, ErrorCode};
 use crate::{AnsweredRequest, App, OnAnswer};
 
 const CORRELATION: HeaderName = HeaderName::from_static("x-correlation-id");
-/// The longest correlation id that is taken over from a caller.
-const CORRELATION_BYTES_MAX: usize = 128;
 
 /// How much of what a caller calls itself is of interest.
 const USER_AGENT_CHARACTERS_MAX: usize = 256;
@@ -81,10 +79,12 @@ impl Caller {
 pub(crate) async fn layer(State(app): State<App>, mut request: Request, next: Next) -> Response<Body> {
     let started = Instant::now();
     let since = SystemTime::now();
+    let correlation = correlation_of(request.headers());
     let (trace, is_callers) = trace_of(request.headers(), app.sample_ratio);
+    let trace = TraceContext { correlation: correlation.clone(), ..trace };
+    let correlation = String::from(correlation);
     let user_agent = user_agent_of(request.headers());
     let mut seen_tenant = None;
-    let correlation = correlation_of(request.headers());
     let method = method_label(&request);
     let instance = request.uri().path().to_owned();
     let path = request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str).to_owned();
@@ -255,12 +255,11 @@ fn trace_of(headers: &HeaderMap, ratio: f64) -> (TraceContext, bool) {
     (TraceContext { trace_id, span_id, sampled: is_in_sample(trace_id, ratio), ..given }, false)
 }
 
-fn correlation_of(headers: &HeaderMap) -> String {
-    headers
-        .get(CORRELATION)
-        .and_then(|value| value.to_str().ok())
-        .filter(|text| !text.is_empty() && text.len() <= CORRELATION_BYTES_MAX)
-        .map_or_else(|| uuid::Uuid::new_v4().to_string(), str::to_owned)
+/// What the caller calls the request, if it may be kept; without what is a secret in it, because it goes into the journal.
+fn correlation_of(headers: &HeaderMap) -> Correlation {
+    let given = headers.get(CORRELATION).and_then(|value| value.to_str().ok());
+    let given = given.and_then(|text| Correlation::try_from(stella_telemetry::redact_text(text)).ok());
+    given.unwrap_or_else(|| uuid::Uuid::new_v4().to_string().try_into().unwrap_or_default())
 }
 
 /// The method as a label: callers must not be able to invent new ones.

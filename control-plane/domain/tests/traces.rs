@@ -10,12 +10,13 @@ use stella_domain::event::Event;
 use stella_domain::spans;
 use stella_protocol::id::Position;
 use stella_protocol::message::Finished;
-use stella_protocol::trace::{Baggage, TraceContext, TraceParent, TraceState};
+use stella_protocol::trace::{Baggage, Correlation, TraceContext, TraceParent, TraceState};
 
 fn trace() -> TraceContext {
     let state = TraceState::try_from("congo=t61rcWkgMzE".to_owned()).unwrap();
     let baggage = Baggage::try_from("order=1234".to_owned()).unwrap();
-    TraceContext { trace_id: 0xabc, span_id: 0xdef, sampled: true, state, baggage }
+    let correlation = Correlation::try_from("corr-7".to_owned()).unwrap();
+    TraceContext { trace_id: 0xabc, span_id: 0xdef, sampled: true, state, baggage, correlation }
 }
 
 fn in_trace(trace: TraceContext, n: u128, command: TenantCommand) -> Request {
@@ -51,8 +52,10 @@ fn what_was_asked_for_goes_on_in_the_trace_of_who_asked_and_only_its_beginning_k
     let task = world.task_on(1);
     assert_eq!(task.trace, trace().parent());
     let work = spans::of_work(started, task);
-    assert_eq!(work, trace().with_span(spans::execution(task.key())));
-    assert_eq!(spans::of_task(started, task), trace().without_baggage());
+    // What agents do is found by its deployment.
+    let of_work = TraceContext { correlation: Correlation::default(), ..trace() };
+    assert_eq!(work, of_work.with_span(spans::execution(task.key())));
+    assert_eq!(spans::of_task(started, task), of_work.without_baggage());
     assert_eq!(keepers(&world), ["promotion_requested"]);
     let within = world.events.iter().filter(|(_, event)| event.trace.trace_id == 0xabc);
     assert!(

@@ -237,7 +237,7 @@ fn send_dispatch(
     match sent {
         Ok(()) => {
             metrics::counter!("stella_fleet_dispatches_total").increment(1);
-            tracing::debug!(tenantId = %owned.id, agentId = %task.agent, taskId = %task.key().task, attempt = task.key().attempt.0, "task.dispatched");
+            tracing::debug!(tenantId = %owned.id, agentId = %task.agent, taskId = %task.key().task, attempt = task.key().attempt.0, event = "task.dispatched", "Task dispatched");
             Ok(())
         }
         Err(SendError::Frame(error)) => {

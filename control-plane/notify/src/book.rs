@@ -8,7 +8,7 @@ use stella_protocol::id::TenantId;
 use stella_protocol::time::Timestamp;
 use stella_readers::place::Places;
 
-use crate::incident::{Change, Incident, Kind, key, still_lasts};
+use crate::incident::{Change, Found, INSTALLATION, Incident, Kind, key, still_lasts};
 use crate::message::{Member as Told, Message};
 use crate::route::{Route, Routes};
 
@@ -89,6 +89,12 @@ pub enum Next {
     Nothing,
 }
 
+/// Under which key a receiver's incidents of one kind and place are.
+fn group_key(receiver: &str, tenant: TenantId, incident: &Incident) -> String {
+    let place = incident.environment.as_deref().unwrap_or_default();
+    format!("{receiver}/{tenant}/{}/{place}", incident.kind.name())
+}
+
 const fn nobody_knows() -> bool {
     true
 }
@@ -103,7 +109,7 @@ impl Book {
         now: Timestamp,
     ) -> bool {
         match change {
-            Change::Begins(incident) => self.begin(routes, tenant, &incident, now),
+            Change::Begins(incident) => self.begin(routes, (tenant.0, tenant.1.as_str()), &incident, now),
             Change::Ends(kind, subject) => {
                 let id = key(tenant.0, kind, &subject);
                 self.end(|group| group.open(&id).map(|_| id.clone()).into_iter().collect(), now)
@@ -123,18 +129,16 @@ impl Book {
     fn begin(
         &mut self,
         routes: &Routes,
-        (tenant, name): (TenantId, &Name),
+        (tenant, name): (TenantId, &str),
         incident: &Incident,
         now: Timestamp,
     ) -> bool {
-        let routes = routes.of(name.as_str(), incident.environment.as_deref(), incident.kind);
+        let routes = routes.of(name, incident.environment.as_deref(), incident.kind);
         for (receiver, route) in &routes {
-            let place = incident.environment.as_deref().unwrap_or_default();
-            let group_key = format!("{receiver}/{tenant}/{}/{place}", incident.kind.name());
-            let group = self.groups.entry(group_key).or_insert_with(|| Group {
+            let group = self.groups.entry(group_key(receiver, tenant, incident)).or_insert_with(|| Group {
                 receiver: (*receiver).to_owned(),
                 tenant,
-                tenant_name: name.to_string(),
+                tenant_name: name.to_owned(),
                 environment: incident.environment.clone(),
                 kind: incident.kind,
                 members: BTreeMap::new(),
@@ -151,6 +155,39 @@ impl Book {
             group.begin(route, key(tenant, incident.kind, &incident.subject), incident, now);
         }
         !routes.is_empty()
+    }
+
+    /// Takes how the control plane itself is doing now: what is new begins, what is not found any more ends. Whether anything changed.
+    pub fn stand(&mut self, routes: &Routes, found: &[Found], now: Timestamp) -> bool {
+        let mut changed = false;
+        for it in found.iter().filter(|it| it.kind.is_of_installation()) {
+            let incident = Incident {
+                kind: it.kind,
+                subject: it.subject.clone(),
+                environment: None,
+                summary: it.summary.clone(),
+                since: now,
+                scope: None,
+            };
+            let id = key(INSTALLATION, it.kind, &it.subject);
+            let is_known = |receiver: &str| {
+                let group = self.groups.get(&group_key(receiver, INSTALLATION, &incident));
+                group.is_some_and(|group| group.open(&id).is_some())
+            };
+            if routes.of("", None, it.kind).iter().any(|(receiver, _)| !is_known(receiver)) {
+                changed |= self.begin(routes, (INSTALLATION, ""), &incident, now);
+            }
+        }
+        let over = |group: &Group| {
+            if !group.kind.is_of_installation() {
+                return Vec::new();
+            }
+            let is_found = |member: &Member| {
+                found.iter().any(|it| it.kind == group.kind && it.subject == member.subject)
+            };
+            group.open_where(|member| !is_found(member))
+        };
+        self.end(over, now) || changed
     }
 
     /// Ends those of each group that `which` names. Whether there were any.

@@ -10,6 +10,7 @@ use stella_domain::tenant::TenantState;
 pub use stella_domain::workflow::NoticeSeverity as Severity;
 use stella_protocol::id::{AgentId, DeploymentId, PromotionId, TenantId};
 use stella_protocol::time::Timestamp;
+use uuid::Uuid;
 
 /// How much of somebody's reason is in a message, in characters.
 const REASON_CHARS_MAX: usize = 300;
@@ -26,7 +27,16 @@ pub enum Kind {
     Rollback,
     /// A promotion waits for somebody's approval.
     ApprovalWaiting,
+    /// The disk of the control plane is too full for its journal: nothing happens, and no event says what would have.
+    WritesRefused,
+    /// A part of the control plane has panicked, and the others go on without it.
+    PartFailed,
+    /// A certificate of the control plane ends soon and was not renewed.
+    CertificateExpiring,
 }
+
+/// Whose what is that belongs to no tenant.
+pub const INSTALLATION: TenantId = TenantId(Uuid::nil());
 
 impl Kind {
     /// Its name in the configuration and in messages.
@@ -37,6 +47,9 @@ impl Kind {
             Self::DeploymentFailed => "deployment_failed",
             Self::Rollback => "rollback",
             Self::ApprovalWaiting => "approval_waiting",
+            Self::WritesRefused => "writes_refused",
+            Self::PartFailed => "part_failed",
+            Self::CertificateExpiring => "certificate_expiring",
         }
     }
 
@@ -44,8 +57,10 @@ impl Kind {
     #[must_use]
     pub const fn severity(self) -> Severity {
         match self {
-            Self::AgentOffline | Self::DeploymentFailed => Severity::Critical,
-            Self::Rollback => Severity::Warning,
+            Self::AgentOffline | Self::DeploymentFailed | Self::WritesRefused | Self::PartFailed => {
+                Severity::Critical
+            }
+            Self::Rollback | Self::CertificateExpiring => Severity::Warning,
             Self::ApprovalWaiting => Severity::Info,
         }
     }
@@ -53,7 +68,13 @@ impl Kind {
     /// Whether it is only worth telling while it lasts. The others are told also if they are over by then.
     #[must_use]
     pub const fn is_state(self) -> bool {
-        matches!(self, Self::AgentOffline | Self::ApprovalWaiting)
+        matches!(self, Self::AgentOffline | Self::ApprovalWaiting) || self.is_of_installation()
+    }
+
+    /// Whether it is about the control plane itself: seen by looking, because no event may be there to say so.
+    #[must_use]
+    pub const fn is_of_installation(self) -> bool {
+        matches!(self, Self::WritesRefused | Self::PartFailed | Self::CertificateExpiring)
     }
 }
 
@@ -72,6 +93,17 @@ pub struct Incident {
     pub since: Timestamp,
     /// What else it ends with: a later success in the same place.
     pub scope: Option<String>,
+}
+
+/// Something that is wrong with the control plane itself, as whoever looked has seen it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// What: of the installation.
+    pub kind: Kind,
+    /// Which one of several.
+    pub subject: String,
+    /// A sentence for people.
+    pub summary: String,
 }
 
 /// What an event means.
@@ -147,6 +179,10 @@ pub fn lasting(tenant: &TenantState) -> Vec<Incident> {
 /// Whether what lasts still does, as far as the state tells.
 #[must_use]
 pub fn still_lasts(tenant: Option<&TenantState>, kind: Kind, subject: &str) -> bool {
+    if kind.is_of_installation() {
+        // Whoever looks next knows.
+        return true;
+    }
     let Some(tenant) = tenant else { return false };
     match kind {
         Kind::AgentOffline => {
@@ -155,7 +191,11 @@ pub fn still_lasts(tenant: Option<&TenantState>, kind: Kind, subject: &str) -> b
             })
         }
         Kind::ApprovalWaiting => subject.parse().is_ok_and(|id| waits(tenant, id)),
-        Kind::DeploymentFailed | Kind::Rollback => true,
+        Kind::DeploymentFailed
+        | Kind::Rollback
+        | Kind::WritesRefused
+        | Kind::PartFailed
+        | Kind::CertificateExpiring => true,
     }
 }
 

@@ -22,7 +22,7 @@ pub struct Message {
     pub kind: Kind,
     /// How bad it is.
     pub severity: Severity,
-    /// The tenant's name.
+    /// The tenant's name; empty if it is about the control plane itself.
     pub tenant: String,
     /// The environment's name, if it is in one.
     pub environment: Option<String>,
@@ -60,6 +60,7 @@ struct Body<'m> {
     status: &'static str,
     kind: &'static str,
     severity: &'static str,
+    #[serde(skip_serializing_if = "str::is_empty")]
     tenant: &'m str,
     #[serde(skip_serializing_if = "Option::is_none")]
     environment: Option<&'m str>,
@@ -127,6 +128,7 @@ impl Message {
             return "Test of Stella's notifications".to_owned();
         }
         let place = match &self.environment {
+            None if self.kind.is_of_installation() => "Stella".to_owned(),
             None => self.tenant.clone(),
             Some(environment) => format!("{}/{environment}", self.tenant),
         };
@@ -144,6 +146,9 @@ impl Message {
             Kind::DeploymentFailed => "deployments failed",
             Kind::Rollback => "rollbacks",
             Kind::ApprovalWaiting => "promotions wait for approval",
+            Kind::WritesRefused => "refusals of writes",
+            Kind::PartFailed => "parts of the control plane have failed",
+            Kind::CertificateExpiring => "certificates of the control plane end soon",
         }
     }
 

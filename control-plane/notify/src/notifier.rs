@@ -18,7 +18,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::book::{Book, Next};
-use crate::incident::{Change, changes, lasting};
+use crate::incident::{Change, Found, changes, lasting};
 use crate::message::Message;
 use crate::receiver::{DeliveryError, Receiver};
 use crate::route::Routes;
@@ -29,10 +29,22 @@ const PAGE_EVENTS: usize = 512;
 const SLEEP_MAX: Duration = Duration::from_secs(5);
 /// How often the place is saved when nothing changed but the place: after a crash, no more than what was read since is read again.
 const SAVE_INTERVAL: Duration = Duration::from_secs(10);
+/// How often the control plane itself is looked at.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// The first wait after the journal could not be read.
 const READ_RETRY_FIRST: Duration = Duration::from_millis(500);
 /// The longest.
 const READ_RETRY_MAX: Duration = Duration::from_secs(30);
+
+/// Looks at the control plane itself: what is wrong with it now. It is quick, and asks nobody who may be away.
+#[derive(Clone)]
+pub struct Look(pub Arc<dyn Fn() -> Vec<Found> + Send + Sync>);
+
+impl std::fmt::Debug for Look {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Look").finish_non_exhaustive()
+    }
+}
 
 /// What the tasks share.
 struct Shared {
@@ -51,6 +63,7 @@ pub struct Notifier {
     shared: Arc<Shared>,
     follower: Follower,
     receivers: Vec<Receiver>,
+    look: Look,
 }
 
 impl std::fmt::Debug for Notifier {
@@ -69,6 +82,7 @@ impl Notifier {
         file: StateFile,
         receivers: Vec<Receiver>,
         routes: Routes,
+        look: Look,
     ) -> Result<Self, ReadError> {
         describe();
         let loaded = file.load::<Book>().unwrap_or_else(|error| {
@@ -97,12 +111,12 @@ impl Notifier {
             saving: tokio::sync::Mutex::new(false),
         });
         shared.save().await;
-        Ok(Self { shared, follower, receivers })
+        Ok(Self { shared, follower, receivers, look })
     }
 
     /// Reads and tells until `until` is cancelled. What is not told then is told after the next start.
     pub async fn run(self, until: CancellationToken) {
-        let Self { shared, follower, receivers } = self;
+        let Self { shared, follower, receivers, look } = self;
         let mut tasks = JoinSet::new();
         for receiver in receivers {
             let (shared, until) = (Arc::clone(&shared), until.clone());
@@ -123,7 +137,7 @@ impl Notifier {
                 }
             }
         };
-        tokio::join!(read(&shared, follower, &until), told);
+        tokio::join!(read(&shared, follower, &until), watch(&shared, &look, &until), told);
         shared.save().await;
     }
 }
@@ -172,6 +186,21 @@ async fn read(shared: &Shared, mut follower: Follower, until: &CancellationToken
             shared.version.send_modify(|version| *version += 1);
         } else {
             unsaved_since.get_or_insert_with(Instant::now);
+        }
+    }
+}
+
+/// Looks at the control plane itself again and again.
+async fn watch(shared: &Shared, look: &Look, until: &CancellationToken) {
+    loop {
+        let (found, now) = ((look.0)(), shared.engine.now());
+        let is_news = shared.book.lock().stand(&shared.routes, &found, now);
+        if is_news {
+            shared.save().await;
+            shared.version.send_modify(|version| *version += 1);
+        }
+        if until.run_until_cancelled(tokio::time::sleep(LOOK_INTERVAL)).await.is_none() {
+            return;
         }
     }
 }
@@ -231,7 +260,8 @@ async fn settle(
                     status = message.status(),
                     kind = message.kind.name(),
                     title = message.title(),
-                    "notification.sent"
+                    event = "notification.sent",
+                    "Notification sent"
                 );
             }
             if std::mem::take(is_away) {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use stella_domain::name::Name;
 use stella_notify::book::{Book, Next};
-use stella_notify::incident::{Change, Incident, Kind, Severity};
+use stella_notify::incident::{Change, Found, Incident, Kind, Severity};
 use stella_notify::message::{Member, Message};
 use stella_notify::route::{Route, Routes};
 use stella_protocol::id::TenantId;
@@ -96,6 +96,36 @@ impl World {
         let saved = serde_json::to_vec(&self.book).unwrap();
         self.book = serde_json::from_slice(&saved).unwrap();
     }
+}
+
+#[test]
+fn what_is_wrong_with_the_control_plane_itself_is_told_while_it_lasts() {
+    let mut world = World::new(None);
+    let refused = Found {
+        kind: Kind::WritesRefused,
+        subject: "journal".to_owned(),
+        summary: "writes are refused".to_owned(),
+    };
+    let found = std::slice::from_ref(&refused);
+    assert!(world.book.stand(&world.routes, found, seconds(100)));
+    assert!(!world.book.stand(&world.routes, found, seconds(105)), "it is known");
+    let message = world.told(110).unwrap();
+    assert_eq!((message.kind, message.title().as_str()), (Kind::WritesRefused, "Stella: writes are refused"));
+    assert!(message.to_json().get("tenant").is_none(), "{}", message.to_json());
+    // After a restart nobody has looked yet.
+    let state = stella_domain::state::State::default();
+    world.book.reconcile(&["ops"].into(), &state, seconds(120));
+    assert!(!world.book.stand(&world.routes, found, seconds(121)));
+    assert!(world.told(130).is_none(), "nothing has changed");
+    assert!(world.book.stand(&world.routes, &[], seconds(140)));
+    let over = world.told(140).unwrap();
+    assert_eq!((over.status(), over.title().as_str()), ("resolved", "Stella: writes are refused (over)"));
+    // What was over before anybody was told is not told; nor is it to who only wants to hear of one tenant.
+    assert!(world.book.stand(&world.routes, found, seconds(200)));
+    assert!(world.book.stand(&world.routes, &[], seconds(205)));
+    assert!(world.told(220).is_none());
+    world.routes.0[0].tenants = vec!["acme".to_owned()];
+    assert!(!world.book.stand(&world.routes, found, seconds(300)));
 }
 
 #[test]

@@ -11,7 +11,7 @@ use stella_domain::event::StreamId;
 use stella_engine::{Config, Engine};
 use stella_journal::{JournalConfig, SledJournal};
 use stella_notify::book::Book;
-use stella_notify::notifier::Notifier;
+use stella_notify::notifier::{Look, Notifier};
 use stella_notify::route::Routes;
 use stella_protocol::id::{Position, TenantId};
 use stella_protocol::trace::TraceContext;
@@ -38,7 +38,10 @@ async fn the_place_is_saved_while_there_are_events_that_concern_nobody_all_the_t
     let engine = Engine::start(journal, Config::default()).unwrap();
     let file = folder.path().join("notifications.json");
     let (handle, state) = (engine.handle(), StateFile::new(file.clone()));
-    let notifier = Notifier::start(handle.clone(), state, Vec::new(), Routes(Vec::new())).await.unwrap();
+    let notifier =
+        Notifier::start(handle.clone(), state, Vec::new(), Routes(Vec::new()), Look(Arc::new(Vec::new)))
+            .await
+            .unwrap();
     let until = CancellationToken::new();
     let running = tokio::spawn(notifier.run(until.clone()));
 

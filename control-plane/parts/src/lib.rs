@@ -5,7 +5,8 @@
 //! them, and a process that ends for each of them again and again would be worse: they are told in the log and as
 //! `stella_parts_failed`, on which there is an alert.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -15,11 +16,13 @@ use tokio_util::sync::CancellationToken;
 pub struct Parts {
     /// The first essential one that is gone.
     gone: Arc<watch::Sender<Option<&'static str>>>,
+    /// Those that have panicked.
+    failed: Arc<Mutex<BTreeSet<&'static str>>>,
 }
 
 impl Default for Parts {
     fn default() -> Self {
-        Self { gone: Arc::new(watch::Sender::new(None)) }
+        Self { gone: Arc::new(watch::Sender::new(None)), failed: Arc::default() }
     }
 }
 
@@ -31,7 +34,8 @@ impl Parts {
         until: &CancellationToken,
         work: F,
     ) -> impl Future<Output = F::Output> + use<F> {
-        watched(Watch { name, until: until.clone(), gone: Some(Arc::clone(&self.gone)) }, work)
+        let (gone, failed) = (Some(Arc::clone(&self.gone)), Arc::clone(&self.failed));
+        watched(Watch { name, until: until.clone(), gone, failed }, work)
     }
 
     /// A part that the process goes on without. It may end at any time, but not by a panic.
@@ -41,7 +45,13 @@ impl Parts {
         until: &CancellationToken,
         work: F,
     ) -> impl Future<Output = F::Output> + use<F> {
-        watched(Watch { name, until: until.clone(), gone: None }, work)
+        watched(Watch { name, until: until.clone(), gone: None, failed: Arc::clone(&self.failed) }, work)
+    }
+
+    /// The parts that have panicked, by name. They do not come back.
+    #[must_use]
+    pub fn failed(&self) -> Vec<&'static str> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
     }
 
     /// Waits until an essential part is gone, and names it. Safe to drop and to call again.
@@ -69,6 +79,7 @@ struct Watch {
     name: &'static str,
     until: CancellationToken,
     gone: Option<Arc<watch::Sender<Option<&'static str>>>>,
+    failed: Arc<Mutex<BTreeSet<&'static str>>>,
 }
 
 impl Drop for Watch {
@@ -80,6 +91,7 @@ impl Drop for Watch {
                 "a part of the control plane has panicked; this is a defect, please report it"
             );
             metrics::gauge!("stella_parts_failed", "part" => part).set(1.0);
+            self.failed.lock().unwrap_or_else(PoisonError::into_inner).insert(part);
         }
         let Some(gone) = &self.gone else { return };
         if has_panicked || !self.until.is_cancelled() {
@@ -109,6 +121,7 @@ mod tests {
         tokio::spawn(parts.other("log", &until, async {})).await.unwrap();
         let panicked = tokio::spawn(parts.other("log", &until, async { panic!("a defect") })).await;
         assert!(panicked.is_err());
+        assert_eq!(parts.failed(), ["log"]);
         until.cancel();
         tokio::spawn(parts.essential("courier", &until, async {})).await.unwrap();
         assert_eq!(*parts.gone.borrow(), None);

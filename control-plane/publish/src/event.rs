@@ -56,6 +56,9 @@ pub struct CloudEvent {
     /// What tracing systems say about the trace.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tracestate: Option<String>,
+    /// What the request is called that caused it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub correlationid: Option<String>,
     /// Where the API has it, if it is too large for the bus.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dataref: Option<String>,
@@ -89,6 +92,7 @@ impl CloudEvent {
             account: account.map(|account| account.name.to_string()),
             traceparent: event.trace.is_valid().then(|| event.trace.parent().to_string()),
             tracestate: event.trace.is_valid().then(|| event.trace.state.with_own(event.trace.span_id)),
+            correlationid: event.trace.correlation.as_str().map(str::to_owned),
             dataref: None,
             data: Some(committed.public_fields()),
         }
@@ -159,7 +163,14 @@ mod tests {
     fn committed(stream: StreamId, position: u64, at: u64, fact: Fact) -> CommittedEvent {
         let state = TraceState::try_from("congo=t61rcWkgMzE".to_owned()).unwrap();
         let baggage = Baggage::try_from("order=1234".to_owned()).unwrap();
-        let trace = TraceContext { trace_id: 0x2a, span_id: 1, sampled: true, state, baggage };
+        let trace = TraceContext {
+            trace_id: 0x2a,
+            span_id: 1,
+            sampled: true,
+            state,
+            baggage,
+            ..TraceContext::default()
+        };
         let actor = Actor::ApiToken { id: ApiTokenId(Uuid::nil()), account: None };
         let event = Arc::new(Event { at: Timestamp(at), actor, trace, fact });
         CommittedEvent { stream, position: Position(position), event }

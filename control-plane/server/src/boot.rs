@@ -39,7 +39,8 @@ use crate::pki::{self, Pki};
 use crate::reload::Reloader;
 use crate::traces::Traces;
 use crate::{
-    backup, current, first_start, followed, local, logs, metrics, reload, spans, stores, systemd, written_by,
+    backup, current, first_start, followed, itself, local, logs, metrics, reload, spans, stores, systemd,
+    written_by,
 };
 
 /// How long the listeners may take to end what is going on.
@@ -125,7 +126,7 @@ async fn serve(
     authority::resume(&engine.handle(), &pki).await?;
     let logging = CancellationToken::new();
     let followed = Followed::new(config)?;
-    let measurements = follow_journal((config, &followed), engine, traces, &running, &logging).await?;
+    let measurements = follow_journal((config, &followed, &pki), engine, traces, &running, &logging).await?;
     let tuning = Tuning::new(&api_config(config)?);
     let scraping = MetricsTls::new(pki.metrics_server(config)?);
     let taken_over = (scraping.clone(), followed);
@@ -190,7 +191,7 @@ async fn serve(
 
 /// Starts whoever reads what is committed: the log, traces, the event bus, notifications. Answers with what measures on the way.
 async fn follow_journal(
-    (config, followed): (&Config, &Followed),
+    (config, followed, pki): (&Config, &Followed, &Pki),
     engine: &Engine,
     traces: Option<&Arc<Traces>>,
     running: &Running,
@@ -206,7 +207,8 @@ async fn follow_journal(
     if let Some(publisher) = publisher(config, engine).await? {
         running.other("event bus", until, publisher.run(until.clone()));
     }
-    let work = followed::notify(engine.handle(), followed.follow(), until.clone());
+    let look = itself::look(engine.handle(), config, running.parts.clone(), pki.clone());
+    let work = followed::notify(engine.handle(), look, followed.follow(), until.clone());
     running.other("notifications", until, work);
     Ok(measurements)
 }

@@ -23,6 +23,7 @@ use stella_protocol::time::Timestamp;
 
 use crate::authority::count_behind;
 use crate::backup;
+use crate::pki::Ends;
 
 /// How many deployments of a tenant are listed: a screen. Each is a series of its own, so there is an end to it.
 const RECENT_DEPLOYMENTS_MAX: usize = 20;
@@ -132,7 +133,8 @@ fn describe_agents() {
 }
 
 /// The control plane's certificates, and the one that its API shows. They are recorded when they are made, and stay until they are replaced.
-pub(crate) fn certificates(own: &ServerCertificate, api_ends: SystemTime, authority: &Status) {
+/// Answers with their ends.
+pub(crate) fn certificates(own: &ServerCertificate, api_ends: SystemTime, authority: &Status) -> Ends {
     describe_gauge!(
         "stella_certificate_expiry_timestamp_seconds",
         Unit::Seconds,
@@ -149,6 +151,7 @@ pub(crate) fn certificates(own: &ServerCertificate, api_ends: SystemTime, author
         let ends = ends.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         gauge!("stella_certificate_expiry_timestamp_seconds", "certificate" => name).set(ends);
     }
+    chain
 }
 
 /// Who is behind in a rotation of the authority's root.

@@ -14,7 +14,7 @@ use anyhow::Context as _;
 use serde::Serialize;
 use stella_api::{Outside, Reach};
 use stella_engine::Handle;
-use stella_notify::notifier::Notifier;
+use stella_notify::notifier::{Look, Notifier};
 use stella_readers::place::StateFile;
 use stella_store::{ArtifactStore, OutputStore};
 use tokio::sync::watch;
@@ -86,17 +86,22 @@ impl Followed {
 }
 
 /// Tells people, if there is anybody to be told.
-pub(crate) async fn notify(engine: Handle, config: watch::Receiver<Arc<Config>>, until: CancellationToken) {
+pub(crate) async fn notify(
+    engine: Handle,
+    look: Look,
+    config: watch::Receiver<Arc<Config>>,
+    until: CancellationToken,
+) {
     let of = |config: &Config| {
         let told = &config.notifications;
         said(told, told.secret_files().chain(told.ca_files()))
     };
-    anew(config, &until, of, |config, until| notify_as(engine.clone(), config, until)).await;
+    anew(config, &until, of, |config, until| notify_as((engine.clone(), look.clone()), config, until)).await;
 }
 
-async fn notify_as(engine: Handle, config: Arc<Config>, until: CancellationToken) {
+async fn notify_as((engine, look): (Handle, Look), config: Arc<Config>, until: CancellationToken) {
     loop {
-        match notifier(&engine, &config).await {
+        match notifier(&engine, &look, &config).await {
             Ok(None) => return,
             Ok(Some(notifier)) => return notifier.run(until).await,
             Err(error) => {
@@ -112,13 +117,14 @@ async fn notify_as(engine: Handle, config: Arc<Config>, until: CancellationToken
     }
 }
 
-async fn notifier(engine: &Handle, config: &Config) -> anyhow::Result<Option<Notifier>> {
+async fn notifier(engine: &Handle, look: &Look, config: &Config) -> anyhow::Result<Option<Notifier>> {
     let receivers = config.notifications.receivers()?;
     if receivers.is_empty() {
         return Ok(None);
     }
     let file = StateFile::new(config.state_dir.join("notifications.json"));
-    let notifier = Notifier::start(engine.clone(), file, receivers, config.notifications.routes()).await;
+    let routes = config.notifications.routes();
+    let notifier = Notifier::start(engine.clone(), file, receivers, routes, look.clone()).await;
     notifier.map(Some).context("the journal")
 }
 

@@ -10,6 +10,7 @@ use stella_domain::tenant::TenantState;
 use stella_engine::Committed;
 use stella_protocol::digest::Digest;
 use stella_protocol::id::{DeploymentId, PromotionId};
+use stella_protocol::trace::TraceContext;
 use stella_readers::live::Live;
 use tokio_util::sync::CancellationToken;
 
@@ -37,40 +38,37 @@ fn write(commit: &Committed, measurements: &Measurements) {
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "only what an operator looks for is logged")]
 fn write_event(tenant: &TenantState, event: &Event) {
-    let trace = event.trace.is_valid().then(|| format!("{:032x}", event.trace.trace_id));
-    let cause = event.trace.is_valid().then(|| format!("{:016x}", event.trace.span_id));
-    // It is there at every level that the log may have.
-    let span = tracing::error_span!("event", tenantId = %tenant.id, traceId = trace, spanId = cause);
+    let span = span_of(tenant, event);
     let _entered = span.enter();
     match &event.fact {
         Fact::DeploymentCreated { id, environment, release, cause, .. } => {
             if let Cause::Rollback { of, reason } = cause {
-                tracing::warn!(deploymentJobId = %id, rollbackOf = %of, reason = reason.name(), "rollback.initiated");
+                tracing::warn!(deploymentJobId = %id, rollbackOf = %of, reason = reason.name(), event = "rollback.initiated", "Rollback initiated");
             }
-            tracing::info!(deploymentJobId = %id, releaseId = %release, environmentId = %environment, "deployment.started");
+            tracing::info!(deploymentJobId = %id, releaseId = %release, environmentId = %environment, event = "deployment.started", "Deployment started");
         }
         Fact::DeploymentSucceeded { id } => ended(tenant, *id, None),
         Fact::DeploymentFailed { id, reason } => ended(tenant, *id, Some(reason)),
         Fact::DeploymentCancelled { id, reason } => {
-            tracing::warn!(deploymentJobId = %id, reason, "deployment.cancelled");
+            tracing::warn!(deploymentJobId = %id, reason, event = "deployment.cancelled", "Deployment cancelled");
         }
         Fact::PromotionRequested { id, rule: Some(rule), .. } => {
             let (environment, release) = of_promotion(tenant, *id);
-            tracing::info!(promotionId = %id, releaseId = release, environmentId = environment, needed = rule.needed, "promotion.requested");
+            tracing::info!(promotionId = %id, releaseId = release, environmentId = environment, needed = rule.needed, event = "promotion.requested", "Promotion requested");
         }
         Fact::ApprovalGranted { id, plan, reason } => approved(tenant, event, *id, (plan, reason)),
         Fact::PromotionRejected { id, objection, reason } => {
             let (environment, release) = of_promotion(tenant, *id);
             let (by, objection) = (account(&event.actor), objection.name());
-            tracing::info!(promotionId = %id, releaseId = release, environmentId = environment, by, objection, reason, "approval.denied");
+            tracing::info!(promotionId = %id, releaseId = release, environmentId = environment, by, objection, reason, event = "approval.denied", "Approval denied");
         }
         Fact::PromotionExpired { id } => {
             let (environment, release) = of_promotion(tenant, *id);
-            tracing::warn!(promotionId = %id, releaseId = release, environmentId = environment, "promotion.expired");
+            tracing::warn!(promotionId = %id, releaseId = release, environmentId = environment, event = "promotion.expired", "Promotion expired");
         }
         Fact::PromotionInvalidated { id, reason } => {
             let (environment, release) = of_promotion(tenant, *id);
-            tracing::warn!(promotionId = %id, releaseId = release, environmentId = environment, reason, "promotion.invalidated");
+            tracing::warn!(promotionId = %id, releaseId = release, environmentId = environment, reason, event = "promotion.invalidated", "Promotion invalidated");
         }
         Fact::GateEvaluated { .. } | Fact::StepGateEvaluated { .. } | Fact::GateOverridden { .. } => {
             write_gate(tenant, event);
@@ -80,20 +78,72 @@ fn write_event(tenant: &TenantState, event: &Event) {
         | Fact::WayBackWaived { .. }
         | Fact::DeploymentPaused { .. } => write_way_back(event),
         Fact::AgentConnected { agent, session, .. } => {
-            tracing::info!(agentId = %agent, session = session.0, "agent.connected");
+            tracing::info!(agentId = %agent, session = session.0, event = "agent.connected", "Agent connected");
         }
         Fact::AgentDisconnected { agent, session, reason } => {
-            tracing::warn!(agentId = %agent, session = session.0, reason, "agent.disconnected");
+            tracing::warn!(agentId = %agent, session = session.0, reason, event = "agent.disconnected", "Agent disconnected");
         }
-        Fact::AgentOffline { agent } => tracing::warn!(agentId = %agent, "agent.offline"),
-        Fact::AgentRevoked { agent, reason } => tracing::warn!(agentId = %agent, reason, "agent.revoked"),
-        Fact::AgentEnrolled { agent, name, .. } => tracing::info!(agentId = %agent, %name, "agent.enrolled"),
+        Fact::AgentOffline { agent } => {
+            tracing::warn!(agentId = %agent, event = "agent.offline", "Agent offline")
+        }
+        Fact::AgentRevoked { agent, reason } => {
+            tracing::warn!(agentId = %agent, reason, event = "agent.revoked", "Agent revoked")
+        }
+        Fact::AgentEnrolled { agent, name, .. } => {
+            tracing::info!(agentId = %agent, %name, event = "agent.enrolled", "Agent enrolled")
+        }
         Fact::EnvironmentWentSilent { id, silent, agents } => {
-            tracing::warn!(environmentId = %id, silent, agents, "environment.silent");
+            tracing::warn!(environmentId = %id, silent, agents, event = "environment.silent", "Environment silent");
         }
-        Fact::EnvironmentHeardAgain { id } => tracing::info!(environmentId = %id, "environment.heard"),
-        Fact::TaskBecameUnknown { key, reason } => tracing::warn!(taskId = %key.task, reason, "task.unknown"),
+        Fact::EnvironmentHeardAgain { id } => {
+            tracing::info!(environmentId = %id, event = "environment.heard", "Environment heard")
+        }
+        Fact::TaskBecameUnknown { key, reason } => {
+            tracing::warn!(taskId = %key.task, reason, event = "task.unknown", "Task unknown")
+        }
         _ => {}
+    }
+}
+
+/// What a line about an event has beside what it tells: whose it is, and what it belongs to.
+fn span_of(tenant: &TenantState, event: &Event) -> tracing::Span {
+    // What time or an agent has brought about belongs to whoever asked for it.
+    let began = began_with(tenant, &event.fact);
+    let trace = Some(&event.trace).filter(|it| it.is_valid()).or(began);
+    let trace = trace.map(TraceContext::parent).filter(|it| it.is_valid());
+    let correlation = event.trace.correlation.as_str().or(began.and_then(|it| it.correlation.as_str()));
+    // It is there at every level that the log may have.
+    tracing::error_span!(
+        "event",
+        tenantId = %tenant.id,
+        traceId = trace.map(|it| format!("{:032x}", it.trace_id)),
+        spanId = trace.map(|it| format!("{:016x}", it.span_id)),
+        correlationId = correlation,
+    )
+}
+
+/// In which trace it was asked for what an event is about.
+#[expect(clippy::wildcard_enum_match_arm, reason = "nobody asks for what happens to agents and environments")]
+fn began_with<'t>(tenant: &'t TenantState, fact: &Fact) -> Option<&'t TraceContext> {
+    let of_deployment = |id: &DeploymentId| tenant.deployments.get(id).map(|it| &it.trace);
+    let of_promotion = |id: &PromotionId| tenant.promotions.get(id).map(|it| &it.trace);
+    match fact {
+        Fact::DeploymentCreated { id, .. }
+        | Fact::DeploymentSucceeded { id }
+        | Fact::DeploymentFailed { id, .. }
+        | Fact::DeploymentCancelled { id, .. }
+        | Fact::DeploymentPaused { id, .. }
+        | Fact::WayBackAnswered { deployment: id, .. }
+        | Fact::WayBackUnanswered { deployment: id }
+        | Fact::WayBackWaived { deployment: id, .. } => of_deployment(id),
+        Fact::PromotionExpired { id }
+        | Fact::PromotionInvalidated { id, .. }
+        | Fact::GateEvaluated { promotion: id, .. } => of_promotion(id),
+        Fact::StepGateEvaluated { run, .. } => tenant.runs.get(run).map(|it| &it.trace),
+        Fact::TaskBecameUnknown { key, .. } => {
+            tenant.tasks.get(&key.task).and_then(|it| of_deployment(&it.deployment))
+        }
+        _ => None,
     }
 }
 
@@ -103,21 +153,30 @@ fn write_gate(tenant: &TenantState, event: &Event) {
     match &event.fact {
         Fact::GateEvaluated { promotion, gate, kind, outcome, reason, .. } if *outcome != Outcome::Passed => {
             let (environment, release) = of_promotion(tenant, *promotion);
-            let name = if kind == "security" { "security.gate.failed" } else { "gate.failed" };
+            let (name, words) = failed_gate(kind);
             let outcome = outcome.name();
-            tracing::warn!(promotionId = %promotion, releaseId = release, environmentId = environment, %gate, gateType = kind, outcome, reason, "{name}");
+            tracing::warn!(promotionId = %promotion, releaseId = release, environmentId = environment, %gate, gateType = kind, outcome, reason, event = name, "{words}");
         }
         Fact::StepGateEvaluated { run, step, kind, outcome, reason, .. } if *outcome != Outcome::Passed => {
-            let name = if kind == "security" { "security.gate.failed" } else { "gate.failed" };
+            let (name, words) = failed_gate(kind);
             let outcome = outcome.name();
-            tracing::warn!(runId = %run, %step, gateType = kind, outcome, reason, "{name}");
+            tracing::warn!(runId = %run, %step, gateType = kind, outcome, reason, event = name, "{words}");
         }
         Fact::GateOverridden { promotion, gate, reason, .. } => {
             let (environment, release) = of_promotion(tenant, *promotion);
             let by = account(&event.actor);
-            tracing::warn!(promotionId = %promotion, releaseId = release, environmentId = environment, %gate, by, reason, "gate.overridden");
+            tracing::warn!(promotionId = %promotion, releaseId = release, environmentId = environment, %gate, by, reason, event = "gate.overridden", "Gate overridden");
         }
         _ => {}
+    }
+}
+
+/// What a gate that does not let through is called, and in words.
+fn failed_gate(kind: &str) -> (&'static str, &'static str) {
+    if kind == "security" {
+        ("security.gate.failed", "Security gate failed")
+    } else {
+        ("gate.failed", "Gate failed")
     }
 }
 
@@ -128,18 +187,18 @@ fn write_way_back(event: &Event) {
         Fact::WayBackAnswered { deployment, target, answer } => {
             if let Some(reason) = answer.reason() {
                 let verdict = answer.name();
-                tracing::warn!(deploymentJobId = %deployment, targetId = %target, verdict, reason, "way_back.doubted");
+                tracing::warn!(deploymentJobId = %deployment, targetId = %target, verdict, reason, event = "way_back.doubted", "Way back doubted");
             }
         }
         Fact::WayBackUnanswered { deployment } => {
-            tracing::warn!(deploymentJobId = %deployment, "way_back.unanswered");
+            tracing::warn!(deploymentJobId = %deployment, event = "way_back.unanswered", "Way back unanswered");
         }
         Fact::WayBackWaived { deployment, reason } => {
             let by = account(&event.actor);
-            tracing::warn!(deploymentJobId = %deployment, by, reason, "way_back.waived");
+            tracing::warn!(deploymentJobId = %deployment, by, reason, event = "way_back.waived", "Way back waived");
         }
         Fact::DeploymentPaused { id, reason, cause: PauseCause::WayBack, .. } => {
-            tracing::warn!(deploymentJobId = %id, reason, "way_back.held");
+            tracing::warn!(deploymentJobId = %id, reason, event = "way_back.held", "Way back held");
         }
         _ => {}
     }
@@ -150,8 +209,9 @@ fn approved(tenant: &TenantState, event: &Event, id: PromotionId, (plan, reason)
     let (environment, release) = of_promotion(tenant, id);
     let by = account(&event.actor);
     let is_last = tenant.promotions.get(&id).is_some_and(|it| it.is_let_through_by(event));
-    let name = if is_last { "approval.granted" } else { "approval.voted" };
-    tracing::info!(promotionId = %id, releaseId = release, environmentId = environment, by, %plan, reason, "{name}");
+    let (name, words) =
+        if is_last { ("approval.granted", "Approval granted") } else { ("approval.voted", "Approval voted") };
+    tracing::info!(promotionId = %id, releaseId = release, environmentId = environment, by, %plan, reason, event = name, "{words}");
 }
 
 /// Where a promotion leads, and what it brings there.
@@ -174,10 +234,10 @@ fn ended(tenant: &TenantState, id: DeploymentId, failure: Option<&str>) {
     let release = deployment.map(|it| it.release.to_string());
     match failure {
         None => {
-            tracing::info!(deploymentJobId = %id, releaseId = release, environmentId = environment, "deployment.completed")
+            tracing::info!(deploymentJobId = %id, releaseId = release, environmentId = environment, event = "deployment.completed", "Deployment completed")
         }
         Some(reason) => {
-            tracing::error!(deploymentJobId = %id, releaseId = release, environmentId = environment, reason, "deployment.failed");
+            tracing::error!(deploymentJobId = %id, releaseId = release, environmentId = environment, reason, event = "deployment.failed", "Deployment failed");
         }
     }
 }

@@ -13,6 +13,7 @@ mod durations;
 mod first_start;
 mod followed;
 mod gates;
+mod itself;
 mod journal_tool;
 mod local;
 mod logs;

@@ -28,7 +28,12 @@ pub(crate) struct Pki {
     /// What the API shows: the same, or what was given for it.
     pub(crate) api: Arc<ServerIdentity>,
     chosen: Arc<Mutex<Chosen>>,
+    /// When what is shown, and what it is issued under, ends.
+    ends: Arc<Mutex<Ends>>,
 }
+
+/// Certificates by name, each with its end.
+pub(crate) type Ends = [(&'static str, SystemTime); 4];
 
 /// What a configuration says of certificates.
 #[derive(Debug)]
@@ -69,9 +74,9 @@ impl Pki {
         }
         let (identity, api) = (ServerIdentity::new(&own)?, ServerIdentity::new(&own)?);
         chosen.show(&own, &api)?;
-        current::certificates(&own, chosen.api_ends(&own), &authority.status());
+        let ends = current::certificates(&own, chosen.api_ends(&own), &authority.status());
         let (authority, chosen) = (Arc::new(authority), Arc::new(Mutex::new(chosen)));
-        Ok(Self { authority, identity, api, chosen })
+        Ok(Self { authority, identity, api, chosen, ends: Arc::new(Mutex::new(ends)) })
     }
 
     /// How the metrics' listener speaks TLS.
@@ -98,7 +103,7 @@ impl Pki {
         let new = Chosen { names: names.to_vec(), given };
         self.identity.replace(&own)?;
         new.show(&own, &self.api)?;
-        current::certificates(&own, new.api_ends(&own), &self.status());
+        *self.ends.lock() = current::certificates(&own, new.api_ends(&own), &self.status());
         *chosen = new;
         Ok(is_another)
     }
@@ -113,12 +118,17 @@ impl Pki {
             self.authority.issue_server(&chosen.names, SystemTime::now(), SERVER_CERTIFICATE_LIFETIME)?;
         self.identity.replace(&own)?;
         chosen.show(&own, &self.api)?;
-        current::certificates(&own, chosen.api_ends(&own), &self.status());
+        *self.ends.lock() = current::certificates(&own, chosen.api_ends(&own), &self.status());
         Ok(())
     }
 
     pub(crate) fn status(&self) -> Status {
         self.authority.status()
+    }
+
+    /// When each certificate ends.
+    pub(crate) fn ends(&self) -> Ends {
+        *self.ends.lock()
     }
 
     /// Does a step of the authority, and makes the control plane's certificate anew under what issues then.

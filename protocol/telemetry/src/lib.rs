@@ -27,12 +27,12 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt, reload};
 
 pub use level::LogLevel;
-pub use redact::{TooManySecrets, hide, redact_text, redact_values};
+pub use redact::{SECRET_KEYS, TooManySecrets, hide, redact_text, redact_values};
 
 /// A log file is rotated when it reaches this size, in megabytes.
-const FILE_SIZE_MAX_MB: u64 = 100;
-/// How many full files are kept beside the one that is written: ten files in all.
-const ROTATED_FILES_MAX: u64 = 9;
+pub const FILE_SIZE_MAX_MB: u64 = 100;
+/// How many files a log is at most, with the one that is written.
+pub const FILES_MAX: u64 = 10;
 /// How many lines may wait for a slow disk or terminal. Beyond it lines are dropped and counted ([`dropped_lines`]), work is not delayed.
 const WAITING_LINES_MAX: usize = 16_384;
 
@@ -220,7 +220,7 @@ fn rolling_file(path: &Path, size: RotationSize) -> Result<impl std::io::Write +
     let name = path.file_name().ok_or_else(|| failed("it names no file".into()))?;
     LogRollerBuilder::new(directory, Path::new(name))
         .rotation(Rotation::SizeBased(size))
-        .max_keep_files(ROTATED_FILES_MAX)
+        .max_keep_files(FILES_MAX - 1)
         .file_mode(0o640)
         .build()
         .map_err(|error| failed(error.to_string()))

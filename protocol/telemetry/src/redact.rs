@@ -12,8 +12,8 @@ use serde_json::{Map, Value};
 /// What stands in a secret's place.
 pub(crate) const MASK: &str = "[REDACTED]";
 
-/// A key that contains one of these holds a secret.
-const SECRET_KEYS: [&str; 5] = ["password", "token", "secret", "credentials", "authorization"];
+/// A key that contains one of these holds a secret, in any case.
+pub const SECRET_KEYS: [&str; 5] = ["password", "token", "secret", "credentials", "authorization"];
 
 /// Keys that contain one of the words and name a secret without being one.
 const HARMLESS_KEYS: [&str; 4] = ["tokenid", "token_id", "secretname", "secret_name"];

@@ -112,6 +112,36 @@ fn alertmanager_routes_as_the_overview_does() -> Result<()> {
     Ok(())
 }
 
+/// `rotation`, `redact`, and the path, which is that of the packages' example.
+#[test]
+fn logs_are_rotated_and_redacted_as_the_overview_says() -> Result<()> {
+    assert_eq!((stella_telemetry::FILE_SIZE_MAX_MB, stella_telemetry::FILES_MAX), (100, 10));
+    assert_eq!(
+        stella_telemetry::SECRET_KEYS,
+        ["password", "token", "secret", "credentials", "authorization"]
+    );
+    let page = fs::read_to_string(repository().join("docs/observability.md"))?;
+    ensure!(page.contains("`/var/log/stella/orchestrator.log`"), "the path is not on the page");
+    Ok(())
+}
+
+/// `rateLimitConfig`, as the control plane has it when nobody says anything. Its caches are tested where they are made.
+#[test]
+fn rate_limits_are_the_overviews() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let config = folder.path().join("orchestrator.toml");
+    fs::write(&config, format!("state_dir = {:?}\n", folder.path().join("state")))?;
+    let mut tool = Command::new(binaries::path("stella-orchestrator")?);
+    let shown = tool.args(["config", "show", "--effective", "--config"]).arg(&config).output()?;
+    let text = String::from_utf8(shown.stdout)?;
+    for line in
+        ["api.requests_per_minute = 1000 ", "api.burst = 100 ", "api.tenant_requests_per_minute = 500 "]
+    {
+        ensure!(text.lines().any(|it| it.starts_with(line)), "no {line}: {text}");
+    }
+    Ok(())
+}
+
 /// `LOG_LEVEL || 'info'`.
 #[test]
 fn the_level_of_the_log_is_taken_from_the_environment() -> Result<()> {

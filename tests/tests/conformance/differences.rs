@@ -4,17 +4,12 @@
 const UNIQUE_IN_TENANT: &str = "names of agents are unique within a tenant only";
 const ONLY_PROBED: &str = "neither can be configured: a check that was not made is not called healthy";
 
-pub(crate) const ON_PURPOSE: [(&str, &str); 19] = [
+pub(crate) const ON_PURPOSE: [(&str, &str); 17] = [
     ("more labels of stella_deployments_total: status", "the alert on failures selects by it"),
     ("more labels of stella_agent_tasks_total: tenant", UNIQUE_IN_TENANT),
     ("more labels of stella_agent_task_duration_seconds: tenant", UNIQUE_IN_TENANT),
     ("more labels of stella_agent_heartbeat_age_seconds: tenant", UNIQUE_IN_TENANT),
-    ("log message", "the name of the event, as in the overview's own table: it is what people search for"),
     ("log service", "the program's name"),
-    (
-        "log correlationId",
-        "the journal keeps the trace of what caused an event, and the request's line has the same trace and span",
-    ),
     (
         "alert DeploymentFailureRateHigh: query",
         "a deployment is counted at its end: 5 minutes mostly hold none",

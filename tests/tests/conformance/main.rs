@@ -230,7 +230,7 @@ fn in_log(log: &str, found: &mut Differences) -> Result<()> {
         let other = line.keys().find(|field| !sample.contains_key(*field));
         ensure!(other.is_none(), "{other:?} at the top of {line:?}");
     }
-    let of = |event: &str| lines.iter().find(|line| line["message"] == event);
+    let of = |event: &str| lines.iter().find(|line| is_event(line, event));
     for (event, level) in overview::LOG_EVENTS {
         match of(event) {
             None => drop(found.insert(format!("log event {event}"))),
@@ -256,10 +256,18 @@ fn in_log(log: &str, found: &mut Differences) -> Result<()> {
         it["message"] == "request answered" && it.get("traceId") == line.get("traceId")
     };
     let request = lines.iter().find(is_cause).with_context(|| format!("no request of {line:?}"))?;
-    for field in ["spanId", "tenantId"] {
+    for field in ["spanId", "tenantId", "correlationId"] {
         ensure!(request.get(field) == line.get(field), "{field}: {request:?} and {line:?}");
     }
-    ensure!(request.get("correlationId").is_some_and(Value::is_string), "{request:?}");
+    // So does what followed from it much later.
+    let ended = lines.iter().find(|it| {
+        is_event(it, "deployment.completed")
+            && it["context"]["deploymentJobId"] == line["context"]["deploymentJobId"]
+    });
+    let ended = ended.with_context(|| format!("no end of {line:?}"))?;
+    for field in ["traceId", "tenantId", "correlationId"] {
+        ensure!(ended.get(field) == line.get(field), "{field}: {ended:?} and {line:?}");
+    }
     for (field, value) in [("service", "deploy-orchestrator"), ("message", "Deployment started")] {
         if line[field] != value {
             found.insert(format!("log {field}"));
@@ -268,13 +276,18 @@ fn in_log(log: &str, found: &mut Differences) -> Result<()> {
     Ok(())
 }
 
+/// Whether a line tells of this event: its message is the same in words.
+fn is_event(line: &Map<String, Value>, event: &str) -> bool {
+    line.get("context").is_some_and(|context| context["event"] == event)
+}
+
 /// Lines of an agent have the same fields, and those about a task the trace of its deployment.
 fn in_log_of_agent(log: &str, of_control_plane: &str) -> Result<()> {
     let parse =
         |line: &str| serde_json::from_str::<Map<String, Value>>(line).with_context(|| line.to_owned());
     let lines = log.lines().map(parse).collect::<Result<Vec<_>>>()?;
     let events = of_control_plane.lines().map(parse).collect::<Result<Vec<_>>>()?;
-    let started = events.iter().find(|line| line["message"] == overview::LOG_LINE_EVENT);
+    let started = events.iter().find(|line| is_event(line, overview::LOG_LINE_EVENT));
     let started = started.context("the event of the sample")?;
     for message in ["accepted", "what the command used", "ended"] {
         let is_it = |line: &&Map<String, Value>| line["message"] == message;

@@ -29,6 +29,7 @@ pub(crate) fn event(state: &State, committed: &CommittedEvent) -> dto::Event {
         at: time(event.at),
         actor: actor(&event.actor),
         trace_id: (trace_id != 0).then(|| format!("{trace_id:032x}")),
+        correlation_id: event.trace.correlation.as_str().map(str::to_owned),
         about: tenant.map(|tenant| About::of(tenant, kind, &data)).unwrap_or_default(),
         data,
     }

@@ -194,7 +194,14 @@ impl TenantState {
         let (Cause::Rollback { of, .. } | Cause::Retirement { of }) = cause else { return trace.clone() };
         let first = self.deployments.get(of).filter(|it| it.trace.trace_id == trace.trace_id);
         let baggage = first.filter(|_| trace.baggage.is_empty()).map(|it| it.trace.baggage.clone());
-        TraceContext { baggage: baggage.unwrap_or_else(|| trace.baggage.clone()), ..trace.clone() }
+        let correlation =
+            first.filter(|_| trace.correlation.is_empty()).map(|it| it.trace.correlation.clone());
+        let correlation = correlation.unwrap_or_else(|| trace.correlation.clone());
+        TraceContext {
+            correlation,
+            baggage: baggage.unwrap_or_else(|| trace.baggage.clone()),
+            ..trace.clone()
+        }
     }
 
     fn reserve_all(

@@ -83,3 +83,24 @@ impl<T: Send + Sync + 'static> Cache<T> {
         self.things.insert((tenant, id), (thing, entries));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy<T: Send + Sync + 'static>(cache: &Cache<T>) -> (Option<u64>, Option<u64>) {
+        let policy = cache.things.policy();
+        (policy.time_to_live().map(|ttl| ttl.as_secs()), policy.max_capacity())
+    }
+
+    #[test]
+    fn times_and_sizes_are_those_of_the_overviews_caches() {
+        let caches = Caches::new();
+        let (releases, targets, templates) =
+            ((Some(300), Some(1_000)), (Some(60), Some(5_000)), (Some(3_600), Some(100)));
+        assert_eq!(policy(&caches.deployments), releases);
+        assert_eq!(policy(&caches.promotions), releases);
+        assert_eq!(policy(&caches.tasks), targets);
+        assert_eq!(policy(&caches.runs), templates);
+    }
+}

@@ -349,7 +349,7 @@ impl Conversation {
         match sent {
             Ok(()) => {
                 count_renewal("sent");
-                tracing::info!(tenantId = %tenant, agentId = %agent, "agent.certificate_renewed");
+                tracing::info!(tenantId = %tenant, agentId = %agent, event = "agent.certificate_renewed", "Agent certificate renewed");
             }
             Err(error) => {
                 tracing::warn!(tenantId = %tenant, agentId = %agent, %error, "a renewed certificate was not sent");
