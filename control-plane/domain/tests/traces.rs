@@ -111,7 +111,8 @@ fn an_event_without_them_is_written_as_before_and_an_old_one_is_read() {
     assert!(text.contains(r#""trace":{"trace_id":2748,"span_id":3567,"sampled":true}"#), "{text}");
     assert_eq!(serde_json::from_str::<Event>(&text).unwrap(), old);
     let (new, text) = written(true);
-    let carried = r#""sampled":true,"state":"congo=t61rcWkgMzE","baggage":"order=1234"}"#;
+    let carried =
+        r#""sampled":true,"state":"congo=t61rcWkgMzE","baggage":"order=1234","correlation":"corr-7"}"#;
     assert!(text.contains(carried), "{text}");
     assert_eq!(serde_json::from_str::<Event>(&text).unwrap(), new);
     let damaged = text.replace("order=1234", "order 1234");
