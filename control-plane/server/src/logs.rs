@@ -111,7 +111,7 @@ fn span_of(tenant: &TenantState, event: &Event) -> tracing::Span {
     let began = began_with(tenant, &event.fact);
     let trace = Some(&event.trace).filter(|it| it.is_valid()).or(began);
     let trace = trace.map(TraceContext::parent).filter(|it| it.is_valid());
-    let correlation = event.trace.correlation.as_str().or(began.and_then(|it| it.correlation.as_str()));
+    let correlation = event.trace.correlation.as_str().or_else(|| began?.correlation.as_str());
     // It is there at every level that the log may have.
     tracing::error_span!(
         "event",
