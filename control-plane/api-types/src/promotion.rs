@@ -76,6 +76,9 @@ pub struct Promotion {
     /// ended.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub waits_for: Vec<String>,
+    /// The lock and the freeze that it waits for beside approvals and gates, for people: each with its reason, a freeze with its end.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub holds: Vec<String>,
     /// Why it was rejected, withdrawn or invalidated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,

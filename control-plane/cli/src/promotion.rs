@@ -138,6 +138,7 @@ async fn show(context: &Context, id: &str) -> Result<(), Error> {
         text.extend(gate::lines(&it.gates));
         if !it.waits_for.is_empty() {
             text.push(format!("waits for {}", it.waits_for.join(", ")));
+            text.extend(it.holds.iter().map(|hold| print::one_line(hold)));
         }
         text.push(format!("asked for {}", when::moment_and_age(&it.requested_at)));
         if !it.chosen_by.is_empty() {
@@ -243,8 +244,13 @@ fn summary(it: &Dto) -> String {
     )
 }
 
-/// What a promotion that waits needs next.
+/// What a promotion that waits needs next, and what holds its environment meanwhile.
 pub(crate) fn waits(it: &Dto) -> String {
+    let holds = it.holds.iter().map(|hold| format!("\n  {}", print::one_line(hold)));
+    [needs(it)].into_iter().chain(holds).collect()
+}
+
+fn needs(it: &Dto) -> String {
     let given = it.approvals.len();
     if let Some(until) = it.held_until.as_deref().filter(|_| it.status == "approved").map(when::moment) {
         return format!("promotion {} has its approvals, and starts when the freeze ends: {until}", it.id);

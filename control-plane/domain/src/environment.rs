@@ -198,3 +198,12 @@ pub struct Environment {
     /// When it was created.
     pub created_at: Timestamp,
 }
+
+impl Environment {
+    /// The freeze of those that last at `now` which lasts longest, and until when.
+    #[must_use]
+    pub fn lasting_freeze(&self, now: Timestamp) -> Option<(&Freeze, Timestamp)> {
+        let lasting = self.freezes.iter().filter_map(|it| Some((it, it.until(now)?)));
+        lasting.max_by_key(|(_, until)| *until)
+    }
+}

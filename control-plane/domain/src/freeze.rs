@@ -119,6 +119,14 @@ impl Freeze {
         ends.max().and_then(|end| u64::try_from(end.as_millisecond()).ok()).map(Timestamp)
     }
 
+    /// When it was over for good, if it is at `now`: one that comes again never is.
+    #[must_use]
+    pub fn ended(&self, now: Timestamp) -> Option<Timestamp> {
+        let end = self.zone().ok()?.to_timestamp(self.to).ok()?;
+        let is_over = self.repeats == Repeats::Never && i128::from(end.as_millisecond()) <= i128::from(now.0);
+        is_over.then(|| Timestamp(u64::try_from(end.as_millisecond()).unwrap_or(0)))
+    }
+
     fn moved(&self, first: DateTime, times: i64) -> Option<DateTime> {
         let span = match self.repeats {
             Repeats::Never => return Some(first),
@@ -184,6 +192,12 @@ mod tests {
             assert_eq!(once.until(at(now)), until, "{now}");
         }
         assert_eq!(once.shown(at("2026-12-21T07:00:00Z")), "2026-12-21 08:00 CET");
+        assert_eq!(once.ended(at("2026-12-21T06:59:59.999Z")), None);
+        assert_eq!(once.ended(at("2026-12-21T07:00:00Z")), end);
+        let again = Freeze { repeats: Repeats::Yearly, ..once };
+        assert_eq!(again.ended(at("2030-01-01T00:00:00Z")), None);
+        let before_1970 = freeze("1969-12-18T18:00", "1969-12-21T08:00", Repeats::Never);
+        assert_eq!(before_1970.ended(Timestamp(0)), Some(Timestamp(0)));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use stella_domain::command::{NewDeployment, TenantCommand};
 use stella_domain::deployment::{OnFailure, Status};
 use stella_domain::environment::SilenceRule;
 use stella_domain::event::Fact;
+use stella_domain::freeze::{Freeze, Repeats};
 use stella_domain::hold::PauseCause;
 use stella_domain::rejection::Rejection;
 use stella_domain::release::StepAction;
@@ -243,6 +244,32 @@ fn a_freeze_holds_what_is_on_its_way_before_its_next_target() {
     world.complete(3);
     assert_eq!(*world.status(2), Status::Succeeded);
     end(&world);
+}
+
+#[test]
+fn a_freeze_that_is_over_is_refused_but_where_it_was_set_before() {
+    let mut world = World::with_release_1(1);
+    let freeze = common::freeze("weekend", "1970-01-01T00:00", "1970-01-02T00:00");
+    let set = |freeze: &Freeze| {
+        let freeze = Box::new(freeze.clone());
+        TenantCommand::FreezeEnvironment { environment: STAGING, freeze }
+    };
+    world.ok(set(&freeze));
+    world.wait_ms(24 * 3_600_000);
+    let events = world.events.len();
+    world.ok(set(&freeze));
+    assert_eq!(
+        world.events.len(),
+        events,
+        "whoever repeats a set-up is not stopped by the time that has passed"
+    );
+    let late = common::freeze("holidays", "1970-01-01T00:00", "1970-01-01T12:00");
+    let told = world.tell(set(&late));
+    assert!(
+        matches!(&told, Err(Rejection::Invalid { field, problem }) if field == "to" && problem.contains("1970-01-01 12:00")),
+        "{told:?}"
+    );
+    world.ok(set(&Freeze { repeats: Repeats::Daily, ..late }));
 }
 
 #[test]

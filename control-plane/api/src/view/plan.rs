@@ -13,7 +13,7 @@ use stella_domain::tenant::TenantState;
 use stella_protocol::time::Timestamp;
 
 use super::deployment::{amount, on_failure, strategy};
-use super::promotion::plan_hash;
+use super::promotion::{holds, plan_hash};
 use super::release::{phase, release_ref};
 use super::{agent_named, connectivity, environment_named, gate, target_named, time, verification};
 
@@ -58,10 +58,7 @@ pub(crate) fn plan(
         proven_in: proven_in(tenant, wanted),
         approvals_needed: planned.rule.as_ref().map_or(0, |rule| rule.needed),
         gates: gates(tenant, wanted, now),
-        warnings: match standing {
-            Some(Standing::Deprecated(hold)) => vec![format!("the release is deprecated: {}", hold.reason)],
-            Some(Standing::Good | Standing::Blocked(_)) | None => Vec::new(),
-        },
+        warnings: deprecated(standing).into_iter().chain(waits(tenant, wanted, now)).collect(),
     }
 }
 
@@ -73,6 +70,18 @@ fn proven_in(tenant: &TenantState, wanted: &NewDeployment) -> Vec<dto::ProvenIn>
         Some(dto::ProvenIn { environment: environment_named(tenant, it.after), since: time(*since) })
     });
     proven.collect()
+}
+
+fn deprecated(standing: Option<&Standing>) -> Option<String> {
+    match standing {
+        Some(Standing::Deprecated(hold)) => Some(format!("the release is deprecated: {}", hold.reason)),
+        Some(Standing::Good | Standing::Blocked(_)) | None => None,
+    }
+}
+
+/// What it would wait for beside approvals and gates: where there are none, a deployment is refused instead.
+fn waits(tenant: &TenantState, wanted: &NewDeployment, now: Timestamp) -> impl Iterator<Item = String> {
+    holds(tenant, wanted, now).into_iter().map(|hold| format!("{hold}; it would wait for the end of that"))
 }
 
 fn gates(tenant: &TenantState, wanted: &NewDeployment, now: Timestamp) -> Vec<PlannedGate> {

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use stella_api_types::environment::Approvals;
 use stella_api_types::gate::GateState;
 use stella_api_types::promotion as dto;
+use stella_domain::command::NewDeployment;
+use stella_domain::freeze::Freeze;
 use stella_domain::gate::Record;
+use stella_domain::hold::Hold;
 use stella_domain::job::own_release;
 use stella_domain::name::Name;
 use stella_domain::plan::Plan;
@@ -41,7 +44,8 @@ pub(crate) fn promotion(
     let gates = gate::states(tenant, promotion, gates, now);
     dto::Promotion {
         id: promotion.id.to_string(),
-        waits_for: waits_for(tenant, promotion, &gates),
+        waits_for: waits_for(tenant, promotion, &gates, now),
+        holds: if promotion.is_open() { holds(tenant, wanted, now) } else { Vec::new() },
         environment: environment_named(tenant, wanted.environment),
         release: match &wanted.job {
             Some(job) if wanted.release == own_release(wanted.id) => {
@@ -91,7 +95,12 @@ pub(crate) fn promotion(
 }
 
 /// What keeps a promotion from starting, in the order in which people can do something about it.
-fn waits_for(tenant: &TenantState, promotion: &Promotion, gates: &[GateState]) -> Vec<String> {
+fn waits_for(
+    tenant: &TenantState,
+    promotion: &Promotion,
+    gates: &[GateState],
+    now: Timestamp,
+) -> Vec<String> {
     if !promotion.is_open() {
         return Vec::new();
     }
@@ -103,9 +112,8 @@ fn waits_for(tenant: &TenantState, promotion: &Promotion, gates: &[GateState]) -
     // One that the environment has no more is shown, and holds nothing back.
     let closed = gates.iter().filter(|it| it.kind.is_some() && !it.verifies);
     let closed = closed.filter(|it| !matches!(it.status.as_str(), "passed" | "overridden"));
-    let environment = tenant.environments.get(&promotion.wanted.environment);
-    let lock = environment.is_some_and(|it| it.lock.is_some()).then(|| "the lock".to_owned());
-    let freeze = promotion.held_until.map(|_| "a freeze".to_owned());
+    let (lock, freeze) = held_by(tenant, &promotion.wanted, now);
+    let (lock, freeze) = (lock.map(|_| "the lock".to_owned()), freeze.map(|_| "a freeze".to_owned()));
     missing
         .into_iter()
         .chain(closed.map(|it| format!("gate {}", it.gate)))
@@ -113,6 +121,29 @@ fn waits_for(tenant: &TenantState, promotion: &Promotion, gates: &[GateState]) -
         .chain(freeze)
         .chain(busy(tenant, promotion))
         .collect()
+}
+
+/// The lock and the freeze that keep what is wanted from its environment now. Whoever may has overridden a freeze with a reason.
+fn held_by<'t>(
+    tenant: &'t TenantState,
+    wanted: &NewDeployment,
+    now: Timestamp,
+) -> (Option<&'t Hold>, Option<(&'t Freeze, Timestamp)>) {
+    let environment = tenant.environments.get(&wanted.environment);
+    let freeze = environment.filter(|_| wanted.override_freeze.is_none());
+    (environment.and_then(|it| it.lock.as_ref()), freeze.and_then(|it| it.lasting_freeze(now)))
+}
+
+/// The same, for people.
+pub(super) fn holds(tenant: &TenantState, wanted: &NewDeployment, now: Timestamp) -> Vec<String> {
+    let name = environment_named(tenant, wanted.environment).name;
+    let (lock, freeze) = held_by(tenant, wanted, now);
+    let lock = lock.map(|lock| format!("environment {name} is locked: {}", lock.reason));
+    let freeze = freeze.map(|(freeze, until)| {
+        let until = freeze.shown(until);
+        format!("environment {name} is frozen until {until} ({}: {})", freeze.name, freeze.reason)
+    });
+    lock.into_iter().chain(freeze).collect()
 }
 
 /// The first target of a promotion that something else works on, and how many more there are.

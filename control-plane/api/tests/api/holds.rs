@@ -172,6 +172,10 @@ async fn a_frozen_environment_says_until_when_and_is_overridden_with_a_reason() 
         let said = world.post(&format!("{path}/freezes"), &wrong).await.expect(422);
         assert_eq!(said["field"], field, "{value}");
     }
+    let slip = json!({"name": "typo", "reason": "the wrong year", "from": "2020-11-27", "to": "2020-11-28"});
+    let said = world.post(&format!("{path}/freezes"), &slip).await.expect(422);
+    assert_eq!(said["field"], "to", "{said}");
+    assert!(said["detail"].as_str().unwrap().contains("is over: it was 2020-11-28 00:00 UTC"), "{said}");
     assert_eq!(world.delete(&format!("{path}/freezes/holidays")).await.status, 204);
     world.delete(&format!("{path}/freezes/holidays")).await.expect(404);
     assert!(world.get(&path).await.expect(200).get("freezes").is_none());

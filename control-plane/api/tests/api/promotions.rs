@@ -86,6 +86,36 @@ async fn a_deployment_waits_for_somebody_else_and_starts_with_their_approval() {
 }
 
 #[tokio::test]
+async fn what_waits_for_approvals_says_what_holds_its_environment_too() {
+    let stage = Stage::new(&json!({"needed": 1})).await;
+    let (world, prod) = (&stage.world, format!("{}/environments/prod", stage.at));
+    let plan = json!({"environment": "prod", "release": "web:1.0.0"});
+    let plans = format!("{}/deployment-plans", stage.at);
+    assert_eq!(world.post(&plans, &plan).await.expect(200)["warnings"], json!([]));
+    let always = json!({"name": "sale", "reason": "the shop is full", "from": "2026-01-01T00:00",
+        "to": "2026-01-02T00:00", "repeats": "daily"});
+    world.post(&format!("{prod}/freezes"), &always).await.expect(200);
+    world.post(&format!("{prod}/lock"), &json!({"reason": "the database moves"})).await.expect(200);
+
+    let asked = stage.deploy(202).await;
+    assert_eq!(asked["waits_for"], json!(["1 approval", "the lock", "a freeze"]), "{asked}");
+    let (lock, freeze) = (asked["holds"][0].as_str().unwrap(), asked["holds"][1].as_str().unwrap());
+    assert_eq!(lock, "environment prod is locked: the database moves");
+    assert!(freeze.starts_with("environment prod is frozen until "), "{freeze}");
+    assert!(freeze.ends_with("00:00 UTC (sale: the shop is full)"), "{freeze}");
+    let planned = world.post(&plans, &plan).await.expect(200);
+    let warning = |at: usize| planned["warnings"][at].as_str().unwrap();
+    assert!(warning(0).starts_with(lock) && warning(1).starts_with(freeze), "{planned}");
+
+    // Whoever overrides the freeze does not wait for it.
+    let mut urgent = plan.clone();
+    urgent["override_freeze"] = json!("orders are lost");
+    let asked = world.post(&format!("{}/deployments", stage.at), &urgent).await.expect(202);
+    assert_eq!(asked["waits_for"], json!(["1 approval", "the lock"]), "{asked}");
+    stage.say(&stage.dev, &asked["id"], "withdraw", &json!({"reason": "typo"}), 200).await;
+}
+
+#[tokio::test]
 async fn what_is_rejected_or_withdrawn_says_by_whom_and_why() {
     let stage = Stage::new(&json!({"needed": 1, "from": ["boss"], "expires_in_seconds": 60})).await;
     let asked = stage.deploy(202).await;

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use stella_protocol::id::{DeploymentId, EnvironmentId};
 
 use super::transaction::Transaction;
-use super::{freeze, rollout, silence};
+use super::{rollout, silence};
 use crate::amount::Amount;
 use crate::command::Outcome;
 use crate::deployment::{Deployment, Status};
@@ -94,7 +94,7 @@ fn outside(tx: &Transaction<'_>, deployment: &Deployment) -> Option<Held> {
     if !starts_more || overrides_freezes(&tx.tenant, deployment.id) {
         return None;
     }
-    let (freeze, until) = freeze::lasting(environment, tx.now)?;
+    let (freeze, until) = environment.lasting_freeze(tx.now)?;
     let reason = format!("{} is frozen ({}: {})", environment.name, freeze.name, freeze.reason);
     Some((PauseCause::Freeze, reason, Some(until)))
 }

@@ -28,15 +28,21 @@ pub(super) fn set(
         };
         Rejection::invalid(field, nonsense.to_string())
     })?;
+    if environment.freezes.contains(freeze) {
+        return Ok(Outcome::Done);
+    }
+    if let Some(end) = freeze.ended(tx.now) {
+        // It would hold nothing, and whoever sets it means another time.
+        let problem = format!("is over: it was {}, and nothing repeats it", freeze.shown(end));
+        return Err(Rejection::invalid("to", problem));
+    }
     let others = environment.freezes.iter().filter(|it| it.name != freeze.name).count();
     if others >= FREEZES_MAX {
         let problem =
             format!("environment {} has {others} freezes already; remove one first", environment.name);
         return Err(Rejection::Conflict { problem });
     }
-    if !environment.freezes.contains(freeze) {
-        tx.emit(Fact::EnvironmentFreezeSet { id, freeze: freeze.clone() })?;
-    }
+    tx.emit(Fact::EnvironmentFreezeSet { id, freeze: freeze.clone() })?;
     Ok(Outcome::Done)
 }
 
@@ -50,15 +56,9 @@ pub(super) fn remove(tx: &mut Transaction<'_>, id: EnvironmentId, name: &Name) -
     Ok(Outcome::Done)
 }
 
-/// The freeze of those that last now which lasts longest, and until when.
-pub(super) fn lasting(environment: &Environment, now: Timestamp) -> Option<(&Freeze, Timestamp)> {
-    let lasting = environment.freezes.iter().filter_map(|it| Some((it, it.until(now)?)));
-    lasting.max_by_key(|(_, until)| *until)
-}
-
 /// Whether something may come that does not override it.
 pub(super) fn is_over(environment: &Environment, now: Timestamp) -> Result<(), Rejection> {
-    let Some((freeze, until)) = lasting(environment, now) else { return Ok(()) };
+    let Some((freeze, until)) = environment.lasting_freeze(now) else { return Ok(()) };
     let problem = format!(
         "environment {} is frozen until {} ({}: {}); wait, or override it with a reason if you may (deploy --override-freeze). A rollback is let through",
         environment.name,

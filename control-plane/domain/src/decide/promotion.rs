@@ -479,8 +479,7 @@ fn look_at(tx: &mut Transaction<'_>, promotion: &Promotion) -> Result<(), Reject
         return Ok(());
     }
     let overrides = promotion.wanted.override_freeze.is_some();
-    let frozen =
-        freeze::lasting(&prepared.environment, tx.now).filter(|_| !overrides).map(|(_, until)| until);
+    let frozen = prepared.environment.lasting_freeze(tx.now).filter(|_| !overrides).map(|(_, until)| until);
     match frozen {
         None => start(tx, &promotion.wanted, &prepared),
         Some(until) if promotion.held_until == Some(until) => Ok(()),
