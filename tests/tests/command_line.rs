@@ -180,6 +180,15 @@ async fn who_waits_is_told_of_the_deployment_that_was_asked_for() -> Result<()> 
     ensure!(told.contains(&format!("stella deployment cancel {id} --reason")), "{told}");
     fs::write(cluster.agents[0].host_root().join("let-go"), "")?;
     assert_eq!(cluster.wait_final(&id).await?.deployment.status, "succeeded");
+
+    // Taking it back is looked at first.
+    let (code, plan) = cluster.stella(&["rollback", &id, "--plan"])?;
+    assert_eq!(code, Some(0), "{plan}");
+    let row = plan.lines().find(|line| line.contains("(online)")).context("no line of the target")?;
+    assert_eq!(row.split_whitespace().collect::<Vec<_>>(), ["web-1", "web-1", "(online)", "1.1.0", "1.0.0"]);
+    ensure!(cluster.api.deployment(TENANT, &id).await?.rollbacks.is_empty(), "it was taken back");
+    let (code, said) = cluster.stella(&["rollback", &id, "--wait"])?;
+    ensure!(code == Some(0) && said.contains("now has 1.0.0"), "{said}");
     cluster.passed()
 }
 

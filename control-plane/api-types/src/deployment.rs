@@ -542,6 +542,45 @@ pub struct PlannedTarget {
     pub warnings: Vec<String>,
 }
 
+/// What taking a deployment back would do, had it been asked for now. Nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RollbackPlan {
+    /// The deployment that would be taken back.
+    pub rollback_of: String,
+    /// Where.
+    pub environment: Named,
+    /// How.
+    pub strategy: Strategy,
+    /// How long it might take in all, in seconds.
+    pub timeout_seconds: u64,
+    /// Where each target would go, in the order in which they would be started.
+    pub targets: Vec<RollbackTarget>,
+    /// Which of the targets that were touched would be left as they are, and why, for people.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left: Vec<String>,
+}
+
+/// One target of the plan of a rollback.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RollbackTarget {
+    /// The target.
+    pub target: Named,
+    /// The agent that serves it.
+    pub agent: Named,
+    /// `online`, `suspect`, `offline`, or `never` if it has not connected yet.
+    pub connectivity: String,
+    /// What is there now, as far as it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub current: Option<ReleaseRef>,
+    /// What would be there then.
+    pub release: ReleaseRef,
+    /// The colour that would be live then, if the release has a switch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub colour: Option<String>,
+    /// What a person should know about this target.
+    pub warnings: Vec<String>,
+}
+
 /// Which step of how many.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct StepPosition {

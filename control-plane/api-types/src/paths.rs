@@ -128,6 +128,9 @@ pub const DEPLOYMENT_PROVE: &str = "/api/v1/tenants/{tenant}/deployments/{deploy
 pub const DEPLOYMENT_WAIVE: &str = "/api/v1/tenants/{tenant}/deployments/{deployment}/waive";
 /// Takes a deployment back.
 pub const DEPLOYMENT_ROLLBACK: &str = "/api/v1/tenants/{tenant}/deployments/{deployment}/rollback";
+/// Shows what taking a deployment back would do.
+pub const DEPLOYMENT_ROLLBACK_PLANS: &str =
+    "/api/v1/tenants/{tenant}/deployments/{deployment}/rollback-plans";
 /// Ends the colours that a deployment has left idle.
 pub const DEPLOYMENT_RETIRE: &str = "/api/v1/tenants/{tenant}/deployments/{deployment}/retire";
 /// Ends a deployment.

@@ -129,6 +129,7 @@ fn all() -> OpenApiRouter<App> {
         .routes(routes!(deployments::plan))
         .routes(routes!(deployments::deployment))
         .routes(routes!(deployments::rollback))
+        .routes(routes!(deployments::rollback_plan))
         .routes(routes!(deployments::retire))
         .routes(routes!(deployments::cancel))
         .routes(routes!(deployments::retry))

@@ -41,7 +41,7 @@ pub(crate) use channel::channel;
 pub(crate) use deployment::{deployment, deployment_detail};
 pub(crate) use event::event;
 pub(crate) use gate::{gate, scan_report};
-pub(crate) use plan::plan;
+pub(crate) use plan::{plan, rollback_plan};
 pub(crate) use promotion::promotion;
 pub(crate) use release::release;
 pub(crate) use signing::release_key;

@@ -5,7 +5,7 @@ mod describe;
 use serde::Serialize;
 use stella_api_types::deployment::{
     CancelDeployment, CreateDeployment, Deployment as Dto, DeploymentDetail, DeploymentPlan,
-    OnFailure as DtoOnFailure, PlannedGroups, RetryDeployment,
+    OnFailure as DtoOnFailure, PlannedGroups, RetryDeployment, RollbackPlan,
 };
 use stella_api_types::paths;
 use stella_api_types::promotion::{Asked, Promotion};
@@ -169,10 +169,20 @@ async fn warn_of(context: &Context, release: &str) {
 }
 
 pub(crate) async fn rollback(context: &Context, command: Rollback) -> Result<bool, Error> {
+    if command.plan {
+        return rollback_plan(context, &command.deployment).await;
+    }
     let key = uuid::Uuid::new_v4().to_string();
     let path = context.path(paths::DEPLOYMENT_ROLLBACK, &[&command.deployment])?;
     let created: DeploymentDetail = context.client.post(&path, &serde_json::json!({}), Some(&key)).await?;
     started(context, &created, command.wait).await
+}
+
+async fn rollback_plan(context: &Context, deployment: &str) -> Result<bool, Error> {
+    let path = context.path(paths::DEPLOYMENT_ROLLBACK_PLANS, &[deployment])?;
+    let plan: RollbackPlan = context.client.post(&path, &serde_json::json!({}), None).await?;
+    print::result(context.output, &plan, describe::rollback_plan)?;
+    Ok(true)
 }
 
 /// What was asked for: followed, or told how to go on.

@@ -67,6 +67,7 @@ pub use gate::{Preview, preview};
 pub use promotion::{Planned, planned};
 pub use proof::{Provable, judge, provable};
 pub(crate) use release::are_sound;
+pub use rollback::{PlannedRollback, plan_rollback};
 pub use run_plan::{PlannedRun, PlannedStep, plan_run};
 use transaction::Transaction;
 

@@ -9,8 +9,9 @@ use common::{
 };
 use stella_domain::agent::{Connectivity, NOTE_EVERY_MS, NOTES_BURST, OPEN_TASKS_MAX};
 use stella_domain::authority::AgentTrust;
-use stella_domain::command::{NewDeployment, NewTarget, Outcome, TenantCommand};
-use stella_domain::deployment::{Cause, OnFailure, Progress, RollbackReason, Status};
+use stella_domain::command::{Actor, NewDeployment, NewTarget, Outcome, TenantCommand};
+use stella_domain::decide::plan_rollback;
+use stella_domain::deployment::{Cause, Deployment, OnFailure, Progress, RollbackReason, Status};
 use stella_domain::rejection::Rejection;
 use stella_domain::task::TaskState;
 use stella_protocol::id::{Generation, Position, SessionEpoch};
@@ -71,6 +72,34 @@ fn a_failure_takes_touched_targets_back_and_leaves_the_others() {
     );
     assert_eq!(world.tenant().totals.rollbacks[&common::name("staging")]["deployment_failed"], 1);
     end(&world);
+}
+
+#[test]
+fn a_rollback_that_is_planned_is_the_one_that_comes_and_nothing_follows_from_asking() {
+    let mut world = World::with_release_1(2);
+    world.enrol(3);
+    world.ok(TenantCommand::CreateTarget(Box::new(common::new_target(3))));
+    world.connect(3, vec![]);
+    world.deploy(2, 2, None);
+    let plan = |world: &World| {
+        let (id, of) = (deployment(9), deployment(2));
+        plan_rollback(&world.state, Actor::System, common::TENANT, id, of, world.now)
+    };
+    assert!(conflict(plan(&world)).contains("has not ended"));
+    (1..=3).for_each(|n| world.complete(n));
+    let planned = plan(&world).unwrap();
+    assert_eq!(planned.left, ["no earlier release to go back to on web-3"]);
+    world.ok(TenantCommand::Rollback { id: deployment(9), of: deployment(2) });
+    let came = world.deployment(deployment(9));
+    let goes = |it: &Deployment| -> Vec<_> {
+        it.targets.values().map(|part| (part.target, part.previous, part.release)).collect()
+    };
+    assert_eq!(
+        (&planned.deployment.order, &planned.deployment.strategy, goes(&planned.deployment)),
+        (&came.order, &came.strategy, goes(came))
+    );
+    assert_eq!(planned.deployment.order.to_vec(), [target(1), target(2)]);
+    assert!(planned.deployment.targets.values().all(|part| part.release == release(1)));
 }
 
 #[test]

@@ -9,11 +9,13 @@ use axum::http::StatusCode;
 use serde::Deserialize;
 use stella_api_types::deployment::{
     CancelDeployment, CreateDeployment, Deployment, DeploymentDetail, DeploymentPlan, RetryDeployment,
+    RollbackPlan,
 };
 use stella_api_types::promotion::{Asked, Promotion};
 use stella_api_types::task::{SettleTask, Task};
 use stella_api_types::{Page, paths};
 use stella_domain::command::{NewDeployment, Outcome, TenantCommand};
+use stella_domain::rejection::Rejection;
 use stella_domain::strategy::Strategy;
 use stella_domain::tenant::TenantState;
 use stella_domain::{decide, deployment as domain};
@@ -201,6 +203,33 @@ pub(crate) async fn rollback(
     let command = TenantCommand::Rollback { id: DeploymentId(Uuid::now_v7()), of };
     let outcome = change.tenant(&app, tenant.id, &(), command).await?;
     created(&app, tenant.id, &outcome).await
+}
+
+/// Shows what taking a deployment back would do: where each target would go, and which would be left as they are. It is refused where
+/// the rollback would be, for the same reason; nothing is changed.
+#[utoipa::path(post, path = paths::DEPLOYMENT_ROLLBACK_PLANS, tag = "deployments",
+    params(("tenant" = String, Path), ("deployment" = String, Path)), responses((status = 200, body = RollbackPlan)))]
+pub(crate) async fn rollback_plan(
+    State(app): State<App>,
+    Path((tenant, deployment)): Path<(String, String)>,
+    change: Change,
+) -> Result<Json<RollbackPlan>, ApiError> {
+    let state = app.engine.state();
+    let tenant = Arc::clone(resolve::tenant(&state, &tenant)?);
+    let with_it = archive::with_deployment(&app, &tenant, &deployment).await?;
+    let of = resolve::deployment(&with_it, &deployment)?.id;
+    if let Some(archived) = archive::only_readable(&app, &tenant, DeploymentId::KIND, &of.to_string()).await?
+    {
+        return Err(archived);
+    }
+    let (actor, now) = (change.actor(), app.engine.now());
+    let id = DeploymentId(Uuid::now_v7());
+    // Thousands of targets take a while.
+    let decided = tokio::task::spawn_blocking(move || {
+        let planned = decide::plan_rollback(&state, actor, tenant.id, id, of, now)?;
+        Ok::<_, Rejection>(view::rollback_plan(&tenant, of, &planned))
+    });
+    Ok(Json(decided.await.map_err(|error| ApiError::internal(&error))??))
 }
 
 /// Ends the colours that an ended deployment has left idle, with the steps of the phase `retire` of what they hold.

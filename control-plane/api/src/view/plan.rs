@@ -4,12 +4,13 @@ use stella_api_types::deployment as dto;
 use stella_api_types::gate::PlannedGate;
 use stella_domain::agent::Connectivity;
 use stella_domain::command::NewDeployment;
-use stella_domain::decide::{self, Planned};
+use stella_domain::decide::{self, Planned, PlannedRollback};
 use stella_domain::environment::PromotionPath;
 use stella_domain::event::PlannedTarget;
 use stella_domain::group::{self, Part};
 use stella_domain::hold::Standing;
 use stella_domain::tenant::TenantState;
+use stella_protocol::id::{AgentId, DeploymentId};
 use stella_protocol::time::Timestamp;
 
 use super::deployment::{amount, on_failure, strategy};
@@ -104,25 +105,60 @@ fn groups(tenant: &TenantState, wanted: &NewDeployment, planned: &Planned) -> Op
     })
 }
 
+/// Whether an agent is there, and what a person should know if it is not.
+fn reached(tenant: &TenantState, agent: AgentId) -> (&'static str, Option<String>) {
+    let is_there = tenant.agents.get(&agent).map_or(&Connectivity::Never, |agent| &agent.connectivity);
+    let (name, _) = connectivity(is_there);
+    let warning = match is_there {
+        Connectivity::Online { .. } => None,
+        Connectivity::Never => Some("its agent has never connected: it would wait for it".to_owned()),
+        Connectivity::Suspect { .. } | Connectivity::Offline { .. } => {
+            Some(format!("its agent is {name}: it would wait for it"))
+        }
+    };
+    (name, warning)
+}
+
+/// What taking a deployment back would do in this tenant.
+pub(crate) fn rollback_plan(
+    tenant: &TenantState,
+    of: DeploymentId,
+    planned: &PlannedRollback,
+) -> dto::RollbackPlan {
+    let deployment = &planned.deployment;
+    let parts = deployment.order.iter().filter_map(|id| deployment.targets.get(id));
+    dto::RollbackPlan {
+        rollback_of: of.to_string(),
+        environment: environment_named(tenant, deployment.environment),
+        strategy: strategy(&deployment.strategy),
+        timeout_seconds: deployment.timeout_ms() / 1_000,
+        targets: parts
+            .map(|part| {
+                let (connectivity, absent) = reached(tenant, part.agent);
+                dto::RollbackTarget {
+                    target: target_named(tenant, part.target),
+                    agent: agent_named(tenant, part.agent),
+                    connectivity: connectivity.to_owned(),
+                    current: part.previous.map(|id| release_ref(tenant, id)),
+                    release: release_ref(tenant, part.release),
+                    colour: part.colour().map(|colour| colour.name().to_owned()),
+                    warnings: Vec::from_iter(absent),
+                }
+            })
+            .collect(),
+        left: planned.left.clone(),
+    }
+}
+
 fn target(
     tenant: &TenantState,
     part: &PlannedTarget,
     (wave, has_groups): (u32, bool),
     stuck: Option<&str>,
 ) -> Option<dto::PlannedTarget> {
-    let mut warnings = Vec::new();
     let agent = tenant.targets.get(&part.target)?.agent;
-    let is_there = tenant.agents.get(&agent).map_or(&Connectivity::Never, |agent| &agent.connectivity);
-    let (name, _) = connectivity(is_there);
-    match is_there {
-        Connectivity::Online { .. } => {}
-        Connectivity::Never => {
-            warnings.push("its agent has never connected: it would wait for it".to_owned())
-        }
-        Connectivity::Suspect { .. } | Connectivity::Offline { .. } => {
-            warnings.push(format!("its agent is {name}: it would wait for it"));
-        }
-    }
+    let (name, absent) = reached(tenant, agent);
+    let mut warnings = Vec::from_iter(absent);
     let application = |id| tenant.releases.get(&id).map(|release| &release.application);
     if let Some(there) = part.previous.filter(|there| application(*there) != application(part.release)) {
         let there = release_ref(tenant, there);

@@ -107,6 +107,7 @@ async fn nothing_can_be_done_with_what_is_archived_and_that_is_said() {
     let deployment = format!("{at}/deployments/{}", ids[0]);
     for (path, body) in [
         (format!("{deployment}/rollback"), json!(null)),
+        (format!("{deployment}/rollback-plans"), json!(null)),
         (format!("{deployment}/retry"), json!({})),
         (format!("{deployment}/cancel"), json!({"reason": "x"})),
         (format!("{deployment}/pause"), json!({"reason": "x"})),

@@ -81,6 +81,7 @@ const PATHS: [&str; 93] = [
     paths::DEPLOYMENT_PLANS,
     paths::DEPLOYMENT,
     paths::DEPLOYMENT_ROLLBACK,
+    paths::DEPLOYMENT_ROLLBACK_PLANS,
     paths::DEPLOYMENT_RETIRE,
     paths::DEPLOYMENT_CANCEL,
     paths::DEPLOYMENT_RETRY,

@@ -25,6 +25,7 @@ async fn ids_of_one_tenant_lead_nowhere_in_another() {
         ("GET", deployment.clone(), None),
         ("GET", format!("{deployment}/tasks"), None),
         ("POST", format!("{deployment}/rollback"), None),
+        ("POST", format!("{deployment}/rollback-plans"), None),
         ("POST", format!("{deployment}/cancel"), Some(reason())),
         ("GET", format!("deployments?environment={}", theirs.environment), None),
         ("GET", task.clone(), None),

@@ -51,6 +51,21 @@ async fn a_plan_is_refused_where_the_deployment_would_be() {
 }
 
 #[tokio::test]
+async fn the_plan_of_a_rollback_is_refused_where_the_rollback_would_be() {
+    let world = World::new().await;
+    let busy = world.busy_tenant("acme").await;
+    let path = format!("{}/deployments/{}", busy.at, busy.deployment);
+    let ways = [format!("{path}/rollback-plans"), format!("{path}/rollback")];
+    for reason in ["has not ended", "there is nothing to roll back"] {
+        for way in &ways {
+            let refused = world.post(way, &json!(null)).await.expect(409);
+            assert!(refused["detail"].as_str().unwrap().contains(reason), "{refused}");
+        }
+        world.post(&format!("{path}/cancel"), &json!({"reason": "room"})).await;
+    }
+}
+
+#[tokio::test]
 async fn an_environment_has_a_strategy_for_who_does_not_say_one() {
     let world = World::new().await;
     let busy = world.busy_tenant("acme").await;

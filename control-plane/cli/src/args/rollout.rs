@@ -306,10 +306,13 @@ pub(crate) enum Objection {
 }
 
 #[derive(Args, Debug)]
-#[command(after_help = "Example:\n  stella rollback DEPLOYMENT --wait")]
+#[command(after_help = "Examples:\n  stella rollback DEPLOYMENT --plan\n  stella rollback DEPLOYMENT --wait")]
 pub(crate) struct Rollback {
     /// The deployment to take back.
     pub(crate) deployment: String,
+    /// Only show where each target would go, and which would be left as they are, or why it would be refused; exit with 0 or 3.
+    #[arg(long, conflicts_with = "wait")]
+    pub(crate) plan: bool,
     #[command(flatten)]
     pub(crate) wait: Wait,
 }

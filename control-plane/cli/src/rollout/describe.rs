@@ -1,11 +1,11 @@
 //! A deployment for people.
 
 use stella_api_types::deployment::{
-    Deployment, DeploymentDetail, DeploymentTarget, OnFailure, RollbackOf, TargetWayBack,
+    Deployment, DeploymentDetail, DeploymentTarget, OnFailure, RollbackOf, RollbackPlan, TargetWayBack,
 };
 use stella_api_types::promotion::Promotion;
 
-use super::{in_colour, started_by};
+use super::{in_colour, in_place, started_by};
 use crate::{hold, pace, print, watch, when};
 
 /// What it is and how, its times, who let it through, and each target's part.
@@ -48,6 +48,31 @@ pub(super) fn deployment(detail: &DeploymentDetail, promotion: Option<&Promotion
         text.push(format!("\nwhat the failed tasks printed:\n  {}", logs.join("\n  ")));
     }
     text.join("\n")
+}
+
+/// What taking a deployment back would do.
+pub(super) fn rollback_plan(plan: &RollbackPlan) -> String {
+    let rows = plan.targets.iter().map(|target| {
+        vec![
+            in_colour(&target.target.name, target.colour.as_deref()),
+            format!("{} ({})", target.agent.name, target.connectivity),
+            target.current.as_ref().map_or_else(|| "-".into(), |current| in_place(current, &target.release)),
+            target.release.version.clone(),
+            target.warnings.join("; "),
+        ]
+    });
+    let table = print::table(&["TARGET", "AGENT", "NOW", "THEN", "WARNING"], rows.collect());
+    let left: String =
+        plan.left.iter().map(|left| format!("\nleft as they are: {}", print::one_line(left))).collect();
+    let targets = plan.targets.len();
+    format!(
+        "takes back {} in {}: {}, {}, in {} at most{left}\n\n{table}\n\nNothing was changed; leave out --plan to roll back.",
+        plan.rollback_of,
+        plan.environment.name,
+        print::count(targets as u64, "target"),
+        pace::described(&plan.strategy, Some(targets)),
+        when::length(plan.timeout_seconds),
+    )
 }
 
 fn headline(deployment: &Deployment) -> String {

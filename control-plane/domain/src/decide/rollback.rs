@@ -1,17 +1,23 @@
 //! The way back: what last succeeded on each target before a deployment touched it.
 
-use stella_protocol::id::{DeploymentId, ReleaseId};
+use std::sync::Arc;
+
+use stella_protocol::id::{DeploymentId, ReleaseId, TenantId};
+use stella_protocol::time::Timestamp;
+use stella_protocol::trace::TraceContext;
 
 use super::deployment::{Opening, fills_in, is_free, open};
 use super::transaction::Transaction;
 use super::{group, hold};
+use crate::access;
 use crate::colour::{self, Leg, Steps};
-use crate::command::Outcome;
+use crate::command::{Actor, Command, Outcome, Request, TenantCommand};
 use crate::deployment::{Cause, Deployment, OnFailure, Progress, RollbackReason, Status, TargetRollout};
 use crate::event::{Fact, PlannedTarget};
 use crate::ids;
 use crate::rejection::Rejection;
 use crate::release::Step;
+use crate::state::State;
 use crate::target::Target;
 
 /// How many targets a message names before it only counts them.
@@ -47,7 +53,57 @@ pub(super) fn by_hand(
     if tx.tenant.deployments.contains_key(&id) {
         return Err(Rejection::exists(DeploymentId::KIND, id));
     }
-    let deployment = tx.deployment(of)?.clone();
+    let (deployment, targets, _) = checked(tx, of)?;
+    let (environment, release) = (deployment.environment, deployment.release);
+    let is_proven =
+        tx.tenant.environments.get(&environment).is_some_and(|it| it.proven.contains_key(&release));
+    // Going back to the same release says nothing against it.
+    let takes_it_away = targets.iter().any(|planned| planned.release != release);
+    if is_proven && takes_it_away && deployment.cause == Cause::Requested {
+        tx.emit(Fact::ReleaseDisproven { environment, release, deployment: of })?;
+    }
+    open(tx, opening(&deployment, id, RollbackReason::Manual, targets))?;
+    Ok(Outcome::Deployment(id))
+}
+
+/// What taking a deployment back would do.
+#[derive(Clone, Debug)]
+pub struct PlannedRollback {
+    /// The deployment that would take it back.
+    pub deployment: Deployment,
+    /// Which of the targets that were touched would be left as they are, and why, for people.
+    pub left: Vec<String>,
+}
+
+/// What taking a deployment back by hand would do if `actor` asked for it; `id` is one that there is not. Nothing follows from asking.
+///
+/// # Errors
+/// If it would be refused, for the same reason.
+pub fn plan_rollback(
+    state: &State,
+    actor: Actor,
+    tenant: TenantId,
+    id: DeploymentId,
+    of: DeploymentId,
+    now: Timestamp,
+) -> Result<PlannedRollback, Rejection> {
+    let command = Command::Tenant(tenant, TenantCommand::Rollback { id, of });
+    let request = Request { actor, trace: TraceContext::default(), idempotency: None, command };
+    access::check(state, &request, now)?;
+    let found = state.tenants.get(&tenant).ok_or_else(|| Rejection::not_found(TenantId::KIND, tenant))?;
+    // What is begun here is thrown away.
+    let mut tx = Transaction::new(state, found, &request, now);
+    let (_, _, left) = checked(&tx, of)?;
+    by_hand(&mut tx, id, of)?;
+    Ok(PlannedRollback { deployment: tx.deployment(id)?.as_ref().clone(), left: left.told() })
+}
+
+/// The deployment to take back, where its targets go, and which are left as they are; refused if it cannot be taken back.
+fn checked(
+    tx: &Transaction<'_>,
+    of: DeploymentId,
+) -> Result<(Arc<Deployment>, Vec<PlannedTarget>, Left), Rejection> {
+    let deployment = Arc::clone(tx.deployment(of)?);
     if !deployment.status.is_final() {
         return Err(Rejection::conflict(format!("deployment {of} has not ended; cancel it first")));
     }
@@ -76,16 +132,7 @@ pub(super) fn by_hand(
         let problem = format!("there is nothing to roll back in deployment {of}{}", left.message());
         return Err(Rejection::Conflict { problem });
     }
-    let (environment, release) = (deployment.environment, deployment.release);
-    let is_proven =
-        tx.tenant.environments.get(&environment).is_some_and(|it| it.proven.contains_key(&release));
-    // Going back to the same release says nothing against it.
-    let takes_it_away = targets.iter().any(|planned| planned.release != release);
-    if is_proven && takes_it_away && deployment.cause == Cause::Requested {
-        tx.emit(Fact::ReleaseDisproven { environment, release, deployment: of })?;
-    }
-    open(tx, opening(&deployment, id, RollbackReason::Manual, targets))?;
-    Ok(Outcome::Deployment(id))
+    Ok((deployment, targets, left))
 }
 
 /// Whether a deployment was to take another one back, and has ended before it had: then that can be tried once more.
@@ -144,6 +191,12 @@ struct Left {
 
 impl Left {
     fn message(&self) -> String {
+        let told = self.told();
+        if told.is_empty() { String::new() } else { format!(" ({})", told.join("; ")) }
+    }
+
+    /// The same as a list.
+    fn told(&self) -> Vec<String> {
         let kinds = [
             (&self.no_earlier, "no earlier release to go back to on"),
             (&self.unknown, "a task of unknown end keeps from going back"),
@@ -152,7 +205,7 @@ impl Left {
             (&self.overtaken, "a newer deployment has come to"),
             (&self.skipped, "somebody wants left alone"),
         ];
-        let told: Vec<String> = kinds
+        kinds
             .into_iter()
             .filter(|(names, _)| !names.is_empty())
             .map(|(names, what)| {
@@ -163,8 +216,7 @@ impl Left {
                 };
                 format!("{what} {}{more}", names[..names.len().min(NAMED_MAX)].join(", "))
             })
-            .collect();
-        if told.is_empty() { String::new() } else { format!(" ({})", told.join("; ")) }
+            .collect()
     }
 }
 
