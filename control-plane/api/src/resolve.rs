@@ -107,7 +107,7 @@ pub(crate) fn target_in<'s>(
     by_id::<TargetId, _>(&tenant.targets, text)
         .filter(|target| target.environment == environment)
         .or_else(|| index.and_then(|index| by_name(&tenant.targets, index, text)))
-        .ok_or_else(|| ApiError::not_found("target in this environment", text))
+        .ok_or_else(|| ApiError::not_found(TargetId::KIND, text).hinting(" in this environment"))
 }
 
 /// The release with this id, or the one that is written `application:version`.

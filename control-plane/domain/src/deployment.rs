@@ -385,6 +385,13 @@ impl Counts {
         self.waiting + self.active + self.ready + self.succeeded + self.failed + self.skipped + self.abandoned
     }
 
+    /// How many targets have the release, for people.
+    pub(crate) fn have_it(self) -> String {
+        let (done, total) = (self.succeeded, self.total());
+        let have = if total == 1 { "target has" } else { "targets have" };
+        format!("{done} of {total} {have} the release")
+    }
+
     /// The count that a target with this progress is part of.
     pub(crate) const fn of(&mut self, progress: &Progress) -> &mut u32 {
         match progress {

@@ -9,7 +9,7 @@ use stella_api_types::paths;
 use crate::world::{World, bare};
 
 /// All templates of the API's own listener. A new constant is noticed by the comparison with the source below.
-const PATHS: [&str; 93] = [
+const PATHS: [&str; 94] = [
     paths::API_TOKENS,
     paths::API_TOKEN,
     paths::ACCOUNTS,

@@ -141,8 +141,7 @@ fn ask_about_failures(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<(), 
 fn hold_at_step(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<(), Rejection> {
     let deployment = tx.deployment(id)?;
     let Some((number, CanaryStep { soak_ms, .. })) = deployment.step_reached() else { return Ok(()) };
-    let (done, total) = (deployment.counts.succeeded, deployment.counts.total());
-    let reason = format!("canary step {number}: {done} of {total} targets have the release");
+    let reason = format!("canary step {number}: {}", deployment.counts.have_it());
     let until = soak_ms.map(|soak_ms| tx.now.plus_ms(soak_ms));
     let cause = PauseCause::CanaryStep;
     tx.emit(Fact::DeploymentPaused { id, reason, until, canary_step: Some(number), cause })
@@ -152,8 +151,7 @@ fn hold_at_step(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<(), Reject
 fn pause_after_batch(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<(), Rejection> {
     let deployment = tx.deployment(id)?;
     let Some(pause_ms) = deployment.batch_reached() else { return Ok(()) };
-    let (done, total) = (deployment.counts.succeeded, deployment.counts.total());
-    let reason = format!("a batch is complete: {done} of {total} targets have the release");
+    let reason = format!("a batch is complete: {}", deployment.counts.have_it());
     let (until, cause) = (Some(tx.now.plus_ms(pause_ms)), PauseCause::Batch);
     tx.emit(Fact::DeploymentPaused { id, reason, until, canary_step: None, cause })
 }

@@ -49,8 +49,7 @@ pub(super) fn before_the_end(tx: &mut Transaction<'_>, id: DeploymentId) -> Resu
     if let Some(Verification { bake_ms }) = deployment.verification
         && deployment.may_bake()
     {
-        let (done, total) = (deployment.counts.succeeded, deployment.counts.total());
-        let reason = format!("{done} of {total} targets have the release, and it is verified there");
+        let reason = format!("{}, and it is verified there", deployment.counts.have_it());
         let (until, cause) = (Some(tx.now.plus_ms(bake_ms)), PauseCause::Verification);
         tx.emit(Fact::DeploymentPaused { id, reason, until, canary_step: None, cause })?;
         return gate::watch(tx, id);
