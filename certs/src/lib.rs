@@ -9,11 +9,12 @@
 //! agent key therefore cannot play control plane, and the control plane's key cannot enter as an agent.
 //!
 //! Reading order: [`authority`] (issues), [`csr`] (asks), [`token`] (lets in), [`identity`] (reads back), [`tls`]
-//! (enforces); [`given`] is what comes from elsewhere.
+//! (enforces); [`given`] is what comes from elsewhere. Beside them [`hook`] has the secrets of incoming webhooks.
 
 pub mod authority;
 pub mod csr;
 pub mod given;
+pub mod hook;
 pub mod identity;
 mod key;
 pub mod lifetime;
@@ -27,6 +28,7 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 
 pub use authority::{Authority, IssuedCertificate, ServerCertificate};
 pub use given::GivenCertificate;
+pub use hook::{HookKey, HookSecret};
 pub use identity::PeerIdentity;
 pub use key::PrivateKey;
 pub use lifetime::{renew_at, renewal_due};

@@ -77,6 +77,8 @@ uuid_ids! {
     ApiTokenId = "API token";
     /// A person or a program that uses the API.
     AccountId = "account";
+    /// An incoming webhook: the end of its address.
+    HookId = "hook";
     /// One question to an agent about what its host holds.
     QuestionId = "question";
     /// The random name of one life of a journal. A wiped or restored journal has a new one.

@@ -18,6 +18,7 @@ pub mod environment;
 pub mod event;
 pub mod gate;
 pub mod hold;
+pub mod hook;
 pub mod page;
 pub mod paths;
 pub mod problem;

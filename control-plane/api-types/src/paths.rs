@@ -165,6 +165,14 @@ pub const JOURNAL: &str = "/api/v1/tenants/{tenant}/journal";
 pub const LOG_LEVEL: &str = "/api/v1/log-level";
 /// Events that belong to no tenant: tenants, accounts, tokens.
 pub const SYSTEM_EVENTS: &str = "/api/v1/events";
+/// Incoming webhooks of a tenant.
+pub const HOOKS: &str = "/api/v1/tenants/{tenant}/hooks";
+/// One of them: a name or an id.
+pub const HOOK: &str = "/api/v1/tenants/{tenant}/hooks/{hook}";
+/// Gives its sender another secret.
+pub const HOOK_ROTATE: &str = "/api/v1/tenants/{tenant}/hooks/{hook}/rotate";
+/// Where messages for a hook go: its id.
+pub const HOOK_DELIVERY: &str = "/api/v1/hooks/{hook}";
 /// Workflows of a tenant.
 pub const WORKFLOWS: &str = "/api/v1/tenants/{tenant}/workflows";
 /// One workflow.

@@ -83,7 +83,7 @@ impl ErrorCode {
     #[must_use]
     pub const fn title(self) -> &'static str {
         match self {
-            Self::Unauthenticated => "A valid bearer token is needed",
+            Self::Unauthenticated => "A valid bearer token, or a signature of a hook, is needed",
             Self::Forbidden => "You may not do that",
             Self::NotFound => "There is no such thing",
             Self::MethodNotAllowed => "This path does not know that method",

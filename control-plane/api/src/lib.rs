@@ -28,7 +28,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use futures::future::BoxFuture;
-use stella_certs::Authority;
+use stella_certs::{Authority, HookKey};
 use stella_engine::Handle;
 use stella_protocol::id::{AgentId, TenantId};
 use stella_protocol::message::{Holding, Inspect};
@@ -60,6 +60,8 @@ pub struct ApiConfig {
     pub tenant_requests_per_minute: u32,
     /// Proxies that are believed whom they ask for.
     pub proxies: Proxies,
+    /// Messages a minute for one incoming webhook.
+    pub hook_requests_per_minute: u32,
 }
 
 /// What the API works with.
@@ -75,6 +77,8 @@ pub struct ApiDeps {
     pub version: &'static str,
     /// The certificate authority: what enrolment tokens pin, and what clients have to trust.
     pub authority: Arc<Authority>,
+    /// What the secrets of incoming webhooks are made from.
+    pub hook_key: HookKey,
     /// What agents dial, `host:port`.
     pub agent_address: String,
     /// How much is logged.
@@ -150,6 +154,7 @@ pub(crate) struct Inner {
     pub(crate) output: Arc<OutputStore>,
     pub(crate) version: &'static str,
     pub(crate) authority: Arc<Authority>,
+    pub(crate) hook_key: HookKey,
     pub(crate) agent_address: String,
     pub(crate) log_level: LogLevel,
     pub(crate) sample_ratio: f64,
@@ -179,6 +184,7 @@ impl App {
             output,
             version,
             authority,
+            hook_key,
             agent_address,
             log_level,
             tuning,
@@ -194,6 +200,7 @@ impl App {
             output,
             version,
             authority,
+            hook_key,
             agent_address,
             log_level,
             sample_ratio,

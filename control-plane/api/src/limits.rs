@@ -1,4 +1,4 @@
-//! What can change while the API runs. Rate limits: by address for requests that are not authenticated, by token and by tenant for those that are. Health and metrics are exempt.
+//! What can change while the API runs. Rate limits: by address for requests that are not authenticated, by token and by tenant for those that are, by hook and by tenant for what hooks are sent. Health and metrics are exempt.
 
 use std::hash::Hash;
 use std::net::IpAddr;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
-use stella_protocol::id::{AccountId, ApiTokenId, TenantId};
+use stella_protocol::id::{AccountId, ApiTokenId, HookId, TenantId};
 use stella_protocol::network::Network;
 use tokio_util::sync::CancellationToken;
 
@@ -84,12 +84,19 @@ struct Figures {
     requests_per_minute: u32,
     burst: u32,
     tenant_requests_per_minute: u32,
+    hook_requests_per_minute: u32,
 }
 
 impl Figures {
     const fn of(config: &ApiConfig) -> Self {
-        let ApiConfig { requests_per_minute, burst, tenant_requests_per_minute, .. } = *config;
-        Self { requests_per_minute, burst, tenant_requests_per_minute }
+        let ApiConfig {
+            requests_per_minute,
+            burst,
+            tenant_requests_per_minute,
+            hook_requests_per_minute,
+            ..
+        } = *config;
+        Self { requests_per_minute, burst, tenant_requests_per_minute, hook_requests_per_minute }
     }
 }
 
@@ -101,6 +108,7 @@ pub(crate) struct Limits {
     by_token: DefaultKeyedRateLimiter<ApiTokenId>,
     by_account: DefaultKeyedRateLimiter<AccountId>,
     by_tenant: DefaultKeyedRateLimiter<TenantId>,
+    by_hook: DefaultKeyedRateLimiter<HookId>,
 }
 
 impl Limits {
@@ -118,6 +126,11 @@ impl Limits {
             by_tenant: RateLimiter::keyed(quota(
                 config.tenant_requests_per_minute,
                 config.tenant_requests_per_minute,
+            )),
+            // Senders send what has piled up at once.
+            by_hook: RateLimiter::keyed(quota(
+                config.hook_requests_per_minute,
+                config.hook_requests_per_minute,
             )),
         }
     }
@@ -139,11 +152,16 @@ impl Limits {
         check(&self.by_tenant, "tenant", &tenant)
     }
 
+    pub(crate) fn hook(&self, hook: HookId) -> Result<(), ApiError> {
+        check(&self.by_hook, "hook", &hook)
+    }
+
     fn forget_quiet(&self) {
         self.by_address.retain_recent();
         self.by_token.retain_recent();
         self.by_account.retain_recent();
         self.by_tenant.retain_recent();
+        self.by_hook.retain_recent();
     }
 }
 

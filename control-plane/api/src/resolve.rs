@@ -11,6 +11,7 @@ use stella_domain::access::Account;
 use stella_domain::agent::{Agent, EnrolmentToken};
 use stella_domain::deployment::Deployment;
 use stella_domain::environment::Environment;
+use stella_domain::hook::Hook;
 use stella_domain::name::{Name, Version};
 use stella_domain::promotion::Promotion;
 use stella_domain::release::Release;
@@ -23,7 +24,7 @@ use stella_domain::tenant::TenantState;
 use stella_domain::workflow::Workflow;
 use stella_protocol::digest::Digest;
 use stella_protocol::id::{
-    AccountId, AgentId, DeploymentId, EnrolmentTokenId, EnvironmentId, PromotionId, ReleaseId, RunId,
+    AccountId, AgentId, DeploymentId, EnrolmentTokenId, EnvironmentId, HookId, PromotionId, ReleaseId, RunId,
     TargetId, TaskId, TenantId,
 };
 
@@ -149,6 +150,15 @@ pub(crate) fn deployment<'s>(tenant: &'s TenantState, text: &str) -> Result<&'s 
 /// The promotion with this id.
 pub(crate) fn promotion<'s>(tenant: &'s TenantState, text: &str) -> Result<&'s Arc<Promotion>, ApiError> {
     by_id_or_its_start(PromotionId::KIND, &tenant.promotions, text)
+}
+
+/// The hook with this id or name.
+pub(crate) fn hook<'t>(tenant: &'t TenantState, text: &str) -> Result<&'t Arc<Hook>, ApiError> {
+    let by_id = text.parse::<HookId>().ok().and_then(|id| tenant.hooks.get(&id));
+    // There are few.
+    by_id
+        .or_else(|| tenant.hooks.values().find(|hook| hook.name.as_str() == text))
+        .ok_or_else(|| ApiError::not_found(HookId::KIND, text))
 }
 
 /// The workflow of this name.

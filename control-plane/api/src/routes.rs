@@ -3,6 +3,7 @@
 mod accounts;
 mod catalogue;
 pub(crate) mod channels;
+mod deliveries;
 mod deployments;
 mod discovery;
 mod environments;
@@ -10,6 +11,7 @@ mod feed;
 mod gates;
 mod guide;
 mod holds;
+mod hooks;
 mod log_level;
 mod logs;
 mod promotions;
@@ -185,6 +187,10 @@ fn of_workflows() -> OpenApiRouter<App> {
         .routes(routes!(workflows::retry_step))
         .routes(routes!(workflows::answer_step))
         .routes(routes!(workflows::decide_step))
+        .routes(routes!(hooks::hooks, hooks::create_hook))
+        .routes(routes!(hooks::hook, hooks::remove_hook))
+        .routes(routes!(hooks::rotate_hook))
+        .routes(routes!(deliveries::deliver))
 }
 
 pub(crate) fn with_state(app: App) -> Router {

@@ -2,6 +2,7 @@
 
 mod event_types;
 mod gates;
+mod hook;
 mod pace;
 mod people;
 mod places;
@@ -18,6 +19,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::observability::Observability;
 
 pub(crate) use gates::{Findings, Gate, Place, SetGate, Severity, Word};
+pub(crate) use hook::{CreateHook, Hook};
 pub(crate) use pace::{ColourName, Pace, StrategyName};
 pub(crate) use people::{Account, Token};
 pub(crate) use places::{
@@ -79,6 +81,7 @@ const EXAMPLES: &str = "Examples:
   stella release block web:1.4.0 --reason 'loses orders'
   stella workflow apply ship.yaml
   stella workflow run ship --input version=1.4.0 --wait
+  stella hook create shipped --account ci --workflow ship --input version=body.release.tag_name
   stella deployment logs DEPLOYMENT
   stella task logs TASK --follow
   stella log-level info,stella_fleet=debug
@@ -173,6 +176,9 @@ pub(crate) enum Command {
     /// Workflows: what is done one after another, and runs of them.
     #[command(subcommand)]
     Workflow(Workflow),
+    /// Incoming webhooks: what something outside may start by a signed message.
+    #[command(subcommand)]
+    Hook(Hook),
     /// Take a deployment back: each target gets what it had before.
     Rollback(Rollback),
     /// Look at tasks.

@@ -139,6 +139,11 @@ impl Client {
         Ok(Self { http, url: url.trim_end_matches('/').to_owned(), token, ca })
     }
 
+    /// Where the control plane is.
+    pub(crate) fn address(&self) -> &str {
+        &self.url
+    }
+
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.http.request(method, format!("{}{path}", self.url)).bearer_auth(&self.token)
     }

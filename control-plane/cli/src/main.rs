@@ -16,6 +16,7 @@ mod follow;
 mod gate;
 mod guide;
 mod hold;
+mod hook;
 mod observability;
 mod pace;
 mod print;
@@ -140,6 +141,7 @@ async fn run(cli: Cli) -> Result<bool, Error> {
         Command::Deploy(command) => return rollout::deploy(&context, *command).await,
         Command::Deployment(command) => return rollout::deployment(&context, command).await,
         Command::Promotion(command) => return promotion::promotion(&context, command).await,
+        Command::Hook(command) => hook::hook(&context, command).await?,
         Command::Workflow(command) => return workflow::workflow(&context, command).await,
         Command::Rollback(command) => return rollout::rollback(&context, command).await,
         Command::Task(command) => task::task(&context, command).await?,

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 use stella_protocol::id::{
-    AccountId, AgentId, ApiTokenId, DeploymentId, EnvironmentId, PromotionId, TaskId, TenantId,
+    AccountId, AgentId, ApiTokenId, DeploymentId, EnvironmentId, HookId, PromotionId, TaskId, TenantId,
 };
 use stella_protocol::time::Timestamp;
 
@@ -229,6 +229,7 @@ pub(crate) fn check(state: &State, request: &Request, now: Timestamp) -> Result<
     match &request.actor {
         Actor::System => Ok(()),
         Actor::Agent { id } => by_agent(*id, &request.command),
+        Actor::Hook { id, account, .. } => by_hook(state, (*id, account), &request.command),
         Actor::ApiToken { id, .. } => {
             let rights = Rights::of(state, *id, now).ok_or_else(|| {
                 let problem = "the token has expired or was revoked";
@@ -301,7 +302,7 @@ pub(crate) fn check_authority(
     let rights = match actor {
         Actor::System => return Ok(()),
         Actor::Agent { id } => return Err(gone(format!("agent {id} may only speak for itself"))),
-        Actor::ApiToken { account: Some(by), .. } => {
+        Actor::ApiToken { account: Some(by), .. } | Actor::Hook { account: by, .. } => {
             let account = state.system.accounts.get(&by.id);
             let account = account.ok_or_else(|| gone(format!("account {} was removed", by.name)))?;
             Rights { state, account: Some(account) }
@@ -344,6 +345,25 @@ fn by_agent(id: AgentId, command: &Command) -> Result<(), Rejection> {
         return Ok(());
     }
     Err(Rejection::Forbidden { problem: format!("agent {id} may only speak for itself") })
+}
+
+/// A hook asks for what it was made for, with the roles that its account has now, and for nothing else.
+fn by_hook(state: &State, (id, by): (HookId, &ActingAccount), command: &Command) -> Result<(), Rejection> {
+    let forbidden = |problem: String| Rejection::Forbidden { problem };
+    let Command::Tenant(tenant, command) = command else {
+        return Err(forbidden("a hook acts in its tenant only".to_owned()));
+    };
+    let hook = state.tenants.get(tenant).and_then(|tenant| tenant.hooks.get(&id));
+    let hook = hook.ok_or_else(|| forbidden("the hook was removed".to_owned()))?;
+    let account = state.system.accounts.get(&hook.account).filter(|account| account.id == by.id);
+    let account = account.ok_or_else(|| forbidden(format!("account {} was removed", by.name)))?;
+    if !hook.may(command) {
+        return Err(forbidden(format!("hook {} may only start what it was made for", hook.name)));
+    }
+    let rights = Rights { state, account: Some(account) };
+    let (role, scope) =
+        needed_in(state, *tenant, command).ok_or_else(|| forbidden("only agents do that".to_owned()))?;
+    rights.require(role, scope)
 }
 
 /// Everybody may renew their own tokens.
@@ -453,7 +473,10 @@ fn needed_in(state: &State, tenant: TenantId, command: &TenantCommand) -> Option
         | TenantCommand::RevokeReleaseKey { .. }
         | TenantCommand::SetChannel { .. }
         | TenantCommand::RemoveChannel { .. }
-        | TenantCommand::SetReleaseSigning { .. } => (Role::Admin, Scope::Tenant(tenant)),
+        | TenantCommand::SetReleaseSigning { .. }
+        | TenantCommand::CreateHook(_)
+        | TenantCommand::RotateHook { .. }
+        | TenantCommand::RemoveHook { .. } => (Role::Admin, Scope::Tenant(tenant)),
         TenantCommand::SetEnvironmentPath { environment: id, .. }
         | TenantCommand::SetEnvironmentBudget { environment: id, .. }
         | TenantCommand::SetEnvironmentWayBack { environment: id, .. }

@@ -14,6 +14,7 @@ mod colour;
 mod deployment;
 mod gate;
 mod hold;
+mod hook;
 mod inventory;
 mod promotion;
 mod signature;
@@ -190,6 +191,9 @@ impl TenantState {
             | Fact::WayBackAnswered { .. }
             | Fact::WayBackUnanswered { .. }
             | Fact::WayBackWaived { .. } => self.apply_way_back(event),
+            Fact::HookCreated { .. } | Fact::HookRotated { .. } | Fact::HookRemoved { .. } => {
+                self.apply_hook(event)
+            }
             fact @ (Fact::DeploymentArchived { .. }
             | Fact::PromotionArchived { .. }
             | Fact::RunArchived { .. }) => self.apply_archive(fact),

@@ -42,7 +42,7 @@ pub(crate) fn each_once(actors: &[Actor]) -> Vec<Actor> {
 /// Adds those who are somebody, and not there already.
 fn add<'a>(choosers: &mut Vec<Actor>, more: impl Iterator<Item = &'a Actor>) {
     for actor in more {
-        let is_somebody = matches!(actor, Actor::ApiToken { .. });
+        let is_somebody = matches!(actor, Actor::ApiToken { .. } | Actor::Hook { .. });
         if is_somebody && !choosers.iter().any(|known| known.is(actor)) {
             choosers.push(actor.clone());
         }

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use stella_protocol::digest::Digest;
 use stella_protocol::id::{
-    AccountId, AgentId, ApiTokenId, DeploymentId, EnrolmentTokenId, EnvironmentId, PromotionId, QuestionId,
-    ReleaseId, RunId, SessionEpoch, TargetId, TaskId, TenantId,
+    AccountId, AgentId, ApiTokenId, DeploymentId, EnrolmentTokenId, EnvironmentId, HookId, PromotionId,
+    QuestionId, ReleaseId, RunId, SessionEpoch, TargetId, TaskId, TenantId,
 };
 use stella_protocol::message::{Hello, Holding, Profile};
 use stella_protocol::time::Timestamp;
@@ -37,7 +37,8 @@ use crate::way_back::ProofRule;
 use crate::workflow::Template;
 
 pub use new::{
-    Answer, NewDeployment, NewEnrolmentToken, NewFindings, NewRelease, NewRun, NewTarget, TargetChange,
+    Answer, NewDeployment, NewEnrolmentToken, NewFindings, NewHook, NewRelease, NewRun, NewTarget,
+    TargetChange,
 };
 pub use outcome::Outcome;
 pub use report::Report;
@@ -74,6 +75,15 @@ pub enum Actor {
         /// Which agent.
         id: AgentId,
     },
+    /// An incoming webhook, by a message that its sender has signed.
+    Hook {
+        /// Which hook.
+        id: HookId,
+        /// What it is called.
+        name: Name,
+        /// Whose authority it has.
+        account: ActingAccount,
+    },
 }
 
 impl Actor {
@@ -82,6 +92,7 @@ impl Actor {
     pub const fn account(&self) -> Option<&ActingAccount> {
         match self {
             Self::ApiToken { account, .. } => account.as_ref(),
+            Self::Hook { account, .. } => Some(account),
             Self::System | Self::Agent { .. } => None,
         }
     }
@@ -90,10 +101,10 @@ impl Actor {
     /// are nobody.
     #[must_use]
     pub fn is(&self, other: &Self) -> bool {
+        if let (Some(one), Some(other)) = (self.account(), other.account()) {
+            return one.id == other.id;
+        }
         match (self, other) {
-            (Self::ApiToken { account: Some(one), .. }, Self::ApiToken { account: Some(other), .. }) => {
-                one.id == other.id
-            }
             (Self::ApiToken { id: one, account: None }, Self::ApiToken { id: other, account: None }) => {
                 one == other
             }
@@ -563,6 +574,22 @@ pub enum TenantCommand {
     },
     /// Run a workflow.
     StartRun(Box<NewRun>),
+    /// An incoming webhook.
+    CreateHook(Box<NewHook>),
+    /// Give the sender of a hook another secret.
+    RotateHook {
+        /// Which.
+        hook: HookId,
+        /// What the secret follows from.
+        salt: Digest,
+        /// For how long the one before it is still good, in milliseconds.
+        overlap_ms: u64,
+    },
+    /// Let nobody start anything by a hook any more.
+    RemoveHook {
+        /// Which.
+        hook: HookId,
+    },
     /// End a run, with what is under way in it.
     CancelRun {
         /// Which.

@@ -23,6 +23,7 @@ mod gate_step;
 mod group;
 mod guide;
 mod hold;
+mod hook;
 mod job;
 mod outgoing;
 mod path;
@@ -316,6 +317,9 @@ fn carry_out(tx: &mut Transaction<'_>, command: &TenantCommand) -> Result<Outcom
         | TenantCommand::DecideStep { .. }
         | TenantCommand::AnswerCall { .. }
         | TenantCommand::AnswerStepGate { .. } => workflow::carry_out(tx, command),
+        TenantCommand::CreateHook(new) => hook::create(tx, new),
+        TenantCommand::RotateHook { hook: id, salt, overlap_ms } => hook::rotate(tx, *id, *salt, *overlap_ms),
+        TenantCommand::RemoveHook { hook: id } => hook::remove(tx, *id),
         TenantCommand::WithdrawPromotion { promotion, reason } => promotion::withdraw(tx, *promotion, reason),
         TenantCommand::SetGate { environment, gate: wanted } => gate::set(tx, *environment, wanted),
         TenantCommand::RemoveGate { environment, gate: name } => gate::remove(tx, *environment, name),

@@ -10,7 +10,7 @@ use serde_json::Value;
 use stella_protocol::digest::Digest;
 use stella_protocol::id::{
     AccountId, AgentId, ApiTokenId, AttemptKey, DeploymentId, EnrolmentTokenId, EnvironmentId, Generation,
-    Position, PromotionId, ReleaseId, RunId, SessionEpoch, TargetId, TaskId, TenantId,
+    HookId, Position, PromotionId, ReleaseId, RunId, SessionEpoch, TargetId, TaskId, TenantId,
 };
 use stella_protocol::message::{JournalMark, Profile, TaskOutcome};
 use stella_protocol::time::Timestamp;
@@ -30,6 +30,7 @@ use crate::findings::Finding;
 use crate::freeze::Freeze;
 use crate::gate::{self, Gate};
 use crate::hold::PauseCause;
+use crate::hook::HookAction;
 use crate::name::{Identifier, Name, Version};
 use crate::plan::Plan;
 use crate::promotion::{ApprovalRule, Objection};
@@ -490,6 +491,26 @@ pub enum Fact {
     WorkflowRemoved {
         name: Name,
         reason: String,
+    },
+    HookCreated {
+        id: HookId,
+        name: Name,
+        account: AccountId,
+        action: HookAction,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        when: Option<String>,
+        salt: Digest,
+    },
+    /// Its sender has another secret.
+    HookRotated {
+        id: HookId,
+        salt: Digest,
+        /// Until when the one before it is good; not at all if absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        former_until: Option<Timestamp>,
+    },
+    HookRemoved {
+        id: HookId,
     },
     RunStarted {
         id: RunId,

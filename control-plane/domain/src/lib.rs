@@ -79,6 +79,7 @@ pub mod freeze;
 pub mod gate;
 pub mod group;
 pub mod hold;
+pub mod hook;
 mod ids;
 pub mod job;
 pub mod name;

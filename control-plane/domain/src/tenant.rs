@@ -7,8 +7,8 @@ use imbl::{OrdMap, OrdSet};
 use serde::{Deserialize, Serialize};
 use stella_protocol::digest::Digest;
 use stella_protocol::id::{
-    AgentId, ApiTokenId, DeploymentId, EnrolmentTokenId, EnvironmentId, PromotionId, ReleaseId, RunId,
-    TargetId, TaskId, TenantId,
+    AgentId, ApiTokenId, DeploymentId, EnrolmentTokenId, EnvironmentId, HookId, PromotionId, ReleaseId,
+    RunId, TargetId, TaskId, TenantId,
 };
 use stella_protocol::message::JournalMark;
 use stella_protocol::time::Timestamp;
@@ -22,6 +22,7 @@ use crate::durations::Durations;
 use crate::environment::Environment;
 use crate::findings::Reports;
 use crate::gate::Record;
+use crate::hook::Hook;
 use crate::name::{Identifier, Name, Version};
 use crate::promotion::Promotion;
 use crate::release::Release;
@@ -87,6 +88,9 @@ pub struct TenantState {
     pub findings: OrdMap<ReleaseId, Reports>,
     /// Deployments.
     pub deployments: OrdMap<DeploymentId, Arc<Deployment>>,
+    /// Incoming webhooks.
+    #[serde(default, skip_serializing_if = "OrdMap::is_empty")]
+    pub hooks: OrdMap<HookId, Arc<Hook>>,
     /// Workflows.
     #[serde(default)]
     pub workflows: OrdMap<Name, Arc<Workflow>>,
@@ -185,6 +189,7 @@ impl TenantState {
             findings: OrdMap::new(),
             deployments: OrdMap::new(),
             workflows: OrdMap::new(),
+            hooks: OrdMap::new(),
             runs: OrdMap::new(),
             active_runs: OrdSet::new(),
             awaited: OrdMap::new(),

@@ -20,11 +20,12 @@ use stella_domain::channel::ChannelRule;
 use stella_domain::command::{Outcome, TenantCommand};
 use stella_domain::environment::{PromotionPath, SilenceRule, Verification};
 use stella_domain::event::{Fact, StreamId};
+use stella_domain::hook::HookAction;
 use stella_domain::state::State;
 use stella_domain::strategy::Strategy;
 use stella_domain::tenant::TenantState;
 use stella_domain::way_back::ProofRule;
-use stella_protocol::id::{Attempt, AttemptKey, EnrolmentTokenId, EnvironmentId, TaskId};
+use stella_protocol::id::{Attempt, AttemptKey, EnrolmentTokenId, EnvironmentId, HookId, TaskId};
 use stella_protocol::time::Timestamp;
 use uuid::Uuid;
 
@@ -349,6 +350,51 @@ fn accounts(table: &mut String) {
     rows(table, "account that was removed", &gone, system, &facts, &seen);
 }
 
+// === incoming webhooks ===
+
+fn hooks(table: &mut String) {
+    let id = |n: u128| HookId(Uuid::from_u128(0x7000 + n));
+    let created = |n: u128, called: &str| Fact::HookCreated {
+        id: id(n),
+        name: name(called),
+        account: account(1),
+        action: HookAction::Deploy { environment: STAGING, release: "'shop:1.0'".to_owned() },
+        when: None,
+        salt: digest(1),
+    };
+    let rotated = |n: u128, salt: u8, until: Option<u64>| Fact::HookRotated {
+        id: id(n),
+        salt: digest(salt),
+        former_until: until.map(Timestamp),
+    };
+    let facts = [
+        ("hook_created", created(1, "shipped")),
+        ("hook_created, of the same name", created(2, "shipped")),
+        ("hook_created, another", created(2, "other")),
+        ("hook_rotated, at once", rotated(1, 2, None)),
+        ("hook_rotated, with an overlap", rotated(1, 3, Some(9_000))),
+        ("hook_rotated, unknown", rotated(9, 3, None)),
+        ("hook_removed", Fact::HookRemoved { id: id(1) }),
+    ];
+    let seen = |state: &State| {
+        let hooks = tenant(state).hooks.values().map(|hook| {
+            let former = hook.former.map(|it| format!(", before {} until {}", it.salt.0[0], it.until.0));
+            format!("{} salt {}{}", hook.name, hook.salt.0[0], former.unwrap_or_default())
+        });
+        let hooks: Vec<String> = hooks.collect();
+        if hooks.is_empty() { "none".to_owned() } else { hooks.join("; ") }
+    };
+    let world = World::new();
+    for (label, reached) in [
+        ("hook that is not there", vec![]),
+        ("hook that is there", vec![created(1, "shipped")]),
+        ("hook with a former secret", vec![created(1, "shipped"), rotated(1, 2, Some(8_000))]),
+        ("hook that was removed", vec![created(1, "shipped"), Fact::HookRemoved { id: id(1) }]),
+    ] {
+        rows(table, label, &after(&world, OURS, &reached), OURS, &facts, &seen);
+    }
+}
+
 // === the rest ===
 
 fn workflows(table: &mut String) {
@@ -445,6 +491,7 @@ fn the_table_of_transitions_is_as_committed() {
     agents(&mut table);
     accounts(&mut table);
     workflows(&mut table);
+    hooks(&mut table);
     authority(&mut table);
     requests(&mut table);
     compare("setup.txt", &table);

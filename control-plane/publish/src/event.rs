@@ -76,6 +76,7 @@ impl CloudEvent {
             Actor::System => ("system", None, None),
             Actor::ApiToken { id, account } => ("api_token", Some(id.to_string()), account.as_ref()),
             Actor::Agent { id } => ("agent", Some(id.to_string()), None),
+            Actor::Hook { id, account, .. } => ("hook", Some(id.to_string()), Some(account)),
         };
         Self {
             specversion: "1.0",

@@ -10,7 +10,8 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use metrics_exporter_prometheus::PrometheusHandle;
 use stella_api::{ApiConfig, ApiDeps, LookAtHosts, MetricsTls, OnAnswer, Render, Tuning};
-use stella_certs::tls;
+use stella_certs::{HookKey, tls};
+use stella_domain::state::State;
 use stella_engine::{Condition, Engine, Handle};
 use stella_fleet::{Fleet, FleetConfig, FleetDeps};
 use stella_journal::{JournalConfig, SledJournal};
@@ -148,6 +149,7 @@ async fn serve(
         output,
         version: env!("CARGO_PKG_VERSION"),
         authority: Arc::clone(&pki.authority),
+        hook_key: hook_key(config, &engine.handle().state())?,
         agent_address: agent_address(config, fleet.local_addr()),
         log_level,
         tuning,
@@ -211,6 +213,17 @@ async fn follow_journal(
     let work = followed::notify(engine.handle(), look, followed.follow(), until.clone());
     running.other("notifications", until, work);
     Ok(measurements)
+}
+
+/// What the secrets of incoming webhooks are made from.
+fn hook_key(config: &Config, state: &State) -> anyhow::Result<HookKey> {
+    let path = config.state_dir.join("pki").join("hooks.key");
+    let (key, was_there) = HookKey::open_or_create(&path).with_context(|| path.display().to_string())?;
+    let hooks: usize = state.tenants.values().map(|tenant| tenant.hooks.len()).sum();
+    if !was_there && hooks > 0 {
+        tracing::warn!(hooks, file = %path.display(), "the key of incoming webhooks was lost: rotate all of them");
+    }
+    Ok(key)
 }
 
 fn look_at_hosts(fleet: Arc<Fleet>) -> LookAtHosts {
@@ -386,6 +399,7 @@ pub(crate) fn api_config(config: &Config) -> anyhow::Result<ApiConfig> {
         burst: config.api.burst,
         tenant_requests_per_minute: config.api.tenant_requests_per_minute,
         proxies: config.api.proxies()?,
+        hook_requests_per_minute: config.api.hook_requests_per_minute,
     })
 }
 

@@ -255,6 +255,7 @@ impl Config {
             ("api.requests_per_minute", u64::from(self.api.requests_per_minute)),
             ("api.burst", u64::from(self.api.burst)),
             ("api.tenant_requests_per_minute", u64::from(self.api.tenant_requests_per_minute)),
+            ("api.hook_requests_per_minute", u64::from(self.api.hook_requests_per_minute)),
             ("api.artifact_bytes_max", self.api.artifact_bytes_max),
             ("journal.snapshot_every_events", self.journal.snapshot_every_events),
         ];

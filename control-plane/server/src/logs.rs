@@ -223,7 +223,7 @@ fn of_promotion(tenant: &TenantState, id: PromotionId) -> (Option<String>, Optio
 /// Whose word it was: decisions are those of accounts.
 fn account(actor: &Actor) -> Option<&str> {
     match actor {
-        Actor::ApiToken { account, .. } => account.as_ref().map(|account| account.name.as_str()),
+        Actor::ApiToken { .. } | Actor::Hook { .. } => actor.account().map(|account| account.name.as_str()),
         Actor::System | Actor::Agent { .. } => None,
     }
 }

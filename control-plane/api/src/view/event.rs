@@ -132,6 +132,7 @@ pub(super) fn actor(actor: &Actor) -> dto::Actor {
         Actor::System => ("system", None, None),
         Actor::ApiToken { id, account } => ("api_token", Some(id.to_string()), account.as_ref()),
         Actor::Agent { id } => ("agent", Some(id.to_string()), None),
+        Actor::Hook { id, account, .. } => ("hook", Some(id.to_string()), Some(account)),
     };
     dto::Actor { kind: kind.to_owned(), id, account: account.map(|account| account.name.to_string()) }
 }

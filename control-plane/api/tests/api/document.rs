@@ -9,7 +9,7 @@ use stella_api_types::paths;
 use crate::world::{World, bare};
 
 /// All templates of the API's own listener. A new constant is noticed by the comparison with the source below.
-const PATHS: [&str; 94] = [
+const PATHS: [&str; 98] = [
     paths::API_TOKENS,
     paths::API_TOKEN,
     paths::ACCOUNTS,
@@ -60,6 +60,10 @@ const PATHS: [&str; 94] = [
     paths::WORKFLOWS,
     paths::WORKFLOW,
     paths::WORKFLOW_REMOVE,
+    paths::HOOKS,
+    paths::HOOK,
+    paths::HOOK_ROTATE,
+    paths::HOOK_DELIVERY,
     paths::RUNS,
     paths::RUN_PLANS,
     paths::RUN,
@@ -213,6 +217,8 @@ async fn only_health_and_the_document_are_public() {
         .into_iter()
         .filter_map(|(_, path, wants_token)| (!wants_token).then_some(path))
         .collect();
-    let expected = [paths::OPENAPI, paths::HEALTH, paths::HEALTH_READY, paths::HEALTH_LIVE];
+    // What is sent to a hook is signed instead.
+    let expected =
+        [paths::OPENAPI, paths::HEALTH, paths::HEALTH_READY, paths::HEALTH_LIVE, paths::HOOK_DELIVERY];
     assert_eq!(public, expected.map(str::to_owned).into());
 }

@@ -76,6 +76,7 @@ pub(crate) fn generous() -> ApiConfig {
         burst: 1_000_000,
         tenant_requests_per_minute: 1_000_000,
         proxies: stella_api::Proxies::default(),
+        hook_requests_per_minute: 1_000_000,
     }
 }
 
@@ -100,6 +101,7 @@ impl World {
             authority: Arc::new(
                 Authority::open_or_create(&folder.path().join("pki"), SystemTime::now()).unwrap(),
             ),
+            hook_key: stella_certs::HookKey::generate().unwrap(),
             agent_address: "stella.test:7443".into(),
             log_level: stella_telemetry::LogLevel::detached("info"),
             tuning: Tuning::new(&config),

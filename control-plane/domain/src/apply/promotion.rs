@@ -236,7 +236,7 @@ fn by_account<'a>(
 ) -> Result<&'a ActingAccount, IllegalTransition> {
     match actor {
         Actor::ApiToken { account: Some(account), .. } => Ok(account),
-        Actor::ApiToken { account: None, .. } | Actor::System | Actor::Agent { .. } => {
+        Actor::ApiToken { account: None, .. } | Actor::System | Actor::Agent { .. } | Actor::Hook { .. } => {
             Err(illegal(subject(id), "decided on by nobody", fact))
         }
     }

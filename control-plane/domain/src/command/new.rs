@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use stella_protocol::digest::Digest;
 use stella_protocol::id::{
-    AgentId, DeploymentId, EnrolmentTokenId, EnvironmentId, PromotionId, ReleaseId, RunId, TargetId,
+    AccountId, AgentId, DeploymentId, EnrolmentTokenId, EnvironmentId, HookId, PromotionId, ReleaseId, RunId,
+    TargetId,
 };
 use stella_protocol::message::Profile;
 use stella_protocol::time::Timestamp;
@@ -16,6 +17,7 @@ use crate::amount::Amount;
 use crate::deployment::{OnFailure, Strategy};
 use crate::findings::Finding;
 use crate::gate;
+use crate::hook::HookAction;
 use crate::job::Job;
 use crate::name::{Identifier, Name, Version};
 use crate::provenance::Provenance;
@@ -62,6 +64,23 @@ pub struct NewRun {
     pub version: Option<u32>,
     /// What it is given.
     pub inputs: BTreeMap<Identifier, Value>,
+}
+
+/// A new incoming webhook.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewHook {
+    /// Its id.
+    pub id: HookId,
+    /// Its name.
+    pub name: Name,
+    /// The service account whose authority it has.
+    pub account: AccountId,
+    /// What it starts.
+    pub action: HookAction,
+    /// An expression: what it does not hold for is taken and starts nothing.
+    pub when: Option<String>,
+    /// What the secret of its sender follows from.
+    pub salt: Digest,
 }
 
 /// A new target.

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 use stella_protocol::id::{
-    AccountId, AgentId, ApiTokenId, DeploymentId, EnrolmentTokenId, EnvironmentId, PromotionId, ReleaseId,
-    RunId, SessionEpoch, TargetId, TenantId,
+    AccountId, AgentId, ApiTokenId, DeploymentId, EnrolmentTokenId, EnvironmentId, HookId, PromotionId,
+    ReleaseId, RunId, SessionEpoch, TargetId, TenantId,
 };
 
 /// The answer to a command that was carried out.
@@ -38,4 +38,6 @@ pub enum Outcome {
     Run(RunId),
     /// The promotion exists. What became of it is in the state.
     Promotion(PromotionId),
+    /// The hook exists.
+    Hook(HookId),
 }

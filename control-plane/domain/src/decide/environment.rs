@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use stella_protocol::id::EnvironmentId;
 
+use super::hook;
 use super::strategy::is_well_formed;
 use super::transaction::Transaction;
 use crate::access::Grant;
@@ -108,6 +109,8 @@ fn uses(tx: &Transaction<'_>, environment: &Environment) -> Vec<String> {
         before.map(|it| format!("it comes after {it} on the path (stella env path {name} --nothing)")),
     );
     uses.extend(after);
+    let hooks = named(hook::leading_to(tx, id));
+    uses.extend(hooks.map(|it| format!("hooks bring releases to it: {it} (stella hook remove)")));
     uses.extend(accounts.map(|it| format!("accounts have roles there: {it} (stella account roles)")));
     uses
 }

@@ -11,7 +11,6 @@ use stella_protocol::id::{DeploymentId, PromotionId, RunId};
 
 use super::transaction::{Transaction, WORK_MAX};
 use super::{deploy_step, deployment, gate_step, outgoing, rollout, sub_run};
-use crate::command::Actor;
 use crate::deployment::{Cause, Status};
 use crate::event::Fact;
 use crate::gate::ANSWER_MS_MAX;
@@ -361,10 +360,7 @@ pub(super) fn variables(run: &Run, meter: &Meter) -> Variables {
             json!({ "status": step.state.name(), "outputs": step.outputs, "attempts": step.attempts });
         (id.to_string(), known)
     };
-    let started_by = match &run.started_by {
-        Actor::ApiToken { account: Some(account), .. } => account.name.to_string(),
-        Actor::ApiToken { account: None, .. } | Actor::System | Actor::Agent { .. } => String::new(),
-    };
+    let started_by = run.started_by.account().map_or_else(String::new, |account| account.name.to_string());
     let about = json!({
         "id": run.id, "workflow": run.workflow, "version": run.version, "started_by": started_by,
     });

@@ -330,7 +330,7 @@ fn is_free_to_approve(tx: &Transaction<'_>, id: RunId) -> Result<(), Rejection> 
 fn decider(tx: &Transaction<'_>) -> Result<(ApiTokenId, AccountId, Name), Rejection> {
     match tx.actor() {
         Actor::ApiToken { id, account: Some(account) } => Ok((*id, account.id, account.name.clone())),
-        Actor::ApiToken { account: None, .. } | Actor::System | Actor::Agent { .. } => {
+        Actor::ApiToken { account: None, .. } | Actor::System | Actor::Agent { .. } | Actor::Hook { .. } => {
             let problem = "a step is approved by somebody: use a token that belongs to an account";
             Err(Rejection::Forbidden { problem: problem.to_owned() })
         }

@@ -365,10 +365,7 @@ fn approvals(tenant: &TenantState) {
         let started = matches!(promotion.status, PromotionStatus::Started { .. });
         let deployment = tenant.deployments.get(&promotion.wanted.id);
         assert_eq!(deployment.is_some(), started, "INV-10: {}", promotion.id);
-        let asked = match &promotion.requested_by {
-            Actor::ApiToken { account: Some(account), .. } => Some(account.id),
-            Actor::ApiToken { account: None, .. } | Actor::System | Actor::Agent { .. } => None,
-        };
+        let asked = promotion.requested_by.account().map(|account| account.id);
         let by: BTreeSet<_> = promotion.approvals.iter().map(|approval| approval.by.id).collect();
         assert_eq!(by.len(), promotion.approvals.len(), "INV-10: somebody approved twice");
         assert!(asked.is_none_or(|asked| !by.contains(&asked)), "INV-10: who asked approved");
@@ -597,10 +594,7 @@ fn gates(tenant: &TenantState) {
                 is_live || (record.asked.is_none() && record.again_at.is_none()),
                 "INV-12: asked for nothing"
             );
-            let person = |actor: &Actor| match actor {
-                Actor::ApiToken { account: Some(account), .. } => Some(account.id),
-                Actor::ApiToken { account: None, .. } | Actor::System | Actor::Agent { .. } => None,
-            };
+            let person = |actor: &Actor| actor.account().map(|account| account.id);
             let is_manual =
                 record.verdict.as_ref().is_some_and(|it| it.inputs.is_none() && it.asked_at == it.at);
             if let Some(by) = record.verdict.as_ref().and_then(|it| person(&it.by)).filter(|_| is_manual) {

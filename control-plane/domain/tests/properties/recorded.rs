@@ -168,6 +168,9 @@ const NOT_WALKED: &[&str] = &[
     "agent_figures_moved",
     "log_level_set",
     "workflow_removed",
+    "hook_created",
+    "hook_rotated",
+    "hook_removed",
     "step_approval_lapsed",
 ];
 

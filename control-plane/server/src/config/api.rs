@@ -37,6 +37,8 @@ pub(crate) struct Api {
     pub(crate) burst: u32,
     /// Requests a minute for one tenant, over all tokens.
     pub(crate) tenant_requests_per_minute: u32,
+    /// Messages a minute for one incoming webhook.
+    pub(crate) hook_requests_per_minute: u32,
 }
 
 impl Default for Api {
@@ -53,6 +55,7 @@ impl Default for Api {
             requests_per_minute: 1_000,
             burst: 100,
             tenant_requests_per_minute: 500,
+            hook_requests_per_minute: 100,
         }
     }
 }

@@ -59,6 +59,7 @@ pub(crate) const KEYS: &[Key] = &[
     ),
     live("api.burst", "100", "at least 1", "how many of them may come at once"),
     live("api.tenant_requests_per_minute", "500", "at least 1", "for one tenant, over all tokens"),
+    live("api.hook_requests_per_minute", "100", "at least 1", "messages to one [incoming webhook](hooks.md)"),
     key("metrics.listen", "`0.0.0.0:9090`", "address, TCP", "`/metrics` over HTTPS, without a token"),
     live(
         "metrics.client_ca",

@@ -1,0 +1,264 @@
+//! What comes in by hooks: whose it is, whether it was signed by who has the secret, how much of it there may be, and what it starts.
+//!
+//! A stranger learns nothing: an unknown hook and a wrong signature have one answer, which takes as long.
+
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{Extension, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+use stella_api_types::hook::HookTaken;
+use stella_api_types::paths;
+use stella_domain::command::{
+    ActingAccount, Actor, Command, Idempotency, NewDeployment, NewRun, Outcome, Request, TenantCommand,
+};
+use stella_domain::deployment::{OnFailure, Strategy, TIMEOUT_MS_DEFAULT};
+use stella_domain::hook::{Delivery, Hook, Wanted};
+use stella_domain::rejection::Rejection;
+use stella_domain::tenant::TenantState;
+use stella_protocol::digest::Digest;
+use stella_protocol::id::{DeploymentId, HookId, RunId};
+use stella_protocol::time::Timestamp;
+use stella_protocol::trace::TraceContext;
+use tracing::{Span, field};
+use uuid::Uuid;
+
+use crate::body::{JSON_BYTES_MAX, Json, Path};
+use crate::error::{ApiError, ErrorCode};
+use crate::submit::unexpected;
+use crate::{App, resolve};
+
+/// How far a signed time may be from ours, in milliseconds: clocks differ, and messages are tried again.
+const TIMESTAMP_SKEW_MS_MAX: u64 = 300_000;
+/// The longest name of a delivery or an event, in characters.
+const NAME_CHARACTERS_MAX: usize = 128;
+/// Where senders name the delivery: GitHub, Gitea, Forgejo, and whoever writes a script.
+const DELIVERY_HEADERS: [&str; 4] =
+    ["x-github-delivery", "x-forgejo-delivery", "x-gitea-delivery", "idempotency-key"];
+/// Where senders name the kind of event.
+const EVENT_HEADERS: [&str; 3] = ["x-github-event", "x-forgejo-event", "x-gitea-event"];
+
+/// Takes a message: one that is signed with the hook's secret, `X-Hub-Signature-256` over the body as GitHub, Gitea and Forgejo sign it, or
+/// `Stella-Signature` over `Stella-Timestamp`, a dot and the body. The same delivery is taken once.
+#[utoipa::path(post, path = paths::HOOK_DELIVERY, tag = "hooks", params(("hook" = String, Path)), security(()),
+    request_body = Value,
+    responses((status = 200, description = "It starts nothing, or had come before", body = HookTaken),
+        (status = 201, body = HookTaken), (status = 202, description = "It waits for approvals", body = HookTaken)))]
+pub(crate) async fn deliver(
+    State(app): State<App>,
+    Path(hook): Path<String>,
+    Extension(trace): Extension<TraceContext>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<(StatusCode, Json<HookTaken>), ApiError> {
+    let body = body.map_err(too_large)?;
+    let (state, now) = (app.engine.state(), app.engine.now());
+    let id = hook.parse::<HookId>().ok();
+    let found = id.and_then(|id| state.tenants.values().find_map(|it| Some((it, it.hooks.get(&id)?))));
+    let signed = Signed::of(&headers, now)?;
+    let is_signed = is_signed(&app, (id, found.map(|(_, hook)| &**hook)), &signed, &body, now);
+    let Some((tenant, hook)) = found.filter(|_| is_signed) else {
+        return Err(stranger("there is no such hook, or its secret is another one"));
+    };
+    Span::current().record("tenantId", field::display(tenant.id));
+    let limits = app.tuning.limits();
+    limits.hook(hook.id).and_then(|()| limits.tenant(tenant.id))?;
+    let delivery = read(&headers, &body)?;
+    let key = format!("hook/{}/{}", hook.id, signed.once(&delivery, &body));
+    let digest = Sha256::new().chain_update(&delivery.event).chain_update([0]).chain_update(&body).finalize();
+    let idempotency = Some(Idempotency { key, digest: Digest(digest.into()) });
+    let (known, event, message) = (std::sync::Arc::clone(hook), delivery.event.clone(), delivery.id.clone());
+    // Expressions are compiled, which takes more than a moment.
+    let wanted = tokio::task::spawn_blocking(move || known.wants(&delivery));
+    let wanted = wanted.await.map_err(|error| ApiError::internal(&error))??;
+    let Some(wanted) = wanted else {
+        tracing::info!(hook = %hook.name, event, delivery = message, "a hook ignores a message");
+        return Ok((StatusCode::OK, Json(taken("ignored"))));
+    };
+    let (command, own) = command(tenant, wanted)?;
+    let actor = acting(&state, hook)?;
+    let command = Command::Tenant(tenant.id, command);
+    let outcome = app.engine.submit(Request { actor, trace, idempotency, command }).await?;
+    let (status, answer) = answered(&outcome, own)?;
+    tracing::info!(
+        hook = %hook.name, event, delivery = message, status = answer.status, repeated = answer.repeated,
+        "a hook has taken a message"
+    );
+    Ok((status, Json(answer)))
+}
+
+fn too_large(rejection: BytesRejection) -> ApiError {
+    if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+        return ApiError::new(
+            ErrorCode::TooLarge,
+            format!("a message may have at most {JSON_BYTES_MAX} bytes"),
+        );
+    }
+    ApiError::new(ErrorCode::MalformedRequest, rejection.body_text())
+}
+
+fn stranger(why: &str) -> ApiError {
+    ApiError::new(ErrorCode::Unauthenticated, why)
+}
+
+/// How a message is signed.
+enum Signed {
+    /// Over the body alone.
+    Body { signature: Vec<u8> },
+    /// Over the time, a dot and the body.
+    Timed { signature: Vec<u8>, timestamp: String },
+}
+
+impl Signed {
+    fn of(headers: &HeaderMap, now: Timestamp) -> Result<Self, ApiError> {
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let decoded = |text: &str, prefix: &str| {
+            let signature = text.strip_prefix(prefix).and_then(|digits| hex::decode(digits).ok());
+            signature
+                .ok_or_else(|| stranger(&format!("the signature is not {prefix} and 64 hexadecimal digits")))
+        };
+        if let Some(signature) = text("stella-signature") {
+            let signature = decoded(signature, "v1=")?;
+            let timestamp = text("stella-timestamp").unwrap_or_default().to_owned();
+            let seconds = timestamp.parse::<u64>();
+            let at = seconds.map_err(|_| {
+                stranger("the header Stella-Timestamp must be the time in seconds since 1970")
+            })?;
+            if at.saturating_mul(1_000).abs_diff(now.0) > TIMESTAMP_SKEW_MS_MAX {
+                return Err(stranger("the signed time is more than 5 minutes from now; is the clock right?"));
+            }
+            return Ok(Self::Timed { signature, timestamp });
+        }
+        match text("x-hub-signature-256") {
+            Some(signature) => Ok(Self::Body { signature: decoded(signature, "sha256=")? }),
+            None => Err(stranger(
+                "sign the body with the hook's secret: X-Hub-Signature-256, or Stella-Signature",
+            )),
+        }
+    }
+
+    /// What is the same if it comes again, and at no other message. A name that the sender gives it is not signed: one who has recorded a
+    /// message could give it another. What is signed with its time needs none.
+    fn once(&self, delivery: &Delivery, body: &[u8]) -> String {
+        match self {
+            Self::Timed { signature, .. } => hex::encode(signature),
+            Self::Body { .. } if delivery.id.is_empty() => hex::encode(Sha256::digest(body)),
+            Self::Body { .. } => delivery.id.clone(),
+        }
+    }
+
+    fn is_by(&self, secret: &stella_certs::hook::HookSecret, body: &[u8]) -> bool {
+        match self {
+            Self::Body { signature } => secret.verifies(&[body], signature),
+            Self::Timed { signature, timestamp } => {
+                secret.verifies(&[timestamp.as_bytes(), b".", body], signature)
+            }
+        }
+    }
+}
+
+/// Whether it was signed with one of the hook's secrets. For a hook that is not there a secret is made that nobody has.
+fn is_signed(
+    app: &App,
+    (id, hook): (Option<HookId>, Option<&Hook>),
+    signed: &Signed,
+    body: &[u8],
+    now: Timestamp,
+) -> bool {
+    let Some(hook) = hook else {
+        let nobody = app.hook_key.secret(id.unwrap_or(HookId(Uuid::nil())), &Digest([0; 32]));
+        std::hint::black_box(signed.is_by(&nobody, body));
+        return false;
+    };
+    hook.salts(now).any(|salt| signed.is_by(&app.hook_key.secret(hook.id, &salt), body))
+}
+
+fn read(headers: &HeaderMap, body: &[u8]) -> Result<Delivery, ApiError> {
+    let media_type = headers.get(header::CONTENT_TYPE).and_then(|it| it.to_str().ok()).unwrap_or_default();
+    let is_json = media_type.split(';').next().is_some_and(|it| {
+        let it = it.trim().to_ascii_lowercase();
+        it == "application/json" || it.ends_with("+json")
+    });
+    if !is_json {
+        let detail = "messages have to be application/json; choose that as the content type of the webhook";
+        return Err(ApiError::new(ErrorCode::UnsupportedMediaType, detail));
+    }
+    let body = serde_json::from_slice::<Value>(body);
+    let body = body.map_err(|error| ApiError::new(ErrorCode::MalformedRequest, error.to_string()))?;
+    Ok(Delivery { event: named(headers, &EVENT_HEADERS)?, id: named(headers, &DELIVERY_HEADERS)?, body })
+}
+
+/// The first of these headers that is there.
+fn named(headers: &HeaderMap, names: &[&str]) -> Result<String, ApiError> {
+    let Some((name, value)) = names.iter().find_map(|name| Some((name, headers.get(*name)?))) else {
+        return Ok(String::new());
+    };
+    let text = value.to_str().unwrap_or_default();
+    if text.is_empty() || text.len() > NAME_CHARACTERS_MAX || !text.chars().all(|c| c.is_ascii_graphic()) {
+        let problem = format!("must have 1 to {NAME_CHARACTERS_MAX} visible ASCII characters");
+        return Err(ApiError::invalid(*name, problem));
+    }
+    Ok(text.to_owned())
+}
+
+/// Who it is: the hook, with the authority of its account as that is now.
+fn acting(state: &stella_domain::state::State, hook: &Hook) -> Result<Actor, ApiError> {
+    let account = state.system.accounts.get(&hook.account);
+    let account = account
+        .ok_or_else(|| Rejection::Forbidden { problem: "the hook's account was removed".to_owned() })?;
+    let account = ActingAccount { id: account.id, name: account.name.clone() };
+    Ok(Actor::Hook { id: hook.id, name: hook.name.clone(), account })
+}
+
+/// The command that starts it, and the id of what is new.
+fn command(tenant: &TenantState, wanted: Wanted) -> Result<(TenantCommand, Uuid), ApiError> {
+    let id = Uuid::now_v7();
+    let command = match wanted {
+        Wanted::Run { workflow, inputs } => {
+            TenantCommand::StartRun(Box::new(NewRun { id: RunId(id), workflow, version: None, inputs }))
+        }
+        Wanted::Deploy { environment, release } => {
+            let place = resolve::environment(tenant, &environment.to_string())?;
+            let release = resolve::release(tenant, &release)?.id;
+            TenantCommand::Deploy(Box::new(NewDeployment {
+                id: DeploymentId(id),
+                environment,
+                release,
+                strategy: place.strategy.clone().unwrap_or(Strategy::usual()),
+                on_failure: OnFailure::default(),
+                tolerate_failures: None,
+                targets: None,
+                timeout_ms: TIMEOUT_MS_DEFAULT,
+                override_freeze: None,
+                waive_way_back: None,
+                replace_application: false,
+                job: None,
+            }))
+        }
+    };
+    Ok((command, id))
+}
+
+fn taken(status: &str) -> HookTaken {
+    HookTaken { status: status.to_owned(), repeated: false, run: None, deployment: None, promotion: None }
+}
+
+/// What is told of what it started; `own` is the id that it has if it was started just now.
+#[expect(clippy::wildcard_enum_match_arm, reason = "a hook starts nothing else")]
+fn answered(outcome: &Outcome, own: Uuid) -> Result<(StatusCode, HookTaken), ApiError> {
+    let (status, id, answer) = match outcome {
+        Outcome::Run(run) => {
+            (StatusCode::CREATED, run.0, HookTaken { run: Some(run.to_string()), ..taken("started") })
+        }
+        Outcome::Deployment(id) => {
+            (StatusCode::CREATED, id.0, HookTaken { deployment: Some(id.to_string()), ..taken("started") })
+        }
+        Outcome::Promotion(id) => {
+            (StatusCode::ACCEPTED, id.0, HookTaken { promotion: Some(id.to_string()), ..taken("waits") })
+        }
+        other => return Err(unexpected(other)),
+    };
+    let repeated = id != own;
+    Ok((if repeated { StatusCode::OK } else { status }, HookTaken { repeated, ..answer }))
+}

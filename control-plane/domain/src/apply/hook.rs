@@ -1,0 +1,48 @@
+//! Incoming webhooks.
+
+use std::sync::Arc;
+
+use stella_protocol::id::HookId;
+
+use super::{Applied, ensure, misplaced, missing, vacant};
+use crate::event::{Event, Fact};
+use crate::hook::{FormerSalt, Hook};
+use crate::tenant::TenantState;
+
+impl TenantState {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the caller sorts them")]
+    pub(super) fn apply_hook(&mut self, event: &Event) -> Applied {
+        let fact = &event.fact;
+        match fact {
+            Fact::HookCreated { id, name, account, action, when, salt } => {
+                vacant(!self.hooks.contains_key(id), HookId::KIND, id, fact)?;
+                let is_free = self.hooks.values().all(|hook| hook.name != *name);
+                ensure(is_free, format!("hook {name}"), "there already", fact)?;
+                let hook = Hook {
+                    id: *id,
+                    name: name.clone(),
+                    account: *account,
+                    action: action.clone(),
+                    when: when.clone(),
+                    salt: *salt,
+                    former: None,
+                    created_at: event.at,
+                    created_by: event.actor.clone(),
+                };
+                self.hooks.insert(*id, Arc::new(hook));
+                Ok(())
+            }
+            Fact::HookRotated { id, salt, former_until } => {
+                let hook = self.hooks.get_mut(id).ok_or_else(|| missing(HookId::KIND, id, fact))?;
+                let hook = Arc::make_mut(hook);
+                hook.former = former_until.map(|until| FormerSalt { salt: hook.salt, until });
+                hook.salt = *salt;
+                Ok(())
+            }
+            Fact::HookRemoved { id } => {
+                self.hooks.remove(id).map(drop).ok_or_else(|| missing(HookId::KIND, id, fact))
+            }
+            other => Err(misplaced(other)),
+        }
+    }
+}
