@@ -73,7 +73,7 @@ pub enum ToAgent {
     Acknowledge(Vec<AttemptKey>),
     /// The certificate that was asked for.
     Renewed(Renewed),
-    /// Finish what is open and take nothing new, until the next welcome.
+    /// Finish what is open and take nothing new, until the next welcome. Reserved: agents understand it, and no control plane sends it.
     Drain,
     /// Which roots to trust from now on. Only to agents with [`capability::TRUST`].
     Trust(Trust),

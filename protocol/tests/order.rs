@@ -69,12 +69,8 @@ fn an_agent_takes_these_frames_in_these_states_and_no_others() {
 
 #[test]
 fn a_control_plane_takes_these_frames_in_these_states_and_no_others() {
-    let states: [State<ControlSession>; 4] = [
-        ("new", || ControlSession::new(NOW)),
-        ("greeted", greeted_control),
-        ("active", active_control),
-        ("draining", draining_control),
-    ];
+    let states: [State<ControlSession>; 3] =
+        [("new", || ControlSession::new(NOW)), ("greeted", greeted_control), ("active", active_control)];
     let taken: Vec<String> = states
         .into_iter()
         .flat_map(|(state, make)| to_control_plane().into_iter().map(move |frame| (state, make(), frame)))
@@ -103,8 +99,7 @@ fn a_control_plane_takes_these_frames_in_these_states_and_no_others() {
         "inspected",
         "figures_at",
     ];
-    let lives =
-        ["active", "draining"].into_iter().flat_map(|state| live.map(|name| format!("{state}: {name}")));
+    let lives = live.map(|name| format!("active: {name}"));
     let expected: Vec<String> = std::iter::once("new: hello".to_owned()).chain(lives).collect();
     assert_eq!(taken, expected);
 }
@@ -125,7 +120,6 @@ fn nothing_is_sent_before_the_welcome_or_after_the_end() {
     assert!(control.dispatch(Box::new(dispatch(key(1, 1), SESSION))).is_err());
     assert!(control.cancel(Cancel { key: key(1, 1), grace_ms: 1 }).is_err());
     assert!(control.acknowledge(key(1, 1)).is_err());
-    assert!(control.drain().is_err());
     assert_eq!(control.poll_transmit(), None);
     let mut control = active_control();
     assert!(control.welcome(welcome(), NOW).is_err(), "one welcome is enough");
@@ -148,17 +142,6 @@ fn a_dispatch_that_names_another_session_is_refused_by_both_ends() {
     for refused in [active_control().dispatch(Box::new(foreign)), active_control().dispatch_traced(traced)] {
         assert_eq!(refused, Err(SendError::ForeignDispatch { session: SESSION, named: SessionEpoch(2) }));
     }
-}
-
-#[test]
-fn a_draining_control_plane_sends_everything_but_dispatches() {
-    let mut control = draining_control();
-    control.drain().expect("a second drain changes nothing");
-    let refused = control.dispatch(Box::new(dispatch(key(1, 1), SESSION)));
-    assert_eq!(refused, Err(SendError::NotNow { frame: "dispatch", state: "draining" }));
-    control.cancel(Cancel { key: key(1, 1), grace_ms: 1 }).unwrap();
-    control.acknowledge(key(1, 1)).unwrap();
-    assert_eq!(names(&mut control), ["drain", "cancel", "acknowledge"]);
 }
 
 #[test]
@@ -271,12 +254,6 @@ fn active_control() -> ControlSession {
     let mut session = greeted_control();
     session.welcome(welcome(), NOW).unwrap();
     assert_eq!(names(&mut session), ["welcome"]);
-    session
-}
-
-fn draining_control() -> ControlSession {
-    let mut session = active_control();
-    session.drain().unwrap();
     session
 }
 

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::event::Actor;
+
 /// How long an enrolment token is good for unless the request says otherwise, in seconds.
 pub const EXPIRES_IN_SECONDS_DEFAULT: u64 = 3_600;
 
@@ -54,6 +56,24 @@ pub struct Agent {
     /// When and why it was revoked, if it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revoked: Option<Revoked>,
+    /// That its host was taken out of rotation; absent if it is in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub draining: Option<Draining>,
+}
+
+/// That a host was taken out of rotation: nothing new begins there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Draining {
+    /// Why, for people.
+    pub reason: String,
+    /// Who did it.
+    pub by: Actor,
+    /// Since when.
+    pub since: String,
+    /// On how many of its targets something is under way still. With 0, nothing goes on there any more.
+    pub under_way: u64,
+    /// On how many of its targets something waits until it is back in rotation.
+    pub waiting: u64,
 }
 
 /// That an identity is not believed any more.

@@ -68,6 +68,10 @@ pub const AGENTS: &str = "/api/v1/tenants/{tenant}/agents";
 pub const AGENT: &str = "/api/v1/tenants/{tenant}/agents/{agent}";
 /// Revokes an agent.
 pub const AGENT_REVOKE: &str = "/api/v1/tenants/{tenant}/agents/{agent}/revoke";
+/// Takes an agent's host out of rotation.
+pub const AGENT_DRAIN: &str = "/api/v1/tenants/{tenant}/agents/{agent}/drain";
+/// Lets work come to it again.
+pub const AGENT_UNDRAIN: &str = "/api/v1/tenants/{tenant}/agents/{agent}/undrain";
 /// Agents whose own figures can be scraped, for Prometheus' HTTP discovery.
 pub const SD_AGENTS: &str = "/api/v1/sd/agents";
 /// Enrolment tokens of a tenant.

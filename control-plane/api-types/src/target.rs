@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::hold::Hold;
 use crate::page::Named;
 use crate::release::ReleaseRef;
 
@@ -89,6 +90,9 @@ pub struct Target {
     /// The id of the deployment that works on it now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub active_deployment: Option<String>,
+    /// That its agent's host was taken out of rotation, and why: deployments leave the target out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub draining: Option<Hold>,
     /// When it was created.
     pub created_at: String,
 }

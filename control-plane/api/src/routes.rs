@@ -16,6 +16,7 @@ mod log_level;
 mod logs;
 mod promotions;
 mod releases;
+mod rotation;
 mod signing;
 mod tokens;
 mod workflows;
@@ -110,6 +111,8 @@ fn all() -> OpenApiRouter<App> {
         .routes(routes!(catalogue::agents))
         .routes(routes!(catalogue::agent))
         .routes(routes!(catalogue::revoke_agent))
+        .routes(routes!(rotation::drain_agent))
+        .routes(routes!(rotation::undrain_agent))
         .routes(routes!(discovery::agents_to_scrape))
         .routes(routes!(catalogue::enrolment_tokens, catalogue::create_enrolment_token))
         .routes(routes!(catalogue::revoke_enrolment_token))

@@ -173,6 +173,7 @@ pub(crate) fn target(tenant: &TenantState, target: &Target) -> TargetDto {
         torn: target.is_torn,
         part: target.part.map(|part| part.name().to_owned()),
         active_deployment: target.active.map(|id| id.to_string()),
+        draining: tenant.draining(target).map(|(_, draining)| hold(draining)),
         created_at: time(target.created_at),
     }
 }
@@ -210,6 +211,18 @@ pub(crate) fn agent(tenant: &TenantState, agent: &Agent) -> agent_dto::Agent {
             .revoked
             .as_ref()
             .map(|revoked| agent_dto::Revoked { at: time(revoked.at), reason: revoked.reason.clone() }),
+        draining: agent.draining.as_ref().map(|hold| draining(tenant, agent.id, hold)),
+    }
+}
+
+fn draining(tenant: &TenantState, agent: AgentId, hold: &Hold) -> agent_dto::Draining {
+    let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+    agent_dto::Draining {
+        reason: hold.reason.clone(),
+        by: event::actor(&hold.by),
+        since: time(hold.since),
+        under_way: count(tenant.under_way_on(agent)),
+        waiting: count(tenant.waiting_on(agent)),
     }
 }
 

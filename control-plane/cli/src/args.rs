@@ -1,5 +1,6 @@
 //! The command line.
 
+mod agents;
 mod event_types;
 mod gates;
 mod hook;
@@ -18,14 +19,12 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::observability::Observability;
 
+pub(crate) use agents::{Agent, EnrolCommand, EnrolmentTokens, Form, NewToken, Profile};
 pub(crate) use gates::{Findings, Gate, Place, SetGate, Severity, Word};
 pub(crate) use hook::{CreateHook, Hook};
 pub(crate) use pace::{ColourName, Pace, StrategyName};
 pub(crate) use people::{Account, Token};
-pub(crate) use places::{
-    Agent, ChangeTarget, EnrolCommand, EnrolmentTokens, Environment, Form, NewTarget, NewToken, Profile,
-    ProofRule, Repeat, Target, Tenant,
-};
+pub(crate) use places::{ChangeTarget, Environment, NewTarget, ProofRule, Repeat, Target, Tenant};
 pub(crate) use release::{Channel, Judged, NewRelease, Provenance, Release, ReleaseKey};
 pub(crate) use rollout::{Deploy, Deployment, Objection, OnFailure, Promotion, Rollback, Wait};
 pub(crate) use simulate::Simulate;

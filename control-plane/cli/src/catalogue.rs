@@ -1,16 +1,15 @@
-//! What there is: tenants, environments, targets, agents.
+//! What there is: tenants, environments, and figures of it all.
 
 use serde::Serialize;
-use stella_api_types::agent::{self, RevokeAgent, RevokeEnrolmentToken};
 use stella_api_types::environment::{self, CreateEnvironment, ProofRule, Repeats, SetFreeze};
 use stella_api_types::paths;
 use stella_api_types::system::System;
 use stella_api_types::tenant::{self, CreateTenant};
 
-use crate::args::{Agent, EnrolmentTokens, Environment, Output, Repeat, Tenant};
+use crate::args::{Environment, Repeat, Tenant};
 use crate::client::Error;
 use crate::simulate::describe;
-use crate::{Context, channel, enrol, hold, pace, print, promotion, when};
+use crate::{Context, channel, hold, pace, print, promotion, when};
 
 /// Creates something; if it is there already and is the same, that is as good. `otherwise` says what is not, and how to change it.
 pub(crate) async fn create<B, T>(
@@ -172,122 +171,6 @@ const fn repeats(repeat: Repeat) -> Repeats {
         Repeat::Weekly => Repeats::Weekly,
         Repeat::Yearly => Repeats::Yearly,
     }
-}
-
-pub(crate) async fn agent(context: &Context, command: Agent) -> Result<(), Error> {
-    match command {
-        Agent::List => {
-            let agents: Vec<agent::Agent> =
-                context.client.list(&context.path(paths::AGENTS, &[])?, &[]).await?;
-            let head = ["NAME", "STATE", "SINCE", "VERSION", "PROFILE", "HOST", "ID"];
-            print::list(context.output, &agents, &head, |agent| {
-                let state = if agent.revoked.is_some() { "revoked" } else { &agent.connectivity };
-                vec![
-                    agent.name.clone(),
-                    state.to_owned(),
-                    agent.since.as_deref().map_or_else(|| "-".into(), when::ago),
-                    agent.version.clone().unwrap_or_else(|| "-".into()),
-                    profile(agent),
-                    agent.hostname.clone(),
-                    agent.id.clone(),
-                ]
-            })
-        }
-        Agent::Show { agent } => {
-            let path = context.path(paths::AGENT, &[&agent])?;
-            let agent: agent::Agent = context.client.get(&path).await?;
-            print::result(context.output, &agent, shown)
-        }
-        Agent::EnrolCommand(wanted) => enrol::command(context, *wanted).await,
-        Agent::Token { command: Some(command), .. } => enrolment_tokens(context, command).await,
-        Agent::Token { command: None, token, quiet } => {
-            let created = enrol::new_token(context, &token).await?;
-            let token = created.token.clone().unwrap_or_default();
-            if quiet && context.output == Output::Text {
-                print::line(&token);
-                return Ok(());
-            }
-            print::result(context.output, &created, |created| {
-                // Not as an argument, which everybody on the host can read.
-                format!(
-                    "{token}\n\nIt is shown only now. On the host, before {}, with it in a file that only root can read:\n\n  \
-                     stella-agent enrol --server {} --token @/root/token",
-                    when::moment(&created.details.expires_at),
-                    created.agent_address
-                )
-            })
-        }
-        Agent::Revoke { agent, reason } => {
-            let path = context.path(paths::AGENT_REVOKE, &[&agent])?;
-            let revoked: agent::Agent = context.client.post(&path, &RevokeAgent { reason }, None).await?;
-            print::result(context.output, &revoked, |agent| format!("agent {} is revoked", agent.name))
-        }
-    }
-}
-
-async fn enrolment_tokens(context: &Context, command: EnrolmentTokens) -> Result<(), Error> {
-    match command {
-        EnrolmentTokens::List => {
-            let tokens: Vec<agent::EnrolmentToken> =
-                context.client.list(&context.path(paths::ENROLMENT_TOKENS, &[])?, &[]).await?;
-            print::list(context.output, &tokens, &["ID", "PROFILE", "USED", "EXPIRES", "LABELS"], |token| {
-                let labels: Vec<_> =
-                    token.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
-                vec![
-                    token.id.clone(),
-                    token.profile.clone().unwrap_or_else(|| "-".to_owned()),
-                    format!("{} of {}", token.agents.len(), token.uses_max),
-                    when::moment(&token.expires_at),
-                    labels.join(" "),
-                ]
-            })
-        }
-        EnrolmentTokens::Revoke { id, reason } => {
-            let path = context.path(paths::ENROLMENT_TOKEN_REVOKE, &[&id])?;
-            context.client.tell(&path, &RevokeEnrolmentToken { reason }).await?;
-            print::line(&format!("enrolment token {id} is revoked"));
-            Ok(())
-        }
-    }
-}
-
-/// What it was enrolled for, and how it runs if that is something else.
-fn profile(agent: &agent::Agent) -> String {
-    let enrolled = agent.profile.as_deref();
-    match (enrolled, agent.runs_as.as_deref()) {
-        (Some(enrolled), Some(runs)) if enrolled != runs => format!("{enrolled}, runs {runs}!"),
-        (Some(enrolled), _) => enrolled.to_owned(),
-        (None, Some(runs)) => format!("runs {runs}"),
-        (None, None) => "-".to_owned(),
-    }
-}
-
-fn shown(agent: &agent::Agent) -> String {
-    let or_none = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
-    let labels: Vec<_> = agent.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
-    let since = agent.since.as_deref().map_or_else(|| "-".to_owned(), when::moment_and_age);
-    let state = agent.revoked.as_ref().map_or_else(
-        || format!("{} since {since}", agent.connectivity),
-        |revoked| format!("revoked at {}: {}", when::moment(&revoked.at), revoked.reason),
-    );
-    let mut text = format!(
-        "agent       {} {}\nstate       {state}\nhost        {}\nversion     {}\nenrolled    {}, for the profile {}\nruns        {}\nlabels      {}\nmetrics     {}\nopen tasks  {}",
-        agent.name,
-        agent.id,
-        print::one_line(&agent.hostname),
-        print::one_line(&or_none(&agent.version)),
-        when::moment_and_age(&agent.enrolled_at),
-        or_none(&agent.profile),
-        or_none(&agent.runs_as),
-        labels.join(", "),
-        or_none(&agent.metrics_address),
-        agent.open_tasks,
-    );
-    if let Some(problem) = &agent.profile_problem {
-        text.push_str("\nproblem     ");
-        text.push_str(&print::one_line(problem));
-    }
-    text
 }
 
 pub(crate) async fn status(context: &Context) -> Result<(), Error> {

@@ -1,6 +1,7 @@
 //! `stella`: the command line of the release orchestrator.
 
 mod account;
+mod agent;
 mod args;
 mod ca;
 mod catalogue;
@@ -135,7 +136,7 @@ async fn run(cli: Cli) -> Result<bool, Error> {
         Command::Gate(command) => gate::gate(&context, command).await?,
         Command::Findings(command) => gate::findings(&context, command).await?,
         Command::Target(command) => target::target(&context, command).await?,
-        Command::Agent(command) => catalogue::agent(&context, command).await?,
+        Command::Agent(command) => agent::agent(&context, command).await?,
         Command::Release(command) => return release::release(&context, command).await,
         Command::Channel(command) => channel::channel(&context, command).await?,
         Command::Deploy(command) => return rollout::deploy(&context, *command).await,

@@ -7,6 +7,7 @@ use stella_api_types::target::{CreateTarget, Target as Dto, UpdateTarget};
 
 use crate::args::{ChangeTarget, NewTarget, Output, Target};
 use crate::client::Error;
+use crate::hold::because;
 use crate::{Context, print, when};
 
 /// What a target is if nothing is said.
@@ -120,11 +121,16 @@ async fn list(
             target.environment.name.clone(),
             target.agent.name.clone(),
             target.slot.clone().unwrap_or_else(|| "-".into()),
-            release(target),
+            format!("{}{}", release(target), out_of_rotation(target)),
             if target.labels.is_empty() { "-".to_owned() } else { pairs(&target.labels) },
             target.id.clone(),
         ]
     })
+}
+
+/// That deployments leave it out, if they do.
+fn out_of_rotation(target: &Dto) -> &'static str {
+    if target.draining.is_some() { ", draining" } else { "" }
 }
 
 /// What is on a target.
@@ -168,6 +174,9 @@ fn shown(target: &Dto) -> String {
         target.generation,
         when::moment_and_age(&target.created_at),
     );
+    if let Some(hold) = &target.draining {
+        text.push_str(&format!("\nrotation     out of it, with its agent{}", because(Some(hold))));
+    }
     for (what, of) in [("label", &target.labels), ("variable", &target.variables)] {
         for (name, value) in of {
             text.push_str(&format!("\n{what:<12} {name}={value}"));

@@ -465,6 +465,8 @@ fn needed_in(state: &State, tenant: TenantId, command: &TenantCommand) -> Option
         TenantCommand::CreateEnrolmentToken(_)
         | TenantCommand::RevokeEnrolmentToken { .. }
         | TenantCommand::RevokeAgent { .. }
+        | TenantCommand::DrainAgent { .. }
+        | TenantCommand::UndrainAgent { .. }
         | TenantCommand::JudgeRelease { .. } => (Role::Operator, Scope::Tenant(tenant)),
         TenantCommand::CreateEnvironment { .. }
         | TenantCommand::UpdateEnvironment { .. }

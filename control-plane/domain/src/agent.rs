@@ -10,6 +10,7 @@ use stella_protocol::message::{JournalMark, Profile};
 use stella_protocol::time::Timestamp;
 
 use crate::authority::AgentTrust;
+use crate::hold::Hold;
 use crate::name::Name;
 
 /// After a lost session an agent is suspect for this long, in milliseconds; then it is offline.
@@ -64,6 +65,10 @@ pub struct Agent {
     pub journal: Option<JournalMark>,
     /// When and why it was revoked, if it was. A revoked agent never connects again.
     pub revoked: Option<Revocation>,
+    /// Who has taken its host out of rotation, when and why; `None` if nobody has. What is under way there comes to its end, and nothing
+    /// new begins: see [`crate::tenant::TenantState::under_way_on`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub draining: Option<Hold>,
     /// Whom it trusts, if it was told by name; `None` trusts what it was enrolled or renewed with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trust: Option<AgentTrust>,

@@ -119,11 +119,13 @@ impl TenantState {
             | Fact::AgentDisconnected { .. }
             | Fact::AgentOffline { .. }
             | Fact::AgentRevoked { .. }
+            | Fact::AgentUndrained { .. }
             | Fact::AgentTrustChanged { .. }
             | Fact::AgentFiguresMoved { .. }
             | Fact::EnrolmentTokenRevoked { .. }
             | Fact::EnrolmentTokenForgotten { .. }
             | Fact::ReportIgnored { .. }) => self.apply_agent(at, fact),
+            Fact::AgentDraining { .. } => self.apply_draining(event),
             Fact::DeploymentCreated { .. }
             | Fact::DeploymentHalted { .. }
             | Fact::DeploymentCancelRequested { .. }

@@ -267,6 +267,18 @@ pub enum TenantCommand {
         /// Why.
         reason: String,
     },
+    /// Take a host out of rotation: what is under way there ends, and nothing new begins.
+    DrainAgent {
+        /// Which.
+        agent: AgentId,
+        /// Why.
+        reason: String,
+    },
+    /// Let work come to a host again.
+    UndrainAgent {
+        /// Which.
+        agent: AgentId,
+    },
     /// An agent said hello on a new, authenticated connection.
     ConnectAgent {
         /// Which.

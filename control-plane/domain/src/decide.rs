@@ -14,6 +14,7 @@ mod channel;
 mod colour;
 mod deploy_step;
 mod deployment;
+mod drain;
 mod enrolment;
 mod environment;
 mod fields;
@@ -251,6 +252,8 @@ fn carry_out(tx: &mut Transaction<'_>, command: &TenantCommand) -> Result<Outcom
             enrolment::enrol(tx, *token, *key_fingerprint, *agent, &host)
         }
         TenantCommand::RevokeAgent { agent, reason } => agent::revoke(tx, *agent, reason),
+        TenantCommand::DrainAgent { agent, reason } => drain::drain(tx, *agent, reason),
+        TenantCommand::UndrainAgent { agent } => drain::undrain(tx, *agent),
         TenantCommand::ConnectAgent { agent, hello, journal_rolled_back } => {
             agent::connect(tx, *agent, hello, *journal_rolled_back)
         }

@@ -197,6 +197,14 @@ pub enum Fact {
         agent: AgentId,
         reason: String,
     },
+    /// Nothing new begins on its host; once more with another reason.
+    AgentDraining {
+        agent: AgentId,
+        reason: String,
+    },
+    AgentUndrained {
+        agent: AgentId,
+    },
     ArtifactStored {
         digest: Digest,
         size_bytes: u64,

@@ -56,6 +56,7 @@
 //!   its release has baked in on all targets and each gate, as it is then, lets it through or is overridden.
 //! - **INV-25 path**: a deployment that somebody asked for, or that comes by itself, begins only when its release has been through what
 //!   the promotion path of its environment wants, and for as long as it wants it.
+//! - **INV-26 draining**: an agent whose host is out of rotation is sent no task but such as go on with what was begun on their target.
 
 pub mod access;
 pub mod agent;
@@ -71,6 +72,7 @@ pub mod colour;
 pub mod command;
 pub mod decide;
 pub mod deployment;
+mod drain;
 pub mod durations;
 pub mod environment;
 pub mod event;

@@ -234,6 +234,8 @@ fn commands(world: &World) -> Vec<(&'static str, Role, Where, TenantCommand)> {
             TenantCommand::RevokeEnrolmentToken { id: TOKEN, reason: reason() },
         ),
         ("revoke", Role::Operator, Tenant, TenantCommand::RevokeAgent { agent: agent(1), reason: reason() }),
+        ("drain", Role::Operator, Tenant, TenantCommand::DrainAgent { agent: agent(1), reason: reason() }),
+        ("undrain", Role::Operator, Tenant, TenantCommand::UndrainAgent { agent: agent(1) }),
         (
             "judge",
             Role::Operator,

@@ -305,6 +305,9 @@ fn agents(table: &mut String) {
         ("agent_trust_changed", trust(agent(1))),
         ("agent_trust_changed, of nobody", trust(agent(9))),
         ("agent_figures_moved", Fact::AgentFiguresMoved { agent: agent(1), at: Some(figures) }),
+        ("agent_draining", Fact::AgentDraining { agent: agent(1), reason: reason() }),
+        ("agent_draining, of nobody", Fact::AgentDraining { agent: agent(9), reason: reason() }),
+        ("agent_undrained", Fact::AgentUndrained { agent: agent(1) }),
         ("agent_figures_moved, away", Fact::AgentFiguresMoved { agent: agent(1), at: None }),
         ("report_ignored", Fact::ReportIgnored { agent: agent(1), key, reason: reason() }),
     ];

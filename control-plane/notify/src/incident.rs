@@ -123,7 +123,12 @@ pub enum Change {
 pub fn changes(tenant: &TenantState, fact: &Fact, at: Timestamp) -> Vec<Change> {
     match fact {
         Fact::AgentOffline { agent } => offline(tenant, *agent, at).into_iter().collect(),
-        Fact::AgentConnected { agent, .. } | Fact::AgentRevoked { agent, .. } => {
+        Fact::AgentUndrained { agent } if is_away(tenant, *agent) => {
+            offline(tenant, *agent, at).into_iter().collect()
+        }
+        Fact::AgentConnected { agent, .. }
+        | Fact::AgentRevoked { agent, .. }
+        | Fact::AgentDraining { agent, .. } => {
             vec![Change::Ends(Kind::AgentOffline, agent.to_string())]
         }
         Fact::PromotionRequested { id, rule: Some(_), .. } | Fact::ApprovalLapsed { id, .. } => {
@@ -199,8 +204,13 @@ pub fn still_lasts(tenant: Option<&TenantState>, kind: Kind, subject: &str) -> b
     }
 }
 
+fn is_away(tenant: &TenantState, id: AgentId) -> bool {
+    tenant.agents.get(&id).is_some_and(|agent| matches!(agent.connectivity, Connectivity::Offline { .. }))
+}
+
+/// That the host of an agent that is draining goes away is what somebody wanted.
 fn offline(tenant: &TenantState, id: AgentId, at: Timestamp) -> Option<Change> {
-    let agent = tenant.agents.get(&id).filter(|agent| agent.revoked.is_none())?;
+    let agent = tenant.agents.get(&id).filter(|it| it.revoked.is_none() && it.draining.is_none())?;
     Some(Change::Begins(Incident {
         kind: Kind::AgentOffline,
         subject: id.to_string(),

@@ -92,6 +92,14 @@ fn write_event(tenant: &TenantState, event: &Event) {
         Fact::AgentEnrolled { agent, name, .. } => {
             tracing::info!(agentId = %agent, %name, event = "agent.enrolled", "Agent enrolled")
         }
+        Fact::AgentDraining { agent, reason } => {
+            let by = account(&event.actor);
+            tracing::info!(agentId = %agent, by, reason, event = "agent.draining", "Agent draining");
+        }
+        Fact::AgentUndrained { agent } => {
+            let by = account(&event.actor);
+            tracing::info!(agentId = %agent, by, event = "agent.undrained", "Agent undrained");
+        }
         Fact::EnvironmentWentSilent { id, silent, agents } => {
             tracing::warn!(environmentId = %id, silent, agents, event = "environment.silent", "Environment silent");
         }

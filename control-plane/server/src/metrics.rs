@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use stella_domain::access::{Role, Scope};
-use stella_domain::agent::Connectivity;
+use stella_domain::agent::{Agent, Connectivity};
 use stella_domain::deployment::RollbackReason;
 use stella_domain::environment::Environment;
 use stella_domain::gate::{Check, Outcome};
@@ -81,6 +81,7 @@ pub(crate) fn render(handle: &PrometheusHandle, engine: &Handle, fleet: &Fleet, 
         describe_gauge!("stella_approval_pending_count", "Pending approvals");
         describe_gauge!("stella_agents_connected", "Connected agents");
         describe_gauge!("stella_agents_enrolled", "Agents that are enrolled and not revoked");
+        describe_gauge!("stella_agents_draining", "Agents whose host was taken out of rotation");
         describe_gauge!("stella_targets_total", "Total targets");
         describe_gauge!("stella_agent_heartbeat_age_seconds", "Seconds since the last heartbeat");
         current::describe();
@@ -112,6 +113,9 @@ fn project(state: &State, tenant: &Arc<TenantState>) {
         .count();
     // Figures of a fleet are far below 2^52: no precision is lost.
     gauge!("stella_agents_connected", "tenant" => name.clone()).set(as_f64(online));
+    let draining = |agent: &&Arc<Agent>| agent.draining.is_some() && agent.revoked.is_none();
+    let draining = tenant.agents.values().filter(draining).count();
+    gauge!("stella_agents_draining", "tenant" => name.clone()).set(as_f64(draining));
     let enrolled = tenant.agents.values().filter(|agent| agent.revoked.is_none()).count();
     gauge!("stella_agents_enrolled", "tenant" => name.clone()).set(as_f64(enrolled));
     counter!("stella_releases_total", "tenant" => name.clone(), "status" => "created")

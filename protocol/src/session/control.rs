@@ -57,8 +57,6 @@ enum State {
     AwaitingWelcome { deadline: Millis },
     /// Dispatches may be sent.
     Active(Live),
-    /// The agent was told that no dispatch follows.
-    Draining(Live),
     /// Over. `told` once the driver has the event.
     Closed { reason: CloseReason, told: bool },
 }
@@ -76,7 +74,6 @@ impl State {
             Self::AwaitingHello { .. } => "waiting for the hello",
             Self::AwaitingWelcome { .. } => "waiting for the welcome",
             Self::Active(_) => "active",
-            Self::Draining(_) => "draining",
             Self::Closed { .. } => "closed",
         }
     }
@@ -99,7 +96,7 @@ impl ControlSession {
     #[must_use]
     pub const fn session(&self) -> Option<SessionEpoch> {
         match &self.state {
-            State::Active(live) | State::Draining(live) => Some(live.session),
+            State::Active(live) => Some(live.session),
             State::AwaitingHello { .. } | State::AwaitingWelcome { .. } | State::Closed { .. } => None,
         }
     }
@@ -109,10 +106,7 @@ impl ControlSession {
     pub const fn close_reason(&self) -> Option<&CloseReason> {
         match &self.state {
             State::Closed { reason, .. } => Some(reason),
-            State::AwaitingHello { .. }
-            | State::AwaitingWelcome { .. }
-            | State::Active(_)
-            | State::Draining(_) => None,
+            State::AwaitingHello { .. } | State::AwaitingWelcome { .. } | State::Active(_) => None,
         }
     }
 
@@ -192,9 +186,7 @@ impl ControlSession {
             State::AwaitingHello { deadline } | State::AwaitingWelcome { deadline } => {
                 Some((Timer::HandshakeTimeout, *deadline))
             }
-            State::Active(live) | State::Draining(live) => {
-                Some((Timer::PeerSilent, live.heard_at.plus(live.silence_ms_max)))
-            }
+            State::Active(live) => Some((Timer::PeerSilent, live.heard_at.plus(live.silence_ms_max))),
             State::Closed { .. } => None,
         }
     }
@@ -220,8 +212,8 @@ impl ControlSession {
     /// Sends an attempt to run. Call it after the attempt is durably `dispatched` in this session.
     ///
     /// # Errors
-    /// [`SendError::ForeignDispatch`] if it is of another session, [`SendError::NotNow`] before the welcome and from
-    /// [`Self::drain`] on, or another [`SendError`]; the attempt is in the journal and can be sent again.
+    /// [`SendError::ForeignDispatch`] if it is of another session, [`SendError::NotNow`] before the welcome, or another
+    /// [`SendError`]; the attempt is in the journal and can be sent again.
     pub fn dispatch(&mut self, dispatch: Box<Dispatch>) -> Result<(), SendError> {
         self.check_dispatch(&dispatch)?;
         self.send(&ToAgent::Dispatch(dispatch))
@@ -294,25 +286,6 @@ impl ControlSession {
         self.send(&ToAgent::WhereFigures)
     }
 
-    /// Tells the agent that no dispatch follows in this session. A second call changes nothing.
-    ///
-    /// # Errors
-    /// [`SendError`]; dispatches are still allowed.
-    pub fn drain(&mut self) -> Result<(), SendError> {
-        match &self.state {
-            State::Draining(_) => Ok(()),
-            State::Active(live) => {
-                let live = *live;
-                self.send(&ToAgent::Drain)?;
-                self.state = State::Draining(live);
-                Ok(())
-            }
-            state @ (State::AwaitingHello { .. } | State::AwaitingWelcome { .. } | State::Closed { .. }) => {
-                Err(SendError::NotNow { frame: "drain", state: state.name() })
-            }
-        }
-    }
-
     // === inside ===
 
     fn check_dispatch(&self, dispatch: &Dispatch) -> Result<(), SendError> {
@@ -356,7 +329,7 @@ impl ControlSession {
                 self.state = State::AwaitingWelcome { deadline: *deadline };
                 Ok(ControlEvent::Hello(hello))
             }
-            (State::Active(live) | State::Draining(live), frame) => {
+            (State::Active(live), frame) => {
                 live.heard_at = live.heard_at.max(now);
                 match frame {
                     ToControlPlane::Heartbeat(heartbeat) => Ok(ControlEvent::Heartbeat(heartbeat)),

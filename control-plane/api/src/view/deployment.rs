@@ -219,7 +219,14 @@ fn target(tenant: &TenantState, deployment: &Deployment, part: &TargetRollout) -
 fn held_up(tenant: &TenantState, progress: &Progress) -> Option<String> {
     let task = tenant.tasks.get(&progress.task()?)?;
     match &task.state {
-        TaskState::Queued => Some("waits for its agent".to_owned()),
+        TaskState::Queued => {
+            let target = tenant.targets.get(&task.target).filter(|_| !tenant.goes_on_with(task.id));
+            let drained = target.and_then(|target| tenant.draining(target));
+            Some(drained.map_or_else(
+                || "waits for its agent".to_owned(),
+                |(agent, hold)| format!("waits for its agent {agent}, which is draining: {}", hold.reason),
+            ))
+        }
         TaskState::Unknown { since: _, reason } => Some(format!("task {} is unknown: {reason}", task.id)),
         TaskState::Dispatched { .. }
         | TaskState::Accepted { .. }

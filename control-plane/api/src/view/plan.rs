@@ -159,6 +159,9 @@ fn target(
     let agent = tenant.targets.get(&part.target)?.agent;
     let (name, absent) = reached(tenant, agent);
     let mut warnings = Vec::from_iter(absent);
+    if let Some((agent, hold)) = tenant.targets.get(&part.target).and_then(|it| tenant.draining(it)) {
+        warnings.push(format!("its agent {agent} is draining ({}): it would be left out", hold.reason));
+    }
     let application = |id| tenant.releases.get(&id).map(|release| &release.application);
     if let Some(there) = part.previous.filter(|there| application(*there) != application(part.release)) {
         let there = release_ref(tenant, there);

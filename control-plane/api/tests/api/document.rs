@@ -9,7 +9,7 @@ use stella_api_types::paths;
 use crate::world::{World, bare};
 
 /// All templates of the API's own listener. A new constant is noticed by the comparison with the source below.
-const PATHS: [&str; 98] = [
+const PATHS: [&str; 100] = [
     paths::API_TOKENS,
     paths::API_TOKEN,
     paths::ACCOUNTS,
@@ -42,6 +42,8 @@ const PATHS: [&str; 98] = [
     paths::AGENTS,
     paths::AGENT,
     paths::AGENT_REVOKE,
+    paths::AGENT_DRAIN,
+    paths::AGENT_UNDRAIN,
     paths::SD_AGENTS,
     paths::ENROLMENT_TOKENS,
     paths::ENROLMENT_TOKEN_REVOKE,

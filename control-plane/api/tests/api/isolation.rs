@@ -20,6 +20,8 @@ async fn ids_of_one_tenant_lead_nowhere_in_another() {
         ("GET", format!("targets?environment={}", theirs.environment), None),
         ("GET", format!("agents/{}", theirs.agent), None),
         ("POST", format!("agents/{}/revoke", theirs.agent), Some(reason())),
+        ("POST", format!("agents/{}/drain", theirs.agent), Some(reason())),
+        ("POST", format!("agents/{}/undrain", theirs.agent), None),
         ("GET", format!("artifacts/{}", theirs.digest), None),
         ("GET", format!("releases/{}", theirs.release), None),
         ("GET", deployment.clone(), None),

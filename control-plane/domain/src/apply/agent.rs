@@ -8,7 +8,8 @@ use stella_protocol::time::Timestamp;
 
 use super::{Applied, ensure, illegal, misplaced, missing, vacant};
 use crate::agent::{Agent, Connectivity, EnrolmentToken, RECONNECT_WINDOW_MS, Revocation};
-use crate::event::{Fact, IllegalTransition};
+use crate::event::{Event, Fact, IllegalTransition};
+use crate::hold::Hold;
 use crate::tenant::{AgentWork, TenantState, Timer};
 
 impl TenantState {
@@ -54,6 +55,12 @@ impl TenantState {
                 }
                 self.end_silence(*id, fact)
             }
+            Fact::AgentUndrained { agent: id } => {
+                let agent = self.agent_mut(*id, fact)?;
+                ensure(agent.draining.is_some(), format!("agent {id}"), "not draining", fact)?;
+                agent.draining = None;
+                Ok(())
+            }
             Fact::AgentTrustChanged { agent: id, trust } => {
                 let agent = self.agent_mut(*id, fact)?;
                 ensure(agent.revoked.is_none(), format!("agent {id}"), "revoked", fact)?;
@@ -69,6 +76,17 @@ impl TenantState {
             Fact::ReportIgnored { agent: id, key: _, reason: _ } => self.note(*id, at, fact),
             other => Err(misplaced(other)),
         }
+    }
+
+    pub(super) fn apply_draining(&mut self, event: &Event) -> Applied {
+        let fact = &event.fact;
+        let Fact::AgentDraining { agent: id, reason } = fact else { return Err(misplaced(fact)) };
+        let agent = self.agent_mut(*id, fact)?;
+        ensure(agent.revoked.is_none(), format!("agent {id}"), "revoked", fact)?;
+        // Another reason does not begin it anew.
+        let since = agent.draining.as_ref().map_or(event.at, |hold| hold.since);
+        agent.draining = Some(Hold { reason: reason.clone(), by: event.actor.clone(), since });
+        Ok(())
     }
 
     fn token_created(&mut self, at: Timestamp, fact: &Fact) -> Applied {
@@ -139,6 +157,7 @@ impl TenantState {
             session: SessionEpoch::default(),
             journal: None,
             revoked: None,
+            draining: None,
             trust: None,
             figures: None,
             enrolled_at: at,

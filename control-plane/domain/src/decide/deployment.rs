@@ -8,7 +8,7 @@ use stella_protocol::time::Timestamp;
 
 use super::transaction::Transaction;
 use super::{
-    artifact, channel, colour, fields, group, hold, job, path, rollout, signature, strategy, way_back,
+    artifact, channel, colour, drain, fields, group, hold, job, path, rollout, signature, strategy, way_back,
 };
 use crate::amount::Amount;
 use crate::colour::{Colour, Leg, Steps};
@@ -206,6 +206,7 @@ pub(super) fn open(tx: &mut Transaction<'_>, opening: Opening) -> Result<(), Rej
         tolerate_failures,
         verification: opening.verification,
     })?;
+    drain::leave_out(tx, id)?;
     rollout::advance(tx, id)
 }
 

@@ -33,6 +33,13 @@ pub(super) fn retry(
         return Err(Rejection::conflict(problem));
     }
     is_free(&tx.tenant, &place)?;
+    if let Some((agent, hold)) = tx.tenant.draining(&place) {
+        let problem = format!(
+            "agent {agent} of target {} is draining ({}); try it again once it is undrained, or skip it",
+            place.name, hold.reason
+        );
+        return Err(Rejection::conflict(problem));
+    }
     if tx.tenant.environments.get(&deployment.environment).is_some_and(|it| it.silent_since.is_some()) {
         let problem =
             format!("too many agents have gone silent at once; try {} again when they are heard", place.name);

@@ -207,7 +207,7 @@ fn go_on(
     }
 }
 
-/// Sends an agent what waits for it, as far as its window allows.
+/// Sends an agent what waits for it, as far as its window allows. To one that is draining, only what goes on with what was begun there.
 pub(super) fn dispatch(tx: &mut Transaction<'_>, id: AgentId) -> Result<(), Rejection> {
     if tx.held == Some(id) {
         return Ok(());
@@ -216,8 +216,13 @@ pub(super) fn dispatch(tx: &mut Transaction<'_>, id: AgentId) -> Result<(), Reje
         let Some(work) = tx.tenant.work.get(&id).filter(|work| work.open < OPEN_TASKS_MAX) else {
             return Ok(());
         };
-        let Some(&(_, task)) = work.queued.get_min() else { return Ok(()) };
         let agent = tx.agent(id)?;
+        let mut queued = work.queued.iter();
+        let next = match agent.draining {
+            None => queued.next(),
+            Some(_) => queued.find(|(_, task)| tx.tenant.goes_on_with(*task)),
+        };
+        let Some(&(_, task)) = next else { return Ok(()) };
         if !matches!(agent.connectivity, Connectivity::Online { .. }) {
             return Ok(());
         }

@@ -71,7 +71,9 @@ fn concerned(tenant: &TenantState, fact: &Fact) -> Vec<EnvironmentId> {
     match fact {
         Fact::AgentConnected { agent, .. }
         | Fact::AgentDisconnected { agent, .. }
-        | Fact::AgentRevoked { agent, .. } => served_by(tenant, *agent).filter(ruled).collect(),
+        | Fact::AgentRevoked { agent, .. }
+        | Fact::AgentDraining { agent, .. }
+        | Fact::AgentUndrained { agent } => served_by(tenant, *agent).filter(ruled).collect(),
         Fact::EnvironmentSilenceSet { id, .. } => vec![*id],
         Fact::TargetCreated { environment, .. } => vec![*environment],
         Fact::TargetUpdated { id, agent: Some(_), .. } => {
@@ -89,7 +91,7 @@ fn served_by(tenant: &TenantState, agent: AgentId) -> impl Iterator<Item = Envir
 }
 
 /// Whether more agents than the rule lets have gone silent within its time before `at`, or later. Only agents that have ever been
-/// heard count.
+/// heard count, and none whose host was taken out of rotation: that it goes away is what was planned.
 ///
 /// When all of a large environment goes silent, or comes back, each agent asks this: it looks at no more than it has to.
 fn is_silent(tenant: &TenantState, id: EnvironmentId, rule: SilenceRule, at: Timestamp) -> bool {
@@ -126,16 +128,20 @@ fn silent_from(
 ) -> impl Iterator<Item = AgentId> {
     let from = (Timestamp(at.0.saturating_sub(rule.within_ms)), AgentId(uuid::Uuid::nil()));
     let recent = tenant.silent.range(from..).map(|(_, agent)| *agent);
-    recent.filter(move |agent| served_by(tenant, *agent).any(|it| it == id))
+    let counts = |agent: &AgentId| tenant.agents.get(agent).is_some_and(|it| it.draining.is_none());
+    recent.filter(counts).filter(move |agent| served_by(tenant, *agent).any(|it| it == id))
 }
 
-/// The agents of an environment that have been heard and were not revoked; one more than once if it has several targets there.
+/// The agents of an environment that have been heard, were not revoked and are in rotation; one more than once if it has several targets there.
 fn heard_of(tenant: &TenantState, id: EnvironmentId) -> impl Iterator<Item = AgentId> {
     let targets = tenant.index.targets.get(&id).into_iter().flat_map(|names| names.values());
     let agents = targets.filter_map(|target| tenant.targets.get(target)).map(|target| target.agent);
     agents.filter(|id| {
         let agent = tenant.agents.get(id);
-        agent.is_some_and(|agent| agent.revoked.is_none() && agent.connectivity != Connectivity::Never)
+        agent.is_some_and(|agent| {
+            let counts = agent.revoked.is_none() && agent.draining.is_none();
+            counts && agent.connectivity != Connectivity::Never
+        })
     })
 }
 

@@ -25,6 +25,8 @@ impl Fact {
             Self::AgentDisconnected { .. } => "agent_disconnected",
             Self::AgentOffline { .. } => "agent_offline",
             Self::AgentRevoked { .. } => "agent_revoked",
+            Self::AgentDraining { .. } => "agent_draining",
+            Self::AgentUndrained { .. } => "agent_undrained",
             Self::ArtifactStored { .. } => "artifact_stored",
             Self::ArtifactRemoved { .. } => "artifact_removed",
             Self::ReleaseCreated { .. } => "release_created",

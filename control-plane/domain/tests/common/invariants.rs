@@ -108,6 +108,7 @@ pub fn step(before: &State, after: &State, events: &[(StreamId, Event)]) {
     super::colours::step(old, new, events);
     super::jobs::step(old, new, events);
     starts_nothing_paused(old, events);
+    begins_nothing_on_draining_hosts(old, new, events);
     for (at, (_, event)) in events.iter().enumerate() {
         let switches = |id| new.deployments.get(id).is_some_and(|it| !it.is_beside());
         if let Fact::TargetStarted { deployment, .. } = &event.fact {
@@ -248,6 +249,23 @@ fn at_risk(deployment: &Deployment) -> usize {
     let unproven = usize::try_from(deployment.unproven).unwrap();
     assert!(unproven <= usize::try_from(deployment.counts.succeeded).unwrap(), "INV-11: unproven");
     deployment.targets.values().filter(down).count() + unproven
+}
+
+/// INV-26. What an agent brings along that this journal has forgotten is not sent.
+fn begins_nothing_on_draining_hosts(old: &TenantState, new: &TenantState, events: &[(StreamId, Event)]) {
+    let comes_back = |agent| {
+        events
+            .iter()
+            .any(|(_, event)| matches!(event.fact, Fact::AgentConnected { agent: it, .. } if it == agent))
+    };
+    for (_, event) in events {
+        let Fact::TaskDispatched { key, .. } = event.fact else { continue };
+        let Some(task) = new.tasks.get(&key.task).filter(|task| !comes_back(task.agent)) else { continue };
+        let drains = |tenant: &TenantState| tenant.agents[&task.agent].draining.is_some();
+        let Some(part) = new.deployments[&task.deployment].targets.get(&task.target) else { continue };
+        let is_first = matches!(part.progress, Progress::Active { step: 0, .. }) && part.round == 0;
+        assert!(!(drains(old) && drains(new) && is_first), "INV-26: {} was sent", key.task);
+    }
 }
 
 /// INV-6 over a whole history.

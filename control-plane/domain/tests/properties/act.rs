@@ -89,6 +89,8 @@ pub(crate) enum Act {
     /// So many of what has ended in a place may stay in memory.
     Archive(usize),
     Revoke(u128),
+    /// A host is taken out of rotation, or comes back.
+    Drain(u128, bool),
     RemoveTarget(u128),
     /// A target is served by another agent from now on.
     MoveTarget(u128, u128),
@@ -178,6 +180,7 @@ pub(crate) fn act() -> impl Strategy<Value = Act> {
         6 => (0..3_usize).prop_map(Act::Archive),
         2 => prop_oneof![20 => Just(None), 1 => who.clone().prop_map(Some)]
             .prop_map(|who| who.map_or(Act::Wait(1), Act::Revoke)),
+        4 => (who.clone(), proptest::bool::weighted(0.4)).prop_map(|(who, on)| Act::Drain(who, on)),
         1 => (1..=TARGETS * 8).prop_map(Act::RemoveTarget),
         1 => (1..=TARGETS, 1..=AGENTS).prop_map(|(target, agent)| Act::MoveTarget(target, agent)),
         3 => prop_oneof![4 => Just(5_u64), 4 => Just(31_000), 3 => Just(61_000), 1 => Just(3_600_000), 1 => Just(90_000_000)].prop_map(Act::Wait),

@@ -606,6 +606,13 @@ impl Walk {
             Act::Revoke(n) => {
                 self.tenant(TenantCommand::RevokeAgent { agent: agent(n), reason: "walk".to_owned() });
             }
+            Act::Drain(n, on) => {
+                let (agent, reason) = (agent(n), "walk".to_owned());
+                self.tenant(match on {
+                    true => TenantCommand::DrainAgent { agent, reason },
+                    false => TenantCommand::UndrainAgent { agent },
+                });
+            }
             Act::RemoveTarget(n) => {
                 self.tenant(TenantCommand::RemoveTarget { id: target(n) });
             }
