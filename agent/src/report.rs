@@ -2,7 +2,7 @@
 //!
 //! A report is never waited for. What a session cannot take is not lost: it is in the journal, and the next session is told.
 
-use stella_protocol::message::{Accepted, Finished, Running};
+use stella_protocol::message::{Accepted, Ending, Finished, Running};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
@@ -18,6 +18,8 @@ pub enum Report {
     Running(Running),
     /// It is over, or was refused.
     Finished(Finished),
+    /// It was cancelled, and its end has got so far.
+    Ending(Ending),
 }
 
 /// The session that hears the reports, if there is one.

@@ -25,7 +25,8 @@ use std::time::Duration;
 use stella_protocol::id::{AttemptKey, Position};
 use stella_protocol::limits::REASON_BYTES_MAX;
 use stella_protocol::message::{
-    Accepted, Cancel, Dispatch, Finished, JournalMark, Phase, Running, TaskOutcome, TracedDispatch,
+    Accepted, Cancel, Dispatch, Ending as Reached, EndingStage, Finished, JournalMark, Phase, Running,
+    TaskOutcome, TracedDispatch,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
@@ -251,7 +252,8 @@ impl Runner {
                 self.attach(control_plane, &settled, session)?
             }
             Order::Dispatch(dispatch) => self.dispatch(dispatch)?,
-            Order::Cancel(cancel) => self.cancel(cancel)?,
+            Order::Cancel(cancel) => self.cancel(cancel, false)?,
+            Order::End(cancel) => self.cancel(cancel, true)?,
             Order::Acknowledge(keys) => self.acknowledge(&keys),
             Order::Tune(tuning) => self.tune(*tuning),
             Order::Ping(answer) => drop(answer.send(self.journal.waiting_for_disk())),
@@ -335,8 +337,19 @@ impl Runner {
         }
     }
 
-    fn cancel(&mut self, cancel: Cancel) -> Result<(), Error> {
+    /// Says that the order to end an attempt is here, and what becomes of it.
+    fn tell_ending(&mut self, key: AttemptKey) {
+        self.outlet.say(Report::Ending(Reached { key, stage: EndingStage::Delivered }));
+        if let Some(Stage::Running(handle)) = self.slots.stage(key) {
+            self.work.follow(key, handle.stages());
+        }
+    }
+
+    fn cancel(&mut self, cancel: Cancel, is_to_tell: bool) -> Result<(), Error> {
         if self.slots.contains(cancel.key) {
+            if is_to_tell {
+                self.tell_ending(cancel.key);
+            }
             self.end(
                 cancel.key,
                 Duration::from_millis(cancel.grace_ms),
@@ -392,6 +405,11 @@ impl Runner {
                     && matches!(self.journal.get(key), Ok(None | Some(Known::Forgotten(_))));
                 self.work.output_is_over(key, is_forgotten);
             }
+            Over::Stage(ending, stages) => {
+                self.outlet.say(Report::Ending(ending));
+                self.work.follow_on(ending.key, stages);
+            }
+            Over::Followed(key) => self.work.followed(key),
             Over::Cleaning => {}
         }
     }

@@ -21,7 +21,8 @@ use stella_protocol::digest::Digest;
 use stella_protocol::frame;
 use stella_protocol::id::{AgentId, Position};
 use stella_protocol::message::{
-    ArtifactRequest, ArtifactResponse, JournalMark, OpenAttempt, Phase, Renewed, TaskOutcome, capability,
+    ArtifactRequest, ArtifactResponse, EndingStage, JournalMark, OpenAttempt, Phase, Renewed, TaskOutcome,
+    capability,
 };
 use stella_protocol::session::CloseReason;
 use stella_protocol::session::control::ControlEvent;
@@ -172,6 +173,40 @@ async fn a_cancelled_task_is_ended() {
     peer.session.cancel(cancel).unwrap();
     peer.transmit().await;
     assert_eq!(peer.finished().await.outcome, TaskOutcome::Cancelled);
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn how_far_the_end_of_a_task_gets_is_told_to_who_asks_for_it() {
+    let control_plane = ControlPlane::start();
+    let home = Home::enrolled(&control_plane);
+    let agent = Agent::start(&home);
+    let (mut peer, hello) = control_plane.welcome().await;
+    assert_eq!(hello.capabilities & capability::ENDING, capability::ENDING);
+    for (task, script, wanted) in [
+        (1, "echo up > up1; exec sleep 600", &[EndingStage::Delivered, EndingStage::Terminated][..]),
+        (
+            2,
+            "trap '' TERM; echo up > up2; while :; do sleep 0.1; done",
+            &[EndingStage::Delivered, EndingStage::Terminated, EndingStage::Killed],
+        ),
+    ] {
+        peer.dispatch(dispatch(task, script)).await;
+        until_file_is(&home.root().join(format!("up{task}")), "up\n").await;
+        let cancel = stella_protocol::message::Cancel { key: key(task), grace_ms: 300 };
+        peer.session.end_attempt(cancel).unwrap();
+        peer.transmit().await;
+        let mut stages = Vec::new();
+        let outcome = loop {
+            match peer.report().await {
+                ControlEvent::Ending(ending) if ending.key == key(task) => stages.push(ending.stage),
+                ControlEvent::Finished(finished) => break finished.outcome,
+                ControlEvent::Accepted(_) | ControlEvent::Running(_) => {}
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!((outcome, &stages[..]), (TaskOutcome::Cancelled, wanted));
+    }
     agent.stop().await;
 }
 
@@ -353,7 +388,7 @@ async fn a_stop_is_a_goodbye_with_the_results_before_it() {
     let agent = Agent::with_policy(&home, Policy::allowing(&[Kind::Command]));
     let (mut peer, hello) = control_plane.welcome().await;
     let rights = stella_agent::profile::Rights::own().bits();
-    let beside = capability::TRUST | capability::HOLDINGS | capability::TRACE | rights;
+    let beside = capability::TRUST | capability::HOLDINGS | capability::TRACE | capability::ENDING | rights;
     assert_eq!(hello.capabilities, capability::COMMAND | beside);
     let admitted = QuicPeer::admit(
         Some(stella_protocol::version::ALPN_AGENT),

@@ -154,7 +154,8 @@ fn control_session(stream: &[u8], piece: usize) {
                 | ControlEvent::Renew(_)
                 | ControlEvent::Trusts(_)
                 | ControlEvent::Inspected(_)
-                | ControlEvent::FiguresAt(_) => {
+                | ControlEvent::FiguresAt(_)
+                | ControlEvent::Ending(_) => {
                     assert!(session.session().is_some(), "a frame came before the welcome")
                 }
             }
@@ -185,6 +186,7 @@ fn agent_session(stream: &[u8], piece: usize) {
                 }
                 AgentEvent::Welcomed(_)
                 | AgentEvent::Cancel(_)
+                | AgentEvent::End(_)
                 | AgentEvent::Acknowledged(_)
                 | AgentEvent::Renewed(_)
                 | AgentEvent::Trust(_)

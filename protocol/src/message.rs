@@ -1,6 +1,7 @@
 //! What is said. Each direction is one enum; variants and fields are append-only within a protocol version and pinned by
 //! golden bytes in `tests/golden`.
 
+mod ending;
 mod enrol;
 
 use serde::{Deserialize, Serialize};
@@ -14,6 +15,7 @@ use crate::spec::TaskSpec;
 use crate::time::Timestamp;
 use crate::trace::{Baggage, TraceContext, TraceParent, TraceState};
 
+pub use ending::{Ending, EndingStage};
 pub use enrol::{EnrolRequest, EnrolRequestFor, EnrolResponse, Granted, Profile};
 
 /// From an agent, on the control stream.
@@ -39,6 +41,8 @@ pub enum ToControlPlane {
     Inspected(Inspected),
     /// Where the agent serves its own figures: the answer to a [`ToAgent::WhereFigures`].
     FiguresAt(FiguresAt),
+    /// How far the end of an attempt has got, after a [`ToAgent::End`].
+    Ending(Ending),
 }
 
 impl ToControlPlane {
@@ -56,6 +60,7 @@ impl ToControlPlane {
             Self::Trusts(_) => "trusts",
             Self::Inspected(_) => "inspected",
             Self::FiguresAt(_) => "figures_at",
+            Self::Ending(_) => "ending",
         }
     }
 }
@@ -83,6 +88,9 @@ pub enum ToAgent {
     TracedDispatch(Box<TracedDispatch>),
     /// Say where your own figures are. Only to agents with [`capability::FIGURES`].
     WhereFigures,
+    /// End this attempt as [`Self::Cancel`] does, and say by [`ToControlPlane::Ending`] how far that gets. Only to agents with
+    /// [`capability::ENDING`].
+    End(Cancel),
 }
 
 impl ToAgent {
@@ -100,6 +108,7 @@ impl ToAgent {
             Self::Inspect(_) => "inspect",
             Self::TracedDispatch(_) => "traced_dispatch",
             Self::WhereFigures => "where_figures",
+            Self::End(_) => "end",
         }
     }
 }
@@ -154,6 +163,8 @@ pub mod capability {
     pub const SPANS: u64 = 1 << 9;
     /// Serves its own figures to scrapers on other hosts, and understands [`super::ToAgent::WhereFigures`].
     pub const FIGURES: u64 = 1 << 10;
+    /// Understands [`super::ToAgent::End`].
+    pub const ENDING: u64 = 1 << 11;
 }
 
 /// An attempt that the agent still knows.

@@ -97,6 +97,8 @@ impl Validate for ToControlPlane {
             Self::Trusts(trusts) => trusts.validate(),
             Self::Inspected(inspected) => inspected.validate(),
             Self::FiguresAt(figures) => figures.validate(),
+            // Enums and ids have no bounds.
+            Self::Ending(_) => Ok(()),
             Self::Accepted(_) | Self::Running(_) | Self::Goodbye => Ok(()),
         }
     }
@@ -109,7 +111,7 @@ impl Validate for ToAgent {
             Self::Dispatch(dispatch) => dispatch.validate(),
             // The lists are within their bounds whenever they exist.
             Self::TracedDispatch(traced) => traced.dispatch.validate(),
-            Self::Cancel(cancel) => cancel.validate(),
+            Self::Cancel(cancel) | Self::End(cancel) => cancel.validate(),
             Self::Acknowledge(keys) => items("acknowledge", keys.len(), ACKNOWLEDGEMENTS_MAX),
             Self::Renewed(renewed) => renewed.validate(),
             Self::Trust(trust) => trust.validate(),

@@ -81,6 +81,9 @@ fn the_control_stream_is_bounded() {
     within("cancel.grace_ms", (0, TASK_TIME_MS_MAX), |grace_ms| {
         ToAgent::Cancel(Cancel { key: key(1, 1), grace_ms })
     });
+    within("cancel.grace_ms", (0, TASK_TIME_MS_MAX), |grace_ms| {
+        ToAgent::End(Cancel { key: key(1, 1), grace_ms })
+    });
     at_most("acknowledge", ACKNOWLEDGEMENTS_MAX, |n| ToAgent::Acknowledge(vec![key(1, 1); n]));
 
     let outcomes: [fn(String) -> TaskOutcome; 3] = [

@@ -20,10 +20,10 @@ use stella_protocol::id::{
     TargetId, TaskId, TenantId,
 };
 use stella_protocol::message::{
-    Accepted, ArtifactRequest, ArtifactResponse, Cancel, Dispatch, EnrolRequest, EnrolRequestFor,
-    EnrolResponse, FiguresAt, Finished, Heartbeat, Hello, Holding, Inspect, Inspected, OpenAttempt,
-    OutputChunk, OutputHeader, OutputSource, Phase, Profile, RenewRequest, Renewed, Running, TaskOutcome,
-    ToAgent, ToControlPlane, TracedDispatch, Trust, Trusts, Wanted, Welcome,
+    Accepted, ArtifactRequest, ArtifactResponse, Cancel, Dispatch, Ending, EndingStage, EnrolRequest,
+    EnrolRequestFor, EnrolResponse, FiguresAt, Finished, Heartbeat, Hello, Holding, Inspect, Inspected,
+    OpenAttempt, OutputChunk, OutputHeader, OutputSource, Phase, Profile, RenewRequest, Renewed, Running,
+    TaskOutcome, ToAgent, ToControlPlane, TracedDispatch, Trust, Trusts, Wanted, Welcome,
 };
 use stella_protocol::spec::{ArtifactSpec, CheckSpec, CommandSpec, Probe, SystemdSpec, TaskSpec, UnitAction};
 use stella_protocol::time::Timestamp;
@@ -171,6 +171,14 @@ fn to_control_plane() -> Vec<(String, ToControlPlane)> {
         let figures = FiguresAt { host: host.map(str::to_owned), port: 9091 };
         frames.push(named(&format!("figures_at.{name}"), ToControlPlane::FiguresAt(figures)));
     }
+    for (name, stage) in [
+        ("delivered", EndingStage::Delivered),
+        ("terminated", EndingStage::Terminated),
+        ("killed", EndingStage::Killed),
+    ] {
+        let ending = Ending { key: key(1, 2), stage };
+        frames.push(named(&format!("ending.{name}"), ToControlPlane::Ending(ending)));
+    }
     frames.extend(outcomes().map(finished));
     frames
 }
@@ -214,6 +222,7 @@ fn to_agent() -> Vec<(String, ToAgent)> {
     let mut frames = vec![
         named("welcome", ToAgent::Welcome(welcome)),
         named("cancel", ToAgent::Cancel(Cancel { key: key(1, 2), grace_ms: 10_000 })),
+        named("end", ToAgent::End(Cancel { key: key(1, 2), grace_ms: 10_000 })),
         named("acknowledge", ToAgent::Acknowledge(vec![key(1, 2), key(2, 1)])),
         named("renewed", ToAgent::Renewed(renewed)),
         named("drain", ToAgent::Drain),

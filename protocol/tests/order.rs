@@ -14,8 +14,8 @@ use stella_protocol::frame::{self, FrameError};
 use stella_protocol::id::{Position, QuestionId, SessionEpoch};
 use stella_protocol::limits::{ACKNOWLEDGEMENTS_MAX, OUTGOING_BYTES_MAX};
 use stella_protocol::message::{
-    Accepted, Cancel, FiguresAt, Heartbeat, Inspect, Inspected, RenewRequest, Renewed, Running, ToAgent,
-    ToControlPlane, TracedDispatch, Trust, Trusts, Wanted, Welcome,
+    Accepted, Cancel, Ending, EndingStage, FiguresAt, Heartbeat, Inspect, Inspected, RenewRequest, Renewed,
+    Running, ToAgent, ToControlPlane, TracedDispatch, Trust, Trusts, Wanted, Welcome,
 };
 use stella_protocol::session::agent::{AgentEvent, AgentSession};
 use stella_protocol::session::control::{ControlEvent, ControlSession};
@@ -57,12 +57,14 @@ fn an_agent_takes_these_frames_in_these_states_and_no_others() {
         "active: inspect",
         "active: traced_dispatch",
         "active: where_figures",
+        "active: end",
         "draining: cancel",
         "draining: acknowledge",
         "draining: renewed",
         "draining: trust",
         "draining: inspect",
         "draining: where_figures",
+        "draining: end",
     ];
     assert_eq!(taken, expected);
 }
@@ -98,6 +100,7 @@ fn a_control_plane_takes_these_frames_in_these_states_and_no_others() {
         "trusts",
         "inspected",
         "figures_at",
+        "ending",
     ];
     let lives = live.map(|name| format!("active: {name}"));
     let expected: Vec<String> = std::iter::once("new: hello".to_owned()).chain(lives).collect();
@@ -302,6 +305,7 @@ fn to_agent() -> Vec<ToAgent> {
         })),
         ToAgent::TracedDispatch(Box::new(dispatch(key(1, 1), SESSION).into())),
         ToAgent::WhereFigures,
+        ToAgent::End(Cancel { key: key(1, 1), grace_ms: 1 }),
     ]
 }
 
@@ -317,5 +321,6 @@ fn to_control_plane() -> Vec<ToControlPlane> {
         ToControlPlane::Trusts(Trusts { roots: Vec::new(), certificate: Digest([0; 32]) }),
         ToControlPlane::Inspected(Inspected { question: QuestionId(uuid(1)), holdings: Vec::new() }),
         ToControlPlane::FiguresAt(FiguresAt { host: None, port: 1 }),
+        ToControlPlane::Ending(Ending { key: key(1, 1), stage: EndingStage::Delivered }),
     ]
 }

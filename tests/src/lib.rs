@@ -31,6 +31,7 @@ pub mod ports;
 pub mod postgres;
 pub mod process;
 pub mod recipe;
+pub mod relay;
 pub mod rotel;
 pub mod scraping;
 pub mod sim;

@@ -110,6 +110,7 @@ impl Host {
                     AgentEvent::Welcomed(_)
                     | AgentEvent::Acknowledged(_)
                     | AgentEvent::Cancel(_)
+                    | AgentEvent::End(_)
                     | AgentEvent::Renewed(_)
                     | AgentEvent::Trust(_)
                     | AgentEvent::Inspect(_)

@@ -27,6 +27,8 @@ pub enum Order {
     Dispatch(Box<TracedDispatch>),
     /// End this.
     Cancel(Cancel),
+    /// End this attempt, and say how far that gets.
+    End(Cancel),
     /// These results are durable at the control plane.
     Acknowledge(Vec<AttemptKey>),
     /// This holds from now on.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use stella_protocol::id::AttemptKey;
-use stella_protocol::message::{Dispatch, TaskOutcome, TracedDispatch};
+use stella_protocol::message::{Dispatch, Ending as Reached, EndingStage, TaskOutcome, TracedDispatch};
 use stella_protocol::spec::TaskSpec;
 use stella_protocol::time::Timestamp;
 use tokio::sync::watch;
@@ -32,6 +32,9 @@ const RECOVERY_DURATION_MAX: Duration = Duration::from_secs(15);
 /// How many pieces of output may wait between a command and its way out.
 const CHUNKS_MAX: usize = 8;
 
+/// How far the end of an attempt has got.
+pub(super) type Stages = watch::Receiver<Option<EndingStage>>;
+
 /// Something is over.
 #[derive(Debug)]
 pub(super) enum Over {
@@ -39,6 +42,10 @@ pub(super) enum Over {
     Attempt(Box<Attempted>, Ending),
     /// All of an attempt's output is at the control plane, or nobody waits for it any more.
     Output(AttemptKey),
+    /// Not yet, but the end of an attempt that was cancelled has got further, and may get further still.
+    Stage(Reached, Stages),
+    /// The end of an attempt gets no further: it is there.
+    Followed(AttemptKey),
     /// A folder was removed, or a task of no consequence ended.
     Cleaning,
 }
@@ -57,6 +64,8 @@ pub(super) struct Work {
     attempts: HashMap<task::Id, (Box<Attempted>, Option<Timestamp>)>,
     /// Output that is on its way; the token tells that the result is acknowledged.
     outputs: HashMap<AttemptKey, CancellationToken>,
+    /// Whose end is followed, because somebody wants to know.
+    followed: HashSet<AttemptKey>,
     /// Those that end what is left of attempts that the journal does not know.
     strangers: HashSet<task::Id>,
     /// The last sweep of the host root.
@@ -80,6 +89,7 @@ impl Work {
             tasks: JoinSet::new(),
             attempts: HashMap::new(),
             outputs: HashMap::new(),
+            followed: HashSet::new(),
             strangers: HashSet::new(),
             sweep: None,
             _stop: stop.clone().drop_guard(),
@@ -138,6 +148,28 @@ impl Work {
         };
         let task = self.tasks.spawn(work.instrument(span));
         self.attempts.insert(task.id(), (underway, Some(started_at)));
+    }
+
+    /// Follows how far the end of an attempt gets, if nobody does.
+    pub(super) fn follow(&mut self, key: AttemptKey, stages: Stages) {
+        if self.followed.insert(key) {
+            self.follow_on(key, stages);
+        }
+    }
+
+    /// Waits for the next stage of an attempt's end, or for that end.
+    pub(super) fn follow_on(&mut self, key: AttemptKey, mut stages: Stages) {
+        self.tasks.spawn(async move {
+            match stages.changed().await.ok().and_then(|()| *stages.borrow_and_update()) {
+                Some(stage) => Over::Stage(Reached { key, stage }, stages),
+                None => Over::Followed(key),
+            }
+        });
+    }
+
+    /// Nothing of an attempt's end is to come any more.
+    pub(super) fn followed(&mut self, key: AttemptKey) {
+        self.followed.remove(&key);
     }
 
     /// Other control groups, for what starts from now on. What was kept for it goes.

@@ -83,7 +83,7 @@ fn failed(reason: &str) -> End {
 
 async fn hello(config: &Config) -> Result<Result<AgentSession, SendError>, Gone> {
     let facts = config.runner.hello().await?;
-    let always = capability::TRUST | capability::HOLDINGS | capability::TRACE;
+    let always = capability::TRUST | capability::HOLDINGS | capability::TRACE | capability::ENDING;
     let spans = if config.sends_spans { capability::SPANS } else { 0 };
     let figures = if config.figures.is_some() { capability::FIGURES } else { 0 };
     let hello = Hello {
@@ -178,6 +178,7 @@ impl Driver<'_> {
             AgentEvent::Welcomed(welcome) => self.welcomed(welcome).await?,
             AgentEvent::Dispatch(dispatch) => self.config.runner.order(Order::Dispatch(dispatch)).await?,
             AgentEvent::Cancel(cancel) => self.config.runner.order(Order::Cancel(cancel)).await?,
+            AgentEvent::End(cancel) => self.config.runner.order(Order::End(cancel)).await?,
             AgentEvent::Acknowledged(keys) => self.config.runner.order(Order::Acknowledge(keys)).await?,
             AgentEvent::Renewed(renewed) => self.renewed(&renewed).await,
             AgentEvent::Trust(trust) => self.trust(&trust).await,
@@ -292,6 +293,7 @@ impl Driver<'_> {
             Report::Accepted(accepted) => self.session.accepted(accepted),
             Report::Running(running) => self.session.running(running),
             Report::Finished(finished) => self.session.finished(finished),
+            Report::Ending(ending) => self.session.ending(ending),
         };
         self.judge("a report", sent);
     }

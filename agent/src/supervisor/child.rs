@@ -19,6 +19,7 @@ use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::setsid;
+use stella_protocol::message::EndingStage;
 
 use self::pump::Pump;
 use self::tree::Tree;
@@ -140,6 +141,16 @@ enum Phase {
     Killing { reason: StopReason, give_up_at: Instant },
 }
 
+impl Phase {
+    const fn stage(self) -> Option<EndingStage> {
+        match self {
+            Self::Running { .. } => None,
+            Self::Terminating { .. } => Some(EndingStage::Terminated),
+            Self::Killing { .. } => Some(EndingStage::Killed),
+        }
+    }
+}
+
 /// What is watched over.
 #[derive(Clone, Copy, Debug)]
 struct Watched<'a> {
@@ -167,8 +178,12 @@ fn watch(
     }
     let mut phase = Phase::Running { deadline: Instant::now().checked_add(spec.timeout) };
     let mut is_asked = false;
+    let mut told = None;
     let tree_gone = loop {
         tree.reap();
+        if let Some(stage) = phase.stage().filter(|stage| told.replace(*stage) != Some(*stage)) {
+            pump.tell(stage);
+        }
         if let Some(tree_gone) = step(&mut phase, &tree, spec)? {
             break tree_gone;
         }

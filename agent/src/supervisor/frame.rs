@@ -2,7 +2,8 @@
 //!
 //! A frame is `kind: u8, at: u64 (ms since the epoch), length: u32, bytes`, little-endian. Kinds 0, 1 and 2 are output
 //! (standard output, standard error, the agent's words); kinds 3 and 4 are the end, with the record's last line as JSON,
-//! and are only on the pipe: after 3 the supervisor leaves, after 4 it is ready for another attempt.
+//! and are only on the pipe: after 3 the supervisor leaves, after 4 it is ready for another attempt. Kinds 5 and 6 are empty, and say
+//! there that TERM and KILL were sent to the tree.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, Read, Write as _};
@@ -10,7 +11,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use stella_protocol::limits::OUTPUT_CHUNK_BYTES_MAX;
-use stella_protocol::message::{OutputChunk, OutputSource};
+use stella_protocol::message::{EndingStage, OutputChunk, OutputSource};
 use stella_protocol::time::Timestamp;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
@@ -23,11 +24,15 @@ const SPOOL_FILE: &str = "output";
 const HEAD_BYTES: usize = 13;
 const KIND_END: u8 = 3;
 const KIND_END_AND_READY: u8 = 4;
+const KIND_TERMINATED: u8 = 5;
+const KIND_KILLED: u8 = 6;
 
 /// One frame from a supervisor.
 #[derive(Debug)]
 pub(super) enum Frame {
     Output(OutputChunk),
+    /// How far the end of the tree has got.
+    Stage(EndingStage),
     End {
         ended: Box<Ended>,
         /// Whether the supervisor waits for another attempt.
@@ -49,7 +54,7 @@ impl Head {
         let at = u64::from_le_bytes(at.try_into().expect("eight bytes were split off"));
         let length = u32::from_le_bytes(length.try_into().expect("four bytes are left of twelve"));
         let length = usize::try_from(length).unwrap_or(usize::MAX);
-        if kind > KIND_END_AND_READY || length > OUTPUT_CHUNK_BYTES_MAX {
+        if kind > KIND_KILLED || length > OUTPUT_CHUNK_BYTES_MAX {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "no frame of a supervisor"));
         }
         Ok(Self { kind, at: Timestamp(at), length })
@@ -60,6 +65,8 @@ impl Head {
             0 => OutputSource::Stdout,
             1 => OutputSource::Stderr,
             2 => OutputSource::Agent,
+            KIND_TERMINATED => return Ok(Frame::Stage(EndingStage::Terminated)),
+            KIND_KILLED => return Ok(Frame::Stage(EndingStage::Killed)),
             kind => {
                 let ended = serde_json::from_slice(&bytes)?;
                 return Ok(Frame::End { ended, is_ready: kind == KIND_END_AND_READY });
@@ -86,6 +93,16 @@ pub(super) fn encode_output(source: OutputSource, at: Timestamp, bytes: &[u8], i
         OutputSource::Agent => 2,
     };
     encode(kind, at, bytes, into);
+}
+
+/// Appends a frame to `into` that says how far the end of the tree has got.
+pub(super) fn encode_stage(stage: EndingStage, at: Timestamp, into: &mut Vec<u8>) {
+    match stage {
+        // What is delivered is known to who delivers it.
+        EndingStage::Delivered => {}
+        EndingStage::Terminated => encode(KIND_TERMINATED, at, &[], into),
+        EndingStage::Killed => encode(KIND_KILLED, at, &[], into),
+    }
 }
 
 /// Appends the last frame of an attempt to `into`.
@@ -131,7 +148,7 @@ fn next_spooled(file: &mut impl Read) -> Option<OutputChunk> {
     file.read_exact(&mut bytes).ok()?;
     match head.finish(bytes).ok()? {
         Frame::Output(chunk) => Some(chunk),
-        Frame::End { .. } => None,
+        Frame::Stage(_) | Frame::End { .. } => None,
     }
 }
 

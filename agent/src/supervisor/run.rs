@@ -202,7 +202,7 @@ impl Supervised {
 
     async fn listen(&mut self, output: &OutputSink, cancel: &CancelSignal) -> Heard {
         let Self { worker: Worker { child, frames, .. }, attempt_dir, .. } = self;
-        let mut forward = pin!(forward(frames, output));
+        let mut forward = pin!(forward(frames, output, cancel));
         let mut timer = pin!(sleep_until(self.deadline));
         let mut stopping = None;
         loop {
@@ -280,9 +280,14 @@ fn tell(supervisor: &Child, attempt_dir: &Path, stop: Stop) {
 }
 
 /// Forwards output up to the supervisor's last frame of the attempt. `None` if it went away without one.
-async fn forward(frames: &mut (impl AsyncRead + Unpin), output: &OutputSink) -> Option<(Box<Ended>, bool)> {
+async fn forward(
+    frames: &mut (impl AsyncRead + Unpin),
+    output: &OutputSink,
+    cancel: &CancelSignal,
+) -> Option<(Box<Ended>, bool)> {
     loop {
         match frame::read(frames).await {
+            Ok(Some(Frame::Stage(stage))) => cancel.reached(stage),
             Ok(Some(Frame::Output(chunk))) => send(output, chunk).await,
             Ok(Some(Frame::End { ended, is_ready })) => return Some((ended, is_ready)),
             Ok(None) | Err(_) => return None,

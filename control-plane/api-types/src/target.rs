@@ -93,8 +93,27 @@ pub struct Target {
     /// That its agent's host was taken out of rotation, and why: deployments leave the target out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub draining: Option<Hold>,
+    /// That a deployment has left a task here of which nobody knows what became; absent otherwise. Nothing else comes here until its
+    /// agent or a person says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quarantined: Option<Quarantine>,
     /// When it was created.
     pub created_at: String,
+}
+
+/// Why a target lets nothing in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Quarantine {
+    /// The task that may still run here.
+    pub task: String,
+    /// The step that it is of.
+    pub step: String,
+    /// The deployment that has left it.
+    pub deployment: String,
+    /// Since when nobody knows.
+    pub since: String,
+    /// Why nobody knows.
+    pub reason: String,
 }
 
 /// What a colour holds that is not live.

@@ -38,6 +38,9 @@ pub struct Task {
     pub exit_code: Option<i32>,
     /// Whether its cancellation was asked for.
     pub cancel_requested: bool,
+    /// How far its cancellation has got; absent if nobody has asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cancellation: Option<Cancellation>,
     /// How long it may take on the agent, in milliseconds.
     pub timeout_ms: u64,
     /// When it was queued.
@@ -51,6 +54,20 @@ pub struct Task {
     /// The trace that it belongs to, 32 hex digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace_id: Option<String>,
+}
+
+/// How far the cancellation of a task has got.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Cancellation {
+    /// `requested`, `delivered` (its agent has it), `ending` (TERM was sent to the process tree), `killed` (KILL was sent), `confirmed`
+    /// (it has ended, and that is known) or `unconfirmed` (nobody knows: the target is quarantined until somebody does).
+    pub state: String,
+    /// Since when it is so, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+    /// When it is unconfirmed unless it gets further.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub due_at: Option<String>,
 }
 
 /// A person's word about a task that is `unknown`.

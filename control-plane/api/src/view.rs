@@ -173,6 +173,7 @@ pub(crate) fn target(tenant: &TenantState, target: &Target) -> TargetDto {
         torn: target.is_torn,
         part: target.part.map(|part| part.name().to_owned()),
         active_deployment: target.active.map(|id| id.to_string()),
+        quarantined: task::quarantine(tenant, target),
         draining: tenant.draining(target).map(|(_, draining)| hold(draining)),
         created_at: time(target.created_at),
     }

@@ -128,9 +128,13 @@ async fn list(
     })
 }
 
-/// That deployments leave it out, if they do.
+/// That nothing comes there, or that deployments leave it out.
 fn out_of_rotation(target: &Dto) -> &'static str {
-    if target.draining.is_some() { ", draining" } else { "" }
+    match (&target.quarantined, &target.draining) {
+        (Some(_), _) => ", quarantined",
+        (None, Some(_)) => ", draining",
+        (None, None) => "",
+    }
 }
 
 /// What is on a target.
@@ -174,6 +178,16 @@ fn shown(target: &Dto) -> String {
         target.generation,
         when::moment_and_age(&target.created_at),
     );
+    if let Some(it) = &target.quarantined {
+        text.push_str(&format!(
+            "\nquarantined  task {} of deployment {}: {} (since {})\n             its agent settles it when it is back, or you: stella task settle {}",
+            it.task,
+            it.deployment,
+            print::one_line(&it.reason),
+            when::moment(&it.since),
+            it.task,
+        ));
+    }
     if let Some(hold) = &target.draining {
         text.push_str(&format!("\nrotation     out of it, with its agent{}", because(Some(hold))));
     }

@@ -7,7 +7,7 @@ use base64::Engine;
 use futures::StreamExt;
 use stella_api_types::event::{Actor, JournalHead};
 use stella_api_types::paths;
-use stella_api_types::task::{OutputLine, SettleTask, Task as Dto};
+use stella_api_types::task::{Cancellation, OutputLine, SettleTask, Task as Dto};
 
 use crate::args::{Output, Settled, Task};
 use crate::client::Error;
@@ -90,12 +90,33 @@ fn shown(task: &Dto) -> String {
         at(&task.finished_at),
         when::length(task.timeout_ms / 1_000),
     );
-    let cancelled = task.cancel_requested.then(|| "its cancellation was asked for".to_owned());
-    for note in task.reason.clone().into_iter().chain(cancelled) {
-        text.push_str(&format!("\nnote        {}", print::one_line(&note)));
+    if let Some(cancellation) = &task.cancellation {
+        text.push_str(&format!("\ncancelled   {}", cancelled(cancellation)));
+    }
+    if let Some(note) = &task.reason {
+        text.push_str(&format!("\nnote        {}", print::one_line(note)));
     }
     text.push_str(&format!("\noutput      stella task logs {}", task.id));
     text
+}
+
+/// How far a cancellation has got, and what it waits for.
+fn cancelled(cancellation: &Cancellation) -> String {
+    let what = match cancellation.state.as_str() {
+        "requested" => "requested; its agent has not taken it yet",
+        "delivered" => "delivered; its agent has not begun with the end yet",
+        "ending" => "ending; TERM was sent to its processes",
+        "killed" => "ending; KILL was sent to what was left of its processes",
+        "confirmed" => "confirmed",
+        "unconfirmed" => {
+            "unconfirmed; the target is quarantined until its agent or somebody (stella task settle) knows"
+        }
+        other => other,
+    };
+    let since = cancellation.since.as_deref().map(|at| format!(", since {}", when::moment(at)));
+    let due =
+        cancellation.due_at.as_deref().map(|at| format!(", unconfirmed at {} otherwise", when::moment(at)));
+    format!("{what}{}{}", since.unwrap_or_default(), due.unwrap_or_default())
 }
 
 async fn logs(context: &Context, task: &str, follow: bool) -> Result<(), Error> {

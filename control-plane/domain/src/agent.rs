@@ -6,7 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use stella_protocol::digest::Digest;
 use stella_protocol::id::{AgentId, EnrolmentTokenId, SessionEpoch};
-use stella_protocol::message::{JournalMark, Profile};
+use stella_protocol::message::{JournalMark, Profile, capability};
 use stella_protocol::time::Timestamp;
 
 use crate::authority::AgentTrust;
@@ -101,6 +101,12 @@ impl Agent {
     #[must_use]
     pub const fn runs_as(&self) -> Option<Profile> {
         Profile::of_capabilities(self.capabilities)
+    }
+
+    /// Whether it tells how far the end of a cancelled task has got, as its last session said.
+    #[must_use]
+    pub const fn tells_endings(&self) -> bool {
+        self.capabilities & capability::ENDING != 0
     }
 }
 

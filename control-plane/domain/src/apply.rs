@@ -209,6 +209,7 @@ impl TenantState {
             | Fact::TaskStarted { .. }
             | Fact::TaskFinished { .. }
             | Fact::TaskBecameUnknown { .. }
+            | Fact::TaskEnding { .. }
             | Fact::TaskCancelRequested { .. }) => self.apply_task(at, fact),
         }
     }

@@ -15,6 +15,7 @@ mod colour;
 mod deploy_step;
 mod deployment;
 mod drain;
+mod ending;
 mod enrolment;
 mod environment;
 mod fields;

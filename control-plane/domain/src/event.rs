@@ -38,6 +38,7 @@ use crate::provenance::Provenance;
 use crate::release::{Component, Step};
 use crate::run::{StepEnd, Turn, Work};
 use crate::signature::SignatureRule;
+use crate::task::EndingStage;
 use crate::way_back::{ProofAnswer, ProofRule};
 use crate::workflow::Template;
 
@@ -323,6 +324,11 @@ pub enum Fact {
     TaskBecameUnknown {
         key: AttemptKey,
         reason: String,
+    },
+    /// How far the end of a cancelled task has got, as its agent says.
+    TaskEnding {
+        key: AttemptKey,
+        stage: EndingStage,
     },
     TaskCancelRequested {
         key: AttemptKey,

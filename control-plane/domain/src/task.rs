@@ -4,15 +4,27 @@ use serde::{Deserialize, Serialize};
 use stella_protocol::id::{
     AgentId, Attempt, AttemptKey, DeploymentId, Generation, ReleaseId, SessionEpoch, TargetId, TaskId,
 };
+use stella_protocol::message;
 use stella_protocol::spec::TaskSpec;
 use stella_protocol::time::Timestamp;
 use stella_protocol::trace::TraceParent;
 
 use crate::name::Name;
 
-/// How long an agent has to confirm the end of a task whose cancellation was asked for, in milliseconds. After it the task is
+/// How long an agent that does not tell how far the end of a task has got has to confirm it, in milliseconds. After it the task is
 /// `unknown`: longer than any sensible pause between TERM and KILL.
 pub const CANCEL_WINDOW_MS: u64 = 60_000;
+/// How long an agent that does has to take the cancellation, in milliseconds: one that has gone is known to be offline by then, and is
+/// not waited for.
+pub const DELIVERY_WINDOW_MS: u64 = crate::agent::RECONNECT_WINDOW_MS + 15_000;
+/// How long it has from there to have begun with the end, in milliseconds. What runs in the agent itself stops at its next step.
+pub const BEGIN_WINDOW_MS: u64 = 30_000;
+/// The pause between TERM and KILL, in milliseconds.
+pub const CANCEL_GRACE_MS: u64 = 10_000;
+/// How long the process tree has after TERM to be gone or killed, in milliseconds.
+pub const TERM_WINDOW_MS: u64 = CANCEL_GRACE_MS + 20_000;
+/// How long it has after KILL to be gone, in milliseconds: the agent tries for 10 s.
+pub const KILL_WINDOW_MS: u64 = 20_000;
 
 /// One step on one target.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,7 +52,10 @@ pub struct Task {
     pub state: TaskState,
     /// Whether its cancellation was asked for.
     pub cancel_requested: bool,
-    /// When its end should have been confirmed; set once its cancellation was asked for. There is a timer for it as long as
+    /// How far its end has got, as its agent says; `None` if nothing is known of that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ending: Option<Ending>,
+    /// When its end should have got further; set once its cancellation was asked for. There is a timer for it as long as
     /// the task is open.
     pub overdue_at: Option<Timestamp>,
     /// When it was queued.
@@ -54,6 +69,124 @@ impl Task {
     #[must_use]
     pub const fn key(&self) -> AttemptKey {
         AttemptKey { task: self.id, attempt: self.attempt }
+    }
+
+    /// How far its cancellation has got; `None` if nobody has asked for it.
+    #[must_use]
+    pub const fn cancellation(&self) -> Option<Cancellation> {
+        if !self.cancel_requested {
+            return None;
+        }
+        Some(match (&self.state, self.ending) {
+            (TaskState::Unknown { since, .. }, _) => Cancellation::Unconfirmed { since: *since },
+            (state, _) if state.is_final() => Cancellation::Confirmed,
+            (_, Some(ending)) => Cancellation::Under(ending),
+            (_, None) => Cancellation::Requested,
+        })
+    }
+
+    /// Why its end is overdue, for a person.
+    #[must_use]
+    pub fn overdue(&self, tells: bool) -> String {
+        let seconds = |ms: u64| ms / 1_000;
+        match self.ending.map(|ending| ending.stage) {
+            None if tells => {
+                format!("its agent has not taken the cancellation within {} s", seconds(DELIVERY_WINDOW_MS))
+            }
+            None => {
+                format!("its end was not confirmed within {} s of asking for it", seconds(CANCEL_WINDOW_MS))
+            }
+            Some(stage) => {
+                let what = match stage {
+                    EndingStage::Delivered => {
+                        "its agent took the cancellation, and has not begun with the end"
+                    }
+                    EndingStage::Terminated => {
+                        "TERM was sent to its processes, and they were neither gone nor killed"
+                    }
+                    EndingStage::Killed => {
+                        "KILL was sent to its processes, and nobody has said that they are gone"
+                    }
+                };
+                format!("{what} within {} s", seconds(stage.window_ms()))
+            }
+        }
+    }
+}
+
+/// How far the end of a task has got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ending {
+    /// The stage.
+    pub stage: EndingStage,
+    /// Since when.
+    pub at: Timestamp,
+}
+
+/// How far the end of a task has got that was cancelled. Later ones are greater.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndingStage {
+    /// Its agent has the cancellation.
+    Delivered,
+    /// TERM was sent to its process tree.
+    Terminated,
+    /// KILL was sent to what was left of that.
+    Killed,
+}
+
+impl EndingStage {
+    /// How long the next stage, or the end, may take, in milliseconds.
+    #[must_use]
+    pub const fn window_ms(self) -> u64 {
+        match self {
+            Self::Delivered => BEGIN_WINDOW_MS,
+            Self::Terminated => TERM_WINDOW_MS,
+            Self::Killed => KILL_WINDOW_MS,
+        }
+    }
+}
+
+impl From<message::EndingStage> for EndingStage {
+    fn from(stage: message::EndingStage) -> Self {
+        match stage {
+            message::EndingStage::Delivered => Self::Delivered,
+            message::EndingStage::Terminated => Self::Terminated,
+            message::EndingStage::Killed => Self::Killed,
+        }
+    }
+}
+
+/// How far the cancellation of a task has got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cancellation {
+    /// It was asked for.
+    Requested,
+    /// Its agent has it, and more if it says so.
+    Under(Ending),
+    /// The task has come to an end, and that is known.
+    Confirmed,
+    /// Nobody knows whether it has: its target is quarantined until somebody does.
+    Unconfirmed {
+        /// Since when.
+        since: Timestamp,
+    },
+}
+
+impl Cancellation {
+    /// The name in the API.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Requested => "requested",
+            Self::Under(ending) => match ending.stage {
+                EndingStage::Delivered => "delivered",
+                EndingStage::Terminated => "ending",
+                EndingStage::Killed => "killed",
+            },
+            Self::Confirmed => "confirmed",
+            Self::Unconfirmed { .. } => "unconfirmed",
+        }
     }
 }
 

@@ -310,7 +310,7 @@ pub enum Timer {
     ReconnectWindow(AgentId),
     /// A deployment must have ended.
     DeploymentDeadline(DeploymentId),
-    /// The agent has not confirmed the end of a task whose cancellation was asked for. Other tasks need no timer of their own:
+    /// The end of a task whose cancellation was asked for has not got further in time. Other tasks need no timer of their own:
     /// the agent ends them at their time-out, and the deployment's deadline asks for the end of what is still open then.
     TaskOverdue(TaskId),
     /// An idempotency key is forgotten.

@@ -15,7 +15,7 @@ use common::{
 use stella_domain::agent::Connectivity;
 use stella_domain::amount::Amount;
 use stella_domain::colour::Stage;
-use stella_domain::command::{NewDeployment, TenantCommand};
+use stella_domain::command::{NewDeployment, Report, TenantCommand};
 use stella_domain::deployment::{Cause, OnFailure, RollbackReason};
 use stella_domain::environment::Verification;
 use stella_domain::event::{Event, Fact, PlannedTarget, StreamId};
@@ -25,9 +25,10 @@ use stella_domain::promotion::Objection;
 use stella_domain::signature::statement;
 use stella_domain::state::State;
 use stella_domain::strategy::{BlueGreen, Rolling, Strategy};
+use stella_domain::task::EndingStage;
 use stella_domain::way_back::{ProofAnswer, ProofRule};
 use stella_protocol::id::{Attempt, AttemptKey, DeploymentId, Generation, Position, SessionEpoch, TaskId};
-use stella_protocol::message::{Holding, TaskOutcome};
+use stella_protocol::message::{Ending, Holding, TaskOutcome};
 use stella_protocol::time::Timestamp;
 use stella_protocol::trace::TraceContext;
 
@@ -104,6 +105,13 @@ fn task_facts(key: AttemptKey, session: SessionEpoch) -> Vec<(String, Fact)> {
         "task_accepted, other attempt".to_owned(),
         Fact::TaskAccepted { key: wrong, position: Position(9) },
     ));
+    for (name, stage) in [
+        ("delivered", EndingStage::Delivered),
+        ("terminated", EndingStage::Terminated),
+        ("killed", EndingStage::Killed),
+    ] {
+        facts.push((format!("task_ending, {name}"), Fact::TaskEnding { key, stage }));
+    }
     for (name, outcome) in outcomes() {
         let fact = Fact::TaskFinished { key, position: None, started_at: None, finished_at: at, outcome };
         facts.push((format!("task_finished, {name}"), fact));
@@ -136,6 +144,13 @@ fn tasks(table: &mut String) {
         world.run(1);
         world.ok(TenantCommand::CancelDeployment { deployment: deployment(2), reason: String::new() });
     });
+    reached("running, TERM sent", &|world| {
+        world.run(1);
+        world.ok(TenantCommand::CancelDeployment { deployment: deployment(2), reason: String::new() });
+        let key = world.task_on(1).key();
+        let stage = stella_protocol::message::EndingStage::Terminated;
+        world.report(1, Report::Ending(Ending { key, stage }));
+    });
     for (name, outcome) in outcomes() {
         reached(&format!("finished as {name}"), &|world| {
             world.finish(1, outcome.clone());
@@ -151,7 +166,8 @@ fn tasks(table: &mut String) {
         let (key, session) = (first.unwrap().key(), world.session(1));
         rows(table, &format!("task {label}"), &world.state, &task_facts(key, session), |state| {
             let task = &state.tenants[&TENANT].tasks[&key.task];
-            format!("{}{}", task.state.name(), if task.cancel_requested { ", told to end" } else { "" })
+            let asked = task.cancellation().map(|it| format!(", its cancellation {}", it.name()));
+            format!("{}{}", task.state.name(), asked.unwrap_or_default())
         });
     }
 }

@@ -97,9 +97,6 @@ pub(crate) const DISCONNECT_TRIES_MAX: u32 = 5;
 /// The pause before the second of them; each next one is twice as long.
 pub(crate) const DISCONNECT_RETRY_PAUSE: Duration = Duration::from_millis(100);
 
-/// The time between TERM and KILL for a task that is cancelled, in milliseconds.
-pub(crate) const CANCEL_GRACE_MS: u64 = 10_000;
-
 /// How often one agent may tell in one session what it trusts: an honest one does at each step of a rotation, and after its
 /// renewals in one.
 pub(crate) const TRUST_REPORTS_MAX: u32 = 64;

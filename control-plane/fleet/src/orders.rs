@@ -9,7 +9,7 @@ use stella_domain::agent::{Agent, Connectivity};
 use stella_domain::deployment::Progress;
 use stella_domain::spans;
 use stella_domain::state::State;
-use stella_domain::task::{Task, TaskState};
+use stella_domain::task::{CANCEL_GRACE_MS, Task, TaskState};
 use stella_domain::tenant::TenantState;
 use stella_protocol::close::CloseCode;
 use stella_protocol::id::{AgentId, AttemptKey, QuestionId, SessionEpoch, TenantId};
@@ -17,7 +17,6 @@ use stella_protocol::message::{Cancel, Dispatch, Inspect, TracedDispatch, capabi
 use stella_protocol::session::SendError;
 use stella_protocol::session::control::ControlSession;
 
-use crate::limits::CANCEL_GRACE_MS;
 use crate::registry::Link;
 
 /// Keys that are not open any more are forgotten when there are this many more of them than open ones.
@@ -28,6 +27,8 @@ const FORGET_SLACK: usize = 32;
 pub(crate) struct Told {
     /// Whether the agent understands what travels with a trace.
     takes_trace: bool,
+    /// Whether it tells how far the end of what it is to end gets.
+    takes_ends: bool,
     dispatched: BTreeSet<AttemptKey>,
     cancelled: BTreeSet<AttemptKey>,
     /// What the agent was asked about its host, and has not answered.
@@ -84,6 +85,7 @@ impl Told {
         let has_figures = capabilities & capability::FIGURES != 0;
         Self {
             takes_trace,
+            takes_ends: capabilities & capability::ENDING != 0,
             dispatched: BTreeSet::new(),
             cancelled: BTreeSet::new(),
             asked: BTreeSet::new(),
@@ -153,7 +155,12 @@ pub(crate) fn tell(
             told.dispatched.insert(key);
         }
         if (task.cancel_requested || is_left_behind(owned, task)) && !told.cancelled.contains(&key) {
-            session.cancel(Cancel { key, grace_ms: CANCEL_GRACE_MS })?;
+            let cancel = Cancel { key, grace_ms: CANCEL_GRACE_MS };
+            if told.takes_ends {
+                session.end_attempt(cancel)?
+            } else {
+                session.cancel(cancel)?
+            }
             told.cancelled.insert(key);
         }
     }

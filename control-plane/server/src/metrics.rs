@@ -82,6 +82,10 @@ pub(crate) fn render(handle: &PrometheusHandle, engine: &Handle, fleet: &Fleet, 
         describe_gauge!("stella_agents_connected", "Connected agents");
         describe_gauge!("stella_agents_enrolled", "Agents that are enrolled and not revoked");
         describe_gauge!("stella_agents_draining", "Agents whose host was taken out of rotation");
+        describe_gauge!(
+            "stella_targets_quarantined",
+            "Targets that let nothing in, because nobody knows what became of a task there"
+        );
         describe_gauge!("stella_targets_total", "Total targets");
         describe_gauge!("stella_agent_heartbeat_age_seconds", "Seconds since the last heartbeat");
         current::describe();
@@ -133,6 +137,13 @@ fn project(state: &State, tenant: &Arc<TenantState>) {
             let count = ends.and_then(|all| all.get(status)).copied().unwrap_or(0);
             counter!("stella_workflow_runs_total", &labels).absolute(count);
         }
+    }
+    for environment in tenant.environments.values() {
+        let places = tenant.index.targets.get(&environment.id).into_iter().flat_map(|names| names.values());
+        let places = places.filter_map(|id| tenant.targets.get(id));
+        let shut = places.filter(|target| target.blocked_by.is_some()).count();
+        gauge!("stella_targets_quarantined", "tenant" => name.clone(), "env" => environment.name.to_string())
+            .set(as_f64(shut));
     }
     let mut targets = std::collections::BTreeMap::<(String, String), usize>::new();
     for target in tenant.targets.values() {

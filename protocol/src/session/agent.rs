@@ -9,8 +9,8 @@ use crate::frame::Decoder;
 use crate::id::{AttemptKey, SessionEpoch};
 use crate::limits::HANDSHAKE_TIMEOUT_MS;
 use crate::message::{
-    Accepted, Cancel, FiguresAt, Finished, Heartbeat, Hello, Inspect, Inspected, RenewRequest, Renewed,
-    Running, ToAgent, ToControlPlane, TracedDispatch, Trust, Trusts, Welcome,
+    Accepted, Cancel, Ending, FiguresAt, Finished, Heartbeat, Hello, Inspect, Inspected, RenewRequest,
+    Renewed, Running, ToAgent, ToControlPlane, TracedDispatch, Trust, Trusts, Welcome,
 };
 
 /// What the driver of an agent's session has to act on.
@@ -22,6 +22,8 @@ pub enum AgentEvent {
     Dispatch(Box<TracedDispatch>),
     /// End this attempt.
     Cancel(Cancel),
+    /// End this attempt, and say how far that gets: [`AgentSession::ending`].
+    End(Cancel),
     /// These results are durable at the control plane.
     Acknowledged(Vec<AttemptKey>),
     /// The new certificate.
@@ -247,6 +249,14 @@ impl AgentSession {
         self.send(&ToControlPlane::Inspected(inspected))
     }
 
+    /// Says how far the end of a cancelled attempt has got.
+    ///
+    /// # Errors
+    /// [`SendError`]; nothing was said.
+    pub fn ending(&mut self, ending: Ending) -> Result<(), SendError> {
+        self.send(&ToControlPlane::Ending(ending))
+    }
+
     /// Answers where the agent's own figures are.
     ///
     /// # Errors
@@ -310,6 +320,7 @@ impl AgentSession {
                 Ok(AgentEvent::Inspect(inspect))
             }
             (State::Active(_) | State::Draining(_), ToAgent::WhereFigures) => Ok(AgentEvent::WhereFigures),
+            (State::Active(_) | State::Draining(_), ToAgent::End(cancel)) => Ok(AgentEvent::End(cancel)),
             (state, frame) => Err(Violation::OutOfOrder { frame: frame.name(), state: state.name() }),
         }
     }

@@ -9,8 +9,8 @@ use crate::frame::Decoder;
 use crate::id::{AttemptKey, SessionEpoch};
 use crate::limits::{ACKNOWLEDGEMENTS_MAX, HANDSHAKE_TIMEOUT_MS, HEARTBEATS_MISSED_MAX};
 use crate::message::{
-    Accepted, Cancel, Dispatch, FiguresAt, Finished, Heartbeat, Hello, Inspect, Inspected, RenewRequest,
-    Renewed, Running, ToAgent, ToControlPlane, TracedDispatch, Trust, Trusts, Welcome,
+    Accepted, Cancel, Dispatch, Ending, FiguresAt, Finished, Heartbeat, Hello, Inspect, Inspected,
+    RenewRequest, Renewed, Running, ToAgent, ToControlPlane, TracedDispatch, Trust, Trusts, Welcome,
 };
 
 /// What the driver of a control plane's session has to act on.
@@ -34,6 +34,8 @@ pub enum ControlEvent {
     Inspected(Inspected),
     /// Where the agent's own figures are: the answer to [`ControlSession::where_figures`].
     FiguresAt(FiguresAt),
+    /// How far the end of a cancelled attempt has got.
+    Ending(Ending),
     /// It is over. The last event, and there is exactly one: close the connection with [`CloseReason::code`].
     /// An agent that left on purpose shows as [`CloseReason::Goodbye`].
     Closed(CloseReason),
@@ -268,6 +270,15 @@ impl ControlSession {
         self.send(&ToAgent::Trust(trust))
     }
 
+    /// Ends an attempt as [`Self::cancel`] does, and has the agent say how far that gets. Call it only for an agent that understands it
+    /// ([`crate::message::capability::ENDING`]).
+    ///
+    /// # Errors
+    /// [`SendError`]; nothing was told.
+    pub fn end_attempt(&mut self, cancel: Cancel) -> Result<(), SendError> {
+        self.send(&ToAgent::End(cancel))
+    }
+
     /// Asks what the host holds. Call it only for an agent that understands it
     /// ([`crate::message::capability::HOLDINGS`]).
     ///
@@ -340,6 +351,7 @@ impl ControlSession {
                     ToControlPlane::Trusts(trusts) => Ok(ControlEvent::Trusts(trusts)),
                     ToControlPlane::Inspected(inspected) => Ok(ControlEvent::Inspected(inspected)),
                     ToControlPlane::FiguresAt(figures) => Ok(ControlEvent::FiguresAt(figures)),
+                    ToControlPlane::Ending(ending) => Ok(ControlEvent::Ending(ending)),
                     ToControlPlane::Goodbye => Err(CloseReason::Goodbye),
                     ToControlPlane::Hello(_) => Err(out_of_order("hello", self.state.name())),
                 }

@@ -189,7 +189,8 @@ impl World {
                 ControlEvent::Renew(_)
                 | ControlEvent::Trusts(_)
                 | ControlEvent::Inspected(_)
-                | ControlEvent::FiguresAt(_) => {
+                | ControlEvent::FiguresAt(_)
+                | ControlEvent::Ending(_) => {
                     unreachable!("nobody asks for a certificate, or about a host, here")
                 }
                 ControlEvent::Closed(reason) => self.closed.push(("control", reason)),
@@ -231,6 +232,7 @@ impl World {
                     self.tell(format!("acknowledged {}", keys.len()));
                 }
                 AgentEvent::Cancel(_)
+                | AgentEvent::End(_)
                 | AgentEvent::Renewed(_)
                 | AgentEvent::Trust(_)
                 | AgentEvent::Inspect(_)

@@ -268,6 +268,7 @@ impl Simulated {
                 AgentEvent::Closed(_) => return None,
                 AgentEvent::Welcomed(_)
                 | AgentEvent::Cancel(_)
+                | AgentEvent::End(_)
                 | AgentEvent::Renewed(_)
                 | AgentEvent::Trust(_)
                 | AgentEvent::Inspect(_)

@@ -15,7 +15,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signalfd::SignalFd;
 use stella_protocol::limits::OUTPUT_CHUNK_BYTES_MAX;
-use stella_protocol::message::OutputSource;
+use stella_protocol::message::{EndingStage, OutputSource};
 
 use super::super::frame::{self, Spool};
 use super::super::record::Ended;
@@ -87,6 +87,12 @@ impl Pump {
             read += now_read;
         }
         self.flush(give_up_at)
+    }
+
+    /// Tells the agent how far the end has got. Behind what waits for it: that is one frame at most.
+    pub(super) fn tell(&mut self, stage: EndingStage) {
+        frame::encode_stage(stage, now(), &mut self.pending);
+        self.send();
     }
 
     /// Tells the agent how it ended, and whether this supervisor is ready for another attempt. Whether it still listens.

@@ -210,7 +210,10 @@ fn target(tenant: &TenantState, deployment: &Deployment, part: &TargetRollout) -
         step: step.and_then(|step| position(tenant, part, step)),
         task: task.map(|task| task.to_string()),
         at: at.map(time),
-        reason: reason.map(str::to_owned).or_else(|| held_up(tenant, &part.progress)),
+        reason: reason
+            .map(str::to_owned)
+            .or_else(|| held_up(tenant, &part.progress))
+            .or_else(|| left_behind(tenant, deployment, part)),
         way_back: way_back::of_target(part),
     }
 }
@@ -237,6 +240,14 @@ fn held_up(tenant: &TenantState, progress: &Progress) -> Option<String> {
         | TaskState::Cancelled(_)
         | TaskState::Interrupted(_) => None,
     }
+}
+
+/// Why a target is quarantined that the deployment has left behind, if it is.
+fn left_behind(tenant: &TenantState, deployment: &Deployment, part: &TargetRollout) -> Option<String> {
+    let task = tenant.tasks.get(&tenant.targets.get(&part.target)?.blocked_by?)?;
+    let TaskState::Unknown { since: _, reason } = &task.state else { return None };
+    let is_ours = task.deployment == deployment.id && matches!(part.progress, Progress::Abandoned { .. });
+    is_ours.then(|| format!("quarantined: task {} is unknown: {reason}", task.id))
 }
 
 /// What a target's progress says beside its name.

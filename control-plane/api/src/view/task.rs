@@ -1,8 +1,10 @@
 //! Tasks and what they print.
 
 use base64::Engine;
-use stella_api_types::task::{OutputLine, Task as TaskDto};
-use stella_domain::task::{Ended, Task, TaskState};
+use stella_api_types::target::Quarantine;
+use stella_api_types::task::{Cancellation as CancellationDto, OutputLine, Task as TaskDto};
+use stella_domain::target::Target;
+use stella_domain::task::{Cancellation, Ended, Task, TaskState};
 use stella_domain::tenant::TenantState;
 use stella_protocol::message::{OutputChunk, OutputSource};
 use stella_protocol::time::Timestamp;
@@ -26,12 +28,40 @@ pub(crate) fn task(tenant: &TenantState, task: &Task) -> TaskDto {
         reason: said.reason.filter(|reason| !reason.is_empty()).map(str::to_owned),
         exit_code: said.exit_code,
         cancel_requested: task.cancel_requested,
+        cancellation: task.cancellation().map(|it| cancellation(task, it)),
         timeout_ms: task.spec.timeout_ms(),
         queued_at: time(task.queued_at),
         started_at: said.started_at.map(time),
         finished_at: said.finished_at.map(time),
         trace_id: (task.trace.trace_id != 0).then(|| format!("{:032x}", task.trace.trace_id)),
     }
+}
+
+fn cancellation(task: &Task, it: Cancellation) -> CancellationDto {
+    let (since, is_open) = match it {
+        Cancellation::Requested => (None, true),
+        Cancellation::Under(ending) => (Some(ending.at), true),
+        Cancellation::Confirmed => (said(&task.state).finished_at, false),
+        Cancellation::Unconfirmed { since } => (Some(since), false),
+    };
+    CancellationDto {
+        state: it.name().to_owned(),
+        since: since.map(time),
+        due_at: task.overdue_at.filter(|_| is_open).map(time),
+    }
+}
+
+/// Why a target is quarantined, if it is.
+pub(crate) fn quarantine(tenant: &TenantState, target: &Target) -> Option<Quarantine> {
+    let task = tenant.tasks.get(&target.blocked_by?)?;
+    let TaskState::Unknown { since, reason } = &task.state else { return None };
+    Some(Quarantine {
+        task: task.id.to_string(),
+        step: task.step.to_string(),
+        deployment: task.deployment.to_string(),
+        since: time(*since),
+        reason: reason.clone(),
+    })
 }
 
 /// What a state says beside its name.

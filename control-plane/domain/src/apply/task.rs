@@ -12,7 +12,7 @@ use crate::deployment::{Deployment, Progress, Status};
 use crate::durations::{DISPATCHES_MS, TASKS_MS};
 use crate::event::{Event, Fact, IllegalTransition};
 use crate::render;
-use crate::task::{CANCEL_WINDOW_MS, Ended, Task, TaskState};
+use crate::task::{CANCEL_WINDOW_MS, DELIVERY_WINDOW_MS, Ended, Ending, Task, TaskState};
 use crate::tenant::{TenantState, Timer};
 
 /// What the indexes make of a state.
@@ -123,6 +123,7 @@ impl TenantState {
             attempt: Attempt(1),
             state: TaskState::Queued,
             cancel_requested: false,
+            ending: None,
             overdue_at: None,
             queued_at: event.at,
             trace: if deployment.trace.is_valid() { &deployment.trace } else { &event.trace }.parent(),
@@ -139,14 +140,8 @@ impl TenantState {
             format!("at attempt {}", task.attempt),
             fact,
         )?;
-        if matches!(fact, Fact::TaskCancelRequested { .. }) {
-            let may = task.state.is_open() && !task.cancel_requested;
-            ensure(may, format!("task {}", key.task), where_it_is(task), fact)?;
-            let overdue_at = at.plus_ms(CANCEL_WINDOW_MS);
-            task.cancel_requested = true;
-            task.overdue_at = Some(overdue_at);
-            self.timers.insert((overdue_at, Timer::TaskOverdue(key.task)));
-            return Ok(());
+        if matches!(fact, Fact::TaskCancelRequested { .. } | Fact::TaskEnding { .. }) {
+            return self.towards_its_end(key.task, at, fact);
         }
         let next = next(task, at, fact)
             .ok_or_else(|| illegal(format!("task {}", key.task), where_it_is(task), fact))?;
@@ -163,6 +158,31 @@ impl TenantState {
         if let (Standing::Final, Fact::TaskFinished { started_at, finished_at, .. }) = (after, fact) {
             self.count_end(key.task, started_at.map(|started_at| finished_at.since(started_at)));
         }
+        Ok(())
+    }
+
+    /// A cancellation was asked for, or has got further: each stage has a time of its own for the next.
+    fn towards_its_end(&mut self, id: TaskId, at: Timestamp, fact: &Fact) -> Applied {
+        let Some(task) = self.tasks.get_mut(&id) else { return Err(missing(TaskId::KIND, id, fact)) };
+        let task = Arc::make_mut(task);
+        let agent = self.agents.get(&task.agent);
+        let (may, window_ms) = if let Fact::TaskEnding { stage, .. } = fact {
+            let is_further = task.ending.is_none_or(|before| before.stage < *stage);
+            (task.cancel_requested && is_further, stage.window_ms())
+        } else {
+            let tells = agent.is_some_and(|agent| agent.tells_endings());
+            (!task.cancel_requested, if tells { DELIVERY_WINDOW_MS } else { CANCEL_WINDOW_MS })
+        };
+        ensure(may && task.state.is_open(), format!("task {id}"), where_it_is(task), fact)?;
+        if let Fact::TaskEnding { stage, .. } = fact {
+            task.ending = Some(Ending { stage: *stage, at });
+        }
+        task.cancel_requested = true;
+        let overdue_at = at.plus_ms(window_ms);
+        if let Some(before) = task.overdue_at.replace(overdue_at) {
+            self.timers.remove(&(before, Timer::TaskOverdue(id)));
+        }
+        self.timers.insert((overdue_at, Timer::TaskOverdue(id)));
         Ok(())
     }
 
@@ -245,6 +265,7 @@ const fn key(fact: &Fact) -> Option<AttemptKey> {
     | Fact::TaskStarted { key, .. }
     | Fact::TaskFinished { key, .. }
     | Fact::TaskBecameUnknown { key, .. }
+    | Fact::TaskEnding { key, .. }
     | Fact::TaskCancelRequested { key }) = fact
     else {
         return None;
@@ -312,6 +333,6 @@ fn ended(started_at: Option<Timestamp>, at: Timestamp, outcome: &TaskOutcome) ->
 }
 
 fn where_it_is(task: &Task) -> String {
-    let asked = if task.cancel_requested { ", told to end" } else { "" };
-    format!("{}{asked}", task.state.name())
+    let asked = task.cancellation().map(|it| format!(", its cancellation {}", it.name()));
+    format!("{}{}", task.state.name(), asked.unwrap_or_default())
 }

@@ -1,7 +1,7 @@
 //! What agents say.
 
 use stella_protocol::id::AttemptKey;
-use stella_protocol::message::{Accepted, Finished, Running};
+use stella_protocol::message::{Accepted, Ending, Finished, Running};
 
 /// An agent's word about an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,6 +12,8 @@ pub enum Report {
     Running(Running),
     /// It has ended.
     Finished(Finished),
+    /// It was cancelled, and its end has got so far.
+    Ending(Ending),
 }
 
 impl Report {
@@ -22,6 +24,7 @@ impl Report {
             Self::Accepted(report) => report.key,
             Self::Running(report) => report.key,
             Self::Finished(report) => report.key,
+            Self::Ending(report) => report.key,
         }
     }
 }

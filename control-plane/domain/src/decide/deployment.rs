@@ -272,7 +272,8 @@ pub(super) fn is_idle(target: &Target) -> Result<(), Rejection> {
         return Err(Rejection::Conflict { problem });
     }
     if let Some(task) = target.blocked_by {
-        let problem = format!("nobody knows what became of task {task} on target {name}; settle it first");
+        let problem =
+            format!("quarantined: nobody knows what became of task {task} on target {name}; settle it first");
         return Err(Rejection::Conflict { problem });
     }
     Ok(())

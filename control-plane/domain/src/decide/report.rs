@@ -8,7 +8,7 @@ use super::{agent, rollout};
 use crate::command::{Outcome, Report};
 use crate::event::Fact;
 use crate::rejection::Rejection;
-use crate::task::TaskState;
+use crate::task::{EndingStage, TaskState};
 
 /// What was said before, or is overtaken, is answered without an event: the agent repeats itself until it is acknowledged.
 pub(super) fn report(
@@ -19,7 +19,7 @@ pub(super) fn report(
 ) -> Result<Outcome, Rejection> {
     agent::is_heard(tx, agent, session)?;
     let key = report.key();
-    let state = match tx.tenant.tasks.get(&key.task) {
+    let task = match tx.tenant.tasks.get(&key.task) {
         None => return ignore(tx, agent, report, "there is no such task"),
         Some(task) if task.agent != agent => {
             return ignore(tx, agent, report, "the task belongs to another agent");
@@ -27,15 +27,22 @@ pub(super) fn report(
         Some(task) if task.attempt != key.attempt => {
             return ignore(tx, agent, report, "it is not the current attempt");
         }
-        Some(task) => &task.state,
+        Some(task) => task,
     };
-    match (state, report) {
+    match (&task.state, report) {
         (TaskState::Queued, _) => return ignore(tx, agent, report, "the task was not sent yet"),
         (TaskState::Dispatched { .. }, Report::Accepted(accepted)) => {
             tx.emit(Fact::TaskAccepted { key, position: accepted.position })?;
         }
         (TaskState::Dispatched { .. } | TaskState::Accepted { .. }, Report::Running(running)) => {
             tx.emit(Fact::TaskStarted { key, started_at: running.started_at })?;
+        }
+        (state, Report::Ending(ending)) => {
+            let stage = EndingStage::from(ending.stage);
+            let is_further = task.ending.is_none_or(|before| before.stage < stage);
+            if state.is_open() && task.cancel_requested && is_further {
+                tx.emit(Fact::TaskEnding { key, stage })?;
+            }
         }
         (state, Report::Finished(finished))
             if state.is_open() || matches!(state, TaskState::Unknown { .. }) =>

@@ -10,7 +10,7 @@ use stella_protocol::message::TaskOutcome;
 
 use super::gate::{self, Asking, Ruling};
 use super::transaction::Transaction;
-use super::{brake, colour, group, proof, rollback, verification};
+use super::{brake, colour, ending, group, proof, rollback, verification};
 use crate::agent::{Connectivity, OPEN_TASKS_MAX};
 use crate::colour::Stage;
 use crate::deployment::{CanaryStep, Deployment, OnFailure, Progress, RollbackReason, Status, TargetRollout};
@@ -384,7 +384,7 @@ pub(super) fn became_unknown(tx: &mut Transaction<'_>, id: TaskId, reason: &str)
 }
 
 /// Ends whatever a deployment still has in hand: what waits is skipped, what was not sent is taken back, what runs is told to
-/// end (and has [`crate::task::CANCEL_WINDOW_MS`] for it), what nobody knows is left behind.
+/// end (and has some time for each stage of that), what nobody knows is left behind.
 pub(super) fn end_what_is_open(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<(), Rejection> {
     skip_waiting(tx, id)?;
     for (target, task) in current_tasks(tx, id)? {
@@ -392,9 +392,7 @@ pub(super) fn end_what_is_open(tx: &mut Transaction<'_>, id: DeploymentId) -> Re
         match task.state {
             TaskState::Queued => take_back(tx, task.id, "its deployment was ended")?,
             TaskState::Dispatched { .. } | TaskState::Accepted { .. } | TaskState::Running { .. } => {
-                if !task.cancel_requested {
-                    tx.emit(Fact::TaskCancelRequested { key: task.key() })?;
-                }
+                ending::ask_for(tx, &task)?;
             }
             TaskState::Unknown { .. } => tx.emit(Fact::TargetAbandoned { deployment: id, target })?,
             TaskState::Succeeded(_)

@@ -6,14 +6,13 @@ use stella_protocol::id::DeploymentId;
 use stella_protocol::time::Timestamp;
 
 use super::transaction::{Transaction, WORK_MAX};
-use super::{Decision, Stuck, colour, follow, gate, hold, proof, rollout, run};
+use super::{Decision, Stuck, colour, ending, follow, gate, hold, proof, rollout, run};
 use crate::command::Request;
 use crate::deployment::Status;
 use crate::event::{Fact, StreamId};
 use crate::rejection::Rejection;
 use crate::size::{self, DECISION_BYTES_MAX};
 use crate::state::State;
-use crate::task::CANCEL_WINDOW_MS;
 use crate::tenant::Timer;
 
 /// How many timers one tick fires: a batch of events that is bounded, after a long absence too. The rest is due at once.
@@ -130,14 +129,11 @@ fn fire(tx: &mut Transaction<'_>, timer: &Timer) -> Result<(), Rejection> {
     match timer {
         Timer::ReconnectWindow(agent) => {
             tx.emit(Fact::AgentOffline { agent: *agent })?;
+            ending::agent_is_gone(tx, *agent)?;
             proof::agent_is_gone(tx, *agent)
         }
         Timer::RequestForgotten(key) => tx.emit(Fact::RequestForgotten { key: key.clone() }),
-        Timer::TaskOverdue(task) => {
-            let reason =
-                format!("its end was not confirmed within {} s of asking for it", CANCEL_WINDOW_MS / 1_000);
-            rollout::became_unknown(tx, *task, &reason)
-        }
+        Timer::TaskOverdue(task) => ending::overdue(tx, *task),
         Timer::DeploymentDeadline(deployment) => deadline(tx, *deployment),
         Timer::DeploymentResumes(deployment) => hold::go_on(tx, *deployment),
         Timer::PromotionHeld(promotion) => tx.emit(Fact::PromotionHeld { id: *promotion, until: None }),

@@ -58,6 +58,7 @@ impl Fact {
             Self::TaskStarted { .. } => "task_started",
             Self::TaskFinished { .. } => "task_finished",
             Self::TaskBecameUnknown { .. } => "task_became_unknown",
+            Self::TaskEnding { .. } => "task_ending",
             Self::TaskCancelRequested { .. } => "task_cancel_requested",
             Self::ReportIgnored { .. } => "report_ignored",
             Self::EnvironmentLocked { .. } => "environment_locked",

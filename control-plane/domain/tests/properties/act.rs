@@ -103,6 +103,8 @@ pub(crate) enum Act {
     /// The agent takes what was sent to it.
     Accept(u128),
     Run(u128),
+    /// The agent says how far the end of something has got.
+    Ending(u128, u8),
     /// The agent does all that it is sent, some times over; the last of it ends like this.
     Work(u128, usize, TaskOutcome),
     Finish(u128, TaskOutcome),
@@ -125,9 +127,8 @@ fn outcome() -> impl Strategy<Value = TaskOutcome> {
     ]
 }
 
-pub(crate) fn act() -> impl Strategy<Value = Act> {
-    let who = 1..=AGENTS;
-    let kind = prop_oneof![
+fn kind() -> impl Strategy<Value = Kind> {
+    prop_oneof![
         Just(Kind::Plain),
         Just(Kind::Canary),
         Just(Kind::Pausing),
@@ -136,12 +137,16 @@ pub(crate) fn act() -> impl Strategy<Value = Act> {
         any::<bool>().prop_map(Kind::BlueGreen),
         any::<bool>().prop_map(Kind::Groups),
         any::<bool>().prop_map(Kind::Groups),
-    ];
+    ]
+}
+
+pub(crate) fn act() -> impl Strategy<Value = Act> {
+    let who = 1..=AGENTS;
     let tolerate = proptest::option::weighted(0.3, 1..3_u32);
     let policy = prop_oneof![Just(OnFailure::Rollback), Just(OnFailure::Stop), Just(OnFailure::Ask)];
     let only = proptest::option::weighted(0.3, vec(1..=TARGETS, 1..3));
     prop_oneof![
-        14 => (1..=5_u128, proptest::option::of(1..3_u32), (kind, tolerate), only, policy, 1..4_u64)
+        14 => (1..=5_u128, proptest::option::of(1..3_u32), (kind(), tolerate), only, policy, 1..4_u64)
             .prop_map(|(release, batch, (kind, tolerate), only, on_failure, hours)| Act::Deploy { release, batch, kind, tolerate, only, on_failure, hours }),
         2 => (any::<usize>(), 1..=TARGETS).prop_map(|(which, n)| Act::SkipTarget(which, n)),
         4 => (any::<usize>(), 1..=TARGETS).prop_map(|(which, n)| Act::RetryTarget(which, n)),
@@ -190,6 +195,7 @@ pub(crate) fn act() -> impl Strategy<Value = Act> {
         16 => who.clone().prop_map(Act::Accept),
         4 => who.clone().prop_map(Act::Mute),
         12 => who.clone().prop_map(Act::Run),
+        6 => (who.clone(), 0..3_u8).prop_map(|(who, stage)| Act::Ending(who, stage)),
         24 => (who.clone(), 1..9_usize, outcome()).prop_map(|(agent, rounds, last)| Act::Work(agent, rounds, last)),
         24 => (who.clone(), outcome()).prop_map(|(agent, outcome)| Act::Finish(agent, outcome)),
         3 => who.prop_map(Act::Repeat),

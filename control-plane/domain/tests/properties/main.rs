@@ -41,7 +41,8 @@ use stella_domain::way_back::ProofRule;
 use stella_protocol::digest::Digest;
 use stella_protocol::id::{AttemptKey, DeploymentId, EnvironmentId, Position, PromotionId, RunId};
 use stella_protocol::message::{
-    Accepted, Finished, Holding, Inspect, OpenAttempt, Phase, Running, TaskOutcome, capability,
+    Accepted, Ending, EndingStage, Finished, Holding, Inspect, OpenAttempt, Phase, Running, TaskOutcome,
+    capability,
 };
 use uuid::Uuid;
 
@@ -632,6 +633,7 @@ impl Walk {
             Act::Mute(n) => self.hosts.get_mut(&n).unwrap().mute = true,
             Act::Accept(n) => self.accept(n),
             Act::Run(n) => self.run(n),
+            Act::Ending(n, stage) => self.say_ending(n, stage),
             Act::Work(n, rounds, last) => {
                 for round in 1..=rounds {
                     self.accept(n);
@@ -725,6 +727,16 @@ impl Walk {
             host.open.insert(key, (Phase::Accepted, None));
             let position = Position(host.position);
             self.report(n, Report::Accepted(Accepted { key, position }));
+        }
+    }
+
+    /// Of the first that was told to end; nothing says that the stages come in order.
+    fn say_ending(&mut self, n: u128, stage: u8) {
+        let stages = [EndingStage::Delivered, EndingStage::Terminated, EndingStage::Killed];
+        let tasks: Vec<_> = self.world.tenant().unsettled_tasks(agent(n)).cloned().collect();
+        let key = tasks.iter().find(|task| task.cancel_requested).map(|task| task.key());
+        if let Some(key) = key.filter(|key| self.hosts[&n].open.contains_key(key)) {
+            self.report(n, Report::Ending(Ending { key, stage: stages[usize::from(stage)] }));
         }
     }
 

@@ -197,6 +197,7 @@ impl Conversation {
                 ControlEvent::Accepted(accepted) => self.reports.take(Report::Accepted(accepted)),
                 ControlEvent::Running(running) => self.reports.take(Report::Running(running)),
                 ControlEvent::Finished(finished) => self.reports.take(Report::Finished(finished)),
+                ControlEvent::Ending(ending) => self.reports.take(Report::Ending(ending)),
                 ControlEvent::Renew(request) => self.renew(&request),
                 ControlEvent::Trusts(trusts) => self.trusts(trusts),
                 ControlEvent::Closed(reason) => self.over = Some(reason),

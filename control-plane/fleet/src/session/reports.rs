@@ -179,7 +179,7 @@ impl Reports {
 const fn acknowledge(report: &Report) -> Verdict {
     match report {
         Report::Finished(finished) => Verdict::Acknowledge(finished.key),
-        Report::Accepted(_) | Report::Running(_) => Verdict::Nothing,
+        Report::Accepted(_) | Report::Running(_) | Report::Ending(_) => Verdict::Nothing,
     }
 }
 
@@ -188,5 +188,6 @@ const fn kind(report: &Report) -> &'static str {
         Report::Accepted(_) => "accepted",
         Report::Running(_) => "running",
         Report::Finished(_) => "finished",
+        Report::Ending(_) => "ending",
     }
 }
