@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, ensure};
 use stella_api_types::account::{Account, CreateAccount, GiveRole};
 use stella_api_types::deployment::CreateDeployment;
-use stella_api_types::environment::{Environment, SetApprovals};
+use stella_api_types::environment::{Environment, OnExpiry, SetApprovals};
 use stella_api_types::paths;
 use stella_api_types::promotion::{ApprovePromotion, Objection, Promotion, RejectPromotion};
 use stella_api_types::token::{ApiTokenCreated, CreateApiToken};
@@ -97,7 +97,14 @@ impl<'c> Shell<'c> {
 /// If it is refused.
 pub async fn need_approvals(api: &Api, needed: u32) -> Result<Environment> {
     let path = paths::fill(paths::ENVIRONMENT_APPROVALS, &[TENANT, ENVIRONMENT]);
-    let body = SetApprovals { needed, from: Vec::new(), expires_in_seconds: None };
+    let body = SetApprovals {
+        needed,
+        from: Vec::new(),
+        expires_in_seconds: None,
+        also: Vec::new(),
+        on_expiry: OnExpiry::Expire,
+        ask_again_max: None,
+    };
     Ok(api.post(&path, &body, None).await?)
 }
 
@@ -123,7 +130,8 @@ pub async fn promotion(api: &Api, id: &str) -> Result<Promotion> {
 /// If it is refused.
 pub async fn approve(api: &Api, promotion: &Promotion) -> Result<Promotion> {
     let path = paths::fill(paths::PROMOTION_APPROVE, &[TENANT, &promotion.id]);
-    let body = ApprovePromotion { plan: promotion.plan.root.clone(), reason: "tested".to_owned() };
+    let body =
+        ApprovePromotion { plan: promotion.plan.root.clone(), reason: "tested".to_owned(), signature: None };
     Ok(api.post(&path, &body, None).await?)
 }
 

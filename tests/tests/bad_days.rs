@@ -137,7 +137,8 @@ async fn a_promotion_has_bad_days() -> Result<()> {
     story.release("1.0.0", "iron", "true")?;
     story.release("1.1.0", "gold", "true")?;
     story.release("2.0.0", "gold", UNTIL_IT_MAY)?;
-    let forgotten = story.nobody_decides()?;
+    let forgotten = story.nobody_decides("later", "late", "expire")?;
+    let silenced = story.nobody_decides("never", "quiet", "reject")?;
     story.an_expression_says_no()?;
     story.somebody_says_no_and_then_yes().await?;
     story.a_freeze_comes_on_its_way().await?;
@@ -146,6 +147,8 @@ async fn a_promotion_has_bad_days() -> Result<()> {
     story.a_release_turns_out_bad().await?;
     story.wait_shown("promotion", &forgotten, "status", "expired").await?;
     story.refused(&story.qa, &["promotion", "approve", &forgotten], "has expired; deploy again").await?;
+    let shown = story.wait_shown("promotion", &silenced, "status", "rejected").await?;
+    ensure!(shown["objection"] == "unanswered", "{shown}");
     story.an_environment_is_not_needed_any_more(&forgotten).await?;
     drop(story);
     cluster.passed()
@@ -170,12 +173,14 @@ impl Story<'_> {
         Ok(())
     }
 
-    fn nobody_decides(&self) -> Result<String> {
-        self.boss.ok(&["env", "create", "later"])?;
-        self.boss
-            .ok(&["target", "create", "late-1", "--env", "later", "--agent", "shared", "--slot", "late"])?;
-        self.boss.ok(&["env", "approvals", "later", "--needed", "1", "--expires-in", "1m"])?;
-        let said = self.dev.ok(&["deploy", "app:1.0.0", "later"])?;
+    /// A promotion to a new environment, for which silence means this.
+    fn nobody_decides(&self, place: &str, slot: &str, on_expiry: &str) -> Result<String> {
+        self.boss.ok(&["env", "create", place])?;
+        let target = format!("{slot}-1");
+        self.boss.ok(&["target", "create", &target, "--env", place, "--agent", "shared", "--slot", slot])?;
+        let rule = ["--needed", "1", "--expires-in", "1m", "--on-expiry", on_expiry];
+        self.boss.ok(&[&["env", "approvals", place][..], &rule].concat())?;
+        let said = self.dev.ok(&["deploy", "app:1.0.0", place])?;
         ensure!(said.contains("waits for approvals: 0 of 1"), "{said}");
         id_of(&said)
     }

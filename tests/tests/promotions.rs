@@ -172,3 +172,88 @@ async fn a_shell_waits_for_the_decision_and_goes_on_or_ends_with_it() -> Result<
     ensure!(code == Some(0), "{said}");
     cluster.passed()
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_of_each_group_approves_and_a_signature_stays_with_the_approval() -> Result<()> {
+    let cluster = Cluster::start(1).await?;
+    cluster.release(&release("1.0.0", &[], vec![shell("run", "true")])).await?;
+    let boss = Shell::of(&cluster, "boss", "admin").await?;
+    let dev = Shell::of(&cluster, "dev", "deployer").await?;
+    let mut approvers = Vec::new();
+    for name in ["qa", "lead", "sec"] {
+        approvers.push(Shell::of(&cluster, name, "approver").await?);
+    }
+    let approvals = ["env", "approvals", ENVIRONMENT];
+    let groups = ["--group", "1:qa,lead", "--group", "1:sec", "--on-expiry", "ask-again:2"];
+    let said = boss.ok(&[&approvals[..], &groups].concat())?;
+    ensure!(said.contains("and 1 of sec approved; they are asked again 2 times"), "{said}");
+    let (code, said) = boss.run(&[&approvals[..], &["--group", "1:qa", "--group", "1:qa"]].concat())?;
+    ensure!(code != Some(0) && said.contains("those named give 1 of 2 approvals"), "{said}");
+    let said = boss.ok(&["env", "show", ENVIRONMENT])?;
+    ensure!(said.contains("and 1 of sec, within 7 d; they are asked again 2 times"), "{said}");
+    dev.ok(&["deploy", "app:1.0.0", ENVIRONMENT])?;
+    let id = waiting(&dev).await?;
+
+    let key = cluster.folder().join("qa.pem").display().to_string();
+    boss.ok(&["release", "key", "create", &key])?;
+    approvers[0].ok(&["promotion", "approve", &id, "--sign-with", &key])?;
+    approvers[1].ok(&["promotion", "approve", &id])?;
+    let said = approvers[1].ok(&["promotion", "show", &id])?;
+    ensure!(said.contains("waits for 1 approval") && said.contains("and 1 of sec"), "{said}");
+    ensure!(said.contains("signed by key sha256:"), "{said}");
+    // A signature over something else is none.
+    let shown: serde_json::Value =
+        serde_json::from_str(&approvers[2].ok(&["promotion", "show", &id, "-o", "json"])?)?;
+    let mut signature = shown["approvals"][0]["signature"].clone();
+    signature["signature"] = serde_json::Value::from(format!("{}==", "A".repeat(86)));
+    let body = serde_json::json!({"plan": shown["plan"]["root"], "signature": signature});
+    let sec = cluster.api.with_token(&approvers[2].token());
+    let path = paths::fill(paths::PROMOTION_APPROVE, &[TENANT, &id]);
+    let refused = sec.post::<_, serde_json::Value>(&path, &body, None).await.err().context("it was taken")?;
+    let problem = refused.into_problem()?;
+    ensure!(problem.status == 422 && problem.field.as_deref() == Some("signature"), "{problem:?}");
+    let said = approvers[2].ok(&["promotion", "approve", &id])?;
+    ensure!(said.contains("has started"), "{said}");
+    cluster.passed()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_of_a_plan_is_proven_and_taking_a_gate_away_voids_what_was_approved() -> Result<()> {
+    let cluster = Cluster::start(2).await?;
+    cluster.release(&release("1.0.0", &[], vec![shell("run", "true")])).await?;
+    let boss = Shell::of(&cluster, "boss", "admin").await?;
+    let dev = Shell::of(&cluster, "dev", "deployer").await?;
+    let qa = Shell::of(&cluster, "qa", "approver").await?;
+    boss.ok(&["env", "approvals", ENVIRONMENT, "--needed", "2"])?;
+    boss.ok(&["gate", "set", "manual", ENVIRONMENT, "ticket"])?;
+    dev.ok(&["deploy", "app:1.0.0", ENVIRONMENT])?;
+    let id = waiting(&dev).await?;
+    let shown: serde_json::Value =
+        serde_json::from_str(&qa.ok(&["promotion", "show", &id, "-o", "json"])?)?;
+    let root = shown["plan"]["root"].as_str().context("no root")?;
+
+    let said = qa.ok(&["promotion", "prove", &id, "--part", "guards"])?;
+    ensure!(
+        said.contains("\"ticket\"") && said.contains(&format!("leaf 1 of 5 in the plan {root}")),
+        "{said}"
+    );
+    let proof = qa.ok(&["promotion", "prove", &id, "web-2", "-o", "json"])?;
+    let file = cluster.folder().join("proof.json");
+    let path = file.display().to_string();
+    std::fs::write(&file, &proof)?;
+    let verify = ["promotion", "verify", &path, "--plan", root];
+    let said = qa.ok(&verify)?;
+    ensure!(said.contains("the proof holds") && said.contains("\"web-2\""), "{said}");
+    std::fs::write(&file, proof.replace("web-2", "web-1"))?;
+    let (code, said) = qa.run(&verify)?;
+    ensure!(code == Some(1) && said.contains("the proof does not hold"), "{said}");
+
+    qa.ok(&["promotion", "approve", &id, "--plan", root])?;
+    boss.ok(&["gate", "remove", ENVIRONMENT, "ticket"])?;
+    let said = qa.ok(&["promotion", "show", &id])?;
+    ensure!(said.contains("gate ticket of") && said.contains("was removed"), "{said}");
+    ensure!(said.contains("that is part of what people approve"), "{said}");
+    let (code, said) = boss.run(&["promotion", "approve", &id])?;
+    ensure!(code == Some(3) && said.contains("is not valid any more"), "{said}");
+    cluster.passed()
+}

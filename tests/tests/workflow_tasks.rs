@@ -173,7 +173,8 @@ async fn people_see_what_they_let_run_and_may_end_it() -> Result<()> {
     ensure!(code == Some(0) && said.contains("a job of step work of run"), "{said}");
     ensure!(said.contains("runs work: [\"/bin/sh\", \"-ec\"") && said.contains("web-1"), "{said}");
     ensure!(!cluster.agents[0].host_root().join("began.txt").exists(), "nobody has approved it");
-    let approve = ApprovePromotion { plan: promotion.plan.root.clone(), reason: "read it".to_owned() };
+    let approve =
+        ApprovePromotion { plan: promotion.plan.root.clone(), reason: "read it".to_owned(), signature: None };
     let path = paths::fill(paths::PROMOTION_APPROVE, &[TENANT, &asked]);
     qa.post::<_, serde_json::Value>(&path, &approve, None).await?;
     let task = cluster.wait_task(&asked, "web-1", "work", "running").await?;

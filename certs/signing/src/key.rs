@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 use stella_protocol::digest::Digest;
 use zeroize::Zeroizing;
 
-use crate::statement::Statement;
+use crate::statement::Signed;
 
 /// What comes before the 32 bytes of an ed25519 key in its `SubjectPublicKeyInfo` (RFC 8410).
 const SPKI_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
@@ -62,7 +62,7 @@ impl PublicKey {
 
     /// Whether its other half has signed this statement.
     #[must_use]
-    pub fn has_signed(self, statement: &Statement, signature: &Signature) -> bool {
+    pub fn has_signed(self, statement: &impl Signed, signature: &Signature) -> bool {
         UnparsedPublicKey::new(&ED25519, self.0).verify(&statement.signed_bytes(), &signature.0).is_ok()
     }
 }
@@ -189,7 +189,7 @@ impl SigningKey {
 
     /// Signs a statement.
     #[must_use]
-    pub fn sign(&self, statement: &Statement) -> Signature {
+    pub fn sign(&self, statement: &impl Signed) -> Signature {
         let signature = self.0.sign(&statement.signed_bytes());
         Signature(signature.as_ref().try_into().expect("an ed25519 signature has 64 bytes"))
     }

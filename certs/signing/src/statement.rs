@@ -1,4 +1,4 @@
-//! What a signature of a release is about.
+//! What signatures are about: a release, or the approval of a promotion.
 
 use std::collections::BTreeMap;
 
@@ -10,6 +10,30 @@ use stella_protocol::digest::Digest;
 /// What kind of statement the bytes are, and which version of it. Another form is another type, so that an old signature is
 /// never read as something new.
 pub const PAYLOAD_TYPE: &str = "application/vnd.stella.release.v1+json";
+
+/// The same of what approves a promotion.
+pub const APPROVAL_TYPE: &str = "application/vnd.stella.approval.v1+json";
+
+/// Something that is signed.
+pub trait Signed {
+    /// What is signed: a payload and its type in the pre-authentication encoding of DSSE (<https://github.com/secure-systems-lab/dsse>).
+    fn signed_bytes(&self) -> Vec<u8>;
+}
+
+/// That a plan of a promotion is approved. The plan's root stands for everything that the deployment would do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ApprovalStatement {
+    /// The id of the promotion.
+    pub promotion: String,
+    /// The root of its plan.
+    pub plan: Digest,
+}
+
+impl Signed for ApprovalStatement {
+    fn signed_bytes(&self) -> Vec<u8> {
+        encoded(APPROVAL_TYPE, &canonical(self))
+    }
+}
 
 /// Everything of a release that a host is affected by, and where it comes from. Not in it: what the control plane adds (ids, times,
 /// what people think of it), so that one signature holds wherever the same release is registered.
@@ -45,10 +69,7 @@ impl Statement {
     /// The statement as canonical JSON: members sorted by their names' bytes, no white space, whole numbers only.
     #[must_use]
     pub fn payload(&self) -> String {
-        let value = serde_json::to_value(self).expect("plain values, and maps with texts as keys, are JSON");
-        let mut out = String::new();
-        write(&value, &mut out);
-        out
+        canonical(self)
     }
 
     /// What the payload hashes to: how people tell statements apart.
@@ -56,13 +77,23 @@ impl Statement {
     pub fn digest(&self) -> Digest {
         Digest(Sha256::digest(self.payload()).into())
     }
+}
 
-    /// What is signed: the payload and its type in the pre-authentication encoding of DSSE (<https://github.com/secure-systems-lab/dsse>).
-    #[must_use]
-    pub fn signed_bytes(&self) -> Vec<u8> {
-        let payload = self.payload();
-        format!("DSSEv1 {} {PAYLOAD_TYPE} {} {payload}", PAYLOAD_TYPE.len(), payload.len()).into_bytes()
+impl Signed for Statement {
+    fn signed_bytes(&self) -> Vec<u8> {
+        encoded(PAYLOAD_TYPE, &self.payload())
     }
+}
+
+fn encoded(kind: &str, payload: &str) -> Vec<u8> {
+    format!("DSSEv1 {} {kind} {} {payload}", kind.len(), payload.len()).into_bytes()
+}
+
+fn canonical(statement: &impl Serialize) -> String {
+    let value = serde_json::to_value(statement).expect("plain values, and maps with texts as keys, are JSON");
+    let mut out = String::new();
+    write(&value, &mut out);
+    out
 }
 
 /// Does not rely on how maps are ordered in memory, which is a feature of `serde_json` that any crate may switch.

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 
 use serde_json::json;
 use stella_protocol::digest::Digest;
-use stella_signing::{Component, KeyError, PublicKey, Signature, SigningKey, Statement};
+use stella_signing::{
+    ApprovalStatement, Component, KeyError, PublicKey, Signature, Signed as _, SigningKey, Statement,
+};
 
 /// The key of RFC 8032, section 7.1, test 1, as PKCS #8.
 const KEY: &str = "-----BEGIN PRIVATE KEY-----
@@ -118,4 +120,20 @@ fn what_is_no_key_is_refused_and_a_private_key_above_all() {
         assert_eq!(text.parse::<Signature>(), Err(KeyError::NoSignature), "{text:?}");
     }
     assert_eq!(SigningKey::from_pem(PUBLIC).unwrap_err(), KeyError::NoPrivateKey);
+}
+
+#[test]
+fn an_approval_is_signed_as_something_of_its_own() {
+    let approval = ApprovalStatement { promotion: "7".to_owned(), plan: Digest([0; 32]) };
+    let signed = String::from_utf8(approval.signed_bytes()).unwrap();
+    let payload = format!("{{\"plan\":\"sha256:{}\",\"promotion\":\"7\"}}", "0".repeat(64));
+    assert_eq!(
+        signed,
+        format!("DSSEv1 39 application/vnd.stella.approval.v1+json {} {payload}", payload.len())
+    );
+    let key = SigningKey::from_pem(KEY).unwrap();
+    let signature = key.sign(&approval);
+    assert!(key.public().has_signed(&approval, &signature));
+    let other = ApprovalStatement { promotion: "8".to_owned(), ..approval };
+    assert!(!key.public().has_signed(&other, &signature));
 }

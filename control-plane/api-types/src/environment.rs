@@ -195,6 +195,37 @@ pub struct Approvals {
     pub from: Vec<Named>,
     /// How long a promotion waits before it expires, in seconds.
     pub expires_in_seconds: u64,
+    /// Further groups of whom so many must approve as well; who is in several counts for one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub also: Vec<Quorum>,
+    /// What comes of a promotion that not enough have approved by then.
+    #[serde(default)]
+    pub on_expiry: OnExpiry,
+    /// How often those who may approve are asked again, if they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ask_again_max: Option<u32>,
+}
+
+/// So many of some accounts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Quorum {
+    /// How many of them must approve.
+    pub needed: u32,
+    /// Who they are; if empty, all that have the role approver there.
+    pub from: Vec<Named>,
+}
+
+/// What comes of a promotion that not enough have approved in time. One that has its approvals, and waits for something else, expires.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnExpiry {
+    /// It expires: nobody has said no, and a step of a workflow that wanted it may ask again if it is to be retried.
+    #[default]
+    Expire,
+    /// Silence is a no: it is rejected as `unanswered`, counts among the rejections, and nothing asks again by itself.
+    Reject,
+    /// Those who may approve are asked again, so often at most; then it expires. Approvals that were given go on counting.
+    AskAgain,
 }
 
 /// Sets whose approval a promotion to an environment needs. Promotions that wait have to be asked for anew.
@@ -209,6 +240,26 @@ pub struct SetApprovals {
     /// How long a promotion waits before it expires, in seconds: a minute to 90 days; a week if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_in_seconds: Option<u64>,
+    /// Further groups of whom so many must approve as well, 8 groups and 16 approvals in all; who is in several counts for one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub also: Vec<SetQuorum>,
+    /// What comes of a promotion that not enough have approved by then; it expires if absent.
+    #[serde(default)]
+    pub on_expiry: OnExpiry,
+    /// How often those who may approve are asked again, 1 to 8, if they are; once if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ask_again_max: Option<u32>,
+}
+
+/// So many of some accounts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SetQuorum {
+    /// How many of them must approve.
+    pub needed: u32,
+    /// Who they are, by name or id; all that have the role approver there if empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub from: Vec<String>,
 }
 
 /// How many targets of an environment may be at risk at once, in all its deployments together: those that are worked on, that

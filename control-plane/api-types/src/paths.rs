@@ -108,6 +108,8 @@ pub const PROMOTIONS: &str = "/api/v1/tenants/{tenant}/promotions";
 pub const PROMOTION: &str = "/api/v1/tenants/{tenant}/promotions/{promotion}";
 /// Shows what a promotion that waits would do.
 pub const PROMOTION_PLAN: &str = "/api/v1/tenants/{tenant}/promotions/{promotion}/plan";
+/// One part of that, with the proof that it is in the hash.
+pub const PROMOTION_PLAN_PROOF: &str = "/api/v1/tenants/{tenant}/promotions/{promotion}/plan/proof";
 /// Lets a promotion through.
 pub const PROMOTION_APPROVE: &str = "/api/v1/tenants/{tenant}/promotions/{promotion}/approve";
 /// Does not let a promotion through.

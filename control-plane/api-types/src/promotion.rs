@@ -5,6 +5,7 @@ use utoipa::ToSchema;
 
 use crate::amount::Amount;
 use crate::deployment::{DeploymentDetail, JobOf, OnFailure, Strategy};
+use crate::environment::Quorum;
 use crate::event::Actor;
 use crate::gate::GateState;
 use crate::page::Named;
@@ -19,6 +20,24 @@ pub struct PlanHash {
     pub root: String,
     /// How many targets it has.
     pub targets: u32,
+}
+
+/// One leaf of a plan's tree, and the path from it to the root: the leaf is in the plan exactly if the hash of its bytes (SHA-256 over a
+/// zero byte and them) leads along the path to the root, as in RFC 9162, section 2.1.3.2.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PlanProof {
+    /// The promotion.
+    pub promotion: String,
+    /// Its plan.
+    pub plan: PlanHash,
+    /// What is in the leaf, to the byte: JSON.
+    pub leaf: String,
+    /// Its place among the leaves, from 0.
+    pub index: u64,
+    /// How many leaves there are.
+    pub leaves: u64,
+    /// The hashes beside it, from the leaf up.
+    pub path: Vec<String>,
 }
 
 /// What a step of a workflow wants run on targets.
@@ -90,6 +109,9 @@ pub struct Promotion {
     pub ended_by: Option<Actor>,
     /// How many accounts must approve.
     pub approvals_needed: u32,
+    /// Of whom, if the rule names groups; who is in several counts for one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub approvals_from: Vec<Quorum>,
     /// Who let it through, oldest first.
     pub approvals: Vec<Approval>,
     /// Approvals that counted once and count no more.
@@ -109,9 +131,17 @@ pub struct Promotion {
     /// When it expires, if it still waits then; absent if it needs no approval and no gate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<String>,
+    /// How often those who may approve were asked again.
+    #[serde(default, skip_serializing_if = "is_never")]
+    pub asked_again: u32,
     /// When it came to its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+const fn is_never(times: &u32) -> bool {
+    *times == 0
 }
 
 /// Somebody's word for a promotion.
@@ -123,6 +153,23 @@ pub struct Approval {
     pub at: String,
     /// Why; empty if nothing was said.
     pub reason: String,
+    /// A signature over it, if one was given. That this key has made it was checked; whose key it is, Stella does not know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<ApprovalSignature>,
+}
+
+/// A signature over an approval: ed25519 over the DSSE encoding of `{"plan":ROOT,"promotion":ID}` with the payload type
+/// `application/vnd.stella.approval.v1+json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ApprovalSignature {
+    /// The public key: its `SubjectPublicKeyInfo` in PEM, or the base64 of that alone.
+    pub public_key: String,
+    /// The signature: 64 bytes in base64.
+    pub signature: String,
+    /// The key's fingerprint, in answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<String>,
 }
 
 /// An approval that counts no more.
@@ -151,6 +198,8 @@ pub enum Objection {
     Incomplete,
     /// It is the wrong release or the wrong place.
     Mistake,
+    /// Nobody has answered in time, and the environment's rule takes that for a no. Not for people to say.
+    Unanswered,
     /// None of these; the reason says it.
     Other,
 }
@@ -164,6 +213,9 @@ pub struct ApprovePromotion {
     /// Why, for people.
     #[serde(default)]
     pub reason: String,
+    /// A signature over it; refused if this key has not made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<ApprovalSignature>,
 }
 
 /// Does not let a promotion through.

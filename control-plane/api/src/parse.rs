@@ -2,6 +2,7 @@
 //!
 //! Only what a type cannot hold is refused here. What makes sense together is the core's to decide.
 
+mod approvals;
 mod environment;
 mod gate;
 mod signing;
@@ -10,31 +11,29 @@ mod strategy;
 use stella_api_types::account::GiveRole;
 use stella_api_types::deployment::OnFailure as OnFailureDto;
 use stella_api_types::environment::ProofRule as ProofRuleDto;
-use stella_api_types::environment::{Repeats as RepeatsDto, SetApprovals, SetFreeze};
+use stella_api_types::environment::{Repeats as RepeatsDto, SetFreeze};
 use stella_api_types::promotion::Objection as ObjectionDto;
 use stella_api_types::release::{
     Phase as PhaseDto, Standing, Step as StepDto, StepAction as StepActionDto, UnitAction as UnitActionDto,
 };
-use stella_domain::access::{AccountKind, Grant, Role, Scope};
+use stella_domain::access::{AccountKind, Grant, Role};
 use stella_domain::deployment::{OnFailure, TIMEOUT_MS_DEFAULT, TIMEOUT_MS_RANGE};
 use stella_domain::environment::{BAKE_MS_RANGE, SILENCE_MS_RANGE};
 use stella_domain::freeze::{Freeze, Repeats};
 use stella_domain::hold::Verdict;
 use stella_domain::name::{Name, Version};
-use stella_domain::promotion::{
-    APPROVALS_MAX, ApprovalRule, EXPIRES_MS_DEFAULT, EXPIRES_MS_RANGE, Objection, PromotionStatus,
-};
+use stella_domain::promotion::{Objection, PromotionStatus};
 use stella_domain::release::{Phase, Step, StepAction};
 use stella_domain::state::State;
 use stella_domain::way_back::ProofRule;
 use stella_protocol::digest::Digest;
-use stella_protocol::id::{EnvironmentId, TenantId};
 use stella_protocol::spec::UnitAction;
 
 pub(crate) use self::strategy::{maybe_amount, strategy};
 use crate::error::ApiError;
 use crate::resolve;
 
+pub(crate) use approvals::{approval_signature, approvals};
 pub(crate) use environment::path;
 pub(crate) use gate::gate;
 pub(crate) use signing::{provenance, public_key, signature, signature_rule};
@@ -89,48 +88,6 @@ pub(crate) fn roles(state: &State, roles: &[GiveRole]) -> Result<Vec<Grant>, Api
         .collect()
 }
 
-/// Whose approval is needed. Accounts that could not approve there are as good as not there: who sets the rule may not know all.
-pub(crate) fn approvals(
-    state: &State,
-    tenant: TenantId,
-    environment: EnvironmentId,
-    body: &SetApprovals,
-) -> Result<Option<ApprovalRule>, ApiError> {
-    if body.needed == 0 {
-        return match body.from.as_slice() {
-            [] => Ok(None),
-            _ => {
-                Err(ApiError::invalid("from", "names accounts, and none of them has to approve; set needed"))
-            }
-        };
-    }
-    let seconds = body.expires_in_seconds;
-    let expires_ms = match seconds {
-        None => EXPIRES_MS_DEFAULT,
-        Some(seconds) => {
-            seconds.checked_mul(1_000).filter(|it| in_range(*it, EXPIRES_MS_RANGE)).ok_or_else(|| {
-                let problem = format!("is {seconds}; it must be between 60 (a minute) and 7776000 (90 days)");
-                ApiError::invalid("expires_in_seconds", problem)
-            })?
-        }
-    };
-    let place = Scope::Environment(tenant, environment);
-    let approver = |(at, text): (usize, &String)| {
-        let account = resolve::account(state, text).ok().filter(|it| it.has(Role::Approver, place));
-        account.map(|it| it.id).ok_or_else(|| {
-            let problem = format!("there is no account {text:?} with the role approver there");
-            ApiError::invalid(format!("from[{at}]"), problem)
-        })
-    };
-    let from = body.from.iter().take(usize::try_from(APPROVALS_MAX).unwrap_or(0) + 1).enumerate();
-    let from = from.map(approver).collect::<Result<Vec<_>, _>>()?;
-    Ok(Some(ApprovalRule { needed: body.needed, from, expires_ms }))
-}
-
-const fn in_range(value: u64, (min, max): (u64, u64)) -> bool {
-    min <= value && value <= max
-}
-
 /// A time in which nothing new comes to an environment.
 pub(crate) fn freeze(body: &SetFreeze) -> Result<Freeze, ApiError> {
     let clock = |field: &str, text: &str| {
@@ -161,6 +118,7 @@ pub(crate) const fn objection(objection: ObjectionDto) -> Objection {
         ObjectionDto::BadTiming => Objection::BadTiming,
         ObjectionDto::Incomplete => Objection::Incomplete,
         ObjectionDto::Mistake => Objection::Mistake,
+        ObjectionDto::Unanswered => Objection::Unanswered,
         ObjectionDto::Other => Objection::Other,
     }
 }
@@ -318,6 +276,10 @@ pub(crate) const fn proof_rule(rule: ProofRuleDto) -> ProofRule {
         ProofRuleDto::Reported => ProofRule::Reported,
         ProofRuleDto::Required => ProofRule::Required,
     }
+}
+
+const fn in_range(value: u64, (min, max): (u64, u64)) -> bool {
+    min <= value && value <= max
 }
 
 #[cfg(test)]

@@ -125,6 +125,7 @@ fn all() -> OpenApiRouter<App> {
         .routes(routes!(promotions::promotions))
         .routes(routes!(promotions::promotion))
         .routes(routes!(promotions::promotion_plan))
+        .routes(routes!(promotions::promotion_plan_proof))
         .routes(routes!(promotions::approve))
         .routes(routes!(promotions::reject))
         .routes(routes!(promotions::withdraw))

@@ -26,7 +26,7 @@ pub(crate) use pace::{ColourName, Pace, StrategyName};
 pub(crate) use people::{Account, Token};
 pub(crate) use places::{ChangeTarget, Environment, NewTarget, ProofRule, Repeat, Target, Tenant};
 pub(crate) use release::{Channel, Judged, NewRelease, Provenance, Release, ReleaseKey};
-pub(crate) use rollout::{Deploy, Deployment, Objection, OnFailure, Promotion, Rollback, Wait};
+pub(crate) use rollout::{Deploy, Deployment, Objection, OnFailure, PlanPart, Promotion, Rollback, Wait};
 pub(crate) use simulate::Simulate;
 pub(crate) use workflow::{Format, Workflow};
 

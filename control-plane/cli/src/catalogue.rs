@@ -75,8 +75,9 @@ pub(crate) async fn environment(context: &Context, command: Environment) -> Resu
             let path = hold::path_of(after, (any, all), soak, auto)?;
             hold::path(context, &environment, &path).await
         }
-        Environment::Approvals { environment, needed, from, expires_in, nobody: _ } => {
-            promotion::set_rule(context, &environment, needed.unwrap_or(0), from, expires_in).await
+        Environment::Approvals { environment, needed, from, groups, expires_in, on_expiry, nobody: _ } => {
+            let rule = promotion::rule_of((needed, from), groups, expires_in, on_expiry);
+            promotion::set_rule(context, &environment, &rule).await
         }
         Environment::Budget { environment, at_most, unlimited: _ } => {
             hold::budget(context, &environment, at_most).await
@@ -140,7 +141,10 @@ async fn list_environments(context: &Context, path: &str) -> Result<(), Error> {
                 environment.order.to_string(),
                 environment.name.clone(),
                 environment.follows.as_ref().map_or_else(|| "-".to_owned(), hold::follows),
-                environment.approvals.as_ref().map_or_else(|| "-".to_owned(), |it| it.needed.to_string()),
+                environment
+                    .approvals
+                    .as_ref()
+                    .map_or_else(|| "-".to_owned(), |it| promotion::needed(it).to_string()),
                 environment.gates.len().to_string(),
                 environment.budget.as_ref().map_or_else(|| "-".to_owned(), hold::budget_of),
                 match environment.way_back_proof {

@@ -186,6 +186,15 @@ impl Client {
         self.json(self.request(Method::GET, path)).await
     }
 
+    /// The same, with a query.
+    pub(crate) async fn get_where<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+    ) -> Result<T, Error> {
+        self.json(self.request(Method::GET, path).query(query)).await
+    }
+
     /// Reads all pages of a list.
     pub(crate) async fn list<T: DeserializeOwned + utoipa::ToSchema>(
         &self,

@@ -4,7 +4,7 @@ use stella_api_types::environment::{Approvals, Environment, Freeze, ProofRule, R
 use stella_api_types::paths;
 
 use crate::client::Error;
-use crate::{Context, hold, pace, print, task, when};
+use crate::{Context, hold, pace, print, promotion, task, when};
 
 pub(crate) async fn show(context: &Context, environment: &str) -> Result<(), Error> {
     let found: Environment = context.client.get(&context.path(paths::ENVIRONMENT, &[environment])?).await?;
@@ -73,9 +73,8 @@ fn takes(it: &Environment) -> String {
 }
 
 fn approvals(rule: &Approvals) -> String {
-    let names: Vec<&str> = rule.from.iter().map(|account| account.name.as_str()).collect();
-    let from = if names.is_empty() { "the approvers there".to_owned() } else { names.join(", ") };
-    format!("{} of {from}, within {}", rule.needed, when::length(rule.expires_in_seconds))
+    let within = when::length(rule.expires_in_seconds);
+    format!("{}, within {within}{}", promotion::whose(rule), promotion::late(rule))
 }
 
 fn strategy(it: &Environment) -> String {

@@ -22,6 +22,7 @@ mod observability;
 mod pace;
 mod print;
 mod promotion;
+mod promotion_proof;
 mod release;
 mod release_key;
 mod rollout;
@@ -43,7 +44,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use crate::args::{Cli, Command, Output, Release, ReleaseKey, Workflow};
+use crate::args::{Cli, Command, Output, Promotion, Release, ReleaseKey, Workflow};
 use crate::client::{Client, Error};
 use crate::settings::Settings;
 
@@ -120,6 +121,9 @@ async fn run(cli: Cli) -> Result<bool, Error> {
     }
     if let Command::Workflow(Workflow::Check { file }) = &cli.command {
         return workflow::check(cli.global.output, file);
+    }
+    if let Command::Promotion(Promotion::Verify { proof, plan }) = &cli.command {
+        return promotion_proof::verify(cli.global.output, proof, plan.as_deref());
     }
     if let Command::Release(Release::Key(ReleaseKey::Create { file })) = &cli.command {
         release_key::create(cli.global.output, file)?;

@@ -1,21 +1,25 @@
 //! Promotions: what waits for approvals and gates, and deciding on it.
 
+use std::path::Path;
 use std::time::Duration;
 
 use stella_api_types::deployment::{DeploymentPlan, JobOf, OnFailure};
-use stella_api_types::environment::{Environment, SetApprovals};
+use stella_api_types::environment::{Approvals, Environment, OnExpiry, SetApprovals, SetQuorum};
 use stella_api_types::gate::GateState;
 use stella_api_types::hold::HoldBack;
+use stella_api_types::page::Named;
 use stella_api_types::paths;
 use stella_api_types::promotion::{
-    ApprovePromotion, Job, Objection as DtoObjection, Promotion as Dto, RejectPromotion,
+    ApprovalSignature, ApprovePromotion, Job, Objection as DtoObjection, Promotion as Dto, RejectPromotion,
 };
 use stella_api_types::release::{Step, StepAction, UnitAction};
+use stella_protocol::digest::Digest;
+use stella_signing::{ApprovalStatement, SigningKey};
 
 use crate::args::{Objection, Output, Promotion, Window};
-use crate::client::Error;
+use crate::client::{Error, read};
 use crate::follow::{self, Look};
-use crate::{Context, gate, pace, print, rollout, task, when, window};
+use crate::{Context, gate, pace, print, promotion_proof, rollout, task, when, window};
 
 /// The pause between two looks at a promotion that waits for people.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -26,14 +30,21 @@ pub(crate) async fn promotion(context: &Context, command: Promotion) -> Result<b
             list(context, environment, status, &window).await?
         }
         Promotion::Show { promotion } => show(context, &promotion).await?,
+        Promotion::Prove { promotion, target, part } => {
+            promotion_proof::prove(context, &promotion, target.as_deref(), part).await?;
+        }
+        // Needs no control plane: `main` has answered it.
+        Promotion::Verify { .. } => {}
         Promotion::Watch { promotion } => return rollout::watched(context, &promotion).await,
-        Promotion::Approve { promotion, plan, reason } => {
+        Promotion::Approve { promotion, plan, reason, sign_with } => {
             let plan = match plan {
                 Some(plan) => plan,
                 None => found(context, &promotion).await?.plan.root,
             };
+            let signature = sign_with.map(|file| signed(&file, &promotion, &plan)).transpose()?;
             let path = context.path(paths::PROMOTION_APPROVE, &[&promotion])?;
-            let approved: Dto = context.client.post(&path, &ApprovePromotion { plan, reason }, None).await?;
+            let body = ApprovePromotion { plan, reason, signature };
+            let approved: Dto = context.client.post(&path, &body, None).await?;
             print::result(context.output, &approved, |it| match it.status.as_str() {
                 "started" => format!(
                     "promotion {0} has its approvals and has started; follow it with: stella deployment watch {0}",
@@ -57,25 +68,96 @@ pub(crate) async fn promotion(context: &Context, command: Promotion) -> Result<b
     Ok(true)
 }
 
-/// Sets whose approval an environment needs; 0 is nobody's.
-pub(crate) async fn set_rule(
-    context: &Context,
-    environment: &str,
-    needed: u32,
-    from: Vec<String>,
+/// The rule that the flags ask for: the first group is the one of `--needed`, or the first `--group`; none is nobody's approval.
+pub(crate) fn rule_of(
+    (needed, from): (Option<u32>, Vec<String>),
+    mut groups: Vec<SetQuorum>,
     expires_in_seconds: Option<u64>,
-) -> Result<(), Error> {
+    on_expiry: Option<(OnExpiry, Option<u32>)>,
+) -> SetApprovals {
+    let first = needed.map(|needed| SetQuorum { needed, from });
+    let first = first.or_else(|| (!groups.is_empty()).then(|| groups.remove(0)));
+    let SetQuorum { needed, from } = first.unwrap_or(SetQuorum { needed: 0, from: Vec::new() });
+    let (on_expiry, ask_again_max) = on_expiry.unwrap_or_default();
+    SetApprovals { needed, from, expires_in_seconds, also: groups, on_expiry, ask_again_max }
+}
+
+/// Sets whose approval an environment needs; 0 is nobody's.
+pub(crate) async fn set_rule(context: &Context, environment: &str, rule: &SetApprovals) -> Result<(), Error> {
     let path = context.path(paths::ENVIRONMENT_APPROVALS, &[environment])?;
-    let set: Environment =
-        context.client.post(&path, &SetApprovals { needed, from, expires_in_seconds }, None).await?;
+    let set: Environment = context.client.post(&path, rule, None).await?;
     print::result(context.output, &set, |it| match &it.approvals {
         None => format!("environment {} takes promotions without approvals", it.name),
         Some(rule) => {
-            let names: Vec<&str> = rule.from.iter().map(|account| account.name.as_str()).collect();
-            let from = if names.is_empty() { "the approvers there".to_owned() } else { names.join(", ") };
-            format!("environment {} takes promotions that {} of {from} approved", it.name, rule.needed)
+            format!("environment {} takes promotions that {} approved{}", it.name, whose(rule), late(rule))
         }
     })
+}
+
+/// How many approvals a rule needs in all.
+pub(crate) fn needed(rule: &Approvals) -> u32 {
+    rule.also.iter().fold(rule.needed, |sum, it| sum.saturating_add(it.needed))
+}
+
+/// Whose approvals a rule needs.
+pub(crate) fn whose(rule: &Approvals) -> String {
+    let also = rule.also.iter().map(|it| of_group(it.needed, &it.from));
+    let all: Vec<String> = std::iter::once(of_group(rule.needed, &rule.from)).chain(also).collect();
+    all.join(" and ")
+}
+
+fn of_group(needed: u32, from: &[Named]) -> String {
+    let names: Vec<&str> = from.iter().map(|account| account.name.as_str()).collect();
+    let from = if names.is_empty() { "the approvers there".to_owned() } else { names.join(", ") };
+    format!("{needed} of {from}")
+}
+
+/// What comes of a promotion that not enough have approved in time, if it does not just expire.
+pub(crate) fn late(rule: &Approvals) -> String {
+    match (rule.on_expiry, rule.ask_again_max.unwrap_or(1)) {
+        (OnExpiry::Expire, _) => String::new(),
+        (OnExpiry::Reject, _) => "; silence is a no".to_owned(),
+        (OnExpiry::AskAgain, 1) => "; they are asked again once".to_owned(),
+        (OnExpiry::AskAgain, times) => format!("; they are asked again {times} times"),
+    }
+}
+
+/// Reads a group of a rule: 2, 1:ada,bob.
+pub(crate) fn group(text: &str) -> Result<SetQuorum, String> {
+    let wrong =
+        || format!("{text:?} is no group; write how many of whom: 1:ada,bob, or 2 for two of all approvers");
+    let (needed, names) = text.split_once(':').unwrap_or((text, ""));
+    let needed = needed.parse::<u32>().ok().filter(|needed| *needed > 0).ok_or_else(wrong)?;
+    let from: Vec<String> = names.split(',').map(str::to_owned).collect();
+    match from.as_slice() {
+        [one] if one.is_empty() && !text.contains(':') => Ok(SetQuorum { needed, from: Vec::new() }),
+        all if all.iter().any(String::is_empty) => Err(wrong()),
+        _ => Ok(SetQuorum { needed, from }),
+    }
+}
+
+/// Reads what comes of a promotion that not enough have approved in time.
+pub(crate) fn on_expiry(text: &str) -> Result<(OnExpiry, Option<u32>), String> {
+    match text.split_once(':') {
+        None if text == "expire" => Ok((OnExpiry::Expire, None)),
+        None if text == "reject" => Ok((OnExpiry::Reject, None)),
+        None if text == "ask-again" => Ok((OnExpiry::AskAgain, None)),
+        Some(("ask-again", times)) if times.parse::<u32>().is_ok() => {
+            Ok((OnExpiry::AskAgain, times.parse().ok()))
+        }
+        _ => Err(format!("{text:?} is none of expire, reject, ask-again and ask-again:TIMES")),
+    }
+}
+
+/// Signs with a key in a file that a plan of a promotion is approved.
+fn signed(file: &Path, promotion: &str, plan: &str) -> Result<ApprovalSignature, Error> {
+    let wrong = |what: &str, error: &dyn std::fmt::Display| Error::Usage(format!("{what} {error}"));
+    let shown = file.display().to_string();
+    let key = SigningKey::from_pem(&read(file)?).map_err(|error| wrong(&shown, &error))?;
+    let plan = plan.parse::<Digest>().map_err(|error| wrong("the plan", &error))?;
+    let signature = key.sign(&ApprovalStatement { promotion: promotion.to_owned(), plan });
+    let (public_key, signature) = (key.public().to_pem(), signature.to_string());
+    Ok(ApprovalSignature { public_key, signature, fingerprint: None })
 }
 
 async fn found(context: &Context, id: &str) -> Result<Dto, Error> {
@@ -129,8 +211,18 @@ async fn show(context: &Context, id: &str) -> Result<(), Error> {
         text.extend(it.approvals.iter().map(|approval| {
             let reason =
                 if approval.reason.is_empty() { String::new() } else { format!(": {}", approval.reason) };
-            format!("approved by {} at {}{reason}", approval.by.name, when::moment(&approval.at))
+            let signed = approval.signature.as_ref().and_then(|it| it.fingerprint.as_ref());
+            let signed = signed.map(|key| format!(", signed by key {key}")).unwrap_or_default();
+            format!("approved by {} at {}{signed}{reason}", approval.by.name, when::moment(&approval.at))
         }));
+        if it.ended_at.is_none() && !it.approvals_from.is_empty() {
+            let groups: Vec<String> =
+                it.approvals_from.iter().map(|group| of_group(group.needed, &group.from)).collect();
+            text.push(format!("needs the approval of {}", groups.join(" and ")));
+        }
+        if it.asked_again > 0 {
+            text.push(format!("asked for again: {}", print::count(it.asked_again.into(), "time")));
+        }
         text.extend(it.lapsed.iter().map(|lapsed| {
             let (by, at) = (&lapsed.approval.by.name, when::moment(&lapsed.lapsed_at));
             format!("the approval of {by} counts no more since {at}: {}", lapsed.because)

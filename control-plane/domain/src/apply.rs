@@ -158,6 +158,7 @@ impl TenantState {
             | Fact::PromotionRejected { .. }
             | Fact::PromotionWithdrawn { .. }
             | Fact::PromotionExpired { .. }
+            | Fact::PromotionAskedAgain { .. }
             | Fact::PromotionInvalidated { .. }
             | Fact::PromotionHeld { .. } => self.apply_promotion(event),
             Fact::EnvironmentGateSet { .. }

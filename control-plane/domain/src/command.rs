@@ -29,7 +29,7 @@ use crate::freeze::Freeze;
 use crate::gate::{self, Gate};
 use crate::hold::Verdict;
 use crate::name::{Identifier, Name};
-use crate::promotion::{ApprovalRule, Objection};
+use crate::promotion::{ApprovalRule, ApprovalSignature, Objection};
 use crate::run::CallOutcome;
 use crate::signature::SignatureRule;
 use crate::strategy::Strategy;
@@ -565,6 +565,8 @@ pub enum TenantCommand {
         plan: Digest,
         /// Why, for a person.
         reason: String,
+        /// A signature over that, if one was given.
+        signature: Option<ApprovalSignature>,
     },
     /// Do not let a promotion through.
     RejectPromotion {

@@ -67,7 +67,7 @@ use crate::state::State;
 use crate::tenant::{AnsweredRequest, REQUEST_MEMORY_MS, Timer};
 pub use channel::newest;
 pub use gate::{Preview, preview};
-pub use promotion::{Planned, planned};
+pub use promotion::{Planned, planned, planned_again, prove};
 pub use proof::{Provable, judge, provable};
 pub(crate) use release::are_sound;
 pub use rollback::{PlannedRollback, plan_rollback};
@@ -306,8 +306,8 @@ fn carry_out(tx: &mut Transaction<'_>, command: &TenantCommand) -> Result<Outcom
         TenantCommand::UnfreezeEnvironment { environment, freeze: name } => {
             freeze::remove(tx, *environment, name)
         }
-        TenantCommand::ApprovePromotion { promotion, plan, reason } => {
-            promotion::approve(tx, *promotion, *plan, reason)
+        TenantCommand::ApprovePromotion { promotion, plan, reason, signature } => {
+            promotion::approve(tx, *promotion, *plan, reason, *signature)
         }
         TenantCommand::RejectPromotion { promotion, objection, reason } => {
             promotion::reject(tx, *promotion, *objection, reason)

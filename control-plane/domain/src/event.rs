@@ -33,7 +33,7 @@ use crate::hold::PauseCause;
 use crate::hook::HookAction;
 use crate::name::{Identifier, Name, Version};
 use crate::plan::Plan;
-use crate::promotion::{ApprovalRule, Objection};
+use crate::promotion::{ApprovalRule, ApprovalSignature, Objection};
 use crate::provenance::Provenance;
 use crate::release::{Component, Step};
 use crate::run::{StepEnd, Turn, Work};
@@ -419,6 +419,8 @@ pub enum Fact {
         id: PromotionId,
         plan: Digest,
         reason: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        signature: Option<ApprovalSignature>,
     },
     /// An approval counts no more: its account may not approve there any more.
     ApprovalLapsed {
@@ -437,6 +439,11 @@ pub enum Fact {
     },
     PromotionExpired {
         id: PromotionId,
+    },
+    /// Not enough have approved in time: those who may are asked again, and it waits for as long once more.
+    PromotionAskedAgain {
+        id: PromotionId,
+        expires_at: Timestamp,
     },
     PromotionInvalidated {
         id: PromotionId,

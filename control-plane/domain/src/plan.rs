@@ -1,22 +1,24 @@
 //! What exactly a deployment would do, as one hash that people can approve.
 //!
 //! The hash is the root of a Merkle tree as in RFC 6962, section 2.1, so that the part of one target can be proven without
-//! the others. Its leaves are JSON: what is wanted and by which rules, the release with its templates, then each target in
-//! the order in which they are started with the digests of its tasks and of those of its rollback. JSON here is canonical, because fields have
-//! a fixed order and maps are sorted. The golden vectors of the tests pin it; another form is another [`VERSION`].
+//! the others. Its leaves are JSON: what is wanted and by which rules, what guards the environment where somebody has to approve, the release
+//! with its templates, then each target in the order in which they are started with the digests of its tasks and of those of its rollback.
+//! JSON here is canonical, because fields have a fixed order and maps are sorted. The golden vectors of the tests pin it; another form is
+//! another [`VERSION`]. What was asked for in an older form is looked at in that form until its end.
 
 use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 use stella_protocol::digest::Digest;
 use stella_protocol::id::{AgentId, EnvironmentId, ReleaseId, RunId, TargetId, TenantId};
+use stella_signing::merkle;
 
 use crate::amount::Amount;
 use crate::colour::{self, Leg, Steps};
 use crate::command::NewDeployment;
 use crate::deployment::{OnFailure, Strategy};
 use crate::environment::{Environment, Verification};
+use crate::gate::Gate;
 use crate::group::Part;
 use crate::name::{Identifier, Name, Version};
 use crate::promotion::ApprovalRule;
@@ -24,6 +26,7 @@ use crate::release::{Component, Release, Step};
 use crate::render::{self, Names};
 use crate::target::Target;
 use crate::tenant::TenantState;
+use crate::way_back::ProofRule;
 
 /// The version of the tree's form.
 pub const VERSION: u16 = 1;
@@ -31,6 +34,9 @@ pub const VERSION: u16 = 1;
 pub const VERSION_COLOURS: u16 = 2;
 /// The version of the form of jobs: it says which step of which run wants it, and there is nothing to take back.
 pub const VERSION_JOB: u16 = 3;
+/// The version of the form for environments where somebody has to approve: the gates, the budget, and what is wanted of the way back are
+/// in it too. It may have colours, and be a job's.
+pub const VERSION_GUARDS: u16 = 4;
 
 /// What a deployment would do, as a hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +47,42 @@ pub struct Plan {
     pub root: Digest,
     /// How many targets it has.
     pub targets: u32,
+    /// The hash of what guards the environment, if that is in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guards: Option<Digest>,
+}
+
+impl Plan {
+    /// Whether it is in the form of before guards were in it.
+    pub(crate) const fn is_without_guards(&self) -> bool {
+        self.version < VERSION_GUARDS
+    }
+}
+
+/// A part of a plan that can be proven.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlanPart {
+    /// What is wanted, and by which rules.
+    Wanted,
+    /// What guards the environment.
+    Guards,
+    /// The release.
+    Release,
+    /// What is done on one target.
+    Target(TargetId),
+}
+
+/// A leaf of a plan's tree, and the path from it to the root.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartProof {
+    /// What is in the leaf, to the byte.
+    pub leaf: String,
+    /// Its place among the leaves, from 0.
+    pub at: usize,
+    /// How many leaves there are.
+    pub leaves: usize,
+    /// The hashes beside it, from the leaf up.
+    pub path: Vec<Digest>,
 }
 
 #[derive(Serialize)]
@@ -67,6 +109,14 @@ enum Leaf<'p> {
         verification: Option<Verification>,
         #[serde(skip_serializing_if = "Option::is_none")]
         job: Option<JobOf<'p>>,
+    },
+    Guards {
+        gates: Vec<&'p Gate>,
+        budget: Option<Amount>,
+        requires_way_back: bool,
+        /// Nobody asks for one about a job.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        way_back_proof: Option<ProofRule>,
     },
     Release {
         id: ReleaseId,
@@ -103,24 +153,64 @@ struct Rollback {
     tasks: Vec<Digest>,
 }
 
-/// The plan of a deployment to these targets, which are in the order in which they are started.
-pub(crate) fn seal(
-    tenant: &TenantState,
-    environment: &Environment,
-    release: &Release,
-    new: &NewDeployment,
-    targets: Vec<(&Target, &[Leg])>,
-) -> Plan {
-    let job = new.job.as_ref().map(|job| JobOf { workflow: &job.workflow, run: job.run, step: &job.step });
-    let version = match &job {
-        Some(_) => VERSION_JOB,
-        None if targets.iter().all(|(_, legs)| legs.is_empty()) => VERSION,
-        None => VERSION_COLOURS,
-    };
-    let is_job = job.is_some();
-    let has_groups = new.strategy.groups().is_some();
-    let mut leaves = vec![
-        hashed(&Leaf::Wanted {
+/// What a plan is made of.
+pub(crate) struct Sealing<'p> {
+    pub(crate) tenant: &'p TenantState,
+    pub(crate) environment: &'p Environment,
+    pub(crate) release: &'p Release,
+    pub(crate) new: &'p NewDeployment,
+    /// The targets in the order in which they are started.
+    pub(crate) targets: Vec<(&'p Target, &'p [Leg])>,
+    /// Whether it is made in the form of before guards were in it.
+    pub(crate) without_guards: bool,
+}
+
+/// The leaves of a plan, hashed; one of them is kept, if somebody wants to see it.
+struct Tree {
+    hashes: Vec<Digest>,
+    wanted: Option<PlanPart>,
+    kept: Option<(usize, String)>,
+}
+
+impl Tree {
+    fn add(&mut self, part: PlanPart, leaf: &Leaf<'_>) -> Digest {
+        let json = serde_json::to_string(leaf).expect("plain values, and maps with texts as keys, are JSON");
+        let hash = merkle::leaf(json.as_bytes());
+        if self.wanted == Some(part) {
+            self.kept = Some((self.hashes.len(), json));
+        }
+        self.hashes.push(hash);
+        hash
+    }
+}
+
+impl Sealing<'_> {
+    /// The plan.
+    pub(crate) fn seal(&self) -> Plan {
+        self.grow(None).1
+    }
+
+    /// One part of the plan with its proof; `None` if it has no such part.
+    pub(crate) fn prove(&self, part: PlanPart) -> Option<PartProof> {
+        let (Tree { hashes, kept, .. }, _) = self.grow(Some(part));
+        let (at, leaf) = kept?;
+        Some(PartProof { leaf, at, leaves: hashes.len(), path: merkle::path(&hashes, at)? })
+    }
+
+    fn grow(&self, wanted: Option<PlanPart>) -> (Tree, Plan) {
+        let Sealing { tenant, environment, release, new, .. } = *self;
+        let job =
+            new.job.as_ref().map(|job| JobOf { workflow: &job.workflow, run: job.run, step: &job.step });
+        let is_job = job.is_some();
+        let is_guarded = environment.approvals.is_some() && !self.without_guards;
+        let version = match &job {
+            _ if is_guarded => VERSION_GUARDS,
+            Some(_) => VERSION_JOB,
+            None if self.targets.iter().all(|(_, legs)| legs.is_empty()) => VERSION,
+            None => VERSION_COLOURS,
+        };
+        let mut tree = Tree { hashes: Vec::with_capacity(self.targets.len() + 3), wanted, kept: None };
+        let what = Leaf::Wanted {
             version,
             tenant: tenant.id,
             environment: environment.id,
@@ -135,39 +225,58 @@ pub(crate) fn seal(
             rule: environment.approvals.as_ref(),
             verification: environment.verification.filter(|_| !is_job),
             job,
-        }),
-        hashed(&Leaf::Release {
+        };
+        tree.add(PlanPart::Wanted, &what);
+        let guards = is_guarded.then(|| tree.add(PlanPart::Guards, &guards(environment, is_job)));
+        let recipe = Leaf::Release {
             id: release.id,
             application: &release.application,
             version: &release.version,
             components: &release.components,
             steps: &release.steps,
-        }),
-    ];
-    let mut tasks = Tasks { tenant, environment, new: release, alike: HashMap::new() };
-    let mut count = 0_u32;
-    for (target, legs) in targets {
-        let stays = is_job || (has_groups && Part::of(legs) == Part::Member);
-        let previous = target.current.filter(|_| !stays).and_then(|id| tenant.releases.get(&id));
-        let rollback = previous.map(|previous| Rollback {
-            release: previous.id,
-            tasks: tasks
-                .on(previous.id, &target.as_it_was_brought(), &back(previous, target))
-                .unwrap_or_default(),
-        });
-        leaves.push(hashed(&Leaf::Target {
-            id: target.id,
-            name: &target.name,
-            agent: target.agent,
-            slot: target.slot.as_ref(),
-            variables: &target.variables,
-            legs,
-            tasks: tasks.on(release.id, target, legs).unwrap_or_default(),
-            rollback,
-        }));
-        count = count.saturating_add(1);
+        };
+        tree.add(PlanPart::Release, &recipe);
+        self.add_targets(&mut tree, is_job);
+        let targets = u32::try_from(self.targets.len()).unwrap_or(u32::MAX);
+        let root = merkle::root(&tree.hashes);
+        (tree, Plan { version, root, targets, guards })
     }
-    Plan { version, root: root(&leaves), targets: count }
+
+    fn add_targets(&self, tree: &mut Tree, is_job: bool) {
+        let Sealing { tenant, environment, release, new, .. } = *self;
+        let has_groups = new.strategy.groups().is_some();
+        let mut tasks = Tasks { tenant, environment, new: release, alike: HashMap::new() };
+        for (target, legs) in &self.targets {
+            let stays = is_job || (has_groups && Part::of(legs) == Part::Member);
+            let previous = target.current.filter(|_| !stays).and_then(|id| tenant.releases.get(&id));
+            let rollback = previous.map(|previous| Rollback {
+                release: previous.id,
+                tasks: tasks
+                    .on(previous.id, &target.as_it_was_brought(), &back(previous, target))
+                    .unwrap_or_default(),
+            });
+            let leaf = Leaf::Target {
+                id: target.id,
+                name: &target.name,
+                agent: target.agent,
+                slot: target.slot.as_ref(),
+                variables: &target.variables,
+                legs,
+                tasks: tasks.on(release.id, target, legs).unwrap_or_default(),
+                rollback,
+            };
+            tree.add(PlanPart::Target(target.id), &leaf);
+        }
+    }
+}
+
+fn guards(environment: &Environment, is_job: bool) -> Leaf<'_> {
+    Leaf::Guards {
+        gates: environment.gates.values().map(|it| &it.gate).collect(),
+        budget: environment.budget,
+        requires_way_back: environment.requires_way_back && !is_job,
+        way_back_proof: (!is_job).then_some(environment.way_back_proof),
+    }
 }
 
 /// What would take a target back while the colour that is live now is kept; empty is all steps.
@@ -211,62 +320,8 @@ impl Tasks<'_> {
     }
 }
 
-/// The hash of a leaf: over a zero byte and its JSON.
-fn hashed(leaf: &impl Serialize) -> Digest {
-    let json = serde_json::to_vec(leaf).expect("plain values, and maps with texts as keys, are JSON");
-    Digest(Sha256::new_with_prefix([0]).chain_update(json).finalize().into())
-}
-
-/// The root over hashed leaves, of which there is at least one.
-fn root(leaves: &[Digest]) -> Digest {
-    match leaves {
-        [] => Digest(Sha256::digest([]).into()),
-        [leaf] => *leaf,
-        _ => {
-            // The largest power of two that is smaller than the number of leaves.
-            let (left, right) = leaves.split_at(leaves.len().div_ceil(2).next_power_of_two());
-            let mut hash = Sha256::new_with_prefix([1]);
-            hash.update(root(left).0);
-            hash.update(root(right).0);
-            Digest(hash.finalize().into())
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Inputs and roots of the reference implementation of Certificate Transparency.
-    #[test]
-    fn the_tree_is_that_of_rfc_6962() {
-        let inputs: [&[u8]; 8] = [
-            b"",
-            b"\x00",
-            b"\x10",
-            b"\x20\x21",
-            b"\x30\x31",
-            b"\x40\x41\x42\x43",
-            b"\x50\x51\x52\x53\x54\x55\x56\x57",
-            b"\x60\x61\x62\x63\x64\x65\x66\x67\x68\x69\x6a\x6b\x6c\x6d\x6e\x6f",
-        ];
-        let roots = [
-            "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d",
-            "fac54203e7cc696cf0dfcb42c92a1d9dbaf70ad9e621f4bd8d98662f00e3c125",
-            "aeb6bcfe274b70a14fb067a5e5578264db0fa9b51af5e0ba159158f329e06e77",
-            "d37ee418976dd95753c1c73862b9398fa2a2cf9b4ff0fdfe8b30cd95209614b7",
-            "4e3bbb1f7b478dcfe71fb631631519a3bca12c9aefca1612bfce4c13a86264d4",
-            "76e67dadbcdf1e10e1b74ddc608abd2f98dfb16fbce75277b5232a127f2087ef",
-            "ddb89be403809e325750d3d263cd78929c2942b7942a34b77e122c9594a74c8c",
-            "5dc9da79a70659a9ad559cb701ded9a2ab9d823aad2f4960cfe370eff4604328",
-        ];
-        let leaves: Vec<Digest> = inputs
-            .iter()
-            .map(|input| Digest(Sha256::new_with_prefix([0]).chain_update(input).finalize().into()))
-            .collect();
-        for (count, expected) in (1..).zip(roots) {
-            assert_eq!(root(&leaves[..count]).to_hex(), expected, "{count} leaves");
-        }
-        assert_eq!(root(&[]).to_hex(), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
-    }
+/// The hash of a task, made as that of a leaf: over a zero byte and its JSON.
+fn hashed(task: &impl Serialize) -> Digest {
+    let json = serde_json::to_vec(task).expect("plain values, and maps with texts as keys, are JSON");
+    merkle::leaf(&json)
 }

@@ -4,9 +4,11 @@
 //! people have approved the plan as the rule wants, and starts then or as soon as it can.
 
 use serde::{Deserialize, Serialize};
+use stella_protocol::digest::Digest;
 use stella_protocol::id::{AccountId, PromotionId};
 use stella_protocol::time::Timestamp;
 use stella_protocol::trace::TraceContext;
+use stella_signing::{ApprovalStatement, PublicKey, Signature};
 
 use crate::command::{ActingAccount, Actor, NewDeployment};
 use crate::event::{Event, Fact};
@@ -19,6 +21,10 @@ pub const APPROVALS_MAX: u32 = 16;
 pub const EXPIRES_MS_DEFAULT: u64 = 7 * 24 * 3_600_000;
 /// The shortest and the longest time that a promotion may wait, in milliseconds: a minute and 90 days.
 pub const EXPIRES_MS_RANGE: (u64, u64) = (60_000, 90 * 24 * 3_600_000);
+/// How many groups a rule may have.
+pub const GROUPS_MAX: usize = 8;
+/// How often those who may approve may be asked again.
+pub const ASKED_AGAIN_MAX: u32 = 8;
 /// How many promotions may wait for one environment: each is looked at again when something changes there.
 pub const OPEN_MAX: usize = 64;
 
@@ -32,6 +38,113 @@ pub struct ApprovalRule {
     pub from: Vec<AccountId>,
     /// How long a promotion waits, in milliseconds, before it expires.
     pub expires_ms: u64,
+    /// Further groups of whom so many must approve as well. Who is in several counts for one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub also: Vec<Quorum>,
+    /// What comes of it when not enough have approved by then.
+    #[serde(default, skip_serializing_if = "OnExpiry::is_expire")]
+    pub on_expiry: OnExpiry,
+}
+
+/// So many of some accounts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quorum {
+    /// How many of them must approve. At least 1.
+    pub needed: u32,
+    /// Who they are; if empty, all that have the role there. Sorted, none twice.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub from: Vec<AccountId>,
+}
+
+/// What comes of a promotion that not enough have approved in time. One that has its approvals, and waits for something else, expires.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnExpiry {
+    /// It expires: nobody has said no, and a step of a workflow that wanted it may ask again if it is to be retried.
+    #[default]
+    Expire,
+    /// Silence is a no: it is rejected, counts among the rejections, and nothing asks again by itself.
+    Reject,
+    /// Those who may approve are asked again, so often at most; then it expires. Approvals that were given go on counting.
+    AskAgain {
+        /// How often, 1 to [`ASKED_AGAIN_MAX`].
+        times: u32,
+    },
+}
+
+impl OnExpiry {
+    const fn is_expire(&self) -> bool {
+        matches!(self, Self::Expire)
+    }
+}
+
+impl ApprovalRule {
+    /// So many of these accounts, or of all that have the role if there are none.
+    #[must_use]
+    pub const fn of(needed: u32, from: Vec<AccountId>, expires_ms: u64) -> Self {
+        Self { needed, from, expires_ms, also: Vec::new(), on_expiry: OnExpiry::Expire }
+    }
+
+    /// All groups that must approve: how many of whom.
+    pub fn groups(&self) -> impl Iterator<Item = (u32, &[AccountId])> {
+        let also = self.also.iter().map(|it| (it.needed, it.from.as_slice()));
+        std::iter::once((self.needed, self.from.as_slice())).chain(also)
+    }
+
+    /// How many approvals it needs in all, each of another account.
+    #[must_use]
+    pub fn needed_in_all(&self) -> u32 {
+        self.groups().fold(0, |sum, (needed, _)| sum.saturating_add(needed))
+    }
+
+    /// Whether an account may decide, if it has the role there: a group names it, or one is open to all.
+    #[must_use]
+    pub fn lets_decide(&self, account: AccountId) -> bool {
+        self.groups().any(|(_, from)| from.is_empty() || from.binary_search(&account).is_ok())
+    }
+
+    /// How many of the approvals that it needs these accounts give, when each counts where it is of most use: a matching of accounts and
+    /// places, found by augmenting paths.
+    #[must_use]
+    pub fn met_by(&self, accounts: &[AccountId]) -> u32 {
+        let most = usize::try_from(APPROVALS_MAX).unwrap_or(usize::MAX);
+        let places = self.groups().flat_map(|(needed, from)| {
+            std::iter::repeat_n(from, usize::try_from(needed).unwrap_or(most).min(most))
+        });
+        let places: Vec<&[AccountId]> = places.collect();
+        let mut taken: Vec<Option<AccountId>> = vec![None; places.len()];
+        let mut met = 0;
+        for account in accounts {
+            let mut tried = vec![false; places.len()];
+            met += u32::from(seat(*account, &places, &mut taken, &mut tried));
+        }
+        met
+    }
+}
+
+/// Finds a place for an account, if need be by moving others to other places.
+fn seat(
+    account: AccountId,
+    places: &[&[AccountId]],
+    taken: &mut [Option<AccountId>],
+    tried: &mut [bool],
+) -> bool {
+    for (at, from) in places.iter().enumerate() {
+        if tried[at] || !(from.is_empty() || from.binary_search(&account).is_ok()) {
+            continue;
+        }
+        tried[at] = true;
+        if taken[at].is_none_or(|other| seat(other, places, taken, tried)) {
+            taken[at] = Some(account);
+            return true;
+        }
+    }
+    false
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+const fn is_never(times: &u32) -> bool {
+    *times == 0
 }
 
 /// A request to bring a release into an environment.
@@ -65,6 +178,9 @@ pub struct Promotion {
     /// When the freeze ends that keeps it from starting, if one does.
     #[serde(default)]
     pub held_until: Option<Timestamp>,
+    /// How often those who may approve were asked again.
+    #[serde(default, skip_serializing_if = "is_never")]
+    pub asked_again: u32,
     /// When it expires, if it still waits then.
     pub expires_at: Option<Timestamp>,
 }
@@ -80,19 +196,31 @@ impl Promotion {
     /// millisecond; the state that is seen is then the one after all of them.
     #[must_use]
     pub fn is_let_through_by(&self, event: &Event) -> bool {
-        let Actor::ApiToken { account: Some(by), .. } = &event.actor else { return false };
-        let needed = self.rule.as_ref().and_then(|rule| usize::try_from(rule.needed).ok());
-        let last = needed.and_then(|needed| self.approvals.get(needed.checked_sub(1)?));
-        last.is_some_and(|last| {
-            last.by.id == by.id && matches!(&event.fact, Fact::ApprovalGranted { id, .. } if *id == self.id)
-        })
+        let (Actor::ApiToken { account: Some(by), .. }, Some(rule)) = (&event.actor, &self.rule) else {
+            return false;
+        };
+        let is_this = matches!(&event.fact, Fact::ApprovalGranted { id, .. } if *id == self.id);
+        let given = self.given();
+        let enough = (1..=given.len()).find(|count| rule.met_by(&given[..*count]) >= rule.needed_in_all());
+        is_this && enough.is_some_and(|count| given[count - 1] == by.id)
+    }
+
+    /// Who has approved, oldest first.
+    fn given(&self) -> Vec<AccountId> {
+        self.approvals.iter().map(|approval| approval.by.id).collect()
     }
 
     /// How many approvals it lacks.
     #[must_use]
     pub fn missing(&self) -> u32 {
-        let given = u32::try_from(self.approvals.len()).unwrap_or(u32::MAX);
-        self.rule.as_ref().map_or(0, |rule| rule.needed.saturating_sub(given))
+        let lacks = |rule: &ApprovalRule| rule.needed_in_all().saturating_sub(rule.met_by(&self.given()));
+        self.rule.as_ref().map_or(0, lacks)
+    }
+
+    /// Whether it was asked for before guards were part of what people approve: it is looked at without them until its end.
+    #[must_use]
+    pub const fn is_of_before_guards(&self) -> bool {
+        self.rule.is_some() && self.plan.is_without_guards()
     }
 
     /// Whether it waits.
@@ -141,6 +269,28 @@ pub struct Approval {
     pub at: Timestamp,
     /// Why, for a person. May be empty.
     pub reason: String,
+    /// A signature over what was approved, if one was given. It was checked: see [`ApprovalSignature`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<ApprovalSignature>,
+}
+
+/// A signature over an approval's [`ApprovalStatement`]. The core takes none that this key has not made; whose key it is, is not known
+/// here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApprovalSignature {
+    /// The key.
+    pub key: PublicKey,
+    /// What it has made.
+    pub signature: Signature,
+}
+
+impl ApprovalSignature {
+    /// Whether the key has signed that this plan of this promotion is approved.
+    #[must_use]
+    pub fn is_over(&self, promotion: PromotionId, plan: Digest) -> bool {
+        let statement = ApprovalStatement { promotion: promotion.to_string(), plan };
+        self.key.has_signed(&statement, &self.signature)
+    }
 }
 
 /// An approval that counts no more.
@@ -224,14 +374,23 @@ pub enum Objection {
     Incomplete,
     /// It is the wrong release or the wrong place.
     Mistake,
+    /// Nobody has answered in time, and the rule takes that for a no. Not for people to say.
+    Unanswered,
     /// None of these; the reason says it.
     Other,
 }
 
 impl Objection {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::NotTested, Self::TooRisky, Self::BadTiming, Self::Incomplete, Self::Mistake, Self::Other];
+    pub const ALL: [Self; 7] = [
+        Self::NotTested,
+        Self::TooRisky,
+        Self::BadTiming,
+        Self::Incomplete,
+        Self::Mistake,
+        Self::Unanswered,
+        Self::Other,
+    ];
 
     /// The name in metrics and the API.
     #[must_use]
@@ -242,6 +401,7 @@ impl Objection {
             Self::BadTiming => "bad_timing",
             Self::Incomplete => "incomplete",
             Self::Mistake => "mistake",
+            Self::Unanswered => "unanswered",
             Self::Other => "other",
         }
     }

@@ -347,7 +347,12 @@ fn commands(world: &World) -> Vec<(&'static str, Role, Where, TenantCommand)> {
             "approve",
             Role::Approver,
             Staging,
-            TenantCommand::ApprovePromotion { promotion: promotion(1), plan: digest(1), reason: reason() },
+            TenantCommand::ApprovePromotion {
+                promotion: promotion(1),
+                plan: digest(1),
+                reason: reason(),
+                signature: None,
+            },
         ),
         (
             "reject",

@@ -109,7 +109,8 @@ fn it_waits_for_approvals_and_not_of_those_who_asked_for_what_proved_it() {
     assert!(deployed(&world).is_none() && asked(&world)[0].is_open());
     // Person 1 has deployed to staging: what comes is their choice.
     assert_eq!(asked(&world)[0].chosen_by, [common::person(1)]);
-    let approve = || TenantCommand::ApprovePromotion { promotion: id, plan, reason: String::new() };
+    let approve =
+        || TenantCommand::ApprovePromotion { promotion: id, plan, reason: String::new(), signature: None };
     let own = world.tell_as(1, approve()).unwrap_err().to_string();
     assert!(own.contains("nobody approves what they have chosen"), "{own}");
     world.tell_as(2, approve()).unwrap();

@@ -54,7 +54,8 @@ fn approve_step(world: &mut World, who: u128) -> Result<(), Rejection> {
 
 fn approve(world: &mut World, who: u128, asked: PromotionId) -> Result<(), Rejection> {
     let plan = world.tenant().promotions[&asked].plan.root;
-    let command = TenantCommand::ApprovePromotion { promotion: asked, plan, reason: String::new() };
+    let command =
+        TenantCommand::ApprovePromotion { promotion: asked, plan, reason: String::new(), signature: None };
     world.tell_as(who, command).map(drop)
 }
 

@@ -197,7 +197,8 @@ fn when_all_are_needed_nobody_who_has_chosen_one_of_them_lets_it_through() {
     world.wait_ms(2 * MINUTE_MS);
     let (promotion, plan) = (asked(&world)[0].id, asked(&world)[0].plan.root);
     assert_eq!(asked(&world)[0].wanted.timeout_ms, new_deployment(3, 2, None).timeout_ms);
-    let approve = || TenantCommand::ApprovePromotion { promotion, plan, reason: String::new() };
+    let approve =
+        || TenantCommand::ApprovePromotion { promotion, plan, reason: String::new(), signature: None };
     for chooser in [2, 3] {
         let own = world.tell_as(chooser, approve()).unwrap_err().to_string();
         assert!(own.contains("nobody approves what they have chosen"), "{own}");

@@ -8,15 +8,21 @@ use common::{
     promotion, release, rule, target,
 };
 use stella_domain::access::{Grant, Role};
+use stella_domain::amount::Amount;
 use stella_domain::command::{NewDeployment, Outcome, SystemCommand, TenantCommand};
-use stella_domain::decide::Decision;
+use stella_domain::decide::{self, Decision};
 use stella_domain::deployment::Status;
 use stella_domain::event::{Event, Fact, StreamId};
+use stella_domain::gate::Check;
 use stella_domain::hold::Verdict;
+use stella_domain::plan::{Plan, PlanPart};
 use stella_domain::promotion::{ApprovalRule, EXPIRES_MS_RANGE, OPEN_MAX, Objection, PromotionStatus};
 use stella_domain::rejection::Rejection;
+use stella_domain::way_back::ProofRule;
 use stella_protocol::digest::Digest;
 use stella_protocol::id::EnvironmentId;
+use stella_protocol::trace::TraceContext;
+use stella_signing::merkle;
 use uuid::Uuid;
 
 /// Two targets with release 1; four people; and promotions to staging need the approvals of the rule.
@@ -70,6 +76,7 @@ fn a_promotion_waits_for_as_many_others_as_the_rule_needs() {
         promotion: promotion(2),
         plan: world.promotion(2).plan.root,
         reason: String::new(),
+        signature: None,
     };
     assert!(why(world.tell(by_nobody)).contains("a token that belongs to an account"));
     for events in [1, 0] {
@@ -111,7 +118,7 @@ fn the_plan_that_is_approved_is_the_one_that_was_looked_at() {
     let mut world = world(Some(rule(1, &[])));
     ask(&mut world, 2);
     let (promotion, reason) = (promotion(2), String::new());
-    let other = TenantCommand::ApprovePromotion { promotion, plan: Digest([7; 32]), reason };
+    let other = TenantCommand::ApprovePromotion { promotion, plan: Digest([7; 32]), reason, signature: None };
     assert!(why(world.tell_as(2, other)).contains("look at it again"));
     assert_eq!(world.promotion(2).approvals, []);
 }
@@ -346,6 +353,97 @@ fn no_journal_makes_a_deployment_without_its_approvals() {
     assert_eq!(refused, Some("deployment_created"));
 }
 
+/// Where somebody has to approve, a gate, the budget and what is wanted of the way back are part of what people approve.
+#[test]
+fn what_guards_the_environment_is_part_of_what_is_approved() {
+    let gate = || common::gate("manual", Check::Manual);
+    let set = |world: &mut World| world.set_gate(gate());
+    let environment = STAGING;
+    let changes: [(TenantCommand, &str); 5] = [
+        (
+            TenantCommand::RemoveGate { environment, gate: name("manual") },
+            "gate manual of staging was removed, and that is part of what people approve",
+        ),
+        (
+            TenantCommand::SetGate { environment, gate: Box::new(common::security("scan", &[])) },
+            "gate scan of staging was set, and that is part of what people approve",
+        ),
+        (
+            TenantCommand::SetEnvironmentBudget { environment, budget: Some(Amount::Count(1)) },
+            "how many targets of staging may be at risk has changed, and that is part of what people approve",
+        ),
+        (
+            TenantCommand::SetEnvironmentWayBackProof { environment, rule: ProofRule::Required },
+            "what staging wants of the way back has changed, and that is part of what people approve",
+        ),
+        (
+            TenantCommand::SetEnvironmentWayBack { environment, required: true },
+            "what staging wants of the way back has changed, and that is part of what people approve",
+        ),
+    ];
+    for (change, expected) in changes {
+        let mut world = world(Some(rule(2, &[])));
+        set(&mut world);
+        ask(&mut world, 2);
+        world.approve(2, 2).unwrap();
+        // The same once more is no change.
+        set(&mut world);
+        assert!(world.promotion(2).is_open());
+        world.ok(change);
+        assert_eq!(ended(&world, 2), expected);
+        common::end(&world);
+    }
+    // Where nobody approves, a gate that is taken away lets through what waits for it.
+    let mut world = world(None);
+    set(&mut world);
+    ask(&mut world, 2);
+    world.ok(TenantCommand::RemoveGate { environment, gate: name("manual") });
+    assert!(matches!(world.promotion(2).status, PromotionStatus::Started { .. }));
+}
+
+/// Each part is proven in the root that people approve, and what is not in it is not.
+#[test]
+fn each_part_of_a_plan_is_proven_in_its_root() {
+    let mut world = world(Some(rule(2, &[])));
+    world.set_gate(common::gate("manual", Check::Manual));
+    ask(&mut world, 2);
+    let found = world.promotion(2).clone();
+    let prove = |world: &World, part| decide::prove(world.tenant(), &found, part, world.now);
+    let targets = [PlanPart::Target(target(1)), PlanPart::Target(target(2))];
+    let parts = [PlanPart::Wanted, PlanPart::Guards, PlanPart::Release];
+    for (at, part) in parts.into_iter().chain(targets).enumerate() {
+        let proof = prove(&world, part).unwrap();
+        assert_eq!((proof.at, proof.leaves), (at, 5));
+        let leaf = merkle::leaf(proof.leaf.as_bytes());
+        let root = merkle::root_of(leaf, proof.at as u64, proof.leaves as u64, &proof.path);
+        assert_eq!(root, Some(found.plan.root), "{part:?}");
+    }
+    let guards = prove(&world, PlanPart::Guards).unwrap().leaf;
+    assert!(guards.starts_with("{\"leaf\":\"guards\",\"gates\":[{\"name\":\"manual\""), "{guards}");
+    assert!(matches!(prove(&world, PlanPart::Target(target(9))), Err(Rejection::NotFound { .. })));
+}
+
+/// What was asked for before guards were part of it is looked at in its own form: the old roots still hold.
+#[test]
+fn what_was_asked_for_in_an_older_form_still_starts() {
+    let rule = Some(rule(2, &[2, 3]));
+    let mut world = world(rule.clone());
+    let root = format!("sha256:{}", GOLDEN[0]).parse().unwrap();
+    let plan = Plan { version: 1, root, targets: 2, guards: None };
+    let (id, wanted) = (promotion(2), new_deployment(2, 2, Some(1)));
+    let expires_at = Some(world.now.plus_ms(86_400_000));
+    let fact = Fact::PromotionRequested { id, wanted, plan, rule, expires_at, chosen_by: Vec::new() };
+    let (actor, trace) = (common::person(1), TraceContext::default());
+    let event = Event { at: world.now, actor, trace, fact };
+    world.state.apply(StreamId::Tenant(common::TENANT), &event).unwrap();
+    world.events.push((StreamId::Tenant(common::TENANT), event));
+    world.ok(TenantCommand::SetEnvironmentBudget { environment: STAGING, budget: Some(Amount::Count(1)) });
+    world.approve(2, 2).unwrap();
+    world.approve(3, 2).unwrap();
+    assert!(matches!(world.promotion(2).status, PromotionStatus::Started { .. }));
+    common::end(&world);
+}
+
 /// What is approved is a hash, so its form must not change by accident: another form needs another version.
 #[test]
 fn the_hash_of_a_plan_is_pinned() {
@@ -358,18 +456,21 @@ fn the_hash_of_a_plan_is_pinned() {
             world.promotion(n).plan.root.to_hex()
         })
         .collect();
-    assert_eq!(roots, GOLDEN, "strategy and targets are part of it");
-    assert_eq!((world.promotion(2).plan.version, world.promotion(2).plan.targets), (1, 2));
+    assert_eq!(roots, GUARDED, "strategy and targets are part of it");
+    assert_eq!((world.promotion(2).plan.version, world.promotion(2).plan.targets), (4, 2));
     let (stream, event) = world.events.last().unwrap();
     assert_eq!(*stream, StreamId::Tenant(common::TENANT));
     let again: Event = serde_json::from_str(&serde_json::to_string(event).unwrap()).unwrap();
     assert_eq!(&again, event);
 }
 
-const GOLDEN: [&str; 2] = [
-    "a6dc257ce5bd130c1a376edb926999f812e3e6c469d9a9d686598bdba43779ec",
-    "72c65f8fea9d154c6bc6d7a238d6bac6b4734762fffaad027c86ebd899f234ec",
+const GUARDED: [&str; 2] = [
+    "dae83fd7d257597d8353e79c49b18e762e59d4bdf8500da1ed1739bace98a014",
+    "8a1dd927c4bb2441ff24e4fc34a61d1bfc913a5891f88facc06a8777caca1af4",
 ];
+
+/// The first of them, in the form of before guards were in it.
+const GOLDEN: [&str; 1] = ["a6dc257ce5bd130c1a376edb926999f812e3e6c469d9a9d686598bdba43779ec"];
 
 fn lapsed(world: &World, n: u128) -> Vec<String> {
     world.promotion(n).lapsed.iter().map(|it| it.reason.clone()).collect()
@@ -424,7 +525,7 @@ fn a_role_in_another_environment_lets_no_approval_count() {
         id: other,
         name: name("other"),
         order: None,
-        way_back_proof: stella_domain::way_back::ProofRule::Off,
+        way_back_proof: ProofRule::Off,
     });
     let elsewhere = Grant { role: Role::Admin, tenant: Some(common::TENANT), environment: Some(other) };
     world.system(SystemCommand::SetAccountRoles { account: account(2), roles: vec![elsewhere] }).unwrap();

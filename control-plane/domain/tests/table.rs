@@ -704,17 +704,18 @@ fn promotions(table: &mut String) {
         let rule = world.promotion(2).rule.clone();
         let facts = [
             Fact::PromotionRequested { id, wanted, plan, rule, expires_at: None, chosen_by: Vec::new() },
-            Fact::ApprovalGranted { id, plan: plan.root, reason: reason() },
+            Fact::ApprovalGranted { id, plan: plan.root, reason: reason(), signature: None },
             Fact::ApprovalLapsed { id, account: common::account(2), reason: reason() },
             Fact::PromotionRejected { id, objection, reason: reason() },
             Fact::PromotionWithdrawn { id, reason: reason() },
             Fact::PromotionExpired { id },
+            Fact::PromotionAskedAgain { id, expires_at: Timestamp(u64::MAX) },
             Fact::PromotionInvalidated { id, reason: reason() },
             Fact::PromotionArchived { id },
             created(deployment(2), 1),
         ];
         let mut facts = facts.map(|fact| (fact.name().to_owned(), fact)).to_vec();
-        let other = Fact::ApprovalGranted { id, plan: digest(9), reason: reason() };
+        let other = Fact::ApprovalGranted { id, plan: digest(9), reason: reason(), signature: None };
         facts.push(("approval_granted, of another plan".to_owned(), other));
         rows(table, &format!("promotion {label}"), &world.state, &facts, |state| {
             let Some(promotion) = state.tenants[&TENANT].promotions.get(&id) else {

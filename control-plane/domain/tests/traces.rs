@@ -41,6 +41,7 @@ fn what_was_asked_for_goes_on_in_the_trace_of_who_asked_and_only_its_beginning_k
         promotion: common::promotion(2),
         plan: world.promotion(2).plan.root,
         reason: String::new(),
+        signature: None,
     };
     let another = Baggage::try_from("of=another".to_owned()).unwrap();
     let another = TraceContext { trace_id: 0x123, baggage: another, ..trace() };

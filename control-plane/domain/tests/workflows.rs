@@ -177,7 +177,8 @@ fn a_deployment_of_a_run_goes_the_way_of_every_promotion() {
     start(&mut world, json!({})).unwrap();
     let asked = world.tenant().open_promotions.iter().next().copied().unwrap();
     let plan = world.tenant().promotions[&asked].plan.root;
-    let approve = TenantCommand::ApprovePromotion { promotion: asked, plan, reason: String::new() };
+    let approve =
+        TenantCommand::ApprovePromotion { promotion: asked, plan, reason: String::new(), signature: None };
     assert!(
         world
             .tell_as(1, approve.clone())

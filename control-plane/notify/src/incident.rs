@@ -131,9 +131,9 @@ pub fn changes(tenant: &TenantState, fact: &Fact, at: Timestamp) -> Vec<Change> 
         | Fact::AgentDraining { agent, .. } => {
             vec![Change::Ends(Kind::AgentOffline, agent.to_string())]
         }
-        Fact::PromotionRequested { id, rule: Some(_), .. } | Fact::ApprovalLapsed { id, .. } => {
-            waiting(tenant, *id, at).into_iter().collect()
-        }
+        Fact::PromotionRequested { id, rule: Some(_), .. }
+        | Fact::ApprovalLapsed { id, .. }
+        | Fact::PromotionAskedAgain { id, .. } => waiting(tenant, *id, at).into_iter().collect(),
         Fact::ApprovalGranted { id, .. } if !waits(tenant, *id) => ends_waiting(*id),
         Fact::PromotionRejected { id, .. }
         | Fact::PromotionWithdrawn { id, .. }

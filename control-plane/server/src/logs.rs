@@ -54,9 +54,9 @@ fn write_event(tenant: &TenantState, event: &Event) {
         }
         Fact::PromotionRequested { id, rule: Some(rule), .. } => {
             let (environment, release) = of_promotion(tenant, *id);
-            tracing::info!(promotionId = %id, releaseId = release, environmentId = environment, needed = rule.needed, event = "promotion.requested", "Promotion requested");
+            tracing::info!(promotionId = %id, releaseId = release, environmentId = environment, needed = rule.needed_in_all(), event = "promotion.requested", "Promotion requested");
         }
-        Fact::ApprovalGranted { id, plan, reason } => approved(tenant, event, *id, (plan, reason)),
+        Fact::ApprovalGranted { id, plan, reason, .. } => approved(tenant, event, *id, (plan, reason)),
         Fact::PromotionRejected { id, objection, reason } => {
             let (environment, release) = of_promotion(tenant, *id);
             let (by, objection) = (account(&event.actor), objection.name());
@@ -65,6 +65,11 @@ fn write_event(tenant: &TenantState, event: &Event) {
         Fact::PromotionExpired { id } => {
             let (environment, release) = of_promotion(tenant, *id);
             tracing::warn!(promotionId = %id, releaseId = release, environmentId = environment, event = "promotion.expired", "Promotion expired");
+        }
+        Fact::PromotionAskedAgain { id, expires_at } => {
+            let (environment, release) = of_promotion(tenant, *id);
+            let expires = stella_api_types::time::rfc3339(*expires_at);
+            tracing::warn!(promotionId = %id, releaseId = release, environmentId = environment, expires, event = "promotion.asked_again", "Promotion asked for again");
         }
         Fact::PromotionInvalidated { id, reason } => {
             let (environment, release) = of_promotion(tenant, *id);

@@ -246,9 +246,9 @@ fn deciders<'s>(state: &'s State, tenant: &TenantState, environment: &Environmen
     let mut users: BTreeSet<&Name> = names.filter(has_decided).collect();
     let Some(rule) = &environment.approvals else { return users };
     let place = Scope::Environment(tenant.id, environment.id);
-    let may = accounts.values().filter(|account| {
-        account.has(Role::Approver, place) && (rule.from.is_empty() || rule.from.contains(&account.id))
-    });
+    let may = accounts
+        .values()
+        .filter(|account| account.has(Role::Approver, place) && rule.lets_decide(account.id));
     users.extend(may.map(|account| &account.name).take(APPROVERS_MAX));
     users
 }

@@ -168,7 +168,7 @@ impl Figures {
         let at = event.at;
         match &event.fact {
             Fact::PromotionRequested { id, rule: Some(rule), .. } if *id == promotion => {
-                self.begin("approval", at, format!("{} have to approve", rule.needed));
+                self.begin("approval", at, format!("{} have to approve", rule.needed_in_all()));
             }
             Fact::ApprovalGranted { id, .. }
                 if *id == promotion && tenant.promotions.get(id).is_some_and(|it| it.is_approved()) =>

@@ -59,7 +59,9 @@ impl World<'_> {
         let ((account, token), Ok(name)) = (approver(number), named(number)) else { return Ok(()) };
         let actor = Actor::ApiToken { id: token, account: Some(ActingAccount { id: account, name }) };
         let reason = "simulated".to_owned();
-        harmless(self.tell_as(actor, TenantCommand::ApprovePromotion { promotion, plan, reason }))
+        harmless(
+            self.tell_as(actor, TenantCommand::ApprovePromotion { promotion, plan, reason, signature: None }),
+        )
     }
 
     pub(crate) fn call_for_a_resume(&mut self, deployment: DeploymentId, cause: PauseCause) {

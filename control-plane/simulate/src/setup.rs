@@ -141,7 +141,7 @@ impl World<'_> {
         }
         if let Some(needed) = policy.approvals {
             self.hire(needed).map_err(of("approvals"))?;
-            let rule = Some(ApprovalRule { needed, from: Vec::new(), expires_ms: EXPIRES_MS_DEFAULT });
+            let rule = Some(ApprovalRule::of(needed, Vec::new(), EXPIRES_MS_DEFAULT));
             self.tell(TenantCommand::SetEnvironmentApprovals { environment: PLACE, rule })
                 .map_err(of("approvals"))?;
         }

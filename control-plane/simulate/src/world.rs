@@ -258,7 +258,9 @@ impl<'a> World<'a> {
             Fact::TaskCancelRequested { key } => self.send_cancel(*key),
             Fact::WayBackAsked { deployment, targets, .. } => self.send_questions(*deployment, targets),
             Fact::GateAsked { promotion, gate, number, .. } => self.ask(*promotion, gate, *number),
-            Fact::PromotionRequested { id, rule: Some(rule), .. } => self.call_approvers(*id, rule.needed),
+            Fact::PromotionRequested { id, rule: Some(rule), .. } => {
+                self.call_approvers(*id, rule.needed_in_all())
+            }
             Fact::DeploymentPaused { id, until: None, cause, .. } => self.call_for_a_resume(*id, *cause),
             Fact::TargetFailed { deployment, target, .. } => self.call_for_a_decision(*deployment, *target),
             _ => {}

@@ -8,10 +8,11 @@ use axum::extract::State;
 use serde::Deserialize;
 use stella_api_types::deployment::DeploymentPlan;
 use stella_api_types::hold::HoldBack;
-use stella_api_types::promotion::{ApprovePromotion, Promotion, RejectPromotion};
+use stella_api_types::promotion::{ApprovePromotion, PlanProof, Promotion, RejectPromotion};
 use stella_api_types::{Page, paths};
 use stella_domain::command::TenantCommand;
 use stella_domain::decide;
+use stella_domain::plan::PlanPart;
 use stella_engine::ArchivedPromotion;
 use stella_protocol::id::{PromotionId, TenantId};
 use utoipa::IntoParams;
@@ -72,7 +73,7 @@ pub(crate) async fn promotions(
         (Paging { limit: filter.limit, cursor: filter.cursor, first: filter.first }, app.engine.now());
     let memory = memory.filter(|(_, it)| is_wanted(it));
     archive::page(&paging, memory, read, is_wanted, |it| {
-        view::promotion(tenant, &it.promotion, it.gates.as_deref(), now)
+        view::promotion(&state, tenant, &it.promotion, it.gates.as_deref(), now)
     })
     .await
 }
@@ -88,7 +89,7 @@ pub(crate) async fn promotion(
     let tenant = archive::with_promotion(&app, resolve::tenant(&state, &tenant)?, &promotion).await?;
     let promotion = resolve::promotion(&tenant, &promotion)?;
     let gates = tenant.gates.get(&promotion.id).map(AsRef::as_ref);
-    Ok(Json(view::promotion(&tenant, promotion, gates, app.engine.now())))
+    Ok(Json(view::promotion(&state, &tenant, promotion, gates, app.engine.now())))
 }
 
 /// Shows what a promotion that waits would do: what one approves.
@@ -108,7 +109,7 @@ pub(crate) async fn promotion_plan(
     let now = app.engine.now();
     // Thousands of targets take a while.
     let planned = tokio::task::spawn_blocking(move || {
-        let planned = decide::planned(&tenant, &promotion.wanted, now)?;
+        let planned = decide::planned_again(&tenant, &promotion, now)?;
         if planned.plan != promotion.plan {
             let problem = "another deployment is changing its targets; look again when that has ended";
             return Err(ApiError::new(ErrorCode::Conflict, problem));
@@ -116,6 +117,54 @@ pub(crate) async fn promotion_plan(
         Ok::<_, ApiError>(view::plan(&tenant, &promotion.wanted, &planned, now))
     });
     Ok(Json(planned.await.map_err(|error| ApiError::internal(&error))??))
+}
+
+/// Which part of a plan.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct PartOfPlan {
+    /// What is done on this target, by name or id.
+    target: Option<String>,
+    /// Another part: `wanted` (how it would come, and by which approvals), `guards` (gates, budget and what is wanted of the way back, where
+    /// somebody has to approve), `release`.
+    part: Option<String>,
+}
+
+/// Proves that one part is in the plan that people approve: its leaf, and the path from it to the root.
+#[utoipa::path(get, path = paths::PROMOTION_PLAN_PROOF, tag = "promotions",
+    params(("tenant" = String, Path), ("promotion" = String, Path), PartOfPlan),
+    responses((status = 200, body = PlanProof)))]
+pub(crate) async fn promotion_plan_proof(
+    State(app): State<App>,
+    Path((tenant, promotion)): Path<(String, String)>,
+    Query(wanted): Query<PartOfPlan>,
+) -> Result<Json<PlanProof>, ApiError> {
+    let state = app.engine.state();
+    let tenant = archive::with_promotion(&app, resolve::tenant(&state, &tenant)?, &promotion).await?;
+    let promotion = resolve::promotion(&tenant, &promotion)?.clone();
+    if !promotion.is_open() {
+        let problem = format!("promotion {} waits no more: it is {}", promotion.id, promotion.status_name());
+        return Err(ApiError::new(ErrorCode::Conflict, problem));
+    }
+    let part = match (wanted.target.as_deref(), wanted.part.as_deref()) {
+        (Some(target), None) => {
+            let place = promotion.wanted.environment;
+            PlanPart::Target(resolve::target_in(&tenant, place, target)?.id)
+        }
+        (None, Some("wanted")) => PlanPart::Wanted,
+        (None, Some("guards")) => PlanPart::Guards,
+        (None, Some("release")) => PlanPart::Release,
+        (None, Some(_)) => return Err(ApiError::invalid("part", "must be wanted, guards or release")),
+        _ => return Err(ApiError::invalid("target", "name a target, or a part; one of them")),
+    };
+    let now = app.engine.now();
+    // Thousands of targets take a while.
+    let proven = tokio::task::spawn_blocking(move || {
+        let proof = decide::prove(&tenant, &promotion, part, now)?;
+        Ok::<_, ApiError>(view::plan_proof(&promotion, proof))
+    });
+    Ok(Json(proven.await.map_err(|error| ApiError::internal(&error))??))
 }
 
 /// Approves a promotion. With the last approval that it needs it starts, or as soon as it can.
@@ -131,7 +180,8 @@ pub(crate) async fn approve(
     let (tenant, promotion) = found(&app, &tenant, &promotion).await?;
     let plan = parse::digest("plan", &body.plan)?;
     let reason = body.reason.trim().to_owned();
-    let command = TenantCommand::ApprovePromotion { promotion, plan, reason };
+    let signature = body.signature.as_ref().map(parse::approval_signature).transpose()?;
+    let command = TenantCommand::ApprovePromotion { promotion, plan, reason, signature };
     change.tenant(&app, tenant, &body, command).await?;
     shown(&app, tenant, promotion).await.map(Json)
 }
@@ -187,5 +237,5 @@ pub(super) async fn shown(app: &App, tenant: TenantId, id: PromotionId) -> Resul
     let tenant = archive::with_promotion(app, tenant, &id.to_string()).await?;
     let promotion = resolve::promotion(&tenant, &id.to_string())?;
     let gates = tenant.gates.get(&id).map(AsRef::as_ref);
-    Ok(view::promotion(&tenant, promotion, gates, app.engine.now()))
+    Ok(view::promotion(&state, &tenant, promotion, gates, app.engine.now()))
 }

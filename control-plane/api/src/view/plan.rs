@@ -9,6 +9,7 @@ use stella_domain::environment::PromotionPath;
 use stella_domain::event::PlannedTarget;
 use stella_domain::group::{self, Part};
 use stella_domain::hold::Standing;
+use stella_domain::promotion::ApprovalRule;
 use stella_domain::tenant::TenantState;
 use stella_protocol::id::{AgentId, DeploymentId};
 use stella_protocol::time::Timestamp;
@@ -57,7 +58,7 @@ pub(crate) fn plan(
             .filter(|_| wanted.job.is_none())
             .map(verification),
         proven_in: proven_in(tenant, wanted),
-        approvals_needed: planned.rule.as_ref().map_or(0, |rule| rule.needed),
+        approvals_needed: planned.rule.as_ref().map_or(0, ApprovalRule::needed_in_all),
         gates: gates(tenant, wanted, now),
         warnings: deprecated(standing).into_iter().chain(waits(tenant, wanted, now)).collect(),
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use stella_api_types::environment::Approvals;
+use stella_api_types::environment::{Approvals, OnExpiry as OnExpiryDto, Quorum};
 use stella_api_types::gate::GateState;
 use stella_api_types::promotion as dto;
 use stella_domain::command::NewDeployment;
@@ -11,10 +11,11 @@ use stella_domain::gate::Record;
 use stella_domain::hold::Hold;
 use stella_domain::job::own_release;
 use stella_domain::name::Name;
-use stella_domain::plan::Plan;
-use stella_domain::promotion::{Approval, ApprovalRule, Objection, Promotion, PromotionStatus};
+use stella_domain::plan::{PartProof, Plan};
+use stella_domain::promotion::{Approval, ApprovalRule, Objection, OnExpiry, Promotion, PromotionStatus};
 use stella_domain::state::State;
 use stella_domain::tenant::TenantState;
+use stella_protocol::id::AccountId;
 use stella_protocol::time::Timestamp;
 
 use super::deployment::{amount, job_of, on_failure, own_ref, strategy};
@@ -24,6 +25,7 @@ use super::{environment_named, gate, named, target_named, time};
 
 /// A promotion of this tenant.
 pub(crate) fn promotion(
+    state: &State,
     tenant: &TenantState,
     promotion: &Promotion,
     gates: Option<&BTreeMap<Name, Record>>,
@@ -74,7 +76,13 @@ pub(crate) fn promotion(
         reason,
         objection: objection.map(self::objection),
         ended_by: by.map(actor),
-        approvals_needed: promotion.rule.as_ref().map_or(0, |rule| rule.needed),
+        approvals_needed: promotion.rule.as_ref().map_or(0, ApprovalRule::needed_in_all),
+        approvals_from: promotion
+            .rule
+            .iter()
+            .filter(|rule| rule.groups().any(|(_, from)| !from.is_empty()))
+            .flat_map(|rule| rule.groups().map(|it| quorum(state, it)))
+            .collect(),
         approvals: promotion.approvals.iter().map(approval).collect(),
         lapsed: promotion
             .lapsed
@@ -90,6 +98,7 @@ pub(crate) fn promotion(
         requested_by: actor(&promotion.requested_by),
         chosen_by: promotion.chosen_by.iter().map(actor).collect(),
         expires_at: promotion.expires_at.map(time),
+        asked_again: promotion.asked_again,
         ended_at: ended_at.map(time),
     }
 }
@@ -165,21 +174,50 @@ fn approval(approval: &Approval) -> dto::Approval {
         by: named(approval.by.id, Some(&approval.by.name)),
         at: time(approval.at),
         reason: approval.reason.clone(),
+        signature: approval.signature.map(|it| dto::ApprovalSignature {
+            public_key: it.key.to_pem(),
+            signature: it.signature.to_string(),
+            fingerprint: Some(it.key.fingerprint().to_string()),
+        }),
     }
 }
 
 /// Whose approval an environment needs.
 pub(super) fn rule(state: &State, rule: &ApprovalRule) -> Approvals {
-    let account = |id: &_| named(id, state.system.accounts.get(id).map(|account| &account.name));
+    let Quorum { needed, from } = quorum(state, (rule.needed, &rule.from));
+    let (on_expiry, ask_again_max) = match rule.on_expiry {
+        OnExpiry::Expire => (OnExpiryDto::Expire, None),
+        OnExpiry::Reject => (OnExpiryDto::Reject, None),
+        OnExpiry::AskAgain { times } => (OnExpiryDto::AskAgain, Some(times)),
+    };
     Approvals {
-        needed: rule.needed,
-        from: rule.from.iter().map(account).collect(),
+        needed,
+        from,
         expires_in_seconds: rule.expires_ms / 1_000,
+        also: rule.groups().skip(1).map(|it| quorum(state, it)).collect(),
+        on_expiry,
+        ask_again_max,
     }
+}
+
+fn quorum(state: &State, (needed, from): (u32, &[AccountId])) -> Quorum {
+    let account = |id: &AccountId| named(id, state.system.accounts.get(id).map(|account| &account.name));
+    Quorum { needed, from: from.iter().map(account).collect() }
 }
 
 pub(super) fn plan_hash(plan: Plan) -> dto::PlanHash {
     dto::PlanHash { version: plan.version, root: plan.root.to_string(), targets: plan.targets }
+}
+
+pub(crate) fn plan_proof(promotion: &Promotion, proof: PartProof) -> dto::PlanProof {
+    dto::PlanProof {
+        promotion: promotion.id.to_string(),
+        plan: plan_hash(promotion.plan),
+        leaf: proof.leaf,
+        index: proof.at as u64,
+        leaves: proof.leaves as u64,
+        path: proof.path.iter().map(ToString::to_string).collect(),
+    }
 }
 
 const fn objection(objection: Objection) -> dto::Objection {
@@ -189,6 +227,7 @@ const fn objection(objection: Objection) -> dto::Objection {
         Objection::BadTiming => dto::Objection::BadTiming,
         Objection::Incomplete => dto::Objection::Incomplete,
         Objection::Mistake => dto::Objection::Mistake,
+        Objection::Unanswered => dto::Objection::Unanswered,
         Objection::Other => dto::Objection::Other,
     }
 }

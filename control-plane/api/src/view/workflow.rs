@@ -140,6 +140,7 @@ fn step(tenant: &TenantState, planned: &Step, found: &StepRun) -> dto::Step {
             by: named(approval.by.id, Some(&approval.by.name)),
             at: time(approval.at),
             reason: approval.reason.clone(),
+            signature: None,
         });
         Some(dto::StepApproval { message: message.clone(), needed: *needed, approvals: approvals.collect() })
     } else {

@@ -9,7 +9,7 @@ use stella_api_types::paths;
 use crate::world::{World, bare};
 
 /// All templates of the API's own listener. A new constant is noticed by the comparison with the source below.
-const PATHS: [&str; 100] = [
+const PATHS: [&str; 101] = [
     paths::API_TOKENS,
     paths::API_TOKEN,
     paths::ACCOUNTS,
@@ -76,6 +76,7 @@ const PATHS: [&str; 100] = [
     paths::PROMOTIONS,
     paths::PROMOTION,
     paths::PROMOTION_PLAN,
+    paths::PROMOTION_PLAN_PROOF,
     paths::PROMOTION_APPROVE,
     paths::PROMOTION_REJECT,
     paths::PROMOTION_WITHDRAW,

@@ -3,6 +3,7 @@
 use clap::{Args, Subcommand, ValueEnum};
 
 use stella_api_types::amount::Amount;
+use stella_api_types::environment::{OnExpiry, SetQuorum};
 
 use super::pace::Pace;
 use super::pair;
@@ -100,9 +101,9 @@ pub(crate) enum Environment {
         nothing: bool,
     },
     /// Set whose approval a promotion needs to come here; those that wait have to be asked for anew.
-    #[command(group = clap::ArgGroup::new("whose").required(true).args(["needed", "nobody"]))]
+    #[command(group = clap::ArgGroup::new("whose").required(true).args(["needed", "groups", "nobody"]))]
     #[command(
-        after_help = "Examples:\n  stella env approvals production --needed 2 --expires-in 2d\n  stella env approvals production --needed 1 --from qa --from security\n  stella env approvals production --nobody"
+        after_help = "Examples:\n  stella env approvals production --needed 2 --expires-in 2d\n  stella env approvals production --needed 1 --from qa --from security\n  stella env approvals production --group 1:ada,bob --group 1:carol --on-expiry ask-again:2\n  stella env approvals production --nobody"
     )]
     Approvals {
         /// Its name or id.
@@ -113,9 +114,17 @@ pub(crate) enum Environment {
         /// Only this account may decide (can be given more than once); all with the role approver there if not given.
         #[arg(long, value_name = "ACCOUNT", requires = "needed")]
         from: Vec<String>,
+        /// So many of these accounts, or of all with the role approver there: 1:ada,bob (can be given more than once: all groups must
+        /// approve, and who is in several counts for one).
+        #[arg(long = "group", value_name = "COUNT[:ACCOUNT,…]", value_parser = crate::promotion::group)]
+        groups: Vec<SetQuorum>,
         /// How long a promotion waits before it expires; a week if not given.
-        #[arg(long, value_name = "TIME", value_parser = crate::when::seconds, requires = "needed")]
+        #[arg(long, value_name = "TIME", value_parser = crate::when::seconds, conflicts_with = "nobody")]
         expires_in: Option<u64>,
+        /// What comes of one that not enough have approved by then: expire (if not given), reject (silence is a no), ask-again or
+        /// ask-again:TIMES.
+        #[arg(long, value_name = "WHAT", value_parser = crate::promotion::on_expiry, conflicts_with = "nobody")]
+        on_expiry: Option<(OnExpiry, Option<u32>)>,
         /// Let releases come without anybody's approval.
         #[arg(long)]
         nobody: bool,

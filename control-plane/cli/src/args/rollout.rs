@@ -1,5 +1,7 @@
 //! What goes there, and how: deployments, promotions and rollbacks.
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand, ValueEnum};
 use stella_api_types::amount::Amount;
 
@@ -220,6 +222,17 @@ pub(crate) enum Deployment {
     },
 }
 
+/// A part of a plan that is no target's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PlanPart {
+    /// How it would come, and by which approvals.
+    Wanted,
+    /// Gates, budget and what is wanted of the way back.
+    Guards,
+    /// The release with its steps.
+    Release,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Promotion {
     /// List promotions, the newest first.
@@ -250,9 +263,32 @@ pub(crate) enum Promotion {
         /// Its id.
         promotion: String,
     },
+    /// Show one part of what a promotion that waits would do, with the proof that it is in the hash that people approve.
+    #[command(group = clap::ArgGroup::new("what").required(true).args(["target", "part"]))]
+    #[command(
+        after_help = "Examples:\n  stella promotion prove PROMOTION web-1 --output json > proof.json\n  stella promotion prove PROMOTION --part guards"
+    )]
+    Prove {
+        /// Its id.
+        promotion: String,
+        /// What is done on this target.
+        target: Option<String>,
+        /// Another part.
+        #[arg(long, value_enum)]
+        part: Option<PlanPart>,
+    },
+    /// Check a proof that `prove` has written, without asking the control plane; exit with 1 if it does not hold.
+    #[command(after_help = "Example:\n  stella promotion verify proof.json --plan sha256:DIGEST")]
+    Verify {
+        /// The file; - is standard input.
+        proof: PathBuf,
+        /// The root that was approved; without it the proof is only checked against the root that it names itself.
+        #[arg(long, value_name = "DIGEST")]
+        plan: Option<String>,
+    },
     /// Let a promotion through. With the last approval that it needs it starts, or as soon as it can.
     #[command(
-        after_help = "Examples:\n  stella promotion approve PROMOTION --reason 'tested by QA'\n  stella promotion approve PROMOTION --plan sha256:DIGEST"
+        after_help = "Examples:\n  stella promotion approve PROMOTION --reason 'tested by QA'\n  stella promotion approve PROMOTION --plan sha256:DIGEST\n  stella promotion approve PROMOTION --sign-with qa.pem"
     )]
     Approve {
         /// Its id.
@@ -263,6 +299,10 @@ pub(crate) enum Promotion {
         /// Why; it is recorded.
         #[arg(long, default_value = "", hide_default_value = true)]
         reason: String,
+        /// Sign it with the ed25519 key in this file (PEM, as `stella release key create` and openssl make them): the signature and the
+        /// public key are kept with the approval.
+        #[arg(long, value_name = "FILE")]
+        sign_with: Option<PathBuf>,
     },
     /// Do not let a promotion through.
     #[command(

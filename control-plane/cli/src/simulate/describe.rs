@@ -17,7 +17,7 @@ use stella_simulate::length;
 use crate::Context;
 use crate::args::Output;
 use crate::client::Error;
-use crate::print;
+use crate::{print, promotion};
 
 /// What a step is taken to last that was never done there.
 const GUESS: &str = "10s";
@@ -187,7 +187,7 @@ fn policy(place: &Environment) -> Value {
         policy.insert("way_back_proof".to_owned(), json!(place.way_back_proof));
     }
     if let Some(approvals) = &place.approvals {
-        policy.insert("approvals".to_owned(), json!(approvals.needed));
+        policy.insert("approvals".to_owned(), json!(promotion::needed(approvals)));
     }
     let gate = |gate: &Gate| match gate.verifies {
         true => json!({ "name": gate.name, "verifies": true }),

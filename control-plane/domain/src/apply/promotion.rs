@@ -12,7 +12,7 @@ use crate::durations::APPROVALS_MS;
 use crate::event::{Event, Fact, IllegalTransition};
 use crate::hold::Hold;
 use crate::name::Name;
-use crate::promotion::{APPROVALS_MAX, Approval, Lapsed, Promotion, PromotionStatus};
+use crate::promotion::{APPROVALS_MAX, Approval, Lapsed, Objection, OnExpiry, Promotion, PromotionStatus};
 use crate::tenant::{TenantState, Timer};
 
 impl TenantState {
@@ -33,20 +33,8 @@ impl TenantState {
             Fact::ApprovalLapsed { id, account, reason } => {
                 self.approval_lapsed(*id, *account, reason, event)
             }
-            Fact::PromotionRejected { id, objection, reason } => {
-                let environment = self.end_promotion(
-                    *id,
-                    PromotionStatus::Rejected { objection: *objection, hold: hold(reason) },
-                    fact,
-                )?;
-                let by = by_account(&event.actor, *id, fact)?.name.clone();
-                let stage = self.stage_name(environment, fact)?;
-                let by_objection = self.totals.rejections.entry(stage.clone()).or_default();
-                *by_objection.entry(objection.name().to_owned()).or_insert(0) += 1;
-                let by_account = self.totals.decisions.entry(stage).or_default().entry(by).or_default();
-                *by_account.entry("rejected".to_owned()).or_insert(0) += 1;
-                Ok(())
-            }
+            Fact::PromotionRejected { .. } => self.promotion_rejected(event),
+            Fact::PromotionAskedAgain { id, expires_at } => self.asked_again(*id, *expires_at, event),
             Fact::PromotionWithdrawn { id, reason } => {
                 self.end_promotion(*id, PromotionStatus::Withdrawn { hold: hold(reason) }, fact).map(drop)
             }
@@ -67,6 +55,66 @@ impl TenantState {
             }
             other => Err(misplaced(other)),
         }
+    }
+
+    /// By somebody, or because nobody has said enough in time.
+    fn promotion_rejected(&mut self, event: &Event) -> Applied {
+        let Event { at, actor, fact, .. } = event;
+        let Fact::PromotionRejected { id, objection, reason } = fact else { return Err(misplaced(fact)) };
+        let by = if *objection == Objection::Unanswered {
+            let may =
+                matches!(actor, Actor::System) && self.is_unanswered(*id, *at, OnExpiry::Reject, fact)?;
+            ensure(may, subject(*id), "not to be rejected for that", fact)?;
+            None
+        } else {
+            Some(by_account(actor, *id, fact)?.name.clone())
+        };
+        let hold = Hold { reason: reason.clone(), by: actor.clone(), since: *at };
+        let status = PromotionStatus::Rejected { objection: *objection, hold };
+        let environment = self.end_promotion(*id, status, fact)?;
+        let stage = self.stage_name(environment, fact)?;
+        let by_objection = self.totals.rejections.entry(stage.clone()).or_default();
+        *by_objection.entry(objection.name().to_owned()).or_insert(0) += 1;
+        if let Some(by) = by {
+            let by_account = self.totals.decisions.entry(stage).or_default().entry(by).or_default();
+            *by_account.entry("rejected".to_owned()).or_insert(0) += 1;
+        }
+        Ok(())
+    }
+
+    /// Whether its time is up, approvals are missing, and its rule wants this then.
+    fn is_unanswered(
+        &mut self,
+        id: PromotionId,
+        at: Timestamp,
+        wants: OnExpiry,
+        fact: &Fact,
+    ) -> Result<bool, IllegalTransition> {
+        let promotion = self.promotion_mut(id, fact)?;
+        let is_up = promotion.expires_at.is_some_and(|end| end <= at);
+        let wanted = promotion.rule.as_ref().is_some_and(|rule| rule.on_expiry == wants);
+        Ok(promotion.is_open() && is_up && wanted && !promotion.is_approved())
+    }
+
+    fn asked_again(&mut self, id: PromotionId, expires_at: Timestamp, event: &Event) -> Applied {
+        let Event { at, fact, .. } = event;
+        let promotion = self.promotion_mut(id, fact)?;
+        let before = promotion.expires_at;
+        let wants = promotion.rule.as_ref().map(|rule| rule.on_expiry);
+        let left = matches!(wants, Some(OnExpiry::AskAgain { times }) if promotion.asked_again < times);
+        let may = match wants {
+            Some(wants) if left => self.is_unanswered(id, *at, wants, fact)?,
+            Some(_) | None => false,
+        };
+        ensure(may && expires_at > *at, subject(id), "not to be asked again", fact)?;
+        let promotion = self.promotion_mut(id, fact)?;
+        promotion.asked_again = promotion.asked_again.saturating_add(1);
+        promotion.expires_at = Some(expires_at);
+        if let Some(before) = before {
+            self.timers.remove(&(before, Timer::PromotionExpires(id)));
+        }
+        self.timers.insert((expires_at, Timer::PromotionExpires(id)));
+        Ok(())
     }
 
     fn promotion_requested(&mut self, event: &Event) -> Applied {
@@ -92,6 +140,7 @@ impl TenantState {
             chosen_by: chosen_by.clone(),
             trace: trace.clone(),
             held_until: None,
+            asked_again: 0,
             expires_at: *expires_at,
         };
         if let Some(own) = wanted.job.as_ref().and_then(|job| job.release(wanted.id, *at)) {
@@ -106,18 +155,19 @@ impl TenantState {
     /// INV-10, the half of it that is about who approves.
     fn approval_granted(&mut self, event: &Event) -> Applied {
         let Event { at, actor, fact, .. } = event;
-        let Fact::ApprovalGranted { id, plan, reason } = fact else { return Err(misplaced(fact)) };
+        let Fact::ApprovalGranted { id, plan, reason, signature } = fact else { return Err(misplaced(fact)) };
         let by = by_account(actor, *id, fact)?.clone();
         let promotion = self.promotion_mut(*id, fact)?;
         let own = promotion.is_of(actor);
         let again = promotion.approvals.iter().any(|approval| approval.by.id == by.id);
-        let in_rule = promotion
-            .rule
-            .as_ref()
-            .is_some_and(|rule| rule.from.is_empty() || rule.from.binary_search(&by.id).is_ok());
+        let in_rule = promotion.rule.as_ref().is_some_and(|rule| rule.lets_decide(by.id));
+        // Also in replay: a journal in which a signature was made up is not one that this core has written.
+        let signed = signature.is_none_or(|it| it.is_over(*id, *plan));
+        ensure(signed, subject(*id), "not what was signed", fact)?;
         let holds = promotion.is_open() && promotion.plan.root == *plan && in_rule && !own && !again;
         ensure(holds, subject(*id), promotion.status.name(), fact)?;
-        promotion.approvals.push(Approval { by: by.clone(), at: *at, reason: reason.clone() });
+        let (reason, signature) = (reason.clone(), *signature);
+        promotion.approvals.push(Approval { by: by.clone(), at: *at, reason, signature });
         let environment = promotion.wanted.environment;
         let waited = promotion.is_let_through_by(event).then(|| at.since(promotion.requested_at));
         let stage = self.stage_name(environment, fact)?;

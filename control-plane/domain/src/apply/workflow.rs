@@ -79,7 +79,7 @@ impl TenantState {
                 if !counts || again || enough {
                     return Err("not to be approved by them, or not any more");
                 }
-                approvals.push(Approval { by: by.clone(), at, reason: reason.clone() });
+                approvals.push(Approval { by: by.clone(), at, reason: reason.clone(), signature: None });
                 Ok(())
             }),
             Fact::StepApprovalLapsed { run, step, account, .. } => {

@@ -76,7 +76,10 @@ pub(super) fn verdict(tenant: &TenantState, id: DeploymentId) -> Option<Result<O
         PromotionStatus::Pending | PromotionStatus::Started { .. } => return None,
         PromotionStatus::Rejected { hold, .. } => format!("the promotion was rejected: {}", hold.reason),
         PromotionStatus::Withdrawn { hold } => format!("the promotion was withdrawn: {}", hold.reason),
-        PromotionStatus::Expired { .. } => "the promotion has waited for too long".to_owned(),
+        // Nobody has said no: what is to be retried asks again.
+        PromotionStatus::Expired { .. } => {
+            return Some(Err(("the promotion has waited for too long".to_owned(), Again::IfPlanned)));
+        }
         PromotionStatus::Invalidated { reason, .. } => {
             format!("the promotion is not valid any more: {reason}")
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use stella_protocol::digest::Digest;
-use stella_protocol::id::{AccountId, DeploymentId, EnvironmentId, PromotionId, ReleaseId, TaskId};
+use stella_protocol::id::{AccountId, DeploymentId, EnvironmentId, PromotionId, ReleaseId, TargetId, TaskId};
 use stella_protocol::time::Timestamp;
 
 use super::deployment::{self, Opening, Prepared};
@@ -20,10 +20,10 @@ use crate::environment::Environment;
 use crate::event::{Fact, PlannedTarget};
 use crate::gate::Outcome as Says;
 use crate::job::Job;
-use crate::plan::{self, Plan};
+use crate::plan::{PartProof, Plan, PlanPart, Sealing};
 use crate::promotion::{
-    APPROVALS_MAX, ApprovalRule, EXPIRES_MS_DEFAULT, EXPIRES_MS_RANGE, OPEN_MAX, Objection, Promotion,
-    PromotionStatus,
+    APPROVALS_MAX, ASKED_AGAIN_MAX, ApprovalRule, ApprovalSignature, EXPIRES_MS_DEFAULT, EXPIRES_MS_RANGE,
+    GROUPS_MAX, OPEN_MAX, Objection, OnExpiry, Promotion, PromotionStatus,
 };
 use crate::rejection::Rejection;
 use crate::size::{self, EVENT_BYTES_MAX};
@@ -101,7 +101,7 @@ fn request_as(
     }
     let expires_ms = rule.as_ref().map_or(EXPIRES_MS_DEFAULT, |rule| rule.expires_ms);
     let expires_at = may_wait.then(|| tx.now.plus_ms(expires_ms));
-    let plan = seal(&tx.tenant, &prepared, new);
+    let plan = sealing(&tx.tenant, &prepared, new, false).seal();
     chosen_by.retain(|chooser| !chooser.is(tx.actor()));
     tx.emit(Fact::PromotionRequested { id, wanted: new.clone(), plan, rule, expires_at, chosen_by })?;
     if may_wait {
@@ -124,9 +124,54 @@ fn may_wait(environment: &Environment) -> bool {
 /// # Errors
 /// If it would be refused, for the same reason.
 pub fn planned(tenant: &TenantState, new: &NewDeployment, now: Timestamp) -> Result<Planned, Rejection> {
+    planned_as(tenant, new, now, false)
+}
+
+/// What a promotion that waits would do, had it been asked for at `now` in the form in which it was.
+///
+/// # Errors
+/// If it would be refused now.
+pub fn planned_again(
+    tenant: &TenantState,
+    promotion: &Promotion,
+    now: Timestamp,
+) -> Result<Planned, Rejection> {
+    planned_as(tenant, &promotion.wanted, now, promotion.is_of_before_guards())
+}
+
+/// One part of the plan of a promotion that waits, and the proof that it is in what people approve.
+///
+/// # Errors
+/// If it would be refused now, would do something else by now, or has no such part.
+pub fn prove(
+    tenant: &TenantState,
+    promotion: &Promotion,
+    part: PlanPart,
+    now: Timestamp,
+) -> Result<PartProof, Rejection> {
+    let prepared = checked(tenant, &promotion.wanted, now, true)?;
+    let sealing = sealing(tenant, &prepared, &promotion.wanted, promotion.is_of_before_guards());
+    if sealing.seal() != promotion.plan {
+        let problem = "another deployment is changing its targets; look again when that has ended";
+        return Err(Rejection::conflict(problem));
+    }
+    sealing.prove(part).ok_or_else(|| match part {
+        PlanPart::Target(id) => Rejection::not_found(TargetId::KIND, id),
+        PlanPart::Wanted | PlanPart::Guards | PlanPart::Release => {
+            Rejection::not_found("part of the plan", "guards")
+        }
+    })
+}
+
+fn planned_as(
+    tenant: &TenantState,
+    new: &NewDeployment,
+    now: Timestamp,
+    without_guards: bool,
+) -> Result<Planned, Rejection> {
     let waits = tenant.environments.get(&new.environment).is_some_and(|it| may_wait(it));
     let prepared = checked(tenant, new, now, waits)?;
-    let (targets, plan) = (prepared.planned(), seal(tenant, &prepared, new));
+    let (targets, plan) = (prepared.planned(), sealing(tenant, &prepared, new, without_guards).seal());
     let Prepared { environment, release, is_job, .. } = &prepared;
     let has_groups = new.strategy.groups().is_some();
     let stuck = |(target, legs): (&Arc<Target>, &Vec<Leg>)| {
@@ -199,10 +244,15 @@ fn open(tenant: &TenantState) -> impl Iterator<Item = &Arc<Promotion>> {
     tenant.open_promotions.iter().filter_map(|id| tenant.promotions.get(id))
 }
 
-fn seal(tenant: &TenantState, prepared: &Prepared, new: &NewDeployment) -> Plan {
+fn sealing<'p>(
+    tenant: &'p TenantState,
+    prepared: &'p Prepared,
+    new: &'p NewDeployment,
+    without_guards: bool,
+) -> Sealing<'p> {
     let Prepared { environment, release, targets, legs, .. } = prepared;
-    let targets = targets.iter().map(AsRef::as_ref).zip(legs.iter().map(Vec::as_slice));
-    plan::seal(tenant, environment, release, new, targets.collect())
+    let targets = targets.iter().map(AsRef::as_ref).zip(legs.iter().map(Vec::as_slice)).collect();
+    Sealing { tenant, environment, release, new, targets, without_guards }
 }
 
 fn start(tx: &mut Transaction<'_>, new: &NewDeployment, prepared: &Prepared) -> Result<(), Rejection> {
@@ -236,24 +286,66 @@ pub(super) fn set_rule(
     let environment = tx.tenant.environments.get(&id);
     let environment = environment.ok_or_else(|| Rejection::not_found(EnvironmentId::KIND, id))?;
     let mut rule = rule.cloned();
-    if let Some(ApprovalRule { needed, from, expires_ms }) = &mut rule {
-        fields::range("needed", u64::from(*needed), (1, u64::from(APPROVALS_MAX)), " approvals")?;
-        fields::range("expires_ms", *expires_ms, EXPIRES_MS_RANGE, " (a minute to 90 days)")?;
-        from.sort_unstable();
-        from.dedup();
-        let named = u32::try_from(from.len()).unwrap_or(u32::MAX);
-        if named > APPROVALS_MAX {
-            return Err(Rejection::invalid("from", format!("there are more than {APPROVALS_MAX}")));
-        }
-        if named > 0 && named < *needed {
-            let problem = format!("names {named} accounts, and {needed} have to approve");
-            return Err(Rejection::invalid("from", problem));
-        }
+    if let Some(rule) = &mut rule {
+        is_sound(rule)?;
     }
     if environment.approvals != rule {
         tx.emit(Fact::EnvironmentApprovalsSet { id, rule })?;
     }
     Ok(Outcome::Done)
+}
+
+/// Sorts whom a rule names, and refuses one that nobody can meet.
+fn is_sound(rule: &mut ApprovalRule) -> Result<(), Rejection> {
+    fields::range("expires_ms", rule.expires_ms, EXPIRES_MS_RANGE, " (a minute to 90 days)")?;
+    if let OnExpiry::AskAgain { times } = rule.on_expiry {
+        fields::range("on_expiry", u64::from(times), (1, u64::from(ASKED_AGAIN_MAX)), " times")?;
+    }
+    if rule.also.len() >= GROUPS_MAX {
+        return Err(Rejection::invalid("also", format!("there may be {GROUPS_MAX} groups in all")));
+    }
+    let ApprovalRule { needed, from, also, .. } = rule;
+    group("", *needed, from)?;
+    for (at, quorum) in also.iter_mut().enumerate() {
+        group(&format!("also[{at}]."), quorum.needed, &mut quorum.from)?;
+    }
+    let needed = rule.needed_in_all();
+    if needed > APPROVALS_MAX {
+        let problem = format!("with it {needed} have to approve; at most {APPROVALS_MAX} may have to");
+        return Err(Rejection::invalid("also", problem));
+    }
+    // Whoever has the role may be anybody: only the groups that name somebody can lack some.
+    let named = ApprovalRule {
+        needed: if rule.from.is_empty() { 0 } else { rule.needed },
+        also: rule.also.iter().filter(|it| !it.from.is_empty()).cloned().collect(),
+        ..rule.clone()
+    };
+    let accounts: BTreeSet<AccountId> = named.groups().flat_map(|(_, from)| from.iter().copied()).collect();
+    let accounts: Vec<AccountId> = accounts.into_iter().collect();
+    let (met, needed) = (named.met_by(&accounts), named.needed_in_all());
+    if met < needed {
+        let problem = format!(
+            "cannot be met: who is in several groups counts for one of them, so those named give {met} of {needed} approvals"
+        );
+        return Err(Rejection::invalid("also", problem));
+    }
+    Ok(())
+}
+
+fn group(field: &str, needed: u32, from: &mut Vec<AccountId>) -> Result<(), Rejection> {
+    fields::range(format!("{field}needed"), u64::from(needed), (1, u64::from(APPROVALS_MAX)), " approvals")?;
+    from.sort_unstable();
+    from.dedup();
+    let named = u32::try_from(from.len()).unwrap_or(u32::MAX);
+    let field = format!("{field}from");
+    if named > APPROVALS_MAX {
+        return Err(Rejection::invalid(field, format!("there are more than {APPROVALS_MAX}")));
+    }
+    if named > 0 && named < needed {
+        let problem = format!("names {named} accounts, and {needed} have to approve");
+        return Err(Rejection::invalid(field, problem));
+    }
+    Ok(())
 }
 
 /// Approves the plan of a promotion. Approving twice is approving once.
@@ -262,6 +354,7 @@ pub(super) fn approve(
     id: PromotionId,
     plan: Digest,
     reason: &str,
+    signature: Option<ApprovalSignature>,
 ) -> Result<Outcome, Rejection> {
     fields::reason(reason)?;
     let promotion = waiting(tx, id)?;
@@ -276,10 +369,31 @@ pub(super) fn approve(
     }
     let account = decider(tx, promotion)?;
     is_free_to_let_through(tx.actor(), promotion, "approves")?;
+    if signature.is_some_and(|it| !it.is_over(id, plan)) {
+        let problem = "is not one that this key has made over this plan of this promotion";
+        return Err(Rejection::invalid("signature", problem));
+    }
     if promotion.approvals.iter().all(|approval| approval.by.id != account) {
-        tx.emit(Fact::ApprovalGranted { id, plan, reason: reason.to_owned() })?;
+        tx.emit(Fact::ApprovalGranted { id, plan, reason: reason.to_owned(), signature })?;
     }
     Ok(Outcome::Promotion(id))
+}
+
+/// A promotion has waited for as long as it may. If approvals are missing, the rule says what comes of it.
+pub(super) fn time_is_up(tx: &mut Transaction<'_>, id: PromotionId) -> Result<(), Rejection> {
+    let promotion = tx.promotion(id)?;
+    let rule = promotion.rule.as_ref().filter(|_| !promotion.is_approved());
+    let fact = match rule.map(|rule| (rule.on_expiry, rule.expires_ms)) {
+        Some((OnExpiry::Reject, _)) => {
+            let reason = format!("{} approvals were missing when its time was up", promotion.missing());
+            Fact::PromotionRejected { id, objection: Objection::Unanswered, reason }
+        }
+        Some((OnExpiry::AskAgain { times }, expires_ms)) if promotion.asked_again < times => {
+            Fact::PromotionAskedAgain { id, expires_at: tx.now.plus_ms(expires_ms) }
+        }
+        Some((OnExpiry::Expire | OnExpiry::AskAgain { .. }, _)) | None => Fact::PromotionExpired { id },
+    };
+    tx.emit(fact)
 }
 
 /// Ends a promotion that must not start. Also who asked for it may find that.
@@ -290,6 +404,10 @@ pub(super) fn reject(
     reason: &str,
 ) -> Result<Outcome, Rejection> {
     fields::reason(reason)?;
+    if objection == Objection::Unanswered {
+        let problem = "is what the control plane says of what nobody has answered; choose another";
+        return Err(Rejection::invalid("objection", problem));
+    }
     let promotion = waiting(tx, id)?;
     decider(tx, promotion)?;
     tx.emit(Fact::PromotionRejected { id, objection, reason: reason.to_owned() })?;
@@ -338,8 +456,7 @@ fn decider(tx: &Transaction<'_>, promotion: &Promotion) -> Result<AccountId, Rej
              stella token create --account)";
         return Err(Rejection::Forbidden { problem: problem.to_owned() });
     };
-    let named = promotion.rule.as_ref().map_or(&[][..], |rule| &rule.from);
-    if !named.is_empty() && named.binary_search(&account.id).is_err() {
+    if promotion.rule.as_ref().is_some_and(|rule| !rule.lets_decide(account.id)) {
         let problem =
             format!("account {} is not among those whom the environment's rule names", account.name);
         return Err(Rejection::Forbidden { problem });
@@ -406,6 +523,9 @@ fn concerned(tenant: &TenantState, fact: &Fact) -> Vec<Concern> {
         | Fact::EnvironmentGateSet { id, .. }
         | Fact::EnvironmentGateRemoved { id, .. }
         | Fact::EnvironmentVerificationSet { id, .. }
+        | Fact::EnvironmentBudgetSet { id, .. }
+        | Fact::EnvironmentWayBackSet { id, .. }
+        | Fact::EnvironmentWayBackProofSet { id, .. }
         | Fact::EnvironmentChannelsSet { id, .. } => vec![*id],
         Fact::TargetCreated { environment, .. } => vec![*environment],
         Fact::TargetUpdated { id, .. } => {
@@ -460,10 +580,12 @@ fn look_at(tx: &mut Transaction<'_>, promotion: &Promotion) -> Result<(), Reject
         let reason = format!("the approvals that {} needs have changed", prepared.environment.name);
         return invalidate(tx, promotion.id, reason);
     }
-    let plan = seal(&tx.tenant, &prepared, &promotion.wanted);
+    let without_guards = promotion.is_of_before_guards();
+    let plan = sealing(&tx.tenant, &prepared, &promotion.wanted, without_guards).seal();
     if plan != promotion.plan {
         let reason = match (promotion.plan.targets, plan.targets) {
             (then, now) if then != now => format!("it has {now} targets now, and had {then}"),
+            _ if plan.guards != promotion.plan.guards => other_guards(tx, &prepared.environment),
             _ => "its targets, what is on them, or how it is verified in the end, has changed".to_owned(),
         };
         return invalidate(tx, promotion.id, reason);
@@ -485,6 +607,33 @@ fn look_at(tx: &mut Transaction<'_>, promotion: &Promotion) -> Result<(), Reject
         Some(until) if promotion.held_until == Some(until) => Ok(()),
         Some(until) => tx.emit(Fact::PromotionHeld { id: promotion.id, until: Some(until) }),
     }
+}
+
+/// What guards an environment is not what it was: what has just changed, if that is known.
+fn other_guards(tx: &Transaction<'_>, environment: &Environment) -> String {
+    let name = &environment.name;
+    #[expect(clippy::wildcard_enum_match_arm, reason = "most facts change no guard")]
+    let changed = tx.facts_from(0).find_map(|fact| match fact {
+        Fact::EnvironmentGateRemoved { id, gate } if *id == environment.id => {
+            Some(format!("gate {gate} of {name} was removed"))
+        }
+        Fact::EnvironmentGateSet { id, gate } if *id == environment.id => {
+            Some(format!("gate {} of {name} was set", gate.name))
+        }
+        Fact::EnvironmentBudgetSet { id, .. } if *id == environment.id => {
+            Some(format!("how many targets of {name} may be at risk has changed"))
+        }
+        Fact::EnvironmentWayBackSet { id, .. } | Fact::EnvironmentWayBackProofSet { id, .. }
+            if *id == environment.id =>
+        {
+            Some(format!("what {name} wants of the way back has changed"))
+        }
+        _ => None,
+    });
+    let changed = changed.unwrap_or_else(|| {
+        format!("the gates of {name}, its budget, or what it wants of the way back have changed")
+    });
+    format!("{changed}, and that is part of what people approve")
 }
 
 /// Lets those approvals count no more whose accounts may not approve there now.

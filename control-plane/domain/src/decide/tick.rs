@@ -6,7 +6,7 @@ use stella_protocol::id::DeploymentId;
 use stella_protocol::time::Timestamp;
 
 use super::transaction::{Transaction, WORK_MAX};
-use super::{Decision, Stuck, colour, ending, follow, gate, hold, proof, rollout, run};
+use super::{Decision, Stuck, colour, ending, follow, gate, hold, promotion, proof, rollout, run};
 use crate::command::Request;
 use crate::deployment::Status;
 use crate::event::{Fact, StreamId};
@@ -137,7 +137,7 @@ fn fire(tx: &mut Transaction<'_>, timer: &Timer) -> Result<(), Rejection> {
         Timer::DeploymentDeadline(deployment) => deadline(tx, *deployment),
         Timer::DeploymentResumes(deployment) => hold::go_on(tx, *deployment),
         Timer::PromotionHeld(promotion) => tx.emit(Fact::PromotionHeld { id: *promotion, until: None }),
-        Timer::PromotionExpires(promotion) => tx.emit(Fact::PromotionExpired { id: *promotion }),
+        Timer::PromotionExpires(promotion) => promotion::time_is_up(tx, *promotion),
         Timer::GateOverdue(promotion, name) => gate::overdue(tx, *promotion, name),
         Timer::GateAgain(promotion, name) => gate::again(tx, *promotion, name),
         Timer::AutoPromotion(environment, release) => {

@@ -80,6 +80,7 @@ impl Fact {
             Self::PromotionRejected { .. } => "promotion_rejected",
             Self::PromotionWithdrawn { .. } => "promotion_withdrawn",
             Self::PromotionExpired { .. } => "promotion_expired",
+            Self::PromotionAskedAgain { .. } => "promotion_asked_again",
             Self::PromotionInvalidated { .. } => "promotion_invalidated",
             Self::EnvironmentFreezeSet { .. } => "environment_freeze_set",
             Self::EnvironmentFreezeRemoved { .. } => "environment_freeze_removed",

@@ -14,7 +14,7 @@ use stella_domain::environment::{Needs, Requirement};
 use stella_domain::event::{Event, Fact, StreamId};
 use stella_domain::gate::Check;
 use stella_domain::hold::Standing;
-use stella_domain::promotion::PromotionStatus;
+use stella_domain::promotion::{ApprovalRule, PromotionStatus};
 use stella_domain::run::StepRun;
 use stella_domain::signature::ReleaseSignature;
 use stella_domain::state::State;
@@ -22,7 +22,7 @@ use stella_domain::strategy::Strategy;
 use stella_domain::tenant::TenantState;
 use stella_domain::way_back::{Proof, ProofAnswer, ProofRule};
 use stella_protocol::digest::Digest;
-use stella_protocol::id::{DeploymentId, PromotionId, TargetId};
+use stella_protocol::id::{AccountId, DeploymentId, PromotionId, TargetId};
 use stella_protocol::time::Timestamp;
 
 use super::World;
@@ -390,11 +390,23 @@ fn approvals(tenant: &TenantState) {
         let mut choosers = promotion.chosen_by.iter().filter_map(Actor::account);
         assert!(!choosers.any(|chooser| by.contains(&chooser.id)), "INV-10: who has chosen approved");
         if let (Some(deployment), Some(rule)) = (deployment, &promotion.rule) {
-            assert!(by.len() >= usize::try_from(rule.needed).unwrap(), "INV-10: {}", deployment.id);
-            assert!(rule.from.is_empty() || by.iter().all(|it| rule.from.contains(it)), "INV-10: a stranger");
+            assert!(can_be_told_apart(rule, &by), "INV-10: {}", deployment.id);
+            assert!(by.iter().all(|it| rule.lets_decide(*it)), "INV-10: a stranger");
             assert_eq!(deployment.created_by.as_ref(), Some(&promotion.requested_by), "INV-10");
         }
     }
+}
+
+/// Whether each group of a rule has its own approvers: by Hall's theorem, whether any choice of groups has as many as it needs.
+fn can_be_told_apart(rule: &ApprovalRule, by: &BTreeSet<AccountId>) -> bool {
+    let groups: Vec<(u32, &[AccountId])> = rule.groups().collect();
+    (0..1_u32 << groups.len()).all(|choice| {
+        let chosen = groups.iter().enumerate().filter(|(at, _)| choice >> at & 1 == 1).map(|(_, it)| it);
+        let chosen: Vec<_> = chosen.collect();
+        let needed: u32 = chosen.iter().map(|(needed, _)| needed).sum();
+        let fits = |it: &&AccountId| chosen.iter().any(|(_, from)| from.is_empty() || from.contains(it));
+        by.iter().filter(fits).count() >= usize::try_from(needed).unwrap()
+    })
 }
 
 /// INV-12: what something outside said lets a target be started in the wave in which it was said, and in no other.

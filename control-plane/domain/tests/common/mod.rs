@@ -122,7 +122,7 @@ pub fn person(n: u128) -> Actor {
 
 /// As many approvals as this, from these people or from anybody, within a day.
 pub fn rule(needed: u32, from: &[u128]) -> ApprovalRule {
-    ApprovalRule { needed, from: from.iter().map(|n| account(*n)).collect(), expires_ms: 86_400_000 }
+    ApprovalRule::of(needed, from.iter().map(|n| account(*n)).collect(), 86_400_000)
 }
 
 pub fn digest(n: u8) -> Digest {
@@ -388,7 +388,10 @@ impl World {
     pub fn approve(&mut self, who: u128, n: u128) -> Result<Decision, Rejection> {
         let plan = self.promotion(n).plan.root;
         let reason = "looks good".to_owned();
-        self.tell_as(who, TenantCommand::ApprovePromotion { promotion: promotion(n), plan, reason })
+        self.tell_as(
+            who,
+            TenantCommand::ApprovePromotion { promotion: promotion(n), plan, reason, signature: None },
+        )
     }
 
     pub fn set_gate(&mut self, gate: Gate) -> Decision {

@@ -15,6 +15,7 @@ fn people_approve_exactly_what_will_be_run() {
         promotion: asked,
         plan: promotion.plan.root,
         reason: String::new(),
+        signature: None,
     };
     assert!(
         world

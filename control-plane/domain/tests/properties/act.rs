@@ -59,7 +59,7 @@ pub(crate) enum Act {
     Pause(usize, bool),
     Lock(bool),
     Judge(u128, u8),
-    /// So many have to approve from now on.
+    /// So many have to approve from now on; from 3 on it is one of a group and one of another, and silence has consequences.
     Rule(u32),
     Approve(usize, u128),
     /// Somebody may do everything, or only look.
@@ -165,7 +165,7 @@ pub(crate) fn act() -> impl Strategy<Value = Act> {
         3 => (any::<usize>(), any::<bool>()).prop_map(|(which, on)| Act::Pause(which, on)),
         2 => any::<bool>().prop_map(Act::Lock),
         2 => (1..=5_u128, 0..5_u8).prop_map(|(release, what)| Act::Judge(release, what)),
-        3 => prop_oneof![4 => Just(0), 2 => Just(1), 1 => Just(2)].prop_map(Act::Rule),
+        3 => prop_oneof![4 => Just(0), 2 => Just(1), 1 => Just(2), 2 => 3..=5_u32].prop_map(Act::Rule),
         8 => (any::<usize>(), 1..=PEOPLE).prop_map(|(which, who)| Act::Approve(which, who)),
         3 => (2..=PEOPLE, proptest::bool::weighted(0.6)).prop_map(|(who, all)| Act::Role(who, all)),
         1 => (any::<usize>(), any::<bool>()).prop_map(|(which, rejected)| Act::End(which, rejected)),

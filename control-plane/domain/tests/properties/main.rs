@@ -30,7 +30,7 @@ use stella_domain::environment::{Needs, PromotionPath, Requirement, SilenceRule,
 use stella_domain::event::{Event, StreamId};
 use stella_domain::gate::{Check, Gate, Outcome};
 use stella_domain::hold::{PauseCause, Standing, Verdict};
-use stella_domain::promotion::Objection;
+use stella_domain::promotion::{ApprovalRule, Objection, OnExpiry, Quorum};
 use stella_domain::rejection::Rejection;
 use stella_domain::run::{CallOutcome, Outgoing, StepState, Work};
 use stella_domain::signature;
@@ -251,7 +251,17 @@ impl Walk {
     }
 
     fn rule(&mut self, needed: u32) {
-        let rule = (needed > 0).then(|| common::rule(needed, &[]));
+        let groups = |on_expiry| {
+            let also = vec![Quorum { needed: 1, from: vec![common::account(2), common::account(3)] }];
+            Some(ApprovalRule { also, on_expiry, ..common::rule(1, &[2]) })
+        };
+        let rule = match needed {
+            0 => None,
+            1 | 2 => Some(common::rule(needed, &[])),
+            3 => groups(OnExpiry::Expire),
+            4 => groups(OnExpiry::Reject),
+            _ => groups(OnExpiry::AskAgain { times: 1 }),
+        };
         self.tenant(TenantCommand::SetEnvironmentApprovals { environment: STAGING, rule });
     }
 
@@ -283,7 +293,10 @@ impl Walk {
     fn approve(&mut self, which: usize, who: u128) {
         if let Some((promotion, plan)) = self.some_promotion(which) {
             let reason = String::new();
-            self.send(&World::by(who, TenantCommand::ApprovePromotion { promotion, plan, reason }));
+            self.send(&World::by(
+                who,
+                TenantCommand::ApprovePromotion { promotion, plan, reason, signature: None },
+            ));
         }
     }
 
