@@ -1,5 +1,5 @@
 //! How a task is ended that nobody wants any more: asked for, delivered, ending, killed, and then confirmed or not.
-#![allow(clippy::unwrap_used, reason = "a test ends there, with the place")]
+#![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "a test ends there, with the place")]
 
 mod common;
 

@@ -190,7 +190,7 @@ fn a_hook_starts_what_it_was_made_for_and_nothing_else() {
     for (n, command) in [
         (1, start(1, "other")),
         (1, TenantCommand::Deploy(Box::new(new_deployment(9, 2, None)))),
-        (1, cancel.clone()),
+        (1, cancel),
         (1, TenantCommand::RemoveHook { hook: hook(2) }),
         (2, start(1, "ship")),
         (2, TenantCommand::Deploy(Box::new(frozen))),
@@ -240,8 +240,12 @@ fn an_account_does_not_approve_what_its_hook_has_asked_for() {
         })
         .unwrap();
     let plan = world.tenant().promotions[&asked].plan.root;
-    let approve =
-        |reason: &str| TenantCommand::ApprovePromotion { promotion: asked, plan, reason: reason.to_owned() };
+    let approve = |reason: &str| TenantCommand::ApprovePromotion {
+        promotion: asked,
+        plan,
+        reason: reason.to_owned(),
+        signature: None,
+    };
     let acting = ActingAccount { id: account(CI), name: name("ci") };
     let actor = Actor::ApiToken { id: token, account: Some(acting) };
     let own = Request { actor, ..World::request(Command::Tenant(TENANT, approve("mine"))) };

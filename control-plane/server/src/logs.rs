@@ -82,6 +82,22 @@ fn write_event(tenant: &TenantState, event: &Event) {
         | Fact::WayBackUnanswered { .. }
         | Fact::WayBackWaived { .. }
         | Fact::DeploymentPaused { .. } => write_way_back(event),
+        Fact::EnvironmentWentSilent { id, silent, agents } => {
+            tracing::warn!(environmentId = %id, silent, agents, event = "environment.silent", "Environment silent");
+        }
+        Fact::EnvironmentHeardAgain { id } => {
+            tracing::info!(environmentId = %id, event = "environment.heard", "Environment heard")
+        }
+        Fact::TaskBecameUnknown { key, reason } => {
+            tracing::warn!(taskId = %key.task, reason, event = "task.unknown", "Task unknown")
+        }
+        _ => write_agent(event),
+    }
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "only what an operator looks for is logged")]
+fn write_agent(event: &Event) {
+    match &event.fact {
         Fact::AgentConnected { agent, session, .. } => {
             tracing::info!(agentId = %agent, session = session.0, event = "agent.connected", "Agent connected");
         }
@@ -104,15 +120,6 @@ fn write_event(tenant: &TenantState, event: &Event) {
         Fact::AgentUndrained { agent } => {
             let by = account(&event.actor);
             tracing::info!(agentId = %agent, by, event = "agent.undrained", "Agent undrained");
-        }
-        Fact::EnvironmentWentSilent { id, silent, agents } => {
-            tracing::warn!(environmentId = %id, silent, agents, event = "environment.silent", "Environment silent");
-        }
-        Fact::EnvironmentHeardAgain { id } => {
-            tracing::info!(environmentId = %id, event = "environment.heard", "Environment heard")
-        }
-        Fact::TaskBecameUnknown { key, reason } => {
-            tracing::warn!(taskId = %key.task, reason, event = "task.unknown", "Task unknown")
         }
         _ => {}
     }
