@@ -1,7 +1,7 @@
 //! The types of events that there are, so that one with a slip of the pen is refused instead of waited for in vain.
 
 /// All of them, in the order of the alphabet. The test of the catalogue of events holds them to what the control plane writes.
-pub(super) const EVENT_TYPES: [&str; 121] = [
+pub(super) const EVENT_TYPES: [&str; 125] = [
     "account_created",
     "account_removed",
     "account_roles_set",
@@ -69,6 +69,7 @@ pub(super) const EVENT_TYPES: [&str; 121] = [
     "hook_rotated",
     "log_level_set",
     "promotion_archived",
+    "promotion_asked_again",
     "promotion_expired",
     "promotion_held",
     "promotion_invalidated",
