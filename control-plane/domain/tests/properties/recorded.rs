@@ -158,6 +158,7 @@ const NOT_WALKED: &[&str] = &[
     "environment_path_set",
     "api_token_revoked",
     "account_removed",
+    "promotion_asked_again",
     "environment_way_back_set",
     "environment_strategy_set",
     "way_back_unanswered",
