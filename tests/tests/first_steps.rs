@@ -103,7 +103,7 @@ async fn a_quick_start_by_hand_ends_with_a_release_on_its_host() -> Result<()> {
         .map(drop)
     })
     .await?;
-    let people = commands(QUICK_START, "Point the command line at it.")?;
+    let people = commands(QUICK_START, "Point the command line at the control plane.")?;
     keep_token(&host, &host.run(&format!("{DESK}\n{people}"))?)?;
 
     let block = commands(QUICK_START, "On the host, as root.")?;
