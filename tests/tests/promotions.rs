@@ -59,7 +59,7 @@ async fn of_two_approvals_the_last_one_grants_it() -> Result<()> {
             log.lines().filter(is_it).count()
         };
         let found = [("voted", "qa"), ("granted", "qa"), ("voted", "boss"), ("granted", "boss")]
-            .map(|(what, name)| by(&format!("\"message\":\"approval.{what}\""), name));
+            .map(|(what, name)| by(&format!("\"event\":\"approval.{what}\""), name));
         ensure!(found == [1, 0, 0, 1], "{found:?} in {log}");
         Ok(())
     })
