@@ -113,10 +113,10 @@ async fn nothing_of_a_task_escapes_under_the_confined_unit() -> Result<()> {
 #[expect(clippy::print_stdout, reason = "who reads the result has to know what was not tried")]
 async fn limits(host: &Host) -> Result<()> {
     host.run(
-        "mkdir -p /etc/stella/agent.conf.d && printf '[tasks]\\nprocesses_max = 20\\n' > /etc/stella/agent.conf.d/limits.toml
-         systemctl reload stella-agent",
+        "mkdir -p /etc/stella/agent.conf.d && printf '[tasks]\\nprocesses_max = 20\\n' > /etc/stella/agent.conf.d/limits.toml",
     )?;
     wait::until("the limit is taken over for the tasks that come", async || {
+        host.run("systemctl reload stella-agent")?;
         let log = host.run("journalctl --sync; journalctl -u stella-agent -o cat")?;
         ensure!(log.contains(r#""key":"tasks.processes_max","taken_over":true"#), "{log}");
         Ok(())
