@@ -88,7 +88,8 @@ const EXAMPLES: &str = "Examples:
   stella doctor
   stella observability render ./stella --target stella.example.com:9090
 
-Exit codes: 0 done; 1 the deployment failed; 2 wrong use; 3 refused by the control plane; 4 not reachable.";
+Exit codes: 0 done; 1 the deployment or run did not succeed, or a check found something; 2 wrong use; 3 refused by the control plane;
+4 control plane not reachable; 130 Ctrl-C while watching.";
 
 /// Flags that every command has.
 #[derive(Args, Clone, Debug)]
@@ -126,7 +127,7 @@ pub(crate) enum Command {
     /// Accounts: who uses the API, and what they may do.
     #[command(subcommand)]
     Account(Account),
-    /// Tokens of the API: what they come in with.
+    /// API tokens: how accounts authenticate.
     #[command(subcommand)]
     Token(Token),
     /// Show whose token this is, and what it may do.
@@ -144,7 +145,7 @@ pub(crate) enum Command {
     /// Environments: the stages that releases pass through.
     #[command(subcommand, visible_alias = "environment")]
     Env(Environment),
-    /// Gates: what must be so for a release to come to an environment.
+    /// Gates: conditions that a release must meet before it may go to an environment.
     #[command(subcommand)]
     Gate(Gate),
     /// What scanners have found in releases.
@@ -162,53 +163,53 @@ pub(crate) enum Command {
     /// Channels: named streams of an application's releases.
     #[command(subcommand)]
     Channel(Channel),
-    /// Bring a release to an environment.
+    /// Deploy a release to an environment.
     Deploy(Box<Deploy>),
-    /// Let a described deployment happen with a virtual clock, and tell how long it takes, what it risks and what stops it.
+    /// Simulate a deployment with a virtual clock: how long it takes, what it puts at risk and what stops it.
     Simulate(Simulate),
-    /// Look at deployments, follow or end them.
+    /// Deployments: list, follow, pause, retry or cancel them.
     #[command(subcommand)]
     Deployment(Deployment),
-    /// Look at what waits for approvals, and decide on it.
+    /// Promotions: requests that wait for approvals or gates, and decisions on them.
     #[command(subcommand)]
     Promotion(Promotion),
-    /// Workflows: what is done one after another, and runs of them.
+    /// Workflows: templates of several steps, and their runs.
     #[command(subcommand)]
     Workflow(Workflow),
-    /// Incoming webhooks: what something outside may start by a signed message.
+    /// Incoming webhooks: let another system start something with a signed message.
     #[command(subcommand)]
     Hook(Hook),
-    /// Take a deployment back: each target gets what it had before.
+    /// Roll a deployment back: each target returns to what it had before.
     Rollback(Rollback),
     /// Look at tasks.
     #[command(subcommand)]
     Task(Task),
-    /// Show what happened, and with --follow what happens.
+    /// Show past events, and with --follow new ones as they happen.
     Events(Events),
     /// Show the end of the tenant's journal: its position, and the hash over everything before it.
     #[command(after_help = "Examples:\n  stella journal\n  stella journal --system --output json")]
     Journal {
-        /// That of what belongs to no tenant.
+        /// Show the system's journal stream (tenants, accounts, tokens) instead of the tenant's.
         #[arg(long)]
         system: bool,
     },
-    /// The certificates of the control plane's authority, which --ca is for.
+    /// The root certificates of the control plane, for --ca.
     #[command(subcommand)]
     Ca(Ca),
-    /// Look for what keeps commands from working here: configuration, certificates, clock, token, versions. Exits with 1 if something does.
+    /// Diagnose this command line: configuration, certificates, clock, token, versions. Exits with 1 if it finds a fault.
     #[command(after_help = "Examples:\n  stella doctor\n  stella doctor --output json")]
     Doctor,
-    /// Write what somebody who helps wants to see from here into a file, for its owner only: findings, versions, agents,
-    /// deployments; no secrets. The hosts of the programs have bundles of their own.
+    /// Write a support bundle without secrets: findings, versions, agents, deployments. The file is readable by its owner only.
+    /// The control plane and the agents have support bundles of their own.
     #[command(after_help = "Example:\n  stella support-bundle stella.tar.gz")]
     SupportBundle {
         /// The file to write; it must not exist [default: stella-support-SECONDS.tar.gz]
         file: Option<PathBuf>,
     },
-    /// How the control plane does.
+    /// Show the state of the control plane: version, agents, deployments.
     #[command(after_help = "Example:\n  stella status")]
     Status,
-    /// Configuration for what watches Stella.
+    /// Configuration for Prometheus, Alertmanager and Grafana.
     #[command(subcommand)]
     Observability(Observability),
     /// Print a completion script for a shell.
@@ -232,7 +233,7 @@ pub(crate) enum Ca {
     /// Print the root certificates to trust, in PEM: two while one is being replaced by the other.
     #[command(after_help = "Example:\n  stella ca bundle > roots.pem")]
     Bundle,
-    /// Replace the file of --ca by them, if they are others.
+    /// Update the file given with --ca, if the root certificates have changed.
     #[command(after_help = "Example:\n  stella ca update --ca roots.pem")]
     Update,
 }
@@ -260,7 +261,7 @@ pub(crate) enum Task {
         #[arg(long, short)]
         follow: bool,
     },
-    /// Say what became of a task that is unknown.
+    /// Settle an unknown task: say how it ended.
     #[command(
         after_help = "Example:\n  stella task settle TASK --as succeeded --reason 'web-1 answers with 1.4.0'"
     )]

@@ -119,7 +119,7 @@ pub(crate) enum Agent {
     /// Create a token, and print one line for a root shell on the host: it installs the agent, enrols it and starts it.
     #[command(after_help = ENROL_EXAMPLES)]
     EnrolCommand(Box<EnrolCommand>),
-    /// Take an agent's host out of rotation, to patch it say: what is under way there ends, and nothing new begins.
+    /// Take a host out of rotation, for example to patch it: work in progress is finished, and nothing new starts.
     #[command(after_help = DRAIN_EXAMPLES)]
     Drain {
         /// Its name or id.
@@ -131,13 +131,13 @@ pub(crate) enum Agent {
         #[arg(long)]
         wait: bool,
     },
-    /// Let work come to it again: also what has waited for it.
+    /// Put a drained host back into rotation; work that waited for it starts.
     #[command(after_help = "Example:\n  stella agent undrain web-1")]
     Undrain {
         /// Its name or id.
         agent: String,
     },
-    /// Believe an agent's identity no more: its session is cut at once.
+    /// Revoke an agent: its session is cut at once, and it can never connect again.
     #[command(after_help = "Example:\n  stella agent revoke web-1 --reason 'the host was sold'")]
     Revoke {
         /// Its name or id.

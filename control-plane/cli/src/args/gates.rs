@@ -39,7 +39,7 @@ pub(crate) enum Gate {
         #[command(flatten)]
         word: Word,
     },
-    /// Let a promotion through a gate whatever that says. Needs the role admin, and is recorded for ever.
+    /// Override a gate for one promotion. Needs the role admin, and stays on record.
     #[command(
         after_help = "Example:\n  stella gate override PROMOTION scan --reason 'the finding is in a tool that we do not ship'"
     )]
@@ -129,7 +129,7 @@ pub(crate) enum SetGate {
         #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
         at_least: Option<f64>,
     },
-    /// What an expression comes to, in CEL: "findings.critical == 0 && release.labels['tier'] == 'gold'".
+    /// A CEL expression that must be true: "findings.critical == 0 && release.labels['tier'] == 'gold'".
     #[command(
         after_help = "Example:\n  stella gate set expression production gold \"findings.critical == 0 && release.labels['tier'] == 'gold'\""
     )]
@@ -172,7 +172,7 @@ pub(crate) enum SetGate {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Findings {
-    /// Record what a scanner has found in a release, instead of its report before.
+    /// Record a scanner's findings for a release; replaces its previous report.
     #[command(after_help = "Example:\n  stella findings record web:1.4.0 trivy.json --scanner trivy")]
     Record {
         /// The release: an id or APPLICATION:VERSION.

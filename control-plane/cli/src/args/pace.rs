@@ -25,7 +25,7 @@ pub(crate) struct Pace {
     /// Blue-green: switch when somebody resumes the deployment, and not before.
     #[arg(long, conflicts_with = "warm_up")]
     pub(crate) confirm: bool,
-    /// Blue-green: keep the colour that is not live any more for so long; until the next deployment if not given.
+    /// Blue-green: how long to keep the old colour; until the next deployment if not given.
     #[arg(long, value_name = "TIME", value_parser = crate::when::seconds)]
     pub(crate) keep: Option<u64>,
     /// Blue-green between two groups of targets instead of two places on each: the label that is `blue` or `green` on theirs. The
@@ -39,8 +39,8 @@ pub(crate) struct Pace {
     /// Groups: the one that has the traffic as long as no deployment has switched it.
     #[arg(long, value_enum, value_name = "COLOUR", requires = "groups")]
     pub(crate) live: Option<ColourName>,
-    /// So many percent of the targets first, then hold for so long, or without a time until somebody resumes it (can be given
-    /// more than once).
+    /// A canary step: this percentage of the targets first, then hold for this time, or without a time until somebody resumes it (can be
+    /// given more than once).
     #[arg(long, value_name = "PERCENT[:TIME]", conflicts_with = "all_at_once", value_parser = canary_step)]
     pub(crate) canary: Vec<CanaryStep>,
     /// Pause for so long after each batch; a batch begins when the one before has ended as a whole.

@@ -26,7 +26,7 @@ pub(crate) enum Account {
         /// Its name or id.
         account: String,
     },
-    /// Set what an account may do, instead of what it may do now.
+    /// Replace the roles of an account.
     #[command(group = clap::ArgGroup::new("what").required(true).args(["roles", "nothing"]))]
     #[command(
         after_help = "Examples:\n  stella account roles ci --role deployer@acme/staging --role deployer@acme/production\n  stella account roles ci --nothing"
@@ -78,7 +78,7 @@ pub(crate) enum Token {
     /// List tokens, without their secrets.
     #[command(after_help = "Example:\n  stella token list")]
     List,
-    /// Let nobody in with a token any more; its open feeds end. The last one stays.
+    /// Revoke a token; its open feeds end. The last administrative token cannot be revoked.
     #[command(after_help = "Example:\n  stella token revoke TOKEN")]
     Revoke {
         /// Its id.

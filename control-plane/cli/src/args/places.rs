@@ -93,7 +93,7 @@ pub(crate) enum Environment {
         /// For how long: 30m, 24h.
         #[arg(long, value_name = "TIME", value_parser = crate::when::seconds, default_value_t = 0, requires = "after")]
         soak: u64,
-        /// Ask for it by itself then, in the way in which it was deployed there; gates and approvals are as ever.
+        /// Request the promotion automatically then, with the settings of the last deployment; gates and approvals still apply.
         #[arg(long, requires = "after")]
         auto: bool,
         /// Let any release come.
@@ -121,7 +121,7 @@ pub(crate) enum Environment {
         /// How long a promotion waits before it expires; a week if not given.
         #[arg(long, value_name = "TIME", value_parser = crate::when::seconds, conflicts_with = "nobody")]
         expires_in: Option<u64>,
-        /// What comes of one that not enough have approved by then: expire (if not given), reject (silence is a no), ask-again or
+        /// What happens if there are not enough approvals by then: expire (the default), reject (silence is a no), ask-again or
         /// ask-again:TIMES.
         #[arg(long, value_name = "WHAT", value_parser = crate::promotion::on_expiry, conflicts_with = "nobody")]
         on_expiry: Option<(OnExpiry, Option<u32>)>,
@@ -218,17 +218,17 @@ pub(crate) enum Environment {
     Silence {
         /// Its name or id.
         environment: String,
-        /// When more than so many percent of the agents
+        /// The share of agents, in percent, that must go silent for it to count as a network event (more than this many).
         #[arg(long, value_name = "PERCENT")]
         share: Option<u32>,
-        /// go silent within so long.
+        /// The time within which they must go silent.
         #[arg(long, value_name = "TIME", value_parser = crate::when::seconds, default_value_t = 60, requires = "share")]
         within: u64,
         /// Never.
         #[arg(long)]
         ignore: bool,
     },
-    /// Let no deployment come but rollbacks at certain times, once or again and again; a freeze of the same name is replaced.
+    /// Freeze an environment at certain times, once or repeatedly: only rollbacks are allowed then. Replaces a freeze of the same name.
     #[command(
         after_help = "Example:\n  stella env freeze production weekend --from 2026-12-18T18:00 --to 2026-12-21T08:00 --zone Europe/Berlin --repeat weekly --reason 'nobody is there'"
     )]
@@ -261,7 +261,7 @@ pub(crate) enum Environment {
         /// The freeze's name.
         name: String,
     },
-    /// Let no deployment come but rollbacks, until it is unlocked.
+    /// Lock an environment: until it is unlocked, only rollbacks are allowed.
     #[command(after_help = "Example:\n  stella env lock production --reason 'inventory'")]
     Lock {
         /// Its name or id.
@@ -270,7 +270,7 @@ pub(crate) enum Environment {
         #[arg(long)]
         reason: String,
     },
-    /// Let deployments come again.
+    /// Unlock an environment.
     #[command(after_help = "Example:\n  stella env unlock production")]
     Unlock {
         /// Its name or id.

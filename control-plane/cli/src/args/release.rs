@@ -14,7 +14,7 @@ pub(crate) enum Release {
         after_help = "Examples:\n  stella release create web 1.4.0 --component web=./web.tar.gz --steps steps.json\n  stella release create web 1.4.0 --component web=./web.tar.gz --label tier=gold --commit 4b825dc --sign-with ci.key"
     )]
     Create(Box<NewRelease>),
-    /// Upload archives that the control plane does not have, for releases of which it says that they were removed.
+    /// Upload archives again that the control plane has removed because they were old.
     #[command(after_help = "Example:\n  stella release upload shop-1.4.2.tar.gz")]
     Upload {
         /// The archives, the same bytes as before.
@@ -62,7 +62,7 @@ pub(crate) enum Release {
         #[arg(long = "key", value_name = "FILE", required = true)]
         keys: Vec<PathBuf>,
     },
-    /// Print what is signed of a release, byte by byte.
+    /// Print the exact bytes that a signature of a release covers.
     #[command(after_help = "Example:\n  stella release statement web:1.4.0 > statement.json")]
     Statement {
         /// Its id, or APPLICATION:VERSION.
@@ -159,7 +159,7 @@ pub(crate) enum ReleaseKey {
     /// List the keys that sign releases.
     #[command(after_help = "Example:\n  stella release key list")]
     List,
-    /// Let nothing count any more that a key has signed. What is under way halts before its next wave.
+    /// Revoke a key: its signatures no longer count. Deployments that depend on them halt before their next wave.
     #[command(
         after_help = "Example:\n  stella release key revoke ci --reason 'the build server was broken into'"
     )]
@@ -170,7 +170,7 @@ pub(crate) enum ReleaseKey {
         #[arg(long)]
         reason: String,
     },
-    /// Demand signatures of every release of the tenant: none comes in or moves without.
+    /// Require signatures on every release of the tenant: unsigned releases are neither registered nor deployed.
     #[command(
         after_help = "Examples:\n  stella release key require --needed 2 --key ci --key qa\n  stella release key require --nothing"
     )]

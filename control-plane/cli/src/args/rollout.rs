@@ -25,10 +25,11 @@ pub(crate) struct Deploy {
     pub(crate) environment: String,
     #[command(flatten)]
     pub(crate) pace: Pace,
-    /// Go on as long as no more than so many targets have failed; none may if not given.
+    /// How many targets may fail before the deployment is halted; none if not given.
     #[arg(long, value_name = "AMOUNT", help_heading = "Strategy")]
     pub(crate) tolerate: Option<Amount>,
-    /// The newest release of this channel that may come there now: neither deprecated nor blocked, signed as demanded, and as far on the path.
+    /// Deploy the newest release of this channel that may go there now (not deprecated or blocked, signed as required, far enough
+    /// on the promotion path).
     #[arg(long)]
     pub(crate) channel: Option<String>,
     /// Only this target (can be given more than once).
@@ -52,7 +53,7 @@ pub(crate) struct Deploy {
     /// Deploy although it could not go back on every target, and why; it is recorded. Needs the role operator.
     #[arg(long, value_name = "REASON")]
     pub(crate) waive_way_back: Option<String>,
-    /// Deploy also to targets that have another application, which it replaces there; refused if not given.
+    /// Also deploy to targets that have another application, and replace it there; without this flag such targets are refused.
     #[arg(long)]
     pub(crate) replace_application: bool,
     #[command(flatten)]
@@ -72,7 +73,7 @@ pub(crate) struct Wait {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum OnFailure {
-    /// Start no further target, and bring those that were touched back.
+    /// Start no further targets, and roll back those that were touched.
     Rollback,
     /// Start no further target, and leave everything as it is.
     Stop,
@@ -99,7 +100,7 @@ pub(crate) enum Deployment {
         #[command(flatten)]
         window: Window,
     },
-    /// Print what the tasks of a deployment have printed, target by target.
+    /// Print the output of a deployment's tasks, target by target.
     #[command(after_help = "Example:\n  stella deployment logs DEPLOYMENT --target web-1 --step health")]
     Logs {
         /// Its id.
@@ -117,13 +118,13 @@ pub(crate) enum Deployment {
         /// Its id.
         deployment: String,
     },
-    /// Follow a deployment until it has ended, from what it still waits for on; exit with 1 if it did not succeed.
+    /// Follow a deployment (or a promotion that still waits) to its end; exit with 1 if it did not succeed.
     #[command(after_help = "Example:\n  stella deployment watch DEPLOYMENT")]
     Watch {
         /// Its id.
         deployment: String,
     },
-    /// Start no further target until it is resumed; those that are worked on come to their end.
+    /// Pause a deployment: start no further targets until it is resumed. Targets in progress are finished.
     #[command(after_help = "Example:\n  stella deployment pause DEPLOYMENT --reason 'the latency rises'")]
     Pause {
         /// Its id.
@@ -172,7 +173,7 @@ pub(crate) enum Deployment {
         #[arg(long)]
         reason: String,
     },
-    /// Give a running deployment up: what is under way comes to its end, and then it has failed.
+    /// Give up a running deployment: targets in progress are finished, then it counts as failed.
     #[command(
         after_help = "Example:\n  stella deployment fail DEPLOYMENT --rollback --reason 'the latency rises'"
     )]
@@ -186,7 +187,7 @@ pub(crate) enum Deployment {
         #[arg(long)]
         reason: String,
     },
-    /// Ask hosts again whether a deployment that has changed nothing yet could go back: somebody has put something right.
+    /// Ask the hosts again for the proof that they could go back, after you have fixed something. Only before anything was changed.
     #[command(after_help = "Example:\n  stella deployment prove DEPLOYMENT")]
     Prove {
         /// Its id.
@@ -286,7 +287,7 @@ pub(crate) enum Promotion {
         #[arg(long, value_name = "DIGEST")]
         plan: Option<String>,
     },
-    /// Let a promotion through. With the last approval that it needs it starts, or as soon as it can.
+    /// Approve a promotion. With the last approval that it needs, it starts as soon as it can.
     #[command(
         after_help = "Examples:\n  stella promotion approve PROMOTION --reason 'tested by QA'\n  stella promotion approve PROMOTION --plan sha256:DIGEST\n  stella promotion approve PROMOTION --sign-with qa.pem"
     )]
@@ -304,21 +305,21 @@ pub(crate) enum Promotion {
         #[arg(long, value_name = "FILE")]
         sign_with: Option<PathBuf>,
     },
-    /// Do not let a promotion through.
+    /// Reject a promotion.
     #[command(
         after_help = "Example:\n  stella promotion reject PROMOTION --objection bad-timing --reason 'not on a Friday'"
     )]
     Reject {
         /// Its id.
         promotion: String,
-        /// What the matter is, for statistics.
+        /// The kind of objection, for statistics.
         #[arg(long, value_enum, default_value_t = Objection::Other)]
         objection: Objection,
         /// Why; it is recorded, and shown to whoever asked.
         #[arg(long)]
         reason: String,
     },
-    /// Ask for a promotion no more.
+    /// Withdraw a promotion that is no longer wanted.
     #[command(after_help = "Example:\n  stella promotion withdraw PROMOTION --reason '1.4.1 is coming'")]
     Withdraw {
         /// Its id.

@@ -13,7 +13,7 @@ use clap::Args;
 pub(crate) struct Simulate {
     /// The scenario: a YAML or JSON file.
     pub(crate) scenario: PathBuf,
-    /// Where chance comes from. The same scenario and seed give the same events to the byte.
+    /// The random seed. The same scenario and seed give exactly the same events.
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
     /// How many seeds to try, from that one on; with more than one, how the results are spread is told.

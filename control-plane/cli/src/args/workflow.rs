@@ -8,7 +8,7 @@ use super::{Window, pair};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Workflow {
-    /// Say what is wrong with a file, with line and column, without a control plane.
+    /// Check a workflow file and report faults with line and column. Needs no control plane.
     #[command(after_help = "Example:\n  stella workflow check ship.yaml")]
     Check {
         /// YAML or JSON.
@@ -34,7 +34,7 @@ pub(crate) enum Workflow {
         #[arg(long)]
         version: Option<u32>,
     },
-    /// Let nobody start a workflow any more. What runs goes on.
+    /// Remove a workflow: nobody can start it any more. Runs in progress continue.
     #[command(after_help = "Example:\n  stella workflow remove ship --reason 'replaced by release'")]
     Remove {
         /// Its name.
@@ -96,7 +96,7 @@ pub(crate) enum Workflow {
         #[arg(long)]
         reason: String,
     },
-    /// Try a step again that failed and is held, or that will be tried again anyway.
+    /// Retry a failed step now: one that is held, or that would be retried later.
     #[command(after_help = "Example:\n  stella workflow retry RUN migrate")]
     Retry {
         /// The run's id.
