@@ -140,6 +140,7 @@ pub fn rolling(environment: &str, version: &str, on_failure: OnFailure) -> Creat
         labels: BTreeMap::new(),
         timeout_seconds: None,
         override_freeze: None,
+        override_path: None,
         waive_way_back: None,
         replace_application: false,
     }

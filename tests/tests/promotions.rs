@@ -196,22 +196,32 @@ async fn one_of_each_group_approves_and_a_signature_stays_with_the_approval() ->
 
     let key = cluster.folder().join("qa.pem").display().to_string();
     boss.ok(&["release", "key", "create", &key])?;
-    approvers[0].ok(&["promotion", "approve", &id, "--sign-with", &key])?;
+    let shown: serde_json::Value =
+        serde_json::from_str(&dev.ok(&["promotion", "show", &id, "-o", "json"])?)?;
+    let plan = shown["plan"]["root"].as_str().context("no plan")?;
+    let (code, said) = approvers[0].run(&["promotion", "approve", &id, "--sign-with", &key])?;
+    ensure!(code == Some(2) && said.contains("--plan"), "who signs says what: {said}");
+    // The whole id is signed, however it was typed.
+    let short = &id[..8];
+    approvers[0].ok(&["promotion", "approve", short, "--plan", plan, "--sign-with", &key])?;
     approvers[1].ok(&["promotion", "approve", &id])?;
     let said = approvers[1].ok(&["promotion", "show", &id])?;
     ensure!(said.contains("waits for 1 approval") && said.contains("and 1 of sec"), "{said}");
     ensure!(said.contains("signed by key sha256:"), "{said}");
-    // A signature over something else is none.
+    // A signature over something else is none, and somebody else's is not one's own.
     let shown: serde_json::Value =
         serde_json::from_str(&approvers[2].ok(&["promotion", "show", &id, "-o", "json"])?)?;
-    let mut signature = shown["approvals"][0]["signature"].clone();
-    signature["signature"] = serde_json::Value::from(format!("{}==", "A".repeat(86)));
-    let body = serde_json::json!({"plan": shown["plan"]["root"], "signature": signature});
+    let copied = shown["approvals"][0]["signature"].clone();
+    let mut forged = copied.clone();
+    forged["signature"] = serde_json::Value::from(format!("{}==", "A".repeat(86)));
     let sec = cluster.api.with_token(&approvers[2].token());
     let path = paths::fill(paths::PROMOTION_APPROVE, &[TENANT, &id]);
-    let refused = sec.post::<_, serde_json::Value>(&path, &body, None).await.err().context("it was taken")?;
-    let problem = refused.into_problem()?;
-    ensure!(problem.status == 422 && problem.field.as_deref() == Some("signature"), "{problem:?}");
+    for signature in [forged, copied] {
+        let body = serde_json::json!({"plan": plan, "signature": signature});
+        let refused = sec.post::<_, serde_json::Value>(&path, &body, None).await;
+        let problem = refused.err().context("it was taken")?.into_problem()?;
+        ensure!(problem.status == 422 && problem.field.as_deref() == Some("signature"), "{problem:?}");
+    }
     let said = approvers[2].ok(&["promotion", "approve", &id])?;
     ensure!(said.contains("has started"), "{said}");
     cluster.passed()

@@ -14,4 +14,6 @@ pub mod merkle;
 pub mod statement;
 
 pub use key::{KeyError, PublicKey, Signature, SigningKey};
-pub use statement::{APPROVAL_TYPE, ApprovalStatement, Component, PAYLOAD_TYPE, Signed, Statement};
+pub use statement::{
+    ANYBODYS_APPROVAL_TYPE, APPROVAL_TYPE, ApprovalStatement, Component, PAYLOAD_TYPE, Signed, Statement,
+};

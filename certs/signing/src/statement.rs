@@ -12,7 +12,10 @@ use stella_protocol::digest::Digest;
 pub const PAYLOAD_TYPE: &str = "application/vnd.stella.release.v1+json";
 
 /// The same of what approves a promotion.
-pub const APPROVAL_TYPE: &str = "application/vnd.stella.approval.v1+json";
+pub const APPROVAL_TYPE: &str = "application/vnd.stella.approval.v2+json";
+
+/// The form of before, which did not say whose approval it is. Journals have it.
+pub const ANYBODYS_APPROVAL_TYPE: &str = "application/vnd.stella.approval.v1+json";
 
 /// Something that is signed.
 pub trait Signed {
@@ -20,18 +23,22 @@ pub trait Signed {
     fn signed_bytes(&self) -> Vec<u8>;
 }
 
-/// That a plan of a promotion is approved. The plan's root stands for everything that the deployment would do.
+/// That somebody approves a plan of a promotion. The plan's root stands for everything that the deployment would do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ApprovalStatement {
     /// The id of the promotion.
     pub promotion: String,
     /// The root of its plan.
     pub plan: Digest,
+    /// The id of the account whose approval it is, so that nobody can pass it off as their own. Without it, it is in the form of before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub account: Option<String>,
 }
 
 impl Signed for ApprovalStatement {
     fn signed_bytes(&self) -> Vec<u8> {
-        encoded(APPROVAL_TYPE, &canonical(self))
+        let kind = if self.account.is_some() { APPROVAL_TYPE } else { ANYBODYS_APPROVAL_TYPE };
+        encoded(kind, &canonical(self))
     }
 }
 

@@ -124,16 +124,26 @@ fn what_is_no_key_is_refused_and_a_private_key_above_all() {
 
 #[test]
 fn an_approval_is_signed_as_something_of_its_own() {
-    let approval = ApprovalStatement { promotion: "7".to_owned(), plan: Digest([0; 32]) };
-    let signed = String::from_utf8(approval.signed_bytes()).unwrap();
-    let payload = format!("{{\"plan\":\"sha256:{}\",\"promotion\":\"7\"}}", "0".repeat(64));
-    assert_eq!(
-        signed,
-        format!("DSSEv1 39 application/vnd.stella.approval.v1+json {} {payload}", payload.len())
-    );
+    let plan = Digest([0; 32]);
+    let approval = |promotion: &str, account: Option<&str>| ApprovalStatement {
+        promotion: promotion.to_owned(),
+        plan,
+        account: account.map(str::to_owned),
+    };
+    let signed = |statement: &ApprovalStatement| String::from_utf8(statement.signed_bytes()).unwrap();
+    let zeros = "0".repeat(64);
+    let payload = format!("{{\"account\":\"a\",\"plan\":\"sha256:{zeros}\",\"promotion\":\"7\"}}");
+    let of_a = approval("7", Some("a"));
+    let wanted = format!("DSSEv1 39 application/vnd.stella.approval.v2+json {} {payload}", payload.len());
+    assert_eq!(signed(&of_a), wanted);
+    // What journals of before have.
+    let payload = format!("{{\"plan\":\"sha256:{zeros}\",\"promotion\":\"7\"}}");
+    let wanted = format!("DSSEv1 39 application/vnd.stella.approval.v1+json {} {payload}", payload.len());
+    assert_eq!(signed(&approval("7", None)), wanted);
     let key = SigningKey::from_pem(KEY).unwrap();
-    let signature = key.sign(&approval);
-    assert!(key.public().has_signed(&approval, &signature));
-    let other = ApprovalStatement { promotion: "8".to_owned(), ..approval };
-    assert!(!key.public().has_signed(&other, &signature));
+    let signature = key.sign(&of_a);
+    assert!(key.public().has_signed(&of_a, &signature));
+    for other in [approval("8", Some("a")), approval("7", Some("b")), approval("7", None)] {
+        assert!(!key.public().has_signed(&other, &signature));
+    }
 }

@@ -46,6 +46,9 @@ pub struct CreateDeployment {
     /// Why it must come although the environment is frozen; needs the role operator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub override_freeze: Option<String>,
+    /// Why it must come although its release has not been through what comes before the environment; needs the role operator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub override_path: Option<String>,
     /// Why it must come although it could not go back on every target; needs the role operator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waive_way_back: Option<String>,

@@ -68,7 +68,7 @@ pub struct Hook {
     /// What it must hold for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub when: Option<String>,
-    /// Until when the secret before this one is still good.
+    /// Until when a secret before this one is still good: the last of them, if there are several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub former_secret_until: Option<String>,
     /// When it was created.

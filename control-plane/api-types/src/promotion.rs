@@ -77,6 +77,9 @@ pub struct Promotion {
     /// Why it comes although the environment is frozen, if it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub override_freeze: Option<String>,
+    /// Why it comes although its release has not been through what comes before the environment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub override_path: Option<String>,
     /// Why it comes although it could not go back on every target.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waive_way_back: Option<String>,
@@ -124,8 +127,8 @@ pub struct Promotion {
     pub requested_at: String,
     /// By whom.
     pub requested_by: Actor,
-    /// Who else has chosen what it brings, and so does not approve it either: whoever answered what its run asked for, or asked for the
-    /// deployment that it follows from.
+    /// Who else has chosen what it brings, and so does not approve it either: whoever wrote the workflow of its run or answered what that
+    /// asked for, or asked for the deployment that it follows from.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub chosen_by: Vec<Actor>,
     /// When it expires, if it still waits then; absent if it needs no approval and no gate.
@@ -158,8 +161,8 @@ pub struct Approval {
     pub signature: Option<ApprovalSignature>,
 }
 
-/// A signature over an approval: ed25519 over the DSSE encoding of `{"plan":ROOT,"promotion":ID}` with the payload type
-/// `application/vnd.stella.approval.v1+json`.
+/// A signature over an approval: ed25519 over the DSSE encoding of `{"account":ID,"plan":ROOT,"promotion":ID}` with the payload type
+/// `application/vnd.stella.approval.v2+json`. The account is the one that approves.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ApprovalSignature {

@@ -1,8 +1,9 @@
 //! Promotions: what waits for approvals and gates, and deciding on it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use stella_api_types::account::WhoAmI;
 use stella_api_types::deployment::{DeploymentPlan, JobOf, OnFailure};
 use stella_api_types::environment::{Approvals, Environment, OnExpiry, SetApprovals, SetQuorum};
 use stella_api_types::gate::GateState;
@@ -37,21 +38,7 @@ pub(crate) async fn promotion(context: &Context, command: Promotion) -> Result<b
         Promotion::Verify { .. } => {}
         Promotion::Watch { promotion } => return rollout::watched(context, &promotion).await,
         Promotion::Approve { promotion, plan, reason, sign_with } => {
-            let plan = match plan {
-                Some(plan) => plan,
-                None => found(context, &promotion).await?.plan.root,
-            };
-            let signature = sign_with.map(|file| signed(&file, &promotion, &plan)).transpose()?;
-            let path = context.path(paths::PROMOTION_APPROVE, &[&promotion])?;
-            let body = ApprovePromotion { plan, reason, signature };
-            let approved: Dto = context.client.post(&path, &body, None).await?;
-            print::result(context.output, &approved, |it| match it.status.as_str() {
-                "started" => format!(
-                    "promotion {0} has its approvals and has started; follow it with: stella deployment watch {0}",
-                    it.id
-                ),
-                _ => waits(it),
-            })?;
+            approve(context, &promotion, plan, (reason, sign_with)).await?;
         }
         Promotion::Reject { promotion, objection, reason } => {
             let path = context.path(paths::PROMOTION_REJECT, &[&promotion])?;
@@ -66,6 +53,36 @@ pub(crate) async fn promotion(context: &Context, command: Promotion) -> Result<b
         }
     }
     Ok(true)
+}
+
+async fn approve(
+    context: &Context,
+    promotion: &str,
+    plan: Option<String>,
+    (reason, sign_with): (String, Option<PathBuf>),
+) -> Result<(), Error> {
+    // What is signed names the whole id, and whose approval it is.
+    let it = found(context, promotion).await?;
+    let plan = plan.unwrap_or(it.plan.root);
+    let signature = match sign_with {
+        None => None,
+        Some(file) => {
+            let me: WhoAmI = context.client.get(paths::WHOAMI).await?;
+            let nobody = "the token belongs to no account, and a signed approval is somebody's";
+            let me = me.account.ok_or_else(|| Error::Usage(nobody.to_owned()))?;
+            Some(signed(&file, &it.id, &plan, me.id)?)
+        }
+    };
+    let path = context.path(paths::PROMOTION_APPROVE, &[&it.id])?;
+    let body = ApprovePromotion { plan, reason, signature };
+    let approved: Dto = context.client.post(&path, &body, None).await?;
+    print::result(context.output, &approved, |it| match it.status.as_str() {
+        "started" => format!(
+            "promotion {0} has its approvals and has started; follow it with: stella deployment watch {0}",
+            it.id
+        ),
+        _ => waits(it),
+    })
 }
 
 /// The rule that the flags ask for: the first group is the one of `--needed`, or the first `--group`; none is nobody's approval.
@@ -149,13 +166,14 @@ pub(crate) fn on_expiry(text: &str) -> Result<(OnExpiry, Option<u32>), String> {
     }
 }
 
-/// Signs with a key in a file that a plan of a promotion is approved.
-fn signed(file: &Path, promotion: &str, plan: &str) -> Result<ApprovalSignature, Error> {
+/// Signs with a key in a file that an account approves a plan of a promotion.
+fn signed(file: &Path, promotion: &str, plan: &str, account: String) -> Result<ApprovalSignature, Error> {
     let wrong = |what: &str, error: &dyn std::fmt::Display| Error::Usage(format!("{what} {error}"));
     let shown = file.display().to_string();
     let key = SigningKey::from_pem(&read(file)?).map_err(|error| wrong(&shown, &error))?;
     let plan = plan.parse::<Digest>().map_err(|error| wrong("the plan", &error))?;
-    let signature = key.sign(&ApprovalStatement { promotion: promotion.to_owned(), plan });
+    let (promotion, account) = (promotion.to_owned(), Some(account));
+    let signature = key.sign(&ApprovalStatement { promotion, plan, account });
     let (public_key, signature) = (key.public().to_pem(), signature.to_string());
     Ok(ApprovalSignature { public_key, signature, fingerprint: None })
 }
@@ -272,6 +290,7 @@ fn terms(it: &Dto) -> Vec<String> {
     let mut terms = vec![format!("{how}, in {limit} at most; on failure{tolerated} it {on_failure}")];
     let although = [
         ("comes although the environment is frozen", &it.override_freeze),
+        ("comes although the release has not been through what comes before", &it.override_path),
         ("comes although it could not go back on every target", &it.waive_way_back),
     ];
     terms.extend(although.iter().filter_map(|(what, why)| Some(format!("{what}: {}", why.as_ref()?))));

@@ -35,6 +35,7 @@ pub(crate) async fn deploy(context: &Context, command: Deploy) -> Result<bool, E
         labels: pace::each_once("--label", command.labels)?,
         timeout_seconds: command.timeout,
         override_freeze: command.override_freeze,
+        override_path: command.override_path,
         waive_way_back: command.waive_way_back,
         replace_application: command.replace_application,
     };

@@ -430,7 +430,7 @@ fn needed_in(state: &State, tenant: TenantId, command: &TenantCommand) -> Option
         | TenantCommand::CreateRelease(_)
         | TenantCommand::SignRelease { .. }
         | TenantCommand::RecordFindings(_) => (Role::Deployer, Scope::Somewhere(tenant)),
-        TenantCommand::Deploy(new) if new.override_freeze.is_some() || new.waive_way_back.is_some() => {
+        TenantCommand::Deploy(new) if new.overrides_something() => {
             (Role::Operator, environment(Some(new.environment)))
         }
         TenantCommand::Deploy(new) => (Role::Deployer, environment(Some(new.environment))),

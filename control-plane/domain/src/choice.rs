@@ -6,15 +6,17 @@ use crate::command::Actor;
 use crate::tenant::TenantState;
 
 impl TenantState {
-    /// Who has had a say in what a run does so far: whoever started it, and whoever has answered what it, or a run that it is part of,
-    /// has asked for. None twice.
+    /// Who has had a say in what a run does so far: whoever started it, whoever wrote the version of its workflow, and whoever has
+    /// answered what it has asked for; and the same of each run that it is part of. None twice.
     #[must_use]
     pub fn choosers_in(&self, run: RunId) -> Vec<Actor> {
         let mut choosers = Vec::new();
         let mut next = self.runs.get(&run);
         while let Some(run) = next {
             let answered = run.steps.values().filter_map(|step| step.answered_by.as_ref());
-            add(&mut choosers, [&run.started_by].into_iter().chain(answered));
+            let written = self.workflows.get(&run.workflow).and_then(|it| it.versions.get(&run.version));
+            let written_by = written.map(|version| &version.applied_by);
+            add(&mut choosers, [&run.started_by].into_iter().chain(written_by).chain(answered));
             next = run.parent.as_ref().and_then(|(whole, _)| self.runs.get(whole));
         }
         choosers

@@ -49,6 +49,7 @@ mod target;
 mod tick;
 mod transaction;
 mod verification;
+mod void;
 mod way_back;
 mod workflow;
 
@@ -145,7 +146,11 @@ pub fn plan(
     let request = Request { actor, trace: TraceContext::default(), idempotency: None, command };
     access::check(state, &request, now)?;
     let tenant = state.tenants.get(&tenant).ok_or_else(|| Rejection::not_found(TenantId::KIND, tenant))?;
-    planned(tenant, new, now)
+    let planned = planned(tenant, new, now)?;
+    if let Some(environment) = tenant.environments.get(&new.environment) {
+        promotion::can_be_approved(environment, &request.actor, &[])?;
+    }
+    Ok(planned)
 }
 
 impl Decision {
@@ -223,6 +228,7 @@ fn in_tenant(
 fn follow(tx: &mut Transaction<'_>) -> Result<(), Rejection> {
     let mut seen = 0;
     loop {
+        path::reconsider(tx)?;
         brake::reconsider(tx)?;
         automation::go_on(tx)?;
         promotion::reconsider(tx)?;

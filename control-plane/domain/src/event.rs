@@ -405,7 +405,7 @@ pub enum Fact {
     },
     PromotionRequested {
         id: PromotionId,
-        wanted: NewDeployment,
+        wanted: Box<NewDeployment>,
         plan: Plan,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         rule: Option<ApprovalRule>,

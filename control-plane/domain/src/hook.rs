@@ -20,6 +20,8 @@ use crate::workflow::{INPUTS_MAX, Meter, Variables};
 pub const HOOKS_MAX: usize = 256;
 /// For how long a secret may still be good beside its successor, in milliseconds: 7 days.
 pub const OVERLAP_MS_MAX: u64 = 7 * 24 * 3_600_000;
+/// How many secrets of before may be good beside the newest one.
+pub const FORMER_SALTS_MAX: usize = 4;
 /// What expressions of a hook can use.
 pub const VARIABLES: [&str; 3] = ["body", "event", "delivery"];
 
@@ -39,9 +41,9 @@ pub struct Hook {
     pub when: Option<String>,
     /// What the secret of its sender follows from.
     pub salt: Digest,
-    /// What the secret before it follows from, while that is still good.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub former: Option<FormerSalt>,
+    /// What the secrets before it follow from, while they are still good: the newest last, at most [`FORMER_SALTS_MAX`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub formers: Vec<FormerSalt>,
     /// When it was created.
     pub created_at: Timestamp,
     /// By whom.
@@ -111,8 +113,12 @@ pub enum Wanted {
 impl Hook {
     /// The salts whose secrets are good at `now`: the current one first.
     pub fn salts(&self, now: Timestamp) -> impl Iterator<Item = Digest> {
-        let former = self.former.filter(|former| former.until > now).map(|former| former.salt);
-        std::iter::once(self.salt).chain(former)
+        std::iter::once(self.salt).chain(self.formers(now).map(|former| former.salt))
+    }
+
+    /// The salts of before whose secrets are still good at `now`, the newest first.
+    pub fn formers(&self, now: Timestamp) -> impl Iterator<Item = &FormerSalt> {
+        self.formers.iter().rev().filter(move |former| former.until > now)
     }
 
     /// Whether this is all that it may ask for.
@@ -170,6 +176,7 @@ impl Hook {
 /// Whether it has nothing that takes more than asking for it.
 const fn is_plain(new: &NewDeployment) -> bool {
     new.override_freeze.is_none()
+        && new.override_path.is_none()
         && new.waive_way_back.is_none()
         && !new.replace_application
         && new.job.is_none()

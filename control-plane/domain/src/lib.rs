@@ -54,8 +54,8 @@
 //!   none of its targets has the release before the traffic is led there; what it leaves idle is the group that has none.
 //! - **INV-24 verification**: a deployment to an environment that wants it has succeeded, and is a proof for the promotion path, only when
 //!   its release has baked in on all targets and each gate, as it is then, lets it through or is overridden.
-//! - **INV-25 path**: a deployment that somebody asked for, or that comes by itself, begins only when its release has been through what
-//!   the promotion path of its environment wants, and for as long as it wants it.
+//! - **INV-25 path**: a deployment that somebody asked for, or that comes by itself, begins and starts targets only when its release has
+//!   been through what the promotion path of its environment wants, and for as long as it wants it; or when somebody has overridden that.
 //! - **INV-26 draining**: an agent whose host is out of rotation is sent no task but such as go on with what was begun on their target.
 
 pub mod access;

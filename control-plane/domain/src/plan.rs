@@ -17,13 +17,14 @@ use crate::amount::Amount;
 use crate::colour::{self, Leg, Steps};
 use crate::command::NewDeployment;
 use crate::deployment::{OnFailure, Strategy};
-use crate::environment::{Environment, Verification};
+use crate::environment::{Environment, Needs, Requirement, Verification};
 use crate::gate::Gate;
 use crate::group::Part;
 use crate::name::{Identifier, Name, Version};
 use crate::promotion::ApprovalRule;
 use crate::release::{Component, Release, Step};
 use crate::render::{self, Names};
+use crate::signature::SignatureRule;
 use crate::target::Target;
 use crate::tenant::TenantState;
 use crate::way_back::ProofRule;
@@ -34,8 +35,8 @@ pub const VERSION: u16 = 1;
 pub const VERSION_COLOURS: u16 = 2;
 /// The version of the form of jobs: it says which step of which run wants it, and there is nothing to take back.
 pub const VERSION_JOB: u16 = 3;
-/// The version of the form for environments where somebody has to approve: the gates, the budget, and what is wanted of the way back are
-/// in it too. It may have colours, and be a job's.
+/// The version of the form for environments where somebody has to approve: what guards them is in it too. That is the gates, the budget,
+/// what is wanted of the way back, the path, the channels, and the signatures that the tenant demands. It may have colours, and be a job's.
 pub const VERSION_GUARDS: u16 = 4;
 
 /// What a deployment would do, as a hash.
@@ -101,6 +102,8 @@ enum Leaf<'p> {
         #[serde(skip_serializing_if = "Option::is_none")]
         override_freeze: Option<&'p str>,
         #[serde(skip_serializing_if = "Option::is_none")]
+        override_path: Option<&'p str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
         waive_way_back: Option<&'p str>,
         #[serde(skip_serializing_if = "std::ops::Not::not")]
         replace_application: bool,
@@ -117,6 +120,13 @@ enum Leaf<'p> {
         /// Nobody asks for one about a job.
         #[serde(skip_serializing_if = "Option::is_none")]
         way_back_proof: Option<ProofRule>,
+        /// A job brings nothing that could have been elsewhere before.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        path: Option<Path<'p>>,
+        #[serde(skip_serializing_if = "<[Name]>::is_empty")]
+        channels: &'p [Name],
+        #[serde(skip_serializing_if = "Option::is_none")]
+        signatures: Option<&'p SignatureRule>,
     },
     Release {
         id: ReleaseId,
@@ -136,6 +146,13 @@ enum Leaf<'p> {
         tasks: Vec<Digest>,
         rollback: Option<Rollback>,
     },
+}
+
+/// What a release must have been through. Whether it comes by itself then guards nothing.
+#[derive(Serialize)]
+struct Path<'p> {
+    needs: Needs,
+    after: Vec<&'p Requirement>,
 }
 
 /// Who wants a job.
@@ -220,6 +237,7 @@ impl Sealing<'_> {
             tolerate_failures: new.tolerate_failures,
             timeout_ms: new.timeout_ms,
             override_freeze: new.override_freeze.as_deref(),
+            override_path: new.override_path.as_deref(),
             waive_way_back: new.waive_way_back.as_deref(),
             replace_application: new.replace_application,
             rule: environment.approvals.as_ref(),
@@ -227,7 +245,7 @@ impl Sealing<'_> {
             job,
         };
         tree.add(PlanPart::Wanted, &what);
-        let guards = is_guarded.then(|| tree.add(PlanPart::Guards, &guards(environment, is_job)));
+        let guards = is_guarded.then(|| tree.add(PlanPart::Guards, &guards(tenant, environment, is_job)));
         let recipe = Leaf::Release {
             id: release.id,
             application: &release.application,
@@ -270,12 +288,16 @@ impl Sealing<'_> {
     }
 }
 
-fn guards(environment: &Environment, is_job: bool) -> Leaf<'_> {
+fn guards<'p>(tenant: &'p TenantState, environment: &'p Environment, is_job: bool) -> Leaf<'p> {
+    let path = environment.requires.as_ref().filter(|_| !is_job);
     Leaf::Guards {
         gates: environment.gates.values().map(|it| &it.gate).collect(),
         budget: environment.budget,
         requires_way_back: environment.requires_way_back && !is_job,
         way_back_proof: (!is_job).then_some(environment.way_back_proof),
+        path: path.map(|path| Path { needs: path.needs, after: path.requirements().collect() }),
+        channels: &environment.channels,
+        signatures: tenant.signing.as_ref(),
     }
 }
 

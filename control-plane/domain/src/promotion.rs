@@ -169,8 +169,8 @@ pub struct Promotion {
     pub requested_at: Timestamp,
     /// By whom.
     pub requested_by: Actor,
-    /// Who else has chosen what it brings: whoever answered what the run has asked for that asks, or asked for what has come by itself
-    /// since, or is tried again.
+    /// Who else has chosen what it brings: whoever wrote the workflow of the run that asks or answered what that has asked for, or asked
+    /// for what has come by itself since, or is tried again.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub chosen_by: Vec<Actor>,
     /// The trace that it belongs to, and the span that asked for it.
@@ -285,10 +285,20 @@ pub struct ApprovalSignature {
 }
 
 impl ApprovalSignature {
-    /// Whether the key has signed that this plan of this promotion is approved.
+    /// Whether the key has signed that this account approves this plan of this promotion.
     #[must_use]
-    pub fn is_over(&self, promotion: PromotionId, plan: Digest) -> bool {
-        let statement = ApprovalStatement { promotion: promotion.to_string(), plan };
+    pub fn is_over(&self, promotion: PromotionId, plan: Digest, account: AccountId) -> bool {
+        self.is_of(promotion, plan, Some(account))
+    }
+
+    /// Whether it may be in a journal: those of before have some that do not say whose approval it is.
+    pub(crate) fn may_be_recorded(&self, promotion: PromotionId, plan: Digest, account: AccountId) -> bool {
+        self.is_over(promotion, plan, account) || self.is_of(promotion, plan, None)
+    }
+
+    fn is_of(&self, promotion: PromotionId, plan: Digest, account: Option<AccountId>) -> bool {
+        let account = account.map(|account| account.to_string());
+        let statement = ApprovalStatement { promotion: promotion.to_string(), plan, account };
         self.key.has_signed(&statement, &self.signature)
     }
 }

@@ -11,6 +11,7 @@ use stella_domain::promotion::{
 };
 use stella_domain::rejection::Rejection;
 use stella_protocol::digest::Digest;
+use stella_protocol::id::AccountId;
 use stella_protocol::trace::TraceContext;
 use stella_signing::{ApprovalStatement, SigningKey};
 
@@ -37,6 +38,13 @@ fn asked(rule: ApprovalRule) -> World {
     world.ok(set(rule));
     world.tell_as(1, TenantCommand::Deploy(Box::new(new_deployment(2, 2, None)))).unwrap();
     world
+}
+
+/// Over what the form of before says, if it is nobody's.
+fn signature(by: &SigningKey, of: String, plan: Digest, account: Option<AccountId>) -> ApprovalSignature {
+    let account = account.map(|account| account.to_string());
+    let signature = by.sign(&ApprovalStatement { promotion: of, plan, account });
+    ApprovalSignature { key: by.public(), signature }
 }
 
 fn has_started(world: &World) -> bool {
@@ -177,10 +185,7 @@ fn a_signature_is_kept_if_its_key_has_made_it_over_this_plan_of_this_promotion()
     let mut world = asked(rule(2, &[]));
     let key = common::signing_key(1);
     let plan = world.promotion(2).plan.root;
-    let over = |of: String, plan: Digest, by: &SigningKey| ApprovalSignature {
-        key: by.public(),
-        signature: by.sign(&ApprovalStatement { promotion: of, plan }),
-    };
+    let over = |of: String, plan: Digest, by: &SigningKey| signature(by, of, plan, Some(account(2)));
     let approve = |signature| TenantCommand::ApprovePromotion {
         promotion: promotion(2),
         plan,
@@ -192,6 +197,7 @@ fn a_signature_is_kept_if_its_key_has_made_it_over_this_plan_of_this_promotion()
     for wrong in [
         over(promotion(3).to_string(), plan, &key),
         over(promotion(2).to_string(), Digest([7; 32]), &key),
+        signature(&key, promotion(2).to_string(), plan, Some(account(3))),
         of_another,
     ] {
         let refused = world.tell_as(2, approve(wrong));
@@ -204,6 +210,11 @@ fn a_signature_is_kept_if_its_key_has_made_it_over_this_plan_of_this_promotion()
     }
     world.tell_as(2, approve(right)).unwrap();
     assert_eq!(world.promotion(2).approvals[0].signature, Some(right));
+    // Everybody may read it, and nobody may pass it off as their own.
+    let copied = world.tell_as(3, approve(right)).unwrap_err();
+    assert!(matches!(&copied, Rejection::Invalid { field, .. } if field == "signature"), "{copied}");
+    // The same once more is answered as before.
+    world.tell_as(2, approve(right)).unwrap();
     world.approve(3, 2).unwrap();
     assert_eq!(world.promotion(2).approvals[1].signature, None);
     end(&world);
@@ -216,4 +227,68 @@ fn a_rule_of_one_group_is_written_as_ever() {
     let parsed: ApprovalRule = serde_json::from_str(old).unwrap();
     assert_eq!(parsed, rule(2, &[]));
     assert_eq!(serde_json::to_string(&parsed).unwrap(), old);
+}
+
+#[test]
+fn a_signature_that_would_be_lost_is_refused() {
+    let mut world = asked(rule(2, &[]));
+    let plan = world.promotion(2).plan.root;
+    let key = common::signing_key(1);
+    let signed = TenantCommand::ApprovePromotion {
+        promotion: promotion(2),
+        plan,
+        reason: String::new(),
+        signature: Some(signature(&key, promotion(2).to_string(), plan, Some(account(2)))),
+    };
+    world.approve(2, 2).unwrap();
+    let late = common::conflict(world.tell_as(2, signed));
+    assert!(late.contains("a signature comes with the approval"), "{late}");
+    assert_eq!(world.promotion(2).approvals[0].signature, None);
+    end(&world);
+}
+
+/// Journals of before have signatures that do not say whose approval they are; nobody can add one.
+#[test]
+fn a_signature_of_the_form_of_before_replays_and_is_taken_from_nobody() {
+    let mut world = asked(rule(2, &[]));
+    let plan = world.promotion(2).plan.root;
+    let old = signature(&common::signing_key(1), promotion(2).to_string(), plan, None);
+    let (id, reason) = (promotion(2), String::new());
+    let signature = Some(old);
+    let command = TenantCommand::ApprovePromotion { promotion: id, plan, reason: reason.clone(), signature };
+    let refused = stella_domain::decide::decide(&world.state, &World::by(2, command), world.now).unwrap_err();
+    assert!(matches!(&refused, Rejection::Invalid { field, .. } if field == "signature"), "{refused}");
+    let fact = Fact::ApprovalGranted { id, plan, reason, signature };
+    let event = Event { at: world.now, actor: common::person(2), trace: TraceContext::default(), fact };
+    world.state.apply(StreamId::Tenant(common::TENANT), &event).unwrap();
+}
+
+#[test]
+fn what_nobody_could_let_through_is_not_asked_for() {
+    let mut world = World::with_release_1(1);
+    (1..=5).for_each(|n| world.person(n));
+    let ask = |world: &mut World, who: u128, n: u128| {
+        world.tell_as(who, TenantCommand::Deploy(Box::new(new_deployment(n, 2, None))))
+    };
+    let plan = |world: &World, who: u128| {
+        let new = new_deployment(9, 2, None);
+        stella_domain::decide::plan(&world.state, common::person(who), common::TENANT, &new, world.now)
+    };
+    for (rule, given) in [(groups(&[1], &[(1, &[2])]), 1), (rule(2, &[1, 2]), 1), (rule(1, &[1]), 0)] {
+        let needed = rule.needed_in_all();
+        world.ok(set(rule));
+        let refused = common::conflict(ask(&mut world, 1, 2));
+        let wanted = format!(
+            "without person-1 those whom the rule of staging names give {given} of {needed} approvals"
+        );
+        assert!(refused.contains(&wanted), "{refused}");
+        assert_eq!(common::conflict(plan(&world, 1)), refused, "a plan says so too");
+        plan(&world, 3).unwrap();
+    }
+    // Who has the role may be anybody, and two are left of three.
+    for (n, rule) in [(2, rule(2, &[])), (3, rule(2, &[1, 2, 4])), (4, groups(&[], &[(1, &[2])]))] {
+        world.ok(set(rule));
+        ask(&mut world, 1, n).unwrap();
+    }
+    end(&world);
 }

@@ -9,8 +9,8 @@ use common::{
 };
 use stella_domain::command::{Actor, NewDeployment, TenantCommand};
 use stella_domain::deployment::{Deployment, Status};
-use stella_domain::environment::PromotionPath;
-use stella_domain::event::Fact;
+use stella_domain::environment::{PromotionPath, Verification};
+use stella_domain::event::{Event, Fact, StreamId};
 use stella_domain::promotion::Promotion;
 use stella_protocol::id::EnvironmentId;
 use uuid::Uuid;
@@ -209,4 +209,36 @@ fn what_somebody_has_taken_back_does_not_come_and_has_to_prove_itself_anew() {
     world.wait_ms(SOAK_MS);
     assert_eq!(asked(&world).len(), 1);
     end(&world);
+}
+
+/// What bakes needs no target any more. A version of before took the release for proven then, and asked for what was to come by itself.
+#[test]
+fn a_journal_of_before_in_which_nothing_was_left_to_show_it_replays() {
+    let mut world = world();
+    let verification = Some(Verification { bake_ms: SOAK_MS });
+    world.ok(TenantCommand::SetEnvironmentVerification { environment: STAGING, verification });
+    world.tell_as(1, TenantCommand::Deploy(Box::new(new_deployment(2, 2, Some(1))))).unwrap();
+    world.complete(1);
+    world.complete(2);
+    (1..=2).for_each(|n| drop(world.ok(TenantCommand::RemoveTarget { id: target(n) })));
+    let (mut before, from) = (world.state.clone(), world.events.len());
+    world.wait_ms(10 * SOAK_MS);
+    assert_eq!(*world.status(2), Status::Succeeded);
+    let staging = &world.tenant().environments[&STAGING];
+    assert!(!staging.proven.contains_key(&release(2)) && !staging.proofs.contains_key(&release(2)));
+    assert!(asked(&world).is_empty() && reasons(&world).is_empty());
+    end(&world);
+
+    let succeeds = |(_, event): &(StreamId, Event)| matches!(event.fact, Fact::DeploymentSucceeded { .. });
+    let until = from + world.events[from..].iter().position(succeeds).unwrap() + 1;
+    let (stream, last) = world.events[until - 1].clone();
+    let (environment, release, reason) = (PRODUCTION, release(2), "it waits".to_owned());
+    let then = [
+        Fact::AutoPromotionDue { environment, release },
+        Fact::AutoPromotionEnded { environment, release, promotion: None, reason },
+    ];
+    let then = then.map(|fact| (stream, Event { at: last.at.plus_ms(SOAK_MS), fact, ..last.clone() }));
+    for (stream, event) in world.events[from..until].iter().chain(&then) {
+        before.apply(*stream, event).unwrap_or_else(|error| panic!("{event:?}: {error}"));
+    }
 }

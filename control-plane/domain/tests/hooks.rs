@@ -292,3 +292,65 @@ fn an_environment_that_a_hook_leads_to_is_used() {
     world.tell_as(1, TenantCommand::RemoveHook { hook: hook(1) }).unwrap();
     world.tell_as(1, TenantCommand::RemoveEnvironment { id: STAGING }).unwrap();
 }
+
+/// Whoever may write the workflow that a hook runs would otherwise choose what comes, and let it through alone.
+#[test]
+fn who_wrote_the_workflow_of_a_run_does_not_approve_what_it_asks_for() {
+    let mut world = world();
+    (2..=3).for_each(|n| world.person(n));
+    world.ok(TenantCommand::SetEnvironmentApprovals { environment: STAGING, rule: Some(rule(1, &[])) });
+    create(&mut world, new(1, runs(&[]))).unwrap();
+    let steps = json!([{ "id": "go", "approval": {} },
+        { "id": "out", "needs": ["go"], "deploy": { "release": "shop:2.0", "environment": "staging" } }]);
+    let inputs = json!({ "version": { "type": "text", "max_length": 8 } });
+    let template = json!({ "name": "ship", "inputs": inputs, "steps": steps });
+    let template = Box::new(serde_json::from_value(template).unwrap());
+    world.tell_as(2, TenantCommand::ApplyWorkflow(template)).unwrap();
+    by_hook(&mut world, 1, start(1, "ship")).unwrap();
+    let go =
+        || TenantCommand::DecideStep { run: run(1), step: id("go"), approve: true, reason: String::new() };
+    let own = world.tell_as(2, go()).unwrap_err();
+    assert!(
+        matches!(&own, Rejection::Forbidden { problem } if problem.contains("they wrote its workflow")),
+        "{own}"
+    );
+    world.tell_as(3, go()).unwrap();
+    let asked = *world.tenant().open_promotions.iter().next().unwrap();
+    assert_eq!(world.tenant().promotions[&asked].chosen_by, [person(2)]);
+    let plan = world.tenant().promotions[&asked].plan.root;
+    let approve =
+        || TenantCommand::ApprovePromotion { promotion: asked, plan, reason: String::new(), signature: None };
+    let own = world.tell_as(2, approve()).unwrap_err();
+    assert!(
+        matches!(&own, Rejection::Forbidden { problem } if problem.contains("they wrote the workflow")),
+        "{own}"
+    );
+    world.tell_as(3, approve()).unwrap();
+    assert!(!world.tenant().promotions[&asked].is_open());
+}
+
+/// Who has lost the answer to a rotation rotates again, and the secret that the sender has goes on for as long as was said.
+#[test]
+fn a_second_rotation_leaves_the_secrets_before_it_their_time() {
+    let mut world = world();
+    create(&mut world, new(1, runs(&[]))).unwrap();
+    let rotate =
+        |salt: u8, overlap_ms| TenantCommand::RotateHook { hook: hook(1), salt: digest(salt), overlap_ms };
+    let salts = |world: &World| world.tenant().hooks[&hook(1)].salts(world.now).collect::<Vec<_>>();
+    world.tell_as(1, rotate(8, 120_000)).unwrap();
+    world.tell_as(1, rotate(9, 60_000)).unwrap();
+    assert_eq!(salts(&world), [digest(9), digest(8), digest(7)]);
+    world.wait_ms(60_000);
+    assert_eq!(salts(&world), [digest(9), digest(7)], "each has its own time");
+    for n in 10..13 {
+        world.tell_as(1, rotate(n, 60_000)).unwrap();
+    }
+    let full = world.tell_as(1, rotate(13, 60_000)).unwrap_err().to_string();
+    assert!(full.contains("4 earlier secrets of hook hook-1 are still good, which is the most"), "{full}");
+    world.wait_ms(60_000);
+    world.tell_as(1, rotate(14, 60_000)).unwrap();
+    assert_eq!(salts(&world), [digest(14), digest(12)]);
+    world.tell_as(1, rotate(15, 0)).unwrap();
+    assert_eq!(salts(&world), [digest(15)]);
+    common::end(&world);
+}

@@ -6,12 +6,17 @@ mod common;
 use common::{
     STAGING, World, agent, deployment, end, failed, name, new_deployment, new_target, release, rule,
 };
-use stella_domain::command::{NewDeployment, TenantCommand};
+use stella_domain::access::Role;
+use stella_domain::command::{NewDeployment, NewTarget, TenantCommand};
+use stella_domain::decide;
+use stella_domain::deployment::{Progress, Status};
 use stella_domain::environment::{Needs, PromotionPath, Requirement};
 use stella_domain::event::Fact;
-use stella_domain::promotion::Promotion;
+use stella_domain::plan::PlanPart;
+use stella_domain::promotion::{Promotion, PromotionStatus};
 use stella_domain::rejection::Rejection;
 use stella_protocol::id::EnvironmentId;
+use stella_protocol::message::TaskOutcome;
 use stella_protocol::time::Timestamp;
 use uuid::Uuid;
 
@@ -221,4 +226,136 @@ fn a_path_from_one_environment_is_written_as_ever() {
     assert_eq!(serde_json::to_string(&path).unwrap(), old);
     let plain = format!("{{\"after\":\"{STAGING}\",\"soak_ms\":0}}");
     assert_eq!(serde_json::to_string(&PromotionPath::after(STAGING, 0, false)).unwrap(), plain);
+}
+
+/// Production has three targets, 10, 11 and 9 in this order, with release 1, and release 2 on the first of them by the deployment 10.
+fn half_way(needs: Needs) -> World {
+    let mut world = world(needs, false);
+    for n in [10, 11] {
+        world.enrol(n);
+        let there = NewTarget { environment: PRODUCTION, agent: agent(n), ..new_target(n) };
+        world.ok(TenantCommand::CreateTarget(Box::new(there)));
+        world.connect(n, vec![]);
+    }
+    let override_path = Some("the first".to_owned());
+    let first = NewDeployment { environment: PRODUCTION, override_path, ..new_deployment(9, 1, None) };
+    world.ok(TenantCommand::Deploy(Box::new(first)));
+    (9..=11).for_each(|n| world.complete(n));
+    prove(&mut world, STAGING, 2);
+    prove(&mut world, HOTFIX, 3);
+    world.wait_ms(2 * MINUTE_MS);
+    world.ok(one_by_one(10));
+    world.complete(10);
+    assert_eq!(world.deployment(deployment(10)).counts.succeeded, 1);
+    world
+}
+
+fn one_by_one(n: u128) -> TenantCommand {
+    let new = NewDeployment { environment: PRODUCTION, ..new_deployment(n, 2, Some(1)) };
+    TenantCommand::Deploy(Box::new(new))
+}
+
+/// A proof counts for as long as targets are started by it.
+#[test]
+fn what_has_lost_its_proof_starts_nothing_more_and_goes_back() {
+    let take_back = |of: u128| TenantCommand::Rollback { id: deployment(of + 20), of: deployment(of) };
+    let mut world = half_way(Needs::All);
+    world.ok(take_back(2));
+    // What is under way ends.
+    assert!(matches!(world.status(10), Status::Halting { .. }));
+    world.finish(11, TaskOutcome::Succeeded);
+    assert_eq!(
+        common::failure(&world, 10),
+        "it may not go on by the path that it came by: release shop:2.0 must succeed on all targets of staging before it may come \
+         to production; deploy it there first"
+    );
+    let skipped = &world.deployment(deployment(10)).targets[&common::target(9)].progress;
+    assert!(matches!(skipped, Progress::Skipped { .. }), "{skipped:?}");
+    assert!(world.rollback_of(10).is_some());
+    end(&world);
+
+    // One of two ways that are enough is left.
+    let mut world = half_way(Needs::Any);
+    world.ok(take_back(2));
+    assert_eq!(*world.status(10), Status::Running);
+    world.tell_as(1, to(HOTFIX, 4, 2)).unwrap();
+    world.finish(2, failed("exit 1"));
+    assert!(matches!(world.status(10), Status::Halting { .. }));
+    end(&world);
+
+    // Another path leads there.
+    let mut world = half_way(Needs::Any);
+    let (first, soak_ms) = (STAGING, 60 * MINUTE_MS);
+    world.ok(path(PRODUCTION, Some(PromotionPath::after(first, soak_ms, false))));
+    assert!(matches!(world.status(10), Status::Halting { .. }));
+    end(&world);
+}
+
+/// The last target is at work: there is nothing more that the proof would be needed for.
+#[test]
+fn what_starts_nothing_more_ends_as_it_would_have() {
+    let mut world = half_way(Needs::All);
+    world.complete(11);
+    world.ok(TenantCommand::Rollback { id: deployment(22), of: deployment(2) });
+    world.complete(9);
+    assert_eq!(*world.status(10), Status::Succeeded);
+    end(&world);
+}
+
+#[test]
+fn what_waits_for_approvals_is_void_when_its_release_is_taken_back_before() {
+    let disprove: [fn(&mut World); 2] = [
+        |world| drop(world.ok(TenantCommand::Rollback { id: deployment(22), of: deployment(2) })),
+        |world| {
+            world.tell_as(1, to(STAGING, 4, 2)).unwrap();
+            world.finish(1, failed("exit 1"));
+        },
+    ];
+    for disprove in disprove {
+        let mut world = world(Needs::All, false);
+        let rule = Some(rule(1, &[]));
+        world.ok(TenantCommand::SetEnvironmentApprovals { environment: PRODUCTION, rule });
+        world.ok(TenantCommand::LockEnvironment { environment: PRODUCTION, reason: "audit".to_owned() });
+        prove(&mut world, STAGING, 2);
+        prove(&mut world, HOTFIX, 3);
+        world.wait_ms(2 * MINUTE_MS);
+        world.tell_as(1, to(PRODUCTION, 10, 2)).unwrap();
+        world.approve(2, 10).unwrap();
+        disprove(&mut world);
+        let PromotionStatus::Invalidated { reason, .. } = &world.promotion(10).status else {
+            panic!("{:?}", world.promotion(10).status)
+        };
+        assert!(reason.contains("must succeed on all targets of staging"), "{reason}");
+        end(&world);
+    }
+}
+
+/// A repair that cannot wait comes by no path, with a reason that people approve and that is kept for ever.
+#[test]
+fn a_path_may_be_overridden_by_who_operates_the_environment() {
+    let mut world = world(Needs::All, false);
+    let rule = Some(rule(1, &[]));
+    world.ok(TenantCommand::SetEnvironmentApprovals { environment: PRODUCTION, rule });
+    let urgent = |n, override_path: Option<&str>| {
+        let override_path = override_path.map(str::to_owned);
+        let new = NewDeployment { environment: PRODUCTION, override_path, ..new_deployment(n, 2, None) };
+        TenantCommand::Deploy(Box::new(new))
+    };
+    world.give(1, Role::Deployer);
+    let refused = world.tell_as(1, urgent(10, Some("orders are lost")));
+    assert!(matches!(refused, Err(Rejection::Forbidden { .. })), "{refused:?}");
+    world.give(1, Role::Operator);
+    assert!(common::conflict(world.tell_as(1, urgent(10, None))).contains("must succeed on all targets"));
+    world.tell_as(1, urgent(10, Some("orders are lost"))).unwrap();
+    let waits = world.promotion(10).clone();
+    assert_eq!(waits.wanted.override_path.as_deref(), Some("orders are lost"));
+    let leaf = decide::prove(world.tenant(), &waits, PlanPart::Wanted, world.now).unwrap().leaf;
+    assert!(leaf.contains("\"override_path\":\"orders are lost\""), "{leaf}");
+    world.approve(2, 10).unwrap();
+    // And nothing that happens to the path holds it up.
+    world.ok(path(PRODUCTION, None));
+    world.ok(path(PRODUCTION, Some(several(Needs::All, false))));
+    world.complete(9);
+    assert_eq!(*world.status(10), Status::Succeeded);
+    end(&world);
 }

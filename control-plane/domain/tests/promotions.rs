@@ -3,15 +3,19 @@
 
 mod common;
 
+use std::collections::BTreeMap;
+
 use common::{
-    STAGING, World, account, agent, deployment, facts, failed, invariants, name, new_deployment, new_target,
-    promotion, release, rule, target,
+    STAGING, World, account, agent, deployment, digest, facts, failed, invariants, name, new_deployment,
+    new_release, new_target, promotion, release, rule, target,
 };
 use stella_domain::access::{Grant, Role};
 use stella_domain::amount::Amount;
-use stella_domain::command::{NewDeployment, Outcome, SystemCommand, TenantCommand};
+use stella_domain::channel::{ChannelRule, PreReleases};
+use stella_domain::command::{NewDeployment, NewTarget, Outcome, SystemCommand, TargetChange, TenantCommand};
 use stella_domain::decide::{self, Decision};
 use stella_domain::deployment::Status;
+use stella_domain::environment::{PromotionPath, Verification};
 use stella_domain::event::{Event, Fact, StreamId};
 use stella_domain::gate::Check;
 use stella_domain::hold::Verdict;
@@ -216,19 +220,21 @@ fn a_task_of_unknown_end_holds_a_promotion_until_it_is_settled() {
     assert_eq!(world.promotion(3).status_name(), "started");
 }
 
+/// A promotion that waits is void after this, for this reason.
+fn one(change: &dyn Fn(&mut World), reason: &str) {
+    let mut world = world(Some(rule(1, &[])));
+    ask(&mut world, 2);
+    change(&mut world);
+    let said = ended(&world, 2);
+    assert!(said.contains(reason), "{said}");
+    assert!(why(world.approve(2, 2)).contains("deploy again to ask anew"));
+    assert_eq!(world.tenant().totals.promotions[&name("staging")]["invalidated"], 1);
+    invariants::check(&world.state, world.now);
+    invariants::replay(&world.events, &world.state);
+}
+
 #[test]
 fn a_promotion_that_would_do_something_else_by_now_is_void() {
-    let one = |change: &dyn Fn(&mut World), reason: &str| {
-        let mut world = world(Some(rule(1, &[])));
-        ask(&mut world, 2);
-        change(&mut world);
-        let said = ended(&world, 2);
-        assert!(said.contains(reason), "{said}");
-        assert!(why(world.approve(2, 2)).contains("deploy again to ask anew"));
-        assert_eq!(world.tenant().totals.promotions[&name("staging")]["invalidated"], 1);
-        invariants::check(&world.state, world.now);
-        invariants::replay(&world.events, &world.state);
-    };
     one(
         &|world| {
             world.enrol(3);
@@ -269,8 +275,42 @@ fn a_promotion_that_would_do_something_else_by_now_is_void() {
             assert_eq!(world.promotion(2).status_name(), "pending", "while another one is at work");
             world.complete(2);
         },
-        "its targets, what is on them, or how it is verified in the end, has changed",
+        &format!("shop:3.0 is on web-2 since deployment {}", deployment(3)),
     );
+}
+
+#[test]
+fn the_reason_says_what_of_its_targets_or_environment_has_changed() {
+    one(
+        &|world| {
+            let set = |name: &str, value: Option<&str>| (name.to_owned(), value.map(str::to_owned));
+            let variables = [set("port", Some("9090")), set("mode", Some("new"))].into();
+            let change = TargetChange { id: target(2), labels: BTreeMap::new(), variables, agent: None };
+            world.ok(TenantCommand::UpdateTarget(Box::new(change)));
+        },
+        "variable mode of web-2 has changed; variable port of web-2 has changed",
+    );
+    one(
+        &|world| {
+            world.enrol(3);
+            let (labels, variables) = (BTreeMap::new(), BTreeMap::new());
+            let change = TargetChange { id: target(2), labels, variables, agent: Some(agent(3)) };
+            world.ok(TenantCommand::UpdateTarget(Box::new(change)));
+        },
+        "target web-2 is served by another agent",
+    );
+    one(
+        &|world| {
+            let verification = Some(Verification { bake_ms: 60_000 });
+            world.ok(TenantCommand::SetEnvironmentVerification { environment: STAGING, verification });
+        },
+        "how a deployment to staging is verified in the end has changed",
+    );
+    // It is counted under the new name.
+    let mut world = world(Some(rule(1, &[])));
+    ask(&mut world, 2);
+    world.ok(TenantCommand::UpdateEnvironment { id: STAGING, name: Some(name("live")), order: None });
+    assert_eq!(ended(&world, 2), "staging is called live now");
 }
 
 #[test]
@@ -353,13 +393,57 @@ fn no_journal_makes_a_deployment_without_its_approvals() {
     assert_eq!(refused, Some("deployment_created"));
 }
 
-/// Where somebody has to approve, a gate, the budget and what is wanted of the way back are part of what people approve.
+const BEFORE: EnvironmentId = EnvironmentId(Uuid::from_u128(0x75));
+
+/// Release 4 has been through what comes before staging, is in its channel, and is signed as the tenant demands.
+fn guard(world: &mut World) {
+    world.ok(TenantCommand::CreateEnvironment {
+        id: BEFORE,
+        name: name("before"),
+        order: None,
+        way_back_proof: ProofRule::Off,
+    });
+    world.enrol(7);
+    let there = NewTarget { environment: BEFORE, agent: agent(7), ..new_target(7) };
+    world.ok(TenantCommand::CreateTarget(Box::new(there)));
+    world.connect(7, vec![]);
+    let (application, stable) = (name("shop"), name("stable"));
+    let rule = ChannelRule { pre_releases: PreReleases::Any, ..ChannelRule::default() };
+    world.ok(TenantCommand::SetChannel { application, name: stable.clone(), rule });
+    world.ok(TenantCommand::StoreArtifact { digest: digest(4), size_bytes: 10, tenant_bytes_max: None });
+    world.ok(TenantCommand::CreateRelease(Box::new(new_release(4))));
+    let first = NewDeployment { environment: BEFORE, ..new_deployment(7, 4, None) };
+    world.ok(TenantCommand::Deploy(Box::new(first)));
+    world.complete(7);
+    let requires = Some(PromotionPath::after(BEFORE, 0, false));
+    world.ok(TenantCommand::SetEnvironmentPath { environment: STAGING, requires });
+    world.ok(TenantCommand::SetEnvironmentChannels { environment: STAGING, channels: vec![stable] });
+    world.ok(common::add_key(1));
+    world.sign(1, 4).unwrap();
+    world.ok(TenantCommand::SetReleaseSigning { rule: Some(common::signed(1, &[])) });
+}
+
+/// Where somebody has to approve, what guards the environment is part of what people approve: gates, budget, way back, path, channels
+/// and signatures.
 #[test]
 fn what_guards_the_environment_is_part_of_what_is_approved() {
     let gate = || common::gate("manual", Check::Manual);
     let set = |world: &mut World| world.set_gate(gate());
     let environment = STAGING;
-    let changes: [(TenantCommand, &str); 5] = [
+    let after = Some(PromotionPath::after(BEFORE, 0, false));
+    let changes: [(TenantCommand, &str); 8] = [
+        (
+            TenantCommand::SetEnvironmentPath { environment, requires: None },
+            "what comes before staging has changed, and that is part of what people approve",
+        ),
+        (
+            TenantCommand::SetEnvironmentChannels { environment, channels: Vec::new() },
+            "the channels that staging takes releases from have changed, and that is part of what people approve",
+        ),
+        (
+            TenantCommand::SetReleaseSigning { rule: None },
+            "the signatures that every release must have have changed, and that is part of what people approve",
+        ),
         (
             TenantCommand::RemoveGate { environment, gate: name("manual") },
             "gate manual of staging was removed, and that is part of what people approve",
@@ -384,10 +468,15 @@ fn what_guards_the_environment_is_part_of_what_is_approved() {
     for (change, expected) in changes {
         let mut world = world(Some(rule(2, &[])));
         set(&mut world);
-        ask(&mut world, 2);
+        guard(&mut world);
+        world.tell_as(1, TenantCommand::Deploy(Box::new(new_deployment(2, 4, Some(1))))).unwrap();
         world.approve(2, 2).unwrap();
-        // The same once more is no change.
+        // The same once more is no change, and whether something comes by itself guards nothing.
         set(&mut world);
+        for auto in [true, false] {
+            let requires = after.clone().map(|path| PromotionPath { auto, ..path });
+            world.ok(TenantCommand::SetEnvironmentPath { environment, requires });
+        }
         assert!(world.promotion(2).is_open());
         world.ok(change);
         assert_eq!(ended(&world, 2), expected);
@@ -399,6 +488,24 @@ fn what_guards_the_environment_is_part_of_what_is_approved() {
     ask(&mut world, 2);
     world.ok(TenantCommand::RemoveGate { environment, gate: name("manual") });
     assert!(matches!(world.promotion(2).status, PromotionStatus::Started { .. }));
+}
+
+/// While another deployment is at work nothing is void yet, and who looks is told what will be.
+#[test]
+fn who_looks_at_a_plan_is_told_whether_to_wait_or_not_to_approve_it() {
+    let mut world = world(Some(rule(1, &[])));
+    ask(&mut world, 2);
+    let other = NewDeployment { targets: Some(vec![target(2)]), ..new_deployment(3, 3, None) };
+    world.tell_as(1, TenantCommand::Deploy(Box::new(other))).unwrap();
+    world.approve(2, 3).unwrap();
+    world.finish(2, stella_protocol::message::TaskOutcome::Succeeded);
+    let look = |world: &World| decide::planned_again(world.tenant(), world.promotion(2), world.now);
+    assert!(look(&world).is_ok(), "nothing has changed yet");
+    world.set_gate(common::gate("manual", Check::Manual));
+    let said = common::conflict(look(&world));
+    assert!(said.contains("what guards its environment has changed since"), "{said}");
+    let proof = decide::prove(world.tenant(), world.promotion(2), PlanPart::Wanted, world.now);
+    assert_eq!(common::conflict(proof), said);
 }
 
 /// Each part is proven in the root that people approve, and what is not in it is not.
@@ -430,7 +537,7 @@ fn what_was_asked_for_in_an_older_form_still_starts() {
     let mut world = world(rule.clone());
     let root = format!("sha256:{}", GOLDEN[0]).parse().unwrap();
     let plan = Plan { version: 1, root, targets: 2, guards: None };
-    let (id, wanted) = (promotion(2), new_deployment(2, 2, Some(1)));
+    let (id, wanted) = (promotion(2), Box::new(new_deployment(2, 2, Some(1))));
     let expires_at = Some(world.now.plus_ms(86_400_000));
     let fact = Fact::PromotionRequested { id, wanted, plan, rule, expires_at, chosen_by: Vec::new() };
     let (actor, trace) = (common::person(1), TraceContext::default());

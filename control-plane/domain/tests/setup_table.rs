@@ -381,8 +381,9 @@ fn hooks(table: &mut String) {
     ];
     let seen = |state: &State| {
         let hooks = tenant(state).hooks.values().map(|hook| {
-            let former = hook.former.map(|it| format!(", before {} until {}", it.salt.0[0], it.until.0));
-            format!("{} salt {}{}", hook.name, hook.salt.0[0], former.unwrap_or_default())
+            let former =
+                hook.formers.iter().map(|it| format!(", before {} until {}", it.salt.0[0], it.until.0));
+            format!("{} salt {}{}", hook.name, hook.salt.0[0], former.collect::<String>())
         });
         let hooks: Vec<String> = hooks.collect();
         if hooks.is_empty() { "none".to_owned() } else { hooks.join("; ") }

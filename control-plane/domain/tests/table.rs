@@ -700,7 +700,7 @@ fn promotions(table: &mut String) {
     for (label, steps) in situations {
         let mut world = fresh();
         steps(&mut world);
-        let (wanted, plan) = (new_deployment(2, 2, None), world.promotion(2).plan);
+        let (wanted, plan) = (Box::new(new_deployment(2, 2, None)), world.promotion(2).plan);
         let rule = world.promotion(2).rule.clone();
         let facts = [
             Fact::PromotionRequested { id, wanted, plan, rule, expires_at: None, chosen_by: Vec::new() },

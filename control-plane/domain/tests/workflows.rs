@@ -655,3 +655,31 @@ fn a_call_that_nobody_answers_fails_once_it_has_waited_for_its_turn_long_enough(
     assert_eq!(reason, "step call: there was no answer in time, the wait for its turn included");
     assert!(world.tenant().calls.is_empty(), "nobody is called for it any more");
 }
+
+/// Nobody has said no: a gate that is mended has everybody asked again, also by a run.
+#[test]
+fn a_promotion_that_is_void_is_asked_for_again_if_its_step_is_to_be_retried() {
+    let mut world = world();
+    world.ok(TenantCommand::SetEnvironmentApprovals { environment: STAGING, rule: Some(rule(1, &[])) });
+    let retry = json!({ "attempts": 2, "backoff": "1m" });
+    let out = json!([{ "id": "out", "retry": retry, "deploy": deploy_all("shop:2.0") }]);
+    world.ok(TenantCommand::ApplyWorkflow(Box::new(steps(out))));
+    start(&mut world, json!({})).unwrap();
+    let first = *world.tenant().open_promotions.iter().next().unwrap();
+    world.set_gate(common::gate("ticket", stella_domain::gate::Check::Manual));
+    let StepState::BackingOff { reason, .. } = &now(&world).steps[&id("out")].state else {
+        panic!("{}", states(&world))
+    };
+    assert!(reason.contains("gate ticket of staging was set"), "{reason}");
+    world.wait_ms(60_000);
+    let second = *world.tenant().open_promotions.iter().next().unwrap();
+    assert!(first != second && states(&world) == "running: out running");
+    // And not more often than it says.
+    world.ok(TenantCommand::RemoveGate { environment: STAGING, gate: name("ticket") });
+    let RunStatus::Failed { reason } = &now(&world).status else { panic!("{}", states(&world)) };
+    assert!(
+        reason.contains("the promotion is not valid any more: gate ticket of staging was removed"),
+        "{reason}"
+    );
+    end(&world);
+}

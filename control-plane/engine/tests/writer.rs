@@ -165,13 +165,17 @@ async fn a_snapshot_of_a_version_that_counted_less_is_left_aside() {
     }
     let before = engine.handle().state();
     engine.stop();
-    for counts_less in [false, true] {
+    for (counts_less, counts) in
+        [(false, None), (true, Some(None)), (true, Some(Some(0))), (true, Some(Some(1)))]
+    {
         let journal = open(folder.path());
         let mut snapshot = journal.load_snapshot().unwrap().unwrap();
         let mut state: serde_json::Value = serde_json::from_slice(&snapshot.payload).unwrap();
         state["tenants"][Uuid::from_u128(1).to_string()]["created_at"] = 7.into();
-        if counts_less {
-            state.as_object_mut().unwrap().remove("projections").unwrap();
+        match counts {
+            None => {}
+            Some(None) => drop(state.as_object_mut().unwrap().remove("projections").unwrap()),
+            Some(Some(counts)) => state["projections"] = counts.into(),
         }
         snapshot.payload = serde_json::to_vec(&state).unwrap();
         journal.save_snapshot(&snapshot).unwrap();

@@ -157,6 +157,7 @@ pub(crate) fn deployment(scenario: &Scenario) -> NewDeployment {
         targets: None,
         timeout_ms: deploy.timeout.0,
         override_freeze: None,
+        override_path: None,
         waive_way_back: None,
         replace_application: false,
         job: None,

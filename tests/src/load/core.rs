@@ -224,6 +224,7 @@ fn deployment(number: u32) -> NewDeployment {
         targets: None,
         timeout_ms: 3_600_000,
         override_freeze: None,
+        override_path: None,
         waive_way_back: None,
         replace_application: false,
         job: None,

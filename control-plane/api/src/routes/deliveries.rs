@@ -231,6 +231,7 @@ fn command(tenant: &TenantState, wanted: Wanted) -> Result<(TenantCommand, Uuid)
                 targets: None,
                 timeout_ms: TIMEOUT_MS_DEFAULT,
                 override_freeze: None,
+                override_path: None,
                 waive_way_back: None,
                 replace_application: false,
                 job: None,

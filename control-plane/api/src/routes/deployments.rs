@@ -154,19 +154,17 @@ fn wanted(tenant: &TenantState, body: &CreateDeployment, now: Timestamp) -> Resu
         tolerate_failures: parse::maybe_amount("tolerate_failures", body.tolerate_failures.as_ref())?,
         targets,
         timeout_ms: parse::timeout_ms("timeout_seconds", body.timeout_seconds)?,
-        override_freeze: body
-            .override_freeze
-            .as_deref()
-            .map(|reason| parse::reason("override_freeze", reason))
-            .transpose()?,
-        waive_way_back: body
-            .waive_way_back
-            .as_deref()
-            .map(|reason| parse::reason("waive_way_back", reason))
-            .transpose()?,
+        override_freeze: why("override_freeze", body.override_freeze.as_deref())?,
+        override_path: why("override_path", body.override_path.as_deref())?,
+        waive_way_back: why("waive_way_back", body.waive_way_back.as_deref())?,
         replace_application: body.replace_application,
         job: None,
     })
+}
+
+/// Why something that speaks against it does not matter, if somebody says so.
+fn why(field: &str, reason: Option<&str>) -> Result<Option<String>, ApiError> {
+    reason.map(|reason| parse::reason(field, reason)).transpose()
 }
 
 /// The targets that are asked for by name or by label; `None` is all of the environment.

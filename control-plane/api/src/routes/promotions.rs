@@ -110,10 +110,6 @@ pub(crate) async fn promotion_plan(
     // Thousands of targets take a while.
     let planned = tokio::task::spawn_blocking(move || {
         let planned = decide::planned_again(&tenant, &promotion, now)?;
-        if planned.plan != promotion.plan {
-            let problem = "another deployment is changing its targets; look again when that has ended";
-            return Err(ApiError::new(ErrorCode::Conflict, problem));
-        }
         Ok::<_, ApiError>(view::plan(&tenant, &promotion.wanted, &planned, now))
     });
     Ok(Json(planned.await.map_err(|error| ApiError::internal(&error))??))
@@ -126,7 +122,7 @@ pub(crate) async fn promotion_plan(
 pub(crate) struct PartOfPlan {
     /// What is done on this target, by name or id.
     target: Option<String>,
-    /// Another part: `wanted` (how it would come, and by which approvals), `guards` (gates, budget and what is wanted of the way back, where
+    /// Another part: `wanted` (how it would come, and by which approvals), `guards` (gates, budget, way back, path, channels and signatures, where
     /// somebody has to approve), `release`.
     part: Option<String>,
 }

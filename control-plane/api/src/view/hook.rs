@@ -32,7 +32,7 @@ pub(crate) fn hook(state: &State, tenant: &TenantState, hook: &Hook, now: Timest
         workflow,
         deploy,
         when: hook.when.clone(),
-        former_secret_until: hook.former.filter(|it| it.until > now).map(|it| time(it.until)),
+        former_secret_until: hook.formers(now).map(|it| it.until).max().map(time),
         created_at: time(hook.created_at),
         created_by: actor(&hook.created_by),
     }

@@ -12,7 +12,9 @@ use stella_domain::hold::Hold;
 use stella_domain::job::own_release;
 use stella_domain::name::Name;
 use stella_domain::plan::{PartProof, Plan};
-use stella_domain::promotion::{Approval, ApprovalRule, Objection, OnExpiry, Promotion, PromotionStatus};
+use stella_domain::promotion::{
+    Approval, ApprovalRule, Lapsed, Objection, OnExpiry, Promotion, PromotionStatus,
+};
 use stella_domain::state::State;
 use stella_domain::tenant::TenantState;
 use stella_protocol::id::AccountId;
@@ -68,6 +70,7 @@ pub(crate) fn promotion(
             .map(|targets| targets.iter().map(|target| target_named(tenant, *target)).collect()),
         timeout_seconds: wanted.timeout_ms / 1_000,
         override_freeze: wanted.override_freeze.clone(),
+        override_path: wanted.override_path.clone(),
         waive_way_back: wanted.waive_way_back.clone(),
         replace_application: wanted.replace_application,
         held_until: promotion.held_until.map(time),
@@ -84,15 +87,7 @@ pub(crate) fn promotion(
             .flat_map(|rule| rule.groups().map(|it| quorum(state, it)))
             .collect(),
         approvals: promotion.approvals.iter().map(approval).collect(),
-        lapsed: promotion
-            .lapsed
-            .iter()
-            .map(|it| dto::LapsedApproval {
-                approval: approval(&it.approval),
-                lapsed_at: time(it.at),
-                because: it.reason.clone(),
-            })
-            .collect(),
+        lapsed: promotion.lapsed.iter().map(lapsed).collect(),
         gates,
         requested_at: time(promotion.requested_at),
         requested_by: actor(&promotion.requested_by),
@@ -101,6 +96,11 @@ pub(crate) fn promotion(
         asked_again: promotion.asked_again,
         ended_at: ended_at.map(time),
     }
+}
+
+fn lapsed(it: &Lapsed) -> dto::LapsedApproval {
+    let because = it.reason.clone();
+    dto::LapsedApproval { approval: approval(&it.approval), lapsed_at: time(it.at), because }
 }
 
 /// What keeps a promotion from starting, in the order in which people can do something about it.

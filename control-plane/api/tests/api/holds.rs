@@ -159,6 +159,8 @@ async fn a_frozen_environment_says_until_when_and_is_overridden_with_a_reason() 
     let created = world.post(&deployments, &deployment).await.expect(201);
     let promotion = format!("{}/promotions/{}", busy.at, created["id"].as_str().unwrap());
     assert_eq!(world.get(&promotion).await.expect(200)["override_freeze"], "orders are lost");
+    deployment["override_path"] = json!(" ");
+    assert_eq!(world.post(&deployments, &deployment).await.expect(422)["field"], "override_path");
 
     for (field, value) in [
         ("from", "tomorrow"),

@@ -50,6 +50,10 @@ pub(crate) struct Deploy {
     /// Deploy although the environment is frozen, and why; it is recorded. Needs the role operator.
     #[arg(long, value_name = "REASON")]
     pub(crate) override_freeze: Option<String>,
+    /// Deploy although the release has not been through what comes before the environment, and why; it is recorded. Needs the role
+    /// operator.
+    #[arg(long, value_name = "REASON")]
+    pub(crate) override_path: Option<String>,
     /// Deploy although it could not go back on every target, and why; it is recorded. Needs the role operator.
     #[arg(long, value_name = "REASON")]
     pub(crate) waive_way_back: Option<String>,
@@ -228,7 +232,7 @@ pub(crate) enum Deployment {
 pub(crate) enum PlanPart {
     /// How it would come, and by which approvals.
     Wanted,
-    /// Gates, budget and what is wanted of the way back.
+    /// Gates, budget, what is wanted of the way back, path, channels, and the signatures that the tenant demands.
     Guards,
     /// The release with its steps.
     Release,
@@ -289,7 +293,7 @@ pub(crate) enum Promotion {
     },
     /// Approve a promotion. With the last approval that it needs, it starts as soon as it can.
     #[command(
-        after_help = "Examples:\n  stella promotion approve PROMOTION --reason 'tested by QA'\n  stella promotion approve PROMOTION --plan sha256:DIGEST\n  stella promotion approve PROMOTION --sign-with qa.pem"
+        after_help = "Examples:\n  stella promotion approve PROMOTION --reason 'tested by QA'\n  stella promotion approve PROMOTION --plan sha256:DIGEST\n  stella promotion approve PROMOTION --plan sha256:DIGEST --sign-with qa.pem"
     )]
     Approve {
         /// Its id.
@@ -301,8 +305,8 @@ pub(crate) enum Promotion {
         #[arg(long, default_value = "", hide_default_value = true)]
         reason: String,
         /// Sign it with the ed25519 key in this file (PEM, as `stella release key create` and openssl make them): the signature and the
-        /// public key are kept with the approval.
-        #[arg(long, value_name = "FILE")]
+        /// public key are kept with the approval. Needs --plan, so that you sign what you have looked at.
+        #[arg(long, value_name = "FILE", requires = "plan")]
         sign_with: Option<PathBuf>,
     },
     /// Reject a promotion.

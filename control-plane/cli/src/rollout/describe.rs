@@ -136,7 +136,11 @@ fn permitted(promotion: &Promotion) -> Vec<String> {
         .override_freeze
         .iter()
         .map(|why| format!("came in spite of a freeze: {}", print::one_line(why)));
-    approvals.chain(gates).chain(freeze).collect()
+    let path = promotion
+        .override_path
+        .iter()
+        .map(|why| format!("came by no path that leads there: {}", print::one_line(why)));
+    approvals.chain(gates).chain(freeze).chain(path).collect()
 }
 
 fn row(target: &DeploymentTarget) -> Vec<String> {

@@ -338,17 +338,16 @@ impl TenantState {
     }
 
     /// Whether every target of an environment has the release, but for those of a group without traffic. Where there is no target any
-    /// more, nothing is shown.
+    /// more, that is so too: journals of before have what followed from it. `decide` takes such a proof back at once.
     fn is_everywhere(&self, release: ReleaseId, environment: EnvironmentId, by: DeploymentId) -> bool {
         let targets = self.index.targets.get(&environment).into_iter().flat_map(|names| names.values());
         let mut found = targets.filter_map(|target| self.targets.get(target));
         let by = self.deployments.get(&by);
         let other = by.and_then(|it| Some((it.strategy.groups()?, it.leads_to()?.other())));
-        self.index.targets.contains_key(&environment)
-            && found.all(|target| {
-                let is_out = other.is_some_and(|(groups, colour)| groups.group_of(target) == Some(colour));
-                is_out || target.current == Some(release)
-            })
+        found.all(|target| {
+            let is_out = other.is_some_and(|(groups, colour)| groups.group_of(target) == Some(colour));
+            is_out || target.current == Some(release)
+        })
     }
 
     pub(super) fn deployment_mut(

@@ -6,7 +6,7 @@ use stella_protocol::id::HookId;
 
 use super::{Applied, ensure, misplaced, missing, vacant};
 use crate::event::{Event, Fact};
-use crate::hook::{FormerSalt, Hook};
+use crate::hook::{FORMER_SALTS_MAX, FormerSalt, Hook};
 use crate::tenant::TenantState;
 
 impl TenantState {
@@ -25,7 +25,7 @@ impl TenantState {
                     action: action.clone(),
                     when: when.clone(),
                     salt: *salt,
-                    former: None,
+                    formers: Vec::new(),
                     created_at: event.at,
                     created_by: event.actor.clone(),
                 };
@@ -35,7 +35,15 @@ impl TenantState {
             Fact::HookRotated { id, salt, former_until } => {
                 let hook = self.hooks.get_mut(id).ok_or_else(|| missing(HookId::KIND, id, fact))?;
                 let hook = Arc::make_mut(hook);
-                hook.former = former_until.map(|until| FormerSalt { salt: hook.salt, until });
+                match former_until {
+                    Some(until) => {
+                        hook.formers.retain(|former| former.until > event.at);
+                        hook.formers.push(FormerSalt { salt: hook.salt, until: *until });
+                        let over = hook.formers.len().saturating_sub(FORMER_SALTS_MAX);
+                        hook.formers.drain(..over);
+                    }
+                    None => hook.formers.clear(),
+                }
                 hook.salt = *salt;
                 Ok(())
             }

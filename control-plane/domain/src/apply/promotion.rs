@@ -129,7 +129,7 @@ impl TenantState {
         ensure(stage.approvals == *rule, subject(*id), "not by the rule of its environment", fact)?;
         let promotion = Promotion {
             id: *id,
-            wanted: wanted.clone(),
+            wanted: (**wanted).clone(),
             plan: *plan,
             rule: rule.clone(),
             approvals: Vec::new(),
@@ -162,7 +162,7 @@ impl TenantState {
         let again = promotion.approvals.iter().any(|approval| approval.by.id == by.id);
         let in_rule = promotion.rule.as_ref().is_some_and(|rule| rule.lets_decide(by.id));
         // Also in replay: a journal in which a signature was made up is not one that this core has written.
-        let signed = signature.is_none_or(|it| it.is_over(*id, *plan));
+        let signed = signature.is_none_or(|it| it.may_be_recorded(*id, *plan, by.id));
         ensure(signed, subject(*id), "not what was signed", fact)?;
         let holds = promotion.is_open() && promotion.plan.root == *plan && in_rule && !own && !again;
         ensure(holds, subject(*id), promotion.status.name(), fact)?;

@@ -181,6 +181,9 @@ pub struct NewDeployment {
     /// Why it must come although the environment is frozen; `None` if it need not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub override_freeze: Option<String>,
+    /// Why it must come although its release has not been through what comes before; `None` if it need not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub override_path: Option<String>,
     /// Why it must come although it could not go back everywhere; `None` if it need not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waive_way_back: Option<String>,
@@ -190,4 +193,11 @@ pub struct NewDeployment {
     /// What is run instead of bringing a release: then `release` is that of the job if it has one, or [`own_release`](crate::job::own_release).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<Box<Job>>,
+}
+
+impl NewDeployment {
+    /// Whether it is to come although something of its environment speaks against it.
+    pub(crate) const fn overrides_something(&self) -> bool {
+        self.override_freeze.is_some() || self.override_path.is_some() || self.waive_way_back.is_some()
+    }
 }

@@ -86,6 +86,7 @@ fn consider(tx: &mut Transaction<'_>, place: EnvironmentId) -> Result<(), Reject
         targets: None,
         timeout_ms: like.timeout_ms(),
         override_freeze: None,
+        override_path: None,
         waive_way_back: None,
         replace_application: false,
         job: None,

@@ -81,7 +81,8 @@ pub(super) fn verdict(tenant: &TenantState, id: DeploymentId) -> Option<Result<O
             return Some(Err(("the promotion has waited for too long".to_owned(), Again::IfPlanned)));
         }
         PromotionStatus::Invalidated { reason, .. } => {
-            format!("the promotion is not valid any more: {reason}")
+            let reason = format!("the promotion is not valid any more: {reason}");
+            return Some(Err((reason, Again::IfPlanned)));
         }
     };
     Some(Err((reason, Again::Never)))
@@ -117,6 +118,7 @@ pub(super) fn wanted(
         targets: chosen(tenant, environment, (&deploy.targets, &deploy.labels), &fill)?,
         timeout_ms: deploy.timeout.0,
         override_freeze: None,
+        override_path: None,
         waive_way_back: None,
         replace_application: deploy.replace_application,
         tolerate_failures: deploy.tolerate_failures,

@@ -7,7 +7,7 @@ use super::transaction::Transaction;
 use crate::access::{AccountKind, Role, Scope};
 use crate::command::{NewHook, Outcome};
 use crate::event::Fact;
-use crate::hook::{self, HOOKS_MAX, HookAction, OVERLAP_MS_MAX};
+use crate::hook::{self, FORMER_SALTS_MAX, HOOKS_MAX, HookAction, OVERLAP_MS_MAX};
 use crate::name::Name;
 use crate::rejection::Rejection;
 
@@ -69,17 +69,25 @@ fn may_be_started(tx: &Transaction<'_>, action: &HookAction) -> Result<(), Rejec
     }
 }
 
-/// Gives the sender of a hook another secret. The one before it is good for `overlap_ms` more.
+/// Gives the sender of a hook another secret. The one before it is good for `overlap_ms` more, and those before that for as long as they
+/// were said to be; without an overlap, none is.
 pub(super) fn rotate(
     tx: &mut Transaction<'_>,
     id: HookId,
     salt: Digest,
     overlap_ms: u64,
 ) -> Result<Outcome, Rejection> {
-    exists(tx, id)?;
+    let hook = tx.tenant.hooks.get(&id).ok_or_else(|| Rejection::not_found(HookId::KIND, id))?;
     if overlap_ms > OVERLAP_MS_MAX {
         let problem = format!("must be at most {} (7 days)", OVERLAP_MS_MAX / 1_000);
         return Err(Rejection::invalid("overlap_seconds", problem));
+    }
+    if overlap_ms > 0 && hook.formers(tx.now).count() >= FORMER_SALTS_MAX {
+        let problem = format!(
+            "{FORMER_SALTS_MAX} earlier secrets of hook {} are still good, which is the most; rotate it without an overlap to end all of them, or wait",
+            hook.name
+        );
+        return Err(Rejection::conflict(problem));
     }
     let former_until = (overlap_ms > 0).then(|| tx.now.plus_ms(overlap_ms));
     tx.emit(Fact::HookRotated { id, salt, former_until })?;

@@ -100,6 +100,7 @@ pub(super) fn wanted(
         targets: Some(targets.unwrap_or_else(all)),
         timeout_ms: task.timeout.0,
         override_freeze: None,
+        override_path: None,
         waive_way_back: None,
         replace_application: false,
         tolerate_failures: task.tolerate_failures,

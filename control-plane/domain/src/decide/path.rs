@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use stella_protocol::id::EnvironmentId;
+use stella_protocol::id::{DeploymentId, EnvironmentId, PromotionId};
 use stella_protocol::time::Timestamp;
 
-use super::fields;
 use super::transaction::Transaction;
+use super::{fields, rollout};
 use crate::command::Outcome;
+use crate::deployment::{Cause, Deployment, Status};
 use crate::environment::{Environment, Needs, PromotionPath, Requirement, SOAK_MS_RANGE};
 use crate::event::Fact;
 use crate::rejection::Rejection;
@@ -112,6 +113,60 @@ pub(super) fn is_reached(
         }
     };
     Err(Rejection::conflict(problem))
+}
+
+/// The environments that come after another one.
+pub(super) fn after(tenant: &TenantState, place: EnvironmentId) -> impl Iterator<Item = EnvironmentId> {
+    tenant.environments.values().filter(move |it| it.follows(place)).map(|it| it.id)
+}
+
+/// Why a deployment may start no further target: what its release has been through when it began counts no more, or another path leads
+/// there. Rollbacks and jobs need none, and nobody is asked where it was overridden.
+pub(super) fn lost(tenant: &TenantState, deployment: &Deployment, now: Timestamp) -> Option<String> {
+    let promotion = tenant.promotions.get(&PromotionId(deployment.id.0));
+    let is_overridden = promotion.is_some_and(|it| it.wanted.override_path.is_some());
+    if deployment.cause != Cause::Requested || is_overridden {
+        return None;
+    }
+    let environment = tenant.environments.get(&deployment.environment)?;
+    let release = tenant.releases.get(&deployment.release)?;
+    let lack = is_reached(tenant, environment, release, now).err()?;
+    Some(format!("it may not go on by the path that it came by: {lack}"))
+}
+
+/// Halts what runs, and has targets left, when a release has lost the proof that it came by, or another path leads there.
+pub(super) fn reconsider(tx: &mut Transaction<'_>) -> Result<(), Rejection> {
+    let mut seen = 0;
+    loop {
+        let places: BTreeSet<EnvironmentId> =
+            tx.facts_from(seen).flat_map(|fact| concerned(&tx.tenant, fact)).collect();
+        if places.is_empty() {
+            return Ok(());
+        }
+        seen = tx.facts_from(0).count();
+        let active = tx.tenant.active_deployments.iter().filter_map(|id| tx.tenant.deployments.get(id));
+        let left = active.filter(|it| it.status == Status::Running && it.left() > 0);
+        let concerned = left.filter(|it| places.contains(&it.environment));
+        let lost: Vec<(DeploymentId, String)> =
+            concerned.filter_map(|it| Some((it.id, lost(&tx.tenant, it, tx.now)?))).collect();
+        for (id, reason) in lost {
+            rollout::halt_for_gate(tx, id, &reason)?;
+        }
+    }
+}
+
+/// Where what runs may have lost its path since this happened.
+#[expect(clippy::wildcard_enum_match_arm, reason = "most facts take no proof away")]
+fn concerned(tenant: &TenantState, fact: &Fact) -> Vec<EnvironmentId> {
+    match fact {
+        Fact::EnvironmentPathSet { id, .. } => vec![*id],
+        Fact::ReleaseDisproven { environment, .. } => after(tenant, *environment).collect(),
+        Fact::DeploymentFailed { id, .. } => {
+            let failed = tenant.deployments.get(id);
+            failed.into_iter().flat_map(|it| after(tenant, it.environment)).collect()
+        }
+        _ => Vec::new(),
+    }
 }
 
 /// What a release lacks in an environment that it must have been through.

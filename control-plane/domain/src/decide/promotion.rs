@@ -10,7 +10,7 @@ use stella_protocol::time::Timestamp;
 use super::deployment::{self, Opening, Prepared};
 use super::gate::{self, Asking, Ruling};
 use super::transaction::Transaction;
-use super::{fields, freeze, group, hold, way_back};
+use super::{fields, freeze, group, hold, path, void, way_back};
 use crate::access::{self, Scope};
 use crate::choice;
 use crate::colour::Leg;
@@ -93,17 +93,26 @@ fn request_as(
         return Err(Rejection::exists(DeploymentId::KIND, new.id));
     }
     fields::reason(new.override_freeze.as_deref().unwrap_or_default())?;
+    fields::reason(new.override_path.as_deref().unwrap_or_default())?;
     fields::reason(new.waive_way_back.as_deref().unwrap_or_default())?;
     let prepared = checked(&tx.tenant, new, tx.now, may_wait)?;
     let rule = prepared.environment.approvals.clone();
+    chosen_by.retain(|chooser| !chooser.is(tx.actor()));
+    can_be_approved(&prepared.environment, tx.actor(), &chosen_by)?;
     if may_wait {
         has_room(&tx.tenant, &prepared)?;
     }
     let expires_ms = rule.as_ref().map_or(EXPIRES_MS_DEFAULT, |rule| rule.expires_ms);
     let expires_at = may_wait.then(|| tx.now.plus_ms(expires_ms));
     let plan = sealing(&tx.tenant, &prepared, new, false).seal();
-    chosen_by.retain(|chooser| !chooser.is(tx.actor()));
-    tx.emit(Fact::PromotionRequested { id, wanted: new.clone(), plan, rule, expires_at, chosen_by })?;
+    tx.emit(Fact::PromotionRequested {
+        id,
+        wanted: Box::new(new.clone()),
+        plan,
+        rule,
+        expires_at,
+        chosen_by,
+    })?;
     if may_wait {
         let promotion = Arc::clone(tx.promotion(id)?);
         look_at(tx, &promotion)?;
@@ -130,13 +139,27 @@ pub fn planned(tenant: &TenantState, new: &NewDeployment, now: Timestamp) -> Res
 /// What a promotion that waits would do, had it been asked for at `now` in the form in which it was.
 ///
 /// # Errors
-/// If it would be refused now.
+/// If it would be refused now, or would do something else by now.
 pub fn planned_again(
     tenant: &TenantState,
     promotion: &Promotion,
     now: Timestamp,
 ) -> Result<Planned, Rejection> {
-    planned_as(tenant, &promotion.wanted, now, promotion.is_of_before_guards())
+    let planned = planned_as(tenant, &promotion.wanted, now, promotion.is_of_before_guards())?;
+    is_its(promotion, &planned.plan)?;
+    Ok(planned)
+}
+
+/// Whether a plan is the one that people are asked about. Another one voids the promotion as soon as nothing works on its targets.
+fn is_its(promotion: &Promotion, plan: &Plan) -> Result<(), Rejection> {
+    if *plan == promotion.plan {
+        return Ok(());
+    }
+    Err(Rejection::conflict(if plan.guards == promotion.plan.guards {
+        "another deployment is changing its targets; look again when that has ended"
+    } else {
+        "what guards its environment has changed since it was asked for; it is void when what works on its targets has ended"
+    }))
 }
 
 /// One part of the plan of a promotion that waits, and the proof that it is in what people approve.
@@ -151,10 +174,7 @@ pub fn prove(
 ) -> Result<PartProof, Rejection> {
     let prepared = checked(tenant, &promotion.wanted, now, true)?;
     let sealing = sealing(tenant, &prepared, &promotion.wanted, promotion.is_of_before_guards());
-    if sealing.seal() != promotion.plan {
-        let problem = "another deployment is changing its targets; look again when that has ended";
-        return Err(Rejection::conflict(problem));
-    }
+    is_its(promotion, &sealing.seal())?;
     sealing.prove(part).ok_or_else(|| match part {
         PlanPart::Target(id) => Rejection::not_found(TargetId::KIND, id),
         PlanPart::Wanted | PlanPart::Guards | PlanPart::Release => {
@@ -314,15 +334,7 @@ fn is_sound(rule: &mut ApprovalRule) -> Result<(), Rejection> {
         let problem = format!("with it {needed} have to approve; at most {APPROVALS_MAX} may have to");
         return Err(Rejection::invalid("also", problem));
     }
-    // Whoever has the role may be anybody: only the groups that name somebody can lack some.
-    let named = ApprovalRule {
-        needed: if rule.from.is_empty() { 0 } else { rule.needed },
-        also: rule.also.iter().filter(|it| !it.from.is_empty()).cloned().collect(),
-        ..rule.clone()
-    };
-    let accounts: BTreeSet<AccountId> = named.groups().flat_map(|(_, from)| from.iter().copied()).collect();
-    let accounts: Vec<AccountId> = accounts.into_iter().collect();
-    let (met, needed) = (named.met_by(&accounts), named.needed_in_all());
+    let (met, needed) = met_without(rule, &[]);
     if met < needed {
         let problem = format!(
             "cannot be met: who is in several groups counts for one of them, so those named give {met} of {needed} approvals"
@@ -330,6 +342,46 @@ fn is_sound(rule: &mut ApprovalRule) -> Result<(), Rejection> {
         return Err(Rejection::invalid("also", problem));
     }
     Ok(())
+}
+
+/// How many approvals those whom a rule names could give it without these, and how many it needs of them. Whoever has the role may be
+/// anybody: only the groups that name somebody can lack some.
+fn met_without(rule: &ApprovalRule, barred: &[&Actor]) -> (u32, u32) {
+    let named = ApprovalRule {
+        needed: if rule.from.is_empty() { 0 } else { rule.needed },
+        also: rule.also.iter().filter(|it| !it.from.is_empty()).cloned().collect(),
+        ..rule.clone()
+    };
+    let accounts: BTreeSet<AccountId> = named.groups().flat_map(|(_, from)| from.iter().copied()).collect();
+    let is_barred =
+        |id: &AccountId| barred.iter().any(|actor| actor.account().is_some_and(|it| it.id == *id));
+    let accounts: Vec<AccountId> = accounts.into_iter().filter(|id| !is_barred(id)).collect();
+    (named.met_by(&accounts), named.needed_in_all())
+}
+
+/// Refuses what would wait in vain: those whom the rule names ask for it themselves, or have chosen it, and who is left is not enough.
+pub(super) fn can_be_approved(
+    environment: &Environment,
+    asks: &Actor,
+    chosen_by: &[Actor],
+) -> Result<(), Rejection> {
+    let Some(rule) = &environment.approvals else { return Ok(()) };
+    let barred: Vec<&Actor> = std::iter::once(asks).chain(chosen_by).collect();
+    let (met, needed) = met_without(rule, &barred);
+    if met >= needed {
+        return Ok(());
+    }
+    let named: BTreeSet<&str> = barred
+        .iter()
+        .filter_map(|actor| actor.account())
+        .filter(|it| rule.groups().any(|(_, from)| from.binary_search(&it.id).is_ok()))
+        .map(|it| it.name.as_str())
+        .collect();
+    let named = named.into_iter().collect::<Vec<_>>().join(", ");
+    Err(Rejection::conflict(format!(
+        "nobody could let it through: nobody approves what they ask for or have chosen, and without {named} those whom the rule of {} names give {met} of {needed} approvals; somebody else has to ask for it",
+        environment.name
+    )))
 }
 
 fn group(field: &str, needed: u32, from: &mut Vec<AccountId>) -> Result<(), Rejection> {
@@ -369,12 +421,21 @@ pub(super) fn approve(
     }
     let account = decider(tx, promotion)?;
     is_free_to_let_through(tx.actor(), promotion, "approves")?;
-    if signature.is_some_and(|it| !it.is_over(id, plan)) {
-        let problem = "is not one that this key has made over this plan of this promotion";
+    if signature.is_some_and(|it| !it.is_over(id, plan, account)) {
+        let problem = format!(
+            "is not one that this key has made over this plan of this promotion and your account ({account})"
+        );
         return Err(Rejection::invalid("signature", problem));
     }
-    if promotion.approvals.iter().all(|approval| approval.by.id != account) {
-        tx.emit(Fact::ApprovalGranted { id, plan, reason: reason.to_owned(), signature })?;
+    match promotion.approvals.iter().find(|approval| approval.by.id == account) {
+        None => tx.emit(Fact::ApprovalGranted { id, plan, reason: reason.to_owned(), signature })?,
+        Some(before) if signature.is_some() && before.signature != signature => {
+            let problem = format!(
+                "you have approved promotion {id} already; a signature comes with the approval, and cannot be added or replaced later"
+            );
+            return Err(Rejection::Conflict { problem });
+        }
+        Some(_) => {}
     }
     Ok(Outcome::Promotion(id))
 }
@@ -474,7 +535,7 @@ pub(super) fn is_free_to_let_through(
         format!("nobody {what} what they have asked for; somebody else has to")
     } else if promotion.has_chosen(actor) {
         format!(
-            "nobody {what} what they have chosen: they answered what its run asked for, or asked for what it comes from; somebody else has to"
+            "nobody {what} what they have chosen: they wrote the workflow of its run or answered what that asked for, or asked for what it comes from; somebody else has to"
         )
     } else {
         return Ok(());
@@ -535,9 +596,13 @@ fn concerned(tenant: &TenantState, fact: &Fact) -> Vec<Concern> {
         | Fact::PromotionHeld { id, until: None }
         | Fact::GateEvaluated { promotion: id, outcome: Says::Passed, .. }
         | Fact::GateOverridden { promotion: id, .. } => of_promotion(id).into_iter().collect(),
-        Fact::DeploymentSucceeded { id }
-        | Fact::DeploymentFailed { id, .. }
-        | Fact::DeploymentCancelled { id, .. } => {
+        Fact::DeploymentFailed { id, .. } => {
+            let Some(failed) = tenant.deployments.get(id) else { return Vec::new() };
+            let place = failed.environment;
+            let after = path::after(tenant, place).map(|next| (next, Some(failed.release)));
+            return after.chain([(place, None)]).collect();
+        }
+        Fact::DeploymentSucceeded { id } | Fact::DeploymentCancelled { id, .. } => {
             tenant.deployments.get(id).map(|it| it.environment).into_iter().collect()
         }
         Fact::TaskFinished { key, .. } => set_free(tenant, key.task).into_iter().collect(),
@@ -545,6 +610,9 @@ fn concerned(tenant: &TenantState, fact: &Fact) -> Vec<Concern> {
         | Fact::FindingsRecorded { release, .. }
         | Fact::ReleaseSigned { release, .. } => {
             return everywhere().map(|place| (place, Some(*release))).collect();
+        }
+        Fact::ReleaseDisproven { environment, release, .. } => {
+            return path::after(tenant, *environment).map(|place| (place, Some(*release))).collect();
         }
         Fact::TargetRemoved { .. }
         | Fact::AgentRevoked { .. }
@@ -583,11 +651,7 @@ fn look_at(tx: &mut Transaction<'_>, promotion: &Promotion) -> Result<(), Reject
     let without_guards = promotion.is_of_before_guards();
     let plan = sealing(&tx.tenant, &prepared, &promotion.wanted, without_guards).seal();
     if plan != promotion.plan {
-        let reason = match (promotion.plan.targets, plan.targets) {
-            (then, now) if then != now => format!("it has {now} targets now, and had {then}"),
-            _ if plan.guards != promotion.plan.guards => other_guards(tx, &prepared.environment),
-            _ => "its targets, what is on them, or how it is verified in the end, has changed".to_owned(),
-        };
+        let reason = void::reason(tx, promotion, &prepared.environment, plan);
         return invalidate(tx, promotion.id, reason);
     }
     lapse(tx, promotion)?;
@@ -609,33 +673,6 @@ fn look_at(tx: &mut Transaction<'_>, promotion: &Promotion) -> Result<(), Reject
     }
 }
 
-/// What guards an environment is not what it was: what has just changed, if that is known.
-fn other_guards(tx: &Transaction<'_>, environment: &Environment) -> String {
-    let name = &environment.name;
-    #[expect(clippy::wildcard_enum_match_arm, reason = "most facts change no guard")]
-    let changed = tx.facts_from(0).find_map(|fact| match fact {
-        Fact::EnvironmentGateRemoved { id, gate } if *id == environment.id => {
-            Some(format!("gate {gate} of {name} was removed"))
-        }
-        Fact::EnvironmentGateSet { id, gate } if *id == environment.id => {
-            Some(format!("gate {} of {name} was set", gate.name))
-        }
-        Fact::EnvironmentBudgetSet { id, .. } if *id == environment.id => {
-            Some(format!("how many targets of {name} may be at risk has changed"))
-        }
-        Fact::EnvironmentWayBackSet { id, .. } | Fact::EnvironmentWayBackProofSet { id, .. }
-            if *id == environment.id =>
-        {
-            Some(format!("what {name} wants of the way back has changed"))
-        }
-        _ => None,
-    });
-    let changed = changed.unwrap_or_else(|| {
-        format!("the gates of {name}, its budget, or what it wants of the way back have changed")
-    });
-    format!("{changed}, and that is part of what people approve")
-}
-
 /// Lets those approvals count no more whose accounts may not approve there now.
 fn lapse(tx: &mut Transaction<'_>, promotion: &Promotion) -> Result<(), Rejection> {
     let place = Scope::Environment(tx.tenant.id, promotion.wanted.environment);
@@ -654,7 +691,11 @@ pub(super) fn lapse_of(tx: &mut Transaction<'_>, account: AccountId) -> Result<(
     concerned.iter().try_for_each(|promotion| lapse(tx, promotion))
 }
 
-fn targets<'t>(tenant: &'t TenantState, wanted: &'t NewDeployment) -> impl Iterator<Item = &'t Target> {
+/// The targets that a deployment would go to.
+pub(super) fn targets<'t>(
+    tenant: &'t TenantState,
+    wanted: &'t NewDeployment,
+) -> impl Iterator<Item = &'t Target> {
     let named = wanted.targets.iter().flatten();
     let all = tenant.index.targets.get(&wanted.environment).filter(|_| wanted.targets.is_none());
     let ids = named.chain(all.into_iter().flat_map(|names| names.values()));

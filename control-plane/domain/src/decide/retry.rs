@@ -70,6 +70,7 @@ pub(super) fn retry(
         targets: Some(targets).filter(|_| !has_groups || only.is_some()),
         timeout_ms: before.timeout_ms(),
         override_freeze: None,
+        override_path: None,
         waive_way_back: None,
         replace_application: asked.is_some_and(|asked| asked.wanted.replace_application),
         job: None,

@@ -10,7 +10,7 @@ use stella_protocol::message::TaskOutcome;
 
 use super::gate::{self, Asking, Ruling};
 use super::transaction::Transaction;
-use super::{brake, colour, ending, group, proof, rollback, verification};
+use super::{brake, colour, ending, group, path, proof, rollback, verification};
 use crate::agent::{Connectivity, OPEN_TASKS_MAX};
 use crate::colour::Stage;
 use crate::deployment::{CanaryStep, Deployment, OnFailure, Progress, RollbackReason, Status, TargetRollout};
@@ -97,7 +97,7 @@ fn is_settled(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<bool, Reject
     Ok(true)
 }
 
-/// What the gates say before more targets are started, if any can be. Rollbacks go through none.
+/// What the path and the gates say before more targets are started, if any can be. Rollbacks go through none.
 fn before_wave(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<Ruling, Rejection> {
     let deployment = tx.deployment(id)?;
     let starts = deployment.cause.is_asked_for()
@@ -105,7 +105,13 @@ fn before_wave(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<Ruling, Rej
         && deployment.stage != Stage::Check
         && deployment.has_room()
         && deployment.next_waiting().is_some();
-    if starts { gate::rule(tx, PromotionId(id.0), Asking::Now) } else { Ok(Ruling::Open) }
+    if !starts {
+        return Ok(Ruling::Open);
+    }
+    match path::lost(&tx.tenant, deployment, tx.now) {
+        Some(reason) => Ok(Ruling::Closed(reason)),
+        None => gate::rule(tx, PromotionId(id.0), Asking::Now),
+    }
 }
 
 /// Never one that the target's agent has seen, also if this journal was restored from a backup meanwhile: the time has gone on.

@@ -6,7 +6,7 @@ use stella_protocol::trace::TraceContext;
 
 use super::promotion::{Planned, planned};
 use super::transaction::Transaction;
-use super::{deploy_step, job, workflow};
+use super::{deploy_step, job, promotion, workflow};
 use crate::access;
 use crate::command::{Actor, Command, NewDeployment, NewRun, Request, TenantCommand};
 use crate::ids;
@@ -73,6 +73,9 @@ fn planned_step(tx: &Transaction<'_>, run: &Run, step: &Step) -> PlannedStep {
         let command = TenantCommand::Deploy(Box::new(new.clone()));
         access::check_authority(tx.system, tx.actor(), tx.tenant.id, &command, tx.now)?;
         let planned = planned(&tx.tenant, &new, tx.now)?;
+        if let Some(environment) = tx.tenant.environments.get(&new.environment) {
+            promotion::can_be_approved(environment, tx.actor(), &tx.tenant.choosers_in(run.id))?;
+        }
         Ok((new, planned))
     });
     match planned {

@@ -320,7 +320,7 @@ fn is_free_to_approve(tx: &Transaction<'_>, id: RunId) -> Result<(), Rejection> 
     let problem = if tx.run(id)?.is_started_by(tx.actor()) {
         "nobody approves in a run that they have started; somebody else has to"
     } else if tx.tenant.choosers_in(id).iter().any(|chooser| chooser.is(tx.actor())) {
-        "nobody approves in a run for which they have chosen: they have answered what it asked for; somebody else has to"
+        "nobody approves in a run for which they have chosen: they wrote its workflow, or answered what it asked for; somebody else has to"
     } else {
         return Ok(());
     };

@@ -116,12 +116,10 @@ pub fn step(before: &State, after: &State, events: &[(StreamId, Event)]) {
             is_of_its_wave(new, &new.deployments[deployment], &events[at..]);
             is_signed(new, &new.deployments[deployment]);
             has_proof(old, new, *deployment);
+            goes_by_its_path(old, new, *deployment, event.at);
         }
-        if let Fact::DeploymentCreated { id, cause, .. } = &event.fact
-            && *cause == Cause::Requested
-        {
-            let reached = [old, new].iter().any(|it| came_by_its_path(it, &new.deployments[id], event.at));
-            assert!(reached, "INV-25: {id} came to where its release may not come");
+        if let Fact::DeploymentCreated { id, .. } = &event.fact {
+            goes_by_its_path(old, new, *id, event.at);
         }
         if let Fact::DeploymentSucceeded { id } = &event.fact {
             is_verified(new, *id, event.at);
@@ -438,10 +436,21 @@ fn is_of_its_wave(tenant: &TenantState, deployment: &Deployment, since: &[(Strea
     }
 }
 
-/// INV-25, at the moment when a deployment begins: its release has been through what the environment wants. What else the same command
-/// has done may have taken a proof away, or brought it.
+/// INV-25, at the moment when a deployment begins, or starts a target: its release has been through what the environment wants. What else
+/// the same command has done may have taken a proof away, or brought it.
+fn goes_by_its_path(old: &TenantState, new: &TenantState, id: DeploymentId, at: Timestamp) {
+    let deployment = &new.deployments[&id];
+    let reached = deployment.cause != Cause::Requested
+        || [old, new].iter().any(|tenant| came_by_its_path(tenant, deployment, at));
+    assert!(reached, "INV-25: {id} comes to where its release may not come");
+}
+
 fn came_by_its_path(tenant: &TenantState, deployment: &Deployment, at: Timestamp) -> bool {
     let Some(path) = &tenant.environments[&deployment.environment].requires else { return true };
+    let promotion = tenant.promotions.get(&PromotionId(deployment.id.0));
+    if promotion.is_some_and(|it| it.wanted.override_path.is_some()) {
+        return true;
+    }
     let is_met = |it: &Requirement| {
         let proven = tenant.environments[&it.after].proven.get(&deployment.release);
         proven.is_some_and(|proven| proven.plus_ms(it.soak_ms) <= at)

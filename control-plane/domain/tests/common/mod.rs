@@ -193,6 +193,7 @@ pub fn new_deployment(n: u128, of: u128, batch: Option<u32>) -> NewDeployment {
         targets: None,
         timeout_ms: 3_600_000,
         override_freeze: None,
+        override_path: None,
         waive_way_back: None,
         replace_application: false,
         job: None,

@@ -219,6 +219,7 @@ impl World {
             targets: None,
             timeout_ms: 600_000,
             override_freeze: None,
+            override_path: None,
             waive_way_back: None,
             replace_application: false,
             job: None,
