@@ -10,15 +10,18 @@ use std::fmt;
 use std::future::Future;
 use std::path::PathBuf;
 use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use quinn::SendStream;
+use quinn::{SendStream, VarInt};
+use stella_protocol::close::CloseCode;
 use stella_protocol::frame;
 use stella_protocol::id::AttemptKey;
 use stella_protocol::message::{OutputChunk, OutputHeader};
 use tokio::sync::{mpsc, watch};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::Link;
@@ -31,8 +34,12 @@ const BACKLOG_BYTES_MAX: usize = 64 * 1024;
 /// How many pieces are read from a spool at once.
 const SPOOL_PIECES: usize = 4;
 
-/// How long output may still take after the attempt's result was acknowledged.
-const GRACE_AFTER_RESULT: Duration = Duration::from_secs(10);
+/// How long output may stand still after the attempt's result was acknowledged.
+const STALL_AFTER_RESULT: Duration = Duration::from_secs(10);
+
+/// How long it may take in all after that, however slow the line is: all that a spool keeps, at 75 kbit/s. The attempt's folder stays
+/// as long.
+const GRACE_AFTER_RESULT: Duration = Duration::from_mins(15);
 
 /// Forwards the output of one attempt.
 #[derive(Debug)]
@@ -49,6 +56,8 @@ struct Source {
     backlog: Backlog,
     /// The attempt's folder, if its spool has the same bytes as the live output.
     spool: Option<PathBuf>,
+    /// Grows whenever the transport has taken something.
+    taken: Arc<AtomicU64>,
 }
 
 /// The newest output.
@@ -61,12 +70,12 @@ struct Backlog {
 }
 
 /// Why a stream is over.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum Ended {
     /// Everything has arrived.
     Done,
-    /// The next byte to send is not there any more: the next stream begins behind the gap.
-    Gap,
+    /// The next byte to send is not there any more: the next stream begins behind the gap, and ends this one.
+    Gap(Outgoing),
     /// The stream or the connection is gone.
     Lost,
 }
@@ -75,13 +84,18 @@ impl Forwarder {
     /// Forwards output while it is made. `spool` is the attempt's folder, if its spool has exactly the same output.
     #[must_use]
     pub fn live(key: AttemptKey, chunks: mpsc::Receiver<OutputChunk>, spool: Option<PathBuf>) -> Self {
-        Self { key, source: Source { live: Some(chunks), backlog: Backlog::default(), spool } }
+        Self::new(key, Some(chunks), spool)
     }
 
     /// Forwards all that is in the spool of an attempt of an earlier life.
     #[must_use]
     pub fn of_spool(key: AttemptKey, attempt_dir: PathBuf) -> Self {
-        Self { key, source: Source { live: None, backlog: Backlog::default(), spool: Some(attempt_dir) } }
+        Self::new(key, None, Some(attempt_dir))
+    }
+
+    fn new(key: AttemptKey, live: Option<mpsc::Receiver<OutputChunk>>, spool: Option<PathBuf>) -> Self {
+        let (backlog, taken) = (Backlog::default(), Arc::default());
+        Self { key, source: Source { live, backlog, spool, taken } }
     }
 
     /// Whose output it is.
@@ -90,11 +104,17 @@ impl Forwarder {
         self.key
     }
 
-    /// Ends when everything has arrived, or a while after the result was acknowledged.
+    /// Ends when everything has arrived, or once the result was acknowledged and nothing goes on, or for too long.
     pub async fn run(self, link: watch::Receiver<Option<Link>>, acknowledged: CancellationToken) {
+        let taken = Arc::clone(&self.source.taken);
+        let too_long = async {
+            acknowledged.cancelled().await;
+            // Either way it is over.
+            drop(timeout(GRACE_AFTER_RESULT, standstill(&taken)).await);
+        };
         tokio::select! {
             () = self.forward(link) => {}
-            () = async { acknowledged.cancelled().await; sleep(GRACE_AFTER_RESULT).await } => {}
+            () = too_long => {}
         }
     }
 
@@ -103,8 +123,13 @@ impl Forwarder {
             self.source.measure_spool().await;
         }
         let mut cursor = 0;
+        let mut before: Option<Outgoing> = None;
         loop {
             if !self.source.has_more_than(cursor).await {
+                // Nothing came behind the gap.
+                if let Some(before) = &mut before {
+                    before.finish();
+                }
                 return;
             }
             let connection = {
@@ -114,9 +139,9 @@ impl Forwarder {
             };
             // The sessions are gone for good.
             let Some(connection) = connection else { return };
-            match self.stream(&connection, &mut cursor).await {
+            match self.stream(&connection, &mut cursor, &mut before).await {
                 Ended::Done => return,
-                Ended::Gap => {}
+                Ended::Gap(stream) => before = Some(stream),
                 Ended::Lost => {
                     // What the transport had not acknowledged may be lost.
                     cursor = cursor.saturating_sub(SEND_WINDOW_BYTES);
@@ -131,10 +156,11 @@ impl Forwarder {
         }
     }
 
-    /// One stream, from `cursor` on, which is then the first byte that was not sent.
-    async fn stream(&mut self, connection: &Link, cursor: &mut u64) -> Ended {
+    /// One stream, from `cursor` on, which is then the first byte that was not sent. Once it has begun, the stream before it ends, which
+    /// stopped at a gap: a stream that ends with none behind it says that everything was sent.
+    async fn stream(&mut self, connection: &Link, cursor: &mut u64, before: &mut Option<Outgoing>) -> Ended {
         let opened = self.source.absorb_while(connection.open_uni()).await;
-        let Ok(mut stream) = opened else { return Ended::Lost };
+        let Ok(mut stream) = opened.map(Outgoing::new) else { return Ended::Lost };
         let mut reader = self.source.reader(*cursor);
         if reader.is_none() {
             *cursor = (*cursor).max(self.source.backlog.start);
@@ -144,14 +170,14 @@ impl Forwarder {
         if self.source.write(&mut stream, header).await.is_err() {
             return Ended::Lost;
         }
+        if let Some(mut before) = before.take() {
+            // Whether its end arrives or not, this stream says where it begins.
+            before.finish();
+        }
         loop {
             let piece = match self.source.piece(cursor, &mut reader).await {
                 Piece::Chunk(chunk) => chunk,
-                Piece::Gap => {
-                    // Whether its end arrives or not, the next stream says where it begins.
-                    let _told = stream.finish();
-                    return Ended::Gap;
-                }
+                Piece::Gap => return Ended::Gap(stream),
                 Piece::End => break,
             };
             let length = piece.bytes.len() as u64;
@@ -161,11 +187,53 @@ impl Forwarder {
             }
             *cursor += length;
         }
-        if stream.finish().is_err() {
+        if !stream.finish() {
             return Ended::Lost;
         }
         // Resolves once the other end's transport has all of it.
-        if stream.stopped().await.is_ok() { Ended::Done } else { Ended::Lost }
+        if stream.stream.stopped().await.is_ok() { Ended::Done } else { Ended::Lost }
+    }
+}
+
+/// Waits until nothing was taken for a while.
+async fn standstill(taken: &AtomicU64) {
+    let mut before = taken.load(Ordering::Relaxed);
+    loop {
+        sleep(STALL_AFTER_RESULT).await;
+        let now = taken.load(Ordering::Relaxed);
+        if now == before {
+            return;
+        }
+        before = now;
+    }
+}
+
+/// A stream of output. One that is dropped before its end breaks off: the transport would end it in order, in the middle of a frame
+/// perhaps, which says that this was all.
+#[derive(Debug)]
+struct Outgoing {
+    stream: SendStream,
+    is_finished: bool,
+}
+
+impl Outgoing {
+    const fn new(stream: SendStream) -> Self {
+        Self { stream, is_finished: false }
+    }
+
+    /// Says that this was all; false if there is nobody to say it to.
+    fn finish(&mut self) -> bool {
+        self.is_finished = self.stream.finish().is_ok();
+        self.is_finished
+    }
+}
+
+impl Drop for Outgoing {
+    fn drop(&mut self) {
+        if !self.is_finished {
+            // It fails if the stream is gone, which is as good.
+            drop(self.stream.reset(VarInt::from_u32(CloseCode::Normal.code())));
+        }
     }
 }
 
@@ -257,8 +325,10 @@ impl Source {
         }
     }
 
-    async fn write(&mut self, stream: &mut SendStream, bytes: Bytes) -> Result<(), quinn::WriteError> {
-        self.absorb_while(stream.write_chunk(bytes)).await
+    async fn write(&mut self, stream: &mut Outgoing, bytes: Bytes) -> Result<(), quinn::WriteError> {
+        let written = self.absorb_while(stream.stream.write_chunk(bytes)).await;
+        self.taken.fetch_add(u64::from(written.is_ok()), Ordering::Relaxed);
+        written
     }
 
     /// The spool, if `cursor` is not in memory any more.

@@ -13,6 +13,19 @@ pub(crate) const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 /// Streams of task output that an agent may have open: as many as it is given tasks, each of which may print.
 pub(crate) const OUTPUT_STREAMS_MAX: u32 = OPEN_TASKS_MAX;
 
+/// How many streams of output one agent may open without a pause: more than it has attempts to tell of after a reconnect.
+pub(crate) const OUTPUT_STREAMS_BURST: NonZeroU32 = NonZeroU32::new(512).unwrap();
+
+/// After how long an agent that has used these up may open one more; until then the stream waits. Each makes the control plane read what it
+/// has of an attempt's output.
+pub(crate) const OUTPUT_STREAM_EVERY: Duration = Duration::from_millis(100);
+
+/// For how long after the end of a deployment its tasks' output may still change: longer than an agent goes on with it after a result.
+pub(crate) const OUTPUT_AMENDED_MAX: Duration = Duration::from_mins(30);
+
+/// For how long after the end of a deployment output that is not complete is taken, from agents that were away.
+pub(crate) const OUTPUT_LATE_MAX: Duration = Duration::from_hours(24);
+
 /// Bidirectional streams that an agent may have open: the control stream and a few downloads.
 pub(crate) const REQUEST_STREAMS_MAX: u32 = 8;
 

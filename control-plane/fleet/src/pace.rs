@@ -7,13 +7,16 @@ use std::time::Duration;
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use stella_protocol::id::AgentId;
 
-use crate::limits::{ENTRIES_BURST, ENTRY_EVERY, RENEWAL_EVERY, RENEWALS_BURST};
+use crate::limits::{
+    ENTRIES_BURST, ENTRY_EVERY, OUTPUT_STREAM_EVERY, OUTPUT_STREAMS_BURST, RENEWAL_EVERY, RENEWALS_BURST,
+};
 
 /// What each agent has done lately.
 #[derive(Debug)]
 pub(crate) struct Pace {
     entries: DefaultKeyedRateLimiter<AgentId>,
     renewals: DefaultKeyedRateLimiter<AgentId>,
+    outputs: DefaultKeyedRateLimiter<AgentId>,
 }
 
 impl Pace {
@@ -21,6 +24,7 @@ impl Pace {
         Self {
             entries: RateLimiter::keyed(quota(ENTRY_EVERY, ENTRIES_BURST)),
             renewals: RateLimiter::keyed(quota(RENEWAL_EVERY, RENEWALS_BURST)),
+            outputs: RateLimiter::keyed(quota(OUTPUT_STREAM_EVERY, OUTPUT_STREAMS_BURST)),
         }
     }
 
@@ -34,10 +38,16 @@ impl Pace {
         self.renewals.check_key(&agent).is_ok()
     }
 
+    /// Whether another stream of its output may be taken now.
+    pub(crate) fn may_open_output(&self, agent: AgentId) -> bool {
+        self.outputs.check_key(&agent).is_ok()
+    }
+
     /// Forgets who has done nothing for so long that it is as if it never had.
     pub(crate) fn forget_quiet(&self) {
         self.entries.retain_recent();
         self.renewals.retain_recent();
+        self.outputs.retain_recent();
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use quinn::{RecvStream, SendStream};
 use stella_domain::state::State;
+use stella_domain::task::Task;
 use stella_domain::tenant::TenantState;
 use stella_protocol::close::CloseCode;
 use stella_protocol::digest::Digest;
@@ -14,12 +15,16 @@ use stella_protocol::frame::{self, Decoder, FrameError};
 use stella_protocol::id::AttemptKey;
 use stella_protocol::limits::OUTPUT_CHUNK_BYTES_MAX;
 use stella_protocol::message::{ArtifactRequest, ArtifactResponse, OutputChunk, OutputHeader};
+use stella_protocol::time::Timestamp;
 use stella_store::{OutputWriter, StoreError};
 use tokio::io::AsyncReadExt;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::enrol::violation;
-use crate::limits::{READ_BYTES_MAX, REQUEST_BYTES_MAX, REQUEST_TIME_MAX, TRANSFER_STALL_MAX};
+use crate::limits::{
+    OUTPUT_AMENDED_MAX, OUTPUT_LATE_MAX, OUTPUT_STREAM_EVERY, READ_BYTES_MAX, REQUEST_BYTES_MAX,
+    REQUEST_TIME_MAX, TRANSFER_STALL_MAX,
+};
 use crate::session::Peer;
 use crate::{Shared, quic_code};
 
@@ -70,12 +75,12 @@ pub(crate) async fn artifact(
 
 async fn take_output(shared: &Arc<Shared>, peer: Peer, receive: &mut RecvStream) -> Result<(), Ended> {
     let mut decoder = Decoder::with_limit(OUTPUT_CHUNK_BYTES_MAX + CHUNK_OVERHEAD_BYTES_MAX);
-    let mut open: Option<(AttemptKey, OutputWriter)> = None;
+    let mut open: Option<OutputWriter> = None;
     while let Some(chunk) = receive.read_chunk(READ_BYTES_MAX, true).await.map_err(|_| Ended::Lost)? {
         decoder.push(&chunk.bytes).map_err(broken)?;
         if open.is_none() {
             open = match decoder.next::<OutputHeader>().map_err(broken)? {
-                Some(header) => Some((header.key, open_output(shared, peer, header).await?)),
+                Some(header) => Some(open_output(shared, peer, header).await?),
                 None => continue,
             };
         }
@@ -83,35 +88,79 @@ async fn take_output(shared: &Arc<Shared>, peer: Peer, receive: &mut RecvStream)
         while let Some(chunk) = decoder.next::<OutputChunk>().map_err(broken)? {
             chunks.push(chunk);
         }
-        if let Some((_, writer)) = open.as_mut().filter(|_| !chunks.is_empty()) {
+        if let Some(writer) = open.as_mut().filter(|_| !chunks.is_empty()) {
             let bytes: usize = chunks.iter().map(|chunk| chunk.bytes.len()).sum();
             metrics::counter!("stella_fleet_output_bytes_total").increment(bytes as u64);
             writer.append(chunks).await.map_err(|error| refuse_output(peer, &error))?;
         }
     }
     match open {
-        Some((key, writer)) if decoder.pending_bytes() == 0 => {
-            drop(writer);
-            let noted = shared.output.mark_complete(peer.tenant, key).await;
-            noted.map_err(|error| refuse_output(peer, &error))
+        Some(writer) if decoder.pending_bytes() == 0 => {
+            writer.complete().await.map_err(|error| refuse_output(peer, &error))
         }
-        // The stream was ended in the middle of a frame.
-        Some(_) | None => Err(Ended::Violation(CloseCode::ProtocolViolation)),
+        // Some agents end a stream so that they give up in the middle of a frame. Output decides nothing: a part of it is missing, and
+        // the session goes on.
+        Some(_) | None => Err(Ended::Lost),
     }
 }
 
 async fn open_output(shared: &Shared, peer: Peer, header: OutputHeader) -> Result<OutputWriter, Ended> {
-    // An honest agent can be wrong here, after the journal was restored from a backup: then nobody waits for this output.
-    if !owns(&shared.engine.state(), peer, header.key) {
-        tracing::warn!(tenantId = %peer.tenant, agentId = %peer.agent, taskId = %header.key.task, attempt = header.key.attempt.0, "output of a task that is not this agent's was refused");
-        return Err(Ended::Refused(CloseCode::Normal));
+    // Reading the file of a long output again and again is work.
+    while !shared.pace.may_open_output(peer.agent) {
+        sleep(OUTPUT_STREAM_EVERY).await;
     }
+    // An honest agent can be wrong here, after the journal was restored from a backup: then nobody waits for this output.
+    let wanted = wanted(&shared.engine.state(), peer, header.key, shared.engine.now());
+    let refused = match wanted {
+        Wanted::No(why) => why,
+        Wanted::Yes => return begin_output(shared, peer, header).await,
+        Wanted::Rest => {
+            let writer = begin_output(shared, peer, header).await?;
+            if !writer.was_complete() {
+                return Ok(writer);
+            }
+            "that is complete, and long over,"
+        }
+    };
+    tracing::warn!(tenantId = %peer.tenant, agentId = %peer.agent, taskId = %header.key.task, attempt = header.key.attempt.0, "output of a task {refused} was refused");
+    Err(Ended::Refused(CloseCode::Normal))
+}
+
+async fn begin_output(shared: &Shared, peer: Peer, header: OutputHeader) -> Result<OutputWriter, Ended> {
     shared.output.writer(peer.tenant, header).await.map_err(|error| refuse_output(peer, &error))
 }
 
-fn owns(state: &State, peer: Peer, key: AttemptKey) -> bool {
-    let task = state.tenants.get(&peer.tenant).and_then(|owned| owned.tasks.get(&key.task));
-    task.is_some_and(|task| task.agent == peer.agent && key.attempt.0 >= 1 && key.attempt <= task.attempt)
+/// Whether an agent's output of an attempt is taken.
+enum Wanted {
+    Yes,
+    /// Only if it is not complete.
+    Rest,
+    /// Not, for this reason.
+    No(&'static str),
+}
+
+/// What an agent prints for its own tasks is wanted while they go on and a while longer. After that it could only fill the disk, or put
+/// something beside what people have read.
+fn wanted(state: &State, peer: Peer, key: AttemptKey, now: Timestamp) -> Wanted {
+    let tenant = state.tenants.get(&peer.tenant);
+    let is_own =
+        |task: &&Arc<Task>| task.agent == peer.agent && key.attempt.0 >= 1 && key.attempt <= task.attempt;
+    let Some((tenant, task)) =
+        tenant.and_then(|tenant| Some((tenant, tenant.tasks.get(&key.task).filter(is_own)?)))
+    else {
+        return Wanted::No("that is not this agent's");
+    };
+    if !task.state.is_final() {
+        return Wanted::Yes;
+    }
+    // By our own clock; when the task ended, the agent has said.
+    let ended = tenant.deployments.get(&task.deployment).map_or(Some(Timestamp(0)), |it| it.finished_at);
+    match ended.map(|ended| now.since(ended)) {
+        None => Wanted::Yes,
+        Some(since) if since < OUTPUT_AMENDED_MAX => Wanted::Yes,
+        Some(since) if since < OUTPUT_LATE_MAX => Wanted::Rest,
+        Some(_) => Wanted::No("that is long over"),
+    }
 }
 
 fn refuse_output(peer: Peer, error: &StoreError) -> Ended {

@@ -4,7 +4,7 @@
 mod common;
 
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use common::{Agent, Identity, World, hello, offer_to_enrol, offer_to_enrol_as, soon};
 use stella_certs::tls::quic_enrol_client;
@@ -148,17 +148,23 @@ async fn an_agents_session_needs_a_certificate_of_this_authority() {
 async fn a_revoked_agent_is_cut_off_at_once_and_stays_out() {
     // Nothing but the event itself can end the session: the next comparison is in an hour.
     let world = World::with(|config| config.reconcile_interval = Duration::from_secs(3600)).await;
-    let identity = world.enrol().await;
-    let (agent, _) = Agent::connect(world.fleet.local_addr(), &identity, hello(vec![])).await;
+    // The best of a few: a busy machine may hold up one, and not what is slow by itself any.
+    let mut took = Duration::MAX;
+    for _ in 0..3 {
+        let identity = world.enrol().await;
+        let (agent, _) = Agent::connect(world.fleet.local_addr(), &identity, hello(vec![])).await;
+        world
+            .submit(TenantCommand::RevokeAgent { agent: identity.agent, reason: "stolen".to_owned() })
+            .await
+            .unwrap();
+        let revoked = Instant::now();
+        assert_eq!(agent.closed().await, CloseCode::Revoked);
+        took = took.min(revoked.elapsed());
 
-    world
-        .submit(TenantCommand::RevokeAgent { agent: identity.agent, reason: "stolen".to_owned() })
-        .await
-        .unwrap();
-    assert_eq!(agent.closed().await, CloseCode::Revoked);
-
-    let again = Agent::dial(world.fleet.local_addr(), identity.client_config()).await.unwrap();
-    assert_eq!(again.closed().await, CloseCode::Revoked);
+        let again = Agent::dial(world.fleet.local_addr(), identity.client_config()).await.unwrap();
+        assert_eq!(again.closed().await, CloseCode::Revoked);
+    }
+    assert!(took < Duration::from_secs(1), "it took {took:?}");
 }
 
 #[tokio::test]

@@ -342,6 +342,111 @@ async fn output_is_kept_once_and_only_for_the_agents_own_tasks() {
     assert_eq!(agent.closed().await, CloseCode::FrameTooLarge);
 }
 
+/// All output of an attempt, once its agent has said that nothing follows.
+async fn complete_output(world: &World, key: AttemptKey) -> String {
+    let mut changes = world.output.subscribe(key).unwrap();
+    soon(async {
+        while !world.output.read(world.tenant, key, 0, 100).await.unwrap().complete {
+            changes.changed().await.unwrap();
+        }
+        output_text(world, key).await
+    })
+    .await
+}
+
+#[tokio::test]
+async fn output_that_breaks_off_in_the_middle_of_a_frame_does_not_end_the_session() {
+    let world = World::new().await;
+    let identity = world.enrol().await;
+    let (mut agent, _) = Agent::connect(world.fleet.local_addr(), &identity, hello(vec![])).await;
+    let (_, dispatch) = work(&world, &mut agent, identity.agent).await;
+    let key = dispatch.key();
+    let header = frame::encode(&OutputHeader { key, offset: 0 }).unwrap();
+    let chunk = OutputChunk { source: OutputSource::Stdout, at: Timestamp(1), bytes: b"a chunk".to_vec() };
+    let whole = [&header[..], &frame::encode(&chunk).unwrap()].concat();
+    for length in [0, 2, header.len() + 2, whole.len() - 1] {
+        let mut stream = soon(agent.connection.open_uni()).await.unwrap();
+        stream.write_all(&whole[..length]).await.unwrap();
+        stream.finish().unwrap();
+        drop(soon(stream.stopped()).await);
+    }
+    send_output(&agent, key, 0, &["all of it"], true).await;
+    assert_eq!(complete_output(&world, key).await, "all of it");
+    agent.say(&finished(key)).await;
+    assert_eq!(agent.hear().await, ToAgent::Acknowledge(vec![key]));
+}
+
+#[tokio::test]
+async fn output_of_what_is_long_over_is_refused() {
+    let world = World::new().await;
+    let identity = world.enrol().await;
+    let (mut agent, _) = Agent::connect(world.fleet.local_addr(), &identity, hello(vec![])).await;
+    let mut keys = Vec::new();
+    for _ in 0..2 {
+        let (deployment, dispatch) = work(&world, &mut agent, identity.agent).await;
+        agent.say(&finished(dispatch.key())).await;
+        assert_eq!(agent.hear().await, ToAgent::Acknowledge(vec![dispatch.key()]));
+        assert_eq!(status(&world, &world.state(), deployment), Status::Succeeded);
+        keys.push(dispatch.key());
+    }
+    let [whole, part] = keys[..] else { panic!("{keys:?}") };
+    // Output has a stream of its own, and may come after the result.
+    send_output(&agent, whole, 0, &["all"], true).await;
+    assert_eq!(complete_output(&world, whole).await, "all");
+    assert_eq!(refusal(&world, &agent, part, 0, "some").await, None);
+
+    let hour_ms = 3_600_000;
+    world.later_ms.fetch_add(hour_ms, Ordering::SeqCst);
+    assert_eq!(refusal(&world, &agent, whole, 3, "forged").await, Some(CloseCode::Normal), "it is complete");
+    assert_eq!(
+        refusal(&world, &agent, part, 4, " more").await,
+        None,
+        "it is not: its agent may have been away"
+    );
+    world.later_ms.fetch_add(24 * hour_ms, Ordering::SeqCst);
+    assert_eq!(refusal(&world, &agent, part, 9, "forged").await, Some(CloseCode::Normal));
+    for (key, kept) in [(whole, "all"), (part, "some more")] {
+        assert_eq!(output_text(&world, key).await, kept);
+    }
+}
+
+/// With which code output is refused; `None` once it is kept.
+async fn refusal(
+    world: &World,
+    agent: &Agent,
+    key: AttemptKey,
+    offset: u64,
+    text: &str,
+) -> Option<CloseCode> {
+    let mut stream = soon(agent.connection.open_uni()).await.unwrap();
+    let mut say = Vec::new();
+    add(&mut say, &OutputHeader { key, offset });
+    add(&mut say, &OutputChunk { source: OutputSource::Stdout, at: Timestamp(1), bytes: text.into() });
+    stream.write_all(&say).await.unwrap();
+    let mut changes = world.output.subscribe(key).unwrap();
+    let kept = async {
+        while !output_text(world, key).await.ends_with(text) {
+            changes.changed().await.unwrap();
+        }
+    };
+    tokio::select! {
+        stopped = soon(stream.stopped()) => {
+            let code = stopped.unwrap().expect("it has no end");
+            Some(CloseCode::try_from(code.into_inner()).unwrap())
+        }
+        () = soon(kept) => {
+            // It breaks off; dropped, it would end as if this were all.
+            stream.reset(0_u32.into()).unwrap();
+            None
+        }
+    }
+}
+
+async fn output_text(world: &World, key: AttemptKey) -> String {
+    let page = world.output.read(world.tenant, key, 0, 100).await.unwrap();
+    String::from_utf8(page.chunks.into_iter().flat_map(|chunk| chunk.bytes).collect()).unwrap()
+}
+
 async fn fetch(agent: &Agent, digest: Digest, offset: u64) -> (ArtifactResponse, Vec<u8>) {
     let (mut send, receive) = soon(agent.connection.open_bi()).await.unwrap();
     soon(send.write_all(&frame::encode(&ArtifactRequest { digest, offset }).unwrap())).await.unwrap();

@@ -16,6 +16,7 @@ use std::time::{Duration, SystemTime};
 use parking_lot::Mutex;
 use stella_protocol::id::{AttemptKey, TenantId};
 use stella_protocol::message::{OutputChunk, OutputHeader};
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::blocking;
@@ -49,8 +50,9 @@ pub struct OutputStore {
     dir: PathBuf,
     room: Arc<Room>,
     attempt_bytes_max: u64,
-    /// The files that are being written; two streams of one attempt share one.
-    logs: Mutex<HashMap<AttemptKey, Weak<Mutex<Log>>>>,
+    /// The files that are being written; two streams of one attempt share one. Nothing is done with a file while this is locked: who
+    /// waits for a slow disk, or reads a large file, keeps only the streams of the same attempt waiting.
+    shared: Mutex<HashMap<AttemptKey, Weak<Shared>>>,
     followers: Followers,
     places: Mutex<HashMap<AttemptKey, Place>>,
 }
@@ -97,7 +99,7 @@ impl OutputStore {
             dir,
             room,
             attempt_bytes_max,
-            logs: Mutex::default(),
+            shared: Mutex::default(),
             followers: Followers::default(),
             places: Mutex::default(),
         }))
@@ -116,8 +118,9 @@ impl OutputStore {
         blocking(move || {
             // It is taken at once, and what comes is taken piece by piece.
             let _overhead = store.room.take(FILE_OVERHEAD_BYTES)?;
-            let log = store.log(tenant, header.key)?;
-            Ok(OutputWriter { store, key: header.key, offset: header.offset, log: Some(log) })
+            let shared = store.share(tenant, header.key);
+            let was_complete = shared.with(|log| Ok(log.is_complete()))?;
+            Ok(OutputWriter::new(shared, header.offset, was_complete))
         })
         .await
     }
@@ -159,26 +162,6 @@ impl OutputStore {
         self.followers.follow(key)
     }
 
-    /// Notes that nothing follows. Saying it twice is saying it once.
-    ///
-    /// # Errors
-    /// [`StoreError::Damaged`] or [`StoreError::Io`].
-    pub async fn mark_complete(
-        self: &Arc<Self>,
-        tenant: TenantId,
-        key: AttemptKey,
-    ) -> Result<(), StoreError> {
-        let store = Arc::clone(self);
-        blocking(move || {
-            let log = store.log(tenant, key)?;
-            log.lock().complete()?;
-            store.release(key, log);
-            store.followers.notify(key);
-            Ok(())
-        })
-        .await
-    }
-
     /// Removes what was printed by tasks whose output was last written longer ago than this. Returns by how many tasks.
     ///
     /// # Errors
@@ -205,22 +188,58 @@ impl OutputStore {
         self.dir.join(tenant.to_string()).join(key.task.to_string()).join(format!("{}.out", key.attempt))
     }
 
-    fn log(&self, tenant: TenantId, key: AttemptKey) -> Result<Arc<Mutex<Log>>, StoreError> {
-        let mut logs = self.logs.lock();
-        if let Some(log) = logs.get(&key).and_then(Weak::upgrade) {
-            return Ok(log);
+    /// The file of an attempt, with whoever writes to it already. It is not opened yet.
+    fn share(self: &Arc<Self>, tenant: TenantId, key: AttemptKey) -> Arc<Shared> {
+        let mut shared = self.shared.lock();
+        if let Some(shared) = shared.get(&key).and_then(Weak::upgrade) {
+            return shared;
         }
-        let log = Arc::new(Mutex::new(Log::open(self.path(tenant, key), self.attempt_bytes_max)?));
-        logs.insert(key, Arc::downgrade(&log));
-        Ok(log)
+        let (store, log, starts) = (Arc::clone(self), Mutex::default(), Mutex::default());
+        let made = Arc::new(Shared { store, tenant, key, log, starts });
+        shared.insert(key, Arc::downgrade(&made));
+        made
     }
+}
 
-    /// Forgets a log that nobody else writes.
-    fn release(&self, key: AttemptKey, log: Arc<Mutex<Log>>) {
-        let mut logs = self.logs.lock();
-        drop(log);
-        if logs.get(&key).is_some_and(|log| log.strong_count() == 0) {
-            logs.remove(&key);
+/// The file of one attempt, for as long as anybody writes to it.
+#[derive(Debug)]
+struct Shared {
+    store: Arc<OutputStore>,
+    tenant: TenantId,
+    key: AttemptKey,
+    /// Opened by the first who needs it.
+    log: Mutex<Option<Log>>,
+    /// Where the streams begin that may still bring something. As many as an agent may open.
+    starts: Mutex<Vec<u64>>,
+}
+
+impl Shared {
+    /// Works on the file. Blocks on the disk.
+    fn with<T>(&self, work: impl FnOnce(&mut Log) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let mut log = self.log.lock();
+        let log = match &mut *log {
+            Some(log) => log,
+            None => {
+                let opened = Log::open(self.store.path(self.tenant, self.key), self.store.attempt_bytes_max)?;
+                log.insert(opened)
+            }
+        };
+        work(log)
+    }
+}
+
+impl Drop for Shared {
+    /// Happens where a session ends, on a thread that must not wait for the disk.
+    fn drop(&mut self) {
+        let mut shared = self.store.shared.lock();
+        // Somebody may have begun anew meanwhile.
+        if shared.get(&self.key).is_some_and(|shared| shared.strong_count() == 0) {
+            shared.remove(&self.key);
+        }
+        drop(shared);
+        if let (Some(log), Ok(runtime)) = (self.log.get_mut().take(), Handle::try_current()) {
+            // Nobody waits for it.
+            drop(runtime.spawn_blocking(move || drop(log)));
         }
     }
 }
@@ -228,46 +247,76 @@ impl OutputStore {
 /// Writes what one stream brings.
 #[derive(Debug)]
 pub struct OutputWriter {
-    store: Arc<OutputStore>,
-    key: AttemptKey,
-    /// How much of the attempt's output comes before this stream's next byte.
+    shared: Arc<Shared>,
+    /// Where the stream begins in the attempt's output.
+    start: u64,
+    /// How much of that comes before this stream's next byte.
     offset: u64,
-    /// Always there until the drop.
-    log: Option<Arc<Mutex<Log>>>,
+    was_complete: bool,
 }
 
 impl OutputWriter {
+    fn new(shared: Arc<Shared>, start: u64, was_complete: bool) -> Self {
+        shared.starts.lock().push(start);
+        Self { shared, start, offset: start, was_complete }
+    }
+
+    /// Whether all of the attempt's output was here when this was begun, as far as its agent had said.
+    #[must_use]
+    pub const fn was_complete(&self) -> bool {
+        self.was_complete
+    }
+
     /// Adds the stream's next chunks, as far as they are not here yet. Where the disk has no room for them the output is
     /// cut off, and says so.
     ///
     /// # Errors
     /// [`StoreError::NoSpace`] if not even that has room, [`StoreError::Chunk`] or [`StoreError::Io`].
     pub async fn append(&mut self, chunks: Vec<OutputChunk>) -> Result<(), StoreError> {
-        let Some(log) = self.log.clone() else { return Ok(()) };
-        let start = self.offset;
+        let offset = self.offset;
         self.offset =
-            chunks.iter().fold(start, |offset, chunk| offset.saturating_add(chunk.bytes.len() as u64));
-        let room = Arc::clone(&self.store.room);
+            chunks.iter().fold(offset, |offset, chunk| offset.saturating_add(chunk.bytes.len() as u64));
+        let shared = Arc::clone(&self.shared);
         let appended = blocking(move || {
             let bytes = |chunk: &OutputChunk| CHUNK_OVERHEAD_BYTES + chunk.bytes.len() as u64;
-            let taken = room.take(chunks.iter().map(bytes).sum());
-            let mut log = log.lock();
-            match taken {
-                Ok(_taken) => log.append(start, chunks),
-                Err(StoreError::NoSpace { .. }) => log.cut_off(start, &chunks),
+            let taken = shared.store.room.take(chunks.iter().map(bytes).sum());
+            shared.with(|log| match taken {
+                Ok(_taken) => log.append(offset, chunks),
+                Err(StoreError::NoSpace { .. }) => log.cut_off(offset, &chunks),
                 Err(error) => Err(error),
-            }
+            })
         })
         .await;
-        self.store.followers.notify(self.key);
+        self.notify();
         appended
+    }
+
+    /// Notes that the stream has brought everything. If others have brought more, or begin behind its end, it has not: where an agent
+    /// has lost output, it ends one stream and goes on in another. Saying it twice is saying it once.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] or [`StoreError::Io`].
+    pub async fn complete(self) -> Result<(), StoreError> {
+        let end = self.offset;
+        if self.shared.starts.lock().iter().any(|start| *start > end) {
+            return Ok(());
+        }
+        let shared = Arc::clone(&self.shared);
+        let completed = blocking(move || shared.with(|log| log.complete(end))).await;
+        self.notify();
+        completed
+    }
+
+    fn notify(&self) {
+        self.shared.store.followers.notify(self.shared.key);
     }
 }
 
 impl Drop for OutputWriter {
     fn drop(&mut self) {
-        if let Some(log) = self.log.take() {
-            self.store.release(self.key, log);
+        let mut starts = self.shared.starts.lock();
+        if let Some(own) = starts.iter().position(|start| *start == self.start) {
+            starts.swap_remove(own);
         }
     }
 }

@@ -233,6 +233,11 @@ async fn write(store: &Arc<OutputStore>, offset: u64, texts: &[&str]) {
     writer.append(texts.iter().map(|text| chunk(text)).collect()).await.unwrap();
 }
 
+/// As a stream does that has brought everything, up to there.
+async fn complete(store: &Arc<OutputStore>, end: u64) {
+    store.writer(tenant(), header(end)).await.unwrap().complete().await.unwrap();
+}
+
 async fn read(store: &Arc<OutputStore>, from: u64) -> OutputPage {
     store.read(tenant(), key(), from, 100).await.unwrap()
 }
@@ -305,8 +310,8 @@ async fn pages_follow_one_another_and_the_last_one_stays_complete() {
     let store = OutputStore::open(dir.path(), room()).unwrap();
     let texts: Vec<_> = (0..10).map(|n| format!("{n} ")).collect();
     write(&store, 0, &texts.iter().map(String::as_str).collect::<Vec<_>>()).await;
-    store.mark_complete(tenant(), key()).await.unwrap();
-    store.mark_complete(tenant(), key()).await.unwrap();
+    complete(&store, 20).await;
+    complete(&store, 20).await;
 
     let mut from = 0;
     let mut all = String::new();
@@ -326,6 +331,52 @@ async fn pages_follow_one_another_and_the_last_one_stays_complete() {
     write(&store, 20, &["late"]).await;
     let page = read(&store, from).await;
     assert_eq!((text(&page).as_str(), page.complete), ("late", false));
+}
+
+#[tokio::test]
+async fn a_slow_file_keeps_nobody_waiting_but_who_writes_to_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = OutputStore::open(dir.path(), room()).unwrap();
+    complete(&store, 0).await;
+    // So many records that reading them takes seconds.
+    let slow = files(dir.path()).remove(0);
+    let record = fs::read(&slow).unwrap();
+    fs::write(&slow, record.repeat((64 << 20) / record.len())).unwrap();
+    let waiting = tokio::spawn({
+        let store = Arc::clone(&store);
+        async move { store.writer(tenant(), header(0)).await.map(drop) }
+    });
+    // It has begun by the time that somebody else has written a few times.
+    let other = AttemptKey { task: TaskId(Uuid::from_u128(77)), attempt: Attempt(1) };
+    for n in 0..5 {
+        let mut writer = store.writer(tenant(), OutputHeader { key: other, offset: n }).await.unwrap();
+        writer.append(vec![chunk("x")]).await.unwrap();
+        drop(writer);
+    }
+    assert!(!waiting.is_finished(), "the others have waited for the slow one");
+    // Nobody wants it any more: what is read is not worth the wait.
+    fs::write(&slow, []).unwrap();
+    waiting.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn output_is_complete_with_the_stream_that_has_its_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = OutputStore::open(dir.path(), room()).unwrap();
+    let mut first = store.writer(tenant(), header(0)).await.unwrap();
+    first.append(vec![chunk("one ")]).await.unwrap();
+    let mut second = store.writer(tenant(), header(10)).await.unwrap();
+    first.complete().await.unwrap();
+    assert!(!read(&store, 0).await.complete, "another stream goes on behind it");
+    second.append(vec![chunk("two")]).await.unwrap();
+    complete(&store, 4).await;
+    assert!(!read(&store, 0).await.complete, "more is here");
+    // One that has begun before and breaks off keeps nobody from saying it.
+    let broken = store.writer(tenant(), header(0)).await.unwrap();
+    second.complete().await.unwrap();
+    drop(broken);
+    let page = read(&store, 0).await;
+    assert_eq!((text(&page).as_str(), page.complete), ("one [some output was lost on its way]\ntwo", true));
 }
 
 #[tokio::test]

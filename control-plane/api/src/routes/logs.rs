@@ -116,7 +116,8 @@ impl Reader {
     /// The next page, empty after a fruitless wait; notes when it was the last.
     async fn page(&mut self) -> Result<Bytes, StoreError> {
         // Looked at first: what was written before the end is read after it.
-        let over = self.news.is_none() || self.rest_is_overdue();
+        let is_over = self.task_is_over();
+        let over = self.news.is_none() || (is_over && self.rest_is_overdue());
         if let Some(news) = &mut self.news {
             news.mark_unchanged();
         }
@@ -124,7 +125,8 @@ impl Reader {
         let page = self.app.output.read(self.tenant, self.key, first, PAGE_CHUNKS).await?;
         self.next = page.next;
         if page.chunks.is_empty() {
-            self.ended = over || page.complete || self.app.shutdown.is_cancelled();
+            // While the task goes on, its agent may have ended one stream only to begin another.
+            self.ended = over || (is_over && page.complete) || self.app.shutdown.is_cancelled();
             if let (false, Some(news)) = (self.ended, &mut self.news) {
                 tokio::select! {
                     _ = tokio::time::timeout(LOOK_INTERVAL, news.changed()) => {}
@@ -135,10 +137,8 @@ impl Reader {
         Ok(lines(first, &page))
     }
 
+    /// Whether the rest has been waited for long enough. To be asked once the task is over.
     fn rest_is_overdue(&mut self) -> bool {
-        if !self.task_is_over() {
-            return false;
-        }
         let until = *self.rest_until.get_or_insert_with(|| Instant::now() + REST_TIME_MAX);
         Instant::now() >= until
     }

@@ -1,5 +1,7 @@
 //! What tasks print, as JSON lines.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use base64::Engine as _;
 use serde_json::{Value, json};
@@ -24,6 +26,13 @@ async fn write(world: &World, busy: &Busy, offset: u64, chunks: Vec<OutputChunk>
     let (tenant, key) = attempt(world, busy);
     let mut writer = world.output.writer(tenant, OutputHeader { key, offset }).await.unwrap();
     writer.append(chunks).await.unwrap();
+}
+
+/// As a stream ends that has brought everything up to there.
+async fn complete(world: &World, busy: &Busy, end: u64) {
+    let (tenant, key) = attempt(world, busy);
+    let writer = world.output.writer(tenant, OutputHeader { key, offset: end }).await.unwrap();
+    writer.complete().await.unwrap();
 }
 
 async fn follow(world: &World, busy: &Busy) -> Reading {
@@ -104,10 +113,31 @@ async fn following_ends_when_the_agent_says_that_nothing_follows() {
     let busy = world.busy_tenant("acme").await;
     let mut reading = follow(&world, &busy).await;
     write(&world, &busy, 0, vec![chunk(OutputSource::Stdout, b"all")]).await;
-    let (tenant, key) = attempt(&world, &busy);
-    world.output.mark_complete(tenant, key).await.unwrap();
+    cancel(&world, &busy).await;
+    complete(&world, &busy, 3).await;
     assert_eq!(line(&mut reading).await.unwrap()["text"], "all");
     assert_eq!(line(&mut reading).await, None);
+}
+
+#[tokio::test]
+async fn following_goes_on_behind_a_gap_that_a_stream_has_ended_at() {
+    let world = World::new().await;
+    let busy = world.busy_tenant("acme").await;
+    let mut reading = follow(&world, &busy).await;
+    write(&world, &busy, 0, vec![chunk(OutputSource::Stdout, b"before")]).await;
+    assert_eq!(line(&mut reading).await.unwrap()["text"], "before");
+    // Agents end a stream where they have lost output, and go on in another one.
+    complete(&world, &busy, 6).await;
+    tokio::time::pause();
+    tokio::select! {
+        biased;
+        said = line(&mut reading) => panic!("{said:?}, while the task goes on"),
+        () = tokio::time::sleep(Duration::from_secs(10)) => {}
+    }
+    tokio::time::resume();
+    write(&world, &busy, 10, vec![chunk(OutputSource::Stdout, b"behind")]).await;
+    assert_eq!(line(&mut reading).await.unwrap()["text"], "[some output was lost on its way]\n");
+    assert_eq!(line(&mut reading).await.unwrap()["text"], "behind");
 }
 
 #[tokio::test]

@@ -121,8 +121,14 @@ impl Log {
         Ok(())
     }
 
-    pub(super) fn complete(&mut self) -> Result<(), StoreError> {
-        if self.complete {
+    /// Whether the agent has said that nothing follows.
+    pub(super) const fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// Nothing follows the output up to `end`, unless more than that is here.
+    pub(super) fn complete(&mut self, end: u64) -> Result<(), StoreError> {
+        if self.complete || end < self.end {
             return Ok(());
         }
         let mut buffer = BytesMut::new();
