@@ -30,8 +30,10 @@ mod flags;
 /// The largest token file: a token has about 130 characters.
 const TOKEN_BYTES_MAX: u64 = 4096;
 
-/// Threads for work that blocks, beside one for each running task. Two of them may hang with the host root's file system.
-const BLOCKING_THREADS: usize = 6;
+/// Threads for work that blocks, beside one for each running task. Those that look at the host root may hang with its file system: one
+/// measures its disk, one sweeps it, one answers questions about it, and some prepare folders for commands. The rest is for the agent's own
+/// state.
+const BLOCKING_THREADS: usize = 3 + crate::host::PREPARED_MAX + 4;
 
 const EXAMPLES: &str = "\
 Examples:

@@ -192,7 +192,12 @@ pub const KEYS: &[Key] = &[
     key("state_dir", "`/var/lib/stella-agent`", "absolute path", "identity, journal and attempts"),
     key("host_root", "`/`", "absolute path", "what tasks may change"),
     key("concurrency", "4", "tasks, 1 to 64", "how many run side by side"),
-    live("drain_seconds", "10", "seconds, at most 3600", "how long tasks may go on when the agent stops"),
+    live(
+        "drain_seconds",
+        "10",
+        "seconds, at most 3600",
+        "how long tasks may go on when the agent stops; a unit's `TimeoutStopSec` (90 s in the package) has to be longer, or systemd cuts it short",
+    ),
     key(
         "reserve_bytes",
         "67108864",

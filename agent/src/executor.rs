@@ -200,7 +200,11 @@ pub(crate) struct Limits {
 
 impl Limits {
     fn new(context: &RunContext) -> Self {
-        let timeout = Duration::from_millis(context.dispatch.spec.timeout_ms());
+        Self::lasting(context, Duration::from_millis(context.dispatch.spec.timeout_ms()))
+    }
+
+    /// Those of a part of the task, which begins now.
+    fn lasting(context: &RunContext, timeout: Duration) -> Self {
         let far = Duration::from_hours(24 * 365);
         let deadline = Instant::now() + timeout.min(far);
         Self { key: context.dispatch.key(), deadline, cancel: context.cancel.clone() }
@@ -224,6 +228,11 @@ impl Limits {
             _ = self.cancel.requested() => Err(Stopped::Cancelled),
             result = tokio::time::timeout_at(self.deadline, work) => result.map_err(|_| Stopped::TimedOut),
         }
+    }
+
+    /// How much time is left.
+    pub(crate) fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
     }
 
     /// A pause between two tries.

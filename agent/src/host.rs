@@ -9,9 +9,14 @@ use std::sync::Arc;
 
 use cap_std::ambient_authority;
 use cap_std::fs::{Dir, MetadataExt as _};
+use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
 
 /// The longest name of a slot, a component or a version, in bytes: with a digest and a prefix it still is a file name.
 pub const NAME_BYTES_MAX: usize = 128;
+
+/// How many slots are prepared at the same time. Each has a thread, which hangs with the host root's file system if that hangs.
+pub const PREPARED_MAX: usize = 2;
 
 /// The host root.
 #[derive(Clone, Debug)]
@@ -19,6 +24,8 @@ pub struct HostRoot {
     path: PathBuf,
     dir: Arc<Dir>,
     reserve_bytes: u64,
+    /// For [`Self::prepare_slot`].
+    turns: Arc<Semaphore>,
 }
 
 /// Why a folder of the host root is not available.
@@ -69,7 +76,8 @@ impl HostRoot {
             .and_then(|()| path.canonicalize())
             .and_then(|path| Ok((Dir::open_ambient_dir(&path, ambient_authority())?, path)));
         let (dir, path) = opened.map_err(|source| Error::Io { path: path.to_path_buf(), source })?;
-        Ok(Self { path, dir: Arc::new(dir), reserve_bytes: 0 })
+        let turns = Arc::new(Semaphore::new(PREPARED_MAX));
+        Ok(Self { path, dir: Arc::new(dir), reserve_bytes: 0, turns })
     }
 
     /// The same, of whose disk so many bytes stay free whatever is brought to it.
@@ -129,6 +137,21 @@ impl HostRoot {
         let Some(slot) = slot else { return Ok(()) };
         let slot = plain_name("slot", slot)?;
         self.dir.create_dir_all(slot).map_err(|source| Error::Io { path: self.path.join(slot), source })
+    }
+
+    /// As [`Self::create_slot`], on a thread of its own. Whoever does not wait any more drops this; a thread that hangs keeps its turn, so
+    /// that there are never many of them.
+    ///
+    /// # Errors
+    /// As [`Self::create_slot`].
+    pub async fn prepare_slot(&self, slot: Option<&str>) -> Result<(), Error> {
+        let turn = Arc::clone(&self.turns).acquire_owned().await;
+        let (host, slot) = (self.clone(), slot.map(str::to_owned));
+        let created = spawn_blocking(move || {
+            let _turn = turn;
+            host.create_slot(slot.as_deref())
+        });
+        created.await.unwrap_or_else(|error| Err(Error::Io { path: self.path.clone(), source: error.into() }))
     }
 
     /// Opens the folder of a component in a slot, and creates both if they are not there. Blocks on the disk.

@@ -92,11 +92,6 @@ impl Inbox {
                 "too many attempts are open or unacknowledged on this agent; try again later".to_owned(),
             );
         }
-        if newest.is_none() && journal.is_full_of_targets() {
-            return Some(
-                "this agent serves too many targets; enrol another agent for some of them".to_owned(),
-            );
-        }
         let error = journal.check_room(writes_little(&dispatch.spec)).err()?;
         Some(format!("no room for the agent's journal: {}", reason_of(&error)))
     }

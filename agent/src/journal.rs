@@ -18,7 +18,7 @@ mod codec;
 mod commit;
 mod load;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -38,7 +38,7 @@ pub const TOMBSTONES_MAX: usize = 4096;
 /// The part of the reserve that is for attempts that write little, and below it for results alone.
 const LAST_SHARE: u64 = 4;
 
-/// How many targets one agent may ever serve: far more than slots on a host, and a bound for the file.
+/// How many targets an agent remembers: far more than slots on a host, and a bound for the file.
 pub const TARGETS_MAX: usize = 4096;
 
 /// Why the journal cannot go on.
@@ -145,6 +145,16 @@ struct Entry {
     state: State,
 }
 
+impl Entry {
+    /// The target that the attempt holds; none if it is over.
+    fn target(&self) -> Option<TargetId> {
+        match &self.state {
+            State::Open { dispatch, .. } => Some(dispatch.target),
+            State::Finished(_) => None,
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 enum State {
     Open { dispatch: Box<Dispatch>, started_at: Option<Timestamp> },
@@ -190,12 +200,6 @@ impl Journal {
         self.generations.get(&target).copied()
     }
 
-    /// Whether a target that is not known yet would be one too many.
-    #[must_use]
-    pub fn is_full_of_targets(&self) -> bool {
-        self.generations.len() >= TARGETS_MAX
-    }
-
     /// Whether no more attempts may be open or unacknowledged.
     #[must_use]
     pub fn is_full_of_attempts(&self) -> bool {
@@ -226,12 +230,13 @@ impl Journal {
         }))
     }
 
-    /// Everything that is durable here and not acknowledged, for a hello.
+    /// Everything that is here and not acknowledged, for a hello. What is not durable yet is listed too: it runs once it is, and whoever
+    /// is not told of it would take it for one that never came. If a crash takes it, the next hello does not have it.
     #[must_use]
     pub fn open_attempts(&self) -> Vec<OpenAttempt> {
-        let durable = self.attempts.iter().filter(|(_, entry)| entry.accepted <= self.durable);
+        let attempts = self.attempts.iter();
         let mut open: Vec<_> =
-            durable.map(|(key, entry)| OpenAttempt { key: *key, phase: self.phase(entry) }).collect();
+            attempts.map(|(key, entry)| OpenAttempt { key: *key, phase: self.phase(entry) }).collect();
         open.sort_unstable_by_key(|attempt| attempt.key);
         open
     }
@@ -281,6 +286,7 @@ impl Journal {
     pub fn accept(&mut self, dispatch: &Dispatch) -> Position {
         let (key, target, generation) = (dispatch.key(), dispatch.target, dispatch.generation);
         if self.generation(target) != Some(generation) {
+            self.forget_a_target_for(target);
             self.generations.insert(target, generation);
             let target_key = generation_key(target);
             let value = codec::encode(&target_key, &generation);
@@ -291,6 +297,21 @@ impl Journal {
         self.attempts.insert(key, Entry { accepted, state: State::Open { dispatch, started_at: None } });
         self.is_urgent = true;
         accepted
+    }
+
+    /// Makes room for a target that is new here. The one that was deployed to longest ago goes, of those where nothing is open: a
+    /// generation is at least the time of its deployment, and nothing as old is on its way any more.
+    fn forget_a_target_for(&mut self, target: TargetId) {
+        if self.generations.len() < TARGETS_MAX || self.generations.contains_key(&target) {
+            return;
+        }
+        let held: HashSet<TargetId> = self.attempts.values().filter_map(Entry::target).collect();
+        let free = self.generations.iter().filter(|(target, _)| !held.contains(target));
+        // There are fewer open attempts than targets.
+        let Some(oldest) = free.min_by_key(|(target, generation)| (**generation, **target)) else { return };
+        let oldest = *oldest.0;
+        self.generations.remove(&oldest);
+        self.stage(generation_key(oldest), None);
     }
 
     /// Notes, lazily, that an attempt has started.

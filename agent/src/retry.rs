@@ -15,6 +15,13 @@ const FIRST_MEAN: Duration = Duration::from_millis(250);
 /// The longest wait when trying again can help.
 pub const WAIT_MAX: Duration = Duration::from_secs(30);
 
+/// The shortest wait when trying again soon would make it worse.
+pub const SLOW_WAIT_MIN: Duration = Duration::from_millis(7_500);
+
+/// The longest of these waits: half of the time after which an agent without a session counts as offline, so that one that is turned away
+/// once is back in time.
+pub const SLOW_WAIT_MAX: Duration = Duration::from_secs(15);
+
 /// The shortest wait when only a person can help.
 pub const OPERATOR_WAIT_MIN: Duration = Duration::from_secs(60);
 
@@ -59,7 +66,7 @@ impl Retry {
         let drawn = self.backoff.next_backoff().unwrap_or(WAIT_MAX).min(WAIT_MAX);
         match advice {
             Advice::Retry => drawn,
-            Advice::RetrySlowly => between(WAIT_MAX / 2, WAIT_MAX),
+            Advice::RetrySlowly => between(SLOW_WAIT_MIN, SLOW_WAIT_MAX),
             Advice::NeedsOperator => between(OPERATOR_WAIT_MIN, OPERATOR_WAIT_MAX),
         }
     }
@@ -103,7 +110,7 @@ mod tests {
         let mut retry = Retry::default();
         for _ in 0..100 {
             let slow = retry.next_wait(Advice::RetrySlowly);
-            assert!(slow >= WAIT_MAX / 2 && slow <= WAIT_MAX);
+            assert!(slow >= SLOW_WAIT_MIN && slow <= SLOW_WAIT_MAX);
             let operator = retry.next_wait(Advice::NeedsOperator);
             assert!(operator >= OPERATOR_WAIT_MIN && operator <= OPERATOR_WAIT_MAX);
         }

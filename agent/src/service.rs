@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use stella_protocol::id::{AgentId, TenantId};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
@@ -213,6 +213,8 @@ impl Service {
             server: config.server.unwrap_or_else(|| identity.server.clone()),
             state_dir: config.state_dir,
             host,
+            // One question at a time: the disk is there for the tasks.
+            questions: Arc::new(Semaphore::new(1)),
             resources,
             identity,
             rights,

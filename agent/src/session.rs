@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use stella_protocol::close::Advice;
 use stella_protocol::message::FiguresAt;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -51,6 +51,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Looked into when the control plane asks what is there.
     pub host: HostRoot,
+    /// Whose turn it is to look. It outlives the sessions, as does a look that hangs with the host root's file system.
+    pub questions: Arc<Semaphore>,
     /// How the host does.
     pub resources: Sampler,
     /// Who this agent is.

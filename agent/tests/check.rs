@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use common::{Host, PATIENCE, failure, shell};
+use common::{Host, PATIENCE, failure, shell, wait_for};
 use stella_agent::cancel::CancelRequest;
 use stella_agent::executor::{ActiveState, BoxFuture, UnitError, UnitManager};
 use stella_protocol::id::AttemptKey;
@@ -128,11 +128,13 @@ async fn only_http_urls_are_asked() {
 struct Units {
     states: Mutex<VecDeque<ActiveState>>,
     asked: Mutex<Vec<(String, UnitAction)>>,
+    taken_back: Mutex<Vec<String>>,
 }
 
 impl Units {
     fn new(states: impl IntoIterator<Item = ActiveState>) -> Arc<Self> {
-        Arc::new(Self { states: Mutex::new(states.into_iter().collect()), asked: Mutex::default() })
+        let states = Mutex::new(states.into_iter().collect());
+        Arc::new(Self { states, asked: Mutex::default(), taken_back: Mutex::default() })
     }
 }
 
@@ -150,6 +152,11 @@ impl UnitManager for Units {
     fn active_state<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<ActiveState, UnitError>> {
         let state = self.states.lock().unwrap().pop_front();
         Box::pin(async { Ok(state.unwrap_or_else(|| ActiveState::Other("activating".to_owned()))) })
+    }
+
+    fn take_back<'a>(&'a self, unit: &'a str) -> BoxFuture<'a, Result<bool, UnitError>> {
+        self.taken_back.lock().unwrap().push(unit.to_owned());
+        Box::pin(async { Ok(true) })
     }
 }
 
@@ -173,8 +180,23 @@ async fn a_unit_is_waited_for() {
     host.units = Units::new([ActiveState::Other("deactivating".to_owned()), ActiveState::Inactive]);
     assert_eq!(host.run(unit("web.service", UnitAction::Stop, 30_000)).await.0, TaskOutcome::Succeeded);
 
-    host.units = Units::new([]);
-    assert_eq!(host.run(unit("web.service", UnitAction::Start, 300)).await.0, TaskOutcome::TimedOut);
+    assert!(units.taken_back.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn what_systemd_was_asked_for_is_taken_back_when_the_task_is_stopped() {
+    let mut host = Host::new();
+    let units = Units::new([]);
+    host.units = Arc::<Units>::clone(&units);
+    let (outcome, output) = host.run(unit("web.service", UnitAction::Start, 300)).await;
+    assert_eq!(outcome, TaskOutcome::TimedOut);
+    assert!(output.agent.contains("the job of web.service was cancelled"), "{output:?}");
+
+    let task = host.start(unit("db.service", UnitAction::Restart, 60_000));
+    wait_for("the action", || units.asked.lock().unwrap().len() == 2).await;
+    task.cancel.request(CancelRequest { grace: Duration::ZERO, reason: "a test".to_owned() });
+    assert_eq!(tokio::time::timeout(PATIENCE, task.run).await.unwrap().unwrap(), TaskOutcome::Cancelled);
+    assert_eq!(*units.taken_back.lock().unwrap(), ["web.service", "db.service"]);
 }
 
 #[tokio::test]

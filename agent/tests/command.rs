@@ -7,9 +7,11 @@ mod common;
 use std::path::Path;
 use std::time::Duration;
 
+use common::hung::Hung;
 use common::{Host, Output, PATIENCE, dispatch, failure, is_alive, shell, wait_for, wait_for_pid};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use stella_agent::cancel::CancelRequest;
+use stella_agent::host::PREPARED_MAX;
 use stella_agent::supervisor::{SPOOL_BYTES_MAX, spooled};
 use stella_protocol::message::{Dispatch, TaskOutcome};
 use stella_protocol::spec::{CommandSpec, TaskSpec};
@@ -281,4 +283,28 @@ async fn nothing_of_the_environment_is_on_the_agents_disk() {
         let bytes = std::fs::read(entry.unwrap().path()).unwrap();
         assert!(!String::from_utf8_lossy(&bytes).contains("correct-horse"));
     }
+}
+
+#[test]
+fn a_host_root_that_does_not_answer_holds_up_the_tasks_that_need_it_and_nothing_else() {
+    let threads = PREPARED_MAX + 1;
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    runtime.enable_all().max_blocking_threads(threads).build().unwrap().block_on(async {
+        let host = Host::new();
+        let hung = Hung::over(host.root.path());
+        let tasks: Vec<_> = (0..2 * threads).map(|_| host.start(TaskSpec::Command(shell("true")))).collect();
+        let quick = CommandSpec { timeout_ms: 200, ..shell("true") };
+        let (outcome, output) = host.run(TaskSpec::Command(quick)).await;
+        assert_eq!(outcome, TaskOutcome::TimedOut);
+        assert!(output.agent.contains("did not answer"), "{output:?}");
+        // The agent's own work on the disk goes on.
+        tokio::time::timeout(PATIENCE, tokio::task::spawn_blocking(|| ())).await.unwrap().unwrap();
+        for mut task in tasks {
+            task.cancel.request(CancelRequest { grace: Duration::ZERO, reason: "a test".to_owned() });
+            let outcome = tokio::time::timeout(PATIENCE, &mut task.run).await.unwrap().unwrap();
+            assert_eq!(outcome, TaskOutcome::Cancelled);
+        }
+        drop(hung);
+        assert_eq!(host.run(TaskSpec::Command(shell("true"))).await.0, TaskOutcome::Succeeded);
+    });
 }

@@ -4,6 +4,8 @@
 #![allow(clippy::wildcard_enum_match_arm, reason = "a test waits for one thing, and another one ends it")]
 
 mod control_plane;
+#[path = "common/hung.rs"]
+mod hung;
 
 use std::ffi::OsStr;
 use std::fs;
@@ -13,7 +15,9 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use control_plane::{Agent, ControlPlane, Home, Peer, dispatch, read_frame, soon};
+use hung::Hung;
 use sha2::{Digest as _, Sha256};
+use stella_protocol::close::CloseCode;
 use stella_protocol::digest::Digest;
 use stella_protocol::frame;
 use stella_protocol::id::QuestionId;
@@ -54,7 +58,7 @@ fn archive() -> Vec<u8> {
 }
 
 struct Site {
-    _control_plane: ControlPlane,
+    control_plane: ControlPlane,
     home: Home,
     agent: Agent,
     peer: Peer,
@@ -68,7 +72,7 @@ impl Site {
         let agent = Agent::start(&home);
         let (peer, hello) = control_plane.welcome().await;
         assert_eq!(hello.capabilities & capability::HOLDINGS, capability::HOLDINGS);
-        Self { _control_plane: control_plane, home, agent, peer, asked: 0 }
+        Self { control_plane, home, agent, peer, asked: 0 }
     }
 
     async fn deploy(&mut self, task: u128, version: &str, keep_releases: u8) -> Wanted {
@@ -98,10 +102,13 @@ impl Site {
         self.asked += 1;
         let question = QuestionId(Uuid::from_u128(self.asked));
         let slot = slot.map(str::to_owned);
-        let inspect = Inspect { question, slot, wanted, timeout_ms: 30_000 };
+        self.ask_within(Inspect { question, slot, wanted, timeout_ms: 30_000 }).await;
+        question
+    }
+
+    async fn ask_within(&mut self, inspect: Inspect) {
         self.peer.session.inspect(Box::new(inspect)).unwrap();
         self.peer.transmit().await;
-        question
     }
 
     async fn answer(&mut self) -> Inspected {
@@ -295,5 +302,29 @@ async fn tasks_go_on_beside_questions_and_too_many_are_turned_away() {
         }
     }
     assert!(present >= QUESTIONS_MAX, "{present} answered, {refused} refused in {:?}", started.elapsed());
+    site.agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_look_that_hangs_is_joined_by_no_other_not_even_in_the_next_session() {
+    let mut site = Site::start().await;
+    let web = site.home.root().join("web");
+    fs::create_dir(&web).unwrap();
+    let hung = Hung::over(&web);
+    let wanted = Wanted { component: "web".to_owned(), version: "1.0.0".to_owned(), digest: Digest([9; 32]) };
+    site.ask(None, vec![wanted.clone()]).await;
+    // It is at it by the second heartbeat after the question.
+    for _ in 0..2 {
+        assert!(matches!(site.peer.next().await, ControlEvent::Heartbeat(_)));
+    }
+    site.peer.connection.close(CloseCode::Normal.code().into(), b"");
+
+    (site.peer, _) = site.control_plane.welcome().await;
+    let question = QuestionId(Uuid::from_u128(77));
+    site.ask_within(Inspect { question, slot: None, wanted: vec![wanted], timeout_ms: 300 }).await;
+    let Inspected { question: answered, mut holdings } = site.answer().await;
+    assert_eq!(answered, question);
+    assert!(doubt(holdings.remove(0)).contains("busy with an earlier question"));
+    drop(hung);
     site.agent.stop().await;
 }

@@ -9,12 +9,12 @@ use std::path::Path;
 
 use control_plane::{SECRET, dispatch, key, on, soon};
 use stella_agent::inbox::{Inbox, Verdict};
-use stella_agent::journal::{Ending, Error, Journal, Known, LeftOpen, TOMBSTONES_MAX};
+use stella_agent::journal::{Ending, Error, Journal, Known, LeftOpen, TARGETS_MAX, TOMBSTONES_MAX};
 use stella_agent::policy::{Kind, Policy};
 use stella_durable::{Batch, Store, StoreConfig};
-use stella_protocol::id::{Generation, Incarnation, Position};
+use stella_protocol::id::{Generation, Incarnation, Position, TargetId};
 use stella_protocol::limits::OPEN_ATTEMPTS_MAX;
-use stella_protocol::message::{JournalMark, Phase, TaskOutcome};
+use stella_protocol::message::{JournalMark, OpenAttempt, Phase, TaskOutcome};
 use stella_protocol::time::Timestamp;
 
 fn open(dir: &Path) -> (Journal, Vec<LeftOpen>) {
@@ -36,10 +36,12 @@ async fn what_is_durable_is_there_after_a_crash_at_every_step() {
     assert!(left.is_empty());
     let born = journal.mark();
 
-    // Accepted, and gone before the commit: it was never said, and it is not there.
+    // Accepted, and gone before the commit: nobody was told that it is safe, and it is not there.
     journal.accept(&dispatch(1, "true"));
-    assert!(journal.open_attempts().is_empty(), "what is not durable is not in a hello");
-    assert_eq!(journal.mark(), born, "nor is its position");
+    let listed = [OpenAttempt { key: key(1), phase: Phase::Accepted }];
+    assert_eq!(journal.open_attempts(), listed, "it is not durable, and may still run");
+    assert!(matches!(journal.get(key(1)).unwrap(), Some(Known::Open { durable: false, .. })));
+    assert_eq!(journal.mark(), born, "its position is told once it is durable");
     drop(journal);
     let (mut journal, left) = open(dir.path());
     assert!(left.is_empty());
@@ -133,6 +135,35 @@ async fn tombstones_are_bounded_and_the_oldest_go() {
     assert_eq!(journal.get(key(1)).unwrap(), None);
     assert!(matches!(journal.get(key(2)).unwrap(), Some(Known::Forgotten(_))));
     assert!(matches!(journal.get(key(last)).unwrap(), Some(Known::Forgotten(_))));
+}
+
+#[tokio::test]
+async fn a_target_that_was_deployed_to_long_ago_makes_room_for_a_new_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut journal, _) = open(dir.path());
+    let target = |n: u128| TargetId(uuid::Uuid::from_u128(n));
+    let to = |n: u128| on(dispatch(n, "true"), n, u64::try_from(n).unwrap());
+    let max = u128::try_from(TARGETS_MAX).unwrap();
+    for n in 1..=max {
+        journal.accept(&to(n));
+        // The first stays open.
+        if n > 1 {
+            journal.finish(key(n), success()).unwrap();
+        }
+        if n % 100 == 0 || n == max {
+            settle(&mut journal).await;
+            let keys: Vec<_> = journal.open_attempts().iter().map(|attempt| attempt.key).collect();
+            journal.acknowledge(&keys);
+        }
+    }
+    let mut inbox = Inbox::new(Policy::default());
+    assert_eq!(inbox.judge(&journal, &to(max + 1)).unwrap(), Verdict::Accept);
+    journal.accept(&to(max + 1));
+    settle(&mut journal).await;
+    drop(journal);
+    let (journal, _) = open(dir.path());
+    let known = [1, 2, 3, max + 1].map(|n| journal.generation(target(n)).map(|it| u128::from(it.0)));
+    assert_eq!(known, [Some(1), None, Some(3), Some(max + 1)], "the oldest without an open attempt is gone");
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use stella_agent::executor::Executor;
 use stella_agent::output::OutputSink;
-use stella_agent::supervisor::{Recovered, recover, spooled};
+use stella_agent::supervisor::{Recovered, give_up, recover, spooled};
 use stella_protocol::id::{Attempt, AttemptKey, TaskId};
 use stella_protocol::message::TaskOutcome;
 use stella_protocol::spec::{CheckSpec, Probe, TaskSpec};
@@ -147,7 +147,7 @@ async fn a_command_that_still_runs_is_ended_with_its_tree() {
 }
 
 #[tokio::test]
-async fn a_killed_supervisor_leaves_nothing_behind_after_recovery() {
+async fn what_a_killed_supervisor_leaves_is_ended_as_far_as_it_is_seen() {
     let host = Host::new();
     let (pid, escaped) = (host.folder.path().join("pid"), host.folder.path().join("escaped"));
     let key = new_key();
@@ -164,9 +164,36 @@ async fn a_killed_supervisor_leaves_nothing_behind_after_recovery() {
     agent.kill();
     sigkill(supervisor);
     assert!(is_alive(command) && is_alive(escaped));
-    let found = recover(&dir, key, PATIENCE).await;
-    assert!(matches!(found, Recovered::Interrupted { started_at: Some(_) }), "{found:?}");
+    unconfirmed(&recover(&dir, key, PATIENCE).await);
     assert!(!is_alive(command) && !is_alive(escaped));
+}
+
+/// There is no control group here: somebody may have got away.
+fn unconfirmed(found: &Recovered) {
+    let Recovered::Unknown { reason, started_at: Some(_) } = found else { panic!("{found:?}") };
+    assert!(reason.contains("without a control group nobody can confirm"), "{reason}");
+}
+
+#[tokio::test]
+async fn what_nobody_sees_any_more_is_not_taken_for_gone() {
+    let host = Host::new();
+    let hidden = host.folder.path().join("hidden");
+    let key = new_key();
+    let dir = host.attempt_dir(key);
+    // With a parent, a session and an environment of its own.
+    let script = format!(
+        "(env -i /usr/bin/setsid /bin/sh -c 'echo $$ > {}; exec sleep 60' &); exec sleep 60",
+        hidden.display()
+    );
+    let agent = Agent::start(&dir, key, &script);
+    let hidden = wait_for_pid(&hidden).await;
+    agent.kill();
+    sigkill(supervisor_pid(&dir));
+    unconfirmed(&recover(&dir, key, PATIENCE).await);
+    assert!(is_alive(hidden), "it was seen after all");
+    sigkill(hidden);
+    // For an attempt that nobody knows, it is enough that nothing is seen.
+    assert_eq!(give_up(&dir, PATIENCE).await, Ok(Some(key)));
 }
 
 #[tokio::test]
@@ -261,8 +288,7 @@ async fn what_was_forked_and_had_not_become_the_command_is_ended_with_a_killed_s
     std::fs::write(dir.join("record"), format!("{given}\n{started}\n")).unwrap();
     supervisor.kill().unwrap();
     supervisor.wait().unwrap();
-    let found = recover(&dir, key, PATIENCE).await;
-    assert!(matches!(found, Recovered::Interrupted { started_at: Some(_) }), "{found:?}");
+    unconfirmed(&recover(&dir, key, PATIENCE).await);
     assert!(!is_alive(forked));
 }
 
@@ -274,7 +300,8 @@ async fn an_agent_that_loses_a_supervisor_ends_its_tree() {
     let task = host.start(TaskSpec::Command(shell(&script)));
     let command = wait_for_pid(&pid).await;
     sigkill(supervisor_pid(&task.attempt_dir));
-    assert_eq!(task.run.await.unwrap(), TaskOutcome::Interrupted);
+    let TaskOutcome::Unknown { reason } = task.run.await.unwrap() else { panic!("without a control group") };
+    assert!(reason.contains("its supervisor was killed"), "{reason}");
     assert!(!is_alive(command));
 }
 

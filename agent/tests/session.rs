@@ -6,12 +6,13 @@
 mod control_plane;
 
 use std::fs;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use control_plane::{
-    Agent, ControlPlane, DAY, Home, ders, dispatch, key, on, read_frame, read_output, soon, until_file,
-    until_file_is,
+    Agent, ControlPlane, DAY, Home, PATIENCE, Peer, ders, dispatch, key, on, read_frame, read_output, soon,
+    until_file, until_file_is,
 };
+use quinn::RecvStream;
 use sha2::{Digest as _, Sha256};
 use stella_agent::identity::Identity;
 use stella_agent::policy::{Kind, Policy};
@@ -21,8 +22,8 @@ use stella_protocol::digest::Digest;
 use stella_protocol::frame;
 use stella_protocol::id::{AgentId, Position};
 use stella_protocol::message::{
-    ArtifactRequest, ArtifactResponse, EndingStage, JournalMark, OpenAttempt, Phase, Renewed, TaskOutcome,
-    capability,
+    ArtifactRequest, ArtifactResponse, EndingStage, JournalMark, OpenAttempt, OutputChunk, Phase, Renewed,
+    TaskOutcome, Trust, capability,
 };
 use stella_protocol::session::CloseReason;
 use stella_protocol::session::control::ControlEvent;
@@ -316,6 +317,70 @@ async fn output_goes_on_after_a_reconnect() {
     agent.stop().await;
 }
 
+/// Runs a command that prints so much that the line takes it only while somebody reads.
+async fn printed(peer: &mut Peer, task: u128, bytes: usize) -> RecvStream {
+    peer.dispatch(dispatch(task, &format!("head -c {bytes} /dev/zero"))).await;
+    let (_, output) = peer.output().await;
+    assert_eq!(peer.finished().await.outcome, TaskOutcome::Succeeded);
+    peer.acknowledge(key(task)).await;
+    output
+}
+
+#[tokio::test]
+async fn output_comes_after_the_result_for_as_long_as_it_gets_on() {
+    let control_plane = ControlPlane::start();
+    let home = Home::enrolled(&control_plane);
+    let agent = Agent::start(&home);
+    let (mut peer, _) = control_plane.welcome().await;
+    let bytes = 4 << 20;
+    let mut output = printed(&mut peer, 1, bytes).await;
+    // Slowly, for longer than output may stand still.
+    let acknowledged = Instant::now();
+    let mut read = 0;
+    while let Some(chunk) = read_frame::<OutputChunk>(&mut output).await {
+        read += chunk.bytes.len();
+        if acknowledged.elapsed() < Duration::from_secs(13) {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+    assert_eq!(read, bytes);
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn output_that_nobody_takes_breaks_off_and_does_not_end_as_if_it_were_all() {
+    let control_plane = ControlPlane::start();
+    let home = Home::enrolled(&control_plane);
+    let agent = Agent::start(&home);
+    let (mut peer, _) = control_plane.welcome().await;
+    let mut output = printed(&mut peer, 1, 4 << 20).await;
+    let broken = tokio::time::timeout(2 * PATIENCE, output.received_reset()).await;
+    assert!(broken.unwrap().unwrap().is_some(), "it has come to its end");
+    peer.dispatch(dispatch(2, "true")).await;
+    assert_eq!(peer.finished().await.outcome, TaskOutcome::Succeeded);
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn output_behind_what_is_kept_comes_in_a_stream_of_its_own() {
+    let control_plane = ControlPlane::start();
+    let home = Home::enrolled(&control_plane);
+    let agent = Agent::start(&home);
+    let (mut peer, _) = control_plane.welcome().await;
+    let script =
+        "head -c 10000000 /dev/zero; echo up > up; while [ ! -e go ]; do sleep 0.02; done; echo last";
+    peer.dispatch(dispatch(1, script)).await;
+    let (_, mut output) = peer.output().await;
+    until_file_is(&home.root().join("up"), "up\n").await;
+    let kept = read_output(&mut output, usize::MAX).await;
+    let (header, mut output) = peer.output().await;
+    assert!(kept.len() > 1 << 20 && header.offset > kept.len() as u64, "{} and {header:?}", kept.len());
+    fs::write(home.root().join("go"), "").unwrap();
+    assert!(read_output(&mut output, usize::MAX).await.ends_with(b"\0last\n"));
+    assert_eq!(peer.finished().await.outcome, TaskOutcome::Succeeded);
+    agent.stop().await;
+}
+
 #[tokio::test]
 async fn a_certificate_is_renewed_on_the_session_and_shown_by_the_next() {
     let control_plane = ControlPlane::start();
@@ -343,6 +408,38 @@ async fn a_certificate_is_renewed_on_the_session_and_shown_by_the_next() {
     let (peer, _) = control_plane.welcome().await;
     assert_ne!(peer.serial(), first);
     assert_eq!(peer.serial(), issued.serial_hex);
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_not_valid_now_does_not_take_the_place_of_one_that_is() {
+    let control_plane = ControlPlane::start();
+    let home = Home::enrolled(&control_plane);
+    let agent = Agent::start(&home);
+    let (mut peer, _) = control_plane.welcome().await;
+    let first = peer.serial();
+    let identity = Identity::load(&home.state()).unwrap();
+    let roots_der = ders(&control_plane.authority.roots_der());
+    peer.session.trust(Trust { roots_der: roots_der.clone(), renew: true }).unwrap();
+    peer.transmit().await;
+    let request = loop {
+        if let ControlEvent::Renew(request) = peer.report().await {
+            break request;
+        }
+    };
+    // As a control plane makes one whose clock is behind.
+    let past = SystemTime::now() - 10 * DAY;
+    let issued =
+        control_plane.authority.issue_agent(&request.csr_der, identity.tenant, identity.agent, past, DAY);
+    let renewed = Renewed { chain_der: ders(&issued.unwrap().chain_der), roots_der };
+    peer.session.renewed(renewed).unwrap();
+    peer.transmit().await;
+    peer.dispatch(dispatch(1, "true")).await;
+    assert_eq!(peer.finished().await.outcome, TaskOutcome::Succeeded);
+    assert_eq!(ders(&Identity::load(&home.state()).unwrap().chain), ders(&identity.chain));
+    peer.connection.close(CloseCode::Normal.code().into(), b"");
+    let (peer, _) = control_plane.welcome().await;
+    assert_eq!(peer.serial(), first);
     agent.stop().await;
 }
 
@@ -388,8 +485,9 @@ async fn a_stop_is_a_goodbye_with_the_results_before_it() {
     let agent = Agent::with_policy(&home, Policy::allowing(&[Kind::Command]));
     let (mut peer, hello) = control_plane.welcome().await;
     let rights = stella_agent::profile::Rights::own().bits();
-    let beside = capability::TRUST | capability::HOLDINGS | capability::TRACE | capability::ENDING | rights;
-    assert_eq!(hello.capabilities, capability::COMMAND | beside);
+    let beside = capability::TRUST | capability::HOLDINGS | capability::TRACE | capability::ENDING;
+    let all = capability::COMMAND | beside | capability::LISTS_ALL | rights;
+    assert_eq!(hello.capabilities, all);
     let admitted = QuicPeer::admit(
         Some(stella_protocol::version::ALPN_AGENT),
         peer.connection.peer_identity().unwrap().downcast_ref::<Vec<_>>().map(Vec::as_slice),

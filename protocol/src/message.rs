@@ -165,6 +165,9 @@ pub mod capability {
     pub const FIGURES: u64 = 1 << 10;
     /// Understands [`super::ToAgent::End`].
     pub const ENDING: u64 = 1 << 11;
+    /// Lists in its hello whatever it has taken and not been acknowledged, even if it is not durable yet. One without it may still run
+    /// what is not in its hello.
+    pub const LISTS_ALL: u64 = 1 << 12;
 }
 
 /// An attempt that the agent still knows.

@@ -213,7 +213,8 @@ impl Memory {
             capabilities: capability::ARTIFACT
                 | capability::COMMAND
                 | capability::CHECK
-                | capability::SYSTEMD,
+                | capability::SYSTEMD
+                | capability::LISTS_ALL,
             journal: self.journal,
             control_plane: self.control_plane,
             open: Vec::new(),

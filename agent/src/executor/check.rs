@@ -139,8 +139,7 @@ impl<'a> Prober<'a> {
             Self::Tcp { address } => limits.bound(ask_tcp(address)).await,
             // The supervisor holds time-out and cancel itself, and must not be dropped before the tree is gone.
             Self::Command { supervisor, context, spec } => {
-                let left = limits.deadline.saturating_duration_since(Instant::now());
-                ask_command(supervisor, context, spec, left).await
+                ask_command(supervisor, context, spec, limits.left()).await
             }
         }
     }

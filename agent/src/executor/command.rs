@@ -7,7 +7,7 @@ use std::time::Duration;
 use stella_protocol::message::TaskOutcome;
 use stella_protocol::spec::{CommandSpec, TaskSpec};
 
-use super::{RunContext, failed};
+use super::{Limits, RunContext, failed};
 use crate::host;
 use crate::supervisor::{GRACE_DEFAULT, Spec, Supervisor};
 
@@ -27,7 +27,17 @@ pub(super) async fn run_in(
     attempt_dir: &Path,
     timeout: Duration,
 ) -> TaskOutcome {
-    match supervised_spec(context, spec, timeout) {
+    let limits = Limits::lasting(context, timeout);
+    let slot = context.dispatch.slot.as_deref();
+    match limits.bound(context.host.prepare_slot(slot)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => return failed(&error),
+        Err(stopped) => {
+            context.output.say("the host root did not answer; nothing was started").await;
+            return stopped.into();
+        }
+    }
+    match supervised_spec(context, spec, limits.left()) {
         Ok(spec) => supervisor.run(attempt_dir, spec, &context.output, &context.cancel).await,
         Err(error) => failed(&error),
     }
@@ -36,7 +46,6 @@ pub(super) async fn run_in(
 fn supervised_spec(context: &RunContext, spec: &CommandSpec, timeout: Duration) -> Result<Spec, host::Error> {
     let RunContext { host, dispatch, .. } = context;
     let slot = dispatch.slot.as_deref();
-    host.create_slot(slot)?;
     Ok(Spec {
         key: dispatch.key(),
         argv: spec.argv.clone(),

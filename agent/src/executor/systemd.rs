@@ -2,14 +2,16 @@
 
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use stella_protocol::id::AttemptKey;
 use stella_protocol::message::TaskOutcome;
 use stella_protocol::spec::{SystemdSpec, UnitAction};
 use tokio::process::Command;
+use tokio::time::timeout;
 
-use super::{BoxFuture, Limits, RunContext, failed};
+use super::{BoxFuture, Limits, RunContext, failed, reason_of};
 use crate::supervisor::MARKER;
 
 /// How often the state is asked for after the action.
@@ -17,6 +19,9 @@ const INTERVAL: Duration = Duration::from_millis(200);
 
 /// The longest unit name that systemd takes, in bytes.
 const UNIT_BYTES_MAX: usize = 255;
+
+/// How long taking back what was asked for may take.
+const TAKE_BACK_MAX: Duration = Duration::from_secs(10);
 
 /// How much of what `systemctl` says goes into a reason, in bytes.
 const WORDS_BYTES_MAX: usize = 1024;
@@ -58,7 +63,8 @@ pub enum UnitError {
     Io(#[from] std::io::Error),
 }
 
-/// The port to the host's units. Futures may be dropped at any time; whatever they started ends with them.
+/// The port to the host's units. Futures may be dropped at any time; the processes that they started end with them. What the manager was
+/// asked for does not: that is what [`Self::take_back`] is for.
 pub trait UnitManager: std::fmt::Debug + Send + Sync {
     /// Asks for the action and waits until the manager says that it is done. `key` marks processes that this starts.
     fn act<'a>(
@@ -70,15 +76,37 @@ pub trait UnitManager: std::fmt::Debug + Send + Sync {
 
     /// The unit's state now.
     fn active_state<'a>(&'a self, unit: &'a str) -> BoxFuture<'a, Result<ActiveState, UnitError>>;
+
+    /// Takes back what was asked for and is not done. Tells whether there was something.
+    fn take_back<'a>(&'a self, unit: &'a str) -> BoxFuture<'a, Result<bool, UnitError>>;
 }
 
 pub(super) async fn run(context: &RunContext, spec: &SystemdSpec) -> TaskOutcome {
     let limits = Limits::new(context);
-    match limits.bound(act_and_wait(context, spec)).await {
+    let has_asked = AtomicBool::new(false);
+    match limits.bound(act_and_wait(context, spec, &has_asked)).await {
         Ok(Ok(())) => TaskOutcome::Succeeded,
         Ok(Err(error)) => failed(&error),
-        Err(stopped) => stopped.into(),
+        Err(stopped) => {
+            if has_asked.load(Ordering::Relaxed) {
+                take_back(context, &spec.unit).await;
+            }
+            stopped.into()
+        }
     }
+}
+
+/// The manager goes on with what it was asked for whether somebody waits for that or not, and would merge it with what is asked for next.
+async fn take_back(context: &RunContext, unit: &str) {
+    let told = match timeout(TAKE_BACK_MAX, context.units.take_back(unit)).await {
+        Ok(Ok(false)) => return,
+        Ok(Ok(true)) => {
+            format!("the job of {unit} was cancelled; `systemctl status {unit}` tells how far it got")
+        }
+        Ok(Err(error)) => format!("the job of {unit} may go on: {}", reason_of(&error)),
+        Err(_) => format!("the job of {unit} may go on: systemd did not answer"),
+    };
+    context.output.say(&told).await;
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -91,8 +119,9 @@ enum Error {
     Stopped(String),
 }
 
-async fn act_and_wait(context: &RunContext, spec: &SystemdSpec) -> Result<(), Error> {
+async fn act_and_wait(context: &RunContext, spec: &SystemdSpec, has_asked: &AtomicBool) -> Result<(), Error> {
     let unit = check_name(&spec.unit)?;
+    has_asked.store(true, Ordering::Relaxed);
     context.units.act(unit, spec.action, context.dispatch.key()).await?;
     let wants_active = match spec.action {
         UnitAction::Start | UnitAction::Restart | UnitAction::ReloadOrRestart => true,
@@ -159,6 +188,29 @@ impl UnitManager for Systemctl {
             })
         })
     }
+
+    fn take_back<'a>(&'a self, unit: &'a str) -> BoxFuture<'a, Result<bool, UnitError>> {
+        Box::pin(async move {
+            let Some(job) = job_of(unit).await? else { return Ok(false) };
+            let (succeeded, words) = systemctl(&["cancel", "--", &job], None).await?;
+            // It may have been done meanwhile.
+            if succeeded || job_of(unit).await?.as_ref() != Some(&job) {
+                Ok(true)
+            } else {
+                Err(UnitError::Refused { verb: "cancel", unit: unit.to_owned(), words })
+            }
+        })
+    }
+}
+
+/// The number of the job that a unit has.
+async fn job_of(unit: &str) -> Result<Option<String>, UnitError> {
+    let show = ["show", "--property=Job", "--value", "--", unit];
+    let (succeeded, words) = systemctl(&show, None).await?;
+    if !succeeded {
+        return Err(UnitError::Refused { verb: "show", unit: unit.to_owned(), words });
+    }
+    Ok(Some(words).filter(|job| job.parse::<u32>().is_ok_and(|job| job > 0)))
 }
 
 /// Runs `systemctl`; whether it succeeded, and what it said.

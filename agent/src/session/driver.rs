@@ -1,6 +1,7 @@
 //! One session: turns the crank of [`AgentSession`] between the connection and the runner.
 
 use std::future::pending;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::{Buf as _, Bytes};
@@ -58,7 +59,7 @@ pub(super) async fn drive(config: &mut Config, connected: Connected, stop: &Canc
         Err(gone) => return failed(&gone.to_string()),
     };
     let mut driver = Driver {
-        inspections: Inspections::new(config.host.clone()),
+        inspections: Inspections::new(config.host.clone(), Arc::clone(&config.questions)),
         config,
         connected,
         session,
@@ -83,7 +84,11 @@ fn failed(reason: &str) -> End {
 
 async fn hello(config: &Config) -> Result<Result<AgentSession, SendError>, Gone> {
     let facts = config.runner.hello().await?;
-    let always = capability::TRUST | capability::HOLDINGS | capability::TRACE | capability::ENDING;
+    let always = capability::TRUST
+        | capability::HOLDINGS
+        | capability::TRACE
+        | capability::ENDING
+        | capability::LISTS_ALL;
     let spans = if config.sends_spans { capability::SPANS } else { 0 };
     let figures = if config.figures.is_some() { capability::FIGURES } else { 0 };
     let hello = Hello {

@@ -8,6 +8,7 @@ use stella_protocol::limits::QUESTIONS_MAX;
 use stella_protocol::message::{Holding, Inspect, Inspected};
 use tokio::sync::Semaphore;
 use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::executor::{Patience, inspect, unverified};
@@ -18,16 +19,15 @@ use crate::host::HostRoot;
 pub(super) struct Inspections {
     host: HostRoot,
     tasks: JoinSet<Inspected>,
-    /// One question at a time: the disk is there for the tasks.
+    /// One question at a time, in whatever session: the disk is there for the tasks.
     turn: Arc<Semaphore>,
     stop: CancellationToken,
     _stops: DropGuard,
 }
 
 impl Inspections {
-    pub(super) fn new(host: HostRoot) -> Self {
+    pub(super) fn new(host: HostRoot, turn: Arc<Semaphore>) -> Self {
         let stop = CancellationToken::new();
-        let turn = Arc::new(Semaphore::new(1));
         Self { host, tasks: JoinSet::new(), turn, _stops: stop.clone().drop_guard(), stop }
     }
 
@@ -36,13 +36,16 @@ impl Inspections {
         if self.tasks.len() >= QUESTIONS_MAX {
             return Some(unanswered(&question, "too many such questions are waiting on the host"));
         }
-        let patience = Patience::new(Duration::from_millis(question.timeout_ms), self.stop.clone());
+        let time = Duration::from_millis(question.timeout_ms);
+        let patience = Patience::new(time, self.stop.clone());
         let (host, turn) = (self.host.clone(), Arc::clone(&self.turn));
         self.tasks.spawn(async move {
-            let turn = turn.acquire_owned().await;
+            let Ok(turn) = timeout(time, turn.acquire_owned()).await else {
+                return unanswered(&question, "the host is still busy with an earlier question");
+            };
             let failed = unanswered(&question, "the work on the disk failed; see the agent's log");
             let looked = spawn_blocking(move || {
-                // Held by the thread: the next one does not begin beside it, even if this session is over.
+                // Held by the thread: nothing begins beside it, not even in the next session.
                 let _turn = turn;
                 let holdings = inspect(&host, question.slot.as_deref(), &question.wanted, &patience);
                 Inspected { question: question.question, holdings }

@@ -56,14 +56,30 @@ impl Renewal {
         }
     }
 
-    /// The identity with the certificate that came; `None` if it was not asked for.
+    /// The identity with the certificate that came; `None` if it was not asked for. One that is not valid now, by this host's clock, does
+    /// not replace one that is: it was made by a control plane with a wrong clock, which would lock this agent out once it is set right.
     pub(super) fn receive(
         &mut self,
         identity: &Identity,
         renewed: &Renewed,
     ) -> Option<Result<Identity, identity::Error>> {
         let key = self.key.take()?;
-        self.is_wanted = false;
-        Some(identity.renewed(&renewed.chain_der, &renewed.roots_der, key))
+        let renewed = identity.renewed(&renewed.chain_der, &renewed.roots_der, key);
+        let now = SystemTime::now();
+        let renewed = renewed.and_then(|renewed| match is_valid(identity, now) && !is_valid(&renewed, now) {
+            true => Err(identity::Error::Certificate(
+                "it has ended, or has not begun, by this host's clock; is that of the control plane right?"
+                    .to_owned(),
+            )),
+            false => Ok(renewed),
+        });
+        // One that is refused is asked for again, after a pause.
+        self.is_wanted &= renewed.is_err();
+        Some(renewed)
     }
+}
+
+fn is_valid(identity: &Identity, now: SystemTime) -> bool {
+    let (not_before, not_after) = identity.validity();
+    (not_before..not_after).contains(&now)
 }

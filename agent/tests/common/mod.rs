@@ -4,6 +4,7 @@
 
 pub(crate) mod artifacts;
 pub(crate) mod disk;
+pub(crate) mod hung;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

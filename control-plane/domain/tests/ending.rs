@@ -164,3 +164,26 @@ fn an_older_agent_has_all_of_the_time_at_once() {
     assert!(why(&world, task).contains("within 60 s of asking"), "{}", why(&world, task));
     end(&world);
 }
+
+#[test]
+fn what_an_agent_does_not_list_is_undone_only_if_it_lists_all_that_it_has_taken() {
+    for (bits, is_undone) in [(capability::LISTS_ALL, true), (0, false)] {
+        let mut world = World::with_release_1(1);
+        world.deploy(2, 2, None);
+        let task = world.task_on(1).id;
+        assert!(matches!(world.task(task).state, TaskState::Dispatched { .. }));
+        world.disconnect(1);
+        cancel(&mut world);
+        let hello = hello(world.tenant().work[&agent(1)].journal.unwrap(), vec![]);
+        world.connect_with(1, Hello { capabilities: hello.capabilities | bits, ..hello }, false);
+        if is_undone {
+            assert!(matches!(world.task(task).state, TaskState::Cancelled(_)));
+        } else {
+            assert!(why(&world, task).contains("does not say whether it has it"), "{}", why(&world, task));
+            // It was on its way to the agent's disk.
+            world.finish_task(1, task, TaskOutcome::Cancelled);
+            assert!(matches!(world.task(task).state, TaskState::Cancelled(_)));
+        }
+        end(&world);
+    }
+}

@@ -140,7 +140,8 @@ impl World<'_> {
                     | capability::COMMAND
                     | capability::CHECK
                     | capability::SYSTEMD
-                    | capability::HOLDINGS,
+                    | capability::HOLDINGS
+                    | capability::LISTS_ALL,
                 journal: host.journal,
                 control_plane: None,
                 open: host.open(),

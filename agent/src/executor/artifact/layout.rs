@@ -280,8 +280,9 @@ impl Component {
         during("note the time of the switch", touched)
     }
 
-    /// Removes releases beyond `keep`, those first that were switched to longest ago, and never `current` or `previous`. The
-    /// removed ones' names.
+    /// Removes releases beyond `keep`, those first that were switched to longest ago, and never `current` or `previous`. Where nobody
+    /// knows `previous`, since the switch was made by an earlier try, the one that was switched to last stays in its place. The removed
+    /// ones' names.
     pub(super) fn prune(
         &self,
         keep: u8,
@@ -301,7 +302,7 @@ impl Component {
             old.push((at.unwrap_or(SystemTime::UNIX_EPOCH), name));
         }
         old.sort();
-        let room = usize::from(keep.max(1)).saturating_sub(kept);
+        let room = usize::from(keep.max(2)).saturating_sub(kept);
         let excess = old.len().saturating_sub(room);
         let mut removed = Vec::with_capacity(excess);
         for (_, name) in old.into_iter().take(excess) {

@@ -44,7 +44,8 @@ pub(super) fn connect(
         tx.emit(Fact::AgentFiguresMoved { agent: id, at: None })?;
     }
     let listed: BTreeSet<AttemptKey> = hello.open.iter().map(|open| open.key).collect();
-    let memory = Memory { renewed, rolled_back };
+    let lists_all = hello.capabilities & capability::LISTS_ALL != 0;
+    let memory = Memory { renewed, rolled_back, lists_all };
     let tasks: Vec<Arc<Task>> = tx.tenant.unsettled_tasks(id).map(Arc::clone).collect();
     // Nothing is sent before all are compared: what is queued may turn out to be unknown.
     tx.held = Some(id);
@@ -64,11 +65,12 @@ fn is_renewed(known: JournalMark, now: JournalMark) -> bool {
     known.incarnation != now.incarnation || now.position < known.position
 }
 
-/// Which side has forgotten something.
+/// Which side has forgotten something, and whether the agent lists all that it has not.
 #[derive(Clone, Copy)]
 struct Memory {
     renewed: bool,
     rolled_back: bool,
+    lists_all: bool,
 }
 
 /// Compares one task with what the agent says. An attempt that the agent lists stays what it is: its word follows. One that it
@@ -96,7 +98,13 @@ fn compare(
         }
         TaskState::Dispatched { session: before, .. } if !listed && *before < session => match forgot {
             Some(reason) => rollout::became_unknown(tx, task.id, reason),
-            None if task.cancel_requested => never_accepted(tx, task),
+            None if task.cancel_requested && memory.lists_all => never_accepted(tx, task),
+            // It may be on its way to the agent's disk, and run once it is there.
+            None if task.cancel_requested => rollout::became_unknown(
+                tx,
+                task.id,
+                "it was cancelled while its agent was away, and an agent of this version does not say whether it has it",
+            ),
             None => tx.emit(Fact::TaskDispatched { key: task.key(), session }),
         },
         TaskState::Accepted { .. } | TaskState::Running { .. } if !listed => {
@@ -115,7 +123,7 @@ fn compare(
     }
 }
 
-/// A task that was to be ended and has not even begun: the agent fences off what the old session may still bring.
+/// A task that was to be ended and has not even begun: the agent has taken all that the old session has brought, and does not have it.
 fn never_accepted(tx: &mut Transaction<'_>, task: &Task) -> Result<(), Rejection> {
     let (key, finished_at) = (task.key(), tx.now);
     tx.emit(Fact::TaskFinished {
