@@ -114,6 +114,23 @@ mod tests {
     const HARD: EntryType = EntryType::Link;
 
     #[test]
+    fn a_nul_in_an_extended_header_is_refused() {
+        for (kind, key) in [(FILE, "path"), (LINK, "linkpath")] {
+            let mut archive = Builder::new(Vec::new());
+            archive.append_pax_extensions([(key, &b"a\0b"[..])]).unwrap();
+            let mut header = Header::new_ustar();
+            header.set_path("web").unwrap();
+            header.set_entry_type(kind);
+            header.set_size(0);
+            header.set_mode(0o644);
+            header.set_cksum();
+            archive.append(&header, &[][..]).unwrap();
+            let error = checked(archive.into_inner().unwrap()).unwrap_err();
+            assert!(error.to_string().contains("has a NUL byte in its path or target"), "{key}: {error}");
+        }
+    }
+
+    #[test]
     fn a_release_is_taken_packed_or_not() {
         let good = packed(&[
             (DIR, "./", ""),

@@ -292,6 +292,10 @@ impl<'s, S: Sink> Walk<'s, S> {
         if bytes.len() > PATH_BYTES_MAX {
             return Err(Problem::TooLong);
         }
+        // An extended header can have one.
+        if bytes.contains(&0) {
+            return Err(Problem::Nul);
+        }
         let mut path = PathBuf::new();
         for part in Path::new(std::ffi::OsStr::from_bytes(bytes)).components() {
             match self.sink.kind(&path) {
@@ -344,6 +348,9 @@ fn link_target(entry: &Entry<'_, impl Read>) -> Vec<u8> {
 
 /// The target of a symbolic link, if it stays inside the release.
 fn inner_target(link: &Path, target: &[u8]) -> Result<PathBuf, Problem> {
+    if target.contains(&0) {
+        return Err(Problem::Nul);
+    }
     let leaves = || Problem::LinkLeaves(problem::shown(target));
     let path = PathBuf::from(std::ffi::OsStr::from_bytes(target));
     let mut depth = link.components().count() - 1;

@@ -67,6 +67,8 @@ pub enum Problem {
     TooLong,
     /// A name in its path is too long.
     LongName,
+    /// Its path, or the target of the link that it is, has a NUL in it.
+    Nul,
     /// It is a link out of the release, to this target.
     LinkLeaves(String),
     /// It is a hard link to this, which is no file before it.
@@ -88,6 +90,7 @@ impl Problem {
                 "pack the folder's content with paths relative to it: tar -C FOLDER -czf ARCHIVE ."
             }
             Self::TooDeep | Self::TooLong | Self::LongName => "shorten its path",
+            Self::Nul => "pack it under another name: no file system takes this one",
             Self::BelowLink => "pack what the link leads to once, under its own path",
             Self::LinkLeaves(_) => {
                 "let it lead to something in the release, by a relative target, or pack what it leads to (tar --dereference)"
@@ -112,6 +115,7 @@ impl fmt::Display for Problem {
             Self::BelowLink => f.write_str("goes through a link of the same archive"),
             Self::TooLong => write!(f, "has a path of more than {PATH_BYTES_MAX} bytes"),
             Self::LongName => write!(f, "has a name of more than {NAME_BYTES_MAX} bytes in its path"),
+            Self::Nul => f.write_str("has a NUL byte in its path or target"),
             Self::LinkLeaves(target) => {
                 write!(f, "is a link that leaves the release: its target is {target:?}")
             }
