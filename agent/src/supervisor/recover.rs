@@ -13,6 +13,7 @@ use stella_protocol::time::Timestamp;
 use super::group;
 use super::process::{self, Process, Stat};
 use super::record::{Ended, Given, Record, key_of};
+use super::run::WATCHED_DURATION_MAX;
 use super::spec::{GRACE_DEFAULT, Stop, StopReason};
 use super::{MARKER, SUPERVISOR_MARKER};
 
@@ -51,7 +52,8 @@ pub enum Recovered {
 /// that (at most [`GRACE_DEFAULT`]) is the command's to end on its own after TERM.
 pub async fn recover(attempt_dir: &Path, key: AttemptKey, limit: Duration) -> Recovered {
     let attempt_dir = attempt_dir.to_path_buf();
-    let work = tokio::task::spawn_blocking(move || recover_blocking(&attempt_dir, key, limit));
+    let work =
+        tokio::task::spawn_blocking(move || recover_blocking(&attempt_dir, key, limit, Proof::Confirmed));
     work.await.unwrap_or_else(|_| Recovered::Unknown {
         reason: "looking for the command's processes failed; see the agent's log".to_owned(),
         started_at: None,
@@ -71,7 +73,8 @@ pub async fn give_up(attempt_dir: &Path, limit: Duration) -> Result<Option<Attem
         if matches!(Record::read(&attempt_dir, key), Ok(Some(Record { ended: Some(_), .. }))) {
             return Ok(None);
         }
-        match recover_blocking(&attempt_dir, key, limit) {
+        // Nobody acts on what is found, so that nothing was found is enough.
+        match recover_blocking(&attempt_dir, key, limit, Proof::Looked) {
             Recovered::Interrupted { .. } => Ok(Some(key)),
             Recovered::Finished { .. } | Recovered::NeverStarted => Ok(None),
             Recovered::Unknown { reason, .. } => Err(reason),
@@ -80,14 +83,23 @@ pub async fn give_up(attempt_dir: &Path, limit: Duration) -> Result<Option<Attem
     work.await.unwrap_or_else(|error| Err(format!("looking for its processes failed: {error}")))
 }
 
-fn recover_blocking(attempt_dir: &Path, key: AttemptKey, limit: Duration) -> Recovered {
+/// What it takes to say that nothing of a command is left whose supervisor is dead.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Proof {
+    /// It was looked for and not found. What has another parent, another session and another environment is not seen.
+    Looked,
+    /// Its control group is empty: nothing gets out of that.
+    Confirmed,
+}
+
+fn recover_blocking(attempt_dir: &Path, key: AttemptKey, limit: Duration, proof: Proof) -> Recovered {
     let until = Instant::now() + limit;
     match Record::read(attempt_dir, key) {
-        Ok(Some(record)) => settle(attempt_dir, record, limit, until),
+        Ok(Some(record)) => settle(attempt_dir, record, (limit, until), proof),
         Ok(None) => match sweep(key, None, until) {
             // A supervisor of an earlier version may have written its first line while it was being ended.
             Ok(()) => match Record::read(attempt_dir, key) {
-                Ok(Some(record)) => settle(attempt_dir, record, limit, until),
+                Ok(Some(record)) => settle(attempt_dir, record, (limit, until), proof),
                 Ok(None) => Recovered::NeverStarted,
                 Err(error) => unreadable(&error),
             },
@@ -107,7 +119,12 @@ fn unreadable(error: &io::Error) -> Recovered {
     }
 }
 
-fn settle(attempt_dir: &Path, record: Record, limit: Duration, until: Instant) -> Recovered {
+fn settle(
+    attempt_dir: &Path,
+    record: Record,
+    (limit, until): (Duration, Instant),
+    proof: Proof,
+) -> Recovered {
     let Record { given, started_at, ended, .. } = record;
     if let Some(ended) = ended {
         return from_end(&ended);
@@ -120,7 +137,7 @@ fn settle(attempt_dir: &Path, record: Record, limit: Duration, until: Instant) -
             return Recovered::Unknown { reason, started_at };
         }
     }
-    end_supervisor(attempt_dir, given.supervisor, limit, until);
+    let was_alive = end_supervisor(attempt_dir, &given, limit, until);
     // Until here it may have started the command, or ended it.
     let (started_at, child, group) = match Record::read(attempt_dir, given.key) {
         Ok(Some(Record { ended: Some(ended), .. })) => return from_end(&ended),
@@ -132,6 +149,14 @@ fn settle(attempt_dir: &Path, record: Record, limit: Duration, until: Instant) -
     // A path from the record is used only if it looks like one that a supervisor makes.
     let known = Known { given, child, group: group.filter(|path| group::is_of_tasks(path)) };
     match sweep(key, Some(&known), until) {
+        // One that lived a moment ago and had not come to watch its command has left nothing that could have got away since.
+        Ok(()) if was_alive && known.child.is_none() => broken_off(started_at),
+        Ok(()) if known.group.is_none() && started_at.is_some() && proof == Proof::Confirmed => {
+            let reason = "its supervisor was killed, and without a control group nobody can confirm that nothing of it is left; look for \
+                          its processes on the host"
+                .to_owned();
+            Recovered::Unknown { reason, started_at }
+        }
         Ok(()) => broken_off(started_at),
         Err(left) => Recovered::Unknown { reason: left.to_string(), started_at },
     }
@@ -160,11 +185,13 @@ fn from_end(ended: &Ended) -> Recovered {
     }
 }
 
-/// Asks a supervisor to end its tree and waits for it; kills it when it takes too long.
-fn end_supervisor(attempt_dir: &Path, supervisor: Process, limit: Duration, until: Instant) {
+/// Asks a supervisor to end its tree and waits for it; kills it when it takes too long. Whether it lived until then.
+fn end_supervisor(attempt_dir: &Path, given: &Given, limit: Duration, until: Instant) -> bool {
+    let supervisor = given.supervisor;
     if !supervisor.is_alive() {
-        return;
+        return false;
     }
+    await_watch(attempt_dir, given);
     let stop = Stop { reason: StopReason::AgentRestarted, grace: GRACE_DEFAULT.min(limit / 2) };
     // Without the file, the supervisor takes the signal for one from outside: that ends the tree just the same.
     let _unannounced = stop.write(attempt_dir);
@@ -175,6 +202,20 @@ fn end_supervisor(attempt_dir: &Path, supervisor: Process, limit: Duration, unti
         thread::sleep(INTERVAL);
     }
     let _seen_by_sweep = supervisor.signal(Signal::SIGKILL);
+    true
+}
+
+/// Waits, shortly, until a supervisor that has begun watches over its command. A TERM before that ends it at once, and nobody proves what
+/// is left of the command then.
+fn await_watch(attempt_dir: &Path, given: &Given) {
+    let until = Instant::now() + WATCHED_DURATION_MAX;
+    let has_only_begun = || {
+        let record = Record::read(attempt_dir, given.key).ok().flatten();
+        record.is_some_and(|it| it.started_at.is_some() && it.child.is_none() && it.ended.is_none())
+    };
+    while has_only_begun() && given.supervisor.is_alive() && Instant::now() < until {
+        thread::sleep(INTERVAL);
+    }
 }
 
 /// What is known of an attempt whose supervisor is dead.

@@ -31,7 +31,7 @@ const ORDER_DURATION_MAX: Duration = Duration::from_secs(10);
 
 /// How long, and how often, to look whether a supervisor watches over its command before it is asked to end it. It takes
 /// microseconds from the command's start, and more on a busy host.
-const WATCHED_DURATION_MAX: Duration = Duration::from_secs(1);
+pub(super) const WATCHED_DURATION_MAX: Duration = Duration::from_secs(1);
 const WATCHED_INTERVAL: Duration = Duration::from_millis(5);
 
 /// How long the tree of a killed supervisor may take to go.
