@@ -375,10 +375,11 @@ fn recorder(figures: &Figures) -> Result<PrometheusHandle, Error> {
         }
     }
     describe_histogram!(TASKS.name, Unit::Seconds, "Task duration");
+    stella_otlp::describe();
     describe_gauge!(
         "stella_agent_heartbeat_age_seconds",
         Unit::Seconds,
-        "Seconds since the last heartbeat was sent; missing before the first"
+        "Since last heartbeat, in seconds; missing before the first"
     );
     describe_gauge!(
         "stella_agent_certificate_expiry_timestamp_seconds",

@@ -249,14 +249,13 @@ fn user_agent_of(headers: &HeaderMap) -> Option<String> {
     Some(text.chars().take(USER_AGENT_CHARACTERS_MAX).collect())
 }
 
-/// The trace of a request, and whether the caller sent it. What is not part of our share is not sampled from here on, for whoever it
-/// leads to.
+/// The trace of a request, and whether the caller sent it. Whether a caller's is sampled is the caller's decision; of those that begin
+/// here, what is not part of our share is not sampled from here on, for whoever it leads to.
 fn trace_of(headers: &HeaderMap, ratio: f64) -> (TraceContext, bool) {
     let given =
         TraceContext::from_headers(|name| headers.get_all(name).into_iter().map(HeaderValue::as_bytes));
     if given.is_valid() {
-        let sampled = given.sampled && is_in_sample(given.trace_id, ratio);
-        return (TraceContext { sampled, ..given }, true);
+        return (given, true);
     }
     let (trace_id, span_id) = (uuid::Uuid::new_v4().as_u128(), uuid::Uuid::new_v4().as_u64_pair().1);
     (TraceContext { trace_id, span_id, sampled: is_in_sample(trace_id, ratio), ..given }, false)

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use stella_otlp::{Collector, Outlet, Span};
-use stella_protocol::trace::{TraceParent, is_in_sample};
+use stella_protocol::trace::TraceParent;
 
 use crate::config::Traces as Config;
 
@@ -28,7 +28,6 @@ pub(crate) enum Service {
 pub(crate) struct Traces {
     control_plane: Outlet,
     agents: Outlet,
-    ratio: f64,
     wanted: Mutex<Wanted>,
     /// Last, because the others need it until they have ended.
     _collector: Collector,
@@ -52,16 +51,13 @@ impl Traces {
             control_plane: collector.outlet("stella-orchestrator", WAITING_SPANS_MAX)?,
             agents: collector.outlet("stella-agent", WAITING_SPANS_MAX)?,
             _collector: collector,
-            ratio: config.sample_ratio,
             wanted: Mutex::default(),
         })))
     }
 
-    /// Whether spans of a trace are sent: if whoever began it has it sampled and it is part of our share, or if it is wanted.
+    /// Whether spans of a trace are sent: if it was sampled where it began, or if it is wanted.
     pub(crate) fn takes(&self, trace: TraceParent) -> bool {
-        trace.is_valid()
-            && ((trace.sampled && is_in_sample(trace.trace_id, self.ratio))
-                || self.wanted.lock().traces.contains(&trace.trace_id))
+        trace.is_valid() && (trace.sampled || self.wanted.lock().traces.contains(&trace.trace_id))
     }
 
     /// Has all further spans of a trace sent, whether it is part of the sample or not.

@@ -23,6 +23,7 @@ use tokio::time::timeout;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 
 use crate::config::{Compression, Config, Protocol};
+use crate::places::Places;
 use crate::{Error, outside};
 
 /// How long spans wait for others to travel with.
@@ -66,13 +67,14 @@ pub(super) fn processor(
     address: &Url,
     carrier: &Carrier,
     service: &'static str,
-    waiting_max: usize,
+    places: &Arc<Places>,
 ) -> Result<BatchSpanProcessor, Error> {
     let batches = BatchConfigBuilder::default()
-        .with_max_queue_size(waiting_max)
+        // It never has more than there are places, so it drops none by itself.
+        .with_max_queue_size(places.max())
         .with_scheduled_delay(BATCH_DELAY)
         .build();
-    let counted = counted(config, address, carrier, service)?;
+    let counted = Counted { places: Some(Arc::clone(places)), ..counted(config, address, carrier, service)? };
     Ok(BatchSpanProcessor::builder(counted).with_batch_config(batches).build())
 }
 
@@ -114,7 +116,7 @@ fn counted(
         .build();
     exporter.set_resource(&resource);
     let carrier = carrier.0.as_ref().map(|runtime| runtime.handle().clone());
-    Ok(Counted { exporter: Arc::new(exporter), carrier })
+    Ok(Counted { exporter: Arc::new(exporter), carrier, places: None })
 }
 
 fn over_http(config: &Config, address: &Url, headers: HashMap<String, String>) -> Result<Otlp, Error> {
@@ -210,6 +212,8 @@ struct Counted {
     exporter: Arc<Otlp>,
     /// Where exports run; on the thread of the batches without.
     carrier: Option<Handle>,
+    /// What the spans leave when their export has ended, if they were counted.
+    places: Option<Arc<Places>>,
 }
 
 impl Counted {
@@ -227,8 +231,12 @@ impl Counted {
 
 impl SpanExporter for Counted {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
-        let spans = u64::try_from(batch.len()).unwrap_or(u64::MAX);
+        let count = batch.len();
+        let spans = u64::try_from(count).unwrap_or(u64::MAX);
         let result = self.send(batch).await;
+        if let Some(places) = &self.places {
+            places.free(count);
+        }
         let label = if result.is_ok() { "exported" } else { "failed" };
         counter!("stella_trace_spans_total", "result" => label).increment(spans);
         if let Err(error) = &result {

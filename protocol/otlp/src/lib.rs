@@ -6,11 +6,13 @@
 mod config;
 mod export;
 pub mod outside;
+mod places;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use metrics::describe_counter;
+use metrics::{counter, describe_counter, describe_gauge};
 use opentelemetry::trace::{SpanContext, SpanId, Status, TraceFlags, TraceId};
 use opentelemetry::{InstrumentationScope, Value};
 use opentelemetry_sdk::trace::{BatchSpanProcessor, SpanData, SpanEvents, SpanLinks, SpanProcessor as _};
@@ -23,6 +25,7 @@ pub use opentelemetry::KeyValue;
 pub use opentelemetry::trace::SpanKind;
 
 use self::export::Carrier;
+use self::places::Places;
 
 /// Why spans cannot be sent anywhere.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +77,15 @@ pub struct Span {
     pub error: Option<String>,
 }
 
+/// Says what the figures of spans are. Who makes the recorder later does that again.
+pub fn describe() {
+    describe_counter!(
+        "stella_trace_spans_total",
+        "Spans by what became of them: the collector has them, did not take them, or there was no place to wait for it"
+    );
+    describe_gauge!("stella_trace_spans_waiting", "Spans that wait for the collector, by service");
+}
+
 /// A collector that is configured. What sends to it ends with it.
 #[derive(Debug)]
 pub struct Collector {
@@ -93,14 +105,16 @@ impl Collector {
         Ok(Some(Self { config: config.clone(), address, carrier }))
     }
 
-    /// Starts to send spans of a service. `waiting_max` of them may wait for the collector: beyond that they are dropped.
+    /// Starts to send spans of a service. `waiting_max` of them may wait for the collector: beyond that they are dropped, and counted.
     ///
     /// # Errors
     /// If a file cannot be used.
     pub fn outlet(&self, service: &'static str, waiting_max: usize) -> Result<Outlet, Error> {
-        describe_counter!("stella_trace_spans_total", "Spans that were sent to the collector, by result");
+        describe();
         let Self { config, address, carrier } = self;
-        Ok(Outlet(export::processor(config, address, carrier, service, waiting_max)?))
+        let places = Places::new(service, waiting_max);
+        let processor = export::processor(config, address, carrier, service, &places)?;
+        Ok(Outlet { processor, places })
     }
 
     /// Sends no spans, and hears whether that is taken: address, certificate, path and headers are as they should be then. Blocks, for
@@ -132,15 +146,22 @@ fn masked(mut attributes: Vec<KeyValue>) -> Vec<KeyValue> {
 
 /// Where spans of a service go.
 #[derive(Debug)]
-pub struct Outlet(BatchSpanProcessor);
+pub struct Outlet {
+    processor: BatchSpanProcessor,
+    places: Arc<Places>,
+}
 
 impl Outlet {
-    /// Sends a span, with others. Never waits: what there is no place for is lost.
+    /// Sends a span, with others. Never waits: what there is no place for is lost, and counted.
     pub fn write(&self, span: Span) {
+        if !self.places.take() {
+            counter!("stella_trace_spans_total", "result" => "dropped").increment(1);
+            return;
+        }
         // As it leaves with this span. The exporter's rules for it are those by which it was read.
         let state = span.trace.state.with_own(span.id).parse().unwrap_or_default();
         let (trace, id) = (TraceId::from(span.trace.trace_id), SpanId::from(span.id));
-        self.0.on_end(SpanData {
+        self.processor.on_end(SpanData {
             span_context: SpanContext::new(trace, id, TraceFlags::SAMPLED, false, state),
             parent_span_id: SpanId::from(span.parent),
             parent_span_is_remote: false,
@@ -159,7 +180,7 @@ impl Outlet {
 
     /// Sends what is left. Blocks, for `duration_max` at most.
     pub fn stop(&self, duration_max: Duration) {
-        if let Err(error) = self.0.shutdown_with_timeout(duration_max) {
+        if let Err(error) = self.processor.shutdown_with_timeout(duration_max) {
             tracing::warn!(%error, "the last spans could not be sent");
         }
     }

@@ -165,7 +165,7 @@ pub(crate) const KEYS: &[Key] = &[
         "traces.sample_ratio",
         "1.0",
         "0 to 1",
-        "the share of traces that is exported; what its caller does not sample is not, and a deployment that fails always is",
+        "the share of the traces that begin here that is exported; of a caller's trace the caller decides, and a deployment that fails is always exported",
     ),
     key(
         "event_bus.servers",
