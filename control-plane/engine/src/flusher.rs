@@ -101,7 +101,10 @@ impl Flusher {
         }
         if !batch.appends.is_empty() {
             let started = Instant::now();
-            match self.journal.append(self.epoch, batch.at, &batch.appends) {
+            self.shared.flushing.begin();
+            let appended = self.journal.append(self.epoch, batch.at, &batch.appends);
+            self.shared.flushing.end();
+            match appended {
                 Ok(_) => {}
                 Err(AppendError::NoSpace { available_bytes, reserve_bytes }) => {
                     self.refuse(batch, available_bytes, reserve_bytes);
@@ -110,13 +113,13 @@ impl Flusher {
                 Err(error) => return Err(chain(&error)),
             }
             let took = started.elapsed();
-            self.shared
-                .last_flush_ns
-                .store(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+            self.shared.flushing.took(took);
             if self.shared.no_space.swap(false, Ordering::Relaxed) {
                 tracing::info!("writes are taken again: there is space on the journal's disk");
             }
             metrics::histogram!("stella_journal_append_duration_seconds").record(took);
+            let events = u32::try_from(batch.events.len()).unwrap_or(u32::MAX);
+            metrics::histogram!("stella_journal_batch_events").record(events);
         }
         let events = batch.events.len();
         let state = Arc::clone(&batch.state);

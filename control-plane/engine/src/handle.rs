@@ -22,6 +22,7 @@ use tokio::sync::{broadcast, oneshot};
 use uuid::Uuid;
 
 use crate::blocking;
+use crate::flushing::Flushing;
 use crate::{Archive, Checkpoint, Clock, codec};
 
 /// A cheap clone of the way in.
@@ -41,8 +42,8 @@ pub(crate) struct Shared {
     pub(crate) running: AtomicBool,
     /// Whether the last write was refused for want of space.
     pub(crate) no_space: AtomicBool,
-    /// How long the last flush took, in nanoseconds; 0 before the first.
-    pub(crate) last_flush_ns: AtomicU64,
+    /// The flush that is under way, and the last one.
+    pub(crate) flushing: Flushing,
     /// How many commands have been submitted and not been taken by the writer.
     pub(crate) waiting: AtomicUsize,
     /// Counts how often decided batches were thrown away; what was decided before is void.
@@ -65,6 +66,7 @@ impl Shared {
         state: Arc<ArcSwap<State>>,
         committed: broadcast::Sender<Arc<Committed>>,
         opened_at: BTreeMap<StreamId, Position>,
+        flushing: Flushing,
     ) -> Self {
         let archive = Archive::new(Arc::clone(&journal));
         Self {
@@ -75,7 +77,7 @@ impl Shared {
             committed,
             running: AtomicBool::new(true),
             no_space: AtomicBool::new(false),
-            last_flush_ns: AtomicU64::new(0),
+            flushing,
             waiting: AtomicUsize::new(0),
             rewinds: AtomicU64::new(0),
             opened_at,
@@ -231,8 +233,10 @@ pub enum ArchiveError {
 pub struct HealthReport {
     /// Whether the writer loop is running.
     pub writable: bool,
-    /// How long the last flush took; `None` before the first.
-    pub last_flush: Option<Duration>,
+    /// How long the last flush took that has ended; before the first, that of the opening.
+    pub last_flush: Duration,
+    /// For how long a flush has been under way, if one is: on a disk that hangs, this grows.
+    pub flushing: Option<Duration>,
     /// Whether the free-space reserve is reached, so that writes are refused.
     pub no_space: bool,
 }
@@ -394,10 +398,10 @@ impl Handle {
     /// How the journal does.
     #[must_use]
     pub fn health(&self) -> HealthReport {
-        let last_flush_ns = self.shared.last_flush_ns.load(Ordering::Relaxed);
         HealthReport {
             writable: self.shared.running.load(Ordering::Acquire),
-            last_flush: (last_flush_ns > 0).then(|| Duration::from_nanos(last_flush_ns)),
+            last_flush: self.shared.flushing.last(),
+            flushing: self.shared.flushing.under_way(),
             no_space: self.shared.no_space.load(Ordering::Relaxed),
         }
     }

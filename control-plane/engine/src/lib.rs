@@ -12,6 +12,7 @@ mod blocking;
 mod checkpoint;
 mod codec;
 mod flusher;
+mod flushing;
 mod handle;
 mod recovery;
 mod snapshot;
@@ -28,6 +29,7 @@ use stella_journal::Journal;
 use stella_protocol::time::Timestamp;
 use tokio::sync::{broadcast, watch};
 
+use flushing::Flushing;
 use steady::Steady;
 
 pub use archive::{Archive, ArchivedPromotion, Walk};
@@ -131,7 +133,9 @@ impl Engine {
     /// If the journal cannot be read to its end, or holds events that do not follow from one another.
     pub fn start(journal: Arc<dyn Journal>, config: Config) -> Result<Self, RecoveryError> {
         let recovered = recovery::recover(journal.as_ref())?;
+        let opening = Instant::now();
         let epoch = journal.begin_epoch().map_err(RecoveryError::Epoch)?;
+        let opening = opening.elapsed();
         let state = Arc::new(recovered.state);
         let published = Arc::new(ArcSwap::from(Arc::clone(&state)));
         let (committed, _) = broadcast::channel(SUBSCRIBER_LAG_MAX);
@@ -144,6 +148,7 @@ impl Engine {
             published,
             committed,
             recovered.heads.clone(),
+            Flushing::new(opening),
         ));
         let (batches, to_flush) = std::sync::mpsc::sync_channel(1);
         let snapshots =

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::Duration;
 
 use stella_domain::command::{
     Actor, Command, Idempotency, NewFindings, NewRelease, Outcome, Request, SystemCommand, TenantCommand,
@@ -249,8 +250,9 @@ const PASS: u8 = 0;
 const REFUSE: u8 = 1;
 const FAIL: u8 = 2;
 const PANIC: u8 = 3;
+const HANG: u8 = 4;
 
-/// A real journal whose appends can be refused or failed.
+/// A real journal whose appends can be refused, failed or made to hang.
 #[derive(Debug)]
 struct Faulty {
     inner: Arc<SledJournal>,
@@ -282,6 +284,12 @@ impl Journal for Faulty {
             REFUSE => Err(AppendError::NoSpace { available_bytes: 1, reserve_bytes: 2 }),
             // Any error that is not a refusal: the epoch of a deposed leader will do.
             FAIL => Err(AppendError::StaleEpoch { given: epoch, current: epoch.next() }),
+            HANG => {
+                while self.mode.load(Ordering::SeqCst) == HANG {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                self.inner.append(epoch, at, appends)
+            }
             _ => self.inner.append(epoch, at, appends),
         }
     }
@@ -326,6 +334,31 @@ async fn without_space_writes_are_refused_reads_go_on_and_nothing_half_happens()
     engine.stop();
     drop((handle, journal));
     assert_eq!(names(&start(open(folder.path())).handle()), ["acme", "globex"]);
+}
+
+#[tokio::test]
+async fn a_write_that_hangs_is_seen_while_it_hangs() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = faulty(folder.path());
+    let engine = start(Arc::clone(&journal) as Arc<dyn Journal>);
+    let handle = engine.handle();
+    let opening = handle.health();
+    assert!(opening.last_flush > Duration::ZERO && opening.flushing.is_none(), "{opening:?}");
+    handle.submit(tenant(1, "acme")).await.unwrap();
+    journal.mode.store(HANG, Ordering::SeqCst);
+    let submitting = handle.clone();
+    let submitted = tokio::spawn(async move { submitting.submit(tenant(2, "globex")).await });
+    let waited = Duration::from_millis(50);
+    while handle.health().flushing.is_none_or(|it| it < waited) {
+        tokio::task::yield_now().await;
+    }
+    let during = handle.health();
+    assert!(during.writable && during.last_flush > Duration::ZERO, "{during:?}");
+    journal.mode.store(PASS, Ordering::SeqCst);
+    submitted.await.unwrap().unwrap();
+    let after = handle.health();
+    assert!(after.flushing.is_none() && after.last_flush >= waited, "{after:?}");
+    engine.stop();
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Instant;
 
 use parking_lot::{Mutex, RwLock};
 use stella_durable::{Batch, Store, StoreConfig, Tree};
@@ -198,7 +199,9 @@ impl Journal for SledJournal {
         }
         self.store.check_reserve()?;
         self.store.apply(&self.tree, batch)?;
+        let flushing = Instant::now();
         self.store.barrier()?;
+        metrics::histogram!("stella_journal_flush_duration_seconds").record(flushing.elapsed());
         let events = {
             let mut durable = self.durable.write();
             durable.last_time = at;
