@@ -10,6 +10,7 @@ use stella_protocol::time::Timestamp;
 use stella_protocol::trace::TraceContext;
 
 use crate::command::Actor;
+use crate::event::{Event, Fact};
 use crate::gate::Check;
 use crate::hold::Hold;
 use crate::name::{Identifier, Name};
@@ -169,6 +170,19 @@ impl StepRun {
     }
 }
 
+impl StepRun {
+    /// Whether this event let an approval step through: it is the last approval that was needed. The state that is seen is the one after
+    /// it, or a later one.
+    #[must_use]
+    pub fn is_let_through_by(&self, event: &Event) -> bool {
+        let is_approval = matches!(event.fact, Fact::StepApproved { .. });
+        let names = self.outputs.get("approved_by").and_then(Value::as_array);
+        let last = names.and_then(|all| all.last()).and_then(Value::as_str);
+        let by = event.actor.account().map(|account| account.name.as_str());
+        is_approval && self.state == StepState::Succeeded && by.is_some() && by == last
+    }
+}
+
 /// What a step is doing. The last four are final.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "state")]
@@ -232,6 +246,13 @@ impl StepState {
         } else {
             None
         }
+    }
+
+    /// Whether it waits for people's agreement.
+    #[must_use]
+    pub fn awaits_people(&self) -> bool {
+        let is_approval = matches!(self, Self::Running { work: Work::Approval { .. }, .. });
+        is_approval || self.asked().is_some_and(AskedGate::is_manual)
     }
 
     /// The gate that it waits for: of something outside, or of a person.

@@ -16,6 +16,12 @@ pub fn approval(id: PromotionId) -> u64 {
     derived(&[b"approval.wait", id.0.as_bytes()])
 }
 
+/// Of the wait of a step for approvals.
+#[must_use]
+pub fn step_approval(run: RunId, step: &Identifier) -> u64 {
+    derived(&[b"approval.wait", run.0.as_bytes(), step.as_str().as_bytes()])
+}
+
 /// Of one verdict of a gate.
 #[must_use]
 pub fn gate(id: PromotionId, gate: &str, number: u32) -> u64 {

@@ -21,12 +21,12 @@ use crate::deployment::Deployment;
 use crate::durations::Durations;
 use crate::environment::Environment;
 use crate::findings::Reports;
-use crate::gate::Record;
+use crate::gate::{Check, Record, Standing};
 use crate::hook::Hook;
 use crate::name::{Identifier, Name, Version};
 use crate::promotion::Promotion;
 use crate::release::Release;
-use crate::run::Run;
+use crate::run::{Run, StepState};
 use crate::signature::{ReleaseKey, SignatureRule, Signatures};
 use crate::target::Target;
 use crate::task::Task;
@@ -152,6 +152,36 @@ impl TenantState {
     pub fn environment_name(&self, id: EnvironmentId) -> Option<&Name> {
         let there = self.environments.get(&id).map(|environment| &environment.name);
         there.or_else(|| self.former_environments.get(&id))
+    }
+
+    /// Whether a promotion waits for people: for approvals, or for what somebody has to say at a gate.
+    #[must_use]
+    pub fn awaits_people(&self, promotion: &Promotion) -> bool {
+        promotion.is_open() && (!promotion.is_approved() || self.silent_gate(promotion).is_some())
+    }
+
+    /// A gate before a promotion at which somebody has to say something, and nobody has.
+    #[must_use]
+    pub fn silent_gate(&self, promotion: &Promotion) -> Option<&Name> {
+        let environment = self.environments.get(&promotion.wanted.environment)?;
+        let records = self.gates.get(&promotion.id);
+        let said = |standing: &Standing| {
+            let record = records.and_then(|all| all.get(&standing.gate.name));
+            record.is_some_and(|record| {
+                let verdict = record.verdict.as_ref().is_some_and(|it| it.policy == standing.policy);
+                verdict || record.is_overridden(standing.policy)
+            })
+        };
+        let mut gates = environment.gates.values().filter(|it| !it.gate.verifies);
+        let silent = gates.find(|it| matches!(it.gate.check, Check::Manual) && !said(it));
+        silent.map(|it| &it.gate.name)
+    }
+
+    /// The steps of runs that wait for people.
+    pub fn steps_that_await_people(&self) -> impl Iterator<Item = (RunId, &Identifier, &StepState)> {
+        let runs = self.active_runs.iter().filter_map(|id| self.runs.get(id));
+        let steps = runs.flat_map(|run| run.steps.iter().map(|(id, step)| (run.id, id, &step.state)));
+        steps.filter(|(.., state)| state.awaits_people())
     }
 
     /// The targets of an environment that have all of these labels, in the order of their names.

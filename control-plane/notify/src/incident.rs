@@ -4,11 +4,13 @@ use serde::{Deserialize, Serialize};
 use stella_domain::agent::Connectivity;
 use stella_domain::deployment::{Cause, Deployment};
 use stella_domain::event::Fact;
+use stella_domain::name::{Identifier, Name};
 use stella_domain::promotion::Promotion;
-use stella_domain::run::StepEnd;
+use stella_domain::run::{StepEnd, StepState, Work};
 use stella_domain::tenant::TenantState;
+use stella_domain::workflow::Action;
 pub use stella_domain::workflow::NoticeSeverity as Severity;
-use stella_protocol::id::{AgentId, DeploymentId, PromotionId, TenantId};
+use stella_protocol::id::{AgentId, DeploymentId, PromotionId, RunId, TenantId};
 use stella_protocol::time::Timestamp;
 use uuid::Uuid;
 
@@ -25,7 +27,7 @@ pub enum Kind {
     DeploymentFailed,
     /// A rollback is under way.
     Rollback,
-    /// A promotion waits for somebody's approval.
+    /// A promotion, or a step of a workflow, waits for somebody's approval or word.
     ApprovalWaiting,
     /// The disk of the control plane is too full for its journal: nothing happens, and no event says what would have.
     WritesRefused,
@@ -131,10 +133,22 @@ pub fn changes(tenant: &TenantState, fact: &Fact, at: Timestamp) -> Vec<Change> 
         | Fact::AgentDraining { agent, .. } => {
             vec![Change::Ends(Kind::AgentOffline, agent.to_string())]
         }
-        Fact::PromotionRequested { id, rule: Some(_), .. }
+        Fact::PromotionRequested { id, .. }
         | Fact::ApprovalLapsed { id, .. }
         | Fact::PromotionAskedAgain { id, .. } => waiting(tenant, *id, at).into_iter().collect(),
-        Fact::ApprovalGranted { id, .. } if !waits(tenant, *id) => ends_waiting(*id),
+        Fact::ApprovalGranted { id, .. }
+        | Fact::GateEvaluated { promotion: id, .. }
+        | Fact::GateOverridden { promotion: id, .. }
+            if !waits(tenant, *id) =>
+        {
+            ends_waiting(*id)
+        }
+        Fact::StepStarted { run, step, .. } | Fact::StepApprovalLapsed { run, step, .. } => {
+            step_waiting(tenant, *run, step, at).into_iter().collect()
+        }
+        Fact::StepBackedOff { run, step, .. } | Fact::StepHeld { run, step, .. } => {
+            step_ends_waiting(tenant, *run, step).into_iter().collect()
+        }
         Fact::PromotionRejected { id, .. }
         | Fact::PromotionWithdrawn { id, .. }
         | Fact::PromotionExpired { id }
@@ -156,11 +170,13 @@ pub fn changes(tenant: &TenantState, fact: &Fact, at: Timestamp) -> Vec<Change> 
             let fixed = place.map(|place| Change::EndsIn(Kind::DeploymentFailed, place));
             [over].into_iter().chain(fixed).collect()
         }
-        // Also one that was settled as done after its job had failed.
-        Fact::StepEnded { run, step, end: StepEnd::Succeeded { .. } } => {
-            let found = tenant.runs.get(run).and_then(|run| run.steps.get(step));
+        Fact::StepEnded { run, step, end } => {
+            // Also one that was settled as done after its job had failed.
+            let has_succeeded = matches!(end, StepEnd::Succeeded { .. });
+            let found = tenant.runs.get(run).and_then(|run| run.steps.get(step)).filter(|_| has_succeeded);
             let job = found.and_then(|step| tenant.deployments.get(&step.job?));
-            job.map(|job| Change::EndsIn(Kind::DeploymentFailed, scope(tenant, job))).into_iter().collect()
+            let fixed = job.map(|job| Change::EndsIn(Kind::DeploymentFailed, scope(tenant, job)));
+            step_ends_waiting(tenant, *run, step).into_iter().chain(fixed).collect()
         }
         _ => Vec::new(),
     }
@@ -177,8 +193,12 @@ pub fn lasting(tenant: &TenantState) -> Vec<Incident> {
         let promotion = tenant.promotions.get(id)?;
         waiting(tenant, *id, promotion.requested_at)
     });
+    let steps = tenant.steps_that_await_people().filter_map(|(run, step, _)| {
+        let since = tenant.runs.get(&run)?.steps.get(step)?.started_at?;
+        step_waiting(tenant, run, step, since)
+    });
     let begins = |change| if let Change::Begins(incident) = change { Some(incident) } else { None };
-    agents.chain(promotions).filter_map(begins).collect()
+    agents.chain(promotions).chain(steps).filter_map(begins).collect()
 }
 
 /// Whether what lasts still does, as far as the state tells.
@@ -195,7 +215,14 @@ pub fn still_lasts(tenant: Option<&TenantState>, kind: Kind, subject: &str) -> b
                 agent.revoked.is_none() && matches!(agent.connectivity, Connectivity::Offline { .. })
             })
         }
-        Kind::ApprovalWaiting => subject.parse().is_ok_and(|id| waits(tenant, id)),
+        Kind::ApprovalWaiting => match subject.split_once('/') {
+            Some((run, step)) => {
+                let run = run.parse().ok().and_then(|run: RunId| tenant.runs.get(&run));
+                let step = run.and_then(|run| run.steps.iter().find(|(id, _)| id.as_str() == step));
+                step.is_some_and(|(_, step)| step.state.awaits_people())
+            }
+            None => subject.parse().is_ok_and(|id| waits(tenant, id)),
+        },
         Kind::DeploymentFailed
         | Kind::Rollback
         | Kind::WritesRefused
@@ -222,8 +249,7 @@ fn offline(tenant: &TenantState, id: AgentId, at: Timestamp) -> Option<Change> {
 }
 
 fn waits(tenant: &TenantState, id: PromotionId) -> bool {
-    let promotion = tenant.promotions.get(&id);
-    tenant.open_promotions.contains(&id) && promotion.is_some_and(|it| !it.is_approved())
+    tenant.promotions.get(&id).is_some_and(|it| tenant.awaits_people(it))
 }
 
 fn waiting(tenant: &TenantState, id: PromotionId, at: Timestamp) -> Option<Change> {
@@ -233,20 +259,74 @@ fn waiting(tenant: &TenantState, id: PromotionId, at: Timestamp) -> Option<Chang
     let promotion: &Promotion = tenant.promotions.get(&id)?;
     let release = tenant.recipe(promotion.wanted.release)?;
     let environment = environment(tenant, promotion.wanted.environment)?;
-    let missing = promotion.missing();
+    let what = match (promotion.missing(), tenant.silent_gate(promotion)) {
+        (0, Some(gate)) => somebodys_word(gate.as_str()),
+        (missing, _) => more_approvals(missing),
+    };
     Some(Change::Begins(Incident {
         kind: Kind::ApprovalWaiting,
         subject: id.to_string(),
         summary: format!(
-            "promotion {id} of {}:{} to {environment} waits for {missing} more {}",
-            release.application,
-            release.version,
-            if missing == 1 { "approval" } else { "approvals" }
+            "promotion {id} of {}:{} to {environment} waits for {what}",
+            release.application, release.version
         ),
         environment: Some(environment),
         since: at,
         scope: None,
     }))
+}
+
+fn more_approvals(missing: u32) -> String {
+    format!("{missing} more {}", if missing == 1 { "approval" } else { "approvals" })
+}
+
+fn somebodys_word(gate: &str) -> String {
+    format!("somebody's word at gate {gate}")
+}
+
+/// What names a step that waits: no promotion has such an id.
+fn step_subject(run: RunId, step: &Identifier) -> String {
+    format!("{run}/{step}")
+}
+
+/// An approval step or a manual gate of a workflow, if it waits for people.
+fn step_waiting(tenant: &TenantState, id: RunId, step: &Identifier, at: Timestamp) -> Option<Change> {
+    let run = tenant.runs.get(&id)?;
+    let state = &run.steps.get(step)?.state;
+    let StepState::Running { work, .. } = state else { return None };
+    let (what, message) = match work {
+        Work::Approval { needed, approvals, message, .. } => {
+            let given = u32::try_from(approvals.len()).unwrap_or(u32::MAX);
+            (more_approvals(needed.saturating_sub(given)), message.as_str())
+        }
+        Work::Gate { asked: Some(asked), .. } if asked.is_manual() => {
+            let gate = asked.name.as_ref().map_or(step.as_str(), Name::as_str);
+            (somebodys_word(gate), asked.message.as_str())
+        }
+        Work::Gate { .. }
+        | Work::Deployment { .. }
+        | Work::Wait { .. }
+        | Work::Input
+        | Work::Http(_)
+        | Work::Notify(_)
+        | Work::Runs { .. } => return None,
+    };
+    let summary = format!("step {step} of run {id} of {} waits for {what}", run.workflow);
+    Some(Change::Begins(Incident {
+        kind: Kind::ApprovalWaiting,
+        subject: step_subject(id, step),
+        environment: state.approved_in().and_then(|it| environment(tenant, it)),
+        summary: if message.is_empty() { summary } else { format!("{summary}: {}", shortened(message)) },
+        since: at,
+        scope: None,
+    }))
+}
+
+/// The end of such a wait. Other steps never began one.
+fn step_ends_waiting(tenant: &TenantState, id: RunId, step: &Identifier) -> Option<Change> {
+    let planned = tenant.runs.get(&id).and_then(|run| tenant.step_of(run, step))?;
+    let may = matches!(planned.action(), Some(Action::Approval(_) | Action::Gate(_)));
+    may.then(|| Change::Ends(Kind::ApprovalWaiting, step_subject(id, step)))
 }
 
 fn ends_waiting(id: PromotionId) -> Vec<Change> {

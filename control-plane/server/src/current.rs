@@ -47,16 +47,16 @@ pub(crate) fn describe() {
     describe_gauge!("stella_journal_events", "Events in the journal");
     describe_gauge!("stella_journal_commands_waiting", "Commands that wait to be decided");
     describe_gauge!(
+        "stella_journal_flush_waiting_seconds",
+        Unit::Seconds,
+        "How long the durable write that is under way has taken; 0 if none is"
+    );
+    describe_gauge!(
         "stella_journal_clock_lead_seconds",
         Unit::Seconds,
         "How far the newest event is ahead of this machine's clock; until the clock is there, nothing becomes due"
     );
     describe_gauge!("stella_archived", "What has ended and left memory for the archive");
-    describe_counter!("stella_cache_hits_total", "How often a thing of the archive was in memory still");
-    describe_counter!(
-        "stella_cache_misses_total",
-        "How often a thing of the archive was looked for on the disk"
-    );
     describe_gauge!("stella_cache_entries", "Things of the archive that are in memory");
     describe_gauge!("stella_tasks_open", "Tasks that are not settled");
     describe_gauge!(
@@ -68,10 +68,6 @@ pub(crate) fn describe() {
         "stella_task_unstarted_age_seconds",
         Unit::Seconds,
         "How long the oldest task that an agent has accepted waits to be started; 0 if none does"
-    );
-    describe_gauge!(
-        "stella_parts_failed",
-        "1 for a part of the control plane that has panicked; the others go on without it"
     );
     describe_counter!(
         "stella_log_lines_dropped_total",
@@ -222,6 +218,8 @@ pub(crate) fn journal(engine: &Handle) {
     gauge!("stella_journal_events", "streams" => "tenants").set(bytes(of_tenants));
     let waiting = u64::try_from(engine.commands_waiting()).unwrap_or(u64::MAX);
     gauge!("stella_journal_commands_waiting").set(bytes(waiting));
+    let flushing = engine.health().flushing.unwrap_or_default();
+    gauge!("stella_journal_flush_waiting_seconds").set(flushing.as_secs_f64());
     gauge!("stella_journal_clock_lead_seconds").set(engine.clock_lead().as_secs_f64());
 }
 

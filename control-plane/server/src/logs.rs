@@ -6,10 +6,13 @@ use stella_domain::deployment::Cause;
 use stella_domain::event::{Event, Fact, StreamId};
 use stella_domain::gate::Outcome;
 use stella_domain::hold::PauseCause;
+use stella_domain::name::Identifier;
+use stella_domain::run::StepEnd;
 use stella_domain::tenant::TenantState;
+use stella_domain::workflow::Action;
 use stella_engine::Committed;
 use stella_protocol::digest::Digest;
-use stella_protocol::id::{DeploymentId, PromotionId};
+use stella_protocol::id::{DeploymentId, PromotionId, RunId};
 use stella_protocol::trace::TraceContext;
 use stella_readers::live::Live;
 use tokio_util::sync::CancellationToken;
@@ -57,6 +60,10 @@ fn write_event(tenant: &TenantState, event: &Event) {
             tracing::info!(promotionId = %id, releaseId = release, environmentId = environment, needed = rule.needed_in_all(), event = "promotion.requested", "Promotion requested");
         }
         Fact::ApprovalGranted { id, plan, reason, .. } => approved(tenant, event, *id, (plan, reason)),
+        Fact::StepApproved { run, step, reason } => step_approved(tenant, event, (*run, step), reason),
+        Fact::StepEnded { run, step, end: StepEnd::Failed { reason } } => {
+            step_rejected(tenant, event, (*run, step), reason);
+        }
         Fact::PromotionRejected { id, objection, reason } => {
             let (environment, release) = of_promotion(tenant, *id);
             let (by, objection) = (account(&event.actor), objection.name());
@@ -157,9 +164,13 @@ fn began_with<'t>(tenant: &'t TenantState, fact: &Fact) -> Option<&'t TraceConte
         | Fact::WayBackUnanswered { deployment: id }
         | Fact::WayBackWaived { deployment: id, .. } => of_deployment(id),
         Fact::PromotionExpired { id }
+        | Fact::PromotionRejected { id, .. }
+        | Fact::PromotionAskedAgain { id, .. }
         | Fact::PromotionInvalidated { id, .. }
         | Fact::GateEvaluated { promotion: id, .. } => of_promotion(id),
-        Fact::StepGateEvaluated { run, .. } => tenant.runs.get(run).map(|it| &it.trace),
+        Fact::StepApproved { run, .. }
+        | Fact::StepEnded { run, .. }
+        | Fact::StepGateEvaluated { run, .. } => tenant.runs.get(run).map(|it| &it.trace),
         Fact::TaskBecameUnknown { key, .. } => {
             tenant.tasks.get(&key.task).and_then(|it| of_deployment(&it.deployment))
         }
@@ -232,6 +243,25 @@ fn approved(tenant: &TenantState, event: &Event, id: PromotionId, (plan, reason)
     let (name, words) =
         if is_last { ("approval.granted", "Approval granted") } else { ("approval.voted", "Approval voted") };
     tracing::info!(promotionId = %id, releaseId = release, environmentId = environment, by, %plan, reason, event = name, "{words}");
+}
+
+/// The same of a step of a workflow.
+fn step_approved(tenant: &TenantState, event: &Event, (run, step): (RunId, &Identifier), reason: &str) {
+    let by = account(&event.actor);
+    let found = tenant.runs.get(&run).and_then(|run| run.steps.get(step));
+    let is_last = found.is_some_and(|it| it.is_let_through_by(event));
+    let (name, words) =
+        if is_last { ("approval.granted", "Approval granted") } else { ("approval.voted", "Approval voted") };
+    tracing::info!(runId = %run, %step, by, reason, event = name, "{words}");
+}
+
+/// An approval step that somebody has rejected: others fail by themselves.
+fn step_rejected(tenant: &TenantState, event: &Event, (id, step): (RunId, &Identifier), reason: &str) {
+    let planned = tenant.runs.get(&id).and_then(|run| tenant.step_of(run, step));
+    let is_approval = planned.is_some_and(|it| matches!(it.action(), Some(Action::Approval(_))));
+    if let (true, Some(by)) = (is_approval, account(&event.actor)) {
+        tracing::info!(runId = %id, %step, by, reason, event = "approval.denied", "Approval denied");
+    }
 }
 
 /// Where a promotion leads, and what it brings there.

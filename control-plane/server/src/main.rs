@@ -8,6 +8,7 @@ mod calls;
 mod config;
 mod config_tool;
 mod current;
+mod described;
 mod doctor;
 mod durations;
 mod first_start;

@@ -1,8 +1,8 @@
 //! Business metrics: a projection of the state, computed at scrape, so that a restart neither loses nor doubles anything.
 
-use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
+use metrics::{counter, describe_counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use stella_domain::access::{Role, Scope};
@@ -18,13 +18,17 @@ use stella_domain::strategy::Strategy;
 use stella_domain::tenant::TenantState;
 use stella_engine::Handle;
 use stella_fleet::Fleet;
+use stella_protocol::id::{AgentId, EnvironmentId};
 use stella_telemetry::exemplars::Histogram;
 
-use crate::{current, durations, measured};
+use crate::{current, described, durations, measured};
 
 /// Buckets for everything else that takes a short time, in seconds.
 const SHORT_SECONDS: [f64; 12] =
     [0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5];
+
+/// Buckets for how many events share a durable write.
+const BATCH_EVENTS: [f64; 11] = [1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 1_000.0, 2_500.0, 10_000.0];
 
 /// What the ends of [`stella_domain::deployment::Status`] are called.
 const STATUSES: [&str; 3] = ["succeeded", "failed", "cancelled"];
@@ -41,20 +45,11 @@ pub(crate) fn install() -> anyhow::Result<PrometheusHandle> {
     let builder = PrometheusBuilder::new();
     let builder = builder.set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SHORT_SECONDS)?;
     let Histogram { name, bounds } = measured::REQUESTS;
-    let handle = builder.set_buckets_for_metric(Matcher::Full(name.into()), bounds)?.install_recorder()?;
+    let builder = builder.set_buckets_for_metric(Matcher::Full(name.into()), bounds)?;
+    let of_batches = Matcher::Full("stella_journal_batch_events".into());
+    let handle = builder.set_buckets_for_metric(of_batches, &BATCH_EVENTS)?.install_recorder()?;
     metrics_process::Collector::default().describe();
-    describe_gauge!(
-        "stella_journal_replay_duration_seconds",
-        Unit::Seconds,
-        "How long the replay at the start took, the snapshot's loading included"
-    );
-    describe_gauge!("stella_journal_replayed_events", "How many events were replayed at the start");
-    describe_gauge!(
-        "stella_journal_snapshot_duration_seconds",
-        Unit::Seconds,
-        "How long the latest snapshot took"
-    );
-    describe_gauge!("stella_journal_snapshot_bytes", Unit::Bytes, "How large the latest snapshot is");
+    described::describe();
     describe_gauge!("stella_build_info", "Always 1; the version is in the label");
     gauge!("stella_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     Ok(handle)
@@ -68,10 +63,10 @@ pub(crate) fn render(handle: &PrometheusHandle, engine: &Handle, fleet: &Fleet, 
     let projection = PrometheusBuilder::new().build_recorder();
     metrics::with_local_recorder(&projection, || {
         describe_counter!("stella_releases_total", "Total releases created");
-        describe_counter!("stella_deployments_total", "Deployments that have ended");
+        describe_counter!("stella_deployments_total", "Total deployments, by how they ended");
         describe_counter!("stella_rollbacks_total", "Total rollbacks");
-        describe_counter!("stella_promotions_total", "Promotions that have ended");
-        describe_counter!("stella_workflow_runs_total", "Runs of workflows that have ended");
+        describe_counter!("stella_promotions_total", "Total promotions, by how they ended");
+        describe_counter!("stella_workflow_runs_total", "Workflow executions, by how they ended");
         describe_counter!("stella_approval_decisions_total", "Decisions on promotions");
         describe_counter!(
             "stella_approval_rejections_total",
@@ -87,7 +82,11 @@ pub(crate) fn render(handle: &PrometheusHandle, engine: &Handle, fleet: &Fleet, 
             "Targets that let nothing in, because nobody knows what became of a task there"
         );
         describe_gauge!("stella_targets_total", "Total targets");
-        describe_gauge!("stella_agent_heartbeat_age_seconds", "Seconds since the last heartbeat");
+        describe_gauge!("stella_agent_heartbeat_age_seconds", "Since last heartbeat, in seconds");
+        describe_gauge!(
+            "stella_agent_environment",
+            "Always 1; an environment in which the agent has a target, or none if it has no target"
+        );
         current::describe();
         for tenant in state.tenants.values() {
             project(&state, tenant);
@@ -124,6 +123,7 @@ fn project(state: &State, tenant: &Arc<TenantState>) {
     gauge!("stella_agents_enrolled", "tenant" => name.clone()).set(as_f64(enrolled));
     counter!("stella_releases_total", "tenant" => name.clone(), "status" => "created")
         .absolute(tenant.totals.releases);
+    pending_steps_of_no_environment(tenant);
     for environment in tenant.environments.values() {
         count_ends(tenant, &environment.name);
         promotions(state, tenant, environment);
@@ -145,7 +145,7 @@ fn project(state: &State, tenant: &Arc<TenantState>) {
         gauge!("stella_targets_quarantined", "tenant" => name.clone(), "env" => environment.name.to_string())
             .set(as_f64(shut));
     }
-    let mut targets = std::collections::BTreeMap::<(String, String), usize>::new();
+    let mut targets = BTreeMap::<(String, String), usize>::new();
     for target in tenant.targets.values() {
         let environment =
             tenant.environments.get(&target.environment).map(|it| it.name.to_string()).unwrap_or_default();
@@ -232,8 +232,24 @@ fn promotions(state: &State, tenant: &TenantState, environment: &Environment) {
         }
     }
     let open = tenant.open_promotions.iter().filter_map(|id| tenant.promotions.get(id));
-    let pending = open.filter(|it| it.wanted.environment == environment.id && !it.is_approved()).count();
+    let here = open.filter(|it| it.wanted.environment == environment.id);
+    let pending = here.filter(|it| tenant.awaits_people(it)).count();
+    let pending = pending + steps_that_await_people(tenant, Some(environment.id));
     gauge!("stella_approval_pending_count", &labels).set(as_f64(pending));
+}
+
+/// How many steps of workflows wait for people in an environment, or in none.
+fn steps_that_await_people(tenant: &TenantState, environment: Option<EnvironmentId>) -> usize {
+    tenant.steps_that_await_people().filter(|(.., state)| state.approved_in() == environment).count()
+}
+
+/// Approval steps need not name an environment: those are of the whole tenant. Without workflows there is no such thing.
+fn pending_steps_of_no_environment(tenant: &TenantState) {
+    if !tenant.workflows.is_empty() {
+        let pending = steps_that_await_people(tenant, None);
+        gauge!("stella_approval_pending_count", "tenant" => tenant.name.to_string(), "env" => "")
+            .set(as_f64(pending));
+    }
 }
 
 /// Who decides on promotions to an environment: who has, as long as the account is there, and where approvals are needed who may,
@@ -258,6 +274,7 @@ fn deciders<'s>(state: &'s State, tenant: &TenantState, environment: &Environmen
 fn agents(state: &State, engine: &Handle, fleet: &Fleet) {
     let now = engine.now();
     for tenant in state.tenants.values() {
+        environments_of_agents(tenant);
         for agent in tenant.agents.values().filter(|agent| agent.revoked.is_none()) {
             if let Some(live) = fleet.live(agent.id) {
                 current::host(tenant, agent, &live);
@@ -275,6 +292,25 @@ fn agents(state: &State, engine: &Handle, fleet: &Fleet) {
                 gauge!("stella_agent_heartbeat_age_seconds", "agent" => agent.name.to_string(), "tenant" => tenant.name.to_string())
                     .set(now.since(seen).as_secs_f64());
             }
+        }
+    }
+}
+
+/// Where each agent has targets: what else is known of agents can be looked at by environment with it.
+fn environments_of_agents(tenant: &TenantState) {
+    let mut places = BTreeMap::<AgentId, BTreeSet<&str>>::new();
+    for target in tenant.targets.values() {
+        let environment = tenant.environment_name(target.environment).map_or("", Name::as_str);
+        places.entry(target.agent).or_default().insert(environment);
+    }
+    for agent in tenant.agents.values().filter(|agent| agent.revoked.is_none()) {
+        for environment in places.remove(&agent.id).unwrap_or_else(|| BTreeSet::from([""])) {
+            let labels = [
+                ("agent", agent.name.to_string()),
+                ("tenant", tenant.name.to_string()),
+                ("env", environment.to_owned()),
+            ];
+            gauge!("stella_agent_environment", &labels).set(1.0);
         }
     }
 }

@@ -13,6 +13,7 @@ use stella_domain::run::RunStatus;
 use stella_domain::spans;
 use stella_domain::task::{Task, TaskState};
 use stella_domain::tenant::TenantState;
+use stella_domain::workflow::Action;
 use stella_engine::Committed;
 use stella_otlp::{KeyValue, Span, SpanKind};
 use stella_protocol::id::{AttemptKey, DeploymentId, PromotionId, RunId};
@@ -95,7 +96,10 @@ impl Spans {
             Fact::DeploymentCancelled { id, reason } => {
                 self.deployment(tenant, *id, event.at, Some(reason));
             }
-            Fact::StepEnded { run, step, .. } => self.step(tenant, *run, step, event.at),
+            Fact::StepEnded { run, step, .. } => {
+                self.step(tenant, *run, step, event.at);
+                self.step_approval(tenant, *run, step, event);
+            }
             Fact::RunEnded { id } => self.run(tenant, *id, event.at),
             Fact::ApprovalGranted { id, .. }
                 if tenant.promotions.get(id).is_some_and(|it| it.is_let_through_by(event)) =>
@@ -254,6 +258,42 @@ impl Spans {
                 attributes: vec![
                     KeyValue::new("promotion_id", id.to_string()),
                     KeyValue::new("duration", waited.as_secs_f64()),
+                    KeyValue::new("tenant.id", tenant.id.to_string()),
+                    KeyValue::new("decision", decision),
+                ],
+                error: None,
+            },
+        );
+    }
+
+    /// The same of an approval step that was begun, below its own span: with all of its attempts.
+    fn step_approval(&self, tenant: &TenantState, id: RunId, step: &Identifier, event: &Event) {
+        let Some(run) = tenant.runs.get(&id) else { return };
+        let (Some(planned), Some(found)) = (tenant.step_of(run, step), run.steps.get(step)) else { return };
+        let Some(Action::Approval(_)) = planned.action() else { return };
+        let Some(started_at) = found.started_at else { return };
+        let end = event.at;
+        // What nobody has said in time fails by itself.
+        let decision = match (found.state.name(), event.actor.account()) {
+            ("succeeded", _) => "approved",
+            ("cancelled", _) => "cancelled",
+            (_, Some(_)) => "rejected",
+            (_, None) => "expired",
+        };
+        self.traces.write(
+            Service::ControlPlane,
+            Span {
+                trace: run.trace.clone(),
+                id: spans::step_approval(id, step),
+                parent: spans::step(id, step),
+                name: "approval.wait",
+                kind: SpanKind::Internal,
+                start: time(started_at),
+                end: time(end),
+                attributes: vec![
+                    KeyValue::new("run_id", id.to_string()),
+                    KeyValue::new("step", step.to_string()),
+                    KeyValue::new("duration", end.since(started_at).as_secs_f64()),
                     KeyValue::new("tenant.id", tenant.id.to_string()),
                     KeyValue::new("decision", decision),
                 ],

@@ -6,14 +6,16 @@ use std::path::Path;
 
 use parking_lot::Mutex;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use stella_domain::command::{
     Actor, Command, NewDeployment, NewEnrolmentToken, NewRelease, NewTarget, Request, SystemCommand,
     TenantCommand,
 };
 use stella_domain::deployment::OnFailure;
+use stella_domain::promotion::{ApprovalRule, OnExpiry};
 use stella_domain::release::{Component, Phase, Step, StepAction};
 use stella_domain::strategy::Strategy;
-use stella_engine::{Config, Engine};
+use stella_engine::{Clock, Config, Engine};
 use stella_journal::{JournalConfig, SledJournal};
 use stella_protocol::digest::Digest;
 use stella_protocol::id::{
@@ -27,6 +29,7 @@ use uuid::Uuid;
 
 use super::*;
 
+const DAY_MS: u64 = 86_400_000;
 /// Two batches each: more than the engine keeps for a reader that does not read.
 const DEPLOYMENTS: u128 = 600;
 const TENANT: TenantId = TenantId(Uuid::from_u128(1));
@@ -67,10 +70,10 @@ async fn tell(engine: &Engine, command: TenantCommand) {
 }
 
 /// A tenant with a release, and a target whose agent is away.
-async fn world(folder: &Path) -> Engine {
-    let config = JournalConfig { cache_bytes: 8 << 20, reserve_bytes: 0 };
-    let journal = SledJournal::open(folder, config).unwrap();
-    let engine = Engine::start(Arc::new(journal), Config::default()).unwrap();
+async fn world(folder: &Path, config: Config) -> Engine {
+    let of_journal = JournalConfig { cache_bytes: 8 << 20, reserve_bytes: 0 };
+    let journal = SledJournal::open(folder, of_journal).unwrap();
+    let engine = Engine::start(Arc::new(journal), config).unwrap();
     let create = SystemCommand::CreateTenant { id: TENANT, name: "acme".parse().unwrap() };
     submit(&engine, Command::System(create)).await;
     let proof = stella_domain::way_back::ProofRule::Off;
@@ -146,18 +149,8 @@ fn new_deployment(n: u128) -> NewDeployment {
     }
 }
 
-#[tokio::test]
-async fn a_log_that_is_far_behind_leaves_no_deployment_out() {
-    let folder = tempfile::tempdir().unwrap();
-    let engine = world(folder.path()).await;
-    let journal = Live::start(engine.handle());
-    for n in 0..DEPLOYMENTS {
-        let new = new_deployment(n);
-        let deployment = new.id;
-        tell(&engine, TenantCommand::Deploy(Box::new(new))).await;
-        let reason = "it was only tried".to_owned();
-        tell(&engine, TenantCommand::CancelDeployment { deployment, reason }).await;
-    }
+/// What the log says of all that was committed.
+async fn logged(journal: Live) -> String {
     let written = Written::default();
     let log = tracing_subscriber::fmt().with_writer(written.clone()).with_ansi(false).finish();
     {
@@ -166,7 +159,63 @@ async fn a_log_that_is_far_behind_leaves_no_deployment_out() {
         until.cancel();
         follow(journal, Measurements::new(None), until).await;
     }
-    let text = String::from_utf8(written.0.lock().clone()).unwrap();
+    String::from_utf8(written.0.lock().clone()).unwrap()
+}
+
+/// Nobody has said anything in time, and nobody is there whose trace it could be but who asked for it.
+#[tokio::test]
+async fn what_time_does_to_a_promotion_is_found_by_the_request_that_asked_for_it() {
+    let correlation = "ticket-42";
+    for (on_expiry, name) in [
+        (OnExpiry::Reject, "approval.denied"),
+        (OnExpiry::AskAgain { times: 1 }, "promotion.asked_again"),
+        (OnExpiry::Expire, "promotion.expired"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let now = Arc::new(AtomicU64::new(1_000_000));
+        let read = Arc::clone(&now);
+        let clock = Clock::new(move || Timestamp(read.load(Ordering::Relaxed)));
+        let engine = world(folder.path(), Config { clock, ..Config::default() }).await;
+        let journal = Live::start(engine.handle());
+        let rule =
+            ApprovalRule { needed: 1, from: Vec::new(), expires_ms: DAY_MS, also: Vec::new(), on_expiry };
+        tell(&engine, TenantCommand::SetEnvironmentApprovals { environment: ENVIRONMENT, rule: Some(rule) })
+            .await;
+        let trace = TraceContext {
+            trace_id: 0xabc,
+            span_id: 0xdef,
+            sampled: true,
+            correlation: correlation.to_owned().try_into().unwrap(),
+            ..TraceContext::default()
+        };
+        let command = Command::Tenant(TENANT, TenantCommand::Deploy(Box::new(new_deployment(0))));
+        let (actor, idempotency) = (Actor::System, None);
+        engine.handle().submit(Request { actor, trace, idempotency, command }).await.unwrap();
+        now.fetch_add(DAY_MS + 1, Ordering::Relaxed);
+        submit(&engine, Command::Tick).await;
+        let text = logged(journal).await;
+        let line = text.lines().find(|line| line.contains(name));
+        let line = line.unwrap_or_else(|| panic!("no {name} in {text}"));
+        for part in ["00000000000000000000000000000abc", "0000000000000def", correlation] {
+            assert!(line.contains(part), "no {part} in {line}");
+        }
+        engine.stop();
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_is_far_behind_leaves_no_deployment_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = world(folder.path(), Config::default()).await;
+    let journal = Live::start(engine.handle());
+    for n in 0..DEPLOYMENTS {
+        let new = new_deployment(n);
+        let deployment = new.id;
+        tell(&engine, TenantCommand::Deploy(Box::new(new))).await;
+        let reason = "it was only tried".to_owned();
+        tell(&engine, TenantCommand::CancelDeployment { deployment, reason }).await;
+    }
+    let text = logged(journal).await;
     for event in ["deployment.started", "deployment.cancelled"] {
         for n in 0..DEPLOYMENTS {
             let id = new_deployment(n).id.to_string();
