@@ -50,6 +50,8 @@ pub struct Span {
     pub parent: String,
     /// Its `trace_state`.
     pub state: String,
+    /// When it began, in nanoseconds since 1970.
+    pub start: u64,
     /// How long it took, in nanoseconds.
     pub nanoseconds: u64,
     /// Its attributes as text.
@@ -231,6 +233,7 @@ fn read(body: &[u8]) -> Result<Vec<Span>> {
                 id: hex::encode(span.span_id),
                 parent: hex::encode(span.parent_span_id),
                 state: span.trace_state,
+                start: span.start_time_unix_nano,
                 nanoseconds: span
                     .end_time_unix_nano
                     .checked_sub(span.start_time_unix_nano)

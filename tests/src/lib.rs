@@ -11,6 +11,7 @@
 //! [`sim`] (hosts that are only a connection), [`monitoring`] (Prometheus and Alertmanager), [`nats`] (an event bus), [`rotel`] (a collector of traces), [`units`] (a stand-in for systemd), [`web`] (a service that is switched under load).
 
 pub mod agent;
+pub mod ambush;
 pub mod api;
 pub mod binaries;
 pub mod cluster;

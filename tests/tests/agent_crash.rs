@@ -1,9 +1,12 @@
 //! An agent is killed while a command runs, or loses its memory. The truth is reported, and nothing runs again.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, ensure};
 use stella_api_types::deployment::OnFailure;
 use stella_api_types::paths;
 use stella_api_types::task::{SettleTask, Task};
+use stella_tests::ambush::Ambush;
 use stella_tests::cluster::{Cluster, ENVIRONMENT, TENANT};
 use stella_tests::process::is_alive;
 use stella_tests::recipe::{self, rolling, shell};
@@ -63,6 +66,32 @@ async fn a_command_that_ended_while_the_agent_was_dead_has_its_real_result() -> 
         let runs = cluster.agents[0].read("runs").lines().count();
         assert_eq!(runs, 1 + ended.rollbacks.len(), "only the rollback runs again");
     }
+    cluster.passed()
+}
+
+/// The disk reports an error for a flush: the agent stops, and what it could not keep is known from the supervisor after its start.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_whose_flush_fails_stops_and_reports_the_truth_later() -> Result<()> {
+    let mut cluster = Cluster::start(1).await?;
+    cluster.release(&recipe::release("1.0.0", &[], vec![shell("work", GATED)])).await?;
+    let order = rolling(ENVIRONMENT, "1.0.0", OnFailure::Rollback);
+    let id = cluster.api.deploy(TENANT, &order, None).await?.deployment.id;
+    cluster.wait_task(&id, "web-1", "work", "running").await?;
+    cluster.wait_lines(0, "runs", 1).await?;
+    let (log, notes) = (cluster.agents[0].state_dir().join("journal/db"), cluster.folder().join("ambush"));
+    let pid = cluster.agents[0].pid()?;
+    let ambush = Ambush::lay(pid, "fdatasync", "error=EIO:when=1", &log, &notes).await?;
+    write(&cluster, "gate", "0")?;
+    let status = cluster.agents[0].daemon().wait(Duration::from_secs(60))?;
+    ensure!(!status.success(), "it ended as if nothing had happened: {status}");
+    drop(ambush);
+    let said = cluster.agents[0].log();
+    ensure!(said.contains("fdatasync"), "{said}");
+
+    cluster.agents[0].start()?;
+    let ended = cluster.wait_final(&id).await?;
+    ensure!(ended.deployment.status == "succeeded", "{ended:?}");
+    ensure!(cluster.agents[0].read("runs") == "run\n", "it ran once");
     cluster.passed()
 }
 

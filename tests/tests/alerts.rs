@@ -50,6 +50,33 @@ fn each_alert_fires_when_it_must_and_only_then() -> Result<()> {
     Ok(())
 }
 
+/// What the operations overview has instead, where it cannot work: each is seen not to.
+const OVERVIEWS: [&str; 6] = [
+    // Too short a window, and a label that its table does not have: both are shown.
+    "sum(rate(stella_deployments_total{status=\"failed\"}[5m])) / sum(rate(stella_deployments_total[5m])) > 0.1",
+    "histogram_quantile(0.95, sum(rate(stella_deployment_duration_seconds_bucket[5m])) by (le, tenant)) > 600",
+    "sum(rate(stella_rollbacks_total[1h])) > 3",
+    "count(stella_agents_connected{status=\"online\"}) by (tenant) < 2",
+    "count(stella_agents_connected) by (tenant) < 2",
+    "histogram_quantile(0.90, stella_approval_duration_seconds_bucket) > 86400",
+];
+
+#[test]
+fn what_the_overview_has_instead_is_shown_not_to_work() -> Result<()> {
+    let tests = fs::read_to_string(repository().join("packaging/observability/rules_test.yml"))?;
+    let shown: BTreeSet<_> = values(&tests, "expr:").map(|expr| expr.trim_matches('\'')).collect();
+    for expr in OVERVIEWS {
+        ensure!(shown.contains(expr), "{expr} is not among {shown:?}");
+    }
+    let without_status = tests.split("- interval:").filter(|block| {
+        block.contains(OVERVIEWS[0])
+            && !block.contains("strategy=\"rolling\", status=")
+            && block.contains("strategy=\"rolling\"}")
+    });
+    ensure!(without_status.count() == 1, "the metric is never as the overview's table has it");
+    Ok(())
+}
+
 /// What is not scraped mutes all alerts of Stella, and no others: an Alertmanager has those of the whole site.
 #[test]
 fn a_control_plane_that_is_not_scraped_mutes_stellas_alerts_and_no_others() -> Result<()> {

@@ -1,7 +1,6 @@
 //! The control plane is killed in the middle of things. What it answered holds, and nothing runs twice.
 
 use std::collections::BTreeSet;
-use std::process::{Child, Command};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -10,6 +9,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use stella_api_types::deployment::{CreateDeployment, Deployment, OnFailure};
 use stella_api_types::environment::{CreateEnvironment, Environment};
 use stella_api_types::paths;
+use stella_tests::ambush::Ambush;
 use stella_tests::cluster::{Cluster, ENVIRONMENT, TENANT, create_environment, create_target, target};
 use stella_tests::control_plane::Settings;
 use stella_tests::people::{decide_twice, person};
@@ -217,46 +217,10 @@ async fn a_post_that_is_repeated_across_crashes_takes_effect_once() -> Result<()
     cluster.passed()
 }
 
-/// Kills the control plane at the instant between the barrier and the answer: when it notes, beside the journal, how many events
-/// are durable.
-struct Ambush(Child);
-
-impl Ambush {
-    fn lay(cluster: &Cluster) -> Result<Self> {
-        let note = cluster.control_plane.state_dir().join("journal/acknowledged").canonicalize()?;
-        let pid = cluster.control_plane.pid()?;
-        let mut strace = Command::new("strace");
-        strace.args(["-q", "-f", "-e", "trace=pwrite64", "-e", "inject=pwrite64:signal=SIGKILL"]);
-        strace
-            .arg("-P")
-            .arg(note)
-            .arg("-o")
-            .arg(cluster.folder().join("ambush"))
-            .args(["-p", &pid.to_string()]);
-        Ok(Self(strace.spawn().context("strace cannot be started")?))
-    }
-
-    /// Until each of the control plane's threads is watched.
-    async fn wait(&self, cluster: &Cluster) -> Result<()> {
-        let tasks = format!("/proc/{}/task", cluster.control_plane.pid()?);
-        wait::until("strace watches all threads", async || {
-            for task in std::fs::read_dir(&tasks)? {
-                let status = std::fs::read_to_string(task?.path().join("status"))?;
-                let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:"));
-                ensure!(tracer.is_some_and(|pid| pid.trim() == self.0.id().to_string()), "one is not");
-            }
-            Ok(())
-        })
-        .await
-    }
-}
-
-impl Drop for Ambush {
-    fn drop(&mut self) {
-        // It ends with the process that it watches.
-        self.0.kill().ok();
-        self.0.wait().ok();
-    }
+/// Waits for a call on a file of the journal.
+async fn lay(cluster: &Cluster, call: &str, what: &str, file: &str) -> Result<Ambush> {
+    let file = cluster.control_plane.state_dir().join("journal").join(file);
+    Ambush::lay(cluster.control_plane.pid()?, call, what, &file, &cluster.folder().join("ambush")).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -264,8 +228,8 @@ async fn what_is_durable_and_was_never_answered_is_answered_when_it_is_sent_agai
     let mut cluster = Cluster::start(0).await?;
     let path = paths::fill(paths::ENVIRONMENTS, &[TENANT]);
     let body = |name: &str| CreateEnvironment { name: name.to_owned(), order: None, way_back_proof: None };
-    let ambush = Ambush::lay(&cluster)?;
-    ambush.wait(&cluster).await?;
+    // The note of what was acknowledged is written after the barrier, and before the answer.
+    let ambush = lay(&cluster, "pwrite64", "signal=SIGKILL", "acknowledged").await?;
     let unanswered = cluster.api.post::<_, Environment>(&path, &body("qa"), Some("key")).await;
     ensure!(unanswered.is_err(), "it was answered before its events were durable: {unanswered:?}");
     cluster.control_plane.kill()?;
@@ -279,6 +243,67 @@ async fn what_is_durable_and_was_never_answered_is_answered_when_it_is_sent_agai
     assert_eq!(again.id, durable.id, "the same request got another answer");
     let other = cluster.api.post::<_, Environment>(&path, &body("other"), Some("key")).await;
     assert_eq!(other.err().context("another body was taken")?.into_problem()?.status, 422);
+    cluster.passed()
+}
+
+/// The disk reports an error for a flush, and would report success for the next: the process stops, and what was answered is there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flush_that_fails_stops_the_process_and_loses_nothing_that_was_answered() -> Result<()> {
+    let mut cluster = Cluster::start(0).await?;
+    let path = paths::fill(paths::ENVIRONMENTS, &[TENANT]);
+    let body = |name: &str| CreateEnvironment { name: name.to_owned(), order: None, way_back_proof: None };
+    cluster.api.post::<_, Environment>(&path, &body("before"), Some("before")).await?;
+    let ambush = lay(&cluster, "fdatasync", "error=EIO:when=1", "db").await?;
+    let unanswered = cluster.api.post::<_, Environment>(&path, &body("qa"), Some("key")).await;
+    ensure!(unanswered.is_err(), "it was answered, and its flush has failed: {unanswered:?}");
+    let status = cluster.control_plane.daemon().wait(Duration::from_secs(60))?;
+    ensure!(!status.success(), "it ended as if nothing had happened: {status}");
+    drop(ambush);
+    let log = cluster.control_plane.daemon().log();
+    ensure!(log.contains("fdatasync") && log.contains("the journal failed"), "{log}");
+
+    cluster.control_plane.resume().await?;
+    let again: Environment = cluster.api.post(&path, &body("qa"), Some("key")).await?;
+    let all: Vec<Environment> = cluster.api.list(&path, &[]).await?;
+    let count = |name: &str| all.iter().filter(|environment| environment.name == name).count();
+    ensure!(count("before") == 1 && count("qa") == 1, "{all:?}");
+    ensure!(all.iter().any(|environment| environment.id == again.id), "{again:?} in {all:?}");
+    cluster.passed()
+}
+
+/// A disk that hangs is neither slow nor broken: whoever asks is told while it lasts, and everything goes on when it is over.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flush_that_hangs_is_seen_from_outside() -> Result<()> {
+    let cluster = Cluster::start(0).await?;
+    let ambush = lay(&cluster, "fdatasync", "delay_enter=600000000", "db").await?;
+    let api = cluster.api.clone();
+    let path = paths::fill(paths::ENVIRONMENTS, &[TENANT]);
+    let (to, name) = (path.clone(), "qa".to_owned());
+    let body = CreateEnvironment { name, order: None, way_back_proof: None };
+    let asked = body.clone();
+    let hangs = tokio::spawn(async move { api.post::<_, Environment>(&to, &asked, Some("key")).await });
+    let get = async |path: &str| cluster.api.answer(cluster.api.request(reqwest::Method::GET, path)).await;
+    wait::until("it is not healthy", async || {
+        let answer = get(paths::HEALTH).await?;
+        let health: serde_json::Value = serde_json::from_slice(&answer.body)?;
+        let database = &health["checks"]["database"];
+        ensure!(answer.status == 503 && health["status"] == "unhealthy", "{health}");
+        ensure!(database["detail"].as_str().is_some_and(|it| it.contains("has waited for")), "{health}");
+        ensure!(database["latency"].as_u64().is_some_and(|ms| ms > 5_000), "{health}");
+        Ok(())
+    })
+    .await?;
+    ensure!(get(paths::HEALTH_READY).await?.status == 503 && get(paths::HEALTH_LIVE).await?.status == 200);
+    let scraped = cluster.control_plane.metrics().await?;
+    let waiting = scraped.lines().find_map(|line| line.strip_prefix("stella_journal_flush_waiting_seconds "));
+    ensure!(waiting.is_some_and(|it| it.parse::<f64>().is_ok_and(|seconds| seconds > 5.0)), "{waiting:?}");
+
+    // Without its tracer the call goes on.
+    drop(ambush);
+    // Its answer may have come too late; it is asked for again.
+    drop(hangs.await?);
+    cluster.api.post::<_, Environment>(&path, &body, Some("key")).await?;
+    ensure!(get(paths::HEALTH).await?.status == 200 && get(paths::HEALTH_READY).await?.status == 200);
     cluster.passed()
 }
 

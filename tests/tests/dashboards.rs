@@ -85,6 +85,7 @@ fn the_panel_of_success_by_agent_is_what_promtool_tries() -> Result<()> {
     let filled = text(&panel["targets"][0], "expr")?
         .replace("$tenant", ".*")
         .replace("$agent", ".*")
+        .replace("$environment", ".*")
         .replace("$__range", "1h");
     let tried = fs::read_to_string(grafana().join("../rules_test.yml"))?;
     ensure!(tried.contains(&filled), "{filled}");
@@ -138,7 +139,7 @@ fn dashboards_are_whole_and_linked() -> Result<()> {
 fn check_variables(name: &str, dashboard: &Value) -> Result<()> {
     let variables = variables(dashboard)?;
     let scope = match name {
-        "agent-health" => ["tenant", "agent"].as_slice(),
+        "agent-health" => ["tenant", "environment", "agent"].as_slice(),
         "control-plane" => &["instance"],
         _ => &["tenant", "environment"],
     };
@@ -242,12 +243,36 @@ async fn ask_every_panel(prometheus: &Prometheus) -> Result<()> {
                 }
             }
         }
+        if name == "agent-health" {
+            ask_in_environments(prometheus, &dashboard).await?;
+        }
         for variable in list(&dashboard["templating"], "list")?.iter().filter(|it| it["type"] == "query") {
             let definition = text(&variable["query"], "query")?.replace("$tenant", ".*");
+            let definition = definition.replace("$environment", ".*");
             let inner = definition.strip_prefix("label_values(").and_then(|it| it.strip_suffix(')'));
             let (series, label) = inner.and_then(|it| it.rsplit_once(", ")).context("label_values")?;
             let found = prometheus.query(&format!("count by ({label}) ({series})")).await?;
             ensure!(found.iter().any(|it| !it["metric"][label].is_null()), "{definition} gives {found:?}");
+        }
+    }
+    Ok(())
+}
+
+/// Whoever looks at one environment sees its agents, and those of no other.
+async fn ask_in_environments(prometheus: &Prometheus, dashboard: &Value) -> Result<()> {
+    for panel in list(dashboard, "panels")? {
+        let title = text(panel, "title")?;
+        for target in list(panel, "targets")? {
+            let filled = text(target, "expr")?.replace("$__rate_interval", "1m").replace("$__range", "1h");
+            let filled = filled.replace("$tenant", ".*").replace("$agent", ".*");
+            let of = async |environment: &str| {
+                let series = prometheus.query(&filled.replace("$environment", environment)).await?;
+                let values = series.iter().filter_map(|it| it["value"][1].as_str()?.parse::<f64>().ok());
+                anyhow::Ok(values.filter(|value| *value > 0.0).count())
+            };
+            ensure!(of("nowhere").await? == 0, "{title} has others: {filled}");
+            let has_some = title == "Task success rate by agent" || of(ENVIRONMENT).await? > 0;
+            ensure!(has_some || title == "Tasks running", "{title} has nothing: {filled}");
         }
     }
     Ok(())

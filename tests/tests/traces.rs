@@ -1,12 +1,22 @@
 //! Traces, as a collector gets them: one tree from the request to each step on each host, whatever happens in between.
 
+#[expect(dead_code, reason = "it has more than spans")]
+#[path = "conformance/overview.rs"]
+mod overview;
+
+use std::collections::{BTreeMap, BTreeSet};
+
 use anyhow::{Context as _, Result, ensure};
 use stella_api_types::deployment::{DeploymentDetail, OnFailure};
+use stella_api_types::environment::Environment;
+use stella_api_types::gate::{Check, SetGate};
 use stella_api_types::paths;
+use stella_api_types::time::parse_rfc3339;
+use stella_api_types::workflow::{ApplyWorkflow, Run, StartRun, Workflow};
 use stella_tests::cluster::{Cluster, ENVIRONMENT, TENANT};
 use stella_tests::collector::{Collector, Span};
 use stella_tests::control_plane::Settings;
-use stella_tests::people::{approve, ask, need_approvals, person};
+use stella_tests::people::{approve, ask, need_approvals, person, promotion};
 use stella_tests::recipe::{release, rolling, shell};
 use stella_tests::rotel::Rotel;
 use stella_tests::{openmetrics, ports, wait};
@@ -96,16 +106,16 @@ async fn a_deployment_is_one_tree_from_the_request_to_each_step() -> Result<()> 
     cluster.passed()
 }
 
-/// A span that may be in any trace, and those above it up to the one that has no parent.
-fn up_to_the_root(spans: &[Span], from: &Span) -> Vec<String> {
-    let mut names = vec![from.name.clone()];
-    let mut parent = &from.parent;
-    while let Some(above) = spans.iter().find(|it| it.trace == from.trace && it.id == *parent) {
-        names.push(above.name.clone());
+/// The names of a span, which may be in any trace, and of those above it up to the one that has no parent; `None` if one is not there.
+fn path_up<'s>(spans: &'s [Span], from: &'s Span) -> Option<Vec<&'s str>> {
+    let mut names = vec![from.name.as_str()];
+    let mut parent = from.parent.as_str();
+    while !parent.is_empty() {
+        let above = spans.iter().find(|it| it.trace == from.trace && it.id == *parent)?;
+        names.push(&above.name);
         parent = &above.parent;
     }
-    assert_eq!(parent, "", "{from:?} hangs below a span that is not there: {names:?}");
-    names
+    Some(names)
 }
 
 /// What OTLP travels in. What holds for one holds for the other.
@@ -144,6 +154,25 @@ async fn a_real_collector_gets_the_same_tree_over_grpc() -> Result<()> {
     one_tree_over_a_restart(Way::Grpc).await
 }
 
+/// Each span has the attributes of the overview's table, whatever it came through.
+fn as_in_the_table(spans: &[Span]) -> Result<()> {
+    for span in spans {
+        let known = overview::SPANS.iter().find(|(name, _)| *name == span.name);
+        for attribute in known.map_or(&[][..], |(_, attributes)| *attributes) {
+            ensure!(span.attributes.contains_key(*attribute), "no {attribute} in {span:?}");
+        }
+    }
+    Ok(())
+}
+
+/// A span is from then to then: what is journalled has milliseconds.
+fn lasted(span: &Span, from: &str, to: &str) -> Result<()> {
+    let nanoseconds = |text: &str| anyhow::Ok(parse_rfc3339(text).context("a time")?.0 * 1_000_000);
+    let (start, end) = (nanoseconds(from)?, nanoseconds(to)?);
+    ensure!(span.start == start && span.start + span.nanoseconds == end, "not {from} to {to}: {span:?}");
+    Ok(())
+}
+
 async fn one_tree_over_a_restart(way: Way) -> Result<()> {
     let (folder, collector) = (tempfile::tempdir()?, Collector::start().await?);
     let mut rotel = Rotel::start(folder.path(), &collector).await?;
@@ -157,14 +186,21 @@ async fn one_tree_over_a_restart(way: Way) -> Result<()> {
     span_with(&collector, "http.request", "http.route", paths::DEPLOYMENTS).await?;
     cluster.control_plane.kill()?;
     cluster.control_plane.resume().await?;
-    approve(&qa, &asked).await?;
+    let approved = approve(&qa, &asked).await?;
     let ended = cluster.wait_final(&asked.id).await?;
     ensure!(ended.deployment.status == "succeeded", "{ended:?}");
 
     let whole = span_with(&collector, "deployment.execute", "deployment_id", &asked.id).await?;
     spans(&collector, &whole.trace, "agent.execute", 4).await?;
     spans(&collector, &whole.trace, "task.dispatch", 4).await?;
-    spans(&collector, &whole.trace, "approval.wait", 1).await?;
+    let waited = spans(&collector, &whole.trace, "approval.wait", 1).await?.remove(0);
+    // What began before the restart has its start nevertheless.
+    lasted(&waited, &asked.requested_at, &approved.approvals[0].at)?;
+    lasted(
+        &whole,
+        &ended.deployment.created_at,
+        ended.deployment.finished_at.as_deref().unwrap_or_default(),
+    )?;
     let all: Vec<_> = collector.spans().into_iter().filter(|span| span.trace == whole.trace).collect();
     for span in &all {
         let expected: &[&str] = match span.name.as_str() {
@@ -175,10 +211,66 @@ async fn one_tree_over_a_restart(way: Way) -> Result<()> {
             "agent.execute" => &["agent.execute", "task.dispatch", "deployment.execute", "http.request"],
             other => anyhow::bail!("{other} is not in the overview: {span:?}"),
         };
-        ensure!(up_to_the_root(&all, span) == expected, "{span:?} in {all:#?}");
+        ensure!(path_up(&all, span).as_deref() == Some(expected), "{span:?} in {all:#?}");
     }
-    let ids: std::collections::BTreeSet<_> = all.iter().map(|span| &span.id).collect();
+    let ids: BTreeSet<_> = all.iter().map(|span| &span.id).collect();
     ensure!(ids.len() == all.len() && all.len() == 11, "each once: {all:#?}");
+    as_in_the_table(&all)?;
+    rotel.check()?;
+    cluster.passed()
+}
+
+const SHIP: &str =
+    "name: ship\nsteps:\n  - id: out\n    deploy: {release: \"app:1.0.0\", environment: staging}\n";
+
+/// All that the overview names, in one trace: a run whose step asks for a promotion that a gate looks at and somebody approves.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_collector_gets_all_key_spans_in_one_trace_over_a_restart() -> Result<()> {
+    let (folder, collector) = (tempfile::tempdir()?, Collector::start().await?);
+    let mut rotel = Rotel::start(folder.path(), &collector).await?;
+    let mut cluster = Cluster::with_settings(1, &Way::Http.settings(&rotel.endpoint(), "")).await?;
+    cluster.release(&release("1.0.0", &[], vec![shell("run", "true")])).await?;
+    need_approvals(&cluster.api, 1).await?;
+    let check = Check::Expression { expression: "true".to_owned() };
+    let gate = SetGate { name: "rule".to_owned(), check, ttl_seconds: None, verifies: false };
+    let path = paths::fill(paths::ENVIRONMENT_GATES, &[TENANT, ENVIRONMENT]);
+    cluster.api.post::<_, Environment>(&path, &gate, None).await?;
+    let qa = cluster.api.with_token(&person(&cluster.api, "qa", "approver").await?);
+    let applied = ApplyWorkflow { source: SHIP.to_owned() };
+    cluster.api.post::<_, Workflow>(&paths::fill(paths::WORKFLOWS, &[TENANT]), &applied, None).await?;
+    let run = StartRun { workflow: "ship".to_owned(), version: None, inputs: BTreeMap::new() };
+    let run: Run = cluster.api.post(&paths::fill(paths::RUNS, &[TENANT]), &run, None).await?;
+    let out = cluster.wait_step(&run.id, "out", "running").await?;
+    let asked = promotion(&cluster.api, &out.deployment.context("it asks for a promotion")?).await?;
+    span_with(&collector, "http.request", "http.route", paths::RUNS).await?;
+    cluster.control_plane.kill()?;
+    cluster.control_plane.resume().await?;
+    approve(&qa, &asked).await?;
+    let ended = cluster.wait_final(&asked.id).await?;
+    ensure!(ended.deployment.status == "succeeded", "{ended:?}");
+
+    let whole = span_with(&collector, "workflow.run", "run_id", &run.id).await?;
+    let above = ["workflow.step", "workflow.run", "http.request"];
+    for (name, below) in [
+        ("approval.wait", &[][..]),
+        ("gate.evaluate", &[]),
+        ("agent.execute", &["task.dispatch", "deployment.execute"]),
+    ] {
+        let span = spans(&collector, &whole.trace, name, 1).await?.remove(0);
+        let wanted = [&[name], below, &above].concat();
+        wait::until(&format!("what is above {name}"), async || {
+            let all = collector.spans();
+            let found = path_up(&all, &span);
+            ensure!(found.as_deref() == Some(&wanted[..]), "{found:?}");
+            Ok(())
+        })
+        .await?;
+    }
+    let all: Vec<_> = collector.spans().into_iter().filter(|span| span.trace == whole.trace).collect();
+    let names: BTreeSet<_> = all.iter().map(|span| span.name.as_str()).collect();
+    let wanted = overview::SPANS.iter().map(|(name, _)| *name).chain(["http.request"]);
+    ensure!(names == wanted.collect(), "{names:?}");
+    as_in_the_table(&all)?;
     rotel.check()?;
     cluster.passed()
 }
@@ -371,6 +463,30 @@ async fn spans_and_their_headers_go_to_the_collector_and_not_where_it_points_to(
     wait_lost(&cluster).await?;
     ensure!(elsewhere.spans().is_empty(), "{:?}", elsewhere.spans());
     server.abort();
+    cluster.passed()
+}
+
+/// The share is of the traces that begin here: whoever sends a trace has decided.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_callers_sampled_trace_is_sent_whatever_the_share_is() -> Result<()> {
+    let collector = Collector::start().await?;
+    let settings = Way::Http.settings(&collector.base(), "sample_ratio = 0.0");
+    let cluster = Cluster::with_settings(1, &settings).await?;
+    cluster.release(&release("1.0.0", &[], vec![shell("run", "echo $TRACEPARENT > trace.txt")])).await?;
+    let trace = "0123456789abcdef0123456789abcdef";
+    let path = paths::fill(paths::DEPLOYMENTS, &[TENANT]);
+    let request = cluster.api.request(reqwest::Method::POST, &path);
+    let request = request.json(&rolling(ENVIRONMENT, "1.0.0", OnFailure::Stop));
+    let request = request.header("traceparent", format!("00-{trace}-00000000000000aa-01"));
+    let answer = cluster.api.answer(request).await?;
+    ensure!(answer.status == 201, "{answer:?}");
+    for name in ["http.request", "deployment.execute", "task.dispatch", "agent.execute"] {
+        spans(&collector, trace, name, 1).await?;
+    }
+    let told = cluster.agents[0].read("trace.txt");
+    ensure!(told.contains(trace) && told.trim().ends_with("-01"), "what hangs below is sampled too: {told}");
+    let others: Vec<_> = collector.spans().into_iter().filter(|span| span.trace != trace).collect();
+    ensure!(others.is_empty(), "what begins here is not in a sample of nothing: {others:#?}");
     cluster.passed()
 }
 

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use stella_api_types::paths;
 use stella_api_types::workflow::{ApplyWorkflow, DecideStep, Run, StartRun, Workflow};
 use stella_tests::cluster::{Cluster, TENANT, create_environment, create_target, target};
-use stella_tests::collector::Collector;
+use stella_tests::collector::{Collector, Span};
 use stella_tests::control_plane::Settings;
 use stella_tests::people::person;
 use stella_tests::recipe::{release, shell};
@@ -96,6 +96,16 @@ steps:
       keep_body: true
 "#;
 
+/// The wait of a step for approvals is below the step.
+fn waited_below(collector: &Collector, run: &str, asking: Option<&Span>) -> Result<()> {
+    let (asking, waited) = (asking.context("the step that asked")?, collector.named("approval.wait"));
+    let waited = waited.iter().find(|it| it.attributes.get("step").is_some_and(|step| step == "go"));
+    let waited = waited.context("the wait for approvals")?;
+    ensure!(waited.parent == asking.id && waited.trace == asking.trace, "{waited:?}, {asking:?}");
+    ensure!(waited.attributes["decision"] == "approved" && waited.attributes["run_id"] == run, "{waited:?}");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_comes_to_its_end_through_a_crash_in_every_step() -> Result<()> {
     let (collector, calls) = (Collector::start().await?, Calls::default());
@@ -165,6 +175,7 @@ async fn a_run_comes_to_its_end_through_a_crash_in_every_step() -> Result<()> {
         steps.iter().find(|it| it.attributes["node_id"] == "production").context("a span of its own")?;
     ensure!(step.parent == whole.id && step.attributes["step_type"] == "deploy", "{step:?}");
     let deployments = collector.named("deployment.execute");
+    waited_below(&collector, &run.id, steps.iter().find(|it| it.attributes["node_id"] == "go"))?;
     let below = deployments.iter().find(|it| it.attributes["deployment_id"] == production);
     ensure!(below.is_some_and(|it| it.parent == step.id && it.trace == whole.trace), "{deployments:?}");
     served.abort();

@@ -7,11 +7,14 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{append_one, lead};
+use common::{append_bytes, append_one, lead};
 use stella_journal::Stream;
 use stella_protocol::id::Position;
 
 const BATCHES: usize = 12;
+/// Batches that do not fit into the log.
+const LARGE_BATCHES: usize = 3;
+const LARGE_BYTES: usize = 2 << 20;
 
 /// A system call of the trace, between the lines on which it started and ended.
 #[derive(Debug)]
@@ -86,6 +89,43 @@ fn check(trace: &str, log: &Path) -> Result<(), String> {
     Ok(())
 }
 
+/// Whether each answer to a large batch came after the files that it is in were synced, and then the folder in which they are new.
+fn check_blobs(trace: &str, blobs: &Path) -> Result<(), String> {
+    let calls = parse(trace);
+    let within = |call: &Call| call.text.contains(&format!("<{}/", blobs.display()));
+    let (mut from, mut large) = (0, 0);
+    for batch in 0..LARGE_BATCHES {
+        let answer = calls
+            .iter()
+            .find(|call| call.name == "write" && call.text.contains(&format!("answered-large-{batch};")))
+            .ok_or_else(|| format!("there is no answer {batch}"))?;
+        let since = |call: &&Call| call.start >= from && call.end < answer.start;
+        let before = || calls.iter().filter(since);
+        for written in before().filter(|call| call.name == "write" && within(call)) {
+            let file = written.text.split(['<', '>']).nth(1).unwrap_or("?");
+            let is_synced = |call: &&Call| {
+                call.name == "fdatasync"
+                    && call.text.contains(&format!("<{file}>"))
+                    && call.start > written.end
+            };
+            let synced =
+                before().find(is_synced).ok_or_else(|| format!("answer {batch} left without {file}"))?;
+            let is_listed = |call: &Call| {
+                call.name == "fsync"
+                    && call.text.contains(&format!("<{}>", blobs.display()))
+                    && call.start > synced.end
+            };
+            if !before().any(is_listed) {
+                return Err(format!("answer {batch} left without its folder"));
+            }
+            large += 1;
+        }
+        from = answer.end;
+    }
+    // Each has its head, its kind and its content.
+    if large < LARGE_BATCHES { Err("nothing was too large for the log".to_owned()) } else { Ok(()) }
+}
+
 /// Names the directory in which this process is to append, if it is the one under the tracer.
 const TRACED_DIR: &str = "STELLA_JOURNAL_TRACED_DIR";
 
@@ -102,6 +142,12 @@ fn appends_are_answered_in_order() {
         assert_eq!(head.next, Position(batch as u64 + 1));
         if traced_dir.is_some() {
             std::io::stdout().write_all(format!("answered-{batch};\n").as_bytes()).unwrap();
+        }
+    }
+    for batch in 0..LARGE_BATCHES {
+        append_bytes(&journal, Stream::System, vec![vec![b'x'; LARGE_BYTES]]);
+        if traced_dir.is_some() {
+            std::io::stdout().write_all(format!("answered-large-{batch};\n").as_bytes()).unwrap();
         }
     }
 }
@@ -146,6 +192,27 @@ fn no_answer_leaves_before_flush_and_fdatasync_of_its_event() {
     assert_eq!(check(&lines.join("\n"), &log).unwrap_err(), "answer 5 left without fdatasync");
     let elsewhere = trace.replace(&format!("<{}>", log.display()), "</elsewhere>");
     assert!(check(&elsewhere, &log).is_err());
+}
+
+/// What is too large for the log is in files of its own: the file has to be on the disk, and its name in the folder.
+#[test]
+fn no_answer_leaves_before_large_events_and_their_folder_are_synced() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().canonicalize().unwrap();
+    let blobs = root.join("journal/blobs");
+    let trace = trace_of_appends(&root.join("journal"), &root.join("trace"));
+    check_blobs(&trace, &blobs).unwrap();
+
+    // The same trace without the one call, or without the other, does not pass.
+    let without = |name: &str, what: &str| -> String {
+        let kept = trace.lines().filter(|line| !line.contains(name) || !line.contains(what));
+        kept.map(|line| format!("{line}\n")).collect()
+    };
+    let error = check_blobs(&without("fdatasync(", &format!("<{}/", blobs.display())), &blobs).unwrap_err();
+    assert!(error.starts_with("answer 0 left without /"), "{error}");
+    let error = check_blobs(&without("fsync(", &format!("<{}>", blobs.display())), &blobs).unwrap_err();
+    assert_eq!(error, "answer 0 left without its folder");
+    assert!(check_blobs(&trace, Path::new("/elsewhere")).is_err());
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! The store and its flusher on a real directory.
 
+use std::io::Write as _;
 use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -181,4 +183,57 @@ fn who_looks_follows_no_link_and_waits_for_no_pipe() {
     assert_eq!(std::fs::read_dir(&to).unwrap().count(), 0);
     std::fs::rename(dir.join("pipe"), dir.join("db")).unwrap();
     assert!(Store::is_held(&dir).is_err());
+}
+
+/// Names the directory in which this process is to fail, if it is the one under the tracer.
+const TRACED_DIR: &str = "STELLA_DURABLE_TRACED_DIR";
+
+/// Runs under the tracer, which fails one `fdatasync` of the log, the first after `opened`: the kernel may report success for the next.
+#[test]
+fn a_barrier_that_failed_is_the_last() {
+    let Some(dir) = std::env::var_os(TRACED_DIR) else { return };
+    let store = open(Path::new(&dir));
+    let tree = store.tree("t").unwrap();
+    store.apply(&tree, put(b"a", b"1")).unwrap();
+    std::io::stdout().write_all(b"opened;\n").unwrap();
+    let failed = store.barrier();
+    if std::env::var_os("STELLA_DURABLE_FAILS").is_none() {
+        failed.unwrap();
+        return;
+    }
+    let failed = failed.unwrap_err();
+    assert!(matches!(failed, Error::Io { .. }) && failed.to_string().contains("fdatasync"), "{failed}");
+    let again = store.barrier().unwrap_err();
+    assert!(matches!(again, Error::Broken { .. }), "{again}");
+    let written = store.apply(&tree, put(b"b", b"2")).unwrap_err();
+    assert!(matches!(written, Error::Broken { .. }), "{written}");
+    assert_eq!(store.barriers(), 0);
+}
+
+fn traced(dir: &Path, output: &Path, inject: Option<String>) -> String {
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-y", "-e", "trace=write,fdatasync"]);
+    strace.args(inject.iter().flat_map(|inject| ["-e", inject.as_str()]));
+    strace.arg("-o").arg(output).arg(std::env::current_exe().expect("the kernel knows what runs"));
+    strace.args(["--exact", "a_barrier_that_failed_is_the_last", "--test-threads=1", "--nocapture"]);
+    strace.env(TRACED_DIR, dir).envs(inject.map(|_| ("STELLA_DURABLE_FAILS", "1")));
+    let ended = strace.output().unwrap_or_else(|error| {
+        panic!("strace cannot be started ({error}); it is in the Debian package `strace`: apt install strace")
+    });
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&[ended.stdout, ended.stderr].concat()));
+    std::fs::read_to_string(output).expect("strace has written its output")
+}
+
+/// After a failed `fdatasync` the kernel has thrown the pages away, and calls the next one a success.
+#[test]
+fn nothing_is_durable_any_more_after_a_flush_that_failed() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = traced(&dir.path().join("whole"), &dir.path().join("trace"), None);
+    let opening = whole.split("opened;").next().unwrap();
+    // A call that another thread interrupts takes two lines, of which the first has its arguments.
+    let before = opening.lines().filter(|line| line.contains("fdatasync(")).count();
+    assert!(before > 0 && whole.matches("fdatasync(").count() > before, "{whole}");
+    let inject = format!("inject=fdatasync:error=EIO:when={}", before + 1);
+    let failed = traced(&dir.path().join("failed"), &dir.path().join("trace"), Some(inject));
+    assert_eq!(failed.matches("(INJECTED)").count(), 1, "{failed}");
 }

@@ -134,9 +134,12 @@ fn rate_limits_are_the_overviews() -> Result<()> {
     let mut tool = Command::new(binaries::path("stella-orchestrator")?);
     let shown = tool.args(["config", "show", "--effective", "--config"]).arg(&config).output()?;
     let text = String::from_utf8(shown.stdout)?;
-    for line in
-        ["api.requests_per_minute = 1000 ", "api.burst = 100 ", "api.tenant_requests_per_minute = 500 "]
-    {
+    for line in [
+        "api.requests_per_minute = 1000 ",
+        "api.burst = 100 ",
+        "api.hook_requests_per_minute = 100 ",
+        "api.tenant_requests_per_minute = 500 ",
+    ] {
         ensure!(text.lines().any(|it| it.starts_with(line)), "no {line}: {text}");
     }
     Ok(())

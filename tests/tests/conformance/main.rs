@@ -1,6 +1,7 @@
 //! The operations overview against a running system: metrics, log lines and events, spans, alerts, panels, health. Nothing may be missing,
 //! and nothing may differ but what is on the list.
 
+mod additional;
 mod configuration;
 mod differences;
 mod log_fields;
@@ -83,7 +84,9 @@ async fn nothing_differs_but_what_is_on_the_list() -> Result<()> {
     let collector = Collector::start().await?;
     let mut cluster = populated(&collector).await?;
     let mut found = Differences::new();
-    in_metrics(&cluster.control_plane.metrics().await?, &mut found)?;
+    let scraped = cluster.control_plane.metrics().await?;
+    in_metrics(&scraped, &mut found)?;
+    beyond_the_overview(&scraped)?;
     let log = cluster.control_plane.daemon().log();
     in_log(&log, &mut found)?;
     in_log_of_agent(&cluster.agents[0].log(), &log)?;
@@ -120,7 +123,7 @@ fn series(text: &str) -> BTreeMap<&str, BTreeSet<Vec<&str>>> {
 
 fn in_metrics(text: &str, found: &mut Differences) -> Result<()> {
     let series = series(text);
-    for (name, kind, labels) in overview::METRICS {
+    for (name, kind, description, labels) in overview::METRICS {
         let there = if kind == "histogram" { format!("{name}_bucket") } else { name.to_owned() };
         let Some(labelled) = series.get(there.as_str()) else {
             found.insert(format!("metric {name}"));
@@ -128,6 +131,13 @@ fn in_metrics(text: &str, found: &mut Differences) -> Result<()> {
         };
         if !text.lines().any(|line| line == format!("# TYPE {name} {kind}")) {
             found.insert(format!("type of {name}"));
+        }
+        // Ours may say more.
+        let says = |help: &str| {
+            help.strip_prefix(description).is_some_and(|more| more.is_empty() || more.starts_with(", "))
+        };
+        if !text.lines().filter_map(|line| line.strip_prefix(&format!("# HELP {name} "))).any(says) {
+            found.insert(format!("description of {name}"));
         }
         if kind == "histogram" {
             for part in ["_sum", "_count"] {
@@ -148,6 +158,48 @@ fn in_metrics(text: &str, found: &mut Differences) -> Result<()> {
             }
         }
     }
+    Ok(())
+}
+
+/// All others are on the list of those, with their types and labels, described on the page and in the book.
+fn beyond_the_overview(text: &str) -> Result<()> {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+    let pages = ["operations.md", "observability.md", "events.md", "notifications.md"]
+        .map(|page| fs::read_to_string(docs.join(page)));
+    let book = pages.into_iter().collect::<Result<Vec<_>, _>>()?.concat();
+    let (series, mut problems) = (series(text), Vec::new());
+    let families: BTreeMap<_, _> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '))
+        .filter(|(name, _)| !overview::METRICS.iter().any(|(known, ..)| known == name))
+        .collect();
+    for (name, kind) in &families {
+        let listed = additional::METRICS.iter().find(|(listed, ..)| listed == name);
+        let Some((_, wanted, labels, _)) = listed else {
+            problems.push(format!("{name} ({kind}) is not on the list"));
+            continue;
+        };
+        let there = if *kind == "histogram" { format!("{name}_bucket") } else { (*name).to_owned() };
+        let wanted_labels: BTreeSet<_> = labels.iter().copied().collect();
+        let differs = |it: &Vec<&str>| it.iter().copied().collect::<BTreeSet<_>>() != wanted_labels;
+        let other = series.get(there.as_str()).into_iter().flatten().find(|it| differs(it));
+        if kind != wanted || other.is_some() {
+            problems.push(format!("{name} is a {kind} with {other:?}"));
+        }
+        if !text.lines().any(|line| line.starts_with(&format!("# HELP {name} "))) {
+            problems.push(format!("{name} is not described"));
+        }
+    }
+    for (name, _, _, there) in additional::METRICS {
+        if there == additional::There::Always && !families.contains_key(name) {
+            problems.push(format!("{name} is not there"));
+        }
+        // Those of processes are Prometheus' own.
+        if !name.starts_with("process_") && !book.contains(&format!("`{name}`")) {
+            problems.push(format!("{name} is not in the book"));
+        }
+    }
+    ensure!(problems.is_empty(), "{problems:#?}");
     Ok(())
 }
 

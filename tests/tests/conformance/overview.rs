@@ -1,27 +1,32 @@
 //! What the operations overview fixes, as data. Nothing here is adapted to the product: what differs is in
 //! [`differences`](crate::differences).
 
-/// A metric: its name, its type, its labels.
-pub(crate) type Metric = (&'static str, &'static str, &'static [&'static str]);
+/// A metric: its name, its type, its description, its labels.
+pub(crate) type Metric = (&'static str, &'static str, &'static str, &'static [&'static str]);
 
 pub(crate) const METRICS: [Metric; 17] = [
-    ("stella_releases_total", "counter", &["tenant", "status"]),
-    ("stella_promotions_total", "counter", &["tenant", "env", "status"]),
-    ("stella_deployments_total", "counter", &["tenant", "env", "strategy"]),
-    ("stella_deployment_duration_seconds", "histogram", &["tenant", "env", "strategy"]),
-    ("stella_rollbacks_total", "counter", &["tenant", "env", "reason"]),
-    ("stella_agents_connected", "gauge", &["tenant"]),
-    ("stella_targets_total", "gauge", &["tenant", "env", "type"]),
-    ("stella_workflow_runs_total", "counter", &["tenant", "template", "status"]),
-    ("stella_workflow_step_duration_seconds", "histogram", &["step_type"]),
-    ("stella_approval_pending_count", "gauge", &["tenant", "env"]),
-    ("stella_approval_duration_seconds", "histogram", &["tenant", "env"]),
-    ("stella_http_requests_total", "counter", &["method", "path", "status"]),
-    ("stella_http_request_duration_seconds", "histogram", &["method", "path"]),
-    ("stella_http_requests_in_flight", "gauge", &["method"]),
-    ("stella_agent_tasks_total", "counter", &["agent", "type", "status"]),
-    ("stella_agent_task_duration_seconds", "histogram", &["agent", "type"]),
-    ("stella_agent_heartbeat_age_seconds", "gauge", &["agent"]),
+    ("stella_releases_total", "counter", "Total releases created", &["tenant", "status"]),
+    ("stella_promotions_total", "counter", "Total promotions", &["tenant", "env", "status"]),
+    ("stella_deployments_total", "counter", "Total deployments", &["tenant", "env", "strategy"]),
+    (
+        "stella_deployment_duration_seconds",
+        "histogram",
+        "Deployment duration",
+        &["tenant", "env", "strategy"],
+    ),
+    ("stella_rollbacks_total", "counter", "Total rollbacks", &["tenant", "env", "reason"]),
+    ("stella_agents_connected", "gauge", "Connected agents", &["tenant"]),
+    ("stella_targets_total", "gauge", "Total targets", &["tenant", "env", "type"]),
+    ("stella_workflow_runs_total", "counter", "Workflow executions", &["tenant", "template", "status"]),
+    ("stella_workflow_step_duration_seconds", "histogram", "Step execution time", &["step_type"]),
+    ("stella_approval_pending_count", "gauge", "Pending approvals", &["tenant", "env"]),
+    ("stella_approval_duration_seconds", "histogram", "Time to approve", &["tenant", "env"]),
+    ("stella_http_requests_total", "counter", "HTTP requests", &["method", "path", "status"]),
+    ("stella_http_request_duration_seconds", "histogram", "Request latency", &["method", "path"]),
+    ("stella_http_requests_in_flight", "gauge", "Active requests", &["method"]),
+    ("stella_agent_tasks_total", "counter", "Tasks executed", &["agent", "type", "status"]),
+    ("stella_agent_task_duration_seconds", "histogram", "Task duration", &["agent", "type"]),
+    ("stella_agent_heartbeat_age_seconds", "gauge", "Since last heartbeat", &["agent"]),
 ];
 
 /// A line of the log.
