@@ -709,11 +709,12 @@ pub enum Fact {
         environment: EnvironmentId,
         release: ReleaseId,
     },
-    /// Somebody has taken back what has brought a release to an environment: it has not proven itself there any more.
+    /// A release has not proven itself in an environment any more: somebody has taken back what has brought it there, or the last target
+    /// that it was on was gone when that ended.
     ReleaseDisproven {
         environment: EnvironmentId,
         release: ReleaseId,
-        /// What was taken back.
+        /// What was taken back, or has ended.
         deployment: DeploymentId,
     },
     /// It was asked for, or not and why.

@@ -344,6 +344,15 @@ fn commands(world: &World) -> Vec<(&'static str, Role, Where, TenantCommand)> {
             })),
         ),
         (
+            "override the path",
+            Role::Operator,
+            Staging,
+            TenantCommand::Deploy(Box::new(NewDeployment {
+                override_path: Some(reason()),
+                ..new_deployment(3, 1, None)
+            })),
+        ),
+        (
             "approve",
             Role::Approver,
             Staging,

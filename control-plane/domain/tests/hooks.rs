@@ -186,6 +186,8 @@ fn a_hook_starts_what_it_was_made_for_and_nothing_else() {
         wanted.override_freeze = Some("now".to_owned());
         wanted
     };
+    let mut pathless = new_deployment(9, 2, None);
+    pathless.override_path = Some("now".to_owned());
     let cancel = TenantCommand::CancelRun { run: run(1), reason: "x".to_owned() };
     for (n, command) in [
         (1, start(1, "other")),
@@ -194,6 +196,7 @@ fn a_hook_starts_what_it_was_made_for_and_nothing_else() {
         (1, TenantCommand::RemoveHook { hook: hook(2) }),
         (2, start(1, "ship")),
         (2, TenantCommand::Deploy(Box::new(frozen))),
+        (2, TenantCommand::Deploy(Box::new(pathless))),
     ] {
         let refused = by_hook(&mut world, n, command).unwrap_err().to_string();
         assert!(refused.contains("may only start what it was made for"), "{refused}");
