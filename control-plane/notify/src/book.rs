@@ -110,6 +110,10 @@ impl Book {
     ) -> bool {
         match change {
             Change::Begins(incident) => self.begin(routes, (tenant.0, tenant.1.as_str()), &incident, now),
+            Change::AskedAgain(incident) => {
+                self.ask_again(tenant.0, &incident);
+                self.begin(routes, (tenant.0, tenant.1.as_str()), &incident, now)
+            }
             Change::Ends(kind, subject) => {
                 let id = key(tenant.0, kind, &subject);
                 self.end(|group| group.open(&id).map(|_| id.clone()).into_iter().collect(), now)
@@ -155,6 +159,19 @@ impl Book {
             group.begin(route, key(tenant, incident.kind, &incident.subject), incident, now);
         }
         !routes.is_empty()
+    }
+
+    /// What was told of it is not what is to be told now: it is news again to everybody who is told of it.
+    fn ask_again(&mut self, tenant: TenantId, incident: &Incident) {
+        let id = key(tenant, incident.kind, &incident.subject);
+        for group in self.groups.values_mut().filter(|group| group.open(&id).is_some()) {
+            group.renew();
+            if let Some(member) = group.members.get_mut(&id) {
+                member.is_told = false;
+                member.since = incident.since;
+                member.summary.clone_from(&incident.summary);
+            }
+        }
     }
 
     /// Takes how the control plane itself is doing now: what is new begins, what is not found any more ends. Whether anything changed.

@@ -113,10 +113,22 @@ pub struct Found {
 pub enum Change {
     /// Something is wrong.
     Begins(Incident),
+    /// Somebody was asked for something, has not answered, and is asked once more: also who was told before is told.
+    AskedAgain(Incident),
     /// One thing is not wrong any more.
     Ends(Kind, String),
     /// Everything of a kind in a scope is not wrong any more.
     EndsIn(Kind, String),
+}
+
+impl Change {
+    /// The same of what was told before and is told once more.
+    fn again(self) -> Self {
+        match self {
+            Self::Begins(incident) => Self::AskedAgain(incident),
+            other @ (Self::AskedAgain(_) | Self::Ends(..) | Self::EndsIn(..)) => other,
+        }
+    }
 }
 
 /// What an event of a tenant means. The state is that of now, which may be later than the event.
@@ -133,9 +145,12 @@ pub fn changes(tenant: &TenantState, fact: &Fact, at: Timestamp) -> Vec<Change> 
         | Fact::AgentDraining { agent, .. } => {
             vec![Change::Ends(Kind::AgentOffline, agent.to_string())]
         }
-        Fact::PromotionRequested { id, .. }
-        | Fact::ApprovalLapsed { id, .. }
-        | Fact::PromotionAskedAgain { id, .. } => waiting(tenant, *id, at).into_iter().collect(),
+        Fact::PromotionRequested { id, .. } | Fact::ApprovalLapsed { id, .. } => {
+            waiting(tenant, *id, at).into_iter().collect()
+        }
+        Fact::PromotionAskedAgain { id, .. } => {
+            waiting(tenant, *id, at).map(Change::again).into_iter().collect()
+        }
         Fact::ApprovalGranted { id, .. }
         | Fact::GateEvaluated { promotion: id, .. }
         | Fact::GateOverridden { promotion: id, .. }

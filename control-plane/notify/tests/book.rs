@@ -153,6 +153,42 @@ fn an_incident_is_told_once_repeated_and_ended_over_restarts() {
 }
 
 #[test]
+fn who_is_asked_again_is_told_again_and_nobody_else_is() {
+    let mut world = World::new(None);
+    world.begin(Kind::ApprovalWaiting, "p-1", 100);
+    world.begin(Kind::AgentOffline, "web-1", 100);
+    let told: Vec<_> = std::iter::from_fn(|| world.told(110)).collect();
+    let first = told.iter().find(|it| it.kind == Kind::ApprovalWaiting).unwrap();
+    world.begin(Kind::ApprovalWaiting, "p-1", 200);
+    assert_eq!(world.told(3_000), None, "it goes on, and was told");
+    let Change::Begins(mut incident) = begins(Kind::ApprovalWaiting, "p-1", 4_000) else { unreachable!() };
+    incident.summary = "p-1 waits for 1 more".to_owned();
+    world.take(Change::AskedAgain(incident), 4_000);
+    world.restart();
+    assert_eq!(world.told(4_009), None, "it waits for others");
+    let again = world.told(4_010).unwrap();
+    assert_eq!((again.kind, again.open.len(), again.was_open), (Kind::ApprovalWaiting, 1, true));
+    assert_eq!(again.open[0].summary, "p-1 waits for 1 more");
+    assert!(again.id() != first.id() && again.group == first.group, "another message of the same group");
+    assert_eq!(world.book.next("ops", seconds(1_000_000)), Next::Nothing, "once");
+    world.end(Kind::ApprovalWaiting, "p-1", 5_000);
+    assert_eq!(world.told(5_000).unwrap().status(), "resolved");
+}
+
+#[test]
+fn who_is_asked_again_while_the_first_message_is_on_its_way_hears_of_both() {
+    let mut world = World::new(None);
+    world.begin(Kind::ApprovalWaiting, "p-1", 100);
+    let first = world.sent(110).unwrap();
+    let Change::Begins(incident) = begins(Kind::ApprovalWaiting, "p-1", 111) else { unreachable!() };
+    world.take(Change::AskedAgain(incident), 111);
+    world.book.delivered(&first, seconds(112));
+    let again = world.told(121).unwrap();
+    assert!(again.id() != first.id() && again.open.len() == 1);
+    assert_eq!(world.book.next("ops", seconds(1_000_000)), Next::Nothing);
+}
+
+#[test]
 fn forty_agents_are_one_message_and_one_that_is_back_before_it_is_not_told() {
     let mut world = World::new(None);
     for n in 0..40 {
