@@ -40,7 +40,8 @@ const DELIVERY_HEADERS: [&str; 4] =
 const EVENT_HEADERS: [&str; 3] = ["x-github-event", "x-forgejo-event", "x-gitea-event"];
 
 /// Takes a message: one that is signed with the hook's secret, `X-Hub-Signature-256` over the body as GitHub, Gitea and Forgejo sign it, or
-/// `Stella-Signature` over `Stella-Timestamp`, a dot and the body. The same delivery is taken once.
+/// `Stella-Signature` over `Stella-Timestamp`, a dot, `Idempotency-Key` and a dot if there is one, and the body. The same delivery is
+/// taken once.
 #[utoipa::path(post, path = paths::HOOK_DELIVERY, tag = "hooks", params(("hook" = String, Path)), security(()),
     request_body = Value,
     responses((status = 200, description = "It starts nothing, or had come before", body = HookTaken),
@@ -57,15 +58,15 @@ pub(crate) async fn deliver(
     let id = hook.parse::<HookId>().ok();
     let found = id.and_then(|id| state.tenants.values().find_map(|it| Some((it, it.hooks.get(&id)?))));
     let signed = Signed::of(&headers, now)?;
-    let is_signed = is_signed(&app, (id, found.map(|(_, hook)| &**hook)), &signed, &body, now);
-    let Some((tenant, hook)) = found.filter(|_| is_signed) else {
+    let covered = covered(&app, (id, found.map(|(_, hook)| &**hook)), &signed, &body, now);
+    let Some(((tenant, hook), covered)) = found.zip(covered) else {
         return Err(stranger("there is no such hook, or its secret is another one"));
     };
     Span::current().record("tenantId", field::display(tenant.id));
     let limits = app.tuning.limits();
     limits.hook(hook.id).and_then(|()| limits.tenant(tenant.id))?;
     let delivery = read(&headers, &body)?;
-    let key = format!("hook/{}/{}", hook.id, signed.once(&delivery, &body));
+    let key = format!("hook/{}/{}", hook.id, signed.once(covered, &delivery, &body));
     let digest = Sha256::new().chain_update(&delivery.event).chain_update([0]).chain_update(&body).finalize();
     let idempotency = Some(Idempotency { key, digest: Digest(digest.into()) });
     let (known, event, message) = (std::sync::Arc::clone(hook), delivery.event.clone(), delivery.id.clone());
@@ -106,8 +107,17 @@ fn stranger(why: &str) -> ApiError {
 enum Signed {
     /// Over the body alone.
     Body { signature: Vec<u8> },
-    /// Over the time, a dot and the body.
-    Timed { signature: Vec<u8>, timestamp: String },
+    /// Over the time, the delivery's name if its sender signs that too, and the body, with dots between them.
+    Timed { signature: Vec<u8>, timestamp: String, name: String },
+}
+
+/// What a good signature covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Covered {
+    /// The delivery's name as well as the message.
+    Name,
+    /// Only the message.
+    Message,
 }
 
 impl Signed {
@@ -128,7 +138,9 @@ impl Signed {
             if at.saturating_mul(1_000).abs_diff(now.0) > TIMESTAMP_SKEW_MS_MAX {
                 return Err(stranger("the signed time is more than 5 minutes from now; is the clock right?"));
             }
-            return Ok(Self::Timed { signature, timestamp });
+            // One that cannot be a name is refused when the message is read.
+            let name = named(headers, &DELIVERY_HEADERS).unwrap_or_default();
+            return Ok(Self::Timed { signature, timestamp, name });
         }
         match text("x-hub-signature-256") {
             Some(signature) => Ok(Self::Body { signature: decoded(signature, "sha256=")? }),
@@ -138,40 +150,48 @@ impl Signed {
         }
     }
 
-    /// What is the same if it comes again, and at no other message. A name that the sender gives it is not signed: one who has recorded a
-    /// message could give it another. What is signed with its time needs none.
-    fn once(&self, delivery: &Delivery, body: &[u8]) -> String {
-        match self {
-            Self::Timed { signature, .. } => hex::encode(signature),
-            Self::Body { .. } if delivery.id.is_empty() => hex::encode(Sha256::digest(body)),
-            Self::Body { .. } => delivery.id.clone(),
+    /// What is the same if it comes again, and at no other message. A name that is not signed could be another one when somebody sends
+    /// again what they have recorded: a message with a signed time is then known by its signature. Names that are signed have a space of
+    /// their own, so that no recorded message can take one of them.
+    fn once(&self, covered: Covered, delivery: &Delivery, body: &[u8]) -> String {
+        match (self, covered) {
+            (Self::Timed { name, .. }, Covered::Name) => format!("signed/{name}"),
+            (Self::Timed { signature, .. }, Covered::Message) => hex::encode(signature),
+            (Self::Body { .. }, _) if delivery.id.is_empty() => hex::encode(Sha256::digest(body)),
+            (Self::Body { .. }, _) => delivery.id.clone(),
         }
     }
 
-    fn is_by(&self, secret: &stella_certs::hook::HookSecret, body: &[u8]) -> bool {
+    /// What it covers, if it was made with this secret. A body is an object or an array, so no text can be read as both: as time, name and
+    /// body, and as time and body.
+    fn is_by(&self, secret: &stella_certs::hook::HookSecret, body: &[u8]) -> Option<Covered> {
         match self {
-            Self::Body { signature } => secret.verifies(&[body], signature),
-            Self::Timed { signature, timestamp } => {
-                secret.verifies(&[timestamp.as_bytes(), b".", body], signature)
+            Self::Body { signature } => secret.verifies(&[body], signature).then_some(Covered::Message),
+            Self::Timed { signature, timestamp, name } => {
+                let time = timestamp.as_bytes();
+                let message = secret.verifies(&[time, b".", body], signature);
+                let with_name = secret.verifies(&[time, b".", name.as_bytes(), b".", body], signature);
+                let with_name = (with_name && !name.is_empty()).then_some(Covered::Name);
+                with_name.or_else(|| message.then_some(Covered::Message))
             }
         }
     }
 }
 
-/// Whether it was signed with one of the hook's secrets. For a hook that is not there a secret is made that nobody has.
-fn is_signed(
+/// What was signed with one of the hook's secrets; `None` if nothing was. For a hook that is not there a secret is made that nobody has.
+fn covered(
     app: &App,
     (id, hook): (Option<HookId>, Option<&Hook>),
     signed: &Signed,
     body: &[u8],
     now: Timestamp,
-) -> bool {
+) -> Option<Covered> {
     let Some(hook) = hook else {
         let nobody = app.hook_key.secret(id.unwrap_or(HookId(Uuid::nil())), &Digest([0; 32]));
         std::hint::black_box(signed.is_by(&nobody, body));
-        return false;
+        return None;
     };
-    hook.salts(now).any(|salt| signed.is_by(&app.hook_key.secret(hook.id, &salt), body))
+    hook.salts(now).find_map(|salt| signed.is_by(&app.hook_key.secret(hook.id, &salt), body))
 }
 
 fn read(headers: &HeaderMap, body: &[u8]) -> Result<Delivery, ApiError> {
@@ -186,6 +206,9 @@ fn read(headers: &HeaderMap, body: &[u8]) -> Result<Delivery, ApiError> {
     }
     let body = serde_json::from_slice::<Value>(body);
     let body = body.map_err(|error| ApiError::new(ErrorCode::MalformedRequest, error.to_string()))?;
+    if !(body.is_object() || body.is_array()) {
+        return Err(ApiError::new(ErrorCode::MalformedRequest, "a message has to be a JSON object or array"));
+    }
     Ok(Delivery { event: named(headers, &EVENT_HEADERS)?, id: named(headers, &DELIVERY_HEADERS)?, body })
 }
 
