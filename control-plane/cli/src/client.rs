@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use reqwest::header::DATE;
+use reqwest::header::{DATE, RETRY_AFTER};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -17,6 +17,12 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// How many items to ask for at a time.
 const PAGE_ITEMS: u32 = 500;
+/// How often a page of a list is asked for again because too much was asked for, and the longest pause before that. Who reads a long list
+/// is let on with it: only a control plane that says the same all the time is given up.
+const PAGE_RETRIES_MAX: u32 = 20;
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+/// The pause if the control plane names none.
+const PAUSE_DEFAULT: Duration = Duration::from_secs(1);
 /// What a person can do about a control plane that passes over what it does not know.
 const TOO_OLD: &str = "this control plane is older than this program, and its lists begin with the oldest: upgrade it, or use --output json, which lists all";
 
@@ -65,6 +71,15 @@ pub(crate) enum Error {
     /// Something is wrong on this side.
     #[error("{0}")]
     Usage(String),
+    /// What was followed goes on in another journal, in which positions stand for something else.
+    #[error(
+        "the journal is another one than before: it was restored from a backup, or imported. What is read from position {next} on may \
+         not be what comes next; look at what is there now, and follow it from its end: without --after"
+    )]
+    OtherJournal {
+        /// Where it would have gone on.
+        next: u64,
+    },
     /// Somebody has pressed Ctrl-C; what was watched, and how it goes on.
     #[error("{0}")]
     Interrupted(String),
@@ -76,15 +91,17 @@ impl Error {
         match self {
             Self::Unreachable { .. } | Self::Broken { .. } => true,
             Self::Refused(problem) => problem.retryable,
-            Self::Untrusted { .. } | Self::NotUnderstood { .. } | Self::Usage(_) | Self::Interrupted(_) => {
-                false
-            }
+            Self::Untrusted { .. }
+            | Self::NotUnderstood { .. }
+            | Self::Usage(_)
+            | Self::OtherJournal { .. }
+            | Self::Interrupted(_) => false,
         }
     }
 
     pub(crate) const fn exit_code(&self) -> u8 {
         match self {
-            Self::Refused(_) => 3,
+            Self::Refused(_) | Self::OtherJournal { .. } => 3,
             Self::Unreachable { .. }
             | Self::Broken { .. }
             | Self::Untrusted { .. }
@@ -139,6 +156,13 @@ impl Client {
         Ok(Self { http, url: url.trim_end_matches('/').to_owned(), token, ca })
     }
 
+    /// A client of a double of the control plane that speaks no TLS.
+    #[cfg(test)]
+    pub(crate) fn of_double(url: String) -> Self {
+        stella_certs::install_provider();
+        Self { http: reqwest::Client::new(), url, token: "token".to_owned(), ca: None }
+    }
+
     /// Where the control plane is.
     pub(crate) fn address(&self) -> &str {
         &self.url
@@ -150,6 +174,11 @@ impl Client {
 
     async fn send(&self, request: RequestBuilder) -> Result<Response, Error> {
         let response = request.send().await.map_err(|error| self.unreachable(&error))?;
+        self.judged(response).await
+    }
+
+    /// An answer that is no refusal.
+    async fn judged(&self, response: Response) -> Result<Response, Error> {
         if response.status().is_success() {
             return Ok(response);
         }
@@ -165,6 +194,30 @@ impl Client {
 
     async fn json<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, Error> {
         let response = self.send(request.timeout(ANSWER_TIMEOUT)).await?;
+        self.understood(response).await
+    }
+
+    /// Reads a page of a list, however many were read before it: a refusal because of that is waited out.
+    async fn page<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, Error> {
+        let mut request = request.timeout(ANSWER_TIMEOUT);
+        let mut retries = 0;
+        loop {
+            let again = request.try_clone();
+            let response = request.send().await.map_err(|error| self.unreachable(&error))?;
+            match again {
+                Some(again)
+                    if response.status() == StatusCode::TOO_MANY_REQUESTS && retries < PAGE_RETRIES_MAX =>
+                {
+                    retries += 1;
+                    tokio::time::sleep(pause(&response)).await;
+                    request = again;
+                }
+                _ => return self.understood(self.judged(response).await?).await,
+            }
+        }
+    }
+
+    async fn understood<T: DeserializeOwned>(&self, response: Response) -> Result<T, Error> {
         let bytes = response.bytes().await.map_err(|error| self.unreachable(&error))?;
         serde_json::from_slice(&bytes)
             .map_err(|error| Error::NotUnderstood { url: self.url.clone(), problem: error.to_string() })
@@ -211,7 +264,7 @@ impl Client {
             if let Some(cursor) = &cursor {
                 request = request.query(&[("cursor", cursor)]);
             }
-            let page: Page<T> = self.json(request).await?;
+            let page: Page<T> = self.page(request).await?;
             items.extend(page.items);
             cursor = page.next_cursor;
             if cursor.is_none() {
@@ -231,7 +284,7 @@ impl Client {
         Page<T>: DeserializeOwned,
     {
         let query = [("after", from.to_string()), ("limit", count.to_string())];
-        let page: Page<T> = self.json(self.request(Method::GET, path).query(&query)).await?;
+        let page: Page<T> = self.page(self.request(Method::GET, path).query(&query)).await?;
         Ok(page.items)
     }
 
@@ -256,7 +309,7 @@ impl Client {
             if let Some(cursor) = &cursor {
                 request = request.query(&[("cursor", cursor)]);
             }
-            let page: Page<T> = self.json(request).await?;
+            let page: Page<T> = self.page(request).await?;
             if begins_with_the_oldest(page.items.iter().map(&id)) {
                 return Err(Error::Usage(TOO_OLD.to_owned()));
             }
@@ -285,6 +338,16 @@ impl Client {
             request = request.header("Idempotency-Key", key);
         }
         self.json(request).await
+    }
+
+    /// Asks for something that takes a whole body to say, with a query.
+    pub(crate) async fn post_where<B: Serialize + Sync, T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+        body: &B,
+    ) -> Result<T, Error> {
+        self.json(self.request(Method::POST, path).query(query).json(body)).await
     }
 
     /// Puts a JSON document as it is.
@@ -369,6 +432,12 @@ impl Client {
     }
 }
 
+/// How long to wait before asking again.
+fn pause(refusal: &Response) -> Duration {
+    let named = refusal.headers().get(RETRY_AFTER).and_then(|it| it.to_str().ok()?.parse().ok());
+    named.map_or(PAUSE_DEFAULT, Duration::from_secs).min(PAUSE_MAX)
+}
+
 /// What is behind an error, in words for people.
 fn cause(error: &reqwest::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
@@ -403,7 +472,41 @@ fn begins_with_the_oldest<'i>(mut ids: impl Iterator<Item = &'i str>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{address, begins_with_the_oldest};
+    use serde_json::json;
+    use stella_api_types::event::Event;
+
+    use super::{Client, address, begins_with_the_oldest};
+    use crate::double::{Double, Said};
+
+    fn event(position: u64) -> serde_json::Value {
+        json!({
+            "position": position, "type": "environment_created", "at": "2026-11-26T15:48:54.492Z",
+            "actor": {"type": "system"}, "data": {},
+        })
+    }
+
+    #[tokio::test]
+    async fn a_long_list_is_read_whole_although_it_is_too_much_at_once() {
+        let double = Double::start(|asked| match asked.number {
+            1 | 3 => Said::refusal(429, Some(0)),
+            2 => Said::json(&json!({"items": [event(0)], "next_cursor": "x"})),
+            _ => Said::json(&json!({"items": [event(1)]})),
+        })
+        .await;
+        let client = Client::of_double(double.url());
+        let all: Vec<Event> = client.list("/events", &[]).await.unwrap();
+        assert_eq!(all.iter().map(|it| it.position).collect::<Vec<_>>(), [0, 1]);
+        assert_eq!(double.asked(), 4);
+    }
+
+    #[tokio::test]
+    async fn who_says_so_all_the_time_is_given_up() {
+        let double = Double::start(|_| Said::refusal(429, Some(0))).await;
+        let client = Client::of_double(double.url());
+        let refused = client.between::<Event>("/events", 0, 10).await.unwrap_err();
+        assert!(matches!(refused, super::Error::Refused(problem) if problem.status == 429));
+        assert_eq!(double.asked(), super::PAGE_RETRIES_MAX + 1);
+    }
 
     #[test]
     fn a_control_plane_that_does_not_know_what_is_asked_for_is_noticed() {

@@ -8,6 +8,7 @@ use stella_api_types::paths;
 
 use crate::args::{Events, Output};
 use crate::client::Error;
+use crate::feed::{Source, Start};
 use crate::task::by;
 use crate::{Context, feed, print, when};
 
@@ -15,6 +16,8 @@ use crate::{Context, feed, print, when};
 const SHOWN: usize = 50;
 /// How many events are read at a time on the way back.
 const STRIDE: u64 = 500;
+/// How far back what is followed is looked for, in events, unless more is asked for: whoever follows wants to see what happens now.
+const BACK_MAX: u64 = 10_000;
 /// Fields that say nothing to a person: what holds the journal together, and ids whose names are told.
 const PLUMBING: [&str; 10] =
     ["session", "digest", "position", "generation", "plan", "policy", "inputs", "number", "key", "task"];
@@ -22,11 +25,13 @@ const PLUMBING: [&str; 10] =
 const TIMES_FROM: u64 = 1_000_000_000_000;
 
 pub(crate) async fn events(context: &Context, command: Events) -> Result<(), Error> {
-    let path = match command.system {
-        true => paths::SYSTEM_EVENTS.to_owned(),
-        false => context.path(paths::EVENTS, &[])?,
+    let source = match command.system {
+        true => Source { events: paths::SYSTEM_EVENTS.to_owned(), journal: paths::SYSTEM_JOURNAL.to_owned() },
+        false => {
+            Source { events: context.path(paths::EVENTS, &[])?, journal: context.path(paths::JOURNAL, &[])? }
+        }
     };
-    let (found, next) = gathered(context, &path, &command).await?;
+    let (found, start) = gathered(context, &source, &command).await?;
     match (context.output, command.follow) {
         (Output::Json, false) => print::json(&found)?,
         // A feed is a line for each.
@@ -40,7 +45,7 @@ pub(crate) async fn events(context: &Context, command: Events) -> Result<(), Err
     if !command.follow {
         return Ok(());
     }
-    feed::follow(context, &path, next, |event, text| match context.output {
+    feed::follow(context, &source, start, |event, text| match context.output {
         _ if !is_wanted(&command, event) => {}
         Output::Json => print::json_line(text),
         Output::Text => print::line(&aligned(event)),
@@ -48,8 +53,12 @@ pub(crate) async fn events(context: &Context, command: Events) -> Result<(), Err
     .await
 }
 
-/// The events that are there and wanted, and the position behind them.
-async fn gathered(context: &Context, path: &str, command: &Events) -> Result<(Vec<Event>, u64), Error> {
+/// The events that are there and wanted, and what comes behind them.
+async fn gathered(
+    context: &Context,
+    source: &Source,
+    command: &Events,
+) -> Result<(Vec<Event>, Start), Error> {
     let window = &command.window;
     let is_bounded = window.limit.is_some() || window.since.is_some();
     let from = match (command.after, context.output) {
@@ -57,45 +66,42 @@ async fn gathered(context: &Context, path: &str, command: &Events) -> Result<(Ve
         (None, Output::Json) if !is_bounded => Some(0),
         (None, _) => None,
     };
+    let Some(from) = from else { return back(context, source, command).await };
+    let start = Start { next: from, incarnation: None };
     // What is followed from a position on comes with the feed.
-    if let Some(from) = from.filter(|_| command.follow) {
-        return Ok((Vec::new(), from));
+    if command.follow {
+        return Ok((Vec::new(), start));
     }
-    if let Some(from) = from {
-        let all: Vec<Event> = context.client.list(path, &[("after", &from.to_string())]).await?;
-        return Ok((all.into_iter().filter(|it| is_wanted(command, it)).collect(), 0));
-    }
-    back(context, path, command).await
+    let all: Vec<Event> = context.client.list(&source.events, &[("after", &from.to_string())]).await?;
+    Ok((all.into_iter().filter(|it| is_wanted(command, it)).collect(), start))
 }
 
 /// From the end of the journal back, as far as is wanted.
-async fn back(context: &Context, path: &str, command: &Events) -> Result<(Vec<Event>, u64), Error> {
+async fn back(context: &Context, source: &Source, command: &Events) -> Result<(Vec<Event>, Start), Error> {
     let window = &command.window;
-    let journal = match command.system {
-        true => paths::SYSTEM_JOURNAL.to_owned(),
-        false => context.path(paths::JOURNAL, &[])?,
-    };
-    let head: JournalHead = context.client.get(&journal).await?;
-    let limit = match window.limit {
-        Some(limit) => limit,
-        None if window.all || window.since.is_some() => usize::MAX,
-        None => SHOWN,
+    let head: JournalHead = context.client.get(&source.journal).await?;
+    let start = Start { next: head.position, incarnation: Some(head.incarnation) };
+    let (limit, first) = match window.limit {
+        Some(limit) => (limit, 0),
+        None if window.all || window.since.is_some() => (usize::MAX, 0),
+        None if command.follow => (SHOWN, head.position.saturating_sub(BACK_MAX)),
+        None => (SHOWN, 0),
     };
     let (mut found, mut end) = (VecDeque::new(), head.position);
-    while end > 0 && found.len() < limit {
-        let start = end.saturating_sub(STRIDE);
-        let page: Vec<Event> = context.client.between(path, start, end - start).await?;
+    while end > first && found.len() < limit {
+        let from = end.saturating_sub(STRIDE).max(first);
+        let page: Vec<Event> = context.client.between(&source.events, from, end - from).await?;
         for event in page.into_iter().rev() {
             if window.since.as_ref().is_some_and(|since| event.at < *since) || found.len() == limit {
-                return Ok((found.into(), head.position));
+                return Ok((found.into(), start));
             }
             if is_wanted(command, &event) {
                 found.push_front(event);
             }
         }
-        end = start;
+        end = from;
     }
-    Ok((found.into(), head.position))
+    Ok((found.into(), start))
 }
 
 fn is_wanted(command: &Events, event: &Event) -> bool {
@@ -159,6 +165,9 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::client::Client;
+    use crate::double::{Double, Said};
+    use crate::settings::Settings;
 
     fn event() -> Event {
         serde_json::from_value(json!({
@@ -180,6 +189,33 @@ mod tests {
             "release=web:1.4.0 target=web-1 step=health finished_at=2026-11-26_16:05:24_UTC outcome=succeeded \
              reason=\"it works again\""
         );
+    }
+
+    fn follow(kind: &str) -> Events {
+        Events {
+            after: None,
+            window: crate::args::Window::default(),
+            kinds: vec![kind.to_owned()],
+            about: None,
+            follow: true,
+            system: true,
+        }
+    }
+
+    #[tokio::test]
+    async fn who_follows_what_is_rare_does_not_wait_for_the_whole_journal_to_be_read() {
+        let double = Double::start(|asked| match asked.path.starts_with(paths::SYSTEM_JOURNAL) {
+            true => Said::json(&json!({"incarnation": "a", "position": 10_000_000})),
+            false => Said::json(&json!({"items": []})),
+        })
+        .await;
+        let client = Client::of_double(double.url());
+        let context = Context { client, settings: Settings::bare("https://double"), output: Output::Text };
+        let source =
+            Source { events: paths::SYSTEM_EVENTS.to_owned(), journal: paths::SYSTEM_JOURNAL.to_owned() };
+        let (found, start) = gathered(&context, &source, &follow("tenant_created")).await.unwrap();
+        assert_eq!((found.len(), start.next), (0, 10_000_000));
+        assert_eq!(u64::from(double.asked()), 1 + BACK_MAX / STRIDE);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::time::Duration;
 
-use stella_api_types::event::Event;
+use stella_api_types::event::{Event, JournalHead};
 
 use crate::client::Error;
 use crate::follow::{self, INTERVAL, Look};
@@ -15,21 +15,45 @@ const EVENT_STREAM: &str = "text/event-stream";
 /// The longest silence of a feed that is alive: a quiet one says so every 15 seconds. After more, nobody is at the other end.
 const SILENCE_MAX: Duration = Duration::from_mins(1);
 
+/// What is followed: events, and the journal that they are in.
+pub(crate) struct Source {
+    /// The path of the feed.
+    pub(crate) events: String,
+    /// The path of the journal's head.
+    pub(crate) journal: String,
+}
+
+/// From where on something is followed.
+pub(crate) struct Start {
+    /// The position.
+    pub(crate) next: u64,
+    /// In which life of the journal, if that is known.
+    pub(crate) incarnation: Option<String>,
+}
+
 /// Gives every event from a position on to `take`, with its text as it came. Ends only with an error.
 ///
 /// # Errors
-/// What the control plane refuses, such as a token that was revoked, or a position behind the end of a journal that was restored; that it
-/// was away for longer than anything is followed.
+/// What the control plane refuses, such as a token that was revoked, or a position behind the end of a journal that was restored; that the
+/// journal is another one now, though it may have grown beyond that position; that the control plane was away for longer than anything is
+/// followed.
 pub(crate) async fn follow(
     context: &Context,
-    path: &str,
-    from: u64,
+    source: &Source,
+    start: Start,
     take: impl FnMut(&Event, &str),
 ) -> Result<(), Error> {
-    let (next, take) = (Cell::new(from), RefCell::new(take));
+    let (next, take, known) = (Cell::new(start.next), RefCell::new(take), RefCell::new(start.incarnation));
     let look = async || {
-        let response =
-            context.client.stream(path, &[("after", next.get().to_string())], EVENT_STREAM).await?;
+        let after = [("after", next.get().to_string())];
+        let response = context.client.stream(&source.events, &after, EVENT_STREAM).await?;
+        // Asked for after the feed was opened: whatever is replaced later breaks that.
+        let head: JournalHead = context.client.get(&source.journal).await?;
+        let mut known = known.borrow_mut();
+        if known.get_or_insert_with(|| head.incarnation.clone()) != &head.incarnation {
+            return Err(Error::OtherJournal { next: next.get() });
+        }
+        drop(known);
         let ended = task::each_line(context, response, Some(SILENCE_MAX), |line| {
             let Some(data) = line.strip_prefix(b"data:") else { return Ok(()) };
             let Ok(event) = serde_json::from_slice::<Event>(data) else { return Ok(()) };
@@ -53,4 +77,46 @@ pub(crate) async fn follow(
         print::warning(&format!("nothing was missed until here; go on with: --after {}", next.get()));
     }
     Err(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::args::Output;
+    use crate::client::Client;
+    use crate::double::{Double, Said};
+    use crate::settings::Settings;
+
+    /// Follows from position 5 on what a double says, whose journal has these lives, one a connection; the positions that came.
+    async fn followed(lives: [&'static str; 3]) -> (Error, Vec<u64>) {
+        let double = Double::start(move |asked| {
+            let round = usize::try_from(asked.number.div_ceil(2) - 1).unwrap();
+            let Some(life) = lives.get(round) else { return Said::refusal(401, None) };
+            if asked.path.starts_with("/journal") {
+                return Said::json(&json!({ "incarnation": life, "position": 100 }));
+            }
+            let position: u64 = asked.path.rsplit_once('=').unwrap().1.parse().unwrap();
+            Said::feed(&[json!({
+                "position": position, "type": "environment_created", "at": "2026-11-26T15:48:54.492Z",
+                "actor": {"type": "system"}, "data": {},
+            })])
+        })
+        .await;
+        let client = Client::of_double(double.url());
+        let context = Context { client, settings: Settings::bare("https://double"), output: Output::Json };
+        let source = Source { events: "/events".to_owned(), journal: "/journal".to_owned() };
+        let mut came = Vec::new();
+        let start = Start { next: 5, incarnation: None };
+        let error = follow(&context, &source, start, |event, _| came.push(event.position)).await.unwrap_err();
+        (error, came)
+    }
+
+    #[tokio::test]
+    async fn a_feed_goes_on_in_the_same_journal_and_in_no_other() {
+        let (error, came) = followed(["a", "a", "b"]).await;
+        assert!(matches!(error, Error::OtherJournal { next: 7 }), "{error}");
+        assert_eq!(came, [5, 6], "what another journal has there is not what comes next");
+    }
 }

@@ -8,6 +8,8 @@ mod catalogue;
 mod channel;
 mod client;
 mod doctor;
+#[cfg(test)]
+mod double;
 mod enrol;
 mod environment;
 mod events;
