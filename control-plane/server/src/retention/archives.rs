@@ -44,7 +44,8 @@ pub(super) async fn run(
     }
 }
 
-/// What was removed before an error is.
+/// What was removed before an error is. A journal that takes nothing, because its disk is full, keeps archives from being given up; what
+/// no tenant knows goes all the same, and that is the room which it lacks.
 async fn look(
     engine: &Handle,
     store: &ArtifactStore,
@@ -52,19 +53,30 @@ async fn look(
     now: SystemTime,
 ) -> anyhow::Result<()> {
     let archives = store.list().await?;
-    if let Some(rule) = rule {
-        let tenants: Vec<TenantId> = engine.state().tenants.keys().copied().collect();
-        let old: BTreeMap<Digest, u64> =
-            older(&archives, Duration::from_millis(rule.after_ms), now).collect();
-        for tenant in tenants {
-            give_up(engine, tenant, rule, &old).await?;
-        }
-    }
+    let given_up = match rule {
+        Some(rule) => give_up_old(engine, rule, &archives, now).await,
+        None => Ok(()),
+    };
     let mut left: u64 = archives.iter().map(|it| it.size_bytes).sum();
     left -= clear(engine, store, &archives, now).await?;
     // Figures of a disk are far below 2^52: no precision is lost that anybody could see.
     #[expect(clippy::cast_precision_loss, reason = "see above")]
     gauge!("stella_artifacts_stored_bytes").set(left as f64);
+    given_up
+}
+
+/// Has each tenant give up what is older than the rule says and what it does not need.
+async fn give_up_old(
+    engine: &Handle,
+    rule: Rule,
+    archives: &[Archive],
+    now: SystemTime,
+) -> anyhow::Result<()> {
+    let tenants: Vec<TenantId> = engine.state().tenants.keys().copied().collect();
+    let old: BTreeMap<Digest, u64> = older(archives, Duration::from_millis(rule.after_ms), now).collect();
+    for tenant in tenants {
+        give_up(engine, tenant, rule, &old).await?;
+    }
     Ok(())
 }
 
@@ -208,6 +220,34 @@ mod tests {
         .await;
         look(&handle, &store, None, SystemTime::now() + 100 * DAY).await.unwrap();
         assert_eq!((is_there(known).await, is_there(other).await), (false, true));
+        engine.stop();
+    }
+
+    #[tokio::test]
+    async fn what_nobody_knows_goes_also_while_the_disk_is_too_full_for_the_journal() {
+        let folder = tempfile::tempdir().unwrap();
+        let start = |reserve_bytes| {
+            let settings = JournalConfig { cache_bytes: 8 << 20, reserve_bytes };
+            let journal = SledJournal::open(&Path::new(folder.path()).join("journal"), settings).unwrap();
+            Engine::start(Arc::new(journal), Config::default()).unwrap()
+        };
+        let room = Room::new(folder.path(), 0);
+        let store = ArtifactStore::open(folder.path().join("artifacts"), room).unwrap();
+        let (known, unknown) = (upload(&store, b"known").await, upload(&store, b"unknown").await);
+        let engine = start(0);
+        let tenant = TenantId(Uuid::from_u128(1));
+        let create = SystemCommand::CreateTenant { id: tenant, name: "acme".parse().unwrap() };
+        submit(&engine, Command::System(create)).await;
+        let stored = TenantCommand::StoreArtifact { digest: known, size_bytes: 5, tenant_bytes_max: None };
+        submit(&engine, Command::Tenant(tenant, stored)).await;
+        engine.stop();
+
+        let engine = start(u64::MAX);
+        let rule = Some(Rule { after_ms: 30 * 86_400_000, newest_min: 0 });
+        let refused = look(&engine.handle(), &store, rule, SystemTime::now() + 100 * DAY).await.unwrap_err();
+        assert!(format!("{refused:#}").contains("cannot be recorded"), "{refused:#}");
+        let is_there = async |digest| store.contains(digest).await.unwrap();
+        assert_eq!((is_there(unknown).await, is_there(known).await), (false, true));
         engine.stop();
     }
 }
