@@ -545,6 +545,43 @@ pub struct PlannedTarget {
     pub warnings: Vec<String>,
 }
 
+/// What would be run on one target of a plan. The digests are those in the target's leaf of the plan that people approve.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TargetTasks {
+    /// The target.
+    pub target: Named,
+    /// What would be run, in this order.
+    pub tasks: Vec<PlannedTask>,
+    /// What would take it back; absent if there is nothing to go back to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollback: Option<PlannedWayBack>,
+}
+
+/// What would be run to take a target back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PlannedWayBack {
+    /// What would be there then.
+    pub release: ReleaseRef,
+    /// What would be run, in this order; empty if a step of it cannot be filled in any more.
+    pub tasks: Vec<PlannedTask>,
+}
+
+/// A step that is filled in for a target.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PlannedTask {
+    /// The step's name.
+    pub step: String,
+    /// The release that it is a step of.
+    pub release: ReleaseRef,
+    /// The colour for which it is run, if the release has a switch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub colour: Option<String>,
+    /// Its digest: SHA-256 over a zero byte and the bytes of `task`.
+    pub digest: String,
+    /// The task, to the byte: JSON, with all names filled in.
+    pub task: String,
+}
+
 /// What taking a deployment back would do, had it been asked for now. Nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RollbackPlan {

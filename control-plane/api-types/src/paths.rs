@@ -110,6 +110,8 @@ pub const PROMOTION: &str = "/api/v1/tenants/{tenant}/promotions/{promotion}";
 pub const PROMOTION_PLAN: &str = "/api/v1/tenants/{tenant}/promotions/{promotion}/plan";
 /// One part of that, with the proof that it is in the hash.
 pub const PROMOTION_PLAN_PROOF: &str = "/api/v1/tenants/{tenant}/promotions/{promotion}/plan/proof";
+/// What it would run on one of its targets, and what would take that back.
+pub const PROMOTION_PLAN_TASKS: &str = "/api/v1/tenants/{tenant}/promotions/{promotion}/plan/tasks";
 /// Lets a promotion through.
 pub const PROMOTION_APPROVE: &str = "/api/v1/tenants/{tenant}/promotions/{promotion}/approve";
 /// Does not let a promotion through.
@@ -126,6 +128,8 @@ pub const PROMOTION_GATE_OVERRIDE: &str =
 pub const DEPLOYMENTS: &str = "/api/v1/tenants/{tenant}/deployments";
 /// Shows what a deployment would do.
 pub const DEPLOYMENT_PLANS: &str = "/api/v1/tenants/{tenant}/deployment-plans";
+/// What a deployment would run on one of its targets, and what would take that back.
+pub const DEPLOYMENT_PLAN_TASKS: &str = "/api/v1/tenants/{tenant}/deployment-plans/tasks";
 /// One deployment.
 pub const DEPLOYMENT: &str = "/api/v1/tenants/{tenant}/deployments/{deployment}";
 /// Asks hosts again whether a deployment could go back.

@@ -94,8 +94,8 @@ pub struct Promotion {
     /// `pending` (approvals are missing), `approved` (it starts as soon as the gates let it and it can), or one of the ends `started`, `rejected`,
     /// `withdrawn`, `expired` and `invalidated`.
     pub status: String,
-    /// What keeps it from starting now, for people: `2 approvals`, `gate ticket`, `the lock`, `a freeze`, `target web-1`. Empty if it has
-    /// ended.
+    /// What keeps it from starting now, for people: `2 approvals`, `1 approval of ada, bob`, `gate ticket`, `the lock`, `a freeze`,
+    /// `target web-1`. Empty if it has ended.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub waits_for: Vec<String>,
     /// The lock and the freeze that it waits for beside approvals and gates, for people: each with its reason, a freeze with its end.
@@ -112,6 +112,13 @@ pub struct Promotion {
     pub ended_by: Option<Actor>,
     /// How many accounts must approve.
     pub approvals_needed: u32,
+    /// How many of those approvals are missing. An approval more than a group needs fills no place of another group.
+    #[serde(default)]
+    pub approvals_missing: u32,
+    /// Whose approvals are missing: `needed` more of each group. An approval of somebody who is in several groups is counted where it
+    /// helps most.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing_from: Vec<Quorum>,
     /// Of whom, if the rule names groups; who is in several counts for one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub approvals_from: Vec<Quorum>,

@@ -45,48 +45,17 @@ pub(crate) struct Cli {
 
 const EXAMPLES: &str = "Examples:
   stella tenant create acme
-  stella account create ci --service --role deployer@acme/staging
-  stella token create 'build server' --account ci --quiet > ci-token
   stella env create staging
   stella agent token --name web-1
-  stella agent enrol-command --name web-1 --package https://packages.example.com/stella-agent_0.1.0-1_amd64.deb
   stella target create web-1 --env staging --agent web-1 --var port=8080
   stella release create web 1.4.0 --component web=./web.tar.gz --steps steps.json
-  stella release key create ci.key
-  stella release key add ci ci.key.pub
-  stella release create web 1.4.0 --component web=./web.tar.gz --commit 4b825dc --sign-with ci.key
-  stella release sign web:1.4.0 --key qa.key
-  stella gate set signature production signed --needed 2
-  stella channel set web beta --pre-release beta
-  stella env channels production --take stable
-  stella deploy web production --channel stable
-  stella deploy web:1.4.0 staging --plan
   stella deploy web:1.4.0 staging --batch 1 --wait
-  stella deploy web:1.4.0 production --canary 10:10m --canary 50
-  stella simulate scenario.yaml --runs 100
-  stella deployment pause DEPLOYMENT --reason 'the latency rises'
   stella rollback DEPLOYMENT --wait
-  stella env path production --after staging --soak 1h
-  stella env approvals production --needed 2
-  stella promotion list --status waiting
   stella promotion approve PROMOTION --reason 'tested by QA'
-  stella env freeze production weekend --from 2026-12-18T18:00 --to 2026-12-21T08:00 --repeat weekly --reason 'nobody is there'
   stella env lock production --reason 'inventory'
-  stella findings record web:1.4.0 trivy.json --scanner trivy
-  stella gate set security production scan --limit critical=0 --limit high=3
-  stella gate set metric production errors --source main --query 'max(error_ratio)' --below 0.01
-  stella deploy web:1.4.0 production --strategy blue-green --warm-up 30s --keep 1h --wait
-  stella gate pass PROMOTION change-ticket --reason 'CHG-1042 is approved'
-  stella release block web:1.4.0 --reason 'loses orders'
-  stella workflow apply ship.yaml
-  stella workflow run ship --input version=1.4.0 --wait
-  stella hook create shipped --account ci --workflow ship --input version=body.release.tag_name
-  stella deployment logs DEPLOYMENT
-  stella task logs TASK --follow
-  stella log-level info,stella_fleet=debug
-  stella ca update
   stella doctor
-  stella observability render ./stella --target stella.example.com:9090
+
+Every command has examples of its own: stella COMMAND --help.
 
 Exit codes: 0 done; 1 the deployment or run did not succeed, or a check found something; 2 wrong use; 3 refused by the control plane;
 4 control plane not reachable; 130 Ctrl-C while watching.";
@@ -124,63 +93,46 @@ pub(crate) enum Output {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Accounts: who uses the API, and what they may do.
-    #[command(subcommand)]
-    Account(Account),
-    /// API tokens: how accounts authenticate.
-    #[command(subcommand)]
-    Token(Token),
-    /// Show whose token this is, and what it may do.
-    #[command(after_help = "Example:\n  stella whoami")]
-    Whoami,
-    /// Show how much the control plane logs, or change it until its next start.
-    #[command(after_help = "Examples:\n  stella log-level\n  stella log-level info,stella_fleet=debug")]
-    LogLevel {
-        /// error, warn, info, debug, trace, off, or a filter such as info,stella_fleet=debug.
-        level: Option<String>,
-    },
-    /// Tenants: the boundary of isolation.
-    #[command(subcommand)]
-    Tenant(Tenant),
-    /// Environments: the stages that releases pass through.
-    #[command(subcommand, visible_alias = "environment")]
-    Env(Environment),
-    /// Gates: conditions that a release must meet before it may go to an environment.
-    #[command(subcommand)]
-    Gate(Gate),
-    /// What scanners have found in releases.
-    #[command(subcommand)]
-    Findings(Findings),
-    /// Targets: hosts, or slots on them.
-    #[command(subcommand)]
-    Target(Target),
-    /// Agents and their enrolment.
-    #[command(subcommand)]
-    Agent(Agent),
-    /// Releases: immutable, versioned, pinned by digest.
-    #[command(subcommand)]
-    Release(Release),
-    /// Channels: named streams of an application's releases.
-    #[command(subcommand)]
-    Channel(Channel),
+    /// Show the state of the control plane: version, agents, deployments.
+    #[command(after_help = "Example:\n  stella status")]
+    Status,
     /// Deploy a release to an environment.
     Deploy(Box<Deploy>),
-    /// Simulate a deployment with a virtual clock: how long it takes, what it puts at risk and what stops it.
-    Simulate(Simulate),
+    /// Roll a deployment back: each target returns to what it had before.
+    Rollback(Rollback),
     /// Deployments: list, follow, pause, retry or cancel them.
     #[command(subcommand)]
     Deployment(Deployment),
     /// Promotions: requests that wait for approvals or gates, and decisions on them.
     #[command(subcommand)]
     Promotion(Promotion),
+    /// Releases: immutable, versioned, pinned by digest.
+    #[command(subcommand)]
+    Release(Release),
+    /// Channels: named streams of an application's releases.
+    #[command(subcommand)]
+    Channel(Channel),
+    /// Environments: the stages that releases pass through.
+    #[command(subcommand, visible_alias = "environment")]
+    Env(Environment),
+    /// Targets: hosts, or slots on them.
+    #[command(subcommand)]
+    Target(Target),
+    /// Agents and their enrolment.
+    #[command(subcommand)]
+    Agent(Agent),
+    /// Gates: conditions that a release must meet before it may go to an environment.
+    #[command(subcommand)]
+    Gate(Gate),
+    /// What scanners have found in releases.
+    #[command(subcommand)]
+    Findings(Findings),
     /// Workflows: templates of several steps, and their runs.
     #[command(subcommand)]
     Workflow(Workflow),
     /// Incoming webhooks: let another system start something with a signed message.
     #[command(subcommand)]
     Hook(Hook),
-    /// Roll a deployment back: each target returns to what it had before.
-    Rollback(Rollback),
     /// Look at tasks.
     #[command(subcommand)]
     Task(Task),
@@ -193,6 +145,20 @@ pub(crate) enum Command {
         #[arg(long)]
         system: bool,
     },
+    /// Simulate a deployment with a virtual clock: how long it takes, what it puts at risk and what stops it.
+    Simulate(Simulate),
+    /// Tenants: the boundary of isolation.
+    #[command(subcommand)]
+    Tenant(Tenant),
+    /// Accounts: who uses the API, and what they may do.
+    #[command(subcommand)]
+    Account(Account),
+    /// API tokens: how accounts authenticate.
+    #[command(subcommand)]
+    Token(Token),
+    /// Show whose token this is, and what it may do.
+    #[command(after_help = "Example:\n  stella whoami")]
+    Whoami,
     /// The root certificates of the control plane, for --ca.
     #[command(subcommand)]
     Ca(Ca),
@@ -206,9 +172,12 @@ pub(crate) enum Command {
         /// The file to write; it must not exist [default: stella-support-SECONDS.tar.gz]
         file: Option<PathBuf>,
     },
-    /// Show the state of the control plane: version, agents, deployments.
-    #[command(after_help = "Example:\n  stella status")]
-    Status,
+    /// Show how much the control plane logs, or change it until its next start.
+    #[command(after_help = "Examples:\n  stella log-level\n  stella log-level info,stella_fleet=debug")]
+    LogLevel {
+        /// error, warn, info, debug, trace, off, or a filter such as info,stella_fleet=debug.
+        level: Option<String>,
+    },
     /// Configuration for Prometheus, Alertmanager and Grafana.
     #[command(subcommand)]
     Observability(Observability),
@@ -303,7 +272,8 @@ pub(crate) struct Events {
     /// Only those about this: the name or the id of an environment, a target, an agent or a release, or a deployment's id.
     #[arg(long, value_name = "NAME|ID")]
     pub(crate) about: Option<String>,
-    /// Then go on with what happens from now on.
+    /// Then go on with what happens from now on. Without --limit, --since or --all only the last 10,000 events are searched for what is
+    /// shown first.
     #[arg(long, short)]
     pub(crate) follow: bool,
     /// What belongs to no tenant: tenants, accounts and tokens.
@@ -356,6 +326,16 @@ mod tests {
         assert_eq!(stella_help::wrong_in_help(&Cli::command()), Vec::<String>::new());
         let book = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
         let (commands, wrong) = stella_help::wrong_in_book(&Cli::command(), &book)?;
+        assert_eq!(wrong, Vec::<String>::new());
+        assert!(commands > 100, "{commands} commands");
+        Ok(())
+    }
+
+    #[test]
+    fn the_tables_of_the_page_show_commands_as_they_are_written() -> std::io::Result<()> {
+        let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/cli.md");
+        let (commands, wrong) =
+            stella_help::wrong_in_tables(&Cli::command(), &std::fs::read_to_string(page)?);
         assert_eq!(wrong, Vec::<String>::new());
         assert!(commands > 100, "{commands} commands");
         Ok(())

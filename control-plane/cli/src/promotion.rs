@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use stella_api_types::account::WhoAmI;
-use stella_api_types::deployment::{DeploymentPlan, JobOf, OnFailure};
+use stella_api_types::deployment::{DeploymentPlan, JobOf, OnFailure, TargetTasks};
 use stella_api_types::environment::{Approvals, Environment, OnExpiry, SetApprovals, SetQuorum};
 use stella_api_types::gate::GateState;
 use stella_api_types::hold::HoldBack;
@@ -30,7 +30,12 @@ pub(crate) async fn promotion(context: &Context, command: Promotion) -> Result<b
         Promotion::List { environment, status, window } => {
             list(context, environment, status, &window).await?
         }
-        Promotion::Show { promotion } => show(context, &promotion).await?,
+        Promotion::Show { promotion, target: None } => show(context, &promotion).await?,
+        Promotion::Show { promotion, target: Some(target) } => {
+            let path = context.path(paths::PROMOTION_PLAN_TASKS, &[&promotion])?;
+            let tasks: TargetTasks = context.client.get_where(&path, &[("target", &target)]).await?;
+            print::result(context.output, &tasks, rollout::describe::tasks)?;
+        }
         Promotion::Prove { promotion, target, part } => {
             promotion_proof::prove(context, &promotion, target.as_deref(), part).await?;
         }
@@ -203,7 +208,7 @@ async fn list(
             it.environment.name.clone(),
             it.status.clone(),
             if it.waits_for.is_empty() { "-".to_owned() } else { it.waits_for.join(", ") },
-            format!("{}/{}", it.approvals.len(), it.approvals_needed),
+            format!("{}/{}", counted(it), it.approvals_needed),
             it.plan.targets.to_string(),
             when::ago(&it.requested_at),
             task::by(&it.requested_by),
@@ -237,6 +242,11 @@ async fn show(context: &Context, id: &str) -> Result<(), Error> {
             let groups: Vec<String> =
                 it.approvals_from.iter().map(|group| of_group(group.needed, &group.from)).collect();
             text.push(format!("needs the approval of {}", groups.join(" and ")));
+            let missing: Vec<String> =
+                it.missing_from.iter().map(|group| of_group(group.needed, &group.from)).collect();
+            if !missing.is_empty() {
+                text.push(format!("still missing: {}", missing.join(" and ")));
+            }
         }
         if it.asked_again > 0 {
             text.push(format!("asked for again: {}", print::count(it.asked_again.into(), "time")));
@@ -350,9 +360,14 @@ fn summary(it: &Dto) -> String {
         it.environment.name,
         task::by(&it.requested_by),
         it.status,
-        it.approvals.len(),
+        counted(it),
         it.approvals_needed,
     )
+}
+
+/// How many of the approvals that it needs it has: who is one too many for a group does not count for another.
+const fn counted(it: &Dto) -> u32 {
+    it.approvals_needed.saturating_sub(it.approvals_missing)
 }
 
 /// What a promotion that waits needs next, and what holds its environment meanwhile.
@@ -362,7 +377,6 @@ pub(crate) fn waits(it: &Dto) -> String {
 }
 
 fn needs(it: &Dto) -> String {
-    let given = it.approvals.len();
     if let Some(until) = it.held_until.as_deref().filter(|_| it.status == "approved").map(when::moment) {
         return format!("promotion {} has its approvals, and starts when the freeze ends: {until}", it.id);
     }
@@ -383,9 +397,18 @@ fn needs(it: &Dto) -> String {
     }
     let mut gates: String = gate::lines(&closed).iter().map(|line| format!("\n  {line}")).collect();
     gates.extend(somebodys(it, &closed).map(|next| format!("\n  {next}")));
+    // Where everybody with the role may approve there is nobody to name.
+    let missing = it.missing_from.iter().filter(|_| !it.approvals_from.is_empty());
+    let missing: Vec<String> = missing.map(|group| of_group(group.needed, &group.from)).collect();
+    let (missing, who) = match missing.as_slice() {
+        [] => (String::new(), "an approver"),
+        groups => (format!(", missing {}", groups.join(" and ")), "one of them"),
+    };
     format!(
-        "promotion {0} waits for approvals: {given} of {1}; an approver may say: stella promotion approve {0}{gates}",
-        it.id, it.approvals_needed
+        "promotion {0} waits for approvals: {1} of {2}{missing}; {who} may say: stella promotion approve {0}{gates}",
+        it.id,
+        counted(it),
+        it.approvals_needed
     )
 }
 

@@ -1,11 +1,11 @@
 //! Deployments and rollbacks.
 
-mod describe;
+pub(crate) mod describe;
 
 use serde::Serialize;
 use stella_api_types::deployment::{
     CancelDeployment, CreateDeployment, Deployment as Dto, DeploymentDetail, DeploymentPlan,
-    OnFailure as DtoOnFailure, PlannedGroups, RetryDeployment, RollbackPlan,
+    OnFailure as DtoOnFailure, PlannedGroups, RetryDeployment, RollbackPlan, TargetTasks,
 };
 use stella_api_types::paths;
 use stella_api_types::promotion::{Asked, Promotion};
@@ -74,10 +74,27 @@ fn in_place(current: &ReleaseRef, coming: &ReleaseRef) -> String {
     }
 }
 
+/// A plan, with what it would run on its target if it is for a single one.
+#[derive(Serialize)]
+struct PlannedWithTasks {
+    #[serde(flatten)]
+    plan: DeploymentPlan,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tasks: Option<TargetTasks>,
+}
+
+/// What a deployment to a single target would run there.
+async fn tasks(context: &Context, body: &CreateDeployment) -> Result<Option<TargetTasks>, Error> {
+    let Some([target]) = body.targets.as_deref() else { return Ok(None) };
+    let path = context.path(paths::DEPLOYMENT_PLAN_TASKS, &[])?;
+    context.client.post_where(&path, &[("target", target)], body).await.map(Some)
+}
+
 async fn plan(context: &Context, body: &CreateDeployment) -> Result<bool, Error> {
     let path = context.path(paths::DEPLOYMENT_PLANS, &[])?;
     let plan: DeploymentPlan = context.client.post(&path, body, None).await?;
-    print::result(context.output, &plan, |plan| {
+    let planned = PlannedWithTasks { plan, tasks: tasks(context, body).await? };
+    print::result(context.output, &planned, |PlannedWithTasks { plan, tasks }| {
         let rows = plan.targets.iter().enumerate().map(|(at, target)| {
             vec![
                 (at + 1).to_string(),
@@ -123,9 +140,10 @@ async fn plan(context: &Context, body: &CreateDeployment) -> Result<bool, Error>
         let gates: String = proven.chain(gates).chain(verified).collect();
         let warnings: String = plan.warnings.iter().map(|warning| format!("\nwarning: {warning}")).collect();
         let groups = plan.groups.as_ref().map(groups).unwrap_or_default();
+        let tasks = tasks.as_ref().map(|it| format!("\n\n{}", describe::tasks(it))).unwrap_or_default();
         format!(
             "{}:{} to {}: {}, {at_once}, in {} at most; on failure{tolerated} it {on_failure}{groups}\neach target: {}{approvals}{gates}\nplan {}{warnings}\n\n\
-             {table}\n\nNothing was changed; leave out --plan to deploy.",
+             {table}{tasks}\n\nNothing was changed; leave out --plan to deploy.",
             plan.release.application,
             plan.release.version,
             plan.environment.name,

@@ -56,19 +56,20 @@ mod workflow;
 use std::sync::Arc;
 
 use imbl::OrdMap;
-use stella_protocol::id::TenantId;
+use stella_protocol::id::{TargetId, TenantId};
 use stella_protocol::time::Timestamp;
 use stella_protocol::trace::TraceContext;
 
 use crate::access;
 use crate::command::{Actor, Command, Idempotency, NewDeployment, Outcome, Request, TenantCommand};
 use crate::event::{Event, Fact, StreamId};
+use crate::plan::TargetWork;
 use crate::rejection::Rejection;
 use crate::state::State;
-use crate::tenant::{AnsweredRequest, REQUEST_MEMORY_MS, Timer};
+use crate::tenant::{AnsweredRequest, REQUEST_MEMORY_MS, TenantState, Timer};
 pub use channel::newest;
 pub use gate::{Preview, preview};
-pub use promotion::{Planned, planned, planned_again, prove};
+pub use promotion::{Planned, planned, planned_again, prove, work_on};
 pub use proof::{Provable, judge, provable};
 pub(crate) use release::are_sound;
 pub use rollback::{PlannedRollback, plan_rollback};
@@ -142,15 +143,51 @@ pub fn plan(
     new: &NewDeployment,
     now: Timestamp,
 ) -> Result<Planned, Rejection> {
+    let (tenant, actor) = may_deploy(state, actor, tenant, new, now)?;
+    let planned = planned(tenant, new, now)?;
+    can_be_approved(tenant, &actor, new)?;
+    Ok(planned)
+}
+
+/// What a deployment by this actor would run on one of its targets, had it been asked for at `now`, and what would take it back.
+///
+/// # Errors
+/// If it would be refused, for the same reason, or does not go there.
+pub fn plan_work(
+    state: &State,
+    actor: Actor,
+    (tenant, target): (TenantId, TargetId),
+    new: &NewDeployment,
+    now: Timestamp,
+) -> Result<TargetWork, Rejection> {
+    let (tenant, actor) = may_deploy(state, actor, tenant, new, now)?;
+    let work = promotion::planned_work(tenant, new, target, now)?;
+    can_be_approved(tenant, &actor, new)?;
+    Ok(work)
+}
+
+/// The tenant of a deployment that somebody may ask for, and who asks.
+fn may_deploy<'s>(
+    state: &'s State,
+    actor: Actor,
+    tenant: TenantId,
+    new: &NewDeployment,
+    now: Timestamp,
+) -> Result<(&'s TenantState, Actor), Rejection> {
     let command = Command::Tenant(tenant, TenantCommand::Deploy(Box::new(new.clone())));
     let request = Request { actor, trace: TraceContext::default(), idempotency: None, command };
     access::check(state, &request, now)?;
-    let tenant = state.tenants.get(&tenant).ok_or_else(|| Rejection::not_found(TenantId::KIND, tenant))?;
-    let planned = planned(tenant, new, now)?;
-    if let Some(environment) = tenant.environments.get(&new.environment) {
-        promotion::can_be_approved(environment, &request.actor, &[])?;
+    let found = state.tenants.get(&tenant).map(AsRef::as_ref);
+    let found = found.ok_or_else(|| Rejection::not_found(TenantId::KIND, tenant))?;
+    Ok((found, request.actor))
+}
+
+/// Whether enough of those who may approve a deployment are left when whoever asks for it does not count.
+fn can_be_approved(tenant: &TenantState, actor: &Actor, new: &NewDeployment) -> Result<(), Rejection> {
+    match tenant.environments.get(&new.environment) {
+        Some(environment) => promotion::can_be_approved(environment, actor, &[]),
+        None => Ok(()),
     }
-    Ok(planned)
 }
 
 impl Decision {

@@ -14,7 +14,7 @@ use stella_protocol::id::{AgentId, EnvironmentId, ReleaseId, RunId, TargetId, Te
 use stella_signing::merkle;
 
 use crate::amount::Amount;
-use crate::colour::{self, Leg, Steps};
+use crate::colour::{self, Colour, Leg, Steps};
 use crate::command::NewDeployment;
 use crate::deployment::{OnFailure, Strategy};
 use crate::environment::{Environment, Needs, Requirement, Verification};
@@ -84,6 +84,30 @@ pub struct PartProof {
     pub leaves: usize,
     /// The hashes beside it, from the leaf up.
     pub path: Vec<Digest>,
+}
+
+/// What the digests in a target's leaf are made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TargetWork {
+    /// What would be run there.
+    pub tasks: Vec<PlannedTask>,
+    /// The release that it would go back to, and what would be run for that; nothing if a step of it cannot be filled in any more.
+    pub rollback: Option<(ReleaseId, Vec<PlannedTask>)>,
+}
+
+/// A step that is filled in for a target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlannedTask {
+    /// The release that the step is of.
+    pub release: ReleaseId,
+    /// The step.
+    pub step: Name,
+    /// The colour for which it is run, if the release has a switch.
+    pub colour: Option<Colour>,
+    /// The task, to the byte: JSON.
+    pub text: String,
+    /// The digest of that, as it is in the leaf.
+    pub digest: Digest,
 }
 
 #[derive(Serialize)]
@@ -207,11 +231,13 @@ impl Sealing<'_> {
         self.grow(None).1
     }
 
-    /// One part of the plan with its proof; `None` if it has no such part.
-    pub(crate) fn prove(&self, part: PlanPart) -> Option<PartProof> {
-        let (Tree { hashes, kept, .. }, _) = self.grow(Some(part));
-        let (at, leaf) = kept?;
-        Some(PartProof { leaf, at, leaves: hashes.len(), path: merkle::path(&hashes, at)? })
+    /// The plan, and one part of it with its proof; `None` if it has no such part.
+    pub(crate) fn prove(&self, part: PlanPart) -> (Plan, Option<PartProof>) {
+        let (Tree { hashes, kept, .. }, plan) = self.grow(Some(part));
+        let proof = kept.and_then(|(at, leaf)| {
+            Some(PartProof { leaf, at, leaves: hashes.len(), path: merkle::path(&hashes, at)? })
+        });
+        (plan, proof)
     }
 
     fn grow(&self, wanted: Option<PlanPart>) -> (Tree, Plan) {
@@ -261,17 +287,12 @@ impl Sealing<'_> {
     }
 
     fn add_targets(&self, tree: &mut Tree, is_job: bool) {
-        let Sealing { tenant, environment, release, new, .. } = *self;
-        let has_groups = new.strategy.groups().is_some();
-        let mut tasks = Tasks { tenant, environment, new: release, alike: HashMap::new() };
+        let release = self.release;
+        let mut tasks = Tasks { places: self.places(), alike: HashMap::new() };
         for (target, legs) in &self.targets {
-            let stays = is_job || (has_groups && Part::of(legs) == Part::Member);
-            let previous = target.current.filter(|_| !stays).and_then(|id| tenant.releases.get(&id));
-            let rollback = previous.map(|previous| Rollback {
-                release: previous.id,
-                tasks: tasks
-                    .on(previous.id, &target.as_it_was_brought(), &back(previous, target))
-                    .unwrap_or_default(),
+            let rollback = self.way_back(target, legs, is_job).map(|(previous, back)| Rollback {
+                release: previous,
+                tasks: tasks.on(previous, &target.as_it_was_brought(), &back).unwrap_or_default(),
             });
             let leaf = Leaf::Target {
                 id: target.id,
@@ -285,6 +306,29 @@ impl Sealing<'_> {
             };
             tree.add(PlanPart::Target(target.id), &leaf);
         }
+    }
+
+    /// The tasks whose digests are in a target's leaf, filled in; `None` if the plan has no such target.
+    pub(crate) fn work_on(&self, id: TargetId) -> Option<TargetWork> {
+        let (target, legs) = self.targets.iter().find(|(target, _)| target.id == id)?;
+        let places = self.places();
+        let rollback = self.way_back(target, legs, self.new.job.is_some()).map(|(previous, back)| {
+            (previous, places.texts(previous, &target.as_it_was_brought(), &back).unwrap_or_default())
+        });
+        let tasks = places.texts(self.release.id, target, legs).unwrap_or_default();
+        Some(TargetWork { tasks, rollback })
+    }
+
+    const fn places(&self) -> Places<'_> {
+        Places { tenant: self.tenant, environment: self.environment, new: self.release }
+    }
+
+    /// Where a target would go back to, and what is run for that.
+    fn way_back(&self, target: &Target, legs: &[Leg], is_job: bool) -> Option<(ReleaseId, Vec<Leg>)> {
+        let stays = is_job || (self.new.strategy.groups().is_some() && Part::of(legs) == Part::Member);
+        let previous = target.current.filter(|_| !stays)?;
+        let previous = self.tenant.releases.get(&previous)?;
+        Some((previous.id, back(previous, target)))
     }
 }
 
@@ -307,43 +351,81 @@ fn back(previous: &Release, target: &Target) -> Vec<Leg> {
     target.live.map(switch).into_iter().collect()
 }
 
-/// Digests of tasks. A step that refers to nothing is the same task on every target, and hashed once.
-struct Tasks<'p> {
+/// Where tasks are filled in.
+#[derive(Clone, Copy)]
+struct Places<'p> {
     tenant: &'p TenantState,
     environment: &'p Environment,
     /// What is brought there, which the tenant does not know yet if it is a job's.
     new: &'p Release,
-    alike: HashMap<(Leg, usize), Digest>,
 }
 
-impl Tasks<'_> {
-    /// Those of all that is run on a target, which is all steps of the release without legs; `None` if one cannot be filled in.
-    fn on(&mut self, release: ReleaseId, target: &Target, legs: &[Leg]) -> Option<Vec<Digest>> {
+impl Places<'_> {
+    /// Goes through all that is run on a target, which is all steps of the release without legs: for each step which one of which leg it
+    /// is, and the names that it may refer to. `None` if one cannot be filled in.
+    fn walk(
+        &self,
+        release: ReleaseId,
+        target: &Target,
+        legs: &[Leg],
+        mut see: impl FnMut((Leg, usize), (&Release, &Step), &Names<'_>) -> Option<()>,
+    ) -> Option<()> {
         let whole = Leg { release, colour: None, steps: Steps::All };
-        let mut tasks = Vec::new();
         for leg in legs.iter().copied().chain(legs.is_empty().then_some(whole)) {
             let known = || self.tenant.releases.get(&leg.release).map(AsRef::as_ref);
             let release = if leg.release == self.new.id { self.new } else { known()? };
             let stage = self.environment.name.as_str();
             let names = Names::new(stage, release, target, leg.colour, &target.variables);
             for (number, step) in colour::steps(release, leg.steps).enumerate() {
-                if let Some(digest) = self.alike.get(&(leg, number)) {
-                    tasks.push(*digest);
-                    continue;
-                }
-                let digest = hashed(&render::on_target(release, step, &names).ok()?);
-                if render::references(step) == 0 {
-                    self.alike.insert((leg, number), digest);
-                }
-                tasks.push(digest);
+                see((leg, number), (release, step), &names)?;
             }
         }
+        Some(())
+    }
+
+    /// All that is run on a target, filled in.
+    fn texts(&self, release: ReleaseId, target: &Target, legs: &[Leg]) -> Option<Vec<PlannedTask>> {
+        let mut tasks = Vec::new();
+        self.walk(release, target, legs, |(leg, _), (release, step), names| {
+            let json = json(&render::on_target(release, step, names).ok()?);
+            let digest = merkle::leaf(json.as_bytes());
+            let step = step.name.clone();
+            tasks.push(PlannedTask { release: release.id, step, colour: leg.colour, text: json, digest });
+            Some(())
+        })?;
         Some(tasks)
     }
 }
 
-/// The hash of a task, made as that of a leaf: over a zero byte and its JSON.
-fn hashed(task: &impl Serialize) -> Digest {
-    let json = serde_json::to_vec(task).expect("plain values, and maps with texts as keys, are JSON");
-    merkle::leaf(&json)
+/// Digests of tasks. A step that refers to nothing is the same task on every target, and hashed once.
+struct Tasks<'p> {
+    places: Places<'p>,
+    alike: HashMap<(Leg, usize), Digest>,
+}
+
+impl Tasks<'_> {
+    /// Those of all that is run on a target; `None` if a step cannot be filled in.
+    fn on(&mut self, release: ReleaseId, target: &Target, legs: &[Leg]) -> Option<Vec<Digest>> {
+        let Self { places, alike } = self;
+        let mut tasks = Vec::new();
+        places.walk(release, target, legs, |which, (release, step), names| {
+            if let Some(digest) = alike.get(&which) {
+                tasks.push(*digest);
+                return Some(());
+            }
+            let json = json(&render::on_target(release, step, names).ok()?);
+            let digest = merkle::leaf(json.as_bytes());
+            if render::references(step) == 0 {
+                alike.insert(which, digest);
+            }
+            tasks.push(digest);
+            Some(())
+        })?;
+        Some(tasks)
+    }
+}
+
+/// The text of a task, over which its digest is made as that of a leaf: with a zero byte before it.
+fn json(task: &impl Serialize) -> String {
+    serde_json::to_string(task).expect("plain values, and maps with texts as keys, are JSON")
 }

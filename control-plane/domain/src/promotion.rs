@@ -103,22 +103,38 @@ impl ApprovalRule {
         self.groups().any(|(_, from)| from.is_empty() || from.binary_search(&account).is_ok())
     }
 
-    /// How many of the approvals that it needs these accounts give, when each counts where it is of most use: a matching of accounts and
-    /// places, found by augmenting paths.
+    /// How many of the approvals that it needs these accounts give, when each counts where it is of most use.
     #[must_use]
     pub fn met_by(&self, accounts: &[AccountId]) -> u32 {
-        let most = usize::try_from(APPROVALS_MAX).unwrap_or(usize::MAX);
-        let places = self.groups().flat_map(|(needed, from)| {
-            std::iter::repeat_n(from, usize::try_from(needed).unwrap_or(most).min(most))
+        let taken = self.seated(accounts).into_iter().filter(|(_, by)| by.is_some());
+        u32::try_from(taken.count()).unwrap_or(u32::MAX)
+    }
+
+    /// Which groups lack approvals when these accounts have approved: how many more of whom.
+    #[must_use]
+    pub fn lacking(&self, accounts: &[AccountId]) -> Vec<(u32, &[AccountId])> {
+        let seats = self.seated(accounts);
+        let groups = self.groups().enumerate().map(|(at, (_, from))| {
+            let free = seats.iter().filter(|(group, by)| *group == at && by.is_none()).count();
+            (u32::try_from(free).unwrap_or(u32::MAX), from)
         });
-        let places: Vec<&[AccountId]> = places.collect();
+        groups.filter(|(missing, _)| *missing > 0).collect()
+    }
+
+    /// The places that have to be taken, each with the number of its group and who takes it: a matching of accounts and places, found by
+    /// augmenting paths.
+    fn seated(&self, accounts: &[AccountId]) -> Vec<(usize, Option<AccountId>)> {
+        let most = usize::try_from(APPROVALS_MAX).unwrap_or(usize::MAX);
+        let places = self.groups().enumerate().flat_map(|(at, (needed, from))| {
+            std::iter::repeat_n((at, from), usize::try_from(needed).unwrap_or(most).min(most))
+        });
+        let (groups, places): (Vec<usize>, Vec<&[AccountId]>) = places.unzip();
         let mut taken: Vec<Option<AccountId>> = vec![None; places.len()];
-        let mut met = 0;
         for account in accounts {
             let mut tried = vec![false; places.len()];
-            met += u32::from(seat(*account, &places, &mut taken, &mut tried));
+            seat(*account, &places, &mut taken, &mut tried);
         }
-        met
+        groups.into_iter().zip(taken).collect()
     }
 }
 
@@ -215,6 +231,13 @@ impl Promotion {
     pub fn missing(&self) -> u32 {
         let lacks = |rule: &ApprovalRule| rule.needed_in_all().saturating_sub(rule.met_by(&self.given()));
         self.rule.as_ref().map_or(0, lacks)
+    }
+
+    /// Which groups lack approvals: how many more of whom.
+    #[must_use]
+    pub fn lacking(&self) -> Vec<(u32, &[AccountId])> {
+        let given = self.given();
+        self.rule.as_ref().map(|rule| rule.lacking(&given)).unwrap_or_default()
     }
 
     /// Whether it was asked for before guards were part of what people approve: it is looked at without them until its end.

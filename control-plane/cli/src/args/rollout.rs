@@ -11,6 +11,7 @@ use super::{Window, pair};
 const DEPLOY_EXAMPLES: &str = "Examples:
   stella deploy web:1.4.0 staging --batch 1 --wait
   stella deploy web:1.4.0 production --plan
+  stella deploy web:1.4.0 production --plan --target web-1
   stella deploy web:1.4.0 production --canary 10:10m --canary 50 --on-failure rollback
   stella deploy web:1.4.0 production --strategy blue-green --warm-up 30s --keep 1h --wait
   stella deploy web production --channel stable --label rack=7
@@ -44,7 +45,8 @@ pub(crate) struct Deploy {
     /// How long it may take in all; an hour if not given.
     #[arg(long, value_name = "TIME", value_parser = crate::when::seconds)]
     pub(crate) timeout: Option<u64>,
-    /// Only show what would be done, or why it would be refused; exit with 0 or 3.
+    /// Only show what would be done, or why it would be refused; exit with 0 or 3. With a single --target also each task, filled in
+    /// and with its digest.
     #[arg(long, conflicts_with_all = ["wait", "idempotency_key"])]
     pub(crate) plan: bool,
     /// Deploy although the environment is frozen, and why; it is recorded. Needs the role operator.
@@ -256,10 +258,15 @@ pub(crate) enum Promotion {
         window: Window,
     },
     /// Show a promotion, who decided on it, and what it would do.
-    #[command(after_help = "Example:\n  stella promotion show PROMOTION")]
+    #[command(
+        after_help = "Examples:\n  stella promotion show PROMOTION\n  stella promotion show PROMOTION --target web-1"
+    )]
     Show {
         /// Its id.
         promotion: String,
+        /// Show what it would run on this target instead, each task filled in and with its digest, and what would take that back.
+        #[arg(long)]
+        target: Option<String>,
     },
     /// Follow a promotion: its approvals and gates as long as it waits, then its deployment until that has ended; exit with 1 if it
     /// did not come to one, or that did not succeed.

@@ -1,7 +1,8 @@
 //! A deployment for people.
 
 use stella_api_types::deployment::{
-    Deployment, DeploymentDetail, DeploymentTarget, OnFailure, RollbackOf, RollbackPlan, TargetWayBack,
+    Deployment, DeploymentDetail, DeploymentTarget, OnFailure, PlannedTask, RollbackOf, RollbackPlan,
+    TargetTasks, TargetWayBack,
 };
 use stella_api_types::promotion::Promotion;
 
@@ -73,6 +74,29 @@ pub(super) fn rollback_plan(plan: &RollbackPlan) -> String {
         pace::described(&plan.strategy, Some(targets)),
         when::length(plan.timeout_seconds),
     )
+}
+
+/// What would be run on one target, and what would take that back: each task as it is, with its digest.
+pub(crate) fn tasks(work: &TargetTasks) -> String {
+    let task = |it: &PlannedTask| {
+        let step = in_colour(&it.step, it.colour.as_deref());
+        format!("\n  {}  {}\n    {}", print::one_line(&step), it.digest, print::one_line(&it.task))
+    };
+    let there: String = work.tasks.iter().map(task).collect();
+    let back = match &work.rollback {
+        None => "there is nothing to go back to".to_owned(),
+        Some(back) if back.tasks.is_empty() => {
+            format!(
+                "it cannot go back to {}: a step of that cannot be filled in any more",
+                back.release.version
+            )
+        }
+        Some(back) => {
+            let tasks: String = back.tasks.iter().map(task).collect();
+            format!("to go back to {}:{tasks}", back.release.version)
+        }
+    };
+    format!("run on {}:{there}\n{back}", work.target.name)
 }
 
 fn headline(deployment: &Deployment) -> String {

@@ -20,7 +20,7 @@ use crate::environment::Environment;
 use crate::event::{Fact, PlannedTarget};
 use crate::gate::Outcome as Says;
 use crate::job::Job;
-use crate::plan::{PartProof, Plan, PlanPart, Sealing};
+use crate::plan::{PartProof, Plan, PlanPart, Sealing, TargetWork};
 use crate::promotion::{
     APPROVALS_MAX, ASKED_AGAIN_MAX, ApprovalRule, ApprovalSignature, EXPIRES_MS_DEFAULT, EXPIRES_MS_RANGE,
     GROUPS_MAX, OPEN_MAX, Objection, OnExpiry, Promotion, PromotionStatus,
@@ -174,13 +174,46 @@ pub fn prove(
 ) -> Result<PartProof, Rejection> {
     let prepared = checked(tenant, &promotion.wanted, now, true)?;
     let sealing = sealing(tenant, &prepared, &promotion.wanted, promotion.is_of_before_guards());
-    is_its(promotion, &sealing.seal())?;
-    sealing.prove(part).ok_or_else(|| match part {
+    let (plan, proof) = sealing.prove(part);
+    is_its(promotion, &plan)?;
+    proof.ok_or_else(|| match part {
         PlanPart::Target(id) => Rejection::not_found(TargetId::KIND, id),
         PlanPart::Wanted | PlanPart::Guards | PlanPart::Release => {
             Rejection::not_found("part of the plan", "guards")
         }
     })
+}
+
+/// What a promotion that waits would run on one of its targets, and what would take it back: what the digests in the target's leaf are of.
+///
+/// # Errors
+/// If it would be refused now, would do something else by now, or does not go there.
+pub fn work_on(
+    tenant: &TenantState,
+    promotion: &Promotion,
+    target: TargetId,
+    now: Timestamp,
+) -> Result<TargetWork, Rejection> {
+    let prepared = checked(tenant, &promotion.wanted, now, true)?;
+    let sealing = sealing(tenant, &prepared, &promotion.wanted, promotion.is_of_before_guards());
+    is_its(promotion, &sealing.seal())?;
+    sealing.work_on(target).ok_or_else(|| Rejection::not_found(TargetId::KIND, target))
+}
+
+/// The same of a deployment, had it been asked for at `now`.
+///
+/// # Errors
+/// If it would be refused, or does not go there.
+pub(super) fn planned_work(
+    tenant: &TenantState,
+    new: &NewDeployment,
+    target: TargetId,
+    now: Timestamp,
+) -> Result<TargetWork, Rejection> {
+    let waits = tenant.environments.get(&new.environment).is_some_and(|it| may_wait(it));
+    let prepared = checked(tenant, new, now, waits)?;
+    let work = sealing(tenant, &prepared, new, false).work_on(target);
+    work.ok_or_else(|| Rejection::not_found(TargetId::KIND, target))
 }
 
 fn planned_as(
