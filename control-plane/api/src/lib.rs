@@ -16,6 +16,7 @@ mod parse;
 mod proxies;
 mod request;
 mod resolve;
+mod roles;
 mod routes;
 mod scan;
 mod serve;

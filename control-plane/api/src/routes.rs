@@ -73,6 +73,7 @@ pub fn router(deps: ApiDeps, shutdown: CancellationToken) -> Router {
 pub fn openapi() -> utoipa::openapi::OpenApi {
     let (_, mut document) = all().split_for_parts();
     document.info.version = env!("CARGO_PKG_VERSION").to_owned();
+    crate::roles::note(&mut document);
     document
 }
 
@@ -126,6 +127,7 @@ fn all() -> OpenApiRouter<App> {
         .routes(routes!(promotions::promotion))
         .routes(routes!(promotions::promotion_plan))
         .routes(routes!(promotions::promotion_plan_proof))
+        .routes(routes!(promotions::promotion_plan_tasks))
         .routes(routes!(promotions::approve))
         .routes(routes!(promotions::reject))
         .routes(routes!(promotions::withdraw))
@@ -133,6 +135,7 @@ fn all() -> OpenApiRouter<App> {
         .routes(routes!(gates::override_gate))
         .routes(routes!(deployments::deployments, deployments::deploy))
         .routes(routes!(deployments::plan))
+        .routes(routes!(deployments::plan_tasks))
         .routes(routes!(deployments::deployment))
         .routes(routes!(deployments::rollback))
         .routes(routes!(deployments::rollback_plan))

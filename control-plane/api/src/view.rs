@@ -43,7 +43,7 @@ pub(crate) use deployment::{deployment, deployment_detail};
 pub(crate) use event::event;
 pub(crate) use gate::{gate, scan_report};
 pub(crate) use hook::hook;
-pub(crate) use plan::{plan, rollback_plan};
+pub(crate) use plan::{plan, rollback_plan, target_tasks};
 pub(crate) use promotion::{plan_proof, promotion};
 pub(crate) use release::release;
 pub(crate) use signing::release_key;

@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use serde::Deserialize;
 use stella_api_types::deployment::{
     CancelDeployment, CreateDeployment, Deployment, DeploymentDetail, DeploymentPlan, RetryDeployment,
-    RollbackPlan,
+    RollbackPlan, TargetTasks,
 };
 use stella_api_types::promotion::{Asked, Promotion};
 use stella_api_types::task::{SettleTask, Task};
@@ -25,7 +25,7 @@ use stella_protocol::time::Timestamp;
 use utoipa::IntoParams;
 use uuid::Uuid;
 
-use super::promotions;
+use super::promotions::{self, TargetOfPlan};
 use crate::body::{First, Json, Paging, Path, Query};
 use crate::error::ApiError;
 use crate::submit::{Change, unexpected};
@@ -128,6 +128,31 @@ pub(crate) async fn plan(
     }
     way_back::look(&app, &mut plan, provable).await;
     Ok(Json(plan))
+}
+
+/// Shows what a deployment would run on one of its targets, filled in, and what would take that back. It is refused where the deployment
+/// would be; nothing is changed.
+#[utoipa::path(post, path = paths::DEPLOYMENT_PLAN_TASKS, tag = "deployments",
+    params(("tenant" = String, Path), TargetOfPlan), request_body = CreateDeployment,
+    responses((status = 200, body = TargetTasks)))]
+pub(crate) async fn plan_tasks(
+    State(app): State<App>,
+    Path(tenant): Path<String>,
+    Query(of): Query<TargetOfPlan>,
+    change: Change,
+    Json(body): Json<CreateDeployment>,
+) -> Result<Json<TargetTasks>, ApiError> {
+    let state = app.engine.state();
+    let tenant = Arc::clone(resolve::tenant(&state, &tenant)?);
+    let (actor, now) = (change.actor(), app.engine.now());
+    let new = wanted(&tenant, &body, now)?;
+    let target = resolve::target_in(&tenant, new.environment, &of.target)?.id;
+    // Thousands of targets take a while.
+    let work = tokio::task::spawn_blocking(move || {
+        let work = decide::plan_work(&state, actor, (tenant.id, target), &new, now)?;
+        Ok::<_, Rejection>(view::target_tasks(&tenant, &new, target, &work))
+    });
+    Ok(Json(work.await.map_err(|error| ApiError::internal(&error))??))
 }
 
 /// The deployment that is asked for, under a new id.

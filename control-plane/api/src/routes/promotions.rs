@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use serde::Deserialize;
-use stella_api_types::deployment::DeploymentPlan;
+use stella_api_types::deployment::{DeploymentPlan, TargetTasks};
 use stella_api_types::hold::HoldBack;
 use stella_api_types::promotion::{ApprovePromotion, PlanProof, Promotion, RejectPromotion};
 use stella_api_types::{Page, paths};
 use stella_domain::command::TenantCommand;
 use stella_domain::decide;
 use stella_domain::plan::PlanPart;
+use stella_domain::promotion as domain;
 use stella_engine::ArchivedPromotion;
 use stella_protocol::id::{PromotionId, TenantId};
 use utoipa::IntoParams;
@@ -102,10 +103,7 @@ pub(crate) async fn promotion_plan(
     let state = app.engine.state();
     let tenant = archive::with_promotion(&app, resolve::tenant(&state, &tenant)?, &promotion).await?;
     let promotion = resolve::promotion(&tenant, &promotion)?.clone();
-    if !promotion.is_open() {
-        let problem = format!("promotion {} waits no more: it is {}", promotion.id, promotion.status_name());
-        return Err(ApiError::new(ErrorCode::Conflict, problem));
-    }
+    still_waits(&promotion)?;
     let now = app.engine.now();
     // Thousands of targets take a while.
     let planned = tokio::task::spawn_blocking(move || {
@@ -139,10 +137,7 @@ pub(crate) async fn promotion_plan_proof(
     let state = app.engine.state();
     let tenant = archive::with_promotion(&app, resolve::tenant(&state, &tenant)?, &promotion).await?;
     let promotion = resolve::promotion(&tenant, &promotion)?.clone();
-    if !promotion.is_open() {
-        let problem = format!("promotion {} waits no more: it is {}", promotion.id, promotion.status_name());
-        return Err(ApiError::new(ErrorCode::Conflict, problem));
-    }
+    still_waits(&promotion)?;
     let part = match (wanted.target.as_deref(), wanted.part.as_deref()) {
         (Some(target), None) => {
             let place = promotion.wanted.environment;
@@ -161,6 +156,48 @@ pub(crate) async fn promotion_plan_proof(
         Ok::<_, ApiError>(view::plan_proof(&promotion, proof))
     });
     Ok(Json(proven.await.map_err(|error| ApiError::internal(&error))??))
+}
+
+/// Which target of a plan.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct TargetOfPlan {
+    /// Its name or id.
+    pub(super) target: String,
+}
+
+/// Shows what a promotion that waits would run on one of its targets, filled in, and what would take that back: what the digests in the
+/// target's part of the plan stand for.
+#[utoipa::path(get, path = paths::PROMOTION_PLAN_TASKS, tag = "promotions",
+    params(("tenant" = String, Path), ("promotion" = String, Path), TargetOfPlan),
+    responses((status = 200, body = TargetTasks)))]
+pub(crate) async fn promotion_plan_tasks(
+    State(app): State<App>,
+    Path((tenant, promotion)): Path<(String, String)>,
+    Query(wanted): Query<TargetOfPlan>,
+) -> Result<Json<TargetTasks>, ApiError> {
+    let state = app.engine.state();
+    let tenant = archive::with_promotion(&app, resolve::tenant(&state, &tenant)?, &promotion).await?;
+    let promotion = resolve::promotion(&tenant, &promotion)?.clone();
+    still_waits(&promotion)?;
+    let target = resolve::target_in(&tenant, promotion.wanted.environment, &wanted.target)?.id;
+    let now = app.engine.now();
+    // Thousands of targets take a while.
+    let work = tokio::task::spawn_blocking(move || {
+        let work = decide::work_on(&tenant, &promotion, target, now)?;
+        Ok::<_, ApiError>(view::target_tasks(&tenant, &promotion.wanted, target, &work))
+    });
+    Ok(Json(work.await.map_err(|error| ApiError::internal(&error))??))
+}
+
+/// What it would do is known as long as a promotion waits.
+fn still_waits(promotion: &domain::Promotion) -> Result<(), ApiError> {
+    if promotion.is_open() {
+        return Ok(());
+    }
+    let problem = format!("promotion {} waits no more: it is {}", promotion.id, promotion.status_name());
+    Err(ApiError::new(ErrorCode::Conflict, problem))
 }
 
 /// Approves a promotion. With the last approval that it needs it starts, or as soon as it can.

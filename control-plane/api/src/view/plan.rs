@@ -9,12 +9,14 @@ use stella_domain::environment::PromotionPath;
 use stella_domain::event::PlannedTarget;
 use stella_domain::group::{self, Part};
 use stella_domain::hold::Standing;
+use stella_domain::job::own_release;
+use stella_domain::plan::{PlannedTask, TargetWork};
 use stella_domain::promotion::ApprovalRule;
 use stella_domain::tenant::TenantState;
-use stella_protocol::id::{AgentId, DeploymentId};
+use stella_protocol::id::{AgentId, DeploymentId, TargetId};
 use stella_protocol::time::Timestamp;
 
-use super::deployment::{amount, on_failure, strategy};
+use super::deployment::{amount, on_failure, own_ref, strategy};
 use super::promotion::{holds, plan_hash};
 use super::release::{phase, release_ref};
 use super::{agent_named, connectivity, environment_named, gate, target_named, time, verification};
@@ -120,6 +122,35 @@ fn reached(tenant: &TenantState, agent: AgentId) -> (&'static str, Option<String
     (name, warning)
 }
 
+/// What would be run on one target of a deployment.
+pub(crate) fn target_tasks(
+    tenant: &TenantState,
+    wanted: &NewDeployment,
+    target: TargetId,
+    work: &TargetWork,
+) -> dto::TargetTasks {
+    // A job's own release is nobody else's, and the tenant does not know it.
+    let release = |id| match &wanted.job {
+        Some(job) if id == own_release(wanted.id) => own_ref(id, &job.workflow, &job.step),
+        _ => release_ref(tenant, id),
+    };
+    let task = |task: &PlannedTask| dto::PlannedTask {
+        step: task.step.to_string(),
+        release: release(task.release),
+        colour: task.colour.map(|colour| colour.name().to_owned()),
+        digest: task.digest.to_string(),
+        task: task.text.clone(),
+    };
+    dto::TargetTasks {
+        target: target_named(tenant, target),
+        tasks: work.tasks.iter().map(task).collect(),
+        rollback: work.rollback.as_ref().map(|(previous, tasks)| dto::PlannedWayBack {
+            release: release_ref(tenant, *previous),
+            tasks: tasks.iter().map(task).collect(),
+        }),
+    }
+}
+
 /// What taking a deployment back would do in this tenant.
 pub(crate) fn rollback_plan(
     tenant: &TenantState,
@@ -136,6 +167,13 @@ pub(crate) fn rollback_plan(
         targets: parts
             .map(|part| {
                 let (connectivity, absent) = reached(tenant, part.agent);
+                let place = tenant.targets.get(&part.target);
+                let draining = place.and_then(|place| tenant.draining(place)).map(|(agent, hold)| {
+                    format!(
+                        "its agent {agent} is draining ({}): it would wait until that is undrained, or until the target is skipped",
+                        hold.reason
+                    )
+                });
                 dto::RollbackTarget {
                     target: target_named(tenant, part.target),
                     agent: agent_named(tenant, part.agent),
@@ -143,7 +181,7 @@ pub(crate) fn rollback_plan(
                     current: part.previous.map(|id| release_ref(tenant, id)),
                     release: release_ref(tenant, part.release),
                     colour: part.colour().map(|colour| colour.name().to_owned()),
-                    warnings: Vec::from_iter(absent),
+                    warnings: absent.into_iter().chain(draining).collect(),
                 }
             })
             .collect(),

@@ -48,7 +48,7 @@ pub(crate) fn promotion(
     let gates = gate::states(tenant, promotion, gates, now);
     dto::Promotion {
         id: promotion.id.to_string(),
-        waits_for: waits_for(tenant, promotion, &gates, now),
+        waits_for: waits_for(state, tenant, promotion, &gates, now),
         holds: if promotion.is_open() { holds(tenant, wanted, now) } else { Vec::new() },
         environment: environment_named(tenant, wanted.environment),
         release: match &wanted.job {
@@ -80,6 +80,8 @@ pub(crate) fn promotion(
         objection: objection.map(self::objection),
         ended_by: by.map(actor),
         approvals_needed: promotion.rule.as_ref().map_or(0, ApprovalRule::needed_in_all),
+        approvals_missing: promotion.missing(),
+        missing_from: promotion.lacking().into_iter().map(|it| quorum(state, it)).collect(),
         approvals_from: promotion
             .rule
             .iter()
@@ -105,6 +107,7 @@ fn lapsed(it: &Lapsed) -> dto::LapsedApproval {
 
 /// What keeps a promotion from starting, in the order in which people can do something about it.
 fn waits_for(
+    state: &State,
     tenant: &TenantState,
     promotion: &Promotion,
     gates: &[GateState],
@@ -113,23 +116,26 @@ fn waits_for(
     if !promotion.is_open() {
         return Vec::new();
     }
-    let missing = match promotion.missing() {
-        0 => None,
-        1 => Some("1 approval".to_owned()),
-        missing => Some(format!("{missing} approvals")),
-    };
+    let missing = promotion.lacking().into_iter().map(|group| missing(&quorum(state, group)));
     // One that the environment has no more is shown, and holds nothing back.
     let closed = gates.iter().filter(|it| it.kind.is_some() && !it.verifies);
     let closed = closed.filter(|it| !matches!(it.status.as_str(), "passed" | "overridden"));
     let (lock, freeze) = held_by(tenant, &promotion.wanted, now);
     let (lock, freeze) = (lock.map(|_| "the lock".to_owned()), freeze.map(|_| "a freeze".to_owned()));
     missing
-        .into_iter()
         .chain(closed.map(|it| format!("gate {}", it.gate)))
         .chain(lock)
         .chain(freeze)
         .chain(busy(tenant, promotion))
         .collect()
+}
+
+/// The approvals that a group lacks, for people.
+fn missing(group: &Quorum) -> String {
+    let approvals = if group.needed == 1 { "approval" } else { "approvals" };
+    let names: Vec<&str> = group.from.iter().map(|account| account.name.as_str()).collect();
+    let from = if names.is_empty() { String::new() } else { format!(" of {}", names.join(", ")) };
+    format!("{} {approvals}{from}", group.needed)
 }
 
 /// The lock and the freeze that keep what is wanted from its environment now. Whoever may has overridden a freeze with a reason.

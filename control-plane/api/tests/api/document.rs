@@ -9,7 +9,7 @@ use stella_api_types::paths;
 use crate::world::{World, bare};
 
 /// All templates of the API's own listener. A new constant is noticed by the comparison with the source below.
-const PATHS: [&str; 101] = [
+const PATHS: [&str; 103] = [
     paths::API_TOKENS,
     paths::API_TOKEN,
     paths::ACCOUNTS,
@@ -77,6 +77,7 @@ const PATHS: [&str; 101] = [
     paths::PROMOTION,
     paths::PROMOTION_PLAN,
     paths::PROMOTION_PLAN_PROOF,
+    paths::PROMOTION_PLAN_TASKS,
     paths::PROMOTION_APPROVE,
     paths::PROMOTION_REJECT,
     paths::PROMOTION_WITHDRAW,
@@ -86,6 +87,7 @@ const PATHS: [&str; 101] = [
     paths::DEPLOYMENT_PROVE,
     paths::DEPLOYMENT_WAIVE,
     paths::DEPLOYMENT_PLANS,
+    paths::DEPLOYMENT_PLAN_TASKS,
     paths::DEPLOYMENT,
     paths::DEPLOYMENT_ROLLBACK,
     paths::DEPLOYMENT_ROLLBACK_PLANS,

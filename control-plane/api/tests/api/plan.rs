@@ -1,8 +1,10 @@
 //! What a deployment would do.
 
-use serde_json::json;
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
-use crate::world::World;
+use crate::way_back::{deployed, done};
+use crate::world::{Busy, World, archive_of, digest_of};
 
 #[tokio::test]
 async fn a_plan_shows_targets_and_warnings_and_changes_nothing() {
@@ -63,6 +65,91 @@ async fn the_plan_of_a_rollback_is_refused_where_the_rollback_would_be() {
         }
         world.post(&format!("{path}/cancel"), &json!({"reason": "room"})).await;
     }
+}
+
+/// An archive in another release of a busy tenant.
+async fn another_release(world: &World, busy: &Busy) {
+    let content = archive_of(b"another archive");
+    let digest = digest_of(&content);
+    world.put(&format!("{}/artifacts/{digest}", busy.at), &content).await.expect(200);
+    let component = json!({"name": "web", "digest": digest});
+    let release = json!({"application": "web", "version": "2.0.0", "components": [component]});
+    world.post(&format!("{}/releases", busy.at), &release).await.expect(201);
+}
+
+#[tokio::test]
+async fn the_plan_of_a_rollback_says_that_it_would_wait_for_a_draining_host() {
+    let world = World::new().await;
+    let busy = world.busy_tenant("acme").await;
+    let session = deployed(&world, &busy).await;
+    another_release(&world, &busy).await;
+    let off = json!({"proof": "off"});
+    world.post(&format!("{}/environments/prod/way-back-proof", busy.at), &off).await.expect(200);
+    let wanted = json!({"environment": "prod", "release": "web:2.0.0"});
+    let created = world.post(&format!("{}/deployments", busy.at), &wanted).await.expect(201);
+    let path = format!("{}/deployments/{}", busy.at, created["id"].as_str().unwrap());
+    let task = created["targets"][0]["task"].as_str().unwrap();
+    done(&world, &busy, session, (task, 3)).await;
+    let plans = format!("{path}/rollback-plans");
+    let plan = world.post(&plans, &json!(null)).await.expect(200);
+    assert_eq!(plan["targets"][0]["warnings"], json!([]), "{plan}");
+    let drain = json!({"reason": "kernel"});
+    world.post(&format!("{}/agents/host-1/drain", busy.at), &drain).await.expect(200);
+    let plan = world.post(&plans, &json!(null)).await.expect(200);
+    let warning = "its agent host-1 is draining (kernel): it would wait until that is undrained, or until the target is skipped";
+    assert_eq!(plan["targets"][0]["warnings"], json!([warning]), "{plan}");
+}
+
+/// The digests of tasks in what is shown of them, each of which is that of its text.
+fn digests(tasks: &Value) -> Vec<String> {
+    let digest = |task: &Value| {
+        let text = task["task"].as_str().unwrap();
+        let hash = Sha256::new().chain_update([0]).chain_update(text).finalize();
+        assert_eq!(task["digest"], format!("sha256:{}", hex::encode(hash)), "{task}");
+        task["digest"].as_str().unwrap().to_owned()
+    };
+    tasks.as_array().unwrap().iter().map(digest).collect()
+}
+
+#[tokio::test]
+async fn the_tasks_that_are_shown_are_those_whose_digests_people_approve() {
+    let world = World::new().await;
+    let busy = world.busy_tenant("acme").await;
+    deployed(&world, &busy).await;
+    let variables = json!({"variables": {"port": "8080"}});
+    world.post(&format!("{}/targets/web-1/update", busy.at), &variables).await.expect(200);
+    let step = |name: &str, text: &str| json!({"name": name, "action": {"type": "command", "argv": ["echo", text]}, "timeout_ms": 60_000});
+    let steps = [step("say", "on ${target}:${port}"), step("rest", "the same everywhere")];
+    let release = json!({"application": "web", "version": "2.0.0", "components": [], "steps": steps});
+    world.post(&format!("{}/releases", busy.at), &release).await.expect(201);
+    let rule = json!({"needed": 1});
+    world.post(&format!("{}/environments/prod/approvals", busy.at), &rule).await.expect(200);
+
+    let wanted = json!({"environment": "prod", "release": "web:2.0.0"});
+    let plans = format!("{}/deployment-plans/tasks?target=web-1", busy.at);
+    let planned = world.post(&plans, &wanted).await.expect(200);
+    let asked = world.post(&format!("{}/deployments", busy.at), &wanted).await.expect(202);
+    let at = format!("{}/promotions/{}/plan", busy.at, asked["id"].as_str().unwrap());
+    let shown = world.get(&format!("{at}/tasks?target=web-1")).await.expect(200);
+    assert_eq!(shown, planned, "the deployment would do what the promotion does");
+    assert!(shown["tasks"][0]["task"].as_str().unwrap().contains("on web-1:8080"), "{shown}");
+    assert_eq!(
+        (&shown["tasks"][1]["step"], &shown["rollback"]["release"]["version"]),
+        (&json!("rest"), &json!("1.0.0"))
+    );
+
+    let proof = world.get(&format!("{at}/proof?target=web-1")).await.expect(200);
+    let leaf: Value = serde_json::from_str(proof["leaf"].as_str().unwrap()).unwrap();
+    assert_eq!(json!(digests(&shown["tasks"])), leaf["tasks"], "{leaf}");
+    assert_eq!(json!(digests(&shown["rollback"]["tasks"])), leaf["rollback"]["tasks"], "{leaf}");
+    assert_eq!((digests(&shown["tasks"]).len(), digests(&shown["rollback"]["tasks"]).len()), (2, 1));
+
+    world.get(&format!("{at}/tasks?target=web-9")).await.expect(404);
+    world.get(&format!("{at}/tasks")).await.expect(400);
+    let withdraw = json!({"reason": "seen"});
+    let path = format!("{}/promotions/{}/withdraw", busy.at, asked["id"].as_str().unwrap());
+    world.post(&path, &withdraw).await.expect(200);
+    world.get(&format!("{at}/tasks?target=web-1")).await.expect(409);
 }
 
 #[tokio::test]

@@ -142,6 +142,28 @@ async fn what_is_rejected_or_withdrawn_says_by_whom_and_why() {
 }
 
 #[tokio::test]
+async fn an_approval_too_many_in_one_group_is_not_counted_for_another() {
+    let rule = json!({"needed": 1, "from": ["qa", "boss"], "also": [{"needed": 1, "from": ["lead"]}]});
+    let stage = Stage::new(&json!({"needed": 1})).await;
+    let role = json!([{"role": "approver", "tenant": "acme", "environment": "prod"}]);
+    let lead = account(&stage.world, "lead", &role).await;
+    stage.world.post(&format!("{}/environments/prod/approvals", stage.at), &rule).await.expect(200);
+    let asked = stage.deploy(202).await;
+    let id = &asked["id"];
+    assert_eq!(asked["waits_for"], json!(["1 approval of qa, boss", "1 approval of lead"]), "{asked}");
+    assert_eq!((&asked["approvals_needed"], &asked["approvals_missing"]), (&json!(2), &json!(2)));
+    let approve = json!({"plan": asked["plan"]["root"]});
+    for who in [&stage.qa, &stage.boss] {
+        let shown = stage.say(who, id, "approve", &approve, 200).await;
+        assert_eq!(shown["approvals_missing"], 1, "{shown}");
+        assert_eq!(shown["waits_for"], json!(["1 approval of lead"]), "{shown}");
+        assert_eq!(shown["missing_from"][0]["from"][0]["name"], "lead", "{shown}");
+    }
+    let started = stage.say(&lead, id, "approve", &approve, 200).await;
+    assert_eq!((&started["status"], &started["approvals_missing"]), (&json!("started"), &json!(0)));
+}
+
+#[tokio::test]
 async fn a_rule_names_those_who_can_approve_there_and_nobody_else() {
     let stage = Stage::new(&json!({"needed": 1})).await;
     let path = format!("{}/environments/prod/approvals", stage.at);

@@ -3,31 +3,40 @@
 use serde_json::json;
 use stella_domain::command::{Command, Outcome, Report, TenantCommand};
 use stella_domain::name::Name;
-use stella_protocol::id::{Attempt, AttemptKey, Position};
+use stella_protocol::id::{Attempt, AttemptKey, Position, SessionEpoch, TenantId};
 use stella_protocol::message::{Finished, TaskOutcome, capability};
 use stella_protocol::time::Timestamp;
 
 use crate::world::{Busy, World, connect, submit};
 
-/// The agent of a busy tenant connects and does its task.
-async fn deployed(world: &World, busy: &Busy) {
-    let tenant = world.handle().state().system.tenants[&"acme".parse::<Name>().unwrap()];
+/// The agent of a busy tenant connects and does its task; its session.
+pub(crate) async fn deployed(world: &World, busy: &Busy) -> SessionEpoch {
     let agent = busy.agent.parse().unwrap();
     let connect = connect(agent, capability::ARTIFACT);
-    let connected = submit(&world.handle(), Command::Tenant(tenant, connect)).await;
+    let connected = submit(&world.handle(), Command::Tenant(tenant(world), connect)).await;
     let Outcome::Session(session) = connected else { panic!("{connected:?}") };
+    done(world, busy, session, (&busy.task, 2)).await;
+    let ended = world.get(&format!("{}/deployments/{}", busy.at, busy.deployment)).await.expect(200);
+    assert_eq!(ended["status"], "succeeded", "{ended}");
+    assert!(ended.get("way_back").is_none(), "nobody was asked: {ended}");
+    session
+}
+
+/// A task of it is done, which its agent says at a position of its journal.
+pub(crate) async fn done(world: &World, busy: &Busy, session: SessionEpoch, (task, position): (&str, u64)) {
     let report = Report::Finished(Finished {
-        key: AttemptKey { task: busy.task.parse().unwrap(), attempt: Attempt(1) },
-        position: Position(2),
+        key: AttemptKey { task: task.parse().unwrap(), attempt: Attempt(1) },
+        position: Position(position),
         started_at: None,
         finished_at: Timestamp(1),
         outcome: TaskOutcome::Succeeded,
     });
-    let report = TenantCommand::Report { agent, session, report };
-    submit(&world.handle(), Command::Tenant(tenant, report)).await;
-    let ended = world.get(&format!("{}/deployments/{}", busy.at, busy.deployment)).await.expect(200);
-    assert_eq!(ended["status"], "succeeded", "{ended}");
-    assert!(ended.get("way_back").is_none(), "nobody was asked: {ended}");
+    let report = TenantCommand::Report { agent: busy.agent.parse().unwrap(), session, report };
+    submit(&world.handle(), Command::Tenant(tenant(world), report)).await;
+}
+
+fn tenant(world: &World) -> TenantId {
+    world.handle().state().system.tenants[&"acme".parse::<Name>().unwrap()]
 }
 
 #[tokio::test]
