@@ -46,6 +46,7 @@ while [ $# -gt 0 ]; do
 done
 [ -n "$programs" ] || fail "say which programs; see --help"
 lists=$root/var/lib/stella-install
+systemd_min=249
 
 do_it() {
     if [ "$dry" = yes ]; then echo "would run: $*"; else "$@"; fi
@@ -61,6 +62,14 @@ not_packaged() {
     if dpkg-query -W -f '${Status}' "$1" 2>/dev/null | grep -q ' installed$' || rpm -q "$1" >/dev/null 2>&1; then
         fail "$1 is installed as a package; use the package manager, or remove the package first"
     fi
+}
+
+# An older systemd passes over what the units need, such as the start of the agent once it is enrolled.
+new_enough() {
+    [ -z "$root" ] || return 0
+    there=$(systemctl --version 2>/dev/null | sed -n '1s/^systemd \([0-9]*\).*/\1/p')
+    [ -z "$there" ] || [ "$there" -ge "$systemd_min" ] ||
+        fail "systemd $systemd_min or newer is needed, and this host has $there"
 }
 
 verify() {
@@ -89,6 +98,12 @@ verify() {
     tar -xzf "$work/archive" -C "$work/tree" --no-same-owner
 }
 
+# Kept until the service has been told: an installation that is cut off in between is told of by the next one.
+changes() { # PROGRAM
+    mkdir -p "$lists"
+    : >"$lists/$1.changed"
+}
+
 put() { # PROGRAM FILE, relative to the root
     from=$work/tree/$1/$2
     to=$root/$2
@@ -106,8 +121,10 @@ put() { # PROGRAM FILE, relative to the root
     [ ! -x "$from" ] || mode=0755
     if [ "$dry" = yes ]; then
         echo "would write: $to"
+        : >"$work/changed"
         return 0
     fi
+    changes "$1"
     mkdir -p "$(dirname "$to")"
     # A running program's file cannot be written to, but its name can be given to another.
     install -m "$mode" "$from" "$to.installing"
@@ -125,18 +142,41 @@ install_one() {
         # What an older version had and this one has not is taken away.
         if [ -f "$lists/$1" ]; then
             LC_ALL=C comm -23 "$lists/$1" "$work/files" | grep -v '^etc/' | while IFS= read -r file; do
+                changes "$1"
                 rm -f "$root/$file"
             done || :
         fi
         cp "$work/files" "$lists/$1"
     fi
-    [ -z "$root" ] || return 0
-    case $1 in
-    stella-orchestrator) do_it systemd-sysusers stella-orchestrator.conf ;;
-    stella-agent) do_it systemd-tmpfiles --create stella-agent.conf ;;
-    esac
-    tell_systemd daemon-reload
-    case $1 in stella-*) tell_systemd --no-block try-restart "$1.service" ;; esac
+    if [ -z "$root" ]; then
+        case $1 in
+        stella-orchestrator) do_it systemd-sysusers stella-orchestrator.conf ;;
+        stella-agent) do_it systemd-tmpfiles --create stella-agent.conf ;;
+        esac
+    fi
+    # A service whose files are those that it runs with is left alone.
+    if [ -e "$lists/$1.changed" ] || [ -e "$work/changed" ]; then
+        tell_systemd daemon-reload
+        case $1 in stella-*) tell_systemd --no-block try-restart "$1.service" ;; esac
+        rm -f "$work/changed"
+        [ "$dry" = yes ] || rm -f "$lists/$1.changed"
+    fi
+}
+
+# Tasks outlive the service, for the next one to report them. Where there is none any more they are ended: asked to, then killed.
+end_tasks() {
+    for signal in TERM KILL; do
+        for second in 1 2 3 4 5 6 7 8 9 10; do
+            tasks=$(for hierarchy in '' /unified /systemd; do
+                find "/sys/fs/cgroup$hierarchy/system.slice/stella-agent.service" -name cgroup.procs -exec cat {} + 2>/dev/null || :
+            done)
+            [ -n "$tasks" ] || return 0
+            # shellcheck disable=SC2086 # one word for each process
+            if [ "$signal$second" = TERM1 ] || [ $signal = KILL ]; then kill -s $signal $tasks 2>/dev/null || :; fi
+            sleep 1
+        done
+    done
+    echo "processes of tasks are left:" $tasks >&2
 }
 
 uninstall_one() {
@@ -149,10 +189,11 @@ uninstall_one() {
     for unit in $(sed -n 's,^usr/lib/systemd/system/\(.*\.\(service\|timer\)\)$,\1,p' "$lists/$1"); do
         tell_systemd disable --now "$unit"
     done
+    if [ "$1" = stella-agent ] && [ -z "$root" ]; then do_it end_tasks; fi
     grep -v '^etc/' "$lists/$1" >"$work/files" || :
     while IFS= read -r file; do do_it rm -f "$root/$file"; done <"$work/files"
     do_it rm -rf "$root/usr/share/doc/$1"
-    do_it rm -f "$lists/$1"
+    do_it rm -f "$lists/$1" "$lists/$1.changed"
     [ ! -d "$lists" ] || do_it rmdir --ignore-fail-on-non-empty "$lists"
     tell_systemd daemon-reload
     [ "$dry" = yes ] || echo "$1 is gone; $root/etc/stella and its state in $root/var/lib stay"
@@ -160,7 +201,10 @@ uninstall_one() {
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-[ "$uninstall" = yes ] || verify
+if [ "$uninstall" = no ]; then
+    new_enough
+    verify
+fi
 for program in $programs; do
     if [ "$uninstall" = yes ]; then uninstall_one "$program"; else install_one "$program"; fi
 done

@@ -65,6 +65,61 @@ pub fn install(host: &Host) -> Result<()> {
     host.run("DEBIAN_FRONTEND=noninteractive dpkg -i /root/*.deb").map(drop)
 }
 
+/// A host with an installed control plane, and its only agent `web-1`, which is online and has a target of that name in `staging`.
+///
+/// # Errors
+/// If it does not come up.
+pub async fn serving(host: &Host) -> Result<()> {
+    host.run("systemctl enable --now stella-orchestrator")?;
+    host.run(&format!("{STELLA} tenant create acme && {STELLA} env create staging"))?;
+    host.run(&format!("umask 077 && {STELLA} agent token --name web-1 --quiet > /root/token"))?;
+    host.run("stella-agent enrol --server localhost:7443 --token @/root/token")?;
+    host.run("systemctl enable --now stella-agent")?;
+    online(host).await?;
+    host.run(&format!("{STELLA} target create web-1 --env staging --agent web-1")).map(drop)
+}
+
+/// What a task runs for as long as a test takes.
+const LONG: &str = "sleep 4242";
+
+/// Whether the long task's command runs.
+///
+/// # Errors
+/// If the host cannot be asked.
+pub fn long_task_runs(host: &Host) -> Result<bool> {
+    Ok(host.run(&format!("pgrep -fx '{LONG}' || true"))?.lines().count() == 1)
+}
+
+/// Deploys a release whose one task takes long, and waits until that is under way.
+///
+/// # Errors
+/// If it does not begin.
+pub async fn start_long_task(host: &Host) -> Result<()> {
+    let steps = format!(
+        r#"[{{"name": "hold", "timeout_ms": 6000000, "action": {{"type": "command", "argv": {:?}}}}}]"#,
+        LONG.split(' ').collect::<Vec<_>>()
+    );
+    fs::write(host.root().join("root/long.json"), steps)?;
+    host.run(&format!("{STELLA} release create hold 1.0.0 --steps /root/long.json"))?;
+    host.run(&format!("{STELLA} deploy hold:1.0.0 staging"))?;
+    wait::until("the long task is under way", async || {
+        ensure!(long_task_runs(host)?, "{}", host.run(&format!("{STELLA} deployment list"))?);
+        Ok(())
+    })
+    .await
+}
+
+/// Checks that nothing of any task runs, nor a program of Stella's that would report it.
+///
+/// # Errors
+/// If something does.
+pub fn nothing_of_tasks_is_left(host: &Host) -> Result<()> {
+    // The shell that asks has the pattern in its own line.
+    let left = host.run(&format!("pgrep -fa '^{LONG}|[s]tella-agent' || true"))?;
+    ensure!(left.is_empty(), "left behind: {left}");
+    Ok(())
+}
+
 /// Waits until the only agent of a control plane is online.
 ///
 /// # Errors

@@ -9,6 +9,8 @@ use std::process::{Command, Output};
 
 use anyhow::{Context as _, Result, ensure};
 use stella_tests::host::Host;
+use stella_tests::packaged::{nothing_of_tasks_is_left, online, serving, start_long_task};
+use stella_tests::wait;
 use tempfile::TempDir;
 
 /// A folder with the packages, the archive made of them, and a key that signed the checksums.
@@ -162,6 +164,35 @@ fn two_archives_of_the_same_packages_have_the_same_bytes() -> Result<()> {
     Ok(())
 }
 
+/// Services go on when nothing has changed for them, and only then.
+async fn repeated(host: &Host, install: &str) -> Result<()> {
+    let pid = |unit: &str| host.run(&format!("systemctl show -P MainPID {unit}"));
+    let units = ["stella-orchestrator", "stella-agent"];
+    let before = units.map(|unit| pid(unit));
+    let said = host.run(&format!("{install} --dry-run"))?;
+    ensure!(!said.contains("try-restart"), "{said}");
+    host.run(install)?;
+    // Restarts are queued and not waited for.
+    host.run("systemctl daemon-reload; while systemctl list-jobs | grep -q stella-; do sleep 0.1; done")?;
+    for (unit, before) in units.into_iter().zip(before) {
+        assert_eq!(pid(unit)?, before?, "{unit} was restarted for nothing");
+    }
+    let before = pid("stella-agent")?;
+    let other = pid("stella-orchestrator")?;
+    host.run("echo >> /usr/lib/systemd/system/stella-agent.service")?;
+    let said = host.run(&format!("{install} --dry-run"))?;
+    ensure!(said.contains("try-restart stella-agent.service"), "{said}");
+    host.run(install)?;
+    wait::until("the service whose file has changed is another one", async || {
+        let now = host.run("systemctl show -P MainPID stella-agent; systemctl is-active stella-agent")?;
+        ensure!(!now.starts_with(&before) && now.ends_with("\nactive\n"), "{now:?}");
+        Ok(())
+    })
+    .await?;
+    assert_eq!(pid("stella-orchestrator")?, other, "nothing of the control plane has changed");
+    online(host).await
+}
+
 /// On a whole system: the service's user and folders are made, systemd knows the units and forgets them again. The small
 /// system has no openssl, so the checksum alone is checked here.
 #[tokio::test(flavor = "multi_thread")]
@@ -177,9 +208,13 @@ async fn a_host_with_systemd_gets_users_folders_and_units() -> Result<()> {
     host.run(&install)?;
     host.run(&install)?;
     host.run("test -d /srv/stella && getent passwd stella-orchestrator && stella --version")?;
-    host.run("systemctl enable --now stella-orchestrator && systemctl is-active stella-orchestrator")?;
-    host.run("systemctl enable stella-agent stella-agent-enrol stella-backup.timer")?;
+    serving(&host).await?;
+    repeated(&host, &install).await?;
+    host.run("systemctl enable stella-agent-enrol stella-backup.timer")?;
+    // A task that is under way would have nobody to report it.
+    start_long_task(&host).await?;
     host.run(&format!("cd /root && sh ./install.sh --uninstall {programs}"))?;
+    nothing_of_tasks_is_left(&host)?;
     let dangling = host.run("find /etc/systemd/system -xtype l -name 'stella*'")?;
     assert_eq!(dangling, "", "units are enabled that are gone");
     let left = host.run("systemctl is-active stella-orchestrator || ls /usr/bin | grep stella || true")?;

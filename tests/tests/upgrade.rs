@@ -7,7 +7,9 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use stella_tests::host::Host;
-use stella_tests::packaged::{STELLA, install, online, package};
+use stella_tests::packaged::{
+    STELLA, install, long_task_runs, nothing_of_tasks_is_left, online, package, start_long_task,
+};
 use stella_tests::wait;
 
 /// Programs with a service, and the file of their configuration.
@@ -164,5 +166,13 @@ async fn removed_and_back(host: &Host, agent: &str) -> Result<()> {
     assert_eq!(agents.matches("\"hostname\"").count(), 1, "{agents}");
     let listed = host.run(&format!("{STELLA} deployment list"))?;
     ensure!(listed.contains("1.0.0") && listed.contains("1.2.0"), "the journal was lost: {listed}");
-    deploy(host, "1.3.0")
+    deploy(host, "1.3.0")?;
+
+    // What is under way outlives the package, for one that is installed again to report it, and no purge.
+    start_long_task(host).await?;
+    host.run("dpkg --remove stella-agent")?;
+    ensure!(long_task_runs(host)?, "a removal ends tasks");
+    host.run("dpkg --purge stella-agent")?;
+    host.run("test ! -e /var/lib/stella-agent")?;
+    nothing_of_tasks_is_left(host)
 }
