@@ -12,6 +12,12 @@ fn doctor(host: &Host, program: &str) -> Result<Value> {
     let (json, code) = said.trim_end().rsplit_once('\n').with_context(|| said.clone())?;
     let fails = json.contains("\"verdict\": \"fail\"");
     ensure!(code == if fails { "1" } else { "0" }, "exit code {code}: {json}");
+    // What it sends people to is there.
+    for rest in json.split("/usr/share/doc/").skip(1) {
+        let end =
+            rest.find(|c: char| !c.is_ascii_alphanumeric() && !"/._-".contains(c)).unwrap_or(rest.len());
+        host.run(&format!("test -e /usr/share/doc/{}", rest[..end].trim_end_matches('.')))?;
+    }
     Ok(serde_json::from_str(json)?)
 }
 
@@ -72,7 +78,36 @@ async fn of_the_service(host: &Host) -> Result<()> {
         "mkdir -p /etc/stella/orchestrator.conf.d && install -m 600 /var/lib/stella-orchestrator/pki/root.crt /etc/stella/scrapers.crt
          printf '[metrics]\\nclient_ca = \"/etc/stella/scrapers.crt\"\\n' > /etc/stella/orchestrator.conf.d/metrics.toml",
     )?;
-    expect(&doctor(host, "stella-orchestrator")?, "files", "fail", "/etc/stella/scrapers.crt")?;
+    expect(
+        &doctor(host, "stella-orchestrator")?,
+        "files",
+        "fail",
+        "chgrp stella-orchestrator /etc/stella/scrapers.crt",
+    )?;
+    // A file for everybody in a folder for nobody else.
+    host.run("install -D -m 644 /etc/stella/scrapers.crt /etc/scrapers/live/scrapers.crt && chmod 700 /etc/scrapers")?;
+    let set = |path: &str| {
+        host.run(&format!(
+            "printf '[metrics]\\nclient_ca = \"{path}\"\\n' > /etc/stella/orchestrator.conf.d/metrics.toml"
+        ))
+    };
+    set("/etc/scrapers/live/scrapers.crt")?;
+    expect(&doctor(host, "stella-orchestrator")?, "files", "fail", "the folder /etc/scrapers is closed")?;
+    let refused = host.run("systemctl restart stella-orchestrator 2>&1 || true; journalctl --sync; journalctl -u stella-orchestrator -o cat -n 20")?;
+    ensure!(refused.contains("Permission denied"), "the doctor is wrong: {refused}");
+    // A file that several services read has a group for it.
+    host.run(
+        "groupadd ssl-cert && chgrp ssl-cert /etc/stella/scrapers.crt && chmod 640 /etc/stella/scrapers.crt",
+    )?;
+    set("/etc/stella/scrapers.crt")?;
+    expect(
+        &doctor(host, "stella-orchestrator")?,
+        "files",
+        "fail",
+        "usermod -aG ssl-cert stella-orchestrator",
+    )?;
+    host.run("usermod -aG ssl-cert stella-orchestrator && systemctl restart stella-orchestrator")?;
+    expect(&doctor(host, "stella-orchestrator")?, "files", "ok", "may read all")?;
     host.run("echo nonsense > /etc/stella/orchestrator.conf.d/metrics.toml; systemctl restart --no-block stella-orchestrator")?;
     wait::until("the doctor sees that the service does not start", async || {
         let said = doctor(host, "stella-orchestrator")?;

@@ -62,6 +62,7 @@ pub(crate) fn run(loaded: &Loaded) -> anyhow::Result<()> {
     stella_certs::install_provider();
     backup::refuse_unfinished(&config.state_dir)?;
     written_by::refuse_newer(&config.state_dir)?;
+    written_by::refuse_lost_journal(&config.state_dir, &config.journal_dir())?;
     private_dir(&config.state_dir)?;
     let recorder = metrics::install()?;
     current::reserve(config.journal.reserve_bytes);

@@ -5,12 +5,11 @@
 //! service user's with that user in mind.
 
 mod dial;
+mod files;
 mod listeners;
 mod outside;
 
-use std::fs;
 use std::io::{self, Write as _};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -31,6 +30,8 @@ use crate::written_by;
 
 /// The unit that the packages install.
 pub(crate) const UNIT: &str = "stella-orchestrator.service";
+/// Where the packages put the book.
+pub(crate) const BOOK: &str = "/usr/share/doc/stella-orchestrator/book";
 /// A larger journal is not copied to be verified.
 const JOURNAL_BYTES_MAX: u64 = 512 << 20;
 /// Certificates of the authority are replaced by a person, with time for agents that are away.
@@ -80,11 +81,12 @@ pub(crate) fn examine(loaded: &anyhow::Result<Loaded>) -> Examined {
         Ok(loaded) => {
             findings.ok("configuration", "is understood, with the files that it names");
             service(unit.as_ref(), &mut findings);
-            look_at(loaded, &mut examined, &mut findings);
+            look_at(loaded, unit.as_ref(), &mut examined, &mut findings);
         }
         Err(error) => {
-            let remedy =
-                "mend it, then: stella-orchestrator config check; the reference is docs/configuration.md";
+            let remedy = format!(
+                "mend it, then: stella-orchestrator config check; the reference is {BOOK}/configuration.md"
+            );
             findings.fail("configuration", format!("{error:#}"), remedy);
             service(unit.as_ref(), &mut findings);
         }
@@ -101,7 +103,7 @@ fn service(unit: Option<&Unit>, findings: &mut Findings) {
     }
 }
 
-fn look_at(loaded: &Loaded, examined: &mut Examined, findings: &mut Findings) {
+fn look_at(loaded: &Loaded, unit: Option<&Unit>, examined: &mut Examined, findings: &mut Findings) {
     let config = &loaded.config;
     let state_dir = &config.state_dir;
     if !state_dir.exists() {
@@ -114,7 +116,7 @@ fn look_at(loaded: &Loaded, examined: &mut Examined, findings: &mut Findings) {
     }
     let files = Private { check: "state folder", folder: state_dir, secrets: config.own_secrets() };
     host::private(&files, findings);
-    files_of_the_service(loaded, findings);
+    files::readable_by_the_service(loaded, unit, findings);
     let (reserve, for_files) = (config.journal.reserve_bytes, config.journal.files_reserve_bytes());
     host::free_space("space", state_dir, (reserve, "writes"), findings);
     for (check, folder) in [("space for archives", "artifacts"), ("space for output", "output")] {
@@ -144,7 +146,9 @@ fn look_at(loaded: &Loaded, examined: &mut Examined, findings: &mut Findings) {
 /// As the alert `BackupTooOld` has it.
 fn last_backup(state_dir: &Path, findings: &mut Findings) {
     const CHECK: &str = "backup";
-    let remedy = "systemctl enable --now stella-backup.timer; systemctl start stella-backup; docs/disaster-recovery.md";
+    let remedy = format!(
+        "systemctl enable --now stella-backup.timer; systemctl start stella-backup; {BOOK}/disaster-recovery.md"
+    );
     match backup::last(state_dir) {
         Ok(Some(last)) => {
             let taken = UNIX_EPOCH + Duration::from_millis(last.taken_at.0);
@@ -162,36 +166,6 @@ fn last_backup(state_dir: &Path, findings: &mut Findings) {
         }
         Err(error) => findings.warn(CHECK, format!("when one was taken cannot be read: {error}"), remedy),
     }
-}
-
-/// Root can read what the service's user cannot. The owner of the state folder is that user.
-fn files_of_the_service(loaded: &Loaded, findings: &mut Findings) {
-    const CHECK: &str = "files";
-    let Ok(owner) = fs::metadata(&loaded.config.state_dir).map(|it| (it.uid(), it.gid())) else { return };
-    // What systemd hands over is readable for the service by other means than its mode.
-    let mut all = loaded.files();
-    all.retain(|path| !path.starts_with("/run/credentials"));
-    let may_read = |path: &Path| {
-        fs::metadata(path).is_ok_and(|it| {
-            let bits = match (it.uid() == owner.0, it.gid() == owner.1) {
-                (true, _) => 0o400,
-                (false, true) => 0o040,
-                (false, false) => 0o004,
-            };
-            owner.0 == 0 || it.mode() & bits != 0
-        })
-    };
-    let closed: Vec<_> = all.iter().filter(|path| !may_read(path)).map(|path| quoted(path)).collect();
-    if closed.is_empty() {
-        return findings
-            .ok(CHECK, format!("user {} may read all {} files of the configuration", owner.0, all.len()));
-    }
-    let detail = format!(
-        "user {}, whom the state folder belongs to, may not read {}: the control plane does not start, or fails there",
-        owner.0,
-        closed.join(", ")
-    );
-    findings.fail(CHECK, detail, format!("chown {} {}", owner.0, closed.join(" ")));
 }
 
 fn authority(config: &Config, findings: &mut Findings) {
@@ -213,7 +187,9 @@ fn authority(config: &Config, findings: &mut Findings) {
             }
             Err(error) => {
                 let detail = format!("{}: {error:#}", path.display());
-                let remedy = "stella-orchestrator restore BACKUP, into an empty state folder; docs/disaster-recovery.md";
+                let remedy = format!(
+                    "stella-orchestrator restore BACKUP, into an empty state folder; {BOOK}/disaster-recovery.md"
+                );
                 findings.fail(check, detail, remedy);
             }
         }
@@ -229,7 +205,13 @@ fn journal(config: &Config, findings: &mut Findings) -> bool {
         return false;
     }
     if let Err(error) = written_by::refuse_newer(&config.state_dir) {
-        findings.fail(CHECK, format!("{error:#}"), "docs/upgrading.md, Going back");
+        findings.fail(CHECK, format!("{error:#}"), format!("{BOOK}/upgrading.md, Going back"));
+        return false;
+    }
+    if let Err(error) = written_by::refuse_lost_journal(&config.state_dir, &dir) {
+        let remedy =
+            format!("findmnt --target {}; mount what is missing; {BOOK}/disaster-recovery.md", quoted(&dir));
+        findings.fail(CHECK, format!("{error:#}"), remedy);
         return false;
     }
     match Store::is_held(&dir) {
@@ -260,7 +242,7 @@ fn journal(config: &Config, findings: &mut Findings) -> bool {
         }
         Ok(report) => {
             let first = report.problems.first().map(stella_journal::Damage::summary).unwrap_or_default();
-            let remedy = "stella-orchestrator journal verify; then docs/disaster-recovery.md";
+            let remedy = format!("stella-orchestrator journal verify; then {BOOK}/disaster-recovery.md");
             findings.fail(CHECK, format!("is damaged: {first}"), remedy);
         }
         Err(Unverified::TooLarge) => {

@@ -10,7 +10,11 @@ use anyhow::{Context, ensure};
 use semver::Version;
 use serde::{Deserialize, Serialize};
 use stella_doctor::{open_regular, read_all};
+use stella_durable::Store;
 use stella_readers::place::StateFile;
+
+use crate::doctor::BOOK;
+use crate::first_start::TOKEN_FILE;
 
 /// The file in the state folder. It is in no backup: a backup names its version itself.
 pub(crate) const FILE_NAME: &str = "written-by.json";
@@ -34,6 +38,32 @@ pub(crate) fn refuse_newer(state_dir: &Path) -> anyhow::Result<()> {
         }
         None => Ok(()),
     }
+}
+
+/// What a control plane leaves in its state folder beside the journal, once that has begun.
+const SIGNS: [&str; 3] = [FILE_NAME, TOKEN_FILE, "pki/root.crt"];
+
+/// Refuses a state folder that was in use and has no journal any more. One that is opened where there is none begins anew: agents are sent
+/// away, and the first token is overwritten by one that nobody knows once the journal is back.
+///
+/// # Errors
+/// If it is one, or that cannot be told.
+pub(crate) fn refuse_lost_journal(state_dir: &Path, journal: &Path) -> anyhow::Result<()> {
+    if Store::exists(journal) {
+        return Ok(());
+    }
+    for sign in SIGNS {
+        let sign = state_dir.join(sign);
+        let is_there =
+            sign.try_exists().with_context(|| format!("{} cannot be looked at", sign.display()))?;
+        ensure!(
+            !is_there,
+            "there is no journal in {}, and {} says that there was one: is a file system not mounted? Put the journal back, or restore a backup into an empty state folder; to begin anew, empty the state folder",
+            journal.display(),
+            sign.display()
+        );
+    }
+    Ok(())
 }
 
 /// Remembers that this version writes here from now on, if none newer of the same two numbers does already.
@@ -61,7 +91,7 @@ pub(crate) fn refuse_newer_version(version: &str) -> anyhow::Result<()> {
 fn check(theirs: &Version, own: &Version) -> anyhow::Result<()> {
     ensure!(
         (theirs.major, theirs.minor) <= (own.major, own.minor),
-        "version {theirs} has written it, and this is {own}, which would not understand all of it: install {}.{} or a newer one (docs/upgrading.md, Going back)",
+        "version {theirs} has written it, and this is {own}, which would not understand all of it: install {}.{} or a newer one ({BOOK}/upgrading.md, Going back)",
         theirs.major,
         theirs.minor
     );
@@ -108,6 +138,27 @@ mod tests {
         }
         refuse_newer_version(env!("CARGO_PKG_VERSION")).unwrap();
         refuse_newer_version("new").unwrap_err();
+    }
+
+    #[test]
+    fn a_folder_that_was_in_use_and_has_no_journal_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = folder.path().join("journal");
+        refuse_lost_journal(folder.path(), &journal).expect("a new one");
+        // A mount point whose file system is away.
+        fs::create_dir(&journal).unwrap();
+        refuse_lost_journal(folder.path(), &journal).expect("nothing says that there was one");
+        for sign in SIGNS {
+            let file = folder.path().join(sign);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(&file, "").unwrap();
+            let error = refuse_lost_journal(folder.path(), &journal).unwrap_err().to_string();
+            assert!(error.contains(sign) && error.contains("not mounted"), "{error}");
+            fs::remove_file(&file).unwrap();
+        }
+        fs::write(folder.path().join(FILE_NAME), "").unwrap();
+        fs::write(journal.join("db"), "").unwrap();
+        refuse_lost_journal(folder.path(), &journal).expect("it is there");
     }
 
     #[test]

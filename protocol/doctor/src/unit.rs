@@ -9,7 +9,7 @@ use crate::{Findings, run};
 const SHOWN_BYTES_MAX: usize = 64 * 1024;
 const PROPERTIES: &str = "LoadState,ActiveState,SubState,UnitFileState,Result,NRestarts,MainPID,DropInPaths,\
      NeedDaemonReload,ConditionResult,Delegate,ControlGroup,\
-     ConditionTimestampMonotonic,ProtectSystem,ReadWritePaths";
+     ConditionTimestampMonotonic,ProtectSystem,ReadWritePaths,SupplementaryGroups";
 
 /// A unit.
 #[derive(Clone, Debug)]
@@ -67,6 +67,12 @@ impl Unit {
             .map(|path| path.trim_start_matches(['-', '+']))
             .filter(|path| !path.starts_with("/sys/fs/cgroup/"));
         (self.get("ProtectSystem") == "strict").then(|| paths.map(PathBuf::from).collect())
+    }
+
+    /// The groups that the unit gives its processes beside those of its user.
+    #[must_use]
+    pub fn supplementary_groups(&self) -> Vec<&str> {
+        self.get("SupplementaryGroups").split_whitespace().collect()
     }
 
     /// Whether it may make control groups below its own.
@@ -191,6 +197,9 @@ mod tests {
         let shown = "ProtectSystem=strict\nReadWritePaths=-/srv/a /srv/b -/sys/fs/cgroup/system.slice/x.service\nDelegate=yes\nControlGroup=/system.slice/x.service\n";
         let strict = Unit::parse("x.service", shown);
         assert!(strict.delegates() && !unit.delegates());
+        let shown = "SupplementaryGroups=ssl-cert keys\n";
+        assert_eq!(Unit::parse("x.service", shown).supplementary_groups(), ["ssl-cert", "keys"]);
+        assert!(unit.supplementary_groups().is_empty());
         assert_eq!((strict.control_group(), unit.control_group()), (Some("/system.slice/x.service"), None));
         assert_eq!(strict.confined_to().unwrap(), [Path::new("/srv/a"), Path::new("/srv/b")]);
         for (shown, verdict, remedy) in [

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail, ensure};
 use clap::Args;
 use stella_api_types::time::{parse_rfc3339, rfc3339};
+use stella_durable::Store;
 use stella_engine::Checkpoint;
 use stella_journal::{OpenError, SledJournal, Until};
 use stella_protocol::id::Position;
@@ -150,10 +151,16 @@ fn copy(state_dir: &Path, parts: Parts, out: &mut impl Write) -> anyhow::Result<
         None => {
             // Nobody there holds the folder still: what a link in it leads to is in the backup only if its owner may read it.
             let _as_owner = become_owner(state_dir)?;
-            let is_there = state_dir.join("journal").try_exists()?;
-            ensure!(is_there, "there is no control plane in {} to take a backup of", state_dir.display());
+            let journal = state_dir.join("journal");
             written_by::refuse_newer(state_dir)?;
-            let journal = SledJournal::open(&state_dir.join("journal"), TOOL_CONFIG).map_err(|error| {
+            // Opening it where it is not would make an empty one, and a backup of that.
+            written_by::refuse_lost_journal(state_dir, &journal)?;
+            ensure!(
+                Store::exists(&journal),
+                "there is no control plane in {} to take a backup of",
+                state_dir.display()
+            );
+            let journal = SledJournal::open(&journal, TOOL_CONFIG).map_err(|error| {
                 if matches!(error, OpenError::InUse(_)) {
                     anyhow::anyhow!("a control plane runs on {}, but nobody listens at {}: is it just starting, or are you another user?", state_dir.display(), local::path(state_dir).display())
                 } else {

@@ -48,7 +48,7 @@ pub(super) fn whose(config: &Config, look: &Look, findings: &mut Findings) {
             "has no tenants, and there are {tenants}: no gate may ask it, and whatever waits for one is held"
         );
         let remedy = format!(
-            "name them in gates.prometheus.{name}.tenants, or [\"*\"] for all; then: systemctl restart stella-orchestrator"
+            "name them in gates.prometheus.{name}.tenants, or [\"*\"] for all; then: systemctl reload stella-orchestrator"
         );
         findings.warn(format!("tenants of gate source {name}"), detail, remedy);
     }
