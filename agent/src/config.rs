@@ -16,7 +16,7 @@ use stella_settings::{Key, Layers, Shown};
 use stella_telemetry::{Format, LogLevel};
 
 use crate::metrics;
-use crate::policy::{Kind, Policy};
+use crate::policy::{Kind, Policy, UnitRule};
 use crate::supervisor::Limits;
 
 /// The file that is read if it is there and none is named.
@@ -172,6 +172,8 @@ pub struct LogSettings {
 pub struct PolicySettings {
     /// The kinds of tasks that may run here.
     pub allow: Option<Vec<Kind>>,
+    /// The units that systemd tasks may act on.
+    pub units: Option<Vec<String>>,
 }
 
 /// The section `tasks`.
@@ -257,6 +259,12 @@ pub const KEYS: &[Key] = &[
         "[\"artifact\",\"command\",\"check\",\"systemd\"]",
         "list of kinds of tasks",
         "what may run on this host, whatever the control plane says",
+    ),
+    live(
+        "policy.units",
+        "none",
+        "list of unit names",
+        "what `systemd` tasks may act on: `web.service`, or `web@*.service` for all instances; every unit without it. It does not bind `command`",
     ),
     live(
         "tasks.memory_max_bytes",
@@ -358,7 +366,10 @@ impl Settings {
                 compression: self.traces.compression.or_else(|| Some(Compression::default())),
                 ..self.traces
             },
-            policy: PolicySettings { allow: self.policy.allow.or_else(|| Some(Kind::ALL.to_vec())) },
+            policy: PolicySettings {
+                allow: self.policy.allow.or_else(|| Some(Kind::ALL.to_vec())),
+                units: self.policy.units,
+            },
             tasks: self.tasks,
         }
     }
@@ -398,11 +409,20 @@ impl Config {
             log_format: given.log.format.unwrap_or_default(),
             log_file: given.log.file,
             limits: limits(&given.tasks)?,
-            policy: Policy::allowing(&given.policy.allow.unwrap_or_default()),
+            policy: Policy::allowing(&given.policy.allow.unwrap_or_default())
+                .on_units(given.policy.units.map(units).transpose()?),
             metrics: listener(given.metrics)?,
             traces: collector(given.traces)?,
         })
     }
+}
+
+fn units(given: Vec<String>) -> Result<Vec<UnitRule>, Error> {
+    let rule = |text: String| {
+        let expected = "write units in full, such as web.service, or web@*.service for all instances";
+        text.parse().map_err(|_| out_of_bounds("policy.units", text, expected))
+    };
+    given.into_iter().map(rule).collect()
 }
 
 fn limits(given: &TaskSettings) -> Result<Limits, Error> {
@@ -590,6 +610,7 @@ mod tests {
             ("host_root = \"\"", "host_root"),
             ("[tasks]\nmemory_max_bytes = 16777215", "tasks.memory_max_bytes"),
             ("[tasks]\nprocesses_max = 0", "tasks.processes_max"),
+            ("[policy]\nunits = [\"web.service\", \"*.service\"]", "policy.units"),
             ("[tasks]\ncpu_percent_max = 0", "tasks.cpu_percent_max"),
             ("[tasks]\ncpu_percent_max = 100001", "tasks.cpu_percent_max"),
             ("[metrics]\nlisten = \"0.0.0.0:9091\"", "metrics.listen"),
@@ -608,6 +629,9 @@ mod tests {
             let error = load(text, Settings::default()).unwrap_err();
             assert!(matches!(error, Error::Value { key: named, .. } if named == key), "{text}: {error}");
         }
+        let named = load("[policy]\nunits = [\"web@*.service\"]", Settings::default()).unwrap().policy;
+        assert_eq!(named, Policy::default().on_units(Some(vec!["web@*.service".parse().unwrap()])));
+        assert_eq!(load("", Settings::default()).unwrap().policy.units(), None);
         let plain = load("[metrics]\nlisten = \"127.0.0.1:9091\"", Settings::default()).unwrap();
         assert_eq!(plain.metrics.unwrap().tls, None);
         assert_eq!(load("", Settings::default()).unwrap().metrics, None);

@@ -6,6 +6,7 @@
 mod groups;
 mod reach;
 
+use std::env;
 use std::io;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -27,6 +28,8 @@ use crate::profile::{self, Rights};
 
 /// The unit that the packages install.
 pub(crate) const UNIT: &str = "stella-agent.service";
+/// Where the package puts the book.
+const BOOK: &str = "/usr/share/doc/stella-agent/book";
 /// A larger journal is not copied: the agent itself says whether it opens.
 const JOURNAL_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// A root that ends within this time is told.
@@ -47,7 +50,7 @@ pub(crate) async fn examine(loaded: &Result<Loaded, config::Error>) -> Findings 
             findings.fail(
                 "configuration",
                 reason_of(error),
-                "mend it, then: stella-agent config check; the reference is docs/configuration.md",
+                format!("mend it, then: stella-agent config check; the reference is {BOOK}/configuration.md"),
             );
             service(None, unit.as_ref(), &mut findings);
         }
@@ -93,11 +96,28 @@ fn policy(config: &Config, findings: &mut Findings) {
         Kind::ALL.iter().filter(|kind| config.policy.allows(**kind)).map(|kind| kind.name()).collect();
     if allowed.is_empty() {
         let remedy = "set policy.allow in /etc/stella/agent.toml, or leave it out to allow all kinds";
-        findings.warn(CHECK, "no kind of task may run here: every deployment fails", remedy);
-    } else if allowed.len() == Kind::ALL.len() {
-        findings.ok(CHECK, "tasks of all kinds may run");
+        return findings.warn(CHECK, "no kind of task may run here: every deployment fails", remedy);
+    }
+    let kinds = if allowed.len() == Kind::ALL.len() {
+        "tasks of all kinds may run".to_owned()
     } else {
-        findings.ok(CHECK, format!("only these kinds of tasks may run: {}", allowed.join(", ")));
+        format!("only these kinds of tasks may run: {}", allowed.join(", "))
+    };
+    let Some(units) = config.policy.units().filter(|_| config.policy.allows(Kind::Systemd)) else {
+        return findings.ok(CHECK, kinds);
+    };
+    let named: Vec<_> = units.iter().map(ToString::to_string).collect();
+    let detail = match &named[..] {
+        [] => format!("{kinds}; systemd tasks may act on no unit"),
+        named => format!("{kinds}; systemd tasks may act on these units only: {}", named.join(", ")),
+    };
+    if config.policy.allows(Kind::Command) {
+        let remedy = "take command out of policy.allow, if this control plane is not to be trusted with it";
+        findings.warn(CHECK, format!("{detail}, and a command of root's may act on any"), remedy);
+    } else if named.is_empty() {
+        findings.warn(CHECK, detail, "name them in policy.units, in /etc/stella/agent.toml");
+    } else {
+        findings.ok(CHECK, detail);
     }
 }
 
@@ -230,9 +250,12 @@ pub(crate) enum Unseen {
     /// It cannot be read.
     #[error("it cannot be read")]
     Io(#[from] io::Error),
-    /// It does not open.
+    /// There is no room for a copy, which says nothing of the journal.
+    #[error("no copy of it can be looked into, below {}", env::temp_dir().display())]
+    Copy(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// It is damaged.
     #[error(transparent)]
-    Journal(#[from] journal::Error),
+    Damaged(journal::Error),
 }
 
 /// Looks at the journal of a state folder without touching it.
@@ -245,15 +268,24 @@ pub(crate) fn journal_of(state_dir: &Path) -> Result<Seen, Unseen> {
     if is_held {
         return Ok(Seen::Held);
     }
-    let copy = tempfile::tempdir()?;
+    let copy = tempfile::tempdir().map_err(|error| Unseen::Copy(error.into()))?;
     let copied = Store::copy_closed(&path, copy.path(), JOURNAL_BYTES_MAX);
     // An agent that started meanwhile has changed it under the copy.
     if Store::is_held(&path)? {
         return Ok(Seen::Held);
     }
-    copied?;
-    let (journal, _) = Journal::open(copy.path(), 0)?;
-    Ok(Seen::Opened(Box::new(journal), copy))
+    copied.map_err(|error| match error.kind() {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::FileTooLarge => Unseen::Io(error),
+        _ => Unseen::Copy(error.into()),
+    })?;
+    match Journal::open(copy.path(), 0) {
+        Ok((journal, _)) => Ok(Seen::Opened(Box::new(journal), copy)),
+        Err(error @ journal::Error::Damaged { .. }) => Err(Unseen::Damaged(error)),
+        // The copy's disk is full, or this process has no files left.
+        Err(error @ (journal::Error::Begun { .. } | journal::Error::Store(_))) => {
+            Err(Unseen::Copy(error.into()))
+        }
+    }
 }
 
 fn journal_opens(config: &Config, findings: &mut Findings) {
@@ -276,10 +308,20 @@ fn journal_opens(config: &Config, findings: &mut Findings) {
                 "run this as root: sudo stella-agent doctor",
             );
         }
-        Err(Unseen::Journal(error)) => {
+        Err(error @ Unseen::Copy(_)) => {
+            let remedy = format!(
+                "df -h {0}; df -i {0}; free space there, or: TMPDIR=/another/folder stella-agent doctor",
+                quoted(&env::temp_dir())
+            );
+            findings.warn(CHECK, reason_of(&error), remedy);
+        }
+        Err(Unseen::Damaged(error)) => {
             let path = config.state_dir.join(JOURNAL_DIR);
-            let aside =
-                format!("systemctl stop {UNIT}; mv {0} {0}-damaged; systemctl start {UNIT}", quoted(&path));
+            // Never into one that was put aside before.
+            let aside = format!(
+                "systemctl stop {UNIT}; mv -T {0} {0}-damaged-$(date +%s); systemctl start {UNIT}",
+                quoted(&path)
+            );
             findings.fail(CHECK, reason_of(&error), aside);
         }
     }

@@ -52,6 +52,17 @@ fn on_a_read_only_disk(agent: &Agent) -> Result<(Option<i32>, Value)> {
     said(&unshare.arg(root).arg(agent.state_dir()).arg(agent.config_file()).output()?)
 }
 
+/// With a folder for copies that has no room for one.
+fn with_a_small_tmp(agent: &Agent, kibibytes: u32) -> Result<(Option<i32>, Value)> {
+    let script = "mount -t tmpfs -o size=\"$4\"k tmpfs \"$5\" && \
+        TMPDIR=\"$5\" exec \"$1\" doctor --output json --state-dir \"$2\" --config \"$3\"";
+    let folder = tempfile::tempdir()?;
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--mount", "sh", "-ec", script, "sh"]).arg(binaries::path("stella-agent")?);
+    unshare.arg(agent.state_dir()).arg(agent.config_file());
+    said(&unshare.arg(kibibytes.to_string()).arg(folder.path()).output()?)
+}
+
 /// Checks the verdict on one thing, and that detail or remedy have this text.
 fn expect(said: &Value, check: &str, verdict: &str, text: &str) -> Result<()> {
     let mut all = said.as_array().into_iter().flatten().filter(|it| it["check"] == check);
@@ -145,6 +156,18 @@ fn what_the_host_has_wrong(agent: &Agent) -> Result<()> {
     expect(&said, "configuration", "fail", "did you mean drain_seconds?")?;
     fs::write(agent.config_file(), "[policy]\nallow = []\n")?;
     expect(&of_agent(agent, &[])?.1, "policy", "warn", "policy.allow")?;
+    for (policy, verdict, text) in [
+        ("units = [\"web.service\"]", "warn", "take command out of policy.allow"),
+        (
+            "allow = [\"systemd\"]\nunits = [\"web.service\", \"web@*.service\"]",
+            "ok",
+            "web.service, web@*.service",
+        ),
+        ("allow = [\"systemd\"]\nunits = []", "warn", "policy.units"),
+    ] {
+        fs::write(agent.config_file(), format!("[policy]\n{policy}\n"))?;
+        expect(&of_agent(agent, &[])?.1, "policy", verdict, text)?;
+    }
     Ok(fs::write(agent.config_file(), "")?)
 }
 
@@ -180,8 +203,15 @@ async fn the_journal_of_a_stopped_agent(cluster: &mut Cluster) -> Result<()> {
     let database = agent.state_dir().join("journal/conf");
     let whole = fs::read(&database)?;
     fs::write(&database, vec![0x5a; whole.len()])?;
-    expect(&of_agent(agent, &[])?.1, "journal", "fail", "-damaged")?;
+    expect(&of_agent(agent, &[])?.1, "journal", "fail", "-damaged-$(date +%s)")?;
     fs::write(&database, whole)?;
+    // Where a copy finds no room, nothing is known of the journal; it is not to be moved away.
+    for kibibytes in [4, 64, 512] {
+        let said = with_a_small_tmp(agent, kibibytes)?.1;
+        let told = said.to_string();
+        ensure!(!told.contains("; mv ") && !told.contains("run this as root"), "{kibibytes} KiB: {said:#}");
+        expect(&said, "journal", "warn", "TMPDIR=")?;
+    }
     agent.start()?;
     cluster.wait_online("web-1").await
 }
@@ -276,6 +306,7 @@ fn whom_it_names_outside(control_plane: &ControlPlane) -> Result<()> {
     expect(&said, "gate source change", "fail", "handshake")?;
     expect(&said, "gate source main", "ok", "can be connected to")?;
     expect(&said, "tenants of gate source main", "warn", "gates.prometheus.main.tenants")?;
+    expect(&said, "tenants of gate source main", "warn", "systemctl reload stella-orchestrator")?;
     let (_, said) = through(Some("http://127.0.0.1:9"), control_plane)?;
     expect(&said, "space for output", "ok", "the reserve is 4 MiB")?;
     expect(&said, "event bus", "fail", "nc -vz 127.0.0.1")?;
@@ -304,5 +335,9 @@ fn a_stopped_control_plane(control_plane: &ControlPlane) -> Result<()> {
     let whole = fs::read(&database)?;
     fs::write(&database, vec![0x5a; whole.len()])?;
     expect(&of_control_plane(control_plane)?.1, "journal", "fail", "journal verify")?;
-    Ok(fs::write(&database, whole)?)
+    fs::write(&database, whole)?;
+    let (journal, away) = (state_dir.join("journal"), state_dir.join("away"));
+    fs::rename(&journal, &away)?;
+    expect(&of_control_plane(control_plane)?.1, "journal", "fail", "findmnt --target")?;
+    Ok(fs::rename(&away, &journal)?)
 }

@@ -93,8 +93,8 @@ fn number(said: &str) -> Result<f64> {
     Ok(number.parse()?)
 }
 
-/// How exposed the units are by the page, each with whether the full profile is in force.
-fn exposures() -> Result<Vec<(String, bool, f64)>> {
+/// How exposed the units are by the page, each with the profile that is in force, if one was asked for.
+fn exposures() -> Result<Vec<(String, Option<String>, f64)>> {
     let table = include_str!("../../docs/install.md").split_once("| unit | exposure |\n|---|---|\n");
     let rows = table.context("the page has no table")?.1.lines().take_while(|line| line.starts_with('|'));
     rows.map(|row| {
@@ -102,9 +102,66 @@ fn exposures() -> Result<Vec<(String, bool, f64)>> {
             anyhow::bail!("{row}");
         };
         let name = unit.split('`').nth(1).context("a unit")?.to_owned();
-        Ok((name, unit.contains("full profile"), stated.parse()?))
+        Ok((name, unit.split('`').nth(3).map(str::to_owned), stated.parse()?))
     })
     .collect()
+}
+
+/// Units use nothing that the oldest systemd that is let in does not know, and everybody says the same of which one that is.
+#[test]
+fn every_place_names_the_same_oldest_systemd() -> Result<()> {
+    let repo = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let read = |path: &str| fs::read_to_string(repo.join(path)).with_context(|| path.to_owned());
+    for (path, before, after) in [
+        ("docs/install.md", "need systemd ", " or newer"),
+        ("agent/Cargo.toml", "$auto, systemd (>= ", ")"),
+        ("control-plane/server/Cargo.toml", "$auto, systemd (>= ", ")"),
+        ("packaging/rpm/stella-agent.requires", "Requires: systemd >= ", "\n"),
+        ("packaging/rpm/stella-orchestrator.requires", "Requires: systemd >= ", "\n"),
+        ("packaging/install.sh", "systemd_min=", "\n"),
+    ] {
+        let text = read(path)?;
+        let number = text.split_once(before).and_then(|(_, rest)| rest.split_once(after));
+        ensure!(number.is_some_and(|(number, _)| number == "249"), "{path} names no or another version");
+    }
+    let mut units = Vec::new();
+    for ending in ["service", "timer", "conf"] {
+        files(&repo.join("systemd"), ending, &mut units)?;
+    }
+    // Newer: the specifier for the folder of credentials (251), and a pace of restarts that grows (254).
+    for unit in units {
+        let text = fs::read_to_string(&unit)?;
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let is_newer = line.contains("%d") || line.starts_with("RestartSteps=");
+            ensure!(!is_newer, "{}: {line}", unit.display());
+        }
+    }
+    Ok(())
+}
+
+/// On an installed host the book is where the package puts it, and not in the folder of the sources.
+#[test]
+fn the_pages_that_programs_send_people_to_are_in_the_book() -> Result<()> {
+    let repo = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut sources = Vec::new();
+    for room in ["agent/src", "control-plane/server/src", "protocol/doctor/src"] {
+        files(&repo.join(room), "rs", &mut sources)?;
+    }
+    let mut named = 0;
+    for source in sources {
+        let text = fs::read_to_string(&source)?;
+        for page in text.split("{BOOK}/").skip(1).filter_map(|rest| rest.split_once(".md")) {
+            let page = format!("docs/{}.md", page.0);
+            ensure!(repo.join(&page).is_file(), "{} names {page}", source.display());
+            named += 1;
+        }
+        let told = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+        for line in told.filter(|line| line.contains("docs/") && line.contains(".md")) {
+            ensure!(line.contains("CARGO_MANIFEST_DIR"), "{}: {line}", source.display());
+        }
+    }
+    ensure!(named > 5, "only {named} pages are named");
+    Ok(())
 }
 
 /// What a newer systemd may count that the one before did not.
@@ -121,20 +178,21 @@ fn units_are_as_confined_as_the_page_says() -> Result<()> {
         ensure!(stated.iter().any(|(known, ..)| *known == name), "the page does not state {name}");
     }
     let folder = tempfile::tempdir()?;
-    for (name, is_full, stated) in stated {
+    for (name, profile, stated) in stated {
         let unit = folder.path().join(&name);
         fs::copy(repo.join("systemd").join(&name), &unit)?;
         let drop_ins = folder.path().join(format!("{name}.d"));
-        if is_full {
+        if let Some(profile) = &profile {
+            let file = format!("{profile}.conf");
             fs::create_dir_all(&drop_ins)?;
-            fs::copy(repo.join("systemd/profiles/full.conf"), drop_ins.join("full.conf"))?;
+            fs::copy(repo.join("systemd/profiles").join(&file), drop_ins.join(&file))?;
         }
         let mut analyze = Command::new("systemd-analyze");
         let output = analyze.args(["security", "--offline=true", "--no-pager"]).arg(&unit).output()?;
         let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
         let found = number(&said)?;
         ensure!((found - stated).abs() <= TOLERANCE, "{name}: the page says {stated}, systemd {found}");
-        if is_full {
+        if profile.is_some() {
             fs::remove_dir_all(drop_ins)?;
         }
     }
@@ -294,7 +352,7 @@ async fn packages_install_serve_survive_upgrade_and_leave_nothing() -> Result<()
         ensure!(state.trim() == "inactive", "{unit} is {state}");
         host.run(&format!("systemd-analyze verify --man=no {unit}.service"))?;
     }
-    for (unit, _, stated) in exposures()?.into_iter().filter(|(_, is_full, _)| !is_full) {
+    for (unit, _, stated) in exposures()?.into_iter().filter(|(_, profile, _)| profile.is_none()) {
         let found = exposure(&host, &unit)?;
         ensure!(found <= stated + TOLERANCE, "{unit} is exposed: {found}, and the page says {stated}");
     }
@@ -323,6 +381,11 @@ async fn packages_install_serve_survive_upgrade_and_leave_nothing() -> Result<()
     host.run(
         "journalctl --sync; test -n \"$(journalctl -u stella-orchestrator -o cat -p 6..6 | grep '^{')\"",
     )?;
+    // And whose lines they are, whatever their unit is called.
+    for (program, name) in [("agent", "stella-agent"), ("control-plane", "stella-orchestrator")] {
+        let line = host.run(&format!("journalctl STELLA_PROGRAM={program} -n 1 -o json"))?;
+        ensure!(line.contains(&format!("\"SYSLOG_IDENTIFIER\":\"{name}\"")), "{program}: {line:?}");
+    }
     let serious =
         host.run("journalctl -u stella-orchestrator -o cat -p 3 | grep '\"level\":\"info\"' || true")?;
     ensure!(serious.is_empty(), "{serious}");
@@ -392,5 +455,15 @@ async fn packages_install_serve_survive_upgrade_and_leave_nothing() -> Result<()
     ensure!(user.is_empty(), "{user}");
     // What was deployed may serve users at this moment.
     host.run("grep -q 1.3.0 /srv/stella/web/running")?;
+
+    // Where images are made no systemd runs, and units are enabled all the same.
+    host.run(
+        "unshare --mount sh -ec 'mount -t tmpfs none /run/systemd
+             dpkg -i /root/stella-agent_*.deb /root/stella-orchestrator_*.deb
+             systemctl enable stella-agent stella-agent-enrol stella-orchestrator stella-backup.timer
+             dpkg --remove stella-agent stella-orchestrator'",
+    )?;
+    let dangling = host.run("find /etc/systemd/system -xtype l -name 'stella*'")?;
+    ensure!(dangling.is_empty(), "units are enabled that are gone: {dangling}");
     Ok(())
 }

@@ -43,6 +43,9 @@ pub(super) struct RunArgs {
     /// The kinds of tasks that may run here: artifact, command, check, systemd [default: all]
     #[arg(long, env = "STELLA_AGENT_ALLOW", value_name = "KINDS", value_delimiter = ',')]
     allow: Option<Vec<Kind>>,
+    /// The units that systemd tasks may act on, such as web.service,web@*.service [default: all]
+    #[arg(long, env = "STELLA_AGENT_POLICY_UNITS", value_name = "UNITS", value_delimiter = ',')]
+    policy_units: Option<Vec<String>>,
     /// A log level or filter, such as info or info,stella_agent=debug [default: info]
     #[arg(long, env = "STELLA_AGENT_LOG_LEVEL", value_name = "LEVEL")]
     log_level: Option<String>,
@@ -142,7 +145,7 @@ impl RunArgs {
             drain_seconds: self.drain_seconds,
             reserve_bytes: self.reserve_bytes,
             log: LogSettings { level: self.log_level, format: self.log_format, file: self.log_file },
-            policy: PolicySettings { allow: self.allow },
+            policy: PolicySettings { allow: self.allow, units: self.policy_units },
             metrics: self.metrics.into_settings(),
             traces: self.traces.into_settings(),
             tasks: self.tasks.into_settings(),
@@ -228,10 +231,12 @@ mod tests {
             "--traces-compression=gzip",
             "--tasks-processes-max=512",
             "--allow=artifact,check",
+            "--policy-units=web.service,web@*.service",
         ];
         let (_, said) = Line::parse_from(line).run.into_settings();
         let file = "[metrics]\nlisten = \"127.0.0.1:9091\"\n[traces]\nendpoint = \"http://127.0.0.1:4317\"\nprotocol = \"grpc\"\n\
-                    compression = \"gzip\"\n[tasks]\nprocesses_max = 512\n[policy]\nallow = [\"artifact\", \"check\"]\n";
+                    compression = \"gzip\"\n[tasks]\nprocesses_max = 512\n[policy]\nallow = [\"artifact\", \"check\"]\n\
+                    units = [\"web.service\", \"web@*.service\"]\n";
         let written: Settings = toml::from_str(file).unwrap();
         assert_eq!(serde_json::to_value(said).unwrap(), serde_json::to_value(written).unwrap());
         let wrong = Line::try_parse_from(["stella-agent", "--traces-protocol=udp"]).unwrap_err();

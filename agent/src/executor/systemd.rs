@@ -12,13 +12,11 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 use super::{BoxFuture, Limits, RunContext, failed, reason_of};
+use crate::policy::is_unit_name;
 use crate::supervisor::MARKER;
 
 /// How often the state is asked for after the action.
 const INTERVAL: Duration = Duration::from_millis(200);
-
-/// The longest unit name that systemd takes, in bytes.
-const UNIT_BYTES_MAX: usize = 255;
 
 /// How long taking back what was asked for may take.
 const TAKE_BACK_MAX: Duration = Duration::from_secs(10);
@@ -140,14 +138,7 @@ async fn act_and_wait(context: &RunContext, spec: &SystemdSpec, has_asked: &Atom
 }
 
 fn check_name(unit: &str) -> Result<&str, UnitError> {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b":_.\\@-".contains(&byte);
-    let suffixes = [".service", ".socket", ".timer", ".target", ".path", ".mount"];
-    let named = suffixes.iter().any(|suffix| unit.len() > suffix.len() && unit.ends_with(suffix));
-    if named && unit.len() <= UNIT_BYTES_MAX && !unit.starts_with('-') && unit.bytes().all(plain) {
-        Ok(unit)
-    } else {
-        Err(UnitError::Name(unit.chars().take(64).collect()))
-    }
+    if is_unit_name(unit) { Ok(unit) } else { Err(UnitError::Name(unit.chars().take(64).collect())) }
 }
 
 /// systemd, asked through `systemctl`: the one interface that every version has, and that needs no D-Bus library.
