@@ -274,9 +274,10 @@ pub(crate) fn journal_of(state_dir: &Path) -> Result<Seen, Unseen> {
     if Store::is_held(&path)? {
         return Ok(Seen::Held);
     }
-    copied.map_err(|error| match error.kind() {
-        io::ErrorKind::PermissionDenied | io::ErrorKind::FileTooLarge => Unseen::Io(error),
-        _ => Unseen::Copy(error.into()),
+    copied.map_err(|error| {
+        let is_of_the_journal =
+            matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::FileTooLarge);
+        if is_of_the_journal { Unseen::Io(error) } else { Unseen::Copy(error.into()) }
     })?;
     match Journal::open(copy.path(), 0) {
         Ok((journal, _)) => Ok(Seen::Opened(Box::new(journal), copy)),

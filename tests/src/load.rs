@@ -10,6 +10,7 @@
 
 pub mod archive;
 pub mod core;
+pub mod day;
 pub mod dispatch;
 pub mod figure;
 pub mod fleet;

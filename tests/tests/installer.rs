@@ -168,9 +168,7 @@ fn two_archives_of_the_same_packages_have_the_same_bytes() -> Result<()> {
 async fn repeated(host: &Host, install: &str) -> Result<()> {
     let pid = |unit: &str| host.run(&format!("systemctl show -P MainPID {unit}"));
     let units = ["stella-orchestrator", "stella-agent"];
-    let before = units.map(|unit| pid(unit));
-    let said = host.run(&format!("{install} --dry-run"))?;
-    ensure!(!said.contains("try-restart"), "{said}");
+    let before = units.map(&pid);
     host.run(install)?;
     // Restarts are queued and not waited for.
     host.run("systemctl daemon-reload; while systemctl list-jobs | grep -q stella-; do sleep 0.1; done")?;

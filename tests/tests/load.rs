@@ -63,6 +63,20 @@ fn commands_of_real_agents_are_compared_with_bare_ones() -> Result<()> {
     have_a_ratio(&figures(&["real", "--agents", "1", "--steps", "2"])?)
 }
 
+/// In five seconds what one beat in a thousand leaves is not seen in memory, but a byte on the disk or an event is.
+#[test]
+fn heartbeats_leave_nothing_behind() -> Result<()> {
+    let figures = figures(&["day", "--agents", "5", "--beats", "50"])?;
+    for figure in figures.iter().filter(|figure| figure["unit"] != "MiB") {
+        ensure!(figure["value"].as_f64() == Some(0.0), "{figure}");
+    }
+    // A megabyte is what fifty beats of 20 KiB each would be.
+    let of_agent =
+        figures.iter().find(|figure| figure["what"].to_string().contains("a real agent has grown"));
+    ensure!(of_agent.is_some_and(|figure| figure["goal"]["met"] == true), "{of_agent:?}");
+    Ok(())
+}
+
 #[test]
 fn agents_come_back_after_a_kill() -> Result<()> {
     figures(&["reconnect", "--agents", "5"]).map(drop)

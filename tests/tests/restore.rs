@@ -33,8 +33,8 @@ async fn what_was_deployed_after_the_backup_does_not_stand_in_the_way_of_new_dep
     deploy(&cluster, "1.0.0").await?;
 
     cluster.control_plane.stop()?;
-    std::fs::remove_dir_all(&state)?;
-    std::fs::rename(&backup, &state)?;
+    fs::remove_dir_all(&state)?;
+    fs::rename(&backup, &state)?;
     cluster.control_plane.resume().await?;
     cluster.api = cluster.control_plane.api()?;
     cluster.wait_online(cluster.agents[0].name()).await?;

@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use stella_protocol::limits::HEARTBEAT_INTERVAL_MS;
 use stella_tests::load::figure::{Figure, table};
 use stella_tests::load::fleet::Fleet;
 use stella_tests::load::site::Site;
 use stella_tests::load::tasks::Load;
 use stella_tests::load::{
-    archive, core, dispatch, heartbeats, idle, raw, real, reconnect, replay, scrape, tasks,
+    archive, core, day, dispatch, heartbeats, idle, raw, real, reconnect, replay, scrape, tasks,
 };
 
 // As the control plane has it, so that the memory of the bare server can be compared with its own.
@@ -21,7 +22,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const EXAMPLES: &str = "\
 Examples:
-  stella-load all                              everything, in about six minutes
+  stella-load all                              everything, in about nine minutes
+  stella-load day --beats 17280                what a day of heartbeats leaves behind, in half an hour
   stella-load idle --sizes 1,100,1000,5000     memory of idle agents
   stella-load tasks --agents 1000 --seconds 30 durable task life cycles
   stella-load replay --events 1000000          start on a long journal
@@ -116,7 +118,16 @@ enum Command {
         #[arg(long, default_value_t = 100_000)]
         deployments: u32,
     },
-    /// Everything, in about six minutes.
+    /// What heartbeats leave behind: memory and disk of both sides.
+    Day {
+        /// How many simulated agents beside the real one.
+        #[arg(long, default_value_t = 500)]
+        agents: usize,
+        /// How often each beats, ten times a second. 17,280 are those of a day.
+        #[arg(long, default_value_t = 1_728)]
+        beats: u32,
+    },
+    /// Everything, in about nine minutes.
     All,
     #[command(name = raw::SERVER_COMMAND, hide = true)]
     RawServer { pki: PathBuf },
@@ -213,6 +224,7 @@ fn everything() -> Vec<Vec<Command>> {
             Command::Reconnect { agents: 5_000 },
             Command::Scrape { agents: 10_000 },
         ],
+        vec![Command::Day { agents: 500, beats: 1_728 }],
     ]
 }
 
@@ -235,7 +247,10 @@ async fn measure_list(
     figures: &mut Vec<Figure>,
 ) -> Result<()> {
     let program = std::env::current_exe().context("the path of this program is not known")?;
-    let mut site = Site::start(folder).await?;
+    // A list is for one or the other.
+    let is_day = list.iter().any(|command| matches!(command, Command::Day { .. }));
+    let interval_ms = if is_day { day::HEARTBEAT_INTERVAL_MS } else { HEARTBEAT_INTERVAL_MS };
+    let mut site = Site::start(folder, interval_ms).await?;
     let mut fleet = Fleet::new(site.server())?;
     for command in list {
         // Progress is not worth failing for.
@@ -274,6 +289,7 @@ async fn measure_one(
         }
         Command::Real { agents, steps } => real::measure(site, *agents, *steps).await,
         Command::Reconnect { agents } => reconnect::measure(site, fleet, *agents, program).await,
+        Command::Day { agents, beats } => day::measure(site, fleet, *agents, *beats).await,
         Command::Scrape { agents } => scrape::measure(site, fleet, *agents).await,
         Command::Replay { events } => {
             tasks::fill_journal(site, fleet, filling(*events)?, *events).await?;

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use stella_certs::EnrolmentToken;
-use stella_protocol::limits::HEARTBEAT_INTERVAL_MS;
 use tempfile::TempDir;
 
 use crate::api::Api;
@@ -17,7 +16,7 @@ use crate::process;
 /// The tenant of all measurements.
 pub const TENANT: &str = "load";
 
-/// A control plane in a temporary folder, with the product's defaults except for rate limits and the disk reserve.
+/// A control plane in a temporary folder, with the product's defaults except for rate limits, the disk reserve and, where it says so, heartbeats.
 #[derive(Debug)]
 pub struct Site {
     /// The process.
@@ -28,14 +27,14 @@ pub struct Site {
 }
 
 impl Site {
-    /// Starts one, in a new folder inside of `folder`.
+    /// Starts one, in a new folder inside of `folder`, whose agents heartbeat this often.
     ///
     /// # Errors
     /// If it does not come up.
-    pub async fn start(folder: &Path) -> Result<Self> {
+    pub async fn start(folder: &Path, heartbeat_interval_ms: u64) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("stella-load-").tempdir_in(folder)?;
         let settings = Settings {
-            heartbeat_interval_ms: HEARTBEAT_INTERVAL_MS,
+            heartbeat_interval_ms,
             // None is taken, so that a restart replays what there is.
             snapshot_every_events: u64::from(u32::MAX),
             log_level: "warn".to_owned(),
