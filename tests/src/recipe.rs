@@ -7,7 +7,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use sha2::{Digest as _, Sha256};
 use stella_api_types::deployment::{CreateDeployment, OnFailure, Strategy};
-use stella_api_types::release::{ComponentInput, CreateRelease, Phase, Step, StepAction};
+use stella_api_types::release::{ComponentInput, CreateRelease, Phase, Step, StepAction, UnitAction};
 
 /// How long a step may take unless its test is about that.
 const STEP_TIMEOUT_MS: u64 = 60_000;
@@ -74,6 +74,13 @@ pub fn program(name: &str, argv: &[&str]) -> Step {
         name,
         StepAction::Command { argv, environment: BTreeMap::new(), working_directory: None, user: None },
     )
+}
+
+/// A step that restarts a unit of systemd.
+#[must_use]
+pub fn restart(name: &str, unit: &str) -> Step {
+    let unit = unit.to_owned();
+    step(name, StepAction::Systemd { unit, action: UnitAction::Restart })
 }
 
 /// A step that asks an HTTP server.

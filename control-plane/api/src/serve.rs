@@ -16,6 +16,7 @@ use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use hyper_util::rt::TokioTimer;
 use stella_api_types::paths;
 use stella_telemetry::exposition::Exposition;
+use tokio::sync::Semaphore;
 use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 
@@ -94,7 +95,11 @@ impl MetricsTls {
     }
 }
 
-/// What writes all figures as they are now.
+/// How many pages of metrics are written at the same time. Anybody who reaches that port may ask for one, and one of a large fleet takes
+/// a processor for a good part of a second and tens of megabytes: the others wait for their turn.
+const RENDERS_MAX: usize = 2;
+
+/// What writes all metrics as they are now.
 pub type Render = Arc<dyn Fn(Exposition) -> String + Send + Sync>;
 
 /// Serves `/metrics` and nothing else until `shutdown` is cancelled.
@@ -108,12 +113,19 @@ pub async fn serve_metrics(
     shutdown: CancellationToken,
     ready: impl FnOnce(SocketAddr) + Send,
 ) -> Result<(), Error> {
+    let turns = Arc::new(Semaphore::new(RENDERS_MAX));
     let scrape = move |headers: HeaderMap| {
         let accepted = headers.get_all(header::ACCEPT).into_iter().map(HeaderValue::as_bytes);
-        let (format, render) = (Exposition::accepted(accepted), Arc::clone(&render));
+        let (format, render, turns) =
+            (Exposition::accepted(accepted), Arc::clone(&render), Arc::clone(&turns));
         async move {
-            // Rendering a large fleet takes milliseconds that the runtime's workers should not lose.
-            answer(tokio::task::spawn_blocking(move || render(format)).await, format)
+            let turn = turns.acquire_owned().await;
+            // Rendering a large fleet takes time that the runtime's workers should not lose. The turn goes on if the scraper goes away.
+            let rendered = tokio::task::spawn_blocking(move || {
+                let _turn = turn;
+                render(format)
+            });
+            answer(rendered.await, format)
         }
     };
     let router = Router::new().route(paths::METRICS, get(scrape));

@@ -420,7 +420,8 @@ fn scrape(
     fleet: Arc<Fleet>,
 ) -> Render {
     let state_dir = config.state_dir.clone();
-    Arc::new(move |format| format.of(metrics::render(&recorder, &engine, &fleet, &state_dir), &exemplars))
+    let sources = metrics::Sources { recorder, exemplars, engine, fleet, state_dir };
+    Arc::new(move |format| metrics::render(&sources, format))
 }
 
 async fn keep_up(recorder: PrometheusHandle, shutdown: CancellationToken) {

@@ -9,27 +9,29 @@ use stella_domain::strategy::Strategy;
 use stella_domain::task::TaskState;
 use stella_domain::tenant::{Done, TenantState};
 use stella_domain::workflow::Action;
-use stella_telemetry::families::{Families, Kind};
+use stella_telemetry::exemplars::Exemplars;
+use stella_telemetry::exposition::Exposition;
+use stella_telemetry::families::Families;
 
 use crate::measured::{APPROVALS, DEPLOYMENTS, DISPATCHES, STEPS, TASKS, seconds};
 
 /// What is not there yet.
 const NONE: &Durations = &Durations::NONE;
 
-/// All of them, in Prometheus' text format.
-pub(crate) fn render(state: &State) -> String {
-    let mut families = Families::default();
+/// All of them.
+pub(crate) fn families(state: &State, format: Exposition, exemplars: &Exemplars) -> Families {
+    let mut families = Families::new(format, exemplars);
     deployments(&mut families, state);
     approvals(&mut families, state);
     steps(&mut families, state);
     dispatches(&mut families, state);
     tasks(&mut families, state);
-    families.into_text()
+    families
 }
 
 /// From 0 on for all that an environment may have: the first of a kind is an increase.
 fn deployments(families: &mut Families, state: &State) {
-    families.begin(DEPLOYMENTS.name, Kind::Histogram, "Deployment duration");
+    families.histograms(&DEPLOYMENTS, "Deployment duration");
     for tenant in state.tenants.values() {
         for environment in tenant.environments.values() {
             let by_strategy = tenant.totals.deployments_took.get(&environment.name);
@@ -48,7 +50,7 @@ fn deployments(families: &mut Families, state: &State) {
 
 /// From 0 on where approvals are needed.
 fn approvals(families: &mut Families, state: &State) {
-    families.begin(APPROVALS.name, Kind::Histogram, "Time to approve");
+    families.histograms(&APPROVALS, "Time to approve");
     for tenant in state.tenants.values() {
         for environment in tenant.environments.values() {
             let took = tenant.totals.approvals_took.get(&environment.name);
@@ -62,7 +64,7 @@ fn approvals(families: &mut Families, state: &State) {
 
 /// The operations overview has them by type alone, so they are those of all tenants together.
 fn steps(families: &mut Families, state: &State) {
-    families.begin(STEPS.name, Kind::Histogram, "Step execution time");
+    families.histograms(&STEPS, "Step execution time");
     for kind in Action::TYPES {
         let mut all = Durations::default();
         for took in state.tenants.values().filter_map(|tenant| tenant.totals.steps_took.get(kind)) {
@@ -74,7 +76,7 @@ fn steps(families: &mut Families, state: &State) {
 
 fn dispatches(families: &mut Families, state: &State) {
     let help = "From when a task was queued to the first word of its agent about it";
-    families.begin(DISPATCHES.name, Kind::Histogram, help);
+    families.histograms(&DISPATCHES, help);
     for tenant in state.tenants.values() {
         for environment in tenant.environments.values() {
             let took = tenant.totals.dispatches_took.get(&environment.name).map_or(NONE, AsRef::as_ref);
@@ -86,7 +88,7 @@ fn dispatches(families: &mut Families, state: &State) {
 
 /// By agent and type, from the first task of the type that was queued for the agent on.
 fn tasks(families: &mut Families, state: &State) {
-    families.begin("stella_agent_tasks_total", Kind::Counter, "Tasks executed");
+    families.counters("stella_agent_tasks_total", "Tasks executed");
     for (labels, done) in state.tenants.values().flat_map(done_of) {
         for end in TaskState::ENDS {
             let [tenant, agent, kind] = labels;
@@ -94,7 +96,7 @@ fn tasks(families: &mut Families, state: &State) {
             families.counter(&[tenant, agent, kind, ("status", end)], count);
         }
     }
-    families.begin(TASKS.name, Kind::Histogram, "Task duration");
+    families.histograms(&TASKS, "Task duration");
     for (labels, done) in state.tenants.values().flat_map(done_of) {
         histogram(families, &labels, &done.took, &TASKS_MS);
     }
@@ -115,7 +117,8 @@ fn done_of(tenant: &Arc<TenantState>) -> impl Iterator<Item = (Labels<'_>, &Done
     })
 }
 
+/// The bounds are those of the family that was begun last.
 fn histogram(families: &mut Families, labels: &[(&'static str, &str)], took: &Durations, bounds_ms: &[u64]) {
-    let buckets = bounds_ms.iter().map(|bound| (seconds(*bound), took.up_to(*bound)));
-    families.histogram(labels, buckets, took.count(), seconds(took.sum_ms()));
+    let up_to = bounds_ms.iter().map(|bound| took.up_to(*bound));
+    families.histogram(labels, up_to, took.count(), seconds(took.sum_ms()));
 }

@@ -3,7 +3,7 @@
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use stella_domain::access::{Role, Scope};
 use stella_domain::agent::{Agent, Connectivity};
@@ -19,7 +19,8 @@ use stella_domain::tenant::TenantState;
 use stella_engine::Handle;
 use stella_fleet::Fleet;
 use stella_protocol::id::{AgentId, EnvironmentId};
-use stella_telemetry::exemplars::Histogram;
+use stella_telemetry::exemplars::{Exemplars, Histogram};
+use stella_telemetry::exposition::Exposition;
 
 use crate::{current, described, durations, measured};
 
@@ -55,9 +56,19 @@ pub(crate) fn install() -> anyhow::Result<PrometheusHandle> {
     Ok(handle)
 }
 
+/// Where the numbers of a scrape come from.
+pub(crate) struct Sources {
+    pub(crate) recorder: PrometheusHandle,
+    pub(crate) exemplars: Arc<Exemplars>,
+    pub(crate) engine: Handle,
+    pub(crate) fleet: Arc<Fleet>,
+    pub(crate) state_dir: PathBuf,
+}
+
 /// Renders everything. What follows from the state has a recorder of its own for each scrape, so that a series ends with
 /// the thing that it is about: a revoked agent must not go on alerting.
-pub(crate) fn render(handle: &PrometheusHandle, engine: &Handle, fleet: &Fleet, state_dir: &Path) -> String {
+pub(crate) fn render(sources: &Sources, format: Exposition) -> String {
+    let Sources { recorder, exemplars, engine, fleet, state_dir } = sources;
     metrics_process::Collector::default().collect();
     let state = engine.state();
     let projection = PrometheusBuilder::new().build_recorder();
@@ -101,10 +112,10 @@ pub(crate) fn render(handle: &PrometheusHandle, engine: &Handle, fleet: &Fleet, 
         current::authority(&state);
         agents(&state, engine, fleet);
     });
-    let mut text = handle.render();
-    text.push_str(&projection.handle().render());
-    text.push_str(&durations::render(&state));
-    text
+    let mut exported = recorder.render();
+    exported.push_str(&projection.handle().render());
+    let families = durations::families(&state, format, exemplars);
+    format.page(&exported, families, exemplars)
 }
 
 fn project(state: &State, tenant: &Arc<TenantState>) {

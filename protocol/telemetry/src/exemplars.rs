@@ -1,6 +1,7 @@
 //! Examples of what a histogram counts: of each bucket of a series the newest, with the span that it is about.
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::families::label;
@@ -35,6 +36,36 @@ pub struct Exemplar {
     pub value: f64,
     /// When, in milliseconds since 1970.
     pub at_ms: u64,
+}
+
+impl Exemplar {
+    /// Writes it behind the value of a bucket, as OpenMetrics has it.
+    pub(crate) fn write(&self, line: &mut String) {
+        let Self { trace_id, span_id, value, at_ms } = self;
+        // Writing to a text does not fail.
+        let _ = write!(line, " # {{trace_id=\"{trace_id:032x}\"");
+        if *span_id != 0 {
+            let _ = write!(line, ",span_id=\"{span_id:016x}\"");
+        }
+        let (seconds, milliseconds) = (at_ms / 1_000, at_ms % 1_000);
+        let _ = write!(line, "}} {value} {seconds}.{milliseconds:03}");
+    }
+}
+
+/// The exemplars of one moment: reading them holds up nobody who records.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Snapshot(HashMap<String, Vec<(f64, Exemplar)>>);
+
+impl Snapshot {
+    /// Those of a series with these labels, as they are written, by the upper bounds of their buckets.
+    pub(crate) fn of(&self, name: &str, labels: &str) -> &[(f64, Exemplar)] {
+        if self.0.is_empty() {
+            return &[];
+        }
+        let comma = if labels.is_empty() { "" } else { "," };
+        let start = format!("{name}_bucket{{{labels}{comma}le=\"");
+        self.0.get(&start).map_or(&[], Vec::as_slice)
+    }
 }
 
 /// The newest exemplars of this process, at most one for each bucket of [`SERIES_MAX`] series.
@@ -76,6 +107,14 @@ impl Exemplars {
     /// Those of a series, by the upper bounds of their buckets. `start` is how its lines begin, up to the bound.
     pub(crate) fn of(&self, start: &str) -> Vec<(f64, Exemplar)> {
         self.recorded().series.get(start).map(|it| it.buckets.clone()).unwrap_or_default()
+    }
+
+    /// All of them, as they are now.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let recorded = self.recorded();
+        Snapshot(
+            recorded.series.iter().map(|(start, series)| (start.clone(), series.buckets.clone())).collect(),
+        )
     }
 
     fn recorded(&self) -> MutexGuard<'_, Recorded> {

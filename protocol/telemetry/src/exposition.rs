@@ -3,9 +3,8 @@
 //! The exporter of `metrics` writes the former only. OpenMetrics is made of it, line by line, by the rules of
 //! <https://prometheus.io/docs/specs/om/open_metrics_spec/>, version 1.0.
 
-use std::fmt::Write as _;
-
 use crate::exemplars::{Exemplar, Exemplars};
+use crate::families::Families;
 
 /// What units of OpenMetrics the names of figures end with here.
 const UNITS: [&str; 2] = ["seconds", "bytes"];
@@ -57,10 +56,74 @@ impl Exposition {
     pub fn of(self, text: String, exemplars: &Exemplars) -> String {
         match self {
             Self::Text => text,
-            Self::OpenMetrics => open_metrics(&text, exemplars),
+            Self::OpenMetrics => {
+                let mut page = String::new();
+                open_metrics(&text, exemplars, &mut page);
+                page.push_str(END);
+                page
+            }
+        }
+    }
+
+    /// A page of what the exporter wrote and of families that are in this format already. No family is in both.
+    #[must_use]
+    pub fn page(self, exported: &str, families: Families, exemplars: &Exemplars) -> String {
+        // The families are the large part: they are not copied.
+        let mut page = families.into_text();
+        match self {
+            Self::Text => page.push_str(exported),
+            Self::OpenMetrics => {
+                open_metrics(exported, exemplars, &mut page);
+                page.push_str(END);
+            }
+        }
+        page
+    }
+
+    /// Writes what comes before the series of a family.
+    ///
+    /// In OpenMetrics a family of counters is called without the `_total` of its series. Counters without that are none for OpenMetrics, and
+    /// keep their name.
+    pub(crate) fn head(self, page: &mut String, name: &str, kind: &str, help: Option<&str>) {
+        let mut line = |parts: [&str; 4]| {
+            page.extend(parts);
+            page.push('\n');
+        };
+        if self == Self::Text {
+            if let Some(help) = help {
+                line(["# HELP ", name, " ", help]);
+            }
+            return line(["# TYPE ", name, " ", kind]);
+        }
+        let (family, kind) = match (name.strip_suffix("_total"), kind) {
+            (Some(family), "counter") => (family, kind),
+            (None, "counter") => (name, "unknown"),
+            _ => (name, kind),
+        };
+        line(["# TYPE ", family, " ", kind]);
+        let is_unit = |unit: &&&str| family.strip_suffix(**unit).is_some_and(|rest| rest.ends_with('_'));
+        if let Some(unit) = UNITS.iter().find(is_unit) {
+            line(["# UNIT ", family, " ", unit]);
+        }
+        if let Some(help) = help {
+            // Unlike in the text format quotes are escaped there.
+            line(["# HELP ", family, " ", &help.replace('"', "\\\"")]);
+        }
+    }
+
+    /// The bound of a bucket, as the value of its label.
+    pub(crate) fn bound(self, bound: f64) -> String {
+        match self {
+            _ if bound.is_infinite() => "+Inf".to_owned(),
+            Self::Text => bound.to_string(),
+            // One text for one number: whole bounds are written as floats.
+            Self::OpenMetrics => format!("{bound:?}"),
         }
     }
 }
+
+/// How a page of OpenMetrics ends.
+const END: &str = "# EOF\n";
 
 /// A part of `Accept`.
 struct Range {
@@ -87,8 +150,9 @@ impl Range {
     }
 }
 
-fn open_metrics(text: &str, exemplars: &Exemplars) -> String {
-    let mut page = Page { written: String::with_capacity(text.len() + text.len() / 8), help: None };
+fn open_metrics(text: &str, exemplars: &Exemplars, written: &mut String) {
+    written.reserve(text.len() + text.len() / 8);
+    let mut page = Page { written, help: None };
     let mut series = Series { exemplars, start: "", found: Vec::new() };
     for line in text.lines() {
         if let Some(help) = line.strip_prefix("# HELP ") {
@@ -103,8 +167,6 @@ fn open_metrics(text: &str, exemplars: &Exemplars) -> String {
             page.line(line);
         }
     }
-    page.line("# EOF");
-    page.written
 }
 
 /// The start of a bucket's line, up to the bound, the bound, and what comes after it. The bound is the last label.
@@ -141,7 +203,7 @@ impl<'t> Series<'t> {
 }
 
 struct Page<'t> {
-    written: String,
+    written: &'t mut String,
     /// What was said of the family that comes next.
     help: Option<(&'t str, &'t str)>,
 }
@@ -152,23 +214,9 @@ impl Page<'_> {
         self.written.push('\n');
     }
 
-    /// A family of counters is called without the `_total` of its series. Counters without that are none for OpenMetrics, and keep
-    /// their name.
     fn family(&mut self, name: &str, kind: &str) {
-        let (family, kind) = match (name.strip_suffix("_total"), kind) {
-            (Some(family), "counter") => (family, kind),
-            (None, "counter") => (name, "unknown"),
-            _ => (name, kind),
-        };
-        self.line(&format!("# TYPE {family} {kind}"));
-        let is_unit = |unit: &&&str| family.strip_suffix(**unit).is_some_and(|rest| rest.ends_with('_'));
-        if let Some(unit) = UNITS.iter().find(is_unit) {
-            self.line(&format!("# UNIT {family} {unit}"));
-        }
-        if let Some((_, help)) = self.help.take().filter(|(of, _)| *of == name) {
-            // Unlike in the text format quotes are escaped there.
-            self.line(&format!("# HELP {family} {}", help.replace('"', "\\\"")));
-        }
+        let help = self.help.take().filter(|(of, _)| *of == name).map(|(_, help)| help);
+        Exposition::OpenMetrics.head(self.written, name, kind, help);
     }
 
     fn bucket(&mut self, start: &str, bound: &str, rest: &str, exemplar: Option<Exemplar>) {
@@ -179,14 +227,8 @@ impl Page<'_> {
             self.written.push_str(".0");
         }
         self.written.push_str(rest);
-        if let Some(Exemplar { trace_id, span_id, value, at_ms }) = exemplar {
-            // Writing to a text does not fail.
-            let _ = write!(self.written, " # {{trace_id=\"{trace_id:032x}\"");
-            if span_id != 0 {
-                let _ = write!(self.written, ",span_id=\"{span_id:016x}\"");
-            }
-            let (seconds, milliseconds) = (at_ms / 1_000, at_ms % 1_000);
-            let _ = write!(self.written, "}} {value} {seconds}.{milliseconds:03}");
+        if let Some(exemplar) = exemplar {
+            exemplar.write(self.written);
         }
         self.written.push('\n');
     }

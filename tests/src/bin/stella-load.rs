@@ -73,6 +73,9 @@ enum Command {
         /// How many requests, one after the other.
         #[arg(long, default_value_t = 500)]
         samples: u32,
+        /// Beside how many other agents, which do nothing but heartbeat; growing.
+        #[arg(long, value_delimiter = ',', default_value = "0")]
+        sizes: Vec<usize>,
     },
     /// Durable task life cycles a second, with simulated agents.
     Tasks(TasksArgs),
@@ -213,7 +216,7 @@ fn everything() -> Vec<Vec<Command>> {
     vec![
         vec![
             Command::Core { sizes: vec![100, 1_000, 10_000] },
-            Command::Dispatch { samples: 300 },
+            Command::Dispatch { samples: 300, sizes: vec![0, 1_000] },
             Command::Real { agents: 10, steps: 10 },
             Command::Tasks(TasksArgs { agents: 1_000, steps: 8, seconds: 20 }),
             Command::Replay { events: 1_000_000 },
@@ -279,7 +282,9 @@ async fn measure_one(
             tokio::task::spawn_blocking(move || core::measure(&sizes)).await?
         }
         Command::Idle { sizes } => idle::measure(site, fleet, sizes, program).await,
-        Command::Dispatch { samples } => dispatch::measure(site, *samples, program).await,
+        Command::Dispatch { samples, sizes } => {
+            dispatch::measure(site, fleet, *samples, sizes, program).await
+        }
         Command::Tasks(arguments) => {
             let TasksArgs { agents, steps, seconds } = *arguments;
             tasks::measure(site, fleet, Load { agents, steps, duration: Duration::from_secs(seconds) }).await

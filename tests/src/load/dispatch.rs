@@ -23,6 +23,7 @@ use stella_api_types::time::parse_rfc3339;
 use crate::agent::Agent;
 use crate::cluster::{create_release, create_token, token};
 use crate::load::figure::{Bound, Figure, Latencies};
+use crate::load::fleet::Fleet;
 use crate::load::raw;
 use crate::load::site::{Site, TENANT};
 use crate::{process, recipe, sim, wait};
@@ -41,11 +42,17 @@ const JOURNAL_TIME_CUT: Duration = Duration::from_millis(1);
 /// The largest event, in bytes; a longer line is not ours.
 const LINE_BYTES_MAX: usize = 1 << 20;
 
-/// Measures this many dispatches, one after the other.
+/// Measures this many dispatches, one after the other, beside fleets of these sizes that do nothing but heartbeat.
 ///
 /// # Errors
 /// If one of them does not succeed.
-pub async fn measure(site: &Site, samples: u32, program: &Path) -> Result<Vec<Figure>> {
+pub async fn measure(
+    site: &Site,
+    fleet: &mut Fleet,
+    samples: u32,
+    sizes: &[usize],
+    program: &Path,
+) -> Result<Vec<Figure>> {
     let mut agent = Agent::new(site.folder(), AGENT, &site.control_plane.agents_address())?;
     let invitation = create_token(&site.api, TENANT, &token(Some(AGENT), 1)).await?;
     agent.enrol(&invitation.token.context("the token is not in the answer")?)?;
@@ -71,26 +78,44 @@ pub async fn measure(site: &Site, samples: u32, program: &Path) -> Result<Vec<Fi
         appends: Latencies::default(),
     };
     let mut feed = Feed::open(site).await?;
+    let mut figures = Vec::new();
+    for &size in sizes {
+        fleet.grow_to(site, size).await?;
+        figures.extend(beside(site, fleet.len(), samples, &mut feed, &mut raw).await?);
+    }
+    let idle_bytes = process::resident_bytes(agent.pid()?)?;
+    let mebibytes = crate::load::figure::as_f64(idle_bytes) / 1024.0 / 1024.0;
+    figures.push(Figure::new(PHASE, "memory of the real agent", mebibytes, "MiB").goal(Bound::Ceiling(15.0)));
+    Ok(figures)
+}
+
+/// Measures beside a fleet of this size. The goal is for a control plane that has nothing else to do.
+async fn beside(
+    site: &Site,
+    agents: usize,
+    samples: u32,
+    feed: &mut Feed,
+    raw: &mut Raw,
+) -> Result<Vec<Figure>> {
     let (mut journalled, mut seen) = (Latencies::default(), Latencies::default());
+    raw.begin_anew();
     for _ in 0..samples {
-        one(site, &mut feed, &mut journalled, &mut seen).await?;
+        one(site, feed, &mut journalled, &mut seen).await?;
         // In between, so that both meet the same disk: its pace changes within a minute.
         raw.measure().await?;
     }
-    let idle_bytes = process::resident_bytes(agent.pid()?)?;
     let limit = "one QUIC round trip + two fdatasync appends";
     let figure = |what: &str, latencies: &Latencies, percentile: f64| {
         let limit_ms = raw.round_trips.milliseconds(percentile) + 2.0 * raw.appends.milliseconds(percentile);
-        let what = format!("{what}, p{percentile:.0} of {}", latencies.count());
+        let what = format!("{what}, beside {agents} agents, p{percentile:.0} of {}", latencies.count());
         Figure::new(PHASE, what, latencies.milliseconds(percentile), "ms").beside(limit, limit_ms)
     };
-    let mebibytes = crate::load::figure::as_f64(idle_bytes) / 1024.0 / 1024.0;
+    let median = figure("request -> accepted (journal time)", &journalled, 50.0);
     Ok(vec![
-        figure("request -> accepted (journal time)", &journalled, 50.0).goal(Bound::RatioCeiling(3.0)),
+        if agents == 0 { median.goal(Bound::RatioCeiling(3.0)) } else { median },
         figure("request -> accepted (journal time)", &journalled, 99.0),
         figure("request -> accepted, seen on the feed (one more append)", &seen, 50.0),
         figure("request -> accepted, seen on the feed (one more append)", &seen, 99.0),
-        Figure::new(PHASE, "memory of the real agent", mebibytes, "MiB").goal(Bound::Ceiling(15.0)),
     ])
 }
 
@@ -103,6 +128,11 @@ struct Raw {
 }
 
 impl Raw {
+    fn begin_anew(&mut self) {
+        self.round_trips = Latencies::default();
+        self.appends = Latencies::default();
+    }
+
     async fn measure(&mut self) -> Result<()> {
         for _ in 0..RAW_SAMPLES_EACH {
             self.client.round_trip(&mut self.round_trips).await?;

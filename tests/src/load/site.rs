@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use stella_certs::EnrolmentToken;
 use tempfile::TempDir;
 
@@ -12,6 +13,9 @@ use crate::api::Api;
 use crate::cluster::{create_environment, create_target, create_tenant, create_token, target, token};
 use crate::control_plane::{ControlPlane, Settings};
 use crate::process;
+
+/// How many targets are created at the same time: they share barriers.
+const REQUESTS_AT_ONCE: usize = 32;
 
 /// The tenant of all measurements.
 pub const TENANT: &str = "load";
@@ -73,12 +77,12 @@ impl Site {
     /// If it is refused.
     pub async fn environment(&self, name: &str, agents: &[String]) -> Result<()> {
         create_environment(&self.api, TENANT, name).await?;
-        for (number, agent) in agents.iter().enumerate() {
+        let targets = agents.iter().enumerate().map(|(number, agent)| {
             let mut body = target(name, &format!("{name}-{number:05}"), agent);
             body.slot = Some(name.to_owned());
-            create_target(&self.api, TENANT, &body).await?;
-        }
-        Ok(())
+            async move { create_target(&self.api, TENANT, &body).await.map(drop) }
+        });
+        stream::iter(targets).buffer_unordered(REQUESTS_AT_ONCE).try_collect().await
     }
 
     /// What the control plane holds in memory, in bytes.

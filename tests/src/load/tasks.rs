@@ -1,5 +1,8 @@
 //! Durable task life cycles a second: created, dispatched, accepted, finished and acknowledged, each durable in the control
-//! plane before the next. The load comes from deployments with many targets.
+//! plane before it is told to anybody. The load comes from deployments with many targets.
+//!
+//! The simulated agents accept, start and finish a task in one go, so that these three may share a barrier of the control plane; a real
+//! agent has a barrier of its own and the work itself in between.
 
 use std::time::{Duration, Instant};
 
@@ -61,8 +64,10 @@ pub async fn measure(site: &Site, fleet: &mut Fleet, load: Load) -> Result<Vec<F
     let done = as_f64(fleet.counters.acknowledged() - before);
     // Before and after, because the pace of a disk changes within a minute.
     let raw_rate = f64::midpoint(raw_before, disk.appends_a_second(RAW_TIME)?);
-    let circumstances =
-        format!("{} simulated agents (journals in memory), {deployments} deployments", load.agents);
+    let circumstances = format!(
+        "{} simulated agents (journals in memory, tasks end at once), {deployments} deployments",
+        load.agents
+    );
     let mut cycles =
         Figure::new(PHASE, format!("durable life cycles, {circumstances}"), done / elapsed, "a second")
             .beside("fdatasync of one append each", raw_rate);

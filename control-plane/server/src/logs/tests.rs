@@ -24,6 +24,8 @@ use stella_protocol::id::{
 use stella_protocol::message::Profile;
 use stella_protocol::time::Timestamp;
 use stella_protocol::trace::TraceContext;
+use stella_telemetry::exemplars::Exemplars;
+use stella_telemetry::exposition::Exposition;
 use tracing_subscriber::fmt::MakeWriter;
 use uuid::Uuid;
 
@@ -223,7 +225,9 @@ async fn a_log_that_is_far_behind_leaves_no_deployment_out() {
             assert_eq!(lines, 1, "{event} of deployment {n} in {text}");
         }
     }
-    let figures = crate::durations::render(&engine.handle().state());
+    let (state, exemplars) = (engine.handle().state(), Exemplars::default());
+    let families = crate::durations::families(&state, Exposition::Text, &exemplars);
+    let figures = Exposition::Text.page("", families, &exemplars);
     let count = format!(
         "stella_deployment_duration_seconds_count{{tenant=\"acme\",env=\"prod\",strategy=\"all_at_once\"}} {DEPLOYMENTS}"
     );
