@@ -18,6 +18,7 @@ mod hook;
 mod inventory;
 mod promotion;
 mod signature;
+mod silence;
 mod target;
 mod task;
 mod way_back;

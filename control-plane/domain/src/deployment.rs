@@ -118,6 +118,9 @@ pub struct Deployment {
     /// When it must have ended; what is still open then is cancelled. Moves by the length of each pause, and does not
     /// count during one.
     pub deadline: Timestamp,
+    /// Since when its deadline does not count although it is not paused: it has halted where too many agents are silent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stands_since: Option<Timestamp>,
     /// When it ended.
     pub finished_at: Option<Timestamp>,
 }
@@ -188,14 +191,19 @@ impl Deployment {
         counts.succeeded + counts.failed + counts.ready + counts.abandoned > 0
     }
 
+    /// Whether all targets are through: none is worked on, and none waits.
+    #[must_use]
+    pub const fn is_through(&self) -> bool {
+        self.counts.active == 0 && self.left() == 0
+    }
+
     /// Whether all targets are through, and the release is to bake in there before it has succeeded.
     #[must_use]
     pub fn may_bake(&self) -> bool {
         matches!(self.status, Status::Running)
             && self.verification.is_some()
             && !self.baked
-            && self.counts.active == 0
-            && self.left() == 0
+            && self.is_through()
             && self.counts.succeeded > 0
             && !self.has_failed_too_often()
     }
@@ -206,8 +214,7 @@ impl Deployment {
     pub fn may_wait_for_a_word(&self) -> bool {
         matches!(self.status, Status::Running)
             && (self.verification.is_none() || self.baked)
-            && self.counts.active == 0
-            && self.left() == 0
+            && self.is_through()
             && self.counts.succeeded > 0
             && !self.has_failed_too_often()
     }

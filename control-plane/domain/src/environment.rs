@@ -183,6 +183,9 @@ pub struct Environment {
     /// Since when such an event lasts: nothing is started here meanwhile.
     #[serde(default)]
     pub silent_since: Option<Timestamp>,
+    /// When the last such event was over: what something outside was asked before counts against nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heard_again_at: Option<Timestamp>,
     /// When nothing new may come here, by name. A rollback may.
     #[serde(default)]
     pub freezes: Vec<Freeze>,

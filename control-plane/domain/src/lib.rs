@@ -10,7 +10,10 @@
 //!
 //! # Invariants
 //!
-//! Kept by `apply`, which refuses what would break them, and walked by the property tests under these names.
+//! All are walked by the property tests under these names. Most are kept by `apply`, which refuses what would break them, so that they
+//! hold in replay too. These are kept by `decide`, because journals may have facts from before there was such a rule: all of INV-25
+//! (`decide::path`) and INV-26 (`decide::rollout::dispatch`); of INV-9 that no target is tried again (`decide::guide`); of INV-11
+//! what is about silence (`decide::brake`, `decide::gate`); of INV-12 that an answer from outside counts for one wave (`decide::gate`).
 //!
 //! - **INV-1 replay**: applying a tenant's events from nothing gives the live state, also after JSON.
 //! - **INV-2 final is final**: a final task, target's part or deployment never changes again; but for a failed part of a running
@@ -26,11 +29,13 @@
 //!   blocked or a newer deployment has come to the target.
 //! - **INV-8 nothing stuck**: after the due timers have fired none is due, and a deployment that is neither final nor paused
 //!   has a target that is worked on, or waits for a gate.
-//! - **INV-9 pause**: a paused deployment starts no target, and no time-out passes it by.
+//! - **INV-9 pause**: a paused deployment starts no target, and no time-out passes it by. None is tried again in one that a person or a
+//!   freeze holds back.
 //! - **INV-10 approvals**: a deployment that somebody asked for comes to an environment with a rule only from a promotion with as
 //!   many approvals as the rule needs, each of another account that may approve there when it begins, none of them the one that asked.
 //! - **INV-11 budget**: when a deployment that somebody asked for starts a target, no more targets of the environment are at risk than
-//!   its budget lets; and while too many agents of an environment are silent, nothing is started there.
+//!   its budget lets; and while too many agents of an environment are silent, nothing is started there, no deadline passes, and what
+//!   something outside says halts nothing.
 //! - **INV-12 gates**: a deployment that somebody asked for starts a target only while each gate of its environment, as it is then,
 //!   lets it through or is overridden; and nobody decides on a gate of what they have asked for.
 //! - **INV-13 order**: no step of a run starts before the steps that it needs are over, and the version that a run has pinned never
@@ -57,6 +62,8 @@
 //! - **INV-25 path**: a deployment that somebody asked for, or that comes by itself, begins and starts targets only when its release has
 //!   been through what the promotion path of its environment wants, and for as long as it wants it; or when somebody has overridden that.
 //! - **INV-26 draining**: an agent whose host is out of rotation is sent no task but such as go on with what was begun on their target.
+//! - **INV-27 plan**: each task that is sent for a deployment that somebody asked for is the one at its place in the leaf of its target in
+//!   the plan that was sealed; and so is each task of what takes it back by the steps that are planned there.
 
 pub mod access;
 pub mod agent;

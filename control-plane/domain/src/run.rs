@@ -149,6 +149,10 @@ pub struct StepRun {
     /// Who has answered what it asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answered_by: Option<Actor>,
+    /// How much of the time of the attempt that is under way is left, in milliseconds, while none of it passes: it waits for a deployment
+    /// where too many agents are silent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_left_ms: Option<u64>,
     /// Why the attempt that is under way has failed when what it has begun has ended: its time was up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overdue: Option<String>,
@@ -165,6 +169,7 @@ impl StepRun {
             parts: Vec::new(),
             job: None,
             answered_by: None,
+            time_left_ms: None,
             overdue: None,
         }
     }

@@ -3,17 +3,22 @@
 
 mod common;
 
-use common::{STAGING, World, agent, conflict, deployment, end, failed, name, new_deployment, target};
+use common::{
+    STAGING, World, agent, conflict, deployment, end, failed, failure, name, new_deployment, target,
+};
 use stella_domain::amount::Amount::{self, Count, Percent};
-use stella_domain::command::{NewDeployment, TenantCommand};
+use stella_domain::command::{Actor, NewDeployment, TenantCommand};
 use stella_domain::deployment::{OnFailure, Status};
 use stella_domain::environment::SilenceRule;
-use stella_domain::event::Fact;
+use stella_domain::event::{Event, Fact, StreamId};
 use stella_domain::freeze::{Freeze, Repeats};
+use stella_domain::gate::Outcome as Says;
 use stella_domain::hold::PauseCause;
 use stella_domain::rejection::Rejection;
 use stella_domain::release::StepAction;
 use stella_domain::strategy::{Rolling, Strategy};
+use stella_protocol::message::{Phase, TaskOutcome};
+use stella_protocol::trace::TraceContext;
 
 fn budget(world: &mut World, budget: Option<Amount>) {
     world.ok(TenantCommand::SetEnvironmentBudget { environment: STAGING, budget });
@@ -157,7 +162,7 @@ fn many_silent_agents_pause_what_runs_there_and_nothing_fails() {
     assert!(decision.events.iter().any(|(_, event)| counted(&event.fact)), "{:?}", decision.events);
     assert_eq!(stands(&world, 2), (2, 2, Some(PauseCause::Silence)));
     assert_eq!(reason(&world, 2), "too many agents of staging have gone silent at once");
-    let listed = vec![world.listed(1, stella_protocol::message::Phase::Running)];
+    let listed = vec![world.listed(1, Phase::Running)];
     // What comes meanwhile waits too, and no time passes it by.
     deploy(&mut world, to(3, &[4], Strategy::AllAtOnce));
     assert_eq!(stands(&world, 3), (0, 1, Some(PauseCause::Silence)));
@@ -393,5 +398,131 @@ fn a_pause_for_a_freeze_lasts_as_long_as_some_freeze_does_and_no_longer() {
     world.wait_ms(6 * 3_600_000);
     assert_eq!(stands(&world, 2), (1, 0, None), "it goes on when that is over");
     world.complete(2);
+    end(&world);
+}
+
+/// A gate that counts agents, or errors, fails because nobody can be heard. That says nothing about the release.
+#[test]
+fn what_is_said_about_silent_agents_halts_nothing_and_is_asked_anew() {
+    let silent = || {
+        let mut world = World::with_release_1(5);
+        rule(&mut world, 40);
+        world.set_gate(common::gate("agents-up", common::http()));
+        deploy(&mut world, to(2, &[1, 2, 3, 4], common::canary(&[(25, Some(600_000))], None)));
+        world.answer(2, "agents-up", Says::Passed);
+        world.complete(1);
+        world.answer(2, "agents-up", Says::Passed);
+        (2..=4).for_each(|n| world.disconnect(n));
+        world.wait_ms(60_000);
+        world.answer(2, "agents-up", Says::Failed);
+        assert_eq!(stands(&world, 2), (0, 3, Some(PauseCause::CanaryStep)));
+        // Nor does what anybody else looks at.
+        world.scan(2, &[]);
+        assert_eq!(*world.status(2), Status::Running);
+        world
+    };
+    let heal = |world: &mut World| (2..=4).for_each(|n| drop(world.connect(n, vec![])));
+
+    // The soak goes on, and is over while they are silent still.
+    let mut world = silent();
+    world.wait_ms(24 * 3_600_000);
+    assert_eq!(stands(&world, 2), (0, 3, Some(PauseCause::Silence)));
+    while world.gate(2, "agents-up").asked.is_none() {
+        world.wait_ms(10_000);
+    }
+    world.answer(2, "agents-up", Says::Failed);
+    heal(&mut world);
+    assert_eq!(stands(&world, 2), (0, 3, None), "it has to be asked anew");
+    world.answer(2, "agents-up", Says::Passed);
+    assert_eq!(stands(&world, 2), (3, 0, None));
+    end(&world);
+
+    // Once they are heard, what is said counts.
+    let mut world = silent();
+    heal(&mut world);
+    assert_eq!(stands(&world, 2), (0, 3, Some(PauseCause::CanaryStep)));
+    world.wait_ms(60_000);
+    world.answer(2, "agents-up", Says::Failed);
+    assert!(world.rollback_of(2).is_some());
+    end(&world);
+
+    // What is known of the release itself counts all the time.
+    let mut world = silent();
+    world.set_gate(common::security("scan", &[]));
+    assert_eq!(*world.status(2), Status::Running);
+    world.scan(2, &["CVE-1"]);
+    assert!(failure(&world, 2).contains("1 critical findings"));
+    end(&world);
+}
+
+/// What works on agents that are silent has not come to its end because nobody hears of it: its target goes back with the others.
+#[test]
+fn the_deadline_of_what_has_halted_does_not_pass_while_agents_are_silent() {
+    let day = 24 * 3_600_000;
+    for is_silent_first in [false, true] {
+        let mut world = World::with_release_1(5);
+        rule(&mut world, 40);
+        deploy(&mut world, new_deployment(2, 2, None));
+        for n in 1..=5 {
+            world.run(n);
+        }
+        let listed: Vec<_> = (2..=4).map(|n| world.listed(n, Phase::Running)).collect();
+        world.wait_ms(600_000);
+        if !is_silent_first {
+            world.finish(1, failed("exit 1"));
+        }
+        (2..=4).for_each(|n| world.disconnect(n));
+        if is_silent_first {
+            world.wait_ms(day);
+            world.finish(1, failed("exit 1"));
+        }
+        world.wait_ms(day);
+        assert!(matches!(world.status(2), Status::Halting { .. }), "{:?}", world.status(2));
+        (2..=4).zip(listed).for_each(|(n, it)| drop(world.connect(n, vec![it])));
+        // It has as much time as it had.
+        world.wait_ms(3_600_000 - 600_000 - 1);
+        assert!(!world.task_on(2).cancel_requested);
+        for n in 2..=5 {
+            world.finish(n, TaskOutcome::Succeeded);
+        }
+        assert_eq!(world.rollback_of(2).unwrap().order.len(), 5, "none is left out");
+        end(&world);
+    }
+
+    // And no more.
+    let mut world = World::with_release_1(5);
+    rule(&mut world, 40);
+    deploy(&mut world, new_deployment(2, 2, None));
+    for n in 1..=5 {
+        world.run(n);
+    }
+    world.finish(1, failed("exit 1"));
+    let listed: Vec<_> = (2..=4).map(|n| world.listed(n, Phase::Running)).collect();
+    (2..=4).for_each(|n| world.disconnect(n));
+    world.wait_ms(day);
+    (2..=4).zip(listed).for_each(|(n, it)| drop(world.connect(n, vec![it])));
+    world.wait_ms(3_600_000);
+    assert!(world.task_on(2).cancel_requested);
+    end(&world);
+}
+
+/// Journals have deadlines that passed while agents were silent: they are read as they are.
+#[test]
+fn a_deadline_that_passed_in_a_silence_is_read_from_an_older_journal() {
+    let mut world = World::with_release_1(5);
+    rule(&mut world, 40);
+    deploy(&mut world, new_deployment(2, 2, None));
+    for n in 1..=5 {
+        world.run(n);
+    }
+    world.finish(1, failed("exit 1"));
+    (2..=4).for_each(|n| world.disconnect(n));
+    world.wait_ms(3_600_000);
+    let fact = Fact::DeploymentOverdue { id: deployment(2), reason: "late".to_owned() };
+    let event = Event { at: world.now, actor: Actor::System, trace: TraceContext::default(), fact };
+    let stream = StreamId::Tenant(common::TENANT);
+    world.state.apply(stream, &event).unwrap();
+    world.events.push((stream, event));
+    (2..=4).for_each(|n| drop(world.connect(n, vec![])));
     end(&world);
 }

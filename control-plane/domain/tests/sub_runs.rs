@@ -5,17 +5,22 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use common::{World, add_key, agent, checked_run, name, new_target, release, security, target};
+use common::{
+    STAGING, World, add_key, agent, checked_run, failed, name, new_target, release, security, target,
+};
 use serde_json::{Value, json};
 use stella_domain::archive::{Rule, due};
 use stella_domain::command::{Command, NewRun, NewTarget, TenantCommand};
 use stella_domain::decide::Decision;
+use stella_domain::deployment::{RollbackReason, Status};
+use stella_domain::environment::SilenceRule;
+use stella_domain::hold::PauseCause;
 use stella_domain::name::Identifier;
 use stella_domain::rejection::Rejection;
 use stella_domain::run::{Run, RunStatus};
 use stella_domain::workflow::{DEPTH_MAX, FAN_OUT_MAX, Template, check};
-use stella_protocol::id::RunId;
-use stella_protocol::message::TaskOutcome;
+use stella_protocol::id::{DeploymentId, RunId};
+use stella_protocol::message::{Phase, TaskOutcome};
 use uuid::Uuid;
 
 const RUN: RunId = RunId(Uuid::from_u128(0x5000));
@@ -467,4 +472,120 @@ fn a_deployment_whose_step_is_out_of_time_is_taken_back_as_one_that_is_late_itse
         world.finish(n, TaskOutcome::Succeeded);
     }
     assert!(reason(&world).contains("longer than it may"), "{}", reason(&world));
+}
+
+/// The deployment that the step `up` waits for.
+fn awaited(world: &World) -> DeploymentId {
+    now(world).steps[&id("up")].state.deployment().unwrap()
+}
+
+fn is_back(world: &World) {
+    assert!(reason(world).contains("longer than it may"), "{}", reason(world));
+    for n in 1..=2 {
+        assert_eq!(world.tenant().targets[&target(n)].current, Some(release(1)));
+    }
+}
+
+/// A canary that soaks has proven nothing when the time of its step is up.
+#[test]
+fn a_deployment_that_holds_when_its_step_is_out_of_time_is_taken_back() {
+    let mut world = world();
+    let strategy = json!({ "type": "canary", "steps": [{ "percent": 50, "soak_ms": 3_600_000 }] });
+    run(
+        &mut world,
+        json!([{ "id": "up", "timeout": "10m",
+                 "deploy": { "release": "shop:2.0", "environment": "staging", "strategy": strategy } }]),
+    );
+    let up = awaited(&world);
+    world.complete(1);
+    assert_eq!(world.deployment(up).paused_for, PauseCause::CanaryStep);
+    world.wait_ms(600_000);
+    assert!(
+        matches!(world.deployment(up).status, Status::Failed { .. }),
+        "{:?}",
+        world.deployment(up).status
+    );
+    assert_eq!(world.deployment(up).halted_for, RollbackReason::TimeOut);
+    assert_eq!(step(&world, "up").0, "running", "it is being taken back");
+    world.complete(1);
+    assert_eq!(step(&world, "up").0, "failed");
+    is_back(&world);
+}
+
+/// One has failed, and the other is at work when the time is up: both go back, and what has failed stays the reason.
+#[test]
+fn a_deployment_that_has_failed_when_its_step_is_out_of_time_is_taken_back() {
+    let mut world = world();
+    run(
+        &mut world,
+        json!([{ "id": "up", "timeout": "10m",
+                 "deploy": { "release": "shop:2.0", "environment": "staging", "strategy": { "type": "all_at_once" } } }]),
+    );
+    let up = awaited(&world);
+    world.run(2);
+    world.finish(1, failed("exit 1"));
+    world.wait_ms(600_000);
+    assert!(
+        matches!(world.deployment(up).status, Status::Halting { .. }),
+        "{:?}",
+        world.deployment(up).status
+    );
+    world.finish(2, TaskOutcome::Cancelled);
+    let Status::Failed { reason } = &world.deployment(up).status else { panic!() };
+    assert!(reason.contains("exit 1"), "{reason}");
+    (1..=2).for_each(|n| world.complete(n));
+    is_back(&world);
+}
+
+/// Half of the agents are silent: that is a network event, and no time passes there, neither for a step that deploys nor for one that waits
+/// for its run.
+#[test]
+fn the_time_of_a_step_stands_still_while_the_agents_are_silent_that_it_deploys_to() {
+    let world_with_rule = || {
+        let mut world = world();
+        let rule = Some(SilenceRule { percent: 40, within_ms: 60_000 });
+        world.ok(TenantCommand::SetEnvironmentSilence { environment: STAGING, rule });
+        let up = json!([{ "id": "up", "timeout": "10m",
+            "deploy": { "release": "shop:2.0", "environment": "staging", "strategy": { "type": "all_at_once" } } }]);
+        apply(&mut world, template("out", json!({}), up)).unwrap();
+        world
+    };
+    let steps = json!([{ "id": "sub", "timeout": "20m", "workflow": { "name": "out", "version": 1 } }]);
+    let of_part = |world: &World| children(world)[0].steps[&id("up")].state.name();
+    let mut world = world_with_rule();
+    run(&mut world, steps.clone());
+    for n in 1..=2 {
+        world.run(n);
+    }
+    world.wait_ms(60_000);
+    let listed = vec![world.listed(1, Phase::Running)];
+    world.disconnect(1);
+    world.wait_ms(24 * 3_600_000);
+    assert_eq!((of_part(&world), step(&world, "sub").0), ("running", "running"));
+    world.connect(1, listed);
+    // Nine of ten minutes are left.
+    world.wait_ms(539_999);
+    assert_eq!(children(&world)[0].steps[&id("up")].overdue, None);
+    (1..=2).for_each(|n| world.complete(n));
+    assert_eq!(now(&world).status, RunStatus::Succeeded);
+
+    // One that begins in the silence has all of its time when that is over, and no more.
+    let mut world = world_with_rule();
+    world.disconnect(1);
+    run(&mut world, steps);
+    world.wait_ms(24 * 3_600_000);
+    assert_eq!((of_part(&world), step(&world, "sub").0), ("running", "running"));
+    world.connect(1, vec![]);
+    for n in 1..=2 {
+        world.run(n);
+    }
+    world.wait_ms(599_999);
+    assert_eq!(children(&world)[0].steps[&id("up")].overdue, None);
+    world.wait_ms(1);
+    assert!(children(&world)[0].steps[&id("up")].overdue.is_some());
+    for n in 1..=2 {
+        world.finish(n, TaskOutcome::Cancelled);
+    }
+    (1..=2).for_each(|n| world.complete(n));
+    assert_eq!((of_part(&world), step(&world, "sub").0), ("failed", "failed"));
 }

@@ -219,6 +219,14 @@ fn without_a_bake_the_gates_that_verify_have_the_last_word() {
 
     let mut world = self::world();
     verify(&mut world, None);
+    world.set_gate(verifying("errors", http()));
+    bring(&mut world);
+    world.answer(2, "errors", Says::Failed);
+    assert_eq!((why_back(&world), is_proven(&world)), (RollbackReason::Verification, false));
+    end(&world);
+
+    let mut world = self::world();
+    verify(&mut world, None);
     world.set_gate(verifying("sign-off", Check::Manual));
     bring(&mut world);
     world.tell_as(2, word(false)).unwrap();

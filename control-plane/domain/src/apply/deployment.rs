@@ -34,7 +34,8 @@ impl TenantState {
                 deployment.on_failure = on_failure.unwrap_or(deployment.on_failure);
                 deployment.halted_for = *cause;
                 self.forget_questions(PromotionId(id.0), None);
-                self.end_pause(at, *id, fact)
+                self.end_pause(at, *id, fact)?;
+                self.stand_still(at, *id, fact)
             }
             Fact::DeploymentOverdue { id, reason } => {
                 self.stop_deadline(*id, fact)?;
@@ -52,7 +53,7 @@ impl TenantState {
                 let going_on = matches!(deployment.status, Status::Running | Status::Halting { .. });
                 ensure(going_on, subject(*id), deployment.status.name(), fact)?;
                 deployment.status = Status::Cancelling { reason: reason.clone() };
-                deployment.paused = None;
+                (deployment.paused, deployment.stands_since) = (None, None);
                 let deadline = deployment.deadline;
                 self.timers.remove(&(deadline, Timer::DeploymentDeadline(*id)));
                 self.forget_questions(PromotionId(id.0), None);
@@ -65,7 +66,7 @@ impl TenantState {
                     let is_verified = deployment.verification.is_none()
                         || (deployment.baked && deployment.paused.is_none() && is_let_through);
                     matches!(deployment.status, Status::Running)
-                        && is_quiet(deployment)
+                        && deployment.is_through()
                         && !deployment.has_failed_too_often()
                         && deployment.counts.succeeded > 0
                         && is_verified
@@ -73,7 +74,7 @@ impl TenantState {
             }
             Fact::DeploymentFailed { id, reason } => {
                 self.end_deployment(at, *id, fact, Status::Failed { reason: reason.clone() }, |deployment| {
-                    matches!(deployment.status, Status::Halting { .. }) && is_quiet(deployment)
+                    matches!(deployment.status, Status::Halting { .. }) && deployment.is_through()
                 })
             }
             Fact::DeploymentCancelled { id, reason } => self.end_deployment(
@@ -81,7 +82,9 @@ impl TenantState {
                 *id,
                 fact,
                 Status::Cancelled { reason: reason.clone() },
-                |deployment| matches!(deployment.status, Status::Cancelling { .. }) && is_quiet(deployment),
+                |deployment| {
+                    matches!(deployment.status, Status::Cancelling { .. }) && deployment.is_through()
+                },
             ),
             other => Err(misplaced(other)),
         }
@@ -144,12 +147,16 @@ impl TenantState {
             created_by: Some(created_by),
             trace,
             deadline: *deadline,
+            stands_since: None,
             finished_at: None,
         };
         deployment.step_over();
         self.deployments.insert(*id, Arc::new(deployment));
         self.active_deployments.insert(*id);
         self.timers.insert((*deadline, Timer::DeploymentDeadline(*id)));
+        if self.is_silent(*environment) {
+            self.time_steps(*at, fact)?;
+        }
         Ok(())
     }
 
@@ -268,8 +275,10 @@ impl TenantState {
     pub(super) fn stop_deadline(&mut self, id: DeploymentId, fact: &Fact) -> Applied {
         let deployment = self.deployment_mut(id, fact)?;
         let (deadline, status) = (deployment.deadline, deployment.status.name());
-        let removed = self.timers.remove(&(deadline, Timer::DeploymentDeadline(id)));
-        ensure(removed.is_some(), subject(id), format!("{status} without a deadline"), fact)
+        // In journals of before it stood still, the deadline of what had halted passed while agents were silent.
+        let stood = deployment.stands_since.take().is_some();
+        let removed = self.timers.remove(&(deadline, Timer::DeploymentDeadline(id))).is_some();
+        ensure(removed || stood, subject(id), format!("{status} without a deadline"), fact)
     }
 
     fn end_deployment(
@@ -285,7 +294,7 @@ impl TenantState {
         let deployment = self.deployment_mut(id, fact)?;
         ensure(may_end(deployment), subject(id), where_it_is(deployment), fact)?;
         deployment.status = status;
-        deployment.paused = None;
+        (deployment.paused, deployment.stands_since) = (None, None);
         deployment.finished_at = Some(at);
         let (deadline, environment) = (deployment.deadline, deployment.environment);
         let requested = deployment.cause == Cause::Requested;
@@ -357,11 +366,6 @@ impl TenantState {
     ) -> Result<&mut Deployment, IllegalTransition> {
         self.deployments.get_mut(&id).map(Arc::make_mut).ok_or_else(|| missing(DeploymentId::KIND, id, fact))
     }
-}
-
-/// Whether no target is worked on, and none waits to be, or for the others.
-const fn is_quiet(deployment: &Deployment) -> bool {
-    deployment.counts.active == 0 && deployment.left() == 0
 }
 
 fn where_it_is(deployment: &Deployment) -> String {

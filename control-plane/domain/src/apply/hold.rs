@@ -41,17 +41,8 @@ impl TenantState {
             | Fact::EnvironmentWayBackProofSet { .. }
             | Fact::EnvironmentVerificationSet { .. }
             | Fact::EnvironmentSilenceSet { .. } => self.environment_set(fact),
-            Fact::EnvironmentWentSilent { id, .. } => {
-                let environment = self.environment_mut(*id, fact)?;
-                let ruled = environment.silence.is_some() && environment.silent_since.is_none();
-                ensure(ruled, format!("environment {id}"), "silent, or without a rule", fact)?;
-                environment.silent_since = Some(event.at);
-                Ok(())
-            }
-            Fact::EnvironmentHeardAgain { id } => {
-                let since = self.environment_mut(*id, fact)?.silent_since.take();
-                ensure(since.is_some(), format!("environment {id}"), "not silent", fact)
-            }
+            Fact::EnvironmentWentSilent { id, .. } => self.went_silent(event.at, *id, fact),
+            Fact::EnvironmentHeardAgain { id } => self.heard_again(event.at, *id, fact),
             Fact::EnvironmentFreezeSet { id, freeze } => {
                 let freezes = self.freezes_mut(*id, fact)?;
                 freezes.retain(|it| it.name != freeze.name);
@@ -118,7 +109,7 @@ impl TenantState {
         Ok(&mut self.environment_mut(id, fact)?.freezes)
     }
 
-    fn environment_mut(
+    pub(super) fn environment_mut(
         &mut self,
         id: EnvironmentId,
         fact: &Fact,

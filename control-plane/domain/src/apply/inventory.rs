@@ -94,6 +94,7 @@ impl TenantState {
             verification: None,
             silence: None,
             silent_since: None,
+            heard_again_at: None,
             lock: None,
             created_at: at,
         };

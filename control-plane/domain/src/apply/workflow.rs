@@ -59,7 +59,7 @@ impl TenantState {
                     if let Work::Runs { runs } = work {
                         state.parts.clone_from(runs);
                     }
-                    state.overdue = None;
+                    (state.overdue, state.time_left_ms) = (None, None);
                     state.state = StepState::Running { work: work.clone(), deadline: *deadline };
                     Ok(())
                 })
@@ -100,16 +100,9 @@ impl TenantState {
                 state.state = StepState::BackingOff { until: *until, reason: reason.clone() };
                 if may { Ok(()) } else { Err(name) }
             }),
-            Fact::StepOverdue { run, step, reason } => self.change_step(*run, step, fact, |state| {
-                let name = state.state.name();
-                let StepState::Running { work: Work::Deployment { .. } | Work::Runs { .. }, deadline } =
-                    &mut state.state
-                else {
-                    return Err(name);
-                };
-                state.overdue = Some(reason.clone());
-                deadline.take().map(drop).ok_or("overdue already")
-            }),
+            Fact::StepOverdue { run, step, reason } => {
+                self.change_step(*run, step, fact, |state| time_is_up(state, reason))
+            }
             Fact::StepHeld { run, step, until, reason } => self.change_step(*run, step, fact, |state| {
                 let may = matches!(state.state, StepState::Running { .. } | StepState::Waiting);
                 let name = state.state.name();
@@ -265,7 +258,7 @@ impl TenantState {
     }
 
     /// Changes a step of a run that has not ended, and keeps what is known about it elsewhere in line.
-    fn change_step(
+    pub(super) fn change_step(
         &mut self,
         id: RunId,
         step: &Identifier,
@@ -278,6 +271,9 @@ impl TenantState {
         let before = state.state.clone();
         change(state).map_err(|found| illegal(subject(id, step), found, fact))?;
         let after = state.state.clone();
+        if !matches!(after, StepState::Running { .. }) {
+            state.time_left_ms = None;
+        }
         if let Some(due) = before.due() {
             self.timers.remove(&(due, Timer::StepDue(id, step.clone())));
         }
@@ -348,6 +344,18 @@ impl TenantState {
     fn run_mut(&mut self, id: RunId, fact: &Fact) -> Result<&mut Run, IllegalTransition> {
         self.runs.get_mut(&id).map(Arc::make_mut).ok_or_else(|| missing(RunId::KIND, id, fact))
     }
+}
+
+/// The time of what a step has begun is up, once.
+fn time_is_up(step: &mut StepRun, reason: &str) -> Result<(), &'static str> {
+    let StepState::Running { work: Work::Deployment { .. } | Work::Runs { .. }, deadline } = &mut step.state
+    else {
+        return Err(step.state.name());
+    };
+    step.overdue = Some(reason.to_owned());
+    // In journals of before it stood still, its time passed while agents were silent.
+    let stood = step.time_left_ms.take().is_some();
+    if deadline.take().is_some() || stood { Ok(()) } else { Err("overdue already") }
 }
 
 fn hold(event: &Event, reason: &str) -> Hold {

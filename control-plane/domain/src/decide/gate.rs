@@ -16,7 +16,7 @@ use crate::event::Fact;
 use crate::findings::{FINDING_COMPONENT_BYTES_MAX, FINDING_ID_BYTES_MAX, FINDINGS_MAX, SCANNERS_MAX};
 use crate::gate::{
     self, AGAIN_MS_RANGE, ALLOWED_MAX, Check, Evaluated, GATES_MAX, Gate, Outcome as Says, QUERY_BYTES_MAX,
-    REPORTERS_MAX, Record, Standing, TTL_MS_RANGE, VARIABLES, cut,
+    REPORTERS_MAX, Record, Standing, TTL_MS_RANGE, VARIABLES, Verdict, cut,
 };
 use crate::name::Name;
 use crate::promotion::PromotionStatus;
@@ -247,10 +247,10 @@ fn rule_on(
     matters: impl Fn(&Gate) -> bool,
 ) -> Result<Ruling, Rejection> {
     let Some(promotion) = tx.tenant.promotions.get(&id) else { return Ok(Ruling::Open) };
-    let (place, release) = (promotion.wanted.environment, promotion.wanted.release);
-    let place = Arc::clone(environment(tx, place)?);
-    let release = tx.tenant.recipe(release).map(Arc::clone);
-    let release = release.ok_or_else(|| Rejection::not_found(ReleaseId::KIND, id))?;
+    let (place_id, release_id) = (promotion.wanted.environment, promotion.wanted.release);
+    let place = Arc::clone(environment(tx, place_id)?);
+    let release = tx.tenant.recipe(release_id).map(Arc::clone);
+    let release = release.ok_or_else(|| Rejection::not_found(ReleaseId::KIND, release_id))?;
     let (mut waits, mut closed) =
         (false, signature::is_signed(&tx.tenant, &release).err().map(|it| it.to_string()));
     for standing in place.gates.values().filter(|it| matters(&it.gate)) {
@@ -311,11 +311,21 @@ fn rule_one(
         return Ok(Ruling::Waits);
     }
     let is_manual = matches!(gate.check, Check::Manual);
+    let (is_silent, is_of_silence) =
+        (place.silent_since.is_some(), before.is_some_and(|it| is_of_silence(place, it)));
     match before {
-        Some(it) if it.outcome == Says::Failed && (is_manual || record.again_at.is_some()) => {
+        Some(it) if it.outcome == Says::Failed && is_manual => Ok(Ruling::Closed(it.reason.clone())),
+        Some(it) if it.outcome == Says::Failed && record.again_at.is_some() && !is_of_silence => {
             Ok(Ruling::Closed(it.reason.clone()))
         }
-        Some(it) if it.outcome != Says::Passed && record.again_at.is_some() => Ok(Ruling::Waits),
+        // It is asked again when it is time to. What was said in a silence that is over is asked for at once.
+        Some(it)
+            if it.outcome != Says::Passed
+                && record.again_at.is_some()
+                && (is_silent || it.outcome == Says::Unavailable) =>
+        {
+            Ok(Ruling::Waits)
+        }
         Some(_) | None => {
             if asking == Asking::Now && !is_manual {
                 ask(tx, id, &gate.name, &record, *policy)?;
@@ -323,6 +333,11 @@ fn rule_one(
             Ok(Ruling::Waits)
         }
     }
+}
+
+/// Whether what something outside has said may be about nothing but agents that cannot be heard: that counts against no release.
+fn is_of_silence(place: &Environment, verdict: &Verdict) -> bool {
+    place.silent_since.is_some() || place.heard_again_at.is_some_and(|heard| verdict.asked_at < heard)
 }
 
 fn ask(

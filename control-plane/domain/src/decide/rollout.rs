@@ -334,7 +334,8 @@ pub(super) fn halt_for_gate(
     id: DeploymentId,
     reason: &str,
 ) -> Result<(), Rejection> {
-    let cause = match tx.deployment(id)?.baked {
+    let deployment = tx.deployment(id)?;
+    let cause = match deployment.baked || deployment.is_through() {
         true => RollbackReason::Verification,
         false => RollbackReason::Gate,
     };
@@ -447,7 +448,7 @@ fn current_tasks(tx: &Transaction<'_>, id: DeploymentId) -> Result<Vec<(TargetId
 /// Ends a deployment that has nothing left to wait for.
 fn end_if_quiet(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<(), Rejection> {
     let deployment = tx.deployment(id)?;
-    if deployment.counts.active > 0 || deployment.left() > 0 {
+    if !deployment.is_through() {
         return Ok(());
     }
     match deployment.status.clone() {

@@ -11,7 +11,7 @@ use stella_protocol::id::{DeploymentId, PromotionId, RunId};
 
 use super::transaction::{Transaction, WORK_MAX};
 use super::{deploy_step, deployment, gate_step, outgoing, rollout, sub_run};
-use crate::deployment::{Cause, Status};
+use crate::deployment::{Cause, RollbackReason, Status};
 use crate::event::Fact;
 use crate::gate::ANSWER_MS_MAX;
 use crate::ids;
@@ -20,7 +20,7 @@ use crate::promotion::EXPIRES_MS_DEFAULT;
 use crate::rejection::Rejection;
 use crate::run::{Run, RunStatus, StepEnd, StepRun, StepState, Turn, Work};
 use crate::spans;
-use crate::tenant::{TenantState, Timer};
+use crate::tenant::TenantState;
 use crate::workflow::{
     Action, ApprovalStep, CALL_WAIT_MS_MAX, Meter, OnFailure, Step, Template, Variables, render,
 };
@@ -153,19 +153,22 @@ fn stop_deployment(tx: &mut Transaction<'_>, id: DeploymentId, reason: &str) -> 
     Ok(())
 }
 
-/// The time of a step is up that waits for a deployment: that is ended as one whose own time is up, and so is taken back if that is
-/// its policy. A job, and what is paused, is cancelled.
+/// The time of a step that waits for a deployment is up. The deployment is ended like one whose own time is up, paused or not, so it is
+/// taken back if that is its policy. One that has failed already keeps its reason, and only its open tasks are ended. A job or a
+/// rollback is cancelled.
 fn out_of_time(tx: &mut Transaction<'_>, id: DeploymentId, reason: &str) -> Done {
     let deployment = tx.tenant.deployments.get(&id).filter(|it| it.cause == Cause::Requested);
-    let has_time = deployment.filter(|it| {
-        let deadline = (it.deadline, Timer::DeploymentDeadline(id));
-        it.paused.is_none() && it.status == Status::Running && tx.tenant.timers.contains(&deadline)
-    });
-    if has_time.is_none() {
-        return stop_deployment(tx, id, reason);
+    match deployment.map(|it| &it.status) {
+        Some(Status::Running) => {
+            rollout::halt_with(tx, id, reason, (None, RollbackReason::TimeOut))?;
+            rollout::end_what_is_open(tx, id)
+        }
+        Some(Status::Halting { .. }) => rollout::end_what_is_open(tx, id),
+        Some(
+            Status::Cancelling { .. } | Status::Succeeded | Status::Failed { .. } | Status::Cancelled { .. },
+        )
+        | None => stop_deployment(tx, id, reason),
     }
-    tx.emit(Fact::DeploymentOverdue { id, reason: reason.to_owned() })?;
-    rollout::end_what_is_open(tx, id)
 }
 
 /// Makes up for one more step, or ends the run, if nothing else is under way.
