@@ -229,3 +229,38 @@ fn what_fails_while_something_else_holds_everything_up_is_asked_about_when_that_
     assert_eq!(*world.status(2), Status::Succeeded);
     end(&world);
 }
+
+/// Whoever may try a target again may not override a freeze, nor what somebody else holds back.
+#[test]
+fn a_target_is_not_tried_again_in_a_freeze_nor_in_a_deployment_that_a_person_has_paused() {
+    let mut world = world(2, 1);
+    world.finish(1, failed("exit 1"));
+    let freeze = Box::new(common::freeze("christmas", "1970-01-01T00:00", "1970-01-02T00:00"));
+    world.ok(TenantCommand::FreezeEnvironment { environment: STAGING, freeze: freeze.clone() });
+    let problem = conflict(world.tell(retry(1)));
+    assert!(problem.starts_with("staging is frozen (christmas: nobody is there); "), "{problem}");
+    world.wait_ms(24 * 3_600_000);
+    world.ok(retry(1));
+    world.finish(1, failed("exit 1"));
+    let reason = "I want to look".to_owned();
+    world.ok(TenantCommand::PauseDeployment { deployment: deployment(2), reason });
+    let problem = conflict(world.tell(retry(1)));
+    assert!(problem.contains("is paused (I want to look); resume it"), "{problem}");
+    world.ok(TenantCommand::ResumeDeployment { deployment: deployment(2) });
+    assert!(asks(&world).is_some());
+    world.ok(retry(1));
+    world.complete(1);
+    world.complete(2);
+    assert_eq!(*world.status(2), Status::Succeeded);
+    end(&world);
+
+    // What overrides freezes goes on.
+    let mut world = World::with_release_1(2);
+    let (on_failure, override_freeze) = (OnFailure::Ask, Some("orders are lost".to_owned()));
+    let new = NewDeployment { on_failure, override_freeze, ..new_deployment(2, 2, Some(1)) };
+    world.ok(TenantCommand::Deploy(Box::new(new)));
+    world.finish(1, failed("exit 1"));
+    world.ok(TenantCommand::FreezeEnvironment { environment: STAGING, freeze });
+    world.ok(retry(1));
+    end(&world);
+}

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 
 use stella_protocol::id::{DeploymentId, EnvironmentId};
+use stella_protocol::time::Timestamp;
 
 use super::transaction::Transaction;
 use super::{rollout, silence};
@@ -14,6 +15,7 @@ use crate::command::Outcome;
 use crate::deployment::{Deployment, Status};
 use crate::environment::Environment;
 use crate::event::Fact;
+use crate::freeze::Freeze;
 use crate::hold::PauseCause;
 use crate::rejection::Rejection;
 use crate::tenant::TenantState;
@@ -82,7 +84,7 @@ pub(super) fn hold_back(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<()
     hold_back(tx, id)
 }
 
-type Held = (PauseCause, String, Option<stella_protocol::time::Timestamp>);
+type Held = (PauseCause, String, Option<Timestamp>);
 
 fn outside(tx: &Transaction<'_>, deployment: &Deployment) -> Option<Held> {
     let environment = tx.tenant.environments.get(&deployment.environment)?;
@@ -90,13 +92,22 @@ fn outside(tx: &Transaction<'_>, deployment: &Deployment) -> Option<Held> {
         let reason = format!("too many agents of {} have gone silent at once", environment.name);
         return Some((PauseCause::Silence, reason, None));
     }
-    let starts_more = deployment.cause.is_asked_for() && deployment.left() > 0;
-    if !starts_more || overrides_freezes(&tx.tenant, deployment.id) {
-        return None;
-    }
-    let (freeze, until) = environment.lasting_freeze(tx.now)?;
+    let (freeze, until) = freeze_on(tx, deployment).filter(|_| deployment.left() > 0)?;
     let reason = format!("{} is frozen ({}: {})", environment.name, freeze.name, freeze.reason);
     Some((PauseCause::Freeze, reason, Some(until)))
+}
+
+/// The freeze that keeps a deployment from starting anything now, and until when. Rollbacks go through all of them, and so does what
+/// somebody has overridden them for.
+pub(super) fn freeze_on<'t>(
+    tx: &'t Transaction<'_>,
+    deployment: &Deployment,
+) -> Option<(&'t Freeze, Timestamp)> {
+    let environment = tx.tenant.environments.get(&deployment.environment)?;
+    if !deployment.cause.is_asked_for() || overrides_freezes(&tx.tenant, deployment.id) {
+        return None;
+    }
+    environment.lasting_freeze(tx.now)
 }
 
 fn overrides_freezes(tenant: &TenantState, id: DeploymentId) -> bool {

@@ -7,11 +7,13 @@ use stella_protocol::id::{DeploymentId, PromotionId, TargetId};
 use super::deployment::is_free;
 use super::gate::{self, Asking, Ruling};
 use super::transaction::Transaction;
-use super::{fields, rollout};
+use super::{brake, fields, rollout};
 use crate::command::Outcome;
 use crate::deployment::{Deployment, OnFailure, Progress, RollbackReason, Status, TargetRollout};
 use crate::event::Fact;
+use crate::hold::PauseCause;
 use crate::rejection::Rejection;
+use crate::target::Target;
 use crate::task::TaskState;
 
 /// Tries a failed target again, from its first step (or that of its switch, once that has begun) and without leaving the deployment.
@@ -45,6 +47,7 @@ pub(super) fn retry(
             format!("too many agents have gone silent at once; try {} again when they are heard", place.name);
         return Err(Rejection::conflict(problem));
     }
+    is_not_held(tx, &deployment, &place)?;
     if deployment.cause.is_job() && place.live != part.colour() {
         let problem = format!("the colour that is live on {} has changed since; skip it here", place.name);
         return Err(Rejection::conflict(problem));
@@ -71,6 +74,26 @@ pub(super) fn retry(
     let step = if let Some(Progress::Active { step, .. }) = again { *step } else { 0 };
     rollout::queue(tx, id, target, step)?;
     Ok(Outcome::Done)
+}
+
+/// Whether neither a person nor a freeze keeps a deployment from starting anything. Trying a target again is no way around either.
+fn is_not_held(tx: &Transaction<'_>, deployment: &Deployment, place: &Target) -> Result<(), Rejection> {
+    let (id, name) = (deployment.id, &place.name);
+    if let Some(hold) = deployment.paused.as_ref().filter(|_| deployment.paused_for == PauseCause::Person) {
+        let problem =
+            format!("deployment {id} is paused ({}); resume it, then try target {name} again", hold.reason);
+        return Err(Rejection::Conflict { problem });
+    }
+    if let Some((freeze, _)) = brake::freeze_on(tx, deployment) {
+        let problem = format!(
+            "{} is frozen ({}: {}); try target {name} again when the freeze ends, or take the freeze back",
+            tx.tenant.environments.get(&deployment.environment).map_or("it", |it| it.name.as_str()),
+            freeze.name,
+            freeze.reason
+        );
+        return Err(Rejection::Conflict { problem });
+    }
+    Ok(())
 }
 
 /// Leaves a target alone: neither this deployment nor its rollback touches it any more.
