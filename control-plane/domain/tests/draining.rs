@@ -185,3 +185,24 @@ fn the_silence_of_hosts_that_were_taken_out_is_no_network_event() {
     assert!(!silent(&world));
     end(&world);
 }
+
+/// The turn of a host that is away had come, and it was taken out before anything was sent there: nothing has come to it.
+#[test]
+fn what_was_never_sent_to_a_host_does_not_count_as_the_last_that_came_there() {
+    let mut world = World::with_release_1(2);
+    world.deploy(2, 2, None);
+    [1, 2].into_iter().for_each(|n| world.complete(n));
+    world.disconnect(1);
+    world.deploy(3, 3, Some(1));
+    assert!(matches!(world.task_on(1).state, TaskState::Queued));
+    world.ok(drain(1));
+    left_out(&world, 3, 1);
+    let place = &world.tenant().targets[&target(1)];
+    assert_eq!((place.last, place.visited), (Some(deployment(2)), Some(deployment(2))));
+    world.ok(TenantCommand::CancelDeployment { deployment: deployment(3), reason: "too early".to_owned() });
+    world.finish(2, TaskOutcome::Cancelled);
+    assert!(matches!(world.status(3), Status::Cancelled { .. }));
+    world.ok(TenantCommand::Rollback { id: deployment(4), of: deployment(2) });
+    assert_eq!(world.deployment(deployment(4)).order.to_vec(), [target(1), target(2)]);
+    end(&world);
+}

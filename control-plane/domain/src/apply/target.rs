@@ -192,6 +192,9 @@ impl TenantState {
             Progress::Succeeded { .. } | Progress::Skipped { .. } | Progress::Abandoned { .. } => false,
         };
         ensure(quiet, format!("target {target}"), part.progress.name(), fact)?;
+        if self.is_untouched(&part) {
+            self.never_came(&part);
+        }
         self.close_question(id, target, fact)?;
         self.move_part(id, target, Progress::Skipped { hold: Some(hold) }, fact)?;
         self.deployment_mut(id, fact)?.step_over();
@@ -207,16 +210,9 @@ impl TenantState {
         let skipped = Progress::Skipped { hold: None };
         let part = self.deployments.get(&id).and_then(|deployment| deployment.targets.get(&target));
         let part = Arc::clone(part.ok_or_else(|| missing(TargetId::KIND, target, fact))?);
-        if let Progress::Active { task, .. } = part.progress {
-            let untouched = self.tasks.get(&task).is_some_and(|task| part.is_untouched(&task.state));
-            ensure(untouched, format!("target {target}"), part.progress.name(), fact)?;
-            // An archive of before they were kept may have it.
-            let last = part.before.and_then(|it| it.last).filter(|it| self.deployments.contains_key(it));
-            if let (Some(before), Some(place)) = (part.before, self.targets.get_mut(&target)) {
-                let place = Arc::make_mut(place);
-                place.last = last;
-                place.visited = before.visited;
-            }
+        if matches!(part.progress, Progress::Active { .. }) {
+            ensure(self.is_untouched(&part), format!("target {target}"), part.progress.name(), fact)?;
+            self.never_came(&part);
             return self.move_part(id, target, skipped, fact);
         }
         let is_due = self.deployments.get(&id).is_some_and(|it| it.is_due(&part));
@@ -230,6 +226,23 @@ impl TenantState {
         self.move_part(id, target, skipped, fact)?;
         self.deployment_mut(id, fact)?.step_over();
         Ok(())
+    }
+
+    /// Whether a target is worked on, and nothing was ever sent there.
+    fn is_untouched(&self, part: &TargetRollout) -> bool {
+        let task = part.progress.task().and_then(|task| self.tasks.get(&task));
+        task.is_some_and(|task| part.is_untouched(&task.state))
+    }
+
+    /// What was the last to come to a target before the turn in which nothing was done there is the last again.
+    fn never_came(&mut self, part: &TargetRollout) {
+        // An archive of before they were kept may have it.
+        let last = part.before.and_then(|it| it.last).filter(|it| self.deployments.contains_key(it));
+        if let (Some(before), Some(place)) = (part.before, self.targets.get_mut(&part.target)) {
+            let place = Arc::make_mut(place);
+            place.last = last;
+            place.visited = before.visited;
+        }
     }
 
     /// Moves the target whose turn it is from waiting to `progress`; another one's turn has not come.
