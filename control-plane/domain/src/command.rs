@@ -126,7 +126,8 @@ pub struct ActingAccount {
 /// The key of an idempotent request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Idempotency {
-    /// What the caller chose, 1 to 128 characters; the API prefixes it with the token's id.
+    /// What the caller chose; the API prefixes it with the token's id. At most
+    /// [`IDEMPOTENCY_KEY_BYTES_MAX`](crate::decide::IDEMPOTENCY_KEY_BYTES_MAX) bytes together.
     pub key: String,
     /// The digest of method, path and body: the same key with another one is refused.
     pub digest: Digest,

@@ -76,7 +76,8 @@ pub use rollback::{PlannedRollback, plan_rollback};
 pub use run_plan::{PlannedRun, PlannedStep, plan_run};
 use transaction::Transaction;
 
-/// How long an idempotency key may be, in bytes, with what the API puts before it.
+/// How long an idempotency key may be, in bytes, with what the API puts before it. The API has a smaller limit of its own for what
+/// its callers choose.
 pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 256;
 
 /// What follows from a command.
@@ -226,10 +227,8 @@ fn answered_before(
     request: &Idempotency,
 ) -> Result<Option<Outcome>, Rejection> {
     if request.key.is_empty() || request.key.len() > IDEMPOTENCY_KEY_BYTES_MAX {
-        return Err(Rejection::invalid(
-            "idempotency_key",
-            "must have 1 to 128 characters; any random text will do",
-        ));
+        let problem = format!("must have 1 to {IDEMPOTENCY_KEY_BYTES_MAX} bytes; any random text will do");
+        return Err(Rejection::invalid("idempotency_key", problem));
     }
     let requests: &OrdMap<String, AnsweredRequest> = match stream {
         StreamId::System => &state.system.requests,

@@ -14,6 +14,7 @@ use stella_domain::command::{
     NewDeployment, NewEnrolmentToken, NewRelease, NewTarget, Outcome, SystemCommand, TargetChange,
     TenantCommand,
 };
+use stella_domain::decide::IDEMPOTENCY_KEY_BYTES_MAX;
 use stella_domain::deployment::Status;
 use stella_domain::event::Fact;
 use stella_domain::name::Name;
@@ -505,6 +506,9 @@ fn tenants_and_keys() {
     assert!(matches!(again.unwrap_err(), Rejection::Exists { kind: "tenant", .. }));
     let empty = world.tell_once("", digest(1), TenantCommand::RemoveTarget { id: target(1) });
     assert!(matches!(empty.unwrap_err(), Rejection::Invalid { field, .. } if field == "idempotency_key"));
+    let long = "k".repeat(IDEMPOTENCY_KEY_BYTES_MAX + 1);
+    let long = world.tell_once(&long, digest(1), TenantCommand::RemoveTarget { id: target(1) }).unwrap_err();
+    assert_eq!(long.to_string(), "idempotency_key: must have 1 to 256 bytes; any random text will do");
     let store =
         |size_bytes| TenantCommand::StoreArtifact { digest: digest(1), size_bytes, tenant_bytes_max: None };
     invalid(&mut world, store(0), "size_bytes", "not empty");
