@@ -62,6 +62,8 @@
 //! - **INV-25 path**: a deployment that somebody asked for, or that comes by itself, begins and starts targets only when its release has
 //!   been through what the promotion path of its environment wants, and for as long as it wants it; or when somebody has overridden that.
 //! - **INV-26 draining**: an agent whose host is out of rotation is sent no task but such as go on with what was begun on their target.
+//! - **INV-27 plan**: each task that is sent for a deployment that somebody asked for is the one at its place in the leaf of its target in
+//!   the plan that was sealed; and so is each task of what takes it back by the steps that are planned there.
 
 pub mod access;
 pub mod agent;

@@ -115,7 +115,7 @@ fn group_is_whole(tenant: &TenantState, deployment: &Deployment) {
     }
 }
 
-/// INV-18 and INV-20, from one state to the next.
+/// INV-7, INV-18 and INV-20, from one state to the next: also what a person has taken back ends on what was there before.
 pub fn step(old: &TenantState, new: &TenantState, events: &[(StreamId, Event)]) {
     let brought: BTreeSet<_> = events.iter().filter_map(|(_, event)| succeeded(&event.fact)).collect();
     for (id, target) in &old.targets {
@@ -127,12 +127,21 @@ pub fn step(old: &TenantState, new: &TenantState, events: &[(StreamId, Event)]) 
     for (deployment, target) in brought {
         let rollback = &new.deployments[&deployment];
         let part = &rollback.targets[&target];
-        let switched = part.legs.len() == 1 && part.legs[0].steps == Steps::Switch;
-        let (Cause::Rollback { of, .. }, true) = (&rollback.cause, switched) else { continue };
+        let Cause::Rollback { of, .. } = &rollback.cause else { continue };
         let Some(place) = new.targets.get(&target).filter(|place| place.last == Some(deployment)) else {
             continue;
         };
         let before = &new.deployments[of].targets[&target];
+        if rollback.strategy.groups().is_none() {
+            assert_eq!(place.current, before.previous, "INV-7: the release before");
+            let known = before.previous_variables.is_some();
+            let same = place.brought_with == before.previous_variables;
+            assert!(!known || same, "INV-7: the variables before, on {}", place.name);
+        }
+        let switched = part.legs.len() == 1 && part.legs[0].steps == Steps::Switch;
+        if !switched {
+            continue;
+        }
         assert_eq!(place.current, before.previous, "INV-20: the release before");
         let colour = before.colour().map(Colour::other);
         assert!(before.colour().is_none() || place.live == colour, "INV-20: the colour before");

@@ -162,6 +162,10 @@ fn timers(tenant: &TenantState) {
         let may = !paused && matches!(deployment.status, Status::Running | Status::Halting { .. });
         let must = !paused && matches!(deployment.status, Status::Running);
         assert!(!paused || matches!(deployment.status, Status::Running), "INV-9: paused and not running");
+        let place = tenant.environments.get(&deployment.environment);
+        let silent = place.is_some_and(|it| it.silent_since.is_some());
+        let may_stand = !deadline && silent && matches!(deployment.status, Status::Halting { .. });
+        assert!(deployment.stands_since.is_none() || may_stand, "INV-11: {} stands still", deployment.id);
         assert!(
             if deadline { may } else { !must },
             "INV-5: deadline of a deployment that is {}",

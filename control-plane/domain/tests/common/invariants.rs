@@ -12,17 +12,17 @@ use stella_domain::deployment::{
 };
 use stella_domain::environment::{Needs, Requirement};
 use stella_domain::event::{Event, Fact, StreamId};
-use stella_domain::gate::Check;
-use stella_domain::hold::Standing;
+use stella_domain::gate::{Check, Outcome};
+use stella_domain::hold::{PauseCause, Standing};
 use stella_domain::promotion::{ApprovalRule, PromotionStatus};
-use stella_domain::run::StepRun;
+use stella_domain::run::{StepRun, StepState};
 use stella_domain::signature::ReleaseSignature;
 use stella_domain::state::State;
 use stella_domain::strategy::Strategy;
-use stella_domain::tenant::TenantState;
+use stella_domain::tenant::{TenantState, Timer};
 use stella_domain::way_back::{Proof, ProofAnswer, ProofRule};
 use stella_protocol::digest::Digest;
-use stella_protocol::id::{AccountId, DeploymentId, PromotionId, TargetId};
+use stella_protocol::id::{AccountId, DeploymentId, EnvironmentId, PromotionId, TargetId};
 use stella_protocol::time::Timestamp;
 
 use super::World;
@@ -53,6 +53,7 @@ pub fn check(state: &State, now: Timestamp) {
         gates(tenant);
         runs(tenant);
         archive(tenant);
+        silence(tenant);
         super::jobs::check(tenant);
         super::colours::check(tenant);
     }
@@ -104,10 +105,13 @@ pub fn step(before: &State, after: &State, events: &[(StreamId, Event)]) {
         }
     }
     budgets(old, new, events);
+    nothing_fails_in_silence(old, new, events);
     approved_by_those_who_may(before, new, events);
+    approved_by_the_rule(old, new, events);
+    nobody_lets_their_own_run_through(new, events);
     super::colours::step(old, new, events);
     super::jobs::step(old, new, events);
-    starts_nothing_paused(old, events);
+    starts_nothing_paused(old, new, events);
     begins_nothing_on_draining_hosts(old, new, events);
     for (at, (_, event)) in events.iter().enumerate() {
         let switches = |id| new.deployments.get(id).is_some_and(|it| !it.is_beside());
@@ -139,13 +143,23 @@ pub fn step(before: &State, after: &State, events: &[(StreamId, Event)]) {
 
 /// INV-9, fact by fact: one command may end a pause, start something and begin another pause.
 #[expect(clippy::wildcard_enum_match_arm, reason = "most facts have nothing to do with pauses")]
-fn starts_nothing_paused(old: &TenantState, events: &[(StreamId, Event)]) {
-    let mut paused: BTreeSet<DeploymentId> =
-        old.deployments.values().filter(|it| it.paused.is_some()).map(|it| it.id).collect();
+fn starts_nothing_paused(old: &TenantState, new: &TenantState, events: &[(StreamId, Event)]) {
+    let mut paused: BTreeMap<DeploymentId, PauseCause> =
+        old.deployments.values().filter(|it| it.paused.is_some()).map(|it| (it.id, it.paused_for)).collect();
     for (_, event) in events {
         match &event.fact {
-            Fact::DeploymentPaused { id, .. } => {
-                paused.insert(*id);
+            Fact::DeploymentPaused { id, cause, .. } => {
+                paused.insert(*id, *cause);
+            }
+            Fact::TargetRetried { deployment, .. } => {
+                let held = matches!(paused.get(deployment), Some(PauseCause::Person | PauseCause::Freeze));
+                assert!(!held, "INV-9: a target of {deployment} was tried again");
+                let (deployment, promotion) = (&new.deployments[deployment], PromotionId(deployment.0));
+                let overridden =
+                    new.promotions.get(&promotion).is_some_and(|it| it.wanted.override_freeze.is_some());
+                let frozen = new.environments[&deployment.environment].lasting_freeze(event.at).is_some();
+                let may = !frozen || overridden || !deployment.cause.is_asked_for();
+                assert!(may, "INV-9: a target of {} was tried again in a freeze", deployment.id);
             }
             Fact::DeploymentResumed { id }
             | Fact::DeploymentHalted { id, .. }
@@ -153,7 +167,7 @@ fn starts_nothing_paused(old: &TenantState, events: &[(StreamId, Event)]) {
                 paused.remove(id);
             }
             Fact::TargetStarted { deployment, .. } | Fact::TargetWentOn { deployment, .. } => {
-                assert!(!paused.contains(deployment), "INV-9: {deployment} started a target");
+                assert!(!paused.contains_key(deployment), "INV-9: {deployment} started a target");
             }
             _ => {}
         }
@@ -232,6 +246,65 @@ fn budgets(old: &TenantState, new: &TenantState, events: &[(StreamId, Event)]) {
         let risky = new.deployments.values().filter(|it| it.environment == place.id).map(|it| at_risk(it));
         let at_risk: usize = risky.sum();
         assert!(at_risk <= usize::try_from(max).unwrap(), "INV-11: {at_risk} at risk, at most {max}");
+    }
+}
+
+/// INV-11: where too many agents were silent before and after a command, nothing was late, and nothing outside has ended anything.
+#[expect(clippy::wildcard_enum_match_arm, reason = "most facts end nothing")]
+fn nothing_fails_in_silence(old: &TenantState, new: &TenantState, events: &[(StreamId, Event)]) {
+    let is_silent = |id: &EnvironmentId| {
+        [old, new].iter().all(|it| it.environments.get(id).is_some_and(|it| it.silent_since.is_some()))
+    };
+    for (_, event) in events {
+        match &event.fact {
+            Fact::DeploymentOverdue { id, .. } => {
+                assert!(!is_silent(&new.deployments[id].environment), "INV-11: {id} was late in a silence");
+            }
+            Fact::StepOverdue { run, step, .. } => {
+                let silent = deployments_below(old, &old.runs[run].steps[step]).any(|id| {
+                    old.deployments.get(&id).is_some_and(|deployment| is_silent(&deployment.environment))
+                });
+                assert!(!silent, "INV-11: step {step} of {run} was late in a silence");
+            }
+            Fact::DeploymentHalted { id, reason, .. } if is_silent(&new.deployments[id].environment) => {
+                let gates = &new.environments[&new.deployments[id].environment].gates;
+                let mut outside = gates.iter().filter(|(_, it)| it.gate.check.is_outside());
+                let by = outside.find(|(name, _)| reason.starts_with(&format!("gate {name}: ")));
+                assert!(by.is_none(), "INV-11: {id} was halted in a silence: {reason}");
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The deployments that a step waits for, itself or through other runs.
+fn deployments_below<'t>(
+    tenant: &'t TenantState,
+    step: &'t StepRun,
+) -> Box<dyn Iterator<Item = DeploymentId> + 't> {
+    let parts = step.state.children().iter().filter_map(|child| tenant.runs.get(&child.run));
+    let steps = parts.flat_map(|run| run.steps.values());
+    let below = steps.flat_map(move |step| deployments_below(tenant, step));
+    Box::new(step.state.deployment().into_iter().chain(below))
+}
+
+/// INV-11, in one state: no deadline can pass where too many agents are silent.
+fn silence(tenant: &TenantState) {
+    // One that ended may have been to an environment that is gone.
+    let is_silent =
+        |id: &EnvironmentId| tenant.environments.get(id).is_some_and(|it| it.silent_since.is_some());
+    for deployment in tenant.deployments.values().filter(|it| is_silent(&it.environment)) {
+        let deadline = (deployment.deadline, Timer::DeploymentDeadline(deployment.id));
+        assert!(!tenant.timers.contains(&deadline), "INV-11: the deadline of {} passes", deployment.id);
+    }
+    for step in tenant.runs.values().flat_map(|run| run.steps.values()) {
+        let deployments = deployments_below(tenant, step).filter_map(|id| tenant.deployments.get(&id));
+        let mut silent = deployments.filter(|it| is_silent(&it.environment));
+        assert!(silent.next().is_none() || step.state.due().is_none(), "INV-11: the time of a step passes");
+        let stands = step.time_left_ms.is_some();
+        assert!(!stands || matches!(step.state, StepState::Running { deadline: None, .. }), "INV-5");
+        let some_silence = tenant.environments.keys().any(is_silent);
+        assert!(!stands || some_silence, "INV-11: the time of a step stands still for nothing");
     }
 }
 
@@ -527,6 +600,53 @@ fn approved_by_those_who_may(before: &State, new: &TenantState, events: &[(Strea
             let may = account.has(Role::Approver, Scope::Environment(new.id, *environment));
             assert!(may, "INV-10: {} started by {} without the role", id, account.name);
         }
+    }
+}
+
+/// INV-10, at the moment when a deployment begins: its promotion was asked for by the rule that the environment has then.
+fn approved_by_the_rule(old: &TenantState, new: &TenantState, events: &[(StreamId, Event)]) {
+    let mut rules: BTreeMap<EnvironmentId, Option<ApprovalRule>> =
+        old.environments.iter().map(|(id, it)| (*id, it.approvals.clone())).collect();
+    for (_, event) in events {
+        if let Fact::EnvironmentApprovalsSet { id, rule } = &event.fact {
+            rules.insert(*id, rule.clone());
+        } else if let Fact::DeploymentCreated { id, environment, cause, .. } = &event.fact
+            && cause.is_asked_for()
+        {
+            let promotion =
+                new.promotions.get(&PromotionId(id.0)).expect("INV-10: begun without a promotion");
+            let wanted = rules.get(environment).cloned().flatten();
+            assert_eq!(promotion.rule, wanted, "INV-10: {id} has begun by another rule");
+            assert!(
+                matches!(promotion.status, PromotionStatus::Started { .. }),
+                "INV-10: {id} was not started"
+            );
+        }
+    }
+}
+
+/// INV-10 and INV-12 of steps: whoever started a run, or has chosen in it, neither approves a step of it nor decides on a gate of it.
+fn nobody_lets_their_own_run_through(new: &TenantState, events: &[(StreamId, Event)]) {
+    let account = |actor: &Actor| actor.account().map(|account| account.id);
+    for (_, event) in events {
+        let run = if let Fact::StepApproved { run, .. } = &event.fact {
+            run
+        } else if let Fact::StepGateEvaluated { run, kind, outcome: Outcome::Passed, .. } = &event.fact
+            && kind == "manual"
+        {
+            run
+        } else {
+            continue;
+        };
+        let Some(run) = new.runs.get(run) else { continue };
+        let by = account(&event.actor).expect("INV-10: a step was let through by nobody");
+        assert_ne!(account(&run.started_by), Some(by), "INV-10: whoever started {} let it go on", run.id);
+        let mut answers = run.steps.values().filter_map(|step| step.answered_by.as_ref());
+        assert!(
+            !answers.any(|it| account(it) == Some(by)),
+            "INV-10: who has chosen in {} let it go on",
+            run.id
+        );
     }
 }
 

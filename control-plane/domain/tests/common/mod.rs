@@ -7,6 +7,7 @@ pub mod golden;
 pub mod indexes;
 pub mod invariants;
 pub mod jobs;
+pub mod plans;
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -596,6 +597,9 @@ pub fn end(world: &World) {
     invariants::replay(&world.events, &world.state);
     invariants::never_again(&world.events);
     colours::switched(&world.events, &world.state);
+    let mut unproven = plans::Unproven::default();
+    unproven.note(&world.events);
+    unproven.check(world.tenant());
 }
 
 #[track_caller]

@@ -6,6 +6,7 @@ use stella_domain::deployment::OnFailure;
 use stella_protocol::message::TaskOutcome;
 
 use crate::common::failed;
+use crate::settings::{Setting, setting};
 use crate::{AGENTS, PEOPLE, TARGETS};
 
 /// By which strategy.
@@ -94,6 +95,8 @@ pub(crate) enum Act {
     RemoveTarget(u128),
     /// A target is served by another agent from now on.
     MoveTarget(u128, u128),
+    /// Something is set up, or taken away.
+    Set(Setting),
     Wait(u64),
     Connect(u128),
     Disconnect(u128),
@@ -189,6 +192,7 @@ pub(crate) fn act() -> impl Strategy<Value = Act> {
         1 => (1..=TARGETS * 8).prop_map(Act::RemoveTarget),
         1 => (1..=TARGETS, 1..=AGENTS).prop_map(|(target, agent)| Act::MoveTarget(target, agent)),
         3 => prop_oneof![4 => Just(5_u64), 4 => Just(31_000), 3 => Just(61_000), 1 => Just(3_600_000), 1 => Just(90_000_000)].prop_map(Act::Wait),
+        24 => setting().prop_map(Act::Set),
         14 => who.clone().prop_map(Act::Connect),
         3 => who.clone().prop_map(Act::Disconnect),
         3 => who.clone().prop_map(Act::Wipe),

@@ -6,10 +6,12 @@ mod act;
 #[path = "../common/mod.rs"]
 mod common;
 mod recorded;
+mod settings;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use act::{Act, Kind, act};
+use common::plans::{Plans, Unproven};
 use common::{
     STAGING, TENANT, World, agent, deployment, hello, invariants, mark, name, new_deployment, new_target,
     release, target,
@@ -18,7 +20,8 @@ use proptest::collection::vec;
 use proptest::prelude::proptest;
 use proptest::test_runner::Config;
 use serde_json::json;
-use stella_domain::access::{Grant, Role};
+use settings::Setting;
+use stella_domain::access::{AccountKind, Grant, Role};
 use stella_domain::agent::Connectivity;
 use stella_domain::amount::Amount;
 use stella_domain::archive::{self, Rule};
@@ -117,6 +120,8 @@ struct Walk {
     /// Attempts that ever ran on a host.
     ran: BTreeSet<AttemptKey>,
     restored: bool,
+    plans: Plans,
+    unproven: Unproven,
 }
 
 fn strategy(kind: Kind, batch: Option<u32>) -> Option<rollout::Strategy> {
@@ -173,6 +178,9 @@ impl Walk {
             world.ok(TenantCommand::CreateRelease(Box::new(common::colours::new_coloured(n))));
         }
         (1..=PEOPLE).for_each(|n| world.person(n));
+        let roles = vec![Grant { role: Role::Deployer, tenant: Some(TENANT), environment: None }];
+        let (id, kind) = (common::account(settings::SERVICE), AccountKind::Service);
+        world.system(SystemCommand::CreateAccount { id, name: name("ci"), kind, roles }).unwrap();
         (1..=3).for_each(|n| drop(world.ok(common::add_key(n))));
         for workflow in workflows() {
             world.ok(TenantCommand::ApplyWorkflow(Box::new(serde_json::from_value(workflow).unwrap())));
@@ -186,6 +194,8 @@ impl Walk {
             ids: 0,
             ran: BTreeSet::new(),
             restored: false,
+            plans: Plans::default(),
+            unproven: Unproven::default(),
         };
         walk.apply_from(0);
         walk
@@ -216,6 +226,9 @@ impl Walk {
         }
         let events: &[(StreamId, Event)] = &self.world.events[first..];
         invariants::step(&before, &self.world.state, events);
+        self.plans.step(&before, &self.world.state, events);
+        self.unproven.note(events);
+        self.unproven.check(self.world.tenant());
         self.apply_from(first);
         assert!(self.replayed == self.world.state, "INV-1: the replayed state differs");
         invariants::check(&self.world.state, self.world.now);
@@ -635,6 +648,7 @@ impl Walk {
                 let change = TargetChange { id: target(n), labels, variables, agent: Some(agent(to)) };
                 self.tenant(TenantCommand::UpdateTarget(Box::new(change)));
             }
+            Act::Set(setting) => self.set(setting),
             Act::Wait(milliseconds) => self.wait(milliseconds),
             Act::Connect(n) => self.connect(n, false),
             Act::Disconnect(n) => self.disconnect(n),
@@ -807,6 +821,10 @@ impl Walk {
         }
         self.world.state = self.replayed.clone();
         self.restored = true;
+        // What is asked for from now on may have the ids of what was forgotten.
+        self.plans = Plans::default();
+        self.unproven = Unproven::default();
+        self.unproven.note(&self.world.events);
         for n in 1..=AGENTS {
             self.disconnect(n);
             self.connect(n, true);
@@ -861,6 +879,8 @@ proptest! {
         walk.freeze(false);
         walk.proof(0);
         walk.path(0);
+        walk.set(Setting::Channels(false));
+        walk.set(Setting::WayBack(false));
         walk.tenant(TenantCommand::SetEnvironmentBudget { environment: STAGING, budget: None });
         // A canary may hold twice more, and a pause comes after each target.
         for _ in 0..5 {
