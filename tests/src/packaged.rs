@@ -100,8 +100,8 @@ pub async fn start_long_task(host: &Host) -> Result<()> {
         LONG.split(' ').collect::<Vec<_>>()
     );
     fs::write(host.root().join("root/long.json"), steps)?;
-    host.run(&format!("{STELLA} release create hold 1.0.0 --steps /root/long.json"))?;
-    host.run(&format!("{STELLA} deploy hold:1.0.0 staging"))?;
+    host.run(&format!("{STELLA} release create web 9.0.0 --steps /root/long.json"))?;
+    host.run(&format!("{STELLA} deploy web:9.0.0 staging"))?;
     wait::until("the long task is under way", async || {
         ensure!(long_task_runs(host)?, "{}", host.run(&format!("{STELLA} deployment list"))?);
         Ok(())
