@@ -1,5 +1,6 @@
 //! Who is told when something is wrong, by a control plane that has nobody else to do it.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -8,13 +9,15 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use stella_api_types::deployment::OnFailure;
+use stella_api_types::paths;
+use stella_api_types::workflow::{ApplyWorkflow, Run, StartRun, Workflow};
 use stella_notify::receiver::signature;
 use stella_tests::binaries;
 use stella_tests::cluster::{Cluster, ENVIRONMENT, TENANT};
 use stella_tests::control_plane::Settings;
 use stella_tests::mail::MailServer;
 use stella_tests::monitoring::{Event, Pager};
-use stella_tests::people::{approve, ask, need_approvals, person};
+use stella_tests::people::{Shell, approve, ask, need_approvals, person};
 use stella_tests::ports;
 use stella_tests::recipe::{release, rolling, shell};
 use stella_tests::wait;
@@ -318,4 +321,69 @@ async fn a_test_message_says_what_the_receiver_answered_and_shows_no_secret() ->
     ensure!(pager.resolves() == 1, "a test page does not stay open: {:?}", pager.events());
     ensure!(mail.mails().len() == 1, "{:?}", mail.mails());
     Ok(())
+}
+
+const OPEN_SHOP: &str =
+    "name: shop\nsteps:\n  - id: ask\n    approval: {needed: 1, message: \"open the shop?\"}\n";
+
+/// How much waits for people, with an environment and without one.
+async fn wait_pending(cluster: &Cluster, here: usize, nowhere: usize) -> Result<()> {
+    wait::until("it is counted", async || {
+        let scraped = cluster.control_plane.metrics().await?;
+        for (environment, pending) in [(ENVIRONMENT, here), ("", nowhere)] {
+            let line = format!(
+                "stella_approval_pending_count{{tenant=\"{TENANT}\",env=\"{environment}\"}} {pending}\n"
+            );
+            ensure!(scraped.contains(&line), "no {line} in {scraped}");
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// Not only promotions wait for approvals: steps of workflows do, and both wait for what somebody says at a gate.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_is_waited_for_is_told_also_by_steps_and_gates() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let pager = Pager::start().await?;
+    let tables = receivers(folder.path(), &pager.pagerduty_url(), &pager.hook_url())?
+        + &route("\"pager\", \"hook\"", "\"approval_waiting\"", 0);
+    let mut cluster = cluster(1, tables).await?;
+    let boss = Shell::of(&cluster, "boss", "admin").await?;
+    let token = boss.token();
+    cluster.release(&release("1.0.0", &[], vec![shell("run", "true")])).await?;
+    boss.ok(&["gate", "set", "manual", ENVIRONMENT, "board"])?;
+    let waits = ask(&cluster.api, &rolling(ENVIRONMENT, "1.0.0", OnFailure::Stop)).await?;
+    let applied = ApplyWorkflow { source: OPEN_SHOP.to_owned() };
+    cluster.api.post::<_, Workflow>(&paths::fill(paths::WORKFLOWS, &[TENANT]), &applied, None).await?;
+    let run = StartRun { workflow: "shop".to_owned(), version: None, inputs: BTreeMap::new() };
+    let run: Run = cluster.api.post(&paths::fill(paths::RUNS, &[TENANT]), &run, None).await?;
+    wait_pending(&cluster, 1, 1).await?;
+    let heard = async |what: &str, status: &str| {
+        wait::until(&format!("{status}: {what}"), async || {
+            let told = told(&pager)?;
+            let is_it = |it: &&Value| it["status"] == status && it.to_string().contains(what);
+            ensure!(told.iter().filter(is_it).count() == 1, "{told:?}");
+            Ok(())
+        })
+        .await
+    };
+    let of_step = format!("step ask of run {} of shop waits for 1 more approval: open the shop?", run.id);
+    let of_gate = format!("promotion {} of app:1.0.0 to {ENVIRONMENT} waits for somebody's word", waits.id);
+    heard(&of_step, "firing").await?;
+    heard(&of_gate, "firing").await?;
+
+    cluster.control_plane.kill()?;
+    cluster.control_plane.resume().await?;
+    wait_pending(&cluster, 1, 1).await?;
+    let boss = Shell::again(&cluster, token);
+    boss.ok(&["workflow", "approve", &run.id, "ask", "--reason", "it is nine"])?;
+    boss.ok(&["gate", "pass", &waits.id, "board", "--reason", "seen"])?;
+    heard(&of_step, "resolved").await?;
+    heard(&of_gate, "resolved").await?;
+    wait_pending(&cluster, 0, 0).await?;
+    let log = cluster.control_plane.daemon().log();
+    let granted = log.lines().find(|line| line.contains("approval.granted") && line.contains(&run.id));
+    ensure!(granted.is_some_and(|line| line.contains("correlationId")), "{log}");
+    cluster.passed()
 }

@@ -11,19 +11,21 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use reqwest::Method;
+use serde_json::Value;
 use stella_api_types::deployment::OnFailure;
 use stella_api_types::environment::Environment;
 use stella_api_types::gate::{Check, SetGate};
 use stella_api_types::paths::{self, fill};
 use stella_api_types::release::{Step, StepAction};
+use stella_api_types::workflow::{ApplyWorkflow, Run, StartRun, Workflow};
 use stella_tests::cluster::{Cluster, ENVIRONMENT, TENANT, create_token, token};
 use stella_tests::collector::Collector;
 use stella_tests::control_plane::Settings;
-use stella_tests::nats::{NatsServer, stored};
+use stella_tests::nats::{NatsServer, Stored, stored};
 use stella_tests::people::ask;
 use stella_tests::recipe::{program, release, rolling, shell};
 use stella_tests::rotel::Rotel;
-use stella_tests::{binaries, wait};
+use stella_tests::{binaries, ports, wait};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
@@ -31,6 +33,11 @@ use tokio::task::JoinHandle;
 const MARK: &str = "zq7Kzq7K-planted-";
 /// What is a part of a release is in the journal, and in the events about it.
 const IN_RELEASE: &str = "zq7Kzq7K-planted-in-release";
+/// So is what is a part of a workflow: what it calls, and what it tells people.
+const IN_WORKFLOW: &str = "zq7Kzq7K-planted-in-workflow";
+/// What a caller sends along is in the journal, for those that it leads to; and `tracestate` in spans, and in events on the bus.
+const IN_BAGGAGE: &str = "zq7Kzq7K-planted-in-baggage";
+const IN_STATE: &str = "zq7Kzq7K-planted-in-state";
 
 fn planted(place: &str) -> String {
     format!("{MARK}{place}")
@@ -139,9 +146,10 @@ fn settings(folder: &Path, echo: &str, rotel: &Rotel, nats: &NatsServer) -> Resu
         "[traces]\nendpoint = \"{}?token={}\"\nheaders_file = {traces:?}\n\
          [event_bus]\nservers = [\"nats://127.0.0.1:{}\"]\nbegin = \"beginning\"\n\
          [gates.http.change]\nurl = \"{echo}/ask/{}?token={}\"\nheaders_file = {gate:?}\n\
+         [workflows]\nhttp_allowed = [\"{echo}/call/\"]\n\
          [notifications]\n\
          [[notifications.receivers]]\nname = \"pager\"\ntype = \"pagerduty\"\nurl = \"{echo}/v2/enqueue\"\nrouting_key_file = {routing:?}\n\
-         [[notifications.receivers]]\nname = \"hook\"\ntype = \"webhook\"\nurl = \"{echo}/hooks/{}\"\nsecret_file = {signing:?}\n\
+         [[notifications.receivers]]\nname = \"hook\"\ntype = \"webhook\"\nurl = \"{echo}/hooks/{}\"\nsecret_file = {signing:?}\nworkflow_tenants = [\"{TENANT}\"]\n\
          [[notifications.receivers]]\nname = \"chat\"\ntype = \"slack\"\nurl_file = {chat:?}\n\
          [[notifications.routes]]\nreceivers = [\"pager\", \"hook\", \"chat\"]\nwait_s = 0\n",
         rotel.endpoint(),
@@ -151,7 +159,7 @@ fn settings(folder: &Path, echo: &str, rotel: &Rotel, nats: &NatsServer) -> Resu
         planted("gate-query"),
         planted("hook-address"),
     );
-    Ok(Settings { tables, log_level: "debug".to_owned(), ..Settings::default() })
+    Ok(Settings { tables, log_level: "trace".to_owned(), ..Settings::default() })
 }
 
 /// Requests that are refused, one way or another, with secrets wherever a caller can put some.
@@ -164,6 +172,12 @@ async fn strange_requests(cluster: &Cluster) -> Result<()> {
     };
     let body = |text: String| {
         api.request(Method::POST, paths::TENANTS).header("content-type", "application/json").body(text)
+    };
+    let delivery = |name: &str, place: &str| {
+        let hook = fill(paths::HOOK_DELIVERY, &["0198c0de-0000-7000-8000-000000000004"]);
+        let request = api.request(Method::POST, &hook).header("content-type", "application/json");
+        let body = format!("{{\"secret\": \"{}\"}}", planted("hook-body"));
+        request.header(name, format!("sha256={}", planted(place))).body(body)
     };
     let secret = planted("body");
     let stranger = api.with_token(&planted("bearer"));
@@ -178,6 +192,12 @@ async fn strange_requests(cluster: &Cluster) -> Result<()> {
         header("user-agent", "user-agent"),
         header("traceparent", "traceparent"),
         header("idempotency-key", "idempotency"),
+        header("tracestate", "state-alone"),
+        header("baggage", "baggage-alone"),
+        header("cookie", "cookie"),
+        header("x-api-key", "key"),
+        delivery("x-hub-signature-256", "signature"),
+        delivery("x-gitea-signature", "other-signature"),
         stranger.request(Method::POST, paths::TENANTS),
         body(format!("{{\"name\": \"x\", \"password\": \"{secret}\"}}")),
         body(format!("{{\"name\": {{\"secret\": \"{secret}\"}}}}")),
@@ -234,22 +254,77 @@ fn failing() -> Vec<Step> {
     ]
 }
 
+const LEAK: &str = "
+name: leak
+steps:
+  - id: tell
+    notify: {receiver: hook, message: 'token=SECRET'}
+  - id: call
+    http:
+      url: ECHO/call/SECRET?token=SECRET
+      headers: {X-Api-Key: SECRET}
+      body: {password: SECRET}
+      keep_body: true
+";
+
+/// A run whose calls are refused, by somebody who repeats what they were.
+async fn leak(cluster: &Cluster, echo: &str) -> Result<()> {
+    let source = LEAK.replace("ECHO", echo).replace("SECRET", IN_WORKFLOW);
+    let path = fill(paths::WORKFLOWS, &[TENANT]);
+    cluster.api.post::<_, Workflow>(&path, &ApplyWorkflow { source }, None).await?;
+    let start = StartRun { workflow: "leak".to_owned(), version: None, inputs: BTreeMap::new() };
+    let run: Run = cluster.api.post(&fill(paths::RUNS, &[TENANT]), &start, None).await?;
+    wait::until("the run has ended", async || {
+        let run: Run = cluster.api.get(&fill(paths::RUN, &[TENANT, &run.id])).await?;
+        ensure!(run.is_final, "{run:?}");
+        ensure!(run.status == "failed", "{run:?}");
+        Ok(())
+    })
+    .await
+}
+
+/// Asks for a deployment, with all that a caller can send along.
+async fn deploy(cluster: &Cluster, version: &str) -> Result<String> {
+    let path = fill(paths::DEPLOYMENTS, &[TENANT]);
+    let request = cluster.api.request(Method::POST, &path);
+    let request = request
+        .header("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+        .header("tracestate", format!("token={IN_STATE}"))
+        .header("baggage", format!("token={IN_BAGGAGE}"))
+        .header("cookie", format!("token={}", planted("cookie-of-deployment")))
+        .json(&rolling(ENVIRONMENT, version, OnFailure::Stop));
+    let answer = cluster.api.answer(request).await?;
+    ensure!(answer.status.is_success(), "{answer:?}");
+    let made: Value = serde_json::from_slice(&answer.body)?;
+    Ok(made["id"].as_str().context("no id")?.to_owned())
+}
+
 /// Everything that goes wrong, until all of it is known everywhere; the token of the host that came late.
-async fn go_wrong(cluster: &Cluster) -> Result<String> {
+async fn go_wrong(cluster: &Cluster, echo: &str) -> Result<String> {
     strange_requests(cluster).await?;
     let used_up = strange_hosts(cluster).await?;
     for (number, step) in failing().into_iter().enumerate() {
         let version = format!("{}.0.0", number + 1);
         cluster.release(&release(&version, &[], vec![step])).await?;
-        let ended = cluster.deploy(&rolling(ENVIRONMENT, &version, OnFailure::Stop)).await?;
+        let ended = cluster.wait_final(&deploy(cluster, &version).await?).await?;
         ensure!(ended.deployment.status == "failed", "{ended:?}");
     }
+    leak(cluster, echo).await?;
     let check = Check::Http { endpoint: "change".to_owned() };
     let gate = SetGate { name: "change".to_owned(), check, ttl_seconds: None, verifies: false };
     let path = fill(paths::ENVIRONMENT_GATES, &[TENANT, ENVIRONMENT]);
     cluster.api.post::<_, Environment>(&path, &gate, None).await?;
     ask(&cluster.api, &rolling(ENVIRONMENT, "1.0.0", OnFailure::Stop)).await?;
     Ok(used_up)
+}
+
+/// Kinds of events that have what a release or a workflow is made of.
+const CONTENT: [&str; 5] =
+    ["release_created", "deployment_created", "task_queued", "workflow_applied", "step_started"];
+
+/// Without what belongs there.
+fn without(text: &str, parts: &[&str]) -> String {
+    parts.iter().fold(text.to_owned(), |text, part| text.replace(part, ""))
 }
 
 /// Lines of the journal: what is a part of a release is in those about releases and in what is made of them.
@@ -260,12 +335,42 @@ fn in_journal(cluster: &Cluster, used_up: &str) -> Result<()> {
     ensure!(text.contains("deployment_failed"), "it is no journal: {text}");
     ensure!(!text.contains(used_up), "a token is in the journal");
     for line in text.lines() {
-        let is_content = ["\"release_created\"", "\"deployment_created\"", "\"task_queued\""];
-        let is_content = is_content.iter().any(|kind| line.contains(kind));
-        let line = if is_content { line.replace(IN_RELEASE, "") } else { line.to_owned() };
-        clean("the journal", &line)?;
+        let is_content = CONTENT.iter().any(|kind| line.contains(&format!("\"{kind}\"")));
+        let content: &[&str] = if is_content { &[IN_RELEASE, IN_WORKFLOW] } else { &[] };
+        clean("the journal", &without(&without(line, content), &[IN_STATE, IN_BAGGAGE]))?;
     }
     Ok(())
+}
+
+/// What may be scraped, and where to: of the control plane in both formats, and of the agent.
+async fn pages(cluster: &Cluster, port: u16) -> Result<String> {
+    let text = cluster.control_plane.metrics().await?;
+    let open = cluster.control_plane.open_metrics().await?;
+    let found = cluster.api.answer(cluster.api.request(Method::GET, paths::SD_AGENTS)).await?;
+    let of_agent = wait::until("the agent is scraped", async || {
+        let page = reqwest::get(format!("http://127.0.0.1:{port}/metrics")).await?.error_for_status()?;
+        Ok(page.text().await?)
+    })
+    .await?;
+    for (page, has) in [(&text, "# TYPE"), (&open, "# EOF"), (&of_agent, "stella_agent_tasks_total")] {
+        ensure!(page.contains(has), "{page}");
+    }
+    Ok([text, open, of_agent, String::from_utf8(found.body.to_vec())?].concat())
+}
+
+/// All of it is told to all: then nothing is on its way that could have a secret. What the bus has.
+async fn all_told(nats: &NatsServer, collector: &Collector) -> Result<Vec<Stored>> {
+    let failures = failing().len();
+    let bus = nats.client(ConnectOptions::new).await?;
+    wait::until("the bus and the collector have it all", async || {
+        let told = stored(&bus).await?;
+        let failed = told.iter().filter(|it| it.event["eventname"] == "deployment.failed").count();
+        let gates = told.iter().filter(|it| it.subject.ends_with(".gate_evaluated")).count();
+        let spans = collector.named("deployment.execute").len();
+        ensure!((failed, gates > 0, spans) == (failures, true, failures), "{failed} {gates} {spans}");
+        Ok(told)
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -285,22 +390,14 @@ async fn no_secret_is_in_what_the_programs_write_about_their_work() -> Result<()
     fs::write(site.join("log.toml"), format!("[log]\nfile = {of_control_plane:?}\n"))?;
     cluster.control_plane.stop()?;
     cluster.control_plane.resume().await?;
-    cluster.agents[0].configure("log", &format!("level = \"debug\"\nfile = {of_agent:?}"))?;
+    let (port, parts) = (ports::free()?, cluster.agents[0].config_file().with_extension("conf.d"));
+    fs::create_dir_all(&parts)?;
+    fs::write(parts.join("metrics.toml"), format!("[metrics]\nlisten = \"127.0.0.1:{port}\"\n"))?;
+    cluster.agents[0].configure("log", &format!("level = \"trace\"\nfile = {of_agent:?}"))?;
     cluster.wait_online(cluster.agents[0].name()).await?;
 
-    let used_up = go_wrong(&cluster).await?;
-    // All of it is told to all: then nothing is on its way that could be one.
-    let failures = failing().len();
-    let bus = nats.client(ConnectOptions::new).await?;
-    let told = wait::until("the bus and the collector have it all", async || {
-        let told = stored(&bus).await?;
-        let failed = told.iter().filter(|it| it.event["eventname"] == "deployment.failed").count();
-        let gates = told.iter().filter(|it| it.subject.ends_with(".gate_evaluated")).count();
-        let spans = collector.named("deployment.execute").len();
-        ensure!((failed, gates > 0, spans) == (failures, true, failures), "{failed} {gates} {spans}");
-        Ok(told)
-    })
-    .await?;
+    let used_up = go_wrong(&cluster, &base).await?;
+    let told = all_told(&nats, &collector).await?;
     let log = wait::until("each receiver has refused what it was sent", async || {
         let log = cluster.control_plane.daemon().log();
         let refused = log.matches("notifications are not delivered").count();
@@ -308,7 +405,7 @@ async fn no_secret_is_in_what_the_programs_write_about_their_work() -> Result<()
         Ok(log)
     })
     .await?;
-    let metrics = cluster.control_plane.metrics().await?;
+    let pages = pages(&cluster, port).await?;
     for agent in &mut cluster.agents {
         agent.stop()?;
     }
@@ -316,7 +413,7 @@ async fn no_secret_is_in_what_the_programs_write_about_their_work() -> Result<()
 
     let log = log + &cluster.control_plane.daemon().log();
     let agent = cluster.agents[0].log();
-    let spans = format!("{:#?}", collector.spans());
+    let spans = without(&format!("{:#?}", collector.spans()), &[IN_STATE]);
     let files = [fs::read_to_string(of_control_plane)?, fs::read_to_string(of_agent)?];
     for (place, text) in [
         ("the control plane's log", &log),
@@ -324,16 +421,16 @@ async fn no_secret_is_in_what_the_programs_write_about_their_work() -> Result<()
         ("the control plane's file", &files[0]),
         ("the agent's file", &files[1]),
         ("a span", &spans),
-        ("a metric", &metrics),
+        ("a page", &pages),
     ] {
         clean(place, text)?;
         ensure!(!text.is_empty() && !text.contains(&used_up), "{place} has a token");
     }
     for it in &told {
         let event = it.event.to_string();
-        let is_content = ["release_created", "deployment_created", "task_queued"];
-        let is_content = is_content.iter().any(|kind| it.subject.ends_with(kind));
-        clean("an event", &if is_content { event.replace(IN_RELEASE, "") } else { event })?;
+        let is_content = CONTENT.iter().any(|kind| it.subject.ends_with(kind));
+        let content: &[&str] = if is_content { &[IN_RELEASE, IN_WORKFLOW] } else { &[] };
+        clean("an event", &without(&without(&event, content), &[IN_STATE]))?;
     }
     in_journal(&cluster, &used_up)?;
 
