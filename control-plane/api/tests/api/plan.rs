@@ -193,7 +193,7 @@ async fn targets_are_chosen_by_name_or_by_label() {
             json!({"name": name, "environment": "prod", "agent": "host-1", "slot": name, "labels": labels});
         world.post(&format!("{}/targets", busy.at), &target).await.expect(201);
     }
-    let plan = async |choice: serde_json::Value| {
+    let plan = async |choice: Value| {
         let mut wanted = json!({"environment": "prod", "release": "web:1.0.0"});
         wanted.as_object_mut().unwrap().extend(choice.as_object().unwrap().clone());
         world.post(&format!("{}/deployment-plans", busy.at), &wanted).await
@@ -204,7 +204,7 @@ async fn targets_are_chosen_by_name_or_by_label() {
     ] {
         let planned = plan(json!({ "labels": labels })).await.expect(200);
         let names = planned["targets"].as_array().unwrap().iter().map(|it| it["target"]["name"].clone());
-        assert_eq!(serde_json::Value::from_iter(names), expected);
+        assert_eq!(Value::from_iter(names), expected);
     }
     for wrong in
         [json!({"labels": {"role": "cache"}}), json!({"labels": {"role": "db"}, "targets": ["db-1"]})]
@@ -219,7 +219,7 @@ async fn a_canary_is_checked_by_field_and_shown_as_it_was_asked_for() {
     let busy = world.busy_tenant("acme").await;
     let room = json!({"reason": "room"});
     world.post(&format!("{}/deployments/{}/cancel", busy.at, busy.deployment), &room).await.expect(200);
-    let deployment = |steps: serde_json::Value| {
+    let deployment = |steps: Value| {
         let strategy = json!({"type": "canary", "steps": steps});
         json!({"environment": "prod", "release": "web:1.0.0", "strategy": strategy})
     };
@@ -249,12 +249,12 @@ async fn a_rolling_strategy_is_checked_by_field_and_shown_with_its_waves() {
             "labels": {"rack": rack}});
         world.post(&format!("{}/targets", busy.at), &target).await.expect(201);
     }
-    let wanted = |strategy: serde_json::Value, tolerated: serde_json::Value| {
+    let wanted = |strategy: Value, tolerated: Value| {
         json!({"environment": "prod", "release": "web:1.0.0", "targets": ["web-b", "web-c", "web-d"],
             "strategy": strategy, "tolerate_failures": tolerated})
     };
     let path = format!("{}/deployment-plans", busy.at);
-    let rolling = |field: &str, value: serde_json::Value| json!({"type": "rolling", field: value});
+    let rolling = |field: &str, value: Value| json!({"type": "rolling", field: value});
     for (strategy, tolerated, field) in [
         (rolling("batch", json!("25")), json!(null), "strategy.batch"),
         (rolling("batch", json!("all")), json!(null), "strategy.batch"),
