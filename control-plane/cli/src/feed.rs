@@ -49,11 +49,10 @@ pub(crate) async fn follow(
         let response = context.client.stream(&source.events, &after, EVENT_STREAM).await?;
         // Asked for after the feed was opened: whatever is replaced later breaks that.
         let head: JournalHead = context.client.get(&source.journal).await?;
-        let mut known = known.borrow_mut();
-        if known.get_or_insert_with(|| head.incarnation.clone()) != &head.incarnation {
+        let is_other = known.replace(Some(head.incarnation.clone())).is_some_and(|it| it != head.incarnation);
+        if is_other {
             return Err(Error::OtherJournal { next: next.get() });
         }
-        drop(known);
         let ended = task::each_line(context, response, Some(SILENCE_MAX), |line| {
             let Some(data) = line.strip_prefix(b"data:") else { return Ok(()) };
             let Ok(event) = serde_json::from_slice::<Event>(data) else { return Ok(()) };
