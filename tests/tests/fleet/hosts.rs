@@ -73,7 +73,7 @@ impl Fleet {
         for number in [1, 2] {
             fleet.enrol(number).await?;
         }
-        serve_with(&fleet.control_plane, guide("on the balancer")?)?;
+        serve_with(&fleet.control_plane, guide("on the load balancer")?)?;
         Ok(fleet)
     }
 
