@@ -147,7 +147,10 @@ async fn a_shell_waits_for_the_decision_and_goes_on_or_ends_with_it() -> Result<
     ensure!(waits.wait()?.code() == Some(1) && said.contains("rejected by qa: friday"), "{said}");
 
     let (code, said) = dev.run(&["deploy", "app:1.0.0", ENVIRONMENT])?;
-    ensure!(code == Some(0) && said.contains("an approver may say: stella promotion approve"), "{said}");
+    ensure!(
+        code == Some(0) && said.contains("missing 1 of qa; one of them may say: stella promotion approve"),
+        "{said}"
+    );
     let id = waiting(&qa).await?;
     let (code, said) = dev.run(&["promotion", "withdraw", &id, "--reason", "typo"])?;
     ensure!(code == Some(0) && said.contains("is withdrawn"), "{said}");

@@ -73,13 +73,12 @@ fn services_are_known_to_systemd_and_started_by_nobody() -> Result<()> {
         ensure!(ask(program, &["--list"])?.contains(&format!("/usr/lib/systemd/system/{program}.service")));
         ensure!(ask(program, &["--requires"])?.lines().any(|it| it == "systemd"));
         let scripts = ask(program, &["--scripts"])?;
-        for wanted in ["daemon-reload", "try-restart", "disable --now"] {
+        for wanted in ["daemon-reload", "try-restart", "now=--now", "disable $now"] {
             ensure!(scripts.contains(wanted), "{wanted}: {scripts}");
         }
-        ensure!(
-            !scripts.contains("enable --now")
-                || scripts.matches("enable --now").count() == scripts.matches("disable --now").count()
-        );
+        for unwanted in [" enable ", " start ", " restart "] {
+            ensure!(!scripts.contains(&format!("systemctl{unwanted}")), "{unwanted}: {scripts}");
+        }
         let flags = ask(program, &["--queryformat", "[%{FILENAMES} %{FILEFLAGS:fflags}\n]"])?;
         let configuration: Vec<&str> = flags.lines().filter(|line| line.starts_with("/etc/")).collect();
         ensure!(!configuration.is_empty() && configuration.iter().all(|it| it.ends_with(" cn")), "{flags}");
@@ -92,7 +91,7 @@ fn services_are_known_to_systemd_and_started_by_nobody() -> Result<()> {
             ask("stella-orchestrator", &["--list"])?.contains(&format!("/usr/lib/systemd/system/{unit}"))
         );
     }
-    ensure!(ask("stella-orchestrator", &["--scripts"])?.contains("disable --now stella-backup.timer"));
+    ensure!(ask("stella-orchestrator", &["--scripts"])?.contains("disable $now stella-backup.timer"));
     ensure!(ask("stella-agent", &["--scripts"])?.contains("systemd-tmpfiles --create stella-agent.conf"));
     Ok(())
 }
