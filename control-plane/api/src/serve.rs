@@ -16,8 +16,9 @@ use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use hyper_util::rt::TokioTimer;
 use stella_api_types::paths;
 use stella_telemetry::exposition::Exposition;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinError;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::{ApiDeps, App, routes};
@@ -99,6 +100,9 @@ impl MetricsTls {
 /// a processor for a good part of a second and tens of megabytes: the others wait for their turn.
 const RENDERS_MAX: usize = 2;
 
+/// How long a scrape waits for its turn: longer than scrapers do by default. A disk that hangs may hold up those that are being written.
+const TURN_DURATION_MAX: Duration = Duration::from_secs(30);
+
 /// What writes all metrics as they are now.
 pub type Render = Arc<dyn Fn(Exposition) -> String + Send + Sync>;
 
@@ -119,7 +123,12 @@ pub async fn serve_metrics(
         let (format, render, turns) =
             (Exposition::accepted(accepted), Arc::clone(&render), Arc::clone(&turns));
         async move {
-            let turn = turns.acquire_owned().await;
+            let Some(turn) = turn(turns).await else {
+                tracing::warn!(
+                    "a scrape was turned away: those before it have not been written for too long"
+                );
+                return StatusCode::SERVICE_UNAVAILABLE.into_response();
+            };
             // Rendering a large fleet takes time that the runtime's workers should not lose. The turn goes on if the scraper goes away.
             let rendered = tokio::task::spawn_blocking(move || {
                 let _turn = turn;
@@ -130,6 +139,12 @@ pub async fn serve_metrics(
     };
     let router = Router::new().route(paths::METRICS, get(scrape));
     listen(address, (tls.0, Bounded::new(None)), router, shutdown, ready).await
+}
+
+/// Whether a page may be written now, or a little later.
+async fn turn(turns: Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
+    // Nobody closes it.
+    timeout(TURN_DURATION_MAX, turns.acquire_owned()).await.ok()?.ok()
 }
 
 /// Nothing is no figures: a scraper that got an empty page would take every series for gone, and its alerts for resolved.
@@ -176,6 +191,15 @@ async fn listen(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_scrape_waits_for_its_turn_and_not_for_ever() {
+        let turns = Arc::new(Semaphore::new(1));
+        let first = turn(Arc::clone(&turns)).await.unwrap();
+        assert!(turn(Arc::clone(&turns)).await.is_none(), "the first is not written yet");
+        drop(first);
+        assert!(turn(turns).await.is_some());
+    }
 
     #[tokio::test]
     async fn figures_that_cannot_be_rendered_are_no_empty_page() {

@@ -490,13 +490,7 @@ fn the_deadline_of_what_has_halted_does_not_pass_while_agents_are_silent() {
     }
 
     // And no more.
-    let mut world = World::with_release_1(5);
-    rule(&mut world, 40);
-    deploy(&mut world, new_deployment(2, 2, None));
-    for n in 1..=5 {
-        world.run(n);
-    }
-    world.finish(1, failed("exit 1"));
+    let mut world = halting();
     let listed: Vec<_> = (2..=4).map(|n| world.listed(n, Phase::Running)).collect();
     (2..=4).for_each(|n| world.disconnect(n));
     world.wait_ms(day);
@@ -506,9 +500,8 @@ fn the_deadline_of_what_has_halted_does_not_pass_while_agents_are_silent() {
     end(&world);
 }
 
-/// Journals have deadlines that passed while agents were silent: they are read as they are.
-#[test]
-fn a_deadline_that_passed_in_a_silence_is_read_from_an_older_journal() {
+/// A deployment to five targets, of which one has failed and four are at work, under a rule for silent agents.
+fn halting() -> World {
     let mut world = World::with_release_1(5);
     rule(&mut world, 40);
     deploy(&mut world, new_deployment(2, 2, None));
@@ -516,6 +509,13 @@ fn a_deadline_that_passed_in_a_silence_is_read_from_an_older_journal() {
         world.run(n);
     }
     world.finish(1, failed("exit 1"));
+    world
+}
+
+/// Journals have deadlines that passed while agents were silent: they are read as they are.
+#[test]
+fn a_deadline_that_passed_in_a_silence_is_read_from_an_older_journal() {
+    let mut world = halting();
     (2..=4).for_each(|n| world.disconnect(n));
     world.wait_ms(3_600_000);
     let fact = Fact::DeploymentOverdue { id: deployment(2), reason: "late".to_owned() };
