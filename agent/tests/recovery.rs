@@ -261,6 +261,50 @@ async fn a_supervisor_without_an_attempt_leaves_with_its_agent() {
 }
 
 #[tokio::test]
+async fn what_is_found_of_a_supervisor_that_ends_at_its_start_is_found_again() {
+    let host = Host::new();
+    let (key, ready) = (new_key(), host.folder.path().join("ready"));
+    let dir = host.attempt_dir(key);
+    std::fs::create_dir(&dir).unwrap();
+    // TERM comes while it writes down the start: no command has begun, and nobody watches one.
+    let script = format!(
+        "trap 'cat {started} >> {record}; exit' TERM; echo $$ > {ready}; while :; do sleep 0.1; done",
+        started = host.folder.path().join("started").display(),
+        record = dir.join("record").display(),
+        ready = ready.display(),
+    );
+    let mut supervisor =
+        Command::new("setsid").args(["sh", "-c", &script]).stdout(Stdio::null()).spawn().unwrap();
+    let pid = wait_for_pid(&ready).await;
+    let given = given_to(key, pid);
+    std::fs::write(host.folder.path().join("started"), format!("{}\n", started_by(&given))).unwrap();
+    std::fs::write(dir.join("record"), format!("{given}\n")).unwrap();
+    let reaper = std::thread::spawn(move || supervisor.wait().unwrap());
+    let found = recover(&dir, key, PATIENCE).await;
+    reaper.join().unwrap();
+    assert_eq!(found, Recovered::Interrupted { started_at: Some(Timestamp(1)) });
+    // Its agent dies before its own journal has that.
+    assert_eq!(recover(&dir, key, PATIENCE).await, found);
+}
+
+/// The line of a record that says who was given an attempt.
+fn given_to(key: AttemptKey, supervisor: i32) -> serde_json::Value {
+    let stat = std::fs::read_to_string(format!("/proc/{supervisor}/stat")).unwrap();
+    let start_time: u64 = stat.rsplit(") ").next().unwrap().split(' ').nth(19).unwrap().parse().unwrap();
+    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    serde_json::json!({ "Given": {
+        "key": key, "supervisor": { "pid": supervisor, "start_time": start_time }, "boot_id": boot_id.trim_end(),
+    }})
+}
+
+/// The line that the supervisor of such a line writes next.
+fn started_by(given: &serde_json::Value) -> serde_json::Value {
+    let mut started = given["Given"].clone();
+    started["at"] = 1.into();
+    serde_json::json!({ "Started": started })
+}
+
+#[tokio::test]
 async fn what_was_forked_and_had_not_become_the_command_is_ended_with_a_killed_supervisor() {
     let host = Host::new();
     let (key, pid) = (new_key(), host.folder.path().join("pid"));
@@ -275,17 +319,8 @@ async fn what_was_forked_and_had_not_become_the_command_is_ended_with_a_killed_s
         .spawn()
         .unwrap();
     let forked = wait_for_pid(&pid).await;
-    let supervisor_pid = i32::try_from(supervisor.id()).unwrap();
-    let stat = std::fs::read_to_string(format!("/proc/{supervisor_pid}/stat")).unwrap();
-    let start_time: u64 = stat.rsplit(") ").next().unwrap().split(' ').nth(19).unwrap().parse().unwrap();
-    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
-    let who = serde_json::json!({ "pid": supervisor_pid, "start_time": start_time });
-    let given =
-        serde_json::json!({ "Given": { "key": key, "supervisor": who, "boot_id": boot_id.trim_end() } });
-    let started = serde_json::json!({
-        "Started": { "key": key, "supervisor": who, "boot_id": boot_id.trim_end(), "at": 1 }
-    });
-    std::fs::write(dir.join("record"), format!("{given}\n{started}\n")).unwrap();
+    let given = given_to(key, i32::try_from(supervisor.id()).unwrap());
+    std::fs::write(dir.join("record"), format!("{given}\n{}\n", started_by(&given))).unwrap();
     supervisor.kill().unwrap();
     supervisor.wait().unwrap();
     unconfirmed(&recover(&dir, key, PATIENCE).await);

@@ -5,7 +5,7 @@
 //! | `Given` | the agent | before a supervisor hears of the attempt | no: it only matters in the same boot | who will supervise |
 //! | `Started` | the supervisor | before the command starts | yes | who supervises, in which boot |
 //! | `Spawned` | the supervisor | after the command has started | no: it only matters in the same boot | which process is the command |
-//! | `Ended` | the supervisor | when all is over | if the agent is gone; else its journal has the result | how it ended |
+//! | `Ended` | the supervisor; a recovering agent for one that died at the start | when all is over | if the agent is gone; else its journal has the result | how it ended |
 //!
 //! `Given` closes the gap between an order and `Started`: an agent that died in it left a supervisor behind that may still
 //! start the command, and its next life must know whom to end before it may say that the command never started.
@@ -184,6 +184,14 @@ impl Writer {
         writer.append(&Line::Started(started))?;
         writer.sync()?;
         Ok(writer)
+    }
+
+    /// Goes on with the record of a supervisor that is dead. A line that it could not finish is written over.
+    pub(super) fn resume(attempt_dir: &Path) -> io::Result<Self> {
+        let file = OpenOptions::new().read(true).write(true).open(attempt_dir.join(RECORD_FILE))?;
+        let lines = read_lines(&file)?;
+        let at = lines.iter().rposition(|&byte| byte == b'\n').map_or(0, |last| last + 1);
+        Ok(Self { file, at: at as u64 })
     }
 
     /// Notes which process the command is.

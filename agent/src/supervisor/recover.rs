@@ -12,10 +12,11 @@ use stella_protocol::time::Timestamp;
 
 use super::group;
 use super::process::{self, Process, Stat};
-use super::record::{Ended, Given, Record, key_of};
+use super::record::{End, Ended, Given, Record, Writer, key_of};
 use super::run::WATCHED_DURATION_MAX;
 use super::spec::{GRACE_DEFAULT, Stop, StopReason};
 use super::{MARKER, SUPERVISOR_MARKER};
+use crate::output::now;
 
 /// How often `/proc` is looked at while something is being ended. These are no children of the agent, so nothing tells it.
 const INTERVAL: Duration = Duration::from_millis(10);
@@ -150,7 +151,13 @@ fn settle(
     let known = Known { given, child, group: group.filter(|path| group::is_of_tasks(path)) };
     match sweep(key, Some(&known), until) {
         // One that lived a moment ago and had not come to watch its command has left nothing that could have got away since.
-        Ok(()) if was_alive && known.child.is_none() => broken_off(started_at),
+        Ok(()) if was_alive && known.child.is_none() => {
+            if let Some(started_at) = started_at {
+                // Whoever asks again does not see that it lived. What cannot be written is unknown to them, and known now.
+                let _seen_now = note_broken_off(attempt_dir, started_at);
+            }
+            broken_off(started_at)
+        }
         Ok(()) if known.group.is_none() && started_at.is_some() && proof == Proof::Confirmed => {
             let reason = "its supervisor was killed, and without a control group nobody can confirm that nothing of it is left; look for \
                           its processes on the host"
@@ -160,6 +167,20 @@ fn settle(
         Ok(()) => broken_off(started_at),
         Err(left) => Recovered::Unknown { reason: left.to_string(), started_at },
     }
+}
+
+/// Leaves in the record what only the agent that was here has seen: the supervisor ended at its start, and nothing is left.
+fn note_broken_off(attempt_dir: &Path, started_at: Timestamp) -> io::Result<()> {
+    let mut record = Writer::resume(attempt_dir)?;
+    record.ended(&Ended {
+        started_at,
+        ended_at: now(),
+        end: End::Unseen,
+        stop: Some(StopReason::AgentRestarted),
+        tree_gone: true,
+        usage: None,
+    })?;
+    record.sync()
 }
 
 /// Nothing of it is left. Without a start on disk there was none: the start is durable before the command begins.
