@@ -122,6 +122,8 @@ async fn what_does_not_fit(api: &Api, path: &str, secret: &str) -> Result<()> {
     let lacking = json!({ "action": "published", "release": {} });
     let answer = github(api, path, secret, "d-4", &lacking).await?;
     ensure!(answer.problem()?.field.as_deref() == Some("workflow.inputs.version"), "{answer:?}");
+    let in_the_place_of_others = github(api, path, secret, "signed/build-42", &published("1.4.2")).await?;
+    ensure!(refused(&in_the_place_of_others, 422)?.contains("signed/"), "{in_the_place_of_others:?}");
     let long = github(api, path, secret, "d-5", &published("a version that is too long")).await?;
     ensure!(long.problem()?.field.as_deref() == Some("inputs.version"), "{long:?}");
     Ok(())

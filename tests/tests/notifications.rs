@@ -324,7 +324,7 @@ async fn a_test_message_says_what_the_receiver_answered_and_shows_no_secret() ->
 }
 
 const OPEN_SHOP: &str =
-    "name: shop\nsteps:\n  - id: ask\n    approval: {needed: 1, message: \"open the shop?\"}\n";
+    "name: shop\nsteps:\n  - id: ask\n    approval: {needed: 1, message: \"open the shop?\"}\n    hold: 1h\n";
 
 /// How much waits for people, with an environment and without one.
 async fn wait_pending(cluster: &Cluster, here: usize, nowhere: usize) -> Result<()> {
@@ -356,8 +356,8 @@ async fn whoever_is_waited_for_is_told_also_by_steps_and_gates() -> Result<()> {
     let waits = ask(&cluster.api, &rolling(ENVIRONMENT, "1.0.0", OnFailure::Stop)).await?;
     let applied = ApplyWorkflow { source: OPEN_SHOP.to_owned() };
     cluster.api.post::<_, Workflow>(&paths::fill(paths::WORKFLOWS, &[TENANT]), &applied, None).await?;
-    let run = StartRun { workflow: "shop".to_owned(), version: None, inputs: BTreeMap::new() };
-    let run: Run = cluster.api.post(&paths::fill(paths::RUNS, &[TENANT]), &run, None).await?;
+    let start = StartRun { workflow: "shop".to_owned(), version: None, inputs: BTreeMap::new() };
+    let run: Run = cluster.api.post(&paths::fill(paths::RUNS, &[TENANT]), &start, None).await?;
     wait_pending(&cluster, 1, 1).await?;
     let heard = async |what: &str, status: &str| {
         wait::until(&format!("{status}: {what}"), async || {
@@ -382,8 +382,34 @@ async fn whoever_is_waited_for_is_told_also_by_steps_and_gates() -> Result<()> {
     heard(&of_step, "resolved").await?;
     heard(&of_gate, "resolved").await?;
     wait_pending(&cluster, 0, 0).await?;
+    ensure!(cluster.wait_final(&waits.id).await?.deployment.status == "succeeded");
+    // What waited at a gate that is not there any more waits for nobody.
+    boss.ok(&["gate", "set", "manual", ENVIRONMENT, "board"])?;
+    let freed = ask(&cluster.api, &rolling(ENVIRONMENT, "1.0.0", OnFailure::Stop)).await?;
+    let of_freed = format!("promotion {} of app:1.0.0 to {ENVIRONMENT} waits for somebody's word", freed.id);
+    heard(&of_freed, "firing").await?;
+    boss.ok(&["gate", "remove", ENVIRONMENT, "board"])?;
+    heard(&of_freed, "resolved").await?;
+    ensure!(cluster.wait_final(&freed.id).await?.deployment.status == "succeeded");
+    // A gate that verifies is waited for when everything has been brought.
+    boss.ok(&["gate", "set", "manual", ENVIRONMENT, "sign-off", "--verifies"])?;
+    let wanted = rolling(ENVIRONMENT, "1.0.0", OnFailure::Stop);
+    let brought = cluster.api.deploy(TENANT, &wanted, None).await?.deployment;
+    let of_brought =
+        format!("deployment {} of app:1.0.0 to {ENVIRONMENT} holds: somebody has to say", brought.id);
+    heard(&of_brought, "firing").await?;
+    wait_pending(&cluster, 1, 0).await?;
+    boss.ok(&["gate", "pass", &brought.id, "sign-off", "--reason", "works"])?;
+    heard(&of_brought, "resolved").await?;
+    wait_pending(&cluster, 0, 0).await?;
+    // Also where a step has time to be begun anew, somebody has said no now.
+    let denied: Run = cluster.api.post(&paths::fill(paths::RUNS, &[TENANT]), &start, None).await?;
+    boss.ok(&["workflow", "reject", &denied.id, "ask", "--reason", "it is dark"])?;
+    cluster.wait_step(&denied.id, "ask", "held").await?;
     let log = cluster.control_plane.daemon().log();
-    let granted = log.lines().find(|line| line.contains("approval.granted") && line.contains(&run.id));
-    ensure!(granted.is_some_and(|line| line.contains("correlationId")), "{log}");
+    for (event, id) in [("approval.granted", &run.id), ("approval.denied", &denied.id)] {
+        let told = log.lines().find(|line| line.contains(event) && line.contains(id));
+        ensure!(told.is_some_and(|line| line.contains("correlationId")), "{event}: {log}");
+    }
     cluster.passed()
 }

@@ -112,9 +112,10 @@ pub struct Promotion {
     pub ended_by: Option<Actor>,
     /// How many accounts must approve.
     pub approvals_needed: u32,
-    /// How many of those approvals are missing. An approval more than a group needs fills no place of another group.
-    #[serde(default)]
-    pub approvals_missing: u32,
+    /// How many of those approvals are missing. An approval more than a group needs fills no place of another group. Always there; control
+    /// planes of before do not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approvals_missing: Option<u32>,
     /// Whose approvals are missing: `needed` more of each group. An approval of somebody who is in several groups is counted where it
     /// helps most.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -125,7 +125,10 @@ pub(crate) async fn layer(State(app): State<App>, mut request: Request, next: Ne
     let took = started.elapsed();
     let status = response.status().as_u16();
     span.in_scope(|| say(method, status, took, was_admitted));
-    if let Some(OnAnswer(tell)) = app.on_answer.as_ref().filter(|_| !is_probe(&instance)) {
+    // Whom a limit refuses would fill the queue of spans at the pace of their own.
+    let is_traced =
+        !is_probe(&instance) && (was_admitted || status != StatusCode::TOO_MANY_REQUESTS.as_u16());
+    if let Some(OnAnswer(tell)) = app.on_answer.as_ref().filter(|_| is_traced) {
         let (route, tenant, started) = (path.clone(), seen_tenant, since);
         tell(&AnsweredRequest {
             trace,

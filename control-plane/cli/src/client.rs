@@ -74,11 +74,13 @@ pub(crate) enum Error {
     /// What was followed goes on in another journal, in which positions stand for something else.
     #[error(
         "the journal is another one than before: it was restored from a backup, or imported. What is read from position {next} on may \
-         not be what comes next; look at what is there now, and follow it from its end: without --after"
+         not be what comes next; look at what is there now, and follow it from where it ends: --after {end}"
     )]
     OtherJournal {
         /// Where it would have gone on.
         next: u64,
+        /// Where the journal of now ends.
+        end: u64,
     },
     /// Somebody has pressed Ctrl-C; what was watched, and how it goes on.
     #[error("{0}")]

@@ -51,7 +51,7 @@ pub(crate) async fn follow(
         let head: JournalHead = context.client.get(&source.journal).await?;
         let is_other = known.replace(Some(head.incarnation.clone())).is_some_and(|it| it != head.incarnation);
         if is_other {
-            return Err(Error::OtherJournal { next: next.get() });
+            return Err(Error::OtherJournal { next: next.get(), end: head.position });
         }
         let ended = task::each_line(context, response, Some(SILENCE_MAX), |line| {
             let Some(data) = line.strip_prefix(b"data:") else { return Ok(()) };
@@ -115,7 +115,7 @@ mod tests {
     #[tokio::test]
     async fn a_feed_goes_on_in_the_same_journal_and_in_no_other() {
         let (error, came) = followed(["a", "a", "b"]).await;
-        assert!(matches!(error, Error::OtherJournal { next: 7 }), "{error}");
+        assert!(matches!(error, Error::OtherJournal { next: 7, .. }), "{error}");
         assert_eq!(came, [5, 6], "what another journal has there is not what comes next");
     }
 }

@@ -365,9 +365,11 @@ fn summary(it: &Dto) -> String {
     )
 }
 
-/// How many of the approvals that it needs it has: who is one too many for a group does not count for another.
-const fn counted(it: &Dto) -> u32 {
-    it.approvals_needed.saturating_sub(it.approvals_missing)
+/// How many of the approvals that it needs it has: who is one too many for a group does not count for another. A control plane of before
+/// does not know that, and says only who has approved.
+fn counted(it: &Dto) -> u32 {
+    let given = || u32::try_from(it.approvals.len()).unwrap_or(u32::MAX);
+    it.approvals_missing.map_or_else(given, |missing| it.approvals_needed.saturating_sub(missing))
 }
 
 /// What a promotion that waits needs next, and what holds its environment meanwhile.

@@ -40,7 +40,7 @@ pub(crate) async fn deploy(context: &Context, command: Deploy) -> Result<bool, E
         replace_application: command.replace_application,
     };
     if command.plan {
-        return plan(context, &body).await;
+        return plan(context, &body, command.tasks).await;
     }
     let key = command.idempotency_key.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
     let path = context.path(paths::DEPLOYMENTS, &[])?;
@@ -84,16 +84,19 @@ struct PlannedWithTasks {
 }
 
 /// What a deployment to a single target would run there.
-async fn tasks(context: &Context, body: &CreateDeployment) -> Result<Option<TargetTasks>, Error> {
-    let Some([target]) = body.targets.as_deref() else { return Ok(None) };
+async fn tasks(context: &Context, body: &CreateDeployment) -> Result<TargetTasks, Error> {
+    let Some([target]) = body.targets.as_deref() else {
+        return Err(Error::Usage("--tasks shows the tasks of one target: give --target once".to_owned()));
+    };
     let path = context.path(paths::DEPLOYMENT_PLAN_TASKS, &[])?;
-    context.client.post_where(&path, &[("target", target)], body).await.map(Some)
+    context.client.post_where(&path, &[("target", target)], body).await
 }
 
-async fn plan(context: &Context, body: &CreateDeployment) -> Result<bool, Error> {
+async fn plan(context: &Context, body: &CreateDeployment, with_tasks: bool) -> Result<bool, Error> {
     let path = context.path(paths::DEPLOYMENT_PLANS, &[])?;
     let plan: DeploymentPlan = context.client.post(&path, body, None).await?;
-    let planned = PlannedWithTasks { plan, tasks: tasks(context, body).await? };
+    let tasks = if with_tasks { Some(tasks(context, body).await?) } else { None };
+    let planned = PlannedWithTasks { plan, tasks };
     print::result(context.output, &planned, |PlannedWithTasks { plan, tasks }| {
         let rows = plan.targets.iter().enumerate().map(|(at, target)| {
             vec![

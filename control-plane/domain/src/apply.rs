@@ -177,6 +177,7 @@ impl TenantState {
             | Fact::RunStarted { .. }
             | Fact::StepStarted { .. }
             | Fact::StepApproved { .. }
+            | Fact::StepRejected { .. }
             | Fact::StepApprovalLapsed { .. }
             | Fact::StepGateEvaluated { .. }
             | Fact::StepBackedOff { .. }

@@ -554,6 +554,12 @@ pub enum Fact {
         step: Identifier,
         reason: String,
     },
+    /// Somebody has said no. What that means for the step follows.
+    StepRejected {
+        run: RunId,
+        step: Identifier,
+        reason: String,
+    },
     /// The same, of a step.
     StepApprovalLapsed {
         run: RunId,

@@ -156,6 +156,9 @@ pub struct StepRun {
     /// Why the attempt that is under way has failed when what it has begun has ended: its time was up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overdue: Option<String>,
+    /// When somebody has said no to the newest attempt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rejected_at: Option<Timestamp>,
 }
 
 impl StepRun {
@@ -171,6 +174,7 @@ impl StepRun {
             answered_by: None,
             time_left_ms: None,
             overdue: None,
+            rejected_at: None,
         }
     }
 }

@@ -177,6 +177,12 @@ impl TenantState {
         silent.map(|it| &it.gate.name)
     }
 
+    /// Deployments that have brought their release everywhere, and hold until somebody says whether it is good.
+    pub fn deployments_that_await_a_word(&self) -> impl Iterator<Item = &Deployment> {
+        let active = self.active_deployments.iter().filter_map(|id| self.deployments.get(id));
+        active.map(AsRef::as_ref).filter(|it| it.waits_for_a_word())
+    }
+
     /// The steps of runs that wait for people.
     pub fn steps_that_await_people(&self) -> impl Iterator<Item = (RunId, &Identifier, &StepState)> {
         let runs = self.active_runs.iter().filter_map(|id| self.runs.get(id));

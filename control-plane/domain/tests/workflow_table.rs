@@ -105,6 +105,8 @@ fn facts() -> Vec<(String, Fact)> {
         ("step_started, undo".to_owned(), started("undo")),
         ("step_approved, call".to_owned(), Fact::StepApproved { run, step: id("call"), reason: reason() }),
         ("step_approved, go".to_owned(), Fact::StepApproved { run, step: id("go"), reason: reason() }),
+        ("step_rejected, call".to_owned(), Fact::StepRejected { run, step: id("call"), reason: reason() }),
+        ("step_rejected, go".to_owned(), Fact::StepRejected { run, step: id("go"), reason: reason() }),
     ];
     for (label, step, who) in
         [("go by who approved", "go", 2), ("go by another", "go", 3), ("call, which asks nobody", "call", 2)]
@@ -272,6 +274,7 @@ fn gate_facts() -> Vec<(String, Fact)> {
         evaluated("board at another one", "board", 2),
         evaluated("who", "who", 1),
         ("step_approved, who".to_owned(), Fact::StepApproved { run: RUN, step: id("who"), reason: reason() }),
+        ("step_rejected, who".to_owned(), Fact::StepRejected { run: RUN, step: id("who"), reason: reason() }),
         (
             "step_overdue, board".to_owned(),
             Fact::StepOverdue { run: RUN, step: id("board"), reason: reason() },

@@ -310,7 +310,7 @@ impl Group {
         if self.members.len() >= MEMBERS_MAX && !self.members.contains_key(&id) {
             return;
         }
-        if self.open(&id).is_none() {
+        if self.open(&id).is_none_or(|known| known.summary != incident.summary) {
             self.renew();
         }
         let member = self.members.entry(id).or_insert_with(|| Member {
@@ -322,8 +322,9 @@ impl Group {
             is_told: false,
             is_offered: false,
         });
-        // The same thing again before its end was told is one incident that goes on.
+        // The same thing again before its end was told is one incident that goes on; what is said of it may have changed.
         member.ended_at = None;
+        member.summary.clone_from(&incident.summary);
         if member.is_told {
             self.calm_down();
         } else {

@@ -10,7 +10,7 @@ use stella_domain::run::{StepEnd, StepState, Work};
 use stella_domain::tenant::TenantState;
 use stella_domain::workflow::Action;
 pub use stella_domain::workflow::NoticeSeverity as Severity;
-use stella_protocol::id::{AgentId, DeploymentId, PromotionId, RunId, TenantId};
+use stella_protocol::id::{AgentId, DeploymentId, EnvironmentId, PromotionId, RunId, TenantId};
 use stella_protocol::time::Timestamp;
 use uuid::Uuid;
 
@@ -27,7 +27,7 @@ pub enum Kind {
     DeploymentFailed,
     /// A rollback is under way.
     Rollback,
-    /// A promotion, or a step of a workflow, waits for somebody's approval or word.
+    /// A promotion, a deployment that has brought everything, or a step of a workflow waits for somebody's approval or word.
     ApprovalWaiting,
     /// The disk of the control plane is too full for its journal: nothing happens, and no event says what would have.
     WritesRefused,
@@ -145,18 +145,27 @@ pub fn changes(tenant: &TenantState, fact: &Fact, at: Timestamp) -> Vec<Change> 
         | Fact::AgentDraining { agent, .. } => {
             vec![Change::Ends(Kind::AgentOffline, agent.to_string())]
         }
-        Fact::PromotionRequested { id, .. } | Fact::ApprovalLapsed { id, .. } => {
-            waiting(tenant, *id, at).into_iter().collect()
-        }
         Fact::PromotionAskedAgain { id, .. } => {
             waiting(tenant, *id, at).map(Change::again).into_iter().collect()
         }
-        Fact::ApprovalGranted { id, .. }
+        Fact::PromotionRequested { id, .. }
+        | Fact::PromotionRejected { id, .. }
+        | Fact::PromotionWithdrawn { id, .. }
+        | Fact::PromotionExpired { id }
+        | Fact::PromotionInvalidated { id, .. }
+        | Fact::ApprovalGranted { id, .. }
+        | Fact::ApprovalLapsed { id, .. }
         | Fact::GateEvaluated { promotion: id, .. }
-        | Fact::GateOverridden { promotion: id, .. }
-            if !waits(tenant, *id) =>
-        {
-            ends_waiting(*id)
+        | Fact::GateOverridden { promotion: id, .. } => vec![stands(tenant, *id, at)],
+        Fact::EnvironmentGateSet { id, .. } | Fact::EnvironmentGateRemoved { id, .. } => {
+            all_stand(tenant, *id, at)
+        }
+        Fact::DeploymentPaused { id, .. }
+        | Fact::DeploymentResumed { id }
+        | Fact::DeploymentHalted { id, .. }
+        | Fact::DeploymentCancelRequested { id, .. }
+        | Fact::DeploymentCreated { id, cause: Cause::Requested, .. } => {
+            vec![stands(tenant, PromotionId(id.0), at)]
         }
         Fact::StepStarted { run, step, .. } | Fact::StepApprovalLapsed { run, step, .. } => {
             step_waiting(tenant, *run, step, at).into_iter().collect()
@@ -164,10 +173,6 @@ pub fn changes(tenant: &TenantState, fact: &Fact, at: Timestamp) -> Vec<Change> 
         Fact::StepBackedOff { run, step, .. } | Fact::StepHeld { run, step, .. } => {
             step_ends_waiting(tenant, *run, step).into_iter().collect()
         }
-        Fact::PromotionRejected { id, .. }
-        | Fact::PromotionWithdrawn { id, .. }
-        | Fact::PromotionExpired { id }
-        | Fact::PromotionInvalidated { id, .. } => ends_waiting(*id),
         Fact::DeploymentCreated { id, cause: Cause::Rollback { of, reason }, .. } => {
             rollback(tenant, *id, *of, reason.name(), at).into_iter().collect()
         }
@@ -208,12 +213,16 @@ pub fn lasting(tenant: &TenantState) -> Vec<Incident> {
         let promotion = tenant.promotions.get(id)?;
         waiting(tenant, *id, promotion.requested_at)
     });
+    let words = tenant.deployments_that_await_a_word().filter_map(|deployment| {
+        let since = deployment.paused.as_ref()?.since;
+        word_awaited(tenant, deployment, since)
+    });
     let steps = tenant.steps_that_await_people().filter_map(|(run, step, _)| {
         let since = tenant.runs.get(&run)?.steps.get(step)?.started_at?;
         step_waiting(tenant, run, step, since)
     });
     let begins = |change| if let Change::Begins(incident) = change { Some(incident) } else { None };
-    agents.chain(promotions).chain(steps).filter_map(begins).collect()
+    agents.chain(promotions).chain(words).chain(steps).filter_map(begins).collect()
 }
 
 /// Whether what lasts still does, as far as the state tells.
@@ -264,14 +273,33 @@ fn offline(tenant: &TenantState, id: AgentId, at: Timestamp) -> Option<Change> {
 }
 
 fn waits(tenant: &TenantState, id: PromotionId) -> bool {
-    tenant.promotions.get(&id).is_some_and(|it| tenant.awaits_people(it))
+    tenant.promotions.get(&id).is_some_and(|it| tenant.awaits_people(it)) || holds(tenant, id).is_some()
+}
+
+/// The deployment that a promotion has become, if it holds until somebody says whether what it brought is good.
+fn holds(tenant: &TenantState, id: PromotionId) -> Option<&Deployment> {
+    tenant.deployments.get(&DeploymentId(id.0)).map(AsRef::as_ref).filter(|it| it.waits_for_a_word())
+}
+
+/// Whether a promotion, or what it has become, waits for people now.
+fn stands(tenant: &TenantState, id: PromotionId, at: Timestamp) -> Change {
+    waiting(tenant, id, at).unwrap_or_else(|| Change::Ends(Kind::ApprovalWaiting, id.to_string()))
+}
+
+/// The same for all promotions and deployments to an environment whose gates have changed.
+fn all_stand(tenant: &TenantState, environment: EnvironmentId, at: Timestamp) -> Vec<Change> {
+    let open = tenant.open_promotions.iter().filter_map(|id| tenant.promotions.get(id));
+    let open = open.filter(|it| it.wanted.environment == environment).map(|it| it.id);
+    let active = tenant.active_deployments.iter().filter_map(|id| tenant.deployments.get(id));
+    let active = active.filter(|it| it.environment == environment).map(|it| PromotionId(it.id.0));
+    open.chain(active).map(|id| stands(tenant, id, at)).collect()
 }
 
 fn waiting(tenant: &TenantState, id: PromotionId, at: Timestamp) -> Option<Change> {
-    if !waits(tenant, id) {
-        return None;
+    if let Some(deployment) = holds(tenant, id) {
+        return word_awaited(tenant, deployment, at);
     }
-    let promotion: &Promotion = tenant.promotions.get(&id)?;
+    let promotion: &Promotion = tenant.promotions.get(&id).filter(|it| tenant.awaits_people(it))?;
     let release = tenant.recipe(promotion.wanted.release)?;
     let environment = environment(tenant, promotion.wanted.environment)?;
     let what = match (promotion.missing(), tenant.silent_gate(promotion)) {
@@ -284,6 +312,24 @@ fn waiting(tenant: &TenantState, id: PromotionId, at: Timestamp) -> Option<Chang
         summary: format!(
             "promotion {id} of {}:{} to {environment} waits for {what}",
             release.application, release.version
+        ),
+        environment: Some(environment),
+        since: at,
+        scope: None,
+    }))
+}
+
+/// A deployment that has brought its release everywhere and holds until somebody says whether it is good.
+fn word_awaited(tenant: &TenantState, deployment: &Deployment, at: Timestamp) -> Option<Change> {
+    let environment = environment(tenant, deployment.environment)?;
+    let why = deployment.paused.as_ref().map(|it| shortened(&it.reason))?;
+    Some(Change::Begins(Incident {
+        kind: Kind::ApprovalWaiting,
+        subject: deployment.id.to_string(),
+        summary: format!(
+            "deployment {} of {} to {environment} holds: {why}",
+            deployment.id,
+            release(tenant, deployment)
         ),
         environment: Some(environment),
         since: at,
@@ -344,10 +390,6 @@ fn step_ends_waiting(tenant: &TenantState, id: RunId, step: &Identifier) -> Opti
     may.then(|| Change::Ends(Kind::ApprovalWaiting, step_subject(id, step)))
 }
 
-fn ends_waiting(id: PromotionId) -> Vec<Change> {
-    vec![Change::Ends(Kind::ApprovalWaiting, id.to_string())]
-}
-
 fn failed(tenant: &TenantState, id: DeploymentId, reason: &str, at: Timestamp) -> Option<Change> {
     let deployment = tenant.deployments.get(&id)?;
     let environment = environment(tenant, deployment.environment)?;
@@ -392,7 +434,7 @@ fn rollback(
     }))
 }
 
-fn environment(tenant: &TenantState, id: stella_protocol::id::EnvironmentId) -> Option<String> {
+fn environment(tenant: &TenantState, id: EnvironmentId) -> Option<String> {
     tenant.environment_name(id).map(ToString::to_string)
 }
 

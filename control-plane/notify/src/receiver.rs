@@ -91,8 +91,25 @@ async fn within<T>(told: impl Future<Output = Result<T, DeliveryError>>) -> Resu
     })
 }
 
-/// An answer as it may be shown on a terminal and in a log.
+/// An answer as it may be shown on a terminal and in a log. A receiver may repeat its address and what it was sent: that is masked before
+/// the answer is cut, because what is left of a secret is not known for one any more.
 fn shown(answer: &str) -> String {
-    let printable = answer.trim().chars().map(|c| if c.is_control() { ' ' } else { c });
+    let masked = stella_telemetry::redact_text(answer.trim());
+    let printable = masked.chars().map(|c| if c.is_control() { ' ' } else { c });
     printable.take(ANSWER_CHARS_MAX).collect()
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::{ANSWER_CHARS_MAX, shown};
+
+    #[test]
+    fn no_part_of_a_secret_is_left_where_an_answer_is_cut() {
+        let secret = "k".repeat(60);
+        stella_telemetry::hide(std::path::Path::new("answers"), [secret.as_str()]).unwrap();
+        let answer = format!("{}{secret} is not here", "x".repeat(ANSWER_CHARS_MAX - 30));
+        let shown = shown(&answer);
+        assert!(!shown.contains("kkk") && shown.chars().count() <= ANSWER_CHARS_MAX, "{shown}");
+    }
 }

@@ -9,9 +9,7 @@ use stella_domain::deployment::Cause;
 use stella_domain::event::{Event, Fact, StreamId};
 use stella_domain::gate::Outcome;
 use stella_domain::name::Identifier;
-use stella_domain::run::StepEnd;
 use stella_domain::tenant::TenantState;
-use stella_domain::workflow::Action;
 use stella_engine::CommittedEvent;
 use stella_protocol::id::{Position, PromotionId, RunId};
 use stella_readers::place::id_of;
@@ -139,12 +137,6 @@ fn overview_name(event: &Event, tenant: Option<&TenantState>) -> Option<&'static
         let run = tenant.and_then(|tenant| tenant.runs.get(run));
         run.and_then(|run| run.steps.get(step)).is_some_and(|step| step.is_let_through_by(event))
     };
-    // Others fail by themselves.
-    let is_step_rejected = |run: &RunId, step: &Identifier| -> bool {
-        let planned = tenant.and_then(|tenant| tenant.step_of(tenant.runs.get(run)?, step));
-        let is_approval = planned.is_some_and(|it| matches!(it.action(), Some(Action::Approval(_))));
-        is_approval && event.actor.account().is_some()
-    };
     Some(match &event.fact {
         Fact::DeploymentCreated { cause: Cause::Rollback { .. }, .. } => "rollback.initiated",
         Fact::DeploymentCreated { .. } => "deployment.started",
@@ -152,10 +144,7 @@ fn overview_name(event: &Event, tenant: Option<&TenantState>) -> Option<&'static
         Fact::DeploymentFailed { .. } => "deployment.failed",
         Fact::ApprovalGranted { id, .. } if is_let_through(id) => "approval.granted",
         Fact::StepApproved { run, step, .. } if is_step_let_through(run, step) => "approval.granted",
-        Fact::PromotionRejected { .. } => "approval.denied",
-        Fact::StepEnded { run, step, end: StepEnd::Failed { .. } } if is_step_rejected(run, step) => {
-            "approval.denied"
-        }
+        Fact::PromotionRejected { .. } | Fact::StepRejected { .. } => "approval.denied",
         Fact::AgentConnected { .. } => "agent.connected",
         Fact::AgentDisconnected { .. } => "agent.disconnected",
         Fact::GateEvaluated { kind, outcome, .. } | Fact::StepGateEvaluated { kind, outcome, .. }

@@ -7,9 +7,7 @@ use stella_domain::event::{Event, Fact, StreamId};
 use stella_domain::gate::Outcome;
 use stella_domain::hold::PauseCause;
 use stella_domain::name::Identifier;
-use stella_domain::run::StepEnd;
 use stella_domain::tenant::TenantState;
-use stella_domain::workflow::Action;
 use stella_engine::Committed;
 use stella_protocol::digest::Digest;
 use stella_protocol::id::{DeploymentId, PromotionId, RunId};
@@ -61,8 +59,9 @@ fn write_event(tenant: &TenantState, event: &Event) {
         }
         Fact::ApprovalGranted { id, plan, reason, .. } => approved(tenant, event, *id, (plan, reason)),
         Fact::StepApproved { run, step, reason } => step_approved(tenant, event, (*run, step), reason),
-        Fact::StepEnded { run, step, end: StepEnd::Failed { reason } } => {
-            step_rejected(tenant, event, (*run, step), reason);
+        Fact::StepRejected { run, step, reason } => {
+            let by = account(&event.actor);
+            tracing::info!(runId = %run, %step, by, reason, event = "approval.denied", "Approval denied");
         }
         Fact::PromotionRejected { id, objection, reason } => {
             let (environment, release) = of_promotion(tenant, *id);
@@ -169,7 +168,7 @@ fn began_with<'t>(tenant: &'t TenantState, fact: &Fact) -> Option<&'t TraceConte
         | Fact::PromotionInvalidated { id, .. }
         | Fact::GateEvaluated { promotion: id, .. } => of_promotion(id),
         Fact::StepApproved { run, .. }
-        | Fact::StepEnded { run, .. }
+        | Fact::StepRejected { run, .. }
         | Fact::StepGateEvaluated { run, .. } => tenant.runs.get(run).map(|it| &it.trace),
         Fact::TaskBecameUnknown { key, .. } => {
             tenant.tasks.get(&key.task).and_then(|it| of_deployment(&it.deployment))
@@ -253,15 +252,6 @@ fn step_approved(tenant: &TenantState, event: &Event, (run, step): (RunId, &Iden
     let (name, words) =
         if is_last { ("approval.granted", "Approval granted") } else { ("approval.voted", "Approval voted") };
     tracing::info!(runId = %run, %step, by, reason, event = name, "{words}");
-}
-
-/// An approval step that somebody has rejected: others fail by themselves.
-fn step_rejected(tenant: &TenantState, event: &Event, (id, step): (RunId, &Identifier), reason: &str) {
-    let planned = tenant.runs.get(&id).and_then(|run| tenant.step_of(run, step));
-    let is_approval = planned.is_some_and(|it| matches!(it.action(), Some(Action::Approval(_))));
-    if let (true, Some(by)) = (is_approval, account(&event.actor)) {
-        tracing::info!(runId = %id, %step, by, reason, event = "approval.denied", "Approval denied");
-    }
 }
 
 /// Where a promotion leads, and what it brings there.

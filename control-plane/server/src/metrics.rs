@@ -245,7 +245,8 @@ fn promotions(state: &State, tenant: &TenantState, environment: &Environment) {
     let open = tenant.open_promotions.iter().filter_map(|id| tenant.promotions.get(id));
     let here = open.filter(|it| it.wanted.environment == environment.id);
     let pending = here.filter(|it| tenant.awaits_people(it)).count();
-    let pending = pending + steps_that_await_people(tenant, Some(environment.id));
+    let words = tenant.deployments_that_await_a_word().filter(|it| it.environment == environment.id).count();
+    let pending = pending + words + steps_that_await_people(tenant, Some(environment.id));
     gauge!("stella_approval_pending_count", &labels).set(as_f64(pending));
 }
 

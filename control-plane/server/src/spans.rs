@@ -9,7 +9,7 @@ use stella_api::AnsweredRequest;
 use stella_domain::event::{Event, Fact, StreamId};
 use stella_domain::name::Identifier;
 use stella_domain::promotion::Promotion;
-use stella_domain::run::RunStatus;
+use stella_domain::run::{RunStatus, StepState};
 use stella_domain::spans;
 use stella_domain::task::{Task, TaskState};
 use stella_domain::tenant::TenantState;
@@ -272,13 +272,14 @@ impl Spans {
         let (Some(planned), Some(found)) = (tenant.step_of(run, step), run.steps.get(step)) else { return };
         let Some(Action::Approval(_)) = planned.action() else { return };
         let Some(started_at) = found.started_at else { return };
-        let end = event.at;
-        // What nobody has said in time fails by itself.
-        let decision = match (found.state.name(), event.actor.account()) {
-            ("succeeded", _) => "approved",
-            ("cancelled", _) => "cancelled",
-            (_, Some(_)) => "rejected",
-            (_, None) => "expired",
+        let (end, decision) = match (&found.state, found.rejected_at) {
+            (StepState::Succeeded, _) => (event.at, "approved"),
+            (StepState::Cancelled, _) => (event.at, "cancelled"),
+            // Somebody may have had time to begin it anew since.
+            (_, Some(rejected_at)) => (rejected_at, "rejected"),
+            // It has asked nobody.
+            (_, None) if started_at == event.at => return,
+            (_, None) => (event.at, "expired"),
         };
         self.traces.write(
             Service::ControlPlane,

@@ -1,6 +1,6 @@
 //! What comes in by hooks: whose it is, whether it was signed by who has the secret, how much of it there may be, and what it starts.
 //!
-//! A stranger learns nothing: an unknown hook and a wrong signature have one answer, which takes as long.
+//! A stranger learns nothing: an unknown hook and a wrong signature have one answer.
 
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
@@ -36,6 +36,10 @@ const NAME_CHARACTERS_MAX: usize = 128;
 /// Where senders name the delivery: GitHub, Gitea, Forgejo, and whoever writes a script.
 const DELIVERY_HEADERS: [&str; 4] =
     ["x-github-delivery", "x-forgejo-delivery", "x-gitea-delivery", "idempotency-key"];
+/// Where senders who sign a time name the delivery, and may sign the name too. A relay may add headers of its own.
+const SIGNED_NAME_HEADER: &str = "idempotency-key";
+/// What the keys of names that are signed begin with.
+const SIGNED_NAMES: &str = "signed/";
 /// Where senders name the kind of event.
 const EVENT_HEADERS: [&str; 3] = ["x-github-event", "x-forgejo-event", "x-gitea-event"];
 
@@ -66,7 +70,7 @@ pub(crate) async fn deliver(
     let limits = app.tuning.limits();
     limits.hook(hook.id).and_then(|()| limits.tenant(tenant.id))?;
     let delivery = read(&headers, &body)?;
-    let key = format!("hook/{}/{}", hook.id, signed.once(covered, &delivery, &body));
+    let key = format!("hook/{}/{}", hook.id, signed.once(covered, &delivery, &body)?);
     let digest = Sha256::new().chain_update(&delivery.event).chain_update([0]).chain_update(&body).finalize();
     let idempotency = Some(Idempotency { key, digest: Digest(digest.into()) });
     let (known, event, message) = (std::sync::Arc::clone(hook), delivery.event.clone(), delivery.id.clone());
@@ -139,7 +143,7 @@ impl Signed {
                 return Err(stranger("the signed time is more than 5 minutes from now; is the clock right?"));
             }
             // One that cannot be a name is refused when the message is read.
-            let name = named(headers, &DELIVERY_HEADERS).unwrap_or_default();
+            let name = named(headers, &[SIGNED_NAME_HEADER]).unwrap_or_default();
             return Ok(Self::Timed { signature, timestamp, name });
         }
         match text("x-hub-signature-256") {
@@ -153,12 +157,16 @@ impl Signed {
     /// What is the same if it comes again, and at no other message. A name that is not signed could be another one when somebody sends
     /// again what they have recorded: a message with a signed time is then known by its signature. Names that are signed have a space of
     /// their own, so that no recorded message can take one of them.
-    fn once(&self, covered: Covered, delivery: &Delivery, body: &[u8]) -> String {
+    fn once(&self, covered: Covered, delivery: &Delivery, body: &[u8]) -> Result<String, ApiError> {
         match (self, covered) {
-            (Self::Timed { name, .. }, Covered::Name) => format!("signed/{name}"),
-            (Self::Timed { signature, .. }, Covered::Message) => hex::encode(signature),
-            (Self::Body { .. }, _) if delivery.id.is_empty() => hex::encode(Sha256::digest(body)),
-            (Self::Body { .. }, _) => delivery.id.clone(),
+            (Self::Timed { name, .. }, Covered::Name) => Ok(format!("{SIGNED_NAMES}{name}")),
+            (Self::Timed { signature, .. }, Covered::Message) => Ok(hex::encode(signature)),
+            (Self::Body { .. }, _) if delivery.id.is_empty() => Ok(hex::encode(Sha256::digest(body))),
+            (Self::Body { .. }, _) if delivery.id.starts_with(SIGNED_NAMES) => {
+                let problem = format!("must not begin with {SIGNED_NAMES}");
+                Err(ApiError::invalid("x-github-delivery", problem))
+            }
+            (Self::Body { .. }, _) => Ok(delivery.id.clone()),
         }
     }
 

@@ -80,7 +80,7 @@ pub(crate) fn promotion(
         objection: objection.map(self::objection),
         ended_by: by.map(actor),
         approvals_needed: promotion.rule.as_ref().map_or(0, ApprovalRule::needed_in_all),
-        approvals_missing: promotion.missing(),
+        approvals_missing: Some(promotion.missing()),
         missing_from: promotion.lacking().into_iter().map(|it| quorum(state, it)).collect(),
         approvals_from: promotion
             .rule

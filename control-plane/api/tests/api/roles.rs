@@ -191,5 +191,5 @@ const HEAD: &str = "# Paths of the API
 This page is generated from the OpenAPI document, which every control plane serves without a token at `/api/v1/openapi.json`, and which also describes parameters, bodies and answers. [HTTP API](api.md) explains what all of them have in common.
 
 The role is the one that an account needs in the place that is meant: in the tenant, or in the environment that the request is about. `viewer` is anybody with a role in the tenant, `any` is every account, and `none` needs no token. Each role includes the ones before it, in the order
-`viewer`, `deployer`, `operator`, `admin`; `approver` stands beside them, and `admin` includes it. See [accounts and roles](concepts.md#accounts-and-roles). Some requests need more: a deployment that overrides a freeze, or that waives the way back, takes `operator`. The document has the role as `x-role`.
+`viewer`, `deployer`, `operator`, `admin`; `approver` stands beside them, and `admin` includes it. See [accounts and roles](concepts.md#accounts-and-roles). Some requests need more: a deployment that overrides a freeze or the promotion path, or that waives the way back, takes `operator`. The document has the role as `x-role`.
 ";

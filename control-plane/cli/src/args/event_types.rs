@@ -1,7 +1,7 @@
 //! The types of events that there are, so that one with a slip of the pen is refused instead of waited for in vain.
 
 /// All of them, in the order of the alphabet. The test of the catalogue of events holds them to what the control plane writes.
-pub(super) const EVENT_TYPES: [&str; 125] = [
+pub(super) const EVENT_TYPES: [&str; 126] = [
     "account_created",
     "account_removed",
     "account_roles_set",
@@ -99,6 +99,7 @@ pub(super) const EVENT_TYPES: [&str; 125] = [
     "step_gate_evaluated",
     "step_held",
     "step_overdue",
+    "step_rejected",
     "step_started",
     "target_abandoned",
     "target_created",

@@ -11,7 +11,7 @@ use super::{Window, pair};
 const DEPLOY_EXAMPLES: &str = "Examples:
   stella deploy web:1.4.0 staging --batch 1 --wait
   stella deploy web:1.4.0 production --plan
-  stella deploy web:1.4.0 production --plan --target web-1
+  stella deploy web:1.4.0 production --plan --target web-1 --tasks
   stella deploy web:1.4.0 production --canary 10:10m --canary 50 --on-failure rollback
   stella deploy web:1.4.0 production --strategy blue-green --warm-up 30s --keep 1h --wait
   stella deploy web production --channel stable --label rack=7
@@ -45,10 +45,13 @@ pub(crate) struct Deploy {
     /// How long it may take in all; an hour if not given.
     #[arg(long, value_name = "TIME", value_parser = crate::when::seconds)]
     pub(crate) timeout: Option<u64>,
-    /// Only show what would be done, or why it would be refused; exit with 0 or 3. With a single --target also each task, filled in
-    /// and with its digest.
+    /// Only show what would be done, or why it would be refused; exit with 0 or 3.
     #[arg(long, conflicts_with_all = ["wait", "idempotency_key"])]
     pub(crate) plan: bool,
+    /// With --plan and a single --target: also show each task, filled in and with its digest. The values of environment variables are
+    /// in it: keep it out of logs.
+    #[arg(long, requires_all = ["plan", "targets"])]
+    pub(crate) tasks: bool,
     /// Deploy although the environment is frozen, and why; it is recorded. Needs the role operator.
     #[arg(long, value_name = "REASON")]
     pub(crate) override_freeze: Option<String>,

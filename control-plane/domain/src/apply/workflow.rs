@@ -34,6 +34,7 @@ impl TenantState {
             Fact::RunStarted { .. } => self.run_started(event),
             Fact::StepStarted { .. }
             | Fact::StepApproved { .. }
+            | Fact::StepRejected { .. }
             | Fact::StepApprovalLapsed { .. }
             | Fact::StepBackedOff { .. }
             | Fact::StepOverdue { .. }
@@ -59,7 +60,7 @@ impl TenantState {
                     if let Work::Runs { runs } = work {
                         state.parts.clone_from(runs);
                     }
-                    (state.overdue, state.time_left_ms) = (None, None);
+                    (state.overdue, state.time_left_ms, state.rejected_at) = (None, None, None);
                     state.state = StepState::Running { work: work.clone(), deadline: *deadline };
                     Ok(())
                 })
@@ -80,6 +81,19 @@ impl TenantState {
                     return Err("not to be approved by them, or not any more");
                 }
                 approvals.push(Approval { by: by.clone(), at, reason: reason.clone(), signature: None });
+                Ok(())
+            }),
+            Fact::StepRejected { run, step, .. } => self.change_step(*run, step, fact, |state| {
+                let StepState::Running { work: Work::Approval { from, .. }, .. } = &state.state else {
+                    return Err(state.state.name());
+                };
+                let Actor::ApiToken { account: Some(by), .. } = &event.actor else {
+                    return Err("decided on by nobody");
+                };
+                if !from.is_empty() && from.binary_search(&by.id).is_err() {
+                    return Err("not to be rejected by them");
+                }
+                state.rejected_at = Some(at);
                 Ok(())
             }),
             Fact::StepApprovalLapsed { run, step, account, .. } => {

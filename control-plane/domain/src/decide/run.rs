@@ -71,6 +71,7 @@ fn concerned(tenant: &TenantState, fact: &Fact) -> Option<RunId> {
         Fact::RunStarted { id, .. } | Fact::RunTurned { id, .. } => Some(*id),
         Fact::StepStarted { run, .. }
         | Fact::StepApproved { run, .. }
+        | Fact::StepRejected { run, .. }
         | Fact::StepBackedOff { run, .. }
         | Fact::StepHeld { run, .. }
         | Fact::StepOverdue { run, .. }

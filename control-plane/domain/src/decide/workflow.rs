@@ -265,6 +265,7 @@ fn decide(
         return Err(Rejection::Forbidden { problem });
     }
     if !approve {
+        tx.emit(Fact::StepRejected { run: id, step: step.clone(), reason: reason.to_owned() })?;
         let why = if reason.is_empty() { String::new() } else { format!(": {reason}") };
         run::fail(tx, id, step, &format!("{name} did not approve{why}"), run::Again::Never)?;
         return Ok(Outcome::Run(id));

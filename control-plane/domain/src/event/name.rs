@@ -122,6 +122,7 @@ impl Fact {
             Self::RunStarted { .. } => "run_started",
             Self::StepStarted { .. } => "step_started",
             Self::StepApproved { .. } => "step_approved",
+            Self::StepRejected { .. } => "step_rejected",
             Self::StepApprovalLapsed { .. } => "step_approval_lapsed",
             Self::StepGateEvaluated { .. } => "step_gate_evaluated",
             Self::StepBackedOff { .. } => "step_backed_off",

@@ -35,7 +35,7 @@ impl Receivers {
         let told = async {
             self.config.may_notify(&notice.tenant, receiver)?;
             let found = self.made.get(receiver).ok_or_else(|| format!("there is no receiver {receiver}"))?;
-            // A receiver may repeat its address and what it was sent; the reason is an event, which a tenant reads.
+            // The reason is an event, which a tenant reads.
             found.notify(notice, now).await.map_err(|error| stella_telemetry::redact_text(&error.to_string()))
         };
         match tokio::time::timeout(limit, told).await {
