@@ -10,7 +10,8 @@
 //!   journal that was rolled back.
 //!
 //! Writes are staged, and one commit is under way at a time; what is staged meanwhile goes with the next one. That keeps
-//! the order of writes, makes groups without a timer, and lets the owner go on while the disk works.
+//! the order of writes, makes groups without a timer, and lets the owner go on while the disk works. A crash may leave the first
+//! writes of a commit without the others, so each of them leaves a journal that makes sense.
 //!
 //! Owner: the runner's task. It alone calls anything here.
 
@@ -350,11 +351,12 @@ impl Journal {
             }
             let report = report.clone();
             self.attempts.remove(&key);
-            self.stage(attempt_key(Table::Attempt, key), None);
+            // Before the attempt goes: at no moment would a late duplicate of it be taken for new.
             let tombstone_key = attempt_key(Table::Tombstone, key);
             let tombstone = Tombstone { position: self.position.next(), report };
             let value = codec::encode(&tombstone_key, &tombstone);
             self.stage(tombstone_key, Some(value));
+            self.stage(attempt_key(Table::Attempt, key), None);
             self.tombstones.push_back(key);
             forgotten.push(key);
         }

@@ -101,6 +101,62 @@ async fn what_is_durable_is_there_after_a_crash_at_every_step() {
     assert_eq!(journal.mark().incarnation, born.incarnation);
 }
 
+/// A copy of a journal that is in use, with its log cut off as by a crash.
+fn cut(dir: &Path, copy: &Path, bytes: u64) {
+    std::fs::create_dir_all(copy).unwrap();
+    for file in ["db", "conf", "begun"] {
+        std::fs::copy(dir.join(file), copy.join(file)).unwrap();
+    }
+    let log = std::fs::OpenOptions::new().write(true).open(copy.join("db")).unwrap();
+    log.set_len(bytes).unwrap();
+}
+
+#[tokio::test]
+async fn a_commit_that_a_crash_cut_off_leaves_a_journal_that_makes_sense() {
+    let dir = tempfile::tempdir().unwrap();
+    let (place, copy) = (dir.path().join("journal"), dir.path().join("copy"));
+    let (mut journal, _) = open(&place);
+    let length = || place.join("db").metadata().unwrap().len();
+    let mut marks = vec![(length(), journal.mark().position)];
+    journal.accept(&dispatch(1, "true"));
+    settle(&mut journal).await;
+    marks.push((length(), journal.mark().position));
+    let report = journal.finish(key(1), success()).unwrap();
+    settle(&mut journal).await;
+    marks.push((length(), journal.mark().position));
+    journal.acknowledge(&[key(1)]);
+    settle(&mut journal).await;
+    marks.push((length(), journal.mark().position));
+
+    let mut doubles = 0;
+    for bytes in (marks[0].0..=marks[3].0).step_by(3) {
+        cut(&place, &copy, bytes);
+        let (mut cut_off, _) = open(&copy);
+        let said = marks.iter().rfind(|(length, _)| *length <= bytes).unwrap().1;
+        assert!(cut_off.mark().position >= said, "{bytes}: its position went back");
+        let known = cut_off.get(key(1)).unwrap();
+        let is_open = !cut_off.open_attempts().is_empty();
+        match &known {
+            None => {
+                assert!(bytes < marks[1].0 && !is_open, "{bytes}: an attempt that was accepted is new again")
+            }
+            Some(Known::Open { .. }) => assert!(bytes < marks[2].0, "{bytes}: a result is lost"),
+            Some(Known::Finished { report: kept, .. }) => {
+                assert_eq!(*kept, report);
+                // As the control plane does at the next welcome.
+                assert_eq!(cut_off.acknowledge(&[key(1)]), [key(1)]);
+                settle(&mut cut_off).await;
+                assert_eq!(cut_off.get(key(1)).unwrap(), Some(Known::Forgotten(report.clone())));
+                doubles += usize::from(bytes > marks[2].0);
+            }
+            Some(Known::Forgotten(kept)) => assert!(*kept == report && bytes > marks[2].0),
+        }
+        drop(cut_off);
+        std::fs::remove_dir_all(&copy).unwrap();
+    }
+    assert!(doubles > 0, "no cut was between a tombstone and the removal of its attempt");
+}
+
 #[tokio::test]
 async fn a_tombstone_is_seen_while_its_commit_is_under_way() {
     let dir = tempfile::tempdir().unwrap();

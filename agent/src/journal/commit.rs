@@ -1,9 +1,10 @@
 //! Making what is staged durable: one commit at a time, with everything that was staged before it began.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use stella_durable::Batch;
+use stella_durable::{IVec, Sequence};
 use stella_protocol::id::Position;
 use tokio::sync::oneshot;
 
@@ -76,24 +77,31 @@ impl Journal {
 
     fn begin(&mut self) {
         let writes = self.staged.clone();
-        let batch = self.take_batch();
+        let sequence = self.take_staged();
         let (sender, done) = oneshot::channel();
         // A journal that is gone waits for nothing.
-        self.flusher.commit_then(&self.tree, batch, move |result| drop(sender.send(result)));
+        self.flusher.commit_then(&self.tree, sequence, move |result| drop(sender.send(result)));
         self.under_way = Some(Commit { position: self.position, since: Instant::now(), writes, done });
     }
 
-    pub(super) fn take_batch(&mut self) -> Batch {
-        let mut batch = Batch::default();
-        for write in self.staged.drain(..) {
+    /// What is staged, in its order, of each key only what it comes to in the end. The life comes first: what is there after a crash has
+    /// positions up to its own.
+    pub(super) fn take_staged(&mut self) -> Sequence {
+        let mut sequence = Sequence::default();
+        let life = Life { incarnation: self.incarnation, position: self.position };
+        sequence.insert(&LIFE_KEY, codec::encode(&LIFE_KEY, &life));
+        let last: HashMap<IVec, usize> =
+            self.staged.iter().enumerate().map(|(place, write)| (write.key.clone(), place)).collect();
+        for (place, write) in self.staged.drain(..).enumerate() {
+            if last.get(&write.key) != Some(&place) {
+                continue;
+            }
             match write.value {
-                Some(value) => batch.insert(write.key, value),
-                None => batch.remove(write.key),
+                Some(value) => sequence.insert(write.key, value),
+                None => sequence.remove(write.key),
             }
         }
         self.is_urgent = false;
-        let life = Life { incarnation: self.incarnation, position: self.position };
-        batch.insert(&LIFE_KEY, codec::encode(&LIFE_KEY, &life));
-        batch
+        sequence
     }
 }

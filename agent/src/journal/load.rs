@@ -49,8 +49,8 @@ pub(super) fn open(dir: &Path, reserve_bytes: u64) -> Result<(Journal, Vec<LeftO
             return Err(Error::Damaged { dir: dir.to_owned(), what });
         }
         // Nothing that is said refers to this life before it is on disk.
-        let batch = journal.take_batch();
-        journal.flusher.commit_blocking(&journal.tree, batch).map_err(Error::Store)?;
+        let sequence = journal.take_staged();
+        journal.flusher.commit_blocking(&journal.tree, sequence).map_err(Error::Store)?;
         mark(&begun)?;
         return Ok((journal, Vec::new()));
     }
@@ -101,7 +101,10 @@ fn read(journal: &mut Journal) -> Result<Vec<LeftOpen>, Error> {
     }
     let Some(life) = life else { return Err(journal.damaged(&LIFE_KEY, Broken::Key)) };
     tombstones.sort_unstable();
-    journal.tombstones = tombstones.into_iter().map(|(_, key)| key).collect();
+    // One beside its attempt is of an acknowledgement that a crash cut off. The control plane gives it again.
+    let forgotten =
+        tombstones.into_iter().map(|(_, key)| key).filter(|key| !journal.attempts.contains_key(key));
+    journal.tombstones = forgotten.collect();
     journal.incarnation = life.incarnation;
     (journal.position, journal.durable) = (life.position, life.position);
     for entry in journal.attempts.values_mut() {

@@ -223,7 +223,8 @@ impl Importer {
 
     fn pack_run(&mut self) {
         let Some(Run { stream, at, epoch, events }) = self.run.take() else { return };
-        let head = pack(stream, self.stored(stream).head, at, epoch, &events, &mut self.batch);
+        let head = self.stored(stream).head;
+        let head = pack(stream, head, at, epoch, &events, |key, record| self.batch.insert(key, record));
         self.heads.insert(stream, StoredHead { head, at });
     }
 

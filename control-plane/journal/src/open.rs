@@ -8,7 +8,7 @@ use stella_protocol::id::{Epoch, Incarnation, Position};
 
 use crate::acknowledged::acknowledged_events;
 use crate::archive::ArchiveStore;
-use crate::port::{Damage, OpenError, Problem, ReadError, Stream};
+use crate::port::{Damage, Head, OpenError, Problem, ReadError, Stream};
 use crate::record::{
     EPOCH_KEY, HEAD_PREFIX, IDENTITY_KEY, RECORD_PREFIX, StoredHead, decode_epoch, decode_head,
     decode_head_key, decode_identity, decode_record, decode_record_key, hash_after, record_key,
@@ -80,11 +80,11 @@ impl Raw {
         }
         self.read_heads(&mut inventory);
         self.find_headless(&mut inventory);
-        for (&stream, stored) in &inventory.streams {
-            if let Some(stored) = stored
-                && let Err(error) = self.check_last_record(stream, *stored)
-            {
-                inventory.problems.push(damage_of(stream, stored.head.next, error));
+        for (&stream, stored) in &mut inventory.streams {
+            let Some(stored) = stored else { continue };
+            match self.find_end(stream, *stored) {
+                Ok(end) => *stored = end,
+                Err(error) => inventory.problems.push(damage_of(stream, stored.head.next, error)),
             }
         }
         self.find_lost_events(&mut inventory)?;
@@ -138,7 +138,8 @@ impl Raw {
         }
     }
 
-    fn check_last_record(&self, stream: Stream, stored: StoredHead) -> Result<(), ReadError> {
+    /// Where a stream ends: at its head, or behind the one record that was written after it, when a crash came before the head of that.
+    fn find_end(&self, stream: Stream, stored: StoredHead) -> Result<StoredHead, ReadError> {
         let head = stored.head;
         let all = record_key(stream, Position(0))..=record_key(stream, Position(u64::MAX));
         let Some((key, value)) = self.tree.range(all).next_back().transpose()? else {
@@ -147,13 +148,18 @@ impl Raw {
         let place = |problem| Damage { stream: Some(stream), position: None, problem };
         let (_, first) = decode_record_key(&key).map_err(place)?;
         let record = decode_record(&value).map_err(|problem| Damage::at(stream, first, problem))?;
-        if record.next() != head.next {
+        let end = Head { next: record.next(), hash: hash_after(record.previous, &value) };
+        let place = (record.stream, record.first, record.previous);
+        if first == head.next && place == (stream, head.next, head.hash) {
+            return Ok(StoredHead { head: end, at: record.at });
+        }
+        if end.next != head.next {
             return Err(Damage::at(stream, record.next(), Problem::HeadDisagrees { head: head.next }).into());
         }
-        if hash_after(record.previous, &value) != head.hash {
+        if end.hash != head.hash {
             return Err(Damage::at(stream, first, Problem::BrokenChain).into());
         }
-        Ok(())
+        Ok(stored)
     }
 
     fn find_lost_events(&self, inventory: &mut Inventory) -> Result<(), OpenError> {

@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | `00 00` | identity: version, incarnation (16) | never |
 //! | `00 01` | epoch: version, epoch (8) | at each start of a leader |
-//! | `01` stream | head: version, next position (8), hash (32), time of the newest event (8) | with each append |
+//! | `01` stream | head: version, next position (8), hash (32), time of the newest event (8) | with each append, after its record |
 //! | `02` stream, first position (8) | record, see below | never |
 //!
 //! A stream is `00` for the system's, `01` and the 16 bytes of its id for a tenant's.

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use parking_lot::{Mutex, RwLock};
-use stella_durable::{Batch, Store, StoreConfig, Tree};
+use stella_durable::{Batch, Sequence, Store, StoreConfig, Tree};
 use stella_protocol::digest::Digest;
 use stella_protocol::id::{Epoch, Incarnation, Position};
 use stella_protocol::time::Timestamp;
@@ -45,6 +45,15 @@ pub struct SledJournal {
 struct Durable {
     epoch: Epoch,
     last_time: Timestamp,
+    heads: BTreeMap<Stream, Head>,
+}
+
+/// What an append writes.
+#[derive(Debug, Default)]
+struct Planned {
+    /// With their keys, in the order of their positions.
+    records: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Where each stream ends after them.
     heads: BTreeMap<Stream, Head>,
 }
 
@@ -127,32 +136,56 @@ impl SledJournal {
         Ok(())
     }
 
-    /// Puts the appends into the batch. Returns the head after each.
+    /// What the appends write. Returns the head after each too.
     fn plan(
         &self,
         epoch: Epoch,
         at: Timestamp,
         appends: &[Append],
-        batch: &mut Batch,
-    ) -> Result<(Vec<Head>, BTreeMap<Stream, Head>), AppendError> {
-        let mut changed = BTreeMap::new();
+    ) -> Result<(Vec<Head>, Planned), AppendError> {
+        let mut planned = Planned::default();
         let mut heads = Vec::with_capacity(appends.len());
         for Append { stream, expected, events } in appends {
-            let head = changed.get(stream).copied().unwrap_or_else(|| self.end(*stream));
+            let head = planned.heads.get(stream).copied().unwrap_or_else(|| self.end(*stream));
             if head.next != *expected {
                 let (stream, expected, actual) = (*stream, *expected, head.next);
                 return Err(AppendError::PositionConflict { stream, expected, actual });
             }
-            let head = pack(*stream, head, at, epoch, events, batch);
+            let head = pack(*stream, head, at, epoch, events, |key, record| {
+                planned.records.push((key, record));
+            });
             if !events.is_empty() {
-                changed.insert(*stream, head);
+                planned.heads.insert(*stream, head);
             }
             heads.push(head);
         }
-        for (&stream, &head) in &changed {
-            batch.insert(head_key(stream), encode_head(StoredHead { head, at }));
+        Ok((heads, planned))
+    }
+
+    /// Has it written with the next barrier, all or nothing of it.
+    ///
+    /// A single record is whole without its head: whoever opens the journal finds it behind the head that was there before, and takes it
+    /// for what it is. The first one of a stream is not told from one whose head is lost, so it is written in one batch with its head, as
+    /// several records are.
+    fn write(&self, at: Timestamp, planned: &Planned) -> Result<(), stella_durable::Error> {
+        let goes_on = |stream| self.durable.read().heads.contains_key(stream);
+        let is_whole_by_itself = planned.records.len() == 1 && planned.heads.keys().all(goes_on);
+        let records = planned.records.iter().map(|(key, record)| (key.as_slice(), record.as_slice()));
+        let heads = planned
+            .heads
+            .iter()
+            .map(|(&stream, &head)| (head_key(stream), encode_head(StoredHead { head, at })));
+        if is_whole_by_itself {
+            let mut sequence = Sequence::default();
+            records.for_each(|(key, record)| sequence.insert(key, record));
+            heads.for_each(|(key, head)| sequence.insert(key, head));
+            self.store.apply_in_order(&self.tree, sequence)
+        } else {
+            let mut batch = Batch::default();
+            records.for_each(|(key, record)| batch.insert(key, record));
+            heads.for_each(|(key, head)| batch.insert(key, head));
+            self.store.apply(&self.tree, batch)
         }
-        Ok((heads, changed))
     }
 }
 
@@ -192,20 +225,19 @@ impl Journal for SledJournal {
     fn append(&self, epoch: Epoch, at: Timestamp, appends: &[Append]) -> Result<Vec<Head>, AppendError> {
         let acknowledged = self.writer.lock();
         self.check(epoch, at, appends)?;
-        let mut batch = Batch::default();
-        let (heads, changed) = self.plan(epoch, at, appends, &mut batch)?;
-        if changed.is_empty() {
+        let (heads, planned) = self.plan(epoch, at, appends)?;
+        if planned.heads.is_empty() {
             return Ok(heads);
         }
         self.store.check_reserve()?;
-        self.store.apply(&self.tree, batch)?;
+        self.write(at, &planned)?;
         let flushing = Instant::now();
         self.store.barrier()?;
         metrics::histogram!("stella_journal_flush_duration_seconds").record(flushing.elapsed());
         let events = {
             let mut durable = self.durable.write();
             durable.last_time = at;
-            durable.heads.extend(changed);
+            durable.heads.extend(planned.heads);
             durable.heads.values().map(|head| head.next.0).sum()
         };
         acknowledged.remember(events);
@@ -316,14 +348,14 @@ fn found(raw: &Raw) -> Result<Incarnation, stella_durable::Error> {
     Ok(incarnation)
 }
 
-/// Packs events into as few records as their size allows. Returns the stream's head after them.
+/// Packs events into as few records as their size allows, and gives each with its key. Returns the stream's head after them.
 pub(crate) fn pack(
     stream: Stream,
     mut head: Head,
     at: Timestamp,
     epoch: Epoch,
     events: &[Vec<u8>],
-    batch: &mut Batch,
+    mut put: impl FnMut(Vec<u8>, Vec<u8>),
 ) -> Head {
     let mut rest = events;
     while !rest.is_empty() {
@@ -335,7 +367,7 @@ pub(crate) fn pack(
         let (run, after) = rest.split_at(fitting.count().max(1));
         let record = encode_record(stream, head, at, epoch, run);
         let hash = hash_after(head.hash, &record);
-        batch.insert(record_key(stream, head.next), record);
+        put(record_key(stream, head.next), record);
         head = Head { next: Position(head.next.0 + run.len() as u64), hash };
         rest = after;
     }

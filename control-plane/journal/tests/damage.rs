@@ -165,6 +165,60 @@ fn lost_heads_and_lost_ends_stop_the_opening() {
     assert!(matches!(SledJournal::open(dir.path(), CONFIG).unwrap_err(), OpenError::Unfinished(_)));
 }
 
+#[test]
+fn a_record_whose_head_a_crash_has_taken_counts_and_a_second_one_does_not() {
+    let dir = tempfile::tempdir().unwrap();
+    journal_in(dir.path());
+    let heads = |pairs: BTreeMap<Vec<u8>, Vec<u8>>| {
+        pairs.into_iter().filter(|(key, _)| key[0] == HEAD_PREFIX).collect::<BTreeMap<_, _>>()
+    };
+    let old = heads(pairs_of(dir.path()));
+    let put_back = || {
+        tamper(dir.path(), "journal", |key, value| {
+            Some(old.get(key).cloned().unwrap_or_else(|| value.to_vec()))
+        });
+    };
+    let journal = SledJournal::open(dir.path(), CONFIG).unwrap();
+    append_one(&journal, tenant(1), &["late", "later"]);
+    let (ends, at) = (journal.heads(), journal.last_time());
+    drop(journal);
+    put_back();
+    assert_eq!(problems(dir.path()), []);
+    let journal = SledJournal::open(dir.path(), CONFIG).unwrap();
+    assert_eq!((journal.heads(), journal.last_time()), (ends, at));
+    assert_eq!(read_all(&journal, tenant(1)).len(), 8);
+    journal.begin_epoch().unwrap();
+    append_one(&journal, tenant(1), &["next"]);
+    assert_eq!(read_all(&journal, tenant(1)).len(), 9);
+    drop(journal);
+
+    // Two records are no crash: the second one was begun after the first had its head.
+    put_back();
+    let behind = Problem::HeadDisagrees { head: Position(6) };
+    assert_eq!(open_damage(dir.path()).problem, behind);
+    assert!(problems(dir.path()).contains(&(Some(9), behind)));
+}
+
+#[test]
+fn a_record_behind_the_head_that_does_not_follow_from_it_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    journal_in(dir.path());
+    let journal = SledJournal::open(dir.path(), CONFIG).unwrap();
+    let (epoch, at) = (journal.epoch(), journal.last_time());
+    drop(journal);
+    let place = record_key(tenant(1), 6);
+    let head = Head { next: Position(6), hash: Digest([7; 32]) };
+    let forged = encode_record(tenant(1), head, at, epoch, &[b"forged".to_vec()]);
+    let store = stella_durable::Store::open(dir.path(), CONFIG).unwrap();
+    let tree = store.tree("journal").unwrap();
+    let mut batch = stella_durable::Batch::default();
+    batch.insert(place, forged);
+    store.apply(&tree, batch).unwrap();
+    store.barrier().unwrap();
+    drop((tree, store));
+    assert_eq!(open_damage(dir.path()).problem, Problem::HeadDisagrees { head: Position(6) });
+}
+
 /// Takes the journal back to an earlier state in which everything fits together, as a storage engine does that drops
 /// the end of its log.
 fn roll_back_to(dir: &Path, old: &BTreeMap<Vec<u8>, Vec<u8>>) {

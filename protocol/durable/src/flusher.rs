@@ -9,10 +9,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::{self, JoinHandle};
 
-use sled::Batch;
-
 use crate::error::Error;
-use crate::store::{Store, Tree};
+use crate::store::{Sequence, Store, Tree};
 
 /// How many writes may wait. A writer that finds the queue full is told so; more would only wait longer.
 pub const QUEUE_MAX: usize = 1024;
@@ -39,7 +37,7 @@ struct Owner {
 }
 
 struct Request {
-    work: Option<(Tree, Batch)>,
+    work: Option<(Tree, Sequence)>,
     done: Option<Done>,
 }
 
@@ -57,26 +55,26 @@ impl Flusher {
 }
 
 impl FlusherHandle {
-    /// Writes a batch and returns when it is durable. Waits for a place in the queue; not for async code.
-    pub fn commit_blocking(&self, tree: &Tree, batch: Batch) -> Result<(), Arc<Error>> {
+    /// Makes writes in their order and returns when they are durable. Waits for a place in the queue; not for async code.
+    pub fn commit_blocking(&self, tree: &Tree, writes: Sequence) -> Result<(), Arc<Error>> {
         let (sender, receiver) = sync_channel(1);
         // The receiver is waiting below until this one message comes, so sending it cannot fail.
-        let request = Request::new(tree, batch, Box::new(move |result| drop(sender.send(result))));
+        let request = Request::new(tree, writes, Box::new(move |result| drop(sender.send(result))));
         self.owner.queue().send(request).map_err(|_refused| Arc::new(Error::Stopped))?;
         receiver.recv().unwrap_or_else(|_gone| Err(Arc::new(Error::Stopped)))
     }
 
-    /// Writes a batch and calls `done` once: when it is durable, or when that failed. Never waits.
+    /// Makes writes in their order and calls `done` once: when they are durable, or when that failed. Never waits.
     ///
     /// `done` runs on the flusher's thread, or right here if the write is refused ([`Error::Busy`]); it must be quick
     /// and must not wait for another commit.
     pub fn commit_then(
         &self,
         tree: &Tree,
-        batch: Batch,
+        writes: Sequence,
         done: impl FnOnce(Result<(), Arc<Error>>) + Send + 'static,
     ) {
-        match self.owner.queue().try_send(Request::new(tree, batch, Box::new(done))) {
+        match self.owner.queue().try_send(Request::new(tree, writes, Box::new(done))) {
             Ok(()) => {}
             Err(TrySendError::Full(mut request)) => request.answer(Err(Arc::new(Error::Busy))),
             Err(TrySendError::Disconnected(mut request)) => request.answer(Err(Arc::new(Error::Stopped))),
@@ -102,8 +100,8 @@ impl Drop for Owner {
 }
 
 impl Request {
-    fn new(tree: &Tree, batch: Batch, done: Done) -> Self {
-        Self { work: Some((tree.clone(), batch)), done: Some(done) }
+    fn new(tree: &Tree, writes: Sequence, done: Done) -> Self {
+        Self { work: Some((tree.clone(), writes)), done: Some(done) }
     }
 
     fn answer(&mut self, result: Result<(), Arc<Error>>) {
@@ -136,8 +134,8 @@ fn run(store: &Store, requests: &Receiver<Request>) {
 
 fn commit_group(store: &Store, group: &mut [Request]) -> Result<(), Error> {
     for request in group {
-        if let Some((tree, batch)) = request.work.take() {
-            store.apply(&tree, batch)?;
+        if let Some((tree, writes)) = request.work.take() {
+            store.apply_in_order(&tree, writes)?;
         }
     }
     store.barrier()

@@ -20,4 +20,4 @@ mod store;
 pub use error::Error;
 pub use flusher::{Flusher, FlusherHandle, GROUP_MAX, QUEUE_MAX};
 pub use sled::{Batch, IVec};
-pub use store::{Pairs, Store, StoreConfig, Tree};
+pub use store::{Pairs, Sequence, Store, StoreConfig, Tree};

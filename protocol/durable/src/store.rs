@@ -58,6 +58,15 @@ pub struct Tree {
     tree: sled::Tree,
 }
 
+/// Writes that become durable in their order: a crash may leave only the first of them, but never one without those before it.
+///
+/// This is cheaper than a [`Batch`], which is all or nothing: sled writes the mark that makes a batch whole to the disk by itself, in
+/// another write of its log, with the threads of its pool waking up once more.
+#[derive(Clone, Debug, Default)]
+pub struct Sequence {
+    writes: Vec<(IVec, Option<IVec>)>,
+}
+
 /// The pairs of a range, in the order of their keys.
 pub struct Pairs {
     shared: Arc<Shared>,
@@ -128,6 +137,22 @@ impl Store {
         tree.tree.apply_batch(batch).map_err(|error| self.shared.broken(self.shared.error("write to", error)))
     }
 
+    /// Makes writes in their order. They are **not durable** before the next [`Store::barrier`] has returned; after a crash before
+    /// that, the first of them may be there without the others.
+    ///
+    /// An error here is fatal, as one of the barrier is.
+    pub fn apply_in_order(&self, tree: &Tree, sequence: Sequence) -> Result<(), Error> {
+        self.shared.refuse_if_broken()?;
+        for (key, value) in sequence.writes {
+            let written = match value {
+                Some(value) => tree.tree.insert(key, value),
+                None => tree.tree.remove(key),
+            };
+            written.map_err(|error| self.shared.broken(self.shared.error("write to", error)))?;
+        }
+        Ok(())
+    }
+
     /// Makes everything that was applied before this call durable: survives a power cut once this returns.
     ///
     /// **An error is fatal.** Nobody can tell which of the writes the disk has, so the process must stop and start
@@ -163,6 +188,18 @@ impl Store {
     #[must_use]
     pub fn dir(&self) -> &Path {
         &self.shared.dir
+    }
+}
+
+impl Sequence {
+    /// Sets a key, after all that is in it.
+    pub fn insert(&mut self, key: impl Into<IVec>, value: impl Into<IVec>) {
+        self.writes.push((key.into(), Some(value.into())));
+    }
+
+    /// Removes a key, after all that is in it.
+    pub fn remove(&mut self, key: impl Into<IVec>) {
+        self.writes.push((key.into(), None));
     }
 }
 

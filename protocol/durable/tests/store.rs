@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use stella_durable::{Batch, Error, Flusher, QUEUE_MAX, Store, StoreConfig};
+use stella_durable::{Batch, Error, Flusher, QUEUE_MAX, Sequence, Store, StoreConfig, Tree};
 
 const CONFIG: StoreConfig = StoreConfig { cache_bytes: 8 << 20, reserve_bytes: 0 };
 
@@ -19,6 +19,12 @@ fn put(key: &[u8], value: &[u8]) -> Batch {
     let mut batch = Batch::default();
     batch.insert(key, value);
     batch
+}
+
+fn write(key: &[u8], value: &[u8]) -> Sequence {
+    let mut sequence = Sequence::default();
+    sequence.insert(key, value);
+    sequence
 }
 
 #[test]
@@ -81,6 +87,69 @@ fn a_reserve_larger_than_the_disk_is_always_reached() {
     store.check_reserve().unwrap();
 }
 
+type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
+
+fn pairs(tree: &Tree) -> Pairs {
+    tree.scan_prefix(b"").map(Result::unwrap).map(|(key, value)| (key.to_vec(), value.to_vec())).collect()
+}
+
+/// The log is cut at many places, as by a crash: what is left of it is what was there after one of the writes.
+#[test]
+fn a_log_that_was_cut_off_has_the_first_writes_of_a_sequence() {
+    const ROUNDS: u8 = 60;
+    let dir = tempfile::tempdir().unwrap();
+    let whole = dir.path().join("whole");
+    let store = open(&whole);
+    let tree = store.tree("t").unwrap();
+    store.barrier().unwrap();
+    let before = whole.join("db").metadata().unwrap().len();
+    let mut now = std::collections::BTreeMap::new();
+    let mut states: Vec<Pairs> = vec![Vec::new()];
+    for round in 0..ROUNDS {
+        let mut sequence = Sequence::default();
+        // Enough for pages to be split, and a key that is written every time.
+        let added = (vec![2, round], vec![round; 900]);
+        let writes = [(vec![1], Some(vec![round])), (added.0, Some(added.1)), (vec![2, round / 2], None)];
+        for (key, value) in writes {
+            match value {
+                Some(value) => {
+                    sequence.insert(key.clone(), value.clone());
+                    now.insert(key, value);
+                }
+                None => {
+                    sequence.remove(key.clone());
+                    now.remove(&key);
+                }
+            }
+            states.push(now.clone().into_iter().collect());
+        }
+        store.apply_in_order(&tree, sequence).unwrap();
+        store.barrier().unwrap();
+    }
+    let (mut seen, steps) = (std::collections::BTreeSet::new(), 75);
+    let after = whole.join("db").metadata().unwrap().len();
+    for step in 0..=steps {
+        let copy = dir.path().join("copy");
+        std::fs::create_dir(&copy).unwrap();
+        for file in ["db", "conf"] {
+            std::fs::copy(whole.join(file), copy.join(file)).unwrap();
+        }
+        let db = std::fs::OpenOptions::new().write(true).open(copy.join("db")).unwrap();
+        db.set_len(before + (after - before) * step / steps).unwrap();
+        drop(db);
+        let left = pairs(&open(&copy).tree("t").unwrap());
+        let place = states.iter().rposition(|state| *state == left);
+        seen.insert(place.unwrap_or_else(|| panic!("step {step}: {left:?} was never there")));
+        // sled's own threads hold the store for a moment.
+        while Store::is_held(&copy).unwrap() {
+            std::thread::yield_now();
+        }
+        std::fs::remove_dir_all(&copy).unwrap();
+    }
+    assert!(seen.contains(&(states.len() - 1)), "the whole log has all writes");
+    assert!(seen.len() > 20, "the cuts were at few places: {seen:?}");
+}
+
 #[test]
 fn waiting_writers_share_barriers_and_all_are_durable() {
     const WRITERS: usize = 32;
@@ -93,8 +162,10 @@ fn waiting_writers_share_barriers_and_all_are_durable() {
         for writer in 0..WRITERS {
             let (flusher, tree) = (flusher.clone(), &tree);
             scope.spawn(move || {
-                for write in 0..WRITES {
-                    flusher.commit_blocking(tree, put(format!("{writer}/{write}").as_bytes(), b"x")).unwrap();
+                for number in 0..WRITES {
+                    flusher
+                        .commit_blocking(tree, write(format!("{writer}/{number}").as_bytes(), b"x"))
+                        .unwrap();
                 }
             });
         }
@@ -116,16 +187,16 @@ fn every_callback_is_called_once_even_when_the_queue_is_full_or_the_handle_goes(
     // The first callback holds the flusher's thread, so the queue fills up behind it.
     let (holds, is_held) = mpsc::sync_channel(1);
     let (release, released) = mpsc::sync_channel::<()>(1);
-    flusher.commit_then(&tree, put(b"first", b""), move |result| {
+    flusher.commit_then(&tree, write(b"first", b""), move |result| {
         result.unwrap();
         holds.send(()).unwrap();
         released.recv_timeout(Duration::from_secs(30)).unwrap();
     });
     is_held.recv_timeout(Duration::from_secs(30)).unwrap();
     let counts: Arc<[AtomicUsize; 2]> = Arc::default();
-    for write in 0..QUEUE_MAX + 3 {
+    for number in 0..QUEUE_MAX + 3 {
         let counts = Arc::clone(&counts);
-        flusher.commit_then(&tree, put(&write.to_be_bytes(), b""), move |result| match result {
+        flusher.commit_then(&tree, write(&number.to_be_bytes(), b""), move |result| match result {
             Ok(()) => _ = counts[0].fetch_add(1, Ordering::SeqCst),
             Err(error) => {
                 assert!(matches!(*error, Error::Busy) && !error.is_fatal(), "{error:?}");
