@@ -100,7 +100,6 @@ fn shown(answer: &str) -> String {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::{ANSWER_CHARS_MAX, shown};
 

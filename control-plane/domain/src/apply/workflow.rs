@@ -65,6 +65,34 @@ impl TenantState {
                     Ok(())
                 })
             }
+            Fact::StepApproved { .. } | Fact::StepRejected { .. } | Fact::StepApprovalLapsed { .. } => {
+                self.apply_decision(event)
+            }
+            Fact::StepBackedOff { run, step, until, reason } => self.change_step(*run, step, fact, |state| {
+                let may = matches!(state.state, StepState::Running { .. } | StepState::Waiting);
+                let name = state.state.name();
+                state.state = StepState::BackingOff { until: *until, reason: reason.clone() };
+                if may { Ok(()) } else { Err(name) }
+            }),
+            Fact::StepOverdue { run, step, reason } => {
+                self.change_step(*run, step, fact, |state| time_is_up(state, reason))
+            }
+            Fact::StepHeld { run, step, until, reason } => self.change_step(*run, step, fact, |state| {
+                let may = matches!(state.state, StepState::Running { .. } | StepState::Waiting);
+                let name = state.state.name();
+                state.state = StepState::Held { until: *until, reason: reason.clone() };
+                if may { Ok(()) } else { Err(name) }
+            }),
+            other => Err(misplaced(other)),
+        }
+    }
+
+    /// What people have said at a step that waits for their approval.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "a fact that is not listed is refused")]
+    fn apply_decision(&mut self, event: &Event) -> Applied {
+        let Event { at, fact, .. } = event;
+        let at = *at;
+        match fact {
             Fact::StepApproved { run, step, reason } => self.change_step(*run, step, fact, |state| {
                 let StepState::Running { work: Work::Approval { needed, from, approvals, .. }, .. } =
                     &mut state.state
@@ -108,21 +136,6 @@ impl TenantState {
                     Ok(())
                 })
             }
-            Fact::StepBackedOff { run, step, until, reason } => self.change_step(*run, step, fact, |state| {
-                let may = matches!(state.state, StepState::Running { .. } | StepState::Waiting);
-                let name = state.state.name();
-                state.state = StepState::BackingOff { until: *until, reason: reason.clone() };
-                if may { Ok(()) } else { Err(name) }
-            }),
-            Fact::StepOverdue { run, step, reason } => {
-                self.change_step(*run, step, fact, |state| time_is_up(state, reason))
-            }
-            Fact::StepHeld { run, step, until, reason } => self.change_step(*run, step, fact, |state| {
-                let may = matches!(state.state, StepState::Running { .. } | StepState::Waiting);
-                let name = state.state.name();
-                state.state = StepState::Held { until: *until, reason: reason.clone() };
-                if may { Ok(()) } else { Err(name) }
-            }),
             other => Err(misplaced(other)),
         }
     }
