@@ -29,6 +29,7 @@ use stella_protocol::message::{
     TaskOutcome, TracedDispatch,
 };
 use tokio::sync::{mpsc, watch};
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -220,7 +221,7 @@ impl Runner {
                 }
                 Wake::DrainIsOver => break,
             }
-            self.start_ready();
+            self.start_ready().await;
             self.beat();
         }
         if self.slots.running() > 0 {
@@ -454,16 +455,24 @@ impl Runner {
         }
     }
 
-    fn start_ready(&mut self) {
+    /// Starts those whose turn it is. What is said of them is on its way before their work begins, which takes longer.
+    async fn start_ready(&mut self) {
         if self.work.is_ending_strangers() {
             return;
         }
+        let mut starting = Vec::new();
         while !self.is_stopping && self.slots.running() < self.concurrency.get() {
             let (handle, signal) = cancel::pair();
-            let Some((key, dispatch)) = self.slots.start_ready(handle) else { return };
+            let Some((key, dispatch)) = self.slots.start_ready(handle) else { break };
             let started_at = now();
             self.journal.started(key, started_at);
             self.outlet.say(Report::Running(Running { key, started_at }));
+            starting.push((dispatch, started_at, signal));
+        }
+        if !starting.is_empty() {
+            yield_now().await;
+        }
+        for (dispatch, started_at, signal) in starting {
             self.work.run(*dispatch, started_at, signal);
         }
     }
