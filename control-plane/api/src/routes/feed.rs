@@ -171,7 +171,7 @@ fn first_of_feed(
     Ok(Position(next))
 }
 
-/// Events from the journal until its end, then from commits; from the journal again whenever commits were missed.
+/// Events from the journal until its end, then from commits as they come; from the journal again whenever commits were missed.
 struct Feed {
     app: App,
     caller: Caller,
@@ -194,7 +194,13 @@ impl Feed {
 
     /// The next events in order; `None` at the end of the feed. A revocation is a commit too, as is a role that is taken away, and ends it at once; so does the end of the token's life.
     async fn batch(&mut self) -> Option<Vec<CommittedEvent>> {
+        let mut heard = self.live.try_recv().ok();
         while self.caller.sees(&self.app, self.stream) {
+            let batch = heard.take().map(|commit| self.news_of(&commit)).filter(|batch| !batch.is_empty());
+            if let Some(batch) = batch {
+                self.next = Position(self.next.0 + batch.len() as u64);
+                return Some(batch);
+            }
             if self.next < self.app.engine.head(self.stream) {
                 let page = self.app.engine.read(self.stream, self.next, PAGE_EVENTS).await;
                 let page = page
@@ -207,27 +213,35 @@ impl Feed {
                     return Some(page);
                 }
             }
-            self.news().await?;
+            heard = self.news().await?;
         }
         None
     }
 
-    /// Waits until there is something to look at; `None` at the end of the feed. There may be many feeds, and most commits are of other
-    /// tenants.
-    async fn news(&mut self) -> Option<()> {
+    /// What of a commit comes next here, so that it need not be read back; nothing if something before it was missed.
+    fn news_of(&self, commit: &Committed) -> Vec<CommittedEvent> {
+        let events = commit.events.iter().filter(|it| it.stream == self.stream && it.position >= self.next);
+        let next = (self.next.0..).map(Position);
+        let in_order = events.zip(next).take_while(|(event, next)| event.position == *next);
+        in_order.map(|(event, _)| event.clone()).take(PAGE_EVENTS).collect()
+    }
+
+    /// Waits until there is something to look at, which may be in a commit; `None` at the end of the feed. There may be many feeds, and
+    /// most commits are of other tenants.
+    async fn news(&mut self) -> Option<Option<Arc<Committed>>> {
         let shutdown = self.app.shutdown.clone();
         let expired = self.caller.expired(&self.app);
         tokio::pin!(expired);
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return None,
-                () = &mut expired => return Some(()),
+                () = &mut expired => return Some(None),
                 commit = self.live.recv() => match commit {
                     // Rights are the system's.
-                    Ok(commit) if commit.is_about(self.stream) || commit.is_about(StreamId::System) => return Some(()),
+                    Ok(commit) if commit.is_about(self.stream) || commit.is_about(StreamId::System) => return Some(Some(commit)),
                     Ok(_) => {}
                     // The journal has what was missed.
-                    Err(RecvError::Lagged(_)) => return Some(()),
+                    Err(RecvError::Lagged(_)) => return Some(None),
                     Err(RecvError::Closed) => return None,
                 },
             }
