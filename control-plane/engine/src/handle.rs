@@ -1,9 +1,9 @@
 //! What everybody else sees of the engine: a cheap clone that hides the channels.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -38,6 +38,8 @@ pub(crate) struct Shared {
     clock: Clock,
     state: Arc<ArcSwap<State>>,
     committed: broadcast::Sender<Arc<Committed>>,
+    /// Who is called before all others hear of a batch.
+    called_first: RwLock<Vec<Call>>,
     /// Whether commands are still carried out.
     pub(crate) running: AtomicBool,
     /// Whether the last write was refused for want of space.
@@ -75,6 +77,7 @@ impl Shared {
             clock,
             state,
             committed,
+            called_first: RwLock::default(),
             running: AtomicBool::new(true),
             no_space: AtomicBool::new(false),
             flushing,
@@ -92,11 +95,17 @@ impl Shared {
     pub(crate) fn publish(&self, committed: Committed) {
         self.state.store(Arc::clone(&committed.state));
         if !committed.events.is_empty() {
+            for call in self.called_first.read().unwrap_or_else(PoisonError::into_inner).iter() {
+                call(&committed);
+            }
             // Nobody listening is fine.
             drop(self.committed.send(Arc::new(committed)));
         }
     }
 }
+
+/// What is called with each durable batch.
+type Call = Box<dyn Fn(&Committed) + Send + Sync>;
 
 /// What the writer takes from the queue.
 #[derive(Debug)]
@@ -278,6 +287,13 @@ impl Handle {
     #[must_use]
     pub fn subscribe(&self) -> broadcast::Receiver<Arc<Committed>> {
         self.shared.committed.subscribe()
+    }
+
+    /// Has `call` called with each batch that becomes durable from now on, on the thread that flushes and before subscribers and callers
+    /// hear of it: for what is not to wait for its turn among all that a commit wakes. The next flush waits for it, so it has to be
+    /// quick; if it panics, the engine fails.
+    pub fn call_first(&self, call: impl Fn(&Committed) + Send + Sync + 'static) {
+        self.shared.called_first.write().unwrap_or_else(PoisonError::into_inner).push(Box::new(call));
     }
 
     /// The next durable point, with the state that belongs to it: what was answered before this call is in it.

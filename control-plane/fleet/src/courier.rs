@@ -1,40 +1,42 @@
 //! Wakes the sessions that a commit concerns. It brings them nothing: they read the state.
+//!
+//! It is called by the engine as soon as a batch is durable, and is no subscriber: what agents are told is waited for, and much else
+//! wakes up with each commit.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use stella_domain::event::{Fact, StreamId};
 use stella_domain::state::State;
 use stella_engine::{Committed, CommittedEvent};
 use stella_protocol::id::AgentId;
-use tokio::sync::broadcast::Receiver;
-use tokio::sync::broadcast::error::RecvError;
 
 use crate::Shared;
 
-/// Follows the commits until the shutdown.
-pub(crate) async fn run(shared: Arc<Shared>, mut commits: Receiver<Arc<Committed>>) {
-    while let Some(received) = shared.shutdown.run_until_cancelled(commits.recv()).await {
-        match received {
-            Ok(committed) => {
-                for event in &committed.events {
-                    if let Some(agent) = concerned(&committed.state, event) {
-                        shared.registry.wake(agent);
-                    }
-                    for agent in asked(&committed.state, event) {
-                        shared.registry.wake(agent);
-                    }
-                }
-            }
-            // What was missed is in the state.
-            Err(RecvError::Lagged(batches)) => {
-                tracing::debug!(batches, "commits came too fast; every session looks at the state");
-                shared.registry.wake_all();
-            }
-            Err(RecvError::Closed) => break,
+/// From the next commit on, for as long as the fleet is there.
+pub(crate) fn begin(shared: &Arc<Shared>) {
+    let fleet: Weak<Shared> = Arc::downgrade(shared);
+    shared.engine.call_first(move |committed| {
+        if let Some(shared) = fleet.upgrade() {
+            wake(&shared, committed);
+        }
+    });
+}
+
+/// At the shutdown, which is no commit, every session is woken once more.
+pub(crate) async fn end(shared: Arc<Shared>) {
+    shared.shutdown.cancelled().await;
+    shared.registry.wake_all();
+}
+
+fn wake(shared: &Shared, committed: &Committed) {
+    for event in &committed.events {
+        if let Some(agent) = concerned(&committed.state, event) {
+            shared.registry.wake(agent);
+        }
+        for agent in asked(&committed.state, event) {
+            shared.registry.wake(agent);
         }
     }
-    // Sessions that are awake see the shutdown.
-    shared.registry.wake_all();
 }
 
 /// The agents that are asked what their hosts hold.

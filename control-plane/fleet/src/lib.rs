@@ -1,6 +1,6 @@
 //! The control plane's side of its agents: the QUIC listener, enrolment, sessions, dispatch, output and artifacts.
 //!
-//! One task for each connection, and two for all of them. A session owns its control stream and decides nothing: what an
+//! One task for each connection, and a few for all of them. A session owns its control stream and decides nothing: what an
 //! agent says becomes a command for the engine, and what the agent is told is read from the durable state. The
 //! courier wakes a session when something was committed for its agent, and the sweep does it at
 //! intervals; neither brings a message. A woken session compares the state with what it has sent and sends the rest.
@@ -203,9 +203,9 @@ impl Fleet {
             started: Instant::now(),
         });
         // Before the listener: no commit may come between a session's first look at the state and the courier's.
-        let commits = shared.engine.subscribe();
+        courier::begin(&shared);
         let until = shared.shutdown.clone();
-        let work = courier::run(Arc::clone(&shared), commits);
+        let work = courier::end(Arc::clone(&shared));
         shared.tasks.spawn(parts.essential("courier of agents", &until, work));
         shared.tasks.spawn(parts.essential("sweep of agents", &until, sweep::run(Arc::clone(&shared))));
         let work = listener::run(Arc::clone(&shared), endpoint.clone());
