@@ -1,7 +1,8 @@
 //! The writer loop: commands in, durable events out.
 //!
 //! One thread decides, one thread flushes. While one batch is on its way to the disk the next is decided on the state that
-//! the ones before it left; its answers wait for its own flush. What was answered is on disk, and what is not on disk had
+//! the ones before it left; its answers wait for its own flush. With nothing on its way, the thread that decides flushes a single
+//! command itself. What was answered is on disk, and what is not on disk had
 //! no effect: readers, subscribers and callers see only [`Committed`] batches.
 //!
 //! This is a crate of its own, beneath `fleet` and `api`, so that both can submit commands without knowing one another or
@@ -150,21 +151,26 @@ impl Engine {
             recovered.heads.clone(),
             Flushing::new(opening),
         ));
-        let (batches, to_flush) = std::sync::mpsc::sync_channel(1);
+        let failure = Arc::default();
         let snapshots =
             snapshot::Taker::new(Arc::clone(&journal), config.snapshot_every_events, recovered.replayed);
-        let last_word = flusher::LastWord::new(Arc::clone(&shared), condition_setter, Arc::clone(&stop));
-        let flusher = flusher::Flusher::new(journal, epoch, Arc::clone(&shared), last_word, snapshots);
+        let last_word = flusher::LastWord::new(
+            Arc::clone(&shared),
+            condition_setter,
+            Arc::clone(&stop),
+            Arc::clone(&failure),
+        );
+        let flusher = flusher::Flusher::new(journal, epoch, Arc::clone(&shared), failure, snapshots);
+        let (outlet, hand) = flusher.divide(last_word);
         let writer = writer::Writer::new(
             writer::Config { clock: config.clock, last_time: recovered.last_time, heads: recovered.heads },
             state,
             Arc::clone(&shared),
-            batches,
+            outlet,
             Arc::clone(&stop),
         );
         let threads = vec![
-            spawn("journal-flusher", STACK_BYTES, move || flusher.run(&to_flush))
-                .map_err(RecoveryError::Thread)?,
+            spawn("journal-flusher", STACK_BYTES, move || hand.run()).map_err(RecoveryError::Thread)?,
             spawn("writer", STACK_BYTES + stella_expression::STACK_BYTES, move || {
                 stella_expression::this_thread_is_roomy();
                 writer.run(&waiting);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use stella_domain::command::{Actor, Command, Outcome, Request};
@@ -18,6 +18,7 @@ use stella_protocol::time::Timestamp;
 use stella_protocol::trace::TraceContext;
 use tokio::sync::oneshot;
 
+use crate::flusher::Outlet;
 use crate::handle::{CommittedEvent, Reply, Shared, SubmitError, Work};
 use crate::{Checkpoint, Clock, codec};
 
@@ -95,7 +96,7 @@ pub(crate) struct Writer {
     /// No timer is looked at before.
     timers_from: Timestamp,
     shared: Arc<Shared>,
-    batches: SyncSender<Batch>,
+    outlet: Outlet,
     stop: Arc<AtomicBool>,
 }
 
@@ -104,7 +105,7 @@ impl Writer {
         config: Config,
         state: Arc<State>,
         shared: Arc<Shared>,
-        batches: SyncSender<Batch>,
+        outlet: Outlet,
         stop: Arc<AtomicBool>,
     ) -> Self {
         Self {
@@ -115,7 +116,7 @@ impl Writer {
             rewinds: 0,
             timers_from: Timestamp::default(),
             shared,
-            batches,
+            outlet,
             stop,
         }
     }
@@ -130,7 +131,7 @@ impl Writer {
             };
             let stopping = self.stop.load(Ordering::Acquire);
             let batch = self.decide_batch(first, waiting);
-            if !batch.is_empty() && self.batches.send(batch).is_err() {
+            if !batch.is_empty() && self.outlet.put(batch).is_err() {
                 break;
             }
             if stopping {
