@@ -9,6 +9,7 @@
 mod artifact;
 mod check;
 mod command;
+mod probe;
 mod systemd;
 
 use std::collections::BTreeMap;
@@ -31,7 +32,9 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::artifact::inspect::{Patience, inspect, unverified};
 pub use self::artifact::source::{ArtifactSource, Fetched, SourceError};
-pub use self::systemd::{ActiveState, Systemctl, UnitError, UnitManager};
+pub use self::probe::Surroundings;
+pub(crate) use self::probe::{leaves_no_sign, unclear};
+pub use self::systemd::{ActiveState, Systemctl, UnitError, UnitManager, UnitStanding};
 use crate::cancel::CancelSignal;
 use crate::host::HostRoot;
 use crate::output::OutputSink;

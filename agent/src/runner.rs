@@ -25,15 +25,15 @@ use std::time::Duration;
 use stella_protocol::id::{AttemptKey, Position};
 use stella_protocol::limits::REASON_BYTES_MAX;
 use stella_protocol::message::{
-    Accepted, Cancel, Dispatch, Ending as Reached, EndingStage, Finished, JournalMark, Phase, Running,
-    TaskOutcome, TracedDispatch,
+    Accepted, AttemptProbe, Cancel, Dispatch, Ending as Reached, EndingStage, Finished, JournalMark, Phase,
+    Running, TaskOutcome, TracedDispatch,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-pub use self::handle::{Gone, HelloFacts, Order, Pulse, RunnerHandle};
+pub use self::handle::{Gone, HelloFacts, Left, Order, Pulse, RunnerHandle};
 use self::slots::{Slot, Slots, Stage};
 use self::work::{Over, Work};
 use crate::cancel::{self, CancelRequest};
@@ -257,6 +257,11 @@ impl Runner {
             Order::End(cancel) => self.cancel(cancel, true)?,
             Order::Acknowledge(keys) => self.acknowledge(&keys),
             Order::Tune(tuning) => self.tune(*tuning),
+            Order::Probe(probe, answer) => {
+                let left = self.left_of(&probe)?;
+                // Whoever asked and left does not need it.
+                drop(answer.send(left));
+            }
             Order::Ping(answer) => drop(answer.send(self.journal.waiting_for_disk())),
         }
         Ok(())
@@ -360,6 +365,27 @@ impl Runner {
             self.say_again(cancel.key, known);
         }
         Ok(())
+    }
+
+    /// What is left here of an attempt. One that is over is said again, if it is known how it ended.
+    fn left_of(&mut self, probe: &AttemptProbe) -> Result<Left, Error> {
+        let key = probe.key;
+        if self.work.is_ending_strangers() || self.slots.contains(key) {
+            return Ok(Left::AtWork);
+        }
+        let known = self.journal.get(key)?;
+        Ok(match known {
+            Some(Known::Open { .. } | Known::Finished { durable: false, .. }) => Left::AtWork,
+            Some(
+                Known::Finished { report: Finished { outcome: TaskOutcome::Unknown { reason }, .. }, .. }
+                | Known::Forgotten(Finished { outcome: TaskOutcome::Unknown { reason }, .. }),
+            ) => Left::Unconfirmed(reason),
+            Some(known @ (Known::Finished { .. } | Known::Forgotten(_))) => {
+                self.say_again(key, known);
+                Left::Reported
+            }
+            None => self.inbox.policy().objection(&probe.spec).map_or(Left::Nothing, Left::Forbidden),
+        })
     }
 
     fn end(&mut self, key: AttemptKey, grace: Duration, reason: &str) {

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::enrol::JOURNAL_DIR;
-use crate::executor::{Executor, Systemctl, reason_of};
+use crate::executor::{Executor, Surroundings, Systemctl, reason_of};
 use crate::host::{self, HostRoot};
 use crate::identity::{self, Identity};
 use crate::journal::{self, Journal};
@@ -212,7 +212,7 @@ impl Service {
         let sessions = Sessions::new(session::Config {
             server: config.server.unwrap_or_else(|| identity.server.clone()),
             state_dir: config.state_dir,
-            host,
+            surroundings: Surroundings { host, units: Arc::new(Systemctl) },
             // One question at a time: the disk is there for the tasks.
             questions: Arc::new(Semaphore::new(1)),
             resources,

@@ -29,8 +29,7 @@ pub use self::connect::Error as ConnectError;
 pub(crate) use self::connect::{dial_enrolment, probe};
 use self::resolve::Resolver;
 pub use self::streams::Forwarder;
-use crate::executor::reason_of;
-use crate::host::HostRoot;
+use crate::executor::{Surroundings, reason_of};
 use crate::identity::Identity;
 use crate::metrics::Pulse;
 use crate::profile::Rights;
@@ -50,7 +49,7 @@ pub struct Config {
     /// Where the identity is kept.
     pub state_dir: PathBuf,
     /// Looked into when the control plane asks what is there.
-    pub host: HostRoot,
+    pub surroundings: Surroundings,
     /// Whose turn it is to look. It outlives the sessions, as does a look that hangs with the host root's file system.
     pub questions: Arc<Semaphore>,
     /// How the host does.

@@ -36,7 +36,7 @@ mod spec;
 pub use frame::{SPOOL_BYTES_MAX, spooled};
 pub use group::{Groups, Limits, Unavailable};
 pub use pool::restore_names;
-pub use recover::{Recovered, give_up, recover};
+pub use recover::{Recovered, give_up, processes_of, recover};
 pub use run::{StartError, Supervised, Supervisor};
 pub use spec::{GRACE_DEFAULT, SPEC_BYTES_MAX, Spec};
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use common::{Host, PATIENCE, failure, shell, wait_for};
 use stella_agent::cancel::CancelRequest;
-use stella_agent::executor::{ActiveState, BoxFuture, UnitError, UnitManager};
+use stella_agent::executor::{ActiveState, BoxFuture, UnitError, UnitManager, UnitStanding};
 use stella_protocol::id::AttemptKey;
 use stella_protocol::message::TaskOutcome;
 use stella_protocol::spec::{CheckSpec, CommandSpec, Probe, SystemdSpec, TaskSpec, UnitAction};
@@ -152,6 +152,10 @@ impl UnitManager for Units {
     fn active_state<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<ActiveState, UnitError>> {
         let state = self.states.lock().unwrap().pop_front();
         Box::pin(async { Ok(state.unwrap_or_else(|| ActiveState::Other("activating".to_owned()))) })
+    }
+
+    fn standing<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<UnitStanding, UnitError>> {
+        Box::pin(async { unreachable!("no task asks for that") })
     }
 
     fn take_back<'a>(&'a self, unit: &'a str) -> BoxFuture<'a, Result<bool, UnitError>> {

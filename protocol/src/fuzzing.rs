@@ -155,7 +155,8 @@ fn control_session(stream: &[u8], piece: usize) {
                 | ControlEvent::Trusts(_)
                 | ControlEvent::Inspected(_)
                 | ControlEvent::FiguresAt(_)
-                | ControlEvent::Ending(_) => {
+                | ControlEvent::Ending(_)
+                | ControlEvent::Probed(_) => {
                     assert!(session.session().is_some(), "a frame came before the welcome")
                 }
             }
@@ -191,6 +192,7 @@ fn agent_session(stream: &[u8], piece: usize) {
                 | AgentEvent::Renewed(_)
                 | AgentEvent::Trust(_)
                 | AgentEvent::Inspect(_)
+                | AgentEvent::Probe(_)
                 | AgentEvent::WhereFigures
                 | AgentEvent::Drain => {
                     assert!(session.session().is_some(), "a frame came before the welcome")

@@ -3,6 +3,7 @@
 
 mod ending;
 mod enrol;
+mod probe;
 
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +18,7 @@ use crate::trace::{Baggage, TraceContext, TraceParent, TraceState};
 
 pub use ending::{Ending, EndingStage};
 pub use enrol::{EnrolRequest, EnrolRequestFor, EnrolResponse, Granted, Profile};
+pub use probe::{AttemptProbe, AttemptProbed, Effect};
 
 /// From an agent, on the control stream.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -43,6 +45,8 @@ pub enum ToControlPlane {
     FiguresAt(FiguresAt),
     /// How far the end of an attempt has got, after a [`ToAgent::End`].
     Ending(Ending),
+    /// What is left of an attempt, and of its effect: the answer to a [`ToAgent::Probe`].
+    Probed(AttemptProbed),
 }
 
 impl ToControlPlane {
@@ -61,6 +65,7 @@ impl ToControlPlane {
             Self::Inspected(_) => "inspected",
             Self::FiguresAt(_) => "figures_at",
             Self::Ending(_) => "ending",
+            Self::Probed(_) => "probed",
         }
     }
 }
@@ -91,6 +96,9 @@ pub enum ToAgent {
     /// End this attempt as [`Self::Cancel`] does, and say by [`ToControlPlane::Ending`] how far that gets. Only to agents with
     /// [`capability::ENDING`].
     End(Cancel),
+    /// Look whether anything of an attempt is left whose outcome nobody knows, and whether its effect is there. Only to agents with
+    /// [`capability::PROBES`].
+    Probe(Box<AttemptProbe>),
 }
 
 impl ToAgent {
@@ -109,6 +117,7 @@ impl ToAgent {
             Self::TracedDispatch(_) => "traced_dispatch",
             Self::WhereFigures => "where_figures",
             Self::End(_) => "end",
+            Self::Probe(_) => "probe",
         }
     }
 }
@@ -168,6 +177,8 @@ pub mod capability {
     /// Lists in its hello whatever it has taken and not been acknowledged, even if it is not durable yet. One without it may still run
     /// what is not in its hello.
     pub const LISTS_ALL: u64 = 1 << 12;
+    /// Understands [`super::ToAgent::Probe`].
+    pub const PROBES: u64 = 1 << 13;
 }
 
 /// An attempt that the agent still knows.

@@ -12,9 +12,10 @@ use crate::limits::{
     OUTPUT_CHUNK_BYTES_MAX, PATH_BYTES_MAX, REASON_BYTES_MAX, TASK_TIME_MS_MAX, VERSION_BYTES_MAX,
 };
 use crate::message::{
-    ArtifactRequest, ArtifactResponse, Cancel, Dispatch, EnrolRequest, EnrolRequestFor, EnrolResponse,
-    FiguresAt, Finished, Heartbeat, Hello, Holding, Inspect, Inspected, OutputChunk, OutputHeader,
-    RenewRequest, Renewed, Resources, TaskOutcome, ToAgent, ToControlPlane, Trust, Trusts, Wanted, Welcome,
+    ArtifactRequest, ArtifactResponse, AttemptProbe, Cancel, Dispatch, Effect, EnrolRequest, EnrolRequestFor,
+    EnrolResponse, FiguresAt, Finished, Heartbeat, Hello, Holding, Inspect, Inspected, OutputChunk,
+    OutputHeader, RenewRequest, Renewed, Resources, TaskOutcome, ToAgent, ToControlPlane, Trust, Trusts,
+    Wanted, Welcome,
 };
 use crate::spec::{ArtifactSpec, CheckSpec, CommandSpec, Probe, SystemdSpec, TaskSpec};
 
@@ -96,6 +97,7 @@ impl Validate for ToControlPlane {
             Self::Renew(request) => request.validate(),
             Self::Trusts(trusts) => trusts.validate(),
             Self::Inspected(inspected) => inspected.validate(),
+            Self::Probed(probed) => probed.effect.validate(),
             Self::FiguresAt(figures) => figures.validate(),
             // Enums and ids have no bounds.
             Self::Ending(_) => Ok(()),
@@ -116,6 +118,7 @@ impl Validate for ToAgent {
             Self::Renewed(renewed) => renewed.validate(),
             Self::Trust(trust) => trust.validate(),
             Self::Inspect(inspect) => inspect.validate(),
+            Self::Probe(probe) => probe.validate(),
             Self::Drain | Self::WhereFigures => Ok(()),
         }
     }
@@ -218,6 +221,23 @@ impl Validate for Holding {
             }
             Self::Present { .. } | Self::Absent => Ok(()),
         }
+    }
+}
+
+impl Validate for AttemptProbe {
+    fn validate(&self) -> Result<(), Invalid> {
+        range("probe.attempt", self.key.attempt.0.into(), (1, u32::MAX.into()))?;
+        optional("probe.slot", self.slot.as_deref(), NAME_BYTES_MAX)?;
+        range("probe.timeout_ms", self.timeout_ms, (1, INSPECT_TIME_MS_MAX))?;
+        self.spec.validate()
+    }
+}
+
+impl Validate for Effect {
+    fn validate(&self) -> Result<(), Invalid> {
+        let (Self::There { what: text } | Self::Absent { what: text } | Self::Unclear { reason: text }) =
+            self;
+        bytes("effect.reason", text.len(), REASON_BYTES_MAX)
     }
 }
 

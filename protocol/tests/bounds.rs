@@ -14,9 +14,9 @@ use stella_protocol::limits::{
     PATH_BYTES_MAX, REASON_BYTES_MAX, TASK_TIME_MS_MAX, VERSION_BYTES_MAX,
 };
 use stella_protocol::message::{
-    Cancel, Dispatch, EnrolRequest, EnrolResponse, FiguresAt, Finished, Granted, Hello, Holding, Inspect,
-    Inspected, OpenAttempt, Phase, Profile, RenewRequest, Renewed, Resources, TaskOutcome, ToAgent,
-    ToControlPlane, Trust, Trusts, Wanted, Welcome,
+    AttemptProbe, AttemptProbed, Cancel, Dispatch, Effect, EnrolRequest, EnrolResponse, FiguresAt, Finished,
+    Granted, Hello, Holding, Inspect, Inspected, OpenAttempt, Phase, Profile, RenewRequest, Renewed,
+    Resources, TaskOutcome, ToAgent, ToControlPlane, Trust, Trusts, Wanted, Welcome,
 };
 use stella_protocol::spec::{ArtifactSpec, CheckSpec, CommandSpec, Probe, SystemdSpec, TaskSpec, UnitAction};
 use stella_protocol::time::Timestamp;
@@ -132,6 +132,33 @@ fn questions_about_what_a_host_holds_are_bounded() {
     assert!(stella_protocol::frame::encode(&full).is_ok(), "the largest answer fits a frame");
     let full = inspect(NAME_BYTES_MAX, HOLDINGS_MAX, NAME_BYTES_MAX, VERSION_BYTES_MAX, 1);
     assert!(stella_protocol::frame::encode(&full).is_ok(), "and so does the largest question");
+}
+
+#[test]
+fn questions_about_an_attempt_are_bounded() {
+    let probe = |attempt: u32, slot: usize, timeout_ms, spec| {
+        ToAgent::Probe(Box::new(AttemptProbe {
+            question: QuestionId(uuid(1)),
+            key: key(1, attempt),
+            slot: Some(text(slot)),
+            spec,
+            since: Timestamp(0),
+            timeout_ms,
+        }))
+    };
+    let spec = || dispatch(key(1, 1), SessionEpoch(1)).spec;
+    at_most("probe.slot", NAME_BYTES_MAX, |n| probe(1, n, 1, spec()));
+    within("probe.timeout_ms", (1, INSPECT_TIME_MS_MAX), |n| probe(1, 1, n, spec()));
+    assert_eq!(probe(0, 1, 1, spec()).validate().unwrap_err().field(), "probe.attempt");
+
+    for effect in
+        [|what| Effect::There { what }, |what| Effect::Absent { what }, |reason| Effect::Unclear { reason }]
+    {
+        at_most("effect.reason", REASON_BYTES_MAX, |n| {
+            let question = QuestionId(uuid(1));
+            ToControlPlane::Probed(AttemptProbed { question, effect: effect(text(n)) })
+        });
+    }
 }
 
 #[test]

@@ -20,10 +20,11 @@ use stella_protocol::id::{
     TargetId, TaskId, TenantId,
 };
 use stella_protocol::message::{
-    Accepted, ArtifactRequest, ArtifactResponse, Cancel, Dispatch, Ending, EndingStage, EnrolRequest,
-    EnrolRequestFor, EnrolResponse, FiguresAt, Finished, Heartbeat, Hello, Holding, Inspect, Inspected,
-    OpenAttempt, OutputChunk, OutputHeader, OutputSource, Phase, Profile, RenewRequest, Renewed, Running,
-    TaskOutcome, ToAgent, ToControlPlane, TracedDispatch, Trust, Trusts, Wanted, Welcome,
+    Accepted, ArtifactRequest, ArtifactResponse, AttemptProbe, AttemptProbed, Cancel, Dispatch, Effect,
+    Ending, EndingStage, EnrolRequest, EnrolRequestFor, EnrolResponse, FiguresAt, Finished, Heartbeat, Hello,
+    Holding, Inspect, Inspected, OpenAttempt, OutputChunk, OutputHeader, OutputSource, Phase, Profile,
+    RenewRequest, Renewed, Running, TaskOutcome, ToAgent, ToControlPlane, TracedDispatch, Trust, Trusts,
+    Wanted, Welcome,
 };
 use stella_protocol::spec::{ArtifactSpec, CheckSpec, CommandSpec, Probe, SystemdSpec, TaskSpec, UnitAction};
 use stella_protocol::time::Timestamp;
@@ -179,6 +180,15 @@ fn to_control_plane() -> Vec<(String, ToControlPlane)> {
         let ending = Ending { key: key(1, 2), stage };
         frames.push(named(&format!("ending.{name}"), ToControlPlane::Ending(ending)));
     }
+    let what = "what the host shows".to_owned();
+    for (name, effect) in [
+        ("there", Effect::There { what: what.clone() }),
+        ("absent", Effect::Absent { what: what.clone() }),
+        ("unclear", Effect::Unclear { reason: what }),
+    ] {
+        let probed = AttemptProbed { question: QuestionId(uuid(0x9f)), effect };
+        frames.push(named(&format!("probed.{name}"), ToControlPlane::Probed(probed)));
+    }
     frames.extend(outcomes().map(finished));
     frames
 }
@@ -229,6 +239,7 @@ fn to_agent() -> Vec<(String, ToAgent)> {
         named("trust", ToAgent::Trust(Trust { roots_der: vec![vec![0x30, 3], vec![0x30, 4]], renew: true })),
         named("inspect", ToAgent::Inspect(Box::new(inspect()))),
         named("where_figures", ToAgent::WhereFigures),
+        named("probe", ToAgent::Probe(Box::new(probe()))),
     ];
     let traced = TracedDispatch {
         dispatch: dispatch(None, TaskSpec::Systemd(systemd(UnitAction::Restart))),
@@ -248,6 +259,17 @@ fn inspect() -> Inspect {
         question: QuestionId(uuid(0x9e)),
         slot: Some("slot-a".into()),
         wanted: vec![wanted],
+        timeout_ms: 55_000,
+    }
+}
+
+fn probe() -> AttemptProbe {
+    AttemptProbe {
+        question: QuestionId(uuid(0x9f)),
+        key: key(1, 2),
+        slot: Some("slot-a".into()),
+        spec: TaskSpec::Systemd(systemd(UnitAction::Restart)),
+        since: Timestamp(1_700_000_000_000),
         timeout_ms: 55_000,
     }
 }

@@ -14,8 +14,9 @@ use stella_protocol::frame::{self, FrameError};
 use stella_protocol::id::{Position, QuestionId, SessionEpoch};
 use stella_protocol::limits::{ACKNOWLEDGEMENTS_MAX, OUTGOING_BYTES_MAX};
 use stella_protocol::message::{
-    Accepted, Cancel, Ending, EndingStage, FiguresAt, Heartbeat, Inspect, Inspected, RenewRequest, Renewed,
-    Running, ToAgent, ToControlPlane, TracedDispatch, Trust, Trusts, Wanted, Welcome,
+    Accepted, AttemptProbe, AttemptProbed, Cancel, Effect, Ending, EndingStage, FiguresAt, Heartbeat,
+    Inspect, Inspected, RenewRequest, Renewed, Running, ToAgent, ToControlPlane, TracedDispatch, Trust,
+    Trusts, Wanted, Welcome,
 };
 use stella_protocol::session::agent::{AgentEvent, AgentSession};
 use stella_protocol::session::control::{ControlEvent, ControlSession};
@@ -58,6 +59,7 @@ fn an_agent_takes_these_frames_in_these_states_and_no_others() {
         "active: traced_dispatch",
         "active: where_figures",
         "active: end",
+        "active: probe",
         "draining: cancel",
         "draining: acknowledge",
         "draining: renewed",
@@ -65,6 +67,7 @@ fn an_agent_takes_these_frames_in_these_states_and_no_others() {
         "draining: inspect",
         "draining: where_figures",
         "draining: end",
+        "draining: probe",
     ];
     assert_eq!(taken, expected);
 }
@@ -101,6 +104,7 @@ fn a_control_plane_takes_these_frames_in_these_states_and_no_others() {
         "inspected",
         "figures_at",
         "ending",
+        "probed",
     ];
     let lives = live.map(|name| format!("active: {name}"));
     let expected: Vec<String> = std::iter::once("new: hello".to_owned()).chain(lives).collect();
@@ -306,6 +310,14 @@ fn to_agent() -> Vec<ToAgent> {
         ToAgent::TracedDispatch(Box::new(dispatch(key(1, 1), SESSION).into())),
         ToAgent::WhereFigures,
         ToAgent::End(Cancel { key: key(1, 1), grace_ms: 1 }),
+        ToAgent::Probe(Box::new(AttemptProbe {
+            question: QuestionId(uuid(1)),
+            key: key(1, 1),
+            slot: None,
+            spec: dispatch(key(1, 1), SESSION).spec,
+            since: Timestamp(0),
+            timeout_ms: 1,
+        })),
     ]
 }
 
@@ -322,5 +334,9 @@ fn to_control_plane() -> Vec<ToControlPlane> {
         ToControlPlane::Inspected(Inspected { question: QuestionId(uuid(1)), holdings: Vec::new() }),
         ToControlPlane::FiguresAt(FiguresAt { host: None, port: 1 }),
         ToControlPlane::Ending(Ending { key: key(1, 1), stage: EndingStage::Delivered }),
+        ToControlPlane::Probed(AttemptProbed {
+            question: QuestionId(uuid(1)),
+            effect: Effect::There { what: String::new() },
+        }),
     ]
 }

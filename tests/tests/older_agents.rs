@@ -114,6 +114,7 @@ impl Host {
                     | AgentEvent::Renewed(_)
                     | AgentEvent::Trust(_)
                     | AgentEvent::Inspect(_)
+                    | AgentEvent::Probe(_)
                     | AgentEvent::WhereFigures
                     | AgentEvent::Drain => {}
                 }

@@ -19,6 +19,7 @@ mod download;
 pub(super) mod inspect;
 mod layout;
 mod list;
+pub(super) mod probe;
 mod remove;
 mod room;
 pub(super) mod source;

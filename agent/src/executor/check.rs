@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use reqwest::{Client, StatusCode, Url};
-use stella_protocol::message::TaskOutcome;
+use stella_protocol::message::{Effect, TaskOutcome};
 use stella_protocol::spec::{CheckSpec, CommandSpec, Probe};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout};
 
+use super::artifact::inspect::Patience;
+use super::probe::{absent, there, unclear};
 use super::{Limits, RunContext, Stopped, command, failed, reason_of};
 use crate::supervisor::Supervisor;
 
@@ -84,6 +86,39 @@ pub(super) async fn run(supervisor: &Supervisor, context: &RunContext, spec: &Ch
     }
 }
 
+/// Asks again, because nobody knows what was answered. Whatever that was, a check has changed nothing.
+pub(super) async fn probe(spec: &CheckSpec, patience: &Patience) -> Effect {
+    let plain = match &spec.probe {
+        Probe::Http { url, status } => match Plain::http(url, *status) {
+            Ok(plain) => plain,
+            Err(error) => return unclear(reason_of(&error)),
+        },
+        Probe::Tcp { address } => Plain::Tcp { address },
+        Probe::Command(_) => return absent("a check changes nothing; it can be run again".to_owned()),
+    };
+    let patience = patience.at_most(Duration::from_millis(spec.timeout_ms));
+    let (wanted, mut in_a_row) = (spec.successes.max(1), 0);
+    loop {
+        let last = match plain.ask().await {
+            Answer::Good(answer) => {
+                in_a_row += 1;
+                answer
+            }
+            Answer::Bad(answer) | Answer::Unknown(answer) => {
+                in_a_row = 0;
+                answer
+            }
+        };
+        if in_a_row >= wanted {
+            return there(format!("it was asked again, and is healthy: {last}"));
+        }
+        let pause = Duration::from_millis(spec.interval_ms).max(INTERVAL_MIN);
+        if patience.pause(pause).await.is_err() {
+            return absent(format!("it was asked again, and is not healthy: {last}"));
+        }
+    }
+}
+
 /// The tries so far.
 #[derive(Default)]
 struct Said {
@@ -115,28 +150,43 @@ fn count(tries: u32) -> String {
     if tries == 1 { "1 try".to_owned() } else { format!("{tries} tries") }
 }
 
-/// What is needed to ask.
-enum Prober<'a> {
+/// What is needed to ask without a command.
+enum Plain<'a> {
     Http { client: Client, url: Url, status: u16 },
     Tcp { address: &'a str },
+}
+
+impl Plain<'_> {
+    fn http(url: &str, status: u16) -> Result<Self, Error> {
+        Ok(Self::Http { client: client()?, url: parse_url(url)?, status })
+    }
+
+    async fn ask(&self) -> Answer {
+        match self {
+            Self::Http { client, url, status } => ask_http(client, url, *status).await,
+            Self::Tcp { address } => ask_tcp(address).await,
+        }
+    }
+}
+
+/// What is needed to ask.
+enum Prober<'a> {
+    Plain(Plain<'a>),
     Command { supervisor: &'a Supervisor, context: &'a RunContext, spec: &'a CommandSpec },
 }
 
 impl<'a> Prober<'a> {
     fn new(supervisor: &'a Supervisor, context: &'a RunContext, probe: &'a Probe) -> Result<Self, Error> {
         Ok(match probe {
-            Probe::Http { url, status } => {
-                Self::Http { client: client()?, url: parse_url(url)?, status: *status }
-            }
-            Probe::Tcp { address } => Self::Tcp { address },
+            Probe::Http { url, status } => Self::Plain(Plain::http(url, *status)?),
+            Probe::Tcp { address } => Self::Plain(Plain::Tcp { address }),
             Probe::Command(spec) => Self::Command { supervisor, context, spec },
         })
     }
 
     async fn ask(&self, limits: &Limits) -> Result<Answer, Stopped> {
         match self {
-            Self::Http { client, url, status } => limits.bound(ask_http(client, url, *status)).await,
-            Self::Tcp { address } => limits.bound(ask_tcp(address)).await,
+            Self::Plain(plain) => limits.bound(plain.ask()).await,
             // The supervisor holds time-out and cancel itself, and must not be dropped before the tree is gone.
             Self::Command { supervisor, context, spec } => {
                 ask_command(supervisor, context, spec, limits.left()).await

@@ -1,22 +1,33 @@
 //! `systemd` tasks: an action on a unit, and the wait until it is in the wanted state.
 
+use std::io;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use nix::time::{ClockId, clock_gettime};
 use stella_protocol::id::AttemptKey;
-use stella_protocol::message::TaskOutcome;
+use stella_protocol::limits::HANDSHAKE_TIMEOUT_MS;
+use stella_protocol::message::{Effect, TaskOutcome};
 use stella_protocol::spec::{SystemdSpec, UnitAction};
 use tokio::process::Command;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
+use super::artifact::inspect::Patience;
+use super::probe::{absent, there, unclear};
 use super::{BoxFuture, Limits, RunContext, failed, reason_of};
 use crate::policy::is_unit_name;
 use crate::supervisor::MARKER;
 
 /// How often the state is asked for after the action.
 const INTERVAL: Duration = Duration::from_millis(200);
+
+/// By how much an attempt may be older than the control plane's clock makes it: as long as a welcome may be on its way.
+const AGE_ERROR_MAX: Duration = Duration::from_millis(HANDSHAKE_TIMEOUT_MS);
+
+/// What tells when a unit last became active.
+const ENTERED: &str = "--property=ActiveEnterTimestampMonotonic";
 
 /// How long taking back what was asked for may take.
 const TAKE_BACK_MAX: Duration = Duration::from_secs(10);
@@ -35,6 +46,17 @@ pub enum ActiveState {
     Failed,
     /// On its way: activating, deactivating, reloading, or a state that this agent does not know.
     Other(String),
+}
+
+/// How a unit stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnitStanding {
+    /// Its state.
+    pub state: ActiveState,
+    /// Whether something that it was asked for is not done.
+    pub has_job: bool,
+    /// How long ago it last became active; `None` if it never has, or nobody knows.
+    pub active_for: Option<Duration>,
 }
 
 /// Why a unit manager did not do it.
@@ -58,7 +80,7 @@ pub enum UnitError {
     },
     /// It could not be asked.
     #[error("cannot run systemctl")]
-    Io(#[from] std::io::Error),
+    Io(#[from] io::Error),
 }
 
 /// The port to the host's units. Futures may be dropped at any time; the processes that they started end with them. What the manager was
@@ -74,6 +96,9 @@ pub trait UnitManager: std::fmt::Debug + Send + Sync {
 
     /// The unit's state now.
     fn active_state<'a>(&'a self, unit: &'a str) -> BoxFuture<'a, Result<ActiveState, UnitError>>;
+
+    /// How the unit stands now.
+    fn standing<'a>(&'a self, unit: &'a str) -> BoxFuture<'a, Result<UnitStanding, UnitError>>;
 
     /// Takes back what was asked for and is not done. Tells whether there was something.
     fn take_back<'a>(&'a self, unit: &'a str) -> BoxFuture<'a, Result<bool, UnitError>>;
@@ -137,6 +162,59 @@ async fn act_and_wait(context: &RunContext, spec: &SystemdSpec, has_asked: &Atom
     }
 }
 
+/// Looks whether a unit is as an action would have left it that was asked for so long ago, or a little longer. What it is about to do
+/// is waited for.
+pub(super) async fn probe(
+    units: &dyn UnitManager,
+    spec: &SystemdSpec,
+    age: Duration,
+    patience: &Patience,
+) -> Effect {
+    let began = Instant::now();
+    let unit = match check_name(&spec.unit) {
+        Ok(unit) => unit,
+        Err(error) => return unclear(reason_of(&error)),
+    };
+    loop {
+        let standing = match units.standing(unit).await {
+            Ok(standing) => standing,
+            Err(error) => return unclear(reason_of(&error)),
+        };
+        if let Some(effect) = judge(unit, spec.action, &standing, age + began.elapsed()) {
+            return effect;
+        }
+        if patience.pause(INTERVAL).await.is_err() {
+            return unclear(format!("the unit {unit} has not come to rest"));
+        }
+    }
+}
+
+/// `None` as long as the unit is on its way.
+fn judge(unit: &str, action: UnitAction, standing: &UnitStanding, age: Duration) -> Option<Effect> {
+    let UnitStanding { state, has_job: false, active_for } = standing else { return None };
+    let is = |word: &str| format!("the unit {unit} is {word}");
+    Some(match (state, action) {
+        (ActiveState::Other(_), _) => return None,
+        (ActiveState::Active, UnitAction::Start) => there(is("active")),
+        (ActiveState::Active, UnitAction::Stop) => absent(is("active")),
+        (ActiveState::Inactive, UnitAction::Stop) => there(is("inactive")),
+        (ActiveState::Failed, UnitAction::Stop) => there(is("stopped, and has failed")),
+        (ActiveState::Inactive, _) => absent(is("inactive")),
+        (ActiveState::Failed, _) => absent(is("failed")),
+        (ActiveState::Active, UnitAction::Restart | UnitAction::ReloadOrRestart) => match *active_for {
+            Some(active_for) if active_for <= age => {
+                there(is(&format!("active since {} s ago, when the task was there", active_for.as_secs())))
+            }
+            Some(active_for) if active_for > age + AGE_ERROR_MAX && action == UnitAction::Restart => {
+                absent(is(&format!("active since {} s ago, before the task was there", active_for.as_secs())))
+            }
+            Some(_) | None => {
+                unclear(is("active; whether it was restarted or reloaded for this task cannot be told"))
+            }
+        },
+    })
+}
+
 fn check_name(unit: &str) -> Result<&str, UnitError> {
     if is_unit_name(unit) { Ok(unit) } else { Err(UnitError::Name(unit.chars().take(64).collect())) }
 }
@@ -171,12 +249,19 @@ impl UnitManager for Systemctl {
             if !succeeded {
                 return Err(UnitError::Refused { verb: "show", unit: unit.to_owned(), words });
             }
-            Ok(match words.as_str() {
-                "active" => ActiveState::Active,
-                "inactive" => ActiveState::Inactive,
-                "failed" => ActiveState::Failed,
-                _ => ActiveState::Other(words),
-            })
+            Ok(parse_state(&words))
+        })
+    }
+
+    fn standing<'a>(&'a self, unit: &'a str) -> BoxFuture<'a, Result<UnitStanding, UnitError>> {
+        Box::pin(async move {
+            let show = ["show", "--property=ActiveState", "--property=Job", ENTERED, "--", unit];
+            let (succeeded, words) = systemctl(&show, None).await?;
+            if !succeeded {
+                return Err(UnitError::Refused { verb: "show", unit: unit.to_owned(), words });
+            }
+            let up = clock_gettime(ClockId::CLOCK_MONOTONIC).map_err(io::Error::from)?;
+            Ok(parse_standing(&words, up.into()))
         })
     }
 
@@ -191,6 +276,28 @@ impl UnitManager for Systemctl {
                 Err(UnitError::Refused { verb: "cancel", unit: unit.to_owned(), words })
             }
         })
+    }
+}
+
+fn parse_state(word: &str) -> ActiveState {
+    match word {
+        "active" => ActiveState::Active,
+        "inactive" => ActiveState::Inactive,
+        "failed" => ActiveState::Failed,
+        other => ActiveState::Other(other.to_owned()),
+    }
+}
+
+/// What `systemctl show` says in lines of `Property=value`; `up` is the time of the clock that its timestamps are of.
+fn parse_standing(words: &str, up: Duration) -> UnitStanding {
+    let value = |property: &str| {
+        words.lines().find_map(|line| line.strip_prefix(property)?.strip_prefix('=')).unwrap_or_default()
+    };
+    let entered = value("ActiveEnterTimestampMonotonic").parse().ok().filter(|micros| *micros > 0);
+    UnitStanding {
+        state: parse_state(value("ActiveState")),
+        has_job: value("Job").parse::<u32>().is_ok_and(|job| job > 0),
+        active_for: entered.map(|micros| up.saturating_sub(Duration::from_micros(micros))),
     }
 }
 
@@ -224,4 +331,60 @@ async fn systemctl(arguments: &[&str], key: Option<AttemptKey>) -> Result<(bool,
     let said = if output.status.success() { &output.stdout } else { &output.stderr };
     let said = String::from_utf8_lossy(&said[..said.len().min(WORDS_BYTES_MAX)]);
     Ok((output.status.success(), said.trim().to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AGE: Duration = Duration::from_mins(1);
+
+    fn standing(state: ActiveState, active_for: Option<Duration>) -> UnitStanding {
+        UnitStanding { state, has_job: false, active_for }
+    }
+
+    fn seen(action: UnitAction, standing: &UnitStanding) -> &'static str {
+        match judge("web.service", action, standing, AGE) {
+            None => "waits",
+            Some(Effect::There { .. }) => "there",
+            Some(Effect::Absent { .. }) => "absent",
+            Some(Effect::Unclear { .. }) => "unclear",
+        }
+    }
+
+    #[test]
+    fn a_unit_shows_what_it_was_asked_for_or_not() {
+        use UnitAction::{ReloadOrRestart, Restart, Start, Stop};
+        let actions = [Start, Stop, Restart, ReloadOrRestart];
+        let table = |standing: &UnitStanding| actions.map(|action| seen(action, standing));
+        let active = |for_| standing(ActiveState::Active, for_);
+        let since = [AGE, AGE + Duration::from_secs(1), AGE + AGE_ERROR_MAX + Duration::from_secs(1)];
+        assert_eq!(table(&active(Some(since[0]))), ["there", "absent", "there", "there"]);
+        assert_eq!(
+            table(&active(Some(since[1]))),
+            ["there", "absent", "unclear", "unclear"],
+            "perhaps since then"
+        );
+        assert_eq!(table(&active(Some(since[2]))), ["there", "absent", "absent", "unclear"], "since before");
+        assert_eq!(table(&active(None)), ["there", "absent", "unclear", "unclear"]);
+        for state in [ActiveState::Inactive, ActiveState::Failed] {
+            assert_eq!(table(&standing(state, None)), ["absent", "there", "absent", "absent"]);
+        }
+        let on_its_way = standing(ActiveState::Other("activating".to_owned()), None);
+        assert_eq!(table(&on_its_way), ["waits"; 4]);
+        let with_job = UnitStanding { has_job: true, ..active(Some(since[0])) };
+        assert_eq!(table(&with_job), ["waits"; 4], "what it was asked for is not done");
+    }
+
+    #[test]
+    fn the_words_of_systemctl_are_read_whatever_their_order() {
+        let up = Duration::from_secs(100);
+        let said = "ActiveEnterTimestampMonotonic=40000000\nJob=\nActiveState=active";
+        let active_for = Some(Duration::from_secs(60));
+        assert_eq!(parse_standing(said, up), standing(ActiveState::Active, active_for));
+        let said = "ActiveState=activating\nJob=123\nActiveEnterTimestampMonotonic=0\n";
+        let on_its_way = standing(ActiveState::Other("activating".to_owned()), None);
+        assert_eq!(parse_standing(said, up), UnitStanding { has_job: true, ..on_its_way });
+        assert_eq!(parse_standing("", up), standing(ActiveState::Other(String::new()), None));
+    }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use stella_protocol::id::{AttemptKey, Position};
-use stella_protocol::message::{Cancel, JournalMark, OpenAttempt, TracedDispatch};
+use stella_protocol::message::{AttemptProbe, Cancel, JournalMark, OpenAttempt, TracedDispatch};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::report::Report;
@@ -33,8 +33,25 @@ pub enum Order {
     Acknowledge(Vec<AttemptKey>),
     /// This holds from now on.
     Tune(Box<Tuning>),
+    /// Tell what is left of an attempt, as far as the runner knows.
+    Probe(Box<AttemptProbe>, oneshot::Sender<Left>),
     /// Tell for how long the disk has been busy with one commit.
     Ping(oneshot::Sender<Duration>),
+}
+
+/// What the runner knows of an attempt of which the control plane does not know what became.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// It has it in hand, or ends what is left of attempts that its journal does not know.
+    AtWork,
+    /// It knows how it ended, and has said it again.
+    Reported,
+    /// It has ended, and the agent could not tell how.
+    Unconfirmed(String),
+    /// It knows nothing of it, and may not run such a task, nor what looks for its effect.
+    Forbidden(String),
+    /// It knows nothing of it.
+    Nothing,
 }
 
 /// The runner's part of a hello.
@@ -91,6 +108,16 @@ impl RunnerHandle {
     pub async fn hello(&self) -> Result<HelloFacts, Gone> {
         let (sender, answer) = oneshot::channel();
         self.order(Order::Hello(sender)).await?;
+        answer.await.map_err(|_| Gone)
+    }
+
+    /// What is left of an attempt.
+    ///
+    /// # Errors
+    /// If the runner has stopped.
+    pub async fn left_of(&self, probe: AttemptProbe) -> Result<Left, Gone> {
+        let (sender, answer) = oneshot::channel();
+        self.order(Order::Probe(Box::new(probe), sender)).await?;
         answer.await.map_err(|_| Gone)
     }
 

@@ -9,15 +9,18 @@ use quinn::{RecvStream, SendStream};
 use stella_certs::certificate_fingerprint;
 use stella_protocol::close::{Advice, CloseCode};
 use stella_protocol::limits::{HANDSHAKE_TIMEOUT_MS, HEARTBEATS_MISSED_MAX};
-use stella_protocol::message::{Heartbeat, Hello, Inspected, Renewed, Trust, Trusts, Welcome, capability};
+use stella_protocol::message::{
+    AttemptProbe, AttemptProbed, Heartbeat, Hello, Inspected, Renewed, Trust, Trusts, Welcome, capability,
+};
 use stella_protocol::session::agent::{AgentEvent, AgentSession};
 use stella_protocol::session::{CloseReason, Millis, SendError};
+use stella_protocol::time::Timestamp;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::connect::{Connected, advice_of};
-use super::inspections::Inspections;
+use super::inspections::{Answer, Inspections};
 use super::renewal::Renewal;
 use super::{Config, End};
 use crate::executor::reason_of;
@@ -59,7 +62,11 @@ pub(super) async fn drive(config: &mut Config, connected: Connected, stop: &Canc
         Err(gone) => return failed(&gone.to_string()),
     };
     let mut driver = Driver {
-        inspections: Inspections::new(config.host.clone(), Arc::clone(&config.questions)),
+        inspections: Inspections::new(
+            config.surroundings.clone(),
+            config.runner.clone(),
+            Arc::clone(&config.questions),
+        ),
         config,
         connected,
         session,
@@ -71,6 +78,7 @@ pub(super) async fn drive(config: &mut Config, connected: Connected, stop: &Canc
         tells_trust: false,
         begun,
         welcomed_at: None,
+        told_time: None,
         heard: (0, begun),
     };
     let end = driver.run(stop).await;
@@ -88,7 +96,8 @@ async fn hello(config: &Config) -> Result<Result<AgentSession, SendError>, Gone>
         | capability::HOLDINGS
         | capability::TRACE
         | capability::ENDING
-        | capability::LISTS_ALL;
+        | capability::LISTS_ALL
+        | capability::PROBES;
     let spans = if config.sends_spans { capability::SPANS } else { 0 };
     let figures = if config.figures.is_some() { capability::FIGURES } else { 0 };
     let hello = Hello {
@@ -118,6 +127,8 @@ struct Driver<'a> {
     tells_trust: bool,
     begun: Instant,
     welcomed_at: Option<Instant>,
+    /// The control plane's time, and when it was told.
+    told_time: Option<(Timestamp, Instant)>,
     /// How many datagrams had come, and when that changed.
     heard: (u64, Instant),
 }
@@ -127,7 +138,7 @@ enum Wake {
     Bytes(Result<Option<usize>, quinn::ReadError>),
     Written(Result<usize, quinn::WriteError>),
     Report(Option<Report>),
-    Inspected(Inspected),
+    Found(Answer),
     Timeout,
     Stop,
 }
@@ -149,7 +160,7 @@ impl Driver<'_> {
                 written = self.send.write(&self.unsent), if !self.unsent.is_empty() => Wake::Written(written),
                 () = at(deadline) => Wake::Timeout,
                 report = next(&mut self.reports), if self.unsent.is_empty() => Wake::Report(report),
-                inspected = self.inspections.next(), if self.unsent.is_empty() => Wake::Inspected(inspected),
+                found = self.inspections.next(), if self.unsent.is_empty() => Wake::Found(found),
             };
             match wake {
                 Wake::Bytes(Ok(Some(length))) => self.session.handle_bytes(&buffer[..length]),
@@ -157,7 +168,8 @@ impl Driver<'_> {
                 Wake::Written(Ok(length)) => self.unsent.advance(length),
                 Wake::Report(Some(report)) => self.report(report),
                 Wake::Report(None) => self.reports_ended(),
-                Wake::Inspected(inspected) => self.inspected(inspected),
+                Wake::Found(Answer::Inspected(inspected)) => self.inspected(inspected),
+                Wake::Found(Answer::Probed(probed)) => self.probed(probed),
                 Wake::Timeout => self.timeout(),
                 Wake::Stop => return self.goodbye().await,
             }
@@ -192,6 +204,7 @@ impl Driver<'_> {
                     self.inspected(refused);
                 }
             }
+            AgentEvent::Probe(probe) => self.probe(*probe),
             AgentEvent::WhereFigures => self.tell_where_figures(),
             AgentEvent::Drain => tracing::info!("the control plane sends nothing new in this session"),
             AgentEvent::Closed(reason) => return Ok(Some(reason)),
@@ -213,7 +226,9 @@ impl Driver<'_> {
         }
         self.config.runner.order(Order::Attach { control_plane, settled, session }).await?;
         self.reports = Some(reports);
-        self.welcomed_at = Some(Instant::now());
+        let at = Instant::now();
+        self.welcomed_at = Some(at);
+        self.told_time = Some((now, at));
         self.config.link.send_replace(Some(self.connected.connection.clone()));
         tracing::info!(session = welcome.session.0, "welcomed by the control plane");
         Ok(())
@@ -307,6 +322,21 @@ impl Driver<'_> {
         tracing::debug!(question = %inspected.question, "told what this host holds");
         let sent = self.session.inspected(inspected);
         self.judge("what this host holds", sent);
+    }
+
+    /// Takes a question about an attempt. The host's clock has no part in how old that is.
+    fn probe(&mut self, probe: AttemptProbe) {
+        let Some((now, at)) = self.told_time else { return };
+        let since = Duration::from_millis(now.0.saturating_sub(probe.since.0));
+        if let Some(refused) = self.inspections.take_probe(probe, since + at.elapsed()) {
+            self.probed(refused);
+        }
+    }
+
+    fn probed(&mut self, probed: AttemptProbed) {
+        tracing::info!(question = %probed.question, effect = ?probed.effect, "told what is left of an attempt");
+        let sent = self.session.probed(probed);
+        self.judge("what is left of an attempt", sent);
     }
 
     /// Nobody asks an agent that has none for others.

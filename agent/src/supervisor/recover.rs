@@ -84,6 +84,15 @@ pub async fn give_up(attempt_dir: &Path, limit: Duration) -> Result<Option<Attem
     work.await.unwrap_or_else(|error| Err(format!("looking for its processes failed: {error}")))
 }
 
+/// The processes of an attempt that are there now, by the marker in their environment and by their parents. Blocks on `/proc`.
+///
+/// # Errors
+/// If the host's processes cannot be listed.
+pub fn processes_of(key: AttemptKey) -> io::Result<Vec<i32>> {
+    let found = victims(&process::all()?, &format!("{MARKER}={key}"), None, &[]);
+    Ok(found.iter().map(|process| process.pid).collect())
+}
+
 /// What it takes to say that nothing of a command is left whose supervisor is dead.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Proof {

@@ -41,6 +41,9 @@ pub struct Task {
     /// How far its cancellation has got; absent if nobody has asked for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cancellation: Option<Cancellation>,
+    /// What its host was asked, and has said, since nobody knew what had become of it; absent if it was not asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe: Option<TaskProbe>,
     /// How long it may take on the agent, in milliseconds.
     pub timeout_ms: u64,
     /// When it was queued.
@@ -68,6 +71,22 @@ pub struct Cancellation {
     /// When it is unconfirmed unless it gets further.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub due_at: Option<String>,
+}
+
+/// A look at the host of a task of which nobody knew what had become.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TaskProbe {
+    /// `asked` (the answer is waited for), `done` (the host shows that it was done: it has succeeded), `not_done` (the host shows that it was
+    /// not) or `unclear` (nobody knows still).
+    pub state: String,
+    /// Since when it is so.
+    pub since: String,
+    /// Until when the answer is waited for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<String>,
+    /// What was found, or why nothing was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub found: Option<String>,
 }
 
 /// A person's word about a task that is `unknown`.

@@ -7,7 +7,7 @@ use base64::Engine;
 use futures::StreamExt;
 use stella_api_types::event::{Actor, JournalHead};
 use stella_api_types::paths;
-use stella_api_types::task::{Cancellation, OutputLine, SettleTask, Task as Dto};
+use stella_api_types::task::{Cancellation, OutputLine, SettleTask, Task as Dto, TaskProbe};
 
 use crate::args::{Output, Settled, Task};
 use crate::client::Error;
@@ -93,6 +93,9 @@ fn shown(task: &Dto) -> String {
     if let Some(cancellation) = &task.cancellation {
         text.push_str(&format!("\ncancelled   {}", cancelled(cancellation)));
     }
+    if let Some(probe) = &task.probe {
+        text.push_str(&format!("\nhost        {}", probed(probe)));
+    }
     if let Some(note) = &task.reason {
         text.push_str(&format!("\nnote        {}", print::one_line(note)));
     }
@@ -117,6 +120,25 @@ fn cancelled(cancellation: &Cancellation) -> String {
     let due =
         cancellation.due_at.as_deref().map(|at| format!(", unconfirmed at {} otherwise", when::moment(at)));
     format!("{what}{}{}", since.unwrap_or_default(), due.unwrap_or_default())
+}
+
+/// What a look at the host has shown.
+fn probed(probe: &TaskProbe) -> String {
+    let what = match probe.state.as_str() {
+        "asked" => "is asked what is left of it",
+        "done" => "shows that it was done",
+        "not_done" => "shows that it was not done",
+        "unclear" => "cannot tell what became of it",
+        other => other,
+    };
+    let found = probe.found.as_deref().map(|found| format!(": {}", print::one_line(found)));
+    let until = probe.until.as_deref().map(|at| format!(", until {}", when::moment(at)));
+    format!(
+        "{what}{}{} ({})",
+        found.unwrap_or_default(),
+        until.unwrap_or_default(),
+        when::moment(&probe.since)
+    )
 }
 
 async fn logs(context: &Context, task: &str, follow: bool) -> Result<(), Error> {

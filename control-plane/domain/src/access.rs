@@ -336,6 +336,7 @@ fn by_agent(id: AgentId, command: &Command) -> Result<(), Rejection> {
             | TenantCommand::DisconnectAgent { agent, .. }
             | TenantCommand::Report { agent, .. }
             | TenantCommand::AnswerInspection { agent, .. }
+            | TenantCommand::AnswerProbe { agent, .. }
             | TenantCommand::RecordAgentTrust { agent, .. }
             | TenantCommand::RecordAgentFigures { agent, .. },
         ) => Some(*agent),
@@ -501,6 +502,7 @@ fn needed_in(state: &State, tenant: TenantId, command: &TenantCommand) -> Option
         | TenantCommand::DisconnectAgent { .. }
         | TenantCommand::Report { .. }
         | TenantCommand::AnswerInspection { .. }
+        | TenantCommand::AnswerProbe { .. }
         | TenantCommand::RecordAgentTrust { .. }
         | TenantCommand::RecordAgentFigures { .. } => return None,
     })

@@ -16,6 +16,7 @@ mod gate;
 mod hold;
 mod hook;
 mod inventory;
+mod probe;
 mod promotion;
 mod signature;
 mod silence;
@@ -214,6 +215,7 @@ impl TenantState {
             | Fact::TaskBecameUnknown { .. }
             | Fact::TaskEnding { .. }
             | Fact::TaskCancelRequested { .. }) => self.apply_task(at, fact),
+            fact @ (Fact::TaskProbeAsked { .. } | Fact::TaskProbed { .. }) => self.apply_probe(at, fact),
         }
     }
 }

@@ -13,7 +13,7 @@ use stella_protocol::id::{
     AccountId, AgentId, ApiTokenId, DeploymentId, EnrolmentTokenId, EnvironmentId, HookId, PromotionId,
     QuestionId, ReleaseId, RunId, SessionEpoch, TargetId, TaskId, TenantId,
 };
-use stella_protocol::message::{Hello, Holding, Profile};
+use stella_protocol::message::{Effect, Hello, Holding, Profile};
 use stella_protocol::time::Timestamp;
 use stella_protocol::trace::TraceContext;
 use stella_signing::{PublicKey, Signature};
@@ -722,6 +722,17 @@ pub enum TenantCommand {
         question: QuestionId,
         /// What, in the order of the question.
         holdings: Vec<Holding>,
+    },
+    /// An agent says what is left of an attempt whose outcome nobody knows, and of its effect.
+    AnswerProbe {
+        /// Which agent.
+        agent: AgentId,
+        /// In which session.
+        session: SessionEpoch,
+        /// Which question it answers.
+        question: QuestionId,
+        /// What it found.
+        effect: Effect,
     },
     /// An agent tells whom it trusts from now on, and which of the authority's roots its certificate is of.
     RecordAgentTrust {

@@ -29,6 +29,7 @@ mod hook;
 mod job;
 mod outgoing;
 mod path;
+mod probe;
 mod promotion;
 mod proof;
 mod provenance;
@@ -395,6 +396,9 @@ fn carry_out(tx: &mut Transaction<'_>, command: &TenantCommand) -> Result<Outcom
         TenantCommand::WaiveWayBack { deployment, reason } => proof::waive(tx, *deployment, reason),
         TenantCommand::AnswerInspection { agent, session, question, holdings } => {
             proof::answer(tx, *agent, *session, *question, holdings)
+        }
+        TenantCommand::AnswerProbe { agent, session, question, effect } => {
+            probe::answer(tx, *agent, *session, *question, effect)
         }
         TenantCommand::SetEnvironmentVerification { environment, verification: wanted } => {
             verification::set(tx, *environment, *wanted)

@@ -608,6 +608,9 @@ pub struct TargetRollout {
     /// How often somebody had it tried again.
     #[serde(default)]
     pub round: u32,
+    /// The last of its tasks that was settled by a look at its host, if one was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settled: Option<TaskId>,
     /// How far it has got.
     pub progress: Progress,
 }

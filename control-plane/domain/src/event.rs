@@ -33,6 +33,7 @@ use crate::hold::PauseCause;
 use crate::hook::HookAction;
 use crate::name::{Identifier, Name, Version};
 use crate::plan::Plan;
+use crate::probe::ProbeAnswer;
 use crate::promotion::{ApprovalRule, ApprovalSignature, Objection};
 use crate::provenance::Provenance;
 use crate::release::{Component, Step};
@@ -332,6 +333,17 @@ pub enum Fact {
     },
     TaskCancelRequested {
         key: AttemptKey,
+    },
+    /// The agent of a task of which nobody knows what has become is asked what is left of it; the answer is waited for until then.
+    TaskProbeAsked {
+        key: AttemptKey,
+        number: u32,
+        until: Timestamp,
+    },
+    /// The agent has said what it found, or has not in time. If that settles the task, its end follows.
+    TaskProbed {
+        key: AttemptKey,
+        answer: ProbeAnswer,
     },
     ReportIgnored {
         agent: AgentId,

@@ -2,7 +2,9 @@
 //! is named by a hash of what it was created for: a version 8 UUID, which no caller's random id can be.
 
 use sha2::{Digest as _, Sha256};
-use stella_protocol::id::{DeploymentId, EnvironmentId, QuestionId, ReleaseId, RunId, TargetId, TaskId};
+use stella_protocol::id::{
+    AttemptKey, DeploymentId, EnvironmentId, QuestionId, ReleaseId, RunId, TargetId, TaskId,
+};
 use stella_protocol::time::Timestamp;
 use uuid::{Builder, Uuid};
 
@@ -23,6 +25,12 @@ pub(crate) fn task(deployment: DeploymentId, target: TargetId, step: u16, round:
 pub(crate) fn question(deployment: DeploymentId, target: TargetId, number: u32) -> QuestionId {
     let (deployment, target) = (deployment.0.as_bytes(), target.0.as_bytes());
     QuestionId(derived(&[b"way back", deployment, target, &number.to_be_bytes()]))
+}
+
+/// The number-th question about what is left of an attempt.
+pub(crate) fn probe(key: AttemptKey, number: u32) -> QuestionId {
+    let (task, attempt) = (key.task.0.as_bytes(), &key.attempt.0.to_be_bytes());
+    QuestionId(derived(&[b"probe", task, attempt, &number.to_be_bytes()]))
 }
 
 /// The rollback that the failure of a deployment starts. Like a version 7 UUID it begins with the time, in milliseconds, so that

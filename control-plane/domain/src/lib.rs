@@ -64,6 +64,8 @@
 //! - **INV-26 draining**: an agent whose host is out of rotation is sent no task but such as go on with what was begun on their target.
 //! - **INV-27 plan**: each task that is sent for a deployment that somebody asked for is the one at its place in the leaf of its target in
 //!   the plan that was sealed; and so is each task of what takes it back by the steps that are planned there.
+//! - **INV-28 unknown**: an outcome that nobody knows is settled by the agent's own word, by a proof of its host or by a person, and never
+//!   by silence.
 
 pub mod access;
 pub mod agent;
@@ -93,6 +95,7 @@ mod ids;
 pub mod job;
 pub mod name;
 pub mod plan;
+pub mod probe;
 pub mod promotion;
 pub mod provenance;
 pub mod rejection;

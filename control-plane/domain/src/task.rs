@@ -10,6 +10,7 @@ use stella_protocol::time::Timestamp;
 use stella_protocol::trace::TraceParent;
 
 use crate::name::Name;
+use crate::probe::Probe;
 
 /// How long an agent that does not tell how far the end of a task has got has to confirm it, in milliseconds. After it the task is
 /// `unknown`: longer than any sensible pause between TERM and KILL.
@@ -58,6 +59,9 @@ pub struct Task {
     /// When its end should have got further; set once its cancellation was asked for. There is a timer for it as long as
     /// the task is open.
     pub overdue_at: Option<Timestamp>,
+    /// What its host was asked, and has said, since nobody knows what became of it; `None` if it was not asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe: Option<Probe>,
     /// When it was queued.
     pub queued_at: Timestamp,
     /// What caused it. What travels with the trace is in its deployment.
@@ -190,7 +194,7 @@ impl Cancellation {
     }
 }
 
-/// How far a task has got. `Unknown` is not final: the agent's late word or an operator settles it.
+/// How far a task has got. `Unknown` is not final: the agent's late word, a proof of its host or an operator settles it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "state")]
 pub enum TaskState {

@@ -371,6 +371,8 @@ pub enum Timer {
     KeepEnds(DeploymentId),
     /// Hosts that were asked about the way back of a deployment have not answered.
     WayBackOverdue(DeploymentId),
+    /// An agent that was asked what is left of a task has not answered.
+    ProbeOverdue(TaskId),
     /// An enrolment token has ended some time ago.
     EnrolmentTokenEnded(EnrolmentTokenId),
 }

@@ -9,8 +9,8 @@ use std::path::Path;
 
 use common::colours::{blue_green, groups, in_group, new_coloured};
 use common::{
-    STAGING, TENANT, TOKEN, World, agent, canary, deployment, digest, failed, mark, name, new_deployment,
-    new_release, promotion, release, rule, target,
+    STAGING, TENANT, TOKEN, World, agent, canary, deployment, digest, failed, hello, mark, name,
+    new_deployment, new_release, promotion, release, rule, target,
 };
 use stella_domain::agent::Connectivity;
 use stella_domain::amount::Amount;
@@ -21,6 +21,7 @@ use stella_domain::environment::Verification;
 use stella_domain::event::{Event, Fact, PlannedTarget, StreamId};
 use stella_domain::gate::{Gate, Outcome};
 use stella_domain::hold::PauseCause;
+use stella_domain::probe::ProbeAnswer;
 use stella_domain::promotion::Objection;
 use stella_domain::signature::statement;
 use stella_domain::state::State;
@@ -28,7 +29,7 @@ use stella_domain::strategy::{BlueGreen, Rolling, Strategy};
 use stella_domain::task::EndingStage;
 use stella_domain::way_back::{ProofAnswer, ProofRule};
 use stella_protocol::id::{Attempt, AttemptKey, DeploymentId, Generation, Position, SessionEpoch, TaskId};
-use stella_protocol::message::{Ending, Holding, TaskOutcome};
+use stella_protocol::message::{Effect, Ending, Hello, Holding, TaskOutcome, capability};
 use stella_protocol::time::Timestamp;
 use stella_protocol::trace::TraceContext;
 
@@ -112,6 +113,17 @@ fn task_facts(key: AttemptKey, session: SessionEpoch) -> Vec<(String, Fact)> {
     ] {
         facts.push((format!("task_ending, {name}"), Fact::TaskEnding { key, stage }));
     }
+    for number in [1, 2] {
+        let fact = Fact::TaskProbeAsked { key, number, until: Timestamp(2_500_000) };
+        facts.push((format!("task_probe_asked, number {number}"), fact));
+    }
+    for answer in [
+        ProbeAnswer::Done { what: "x".to_owned() },
+        ProbeAnswer::NotDone { what: "x".to_owned() },
+        ProbeAnswer::Unclear { reason: "x".to_owned() },
+    ] {
+        facts.push((format!("task_probed, {}", answer.name()), Fact::TaskProbed { key, answer }));
+    }
     for (name, outcome) in outcomes() {
         let fact = Fact::TaskFinished { key, position: None, started_at: None, finished_at: at, outcome };
         facts.push((format!("task_finished, {name}"), fact));
@@ -151,6 +163,17 @@ fn tasks(table: &mut String) {
         let stage = stella_protocol::message::EndingStage::Terminated;
         world.report(1, Report::Ending(Ending { key, stage }));
     });
+    reached("unknown, its host is not asked", &|world| {
+        let journal = world.tenant().work[&agent(1)].journal.unwrap();
+        let hello = hello(journal, vec![]);
+        let capabilities = hello.capabilities & !capability::PROBES;
+        world.connect_with(1, Hello { capabilities, ..hello }, false);
+        world.finish(1, TaskOutcome::Unknown { reason: "x".to_owned() });
+    });
+    reached("unknown, its host cannot tell", &|world| {
+        world.finish(1, TaskOutcome::Unknown { reason: "x".to_owned() });
+        world.probe(1, Effect::Unclear { reason: "x".to_owned() });
+    });
     for (name, outcome) in outcomes() {
         reached(&format!("finished as {name}"), &|world| {
             world.finish(1, outcome.clone());
@@ -167,7 +190,8 @@ fn tasks(table: &mut String) {
         rows(table, &format!("task {label}"), &world.state, &task_facts(key, session), |state| {
             let task = &state.tenants[&TENANT].tasks[&key.task];
             let asked = task.cancellation().map(|it| format!(", its cancellation {}", it.name()));
-            format!("{}{}", task.state.name(), asked.unwrap_or_default())
+            let probed = task.unprobed().map(|it| format!(", {it}"));
+            format!("{}{}{}", task.state.name(), asked.unwrap_or_default(), probed.unwrap_or_default())
         });
     }
 }

@@ -13,7 +13,7 @@ use stella_domain::task::{CANCEL_GRACE_MS, Task, TaskState};
 use stella_domain::tenant::TenantState;
 use stella_protocol::close::CloseCode;
 use stella_protocol::id::{AgentId, AttemptKey, QuestionId, SessionEpoch, TenantId};
-use stella_protocol::message::{Cancel, Dispatch, Inspect, TracedDispatch, capability};
+use stella_protocol::message::{AttemptProbe, Cancel, Dispatch, Inspect, TracedDispatch, capability};
 use stella_protocol::session::SendError;
 use stella_protocol::session::control::ControlSession;
 
@@ -37,6 +37,8 @@ pub(crate) struct Told {
     answered: BTreeSet<QuestionId>,
     /// Whether the agent can be asked that.
     takes_questions: bool,
+    /// Whether it can be asked what is left of an attempt.
+    takes_probes: bool,
     figures: Figures,
 }
 
@@ -91,6 +93,7 @@ impl Told {
             asked: BTreeSet::new(),
             answered: BTreeSet::new(),
             takes_questions: capabilities & capability::HOLDINGS != 0,
+            takes_probes: capabilities & capability::PROBES != 0,
             figures: if has_figures { Figures::Unasked } else { Figures::None },
         }
     }
@@ -123,6 +126,7 @@ pub(crate) fn has_any(state: &State, link: &Link) -> bool {
     check(state, link.tenant, link.agent, link.session).is_err()
         || open_tasks(state, link.tenant, link.agent).next().is_some()
         || questions(state, link.tenant, link.agent).next().is_some()
+        || probes(state, link.tenant, link.agent).next().is_some()
 }
 
 /// Queues what was not told yet. Stops when the transport does not keep up; the next call goes on.
@@ -179,28 +183,44 @@ fn ask(
     (tenant, agent): (TenantId, AgentId),
     session: &mut ControlSession,
 ) -> Result<(), SendError> {
-    // Who does not understand the question is waited for until its window is over.
-    if !told.understands_questions() {
-        return Ok(());
-    }
     let mut open = BTreeSet::new();
-    for inspect in questions(state, tenant, agent) {
-        open.insert(inspect.question);
-        if !told.asked.contains(&inspect.question) {
-            let question = inspect.question;
-            match session.inspect(Box::new(inspect)) {
-                Ok(()) => {}
-                Err(SendError::Frame(error)) => {
-                    tracing::error!(tenantId = %tenant, agentId = %agent, %error, "a question does not fit into a frame");
-                }
-                Err(error) => return Err(error),
-            }
+    // Who does not understand a question is waited for until its window is over.
+    let holdings = questions(state, tenant, agent).filter(|_| told.takes_questions);
+    for inspect in holdings.collect::<Vec<_>>() {
+        let question = inspect.question;
+        open.insert(question);
+        if !told.asked.contains(&question) {
+            is_asked(session.inspect(Box::new(inspect)), (tenant, agent))?;
+            told.asked.insert(question);
+        }
+    }
+    let attempts = probes(state, tenant, agent).filter(|_| told.takes_probes);
+    for probe in attempts.collect::<Vec<_>>() {
+        let question = probe.question;
+        open.insert(question);
+        if !told.asked.contains(&question) {
+            is_asked(session.probe(Box::new(probe)), (tenant, agent))?;
             told.asked.insert(question);
         }
     }
     told.asked.retain(|question| open.contains(question));
     told.answered.retain(|question| open.contains(question));
     Ok(())
+}
+
+/// A question that cannot be put is a defect: it is logged, and is not put again.
+fn is_asked(sent: Result<(), SendError>, (tenant, agent): (TenantId, AgentId)) -> Result<(), SendError> {
+    match sent {
+        Err(SendError::Frame(error)) => {
+            tracing::error!(tenantId = %tenant, agentId = %agent, %error, "a question does not fit into a frame");
+            Ok(())
+        }
+        sent => sent,
+    }
+}
+
+fn probes(state: &State, tenant: TenantId, agent: AgentId) -> impl Iterator<Item = AttemptProbe> {
+    state.tenants.get(&tenant).into_iter().flat_map(move |owned| owned.probes(agent))
 }
 
 fn questions(state: &State, tenant: TenantId, agent: AgentId) -> impl Iterator<Item = Inspect> {

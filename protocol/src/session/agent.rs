@@ -9,8 +9,9 @@ use crate::frame::Decoder;
 use crate::id::{AttemptKey, SessionEpoch};
 use crate::limits::HANDSHAKE_TIMEOUT_MS;
 use crate::message::{
-    Accepted, Cancel, Ending, FiguresAt, Finished, Heartbeat, Hello, Inspect, Inspected, RenewRequest,
-    Renewed, Running, ToAgent, ToControlPlane, TracedDispatch, Trust, Trusts, Welcome,
+    Accepted, AttemptProbe, AttemptProbed, Cancel, Ending, FiguresAt, Finished, Heartbeat, Hello, Inspect,
+    Inspected, RenewRequest, Renewed, Running, ToAgent, ToControlPlane, TracedDispatch, Trust, Trusts,
+    Welcome,
 };
 
 /// What the driver of an agent's session has to act on.
@@ -32,6 +33,8 @@ pub enum AgentEvent {
     Trust(Trust),
     /// Say what the host holds: answer with [`AgentSession::inspected`].
     Inspect(Box<Inspect>),
+    /// Say what is left of an attempt and of its effect: answer with [`AgentSession::probed`], or say again how it has ended.
+    Probe(Box<AttemptProbe>),
     /// Say where the figures are: answer with [`AgentSession::figures_at`].
     WhereFigures,
     /// Finish what is open; no dispatch follows in this session.
@@ -249,6 +252,14 @@ impl AgentSession {
         self.send(&ToControlPlane::Inspected(inspected))
     }
 
+    /// Answers what is left of an attempt and of its effect.
+    ///
+    /// # Errors
+    /// [`SendError`]; the control plane asks again in the next session, if it still wants to know.
+    pub fn probed(&mut self, probed: AttemptProbed) -> Result<(), SendError> {
+        self.send(&ToControlPlane::Probed(probed))
+    }
+
     /// Says how far the end of a cancelled attempt has got.
     ///
     /// # Errors
@@ -319,6 +330,7 @@ impl AgentSession {
             (State::Active(_) | State::Draining(_), ToAgent::Inspect(inspect)) => {
                 Ok(AgentEvent::Inspect(inspect))
             }
+            (State::Active(_) | State::Draining(_), ToAgent::Probe(probe)) => Ok(AgentEvent::Probe(probe)),
             (State::Active(_) | State::Draining(_), ToAgent::WhereFigures) => Ok(AgentEvent::WhereFigures),
             (State::Active(_) | State::Draining(_), ToAgent::End(cancel)) => Ok(AgentEvent::End(cancel)),
             (state, frame) => Err(Violation::OutOfOrder { frame: frame.name(), state: state.name() }),

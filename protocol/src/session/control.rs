@@ -9,8 +9,9 @@ use crate::frame::Decoder;
 use crate::id::{AttemptKey, SessionEpoch};
 use crate::limits::{ACKNOWLEDGEMENTS_MAX, HANDSHAKE_TIMEOUT_MS, HEARTBEATS_MISSED_MAX};
 use crate::message::{
-    Accepted, Cancel, Dispatch, Ending, FiguresAt, Finished, Heartbeat, Hello, Inspect, Inspected,
-    RenewRequest, Renewed, Running, ToAgent, ToControlPlane, TracedDispatch, Trust, Trusts, Welcome,
+    Accepted, AttemptProbe, AttemptProbed, Cancel, Dispatch, Ending, FiguresAt, Finished, Heartbeat, Hello,
+    Inspect, Inspected, RenewRequest, Renewed, Running, ToAgent, ToControlPlane, TracedDispatch, Trust,
+    Trusts, Welcome,
 };
 
 /// What the driver of a control plane's session has to act on.
@@ -36,6 +37,8 @@ pub enum ControlEvent {
     FiguresAt(FiguresAt),
     /// How far the end of a cancelled attempt has got.
     Ending(Ending),
+    /// What is left of an attempt and of its effect: the answer to [`ControlSession::probe`].
+    Probed(AttemptProbed),
     /// It is over. The last event, and there is exactly one: close the connection with [`CloseReason::code`].
     /// An agent that left on purpose shows as [`CloseReason::Goodbye`].
     Closed(CloseReason),
@@ -288,6 +291,15 @@ impl ControlSession {
         self.send(&ToAgent::Inspect(inspect))
     }
 
+    /// Asks what is left of an attempt and of its effect. Call it only for an agent that understands it
+    /// ([`crate::message::capability::PROBES`]).
+    ///
+    /// # Errors
+    /// [`SendError`]; nothing was asked.
+    pub fn probe(&mut self, probe: Box<AttemptProbe>) -> Result<(), SendError> {
+        self.send(&ToAgent::Probe(probe))
+    }
+
     /// Asks where the agent serves its own figures. Call it only for an agent that understands it
     /// ([`crate::message::capability::FIGURES`]).
     ///
@@ -352,6 +364,7 @@ impl ControlSession {
                     ToControlPlane::Inspected(inspected) => Ok(ControlEvent::Inspected(inspected)),
                     ToControlPlane::FiguresAt(figures) => Ok(ControlEvent::FiguresAt(figures)),
                     ToControlPlane::Ending(ending) => Ok(ControlEvent::Ending(ending)),
+                    ToControlPlane::Probed(probed) => Ok(ControlEvent::Probed(probed)),
                     ToControlPlane::Goodbye => Err(CloseReason::Goodbye),
                     ToControlPlane::Hello(_) => Err(out_of_order("hello", self.state.name())),
                 }

@@ -190,7 +190,8 @@ impl World {
                 | ControlEvent::Trusts(_)
                 | ControlEvent::Inspected(_)
                 | ControlEvent::FiguresAt(_)
-                | ControlEvent::Ending(_) => {
+                | ControlEvent::Ending(_)
+                | ControlEvent::Probed(_) => {
                     unreachable!("nobody asks for a certificate, or about a host, here")
                 }
                 ControlEvent::Closed(reason) => self.closed.push(("control", reason)),
@@ -236,6 +237,7 @@ impl World {
                 | AgentEvent::Renewed(_)
                 | AgentEvent::Trust(_)
                 | AgentEvent::Inspect(_)
+                | AgentEvent::Probe(_)
                 | AgentEvent::WhereFigures
                 | AgentEvent::Drain => self.tell(format!("agent: {event:?}")),
                 AgentEvent::Closed(reason) => self.closed.push(("agent", reason)),

@@ -272,6 +272,7 @@ impl Simulated {
                 | AgentEvent::Renewed(_)
                 | AgentEvent::Trust(_)
                 | AgentEvent::Inspect(_)
+                | AgentEvent::Probe(_)
                 | AgentEvent::WhereFigures
                 | AgentEvent::Drain => {}
             }

@@ -1,10 +1,12 @@
 //! What this host holds of a release that could be gone back to. Nothing is changed, and no lock is taken: a task is not held up
 //! by a question.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use stella_protocol::limits::REASON_BYTES_MAX;
 use stella_protocol::message::{Holding, Wanted};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -26,7 +28,7 @@ impl Patience {
         Self { by: Instant::now() + timeout, stop }
     }
 
-    fn check(&self) -> Result<(), Stopped> {
+    pub(in super::super) fn check(&self) -> Result<(), Stopped> {
         if self.stop.is_cancelled() {
             Err(Stopped::Cancelled)
         } else if Instant::now() >= self.by {
@@ -34,6 +36,29 @@ impl Patience {
         } else {
             Ok(())
         }
+    }
+
+    /// A pause between two looks; fails if the end is there first.
+    pub(crate) async fn pause(&self, duration: Duration) -> Result<(), Stopped> {
+        tokio::select! {
+            () = self.stop.cancelled() => Err(Stopped::Cancelled),
+            () = tokio::time::sleep_until(self.by) => Err(Stopped::TimedOut),
+            () = tokio::time::sleep(duration) => Ok(()),
+        }
+    }
+
+    /// The turn of who has this patience, if it comes in time.
+    pub(in super::super) async fn turn(&self, turn: Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
+        tokio::select! {
+            () = self.stop.cancelled() => None,
+            () = tokio::time::sleep_until(self.by) => None,
+            turn = turn.acquire_owned() => turn.ok(),
+        }
+    }
+
+    /// Until this time from now at most.
+    pub(in super::super) fn at_most(&self, duration: Duration) -> Self {
+        Self { by: self.by.min(Instant::now() + duration), stop: self.stop.clone() }
     }
 }
 

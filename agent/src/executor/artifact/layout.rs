@@ -255,14 +255,7 @@ impl Component {
 
     /// The release that `current` points to.
     pub(super) fn current(&self) -> Result<Option<String>, Error> {
-        match self.dir.symlink_metadata(CURRENT) {
-            Ok(found) if found.is_symlink() => {}
-            Ok(_) => return Err(Error::CurrentIsNoLink),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(Error::Io { action: "look at `current`".to_owned(), source }),
-        }
-        let target = during("read `current`", self.dir.read_link_contents(CURRENT))?;
-        Ok(target.file_name().and_then(|name| name.to_str()).map(str::to_owned))
+        current(&self.dir)
     }
 
     /// Points `current` to a release, in one step.
@@ -340,6 +333,34 @@ impl Component {
         }
         during(action(), self.releases.rename(name, &self.incoming, name))?;
         self.remove_incoming(name, may_go_on)
+    }
+}
+
+/// The release that `current` points to in a component's folder.
+pub(super) fn current(component: &Dir) -> Result<Option<String>, Error> {
+    match component.symlink_metadata(CURRENT) {
+        Ok(found) if found.is_symlink() => {}
+        Ok(_) => return Err(Error::CurrentIsNoLink),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(Error::Io { action: "look at `current`".to_owned(), source }),
+    }
+    let target = during("read `current`", component.read_link_contents(CURRENT))?;
+    Ok(target.file_name().and_then(|name| name.to_str()).map(str::to_owned))
+}
+
+/// Whether a task holds a component's folder. Whoever wants it at this very moment tries again.
+pub(super) fn is_held(component: &Dir) -> Result<bool, Error> {
+    let lock = match component.open(LOCK) {
+        Ok(lock) => lock.into_std(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(source) => return Err(Error::Io { action: "open the component's lock".to_owned(), source }),
+    };
+    match lock.try_lock_shared() {
+        Ok(()) => Ok(false),
+        Err(TryLockError::WouldBlock) => Ok(true),
+        Err(TryLockError::Error(source)) => {
+            Err(Error::Io { action: "look at the component's lock".to_owned(), source })
+        }
     }
 }
 

@@ -17,6 +17,7 @@ use stella_protocol::time::Timestamp;
 
 use super::event::actor;
 use super::release::release_ref;
+use super::task::unknown;
 use super::{agent_named, environment_named, hold, target_named, time, verification, way_back};
 
 /// A deployment of this tenant.
@@ -213,7 +214,8 @@ fn target(tenant: &TenantState, deployment: &Deployment, part: &TargetRollout) -
         reason: reason
             .map(str::to_owned)
             .or_else(|| held_up(tenant, &part.progress))
-            .or_else(|| left_behind(tenant, deployment, part)),
+            .or_else(|| left_behind(tenant, deployment, part))
+            .or_else(|| settled(tenant, part)),
         way_back: way_back::of_target(part),
     }
 }
@@ -230,7 +232,7 @@ fn held_up(tenant: &TenantState, progress: &Progress) -> Option<String> {
                 |(agent, hold)| format!("waits for its agent {agent}, which is draining: {}", hold.reason),
             ))
         }
-        TaskState::Unknown { since: _, reason } => Some(format!("task {} is unknown: {reason}", task.id)),
+        TaskState::Unknown { .. } => unknown(task),
         TaskState::Dispatched { .. }
         | TaskState::Accepted { .. }
         | TaskState::Running { .. }
@@ -245,9 +247,16 @@ fn held_up(tenant: &TenantState, progress: &Progress) -> Option<String> {
 /// Why a target is quarantined that the deployment has left behind, if it is.
 fn left_behind(tenant: &TenantState, deployment: &Deployment, part: &TargetRollout) -> Option<String> {
     let task = tenant.tasks.get(&tenant.targets.get(&part.target)?.blocked_by?)?;
-    let TaskState::Unknown { since: _, reason } = &task.state else { return None };
+    let why = unknown(task)?;
     let is_ours = task.deployment == deployment.id && matches!(part.progress, Progress::Abandoned { .. });
-    is_ours.then(|| format!("quarantined: task {} is unknown: {reason}", task.id))
+    is_ours.then(|| format!("quarantined: {why}"))
+}
+
+/// What was not known of a step, and a look at the host has shown.
+fn settled(tenant: &TenantState, part: &TargetRollout) -> Option<String> {
+    let task = tenant.tasks.get(&part.settled?)?;
+    let found = task.settled_by_probe()?.words();
+    Some(format!("step {} was settled by a look at the host: {found}", task.step))
 }
 
 /// What a target's progress says beside its name.

@@ -2,7 +2,8 @@
 
 use base64::Engine;
 use stella_api_types::target::Quarantine;
-use stella_api_types::task::{Cancellation as CancellationDto, OutputLine, Task as TaskDto};
+use stella_api_types::task::{Cancellation as CancellationDto, OutputLine, Task as TaskDto, TaskProbe};
+use stella_domain::probe::{Probe, Standing};
 use stella_domain::target::Target;
 use stella_domain::task::{Cancellation, Ended, Task, TaskState};
 use stella_domain::tenant::TenantState;
@@ -29,6 +30,7 @@ pub(crate) fn task(tenant: &TenantState, task: &Task) -> TaskDto {
         exit_code: said.exit_code,
         cancel_requested: task.cancel_requested,
         cancellation: task.cancellation().map(|it| cancellation(task, it)),
+        probe: task.probe.as_ref().map(probe),
         timeout_ms: task.spec.timeout_ms(),
         queued_at: time(task.queued_at),
         started_at: said.started_at.map(time),
@@ -51,6 +53,30 @@ fn cancellation(task: &Task, it: Cancellation) -> CancellationDto {
     }
 }
 
+fn probe(it: &Probe) -> TaskProbe {
+    match &it.standing {
+        Standing::Asked { until } => TaskProbe {
+            state: "asked".to_owned(),
+            since: time(it.asked_at),
+            until: Some(time(*until)),
+            found: None,
+        },
+        Standing::Answered { at, answer } => TaskProbe {
+            state: answer.name().to_owned(),
+            since: time(*at),
+            until: None,
+            found: Some(answer.words().to_owned()),
+        },
+    }
+}
+
+/// Why nobody knows what has become of a task, and what its host says about that.
+pub(super) fn unknown(task: &Task) -> Option<String> {
+    let TaskState::Unknown { since: _, reason } = &task.state else { return None };
+    let unprobed = task.unprobed().map(|unprobed| format!("; {unprobed}")).unwrap_or_default();
+    Some(format!("task {} is unknown: {reason}{unprobed}", task.id))
+}
+
 /// Why a target is quarantined, if it is.
 pub(crate) fn quarantine(tenant: &TenantState, target: &Target) -> Option<Quarantine> {
     let task = tenant.tasks.get(&target.blocked_by?)?;
@@ -60,7 +86,7 @@ pub(crate) fn quarantine(tenant: &TenantState, target: &Target) -> Option<Quaran
         step: task.step.to_string(),
         deployment: task.deployment.to_string(),
         since: time(*since),
-        reason: reason.clone(),
+        reason: task.unprobed().map_or_else(|| reason.clone(), |unprobed| format!("{reason}; {unprobed}")),
     })
 }
 

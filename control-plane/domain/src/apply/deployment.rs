@@ -266,6 +266,7 @@ impl TenantState {
             is_spared: !planned.legs.is_empty(),
             before: None,
             way_back: None,
+            settled: None,
             round: 0,
             progress: Progress::Waiting,
         })

@@ -124,6 +124,7 @@ impl TenantState {
             state: TaskState::Queued,
             cancel_requested: false,
             ending: None,
+            probe: None,
             overdue_at: None,
             queued_at: event.at,
             trace: if deployment.trace.is_valid() { &deployment.trace } else { &event.trace }.parent(),
@@ -248,6 +249,9 @@ impl TenantState {
                 self.unsettled.remove(&agent);
             }
         }
+        if before == Standing::Unknown {
+            self.close_probe(id);
+        }
         // Only a task that was unknown can have been left behind by its deployment.
         if before == Standing::Unknown
             && self.targets.get(&target).is_some_and(|target| target.blocked_by == Some(id))
@@ -308,23 +312,29 @@ fn next(task: &Task, at: Timestamp, fact: &Fact) -> Option<TaskState> {
         ) => {
             let known = if let Running { started_at } = before { Some(*started_at) } else { None };
             let started_at = started_at.or(known);
-            ended(started_at, *finished_at, outcome)
+            ended(task, started_at, *finished_at, outcome)
         }
         _ => None,
     }
 }
 
 /// `None` for [`TaskOutcome::Unknown`]: that is no end, and has a fact of its own.
-fn ended(started_at: Option<Timestamp>, at: Timestamp, outcome: &TaskOutcome) -> Option<TaskState> {
+fn ended(
+    task: &Task,
+    started_at: Option<Timestamp>,
+    at: Timestamp,
+    outcome: &TaskOutcome,
+) -> Option<TaskState> {
     let end = |reason: &str, exit_code| Ended { started_at, at, reason: reason.to_owned(), exit_code };
     Some(match outcome {
         TaskOutcome::Succeeded => TaskState::Succeeded(end("", None)),
         TaskOutcome::Failed { reason, exit_code } => TaskState::Failed(end(reason, *exit_code)),
         TaskOutcome::TimedOut => TaskState::TimedOut(end("it took longer than it may", None)),
         TaskOutcome::Cancelled => TaskState::Cancelled(end("it was told to end", None)),
-        TaskOutcome::Interrupted => {
-            TaskState::Interrupted(end("its agent restarted in the middle of it", None))
-        }
+        TaskOutcome::Interrupted => TaskState::Interrupted(match task.settled_by_probe() {
+            Some(found) => end(&format!("it was not done: {}", found.words()), None),
+            None => end("its agent restarted in the middle of it", None),
+        }),
         TaskOutcome::Refused { reason } => {
             TaskState::Failed(end(&format!("the agent refused it: {reason}"), None))
         }

@@ -8,7 +8,7 @@ use stella_protocol::message::{Hello, JournalMark, TaskOutcome, capability};
 use stella_protocol::validate::is_host;
 
 use super::transaction::Transaction;
-use super::{fields, proof, rollout};
+use super::{fields, probe, proof, rollout};
 use crate::agent::{Connectivity, FiguresAddress};
 use crate::command::Outcome;
 use crate::event::Fact;
@@ -55,6 +55,7 @@ pub(super) fn connect(
         compare(tx, &task, session, memory, listed.contains(&task.key()))?;
     }
     tx.held = None;
+    probe::agent_is_back(tx, id)?;
     rollout::dispatch(tx, id)?;
     proof::agent_is_back(tx, id)?;
     Ok(Outcome::Session(session))

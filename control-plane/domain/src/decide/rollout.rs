@@ -10,7 +10,7 @@ use stella_protocol::message::TaskOutcome;
 
 use super::gate::{self, Asking, Ruling};
 use super::transaction::Transaction;
-use super::{brake, colour, ending, group, path, proof, rollback, verification};
+use super::{brake, colour, ending, group, path, probe, proof, rollback, verification};
 use crate::agent::{Connectivity, OPEN_TASKS_MAX};
 use crate::colour::Stage;
 use crate::deployment::{CanaryStep, Deployment, OnFailure, Progress, RollbackReason, Status, TargetRollout};
@@ -387,6 +387,7 @@ pub(super) fn became_unknown(tx: &mut Transaction<'_>, id: TaskId, reason: &str)
         tx.emit(Fact::TargetAbandoned { deployment: task.deployment, target: task.target })?;
         end_if_quiet(tx, task.deployment)?;
     }
+    probe::ask(tx, id)?;
     dispatch(tx, task.agent)
 }
 

@@ -6,7 +6,7 @@ use stella_protocol::id::DeploymentId;
 use stella_protocol::time::Timestamp;
 
 use super::transaction::{Transaction, WORK_MAX};
-use super::{Decision, Stuck, colour, ending, follow, gate, hold, promotion, proof, rollout, run};
+use super::{Decision, Stuck, colour, ending, follow, gate, hold, probe, promotion, proof, rollout, run};
 use crate::command::Request;
 use crate::deployment::Status;
 use crate::event::{Fact, StreamId};
@@ -105,6 +105,7 @@ fn fact_of_system(timer: &Timer) -> Option<Fact> {
         | Timer::GateAgain(..)
         | Timer::AutoPromotion(..)
         | Timer::WayBackOverdue(_)
+        | Timer::ProbeOverdue(_)
         | Timer::KeepEnds(_)
         | Timer::EnrolmentTokenEnded(_) => None,
     }
@@ -144,6 +145,7 @@ fn fire(tx: &mut Transaction<'_>, timer: &Timer) -> Result<(), Rejection> {
             tx.emit(Fact::AutoPromotionDue { environment: *environment, release: *release })
         }
         Timer::WayBackOverdue(deployment) => proof::overdue(tx, *deployment),
+        Timer::ProbeOverdue(task) => probe::overdue(tx, *task),
         Timer::KeepEnds(deployment) => colour::keep_ended(tx, *deployment),
         Timer::StepDue(id, step) => run::due(tx, *id, step),
         Timer::EnrolmentTokenEnded(id) => tx.emit(Fact::EnrolmentTokenForgotten { id: *id }),

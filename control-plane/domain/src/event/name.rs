@@ -60,6 +60,8 @@ impl Fact {
             Self::TaskBecameUnknown { .. } => "task_became_unknown",
             Self::TaskEnding { .. } => "task_ending",
             Self::TaskCancelRequested { .. } => "task_cancel_requested",
+            Self::TaskProbeAsked { .. } => "task_probe_asked",
+            Self::TaskProbed { .. } => "task_probed",
             Self::ReportIgnored { .. } => "report_ignored",
             Self::EnvironmentLocked { .. } => "environment_locked",
             Self::EnvironmentUnlocked { .. } => "environment_unlocked",

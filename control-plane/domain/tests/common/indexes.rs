@@ -124,6 +124,11 @@ fn timers(tenant: &TenantState) {
     for task in tenant.tasks.values().filter(|task| task.state.is_open()) {
         wanted.extend(task.overdue_at.map(|at| (at, Timer::TaskOverdue(task.id))));
     }
+    for task in tenant.tasks.values() {
+        let probed = task.probed_until();
+        wanted.extend(probed.map(|at| (at, Timer::ProbeOverdue(task.id))));
+        assert!(probed.is_none() || super::is_unknown(task), "INV-28: what is known is asked about");
+    }
     for token in tenant.enrolment_tokens.values() {
         wanted.insert((token.forgotten_at(), Timer::EnrolmentTokenEnded(token.id)));
     }

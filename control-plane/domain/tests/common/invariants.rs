@@ -113,6 +113,7 @@ pub fn step(before: &State, after: &State, events: &[(StreamId, Event)]) {
     super::jobs::step(old, new, events);
     starts_nothing_paused(old, new, events);
     begins_nothing_on_draining_hosts(old, new, events);
+    settled_by_a_proof_or_a_person(old, events);
     for (at, (_, event)) in events.iter().enumerate() {
         let switches = |id| new.deployments.get(id).is_some_and(|it| !it.is_beside());
         if let Fact::TargetStarted { deployment, .. } = &event.fact {
@@ -336,6 +337,33 @@ fn begins_nothing_on_draining_hosts(old: &TenantState, new: &TenantState, events
         let Some(part) = new.deployments[&task.deployment].targets.get(&task.target) else { continue };
         let is_first = matches!(part.progress, Progress::Active { step: 0, .. }) && part.round == 0;
         assert!(!(drains(old) && drains(new) && is_first), "INV-26: {} was sent", key.task);
+    }
+}
+
+/// INV-28.
+fn settled_by_a_proof_or_a_person(old: &TenantState, events: &[(StreamId, Event)]) {
+    let mut unknown: BTreeSet<_> =
+        old.tasks.values().filter(|task| super::is_unknown(task)).map(|task| task.key()).collect();
+    let mut proven = BTreeSet::new();
+    for (_, event) in events {
+        match &event.fact {
+            Fact::TaskBecameUnknown { key, .. } => drop(unknown.insert(*key)),
+            Fact::TaskProbed { key, answer } => {
+                assert!(unknown.contains(key), "INV-28: {key} was probed, and is known");
+                if answer.settles() {
+                    proven.insert(*key);
+                }
+            }
+            Fact::TaskFinished { key, position, .. } if unknown.remove(key) => {
+                let by_a_person = matches!(event.actor, Actor::ApiToken { .. });
+                assert!(
+                    position.is_some() || by_a_person || proven.contains(key),
+                    "INV-28: {key} was settled by {:?}",
+                    event.actor
+                );
+            }
+            _ => {}
+        }
     }
 }
 

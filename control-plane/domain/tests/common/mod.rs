@@ -41,7 +41,7 @@ use stella_protocol::id::{
     PromotionId, ReleaseId, RunId, SessionEpoch, TargetId, TaskId, TenantId,
 };
 use stella_protocol::message::{
-    Accepted, Finished, Hello, Holding, Inspect, JournalMark, OpenAttempt, Phase, Resources, Running,
+    Accepted, Effect, Finished, Hello, Holding, Inspect, JournalMark, OpenAttempt, Phase, Resources, Running,
     TaskOutcome, capability,
 };
 use stella_protocol::time::Timestamp;
@@ -138,7 +138,7 @@ pub fn hello(journal: JournalMark, open: Vec<OpenAttempt>) -> Hello {
     let resources = Resources::default();
     Hello {
         agent_version: "0.1.0".to_owned(),
-        capabilities: 15 | capability::HOLDINGS,
+        capabilities: 15 | capability::HOLDINGS | capability::PROBES,
         journal,
         control_plane: None,
         open,
@@ -545,6 +545,13 @@ impl World {
         let (agent, session) = (agent(n), self.session(n));
         let holdings = vec![holding.clone(); wanted.len()];
         self.ok(TenantCommand::AnswerInspection { agent, session, question, holdings })
+    }
+
+    /// The agent `n` answers the first question about what is left of one of its attempts.
+    pub fn probe(&mut self, n: u128, effect: Effect) -> Decision {
+        let asked = self.tenant().probes(agent(n)).next().expect("a question");
+        let (agent, session) = (agent(n), self.session(n));
+        self.ok(TenantCommand::AnswerProbe { agent, session, question: asked.question, effect })
     }
 
     pub fn deploy(&mut self, n: u128, of: u128, batch: Option<u32>) {

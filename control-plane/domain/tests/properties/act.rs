@@ -55,6 +55,8 @@ pub(crate) enum Act {
     Proof(u8),
     /// The agent answers so many of the questions about its host, like this.
     Prove(u128, u8),
+    /// The agent answers one of the questions about what is left of its attempts, like this.
+    Probe(u128, u8),
     /// The hosts are asked again, or the proof is waived.
     ProveAgain(usize, bool),
     Pause(usize, bool),
@@ -161,6 +163,7 @@ pub(crate) fn act() -> impl Strategy<Value = Act> {
         1 => any::<bool>().prop_map(Act::Freeze),
         3 => (0..4_u8).prop_map(Act::Proof),
         10 => (who.clone(), 0..8_u8).prop_map(|(who, how)| Act::Prove(who, how)),
+        6 => (who.clone(), 0..4_u8).prop_map(|(who, how)| Act::Probe(who, how)),
         4 => (any::<usize>(), any::<bool>()).prop_map(|(which, waived)| Act::ProveAgain(which, waived)),
         5 => (1..=5_u128).prop_map(Act::StartRun),
         16 => (any::<usize>(), 0..16_u8).prop_map(|(which, how)| Act::LeadRun(which, how)),

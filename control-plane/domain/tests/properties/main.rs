@@ -44,8 +44,8 @@ use stella_domain::way_back::ProofRule;
 use stella_protocol::digest::Digest;
 use stella_protocol::id::{AttemptKey, DeploymentId, EnvironmentId, Position, PromotionId, RunId};
 use stella_protocol::message::{
-    Accepted, Ending, EndingStage, Finished, Holding, Inspect, OpenAttempt, Phase, Running, TaskOutcome,
-    capability,
+    Accepted, Effect, Ending, EndingStage, Finished, Holding, Inspect, OpenAttempt, Phase, Running,
+    TaskOutcome, capability,
 };
 use uuid::Uuid;
 
@@ -432,7 +432,9 @@ impl Walk {
         let tasks = self.world.tenant().tasks.values();
         let unknown: Vec<_> = tasks.filter(|task| common::is_unknown(task)).map(|task| task.id).collect();
         if let Some(task) = which.checked_rem(unknown.len()).map(|which| unknown[which]) {
-            self.tenant(TenantCommand::SettleTask { task, succeeded, reason: "walk".to_owned() });
+            let command = TenantCommand::SettleTask { task, succeeded, reason: "walk".to_owned() };
+            // A person says it, so that no tick can be taken for one.
+            self.send(&World::by(1, command));
         }
     }
 
@@ -517,6 +519,19 @@ impl Walk {
         self.tenant(TenantCommand::AnswerInspection { agent, session, question, holdings });
     }
 
+    fn probe(&mut self, n: u128, how: u8) {
+        let asked = self.world.tenant().probes(agent(n)).next();
+        let Some(asked) = asked.filter(|_| self.is_heard(n)) else { return };
+        let words = "walk".to_owned();
+        let effect = match how {
+            0 => Effect::Absent { what: words },
+            1 => Effect::Unclear { reason: words },
+            _ => Effect::There { what: words },
+        };
+        let (agent, session) = (agent(n), self.world.session(n));
+        self.tenant(TenantCommand::AnswerProbe { agent, session, question: asked.question, effect });
+    }
+
     fn lock(&mut self, on: bool) {
         let reason = "walk".to_owned();
         self.tenant(if on {
@@ -597,6 +612,7 @@ impl Walk {
             Act::Freeze(on) => self.freeze(on),
             Act::Proof(what) => self.proof(what),
             Act::Prove(n, how) => self.prove(n, how),
+            Act::Probe(n, how) => self.probe(n, how),
             Act::ProveAgain(which, waived) => self.guide(which, |deployment| {
                 if waived {
                     TenantCommand::WaiveWayBack { deployment, reason: "walk".to_owned() }
@@ -722,7 +738,7 @@ impl Walk {
         let mut hello = Box::new(hello(mark(host.incarnation, host.position), open));
         if n == AGENTS {
             // One is too old to be asked what its host holds.
-            hello.capabilities &= !capability::HOLDINGS;
+            hello.capabilities &= !(capability::HOLDINGS | capability::PROBES);
         }
         self.tenant(TenantCommand::ConnectAgent { agent: agent(n), hello, journal_rolled_back });
         self.repeat(n);

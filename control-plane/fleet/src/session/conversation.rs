@@ -11,7 +11,7 @@ use stella_domain::command::{Report, TenantCommand};
 use stella_engine::SubmitError;
 use stella_protocol::close::CloseCode;
 use stella_protocol::id::QuestionId;
-use stella_protocol::message::{FiguresAt, Inspected, RenewRequest, Renewed, Trusts};
+use stella_protocol::message::{AttemptProbed, FiguresAt, Inspected, RenewRequest, Renewed, Trusts};
 use stella_protocol::session::control::{ControlEvent, ControlSession};
 use stella_protocol::session::{CloseReason, SendError};
 use stella_protocol::trace::TraceContext;
@@ -202,6 +202,7 @@ impl Conversation {
                 ControlEvent::Trusts(trusts) => self.trusts(trusts),
                 ControlEvent::Closed(reason) => self.over = Some(reason),
                 ControlEvent::Inspected(inspected) => self.inspected(inspected),
+                ControlEvent::Probed(probed) => self.probed(probed),
                 ControlEvent::FiguresAt(figures) => self.figures_at(figures),
                 // The state machine gives a second hello as a violation.
                 ControlEvent::Hello(_) => self.session.close(CloseCode::ProtocolViolation),
@@ -260,6 +261,19 @@ impl Conversation {
         let Inspected { question, holdings } = inspected;
         let command = TenantCommand::AnswerInspection { agent, session, question, holdings };
         self.record(command, "what a host holds");
+    }
+
+    /// As [`Self::inspected`], about an attempt.
+    fn probed(&mut self, probed: AttemptProbed) {
+        if !self.told.is_answered(probed.question) {
+            return;
+        }
+        let (agent, session) = (self.peer.agent, self.link.session);
+        let AttemptProbed { question, effect } = probed;
+        self.record(
+            TenantCommand::AnswerProbe { agent, session, question, effect },
+            "what is left of a task",
+        );
     }
 
     /// Has it recorded where the agent's own figures are: where it says, or where it connects from.

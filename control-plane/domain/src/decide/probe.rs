@@ -1,0 +1,79 @@
+//! An outcome that nobody knows is settled by what the host shows, where that is certain.
+//!
+//! INV-28: it is settled by a proof, by the agent's own word or by a person, and never by silence: an answer that does not come, or is
+//! not certain, leaves the task as it is.
+
+use std::sync::Arc;
+
+use stella_protocol::id::{AgentId, QuestionId, SessionEpoch, TaskId};
+use stella_protocol::message::{Effect, TaskOutcome, capability};
+
+use super::transaction::Transaction;
+use super::{agent, rollout};
+use crate::agent::Connectivity;
+use crate::command::Outcome;
+use crate::event::Fact;
+use crate::probe::{PAUSE_MS, ProbeAnswer, WINDOW_MS};
+use crate::rejection::Rejection;
+use crate::task::{Task, TaskState};
+
+/// Asks the agent of a task what is left of it, if nobody knows what has become of it and the agent is there to say.
+pub(super) fn ask(tx: &mut Transaction<'_>, id: TaskId) -> Result<(), Rejection> {
+    let task = Arc::clone(tx.task(id)?);
+    let agent = tx.agent(task.agent)?;
+    let can_say = agent.revoked.is_none()
+        && agent.capabilities & capability::PROBES != 0
+        && matches!(agent.connectivity, Connectivity::Online { .. });
+    if !can_say || !is_due(&task, tx) {
+        return Ok(());
+    }
+    let number = task.probe.as_ref().map_or(0, |probe| probe.number).saturating_add(1);
+    tx.emit(Fact::TaskProbeAsked { key: task.key(), number, until: tx.now.plus_ms(WINDOW_MS) })
+}
+
+fn is_due(task: &Task, tx: &Transaction<'_>) -> bool {
+    let is_new = task.probe.as_ref().is_none_or(|before| before.asked_at.plus_ms(PAUSE_MS) <= tx.now);
+    matches!(task.state, TaskState::Unknown { .. }) && task.probed_until().is_none() && is_new
+}
+
+/// An agent is back: it is asked about all of its tasks of which nobody knows what has become.
+pub(super) fn agent_is_back(tx: &mut Transaction<'_>, agent: AgentId) -> Result<(), Rejection> {
+    let is_unknown = |task: &&Arc<Task>| matches!(task.state, TaskState::Unknown { .. });
+    let unknown: Vec<TaskId> =
+        tx.tenant.unsettled_tasks(agent).filter(is_unknown).map(|task| task.id).collect();
+    unknown.into_iter().try_for_each(|task| ask(tx, task))
+}
+
+/// An agent has said what it found. What nobody waits for any more is answered without an event.
+pub(super) fn answer(
+    tx: &mut Transaction<'_>,
+    agent: AgentId,
+    session: SessionEpoch,
+    question: QuestionId,
+    effect: &Effect,
+) -> Result<Outcome, Rejection> {
+    agent::is_heard(tx, agent, session)?;
+    let Some(id) = tx.tenant.probed(agent, question) else { return Ok(Outcome::Done) };
+    let task = tx.task(id)?;
+    let (key, finished_at, cancelled) = (task.key(), tx.now, task.cancel_requested);
+    let answer = ProbeAnswer::from(effect);
+    let outcome = match &answer {
+        ProbeAnswer::Done { .. } => Some(TaskOutcome::Succeeded),
+        ProbeAnswer::NotDone { .. } if cancelled => Some(TaskOutcome::Cancelled),
+        ProbeAnswer::NotDone { .. } => Some(TaskOutcome::Interrupted),
+        ProbeAnswer::Unclear { .. } => None,
+    };
+    tx.emit(Fact::TaskProbed { key, answer })?;
+    if let Some(outcome) = outcome {
+        tx.emit(Fact::TaskFinished { key, position: None, started_at: None, finished_at, outcome })?;
+        rollout::ended(tx, id, None)?;
+    }
+    Ok(Outcome::Done)
+}
+
+/// Nobody has answered: that proves nothing.
+pub(super) fn overdue(tx: &mut Transaction<'_>, id: TaskId) -> Result<(), Rejection> {
+    let key = tx.task(id)?.key();
+    let reason = "its host did not answer in time".to_owned();
+    tx.emit(Fact::TaskProbed { key, answer: ProbeAnswer::Unclear { reason } })
+}
