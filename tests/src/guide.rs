@@ -107,18 +107,40 @@ impl Guide {
     }
 }
 
-// === guides whose blocks are run by a shell ===
+// === pages whose commands are run by a shell ===
 
-/// The blocks of a guide in one language, `sh` for example, in their order.
+/// A page of the book, by its path below `docs`.
+fn page(path: &str) -> Result<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../docs/{path}.md"));
+    fs::read_to_string(&path).with_context(|| path.display().to_string())
+}
+
+/// The blocks of a page in one language, `sh` for example, in their order.
 ///
 /// # Errors
 /// If there is no such page.
-pub fn blocks(guide: &str, language: &str) -> Result<Vec<String>> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../docs/guides/{guide}.md"));
-    let page = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+pub fn blocks(path: &str, language: &str) -> Result<Vec<String>> {
+    let page = page(path)?;
     let begin = format!("```{language}\n");
     let blocks = page.split(&begin).skip(1).filter_map(|rest| rest.split_once("```"));
     Ok(blocks.map(|(block, _)| block.to_owned()).collect())
+}
+
+/// The command in the text of a page that begins so.
+///
+/// # Errors
+/// If there is none, or more than one.
+pub fn command(path: &str, begin: &str) -> Result<String> {
+    let page = page(path)?;
+    // Blocks stand between three of the quotes that commands in the text stand between.
+    let text: String = page.split("```").step_by(2).collect();
+    let found = text.split('`').skip(1).step_by(2).filter(|it| it.starts_with(begin) && !it.contains('…'));
+    let found: Vec<_> = found.map(|it| it.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    let [command] = &found[..] else {
+        anyhow::bail!("{path} has {} commands {begin:?}: {found:?}", found.len())
+    };
+    // In a table a bar is written so.
+    Ok(command.replace("\\|", "|"))
 }
 
 /// The terminal of somebody who follows a guide: `stella` knows the cluster and the tenant.

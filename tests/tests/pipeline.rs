@@ -25,7 +25,7 @@ async fn the_guide_to_a_pipeline_is_true() -> Result<()> {
         let terminal = Terminal::open(&cluster, &folder, Some("ci-token"));
         terminal.with("VERSION", version).with("COMMIT", "4b825dc642cb")
     };
-    let blocks = blocks("pipeline", "sh")?;
+    let blocks = blocks("guides/pipeline", "sh")?;
     let [account, require, job, plan, promote, revoke] = &blocks[..] else {
         anyhow::bail!("the guide has other blocks: {blocks:#?}")
     };

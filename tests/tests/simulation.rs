@@ -17,18 +17,16 @@ fn stella(folder: &Path, arguments: &[&str]) -> Result<(Option<i32>, String)> {
     Ok((ended.status.code(), String::from_utf8([ended.stdout, ended.stderr].concat())?))
 }
 
-/// The scenario of the book.
-fn of_the_book() -> Result<String> {
-    let page = include_str!("../../docs/simulation.md");
-    let from = page.find("```yaml\n").context("no scenario")? + "```yaml\n".len();
-    let length = page[from..].find("```").context("no end")?;
-    Ok(page[from..from + length].to_owned())
+/// A scenario of the book.
+fn of_the_book(number: usize) -> Result<String> {
+    let scenarios = stella_tests::guide::blocks("simulation", "yaml")?;
+    scenarios.into_iter().nth(number).context("no scenario")
 }
 
 #[test]
 fn the_scenario_of_the_book_says_what_the_book_says_and_the_same_again() -> Result<()> {
     let folder = tempfile::tempdir()?;
-    std::fs::write(folder.path().join("scenario.yaml"), of_the_book()?)?;
+    std::fs::write(folder.path().join("scenario.yaml"), of_the_book(0)?)?;
     let page = include_str!("../../docs/simulation.md");
     let (code, one) = stella(folder.path(), &["simulate", "scenario.yaml", "--events", "one.jsonl"])?;
     ensure!(code == Some(0), "{one}");
@@ -45,6 +43,17 @@ fn the_scenario_of_the_book_says_what_the_book_says_and_the_same_again() -> Resu
     assert_eq!(events, std::fs::read(folder.path().join("again.jsonl"))?);
     let digest = one.rsplit(' ').next().unwrap_or_default().trim();
     assert_eq!(stella_tests::recipe::digest(&events), digest);
+    Ok(())
+}
+
+#[test]
+fn the_way_of_the_book_takes_as_long_as_the_book_says() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    std::fs::write(folder.path().join("scenario.yaml"), of_the_book(1)?)?;
+    let (code, said) = stella(folder.path(), &["simulate", "scenario.yaml"])?;
+    let (result, _) = said.rsplit_once("\n  log ").context("no line about the log")?;
+    let page = include_str!("../../docs/simulation.md");
+    ensure!(code == Some(0) && page.contains(result), "the book does not have: {said}");
     Ok(())
 }
 
@@ -95,5 +104,23 @@ async fn an_environment_is_described_with_what_its_steps_took_and_can_be_simulat
     assert_eq!((&outcome["status"], &outcome["targets"]["have_it"]), (&"succeeded".into(), &2.into()));
     // One after the other, a second each at least: it was measured.
     ensure!(outcome["duration_ms"].as_u64() >= Some(2_000), "{outcome}");
+
+    // What comes before is a part of it.
+    let _never_there = cluster.enrolled("early", &[]).await?;
+    for more in [
+        &["env", "create", "before"][..],
+        &["target", "create", "early", "--env", "before", "--agent", "early"],
+        &["env", "path", ENVIRONMENT, "--after", "before", "--soak", "2h"],
+    ] {
+        let (code, said) = asked(more)?;
+        ensure!(code == Some(0), "{said}");
+    }
+    let (_, scenario) = asked(&["env", "scenario", ENVIRONMENT])?;
+    std::fs::write(folder.path().join("scenario.yaml"), &scenario)?;
+    let (code, said) = stella(folder.path(), &["simulate", "scenario.yaml"])?;
+    ensure!(
+        code == Some(0) && said.contains("it has to succeed in before for 2h first"),
+        "{scenario}\n{said}"
+    );
     Ok(())
 }

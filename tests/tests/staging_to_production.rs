@@ -29,7 +29,7 @@ async fn the_guide_from_staging_to_production_is_true() -> Result<()> {
     let cluster = cluster().await?;
     let folder = cluster.folder().join("reader");
     fs::create_dir_all(&folder)?;
-    let guide = "staging-to-production";
+    let guide = "guides/staging-to-production";
     let [steps] = &blocks(guide, "json")?[..] else { anyhow::bail!("the guide has other steps") };
     fs::write(folder.join("steps.json"), steps)?;
     let blocks = blocks(guide, "sh")?;

@@ -12,6 +12,7 @@ use stella_protocol::id::PromotionId;
 use stella_protocol::time::Timestamp;
 
 use crate::fleet::{DEPLOYMENT, NEW, PLACE};
+use crate::scenario::Stage;
 
 /// Of which shares of the targets it is told when they had the release, in percent.
 const MILESTONES: [u32; 5] = [10, 50, 90, 99, 100];
@@ -92,7 +93,8 @@ pub struct Milestone {
 /// Something that held it up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Stop {
-    /// What: a cause of a pause (`person`, `canary_step`, `batch`, `verification`, `failure`, `budget`, `silence`, `freeze`), `approval` or `gate`.
+    /// What: a cause of a pause (`person`, `canary_step`, `batch`, `verification`, `failure`, `budget`, `silence`, `freeze`), `path`,
+    /// `approval` or `gate`.
     pub cause: String,
     /// From when on, in milliseconds after the request.
     pub from_ms: u64,
@@ -158,6 +160,18 @@ impl Figures {
         }
     }
 
+    /// The release goes through these environments first.
+    pub(crate) fn on_the_way(&mut self, at: Timestamp, path: &[Stage]) {
+        let stage = |stage: &Stage| match stage.soak {
+            Some(soak) => format!("{} for {soak}", stage.name),
+            None => stage.name.to_string(),
+        };
+        let stages: Vec<String> = path.iter().map(stage).collect();
+        if !stages.is_empty() {
+            self.begin("path", at, format!("it has to succeed in {} first", stages.join(", then in ")));
+        }
+    }
+
     const fn since_start(&self, at: Timestamp) -> u64 {
         at.0.saturating_sub(self.start_ms)
     }
@@ -167,8 +181,11 @@ impl Figures {
     pub(crate) fn note(&mut self, event: &Event, tenant: &TenantState, promotion: PromotionId) {
         let at = event.at;
         match &event.fact {
-            Fact::PromotionRequested { id, rule: Some(rule), .. } if *id == promotion => {
-                self.begin("approval", at, format!("{} have to approve", rule.needed_in_all()));
+            Fact::PromotionRequested { id, rule, .. } if *id == promotion => {
+                self.end("path", at);
+                if let Some(rule) = rule {
+                    self.begin("approval", at, format!("{} have to approve", rule.needed_in_all()));
+                }
             }
             Fact::ApprovalGranted { id, .. }
                 if *id == promotion && tenant.promotions.get(id).is_some_and(|it| it.is_approved()) =>
@@ -273,9 +290,10 @@ impl Figures {
             None => ended(tenant, deployment.map(AsRef::as_ref)),
         };
         let counts = deployment.map_or_else(Counts::default, |it| it.counts);
-        let have_it = tenant.targets.values().filter(|target| target.current == Some(NEW)).count();
+        let here = || tenant.targets.values().filter(|target| target.environment == PLACE);
+        let have_it = here().filter(|target| target.current == Some(NEW)).count();
         let targets = Targets {
-            total: u32::try_from(tenant.targets.len()).unwrap_or(u32::MAX),
+            total: u32::try_from(here().count()).unwrap_or(u32::MAX),
             started: self.started,
             succeeded: counts.succeeded,
             failed: counts.failed,
@@ -357,6 +375,9 @@ fn ended(tenant: &TenantState, deployment: Option<&Deployment>) -> (String, Opti
         };
         return (deployment.status.name().to_owned(), reason);
     }
+    if let Some(stopped) = stopped_on_the_way(tenant) {
+        return stopped;
+    }
     let promotion = tenant.promotions.get(&PromotionId(DEPLOYMENT.0));
     let reason = promotion.and_then(|promotion| match &promotion.status {
         PromotionStatus::Invalidated { reason, .. } => Some(reason.clone()),
@@ -367,6 +388,16 @@ fn ended(tenant: &TenantState, deployment: Option<&Deployment>) -> (String, Opti
         | PromotionStatus::Withdrawn { .. } => None,
     });
     (promotion.map_or("", |it| it.status.name()).to_owned(), reason)
+}
+
+/// How it ended if it did not come as far as where it should.
+fn stopped_on_the_way(tenant: &TenantState) -> Option<(String, Option<String>)> {
+    let mut requested = tenant.deployments.values().filter(|it| it.cause == Cause::Requested);
+    let stopped = requested
+        .find(|it| it.release == NEW && it.environment != PLACE && it.status.name() != "succeeded")?;
+    let place = tenant.environments.get(&stopped.environment)?;
+    let (status, reason) = ended(tenant, Some(stopped.as_ref()));
+    Some((status, reason.map(|reason| format!("in {}, on the way: {reason}", place.name))))
 }
 
 /// What came of many simulations of one scenario.

@@ -6,6 +6,7 @@ use std::str::FromStr as _;
 use rand::seq::SliceRandom as _;
 use stella_domain::amount::Amount;
 use stella_domain::command::{NewDeployment, NewRelease, NewTarget};
+use stella_domain::deployment::{OnFailure, Strategy};
 use stella_domain::gate::{Check, Gate};
 use stella_domain::name::{Name, NameError, Version};
 use stella_domain::release::{Component, KEEP_RELEASES_DEFAULT, Step, StepAction};
@@ -33,6 +34,17 @@ pub(crate) const OLD_DEPLOYMENT: DeploymentId = DeploymentId(Uuid::from_u128(5))
 pub(crate) const NEW: ReleaseId = ReleaseId(Uuid::from_u128(6));
 pub(crate) const DEPLOYMENT: DeploymentId = DeploymentId(Uuid::from_u128(7));
 
+/// An environment on the way.
+pub(crate) fn stage(at: usize) -> EnvironmentId {
+    EnvironmentId(Uuid::from_u128(0x1_0000 + u128::try_from(at).unwrap_or_default()))
+}
+
+/// The deployment of a version to an environment on the way.
+pub(crate) fn stage_deployment(at: usize, release: ReleaseId) -> DeploymentId {
+    let first = if release == OLD { 0x2_0000 } else { 0x3_0000 };
+    DeploymentId(Uuid::from_u128(first + u128::try_from(at).unwrap_or_default()))
+}
+
 /// The endpoint that gates ask.
 const ENDPOINT: &str = "simulated";
 
@@ -42,7 +54,7 @@ pub(crate) fn approver(number: u32) -> (AccountId, ApiTokenId) {
     (AccountId(digits), ApiTokenId(digits))
 }
 
-/// All hosts, in the order of the file. Their names have as many digits as they need to be in that order too.
+/// All hosts, in the order of the file, and after them those on the way. Their names have as many digits as they need to be in that order too.
 pub(crate) fn hosts(scenario: &Scenario) -> Vec<Host> {
     let width = scenario.hosts().to_string().len();
     let mut counts = BTreeMap::<&str, u32>::new();
@@ -57,33 +69,48 @@ pub(crate) fn hosts(scenario: &Scenario) -> Vec<Host> {
                 let turn = usize::try_from(at).unwrap_or_default() % values.len().max(1);
                 labels.extend(values.get(turn).map(|value| (label.clone(), value.clone())));
             }
-            let digits = Uuid::from_u128(0x100_0000 + u128::try_from(hosts.len()).unwrap_or_default());
-            let journal = JournalMark { incarnation: Incarnation(digits), position: Position(0) };
-            hosts.push(Host {
-                agent: AgentId(digits),
-                target: TargetId(digits),
-                name: format!("{prefix}-{count:0width$}"),
-                labels,
-                cut: 0,
-                away: group.away,
-                down: 0,
-                session: None,
-                journal,
-                attempts: BTreeMap::new(),
-            });
+            let name = format!("{prefix}-{count:0width$}");
+            let host = host(hosts.len(), PLACE, name);
+            hosts.push(Host { labels, away: group.away, ..host });
+        }
+    }
+    for (at, on_the_way) in scenario.path.iter().enumerate() {
+        let width = on_the_way.hosts.to_string().len();
+        for number in 1..=on_the_way.hosts {
+            let name = format!("{}-{number:0width$}", on_the_way.name);
+            hosts.push(host(hosts.len(), stage(at), name));
         }
     }
     hosts
 }
 
-/// The hosts that a fault meets: with these labels, as many as it says, drawn by lot.
+fn host(at: usize, place: EnvironmentId, name: String) -> Host {
+    let digits = Uuid::from_u128(0x100_0000 + u128::try_from(at).unwrap_or_default());
+    Host {
+        agent: AgentId(digits),
+        target: TargetId(digits),
+        place,
+        name,
+        labels: BTreeMap::new(),
+        cut: 0,
+        away: false,
+        down: 0,
+        session: None,
+        journal: JournalMark { incarnation: Incarnation(digits), position: Position(0) },
+        attempts: BTreeMap::new(),
+    }
+}
+
+/// The hosts that a fault meets: of those that the scenario is about, with these labels, as many as it says, drawn by lot.
 pub(crate) fn struck(
     hosts: &[Host],
     (amount, labels): (Amount, &BTreeMap<String, String>),
     dice: Dice,
     fault: usize,
 ) -> Vec<HostIndex> {
-    let has = |host: &Host| labels.iter().all(|(label, value)| host.labels.get(label) == Some(value));
+    let has = |host: &Host| {
+        host.place == PLACE && labels.iter().all(|(label, value)| host.labels.get(label) == Some(value))
+    };
     let mut candidates: Vec<HostIndex> =
         hosts.iter().enumerate().filter(|(_, host)| has(host)).map(|(at, _)| at).collect();
     let total = u32::try_from(candidates.len()).unwrap_or(u32::MAX);
@@ -96,7 +123,7 @@ pub(crate) fn struck(
 pub(crate) fn target(host: &Host) -> Result<NewTarget, NameError> {
     Ok(NewTarget {
         id: host.target,
-        environment: PLACE,
+        environment: host.place,
         name: Name::from_str(&host.name)?,
         kind: Name::from_str("host")?,
         agent: host.agent,
@@ -161,6 +188,19 @@ pub(crate) fn deployment(scenario: &Scenario) -> NewDeployment {
         waive_way_back: None,
         replace_application: false,
         job: None,
+    }
+}
+
+/// A version to an environment on the way: there is nothing to be careful about there.
+pub(crate) fn on_the_way(scenario: &Scenario, at: usize, release: ReleaseId) -> NewDeployment {
+    NewDeployment {
+        id: stage_deployment(at, release),
+        environment: stage(at),
+        release,
+        strategy: Strategy::AllAtOnce,
+        on_failure: OnFailure::default(),
+        tolerate_failures: None,
+        ..deployment(scenario)
     }
 }
 

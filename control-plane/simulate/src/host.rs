@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use stella_protocol::id::{AgentId, AttemptKey, Position, SessionEpoch, TargetId};
+use stella_protocol::id::{AgentId, AttemptKey, EnvironmentId, Position, SessionEpoch, TargetId};
 use stella_protocol::message::{JournalMark, OpenAttempt, Phase, TaskOutcome};
 use stella_protocol::time::Timestamp;
 
@@ -14,6 +14,8 @@ use stella_protocol::time::Timestamp;
 pub(crate) struct Host {
     pub(crate) agent: AgentId,
     pub(crate) target: TargetId,
+    /// Where that is.
+    pub(crate) place: EnvironmentId,
     pub(crate) name: String,
     pub(crate) labels: BTreeMap<String, String>,
     /// How many faults cut it off from the control plane.

@@ -27,7 +27,7 @@ use stella_domain::workflow::Span;
 use stella_workflow_file::{Fault as FileFault, Source};
 
 pub use figures::{AtRisk, Milestone, Outcome, Spread, Stop, StopTotal, Summary, Targets};
-pub use scenario::Scenario;
+pub use scenario::{STAGES_MAX, Scenario};
 pub use world::Impossible;
 
 /// How many seeds may be tried in one go.

@@ -162,7 +162,7 @@ impl World<'_> {
     }
 
     /// Whether nobody is there to be told: then it comes again when somebody is.
-    fn postpone(&mut self, happening: Happening) -> bool {
+    pub(crate) fn postpone(&mut self, happening: Happening) -> bool {
         let Some(until) = self.down_until else { return false };
         self.queue.plan(until, happening);
         true

@@ -36,6 +36,8 @@ pub(crate) enum Happening {
     Resumes(DeploymentId, Timestamp),
     /// Somebody decides about a failed target.
     Decides(DeploymentId, TargetId),
+    /// Somebody asks for the release where it comes next: in the how manieth environment on the way, or after all of them.
+    Requests(usize),
     /// The control plane is there again.
     ControlPlaneBack,
 }
@@ -56,6 +58,11 @@ impl Queue {
     /// When the next thing happens.
     pub(crate) fn next_at(&self) -> Option<Timestamp> {
         self.planned.first_key_value().map(|((at, _), _)| *at)
+    }
+
+    /// Whether somebody will ask for the release in another environment.
+    pub(crate) fn asks_for_more(&self) -> bool {
+        self.planned.values().any(|what| matches!(what, Happening::Requests(_)))
     }
 
     pub(crate) fn pop(&mut self) -> Option<(Timestamp, Happening)> {

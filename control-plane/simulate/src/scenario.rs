@@ -15,6 +15,8 @@ use stella_domain::workflow::{Span, strategy};
 
 /// How many faults a scenario may have.
 const FAULTS_MAX: usize = 256;
+/// How many environments there may be on the way.
+pub const STAGES_MAX: usize = 16;
 /// The latest that something may be planned for, in milliseconds: 30 days.
 pub(crate) const HORIZON_MS: u64 = 30 * 24 * 3_600_000;
 
@@ -33,6 +35,9 @@ pub struct Scenario {
     /// Where the deployment goes, and what goes for it there.
     #[serde(default)]
     pub(crate) environment: Policy,
+    /// The environments that the release has to have succeeded in before, one after the other.
+    #[serde(default)]
+    pub(crate) path: Vec<Stage>,
     /// What is done on each target, one after the other; to bring the version before back it is the same.
     pub(crate) steps: Vec<Step>,
     /// How.
@@ -115,6 +120,17 @@ pub(crate) struct Policy {
     /// When nothing new may come.
     #[serde(default)]
     pub(crate) freezes: Vec<Freeze>,
+}
+
+/// An environment on the way. All of its hosts get the release at the same time.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Stage {
+    pub(crate) name: Name,
+    /// How many hosts it has.
+    pub(crate) hosts: u32,
+    /// For how long the release must have succeeded there before it goes on.
+    pub(crate) soak: Option<Span>,
 }
 
 /// See [`stella_domain::environment::SilenceRule`].
@@ -373,6 +389,7 @@ impl Scenario {
     pub(crate) fn check(&self) -> Vec<(String, String)> {
         let mut wrong = Vec::new();
         self.check_fleet(&mut wrong);
+        self.check_path(&mut wrong);
         self.check_steps(&mut wrong);
         self.check_faults(&mut wrong);
         for (field, range) in [
@@ -408,6 +425,26 @@ impl Scenario {
                 } else if group.labels.contains_key(label) {
                     wrong.push((field, "is among the labels of all of them already".to_owned()));
                 }
+            }
+        }
+    }
+
+    fn check_path(&self, wrong: &mut Vec<(String, String)>) {
+        if self.path.len() > STAGES_MAX {
+            let problem = format!("has {} environments; at most {STAGES_MAX} are possible", self.path.len());
+            wrong.push(("path".to_owned(), problem));
+        }
+        for (at, stage) in self.path.iter().enumerate() {
+            if stage.hosts == 0 || u64::from(stage.hosts) > u64::try_from(TARGETS_MAX).unwrap_or(u64::MAX) {
+                let problem = format!("has {} hosts; a deployment has 1 to {TARGETS_MAX}", stage.hosts);
+                wrong.push((format!("path[{at}].hosts"), problem));
+            }
+            if stage.soak.is_some_and(|soak| soak.0 > HORIZON_MS) {
+                wrong.push((format!("path[{at}].soak"), "is longer than 30 days".to_owned()));
+            }
+            if self.path[..at].iter().any(|before| before.name == stage.name) {
+                let problem = format!("there is an environment {} already", stage.name);
+                wrong.push((format!("path[{at}].name"), problem));
             }
         }
     }

@@ -4,16 +4,21 @@ use std::collections::BTreeMap;
 
 use stella_domain::command::{NewDeployment, NewEnrolmentToken, SystemCommand, TenantCommand};
 use stella_domain::deployment::Strategy;
-use stella_domain::environment::{SilenceRule, Verification};
+use stella_domain::environment::{PromotionPath, SilenceRule, Verification};
 use stella_domain::promotion::{ApprovalRule, EXPIRES_MS_DEFAULT};
 use stella_domain::rejection::Rejection;
 use stella_domain::strategy::BlueGreen;
 use stella_domain::way_back::ProofRule;
 use stella_protocol::digest::Digest;
+use stella_protocol::id::DeploymentId;
 use stella_protocol::time::Timestamp;
 
 use crate::fleet::{self, NEW, OLD, OLD_DEPLOYMENT, PLACE, TENANT, TOKEN};
+use crate::queue::Happening;
 use crate::world::{Impossible, World};
+
+/// How often somebody tries again to ask for a release that may not come yet, in milliseconds.
+const TRY_AGAIN_MS: u64 = 60_000;
 
 impl World<'_> {
     /// A fleet that has the version before, and an environment with its policy.
@@ -26,6 +31,7 @@ impl World<'_> {
         let create =
             TenantCommand::CreateEnvironment { id: PLACE, name, order: None, way_back_proof: ProofRule::Off };
         self.tell(create).map_err(of("environment"))?;
+        self.lay_path().map_err(of("path"))?;
         self.enrol_all()?;
         for (id, version) in [(OLD, "before"), (NEW, "new")] {
             let digest = fleet::digest_of(id);
@@ -40,6 +46,22 @@ impl World<'_> {
         }
         self.part_from_those_who_are_away().map_err(of("fleet"))?;
         self.set_policy()
+    }
+
+    /// The environments on the way, each with what has to come before it.
+    fn lay_path(&mut self) -> Result<(), Rejection> {
+        for (at, stage) in self.scenario.path.iter().enumerate() {
+            let (id, name) = (fleet::stage(at), stage.name.clone());
+            let way_back_proof = ProofRule::Off;
+            self.tell(TenantCommand::CreateEnvironment { id, name, order: None, way_back_proof })?;
+        }
+        for (at, stage) in self.scenario.path.iter().enumerate() {
+            let soak_ms = stage.soak.map_or(0, |soak| soak.0);
+            let next = if at + 1 == self.scenario.path.len() { PLACE } else { fleet::stage(at + 1) };
+            let requires = Some(PromotionPath::after(fleet::stage(at), soak_ms, false));
+            self.tell(TenantCommand::SetEnvironmentPath { environment: next, requires })?;
+        }
+        Ok(())
     }
 
     fn enrol_all(&mut self) -> Result<(), Impossible> {
@@ -91,8 +113,12 @@ impl World<'_> {
             tolerate_failures: None,
             ..fleet::deployment(self.scenario)
         };
-        self.tell(TenantCommand::Deploy(Box::new(new)))
-            .map_err(|rejection| Impossible::from_core("deploy", &rejection))?;
+        // The version before has been everywhere for long.
+        let on_the_way = (0..self.scenario.path.len()).map(|at| fleet::on_the_way(self.scenario, at, OLD));
+        for new in on_the_way.chain([new]) {
+            self.tell(TenantCommand::Deploy(Box::new(without_path(new))))
+                .map_err(|rejection| Impossible::from_core("deploy", &rejection))?;
+        }
         while !self.tenant().active_deployments.is_empty() && self.next_at().is_some() {
             self.step()?;
         }
@@ -165,12 +191,62 @@ impl World<'_> {
         }
         self.now = start;
         self.begun = true;
-        let new = fleet::deployment(self.scenario);
-        let asked = self.tell(TenantCommand::Deploy(Box::new(new)));
-        asked.map_err(|rejection| Impossible::from_core("deploy", &rejection))?;
-        self.plan_faults();
+        self.figures.on_the_way(self.now, &self.scenario.path);
+        self.would_take(without_path(fleet::deployment(self.scenario)))
+            .and_then(|()| self.ask_for(0))
+            .map_err(|rejection| Impossible::from_core("deploy", &rejection))
+    }
+
+    /// Whether the core would take it, as far as it can say that before the time has come.
+    fn would_take(&self, new: NewDeployment) -> Result<(), Rejection> {
+        if self.scenario.path.is_empty() {
+            Ok(())
+        } else {
+            self.consider(TenantCommand::Deploy(Box::new(new)))
+        }
+    }
+
+    /// Somebody asks for the new version in the environment that comes next. What goes wrong is counted from the last request on.
+    fn ask_for(&mut self, at: usize) -> Result<(), Rejection> {
+        let new = if at < self.scenario.path.len() {
+            fleet::on_the_way(self.scenario, at, NEW)
+        } else {
+            fleet::deployment(self.scenario)
+        };
+        self.tell(TenantCommand::Deploy(Box::new(new)))?;
+        if at == self.scenario.path.len() {
+            self.plan_faults();
+        }
         Ok(())
     }
+
+    /// The release has succeeded in an environment on the way: it is asked for in the next when it has soaked.
+    pub(crate) fn came_through(&mut self, deployment: DeploymentId) {
+        let stages = self.scenario.path.iter().enumerate();
+        for (at, stage) in stages.filter(|(at, _)| fleet::stage_deployment(*at, NEW) == deployment) {
+            let soaked = self.now.plus_ms(stage.soak.map_or(0, |soak| soak.0));
+            self.queue.plan(soaked, Happening::Requests(at + 1));
+        }
+    }
+
+    /// The time has come for the next environment. While it is frozen, or the control plane is away, it is tried again.
+    pub(crate) fn requests(&mut self, at: usize) -> Result<(), Rejection> {
+        if self.postpone(Happening::Requests(at)) {
+            return Ok(());
+        }
+        match self.ask_for(at) {
+            Err(Rejection::Conflict { .. }) => {
+                self.queue.plan(self.now.plus_ms(TRY_AGAIN_MS), Happening::Requests(at));
+                Ok(())
+            }
+            other => other,
+        }
+    }
+}
+
+/// The same, wherever the version has been before.
+fn without_path(new: NewDeployment) -> NewDeployment {
+    NewDeployment { override_path: Some("simulated".to_owned()), ..new }
 }
 
 /// What the core says of a field of the policy is about the scenario's field of that name.

@@ -173,6 +173,7 @@ impl<'a> World<'a> {
             Happening::Approves(promotion, number) => self.approve(promotion, number),
             Happening::Resumes(deployment, since) => self.resume(deployment, since),
             Happening::Decides(deployment, target) => self.decide_about(deployment, target),
+            Happening::Requests(at) => self.requests(at),
         };
         result.map_err(|error| defect(&error))
     }
@@ -180,7 +181,9 @@ impl<'a> World<'a> {
     /// Whether nothing is under way any more.
     fn is_over(&self) -> bool {
         let tenant = self.tenant();
-        tenant.active_deployments.is_empty() && tenant.open_promotions.is_empty()
+        tenant.active_deployments.is_empty()
+            && tenant.open_promotions.is_empty()
+            && !self.queue.asks_for_more()
     }
 
     /// Whether deployments hold until somebody resumes them, and nothing happens until then but that gates are asked once more.
@@ -214,6 +217,14 @@ impl<'a> World<'a> {
 
     pub(crate) fn tell_as(&mut self, actor: Actor, command: TenantCommand) -> Result<Answer, Rejection> {
         self.decide(actor, Command::Tenant(TENANT, command))
+    }
+
+    /// What would come of it; nothing does.
+    pub(crate) fn consider(&self, command: TenantCommand) -> Result<(), Rejection> {
+        let command = Command::Tenant(TENANT, command);
+        let request =
+            Request { actor: Actor::System, trace: TraceContext::default(), idempotency: None, command };
+        decide(&self.state, &request, self.now).map(drop)
     }
 
     fn decide(&mut self, actor: Actor, command: Command) -> Result<Answer, Rejection> {
@@ -263,6 +274,7 @@ impl<'a> World<'a> {
             }
             Fact::DeploymentPaused { id, until: None, cause, .. } => self.call_for_a_resume(*id, *cause),
             Fact::TargetFailed { deployment, target, .. } => self.call_for_a_decision(*deployment, *target),
+            Fact::DeploymentSucceeded { id } => self.came_through(*id),
             _ => {}
         }
     }

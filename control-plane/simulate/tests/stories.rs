@@ -347,3 +347,56 @@ deploy: {{strategy: {{type: blue_green, batch: 1, groups: {{label: colour, switc
     assert_eq!((bad.status.as_str(), bad.rollback.as_deref()), ("failed", Some("succeeded")));
     assert_eq!(bad.at_risk.most, 1);
 }
+
+const ON_ITS_WAY: &str = "
+fleet: [{hosts: 20}]
+path: [{name: staging, hosts: 2, soak: 1h}, {name: site-1, hosts: 5}]
+steps: [{name: install, takes: 10s}]
+deploy: {strategy: {type: rolling, batch: 50%}}
+";
+
+#[test]
+fn a_release_goes_through_what_comes_before() {
+    let outcome = outcome(ON_ITS_WAY);
+    assert_eq!(outcome.status, "succeeded");
+    // Only those that it is about are counted.
+    assert_eq!((outcome.targets.total, outcome.targets.have_it, outcome.at_risk.most), (20, 20, 10));
+    let [path] = outcome.stop_totals.as_slice() else { panic!("{:?}", outcome.stop_totals) };
+    assert_eq!(path.reason, "it has to succeed in staging for 1h, then in site-1 first");
+    let one_ms = 10 + 10_000;
+    assert_eq!((path.total_ms, outcome.duration_ms), (2 * one_ms + 3_600_000, 4 * one_ms + 3_600_000));
+}
+
+#[test]
+fn a_release_that_fails_on_its_way_comes_no_further() {
+    let outcome = outcome(&ON_ITS_WAY.replace("takes: 10s", "takes: 10s, fails: 100%"));
+    assert_eq!((outcome.status.as_str(), outcome.targets.started, outcome.targets.have_it), ("failed", 0, 0));
+    let reason = outcome.reason.unwrap();
+    assert!(reason.starts_with("in staging, on the way: step install on staging-"), "{reason}");
+}
+
+#[test]
+fn it_waits_on_its_way_for_a_freeze_to_end_and_faults_are_counted_from_the_last_request() {
+    let more = "environment: {freezes: [{name: night, reason: sleep, from: '2026-01-05T09:30', to: '2026-01-05T12:00', time_zone: UTC}]}
+people: {}
+faults: [{what: silent, at: 5s, for: 1m, hosts: 20}]
+";
+    let outcome = outcome(&format!("{ON_ITS_WAY}{more}"));
+    assert_eq!(outcome.status, "succeeded");
+    // Three hours after the request the freeze is over.
+    assert!((10_800_000..10_920_000).contains(&outcome.stops[0].until_ms.unwrap()), "{outcome:?}");
+    assert!(outcome.duration_ms > 10_860_000, "{outcome:?}");
+}
+
+#[test]
+fn what_is_wrong_with_a_path_is_told_before_anything_happens() {
+    let wrong = |from: &str, to: &str| {
+        let faults = stella_simulate::read(&ON_ITS_WAY.replace(from, to)).unwrap_err();
+        faults[0].to_string()
+    };
+    assert!(wrong("hosts: 2,", "hosts: 0,").contains("path[0].hosts"), "{}", wrong("hosts: 2,", "hosts: 0,"));
+    assert!(wrong("site-1", "staging").contains("path[1].name"));
+    assert!(wrong("1h", "31d").contains("path[0].soak: is longer than 30 days"));
+    let impossible = wrong("batch: 50%", "batch: 50%, max_unavailable: 1");
+    assert!(impossible.contains("deploy.strategy.batch"), "{impossible}");
+}

@@ -12,7 +12,7 @@ use stella_api_types::release::Release;
 use stella_api_types::target::Target;
 use stella_api_types::task::Task;
 use stella_api_types::time::parse_rfc3339;
-use stella_simulate::length;
+use stella_simulate::{STAGES_MAX, length};
 
 use crate::Context;
 use crate::args::Output;
@@ -29,8 +29,7 @@ pub(crate) async fn scenario(
     release: Option<String>,
 ) -> Result<(), Error> {
     let place: Environment = context.client.get(&context.path(paths::ENVIRONMENT, &[environment])?).await?;
-    let path = context.path(paths::TARGETS, &[])?;
-    let targets: Vec<Target> = context.client.list(&path, &[("environment", &place.id)]).await?;
+    let targets = targets(context, &place.id).await?;
     if targets.is_empty() {
         return Err(Error::Usage(format!("environment {} has no targets", place.name)));
     }
@@ -50,7 +49,11 @@ pub(crate) async fn scenario(
         Some(deployment) => took(context, &deployment.id).await?,
         None => BTreeMap::new(),
     };
-    let scenario = described(&place, &targets, &agents, &release, &took);
+    let mut scenario = described(&place, &targets, &agents, &release, &took);
+    let way = way(context, &place).await?;
+    if !way.is_empty() {
+        scenario["path"] = Value::Array(way);
+    }
     match context.output {
         Output::Json => print::json(&scenario),
         Output::Text => {
@@ -60,6 +63,31 @@ pub(crate) async fn scenario(
             Ok(())
         }
     }
+}
+
+async fn targets(context: &Context, environment: &str) -> Result<Vec<Target>, Error> {
+    let path = context.path(paths::TARGETS, &[])?;
+    context.client.list(&path, &[("environment", environment)]).await
+}
+
+/// The environments that come before one, the first of all first: as far back as there is one before each, and it has targets.
+async fn way(context: &Context, place: &Environment) -> Result<Vec<Value>, Error> {
+    let mut way = Vec::new();
+    let mut next = place.follows.clone();
+    while let Some(before) = next.take().filter(|it| it.others.is_empty() && way.len() < STAGES_MAX) {
+        let id = &before.environment.id;
+        let hosts = targets(context, id).await?.len();
+        if hosts == 0 {
+            break;
+        }
+        let mut stage = json!({ "name": before.environment.name, "hosts": hosts });
+        if before.soak_seconds > 0 {
+            stage["soak"] = json!(length(before.soak_seconds.saturating_mul(1_000)));
+        }
+        way.insert(0, stage);
+        next = context.client.get::<Environment>(&context.path(paths::ENVIRONMENT, &[id])?).await?.follows;
+    }
+    Ok(way)
 }
 
 /// The shortest and the longest time that each step took, in milliseconds.
