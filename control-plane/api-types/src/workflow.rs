@@ -162,7 +162,7 @@ pub struct Step {
     /// `approved`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub promotion: Option<String>,
-    /// The runs that it waits for.
+    /// The runs of its newest attempt, also when that is over.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub runs: Vec<ChildRun>,
     /// What it asks people to agree to: of an `approval` step, and of a `gate` step whose gate people decide.
@@ -197,7 +197,7 @@ pub struct ChildRun {
     /// What it is done for, if the step is done for each of several items.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub item: Option<String>,
-    /// Its status.
+    /// Its status; `archived` if it has ended and is not in memory any more: ask for it by its id.
     pub status: String,
 }
 

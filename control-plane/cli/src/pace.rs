@@ -164,6 +164,16 @@ fn step(step: &CanaryStep, targets: Option<usize>) -> String {
     format!("{}%{} until {hold}", step.percent, count.unwrap_or_default())
 }
 
+/// The label that targets are ordered by, if it is not by their names.
+pub(crate) fn label(strategy: &Strategy) -> Option<&str> {
+    let order = match strategy {
+        Strategy::Rolling(rolling) => rolling.order.as_ref(),
+        Strategy::Canary { order, .. } => order.as_ref(),
+        Strategy::AllAtOnce {} | Strategy::BlueGreen(_) => None,
+    };
+    order.map(|order| order.label.as_str())
+}
+
 fn ordered(order: &Order) -> String {
     match order.by {
         OrderBy::Label => format!("in the order of {}", order.label),

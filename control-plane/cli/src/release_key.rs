@@ -51,15 +51,12 @@ pub(crate) async fn key(context: &Context, command: ReleaseKey) -> Result<(), Er
             let set: Tenant = context.client.post(&path, &body, None).await?;
             print::result(context.output, &set, |it| match &it.signing {
                 None => format!("tenant {} takes releases without signatures", it.name),
-                Some(rule) if rule.keys.is_empty() => {
-                    format!("tenant {} demands {} signatures of every release", it.name, rule.needed)
+                Some(rule) => {
+                    let signatures = print::count(rule.needed.into(), "signature");
+                    let by = if rule.keys.is_empty() { "" } else { ", by " };
+                    let keys = rule.keys.join(", ");
+                    format!("tenant {} demands {signatures} of every release{by}{keys}", it.name)
                 }
-                Some(rule) => format!(
-                    "tenant {} demands {} signatures of every release, by {}",
-                    it.name,
-                    rule.needed,
-                    rule.keys.join(", ")
-                ),
             })
         }
     }

@@ -119,7 +119,8 @@ async fn plan(context: &Context, body: &CreateDeployment, with_tasks: bool) -> R
                 target.warnings.join("; "),
             ]
         });
-        let head = ["#", "WAVE", "TARGET", "AGENT", "NOW", "THEN", "WAY BACK", "WARNING"];
+        let wave = pace::label(&plan.strategy).map_or_else(|| "WAVE".to_owned(), |it| format!("WAVE ({it})"));
+        let head = ["#", &wave, "TARGET", "AGENT", "NOW", "THEN", "WAY BACK", "WARNING"];
         let table = print::table(&head, rows.collect());
         let at_once = pace::described(&plan.strategy, Some(plan.targets.len()));
         let on_failure = match plan.on_failure {

@@ -138,7 +138,8 @@ async fn runs(context: &Context, command: Workflow) -> Result<bool, Error> {
     let step = |template: &str, run: &str, step: &str| context.path(template, &[run, step]);
     let changed: Run = match command {
         Workflow::Run { workflow, version, inputs, plan, wait } => {
-            let body = StartRun { workflow, version, inputs: values(inputs) };
+            let wanted = wanted(context, &workflow, version, &inputs).await?;
+            let body = StartRun { workflow, version, inputs: values(inputs, &wanted) };
             if plan {
                 let path = context.path(paths::RUN_PLANS, &[])?;
                 let planned: RunPlan = context.client.post(&path, &body, None).await?;
@@ -168,7 +169,10 @@ async fn runs(context: &Context, command: Workflow) -> Result<bool, Error> {
             context.client.post(&step(paths::STEP_RETRY, &run, &id)?, &(), None).await?
         }
         Workflow::Answer { run, step: id, answers } => {
-            let body = AnswerStep { answers: values(answers) };
+            let asking: Run = context.client.get(&context.path(paths::RUN, &[&run])?).await?;
+            let asking = asking.steps.into_iter().find(|step| step.id == id);
+            let wanted = asking.and_then(|step| step.asks_for).unwrap_or_default();
+            let body = AnswerStep { answers: values(answers, &wanted) };
             context.client.post(&step(paths::STEP_ANSWER, &run, &id)?, &body, None).await?
         }
         Workflow::Approve { run, step: id, reason } => {
@@ -190,14 +194,31 @@ async fn runs(context: &Context, command: Workflow) -> Result<bool, Error> {
     Ok(true)
 }
 
-/// What people write, as what it is.
-fn values(pairs: Vec<(String, String)>) -> BTreeMap<String, Value> {
-    let value = |text: String| match text.as_str() {
-        "true" => Value::Bool(true),
-        "false" => Value::Bool(false),
-        number => number.parse::<i64>().map_or_else(|_| Value::String(text.clone()), Value::from),
+/// The inputs that a workflow wants, as in its template. Nobody is asked for them if none are given.
+async fn wanted(
+    context: &Context,
+    workflow: &str,
+    version: Option<u32>,
+    given: &[(String, String)],
+) -> Result<Value, Error> {
+    if given.is_empty() {
+        return Ok(Value::Null);
+    }
+    Ok(found(context, workflow, version).await?.template.get("inputs").cloned().unwrap_or_default())
+}
+
+/// What people write, as what is wanted under these names. What does not fit is sent as it is: the control plane says what would.
+fn values(pairs: Vec<(String, String)>, wanted: &Value) -> BTreeMap<String, Value> {
+    let value = |name: &str, text: String| {
+        let kind = wanted.get(name).and_then(|it| it.get("type")).and_then(Value::as_str);
+        let typed = match kind {
+            Some("number") => text.parse::<i64>().ok().map(Value::from),
+            Some("boolean") => text.parse::<bool>().ok().map(Value::from),
+            _ => None,
+        };
+        typed.unwrap_or(Value::String(text))
     };
-    pairs.into_iter().map(|(name, text)| (name, value(text))).collect()
+    pairs.into_iter().map(|(name, text)| (name.clone(), value(&name, text))).collect()
 }
 
 async fn all(
@@ -234,7 +255,19 @@ fn text(run: &Run) -> String {
 
 fn headline(run: &Run) -> String {
     let reason = print::because(run.reason.as_deref());
-    format!("run {} of {} version {} {}{reason}", run.id, run.workflow, run.version, said(&run.status))
+    let (status, but) = (said(&run.status), exceptions(run));
+    format!("run {} of {} version {} {status}{but}{reason}", run.id, run.workflow, run.version)
+}
+
+/// The steps whose failure did not matter to a run that has succeeded.
+fn exceptions(run: &Run) -> String {
+    let failed = run.steps.iter().filter(|step| step.state == "failed").map(|step| step.id.as_str());
+    let failed: Vec<&str> = failed.filter(|_| run.status == "succeeded").collect();
+    match failed.as_slice() {
+        [] => String::new(),
+        [step] => format!(", but for step {step}, which failed"),
+        steps => format!(", but for the steps {}, which failed", steps.join(", ")),
+    }
 }
 
 fn said(status: &str) -> String {

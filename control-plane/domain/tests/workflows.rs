@@ -438,7 +438,7 @@ fn what_cannot_begin_fails_and_may_be_tried_again() {
         }
     }
     let RunStatus::Failed { reason } = &now(&world).status else { panic!("{}", states(&world)) };
-    assert!(reason.starts_with("step out: the deployment failed: "), "{reason}");
+    assert!(reason.starts_with("step out: deployment ") && reason.contains(" failed: "), "{reason}");
     assert!(world.tenant().agents.contains_key(&agent(1)));
 }
 

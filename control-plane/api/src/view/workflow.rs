@@ -169,13 +169,12 @@ fn step(tenant: &TenantState, planned: &Step, found: &StepRun) -> dto::Step {
             .filter(|promotion| promotion.is_open())
             .map(|promotion| promotion.status_name().to_owned()),
         runs: found
-            .state
-            .children()
+            .parts
             .iter()
             .map(|child| dto::ChildRun {
                 run: child.run.to_string(),
                 item: child.item.clone(),
-                status: tenant.runs.get(&child.run).map_or("unknown", |it| it.status.name()).to_owned(),
+                status: tenant.runs.get(&child.run).map_or("archived", |it| it.status.name()).to_owned(),
             })
             .collect(),
         approval,

@@ -51,7 +51,8 @@ pub(super) fn ask(
 /// How a deployment ended, or the promotion that asked for it; `None` if it has not.
 pub(super) fn verdict(tenant: &TenantState, id: DeploymentId) -> Option<Result<Outputs, (String, Again)>> {
     if let Some(deployment) = tenant.deployments.get(&id) {
-        let what = if deployment.cause.is_job() { "job" } else { "deployment" };
+        // A step goes on to name its job when that is over, but not its deployment.
+        let what = if deployment.cause.is_job() { "the job".to_owned() } else { format!("deployment {id}") };
         return match &deployment.status {
             Status::Running | Status::Halting { .. } | Status::Cancelling { .. } => None,
             Status::Succeeded if deployment.cause.is_job() => {
@@ -64,11 +65,9 @@ pub(super) fn verdict(tenant: &TenantState, id: DeploymentId) -> Option<Result<O
             }
             // Its targets are not free before that is over.
             Status::Failed { .. } if is_being_taken_back(tenant, id) => None,
-            Status::Failed { reason } => {
-                Some(Err((format!("the {what} failed: {reason}"), Again::IfPlanned)))
-            }
+            Status::Failed { reason } => Some(Err((format!("{what} failed: {reason}"), Again::IfPlanned))),
             Status::Cancelled { reason } => {
-                Some(Err((format!("the {what} was cancelled: {reason}"), Again::Never)))
+                Some(Err((format!("{what} was cancelled: {reason}"), Again::Never)))
             }
         };
     }
