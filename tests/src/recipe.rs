@@ -54,6 +54,31 @@ pub fn hostile_archive(path: &str) -> Result<Vec<u8>> {
     Ok(builder.into_inner()?.finish()?)
 }
 
+/// A `.tar.gz` with a link, whose target is taken as it is, and a file that would be written through it. `hard` is another name of a file,
+/// and not a symbolic link.
+///
+/// # Errors
+/// If the target is too long for a header.
+pub fn linking_archive(target: &str, hard: bool) -> Result<Vec<u8>> {
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(if hard { tar::EntryType::Link } else { tar::EntryType::Symlink });
+    header.set_size(0);
+    header.set_mode(0o777);
+    header.set_path("logs")?;
+    let field = &mut header.as_old_mut().linkname;
+    anyhow::ensure!(target.len() < field.len(), "the target is too long");
+    field[..target.len()].copy_from_slice(target.as_bytes());
+    header.set_cksum();
+    let mut builder = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::fast()));
+    builder.append(&header, std::io::empty())?;
+    let content = b"gotcha";
+    let mut header = tar::Header::new_gnu();
+    header.set_size(u64::try_from(content.len())?);
+    header.set_mode(0o644);
+    builder.append_data(&mut header, "logs/written", content.as_slice())?;
+    Ok(builder.into_inner()?.finish()?)
+}
+
 /// A step that brings a component to the host.
 #[must_use]
 pub fn artifact(component: &str) -> Step {

@@ -1,8 +1,10 @@
-//! An agent is killed while a command runs, or loses its memory. The truth is reported, and nothing runs again.
+//! An agent is killed while a command runs or a release is on its way, or loses its memory. The truth is reported, and nothing runs again.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use rand::Rng as _;
 use stella_api_types::deployment::OnFailure;
 use stella_api_types::paths;
 use stella_api_types::task::{SettleTask, Task};
@@ -122,6 +124,85 @@ async fn a_command_that_still_runs_is_ended_whole_and_called_interrupted() -> Re
     assert_eq!(cluster.agents[0].read("installed"), "v1\nv1\n");
     assert_eq!(cluster.agents[0].read("runs"), "run\n");
     assert_eq!(cluster.agents[1].read("runs"), "", "the second target was never touched");
+    cluster.passed()
+}
+
+/// A release with one large file and many small ones, that can be packed no smaller.
+fn bulky(cluster: &Cluster) -> Result<Vec<u8>> {
+    let mut large = vec![0; 24 << 20];
+    rand::rng().fill_bytes(&mut large);
+    let file = cluster.folder().join("bulky.tar");
+    let mut builder = tar::Builder::new(std::fs::File::create(&file)?);
+    let mut add = |path: String, content: &[u8]| {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        builder.append_data(&mut header, path, content)
+    };
+    add("large".to_owned(), &large)?;
+    for number in 0..4_000 {
+        add(format!("small/{number}"), format!("{number}\n").as_bytes())?;
+    }
+    builder.into_inner()?;
+    Ok(std::fs::read(file)?)
+}
+
+/// The files and folders below `web/.incoming` of the first host whose names end so.
+fn incoming(cluster: &Cluster, ending: &str) -> Vec<PathBuf> {
+    let found = std::fs::read_dir(cluster.agents[0].host_root().join("web/.incoming")).into_iter().flatten();
+    let found = found.filter_map(|entry| Some(entry.ok()?.path()));
+    found.filter(|path| path.extension().is_some_and(|it| it == ending)).collect()
+}
+
+/// Deploys the bulky release, kills the agent once this is there of it, and starts it again: the task is interrupted, and the target is as
+/// it was.
+async fn killed_while(cluster: &mut Cluster, what: &str, is_there: impl Fn(&Cluster) -> bool) -> Result<()> {
+    let order = rolling(ENVIRONMENT, "2.0.0", OnFailure::Rollback);
+    let id = cluster.api.deploy(TENANT, &order, None).await?.deployment.id;
+    wait::until(what, async || {
+        ensure!(is_there(cluster), "{:?}", cluster.api.tasks(TENANT, &id).await?);
+        Ok(())
+    })
+    .await?;
+    cluster.agents[0].kill()?;
+    assert_eq!(cluster.agents[0].read("web/current/version"), "1.0.0", "{what}");
+    cluster.agents[0].start()?;
+    cluster.wait_task(&id, "web-1", "install", "interrupted").await?;
+    let ended = cluster.wait_final(&id).await?;
+    ensure!(ended.deployment.status == "failed", "{ended:?}");
+    let rollback = cluster.wait_final(ended.rollbacks.first().context("there is no rollback")?).await?;
+    assert_eq!(rollback.deployment.status, "succeeded", "{rollback:?}");
+    assert_eq!(cluster.agents[0].read("web/current/version"), "1.0.0", "{what}");
+    assert_eq!(incoming(cluster, "unpack"), Vec::<PathBuf>::new(), "{what}: something is left");
+    Ok(())
+}
+
+/// A release comes to a host as a whole or not at all, whatever it was that the agent was killed in; and what was fetched is not fetched again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_that_is_on_its_way_when_the_agent_dies_is_not_half_there() -> Result<()> {
+    let mut cluster = Cluster::start(1).await?;
+    let old = cluster.api.upload(TENANT, &recipe::archive(&[("version", "1.0.0")])?).await?;
+    cluster.release(&recipe::release("1.0.0", &[("web", &old)], vec![recipe::artifact("web")])).await?;
+    let good = cluster.deploy(&rolling(ENVIRONMENT, "1.0.0", OnFailure::Rollback)).await?;
+    assert_eq!(good.deployment.status, "succeeded", "{good:?}");
+    let archive = bulky(&cluster)?;
+    let new = cluster.api.upload(TENANT, &archive).await?;
+    cluster.release(&recipe::release("2.0.0", &[("web", &new)], vec![recipe::artifact("web")])).await?;
+
+    let fetched = |cluster: &Cluster| {
+        let size = |path: &PathBuf| path.metadata().map_or(0, |it| it.len());
+        incoming(cluster, "part").iter().map(size).max().unwrap_or_default()
+    };
+    killed_while(&mut cluster, "a part of it is fetched", |cluster| fetched(cluster) > 0).await?;
+    let kept = fetched(&cluster);
+    ensure!(kept > 0 && kept < archive.len() as u64, "{kept} bytes of {} are there", archive.len());
+    killed_while(&mut cluster, "a part of it is unpacked", |cluster| !incoming(cluster, "unpack").is_empty())
+        .await?;
+
+    let ended = cluster.deploy(&rolling(ENVIRONMENT, "2.0.0", OnFailure::Rollback)).await?;
+    assert_eq!(ended.deployment.status, "succeeded", "{ended:?}");
+    assert_eq!(cluster.agents[0].read("web/current/small/3999"), "3999\n");
+    assert_eq!(incoming(&cluster, "unpack"), Vec::<PathBuf>::new());
     cluster.passed()
 }
 

@@ -1,12 +1,20 @@
 //! Bad input gets a clear error that names the field and the remedy, and changes nothing.
 
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+
 use anyhow::{Context as _, Result, ensure};
 use reqwest::{Method, RequestBuilder};
+use stella_api_types::event::Event;
 use stella_api_types::paths::{self, fill};
 use stella_api_types::problem::Problem;
 use stella_tests::api::{Api, by_people};
-use stella_tests::cluster::{Cluster, ENVIRONMENT, TENANT};
-use stella_tests::recipe::{self, archive, digest, hostile_archive, shell};
+use stella_tests::cluster::{Cluster, ENVIRONMENT, TENANT, create_tenant};
+use stella_tests::recipe::{self, archive, digest, hostile_archive, linking_archive, shell};
+
+/// A tenant that nothing is about.
+const OTHER_TENANT: &str = "umbrella";
 
 /// A well-formed id of nothing.
 const NOBODY: &str = "0190f5f4-7b3c-7c1d-9d55-4f2b8e6a1c33";
@@ -294,7 +302,8 @@ fn judge(case: &Case, problem: &Problem) -> Result<()> {
 async fn bad_input_is_refused_with_field_and_remedy_and_changes_nothing() -> Result<()> {
     let cluster = Cluster::start(1).await?;
     cluster.release(&recipe::release("1.0.0", &[], vec![shell("work", "true")])).await?;
-    let before = by_people(cluster.api.events(TENANT).await?);
+    create_tenant(&cluster.api, OTHER_TENANT).await?;
+    let before = Kept::of(&cluster).await?;
     let mut cases = unknown_things(&cluster.api);
     cases.extend(malformed_things(&cluster.api));
     cases.extend(large_and_strange_things(&cluster.api)?);
@@ -313,40 +322,84 @@ async fn bad_input_is_refused_with_field_and_remedy_and_changes_nothing() -> Res
         wrong.extend(outcome.err().map(|error| format!("{error:#}")));
     }
     ensure!(wrong.is_empty(), "{} wrong answers:\n{}", wrong.len(), wrong.join("\n"));
-    let after = by_people(cluster.api.events(TENANT).await?);
-    assert_eq!(after, before, "nothing has happened");
+    assert_eq!(Kept::of(&cluster).await?, before, "nothing has happened");
     cluster.passed()
+}
+
+/// All that a control plane keeps and people can change: the events of every stream that they have caused, and the files of its stores.
+#[derive(Debug, PartialEq)]
+struct Kept {
+    events: Vec<Event>,
+    files: BTreeMap<PathBuf, u64>,
+}
+
+impl Kept {
+    async fn of(cluster: &Cluster) -> Result<Self> {
+        let mut events: Vec<Event> = cluster.api.list(paths::SYSTEM_EVENTS, &[]).await?;
+        for tenant in [TENANT, OTHER_TENANT] {
+            events.extend(cluster.api.events(tenant).await?);
+        }
+        let mut files = BTreeMap::new();
+        let mut folders: Vec<_> =
+            ["artifacts", "output"].map(|store| cluster.control_plane.state_dir().join(store)).into();
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
+                let entry = entry?;
+                if entry.file_type()?.is_dir() {
+                    folders.push(entry.path());
+                } else {
+                    files.insert(entry.path(), entry.metadata()?.len());
+                }
+            }
+        }
+        Ok(Self { events: by_people(events), files })
+    }
 }
 
 /// An archive is judged by who makes a release of it and by who takes it, before anything is deployed; and where it is unpacked.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_archive_that_leaves_its_folder_is_refused_where_it_is_made_and_where_it_is_taken() -> Result<()> {
     let cluster = Cluster::start(0).await?;
-    let before = cluster.api.events(TENANT).await?;
+    create_tenant(&cluster.api, OTHER_TENANT).await?;
+    // One that is in order is kept, so that there is something to change.
+    cluster.api.upload(TENANT, &archive(&[("a", "b")])?).await?;
+    let before = Kept::of(&cluster).await?;
+    ensure!(before.files.len() == 1 && before.events.len() > 2, "{before:?}");
     let absolute = cluster.folder().join("absolute").display().to_string();
-    for (path, problem) in
-        [("../../../escaped", "has .. in its path"), (absolute.as_str(), "has an absolute path")]
-    {
-        let hostile = hostile_archive(path)?;
+    let outside = cluster.folder().display().to_string();
+    for (entry, problem, hostile) in [
+        ("../../../escaped", "has .. in its path", hostile_archive("../../../escaped")?),
+        (absolute.as_str(), "has an absolute path", hostile_archive(&absolute)?),
+        ("logs", "leaves the release", linking_archive("../../../etc", false)?),
+        ("logs", "leaves the release", linking_archive(&outside, false)?),
+        ("logs", "leaves the release", linking_archive("a/../../..", false)?),
+        ("logs", "is a hard link to \"/etc/shadow\"", linking_archive("/etc/shadow", true)?),
+        ("logs", "is a hard link to \"../../passwd\"", linking_archive("../../passwd", true)?),
+        ("logs/written", "goes through a link", linking_archive("data", false)?),
+    ] {
         let file = cluster.folder().join("hostile.tar.gz");
-        std::fs::write(&file, &hostile)?;
+        fs::write(&file, &hostile)?;
         let component = format!("web={}", file.display());
         let (code, said) =
             cluster.stella(&["release", "create", "app", "1.0.0", "--component", &component])?;
         ensure!(code == Some(2), "{code:?} {said}");
-        for wanted in [path, problem, "hostile.tar.gz", "tar -C FOLDER"] {
+        for wanted in [entry, problem, "hostile.tar.gz"] {
             ensure!(said.contains(wanted), "{wanted}: {said}");
         }
         let refused =
             cluster.api.upload(TENANT, &hostile).await.err().context("it is taken")?.into_problem()?;
         ensure!(refused.status == 422 && refused.field.as_deref() == Some("body"), "{refused:?}");
-        for wanted in [path, problem, "tar -C FOLDER"] {
+        ensure!(refused.no_side_effects && !refused.retryable, "{refused:?}");
+        for wanted in [entry, problem] {
             ensure!(refused.detail.contains(wanted), "{wanted}: {refused:?}");
         }
+        // What to do about it is said in the same words by both.
+        let (_, remedy) = refused.detail.rsplit_once(": ").with_context(|| refused.detail.clone())?;
+        ensure!(remedy.len() > 20 && said.contains(remedy), "{remedy:?} is not in {said}");
         let taken = fill(paths::ARTIFACT, &[TENANT, &digest(&hostile)]);
         let answer = cluster.api.answer(cluster.api.request(Method::GET, &taken)).await?;
         ensure!(answer.status == 404, "it was kept: {answer:?}");
+        assert_eq!(Kept::of(&cluster).await?, before, "{problem}: something has happened");
     }
-    assert_eq!(cluster.api.events(TENANT).await?, before, "nothing has happened");
     cluster.passed()
 }
