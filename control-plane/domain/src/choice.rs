@@ -1,8 +1,12 @@
 //! Who has chosen what comes to an environment, beside who asks for it: none of them approves it.
 
+use std::collections::BTreeSet;
+
 use stella_protocol::id::{DeploymentId, PromotionId, RunId};
 
 use crate::command::Actor;
+use crate::name::Name;
+use crate::run::Run;
 use crate::tenant::TenantState;
 
 impl TenantState {
@@ -20,6 +24,47 @@ impl TenantState {
             next = run.parent.as_ref().and_then(|(whole, _)| self.runs.get(whole));
         }
         choosers
+    }
+
+    /// The same of all that a run is part of, for its steps that wait for people: they let go on what comes after them, in whichever run of
+    /// it that is. So whoever wrote a version that is run there, now or later, and whoever has answered anything there, has chosen too.
+    #[must_use]
+    pub fn choosers_around(&self, run: RunId) -> Vec<Actor> {
+        let mut choosers = self.choosers_in(run);
+        let mut whole = self.runs.get(&run);
+        while let Some(above) = whole.and_then(|run| self.runs.get(&run.parent.as_ref()?.0)) {
+            whole = Some(above);
+        }
+        if let Some(whole) = whole {
+            self.add_answers(whole, &mut choosers);
+            self.add_writers((&whole.workflow, whole.version), &mut BTreeSet::new(), &mut choosers);
+        }
+        choosers
+    }
+
+    /// Who has answered anything in a run or in one that is part of it.
+    fn add_answers(&self, run: &Run, choosers: &mut Vec<Actor>) {
+        for step in run.steps.values() {
+            add(choosers, step.answered_by.iter());
+            step.parts.iter().filter_map(|part| self.runs.get(&part.run)).for_each(|part| {
+                self.add_answers(part, choosers);
+            });
+        }
+    }
+
+    /// Who wrote a version of a workflow, and those that it runs. What it runs was there before it, so this ends.
+    fn add_writers<'t>(
+        &'t self,
+        (name, number): (&'t Name, u32),
+        seen: &mut BTreeSet<(&'t Name, u32)>,
+        choosers: &mut Vec<Actor>,
+    ) {
+        let version = self.workflows.get(name).and_then(|it| it.versions.get(&number));
+        let Some(version) = version.filter(|_| seen.insert((name, number))) else { return };
+        add(choosers, std::iter::once(&version.applied_by));
+        for inner in version.template.steps.iter().filter_map(|step| step.workflow.as_ref()) {
+            self.add_writers((&inner.name, inner.version), seen, choosers);
+        }
     }
 
     /// Who has chosen what a deployment has brought: whoever asked for it, and whoever had chosen it before.

@@ -166,3 +166,52 @@ fn a_security_gate_may_count_the_reports_of_named_accounts_alone() {
     assert!(world.tenant().deployments.contains_key(&deployment(2)), "{}", says(&world));
     end(&world);
 }
+
+/// Person 2 writes what is deployed, person 3 what runs that, and person 1 starts it.
+#[test]
+fn nor_who_wrote_what_is_run_with_it_or_has_answered_there() {
+    let mut world = World::with_release_1(2);
+    (1..=4).for_each(|n| world.person(n));
+    let ship = json!({ "name": "ship", "steps": [
+        { "id": "which", "input": { "release": { "type": "text" } } },
+        { "id": "sure", "needs": ["which"], "approval": {} },
+        { "id": "go", "needs": ["sure"], "deploy": { "release": "shop:2.0", "environment": "staging" } }] });
+    let whole = json!({ "name": "whole", "steps": [
+        { "id": "sure", "approval": {} },
+        { "id": "ship", "needs": ["sure"], "workflow": { "name": "ship", "version": 1 } },
+        { "id": "then", "needs": ["ship"], "approval": {} }] });
+    for (who, template) in [(2, ship), (3, whole)] {
+        let apply = TenantCommand::ApplyWorkflow(Box::new(serde_json::from_value(template).unwrap()));
+        world.tell_as(who, apply).unwrap();
+    }
+    let new = NewRun { id: RUN, workflow: name("whole"), version: None, inputs: BTreeMap::new() };
+    world.tell_as(1, TenantCommand::StartRun(Box::new(new))).unwrap();
+    let refused = |world: &mut World, who: u128, run: RunId, step: &str| {
+        let command = TenantCommand::DecideStep { run, step: id(step), approve: true, reason: String::new() };
+        let said = world.tell_as(who, command).unwrap_err().to_string();
+        assert!(said.contains("nobody approves in a run for which they have chosen"), "{said}");
+    };
+    for chooser in [2, 3] {
+        refused(&mut world, chooser, RUN, "sure");
+    }
+    approve_step(&mut world, 4).unwrap();
+    // The part asks before it goes on, and person 4 answers: they have chosen in all of it.
+    let part = world.tenant().runs.values().find(|it| it.parent.is_some()).unwrap().id;
+    let answers = BTreeMap::from([(id("release"), json!("shop:2.0"))]);
+    world.tell_as(4, TenantCommand::AnswerStep { run: part, step: id("which"), answers }).unwrap();
+    for chooser in [2, 3, 4] {
+        refused(&mut world, chooser, part, "sure");
+    }
+    world.person(5);
+    let sure =
+        TenantCommand::DecideStep { run: part, step: id("sure"), approve: true, reason: String::new() };
+    world.tell_as(5, sure).unwrap();
+    (1..=2).for_each(|n| world.complete(n));
+    for chooser in [2, 3, 4] {
+        refused(&mut world, chooser, RUN, "then");
+    }
+    let then = TenantCommand::DecideStep { run: RUN, step: id("then"), approve: true, reason: String::new() };
+    world.tell_as(5, then).unwrap();
+    assert_eq!(checked_run(&world, RUN).status, RunStatus::Succeeded);
+    end(&world);
+}

@@ -275,7 +275,7 @@ fn decide(
         return Ok(Outcome::Run(id));
     }
     let place = environment.map_or(Scope::Tenant(tx.tenant.id), |it| Scope::Environment(tx.tenant.id, it));
-    let choosers = tx.tenant.choosers_in(id);
+    let choosers = tx.tenant.choosers_around(id);
     let has_chosen = |it: &Approval| {
         let chose = choosers.iter().any(|chooser| chooser.account().is_some_and(|by| by.id == it.by.id));
         chose.then(|| format!("account {} has answered what the run asked for since", it.by.name))
@@ -320,8 +320,8 @@ pub(super) fn lapse_of(tx: &mut Transaction<'_>, account: AccountId) -> Result<(
 fn is_free_to_approve(tx: &Transaction<'_>, id: RunId) -> Result<(), Rejection> {
     let problem = if tx.run(id)?.is_started_by(tx.actor()) {
         "nobody approves in a run that they have started; somebody else has to"
-    } else if tx.tenant.choosers_in(id).iter().any(|chooser| chooser.is(tx.actor())) {
-        "nobody approves in a run for which they have chosen: they wrote its workflow, or answered what it asked for; somebody else has to"
+    } else if tx.tenant.choosers_around(id).iter().any(|chooser| chooser.is(tx.actor())) {
+        "nobody approves in a run for which they have chosen: they wrote its workflow, or one that is run with it, or answered what was asked for; somebody else has to"
     } else {
         return Ok(());
     };
