@@ -7,6 +7,7 @@ use stella_protocol::id::DeploymentId;
 
 use super::promotion::targets;
 use super::transaction::Transaction;
+use crate::deployment::Deployment;
 use crate::environment::Environment;
 use crate::event::Fact;
 use crate::plan::Plan;
@@ -30,13 +31,28 @@ pub(super) fn reason(
     if promotion.plan.guards != plan.guards {
         return other_guards(tx, environment);
     }
-    let changes = changes(tx, promotion, environment);
-    let left = changes.len().saturating_sub(NAMED_MAX);
-    let named = changes.iter().take(NAMED_MAX).cloned().collect::<Vec<_>>().join("; ");
-    match (named.as_str(), left) {
+    let Changes { named, more } = changes(tx, promotion, environment);
+    match (named.join("; ").as_str(), more) {
         ("", _) => "its targets, what is on them, or how it is verified in the end, has changed".to_owned(),
-        (_, 0) => named,
-        (_, left) => format!("{named}; and {left} more"),
+        (named, 0) => named.to_owned(),
+        (named, more) => format!("{named}; and {more} more"),
+    }
+}
+
+/// The first changes by name, and how many more there are. As many targets as there may be have changed at once.
+#[derive(Default)]
+struct Changes {
+    named: Vec<String>,
+    more: usize,
+}
+
+impl Changes {
+    fn add(&mut self, name: impl FnOnce() -> String) {
+        if self.named.len() < NAMED_MAX {
+            self.named.push(name());
+        } else {
+            self.more += 1;
+        }
     }
 }
 
@@ -79,39 +95,42 @@ fn other_guards(tx: &Transaction<'_>, environment: &Environment) -> String {
 }
 
 /// What has just changed of what it would do.
-fn changes(tx: &Transaction<'_>, promotion: &Promotion, environment: &Environment) -> Vec<String> {
+fn changes(tx: &Transaction<'_>, promotion: &Promotion, environment: &Environment) -> Changes {
     let before = tx.system.tenants.get(&tx.tenant.id);
     let place = before.and_then(|tenant| tenant.environments.get(&environment.id));
-    let mut changes = Vec::new();
+    let mut changes = Changes::default();
     if let Some(place) = place.filter(|place| place.name != environment.name) {
-        changes.push(format!("{} is called {} now", place.name, environment.name));
+        changes.add(|| format!("{} is called {} now", place.name, environment.name));
     }
     if place.is_some_and(|place| place.verification != environment.verification) {
-        changes.push(format!("how a deployment to {} is verified in the end has changed", environment.name));
+        changes
+            .add(|| format!("how a deployment to {} is verified in the end has changed", environment.name));
     }
+    let ended = ended(tx);
     for target in targets(&tx.tenant, &promotion.wanted) {
         match before.and_then(|tenant| tenant.targets.get(&target.id)) {
-            Some(before) => changes.extend(of_target(before, target)),
-            None => changes.push(format!("target {} is another one of that name", target.name)),
+            Some(before) => of_target(before, target, &mut changes),
+            None => changes.add(|| format!("target {} is another one of that name", target.name)),
         }
-        changes.extend(brought(tx, target));
+        if let Some(deployment) = ended.iter().find(|it| has_changed(it, target)) {
+            changes.add(|| brought(&tx.tenant, target, deployment.id));
+        }
     }
     changes
 }
 
 /// What has changed of one target, but for what is on it.
-fn of_target(before: &Target, now: &Target) -> Vec<String> {
+fn of_target(before: &Target, now: &Target, changes: &mut Changes) {
     let name = &now.name;
-    let mut changes = Vec::new();
     if before.agent != now.agent {
-        changes.push(format!("target {name} is served by another agent"));
+        changes.add(|| format!("target {name} is served by another agent"));
     }
-    changes.extend(
-        differing(&before.variables, &now.variables).map(|it| format!("variable {it} of {name} has changed")),
-    );
-    changes
-        .extend(differing(&before.labels, &now.labels).map(|it| format!("label {it} of {name} has changed")));
-    changes
+    for variable in differing(&before.variables, &now.variables) {
+        changes.add(|| format!("variable {variable} of {name} has changed"));
+    }
+    for label in differing(&before.labels, &now.labels) {
+        changes.add(|| format!("label {label} of {name} has changed"));
+    }
 }
 
 fn differing<'m>(
@@ -122,22 +141,27 @@ fn differing<'m>(
     gone.chain(now.iter().filter(|(key, value)| before.get(*key) != Some(*value)).map(|(key, _)| key))
 }
 
-/// What a deployment that has just ended has brought to a target.
-fn brought(tx: &Transaction<'_>, target: &Target) -> Option<String> {
+/// The deployments that have just ended.
+fn ended<'t>(tx: &'t Transaction<'_>) -> Vec<&'t Deployment> {
     #[expect(clippy::wildcard_enum_match_arm, reason = "nothing else ends a deployment")]
-    let ended = tx.facts_from(0).find_map(|fact| match fact {
+    let ended = tx.facts_from(0).filter_map(|fact| match fact {
         Fact::DeploymentSucceeded { id }
         | Fact::DeploymentFailed { id, .. }
-        | Fact::DeploymentCancelled { id, .. } => has_changed(&tx.tenant, *id, target).then_some(*id),
+        | Fact::DeploymentCancelled { id, .. } => tx.tenant.deployments.get(id).map(AsRef::as_ref),
         _ => None,
-    })?;
-    let there = target.current.and_then(|release| tx.tenant.releases.get(&release));
+    });
+    ended.collect()
+}
+
+/// What a deployment that has just ended has brought to a target.
+fn brought(tenant: &TenantState, target: &Target, by: DeploymentId) -> String {
+    let there = target.current.and_then(|release| tenant.releases.get(&release));
     let there = there.map_or_else(|| "nothing".to_owned(), |it| format!("{}:{}", it.application, it.version));
-    Some(format!("{there} is on {} since deployment {ended}", target.name))
+    format!("{there} is on {} since deployment {by}", target.name)
 }
 
 /// Whether something else is on a target since a deployment than before it.
-fn has_changed(tenant: &TenantState, id: DeploymentId, target: &Target) -> bool {
-    let part = tenant.deployments.get(&id).and_then(|it| it.targets.get(&target.id));
+fn has_changed(deployment: &Deployment, target: &Target) -> bool {
+    let part = deployment.targets.get(&target.id);
     part.is_some_and(|part| part.is_touched() && part.previous != target.current)
 }
