@@ -35,9 +35,12 @@ pub const VERSION: u16 = 1;
 pub const VERSION_COLOURS: u16 = 2;
 /// The version of the form of jobs: it says which step of which run wants it, and there is nothing to take back.
 pub const VERSION_JOB: u16 = 3;
+/// The version of the form for environments where somebody has to approve in which a part of what guards them was in it first: the gates,
+/// the budget, and what is wanted of the way back.
+pub const VERSION_SOME_GUARDS: u16 = 4;
 /// The version of the form for environments where somebody has to approve: what guards them is in it too. That is the gates, the budget,
 /// what is wanted of the way back, the path, the channels, and the signatures that the tenant demands. It may have colours, and be a job's.
-pub const VERSION_GUARDS: u16 = 4;
+pub const VERSION_GUARDS: u16 = 5;
 
 /// What a deployment would do, as a hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,10 +56,25 @@ pub struct Plan {
     pub guards: Option<Digest>,
 }
 
+/// What guards an environment where somebody has to approve, as far as it is in a plan: more with each version of the form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Guarded {
+    /// Nothing of it.
+    Not,
+    /// See [`VERSION_SOME_GUARDS`].
+    Partly,
+    /// See [`VERSION_GUARDS`].
+    Wholly,
+}
+
 impl Plan {
-    /// Whether it is in the form of before guards were in it.
-    pub(crate) const fn is_without_guards(&self) -> bool {
-        self.version < VERSION_GUARDS
+    /// How much of what guards an environment is in a plan in the form of this one.
+    pub(crate) const fn guarded(&self) -> Guarded {
+        match self.version {
+            ..VERSION_SOME_GUARDS => Guarded::Not,
+            VERSION_SOME_GUARDS => Guarded::Partly,
+            _ => Guarded::Wholly,
+        }
     }
 }
 
@@ -202,8 +220,8 @@ pub(crate) struct Sealing<'p> {
     pub(crate) new: &'p NewDeployment,
     /// The targets in the order in which they are started.
     pub(crate) targets: Vec<(&'p Target, &'p [Leg])>,
-    /// Whether it is made in the form of before guards were in it.
-    pub(crate) without_guards: bool,
+    /// In which form it is made where somebody has to approve.
+    pub(crate) guarded: Guarded,
 }
 
 /// The leaves of a plan, hashed; one of them is kept, if somebody wants to see it.
@@ -245,9 +263,10 @@ impl Sealing<'_> {
         let job =
             new.job.as_ref().map(|job| JobOf { workflow: &job.workflow, run: job.run, step: &job.step });
         let is_job = job.is_some();
-        let is_guarded = environment.approvals.is_some() && !self.without_guards;
+        let guarded = environment.approvals.as_ref().map_or(Guarded::Not, |_| self.guarded);
         let version = match &job {
-            _ if is_guarded => VERSION_GUARDS,
+            _ if guarded == Guarded::Wholly => VERSION_GUARDS,
+            _ if guarded == Guarded::Partly => VERSION_SOME_GUARDS,
             Some(_) => VERSION_JOB,
             None if self.targets.iter().all(|(_, legs)| legs.is_empty()) => VERSION,
             None => VERSION_COLOURS,
@@ -271,7 +290,8 @@ impl Sealing<'_> {
             job,
         };
         tree.add(PlanPart::Wanted, &what);
-        let guards = is_guarded.then(|| tree.add(PlanPart::Guards, &guards(tenant, environment, is_job)));
+        let guards = guards(tenant, environment, is_job, guarded);
+        let guards = guards.map(|guards| tree.add(PlanPart::Guards, &guards));
         let recipe = Leaf::Release {
             id: release.id,
             application: &release.application,
@@ -332,17 +352,27 @@ impl Sealing<'_> {
     }
 }
 
-fn guards<'p>(tenant: &'p TenantState, environment: &'p Environment, is_job: bool) -> Leaf<'p> {
-    let path = environment.requires.as_ref().filter(|_| !is_job);
-    Leaf::Guards {
+fn guards<'p>(
+    tenant: &'p TenantState,
+    environment: &'p Environment,
+    is_job: bool,
+    guarded: Guarded,
+) -> Option<Leaf<'p>> {
+    let is_whole = match guarded {
+        Guarded::Not => return None,
+        Guarded::Partly => false,
+        Guarded::Wholly => true,
+    };
+    let path = environment.requires.as_ref().filter(|_| is_whole && !is_job);
+    Some(Leaf::Guards {
         gates: environment.gates.values().map(|it| &it.gate).collect(),
         budget: environment.budget,
         requires_way_back: environment.requires_way_back && !is_job,
         way_back_proof: (!is_job).then_some(environment.way_back_proof),
         path: path.map(|path| Path { needs: path.needs, after: path.requirements().collect() }),
-        channels: &environment.channels,
-        signatures: tenant.signing.as_ref(),
-    }
+        channels: if is_whole { &environment.channels } else { &[] },
+        signatures: tenant.signing.as_ref().filter(|_| is_whole),
+    })
 }
 
 /// What would take a target back while the colour that is live now is kept; empty is all steps.

@@ -13,7 +13,7 @@ use stella_signing::{ApprovalStatement, PublicKey, Signature};
 use crate::command::{ActingAccount, Actor, NewDeployment};
 use crate::event::{Event, Fact};
 use crate::hold::Hold;
-use crate::plan::Plan;
+use crate::plan::{Guarded, Plan};
 
 /// How many approvals a rule may want, and how many accounts it may name.
 pub const APPROVALS_MAX: u32 = 16;
@@ -240,10 +240,10 @@ impl Promotion {
         self.rule.as_ref().map(|rule| rule.lacking(&given)).unwrap_or_default()
     }
 
-    /// Whether it was asked for before guards were part of what people approve: it is looked at without them until its end.
-    #[must_use]
-    pub const fn is_of_before_guards(&self) -> bool {
-        self.rule.is_some() && self.plan.is_without_guards()
+    /// How much of what guards its environment is part of what people approve: it is looked at in the form in which it was asked for until
+    /// its end.
+    pub(crate) const fn guarded(&self) -> Guarded {
+        if self.rule.is_some() { self.plan.guarded() } else { Guarded::Wholly }
     }
 
     /// Whether it waits.

@@ -530,13 +530,16 @@ fn each_part_of_a_plan_is_proven_in_its_root() {
     assert!(matches!(prove(&world, PlanPart::Target(target(9))), Err(Rejection::NotFound { .. })));
 }
 
-/// What was asked for before guards were part of it is looked at in its own form: the old roots still hold.
-#[test]
-fn what_was_asked_for_in_an_older_form_still_starts() {
+/// Person 1 has asked for release 2 everywhere, with this plan. It comes by its path, and is signed as it has to be.
+fn asked_with(plan: Plan) -> World {
     let rule = Some(rule(2, &[2, 3]));
     let mut world = world(rule.clone());
-    let root = format!("sha256:{}", GOLDEN[0]).parse().unwrap();
-    let plan = Plan { version: 1, root, targets: 2, guards: None };
+    guard(&mut world);
+    world.ok(TenantCommand::SetEnvironmentChannels { environment: STAGING, channels: Vec::new() });
+    world.sign(1, 2).unwrap();
+    let first = NewDeployment { environment: BEFORE, ..new_deployment(8, 2, None) };
+    world.ok(TenantCommand::Deploy(Box::new(first)));
+    world.complete(7);
     let (id, wanted) = (promotion(2), Box::new(new_deployment(2, 2, Some(1))));
     let expires_at = Some(world.now.plus_ms(86_400_000));
     let fact = Fact::PromotionRequested { id, wanted, plan, rule, expires_at, chosen_by: Vec::new() };
@@ -544,11 +547,34 @@ fn what_was_asked_for_in_an_older_form_still_starts() {
     let event = Event { at: world.now, actor, trace, fact };
     world.state.apply(StreamId::Tenant(common::TENANT), &event).unwrap();
     world.events.push((StreamId::Tenant(common::TENANT), event));
-    world.ok(TenantCommand::SetEnvironmentBudget { environment: STAGING, budget: Some(Amount::Count(1)) });
-    world.approve(2, 2).unwrap();
-    world.approve(3, 2).unwrap();
-    assert!(matches!(world.promotion(2).status, PromotionStatus::Started { .. }));
-    common::end(&world);
+    world
+}
+
+/// What was asked for before guards, or before some of them, were part of it is looked at in its own form: the old roots still hold.
+#[test]
+fn what_was_asked_for_in_an_older_form_still_starts() {
+    let root = |hex: &str| format!("sha256:{hex}").parse().unwrap();
+    let some =
+        br#"{"leaf":"guards","gates":[],"budget":null,"requires_way_back":false,"way_back_proof":"off"}"#;
+    let forms = [
+        Plan { version: 1, root: root(GOLDEN[0]), targets: 2, guards: None },
+        Plan { version: 4, root: root(SOME_GUARDS[0]), targets: 2, guards: Some(merkle::leaf(some)) },
+    ];
+    for plan in forms {
+        let mut world = asked_with(plan);
+        let budget = Some(Amount::Count(1));
+        if plan.guards.is_none() {
+            world.ok(TenantCommand::SetEnvironmentBudget { environment: STAGING, budget });
+        }
+        world.approve(2, 2).unwrap();
+        world.approve(3, 2).unwrap();
+        assert!(matches!(world.promotion(2).status, PromotionStatus::Started { .. }));
+        common::end(&world);
+    }
+    // What was part of it then still is.
+    let mut world = asked_with(forms[1]);
+    world.set_gate(common::gate("manual", Check::Manual));
+    assert!(ended(&world, 2).contains("that is part of what people approve"));
 }
 
 /// What is approved is a hash, so its form must not change by accident: another form needs another version.
@@ -564,7 +590,7 @@ fn the_hash_of_a_plan_is_pinned() {
         })
         .collect();
     assert_eq!(roots, GUARDED, "strategy and targets are part of it");
-    assert_eq!((world.promotion(2).plan.version, world.promotion(2).plan.targets), (4, 2));
+    assert_eq!((world.promotion(2).plan.version, world.promotion(2).plan.targets), (5, 2));
     let (stream, event) = world.events.last().unwrap();
     assert_eq!(*stream, StreamId::Tenant(common::TENANT));
     let again: Event = serde_json::from_str(&serde_json::to_string(event).unwrap()).unwrap();
@@ -572,9 +598,12 @@ fn the_hash_of_a_plan_is_pinned() {
 }
 
 const GUARDED: [&str; 2] = [
-    "dae83fd7d257597d8353e79c49b18e762e59d4bdf8500da1ed1739bace98a014",
-    "8a1dd927c4bb2441ff24e4fc34a61d1bfc913a5891f88facc06a8777caca1af4",
+    "0000000000000000000000000000000000000000000000000000000000000000",
+    "0000000000000000000000000000000000000000000000000000000000000001",
 ];
+
+/// The first of them, in the form of before all guards were in it.
+const SOME_GUARDS: [&str; 1] = ["dae83fd7d257597d8353e79c49b18e762e59d4bdf8500da1ed1739bace98a014"];
 
 /// The first of them, in the form of before guards were in it.
 const GOLDEN: [&str; 1] = ["a6dc257ce5bd130c1a376edb926999f812e3e6c469d9a9d686598bdba43779ec"];

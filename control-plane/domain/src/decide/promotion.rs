@@ -20,7 +20,7 @@ use crate::environment::Environment;
 use crate::event::{Fact, PlannedTarget};
 use crate::gate::Outcome as Says;
 use crate::job::Job;
-use crate::plan::{PartProof, Plan, PlanPart, Sealing, TargetWork};
+use crate::plan::{Guarded, PartProof, Plan, PlanPart, Sealing, TargetWork};
 use crate::promotion::{
     APPROVALS_MAX, ASKED_AGAIN_MAX, ApprovalRule, ApprovalSignature, EXPIRES_MS_DEFAULT, EXPIRES_MS_RANGE,
     GROUPS_MAX, OPEN_MAX, Objection, OnExpiry, Promotion, PromotionStatus,
@@ -104,7 +104,7 @@ fn request_as(
     }
     let expires_ms = rule.as_ref().map_or(EXPIRES_MS_DEFAULT, |rule| rule.expires_ms);
     let expires_at = may_wait.then(|| tx.now.plus_ms(expires_ms));
-    let plan = sealing(&tx.tenant, &prepared, new, false).seal();
+    let plan = sealing(&tx.tenant, &prepared, new, Guarded::Wholly).seal();
     tx.emit(Fact::PromotionRequested {
         id,
         wanted: Box::new(new.clone()),
@@ -133,7 +133,7 @@ fn may_wait(environment: &Environment) -> bool {
 /// # Errors
 /// If it would be refused, for the same reason.
 pub fn planned(tenant: &TenantState, new: &NewDeployment, now: Timestamp) -> Result<Planned, Rejection> {
-    planned_as(tenant, new, now, false)
+    planned_as(tenant, new, now, Guarded::Wholly)
 }
 
 /// What a promotion that waits would do, had it been asked for at `now` in the form in which it was.
@@ -145,7 +145,7 @@ pub fn planned_again(
     promotion: &Promotion,
     now: Timestamp,
 ) -> Result<Planned, Rejection> {
-    let planned = planned_as(tenant, &promotion.wanted, now, promotion.is_of_before_guards())?;
+    let planned = planned_as(tenant, &promotion.wanted, now, promotion.guarded())?;
     is_its(promotion, &planned.plan)?;
     Ok(planned)
 }
@@ -173,7 +173,7 @@ pub fn prove(
     now: Timestamp,
 ) -> Result<PartProof, Rejection> {
     let prepared = checked(tenant, &promotion.wanted, now, true)?;
-    let sealing = sealing(tenant, &prepared, &promotion.wanted, promotion.is_of_before_guards());
+    let sealing = sealing(tenant, &prepared, &promotion.wanted, promotion.guarded());
     let (plan, proof) = sealing.prove(part);
     is_its(promotion, &plan)?;
     proof.ok_or_else(|| match part {
@@ -195,7 +195,7 @@ pub fn work_on(
     now: Timestamp,
 ) -> Result<TargetWork, Rejection> {
     let prepared = checked(tenant, &promotion.wanted, now, true)?;
-    let sealing = sealing(tenant, &prepared, &promotion.wanted, promotion.is_of_before_guards());
+    let sealing = sealing(tenant, &prepared, &promotion.wanted, promotion.guarded());
     is_its(promotion, &sealing.seal())?;
     sealing.work_on(target).ok_or_else(|| Rejection::not_found(TargetId::KIND, target))
 }
@@ -212,7 +212,7 @@ pub(super) fn planned_work(
 ) -> Result<TargetWork, Rejection> {
     let waits = tenant.environments.get(&new.environment).is_some_and(|it| may_wait(it));
     let prepared = checked(tenant, new, now, waits)?;
-    let work = sealing(tenant, &prepared, new, false).work_on(target);
+    let work = sealing(tenant, &prepared, new, Guarded::Wholly).work_on(target);
     work.ok_or_else(|| Rejection::not_found(TargetId::KIND, target))
 }
 
@@ -220,11 +220,11 @@ fn planned_as(
     tenant: &TenantState,
     new: &NewDeployment,
     now: Timestamp,
-    without_guards: bool,
+    guarded: Guarded,
 ) -> Result<Planned, Rejection> {
     let waits = tenant.environments.get(&new.environment).is_some_and(|it| may_wait(it));
     let prepared = checked(tenant, new, now, waits)?;
-    let (targets, plan) = (prepared.planned(), sealing(tenant, &prepared, new, without_guards).seal());
+    let (targets, plan) = (prepared.planned(), sealing(tenant, &prepared, new, guarded).seal());
     let Prepared { environment, release, is_job, .. } = &prepared;
     let has_groups = new.strategy.groups().is_some();
     let stuck = |(target, legs): (&Arc<Target>, &Vec<Leg>)| {
@@ -301,11 +301,11 @@ fn sealing<'p>(
     tenant: &'p TenantState,
     prepared: &'p Prepared,
     new: &'p NewDeployment,
-    without_guards: bool,
+    guarded: Guarded,
 ) -> Sealing<'p> {
     let Prepared { environment, release, targets, legs, .. } = prepared;
     let targets = targets.iter().map(AsRef::as_ref).zip(legs.iter().map(Vec::as_slice)).collect();
-    Sealing { tenant, environment, release, new, targets, without_guards }
+    Sealing { tenant, environment, release, new, targets, guarded }
 }
 
 fn start(tx: &mut Transaction<'_>, new: &NewDeployment, prepared: &Prepared) -> Result<(), Rejection> {
@@ -681,8 +681,7 @@ fn look_at(tx: &mut Transaction<'_>, promotion: &Promotion) -> Result<(), Reject
         let reason = format!("the approvals that {} needs have changed", prepared.environment.name);
         return invalidate(tx, promotion.id, reason);
     }
-    let without_guards = promotion.is_of_before_guards();
-    let plan = sealing(&tx.tenant, &prepared, &promotion.wanted, without_guards).seal();
+    let plan = sealing(&tx.tenant, &prepared, &promotion.wanted, promotion.guarded()).seal();
     if plan != promotion.plan {
         let reason = void::reason(tx, promotion, &prepared.environment, plan);
         return invalidate(tx, promotion.id, reason);
