@@ -265,13 +265,13 @@ fn in_tenant(
 fn follow(tx: &mut Transaction<'_>) -> Result<(), Rejection> {
     let mut seen = 0;
     loop {
+        let before = tx.emitted();
         path::reconsider(tx)?;
         brake::reconsider(tx)?;
         automation::go_on(tx)?;
         promotion::reconsider(tx)?;
-        let before = tx.facts_from(0).count();
         run::go_on(tx, &mut seen)?;
-        if tx.facts_from(0).count() == before {
+        if tx.emitted() == before {
             return Ok(());
         }
     }

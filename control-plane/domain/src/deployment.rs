@@ -115,6 +115,9 @@ pub struct Deployment {
     /// was kept.
     #[serde(default)]
     pub trace: TraceContext,
+    /// How long it may take in all, in milliseconds, without its pauses. `None` in archives of before this was kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
     /// When it must have ended; what is still open then is cancelled. Moves by the length of each pause, and does not
     /// count during one.
     pub deadline: Timestamp,
@@ -358,10 +361,10 @@ impl Deployment {
             && self.counts.waiting > 0
     }
 
-    /// How long it may take in all, in milliseconds.
+    /// How long it may take in all, in milliseconds, without its pauses.
     #[must_use]
-    pub const fn timeout_ms(&self) -> u64 {
-        self.deadline.0.saturating_sub(self.created_at.0)
+    pub fn timeout_ms(&self) -> u64 {
+        self.timeout_ms.unwrap_or_else(|| self.deadline.0.saturating_sub(self.created_at.0))
     }
 }
 

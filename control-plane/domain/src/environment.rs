@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use imbl::OrdMap;
+use imbl::{OrdMap, OrdSet};
 use serde::{Deserialize, Serialize};
 use stella_protocol::id::{DeploymentId, EnvironmentId, ReleaseId};
 use stella_protocol::time::Timestamp;
@@ -156,6 +156,10 @@ pub struct Environment {
     /// What has proven them. Snapshots of before this was kept lack it.
     #[serde(default)]
     pub proofs: OrdMap<ReleaseId, Proof>,
+    /// Releases that a deployment was through with when no target was left that could show it. That proves nothing; but there are journals of
+    /// before in which it did, and what followed from it there is taken as it comes.
+    #[serde(default, skip_serializing_if = "OrdSet::is_empty")]
+    pub unshown: OrdSet<ReleaseId>,
     /// What is to come here by itself.
     #[serde(default)]
     pub automatic: OrdMap<ReleaseId, Automatic>,

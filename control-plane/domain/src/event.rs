@@ -266,6 +266,9 @@ pub enum Fact {
     DeploymentFailed {
         id: DeploymentId,
         reason: String,
+        /// Whether nothing was done on any target: what had proven its release there still counts. False in journals of before.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        keeps_proof: bool,
     },
     DeploymentCancelled {
         id: DeploymentId,
@@ -292,6 +295,10 @@ pub enum Fact {
         /// Why somebody wants it left alone; `None` if its turn never came.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reason: Option<String>,
+        /// Whether its turn had come, and nothing was sent there: what was the last to come there before is the last again. In journals of
+        /// before that is so without a reason alone, and not said.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        never_came: bool,
     },
     TargetAbandoned {
         deployment: DeploymentId,
@@ -541,6 +548,9 @@ pub enum Fact {
         /// Until when the one before it is good; not at all if absent.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         former_until: Option<Timestamp>,
+        /// Whether those before that one stay good for as long as they were said to be. In journals of before they did not.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        keeps_others: bool,
     },
     HookRemoved {
         id: HookId,
@@ -579,7 +589,7 @@ pub enum Fact {
         account: AccountId,
         reason: String,
     },
-    /// What a gate says that a step looks at, or has asked. The end of the attempt follows.
+    /// What a gate says that a step looks at, or has asked. The end of the attempt follows, or the gate is asked again.
     StepGateEvaluated {
         run: RunId,
         step: Identifier,
@@ -598,6 +608,9 @@ pub enum Fact {
         inputs: Option<Digest>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         expires_at: Option<Timestamp>,
+        /// When it is asked again: it may have said nothing but that agents cannot be heard.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        again_at: Option<Timestamp>,
     },
     /// An attempt failed; another one follows.
     StepBackedOff {
@@ -727,8 +740,8 @@ pub enum Fact {
         environment: EnvironmentId,
         release: ReleaseId,
     },
-    /// A release has not proven itself in an environment any more: somebody has taken back what has brought it there, or the last target
-    /// that it was on was gone when that ended.
+    /// A release has not proven itself in an environment any more: somebody has taken back what has brought it there. In journals of before
+    /// also because the last target that it was on was gone when that ended.
     ReleaseDisproven {
         environment: EnvironmentId,
         release: ReleaseId,

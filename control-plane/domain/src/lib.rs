@@ -32,10 +32,11 @@
 //! - **INV-9 pause**: a paused deployment starts no target, and no time-out passes it by. None is tried again in one that a person or a
 //!   freeze holds back.
 //! - **INV-10 approvals**: a deployment that somebody asked for comes to an environment with a rule only from a promotion with as
-//!   many approvals as the rule needs, each of another account that may approve there when it begins, none of them the one that asked.
+//!   many approvals as the rule needs, each of another account that may approve there when it begins, none of them the one that asked. Nobody lets a step go on in a run
+//!   that they have started, or for which they have chosen, in any part of the whole that it is.
 //! - **INV-11 budget**: when a deployment that somebody asked for starts a target, no more targets of the environment are at risk than
 //!   its budget lets; and while too many agents of an environment are silent, nothing is started there, no deadline passes, and what
-//!   something outside says halts nothing.
+//!   something outside says halts nothing and fails no step. The time of a step stands only for that.
 //! - **INV-12 gates**: a deployment that somebody asked for starts a target only while each gate of its environment, as it is then,
 //!   lets it through or is overridden; and nobody decides on a gate of what they have asked for.
 //! - **INV-13 order**: no step of a run starts before the steps that it needs are over, and the version that a run has pinned never
@@ -61,6 +62,7 @@
 //!   its release has baked in on all targets and each gate, as it is then, lets it through or is overridden.
 //! - **INV-25 path**: a deployment that somebody asked for, or that comes by itself, begins and starts targets only when its release has
 //!   been through what the promotion path of its environment wants, and for as long as it wants it; or when somebody has overridden that.
+//!   What has targets left goes on after no command that has taken this away.
 //! - **INV-26 draining**: an agent whose host is out of rotation is sent no task but such as go on with what was begun on their target.
 //! - **INV-27 plan**: each task that is sent for a deployment that somebody asked for is the one at its place in the leaf of its target in
 //!   the plan that was sealed; and so is each task of what takes it back by the steps that are planned there.

@@ -134,6 +134,9 @@ pub struct StepRun {
     pub state: StepState,
     /// How many attempts were begun.
     pub attempts: u32,
+    /// How many of them do not count: their gate was asked again, because too many agents were silent.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub uncounted: u32,
     /// When the first attempt began.
     pub started_at: Option<Timestamp>,
     /// When it came to its end.
@@ -149,8 +152,8 @@ pub struct StepRun {
     /// Who has answered what it asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answered_by: Option<Actor>,
-    /// How much of the time of the attempt that is under way is left, in milliseconds, while none of it passes: it waits for a deployment
-    /// where too many agents are silent.
+    /// How much of the time of the attempt that is under way is left, in milliseconds, while none of it passes: it waits for a deployment,
+    /// or for a gate, where too many agents are silent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time_left_ms: Option<u64>,
     /// Why the attempt that is under way has failed when what it has begun has ended: its time was up.
@@ -161,11 +164,17 @@ pub struct StepRun {
     pub rejected_at: Option<Timestamp>,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+const fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
 impl StepRun {
     pub(crate) const fn new() -> Self {
         Self {
             state: StepState::Waiting,
             attempts: 0,
+            uncounted: 0,
             started_at: None,
             finished_at: None,
             outputs: BTreeMap::new(),
@@ -180,6 +189,12 @@ impl StepRun {
 }
 
 impl StepRun {
+    /// How many attempts count.
+    #[must_use]
+    pub const fn counted(&self) -> u32 {
+        self.attempts.saturating_sub(self.uncounted)
+    }
+
     /// Whether this event let an approval step through: it is the last approval that was needed. The state that is seen is the one after
     /// it, or a later one.
     #[must_use]
@@ -270,10 +285,16 @@ impl StepState {
         if let Self::Running { work: Work::Gate { asked, .. }, .. } = self { asked.as_deref() } else { None }
     }
 
+    /// When it asks its gate again, if what that has said does not count.
+    #[must_use]
+    pub fn asks_again_at(&self) -> Option<Timestamp> {
+        self.asked().and_then(|asked| asked.again_at)
+    }
+
     /// The gate whose answer it waits for from outside.
     #[must_use]
     pub fn question(&self) -> Option<&AskedGate> {
-        self.asked().filter(|asked| !asked.is_manual())
+        self.asked().filter(|asked| !asked.is_manual() && asked.again_at.is_none())
     }
 
     /// The deployment that it waits for.
@@ -313,7 +334,7 @@ impl StepState {
     pub fn due(&self) -> Option<Timestamp> {
         match self {
             Self::Running { work: Work::Wait { until }, .. } => Some(*until),
-            Self::Running { deadline, .. } => *deadline,
+            Self::Running { deadline, .. } => self.asks_again_at().or(*deadline),
             Self::BackingOff { until, .. } | Self::Held { until, .. } => Some(*until),
             Self::Waiting | Self::Succeeded | Self::Failed { .. } | Self::Skipped | Self::Cancelled => None,
         }
@@ -403,6 +424,9 @@ pub struct AskedGate {
     pub message: String,
     /// When this attempt has asked.
     pub at: Timestamp,
+    /// When another attempt asks instead: what was said may be about nothing but agents that cannot be heard. Nobody is asked before that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub again_at: Option<Timestamp>,
 }
 
 impl AskedGate {

@@ -98,6 +98,22 @@ fn how_it_comes_is_what_the_environment_says_if_it_says_anything() {
     end(&world);
 }
 
+/// A bake is no part of the time that a deployment has, and so not of the one after it.
+#[test]
+fn what_has_baked_for_a_week_still_comes_by_itself() {
+    let mut world = world();
+    let bake_ms = 7 * 24 * 3_600_000;
+    let verification = Some(Verification { bake_ms });
+    world.ok(TenantCommand::SetEnvironmentVerification { environment: STAGING, verification });
+    world.tell_as(1, TenantCommand::Deploy(Box::new(new_deployment(2, 2, None)))).unwrap();
+    world.complete(1);
+    world.complete(2);
+    world.wait_ms(bake_ms + SOAK_MS);
+    assert_eq!(reasons(&world), [""; 0]);
+    assert_eq!(asked(&world)[0].wanted.timeout_ms, new_deployment(2, 2, None).timeout_ms);
+    end(&world);
+}
+
 #[test]
 fn it_waits_for_approvals_and_not_of_those_who_asked_for_what_proved_it() {
     let mut world = world();

@@ -9,6 +9,7 @@ use common::{World, checked_run, name};
 use serde_json::{Value, json};
 use stella_domain::access::Role;
 use stella_domain::command::{Command, NewRun, TenantCommand};
+use stella_domain::environment::SilenceRule;
 use stella_domain::event::Fact;
 use stella_domain::gate::{Check, Outcome};
 use stella_domain::name::Identifier;
@@ -220,4 +221,80 @@ fn what_a_gate_asks_must_make_sense_before_and_after_it_is_filled_in() {
     let empty = json!({ "metric": { "source": "m", "query": query, "comparison": "above", "threshold": 1 } });
     let world = asked(empty, json!({}));
     assert!(reason(&world).contains("metric.query has 0 bytes when it is filled in"), "{}", reason(&world));
+}
+
+/// An environment of three agents, of which one goes silent: that is more than its rule takes for coincidence.
+fn with_a_silence(gate: Value, more: Value) -> World {
+    let mut world = World::with_release_1(3);
+    (1..=3).for_each(|n| world.person(n));
+    world.set_gate(common::gate("change", common::http()));
+    let rule = Some(SilenceRule { percent: 30, within_ms: 60_000 });
+    world.ok(TenantCommand::SetEnvironmentSilence { environment: common::STAGING, rule });
+    start(&mut world, gate, more);
+    world.disconnect(1);
+    world
+}
+
+fn attempts(world: &World) -> (u32, u32) {
+    let step = &run(world).steps[&id("look")];
+    (step.attempts, step.counted())
+}
+
+/// A gate that counts agents fails because some cannot be heard. Nothing is made up for because of that.
+#[test]
+fn what_is_said_while_agents_are_silent_fails_no_step_and_is_asked_again() {
+    for retries in [json!({}), json!({ "retry": { "attempts": 2, "backoff": "1m" } })] {
+        let mut world = with_a_silence(metric(), retries.clone());
+        answer(&mut world, 1, Outcome::Failed, "2 agents are up");
+        assert_eq!(state(&world), "running");
+        assert!(world.tenant().gate_steps.is_empty(), "nobody is asked for the moment");
+        answer(&mut world, 1, Outcome::Failed, "once more");
+        assert_eq!(attempts(&world), (1, 1));
+        world.wait_ms(15_000);
+        assert_eq!(attempts(&world), (2, 1), "it counts as no attempt");
+        answer(&mut world, 2, Outcome::Unavailable, "no answer");
+        // Each time it takes longer, and its own time does not pass.
+        world.wait_ms(29_999);
+        assert_eq!(attempts(&world), (2, 1));
+        world.wait_ms(24 * HOUR_MS);
+        assert_eq!((attempts(&world), state(&world)), ((3, 1), "running"));
+        // It was asked in the silence, and answered after it.
+        world.connect(1, vec![]);
+        answer(&mut world, 3, Outcome::Failed, "2 agents are up");
+        assert_eq!(state(&world), "running");
+        world.wait_ms(60_000);
+        answer(&mut world, 4, Outcome::Failed, "errors");
+        let may_again = retries.get("retry").is_some();
+        assert_eq!(state(&world), if may_again { "backing_off" } else { "failed" });
+        if may_again {
+            world.wait_ms(60_000);
+            answer(&mut world, 5, Outcome::Failed, "errors");
+            assert_eq!(state(&world), "failed", "two attempts count");
+        }
+        common::end(&world);
+    }
+    // What lets it go on does at once, as does a person's word; and the time of both stands still.
+    let mut world = with_a_silence(metric(), json!({}));
+    answer(&mut world, 1, Outcome::Passed, "0");
+    assert_eq!(run(&world).status, RunStatus::Succeeded);
+    let mut world = with_a_silence(json!({ "manual": {} }), json!({ "timeout": "1h" }));
+    world.wait_ms(24 * HOUR_MS);
+    decide(&mut world, 2, false).unwrap();
+    assert_eq!(state(&world), "failed");
+    common::end(&world);
+}
+
+#[test]
+fn a_question_of_a_silence_that_nobody_answers_is_asked_again_when_agents_are_heard() {
+    let mut world = with_a_silence(metric(), json!({ "timeout": "1h" }));
+    world.wait_ms(24 * HOUR_MS);
+    assert_eq!((attempts(&world), state(&world)), ((1, 1), "running"));
+    world.connect(1, vec![]);
+    world.wait_ms(HOUR_MS - 1);
+    assert_eq!(attempts(&world), (1, 1), "it has all of its time");
+    world.wait_ms(15_001);
+    assert_eq!((attempts(&world), state(&world)), ((2, 1), "running"));
+    world.wait_ms(HOUR_MS);
+    assert_eq!(reason(&world), "step look: there was no answer in time");
+    common::end(&world);
 }

@@ -8,7 +8,7 @@ use common::{
     new_target, release, rule, target,
 };
 use stella_domain::command::{NewDeployment, TenantCommand};
-use stella_domain::deployment::Status;
+use stella_domain::deployment::{OnFailure, Status};
 use stella_domain::environment::PromotionPath;
 use stella_domain::freeze::{FREEZES_MAX, Freeze, Repeats};
 use stella_domain::hold::Verdict;
@@ -46,6 +46,30 @@ fn a_paused_deployment_starts_nothing_and_its_time_stands_still() {
     let too_late = conflict(world.tell(pause(1)));
     assert!(too_late.contains("succeeded; only a running one"), "{too_late}");
     end(&world);
+}
+
+/// What follows from a deployment has as much time as that was given, however long it was paused.
+#[test]
+fn a_pause_is_no_part_of_the_time_that_a_rollback_or_a_retry_has() {
+    let week_ms = 7 * 24 * 3_600_000;
+    for (on_failure, goes_back) in [(OnFailure::Rollback, true), (OnFailure::Stop, false)] {
+        let mut world = World::with_release_1(2);
+        let new = NewDeployment { on_failure, timeout_ms: 1_800_000, ..new_deployment(2, 2, Some(1)) };
+        world.ok(TenantCommand::Deploy(Box::new(new)));
+        world.ok(pause(2));
+        world.wait_ms(week_ms);
+        world.ok(TenantCommand::ResumeDeployment { deployment: deployment(2) });
+        world.finish(1, failed("exit 1"));
+        let of = deployment(2);
+        let next = if goes_back {
+            world.rollback_of(2).unwrap()
+        } else {
+            world.ok(TenantCommand::RetryDeployment { id: deployment(3), of, targets: None });
+            world.deployment(deployment(3))
+        };
+        assert_eq!((next.timeout_ms(), next.deadline), (1_800_000, world.now.plus_ms(1_800_000)));
+        end(&world);
+    }
 }
 
 #[test]

@@ -127,7 +127,7 @@ fn facts(world: &World) -> Vec<(String, Fact)> {
         Fact::DeploymentCancelRequested { id, reason: reason() },
         Fact::DeploymentOverdue { id, reason: reason() },
         Fact::DeploymentSucceeded { id },
-        Fact::DeploymentFailed { id, reason: reason() },
+        Fact::DeploymentFailed { id, reason: reason(), keeps_proof: false },
         Fact::DeploymentCancelled { id, reason: reason() },
         Fact::DeploymentResumed { id },
         Fact::DeploymentArchived { id },
@@ -144,8 +144,8 @@ fn facts(world: &World) -> Vec<(String, Fact)> {
             Fact::TargetSucceeded { deployment, target },
             Fact::TargetAbandoned { deployment, target },
             Fact::TargetReady { deployment, target },
-            Fact::TargetSkipped { deployment, target, reason: None },
-            Fact::TargetSkipped { deployment, target, reason: Some(reason()) },
+            Fact::TargetSkipped { deployment, target, reason: None, never_came: false },
+            Fact::TargetSkipped { deployment, target, reason: Some(reason()), never_came: false },
         ];
         for (at, fact) in more.into_iter().enumerate() {
             let by = if at == 6 { ", by somebody" } else { "" };

@@ -9,7 +9,7 @@ use common::{
 use stella_domain::access::Role;
 use stella_domain::command::{NewDeployment, NewTarget, TenantCommand};
 use stella_domain::decide;
-use stella_domain::deployment::{Progress, Status};
+use stella_domain::deployment::{OnFailure, Progress, Status};
 use stella_domain::environment::{Needs, PromotionPath, Requirement};
 use stella_domain::event::Fact;
 use stella_domain::plan::PlanPart;
@@ -230,6 +230,10 @@ fn a_path_from_one_environment_is_written_as_ever() {
 
 /// Production has three targets, 10, 11 and 9 in this order, with release 1, and release 2 on the first of them by the deployment 10.
 fn half_way(needs: Needs) -> World {
+    half_way_by(needs, OnFailure::Rollback)
+}
+
+fn half_way_by(needs: Needs, on_failure: OnFailure) -> World {
     let mut world = world(needs, false);
     for n in [10, 11] {
         world.enrol(n);
@@ -244,15 +248,11 @@ fn half_way(needs: Needs) -> World {
     prove(&mut world, STAGING, 2);
     prove(&mut world, HOTFIX, 3);
     world.wait_ms(2 * MINUTE_MS);
-    world.ok(one_by_one(10));
+    let new = NewDeployment { environment: PRODUCTION, on_failure, ..new_deployment(10, 2, Some(1)) };
+    world.ok(TenantCommand::Deploy(Box::new(new)));
     world.complete(10);
     assert_eq!(world.deployment(deployment(10)).counts.succeeded, 1);
     world
-}
-
-fn one_by_one(n: u128) -> TenantCommand {
-    let new = NewDeployment { environment: PRODUCTION, ..new_deployment(n, 2, Some(1)) };
-    TenantCommand::Deploy(Box::new(new))
 }
 
 /// A proof counts for as long as targets are started by it.
@@ -299,6 +299,84 @@ fn what_starts_nothing_more_ends_as_it_would_have() {
     world.ok(TenantCommand::Rollback { id: deployment(22), of: deployment(2) });
     world.complete(9);
     assert_eq!(*world.status(10), Status::Succeeded);
+    end(&world);
+}
+
+/// The last target has failed, and people decide about it: trying it again is no way around the path.
+#[test]
+fn a_target_is_not_tried_again_once_the_proof_is_lost() {
+    let mut world = half_way_by(Needs::All, OnFailure::Ask);
+    world.complete(11);
+    world.finish(9, failed("exit 1"));
+    let (deployment, target) = (deployment(10), common::target(9));
+    let retry = || TenantCommand::RetryTarget { deployment, target };
+    world.ok(retry());
+    world.finish(9, failed("exit 1"));
+    world.ok(TenantCommand::Rollback { id: common::deployment(22), of: common::deployment(2) });
+    let told = common::conflict(world.tell(retry()));
+    assert!(told.contains("target web-9 is not tried again") && told.contains("of staging"), "{told}");
+    world.ok(TenantCommand::SkipTarget { deployment, target, reason: "it is bad".to_owned() });
+    assert_eq!(*world.status(10), Status::Succeeded);
+    end(&world);
+}
+
+/// Its only agent is away until the time is up, or somebody gives it up at once: that says nothing of a release that is live there.
+#[test]
+fn what_has_touched_nothing_takes_no_proof_away() {
+    let mut world = half_way(Needs::All);
+    let proven_at = |world: &World| world.tenant().environments[&STAGING].proven.get(&release(2)).copied();
+    let before = proven_at(&world);
+    assert!(before.is_some());
+    world.disconnect(1);
+    let again = NewDeployment { timeout_ms: MINUTE_MS, ..new_deployment(4, 2, None) };
+    world.ok(TenantCommand::Deploy(Box::new(again)));
+    world.wait_ms(MINUTE_MS);
+    assert_eq!(common::failure(&world, 4), "it did not finish within 1 min");
+    world.ok(to(STAGING, 5, 2));
+    let (id, reason) = (deployment(5), "not now".to_owned());
+    world.ok(TenantCommand::FailDeployment { deployment: id, roll_back: true, reason });
+    assert!(common::failure(&world, 5).starts_with("not now"));
+    assert_eq!((proven_at(&world), world.status(10)), (before, &Status::Running));
+    // What was brought there and failed says something.
+    world.connect(1, vec![]);
+    world.ok(to(STAGING, 6, 2));
+    world.finish(1, failed("exit 1"));
+    assert!(proven_at(&world).is_none() && matches!(world.status(10), Status::Halting { .. }));
+    end(&world);
+}
+
+/// A freeze of staging ends, and with it a deployment there: what that means for production is decided at once.
+#[test]
+fn what_goes_on_and_fails_halts_at_once_what_relies_on_it() {
+    let mut world = world(Needs::All, false);
+    world.ok(path(PRODUCTION, Some(PromotionPath::after(STAGING, 0, false))));
+    for (n, environment) in [(12, STAGING), (10, PRODUCTION)] {
+        world.enrol(n);
+        let there = NewTarget { environment, ..new_target(n) };
+        world.ok(TenantCommand::CreateTarget(Box::new(there)));
+        world.connect(n, vec![]);
+    }
+    let soon = world.now.plus_ms(MINUTE_MS);
+    world.set_gate(common::security("scan", &[("CVE-1", Some(soon.0))]));
+    world.scan(2, &["CVE-1"]);
+    world.ok(to(STAGING, 2, 2));
+    world.complete(1);
+    world.complete(12);
+    let strategy = common::canary(&[(50, Some(60 * MINUTE_MS))], None);
+    let new = NewDeployment { environment: PRODUCTION, strategy, ..new_deployment(10, 2, None) };
+    world.ok(TenantCommand::Deploy(Box::new(new)));
+    world.complete(10);
+    let again = NewDeployment { on_failure: OnFailure::Stop, ..new_deployment(4, 2, Some(1)) };
+    world.ok(TenantCommand::Deploy(Box::new(again)));
+    let freeze = Box::new(common::freeze("party", "1970-01-01T00:00", "1970-01-02T00:00"));
+    world.ok(TenantCommand::FreezeEnvironment { environment: STAGING, freeze });
+    world.complete(1);
+    world.wait_ms(2 * MINUTE_MS);
+    assert_eq!((world.status(4), world.status(10)), (&Status::Running, &Status::Running));
+    world.ok(TenantCommand::UnfreezeEnvironment { environment: STAGING, freeze: name("party") });
+    assert!(matches!(world.status(4), Status::Failed { .. }), "{:?}", world.status(4));
+    assert!(matches!(world.status(10), Status::Failed { .. }), "{:?}", world.status(10));
+    assert!(world.rollback_of(10).is_none(), "nothing was there before");
     end(&world);
 }
 

@@ -369,6 +369,7 @@ fn hooks(table: &mut String) {
         id: id(n),
         salt: digest(salt),
         former_until: until.map(Timestamp),
+        keeps_others: until.is_some(),
     };
     let facts = [
         ("hook_created", created(1, "shipped")),

@@ -12,14 +12,15 @@ use serde_json::{Value, json};
 use stella_domain::archive::{Rule, due};
 use stella_domain::command::{Command, NewRun, NewTarget, TenantCommand};
 use stella_domain::decide::Decision;
-use stella_domain::deployment::{RollbackReason, Status};
+use stella_domain::deployment::{Deployment, RollbackReason, Status};
 use stella_domain::environment::SilenceRule;
 use stella_domain::hold::PauseCause;
 use stella_domain::name::Identifier;
 use stella_domain::rejection::Rejection;
 use stella_domain::run::{Run, RunStatus};
+use stella_domain::way_back::ProofRule;
 use stella_domain::workflow::{DEPTH_MAX, FAN_OUT_MAX, Template, check};
-use stella_protocol::id::{DeploymentId, RunId};
+use stella_protocol::id::{DeploymentId, EnvironmentId, RunId};
 use stella_protocol::message::{Phase, TaskOutcome};
 use uuid::Uuid;
 
@@ -588,4 +589,40 @@ fn the_time_of_a_step_stands_still_while_the_agents_are_silent_that_it_deploys_t
     }
     (1..=2).for_each(|n| world.complete(n));
     assert_eq!((of_part(&world), step(&world, "sub").0), ("failed", "failed"));
+}
+
+/// One of two parts of a step waits where agents are silent. When somebody cancels what it waits for, the time of the step goes on.
+#[test]
+fn a_step_stands_still_for_no_longer_than_some_part_of_it_waits_in_a_silence() {
+    let mut world = world();
+    let elsewhere = EnvironmentId(Uuid::from_u128(0x77));
+    let create = TenantCommand::CreateEnvironment {
+        id: elsewhere,
+        name: name("elsewhere"),
+        order: None,
+        way_back_proof: ProofRule::Off,
+    };
+    world.ok(create);
+    world.enrol(9);
+    let there = NewTarget { environment: elsewhere, agent: agent(9), ..new_target(9) };
+    world.ok(TenantCommand::CreateTarget(Box::new(there)));
+    world.connect(9, vec![]);
+    let rule = Some(SilenceRule { percent: 40, within_ms: 60_000 });
+    world.ok(TenantCommand::SetEnvironmentSilence { environment: STAGING, rule });
+    let up = json!([{ "id": "up", "deploy": { "release": "shop:2.0", "environment": "${inputs.where}" } }]);
+    let inputs = json!({ "where": { "type": "text", "max_length": 20 } });
+    apply(&mut world, template("out", inputs, up)).unwrap();
+    world.disconnect(1);
+    let each = json!(["staging", "elsewhere"]);
+    let out = json!({ "name": "out", "version": 1, "inputs": { "where": "${item}" } });
+    run(&mut world, json!([{ "id": "sub", "timeout": "20m", "for_each": each, "workflow": out }]));
+    let left_ms = |world: &World| now(world).steps[&id("sub")].time_left_ms;
+    assert_eq!(left_ms(&world), Some(20 * 60_000));
+    world.wait_ms(600_000);
+    let of_staging = |it: &&std::sync::Arc<Deployment>| it.environment == STAGING && it.release == release(2);
+    let silent = world.tenant().deployments.values().find(of_staging).unwrap().id;
+    world.ok(TenantCommand::CancelDeployment { deployment: silent, reason: "not now".to_owned() });
+    assert_eq!((left_ms(&world), step(&world, "sub").0), (None, "running"));
+    world.wait_ms(20 * 60_000);
+    assert!(now(&world).steps[&id("sub")].overdue.is_some(), "{:?}", now(&world).steps[&id("sub")]);
 }

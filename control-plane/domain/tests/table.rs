@@ -266,7 +266,7 @@ fn deployment_facts(world: &World) -> Vec<(String, Fact)> {
         Fact::DeploymentCancelRequested { id, reason: reason.clone() },
         Fact::DeploymentOverdue { id, reason: reason.clone() },
         Fact::DeploymentSucceeded { id },
-        Fact::DeploymentFailed { id, reason: reason.clone() },
+        Fact::DeploymentFailed { id, reason: reason.clone(), keeps_proof: false },
         Fact::DeploymentCancelled { id, reason: reason.clone() },
         Fact::DeploymentArchived { id },
     ]
@@ -303,7 +303,7 @@ fn target_facts(id: DeploymentId, task: TaskId) -> Vec<(String, Fact)> {
         let started = Fact::TargetStarted { deployment: id, target: target(n), generation: Generation(2) };
         let mut more = vec![
             started,
-            Fact::TargetSkipped { deployment: id, target: target(n), reason: None },
+            Fact::TargetSkipped { deployment: id, target: target(n), reason: None, never_came: false },
             Fact::TargetSucceeded { deployment: id, target: target(n) },
             Fact::TargetAbandoned { deployment: id, target: target(n) },
             Fact::TargetReady { deployment: id, target: target(n) },
@@ -318,7 +318,12 @@ fn target_facts(id: DeploymentId, task: TaskId) -> Vec<(String, Fact)> {
             more.push(Fact::TargetFailed { deployment: id, target: target(n), task, reason: reason.clone() });
         }
         facts.extend(more.into_iter().map(|fact| (format!("{}, web-{n}", fact.name()), fact)));
-        let skipped = Fact::TargetSkipped { deployment: id, target: target(n), reason: Some(reason.clone()) };
+        let skipped = Fact::TargetSkipped {
+            deployment: id,
+            target: target(n),
+            reason: Some(reason.clone()),
+            never_came: false,
+        };
         facts.push((format!("target_skipped, web-{n}, by somebody"), skipped));
     }
     facts

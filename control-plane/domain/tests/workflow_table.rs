@@ -264,6 +264,7 @@ fn gate_facts() -> Vec<(String, Fact)> {
             reason: "x".to_owned(),
             inputs: None,
             expires_at: None,
+            again_at: None,
         };
         (format!("step_gate_evaluated, {label}"), fact)
     };

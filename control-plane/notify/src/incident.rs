@@ -176,7 +176,7 @@ pub fn changes(tenant: &TenantState, fact: &Fact, at: Timestamp) -> Vec<Change> 
         Fact::DeploymentCreated { id, cause: Cause::Rollback { of, reason }, .. } => {
             rollback(tenant, *id, *of, reason.name(), at).into_iter().collect()
         }
-        Fact::DeploymentFailed { id, reason } => {
+        Fact::DeploymentFailed { id, reason, .. } => {
             let over = Change::Ends(Kind::Rollback, id.to_string());
             [over].into_iter().chain(failed(tenant, *id, reason, at)).collect()
         }

@@ -49,7 +49,7 @@ fn write_event(tenant: &TenantState, event: &Event) {
             tracing::info!(deploymentJobId = %id, releaseId = %release, environmentId = %environment, event = "deployment.started", "Deployment started");
         }
         Fact::DeploymentSucceeded { id } => ended(tenant, *id, None),
-        Fact::DeploymentFailed { id, reason } => ended(tenant, *id, Some(reason)),
+        Fact::DeploymentFailed { id, reason, .. } => ended(tenant, *id, Some(reason)),
         Fact::DeploymentCancelled { id, reason } => {
             tracing::warn!(deploymentJobId = %id, reason, event = "deployment.cancelled", "Deployment cancelled");
         }

@@ -89,7 +89,7 @@ impl Spans {
     fn event(&mut self, tenant: &TenantState, event: &Event) {
         match &event.fact {
             Fact::DeploymentSucceeded { id } => self.deployment(tenant, *id, event.at, None),
-            Fact::DeploymentFailed { id, reason } => {
+            Fact::DeploymentFailed { id, reason, .. } => {
                 self.make_up_for(tenant, *id);
                 self.deployment(tenant, *id, event.at, Some(reason));
             }

@@ -16,6 +16,12 @@ impl TenantState {
     #[expect(clippy::wildcard_enum_match_arm, reason = "a fact that is not listed is refused")]
     pub(super) fn apply_automation(&mut self, fact: &Fact) -> Applied {
         match fact {
+            Fact::AutoPromotionDue { environment, release }
+            | Fact::AutoPromotionEnded { environment, release, .. }
+                if self.came_unshown(*environment, *release) =>
+            {
+                Ok(())
+            }
             Fact::AutoPromotionDue { environment, release } => {
                 let waits = self.automatic_mut(*environment, *release, fact)?;
                 let due_at = waits.due_at;
@@ -38,12 +44,20 @@ impl TenantState {
                 let place = Arc::make_mut(place);
                 let was_proven = place.proven.remove(release).is_some();
                 place.proofs.remove(release);
-                ensure(was_proven, format!("release {release}"), "not proven", fact)?;
+                let was_unshown = place.unshown.remove(release).is_some();
+                ensure(was_proven || was_unshown, format!("release {release}"), "not proven", fact)?;
                 self.forget_automatic(*environment, *release);
                 Ok(())
             }
             other => Err(misplaced(other)),
         }
+    }
+
+    /// Whether a release comes by itself in a journal of before, after a deployment that no target was left to show the end of.
+    fn came_unshown(&self, environment: EnvironmentId, release: ReleaseId) -> bool {
+        let place = self.environments.get(&environment);
+        let waits = place.is_none_or(|place| place.automatic.contains_key(&release));
+        !waits && self.environments.values().any(|it| it.unshown.contains(&release))
     }
 
     fn automatic_mut(

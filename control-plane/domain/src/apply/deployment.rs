@@ -72,7 +72,7 @@ impl TenantState {
                         && is_verified
                 })
             }
-            Fact::DeploymentFailed { id, reason } => {
+            Fact::DeploymentFailed { id, reason, .. } => {
                 self.end_deployment(at, *id, fact, Status::Failed { reason: reason.clone() }, |deployment| {
                     matches!(deployment.status, Status::Halting { .. }) && deployment.is_through()
                 })
@@ -146,6 +146,7 @@ impl TenantState {
             created_at: *at,
             created_by: Some(created_by),
             trace,
+            timeout_ms: Some(deadline.0.saturating_sub(at.0)),
             deadline: *deadline,
             stands_since: None,
             finished_at: None,
@@ -308,20 +309,24 @@ impl TenantState {
         self.forget_questions(PromotionId(id.0), None);
         self.group_is_live(id, fact)?;
         self.keep_colours(at, id, fact)?;
-        let proven = requested
-            && matches!(fact, Fact::DeploymentSucceeded { .. })
-            && self.is_everywhere(release, environment, id);
+        let is_through = requested && matches!(fact, Fact::DeploymentSucceeded { .. });
+        let is_shown = self.index.targets.contains_key(&environment);
+        let proven = is_through && is_shown && self.is_everywhere(release, environment, id);
         let chosen_by = if proven { self.choosers_of(id) } else { Vec::new() };
         let stage = self
             .environments
             .get_mut(&environment)
             .ok_or_else(|| missing(EnvironmentId::KIND, environment, fact))?;
         let newly_proven = proven && !stage.proven.contains_key(&release);
-        let disproven = !proven && requested && matches!(fact, Fact::DeploymentFailed { .. });
-        if newly_proven {
+        let disproven =
+            !proven && requested && matches!(fact, Fact::DeploymentFailed { keeps_proof: false, .. });
+        if is_through && !is_shown && !stage.proven.contains_key(&release) {
+            Arc::make_mut(stage).unshown.insert(release);
+        } else if newly_proven {
             let stage = Arc::make_mut(stage);
             stage.proven.insert(release, at);
             stage.proofs.insert(release, Proof { by: id, chosen_by });
+            stage.unshown.remove(&release);
         } else if disproven {
             let stage = Arc::make_mut(stage);
             stage.proven.remove(&release);
@@ -347,8 +352,7 @@ impl TenantState {
         Ok(())
     }
 
-    /// Whether every target of an environment has the release, but for those of a group without traffic. Where there is no target any
-    /// more, that is so too: journals of before have what followed from it. `decide` takes such a proof back at once.
+    /// Whether every target of an environment has the release, but for those of a group without traffic.
     fn is_everywhere(&self, release: ReleaseId, environment: EnvironmentId, by: DeploymentId) -> bool {
         let targets = self.index.targets.get(&environment).into_iter().flat_map(|names| names.values());
         let mut found = targets.filter_map(|target| self.targets.get(target));

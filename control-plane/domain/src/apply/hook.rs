@@ -32,17 +32,14 @@ impl TenantState {
                 self.hooks.insert(*id, Arc::new(hook));
                 Ok(())
             }
-            Fact::HookRotated { id, salt, former_until } => {
+            Fact::HookRotated { id, salt, former_until, keeps_others } => {
                 let hook = self.hooks.get_mut(id).ok_or_else(|| missing(HookId::KIND, id, fact))?;
                 let hook = Arc::make_mut(hook);
-                match former_until {
-                    Some(until) => {
-                        hook.formers.retain(|former| former.until > event.at);
-                        hook.formers.push(FormerSalt { salt: hook.salt, until: *until });
-                        let over = hook.formers.len().saturating_sub(FORMER_SALTS_MAX);
-                        hook.formers.drain(..over);
-                    }
-                    None => hook.formers.clear(),
+                hook.formers.retain(|former| *keeps_others && former.until > event.at);
+                if let Some(until) = *former_until {
+                    hook.formers.push(FormerSalt { salt: hook.salt, until });
+                    let over = hook.formers.len().saturating_sub(FORMER_SALTS_MAX);
+                    hook.formers.drain(..over);
                 }
                 hook.salt = *salt;
                 Ok(())

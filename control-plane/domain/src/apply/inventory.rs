@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use imbl::OrdMap;
+use imbl::{OrdMap, OrdSet};
 use stella_protocol::digest::Digest;
 use stella_protocol::id::Generation;
 use stella_protocol::id::{AgentId, EnvironmentId, ReleaseId, TargetId};
@@ -82,6 +82,7 @@ impl TenantState {
             requires: None,
             proven: OrdMap::new(),
             proofs: OrdMap::new(),
+            unshown: OrdSet::new(),
             automatic: OrdMap::new(),
             approvals: None,
             freezes: Vec::new(),

@@ -2,6 +2,9 @@
 //!
 //! A running deployment is paused, which stops its deadline. One that has halted cannot be paused, and a step of a run has a deadline of its
 //! own: these two are here.
+//!
+//! A step stands for as long as it waits for a deployment, or for a gate, that is silent, itself or through the runs that it waits for. So
+//! that is looked at with each fact about a step, too.
 
 use stella_protocol::id::{DeploymentId, EnvironmentId, RunId};
 use stella_protocol::time::Timestamp;
@@ -10,7 +13,7 @@ use super::{Applied, ensure};
 use crate::deployment::Status;
 use crate::event::Fact;
 use crate::name::Identifier;
-use crate::run::StepState;
+use crate::run::{StepState, Work};
 use crate::tenant::{TenantState, Timer};
 
 impl TenantState {
@@ -56,8 +59,8 @@ impl TenantState {
         Ok(())
     }
 
-    /// Stops the time of each step that waits for a deployment where too many agents are silent, itself or through other runs; and lets the
-    /// time of the others go on with what is left of it.
+    /// Stops the time of each step that waits for a deployment, or for a gate, where too many agents are silent, itself or through other
+    /// runs; and lets the time of the others go on with what is left of it.
     pub(super) fn time_steps(&mut self, at: Timestamp, fact: &Fact) -> Applied {
         let mut changed: Vec<(RunId, Identifier, bool)> = Vec::new();
         for run in self.active_runs.iter().filter_map(|id| self.runs.get(id)) {
@@ -86,9 +89,18 @@ impl TenantState {
         Ok(())
     }
 
+    /// The same, where some environment is silent: what a step waits for has changed.
+    pub(super) fn time_steps_in_silence(&mut self, at: Timestamp, fact: &Fact) -> Applied {
+        let is_anywhere = self.environments.values().any(|it| it.silent_since.is_some());
+        if is_anywhere { self.time_steps(at, fact) } else { Ok(()) }
+    }
+
     fn waits_in_silence(&self, step: &StepState) -> bool {
         if let Some(deployment) = step.deployment().and_then(|id| self.deployments.get(&id)) {
             return self.is_silent(deployment.environment);
+        }
+        if let StepState::Running { work: Work::Gate { environment, asked: Some(_), .. }, .. } = step {
+            return self.is_silent(*environment);
         }
         let parts = step.children().iter().filter_map(|child| self.runs.get(&child.run));
         parts.flat_map(|run| run.steps.values()).any(|step| self.waits_in_silence(&step.state))

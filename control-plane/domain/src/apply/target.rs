@@ -28,16 +28,16 @@ impl TenantState {
             Fact::TargetRetried { deployment, target, generation } => {
                 self.target_retried(at, *deployment, *target, *generation, fact)
             }
-            Fact::TargetSkipped { deployment, target, reason: None } => {
+            Fact::TargetSkipped { deployment, target, reason: None, .. } => {
                 let running = matches!(self.status(*deployment, fact)?, Status::Running);
                 ensure(!running, subject(*deployment), "running", fact)?;
                 self.leave_out(*deployment, *target, fact)?;
                 self.target_mut(*target, fact)?.active = None;
                 Ok(())
             }
-            Fact::TargetSkipped { deployment, target, reason: Some(reason) } => {
+            Fact::TargetSkipped { deployment, target, reason: Some(reason), never_came } => {
                 let hold = Hold { reason: reason.clone(), by: event.actor.clone(), since: at };
-                self.target_left_alone(*deployment, *target, hold, fact)
+                self.target_left_alone((*deployment, *target), hold, *never_came, fact)
             }
             Fact::TargetSucceeded { deployment, target } => {
                 let part = self.done_part(*deployment, *target, fact)?;
@@ -179,7 +179,13 @@ impl TenantState {
     }
 
     /// Somebody wants a target of a running deployment left alone that nothing is going on at.
-    fn target_left_alone(&mut self, id: DeploymentId, target: TargetId, hold: Hold, fact: &Fact) -> Applied {
+    fn target_left_alone(
+        &mut self,
+        (id, target): (DeploymentId, TargetId),
+        hold: Hold,
+        never_came: bool,
+        fact: &Fact,
+    ) -> Applied {
         let running = matches!(self.status(id, fact)?, Status::Running);
         ensure(running, subject(id), "not running", fact)?;
         let part = self.deployments.get(&id).and_then(|deployment| deployment.targets.get(&target));
@@ -192,7 +198,8 @@ impl TenantState {
             Progress::Succeeded { .. } | Progress::Skipped { .. } | Progress::Abandoned { .. } => false,
         };
         ensure(quiet, format!("target {target}"), part.progress.name(), fact)?;
-        if self.is_untouched(&part) {
+        if never_came {
+            ensure(self.is_untouched(&part), format!("target {target}"), "touched", fact)?;
             self.never_came(&part);
         }
         self.close_question(id, target, fact)?;

@@ -38,9 +38,15 @@ impl TenantState {
             | Fact::StepApprovalLapsed { .. }
             | Fact::StepBackedOff { .. }
             | Fact::StepOverdue { .. }
-            | Fact::StepHeld { .. } => self.apply_step(event),
+            | Fact::StepHeld { .. } => {
+                self.apply_step(event)?;
+                self.time_steps_in_silence(at, fact)
+            }
             Fact::StepGateEvaluated { .. } => self.step_gate_evaluated(fact),
-            Fact::StepEnded { run, step, end } => self.step_ended(*run, step, end, event),
+            Fact::StepEnded { run, step, end } => {
+                self.step_ended(*run, step, end, event)?;
+                self.time_steps_in_silence(at, fact)
+            }
             Fact::RunTurned { id, turn } => self.run_turned(event, *id, turn),
             Fact::RunEnded { id } => self.run_ended(*id, at, fact),
             other => Err(misplaced(other)),
@@ -55,6 +61,7 @@ impl TenantState {
             Fact::StepStarted { run, step, work, deadline } => {
                 self.may_start(*run, step, fact)?;
                 self.change_step(*run, step, fact, |state| {
+                    state.uncounted += u32::from(state.state.asks_again_at().is_some());
                     state.attempts += 1;
                     state.started_at = state.started_at.or(Some(at));
                     if let Work::Runs { runs } = work {
@@ -140,9 +147,9 @@ impl TenantState {
         }
     }
 
-    /// Counts a verdict; what follows from it for the step is a fact of its own.
+    /// Counts a verdict. What follows from it for the step is a fact of its own, but for when it asks again.
     fn step_gate_evaluated(&mut self, fact: &Fact) -> Applied {
-        let Fact::StepGateEvaluated { run: id, step, attempt, kind, outcome, .. } = fact else {
+        let Fact::StepGateEvaluated { run: id, step, attempt, kind, outcome, again_at, .. } = fact else {
             return Err(misplaced(fact));
         };
         let run = self.runs.get(id).ok_or_else(|| missing(RunId::KIND, id, fact))?;
@@ -158,7 +165,15 @@ impl TenantState {
         )?;
         let environment = *environment;
         self.count_verdict(environment, kind, outcome.name());
-        Ok(())
+        let Some(again_at) = *again_at else { return Ok(()) };
+        self.change_step(*id, step, fact, |state| {
+            let StepState::Running { work: Work::Gate { asked: Some(asked), .. }, .. } = &mut state.state
+            else {
+                return Err(state.state.name());
+            };
+            let asks = !asked.is_manual() && asked.again_at.replace(again_at).is_none();
+            if asks { Ok(()) } else { Err("asking nothing") }
+        })
     }
 
     fn step_ended(&mut self, run: RunId, step: &Identifier, end: &StepEnd, event: &Event) -> Applied {
@@ -260,7 +275,8 @@ impl TenantState {
         let planned = self.step_of(run, step).ok_or_else(|| missing("step", step, fact))?;
         let state = run.steps.get(step).ok_or_else(|| missing("step", step, fact))?;
         let from =
-            matches!(state.state, StepState::Waiting | StepState::BackingOff { .. } | StepState::Held { .. });
+            matches!(state.state, StepState::Waiting | StepState::BackingOff { .. } | StepState::Held { .. })
+                || state.state.asks_again_at().is_some();
         let ready = match (&planned.compensates, &run.status) {
             (None, RunStatus::Running) => planned.needs.iter().all(|need| !run.is_open(need)),
             (Some(other), RunStatus::Compensating { .. }) => {

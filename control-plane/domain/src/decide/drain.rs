@@ -87,7 +87,8 @@ pub(super) fn leave_out(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<bo
         if let Some(task) = task {
             rollout::finish_unsent(tx, task)?;
         }
-        tx.emit(Fact::TargetSkipped { deployment: id, target, reason: Some(reason) })?;
+        let never_came = rollout::never_came(tx, id, target);
+        tx.emit(Fact::TargetSkipped { deployment: id, target, reason: Some(reason), never_came })?;
     }
     Ok(true)
 }

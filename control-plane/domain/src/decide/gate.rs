@@ -16,7 +16,7 @@ use crate::event::Fact;
 use crate::findings::{FINDING_COMPONENT_BYTES_MAX, FINDING_ID_BYTES_MAX, FINDINGS_MAX, SCANNERS_MAX};
 use crate::gate::{
     self, AGAIN_MS_RANGE, ALLOWED_MAX, Check, Evaluated, GATES_MAX, Gate, Outcome as Says, QUERY_BYTES_MAX,
-    REPORTERS_MAX, Record, Standing, TTL_MS_RANGE, VARIABLES, Verdict, cut,
+    REPORTERS_MAX, Record, Standing, TTL_MS_RANGE, VARIABLES, cut,
 };
 use crate::name::Name;
 use crate::promotion::PromotionStatus;
@@ -312,7 +312,7 @@ fn rule_one(
     }
     let is_manual = matches!(gate.check, Check::Manual);
     let (is_silent, is_of_silence) =
-        (place.silent_since.is_some(), before.is_some_and(|it| is_of_silence(place, it)));
+        (place.silent_since.is_some(), before.is_some_and(|it| is_of_silence(place, it.asked_at)));
     match before {
         Some(it) if it.outcome == Says::Failed && is_manual => Ok(Ruling::Closed(it.reason.clone())),
         Some(it) if it.outcome == Says::Failed && record.again_at.is_some() && !is_of_silence => {
@@ -336,8 +336,8 @@ fn rule_one(
 }
 
 /// Whether what something outside has said may be about nothing but agents that cannot be heard: that counts against no release.
-fn is_of_silence(place: &Environment, verdict: &Verdict) -> bool {
-    place.silent_since.is_some() || place.heard_again_at.is_some_and(|heard| verdict.asked_at < heard)
+pub(super) fn is_of_silence(place: &Environment, asked_at: Timestamp) -> bool {
+    place.silent_since.is_some() || place.heard_again_at.is_some_and(|heard| asked_at < heard)
 }
 
 fn ask(
@@ -478,7 +478,7 @@ fn standing(tx: &Transaction<'_>, promotion: PromotionId, gate: &Name) -> Result
 }
 
 /// Twice as long each time.
-fn pause_ms(misses: u32) -> u64 {
+pub(super) fn pause_ms(misses: u32) -> u64 {
     let (first, longest) = AGAIN_MS_RANGE;
     first.checked_shl(misses).filter(|ms| *ms >> misses == first).unwrap_or(longest).min(longest)
 }

@@ -1,5 +1,6 @@
 //! Steps that look at a gate, or ask it. What is decided from the state is decided when the step begins. What asks something outside, or
-//! a person, is a question of the step's attempt: one verdict ends it, whatever that is, and `retry` asks again.
+//! a person, is a question of the step's attempt: one verdict ends it, whatever that is, and `retry` asks again. Only what something outside
+//! has said while too many agents were silent, and that does not let it go on, ends nothing: it is asked again by itself.
 
 use std::collections::BTreeMap;
 
@@ -56,7 +57,7 @@ pub(super) fn work(tx: &Transaction<'_>, run: &Run, wanted: &GateStep) -> Result
     } else {
         let message = wanted.manual.as_ref().map_or("", |manual| &manual.message);
         let message = fill("manual.message", message)?;
-        Some(Box::new(AskedGate { name, check, policy, ttl_ms, message, at: tx.now }))
+        Some(Box::new(AskedGate { name, check, policy, ttl_ms, message, at: tx.now, again_at: None }))
     };
     Ok(Work::Gate { environment, release, asked })
 }
@@ -139,9 +140,30 @@ pub(super) fn answer(
     if let Some(asked) = current.and_then(|it| it.state.question()).cloned() {
         let expires_at = (outcome == Says::Passed).then(|| tx.now.plus_ms(asked.ttl_ms));
         let said = Said { outcome, reason: reason.to_owned(), inputs, expires_at, by: None };
-        ends(tx, (id, step), asked, said, Again::IfPlanned)?;
+        from_outside(tx, (id, step), asked, said)?;
     }
     Ok(Outcome::Done)
+}
+
+/// What something outside says, or does not, ends the attempt, unless it may be about nothing but agents that cannot be heard.
+fn from_outside(
+    tx: &mut Transaction<'_>,
+    (id, step): (RunId, &Identifier),
+    asked: AskedGate,
+    said: Said,
+) -> Result<(), Rejection> {
+    let found = tx.run(id)?.steps.get(step);
+    let is_of_silence = found.is_some_and(|found| {
+        let place = found.state.approved_in().and_then(|place| tx.tenant.environments.get(&place));
+        place.is_some_and(|place| gate::is_of_silence(place, asked.at))
+    });
+    if said.outcome == Says::Passed || !is_of_silence {
+        return ends(tx, (id, step), asked, said, Again::IfPlanned);
+    }
+    let misses = found.map_or(0, |found| found.uncounted);
+    let again_at = Some(tx.now.plus_ms(gate::pause_ms(misses)));
+    let AskedGate { name, check, policy, ttl_ms, at: asked_at, .. } = asked;
+    evaluated(tx, (id, step), (&Meant { name, check, policy, ttl_ms }, asked_at), &said, again_at)
 }
 
 /// A person's word on a gate that waits for one. Whoever has chosen what comes does not let it through.
@@ -169,7 +191,10 @@ pub(super) fn overdue(
     let who = if asked.is_manual() { "nobody has decided" } else { "there was no answer" };
     let reason = format!("{who} in time");
     let said = Said { outcome: Says::Unavailable, reason, inputs: None, expires_at: None, by: None };
-    ends(tx, (id, step), asked, said, Again::IfPlanned)
+    match asked.is_manual() {
+        true => ends(tx, (id, step), asked, said, Again::IfPlanned),
+        false => from_outside(tx, (id, step), asked, said),
+    }
 }
 
 fn ends(
@@ -191,21 +216,8 @@ fn decided(
     said: Said,
     again: Again,
 ) -> Result<(), Rejection> {
-    let attempt = tx.run(id)?.steps.get(step).map_or(0, |step| step.attempts);
+    evaluated(tx, (id, step), (&meant, asked_at), &said, None)?;
     let reason = cut(said.reason);
-    tx.emit(Fact::StepGateEvaluated {
-        run: id,
-        step: step.clone(),
-        attempt,
-        gate: meant.name.clone(),
-        kind: meant.check.name().to_owned(),
-        policy: meant.policy,
-        asked_at,
-        outcome: said.outcome,
-        reason: reason.clone(),
-        inputs: said.inputs,
-        expires_at: said.expires_at,
-    })?;
     if said.outcome == Says::Passed {
         let mut outputs = BTreeMap::from([("reason".to_owned(), Value::String(reason))]);
         outputs.extend(said.inputs.map(|inputs| ("inputs".to_owned(), json!(inputs))));
@@ -220,4 +232,28 @@ fn decided(
         None => format!("{called}{reason}"),
     };
     run::fail(tx, id, step, &reason, again)
+}
+
+fn evaluated(
+    tx: &mut Transaction<'_>,
+    (id, step): (RunId, &Identifier),
+    (meant, asked_at): (&Meant, Timestamp),
+    said: &Said,
+    again_at: Option<Timestamp>,
+) -> Result<(), Rejection> {
+    let attempt = tx.run(id)?.steps.get(step).map_or(0, |step| step.attempts);
+    tx.emit(Fact::StepGateEvaluated {
+        run: id,
+        step: step.clone(),
+        attempt,
+        gate: meant.name.clone(),
+        kind: meant.check.name().to_owned(),
+        policy: meant.policy,
+        asked_at,
+        outcome: said.outcome,
+        reason: cut(said.reason.clone()),
+        inputs: said.inputs,
+        expires_at: said.expires_at,
+        again_at,
+    })
 }

@@ -7,7 +7,7 @@ use stella_protocol::id::{DeploymentId, PromotionId, TargetId};
 use super::deployment::is_free;
 use super::gate::{self, Asking, Ruling};
 use super::transaction::Transaction;
-use super::{brake, fields, rollout};
+use super::{brake, fields, path, rollout};
 use crate::command::Outcome;
 use crate::deployment::{Deployment, OnFailure, Progress, RollbackReason, Status, TargetRollout};
 use crate::event::Fact;
@@ -48,6 +48,9 @@ pub(super) fn retry(
         return Err(Rejection::conflict(problem));
     }
     is_not_held(tx, &deployment, &place)?;
+    if let Some(reason) = path::lost(&tx.tenant, &deployment, tx.now) {
+        return Err(Rejection::conflict(format!("target {} is not tried again: {reason}", place.name)));
+    }
     if deployment.cause.is_job() && place.live != part.colour() {
         let problem = format!("the colour that is live on {} has changed since; skip it here", place.name);
         return Err(Rejection::conflict(problem));
@@ -157,7 +160,8 @@ pub(super) fn skip(
     if let Some(task) = queued {
         rollout::finish_unsent(tx, task.id)?;
     }
-    tx.emit(Fact::TargetSkipped { deployment: id, target, reason: Some(reason.to_owned()) })?;
+    let (reason, never_came) = (Some(reason.to_owned()), rollout::never_came(tx, id, target));
+    tx.emit(Fact::TargetSkipped { deployment: id, target, reason, never_came })?;
     rollout::advance(tx, id)?;
     Ok(Outcome::Done)
 }

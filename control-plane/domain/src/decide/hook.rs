@@ -90,7 +90,7 @@ pub(super) fn rotate(
         return Err(Rejection::conflict(problem));
     }
     let former_until = (overlap_ms > 0).then(|| tx.now.plus_ms(overlap_ms));
-    tx.emit(Fact::HookRotated { id, salt, former_until })?;
+    tx.emit(Fact::HookRotated { id, salt, former_until, keeps_others: overlap_ms > 0 })?;
     Ok(Outcome::Hook(id))
 }
 

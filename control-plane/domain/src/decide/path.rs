@@ -145,7 +145,9 @@ pub(super) fn reconsider(tx: &mut Transaction<'_>) -> Result<(), Rejection> {
         }
         seen = tx.facts_from(0).count();
         let active = tx.tenant.active_deployments.iter().filter_map(|id| tx.tenant.deployments.get(id));
-        let left = active.filter(|it| it.status == Status::Running && it.left() > 0);
+        // What is prepared beside what is live has its switch before it, also while all targets are at work.
+        let goes_on = |it: &Deployment| it.left() > 0 || it.is_beside();
+        let left = active.filter(|it| it.status == Status::Running && goes_on(it));
         let concerned = left.filter(|it| places.contains(&it.environment));
         let lost: Vec<(DeploymentId, String)> =
             concerned.filter_map(|it| Some((it.id, lost(&tx.tenant, it, tx.now)?))).collect();

@@ -19,6 +19,7 @@ use crate::rejection::Rejection;
 use crate::release::Step;
 use crate::state::State;
 use crate::target::Target;
+use crate::task::{Task, TaskState};
 
 /// How many targets a message names before it only counts them.
 const NAMED_MAX: usize = 5;
@@ -32,16 +33,27 @@ pub(super) fn after_failure(
     let deployment = tx.deployment(id)?.clone();
     // A rollback that fails is not rolled back: it would go to and fro for ever.
     let goes_back = deployment.on_failure == OnFailure::Rollback && deployment.cause == Cause::Requested;
+    let keeps_proof = has_done_nothing(tx, &deployment);
     if !goes_back {
-        return tx.emit(Fact::DeploymentFailed { id, reason: reason.to_owned() });
+        return tx.emit(Fact::DeploymentFailed { id, reason: reason.to_owned(), keeps_proof });
     }
     let Plan { targets, left } = plan(tx, &deployment)?;
-    tx.emit(Fact::DeploymentFailed { id, reason: format!("{reason}{}", left.message()) })?;
+    let reason = format!("{reason}{}", left.message());
+    tx.emit(Fact::DeploymentFailed { id, reason, keeps_proof })?;
     if targets.is_empty() {
         return Ok(());
     }
     let why = deployment.halted_for;
     open(tx, opening(&deployment, ids::rollback(id, tx.now), why, targets))
+}
+
+/// Whether a deployment ends with no target touched, and nothing prepared beside what is live either: that says nothing of its release.
+fn has_done_nothing(tx: &Transaction<'_>, deployment: &Deployment) -> bool {
+    let never_began =
+        |task: &&Arc<Task>| matches!(&task.state, TaskState::Cancelled(end) if end.started_at.is_none());
+    deployment.cause == Cause::Requested
+        && !deployment.targets.values().any(|part| part.has_ended_started())
+        && tx.tenant.tasks_of(deployment).iter().all(never_began)
 }
 
 /// Rolls back what has ended, because a person wants it.

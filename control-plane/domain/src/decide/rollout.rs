@@ -238,6 +238,15 @@ pub(super) fn dispatch(tx: &mut Transaction<'_>, id: AgentId) -> Result<(), Reje
     }
 }
 
+/// Whether a target's turn has come, and nothing was ever sent there.
+pub(super) fn never_came(tx: &Transaction<'_>, id: DeploymentId, target: TargetId) -> bool {
+    let part = tx.tenant.deployments.get(&id).and_then(|it| it.targets.get(&target));
+    part.is_some_and(|part| {
+        let task = part.progress.task().and_then(|task| tx.tenant.tasks.get(&task));
+        task.is_some_and(|task| part.is_untouched(&task.state))
+    })
+}
+
 /// Ends a task that was never sent.
 pub(super) fn take_back(tx: &mut Transaction<'_>, id: TaskId, why: &str) -> Result<(), Rejection> {
     finish_unsent(tx, id)?;
@@ -297,7 +306,7 @@ fn note_end(tx: &mut Transaction<'_>, task: &Task, why: Option<&str>) -> Result<
         // What was never touched has nothing to be taken back, and does not keep the way back waiting for its agent.
         let untouched = part.is_untouched(&task.state);
         tx.emit(match untouched {
-            true => Fact::TargetSkipped { deployment: id, target, reason: None },
+            true => Fact::TargetSkipped { deployment: id, target, reason: None, never_came: true },
             false => Fact::TargetAbandoned { deployment: id, target },
         })?;
         return Ok(Next::EndIfQuiet);
@@ -415,7 +424,7 @@ pub(super) fn end_what_is_open(tx: &mut Transaction<'_>, id: DeploymentId) -> Re
 
 fn skip_waiting(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<(), Rejection> {
     while let Some(target) = tx.deployment(id)?.next_waiting() {
-        tx.emit(Fact::TargetSkipped { deployment: id, target, reason: None })?;
+        tx.emit(Fact::TargetSkipped { deployment: id, target, reason: None, never_came: false })?;
     }
     let deployment = tx.deployment(id)?;
     if deployment.left() == 0 {
@@ -424,7 +433,7 @@ fn skip_waiting(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<(), Reject
     let parts = deployment.targets.values();
     let left = parts.filter(|part| matches!(part.progress, Progress::Waiting | Progress::Ready { .. }));
     for target in left.map(|part| part.target).collect::<Vec<_>>() {
-        tx.emit(Fact::TargetSkipped { deployment: id, target, reason: None })?;
+        tx.emit(Fact::TargetSkipped { deployment: id, target, reason: None, never_came: false })?;
     }
     Ok(())
 }

@@ -399,10 +399,11 @@ pub(super) fn fail(
         | RunStatus::Cancelled { .. } => false,
     };
     let reason: String = reason.chars().take(REASON_CHARS_MAX).collect();
-    let retry =
-        planned.retry.filter(|retry| goes_on && again == Again::IfPlanned && retry.attempts > found.attempts);
+    let retry = planned
+        .retry
+        .filter(|retry| goes_on && again == Again::IfPlanned && retry.attempts > found.counted());
     if let Some(retry) = retry {
-        let until = tx.now.plus_ms(retry.pause_ms(found.attempts));
+        let until = tx.now.plus_ms(retry.pause_ms(found.counted()));
         return tx.emit(Fact::StepBackedOff { run: id, step: step.clone(), until, reason });
     }
     if let Some(hold) = planned.hold.filter(|_| goes_on) {
@@ -449,6 +450,9 @@ pub(super) fn due(tx: &mut Transaction<'_>, id: RunId, step: &Identifier) -> Don
                 Work::Runs { runs } => {
                     tx.emit(overdue)?;
                     return sub_run::stop(tx, &runs, late);
+                }
+                Work::Gate { asked: Some(asked), .. } if asked.again_at.is_some() => {
+                    return attempt(tx, id, step);
                 }
                 Work::Gate { asked: Some(asked), .. } => return gate_step::overdue(tx, id, step, *asked),
                 Work::Http(_) | Work::Notify(_) => {

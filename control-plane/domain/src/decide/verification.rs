@@ -60,23 +60,10 @@ pub(super) fn before_the_end(tx: &mut Transaction<'_>, id: DeploymentId) -> Resu
         None => Ruling::Open,
     };
     match ruling {
-        Ruling::Open => succeed(tx, id),
+        Ruling::Open => tx.emit(Fact::DeploymentSucceeded { id }),
         Ruling::Waits => wait(tx, id),
         Ruling::Closed(reason) => rollout::halt_for_gate(tx, id, &reason),
     }
-}
-
-/// Where no target is left that could show it, the release has not proven itself.
-fn succeed(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<(), Rejection> {
-    tx.emit(Fact::DeploymentSucceeded { id })?;
-    let deployment = tx.deployment(id)?;
-    let (environment, release) = (deployment.environment, deployment.release);
-    let place = tx.tenant.environments.get(&environment);
-    let proof = place.and_then(|place| place.proofs.get(&release)).filter(|proof| proof.by == id);
-    if proof.is_none() || tx.tenant.index.targets.contains_key(&environment) {
-        return Ok(());
-    }
-    tx.emit(Fact::ReleaseDisproven { environment, release, deployment: id })
 }
 
 /// An answer, or the end of its time, goes on from here. People may be asleep: while only somebody's word is missing, no time runs out,

@@ -15,7 +15,7 @@ use stella_domain::event::{Event, Fact, StreamId};
 use stella_domain::gate::{Check, Outcome};
 use stella_domain::hold::{PauseCause, Standing};
 use stella_domain::promotion::{ApprovalRule, PromotionStatus};
-use stella_domain::run::{StepRun, StepState};
+use stella_domain::run::{Run, StepEnd, StepRun, StepState, Work};
 use stella_domain::signature::ReleaseSignature;
 use stella_domain::state::State;
 use stella_domain::strategy::Strategy;
@@ -109,6 +109,7 @@ pub fn step(before: &State, after: &State, events: &[(StreamId, Event)]) {
     approved_by_those_who_may(before, new, events);
     approved_by_the_rule(old, new, events);
     nobody_lets_their_own_run_through(new, events);
+    goes_on_by_its_path(new, events);
     super::colours::step(old, new, events);
     super::jobs::step(old, new, events);
     starts_nothing_paused(old, new, events);
@@ -123,7 +124,7 @@ pub fn step(before: &State, after: &State, events: &[(StreamId, Event)]) {
             has_proof(old, new, *deployment);
             goes_by_its_path(old, new, *deployment, event.at);
         }
-        if let Fact::DeploymentCreated { id, .. } = &event.fact {
+        if let Fact::DeploymentCreated { id, .. } | Fact::TargetRetried { deployment: id, .. } = &event.fact {
             goes_by_its_path(old, new, *id, event.at);
         }
         if let Fact::DeploymentSucceeded { id } = &event.fact {
@@ -267,6 +268,14 @@ fn nothing_fails_in_silence(old: &TenantState, new: &TenantState, events: &[(Str
                 });
                 assert!(!silent, "INV-11: step {step} of {run} was late in a silence");
             }
+            Fact::StepEnded { run, step, end: StepEnd::Failed { .. } }
+            | Fact::StepBackedOff { run, step, .. }
+            | Fact::StepHeld { run, step, .. } => {
+                let before = old.runs.get(run).map(|run| &run.steps[step].state);
+                let asked = before.filter(|it| it.question().is_some()).and_then(StepState::approved_in);
+                let silent = asked.is_some_and(|place| is_silent(&place));
+                assert!(!silent, "INV-11: the gate of step {step} of {run} has failed it in a silence");
+            }
             Fact::DeploymentHalted { id, reason, .. } if is_silent(&new.deployments[id].environment) => {
                 let gates = &new.environments[&new.deployments[id].environment].gates;
                 let mut outside = gates.iter().filter(|(_, it)| it.gate.check.is_outside());
@@ -289,6 +298,21 @@ fn deployments_below<'t>(
     Box::new(step.state.deployment().into_iter().chain(below))
 }
 
+/// The environments of the deployments and gates that a step waits for, itself or through other runs.
+fn places_below<'t>(
+    tenant: &'t TenantState,
+    step: &'t StepRun,
+) -> Box<dyn Iterator<Item = EnvironmentId> + 't> {
+    let gate = match &step.state {
+        StepState::Running { work: Work::Gate { environment, asked: Some(_), .. }, .. } => Some(*environment),
+        _ => None,
+    };
+    let deployment = step.state.deployment().and_then(|id| tenant.deployments.get(&id));
+    let parts = step.state.children().iter().filter_map(|child| tenant.runs.get(&child.run));
+    let below = parts.flat_map(|run| run.steps.values()).flat_map(move |step| places_below(tenant, step));
+    Box::new(gate.into_iter().chain(deployment.map(|it| it.environment)).chain(below))
+}
+
 /// INV-11, in one state: no deadline can pass where too many agents are silent.
 fn silence(tenant: &TenantState) {
     // One that ended may have been to an environment that is gone.
@@ -299,13 +323,15 @@ fn silence(tenant: &TenantState) {
         assert!(!tenant.timers.contains(&deadline), "INV-11: the deadline of {} passes", deployment.id);
     }
     for step in tenant.runs.values().flat_map(|run| run.steps.values()) {
-        let deployments = deployments_below(tenant, step).filter_map(|id| tenant.deployments.get(&id));
-        let mut silent = deployments.filter(|it| is_silent(&it.environment));
-        assert!(silent.next().is_none() || step.state.due().is_none(), "INV-11: the time of a step passes");
+        let is_below = places_below(tenant, step).any(|id| is_silent(&id));
+        let StepState::Running { deadline, .. } = &step.state else {
+            assert!(step.time_left_ms.is_none(), "INV-5");
+            continue;
+        };
+        assert!(!is_below || deadline.is_none(), "INV-11: the time of a step passes");
         let stands = step.time_left_ms.is_some();
-        assert!(!stands || matches!(step.state, StepState::Running { deadline: None, .. }), "INV-5");
-        let some_silence = tenant.environments.keys().any(is_silent);
-        assert!(!stands || some_silence, "INV-11: the time of a step stands still for nothing");
+        assert!(!stands || deadline.is_none(), "INV-5");
+        assert!(!stands || is_below, "INV-11: the time of a step stands still for nothing");
     }
 }
 
@@ -546,6 +572,20 @@ fn goes_by_its_path(old: &TenantState, new: &TenantState, id: DeploymentId, at: 
     assert!(reached, "INV-25: {id} comes to where its release may not come");
 }
 
+/// INV-25, after each command: what runs and has targets left could still come by its path.
+fn goes_on_by_its_path(new: &TenantState, events: &[(StreamId, Event)]) {
+    let Some((_, last)) = events.last() else { return };
+    let running = new.active_deployments.iter().map(|id| &new.deployments[id]);
+    let wants = |it: &Deployment| {
+        let goes_on = it.left() > 0 || it.is_beside();
+        it.cause == Cause::Requested && it.status == Status::Running && goes_on
+    };
+    for deployment in running.filter(|it| wants(it)) {
+        let may = came_by_its_path(new, deployment, last.at);
+        assert!(may, "INV-25: {} goes on where its release may not come", deployment.id);
+    }
+}
+
 fn came_by_its_path(tenant: &TenantState, deployment: &Deployment, at: Timestamp) -> bool {
     let Some(path) = &tenant.environments[&deployment.environment].requires else { return true };
     let promotion = tenant.promotions.get(&PromotionId(deployment.id.0));
@@ -653,9 +693,9 @@ fn approved_by_the_rule(old: &TenantState, new: &TenantState, events: &[(StreamI
     }
 }
 
-/// INV-10 and INV-12 of steps: whoever started a run, or has chosen in it, neither approves a step of it nor decides on a gate of it.
+/// INV-10 and INV-12 of steps: whoever started a run, or has chosen in it or in one that it is a part of or has parts in, neither approves a
+/// step of it nor decides on a gate of it. Nor does whoever wrote what is run there.
 fn nobody_lets_their_own_run_through(new: &TenantState, events: &[(StreamId, Event)]) {
-    let account = |actor: &Actor| actor.account().map(|account| account.id);
     for (_, event) in events {
         let run = if let Fact::StepApproved { run, .. } = &event.fact {
             run
@@ -667,15 +707,30 @@ fn nobody_lets_their_own_run_through(new: &TenantState, events: &[(StreamId, Eve
             continue;
         };
         let Some(run) = new.runs.get(run) else { continue };
+        let account = |actor: &Actor| actor.account().map(|account| account.id);
         let by = account(&event.actor).expect("INV-10: a step was let through by nobody");
         assert_ne!(account(&run.started_by), Some(by), "INV-10: whoever started {} let it go on", run.id);
-        let mut answers = run.steps.values().filter_map(|step| step.answered_by.as_ref());
-        assert!(
-            !answers.any(|it| account(it) == Some(by)),
-            "INV-10: who has chosen in {} let it go on",
-            run.id
-        );
+        let whole = outermost(new, run);
+        for part in new.runs.values().filter(|it| outermost(new, it).id == whole.id) {
+            let mut answers = part.steps.values().filter_map(|step| step.answered_by.as_ref());
+            let has_chosen = answers.any(|it| account(it) == Some(by));
+            assert!(!has_chosen, "INV-10: who has chosen in {} let {} go on", part.id, run.id);
+        }
+        let mut versions = vec![(&whole.workflow, whole.version)];
+        while let Some((workflow, number)) = versions.pop() {
+            let version = &new.workflows[workflow].versions[&number];
+            let wrote = account(&version.applied_by) == Some(by);
+            assert!(!wrote, "INV-10: who wrote {workflow} let {} go on", run.id);
+            let inner = version.template.steps.iter().filter_map(|step| step.workflow.as_ref());
+            versions.extend(inner.map(|it| (&it.name, it.version)));
+        }
     }
+}
+
+/// The run that a run is a part of, and is part of none.
+fn outermost<'t>(tenant: &'t TenantState, run: &'t Run) -> &'t Run {
+    let whole = run.parent.as_ref().and_then(|(whole, _)| tenant.runs.get(whole));
+    whole.map_or(run, |whole| outermost(tenant, whole))
 }
 
 /// INV-21, at the moment when the first target was started.
