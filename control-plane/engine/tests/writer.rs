@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use stella_domain::command::{
@@ -259,6 +259,8 @@ struct Faulty {
     mode: AtomicU8,
     /// How often something was to be appended.
     appends: AtomicU64,
+    /// Which thread was the last to append.
+    thread: Mutex<String>,
 }
 
 impl Journal for Faulty {
@@ -279,6 +281,7 @@ impl Journal for Faulty {
     }
     fn append(&self, epoch: Epoch, at: Timestamp, appends: &[Append]) -> Result<Vec<Head>, AppendError> {
         self.appends.fetch_add(1, Ordering::SeqCst);
+        *self.thread.lock().unwrap() = std::thread::current().name().unwrap().to_owned();
         match self.mode.load(Ordering::SeqCst) {
             PANIC => panic!("the storage engine gives up"),
             REFUSE => Err(AppendError::NoSpace { available_bytes: 1, reserve_bytes: 2 }),
@@ -311,7 +314,8 @@ impl Journal for Faulty {
 }
 
 fn faulty(folder: &Path) -> Arc<Faulty> {
-    Arc::new(Faulty { inner: open(folder), mode: AtomicU8::new(PASS), appends: AtomicU64::new(0) })
+    let (mode, appends, thread) = (AtomicU8::new(PASS), AtomicU64::new(0), Mutex::default());
+    Arc::new(Faulty { inner: open(folder), mode, appends, thread })
 }
 
 #[tokio::test]
@@ -359,6 +363,61 @@ async fn a_write_that_hangs_is_seen_while_it_hangs() {
     let after = handle.health();
     assert!(after.flushing.is_none() && after.last_flush >= waited, "{after:?}");
     engine.stop();
+}
+
+type Answer = Result<Outcome, SubmitError>;
+
+/// Has two commands wait while one is on its way to the disk, which is as it is said from then on.
+async fn one_and_two(engine: &Engine, journal: &Faulty, mode: u8) -> (Answer, [Answer; 2]) {
+    let submit = |request| {
+        let handle = engine.handle();
+        tokio::spawn(async move { handle.submit(request).await })
+    };
+    engine.handle().submit(tenant(1, "acme")).await.unwrap();
+    assert_eq!(*journal.thread.lock().unwrap(), "writer", "nothing else is on its way");
+    journal.mode.store(HANG, Ordering::SeqCst);
+    let before = journal.appends.load(Ordering::SeqCst);
+    let one = submit(tenant(2, "globex"));
+    while journal.appends.load(Ordering::SeqCst) == before {
+        tokio::task::yield_now().await;
+    }
+    let two = [submit(tenant(3, "initech")), submit(tenant(4, "umbrella"))];
+    while engine.handle().commands_waiting() < 2 {
+        tokio::task::yield_now().await;
+    }
+    journal.mode.store(mode, Ordering::SeqCst);
+    let one = one.await.unwrap();
+    let [first, second] = two;
+    (one, [first.await.unwrap(), second.await.unwrap()])
+}
+
+#[tokio::test]
+async fn a_single_command_is_flushed_by_who_decides_and_several_beside() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = faulty(folder.path());
+    let engine = start(Arc::clone(&journal) as Arc<dyn Journal>);
+    let (one, two) = one_and_two(&engine, &journal, PASS).await;
+    assert!(one.is_ok() && two.iter().all(Result::is_ok), "{one:?} {two:?}");
+    assert_eq!(*journal.thread.lock().unwrap(), "journal-flusher");
+    // The thread that flushes may still be about to say that nothing is on its way any more.
+    let mut number = 100;
+    while *journal.thread.lock().unwrap() != "writer" {
+        engine.handle().submit(environment(1, number, &format!("env-{number}"))).await.unwrap();
+        number += 1;
+    }
+    engine.stop();
+
+    for mode in [FAIL, PANIC] {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = faulty(folder.path());
+        let engine = start(Arc::clone(&journal) as Arc<dyn Journal>);
+        let (one, two) = one_and_two(&engine, &journal, mode).await;
+        assert!(one.is_ok(), "it was on the disk before that failed: {one:?}");
+        assert!(two.iter().all(|it| matches!(it, Err(SubmitError::Stopping))), "{two:?}");
+        assert_failed(&engine).await;
+        assert_eq!(*journal.thread.lock().unwrap(), "journal-flusher");
+        assert_eq!(names(&engine.handle()), ["acme", "globex"]);
+    }
 }
 
 #[tokio::test]
