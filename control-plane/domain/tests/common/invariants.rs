@@ -109,7 +109,7 @@ pub fn step(before: &State, after: &State, events: &[(StreamId, Event)]) {
     approved_by_those_who_may(before, new, events);
     approved_by_the_rule(old, new, events);
     nobody_lets_their_own_run_through(new, events);
-    goes_on_by_its_path(new, events);
+    all_go_by_their_paths(old, new, events);
     super::colours::step(old, new, events);
     super::jobs::step(old, new, events);
     starts_nothing_paused(old, new, events);
@@ -122,10 +122,6 @@ pub fn step(before: &State, after: &State, events: &[(StreamId, Event)]) {
             is_of_its_wave(new, &new.deployments[deployment], &events[at..]);
             is_signed(new, &new.deployments[deployment]);
             has_proof(old, new, *deployment);
-            goes_by_its_path(old, new, *deployment, event.at);
-        }
-        if let Fact::DeploymentCreated { id, .. } | Fact::TargetRetried { deployment: id, .. } = &event.fact {
-            goes_by_its_path(old, new, *id, event.at);
         }
         if let Fact::DeploymentSucceeded { id } = &event.fact {
             is_verified(new, *id, event.at);
@@ -570,6 +566,19 @@ fn goes_by_its_path(old: &TenantState, new: &TenantState, id: DeploymentId, at: 
     let reached = deployment.cause != Cause::Requested
         || [old, new].iter().any(|tenant| came_by_its_path(tenant, deployment, at));
     assert!(reached, "INV-25: {id} comes to where its release may not come");
+}
+
+/// INV-25, of all that a command has begun, started and tried again, and then of all that goes on.
+fn all_go_by_their_paths(old: &TenantState, new: &TenantState, events: &[(StreamId, Event)]) {
+    for (_, event) in events {
+        if let Fact::DeploymentCreated { id, .. }
+        | Fact::TargetStarted { deployment: id, .. }
+        | Fact::TargetRetried { deployment: id, .. } = &event.fact
+        {
+            goes_by_its_path(old, new, *id, event.at);
+        }
+    }
+    goes_on_by_its_path(new, events);
 }
 
 /// INV-25, after each command: what runs and has targets left could still come by its path.
