@@ -34,7 +34,7 @@ pub(crate) use self::artifact::inspect::{Patience, inspect, unverified};
 pub use self::artifact::source::{ArtifactSource, Fetched, SourceError};
 pub use self::probe::Surroundings;
 pub(crate) use self::probe::{leaves_no_sign, unclear};
-pub use self::systemd::{ActiveState, Systemctl, UnitError, UnitManager, UnitStanding};
+pub use self::systemd::{ActiveState, Request, Systemctl, TakenBack, UnitError, UnitManager, UnitStanding};
 use crate::cancel::CancelSignal;
 use crate::host::HostRoot;
 use crate::output::OutputSink;

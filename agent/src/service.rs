@@ -136,7 +136,7 @@ impl Service {
                 policy: config.policy.clone().unless(objection.clone()),
                 executor: Executor::new(supervisor.in_groups(groups.clone())),
                 artifacts: Arc::new(SessionArtifacts::new(link_receiver.clone())),
-                units: Arc::new(Systemctl),
+                units: Arc::new(Systemctl::default()),
                 link: link_receiver,
                 observers: Observers { figures: figures.clone(), spans: spans.clone() },
             },
@@ -212,7 +212,7 @@ impl Service {
         let sessions = Sessions::new(session::Config {
             server: config.server.unwrap_or_else(|| identity.server.clone()),
             state_dir: config.state_dir,
-            surroundings: Surroundings { host, units: Arc::new(Systemctl) },
+            surroundings: Surroundings { host, units: Arc::new(Systemctl::default()) },
             // One question at a time: the disk is there for the tasks.
             questions: Arc::new(Semaphore::new(1)),
             resources,

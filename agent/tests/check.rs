@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use common::{Host, PATIENCE, failure, shell, wait_for};
 use stella_agent::cancel::CancelRequest;
-use stella_agent::executor::{ActiveState, BoxFuture, UnitError, UnitManager, UnitStanding};
-use stella_protocol::id::AttemptKey;
+use stella_agent::executor::{
+    ActiveState, BoxFuture, Request, TakenBack, UnitError, UnitManager, UnitStanding,
+};
 use stella_protocol::message::TaskOutcome;
 use stella_protocol::spec::{CheckSpec, CommandSpec, Probe, SystemdSpec, TaskSpec, UnitAction};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -139,13 +140,8 @@ impl Units {
 }
 
 impl UnitManager for Units {
-    fn act<'a>(
-        &'a self,
-        unit: &'a str,
-        action: UnitAction,
-        _: AttemptKey,
-    ) -> BoxFuture<'a, Result<(), UnitError>> {
-        self.asked.lock().unwrap().push((unit.to_owned(), action));
+    fn act<'a>(&'a self, request: &'a Arc<Request>) -> BoxFuture<'a, Result<(), UnitError>> {
+        self.asked.lock().unwrap().push((request.unit.clone(), request.action));
         Box::pin(async { Ok(()) })
     }
 
@@ -158,9 +154,12 @@ impl UnitManager for Units {
         Box::pin(async { unreachable!("no task asks for that") })
     }
 
-    fn take_back<'a>(&'a self, unit: &'a str) -> BoxFuture<'a, Result<bool, UnitError>> {
-        self.taken_back.lock().unwrap().push(unit.to_owned());
-        Box::pin(async { Ok(true) })
+    fn take_back<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<TakenBack, UnitError>> {
+        self.taken_back.lock().unwrap().push(request.unit.clone());
+        let has_begun = request.action == UnitAction::Restart;
+        Box::pin(async move {
+            Ok(if has_begun { TakenBack::GoesOn("it has begun") } else { TakenBack::Cancelled })
+        })
     }
 }
 

@@ -166,7 +166,7 @@ impl Running {
             policy: Policy::default(),
             executor: Executor::new(supervisor()),
             artifacts: source,
-            units: Arc::new(Systemctl),
+            units: Arc::new(Systemctl::default()),
             link: link_receiver,
             observers: Observers::default(),
         };

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 use std::process::Stdio;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
@@ -11,6 +11,7 @@ use stella_protocol::id::AttemptKey;
 use stella_protocol::limits::HANDSHAKE_TIMEOUT_MS;
 use stella_protocol::message::{Effect, TaskOutcome};
 use stella_protocol::spec::{SystemdSpec, UnitAction};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
 use tokio::time::{Instant, timeout};
 
@@ -31,6 +32,11 @@ const ENTERED: &str = "--property=ActiveEnterTimestampMonotonic";
 
 /// How long taking back what was asked for may take.
 const TAKE_BACK_MAX: Duration = Duration::from_secs(10);
+
+/// Why a job is not cancelled.
+const SHARED: &str = "it was asked for by others too";
+const MAY_BE_OTHERS: &str = "systemd did not say whether it is this task's";
+const WOULD_STAY_DOWN: &str = "it has begun, and a unit that was stopped for a restart would stay down";
 
 /// How much of what `systemctl` says goes into a reason, in bytes.
 const WORDS_BYTES_MAX: usize = 1024;
@@ -83,16 +89,51 @@ pub enum UnitError {
     Io(#[from] io::Error),
 }
 
+/// What a task asks a unit manager for.
+#[derive(Debug)]
+pub struct Request {
+    /// Of which unit.
+    pub unit: String,
+    /// What.
+    pub action: UnitAction,
+    /// Marks the processes that are started for it.
+    pub key: AttemptKey,
+    /// Set as soon as the manager has told.
+    job: OnceLock<Job>,
+}
+
+/// The manager's job for a request. It merges what is asked of one unit, so a job may serve several.
+#[derive(Clone, Copy, Debug)]
+struct Job {
+    id: u32,
+    /// Whether the unit had it before the task asked.
+    is_older: bool,
+}
+
+impl Request {
+    /// Nothing was asked yet.
+    #[must_use]
+    pub const fn new(unit: String, action: UnitAction, key: AttemptKey) -> Self {
+        Self { unit, action, key, job: OnceLock::new() }
+    }
+}
+
+/// What became of a request that was taken back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TakenBack {
+    /// The manager was not at it any more.
+    Over,
+    /// Its job was cancelled.
+    Cancelled,
+    /// Its job goes on, for this reason.
+    GoesOn(&'static str),
+}
+
 /// The port to the host's units. Futures may be dropped at any time; the processes that they started end with them. What the manager was
 /// asked for does not: that is what [`Self::take_back`] is for.
 pub trait UnitManager: std::fmt::Debug + Send + Sync {
-    /// Asks for the action and waits until the manager says that it is done. `key` marks processes that this starts.
-    fn act<'a>(
-        &'a self,
-        unit: &'a str,
-        action: UnitAction,
-        key: AttemptKey,
-    ) -> BoxFuture<'a, Result<(), UnitError>>;
+    /// Asks for it and waits until the manager says that it is done.
+    fn act<'a>(&'a self, request: &'a Arc<Request>) -> BoxFuture<'a, Result<(), UnitError>>;
 
     /// The unit's state now.
     fn active_state<'a>(&'a self, unit: &'a str) -> BoxFuture<'a, Result<ActiveState, UnitError>>;
@@ -100,32 +141,35 @@ pub trait UnitManager: std::fmt::Debug + Send + Sync {
     /// How the unit stands now.
     fn standing<'a>(&'a self, unit: &'a str) -> BoxFuture<'a, Result<UnitStanding, UnitError>>;
 
-    /// Takes back what was asked for and is not done. Tells whether there was something.
-    fn take_back<'a>(&'a self, unit: &'a str) -> BoxFuture<'a, Result<bool, UnitError>>;
+    /// Takes back what was asked for and is not done, unless it serves others too, or the unit would be left down.
+    fn take_back<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<TakenBack, UnitError>>;
 }
 
 pub(super) async fn run(context: &RunContext, spec: &SystemdSpec) -> TaskOutcome {
-    let limits = Limits::new(context);
-    let has_asked = AtomicBool::new(false);
-    match limits.bound(act_and_wait(context, spec, &has_asked)).await {
+    let unit = match check_name(&spec.unit) {
+        Ok(unit) => unit.to_owned(),
+        Err(error) => return failed(&error),
+    };
+    let request = Arc::new(Request::new(unit, spec.action, context.dispatch.key()));
+    match Limits::new(context).bound(act_and_wait(context, &request)).await {
         Ok(Ok(())) => TaskOutcome::Succeeded,
         Ok(Err(error)) => failed(&error),
         Err(stopped) => {
-            if has_asked.load(Ordering::Relaxed) {
-                take_back(context, &spec.unit).await;
-            }
+            take_back(context, &request).await;
             stopped.into()
         }
     }
 }
 
 /// The manager goes on with what it was asked for whether somebody waits for that or not, and would merge it with what is asked for next.
-async fn take_back(context: &RunContext, unit: &str) {
-    let told = match timeout(TAKE_BACK_MAX, context.units.take_back(unit)).await {
-        Ok(Ok(false)) => return,
-        Ok(Ok(true)) => {
+async fn take_back(context: &RunContext, request: &Request) {
+    let unit = &request.unit;
+    let told = match timeout(TAKE_BACK_MAX, context.units.take_back(request)).await {
+        Ok(Ok(TakenBack::Over)) => return,
+        Ok(Ok(TakenBack::Cancelled)) => {
             format!("the job of {unit} was cancelled; `systemctl status {unit}` tells how far it got")
         }
+        Ok(Ok(TakenBack::GoesOn(why))) => format!("the job of {unit} goes on: {why}"),
         Ok(Err(error)) => format!("the job of {unit} may go on: {}", reason_of(&error)),
         Err(_) => format!("the job of {unit} may go on: systemd did not answer"),
     };
@@ -142,11 +186,10 @@ enum Error {
     Stopped(String),
 }
 
-async fn act_and_wait(context: &RunContext, spec: &SystemdSpec, has_asked: &AtomicBool) -> Result<(), Error> {
-    let unit = check_name(&spec.unit)?;
-    has_asked.store(true, Ordering::Relaxed);
-    context.units.act(unit, spec.action, context.dispatch.key()).await?;
-    let wants_active = match spec.action {
+async fn act_and_wait(context: &RunContext, request: &Arc<Request>) -> Result<(), Error> {
+    let unit = &request.unit;
+    context.units.act(request).await?;
+    let wants_active = match request.action {
         UnitAction::Start | UnitAction::Restart | UnitAction::ReloadOrRestart => true,
         UnitAction::Stop => false,
     };
@@ -220,32 +263,60 @@ fn check_name(unit: &str) -> Result<&str, UnitError> {
 }
 
 /// systemd, asked through `systemctl`: the one interface that every version has, and that needs no D-Bus library.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Systemctl;
+#[derive(Debug, Default)]
+pub struct Systemctl {
+    /// What tasks of this agent wait for.
+    waited_for: Mutex<Vec<Arc<Request>>>,
+}
+
+/// A place among the requests that are waited for.
+struct Waiting<'a> {
+    systemctl: &'a Systemctl,
+    request: &'a Arc<Request>,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let mut waited_for = self.systemctl.waited_for.lock().unwrap_or_else(PoisonError::into_inner);
+        waited_for.retain(|it| !Arc::ptr_eq(it, self.request));
+    }
+}
+
+impl Systemctl {
+    fn wait<'a>(&'a self, request: &'a Arc<Request>) -> Waiting<'a> {
+        let mut waited_for = self.waited_for.lock().unwrap_or_else(PoisonError::into_inner);
+        waited_for.push(Arc::clone(request));
+        Waiting { systemctl: self, request }
+    }
+
+    /// Whether another task waits for this job too. A request of the same unit whose job is not told yet may have been merged into it.
+    fn is_shared(&self, request: &Request, job: u32) -> bool {
+        let waited_for = self.waited_for.lock().unwrap_or_else(PoisonError::into_inner);
+        waited_for.iter().any(|it| it.job.get().map_or(it.unit == request.unit, |of| of.id == job))
+    }
+}
 
 impl UnitManager for Systemctl {
-    fn act<'a>(
-        &'a self,
-        unit: &'a str,
-        action: UnitAction,
-        key: AttemptKey,
-    ) -> BoxFuture<'a, Result<(), UnitError>> {
+    fn act<'a>(&'a self, request: &'a Arc<Request>) -> BoxFuture<'a, Result<(), UnitError>> {
         Box::pin(async move {
-            let verb = match action {
+            let _waiting = self.wait(request);
+            let verb = match request.action {
                 UnitAction::Start => "start",
                 UnitAction::Stop => "stop",
                 UnitAction::Restart => "restart",
                 UnitAction::ReloadOrRestart => "reload-or-restart",
             };
-            let (succeeded, words) = systemctl(&[verb, "--", unit], Some(key)).await?;
-            if succeeded { Ok(()) } else { Err(UnitError::Refused { verb, unit: unit.to_owned(), words }) }
+            let before = job_of(&request.unit).await?;
+            let (succeeded, words) = enqueue(verb, request, before).await?;
+            let unit = request.unit.clone();
+            if succeeded { Ok(()) } else { Err(UnitError::Refused { verb, unit, words }) }
         })
     }
 
     fn active_state<'a>(&'a self, unit: &'a str) -> BoxFuture<'a, Result<ActiveState, UnitError>> {
         Box::pin(async move {
             let show = ["show", "--property=ActiveState", "--value", "--", unit];
-            let (succeeded, words) = systemctl(&show, None).await?;
+            let (succeeded, words) = systemctl(&show).await?;
             if !succeeded {
                 return Err(UnitError::Refused { verb: "show", unit: unit.to_owned(), words });
             }
@@ -256,7 +327,7 @@ impl UnitManager for Systemctl {
     fn standing<'a>(&'a self, unit: &'a str) -> BoxFuture<'a, Result<UnitStanding, UnitError>> {
         Box::pin(async move {
             let show = ["show", "--property=ActiveState", "--property=Job", ENTERED, "--", unit];
-            let (succeeded, words) = systemctl(&show, None).await?;
+            let (succeeded, words) = systemctl(&show).await?;
             if !succeeded {
                 return Err(UnitError::Refused { verb: "show", unit: unit.to_owned(), words });
             }
@@ -265,15 +336,30 @@ impl UnitManager for Systemctl {
         })
     }
 
-    fn take_back<'a>(&'a self, unit: &'a str) -> BoxFuture<'a, Result<bool, UnitError>> {
+    fn take_back<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<TakenBack, UnitError>> {
         Box::pin(async move {
-            let Some(job) = job_of(unit).await? else { return Ok(false) };
-            let (succeeded, words) = systemctl(&["cancel", "--", &job], None).await?;
-            // It may have been done meanwhile.
-            if succeeded || job_of(unit).await?.as_ref() != Some(&job) {
-                Ok(true)
+            let unit = &request.unit;
+            let Some(&Job { id, is_older }) = request.job.get() else {
+                // `systemctl` ended before it could tell.
+                let has_job = job_of(unit).await?.is_some();
+                return Ok(if has_job { TakenBack::GoesOn(MAY_BE_OTHERS) } else { TakenBack::Over });
+            };
+            let Some(job) = queued(unit, id).await? else { return Ok(TakenBack::Over) };
+            if is_older || self.is_shared(request, id) {
+                return Ok(TakenBack::GoesOn(SHARED));
+            }
+            let brings_back = matches!(request.action, UnitAction::Restart | UnitAction::ReloadOrRestart);
+            if brings_back && (job.has_begun || self.active_state(unit).await? != ActiveState::Active) {
+                return Ok(TakenBack::GoesOn(WOULD_STAY_DOWN));
+            }
+            let (succeeded, words) = systemctl(&["cancel", "--", &id.to_string()]).await?;
+            if succeeded {
+                Ok(TakenBack::Cancelled)
+            } else if queued(unit, id).await?.is_none() {
+                // It was done meanwhile.
+                Ok(TakenBack::Over)
             } else {
-                Err(UnitError::Refused { verb: "cancel", unit: unit.to_owned(), words })
+                Err(UnitError::Refused { verb: "cancel", unit: unit.clone(), words })
             }
         })
     }
@@ -301,18 +387,80 @@ fn parse_standing(words: &str, up: Duration) -> UnitStanding {
     }
 }
 
+/// Asks for an action and waits for its end; whether it succeeded, and what was said if not. The job's number comes before the wait.
+async fn enqueue(verb: &str, request: &Request, before: Option<u32>) -> Result<(bool, String), UnitError> {
+    let mut command = prepared(&["--show-transaction", verb, "--", &request.unit])?;
+    command.env(MARKER, request.key.to_string()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn()?;
+    let mut words = Vec::new();
+    if let Some(said) = child.stderr.take() {
+        let mut lines = BufReader::new(said).split(b'\n');
+        while let Some(line) = lines.next_segment().await? {
+            if let Some(job) = line.strip_prefix(b"Enqueued ") {
+                if let Some(id) = anchor(job) {
+                    let _told_once = request.job.set(Job { id, is_older: before == Some(id) });
+                }
+            } else if words.len() < WORDS_BYTES_MAX {
+                words.extend(line);
+                words.push(b'\n');
+            }
+        }
+    }
+    let succeeded = child.wait().await?.success();
+    Ok((succeeded, cut(&words)))
+}
+
+/// The number in `anchor job 42 web.service/restart.`
+fn anchor(job: &[u8]) -> Option<u32> {
+    let job = std::str::from_utf8(job).ok()?.strip_prefix("anchor job ")?;
+    job.split(' ').next()?.parse().ok()
+}
+
 /// The number of the job that a unit has.
-async fn job_of(unit: &str) -> Result<Option<String>, UnitError> {
+async fn job_of(unit: &str) -> Result<Option<u32>, UnitError> {
     let show = ["show", "--property=Job", "--value", "--", unit];
-    let (succeeded, words) = systemctl(&show, None).await?;
+    let (succeeded, words) = systemctl(&show).await?;
     if !succeeded {
         return Err(UnitError::Refused { verb: "show", unit: unit.to_owned(), words });
     }
-    Ok(Some(words).filter(|job| job.parse::<u32>().is_ok_and(|job| job > 0)))
+    Ok(words.parse().ok().filter(|job| *job > 0))
+}
+
+/// A job that is not over.
+#[derive(Debug, PartialEq, Eq)]
+struct Queued {
+    /// Whether it is being done. A restart that is a start by now has stopped the unit.
+    has_begun: bool,
+}
+
+async fn queued(unit: &str, id: u32) -> Result<Option<Queued>, UnitError> {
+    let output = prepared(&["list-jobs", "--no-legend", "--plain", "--full"])?.output().await?;
+    if !output.status.success() {
+        let words = cut(&output.stderr);
+        return Err(UnitError::Refused { verb: "list-jobs", unit: unit.to_owned(), words });
+    }
+    Ok(find_queued(&String::from_utf8_lossy(&output.stdout), id))
+}
+
+/// Finds a job in lines of `NUMBER UNIT TYPE STATE`.
+fn find_queued(jobs: &str, id: u32) -> Option<Queued> {
+    let id = id.to_string();
+    jobs.lines().find_map(|line| {
+        let mut words = line.split_whitespace();
+        let is_it = words.next()? == id;
+        let (kind, state) = (words.nth(1)?, words.next()?);
+        is_it.then(|| Queued { has_begun: kind == "start" || state != "waiting" })
+    })
 }
 
 /// Runs `systemctl`; whether it succeeded, and what it said.
-async fn systemctl(arguments: &[&str], key: Option<AttemptKey>) -> Result<(bool, String), UnitError> {
+async fn systemctl(arguments: &[&str]) -> Result<(bool, String), UnitError> {
+    let output = prepared(arguments)?.output().await?;
+    let said = if output.status.success() { &output.stdout } else { &output.stderr };
+    Ok((output.status.success(), cut(said)))
+}
+
+fn prepared(arguments: &[&str]) -> Result<Command, UnitError> {
     // The same test as sd_booted(3).
     if !Path::new("/run/systemd/system").is_dir() {
         return Err(UnitError::NoSystemd);
@@ -324,13 +472,11 @@ async fn systemctl(arguments: &[&str], key: Option<AttemptKey>) -> Result<(bool,
         .env_clear()
         .stdin(Stdio::null())
         .kill_on_drop(true);
-    if let Some(key) = key {
-        command.env(MARKER, key.to_string());
-    }
-    let output = command.output().await?;
-    let said = if output.status.success() { &output.stdout } else { &output.stderr };
-    let said = String::from_utf8_lossy(&said[..said.len().min(WORDS_BYTES_MAX)]);
-    Ok((output.status.success(), said.trim().to_owned()))
+    Ok(command)
+}
+
+fn cut(said: &[u8]) -> String {
+    String::from_utf8_lossy(&said[..said.len().min(WORDS_BYTES_MAX)]).trim().to_owned()
 }
 
 #[cfg(test)]
@@ -338,6 +484,17 @@ mod tests {
     use super::*;
 
     const AGE: Duration = Duration::from_mins(1);
+
+    #[test]
+    fn a_job_is_found_by_its_number() {
+        assert_eq!(anchor(b"anchor job 136 slow.service/restart."), Some(136));
+        assert_eq!(anchor(b"auxiliary job 137 db.service/start."), None);
+        let jobs = "238 slow.service   restart running\n28  behind.service start   waiting\n40 idle.service restart waiting\n";
+        assert_eq!(find_queued(jobs, 238), Some(Queued { has_begun: true }));
+        assert_eq!(find_queued(jobs, 28), Some(Queued { has_begun: true }));
+        assert_eq!(find_queued(jobs, 40), Some(Queued { has_begun: false }));
+        assert_eq!(find_queued(jobs, 23), None);
+    }
 
     fn standing(state: ActiveState, active_for: Option<Duration>) -> UnitStanding {
         UnitStanding { state, has_job: false, active_for }

@@ -72,7 +72,13 @@ impl Host {
         let root = HostRoot::open(&folder.path().join("root")).unwrap();
         std::fs::create_dir(folder.path().join("attempts")).unwrap();
         let supervisor = supervisor();
-        Self { folder, root, artifacts: Arc::new(NoSource), units: Arc::new(Systemctl), supervisor }
+        Self {
+            folder,
+            root,
+            artifacts: Arc::new(NoSource),
+            units: Arc::new(Systemctl::default()),
+            supervisor,
+        }
     }
 
     pub(crate) fn attempt_dir(&self, key: AttemptKey) -> PathBuf {
