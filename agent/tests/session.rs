@@ -22,8 +22,8 @@ use stella_protocol::digest::Digest;
 use stella_protocol::frame;
 use stella_protocol::id::{AgentId, Position};
 use stella_protocol::message::{
-    ArtifactRequest, ArtifactResponse, EndingStage, JournalMark, OpenAttempt, OutputChunk, Phase, Renewed,
-    TaskOutcome, Trust, capability,
+    ArtifactRequest, ArtifactResponse, EndingStage, JournalMark, OpenAttempt, OutputChunk, Phase,
+    RenewRequest, Renewed, TaskOutcome, Trust, capability,
 };
 use stella_protocol::session::CloseReason;
 use stella_protocol::session::control::ControlEvent;
@@ -440,6 +440,73 @@ async fn a_certificate_that_is_not_valid_now_does_not_take_the_place_of_one_that
     peer.connection.close(CloseCode::Normal.code().into(), b"");
     let (peer, _) = control_plane.welcome().await;
     assert_eq!(peer.serial(), first);
+    agent.stop().await;
+}
+
+/// Answers a request for a certificate with one that begins when it is `from`, and a day later ends; gives its chain.
+async fn renew_from(
+    control_plane: &ControlPlane,
+    peer: &mut Peer,
+    request: &RenewRequest,
+    home: &Home,
+    from: SystemTime,
+) -> Vec<Vec<u8>> {
+    let identity = Identity::load(&home.state()).unwrap();
+    // Certificates begin five minutes before they are made.
+    let made_at = from + Duration::from_secs(5 * 60);
+    let issued =
+        control_plane.authority.issue_agent(&request.csr_der, identity.tenant, identity.agent, made_at, DAY);
+    let chain_der = ders(&issued.unwrap().chain_der);
+    let roots_der = ders(&control_plane.authority.roots_der());
+    peer.session.renewed(Renewed { chain_der: chain_der.clone(), roots_der }).unwrap();
+    peer.transmit().await;
+    chain_der
+}
+
+async fn until_kept(home: &Home, chain_der: &[Vec<u8>]) {
+    let leaf = hex::encode(&chain_der[0]);
+    until_file(&home.state().join("identity.json"), |text| text.contains(&leaf)).await;
+}
+
+/// So it is for each renewal of a host whose clock is behind by more than certificates are backdated.
+#[tokio::test]
+async fn a_certificate_that_has_yet_to_begin_waits_while_the_old_one_has_time() {
+    let control_plane = ControlPlane::start();
+    let home = Home::enrolled(&control_plane);
+    let agent = Agent::start(&home);
+    let (mut peer, _) = control_plane.welcome().await;
+    let roots_der = ders(&control_plane.authority.roots_der());
+    peer.session.trust(Trust { roots_der, renew: true }).unwrap();
+    peer.transmit().await;
+    let request = loop {
+        if let ControlEvent::Renew(request) = peer.report().await {
+            break request;
+        }
+    };
+    let old = ders(&Identity::load(&home.state()).unwrap().chain);
+    // Certificates have whole seconds.
+    let now_s = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    let begins = SystemTime::UNIX_EPOCH + Duration::from_secs(now_s + 8);
+    let new = renew_from(&control_plane, &mut peer, &request, &home, begins).await;
+    peer.dispatch(dispatch(1, "true")).await;
+    assert_eq!(peer.finished().await.outcome, TaskOutcome::Succeeded);
+    let kept = ders(&Identity::load(&home.state()).unwrap().chain);
+    if SystemTime::now() < begins {
+        assert_eq!(kept, old);
+    }
+    until_kept(&home, &new).await;
+    assert!(SystemTime::now() >= begins);
+    agent.stop().await;
+
+    // This one is near its end.
+    let home = Home::enrolled(&control_plane);
+    control_plane.enrol(&home.state(), Duration::from_secs(40));
+    let agent = Agent::start(&home);
+    let (mut peer, _) = control_plane.welcome().await;
+    let ControlEvent::Renew(request) = peer.report().await else { panic!("no renewal") };
+    let begins = SystemTime::now() + Duration::from_secs(3600);
+    let new = renew_from(&control_plane, &mut peer, &request, &home, begins).await;
+    until_kept(&home, &new).await;
     agent.stop().await;
 }
 

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::connect::{Connected, advice_of};
 use super::inspections::{Answer, Inspections};
-use super::renewal::Renewal;
+use super::renewal::{Received, Renewal};
 use super::{Config, End};
 use crate::executor::reason_of;
 use crate::identity::Identity;
@@ -170,7 +170,7 @@ impl Driver<'_> {
                 Wake::Report(None) => self.reports_ended(),
                 Wake::Found(Answer::Inspected(inspected)) => self.inspected(inspected),
                 Wake::Found(Answer::Probed(probed)) => self.probed(probed),
-                Wake::Timeout => self.timeout(),
+                Wake::Timeout => self.timeout().await,
                 Wake::Stop => return self.goodbye().await,
             }
             let now = self.now();
@@ -236,12 +236,21 @@ impl Driver<'_> {
 
     async fn renewed(&mut self, renewed: &Renewed) {
         let identity = match self.renewal.receive(&self.config.identity, renewed) {
-            Some(Ok(identity)) => identity,
+            Some(Ok(Received::Take(identity))) => identity,
+            Some(Ok(Received::Later)) => {
+                return tracing::warn!(
+                    "the new certificate is not valid yet by this host's clock, and waits: is the clock right?"
+                );
+            }
             Some(Err(error)) => {
                 return tracing::error!(%error, "the new certificate is refused; the old one stays");
             }
             None => return tracing::warn!("a certificate came that was not asked for"),
         };
+        self.take_renewed(identity).await;
+    }
+
+    async fn take_renewed(&mut self, identity: Identity) {
         if self.take(identity).await {
             tracing::info!("the certificate was renewed; the next session shows the new one");
             self.tell_trust();
@@ -257,6 +266,7 @@ impl Driver<'_> {
             }
         };
         self.tells_trust = true;
+        self.renewal.forget_waiting();
         if identity.roots != self.config.identity.roots {
             if !self.take(identity).await {
                 return;
@@ -356,7 +366,7 @@ impl Driver<'_> {
         }
     }
 
-    fn timeout(&mut self) {
+    async fn timeout(&mut self) {
         let now = self.now();
         self.session.handle_timeout(now);
         if !self.session.poll_heartbeat_due(now) {
@@ -369,6 +379,9 @@ impl Driver<'_> {
             self.config.pulse.beat();
         }
         self.judge("a heartbeat", sent);
+        if let Some(identity) = self.renewal.ripe(&self.config.identity) {
+            self.take_renewed(identity).await;
+        }
         self.renew();
         self.listen(now);
     }
