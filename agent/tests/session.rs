@@ -382,6 +382,73 @@ async fn output_behind_what_is_kept_comes_in_a_stream_of_its_own() {
 }
 
 #[tokio::test]
+async fn output_that_is_refused_comes_again() {
+    let control_plane = ControlPlane::start();
+    let home = Home::enrolled(&control_plane);
+    let agent = Agent::start(&home);
+    let (mut peer, _) = control_plane.welcome().await;
+    peer.dispatch(dispatch(1, "echo said; while [ ! -e go ]; do sleep 0.02; done")).await;
+    let (_, mut output) = peer.output().await;
+    assert_eq!(read_frame::<OutputChunk>(&mut output).await.unwrap().bytes, b"said\n");
+    // There was no room for it, and nothing follows.
+    output.stop(CloseCode::Overloaded.code().into()).unwrap();
+    // Behind it on the same line.
+    peer.dispatch(on(dispatch(2, "true"), 2, 1)).await;
+    assert_eq!(peer.finished().await.key, key(2));
+    fs::write(home.root().join("go"), "").unwrap();
+    assert_eq!(peer.finished().await.key, key(1));
+    peer.connection.close(CloseCode::ShuttingDown.code().into(), b"");
+    let (peer, _) = control_plane.welcome().await;
+    let (header, mut output) = peer.output().await;
+    assert_eq!((header.key, header.offset), (key(1), 0));
+    assert_eq!(read_output(&mut output, usize::MAX).await, b"said\n");
+    agent.stop().await;
+}
+
+/// Where many tasks print at once, a stream may have to wait for its turn for longer than output may stand still.
+#[tokio::test]
+async fn output_that_waits_for_a_stream_is_not_given_up() {
+    let control_plane = ControlPlane::start_with_streams(1);
+    let home = Home::enrolled(&control_plane);
+    let agent = Agent::start(&home);
+    let (mut peer, _) = control_plane.welcome().await;
+    peer.dispatch(dispatch(1, "echo one; while [ ! -e go ]; do sleep 0.02; done")).await;
+    let (_, mut first) = peer.output().await;
+    peer.dispatch(on(dispatch(2, "echo two"), 2, 1)).await;
+    assert_eq!(peer.finished().await.key, key(2));
+    peer.acknowledge(key(2)).await;
+    tokio::time::sleep(Duration::from_secs(13)).await;
+    fs::write(home.root().join("go"), "").unwrap();
+    assert_eq!(read_output(&mut first, usize::MAX).await, b"one\n");
+    let (header, mut second) = peer.output().await;
+    assert_eq!(header.key, key(2));
+    assert_eq!(read_output(&mut second, usize::MAX).await, b"two\n");
+    agent.stop().await;
+}
+
+/// A control plane of before lets as many streams be open as there are tasks.
+#[tokio::test]
+async fn output_behind_what_is_kept_comes_where_no_other_stream_may_be_open() {
+    let control_plane = ControlPlane::start_with_streams(1);
+    let home = Home::enrolled(&control_plane);
+    let agent = Agent::start(&home);
+    let (mut peer, _) = control_plane.welcome().await;
+    peer.dispatch(dispatch(
+        1,
+        "head -c 10000000 /dev/zero; echo up > up; while [ ! -e go ]; do sleep 0.02; done; echo last",
+    ))
+    .await;
+    let (_, mut output) = peer.output().await;
+    until_file_is(&home.root().join("up"), "up\n").await;
+    let kept = read_output(&mut output, usize::MAX).await;
+    let (header, mut output) = peer.output().await;
+    assert!(header.offset > kept.len() as u64, "{} and {header:?}", kept.len());
+    fs::write(home.root().join("go"), "").unwrap();
+    assert!(read_output(&mut output, usize::MAX).await.ends_with(b"\0last\n"));
+    agent.stop().await;
+}
+
+#[tokio::test]
 async fn a_certificate_is_renewed_on_the_session_and_shown_by_the_next() {
     let control_plane = ControlPlane::start();
     let home = Home::enrolled(&control_plane);

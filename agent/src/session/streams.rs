@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use quinn::{SendStream, VarInt};
+use quinn::{ConnectionError, SendStream, VarInt};
 use stella_protocol::close::CloseCode;
 use stella_protocol::frame;
 use stella_protocol::id::AttemptKey;
@@ -33,6 +33,11 @@ const BACKLOG_BYTES_MAX: usize = 64 * 1024;
 
 /// How many pieces are read from a spool at once.
 const SPOOL_PIECES: usize = 4;
+
+/// How long a stream is waited for at once, and how often: the control plane lets only so many be open. Waiting for a turn is no standstill,
+/// but what waits is in memory.
+const OPEN_TURN: Duration = Duration::from_secs(1);
+const OPEN_TURNS_MAX: u32 = 30;
 
 /// How long output may stand still after the attempt's result was acknowledged.
 const STALL_AFTER_RESULT: Duration = Duration::from_secs(10);
@@ -112,9 +117,14 @@ impl Forwarder {
             // Either way it is over.
             drop(timeout(GRACE_AFTER_RESULT, standstill(&taken)).await);
         };
+        let key = self.key;
         tokio::select! {
             () = self.forward(link) => {}
-            () = too_long => {}
+            () = too_long => tracing::warn!(
+                taskId = %key.task,
+                attempt = key.attempt.0,
+                "the control plane did not take all of a task's output in time; the rest is given up"
+            ),
         }
     }
 
@@ -159,8 +169,7 @@ impl Forwarder {
     /// One stream, from `cursor` on, which is then the first byte that was not sent. Once it has begun, the stream before it ends, which
     /// stopped at a gap: a stream that ends with none behind it says that everything was sent.
     async fn stream(&mut self, connection: &Link, cursor: &mut u64, before: &mut Option<Outgoing>) -> Ended {
-        let opened = self.source.absorb_while(connection.open_uni()).await;
-        let Ok(mut stream) = opened.map(Outgoing::new) else { return Ended::Lost };
+        let Ok(mut stream) = self.open(connection, before).await else { return Ended::Lost };
         let mut reader = self.source.reader(*cursor);
         if reader.is_none() {
             *cursor = (*cursor).max(self.source.backlog.start);
@@ -190,8 +199,32 @@ impl Forwarder {
         if !stream.finish() {
             return Ended::Lost;
         }
-        // Resolves once the other end's transport has all of it.
-        if stream.stream.stopped().await.is_ok() { Ended::Done } else { Ended::Lost }
+        // Resolves once the other end's transport has all of it, or with a code if its owner did not want it.
+        if matches!(stream.stream.stopped().await, Ok(None)) { Ended::Done } else { Ended::Lost }
+    }
+
+    /// Opens a stream, once the control plane lets another one be open. An older one has none to spare for a stream that begins while the
+    /// one before it is open: that one ends then, which only tells too early that it was all.
+    async fn open(
+        &mut self,
+        connection: &Link,
+        before: &mut Option<Outgoing>,
+    ) -> Result<Outgoing, ConnectionError> {
+        let taken = Arc::clone(&self.source.taken);
+        let opening = async {
+            let mut opening = pin!(connection.open_uni());
+            for _ in 0..OPEN_TURNS_MAX {
+                if let Ok(opened) = timeout(OPEN_TURN, &mut opening).await {
+                    return opened;
+                }
+                taken.fetch_add(1, Ordering::Relaxed);
+                if let Some(mut before) = before.take() {
+                    before.finish();
+                }
+            }
+            opening.await
+        };
+        self.source.absorb_while(opening).await.map(Outgoing::new)
     }
 }
 

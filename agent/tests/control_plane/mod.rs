@@ -113,12 +113,20 @@ pub(crate) struct ControlPlane {
 
 impl ControlPlane {
     pub(crate) fn start() -> Self {
+        Self::start_with_streams(100)
+    }
+
+    /// One that lets so many streams of output be open.
+    pub(crate) fn start_with_streams(streams_max: u8) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let now = SystemTime::now();
         let authority = Authority::open_or_create(dir.path(), now).unwrap();
         let identity = ServerIdentity::new(&authority.issue_server(&[], now, DAY).unwrap()).unwrap();
         let tls = tls::quic_server(&identity, &authority.roots_der()).unwrap();
-        let config = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls).unwrap()));
+        let mut config = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls).unwrap()));
+        let mut transport = quinn::TransportConfig::default();
+        transport.max_concurrent_uni_streams(streams_max.into());
+        config.transport_config(Arc::new(transport));
         let endpoint = Endpoint::server(config, (Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         let mark = JournalMark { incarnation: Incarnation(Uuid::from_u128(5)), position: Position(10) };
         Self { authority, endpoint, mark, _dir: dir }

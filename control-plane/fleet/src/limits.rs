@@ -10,14 +10,16 @@ use stella_protocol::network::Bounds;
 /// datagrams and wait for retransmissions.
 pub(crate) const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 
-/// Streams of task output that an agent may have open: as many as it is given tasks, each of which may print.
-pub(crate) const OUTPUT_STREAMS_MAX: u32 = OPEN_TASKS_MAX;
+/// Streams of task output that an agent may have open: two for each task that it is given, because where output was lost the next stream
+/// begins before the one before it ends.
+pub(crate) const OUTPUT_STREAMS_MAX: u32 = 2 * OPEN_TASKS_MAX;
 
-/// How many streams of output one agent may open without a pause: more than it has attempts to tell of after a reconnect.
+/// How many streams of output of which there is a part already one agent may open without a pause: more than it has attempts to tell of
+/// after a reconnect.
 pub(crate) const OUTPUT_STREAMS_BURST: NonZeroU32 = NonZeroU32::new(512).unwrap();
 
 /// After how long an agent that has used these up may open one more; until then the stream waits. Each makes the control plane read what it
-/// has of an attempt's output.
+/// has of an attempt's output, or write into its log that nobody wants it. The first stream of each task does neither, and never waits.
 pub(crate) const OUTPUT_STREAM_EVERY: Duration = Duration::from_millis(100);
 
 /// For how long after the end of a deployment its tasks' output may still change: longer than an agent goes on with it after a result.

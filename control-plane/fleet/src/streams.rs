@@ -105,9 +105,12 @@ async fn take_output(shared: &Arc<Shared>, peer: Peer, receive: &mut RecvStream)
 }
 
 async fn open_output(shared: &Shared, peer: Peer, header: OutputHeader) -> Result<OutputWriter, Ended> {
-    // Reading the file of a long output again and again is work.
-    while !shared.pace.may_open_output(peer.agent) {
-        sleep(OUTPUT_STREAM_EVERY).await;
+    // Reading the file of a long output again and again is work. Most streams bring the first output of a task: those do not wait, however
+    // many tasks an agent runs.
+    if !is_first(shared, peer, header.key).await? {
+        while !shared.pace.may_open_output(peer.agent) {
+            sleep(OUTPUT_STREAM_EVERY).await;
+        }
     }
     // An honest agent can be wrong here, after the journal was restored from a backup: then nobody waits for this output.
     let wanted = wanted(&shared.engine.state(), peer, header.key, shared.engine.now());
@@ -124,6 +127,15 @@ async fn open_output(shared: &Shared, peer: Peer, header: OutputHeader) -> Resul
     };
     tracing::warn!(tenantId = %peer.tenant, agentId = %peer.agent, taskId = %header.key.task, attempt = header.key.attempt.0, "output of a task {refused} was refused");
     Err(Ended::Refused(CloseCode::Normal))
+}
+
+/// Whether output that is wanted has nothing before it.
+async fn is_first(shared: &Shared, peer: Peer, key: AttemptKey) -> Result<bool, Ended> {
+    if !matches!(wanted(&shared.engine.state(), peer, key, shared.engine.now()), Wanted::Yes) {
+        return Ok(false);
+    }
+    let has_some = shared.output.has(peer.tenant, key).await;
+    has_some.map(|has_some| !has_some).map_err(|error| refuse_output(peer, &error))
 }
 
 async fn begin_output(shared: &Shared, peer: Peer, header: OutputHeader) -> Result<OutputWriter, Ended> {

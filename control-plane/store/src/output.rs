@@ -105,6 +105,15 @@ impl OutputStore {
         }))
     }
 
+    /// Whether there is a file of an attempt already.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] if that cannot be known.
+    pub async fn has(&self, tenant: TenantId, key: AttemptKey) -> Result<bool, StoreError> {
+        let path = self.path(tenant, key);
+        blocking(move || path.try_exists().map_err(io_error("look for", &path))).await
+    }
+
     /// Begins to write what one stream brings. A record that a crash tore is cut off first.
     ///
     /// # Errors
