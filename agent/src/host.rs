@@ -3,20 +3,25 @@
 //! Everything under it is reached through a [`cap_std::fs::Dir`], so that a link which somebody planted there cannot lead
 //! a write elsewhere. Commands are the exception: they are programs and go where their user may go.
 
+use std::collections::HashMap;
 use std::io;
 use std::path::{Component, Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use cap_std::ambient_authority;
 use cap_std::fs::{Dir, MetadataExt as _};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
 
 /// The longest name of a slot, a component or a version, in bytes: with a digest and a prefix it still is a file name.
 pub const NAME_BYTES_MAX: usize = 128;
 
-/// How many slots are prepared at the same time. Each has a thread, which hangs with the host root's file system if that hangs.
-pub const PREPARED_MAX: usize = 2;
+/// How many slots are prepared at the same time. Each has a thread, which hangs if the slot's own file system or that of the host root
+/// hangs.
+pub const PREPARED_MAX: usize = 8;
+
+/// How many of them look at the host root at the same time.
+const LOOKING_MAX: usize = 2;
 
 /// The host root.
 #[derive(Clone, Debug)]
@@ -25,7 +30,36 @@ pub struct HostRoot {
     dir: Arc<Dir>,
     reserve_bytes: u64,
     /// For [`Self::prepare_slot`].
-    turns: Arc<Semaphore>,
+    turns: Arc<Turns>,
+}
+
+/// Whose turn it is to prepare a slot. One that hangs keeps its own turn and one of all, so that other slots go on.
+#[derive(Debug)]
+struct Turns {
+    slots: Mutex<HashMap<String, Weak<Semaphore>>>,
+    all: Arc<Semaphore>,
+    root: Arc<Semaphore>,
+}
+
+impl Turns {
+    fn new() -> Self {
+        Self {
+            slots: Mutex::default(),
+            all: Arc::new(Semaphore::new(PREPARED_MAX)),
+            root: Arc::new(Semaphore::new(LOOKING_MAX)),
+        }
+    }
+
+    fn of(&self, slot: &str) -> Arc<Semaphore> {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(turn) = slots.get(slot).and_then(Weak::upgrade) {
+            return turn;
+        }
+        slots.retain(|_, turn| turn.strong_count() > 0);
+        let turn = Arc::new(Semaphore::new(1));
+        slots.insert(slot.to_owned(), Arc::downgrade(&turn));
+        turn
+    }
 }
 
 /// Why a folder of the host root is not available.
@@ -76,7 +110,7 @@ impl HostRoot {
             .and_then(|()| path.canonicalize())
             .and_then(|path| Ok((Dir::open_ambient_dir(&path, ambient_authority())?, path)));
         let (dir, path) = opened.map_err(|source| Error::Io { path: path.to_path_buf(), source })?;
-        let turns = Arc::new(Semaphore::new(PREPARED_MAX));
+        let turns = Arc::new(Turns::new());
         Ok(Self { path, dir: Arc::new(dir), reserve_bytes: 0, turns })
     }
 
@@ -134,6 +168,10 @@ impl HostRoot {
     /// If the name is not a plain one, or the disk says no.
     pub fn create_slot(&self, slot: Option<&str>) -> Result<(), Error> {
         self.in_place()?;
+        self.create_beneath(slot)
+    }
+
+    fn create_beneath(&self, slot: Option<&str>) -> Result<(), Error> {
         let Some(slot) = slot else { return Ok(()) };
         let slot = plain_name("slot", slot)?;
         self.dir.create_dir_all(slot).map_err(|source| Error::Io { path: self.path.join(slot), source })
@@ -145,11 +183,19 @@ impl HostRoot {
     /// # Errors
     /// As [`Self::create_slot`].
     pub async fn prepare_slot(&self, slot: Option<&str>) -> Result<(), Error> {
-        let turn = Arc::clone(&self.turns).acquire_owned().await;
+        // In this order: who waits for a slot that hangs keeps nobody else waiting.
+        let own = match slot {
+            Some(slot) => Some(turn(&self.turns.of(slot)).await),
+            None => None,
+        };
+        let one_of_all = turn(&self.turns.all).await;
+        let root = turn(&self.turns.root).await;
         let (host, slot) = (self.clone(), slot.map(str::to_owned));
         let created = spawn_blocking(move || {
-            let _turn = turn;
-            host.create_slot(slot.as_deref())
+            let _turns = (own, one_of_all);
+            host.in_place()?;
+            drop(root);
+            host.create_beneath(slot.as_deref())
         });
         created.await.unwrap_or_else(|error| Err(Error::Io { path: self.path.clone(), source: error.into() }))
     }
@@ -199,6 +245,11 @@ impl HostRoot {
         }
         Ok(base.join(path))
     }
+}
+
+/// `None` never comes: nobody closes these.
+async fn turn(of: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
+    Arc::clone(of).acquire_owned().await.ok()
 }
 
 /// Checks that a name is one path component that cannot be mistaken for anything else.

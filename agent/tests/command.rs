@@ -285,6 +285,25 @@ async fn nothing_of_the_environment_is_on_the_agents_disk() {
     }
 }
 
+#[tokio::test]
+async fn a_slot_that_does_not_answer_holds_up_no_other() {
+    let host = Host::new();
+    let in_slot = |slot: &str, timeout_ms| {
+        let spec = CommandSpec { timeout_ms, ..shell("true") };
+        Dispatch { slot: Some(slot.to_owned()), ..dispatch(TaskSpec::Command(spec)) }
+    };
+    let path = host.root.path().join("remote");
+    std::fs::create_dir(&path).unwrap();
+    let hung = Hung::over(&path);
+    for _ in 0..2 * PREPARED_MAX {
+        let task = host.start_dispatch(in_slot("remote", 200));
+        assert_eq!(task.run.await.unwrap(), TaskOutcome::TimedOut);
+    }
+    let task = host.start_dispatch(in_slot("local", 30_000));
+    assert_eq!(task.run.await.unwrap(), TaskOutcome::Succeeded);
+    drop(hung);
+}
+
 #[test]
 fn a_host_root_that_does_not_answer_holds_up_the_tasks_that_need_it_and_nothing_else() {
     let threads = PREPARED_MAX + 1;
