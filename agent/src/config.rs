@@ -33,6 +33,8 @@ const TASK_MEMORY_BYTES_MIN: u64 = 16 * 1024 * 1024;
 /// A thousand processors.
 const TASK_CPU_PERCENT_MAX: u32 = 100_000;
 const RESERVE_BYTES_DEFAULT: u64 = 64 * 1024 * 1024;
+/// Set to 1 by a unit for whose host a list of units must not get lost. Not a key: a file could take that away as well.
+const UNITS_REQUIRED: &str = "STELLA_AGENT_POLICY_UNITS_REQUIRED";
 
 /// Why a configuration is refused.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +58,12 @@ pub enum Error {
         /// What would do.
         expected: &'static str,
     },
+    /// The profile of named units without the units: nothing would be named, so every unit would be allowed.
+    #[error(
+        "policy.units is not set, and the profile of this host needs it ({UNITS_REQUIRED}=1): name the units that tasks may act on, or write \
+         `units = []` for none"
+    )]
+    UnitsMissing,
 }
 
 /// A judged configuration.
@@ -319,7 +327,8 @@ impl Loaded {
             }
         }
         let settings: Settings = layers.read()?;
-        Ok(Self { config: Config::judge(settings.clone())?, settings, layers })
+        let needs_units = std::env::var_os(UNITS_REQUIRED).is_some_and(|value| value == "1");
+        Ok(Self { config: Config::judge(settings.clone(), needs_units)?, settings, layers })
     }
 
     /// Which files were read, for people.
@@ -385,8 +394,11 @@ impl Config {
         Ok(Loaded::load(file, over, |_| "environment or flag".to_owned())?.config)
     }
 
-    fn judge(given: Settings) -> Result<Self, Error> {
+    fn judge(given: Settings, needs_units: bool) -> Result<Self, Error> {
         let given = given.with_defaults();
+        if needs_units && given.policy.units.is_none() {
+            return Err(Error::UnitsMissing);
+        }
         let server = given.server.map(checked_server).transpose()?;
         let concurrency = given.concurrency.unwrap_or(CONCURRENCY_DEFAULT);
         let drain_s = given.drain_seconds.unwrap_or(DRAIN_S_DEFAULT);
@@ -595,6 +607,13 @@ mod tests {
             std::fs::write(&path, &wanted).unwrap();
         }
         assert!(page == wanted, "run the test again with STELLA_UPDATE_DOCS=1 and look at what has changed");
+    }
+
+    #[test]
+    fn a_list_of_units_that_is_needed_may_be_empty_and_not_missing() {
+        let judge = |text| Config::judge(toml::from_str(text).unwrap(), true);
+        assert!(matches!(judge("[policy]\nallow = [\"systemd\"]\n"), Err(Error::UnitsMissing)));
+        assert_eq!(judge("[policy]\nunits = []\n").unwrap().policy.units().map(<[_]>::len), Some(0));
     }
 
     #[test]

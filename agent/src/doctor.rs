@@ -103,7 +103,14 @@ fn policy(config: &Config, findings: &mut Findings) {
     } else {
         format!("only these kinds of tasks may run: {}", allowed.join(", "))
     };
-    let Some(units) = config.policy.units().filter(|_| config.policy.allows(Kind::Systemd)) else {
+    let acts_on_units = config.policy.allows(Kind::Systemd);
+    let Some(units) = config.policy.units().filter(|_| acts_on_units) else {
+        // Who leaves out commands wants a host that is held back.
+        if acts_on_units && !config.policy.allows(Kind::Command) {
+            let detail =
+                format!("{kinds}; systemd tasks may act on every unit, and start poweroff.target too");
+            return findings.warn(CHECK, detail, "name the units in policy.units, in /etc/stella/agent.toml");
+        }
         return findings.ok(CHECK, kinds);
     };
     let named: Vec<_> = units.iter().map(ToString::to_string).collect();

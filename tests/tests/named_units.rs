@@ -75,6 +75,18 @@ async fn a_host_of_named_units_restarts_those_and_runs_nothing_else() -> Result<
         "sed -i 's/^units = .*/units = [\"web.service\", \"web@*.service\"]/' /etc/stella/agent.conf.d/named-units.toml
          systemctl reload stella-agent",
     )?;
+    // A list that is gone is no permission.
+    for gone in [
+        "sed -i 's/^units = /# &/' /etc/stella/agent.conf.d/named-units.toml",
+        "mv /etc/stella/agent.conf.d/named-units.toml /root",
+    ] {
+        let refused = host.run(&format!(
+            "cp /etc/stella/agent.conf.d/named-units.toml /root/kept.toml && {gone}
+             ! systemctl reload stella-agent 2>&1 && journalctl --sync && journalctl -u stella-agent -o cat -n 20
+             cp /root/kept.toml /etc/stella/agent.conf.d/named-units.toml && systemctl reload stella-agent"
+        ))?;
+        ensure!(refused.contains("STELLA_AGENT_POLICY_UNITS_REQUIRED=1"), "{gone}: {refused}");
+    }
     let before = ["web", "web@blue", "other"].map(|unit| since(&host, unit));
     let said = deploy(&host, "1.0.0")?;
     ensure!(!said.contains("REFUSED"), "{said}");
