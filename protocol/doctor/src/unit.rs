@@ -8,6 +8,7 @@ use crate::{Findings, run};
 /// Systemd has said nothing longer than this about a unit yet, in bytes.
 const SHOWN_BYTES_MAX: usize = 64 * 1024;
 const PROPERTIES: &str = "LoadState,ActiveState,SubState,UnitFileState,Result,NRestarts,MainPID,DropInPaths,\
+     ExecMainStatus,PrivateUsers,\
      NeedDaemonReload,ConditionResult,Delegate,ControlGroup,\
      ConditionTimestampMonotonic,ProtectSystem,ReadWritePaths,SupplementaryGroups";
 
@@ -104,7 +105,13 @@ impl Unit {
         const CHECK: &str = "service";
         let name = &self.name;
         let (active, sub) = (self.get("ActiveState"), self.get("SubState"));
-        let look = format!("journalctl -u {name} -n 50 --no-pager");
+        let look = match self.lacks_user_namespaces() {
+            false => format!("journalctl -u {name} -n 50 --no-pager"),
+            true => format!(
+                "if `sysctl user.max_user_namespaces` is 0: mkdir -p /etc/systemd/system/{name}.d && printf '[Service]\\nPrivateUsers=no\\n' \
+                 > /etc/systemd/system/{name}.d/users.conf && systemctl daemon-reload && systemctl restart {name}"
+            ),
+        };
         match (self.get("LoadState"), active) {
             ("not-found", _) => findings.warn(
                 CHECK,
@@ -149,6 +156,12 @@ impl Unit {
                 format!("systemd-analyze verify {name}"),
             ),
         }
+    }
+
+    /// Whether it may be that its process was not started because it is to have a user namespace, and the host has switched those off.
+    fn lacks_user_namespaces(&self) -> bool {
+        // 217/USER, of systemd.exec(5).
+        self.get("PrivateUsers") == "yes" && self.get("ExecMainStatus") == "217"
     }
 
     /// A unit that nobody has started has no result, and says `no`.
@@ -226,6 +239,12 @@ mod tests {
                 "LoadState=loaded\nActiveState=activating\nSubState=auto-restart\n".into(),
                 Verdict::Fail,
                 "journalctl",
+            ),
+            (
+                "LoadState=loaded\nActiveState=activating\nSubState=auto-restart\nExecMainStatus=217\nPrivateUsers=yes\n"
+                    .into(),
+                Verdict::Fail,
+                "PrivateUsers=no",
             ),
             ("LoadState=loaded\nActiveState=activating\nSubState=start\n".into(), Verdict::Warn, "journal"),
             ("LoadState=bad-setting\nActiveState=inactive\n".into(), Verdict::Fail, "verify"),
