@@ -391,7 +391,7 @@ faults: [{what: silent, at: 5s, for: 1m, hosts: 20}]
 #[test]
 fn what_is_wrong_with_a_path_is_told_before_anything_happens() {
     let wrong = |from: &str, to: &str| {
-        let faults = stella_simulate::read(&ON_ITS_WAY.replace(from, to)).unwrap_err();
+        let faults = read(&ON_ITS_WAY.replace(from, to)).unwrap_err();
         faults[0].to_string()
     };
     assert!(wrong("hosts: 2,", "hosts: 0,").contains("path[0].hosts"), "{}", wrong("hosts: 2,", "hosts: 0,"));
