@@ -15,7 +15,7 @@ use stella_domain::event::{Event, Fact, StreamId};
 use stella_domain::gate::{Check, Outcome};
 use stella_domain::hold::{PauseCause, Standing};
 use stella_domain::promotion::{ApprovalRule, PromotionStatus};
-use stella_domain::run::{Run, StepEnd, StepRun, StepState, Work};
+use stella_domain::run::{Run, StepEnd, StepRun, StepState};
 use stella_domain::signature::ReleaseSignature;
 use stella_domain::state::State;
 use stella_domain::strategy::Strategy;
@@ -299,10 +299,7 @@ fn places_below<'t>(
     tenant: &'t TenantState,
     step: &'t StepRun,
 ) -> Box<dyn Iterator<Item = EnvironmentId> + 't> {
-    let gate = match &step.state {
-        StepState::Running { work: Work::Gate { environment, asked: Some(_), .. }, .. } => Some(*environment),
-        _ => None,
-    };
+    let gate = step.state.asked().and_then(|_| step.state.approved_in());
     let deployment = step.state.deployment().and_then(|id| tenant.deployments.get(&id));
     let parts = step.state.children().iter().filter_map(|child| tenant.runs.get(&child.run));
     let below = parts.flat_map(|run| run.steps.values()).flat_map(move |step| places_below(tenant, step));
@@ -363,6 +360,7 @@ fn begins_nothing_on_draining_hosts(old: &TenantState, new: &TenantState, events
 }
 
 /// INV-28.
+#[expect(clippy::wildcard_enum_match_arm, reason = "most facts are not about attempts that nobody knows of")]
 fn settled_by_a_proof_or_a_person(old: &TenantState, events: &[(StreamId, Event)]) {
     let mut unknown: BTreeSet<_> =
         old.tasks.values().filter(|task| super::is_unknown(task)).map(|task| task.key()).collect();
