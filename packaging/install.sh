@@ -163,13 +163,64 @@ install_one() {
     fi
 }
 
+# The control groups of the agent's unit on this host: those of containers are below scopes and other services.
+agent_groups() {
+    for hierarchy in /sys/fs/cgroup /sys/fs/cgroup/unified /sys/fs/cgroup/systemd; do
+        find "$hierarchy" -mindepth 1 \( -type d -name stella-agent.service -print -prune \) \
+            -o \( -type d ! -name '*.slice' -prune \) 2>/dev/null || :
+    done
+}
+
+processes_in() { # FOLDER
+    find "$1" -name cgroup.procs -exec cat {} + 2>/dev/null || :
+}
+
+processes_from() { # PID
+    echo "$1"
+    for child in $(cat /proc/"$1"/task/*/children 2>/dev/null || :); do processes_from "$child"; done
+}
+
+# Of each command that runs its supervisor, and its control group, or what has come of the supervisor where there is no group. What tasks
+# have left running on purpose has no supervisor any more and stays, and a task that takes its own agent away goes on to its end.
+running_tasks() {
+    for unit in $(agent_groups); do
+        for pid in $(processes_in "$unit"); do
+            case $(tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" || :) in
+            */stella-agent\ supervise\ * | /proc/self/exe\ supervise\ *) ;;
+            *) continue ;;
+            esac
+            group=$(sed -n 's,^0::.*/stella-agent\.service/\(task-[^/]*\).*,\1,p' "/proc/$pid/cgroup" 2>/dev/null || :)
+            if [ -z "$group" ]; then
+                what=$(processes_from "$pid")
+                all=$what
+            else
+                # Where there are two hierarchies, only one of them has the groups.
+                [ -d "$unit/$group" ] || continue
+                what="$pid $unit/$group"
+                all=$(processes_in "$unit/$group")
+            fi
+            # shellcheck disable=SC2116,SC2086 # one line
+            case " $(echo $all) " in *" $$ "*) ;; *) echo "$what" ;; esac
+        done
+    done
+}
+
+still_there() { # WHAT...
+    for what; do
+        case $what in
+        /*) processes_in "$what" ;;
+        *) if grep -qs '/stella-agent\.service' "/proc/$what/cgroup"; then echo "$what"; fi ;;
+        esac
+    done
+}
+
 # Tasks outlive the service, for the next one to report them. Where there is none any more they are ended: asked to, then killed.
 end_tasks() {
+    running=$(running_tasks)
     for signal in TERM KILL; do
         for second in 1 2 3 4 5 6 7 8 9 10; do
-            tasks=$(for hierarchy in '' /unified /systemd; do
-                find "/sys/fs/cgroup$hierarchy/system.slice/stella-agent.service" -name cgroup.procs -exec cat {} + 2>/dev/null || :
-            done)
+            # shellcheck disable=SC2086 # one word for each
+            tasks=$(still_there $running)
             [ -n "$tasks" ] || return 0
             # shellcheck disable=SC2086 # one word for each process
             if [ "$signal$second" = TERM1 ] || [ $signal = KILL ]; then kill -s $signal $tasks 2>/dev/null || :; fi

@@ -4,7 +4,9 @@ use std::fs;
 
 use anyhow::{Context as _, Result, ensure};
 use stella_tests::host::Host;
-use stella_tests::packaged::{STELLA, install, online};
+use stella_tests::packaged::{
+    STELLA, install, long_task_runs, nothing_of_tasks_is_left, online, start_long_task,
+};
 use stella_tests::wait;
 
 const GROUP: &str = "/sys/fs/cgroup/system.slice/stella-agent.service";
@@ -142,4 +144,42 @@ async fn limits(host: &Host) -> Result<()> {
         ensure!(log.contains("a limit of tasks is not enforced here"), "{log}");
     }
     Ok(())
+}
+
+/// Ends with something left behind, as `./start.sh &` or `pg_ctl start` do.
+const LEAVE: &str = r#"[{"name": "leave", "timeout_ms": 60000, "action": {"type": "command", "argv": ["sh", "-c",
+    "setsid sleep 4244 > /dev/null 2>&1 &"]}}]"#;
+
+/// Retires its own host.
+const RETIRE: &str = r#"[{"name": "retire", "timeout_ms": 600000, "action": {"type": "command", "argv": ["sh", "-c",
+    "dpkg --purge stella-agent && touch /root/retired"]}}]"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_purge_ends_commands_that_run_and_neither_what_was_left_on_purpose_nor_itself() -> Result<()> {
+    let host = Host::boot("purge").await?;
+    install(&host)?;
+    host.run("systemctl enable --now stella-orchestrator")?;
+    host.run(&format!(
+        "{STELLA} tenant create acme && {STELLA} env create staging && {STELLA} env create other
+         install -D -m 0644 -t /etc/systemd/system/stella-agent.service.d /usr/share/doc/stella-agent/profiles/full.conf
+         systemctl daemon-reload && umask 077
+         {STELLA} agent token --name web-1 --profile full --quiet > /root/token
+         stella-agent enrol --profile full --server localhost:7443 --token @/root/token
+         systemctl enable --now stella-agent"
+    ))?;
+    online(&host).await?;
+    for (target, environment) in [("web-1", "staging"), ("web-2", "other")] {
+        host.run(&format!("{STELLA} target create {target} --env {environment} --agent web-1"))?;
+    }
+    for (version, steps) in [("1.0.0", LEAVE), ("2.0.0", RETIRE)] {
+        fs::write(host.root().join("root/steps.json"), steps)?;
+        host.run(&format!("{STELLA} release create retire {version} --steps /root/steps.json"))?;
+    }
+    host.run(&format!("{STELLA} deploy retire:1.0.0 other --wait"))?;
+    start_long_task(&host).await?;
+    host.run(&format!("{STELLA} deploy retire:2.0.0 other"))?;
+    wait::until("the host is retired", async || host.run("test -e /root/retired").map(drop)).await?;
+    host.run("pgrep -fx 'sleep 4244' && test ! -e /var/lib/stella-agent && test ! -e /usr/bin/stella-agent")?;
+    ensure!(!long_task_runs(&host)?, "a command that ran has nobody to report it");
+    wait::until("nothing of Stella's agent is left", async || nothing_of_tasks_is_left(&host)).await
 }
