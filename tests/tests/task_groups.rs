@@ -169,7 +169,9 @@ async fn a_purge_ends_commands_that_run_and_neither_what_was_left_on_purpose_nor
     ))?;
     online(&host).await?;
     for (target, environment) in [("web-1", "staging"), ("web-2", "other")] {
-        host.run(&format!("{STELLA} target create {target} --env {environment} --agent web-1"))?;
+        host.run(&format!(
+            "{STELLA} target create {target} --env {environment} --agent web-1 --slot {target}"
+        ))?;
     }
     for (version, steps) in [("1.0.0", LEAVE), ("2.0.0", RETIRE)] {
         fs::write(host.root().join("root/steps.json"), steps)?;
