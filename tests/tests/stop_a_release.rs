@@ -95,7 +95,7 @@ async fn a_bad_release_is_stopped_by_the_page_for_it() -> Result<()> {
     incident.terminal.ok(&format!("stella deploy app:1.0.0 {ENVIRONMENT} --all-at-once --wait"))?;
 
     paused(&incident, find, pause, resume).await?;
-    locked_and_taken_back(&incident, lock, back).await?;
+    locked_and_taken_back(&incident, lock, back)?;
     cancelled(&incident, cancel).await?;
     blocked(&incident, block).await?;
     cluster.passed()
@@ -122,7 +122,7 @@ async fn paused(incident: &Incident<'_>, find: &str, pause: &str, resume: &str) 
 }
 
 /// A lock keeps everything away but the way back.
-async fn locked_and_taken_back(incident: &Incident<'_>, lock: &str, back: &str) -> Result<()> {
+fn locked_and_taken_back(incident: &Incident<'_>, lock: &str, back: &str) -> Result<()> {
     let said =
         incident.terminal.ok(&format!("stella deployment list --env {ENVIRONMENT} --limit 1 -o json"))?;
     let listed: serde_json::Value = serde_json::from_str(&said)?;

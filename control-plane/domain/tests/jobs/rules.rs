@@ -10,7 +10,7 @@ fn people_approve_exactly_what_will_be_run() {
     let asked = *world.tenant().open_promotions.iter().next().unwrap();
     let promotion = world.tenant().promotions[&asked].clone();
     assert_eq!(promotion.wanted.job.as_ref().unwrap().steps.len(), 2, "it can be looked at");
-    assert_eq!((promotion.plan.version, promotion.plan.targets), (4, 2));
+    assert_eq!((promotion.plan.version, promotion.plan.targets), (5, 2));
     let approve = TenantCommand::ApprovePromotion {
         promotion: asked,
         plan: promotion.plan.root,
