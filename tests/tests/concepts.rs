@@ -169,7 +169,10 @@ fn at_a_pace(readers: &Readers<'_>) -> Result<()> {
     ensure!(said.contains("canary: 10% (1) until 10 min have passed"), "{said}");
     admin.ok("stella env strategy production --any")?;
 
-    let said = admin.ok("stella deploy web:1.4.2 production --plan --target web-1")?;
+    let plan = "stella deploy web:1.4.2 production --plan --target web-1";
+    let said = admin.ok(plan)?;
+    ensure!(!said.contains("../notes"), "what is in a command's environment is not shown unasked: {said}");
+    let said = admin.ok(&format!("{plan} --tasks"))?;
     ensure!(said.contains("echo 1.4.2 >> ../notes"), "{said}");
     Ok(())
 }
