@@ -72,18 +72,37 @@ pub(crate) const fn leaves_no_sign(spec: &TaskSpec) -> bool {
 }
 
 pub(crate) fn there(what: String) -> Effect {
-    Effect::There { what: cut(what) }
+    Effect::There { what: sendable(what) }
 }
 
 pub(crate) fn absent(what: String) -> Effect {
-    Effect::Absent { what: cut(what) }
+    Effect::Absent { what: sendable(what) }
 }
 
 pub(crate) fn unclear(reason: String) -> Effect {
-    Effect::Unclear { reason: cut(reason) }
+    Effect::Unclear { reason: sendable(reason) }
 }
 
-fn cut(mut words: String) -> String {
+/// As with the reason of a task: what a host says of an attempt goes into journals and messages.
+fn sendable(mut words: String) -> String {
+    words = stella_telemetry::redact_text(&words);
     words.truncate(words.floor_char_boundary(REASON_BYTES_MAX));
     words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Effect, REASON_BYTES_MAX, unclear};
+
+    #[test]
+    fn what_is_said_of_an_attempt_shows_no_secret_and_fits() {
+        let said = |words: &str| match unclear(words.to_owned()) {
+            Effect::Unclear { reason } => reason,
+            other @ (Effect::There { .. } | Effect::Absent { .. }) => panic!("{other:?}"),
+        };
+        let reason = said("https://ada:hunter2@web.example.com/health?token=s3cret did not answer");
+        assert!(reason.contains("web.example.com") && reason.contains("did not answer"), "{reason}");
+        assert!(!reason.contains("hunter2") && !reason.contains("s3cret"), "{reason}");
+        assert!(said(&"ä".repeat(REASON_BYTES_MAX)).len() <= REASON_BYTES_MAX);
+    }
 }
