@@ -1,13 +1,10 @@
 //! Who may do what: every command with the least role that lets it through.
-#![allow(clippy::unwrap_used, reason = "a test ends there, with the place")]
-
-mod common;
 
 use std::collections::BTreeMap;
 
-use common::{
-    STAGING, TENANT, TOKEN, World, agent, deployment, digest, hello, invariants, mark, name, new_deployment,
-    new_release, new_target, promotion, release, target,
+use crate::common::{
+    self, STAGING, TENANT, TOKEN, World, agent, deployment, digest, hello, invariants, mark, name,
+    new_deployment, new_release, new_target, promotion, release, target,
 };
 use stella_domain::access::{AccountKind, Grant, Role};
 use stella_domain::api_token::ACCOUNT_TOKENS_MAX;

@@ -1,9 +1,6 @@
 //! Rules of several groups, what comes of silence, and signatures over approvals.
-#![allow(clippy::unwrap_used, reason = "a test ends there, with the place")]
 
-mod common;
-
-use common::{STAGING, World, account, end, new_deployment, promotion, rule};
+use crate::common::{self, STAGING, World, account, end, new_deployment, promotion, rule};
 use stella_domain::command::{Actor, TenantCommand};
 use stella_domain::event::{Event, Fact, StreamId};
 use stella_domain::promotion::{

@@ -1,10 +1,7 @@
 //! What leaves memory when it has ended, and what stays because something may still need it.
-#![allow(clippy::unwrap_used, reason = "a test ends there, with the place")]
 
-mod common;
-
-use common::{
-    STAGING, World, deployment, end, facts, failed, invariants, name, new_deployment, promotion, target,
+use crate::common::{
+    self, STAGING, World, deployment, end, facts, failed, invariants, name, new_deployment, promotion, target,
 };
 use serde_json::json;
 use stella_domain::archive::{Ended, Rule, due};

@@ -1,11 +1,8 @@
 //! Which archives may go, and what becomes of a release whose archive has gone.
-#![allow(clippy::unwrap_used, reason = "a test ends there, with the place")]
 
-mod common;
-
-use common::{
-    World, conflict, deployment, digest, end, facts, invariants, name, new_deployment, new_release, release,
-    rule, target,
+use crate::common::{
+    self, World, conflict, deployment, digest, end, facts, invariants, name, new_deployment, new_release,
+    release, rule, target,
 };
 use stella_domain::artifact::{BATCH_MAX, Rule};
 use stella_domain::command::{Command, Request, TenantCommand};

@@ -1,9 +1,6 @@
 //! The authority is rotated while agents come and go.
-#![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "a test ends there, with the place")]
 
-mod common;
-
-use common::{TENANT, World, agent, digest};
+use crate::common::{TENANT, World, agent, digest};
 use stella_domain::authority::{AgentTrust, AuthorityRecord, RotationPhase};
 use stella_domain::command::{Actor, Command, Request, SystemCommand, TenantCommand};
 use stella_domain::decide::Decision;

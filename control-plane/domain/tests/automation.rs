@@ -1,10 +1,7 @@
 //! What comes to the next environment by itself: when, how, and through whose hands.
-#![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "a test ends there, with the place")]
 
-mod common;
-
-use common::{
-    STAGING, World, agent, canary, deployment, digest, end, failed, name, new_deployment, new_release,
+use crate::common::{
+    self, STAGING, World, agent, canary, deployment, digest, end, failed, name, new_deployment, new_release,
     new_target, release, rule, target,
 };
 use stella_domain::command::{Actor, NewDeployment, TenantCommand};

@@ -1,13 +1,10 @@
 //! Every state of what comes to an environment by itself, and every fact about it: what follows, or that it is refused. The table is
 //! committed; `UPDATE_GOLDEN=1 cargo test` writes it anew.
-#![allow(clippy::unwrap_used, reason = "a test ends there, with the place")]
-
-mod common;
 
 use std::fmt::Write as _;
 use std::path::Path;
 
-use common::{STAGING, TENANT, World, agent, name, new_deployment, new_target, release};
+use crate::common::{self, STAGING, TENANT, World, agent, name, new_deployment, new_target, release};
 use stella_domain::command::TenantCommand;
 use stella_domain::environment::{Needs, PromotionPath, Requirement};
 use stella_domain::event::{Event, Fact, StreamId};

@@ -1,10 +1,7 @@
 //! What holds deployments back from outside: a budget that is shared, many agents that are silent at once, freezes.
-#![allow(clippy::unwrap_used, reason = "a test ends there, with the place")]
 
-mod common;
-
-use common::{
-    STAGING, World, agent, conflict, deployment, end, failed, failure, name, new_deployment, target,
+use crate::common::{
+    self, STAGING, World, agent, conflict, deployment, end, failed, failure, name, new_deployment, target,
 };
 use stella_domain::amount::Amount::{self, Count, Percent};
 use stella_domain::command::{Actor, NewDeployment, TenantCommand};

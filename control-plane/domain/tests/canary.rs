@@ -1,9 +1,6 @@
 //! Canaries: some targets first, a hold, then more.
-#![allow(clippy::unwrap_used, reason = "a test ends there, with the place")]
 
-mod common;
-
-use common::{World, agent, canary, deployment, facts, failed, invariants, new_deployment, target};
+use crate::common::{World, agent, canary, deployment, facts, failed, invariants, new_deployment, target};
 use stella_domain::amount::Amount;
 use stella_domain::command::{NewDeployment, TenantCommand};
 use stella_domain::deployment::{Progress, Status};

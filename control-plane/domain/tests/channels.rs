@@ -1,12 +1,10 @@
 //! Channels: which releases are in them, where they may go, and which one is the newest.
-#![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "a test ends there, with the place")]
-
-mod common;
 
 use std::str::FromStr;
 
-use common::{
-    STAGING, World, conflict, deployment, end, facts, name, new_deployment, new_release, promotion, release,
+use crate::common::{
+    self, STAGING, World, conflict, deployment, end, facts, name, new_deployment, new_release, promotion,
+    release,
 };
 use stella_domain::channel::{CHANNELS_MAX, ChannelRule, PreReleases};
 use stella_domain::command::{NewRelease, TenantCommand};

@@ -1,13 +1,11 @@
 //! Who has chosen what is deployed does not let it through, whoever asks for it: what they answered a run, what they asked for before, and
 //! whose reports count.
-#![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "a test ends there, with the place")]
-
-mod common;
 
 use std::collections::BTreeMap;
 
-use common::{
-    STAGING, World, checked_run, deployment, end, failed, name, new_deployment, promotion, rule, security,
+use crate::common::{
+    self, STAGING, World, checked_run, deployment, end, failed, name, new_deployment, promotion, rule,
+    security,
 };
 use serde_json::{Value, json};
 use stella_domain::command::{NewRun, TenantCommand};

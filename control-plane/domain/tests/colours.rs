@@ -1,11 +1,8 @@
 //! Blue-green: the idle colour is filled on all targets beside the live one, then they are switched, and back in an instant.
-#![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "a test ends there, with the place")]
 
-mod common;
-
-use common::colours::{blue_green, new_coloured};
-use common::{
-    STAGING, World, add_key, agent, conflict, deployment, digest, end, failed, failure, key_id, name,
+use crate::common::colours::{blue_green, new_coloured};
+use crate::common::{
+    self, STAGING, World, add_key, agent, conflict, deployment, digest, end, failed, failure, key_id, name,
     new_deployment, release, signed, target,
 };
 use stella_domain::amount::Amount;

@@ -1,9 +1,6 @@
 //! Hosts that are taken out of rotation: what is under way ends, nothing new begins, and nobody waits for them who need not.
-#![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "a test ends there, with the place")]
 
-mod common;
-
-use common::{
+use crate::common::{
     STAGING, World, agent, conflict, deployment, end, facts, failed, new_deployment, person, target,
 };
 use stella_domain::command::{NewDeployment, TenantCommand};

@@ -1,9 +1,6 @@
 //! How a task is ended that nobody wants any more: asked for, delivered, ending, killed, and then confirmed or not.
-#![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "a test ends there, with the place")]
 
-mod common;
-
-use common::{
+use crate::common::{
     World, agent, deployment, end, facts, failure, hello, is_unknown, mark, new_deployment, target,
 };
 use stella_domain::command::{Report, TenantCommand};

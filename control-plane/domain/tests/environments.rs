@@ -1,9 +1,6 @@
 //! Environments are renamed, reordered and removed, or that is refused with what is in the way.
-#![allow(clippy::unwrap_used, reason = "a test ends there, with the place")]
 
-mod common;
-
-use common::{STAGING, World, deployment, name, new_deployment, target};
+use crate::common::{self, STAGING, World, deployment, name, new_deployment, target};
 use stella_domain::access::{Grant, Role};
 use stella_domain::command::{SystemCommand, TenantCommand};
 use stella_domain::deployment::Status;

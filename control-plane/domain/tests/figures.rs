@@ -1,9 +1,6 @@
 //! Where agents serve their own figures.
-#![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "a test ends there, with the place")]
 
-mod common;
-
-use common::{TENANT, World, agent, facts, hello, mark};
+use crate::common::{TENANT, World, agent, facts, hello, mark};
 use stella_domain::agent::FiguresAddress;
 use stella_domain::command::{Actor, Command, Request, TenantCommand};
 use stella_domain::decide::Decision;

@@ -1,11 +1,8 @@
 //! Steps that ask a gate: something outside of the control plane, or a person.
-#![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "a test ends there, with the place")]
-
-mod common;
 
 use std::collections::BTreeMap;
 
-use common::{World, checked_run, name};
+use crate::common::{self, World, checked_run, name};
 use serde_json::{Value, json};
 use stella_domain::access::Role;
 use stella_domain::command::{Command, NewRun, TenantCommand};

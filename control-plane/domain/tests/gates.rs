@@ -1,12 +1,9 @@
 //! Gates: what lets a promotion come, what holds it up, and what ends it on its way.
-#![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "a test ends there, with the place")]
-
-mod common;
 
 use std::collections::BTreeMap;
 
-use common::{
-    STAGING, World, canary, conflict, deployment, end, facts, failure, findings, gate, http, name,
+use crate::common::{
+    self, STAGING, World, canary, conflict, deployment, end, facts, failure, findings, gate, http, name,
     new_deployment, promotion, rule, security, target,
 };
 use stella_domain::command::{Answer, NewDeployment, Outcome, TenantCommand};

@@ -1,11 +1,8 @@
 //! Blue-green between two groups of targets: the one without traffic gets the release, then those that lead the traffic are switched.
-#![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "a test ends there, with the place")]
 
-mod common;
-
-use common::colours::{groups, in_group, new_coloured};
-use common::{
-    STAGING, World, conflict, deployment, digest, end, failed, failure, new_deployment, release, target,
+use crate::common::colours::{groups, in_group, new_coloured};
+use crate::common::{
+    self, STAGING, World, conflict, deployment, digest, end, failed, failure, new_deployment, release, target,
 };
 use stella_domain::amount::Amount;
 use stella_domain::colour::{Colour, Stage};

@@ -1,10 +1,8 @@
 //! Failures that people decide about: try a target again, leave it alone, or give up.
-#![allow(clippy::unwrap_used, reason = "a test ends there, with the place")]
 
-mod common;
-
-use common::{
-    STAGING, World, conflict, deployment, end, failed, failure, new_deployment, person, security, target,
+use crate::common::{
+    self, STAGING, World, conflict, deployment, end, failed, failure, new_deployment, person, security,
+    target,
 };
 use stella_domain::amount::Amount;
 use stella_domain::command::{NewDeployment, TenantCommand};

@@ -1,9 +1,6 @@
 //! What people hold back: pauses, locks, the promotion path and blocked releases.
-#![allow(clippy::unwrap_used, reason = "a test ends there, with the place")]
 
-mod common;
-
-use common::{
+use crate::common::{
     STAGING, World, agent, conflict, deployment, end, failed, failure, invariants, name, new_deployment,
     new_target, release, rule, target,
 };

@@ -1,11 +1,8 @@
 //! Incoming webhooks: which may be made, what they may start, and with whose authority.
-#![allow(clippy::unwrap_used, reason = "a test ends there, with the place")]
-
-mod common;
 
 use std::collections::BTreeMap;
 
-use common::{STAGING, TENANT, World, account, digest, name, new_deployment, person, rule};
+use crate::common::{self, STAGING, TENANT, World, account, digest, name, new_deployment, person, rule};
 use serde_json::{Value, json};
 use stella_domain::access::{AccountKind, Grant, Role};
 use stella_domain::command::{

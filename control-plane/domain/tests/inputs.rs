@@ -1,11 +1,8 @@
 //! Bad input: each refusal names the field and what to do, and changes nothing.
-#![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "a test ends there, with the place")]
-
-mod common;
 
 use std::collections::BTreeMap;
 
-use common::{
+use crate::common::{
     STAGING, TOKEN, World, agent, conflict, deployment, digest, name, new_deployment, new_release,
     new_target, release, target,
 };

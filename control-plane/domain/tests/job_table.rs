@@ -1,14 +1,11 @@
 //! Every state of a job and every fact about it: what follows, or that it is refused. The table is committed; `UPDATE_GOLDEN=1 cargo test`
 //! writes it anew.
-#![allow(clippy::unwrap_used, reason = "a test ends there, with the place")]
-
-mod common;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
-use common::{STAGING, TENANT, World, failed, name, rule, target};
+use crate::common::{self, STAGING, TENANT, World, failed, name, rule, target};
 use serde_json::json;
 use stella_domain::command::{NewRun, TenantCommand};
 use stella_domain::deployment::{Cause, OnFailure, RollbackReason};

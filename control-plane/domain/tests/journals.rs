@@ -6,17 +6,14 @@
 //! [`Projections::NOW`], with which older snapshots are left aside; `UPDATE_GOLDEN=1` then takes the snapshots anew. Journals are only
 //! ever added: `UPDATE_GOLDEN=1` writes another one when a story has kinds of events that none has. One of them has events in forms in which
 //! nothing writes them any more.
-#![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "a test ends there, with the place")]
-
-mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
 
-use common::{
-    STAGING, World, account, agent, deployment, digest, failed, name, new_deployment, new_target, release,
-    rule, target,
+use crate::common::{
+    self, STAGING, World, account, agent, deployment, digest, failed, name, new_deployment, new_target,
+    release, rule, target,
 };
 use serde_json::json;
 use stella_domain::access::{AccountKind, Grant, Role};

@@ -1,10 +1,7 @@
 //! Paths from several environments: any of them, or all of them.
-#![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "a test ends there, with the place")]
 
-mod common;
-
-use common::{
-    STAGING, World, agent, deployment, end, failed, name, new_deployment, new_target, release, rule,
+use crate::common::{
+    self, STAGING, World, agent, deployment, end, failed, name, new_deployment, new_target, release, rule,
 };
 use stella_domain::access::Role;
 use stella_domain::command::{NewDeployment, NewTarget, TenantCommand};

@@ -3,16 +3,13 @@
 //!
 //! `golden/plan-vectors.json` has them: for each plan its root, and its leaves with their paths; for each target's leaf the texts of the tasks
 //! whose digests are in it, of the deployment and of what takes it back. Hashes are those of RFC 6962; a task's is made as that of a leaf.
-#![allow(clippy::unwrap_used, reason = "a test ends there, with the place")]
-
-mod common;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use common::plans::{Leaf, Plans};
-use common::{
-    STAGING, World, colours, deployment, gate, name, new_deployment, promotion, release, rule, target,
+use crate::common::plans::{Leaf, Plans};
+use crate::common::{
+    self, STAGING, World, colours, deployment, gate, name, new_deployment, promotion, release, rule, target,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;

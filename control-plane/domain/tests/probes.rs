@@ -1,9 +1,6 @@
 //! An outcome that nobody knows: what the host shows settles it, a person does, or nothing.
-#![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "a test ends there, with the place")]
 
-mod common;
-
-use common::{World, agent, deployment, facts, hello, is_unknown, mark, new_deployment, target};
+use crate::common::{World, agent, deployment, facts, hello, is_unknown, mark, new_deployment, target};
 use stella_domain::command::NewDeployment;
 use stella_domain::command::TenantCommand;
 use stella_domain::decide::Decision;

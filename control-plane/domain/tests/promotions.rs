@@ -1,13 +1,10 @@
 //! Promotions: what starts at once, what waits for whom, and what ends before it starts.
-#![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "a test ends there, with the place")]
-
-mod common;
 
 use std::collections::BTreeMap;
 
-use common::{
-    STAGING, World, account, agent, deployment, digest, facts, failed, invariants, name, new_deployment,
-    new_release, new_target, promotion, release, rule, target,
+use crate::common::{
+    self, STAGING, World, account, agent, deployment, digest, facts, failed, invariants, name,
+    new_deployment, new_release, new_target, promotion, release, rule, target,
 };
 use stella_domain::access::{Grant, Role};
 use stella_domain::amount::Amount;

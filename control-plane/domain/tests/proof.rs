@@ -1,12 +1,9 @@
 //! The proof that a deployment could go back, before it changes anything.
-#![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "a test ends there, with the place")]
 
-mod common;
-
-use common::colours::{blue_green, new_coloured};
-use common::{
-    STAGING, World, agent, conflict, deployment, digest, end, facts, failed, hello, mark, new_deployment,
-    target,
+use crate::common::colours::{blue_green, new_coloured};
+use crate::common::{
+    self, STAGING, World, agent, conflict, deployment, digest, end, facts, failed, hello, mark,
+    new_deployment, target,
 };
 use stella_domain::command::{NewDeployment, TenantCommand};
 use stella_domain::deployment::{OnFailure, Status};

@@ -1,11 +1,8 @@
 //! Rolling deployments: batches, limits, pauses, order, and failures that are tolerated.
-#![allow(clippy::unwrap_used, reason = "a test ends there, with the place")]
-
-mod common;
 
 use std::collections::BTreeMap;
 
-use common::{World, deployment, end, failed, failure, new_deployment, new_target, target};
+use crate::common::{self, World, deployment, end, failed, failure, new_deployment, new_target, target};
 use stella_domain::amount::Amount::{Count, Percent};
 use stella_domain::command::{NewDeployment, NewTarget, TenantCommand};
 use stella_domain::deployment::{OnFailure, Progress, Status};

@@ -1,16 +1,13 @@
 //! Every state of what people set up (environments, targets, releases, tokens, accounts, workflows, the authority), and every fact about
 //! it: what follows, or that it is refused. The table is committed; `UPDATE_GOLDEN=1 cargo test` writes it anew.
-#![allow(clippy::unwrap_used, reason = "a test ends there, with the place")]
-
-mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use common::golden::{applied, compare, rows};
-use common::{
-    STAGING, TENANT, TOKEN, World, account, agent, api_token, digest, findings, freeze, gate, http, name,
-    new_deployment, promotion, release, rule, signed, target,
+use crate::common::golden::{applied, compare, rows};
+use crate::common::{
+    self, STAGING, TENANT, TOKEN, World, account, agent, api_token, digest, findings, freeze, gate, http,
+    name, new_deployment, promotion, release, rule, signed, target,
 };
 use stella_domain::access::{AccountKind, Grant, Role};
 use stella_domain::agent::FiguresAddress;

@@ -1,12 +1,9 @@
 //! Signatures of releases: what counts, what does not any more, and what may not move without.
-#![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "a test ends there, with the place")]
-
-mod common;
 
 use std::str::FromStr;
 
-use common::{
-    STAGING, World, add_key, conflict, deployment, digest, end, facts, failure, gate, key_id, name,
+use crate::common::{
+    self, STAGING, World, add_key, conflict, deployment, digest, end, facts, failure, gate, key_id, name,
     new_deployment, new_release, promotion, release, signed, signing_key,
 };
 use stella_domain::command::{NewRelease, Outcome, TenantCommand};

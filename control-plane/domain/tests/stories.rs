@@ -1,11 +1,8 @@
 //! What the core does, told as stories in virtual time.
-#![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "a test ends there, with the place")]
 
-mod common;
-
-use common::{
-    World, agent, conflict, deployment, digest, end, facts, failed, failure, hello, invariants, is_dispatch,
-    is_unknown, mark, new_deployment, release, target,
+use crate::common::{
+    self, World, agent, conflict, deployment, digest, end, facts, failed, failure, hello, invariants,
+    is_dispatch, is_unknown, mark, new_deployment, release, target,
 };
 use stella_domain::agent::{Connectivity, NOTE_EVERY_MS, NOTES_BURST, OPEN_TASKS_MAX};
 use stella_domain::authority::AgentTrust;

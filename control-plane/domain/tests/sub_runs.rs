@@ -1,12 +1,9 @@
 //! Steps that look at gates that the state decides, and steps that run other workflows: once, or for each of several items.
-#![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "a test ends there, with the place")]
-
-mod common;
 
 use std::collections::BTreeMap;
 
-use common::{
-    STAGING, World, add_key, agent, checked_run, failed, name, new_target, release, security, target,
+use crate::common::{
+    self, STAGING, World, add_key, agent, checked_run, failed, name, new_target, release, security, target,
 };
 use serde_json::{Value, json};
 use stella_domain::archive::{Rule, due};

@@ -1,15 +1,12 @@
 //! Every state and every fact about it: what follows, or that it is refused. The table is committed; a change of the state
 //! machines is a change of that file. `UPDATE_GOLDEN=1 cargo test` writes it anew.
-#![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "a test ends there, with the place")]
-
-mod common;
 
 use std::fmt::Write as _;
 use std::path::Path;
 
-use common::colours::{blue_green, groups, in_group, new_coloured};
-use common::{
-    STAGING, TENANT, TOKEN, World, agent, canary, deployment, digest, failed, hello, mark, name,
+use crate::common::colours::{blue_green, groups, in_group, new_coloured};
+use crate::common::{
+    self, STAGING, TENANT, TOKEN, World, agent, canary, deployment, digest, failed, hello, mark, name,
     new_deployment, new_release, promotion, release, rule, target,
 };
 use stella_domain::agent::Connectivity;

@@ -1,9 +1,6 @@
 //! How long things took: counted once, by what they were.
-#![allow(clippy::unwrap_used, reason = "a test ends there, with the place")]
 
-mod common;
-
-use common::{World, agent, end, name, target};
+use crate::common::{self, World, agent, end, name, target};
 use stella_domain::command::Report;
 use stella_domain::deployment::Status;
 use stella_protocol::id::Position;

@@ -1,9 +1,6 @@
 //! What travels with a trace: who keeps it, for how long, and that it comes back from the journal.
-#![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "a test ends there, with the place")]
 
-mod common;
-
-use common::{STAGING, TENANT, World, deployment, end, failed, new_deployment, rule};
+use crate::common::{self, STAGING, TENANT, World, deployment, end, failed, new_deployment, rule};
 use stella_domain::command::{Command, Report, Request, TenantCommand};
 use stella_domain::deployment::OnFailure;
 use stella_domain::event::Event;

@@ -1,11 +1,8 @@
 //! With which variables a release comes to a target, and comes back: those of a way back are those that it came with.
-#![allow(clippy::unwrap_used, reason = "a test ends there, with the place")]
-
-mod common;
 
 use std::collections::BTreeMap;
 
-use common::{World, deployment, end, failed, new_deployment, release, target};
+use crate::common::{World, deployment, end, failed, new_deployment, release, target};
 use stella_domain::command::{TargetChange, TenantCommand};
 use stella_domain::deployment::Status;
 use stella_protocol::message::TaskOutcome;

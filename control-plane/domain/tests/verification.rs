@@ -1,9 +1,6 @@
 //! What comes after the last wave: a bake in which the gates are asked, and what follows from what they say.
-#![allow(clippy::unwrap_used, reason = "a test ends there, with the place")]
 
-mod common;
-
-use common::{
+use crate::common::{
     STAGING, World, canary, conflict, deployment, end, facts, failed, failure, gate, http, name,
     new_deployment, promotion, release, rule, security, target,
 };

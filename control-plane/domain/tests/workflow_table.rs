@@ -1,14 +1,11 @@
 //! Every state of a step and of a run, and every fact about it: what follows, or that it is refused. The table is committed;
 //! `UPDATE_GOLDEN=1 cargo test` writes it anew.
-#![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "a test ends there, with the place")]
-
-mod common;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
-use common::{TENANT, World, name};
+use crate::common::{self, TENANT, World, name};
 use serde_json::json;
 use stella_domain::command::{NewRun, TenantCommand};
 use stella_domain::event::{Event, Fact, IllegalTransition, StreamId};

@@ -1,12 +1,9 @@
 //! Workflows: what follows what, who decides, what a failure means, and what survives.
-#![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "a test ends there, with the place")]
-
-mod common;
 
 use std::collections::BTreeMap;
 
-use common::{
-    STAGING, World, account, agent, canary, checked_run, end, facts, failed, name, new_target, rule,
+use crate::common::{
+    self, STAGING, World, account, agent, canary, checked_run, end, facts, failed, name, new_target, rule,
     states_of, target,
 };
 use serde_json::{Value, json};

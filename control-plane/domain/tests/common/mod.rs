@@ -1,5 +1,4 @@
 //! A control plane of one tenant without anything around it: commands in, events kept, invariants checked.
-#![allow(dead_code, reason = "every test file uses another part of it")]
 #![allow(missing_docs, unreachable_pub, reason = "tests")]
 
 pub mod colours;
@@ -16,7 +15,7 @@ use stella_domain::access::{AccountKind, Grant, Role};
 use stella_domain::amount::Amount;
 use stella_domain::command::{
     ActingAccount, Actor, Answer, Command, Idempotency, NewDeployment, NewEnrolmentToken, NewFindings,
-    NewRelease, NewTarget, Outcome, Report, Request, SystemCommand, TenantCommand,
+    NewRelease, NewTarget, Report, Request, SystemCommand, TenantCommand,
 };
 use stella_domain::decide::{Decision, decide};
 use stella_domain::deployment::{Deployment, OnFailure, Status};
@@ -591,10 +590,6 @@ pub fn is_dispatch(fact: &Fact) -> bool {
 
 pub fn is_unknown(task: &Task) -> bool {
     matches!(task.state, TaskState::Unknown { .. })
-}
-
-pub fn outcome_of(decision: &Decision) -> &Outcome {
-    &decision.outcome
 }
 
 /// What holds at the end of every story.

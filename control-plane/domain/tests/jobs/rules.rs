@@ -1,6 +1,7 @@
 //! The rules of a place hold for jobs: who approves, what gates say, who signs.
 
 use super::*;
+use crate::common;
 
 #[test]
 fn people_approve_exactly_what_will_be_run() {

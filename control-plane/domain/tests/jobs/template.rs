@@ -1,6 +1,7 @@
 //! What templates say, and what would follow from it.
 
 use super::*;
+use crate::common;
 
 #[test]
 fn what_a_run_says_is_nothing_that_a_target_fills_in() {

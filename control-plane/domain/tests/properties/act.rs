@@ -5,9 +5,9 @@ use proptest::prelude::{Just, Strategy, any, prop_oneof};
 use stella_domain::deployment::OnFailure;
 use stella_protocol::message::TaskOutcome;
 
+use super::settings::{Setting, setting};
+use super::{AGENTS, PEOPLE, TARGETS};
 use crate::common::failed;
-use crate::settings::{Setting, setting};
-use crate::{AGENTS, PEOPLE, TARGETS};
 
 /// By which strategy.
 #[derive(Clone, Copy, Debug)]

@@ -19,8 +19,8 @@ use stella_protocol::id::{EnrolmentTokenId, HookId};
 use stella_protocol::message::Profile;
 use uuid::Uuid;
 
-use super::common::{self, STAGING, TENANT, World, account, agent, api_token, digest, name, target};
 use super::{AGENTS, BEFORE, TARGETS, Walk, workflows};
+use crate::common::{self, STAGING, TENANT, World, account, agent, api_token, digest, name, target};
 
 /// The service account of hooks.
 pub(crate) const SERVICE: u128 = 50;

@@ -1,21 +1,18 @@
 //! Random walks: commands in any order, agents that accept, run, fail, go away, come back and lose their disks, time that
 //! passes, restarts and restored backups of the control plane. After each step the invariants hold.
-#![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "a test ends there, with the place")]
 
 mod act;
-#[path = "../common/mod.rs"]
-mod common;
 mod recorded;
 mod settings;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use act::{Act, Kind, act};
-use common::plans::{Plans, Unproven};
-use common::{
-    STAGING, TENANT, World, agent, deployment, hello, invariants, mark, name, new_deployment, new_target,
-    release, target,
+use crate::common::plans::{Plans, Unproven};
+use crate::common::{
+    self, STAGING, TENANT, World, agent, deployment, hello, invariants, mark, name, new_deployment,
+    new_target, release, target,
 };
+use act::{Act, Kind, act};
 use proptest::collection::vec;
 use proptest::prelude::proptest;
 use proptest::test_runner::Config;

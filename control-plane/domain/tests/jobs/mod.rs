@@ -1,17 +1,14 @@
 //! Jobs: steps of a run that do something on targets without bringing them a release.
-#![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "a test ends there, with the place")]
 
-#[path = "../common/mod.rs"]
-mod common;
 mod rules;
 mod template;
 
 use std::collections::BTreeMap;
 
-use common::colours::{blue_green, new_coloured};
-use common::{
-    STAGING, World, add_key, checked_run, conflict, digest, end, facts, failed, freeze, gate, http, name,
-    new_deployment, new_release, new_target, release, rule, security, signed, states_of, target,
+use crate::common::colours::{blue_green, new_coloured};
+use crate::common::{
+    self, STAGING, World, add_key, checked_run, conflict, digest, end, facts, failed, freeze, gate, http,
+    name, new_deployment, new_release, new_target, release, rule, security, signed, states_of, target,
 };
 use serde_json::{Value, json};
 use stella_domain::access::{Grant, Role};
