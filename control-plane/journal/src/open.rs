@@ -35,6 +35,8 @@ pub(crate) struct Inventory {
     pub(crate) epoch: Epoch,
     /// All streams that have a head or records; `None` if the head is damaged or missing.
     pub(crate) streams: BTreeMap<Stream, Option<StoredHead>>,
+    /// The ends of those whose last record a crash has left without its head on the disk.
+    pub(crate) behind: Vec<(Stream, StoredHead)>,
     pub(crate) problems: Vec<Damage>,
 }
 
@@ -83,7 +85,12 @@ impl Raw {
         for (&stream, stored) in &mut inventory.streams {
             let Some(stored) = stored else { continue };
             match self.find_end(stream, *stored) {
-                Ok(end) => *stored = end,
+                Ok(end) => {
+                    if end != *stored {
+                        inventory.behind.push((stream, end));
+                    }
+                    *stored = end;
+                }
                 Err(error) => inventory.problems.push(damage_of(stream, stored.head.next, error)),
             }
         }

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::acknowledged::AcknowledgedFile;
 use crate::archive::ArchiveStore;
-use crate::open::Raw;
+use crate::open::{Inventory, Raw};
 use crate::port::{
     APPEND_BYTES_MAX, Append, AppendError, Archive, Damage, EVENT_BYTES_MAX, Entry, Head, Journal, Mark,
     OpenError, Problem, READ_BYTES_MAX, ReadError, SNAPSHOT_BYTES_MAX, Snapshot, SnapshotError, Stream,
@@ -71,6 +71,7 @@ impl SledJournal {
             Some(incarnation) => incarnation,
             None => found(&raw)?,
         };
+        catch_up(&raw, &inventory)?;
         let acknowledged = AcknowledgedFile::open(dir, incarnation).map_err(|source| {
             let path = dir.to_owned();
             stella_durable::Error::Io { action: "open the acknowledged events of", path, source }
@@ -346,6 +347,20 @@ fn found(raw: &Raw) -> Result<Incarnation, stella_durable::Error> {
     raw.store.apply(&raw.tree, batch)?;
     raw.store.barrier()?;
     Ok(incarnation)
+}
+
+/// Writes the heads that a crash has cut off. The next record follows from its head on the disk, so that the next crash leaves one record
+/// without a head too, and not a second one.
+fn catch_up(raw: &Raw, inventory: &Inventory) -> Result<(), stella_durable::Error> {
+    if inventory.behind.is_empty() {
+        return Ok(());
+    }
+    let mut batch = Batch::default();
+    for (stream, stored) in &inventory.behind {
+        batch.insert(head_key(*stream), encode_head(*stored));
+    }
+    raw.store.apply(&raw.tree, batch)?;
+    raw.store.barrier()
 }
 
 /// Packs events into as few records as their size allows, and gives each with its key. Returns the stream's head after them.

@@ -165,24 +165,26 @@ fn lost_heads_and_lost_ends_stop_the_opening() {
     assert!(matches!(SledJournal::open(dir.path(), CONFIG).unwrap_err(), OpenError::Unfinished(_)));
 }
 
+/// The heads as they are on the disk now.
+fn heads_of(dir: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    pairs_of(dir).into_iter().filter(|(key, _)| key[0] == HEAD_PREFIX).collect()
+}
+
+/// Takes the heads back to earlier ones, as a crash does that comes before a head is written.
+fn put_back(dir: &Path, old: &BTreeMap<Vec<u8>, Vec<u8>>) {
+    tamper(dir, "journal", |key, value| Some(old.get(key).cloned().unwrap_or_else(|| value.to_vec())));
+}
+
 #[test]
 fn a_record_whose_head_a_crash_has_taken_counts_and_a_second_one_does_not() {
     let dir = tempfile::tempdir().unwrap();
     journal_in(dir.path());
-    let heads = |pairs: BTreeMap<Vec<u8>, Vec<u8>>| {
-        pairs.into_iter().filter(|(key, _)| key[0] == HEAD_PREFIX).collect::<BTreeMap<_, _>>()
-    };
-    let old = heads(pairs_of(dir.path()));
-    let put_back = || {
-        tamper(dir.path(), "journal", |key, value| {
-            Some(old.get(key).cloned().unwrap_or_else(|| value.to_vec()))
-        });
-    };
+    let old = heads_of(dir.path());
     let journal = SledJournal::open(dir.path(), CONFIG).unwrap();
     append_one(&journal, tenant(1), &["late", "later"]);
     let (ends, at) = (journal.heads(), journal.last_time());
     drop(journal);
-    put_back();
+    put_back(dir.path(), &old);
     assert_eq!(problems(dir.path()), []);
     let journal = SledJournal::open(dir.path(), CONFIG).unwrap();
     assert_eq!((journal.heads(), journal.last_time()), (ends, at));
@@ -193,10 +195,28 @@ fn a_record_whose_head_a_crash_has_taken_counts_and_a_second_one_does_not() {
     drop(journal);
 
     // Two records are no crash: the second one was begun after the first had its head.
-    put_back();
+    put_back(dir.path(), &old);
     let behind = Problem::HeadDisagrees { head: Position(6) };
     assert_eq!(open_damage(dir.path()).problem, behind);
     assert!(problems(dir.path()).contains(&(Some(9), behind)));
+}
+
+#[test]
+fn a_crash_may_take_a_head_again_after_each_start() {
+    let dir = tempfile::tempdir().unwrap();
+    journal_in(dir.path());
+    for crash in 1..=3 {
+        // What a start leaves is all that the next crash finds.
+        drop(lead(dir.path()));
+        let heads = heads_of(dir.path());
+        let journal = lead(dir.path());
+        append_one(&journal, tenant(1), &["late"]);
+        drop(journal);
+        put_back(dir.path(), &heads);
+        assert_eq!(problems(dir.path()), [], "after crash {crash}");
+    }
+    let journal = lead(dir.path());
+    assert_eq!(read_all(&journal, tenant(1)).len(), 9);
 }
 
 #[test]
