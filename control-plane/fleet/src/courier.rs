@@ -52,9 +52,16 @@ fn asked(state: &State, event: &CommittedEvent) -> Vec<AgentId> {
 /// The agent whose session has something to do because of an event.
 fn concerned(state: &State, event: &CommittedEvent) -> Option<AgentId> {
     let StreamId::Tenant(tenant) = event.stream else { return None };
-    if let Fact::TaskDispatched { key, .. } | Fact::TaskCancelRequested { key } = &event.event.fact {
+    if let Fact::TaskDispatched { key, .. }
+    | Fact::TaskCancelRequested { key }
+    | Fact::TaskProbeAsked { key, .. } = &event.event.fact
+    {
         let task = state.tenants.get(&tenant)?.tasks.get(&key.task)?;
         return Some(task.agent);
+    }
+    // What nobody knows the end of has to end there.
+    if let Fact::TargetAbandoned { target, .. } = &event.event.fact {
+        return Some(state.tenants.get(&tenant)?.targets.get(target)?.agent);
     }
     if let Fact::AgentRevoked { agent, .. }
     | Fact::AgentConnected { agent, .. }

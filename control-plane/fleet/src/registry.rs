@@ -186,11 +186,11 @@ impl Registry {
         self.wake_where(|_| true);
     }
 
+    /// What is asked of each may take long, and the thread that flushes wakes sessions here too: it waits for none of that.
     pub(crate) fn wake_where(&self, wanted: impl Fn(&Link) -> bool) {
-        for link in self.links.read().values() {
-            if wanted(link) {
-                link.wake.notify_one();
-            }
+        let links: Vec<Arc<Link>> = self.links.read().values().cloned().collect();
+        for link in links.iter().filter(|link| wanted(link)) {
+            link.wake.notify_one();
         }
     }
 

@@ -31,13 +31,17 @@ fn accepted(dispatch: &Dispatch) -> ToControlPlane {
 }
 
 fn finished(key: AttemptKey) -> ToControlPlane {
-    ToControlPlane::Finished(Finished {
+    ToControlPlane::Finished(report(key))
+}
+
+fn report(key: AttemptKey) -> Finished {
+    Finished {
         key,
         position: Position(3),
         started_at: Some(Timestamp(1)),
         finished_at: Timestamp(2),
         outcome: TaskOutcome::Succeeded,
-    })
+    }
 }
 
 fn task_state(world: &World, state: &State, task: TaskId) -> TaskState {
@@ -84,6 +88,29 @@ async fn a_task_is_dispatched_accepted_finished_and_acknowledged() {
         assert!(matches!(task_state(&world, &world.state(), dispatch.task), TaskState::Succeeded(_)));
         assert_eq!(status(&world, &world.state(), deployment), Status::Succeeded);
     }
+}
+
+#[tokio::test]
+async fn what_nobody_knows_any_more_is_asked_about_and_ended_at_once() {
+    // Only events wake the session.
+    let world = World::with(|config| config.reconcile_interval = Duration::from_secs(3600)).await;
+    let identity = world.enrol().await;
+    let able = Hello { capabilities: capability::COMMAND | capability::PROBES, ..hello(vec![]) };
+    let (mut agent, _) = Agent::connect(world.fleet.local_addr(), &identity, able).await;
+    let (deployment, dispatch) = work(&world, &mut agent, identity.agent).await;
+    let key = dispatch.key();
+    let outcome = TaskOutcome::Unknown { reason: "its supervisor was killed".to_owned() };
+    agent.say(&ToControlPlane::Finished(Finished { outcome, ..report(key) })).await;
+    let mut heard = [agent.hear().await, agent.hear().await];
+    heard.sort_by_key(ToAgent::name);
+    assert_eq!(heard[0], ToAgent::Acknowledge(vec![key]));
+    let ToAgent::Probe(probe) = &heard[1] else { panic!("no question: {heard:?}") };
+    assert_eq!(probe.key, key);
+
+    let cancel = TenantCommand::CancelDeployment { deployment, reason: "not today".to_owned() };
+    world.submit(cancel).await.unwrap();
+    let ToAgent::Cancel(cancel) = agent.hear().await else { panic!("it may still run there") };
+    assert_eq!(cancel.key, key);
 }
 
 #[tokio::test]
