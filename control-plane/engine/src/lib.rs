@@ -192,9 +192,10 @@ impl Engine {
         self.condition.clone()
     }
 
-    /// Stops taking commands, flushes what was taken and waits for the threads.
-    pub fn stop(mut self) {
+    /// Stops taking commands, flushes what was taken and waits for the threads. Says what became of it: the last flush may fail too.
+    pub fn stop(mut self) -> Condition {
         self.join();
+        self.condition.borrow().clone()
     }
 
     fn join(&mut self) {

@@ -251,6 +251,8 @@ const REFUSE: u8 = 1;
 const FAIL: u8 = 2;
 const PANIC: u8 = 3;
 const HANG: u8 = 4;
+/// As [`HANG`], and then as is said by then.
+const STALL: u8 = 5;
 
 /// A real journal whose appends can be refused, failed or made to hang.
 #[derive(Debug)]
@@ -292,6 +294,12 @@ impl Journal for Faulty {
                     std::thread::sleep(Duration::from_millis(1));
                 }
                 self.inner.append(epoch, at, appends)
+            }
+            STALL => {
+                while self.mode.load(Ordering::SeqCst) == STALL {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                self.append(epoch, at, appends)
             }
             _ => self.inner.append(epoch, at, appends),
         }
@@ -578,6 +586,29 @@ async fn a_panic_of_either_thread_is_a_failure_of_the_engine_and_no_quiet_end() 
     let lost = engine.handle().submit(tenant(3, "later")).await.unwrap_err();
     assert!(matches!(lost, SubmitError::Stopping), "{lost}");
     assert_failed(&engine).await;
+}
+
+#[tokio::test]
+async fn a_last_flush_that_fails_is_no_quiet_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = faulty(folder.path());
+    let engine = start(Arc::clone(&journal) as Arc<dyn Journal>);
+    let handle = engine.handle();
+    journal.mode.store(STALL, Ordering::SeqCst);
+    let before = journal.appends.load(Ordering::SeqCst);
+    let lost = tokio::spawn(async move { handle.submit(tenant(1, "acme")).await });
+    while journal.appends.load(Ordering::SeqCst) == before {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(*engine.condition().borrow(), Condition::Running, "what was taken is on its way");
+    let stopped = tokio::task::spawn_blocking(move || engine.stop());
+    journal.mode.store(FAIL, Ordering::SeqCst);
+    let condition = stopped.await.unwrap();
+    assert!(matches!(condition, Condition::Failed(_)), "{condition:?}");
+    assert!(matches!(lost.await.unwrap(), Err(SubmitError::Stopping)));
+
+    let engine = start(open(tempfile::tempdir().unwrap().path()));
+    assert_eq!(engine.stop(), Condition::Stopped);
 }
 
 async fn assert_failed(engine: &Engine) {

@@ -84,9 +84,7 @@ pub(crate) fn run(loaded: &Loaded) -> anyhow::Result<()> {
         traces.stop();
     }
     runtime.shutdown_timeout(DRAIN_TIME_MAX);
-    let failure = engine.condition().borrow().clone();
-    engine.stop();
-    if let Condition::Failed(problem) = failure {
+    if let Condition::Failed(problem) = engine.stop() {
         bail!("the journal failed: {problem}");
     }
     tracing::info!("stopped");
