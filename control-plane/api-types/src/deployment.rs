@@ -34,7 +34,8 @@ pub struct CreateDeployment {
     /// How many targets may fail before that; a share is rounded down. None if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tolerate_failures: Option<Amount>,
-    /// Only these targets, by name or id; all of the environment if absent, and `labels` too.
+    /// Only these targets, by name or id. If absent, and `labels` too: those that have the application, and those that have nothing as long
+    /// as no other application is in the environment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub targets: Option<Vec<String>>,
     /// Only targets that have all of these labels now.

@@ -69,7 +69,7 @@ pub struct Promotion {
     /// How many targets may fail before that; none if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tolerate_failures: Option<Amount>,
-    /// Only these targets; absent if all of the environment.
+    /// Only these targets; absent if all of the environment that are for its application.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub targets: Option<Vec<Named>>,
     /// How long the deployment may take in all, in seconds.

@@ -150,7 +150,8 @@ pub struct Environment {
     /// What a release must have been through before it may come here. A rollback may come anyway.
     #[serde(default)]
     pub requires: Option<PromotionPath>,
-    /// Releases that all targets here have had after a deployment that succeeded, and since when; not if one failed since.
+    /// Releases that all targets for their application have had here after a deployment that succeeded, and since when; not if one failed
+    /// since.
     #[serde(default)]
     pub proven: OrdMap<ReleaseId, Timestamp>,
     /// What has proven them. Snapshots of before this was kept lack it.

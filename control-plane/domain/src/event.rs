@@ -262,6 +262,10 @@ pub enum Fact {
     },
     DeploymentSucceeded {
         id: DeploymentId,
+        /// Whether it has proven its release in its environment, if somebody asked for it. In journals of before that is not said: it has if
+        /// all targets of the environment have the release.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        proves: Option<bool>,
     },
     DeploymentFailed {
         id: DeploymentId,

@@ -112,7 +112,7 @@ impl Deployment {
 }
 
 impl TenantState {
-    fn targets_of(&self, environment: EnvironmentId) -> impl Iterator<Item = &Arc<Target>> {
+    pub(crate) fn targets_of(&self, environment: EnvironmentId) -> impl Iterator<Item = &Arc<Target>> {
         let names = self.index.targets.get(&environment).into_iter().flat_map(|names| names.values());
         names.filter_map(|id| self.targets.get(id))
     }

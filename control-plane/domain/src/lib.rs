@@ -5,7 +5,7 @@
 //! and state: live and in replay. Everything that must happen later is a timer in the state, fired by
 //! [`command::Command::Tick`].
 //!
-//! Reading order: [`state`], then one file a concept ([`tenant`], [`environment`], [`target`], [`agent`], [`release`],
+//! Reading order: [`state`], then one file a concept ([`tenant`], [`environment`], [`target`], [`application`], [`agent`], [`release`],
 //! [`colour`], [`group`], [`provenance`], [`signature`], [`channel`], [`promotion`], [`gate`], [`findings`], [`plan`], [`strategy`], [`deployment`], [`task`], [`way_back`], [`hold`], [`freeze`], [`workflow`], [`run`], [`job`], [`access`], [`api_token`]), then [`archive`], [`artifact`], [`durations`], [`command`], [`event`], [`decide`].
 //!
 //! # Invariants
@@ -73,6 +73,7 @@ pub mod access;
 pub mod agent;
 pub mod amount;
 pub mod api_token;
+pub mod application;
 mod apply;
 pub mod archive;
 pub mod artifact;

@@ -329,7 +329,7 @@ pub struct Deploy {
     /// How many targets may fail before that counts: a number or a share such as `10%`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tolerate_failures: Option<Amount>,
-    /// Only these targets, by name; all of the environment if there are none, and no labels either.
+    /// Only these targets, by name; those for the application if there are none, and no labels either.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub targets: Vec<String>,
     /// Only targets that have all of these labels, as they are when the step begins.

@@ -8,6 +8,7 @@ use stella_domain::command::{Actor, NewDeployment, TenantCommand};
 use stella_domain::deployment::{Deployment, Status};
 use stella_domain::environment::{PromotionPath, Verification};
 use stella_domain::event::{Event, Fact, StreamId};
+use stella_domain::hold::Verdict;
 use stella_domain::promotion::Promotion;
 use stella_protocol::id::EnvironmentId;
 use uuid::Uuid;
@@ -206,6 +207,48 @@ fn of_several_that_are_due_the_newest_comes() {
     end(&world);
 }
 
+/// Release 2 waits for what works on its target, and release 3 is due after it; then 3 cannot come.
+fn two_are_due(world: &mut World) {
+    let busy = NewDeployment { environment: PRODUCTION, ..new_deployment(10, 1, None) };
+    let requires = None;
+    world.ok(TenantCommand::SetEnvironmentPath { environment: PRODUCTION, requires });
+    world.ok(TenantCommand::Deploy(Box::new(busy)));
+    auto(world, true);
+    prove(world, 2, 2);
+    prove(world, 3, 3);
+    world.wait_ms(SOAK_MS);
+    assert!(asked(world).len() == 1 && reasons(world).is_empty(), "both wait");
+}
+
+#[test]
+fn a_newer_one_that_may_not_come_takes_the_place_of_none() {
+    let mut world = world();
+    two_are_due(&mut world);
+    let (release_3, reason) = (release(3), "it loses orders".to_owned());
+    world.ok(TenantCommand::JudgeRelease { release: release_3, verdict: Verdict::Block, reason });
+    world.complete(9);
+    assert_eq!(deployed(&world).unwrap().release, release(2));
+    assert_eq!(
+        reasons(&world),
+        ["release shop:3.0 is blocked (it loses orders); deploy another one, or clear it first"]
+    );
+    end(&world);
+}
+
+#[test]
+fn if_none_may_come_each_says_why() {
+    let mut world = world();
+    two_are_due(&mut world);
+    let rule = Some(common::signed(1, &[1]));
+    world.ok(common::add_key(1));
+    world.ok(TenantCommand::SetReleaseSigning { rule });
+    world.complete(9);
+    let told = reasons(&world);
+    assert!(told[0].contains("shop:3.0") && told[1].contains("shop:2.0"), "{told:?}");
+    assert_eq!((told.len(), asked(&world).len()), (2, 1));
+    end(&world);
+}
+
 #[test]
 fn what_somebody_has_taken_back_does_not_come_and_has_to_prove_itself_anew() {
     let mut world = world();
@@ -251,7 +294,11 @@ fn a_journal_of_before_in_which_nothing_was_left_to_show_it_replays() {
         Fact::AutoPromotionEnded { environment, release, promotion: None, reason },
     ];
     let then = then.map(|fact| (stream, Event { at: last.at.plus_ms(SOAK_MS), fact, ..last.clone() }));
-    for (stream, event) in world.events[from..until].iter().chain(&then) {
+    let mut ended = world.events[until - 1].clone();
+    if let Fact::DeploymentSucceeded { proves, .. } = &mut ended.1.fact {
+        *proves = None;
+    }
+    for (stream, event) in world.events[from..until - 1].iter().chain([&ended]).chain(&then) {
         before.apply(*stream, event).unwrap_or_else(|error| panic!("{event:?}: {error}"));
     }
 }

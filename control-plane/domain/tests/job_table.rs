@@ -123,7 +123,7 @@ fn facts(world: &World) -> Vec<(String, Fact)> {
         },
         Fact::DeploymentCancelRequested { id, reason: reason() },
         Fact::DeploymentOverdue { id, reason: reason() },
-        Fact::DeploymentSucceeded { id },
+        Fact::DeploymentSucceeded { id, proves: None },
         Fact::DeploymentFailed { id, reason: reason(), keeps_proof: false },
         Fact::DeploymentCancelled { id, reason: reason() },
         Fact::DeploymentResumed { id },

@@ -289,6 +289,7 @@ fn as_before(world: &mut World) {
             Fact::TargetSkipped { never_came: said, .. }
             | Fact::DeploymentFailed { keeps_proof: said, .. }
             | Fact::HookRotated { keeps_others: said, .. } => *said = false,
+            Fact::DeploymentSucceeded { proves, .. } => *proves = None,
             _ => {}
         }
     }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "a test ends there, with the place")]
 
 mod access;
+mod applications;
 mod approvals;
 mod archive;
 mod artifacts;

@@ -262,7 +262,7 @@ fn deployment_facts(world: &World) -> Vec<(String, Fact)> {
         },
         Fact::DeploymentCancelRequested { id, reason: reason.clone() },
         Fact::DeploymentOverdue { id, reason: reason.clone() },
-        Fact::DeploymentSucceeded { id },
+        Fact::DeploymentSucceeded { id, proves: None },
         Fact::DeploymentFailed { id, reason: reason.clone(), keeps_proof: false },
         Fact::DeploymentCancelled { id, reason: reason.clone() },
         Fact::DeploymentArchived { id },

@@ -181,7 +181,7 @@ pub fn changes(tenant: &TenantState, fact: &Fact, at: Timestamp) -> Vec<Change> 
             [over].into_iter().chain(failed(tenant, *id, reason, at)).collect()
         }
         Fact::DeploymentCancelled { id, .. } => vec![Change::Ends(Kind::Rollback, id.to_string())],
-        Fact::DeploymentSucceeded { id } => {
+        Fact::DeploymentSucceeded { id, .. } => {
             let over = Change::Ends(Kind::Rollback, id.to_string());
             // What only ends what nobody uses has fixed nothing.
             let ended = tenant.deployments.get(id);

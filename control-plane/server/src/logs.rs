@@ -48,7 +48,7 @@ fn write_event(tenant: &TenantState, event: &Event) {
             }
             tracing::info!(deploymentJobId = %id, releaseId = %release, environmentId = %environment, event = "deployment.started", "Deployment started");
         }
-        Fact::DeploymentSucceeded { id } => ended(tenant, *id, None),
+        Fact::DeploymentSucceeded { id, .. } => ended(tenant, *id, None),
         Fact::DeploymentFailed { id, reason, .. } => ended(tenant, *id, Some(reason)),
         Fact::DeploymentCancelled { id, reason } => {
             tracing::warn!(deploymentJobId = %id, reason, event = "deployment.cancelled", "Deployment cancelled");
@@ -159,7 +159,7 @@ fn began_with<'t>(tenant: &'t TenantState, fact: &Fact) -> Option<&'t TraceConte
     let of_promotion = |id: &PromotionId| tenant.promotions.get(id).map(|it| &it.trace);
     match fact {
         Fact::DeploymentCreated { id, .. }
-        | Fact::DeploymentSucceeded { id }
+        | Fact::DeploymentSucceeded { id, .. }
         | Fact::DeploymentFailed { id, .. }
         | Fact::DeploymentCancelled { id, .. }
         | Fact::DeploymentPaused { id, .. }

@@ -99,7 +99,7 @@ impl Measurements {
             return;
         }
         match &event.fact {
-            Fact::DeploymentSucceeded { id }
+            Fact::DeploymentSucceeded { id, .. }
             | Fact::DeploymentFailed { id, .. }
             | Fact::DeploymentCancelled { id, .. } => self.deployment(tenant, event, *id),
             Fact::ApprovalGranted { id, .. } => self.approval(tenant, event, *id),

@@ -88,7 +88,7 @@ impl Spans {
     #[expect(clippy::wildcard_enum_match_arm, reason = "only ends are spans")]
     fn event(&mut self, tenant: &TenantState, event: &Event) {
         match &event.fact {
-            Fact::DeploymentSucceeded { id } => self.deployment(tenant, *id, event.at, None),
+            Fact::DeploymentSucceeded { id, .. } => self.deployment(tenant, *id, event.at, None),
             Fact::DeploymentFailed { id, reason, .. } => {
                 self.make_up_for(tenant, *id);
                 self.deployment(tenant, *id, event.at, Some(reason));

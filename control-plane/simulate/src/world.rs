@@ -274,7 +274,7 @@ impl<'a> World<'a> {
             }
             Fact::DeploymentPaused { id, until: None, cause, .. } => self.call_for_a_resume(*id, *cause),
             Fact::TargetFailed { deployment, target, .. } => self.call_for_a_decision(*deployment, *target),
-            Fact::DeploymentSucceeded { id } => self.came_through(*id),
+            Fact::DeploymentSucceeded { id, .. } => self.came_through(*id),
             _ => {}
         }
     }

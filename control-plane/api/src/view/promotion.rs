@@ -163,11 +163,8 @@ pub(super) fn holds(tenant: &TenantState, wanted: &NewDeployment, now: Timestamp
 
 /// The first target of a promotion that something else works on, and how many more there are.
 fn busy(tenant: &TenantState, promotion: &Promotion) -> Option<String> {
-    let wanted = &promotion.wanted;
-    let all = tenant.index.targets.get(&wanted.environment).filter(|_| wanted.targets.is_none());
-    let ids = wanted.targets.iter().flatten().chain(all.into_iter().flat_map(|names| names.values()));
-    let targets = ids.filter_map(|id| tenant.targets.get(id));
-    let mut busy = targets.filter(|it| it.active.is_some() || it.blocked_by.is_some());
+    let targets = tenant.meant_by(&promotion.wanted);
+    let mut busy = targets.into_iter().filter(|it| it.active.is_some() || it.blocked_by.is_some());
     let first = &busy.next()?.name;
     Some(match busy.count() {
         0 => format!("target {first}"),

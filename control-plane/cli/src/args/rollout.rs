@@ -33,7 +33,8 @@ pub(crate) struct Deploy {
     /// on the promotion path).
     #[arg(long)]
     pub(crate) channel: Option<String>,
-    /// Only this target (can be given more than once).
+    /// Only this target (can be given more than once). Without it and --label: all targets of the environment that have this
+    /// application, and those that have nothing yet as long as no other application is there.
     #[arg(long = "target")]
     pub(crate) targets: Vec<String>,
     /// Only targets with this label (can be given more than once: with all of them).

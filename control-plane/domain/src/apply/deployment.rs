@@ -59,7 +59,7 @@ impl TenantState {
                 self.forget_questions(PromotionId(id.0), None);
                 self.stop_resuming(*id, fact)
             }
-            Fact::DeploymentSucceeded { id } => {
+            Fact::DeploymentSucceeded { id, .. } => {
                 let is_let_through = self.is_let_through(*id, at);
                 self.end_deployment(at, *id, fact, Status::Succeeded, |deployment| {
                     // INV-24
@@ -309,9 +309,8 @@ impl TenantState {
         self.forget_questions(PromotionId(id.0), None);
         self.group_is_live(id, fact)?;
         self.keep_colours(at, id, fact)?;
-        let is_through = requested && matches!(fact, Fact::DeploymentSucceeded { .. });
-        let is_shown = self.index.targets.contains_key(&environment);
-        let proven = is_through && is_shown && self.is_everywhere(release, environment, id);
+        let proof = if requested { self.proof(fact, environment, release) } else { Shown::Nothing };
+        let proven = proof == Shown::Proof;
         let chosen_by = if proven { self.choosers_of(id) } else { Vec::new() };
         let stage = self
             .environments
@@ -320,7 +319,7 @@ impl TenantState {
         let newly_proven = proven && !stage.proven.contains_key(&release);
         let disproven =
             !proven && requested && matches!(fact, Fact::DeploymentFailed { keeps_proof: false, .. });
-        if is_through && !is_shown && !stage.proven.contains_key(&release) {
+        if proof == Shown::Nowhere && !stage.proven.contains_key(&release) {
             Arc::make_mut(stage).unshown.insert(release);
         } else if newly_proven {
             let stage = Arc::make_mut(stage);
@@ -352,13 +351,30 @@ impl TenantState {
         Ok(())
     }
 
-    /// Whether every target of an environment has the release, but for those of a group without traffic.
+    /// What the end of a deployment that somebody asked for shows.
+    fn proof(&self, fact: &Fact, environment: EnvironmentId, release: ReleaseId) -> Shown {
+        match fact {
+            Fact::DeploymentSucceeded { proves: Some(true), .. } => Shown::Proof,
+            Fact::DeploymentSucceeded { proves: None, .. }
+                if !self.index.targets.contains_key(&environment) =>
+            {
+                Shown::Nowhere
+            }
+            Fact::DeploymentSucceeded { id, proves: None }
+                if self.is_everywhere(release, environment, *id) =>
+            {
+                Shown::Proof
+            }
+            _ => Shown::Nothing,
+        }
+    }
+
+    /// Whether every target of an environment has the release, but for those of a group without traffic: what proved it in journals of
+    /// before the fact said so.
     fn is_everywhere(&self, release: ReleaseId, environment: EnvironmentId, by: DeploymentId) -> bool {
-        let targets = self.index.targets.get(&environment).into_iter().flat_map(|names| names.values());
-        let mut found = targets.filter_map(|target| self.targets.get(target));
         let by = self.deployments.get(&by);
         let other = by.and_then(|it| Some((it.strategy.groups()?, it.leads_to()?.other())));
-        found.all(|target| {
+        self.targets_of(environment).all(|target| {
             let is_out = other.is_some_and(|(groups, colour)| groups.group_of(target) == Some(colour));
             is_out || target.current == Some(release)
         })
@@ -371,6 +387,16 @@ impl TenantState {
     ) -> Result<&mut Deployment, IllegalTransition> {
         self.deployments.get_mut(&id).map(Arc::make_mut).ok_or_else(|| missing(DeploymentId::KIND, id, fact))
     }
+}
+
+/// What the end of a deployment shows of its release.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shown {
+    /// That it is where it was to come.
+    Proof,
+    /// It would, but in a journal of before no target was left to show it.
+    Nowhere,
+    Nothing,
 }
 
 fn where_it_is(deployment: &Deployment) -> String {

@@ -173,7 +173,7 @@ pub struct NewDeployment {
     /// How many targets may fail before that; `None` is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tolerate_failures: Option<Amount>,
-    /// Only these targets; `None` is all of the environment.
+    /// Only these targets; `None` is all of the environment that are for its application: see [`crate::application`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub targets: Option<Vec<TargetId>>,
     /// How long it may take in all, in milliseconds.

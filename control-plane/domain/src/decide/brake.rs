@@ -185,7 +185,7 @@ fn concerned(tenant: &TenantState, fact: &Fact) -> Option<EnvironmentId> {
         Fact::TargetSucceeded { deployment: id, .. }
         | Fact::TargetSkipped { deployment: id, .. }
         | Fact::DeploymentResumed { id }
-        | Fact::DeploymentSucceeded { id }
+        | Fact::DeploymentSucceeded { id, .. }
         | Fact::DeploymentFailed { id, .. }
         | Fact::DeploymentCancelled { id, .. } => shares(id),
         _ => None,

@@ -163,8 +163,8 @@ fn keeps_its_application(tenant: &TenantState, target: &Target, release: &Releas
     let there = target.current.and_then(|there| tenant.releases.get(&there));
     let Some(there) = there.filter(|there| there.application != release.application) else { return Ok(()) };
     Err(Rejection::conflict(format!(
-        "target {} has {}:{}, and {} is another application: choose targets that are for it (each application of a host has a \
-         target and a slot of its own), or say that it replaces the one that is there",
+        "target {} has {}:{}, and {} is another application: choose targets that are for it, by their names or labels (each \
+         application of a host has a target and a slot of its own), or say that it replaces the one that is there",
         target.name, there.application, there.version, release.application
     )))
 }
@@ -221,15 +221,7 @@ fn chosen(
 ) -> Result<Vec<Arc<Target>>, Rejection> {
     let mut targets = Vec::new();
     match &new.targets {
-        None => {
-            let names = tenant.index.targets.get(&environment.id);
-            targets.extend(
-                names
-                    .into_iter()
-                    .flat_map(|names| names.values())
-                    .filter_map(|id| tenant.targets.get(id).cloned()),
-            );
-        }
+        None => targets.extend(tenant.meant_by(new).into_iter().cloned()),
         Some(ids) => {
             let mut seen = BTreeSet::new();
             for (index, id) in ids.iter().enumerate().take(TARGETS_MAX + 1) {

@@ -93,7 +93,7 @@ pub(super) fn is_reached(
     let mut missing = Vec::new();
     for requirement in path.requirements() {
         let stage = find(tenant, requirement.after)?;
-        match (lacks(stage, requirement, release, now), path.needs) {
+        match (lacks(tenant, stage, requirement, (release, now)), path.needs) {
             (None, Needs::Any) => return Ok(()),
             (None, Needs::All) => {}
             (Some(lack), _) => missing.push((&stage.name, lack)),
@@ -101,8 +101,8 @@ pub(super) fn is_reached(
     }
     let problem = match missing.as_slice() {
         [] => return Ok(()),
-        [(stage, Lack::Proof), ..] if path.needs == Needs::All => format!(
-            "{name} must succeed on all targets of {stage} before it may come to {target}; deploy it there first"
+        [(stage, Lack::Proof { whose }), ..] if path.needs == Needs::All => format!(
+            "{name} must succeed on all targets of {stage}{whose} before it may come to {target}; deploy it there first"
         ),
         [(stage, Lack::Soak { soak_s, left_s }), ..] if path.needs == Needs::All => format!(
             "{name} has to prove itself in {stage} for {soak_s} s before it may come to {target}; try again in {left_s} s"
@@ -173,15 +173,23 @@ fn concerned(tenant: &TenantState, fact: &Fact) -> Vec<EnvironmentId> {
 
 /// What a release lacks in an environment that it must have been through.
 enum Lack {
-    Proof,
-    Soak { soak_s: u64, left_s: u64 },
+    /// On the targets of the environment, or on those of them that `whose` says.
+    Proof {
+        whose: String,
+    },
+    Soak {
+        soak_s: u64,
+        left_s: u64,
+    },
 }
 
 impl Lack {
     /// As one of several ways.
     fn in_one(&self, stage: &str) -> String {
         match self {
-            Self::Proof => format!("when it has succeeded on all targets of {stage}, where it has not"),
+            Self::Proof { whose } => {
+                format!("when it has succeeded on all targets of {stage}{whose}, where it has not")
+            }
             Self::Soak { soak_s, left_s } => {
                 format!("when it has proven itself in {stage} for {soak_s} s, in {left_s} s")
             }
@@ -189,8 +197,18 @@ impl Lack {
     }
 }
 
-fn lacks(stage: &Environment, wanted: &Requirement, release: &Release, now: Timestamp) -> Option<Lack> {
-    let Some(proven_at) = stage.proven.get(&release.id) else { return Some(Lack::Proof) };
+fn lacks(
+    tenant: &TenantState,
+    stage: &Environment,
+    wanted: &Requirement,
+    (release, now): (&Release, Timestamp),
+) -> Option<Lack> {
+    let Some(proven_at) = stage.proven.get(&release.id) else {
+        let application = &release.application;
+        let is_shared = tenant.has_others(stage.id, application);
+        let whose = if is_shared { format!(" that have {application}") } else { String::new() };
+        return Some(Lack::Proof { whose });
+    };
     let soaked_at = proven_at.plus_ms(wanted.soak_ms);
     let left_s = soaked_at.0.saturating_sub(now.0).div_ceil(1_000);
     (now < soaked_at).then_some(Lack::Soak { soak_s: wanted.soak_ms / 1_000, left_s })

@@ -635,7 +635,7 @@ fn concerned(tenant: &TenantState, fact: &Fact) -> Vec<Concern> {
             let after = path::after(tenant, place).map(|next| (next, Some(failed.release)));
             return after.chain([(place, None)]).collect();
         }
-        Fact::DeploymentSucceeded { id } | Fact::DeploymentCancelled { id, .. } => {
+        Fact::DeploymentSucceeded { id, .. } | Fact::DeploymentCancelled { id, .. } => {
             tenant.deployments.get(id).map(|it| it.environment).into_iter().collect()
         }
         Fact::TaskFinished { key, .. } => set_free(tenant, key.task).into_iter().collect(),
@@ -669,7 +669,8 @@ pub(super) fn set_free(tenant: &TenantState, task: TaskId) -> Option<Environment
 
 /// Starts a promotion if it has its approvals and can, and ends it if it would not do any more what people were asked about.
 fn look_at(tx: &mut Transaction<'_>, promotion: &Promotion) -> Result<(), Rejection> {
-    if targets(&tx.tenant, &promotion.wanted).any(|target| deployment::is_idle(target).is_err()) {
+    let targets = tx.tenant.meant_by(&promotion.wanted);
+    if targets.into_iter().any(|target| deployment::is_idle(target).is_err()) {
         return Ok(());
     }
     let prepared = match deployment::prepare(&tx.tenant, &promotion.wanted, tx.now) {
@@ -721,17 +722,6 @@ pub(super) fn lapse_of(tx: &mut Transaction<'_>, account: AccountId) -> Result<(
     let has_approved = |it: &&Arc<Promotion>| it.approvals.iter().any(|it| it.by.id == account);
     let concerned: Vec<Arc<Promotion>> = open(&tx.tenant).filter(has_approved).cloned().collect();
     concerned.iter().try_for_each(|promotion| lapse(tx, promotion))
-}
-
-/// The targets that a deployment would go to.
-pub(super) fn targets<'t>(
-    tenant: &'t TenantState,
-    wanted: &'t NewDeployment,
-) -> impl Iterator<Item = &'t Target> {
-    let named = wanted.targets.iter().flatten();
-    let all = tenant.index.targets.get(&wanted.environment).filter(|_| wanted.targets.is_none());
-    let ids = named.chain(all.into_iter().flat_map(|names| names.values()));
-    ids.filter_map(|id| tenant.targets.get(id)).map(AsRef::as_ref)
 }
 
 fn invalidate(tx: &mut Transaction<'_>, id: PromotionId, reason: String) -> Result<(), Rejection> {

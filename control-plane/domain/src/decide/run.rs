@@ -79,7 +79,7 @@ fn concerned(tenant: &TenantState, fact: &Fact) -> Option<RunId> {
         | Fact::StepApprovalLapsed { run, .. }
         | Fact::StepEnded { run, .. } => Some(*run),
         Fact::RunEnded { id } => sub_run::parent(tenant, *id),
-        Fact::DeploymentSucceeded { id }
+        Fact::DeploymentSucceeded { id, .. }
         | Fact::DeploymentFailed { id, .. }
         | Fact::DeploymentCancelled { id, .. } => awaits(*id).or_else(|| taken_back(*id)),
         Fact::PromotionRejected { id, .. }

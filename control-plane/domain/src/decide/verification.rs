@@ -6,6 +6,7 @@ use super::gate::{self, Asking, Ruling};
 use super::transaction::Transaction;
 use super::{fields, rollout};
 use crate::command::Outcome;
+use crate::deployment::Cause;
 use crate::environment::{BAKE_MS_RANGE, Verification};
 use crate::event::Fact;
 use crate::hold::PauseCause;
@@ -60,7 +61,11 @@ pub(super) fn before_the_end(tx: &mut Transaction<'_>, id: DeploymentId) -> Resu
         None => Ruling::Open,
     };
     match ruling {
-        Ruling::Open => tx.emit(Fact::DeploymentSucceeded { id }),
+        Ruling::Open => {
+            let deployment = tx.deployment(id)?;
+            let proves = (deployment.cause == Cause::Requested).then(|| tx.tenant.proves(deployment));
+            tx.emit(Fact::DeploymentSucceeded { id, proves })
+        }
         Ruling::Waits => wait(tx, id),
         Ruling::Closed(reason) => rollout::halt_for_gate(tx, id, &reason),
     }

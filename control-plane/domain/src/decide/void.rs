@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 
 use stella_protocol::id::DeploymentId;
 
-use super::promotion::targets;
 use super::transaction::Transaction;
 use crate::deployment::Deployment;
 use crate::environment::Environment;
@@ -107,7 +106,7 @@ fn changes(tx: &Transaction<'_>, promotion: &Promotion, environment: &Environmen
             .add(|| format!("how a deployment to {} is verified in the end has changed", environment.name));
     }
     let ended = ended(tx);
-    for target in targets(&tx.tenant, &promotion.wanted) {
+    for target in tx.tenant.meant_by(&promotion.wanted) {
         match before.and_then(|tenant| tenant.targets.get(&target.id)) {
             Some(before) => of_target(before, target, &mut changes),
             None => changes.add(|| format!("target {} is another one of that name", target.name)),
@@ -145,7 +144,7 @@ fn differing<'m>(
 fn ended<'t>(tx: &'t Transaction<'_>) -> Vec<&'t Deployment> {
     #[expect(clippy::wildcard_enum_match_arm, reason = "nothing else ends a deployment")]
     let ended = tx.facts_from(0).filter_map(|fact| match fact {
-        Fact::DeploymentSucceeded { id }
+        Fact::DeploymentSucceeded { id, .. }
         | Fact::DeploymentFailed { id, .. }
         | Fact::DeploymentCancelled { id, .. } => tx.tenant.deployments.get(id).map(AsRef::as_ref),
         _ => None,

@@ -158,7 +158,7 @@ pub fn group_has_changed(tenant: &TenantState, target: &Target, events: &[(Strea
         deployment.is_some_and(|it| it.strategy.groups().is_some() && it.environment == target.environment)
     };
     events.iter().any(|(_, event)| match &event.fact {
-        Fact::DeploymentSucceeded { id }
+        Fact::DeploymentSucceeded { id, .. }
         | Fact::DeploymentFailed { id, .. }
         | Fact::DeploymentCancelled { id, .. } => of_groups(id),
         Fact::TaskQueued { deployment, target: it, .. } => of_groups(deployment) && *it == target.id,

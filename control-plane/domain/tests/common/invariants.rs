@@ -123,7 +123,7 @@ pub fn step(before: &State, after: &State, events: &[(StreamId, Event)]) {
             is_signed(new, &new.deployments[deployment]);
             has_proof(old, new, *deployment);
         }
-        if let Fact::DeploymentSucceeded { id } = &event.fact {
+        if let Fact::DeploymentSucceeded { id, .. } = &event.fact {
             is_verified(new, *id, event.at);
         }
         if let Fact::TargetWentOn { deployment, .. } = &event.fact
