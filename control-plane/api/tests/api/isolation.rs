@@ -3,6 +3,8 @@
 use axum::body::Body;
 use serde_json::json;
 
+use crate::document::served;
+use crate::roles::{filled, furnished, operations, sample};
 use crate::world::{World, with_json};
 
 #[tokio::test]
@@ -68,6 +70,42 @@ async fn ids_of_one_tenant_lead_nowhere_in_another() {
         let text = String::from_utf8_lossy(&answer.body).into_owned();
         assert!(!text.contains("acme") && !text.contains("archive of"), "{method} {path}: {text}");
     }
+    assert_eq!(heads(), before);
+}
+
+/// What takes a name or a digest of one's own, and makes something of it that was not there.
+const MAKES_ITS_OWN: [&str; 1] = ["PUT /api/v1/tenants/{tenant}/artifacts/{digest}"];
+
+#[tokio::test]
+async fn no_path_of_the_document_leads_from_one_tenant_to_what_is_anothers() {
+    let world = World::new().await;
+    let mut parameters = furnished(&world).await;
+    parameters.insert("{tenant}", "globex".to_owned());
+    world.tenant("globex").await;
+    let document = served(&world).await;
+    let heads = || (world.head("acme"), world.head("globex"));
+    let (before, mut tried, mut wrong) = (heads(), 0, Vec::new());
+    for (method, template, operation) in operations(&document) {
+        let Some((_, within)) = template.split_once("/{tenant}/") else { continue };
+        if !within.contains('{') || MAKES_ITS_OWN.contains(&format!("{method} {template}").as_str()) {
+            continue;
+        }
+        let path = filled(&parameters, &template);
+        let schema = &operation["requestBody"]["content"]["application/json"]["schema"];
+        let request = world.request(&method, &path);
+        let request = match schema.is_null() {
+            true => request.body(Body::empty()).unwrap(),
+            false => with_json(request, &sample(&document, &parameters["{digest}"], schema)),
+        };
+        let answer = world.send(request).await;
+        let text = String::from_utf8_lossy(&answer.body).into_owned();
+        if answer.status.as_u16() != 404 || text.contains("acme") || text.contains("archive of") {
+            wrong.push(format!("{method} {template}: {} {text}", answer.status));
+        }
+        tried += 1;
+    }
+    assert_eq!(wrong, Vec::<String>::new());
+    assert!(tried >= 60, "only {tried} operations were tried");
     assert_eq!(heads(), before);
 }
 

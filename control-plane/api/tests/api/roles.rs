@@ -1,5 +1,6 @@
 //! Which role each operation takes: what the document says is what is so, and what the book shows.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -9,13 +10,13 @@ use serde_json::{Map, Value, json};
 
 use crate::accounts::account;
 use crate::document::served;
-use crate::world::{Busy, World, bare, with_json};
+use crate::world::{World, bare, with_json};
 
 /// The roles that are given in a tenant.
 const IN_TENANT: [&str; 4] = ["deployer", "approver", "operator", "admin"];
 
 /// Every operation of the document: method, path, and what is said of it.
-fn operations(document: &Value) -> Vec<(String, String, Value)> {
+pub(crate) fn operations(document: &Value) -> Vec<(String, String, Value)> {
     let paths = document["paths"].as_object().unwrap().iter();
     let of = |(path, item): (&String, &Value)| {
         let methods = item.as_object().unwrap().clone().into_iter();
@@ -26,28 +27,30 @@ fn operations(document: &Value) -> Vec<(String, String, Value)> {
 }
 
 /// What could be in a field of this name.
-fn named(busy: &Busy, field: &str) -> Option<Value> {
+fn named(digest: &str, field: &str) -> Option<Value> {
     Some(match field {
         "environment" => json!("prod"),
         "release" => json!("web:1.0.0"),
         "agent" => json!("host-1"),
         "source" => json!("name: ship\nsteps:\n  - id: soak\n    wait: 1h\n"),
-        "plan" | "digest" => json!(busy.digest),
+        "plan" | "digest" => json!(digest),
         "version" => json!("9.9.9"),
+        "workflow" => json!("ship"),
+        "check" => json!({"type": "manual"}),
         "reason" | "name" | "application" | "channel" => json!("something"),
         _ => return None,
     })
 }
 
 /// A body that the schema allows: what has to be there, and nothing else.
-fn sample(document: &Value, busy: &Busy, schema: &Value) -> Value {
+pub(crate) fn sample(document: &Value, digest: &str, schema: &Value) -> Value {
     if let Some(reference) = schema["$ref"].as_str() {
         let found = document.pointer(reference.strip_prefix('#').unwrap()).unwrap();
-        return sample(document, busy, found);
+        return sample(document, digest, found);
     }
     for choice in ["oneOf", "anyOf", "allOf"] {
         if let Some(first) = schema[choice].as_array().and_then(|all| all.first()) {
-            return sample(document, busy, first);
+            return sample(document, digest, first);
         }
     }
     if let Some(first) = schema["enum"].as_array().and_then(|all| all.first()) {
@@ -56,8 +59,11 @@ fn sample(document: &Value, busy: &Busy, schema: &Value) -> Value {
     if let Some(fields) = schema["required"].as_array() {
         let fields = fields.iter().map(|field| {
             let field = field.as_str().unwrap();
-            let value = named(busy, field);
-            (field.to_owned(), value.unwrap_or_else(|| sample(document, busy, &schema["properties"][field])))
+            let value = named(digest, field);
+            (
+                field.to_owned(),
+                value.unwrap_or_else(|| sample(document, digest, &schema["properties"][field])),
+            )
         });
         return Value::Object(fields.collect::<Map<_, _>>());
     }
@@ -70,47 +76,72 @@ fn sample(document: &Value, busy: &Busy, schema: &Value) -> Value {
     }
 }
 
+/// What stands for each parameter of a path.
+pub(crate) type Parameters = BTreeMap<&'static str, String>;
+
 /// The path with what there is in place of its parameters.
-fn filled(busy: &Busy, template: &str) -> String {
-    let parts = template.split('/').map(|part| match part {
-        "{tenant}" => "acme",
-        "{environment}" => "prod",
-        "{target}" => &busy.target,
-        "{agent}" => &busy.agent,
-        "{release}" => &busy.release,
-        "{deployment}" => &busy.deployment,
-        "{promotion}" => &busy.deployment,
-        "{task}" => &busy.task,
-        "{digest}" => &busy.digest,
-        "{workflow}" => "ship",
-        "{hook}" => "shipped",
-        "{scanner}" => "trivy",
-        part if part.starts_with('{') => "something",
-        part => part,
+pub(crate) fn filled(parameters: &Parameters, template: &str) -> String {
+    // Tokens of the API are in a parameter of the same name.
+    let is_known = |part: &str| part != "{token}" || template.contains("/enrolment-tokens/");
+    let parts = template.split('/').map(|part| match parameters.get(part) {
+        Some(value) if is_known(part) => value,
+        Some(_) => "something",
+        None if part.starts_with('{') => "something",
+        None => part,
     });
-    parts.collect::<Vec<_>>().join("/")
+    let path = parts.collect::<Vec<_>>().join("/");
+    let is_of_one_target = template.ends_with("/plan/tasks") || template.ends_with("-plans/tasks");
+    path + if is_of_one_target { "?target=web-1" } else { "" }
 }
 
-/// A tenant in which there is one of all that has rules of its own about roles.
-async fn furnished(world: &World) -> Busy {
+/// A tenant in which there is one of all that paths lead to, by its id where it has one.
+pub(crate) async fn furnished(world: &World) -> Parameters {
     let busy = world.busy_tenant("acme").await;
+    let at = &busy.at;
     let source = "name: ship\nsteps:\n  - id: soak\n    wait: 1h\n";
-    world.post(&format!("{}/workflows", busy.at), &json!({ "source": source })).await;
+    world.post(&format!("{at}/workflows"), &json!({ "source": source })).await;
     let role = json!([{"role": "deployer", "tenant": "acme"}]);
     let service = json!({"name": "ci", "kind": "service", "roles": role});
     world.post("/api/v1/accounts", &service).await.expect(201);
     let hook = json!({"name": "shipped", "account": "ci", "workflow": {"name": "ship"}});
-    world.post(&format!("{}/hooks", busy.at), &hook).await.expect(201);
-    busy
+    world.post(&format!("{at}/hooks"), &hook).await.expect(201);
+    let run = world.post(&format!("{at}/runs"), &json!({"workflow": "ship"})).await.expect(201);
+    let token = world.post(&format!("{at}/enrolment-tokens"), &json!({"name": "host-2"})).await.expect(201);
+    let of = |it: &Value| it["id"].as_str().unwrap().to_owned();
+    let first = async |list: &str| of(&world.get(&format!("{at}/{list}")).await.expect(200)["items"][0]);
+    BTreeMap::from([
+        ("{tenant}", "acme".to_owned()),
+        ("{promotion}", first("promotions").await),
+        ("{hook}", first("hooks").await),
+        ("{run}", of(&run)),
+        ("{token}", of(&token["details"])),
+        ("{workflow}", "ship".to_owned()),
+        ("{scanner}", "trivy".to_owned()),
+        ("{environment}", busy.environment),
+        ("{agent}", busy.agent),
+        ("{target}", busy.target),
+        ("{digest}", busy.digest),
+        ("{release}", busy.release),
+        ("{deployment}", busy.deployment),
+        ("{task}", busy.task),
+    ])
 }
+
+/// Whether a time is one, and whether a key is one and is known, is looked at before anybody's role.
+const LOOKED_AT_FIRST: [&str; 4] = [
+    "POST /api/v1/tenants/{tenant}/environments/{environment}/freezes",
+    "POST /api/v1/tenants/{tenant}/release-keys",
+    "POST /api/v1/tenants/{tenant}/release-keys/{key}/revoke",
+    "POST /api/v1/tenants/{tenant}/releases/{release}/signatures",
+];
 
 #[tokio::test]
 async fn who_lacks_a_role_is_told_the_one_that_the_document_names() {
     let world = World::new().await;
-    let busy = furnished(&world).await;
+    let parameters = furnished(&world).await;
     let document = Arc::new(served(&world).await);
     let viewer = account(&world, "viewer", &json!([{"role": "viewer", "tenant": "acme"}])).await;
-    let (mut wrong, mut unseen, mut seen) = (Vec::new(), Vec::new(), 0);
+    let (mut wrong, mut unseen, mut seen) = (Vec::new(), Vec::new(), 0_usize);
     for (method, path, operation) in operations(&document) {
         let Some(role) = operation["x-role"].as_str() else {
             wrong.push(format!("{method} {path} says no role"));
@@ -120,15 +151,12 @@ async fn who_lacks_a_role_is_told_the_one_that_the_document_names() {
             continue;
         }
         let schema = &operation["requestBody"]["content"]["application/json"]["schema"];
-        let mut at = filled(&busy, &path);
-        if path.ends_with("/plan/tasks") || path.ends_with("-plans/tasks") {
-            at.push_str("?target=web-1");
-        }
-        let request = bare(&method, &at).header("authorization", format!("Bearer {viewer}"));
+        let request =
+            bare(&method, &filled(&parameters, &path)).header("authorization", format!("Bearer {viewer}"));
         let answer = world
             .send(match schema.is_null() {
                 true => request.body(Body::empty()).unwrap(),
-                false => with_json(request, &sample(&document, &busy, schema)),
+                false => with_json(request, &sample(&document, &parameters["{digest}"], schema)),
             })
             .await;
         let detail = String::from_utf8_lossy(&answer.body).into_owned();
@@ -138,7 +166,7 @@ async fn who_lacks_a_role_is_told_the_one_that_the_document_names() {
                 wrong.push(format!("{method} {path} is for {role}: {detail}"));
             }
         } else if !is_forbidden {
-            unseen.push(format!("{method} {path}: {} {detail}", answer.status));
+            unseen.push(format!("{method} {path}"));
         } else if IN_TENANT.contains(&role) && !detail.contains(&format!("needs the role {role}")) {
             wrong.push(format!("{method} {path} is not for {role}: {detail}"));
         } else {
@@ -146,8 +174,8 @@ async fn who_lacks_a_role_is_told_the_one_that_the_document_names() {
         }
     }
     assert_eq!(wrong, Vec::<String>::new());
-    // What has to be there first, or a body of its own, is refused before anybody looks at roles.
-    assert!(seen >= 60, "{seen} were refused by their role, and not: {unseen:#?}");
+    assert_eq!(unseen, LOOKED_AT_FIRST);
+    assert!(seen >= 60, "only {seen} were refused by their role");
 }
 
 /// The first sentence of what is said of an operation.
