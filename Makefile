@@ -2,6 +2,8 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
+# `tools` comes before what uses them, whatever `-j` says; cargo has both cores anyway.
+.NOTPARALLEL:
 .PHONY: help demo demo-down test lint advisories bench build packages book tools
 
 help: ## Show this help
@@ -29,6 +31,7 @@ tools: ## Install what the tests need and is missing (Debian, root)
 lint: ## Formatting, clippy, docs, spelling, unused and unwanted dependencies
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+	cargo check --locked --quiet --manifest-path protocol/fuzz/Cargo.toml --target-dir target
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --locked --quiet
 	codespell
 	cargo shear
@@ -42,7 +45,9 @@ advisories: ## Ask RustSec's database whether something is known against a libra
 
 test: tools lint ## Install what is missing, lint, run every test
 	cargo build --workspace --bins --locked
-	@if [ -e .demo ]; then echo "the demo is up, and is left alone"; else DEMO_STOP=1 tests/demo/demo.sh up; fi
+	@if [ ! -e .demo ]; then DEMO_STOP=1 tests/demo/demo.sh up; \
+	elif [ -n "$$CI" ]; then echo ".demo exists, and so the demo cannot be tried; make demo-down removes it" >&2; exit 1; \
+	else echo "the demo is up, and is left alone"; fi
 	@packaging/build dev
 	cargo nextest run --workspace --locked
 
