@@ -39,10 +39,11 @@ pub(crate) async fn gate(context: &Context, command: Gate) -> Result<(), Error> 
             })
         }
         Gate::Remove { environment, gate } => {
+            let waiting = waiting(context, &environment).await;
             context.client.delete(&context.path(paths::ENVIRONMENT_GATE, &[&environment, &gate])?).await?;
-            print::result(context.output, &serde_json::json!({ "removed": gate }), |_| {
-                format!("gate {gate} removed")
-            })
+            let void = void(context, &environment, waiting).await;
+            let removed = serde_json::json!({ "removed": gate, "void_promotions": void });
+            print::result(context.output, &removed, |_| format!("gate {gate} removed{}", told(&void)))
         }
         Gate::Pass { word } => decide(context, word, true).await,
         Gate::Fail { word } => decide(context, word, false).await,
@@ -75,11 +76,53 @@ async fn set(context: &Context, place: Place, check: Check) -> Result<(), Error>
     let Place { environment, gate: name, ttl: ttl_seconds, verifies } = place;
     let path = context.path(paths::ENVIRONMENT_GATES, &[&environment])?;
     let body = Body { name, check, ttl_seconds, verifies };
+    let waiting = waiting(context, &environment).await;
     let set: Environment = context.client.post(&path, &body, None).await?;
+    let void = void(context, &environment, waiting).await;
     print::result(context.output, &set, |it| {
         let (_, text) = described(&body.check);
-        format!("environment {} takes releases through gate {}: {text}", it.name, body.name)
+        format!("environment {} takes releases through gate {}: {text}{}", it.name, body.name, told(&void))
     })
+}
+
+/// The promotions to an environment that have not begun, by their ids. None if they cannot be read: nothing hangs on it.
+async fn waiting(context: &Context, environment: &str) -> Vec<String> {
+    let Ok(path) = context.path(paths::PROMOTIONS, &[]) else { return Vec::new() };
+    let mut found = Vec::new();
+    for status in ["pending", "approved"] {
+        let query = [("environment", environment), ("status", status)];
+        let page: Vec<Promotion> = context.client.list(&path, &query).await.unwrap_or_default();
+        found.extend(page.into_iter().map(|it| it.id));
+    }
+    found
+}
+
+/// Which of the promotions that waited before a change are void since.
+async fn void(context: &Context, environment: &str, mut waited: Vec<String>) -> Vec<String> {
+    if !waited.is_empty() {
+        let waits = waiting(context, environment).await;
+        waited.retain(|id| !waits.contains(id));
+    }
+    let mut void = Vec::new();
+    for id in waited {
+        let Ok(path) = context.path(paths::PROMOTION, &[&id]) else { continue };
+        let now = context.client.get::<Promotion>(&path).await;
+        if now.is_ok_and(|it| it.status == "invalidated") {
+            void.push(id);
+        }
+    }
+    void
+}
+
+/// How many promotions became void, and what to do about it.
+fn told(void: &[String]) -> String {
+    match void {
+        [] => String::new(),
+        [id] => format!("; promotion {id} waited and is void now: deploy again"),
+        ids => {
+            format!("; {} promotions waited and are void now: deploy again: {}", ids.len(), ids.join(", "))
+        }
+    }
 }
 
 fn wanted(set: SetGate) -> Result<(Place, Check), Error> {

@@ -12,7 +12,7 @@ use stella_api_types::release::{JudgeRelease, Release, Standing};
 
 use crate::args::ProofRule;
 use crate::client::Error;
-use crate::{Context, pace, print, when};
+use crate::{Context, guide, pace, print, when};
 
 pub(crate) async fn path(context: &Context, environment: &str, body: &SetPath) -> Result<(), Error> {
     let path = context.path(paths::ENVIRONMENT_PATH, &[environment])?;
@@ -253,7 +253,17 @@ pub(crate) async fn pause(context: &Context, deployment: &str, reason: String) -
 pub(crate) async fn resume(context: &Context, deployment: &str) -> Result<(), Error> {
     let path = context.path(paths::DEPLOYMENT_RESUME, &[deployment])?;
     let resumed: DeploymentDetail = context.client.post(&path, &serde_json::json!({}), None).await?;
-    print::result(context.output, &resumed, |it| format!("deployment {} goes on", it.deployment.id))
+    print::result(context.output, &resumed, |it| {
+        let (id, paused) = (&it.deployment.id, it.deployment.paused.as_ref());
+        match paused {
+            None => format!("deployment {id} goes on"),
+            Some(hold) => format!(
+                "deployment {id} is not held by anybody any more, but it is still paused{}; {}",
+                print::because(Some(&hold.reason)),
+                guide::way_on(&it.deployment)
+            ),
+        }
+    })
 }
 
 /// A hold as a part of a sentence.

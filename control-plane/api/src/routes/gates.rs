@@ -41,7 +41,7 @@ pub(crate) async fn gates(
     }))
 }
 
-/// Sets a gate, instead of one of the same name. What is under way meets it before its next wave.
+/// Sets a gate, instead of one of the same name. What is under way meets it before its next wave; promotions that people approve become void.
 #[utoipa::path(post, path = paths::ENVIRONMENT_GATES, tag = "gates",
     params(("tenant" = String, Path), ("environment" = String, Path)), request_body = SetGate,
     responses((status = 200, body = Environment)))]
@@ -62,7 +62,7 @@ pub(crate) async fn set_gate(
     environments::shown(&app, tenant.id, environment)
 }
 
-/// Takes a gate away. What waits for it alone starts.
+/// Takes a gate away. Promotions that people approve become void, for it is part of what they approve; others that wait for it alone start.
 #[utoipa::path(delete, path = paths::ENVIRONMENT_GATE, tag = "gates",
     params(("tenant" = String, Path), ("environment" = String, Path), ("gate" = String, Path)),
     responses((status = 204, description = "It is gone")))]

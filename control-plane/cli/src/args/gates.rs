@@ -6,7 +6,8 @@ use clap::{Args, Subcommand, ValueEnum};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Gate {
-    /// Set a gate; one of the same name is replaced. What is under way meets it before its next wave.
+    /// Set a gate; one of the same name is replaced. What is under way meets it before its next wave; promotions that wait for approvals, or
+    /// have them, become void where it changes what was approved.
     #[command(subcommand)]
     Set(SetGate),
     /// List the gates of an environment.
@@ -15,7 +16,8 @@ pub(crate) enum Gate {
         /// Its name or id.
         environment: String,
     },
-    /// Take a gate away. What waits for it alone starts.
+    /// Take a gate away. Promotions that people approve become void, for it is part of what they approve; to let one through, use `stella
+    /// gate override`. Others that wait for it alone start.
     #[command(after_help = "Example:\n  stella gate remove production scan")]
     Remove {
         /// The environment's name or id.
