@@ -96,7 +96,8 @@ async fn a_bad_release_is_stopped_by_the_page_for_it() -> Result<()> {
 
     paused(&incident, find, pause, resume).await?;
     locked_and_taken_back(&incident, lock, back)?;
-    cancelled(&incident, cancel).await?;
+    let cancelled = cancelled(&incident, cancel).await?;
+    retried_and_taken_back(&incident, &cancelled, back).await?;
     blocked(&incident, block).await?;
     cluster.passed()
 }
@@ -137,7 +138,7 @@ fn locked_and_taken_back(incident: &Incident<'_>, lock: &str, back: &str) -> Res
 }
 
 /// What runs is stopped with all that it has started, and what is there stays there.
-async fn cancelled(incident: &Incident<'_>, cancel: &str) -> Result<()> {
+async fn cancelled(incident: &Incident<'_>, cancel: &str) -> Result<String> {
     incident.calm_down();
     let id = incident.deploy("2.0.0", "--batch 2", 2).await?;
     incident.ok(cancel, &id)?;
@@ -147,7 +148,29 @@ async fn cancelled(incident: &Incident<'_>, cancel: &str) -> Result<()> {
     ensure!(ended.count() == 0, "nothing came to its own end");
     let shown = incident.terminal.ok(&format!("stella deployment show {id}"))?;
     ensure!(shown.contains("superseded") && shown.contains("web-3"), "{shown}");
-    incident.terminal.ok(&format!("stella deploy app:1.0.0 {ENVIRONMENT} --all-at-once --wait")).map(drop)
+    Ok(id)
+}
+
+/// What was retried on one target keeps the others from nothing: it is named, and taken back by itself.
+async fn retried_and_taken_back(incident: &Incident<'_>, id: &str, back: &str) -> Result<()> {
+    incident.let_go(0)?;
+    let said = incident.terminal.ok(&format!("stella deployment retry {id} --target web-1"))?;
+    let newer = said.split_whitespace().nth(1).context("its id")?.to_owned();
+    incident.is(&newer, "succeeded").await?;
+    let left = format!("left as it is: web-1: deployment {newer} has come there since; roll that one back");
+    let plan = incident.terminal.ok(&format!("stella rollback {id} --plan"))?;
+    ensure!(plan.contains(&left) && plan.contains("web-2"), "{plan}");
+    let said = incident.ok(back, id)?;
+    ensure!(said.contains(&left), "{said}");
+    ensure!(incident.installed() == ["2.0.0", "1.0.0", "1.0.0"], "{:?}", incident.installed());
+    let taken_back = incident.cluster.api.deployment(TENANT, id).await?.rollbacks;
+    let rollback = incident.cluster.api.deployment(TENANT, &taken_back[0]).await?;
+    let found: Vec<_> =
+        rollback.left.iter().map(|it| (&*it.target.name, &*it.why, it.deployment.as_deref())).collect();
+    ensure!(found == [("web-1", "overtaken", Some(newer.as_str()))], "{found:?}");
+    incident.ok(back, &newer)?;
+    ensure!(incident.installed() == ["1.0.0"; 3], "{:?}", incident.installed());
+    incident.refused(&format!("stella rollback {id}"), "is back already on web-1, web-2")
 }
 
 /// The one command that works everywhere: what is on its way halts and goes back, and nobody begins it anew.

@@ -282,6 +282,10 @@ pub struct Deployment {
     /// Whether nothing can change any more.
     #[serde(rename = "final")]
     pub is_final: bool,
+    /// If it waits for a budget that only failed targets use up: the deployments that these are part of. It goes on when they are tried
+    /// again or skipped there, or when the budget is raised.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub budget_used_up_by: Vec<String>,
     /// What it takes back, if it is a rollback.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollback_of: Option<RollbackOf>,
@@ -404,6 +408,29 @@ pub struct DeploymentDetail {
     pub targets: Vec<DeploymentTarget>,
     /// The deployments that take this one back.
     pub rollbacks: Vec<String>,
+    /// If it takes another one back: which of the targets that that one touched it leaves as they are, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left: Vec<LeftTarget>,
+}
+
+/// A target that a rollback leaves as it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LeftTarget {
+    /// The target.
+    pub target: Named,
+    /// `no_earlier` (no release was there before), `quarantined`, `revoked` (its agent was), `not_filled_in` (a step of the release to go
+    /// back to cannot be, with the variables that there are), `blocked` (that release is), `overtaken` (a newer deployment has come
+    /// there), `busy` (something works there that does not bring a release forward), `back` (what was there before is there again) or
+    /// `skipped` (somebody wants it left alone).
+    pub why: String,
+    /// The same for people, and what could be done about it.
+    pub reason: String,
+    /// The deployment that has come there, works there or has brought back what was there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deployment: Option<String>,
+    /// The task of which nobody knows what became.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<String>,
 }
 
 /// One target's part in a deployment.
@@ -596,9 +623,9 @@ pub struct RollbackPlan {
     pub timeout_seconds: u64,
     /// Where each target would go, in the order in which they would be started.
     pub targets: Vec<RollbackTarget>,
-    /// Which of the targets that were touched would be left as they are, and why, for people.
+    /// Which of the targets that were touched would be left as they are, and why.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub left: Vec<String>,
+    pub left: Vec<LeftTarget>,
 }
 
 /// One target of the plan of a rollback.

@@ -75,6 +75,13 @@ pub(crate) fn way_on(deployment: &Deployment) -> String {
         Some("way_back") => format!(
             "put it right and ask again: stella deployment prove {id}; leave it out: skip {id} TARGET; or: waive {id} --reason REASON"
         ),
+        Some("budget") if !deployment.budget_used_up_by.is_empty() => {
+            let by = deployment.budget_used_up_by.join(", ");
+            format!(
+                "does not go on by itself: for the failed targets of {by}: stella deployment retry-target ID TARGET, or skip ID TARGET --reason REASON; or raise the budget: stella env budget {} --at-most AMOUNT",
+                deployment.environment.name
+            )
+        }
         Some("budget" | "silence" | "freeze") => {
             let at = resumes_at.map(|at| format!(" at {at}")).unwrap_or_default();
             format!("goes on by itself{at}")

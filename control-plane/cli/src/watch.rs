@@ -12,6 +12,7 @@ use crate::follow::{self, INTERVAL, Look};
 use crate::guide::way_on;
 use crate::hold::because;
 use crate::print;
+use crate::rollout::describe::{NAMED_MAX, left};
 
 /// Follows a deployment to its end, and that of the rollbacks which follow from it; whether it succeeded. A rollback that works does not
 /// turn the failure into a success, and what a program gets is the deployment that it asked for.
@@ -114,6 +115,9 @@ impl View {
                 "{kind} {}: {release} to {environment}, {targets} target{plural}",
                 deployment.id
             ));
+            for line in left(&detail.left, NAMED_MAX) {
+                self.say(&format!("! {line}"));
+            }
         }
         self.show_stage(deployment);
         self.show_proof(deployment);

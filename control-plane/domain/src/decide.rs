@@ -73,7 +73,7 @@ pub use gate::{Preview, preview};
 pub use promotion::{Planned, planned, planned_again, prove, work_on};
 pub use proof::{Provable, judge, provable};
 pub(crate) use release::are_sound;
-pub use rollback::{PlannedRollback, plan_rollback};
+pub use rollback::plan_rollback;
 pub use run_plan::{PlannedRun, PlannedStep, plan_run};
 use transaction::Transaction;
 

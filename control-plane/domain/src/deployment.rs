@@ -16,6 +16,7 @@ use crate::colour::{Leg, Stage};
 use crate::command::Actor;
 use crate::environment::Verification;
 use crate::hold::{Hold, PauseCause};
+use crate::left::LeftOut;
 use crate::name::{Identifier, Name};
 pub use crate::strategy::{BlueGreen, CanaryStep, Strategy};
 use crate::task::TaskState;
@@ -78,6 +79,9 @@ pub struct Deployment {
     /// Why it is taken back if it fails: set when it halts.
     #[serde(default, skip_serializing_if = "RollbackReason::is_default")]
     pub halted_for: RollbackReason,
+    /// If it takes another one back: which of the targets of that it leaves as they are, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left: Vec<LeftOut>,
     /// What it knows as a whole of its way back.
     #[serde(default, skip_serializing_if = "WayBack::is_default")]
     pub way_back: WayBack,
@@ -167,6 +171,18 @@ impl Deployment {
             return 0;
         }
         self.counts.active + self.counts.failed + self.unproven
+    }
+
+    /// Whether nothing of it is at risk but what has failed, if that is.
+    #[must_use]
+    pub(crate) const fn has_only_failures_at_risk(&self) -> bool {
+        matches!(self.status, Status::Running) && self.counts.active == 0 && self.unproven == 0
+    }
+
+    /// Whether it waits for the budget, or for what people decide about failures: both may be for what has failed elsewhere, too.
+    #[must_use]
+    pub(crate) const fn is_stopped_by_failures(&self) -> bool {
+        self.paused.is_some() && matches!(self.paused_for, PauseCause::Budget | PauseCause::Failure)
     }
 
     /// Whether somebody may pause it: it is not paused, or for something that would end without them. In snapshots of before causes

@@ -31,6 +31,7 @@ use crate::freeze::Freeze;
 use crate::gate::{self, Gate};
 use crate::hold::PauseCause;
 use crate::hook::HookAction;
+use crate::left::LeftOut;
 use crate::name::{Identifier, Name, Version};
 use crate::plan::Plan;
 use crate::probe::ProbeAnswer;
@@ -241,6 +242,9 @@ pub enum Fact {
         /// What comes after the last wave.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         verification: Option<Verification>,
+        /// If it takes another one back: which of the targets of that are left as they are, and why. None in journals of before.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        left: Vec<LeftOut>,
     },
     DeploymentHalted {
         id: DeploymentId,

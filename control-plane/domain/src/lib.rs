@@ -6,7 +6,7 @@
 //! [`command::Command::Tick`].
 //!
 //! Reading order: [`state`], then one file a concept ([`tenant`], [`environment`], [`target`], [`application`], [`agent`], [`release`],
-//! [`colour`], [`group`], [`provenance`], [`signature`], [`channel`], [`promotion`], [`gate`], [`findings`], [`plan`], [`strategy`], [`deployment`], [`task`], [`way_back`], [`hold`], [`freeze`], [`workflow`], [`run`], [`job`], [`access`], [`api_token`]), then [`archive`], [`artifact`], [`durations`], [`command`], [`event`], [`decide`].
+//! [`colour`], [`group`], [`provenance`], [`signature`], [`channel`], [`promotion`], [`gate`], [`findings`], [`plan`], [`strategy`], [`deployment`], [`task`], [`way_back`], [`left`], [`hold`], [`freeze`], [`workflow`], [`run`], [`job`], [`access`], [`api_token`]), then [`archive`], [`artifact`], [`durations`], [`command`], [`event`], [`decide`].
 //!
 //! # Invariants
 //!
@@ -26,7 +26,7 @@
 //!   targets, names and timers are what a search through everything would find.
 //! - **INV-6 never again**: an attempt is not dispatched after it became `unknown`.
 //! - **INV-7 way back**: the rollback of a failed deployment takes each target to what was there before it, unless that is
-//!   blocked or a newer deployment has come to the target.
+//!   blocked or a newer deployment has come to the target; and each that is left as it is is named with the reason.
 //! - **INV-8 nothing stuck**: after the due timers have fired none is due, and a deployment that is neither final nor paused
 //!   has a target that is worked on, or waits for a gate.
 //! - **INV-9 pause**: a paused deployment starts no target, and no time-out passes it by. None is tried again in one that a person or a
@@ -96,6 +96,7 @@ pub mod hold;
 pub mod hook;
 mod ids;
 pub mod job;
+pub mod left;
 pub mod name;
 pub mod plan;
 pub mod probe;

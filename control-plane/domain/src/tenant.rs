@@ -279,6 +279,22 @@ impl TenantState {
                 .is_none_or(|max| self.at_risk(deployment.environment) < max)
     }
 
+    /// For a deployment that waits for the budget: the deployments whose failed targets use that up, if nothing else is at risk. Then it
+    /// goes on only when somebody has these tried again or skips them, or raises the budget. None if it goes on by itself.
+    #[must_use]
+    pub fn budget_used_up_by(&self, deployment: &Deployment) -> Vec<DeploymentId> {
+        let active = self.active_deployments.iter().filter_map(|id| self.deployments.get(id));
+        let at_risk: Vec<_> =
+            active.filter(|it| it.environment == deployment.environment && it.at_risk() > 0).collect();
+        let waits = |it: &Deployment| it.id == deployment.id || it.is_stopped_by_failures();
+        if self.has_budget(deployment)
+            || at_risk.iter().any(|it| !it.has_only_failures_at_risk() || !waits(it))
+        {
+            return Vec::new();
+        }
+        at_risk.into_iter().map(|it| it.id).collect()
+    }
+
     /// The tasks of an agent that are not final, by id.
     pub fn unsettled_tasks(&self, agent: AgentId) -> impl Iterator<Item = &Arc<Task>> {
         self.unsettled.get(&agent).into_iter().flatten().filter_map(|task| self.tasks.get(task))

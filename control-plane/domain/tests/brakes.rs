@@ -111,6 +111,70 @@ fn failures_stay_at_risk_until_their_deployment_has_ended() {
     end(&world);
 }
 
+fn retry(n: u128, on: u128) -> TenantCommand {
+    TenantCommand::RetryTarget { deployment: deployment(n), target: target(on) }
+}
+
+/// Neither ends before the other has, and what has failed counts until then: only people get them out of that, and they are told.
+#[test]
+fn deployments_that_wait_for_one_another_s_failures_say_so_and_what_to_do() {
+    let mut world = World::with_release_1(6);
+    budget(&mut world, Some(Count(2)));
+    let tolerates = |n, targets: &[u128]| NewDeployment {
+        tolerate_failures: Some(Count(1)),
+        ..to(n, targets, Strategy::Rolling(Rolling::of(1)))
+    };
+    deploy(&mut world, tolerates(2, &[1, 2, 3]));
+    deploy(&mut world, tolerates(3, &[4, 5, 6]));
+    let waits = "waits for the budget of staging: 2 targets are at risk, at most 2 may be";
+    world.finish(1, failed("exit 1"));
+    assert_eq!(stands(&world, 2), (0, 2, Some(PauseCause::Budget)));
+    assert_eq!(reason(&world, 2), waits, "the other one is still at it");
+    world.finish(4, failed("exit 1"));
+    assert_eq!(stands(&world, 3), (0, 2, Some(PauseCause::Budget)));
+    let (one, other) = (deployment(2), deployment(3));
+    let stuck =
+        format!("{waits}, and all of them have failed, in {one}, {other}: try these again or skip them");
+    assert_eq!((reason(&world, 2), reason(&world, 3)), (stuck.clone(), stuck.clone()));
+    let problem = conflict(world.tell(TenantCommand::ResumeDeployment { deployment: one }));
+    assert!(problem.contains("try the failed targets again (retry-target) or skip them"), "{problem}");
+    world.wait_ms(30 * 24 * 3_600_000);
+    assert_eq!(world.tenant().budget_used_up_by(world.deployment(one)), [one, other]);
+    world.ok(retry(3, 4));
+    assert_eq!(reason(&world, 2), waits, "something may come of it");
+    world.finish(4, failed("exit 1 again"));
+    assert_eq!((reason(&world, 2), reason(&world, 3)), (stuck.clone(), stuck));
+    world.ok(retry(3, 4));
+    world.complete(4);
+    assert_eq!((stands(&world, 2), stands(&world, 3)), ((0, 2, Some(PauseCause::Budget)), (1, 1, None)));
+    for n in [5, 6, 2, 3] {
+        world.complete(n);
+    }
+    assert_eq!((world.status(2), world.status(3)), (&Status::Succeeded, &Status::Succeeded));
+    end(&world);
+}
+
+#[test]
+fn a_budget_that_is_lowered_to_what_has_failed_says_so() {
+    let mut world = World::with_release_1(6);
+    budget(&mut world, Some(Count(3)));
+    let new = NewDeployment {
+        tolerate_failures: Some(Count(2)),
+        ..to(2, &[1, 2, 3, 4, 5], Strategy::Rolling(Rolling::of(1)))
+    };
+    deploy(&mut world, new);
+    world.finish(1, failed("exit 1"));
+    world.finish(2, failed("exit 1"));
+    assert_eq!(stands(&world, 2), (1, 2, None));
+    budget(&mut world, Some(Count(2)));
+    world.complete(3);
+    assert_eq!(stands(&world, 2), (0, 2, Some(PauseCause::Budget)));
+    assert!(reason(&world, 2).ends_with(&format!("in {}: try these again or skip them", deployment(2))));
+    budget(&mut world, Some(Count(3)));
+    assert_eq!(stands(&world, 2), (1, 1, None));
+    end(&world);
+}
+
 #[test]
 fn what_could_never_fit_a_budget_is_refused_by_field() {
     let mut world = World::with_release_1(8);

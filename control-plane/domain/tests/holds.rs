@@ -360,6 +360,6 @@ fn a_rollback_is_not_rolled_back_but_one_that_failed_is_done_again() {
         assert_eq!(world.tenant().targets[&target(n)].current, Some(release(1)));
     }
     let again = world.tell(TenantCommand::Rollback { id: deployment(5), of: deployment(2) });
-    assert!(conflict(again).contains("has come to target"));
+    assert!(conflict(again).contains("what was there before is back already on web-1, web-2"));
     end(&world);
 }

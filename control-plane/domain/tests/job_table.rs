@@ -103,6 +103,7 @@ fn created(id: DeploymentId, step: &str) -> Fact {
         deadline: Timestamp(9_000_000),
         tolerate_failures: None,
         verification: None,
+        left: Vec::new(),
     }
 }
 

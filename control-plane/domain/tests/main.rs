@@ -29,6 +29,7 @@ mod inputs;
 mod job_table;
 mod jobs;
 mod journals;
+mod left;
 mod paths;
 mod plan_vectors;
 mod probes;

@@ -9,6 +9,7 @@ use stella_domain::authority::AgentTrust;
 use stella_domain::command::{Actor, NewDeployment, NewTarget, Outcome, TenantCommand};
 use stella_domain::decide::plan_rollback;
 use stella_domain::deployment::{Cause, Deployment, OnFailure, Progress, RollbackReason, Status};
+use stella_domain::left::{LeftOut, Why};
 use stella_domain::rejection::Rejection;
 use stella_domain::task::TaskState;
 use stella_protocol::id::{Generation, Position, SessionEpoch};
@@ -85,18 +86,18 @@ fn a_rollback_that_is_planned_is_the_one_that_comes_and_nothing_follows_from_ask
     assert!(conflict(plan(&world)).contains("has not ended"));
     (1..=3).for_each(|n| world.complete(n));
     let planned = plan(&world).unwrap();
-    assert_eq!(planned.left, ["no earlier release to go back to on web-3"]);
+    assert_eq!(planned.left, [LeftOut { target: target(3), why: Why::NoEarlier }]);
     world.ok(TenantCommand::Rollback { id: deployment(9), of: deployment(2) });
     let came = world.deployment(deployment(9));
     let goes = |it: &Deployment| -> Vec<_> {
         it.targets.values().map(|part| (part.target, part.previous, part.release)).collect()
     };
     assert_eq!(
-        (&planned.deployment.order, &planned.deployment.strategy, goes(&planned.deployment)),
+        (&planned.order, &planned.strategy, goes(&planned)),
         (&came.order, &came.strategy, goes(came))
     );
-    assert_eq!(planned.deployment.order.to_vec(), [target(1), target(2)]);
-    assert!(planned.deployment.targets.values().all(|part| part.release == release(1)));
+    assert_eq!(planned.order.to_vec(), [target(1), target(2)]);
+    assert!(planned.targets.values().all(|part| part.release == release(1)));
 }
 
 #[test]
@@ -408,7 +409,7 @@ fn a_rollback_leaves_a_target_alone_that_a_newer_deployment_has_taken() {
     world.accept(2);
     world.finish(2, failed("exit 1"));
     let why = failure(&world, 2);
-    assert!(why.contains("a newer deployment has come to"), "{why}");
+    assert!(why.contains(&format!("a newer deployment ({}) has come to web-1", deployment(3))), "{why}");
     let rollback = world.rollback_of(2).unwrap();
     assert_eq!(rollback.targets.keys().copied().collect::<Vec<_>>(), [target(2)]);
     world.complete(1);

@@ -212,6 +212,7 @@ fn created(id: DeploymentId, n: u128) -> Fact {
         deadline: Timestamp(9_000_000),
         tolerate_failures: None,
         verification: None,
+        left: Vec::new(),
     }
 }
 

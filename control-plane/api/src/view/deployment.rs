@@ -7,7 +7,9 @@ use stella_domain::amount::Amount;
 use stella_domain::colour::Colour;
 use stella_domain::deployment::{Cause, Counts, Deployment, OnFailure, Progress, Status, TargetRollout};
 use stella_domain::group::Part;
+use stella_domain::hold::PauseCause;
 use stella_domain::job::own_release;
+use stella_domain::left::{LeftOut, Why};
 use stella_domain::name::{Identifier, Name};
 use stella_domain::strategy::{CanaryStep, Groups, Order, OrderBy, Strategy};
 use stella_domain::task::TaskState;
@@ -34,6 +36,7 @@ pub(crate) fn deployment(tenant: &TenantState, deployment: &Deployment) -> dto::
         paused: deployment.paused.as_ref().map(hold),
         paused_for: deployment.paused.is_some().then(|| deployment.paused_for.name().to_owned()),
         resumes_at: deployment.resumes_at.map(time),
+        budget_used_up_by: budget_used_up_by(tenant, deployment),
         reason: reason(&deployment.status).map(str::to_owned),
         is_final: deployment.status.is_final(),
         rollback_of: match &deployment.cause {
@@ -56,6 +59,12 @@ pub(crate) fn deployment(tenant: &TenantState, deployment: &Deployment) -> dto::
         deadline: time(deployment.deadline),
         finished_at: deployment.finished_at.map(time),
     }
+}
+
+fn budget_used_up_by(tenant: &TenantState, deployment: &Deployment) -> Vec<String> {
+    let waits = deployment.paused.is_some() && deployment.paused_for == PauseCause::Budget;
+    let by = if waits { tenant.budget_used_up_by(deployment) } else { Vec::new() };
+    by.iter().map(ToString::to_string).collect()
 }
 
 /// The step that wants a job.
@@ -154,6 +163,45 @@ pub(crate) fn deployment_detail(tenant: &TenantState, deployment: &Deployment) -
         deployment: self::deployment(tenant, deployment),
         targets: parts.map(|part| target(tenant, deployment, part)).collect(),
         rollbacks: rollbacks(tenant, deployment),
+        left: deployment.left.iter().map(|it| left(tenant, it)).collect(),
+    }
+}
+
+/// A target that a rollback leaves as it is, and what could be done about it.
+pub(super) fn left(tenant: &TenantState, left: &LeftOut) -> dto::LeftTarget {
+    let name = |release: &ReleaseId| {
+        let release = release_ref(tenant, *release);
+        format!("{}:{}", release.application, release.version)
+    };
+    let reason = match &left.why {
+        Why::NoEarlier => "there was no release before; deploy another one".to_owned(),
+        Why::Quarantined { task } => {
+            format!("nobody knows what became of task {task}; settle it, then roll back again")
+        }
+        Why::Revoked { agent } => format!("its agent {} was revoked", agent_named(tenant, *agent).name),
+        Why::NotFilledIn { release } => {
+            format!("a step of {} cannot be filled in there any more; deploy another release", name(release))
+        }
+        Why::Blocked { release } => format!("{} is blocked; deploy another release", name(release)),
+        Why::Overtaken { by } => format!("deployment {by} has come there since; roll that one back"),
+        Why::Busy { by } => format!("deployment {by} works there; roll back again after its end"),
+        Why::Back { by } => format!("deployment {by} has brought back what was there before"),
+        Why::Skipped => "somebody wants it left alone".to_owned(),
+    };
+    dto::LeftTarget {
+        target: target_named(tenant, left.target),
+        why: left.why.name().to_owned(),
+        reason,
+        deployment: match &left.why {
+            Why::Overtaken { by } | Why::Busy { by } | Why::Back { by } => Some(by.to_string()),
+            Why::NoEarlier
+            | Why::Quarantined { .. }
+            | Why::Revoked { .. }
+            | Why::NotFilledIn { .. }
+            | Why::Blocked { .. }
+            | Why::Skipped => None,
+        },
+        task: if let Why::Quarantined { task } = &left.why { Some(task.to_string()) } else { None },
     }
 }
 

@@ -4,7 +4,8 @@ use stella_api_types::deployment as dto;
 use stella_api_types::gate::PlannedGate;
 use stella_domain::agent::Connectivity;
 use stella_domain::command::NewDeployment;
-use stella_domain::decide::{self, Planned, PlannedRollback};
+use stella_domain::decide::{self, Planned};
+use stella_domain::deployment::Deployment;
 use stella_domain::environment::PromotionPath;
 use stella_domain::event::PlannedTarget;
 use stella_domain::group::{self, Part};
@@ -16,7 +17,7 @@ use stella_domain::tenant::TenantState;
 use stella_protocol::id::{AgentId, DeploymentId, TargetId};
 use stella_protocol::time::Timestamp;
 
-use super::deployment::{amount, on_failure, own_ref, strategy};
+use super::deployment::{amount, left, on_failure, own_ref, strategy};
 use super::promotion::{holds, plan_hash};
 use super::release::{phase, release_ref};
 use super::{agent_named, connectivity, environment_named, gate, target_named, time, verification};
@@ -155,9 +156,8 @@ pub(crate) fn target_tasks(
 pub(crate) fn rollback_plan(
     tenant: &TenantState,
     of: DeploymentId,
-    planned: &PlannedRollback,
+    deployment: &Deployment,
 ) -> dto::RollbackPlan {
-    let deployment = &planned.deployment;
     let parts = deployment.order.iter().filter_map(|id| deployment.targets.get(id));
     dto::RollbackPlan {
         rollback_of: of.to_string(),
@@ -185,7 +185,7 @@ pub(crate) fn rollback_plan(
                 }
             })
             .collect(),
-        left: planned.left.clone(),
+        left: deployment.left.iter().map(|it| left(tenant, it)).collect(),
     }
 }
 

@@ -1,13 +1,16 @@
 //! A deployment for people.
 
 use stella_api_types::deployment::{
-    Deployment, DeploymentDetail, DeploymentTarget, OnFailure, PlannedTask, RollbackOf, RollbackPlan,
-    TargetTasks, TargetWayBack,
+    Deployment, DeploymentDetail, DeploymentTarget, LeftTarget, OnFailure, PlannedTask, RollbackOf,
+    RollbackPlan, TargetTasks, TargetWayBack,
 };
 use stella_api_types::promotion::Promotion;
 
 use super::{in_colour, in_place, started_by};
 use crate::{hold, pace, print, watch, when};
+
+/// How many targets of a kind a line names that is not a plan; JSON has them all.
+pub(crate) const NAMED_MAX: usize = 20;
 
 /// What it is and how, its times, who let it through, and each target's part.
 pub(super) fn deployment(detail: &DeploymentDetail, promotion: Option<&Promotion>) -> String {
@@ -31,6 +34,7 @@ pub(super) fn deployment(detail: &DeploymentDetail, promotion: Option<&Promotion
     if let Some(waived) = deployment.way_back.as_ref().and_then(|it| it.waived.as_ref()) {
         text.push(format!("the proof of the way back was waived{}", hold::because(Some(waived))));
     }
+    text.extend(left(&detail.left, NAMED_MAX));
     text.extend(detail.rollbacks.iter().map(|id| format!("taken back by {id}")));
     text.extend(
         deployment
@@ -63,8 +67,7 @@ pub(super) fn rollback_plan(plan: &RollbackPlan) -> String {
         ]
     });
     let table = print::table(&["TARGET", "AGENT", "NOW", "THEN", "WARNING"], rows.collect());
-    let left: String =
-        plan.left.iter().map(|left| format!("\nleft as they are: {}", print::one_line(left))).collect();
+    let left: String = left(&plan.left, usize::MAX).iter().map(|line| format!("\n{line}")).collect();
     let targets = plan.targets.len();
     format!(
         "takes back {} in {}: {}, {}, in {} at most{left}\n\n{table}\n\nNothing was changed; leave out --plan to roll back.",
@@ -74,6 +77,25 @@ pub(super) fn rollback_plan(plan: &RollbackPlan) -> String {
         pace::described(&plan.strategy, Some(targets)),
         when::length(plan.timeout_seconds),
     )
+}
+
+/// What a rollback leaves as it is, a line for each reason, with so many names at most.
+pub(crate) fn left(left: &[LeftTarget], named_max: usize) -> Vec<String> {
+    let mut by_reason: Vec<(&str, Vec<&str>)> = Vec::new();
+    for it in left {
+        let name = it.target.name.as_str();
+        match by_reason.iter_mut().find(|(reason, _)| *reason == it.reason) {
+            Some((_, names)) => names.push(name),
+            None => by_reason.push((&it.reason, vec![name])),
+        }
+    }
+    let line = |(reason, names): (&str, Vec<&str>)| {
+        let more = names.len().saturating_sub(named_max);
+        let named = names[..names.len() - more].join(", ");
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        print::one_line(&format!("left as it is: {named}{more}: {reason}"))
+    };
+    by_reason.into_iter().map(line).collect()
 }
 
 /// What would be run on one target, and what would take that back: each task as it is, with its digest.
@@ -164,7 +186,14 @@ fn permitted(promotion: &Promotion) -> Vec<String> {
         .override_path
         .iter()
         .map(|why| format!("came by no path that leads there: {}", print::one_line(why)));
-    approvals.chain(gates).chain(freeze).chain(path).collect()
+    let way_back = promotion
+        .waive_way_back
+        .iter()
+        .map(|why| format!("came although it might not be able to go back: {}", print::one_line(why)));
+    let replaces = promotion
+        .replace_application
+        .then(|| "replaces the application that was there, which nobody looks after then".to_owned());
+    approvals.chain(gates).chain(freeze).chain(path).chain(way_back).chain(replaces).collect()
 }
 
 fn row(target: &DeploymentTarget) -> Vec<String> {

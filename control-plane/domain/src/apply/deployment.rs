@@ -103,6 +103,7 @@ impl TenantState {
             deadline,
             tolerate_failures,
             verification,
+            left,
         } = fact
         else {
             return Err(misplaced(fact));
@@ -138,6 +139,7 @@ impl TenantState {
             verification: *verification,
             baked: false,
             halted_for: RollbackReason::default(),
+            left: left.clone(),
             way_back: WayBack::default(),
             targets: parts,
             order: targets.iter().map(|planned| planned.target).collect(),

@@ -20,6 +20,9 @@ use crate::hold::PauseCause;
 use crate::rejection::Rejection;
 use crate::tenant::TenantState;
 
+/// How many deployments a reason names before it only counts them.
+const NAMED_MAX: usize = 5;
+
 /// Sets how many targets of an environment may be at risk at once. What is under way meets it before its next target.
 pub(super) fn set_budget(
     tx: &mut Transaction<'_>,
@@ -63,6 +66,15 @@ pub(super) fn hold_back(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<()
     {
         let (reason, until, cause) = (reason.clone(), *until, PauseCause::Freeze);
         return tx.emit(Fact::DeploymentPaused { id, reason, until, canary_step: None, cause });
+    }
+    // By now nothing but failures may be at risk, or something else again.
+    if deployment.paused_for == PauseCause::Budget && !tx.tenant.has_budget(deployment) {
+        let reason = budget_reason(tx, deployment);
+        if deployment.paused.as_ref().is_some_and(|it| it.reason == reason) {
+            return Ok(());
+        }
+        let cause = PauseCause::Budget;
+        return tx.emit(Fact::DeploymentPaused { id, reason, until: None, canary_step: None, cause });
     }
     let is_over = match deployment.paused_for {
         PauseCause::Silence | PauseCause::Freeze => {
@@ -126,21 +138,41 @@ pub(super) fn wait_for_budget(tx: &mut Transaction<'_>, id: DeploymentId) -> Res
     if !stands {
         return Ok(());
     }
-    let place = deployment.environment;
-    let name = tx.tenant.environments.get(&place).map_or_else(String::new, |it| it.name.to_string());
-    let (now, max) = (tx.tenant.at_risk(place), tx.tenant.at_risk_max(place).unwrap_or(0));
     if let Some((cause, hold_ms)) = deployment.cut_short() {
         // It would wait for itself: what it has brought puts nothing at risk any more once that is proven.
         let proving = deployment.unproven;
+        let name = environment_name(tx, deployment);
         let reason = format!(
             "the budget of {name} lets it start no more than the {proving} targets that prove the release"
         );
         let until = hold_ms.map(|hold_ms| tx.now.plus_ms(hold_ms));
         return tx.emit(Fact::DeploymentPaused { id, reason, until, canary_step: None, cause });
     }
-    let reason = format!("waits for the budget of {name}: {now} targets are at risk, at most {max} may be");
+    let reason = budget_reason(tx, deployment);
     let cause = PauseCause::Budget;
     tx.emit(Fact::DeploymentPaused { id, reason, until: None, canary_step: None, cause })
+}
+
+fn environment_name(tx: &Transaction<'_>, deployment: &Deployment) -> String {
+    tx.tenant.environments.get(&deployment.environment).map_or_else(String::new, |it| it.name.to_string())
+}
+
+/// Why a deployment waits for its environment's budget, and what people have to do if it would wait for ever.
+fn budget_reason(tx: &Transaction<'_>, deployment: &Deployment) -> String {
+    let (name, place) = (environment_name(tx, deployment), deployment.environment);
+    let (now, max) = (tx.tenant.at_risk(place), tx.tenant.at_risk_max(place).unwrap_or(0));
+    let used_up_by = tx.tenant.budget_used_up_by(deployment);
+    let waits = format!("waits for the budget of {name}: {now} targets are at risk, at most {max} may be");
+    if used_up_by.is_empty() {
+        return waits;
+    }
+    let more = used_up_by.len().saturating_sub(NAMED_MAX);
+    let named: Vec<String> = used_up_by.iter().take(NAMED_MAX).map(ToString::to_string).collect();
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!(
+        "{waits}, and all of them have failed, in {}{more}: try these again or skip them",
+        named.join(", ")
+    )
 }
 
 /// Looks again at the deployments that something outside holds back, or now may, if anything has happened that matters for that.
@@ -184,6 +216,8 @@ fn concerned(tenant: &TenantState, fact: &Fact) -> Option<EnvironmentId> {
         }
         Fact::TargetSucceeded { deployment: id, .. }
         | Fact::TargetSkipped { deployment: id, .. }
+        | Fact::TargetRetried { deployment: id, .. }
+        | Fact::DeploymentPaused { id, .. }
         | Fact::DeploymentResumed { id }
         | Fact::DeploymentSucceeded { id, .. }
         | Fact::DeploymentFailed { id, .. }

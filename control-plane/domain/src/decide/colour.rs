@@ -146,6 +146,7 @@ fn opening(of: &Deployment, id: DeploymentId, targets: Vec<PlannedTarget>) -> Op
         tolerate_failures: None,
         cause: Cause::Retirement { of: of.id },
         targets,
+        left: Vec::new(),
         timeout_ms: of.timeout_ms(),
         verification: None,
     }

@@ -17,6 +17,7 @@ use crate::deployment::{Cause, Deployment, OnFailure, Status, Strategy, TARGETS_
 use crate::environment::{Environment, Verification};
 use crate::event::{Fact, PlannedTarget};
 use crate::group::Part;
+use crate::left::LeftOut;
 use crate::rejection::Rejection;
 use crate::release::{Release, Step};
 use crate::render::{self, Names, RenderError};
@@ -185,6 +186,8 @@ pub(super) struct Opening {
     pub(super) tolerate_failures: Option<Amount>,
     pub(super) cause: Cause,
     pub(super) targets: Vec<PlannedTarget>,
+    /// If it takes another one back: what of that it leaves as it is.
+    pub(super) left: Vec<LeftOut>,
     pub(super) timeout_ms: u64,
     /// What comes after the last wave.
     pub(super) verification: Option<Verification>,
@@ -208,6 +211,7 @@ pub(super) fn open(tx: &mut Transaction<'_>, opening: Opening) -> Result<(), Rej
         deadline,
         tolerate_failures,
         verification: opening.verification,
+        left: opening.left,
     })?;
     drain::leave_out(tx, id)?;
     rollout::advance(tx, id)

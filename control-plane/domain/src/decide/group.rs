@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use stella_protocol::id::{DeploymentId, ReleaseId};
 
-use super::deployment::{Routed, fills_in, is_free};
+use super::deployment::{Routed, fills_in};
 use super::transaction::Transaction;
 use super::{fields, hold, rollout};
 use crate::amount::Amount;
@@ -15,6 +15,7 @@ use crate::deployment::{Cause, Deployment, Progress, Strategy};
 use crate::environment::Environment;
 use crate::event::{Fact, PlannedTarget};
 use crate::group::{Doubt, Part};
+use crate::left::{LeftOut, Why};
 use crate::rejection::Rejection;
 use crate::release::{Release, Step};
 use crate::render;
@@ -254,12 +255,12 @@ pub(super) fn settle(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<(), R
     Ok(())
 }
 
-/// The targets of groups that have to be prepared anew before the traffic is led back, and the names of those that cannot be.
+/// The targets of groups that have to be prepared anew before the traffic is led back, and those that cannot be.
 pub(super) fn to_prepare(
     tx: &Transaction<'_>,
     of: &Deployment,
     leaders: &[PlannedTarget],
-) -> (Vec<PlannedTarget>, Vec<String>) {
+) -> (Vec<PlannedTarget>, Vec<LeftOut>) {
     let (mut planned, mut busy) = (Vec::new(), Vec::new());
     let Some(groups) = of.strategy.groups() else { return (planned, busy) };
     let ways = leaders.iter().filter_map(|it| Some((it.release, it.legs.last()?.colour?)));
@@ -274,8 +275,8 @@ pub(super) fn to_prepare(
             if target.can_take(release, colour) || (any_is_kept && never_had_it) {
                 continue;
             }
-            if is_free(&tx.tenant, target).is_err() {
-                busy.push(target.name.to_string());
+            if let Some(why) = not_free(&tx.tenant, target) {
+                busy.push(LeftOut { target: target.id, why });
                 continue;
             }
             planned.push(PlannedTarget {
@@ -288,6 +289,14 @@ pub(super) fn to_prepare(
         }
     }
     (planned, busy)
+}
+
+/// Why a target of a group cannot be prepared now, if it cannot.
+fn not_free(tenant: &TenantState, target: &Target) -> Option<Why> {
+    let is_revoked = tenant.agents.get(&target.agent).is_none_or(|agent| agent.revoked.is_some());
+    let busy = target.active.map(|by| Why::Busy { by });
+    let quarantined = target.blocked_by.map(|task| Why::Quarantined { task });
+    busy.or(quarantined).or_else(|| is_revoked.then_some(Why::Revoked { agent: target.agent }))
 }
 
 /// How the traffic is led back: at once where the group is kept, otherwise when it is prepared again.

@@ -127,14 +127,14 @@ pub(super) fn resume(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<Outco
         return Err(Rejection::Conflict { problem });
     }
     if deployment.paused.is_some() {
-        ends_by_itself(deployment)?;
+        ends_by_itself(tx, deployment)?;
         go_on(tx, id)?;
     }
     Ok(Outcome::Done)
 }
 
 /// Refuses to resume what would be paused again at once, and says what to do instead.
-fn ends_by_itself(deployment: &Deployment) -> Result<(), Rejection> {
+fn ends_by_itself(tx: &Transaction<'_>, deployment: &Deployment) -> Result<(), Rejection> {
     let id = deployment.id;
     let reason = deployment.paused.as_ref().map_or("", |hold| hold.reason.as_str());
     let remedy = match deployment.paused_for {
@@ -148,6 +148,9 @@ fn ends_by_itself(deployment: &Deployment) -> Result<(), Rejection> {
         | PauseCause::Verification => return Ok(()),
         PauseCause::Failure => "retry or skip the failed targets one by one, or fail the deployment",
         PauseCause::WayBack => "ask again (prove), skip these targets, or waive it with a reason if you may",
+        PauseCause::Budget if !tx.tenant.budget_used_up_by(deployment).is_empty() => {
+            "try the failed targets again (retry-target) or skip them, one by one; or raise the budget"
+        }
         PauseCause::Budget => "it goes on by itself when fewer targets are at risk; or raise the budget",
         PauseCause::Silence => {
             "it goes on by itself when they are heard again; or change the environment's rule"

@@ -323,6 +323,7 @@ fn start(tx: &mut Transaction<'_>, new: &NewDeployment, prepared: &Prepared) -> 
             }
         },
         targets: prepared.planned(),
+        left: Vec::new(),
         timeout_ms: new.timeout_ms,
         verification: prepared.environment.verification.filter(|_| !prepared.is_job),
     };

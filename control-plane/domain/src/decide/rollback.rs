@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use stella_protocol::id::{DeploymentId, ReleaseId, TenantId};
+use stella_protocol::id::{DeploymentId, ReleaseId, TargetId, TenantId};
 use stella_protocol::time::Timestamp;
 use stella_protocol::trace::TraceContext;
 
@@ -15,6 +15,7 @@ use crate::command::{Actor, Command, Outcome, Request, TenantCommand};
 use crate::deployment::{Cause, Deployment, OnFailure, Progress, RollbackReason, Status, TargetRollout};
 use crate::event::{Fact, PlannedTarget};
 use crate::ids;
+use crate::left::{LeftOut, Why};
 use crate::rejection::Rejection;
 use crate::release::Step;
 use crate::state::State;
@@ -23,6 +24,8 @@ use crate::task::{Task, TaskState};
 
 /// How many targets a message names before it only counts them.
 const NAMED_MAX: usize = 5;
+/// How many reasons, each with the names that it is about, before it only counts those. Each newer deployment is one.
+const REASONS_MAX: usize = 10;
 
 /// Ends a deployment that failed, and takes its targets back if that is its policy.
 pub(super) fn after_failure(
@@ -37,14 +40,14 @@ pub(super) fn after_failure(
     if !goes_back {
         return tx.emit(Fact::DeploymentFailed { id, reason: reason.to_owned(), keeps_proof });
     }
-    let Plan { targets, left } = plan(tx, &deployment)?;
-    let reason = format!("{reason}{}", left.message());
+    let plan = plan(tx, &deployment)?;
+    let reason = format!("{reason}{}", message(tx, &plan.left));
     tx.emit(Fact::DeploymentFailed { id, reason, keeps_proof })?;
-    if targets.is_empty() {
+    if plan.targets.is_empty() {
         return Ok(());
     }
     let why = deployment.halted_for;
-    open(tx, opening(&deployment, ids::rollback(id, tx.now), why, targets))
+    open(tx, opening(&deployment, ids::rollback(id, tx.now), why, plan))
 }
 
 /// Whether a deployment ends with no target touched, and nothing prepared beside what is live either: that says nothing of its release.
@@ -65,29 +68,20 @@ pub(super) fn by_hand(
     if tx.tenant.deployments.contains_key(&id) {
         return Err(Rejection::exists(DeploymentId::KIND, id));
     }
-    let (deployment, targets, _) = checked(tx, of)?;
+    let (deployment, plan) = checked(tx, of)?;
     let (environment, release) = (deployment.environment, deployment.release);
     let is_proven =
         tx.tenant.environments.get(&environment).is_some_and(|it| it.proven.contains_key(&release));
     // Going back to the same release says nothing against it.
-    let takes_it_away = targets.iter().any(|planned| planned.release != release);
+    let takes_it_away = plan.targets.iter().any(|planned| planned.release != release);
     if is_proven && takes_it_away && deployment.cause == Cause::Requested {
         tx.emit(Fact::ReleaseDisproven { environment, release, deployment: of })?;
     }
-    open(tx, opening(&deployment, id, RollbackReason::Manual, targets))?;
+    open(tx, opening(&deployment, id, RollbackReason::Manual, plan))?;
     Ok(Outcome::Deployment(id))
 }
 
-/// What taking a deployment back would do.
-#[derive(Clone, Debug)]
-pub struct PlannedRollback {
-    /// The deployment that would take it back.
-    pub deployment: Deployment,
-    /// Which of the targets that were touched would be left as they are, and why, for people.
-    pub left: Vec<String>,
-}
-
-/// What taking a deployment back by hand would do if `actor` asked for it; `id` is one that there is not. Nothing follows from asking.
+/// The rollback that would come if `actor` asked for it; `id` is one that there is not. Nothing follows from asking.
 ///
 /// # Errors
 /// If it would be refused, for the same reason.
@@ -98,23 +92,19 @@ pub fn plan_rollback(
     id: DeploymentId,
     of: DeploymentId,
     now: Timestamp,
-) -> Result<PlannedRollback, Rejection> {
+) -> Result<Deployment, Rejection> {
     let command = Command::Tenant(tenant, TenantCommand::Rollback { id, of });
     let request = Request { actor, trace: TraceContext::default(), idempotency: None, command };
     access::check(state, &request, now)?;
     let found = state.tenants.get(&tenant).ok_or_else(|| Rejection::not_found(TenantId::KIND, tenant))?;
     // What is begun here is thrown away.
     let mut tx = Transaction::new(state, found, &request, now);
-    let (_, _, left) = checked(&tx, of)?;
     by_hand(&mut tx, id, of)?;
-    Ok(PlannedRollback { deployment: tx.deployment(id)?.as_ref().clone(), left: left.told() })
+    Ok(tx.deployment(id)?.as_ref().clone())
 }
 
-/// The deployment to take back, where its targets go, and which are left as they are; refused if it cannot be taken back.
-fn checked(
-    tx: &Transaction<'_>,
-    of: DeploymentId,
-) -> Result<(Arc<Deployment>, Vec<PlannedTarget>, Left), Rejection> {
+/// The deployment to take back, and what becomes of its targets; refused if it cannot be taken back.
+fn checked(tx: &Transaction<'_>, of: DeploymentId) -> Result<(Arc<Deployment>, Plan), Rejection> {
     let deployment = Arc::clone(tx.deployment(of)?);
     if !deployment.status.is_final() {
         return Err(Rejection::conflict(format!("deployment {of} has not ended; cancel it first")));
@@ -126,7 +116,24 @@ fn checked(
         );
         return Err(Rejection::Conflict { problem });
     }
-    for part in touched(&deployment) {
+    if deployment.strategy.groups().is_some() {
+        can_all_go_back(tx, &deployment)?;
+    }
+    let plan = plan(tx, &deployment)?;
+    if plan.targets.is_empty() {
+        let newer = plan.left.iter().any(|it| matches!(it.why, Why::Overtaken { .. }));
+        let instead = if newer { "; roll back what is newer instead" } else { "" };
+        let message = message(tx, &plan.left);
+        let problem = format!("there is nothing to roll back in deployment {of}{message}{instead}");
+        return Err(Rejection::Conflict { problem });
+    }
+    Ok((deployment, plan))
+}
+
+/// Where the traffic goes is one thing: what leads it goes back together or not at all.
+fn can_all_go_back(tx: &Transaction<'_>, deployment: &Deployment) -> Result<(), Rejection> {
+    let of = deployment.id;
+    for part in touched(deployment) {
         let Some(target) = tx.tenant.targets.get(&part.target) else { continue };
         if let Some(newer) = target.last.filter(|last| *last != of && !has_failed_to_go_back(tx, *last, of)) {
             let problem = format!(
@@ -139,12 +146,7 @@ fn checked(
             is_free(&tx.tenant, target)?;
         }
     }
-    let Plan { targets, left } = plan(tx, &deployment)?;
-    if targets.is_empty() {
-        let problem = format!("there is nothing to roll back in deployment {of}{}", left.message());
-        return Err(Rejection::Conflict { problem });
-    }
-    Ok((deployment, targets, left))
+    Ok(())
 }
 
 /// Whether a deployment was to take another one back, and has ended before it had: then that can be tried once more.
@@ -156,20 +158,13 @@ fn has_failed_to_go_back(tx: &Transaction<'_>, id: DeploymentId, of: DeploymentI
     })
 }
 
-/// Whether an earlier attempt has taken the target back already.
-fn is_back(tx: &Transaction<'_>, target: &Target, of: DeploymentId) -> bool {
-    let last = target.last.filter(|last| *last != of);
-    let part = last.and_then(|last| tx.tenant.deployments.get(&last)?.targets.get(&target.id));
-    part.is_some_and(|part| matches!(part.progress, Progress::Succeeded { .. }))
-}
-
 /// All at once, for every minute counts now; and within the time that the way there was given. Two groups are switched back when
 /// the one that was live before is there.
 fn opening(
     of: &Deployment,
     id: DeploymentId,
     reason: RollbackReason,
-    targets: Vec<PlannedTarget>,
+    Plan { targets, left }: Plan,
 ) -> Opening {
     Opening {
         id,
@@ -179,6 +174,7 @@ fn opening(
         tolerate_failures: of.tolerate_failures.filter(|_| of.strategy.groups().is_some()),
         cause: Cause::Rollback { of: of.id, reason },
         targets,
+        left,
         timeout_ms: of.timeout_ms(),
         verification: None,
     }
@@ -187,97 +183,166 @@ fn opening(
 /// Where each touched target goes, and which are left as they are.
 struct Plan {
     targets: Vec<PlannedTarget>,
-    left: Left,
+    left: Vec<LeftOut>,
 }
 
-/// Targets that are left as they are, by reason.
-#[derive(Default)]
-struct Left {
-    no_earlier: Vec<String>,
-    unknown: Vec<String>,
-    unreachable: Vec<String>,
-    blocked: Vec<String>,
-    overtaken: Vec<String>,
-    skipped: Vec<String>,
+/// What is left as it is, by reason and with names, as the end of a sentence.
+fn message(tx: &Transaction<'_>, left: &[LeftOut]) -> String {
+    let name =
+        |id: &TargetId| tx.tenant.targets.get(id).map_or_else(|| id.to_string(), |it| it.name.to_string());
+    let mut sorted: Vec<(&Why, String)> = left.iter().map(|it| (&it.why, name(&it.target))).collect();
+    sorted.sort();
+    // What is said in the same way is side by side now.
+    let mut by_reason: Vec<(String, Vec<String>)> = Vec::new();
+    for (why, name) in sorted {
+        let what = why.before_names();
+        match by_reason.last_mut().filter(|(before, _)| *before == what) {
+            Some((_, names)) => names.push(name),
+            None => by_reason.push((what, vec![name])),
+        }
+    }
+    let others = by_reason.len().saturating_sub(REASONS_MAX);
+    by_reason.truncate(REASONS_MAX);
+    let mut told: Vec<String> = by_reason.into_iter().map(|(what, names)| named(&what, names)).collect();
+    if others > 0 {
+        told.push(format!("and {others} more reasons"));
+    }
+    if told.is_empty() { String::new() } else { format!(" ({})", told.join("; ")) }
 }
 
-impl Left {
-    fn message(&self) -> String {
-        let told = self.told();
-        if told.is_empty() { String::new() } else { format!(" ({})", told.join("; ")) }
-    }
-
-    /// The same as a list.
-    fn told(&self) -> Vec<String> {
-        let kinds = [
-            (&self.no_earlier, "no earlier release to go back to on"),
-            (&self.unknown, "a task of unknown end keeps from going back"),
-            (&self.unreachable, "no way back for"),
-            (&self.blocked, "the release to go back to is blocked for"),
-            (&self.overtaken, "a newer deployment has come to"),
-            (&self.skipped, "somebody wants left alone"),
-        ];
-        kinds
-            .into_iter()
-            .filter(|(names, _)| !names.is_empty())
-            .map(|(names, what)| {
-                let more = if names.len() > NAMED_MAX {
-                    format!(" and {} more", names.len() - NAMED_MAX)
-                } else {
-                    String::new()
-                };
-                format!("{what} {}{more}", names[..names.len().min(NAMED_MAX)].join(", "))
-            })
-            .collect()
-    }
+fn named(what: &str, mut names: Vec<String>) -> String {
+    names.sort();
+    let more = names.len().saturating_sub(NAMED_MAX);
+    names.truncate(NAMED_MAX);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{what} {}{more}", names.join(", "))
 }
 
 fn plan(tx: &Transaction<'_>, deployment: &Deployment) -> Result<Plan, Rejection> {
-    let mut plan = Plan { targets: Vec::new(), left: Left::default() };
-    let skipped = deployment.targets.values().filter(|part| part.is_left_alone());
-    let names = skipped.filter_map(|part| tx.tenant.targets.get(&part.target));
-    plan.left.skipped = names.map(|target| target.name.to_string()).collect();
-    plan.left.skipped.sort();
-    for part in touched(deployment) {
+    let mut plan = Plan { targets: Vec::new(), left: Vec::new() };
+    let parts = deployment.order.iter().filter_map(|target| deployment.targets.get(target));
+    for part in parts.filter(|part| part.is_touched() || part.is_left_alone()) {
         // A target that was removed since has nothing to go back.
         let Some(target) = tx.tenant.targets.get(&part.target) else { continue };
-        let name = target.name.to_string();
-        let Some(previous) = part.previous else {
-            plan.left.no_earlier.push(name);
-            continue;
+        let why = match part.previous {
+            _ if part.is_left_alone() => Some(Why::Skipped),
+            None => Some(newer(tx, deployment, target).unwrap_or(Why::NoEarlier)),
+            Some(_) if !part.has_way_back() => continue,
+            Some(previous) => stays(tx, (deployment, part), target, previous)?,
         };
-        if !part.has_way_back() {
-            continue;
-        }
-        // A target is free as soon as its own part is over, and somebody may have deployed to it since.
-        let is_newest = target
-            .last
-            .is_some_and(|last| last == deployment.id || has_failed_to_go_back(tx, last, deployment.id));
-        if target.active.is_none() && is_newest && is_back(tx, target, deployment.id) {
-            continue;
-        }
-        if target.active.is_some() || !is_newest {
-            plan.left.overtaken.push(name);
-        } else if target.blocked_by.is_some() {
-            plan.left.unknown.push(name);
-        } else if tx.tenant.releases.get(&previous).is_some_and(|release| hold::is_usable(release).is_err()) {
-            plan.left.blocked.push(name);
-        } else if tx.agent(target.agent)?.revoked.is_some() || !can_fill_in(tx, deployment, target, part) {
-            plan.left.unreachable.push(name);
-        } else {
-            plan.targets.push(PlannedTarget {
+        match (why, part.previous) {
+            (None, Some(previous)) => plan.targets.push(PlannedTarget {
                 target: target.id,
                 release: previous,
                 previous: target.current,
                 domain: None,
                 legs: way_back(tx, (deployment, part), target, previous),
-            });
+            }),
+            (why, _) => plan.left.extend(why.map(|why| LeftOut { target: target.id, why })),
         }
     }
     let (members, busy) = group::to_prepare(tx, deployment, &plan.targets);
-    plan.left.overtaken.extend(busy);
+    plan.left.extend(busy);
     plan.targets.splice(0..0, members);
     Ok(plan)
+}
+
+/// Why a target that has somewhere to go back to stays as it is, if it does.
+fn stays(
+    tx: &Transaction<'_>,
+    (deployment, part): (&Deployment, &TargetRollout),
+    target: &Target,
+    previous: ReleaseId,
+) -> Result<Option<Why>, Rejection> {
+    if target.active.is_none()
+        && let Some(last) = target.last
+        && is_back(tx, last, (deployment, part), target)
+    {
+        return Ok(Some(Why::Back { by: last }));
+    }
+    if let Some(why) = newer(tx, deployment, target) {
+        return Ok(Some(why));
+    }
+    if target.last.is_none() {
+        // It has moved to another host since, where nothing has come yet.
+        return Ok(Some(Why::NoEarlier));
+    }
+    stuck(tx, (deployment, part), target, previous)
+}
+
+/// What has come to a target since, or is to: it is free as soon as its own part is over, and somebody may have deployed to it.
+fn newer(tx: &Transaction<'_>, deployment: &Deployment, target: &Target) -> Option<Why> {
+    if let Some(by) = target.active {
+        return Some(works_there(tx, by));
+    }
+    let last = target.last?;
+    let newest = standing(tx, target.id, last);
+    let is_newest = newest == deployment.id || has_failed_to_go_back(tx, last, deployment.id);
+    (!is_newest).then(|| Why::Overtaken { by: not_undone(tx, target.id, newest) })
+}
+
+/// Whether the last to come to a target has brought what was there before the deployment.
+fn is_back(
+    tx: &Transaction<'_>,
+    last: DeploymentId,
+    (deployment, part): (&Deployment, &TargetRollout),
+    target: &Target,
+) -> bool {
+    let Some(by) = tx.tenant.deployments.get(&last).filter(|it| it.id != deployment.id) else { return false };
+    let there = by.targets.get(&target.id);
+    let takes_it_back = matches!(by.cause, Cause::Rollback { of, .. } if of == deployment.id);
+    there.is_some_and(|there| matches!(there.progress, Progress::Succeeded { .. }))
+        && (takes_it_back || (target.current == part.previous && part.previous != Some(part.release)))
+}
+
+/// The deployment of which a target has what it brought, if `last` was the last to come there: what has been taken back there since
+/// does not count, nor does what took it back.
+fn standing(tx: &Transaction<'_>, target: TargetId, last: DeploymentId) -> DeploymentId {
+    let before = |id: &DeploymentId| {
+        let by = tx.tenant.deployments.get(id)?;
+        let Cause::Rollback { of, .. } = by.cause else { return None };
+        let is_back = matches!(by.targets.get(&target)?.progress, Progress::Succeeded { .. });
+        // Each was there before the one that follows from it, so that this ends.
+        tx.tenant.deployments.get(&of)?.targets.get(&target)?.before.filter(|_| is_back)?.last
+    };
+    std::iter::successors(Some(last), before).last().unwrap_or(last)
+}
+
+/// What can be rolled back in place of a newer deployment: if that was to take back another one, and did not there, this one.
+fn not_undone(tx: &Transaction<'_>, target: TargetId, newer: DeploymentId) -> DeploymentId {
+    let Some(it) = tx.tenant.deployments.get(&newer) else { return newer };
+    let has_come =
+        it.targets.get(&target).is_some_and(|part| matches!(part.progress, Progress::Succeeded { .. }));
+    match it.cause {
+        Cause::Rollback { of, .. } if !has_come => of,
+        Cause::Requested | Cause::Rollback { .. } | Cause::Retirement { .. } | Cause::Job { .. } => newer,
+    }
+}
+
+/// What a deployment that is at a target, or is to come there, means for taking another one back.
+fn works_there(tx: &Transaction<'_>, by: DeploymentId) -> Why {
+    let cause = tx.tenant.deployments.get(&by).map(|it| &it.cause);
+    if cause == Some(&Cause::Requested) { Why::Overtaken { by } } else { Why::Busy { by } }
+}
+
+/// What keeps a target that nothing newer has come to from going back, if anything does.
+fn stuck(
+    tx: &Transaction<'_>,
+    (deployment, part): (&Deployment, &TargetRollout),
+    target: &Target,
+    previous: ReleaseId,
+) -> Result<Option<Why>, Rejection> {
+    if let Some(task) = target.blocked_by {
+        return Ok(Some(Why::Quarantined { task }));
+    }
+    if tx.tenant.releases.get(&previous).is_some_and(|release| hold::is_usable(release).is_err()) {
+        return Ok(Some(Why::Blocked { release: previous }));
+    }
+    if tx.agent(target.agent)?.revoked.is_some() {
+        return Ok(Some(Why::Revoked { agent: target.agent }));
+    }
+    let fills_in = can_fill_in(tx, deployment, target, part);
+    Ok((!fills_in).then_some(Why::NotFilledIn { release: previous }))
 }
 
 /// The targets that a deployment changed or may have changed, in the order of their names.

@@ -48,6 +48,7 @@ pub fn check(state: &State, now: Timestamp) {
         batch(tenant);
         super::indexes::check(tenant);
         way_back(tenant);
+        left_out(tenant);
         nothing_stuck(tenant);
         approvals(tenant);
         gates(tenant);
@@ -490,6 +491,24 @@ fn way_back(tenant: &TenantState) {
                     assert!(excused, "INV-7: {} was left", part.target);
                 }
                 _ => {}
+            }
+        }
+    }
+}
+
+/// A rollback goes to each target that was touched and has something to go back to, or has told why it does not.
+fn left_out(tenant: &TenantState) {
+    for rollback in tenant.deployments.values() {
+        let Cause::Rollback { of, .. } = rollback.cause else { continue };
+        let left: BTreeSet<_> = rollback.left.iter().map(|it| it.target).collect();
+        assert_eq!(left.len(), rollback.left.len(), "INV-7: {} leaves a target twice", rollback.id);
+        assert!(!left.iter().any(|it| rollback.targets.contains_key(it)), "INV-7: left, and not left");
+        let Some(taken_back) = tenant.deployments.get(&of) else { continue };
+        for part in taken_back.targets.values() {
+            let had_other = part.previous.is_some_and(|previous| previous != part.release);
+            if part.is_touched() && had_other && tenant.targets.contains_key(&part.target) {
+                let is_told = left.contains(&part.target) || rollback.targets.contains_key(&part.target);
+                assert!(is_told, "INV-7: {} says nothing of {}", rollback.id, part.target);
             }
         }
     }
