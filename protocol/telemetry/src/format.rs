@@ -177,8 +177,32 @@ where
     }
 }
 
-/// A short line for a terminal.
+/// A short line for a terminal. What came from outside can neither begin another line nor say anything to the terminal.
 pub(crate) struct Human;
+
+/// A text with what is not printed written as an escape: control characters, separators of lines, and what turns the direction of writing.
+struct Printable<'t>(&'t str);
+
+impl fmt::Display for Printable<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut rest = self.0;
+        while let Some(at) = rest.find(is_unprintable) {
+            let (shown, from) = rest.split_at(at);
+            f.write_str(shown)?;
+            let mut characters = from.chars();
+            for character in characters.by_ref().take(1) {
+                write!(f, "{}", character.escape_default())?;
+            }
+            rest = characters.as_str();
+        }
+        f.write_str(rest)
+    }
+}
+
+fn is_unprintable(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
 
 impl<S, N> FormatEvent<S, N> for Human
 where
@@ -195,15 +219,17 @@ where
         let message = take_message(&mut fields);
         write!(
             writer,
-            "{} {:>5} {message}",
+            "{} {:>5} {}",
             jiff::Timestamp::now().strftime("%H:%M:%S%.3f"),
-            event.metadata().level()
+            event.metadata().level(),
+            Printable(&message)
         )?;
         for (key, value) in &fields {
             if let Value::String(text) = value {
-                write!(writer, " {key}={text}")?;
+                write!(writer, " {key}={}", Printable(text))?;
             } else {
-                write!(writer, " {key}={value}")?;
+                // JSON, in which U+2028 and its like stand as they are.
+                write!(writer, " {key}={}", Printable(&value.to_string()))?;
             }
         }
         writeln!(writer)
@@ -248,6 +274,27 @@ mod tests {
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), log);
         let bytes = buffer.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
+    }
+
+    fn human(log: impl FnOnce()) -> String {
+        let buffer = Buffer::default();
+        let writer = buffer.clone();
+        let layer = tracing_subscriber::fmt::layer()
+            .event_format(Human)
+            .fmt_fields(JsonFields)
+            .with_writer(move || writer.clone());
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), log);
+        let bytes = buffer.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn what_is_said_to_a_person_is_one_line_and_tells_the_terminal_nothing() {
+        let forged = "gone\n12:00:00.000  INFO all is well\u{1b}[2J";
+        let text = human(|| tracing::warn!(reason = forged, "Agent {forged}"));
+        assert_eq!(text.lines().count(), 1, "{text:?}");
+        let escaped = r"gone\n12:00:00.000  INFO all is well\u{1b}[2J";
+        assert!(text.ends_with(&format!("Agent {escaped} reason={escaped}\n")), "{text:?}");
     }
 
     fn lines(log: impl FnOnce()) -> Vec<Value> {
@@ -319,11 +366,15 @@ mod tests {
             message in "(\\PC|[\\x00-\\x1f\\x7f\\u{85}\\u{2028}\"\\\\{}]){0,40}",
             field in "(\\PC|[\\x00-\\x1f\\x7f\\u{85}\\u{2028}\"\\\\{}]){0,40}",
         ) {
-            let lines = lines(|| {
+            let log = || {
                 let span = tracing::info_span!("request", correlationId = field.as_str(), around = ?field);
                 let _entered = span.enter();
                 tracing::error!(traceId = message.as_str(), field = field.as_str(), shown = %field, "{message}");
-            });
+            };
+            let human = human(log);
+            let line = human.strip_suffix('\n').unwrap();
+            proptest::prop_assert!(!line.contains(is_unprintable), "{:?}", line);
+            let lines = lines(log);
             proptest::prop_assert_eq!(lines.len(), 1);
             let line = lines[0].as_object().unwrap();
             proptest::prop_assert_eq!(&line["level"], "error");

@@ -30,6 +30,14 @@ const HIDDEN_BYTES_MIN: usize = 8;
 /// How many bytes of values are hidden at most, of all files together: a bound for a file that is none of secrets.
 const HIDDEN_BYTES_MAX: usize = 1 << 20;
 
+/// How much may stand before a string's quote, as in `b'…'`.
+const STRING_PREFIX_CHARACTERS_MAX: usize = 2;
+
+/// From which length on what stands in a user's place of a URL is taken for a token.
+const TOKEN_BYTES_MIN: usize = 20;
+/// The same if it has letters of both cases and digits.
+const MIXED_TOKEN_BYTES_MIN: usize = 10;
+
 static HIDDEN: RwLock<Hidden> = RwLock::new(Hidden { files: BTreeMap::new(), search: None });
 
 /// Values that are masked wherever they stand.
@@ -214,9 +222,9 @@ fn key_before(before: &str) -> &str {
 }
 
 /// Where a value begins and ends: to its closing quote or bracket if it has an opening one, else to the next space or separator; a header's
-/// to the end of the line.
+/// to the end of the line. An arrow's or an assignment's other half is not part of it.
 fn value_after(rest: &str, is_header: bool) -> (usize, usize) {
-    let begin = rest.len() - rest.trim_start_matches([' ', '\t']).len();
+    let begin = rest.len() - rest.trim_start_matches([' ', '\t', '=', '>']).len();
     let value = &rest[begin..];
     let escapes = value.len() - value.trim_start_matches('\\').len();
     let opening = value[escapes..].chars().next();
@@ -226,21 +234,54 @@ fn value_after(rest: &str, is_header: bool) -> (usize, usize) {
             (kept, kept + closing_quote(&rest[kept..], quote, escapes))
         }
         Some('[' | '{') if escapes == 0 => (begin, begin + closing_bracket(value)),
-        _ if is_header => {
-            // A quote ends it too: a header may be a member of JSON within the text.
-            let end = value.find(['\n', '\r', '"', '\'']).unwrap_or(value.len());
-            (begin, begin + end)
-        }
         _ => {
-            let ends = |c: char| c.is_whitespace() || matches!(c, '&' | ',' | ';' | '"' | '\'' | '}' | ']');
-            let first = value.find(ends).unwrap_or(value.len());
-            if !SCHEMES.iter().any(|scheme| value[..first].eq_ignore_ascii_case(scheme)) {
-                return (begin, begin + first);
-            }
-            let spaces = value[first..].len() - value[first..].trim_start_matches(' ').len();
-            let second = &value[first + spaces..];
-            (begin, begin + first + spaces + second.find(ends).unwrap_or(second.len()))
+            let bare = if is_header { end_of_header(value) } else { end_of_word(value) };
+            (begin, begin + bare.max(end_of_wrapped(value).unwrap_or_default()))
         }
+    }
+}
+
+/// A quote ends it too: a header may be a member of JSON within the text.
+fn end_of_header(value: &str) -> usize {
+    value.find(['\n', '\r', '"', '\'']).unwrap_or(value.len())
+}
+
+/// To the next space or separator; after the name of a scheme, to the one after that.
+fn end_of_word(value: &str) -> usize {
+    let ends = |c: char| c.is_whitespace() || matches!(c, '&' | ',' | ';' | '"' | '\'' | '}' | ']');
+    let first = value.find(ends).unwrap_or(value.len());
+    if !SCHEMES.iter().any(|scheme| value[..first].eq_ignore_ascii_case(scheme)) {
+        return first;
+    }
+    let spaces = value[first..].len() - value[first..].trim_start_matches(' ').len();
+    let second = &value[first + spaces..];
+    first + spaces + second.find(ends).unwrap_or(second.len())
+}
+
+/// Where a value ends that programs print with its type around it: `Some("…")`, `Token(…)`, `Key { … }`, `b'…'`.
+fn end_of_wrapped(value: &str) -> Option<usize> {
+    let is_of_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | ':' | '.');
+    let name = value.find(|c| !is_of_name(c)).filter(|length| *length > 0)?;
+    let begins_as_type = value.starts_with(|c: char| c.is_ascii_uppercase());
+    let gap = usize::from(begins_as_type && value[name..].starts_with(" {"));
+    let inside = &value[name + gap..];
+    let begin = name + gap;
+    match inside.chars().next()? {
+        '(' | '[' | '{' => {
+            let after = &inside[1..];
+            let escapes = after.len() - after.trim_start_matches('\\').len();
+            // Escaped quotes say nothing to the search for the bracket.
+            let quoted = after[escapes..].chars().next().filter(|c| escapes > 0 && matches!(c, '"' | '\''));
+            let quoted = quoted.map(|quote| {
+                let from = 1 + escapes + 1;
+                from + closing_quote(&inside[from..], quote, escapes)
+            });
+            Some(begin + closing_bracket(inside).max(quoted.unwrap_or_default()))
+        }
+        quote @ ('"' | '\'') if name <= STRING_PREFIX_CHARACTERS_MAX => {
+            Some(begin + 1 + closing_quote(&inside[1..], quote, 0))
+        }
+        _ => None,
     }
 }
 
@@ -256,16 +297,23 @@ fn closing_quote(text: &str, quote: char, escapes: usize) -> usize {
     text.len()
 }
 
-/// Where a list or an object ends; at the end of the text if it does not.
+/// Where what begins with a bracket ends; at the end of the text if it does not.
 fn closing_bracket(text: &str) -> usize {
-    let (mut depth, mut is_text, mut is_escaped) = (0_usize, false, false);
+    let opening = text.chars().next();
+    let closing = match opening {
+        Some('(') => ')',
+        Some('[') => ']',
+        _ => '}',
+    };
+    let (mut depth, mut quote, mut is_escaped) = (0_usize, None, false);
     for (at, c) in text.char_indices() {
         match c {
             _ if std::mem::take(&mut is_escaped) => {}
             '\\' => is_escaped = true,
-            '"' => is_text = !is_text,
-            '[' | '{' if !is_text => depth += 1,
-            ']' | '}' if !is_text => {
+            '"' | '\'' if quote.is_none() => quote = Some(c),
+            _ if quote.is_some() => quote = quote.filter(|quote| *quote != c),
+            _ if Some(c) == opening => depth += 1,
+            _ if c == closing => {
                 depth = depth.saturating_sub(1);
                 if depth == 0 {
                     return at + 1;
@@ -277,7 +325,7 @@ fn closing_bracket(text: &str) -> usize {
     text.len()
 }
 
-/// Masks the password of `scheme://user:password@host`.
+/// Masks the password of `scheme://user:password@host`, and what stands in a user's place and is a token.
 fn redact_userinfo(text: &str) -> String {
     let mut masked = String::with_capacity(text.len());
     let mut rest = text;
@@ -286,16 +334,32 @@ fn redact_userinfo(text: &str) -> String {
         masked.push_str(before);
         let ends = |c: char| c.is_whitespace() || matches!(c, '/' | '?' | '#' | '"' | '\'' | '<' | '>');
         let authority = &after[..after.find(ends).unwrap_or(after.len())];
-        let password = authority.rfind('@').and_then(|at| Some((authority[..at].find(':')?, at)));
         rest = after;
-        if let Some((colon, at)) = password {
-            masked.push_str(&authority[..=colon]);
-            masked.push_str(MASK);
+        if let Some(at) = authority.rfind('@') {
+            let (user, password) = match authority[..at].split_once(':') {
+                Some((user, password)) => (user, Some(password)),
+                None => (&authority[..at], None),
+            };
+            masked.push_str(if looks_like_a_token(user) { MASK } else { user });
+            if password.is_some() {
+                masked.push(':');
+                masked.push_str(MASK);
+            }
             rest = &after[at..];
         }
     }
     masked.push_str(rest);
     masked
+}
+
+/// Whether nobody would call a user so: it is long, or has letters of both cases and digits.
+fn looks_like_a_token(user: &str) -> bool {
+    let has = |kind: fn(&char) -> bool| user.chars().any(|c| kind(&c));
+    user.len() >= TOKEN_BYTES_MIN
+        || (user.len() >= MIXED_TOKEN_BYTES_MIN
+            && has(char::is_ascii_digit)
+            && has(char::is_ascii_uppercase)
+            && has(char::is_ascii_lowercase))
 }
 
 /// Masks tokens that this product has made.
@@ -354,6 +418,23 @@ mod tests {
             "secret={ a: { b: abc123 } }",
             "password = 'correct abc123 horse'",
             "db password=abc123, host=h",
+            r#"{"password"=>"correct abc123 horse", "user"=>"u"}"#,
+            r#"["token" => "abc123"]"#,
+            "'token' => 'abc123'",
+            r#"password := "abc123""#,
+            r#"token == "abc123""#,
+            r#"Config { token: Some("correct) abc123 horse"), user: "u" }"#,
+            r#"authorization: Some("Bearer abc123")"#,
+            r#"token: Some(Secret("abc123"))"#,
+            r#"tokens: Pair("x", "abc123")"#,
+            r#"token: Secret { value: "abc123" }"#,
+            r"token: Some(abc123)",
+            "password=a(b)abc123",
+            "password=b'abc123'",
+            r#"{\"log\":\"token: Some(\\\"x) abc123\\\")\"}"#,
+            "https://ghp_AAAAAAAAAAAAAAAAabc123@github.com/x",
+            "https://glpatAabc123@gitlab.example.com/x",
+            "https://glpatAabc123:x-oauth-basic@github.com/x",
             "postgres://me:abc123@db.example.com/x",
             "https://me:a@b:abc123@db.example.com/x",
             "with stella_AAAAabc123AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA and more",
@@ -364,10 +445,13 @@ mod tests {
             assert!(masked.contains(MASK), "{masked}");
         }
         assert_eq!(redact_text("Authorization: Bearer x\nHost: h"), "Authorization: [REDACTED]\nHost: h");
+        assert_eq!(redact_text(r#"token: Some("x"), user: "u""#), r#"token: [REDACTED], user: "u""#);
+        assert_eq!(redact_text(r#"{"token"=>"x", "a"=>1}"#), r#"{"token"=>"[REDACTED]", "a"=>1}"#);
         assert_eq!(redact_text(r#"a {"token":"x","user":"u"}"#), r#"a {"token":"[REDACTED]","user":"u"}"#);
         for harmless in [
             "nothing to hide: here",
             "https://db.example.com:5432/x?y=me@there",
+            "ssh://deploy-user@git.example.com/x",
             "stella_deployment_recent_timestamp_seconds_of_all_environments",
         ] {
             assert_eq!(redact_text(harmless), harmless);
@@ -451,6 +535,13 @@ mod tests {
             "K=\"x {} y\"",
             "'K': 'x {} y'",
             "K: Bearer {}",
+            "\"K\"=>\"x {} y\"",
+            "[\"K\" => \"{}\"]",
+            "K := \"x {} y\"",
+            "K: Some(\"x {} y\")",
+            "K: Some(Wrapped(\"{}\"))",
+            "K: Wrapped { value: \"{}\", other: 1 }",
+            "K=b'x {} y'",
         ]);
         (key, shape, 0..3_usize).prop_map(|(key, shape, depth)| {
             let mut text = shape.replace('K', &key);
@@ -475,6 +566,16 @@ mod tests {
             let text = format!("{before} {}\n{after}", holder.replace("{}", secret));
             let masked = redact_text(&text);
             prop_assert!(!masked.contains(secret), "{} became {}", text, masked);
+        }
+
+        /// A token may stand where a URL has its user.
+        #[test]
+        fn a_token_in_a_users_place_is_masked(
+            before in "\\PC{0,20}", prefix in "[a-z]{2,6}[_-]", password in "(:[a-z-]{0,12})?",
+        ) {
+            let secret = "Zq7Zq7Zq7Zq7";
+            let masked = redact_text(&format!("{before} https://{prefix}{secret}{password}@h.example.com/x"));
+            prop_assert!(!masked.contains(secret), "{}", masked);
         }
 
         /// Nothing panics, and what was masked stays as it is.
