@@ -118,16 +118,23 @@ impl Book {
                 let id = key(tenant.0, kind, &subject);
                 self.end(|group| group.open(&id).map(|_| id.clone()).into_iter().collect(), now)
             }
-            Change::EndsIn(kind, scope) => self.end(
-                |group| {
-                    if group.tenant != tenant.0 || group.kind != kind {
-                        return Vec::new();
-                    }
-                    group.open_where(|member| member.scope.as_deref() == Some(&scope))
-                },
-                now,
-            ),
+            Change::EndsIn(kind, scope) => self.end_in((tenant.0, kind), |it| it == scope, now),
+            Change::EndsWithin(kind, within) => {
+                self.end_in((tenant.0, kind), |it| it.starts_with(&within), now)
+            }
         }
+    }
+
+    fn end_in(&mut self, of: (TenantId, Kind), is_over: impl Fn(&str) -> bool, now: Timestamp) -> bool {
+        self.end(
+            |group| {
+                if (group.tenant, group.kind) != of {
+                    return Vec::new();
+                }
+                group.open_where(|member| member.scope.as_deref().is_some_and(&is_over))
+            },
+            now,
+        )
     }
 
     fn begin(
@@ -232,7 +239,9 @@ impl Book {
         self.end(
             |group| {
                 let tenant = state.tenants.get(&group.tenant).map(AsRef::as_ref);
-                group.open_where(|member| !still_lasts(tenant, group.kind, &member.subject))
+                group.open_where(|member| {
+                    !still_lasts(tenant, group.kind, &member.subject, member.scope.as_deref())
+                })
             },
             now,
         );

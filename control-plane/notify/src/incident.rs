@@ -8,8 +8,8 @@ use stella_domain::name::{Identifier, Name};
 use stella_domain::promotion::Promotion;
 use stella_domain::run::{StepEnd, StepState, Work};
 use stella_domain::tenant::TenantState;
-use stella_domain::workflow::Action;
 pub use stella_domain::workflow::NoticeSeverity as Severity;
+use stella_domain::workflow::{Action, Template};
 use stella_protocol::id::{AgentId, DeploymentId, EnvironmentId, PromotionId, RunId, TenantId};
 use stella_protocol::time::Timestamp;
 use uuid::Uuid;
@@ -119,6 +119,8 @@ pub enum Change {
     Ends(Kind, String),
     /// Everything of a kind in a scope is not wrong any more.
     EndsIn(Kind, String),
+    /// The same in all scopes that begin so: where it was is gone, and nothing could succeed there any more.
+    EndsWithin(Kind, String),
 }
 
 impl Change {
@@ -126,7 +128,7 @@ impl Change {
     fn again(self) -> Self {
         match self {
             Self::Begins(incident) => Self::AskedAgain(incident),
-            other @ (Self::AskedAgain(_) | Self::Ends(..) | Self::EndsIn(..)) => other,
+            other @ (Self::AskedAgain(_) | Self::Ends(..) | Self::EndsIn(..) | Self::EndsWithin(..)) => other,
         }
     }
 }
@@ -198,8 +200,35 @@ pub fn changes(tenant: &TenantState, fact: &Fact, at: Timestamp) -> Vec<Change> 
             let fixed = job.map(|job| Change::EndsIn(Kind::DeploymentFailed, scope(tenant, job)));
             step_ends_waiting(tenant, *run, step).into_iter().chain(fixed).collect()
         }
+        _ => places_gone(tenant, fact),
+    }
+}
+
+/// What ends because where it failed is gone.
+#[expect(clippy::wildcard_enum_match_arm, reason = "few events take anything away")]
+fn places_gone(tenant: &TenantState, fact: &Fact) -> Vec<Change> {
+    let within = |scopes: String| Change::EndsWithin(Kind::DeploymentFailed, scopes);
+    match fact {
+        Fact::EnvironmentRemoved { id } => vec![within(format!("{id}/"))],
+        Fact::WorkflowRemoved { name, .. } => {
+            tenant.environments.keys().map(|environment| within(format!("{environment}/{name}/"))).collect()
+        }
+        Fact::WorkflowApplied { version, template } => without_steps(tenant, *version, template),
         _ => Vec::new(),
     }
+}
+
+/// What a workflow's new version ends: jobs of steps that it no longer has.
+fn without_steps(tenant: &TenantState, version: u32, template: &Template) -> Vec<Change> {
+    let name = &template.name;
+    let before = tenant.workflows.get(name).and_then(|it| it.versions.get(&version.checked_sub(1)?));
+    let steps = before.into_iter().flat_map(|before| &before.template.steps);
+    let gone = steps.filter(|step| template.step(&step.id).is_none());
+    let all = gone.flat_map(|step| tenant.environments.keys().map(move |it| (it, &step.id)));
+    all.map(|(environment, step)| {
+        Change::EndsIn(Kind::DeploymentFailed, format!("{environment}/{name}/{step}"))
+    })
+    .collect()
 }
 
 /// What is wrong in a tenant now and lasts: what a control plane that has told nobody yet begins with.
@@ -225,9 +254,9 @@ pub fn lasting(tenant: &TenantState) -> Vec<Incident> {
     agents.chain(promotions).chain(words).chain(steps).filter_map(begins).collect()
 }
 
-/// Whether what lasts still does, as far as the state tells.
+/// Whether what lasts still does, as far as the state tells. The scope is that of the incident.
 #[must_use]
-pub fn still_lasts(tenant: Option<&TenantState>, kind: Kind, subject: &str) -> bool {
+pub fn still_lasts(tenant: Option<&TenantState>, kind: Kind, subject: &str, scope: Option<&str>) -> bool {
     if kind.is_of_installation() {
         // Whoever looks next knows.
         return true;
@@ -247,12 +276,22 @@ pub fn still_lasts(tenant: Option<&TenantState>, kind: Kind, subject: &str) -> b
             }
             None => subject.parse().is_ok_and(|id| waits(tenant, id)),
         },
-        Kind::DeploymentFailed
-        | Kind::Rollback
-        | Kind::WritesRefused
-        | Kind::PartFailed
-        | Kind::CertificateExpiring => true,
+        Kind::DeploymentFailed => scope.is_none_or(|scope| is_there(tenant, scope)),
+        Kind::Rollback | Kind::WritesRefused | Kind::PartFailed | Kind::CertificateExpiring => true,
     }
+}
+
+/// Whether something could succeed in a scope.
+fn is_there(tenant: &TenantState, scope: &str) -> bool {
+    let mut parts = scope.split('/');
+    let environment = parts.next().and_then(|id| id.parse::<EnvironmentId>().ok());
+    if environment.is_some_and(|id| !tenant.environments.contains_key(&id)) {
+        return false;
+    }
+    let (Some(workflow), Some(step)) = (parts.next(), parts.next()) else { return true };
+    let workflow = tenant.workflows.iter().find(|(name, _)| name.as_str() == workflow).map(|(_, it)| it);
+    let newest = workflow.filter(|it| it.removed.is_none()).and_then(|it| it.versions.get_max());
+    newest.is_some_and(|(_, version)| version.template.steps.iter().any(|it| it.id.as_str() == step))
 }
 
 fn is_away(tenant: &TenantState, id: AgentId) -> bool {

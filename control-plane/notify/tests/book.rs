@@ -218,6 +218,19 @@ fn a_failure_is_told_even_if_it_is_over_and_a_later_success_ends_all_of_them() {
 }
 
 #[test]
+fn what_failed_somewhere_is_not_told_again_once_that_place_is_gone() {
+    let mut world = World::new(Some(60));
+    world.begin(Kind::DeploymentFailed, "d1", 100);
+    assert!(world.told(110).is_some());
+    world.take(Change::EndsWithin(Kind::DeploymentFailed, "production/".to_owned()), 111);
+    assert!(world.told(170).is_some(), "it was elsewhere");
+    world.take(Change::EndsWithin(Kind::AgentOffline, "staging/".to_owned()), 171);
+    world.take(Change::EndsWithin(Kind::DeploymentFailed, "staging/".to_owned()), 172);
+    assert_eq!(world.told(200).unwrap().status(), "resolved");
+    assert_eq!(world.told(100_000), None);
+}
+
+#[test]
 fn a_message_that_fails_waits_longer_each_time_and_lets_others_pass() {
     let mut world = World::new(None);
     world.begin(Kind::AgentOffline, "web-1", 100);

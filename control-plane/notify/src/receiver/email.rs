@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use lettre::address::Envelope;
 use lettre::message::header::ContentType;
 use lettre::message::{Mailbox, MessageBuilder};
+use lettre::transport::smtp::Error;
 use lettre::transport::smtp::authentication::Credentials;
 use lettre::transport::smtp::client::{Certificate, Tls, TlsParameters};
+use lettre::transport::smtp::response::Response;
 use lettre::{AsyncSmtpTransport, AsyncTransport as _, Message as Mail, Tokio1Executor};
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
@@ -18,6 +21,9 @@ use crate::notice::Notice;
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest subject, in characters.
 const SUBJECT_CHARS_MAX: usize = 200;
+
+/// The server closes, or wants another login: to try each address would only ask for that again.
+const NOT_ABOUT_AN_ADDRESS: [u16; 6] = [421, 454, 530, 534, 535, 538];
 
 /// How the connection is protected.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -124,23 +130,34 @@ impl Email {
         .await
     }
 
+    /// Sends it to all at once; if the server does not take that, to each on their own, because one address that it refuses must not
+    /// keep the mail from the others. It is sent if anybody gets it: who does not is said in the log.
     async fn send(&self, mail: Result<Mail, lettre::error::Error>) -> Result<String, DeliveryError> {
         let mail = mail.map_err(|error| DeliveryError::Refused(error.to_string()))?;
-        match self.transport.send(mail).await {
-            Ok(response) => {
-                let text: Vec<_> = response.message().collect();
-                Ok(format!("{}: {}", response.code(), shown(&text.join(" "))))
-            }
-            Err(error) => {
-                let source = std::error::Error::source(&error).map(|it| format!(": {it}"));
-                let text = shown(&format!("{error}{}", source.unwrap_or_default()));
-                Err(if error.is_permanent() {
-                    DeliveryError::Refused(text)
-                } else {
-                    DeliveryError::Unreachable(text)
-                })
+        let content = mail.formatted();
+        let refused = match self.transport.send_raw(mail.envelope(), &content).await {
+            Ok(response) => return Ok(answered(&response)),
+            Err(error) if mail.envelope().to().len() > 1 && is_about_an_address(&error) => error,
+            Err(error) => return Err(undelivered(&error)),
+        };
+        let (mut taken, mut last, mut without) = (None, undelivered(&refused), String::new());
+        for to in mail.envelope().to() {
+            let envelope = Envelope::new(mail.envelope().from().cloned(), vec![to.clone()]);
+            let envelope = envelope.map_err(|error| DeliveryError::Refused(error.to_string()))?;
+            match self.transport.send_raw(&envelope, &content).await {
+                Ok(response) => taken = Some(answered(&response)),
+                Err(error) => {
+                    last = undelivered(&error);
+                    tracing::warn!(address = %to, error = %last, "somebody got no mail: the server does not take it for this address");
+                    without.push_str(&format!("; not for {to}: {last}"));
+                    // Nobody answers any more; to those who have got it, it comes again as the same mail.
+                    if !is_about_an_address(&error) {
+                        return Err(last);
+                    }
+                }
             }
         }
+        taken.map(|taken| taken + &without).ok_or(last)
     }
 
     /// All mails about one group of incidents are one conversation, and a mail that comes twice has the same id.
@@ -173,6 +190,23 @@ impl Email {
         let builder = self.to.iter().fold(builder, |builder, to| builder.to(to.clone()));
         builder.body(body)
     }
+}
+
+fn answered(response: &Response) -> String {
+    let text: Vec<_> = response.message().collect();
+    format!("{}: {}", response.code(), shown(&text.join(" ")))
+}
+
+fn undelivered(error: &Error) -> DeliveryError {
+    let source = std::error::Error::source(error).map(|it| format!(": {it}"));
+    let text = shown(&format!("{error}{}", source.unwrap_or_default()));
+    if error.is_permanent() { DeliveryError::Refused(text) } else { DeliveryError::Unreachable(text) }
+}
+
+/// Whether the server's answer may be about one of the recipients: it is there, and speaks with whoever sends.
+fn is_about_an_address(error: &Error) -> bool {
+    let code = error.status().map(u16::from);
+    code.is_some_and(|code| !NOT_ABOUT_AN_ADDRESS.contains(&code))
 }
 
 #[cfg(test)]
