@@ -75,43 +75,30 @@ impl Caller {
     }
 }
 
+/// The status of a request whose caller went away before the answer, as proxies have it in their logs. Nobody receives it.
+const CALLER_GONE: u16 = 499;
+/// What a route can fail with by the control plane's fault; only what changes something needs space on the disk.
+const FAILURES: [&str; 3] = ["500", "503", "504"];
+const FAILURE_OF_CHANGES: &str = "507";
+
 /// The layer around all routes.
 pub(crate) async fn layer(State(app): State<App>, mut request: Request, next: Next) -> Response<Body> {
-    let started = Instant::now();
-    let since = SystemTime::now();
-    let correlation = correlation_of(request.headers());
     let (trace, is_callers) = trace_of(request.headers(), app.sample_ratio);
-    let trace = TraceContext { correlation: correlation.clone(), ..trace };
-    let correlation = String::from(correlation);
-    let user_agent = user_agent_of(request.headers());
-    let mut seen_tenant = None;
-    let method = method_label(&request);
-    let instance = request.uri().path().to_owned();
-    let path = request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str).to_owned();
-    let in_flight = InFlight::new(method);
-    // It is there at every level that the log may have.
-    let span = tracing::error_span!(
-        "http.request",
-        traceId = format!("{:032x}", trace.trace_id),
-        // As in the lines of the events that it causes.
-        spanId = format!("{:016x}", trace.span_id),
-        tenantId = field::Empty,
-        correlationId = correlation,
-        "http.method" = method,
-        "http.route" = path,
-    );
-    let mut was_admitted = false;
+    let trace = TraceContext { correlation: correlation_of(request.headers()), ..trace };
+    let correlation = String::from(trace.correlation.clone());
+    let mut answering = Answering::new(&app, &request, trace.clone(), is_callers);
+    let span = answering.span.clone();
     let answered = async {
         let tenant = tenant_of(&app, &mut request).await;
-        seen_tenant = tenant.as_ref().map(|(_, id)| *id);
-        if let Some(id) = seen_tenant {
+        answering.request.tenant = tenant.as_ref().map(|(_, id)| *id);
+        if let Some(id) = answering.request.tenant {
             Span::current().record("tenantId", field::display(id));
         }
         request.extensions_mut().insert(trace.clone());
         match admit(&app, &request, tenant.as_ref(), &trace) {
             Ok(caller) => {
                 if let Some(caller) = caller {
-                    was_admitted = true;
+                    answering.was_admitted = true;
                     request.extensions_mut().insert(caller);
                 }
                 next.run(request).await
@@ -119,53 +106,107 @@ pub(crate) async fn layer(State(app): State<App>, mut request: Request, next: Ne
             Err(error) => error.into_response(),
         }
     };
-    let mut response = answered.instrument(span.clone()).await;
-    complete(&mut response, &instance, trace.parent(), &correlation);
-    drop(in_flight);
-    let took = started.elapsed();
-    let status = response.status().as_u16();
-    span.in_scope(|| say(method, status, took, was_admitted));
-    // Whom a limit refuses would fill the queue of spans at the pace of their own.
-    let is_traced =
-        !is_probe(&instance) && (was_admitted || status != StatusCode::TOO_MANY_REQUESTS.as_u16());
-    if let Some(OnAnswer(tell)) = app.on_answer.as_ref().filter(|_| is_traced) {
-        let (route, tenant, started) = (path.clone(), seen_tenant, since);
-        tell(&AnsweredRequest {
+    let mut response = answered.instrument(span).await;
+    complete(&mut response, &answering.request.path, trace.parent(), &correlation);
+    answering.request.status = response.status().as_u16();
+    response
+}
+
+/// A request that is being answered. When it is dropped, the answer is said and counted: also if that is because the caller has hung
+/// up, since what was asked may have happened all the same.
+struct Answering {
+    request: AnsweredRequest,
+    was_admitted: bool,
+    began: Instant,
+    span: Span,
+    on_answer: Option<OnAnswer>,
+    /// No longer in flight once the rest is said.
+    _in_flight: InFlight,
+}
+
+impl Answering {
+    fn new(app: &App, request: &Request, trace: TraceContext, is_callers: bool) -> Self {
+        let method = method_label(request);
+        let route = request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str);
+        // It is there at every level that the log may have.
+        let span = tracing::error_span!(
+            "http.request",
+            traceId = format!("{:032x}", trace.trace_id),
+            // As in the lines of the events that it causes.
+            spanId = format!("{:016x}", trace.span_id),
+            tenantId = field::Empty,
+            correlationId = String::from(trace.correlation.clone()),
+            "http.method" = method,
+            "http.route" = route,
+        );
+        let request = AnsweredRequest {
             trace,
             is_callers,
             method,
-            route,
-            path: instance,
-            status,
-            tenant,
-            user_agent,
-            started,
-            took,
-        });
+            route: route.to_owned(),
+            path: request.uri().path().to_owned(),
+            status: CALLER_GONE,
+            tenant: None,
+            user_agent: user_agent_of(request.headers()),
+            started: SystemTime::now(),
+            took: Duration::ZERO,
+        };
+        Self {
+            request,
+            was_admitted: false,
+            began: Instant::now(),
+            span,
+            on_answer: app.on_answer.clone(),
+            _in_flight: InFlight::new(method),
+        }
     }
-    count(method, &path, status);
-    metrics::histogram!("stella_http_request_duration_seconds", "method" => method, "path" => path)
-        .record(took);
-    response
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.request.took = self.began.elapsed();
+        let AnsweredRequest { method, ref route, ref path, status, took, .. } = self.request;
+        self.span.in_scope(|| say(method, status, took, self.was_admitted));
+        // Whom a limit refuses would fill the queue of spans at the pace of their own.
+        let is_traced =
+            !is_probe(path) && (self.was_admitted || status != StatusCode::TOO_MANY_REQUESTS.as_u16());
+        if let Some(OnAnswer(tell)) = self.on_answer.as_ref().filter(|_| is_traced) {
+            tell(&self.request);
+        }
+        count(method, route, status);
+        metrics::histogram!("stella_http_request_duration_seconds", "method" => method, "path" => route.clone())
+            .record(took);
+    }
 }
 
 /// What may have changed something is found in the log by the id that its caller has; what only looks, and what strangers want, is
 /// too much for it.
 fn say(method: &str, status: u16, took: Duration, was_admitted: bool) {
     let milliseconds = took.as_secs_f64() * 1e3;
-    match method {
-        "GET" | "HEAD" => tracing::debug!(status, milliseconds, "request answered"),
-        _ if was_admitted => tracing::info!(status, milliseconds, "request answered"),
-        _ => tracing::debug!(status, milliseconds, "request answered"),
+    let message = match status {
+        CALLER_GONE => "request given up by its caller: what it asked may have happened",
+        _ => "request answered",
+    };
+    if was_admitted && is_change(method) {
+        tracing::info!(status, milliseconds, "{message}");
+    } else {
+        tracing::debug!(status, milliseconds, "{message}");
     }
 }
 
-/// Counts an answer. Each route has a series of its failures from its first answer on: one that began above 0 would be no increase.
+fn is_change(method: &str) -> bool {
+    !matches!(method, "GET" | "HEAD")
+}
+
+/// Counts an answer. Each route has the series of its failures from its first answer on: one that began above 0 would be no increase.
 fn count(method: &'static str, path: &str, status: u16) {
     let answers = |status: String| metrics::counter!("stella_http_requests_total", "method" => method, "path" => path.to_owned(), "status" => status);
     answers(status.to_string()).increment(1);
     if !is_probe(path) {
-        answers("500".to_owned()).increment(0);
+        let of_changes = is_change(method).then_some(FAILURE_OF_CHANGES);
+        for failure in FAILURES.into_iter().chain(of_changes) {
+            answers(failure.to_owned()).increment(0);
+        }
     }
 }
 

@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use axum::extract::{FromRequestParts, OriginalUri};
 use axum::http::request::Parts;
+use imbl::OrdMap;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use stella_domain::access::{Role, Scope};
 use stella_domain::command::{Actor, Command, Idempotency, Outcome, Request, TenantCommand};
 use stella_domain::rejection::Rejection;
-use stella_domain::tenant::TenantState;
+use stella_domain::state::SystemState;
+use stella_domain::tenant::{AnsweredRequest, TenantState};
 use stella_engine::SubmitError;
 use stella_protocol::digest::Digest;
 use stella_protocol::id::TenantId;
@@ -19,7 +21,7 @@ use crate::request::Caller;
 use crate::{App, archive};
 
 /// The longest idempotency key, in characters.
-const KEY_CHARACTERS_MAX: usize = 128;
+pub(crate) const KEY_CHARACTERS_MAX: usize = 128;
 
 /// Everything about a changing request but its body: who, where, and the key that makes it safe to repeat.
 #[derive(Debug)]
@@ -64,9 +66,26 @@ impl Change {
         tenant: &TenantState,
         body: &impl Serialize,
     ) -> Result<bool, ApiError> {
+        self.is_among(&tenant.requests, body)
+    }
+
+    /// The same for what belongs to no tenant.
+    pub(crate) fn was_carried_out_in_system(
+        &self,
+        system: &SystemState,
+        body: &impl Serialize,
+    ) -> Result<bool, ApiError> {
+        self.is_among(&system.requests, body)
+    }
+
+    fn is_among(
+        &self,
+        requests: &OrdMap<String, AnsweredRequest>,
+        body: &impl Serialize,
+    ) -> Result<bool, ApiError> {
         let Some(key) = self.scoped_key() else { return Ok(false) };
         let digest = self.digest(body)?;
-        Ok(tenant.requests.get(&key).is_some_and(|answered| answered.digest == digest))
+        Ok(requests.get(&key).is_some_and(|answered| answered.digest == digest))
     }
 
     /// That the caller has a role, before anything costly is done for them. Whether a command may be carried out, the core decides.

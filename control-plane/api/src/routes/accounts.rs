@@ -95,7 +95,12 @@ pub(crate) async fn remove_account(
     change: Change,
 ) -> Result<StatusCode, ApiError> {
     change.require(&app, Role::Admin, Scope::Installation)?;
-    let account = resolve::account(&app.engine.state(), &account)?.id;
+    let state = app.engine.state();
+    let found = resolve::account(&state, &account);
+    if found.is_err() && change.was_carried_out_in_system(&state.system, &())? {
+        return Ok(StatusCode::NO_CONTENT);
+    }
+    let account = found?.id;
     change.submit(&app, &(), Command::System(SystemCommand::RemoveAccount { account })).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -145,7 +145,11 @@ pub(crate) async fn unfreeze_environment(
 ) -> Result<StatusCode, ApiError> {
     let state = app.engine.state();
     let tenant = resolve::tenant(&state, &tenant)?;
-    let environment = resolve::environment(tenant, &environment)?.id;
+    let found = resolve::environment(tenant, &environment);
+    if found.is_err() && change.was_carried_out(tenant, &())? {
+        return Ok(StatusCode::NO_CONTENT);
+    }
+    let environment = found?.id;
     let freeze = freeze.parse().map_err(|_| ApiError::not_found("freeze", &freeze))?;
     change.tenant(&app, tenant.id, &(), TenantCommand::UnfreezeEnvironment { environment, freeze }).await?;
     Ok(StatusCode::NO_CONTENT)

@@ -73,7 +73,11 @@ pub(crate) async fn remove_gate(
 ) -> Result<StatusCode, ApiError> {
     let state = app.engine.state();
     let tenant = resolve::tenant(&state, &tenant)?;
-    let environment = resolve::environment(tenant, &environment)?.id;
+    let found = resolve::environment(tenant, &environment);
+    if found.is_err() && change.was_carried_out(tenant, &())? {
+        return Ok(StatusCode::NO_CONTENT);
+    }
+    let environment = found?.id;
     let gate = named(&gate)?;
     change.tenant(&app, tenant.id, &(), TenantCommand::RemoveGate { environment, gate }).await?;
     Ok(StatusCode::NO_CONTENT)

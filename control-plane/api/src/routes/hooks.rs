@@ -150,7 +150,11 @@ pub(crate) async fn remove_hook(
 ) -> Result<StatusCode, ApiError> {
     let state = app.engine.state();
     let tenant = resolve::tenant(&state, &tenant)?;
-    let hook = resolve::hook(tenant, &hook)?.id;
+    let found = resolve::hook(tenant, &hook);
+    if found.is_err() && change.was_carried_out(tenant, &())? {
+        return Ok(StatusCode::NO_CONTENT);
+    }
+    let hook = found?.id;
     change.tenant(&app, tenant.id, &(), TenantCommand::RemoveHook { hook }).await?;
     Ok(StatusCode::NO_CONTENT)
 }

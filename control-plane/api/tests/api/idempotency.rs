@@ -88,6 +88,48 @@ async fn what_was_removed_can_be_removed_again_with_the_same_key_only() {
 }
 
 #[tokio::test]
+async fn whatever_a_path_named_can_be_removed_again_with_the_same_key_only() {
+    let world = World::new().await;
+    world.tenant("acme").await;
+    let of = |what: &str| format!("/api/v1/tenants/acme/{what}");
+    world.post(&of("environments"), &json!({"name": "prod"})).await.expect(201);
+    let freeze =
+        json!({"name": "holidays", "reason": "r", "from": "2040-01-01 00:00", "to": "2040-01-02 00:00"});
+    world.post(&of("environments/prod/freezes"), &freeze).await.expect(200);
+    let gate = json!({"name": "quality", "check": {"type": "security", "limits": {"critical": 0}}, "ttl_seconds": 60});
+    world.post(&of("environments/prod/gates"), &gate).await.expect(200);
+    let account = json!({"name": "ci", "kind": "service", "roles": [{"role": "deployer", "tenant": "acme"}]});
+    world.post("/api/v1/accounts", &account).await.expect(201);
+    world
+        .post(&of("workflows"), &json!({"source": "name: ship\nsteps:\n  - id: soak\n    wait: 1h\n"}))
+        .await;
+    let hook = json!({"name": "built", "account": "ci", "workflow": {"name": "ship"}});
+    world.post(&of("hooks"), &hook).await.expect(201);
+    let paths = [
+        of("hooks/built"),
+        "/api/v1/accounts/ci".to_owned(),
+        of("environments/prod/gates/quality"),
+        of("environments/prod/freezes/holidays"),
+        // What the two before it are in.
+        of("environments/prod"),
+    ];
+    let remove = |key: &'static str, path: &str| {
+        let request = world.request("DELETE", path).header("idempotency-key", key);
+        world.send(request.body(Body::empty()).unwrap())
+    };
+    let keys = ["k0", "k1", "k2", "k3", "k4"];
+    for (key, path) in keys.into_iter().zip(&paths) {
+        assert_eq!(remove(key, path).await.status.as_u16(), 204, "{path}");
+    }
+    let heads = (world.head("acme"), world.system_head());
+    for (key, path) in keys.into_iter().zip(&paths) {
+        assert_eq!(remove(key, path).await.status.as_u16(), 204, "{path} again");
+        remove("another", path).await.expect(404);
+    }
+    assert_eq!((world.head("acme"), world.system_head()), heads);
+}
+
+#[tokio::test]
 async fn what_was_renamed_can_be_renamed_again_with_the_same_key_only() {
     let world = World::new().await;
     world.tenant("acme").await;

@@ -14,6 +14,7 @@ mod document;
 mod errors;
 mod feed;
 mod gates;
+mod given_up;
 mod health;
 mod holds;
 mod hooks;
