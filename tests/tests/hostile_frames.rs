@@ -8,7 +8,10 @@ use rand::{Rng as _, SeedableRng as _};
 use stella_api_types::deployment::OnFailure;
 use stella_certs::{EnrolmentToken, tls};
 use stella_protocol::close::CloseCode;
+use stella_protocol::digest::Digest;
+use stella_protocol::frame::{self, Decoder};
 use stella_protocol::limits::{ENROL_REQUEST_BYTES_MAX, FRAME_BYTES_MAX};
+use stella_protocol::message::{ArtifactRequest, ArtifactResponse};
 use stella_protocol::session::CloseReason;
 use stella_tests::cluster::{Cluster, ENVIRONMENT, TENANT, create_token, token};
 use stella_tests::process::resident_bytes;
@@ -100,22 +103,35 @@ async fn garbage_and_oversized_frames_do_no_harm_to_others() -> Result<()> {
     cluster.passed()
 }
 
-/// Nonsense on streams for output and for artifacts, and a request for what belongs to nobody.
+/// Nonsense on streams for output and for artifacts ends the session that sends it, and what belongs to nobody is not given.
 async fn other_streams(cluster: &Cluster, identity: &Identity, random: &mut StdRng) -> Result<()> {
     let mut nonsense = vec![0; 60_000];
-    for round in 0..8_usize {
-        let session = open(cluster, identity).await?;
+    for length in [1_000, u32::MAX, 1_000, u32::MAX] {
         random.fill_bytes(&mut nonsense);
-        if round % 2 == 0 {
-            nonsense[..4].copy_from_slice(&u32::MAX.to_be_bytes());
-        }
-        let mut output = session.connection.open_uni().await?;
-        // The control plane may have cut the connection in the middle of it: that is its right.
-        output.write_all(&nonsense).await.ok();
-        if let Ok((mut request, _answer)) = session.connection.open_bi().await {
-            request.write_all(&nonsense).await.ok();
+        nonsense[..4].copy_from_slice(&length.to_be_bytes());
+        for is_output in [true, false] {
+            let mut session = open(cluster, identity).await?;
+            let mut stream = match is_output {
+                true => session.connection.open_uni().await?,
+                false => session.connection.open_bi().await?.0,
+            };
+            // The control plane may have cut the connection in the middle of it: that is its right.
+            stream.write_all(&nonsense).await.ok();
+            let reason =
+                timeout(PATIENCE, session.closed()).await.context("the session lives on nonsense")?;
+            let CloseReason::Peer(code) = reason else { anyhow::bail!("{reason:?}") };
+            let is_judged = matches!(code, CloseCode::ProtocolViolation | CloseCode::FrameTooLarge);
+            ensure!(is_judged, "a frame of {length} bytes was answered with {code:?}");
         }
     }
+    let session = open(cluster, identity).await?;
+    let (mut send, mut receive) = session.connection.open_bi().await?;
+    send.write_all(&frame::encode(&ArtifactRequest { digest: Digest([7; 32]), offset: 0 })?).await?;
+    let answer = timeout(PATIENCE, receive.read_to_end(FRAME_BYTES_MAX)).await??;
+    let mut decoder = Decoder::with_limit(FRAME_BYTES_MAX);
+    decoder.push(&answer)?;
+    let decoded = decoder.next::<ArtifactResponse>()?;
+    ensure!(decoded == Some(ArtifactResponse::NotFound), "{decoded:?}");
     Ok(())
 }
 

@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use crate::common::golden;
 use crate::common::{self, STAGING, TENANT, World, agent, name, new_deployment, new_target, release};
 use stella_domain::command::TenantCommand;
 use stella_domain::environment::{Needs, PromotionPath, Requirement};
@@ -167,14 +168,5 @@ fn the_table_of_transitions_is_as_committed() {
             writeln!(table, "    {name:<42} {result}").unwrap();
         }
     }
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/automation.txt");
-    if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        std::fs::write(&path, &table).unwrap();
-    }
-    let committed =
-        std::fs::read_to_string(&path).expect("tests/golden/automation.txt; UPDATE_GOLDEN=1 writes it");
-    for (line, (want, got)) in committed.lines().zip(table.lines()).enumerate() {
-        assert_eq!(want, got, "line {}; if it is meant, UPDATE_GOLDEN=1 writes the table anew", line + 1);
-    }
-    assert_eq!(committed.len(), table.len(), "the table has grown or shrunk");
+    golden::compare("automation.txt", &table);
 }

@@ -2,9 +2,9 @@
 //! machines is a change of that file. `UPDATE_GOLDEN=1 cargo test` writes it anew.
 
 use std::fmt::Write as _;
-use std::path::Path;
 
 use crate::common::colours::{blue_green, groups, in_group, new_coloured};
+use crate::common::golden;
 use crate::common::{
     self, STAGING, TENANT, TOKEN, World, agent, canary, deployment, digest, failed, hello, mark, name,
     new_deployment, new_release, promotion, release, rule, target,
@@ -917,16 +917,7 @@ fn the_table_of_transitions_is_as_committed() {
     promotions(&mut table);
     gates(&mut table);
     signatures(&mut table);
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/transitions.txt");
-    if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        std::fs::write(&path, &table).unwrap();
-    }
-    let committed =
-        std::fs::read_to_string(&path).expect("tests/golden/transitions.txt; write it with UPDATE_GOLDEN=1");
-    for (line, (want, got)) in committed.lines().zip(table.lines()).enumerate() {
-        assert_eq!(want, got, "line {}; if it is meant, UPDATE_GOLDEN=1 writes the table anew", line + 1);
-    }
-    assert_eq!(committed.len(), table.len(), "the table has grown or shrunk");
+    golden::compare("transitions.txt", &table);
 }
 
 #[test]

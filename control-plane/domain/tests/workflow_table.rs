@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::Path;
 
+use crate::common::golden;
 use crate::common::{self, TENANT, World, name};
 use serde_json::json;
 use stella_domain::command::{NewRun, TenantCommand};
@@ -339,14 +339,5 @@ fn the_table_of_transitions_is_as_committed() {
     }
     parts(&mut table);
     gates(&mut table);
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/workflows.txt");
-    if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        std::fs::write(&path, &table).unwrap();
-    }
-    let committed =
-        std::fs::read_to_string(&path).expect("tests/golden/workflows.txt; UPDATE_GOLDEN=1 writes it");
-    for (line, (want, got)) in committed.lines().zip(table.lines()).enumerate() {
-        assert_eq!(want, got, "line {}; if it is meant, UPDATE_GOLDEN=1 writes the table anew", line + 1);
-    }
-    assert_eq!(committed.len(), table.len(), "the table has grown or shrunk");
+    golden::compare("workflows.txt", &table);
 }
