@@ -1,14 +1,15 @@
-//! The page of concepts, for a reader who types what it shows of accounts, releases, their pace, their way and approvals: what the page
-//! says of a command is what comes of it.
+//! The page of concepts, for a reader who types what it shows of accounts, releases, their pace, their way and approvals, and of what
+//! holds releases back: what the page says of a command is what comes of it.
 
 use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
-use stella_tests::cluster::{Cluster, TENANT};
+use stella_tests::cluster::{Cluster, ENVIRONMENT, TENANT};
 use stella_tests::guide::{Terminal, blocks, command};
 use stella_tests::recipe::archive;
+use stella_tests::wait;
 
 const PAGE: &str = "concepts";
 
@@ -47,6 +48,16 @@ impl Readers<'_> {
 
     fn write(&self, file: &str, content: impl AsRef<[u8]>) -> Result<()> {
         Ok(fs::write(self.folder.join(file), content)?)
+    }
+
+    /// Waits until people have to decide about a deployment.
+    async fn paused(&self, deployment: &str) -> Result<()> {
+        wait::until("it asks", async || {
+            let found = self.cluster.api.deployment(TENANT, deployment).await?.deployment;
+            ensure!(found.paused_for.as_deref() == Some("failure"), "{found:?}");
+            Ok(())
+        })
+        .await
     }
 
     /// Runs the command in the text of the page that begins so.
@@ -114,8 +125,6 @@ fn signed(readers: &Readers<'_>, block: &str) -> Result<()> {
     let admin = readers.admin();
     readers.write("web.tar.gz", archive(&[("web", "1.4.0")])?)?;
     readers.write("steps.json", STEPS)?;
-    // The other signer is there already.
-    admin.ok("stella release key create qa.key\nstella release key add qa qa.key.pub")?;
     let said = admin.ok(block)?;
     for told in
         ["signed by ci", "is signed by ci, qa", "demands 1 signature of every release", "key qa is revoked"]
@@ -227,4 +236,172 @@ fn by_people(readers: &Readers<'_>) -> Result<()> {
     readers.of("bob").ok(&format!("stella promotion approve {id}"))?;
     admin.ok(&format!("stella deployment watch {id}"))?;
     admin.ok("stella env approvals production --nobody").map(drop)
+}
+
+/// A host does what its release says, unless something is in the way there.
+const UNLESS_BROKEN: &str = r#"[
+  {"name": "run", "action": {"type": "command", "argv": ["/bin/sh", "-c", "echo ${version} >> notes; ! [ -e broken ]"]}}
+]"#;
+
+/// What a scanner has found that the page lets through for a while.
+const FOUND: &str = r#"{"ArtifactName": "web", "Results": [{"Target": "web", "Vulnerabilities": [
+  {"VulnerabilityID": "CVE-2026-1234", "PkgName": "tls", "InstalledVersion": "1", "Severity": "CRITICAL"}
+]}]}"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_holds_releases_back_is_as_the_page_of_concepts_says() -> Result<()> {
+    let cluster = Cluster::start(HOSTS).await?;
+    let folder = cluster.folder().join("readers");
+    fs::create_dir_all(&folder)?;
+    let readers = Readers { cluster: &cluster, folder };
+    let admin = readers.admin();
+    admin.ok(&format!("stella env update {ENVIRONMENT} --name production"))?;
+    readers.write("steps.json", UNLESS_BROKEN)?;
+    admin.ok("stella release create web 1.3.0 --steps steps.json\nstella release create web 1.4.0 --steps steps.json")?;
+    readers.join("boss", &format!("admin@{TENANT}"))?;
+    readers.join("bob", &format!("approver@{TENANT}"))?;
+
+    with_a_way_back(&readers)?;
+    through_gates(&readers)?;
+    verified(&readers)?;
+    braked(&readers)?;
+    guided(&readers).await?;
+    drop(readers);
+    cluster.passed()
+}
+
+/// The first release has nothing to go back to; whoever lets it come anyway is on record.
+fn with_a_way_back(readers: &Readers<'_>) -> Result<()> {
+    let admin = readers.admin();
+    let said = readers.does("stella env way-back production")?;
+    ensure!(said.contains("must be able to go back on every target"), "{said}");
+    let deploy = "stella deploy web:1.3.0 production --all-at-once";
+    let (code, said) = admin.run(deploy)?;
+    ensure!(code == Some(3) && said.contains("web-1") && said.contains("web-2"), "{code:?}: {said}");
+    let said = admin.ok(&format!("{deploy} --waive-way-back 'it is the first' -o json --wait"))?;
+    let deployed: Value = serde_json::from_str(&said)?;
+    let id = deployed["id"].as_str().context("an id")?;
+    let said = admin.ok(&format!("stella deployment show {id}"))?;
+    ensure!(said.contains("came although it might not be able to go back: it is the first"), "{said}");
+
+    let block = |language: &str, words: &str| -> Result<String> {
+        blocks(PAGE, language)?.into_iter().find(|it| it.contains(words)).context("no such block")
+    };
+    let said = admin.ok(&block("console", "way-back-proof production")?)?;
+    ensure!(said == block("text", "deployments to production begin")?, "{said}");
+    admin.ok("stella env way-back-proof production off\nstella env way-back production --optional").map(drop)
+}
+
+/// Each kind of gate that needs nothing but the control plane holds a release up until what the page says has happened.
+fn through_gates(readers: &Readers<'_>) -> Result<()> {
+    let admin = readers.admin();
+    for (kind, source) in [("metric", "main"), ("http", "changes")] {
+        let (code, said) = admin.run(&command(PAGE, &format!("stella gate set {kind} production"))?)?;
+        ensure!(code == Some(3) && said.contains(source), "no such system is configured: {code:?}: {said}");
+    }
+    for name in ["ci", "qa"] {
+        admin.ok(&format!(
+            "stella release key create {name}.key\nstella release key add {name} {name}.key.pub"
+        ))?;
+    }
+    readers.write("trivy.json", FOUND)?;
+    let scanned = command(PAGE, "stella findings record")?;
+    let signed = "stella release sign web:1.4.0 --key ci.key\nstella release sign web:1.4.0 --key qa.key";
+    for (kind, gate, then) in [
+        ("security", "scan", Some(scanned.as_str())),
+        ("signature", "signed", Some(signed)),
+        ("expression", "tier", None),
+        ("manual", "ticket", None),
+    ] {
+        // It is long past some day.
+        let set =
+            command(PAGE, &format!("stella gate set {kind} production"))?.replace("2026-12-31", "2099-12-31");
+        let said = admin.ok(&set)?;
+        ensure!(said.contains(&format!("takes releases through gate {gate}")), "{said}");
+        let said = admin.ok("stella deploy web:1.4.0 production --all-at-once")?;
+        let id = promotion(&said)?;
+        ensure!(said.contains(&format!("gate {gate}")), "{said}");
+        match (kind, then) {
+            (_, Some(then)) => drop(admin.ok(then)?),
+            ("manual", _) => {
+                let pass = command(PAGE, "stella gate pass")?.replace("PROMOTION", &id);
+                let (code, said) = admin.run(&pass)?;
+                ensure!(code == Some(3), "whoever asked for it cannot: {said}");
+                readers.of("bob").ok(&pass)?;
+            }
+            _ => {
+                let typed = command(PAGE, "stella gate override")?;
+                let typed = typed.replace("PROMOTION", &id).replace("GATE", gate).replace("TEXT", "urgent");
+                readers.of("boss").ok(&typed)?;
+            }
+        }
+        admin.ok(&format!("stella deployment watch {id}\nstella gate remove production {gate}"))?;
+    }
+    Ok(())
+}
+
+/// A release bakes, and then somebody signs it off.
+fn verified(readers: &Readers<'_>) -> Result<()> {
+    let admin = readers.admin();
+    let said = readers.does("stella env verify production")?;
+    ensure!(said.contains("all targets have had the release for 15 min"), "{said}");
+    let block =
+        blocks(PAGE, "sh")?.into_iter().find(|it| it.contains("--verifies")).context("no such block")?;
+    let sign_off = block.lines().find(|line| line.contains("manual")).context("no manual gate")?;
+    admin.ok(sign_off)?;
+    let said = admin.ok("stella deploy web:1.4.0 production --all-at-once --plan")?;
+    ensure!(said.contains("for 15 min") && said.contains("sign-off"), "{said}");
+    admin.ok("stella gate remove production sign-off\nstella env verify production --nothing").map(drop)
+}
+
+/// A freeze, the budget and what silence means.
+fn braked(readers: &Readers<'_>) -> Result<()> {
+    let admin = readers.admin();
+    let said = readers.does("stella env freeze production weekend")?;
+    ensure!(said.contains("frozen"), "{said}");
+    let said = admin.ok("stella env show production")?;
+    ensure!(said.contains("weekend") && said.contains("Europe/Berlin"), "{said}");
+    admin.ok("stella env unfreeze production weekend")?;
+    let said = readers.does("stella env budget production")?;
+    ensure!(said.contains("at most 1 target of production may be at risk at once"), "a tenth of two: {said}");
+    ensure!(readers.does("stella env list")?.contains("0/1"), "how much of it is in use");
+    let said = readers.does("stella env silence production")?;
+    ensure!(said.contains("more than 20% of its agents"), "{said}");
+    admin.ok("stella env silence production --ignore\nstella env budget production --unlimited").map(drop)
+}
+
+/// What people decide about a target that has failed, and about all of it.
+async fn guided(readers: &Readers<'_>) -> Result<()> {
+    let admin = readers.admin();
+    let broken = readers.cluster.agents[1].host_root().join("broken");
+    let typed = |begin: &str, id: &str| -> Result<String> {
+        Ok(command(PAGE, begin)?.replace(" D ", &format!(" {id} ")).replace("[--rollback]", "--rollback"))
+    };
+    let asks = async || -> Result<String> {
+        fs::write(&broken, "")?;
+        let said = admin.ok("stella deploy web:1.4.0 production --all-at-once --on-failure ask")?;
+        let id = said.split_whitespace().nth(1).context("its id")?.to_owned();
+        readers.paused(&id).await?;
+        Ok(id)
+    };
+    let id = asks().await?;
+    let said =
+        admin.ok(&format!("stella deployment pause {id} --reason lunch\nstella deployment resume {id}"))?;
+    ensure!(said.contains("is still paused: 1 target has failed") && said.contains("decide with"), "{said}");
+    fs::remove_file(&broken)?;
+    admin.ok(&typed("stella deployment retry-target", &id)?)?;
+    admin.ok(&format!("stella deployment watch {id}"))?;
+
+    let id = asks().await?;
+    admin.ok(&typed("stella deployment skip D", &id)?)?;
+    let said = admin.ok(&format!("stella deployment watch {id}\nstella deployment show {id}"))?;
+    ensure!(said.contains("skipped") && said.contains("no power"), "{said}");
+
+    let id = asks().await?;
+    fs::remove_file(&broken)?;
+    let said = admin.ok(&typed("stella deployment fail D", &id)?)?;
+    ensure!(said.contains(&id), "{said}");
+    let (code, said) = admin.run(&format!("stella deployment watch {id}"))?;
+    ensure!(code == Some(1) && said.contains("it is bad"), "{code:?}: {said}");
+    Ok(())
 }

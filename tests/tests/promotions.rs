@@ -262,7 +262,8 @@ async fn a_part_of_a_plan_is_proven_and_taking_a_gate_away_voids_what_was_approv
     ensure!(code == Some(1) && said.contains("the proof does not hold"), "{said}");
 
     qa.ok(&["promotion", "approve", &id, "--plan", root])?;
-    boss.ok(&["gate", "remove", ENVIRONMENT, "ticket"])?;
+    let said = boss.ok(&["gate", "remove", ENVIRONMENT, "ticket"])?;
+    ensure!(said.contains(&format!("promotion {id} waited and is void now")), "{said}");
     let said = qa.ok(&["promotion", "show", &id])?;
     ensure!(said.contains("gate ticket of") && said.contains("was removed"), "{said}");
     ensure!(said.contains("that is part of what people approve"), "{said}");
