@@ -97,7 +97,7 @@ async fn output_is_live_and_kept() {
     assert_eq!(output.stdout, "first\nlast\n");
 
     let mut kept = Output::default();
-    spooled(&task.attempt_dir).unwrap().for_each(|chunk| kept.add(&chunk));
+    spooled(&task.attempt_dir).unwrap().for_each(|chunk| kept.add(&chunk.unwrap()));
     assert_eq!((kept.stdout, kept.stderr), (output.stdout, output.stderr));
 }
 
@@ -113,7 +113,7 @@ async fn all_of_a_long_output_is_streamed_and_a_bounded_part_is_kept() {
     assert_eq!(task.run.await.unwrap(), TaskOutcome::Succeeded);
     assert_eq!(streamed, bytes);
     let mut kept = Output::default();
-    spooled(&task.attempt_dir).unwrap().for_each(|chunk| kept.add(&chunk));
+    spooled(&task.attempt_dir).unwrap().for_each(|chunk| kept.add(&chunk.unwrap()));
     assert!(kept.stdout.len() as u64 <= SPOOL_BYTES_MAX && kept.stdout.len() as u64 > SPOOL_BYTES_MAX / 2);
     assert_eq!(kept.agent.matches("too long to be kept").count(), 1);
 }

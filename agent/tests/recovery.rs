@@ -118,7 +118,7 @@ async fn a_command_that_ended_while_there_was_no_agent_has_its_real_result() {
     let reason = "the command exited with code 7".to_owned();
     assert_eq!(outcome, TaskOutcome::Failed { reason, exit_code: Some(7) });
     assert!(started_at <= finished_at && started_at.0 > 0);
-    let kept: Vec<u8> = spooled(&dir).unwrap().flat_map(|chunk| chunk.bytes).collect();
+    let kept: Vec<u8> = spooled(&dir).unwrap().flat_map(|chunk| chunk.unwrap().bytes).collect();
     assert_eq!(kept, b"survived\n");
     // Asked again, it says the same.
     assert!(matches!(recover(&dir, key, PATIENCE).await, Recovered::Finished { .. }));

@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
+use std::io;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
@@ -83,6 +84,8 @@ enum Ended {
     Gap(Outgoing),
     /// The stream or the connection is gone.
     Lost,
+    /// What is kept on the host cannot be read on: the stream broke off, so that nobody takes it for the end.
+    Unreadable(io::Error),
 }
 
 impl Forwarder {
@@ -128,9 +131,16 @@ impl Forwarder {
         }
     }
 
+    fn say_unreadable(&self, error: &io::Error) {
+        tracing::warn!(taskId = %self.key.task, attempt = self.key.attempt.0, %error, "output of a task that is kept here cannot be read; the rest of it is lost");
+    }
+
     async fn forward(mut self, mut link: watch::Receiver<Option<Link>>) {
-        if self.source.live.is_none() {
-            self.source.measure_spool().await;
+        if self.source.live.is_none()
+            && let Err(error) = self.source.measure_spool().await
+        {
+            self.say_unreadable(&error);
+            return;
         }
         let mut cursor = 0;
         let mut before: Option<Outgoing> = None;
@@ -151,6 +161,7 @@ impl Forwarder {
             let Some(connection) = connection else { return };
             match self.stream(&connection, &mut cursor, &mut before).await {
                 Ended::Done => return,
+                Ended::Unreadable(error) => return self.say_unreadable(&error),
                 Ended::Gap(stream) => before = Some(stream),
                 Ended::Lost => {
                     // What the transport had not acknowledged may be lost.
@@ -187,6 +198,7 @@ impl Forwarder {
             let piece = match self.source.piece(cursor, &mut reader).await {
                 Piece::Chunk(chunk) => chunk,
                 Piece::Gap => return Ended::Gap(stream),
+                Piece::Unreadable(error) => return Ended::Unreadable(error),
                 Piece::End => break,
             };
             let length = piece.bytes.len() as u64;
@@ -274,13 +286,14 @@ impl Drop for Outgoing {
 enum Piece {
     Chunk(OutputChunk),
     Gap,
+    Unreadable(io::Error),
     End,
 }
 
 /// A spool while it is read.
 struct SpoolReader {
-    pieces: Option<Box<dyn Iterator<Item = OutputChunk> + Send>>,
-    read: VecDeque<OutputChunk>,
+    pieces: Option<Box<dyn Iterator<Item = io::Result<OutputChunk>> + Send>>,
+    read: VecDeque<io::Result<OutputChunk>>,
     /// How many bytes of output come before the next piece.
     offset: u64,
 }
@@ -293,22 +306,22 @@ impl fmt::Debug for SpoolReader {
 
 impl SpoolReader {
     /// The output at `cursor`; `None` at the end of what is there.
-    async fn at(&mut self, cursor: u64) -> Option<OutputChunk> {
+    async fn at(&mut self, cursor: u64) -> io::Result<Option<OutputChunk>> {
         loop {
             if self.read.is_empty() {
-                let mut pieces = self.pieces.take()?;
+                let Some(mut pieces) = self.pieces.take() else { return Ok(None) };
                 let read = move || {
                     let read: VecDeque<_> = pieces.by_ref().take(SPOOL_PIECES).collect();
                     (read, pieces)
                 };
-                let (read, pieces) = tokio::task::spawn_blocking(read).await.ok()?;
+                let (read, pieces) = tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?;
                 (self.read, self.pieces) = (read, Some(pieces));
             }
-            let chunk = self.read.pop_front()?;
+            let Some(chunk) = self.read.pop_front().transpose()? else { return Ok(None) };
             let start = self.offset;
             self.offset += chunk.bytes.len() as u64;
             if self.offset > cursor {
-                return Some(from(chunk, cursor.saturating_sub(start)));
+                return Ok(Some(from(chunk, cursor.saturating_sub(start))));
             }
         }
     }
@@ -323,12 +336,14 @@ fn from(mut chunk: OutputChunk, skip: u64) -> OutputChunk {
 
 impl Source {
     /// Takes the place of live output that is over: everything that the spool has.
-    async fn measure_spool(&mut self) {
-        let Some(dir) = self.spool.clone() else { return };
-        let measure =
-            move || spooled(&dir).map(|chunks| chunks.map(|chunk| chunk.bytes.len() as u64).sum::<u64>());
-        let size = tokio::task::spawn_blocking(measure).await.ok().and_then(Result::ok).unwrap_or(0);
+    async fn measure_spool(&mut self) -> io::Result<()> {
+        let Some(dir) = self.spool.clone() else { return Ok(()) };
+        let measure = move || {
+            spooled(&dir)?.try_fold(0, |size, chunk| io::Result::Ok(size + chunk?.bytes.len() as u64))
+        };
+        let size = tokio::task::spawn_blocking(measure).await.map_err(io::Error::other)??;
         (self.backlog.start, self.backlog.end) = (size, size);
+        Ok(())
     }
 
     /// Waits until there is output behind `cursor`; false if there will be none.
@@ -369,8 +384,11 @@ impl Source {
         if cursor >= self.backlog.start {
             return None;
         }
-        let chunks = spooled(self.spool.as_deref()?).ok()?;
-        Some(SpoolReader { pieces: Some(Box::new(chunks)), read: VecDeque::new(), offset: 0 })
+        let (pieces, read) = match spooled(self.spool.as_deref()?) {
+            Ok(chunks) => (Some(Box::new(chunks) as Box<_>), VecDeque::new()),
+            Err(error) => (None, VecDeque::from([Err(error)])),
+        };
+        Some(SpoolReader { pieces, read, offset: 0 })
     }
 
     /// What comes at `cursor`; waits for it if the attempt is still going.
@@ -384,10 +402,12 @@ impl Source {
         if reader.is_none() {
             *reader = self.reader(*cursor);
         }
-        if let Some(spool) = reader
-            && let Some(chunk) = spool.at(*cursor).await
-        {
-            return Piece::Chunk(chunk);
+        if let Some(spool) = reader {
+            match spool.at(*cursor).await {
+                Ok(Some(chunk)) => return Piece::Chunk(chunk),
+                Ok(None) => {}
+                Err(error) => return Piece::Unreadable(error),
+            }
         }
         *cursor = self.backlog.start;
         // A spool that has less than was measured ends here.

@@ -127,28 +127,47 @@ pub(super) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Op
 }
 
 /// The output that an attempt has left on disk, from its beginning, for an agent that lost the live stream. Ends at the
-/// first torn frame. Blocks on the disk.
+/// first torn frame, or behind the first error of the disk. Blocks on the disk.
 ///
 /// # Errors
 /// If the spool is there and cannot be opened.
-pub fn spooled(attempt_dir: &Path) -> io::Result<impl Iterator<Item = OutputChunk> + use<>> {
-    let file = match File::open(attempt_dir.join(SPOOL_FILE)) {
+pub fn spooled(attempt_dir: &Path) -> io::Result<impl Iterator<Item = io::Result<OutputChunk>> + use<>> {
+    let mut file = match File::open(attempt_dir.join(SPOOL_FILE)) {
         Ok(file) => Some(BufReader::new(file)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => return Err(error),
     };
-    Ok(file.into_iter().flat_map(|mut file| std::iter::from_fn(move || next_spooled(&mut file))))
+    Ok(std::iter::from_fn(move || {
+        let next = next_spooled(file.as_mut()?).transpose();
+        if !matches!(next, Some(Ok(_))) {
+            file = None;
+        }
+        next
+    }))
 }
 
-fn next_spooled(file: &mut impl Read) -> Option<OutputChunk> {
+fn next_spooled(file: &mut impl Read) -> io::Result<Option<OutputChunk>> {
     let mut head = [0; HEAD_BYTES];
-    file.read_exact(&mut head).ok()?;
-    let head = Head::decode(head).ok()?;
+    if !is_filled(file, &mut head)? {
+        return Ok(None);
+    }
+    let Ok(head) = Head::decode(head) else { return Ok(None) };
     let mut bytes = vec![0; head.length];
-    file.read_exact(&mut bytes).ok()?;
-    match head.finish(bytes).ok()? {
-        Frame::Output(chunk) => Some(chunk),
-        Frame::Stage(_) | Frame::End { .. } => None,
+    if !is_filled(file, &mut bytes)? {
+        return Ok(None);
+    }
+    match head.finish(bytes) {
+        Ok(Frame::Output(chunk)) => Ok(Some(chunk)),
+        Ok(Frame::Stage(_) | Frame::End { .. }) | Err(_) => Ok(None),
+    }
+}
+
+/// False at the end of the file. A disk that cannot be read is not an end.
+fn is_filled(file: &mut impl Read, buffer: &mut [u8]) -> io::Result<bool> {
+    match file.read_exact(buffer) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -200,5 +219,32 @@ impl Spool {
             }
         };
         file.write_all(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test ends there, with the place")]
+
+    use super::*;
+
+    #[test]
+    fn a_spool_ends_where_it_is_torn_and_not_where_it_cannot_be_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let spool = folder.path().join(SPOOL_FILE);
+        let mut frames = Vec::new();
+        encode_output(OutputSource::Stdout, Timestamp(1), b"one", &mut frames);
+        let whole = frames.len();
+        encode_output(OutputSource::Stdout, Timestamp(2), b"two", &mut frames);
+        for length in whole..frames.len() {
+            std::fs::write(&spool, &frames[..length]).unwrap();
+            let read: Vec<_> = spooled(folder.path()).unwrap().map(|it| it.unwrap().bytes).collect();
+            assert_eq!(read, [b"one"]);
+        }
+        // A folder can be opened, and not be read.
+        std::fs::remove_file(&spool).unwrap();
+        std::fs::create_dir(&spool).unwrap();
+        let read: Vec<_> = spooled(folder.path()).unwrap().collect();
+        assert!(matches!(&read[..], [Err(_)]), "{read:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! The long-lived parts of a control plane: tasks that have no end of their own. None of them ends unnoticed.
+//! The long-lived parts of a control plane: tasks that have no end of their own. None of them fails unnoticed.
 //!
 //! A part that panics is a defect, and what it did is not done any more. Some parts are what the control plane is for: without one of
 //! them the process has to end, so that whoever starts it does that again. The others are missed too, but deployments go on without
