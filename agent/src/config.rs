@@ -64,6 +64,22 @@ pub enum Error {
          `units = []` for none"
     )]
     UnitsMissing,
+    /// A variable that looks like one of the agent's, and that nothing reads.
+    #[error("there is no variable {name}{}", meant.as_ref().map(|it| format!("; did you mean {it}?")).unwrap_or_default())]
+    UnknownVariable {
+        /// The variable.
+        name: String,
+        /// The one that may have been meant.
+        meant: Option<String>,
+    },
+    /// Two variables for one key, with different values.
+    #[error("{one} and {other} are two names of one variable, and have different values; set one of them")]
+    TwoVariables {
+        /// One of them.
+        one: &'static str,
+        /// The other one.
+        other: &'static str,
+    },
 }
 
 /// A judged configuration.
@@ -524,11 +540,7 @@ fn collector(given: TracesSettings) -> Result<stella_otlp::Config, Error> {
 /// # Errors
 /// If it is not.
 pub fn checked_server(server: String) -> Result<String, Error> {
-    let is_name_and_port = server.rsplit_once(':').is_some_and(|(host, port)| {
-        let is_name = !host.is_empty() && !host.contains([':', '/', '@', ' ']);
-        is_name && port.parse::<u16>().is_ok_and(|port| port > 0)
-    });
-    if is_name_and_port || server.parse::<SocketAddr>().is_ok() {
+    if stella_settings::is_host_and_port(&server) {
         Ok(server)
     } else {
         Err(out_of_bounds("server", server, "write host:port, for example stella.example.com:7443"))

@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use stella_api_types::deployment::OnFailure;
 use stella_api_types::paths;
-use stella_tests::cluster::{Cluster, ENVIRONMENT};
+use stella_tests::cluster::{Cluster, ENVIRONMENT, TENANT, create_token, token};
 use stella_tests::monitoring::{Event, Pager};
 use stella_tests::people::Shell;
 use stella_tests::recipe::{release, rolling, shell};
@@ -111,6 +111,10 @@ async fn a_reload_takes_over_what_it_can_and_says_what_needs_a_restart() -> Resu
     // What needs a restart is said again until there was one.
     add(&config, "[journal]\ncache_bytes = 1000000\n")?;
     assert_eq!(cluster.control_plane.tool(&["reload"])?, "journal.cache_bytes: needs a restart\n");
+    add(&config, "[agents]\nadvertise = \"stella.example.com:7443\"\n")?;
+    assert_eq!(cluster.control_plane.tool(&["reload"])?, "agents.advertise: taken over\n");
+    let created = create_token(&cluster.api, TENANT, &token(None, 1)).await?;
+    assert_eq!(created.agent_address, "stella.example.com:7443");
 
     let agent = &mut cluster.agents[0];
     add(&agent.config_file(), "concurrency = 2\n[log]\nlevel = \"debug\"\n")?;

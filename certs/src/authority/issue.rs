@@ -87,6 +87,14 @@ impl Authority {
         })
     }
 
+    /// Whether these can be the extra names of a certificate for the control plane.
+    ///
+    /// # Errors
+    /// [`Error::BadName`] or [`Error::TooManyNames`].
+    pub fn check_names(extra_names: &[String]) -> Result<(), Error> {
+        server_names(extra_names).map(drop)
+    }
+
     /// Issues a certificate for the control plane with a new key. `extra_names` are the DNS names and addresses under
     /// which people and agents reach it, beside the local ones, which it always has.
     ///

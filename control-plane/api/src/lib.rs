@@ -63,6 +63,17 @@ pub struct ApiConfig {
     pub proxies: Proxies,
     /// Messages a minute for one incoming webhook.
     pub hook_requests_per_minute: u32,
+    /// What agents are told to dial.
+    pub agents_dial: AgentsDial,
+}
+
+/// What agents are told to dial.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AgentsDial {
+    /// This address, `host:port`.
+    Address(String),
+    /// This name or address, and the port at which they are listened for.
+    Host(String),
 }
 
 /// What the API works with.
@@ -80,8 +91,8 @@ pub struct ApiDeps {
     pub authority: Arc<Authority>,
     /// What the secrets of incoming webhooks are made from.
     pub hook_key: HookKey,
-    /// What agents dial, `host:port`.
-    pub agent_address: String,
+    /// The port at which agents are listened for.
+    pub agents_port: u16,
     /// How much is logged.
     pub log_level: LogLevel,
     /// What can change while it runs.
@@ -156,7 +167,7 @@ pub(crate) struct Inner {
     pub(crate) version: &'static str,
     pub(crate) authority: Arc<Authority>,
     pub(crate) hook_key: HookKey,
-    pub(crate) agent_address: String,
+    pub(crate) agents_port: u16,
     pub(crate) log_level: LogLevel,
     pub(crate) sample_ratio: f64,
     pub(crate) on_answer: Option<OnAnswer>,
@@ -186,7 +197,7 @@ impl App {
             version,
             authority,
             hook_key,
-            agent_address,
+            agents_port,
             log_level,
             tuning,
             sample_ratio,
@@ -202,7 +213,7 @@ impl App {
             version,
             authority,
             hook_key,
-            agent_address,
+            agents_port,
             log_level,
             sample_ratio,
             on_answer,
@@ -214,5 +225,14 @@ impl App {
             shutdown,
             started,
         }))
+    }
+
+    /// What agents are told to dial now, `host:port`.
+    pub(crate) fn agent_address(&self) -> String {
+        match self.tuning.agents_dial().as_ref() {
+            AgentsDial::Address(address) => address.clone(),
+            AgentsDial::Host(host) if host.contains(':') => format!("[{host}]:{}", self.agents_port),
+            AgentsDial::Host(host) => format!("{host}:{}", self.agents_port),
+        }
     }
 }

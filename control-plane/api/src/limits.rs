@@ -14,9 +14,9 @@ use stella_protocol::id::{AccountId, ApiTokenId, HookId, TenantId};
 use stella_protocol::network::Network;
 use tokio_util::sync::CancellationToken;
 
-use crate::ApiConfig;
 use crate::error::{ApiError, ErrorCode};
 use crate::proxies::Proxies;
+use crate::{AgentsDial, ApiConfig};
 
 /// How often keys that have been quiet for long are forgotten, so that memory stays bounded by recent callers.
 const FORGET_INTERVAL: Duration = Duration::from_secs(60);
@@ -28,6 +28,7 @@ pub struct Tuning {
     artifact_bytes_max: AtomicU64,
     tenant_artifact_bytes_max: AtomicU64,
     proxies: ArcSwap<Proxies>,
+    agents_dial: ArcSwap<AgentsDial>,
 }
 
 impl Tuning {
@@ -39,6 +40,7 @@ impl Tuning {
             artifact_bytes_max: AtomicU64::new(config.artifact_bytes_max),
             tenant_artifact_bytes_max: AtomicU64::new(config.tenant_artifact_bytes_max),
             proxies: ArcSwap::from_pointee(config.proxies.clone()),
+            agents_dial: ArcSwap::from_pointee(config.agents_dial.clone()),
         })
     }
 
@@ -50,6 +52,7 @@ impl Tuning {
         self.artifact_bytes_max.store(config.artifact_bytes_max, Ordering::Relaxed);
         self.tenant_artifact_bytes_max.store(config.tenant_artifact_bytes_max, Ordering::Relaxed);
         self.proxies.store(Arc::new(config.proxies.clone()));
+        self.agents_dial.store(Arc::new(config.agents_dial.clone()));
     }
 
     pub(crate) fn limits(&self) -> Arc<Limits> {
@@ -68,6 +71,11 @@ impl Tuning {
     /// The proxies that are believed.
     pub(crate) fn proxies(&self) -> Arc<Proxies> {
         self.proxies.load_full()
+    }
+
+    /// What agents are told to dial.
+    pub(crate) fn agents_dial(&self) -> Arc<AgentsDial> {
+        self.agents_dial.load_full()
     }
 
     /// Forgets quiet keys until shutdown.

@@ -42,10 +42,12 @@ pub(crate) async fn agent(context: &Context, command: Agent) -> Result<(), Error
                 return Ok(());
             }
             print::result(context.output, &created, |created| {
+                let other_hosts = enrol::only_this_host(&created.agent_address);
+                let other_hosts = other_hosts.map(|note| format!("\n\n{note}")).unwrap_or_default();
                 // Not as an argument, which everybody on the host can read.
                 format!(
                     "{token}\n\nIt is shown only now. On the host, before {}, with it in a file that only root can read:\n\n  \
-                     stella-agent enrol --server {} --token @/root/token",
+                     stella-agent enrol --server {} --token @/root/token{other_hosts}",
                     when::moment(&created.details.expires_at),
                     created.agent_address
                 )

@@ -6,6 +6,9 @@
 //! User data does not enrol by itself: nobody watches a first boot, so a control plane that is away then must not be the end of it.
 //! It leaves the token where `stella-agent-enrol.service` takes it from, as a golden image does, and that one tries until it is let in.
 
+use std::io::IsTerminal as _;
+use std::net::IpAddr;
+
 use stella_api_types::agent::{self, CreateEnrolmentToken, EnrolmentTokenCreated};
 use stella_api_types::paths;
 
@@ -35,7 +38,24 @@ pub(crate) async fn command(context: &Context, wanted: EnrolCommand) -> Result<(
         return print::json(&serde_json::json!({ "command": text, "token": created.details }));
     }
     print::line(&text);
+    // Programs that run what they are given may read both outputs.
+    if let Some(note) = only_this_host(server).filter(|_| std::io::stderr().is_terminal()) {
+        print::warning(&note);
+    }
     Ok(())
+}
+
+/// What to say if an address for agents is a loopback one: only the control plane's own host reaches itself by it.
+pub(crate) fn only_this_host(server: &str) -> Option<String> {
+    let host = server.rsplit_once(':').map_or(server, |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let is_loopback = host.parse::<IpAddr>().map_or(host == "localhost", |address| address.is_loopback());
+    is_loopback.then(|| {
+        format!(
+            "Other hosts do not reach the control plane at {server}: for them, put its name into api.names (or agents.advertise) and run \
+             systemctl reload stella-orchestrator"
+        )
+    })
 }
 
 pub(crate) async fn new_token(context: &Context, new: &NewToken) -> Result<EnrolmentTokenCreated, Error> {
@@ -272,6 +292,18 @@ mod tests {
             assert_eq!(String::from_utf8_lossy(&said.stdout), text, "{script}");
         }
         assert_eq!(quote("host.example:7443"), "host.example:7443");
+    }
+
+    #[test]
+    fn an_address_that_only_its_own_host_reaches_is_told() {
+        for loopback in ["localhost:7443", "127.0.0.1:7443", "[::1]:7443", "127.1.2.3:1"] {
+            let note = only_this_host(loopback).expect(loopback);
+            assert!(note.contains(loopback) && note.contains("api.names"), "{note}");
+        }
+        for other in ["stella.example.com:7443", "10.0.0.7:7443", "[fd00::1]:7443", "localhost.example:7443"]
+        {
+            assert_eq!(only_this_host(other), None, "{other}");
+        }
     }
 
     #[test]

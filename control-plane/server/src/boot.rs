@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use metrics_exporter_prometheus::PrometheusHandle;
-use stella_api::{ApiConfig, ApiDeps, LookAtHosts, MetricsTls, OnAnswer, Render, Tuning};
+use stella_api::{AgentsDial, ApiConfig, ApiDeps, LookAtHosts, MetricsTls, OnAnswer, Render, Tuning};
 use stella_certs::{HookKey, tls};
 use stella_domain::state::State;
 use stella_engine::{Condition, Engine, Handle};
@@ -149,7 +149,7 @@ async fn serve(
         version: env!("CARGO_PKG_VERSION"),
         authority: Arc::clone(&pki.authority),
         hook_key: hook_key(config, &engine.handle().state())?,
-        agent_address: agent_address(config, fleet.local_addr()),
+        agents_port: fleet.local_addr().port(),
         log_level,
         tuning,
         sample_ratio: config.traces.sample_ratio,
@@ -399,15 +399,15 @@ pub(crate) fn api_config(config: &Config) -> anyhow::Result<ApiConfig> {
         tenant_requests_per_minute: config.api.tenant_requests_per_minute,
         proxies: config.api.proxies()?,
         hook_requests_per_minute: config.api.hook_requests_per_minute,
+        agents_dial: agents_dial(config),
     })
 }
 
 /// What agents are told to dial: as configured, or the first name of the certificate, or this machine's loopback.
-fn agent_address(config: &Config, listening: SocketAddr) -> String {
-    config.agents.advertise.clone().unwrap_or_else(|| {
-        let host = config.api.names.first().map_or("localhost", String::as_str);
-        format!("{host}:{}", listening.port())
-    })
+fn agents_dial(config: &Config) -> AgentsDial {
+    let of_certificate = || config.api.names.first().map_or("localhost", String::as_str).to_owned();
+    let advertised = config.agents.advertise.clone().map(AgentsDial::Address);
+    advertised.unwrap_or_else(|| AgentsDial::Host(of_certificate()))
 }
 
 fn scrape(

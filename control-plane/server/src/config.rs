@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
-use stella_certs::{CertificateDer, certificates_from_pem};
+use stella_certs::{Authority, CertificateDer, certificates_from_pem};
 use stella_settings::{Layers, Shown};
 
 use crate::calls::Destinations;
@@ -32,6 +32,8 @@ pub(crate) use traces::Traces;
 pub(crate) const DEFAULT_FILE: &str = "/etc/stella/orchestrator.toml";
 /// Environment variables start with this; `STELLA_ORCHESTRATOR__API__LISTEN` is `api.listen`.
 const ENVIRONMENT_PREFIX: &str = "STELLA_ORCHESTRATOR__";
+/// The least memory for the database's cache, in bytes: its storage engine gives up on nearly none, as it does on files that are damaged.
+const CACHE_BYTES_MIN: u64 = 64 << 10;
 /// The level of the log, for those who know the name from elsewhere.
 const LEVEL_VARIABLE: &str = "LOG_LEVEL";
 
@@ -262,10 +264,22 @@ impl Config {
         for (key, value) in positive {
             anyhow::ensure!(value > 0, "{key} must be at least 1");
         }
+        anyhow::ensure!(
+            self.journal.cache_bytes >= CACHE_BYTES_MIN,
+            "journal.cache_bytes must be at least {CACHE_BYTES_MIN}, not {}",
+            self.journal.cache_bytes
+        );
         stella_telemetry::LogLevel::check(&self.log.level)?;
         self.metrics.client_roots()?;
+        Authority::check_names(&self.api.names).context("api.names")?;
         self.api.given()?;
         self.api.proxies()?;
+        if let Some(advertise) = &self.agents.advertise {
+            anyhow::ensure!(
+                stella_settings::is_host_and_port(advertise),
+                "agents.advertise: {advertise:?} is not host:port, such as stella.example.com:7443"
+            );
+        }
         self.retention.check()?;
         self.traces.check()?;
         self.event_bus.check()?;
@@ -316,9 +330,14 @@ mod tests {
             ("[log]\nlevel = \"loud=yes\"\n", "log level"),
             ("[agents]\nheartbeat_interval_ms = 1\n", "agents.heartbeat_interval_ms"),
             ("[api]\nburst = 0\n", "api.burst"),
+            ("[journal]\ncache_bytes = 0\n", "journal.cache_bytes must be at least 65536, not 0"),
+            ("[journal]\ncache_bytes = 65535\n", "journal.cache_bytes"),
             ("[workflows]\nhttp_allowed = [\"ftp://x/\"]\n", "workflows.http_allowed"),
             ("[metrics]\nclient_ca = \"/nonexistent/ca.crt\"\n", "metrics.client_ca"),
             ("[api]\ncertificate = \"/dev/null\"\n", "api.certificate and api.key go together"),
+            ("[api]\nnames = [\"https://x:8443\"]\n", "api.names"),
+            ("[agents]\nadvertise = \"stella\"\n", "agents.advertise: \"stella\" is not host:port"),
+            ("[agents]\nadvertise = \"https://x:1\"\n", "agents.advertise"),
             ("[api]\nkey = \"/dev/null\"\n", "api.certificate and api.key go together"),
             ("[api]\ncertificate = \"/dev/null\"\nkey = \"/dev/null\"\n", "api.certificate /dev/null"),
             (

@@ -10,6 +10,7 @@ mod show;
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _};
+use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -26,6 +27,8 @@ const FILE_BYTES_MAX: u64 = 256 * 1024;
 const FILES_MAX: usize = 100;
 /// From which likeness on, of 0 to 1, a known key may be what was meant.
 const LIKENESS_MIN: f64 = 0.8;
+/// The same for names that all begin alike, and are like one another already for that.
+const VARIABLE_LIKENESS_MIN: f64 = 0.95;
 
 /// One key of a program.
 #[derive(Clone, Copy, Debug)]
@@ -314,6 +317,24 @@ impl Layers {
     pub const fn keys(&self) -> &'static [Key] {
         self.keys
     }
+}
+
+/// The known name that is most like this one, if one is like it at all.
+pub fn most_like<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let likeness = |known: &str| strsim::jaro_winkler(known, name);
+    known
+        .max_by(|a, b| likeness(a).total_cmp(&likeness(b)))
+        .filter(|best| likeness(best) >= VARIABLE_LIKENESS_MIN)
+}
+
+/// Whether a text is `host:port`, as agents dial it: a name or an address and a port, one of IPv6 in brackets.
+#[must_use]
+pub fn is_host_and_port(text: &str) -> bool {
+    let is_name_and_port = text.rsplit_once(':').is_some_and(|(host, port)| {
+        let is_name = !host.is_empty() && !host.contains([':', '/', '@', ' ']);
+        is_name && port.parse::<u16>().is_ok_and(|port| port > 0)
+    });
+    is_name_and_port || text.parse::<SocketAddr>().is_ok()
 }
 
 /// The parser shows the line itself, which may hold a secret: it is told by its number.

@@ -349,7 +349,7 @@ pub(crate) async fn create_enrolment_token(
     let answer = EnrolmentTokenCreated {
         token: first_time.then(|| token.to_string()),
         note: (!first_time).then(|| note.to_owned()),
-        agent_address: app.agent_address.clone(),
+        agent_address: app.agent_address(),
         details,
     };
     Ok((StatusCode::CREATED, Json(answer)))
@@ -413,7 +413,7 @@ pub(crate) async fn system(
         version: app.version.to_owned(),
         journal_incarnation: incarnation.to_string(),
         uptime: app.started.elapsed().as_secs(),
-        agent_address: app.agent_address.clone(),
+        agent_address: app.agent_address(),
         root_fingerprint: app.authority.root_fingerprint().to_string(),
         roots_pem: app.authority.roots_pem(),
         root_rotation: app.authority.status().phase.map(|phase| phase.name().to_owned()),

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::slice::from_ref;
 
 use serde_json::{Value, json};
+use stella_api::{AgentsDial, ApiConfig};
 
-use crate::world::World;
+use crate::world::{World, generous};
 
 const ENVIRONMENTS: usize = 250;
 
@@ -175,6 +176,23 @@ async fn the_figures_of_the_installation_are_those_of_the_lists() {
         (&system["version"], &system["agent_address"]),
         (&json!("1.2.3-test"), &json!("stella.test:7443"))
     );
+}
+
+/// A token that sends hosts where nobody is any more is of no use.
+#[tokio::test]
+async fn what_agents_are_told_to_dial_follows_the_configuration() {
+    let world = World::new().await;
+    world.tenant("acme").await;
+    for (dial, told) in [
+        (AgentsDial::Host("other.test".into()), "other.test:7443"),
+        (AgentsDial::Host("fd00::7".into()), "[fd00::7]:7443"),
+        (AgentsDial::Address("outside.test:443".into()), "outside.test:443"),
+    ] {
+        world.deps.tuning.change(&ApiConfig { agents_dial: dial, ..generous() });
+        assert_eq!(world.get("/api/v1/system").await.expect(200)["agent_address"], told);
+        let created = world.post("/api/v1/tenants/acme/enrolment-tokens", &json!({})).await.expect(201);
+        assert_eq!(created["agent_address"], told);
+    }
 }
 
 /// A filter that is passed over shows what was not asked for.

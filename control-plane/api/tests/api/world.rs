@@ -77,6 +77,7 @@ pub(crate) fn generous() -> ApiConfig {
         tenant_requests_per_minute: 1_000_000,
         proxies: stella_api::Proxies::default(),
         hook_requests_per_minute: 1_000_000,
+        agents_dial: stella_api::AgentsDial::Host("stella.test".into()),
     }
 }
 
@@ -102,7 +103,7 @@ impl World {
                 Authority::open_or_create(&folder.path().join("pki"), SystemTime::now()).unwrap(),
             ),
             hook_key: stella_certs::HookKey::generate().unwrap(),
-            agent_address: "stella.test:7443".into(),
+            agents_port: 7_443,
             log_level: stella_telemetry::LogLevel::detached("info"),
             tuning: Tuning::new(&config),
             look: None,

@@ -68,7 +68,7 @@ pub(crate) const KEYS: &[Key] = &[
         "scrapers have to show a certificate under one of these authorities. Take one of your own: under Stella's, every agent has a certificate",
     ),
     key("agents.listen", "`0.0.0.0:7443`", "address, UDP", "agents and enrolment"),
-    key(
+    live(
         "agents.advertise",
         "none",
         "`host:port`",
@@ -81,7 +81,7 @@ pub(crate) const KEYS: &[Key] = &[
         "agents renew at two thirds of it, so that a third of it is the longest outage that no host has to be [enrolled again](operations.md#how-long-agents-certificates-live) after",
     ),
     key("agents.heartbeat_interval_ms", "5000", "milliseconds, 100 to 60000", "how often agents send one"),
-    key("journal.cache_bytes", "67108864", "bytes", "the database's cache"),
+    key("journal.cache_bytes", "67108864", "bytes, at least 65536", "the database's cache"),
     key(
         "journal.reserve_bytes",
         "268435456",
