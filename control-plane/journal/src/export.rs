@@ -81,8 +81,14 @@ impl From<ReadError> for ExportError {
     }
 }
 
-/// Writes the journal in the directory as JSON lines. Needs a journal that nobody has open.
-pub fn export(dir: &Path, out: &mut impl Write, coverage: Coverage) -> Result<ExportSummary, ExportError> {
+/// Writes the journal in the directory as JSON lines. Needs a journal that nobody has open. `version` is that of the software which is the
+/// oldest to understand it.
+pub fn export(
+    dir: &Path,
+    out: &mut impl Write,
+    coverage: Coverage,
+    version: Option<String>,
+) -> Result<ExportSummary, ExportError> {
     let raw = Raw::open_existing(dir)?;
     let inventory = raw.inventory()?;
     if coverage == Coverage::Complete
@@ -92,7 +98,7 @@ pub fn export(dir: &Path, out: &mut impl Write, coverage: Coverage) -> Result<Ex
     }
     let mut writer = LineWriter { out, hash: Sha256::new() };
     let (incarnation, epoch) = (inventory.incarnation, inventory.epoch);
-    writer.write(&Line::Header(Header { format: FORMAT, incarnation, epoch }))?;
+    writer.write(&Line::Header(Header { format: FORMAT, incarnation, epoch, version }))?;
     let mut summary = ExportSummary { damage: inventory.problems, ..ExportSummary::default() };
     let mut streams = Vec::new();
     for (&stream, &stored) in &inventory.streams {
@@ -123,7 +129,7 @@ pub fn export_open(
 ) -> Result<ExportSummary, ExportError> {
     let mut writer = LineWriter { out, hash: Sha256::new() };
     let (incarnation, epoch) = (Some(journal.incarnation()), journal.epoch());
-    writer.write(&Line::Header(Header { format: FORMAT, incarnation, epoch }))?;
+    writer.write(&Line::Header(Header { format: FORMAT, incarnation, epoch, version: None }))?;
     let mut summary = ExportSummary::default();
     let mut streams = Vec::new();
     for (&stream, head) in heads {

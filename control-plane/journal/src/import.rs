@@ -77,6 +77,12 @@ pub enum ImportError {
         /// What is wrong with it.
         problem: String,
     },
+    /// Nothing would be in the new journal.
+    #[error("all of its events are later than the time that was asked for")]
+    NothingUntil {
+        /// When the first of them was decided.
+        first: Timestamp,
+    },
     /// The directory could not be used.
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -88,7 +94,8 @@ pub enum ImportError {
 /// Makes a journal in a new or empty directory from an export, with a new incarnation and new hash chains.
 ///
 /// Positions, times, epochs and payloads are kept. The journal gets its name last: an import that was cut off is not
-/// taken for a journal. What comes after `until` is checked like the rest and left out.
+/// taken for a journal. What comes after `until` is checked like the rest and left out; if that is all there is, the directory stays as it
+/// was: a control plane would take an empty journal for a beginning.
 pub fn import(source: &mut impl BufRead, dir: &Path, until: Until) -> Result<ImportSummary, ImportError> {
     let is_used = match dir.read_dir() {
         Ok(mut items) => items.next().is_some(),
@@ -116,6 +123,15 @@ pub fn import(source: &mut impl BufRead, dir: &Path, until: Until) -> Result<Imp
     }
 }
 
+/// The version of the software that wrote an export, if it says.
+pub fn version_of(source: &mut impl BufRead) -> Result<Option<String>, ImportError> {
+    let mut lines = LineReader { source, number: 0, hash: Sha256::new() };
+    match lines.next()? {
+        (Line::Header(header), _) => Ok(header.version),
+        (Line::Event(_) | Line::Trailer(_), _) => Err(lines.problem("the header is missing")),
+    }
+}
+
 /// When an event of an export was decided; `None` if it is not in there.
 pub fn time_of(
     source: &mut impl BufRead,
@@ -136,13 +152,17 @@ pub fn time_of(
 
 /// A journal in the making.
 struct Importer {
-    raw: Raw,
+    dir: PathBuf,
+    /// `None` until there is something to write.
+    raw: Option<Raw>,
     incarnation: Incarnation,
     epoch: Epoch,
     heads: BTreeMap<Stream, StoredHead>,
     events: u64,
     /// Where each stream of the export is, counting what is left out, and the time of its newest event.
     seen: BTreeMap<Stream, (Position, Timestamp)>,
+    /// When the first event of all was decided.
+    first: Option<Timestamp>,
     /// Events of one append that are not packed yet.
     run: Option<Run>,
     batch: Batch,
@@ -162,12 +182,14 @@ impl Importer {
             return Err(lines.problem("its format is not known to this software"));
         }
         Ok(Self {
-            raw: Raw::open(dir, TOOL_CONFIG)?,
+            dir: dir.to_owned(),
+            raw: None,
             incarnation: Incarnation(Uuid::new_v4()),
             epoch: header.epoch,
             heads: BTreeMap::new(),
             events: 0,
             seen: BTreeMap::new(),
+            first: None,
             run: None,
             batch: Batch::default(),
             batch_bytes: 0,
@@ -193,6 +215,7 @@ impl Importer {
             return Err(lines.problem("the time is before the one of the event before it"));
         }
         (*next, *last) = (next.next(), at);
+        self.first = Some(self.first.map_or(at, |first| first.min(at)));
         if !until.takes(at) {
             return Ok(());
         }
@@ -230,8 +253,12 @@ impl Importer {
 
     fn write_batch(&mut self) -> Result<(), ImportError> {
         self.batch_bytes = 0;
-        self.raw.store.apply(&self.raw.tree, std::mem::take(&mut self.batch))?;
-        Ok(self.raw.store.barrier()?)
+        let raw = match &mut self.raw {
+            Some(raw) => raw,
+            none => none.insert(Raw::open(&self.dir, TOOL_CONFIG)?),
+        };
+        raw.store.apply(&raw.tree, std::mem::take(&mut self.batch))?;
+        Ok(raw.store.barrier()?)
     }
 
     fn check(
@@ -258,6 +285,9 @@ impl Importer {
     }
 
     fn finish(mut self, missing: Vec<MissingEvents>) -> Result<ImportSummary, ImportError> {
+        if let Some(first) = self.first.filter(|_| self.events == 0) {
+            return Err(ImportError::NothingUntil { first });
+        }
         self.write_batch()?;
         for (&stream, &stored) in &self.heads {
             self.batch.insert(head_key(stream), encode_head(stored));

@@ -28,7 +28,7 @@ mod transfer;
 mod verify;
 
 pub use export::{Coverage, ExportError, ExportSummary, MissingEvents, export, export_open};
-pub use import::{ImportError, ImportSummary, Until, import, time_of};
+pub use import::{ImportError, ImportSummary, Until, import, time_of, version_of};
 pub use port::{
     APPEND_BYTES_MAX, Append, AppendError, Archive, ArchiveRecord, Damage, EVENT_BYTES_MAX, Entry, Head,
     Journal, Mark, OpenError, Problem, ReadError, Shelf, Snapshot, SnapshotError, StorageError, Stream,

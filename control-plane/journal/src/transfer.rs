@@ -1,7 +1,7 @@
 //! The lines of an export: one JSON object a line, the header first and the trailer last.
 //!
 //! ```text
-//! {"header":{"format":1,"incarnation":"…","epoch":3}}
+//! {"header":{"format":1,"incarnation":"…","epoch":3,"version":"0.1.0"}}
 //! {"event":{"stream":"system","position":0,"at":1700000000000,"epoch":1,"payload":{…}}}
 //! {"trailer":{"events":1,"sha256":"sha256:…","streams":[{"stream":"system","events":1,"hash":"sha256:…"}],"missing":[]}}
 //! ```
@@ -39,6 +39,10 @@ pub(crate) struct Header {
     /// `None` if the journal's own name was damaged.
     pub(crate) incarnation: Option<Incarnation>,
     pub(crate) epoch: Epoch,
+    /// The newest version of the software that has written to the journal; `None` in a backup, which names it itself, and in exports of
+    /// before it was thought of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) version: Option<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

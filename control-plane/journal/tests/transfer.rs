@@ -7,13 +7,13 @@ use std::path::Path;
 use common::{CONFIG, append_bytes, append_one, lead, read_all, record_key, tamper, tenant};
 use stella_journal::{
     Coverage, ExportError, ImportError, Journal, OpenError, Problem, SledJournal, Stream, Until, export,
-    export_open, import, time_of, verify,
+    export_open, import, time_of, verify, version_of,
 };
 use stella_protocol::id::{Epoch, Position};
 
 fn export_of(dir: &Path, coverage: Coverage) -> String {
     let mut out = Vec::new();
-    export(dir, &mut out, coverage).expect("the journal can be exported");
+    export(dir, &mut out, coverage, None).expect("the journal can be exported");
     String::from_utf8(out).expect("an export is text")
 }
 
@@ -104,22 +104,45 @@ fn an_import_can_end_at_a_time_and_takes_nothing_later() {
     assert_eq!(time(tenant(1), 1), Some(start.plus_ms(1)));
     assert_eq!((time(tenant(1), 2), time(tenant(1), 3)), (Some(start.plus_ms(3)), None));
 
-    for (last, events, tenant_events) in [(0, 0, 0), (1, 2, 2), (2, 3, 2), (3, 4, 3), (4, 5, 3), (99, 5, 3)] {
+    for (last, events, tenant_events) in [(1, 2, 2), (2, 3, 2), (3, 4, 3), (4, 5, 3), (99, 5, 3)] {
         let new = dir.path().join(format!("until-{last}"));
         let until = Until::Time(start.plus_ms(last));
         let summary = import(&mut text.as_bytes(), &new, until).unwrap();
         assert_eq!((summary.events, summary.left_out), (events, 5 - events));
-        assert_eq!(summary.last, if events == 0 { start } else { start.plus_ms(last.min(4)) });
+        assert_eq!(summary.last, start.plus_ms(last.min(4)));
         assert!(verify(&new).unwrap().is_whole());
         let cut = SledJournal::open(&new, CONFIG).unwrap();
         let heads = cut.heads();
         assert_eq!(heads.get(&tenant(1)).map_or(0, |head| head.next.0), tenant_events);
         assert!(tenant_events != first.next.0 || read_all(&cut, tenant(1)).len() == 2);
     }
+    // Of nothing no journal is made: a control plane would begin anew with it.
+    let none = dir.path().join("none");
+    let refused = import(&mut text.as_bytes(), &none, Until::Time(start)).unwrap_err();
+    assert!(
+        matches!(refused, ImportError::NothingUntil { first } if first == start.plus_ms(1)),
+        "{refused:?}"
+    );
+    assert!(!none.exists(), "something was made");
     // What is left out is checked all the same.
     let changed = text.replace("\"payload\":[5]", "\"payload\":[6]");
     let refused = import(&mut changed.as_bytes(), &dir.path().join("changed"), Until::Time(start));
     assert!(matches!(refused, Err(ImportError::Line { .. })), "{refused:?}");
+}
+
+#[test]
+fn an_export_names_the_version_that_it_is_given_and_older_ones_name_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let old = dir.path().join("old");
+    drop(lead(&old));
+    for version in [None, Some("0.3.1".to_owned())] {
+        let mut text = Vec::new();
+        export(&old, &mut text, Coverage::Complete, version.clone()).unwrap();
+        assert_eq!(version_of(&mut &text[..]).unwrap(), version);
+        let new = dir.path().join(format!("new-{version:?}"));
+        import(&mut &text[..], &new, Until::End).unwrap();
+    }
+    version_of(&mut &b"{}\n"[..]).unwrap_err();
 }
 
 #[test]
@@ -163,7 +186,7 @@ fn nothing_is_imported_over_something() {
     drop(lead(dir.path()));
     let error = import(&mut "".as_bytes(), dir.path(), Until::End).unwrap_err();
     assert!(matches!(error, ImportError::NotEmpty(_)), "{error:?}");
-    let missing = export(&dir.path().join("none"), &mut Vec::new(), Coverage::Complete).unwrap_err();
+    let missing = export(&dir.path().join("none"), &mut Vec::new(), Coverage::Complete, None).unwrap_err();
     assert!(matches!(missing, ExportError::Open(OpenError::NotFound(_))), "{missing:?}");
 }
 
@@ -185,11 +208,11 @@ fn a_salvage_saves_everything_before_the_damage_and_says_what_is_missing() {
         value[last] ^= u8::from(key == place);
         Some(value)
     });
-    let error = export(&old, &mut Vec::new(), Coverage::Complete).unwrap_err();
+    let error = export(&old, &mut Vec::new(), Coverage::Complete, None).unwrap_err();
     assert!(matches!(error, ExportError::Damaged(_)), "{error:?}");
 
     let mut text = Vec::new();
-    let summary = export(&old, &mut text, Coverage::Salvage).unwrap();
+    let summary = export(&old, &mut text, Coverage::Salvage, None).unwrap();
     assert_eq!((summary.streams, summary.events), (2, 8));
     let [missing] = &summary.missing[..] else { panic!("{summary:?}") };
     assert_eq!((missing.stream, missing.from, missing.end), (tenant(1), Position(4), Some(Position(8))));
@@ -216,7 +239,7 @@ fn a_salvage_works_without_a_readable_name_or_head() {
         Some(value)
     });
     let mut text = Vec::new();
-    let summary = export(&old, &mut text, Coverage::Salvage).unwrap();
+    let summary = export(&old, &mut text, Coverage::Salvage, None).unwrap();
     assert_eq!((summary.events, summary.damage.len(), summary.missing.len()), (2, 2, 0));
     let new = dir.path().join("new");
     import(&mut &text[..], &new, Until::End).unwrap();

@@ -1,19 +1,20 @@
 //! `stella-orchestrator journal`: the way out of a damaged or outgrown database. The control plane must be stopped.
 
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Write};
+use std::io::{BufReader, BufWriter, Seek as _, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, ensure};
 use clap::Subcommand;
-use stella_api_types::time::parse_rfc3339;
+use stella_api_types::time::{parse_rfc3339, rfc3339};
 use stella_engine::Checkpoint;
-use stella_journal::{Coverage, JournalConfig, MissingEvents, SledJournal, Until};
+use stella_journal::{Coverage, ImportError, JournalConfig, MissingEvents, SledJournal, Until};
 use stella_protocol::time::Timestamp;
 use tempfile::NamedTempFile;
 
 use crate::owner::become_owner;
+use crate::written_by;
 
 /// How the tools open a journal: it is only read, or fills up once.
 pub(crate) const TOOL_CONFIG: JournalConfig = JournalConfig { cache_bytes: 64 << 20, reserve_bytes: 0 };
@@ -65,7 +66,8 @@ pub(crate) fn run(command: &JournalCommand, state_dir: &Path, directory: &Path) 
             let coverage = if *salvage { Coverage::Salvage } else { Coverage::Complete };
             let summary = {
                 let _as_owner = become_owner(state_dir)?;
-                stella_journal::export(directory, &mut writer, coverage)?
+                let version = Some(written_by::newest(state_dir));
+                stella_journal::export(directory, &mut writer, coverage, version)?
             };
             let whole = writer.into_inner().map_err(std::io::IntoInnerError::into_error)?;
             whole.as_file().sync_all()?;
@@ -78,11 +80,17 @@ pub(crate) fn run(command: &JournalCommand, state_dir: &Path, directory: &Path) 
             Ok(true)
         }
         JournalCommand::Import { file, until } => {
-            let opened = File::open(file).with_context(|| format!("{} cannot be read", file.display()))?;
+            let wrong = || format!("{} cannot be read", file.display());
+            let mut opened = BufReader::new(File::open(file).with_context(wrong)?);
+            if let Some(version) = stella_journal::version_of(&mut opened)? {
+                written_by::refuse_newer_version(&version)
+                    .with_context(|| format!("{} is not imported", file.display()))?;
+            }
+            opened.rewind().with_context(wrong)?;
             let summary = {
                 let _as_owner = become_owner(state_dir)?;
                 let until = until.map_or(Until::End, Until::Time);
-                stella_journal::import(&mut BufReader::new(opened), directory, until)?
+                stella_journal::import(&mut opened, directory, until).map_err(with_time)?
             };
             let (events, streams, incarnation) = (summary.events, summary.streams, summary.incarnation);
             writeln!(
@@ -95,6 +103,15 @@ pub(crate) fn run(command: &JournalCommand, state_dir: &Path, directory: &Path) 
             missing(&mut out, &summary.missing)?;
             Ok(true)
         }
+    }
+}
+
+/// Says when it began, if nothing of it was to be taken over.
+pub(crate) fn with_time(error: ImportError) -> anyhow::Error {
+    match error {
+        ImportError::NothingUntil { first } => anyhow::Error::from(error)
+            .context(format!("nothing would be left: the first event is of {}", rfc3339(first))),
+        error => error.into(),
     }
 }
 
@@ -135,6 +152,34 @@ fn missing(out: &mut impl Write, missing: &[MissingEvents]) -> anyhow::Result<()
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_export_of_a_newer_version_is_not_imported() {
+        let folder = tempfile::tempdir().unwrap();
+        let (directory, file) = (folder.path().join("journal"), folder.path().join("events.jsonl"));
+        drop(SledJournal::open(&directory, TOOL_CONFIG).unwrap());
+        run(&JournalCommand::Export { file: file.clone(), salvage: false }, folder.path(), &directory)
+            .unwrap();
+        let other = folder.path().join("other");
+        let import = JournalCommand::Import { file: file.clone(), until: None };
+        let own = format!("\"version\":\"{}\"", env!("CARGO_PKG_VERSION"));
+        let text = std::fs::read_to_string(&file).unwrap();
+        assert!(text.contains(&own), "{text}");
+        std::fs::write(&file, text.replace(&own, "\"version\":\"99.1.2\"")).unwrap();
+        let refused = format!("{:#}", run(&import, folder.path(), &other).unwrap_err());
+        assert!(refused.contains("version 99.1.2 has written it"), "{refused}");
+        assert!(!other.exists(), "something was made");
+        std::fs::write(&file, text).unwrap();
+        assert!(run(&import, folder.path(), &other).unwrap());
+    }
+
+    #[test]
+    fn what_is_exported_of_a_folder_of_a_newer_version_says_so() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(written_by::newest(folder.path()), env!("CARGO_PKG_VERSION"));
+        std::fs::write(folder.path().join(written_by::FILE_NAME), r#"{"version":"99.1.2"}"#).unwrap();
+        assert_eq!(written_by::newest(folder.path()), "99.1.2");
+    }
 
     #[test]
     fn an_export_that_fails_leaves_nothing_behind_and_nothing_is_overwritten() {

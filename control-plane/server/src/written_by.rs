@@ -88,6 +88,14 @@ pub(crate) fn refuse_newer_version(version: &str) -> anyhow::Result<()> {
     check(&version.parse().with_context(|| format!("{version:?} is no version"))?, &own()?)
 }
 
+/// The newest version that has written to a state folder, as far as it can be told, or this one.
+pub(crate) fn newest(state_dir: &Path) -> String {
+    let own = env!("CARGO_PKG_VERSION");
+    // An export of what is damaged is not to fail for this.
+    let there = read(state_dir).ok().flatten().zip(own.parse().ok()).filter(|(there, own)| there > own);
+    there.map_or_else(|| own.to_owned(), |(there, _)| there.to_string())
+}
+
 fn check(theirs: &Version, own: &Version) -> anyhow::Result<()> {
     ensure!(
         (theirs.major, theirs.minor) <= (own.major, own.minor),

@@ -10,13 +10,14 @@ use std::sync::Arc;
 use anyhow::{Context, bail, ensure};
 use flate2::read::GzDecoder;
 use stella_engine::Checkpoint;
-use stella_journal::{ImportSummary, SledJournal, Stream, Until, import, time_of};
+use stella_journal::{ImportError, ImportSummary, SledJournal, Stream, Until, import, time_of};
 use stella_protocol::digest::Digest;
 use stella_protocol::id::Position;
+use stella_protocol::time::Timestamp;
 
 use super::seal;
 use super::{FORMAT, HEADER_NAME, Header, JOURNAL_FOLDER, STATE_FOLDER, UNFINISHED};
-use crate::journal_tool::TOOL_CONFIG;
+use crate::journal_tool::{TOOL_CONFIG, with_time};
 use crate::owner::become_owner;
 use crate::written_by;
 
@@ -75,7 +76,7 @@ pub(super) fn restore(path: &Path, state_dir: &Path, wanted: &Wanted) -> anyhow:
         let name = entry.path()?.into_owned();
         if name.starts_with(JOURNAL_FOLDER) {
             let mut events = BufReader::new(Events::new(entry, entries));
-            break import(&mut events, &state_dir.join("journal"), until)?;
+            break import(&mut events, &state_dir.join("journal"), until).map_err(with_time)?;
         }
         file_bytes += extract(entry, &name, state_dir)
             .with_context(|| format!("{} cannot be restored", name.display()))?;
@@ -131,7 +132,16 @@ struct FormatOnly {
 fn resolve(path: &Path, header: &Header, wanted: &Wanted) -> anyhow::Result<Until> {
     let (name, position) = match wanted {
         Wanted::All => return Ok(Until::End),
-        Wanted::Until(until) => return Ok(*until),
+        Wanted::Until(until) => {
+            // Before anything is written. The system's stream begins every journal.
+            let first = time_of_event(path, Stream::System, Position(0))?;
+            if let (Until::Time(last), Some(first)) = (*until, first)
+                && last < first
+            {
+                return Err(with_time(ImportError::NothingUntil { first }));
+            }
+            return Ok(*until);
+        }
         Wanted::Event(name, position) => (name, *position),
     };
     let named = header
@@ -145,6 +155,12 @@ fn resolve(path: &Path, header: &Header, wanted: &Wanted) -> anyhow::Result<Unti
             name.parse().with_context(|| format!("{name:?} is no tenant in this backup, and no stream"))?
         }
     };
+    let time = time_of_event(path, stream, position)?;
+    let time = time.with_context(|| format!("there is no event {position} of {name} in the backup"))?;
+    Ok(Until::Time(time))
+}
+
+fn time_of_event(path: &Path, stream: Stream, position: Position) -> anyhow::Result<Option<Timestamp>> {
     let mut file = open(path)?;
     let mut archive = tar::Archive::new(BufReader::new(seal::check(&mut file)?));
     let mut entries = archive.entries()?;
@@ -154,9 +170,7 @@ fn resolve(path: &Path, header: &Header, wanted: &Wanted) -> anyhow::Result<Unti
             break entry;
         }
     };
-    let time = time_of(&mut BufReader::new(Events::new(first, entries)), stream, position)?;
-    let time = time.with_context(|| format!("there is no event {position} of {name} in the backup"))?;
-    Ok(Until::Time(time))
+    Ok(time_of(&mut BufReader::new(Events::new(first, entries)), stream, position)?)
 }
 
 /// The members of the journal, one after the other.

@@ -45,7 +45,7 @@ impl Shelf {
             Err(TryLockError::Error(error)) => return Err(error).with_context(wrong),
         }
         for (name, path) in files(folder).with_context(wrong)? {
-            if name.starts_with(UNFINISHED_PREFIX) && name.ends_with(UNFINISHED_SUFFIX) {
+            if is_unfinished(&name) {
                 fs::remove_file(&path).with_context(wrong)?;
             }
         }
@@ -54,8 +54,7 @@ impl Shelf {
 
     /// A file that is no backup yet, and is gone if nobody makes it one.
     pub(super) fn new_file(&self) -> anyhow::Result<NamedTempFile> {
-        let file =
-            Builder::new().prefix(UNFINISHED_PREFIX).suffix(UNFINISHED_SUFFIX).tempfile_in(&self.folder);
+        let file = unfinished_in(&self.folder);
         file.with_context(|| format!("no file can be made in {}", self.folder.display()))
     }
 
@@ -103,6 +102,16 @@ impl Shelf {
         let reserve_bytes = if is_shared { reserve_bytes } else { 0 };
         Ok(Sparing { out, folder: self.folder.clone(), reserve_bytes, unseen_bytes: LOOK_EVERY_BYTES })
     }
+}
+
+/// A file that is no backup yet, and is gone if nobody makes it one.
+pub(super) fn unfinished_in(folder: &Path) -> io::Result<NamedTempFile> {
+    Builder::new().prefix(UNFINISHED_PREFIX).suffix(UNFINISHED_SUFFIX).tempfile_in(folder)
+}
+
+/// Whether a file of this name is no backup yet.
+pub(super) fn is_unfinished(name: &str) -> bool {
+    name.starts_with(UNFINISHED_PREFIX) && name.ends_with(UNFINISHED_SUFFIX)
 }
 
 /// The regular files of a folder, by name.

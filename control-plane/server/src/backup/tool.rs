@@ -18,7 +18,7 @@ use tempfile::NamedTempFile;
 use super::last::{self, LastBackup};
 use super::restore::{self, Restored, Wanted};
 use super::seal::Checker;
-use super::shelf::Shelf;
+use super::shelf::{Shelf, unfinished_in};
 use super::{Header, Parts, write};
 use crate::journal_tool::TOOL_CONFIG;
 use crate::owner::become_owner;
@@ -91,7 +91,7 @@ fn to_file(file: &Path, state_dir: &Path, parts: Parts) -> anyhow::Result<()> {
     ensure!(!file.try_exists().with_context(wrong)?, "{}: it is there already", wrong());
     // Under another name until it is whole: half of a backup must not look like one.
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let new = NamedTempFile::new_in(folder.unwrap_or_else(|| Path::new("."))).with_context(wrong)?;
+    let new = unfinished_in(folder.unwrap_or_else(|| Path::new("."))).with_context(wrong)?;
     let mut writer = BufWriter::new(new);
     copy(state_dir, parts, &mut writer)?;
     let whole = writer.into_inner().map_err(io::IntoInnerError::into_error)?;
@@ -137,8 +137,22 @@ fn place(
     writeln!(out, "backup of {} written to {}", header.taken_at, file.display())?;
     describe(&mut out, &header)?;
     writeln!(out, "it holds the keys of the certificate authority: keep it as you keep those")?;
+    warn_of_the_same_place(&file, state_dir)?;
     last::remember(state_dir, LastBackup { taken_at: parse_rfc3339(&header.taken_at)?, bytes })?;
     Ok(file)
+}
+
+/// What is lost together with the state is no help then.
+fn warn_of_the_same_place(file: &Path, state_dir: &Path) -> anyhow::Result<()> {
+    let is_inside = file.canonicalize()?.starts_with(state_dir.canonicalize()?);
+    if is_inside {
+        writeln!(
+            io::stderr(),
+            "warning: {} is in the state folder, and is lost with it: put backups elsewhere (no backup holds another one)",
+            file.display()
+        )?;
+    }
+    Ok(())
 }
 
 /// Writes a whole backup to `out`; how many bytes it has.
@@ -258,4 +272,43 @@ fn parse_wanted(text: &str) -> Result<Wanted, String> {
     event.ok_or_else(|| {
         "write a time as in 2026-01-31T09:30:00Z, or an event as in acme@1234 or system@7".to_owned()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn args(file: Option<PathBuf>, into: Option<PathBuf>) -> BackupArgs {
+        let keep = NonZeroUsize::new(7).unwrap();
+        BackupArgs { file, into, keep, without_artifacts: false, without_output: false }
+    }
+
+    fn members(backup: &Path) -> Vec<PathBuf> {
+        let mut archive = tar::Archive::new(File::open(backup).unwrap());
+        archive.entries().unwrap().map(|entry| entry.unwrap().path().unwrap().into_owned()).collect()
+    }
+
+    /// Otherwise each is as large as all before it together.
+    #[test]
+    fn backups_that_are_put_into_the_state_folder_are_in_no_backup() {
+        let folder = tempfile::tempdir().unwrap();
+        let state_dir = folder.path();
+        drop(SledJournal::open(&state_dir.join("journal"), TOOL_CONFIG).unwrap());
+        let (shelf, by_hand) = (state_dir.join("backups"), state_dir.join("mine"));
+        fs::create_dir(&shelf).unwrap();
+        fs::write(shelf.join(".stella-x1y2z3.unfinished"), "cut off").unwrap();
+        fs::write(state_dir.join("notes"), "mine").unwrap();
+        backup(&args(Some(by_hand.clone()), None), state_dir, 0).unwrap();
+        for _ in 0..2 {
+            backup(&args(None, Some(shelf.clone())), state_dir, 0).unwrap();
+        }
+        let last = folder.path().join("last");
+        backup(&args(Some(last.clone()), None), state_dir, 0).unwrap();
+        for backup in [by_hand, last] {
+            let members: Vec<_> = members(&backup).iter().map(|it| it.display().to_string()).collect();
+            assert_eq!(members, ["stella-backup.json", "state/notes", "journal/000001.jsonl.gz", "sha256"]);
+        }
+    }
 }

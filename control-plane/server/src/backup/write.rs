@@ -13,9 +13,9 @@ use stella_api_types::time::rfc3339;
 use stella_engine::{Checkpoint, Clock};
 use stella_journal::Stream;
 
-use super::last;
 use super::seal::Sealer;
 use super::{FORMAT, HEADER_NAME, Header, JOURNAL_FOLDER, Parts, STATE_FOLDER, StreamHeader, UNFINISHED};
+use super::{last, shelf};
 use crate::{local, written_by};
 
 /// How much of the events is in one member, in bytes of text. Compressed, it is in memory.
@@ -82,7 +82,7 @@ fn header(point: &Checkpoint, parts: Parts) -> anyhow::Result<Header> {
 type Archive<'a, W> = tar::Builder<&'a mut Sealer<W>>;
 
 /// What is copied, relative to the state folder and in order: all regular files but the database's, what is being written,
-/// and what was not asked for.
+/// backups, which would each hold all those before it, and what was not asked for.
 fn files(state_dir: &Path, parts: Parts) -> anyhow::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     let is_wanted = |path: &Path| {
@@ -95,11 +95,25 @@ fn files(state_dir: &Path, parts: Parts) -> anyhow::Result<Vec<PathBuf>> {
             || is("artifacts/incoming")
             || (is("artifacts") && !parts.artifacts)
             || (is("output") && !parts.output)
-            || path.extension().is_some_and(|extension| extension == "new"))
+            || path.extension().is_some_and(|extension| extension == "new")
+            || path.file_name().and_then(|name| name.to_str()).is_some_and(shelf::is_unfinished))
     };
     walk(state_dir, Path::new(""), &is_wanted, 0, &mut found)?;
+    found.retain(|path| !is_backup(state_dir, path));
     found.sort();
     Ok(found)
+}
+
+/// Whether a file of the state folder is a backup that was put there, whatever it is called: it begins with the header's name. What
+/// releases and tasks have made is what they say that it is.
+fn is_backup(state_dir: &Path, path: &Path) -> bool {
+    if path.starts_with("artifacts") || path.starts_with("output") {
+        return false;
+    }
+    let mut begin = [0; HEADER_NAME.len() + 1];
+    // One that cannot be read is said where it is copied.
+    let was_read = File::open(state_dir.join(path)).and_then(|mut file| file.read_exact(&mut begin)).is_ok();
+    was_read && begin.strip_suffix(b"\0") == Some(HEADER_NAME.as_bytes())
 }
 
 fn walk(
