@@ -230,6 +230,7 @@ async fn a_restore_goes_back_to_a_time_or_an_event() -> Result<()> {
     let other = cluster.control_plane.elsewhere(&cluster.folder().join("none"), &settings)?;
     refusal(other.tool(&["restore", &file, "--until", "acme@999999"]), "there is no event 999999 of acme")?;
     refusal(other.tool(&["restore", &file, "--until", "nobody@1"]), "is no tenant in this backup")?;
+    refusal(other.tool(&["restore", &file, "--until", "2001-01-01T00:00:00Z"]), "the first event is of")?;
     refusal(other.tool(&["restore", &file, "--until", "yesterday"]), "write a time as in")?;
     ensure!(!other.state_dir().exists(), "something was written");
     cluster.control_plane.resume().await?;
@@ -366,11 +367,13 @@ async fn the_page_on_disaster_recovery_is_true() -> Result<()> {
     let (mut ran, mut moved, mut last) = (0, false, String::new());
     for command in commands(&page) {
         match command.as_str() {
-            "systemctl stop stella-orchestrator" => {
+            "systemctl stop stella-orchestrator"
+            | "systemctl disable --now stella-backup.timer stella-orchestrator" => {
                 last = cluster.api.events(TENANT).await?.last().context("no event")?.position.to_string();
                 cluster.control_plane.stop()?;
             }
-            "systemctl start stella-orchestrator" => {
+            "systemctl start stella-orchestrator"
+            | "systemctl enable --now stella-orchestrator stella-backup.timer" => {
                 cluster.control_plane.resume().await?;
                 cluster.api = cluster.control_plane.api()?;
                 cluster.wait_online("web-1").await?;

@@ -7,8 +7,8 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use stella_tests::host::Host;
-use stella_tests::packaged::{STELLA, install, online, packages};
-use stella_tests::wait;
+use stella_tests::packaged::{STELLA, install, install_only, online, packages};
+use stella_tests::{guide, wait};
 
 /// A release that is brought there, and writes down that it ran.
 const STEPS: &str = r#"[
@@ -232,6 +232,59 @@ async fn a_golden_image_enrols_at_its_first_boot_and_never_twice() -> Result<()>
     host.run("test ! -e /etc/stella/enrolment")?;
     let agents = host.run(&format!("{STELLA} agent list --output json"))?;
     assert_eq!(agents.matches("\"hostname\"").count(), 1, "{agents}");
+    Ok(())
+}
+
+/// The commands of the book for a move, on two hosts that are both rebooted afterwards, as hosts are.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_control_plane_that_has_moved_stays_on_the_new_host_when_both_are_rebooted() -> Result<()> {
+    const PARTS: &str = "stella-orchestrator stella-backup.timer";
+    let (mut old, mut new) = tokio::try_join!(Host::boot("old"), Host::boot("new"))?;
+    for host in [&old, &new] {
+        install_only(host, &["stella", "stella-orchestrator"])?;
+    }
+    old.run(&format!("systemctl enable --now {PARTS} && {STELLA} tenant create acme"))?;
+    let moves = guide::blocks("disaster-recovery", "sh")?;
+    let of = |begin: &str| moves.iter().find(|it| it.starts_with(begin)).with_context(|| begin.to_owned());
+    old.run(of("systemctl disable --now")?)?;
+    let backup = "var/backups/stella-moved.backup";
+    new.put(&old.root().join(backup), backup)?;
+    new.run(of("stella-orchestrator restore /var/backups/stella-moved.backup")?)?;
+    for host in [&mut old, &mut new] {
+        host.cut_power().await?;
+    }
+    assert_eq!(new.run(&format!("systemctl is-active {PARTS}"))?, "active\nactive\n");
+    let tenants = new.run(&format!("{STELLA} tenant list"))?;
+    ensure!(tenants.contains("acme"), "{tenants}");
+    assert_eq!(old.run(&format!("systemctl is-active {PARTS} || true"))?, "inactive\ninactive\n");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_purge_leaves_nothing_where_folders_are_mount_points_and_a_backup_is_being_taken() -> Result<()> {
+    const MOUNTED: &str =
+        "/var/lib/stella-orchestrator /var/lib/stella-backup /var/log/stella /var/lib/stella-agent";
+    let host = Host::boot("mounts").await?;
+    host.run(&format!("for folder in {MOUNTED}; do mkdir -p $folder && mount -t tmpfs none $folder; done"))?;
+    install_only(&host, &["stella", "stella-orchestrator", "stella-agent"])?;
+    host.run("systemctl enable --now stella-orchestrator")?;
+    host.run(&format!(
+        "{STELLA} tenant create acme && umask 077 && {STELLA} agent token --quiet > /root/token"
+    ))?;
+    host.run("stella-agent enrol --server localhost:7443 --token @/root/token")?;
+    host.run(
+        "mkdir -p /etc/systemd/system/stella-backup.service.d
+         printf '[Service]\\nExecStart=\\nExecStart=/bin/sleep infinity\\n' > /etc/systemd/system/stella-backup.service.d/slow.conf
+         systemctl daemon-reload && systemctl start --no-block stella-backup
+         until pgrep -u stella-orchestrator -x sleep; do sleep 0.1; done",
+    )?;
+    host.run("dpkg --purge stella-agent stella-orchestrator stella")?;
+    let left = host.run(&format!("find {MOUNTED} -mindepth 1"))?;
+    ensure!(left.is_empty(), "left behind: {left}");
+    let left = host.run("ls -d /etc/stella /etc/systemd/system/stella* 2>/dev/null || true")?;
+    ensure!(left.is_empty(), "left behind: {left}");
+    let user = host.run("getent passwd stella-orchestrator || true; pgrep -x sleep || true")?;
+    ensure!(user.is_empty(), "{user}");
     Ok(())
 }
 
