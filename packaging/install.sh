@@ -2,6 +2,8 @@
 # Installs Stella from its archive on a Linux system with systemd that has no package for it, and takes it away again.
 # Safe to repeat. Files in /etc that are there stay as they are.
 set -eu
+# Root's own may keep folders from the services' users that are to read what is in them.
+umask 022
 
 usage() {
     cat <<'END'

@@ -114,6 +114,20 @@ fn it_installs_once_keeps_configuration_and_leaves_no_program_behind() -> Result
     Ok(())
 }
 
+/// The services' users have to reach what is there, also where root's files are root's alone.
+#[test]
+fn folders_are_for_everybody_whatever_the_umask() -> Result<()> {
+    let delivery = Delivery::make()?;
+    let install = delivery.install("ours.pem");
+    let mut strict = Command::new("sh");
+    strict.args(["-c", "umask 077; exec \"$@\"", "sh"]).arg(install.get_program()).args(install.get_args());
+    succeed(&mut strict)?;
+    let mut closed = Command::new("find");
+    let closed = succeed(closed.arg(delivery.root()).args(["!", "-perm", "-o+r"]))?;
+    assert_eq!(closed, "", "only root may read it");
+    Ok(())
+}
+
 #[test]
 fn nothing_is_installed_that_is_not_what_was_signed() -> Result<()> {
     let delivery = Delivery::make()?;

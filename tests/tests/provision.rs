@@ -62,6 +62,14 @@ fn forget(host: &Host) -> Result<()> {
     .map(drop)
 }
 
+/// The command for a token that a shipped file names. Images and vaults are older than an hour when their tokens are used.
+fn token_command(shipped: &str) -> Result<String> {
+    let command = shipped.split('`').find_map(|it| it.strip_prefix("stella agent token "));
+    let flags = command.context("it names no command for a token")?;
+    ensure!(flags.contains("--expires-in 30d"), "{flags}: its token is good for an hour");
+    Ok(format!("{STELLA} agent token {}", flags.replace('N', "1")))
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn user_data_makes_an_agent_also_if_the_control_plane_is_away_at_first() -> Result<()> {
     let mut host = host("user-data").await?;
@@ -93,8 +101,8 @@ async fn user_data_makes_an_agent_also_if_the_control_plane_is_away_at_first() -
     host.run(&format!("dpkg -i {PACKAGE} && systemctl enable stella-orchestrator"))?;
     let left = host.run("ls /etc/systemd/system")?;
     ensure!(!left.contains("stella-agent"), "a purge leaves drop-ins: {left}");
-    let token = host.run(&format!("{STELLA} agent token --quiet"))?;
     let shipped = host.run("cat /usr/share/stella/provision/cloud-init.yaml")?;
+    let token = host.run(&token_command(&shipped)?)?;
     let shipped = shipped.replace("stella.example.com", "localhost").replace("TOKEN", token.trim());
     boot_with(&mut host, "two", &shipped).await?;
     online(&host).await.with_context(|| cloud_init(&host))?;
@@ -112,8 +120,11 @@ async fn the_printed_line_and_the_role_make_agents_and_a_second_time_changes_not
     ensure!(host.run(&line)?.contains("already enrolled"), "a second time");
     forget(&host)?;
 
+    let defaults =
+        host.run("cat /usr/share/stella/provision/ansible/roles/stella_agent/defaults/main.yml")?;
     host.run(&format!(
-        "umask 077 && echo \"stella_agent_token: $({STELLA} agent token --profile full --quiet)\" > /root/vault.yml"
+        "umask 077 && echo \"stella_agent_token: $({} --profile full)\" > /root/vault.yml",
+        token_command(&defaults)?
     ))?;
     let play = |profile: &str| {
         host.run(&format!(
@@ -141,5 +152,19 @@ async fn the_printed_line_and_the_role_make_agents_and_a_second_time_changes_not
     let after = host
         .run("stella-agent status --output json | grep agent_id; systemctl show -P MainPID stella-agent")?;
     assert_eq!(before, after);
+
+    // Another system, with a package manager that only writes down how it was called; and one that nobody has thought of.
+    host.run("printf '#!/bin/sh\\necho \"$@\" >> /root/zypper.log\\n' > /usr/bin/zypper && chmod +x /usr/bin/zypper")?;
+    let system =
+        |lines: &str| host.run(&format!("rm -f /etc/os-release && printf '{lines}' > /etc/os-release"));
+    system(
+        "NAME=\"openSUSE Leap\"\\nID=\"opensuse-leap\"\\nVERSION_ID=\"15.6\"\\nPRETTY_NAME=\"openSUSE Leap 15.6\"\\n",
+    )?;
+    play("")?;
+    let called = host.run("cat /root/zypper.log")?;
+    assert_eq!(called.trim(), format!("--non-interactive install --allow-unsigned-rpm {PACKAGE}"));
+    system("NAME=\"Arch Linux\"\\nID=arch\\nPRETTY_NAME=\"Arch Linux\"\\n")?;
+    let refused = format!("{:#}", play("").err().context("it went on")?);
+    ensure!(refused.contains("install the agent from the archive"), "{refused}");
     Ok(())
 }

@@ -13,7 +13,7 @@ pub(crate) struct NewToken {
     /// How many hosts may use it.
     #[arg(long, default_value_t = 1)]
     pub(crate) uses: u32,
-    /// For how long it is good: 2h, 7d.
+    /// For how long it is good, at most 30d: 2h, 7d.
     #[arg(long, default_value_t = stella_api_types::agent::EXPIRES_IN_SECONDS_DEFAULT, value_name = "TIME", value_parser = crate::when::seconds)]
     pub(crate) expires_in: u64,
     /// A label for the agents, as KEY=VALUE.
@@ -26,7 +26,7 @@ pub(crate) struct NewToken {
 
 const TOKEN_EXAMPLES: &str = "Examples:
   stella agent token --name web-1
-  stella agent token --uses 50 --label role=web --profile full --quiet > token
+  stella agent token --uses 50 --expires-in 30d --label role=web --profile full --quiet > token
   stella agent token list
   stella agent token revoke 01890000-0000-7000-8000-000000000000 --reason 'it was in an image'";
 
