@@ -14,7 +14,7 @@ use stella_telemetry::redact_text;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 
-use crate::config::{Config, Loaded, checked_server};
+use crate::config::{self, Config, Loaded, checked_server};
 use crate::enrol::{Enrolled, Options, enrol};
 use crate::executor::reason_of;
 use crate::identity::Identity;
@@ -26,6 +26,7 @@ use crate::{doctor, profile, reload, support};
 use self::flags::{Common, RunArgs, origin};
 
 mod flags;
+mod variables;
 
 /// The largest token file: a token has about 130 characters.
 const TOKEN_BYTES_MAX: u64 = 4096;
@@ -89,6 +90,12 @@ enum Command {
     /// Write what somebody who helps wants to see into a file: findings, configuration, logs, versions; no secrets.
     #[command(after_help = "Example:\n  sudo stella-agent support-bundle --output /root/agent.tar.gz")]
     SupportBundle(Box<SupportArgs>),
+    /// Print a completion script for a shell.
+    #[command(after_help = "Example:\n  stella-agent completion bash > /etc/bash_completion.d/stella-agent")]
+    Completion {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
     /// Print the manual page, or write one for each command into a folder.
     #[command(hide = true)]
     Man {
@@ -188,6 +195,13 @@ pub fn main() -> ExitCode {
             Err(error) => Err(error),
         },
         Command::SupportBundle(arguments) => bundle(*arguments),
+        Command::Completion { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "stella-agent", &mut script);
+            // Whoever reads only the start of it has seen enough.
+            let _closed = io::stdout().write_all(&script);
+            Ok(())
+        }
         Command::Man { folder } => match folder {
             Some(folder) => clap_mangen::generate_to(Cli::command(), folder),
             None => clap_mangen::Man::new(Cli::command()).render(&mut io::stdout()),
@@ -204,17 +218,20 @@ pub fn main() -> ExitCode {
     }
 }
 
+fn load(arguments: RunArgs) -> Result<Loaded, config::Error> {
+    let (file, settings) = arguments.into_settings()?;
+    Loaded::load(file.as_deref(), &settings, origin)
+}
+
 fn check_config(arguments: RunArgs) -> Outcome {
-    let (file, settings) = arguments.into_settings();
-    let loaded = Loaded::load(file.as_deref(), &settings, origin)?;
+    let loaded = load(arguments)?;
     loaded.config.traces.check()?;
     writeln!(io::stdout(), "the configuration is good: {}", loaded.files_told())?;
     Ok(())
 }
 
 fn show_config(arguments: ShowArgs) -> Outcome {
-    let (file, settings) = arguments.run.into_settings();
-    let mut shown = Loaded::load(file.as_deref(), &settings, origin)?.effective();
+    let mut shown = load(arguments.run)?.effective();
     shown.retain(|it| arguments.effective || it.origin != "default");
     let mut out = io::stdout().lock();
     match arguments.output {
@@ -230,8 +247,7 @@ fn show_config(arguments: ShowArgs) -> Outcome {
 
 /// Whether nothing fails.
 fn examine(arguments: DoctorArgs) -> Result<bool, Box<dyn StdError>> {
-    let (file, settings) = arguments.run.into_settings();
-    let loaded = Loaded::load(file.as_deref(), &settings, origin);
+    let loaded = load(arguments.run);
     let findings = runtime(1)?.block_on(doctor::examine(&loaded));
     let mut out = io::stdout().lock();
     match arguments.output {
@@ -242,8 +258,7 @@ fn examine(arguments: DoctorArgs) -> Result<bool, Box<dyn StdError>> {
 }
 
 fn bundle(arguments: SupportArgs) -> Outcome {
-    let (file, settings) = arguments.run.into_settings();
-    let loaded = Loaded::load(file.as_deref(), &settings, origin);
+    let loaded = load(arguments.run);
     let path = arguments
         .output
         .unwrap_or_else(|| format!("stella-agent-support-{}.tar.gz", unix_s(SystemTime::now())).into());
@@ -253,7 +268,7 @@ fn bundle(arguments: SupportArgs) -> Outcome {
 }
 
 fn run(arguments: RunArgs) -> Outcome {
-    let (file, settings) = arguments.into_settings();
+    let (file, settings) = arguments.into_settings()?;
     let loaded = Loaded::load(file.as_deref(), &settings, origin)?;
     let config = loaded.config.clone();
     let guard = stella_telemetry::init(&stella_telemetry::Config {

@@ -7,6 +7,7 @@ mod groups;
 mod reach;
 
 use std::env;
+use std::fs;
 use std::io;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -175,8 +176,10 @@ fn enrolled_for(config: &Config, identity: &Identity, unit: Option<&Unit>, findi
         return findings.fail(CHECK, profile::LOST, profile::RESTORE);
     }
     let name = enrolled.name();
-    let Some(pid) = unit.filter(|unit| unit.is_active()).and_then(Unit::main_pid) else {
-        return findings.ok(CHECK, format!("{name}; the agent does not run as a service now"));
+    let of_service = unit.filter(|unit| unit.is_active()).and_then(Unit::main_pid);
+    // One that somebody has started by hand.
+    let Some(pid) = of_service.or_else(|| holder(&config.state_dir.join(JOURNAL_DIR))) else {
+        return findings.ok(CHECK, format!("{name}; the agent does not run now"));
     };
     let rights = Rights::of(pid);
     if let Some(reason) = rights.objection(Some(enrolled)) {
@@ -187,6 +190,17 @@ fn enrolled_for(config: &Config, identity: &Identity, unit: Option<&Unit>, findi
     } else {
         findings.ok(CHECK, format!("{name}, and so it runs"));
     }
+}
+
+/// The process that has a file of a folder open, if there is one that this process may look at.
+fn holder(folder: &Path) -> Option<u32> {
+    let folder = fs::canonicalize(folder).ok()?;
+    let processes =
+        fs::read_dir("/proc").ok()?.flatten().filter_map(|it| it.file_name().to_str()?.parse().ok());
+    processes.into_iter().find(|pid: &u32| {
+        let opened = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        opened.into_iter().any(|it| fs::read_link(it.path()).is_ok_and(|file| file.starts_with(&folder)))
+    })
 }
 
 fn who(config: &Config, findings: &mut Findings) -> Option<Identity> {
@@ -356,5 +370,21 @@ fn metrics_files(tls: &metrics::Tls, findings: &mut Findings) {
             let detail = format!("{} holds no certificate in PEM", tls.certificate.display());
             findings.fail(CHECK, detail, "put the listener's certificate there, with its intermediates");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_that_was_started_by_hand_is_found_by_its_journal() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(JOURNAL_DIR);
+        assert_eq!(holder(&path), None);
+        let held = Journal::open(&path, 0).unwrap();
+        assert_eq!(holder(&path), Some(std::process::id()));
+        drop(held);
+        assert_eq!(holder(&path), None);
     }
 }

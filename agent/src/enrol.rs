@@ -13,7 +13,7 @@ use quinn::crypto::rustls::HandshakeData;
 use serde::{Deserialize, Serialize};
 use stella_certs::{EnrolmentToken, PrivateKey, certificate_fingerprint, csr};
 use stella_protocol::frame::{self, FrameError, HEADER_BYTES};
-use stella_protocol::id::{AgentId, EnrolmentTokenId};
+use stella_protocol::id::EnrolmentTokenId;
 use stella_protocol::limits::{FRAME_BYTES_MAX, NAME_BYTES_MAX};
 use stella_protocol::message::{EnrolRequest, EnrolRequestFor, EnrolResponse, Profile};
 use stella_protocol::version::ALPN_ENROL_3;
@@ -151,8 +151,11 @@ pub async fn enrol(options: &Options) -> Result<Enrolled, Error> {
     {
         return Err(Error::OtherProfile { wanted, granted });
     }
-    if let Some(old) = old.filter(|old| *old != identity.agent) {
-        set_journal_aside(&options.state_dir, old)?;
+    match old {
+        Some(old) if old != identity.agent => set_journal_aside(&options.state_dir, &old.to_string())?,
+        // Nobody knows any more whose it is: not this one's.
+        None if options.force => set_journal_aside(&options.state_dir, "unknown")?,
+        Some(_) | None => {}
     }
     profile::keep(&options.state_dir, identity.agent, profile)?;
     identity.has_profile = true;
@@ -238,7 +241,7 @@ fn read_pending(path: &Path, token: EnrolmentTokenId) -> Option<PrivateKey> {
 }
 
 /// The results in it belong to an agent that this one is not any more.
-fn set_journal_aside(state_dir: &Path, old: AgentId) -> Result<(), Error> {
+fn set_journal_aside(state_dir: &Path, old: &str) -> Result<(), Error> {
     let path = state_dir.join(JOURNAL_DIR);
     if !path.exists() {
         return Ok(());
@@ -249,7 +252,10 @@ fn set_journal_aside(state_dir: &Path, old: AgentId) -> Result<(), Error> {
         Err(journal::Error::Damaged { .. }) => {}
         Err(error) => return Err(Error::Journal(error)),
     }
-    let aside = state_dir.join(format!("{JOURNAL_DIR}-of-{old}"));
+    let name = format!("{JOURNAL_DIR}-of-{old}");
+    let others = (2..).map(|number| format!("{name}-{number}"));
+    let mut places = std::iter::once(name.clone()).chain(others).map(|name| state_dir.join(name));
+    let aside = places.find(|place| !place.exists()).expect("there is no end of numbers");
     fs::rename(&path, aside).map_err(|source| Error::SetAside { path, source })
 }
 

@@ -12,6 +12,7 @@ use std::time::SystemTime;
 use control_plane::{ControlPlane, DAY, Home, ders, read_frame, soon};
 use stella_agent::enrol::{self, Enrolled, Options, enrol};
 use stella_agent::identity::{Error, Identity};
+use stella_agent::journal::Journal;
 use stella_agent::profile;
 use stella_certs::tls::QuicPeer;
 use stella_certs::{EnrolmentToken, csr};
@@ -196,6 +197,27 @@ async fn what_the_token_is_for_is_kept_and_another_wish_keeps_nothing() {
     assert!(matches!(enrolled, Ok(Enrolled::New(_, Some(Profile::Full)))), "{enrolled:?}");
     assert_eq!(kept(), Some(Profile::Full));
     assert_ne!(Identity::load(&home.state()).unwrap().agent, identity.agent);
+}
+
+/// Whose results are in it nobody can tell any more: not the new agent's.
+#[tokio::test]
+async fn a_forced_enrolment_over_a_damaged_identity_sets_the_journal_aside() {
+    let control_plane = ControlPlane::start();
+    let home = Home::new();
+    let options = options(&control_plane, &home);
+    let (enrolled, _) = tokio::join!(enrol(&options), grant_one(&control_plane, 7));
+    enrolled.unwrap();
+    let forced = Options { force: true, ..options.clone() };
+    for (agent, aside) in [(8, "journal-of-unknown"), (9, "journal-of-unknown-2")] {
+        drop(Journal::open(&home.state().join("journal"), 0).unwrap());
+        fs::write(home.state().join("identity.json"), "{").unwrap();
+        let refused = enrol(&options).await.unwrap_err();
+        assert!(matches!(refused, enrol::Error::Identity(Error::Damaged { .. })), "{refused}");
+        let (enrolled, _) = tokio::join!(enrol(&forced), grant_one(&control_plane, agent));
+        assert!(matches!(enrolled, Ok(Enrolled::New(..))), "{enrolled:?}");
+        assert!(home.state().join(aside).is_dir(), "{aside}");
+        assert!(!home.state().join("journal").exists(), "it is the new agent's");
+    }
 }
 
 #[tokio::test]

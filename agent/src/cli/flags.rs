@@ -8,7 +8,10 @@ use serde::de::DeserializeOwned;
 use stella_otlp::{Compression, Protocol};
 use stella_telemetry::Format;
 
-use crate::config::{LogSettings, MetricsSettings, PolicySettings, Settings, TaskSettings, TracesSettings};
+use super::variables::{self, ALLOW, ALLOW_BY_RULE};
+use crate::config::{
+    Error, LogSettings, MetricsSettings, PolicySettings, Settings, TaskSettings, TracesSettings,
+};
 use crate::policy::Kind;
 
 #[derive(Debug, Args)]
@@ -41,7 +44,13 @@ pub(super) struct RunArgs {
     #[arg(long, env = "STELLA_AGENT_RESERVE_BYTES", value_name = "BYTES")]
     reserve_bytes: Option<u64>,
     /// The kinds of tasks that may run here: artifact, command, check, systemd [default: all]
-    #[arg(long, env = "STELLA_AGENT_ALLOW", value_name = "KINDS", value_delimiter = ',')]
+    #[arg(
+        long = "policy-allow",
+        visible_alias = "allow",
+        env = "STELLA_AGENT_POLICY_ALLOW",
+        value_name = "KINDS",
+        value_delimiter = ','
+    )]
     allow: Option<Vec<Kind>>,
     /// The units that systemd tasks may act on, such as web.service,web@*.service [default: all]
     #[arg(long, env = "STELLA_AGENT_POLICY_UNITS", value_name = "UNITS", value_delimiter = ',')]
@@ -138,14 +147,29 @@ impl Common {
 }
 
 impl RunArgs {
-    pub(super) fn into_settings(self) -> (Option<PathBuf>, Settings) {
+    /// # Errors
+    /// If a variable is there that nothing reads, or one for the policy that is not understood.
+    pub(super) fn into_settings(self) -> Result<(Option<PathBuf>, Settings), Error> {
+        variables::refuse_unknown(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()))?;
+        let var = |name| std::env::var(name).ok();
+        // A flag stands above both.
+        let of_variables = if is_given(&["--policy-allow", "--allow"]) {
+            None
+        } else {
+            variables::allowed(var(ALLOW).as_deref(), var(ALLOW_BY_RULE).as_deref())?
+        };
+        let allow = of_variables.or_else(|| self.allow.clone());
+        Ok(self.with_policy(allow))
+    }
+
+    fn with_policy(self, allow: Option<Vec<Kind>>) -> (Option<PathBuf>, Settings) {
         let (file, common) = self.common.into_settings();
         let settings = Settings {
             concurrency: self.concurrency,
             drain_seconds: self.drain_seconds,
             reserve_bytes: self.reserve_bytes,
             log: LogSettings { level: self.log_level, format: self.log_format, file: self.log_file },
-            policy: PolicySettings { allow: self.allow, units: self.policy_units },
+            policy: PolicySettings { allow, units: self.policy_units },
             metrics: self.metrics.into_settings(),
             traces: self.traces.into_settings(),
             tasks: self.tasks.into_settings(),
@@ -178,22 +202,31 @@ impl TasksArgs {
 
 /// Where a key has its value from, if it is not from a file.
 pub(super) fn origin(key: &str) -> String {
-    let word = word(key);
-    let flag = format!("--{word}");
-    let is_given = |argument: std::ffi::OsString| {
-        let argument = argument.to_string_lossy();
-        argument == flag || argument.strip_prefix(&flag).is_some_and(|rest| rest.starts_with('='))
-    };
-    if std::env::args_os().any(is_given) {
-        format!("flag {flag}")
-    } else {
-        format!("environment STELLA_AGENT_{}", word.replace('-', "_").to_ascii_uppercase())
+    let flag = format!("--{}", word(key));
+    if is_given(&[&flag]) || key == "policy.allow" && is_given(&["--allow"]) {
+        return format!("flag {flag}");
     }
+    let variable = match variables::of_key(key) {
+        by_rule if by_rule == ALLOW_BY_RULE && std::env::var_os(&by_rule).is_none() => ALLOW.to_owned(),
+        by_rule => by_rule,
+    };
+    format!("environment {variable}")
+}
+
+/// Whether one of these flags is on the command line.
+fn is_given(flags: &[&str]) -> bool {
+    std::env::args_os().any(|argument| {
+        let argument = argument.to_string_lossy();
+        let is_it = |flag: &&str| {
+            argument.strip_prefix(flag).is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
+        };
+        flags.iter().any(is_it)
+    })
 }
 
 /// A key as its flag has it, without the dashes.
 fn word(key: &str) -> String {
-    if key == "policy.allow" { "allow".to_owned() } else { key.replace(['.', '_'], "-") }
+    key.replace(['.', '_'], "-")
 }
 
 #[cfg(test)]
@@ -216,7 +249,7 @@ mod tests {
             let word = word(key.name);
             let flag = line.get_arguments().find(|it| it.get_long() == Some(&word));
             let flag = flag.unwrap_or_else(|| panic!("{} has no flag --{word}", key.name));
-            let variable = format!("STELLA_AGENT_{}", word.replace('-', "_").to_ascii_uppercase());
+            let variable = variables::of_key(key.name);
             assert_eq!(flag.get_env().map(|it| it.to_string_lossy().into_owned()), Some(variable));
         }
     }
@@ -233,7 +266,7 @@ mod tests {
             "--allow=artifact,check",
             "--policy-units=web.service,web@*.service",
         ];
-        let (_, said) = Line::parse_from(line).run.into_settings();
+        let (_, said) = Line::parse_from(line).run.into_settings().unwrap();
         let file = "[metrics]\nlisten = \"127.0.0.1:9091\"\n[traces]\nendpoint = \"http://127.0.0.1:4317\"\nprotocol = \"grpc\"\n\
                     compression = \"gzip\"\n[tasks]\nprocesses_max = 512\n[policy]\nallow = [\"artifact\", \"check\"]\n\
                     units = [\"web.service\", \"web@*.service\"]\n";

@@ -106,6 +106,14 @@ enum Command {
         after_help = "Example:\n  sudo stella-orchestrator support-bundle --output /root/stella.tar.gz"
     )]
     SupportBundle(support::SupportArgs),
+    /// Print a completion script for a shell.
+    #[command(
+        after_help = "Example:\n  stella-orchestrator completion bash > /etc/bash_completion.d/stella-orchestrator"
+    )]
+    Completion {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
     /// Print the manual page, or write one for each command into a folder.
     #[command(hide = true)]
     Man {
@@ -129,6 +137,13 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> anyhow::Result<bool> {
+    if let Command::Completion { shell } = &cli.command {
+        let mut script = Vec::new();
+        clap_complete::generate(*shell, &mut Cli::command(), "stella-orchestrator", &mut script);
+        // Whoever reads only the start of it has seen enough.
+        std::io::stdout().write_all(&script).ok();
+        return Ok(true);
+    }
     if let Command::Man { folder } = &cli.command {
         match folder {
             Some(folder) => clap_mangen::generate_to(Cli::command(), folder)?,
@@ -149,6 +164,7 @@ fn run(cli: &Cli) -> anyhow::Result<bool> {
         | Command::Ca(_)
         | Command::Journal(_)
         | Command::Notifications(_)
+        | Command::Completion { .. }
         | Command::Man { .. } => {}
     }
     let loaded = Loaded::load(cli.config.as_deref())?;
@@ -165,7 +181,9 @@ fn run(cli: &Cli) -> anyhow::Result<bool> {
         Command::Ca(command) => authority_tool::run(command, &config.state_dir),
         Command::Notifications(command) => notify_tool::run(command, config),
         Command::Journal(command) => journal_tool::run(command, &config.state_dir, &config.journal_dir()),
-        Command::Doctor(_) | Command::SupportBundle(_) | Command::Man { .. } => Ok(true),
+        Command::Doctor(_) | Command::SupportBundle(_) | Command::Completion { .. } | Command::Man { .. } => {
+            Ok(true)
+        }
     }
 }
 
