@@ -238,22 +238,36 @@ pub fn https_client_of(leaf: &CertificateDer<'static>) -> Result<ClientConfig, E
 /// What is wrong with the certificate of the other end, if that is why a connection has failed: for errors of HTTP clients, which have
 /// it somewhere inside.
 #[must_use]
-pub fn certificate_problem(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+pub fn certificate_problem(error: &(dyn std::error::Error + 'static)) -> Option<CertificateProblem> {
     let mut cause = Some(error);
     while let Some(error) = cause {
-        match error.downcast_ref() {
-            Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
-                return Some("its certificate is of no authority that is trusted here".to_owned());
-            }
-            Some(rustls::Error::InvalidCertificate(CertificateError::Other(refusal))) => {
-                return Some(refusal.0.to_string());
-            }
-            Some(rustls::Error::InvalidCertificate(problem)) => return Some(problem.to_string()),
-            // The source of an error of the system is the source of what it holds, and leaves that out.
-            Some(_) | None => cause = held_by(error).or_else(|| error.source()),
+        if let Some(rustls::Error::InvalidCertificate(problem)) = error.downcast_ref() {
+            let text = if *problem == CertificateError::UnknownIssuer {
+                "its certificate is of no authority that is trusted here".to_owned()
+            } else if let CertificateError::Other(refusal) = problem {
+                refusal.0.to_string()
+            } else {
+                problem.to_string()
+            };
+            let is_the_name = matches!(
+                problem,
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. }
+            );
+            return Some(CertificateProblem { text, is_the_name });
         }
+        // The source of an error of the system is the source of what it holds, and leaves that out.
+        cause = held_by(error).or_else(|| error.source());
     }
     None
+}
+
+/// What is wrong with a certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateProblem {
+    /// For people.
+    pub text: String,
+    /// Whether it is only that it is for other names than the one that was dialled: `text` has both.
+    pub is_the_name: bool,
 }
 
 fn held_by<'e>(

@@ -31,6 +31,20 @@ async fn a_reader_that_has_seen_enough_ends_it_quietly() -> Result<()> {
     Ok(())
 }
 
+/// All addresses of the host lead to the control plane, and its certificate does not have this one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_the_certificate_does_not_have_is_not_blamed_on_its_authority() -> Result<()> {
+    let cluster = Cluster::start(0).await?;
+    let mut flags = cluster.control_plane.stella_flags();
+    flags[1] = flags[1].replace("127.0.0.1", "0.0.0.0");
+    let mut stella = Command::new(binaries::path("stella")?);
+    let ended = stella.args(flags).args(["tenant", "list"]).stdin(Stdio::null()).output()?;
+    let said = String::from_utf8(ended.stderr)?;
+    ensure!(ended.status.code() == Some(4) && said.contains("api.names"), "{said}");
+    ensure!(said.contains("localhost") && !said.contains("root.crt"), "{said}");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_gets_an_account_that_may_deploy_to_one_environment() -> Result<()> {
     let cluster = Cluster::start(0).await?;

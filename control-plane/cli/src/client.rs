@@ -417,7 +417,8 @@ impl Client {
     /// A connection that could not be made, or broke before there was an answer.
     fn unreachable(&self, error: &reqwest::Error) -> Error {
         if let Some(problem) = stella_certs::tls::certificate_problem(error) {
-            return Error::Untrusted { url: self.url.clone(), problem, remedy: self.trust() };
+            let remedy = if problem.is_the_name { OTHER_NAME.to_owned() } else { self.trust() };
+            return Error::Untrusted { url: self.url.clone(), problem: problem.text, remedy };
         }
         Error::Unreachable { url: self.url.clone(), problem: cause(error) }
     }
@@ -433,6 +434,10 @@ impl Client {
         Error::Broken { url: self.url.clone(), problem }
     }
 }
+
+/// What to do about a certificate that is for other names than the one that was dialled.
+const OTHER_NAME: &str = "Use one of its names in --url, or have this one added: on the control plane's host to api.names, then systemctl \
+     reload stella-orchestrator; with a certificate of your own (api.certificate, or a proxy in front), to that one";
 
 /// How long to wait before asking again.
 fn pause(refusal: &Response) -> Duration {

@@ -61,6 +61,9 @@ async fn follow_one(
     .await
 }
 
+/// A reason of fewer bytes may be said of a target and of its deployment.
+const REPEATED_BYTES_MAX: usize = 100;
+
 /// What was shown already.
 struct View {
     live: Option<MultiProgress>,
@@ -68,6 +71,8 @@ struct View {
     bars: BTreeMap<(String, String), ProgressBar>,
     shown: BTreeMap<(String, String), String>,
     statuses: BTreeMap<String, String>,
+    /// Why deployments were what they were, by their ids.
+    reasons: BTreeMap<String, String>,
     /// The stages of blue-green deployments, by their ids.
     stages: BTreeMap<String, String>,
     /// How often hosts were asked whether they could go back, by the deployments' ids.
@@ -88,6 +93,7 @@ impl View {
             bars: BTreeMap::new(),
             shown: BTreeMap::new(),
             statuses: BTreeMap::new(),
+            reasons: BTreeMap::new(),
             stages: BTreeMap::new(),
             proofs: BTreeMap::new(),
             pauses: BTreeMap::new(),
@@ -137,12 +143,22 @@ impl View {
         }
         if known.as_ref() != Some(&deployment.status) {
             if deployment.is_final || deployment.status == "halting" || deployment.status == "cancelling" {
-                let reason = print::because(deployment.reason.as_deref());
+                let reason = print::because(self.reason(detail).as_deref());
                 let (sign, status) = (sign(&deployment.status), &deployment.status);
                 self.say(&format!("{sign} {status}{}{reason}", exceptions(deployment)));
             }
             self.statuses.insert(deployment.id.clone(), deployment.status.clone());
         }
+    }
+
+    /// Why a deployment is what it is, without what was said of it or of its targets already.
+    fn reason(&mut self, detail: &DeploymentDetail) -> Option<String> {
+        let reason = detail.deployment.reason.clone()?;
+        let before = self.reasons.insert(detail.deployment.id.clone(), reason.clone());
+        // Lines that are drawn anew are cut at the edge of the terminal.
+        let targets = detail.targets.iter().filter(|_| self.live.is_none());
+        let of_targets = targets.filter_map(|target| target.reason.as_deref());
+        Some(not_twice(&reason, before.as_deref().into_iter().chain(of_targets)))
     }
 
     /// Says that hosts are asked whether they could go back: where that is required, nothing else happens meanwhile.
@@ -195,6 +211,12 @@ impl View {
         }
         self.shown.insert(key, text);
     }
+}
+
+/// A deployment's reason without what the line of a target has said already, if that is long.
+fn not_twice<'a>(reason: &str, mut said: impl Iterator<Item = &'a str>) -> String {
+    let said = said.find(|said| said.len() >= REPEATED_BYTES_MAX && reason.contains(said));
+    said.map_or_else(|| reason.to_owned(), |said| reason.replace(said, "see above"))
 }
 
 fn draw(bar: &ProgressBar, target: &DeploymentTarget, text: &str) {
@@ -258,5 +280,19 @@ fn sign(state: &str) -> &'static str {
         "active" | "running" | "ready" => "•",
         "halting" | "cancelling" => "!",
         _ => "-",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_reason_is_said_once() {
+        let long = "the host refuses it ".repeat(10);
+        let of = |said: &str| not_twice(&format!("web-1, step install: {long}"), [said].into_iter());
+        assert_eq!(of(&long), "web-1, step install: see above");
+        assert!(of("the host refuses it").ends_with(&long), "a short one may be said twice");
+        assert!(of(&"another one ".repeat(10)).ends_with(&long));
     }
 }

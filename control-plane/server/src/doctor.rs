@@ -40,6 +40,9 @@ const AUTHORITY_ENDS_SOON: Duration = Duration::from_secs(90 * 86_400);
 /// Backups are taken once a day; a day without one may have its reason.
 const BACKUP_AGE_MAX: Duration = Duration::from_secs(2 * 86_400);
 
+/// What whoever may not look is to do; the cure for what is damaged would do harm.
+const AS_ROOT: &str = "run this as root, or as the service's own user, with sudo -u";
+
 /// How to tell.
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
@@ -143,6 +146,14 @@ fn look_at(loaded: &Loaded, unit: Option<&Unit>, examined: &mut Examined, findin
     outside::reachable(config, findings);
 }
 
+/// What to do about an error: what mends it, or, where it is only that this user may not look, to be another one.
+fn unless_denied(error: &anyhow::Error, remedy: impl Into<String>) -> String {
+    let is_denied = |cause: &(dyn std::error::Error + 'static)| {
+        cause.downcast_ref::<io::Error>().is_some_and(|it| it.kind() == io::ErrorKind::PermissionDenied)
+    };
+    if error.chain().any(is_denied) { AS_ROOT.to_owned() } else { remedy.into() }
+}
+
 /// As the alert `BackupTooOld` has it.
 fn last_backup(state_dir: &Path, findings: &mut Findings) {
     const CHECK: &str = "backup";
@@ -164,7 +175,10 @@ fn last_backup(state_dir: &Path, findings: &mut Findings) {
         Ok(None) => {
             findings.warn(CHECK, "none was ever written to a file here: all is lost with this disk", remedy)
         }
-        Err(error) => findings.warn(CHECK, format!("when one was taken cannot be read: {error}"), remedy),
+        Err(error) => {
+            let detail = format!("when one was taken cannot be read: {error}");
+            findings.warn(CHECK, detail, unless_denied(&error.into(), remedy));
+        }
     }
 }
 
@@ -190,7 +204,7 @@ fn authority(config: &Config, findings: &mut Findings) {
                 let remedy = format!(
                     "stella-orchestrator restore BACKUP, into an empty state folder; {BOOK}/disaster-recovery.md"
                 );
-                findings.fail(check, detail, remedy);
+                findings.fail(check, detail, unless_denied(&error, remedy));
             }
         }
     }
@@ -201,17 +215,19 @@ fn journal(config: &Config, findings: &mut Findings) -> bool {
     const CHECK: &str = "journal";
     let dir = config.journal_dir();
     if let Err(error) = backup::refuse_unfinished(&config.state_dir) {
-        findings.fail(CHECK, format!("{error:#}"), "empty the state folder and restore once more");
+        let remedy = unless_denied(&error, "empty the state folder and restore once more");
+        findings.fail(CHECK, format!("{error:#}"), remedy);
         return false;
     }
     if let Err(error) = written_by::refuse_newer(&config.state_dir) {
-        findings.fail(CHECK, format!("{error:#}"), format!("{BOOK}/upgrading.md, Going back"));
+        let remedy = unless_denied(&error, format!("{BOOK}/upgrading.md, Going back"));
+        findings.fail(CHECK, format!("{error:#}"), remedy);
         return false;
     }
     if let Err(error) = written_by::refuse_lost_journal(&config.state_dir, &dir) {
         let remedy =
             format!("findmnt --target {}; mount what is missing; {BOOK}/disaster-recovery.md", quoted(&dir));
-        findings.fail(CHECK, format!("{error:#}"), remedy);
+        findings.fail(CHECK, format!("{error:#}"), unless_denied(&error, remedy));
         return false;
     }
     match Store::is_held(&dir) {
@@ -225,8 +241,7 @@ fn journal(config: &Config, findings: &mut Findings) -> bool {
             return false;
         }
         Err(error) => {
-            let remedy = "run this as root, or as the service's own user, with sudo -u";
-            findings.fail(CHECK, format!("{} cannot be read: {error}", dir.display()), remedy);
+            findings.fail(CHECK, format!("{} cannot be read: {error}", dir.display()), AS_ROOT);
             return false;
         }
     }
@@ -254,7 +269,8 @@ fn journal(config: &Config, findings: &mut Findings) -> bool {
             );
         }
         Err(Unverified::Other(error)) => {
-            findings.fail(CHECK, format!("{error:#}"), "stella-orchestrator journal verify");
+            let remedy = unless_denied(&error, "stella-orchestrator journal verify");
+            findings.fail(CHECK, format!("{error:#}"), remedy);
         }
     }
     false
@@ -323,5 +339,42 @@ fn rotation(look: &Look, findings: &mut Findings) {
                 format!("stella-orchestrator ca status; then: stella-orchestrator ca rotate {next}"),
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use nix::unistd::{Gid, Uid, geteuid};
+
+    use super::*;
+    use crate::owner::become_service;
+
+    #[test]
+    fn whoever_may_not_look_is_told_to_be_root_and_not_to_restore_a_backup() {
+        if !geteuid().is_root() {
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config { state_dir: folder.path().join("state"), ..Config::default() };
+        fs::create_dir_all(config.journal_dir()).unwrap();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::set_permissions(&config.state_dir, fs::Permissions::from_mode(0o700)).unwrap();
+        let look = || {
+            let mut findings = Findings::default();
+            last_backup(&config.state_dir, &mut findings);
+            authority(&config, &mut findings);
+            journal(&config, &mut findings);
+            findings.text()
+        };
+        let told = {
+            let _as_nobody = become_service(Uid::from_raw(65_534), Gid::from_raw(65_534), &[]).unwrap();
+            look()
+        };
+        assert_eq!(told.matches(AS_ROOT).count(), 4, "{told}");
+        assert!(!told.contains("restore BACKUP") && !told.contains("systemctl"), "{told}");
+        assert!(look().contains("restore BACKUP"), "root is told of what is not there");
     }
 }

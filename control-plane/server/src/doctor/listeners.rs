@@ -107,7 +107,8 @@ fn shows(given: &GivenCertificate, listening: SocketAddr, findings: &mut Finding
         Ok(_) => findings.ok(CHECK, format!("TCP {listening} answers, and shows api.certificate")),
         Err(error) => {
             let remedy = format!("systemctl reload {UNIT}; journalctl -u {UNIT} -n 50 --no-pager");
-            let problem = tls::certificate_problem(error.as_ref()).unwrap_or_else(|| format!("{error:#}"));
+            let problem =
+                tls::certificate_problem(error.as_ref()).map_or_else(|| format!("{error:#}"), |it| it.text);
             findings.fail(
                 CHECK,
                 format!("TCP {listening}, where api.certificate should be shown: {problem}"),
