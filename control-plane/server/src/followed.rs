@@ -131,11 +131,22 @@ async fn notifier(engine: &Handle, look: &Look, config: &Config) -> anyhow::Resu
 /// Asks what gates want to know.
 pub(crate) async fn ask(engine: Handle, config: watch::Receiver<Arc<Config>>, until: CancellationToken) {
     let of = |config: &Config| said(&config.gates, config.gates.files());
-    anew(config, &until, of, async |config, until| match config.gates.sources() {
-        Ok(sources) => stella_gates::run(engine.clone(), sources, until).await,
-        Err(error) => tracing::error!(error = format!("{error:#}"), "gates cannot be asked"),
-    })
-    .await;
+    anew(config, &until, of, |config, until| ask_as(engine.clone(), config, until)).await;
+}
+
+async fn ask_as(engine: Handle, config: Arc<Config>, until: CancellationToken) {
+    loop {
+        match config.gates.sources() {
+            Ok(sources) => return stella_gates::run(engine, sources, until).await,
+            // A file that is being replaced, perhaps.
+            Err(error) => {
+                tracing::error!(error = format!("{error:#}"), "gates cannot be asked; it is tried again");
+            }
+        }
+        if until.run_until_cancelled(tokio::time::sleep(BEGIN_AGAIN)).await.is_none() {
+            return;
+        }
+    }
 }
 
 /// Takes out of memory, and from the disk, what has ended long ago.
