@@ -1,15 +1,19 @@
 //! The host root: the one folder that tasks may change, and the folders of slots and components in it.
 //!
 //! Everything under it is reached through a [`cap_std::fs::Dir`], so that a link which somebody planted there cannot lead
-//! a write elsewhere. Commands are the exception: they are programs and go where their user may go.
+//! a write out of it; and the folders of slots and components are opened one name at a time and never through a link, so that
+//! none can lead it to those of another slot. Commands are the exception: they are programs and go where their user may go.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use cap_std::ambient_authority;
 use cap_std::fs::{Dir, MetadataExt as _};
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::Mode;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
 
@@ -87,6 +91,15 @@ pub enum Error {
          its unit wait for the mount (RequiresMountsFor=)"
     )]
     MountedOver(PathBuf),
+    /// Somebody has put a link where the folder of a slot or a component has to be.
+    #[error(
+        "{path:?} is a link, and the agent follows none to a slot or a component: it may lead to another slot. Remove it; to have the folder on \
+         another disk, mount that there"
+    )]
+    Link {
+        /// Where.
+        path: PathBuf,
+    },
     /// The operating system said no.
     #[error("cannot open {path:?}")]
     Io {
@@ -174,7 +187,15 @@ impl HostRoot {
     fn create_beneath(&self, slot: Option<&str>) -> Result<(), Error> {
         let Some(slot) = slot else { return Ok(()) };
         let slot = plain_name("slot", slot)?;
-        self.dir.create_dir_all(slot).map_err(|source| Error::Io { path: self.path.join(slot), source })
+        let path = || self.path.join(slot);
+        create(&self.dir, slot).map_err(|source| Error::Io { path: path(), source })?;
+        // It is not opened: the agent's user may not be one who reads it.
+        match self.dir.symlink_metadata(slot) {
+            Ok(found) if found.is_symlink() => Err(Error::Link { path: path() }),
+            Ok(found) if found.is_dir() => Ok(()),
+            Ok(_) => Err(Error::Io { path: path(), source: io::ErrorKind::NotADirectory.into() }),
+            Err(source) => Err(Error::Io { path: path(), source }),
+        }
     }
 
     /// As [`Self::create_slot`], on a thread of its own. Whoever does not wait any more drops this; a thread that hangs keeps its turn, so
@@ -206,13 +227,7 @@ impl HostRoot {
     /// If a name is not a plain one, or the disk says no.
     pub fn component_dir(&self, slot: Option<&str>, component: &str) -> Result<Dir, Error> {
         self.in_place()?;
-        let mut relative = PathBuf::new();
-        if let Some(slot) = slot {
-            relative.push(plain_name("slot", slot)?);
-        }
-        relative.push(plain_name("component", component)?);
-        let opened = self.dir.create_dir_all(&relative).and_then(|()| self.dir.open_dir(&relative));
-        opened.map_err(|source| Error::Io { path: self.path.join(relative), source })
+        self.walk(slot, component, create)
     }
 
     /// Opens the folder of a component in a slot, if it is there. Creates nothing; blocks on the disk.
@@ -220,16 +235,39 @@ impl HostRoot {
     /// # Errors
     /// If a name is not a plain one, or the disk says no.
     pub fn find_component(&self, slot: Option<&str>, component: &str) -> Result<Option<Dir>, Error> {
-        let mut relative = PathBuf::new();
-        if let Some(slot) = slot {
-            relative.push(plain_name("slot", slot)?);
-        }
-        relative.push(plain_name("component", component)?);
-        match self.dir.open_dir(&relative) {
+        match self.walk(slot, component, |_, _| Ok(())) {
             Ok(dir) => Ok(Some(dir)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(Error::Io { path: self.path.join(relative), source }),
+            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
         }
+    }
+
+    /// Opens the folder of a component, one name after another, each after `prepare`.
+    fn walk(
+        &self,
+        slot: Option<&str>,
+        component: &str,
+        prepare: impl Fn(&Dir, &str) -> io::Result<()>,
+    ) -> Result<Dir, Error> {
+        let slot = slot.map(|slot| plain_name("slot", slot)).transpose()?;
+        let component = plain_name("component", component)?;
+        let io = |path: &Path| {
+            let path = path.to_owned();
+            move |source| Error::Io { path, source }
+        };
+        let (mut dir, mut path) = (self.dir.try_clone().map_err(io(&self.path))?, self.path.clone());
+        for name in slot.into_iter().chain([component]) {
+            path.push(name);
+            prepare(&dir, name).map_err(io(&path))?;
+            dir = match open_dir_nofollow(&dir, name) {
+                Ok(next) => next,
+                Err(_) if dir.symlink_metadata(name).is_ok_and(|found| found.is_symlink()) => {
+                    return Err(Error::Link { path });
+                }
+                Err(source) => return Err(io(&path)(source)),
+            };
+        }
+        Ok(dir)
     }
 
     /// Where a command runs: the slot's folder, a folder relative to it, or an absolute path.
@@ -245,6 +283,22 @@ impl HostRoot {
         }
         Ok(base.join(path))
     }
+}
+
+/// Creates a folder unless something has its name.
+fn create(dir: &Dir, name: &str) -> io::Result<()> {
+    match dir.create_dir(name) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Opens the folder of this plain name, and not what a link of the name leads to: [`Dir::open_dir`] follows links that stay within its
+/// handle.
+pub(crate) fn open_dir_nofollow(dir: &Dir, name: &str) -> io::Result<Dir> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let opened = openat(dir, Path::new(name), flags, Mode::empty()).map_err(io::Error::from)?;
+    Ok(Dir::from_std_file(File::from(opened)))
 }
 
 /// `None` never comes: nobody closes these.
@@ -288,5 +342,46 @@ mod tests {
         assert!(matches!(root.create_slot(None), Err(Error::Io { .. })));
         std::fs::rename(&aside, &path).unwrap();
         root.create_slot(Some("web-2")).unwrap();
+    }
+
+    #[test]
+    fn no_link_leads_from_one_slot_to_another() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = HostRoot::open(folder.path()).unwrap();
+        let link = |target: &str, name: &str| {
+            std::os::unix::fs::symlink(target, root.path().join(name)).unwrap();
+            root.path().join(name)
+        };
+        root.component_dir(Some("prod"), "web").unwrap();
+        root.create_slot(Some("staging")).unwrap();
+        let component = link("../prod/web", "staging/web");
+        let slot = link("prod", "other");
+        for (slot, at) in [("staging", &component), ("other", &slot)] {
+            let refused = [
+                root.component_dir(Some(slot), "web").map(drop),
+                root.find_component(Some(slot), "web").map(drop),
+            ];
+            for refused in refused {
+                assert!(matches!(&refused, Err(Error::Link { path }) if path == at), "{refused:?}");
+            }
+        }
+        assert!(matches!(root.create_slot(Some("other")), Err(Error::Link { path }) if path == slot));
+        let dangling = link("../prod/new", "staging/new");
+        let refused = root.component_dir(Some("staging"), "new").map(drop);
+        assert!(matches!(&refused, Err(Error::Link { path }) if *path == dangling), "{refused:?}");
+        assert!(!root.path().join("prod/new").exists(), "nothing is made where it leads");
+        assert!(root.find_component(Some("prod"), "web").unwrap().is_some());
+        assert!(root.find_component(Some("prod"), "none").unwrap().is_none());
+        assert!(root.find_component(Some("none"), "web").unwrap().is_none());
+    }
+
+    #[test]
+    fn a_host_root_that_is_a_link_is_where_it_leads() {
+        let folder = tempfile::tempdir().unwrap();
+        let (disk, path) = (folder.path().join("disk"), folder.path().join("root"));
+        std::fs::create_dir(&disk).unwrap();
+        std::os::unix::fs::symlink(&disk, &path).unwrap();
+        HostRoot::open(&path).unwrap().component_dir(Some("prod"), "web").unwrap();
+        assert!(disk.join("prod/web").is_dir());
     }
 }

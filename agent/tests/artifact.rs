@@ -8,9 +8,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use common::artifacts::{Fixture, archive, digest_of, gzip, name_of, raw_entry, web};
-use common::failure;
+use common::{dispatch, failure};
 use stella_protocol::digest::Digest;
-use stella_protocol::message::TaskOutcome;
+use stella_protocol::message::{Dispatch, TaskOutcome};
 use stella_protocol::spec::{ArtifactSpec, TaskSpec};
 use tar::{Builder, EntryType, Header};
 
@@ -371,8 +371,32 @@ async fn a_component_that_is_a_link_out_of_the_root_is_not_followed() {
     std::fs::create_dir(&elsewhere).unwrap();
     std::os::unix::fs::symlink(&elsewhere, fixture.component()).unwrap();
     let outcome = fixture.run(&fixture.spec("1.0.0", web("1.0.0"))).await;
-    assert!(failure(&outcome).contains("cannot open"), "{outcome:?}");
+    assert!(failure(&outcome).contains("is a link"), "{outcome:?}");
     assert_eq!(std::fs::read_dir(elsewhere).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn a_link_that_the_user_of_one_slot_has_planted_does_not_lead_to_another() {
+    let fixture = Fixture::new();
+    let in_slot = async |slot: &str, version: &str| {
+        let spec = TaskSpec::Artifact(fixture.spec(version, web(version)));
+        let task = Dispatch { slot: Some(slot.to_owned()), ..dispatch(spec) };
+        fixture.host.start_dispatch(task).run.await.unwrap()
+    };
+    assert_eq!(in_slot("prod", "1.0.0").await, TaskOutcome::Succeeded);
+    let slots = fixture.host.root.path();
+    std::fs::create_dir(slots.join("staging")).unwrap();
+    std::os::unix::fs::symlink("../prod/web", slots.join("staging/web")).unwrap();
+    let outcome = in_slot("staging", "6.6.6").await;
+    let reason = failure(&outcome);
+    assert!(reason.contains("staging/web\" is a link") && reason.contains("Remove it"), "{reason}");
+    let running = std::fs::read_to_string(slots.join("prod/web/current/version.txt")).unwrap();
+    assert_eq!(running, "1.0.0");
+    assert_eq!(
+        std::fs::read_dir(slots.join("prod/web/releases")).unwrap().count(),
+        3,
+        "and nothing is added"
+    );
 }
 
 #[tokio::test]

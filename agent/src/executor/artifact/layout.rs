@@ -17,7 +17,7 @@ use super::super::Stopped;
 use super::list::{self, Compared, FileList};
 use super::remove::{self, MayGoOn};
 use super::room::Room;
-use crate::host::{self, plain_name};
+use crate::host::{self, open_dir_nofollow, plain_name};
 
 const CURRENT: &str = "current";
 const RELEASES: &str = "releases";
@@ -377,7 +377,7 @@ pub(super) struct Shelf(Dir);
 impl Shelf {
     /// `None` if there are none.
     pub(super) fn open(component: &Dir) -> Result<Option<Self>, Error> {
-        match component.open_dir(RELEASES) {
+        match open_dir_nofollow(component, RELEASES) {
             Ok(releases) => Ok(Some(Self(releases))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(Error::Io { action: "open the releases".to_owned(), source }),
@@ -463,7 +463,7 @@ fn open_or_create(dir: &Dir, name: &str, mode: u32) -> io::Result<Dir> {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         Ok(()) | Err(_) => {}
     }
-    dir.open_dir(name)
+    open_dir_nofollow(dir, name)
 }
 
 /// A handle of a folder is not one that can be synced; opening it as a file is.

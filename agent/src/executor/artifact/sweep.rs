@@ -10,7 +10,7 @@ use cap_std::fs::{Dir, MetadataExt as _};
 use super::super::{Stopped, reason_of};
 use super::layout::{Component, is_component};
 use super::remove::MayGoOn;
-use crate::host::{HostRoot, plain_name};
+use crate::host::{HostRoot, open_dir_nofollow, plain_name};
 
 /// How long a download that broke off is kept for another attempt.
 const PARTIAL_AGE_MAX: Duration = Duration::from_hours(24);
@@ -52,7 +52,7 @@ fn folders(dir: &Dir, at: &Path, device: Option<u64>, left: &mut usize) -> Vec<(
             && entry
                 .metadata()
                 .is_ok_and(|found| found.is_dir() && device.is_none_or(|device| found.dev() == device));
-        if let (true, Ok(dir)) = (is_ours, entry.open_dir()) {
+        if let (true, Ok(dir)) = (is_ours, open_dir_nofollow(dir, &name)) {
             found.push((dir, at.join(name)));
         }
     }
