@@ -21,6 +21,8 @@ mod routes;
 mod scan;
 mod serve;
 mod submit;
+mod turns;
+mod uploads;
 mod view;
 mod way_back;
 
@@ -31,7 +33,7 @@ use std::time::{Duration, Instant, SystemTime};
 use futures::future::BoxFuture;
 use stella_certs::{Authority, HookKey};
 use stella_engine::Handle;
-use stella_protocol::id::{AgentId, TenantId};
+use stella_protocol::id::{AgentId, HookId, TenantId};
 use stella_protocol::message::{Holding, Inspect};
 use stella_protocol::trace::TraceContext;
 use stella_store::{ArtifactStore, OutputStore};
@@ -45,6 +47,18 @@ pub use outside::{MayAsk, MayCall, MayNotify, Outside, Reach};
 pub use proxies::{AddressHeader, NoNetwork, Proxies};
 pub use routes::{openapi, router};
 pub use serve::{Error, MetricsTls, Render, serve, serve_metrics};
+use turns::Turns;
+use uploads::Uploads;
+
+/// How many reports of scanners come in at once: each is held in memory.
+const REPORTS_MAX: usize = 8;
+/// How many of them one tenant may have.
+const REPORTS_OF_TENANT_MAX: usize = 4;
+
+/// How many messages to hooks come in at once: each is held in memory, and nobody knows yet who sends it.
+const MESSAGES_MAX: usize = 64;
+/// How many of them one hook may have.
+const MESSAGES_OF_HOOK_MAX: usize = 8;
 
 /// What can be chosen.
 #[derive(Clone, Debug)]
@@ -176,6 +190,13 @@ pub(crate) struct Inner {
     pub(crate) tuning: Arc<Tuning>,
     pub(crate) followers: Arc<Followers>,
     pub(crate) archives: Archives,
+    /// For reports of scanners that come in, each some megabytes of memory.
+    pub(crate) reports: Turns<TenantId>,
+    /// For reading them, which takes some hundred more.
+    pub(crate) report_reads: Turns<TenantId>,
+    /// For messages to hooks, which come from anybody.
+    pub(crate) messages: Turns<HookId>,
+    pub(crate) uploads: Arc<Uploads>,
     pub(crate) shutdown: CancellationToken,
     pub(crate) started: Instant,
 }
@@ -222,6 +243,10 @@ impl App {
             tuning,
             followers: Arc::default(),
             archives: Archives::default(),
+            reports: Turns::new(REPORTS_MAX, REPORTS_OF_TENANT_MAX),
+            report_reads: Turns::new(1, 1),
+            messages: Turns::new(MESSAGES_MAX, MESSAGES_OF_HOOK_MAX),
+            uploads: Arc::default(),
             shutdown,
             started,
         }))

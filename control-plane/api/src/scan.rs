@@ -2,14 +2,22 @@
 //!
 //! Only the few fields that say what was found, how bad it is and where are read, in types of our own: the formats have crates,
 //! but those want whole documents of one version, and tools differ. What a document says is not affected is left out.
+//!
+//! Nothing is read into a tree of everything that is there: one that is made for it takes thirty times the document's size in memory.
 
 mod cyclonedx;
 mod grype;
 mod sarif;
 mod trivy;
 
-use serde_json::Value;
+use std::borrow::Cow;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny};
 use stella_domain::findings::{FINDING_COMPONENT_BYTES_MAX, FINDING_ID_BYTES_MAX, Finding, Severity};
+
+/// How many objects and lists a document may have: each can become some hundred bytes in memory.
+const CONTAINERS_MAX: usize = 1_000_000;
 
 /// Why a document has no findings to read.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +28,9 @@ pub(crate) enum Error {
     /// It is in no known format.
     #[error("is none of: SARIF 2.1, CycloneDX JSON with vulnerabilities, JSON of Trivy, JSON of Grype")]
     Format,
+    /// There is too much in it.
+    #[error("has more than {CONTAINERS_MAX} objects and lists; leave the least severe out")]
+    TooMany,
     /// It is not as its format says.
     #[error("is not {format}: {problem}")]
     Shape {
@@ -30,25 +41,62 @@ pub(crate) enum Error {
     },
 }
 
+/// What a document's format is seen by.
+#[derive(Deserialize)]
+struct Head<'d> {
+    #[serde(rename = "bomFormat", default, borrow)]
+    bom_format: Option<Cow<'d, str>>,
+    #[serde(default, deserialize_with = "is_there")]
+    runs: bool,
+    #[serde(default, deserialize_with = "is_there")]
+    matches: bool,
+    #[serde(rename = "Results", default, deserialize_with = "is_there")]
+    results: bool,
+    #[serde(rename = "ArtifactName", default, deserialize_with = "is_there")]
+    artifact_name: bool,
+}
+
 /// The findings in a document, whose format is recognized.
 pub(crate) fn read(document: &[u8]) -> Result<Vec<Finding>, Error> {
-    let value: Value = serde_json::from_slice(document).map_err(Error::Json)?;
-    let has = |key: &str| value.get(key).is_some();
-    if value.get("bomFormat").is_some_and(|format| format == "CycloneDX") {
-        cyclonedx::read(value)
-    } else if has("runs") {
-        sarif::read(value)
-    } else if has("matches") {
-        grype::read(value)
-    } else if has("Results") || has("ArtifactName") {
-        trivy::read(value)
+    if containers(document) > CONTAINERS_MAX {
+        return Err(Error::TooMany);
+    }
+    let head: Head<'_> = serde_json::from_slice(document)
+        .map_err(|error| if error.is_data() { Error::Format } else { Error::Json(error) })?;
+    if head.bom_format.is_some_and(|format| format == "CycloneDX") {
+        cyclonedx::read(document)
+    } else if head.runs {
+        sarif::read(document)
+    } else if head.matches {
+        grype::read(document)
+    } else if head.results || head.artifact_name {
+        trivy::read(document)
     } else {
         Err(Error::Format)
     }
 }
 
-fn shaped<T: serde::de::DeserializeOwned>(format: &'static str, value: Value) -> Result<T, Error> {
-    serde_json::from_value(value).map_err(|error| Error::Shape { format, problem: error.to_string() })
+fn is_there<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    IgnoredAny::deserialize(deserializer).map(|_| true)
+}
+
+/// How many objects and lists begin in a text of JSON.
+fn containers(document: &[u8]) -> usize {
+    let (mut count, mut in_text, mut is_escaped) = (0, false, false);
+    for byte in document {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' if in_text => is_escaped = true,
+            b'"' => in_text = !in_text,
+            b'{' | b'[' if !in_text => count += 1,
+            _ => {}
+        }
+    }
+    count
+}
+
+fn shaped<'d, T: Deserialize<'d>>(format: &'static str, document: &'d [u8]) -> Result<T, Error> {
+    serde_json::from_slice(document).map_err(|error| Error::Shape { format, problem: error.to_string() })
 }
 
 /// A finding, its texts cut to what is kept: a scanner's own words are longer sometimes, and no reason to lose a report.
@@ -159,8 +207,45 @@ mod tests {
         for nothing in ["{}", "[]", "7", r#"{"bomFormat":"other"}"#] {
             assert!(matches!(read(nothing.as_bytes()), Err(Error::Format)), "{nothing}");
         }
-        let error = read(br#"{"runs":{"a":1}}"#).unwrap_err().to_string();
-        assert!(error.starts_with("is not SARIF: "), "{error}");
+        for shaped_otherwise in [r#"{"runs":{"a":1}}"#, r#"{"runs":null}"#] {
+            let error = read(shaped_otherwise.as_bytes()).unwrap_err().to_string();
+            assert!(error.starts_with("is not SARIF: "), "{error}");
+        }
+        assert!(matches!(read(br#"{"runs":[]} and more"#), Err(Error::Json(_))));
+    }
+
+    #[test]
+    fn what_would_take_much_memory_is_refused_before_it_is_read() {
+        let many = |piece: &str, count: usize| format!(r#"{{"runs":[{}0]}}"#, piece.repeat(count));
+        for piece in [r#"{"a":0},"#, "[],"] {
+            let found = read(many(piece, CONTAINERS_MAX).as_bytes());
+            assert!(matches!(found, Err(Error::TooMany)), "{found:?}");
+        }
+        let in_texts = r#"{"matches":[],"note":"{[\"{[\\","end":[{}]}"#;
+        assert_eq!(containers(in_texts.as_bytes()), 4);
+        assert_eq!(found(in_texts), []);
+    }
+
+    #[test]
+    fn scores_are_numbers_or_texts_and_else_nothing() {
+        for (score, expected) in [
+            ("7", Severity::High),
+            ("-1", Severity::Low),
+            ("4.0", Severity::Medium),
+            (r#""9.8""#, Severity::Critical),
+            (r#""high""#, Severity::Medium),
+            ("null", Severity::Medium),
+            ("true", Severity::Medium),
+            (r#"[{"a":[1]}]"#, Severity::Medium),
+            (r#"{"a":{"b":1}}"#, Severity::Medium),
+        ] {
+            let document = format!(
+                r#"{{"runs":[{{"tool":{{"driver":{{"rules":[
+                    {{"id":"R","properties":{{"security-severity":{score}}}}},
+                    {{"id":"R","properties":{{"security-severity":10}}}}]}}}},"results":[{{"ruleId":"R"}}]}}]}}"#
+            );
+            assert_eq!(found(&document), [one(expected, "R", "")], "{score}");
+        }
     }
 
     #[test]

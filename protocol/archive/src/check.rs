@@ -8,61 +8,75 @@ use std::path::{Path, PathBuf};
 use crate::{Error, Failed, Kind, Sink, Summary, read};
 
 /// Whether a host would take an archive (`.tar`, `.tar.gz`) of so many bytes, but for the room on its disk. Blocks on the reader, and
-/// decompresses at most [`crate::UNPACKED_BYTES_MAX`] bytes.
+/// decompresses at most [`crate::UNPACKED_BYTES_MAX`] bytes of files, and the headers of [`crate::ENTRIES_MAX`].
 ///
 /// # Errors
 /// The first thing that is wrong with it.
 pub fn check(archive: impl Read + 'static, archive_bytes: u64) -> Result<Summary, Error> {
-    match read(archive, archive_bytes, &mut Looked::default()) {
+    match check_while(archive, archive_bytes, || Ok::<(), Infallible>(())) {
         Ok(summary) => Ok(summary),
         Err(Failed::Archive(error)) => Err(error),
         Err(Failed::Sink(never)) => match never {},
     }
 }
 
-/// Remembers what there was.
-#[derive(Debug, Default)]
-struct Looked(HashMap<PathBuf, Kind>);
+/// As [`check`], for as long as `may_go_on`, which is asked before each entry and each piece of a file.
+///
+/// # Errors
+/// The first thing that is wrong with it, or why it was given up.
+pub fn check_while<E>(
+    archive: impl Read + 'static,
+    archive_bytes: u64,
+    may_go_on: impl FnMut() -> Result<(), E>,
+) -> Result<Summary, Failed<E>> {
+    read(archive, archive_bytes, &mut Looked { found: HashMap::new(), may_go_on })
+}
 
-impl Sink for Looked {
-    type Error = Infallible;
+/// Remembers what there was.
+struct Looked<F> {
+    found: HashMap<PathBuf, Kind>,
+    may_go_on: F,
+}
+
+impl<E, F: FnMut() -> Result<(), E>> Sink for Looked<F> {
+    type Error = E;
 
     fn kind(&self, path: &Path) -> Option<Kind> {
-        self.0.get(path).copied()
+        self.found.get(path).copied()
     }
 
-    fn may_go_on(&mut self) -> Result<(), Infallible> {
+    fn may_go_on(&mut self) -> Result<(), E> {
+        (self.may_go_on)()
+    }
+
+    fn folder(&mut self, _path: &Path) -> Result<(), E> {
         Ok(())
     }
 
-    fn folder(&mut self, _path: &Path) -> Result<(), Infallible> {
+    fn folder_entry(&mut self, _path: PathBuf, _mode: u32) -> Result<(), E> {
         Ok(())
     }
 
-    fn folder_entry(&mut self, _path: PathBuf, _mode: u32) -> Result<(), Infallible> {
+    fn symbolic_link(&mut self, path: PathBuf, _target: PathBuf) -> Result<(), E> {
+        self.found.insert(path, Kind::Link);
         Ok(())
     }
 
-    fn symbolic_link(&mut self, path: PathBuf, _target: PathBuf) -> Result<(), Infallible> {
-        self.0.insert(path, Kind::Link);
+    fn hard_link(&mut self, path: PathBuf, _of: &Path) -> Result<(), E> {
+        self.found.insert(path, Kind::File);
         Ok(())
     }
 
-    fn hard_link(&mut self, path: PathBuf, _of: &Path) -> Result<(), Infallible> {
-        self.0.insert(path, Kind::File);
+    fn begin_file(&mut self, _path: &Path, _mode: u32, _size: u64) -> Result<(), E> {
         Ok(())
     }
 
-    fn begin_file(&mut self, _path: &Path, _mode: u32, _size: u64) -> Result<(), Infallible> {
+    fn bytes(&mut self, _bytes: &[u8]) -> Result<(), E> {
         Ok(())
     }
 
-    fn bytes(&mut self, _bytes: &[u8]) -> Result<(), Infallible> {
-        Ok(())
-    }
-
-    fn end_file(&mut self, path: PathBuf) -> Result<(), Infallible> {
-        self.0.insert(path, Kind::File);
+    fn end_file(&mut self, path: PathBuf) -> Result<(), E> {
+        self.found.insert(path, Kind::File);
         Ok(())
     }
 }
@@ -198,5 +212,60 @@ mod tests {
         io::copy(&mut io::repeat(0).take(1 << 20), &mut packer).unwrap();
         let error = checked(packer.finish().unwrap()).unwrap_err();
         assert!(error.to_string().contains("beyond 67108864 bytes"), "{error}");
+    }
+
+    /// A comment as git writes it, with so many bytes in it.
+    fn comment(bytes: usize) -> Vec<u8> {
+        let mut header = Header::new_ustar();
+        header.set_path("pax_global_header").unwrap();
+        header.set_entry_type(EntryType::XGlobalHeader);
+        header.set_size(bytes as u64);
+        header.set_cksum();
+        let mut comment = header.as_bytes().to_vec();
+        comment.resize(512 + bytes.next_multiple_of(512), 0);
+        comment
+    }
+
+    /// The same bytes again and again.
+    struct Endless(Cursor<Vec<u8>>);
+
+    impl Read for Endless {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            if self.0.position() == self.0.get_ref().len() as u64 {
+                self.0.set_position(0);
+            }
+            self.0.read(buffer)
+        }
+    }
+
+    /// What is told of an archive of a thousand bytes that unpacks to these without an end.
+    fn told_of_endless(piece: Vec<u8>) -> Error {
+        check(Endless(Cursor::new(piece)), 1_000).unwrap_err()
+    }
+
+    #[test]
+    fn comments_are_counted_like_entries() {
+        let mut few = comment(20);
+        few.extend(packed(&[(FILE, "a", "1")]));
+        assert_eq!(checked(few).unwrap(), Summary { entries: 1, bytes: 1 });
+        let error = told_of_endless(comment(0));
+        assert!(matches!(error, Error::TooMany), "{error}");
+    }
+
+    /// As many comments as there may be, each as large as it may be, would be gigabytes.
+    #[test]
+    fn comments_are_not_read_beyond_what_entries_may_need() {
+        let Error::Read(error) = told_of_endless(comment(60 * 1024)) else { panic!("it was read") };
+        assert!(error.to_string().contains("too large together"), "{error}");
+    }
+
+    #[test]
+    fn an_archive_that_nobody_waits_for_is_not_read_on() {
+        let archive = packed(&[(FILE, "a", &"x".repeat(2_000))]);
+        let size = archive.len() as u64;
+        let given_up = check_while(Cursor::new(archive.clone()), size, || Err("nobody waits"));
+        assert!(matches!(given_up, Err(Failed::Sink("nobody waits"))), "{given_up:?}");
+        let looked = checked(archive);
+        assert_eq!(looked.unwrap(), Summary { entries: 1, bytes: 2_000 });
     }
 }

@@ -25,7 +25,7 @@ use std::rc::Rc;
 use flate2::bufread::MultiGzDecoder;
 use tar::{Archive, Entry, EntryType};
 
-pub use check::check;
+pub use check::{check, check_while};
 pub use problem::{Error, Problem};
 
 /// The most that an archive may unpack to, in bytes.
@@ -54,6 +54,10 @@ const NAME_BYTES_MAX: usize = 255;
 
 /// How much may be read to get to the next entry, in bytes: its header, long names and attributes.
 const HEADER_BYTES_MAX: u64 = 64 * 1024;
+
+/// How much the way to all entries may be together, for each that an archive may have, in bytes: a header, and twice a long name with one
+/// of its own.
+const HEADER_BYTES_USUAL: u64 = 4 * 1024;
 
 const PIECE_BYTES: usize = 64 * 1024;
 
@@ -126,7 +130,9 @@ pub fn read<S: Sink>(
 ) -> Result<Summary, Failed<S::Error>> {
     let bytes_max = archive_bytes.saturating_mul(RATIO_MAX).clamp(UNPACKED_BYTES_FLOOR, UNPACKED_BYTES_MAX);
     let allowance = Rc::new(Cell::new(0));
-    let reader = Metered { inner: open(archive).map_err(Error::Read)?, allowance: Rc::clone(&allowance) };
+    let left = bytes_max + ENTRIES_MAX as u64 * HEADER_BYTES_USUAL;
+    let reader =
+        Metered { inner: open(archive).map_err(Error::Read)?, allowance: Rc::clone(&allowance), left };
     let mut archive = Archive::new(reader);
     let mut entries = archive.entries().map_err(Error::Read)?;
     let mut walk = Walk::new(bytes_max, sink);
@@ -154,7 +160,10 @@ fn open(archive: impl Read + 'static) -> io::Result<Box<dyn Read>> {
 /// Fails once more was read than allowed: long names are held in memory by the `tar` crate, at any length.
 struct Metered {
     inner: Box<dyn Read>,
+    /// How much there may be up to the next entry, in bytes.
     allowance: Rc<Cell<u64>>,
+    /// How much there may be up to the archive's end, in bytes, whatever it is: what unpacks to nothing takes its time as well.
+    left: u64,
 }
 
 impl Read for Metered {
@@ -162,6 +171,8 @@ impl Read for Metered {
         let length = self.inner.read(buffer)?;
         let left = self.allowance.get().checked_sub(length as u64);
         self.allowance.set(left.ok_or_else(|| io::Error::other("a header or its names are too large"))?);
+        let left = self.left.checked_sub(length as u64);
+        self.left = left.ok_or_else(|| io::Error::other("its headers are too large together"))?;
         Ok(length)
     }
 }
@@ -173,7 +184,7 @@ struct Walk<'s, S> {
     folders: HashSet<PathBuf>,
     /// Of all paths that are held here and by the sink.
     paths_bytes: usize,
-    /// Entries, and folders that none of them has named.
+    /// Entries, comments between them, and folders that none of them has named.
     count: usize,
     done: Summary,
 }
@@ -192,13 +203,13 @@ impl<'s, S: Sink> Walk<'s, S> {
         let name = entry.path_bytes().into_owned();
         let refuse = |problem| Error::entry(&name, problem);
         let kind = entry.header().entry_type();
+        self.count()?;
         if kind == EntryType::XGlobalHeader {
             // A comment, as git writes it. Read here, so that the way to the next entry is short.
             io::copy(&mut entry.take(HEADER_BYTES_MAX), &mut io::sink()).map_err(Error::Read)?;
             return Ok(());
         }
         self.done.entries += 1;
-        self.count()?;
         let path = self.inner_path(&name).map_err(refuse)?;
         if path.as_os_str().is_empty() {
             // "./", the release's own folder.
@@ -232,7 +243,7 @@ impl<'s, S: Sink> Walk<'s, S> {
         }
     }
 
-    /// One more entry or folder.
+    /// One more entry, comment or folder.
     const fn count(&mut self) -> Result<(), Error> {
         self.count += 1;
         if self.count > ENTRIES_MAX { Err(Error::TooMany) } else { Ok(()) }

@@ -1,10 +1,13 @@
 //! What comes in by hooks: whose it is, whether it was signed by who has the secret, how much of it there may be, and what it starts.
 //!
-//! A stranger learns nothing: an unknown hook and a wrong signature have one answer.
+//! A stranger learns nothing: an unknown hook and a wrong signature have one answer. But the body is read only for a hook that is there,
+//! and of a message that has a signature: its address cannot be guessed, and whoever has none shall not take memory or places.
+
+use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{Extension, State};
+use axum::extract::{Extension, FromRequest as _, Request as HttpRequest, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -31,6 +34,12 @@ use crate::{App, resolve};
 
 /// How far a signed time may be from ours, in milliseconds: clocks differ, and messages are tried again.
 const TIMESTAMP_SKEW_MS_MAX: u64 = 300_000;
+/// How long a message may take to come.
+const BODY_TIME_MAX: Duration = Duration::from_secs(10);
+/// How long it may wait for those before it.
+const TURN_MAX: Duration = Duration::from_secs(5);
+/// When to come back if that was too long.
+const COME_BACK_S: u64 = 10;
 /// The longest name of a delivery or an event, in characters.
 const NAME_CHARACTERS_MAX: usize = 128;
 /// Where senders name the delivery: GitHub, Gitea, Forgejo, and whoever writes a script.
@@ -54,18 +63,21 @@ pub(crate) async fn deliver(
     State(app): State<App>,
     Path(hook): Path<String>,
     Extension(trace): Extension<TraceContext>,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
+    request: HttpRequest,
 ) -> Result<(StatusCode, Json<HookTaken>), ApiError> {
-    let body = body.map_err(too_large)?;
+    let headers = request.headers().clone();
     let (state, now) = (app.engine.state(), app.engine.now());
+    let signed = Signed::of(&headers, now)?;
     let id = hook.parse::<HookId>().ok();
     let found = id.and_then(|id| state.tenants.values().find_map(|it| Some((it, it.hooks.get(&id)?))));
-    let signed = Signed::of(&headers, now)?;
-    let covered = covered(&app, (id, found.map(|(_, hook)| &**hook)), &signed, &body, now);
-    let Some(((tenant, hook), covered)) = found.zip(covered) else {
-        return Err(stranger("there is no such hook, or its secret is another one"));
+    let (tenant, hook) = found.ok_or_else(no_such_hook)?;
+    let Some(_place) = app.messages.take(hook.id, TURN_MAX).await else {
+        let detail = "too many messages are coming in; send it again later";
+        return Err(ApiError::retry_after(ErrorCode::Overloaded, COME_BACK_S, detail));
     };
+    let body = tokio::time::timeout(BODY_TIME_MAX, Bytes::from_request(request, &app)).await;
+    let body = body.map_err(|_| stalled())?.map_err(too_large)?;
+    let covered = covered(&app, hook, &signed, &body, now).ok_or_else(no_such_hook)?;
     Span::current().record("tenantId", field::display(tenant.id));
     let limits = app.tuning.limits();
     limits.hook(hook.id).and_then(|()| limits.tenant(tenant.id))?;
@@ -101,6 +113,15 @@ fn too_large(rejection: BytesRejection) -> ApiError {
         );
     }
     ApiError::new(ErrorCode::MalformedRequest, rejection.body_text())
+}
+
+fn stalled() -> ApiError {
+    let detail = format!("the message did not come within {} s", BODY_TIME_MAX.as_secs());
+    ApiError::new(ErrorCode::Timeout, detail)
+}
+
+fn no_such_hook() -> ApiError {
+    stranger("there is no such hook, or its secret is another one")
 }
 
 fn stranger(why: &str) -> ApiError {
@@ -157,6 +178,9 @@ impl Signed {
     /// What is the same if it comes again, and at no other message. A name that is not signed could be another one when somebody sends
     /// again what they have recorded: a message with a signed time is then known by its signature. Names that are signed have a space of
     /// their own, so that no recorded message can take one of them.
+    ///
+    /// A message that is signed without a time is known by its name, which anybody can change who has recorded it. Its body alone would not
+    /// do: honest senders send the same one twice, as GitHub does for a workflow that is dispatched twice with the same inputs.
     fn once(&self, covered: Covered, delivery: &Delivery, body: &[u8]) -> Result<String, ApiError> {
         match (self, covered) {
             (Self::Timed { name, .. }, Covered::Name) => Ok(format!("{SIGNED_NAMES}{name}")),
@@ -186,19 +210,8 @@ impl Signed {
     }
 }
 
-/// What was signed with one of the hook's secrets; `None` if nothing was. For a hook that is not there a secret is made that nobody has.
-fn covered(
-    app: &App,
-    (id, hook): (Option<HookId>, Option<&Hook>),
-    signed: &Signed,
-    body: &[u8],
-    now: Timestamp,
-) -> Option<Covered> {
-    let Some(hook) = hook else {
-        let nobody = app.hook_key.secret(id.unwrap_or(HookId(Uuid::nil())), &Digest([0; 32]));
-        std::hint::black_box(signed.is_by(&nobody, body));
-        return None;
-    };
+/// What was signed with one of the hook's secrets; `None` if nothing was.
+fn covered(app: &App, hook: &Hook, signed: &Signed, body: &[u8], now: Timestamp) -> Option<Covered> {
     hook.salts(now).find_map(|salt| signed.is_by(&app.hook_key.secret(hook.id, &salt), body))
 }
 

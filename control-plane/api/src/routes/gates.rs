@@ -1,5 +1,7 @@
 //! Gates: which there are, what people say about them, and what scanners have found.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -21,8 +23,12 @@ use crate::error::{ApiError, ErrorCode};
 use crate::submit::Change;
 use crate::{App, parse, resolve, scan, view};
 
-/// The largest report of a scanner, in bytes. As a tree it takes ten times as much memory for a moment.
+/// The largest report of a scanner, in bytes.
 const REPORT_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// How long a report waits for those before it. Its own time goes on.
+const TURN_MAX: Duration = Duration::from_secs(10);
+/// When to come back if that was too long.
+const COME_BACK_S: u64 = 15;
 
 /// Lists what must be so for a release to come to an environment.
 #[utoipa::path(get, path = paths::ENVIRONMENT_GATES, tag = "gates",
@@ -130,13 +136,17 @@ pub(crate) async fn record_findings(
     let tenant = resolve::tenant(&state, &tenant)?;
     change.require(&app, Role::Deployer, Scope::Somewhere(tenant.id))?;
     let (release, scanner) = (resolve::release(tenant, &release)?.id, parse::name("scanner", &scanner)?);
+    // Kept until it is read, whoever still waits for it: it takes its memory as long as that.
+    let place = app.reports.take(tenant.id, TURN_MAX).await.ok_or_else(busy)?;
     let document = axum::body::to_bytes(body, REPORT_BYTES_MAX).await.map_err(|_| {
         let problem =
             format!("a report may have at most {REPORT_BYTES_MAX} bytes; leave the least severe out");
         ApiError::new(ErrorCode::TooLarge, problem)
     })?;
+    let turn = app.report_reads.take(tenant.id, TURN_MAX).await.ok_or_else(busy)?;
     // A large one takes a while.
     let read = tokio::task::spawn_blocking(move || {
+        let _held = (place, turn);
         let digest = Digest(Sha256::digest(&document).into());
         scan::read(&document).map(|findings| (digest, findings))
     });
@@ -168,6 +178,11 @@ pub(crate) async fn findings(
         items: reports.map(|(scanner, report)| view::scan_report(scanner, report)).collect(),
         next_cursor: None,
     }))
+}
+
+fn busy() -> ApiError {
+    let detail = "too many reports are being read; send it again later";
+    ApiError::retry_after(ErrorCode::Overloaded, COME_BACK_S, detail)
 }
 
 fn named(gate: &str) -> Result<Name, ApiError> {

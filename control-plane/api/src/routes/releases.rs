@@ -2,7 +2,7 @@
 
 #![expect(unused_qualifications, reason = "the macro that documents a route spells out its extractors")]
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::extract::State;
@@ -16,7 +16,6 @@ use stella_domain::access::{Role, Scope};
 use stella_domain::command::{NewRelease, Outcome, TenantCommand};
 use stella_domain::name::Name;
 use stella_domain::release::{Component, Release};
-use stella_domain::state::State as Known;
 use stella_domain::tenant::TenantState;
 use stella_protocol::digest::Digest;
 use stella_protocol::id::{ReleaseId, TenantId};
@@ -28,10 +27,13 @@ use uuid::Uuid;
 use crate::body::{First, Json, Paging, Path, Query, page};
 use crate::error::{ApiError, ErrorCode};
 use crate::submit::{Change, unexpected};
+use crate::uploads::Flow;
 use crate::{App, parse, resolve, view};
 
 /// How long an upload may bring nothing. As a whole it may take as long as it goes on.
 const CHUNK_TIMEOUT: Duration = Duration::from_secs(30);
+/// After how many bytes it is looked what the tenant has by then.
+const QUOTA_BYTES: u64 = 4 * 1024 * 1024;
 
 fn stalled() -> ApiError {
     let detail = format!("the upload brought nothing for {} s and was given up", CHUNK_TIMEOUT.as_secs());
@@ -50,22 +52,38 @@ pub(crate) async fn upload(
     let tenant = resolve::tenant_id(&app.engine.state(), &tenant)?;
     change.require(&app, Role::Deployer, Scope::Somewhere(tenant))?;
     let digest = parse::digest("digest", &digest)?;
-    let tenant_bytes_max = app.tuning.tenant_artifact_bytes_max();
-    has_room(&app.engine.state(), tenant, digest, tenant_bytes_max)?;
-    let mut upload = app.artifacts.upload(digest, app.tuning.artifact_bytes_max()).await?;
-    let mut chunks = body.into_data_stream();
-    while let Some(chunk) = tokio::time::timeout(CHUNK_TIMEOUT, chunks.next()).await.map_err(|_| stalled())? {
+    let mut under_way = app.uploads.begin(tenant).await?;
+    let mut quota = Quota::of(&app, tenant, digest);
+    quota.leaves_room(under_way.of_tenant())?;
+    let mut upload = app.artifacts.upload(digest, quota.size_max(&app)).await?;
+    let (mut chunks, mut flow) = (body.into_data_stream(), Flow::default());
+    loop {
+        let asked = Instant::now();
+        let next = tokio::time::timeout(CHUNK_TIMEOUT, chunks.next()).await.map_err(|_| stalled())?;
+        let Some(chunk) = next else { break };
         let chunk = chunk
             .map_err(|_| ApiError::new(ErrorCode::MalformedRequest, "the upload broke off; send it again"))?;
+        let bytes = chunk.len() as u64;
+        flow.came(bytes, asked.elapsed())?;
+        // It takes its time: what its caller may do can end before it does.
+        change.require(&app, Role::Deployer, Scope::Somewhere(tenant))?;
+        if quota.is_old(bytes) {
+            quota = Quota::of(&app, tenant, digest);
+        }
+        if quota.known.is_none() {
+            under_way.add(bytes);
+        }
+        quota.holds(under_way.of_tenant())?;
         upload.write(&chunk).await?;
     }
-    app.archives.check(upload.look().await?, upload.size_bytes()).await?;
+    let tenant_bytes_max = quota.max;
+    app.archives.check(tenant, upload.look().await?, upload.size_bytes()).await?;
     // It is held until the journal knows of it, so that nobody removes what nobody knows yet.
     let stored = upload.finish().await?;
     let size_bytes = stored.size_bytes;
     let command = TenantCommand::StoreArtifact { digest, size_bytes, tenant_bytes_max };
     let recorded = change.tenant(&app, tenant, &(), command).await;
-    drop(stored);
+    drop((stored, under_way));
     if let Err(error) = recorded {
         // What the journal does not know of is nobody's. If it cannot be removed, the next look at old archives does it.
         let engine = app.engine.clone();
@@ -75,19 +93,63 @@ pub(crate) async fn upload(
     Ok(Json(Artifact { digest: digest.to_string(), size_bytes }))
 }
 
-/// Refuses an upload before its body is read if the tenant has used up what it may have.
-fn has_room(state: &Known, tenant: TenantId, digest: Digest, max: Option<u64>) -> Result<(), ApiError> {
-    let (Some(max), Some(tenant)) = (max, state.tenants.get(&tenant)) else { return Ok(()) };
-    let used = tenant.artifact_bytes();
-    if used < max || tenant.artifacts.contains_key(&digest) {
-        return Ok(());
+/// What a tenant may have in archives, and has.
+struct Quota {
+    tenant: String,
+    /// In bytes; `None`: as much as there is room for.
+    max: Option<u64>,
+    /// What the journal knows of, in bytes.
+    used: u64,
+    /// The size of the archive that comes if the tenant has it already: it takes nothing more.
+    known: Option<u64>,
+    /// How much has come since this was so, in bytes.
+    since: u64,
+}
+
+impl Quota {
+    fn of(app: &App, tenant: TenantId, digest: Digest) -> Self {
+        let state = app.engine.state();
+        let found = state.tenants.get(&tenant);
+        Self {
+            tenant: found.map(|tenant| tenant.name.to_string()).unwrap_or_default(),
+            max: app.tuning.tenant_artifact_bytes_max(),
+            used: found.map_or(0, |tenant| tenant.artifact_bytes()),
+            known: found.and_then(|tenant| tenant.artifacts.get(&digest).copied()),
+            since: 0,
+        }
     }
-    let detail = format!(
-        "the archives of tenant {} have {used} bytes of at most {max}: whoever runs the control plane can raise \
-         api.tenant_artifact_bytes_max, or let old ones go with retention.artifact_days",
-        tenant.name
-    );
-    Err(ApiError::new(ErrorCode::Conflict, detail))
+
+    /// The most that is taken of the archive, in bytes.
+    fn size_max(&self, app: &App) -> u64 {
+        let max = app.tuning.artifact_bytes_max();
+        self.known.map_or(max, |size| size.min(max))
+    }
+
+    /// Whether it has to be asked again, now that so many bytes have come.
+    const fn is_old(&mut self, bytes: u64) -> bool {
+        self.since += bytes;
+        self.since > QUOTA_BYTES
+    }
+
+    /// Refuses an upload before its body is read if nothing is left.
+    fn leaves_room(&self, under_way: u64) -> Result<(), ApiError> {
+        self.holds(under_way.saturating_add(1))
+    }
+
+    /// Refuses what is more than the tenant may have, with so many bytes under way.
+    fn holds(&self, under_way: u64) -> Result<(), ApiError> {
+        let Some(max) = self.max else { return Ok(()) };
+        if self.known.is_some() || self.used.saturating_add(under_way) <= max {
+            return Ok(());
+        }
+        let detail = format!(
+            "the archives of tenant {} have {} bytes of at most {max}, with what is being uploaded: whoever runs the control plane can raise \
+             api.tenant_artifact_bytes_max, or let old ones go with retention.artifact_days",
+            self.tenant,
+            self.used.saturating_add(under_way)
+        );
+        Err(ApiError::new(ErrorCode::Conflict, detail))
+    }
 }
 
 /// Whether an archive is there, and how large it is. One that the tenant has by the journal, and that is not on the disk, for example

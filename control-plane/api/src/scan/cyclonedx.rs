@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 
 use serde::Deserialize;
-use serde_json::Value;
 use stella_domain::findings::{Finding, Severity};
 
 use super::{Error, at_version, finding, severity, shaped};
@@ -56,7 +55,7 @@ struct Affected {
     reference: String,
 }
 
-pub(super) fn read(document: Value) -> Result<Vec<Finding>, Error> {
+pub(super) fn read(document: &[u8]) -> Result<Vec<Finding>, Error> {
     let document: Document = shaped("CycloneDX", document)?;
     let names: HashMap<&str, String> = document
         .components

@@ -1,7 +1,6 @@
 //! The JSON of Grype (`grype … -o json`).
 
 use serde::Deserialize;
-use serde_json::Value;
 use stella_domain::findings::Finding;
 
 use super::{Error, at_version, finding, severity, shaped};
@@ -31,7 +30,7 @@ struct Artifact {
     version: String,
 }
 
-pub(super) fn read(document: Value) -> Result<Vec<Finding>, Error> {
+pub(super) fn read(document: &[u8]) -> Result<Vec<Finding>, Error> {
     let report: Report = shaped("JSON of Grype", document)?;
     let found = report.matches.into_iter().map(|Match { vulnerability, artifact }| {
         let component = at_version(&artifact.name, &artifact.version);

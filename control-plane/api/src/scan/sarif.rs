@@ -1,7 +1,10 @@
 //! SARIF 2.1, which most analysers can write.
 
+use std::collections::HashMap;
+use std::fmt;
+
 use serde::Deserialize;
-use serde_json::Value;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use stella_domain::findings::{Finding, Severity};
 
 use super::{Error, finding, shaped};
@@ -43,7 +46,63 @@ struct Rule {
 struct Properties {
     /// A CVSS score as text, by the convention of code hosting sites.
     #[serde(rename = "security-severity", default)]
-    score: Option<Value>,
+    score: Score,
+}
+
+/// A number, or a text that is one; nothing for all else that may be there.
+#[derive(Default)]
+struct Score(Option<f64>);
+
+impl<'de> Deserialize<'de> for Score {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ScoreVisitor).map(Score)
+    }
+}
+
+struct ScoreVisitor;
+
+impl<'de> Visitor<'de> for ScoreVisitor {
+    type Value = Option<f64>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a score")
+    }
+
+    fn visit_f64<E>(self, number: f64) -> Result<Option<f64>, E> {
+        Ok(Some(number))
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "a score is 0 to 10")]
+    fn visit_u64<E>(self, number: u64) -> Result<Option<f64>, E> {
+        Ok(Some(number as f64))
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "a score is 0 to 10")]
+    fn visit_i64<E>(self, number: i64) -> Result<Option<f64>, E> {
+        Ok(Some(number as f64))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Option<f64>, E> {
+        Ok(text.parse().ok())
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Option<f64>, E> {
+        Ok(None)
+    }
+
+    fn visit_unit<E>(self) -> Result<Option<f64>, E> {
+        Ok(None)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Option<f64>, A::Error> {
+        while list.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(None)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Option<f64>, A::Error> {
+        while object.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(None)
+    }
 }
 
 #[derive(Deserialize)]
@@ -64,7 +123,7 @@ struct Outcome {
     #[serde(default)]
     kind: Option<String>,
     #[serde(default)]
-    suppressions: Option<Vec<Value>>,
+    suppressions: Option<Vec<IgnoredAny>>,
     #[serde(default)]
     locations: Vec<Location>,
 }
@@ -89,11 +148,13 @@ struct ArtifactLocation {
     uri: String,
 }
 
-pub(super) fn read(document: Value) -> Result<Vec<Finding>, Error> {
+pub(super) fn read(document: &[u8]) -> Result<Vec<Finding>, Error> {
     let log: Log = shaped("SARIF", document)?;
     let mut found = Vec::new();
     for Run { tool, results } in log.runs {
         let rules = &tool.driver.rules;
+        // The first of a name counts.
+        let by_id: HashMap<&str, &Rule> = rules.iter().rev().map(|rule| (rule.id.as_str(), rule)).collect();
         let open = results.into_iter().flatten().filter(|it| {
             // A result without a kind is a failure, and an empty list says that nothing was suppressed.
             it.kind.as_deref().is_none_or(|kind| kind == "fail")
@@ -102,7 +163,7 @@ pub(super) fn read(document: Value) -> Result<Vec<Finding>, Error> {
         found.extend(open.map(|outcome| {
             let rule = match (&outcome.rule_id, outcome.rule_index) {
                 (_, Some(at)) if rules.get(at).is_some() => rules.get(at),
-                (Some(id), _) => rules.iter().find(|rule| rule.id == *id),
+                (Some(id), _) => by_id.get(id.as_str()).copied(),
                 (None, _) => None,
             };
             let id =
@@ -115,9 +176,7 @@ pub(super) fn read(document: Value) -> Result<Vec<Finding>, Error> {
 
 /// A rule's score counts before the level, which only says error, warning or note.
 fn severity_of(outcome: &Outcome, rule: Option<&Rule>) -> Severity {
-    let score = rule.and_then(|rule| rule.properties.score.as_ref());
-    let score = score.and_then(|score| score.as_f64().or_else(|| score.as_str()?.parse().ok()));
-    if let Some(score) = score {
+    if let Some(score) = rule.and_then(|rule| rule.properties.score.0) {
         return match score {
             score if score >= 9.0 => Severity::Critical,
             score if score >= 7.0 => Severity::High,

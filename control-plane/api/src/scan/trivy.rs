@@ -1,7 +1,6 @@
 //! The JSON of Trivy (`trivy … --format json`).
 
 use serde::Deserialize;
-use serde_json::Value;
 use stella_domain::findings::Finding;
 
 use super::{Error, at_version, finding, severity, shaped};
@@ -49,7 +48,7 @@ struct Secret {
     severity: String,
 }
 
-pub(super) fn read(document: Value) -> Result<Vec<Finding>, Error> {
+pub(super) fn read(document: &[u8]) -> Result<Vec<Finding>, Error> {
     let report: Report = shaped("JSON of Trivy", document)?;
     let mut found = Vec::new();
     for Target { target, vulnerabilities, misconfigurations, secrets } in report.results.unwrap_or_default() {

@@ -1,10 +1,13 @@
 //! Archives: how much a tenant may have, and what is told of a release whose archive has gone.
 
+use axum::body::Body;
+use futures::SinkExt as _;
+use futures::channel::mpsc;
 use serde_json::json;
 use stella_domain::artifact::Rule;
 use stella_domain::command::{Command, TenantCommand};
 
-use crate::world::{World, archive_of, archive_with, digest_of, generous, submit};
+use crate::world::{World, archive_of, archive_with, bare, digest_of, generous, submit};
 
 #[tokio::test]
 async fn a_tenant_stores_no_more_than_it_may_and_what_was_refused_leaves_nothing() {
@@ -25,6 +28,61 @@ async fn a_tenant_stores_no_more_than_it_may_and_what_was_refused_leaves_nothing
     // It is full: the body is not read any more, but for what is there already.
     put("acme", &[4; 1]).await.expect(409);
     put("acme", &[1; 2_048]).await.expect(200);
+}
+
+/// A body that comes piece by piece; what is sent into it has been taken once the next can be sent.
+fn piecewise() -> (mpsc::Sender<Result<Vec<u8>, std::io::Error>>, Body) {
+    let (pieces, taken) = mpsc::channel(0);
+    (pieces, Body::from_stream(taken))
+}
+
+#[tokio::test]
+async fn what_is_being_uploaded_counts_for_the_tenant_and_no_longer_than_that() {
+    let world = World::with(stella_api::ApiConfig { tenant_artifact_bytes_max: 5_632, ..generous() }).await;
+    world.tenant("acme").await;
+    world.tenant("globex").await;
+    let path =
+        |tenant: &str, archive: &[u8]| format!("/api/v1/tenants/{tenant}/artifacts/{}", digest_of(archive));
+    let (first, second) = (archive_of(&[1; 2_048]), archive_of(&[2; 2_048]));
+    let (mut pieces, body) = piecewise();
+    let under_way = world.send(world.request("PUT", &path("acme", &first)).body(body).unwrap());
+    let meanwhile = async {
+        pieces.send(Ok(first[..2_100].to_vec())).await.unwrap();
+        // The piece before it was taken.
+        pieces.send(Ok(first[2_100..2_101].to_vec())).await.unwrap();
+        let refused = world.put(&path("acme", &second), &second).await.expect(409);
+        assert!(refused["detail"].as_str().unwrap().contains("with what is being uploaded"), "{refused}");
+        world.put(&path("globex", &second), &second).await.expect(200);
+        // The first one is given up.
+        pieces.send(Err(std::io::ErrorKind::BrokenPipe.into())).await.unwrap();
+    };
+    let (broken_off, ()) = tokio::join!(under_way, meanwhile);
+    broken_off.expect(400);
+    world.put(&path("acme", &second), &second).await.expect(200);
+}
+
+#[tokio::test]
+async fn an_upload_ends_with_the_role_that_it_needs() {
+    let world = World::new().await;
+    world.tenant("acme").await;
+    let account = json!({"name": "ci", "kind": "service", "roles": [{"role": "deployer", "tenant": "acme"}]});
+    world.post("/api/v1/accounts", &account).await.expect(201);
+    let token = world.post("/api/v1/tokens", &json!({"name": "ci", "account": "ci"})).await.expect(201);
+    let archive = archive_of(b"an archive");
+    let (mut pieces, body) = piecewise();
+    let put = bare("PUT", &format!("/api/v1/tenants/acme/artifacts/{}", digest_of(&archive)))
+        .header("authorization", format!("Bearer {}", token["token"].as_str().unwrap()));
+    let under_way = world.send(put.body(body).unwrap());
+    let meanwhile = async {
+        pieces.send(Ok(archive[..10].to_vec())).await.unwrap();
+        pieces.send(Ok(archive[10..11].to_vec())).await.unwrap();
+        world.post("/api/v1/accounts/ci/roles", &json!({"roles": []})).await.expect(200);
+        // It may have been refused already.
+        drop(pieces.send(Ok(archive[11..].to_vec())).await);
+        drop(pieces);
+    };
+    let (refused, ()) = tokio::join!(under_way, meanwhile);
+    refused.expect(403);
 }
 
 #[tokio::test]

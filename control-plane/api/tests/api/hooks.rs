@@ -1,10 +1,11 @@
 //! What comes in by hooks: by what a message is known that comes again.
 
+use axum::body::Body;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde_json::{Value, json};
 use sha2::Sha256;
 
-use crate::world::{Answer, World, bare};
+use crate::world::{Answer, World, bare, within};
 
 /// A hook that starts runs of a workflow.
 struct Hooked {
@@ -105,4 +106,34 @@ async fn no_text_is_a_message_in_two_ways() {
     assert!(refused["detail"].as_str().unwrap().contains("object or array"), "{refused}");
     let headers = [("x-hub-signature-256", format!("sha256={signature}"))];
     hooked.send(&headers, &format!("{now}.1.5")).await.expect(400);
+}
+
+#[tokio::test]
+async fn a_message_without_a_signature_or_to_no_hook_is_refused_before_its_body_is_read() {
+    let hooked = Hooked::new().await;
+    // This one never comes to its end.
+    let endless = || Body::from_stream(futures::stream::pending::<Result<Vec<u8>, std::io::Error>>());
+    let signature = format!("sha256={}", hooked.mac("{}"));
+    let unsigned = bare("POST", &hooked.path).body(endless()).unwrap();
+    within(hooked.world.send(unsigned)).await.expect(401);
+    let nowhere = format!("/api/v1/hooks/{}", uuid::Uuid::from_u128(7));
+    let unknown = bare("POST", &nowhere).header("x-hub-signature-256", signature.clone());
+    let refused = within(hooked.world.send(unknown.body(endless()).unwrap())).await.expect(401);
+    let wrong = [("x-hub-signature-256", format!("sha256={}", hooked.mac("[]")))];
+    let same = hooked.send(&wrong, "{}").await.expect(401);
+    assert_eq!(refused["detail"], same["detail"], "the answer does not tell them apart");
+    hooked.send(&[("x-hub-signature-256", signature)], "{}").await.expect(201);
+}
+
+#[tokio::test]
+async fn what_is_signed_without_a_time_is_known_by_a_name_that_nobody_signs() {
+    let hooked = Hooked::new().await;
+    let body = r#"{"version":"1.4.0"}"#;
+    let signed = ("x-hub-signature-256", format!("sha256={}", hooked.mac(body)));
+    let named = |name: &str| [signed.clone(), ("x-github-delivery", name.to_owned())];
+    let first = hooked.send(&named("one"), body).await.expect(201);
+    let again = hooked.send(&named("one"), body).await.expect(200);
+    assert_eq!((&again["repeated"], &again["run"]), (&json!(true), &first["run"]), "{again}");
+    let other = hooked.send(&named("two"), body).await.expect(201);
+    assert_ne!(other["run"], first["run"], "two deliveries of the same body are two messages");
 }
