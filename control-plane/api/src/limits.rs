@@ -108,6 +108,11 @@ impl Figures {
     }
 }
 
+/// How many of its own tokens an account may create and revoke without a pause: each change stays in the journal for ever.
+const TOKEN_CHANGES_BURST: NonZeroU32 = NonZeroU32::new(20).unwrap();
+/// How many more it may each minute.
+const TOKEN_CHANGES_PER_MINUTE: NonZeroU32 = NonZeroU32::MIN;
+
 /// The limits.
 #[derive(Debug)]
 pub(crate) struct Limits {
@@ -117,6 +122,7 @@ pub(crate) struct Limits {
     by_account: DefaultKeyedRateLimiter<AccountId>,
     by_tenant: DefaultKeyedRateLimiter<TenantId>,
     by_hook: DefaultKeyedRateLimiter<HookId>,
+    token_changes: DefaultKeyedRateLimiter<AccountId>,
 }
 
 impl Limits {
@@ -140,6 +146,9 @@ impl Limits {
                 config.hook_requests_per_minute,
                 config.hook_requests_per_minute,
             )),
+            token_changes: RateLimiter::keyed(
+                Quota::per_minute(TOKEN_CHANGES_PER_MINUTE).allow_burst(TOKEN_CHANGES_BURST),
+            ),
         }
     }
 
@@ -164,12 +173,18 @@ impl Limits {
         check(&self.by_hook, "hook", &hook)
     }
 
+    /// What an account that administers nothing changes about its own tokens.
+    pub(crate) fn token_change(&self, account: AccountId) -> Result<(), ApiError> {
+        check(&self.token_changes, "account", &account)
+    }
+
     fn forget_quiet(&self) {
         self.by_address.retain_recent();
         self.by_token.retain_recent();
         self.by_account.retain_recent();
         self.by_tenant.retain_recent();
         self.by_hook.retain_recent();
+        self.token_changes.retain_recent();
     }
 }
 

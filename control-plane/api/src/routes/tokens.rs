@@ -44,6 +44,7 @@ pub(crate) async fn create_token(
     let token = stella_certs::ApiToken::generate().map_err(|error| ApiError::internal(&error))?;
     let account = owner(&app, &caller, body.account.as_deref())?;
     let expires_at = body.expires_in_seconds.map(|seconds| end_of_life(&app, seconds)).transpose()?;
+    at_its_pace(&app, &caller)?;
     let (name, hash) = (body.name.clone(), token.hash());
     let command = SystemCommand::CreateApiToken { id, name, hash, account, expires_at };
     let outcome = change.submit(&app, &body, Command::System(command)).await?;
@@ -59,6 +60,16 @@ pub(crate) async fn create_token(
         details: view::api_token(&state, details, caller.token),
     };
     Ok((StatusCode::CREATED, Json(answer)))
+}
+
+/// Everybody may renew their own tokens, and nobody may fill the journal with that. Who administers the installation creates those of others.
+fn at_its_pace(app: &App, caller: &Caller) -> Result<(), ApiError> {
+    let state = app.engine.state();
+    let rights = caller.rights(&state, app.engine.now())?;
+    match rights.account() {
+        Some(account) if !rights.administers() => app.tuning.limits().token_change(account.id),
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// When a new token ends.
@@ -93,10 +104,12 @@ fn owner(app: &App, caller: &Caller, named: Option<&str>) -> Result<Option<Accou
 #[utoipa::path(delete, path = paths::API_TOKEN, tag = "accounts", params(("token" = String, Path)), responses((status = 204)))]
 pub(crate) async fn revoke_token(
     State(app): State<App>,
+    Extension(caller): Extension<Caller>,
     Path(token): Path<String>,
     change: Change,
 ) -> Result<StatusCode, ApiError> {
     let id = token.parse().map_err(|_| ApiError::not_found(ApiTokenId::KIND, &token))?;
+    at_its_pace(&app, &caller)?;
     change.submit(&app, &(), Command::System(SystemCommand::RevokeApiToken { id })).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -3,6 +3,7 @@
 use axum::body::Body;
 use serde_json::json;
 
+use crate::accounts::{account, ask};
 use crate::world::{World, bare, within};
 
 #[tokio::test]
@@ -92,4 +93,31 @@ async fn a_token_that_ends_takes_its_feed_with_it() {
     within(axum::body::to_bytes(feed.into_body(), 1 << 20)).await.unwrap();
     let refused = world.send(with(&token, "/api/v1/tenants").body(Body::empty()).unwrap()).await.expect(401);
     assert!(refused["detail"].as_str().unwrap().contains("expired"), "{refused}");
+}
+
+#[tokio::test]
+async fn who_renews_their_own_tokens_without_end_has_to_wait_and_others_have_not() {
+    let world = World::new().await;
+    world.tenant("acme").await;
+    let viewer = json!([{"role": "viewer", "tenant": "acme"}]);
+    let (eve, ann) = (account(&world, "eve", &viewer).await, account(&world, "ann", &viewer).await);
+    let another = json!({"name": "another"});
+    for _ in 0..10 {
+        let made = ask(&world, &eve, "POST", "/api/v1/tokens", Some(&another)).await.expect(201);
+        let path = format!("/api/v1/tokens/{}", made["details"]["id"].as_str().unwrap());
+        let revoked = ask(&world, &eve, "DELETE", &path, None).await;
+        assert_eq!(revoked.status.as_u16(), 204, "{revoked:?}");
+    }
+    let events = world.system_head();
+    let refused = ask(&world, &eve, "POST", "/api/v1/tokens", Some(&another)).await;
+    assert!(refused.header("retry-after").is_some(), "{refused:?}");
+    refused.expect(429);
+    let own = ask(&world, &eve, "GET", "/api/v1/tokens", None).await.expect(200);
+    let path = format!("/api/v1/tokens/{}", own["items"][0]["id"].as_str().unwrap());
+    ask(&world, &eve, "DELETE", &path, None).await.expect(429);
+    assert_eq!(world.system_head(), events);
+    ask(&world, &ann, "POST", "/api/v1/tokens", Some(&another)).await.expect(201);
+    for _ in 0..30 {
+        world.post("/api/v1/tokens", &json!({"name": "another", "account": "eve"})).await.expect(201);
+    }
 }
