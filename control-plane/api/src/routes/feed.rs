@@ -26,7 +26,7 @@ use uuid::Uuid;
 
 use crate::body::{Json, Paging, Path, Query, cursor};
 use crate::error::ApiError;
-use crate::followers::Following;
+use crate::followers::{Follower, Following};
 use crate::request::Caller;
 use crate::{App, resolve, view};
 
@@ -90,7 +90,7 @@ async fn answer(
             StreamId::Tenant(tenant) => Some(tenant),
             StreamId::System => None,
         };
-        let following = app.followers.enter(caller.token, tenant)?;
+        let following = app.followers.enter(Follower::of(&caller), tenant)?;
         let live = app.engine.subscribe();
         let next = first_of_feed(text("last-event-id"), which.after, app.engine.head(stream))?;
         let feed = Feed { app, caller, stream, next, live, _following: following };

@@ -22,7 +22,7 @@ use utoipa::IntoParams;
 
 use crate::body::{Path, Query};
 use crate::error::ApiError;
-use crate::followers::Following;
+use crate::followers::{Follower, Following};
 use crate::request::Caller;
 use crate::{App, archive, resolve, view};
 
@@ -63,7 +63,7 @@ pub(crate) async fn task_output(
     // What cannot be read is told before the answer has begun: afterwards there is no way to say why it breaks off.
     app.output.read(tenant.id, key, which.from, 1).await?;
     let following =
-        if which.follow { Some(app.followers.enter(caller.token, Some(tenant.id))?) } else { None };
+        if which.follow { Some(app.followers.enter(Follower::of(&caller), Some(tenant.id))?) } else { None };
     let news = if which.follow { Some(app.output.subscribe(key)?) } else { None };
     let reader = Reader {
         app,
