@@ -5,6 +5,7 @@
 //! time, and signing. The certificate is signed after the enrolment is durable. If the answer is lost, the host asks
 //! again with the same token and key, and gets a certificate for the same identity.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -25,6 +26,7 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::limits::{ENROL_TIME_MAX, READ_BYTES_MAX};
+use crate::pace::complain;
 use crate::share::Share;
 use crate::{Shared, close, orders};
 
@@ -61,7 +63,8 @@ async fn exchange(shared: &Shared, connection: &Connection, speaks: Speaks) -> R
     // A connection that is lost has nobody to tell.
     let (mut send, mut receive) = connection.accept_bi().await.map_err(|_| CloseCode::Normal)?;
     let asking = read_request(&mut receive, speaks.says_profile).await?;
-    let decided = decide(shared, &asking, speaks.takes_profile).await?;
+    let from = connection.remote_address().ip();
+    let decided = decide(shared, &asking, speaks.takes_profile, from).await?;
     let result = if decided.is_ok() { "granted" } else { "refused" };
     metrics::counter!("stella_fleet_enrolments_total", "result" => result).increment(1);
     let answer = match decided {
@@ -115,10 +118,11 @@ async fn decide(
     shared: &Shared,
     asking: &EnrolRequestFor,
     takes_profile: bool,
+    from: IpAddr,
 ) -> Result<Decided, CloseCode> {
     let EnrolRequestFor { profile: wanted, request } = asking;
     let Some(tenant) = tenant_of(&shared.engine.state(), request) else {
-        tracing::warn!(token = %request.token, hostname = %request.hostname, "an enrolment with an unknown token was refused");
+        complain!(shared, from, token = %request.token, hostname = %request.hostname, "an enrolment with an unknown token was refused");
         return Ok(refused(BAD_TOKEN));
     };
     let key_fingerprint = match csr::fingerprint(&request.csr_der) {
@@ -147,7 +151,7 @@ async fn decide(
             Err(CloseCode::Internal)
         }
         Err(SubmitError::Rejected(rejection)) => {
-            tracing::warn!(tenantId = %tenant, token = %request.token, %rejection, "an enrolment was refused");
+            complain!(shared, from, tenantId = %tenant, token = %request.token, %rejection, "an enrolment was refused");
             Ok(refused(&rejection.to_string()))
         }
         Err(SubmitError::NoSpace { .. } | SubmitError::Overloaded) => Err(CloseCode::Overloaded),

@@ -53,7 +53,7 @@ use tokio_util::task::TaskTracker;
 pub use life::Life;
 pub use registry::LiveFigures;
 
-use limits::{CLOSE_TIME_MAX, DRAIN_TIME_MAX, ENROLMENTS, HANDSHAKES};
+use limits::{CLOSE_TIME_MAX, DRAIN_TIME_MAX, ENROLMENTS, HANDSHAKES, UNPROVEN};
 use pace::Pace;
 use registry::Registry;
 
@@ -148,8 +148,10 @@ pub(crate) struct Shared {
     pub(crate) artifacts: Arc<ArtifactStore>,
     pub(crate) output: Arc<OutputStore>,
     pub(crate) registry: Registry,
-    /// Who has how many of the handshakes that are going on, or wait for their turn.
+    /// Who has how many of the handshakes that are going on, or wait for their turn, of those who have proven their address.
     pub(crate) handshakes: Arc<Mutex<Shares>>,
+    /// In whose name there are how many others.
+    pub(crate) unproven: Arc<Mutex<Shares>>,
     /// Room for enrolments that are going on.
     pub(crate) enrolments: Arc<Mutex<Shares>>,
     pub(crate) pace: Pace,
@@ -196,6 +198,7 @@ impl Fleet {
             output,
             registry: Registry::new(left, lives),
             handshakes: Arc::new(Mutex::new(Shares::new(HANDSHAKES))),
+            unproven: Arc::new(Mutex::new(Shares::new(UNPROVEN))),
             enrolments: Arc::new(Mutex::new(Shares::new(ENROLMENTS))),
             pace: Pace::new(),
             shutdown,

@@ -54,10 +54,15 @@ pub(crate) const HANDSHAKES_MAX: usize = 256;
 /// From this many handshakes on, a client has to prove its address first, so that forged packets cost nothing.
 pub(crate) const HANDSHAKES_BUSY: usize = 64;
 
-/// How handshakes are shared from [`HANDSHAKES_BUSY`] on. Honest ones take milliseconds, so that thousands of agents behind one address
+/// How those are shared whose client has not proven its address, which can be anybody's: beyond this its client has to, so that nobody
+/// can use up the places of another by sending packets in its name.
+pub(crate) const UNPROVEN: Bounds =
+    Bounds { all_max: HANDSHAKES_BUSY, busy: HANDSHAKES_BUSY, busy_host_max: 0, host_max: 4 };
+
+/// How those of proven addresses are shared from [`HANDSHAKES_BUSY`] on. Honest ones take milliseconds, so that thousands of agents behind one address
 /// are in within seconds; one that never ends its own leaves most places to others. There is one more for who waits for its turn.
 pub(crate) const HANDSHAKES: Bounds = Bounds {
-    all_max: HANDSHAKES_MAX + 1,
+    all_max: HANDSHAKES_MAX - UNPROVEN.all_max + 1,
     busy: HANDSHAKES_BUSY,
     busy_host_max: 32,
     host_max: HANDSHAKES_BUSY,
@@ -93,6 +98,12 @@ pub(crate) const RENEWALS_BURST: NonZeroU32 = NonZeroU32::new(64).unwrap();
 
 /// After how long an agent that has used these up may ask for one more.
 pub(crate) const RENEWAL_EVERY: Duration = Duration::from_secs(1);
+
+/// How many refusals are told of one network as warnings without a pause. All are counted.
+pub(crate) const COMPLAINTS_BURST: NonZeroU32 = NonZeroU32::new(10).unwrap();
+
+/// After how long one more of them is a warning: strangers shall not fill the log.
+pub(crate) const COMPLAINT_EVERY: Duration = Duration::from_mins(1);
 
 /// How much is read from a stream at once, in bytes.
 pub(crate) const READ_BYTES_MAX: usize = 32 * 1024;

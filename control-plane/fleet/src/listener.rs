@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use crate::life::Life;
 use crate::limits::{HANDSHAKE_TIME_MAX, HANDSHAKES_BUSY, HANDSHAKES_MAX};
+use crate::pace::complain;
 use crate::session::{Certificate, Peer};
 use crate::share::Share;
 use crate::trust::Shown;
@@ -24,17 +25,16 @@ pub(crate) async fn run(shared: Arc<Shared>, endpoint: Endpoint) {
         let next = shared.shutdown.run_until_cancelled(endpoint.accept()).await;
         let Some(Some(incoming)) = next else { break };
         let going_on = HANDSHAKES_MAX - handshakes.available_permits();
-        if going_on >= HANDSHAKES_BUSY && !incoming.remote_address_validated() && incoming.may_retry() {
-            metrics::counter!("stella_fleet_handshakes_total", "result" => "retry").increment(1);
-            if let Err(error) = incoming.retry() {
-                error.into_incoming().refuse();
-            }
-            continue;
-        }
-        let Some(share) = Share::take(&shared.handshakes, incoming.remote_address().ip()) else {
-            // Its client sends it again: by then others of its network have got on, if they are honest.
-            metrics::counter!("stella_fleet_handshakes_total", "result" => "too_many").increment(1);
-            incoming.ignore();
+        let (is_proven, address) = (incoming.remote_address_validated(), incoming.remote_address().ip());
+        let share = if is_proven {
+            Share::take(&shared.handshakes, address)
+        } else if going_on < HANDSHAKES_BUSY {
+            Share::take(&shared.unproven, address)
+        } else {
+            None
+        };
+        let Some(share) = share else {
+            turn_away(incoming, is_proven);
             continue;
         };
         // Every handshake ends within its time, and many networks have to keep theirs at once for this to wait.
@@ -42,6 +42,20 @@ pub(crate) async fn run(shared: Arc<Shared>, endpoint: Endpoint) {
         let Some(Ok(permit)) = permit else { break };
         shared.tasks.spawn(serve(Arc::clone(&shared), incoming, (permit, share)));
     }
+}
+
+/// Whoever has not proven its address has to, and comes again with that. Whoever has shares with its network.
+fn turn_away(incoming: Incoming, is_proven: bool) {
+    if !is_proven && incoming.may_retry() {
+        metrics::counter!("stella_fleet_handshakes_total", "result" => "retry").increment(1);
+        if let Err(error) = incoming.retry() {
+            error.into_incoming().refuse();
+        }
+        return;
+    }
+    // Its client sends it again: by then others of its network have got on, if they are honest.
+    metrics::counter!("stella_fleet_handshakes_total", "result" => "too_many").increment(1);
+    incoming.ignore();
 }
 
 /// The task of one connection. What follows the handshake is boxed: it would make every handshake as large as itself.
@@ -73,7 +87,7 @@ async fn serve(shared: Arc<Shared>, incoming: Incoming, place: (OwnedSemaphorePe
         }
         Err(error) => {
             metrics::counter!("stella_fleet_handshakes_total", "result" => "refused").increment(1);
-            tracing::warn!(%remote, %error, "a connection without an agent's identity was refused");
+            complain!(shared, remote.ip(), %remote, %error, "a connection without an agent's identity was refused");
             close(&connection, CloseCode::Unauthenticated);
         }
     }

@@ -33,6 +33,7 @@ use crate::limits::{
     DISCONNECT_RETRY_PAUSE, DISCONNECT_TRIES_MAX, OUTPUT_TASKS_MAX, READ_BYTES_MAX, REQUEST_TASKS_MAX,
 };
 use crate::orders::Told;
+use crate::pace::complain;
 use crate::registry::Link;
 use crate::trust::{AgentsTrust, Shown};
 use crate::{Shared, close, orders, streams};
@@ -64,7 +65,8 @@ struct Control {
 /// Without a renewal the session ends with the certificate that it began with.
 pub(crate) async fn serve(shared: Arc<Shared>, connection: Connection, peer: Peer, certificate: Certificate) {
     if let Err(code) = may_enter(&shared, peer) {
-        tracing::warn!(tenantId = %peer.tenant, agentId = %peer.agent, remote = %connection.remote_address(), reason = %code, "a connection was refused");
+        let remote = connection.remote_address();
+        complain!(shared, remote.ip(), tenantId = %peer.tenant, agentId = %peer.agent, %remote, reason = %code, "a connection was refused");
         return close(&connection, code);
     }
     let mut session = ControlSession::new(shared.millis());
@@ -96,9 +98,13 @@ pub(crate) async fn serve(shared: Arc<Shared>, connection: Connection, peer: Pee
 }
 
 fn may_enter(shared: &Shared, peer: Peer) -> Result<(), CloseCode> {
+    // First: one that was revoked comes no more often than others.
+    if !shared.pace.may_enter(peer.agent) {
+        return Err(CloseCode::Overloaded);
+    }
     orders::admit(&shared.engine.state(), peer.tenant, peer.agent)?;
     let has_room = shared.registry.len() < shared.config.sessions_max;
-    if has_room && shared.pace.may_enter(peer.agent) { Ok(()) } else { Err(CloseCode::Overloaded) }
+    if has_room { Ok(()) } else { Err(CloseCode::Overloaded) }
 }
 
 // === greet ===
