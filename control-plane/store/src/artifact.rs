@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::io::SeekFrom;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
@@ -17,6 +18,8 @@ use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
 use stella_protocol::digest::Digest;
 use tokio::io::{AsyncSeekExt, AsyncWriteExt};
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
 
 use crate::blocking;
 use crate::error::{StoreError, io_error};
@@ -34,9 +37,21 @@ pub struct ArtifactStore {
     held: Arc<Held>,
 }
 
-/// How many uploads of each archive are under way.
+/// Which archives are on their way in or out. Nothing waits for the disk while it holds the lock.
 #[derive(Debug, Default)]
-struct Held(Mutex<HashMap<Digest, usize>>);
+struct Held {
+    digests: Mutex<HashMap<Digest, Use>>,
+    /// Told when a removal is over.
+    removed: Notify,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Use {
+    /// So many uploads of it are under way.
+    Uploads(usize),
+    /// It is being removed.
+    Removal,
+}
 
 /// An archive that is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,8 +89,8 @@ impl ArtifactStore {
     /// # Errors
     /// [`StoreError::NoSpace`] or [`StoreError::Io`]; nothing was stored.
     pub async fn upload(&self, expected: Digest, size_max: u64) -> Result<Upload, StoreError> {
-        let overhead = self.room.take(FILE_OVERHEAD_BYTES)?;
-        let hold = Hold::new(&self.held, expected);
+        let overhead = self.room.take_soon(FILE_OVERHEAD_BYTES).await?;
+        let hold = Hold::take(&self.held, expected).await;
         let number = self.uploads.fetch_add(1, Ordering::Relaxed);
         let temporary = Temporary(self.dir.join("incoming").join(number.to_string()));
         let file =
@@ -167,8 +182,8 @@ impl ArtifactStore {
     ) -> Result<bool, StoreError> {
         let (place, held) = (self.place(digest), Arc::clone(&self.held));
         blocking(move || {
-            let held = held.0.lock();
-            if held.contains_key(&digest) || is_needed() {
+            let Some(_removal) = Removal::begin(&held, digest) else { return Ok(false) };
+            if is_needed() {
                 return Ok(false);
             }
             match fs::remove_file(&place) {
@@ -220,21 +235,64 @@ struct Hold {
 }
 
 impl Hold {
-    fn new(held: &Arc<Held>, digest: Digest) -> Self {
-        *held.0.lock().entry(digest).or_default() += 1;
-        Self { held: Arc::clone(held), digest }
+    /// Waits until a removal of it is over.
+    async fn take(held: &Arc<Held>, digest: Digest) -> Self {
+        loop {
+            // Before the look: what is told in between is not missed.
+            let mut removed = pin!(held.removed.notified());
+            removed.as_mut().enable();
+            if let Some(hold) = Self::at_once(held, digest) {
+                return hold;
+            }
+            removed.await;
+        }
+    }
+
+    fn at_once(held: &Arc<Held>, digest: Digest) -> Option<Self> {
+        let mut digests = held.digests.lock();
+        match digests.entry(digest).or_insert(Use::Uploads(0)) {
+            Use::Uploads(count) => *count += 1,
+            Use::Removal => return None,
+        }
+        Some(Self { held: Arc::clone(held), digest })
     }
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        let mut held = self.held.0.lock();
-        if let Some(count) = held.get_mut(&self.digest) {
+        let mut digests = self.held.digests.lock();
+        if let Some(Use::Uploads(count)) = digests.get_mut(&self.digest) {
             *count -= 1;
             if *count == 0 {
-                held.remove(&self.digest);
+                digests.remove(&self.digest);
             }
         }
+    }
+}
+
+/// That an archive is on its way out. No upload of it begins before this is dropped.
+#[derive(Debug)]
+struct Removal {
+    held: Arc<Held>,
+    digest: Digest,
+}
+
+impl Removal {
+    /// `None` if it is being uploaded, or removed by another.
+    fn begin(held: &Arc<Held>, digest: Digest) -> Option<Self> {
+        let mut digests = held.digests.lock();
+        if digests.contains_key(&digest) {
+            return None;
+        }
+        digests.insert(digest, Use::Removal);
+        Some(Self { held: Arc::clone(held), digest })
+    }
+}
+
+impl Drop for Removal {
+    fn drop(&mut self) {
+        self.held.digests.lock().remove(&self.digest);
+        self.held.removed.notify_waiters();
     }
 }
 
@@ -255,7 +313,7 @@ impl Upload {
         if size > self.size_max {
             return Err(StoreError::TooLarge { max: self.size_max });
         }
-        let under_way = self.room.take(more)?;
+        let under_way = self.room.take_soon(more).await?;
         self.hasher.update(bytes);
         // It waits for the write before it, and not for its own.
         self.file.write_all(bytes).await.map_err(io_error("write", &self.temporary.0))?;
@@ -305,13 +363,23 @@ impl Upload {
 struct Temporary(PathBuf);
 
 impl Drop for Temporary {
+    /// Happens where an upload breaks off, on a thread that must not wait for the disk.
     fn drop(&mut self) {
-        match fs::remove_file(&self.0) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                tracing::warn!(path = %self.0.display(), %error, "cannot remove an unfinished upload; the next start will");
-            }
-            Ok(()) | Err(_) => {}
+        let path = std::mem::take(&mut self.0);
+        match Handle::try_current() {
+            // Nobody waits for it.
+            Ok(runtime) => drop(runtime.spawn_blocking(move || remove_unfinished(&path))),
+            Err(_) => remove_unfinished(&path),
         }
+    }
+}
+
+fn remove_unfinished(path: &Path) {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            tracing::warn!(path = %path.display(), %error, "cannot remove an unfinished upload; the next start will");
+        }
+        Ok(()) | Err(_) => {}
     }
 }
 

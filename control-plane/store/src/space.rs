@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use crate::blocking;
 use crate::error::{StoreError, io_error};
 
 /// How many bytes may be written before the disk is looked at again.
@@ -58,29 +59,52 @@ impl Room {
         Arc::new(Self { dir: dir.into(), reserve_bytes, free_bytes, last: Mutex::default() })
     }
 
-    /// Takes room for something that is written next.
+    /// Takes room for something that is written next. May have to look at the disk, which can hang: for threads that may block.
     ///
     /// # Errors
     /// [`StoreError::NoSpace`], or [`StoreError::Io`] if the disk cannot be looked at; nothing was taken.
     pub(crate) fn take(self: &Arc<Self>, bytes: u64) -> Result<Taken, StoreError> {
+        if let Some(taken) = self.take_of_last(bytes) {
+            return Ok(taken);
+        }
+        // Nobody waits for the disk who wants what is left of the look before. What is written meanwhile is seen by one of both.
+        let before = self.last.lock().under_way;
+        let measured = (self.free_bytes)(&self.dir);
+        let available_bytes = measured.map_err(io_error("measure the free space of", &self.dir))?;
+        let mut look = self.last.lock();
+        let free = available_bytes.saturating_sub(look.under_way.max(before));
+        if free.saturating_sub(bytes) < self.reserve_bytes {
+            look.at = None;
+            let (path, reserve_bytes) = (self.dir.clone(), self.reserve_bytes);
+            return Err(StoreError::NoSpace { path, available_bytes: free, reserve_bytes });
+        }
+        look.at = Some(Instant::now());
+        look.left = (free - self.reserve_bytes).min(GRANT_BYTES_MAX.max(bytes));
+        Ok(self.taken(&mut look, bytes))
+    }
+
+    /// As [`Self::take`]; only a thread that may block looks at the disk.
+    pub(crate) async fn take_soon(self: &Arc<Self>, bytes: u64) -> Result<Taken, StoreError> {
+        match self.take_of_last(bytes) {
+            Some(taken) => Ok(taken),
+            None => {
+                let room = Arc::clone(self);
+                blocking(move || room.take(bytes)).await
+            }
+        }
+    }
+
+    /// By the last look, if that is fresh and has left enough.
+    fn take_of_last(self: &Arc<Self>, bytes: u64) -> Option<Taken> {
         let mut look = self.last.lock();
         let is_fresh = look.at.is_some_and(|at| at.elapsed() < LOOK_AGE_MAX);
-        if !is_fresh || look.left < bytes {
-            let available_bytes =
-                (self.free_bytes)(&self.dir).map_err(io_error("measure the free space of", &self.dir))?;
-            let free = available_bytes.saturating_sub(look.under_way);
-            if free.saturating_sub(bytes) < self.reserve_bytes {
-                look.at = None;
-                let (path, reserve_bytes) = (self.dir.clone(), self.reserve_bytes);
-                return Err(StoreError::NoSpace { path, available_bytes: free, reserve_bytes });
-            }
-            look.at = Some(Instant::now());
-            look.left = (free - self.reserve_bytes).min(GRANT_BYTES_MAX.max(bytes));
-        }
+        (is_fresh && look.left >= bytes).then(|| self.taken(&mut look, bytes))
+    }
+
+    fn taken(self: &Arc<Self>, look: &mut Look, bytes: u64) -> Taken {
         look.left -= bytes;
         look.under_way += bytes;
-        drop(look);
-        Ok(Taken { room: Arc::clone(self), bytes })
+        Taken { room: Arc::clone(self), bytes }
     }
 }
 
@@ -127,5 +151,29 @@ mod tests {
         drop(two);
         let _three = room.take(300).unwrap();
         assert!(room.take(1).is_err());
+    }
+
+    #[test]
+    fn who_waits_for_the_disk_keeps_nobody_waiting_who_needs_not_look_at_it() {
+        let (looks, begun) = std::sync::mpsc::channel();
+        let (answer, answers) = std::sync::mpsc::channel();
+        let answers = Mutex::new(answers);
+        let room = Room::measured_by("/", 0, move |_| {
+            looks.send(()).unwrap();
+            Ok(answers.lock().recv().unwrap())
+        });
+        answer.send(2 * GRANT_BYTES_MAX).unwrap();
+        let taken = room.take(1).unwrap();
+        begun.recv().unwrap();
+        let hanging = std::thread::spawn({
+            let room = Arc::clone(&room);
+            move || room.take(GRANT_BYTES_MAX).map(drop)
+        });
+        begun.recv().unwrap();
+        // It looks at the disk now, and there is no answer yet. Nothing is asked of a lock that it holds.
+        drop(taken);
+        assert!(room.last.try_lock().is_some());
+        answer.send(2 * GRANT_BYTES_MAX).unwrap();
+        hanging.join().unwrap().unwrap();
     }
 }

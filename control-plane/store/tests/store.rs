@@ -5,6 +5,7 @@
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
 use stella_protocol::digest::Digest;
@@ -14,6 +15,9 @@ use stella_protocol::time::Timestamp;
 use stella_store::{ArtifactStore, OutputPage, OutputStore, Room, StoreError};
 use tokio::io::AsyncReadExt;
 use uuid::Uuid;
+
+/// How long a test waits for what must come.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 fn digest(content: &[u8]) -> Digest {
     Digest(Sha256::digest(content).into())
@@ -73,12 +77,49 @@ async fn what_is_wrong_or_too_large_or_interrupted_leaves_nothing() {
     let mut upload = store.upload(digest(b"right"), 100).await.unwrap();
     upload.write(b"ri").await.unwrap();
     drop(upload);
-    assert_eq!(files(dir.path()), Vec::<PathBuf>::new());
+    // Whoever drops it does not wait for the disk.
+    let until = Instant::now() + PATIENCE;
+    while !files(dir.path()).is_empty() {
+        assert!(Instant::now() < until, "{:?} stay", files(dir.path()));
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
 
     fs::write(dir.path().join("incoming/17"), b"left by a crash").unwrap();
     let store = ArtifactStore::open(dir.path(), room()).unwrap();
     assert_eq!(files(dir.path()), Vec::<PathBuf>::new());
     assert!(!store.contains(digest(b"right")).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_waits_until_its_archive_is_removed_and_others_do_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(ArtifactStore::open(dir.path(), room()).unwrap());
+    let put = async |content: &'static [u8]| {
+        let mut upload = store.upload(digest(content), 100).await.unwrap();
+        upload.write(content).await.unwrap();
+        drop(upload.finish().await.unwrap());
+    };
+    put(b"one").await;
+    let (asked, is_asked) = std::sync::mpsc::channel();
+    let (answer, answered) = std::sync::mpsc::channel();
+    let is_needed = move || {
+        asked.send(()).unwrap();
+        answered.recv().unwrap()
+    };
+    let removal = tokio::spawn({
+        let store = Arc::clone(&store);
+        async move { store.remove(digest(b"one"), is_needed).await }
+    });
+    tokio::task::block_in_place(|| is_asked.recv_timeout(PATIENCE)).unwrap();
+    put(b"two").await;
+    let mut again = Box::pin(store.upload(digest(b"one"), 100));
+    assert!(tokio::time::timeout(Duration::from_millis(100), &mut again).await.is_err());
+    answer.send(false).unwrap();
+    assert!(removal.await.unwrap().unwrap());
+    let mut upload = tokio::time::timeout(PATIENCE, again).await.unwrap().unwrap();
+    upload.write(b"one").await.unwrap();
+    drop(upload.finish().await.unwrap());
+    assert!(store.contains(digest(b"one")).await.unwrap());
 }
 
 /// As much as anybody wants.
@@ -407,7 +448,7 @@ async fn old_output_is_removed_and_the_rest_stays() {
     let other = AttemptKey { task: TaskId(Uuid::from_u128(77)), attempt: Attempt(1) };
     let mut writer = store.writer(tenant(), OutputHeader { key: other, offset: 0 }).await.unwrap();
     writer.append(vec![chunk("new")]).await.unwrap();
-    let day = std::time::Duration::from_secs(86_400);
+    let day = Duration::from_secs(86_400);
     assert_eq!(store.remove_older(day).await.unwrap(), 0);
     // As if it had been written two days ago.
     let past = std::time::SystemTime::now() - 2 * day;
