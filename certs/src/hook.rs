@@ -3,8 +3,8 @@
 
 use std::fmt;
 use std::fs;
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use base64::Engine as _;
@@ -20,6 +20,9 @@ use crate::{RandomFailed, random};
 /// What secrets begin with: what masks our tokens masks them too.
 const PREFIX: &str = "stella_hook_";
 const KEY_BYTES: usize = 32;
+/// The largest file that is read, in bytes; one has 65.
+const FILE_BYTES_MAX: u64 = 1024;
+const GROUP_AND_OTHERS: u32 = 0o077;
 /// What the key is used for: a key that were used for something else as well would make other secrets there.
 const PURPOSE: &[u8] = b"stella incoming webhook 1";
 
@@ -36,6 +39,12 @@ pub enum HookKeyError {
     /// The machine's random source fails.
     #[error(transparent)]
     Random(#[from] RandomFailed),
+    /// Others than its owner may read or write the file.
+    #[error("its mode is {mode:03o}, and others than its owner may use it; if nobody has read it: chmod 600")]
+    Permissive {
+        /// What they may.
+        mode: u32,
+    },
     /// The file holds something else.
     #[error("it has to hold 64 hexadecimal digits")]
     Malformed,
@@ -61,21 +70,36 @@ impl HookKey {
     /// # Errors
     /// If the file cannot be read or written, or holds something else.
     pub fn open_or_create(path: &Path) -> Result<(Self, bool), HookKeyError> {
-        match fs::read_to_string(path) {
-            Ok(text) => {
-                let text = Zeroizing::new(text);
-                let bytes = hex::decode(text.trim()).map(Zeroizing::new);
-                let bytes = bytes.map_err(|_| HookKeyError::Malformed)?;
-                let key = bytes.as_slice().try_into().map_err(|_| HookKeyError::Malformed)?;
-                Ok((Self(key), true))
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+        match Self::read(path) {
+            Err(HookKeyError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
                 let key = Self::generate()?;
                 key.write(path)?;
                 Ok((key, false))
             }
-            Err(error) => Err(error.into()),
+            read => Ok((read?, true)),
         }
+    }
+
+    /// Reads a small regular file that is its owner's alone, as the authority's keys are read.
+    fn read(path: &Path) -> Result<Self, HookKeyError> {
+        // Asked before it is opened: to open a pipe would wait for a writer.
+        if !fs::metadata(path)?.is_file() {
+            return Err(HookKeyError::Malformed);
+        }
+        let file = fs::File::open(path)?;
+        let found = file.metadata()?;
+        let mode = found.permissions().mode() & 0o777;
+        if mode & GROUP_AND_OTHERS != 0 {
+            return Err(HookKeyError::Permissive { mode });
+        }
+        if found.len() > FILE_BYTES_MAX {
+            return Err(HookKeyError::Malformed);
+        }
+        let mut text = Zeroizing::new(Vec::new());
+        file.take(FILE_BYTES_MAX).read_to_end(&mut text)?;
+        let bytes = hex::decode(text.trim_ascii()).map(Zeroizing::new);
+        let bytes = bytes.map_err(|_| HookKeyError::Malformed)?;
+        bytes.as_slice().try_into().map(Self).map_err(|_| HookKeyError::Malformed)
     }
 
     fn write(&self, path: &Path) -> io::Result<()> {
@@ -139,8 +163,6 @@ pub fn salt() -> Result<Digest, RandomFailed> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
     use uuid::Uuid;
 
     use super::*;
@@ -190,5 +212,24 @@ mod tests {
             fs::write(&path, wrong).unwrap();
             assert!(matches!(HookKey::open_or_create(&path), Err(HookKeyError::Malformed)), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_key_that_others_can_read_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("hooks.key");
+        HookKey::open_or_create(&path).unwrap();
+        for mode in [0o640, 0o604, 0o620] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            let error = HookKey::open_or_create(&path).unwrap_err();
+            assert!(matches!(error, HookKeyError::Permissive { mode: found } if found == mode), "{error}");
+            assert!(error.to_string().contains("chmod 600"), "{error}");
+        }
+        for mode in [0o600, 0o400] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            HookKey::open_or_create(&path).unwrap();
+        }
+        let error = HookKey::open_or_create(folder.path()).unwrap_err();
+        assert!(matches!(error, HookKeyError::Malformed), "{error}");
     }
 }
