@@ -100,8 +100,18 @@ impl UnitRule {
     pub fn matches(&self, unit: &str) -> bool {
         let Some(tail) = &self.tail else { return unit == self.head };
         let instance = unit.strip_prefix(&self.head).and_then(|rest| rest.strip_suffix(tail.as_str()));
-        instance.is_some_and(|instance| !instance.is_empty())
+        instance.is_some_and(is_plain_instance)
     }
+}
+
+/// Whether an instance of a template is no more than a name, and not one that leads its unit to another path: systemd takes `-` for a slash and
+/// `\x2e` for a dot where a unit says `%I`. One that is meant otherwise has to be named in full.
+fn is_plain_instance(instance: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b":_.-".contains(&byte);
+    !instance.is_empty()
+        && instance.bytes().all(plain)
+        && !instance.starts_with('-')
+        && !instance.contains("..")
 }
 
 impl fmt::Display for UnitRule {
@@ -263,7 +273,15 @@ mod tests {
         let instances = rule("web@*.service");
         for (unit, is_meant) in [
             ("web@blue.service", true),
-            ("web@a@b.service", true),
+            ("web@blue-1.service", true),
+            ("web@1.2:a_b.service", true),
+            ("web@a@b.service", false),
+            ("web@..-..-srv-x.service", false),
+            ("web@a-..-..-srv-x.service", false),
+            ("web@-etc-shadow.service", false),
+            (r"web@\x2e\x2e-x.service", false),
+            (r"web@a\x2fb.service", false),
+            ("web@blue .service", false),
             ("web@.service", false),
             ("web.service", false),
             ("web@blue.timer", false),
@@ -273,6 +291,7 @@ mod tests {
             assert_eq!(instances.matches(unit), is_meant, "{unit}");
         }
         assert!(rule("web.service").matches("web.service"));
+        assert!(rule(r"web@a\x2fb.service").matches(r"web@a\x2fb.service"), "it is named in full");
         assert!(!rule("web.service").matches("web.service.service"));
     }
 
