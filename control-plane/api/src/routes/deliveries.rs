@@ -3,6 +3,7 @@
 //! A stranger learns nothing: an unknown hook and a wrong signature have one answer. But the body is read only for a hook that is there,
 //! and of a message that has a signature: its address cannot be guessed, and whoever has none shall not take memory or places.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -66,17 +67,18 @@ pub(crate) async fn deliver(
     request: HttpRequest,
 ) -> Result<(StatusCode, Json<HookTaken>), ApiError> {
     let headers = request.headers().clone();
-    let (state, now) = (app.engine.state(), app.engine.now());
-    let signed = Signed::of(&headers, now)?;
-    let id = hook.parse::<HookId>().ok();
-    let found = id.and_then(|id| state.tenants.values().find_map(|it| Some((it, it.hooks.get(&id)?))));
-    let (tenant, hook) = found.ok_or_else(no_such_hook)?;
-    let Some(_place) = app.messages.take(hook.id, TURN_MAX).await else {
+    let signed = Signed::of(&headers, app.engine.now())?;
+    let id = hook.parse::<HookId>().ok().filter(|id| find(&app.engine.state(), *id).is_some());
+    let id = id.ok_or_else(no_such_hook)?;
+    let Some(_place) = app.messages.take(id, TURN_MAX).await else {
         let detail = "too many messages are coming in; send it again later";
         return Err(ApiError::retry_after(ErrorCode::Overloaded, COME_BACK_S, detail));
     };
     let body = tokio::time::timeout(BODY_TIME_MAX, Bytes::from_request(request, &app)).await;
     let body = body.map_err(|_| stalled())?.map_err(too_large)?;
+    // As it is by now: its secret may have been replaced while the message came.
+    let (state, now) = (app.engine.state(), app.engine.now());
+    let (tenant, hook) = find(&state, id).ok_or_else(no_such_hook)?;
     let covered = covered(&app, hook, &signed, &body, now).ok_or_else(no_such_hook)?;
     Span::current().record("tenantId", field::display(tenant.id));
     let limits = app.tuning.limits();
@@ -85,7 +87,7 @@ pub(crate) async fn deliver(
     let key = format!("hook/{}/{}", hook.id, signed.once(covered, &delivery, &body)?);
     let digest = Sha256::new().chain_update(&delivery.event).chain_update([0]).chain_update(&body).finalize();
     let idempotency = Some(Idempotency { key, digest: Digest(digest.into()) });
-    let (known, event, message) = (std::sync::Arc::clone(hook), delivery.event.clone(), delivery.id.clone());
+    let (known, event, message) = (Arc::clone(hook), delivery.event.clone(), delivery.id.clone());
     // Expressions are compiled, which takes more than a moment.
     let wanted = tokio::task::spawn_blocking(move || known.wants(&delivery));
     let wanted = wanted.await.map_err(|error| ApiError::internal(&error))??;
@@ -103,6 +105,11 @@ pub(crate) async fn deliver(
         "a hook has taken a message"
     );
     Ok((status, Json(answer)))
+}
+
+/// A hook, and whose it is.
+fn find(state: &stella_domain::state::State, id: HookId) -> Option<(&Arc<TenantState>, &Arc<Hook>)> {
+    state.tenants.values().find_map(|tenant| Some((tenant, tenant.hooks.get(&id)?)))
 }
 
 fn too_large(rejection: BytesRejection) -> ApiError {
