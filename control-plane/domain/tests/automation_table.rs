@@ -2,7 +2,6 @@
 //! committed; `UPDATE_GOLDEN=1 cargo test` writes it anew.
 
 use std::fmt::Write as _;
-use std::path::Path;
 
 use crate::common::golden;
 use crate::common::{self, STAGING, TENANT, World, agent, name, new_deployment, new_target, release};

@@ -108,10 +108,11 @@ pub(crate) fn run(command: &JournalCommand, state_dir: &Path, directory: &Path) 
 
 /// Says when it began, if nothing of it was to be taken over.
 pub(crate) fn with_time(error: ImportError) -> anyhow::Error {
-    match error {
-        ImportError::NothingUntil { first } => anyhow::Error::from(error)
-            .context(format!("nothing would be left: the first event is of {}", rfc3339(first))),
-        error => error.into(),
+    let first = if let ImportError::NothingUntil { first } = &error { Some(rfc3339(*first)) } else { None };
+    let error = anyhow::Error::from(error);
+    match first {
+        Some(first) => error.context(format!("nothing would be left: the first event is of {first}")),
+        None => error,
     }
 }
 
