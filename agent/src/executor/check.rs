@@ -21,6 +21,10 @@ const TRY_DURATION_MAX: Duration = Duration::from_secs(10);
 /// The shortest pause between two tries, so that no check becomes a load.
 const INTERVAL_MIN: Duration = Duration::from_millis(10);
 
+/// Why a check by a command is not asked again.
+const COMMAND_MAY_BE_LEFT: &str =
+    "nobody can confirm that nothing of the check's command is left; look at the host, and settle the task";
+
 /// After how many equal answers one of them is said again.
 const TRIES_PER_LINE: u32 = 20;
 
@@ -86,7 +90,8 @@ pub(super) async fn run(supervisor: &Supervisor, context: &RunContext, spec: &Ch
     }
 }
 
-/// Asks again, because nobody knows what was answered. Whatever that was, a check has changed nothing.
+/// Asks again, because nobody knows what was answered. Only what is not healthy for as long as the check may take is not healthy; and what
+/// became of a command nobody knows.
 pub(super) async fn probe(spec: &CheckSpec, patience: &Patience) -> Effect {
     let plain = match &spec.probe {
         Probe::Http { url, status } => match Plain::http(url, *status) {
@@ -94,9 +99,9 @@ pub(super) async fn probe(spec: &CheckSpec, patience: &Patience) -> Effect {
             Err(error) => return unclear(reason_of(&error)),
         },
         Probe::Tcp { address } => Plain::Tcp { address },
-        Probe::Command(_) => return absent("a check changes nothing; it can be run again".to_owned()),
+        Probe::Command(_) => return unclear(COMMAND_MAY_BE_LEFT.to_owned()),
     };
-    let patience = patience.at_most(Duration::from_millis(spec.timeout_ms));
+    let (began, its_own) = (Instant::now(), patience.at_most(Duration::from_millis(spec.timeout_ms)));
     let (wanted, mut in_a_row) = (spec.successes.max(1), 0);
     loop {
         let last = match plain.ask().await {
@@ -113,8 +118,15 @@ pub(super) async fn probe(spec: &CheckSpec, patience: &Patience) -> Effect {
             return there(format!("it was asked again, and is healthy: {last}"));
         }
         let pause = Duration::from_millis(spec.interval_ms).max(INTERVAL_MIN);
-        if patience.pause(pause).await.is_err() {
-            return absent(format!("it was asked again, and is not healthy: {last}"));
+        if its_own.pause(pause).await.is_err() {
+            return if patience.check().is_ok() {
+                absent(format!("it was asked again, and is not healthy: {last}"))
+            } else {
+                let (took_s, may_s) = (began.elapsed().as_secs(), spec.timeout_ms / 1000);
+                unclear(format!(
+                    "it was asked again for {took_s} s of the {may_s} s that it may take: {last}"
+                ))
+            };
         }
     }
 }

@@ -26,12 +26,12 @@ pub struct Surroundings {
 }
 
 impl Surroundings {
-    /// Says what is left of an attempt that was queued so long ago, or a little longer.
+    /// Says what is left of an attempt that was queued so long ago, or a little longer, if that is known.
     /// Waits for its turn before it reads the disk.
     pub(crate) async fn look(
         &self,
         probe: AttemptProbe,
-        age: Duration,
+        age: Option<Duration>,
         patience: &Patience,
         turn: Arc<Semaphore>,
     ) -> Effect {

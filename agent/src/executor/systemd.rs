@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::time::{ClockId, clock_gettime};
 use stella_protocol::id::AttemptKey;
@@ -27,8 +27,11 @@ const INTERVAL: Duration = Duration::from_millis(200);
 /// By how much an attempt may be older than the control plane's clock makes it: as long as a welcome may be on its way.
 const AGE_ERROR_MAX: Duration = Duration::from_millis(HANDSHAKE_TIMEOUT_MS);
 
-/// What tells when a unit last became active.
-const ENTERED: &str = "--property=ActiveEnterTimestampMonotonic";
+/// What tells when a unit last became active, by two clocks.
+const ENTERED: &str = "--property=ActiveEnterTimestampMonotonic,ActiveEnterTimestamp";
+
+/// The days from the first of March of the year 0 to 1970.
+const DAYS_TO_1970: u64 = 719_468;
 
 /// How long taking back what was asked for may take.
 const TAKE_BACK_MAX: Duration = Duration::from_secs(10);
@@ -63,6 +66,9 @@ pub struct UnitStanding {
     pub has_job: bool,
     /// How long ago it last became active; `None` if it never has, or nobody knows.
     pub active_for: Option<Duration>,
+    /// How long ago that was at least, by the wall clock, which goes on while the host is suspended and is set after its memory was
+    /// restored, when the other clock has stood still; `None` if nobody knows.
+    pub by_wall_clock: Option<Duration>,
 }
 
 /// Why a unit manager did not do it.
@@ -205,12 +211,12 @@ async fn act_and_wait(context: &RunContext, request: &Arc<Request>) -> Result<()
     }
 }
 
-/// Looks whether a unit is as an action would have left it that was asked for so long ago, or a little longer. What it is about to do
-/// is waited for.
+/// Looks whether a unit is as an action would have left it that was asked for so long ago, or a little longer, if that is known. What it is
+/// about to do is waited for.
 pub(super) async fn probe(
     units: &dyn UnitManager,
     spec: &SystemdSpec,
-    age: Duration,
+    age: Option<Duration>,
     patience: &Patience,
 ) -> Effect {
     let began = Instant::now();
@@ -223,7 +229,7 @@ pub(super) async fn probe(
             Ok(standing) => standing,
             Err(error) => return unclear(reason_of(&error)),
         };
-        if let Some(effect) = judge(unit, spec.action, &standing, age + began.elapsed()) {
+        if let Some(effect) = judge(unit, spec.action, &standing, age.map(|age| age + began.elapsed())) {
             return effect;
         }
         if patience.pause(INTERVAL).await.is_err() {
@@ -233,8 +239,8 @@ pub(super) async fn probe(
 }
 
 /// `None` as long as the unit is on its way.
-fn judge(unit: &str, action: UnitAction, standing: &UnitStanding, age: Duration) -> Option<Effect> {
-    let UnitStanding { state, has_job: false, active_for } = standing else { return None };
+fn judge(unit: &str, action: UnitAction, standing: &UnitStanding, age: Option<Duration>) -> Option<Effect> {
+    let UnitStanding { state, has_job: false, .. } = standing else { return None };
     let is = |word: &str| format!("the unit {unit} is {word}");
     Some(match (state, action) {
         (ActiveState::Other(_), _) => return None,
@@ -244,18 +250,32 @@ fn judge(unit: &str, action: UnitAction, standing: &UnitStanding, age: Duration)
         (ActiveState::Failed, UnitAction::Stop) => there(is("stopped, and has failed")),
         (ActiveState::Inactive, _) => absent(is("inactive")),
         (ActiveState::Failed, _) => absent(is("failed")),
-        (ActiveState::Active, UnitAction::Restart | UnitAction::ReloadOrRestart) => match *active_for {
-            Some(active_for) if active_for <= age => {
-                there(is(&format!("active since {} s ago, when the task was there", active_for.as_secs())))
+        (ActiveState::Active, UnitAction::Restart | UnitAction::ReloadOrRestart) => {
+            let since = |for_: Duration, when: &str| {
+                is(&format!("active since {} s ago, {when} the task was there", for_.as_secs()))
+            };
+            match is_of(action, standing, age) {
+                Some((true, active_for)) => there(since(active_for, "when")),
+                Some((false, active_for)) => absent(since(active_for, "before")),
+                None => {
+                    unclear(is("active; whether it was restarted or reloaded for this task cannot be told"))
+                }
             }
-            Some(active_for) if active_for > age + AGE_ERROR_MAX && action == UnitAction::Restart => {
-                absent(is(&format!("active since {} s ago, before the task was there", active_for.as_secs())))
-            }
-            Some(_) | None => {
-                unclear(is("active; whether it was restarted or reloaded for this task cannot be told"))
-            }
-        },
+        }
     })
+}
+
+/// Whether an active unit became so by an action that was asked for so long ago, and how long it has been, if both are certain. That it did
+/// takes two clocks that agree: one of them may have stood still, and the other may have been set.
+fn is_of(action: UnitAction, standing: &UnitStanding, age: Option<Duration>) -> Option<(bool, Duration)> {
+    let (active_for, age) = (standing.active_for?, age?);
+    if standing.by_wall_clock.is_some_and(|at_least| at_least.max(active_for) <= age) {
+        Some((true, active_for))
+    } else if active_for > age + AGE_ERROR_MAX && action == UnitAction::Restart {
+        Some((false, active_for))
+    } else {
+        None
+    }
 }
 
 fn check_name(unit: &str) -> Result<&str, UnitError> {
@@ -332,7 +352,8 @@ impl UnitManager for Systemctl {
                 return Err(UnitError::Refused { verb: "show", unit: unit.to_owned(), words });
             }
             let up = clock_gettime(ClockId::CLOCK_MONOTONIC).map_err(io::Error::from)?;
-            Ok(parse_standing(&words, up.into()))
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            Ok(parse_standing(&words, up.into(), now))
         })
     }
 
@@ -374,8 +395,8 @@ fn parse_state(word: &str) -> ActiveState {
     }
 }
 
-/// What `systemctl show` says in lines of `Property=value`; `up` is the time of the clock that its timestamps are of.
-fn parse_standing(words: &str, up: Duration) -> UnitStanding {
+/// What `systemctl show` says in lines of `Property=value`; `up` and `now` are the times of the clocks that its timestamps are of.
+fn parse_standing(words: &str, up: Duration, now: Duration) -> UnitStanding {
     let value = |property: &str| {
         words.lines().find_map(|line| line.strip_prefix(property)?.strip_prefix('=')).unwrap_or_default()
     };
@@ -384,7 +405,31 @@ fn parse_standing(words: &str, up: Duration) -> UnitStanding {
         state: parse_state(value("ActiveState")),
         has_job: value("Job").parse::<u32>().is_ok_and(|job| job > 0),
         active_for: entered.map(|micros| up.saturating_sub(Duration::from_micros(micros))),
+        // It is told without what is left of the second.
+        by_wall_clock: parse_utc(value("ActiveEnterTimestamp"))
+            .map(|entered| now.saturating_sub(entered + Duration::from_secs(1))),
     }
+}
+
+/// `Sat 2026-11-28 02:15:00 UTC`, since 1970.
+fn parse_utc(words: &str) -> Option<Duration> {
+    let mut words = words.split(' ').skip(1);
+    let (date, time) = (words.next()?, words.next()?);
+    if words.next() != Some("UTC") {
+        return None;
+    }
+    let number = |word: Option<&str>| word?.parse::<u64>().ok();
+    let (mut date, mut time) = (date.split('-'), time.split(':'));
+    let (year, month, day) = (number(date.next())?, number(date.next())?, number(date.next())?);
+    let (hour, minute, second) = (number(time.next())?, number(time.next())?, number(time.next())?);
+    let is_there = (1970..=9999).contains(&year) && (1..=12).contains(&month) && (1..=31).contains(&day);
+    if !is_there || hour > 23 || minute > 59 || second > 60 {
+        return None;
+    }
+    // Years that begin in March end with their leap day.
+    let (years, months) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let days = years * 365 + years / 4 - years / 100 + years / 400 + (153 * months + 2) / 5 + day - 1;
+    Some(Duration::from_secs((days.checked_sub(DAYS_TO_1970)? * 24 + hour) * 3600 + minute * 60 + second))
 }
 
 /// Asks for an action and waits for its end; whether it succeeded, and what was said if not. The job's number comes before the wait.
@@ -470,6 +515,8 @@ fn prepared(arguments: &[&str]) -> Result<Command, UnitError> {
         .args(["--no-ask-password", "--no-pager"])
         .args(arguments)
         .env_clear()
+        // Timestamps are told in the time of this zone.
+        .env("TZ", "UTC")
         .stdin(Stdio::null())
         .kill_on_drop(true);
     Ok(command)
@@ -497,11 +544,15 @@ mod tests {
     }
 
     fn standing(state: ActiveState, active_for: Option<Duration>) -> UnitStanding {
-        UnitStanding { state, has_job: false, active_for }
+        UnitStanding { state, has_job: false, active_for, by_wall_clock: active_for }
     }
 
     fn seen(action: UnitAction, standing: &UnitStanding) -> &'static str {
-        match judge("web.service", action, standing, AGE) {
+        seen_after(action, standing, Some(AGE))
+    }
+
+    fn seen_after(action: UnitAction, standing: &UnitStanding, age: Option<Duration>) -> &'static str {
+        match judge("web.service", action, standing, age) {
             None => "waits",
             Some(Effect::There { .. }) => "there",
             Some(Effect::Absent { .. }) => "absent",
@@ -534,14 +585,57 @@ mod tests {
     }
 
     #[test]
+    fn a_restart_takes_two_clocks_that_agree_and_a_task_that_has_an_age() {
+        use UnitAction::{ReloadOrRestart, Restart, Start, Stop};
+        let actions = [Start, Stop, Restart, ReloadOrRestart];
+        let active = |active_for, by_wall_clock| UnitStanding {
+            by_wall_clock,
+            ..standing(ActiveState::Active, Some(active_for))
+        };
+        let table = |standing: &UnitStanding, age| actions.map(|action| seen_after(action, standing, age));
+        let clear = ["there", "absent", "there", "there"];
+        let not_clear = ["there", "absent", "unclear", "unclear"];
+        // It runs for twelve minutes and was suspended for an hour: it may be older than a task of an hour ago.
+        let minutes = Duration::from_mins;
+        assert_eq!(table(&active(minutes(12), Some(minutes(72))), Some(minutes(62))), not_clear);
+        assert_eq!(table(&active(minutes(12), Some(minutes(12))), Some(minutes(62))), clear);
+        assert_eq!(table(&active(minutes(12), Some(minutes(1))), Some(minutes(62))), clear, "set back");
+        assert_eq!(table(&active(minutes(12), None), Some(minutes(62))), not_clear);
+        assert_eq!(table(&active(minutes(12), Some(minutes(12))), None), not_clear);
+        let before = table(&active(minutes(12), Some(minutes(12))), Some(minutes(2)));
+        assert_eq!(before, ["there", "absent", "absent", "unclear"]);
+    }
+
+    #[test]
     fn the_words_of_systemctl_are_read_whatever_their_order() {
-        let up = Duration::from_secs(100);
-        let said = "ActiveEnterTimestampMonotonic=40000000\nJob=\nActiveState=active";
+        let (up, now) = (Duration::from_secs(100), Duration::from_secs(1_795_832_100));
+        let said = "ActiveEnterTimestampMonotonic=40000000\nJob=\nActiveState=active\n\
+                    ActiveEnterTimestamp=Sat 2026-11-28 02:14:00 UTC";
         let active_for = Some(Duration::from_secs(60));
-        assert_eq!(parse_standing(said, up), standing(ActiveState::Active, active_for));
-        let said = "ActiveState=activating\nJob=123\nActiveEnterTimestampMonotonic=0\n";
+        let by_wall_clock = Some(Duration::from_secs(59));
+        let active = UnitStanding { by_wall_clock, ..standing(ActiveState::Active, active_for) };
+        assert_eq!(parse_standing(said, up, now), active);
+        let said =
+            "ActiveState=activating\nJob=123\nActiveEnterTimestampMonotonic=0\nActiveEnterTimestamp=\n";
         let on_its_way = standing(ActiveState::Other("activating".to_owned()), None);
-        assert_eq!(parse_standing(said, up), UnitStanding { has_job: true, ..on_its_way });
-        assert_eq!(parse_standing("", up), standing(ActiveState::Other(String::new()), None));
+        assert_eq!(parse_standing(said, up, now), UnitStanding { has_job: true, ..on_its_way });
+        assert_eq!(parse_standing("", up, now), standing(ActiveState::Other(String::new()), None));
+    }
+
+    #[test]
+    fn a_time_of_day_is_read_if_it_is_one() {
+        let seconds = |words| parse_utc(words).map(|since| since.as_secs());
+        assert_eq!(seconds("Thu 1970-01-01 00:00:01 UTC"), Some(1));
+        assert_eq!(seconds("Tue 2000-02-29 23:59:59 UTC"), Some(951_868_799));
+        assert_eq!(seconds("Sat 2026-11-28 02:15:00 UTC"), Some(1_795_832_100));
+        for other in [
+            "",
+            "n/a",
+            "Sat 2026-11-28 02:15:00 CET",
+            "Sat 2026-13-28 02:15:00 UTC",
+            "Sat 2026-11-28 02:15 UTC",
+        ] {
+            assert_eq!(seconds(other), None, "{other}");
+        }
     }
 }

@@ -153,6 +153,50 @@ mod tests {
         assert_eq!(decode::<Position>(&LIFE_KEY, &bytes[..4]), Err(Broken::Short));
     }
 
+    /// Bytes that nobody has written; the same for each number.
+    fn noise(number: u64, length: usize) -> Vec<u8> {
+        let mut state = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state.to_le_bytes()[3]
+        };
+        std::iter::repeat_with(next).take(length).collect()
+    }
+
+    fn sealed(body: &[u8]) -> Vec<u8> {
+        [&[VERSION][..], &checksum(&LIFE_KEY, body).to_le_bytes(), body].concat()
+    }
+
+    fn is_read_as_it_was_written<T>(bytes: &[u8])
+    where
+        T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug,
+    {
+        match decode::<T>(&LIFE_KEY, bytes) {
+            Ok(value) => assert_eq!(decode(&LIFE_KEY, &encode(&LIFE_KEY, &value)), Ok(value)),
+            Err(broken) => assert_eq!(broken, Broken::Body),
+        }
+    }
+
+    #[test]
+    fn any_bytes_with_a_right_checksum_are_safe_to_read() {
+        for number in 0..4_000 {
+            let mut body = noise(number, usize::try_from(number % 200).unwrap());
+            // Most begin as something that there is.
+            if let Some(first) = body.first_mut() {
+                *first %= 4;
+            }
+            let bytes = sealed(&body);
+            is_read_as_it_was_written::<Life>(&bytes);
+            is_read_as_it_was_written::<Attempt>(&bytes);
+            is_read_as_it_was_written::<Tombstone>(&bytes);
+        }
+        // A text that is said to be longer than memory.
+        let endless = [&[253][..], &[255; 8]].concat();
+        assert_eq!(decode::<String>(&LIFE_KEY, &sealed(&endless)), Err(Broken::Body));
+    }
+
     #[test]
     fn the_bytes_of_a_record_stay_as_they_are() {
         let value = Life { incarnation: Incarnation(uuid::Uuid::from_u128(1)), position: Position(2) };

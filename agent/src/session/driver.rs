@@ -90,6 +90,15 @@ fn failed(reason: &str) -> End {
     End { advice: Advice::RetrySlowly, reason: reason.to_owned(), welcomed_at: None }
 }
 
+/// How long ago something was queued, or a little longer, by the control plane's clock; `None` if that is yet to come, because the clock was
+/// set meanwhile. What it told in its welcome was on its way for as long as a handshake takes, at most.
+fn age_of(since: Timestamp, told: Timestamp, passed: Duration) -> Option<Duration> {
+    let now = Duration::from_millis(told.0).saturating_add(passed);
+    let since = Duration::from_millis(since.0);
+    let is_to_come = since > now + Duration::from_millis(HANDSHAKE_TIMEOUT_MS);
+    (!is_to_come).then(|| now.saturating_sub(since))
+}
+
 async fn hello(config: &Config) -> Result<Result<AgentSession, SendError>, Gone> {
     let facts = config.runner.hello().await?;
     let always = capability::TRUST
@@ -336,9 +345,9 @@ impl Driver<'_> {
 
     /// Takes a question about an attempt. The host's clock has no part in how old that is.
     fn probe(&mut self, probe: AttemptProbe) {
-        let Some((now, at)) = self.told_time else { return };
-        let since = Duration::from_millis(now.0.saturating_sub(probe.since.0));
-        if let Some(refused) = self.inspections.take_probe(probe, since + at.elapsed()) {
+        let Some((told, at)) = self.told_time else { return };
+        let age = age_of(probe.since, told, at.elapsed());
+        if let Some(refused) = self.inspections.take_probe(probe, age) {
             self.probed(refused);
         }
     }
@@ -481,5 +490,20 @@ async fn at(moment: Option<Instant>) {
     match moment {
         Some(moment) => sleep_until(moment).await,
         None => pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_yet_to_come_has_no_age() {
+        let (told, passed) = (Timestamp(1_000_000), Duration::from_secs(60));
+        let age = |since| age_of(Timestamp(since), told, passed);
+        assert_eq!(age(900_000), Some(Duration::from_secs(160)));
+        assert_eq!(age(1_060_000 + HANDSHAKE_TIMEOUT_MS), Some(Duration::ZERO), "the welcome was on its way");
+        assert_eq!(age(1_060_001 + HANDSHAKE_TIMEOUT_MS), None);
+        assert_eq!(age(u64::MAX), None);
     }
 }

@@ -70,9 +70,9 @@ impl Inspections {
         None
     }
 
-    /// Takes a question about an attempt that was queued so long ago, or a little longer. As [`Self::take`]; if the runner knows how the
-    /// attempt ended, its report is the answer.
-    pub(super) fn take_probe(&mut self, probe: AttemptProbe, age: Duration) -> Option<AttemptProbed> {
+    /// Takes a question about an attempt that was queued so long ago, or a little longer, if that is known. As [`Self::take`]; if the runner
+    /// knows how the attempt ended, its report is the answer.
+    pub(super) fn take_probe(&mut self, probe: AttemptProbe, age: Option<Duration>) -> Option<AttemptProbed> {
         let question = probe.question;
         let answered = move |effect| AttemptProbed { question, effect };
         if self.tasks.len() >= QUESTIONS_MAX {
@@ -114,7 +114,7 @@ struct Look {
 
 impl Look {
     /// `None` if the answer is, or will be, a report of the runner.
-    async fn at(self, probe: AttemptProbe, age: Duration) -> Option<Effect> {
+    async fn at(self, probe: AttemptProbe, age: Option<Duration>) -> Option<Effect> {
         let began = Instant::now();
         loop {
             match self.runner.left_of(probe.clone()).await {
@@ -131,7 +131,8 @@ impl Look {
                 ));
             }
         }
-        Some(self.surroundings.look(probe, age + began.elapsed(), &self.patience, self.turn).await)
+        let age = age.map(|age| age + began.elapsed());
+        Some(self.surroundings.look(probe, age, &self.patience, self.turn).await)
     }
 }
 

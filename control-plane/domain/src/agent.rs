@@ -173,3 +173,9 @@ impl EnrolmentToken {
         self.expires_at.plus_ms(ENDED_TOKEN_MEMORY_MS)
     }
 }
+
+/// Whether an agent's journal is the one that was seen before, and has lost its end since.
+#[must_use]
+pub fn lost_its_end(known: JournalMark, now: JournalMark) -> bool {
+    known.incarnation == now.incarnation && now.position < known.position
+}

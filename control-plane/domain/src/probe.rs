@@ -2,26 +2,38 @@
 //!
 //! Its agent is asked whether anything of the attempt is left, and whether its effect is there. An answer that is certain ends the
 //! task; any other leaves it unknown, for the agent's late word or a person. It is asked for once when the outcome became unknown, and
-//! again when the agent has connected anew. An answer is waited for as long as [`WINDOW_MS`], and nothing else waits for it.
+//! again when the agent has connected anew. An answer is waited for as long as [`window_ms`] says, and nothing else waits for it.
 
 use serde::{Deserialize, Serialize};
 use stella_protocol::id::{AgentId, QuestionId, TaskId};
+use stella_protocol::limits::INSPECT_TIME_MS_MAX;
 use stella_protocol::message::{AttemptProbe, Effect};
+use stella_protocol::spec::TaskSpec;
 use stella_protocol::time::Timestamp;
 
 use crate::ids;
 use crate::task::{Task, TaskState};
 use crate::tenant::TenantState;
 
-/// How long an answer is waited for, in milliseconds.
+/// How long an answer is waited for, in milliseconds; about a check, which is asked again, for as long as that may take in addition.
 pub const WINDOW_MS: u64 = 120_000;
-/// How long a host may look, in milliseconds: its answer has to be here before the window is over.
-pub const LOOK_MS: u64 = 110_000;
+/// How long before the end of that a host ends its look, in milliseconds: its answer has to be here in time.
+pub const WAY_MS: u64 = 10_000;
 /// How long after a question an agent that connects anew is asked no other about the same task, in milliseconds: one whose sessions
 /// are short does not fill the journal.
 pub const PAUSE_MS: u64 = 60_000;
 /// How much of what a host says is kept, in characters.
 pub const WORDS_MAX: usize = 256;
+
+/// How long an answer about such work is waited for, in milliseconds. A check is not healthy only if it was not for as long as it may take,
+/// and there is something to end before it is asked again.
+#[must_use]
+pub fn window_ms(spec: &TaskSpec) -> u64 {
+    match spec {
+        TaskSpec::Check(check) => WINDOW_MS.saturating_add(check.timeout_ms).min(INSPECT_TIME_MS_MAX),
+        TaskSpec::Artifact(_) | TaskSpec::Systemd(_) | TaskSpec::Command(_) => WINDOW_MS,
+    }
+}
 
 /// What is known from the host of a task of which nobody knew what had become.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -150,10 +162,11 @@ impl Task {
 }
 
 impl TenantState {
-    /// What an agent is to be asked about its attempts, as long as the answers are waited for.
-    pub fn probes(&self, agent: AgentId) -> impl Iterator<Item = AttemptProbe> {
-        self.unsettled_tasks(agent).filter_map(|task| {
+    /// What an agent is to be asked about its attempts, as long as the answers are waited for: its host may look until shortly before that.
+    pub fn probes(&self, agent: AgentId, now: Timestamp) -> impl Iterator<Item = AttemptProbe> {
+        self.unsettled_tasks(agent).filter_map(move |task| {
             let question = task.question()?;
+            let left_ms = task.probed_until()?.0.saturating_sub(now.0);
             let place = self.targets.get(&task.target)?;
             Some(AttemptProbe {
                 question,
@@ -161,7 +174,7 @@ impl TenantState {
                 slot: place.slot.as_ref().map(|slot| slot.as_str().to_owned()),
                 spec: task.spec.clone(),
                 since: task.queued_at,
-                timeout_ms: LOOK_MS,
+                timeout_ms: left_ms.saturating_sub(WAY_MS).clamp(1, INSPECT_TIME_MS_MAX),
             })
         })
     }

@@ -310,6 +310,9 @@ pub struct AgentWork {
     pub queued: OrdSet<(Timestamp, TaskId)>,
     /// Its own journal as far as it was ever seen, in a hello or in a report.
     pub journal: Option<JournalMark>,
+    /// When it came with a journal that had lost its end: the disk of its host, or a part of it, was as it had been before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub went_back: Option<Timestamp>,
     /// By when it will be as if it had never caused an event that changes next to nothing: see [`crate::agent::NOTE_EVERY_MS`].
     #[serde(default)]
     pub noted: Timestamp,

@@ -5,11 +5,13 @@ use stella_domain::command::NewDeployment;
 use stella_domain::command::TenantCommand;
 use stella_domain::decide::Decision;
 use stella_domain::deployment::{OnFailure, Progress, Status};
-use stella_domain::probe::{PAUSE_MS, ProbeAnswer, WINDOW_MS};
+use stella_domain::probe::{PAUSE_MS, ProbeAnswer, WAY_MS, WINDOW_MS, window_ms};
 use stella_domain::rejection::Rejection;
 use stella_domain::task::TaskState;
 use stella_protocol::id::TaskId;
+use stella_protocol::limits::INSPECT_TIME_MS_MAX;
 use stella_protocol::message::{Effect, Hello, Phase, TaskOutcome, capability};
+use stella_protocol::spec::{CheckSpec, Probe, TaskSpec};
 
 fn there() -> Effect {
     Effect::There { what: "2.0 is current".to_owned() }
@@ -47,7 +49,7 @@ fn progress(world: &World, n: u128) -> &Progress {
 #[test]
 fn what_the_host_shows_to_be_done_has_succeeded_and_its_deployment_goes_on() {
     let (mut world, task) = forgotten(2);
-    let probe = world.tenant().probes(agent(1)).next().unwrap();
+    let probe = world.tenant().probes(agent(1), world.now).next().unwrap();
     assert_eq!((probe.key, &probe.spec), (world.task(task).key(), &world.task(task).spec));
     assert_eq!(probe.since, world.task(task).queued_at);
 
@@ -100,7 +102,7 @@ fn silence_settles_nothing_and_holds_nothing_up() {
     assert!(is_unknown(world.task(task)));
     let why = world.task(task).unprobed().unwrap();
     assert_eq!(why, "its host cannot tell: its host did not answer in time");
-    assert_eq!(world.tenant().probes(agent(1)).count(), 0, "nobody waits for it any more");
+    assert_eq!(world.tenant().probes(agent(1), world.now).count(), 0, "nobody waits for it any more");
 
     // It comes back: the question is put again, under another number.
     let seen = facts(&world.connect(1, vec![]));
@@ -112,9 +114,9 @@ fn silence_settles_nothing_and_holds_nothing_up() {
 #[test]
 fn short_sessions_ask_no_more_often_than_once_a_minute() {
     let (mut world, _) = forgotten(1);
-    let first = world.tenant().probes(agent(1)).next().unwrap();
+    let first = world.tenant().probes(agent(1), world.now).next().unwrap();
     world.connect(1, vec![]);
-    let again: Vec<_> = world.tenant().probes(agent(1)).collect();
+    let again: Vec<_> = world.tenant().probes(agent(1), world.now).collect();
     assert_eq!(again, std::slice::from_ref(&first), "the same question, in the next session too");
     world.probe(1, unclear());
     assert_eq!(facts(&world.connect(1, vec![])), ["agent_connected"]);
@@ -143,7 +145,7 @@ fn an_agent_that_does_not_understand_it_is_not_asked() {
 #[test]
 fn nobody_answers_for_another_agent_or_from_an_older_session() {
     let (mut world, task) = forgotten(2);
-    let question = world.tenant().probes(agent(1)).next().unwrap().question;
+    let question = world.tenant().probes(agent(1), world.now).next().unwrap().question;
     let (other, session) = (agent(2), world.session(2));
     world.ok(TenantCommand::AnswerProbe { agent: other, session, question, effect: there() });
     assert!(is_unknown(world.task(task)));
@@ -160,7 +162,7 @@ fn a_late_report_is_worth_more_than_a_look() {
     world.finish_task(1, task, TaskOutcome::TimedOut);
     assert!(matches!(world.task(task).state, TaskState::TimedOut(_)));
     assert_eq!(world.task(task).probe, None);
-    assert_eq!(world.tenant().probes(agent(1)).count(), 0);
+    assert_eq!(world.tenant().probes(agent(1), world.now).count(), 0);
 }
 
 #[test]
@@ -192,5 +194,59 @@ fn what_the_agent_still_has_is_not_asked_about() {
     let listed = world.listed(1, Phase::Running);
     world.connect(1, vec![listed]);
     assert_eq!(world.task(task).state.name(), "running");
-    assert_eq!(world.tenant().probes(agent(1)).count(), 0);
+    assert_eq!(world.tenant().probes(agent(1), world.now).count(), 0);
+}
+
+#[test]
+fn what_a_disk_of_before_shows_to_be_there_proves_nothing() {
+    let mut world = World::with_release_1(1);
+    world.deploy(2, 2, None);
+    world.complete_first_step(1);
+    let task = world.run(1);
+    // The same journal without its end: the disk was restored, and what the first step has brought is gone.
+    world.connect_with(1, hello(mark(1, 1), vec![]), false);
+    assert_eq!(facts(&world.probe(1, there())), ["task_probed"]);
+    assert!(is_unknown(world.task(task)));
+    let why = world.task(task).unprobed().unwrap();
+    assert!(why.starts_with("its host cannot tell: the journal of its agent has lost its end"), "{why}");
+    assert!(why.ends_with("2.0 is current"), "{why}");
+
+    // It is the same disk in later sessions, too.
+    world.wait_ms(PAUSE_MS);
+    world.connect(1, vec![]);
+    world.probe(1, there());
+    assert!(is_unknown(world.task(task)));
+    // What is not there is not there.
+    world.wait_ms(PAUSE_MS);
+    world.connect(1, vec![]);
+    world.probe(1, absent());
+    assert_eq!(world.task(task).state.name(), "interrupted");
+}
+
+#[test]
+fn what_was_begun_after_a_disk_was_restored_counts_as_ever() {
+    let mut world = World::with_release_1(1);
+    world.connect_with(1, hello(mark(1, 1), vec![]), false);
+    world.wait_ms(1);
+    world.deploy(2, 2, None);
+    let task = world.run(1);
+    forget(&mut world, 1);
+    world.probe(1, there());
+    assert!(matches!(world.task(task).state, TaskState::Succeeded(_)));
+}
+
+#[test]
+fn a_check_may_be_asked_again_for_as_long_as_it_may_take() {
+    let check = |timeout_ms| {
+        let probe = Probe::Tcp { address: "127.0.0.1:80".to_owned() };
+        window_ms(&TaskSpec::Check(CheckSpec { probe, interval_ms: 1_000, successes: 1, timeout_ms }))
+    };
+    assert_eq!(check(600_000), WINDOW_MS + 600_000);
+    assert_eq!(check(u64::MAX), INSPECT_TIME_MS_MAX, "no agent takes a question that lasts longer");
+
+    let (mut world, _) = forgotten(1);
+    let look_ms = |world: &World| world.tenant().probes(agent(1), world.now).next().unwrap().timeout_ms;
+    assert_eq!(look_ms(&world), WINDOW_MS - WAY_MS);
+    world.wait_ms(50_000);
+    assert_eq!(look_ms(&world), WINDOW_MS - WAY_MS - 50_000, "the answer has to be here in time");
 }

@@ -428,6 +428,12 @@ impl Handle {
         self.shared.clock.now()
     }
 
+    /// Whether the engine's clock was set since a time of the journal: see [`crate::Clock::was_set_since`].
+    #[must_use]
+    pub fn clock_was_set_since(&self, at: Timestamp) -> bool {
+        self.shared.clock.was_set_since(at)
+    }
+
     pub(crate) fn wake(&self) {
         // A full queue wakes the writer as well.
         drop(self.commands.try_send(Work::Wake));

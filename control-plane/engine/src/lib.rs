@@ -63,7 +63,10 @@ impl Default for Config {
 
 /// Tells the time; tests have one that they move by hand.
 #[derive(Clone)]
-pub struct Clock(Arc<dyn Fn() -> Timestamp + Send + Sync>);
+pub struct Clock {
+    now: Arc<dyn Fn() -> Timestamp + Send + Sync>,
+    set_at: Arc<dyn Fn() -> Option<Timestamp> + Send + Sync>,
+}
 
 impl Clock {
     /// The machine's wall clock.
@@ -81,23 +84,32 @@ impl Clock {
     #[must_use]
     pub fn steady() -> Self {
         let (wall, started) = (Self::system(), Instant::now());
-        let steady = Mutex::new(Steady::new(wall.now(), Duration::ZERO));
-        Self::new(move || {
+        let steady = Arc::new(Mutex::new(Steady::new(wall.now(), Duration::ZERO)));
+        let looked_at = Arc::clone(&steady);
+        let clock = Self::new(move || {
             let mut steady = steady.lock().unwrap_or_else(PoisonError::into_inner);
             steady.tell(wall.now(), started.elapsed())
-        })
+        });
+        let set_at = move || looked_at.lock().unwrap_or_else(PoisonError::into_inner).set_at();
+        Self { set_at: Arc::new(set_at), ..clock }
     }
 
     /// Any clock.
     #[must_use]
     pub fn new(now: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
-        Self(Arc::new(now))
+        Self { now: Arc::new(now), set_at: Arc::new(|| None) }
     }
 
     /// What it says now.
     #[must_use]
     pub fn now(&self) -> Timestamp {
-        (self.0)()
+        (self.now)()
+    }
+
+    /// Whether it was set since it told this time, as far as this process knows: then nobody can say how long ago that was.
+    #[must_use]
+    pub fn was_set_since(&self, at: Timestamp) -> bool {
+        (self.set_at)().is_some_and(|set_at| at <= set_at)
     }
 }
 

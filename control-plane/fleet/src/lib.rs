@@ -71,6 +71,10 @@ pub struct FleetConfig {
     /// How often sessions are compared with the state even though nothing has woken them. An agent that the state has
     /// online without a session is taken for lost after two of these intervals.
     pub reconcile_interval: Duration,
+    /// How long an agent is asked nothing about attempts if its session has taken the place of one whose end nobody has seen. Another host that
+    /// has the same identity, and is at work on them, is back by then and takes the session over: an agent that was superseded comes again
+    /// after 15 s at the latest. So two hosts that supersede each other are not asked.
+    pub probes_after: Duration,
     /// How often it is written down when agents were last heard.
     pub last_seen_interval: Duration,
 }
@@ -85,6 +89,7 @@ impl FleetConfig {
             certificate_lifetime: Duration::from_secs(14 * 24 * 60 * 60),
             sessions_max: 50_000,
             reconcile_interval: Duration::from_secs(5),
+            probes_after: Duration::from_secs(20),
             last_seen_interval: Duration::from_secs(10),
         }
     }

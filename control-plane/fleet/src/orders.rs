@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use stella_domain::agent::{Agent, Connectivity};
 use stella_domain::deployment::Progress;
@@ -11,16 +12,22 @@ use stella_domain::spans;
 use stella_domain::state::State;
 use stella_domain::task::{CANCEL_GRACE_MS, Task, TaskState};
 use stella_domain::tenant::TenantState;
+use stella_engine::Handle;
 use stella_protocol::close::CloseCode;
 use stella_protocol::id::{AgentId, AttemptKey, QuestionId, SessionEpoch, TenantId};
 use stella_protocol::message::{AttemptProbe, Cancel, Dispatch, Inspect, TracedDispatch, capability};
 use stella_protocol::session::SendError;
 use stella_protocol::session::control::ControlSession;
+use stella_protocol::time::Timestamp;
+use tokio::time::Instant;
 
 use crate::registry::Link;
 
 /// Keys that are not open any more are forgotten when there are this many more of them than open ones.
 const FORGET_SLACK: usize = 32;
+
+/// For when an attempt was queued, if the clock was set since: a time that has not come.
+const SINCE_UNKNOWN: Timestamp = Timestamp(u64::MAX);
 
 /// What one session has told its agent.
 #[derive(Debug)]
@@ -39,6 +46,8 @@ pub(crate) struct Told {
     takes_questions: bool,
     /// Whether it can be asked what is left of an attempt.
     takes_probes: bool,
+    /// From when on it is.
+    probes_from: Instant,
     figures: Figures,
 }
 
@@ -81,8 +90,8 @@ impl Told {
 }
 
 impl Told {
-    /// Nothing yet, to an agent of these capabilities.
-    pub(crate) const fn new(capabilities: u64) -> Self {
+    /// Nothing yet, to an agent of these capabilities that is asked nothing about attempts for so long.
+    pub(crate) fn new(capabilities: u64, probes_after: Duration) -> Self {
         let takes_trace = capabilities & capability::TRACE != 0;
         let has_figures = capabilities & capability::FIGURES != 0;
         Self {
@@ -94,6 +103,7 @@ impl Told {
             answered: BTreeSet::new(),
             takes_questions: capabilities & capability::HOLDINGS != 0,
             takes_probes: capabilities & capability::PROBES != 0,
+            probes_from: Instant::now() + probes_after,
             figures: if has_figures { Figures::Unasked } else { Figures::None },
         }
     }
@@ -126,7 +136,7 @@ pub(crate) fn has_any(state: &State, link: &Link) -> bool {
     check(state, link.tenant, link.agent, link.session).is_err()
         || open_tasks(state, link.tenant, link.agent).next().is_some()
         || questions(state, link.tenant, link.agent).next().is_some()
-        || probes(state, link.tenant, link.agent).next().is_some()
+        || probes(state, link.tenant, link.agent, Timestamp(0)).next().is_some()
 }
 
 /// Queues what was not told yet. Stops when the transport does not keep up; the next call goes on.
@@ -135,6 +145,7 @@ pub(crate) fn tell(
     state: &State,
     (tenant, agent): (TenantId, AgentId),
     session: &mut ControlSession,
+    clock: &Handle,
 ) -> Result<(), SendError> {
     let (Some(epoch), Some(owned)) = (session.session(), state.tenants.get(&tenant)) else { return Ok(()) };
     let mut open = 0;
@@ -173,7 +184,7 @@ pub(crate) fn tell(
         told.dispatched.retain(is_open);
         told.cancelled.retain(is_open);
     }
-    ask(told, state, (tenant, agent), session)
+    ask(told, state, (tenant, agent), session, clock)
 }
 
 /// Asks what was not asked yet. What nobody waits for any more is forgotten.
@@ -182,6 +193,7 @@ fn ask(
     state: &State,
     (tenant, agent): (TenantId, AgentId),
     session: &mut ControlSession,
+    clock: &Handle,
 ) -> Result<(), SendError> {
     let mut open = BTreeSet::new();
     // Who does not understand a question is waited for until its window is over.
@@ -194,11 +206,15 @@ fn ask(
             told.asked.insert(question);
         }
     }
-    let attempts = probes(state, tenant, agent).filter(|_| told.takes_probes);
-    for probe in attempts.collect::<Vec<_>>() {
+    let may_probe = told.takes_probes && told.probes_from <= Instant::now();
+    let attempts = probes(state, tenant, agent, clock.now()).filter(|_| may_probe);
+    for mut probe in attempts.collect::<Vec<_>>() {
         let question = probe.question;
         open.insert(question);
         if !told.asked.contains(&question) {
+            if clock.clock_was_set_since(probe.since) {
+                probe.since = SINCE_UNKNOWN;
+            }
             is_asked(session.probe(Box::new(probe)), (tenant, agent))?;
             told.asked.insert(question);
         }
@@ -219,8 +235,13 @@ fn is_asked(sent: Result<(), SendError>, (tenant, agent): (TenantId, AgentId)) -
     }
 }
 
-fn probes(state: &State, tenant: TenantId, agent: AgentId) -> impl Iterator<Item = AttemptProbe> {
-    state.tenants.get(&tenant).into_iter().flat_map(move |owned| owned.probes(agent))
+fn probes(
+    state: &State,
+    tenant: TenantId,
+    agent: AgentId,
+    now: Timestamp,
+) -> impl Iterator<Item = AttemptProbe> {
+    state.tenants.get(&tenant).into_iter().flat_map(move |owned| owned.probes(agent, now))
 }
 
 fn questions(state: &State, tenant: TenantId, agent: AgentId) -> impl Iterator<Item = Inspect> {

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use quinn::{Chunk, Connection, ConnectionError, ReadError, RecvStream, SendStream, WriteError};
+use stella_domain::agent::Connectivity;
 use stella_domain::command::{Actor, Command, Outcome, Request, TenantCommand};
 use stella_domain::rejection::Rejection;
 use stella_engine::SubmitError;
@@ -54,6 +55,15 @@ pub(crate) struct Certificate {
     pub(crate) shown: Option<Shown>,
 }
 
+/// A session that was welcomed.
+struct Greeted {
+    control: Control,
+    link: Arc<Link>,
+    capabilities: u64,
+    /// Whether nobody has seen the end of the one before.
+    replaces: bool,
+}
+
 /// The control stream.
 struct Control {
     send: SendStream,
@@ -76,9 +86,10 @@ pub(crate) async fn serve(shared: Arc<Shared>, connection: Connection, peer: Pee
         None => Err(CloseCode::ShuttingDown),
     };
     match greeted {
-        Ok((control, link, capabilities)) => {
+        Ok(Greeted { control, link, capabilities, replaces }) => {
             let trust = AgentsTrust::new(certificate.shown, capabilities & capability::TRUST != 0);
-            let told = Told::new(capabilities);
+            let probes_after = if replaces { shared.config.probes_after } else { Duration::ZERO };
+            let told = Told::new(capabilities, probes_after);
             let mut conversation = Conversation::new(
                 Arc::clone(&shared),
                 Arc::clone(&link),
@@ -114,11 +125,13 @@ async fn greet(
     connection: &Connection,
     (peer, life): (Peer, Life),
     session: &mut ControlSession,
-) -> Result<(Control, Arc<Link>, u64), CloseCode> {
+) -> Result<Greeted, CloseCode> {
     let (_, deadline) = session.poll_timeout().ok_or(CloseCode::Internal)?;
     let deadline = shared.instant(deadline);
     let heard = timeout_at(deadline, hear_hello(shared, connection, session)).await;
     let (control, hello) = heard.map_err(|_| CloseCode::HandshakeTimeout)??;
+    let before = orders::admit(&shared.engine.state(), peer.tenant, peer.agent)?.connectivity.clone();
+    let replaces = matches!(before, Connectivity::Online { .. });
     // The engine answers after a flush, or not at all if it stops. An answer that comes too late leaves a session in the
     // state without a connection, which the sweep ends.
     let connected = timeout_at(deadline, connect(shared, peer, &hello)).await;
@@ -140,7 +153,7 @@ async fn greet(
         version = %hello.agent_version,
         "session opened"
     );
-    Ok((control, link, hello.capabilities))
+    Ok(Greeted { control, link, capabilities: hello.capabilities, replaces })
 }
 
 async fn hear_hello(

@@ -12,14 +12,15 @@ use stella_domain::command::TenantCommand;
 use stella_domain::deployment::Status;
 use stella_domain::state::State;
 use stella_domain::task::TaskState;
+use stella_fleet::FleetConfig;
 use stella_protocol::close::CloseCode;
 use stella_protocol::digest::Digest;
 use stella_protocol::frame;
-use stella_protocol::id::{AgentId, AttemptKey, DeploymentId, Position, TaskId};
+use stella_protocol::id::{AgentId, AttemptKey, DeploymentId, Incarnation, Position, TaskId};
 use stella_protocol::message::{
-    Accepted, ArtifactRequest, ArtifactResponse, Dispatch, Finished, Heartbeat, Hello, OpenAttempt,
-    OutputChunk, OutputHeader, OutputSource, Phase, RenewRequest, Resources, Running, TaskOutcome, ToAgent,
-    ToControlPlane, capability,
+    Accepted, ArtifactRequest, ArtifactResponse, Dispatch, Finished, Heartbeat, Hello, JournalMark,
+    OpenAttempt, OutputChunk, OutputHeader, OutputSource, Phase, RenewRequest, Resources, Running,
+    TaskOutcome, ToAgent, ToControlPlane, capability,
 };
 use stella_protocol::time::Timestamp;
 use stella_protocol::trace::{Baggage, TraceContext, TraceParent, TraceState};
@@ -111,6 +112,49 @@ async fn what_nobody_knows_any_more_is_asked_about_and_ended_at_once() {
     world.submit(cancel).await.unwrap();
     let ToAgent::Cancel(cancel) = agent.hear().await else { panic!("it may still run there") };
     assert_eq!(cancel.key, key);
+}
+
+/// An agent that can be asked what is left of an attempt, with a journal of its own.
+fn askable(journal: u128, open: Vec<OpenAttempt>) -> Hello {
+    let journal = JournalMark { incarnation: Incarnation(Uuid::from_u128(journal)), position: Position(3) };
+    Hello { journal, capabilities: capability::COMMAND | capability::PROBES, ..hello(open) }
+}
+
+#[tokio::test]
+async fn of_two_hosts_with_one_identity_none_is_asked_what_the_other_does() {
+    let world = World::new().await;
+    let identity = world.enrol().await;
+    let address = world.fleet.local_addr();
+    let (mut first, _) = Agent::connect(address, &identity, askable(1, vec![])).await;
+    let (_, dispatch) = work(&world, &mut first, identity.agent).await;
+    let (mut clone, _) = Agent::connect(address, &identity, askable(2, vec![])).await;
+    assert!(matches!(task_state(&world, &world.state(), dispatch.task), TaskState::Unknown { .. }));
+    assert_eq!(first.closed().await, CloseCode::Superseded);
+
+    // The one that is at work is back, as agents are that were superseded.
+    let open = vec![OpenAttempt { key: dispatch.key(), phase: Phase::Running }];
+    let (mut first, _) = Agent::connect(address, &identity, askable(1, open)).await;
+    assert_eq!(clone.frames.next::<ToAgent>().await, None, "it would know nothing of it");
+    first.say(&finished(dispatch.key())).await;
+    assert_eq!(first.hear().await, ToAgent::Acknowledge(vec![dispatch.key()]));
+    assert!(matches!(task_state(&world, &world.state(), dispatch.task), TaskState::Succeeded(_)));
+}
+
+#[tokio::test]
+async fn an_agent_that_nobody_supersedes_is_asked_what_is_left() {
+    let soon_and_often = |config: &mut FleetConfig| {
+        (config.probes_after, config.reconcile_interval) =
+            (Duration::from_millis(100), Duration::from_millis(20));
+    };
+    let world = World::with(soon_and_often).await;
+    let identity = world.enrol().await;
+    let address = world.fleet.local_addr();
+    let (mut first, _) = Agent::connect(address, &identity, askable(1, vec![])).await;
+    let (_, dispatch) = work(&world, &mut first, identity.agent).await;
+    // Its process was killed: nobody has seen the end of its session.
+    let (mut again, _) = Agent::connect(address, &identity, askable(2, vec![])).await;
+    let ToAgent::Probe(probe) = again.hear().await else { panic!("no question") };
+    assert_eq!(probe.key, dispatch.key());
 }
 
 #[tokio::test]

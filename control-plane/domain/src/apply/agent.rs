@@ -7,7 +7,7 @@ use stella_protocol::id::{AgentId, EnrolmentTokenId, SessionEpoch};
 use stella_protocol::time::Timestamp;
 
 use super::{Applied, ensure, illegal, misplaced, missing, vacant};
-use crate::agent::{Agent, Connectivity, EnrolmentToken, RECONNECT_WINDOW_MS, Revocation};
+use crate::agent::{Agent, Connectivity, EnrolmentToken, RECONNECT_WINDOW_MS, Revocation, lost_its_end};
 use crate::event::{Event, Fact, IllegalTransition};
 use crate::hold::Hold;
 use crate::tenant::{AgentWork, TenantState, Timer};
@@ -191,6 +191,9 @@ impl TenantState {
         self.end_silence(*id, fact)?;
         let work = self.work.get_mut(id).ok_or_else(|| missing(AgentId::KIND, id, fact))?;
         let work = Arc::make_mut(work);
+        if work.journal.is_some_and(|known| lost_its_end(known, *journal)) {
+            work.went_back = Some(at);
+        }
         work.journal = Some(*journal);
         Ok(())
     }

@@ -9,7 +9,7 @@ use stella_protocol::validate::is_host;
 
 use super::transaction::Transaction;
 use super::{fields, probe, proof, rollout};
-use crate::agent::{Connectivity, FiguresAddress};
+use crate::agent::{Connectivity, FiguresAddress, lost_its_end};
 use crate::command::Outcome;
 use crate::event::Fact;
 use crate::rejection::Rejection;
@@ -63,7 +63,7 @@ pub(super) fn connect(
 
 /// Whether the journal is not the one that was seen before, or has lost its end.
 fn is_renewed(known: JournalMark, now: JournalMark) -> bool {
-    known.incarnation != now.incarnation || now.position < known.position
+    known.incarnation != now.incarnation || lost_its_end(known, now)
 }
 
 /// Which side has forgotten something, and whether the agent lists all that it has not.

@@ -12,8 +12,9 @@ use super::transaction::Transaction;
 use super::{agent, rollout};
 use crate::agent::Connectivity;
 use crate::command::Outcome;
+use crate::deployment::Progress;
 use crate::event::Fact;
-use crate::probe::{PAUSE_MS, ProbeAnswer, WINDOW_MS};
+use crate::probe::{PAUSE_MS, ProbeAnswer, WORDS_MAX, window_ms};
 use crate::rejection::Rejection;
 use crate::task::{Task, TaskState};
 
@@ -28,7 +29,7 @@ pub(super) fn ask(tx: &mut Transaction<'_>, id: TaskId) -> Result<(), Rejection>
         return Ok(());
     }
     let number = task.probe.as_ref().map_or(0, |probe| probe.number).saturating_add(1);
-    tx.emit(Fact::TaskProbeAsked { key: task.key(), number, until: tx.now.plus_ms(WINDOW_MS) })
+    tx.emit(Fact::TaskProbeAsked { key: task.key(), number, until: tx.now.plus_ms(window_ms(&task.spec)) })
 }
 
 fn is_due(task: &Task, tx: &Transaction<'_>) -> bool {
@@ -54,9 +55,14 @@ pub(super) fn answer(
 ) -> Result<Outcome, Rejection> {
     agent::is_heard(tx, agent, session)?;
     let Some(id) = tx.tenant.probed(agent, question) else { return Ok(Outcome::Done) };
-    let task = tx.task(id)?;
+    let task = Arc::clone(tx.task(id)?);
     let (key, finished_at, cancelled) = (task.key(), tx.now, task.cancel_requested);
-    let answer = ProbeAnswer::from(effect);
+    let answer = match ProbeAnswer::from(effect) {
+        ProbeAnswer::Done { what } if has_gone_back(tx, &task) => {
+            ProbeAnswer::Unclear { reason: gone_back(&what) }
+        }
+        answer => answer,
+    };
     let outcome = match &answer {
         ProbeAnswer::Done { .. } => Some(TaskOutcome::Succeeded),
         ProbeAnswer::NotDone { .. } if cancelled => Some(TaskOutcome::Cancelled),
@@ -69,6 +75,24 @@ pub(super) fn answer(
         rollout::ended(tx, id, None)?;
     }
     Ok(Outcome::Done)
+}
+
+/// Whether the host is, or was, as it had been before its target was worked on: what the steps before have done may be gone, and what
+/// this one was to do may be there from earlier. That it is not there is still certain.
+fn has_gone_back(tx: &Transaction<'_>, task: &Task) -> bool {
+    let deployment = tx.tenant.deployments.get(&task.deployment);
+    let part = deployment.and_then(|it| it.targets.get(&task.target));
+    let begun = if let Some(Progress::Active { since, .. }) = part.map(|part| &part.progress) {
+        *since
+    } else {
+        deployment.map_or(task.queued_at, |it| it.created_at)
+    };
+    tx.tenant.work.get(&task.agent).and_then(|work| work.went_back).is_some_and(|at| at >= begun)
+}
+
+fn gone_back(what: &str) -> String {
+    let why = "the journal of its agent has lost its end, so the disk may be an older one, without what was done before";
+    format!("{why}: {what}").chars().take(WORDS_MAX).collect()
 }
 
 /// Nobody has answered: that proves nothing.

@@ -548,7 +548,7 @@ impl World {
 
     /// The agent `n` answers the first question about what is left of one of its attempts.
     pub fn probe(&mut self, n: u128, effect: Effect) -> Decision {
-        let asked = self.tenant().probes(agent(n)).next().expect("a question");
+        let asked = self.tenant().probes(agent(n), self.now).next().expect("a question");
         let (agent, session) = (agent(n), self.session(n));
         self.ok(TenantCommand::AnswerProbe { agent, session, question: asked.question, effect })
     }

@@ -517,7 +517,7 @@ impl Walk {
     }
 
     fn probe(&mut self, n: u128, how: u8) {
-        let asked = self.world.tenant().probes(agent(n)).next();
+        let asked = self.world.tenant().probes(agent(n), self.world.now).next();
         let Some(asked) = asked.filter(|_| self.is_heard(n)) else { return };
         let words = "walk".to_owned();
         let effect = match how {

@@ -156,7 +156,8 @@ impl Conversation {
         }
         self.ask_for_askers();
         self.told.ask_where_figures(&mut self.session);
-        match orders::tell(&mut self.told, &state, (tenant, agent), &mut self.session) {
+        let clock = &self.shared.engine;
+        match orders::tell(&mut self.told, &state, (tenant, agent), &mut self.session, clock) {
             // The rest follows at the next look. A session that is over has nobody to tell.
             Ok(()) | Err(SendError::QueueFull { .. } | SendError::NotNow { .. }) => {}
             Err(error @ (SendError::ForeignDispatch { .. } | SendError::Frame(_))) => {
