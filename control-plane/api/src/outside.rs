@@ -24,7 +24,7 @@ pub struct Outside {
     pub http: BTreeSet<String>,
     /// Why a gate of a tenant, which is one of so many, may not ask what is configured, if so.
     pub may_ask: Arc<MayAsk>,
-    /// Why an address may not be called, if so.
+    /// Why workflows of a tenant, which is one of so many, may not call something, if so.
     pub may_call: Arc<MayCall>,
     /// Why workflows of a tenant may not tell a receiver anything, if so.
     pub may_notify: Arc<MayNotify>,
@@ -34,7 +34,9 @@ pub struct Outside {
 pub type MayAsk = dyn Fn(&Check, &str, usize) -> Result<(), String> + Send + Sync;
 
 /// See [`Outside::may_call`].
-pub type MayCall = dyn Fn(&str) -> Result<(), String> + Send + Sync;
+///
+/// What is called is an address, or below the destination of that name; `None` where that is only known when it is called.
+pub type MayCall = dyn Fn((&str, usize), Option<&Name>, Option<&str>) -> Result<(), String> + Send + Sync;
 
 /// See [`Outside::may_notify`].
 pub type MayNotify = dyn Fn(&str, &str) -> Result<(), String> + Send + Sync;
@@ -103,21 +105,24 @@ impl Outside {
         }
     }
 
-    /// What of a tenant's workflow could never work here, as far as that can be seen before it is run.
-    pub(crate) fn warnings(&self, tenant: &Name, template: &Template) -> Vec<String> {
+    /// What of a workflow of a tenant, which is one of so many, could never work here, as far as that can be seen before it is run.
+    pub(crate) fn warnings(&self, tenant: &Name, count: usize, template: &Template) -> Vec<String> {
         let steps = template.steps.iter();
-        steps.filter_map(|it| Some(format!("step {}: {}", it.id, self.refusal(tenant, it)?))).collect()
+        steps.filter_map(|it| Some(format!("step {}: {}", it.id, self.refusal(tenant, count, it)?))).collect()
     }
 
     /// Why a tenant's step can never do what it is for, if so. An address with expressions in it is only known when it is called.
-    pub(crate) fn refusal(&self, tenant: &Name, step: &Step) -> Option<String> {
+    pub(crate) fn refusal(&self, tenant: &Name, count: usize, step: &Step) -> Option<String> {
         match step.action()? {
-            Action::Http(call) if !call.url.contains("${") => (self.may_call)(&call.url).err(),
+            Action::Http(call) => {
+                let to = call.address();
+                let known = Some(to).filter(|to| !to.contains("${"));
+                (self.may_call)((tenant.as_str(), count), call.to.as_ref(), known).err()
+            }
             Action::Notify(notify) => (self.may_notify)(tenant.as_str(), &notify.receiver).err(),
             Action::Gate(GateStep { metric: Some(metric), .. }) => self.no_prometheus(&metric.source),
             Action::Gate(GateStep { http: Some(http), .. }) => self.no_endpoint(&http.endpoint),
-            Action::Http(_)
-            | Action::Gate(_)
+            Action::Gate(_)
             | Action::Deploy(_)
             | Action::Rollback(_)
             | Action::Task(_)

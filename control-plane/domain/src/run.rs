@@ -450,8 +450,11 @@ pub struct Child {
 /// A call, filled in.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
-    /// Where.
+    /// Where; with a destination, what comes after its address.
     pub url: String,
+    /// The name of a destination of the control plane's configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<Name>,
     /// How.
     pub method: Method,
     /// With which headers.

@@ -409,7 +409,14 @@ impl ApprovalStep {
 #[serde(deny_unknown_fields)]
 pub struct Call {
     /// Where.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub url: String,
+    /// Or the name of one of the destinations of the control plane's configuration, which has an address and headers of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<Name>,
+    /// What comes after the address of `to`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub path: String,
     /// How.
     #[serde(default)]
     pub method: Method,
@@ -425,6 +432,14 @@ pub struct Call {
     /// Whether the answer's body becomes the output `body`. It is in the journal for ever then.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub keep_body: bool,
+}
+
+impl Call {
+    /// Where it goes: a whole address, or what comes after that of a destination.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        if self.to.is_some() { &self.path } else { &self.url }
+    }
 }
 
 /// A method of HTTP.

@@ -318,6 +318,16 @@ fn a_step_tells_somebody_and_is_over_when_that_was_taken() {
 }
 
 #[test]
+fn a_call_by_a_name_says_what_comes_after_its_address() {
+    let call = json!({ "to": "tickets", "path": "issue/${run.workflow}?of=${run.id}" });
+    let mut world = run(json!([{ "id": "call", "http": call }]));
+    let Work::Http(request) = under_way(&world, "call") else { panic!() };
+    assert_eq!((request.to, request.url), (Some(name("tickets")), format!("issue/ship?of={RUN}")));
+    answer(&mut world, "call", status(200));
+    assert_eq!(states(&world), "succeeded: call succeeded");
+}
+
+#[test]
 fn a_held_step_is_retried_by_hand_or_fails_in_the_end() {
     let held =
         json!([{ "id": "call", "hold": "1h", "http": { "url": "https://example.com/x", "expect": [200] } }]);
@@ -540,6 +550,22 @@ fn what_is_wrong_with_a_template_is_said_with_its_field() {
         (
             json!([{ "id": "a", "http": { "url": "file:///etc/passwd" } }]),
             "steps[0].http.url: must begin with https:// or http://, not with an expression",
+        ),
+        (
+            json!([{ "id": "a", "http": {} }]),
+            "steps[0].http.url: is missing; or name a destination with `to`",
+        ),
+        (
+            json!([{ "id": "a", "http": { "url": "https://x", "path": "y" } }]),
+            "steps[0].http.path: goes with `to`, and there is none",
+        ),
+        (
+            json!([{ "id": "a", "http": { "url": "https://x", "to": "tickets" } }]),
+            "steps[0].http.url: goes with no `to`, which has an address",
+        ),
+        (
+            json!([{ "id": "a", "http": { "to": "tickets", "path": "issue/${inputs.x}" } }]),
+            "steps[0].http.path: at character 1: there is no input x",
         ),
         (
             json!([{ "id": "a", "http": { "url": "https://x", "headers": { "Authorization": "x" } } }]),

@@ -20,7 +20,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use reqwest::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use reqwest::redirect::Policy;
-use reqwest::{Client, Method, RequestBuilder, Response, Url};
+use reqwest::{Client, ClientBuilder, Method, RequestBuilder, Response};
 use serde_json::Value;
 use stella_domain::command::{Actor, Command, Request as Submission, TenantCommand};
 use stella_domain::name::Identifier;
@@ -37,7 +37,8 @@ use tokio::sync::watch;
 use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use destinations::Destinations;
+use destinations::Permitted;
+pub(crate) use destinations::{Destinations, Whose};
 use notices::Receivers;
 
 use crate::config::Config;
@@ -84,7 +85,7 @@ pub(crate) struct Caller {
     engine: Handle,
     /// None where nothing may be called: a host without authorities' certificates cannot have one, and needs none then.
     client: Option<Client>,
-    allowed: Destinations,
+    allowed: Arc<Destinations>,
     receivers: Arc<Receivers>,
     config: watch::Receiver<Arc<Config>>,
     turns: Turns<Key, Told>,
@@ -99,7 +100,7 @@ impl Caller {
     /// If there is no HTTP client, or a receiver makes no sense.
     pub(crate) fn new(engine: Handle, mut config: watch::Receiver<Arc<Config>>) -> anyhow::Result<Self> {
         let now = Arc::clone(&config.borrow_and_update());
-        let allowed = Destinations::parse(&now.workflows.http_allowed)?;
+        let allowed = Arc::new(Destinations::parse(&now.workflows)?);
         Ok(Self {
             engine,
             client: Self::client(&allowed)?,
@@ -112,25 +113,23 @@ impl Caller {
         })
     }
 
-    /// What calls, if anything may be called.
+    /// What calls, if anything may be called that has no name.
     ///
     /// # Errors
     /// If there is no HTTP client.
     pub(crate) fn client(allowed: &Destinations) -> anyhow::Result<Option<Client>> {
-        // What is sent is for the address that is allowed, and for nobody that it may point to.
-        let client = Client::builder().redirect(Policy::none()).connect_timeout(CONNECT_TIMEOUT).no_proxy();
-        let client = (!allowed.is_empty()).then(|| client.build()).transpose();
+        let client = (!allowed.is_empty()).then(|| builder().build()).transpose();
         client.context("no HTTP client can be made for workflows")
     }
 
     /// Takes over where may be called from now on, and who may be told; calls under way go on. Both were tried before the configuration was taken over.
     fn follow(&mut self) {
         let config = Arc::clone(&self.config.borrow_and_update());
-        let allowed = Destinations::parse(&config.workflows.http_allowed);
+        let allowed = Destinations::parse(&config.workflows);
         match allowed.and_then(|allowed| Ok((Self::client(&allowed)?, allowed))) {
             Ok((client, allowed)) => {
                 self.client = self.client.take().or(client);
-                self.allowed = allowed;
+                self.allowed = Arc::new(allowed);
             }
             Err(error) => {
                 tracing::error!(error = format!("{error:#}"), "where workflows may call stays as it was")
@@ -173,7 +172,8 @@ impl Caller {
         }
         for turn in self.turns.next(wanted.into_iter().map(|key| (key.0, key))) {
             let Some((wanted, trace)) = find(&state, &turn.1) else { continue };
-            let (client, engine, allowed) = (self.client.clone(), self.engine.clone(), self.allowed.clone());
+            let (client, engine, allowed) =
+                (self.client.clone(), self.engine.clone(), Arc::clone(&self.allowed));
             let receivers = Arc::clone(&self.receivers);
             let (key, is_broken) = (turn.1.clone(), self.broken.contains(&turn.1));
             self.turns.start(turn, async move {
@@ -181,7 +181,11 @@ impl Caller {
                     CallOutcome::Failed { reason: BROKEN.to_owned() }
                 } else {
                     match &wanted {
-                        Wanted::Call(request) => call(client.as_ref(), &allowed, &key, request, &trace).await,
+                        Wanted::Call { request, tenant, tenants } => {
+                            let whose = Whose { tenant, tenants: *tenants };
+                            let way = allowed.allow(whose, request.to.as_ref(), &request.url);
+                            call(client.as_ref(), way, &key, request, &trace).await
+                        }
                         Wanted::Notice { receiver, notice, limit } => {
                             receivers.notify(receiver, notice, engine.now(), *limit).await
                         }
@@ -206,6 +210,11 @@ impl Caller {
     }
 }
 
+/// How calls are made. What is sent is for the address that is allowed, and for nobody that it may point to.
+fn builder() -> ClientBuilder {
+    Client::builder().redirect(Policy::none()).connect_timeout(CONNECT_TIMEOUT).no_proxy()
+}
+
 /// The calls that somebody waits for.
 fn keys(state: &State) -> impl Iterator<Item = Key> {
     let tenants = state.tenants.values();
@@ -220,23 +229,22 @@ fn keys(state: &State) -> impl Iterator<Item = Key> {
 
 /// What a step wants.
 enum Wanted {
-    Call(Request),
+    /// What to call, for one of so many tenants.
+    Call { request: Request, tenant: String, tenants: usize },
     /// What to tell whom, and how long that may take.
-    Notice {
-        receiver: String,
-        notice: Box<Notice>,
-        limit: Duration,
-    },
+    Notice { receiver: String, notice: Box<Notice>, limit: Duration },
 }
 
 /// What is to be done, and in which trace.
 fn find(state: &State, key: &Key) -> Option<(Wanted, TraceContext)> {
     let (tenant, run, step, attempt) = key;
-    let tenant = state.tenants.get(tenant)?;
+    let (tenant, tenants) = (state.tenants.get(tenant)?, state.tenants.len());
     let run = tenant.runs.get(run)?;
     let trace = run.trace.with_span(spans::step(run.id, step));
     let wanted = match run.steps.get(step)?.state.outgoing()? {
-        Outgoing::Call(request) => Wanted::Call(request.clone()),
+        Outgoing::Call(request) => {
+            Wanted::Call { request: request.clone(), tenant: tenant.name.to_string(), tenants }
+        }
         Outgoing::Notice(said) => Wanted::Notice {
             receiver: said.receiver.clone(),
             limit: Duration::from_millis(said.timeout_ms),
@@ -266,19 +274,20 @@ fn idempotency_key((_, run, step, attempt): &Key) -> String {
 /// Makes one call.
 async fn call(
     client: Option<&Client>,
-    allowed: &Destinations,
+    way: Result<Permitted<'_>, String>,
     key: &Key,
     request: &Request,
     trace: &TraceContext,
 ) -> CallOutcome {
     let limit = Duration::from_millis(request.timeout_ms);
     let work = async {
-        let url = allowed.allow(&request.url)?;
+        let way = way?;
+        let client = way.named.map(|named| &named.client).or(client);
         let client = client.ok_or_else(|| "nothing may be called".to_owned())?;
-        let answer = filled(client, url, key, request, trace)?.send().await;
+        let answer = filled(client, &way, key, request, trace)?.send().await;
         let answer = answer.map_err(|error| said(&error))?;
         let status = answer.status().as_u16();
-        let body = if request.keep_body { Some(kept(answer).await?) } else { None };
+        let body = if request.keep_body { Some(kept(answer, &way).await?) } else { None };
         Ok::<_, String>(CallOutcome::Answered { status, body })
     };
     match tokio::time::timeout(limit, work).await {
@@ -290,25 +299,26 @@ async fn call(
 
 fn filled(
     client: &Client,
-    url: Url,
+    way: &Permitted<'_>,
     key: &Key,
     request: &Request,
     trace: &TraceContext,
 ) -> Result<RequestBuilder, String> {
     let method = Method::from_bytes(request.method.name().as_bytes());
-    let mut call = client.request(method.map_err(|error| error.to_string())?, url);
-    let mut has_type = false;
+    let mut call = client.request(method.map_err(|error| error.to_string())?, way.url.clone());
+    let own = way.named.map(|named| named.headers.clone()).unwrap_or_default();
+    let mut has_type = own.contains_key(CONTENT_TYPE);
     for (name, value) in &request.headers {
         let header = HeaderName::from_bytes(name.as_bytes());
         let header = header.map_err(|_| format!("the header {name} has a name that is none"))?;
-        if OWN_HEADERS.contains(&header.as_str()) {
+        if OWN_HEADERS.contains(&header.as_str()) || own.contains_key(&header) {
             return Err(format!("the header {name} is not the template's to set"));
         }
         has_type |= header == CONTENT_TYPE;
         let value = HeaderValue::from_str(value);
         call = call.header(header, value.map_err(|_| format!("the header {name} has a value that is none"))?);
     }
-    call = call.header("idempotency-key", idempotency_key(key));
+    call = call.headers(own).header("idempotency-key", idempotency_key(key));
     for (name, value) in trace.headers() {
         call = call.header(name, value);
     }
@@ -325,8 +335,8 @@ fn filled(
     Ok(call)
 }
 
-/// The body of an answer: as JSON if it is, as text otherwise.
-async fn kept(mut answer: Response) -> Result<Value, String> {
+/// The body of an answer: as JSON if it is, as text otherwise. Who was sent a secret may repeat it.
+async fn kept(mut answer: Response, way: &Permitted<'_>) -> Result<Value, String> {
     let mut body = Vec::new();
     while let Some(chunk) = answer.chunk().await.map_err(|error| said(&error))? {
         if body.len() + chunk.len() > BODY_BYTES_MAX {
@@ -334,8 +344,9 @@ async fn kept(mut answer: Response) -> Result<Value, String> {
         }
         body.extend_from_slice(&chunk);
     }
-    Ok(serde_json::from_slice(&body)
-        .unwrap_or_else(|_| Value::from(String::from_utf8_lossy(&body).into_owned())))
+    let text = String::from_utf8_lossy(&body);
+    let text = way.named.map_or_else(|| text.to_string(), |named| named.masked(&text));
+    Ok(serde_json::from_str(&text).unwrap_or(Value::String(text)))
 }
 
 /// An error for a person, without the address: it may hold what is not for everybody.

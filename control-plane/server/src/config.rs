@@ -8,6 +8,7 @@ mod keys;
 mod notifications;
 mod retention;
 mod traces;
+mod workflows;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -27,6 +28,7 @@ pub(crate) use keys::KEYS;
 pub(crate) use notifications::Notifications;
 pub(crate) use retention::Retention;
 pub(crate) use traces::Traces;
+pub(crate) use workflows::Workflows;
 
 /// The file that is read when none is named.
 pub(crate) const DEFAULT_FILE: &str = "/etc/stella/orchestrator.toml";
@@ -65,14 +67,6 @@ pub(crate) struct Config {
     pub(crate) gates: Gates,
     /// What workflows may do outside.
     pub(crate) workflows: Workflows,
-}
-
-/// What workflows may do outside.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct Workflows {
-    /// Where `http` steps may call: beginnings of URLs, such as `https://hooks.example.com/deploys/`. None means nowhere.
-    pub(crate) http_allowed: Vec<String>,
 }
 
 /// The Prometheus endpoint.
@@ -283,7 +277,7 @@ impl Config {
         self.retention.check()?;
         self.traces.check()?;
         self.event_bus.check()?;
-        Destinations::parse(&self.workflows.http_allowed)?;
+        Destinations::parse(&self.workflows)?;
         self.notifications.check()?;
         self.gates.sources()?;
         anyhow::ensure!(
@@ -333,6 +327,7 @@ mod tests {
             ("[journal]\ncache_bytes = 0\n", "journal.cache_bytes must be at least 65536, not 0"),
             ("[journal]\ncache_bytes = 65535\n", "journal.cache_bytes"),
             ("[workflows]\nhttp_allowed = [\"ftp://x/\"]\n", "workflows.http_allowed"),
+            ("[workflows.http.tickets]\nurl = \"https://me:pw@h/\"\n", "workflows.http.tickets.url"),
             ("[metrics]\nclient_ca = \"/nonexistent/ca.crt\"\n", "metrics.client_ca"),
             ("[api]\ncertificate = \"/dev/null\"\n", "api.certificate and api.key go together"),
             ("[api]\nnames = [\"https://x:8443\"]\n", "api.names"),

@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
-use crate::calls::{Caller, Destinations};
+use crate::calls::{Caller, Destinations, Whose};
 use crate::config::Config;
 use crate::retention;
 
@@ -65,14 +65,16 @@ impl Followed {
         config.notifications.receivers()?;
         let notifications = config.notifications.clone();
         config.gates.sources()?;
-        let destinations = Destinations::parse(&config.workflows.http_allowed)?;
+        let destinations = Destinations::parse(&config.workflows)?;
         Caller::client(&destinations)?;
         let gates = config.gates.clone();
         let outside = Outside {
             prometheus: config.gates.prometheus.keys().cloned().collect(),
             http: config.gates.http.keys().cloned().collect(),
             may_ask: Arc::new(move |check, tenant, count| gates.may_ask(check, tenant, count)),
-            may_call: Arc::new(move |url| destinations.allow(url).map(drop)),
+            may_call: Arc::new(move |(tenant, tenants), to, url| {
+                destinations.refusal(Whose { tenant, tenants }, to, url)
+            }),
             may_notify: Arc::new(move |tenant, receiver| notifications.may_notify(tenant, receiver)),
         };
         Ok(Ready(Arc::new(config.clone()), outside))

@@ -107,21 +107,39 @@ impl Endpoint {
     fn source(&self, key: &str, unsaid: &Tenants) -> anyhow::Result<Source> {
         let tenants = self.tenants(key)?.unwrap_or_else(|| unsaid.clone());
         let url = outside::url(&format!("{key}.url"), &self.url)?;
-        let roots = self.ca.as_deref().map(|path| outside::roots(&format!("{key}.ca"), path)).transpose()?;
-        let file = format!("{key}.headers_file");
-        let headers = self.headers_file.as_deref().map(|path| outside::headers(&file, path)).transpose()?;
-        let headers = HeaderMap::try_from(&headers.unwrap_or_default()).with_context(|| file.clone())?;
+        let (roots, headers) = (self.roots(key)?, self.headers(key)?);
         Source::new(url, roots, headers, tenants).with_context(|| key.to_owned())
     }
 
-    fn tenants(&self, key: &str) -> anyhow::Result<Option<Tenants>> {
-        let Some(named) = &self.tenants else { return Ok(None) };
-        if named.iter().any(|name| name == EVERYBODY) {
-            return Ok(Some(Tenants::All));
-        }
-        for name in named {
-            name.parse::<Name>().with_context(|| format!("{key}.tenants: {name:?}"))?;
-        }
-        Ok(Some(Tenants::Only(named.iter().cloned().collect())))
+    /// The authorities that its certificate may be under, if they are not the system's.
+    pub(crate) fn roots(&self, key: &str) -> anyhow::Result<Option<Vec<reqwest::Certificate>>> {
+        let read = |path: &PathBuf| outside::roots(&format!("{key}.ca"), path);
+        Ok(self.ca.as_ref().map(read).transpose()?)
     }
+
+    /// What goes with each request to it. The values are masked in the log from now on.
+    pub(crate) fn headers(&self, key: &str) -> anyhow::Result<HeaderMap> {
+        let file = format!("{key}.headers_file");
+        let headers = self.headers_file.as_deref().map(|path| outside::headers(&file, path)).transpose()?;
+        HeaderMap::try_from(&headers.unwrap_or_default()).with_context(|| file.clone())
+    }
+
+    fn tenants(&self, key: &str) -> anyhow::Result<Option<Tenants>> {
+        tenants(key, self.tenants.as_deref())
+    }
+}
+
+/// Whose something of the configuration is, if its `tenants` say it.
+///
+/// # Errors
+/// Names the key and what is no tenant's name.
+pub(crate) fn tenants(key: &str, named: Option<&[String]>) -> anyhow::Result<Option<Tenants>> {
+    let Some(named) = named else { return Ok(None) };
+    if named.iter().any(|name| name == EVERYBODY) {
+        return Ok(Some(Tenants::All));
+    }
+    for name in named {
+        name.parse::<Name>().with_context(|| format!("{key}.tenants: {name:?}"))?;
+    }
+    Ok(Some(Tenants::Only(named.iter().cloned().collect())))
 }

@@ -136,9 +136,10 @@ pub(crate) async fn remove(
 
 /// What of a version could never work here.
 fn warned(app: &App, tenant: &TenantState, version: &Version) -> Vec<String> {
+    let count = app.engine.state().tenants.len();
     app.outside
         .as_ref()
-        .map(|reach| reach.now().warnings(&tenant.name, &version.template))
+        .map(|reach| reach.now().warnings(&tenant.name, count, &version.template))
         .unwrap_or_default()
 }
 

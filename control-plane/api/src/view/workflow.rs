@@ -90,7 +90,7 @@ pub(crate) fn run_plan(
                 let mut planned = planned_step(tenant, step, does, now);
                 if let Some((outside, count)) = outside {
                     planned.plan.iter_mut().for_each(|plan| outside.doubt(tenant, count, plan));
-                    planned.problem = planned.problem.or_else(|| outside.refusal(&tenant.name, step));
+                    planned.problem = planned.problem.or_else(|| outside.refusal(&tenant.name, count, step));
                 }
                 planned
             })

@@ -328,9 +328,13 @@ impl Reading {
 
 /// One Prometheus and no endpoint, and calls to one host.
 fn outside() -> stella_api::Reach {
-    let may_call = |url: &str| match url.starts_with("https://hooks.example.com/") {
-        true => Ok(()),
-        false => Err(format!("calls to {url} are not allowed there")),
+    // One destination, for one tenant.
+    let may_call = |(tenant, count): (&str, usize), to: Option<&Name>, url: Option<&str>| match (to, url) {
+        (None, None) => Ok(()),
+        (None, Some(url)) if url.starts_with("https://hooks.example.com/") => Ok(()),
+        (None, Some(url)) => Err(format!("calls to {url} are not allowed there")),
+        (Some(to), _) if to.as_str() == "tickets" && count < 2 => Ok(()),
+        (Some(to), _) => Err(format!("workflows of tenant {tenant} have no destination {to}")),
     };
     stella_api::Reach::new(stella_api::Outside {
         prometheus: std::collections::BTreeSet::from(["main".to_owned()]),

@@ -355,19 +355,13 @@ impl TenantState {
 
     /// What the end of a deployment that somebody asked for shows.
     fn proof(&self, fact: &Fact, environment: EnvironmentId, release: ReleaseId) -> Shown {
-        match fact {
-            Fact::DeploymentSucceeded { proves: Some(true), .. } => Shown::Proof,
-            Fact::DeploymentSucceeded { proves: None, .. }
-                if !self.index.targets.contains_key(&environment) =>
-            {
-                Shown::Nowhere
-            }
-            Fact::DeploymentSucceeded { id, proves: None }
-                if self.is_everywhere(release, environment, *id) =>
-            {
-                Shown::Proof
-            }
-            _ => Shown::Nothing,
+        let Fact::DeploymentSucceeded { id, proves } = fact else { return Shown::Nothing };
+        match proves {
+            Some(true) => Shown::Proof,
+            Some(false) => Shown::Nothing,
+            None if !self.index.targets.contains_key(&environment) => Shown::Nowhere,
+            None if self.is_everywhere(release, environment, *id) => Shown::Proof,
+            None => Shown::Nothing,
         }
     }
 

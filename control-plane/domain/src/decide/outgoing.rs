@@ -23,7 +23,8 @@ pub(super) fn request(run: &Run, call: &Call, timeout: Option<Span>, meter: &Met
     }
     let body = call.body.as_ref().map(|body| fill_in(body, &variables)).transpose()?;
     let request = Request {
-        url: fill("url", &call.url)?,
+        url: fill(if call.to.is_some() { "path" } else { "url" }, call.address())?,
+        to: call.to.clone(),
         method: call.method,
         headers,
         body,

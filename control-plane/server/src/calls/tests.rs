@@ -34,6 +34,7 @@ struct Hook {
 struct Seen {
     path: String,
     key: String,
+    head: String,
     /// Whether the caller hung up before it was answered.
     gone: Arc<Mutex<bool>>,
 }
@@ -81,10 +82,12 @@ async fn serve(mut stream: TcpStream, calls: watch::Sender<Vec<Seen>>, mut answe
     let key = head.lines().find_map(|line| line.strip_prefix("idempotency-key: ")).unwrap().to_owned();
     let path = head.split(' ').nth(1).unwrap().to_owned();
     let gone = Arc::new(Mutex::new(false));
-    calls.send_modify(|all| all.push(Seen { path, key, gone: Arc::clone(&gone) }));
+    calls.send_modify(|all| all.push(Seen { path, key, head: head.clone(), gone: Arc::clone(&gone) }));
     tokio::select! {
         status = async { *answer.wait_for(|it| *it != 0).await.unwrap() } => {
-            let answer = format!("HTTP/1.1 {status} So\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+            // It repeats what it was sent.
+            let length = head.len();
+            let answer = format!("HTTP/1.1 {status} So\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{head}");
             stream.write_all(answer.as_bytes()).await.ok();
         }
         _ = stream.read(&mut byte) => {
@@ -97,7 +100,7 @@ async fn serve(mut stream: TcpStream, calls: watch::Sender<Vec<Seen>>, mut answe
 struct World {
     engine: Engine,
     hook: Hook,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl World {
@@ -107,12 +110,17 @@ impl World {
         let config = JournalConfig { cache_bytes: 8 << 20, reserve_bytes: 0 };
         let journal = SledJournal::open(&Path::new(folder.path()).join("journal"), config).unwrap();
         let engine = Engine::start(Arc::new(journal), Config::default()).unwrap();
-        Self { engine, hook: Hook::start().await, _folder: folder }
+        Self { engine, hook: Hook::start().await, folder }
     }
 
     fn caller(&self) -> Caller {
-        let mut config = crate::config::Config::default();
-        config.workflows.http_allowed = vec![self.hook.url.clone()];
+        let everybody = json!({ "url": self.hook.url, "tenants": ["*"] });
+        self.caller_that_may(json!({ "http_allowed": [everybody] }))
+    }
+
+    fn caller_that_may(&self, workflows: Value) -> Caller {
+        let workflows = serde_json::from_value(workflows).unwrap();
+        let config = crate::config::Config { workflows, ..Default::default() };
         // Nobody changes it.
         let (_, config) = tokio::sync::watch::channel(Arc::new(config));
         Caller::new(self.engine.handle(), config).unwrap()
@@ -126,10 +134,14 @@ impl World {
 
     /// A tenant with a workflow of one call.
     async fn tenant(&self, tenant: TenantId, retry: &Value) {
-        let name = format!("tenant-{}", tenant.0.as_u128());
-        let create = SystemCommand::CreateTenant { id: tenant, name: name.parse().unwrap() };
-        self.submit(Command::System(create)).await;
+        let name = name(tenant);
         let call = json!({ "url": format!("{}{name}", self.hook.url) });
+        self.tenant_that_calls(tenant, &call, retry).await;
+    }
+
+    async fn tenant_that_calls(&self, tenant: TenantId, call: &Value, retry: &Value) {
+        let create = SystemCommand::CreateTenant { id: tenant, name: name(tenant).parse().unwrap() };
+        self.submit(Command::System(create)).await;
         let template = json!({ "name": "tell", "steps": [
             { "id": "call", "timeout": "5m", "http": call, "retry": retry },
         ]});
@@ -164,6 +176,10 @@ const fn tenant(n: u128) -> TenantId {
     TenantId(Uuid::from_u128(n))
 }
 
+fn name(tenant: TenantId) -> String {
+    format!("tenant-{}", tenant.0.as_u128())
+}
+
 const fn run(n: u128) -> RunId {
     RunId(Uuid::from_u128(n))
 }
@@ -189,6 +205,53 @@ async fn calls_of_a_tenant_that_take_long_keep_no_other_tenant_waiting() {
     world.hook.answer.send_replace(200);
     world.hook.wait("all of them", |all| all.len() as u128 == runs + 1).await;
     world.step(tenant(2), run(1_000), StepState::is_final).await;
+    until.cancel();
+    calling.await.unwrap();
+    world.engine.stop();
+}
+
+/// The first of two tenants may call by a name, and has headers there that are in no template; the other may not, and is answered nothing.
+#[tokio::test]
+async fn a_destination_with_a_name_has_headers_that_nobody_sees() {
+    const SECRET: &str = "k1-5678901234567";
+    let world = World::start().await;
+    let by_name = json!({ "to": "tickets", "path": "issue/${run.workflow}", "keep_body": true });
+    let by_address = json!({ "url": format!("{}rest/issue", world.hook.url), "keep_body": true });
+    let own = json!({ "to": "tickets", "headers": { "X-Key": "mine" } });
+    world.tenant_that_calls(tenant(1), &by_name, &json!(null)).await;
+    world.tenant_that_calls(tenant(2), &by_name, &json!(null)).await;
+    world.tenant_that_calls(tenant(3), &by_address, &json!(null)).await;
+    world.tenant_that_calls(tenant(4), &own, &json!(null)).await;
+    for n in 1..=4 {
+        world.run(tenant(n), run(n)).await;
+    }
+    let headers_file = world.folder.path().join("headers");
+    std::fs::write(&headers_file, format!("Authorization: Bearer {SECRET}\nX-Key: {SECRET}\n")).unwrap();
+    let url = format!("{}rest/", world.hook.url);
+    let tenants = [name(tenant(1)), name(tenant(4))];
+    let caller = world.caller_that_may(json!({
+        "http_allowed": [{ "url": url, "tenants": tenants }],
+        "http": { "tickets": { "url": url, "headers_file": headers_file, "tenants": tenants } },
+    }));
+    world.hook.answer.send_replace(200);
+    let until = CancellationToken::new();
+    let calling = tokio::spawn(caller.run(until.clone()));
+    let mut told = Vec::new();
+    for n in 1..=4 {
+        let ended = world.step(tenant(n), run(n), StepState::is_final).await;
+        told.push(serde_json::to_string(&ended).unwrap());
+    }
+    let seen = world.hook.calls.borrow().clone();
+    assert_eq!(seen.iter().map(|it| it.path.as_str()).collect::<Vec<_>>(), ["/rest/issue/tell"], "{seen:?}");
+    assert!(seen[0].head.contains(&format!("authorization: Bearer {SECRET}")), "{seen:?}");
+    for (told, wanted) in told.iter().zip([
+        "authorization: ***",
+        "workflows of tenant tenant-2 have no destination tickets",
+        "workflows of tenant tenant-3 may not call 127.0.0.1 there",
+        "the header X-Key is not the template's to set",
+    ]) {
+        assert!(told.contains(wanted) && !told.contains(SECRET), "{wanted}: {told}");
+    }
     until.cancel();
     calling.await.unwrap();
     world.engine.stop();

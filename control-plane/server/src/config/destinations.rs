@@ -66,6 +66,9 @@ impl Config {
         for (name, it) in self.gates.prometheus.iter().chain(&self.gates.http) {
             all.push((format!("gate source {name}"), Destination::of_url(&it.url, it.ca.clone())));
         }
+        for (name, it) in &self.workflows.http {
+            all.push((format!("call destination {name}"), Destination::of_url(&it.url, it.ca.clone())));
+        }
         all.append(&mut self.notifications.destinations());
         all
     }
@@ -80,6 +83,7 @@ impl Config {
             &self.api.key,
         ];
         let named = named.into_iter().flatten().chain(gates.filter_map(|it| it.headers_file.as_ref()));
+        let named = named.chain(self.workflows.header_files());
         named.chain(self.notifications.secret_files()).cloned().chain(self.own_secrets()).collect()
     }
 
@@ -102,7 +106,8 @@ impl Config {
     pub(crate) fn secret_addresses(&self) -> Vec<Zeroizing<String>> {
         let mut found = Vec::new();
         let gates = self.gates.prometheus.values().chain(self.gates.http.values()).map(|it| &it.url);
-        for address in gates.chain(&self.traces.endpoint).chain(&self.workflows.http_allowed) {
+        let gates = gates.chain(&self.traces.endpoint).map(String::as_str);
+        for address in gates.chain(self.workflows.addresses()) {
             secret_parts(address, &mut found);
         }
         for address in self.notifications.addresses() {
@@ -142,6 +147,7 @@ impl Loaded {
         let file = self.file.clone().unwrap_or_else(|| DEFAULT_FILE.into());
         let mut all: Vec<_> = authorities.into_iter().flatten().cloned().collect();
         all.extend(gates.filter_map(|it| it.ca.clone()));
+        all.extend(config.workflows.ca_files().cloned());
         all.extend(config.notifications.ca_files().cloned());
         all.extend(config.secret_files().into_iter().filter(|it| !it.starts_with(&config.state_dir)));
         all.extend(Some(file).filter(|it| Path::exists(it)));

@@ -223,8 +223,14 @@ pub(crate) const KEYS: &[Key] = &[
     live(
         "workflows.http_allowed",
         "[]",
-        "list of URLs",
-        "where `http` steps of [workflows](workflows.md#calls) may call: beginnings such as `https://hooks.example.com/deploys/`. Without it nowhere",
+        "list of URLs, or of tables with `url`, `tenants`",
+        "where `http` steps of [workflows](workflows.md#calls) may call: beginnings such as `https://hooks.example.com/deploys/`, or `{ url = \"…\", tenants = [\"…\"] }` with the names of those whose workflows may call there, or `*`: without `tenants` only the workflows of an installation with one tenant. Without it nowhere",
+    ),
+    live(
+        "workflows.http.*",
+        "none",
+        "tables with `url`, `ca`, `headers_file`, `tenants`",
+        "destinations that `http` steps of [workflows](workflows.md#calls) call by name, with headers that no template has to hold: `url` is what comes before the step's `path`; `ca` and `headers_file` are as those of `traces`, `tenants` as that of `workflows.http_allowed`",
     ),
     live("notifications.source", "`stella`", "text", "what the installation is called in pages"),
     live(

@@ -37,7 +37,7 @@ pub(super) fn reachable(config: &Config, findings: &mut Findings) {
     }
 }
 
-/// Tells of sources of gates that nobody has given to any tenant: with a second tenant, their gates close for all.
+/// Tells of sources of gates, and of where workflows may call, that nobody has given to any tenant: with a second tenant, they close for all.
 pub(super) fn whose(config: &Config, look: &Look, findings: &mut Findings) {
     let tenants = look.tenants.len() + look.tenants_left_out;
     if tenants < 2 {
@@ -51,6 +51,12 @@ pub(super) fn whose(config: &Config, look: &Look, findings: &mut Findings) {
             "name them in gates.prometheus.{name}.tenants, or [\"*\"] for all; then: systemctl reload stella-orchestrator"
         );
         findings.warn(format!("tenants of gate source {name}"), detail, remedy);
+    }
+    for (name, key) in config.workflows.for_one_tenant_only() {
+        let detail = format!("has no tenants, and there are {tenants}: no workflow may call it");
+        let remedy =
+            format!("name them in {key}, or [\"*\"] for all; then: systemctl reload stella-orchestrator");
+        findings.warn(format!("tenants of {name}"), detail, remedy);
     }
 }
 

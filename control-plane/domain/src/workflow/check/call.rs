@@ -10,10 +10,7 @@ use crate::name::Identifier;
 
 impl Checker<'_> {
     pub(super) fn call(&mut self, field: &str, step: &Step, call: &Call, known: &BTreeSet<&Identifier>) {
-        self.text(&format!("{field}.url"), &call.url, known);
-        if !(call.url.starts_with("https://") || call.url.starts_with("http://")) {
-            self.say(format!("{field}.url"), "must begin with https:// or http://, not with an expression");
-        }
+        self.address(field, call, known);
         if call.headers.len() > HEADERS_MAX {
             let problem = format!("there are {}; at most {HEADERS_MAX} are allowed", call.headers.len());
             self.say(format!("{field}.headers"), problem);
@@ -26,8 +23,8 @@ impl Checker<'_> {
             if ["authorization", "cookie", "proxy-authorization"]
                 .contains(&name.to_ascii_lowercase().as_str())
             {
-                let problem =
-                    "templates are no place for secrets: set it in the control plane's configuration";
+                let problem = "templates are no place for secrets: give it to a destination in the control plane's configuration \
+                               (workflows.http.NAME.headers_file), and call that with `to`";
                 self.say(format!("{field}.headers.{name}"), problem);
             }
             self.text(&format!("{field}.headers.{name}"), value, known);
@@ -43,6 +40,30 @@ impl Checker<'_> {
                 field,
                 format!("a call may take {} at most; lower the step's timeout", Span(CALL_MS_MAX)),
             );
+        }
+    }
+
+    fn address(&mut self, field: &str, call: &Call, known: &BTreeSet<&Identifier>) {
+        self.text(&format!("{field}.url"), &call.url, known);
+        self.text(&format!("{field}.path"), &call.path, known);
+        if call.to.is_some() {
+            if !call.url.is_empty() {
+                let problem =
+                    "goes with no `to`, which has an address; say what comes after that with `path`";
+                self.say(format!("{field}.url"), problem);
+            }
+            return;
+        }
+        if !call.path.is_empty() {
+            self.say(
+                format!("{field}.path"),
+                "goes with `to`, and there is none; say the whole address with `url`",
+            );
+        }
+        if call.url.is_empty() {
+            self.say(format!("{field}.url"), "is missing; or name a destination with `to`");
+        } else if !(call.url.starts_with("https://") || call.url.starts_with("http://")) {
+            self.say(format!("{field}.url"), "must begin with https:// or http://, not with an expression");
         }
     }
 
