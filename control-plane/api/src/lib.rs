@@ -7,6 +7,7 @@
 mod archive;
 mod archives;
 mod body;
+mod document;
 pub mod error;
 mod followers;
 mod health;

@@ -74,6 +74,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
     let (_, mut document) = all().split_for_parts();
     document.info.version = env!("CARGO_PKG_VERSION").to_owned();
     crate::roles::note(&mut document);
+    crate::document::note(&mut document);
     document
 }
 

@@ -10,7 +10,6 @@ use stella_api_types::agent::{
     RevokeAgent, RevokeEnrolmentToken,
 };
 use stella_api_types::environment::{CreateEnvironment, Environment};
-use stella_api_types::problem::Problem;
 use stella_api_types::system::{System, SystemCounts};
 use stella_api_types::target::{CreateTarget, Target, UpdateTarget};
 use stella_api_types::tenant::{CreateTenant, Tenant};
@@ -46,7 +45,7 @@ pub(crate) async fn tenants(
 
 /// Creates a tenant.
 #[utoipa::path(post, path = paths::TENANTS, tag = "tenants", request_body = CreateTenant,
-    responses((status = 201, body = Tenant), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
+    responses((status = 201, body = Tenant)))]
 pub(crate) async fn create_tenant(
     State(app): State<App>,
     change: Change,

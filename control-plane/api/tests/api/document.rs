@@ -227,3 +227,48 @@ async fn only_health_and_the_document_are_public() {
         [paths::OPENAPI, paths::HEALTH, paths::HEALTH_READY, paths::HEALTH_LIVE, paths::HOOK_DELIVERY];
     assert_eq!(public, expected.map(str::to_owned).into());
 }
+
+/// Clients are generated with them as fields of what they throw and of what they send.
+#[tokio::test]
+async fn every_operation_has_its_problems_and_the_headers_that_are_taken() {
+    let world = World::new().await;
+    let document = served(&world).await;
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            for status in ["4XX", "5XX"] {
+                let problem =
+                    &operation["responses"][status]["content"]["application/problem+json"]["schema"];
+                assert_eq!(problem["$ref"], "#/components/schemas/Problem", "{method} {path}: {operation}");
+            }
+            let headers: BTreeSet<&str> = operation["parameters"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .filter(|it| it["in"] == "header")
+                .inspect(|it| assert_eq!(it["required"], false, "{method} {path}: {it}"))
+                .map(|it| it["name"].as_str().unwrap())
+                .collect();
+            assert!(headers.contains("x-correlation-id"), "{method} {path}: {headers:?}");
+            let is_feed = [paths::EVENTS, paths::SYSTEM_EVENTS].contains(&path.as_str());
+            assert_eq!(headers.contains("Last-Event-ID"), is_feed, "{method} {path}: {headers:?}");
+            assert_eq!(headers.contains("Idempotency-Key"), method != "get", "{method} {path}: {headers:?}");
+        }
+    }
+}
+
+/// Of a delivery any key counts that its signature covers; all other changes take the keys that the document says.
+#[tokio::test]
+async fn every_change_looks_at_its_idempotency_key() {
+    let world = World::new().await;
+    for (method, template, _) in operations(&served(&world).await) {
+        if method == "GET" || template == paths::HOOK_DELIVERY {
+            continue;
+        }
+        // One of them wants to know of which target first.
+        let path = format!("{}?target=nothing", filled(&template));
+        let request = world.request(&method, &path).header("content-type", "application/json");
+        let request = request.header("idempotency-key", "two words");
+        let refused = world.send(request.body(Body::from("{}")).unwrap()).await;
+        assert_eq!(refused.expect(422)["field"], "Idempotency-Key", "{method} {template}");
+    }
+}
