@@ -23,7 +23,7 @@ use stella_protocol::time::Timestamp;
 
 use crate::authority::count_behind;
 use crate::backup;
-use crate::pki::Ends;
+use crate::pki::{End, Ends};
 
 /// How many deployments of a tenant are listed: a screen. Each is a series of its own, so there is an end to it.
 const RECENT_DEPLOYMENTS_MAX: usize = 20;
@@ -130,22 +130,28 @@ fn describe_agents() {
 
 /// The control plane's certificates, and the one that its API shows. They are recorded when they are made, and stay until they are replaced.
 /// Answers with their ends.
-pub(crate) fn certificates(own: &ServerCertificate, api_ends: SystemTime, authority: &Status) -> Ends {
+pub(crate) fn certificates(own: &ServerCertificate, api_ends: End, authority: &Status) -> Ends {
     describe_gauge!(
         "stella_certificate_expiry_timestamp_seconds",
         Unit::Seconds,
         "When a certificate of the control plane ends"
     );
+    describe_gauge!(
+        "stella_certificate_renewal_timestamp_seconds",
+        Unit::Seconds,
+        "When a certificate of the control plane should have been replaced"
+    );
     let issuer = &authority.active;
     let chain = [
         ("api", api_ends),
-        ("server", own.not_after),
-        ("issuing", issuer.issuing_not_after),
-        ("root", issuer.root_not_after),
+        ("server", End::of_ours(own.not_after)),
+        ("issuing", End::of_ours(issuer.issuing_not_after)),
+        ("root", End::of_ours(issuer.root_not_after)),
     ];
-    for (name, ends) in chain {
-        let ends = ends.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-        gauge!("stella_certificate_expiry_timestamp_seconds", "certificate" => name).set(ends);
+    let seconds = |at: SystemTime| at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    for (name, end) in chain {
+        gauge!("stella_certificate_expiry_timestamp_seconds", "certificate" => name).set(seconds(end.at));
+        gauge!("stella_certificate_renewal_timestamp_seconds", "certificate" => name).set(seconds(end.due));
     }
     chain
 }

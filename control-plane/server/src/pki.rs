@@ -33,7 +33,40 @@ pub(crate) struct Pki {
 }
 
 /// Certificates by name, each with its end.
-pub(crate) type Ends = [(&'static str, SystemTime); 4];
+pub(crate) type Ends = [(&'static str, End); 4];
+
+/// How long before its end a certificate should have been replaced.
+const REPLACED_BEFORE: Duration = Duration::from_secs(14 * 86_400);
+
+/// The end of a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct End {
+    pub(crate) at: SystemTime,
+    /// Without another one by then, somebody is told.
+    pub(crate) due: SystemTime,
+}
+
+impl End {
+    /// Of one that the control plane makes or its people rotate: long before the last day, whoever made it last.
+    pub(crate) fn of_ours(at: SystemTime) -> Self {
+        Self::with_left(at, REPLACED_BEFORE)
+    }
+
+    /// Of one that somebody else has issued.
+    pub(crate) fn of_given((begins, at): (SystemTime, SystemTime)) -> Self {
+        Self::with_left(at, given_ends_soon((begins, at)))
+    }
+
+    fn with_left(at: SystemTime, left: Duration) -> Self {
+        Self { at, due: at.checked_sub(left).unwrap_or(SystemTime::UNIX_EPOCH) }
+    }
+}
+
+/// How much is left of a certificate that somebody else has issued when it should have been renewed; of one that is issued for a short
+/// time, a quarter of its life: automatic renewal comes at a third.
+pub(crate) fn given_ends_soon((begins, ends): (SystemTime, SystemTime)) -> Duration {
+    REPLACED_BEFORE.min(ends.duration_since(begins).unwrap_or_default() / 4)
+}
 
 /// What a configuration says of certificates.
 #[derive(Debug)]
@@ -54,8 +87,10 @@ impl Chosen {
         Ok(())
     }
 
-    fn api_ends(&self, own: &ServerCertificate) -> SystemTime {
-        self.given.as_ref().map_or(own.not_after, |given| given.validity().1)
+    fn api_ends(&self, own: &ServerCertificate) -> End {
+        self.given
+            .as_ref()
+            .map_or_else(|| End::of_ours(own.not_after), |given| End::of_given(given.validity()))
     }
 }
 

@@ -17,7 +17,7 @@ pub(crate) type Metric = (&'static str, &'static str, &'static [&'static str], T
 
 const AGENT: &[&str] = &["agent", "tenant"];
 
-pub(crate) const METRICS: [Metric; 81] = [
+pub(crate) const METRICS: [Metric; 82] = [
     // The process.
     ("stella_build_info", "gauge", &["version"], Always),
     ("process_cpu_seconds_total", "counter", &[], Always),
@@ -33,6 +33,7 @@ pub(crate) const METRICS: [Metric; 81] = [
     ("stella_trace_spans_total", "counter", &["result"], Always),
     ("stella_trace_spans_waiting", "gauge", &["service"], Always),
     ("stella_certificate_expiry_timestamp_seconds", "gauge", &["certificate"], Always),
+    ("stella_certificate_renewal_timestamp_seconds", "gauge", &["certificate"], Always),
     ("stella_authority_agents_behind", "gauge", &[], Sometimes),
     // The journal and its disk.
     ("stella_journal_append_duration_seconds", "histogram", &[], Always),

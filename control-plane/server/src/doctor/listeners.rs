@@ -12,9 +12,8 @@ use stella_doctor::host::{self, Lifetime};
 use super::{UNIT, dial};
 use crate::config::Config;
 use crate::look::Look;
+use crate::pki::given_ends_soon;
 
-/// One that somebody else has issued; of one that is issued for less than four times as much, a quarter of its life.
-const GIVEN_ENDS_SOON: Duration = Duration::from_secs(14 * 86_400);
 /// It is made for 30 days and made anew daily.
 const SERVER_ENDS_SOON: Duration = Duration::from_secs(20 * 86_400);
 
@@ -116,12 +115,10 @@ fn shows(given: &GivenCertificate, listening: SocketAddr, findings: &mut Finding
             );
         }
     }
-    let (begins, ends) = given.validity();
-    let life = ends.duration_since(begins).unwrap_or_default();
     let wanted = Lifetime {
         check: "certificate of the API",
-        validity: (begins, ends),
-        soon: GIVEN_ENDS_SOON.min(life / 4),
+        validity: given.validity(),
+        soon: given_ends_soon(given.validity()),
         remedy: "have it renewed by who has issued it, then: systemctl reload stella-orchestrator",
     };
     host::lifetime(&wanted, SystemTime::now(), findings);
