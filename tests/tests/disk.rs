@@ -114,6 +114,36 @@ async fn below_its_reserve_the_control_plane_refuses_writes_and_goes_on_reading(
     cluster.passed()
 }
 
+/// What `/health` and the gauge of the alert say, without a write that would find out.
+async fn wait_said(cluster: &Cluster, status: &str, gauge: u8) -> Result<()> {
+    wait::until(&format!("the control plane is {status} by itself"), async || {
+        let health = cluster.control_plane.health().await?;
+        ensure!(health.status == status, "{health:?}");
+        let scraped = cluster.control_plane.metrics().await?;
+        let line = format!("stella_journal_writes_refused {gauge}\n");
+        ensure!(scraped.contains(&line), "no {line} in {scraped}");
+        Ok(())
+    })
+    .await
+}
+
+/// Whoever watches it may send no requests to a node that is not healthy: then none would find out that there is space again.
+#[tokio::test(flavor = "multi_thread")]
+async fn that_there_is_no_space_is_seen_before_a_write_is_tried_and_so_is_its_end() -> Result<()> {
+    let (cluster, ballast_bytes) = near_its_reserve(0, "").await?;
+    wait_said(&cluster, "healthy", 0).await?;
+    let ballast = Ballast::drop_into(cluster.folder(), ballast_bytes)?;
+    wait_said(&cluster, "degraded", 1).await?;
+    drop(ballast);
+    wait_said(&cluster, "healthy", 0).await?;
+
+    let ballast = Ballast::drop_into(cluster.folder(), ballast_bytes)?;
+    wait_refused(&cluster).await?;
+    drop(ballast);
+    wait_said(&cluster, "healthy", 0).await?;
+    cluster.passed()
+}
+
 /// No event can say it: the journal takes none.
 #[tokio::test(flavor = "multi_thread")]
 async fn that_writes_are_refused_is_told_once_over_a_restart_and_so_is_its_end() -> Result<()> {

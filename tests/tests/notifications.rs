@@ -15,7 +15,7 @@ use stella_notify::receiver::signature;
 use stella_tests::binaries;
 use stella_tests::cluster::{Cluster, ENVIRONMENT, TENANT};
 use stella_tests::control_plane::Settings;
-use stella_tests::mail::MailServer;
+use stella_tests::mail::{Mail, MailServer};
 use stella_tests::monitoring::{Event, Pager};
 use stella_tests::people::{Shell, approve, ask, need_approvals, person};
 use stella_tests::ports;
@@ -280,21 +280,23 @@ async fn a_test_message_says_what_the_receiver_answered_and_shows_no_secret() ->
     let pager = Pager::start().await?;
     let (mail, ca) = MailServer::with_own_certificate(folder.path()).await?;
     let url = secret(folder.path(), "slack-url", &pager.slack_url())?;
+    let some = r#""dev@example.com", "nobody@example.com", "boss@example.com""#;
     let text = receivers(folder.path(), &pager.pagerduty_url(), &pager.hook_url())?
         + &format!(
             "[[notifications.receivers]]\nname = \"no-channel\"\ntype = \"slack\"\nurl_file = {url:?}\n"
         )
         + &mail_receiver(folder.path(), "mail", mail.port(), &ca, "\"ops@example.com\"")?
         + &mail_receiver(folder.path(), "stranger", mail.port(), &ca, "\"nobody@example.com\"")?
+        + &mail_receiver(folder.path(), "mixed", mail.port(), &ca, some)?
         + &format!(
             "[[notifications.receivers]]\nname = \"away\"\ntype = \"webhook\"\nurl = \"http://127.0.0.1:{}/{SIGNING_SECRET}\"\n",
             ports::free()?
         )
-        + &route("\"pager\", \"hook\", \"no-channel\", \"mail\", \"stranger\", \"away\"", "", 10);
+        + &route("\"pager\", \"hook\", \"no-channel\", \"mail\", \"stranger\", \"mixed\", \"away\"", "", 10);
     let config = folder.path().join("orchestrator.toml");
     fs::write(&config, text)?;
     let tried = tokio::task::spawn_blocking(move || -> Result<Vec<(bool, String)>> {
-        let names = ["pager", "hook", "no-channel", "mail", "stranger", "away", "unknown"];
+        let names = ["pager", "hook", "no-channel", "mail", "stranger", "mixed", "away", "unknown"];
         let all = names.iter().map(|name| {
             let output = try_receiver(&config, name)?;
             let said = [output.stdout, output.stderr].concat();
@@ -309,6 +311,7 @@ async fn a_test_message_says_what_the_receiver_answered_and_shows_no_secret() ->
         (false, "400 Bad Request"),
         (true, "250: taken as 4711"),
         (false, "550"),
+        (true, "250: taken as 4711; not for nobody@example.com: "),
         (false, "cannot be reached"),
         (false, "there are pager, hook"),
     ];
@@ -319,7 +322,11 @@ async fn a_test_message_says_what_the_receiver_answered_and_shows_no_secret() ->
         }
     }
     ensure!(pager.resolves() == 1, "a test page does not stay open: {:?}", pager.events());
-    ensure!(mail.mails().len() == 1, "{:?}", mail.mails());
+    let mails = mail.mails();
+    let to: Vec<&str> = mails.iter().flat_map(|mail| &mail.to).map(String::as_str).collect();
+    ensure!(to == ["ops@example.com", "dev@example.com", "boss@example.com"], "{mails:?}");
+    let id = |mail: &Mail| mail.text.lines().find(|line| line.starts_with("Message-ID: ")).map(str::to_owned);
+    ensure!(id(&mails[1]).is_some() && id(&mails[1]) == id(&mails[2]), "it is one mail: {mails:?}");
     Ok(())
 }
 

@@ -42,7 +42,7 @@ pub(crate) struct Shared {
     called_first: RwLock<Vec<Call>>,
     /// Whether commands are still carried out.
     pub(crate) running: AtomicBool,
-    /// Whether the last write was refused for want of space.
+    /// Whether the last write was refused for want of space: said in the log once, and what counts of a journal that knows no better.
     pub(crate) no_space: AtomicBool,
     /// The flush that is under way, and the last one.
     pub(crate) flushing: Flushing,
@@ -246,7 +246,7 @@ pub struct HealthReport {
     pub last_flush: Duration,
     /// For how long a flush has been under way, if one is: on a disk that hangs, this grows.
     pub flushing: Option<Duration>,
-    /// Whether the free-space reserve is reached, so that writes are refused.
+    /// Whether the free-space reserve is reached, so that a write is refused now.
     pub no_space: bool,
 }
 
@@ -414,12 +414,20 @@ impl Handle {
     /// How the journal does.
     #[must_use]
     pub fn health(&self) -> HealthReport {
+        let flushing = self.shared.flushing.under_way();
         HealthReport {
             writable: self.shared.running.load(Ordering::Acquire),
             last_flush: self.shared.flushing.last(),
-            flushing: self.shared.flushing.under_way(),
-            no_space: self.shared.no_space.load(Ordering::Relaxed),
+            flushing,
+            no_space: self.is_short_of_space(flushing.is_some()),
         }
+    }
+
+    /// What is written now had its space, and to look may take as long as a disk hangs. Else the journal knows, also while nobody
+    /// writes: nothing but a look would say that there is space again. One that does not know is believed its last answer.
+    fn is_short_of_space(&self, is_flushing: bool) -> bool {
+        let looked = if is_flushing { None } else { self.shared.journal.is_short_of_space() };
+        looked.unwrap_or_else(|| self.shared.no_space.load(Ordering::Relaxed))
     }
 
     /// The engine's time.

@@ -131,6 +131,12 @@ pub trait Journal: Send + Sync + fmt::Debug {
         None
     }
 
+    /// Whether its disk is too full for an append now, whether anybody has tried one or not; `None` if only a try can tell. Cheap enough
+    /// to be asked all the time.
+    fn is_short_of_space(&self) -> Option<bool> {
+        None
+    }
+
     /// Saves a snapshot with barriers of its own, beside appends. The last two are kept.
     fn save_snapshot(&self, snapshot: &Snapshot) -> Result<(), SnapshotError>;
 

@@ -296,6 +296,14 @@ impl Journal for SledJournal {
         self.size_on_disk().ok()
     }
 
+    fn is_short_of_space(&self) -> Option<bool> {
+        match self.store.check_reserve() {
+            Ok(()) => Some(false),
+            Err(stella_durable::Error::ReserveReached { .. }) => Some(true),
+            Err(_) => None,
+        }
+    }
+
     fn save_snapshot(&self, snapshot: &Snapshot) -> Result<(), SnapshotError> {
         let bytes = snapshot.payload.len();
         if bytes > SNAPSHOT_BYTES_MAX {
