@@ -166,7 +166,7 @@ async fn retried_and_taken_back(incident: &Incident<'_>, id: &str, back: &str) -
     let taken_back = incident.cluster.api.deployment(TENANT, id).await?.rollbacks;
     let rollback = incident.cluster.api.deployment(TENANT, &taken_back[0]).await?;
     let found: Vec<_> =
-        rollback.left.iter().map(|it| (&*it.target.name, &*it.why, it.deployment.as_deref())).collect();
+        rollback.left_out.iter().map(|it| (&*it.target.name, &*it.why, it.deployment.as_deref())).collect();
     ensure!(found == [("web-1", "overtaken", Some(newer.as_str()))], "{found:?}");
     incident.ok(back, &newer)?;
     ensure!(incident.installed() == ["1.0.0"; 3], "{:?}", incident.installed());

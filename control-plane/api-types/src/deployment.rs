@@ -410,7 +410,7 @@ pub struct DeploymentDetail {
     pub rollbacks: Vec<String>,
     /// If it takes another one back: which of the targets that that one touched it leaves as they are, and why.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub left: Vec<LeftTarget>,
+    pub left_out: Vec<LeftTarget>,
 }
 
 /// A target that a rollback leaves as it is.
@@ -623,9 +623,12 @@ pub struct RollbackPlan {
     pub timeout_seconds: u64,
     /// Where each target would go, in the order in which they would be started.
     pub targets: Vec<RollbackTarget>,
-    /// Which of the targets that were touched would be left as they are, and why.
+    /// Which of the targets that were touched would be left as they are, and why, for people.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub left: Vec<LeftTarget>,
+    pub left: Vec<String>,
+    /// The same for programs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<LeftTarget>,
 }
 
 /// One target of the plan of a rollback.

@@ -233,7 +233,7 @@ async fn started(context: &Context, created: &DeploymentDetail, wait: Wait) -> R
     }
     asked(context, created, "started", |created| {
         let kind = watch::kind(&created.deployment);
-        let left = describe::left(&created.left, describe::NAMED_MAX);
+        let left = describe::left(&created.left_out, describe::NAMED_MAX);
         let left: String = left.into_iter().map(|line| format!("\n{line}")).collect();
         format!("{kind} {id} started; follow it with: stella deployment watch {id}{left}")
     })?;

@@ -121,7 +121,7 @@ impl View {
                 "{kind} {}: {release} to {environment}, {targets} target{plural}",
                 deployment.id
             ));
-            for line in left(&detail.left, NAMED_MAX) {
+            for line in left(&detail.left_out, NAMED_MAX) {
                 self.say(&format!("! {line}"));
             }
         }

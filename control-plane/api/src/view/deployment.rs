@@ -163,7 +163,7 @@ pub(crate) fn deployment_detail(tenant: &TenantState, deployment: &Deployment) -
         deployment: self::deployment(tenant, deployment),
         targets: parts.map(|part| target(tenant, deployment, part)).collect(),
         rollbacks: rollbacks(tenant, deployment),
-        left: deployment.left.iter().map(|it| left(tenant, it)).collect(),
+        left_out: deployment.left.iter().map(|it| left(tenant, it)).collect(),
     }
 }
 

@@ -159,6 +159,7 @@ pub(crate) fn rollback_plan(
     deployment: &Deployment,
 ) -> dto::RollbackPlan {
     let parts = deployment.order.iter().filter_map(|id| deployment.targets.get(id));
+    let left_out: Vec<_> = deployment.left.iter().map(|it| left(tenant, it)).collect();
     dto::RollbackPlan {
         rollback_of: of.to_string(),
         environment: environment_named(tenant, deployment.environment),
@@ -185,7 +186,8 @@ pub(crate) fn rollback_plan(
                 }
             })
             .collect(),
-        left: deployment.left.iter().map(|it| left(tenant, it)).collect(),
+        left: left_out.iter().map(|it| format!("{}: {}", it.target.name, it.reason)).collect(),
+        left_out,
     }
 }
 

@@ -34,7 +34,7 @@ pub(super) fn deployment(detail: &DeploymentDetail, promotion: Option<&Promotion
     if let Some(waived) = deployment.way_back.as_ref().and_then(|it| it.waived.as_ref()) {
         text.push(format!("the proof of the way back was waived{}", hold::because(Some(waived))));
     }
-    text.extend(left(&detail.left, NAMED_MAX));
+    text.extend(left(&detail.left_out, NAMED_MAX));
     text.extend(detail.rollbacks.iter().map(|id| format!("taken back by {id}")));
     text.extend(
         deployment
@@ -67,7 +67,7 @@ pub(super) fn rollback_plan(plan: &RollbackPlan) -> String {
         ]
     });
     let table = print::table(&["TARGET", "AGENT", "NOW", "THEN", "WARNING"], rows.collect());
-    let left: String = left(&plan.left, usize::MAX).iter().map(|line| format!("\n{line}")).collect();
+    let left: String = left(&plan.left_out, usize::MAX).iter().map(|line| format!("\n{line}")).collect();
     let targets = plan.targets.len();
     format!(
         "takes back {} in {}: {}, {}, in {} at most{left}\n\n{table}\n\nNothing was changed; leave out --plan to roll back.",

@@ -57,12 +57,12 @@ pub(super) fn answer(
     let Some(id) = tx.tenant.probed(agent, question) else { return Ok(Outcome::Done) };
     let task = Arc::clone(tx.task(id)?);
     let (key, finished_at, cancelled) = (task.key(), tx.now, task.cancel_requested);
-    let answer = match ProbeAnswer::from(effect) {
-        ProbeAnswer::Done { what } if has_gone_back(tx, &task) => {
-            ProbeAnswer::Unclear { reason: gone_back(&what) }
-        }
-        answer => answer,
-    };
+    let mut answer = ProbeAnswer::from(effect);
+    if let ProbeAnswer::Done { what } = &answer
+        && has_gone_back(tx, &task)
+    {
+        answer = ProbeAnswer::Unclear { reason: gone_back(what) };
+    }
     let outcome = match &answer {
         ProbeAnswer::Done { .. } => Some(TaskOutcome::Succeeded),
         ProbeAnswer::NotDone { .. } if cancelled => Some(TaskOutcome::Cancelled),
