@@ -239,9 +239,10 @@ fn a_newer_one_that_may_not_come_takes_the_place_of_none() {
 fn if_none_may_come_each_says_why() {
     let mut world = world();
     two_are_due(&mut world);
-    let rule = Some(common::signed(1, &[1]));
-    world.ok(common::add_key(1));
-    world.ok(TenantCommand::SetReleaseSigning { rule });
+    for n in 2..=3 {
+        let (release, reason) = (release(n), "it loses orders".to_owned());
+        world.ok(TenantCommand::JudgeRelease { release, verdict: Verdict::Block, reason });
+    }
     world.complete(9);
     let told = reasons(&world);
     assert!(told[0].contains("shop:3.0") && told[1].contains("shop:2.0"), "{told:?}");
