@@ -21,6 +21,7 @@ use stella_protocol::digest::Digest;
 use stella_protocol::id::{ApiTokenId, TenantId};
 use stella_protocol::time::Timestamp;
 use stella_protocol::trace::{Correlation, TRACEPARENT, TraceContext, TraceParent, is_in_sample};
+use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, field};
 
 use crate::error::{ApiError, ErrorCode};
@@ -120,6 +121,7 @@ struct Answering {
     began: Instant,
     span: Span,
     on_answer: Option<OnAnswer>,
+    shutdown: CancellationToken,
     /// No longer in flight once the rest is said.
     _in_flight: InFlight,
 }
@@ -157,6 +159,7 @@ impl Answering {
             began: Instant::now(),
             span,
             on_answer: app.on_answer.clone(),
+            shutdown: app.shutdown.clone(),
             _in_flight: InFlight::new(method),
         }
     }
@@ -165,6 +168,12 @@ impl Answering {
 impl Drop for Answering {
     fn drop(&mut self) {
         self.request.took = self.began.elapsed();
+        // Not every answer that nobody got is for want of a caller.
+        if self.request.status == CALLER_GONE && std::thread::panicking() {
+            self.request.status = StatusCode::INTERNAL_SERVER_ERROR.as_u16();
+        } else if self.request.status == CALLER_GONE && self.shutdown.is_cancelled() {
+            self.request.status = StatusCode::SERVICE_UNAVAILABLE.as_u16();
+        }
         let AnsweredRequest { method, ref route, ref path, status, took, .. } = self.request;
         self.span.in_scope(|| say(method, status, took, self.was_admitted));
         // Whom a limit refuses would fill the queue of spans at the pace of their own.

@@ -109,13 +109,10 @@ pub(crate) async fn serve(shared: Arc<Shared>, connection: Connection, peer: Pee
 }
 
 fn may_enter(shared: &Shared, peer: Peer) -> Result<(), CloseCode> {
-    // First: one that was revoked comes no more often than others.
-    if !shared.pace.may_enter(peer.agent) {
-        return Err(CloseCode::Overloaded);
-    }
     orders::admit(&shared.engine.state(), peer.tenant, peer.agent)?;
     let has_room = shared.registry.len() < shared.config.sessions_max;
-    if has_room { Ok(()) } else { Err(CloseCode::Overloaded) }
+    // The last one: what does not begin for want of room is no entry.
+    if has_room && shared.pace.may_enter(peer.agent) { Ok(()) } else { Err(CloseCode::Overloaded) }
 }
 
 // === greet ===

@@ -37,7 +37,7 @@ pub enum Way {
     /// PagerDuty's Events API, version 2.
     PagerDuty(Pager),
     /// Mail by SMTP.
-    Email(Email),
+    Email(Box<Email>),
 }
 
 /// Why a message was not delivered. Never shows an address or a key: both may be secrets.

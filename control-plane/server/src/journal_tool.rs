@@ -1,7 +1,7 @@
 //! `stella-orchestrator journal`: the way out of a damaged or outgrown database. The control plane must be stopped.
 
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Seek as _, Write};
+use std::io::{BufRead as _, BufReader, BufWriter, Read as _, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,6 +15,9 @@ use tempfile::NamedTempFile;
 
 use crate::owner::become_owner;
 use crate::written_by;
+
+/// The longest first line of an export.
+const HEADER_BYTES_MAX: u64 = 64 << 10;
 
 /// How the tools open a journal: it is only read, or fills up once.
 pub(crate) const TOOL_CONFIG: JournalConfig = JournalConfig { cache_bytes: 64 << 20, reserve_bytes: 0 };
@@ -82,11 +85,14 @@ pub(crate) fn run(command: &JournalCommand, state_dir: &Path, directory: &Path) 
         JournalCommand::Import { file, until } => {
             let wrong = || format!("{} cannot be read", file.display());
             let mut opened = BufReader::new(File::open(file).with_context(wrong)?);
-            if let Some(version) = stella_journal::version_of(&mut opened)? {
+            // It may be a pipe, which cannot be read twice.
+            let mut header = Vec::new();
+            opened.by_ref().take(HEADER_BYTES_MAX).read_until(b'\n', &mut header).with_context(wrong)?;
+            if let Some(version) = stella_journal::version_of(&mut header.as_slice())? {
                 written_by::refuse_newer_version(&version)
                     .with_context(|| format!("{} is not imported", file.display()))?;
             }
-            opened.rewind().with_context(wrong)?;
+            let mut opened = header.as_slice().chain(opened);
             let summary = {
                 let _as_owner = become_owner(state_dir)?;
                 let until = until.map_or(Until::End, Until::Time);

@@ -1,7 +1,9 @@
 //! Mail by SMTP.
 
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
+use lettre::Address;
 use lettre::address::Envelope;
 use lettre::message::header::ContentType;
 use lettre::message::{Mailbox, MessageBuilder};
@@ -10,6 +12,7 @@ use lettre::transport::smtp::authentication::Credentials;
 use lettre::transport::smtp::client::{Certificate, Tls, TlsParameters};
 use lettre::transport::smtp::response::Response;
 use lettre::{AsyncSmtpTransport, AsyncTransport as _, Message as Mail, Tokio1Executor};
+use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
@@ -21,6 +24,11 @@ use crate::notice::Notice;
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest subject, in characters.
 const SUBJECT_CHARS_MAX: usize = 200;
+
+/// How often a mail is sent to those for whom the server does not take it yet. What comes next in the same group waits meanwhile.
+const TRIES_MAX: u32 = 5;
+/// Of how many mails it is known at a time who has them: of each group one, and of steps of workflows.
+const PARTLY_SENT_MAX: usize = 64;
 
 /// The server closes, or wants another login: to try each address would only ask for that again.
 const NOT_ABOUT_AN_ADDRESS: [u16; 6] = [421, 454, 530, 534, 535, 538];
@@ -43,6 +51,19 @@ pub struct Email {
     transport: AsyncSmtpTransport<Tokio1Executor>,
     from: Mailbox,
     to: Vec<Mailbox>,
+    /// Mails that some have and others do not, the oldest first.
+    partly_sent: Mutex<VecDeque<PartlySent>>,
+}
+
+/// A mail that is sent to each on their own, and how far that has come. A restart forgets it: then it comes again, as the same mail.
+#[derive(Debug, Default)]
+struct PartlySent {
+    id: String,
+    tries: u32,
+    /// Who has it, and for whom the server will never take it.
+    settled: BTreeSet<Address>,
+    taken: Option<String>,
+    without: String,
 }
 
 impl std::fmt::Debug for Email {
@@ -111,53 +132,103 @@ impl Email {
         if let Some((user, password)) = &settings.login {
             builder = builder.credentials(Credentials::new((*user).to_owned(), password.to_string()));
         }
-        Ok(Self { transport: builder.build(), from, to })
+        Ok(Self { transport: builder.build(), from, to, partly_sent: Mutex::default() })
     }
 
     pub(super) async fn tell(&self, message: &Message) -> Result<String, DeliveryError> {
-        self.send(self.mail(message)).await
+        self.send(message.id(), self.mail(message)).await
     }
 
     pub(super) async fn notify(&self, notice: &Notice) -> Result<String, DeliveryError> {
         let mark = notice.severity.name();
         let head = (format!("[{mark}] {}", notice.title()), notice.key.clone());
         let conversation = notice.run.clone();
-        self.send(self.written(
-            head,
-            &conversation,
-            format!("{}\n\n-- \n{}\n", notice.message, notice.origin()),
-        ))
-        .await
+        let body = format!("{}\n\n-- \n{}\n", notice.message, notice.origin());
+        self.send(notice.key.clone(), self.written(head, &conversation, body)).await
     }
 
     /// Sends it to all at once; if the server does not take that, to each on their own, because one address that it refuses must not
-    /// keep the mail from the others. It is sent if anybody gets it: who does not is said in the log.
-    async fn send(&self, mail: Result<Mail, lettre::error::Error>) -> Result<String, DeliveryError> {
+    /// keep the mail from the others, and who has it must not get it again and again. It is sent if anybody gets it: who does not is
+    /// said in the log.
+    async fn send(
+        &self,
+        id: String,
+        mail: Result<Mail, lettre::error::Error>,
+    ) -> Result<String, DeliveryError> {
         let mail = mail.map_err(|error| DeliveryError::Refused(error.to_string()))?;
         let content = mail.formatted();
-        let refused = match self.transport.send_raw(mail.envelope(), &content).await {
-            Ok(response) => return Ok(answered(&response)),
-            Err(error) if mail.envelope().to().len() > 1 && is_about_an_address(&error) => error,
-            Err(error) => return Err(undelivered(&error)),
-        };
-        let (mut taken, mut last, mut without) = (None, undelivered(&refused), String::new());
-        for to in mail.envelope().to() {
-            let envelope = Envelope::new(mail.envelope().from().cloned(), vec![to.clone()]);
-            let envelope = envelope.map_err(|error| DeliveryError::Refused(error.to_string()))?;
-            match self.transport.send_raw(&envelope, &content).await {
-                Ok(response) => taken = Some(answered(&response)),
-                Err(error) => {
-                    last = undelivered(&error);
-                    tracing::warn!(address = %to, error = %last, "somebody got no mail: the server does not take it for this address");
-                    without.push_str(&format!("; not for {to}: {last}"));
-                    // Nobody answers any more; to those who have got it, it comes again as the same mail.
-                    if !is_about_an_address(&error) {
-                        return Err(last);
-                    }
-                }
+        let is_begun = self.partly_sent.lock().iter().any(|it| it.id == id);
+        if !is_begun {
+            match self.transport.send_raw(mail.envelope(), &content).await {
+                Ok(response) => return Ok(answered(&response)),
+                Err(error) if mail.envelope().to().len() > 1 && is_about_an_address(&error) => {}
+                Err(error) => return Err(undelivered(&error)),
             }
         }
-        taken.map(|taken| taken + &without).ok_or(last)
+        self.send_each(&id, mail.envelope(), &content).await
+    }
+
+    async fn send_each(
+        &self,
+        id: &str,
+        envelope: &Envelope,
+        content: &[u8],
+    ) -> Result<String, DeliveryError> {
+        let tries = self.with(id, |it| {
+            it.tries += 1;
+            it.tries
+        });
+        let mut waits = None;
+        for to in envelope.to() {
+            if self.with(id, |it| it.settled.contains(to)) {
+                continue;
+            }
+            let of_one = Envelope::new(envelope.from().cloned(), vec![to.clone()]);
+            let of_one = of_one.map_err(|error| DeliveryError::Refused(error.to_string()))?;
+            let error = match self.transport.send_raw(&of_one, content).await {
+                Ok(response) => {
+                    self.with(id, |it| {
+                        it.settled.insert(to.clone());
+                        it.taken = Some(answered(&response));
+                    });
+                    continue;
+                }
+                Err(error) if is_about_an_address(&error) => error,
+                // Nobody answers any more.
+                Err(error) => return Err(undelivered(&error)),
+            };
+            let why = undelivered(&error);
+            if !error.is_permanent() && tries < TRIES_MAX {
+                waits = Some(why);
+                continue;
+            }
+            tracing::warn!(address = %to, error = %why, "somebody got no mail: the server does not take it for this address");
+            self.with(id, |it| {
+                it.settled.insert(to.clone());
+                it.without.push_str(&format!("; not for {to}: {why}"));
+            });
+        }
+        if let Some(why) = waits {
+            return Err(why);
+        }
+        let mut partly_sent = self.partly_sent.lock();
+        let at = partly_sent.iter().position(|it| it.id == id);
+        let sent = at.and_then(|at| partly_sent.remove(at)).unwrap_or_default();
+        let nobody = || DeliveryError::Refused(format!("nobody got the mail{}", sent.without));
+        sent.taken.map(|taken| taken + &sent.without).ok_or_else(nobody)
+    }
+
+    /// Looks at how far a mail has come, from its first time on.
+    fn with<T>(&self, id: &str, look: impl FnOnce(&mut PartlySent) -> T) -> T {
+        let mut partly_sent = self.partly_sent.lock();
+        let at = partly_sent.iter().position(|it| it.id == id).unwrap_or_else(|| {
+            if partly_sent.len() >= PARTLY_SENT_MAX {
+                partly_sent.pop_front();
+            }
+            partly_sent.push_back(PartlySent { id: id.to_owned(), ..PartlySent::default() });
+            partly_sent.len() - 1
+        });
+        look(&mut partly_sent[at])
     }
 
     /// All mails about one group of incidents are one conversation, and a mail that comes twice has the same id.
@@ -211,6 +282,8 @@ fn is_about_an_address(error: &Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+
     use super::*;
 
     #[test]
@@ -238,5 +311,77 @@ mod tests {
             let error = Email::new(&settings).unwrap_err();
             assert!(error.contains(says) && !error.contains("hunter2"), "{error}");
         }
+    }
+
+    /// A server that takes mail for everybody but `late@`, for whom it does so from the third time on. Who has got what.
+    async fn relay() -> (u16, std::sync::Arc<Mutex<Vec<String>>>) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let got = std::sync::Arc::<Mutex<Vec<String>>>::default();
+        let taken = std::sync::Arc::clone(&got);
+        tokio::spawn(async move {
+            let mut asked = 0;
+            while let Ok((stream, _)) = listener.accept().await {
+                let mut stream = BufReader::new(stream);
+                let mut to = Vec::new();
+                stream.write_all(b"220 here\r\n").await.unwrap();
+                let mut line = String::new();
+                while stream.read_line(&mut line).await.is_ok_and(|read| read > 0) {
+                    let answer: &[u8] = match &line[..4] {
+                        "RCPT" if line.contains("late@") && asked < 2 => {
+                            asked += 1;
+                            b"450 not now\r\n"
+                        }
+                        "RCPT" => {
+                            to.push(line.split(['<', '>']).nth(1).unwrap().to_owned());
+                            b"250 ok\r\n"
+                        }
+                        "DATA" => b"354 go ahead\r\n",
+                        _ => b"250 ok\r\n",
+                    };
+                    let is_data = line.starts_with("DATA");
+                    stream.write_all(answer).await.unwrap();
+                    line.clear();
+                    while is_data && !line.ends_with("\r\n.\r\n") {
+                        stream.read_line(&mut line).await.unwrap();
+                    }
+                    if is_data {
+                        taken.lock().append(&mut to);
+                        stream.write_all(b"250 taken\r\n").await.unwrap();
+                        line.clear();
+                    }
+                }
+            }
+        });
+        (port, got)
+    }
+
+    #[tokio::test]
+    async fn who_has_the_mail_does_not_get_it_again_while_it_is_tried_for_others() {
+        stella_certs::install_provider();
+        let (port, got) = relay().await;
+        let to = ["ops@example.com".to_owned(), "late@example.com".to_owned()];
+        let settings = Settings {
+            host: "127.0.0.1",
+            port,
+            security: Security::None,
+            login: None,
+            ca: None,
+            from: "Stella <stella@example.com>",
+            to: &to,
+        };
+        let email = Email::new(&settings).unwrap();
+        let send = async || {
+            let head = ("subject".to_owned(), "id".to_owned());
+            email.send("id".to_owned(), email.written(head, "conversation", "body".to_owned())).await
+        };
+        // At once to both, and to each on their own: it is for one of them not taken yet, both times.
+        let waits = send().await;
+        assert!(matches!(waits, Err(DeliveryError::Unreachable(_))), "{waits:?}");
+        assert_eq!(*got.lock(), ["ops@example.com"]);
+        let sent = send().await;
+        assert!(sent.as_ref().is_ok_and(|said| !said.contains("not for")), "{sent:?}");
+        assert_eq!(*got.lock(), ["ops@example.com", "late@example.com"]);
+        assert!(email.partly_sent.lock().is_empty());
     }
 }

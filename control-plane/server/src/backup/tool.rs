@@ -144,8 +144,9 @@ fn place(
 
 /// What is lost together with the state is no help then.
 fn warn_of_the_same_place(file: &Path, state_dir: &Path) -> anyhow::Result<()> {
-    let is_inside = file.canonicalize()?.starts_with(state_dir.canonicalize()?);
-    if is_inside {
+    // The backup is there and good, whatever can be found out about its place.
+    let places = file.canonicalize().ok().zip(state_dir.canonicalize().ok());
+    if places.is_some_and(|(file, state_dir)| file.starts_with(state_dir)) {
         writeln!(
             io::stderr(),
             "warning: {} is in the state folder, and is lost with it: put backups elsewhere (no backup holds another one)",

@@ -303,7 +303,7 @@ impl ReceiverConfig {
                 )?),
                 source: source.to_owned(),
             }),
-            Type::Email => Way::Email(self.email(ca)?),
+            Type::Email => Way::Email(Box::new(self.email(ca)?)),
         })
     }
 
