@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 /// Whose turn it is.
@@ -32,13 +32,15 @@ impl<K: Copy + Eq + Hash> Turns<K> {
 
     /// The next one; `None` if it does not come in time.
     pub(crate) async fn take(&self, whose: K, patience: Duration) -> Option<Turn> {
+        timeout(patience, self.wait(whose)).await.ok()?.ok()
+    }
+
+    /// The next one, however long it takes to come. Nobody closes the turns, so that it never fails.
+    pub(crate) async fn wait(&self, whose: K) -> Result<Turn, AcquireError> {
         // In this order: who waits for its own others keeps nobody else waiting.
-        let both = async {
-            let own = self.of(whose).acquire_owned().await.ok()?;
-            let all = Arc::clone(&self.all).acquire_owned().await.ok()?;
-            Some(Turn { _own: own, _all: all })
-        };
-        timeout(patience, both).await.ok().flatten()
+        let own = self.of(whose).acquire_owned().await?;
+        let all = Arc::clone(&self.all).acquire_owned().await?;
+        Ok(Turn { _own: own, _all: all })
     }
 
     fn of(&self, whose: K) -> Arc<Semaphore> {
