@@ -29,7 +29,7 @@ struct Config {
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Api {
-    listen: Option<std::net::SocketAddr>,
+    listen: Option<SocketAddr>,
     burst: u32,
     names: Vec<String>,
     token: Option<String>,
