@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use serde_json::{Map, Value, json};
+use stella_signing::SigningKey;
 
 use crate::accounts::account;
 use crate::document::served;
@@ -81,13 +82,15 @@ pub(crate) type Parameters = BTreeMap<&'static str, String>;
 
 /// The path with what there is in place of its parameters.
 pub(crate) fn filled(parameters: &Parameters, template: &str) -> String {
-    // Tokens of the API are in a parameter of the same name.
+    // Tokens of the API are in a parameter of the same name. They belong to no tenant.
     let is_known = |part: &str| part != "{token}" || template.contains("/enrolment-tokens/");
     let parts = template.split('/').map(|part| match parameters.get(part) {
         Some(value) if is_known(part) => value,
         Some(_) => "something",
-        None if part.starts_with('{') => "something",
-        None => part,
+        None => {
+            assert!(!part.starts_with('{'), "nothing is furnished for {part} of {template}");
+            part
+        }
     });
     let path = parts.collect::<Vec<_>>().join("/");
     let is_of_one_target = template.ends_with("/plan/tasks") || template.ends_with("-plans/tasks");
@@ -107,6 +110,15 @@ pub(crate) async fn furnished(world: &World) -> Parameters {
     world.post(&format!("{at}/hooks"), &hook).await.expect(201);
     let run = world.post(&format!("{at}/runs"), &json!({"workflow": "ship"})).await.expect(201);
     let token = world.post(&format!("{at}/enrolment-tokens"), &json!({"name": "host-2"})).await.expect(201);
+    let key = json!({"name": "builder", "public_key": SigningKey::generate().unwrap().public().to_pem()});
+    let key = world.post(&format!("{at}/release-keys"), &key).await.expect(201);
+    let channel = json!({"application": "web", "name": "stable"});
+    world.post(&format!("{at}/channels"), &channel).await.expect(200);
+    let freeze =
+        json!({"name": "holidays", "reason": "r", "from": "2040-01-01 00:00", "to": "2040-01-02 00:00"});
+    world.post(&format!("{at}/environments/prod/freezes"), &freeze).await.expect(200);
+    let gate = json!({"name": "change", "check": {"type": "manual"}});
+    world.post(&format!("{at}/environments/prod/gates"), &gate).await.expect(200);
     let of = |it: &Value| it["id"].as_str().unwrap().to_owned();
     let first = async |list: &str| of(&world.get(&format!("{at}/{list}")).await.expect(200)["items"][0]);
     BTreeMap::from([
@@ -114,6 +126,13 @@ pub(crate) async fn furnished(world: &World) -> Parameters {
         ("{promotion}", first("promotions").await),
         ("{hook}", first("hooks").await),
         ("{run}", of(&run)),
+        ("{step}", "soak".to_owned()),
+        ("{key}", of(&key)),
+        ("{application}", "web".to_owned()),
+        ("{channel}", "stable".to_owned()),
+        ("{freeze}", "holidays".to_owned()),
+        ("{gate}", "change".to_owned()),
+        ("{account}", "ci".to_owned()),
         ("{token}", of(&token["details"])),
         ("{workflow}", "ship".to_owned()),
         ("{scanner}", "trivy".to_owned()),
@@ -128,10 +147,9 @@ pub(crate) async fn furnished(world: &World) -> Parameters {
 }
 
 /// Whether a time is one, and whether a key is one and is known, is looked at before anybody's role.
-const LOOKED_AT_FIRST: [&str; 4] = [
+const LOOKED_AT_FIRST: [&str; 3] = [
     "POST /api/v1/tenants/{tenant}/environments/{environment}/freezes",
     "POST /api/v1/tenants/{tenant}/release-keys",
-    "POST /api/v1/tenants/{tenant}/release-keys/{key}/revoke",
     "POST /api/v1/tenants/{tenant}/releases/{release}/signatures",
 ];
 
