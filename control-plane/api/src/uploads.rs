@@ -2,9 +2,12 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use imbl::OrdMap;
 use parking_lot::Mutex;
+use stella_protocol::digest::Digest;
 use stella_protocol::id::TenantId;
 
 use crate::error::{ApiError, ErrorCode};
@@ -16,8 +19,8 @@ const ALL_MAX: usize = 128;
 const OF_TENANT_MAX: usize = 16;
 /// How long one may wait for those before it.
 const TURN_MAX: Duration = Duration::from_secs(60);
-/// When to come back if that was too long.
-const COME_BACK_S: u64 = 30;
+/// When to come back if that was too long, or if those under way leave no room.
+pub(crate) const COME_BACK_S: u64 = 30;
 /// After so much time in which we have waited for an upload ...
 const WINDOW: Duration = Duration::from_secs(60);
 /// ... it has to have brought so many bytes: the slowest line that anybody uses brings ten times as many.
@@ -27,25 +30,41 @@ const WINDOW_BYTES_MIN: u64 = 64 * 1024;
 #[derive(Debug)]
 pub(crate) struct Uploads {
     turns: Turns<TenantId>,
-    bytes: Mutex<HashMap<TenantId, u64>>,
+    begun: AtomicU64,
+    /// By their numbers.
+    each: Mutex<HashMap<u64, Brought>>,
+}
+
+/// What one has brought so far.
+#[derive(Debug)]
+struct Brought {
+    tenant: TenantId,
+    digest: Digest,
+    bytes: u64,
 }
 
 impl Default for Uploads {
     fn default() -> Self {
-        Self { turns: Turns::new(ALL_MAX, OF_TENANT_MAX), bytes: Mutex::default() }
+        Self { turns: Turns::new(ALL_MAX, OF_TENANT_MAX), begun: AtomicU64::new(0), each: Mutex::default() }
     }
 }
 
 impl Uploads {
     /// One more, when it is its turn.
-    pub(crate) async fn begin(self: &Arc<Self>, tenant: TenantId) -> Result<UnderWay, ApiError> {
+    pub(crate) async fn begin(
+        self: &Arc<Self>,
+        tenant: TenantId,
+        digest: Digest,
+    ) -> Result<UnderWay, ApiError> {
         let Some(turn) = self.turns.take(tenant, TURN_MAX).await else {
             let detail = format!(
                 "{OF_TENANT_MAX} uploads of this tenant, or {ALL_MAX} in all, have been under way for long; send it again later"
             );
             return Err(ApiError::retry_after(ErrorCode::Overloaded, COME_BACK_S, detail));
         };
-        Ok(UnderWay { uploads: Arc::clone(self), tenant, bytes: 0, _turn: turn })
+        let number = self.begun.fetch_add(1, Ordering::Relaxed);
+        self.each.lock().insert(number, Brought { tenant, digest, bytes: 0 });
+        Ok(UnderWay { uploads: Arc::clone(self), tenant, number, bytes: 0, _turn: turn })
     }
 }
 
@@ -54,32 +73,43 @@ impl Uploads {
 pub(crate) struct UnderWay {
     uploads: Arc<Uploads>,
     tenant: TenantId,
+    number: u64,
     bytes: u64,
     _turn: Turn,
 }
 
 impl UnderWay {
-    /// How many bytes all uploads of the tenant have brought so far.
-    pub(crate) fn of_tenant(&self) -> u64 {
-        self.uploads.bytes.lock().get(&self.tenant).copied().unwrap_or(0)
+    /// How many bytes it has brought so far.
+    pub(crate) const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// How many bytes all uploads of the tenant have brought so far, if this one brings `more`. An archive counts once however often it
+    /// is being uploaded, and not at all if the tenant has it already.
+    pub(crate) fn of_tenant(&self, has: &OrdMap<Digest, u64>, more: u64) -> u64 {
+        let mut largest = HashMap::<Digest, u64>::new();
+        for (number, it) in &*self.uploads.each.lock() {
+            if it.tenant == self.tenant && !has.contains_key(&it.digest) {
+                let bytes = if *number == self.number { it.bytes.saturating_add(more) } else { it.bytes };
+                let known = largest.entry(it.digest).or_default();
+                *known = bytes.max(*known);
+            }
+        }
+        largest.values().fold(0, |sum, bytes| sum.saturating_add(*bytes))
     }
 
     /// So many bytes have come.
     pub(crate) fn add(&mut self, bytes: u64) {
         self.bytes += bytes;
-        *self.uploads.bytes.lock().entry(self.tenant).or_default() += bytes;
+        if let Some(it) = self.uploads.each.lock().get_mut(&self.number) {
+            it.bytes = self.bytes;
+        }
     }
 }
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        let mut all = self.uploads.bytes.lock();
-        let left = all.get(&self.tenant).map_or(0, |bytes| bytes.saturating_sub(self.bytes));
-        if left == 0 {
-            all.remove(&self.tenant);
-        } else {
-            all.insert(self.tenant, left);
-        }
+        self.uploads.each.lock().remove(&self.number);
     }
 }
 
@@ -116,20 +146,38 @@ mod tests {
 
     use super::*;
 
+    const A: Digest = Digest([1; 32]);
+    const B: Digest = Digest([2; 32]);
+
     #[tokio::test]
     async fn what_is_under_way_counts_for_its_tenant_until_it_is_over() {
-        let uploads = Arc::new(Uploads::default());
+        let (uploads, none) = (Arc::new(Uploads::default()), OrdMap::new());
         let [one, two] = [1, 2].map(|id| TenantId(Uuid::from_u128(id)));
-        let mut first = uploads.begin(one).await.unwrap();
-        let mut second = uploads.begin(one).await.unwrap();
-        let other = uploads.begin(two).await.unwrap();
+        let mut first = uploads.begin(one, A).await.unwrap();
+        let mut second = uploads.begin(one, B).await.unwrap();
+        let other = uploads.begin(two, A).await.unwrap();
         first.add(10);
         second.add(5);
-        assert_eq!((first.of_tenant(), second.of_tenant(), other.of_tenant()), (15, 15, 0));
+        let all = [&first, &second, &other].map(|it| it.of_tenant(&none, 0));
+        assert_eq!((all, second.bytes()), ([15, 15, 0], 5));
+        assert_eq!(second.of_tenant(&OrdMap::unit(A, 10), 1), 6, "what is known already counts elsewhere");
         drop(first);
-        assert_eq!(second.of_tenant(), 5);
-        drop(second);
-        assert!(uploads.bytes.lock().is_empty());
+        assert_eq!(second.of_tenant(&none, 0), 5);
+        drop((second, other));
+        assert!(uploads.each.lock().is_empty());
+    }
+
+    #[tokio::test]
+    async fn an_archive_that_is_uploaded_twice_counts_once() {
+        let (uploads, none) = (Arc::new(Uploads::default()), OrdMap::new());
+        let tenant = TenantId(Uuid::from_u128(1));
+        let mut dead = uploads.begin(tenant, A).await.unwrap();
+        let mut again = uploads.begin(tenant, A).await.unwrap();
+        dead.add(10);
+        again.add(4);
+        assert_eq!((again.of_tenant(&none, 1), again.of_tenant(&none, 7)), (10, 11));
+        drop(dead);
+        assert_eq!(again.of_tenant(&none, 0), 4);
     }
 
     #[tokio::test(start_paused = true)]
@@ -138,13 +186,13 @@ mod tests {
         let [one, two] = [1, 2].map(|id| TenantId(Uuid::from_u128(id)));
         let mut held = Vec::new();
         for _ in 0..OF_TENANT_MAX {
-            held.push(uploads.begin(one).await.unwrap());
+            held.push(uploads.begin(one, A).await.unwrap());
         }
-        let refused = uploads.begin(one).await.unwrap_err();
+        let refused = uploads.begin(one, A).await.unwrap_err();
         assert!(refused.detail().contains("send it again later"), "{refused:?}");
-        held.push(uploads.begin(two).await.unwrap());
+        held.push(uploads.begin(two, A).await.unwrap());
         held.remove(0);
-        uploads.begin(one).await.unwrap();
+        uploads.begin(one, A).await.unwrap();
     }
 
     #[test]

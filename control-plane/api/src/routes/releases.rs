@@ -8,6 +8,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::StatusCode;
 use futures::StreamExt;
+use imbl::OrdMap;
 use serde::Deserialize;
 use stella_api_types::artifact::Artifact;
 use stella_api_types::release::{CreateRelease, Release as ReleaseDto};
@@ -27,7 +28,7 @@ use uuid::Uuid;
 use crate::body::{First, Json, Paging, Path, Query, page};
 use crate::error::{ApiError, ErrorCode};
 use crate::submit::{Change, unexpected};
-use crate::uploads::Flow;
+use crate::uploads::{COME_BACK_S, Flow, UnderWay};
 use crate::{App, parse, resolve, view};
 
 /// How long an upload may bring nothing. As a whole it may take as long as it goes on.
@@ -52,9 +53,10 @@ pub(crate) async fn upload(
     let tenant = resolve::tenant_id(&app.engine.state(), &tenant)?;
     change.require(&app, Role::Deployer, Scope::Somewhere(tenant))?;
     let digest = parse::digest("digest", &digest)?;
-    let mut under_way = app.uploads.begin(tenant).await?;
+    let mut under_way = app.uploads.begin(tenant, digest).await?;
     let mut quota = Quota::of(&app, tenant, digest);
-    quota.leaves_room(under_way.of_tenant())?;
+    // If nothing is left, its body is not read.
+    quota.holds(&under_way, 1)?;
     let mut upload = app.artifacts.upload(digest, quota.size_max(&app)).await?;
     let (mut chunks, mut flow) = (body.into_data_stream(), Flow::default());
     loop {
@@ -70,10 +72,8 @@ pub(crate) async fn upload(
         if quota.is_old(bytes) {
             quota = Quota::of(&app, tenant, digest);
         }
-        if quota.known.is_none() {
-            under_way.add(bytes);
-        }
-        quota.holds(under_way.of_tenant())?;
+        under_way.add(bytes);
+        quota.holds(&under_way, 0)?;
         upload.write(&chunk).await?;
     }
     let tenant_bytes_max = quota.max;
@@ -100,6 +100,8 @@ struct Quota {
     max: Option<u64>,
     /// What the journal knows of, in bytes.
     used: u64,
+    /// The archives that this is, with the size of each in bytes.
+    has: OrdMap<Digest, u64>,
     /// The size of the archive that comes if the tenant has it already: it takes nothing more.
     known: Option<u64>,
     /// How much has come since this was so, in bytes.
@@ -114,6 +116,7 @@ impl Quota {
             tenant: found.map(|tenant| tenant.name.to_string()).unwrap_or_default(),
             max: app.tuning.tenant_artifact_bytes_max(),
             used: found.map_or(0, |tenant| tenant.artifact_bytes()),
+            has: found.map(|tenant| tenant.artifacts.clone()).unwrap_or_default(),
             known: found.and_then(|tenant| tenant.artifacts.get(&digest).copied()),
             since: 0,
         }
@@ -131,24 +134,26 @@ impl Quota {
         self.since > QUOTA_BYTES
     }
 
-    /// Refuses an upload before its body is read if nothing is left.
-    fn leaves_room(&self, under_way: u64) -> Result<(), ApiError> {
-        self.holds(under_way.saturating_add(1))
-    }
-
-    /// Refuses what is more than the tenant may have, with so many bytes under way.
-    fn holds(&self, under_way: u64) -> Result<(), ApiError> {
+    /// Refuses what is more than the tenant may have if this upload brings `more` bytes. If those beside it are in the way, they may end
+    /// without being stored: it can come again then.
+    fn holds(&self, under_way: &UnderWay, more: u64) -> Result<(), ApiError> {
         let Some(max) = self.max else { return Ok(()) };
-        if self.known.is_some() || self.used.saturating_add(under_way) <= max {
+        let all = self.used.saturating_add(under_way.of_tenant(&self.has, more));
+        if self.known.is_some() || all <= max {
             return Ok(());
         }
         let detail = format!(
-            "the archives of tenant {} have {} bytes of at most {max}, with what is being uploaded: whoever runs the control plane can raise \
+            "the archives of tenant {} have {all} bytes of at most {max}, with what is being uploaded: whoever runs the control plane can raise \
              api.tenant_artifact_bytes_max, or let old ones go with retention.artifact_days",
-            self.tenant,
-            self.used.saturating_add(under_way)
+            self.tenant
         );
-        Err(ApiError::new(ErrorCode::Conflict, detail))
+        if self.used.saturating_add(under_way.bytes()).saturating_add(more) > max {
+            return Err(ApiError::new(ErrorCode::Conflict, detail));
+        }
+        let detail = format!(
+            "{detail}; alone this one would fit so far: send it again when the other uploads have ended"
+        );
+        Err(ApiError::retry_after(ErrorCode::Overloaded, COME_BACK_S, detail))
     }
 }
 
