@@ -420,12 +420,12 @@ pub struct LeftTarget {
     pub target: Named,
     /// `no_earlier` (no release was there before), `quarantined`, `revoked` (its agent was), `not_filled_in` (a step of the release to go
     /// back to cannot be, with the variables that there are), `blocked` (that release is), `overtaken` (a newer deployment has come
-    /// there), `busy` (something works there that does not bring a release forward), `back` (what was there before is there again) or
-    /// `skipped` (somebody wants it left alone).
+    /// there), `busy` (something works there that does not bring a release forward), `unchanged` (the same release was there before),
+    /// `back` (what was there before is there again) or `skipped` (somebody wants it left alone).
     pub why: String,
     /// The same for people, and what could be done about it.
     pub reason: String,
-    /// The deployment that has come there, works there or has brought back what was there.
+    /// The deployment that has come there, works there, had brought the same release before or has brought back what was there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deployment: Option<String>,
     /// The task of which nobody knows what became.

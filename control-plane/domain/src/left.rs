@@ -50,6 +50,11 @@ pub enum Why {
         /// The deployment.
         by: DeploymentId,
     },
+    /// The same release was there before.
+    Unchanged {
+        /// What is to be taken back instead; `None` if nobody knows any more.
+        by: Option<DeploymentId>,
+    },
     /// It has what was there before already.
     Back {
         /// The deployment that brought it.
@@ -71,6 +76,7 @@ impl Why {
             Self::Blocked { .. } => "blocked",
             Self::Overtaken { .. } => "overtaken",
             Self::Busy { .. } => "busy",
+            Self::Unchanged { .. } => "unchanged",
             Self::Back { .. } => "back",
             Self::Skipped => "skipped",
         }
@@ -89,6 +95,10 @@ impl Why {
             Self::Blocked { .. } => "the release to go back to is blocked for".to_owned(),
             Self::Overtaken { by } => format!("a newer deployment ({by}) has come to"),
             Self::Busy { by } => format!("deployment {by} works on"),
+            Self::Unchanged { by: Some(by) } => {
+                format!("the same release was there before, by deployment {by}, on")
+            }
+            Self::Unchanged { by: None } => "the same release was there before on".to_owned(),
             Self::Back { .. } => "what was there before is back already on".to_owned(),
             Self::Skipped => "somebody wants left alone".to_owned(),
         }

@@ -82,6 +82,68 @@ fn what_has_been_taken_back_since_goes_on_back() {
     end(&world);
 }
 
+/// Somebody deploys the same once more instead of trying again what has failed: each target goes back all the same.
+#[test]
+fn the_same_release_brought_once_more_keeps_no_target_from_going_back() {
+    let mut world = World::with_release_1(3);
+    let new = NewDeployment { tolerate_failures: Some(Amount::Count(1)), ..new_deployment(2, 2, None) };
+    world.ok(TenantCommand::Deploy(Box::new(new)));
+    world.complete(1);
+    world.complete(2);
+    world.finish(3, failed("no space"));
+    deploy_to(&mut world, 3, 2, &[1, 2, 3]);
+    world.complete(1);
+    world.complete(3);
+    world.finish(2, failed("no space"));
+    let unchanged = |n| (n, Why::Unchanged { by: Some(deployment(2)) });
+    assert_eq!(taken_back(&mut world, 4, 3), (vec![3], vec![unchanged(1), unchanged(2)]));
+    world.complete(3);
+    let nothing = conflict(world.tell(back(5, 3)));
+    let told = format!("the same release was there before, by deployment {}, on web-1, web-2", deployment(2));
+    assert!(nothing.contains(&told) && nothing.ends_with("roll back what brought that instead"), "{nothing}");
+    let is_back = (3, Why::Back { by: deployment(4) });
+    assert_eq!(taken_back(&mut world, 5, 2), (vec![1, 2], vec![is_back]));
+    (1..=2).for_each(|n| world.complete(n));
+    assert_eq!([1, 2, 3].map(|n| has(&world, n)), [Some(1); 3]);
+    end(&world);
+}
+
+/// A failure in between has brought nothing that would have to be taken back first.
+#[test]
+fn what_was_put_right_by_the_same_release_is_taken_back_with_what_brought_it() {
+    let mut world = World::with_release_1(1);
+    deploy_to(&mut world, 2, 2, &[1]);
+    world.complete(1);
+    deploy_to(&mut world, 3, 3, &[1]);
+    world.finish(1, failed("exit 1"));
+    deploy_to(&mut world, 4, 2, &[1]);
+    world.complete(1);
+    let nothing = conflict(world.tell(back(5, 3)));
+    assert!(nothing.ends_with("(what was there before is back already on web-1)"), "{nothing}");
+    assert_eq!(taken_back(&mut world, 5, 2), (vec![1], vec![]));
+    world.complete(1);
+    assert_eq!(has(&world, 1), Some(1));
+    end(&world);
+}
+
+/// Newest first, each of them is taken back; the newest once more is not told that an older one is newer.
+#[test]
+fn what_was_taken_back_stays_so_when_what_came_before_it_is_taken_back_too() {
+    let mut world = World::with_release_1(1);
+    for n in 2..=3 {
+        deploy_to(&mut world, n, n, &[1]);
+        world.complete(1);
+    }
+    for (n, of) in [(4, 3), (5, 2)] {
+        assert_eq!(taken_back(&mut world, n, of), (vec![1], vec![]));
+        world.complete(1);
+    }
+    assert_eq!(has(&world, 1), Some(1));
+    let nothing = conflict(world.tell(back(6, 3)));
+    assert!(nothing.ends_with("(what was there before is back already on web-1)"), "{nothing}");
+    end(&world);
+}
+
 #[test]
 fn what_failed_to_be_taken_back_is_left_and_names_what_can_be_rolled_back_again() {
     let mut world = World::with_release_1(2);

@@ -185,6 +185,10 @@ pub(super) fn left(tenant: &TenantState, left: &LeftOut) -> dto::LeftTarget {
         Why::Blocked { release } => format!("{} is blocked; deploy another release", name(release)),
         Why::Overtaken { by } => format!("deployment {by} has come there since; roll that one back"),
         Why::Busy { by } => format!("deployment {by} works there; roll back again after its end"),
+        Why::Unchanged { by: Some(by) } => {
+            format!("the same release was there before; roll back deployment {by}, which brought it")
+        }
+        Why::Unchanged { by: None } => "the same release was there before; deploy another one".to_owned(),
         Why::Back { by } => format!("deployment {by} has brought back what was there before"),
         Why::Skipped => "somebody wants it left alone".to_owned(),
     };
@@ -194,6 +198,7 @@ pub(super) fn left(tenant: &TenantState, left: &LeftOut) -> dto::LeftTarget {
         reason,
         deployment: match &left.why {
             Why::Overtaken { by } | Why::Busy { by } | Why::Back { by } => Some(by.to_string()),
+            Why::Unchanged { by } => by.map(|by| by.to_string()),
             Why::NoEarlier
             | Why::Quarantined { .. }
             | Why::Revoked { .. }

@@ -21,6 +21,7 @@ use crate::release::Step;
 use crate::state::State;
 use crate::target::Target;
 use crate::task::{Task, TaskState};
+use crate::tenant::TenantState;
 
 /// How many targets a message names before it only counts them.
 const NAMED_MAX: usize = 5;
@@ -121,8 +122,14 @@ fn checked(tx: &Transaction<'_>, of: DeploymentId) -> Result<(Arc<Deployment>, P
     }
     let plan = plan(tx, &deployment)?;
     if plan.targets.is_empty() {
-        let newer = plan.left.iter().any(|it| matches!(it.why, Why::Overtaken { .. }));
-        let instead = if newer { "; roll back what is newer instead" } else { "" };
+        let is_left = |why: fn(&Why) -> bool| plan.left.iter().any(|it| why(&it.why));
+        let instead = if is_left(|why| matches!(why, Why::Overtaken { .. })) {
+            "; roll back what is newer instead"
+        } else if is_left(|why| matches!(why, Why::Unchanged { by: Some(_) })) {
+            "; roll back what brought that instead"
+        } else {
+            ""
+        };
         let message = message(tx, &plan.left);
         let problem = format!("there is nothing to roll back in deployment {of}{message}{instead}");
         return Err(Rejection::Conflict { problem });
@@ -227,7 +234,9 @@ fn plan(tx: &Transaction<'_>, deployment: &Deployment) -> Result<Plan, Rejection
         let why = match part.previous {
             _ if part.is_left_alone() => Some(Why::Skipped),
             None => Some(newer(tx, deployment, target).unwrap_or(Why::NoEarlier)),
-            Some(_) if !part.has_way_back() => continue,
+            Some(_) if !part.has_way_back() => {
+                Some(newer(tx, deployment, target).unwrap_or_else(|| unchanged(tx, part)))
+            }
             Some(previous) => stays(tx, (deployment, part), target, previous)?,
         };
         match (why, part.previous) {
@@ -276,9 +285,28 @@ fn newer(tx: &Transaction<'_>, deployment: &Deployment, target: &Target) -> Opti
         return Some(works_there(tx, by));
     }
     let last = target.last?;
-    let newest = standing(tx, target.id, last);
-    let is_newest = newest == deployment.id || has_failed_to_go_back(tx, last, deployment.id);
-    (!is_newest).then(|| Why::Overtaken { by: not_undone(tx, target.id, newest) })
+    let mut newest = last;
+    for id in standing(&tx.tenant, target.id, last) {
+        if id == deployment.id {
+            return None;
+        }
+        newest = id;
+    }
+    if has_failed_to_go_back(tx, last, deployment.id) {
+        return None;
+    }
+    // Then it was taken back itself, and what came before it is what stands again.
+    let part = deployment.targets.get(&target.id);
+    if part.is_some_and(|part| history(&tx.tenant, part).any(|id| id == newest)) {
+        return Some(Why::Back { by: last });
+    }
+    Some(Why::Overtaken { by: not_undone(tx, target.id, newest) })
+}
+
+/// What a part means that has brought the release which was there before: what brought that is to be taken back instead.
+fn unchanged(tx: &Transaction<'_>, part: &TargetRollout) -> Why {
+    let by = took_over(&tx.tenant, part).and_then(|id| standing(&tx.tenant, part.target, id).last());
+    Why::Unchanged { by: by.filter(|id| tx.tenant.deployments.contains_key(id)) }
 }
 
 /// Whether the last to come to a target has brought what was there before the deployment.
@@ -291,30 +319,68 @@ fn is_back(
     let Some(by) = tx.tenant.deployments.get(&last).filter(|it| it.id != deployment.id) else { return false };
     let there = by.targets.get(&target.id);
     let takes_it_back = matches!(by.cause, Cause::Rollback { of, .. } if of == deployment.id);
-    there.is_some_and(|there| matches!(there.progress, Progress::Succeeded { .. }))
+    there.is_some_and(|there| has_come(there))
         && (takes_it_back || (target.current == part.previous && part.previous != Some(part.release)))
 }
 
-/// The deployment of which a target has what it brought, if `last` was the last to come there: what has been taken back there since
-/// does not count, nor does what took it back.
-fn standing(tx: &Transaction<'_>, target: TargetId, last: DeploymentId) -> DeploymentId {
-    let before = |id: &DeploymentId| {
-        let by = tx.tenant.deployments.get(id)?;
-        let Cause::Rollback { of, .. } = by.cause else { return None };
-        let is_back = matches!(by.targets.get(&target)?.progress, Progress::Succeeded { .. });
-        // Each was there before the one that follows from it, so that this ends.
-        tx.tenant.deployments.get(&of)?.targets.get(&target)?.before.filter(|_| is_back)?.last
-    };
-    std::iter::successors(Some(last), before).last().unwrap_or(last)
+/// What a target has, if `last` was the last to come there: the last of these is the deployment that brought it. What has been taken back
+/// there since does not count, nor does what took it back, nor what has brought the same once more: those come before.
+fn standing(
+    tenant: &TenantState,
+    target: TargetId,
+    last: DeploymentId,
+) -> impl Iterator<Item = DeploymentId> {
+    // Each was there before the one that follows from it, so that this ends.
+    std::iter::successors(Some(last), move |id| {
+        let by = tenant.deployments.get(id)?;
+        let part = by.targets.get(&target)?;
+        match by.cause {
+            Cause::Rollback { of, .. } => {
+                let taken_back = tenant.deployments.get(&of)?.targets.get(&target)?;
+                has_come(part).then(|| came_before(tenant, taken_back))?
+            }
+            Cause::Requested => took_over(tenant, part),
+            Cause::Retirement { .. } | Cause::Job { .. } => None,
+        }
+    })
+}
+
+/// What a target has after the same release was brought there once more: what it had. What has failed to bring it has put nothing right.
+fn took_over(tenant: &TenantState, part: &TargetRollout) -> Option<DeploymentId> {
+    let is_same = part.is_touched() && part.previous.is_some() && !part.has_way_back();
+    match is_same {
+        true if has_come(part) => came_before(tenant, part),
+        true => history(tenant, part).next(),
+        false => None,
+    }
+}
+
+/// What had come to a target before a deployment: what failed there has brought nothing.
+fn came_before(tenant: &TenantState, part: &TargetRollout) -> Option<DeploymentId> {
+    history(tenant, part).find(|id| {
+        let by = tenant.deployments.get(id).and_then(|it| it.targets.get(&part.target));
+        by.is_none_or(|by| has_come(by))
+    })
+}
+
+/// All that was the last to come to a target before a deployment, the newest first.
+fn history(tenant: &TenantState, part: &TargetRollout) -> impl Iterator<Item = DeploymentId> {
+    let target = part.target;
+    std::iter::successors(part.before.and_then(|it| it.last), move |id| {
+        tenant.deployments.get(id)?.targets.get(&target)?.before?.last
+    })
+}
+
+const fn has_come(part: &TargetRollout) -> bool {
+    matches!(part.progress, Progress::Succeeded { .. })
 }
 
 /// What can be rolled back in place of a newer deployment: if that was to take back another one, and did not there, this one.
 fn not_undone(tx: &Transaction<'_>, target: TargetId, newer: DeploymentId) -> DeploymentId {
     let Some(it) = tx.tenant.deployments.get(&newer) else { return newer };
-    let has_come =
-        it.targets.get(&target).is_some_and(|part| matches!(part.progress, Progress::Succeeded { .. }));
+    let is_there = it.targets.get(&target).is_some_and(|part| has_come(part));
     match it.cause {
-        Cause::Rollback { of, .. } if !has_come => of,
+        Cause::Rollback { of, .. } if !is_there => of,
         Cause::Requested | Cause::Rollback { .. } | Cause::Retirement { .. } | Cause::Job { .. } => newer,
     }
 }

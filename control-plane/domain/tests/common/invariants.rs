@@ -505,8 +505,7 @@ fn left_out(tenant: &TenantState) {
         assert!(!left.iter().any(|it| rollback.targets.contains_key(it)), "INV-7: left, and not left");
         let Some(taken_back) = tenant.deployments.get(&of) else { continue };
         for part in taken_back.targets.values() {
-            let had_other = part.previous.is_some_and(|previous| previous != part.release);
-            if part.is_touched() && had_other && tenant.targets.contains_key(&part.target) {
+            if part.is_touched() && tenant.targets.contains_key(&part.target) {
                 let is_told = left.contains(&part.target) || rollback.targets.contains_key(&part.target);
                 assert!(is_told, "INV-7: {} says nothing of {}", rollback.id, part.target);
             }
