@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use stella_protocol::id::{DeploymentId, PromotionId, RunId};
 use stella_protocol::time::Timestamp;
 
-use crate::deployment::{Cause, Deployment, Progress, Status};
+use crate::deployment::{Cause, Deployment, Progress};
 use crate::ids;
 use crate::promotion::Promotion;
 use crate::run::Run;
@@ -128,7 +128,7 @@ fn by_rule<'t, P: Ord, T>(
 
 /// Who else refers to deployments, gathered once for many of them.
 pub(crate) struct Needs {
-    /// Deployments that are being taken back.
+    /// Deployments that are being taken back, or were by what was the last to come to a target.
     taken_back: BTreeSet<DeploymentId>,
     /// What was the last to come to targets to which nothing was sent yet: it is again if nothing ever is.
     before: BTreeSet<DeploymentId>,
@@ -147,12 +147,10 @@ impl Needs {
             steps.clone().filter_map(|step| Some(step.outputs.get("deployment")?.as_str()?.to_owned()));
         // The next attempt leaves out what an earlier one has done.
         let jobs = steps.filter_map(|step| Some(step.job?.to_string()));
-        // What could not be taken back can be tried again.
+        // What could not be taken back can be tried again; what was taken back knows what has stood there since.
         let last = tenant.targets.values().filter_map(|target| tenant.deployments.get(&target.last?));
-        let torn = last.filter(|it| matches!(it.status, Status::Failed { .. } | Status::Cancelled { .. }));
-        let torn = torn.filter_map(|it| taken_back_by(it));
         Self {
-            taken_back: active().filter_map(|it| taken_back_by(it)).chain(torn).collect(),
+            taken_back: active().chain(last).filter_map(|it| taken_back_by(it)).collect(),
             before: first.filter_map(|part| part.before?.last).collect(),
             of_runs: deployed.chain(jobs).collect(),
         }

@@ -5,7 +5,7 @@ use crate::common::{
 };
 use serde_json::json;
 use stella_domain::archive::{Ended, Rule, due};
-use stella_domain::command::{NewRun, TenantCommand};
+use stella_domain::command::{NewDeployment, NewRun, TenantCommand};
 use stella_domain::deployment::Status;
 use stella_domain::promotion::Objection;
 use stella_domain::rejection::Rejection;
@@ -114,7 +114,11 @@ fn what_can_be_taken_back_stays_and_leaves_before_what_took_it_back() {
     world.complete(1);
     world.complete(2);
     world.wait_ms(DAY_MS * 2);
-    assert_eq!(due_now(&world, after(1)).deployments, [1, 2, 3].map(deployment), "9 is the last to come");
+    assert_eq!(
+        due_now(&world, after(1)).deployments,
+        [1, 2].map(deployment),
+        "9, the last to come, took 3 back"
+    );
     world.deploy(5, 1, None);
     (1..=2).for_each(|n| world.complete(n));
     let due = due_now(&world, after(1)).deployments;
@@ -124,6 +128,25 @@ fn what_can_be_taken_back_stays_and_leaves_before_what_took_it_back() {
     archive(&mut world, after(1));
     let gone = world.tell(TenantCommand::Rollback { id: deployment(8), of: deployment(3) });
     assert!(matches!(gone, Err(Rejection::NotFound { .. })), "{gone:?}");
+    end(&world);
+}
+
+/// What was there before follows from what was taken back: without it, a rollback would be what had come there last.
+#[test]
+fn what_was_taken_back_stays_as_long_as_what_was_there_before_stands() {
+    let mut world = World::with_release_1(2);
+    world.deploy(2, 2, None);
+    (1..=2).for_each(|n| world.complete(n));
+    let hotfix = NewDeployment { targets: Some(vec![target(1)]), ..new_deployment(3, 3, None) };
+    world.ok(TenantCommand::Deploy(Box::new(hotfix)));
+    world.complete(1);
+    world.ok(TenantCommand::Rollback { id: deployment(9), of: deployment(3) });
+    world.complete(1);
+    world.wait_ms(2 * DAY_MS);
+    assert_eq!(archive(&mut world, after(1)), ["deployment_archived"], "the first");
+    world.ok(TenantCommand::Rollback { id: deployment(8), of: deployment(2) });
+    let rollback = world.deployment(deployment(8));
+    assert_eq!((rollback.targets.len(), rollback.left.len()), (2, 0));
     end(&world);
 }
 
