@@ -67,9 +67,17 @@ impl TenantState {
     pub(crate) fn proves(&self, deployment: &Deployment) -> bool {
         let Some(release) = self.releases.get(&deployment.release) else { return false };
         let groups = deployment.strategy.groups();
-        let other = groups.and_then(|groups| Some((groups, deployment.leads_to()?.other())));
+        let led = groups.and_then(|groups| Some((groups, deployment.leads_to()?)));
         let is_out =
-            |target: &Target| other.is_some_and(|(groups, colour)| groups.group_of(target) == Some(colour));
+            |target: &Target| led.is_some_and(|(groups, to)| groups.group_of(target) == Some(to.other()));
+        // INV-23: what is prepared in the group that has the traffic has the release with the end of the deployment.
+        let is_about_to = |target: &Target| {
+            led.is_some_and(|(groups, to)| {
+                let is_member = groups.group_of(target) == Some(to) && !groups.leads(target);
+                is_member && target.can_take(release.id, to)
+            })
+        };
+        let has_it = |target: &Target| target.current == Some(release.id) || is_about_to(target);
         let is_shared = self.has_others(deployment.environment, &release.application);
         let counts = |target: &Target| match self.application_on(target) {
             _ if deployment.targets.contains_key(&target.id) => true,
@@ -77,6 +85,6 @@ impl TenantState {
             None => !is_shared,
         };
         let mut found = self.targets_of(deployment.environment).filter(|target| counts(target)).peekable();
-        found.peek().is_some() && found.all(|target| is_out(target) || target.current == Some(release.id))
+        found.peek().is_some() && found.all(|target| is_out(target) || has_it(target))
     }
 }

@@ -320,6 +320,21 @@ fn tolerated_failures_are_of_the_group_and_the_failed_target_gets_no_part_of_it(
     end(&world);
 }
 
+/// It was prepared before somebody wanted it left alone, and gets the traffic with its group.
+#[test]
+fn a_prepared_target_that_is_skipped_keeps_no_release_from_being_proven() {
+    let mut world = world();
+    deploy(&mut world, 5, BlueGreen::default());
+    steps(&mut world, 3, &["install", "check"]);
+    let reason = "broken fan".to_owned();
+    world.ok(TenantCommand::SkipTarget { deployment: deployment(5), target: target(3), reason });
+    through(&mut world, &[4], &[5, 6]);
+    assert_eq!(*world.status(5), Status::Succeeded);
+    assert_eq!(here(&world, 3), (Some(5), GREEN, None));
+    assert!(world.tenant().environments[&STAGING].proven.contains_key(&release(5)));
+    end(&world);
+}
+
 #[test]
 fn nothing_is_switched_to_a_group_that_nobody_wants_prepared() {
     let mut world = world();
