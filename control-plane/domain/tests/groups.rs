@@ -336,6 +336,41 @@ fn a_prepared_target_that_is_skipped_keeps_no_release_from_being_proven() {
 }
 
 #[test]
+fn what_leads_the_traffic_goes_back_together_or_not_at_all() {
+    let mut world = world();
+    world.enrol(7);
+    world.connect(7, vec![]);
+    world.ok(TenantCommand::CreateTarget(Box::new(in_group(7, "lb"))));
+    deploy(&mut world, 5, BlueGreen::default());
+    through(&mut world, &[3, 4], &[5, 6, 7]);
+    assert_eq!(*world.status(5), Status::Succeeded);
+    let problem = conflict(world.tell(TenantCommand::Rollback { id: deployment(7), of: deployment(5) }));
+    assert!(
+        problem.contains("together or not at all")
+            && problem.contains("(no earlier release to go back to on web-7)"),
+        "{problem}"
+    );
+    assert_eq!(here(&world, 5), (Some(5), GREEN, None));
+    end(&world);
+}
+
+/// It leads where the others go back to.
+#[test]
+fn what_was_never_led_away_keeps_nothing_from_being_led_back() {
+    let mut world = world();
+    deploy(&mut world, 5, BlueGreen::default());
+    let reason = "later".to_owned();
+    world.ok(TenantCommand::SkipTarget { deployment: deployment(5), target: target(6), reason });
+    through(&mut world, &[3, 4], &[5]);
+    assert_eq!(*world.status(5), Status::Succeeded);
+    world.ok(TenantCommand::Rollback { id: deployment(7), of: deployment(5) });
+    assert_eq!(parts(&world, 7), [(5, "active")]);
+    steps(&mut world, 5, &["switch", "verify"]);
+    assert_eq!((here(&world, 5), here(&world, 6)), (LIVE_4, LIVE_4));
+    end(&world);
+}
+
+#[test]
 fn nothing_is_switched_to_a_group_that_nobody_wants_prepared() {
     let mut world = world();
     let new = NewDeployment { on_failure: OnFailure::Ask, ..wanted(5, BlueGreen::default()) };

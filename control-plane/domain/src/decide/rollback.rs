@@ -134,7 +134,25 @@ fn checked(tx: &Transaction<'_>, of: DeploymentId) -> Result<(Arc<Deployment>, P
         let problem = format!("there is nothing to roll back in deployment {of}{message}{instead}");
         return Err(Rejection::Conflict { problem });
     }
+    if deployment.strategy.groups().is_some() {
+        leads_to_one(tx, &deployment, &plan)?;
+    }
     Ok((deployment, plan))
+}
+
+/// What leads the traffic and stays where this has led it keeps the rest of it from going back. What was skipped was never led there.
+fn leads_to_one(tx: &Transaction<'_>, deployment: &Deployment, plan: &Plan) -> Result<(), Rejection> {
+    let leads = |target| deployment.leading().any(|part| part.target == target);
+    let stays = |it: &&LeftOut| !matches!(it.why, Why::Back { .. } | Why::Skipped) && leads(it.target);
+    let stay: Vec<LeftOut> = plan.left.iter().filter(stays).cloned().collect();
+    if stay.is_empty() {
+        return Ok(());
+    }
+    let why = message(tx, &stay);
+    let problem = format!(
+        "what leads the traffic goes back together or not at all, and not all of it can{why}; deploy the release that is wanted instead"
+    );
+    Err(Rejection::Conflict { problem })
 }
 
 /// Where the traffic goes is one thing: what leads it goes back together or not at all.
