@@ -620,7 +620,8 @@ async fn a_stop_is_a_goodbye_with_the_results_before_it() {
     let (mut peer, hello) = control_plane.welcome().await;
     let rights = stella_agent::profile::Rights::own().bits();
     let beside = capability::TRUST | capability::HOLDINGS | capability::TRACE | capability::ENDING;
-    let all = capability::COMMAND | beside | capability::LISTS_ALL | capability::PROBES | rights;
+    let probes = capability::PROBES | capability::CERTAIN;
+    let all = capability::COMMAND | beside | capability::LISTS_ALL | probes | rights;
     assert_eq!(hello.capabilities, all);
     let admitted = QuicPeer::admit(
         Some(stella_protocol::version::ALPN_AGENT),

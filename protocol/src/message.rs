@@ -179,6 +179,10 @@ pub mod capability {
     pub const LISTS_ALL: u64 = 1 << 12;
     /// Understands [`super::ToAgent::Probe`].
     pub const PROBES: u64 = 1 << 13;
+    /// Says of a unit or a check that its effect is there, or is not, only where that is certain: whatever clocks were set or stood still,
+    /// and however little time there is. It knows that an attempt that was queued later than now has no age. Means nothing without
+    /// [`PROBES`].
+    pub const CERTAIN: u64 = 1 << 14;
 }
 
 /// An attempt that the agent still knows.

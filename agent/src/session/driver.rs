@@ -106,7 +106,8 @@ async fn hello(config: &Config) -> Result<Result<AgentSession, SendError>, Gone>
         | capability::TRACE
         | capability::ENDING
         | capability::LISTS_ALL
-        | capability::PROBES;
+        | capability::PROBES
+        | capability::CERTAIN;
     let spans = if config.sends_spans { capability::SPANS } else { 0 };
     let figures = if config.figures.is_some() { capability::FIGURES } else { 0 };
     let hello = Hello {

@@ -1,17 +1,21 @@
 //! An outcome that nobody knows: what the host shows settles it, a person does, or nothing.
 
-use crate::common::{World, agent, deployment, facts, hello, is_unknown, mark, new_deployment, target};
-use stella_domain::command::NewDeployment;
+use crate::common::{
+    World, agent, deployment, facts, hello, is_unknown, mark, name, new_deployment, new_release, release,
+    target,
+};
 use stella_domain::command::TenantCommand;
+use stella_domain::command::{NewDeployment, NewRelease};
 use stella_domain::decide::Decision;
 use stella_domain::deployment::{OnFailure, Progress, Status};
 use stella_domain::probe::{PAUSE_MS, ProbeAnswer, WAY_MS, WINDOW_MS, window_ms};
 use stella_domain::rejection::Rejection;
+use stella_domain::release::{Phase as StepPhase, Step, StepAction};
 use stella_domain::task::TaskState;
 use stella_protocol::id::TaskId;
 use stella_protocol::limits::INSPECT_TIME_MS_MAX;
 use stella_protocol::message::{Effect, Hello, Phase, TaskOutcome, capability};
-use stella_protocol::spec::{CheckSpec, Probe, TaskSpec};
+use stella_protocol::spec::{CheckSpec, Probe, TaskSpec, UnitAction};
 
 fn there() -> Effect {
     Effect::There { what: "2.0 is current".to_owned() }
@@ -195,6 +199,68 @@ fn what_the_agent_still_has_is_not_asked_about() {
     world.connect(1, vec![listed]);
     assert_eq!(world.task(task).state.name(), "running");
     assert_eq!(world.tenant().probes(agent(1), world.now).count(), 0);
+}
+
+/// What becomes of one step after the answer of an agent with these capabilities, which has lost its journal, and what it says about that.
+fn settled(action: StepAction, without: u64, effect: Effect) -> (&'static str, Option<String>) {
+    let mut world = World::with_release_1(1);
+    let step = Step { name: name("only"), action, timeout_ms: 30_000, phase: StepPhase::Prepare };
+    let (id, components) = (release(5), new_release(2).components);
+    let new = NewRelease { id, components, steps: vec![step], ..new_release(5) };
+    world.ok(TenantCommand::CreateRelease(Box::new(new)));
+    world.deploy(2, 5, None);
+    let task = world.run(1);
+    let hello = hello(mark(77, 0), vec![]);
+    let capabilities = hello.capabilities & !without;
+    world.connect_with(1, Hello { capabilities, ..hello }, false);
+    world.probe(1, effect);
+    let task = world.task(task);
+    (task.state.name(), task.unprobed())
+}
+
+fn unit(action: UnitAction) -> StepAction {
+    StepAction::Systemd { unit: "web.service".to_owned(), action }
+}
+
+#[test]
+fn what_an_older_agent_takes_for_certain_settles_nothing() {
+    let (now, before) = (0, capability::CERTAIN);
+    let check = || {
+        let address = "127.0.0.1:80".to_owned();
+        StepAction::CheckTcp { address, interval_ms: 100, successes: 1 }
+    };
+    let restarts = || [UnitAction::Restart, UnitAction::ReloadOrRestart].map(unit);
+    for restart in restarts() {
+        assert_eq!(settled(restart, now, there()).0, "succeeded");
+    }
+    for restart in restarts() {
+        assert_eq!(settled(restart, now, absent()).0, "interrupted");
+    }
+    for effect in [there(), absent()] {
+        for restart in restarts() {
+            let (state, why) = settled(restart, before, effect.clone());
+            assert_eq!(state, "unknown");
+            let why = why.unwrap();
+            assert!(why.starts_with("its host cannot tell: its agent is too old to be certain"), "{why}");
+        }
+    }
+    assert_eq!(settled(check(), now, absent()).0, "interrupted");
+    assert_eq!(settled(check(), before, absent()).0, "unknown", "it may have had too little time");
+
+    // Of these there was never any doubt.
+    assert_eq!(settled(check(), before, there()).0, "succeeded");
+    assert_eq!(settled(unit(UnitAction::Start), before, there()).0, "succeeded");
+    assert_eq!(settled(unit(UnitAction::Stop), before, absent()).0, "interrupted");
+}
+
+#[test]
+fn a_check_by_a_command_is_left_to_a_person_whatever_its_agent_says() {
+    let argv = vec!["true".to_owned()];
+    let check = StepAction::CheckCommand { argv, interval_ms: 100, successes: 1 };
+    let (state, why) = settled(check, capability::CERTAIN, absent());
+    assert_eq!(state, "unknown");
+    let why = why.unwrap();
+    assert!(why.contains("nobody can confirm that nothing of the check's command is left"), "{why}");
 }
 
 #[test]

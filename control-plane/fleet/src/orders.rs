@@ -26,7 +26,8 @@ use crate::registry::Link;
 /// Keys that are not open any more are forgotten when there are this many more of them than open ones.
 const FORGET_SLACK: usize = 32;
 
-/// For when an attempt was queued, if the clock was set since: a time that has not come.
+/// For when an attempt was queued, if the clock was set since: a time that has not come. Agents without [`capability::CERTAIN`] take it for
+/// now; the core believes nothing that they say of it.
 const SINCE_UNKNOWN: Timestamp = Timestamp(u64::MAX);
 
 /// What one session has told its agent.

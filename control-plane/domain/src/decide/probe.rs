@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use stella_protocol::id::{AgentId, QuestionId, SessionEpoch, TaskId};
 use stella_protocol::message::{Effect, TaskOutcome, capability};
+use stella_protocol::spec::{CheckSpec, Probe, TaskSpec, UnitAction};
 
 use super::transaction::Transaction;
 use super::{agent, rollout};
@@ -17,6 +18,11 @@ use crate::event::Fact;
 use crate::probe::{PAUSE_MS, ProbeAnswer, WORDS_MAX, window_ms};
 use crate::rejection::Rejection;
 use crate::task::{Task, TaskState};
+
+const COMMAND_MAY_BE_LEFT: &str = "nobody can confirm that nothing of the check's command is left";
+const DISK_WENT_BACK: &str = "the journal of its agent has lost its end, so the disk may be an older one, without what was done before";
+/// It goes by one clock, which may have stood still, or by a time that the control plane does not know any more.
+const TOO_OLD: &str = "its agent is too old to be certain; update it, or look at the host";
 
 /// Asks the agent of a task what is left of it, if nobody knows what has become of it and the agent is there to say.
 pub(super) fn ask(tx: &mut Transaction<'_>, id: TaskId) -> Result<(), Rejection> {
@@ -58,10 +64,9 @@ pub(super) fn answer(
     let task = Arc::clone(tx.task(id)?);
     let (key, finished_at, cancelled) = (task.key(), tx.now, task.cancel_requested);
     let mut answer = ProbeAnswer::from(effect);
-    if let ProbeAnswer::Done { what } = &answer
-        && has_gone_back(tx, &task)
-    {
-        answer = ProbeAnswer::Unclear { reason: gone_back(what) };
+    if let Some(why) = doubt(tx, &task, &answer)? {
+        let reason = format!("{why}: {}", answer.words()).chars().take(WORDS_MAX).collect();
+        answer = ProbeAnswer::Unclear { reason };
     }
     let outcome = match &answer {
         ProbeAnswer::Done { .. } => Some(TaskOutcome::Succeeded),
@@ -77,6 +82,33 @@ pub(super) fn answer(
     Ok(Outcome::Done)
 }
 
+/// Why what a host takes for certain is not, if so.
+fn doubt(tx: &Transaction<'_>, task: &Task, answer: &ProbeAnswer) -> Result<Option<&'static str>, Rejection> {
+    let is_done = match answer {
+        ProbeAnswer::Done { .. } => true,
+        ProbeAnswer::NotDone { .. } => false,
+        ProbeAnswer::Unclear { .. } => return Ok(None),
+    };
+    let is_old = tx.agent(task.agent)?.capabilities & capability::CERTAIN == 0;
+    Ok(match &task.spec {
+        TaskSpec::Check(CheckSpec { probe: Probe::Command(_), .. }) if !is_done => Some(COMMAND_MAY_BE_LEFT),
+        // It may have had less time than the check may take.
+        TaskSpec::Check(_) if is_old && !is_done => Some(TOO_OLD),
+        TaskSpec::Systemd(spec) if is_old && asks_for_a_restart(spec.action) => Some(TOO_OLD),
+        TaskSpec::Artifact(_) | TaskSpec::Command(_) | TaskSpec::Check(_) | TaskSpec::Systemd(_) => {
+            (is_done && has_gone_back(tx, task)).then_some(DISK_WENT_BACK)
+        }
+    })
+}
+
+/// Whether a unit that is active says nothing of the action, but when it became so does.
+const fn asks_for_a_restart(action: UnitAction) -> bool {
+    match action {
+        UnitAction::Restart | UnitAction::ReloadOrRestart => true,
+        UnitAction::Start | UnitAction::Stop => false,
+    }
+}
+
 /// Whether the host is, or was, as it had been before its target was worked on: what the steps before have done may be gone, and what
 /// this one was to do may be there from earlier. That it is not there is still certain.
 fn has_gone_back(tx: &Transaction<'_>, task: &Task) -> bool {
@@ -88,11 +120,6 @@ fn has_gone_back(tx: &Transaction<'_>, task: &Task) -> bool {
         deployment.map_or(task.queued_at, |it| it.created_at)
     };
     tx.tenant.work.get(&task.agent).and_then(|work| work.went_back).is_some_and(|at| at >= begun)
-}
-
-fn gone_back(what: &str) -> String {
-    let why = "the journal of its agent has lost its end, so the disk may be an older one, without what was done before";
-    format!("{why}: {what}").chars().take(WORDS_MAX).collect()
 }
 
 /// Nobody has answered: that proves nothing.

@@ -137,7 +137,7 @@ pub fn hello(journal: JournalMark, open: Vec<OpenAttempt>) -> Hello {
     let resources = Resources::default();
     Hello {
         agent_version: "0.1.0".to_owned(),
-        capabilities: 15 | capability::HOLDINGS | capability::PROBES,
+        capabilities: 15 | capability::HOLDINGS | capability::PROBES | capability::CERTAIN,
         journal,
         control_plane: None,
         open,
