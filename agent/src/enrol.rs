@@ -153,9 +153,9 @@ pub async fn enrol(options: &Options) -> Result<Enrolled, Error> {
     }
     match old {
         Some(old) if old != identity.agent => set_journal_aside(&options.state_dir, &old.to_string())?,
-        // Nobody knows any more whose it is: not this one's.
-        None if options.force => set_journal_aside(&options.state_dir, "unknown")?,
-        Some(_) | None => {}
+        Some(_) => {}
+        // Nobody knows any more whose it is: not this one's, which has never run.
+        None => set_journal_aside(&options.state_dir, "unknown")?,
     }
     profile::keep(&options.state_dir, identity.agent, profile)?;
     identity.has_profile = true;

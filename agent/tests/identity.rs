@@ -221,6 +221,21 @@ async fn a_forced_enrolment_over_a_damaged_identity_sets_the_journal_aside() {
 }
 
 #[tokio::test]
+async fn an_enrolment_without_an_identity_sets_aside_the_journal_that_is_there() {
+    let control_plane = ControlPlane::start();
+    let home = Home::new();
+    let options = options(&control_plane, &home);
+    let (enrolled, _) = tokio::join!(enrol(&options), grant_one(&control_plane, 7));
+    enrolled.unwrap();
+    drop(Journal::open(&home.state().join("journal"), 0).unwrap());
+    fs::remove_file(home.state().join("identity.json")).unwrap();
+    let (enrolled, _) = tokio::join!(enrol(&options), grant_one(&control_plane, 8));
+    assert!(matches!(enrolled, Ok(Enrolled::New(..))), "{enrolled:?}");
+    assert!(home.state().join("journal-of-unknown").is_dir());
+    assert!(!home.state().join("journal").exists(), "it is the new agent's");
+}
+
+#[tokio::test]
 async fn a_refusal_is_told_and_leaves_no_identity() {
     let control_plane = ControlPlane::start();
     let home = Home::new();
