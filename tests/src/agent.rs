@@ -161,6 +161,27 @@ impl Agent {
         fs::remove_dir_all(self.state_dir().join("journal")).context("there is no journal to wipe")
     }
 
+    /// Copies what its disk holds: what the agent keeps, and what tasks have changed. The agent must not run.
+    ///
+    /// # Errors
+    /// If it cannot be copied.
+    pub fn save_disk(&self, to: &Path) -> Result<()> {
+        fs::create_dir_all(to)?;
+        copy_tree(&self.state_dir(), &to.join("state"))?;
+        copy_tree(&self.host_root(), &to.join("host"))
+    }
+
+    /// Puts back what [`Self::save_disk`] has copied: what a restored disk does. The agent must not run.
+    ///
+    /// # Errors
+    /// If it cannot be put back.
+    pub fn restore_disk(&self, from: &Path) -> Result<()> {
+        fs::remove_dir_all(self.state_dir())?;
+        fs::remove_dir_all(self.host_root())?;
+        copy_tree(&from.join("state"), &self.state_dir())?;
+        copy_tree(&from.join("host"), &self.host_root())
+    }
+
     /// The file with key and certificate.
     #[must_use]
     pub fn identity_file(&self) -> PathBuf {
@@ -231,6 +252,12 @@ impl Drop for Agent {
             process::kill_now(pid);
         }
     }
+}
+
+fn copy_tree(from: &Path, to: &Path) -> Result<()> {
+    let copied = Command::new("cp").arg("-a").args([from, to]).status()?;
+    anyhow::ensure!(copied.success(), "{} cannot be copied", from.display());
+    Ok(())
 }
 
 fn common(folder: &Path, server: &str) -> Vec<String> {

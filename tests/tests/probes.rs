@@ -119,6 +119,49 @@ async fn an_artifact_that_was_not_switched_to_counts_as_interrupted_and_can_be_t
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_was_restored_proves_nothing_of_what_it_has_lost() -> Result<()> {
+    let mut cluster = Cluster::start(1).await?;
+    let port = TcpListener::bind("127.0.0.1:0")?;
+    let address = port.local_addr()?.to_string();
+    for version in ["1.0.0", "2.0.0"] {
+        let digest = cluster.api.upload(TENANT, &archive(&[("version", version)])?).await?;
+        let steps = vec![artifact("web"), check_tcp("check", &address)];
+        cluster.release(&release(version, &[("web", &digest)], steps)).await?;
+    }
+    let ended = cluster.deploy(&rolling(ENVIRONMENT, "1.0.0", OnFailure::Stop)).await?;
+    ensure!(ended.deployment.status == "succeeded", "{ended:?}");
+    let disk = tempfile::tempdir()?;
+    cluster.agents[0].stop()?;
+    cluster.agents[0].save_disk(disk.path())?;
+    cluster.agents[0].start()?;
+    cluster.wait_online("web-1").await?;
+
+    // The new version is there, and is not healthy yet. Then the disk is one from before, with the old version, which is.
+    drop(port);
+    let id = cluster
+        .api
+        .deploy(TENANT, &rolling(ENVIRONMENT, "2.0.0", OnFailure::Stop), None)
+        .await?
+        .deployment
+        .id;
+    let check = cluster.wait_task(&id, "web-1", "check", "running").await?.id;
+    ensure!(current(&cluster).contains("2.0.0-"), "{}", current(&cluster));
+    cluster.agents[0].kill()?;
+    cluster.agents[0].restore_disk(disk.path())?;
+    let _healthy = TcpListener::bind(&address)?;
+    cluster.agents[0].start()?;
+
+    let found = probed(&cluster, &check, "unclear").await?;
+    ensure!(found.state == "unknown", "{found:?}");
+    ensure!(current(&cluster).contains("1.0.0-"), "{}", current(&cluster));
+    let detail = cluster.api.deployment(TENANT, &id).await?;
+    ensure!(detail.deployment.status == "running", "{detail:?}");
+    let reason = detail.targets[0].reason.clone().unwrap_or_default();
+    ensure!(reason.contains("the journal of its agent has lost its end"), "{reason}");
+    cluster.passed()
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_check_is_asked_again_and_a_command_is_left_to_a_person() -> Result<()> {
     let mut cluster = Cluster::start(1).await?;
     // A port that nobody else is given as long as it is wanted here.
