@@ -9,13 +9,13 @@ mod control_plane;
 
 use std::fs::{self, File};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::process::Stdio;
 
 use common::disk::Disk;
 use control_plane::{ControlPlane, DAY, dispatch, on, soon};
 use stella_protocol::id::AttemptKey;
 use stella_protocol::session::control::ControlEvent;
+use tokio::process::{Child, Command};
 
 /// More than fits on what is left of the disk in any way that the journal writes.
 const DISPATCHES_MAX: u128 = 200;
@@ -28,19 +28,17 @@ fn start(state: &Path, root: &Path, log: &Path) -> Child {
     command.arg("run").arg("--config").arg(config).arg("--state-dir").arg(state).arg("--host-root").arg(root);
     command.args(["--reserve-bytes", "0", "--log-format", "json", "--drain-seconds", "0"]);
     let out = File::options().create(true).append(true).open(log).unwrap();
-    command.stdout(out.try_clone().unwrap()).stderr(out).stdin(Stdio::null()).spawn().unwrap()
+    command
+        .stdout(out.try_clone().unwrap())
+        .stderr(out)
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap()
 }
 
 async fn exit_code(agent: &mut Child) -> Option<i32> {
-    soon("the agent's end", async {
-        loop {
-            if let Some(status) = agent.try_wait().unwrap() {
-                return status.code();
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    })
-    .await
+    soon("the agent's end", agent.wait()).await.unwrap().code()
 }
 
 #[tokio::test]
@@ -87,6 +85,5 @@ async fn an_agent_whose_commit_fails_stops_and_knows_afterwards_what_it_has_prom
     for key in promised {
         assert!(hello.open.iter().any(|open| open.key == key), "{key} was promised and is forgotten");
     }
-    agent.kill().unwrap();
-    agent.wait().unwrap();
+    agent.kill().await.unwrap();
 }
