@@ -76,6 +76,7 @@ impl Drop for Delegated {
             if fs::remove_dir(&self.0).is_ok() {
                 return;
             }
+            // What was killed leaves its group when the kernel has taken it apart.
             std::thread::sleep(Duration::from_millis(20));
         }
     }

@@ -334,7 +334,7 @@ async fn output_comes_after_the_result_for_as_long_as_it_gets_on() {
     let (mut peer, _) = control_plane.welcome().await;
     let bytes = 4 << 20;
     let mut output = printed(&mut peer, 1, bytes).await;
-    // Slowly, for longer than output may stand still.
+    // The pause is what is tried: it is read slowly, for longer than output may stand still.
     let acknowledged = Instant::now();
     let mut read = 0;
     while let Some(chunk) = read_frame::<OutputChunk>(&mut output).await {

@@ -198,7 +198,7 @@ pub(crate) fn supervisor_pid(attempt_dir: &std::path::Path) -> i32 {
     i32::try_from(first["Given"]["supervisor"]["pid"].as_i64().unwrap()).unwrap()
 }
 
-/// Waits until `condition` holds.
+/// Waits until `condition` holds. It is about files and processes of others, which tell nobody: it is asked again until then.
 pub(crate) async fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
     let until = Instant::now() + PATIENCE;
     while !condition() {

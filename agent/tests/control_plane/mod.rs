@@ -93,7 +93,7 @@ pub(crate) async fn until_file_is(path: &Path, content: &str) {
     until_file(path, |text| text == content).await;
 }
 
-/// Waits until a file has what is waited for. One that is not there is empty.
+/// Waits until a file has what is waited for. One that is not there is empty. Whoever writes it tells nobody: it is read again until then.
 pub(crate) async fn until_file(path: &Path, is_ready: impl Fn(&str) -> bool) {
     soon(&format!("the content of {}", path.display()), async {
         while !is_ready(&std::fs::read_to_string(path).unwrap_or_default()) {
