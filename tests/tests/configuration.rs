@@ -10,6 +10,7 @@ use nix::unistd::Pid;
 use stella_api_types::deployment::OnFailure;
 use stella_api_types::paths;
 use stella_tests::cluster::{Cluster, ENVIRONMENT, TENANT, create_token, token};
+use stella_tests::control_plane::Settings;
 use stella_tests::monitoring::{Event, Pager};
 use stella_tests::people::Shell;
 use stella_tests::recipe::{release, rolling, shell};
@@ -62,6 +63,193 @@ fn both_programs_read_layers_and_name_what_was_meant() -> Result<()> {
     let (_, text) = run("stella-agent", &["config", "show", "--concurrency=3"], ("LANG", "C"))?;
     ensure!(text.contains("concurrency = 3  # flag --concurrency"), "{text}");
     Ok(())
+}
+
+/// Every key of the control plane's page, each with a value that is not its default.
+const EVERYTHING: &str = r#"
+state_dir = "FOLDER/state"
+[api]
+listen = "127.0.0.1:18443"
+names = ["localhost"]
+certificate = "FOLDER/site.crt"
+key = "FOLDER/site.key"
+trusted_proxies = ["10.0.0.7", "fd00:1::/64"]
+client_address_header = "forwarded"
+artifact_bytes_max = 1000000
+tenant_artifact_bytes_max = 1000000
+requests_per_minute = 2000
+burst = 200
+tenant_requests_per_minute = 2000
+hook_requests_per_minute = 200
+[metrics]
+listen = "127.0.0.1:19090"
+client_ca = "FOLDER/site.crt"
+[agents]
+listen = "127.0.0.1:17443"
+advertise = "stella.example.com:7443"
+certificate_lifetime_s = 86400
+heartbeat_interval_ms = 1000
+[journal]
+cache_bytes = 1000000
+reserve_bytes = 1000000
+snapshot_every_events = 1000
+[retention]
+memory_days = 1
+memory_max = 10
+memory_seconds_min = 60
+memory_interval_s = 10
+output_days = 10
+artifact_days = 100
+artifact_releases_min = 3
+[traces]
+endpoint = "https://otel.example.com"
+protocol = "grpc"
+compression = "gzip"
+ca = "FOLDER/site.crt"
+headers_file = "FOLDER/headers"
+sample_ratio = 0.5
+[event_bus]
+servers = ["tls://nats.example.com:4222"]
+stream = "RELEASES"
+create_stream = false
+stream_max_age_s = 3600
+subject_prefix = "releases"
+source = "https://stella.example.com"
+begin = "beginning"
+credentials_file = "FOLDER/nats.creds"
+ca = "FOLDER/site.crt"
+client_certificate = "FOLDER/site.crt"
+client_key = "FOLDER/site.key"
+[gates.prometheus.main]
+url = "https://prometheus.example.com"
+ca = "FOLDER/site.crt"
+headers_file = "FOLDER/headers"
+tenants = ["acme"]
+[gates.http.changes]
+url = "https://changes.example.com/state"
+ca = "FOLDER/site.crt"
+headers_file = "FOLDER/headers"
+tenants = ["*"]
+[workflows]
+http_allowed = ["https://hooks.example.com/", { url = "https://acme.example.com/", tenants = ["acme"] }]
+[workflows.http.tickets]
+url = "https://tickets.example.com/rest/"
+ca = "FOLDER/site.crt"
+headers_file = "FOLDER/headers"
+tenants = ["acme"]
+[workflows.http.roots-of-the-system]
+url = "https://tickets.example.com/rest/"
+[notifications]
+source = "releases"
+[[notifications.receivers]]
+name = "hook"
+type = "webhook"
+url = "https://pager.example.com/"
+secret_file = "FOLDER/secret"
+ca = "FOLDER/site.crt"
+workflow_tenants = ["acme"]
+[[notifications.receivers]]
+name = "chat"
+type = "slack"
+url_file = "FOLDER/address"
+channel = "releases"
+[[notifications.receivers]]
+name = "pager"
+type = "pagerduty"
+routing_key_file = "FOLDER/secret"
+[[notifications.receivers]]
+name = "mail"
+type = "email"
+host = "mail.example.com"
+port = 465
+security = "tls"
+username = "stella"
+password_file = "FOLDER/secret"
+ca = "FOLDER/site.crt"
+from = "stella@example.com"
+to = ["ops@example.com"]
+[[notifications.routes]]
+receivers = ["hook", "chat", "pager", "mail"]
+tenants = ["acme"]
+environments = ["production"]
+kinds = ["deployment_failed"]
+severity_min = "warning"
+wait_s = 1
+repeat_s = 60
+resolved = false
+[log]
+level = "warn"
+format = "json"
+file = "FOLDER/log"
+"#;
+
+/// Each command reads all of it, without what only a running control plane has set up.
+#[test]
+fn a_configuration_with_every_key_is_read_by_every_command() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let write = |name: &str, text: &str| fs::write(folder.path().join(name), text);
+    let key = rcgen::KeyPair::generate()?;
+    let certificate = rcgen::CertificateParams::new(vec!["localhost".to_owned()])?.self_signed(&key)?;
+    write("site.crt", &certificate.pem())?;
+    write("site.key", &key.serialize_pem())?;
+    write("headers", "Authorization: Bearer 0123456789abcdef\n")?;
+    write("secret", "0123456789abcdef0123456789abcdef\n")?;
+    write("address", "https://chat.example.com/T0/0123456789abcdef\n")?;
+    let seed = nkeys::KeyPair::new_user().seed()?;
+    let part = |name: &str, text: &str| format!("-----BEGIN {name}-----\n{text}\n------END {name}------\n");
+    write("nats.creds", &(part("NATS USER JWT", "a.b.c") + &part("USER NKEY SEED", &seed)))?;
+    let config = folder.path().join("orchestrator.toml");
+    fs::write(&config, EVERYTHING.replace("FOLDER", &folder.path().display().to_string()))?;
+    let config = config.display().to_string();
+    let orchestrator = |arguments: &[&str]| {
+        run("stella-orchestrator", &[arguments, &["--config", &config]].concat(), ("LANG", "C"))
+    };
+
+    let (good, said) = orchestrator(&["config", "check"])?;
+    ensure!(good, "{said}");
+    let (good, said) = orchestrator(&["config", "show", "--output", "json"])?;
+    ensure!(good, "{said}");
+    let shown: Vec<serde_json::Value> = serde_json::from_str(&said)?;
+    let (_, page) = orchestrator(&["config", "reference"])?;
+    let documented: Vec<&str> =
+        page.lines().filter_map(|it| it.strip_prefix("| `")?.split('`').next()).collect();
+    ensure!(documented.len() > 50, "{documented:?}");
+    for key in documented {
+        let is_it = |it: &serde_json::Value| {
+            let name = it["key"].as_str().unwrap_or_default();
+            key.strip_suffix('*').map_or(name == key, |section| name.starts_with(section))
+        };
+        ensure!(shown.iter().any(is_it), "nothing sets {key}: {shown:#?}");
+    }
+
+    // Nothing is there to be shown, saved or told; that is what they say, and not that they cannot begin.
+    for arguments in [
+        &["reload"][..],
+        &["ca", "status"],
+        &["journal", "verify"],
+        &["backup", "backup.out"],
+        &["restore", "nothing.there"],
+        &["doctor"],
+    ] {
+        let (_, said) = orchestrator(arguments)?;
+        ensure!(!said.is_empty() && !said.contains("panicked"), "{arguments:?}: {said}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_control_plane_with_a_named_destination_starts_and_its_commands_work() -> Result<()> {
+    let tables = "[workflows.http.tickets]\nurl = \"https://tickets.example.com/rest/\"\n".to_owned();
+    let mut cluster = Cluster::with_settings(0, &Settings { tables, ..Settings::default() }).await?;
+    let backup = cluster.folder().join("stella.backup").display().to_string();
+    assert_eq!(cluster.control_plane.tool(&["reload"])?, "nothing has changed\n");
+    for arguments in [&["config", "show"][..], &["ca", "status"], &["backup", &backup]] {
+        cluster.control_plane.tool(arguments)?;
+    }
+    cluster.control_plane.stop()?;
+    cluster.control_plane.tool(&["journal", "verify"])?;
+    cluster.control_plane.resume().await?;
+    cluster.passed()
 }
 
 fn add(config: &Path, text: &str) -> Result<()> {

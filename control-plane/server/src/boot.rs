@@ -59,7 +59,6 @@ pub(crate) fn run(loaded: &Loaded) -> anyhow::Result<()> {
         format: config.log.format,
         file: config.log.file.clone(),
     })?;
-    stella_certs::install_provider();
     backup::refuse_unfinished(&config.state_dir)?;
     written_by::refuse_newer(&config.state_dir)?;
     written_by::refuse_lost_journal(&config.state_dir, &config.journal_dir())?;

@@ -64,7 +64,6 @@ pub(crate) struct Examined {
 
 /// Looks and tells; whether nothing fails.
 pub(crate) fn run(args: &DoctorArgs, file: Option<&Path>) -> anyhow::Result<bool> {
-    stella_certs::install_provider();
     let Examined { findings, .. } = examine(&Loaded::load(file));
     let mut out = io::stdout().lock();
     match args.output {

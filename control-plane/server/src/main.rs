@@ -123,6 +123,8 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    // What is in the configuration is tried when it is read, and every command reads it.
+    stella_certs::install_provider();
     match run(&Cli::parse()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,

@@ -30,7 +30,6 @@ pub(crate) struct SupportArgs {
 
 /// Gathers everything, writes it and tells what is in it.
 pub(crate) fn run(args: &SupportArgs, file: Option<&Path>) -> anyhow::Result<bool> {
-    stella_certs::install_provider();
     let now = SystemTime::now();
     let since_1970 = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     let path = args
