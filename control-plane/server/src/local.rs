@@ -1,5 +1,5 @@
 //! Administration on the control plane's own host, by a socket in the state folder: what no token of the API may do, such as
-//! taking a backup with the keys of the authority.
+//! taking a backup with the keys of the authority, or making a token for whoever has none any more.
 //!
 //! Who may connect is who may read the state folder anyway: the socket is for its owner, in a folder for its owner, and the
 //! caller's user is asked of the kernel. A caller sends one request, a line of JSON, and gets one line, and after it what it
@@ -22,6 +22,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::admin_token::{self, Ask};
 use crate::authority::{Rotator, Step};
 use crate::backup::{self, Parts};
 use crate::look::{Look, View};
@@ -50,6 +51,8 @@ pub(crate) enum Request {
     Reload,
     /// A step of the certificate authority; how it is after it follows, as JSON.
     Ca(Step),
+    /// To record a token of an administrator; what was recorded follows, as JSON.
+    AdminToken(Ask),
     /// How it is; that follows, as JSON.
     Look,
     /// Its figures, which follow as Prometheus has them.
@@ -61,7 +64,7 @@ impl Request {
     const fn duration_max(&self) -> Option<Duration> {
         match self {
             Self::Look | Self::Metrics => Some(LOOK_DURATION_MAX),
-            Self::Backup(_) | Self::Reload | Self::Ca(_) => None,
+            Self::Backup(_) | Self::Reload | Self::Ca(_) | Self::AdminToken(_) => None,
         }
     }
 }
@@ -235,6 +238,7 @@ async fn serve_one(local: &Local, mut stream: UnixStream) -> anyhow::Result<()> 
         Ok(Request::Backup(parts)) => take_backup(local, stream, parts).await,
         Ok(Request::Reload) => reload(local, stream).await,
         Ok(Request::Ca(step)) => change_authority(local, stream, step).await,
+        Ok(Request::AdminToken(ask)) => record_token(local, stream, caller, ask).await,
         Ok(Request::Look) => look(local, stream).await,
         Ok(Request::Metrics) => figures(local, stream).await,
         Err(error) => {
@@ -296,6 +300,17 @@ async fn change_authority(local: &Local, stream: UnixStream, step: Step) -> anyh
         Ok(report) => {
             answer(&mut stream, &Answer::Ok)?;
             Ok(stream.write_all(&serde_json::to_vec(&report)?)?)
+        }
+        Err(error) => answer(&mut stream, &Answer::Refused(format!("{error:#}"))),
+    }
+}
+
+async fn record_token(local: &Local, stream: UnixStream, caller: u32, ask: Ask) -> anyhow::Result<()> {
+    let mut stream = blocking(stream)?;
+    match admin_token::record(&local.engine, caller, ask).await {
+        Ok(recorded) => {
+            answer(&mut stream, &Answer::Ok)?;
+            Ok(stream.write_all(&serde_json::to_vec(&recorded)?)?)
         }
         Err(error) => answer(&mut stream, &Answer::Refused(format!("{error:#}"))),
     }

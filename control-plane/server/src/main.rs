@@ -1,5 +1,6 @@
 //! `stella-orchestrator`: the control plane.
 
+mod admin_token;
 mod authority;
 mod authority_tool;
 mod backup;
@@ -62,6 +63,7 @@ const EXAMPLES: &str = "Examples:
   stella-orchestrator backup --into /var/lib/stella-backup --keep 7
   stella-orchestrator restore /var/backups/stella.backup
   stella-orchestrator ca status
+  sudo stella-orchestrator admin-token --file /root/stella-token
   stella-orchestrator journal verify
   stella-orchestrator notifications test pager
   stella-orchestrator journal export /var/backups/journal.jsonl
@@ -91,6 +93,8 @@ enum Command {
     /// The certificate authority: show it, and rotate its certificates while the control plane runs.
     #[command(subcommand)]
     Ca(authority_tool::CaCommand),
+    /// Make a token that administers the installation, on the control plane's own host and while it runs: for who has lost the last one.
+    AdminToken(admin_token::AdminTokenArgs),
     /// Verify, export or import the journal of a stopped control plane.
     #[command(subcommand)]
     Journal(journal_tool::JournalCommand),
@@ -164,6 +168,7 @@ fn run(cli: &Cli) -> anyhow::Result<bool> {
         | Command::Backup(_)
         | Command::Restore(_)
         | Command::Ca(_)
+        | Command::AdminToken(_)
         | Command::Journal(_)
         | Command::Notifications(_)
         | Command::Completion { .. }
@@ -181,6 +186,7 @@ fn run(cli: &Cli) -> anyhow::Result<bool> {
         }
         Command::Restore(args) => backup::restore(args, &config.state_dir),
         Command::Ca(command) => authority_tool::run(command, &config.state_dir),
+        Command::AdminToken(args) => admin_token::run(args, &config.state_dir),
         Command::Notifications(command) => notify_tool::run(command, config),
         Command::Journal(command) => journal_tool::run(command, &config.state_dir, &config.journal_dir()),
         Command::Doctor(_) | Command::SupportBundle(_) | Command::Completion { .. } | Command::Man { .. } => {
