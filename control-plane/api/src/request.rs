@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, field};
 
 use crate::error::{ApiError, ErrorCode};
+use crate::serve::LetIn;
 use crate::{AnsweredRequest, App, OnAnswer};
 
 const CORRELATION: HeaderName = HeaderName::from_static("x-correlation-id");
@@ -100,6 +101,10 @@ pub(crate) async fn layer(State(app): State<App>, mut request: Request, next: Ne
             Ok(caller) => {
                 if let Some(caller) = caller {
                     answering.was_admitted = true;
+                    // Only tests call the router without a connection.
+                    if let Some(connection) = request.extensions().get::<LetIn>() {
+                        connection.now();
+                    }
                     request.extensions_mut().insert(caller);
                 }
                 next.run(request).await

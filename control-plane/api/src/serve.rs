@@ -7,10 +7,10 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::{Extension, Router};
 use axum_server::Handle;
 use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use hyper_util::rt::TokioTimer;
@@ -22,6 +22,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::{ApiDeps, App, routes};
+pub(crate) use connections::LetIn;
 use connections::{Bounded, Prompt};
 
 /// How long requests may go on after the shutdown has begun.
@@ -118,7 +119,9 @@ pub async fn serve_metrics(
     ready: impl FnOnce(SocketAddr) + Send,
 ) -> Result<(), Error> {
     let turns = Arc::new(Semaphore::new(RENDERS_MAX));
-    let scrape = move |headers: HeaderMap| {
+    let scrape = move |Extension(connection): Extension<LetIn>, headers: HeaderMap| {
+        // There is nothing else here, and no token: whoever asks for it has what there is to have.
+        connection.now();
         let accepted = headers.get_all(header::ACCEPT).into_iter().map(HeaderValue::as_bytes);
         let (format, render, turns) =
             (Exposition::accepted(accepted), Arc::clone(&render), Arc::clone(&turns));

@@ -6,6 +6,7 @@ use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use stella_protocol::network::{Bounds, Shares};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
+use tower_http::add_extension::AddExtension;
 
 use crate::Tuning;
 
@@ -30,8 +32,14 @@ const BUSY_CONNECTIONS: usize = 2_048;
 const ADDRESS_CONNECTIONS_MAX: usize = 1_024;
 /// How many of them one may have when they have to be shared.
 const BUSY_ADDRESS_CONNECTIONS_MAX: usize = 128;
-/// How long the first byte of a request may take after the TLS handshake. From there on the HTTP library has time-outs.
-const FIRST_BYTE_MAX: Duration = Duration::from_secs(15);
+/// How long it may take after the TLS handshake until the version of HTTP is clear. From there on the HTTP library has a time-out for the
+/// head of a request, with HTTP/1.
+const BEGINNING_MAX: Duration = Duration::from_secs(15);
+/// How long a connection may be there after the TLS handshake without a request that was let in: longer than the head of one takes, and
+/// the body of a message to a hook. Without it strangers could hold all places, with one request each and what keeps HTTP/2 alive.
+const STRANGER_MAX: Duration = Duration::from_secs(60);
+/// What a connection of HTTP/2 begins with. Whatever else one begins with is HTTP/1.
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// After how many quiet seconds the kernel asks whether the other end is still there: one that follows a task without output is
 /// quiet for long, and one whose host has lost its power is for ever.
 const KEEP_ALIVE_S: u32 = 60;
@@ -74,7 +82,7 @@ impl<S> Accept<TcpStream, S> for Bounded {
             stream.set_nodelay(true)?;
             setsockopt(&stream, KeepAlive, &true)?;
             setsockopt(&stream, TcpKeepIdle, &KEEP_ALIVE_S)?;
-            Ok((Connection { stream, first: None, _place: Some(place) }, service))
+            Ok((Connection { stream, stranger: None, _place: Some(place) }, service))
         }))
     }
 }
@@ -117,8 +125,23 @@ impl Drop for Place {
     }
 }
 
-/// Ends connections on which nothing is said after what `inner` does to accept them. The HTTP library waits for ever for the bytes
-/// by which it tells the versions of HTTP apart.
+/// Whether a request of a connection was let in. Each of its requests has it as an extension.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LetIn(Arc<AtomicBool>);
+
+impl LetIn {
+    /// From now on the connection may be there for as long as its client likes.
+    pub(crate) fn now(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn is(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Ends connections on which nobody asks for anything that they may have after what `inner` does to accept them. The HTTP library waits
+/// for ever for the bytes by which it tells the versions of HTTP apart, and for the first request of HTTP/2.
 #[derive(Clone, Debug)]
 pub(super) struct Prompt<A> {
     inner: A,
@@ -136,30 +159,73 @@ where
     A::Future: Send + 'static,
 {
     type Stream = Connection<A::Stream>;
-    type Service = A::Service;
+    type Service = AddExtension<A::Service, LetIn>;
     type Future = BoxFuture<'static, io::Result<(Self::Stream, Self::Service)>>;
 
     fn accept(&self, stream: I, service: S) -> Self::Future {
         let accepted = self.inner.accept(stream, service);
         Box::pin(async {
             let (stream, service) = accepted.await?;
-            Ok((Connection::prompt(stream), service))
+            let let_in = LetIn::default();
+            Ok((Connection::prompt(stream, let_in.clone()), AddExtension::new(service, let_in)))
         })
     }
 }
 
-/// A connection that holds a place, or whose first byte must not take long: the one beneath TLS, and the one above it.
+/// A connection that holds a place, or whose first requests must not take long: the one beneath TLS, and the one above it.
 #[derive(Debug)]
 pub(super) struct Connection<S> {
     stream: S,
-    /// Until when there has to be a byte; `None` once there was, or if it may take as long as it likes.
-    first: Option<Pin<Box<Sleep>>>,
+    /// `None` once a request was let in, or if that may take as long as it likes.
+    stranger: Option<Stranger>,
     _place: Option<Place>,
 }
 
+/// Somebody of whom no request was let in yet.
+#[derive(Debug)]
+struct Stranger {
+    let_in: LetIn,
+    /// Until when something has to have happened.
+    until: Pin<Box<Sleep>>,
+    /// How many bytes have come, as long as they may become HTTP/2's preface.
+    begun: Option<usize>,
+}
+
+impl Stranger {
+    /// What has come; nothing is the end of it.
+    fn heard(&mut self, bytes: &[u8]) {
+        let Some(begun) = self.begun else { return };
+        let missing = &HTTP2_PREFACE[begun..];
+        if bytes.len() < missing.len() && !bytes.is_empty() && missing.starts_with(bytes) {
+            self.begun = Some(begun + bytes.len());
+            return;
+        }
+        self.begun = None;
+        let until = self.until.deadline() + (STRANGER_MAX - BEGINNING_MAX);
+        self.until.as_mut().reset(until);
+    }
+}
+
 impl<S> Connection<S> {
-    fn prompt(stream: S) -> Self {
-        Self { stream, first: Some(Box::pin(sleep(FIRST_BYTE_MAX))), _place: None }
+    fn prompt(stream: S, let_in: LetIn) -> Self {
+        let stranger = Stranger { let_in, until: Box::pin(sleep(BEGINNING_MAX)), begun: Some(0) };
+        Self { stream, stranger: Some(stranger), _place: None }
+    }
+
+    /// An error once its time is over. Whoever is polled may not get any further otherwise: one that reads nothing is never read from.
+    fn in_time(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        if self.stranger.as_ref().is_some_and(|it| it.let_in.is()) {
+            self.stranger = None;
+        }
+        let Some(stranger) = &mut self.stranger else { return Ok(()) };
+        if stranger.until.as_mut().poll(context).is_pending() {
+            return Ok(());
+        }
+        let why = match stranger.begun {
+            Some(_) => "the client says nothing",
+            None => "no request of the client was let in",
+        };
+        Err(io::Error::new(io::ErrorKind::TimedOut, why))
     }
 }
 
@@ -169,19 +235,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match Pin::new(&mut self.stream).poll_read(context, buffer) {
-            Poll::Ready(result) => {
-                self.first = None;
-                Poll::Ready(result)
-            }
-            Poll::Pending => match &mut self.first {
-                Some(first) => first
-                    .as_mut()
-                    .poll(context)
-                    .map(|()| Err(io::Error::new(io::ErrorKind::TimedOut, "the client says nothing"))),
-                None => Poll::Pending,
-            },
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if let (Poll::Ready(Ok(())), Some(stranger)) = (&read, &mut self.stranger) {
+            stranger.heard(&buffer.filled()[before..]);
         }
+        self.in_time(context)?;
+        read
     }
 }
 
@@ -191,6 +251,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.in_time(context)?;
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
@@ -199,6 +260,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.in_time(context)?;
         Pin::new(&mut self.stream).poll_write_vectored(context, slices)
     }
 
@@ -207,6 +269,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.in_time(context)?;
         Pin::new(&mut self.stream).poll_flush(context)
     }
 
@@ -219,27 +282,72 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
 mod tests {
     use std::net::Ipv4Addr;
 
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
     use tokio::net::TcpListener;
     use tokio::time::Instant;
 
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn a_client_that_says_nothing_is_cut_off_and_one_that_has_begun_is_not() {
-        let (mut client, server) = duplex(64);
-        let mut server = Connection::prompt(server);
-        let began = Instant::now();
-        assert_eq!(server.read_u8().await.unwrap_err().kind(), io::ErrorKind::TimedOut);
-        assert_eq!(began.elapsed().as_secs(), FIRST_BYTE_MAX.as_secs());
+    fn pair() -> (DuplexStream, Connection<DuplexStream>, LetIn) {
+        let (client, server) = duplex(64);
+        let let_in = LetIn::default();
+        (client, Connection::prompt(server, let_in.clone()), let_in)
+    }
 
-        let mut server = Connection::prompt(server.stream);
+    /// Seconds until it is cut off, reading all that comes.
+    async fn cut_off(mut server: impl AsyncRead + Unpin) -> u64 {
+        let began = Instant::now();
+        let ended = server.read_to_end(&mut Vec::new()).await;
+        assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        began.elapsed().as_secs()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_does_not_get_to_its_first_request_is_cut_off() {
+        for (said, until) in [
+            (&b""[..], BEGINNING_MAX),
+            (b"P", BEGINNING_MAX),
+            (&HTTP2_PREFACE[..23], BEGINNING_MAX),
+            (HTTP2_PREFACE, STRANGER_MAX),
+            (b"GET", STRANGER_MAX),
+            (b"PRI * HTTP/1.1", STRANGER_MAX),
+        ] {
+            let (mut client, server, _) = pair();
+            client.write_all(said).await.unwrap();
+            assert_eq!(cut_off(server).await, until.as_secs(), "{}", said.escape_ascii());
+        }
+        // Byte by byte it takes no longer.
+        let (mut client, server, _) = pair();
+        let slowly = async {
+            for byte in HTTP2_PREFACE {
+                client.write_u8(*byte).await.unwrap();
+                sleep(Duration::from_secs(1)).await;
+            }
+        };
+        let ended = tokio::select! {
+            ended = cut_off(server) => ended,
+            () = slowly => panic!("it has said all of it"),
+        };
+        assert_eq!(ended, BEGINNING_MAX.as_secs());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_is_let_in_may_be_quiet_and_one_that_takes_no_answer_is_cut_off() {
+        let (mut client, mut server, let_in) = pair();
         client.write_u8(1).await.unwrap();
         assert_eq!(server.read_u8().await.unwrap(), 1);
+        let_in.now();
         let later = tokio::spawn(async move { server.read_u8().await });
-        sleep(FIRST_BYTE_MAX * 10).await;
+        sleep(STRANGER_MAX * 10).await;
         client.write_u8(2).await.unwrap();
         assert_eq!(later.await.unwrap().unwrap(), 2);
+
+        let (mut client, mut server, _) = pair();
+        client.write_all(b"GET").await.unwrap();
+        server.read_u8().await.unwrap();
+        let began = Instant::now();
+        assert_eq!(server.write_all(&[0; 100]).await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert_eq!(began.elapsed().as_secs(), STRANGER_MAX.as_secs());
     }
 
     #[tokio::test]

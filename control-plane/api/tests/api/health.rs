@@ -1,14 +1,20 @@
 //! Health, the ids that every answer carries, and the whole of it behind a real socket.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use axum::body::Body;
+use rustls::{ClientConfig, RootCertStore};
 use serde_json::{Value, json};
-use stella_certs::Authority;
 use stella_certs::tls::{ServerIdentity, https_server};
+use stella_certs::{Authority, certificates_from_pem};
 use stella_protocol::trace::TraceParent;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsConnector;
 
 use crate::world::{World, bare, with_json, within};
 
@@ -112,9 +118,9 @@ async fn ids_that_make_no_sense_are_replaced() {
     }
 }
 
-#[tokio::test]
-async fn it_is_served_over_tls_until_the_shutdown() {
-    let world = World::new().await;
+/// The world behind a real socket, under an authority.
+async fn served(world: &World) -> (Authority, SocketAddr, JoinHandle<Result<(), stella_api::Error>>) {
+    stella_certs::install_provider();
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::open_or_create(folder.path(), SystemTime::now()).unwrap();
     let certificate = authority.issue_server(&[], SystemTime::now(), Duration::from_secs(3_600)).unwrap();
@@ -127,10 +133,15 @@ async fn it_is_served_over_tls_until_the_shutdown() {
         world.shutdown.clone(),
         move |address| ready.send(address).unwrap(),
     ));
-    let address: SocketAddr = within(address).await.unwrap();
+    (authority, within(address).await.unwrap(), serving)
+}
+
+#[tokio::test]
+async fn it_is_served_over_tls_until_the_shutdown() {
+    let world = World::new().await;
+    let (authority, address, serving) = served(&world).await;
     assert_eq!(address.ip(), Ipv4Addr::LOCALHOST);
 
-    stella_certs::install_provider();
     let client = |roots: Option<reqwest::Certificate>| {
         let roots = roots.into_iter().collect::<Vec<_>>();
         reqwest::Client::builder().https_only(true).tls_certs_only(roots).build().unwrap()
@@ -157,4 +168,60 @@ async fn it_is_served_over_tls_until_the_shutdown() {
     while within(feed.chunk()).await.unwrap().is_some() {}
     within(serving).await.unwrap().unwrap();
     assert!(trusting.get(format!("{url}/health")).send().await.is_err());
+}
+
+/// Of HTTP/2, and settings without any.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+/// Keeps a connection of HTTP/2 alive for as long as the other end lets it.
+async fn answer_pings(mut connection: impl AsyncRead + AsyncWrite + Unpin) {
+    let mut head = [0; 9];
+    while connection.read_exact(&mut head).await.is_ok() {
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let mut payload = vec![0; usize::try_from(length).unwrap()];
+        let is_ping = head[3] == 6;
+        if connection.read_exact(&mut payload).await.is_err() {
+            return;
+        }
+        head[4] |= 1;
+        if is_ping && connection.write_all(&[&head[..], &payload].concat()).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Time is only moved while both connections are quiet.
+async fn minutes_pass() {
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(70)).await;
+    tokio::time::resume();
+}
+
+#[tokio::test]
+async fn the_connection_of_a_stranger_ends_and_that_of_a_feed_does_not() {
+    let world = World::new().await;
+    world.tenant("acme").await;
+    let (authority, address, _serving) = served(&world).await;
+    let root = reqwest::Certificate::from_pem(authority.roots_pem().as_bytes()).unwrap();
+    let client = reqwest::Client::builder().tls_certs_only([root]).build().unwrap();
+    let url = format!("https://localhost:{}/api/v1/tenants/acme/events", address.port());
+    let follow = client.get(url).bearer_auth(&world.token).header("accept", "text/event-stream");
+    let mut feed = within(follow.send()).await.unwrap();
+    assert_eq!(feed.version(), reqwest::Version::HTTP_2);
+    assert!(within(feed.chunk()).await.unwrap().unwrap().starts_with(b"id: 0\n"));
+
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(certificates_from_pem(authority.roots_pem().as_bytes()).unwrap());
+    let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    let tcp = TcpStream::connect(address).await.unwrap();
+    let name = "localhost".try_into().unwrap();
+    let mut stranger = within(TlsConnector::from(Arc::new(config)).connect(name, tcp)).await.unwrap();
+    stranger.write_all(PREFACE).await.unwrap();
+    within(stranger.read_exact(&mut [0; 9])).await.unwrap();
+    minutes_pass().await;
+    within(answer_pings(stranger)).await;
+
+    world.post("/api/v1/tenants/acme/environments", &json!({"name": "production"})).await.expect(201);
+    let next = within(feed.chunk()).await.unwrap().unwrap();
+    assert!(!next.is_empty());
 }
