@@ -75,3 +75,38 @@ async fn a_control_plane_whose_journal_is_away_does_not_begin_anew() -> Result<(
     cluster.wait_online("web-1").await?;
     cluster.passed()
 }
+
+/// A tool says no, for this reason.
+fn refusal(cluster: &Cluster, arguments: &[&str], why: &str) -> Result<()> {
+    let error = cluster.control_plane.tool(arguments).err().context("it was not refused")?;
+    let error = format!("{error:#}");
+    ensure!(error.contains(why), "{error}");
+    Ok(())
+}
+
+/// Nor is an authority that did not come up: agents trust no other one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_control_plane_whose_authority_is_away_makes_no_other_one() -> Result<()> {
+    let mut cluster = Cluster::start(1).await?;
+    let state = cluster.control_plane.state_dir().to_owned();
+    let pki = state.join("pki");
+    refusal(&cluster, &["ca", "create"], "a control plane runs on")?;
+    cluster.control_plane.stop()?;
+    refusal(&cluster, &["ca", "create"], "of an authority that may be whole")?;
+    fs::rename(&pki, state.join("away"))?;
+    // Nothing is there, and then the mount point alone.
+    for is_mount_point in [false, true] {
+        if is_mount_point {
+            fs::create_dir(&pki)?;
+        }
+        refusal(&cluster, &["run"], "is a file system not mounted?")?;
+        refusal(&cluster, &["doctor"], "FAIL  root certificate: ")?;
+        ensure!(fs::read_dir(&pki).map_or(true, |mut it| it.next().is_none()), "something was made");
+    }
+    fs::remove_dir(&pki)?;
+    fs::rename(state.join("away"), &pki)?;
+    cluster.control_plane.resume().await?;
+    cluster.api = cluster.control_plane.api()?;
+    cluster.wait_online("web-1").await?;
+    cluster.passed()
+}

@@ -1,14 +1,21 @@
-//! `stella-orchestrator ca`: asks the running control plane to change its certificate authority.
+//! `stella-orchestrator ca`: asks the running control plane to change its certificate authority, or makes one for a stopped one that has lost
+//! its own.
 
+use std::fs;
 use std::io::{self, Read, Write};
-use std::path::Path;
+use std::time::SystemTime;
 
-use anyhow::Context;
+use anyhow::{Context, bail, ensure};
 use clap::Subcommand;
+use stella_certs::Authority;
+use stella_durable::Store;
 
 use crate::authority::{Report, Step};
+use crate::config::Config;
 use crate::config_tool::Output;
+use crate::doctor::BOOK;
 use crate::local;
+use crate::owner::become_owner;
 
 /// What to do with the certificate authority.
 #[derive(Debug, Subcommand)]
@@ -20,6 +27,10 @@ pub(crate) enum CaCommand {
         #[arg(long, value_enum, default_value_t)]
         output: Output,
     },
+    /// Make a new authority where there is none any more, while the control plane is stopped: the old one is lost, and so is every backup of
+    /// it. All agents have to enrol again.
+    #[command(after_help = "Example:\n  sudo stella-orchestrator ca create")]
+    Create,
     /// Replace the issuing certificate and its key, under the same root. Needs root.key.
     #[command(after_help = "Example:\n  sudo stella-orchestrator ca rotate-issuing")]
     RotateIssuing,
@@ -50,8 +61,10 @@ pub(crate) enum RotateCommand {
 }
 
 /// Runs one.
-pub(crate) fn run(command: &CaCommand, state_dir: &Path) -> anyhow::Result<bool> {
+pub(crate) fn run(command: &CaCommand, config: &Config) -> anyhow::Result<bool> {
+    let state_dir = &config.state_dir;
     let (step, output) = match command {
+        CaCommand::Create => return create(config).map(|()| true),
         CaCommand::Status { output } => (Step::Status, *output),
         CaCommand::RotateIssuing => (Step::RotateIssuing, Output::Text),
         CaCommand::Rotate(RotateCommand::Start) => (Step::Start, Output::Text),
@@ -76,6 +89,49 @@ pub(crate) fn run(command: &CaCommand, state_dir: &Path) -> anyhow::Result<bool>
         Output::Text => describe(&mut out, &report)?,
     }
     Ok(true)
+}
+
+/// What may be in the folder of an authority that is lost: hooks keep their secrets, and a file system has a folder of its own.
+const NO_AUTHORITYS: [&str; 2] = ["hooks.key", "lost+found"];
+
+/// Makes one where there was one and is none. The first start of all makes it itself.
+fn create(config: &Config) -> anyhow::Result<()> {
+    let (state_dir, journal) = (&config.state_dir, config.journal_dir());
+    let _as_owner = become_owner(state_dir)?;
+    ensure!(
+        Store::exists(&journal),
+        "there is no journal in {}: the first start of a control plane makes the authority itself",
+        journal.display()
+    );
+    ensure!(
+        !Store::is_held(&journal)?,
+        "a control plane runs on {}: it has an authority; stella-orchestrator ca rotate start replaces its root",
+        state_dir.display()
+    );
+    let pki = state_dir.join("pki");
+    let wrong = || format!("{} cannot be read", pki.display());
+    let left = match fs::read_dir(&pki) {
+        Ok(items) => {
+            items.map(|item| Ok(item?.file_name())).collect::<io::Result<Vec<_>>>().with_context(wrong)?
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => return Err(error).with_context(wrong),
+    };
+    if let Some(left) = left.iter().find(|left| NO_AUTHORITYS.iter().all(|none| *left != *none)) {
+        bail!(
+            "{} is there, of an authority that may be whole: start the control plane, which says what is wrong with it; only if it is lost for good, move it away first",
+            pki.join(left).display()
+        );
+    }
+    let authority = Authority::open_or_create(&pki, SystemTime::now())?;
+    let mut out = io::stdout().lock();
+    writeln!(out, "root     {}", authority.root_fingerprint())?;
+    writeln!(
+        out,
+        "next: start the control plane, give everybody {}, and enrol every host again ({BOOK}/disaster-recovery.md, The authority is lost)",
+        pki.join("roots.crt").display()
+    )?;
+    Ok(())
 }
 
 fn describe(out: &mut impl Write, report: &Report) -> io::Result<()> {

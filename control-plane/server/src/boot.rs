@@ -100,6 +100,13 @@ fn open_journal(config: &Config) -> anyhow::Result<Arc<SledJournal>> {
     Ok(Arc::new(journal))
 }
 
+/// Opens the authority; makes one at the first start alone.
+fn open_pki(config: &Config, engine: &Engine) -> anyhow::Result<Pki> {
+    let is_in_use = written_by::is_in_use(&engine.handle().state());
+    written_by::refuse_lost_authority(&config.state_dir, is_in_use)?;
+    Pki::open(config)
+}
+
 pub(crate) fn private_dir(path: &Path) -> anyhow::Result<()> {
     DirBuilder::new()
         .recursive(true)
@@ -120,7 +127,7 @@ async fn serve(
     let shutdown = CancellationToken::new();
     let _stop_all_on_return = shutdown.clone().drop_guard();
     let running = Running { tasks: TaskTracker::new(), parts: Parts::default() };
-    let pki = Pki::open(config)?;
+    let pki = open_pki(config, engine)?;
     first_start::ensure_api_token(&engine.handle(), &config.state_dir).await?;
     authority::resume(&engine.handle(), &pki).await?;
     let logging = CancellationToken::new();

@@ -182,6 +182,10 @@ fn last_backup(state_dir: &Path, findings: &mut Findings) {
 }
 
 fn authority(config: &Config, findings: &mut Findings) {
+    // What cannot be told is told of each file.
+    if matches!(written_by::has_authority(&config.state_dir), Ok(false)) {
+        return no_authority(config, findings);
+    }
     let now = SystemTime::now();
     for (check, name, remedy) in [
         ("root certificate", "root.crt", "stella-orchestrator ca rotate start"),
@@ -207,6 +211,24 @@ fn authority(config: &Config, findings: &mut Findings) {
             }
         }
     }
+}
+
+/// The root's certificate is not there.
+fn no_authority(config: &Config, findings: &mut Findings) {
+    const CHECK: &str = "root certificate";
+    let pki = config.state_dir.join("pki");
+    if Store::exists(&config.journal_dir()) {
+        let remedy = format!(
+            "findmnt --target {}; mount what is missing, or put pki/ back from a backup; {BOOK}/disaster-recovery.md, The authority is lost",
+            quoted(&pki)
+        );
+        let detail = format!(
+            "{} is not there, and there is a journal: is a file system not mounted?",
+            pki.join("root.crt").display()
+        );
+        return findings.fail(CHECK, detail, remedy);
+    }
+    findings.ok(CHECK, "there is none yet: the first start makes it");
 }
 
 /// Whether somebody has it open.
@@ -359,6 +381,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let config = Config { state_dir: folder.path().join("state"), ..Config::default() };
         fs::create_dir_all(config.journal_dir()).unwrap();
+        fs::create_dir(config.state_dir.join("pki")).unwrap();
+        fs::write(config.state_dir.join("pki/root.crt"), "").unwrap();
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
         fs::set_permissions(&config.state_dir, fs::Permissions::from_mode(0o700)).unwrap();
         let look = || {
@@ -375,5 +399,25 @@ mod tests {
         assert_eq!(told.matches(AS_ROOT).count(), 4, "{told}");
         assert!(!told.contains("restore BACKUP") && !told.contains("systemctl"), "{told}");
         assert!(look().contains("restore BACKUP"), "root is told of what is not there");
+    }
+
+    #[test]
+    fn an_authority_that_is_away_is_missed_only_where_there_is_a_journal() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config { state_dir: folder.path().to_owned(), ..Config::default() };
+        let look = || {
+            let mut findings = Findings::default();
+            authority(&config, &mut findings);
+            (findings.is_well(), findings.text())
+        };
+        let (is_well, told) = look();
+        assert!(is_well && told.contains("the first start makes it"), "{told}");
+        fs::create_dir(config.journal_dir()).unwrap();
+        fs::write(config.journal_dir().join("db"), "").unwrap();
+        let (is_well, told) = look();
+        assert!(
+            !is_well && told.contains("is a file system not mounted?") && told.contains("findmnt"),
+            "{told}"
+        );
     }
 }

@@ -185,7 +185,7 @@ fn run(cli: &Cli) -> anyhow::Result<bool> {
             backup::backup(args, &config.state_dir, config.journal.files_reserve_bytes())
         }
         Command::Restore(args) => backup::restore(args, &config.state_dir),
-        Command::Ca(command) => authority_tool::run(command, &config.state_dir),
+        Command::Ca(command) => authority_tool::run(command, config),
         Command::AdminToken(args) => admin_token::run(args, &config.state_dir),
         Command::Notifications(command) => notify_tool::run(command, config),
         Command::Journal(command) => journal_tool::run(command, &config.state_dir, &config.journal_dir()),

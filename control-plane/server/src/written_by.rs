@@ -10,6 +10,7 @@ use anyhow::{Context, ensure};
 use semver::Version;
 use serde::{Deserialize, Serialize};
 use stella_doctor::{open_regular, read_all};
+use stella_domain::state::State;
 use stella_durable::Store;
 use stella_readers::place::StateFile;
 
@@ -41,7 +42,7 @@ pub(crate) fn refuse_newer(state_dir: &Path) -> anyhow::Result<()> {
 }
 
 /// What a control plane leaves in its state folder beside the journal, once that has begun.
-const SIGNS: [&str; 3] = [FILE_NAME, TOKEN_FILE, "pki/root.crt"];
+const SIGNS: [&str; 3] = [FILE_NAME, TOKEN_FILE, ROOT];
 
 /// Refuses a state folder that was in use and has no journal any more. One that is opened where there is none begins anew: agents are sent
 /// away, and the first token is overwritten by one that nobody knows once the journal is back.
@@ -64,6 +65,38 @@ pub(crate) fn refuse_lost_journal(state_dir: &Path, journal: &Path) -> anyhow::R
         );
     }
     Ok(())
+}
+
+/// The root that all agents trust. Without it, all that is left of an authority is of no use to them.
+const ROOT: &str = "pki/root.crt";
+
+/// Whether the root's certificate is there.
+///
+/// # Errors
+/// If that cannot be told.
+pub(crate) fn has_authority(state_dir: &Path) -> anyhow::Result<bool> {
+    let root = state_dir.join(ROOT);
+    root.try_exists().with_context(|| format!("{} cannot be looked at", root.display()))
+}
+
+/// Refuses a state folder whose journal is in use and that has no certificate authority any more. Another one would be made there, which no
+/// agent trusts, and the control plane would look well.
+///
+/// # Errors
+/// If it is one, or that cannot be told.
+pub(crate) fn refuse_lost_authority(state_dir: &Path, is_in_use: bool) -> anyhow::Result<()> {
+    ensure!(
+        !is_in_use || has_authority(state_dir)?,
+        "there is no {} in {}, and the journal says that there was one: is a file system not mounted? Put pki/ back, from a backup if need be; to begin anew with an authority that no agent and no command line trusts: stella-orchestrator ca create ({BOOK}/disaster-recovery.md, The authority is lost)",
+        ROOT,
+        state_dir.display()
+    );
+    Ok(())
+}
+
+/// Whether anything was ever decided here: the first token comes right after the authority.
+pub(crate) fn is_in_use(state: &State) -> bool {
+    !state.system.api_tokens.is_empty() || !state.tenants.is_empty()
 }
 
 /// Remembers that this version writes here from now on, if none newer of the same two numbers does already.
@@ -167,6 +200,25 @@ mod tests {
         fs::write(folder.path().join(FILE_NAME), "").unwrap();
         fs::write(journal.join("db"), "").unwrap();
         refuse_lost_journal(folder.path(), &journal).expect("it is there");
+    }
+
+    #[test]
+    fn an_authority_is_missed_where_there_was_one_and_nowhere_else() {
+        let folder = tempfile::tempdir().unwrap();
+        refuse_lost_authority(folder.path(), false).expect("the first start makes it, also after a crash");
+        // Nothing, a mount point, what does not help without the root.
+        for make in [None, Some("pki/"), Some("pki/root.key"), Some("pki/issuing.crt")] {
+            if let Some(file) = make.map(|it| folder.path().join(it)) {
+                fs::create_dir_all(folder.path().join("pki")).unwrap();
+                if !file.is_dir() {
+                    fs::write(&file, "").unwrap();
+                }
+            }
+            let error = refuse_lost_authority(folder.path(), true).unwrap_err().to_string();
+            assert!(error.contains("not mounted") && error.contains("ca create"), "{make:?}: {error}");
+        }
+        fs::write(folder.path().join(ROOT), "").unwrap();
+        refuse_lost_authority(folder.path(), true).expect("it is there");
     }
 
     #[test]
