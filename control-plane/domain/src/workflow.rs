@@ -5,6 +5,7 @@ mod check;
 mod input;
 mod more;
 mod notice;
+mod quoting;
 mod span;
 mod task;
 mod text;
@@ -31,9 +32,10 @@ pub use more::{
     DEPTH_MAX, FAN_OUT_MAX, ForEach, GateStep, HttpGate, ManualGate, MetricGate, SubWorkflow, Targets,
 };
 pub use notice::{NOTICE_CHARS_MAX, NOTICE_MS_MAX, NoticeSeverity, Notify};
+pub(crate) use quoting::{Address, Query};
 pub use span::Span;
 pub use task::{TargetStep, TaskStep};
-pub(crate) use text::{Text, render, render_for_target};
+pub(crate) use text::{Text, render, render_for, render_for_target};
 pub use variables::STEP_WORK_MAX;
 pub(crate) use variables::{Meter, Variables};
 

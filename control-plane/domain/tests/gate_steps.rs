@@ -106,6 +106,16 @@ fn a_metric_is_asked_with_what_the_run_was_given_and_its_answer_ends_the_step() 
 }
 
 #[test]
+fn a_value_in_a_query_asks_for_nothing_else() {
+    let of = |query: &str| json!({ "metric": { "source": "main", "query": query, "comparison": "below", "threshold": 0.5 } });
+    let world = asked(of("errors{version=\"${inputs.version + '\"} or up #'}\"}"), json!({}));
+    let Check::Metric { query, .. } = &question(&world).check else { panic!() };
+    assert_eq!(query, "errors{version=\"2.0\\\"} or up #\"}");
+    let world = asked(of("rate(errors[${inputs.version + '] or up #'}])"), json!({}));
+    assert!(reason(&world).contains("metric.query has a value with ']' in it outside of quotes"));
+}
+
+#[test]
 fn what_does_not_let_through_is_asked_again_as_often_as_the_step_says_and_late_answers_change_nothing() {
     let mut world =
         asked(json!({ "name": "change" }), json!({ "retry": { "attempts": 3, "backoff": "1m" } }));

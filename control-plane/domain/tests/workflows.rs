@@ -327,6 +327,39 @@ fn a_call_by_a_name_says_what_comes_after_its_address() {
     assert_eq!(states(&world), "succeeded: call succeeded");
 }
 
+/// Whoever starts the run has no say in where the credentials of a destination go.
+#[test]
+fn what_a_run_is_given_does_not_change_where_a_call_leads() {
+    for (address, value, leads_to) in [
+        (
+            json!({ "to": "tickets", "path": "issue/${inputs.version}/comment?by=${inputs.version}" }),
+            "A 1&b=c",
+            Some("issue/A%201%26b%3Dc/comment?by=A%201%26b%3Dc"),
+        ),
+        (
+            json!({ "to": "tickets", "path": "issue/${inputs.version}/comment" }),
+            "A-1/../../user?username=evil&x=",
+            None,
+        ),
+        (json!({ "url": "https://example.com/deploys/${inputs.version}" }), "..", None),
+    ] {
+        let mut world = world();
+        world.ok(TenantCommand::ApplyWorkflow(Box::new(steps(json!([{ "id": "call", "http": address }])))));
+        start(&mut world, json!({ "version": value })).unwrap();
+        match leads_to {
+            Some(address) => {
+                let Work::Http(request) = under_way(&world, "call") else { panic!() };
+                assert_eq!(request.url, address);
+            }
+            None => {
+                assert_eq!(states(&world), "failed: call failed");
+                let RunStatus::Failed { reason } = &now(&world).status else { panic!() };
+                assert!(reason.contains("has a value"), "{reason}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_held_step_is_retried_by_hand_or_fails_in_the_end() {
     let held =

@@ -21,7 +21,7 @@ use crate::name::{Identifier, Name};
 use crate::rejection::Rejection;
 use crate::run::{AskedGate, Run, StepEnd, Work};
 use crate::signature::SignatureRule;
-use crate::workflow::{GateStep, Variables, render};
+use crate::workflow::{GateStep, Query, Variables, render, render_for};
 
 /// The gate that a step means.
 struct Meant {
@@ -76,7 +76,8 @@ fn meant(place: &Environment, wanted: &GateStep, variables: &Variables) -> Resul
 /// The gate that a template has written, filled in. A checked one has exactly one.
 fn written(wanted: &GateStep, variables: &Variables) -> Result<Check, String> {
     if let Some(metric) = &wanted.metric {
-        let query = render(&metric.query, variables).map_err(|problem| format!("metric.query {problem}"))?;
+        let query = render_for(Query::default(), &metric.query, variables)
+            .map_err(|problem| format!("metric.query {problem}"))?;
         if query.trim().is_empty() || query.len() > QUERY_BYTES_MAX {
             let bytes = query.len();
             return Err(format!(

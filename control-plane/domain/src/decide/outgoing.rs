@@ -8,8 +8,8 @@ use super::run::{Begun, variables};
 use super::transaction::Transaction;
 use crate::run::{Notice, Request, Run, Work};
 use crate::workflow::{
-    CALL_MS_DEFAULT, Call, FILLED_BYTES_MAX, Meter, NOTICE_CHARS_MAX, NOTICE_MS_MAX, Notify, Span, Variables,
-    render,
+    Address, CALL_MS_DEFAULT, Call, FILLED_BYTES_MAX, Meter, NOTICE_CHARS_MAX, NOTICE_MS_MAX, Notify, Span,
+    Variables, render, render_for,
 };
 
 /// A call, filled in.
@@ -22,8 +22,12 @@ pub(super) fn request(run: &Run, call: &Call, timeout: Option<Span>, meter: &Met
         headers.insert(name.clone(), fill(&format!("headers.{name}"), value)?);
     }
     let body = call.body.as_ref().map(|body| fill_in(body, &variables)).transpose()?;
+    let (field, syntax) =
+        if call.to.is_some() { ("path", Address::below()) } else { ("url", Address::whole()) };
+    let url =
+        render_for(syntax, call.address(), &variables).map_err(|problem| format!("{field} {problem}"))?;
     let request = Request {
-        url: fill(if call.to.is_some() { "path" } else { "url" }, call.address())?,
+        url,
         to: call.to.clone(),
         method: call.method,
         headers,

@@ -7,6 +7,7 @@
 use serde_json::Value;
 use stella_expression::Expression;
 
+use super::quoting;
 use super::variables::Variables;
 
 /// How many expressions a text may have.
@@ -107,6 +108,23 @@ impl Text {
         Ok(text)
     }
 
+    /// Fills it in for somebody who reads more in it than a text.
+    fn fill_in_for(&self, mut syntax: impl quoting::Syntax, variables: &Variables) -> Result<String, String> {
+        let mut text = String::new();
+        for part in &self.0 {
+            match part {
+                Part::Literal(literal) | Part::Reference(literal) => {
+                    syntax.literal(literal)?;
+                    text.push_str(literal);
+                }
+                Part::Expression(expression) => text.push_str(&syntax.value(&value(expression, variables)?)?),
+            }
+            is_bounded(&text)?;
+        }
+        syntax.end()?;
+        Ok(text)
+    }
+
     /// Fills it in for a target to fill in once more: what is literal now is literal there, too. `value` is what an expression comes to.
     pub(crate) fn fill_in_for_target(
         &self,
@@ -160,6 +178,19 @@ pub(crate) fn render(text: &str, variables: &Variables) -> Result<String, String
     }
     variables.compiles(text.len())?;
     Text::parse(text)?.fill_in(variables)
+}
+
+/// Fills in a text that is more to its reader than a text. One without expressions is what the template says.
+pub(crate) fn render_for(
+    syntax: impl quoting::Syntax,
+    text: &str,
+    variables: &Variables,
+) -> Result<String, String> {
+    if !text.contains("${") {
+        return Ok(text.to_owned());
+    }
+    variables.compiles(text.len())?;
+    Text::parse(text)?.fill_in_for(syntax, variables)
 }
 
 /// Fills a text in that each target fills in once more.
