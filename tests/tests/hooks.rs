@@ -200,6 +200,7 @@ async fn a_hook_asks_for_a_promotion_that_waits_for_approvals_like_every_other()
         ["hook", "create", "new", "--account", "ci", "--environment", ENVIRONMENT, "--release", release];
     let (path, secret) = made(&boss, &arguments)?;
     let token = boss.token();
+    let carol = Shell::of(&cluster, "carol", "admin").await?.token();
     let started =
         taken(&github(&cluster.api, &path, &secret, "d-1", &json!({ "version": "1.0.0" })).await?, 201)?;
     let ended = cluster.wait_final(&started.deployment.context("a deployment")?).await?;
@@ -214,7 +215,10 @@ async fn a_hook_asks_for_a_promotion_that_waits_for_approvals_like_every_other()
     let boss = Shell::again(&cluster, token);
     let shown = boss.ok(&["promotion", "show", &promotion])?;
     ensure!(shown.contains("ci"), "{shown}");
-    boss.ok(&["promotion", "approve", &promotion, "--reason", "looked"])?;
+    let approve = ["promotion", "approve", &promotion, "--reason", "looked"];
+    let (code, said) = boss.run(&approve)?;
+    ensure!(code != Some(0) && said.contains("made the hook behind it"), "{said}");
+    Shell::again(&cluster, carol).ok(&approve)?;
     let unknown = github(&cluster.api, &path, &secret, "d-3", &json!({ "version": "6.6.6" })).await?;
     ensure!(refused(&unknown, 404)?.contains("app:6.6.6"), "{unknown:?}");
     ensure!(

@@ -10,8 +10,8 @@ use crate::run::Run;
 use crate::tenant::TenantState;
 
 impl TenantState {
-    /// Who has had a say in what a run does so far: whoever started it, whoever wrote the version of its workflow, and whoever has
-    /// answered what it has asked for; and the same of each run that it is part of. None twice.
+    /// Who has had a say in what a run does so far: whoever started it, whoever could choose what the hook that did has sent, whoever wrote
+    /// the version of its workflow, and whoever has answered what it has asked for; and the same of each run that it is part of. None twice.
     #[must_use]
     pub fn choosers_in(&self, run: RunId) -> Vec<Actor> {
         let mut choosers = Vec::new();
@@ -20,7 +20,8 @@ impl TenantState {
             let answered = run.steps.values().filter_map(|step| step.answered_by.as_ref());
             let written = self.workflows.get(&run.workflow).and_then(|it| it.versions.get(&run.version));
             let written_by = written.map(|version| &version.applied_by);
-            add(&mut choosers, [&run.started_by].into_iter().chain(written_by).chain(answered));
+            let asked = [&run.started_by].into_iter().chain(&run.chosen_by);
+            add(&mut choosers, asked.chain(written_by).chain(answered));
             next = run.parent.as_ref().and_then(|(whole, _)| self.runs.get(whole));
         }
         choosers
@@ -80,9 +81,9 @@ impl TenantState {
 }
 
 /// Those who are somebody, each once.
-pub(crate) fn each_once(actors: &[Actor]) -> Vec<Actor> {
+pub(crate) fn each_once<'a>(actors: impl IntoIterator<Item = &'a Actor>) -> Vec<Actor> {
     let mut once = Vec::new();
-    add(&mut once, actors.iter());
+    add(&mut once, actors.into_iter());
     once
 }
 

@@ -571,6 +571,9 @@ pub enum Fact {
         /// The step that waits for its end, if it is part of another run.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         parent: Option<(RunId, Identifier)>,
+        /// Who could choose what it does beside whoever started it: those behind a hook.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        chosen_by: Vec<Actor>,
     },
     StepStarted {
         run: RunId,

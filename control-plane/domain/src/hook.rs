@@ -11,6 +11,7 @@ use stella_protocol::digest::Digest;
 use stella_protocol::id::{AccountId, EnvironmentId, HookId};
 use stella_protocol::time::Timestamp;
 
+use crate::choice;
 use crate::command::{Actor, NewDeployment, TenantCommand};
 use crate::name::{Identifier, Name};
 use crate::rejection::Rejection;
@@ -48,15 +49,21 @@ pub struct Hook {
     pub created_at: Timestamp,
     /// By whom.
     pub created_by: Actor,
+    /// Who has made the secret, if it is not the first one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotated_by: Option<Actor>,
 }
 
 /// The salt of a secret that has a successor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FormerSalt {
     /// The salt.
     pub salt: Digest,
     /// Until when the secret is still good.
     pub until: Timestamp,
+    /// Who has made it, if it was not the first one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<Actor>,
 }
 
 /// What a hook starts.
@@ -119,6 +126,13 @@ impl Hook {
     /// The salts of before whose secrets are still good at `now`, the newest first.
     pub fn formers(&self, now: Timestamp) -> impl Iterator<Item = &FormerSalt> {
         self.formers.iter().rev().filter(move |former| former.until > now)
+    }
+
+    /// Who can choose what it asks for, beside its account: whoever has written what it starts, and whoever has seen a secret that is good
+    /// at `now` and can send messages.
+    pub(crate) fn choosers(&self, now: Timestamp) -> Vec<Actor> {
+        let made = self.formers(now).filter_map(|former| former.by.as_ref()).chain(&self.rotated_by);
+        choice::each_once(std::iter::once(&self.created_by).chain(made))
     }
 
     /// Whether this is all that it may ask for.

@@ -42,6 +42,9 @@ pub struct Run {
     pub parent: Option<(RunId, Identifier)>,
     /// Who started it: with this authority it deploys.
     pub started_by: Actor,
+    /// Who could choose it beside them, if that is a hook.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub chosen_by: Vec<Actor>,
     /// When.
     pub started_at: Timestamp,
     /// When it ended.

@@ -223,6 +223,7 @@ fn a_hook_starts_what_it_was_made_for_and_nothing_else() {
 #[test]
 fn an_account_does_not_approve_what_its_hook_has_asked_for() {
     let mut world = world();
+    world.person(2);
     create(&mut world, new(1, deploys("'shop:2.0'"))).unwrap();
     world.ok(TenantCommand::SetEnvironmentApprovals { environment: STAGING, rule: Some(rule(1, &[])) });
     let asked = by_hook(&mut world, 1, TenantCommand::Deploy(Box::new(new_deployment(9, 2, None)))).unwrap();
@@ -251,8 +252,79 @@ fn an_account_does_not_approve_what_its_hook_has_asked_for() {
     let own = Request { actor, ..World::request(Command::Tenant(TENANT, approve("mine"))) };
     let refused = world.send(&own).unwrap_err().to_string();
     assert!(refused.contains("nobody approves what they have asked for"), "{refused}");
-    world.tell_as(1, approve("looked")).unwrap();
-    assert_eq!(world.tenant().promotions[&asked].approvals[0].by.id, person(1).account().unwrap().id);
+    world.tell_as(2, approve("looked")).unwrap();
+    assert_eq!(world.tenant().promotions[&asked].approvals[0].by.id, person(2).account().unwrap().id);
+}
+
+/// Person 1 makes hook 1, and 2 to 4 secrets of it: at the end those of 3, for a minute, and of 4 are good.
+fn rotated(action: HookAction) -> World {
+    let mut world = world();
+    (2..=5).for_each(|n| world.person(n));
+    world.ok(TenantCommand::SetEnvironmentApprovals { environment: STAGING, rule: Some(rule(1, &[])) });
+    create(&mut world, new(1, action)).unwrap();
+    for (who, overlap_ms) in [(2, 0), (3, 0), (4, 60_000)] {
+        let salt = digest(u8::try_from(who).unwrap());
+        world.tell_as(who, TenantCommand::RotateHook { hook: hook(1), salt, overlap_ms }).unwrap();
+    }
+    world
+}
+
+/// They have seen a secret with which they could send whatever they like, and then let it through.
+#[test]
+fn whoever_made_a_hook_or_a_secret_of_it_does_not_approve_what_it_asks_for() {
+    let mut world = rotated(deploys("'shop:2.0'"));
+    let asked = by_hook(&mut world, 1, TenantCommand::Deploy(Box::new(new_deployment(9, 2, None)))).unwrap();
+    let Outcome::Promotion(asked) = asked.outcome else { panic!("{:?}", asked.outcome) };
+    // It is as it was when it asked.
+    world.tell_as(1, TenantCommand::RemoveHook { hook: hook(1) }).unwrap();
+    assert_eq!(world.tenant().promotions[&asked].chosen_by, [person(1), person(3), person(4)]);
+    let plan = world.tenant().promotions[&asked].plan.root;
+    let approve =
+        || TenantCommand::ApprovePromotion { promotion: asked, plan, reason: String::new(), signature: None };
+    for who in [1, 3, 4] {
+        let own = world.tell_as(who, approve()).unwrap_err().to_string();
+        assert!(own.contains("made the hook behind it or a secret of that"), "{own}");
+    }
+    world.tell_as(2, approve()).unwrap();
+    assert!(!world.tenant().promotions[&asked].is_open());
+
+    // What was good until then is nobody's any more.
+    let mut world = rotated(deploys("'shop:2.0'"));
+    world.wait_ms(60_000);
+    by_hook(&mut world, 1, TenantCommand::Deploy(Box::new(new_deployment(9, 2, None)))).unwrap();
+    let asked = *world.tenant().open_promotions.iter().next().unwrap();
+    assert_eq!(world.tenant().promotions[&asked].chosen_by, [person(1), person(4)]);
+}
+
+#[test]
+fn whoever_made_a_hook_or_a_secret_of_it_does_not_approve_in_its_runs() {
+    let mut world = rotated(runs(&[]));
+    let part = json!({ "name": "part", "steps": [{ "id": "go", "approval": {} },
+        { "id": "out", "needs": ["go"], "deploy": { "release": "shop:2.0", "environment": "staging" } }] });
+    let inputs = json!({ "version": { "type": "text", "max_length": 8 } });
+    let whole = json!({ "name": "ship", "inputs": inputs, "steps": [
+        { "id": "go", "approval": {} },
+        { "id": "part", "needs": ["go"], "workflow": { "name": "part", "version": 1 } }] });
+    for template in [part, whole] {
+        let template = Box::new(serde_json::from_value(template).unwrap());
+        world.ok(TenantCommand::ApplyWorkflow(template));
+    }
+    by_hook(&mut world, 1, start(1, "ship")).unwrap();
+    world.tell_as(1, TenantCommand::RemoveHook { hook: hook(1) }).unwrap();
+    let go = |run| TenantCommand::DecideStep { run, step: id("go"), approve: true, reason: String::new() };
+    let lets_go = |world: &mut World, run: RunId| {
+        for who in [1, 3, 4] {
+            let own = world.tell_as(who, go(run)).unwrap_err().to_string();
+            assert!(own.contains("made the hook that started it or a secret of that"), "{own}");
+        }
+        world.tell_as(2, go(run)).unwrap();
+    };
+    lets_go(&mut world, run(1));
+    let part = *world.tenant().active_runs.iter().find(|id| **id != run(1)).unwrap();
+    lets_go(&mut world, part);
+    let asked = *world.tenant().open_promotions.iter().next().unwrap();
+    let chosen_by = &world.tenant().promotions[&asked].chosen_by;
+    assert!([1, 3, 4].iter().all(|n| chosen_by.contains(&person(*n))), "{chosen_by:?}");
 }
 
 #[test]
@@ -316,7 +388,7 @@ fn who_wrote_the_workflow_of_a_run_does_not_approve_what_it_asks_for() {
     );
     world.tell_as(3, go()).unwrap();
     let asked = *world.tenant().open_promotions.iter().next().unwrap();
-    assert_eq!(world.tenant().promotions[&asked].chosen_by, [person(2)]);
+    assert_eq!(world.tenant().promotions[&asked].chosen_by, [person(1), person(2)]);
     let plan = world.tenant().promotions[&asked].plan.root;
     let approve =
         || TenantCommand::ApprovePromotion { promotion: asked, plan, reason: String::new(), signature: None };

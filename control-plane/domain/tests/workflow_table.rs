@@ -197,6 +197,7 @@ fn parts(table: &mut String) {
             version: 1,
             inputs: BTreeMap::new(),
             parent,
+            chosen_by: Vec::new(),
         };
         let other = RunId(Uuid::from_u128(0x5009));
         let cancelling = Turn::Cancelling { reason: "x".to_owned() };

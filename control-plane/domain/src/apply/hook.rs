@@ -28,6 +28,7 @@ impl TenantState {
                     formers: Vec::new(),
                     created_at: event.at,
                     created_by: event.actor.clone(),
+                    rotated_by: None,
                 };
                 self.hooks.insert(*id, Arc::new(hook));
                 Ok(())
@@ -37,11 +38,12 @@ impl TenantState {
                 let hook = Arc::make_mut(hook);
                 hook.formers.retain(|former| *keeps_others && former.until > event.at);
                 if let Some(until) = *former_until {
-                    hook.formers.push(FormerSalt { salt: hook.salt, until });
+                    hook.formers.push(FormerSalt { salt: hook.salt, until, by: hook.rotated_by.take() });
                     let over = hook.formers.len().saturating_sub(FORMER_SALTS_MAX);
                     hook.formers.drain(..over);
                 }
                 hook.salt = *salt;
+                hook.rotated_by = Some(event.actor.clone());
                 Ok(())
             }
             Fact::HookRemoved { id } => {

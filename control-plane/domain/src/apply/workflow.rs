@@ -238,7 +238,7 @@ impl TenantState {
 
     fn run_started(&mut self, event: &Event) -> Applied {
         let Event { at, actor, trace, fact } = event;
-        let Fact::RunStarted { id, workflow, version, inputs, parent } = fact else {
+        let Fact::RunStarted { id, workflow, version, inputs, parent, chosen_by } = fact else {
             return Err(misplaced(fact));
         };
         vacant(!self.runs.contains_key(id), RunId::KIND, id, fact)?;
@@ -260,6 +260,7 @@ impl TenantState {
             steps,
             parent: parent.clone(),
             started_by: actor.clone(),
+            chosen_by: chosen_by.clone(),
             started_at: *at,
             finished_at: None,
             trace: trace.clone(),

@@ -5,7 +5,7 @@ use stella_protocol::id::{AccountId, EnvironmentId, HookId};
 
 use super::transaction::Transaction;
 use crate::access::{AccountKind, Role, Scope};
-use crate::command::{NewHook, Outcome};
+use crate::command::{Actor, NewHook, Outcome};
 use crate::event::Fact;
 use crate::hook::{self, FORMER_SALTS_MAX, HOOKS_MAX, HookAction, OVERLAP_MS_MAX};
 use crate::name::Name;
@@ -102,6 +102,13 @@ pub(super) fn remove(tx: &mut Transaction<'_>, id: HookId) -> Result<Outcome, Re
 
 fn exists(tx: &Transaction<'_>, id: HookId) -> Result<(), Rejection> {
     if tx.tenant.hooks.contains_key(&id) { Ok(()) } else { Err(Rejection::not_found(HookId::KIND, id)) }
+}
+
+/// Who can choose what the hook asks for that asks now. They are recorded with it: the hook may be gone, or be another's, when something
+/// comes of it.
+pub(super) fn choosers(tx: &Transaction<'_>) -> Vec<Actor> {
+    let Actor::Hook { id, .. } = tx.actor() else { return Vec::new() };
+    tx.tenant.hooks.get(id).map(|hook| hook.choosers(tx.now)).unwrap_or_default()
 }
 
 /// The names of the hooks that bring releases to an environment.

@@ -10,7 +10,7 @@ use stella_protocol::time::Timestamp;
 use super::deployment::{self, Opening, Prepared};
 use super::gate::{self, Asking, Ruling};
 use super::transaction::Transaction;
-use super::{fields, freeze, group, hold, path, void, way_back};
+use super::{fields, freeze, group, hold, hook, path, void, way_back};
 use crate::access::{self, Scope};
 use crate::choice;
 use crate::colour::Leg;
@@ -53,7 +53,7 @@ pub(super) fn request(tx: &mut Transaction<'_>, new: &NewDeployment) -> Result<O
     let waits = environment.is_some_and(|environment| may_wait(environment));
     // A step that waits for it belongs to a run, in which others may have chosen.
     let run = tx.tenant.awaited.get(&new.id).map(|(run, _)| *run);
-    let chosen_by = run.map(|run| tx.tenant.choosers_in(run)).unwrap_or_default();
+    let chosen_by = run.map_or_else(|| hook::choosers(tx), |run| tx.tenant.choosers_in(run));
     request_as(tx, new, (waits, chosen_by))
 }
 
@@ -569,7 +569,7 @@ pub(super) fn is_free_to_let_through(
         format!("nobody {what} what they have asked for; somebody else has to")
     } else if promotion.has_chosen(actor) {
         format!(
-            "nobody {what} what they have chosen: they wrote the workflow of its run or answered what that asked for, or asked for what it comes from; somebody else has to"
+            "nobody {what} what they have chosen: they wrote the workflow of its run or answered what that asked for, made the hook behind it or a secret of that, or asked for what it comes from; somebody else has to"
         )
     } else {
         return Ok(());

@@ -6,7 +6,7 @@ use serde_json::Value;
 use stella_protocol::id::{AccountId, ApiTokenId, RunId};
 
 use super::transaction::Transaction;
-use super::{deploy_step, fields, gate_step, run};
+use super::{deploy_step, fields, gate_step, hook, run};
 use crate::access::{self, Scope};
 use crate::command::{Actor, NewRun, Outcome, TenantCommand};
 use crate::event::Fact;
@@ -156,7 +156,10 @@ pub(super) fn begin(
         return Err(Rejection::Conflict { problem });
     }
     let inputs = complete("inputs", &version.template.inputs, &new.inputs)?;
-    tx.emit(Fact::RunStarted { id: new.id, workflow: name.clone(), version: number, inputs, parent })?;
+    // Those of a part are those of the whole.
+    let chosen_by = if parent.is_none() { hook::choosers(tx) } else { Vec::new() };
+    let (id, workflow) = (new.id, name.clone());
+    tx.emit(Fact::RunStarted { id, workflow, version: number, inputs, parent, chosen_by })?;
     Ok(Outcome::Run(new.id))
 }
 
@@ -321,7 +324,7 @@ fn is_free_to_approve(tx: &Transaction<'_>, id: RunId) -> Result<(), Rejection> 
     let problem = if tx.run(id)?.is_started_by(tx.actor()) {
         "nobody approves in a run that they have started; somebody else has to"
     } else if tx.tenant.choosers_around(id).iter().any(|chooser| chooser.is(tx.actor())) {
-        "nobody approves in a run for which they have chosen: they wrote its workflow, or one that is run with it, or answered what was asked for; somebody else has to"
+        "nobody approves in a run for which they have chosen: they wrote its workflow, or one that is run with it, or answered what was asked for, or made the hook that started it or a secret of that; somebody else has to"
     } else {
         return Ok(());
     };
