@@ -327,6 +327,39 @@ fn a_call_by_a_name_says_what_comes_after_its_address() {
     assert_eq!(states(&world), "succeeded: call succeeded");
 }
 
+/// What leaves the control plane has its credentials, whoever the run is of.
+#[test]
+fn nothing_goes_out_for_whoever_could_not_start_the_run_any_more() {
+    let call = json!({ "http": { "to": "tickets", "path": "x" } });
+    let tell = json!({ "notify": { "receiver": "chat", "message": "x" } });
+    let metric = json!({ "source": "m", "query": "up", "comparison": "above", "threshold": 1 });
+    let ask = json!({ "gate": { "release": "shop:2.0", "environment": "staging", "metric": metric } });
+    let viewer = vec![Grant { role: Role::Viewer, tenant: None, environment: None }];
+    let demoted = SystemCommand::SetAccountRoles { account: account(1), roles: viewer };
+    let removed = SystemCommand::RemoveAccount { account: account(1) };
+    for (does, kind) in [(call, "calls"), (tell, "tells"), (ask, "asks")] {
+        for (change, why) in [
+            (None, ""),
+            (Some(demoted.clone()), "account person-1 needs the role deployer"),
+            (Some(removed.clone()), "account person-1 was removed"),
+        ] {
+            let mut step = does.clone();
+            step.as_object_mut()
+                .unwrap()
+                .extend([("id".to_owned(), json!("out")), ("needs".to_owned(), json!(["soak"]))]);
+            let mut world = run(json!([{ "id": "soak", "wait": "1m" }, step]));
+            let is_changed = change.is_some();
+            change.into_iter().for_each(|change| drop(world.system(change).unwrap()));
+            world.wait_ms(60_000);
+            let under_way = now(&world).steps[&id("out")].state.name();
+            assert_eq!(under_way, if is_changed { "failed" } else { "running" }, "{kind} {why}");
+            if let RunStatus::Failed { reason } = &now(&world).status {
+                assert!(reason.contains(why), "{kind}: {reason}");
+            }
+        }
+    }
+}
+
 /// Whoever starts the run has no say in where the credentials of a destination go.
 #[test]
 fn what_a_run_is_given_does_not_change_where_a_call_leads() {

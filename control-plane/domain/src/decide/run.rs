@@ -11,6 +11,8 @@ use stella_protocol::id::{DeploymentId, PromotionId, RunId};
 
 use super::transaction::{Transaction, WORK_MAX};
 use super::{deploy_step, deployment, gate_step, outgoing, rollout, sub_run};
+use crate::access;
+use crate::command::{NewRun, TenantCommand};
 use crate::deployment::{Cause, RollbackReason, Status};
 use crate::event::Fact;
 use crate::gate::ANSWER_MS_MAX;
@@ -329,12 +331,26 @@ fn work(tx: &Transaction<'_>, run: &Run, step: &Step, found: &StepRun) -> Begun 
         Some(Action::Approval(approval)) => agreement(tx, run, approval),
         Some(Action::Wait(span)) => Ok(Work::Wait { until: tx.now.plus_ms(span.0) }),
         Some(Action::Input(_)) => Ok(Work::Input),
-        Some(Action::Http(call)) => outgoing::request(run, call, step.timeout, tx.meter()),
-        Some(Action::Notify(notify)) => outgoing::notice(tx, run, notify, step.timeout),
-        Some(Action::Gate(gate)) => gate_step::work(tx, run, gate),
+        Some(Action::Http(call)) => {
+            may_go_on(tx, run).and_then(|()| outgoing::request(run, call, step.timeout, tx.meter()))
+        }
+        Some(Action::Notify(notify)) => {
+            may_go_on(tx, run).and_then(|()| outgoing::notice(tx, run, notify, step.timeout))
+        }
+        Some(Action::Gate(gate)) => may_go_on(tx, run).and_then(|()| gate_step::work(tx, run, gate)),
         Some(Action::Workflow(_)) => sub_run::children(tx, run, step, found),
         None => Err("does nothing".to_owned()),
     }
+}
+
+/// Whether whoever started a run could still start it. What it asks for in its tenant is checked when it does; what leaves the control
+/// plane goes with the installation's own credentials, which do not know whose run it is.
+fn may_go_on(tx: &Transaction<'_>, run: &Run) -> Result<(), String> {
+    let (workflow, version) = (run.workflow.clone(), Some(run.version));
+    let start =
+        TenantCommand::StartRun(Box::new(NewRun { id: run.id, workflow, version, inputs: BTreeMap::new() }));
+    access::check_authority(tx.system, &run.started_by, tx.tenant.id, &start, tx.now)
+        .map_err(|refused| refused.to_string())
 }
 
 fn agreement(tx: &Transaction<'_>, run: &Run, approval: &ApprovalStep) -> Begun {
