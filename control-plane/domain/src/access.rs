@@ -340,7 +340,7 @@ fn by_agent(id: AgentId, command: &Command) -> Result<(), Rejection> {
             | TenantCommand::RecordAgentTrust { agent, .. }
             | TenantCommand::RecordAgentFigures { agent, .. },
         ) => Some(*agent),
-        Command::Tenant(..) | Command::System(_) | Command::Tick => None,
+        Command::Tenant(..) | Command::System(_) | Command::Tick(_) => None,
     };
     if speaker == Some(id) {
         return Ok(());
@@ -375,7 +375,7 @@ fn is_about_oneself(state: &State, rights: Rights<'_>, command: &Command) -> boo
         Command::System(SystemCommand::RevokeApiToken { id }) => {
             state.system.api_tokens.get(id).and_then(|token| token.account)
         }
-        Command::System(_) | Command::Tenant(..) | Command::Tick => None,
+        Command::System(_) | Command::Tenant(..) | Command::Tick(_) => None,
     };
     owner == Some(own)
 }
@@ -397,7 +397,7 @@ fn leads_own_run(state: &State, request: &Request) -> bool {
 /// role anywhere in the tenant: then it is told that the thing is not there.
 fn needed(state: &State, command: &Command) -> Option<(Role, Scope)> {
     match command {
-        Command::Tick | Command::System(_) => Some((Role::Admin, Scope::Installation)),
+        Command::Tick(_) | Command::System(_) => Some((Role::Admin, Scope::Installation)),
         Command::Tenant(tenant, command) => needed_in(state, *tenant, command),
     }
 }

@@ -28,6 +28,7 @@ use crate::environment::{PromotionPath, SilenceRule, Verification};
 use crate::freeze::Freeze;
 use crate::gate::{self, Gate};
 use crate::hold::Verdict;
+use crate::listening::Listening;
 use crate::name::{Identifier, Name};
 use crate::promotion::{ApprovalRule, ApprovalSignature, Objection};
 use crate::run::CallOutcome;
@@ -136,8 +137,8 @@ pub struct Idempotency {
 /// What is asked. Ids of new things come with the command; the core has no randomness.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Command {
-    /// Time has passed: fire what is due in every tenant.
-    Tick,
+    /// Time has passed: fire what is due in every tenant, but for what waits for agents to come back.
+    Tick(Listening),
     /// Something that belongs to no tenant.
     System(SystemCommand),
     /// Something of one tenant.

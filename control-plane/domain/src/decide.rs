@@ -92,6 +92,8 @@ pub struct Decision {
     pub state: State,
     /// What became of due timers that could not be fired, each a defect. They are still due.
     pub stuck: Vec<Stuck>,
+    /// Whether due timers are held back until agents had their time to come back. They are still due: look again soon.
+    pub held_back: bool,
 }
 
 /// A due timer that could not be fired.
@@ -111,7 +113,7 @@ pub struct Stuck {
 /// If it cannot be carried out; then nothing has changed.
 pub fn decide(state: &State, request: &Request, now: Timestamp) -> Result<Decision, Rejection> {
     let stream = match &request.command {
-        Command::Tick | Command::System(_) => StreamId::System,
+        Command::Tick(_) | Command::System(_) => StreamId::System,
         Command::Tenant(id, _) => StreamId::Tenant(*id),
     };
     access::check(state, request, now)?;
@@ -121,7 +123,7 @@ pub fn decide(state: &State, request: &Request, now: Timestamp) -> Result<Decisi
         return Ok(Decision { outcome, ..Decision::new(state) });
     }
     let mut decision = match &request.command {
-        Command::Tick => tick::decide(state, request, now),
+        Command::Tick(listening) => tick::decide(state, request, *listening, now),
         Command::System(command) => system::decide(state, request, command, now)?,
         Command::Tenant(id, command) => in_tenant(state, request, *id, command, now)?,
     };
@@ -194,7 +196,13 @@ fn can_be_approved(tenant: &TenantState, actor: &Actor, new: &NewDeployment) -> 
 
 impl Decision {
     fn new(state: &State) -> Self {
-        Self { events: Vec::new(), outcome: Outcome::Done, state: state.clone(), stuck: Vec::new() }
+        Self {
+            events: Vec::new(),
+            outcome: Outcome::Done,
+            state: state.clone(),
+            stuck: Vec::new(),
+            held_back: false,
+        }
     }
 
     fn emit(

@@ -5,7 +5,7 @@
 //! and state: live and in replay. Everything that must happen later is a timer in the state, fired by
 //! [`command::Command::Tick`].
 //!
-//! Reading order: [`state`], then one file a concept ([`tenant`], [`environment`], [`target`], [`application`], [`agent`], [`release`],
+//! Reading order: [`state`], then one file a concept ([`tenant`], [`environment`], [`target`], [`application`], [`agent`], [`listening`], [`release`],
 //! [`colour`], [`group`], [`provenance`], [`signature`], [`channel`], [`promotion`], [`gate`], [`findings`], [`plan`], [`strategy`], [`deployment`], [`task`], [`way_back`], [`left`], [`hold`], [`freeze`], [`workflow`], [`run`], [`job`], [`access`], [`api_token`]), then [`archive`], [`artifact`], [`durations`], [`command`], [`event`], [`decide`].
 //!
 //! # Invariants
@@ -97,6 +97,7 @@ pub mod hook;
 mod ids;
 pub mod job;
 pub mod left;
+pub mod listening;
 pub mod name;
 pub mod plan;
 pub mod probe;

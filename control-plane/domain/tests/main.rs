@@ -9,6 +9,7 @@ mod artifacts;
 mod authority;
 mod automation;
 mod automation_table;
+mod away;
 mod brakes;
 mod canary;
 mod channels;

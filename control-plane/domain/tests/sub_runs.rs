@@ -12,6 +12,7 @@ use stella_domain::decide::Decision;
 use stella_domain::deployment::{Deployment, RollbackReason, Status};
 use stella_domain::environment::SilenceRule;
 use stella_domain::hold::PauseCause;
+use stella_domain::listening::Listening;
 use stella_domain::name::Identifier;
 use stella_domain::rejection::Rejection;
 use stella_domain::run::{Run, RunStatus};
@@ -348,7 +349,7 @@ fn what_much_is_to_be_computed_for_begins_one_after_the_other() {
     };
     assert_eq!((children(&world).len(), begun(&world)), (4, 1));
     // The time does not go on: they are due at once.
-    let tick = World::request(Command::Tick);
+    let tick = World::request(Command::Tick(Listening::Always));
     for expected in 2..=4 {
         world.send(&tick).unwrap();
         assert_eq!(begun(&world), expected);

@@ -50,6 +50,8 @@ pub(crate) struct Shared {
     pub(crate) waiting: AtomicUsize,
     /// Counts how often decided batches were thrown away; what was decided before is void.
     pub(crate) rewinds: AtomicU64,
+    /// How long agents are waited for from now on, in milliseconds; 0 once the writer has seen it.
+    pub(crate) patience_ms: AtomicU64,
     /// Where streams ended when the journal was opened.
     opened_at: BTreeMap<StreamId, Position>,
     archive: Archive,
@@ -83,6 +85,7 @@ impl Shared {
             flushing,
             waiting: AtomicUsize::new(0),
             rewinds: AtomicU64::new(0),
+            patience_ms: AtomicU64::new(0),
             opened_at,
         }
     }
@@ -255,7 +258,15 @@ impl Handle {
         Self { shared, commands }
     }
 
-    /// Has a command carried out. The answer comes after its events are durable.
+    /// Says that agents can be heard from now on. Those who were there before have this long to come back: what follows from
+    /// their silence is held back until they are here, or their time is over.
+    pub fn agents_can_come(&self, patience: Duration) {
+        let patience_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX).max(1);
+        self.shared.patience_ms.store(patience_ms, Ordering::Release);
+        self.wake();
+    }
+
+    /// Has a command carried out. A tick is decided with what is known of the fleet, whatever it says itself. The answer comes after its events are durable.
     ///
     /// Commands are carried out in the order in which their futures are first polled. A dropped future does not take the
     /// command back.

@@ -26,6 +26,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use stella_domain::listening::Listening;
 use stella_journal::Journal;
 use stella_protocol::time::Timestamp;
 use tokio::sync::{broadcast, watch};
@@ -53,11 +54,14 @@ pub struct Config {
     pub snapshot_every_events: u64,
     /// Tells the time. The engine makes sure that journal time never goes back.
     pub clock: Clock,
+    /// Whether a fleet will come that says when agents can be heard: see [`Handle::agents_can_come`]. Until then, and for the time
+    /// that they are given, nothing follows from the silence of those who were there before.
+    pub awaits_agents: bool,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { snapshot_every_events: 200_000, clock: Clock::steady() }
+        Self { snapshot_every_events: 200_000, clock: Clock::steady(), awaits_agents: false }
     }
 }
 
@@ -175,7 +179,12 @@ impl Engine {
         let flusher = flusher::Flusher::new(journal, epoch, Arc::clone(&shared), failure, snapshots);
         let (outlet, hand) = flusher.divide(last_word);
         let writer = writer::Writer::new(
-            writer::Config { clock: config.clock, last_time: recovered.last_time, heads: recovered.heads },
+            writer::Config {
+                clock: config.clock,
+                last_time: recovered.last_time,
+                heads: recovered.heads,
+                listening: if config.awaits_agents { Listening::NotYet } else { Listening::Always },
+            },
             state,
             Arc::clone(&shared),
             outlet,

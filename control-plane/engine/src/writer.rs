@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use stella_domain::command::{Actor, Command, Outcome, Request};
 use stella_domain::decide::{Decision, Stuck, decide};
 use stella_domain::event::{Event, StreamId};
+use stella_domain::listening::Listening;
 use stella_domain::rejection::Rejection;
 use stella_domain::size::{DECISION_BYTES_MAX, EVENT_BYTES_MAX};
 use stella_domain::state::State;
@@ -34,6 +35,8 @@ const BATCH_TIME: Duration = Duration::from_millis(100);
 /// How long timers wait after one of them was rejected, or after the journal took nothing: they stay due, and the writer has other
 /// work.
 const STUCK_TIMER_PAUSE_MS: u64 = 1_000;
+/// How long timers wait after nothing but held-back ones was due: for so long others may be late while agents are waited for.
+const HELD_BACK_PAUSE_MS: u64 = 250;
 /// The longest sleep of an idle writer: the bound on how late a timer can fire after the wall clock jumped.
 const IDLE_MAX: Duration = Duration::from_secs(1);
 
@@ -81,6 +84,7 @@ pub(crate) struct Config {
     pub(crate) clock: Clock,
     pub(crate) last_time: Timestamp,
     pub(crate) heads: BTreeMap<StreamId, Position>,
+    pub(crate) listening: Listening,
 }
 
 /// The only one who decides.
@@ -93,6 +97,8 @@ pub(crate) struct Writer {
     /// The next position of each stream, counting what is on its way.
     heads: BTreeMap<StreamId, Position>,
     rewinds: u64,
+    /// Since when agents can be heard.
+    listening: Listening,
     /// No timer is looked at before.
     timers_from: Timestamp,
     shared: Arc<Shared>,
@@ -114,6 +120,7 @@ impl Writer {
             state,
             heads: config.heads,
             rewinds: 0,
+            listening: config.listening,
             timers_from: Timestamp::default(),
             shared,
             outlet,
@@ -149,6 +156,7 @@ impl Writer {
     fn decide_batch(&mut self, first: Option<Work>, waiting: &Receiver<Work>) -> Batch {
         self.rewind_if_needed();
         self.time = self.time.max(self.clock.now());
+        self.hear_of_the_fleet();
         let mut batch = Batch {
             rewinds: self.rewinds,
             at: self.time,
@@ -168,7 +176,7 @@ impl Writer {
             match work {
                 Work::Command(request, reply) => {
                     self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
-                    let answer = self.decide_one(&request, &mut batch);
+                    let answer = self.decide_one(*request, &mut batch);
                     batch.answers.push((reply, answer));
                 }
                 Work::Checkpoint(reply) => batch.checkpoints.push(reply),
@@ -198,20 +206,34 @@ impl Writer {
         }
     }
 
+    /// In journal time: that of the sessions which it is compared with.
+    fn hear_of_the_fleet(&mut self) {
+        let patience_ms = self.shared.patience_ms.swap(0, Ordering::AcqRel);
+        if patience_ms > 0 {
+            self.listening = Listening::Since { at: self.time, until: self.time.plus_ms(patience_ms) };
+        }
+    }
+
     fn tick(&mut self, batch: &mut Batch) {
         let request = Request {
             actor: Actor::System,
             trace: TraceContext::default(),
             idempotency: None,
-            command: Command::Tick,
+            command: Command::Tick(self.listening),
         };
         let taken = decide(&self.state, &request, self.time).and_then(|mut decision| {
             let stuck = std::mem::take(&mut decision.stuck);
-            self.take(decision, batch).map(|_| stuck)
+            let waits = decision.held_back && decision.events.is_empty();
+            self.take(decision, batch).map(|_| (stuck, waits))
         });
         match taken {
-            Ok(stuck) if stuck.is_empty() => return,
-            Ok(stuck) => {
+            Ok((stuck, waits)) if stuck.is_empty() => {
+                if waits {
+                    self.timers_from = self.time.plus_ms(HELD_BACK_PAUSE_MS);
+                }
+                return;
+            }
+            Ok((stuck, _)) => {
                 for Stuck { stream, timer, why } in stuck {
                     let error = &why as &dyn std::error::Error;
                     tracing::error!(?stream, ?timer, error, "a due timer was rejected and is tried again");
@@ -225,8 +247,11 @@ impl Writer {
         self.timers_from = self.time.plus_ms(STUCK_TIMER_PAUSE_MS);
     }
 
-    fn decide_one(&mut self, request: &Request, batch: &mut Batch) -> Result<Outcome, SubmitError> {
-        let decision = decide(&self.state, request, self.time)?;
+    fn decide_one(&mut self, mut request: Request, batch: &mut Batch) -> Result<Outcome, SubmitError> {
+        if let Command::Tick(listening) = &mut request.command {
+            *listening = self.listening;
+        }
+        let decision = decide(&self.state, &request, self.time)?;
         Ok(self.take(decision, batch)?)
     }
 

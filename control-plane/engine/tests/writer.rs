@@ -9,13 +9,16 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use stella_domain::agent::Connectivity;
 use stella_domain::command::{
-    Actor, Command, Idempotency, NewFindings, NewRelease, Outcome, Request, SystemCommand, TenantCommand,
+    Actor, Command, Idempotency, NewEnrolmentToken, NewFindings, NewRelease, Outcome, Request, SystemCommand,
+    TenantCommand,
 };
 use stella_domain::event::{Fact, StreamId};
 use stella_domain::findings::{
     FINDING_COMPONENT_BYTES_MAX, FINDING_ID_BYTES_MAX, FINDINGS_MAX, Finding, Severity,
 };
+use stella_domain::listening::Listening;
 use stella_domain::rejection::Rejection;
 use stella_domain::release::{Component, Phase, Step, StepAction};
 use stella_engine::{Checkpoint, Clock, Condition, Config, Engine, Handle, SubmitError};
@@ -24,7 +27,10 @@ use stella_journal::{
     SnapshotError, Stream, Until, import,
 };
 use stella_protocol::digest::Digest;
-use stella_protocol::id::{EnvironmentId, Epoch, Incarnation, Position, ReleaseId, TenantId};
+use stella_protocol::id::{
+    AgentId, EnrolmentTokenId, EnvironmentId, Epoch, Incarnation, Position, ReleaseId, SessionEpoch, TenantId,
+};
+use stella_protocol::message::{Hello, JournalMark, Profile, Resources};
 use stella_protocol::time::Timestamp;
 use stella_protocol::trace::TraceContext;
 use uuid::Uuid;
@@ -65,7 +71,7 @@ fn system_tick() -> Request {
         actor: Actor::System,
         trace: TraceContext::default(),
         idempotency: None,
-        command: Command::Tick,
+        command: Command::Tick(Listening::Always),
     }
 }
 
@@ -96,6 +102,81 @@ async fn what_was_answered_is_there_after_a_restart() {
     let events = engine.handle().read(stream, Position(0), 1_000).await.unwrap();
     assert_eq!(events.len() as u64, engine.handle().head(stream).0);
     assert!(matches!(events[0].event.fact, Fact::TenantOpened { .. }));
+}
+
+/// What a tenant with one agent needs.
+fn one_agent(id: AgentId) -> [TenantCommand; 3] {
+    let token = EnrolmentTokenId(Uuid::from_u128(3));
+    let mark = JournalMark { incarnation: Incarnation(Uuid::from_u128(4)), position: Position(0) };
+    let paper = NewEnrolmentToken {
+        id: token,
+        secret_hash: Digest([0; 32]),
+        agent_name: None,
+        labels: BTreeMap::new(),
+        profile: Profile::Confined,
+        uses_max: 1,
+        expires_at: Timestamp(u64::MAX),
+    };
+    let hello = Hello {
+        agent_version: String::new(),
+        capabilities: 0,
+        journal: mark,
+        control_plane: None,
+        open: vec![],
+        resources: Resources::default(),
+    };
+    [
+        TenantCommand::CreateEnrolmentToken(Box::new(paper)),
+        TenantCommand::Enrol {
+            token,
+            key_fingerprint: Digest([1; 32]),
+            agent: id,
+            hostname: "web-1".to_owned(),
+            takes_profile: true,
+            wanted: None,
+        },
+        TenantCommand::ConnectAgent { agent: id, hello: Box::new(hello), journal_rolled_back: false },
+    ]
+}
+
+#[tokio::test]
+async fn nobody_is_given_up_before_agents_could_come_for_as_long_as_they_are_given() {
+    let folder = tempfile::tempdir().unwrap();
+    let now = Arc::new(AtomicU64::new(1_000_000));
+    let at = |awaits_agents| {
+        let now = Arc::clone(&now);
+        let clock = Clock::new(move || Timestamp(now.load(Ordering::SeqCst)));
+        Engine::start(open(folder.path()), Config { clock, awaits_agents, ..Config::default() }).unwrap()
+    };
+    let (acme, agent) = (TenantId(Uuid::from_u128(1)), AgentId(Uuid::from_u128(2)));
+    let of_acme = |command| Request { command: Command::Tenant(acme, command), ..system_tick() };
+    let is_offline = |handle: &Handle| {
+        let state = handle.state();
+        matches!(state.tenants[&acme].agents[&agent].connectivity, Connectivity::Offline { .. })
+    };
+    let engine = at(false);
+    engine.handle().submit(tenant(1, "acme")).await.unwrap();
+    for command in one_agent(agent) {
+        engine.handle().submit(of_acme(command)).await.unwrap();
+    }
+    let session = SessionEpoch(1);
+    let gone = TenantCommand::DisconnectAgent { agent, session, reason: "lost".to_owned() };
+    engine.handle().submit(of_acme(gone)).await.unwrap();
+    engine.stop();
+
+    now.fetch_add(3_600_000, Ordering::SeqCst);
+    let engine = at(true);
+    let handle = engine.handle();
+    handle.submit(system_tick()).await.unwrap();
+    assert!(!is_offline(&handle), "nobody could come yet");
+    handle.agents_can_come(Duration::from_secs(60));
+    now.fetch_add(59_000, Ordering::SeqCst);
+    handle.submit(system_tick()).await.unwrap();
+    assert!(!is_offline(&handle), "it may come still");
+    // The time began when the writer heard of it.
+    now.fetch_add(60_000, Ordering::SeqCst);
+    handle.submit(system_tick()).await.unwrap();
+    assert!(is_offline(&handle));
 }
 
 /// An older program on the journal of a newer one says where it is lost, and the newer one goes on there afterwards.

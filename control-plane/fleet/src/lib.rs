@@ -36,11 +36,12 @@ use parking_lot::Mutex;
 use quinn::{Connection, Endpoint, VarInt};
 use stella_certs::Authority;
 use stella_certs::tls::ServerIdentity;
+use stella_domain::agent::RECONNECT_WINDOW_MS;
 use stella_engine::Handle;
 use stella_parts::Parts;
 use stella_protocol::close::CloseCode;
 use stella_protocol::id::AgentId;
-use stella_protocol::limits::HEARTBEAT_INTERVAL_MS;
+use stella_protocol::limits::{HEARTBEAT_INTERVAL_MS, HEARTBEATS_MISSED_MAX};
 use stella_protocol::message::{Holding, Inspect};
 use stella_protocol::network::Shares;
 use stella_protocol::session::Millis;
@@ -53,7 +54,7 @@ use tokio_util::task::TaskTracker;
 pub use life::Life;
 pub use registry::LiveFigures;
 
-use limits::{CLOSE_TIME_MAX, DRAIN_TIME_MAX, ENROLMENTS, HANDSHAKES, UNPROVEN};
+use limits::{CLOSE_TIME_MAX, DRAIN_TIME_MAX, ENROLMENTS, HANDSHAKES, TURNED_AWAY_MAX, UNPROVEN};
 use pace::Pace;
 use registry::Registry;
 
@@ -69,8 +70,12 @@ pub struct FleetConfig {
     /// How many agents may be connected. Beyond it they are told to come back later.
     pub sessions_max: usize,
     /// How often sessions are compared with the state even though nothing has woken them. An agent that the state has
-    /// online without a session is taken for lost after two of these intervals.
+    /// online without a session is taken for lost when two looks have found it so.
     pub reconcile_interval: Duration,
+    /// How long agents that were connected before the start have to come back, on top of the heartbeats that may be missing. So long nothing
+    /// follows from their silence: an agent may first have to notice that its connection is dead, waits for up to 30 s
+    /// between its tries, and may be turned away once for want of room.
+    pub return_time: Duration,
     /// How long an agent is asked nothing about attempts if its session has taken the place of one whose end nobody has seen. Another host that
     /// has the same identity, and is at work on them, is back by then and takes the session over: an agent that was superseded comes again
     /// after 15 s at the latest. So two hosts that supersede each other are not asked.
@@ -89,9 +94,16 @@ impl FleetConfig {
             certificate_lifetime: Duration::from_secs(14 * 24 * 60 * 60),
             sessions_max: 50_000,
             reconcile_interval: Duration::from_secs(5),
+            return_time: Duration::from_millis(RECONNECT_WINDOW_MS).saturating_add(TURNED_AWAY_MAX),
             probes_after: Duration::from_secs(20),
             last_seen_interval: Duration::from_secs(10),
         }
+    }
+
+    /// How long after the start an agent that was connected before is waited for.
+    const fn patience(&self) -> Duration {
+        let heartbeats_ms = self.heartbeat_interval_ms.saturating_mul(HEARTBEATS_MISSED_MAX);
+        Duration::from_millis(heartbeats_ms).saturating_add(self.return_time)
     }
 }
 
@@ -220,6 +232,7 @@ impl Fleet {
         shared.tasks.spawn(parts.essential("listener for agents", &until, work));
         let work = last_seen::run(Arc::clone(&shared), last_seen_file);
         shared.tasks.spawn(parts.other("memory of when agents were heard", &until, work));
+        shared.engine.agents_can_come(shared.config.patience());
         tracing::info!(address = %local_addr, "listening for agents");
         Ok(Self { shared, endpoint, identity, local_addr })
     }
@@ -278,7 +291,7 @@ impl Fleet {
     }
 
     /// Waits until the token is cancelled and all tasks have ended: every agent is told that the control plane shuts
-    /// down, and the end of every session is in the journal unless that takes too long.
+    /// down. Of that the journal has nothing: it says nothing of the agents.
     pub async fn stopped(&self) {
         self.shared.shutdown.cancelled().await;
         self.shared.registry.wake_all();

@@ -151,6 +151,9 @@ pub(crate) const TRANSFER_STALL_MAX: Duration = Duration::from_secs(30);
 /// Lost sessions that are brought to the journal at the same time.
 pub(crate) const SWEEP_IN_FLIGHT_MAX: usize = 64;
 
+/// How long an agent that was turned away waits before it comes again, at most.
+pub(crate) const TURNED_AWAY_MAX: Duration = Duration::from_secs(15);
+
 /// How long sessions may take to end at a shutdown.
 pub(crate) const DRAIN_TIME_MAX: Duration = Duration::from_secs(10);
 

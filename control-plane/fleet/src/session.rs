@@ -3,7 +3,7 @@
 //! ```text
 //! greet:     hello -> ConnectAgent -> welcome, all within the handshake's time
 //! converse:  one select over the control stream, the engine's answers, wake-ups, new streams and the one timer
-//! part:      close the connection, leave the registry, DisconnectAgent
+//! part:      close the connection, leave the registry, DisconnectAgent unless the control plane itself goes
 //! ```
 //!
 //! Only the loops here await. What they decide is in [`Conversation`], which is synchronous.
@@ -317,8 +317,9 @@ async fn part(shared: &Shared, connection: &Connection, link: &Arc<Link>, reason
     let Link { tenant, agent, session, .. } = **link;
     metrics::counter!("stella_fleet_sessions_ended_total", "reason" => label(&reason)).increment(1);
     tracing::debug!(tenantId = %tenant, agentId = %agent, session = session.0, reason = &reason as &dyn std::error::Error, "session closed");
-    if matches!(reason, CloseReason::Local(CloseCode::Superseded)) {
-        // The newer session's connect has ended this one in the state.
+    // The newer session's connect has ended this one in the state; and that the control plane goes away says nothing of its agents: they are
+    // as they were when it is back, and have their time to come back too.
+    if matches!(reason, CloseReason::Local(CloseCode::Superseded | CloseCode::ShuttingDown)) {
         return;
     }
     let peer = Peer { tenant, agent };

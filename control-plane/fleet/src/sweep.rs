@@ -1,8 +1,9 @@
 //! At intervals, makes right what no event will: sessions that have something left to send, and agents that the state
 //! has online although nobody is there.
 //!
-//! The latter are what a crash leaves behind, or a disk that was full when a session ended. Such an agent is left alone
-//! for one interval: after a restart most agents are back by then, and need no event that says they were away.
+//! The latter are what a control plane that went away leaves behind, in order or not, or a disk that was full when a session ended. Such an
+//! agent is left alone for one interval; one that was connected before the start, for as long as agents take to notice that,
+//! and to come back: those who do need no event that says they were away.
 
 use std::collections::HashMap;
 use std::future::ready;
@@ -24,15 +25,21 @@ type Orphan = (TenantId, AgentId, SessionEpoch);
 
 /// Sweeps until the shutdown.
 pub(crate) async fn run(shared: Arc<Shared>) {
-    let mut suspects = orphans(&shared, &shared.engine.state());
+    let left = orphans(&shared, &shared.engine.state());
+    let patience = shared.config.patience();
+    let mut suspects = HashMap::new();
     while shared.shutdown.run_until_cancelled(sleep(shared.config.reconcile_interval)).await.is_some() {
         shared.pace.forget_quiet();
         let state = shared.engine.state();
         shared.registry.wake_where(|link| orders::has_any(&state, link));
         let found = orphans(&shared, &state);
-        let (lost, new): (Vec<_>, Vec<_>) =
-            found.into_iter().partition(|(agent, orphan)| suspects.get(agent) == Some(orphan));
-        suspects = new.into_iter().collect();
+        let may_come_back = |found: &(AgentId, Orphan)| {
+            left.get(&found.0) == Some(&found.1) && shared.started.elapsed() < patience
+        };
+        let (lost, others): (Vec<_>, Vec<_>) = found
+            .into_iter()
+            .partition(|found| suspects.get(&found.0) == Some(&found.1) && !may_come_back(found));
+        suspects = others.into_iter().collect();
         let ends: Vec<_> = lost.into_iter().map(|(_, orphan)| end(Arc::clone(&shared), orphan)).collect();
         let ending = stream::iter(ends).buffer_unordered(SWEEP_IN_FLIGHT_MAX).for_each(|()| ready(()));
         if shared.shutdown.run_until_cancelled(ending).await.is_none() {

@@ -333,14 +333,50 @@ async fn a_session_that_only_the_state_knows_is_ended() {
 }
 
 #[tokio::test]
-async fn a_shutdown_tells_the_agents_and_the_journal() {
+async fn a_session_of_before_the_start_is_ended_after_the_time_to_come_back() {
+    let mut world = World::with(|config| config.reconcile_interval = Duration::from_secs(3600)).await;
+    let connect = |identity: &Identity| TenantCommand::ConnectAgent {
+        agent: identity.agent,
+        hello: Box::new(hello(vec![])),
+        journal_rolled_back: false,
+    };
+    let (gone, back) = (world.enrol().await, world.enrol().await);
+    for identity in [&gone, &back] {
+        world.submit(connect(identity)).await.unwrap();
+    }
+    world.change(|config| {
+        (config.reconcile_interval, config.return_time) =
+            (Duration::from_millis(10), Duration::from_secs(3600));
+    });
+    world.restart_fleet().await;
+    // What is not of before is ended after two looks, so there have been more since.
+    for _ in 0..2 {
+        let new = world.enrol().await;
+        world.submit(connect(&new)).await.unwrap();
+        world.until(|state| matches!(connectivity(&world, state, &new), Connectivity::Suspect { .. })).await;
+    }
+    for identity in [&gone, &back] {
+        let found = connectivity(&world, &world.state(), identity);
+        assert!(matches!(found, Connectivity::Online { .. }), "{found:?}");
+    }
+    let (mut agent, _) = Agent::connect(world.fleet.local_addr(), &back, hello(vec![])).await;
+    world.deploy(back.agent).await;
+    agent.hear_dispatch().await;
+
+    world.change(|config| (config.heartbeat_interval_ms, config.return_time) = (100, Duration::ZERO));
+    world.restart_fleet().await;
+    world.until(|state| matches!(connectivity(&world, state, &gone), Connectivity::Suspect { .. })).await;
+}
+
+#[tokio::test]
+async fn a_shutdown_tells_the_agents_and_says_nothing_of_them() {
     let world = World::new().await;
     let identity = world.enrol().await;
     let (agent, _) = Agent::connect(world.fleet.local_addr(), &identity, hello(vec![])).await;
     world.shutdown.cancel();
     let (code, ()) = tokio::join!(agent.closed(), soon(world.fleet.stopped()));
     assert_eq!(code, CloseCode::ShuttingDown);
-    assert!(matches!(connectivity(&world, &world.state(), &identity), Connectivity::Suspect { .. }));
+    assert!(matches!(connectivity(&world, &world.state(), &identity), Connectivity::Online { .. }));
     assert_eq!(world.fleet.sessions(), 0);
 }
 

@@ -70,6 +70,7 @@ pub(crate) fn run(loaded: &Loaded) -> anyhow::Result<()> {
         journal,
         stella_engine::Config {
             snapshot_every_events: config.journal.snapshot_every_events,
+            awaits_agents: true,
             ..Default::default()
         },
     )
@@ -186,7 +187,7 @@ async fn serve(
     systemd::stopping();
     shutdown.cancel();
     fleet.stopped().await;
-    // The ends of the agents' sessions are in the journal now, and in the log after this.
+    // What agents have said to the end is in the journal now, and in the log after this.
     logging.cancel();
     let tasks = running.tasks;
     tasks.close();

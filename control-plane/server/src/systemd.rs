@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 use stella_domain::command::{Actor, Command, Request};
+use stella_domain::listening::Listening;
 use stella_engine::{Handle, SubmitError};
 use stella_protocol::trace::TraceContext;
 use tokio::time::{MissedTickBehavior, interval, sleep};
@@ -61,7 +62,7 @@ fn tick() -> Request {
         actor: Actor::System,
         trace: TraceContext::default(),
         idempotency: None,
-        command: Command::Tick,
+        command: Command::Tick(Listening::Always),
     }
 }
 

@@ -1,6 +1,8 @@
 //! What goes wrong, when, and for whom.
 
+use stella_domain::agent::RECONNECT_WINDOW_MS;
 use stella_domain::command::TenantCommand;
+use stella_domain::listening::Listening;
 use stella_domain::rejection::Rejection;
 use stella_protocol::limits::{HEARTBEAT_INTERVAL_MS, HEARTBEATS_MISSED_MAX};
 use stella_protocol::time::Timestamp;
@@ -13,6 +15,9 @@ use crate::world::World;
 
 /// After this long without a sign of an agent its session is lost, in milliseconds.
 const NOTICED_MS: u64 = HEARTBEAT_INTERVAL_MS * HEARTBEATS_MISSED_MAX;
+/// How long after its start the control plane waits for agents that were there before, in milliseconds; the last part is for those that it turns away
+/// once.
+const PATIENCE_MS: u64 = NOTICED_MS + RECONNECT_WINDOW_MS + 15_000;
 /// How long an agent takes to dial again when it can, in milliseconds: its back-off has full jitter.
 const DIALS: Range = Range { shortest_ms: 10, longest_ms: 5_000 };
 
@@ -143,6 +148,8 @@ impl World<'_> {
             return;
         }
         self.down_until = None;
+        let until = self.now.plus_ms(PATIENCE_MS);
+        self.listening = Listening::Since { at: self.now, until };
         for index in 0..self.hosts.len() {
             if self.hosts[index].is_reachable() {
                 self.will_dial(index);
@@ -150,7 +157,7 @@ impl World<'_> {
             let agent = self.hosts[index].agent;
             let session = self.tenant().agents.get(&agent).map(|agent| agent.session);
             if let Some(session) = session {
-                self.queue.plan(self.now.plus_ms(NOTICED_MS), Happening::SessionLost(index, session));
+                self.queue.plan(until, Happening::SessionLost(index, session));
             }
         }
     }

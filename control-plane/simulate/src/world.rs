@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use sha2::{Digest as _, Sha256};
 use stella_domain::command::{Actor, Command, Outcome as Answer, Request, SystemCommand, TenantCommand};
-use stella_domain::decide::decide;
+use stella_domain::decide::{Decision, decide};
 use stella_domain::event::{Event, Fact, StreamId};
+use stella_domain::listening::Listening;
 use stella_domain::name::{Name, NameError};
 use stella_domain::rejection::Rejection;
 use stella_domain::state::State;
@@ -23,6 +24,8 @@ use crate::scenario::{HORIZON_MS, Scenario};
 
 /// How long before the request the fleet is set up, in milliseconds.
 const SETUP_MS: u64 = 24 * 3_600_000;
+/// How long timers wait after nothing but held-back ones was due, in milliseconds.
+const HELD_BACK_PAUSE_MS: u64 = 250;
 
 /// That the core refuses what the scenario asks for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -65,6 +68,10 @@ pub(crate) struct World<'a> {
     pub(crate) closed: BTreeMap<Name, u32>,
     /// Until when the control plane is away.
     pub(crate) down_until: Option<Timestamp>,
+    /// Since when it hears its agents.
+    pub(crate) listening: Listening,
+    /// No timer is looked at before.
+    timers_from: Timestamp,
     pub(crate) figures: Figures,
     places: BTreeMap<AgentId, HostIndex>,
     seed: u64,
@@ -99,6 +106,8 @@ impl<'a> World<'a> {
             broken: BTreeMap::new(),
             closed: BTreeMap::new(),
             down_until: None,
+            listening: Listening::Always,
+            timers_from: Timestamp::default(),
             figures: Figures::new(scenario.starts.0),
             places,
             seed,
@@ -136,19 +145,34 @@ impl<'a> World<'a> {
 
     /// When something happens next.
     pub(crate) fn next_at(&self) -> Option<Timestamp> {
+        self.next_due().into_iter().chain(self.queue.next_at()).min()
+    }
+
+    /// When timers are looked at next.
+    fn next_due(&self) -> Option<Timestamp> {
         let due = self.state.next_due().filter(|_| self.down_until.is_none());
-        due.into_iter().chain(self.queue.next_at()).min()
+        due.map(|due| due.max(self.timers_from))
+    }
+
+    /// Fires what is due. What is held back is looked at again later, as in the control plane.
+    fn tick(&mut self) -> Result<(), Impossible> {
+        let ticked =
+            self.decide(Actor::System, Command::Tick(self.listening)).map_err(|error| defect(&error))?;
+        if ticked.held_back && ticked.events.is_empty() {
+            self.timers_from = self.now.plus_ms(HELD_BACK_PAUSE_MS);
+        }
+        Ok(())
     }
 
     /// Lets the next thing happen.
     pub(crate) fn step(&mut self) -> Result<(), Impossible> {
-        let due = self.state.next_due().filter(|_| self.down_until.is_none());
+        let due = self.next_due();
         // A timer that is due fires before what comes at the same time, as in the control plane.
         if let Some(due) = due
             && self.queue.next_at().is_none_or(|at| due <= at)
         {
             self.now = self.now.max(due);
-            return self.decide(Actor::System, Command::Tick).map(drop).map_err(|error| defect(&error));
+            return self.tick();
         }
         let Some((at, happening)) = self.queue.pop() else { return Ok(()) };
         self.now = self.now.max(at);
@@ -208,7 +232,7 @@ impl<'a> World<'a> {
     }
 
     pub(crate) fn tell_system(&mut self, command: SystemCommand) -> Result<Answer, Rejection> {
-        self.decide(Actor::System, Command::System(command))
+        self.decide(Actor::System, Command::System(command)).map(|decision| decision.outcome)
     }
 
     pub(crate) fn tell(&mut self, command: TenantCommand) -> Result<Answer, Rejection> {
@@ -216,7 +240,7 @@ impl<'a> World<'a> {
     }
 
     pub(crate) fn tell_as(&mut self, actor: Actor, command: TenantCommand) -> Result<Answer, Rejection> {
-        self.decide(actor, Command::Tenant(TENANT, command))
+        self.decide(actor, Command::Tenant(TENANT, command)).map(|decision| decision.outcome)
     }
 
     /// What would come of it; nothing does.
@@ -227,10 +251,10 @@ impl<'a> World<'a> {
         decide(&self.state, &request, self.now).map(drop)
     }
 
-    fn decide(&mut self, actor: Actor, command: Command) -> Result<Answer, Rejection> {
+    fn decide(&mut self, actor: Actor, command: Command) -> Result<Decision, Rejection> {
         let request = Request { actor, trace: TraceContext::default(), idempotency: None, command };
         let decision = decide(&self.state, &request, self.now)?;
-        self.state = decision.state;
+        self.state = decision.state.clone();
         for (stream, event) in &decision.events {
             if self.begun {
                 self.write(*stream, event);
@@ -243,7 +267,7 @@ impl<'a> World<'a> {
             let tenant = &self.state.tenants[&TENANT];
             self.figures.measure(tenant, self.now);
         }
-        Ok(decision.outcome)
+        Ok(decision)
     }
 
     fn write(&mut self, stream: StreamId, event: &Event) {

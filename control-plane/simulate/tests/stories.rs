@@ -128,6 +128,20 @@ faults: [{{what: control_plane_down, at: 12s, for: 1m}}]"
 }
 
 #[test]
+fn a_deadline_that_passes_while_the_control_plane_is_away_waits_for_what_the_hosts_have_done() {
+    let scenario = |lasts: &str| {
+        format!(
+            "{FLEET}deploy: {{strategy: {{type: all_at_once}}, timeout: 1m}}
+faults: [{{what: control_plane_down, at: 13s, for: {lasts}}}]"
+        )
+    };
+    // The last step was on its way to its end everywhere, and is done when it is back.
+    let down = outcome(&scenario("10m"));
+    assert_eq!((down.status.as_str(), down.targets.have_it), ("succeeded", 20), "{down:?}");
+    assert_eq!(logged(&scenario("10m"), 7), logged(&scenario("10m"), 7));
+}
+
+#[test]
 fn people_and_gates_hold_it_up_and_let_it_go() {
     let approved = outcome(&format!(
         "{FLEET}environment: {{approvals: 2}}

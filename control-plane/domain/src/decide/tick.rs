@@ -10,10 +10,11 @@ use super::{Decision, Stuck, colour, ending, follow, gate, hold, probe, promotio
 use crate::command::Request;
 use crate::deployment::Status;
 use crate::event::{Fact, StreamId};
+use crate::listening::Listening;
 use crate::rejection::Rejection;
 use crate::size::{self, DECISION_BYTES_MAX};
 use crate::state::State;
-use crate::tenant::Timer;
+use crate::tenant::{TenantState, Timer};
 
 /// How many timers one tick fires: a batch of events that is bounded, after a long absence too. The rest is due at once.
 pub(super) const TIMERS_MAX: usize = 1_000;
@@ -22,7 +23,7 @@ const EVENTS_MAX: usize = 20_000;
 
 /// A timer that cannot be fired is left as it is, told in [`Decision::stuck`], and holds nobody else up: neither what comes of it
 /// nor how large that is, nor how long it takes to find out.
-pub(super) fn decide(state: &State, request: &Request, now: Timestamp) -> Decision {
+pub(super) fn decide(state: &State, request: &Request, listening: Listening, now: Timestamp) -> Decision {
     let mut decision = Decision::new(state);
     let mut left = TIMERS_MAX;
     for (_, timer) in state.system.timers.iter().take_while(|(at, _)| *at <= now).take(left) {
@@ -41,7 +42,8 @@ pub(super) fn decide(state: &State, request: &Request, now: Timestamp) -> Decisi
         if left == 0 || decision.events.len() >= EVENTS_MAX || room.work == 0 {
             break;
         }
-        let due: Vec<_> = tenant.timers.iter().take_while(|(at, _)| *at <= now).take(left).cloned().collect();
+        let due = due_in(tenant, listening, now, &mut decision.held_back);
+        let due: Vec<_> = due.take(left).cloned().collect();
         if due.is_empty() {
             continue;
         }
@@ -69,6 +71,20 @@ pub(super) fn decide(state: &State, request: &Request, now: Timestamp) -> Decisi
         }
     }
     decision
+}
+
+/// The due timers of a tenant that are not held back.
+fn due_in<'t>(
+    tenant: &'t TenantState,
+    listening: Listening,
+    now: Timestamp,
+    held_back: &'t mut bool,
+) -> impl Iterator<Item = &'t (Timestamp, Timer)> {
+    tenant.timers.iter().take_while(move |(at, _)| *at <= now).filter(move |(_, timer)| {
+        let waits = listening.holds_back(tenant, timer, now);
+        *held_back |= waits;
+        !waits
+    })
 }
 
 /// What a tick may still come to.
@@ -229,7 +245,8 @@ mod tests {
         state.tenants.insert(tenant(1), Arc::new(odd));
 
         let later = Timestamp(REQUEST_MEMORY_MS + 1);
-        let decision = super::super::decide(&state, &request(Command::Tick, None), later).unwrap();
+        let decision =
+            super::super::decide(&state, &request(Command::Tick(Listening::Always), None), later).unwrap();
 
         assert_eq!(decision.stuck.len(), 1, "{:?}", decision.stuck);
         assert_eq!(decision.events.len(), 3, "{:?}", decision.events);
@@ -260,8 +277,10 @@ mod tests {
         };
         with_keys(&mut state, 1, &[5 << 20, 10]);
         with_keys(&mut state, 2, &[3 << 20; 20]);
-        let tick =
-            |state: &State| super::super::decide(state, &request(Command::Tick, None), Timestamp(2)).unwrap();
+        let tick = |state: &State| {
+            super::super::decide(state, &request(Command::Tick(Listening::Always), None), Timestamp(2))
+                .unwrap()
+        };
         let first = tick(&state);
         let [Stuck { stream, why: Rejection::TooLarge { .. }, .. }] = &first.stuck[..] else {
             panic!("{:?}", first.stuck.len())

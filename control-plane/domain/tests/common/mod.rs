@@ -23,6 +23,7 @@ use stella_domain::event::{Event, Fact, StreamId};
 use stella_domain::findings::{Finding, Severity};
 use stella_domain::freeze::{Freeze, Repeats};
 use stella_domain::gate::{self, Allowed, Check, Gate, Record, Security};
+use stella_domain::listening::Listening;
 use stella_domain::name::{Name, Version};
 use stella_domain::promotion::{ApprovalRule, Promotion};
 use stella_domain::rejection::Rejection;
@@ -439,7 +440,7 @@ impl World {
         let until = self.now.plus_ms(milliseconds);
         while let Some(due) = self.state.next_due().filter(|due| *due <= until) {
             self.now = self.now.max(due);
-            self.send(&Self::request(Command::Tick)).unwrap();
+            self.send(&Self::request(Command::Tick(Listening::Always))).unwrap();
         }
         self.now = until;
     }

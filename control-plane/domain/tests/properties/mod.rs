@@ -32,6 +32,7 @@ use stella_domain::environment::{Needs, PromotionPath, Requirement, SilenceRule,
 use stella_domain::event::{Event, StreamId};
 use stella_domain::gate::{Check, Gate, Outcome};
 use stella_domain::hold::{PauseCause, Standing, Verdict};
+use stella_domain::listening::Listening;
 use stella_domain::promotion::{ApprovalRule, Objection, OnExpiry, Quorum};
 use stella_domain::rejection::Rejection;
 use stella_domain::run::{CallOutcome, Outgoing, StepState, Work};
@@ -420,7 +421,7 @@ impl Walk {
         let until = self.world.now.plus_ms(milliseconds);
         while let Some(due) = self.world.state.next_due().filter(|due| *due <= until) {
             self.world.now = self.world.now.max(due);
-            assert!(self.tell(Command::Tick));
+            assert!(self.tell(Command::Tick(Listening::Always)));
         }
         self.world.now = until;
     }

@@ -128,6 +128,11 @@ impl World {
         self.fleet = Fleet::start(self.config.clone(), self.deps.clone(), self.shutdown.clone()).unwrap();
     }
 
+    /// For the fleet that comes next.
+    pub fn change(&mut self, change: impl FnOnce(&mut FleetConfig)) {
+        change(&mut self.config);
+    }
+
     /// The file that keeps when agents were last heard.
     pub fn last_seen_file(&self) -> &Path {
         &self.deps.last_seen_file

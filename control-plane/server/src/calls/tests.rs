@@ -8,6 +8,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use serde_json::json;
 use stella_domain::command::{NewRun, SystemCommand};
+use stella_domain::listening::Listening;
 use stella_domain::run::{Run, StepState};
 use stella_engine::{Config, Engine};
 use stella_journal::{JournalConfig, SledJournal};
@@ -326,7 +327,7 @@ async fn each_attempt_has_a_key_of_its_own_and_keeps_it_over_a_restart() {
     world.step(tenant(1), run(1), |it| matches!(it, StepState::BackingOff { .. })).await;
     world.hook.answer.send_replace(200);
     while world.engine.handle().state().tenants[&tenant(1)].runs[&run(1)].is_open(&"call".parse().unwrap()) {
-        world.submit(Command::Tick).await;
+        world.submit(Command::Tick(Listening::Always)).await;
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let keys: Vec<_> = world.hook.calls.borrow().iter().map(|it| it.key.clone()).collect();

@@ -12,6 +12,7 @@ use stella_domain::command::{
     TenantCommand,
 };
 use stella_domain::deployment::OnFailure;
+use stella_domain::listening::Listening;
 use stella_domain::promotion::{ApprovalRule, OnExpiry};
 use stella_domain::release::{Component, Phase, Step, StepAction};
 use stella_domain::strategy::Strategy;
@@ -194,7 +195,7 @@ async fn what_time_does_to_a_promotion_is_found_by_the_request_that_asked_for_it
         let (actor, idempotency) = (Actor::System, None);
         engine.handle().submit(Request { actor, trace, idempotency, command }).await.unwrap();
         now.fetch_add(DAY_MS + 1, Ordering::Relaxed);
-        submit(&engine, Command::Tick).await;
+        submit(&engine, Command::Tick(Listening::Always)).await;
         let text = logged(journal).await;
         let line = text.lines().find(|line| line.contains(name));
         let line = line.unwrap_or_else(|| panic!("no {name} in {text}"));

@@ -16,6 +16,7 @@ use stella_domain::environment::{Needs, Requirement};
 use stella_domain::event::{Event, Fact, StreamId};
 use stella_domain::gate::{Check, Outcome};
 use stella_domain::hold::{PauseCause, Standing};
+use stella_domain::listening::Listening;
 use stella_domain::promotion::{ApprovalRule, PromotionStatus};
 use stella_domain::run::{Run, StepEnd, StepRun, StepState};
 use stella_domain::signature::ReleaseSignature;
@@ -64,7 +65,7 @@ pub fn check(state: &State, now: Timestamp) {
         super::jobs::check(tenant);
         super::colours::check(tenant);
     }
-    let tick = World::request(Command::Tick);
+    let tick = World::request(Command::Tick(Listening::Always));
     let mut ticked = state.clone();
     for _ in 0..100 {
         if ticked.next_due().is_none_or(|due| due > now) {
