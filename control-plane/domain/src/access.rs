@@ -316,6 +316,13 @@ pub(crate) fn check_authority(
     needed_elsewhere(state, rights, tenant, command)
 }
 
+/// The account of that name, if it has a role in the tenant: of others, nobody there knows.
+pub(crate) fn account_of(state: &State, tenant: TenantId, name: &Name) -> Option<AccountId> {
+    let id = state.system.account_names.get(name)?;
+    let account = state.system.accounts.get(id)?;
+    account.has(Role::Viewer, Scope::Somewhere(tenant)).then_some(*id)
+}
+
 /// Why what somebody has approved there counts no more; `None` if it does.
 pub(crate) fn no_approver(state: &State, by: &ActingAccount, place: Scope) -> Option<String> {
     match state.system.accounts.get(&by.id) {

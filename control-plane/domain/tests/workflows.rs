@@ -327,6 +327,26 @@ fn a_call_by_a_name_says_what_comes_after_its_address() {
     assert_eq!(states(&world), "succeeded: call succeeded");
 }
 
+/// Which accounts there are is for those who administer the installation.
+#[test]
+fn a_step_does_not_tell_which_accounts_there_are() {
+    let reason = |world: &World| match &now(world).status {
+        RunStatus::Failed { reason } => reason.clone(),
+        other => panic!("{other:?}"),
+    };
+    let named = |who: &str| {
+        let mut world = world();
+        let theirs = SystemCommand::SetAccountRoles { account: account(3), roles: Vec::new() };
+        world.system(theirs).unwrap();
+        let steps = steps(json!([{ "id": "go", "approval": { "from": [who] } }]));
+        world.ok(TenantCommand::ApplyWorkflow(Box::new(steps)));
+        start(&mut world, json!({})).unwrap();
+        reason(&world).replace(who, "NAME")
+    };
+    assert_eq!(named("person-3"), named("nobody"));
+    assert_eq!(named("nobody"), "step go: there is no account NAME with a role in this tenant");
+}
+
 /// What leaves the control plane has its credentials, whoever the run is of.
 #[test]
 fn nothing_goes_out_for_whoever_could_not_start_the_run_any_more() {

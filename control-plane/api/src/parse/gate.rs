@@ -1,6 +1,7 @@
 //! Gates, from the shapes of requests.
 
 use stella_api_types::gate as dto;
+use stella_domain::access::{Role, Scope};
 use stella_domain::command::ActingAccount;
 use stella_domain::findings::Severity;
 use stella_domain::gate::{Allowed, Check, Comparison, Gate, Number, Security, TTL_MS_DEFAULT, TTL_MS_RANGE};
@@ -9,6 +10,7 @@ use stella_domain::tenant::TenantState;
 
 use super::{in_range, name, reason, signature_rule};
 use crate::error::ApiError;
+use crate::resolve;
 
 /// What must be so for a release to come to an environment.
 pub(crate) fn gate(state: &State, tenant: &TenantState, body: &dto::SetGate) -> Result<Gate, ApiError> {
@@ -36,7 +38,7 @@ fn check(state: &State, tenant: &TenantState, check: &dto::Check) -> Result<Chec
             let scanners = scanners.map(|(at, text)| name(&format!("check.scanners[{at}]"), text));
             let reporters = reporters.iter().enumerate();
             let reporters =
-                reporters.map(|(at, text)| account(state, &format!("check.reporters[{at}]"), text));
+                reporters.map(|(at, text)| account(state, tenant, &format!("check.reporters[{at}]"), text));
             Check::Security(Security {
                 limits: limits.collect::<Result<_, ApiError>>()?,
                 allowed: allowed.iter().enumerate().map(self::allowed).collect::<Result<_, _>>()?,
@@ -63,11 +65,14 @@ fn check(state: &State, tenant: &TenantState, check: &dto::Check) -> Result<Chec
     })
 }
 
-fn account(state: &State, field: &str, text: &str) -> Result<ActingAccount, ApiError> {
+/// Accounts that have nothing to do in the tenant are as good as not there: who sets the gate may not know all.
+fn account(state: &State, tenant: &TenantState, field: &str, text: &str) -> Result<ActingAccount, ApiError> {
     let name = name(field, text)?;
-    let id = state.system.account_names.get(&name).copied();
-    id.map(|id| ActingAccount { id, name })
-        .ok_or_else(|| ApiError::invalid(field, format!("there is no account {text}")))
+    let here = Scope::Somewhere(tenant.id);
+    let found = resolve::account(state, name.as_str()).ok().filter(|it| it.has(Role::Viewer, here));
+    found.map(|it| ActingAccount { id: it.id, name }).ok_or_else(|| {
+        ApiError::invalid(field, format!("there is no account {text} with a role in this tenant"))
+    })
 }
 
 fn severity(text: &str) -> Result<Severity, ApiError> {

@@ -60,6 +60,8 @@ pub(crate) async fn set_gate(
     let state = app.engine.state();
     let tenant = resolve::tenant(&state, &tenant)?;
     let environment = resolve::environment(tenant, &environment)?.id;
+    // A gate may name accounts.
+    change.require(&app, Role::Admin, Scope::Environment(tenant.id, environment))?;
     let gate = Box::new(parse::gate(&state, tenant, &body)?);
     app.outside
         .as_ref()

@@ -38,6 +38,25 @@ async fn a_gate_is_set_shown_replaced_and_removed() {
     world.delete(&format!("{gates}/scan")).await.expect(404);
 }
 
+/// Whoever may not set a gate learns nothing from trying, and whoever may learns nothing of accounts of other tenants.
+#[tokio::test]
+async fn a_gate_does_not_tell_which_accounts_there_are() {
+    let (world, at, dev) = stage().await;
+    world.tenant("globex").await;
+    account(&world, "theirs", &json!([{"role": "admin", "tenant": "globex"}])).await;
+    let admin = account(&world, "ours", &json!([{"role": "admin", "tenant": "acme"}])).await;
+    let gates = format!("{at}/environments/prod/gates");
+    let gate = |reporter: &str| json!({"name": "scan", "check": {"type": "security", "limits": {"critical": 0}, "reporters": [reporter]}});
+    let refused = async |who: &str, reporter: &str, status: u16| {
+        let answer = ask(&world, who, "POST", &gates, Some(&gate(reporter))).await.expect(status);
+        (answer["detail"].to_string().replace(reporter, "NAME"), answer["field"].clone())
+    };
+    assert_eq!(refused(&dev, "theirs", 403).await, refused(&dev, "nobody", 403).await);
+    assert_eq!(refused(&admin, "theirs", 422).await, refused(&admin, "nobody", 422).await);
+    // One of the tenant is known: what refuses it then is that nobody may be asked here as soon as there are two tenants.
+    assert_eq!(refused(&admin, "dev", 422).await.1, "check.endpoint");
+}
+
 #[tokio::test]
 async fn a_deployment_waits_for_a_scan_and_for_a_person() {
     let (world, at, dev) = stage().await;

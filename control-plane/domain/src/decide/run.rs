@@ -354,10 +354,10 @@ fn may_go_on(tx: &Transaction<'_>, run: &Run) -> Result<(), String> {
 }
 
 fn agreement(tx: &Transaction<'_>, run: &Run, approval: &ApprovalStep) -> Begun {
-    let accounts = &tx.system.system.account_names;
     let mut from = Vec::new();
     for name in &approval.from {
-        from.push(*accounts.get(name).ok_or_else(|| format!("there is no account {name}"))?);
+        let found = access::account_of(tx.system, tx.tenant.id, name);
+        from.push(found.ok_or_else(|| format!("there is no account {name} with a role in this tenant"))?);
     }
     from.sort_unstable();
     from.dedup();
