@@ -10,7 +10,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use stella_certs::EnrolmentToken;
 use stella_protocol::message::Profile;
-use stella_telemetry::redact_text;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 
@@ -211,8 +210,7 @@ pub fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Standard error may be closed; the exit code still tells.
-            let _closed = writeln!(io::stderr(), "stella-agent: {}", redact_text(&reason_of(error.as_ref())));
+            stella_telemetry::last_words("stella-agent", &reason_of(error.as_ref()));
             ExitCode::FAILURE
         }
     }

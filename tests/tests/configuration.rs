@@ -1,6 +1,7 @@
 //! Configuration in layers, and what is taken over while a program runs.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -62,6 +63,56 @@ fn both_programs_read_layers_and_name_what_was_meant() -> Result<()> {
     }
     let (_, text) = run("stella-agent", &["config", "show", "--concurrency=3"], ("LANG", "C"))?;
     ensure!(text.contains("concurrency = 3  # flag --concurrency"), "{text}");
+    Ok(())
+}
+
+/// What a program said that did not start: on standard output, and on standard error, which is systemd's journal if that is said so.
+fn refuses_to_run(program: &str, config: &Path, is_journal: bool) -> Result<(String, String)> {
+    let (out, err) = (config.with_extension("out"), config.with_extension("err"));
+    let standard_error = fs::File::create(&err)?;
+    let found = standard_error.metadata()?;
+    let mut command = Command::new(binaries::path(program)?);
+    command.arg("run").arg("--config").arg(config).env_remove("JOURNAL_STREAM");
+    if is_journal {
+        command.env("JOURNAL_STREAM", format!("{}:{}", found.dev(), found.ino()));
+    }
+    let status = command.stdout(fs::File::create(&out)?).stderr(standard_error).status()?;
+    ensure!(!status.success(), "{program} has run to its end");
+    Ok((fs::read_to_string(&out)?, fs::read_to_string(&err)?))
+}
+
+/// What searches for errors, and what pages, goes by the level and the priority.
+#[test]
+fn why_nothing_starts_is_an_error_in_the_log_and_in_the_journal() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let taken = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let (config, file) = (folder.path().join("orchestrator.toml"), folder.path().join("stella.log"));
+    let text = format!(
+        "state_dir = {:?}\n[api]\nlisten = \"{}\"\n[metrics]\nlisten = \"127.0.0.1:0\"\n[agents]\nlisten = \"127.0.0.1:0\"\n[log]\nformat = \"json\"\nfile = {file:?}\n[journal]\nreserve_bytes = 1048576\n",
+        folder.path().join("state"),
+        taken.local_addr()?
+    );
+    fs::write(&config, &text)?;
+    for is_journal in [false, true] {
+        let (out, err) = refuses_to_run("stella-orchestrator", &config, is_journal)?;
+        for log in [out, fs::read_to_string(&file)?] {
+            let last = log.lines().last().context("nothing was logged")?;
+            let last: serde_json::Value = serde_json::from_str(last)?;
+            ensure!(last["level"] == "error" && last["message"] == "stopped", "{last}");
+            ensure!(last["context"]["error"].to_string().contains("in use"), "{last}");
+        }
+        let begin = if is_journal { "<3>stella-orchestrator: " } else { "stella-orchestrator: " };
+        ensure!(err.starts_with(begin) && err.contains("in use"), "{err}");
+    }
+    // Where there is no log yet, every line of what is said is an error.
+    fs::write(&config, "[log\nlvl = 1\n")?;
+    for program in ["stella-orchestrator", "stella-agent"] {
+        let (out, err) = refuses_to_run(program, &config, true)?;
+        ensure!(out.is_empty() && err.starts_with(&format!("<3>{program}: ")), "{out}{err}");
+        ensure!(err.lines().all(|line| line.starts_with("<3>")), "{err}");
+        let (_, err) = refuses_to_run(program, &config, false)?;
+        ensure!(err.starts_with(&format!("{program}: ")) && !err.contains("<3>"), "{err}");
+    }
     Ok(())
 }
 

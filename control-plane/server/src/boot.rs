@@ -49,7 +49,7 @@ const DRAIN_TIME_MAX: Duration = Duration::from_secs(15);
 /// How often finished histogram samples are folded together, so that they do not pile up between scrapes.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 
-/// Runs the control plane until it is told to stop.
+/// Runs the control plane until it is told to stop. Why it ends is in the log, also if it never got anywhere.
 pub(crate) fn run(loaded: &Loaded) -> anyhow::Result<()> {
     let config = &loaded.config;
     let log = stella_telemetry::init(&stella_telemetry::Config {
@@ -59,6 +59,17 @@ pub(crate) fn run(loaded: &Loaded) -> anyhow::Result<()> {
         format: config.log.format,
         file: config.log.file.clone(),
     })?;
+    let ended = start_and_serve(loaded, log.level());
+    // Here, while there is a log.
+    match &ended {
+        Ok(()) => tracing::info!("stopped"),
+        Err(error) => tracing::error!(error = format!("{error:#}"), "stopped"),
+    }
+    ended
+}
+
+fn start_and_serve(loaded: &Loaded, log_level: LogLevel) -> anyhow::Result<()> {
+    let config = &loaded.config;
     backup::refuse_unfinished(&config.state_dir)?;
     written_by::refuse_newer(&config.state_dir)?;
     written_by::refuse_lost_journal(&config.state_dir, &config.journal_dir())?;
@@ -79,7 +90,7 @@ pub(crate) fn run(loaded: &Loaded) -> anyhow::Result<()> {
     written_by::remember(&config.state_dir)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let traces = Traces::start(&config.traces)?;
-    let ended = runtime.block_on(serve(loaded, &engine, recorder, traces.as_ref(), log.level()));
+    let ended = runtime.block_on(serve(loaded, &engine, recorder, traces.as_ref(), log_level));
     if let Some(traces) = traces {
         traces.stop();
     }
@@ -87,7 +98,6 @@ pub(crate) fn run(loaded: &Loaded) -> anyhow::Result<()> {
     if let Condition::Failed(problem) = engine.stop() {
         bail!("the journal failed: {problem}");
     }
-    tracing::info!("stopped");
     ended
 }
 

@@ -133,10 +133,7 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            tracing::error!(error = format!("{error:#}"), "stopped");
-            // Nobody is left to tell when standard error is closed. It is the log of a service, too.
-            let told = stella_telemetry::redact_text(&format!("{error:#}"));
-            writeln!(std::io::stderr(), "stella-orchestrator: {told}").ok();
+            stella_telemetry::last_words("stella-orchestrator", &format!("{error:#}"));
             ExitCode::FAILURE
         }
     }

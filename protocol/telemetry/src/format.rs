@@ -125,7 +125,7 @@ pub(crate) struct Json {
 }
 
 /// How syslog, and systemd's journal, call a level.
-const fn priority(level: Level) -> u8 {
+pub(crate) const fn priority(level: Level) -> u8 {
     match level {
         Level::ERROR => 3,
         Level::WARN => 4,

@@ -13,7 +13,7 @@ mod format;
 mod level;
 mod redact;
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::panic::PanicHookInfo;
 use std::path::{Path, PathBuf};
@@ -35,6 +35,11 @@ pub const FILE_SIZE_MAX_MB: u64 = 100;
 pub const FILES_MAX: u64 = 10;
 /// How many lines may wait for a slow disk or terminal. Beyond it lines are dropped and counted ([`dropped_lines`]), work is not delayed.
 const WAITING_LINES_MAX: usize = 16_384;
+
+/// Standard output, as the kernel numbers what is open.
+const STDOUT: u8 = 1;
+/// Standard error.
+const STDERR: u8 = 2;
 
 /// The tenant that the whole process belongs to.
 static TENANT: OnceLock<String> = OnceLock::new();
@@ -154,7 +159,7 @@ pub fn init(config: &Config) -> Result<Guard, Error> {
         fmt::layer().event_format(format::Human).fmt_fields(format::JsonFields).with_writer(stdout).boxed()
     } else {
         fmt::layer()
-            .event_format(json(is_journal()))
+            .event_format(json(is_journal(STDOUT)))
             .fmt_fields(format::JsonFields)
             .with_writer(stdout)
             .boxed()
@@ -194,6 +199,20 @@ pub fn dropped_lines() -> impl Iterator<Item = (&'static str, u64)> {
     outputs.map(|(output, counter)| (*output, u64::try_from(counter.dropped_lines()).unwrap_or(u64::MAX)))
 }
 
+/// Says on standard error why a program ends, with what is secret in it masked. It is all that is said where there is no log yet, because
+/// the configuration is not good say; so systemd's journal is told that it is an error, as it is of lines of the log.
+pub fn last_words(program: &str, why: &str) {
+    let before = if is_journal(STDERR) {
+        format!("<{}>", format::priority(tracing::Level::ERROR))
+    } else {
+        String::new()
+    };
+    let told = redact_text(&format!("{program}: {why}"));
+    let lines: String = told.lines().map(|line| format!("{before}{line}\n")).collect();
+    // Nobody is left to tell when it is closed; the exit code still does.
+    std::io::stderr().write_all(lines.as_bytes()).ok();
+}
+
 /// A panic is a line of the log like others, with where it happened; not a text of many lines on standard error.
 fn say_panic(panic: &PanicHookInfo<'_>) {
     let place = panic.location().map(ToString::to_string).unwrap_or_default();
@@ -203,10 +222,11 @@ fn say_panic(panic: &PanicHookInfo<'_>) {
     tracing::error!(place, thread, problem, "a panic; this is a defect, please report it");
 }
 
-/// Whether standard output is systemd's journal, as systemd says it: by the device and the inode of the socket.
-fn is_journal() -> bool {
+/// Whether one of the standard outputs is systemd's journal, as systemd says it: by the device and the inode of the socket.
+fn is_journal(descriptor: u8) -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
-    std::fs::metadata("/proc/self/fd/1").is_ok_and(|it| stream == format!("{}:{}", it.dev(), it.ino()))
+    std::fs::metadata(format!("/proc/self/fd/{descriptor}"))
+        .is_ok_and(|it| stream == format!("{}:{}", it.dev(), it.ino()))
 }
 
 fn non_blocking<W: std::io::Write + Send + 'static>(writer: W) -> (NonBlocking, WorkerGuard) {
