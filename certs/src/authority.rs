@@ -120,7 +120,9 @@ pub enum Error {
         remedy: &'static str,
     },
     /// A certificate of the authority is past its end, so that no peer would accept what it signs.
-    #[error("the certificate {path} has expired; the authority has to be replaced")]
+    #[error(
+        "the certificate {path} has expired, by this host's clock: is the clock right? If it is, an issuing certificate is replaced with `stella-orchestrator ca rotate-issuing`, which needs root.key; without that, or for a root, a new authority has to be made"
+    )]
     Expired {
         /// The certificate's file.
         path: PathBuf,
@@ -242,8 +244,11 @@ impl Authority {
 
 impl Held {
     fn read(store: &Store, now: SystemTime) -> Result<Self, Error> {
-        let signer = Arc::new(load(store, now)?);
-        let mut held = Self { signer, rotation: rotation::load(store, now)?, trusted: Vec::new() };
+        let rotation = rotation::load(store, now)?;
+        let has_switched = rotation.as_ref().is_some_and(|it| it.phase == rotation::Phase::Switched);
+        // What issues nothing any more is only trusted until every agent has left it: its end is no reason to stop.
+        let signer = Arc::new(load(store, (!has_switched).then_some(now))?);
+        let mut held = Self { signer, rotation, trusted: Vec::new() };
         held.trusted = held.roots().iter().map(certificate_fingerprint).collect();
         held.trusted.sort_unstable();
         Ok(held)
@@ -306,7 +311,7 @@ fn complete(store: &Store, present: Present, names: &Names, now: SystemTime) -> 
         let root = params.self_signed(&root_key).map_err(|source| Error::Sign { source })?;
         store.write_certificate(ROOT_CRT, root.der())?;
     }
-    let root = read_ca(store, ROOT_CRT, now)?;
+    let root = read_ca(store, ROOT_CRT, Some(now))?;
     require_key(store, &root, ROOT_CRT, &root_key, ROOT_KEY)?;
     if !present.issuing_key {
         store.write_key(ISSUING_KEY, &CaKey::generate()?)?;
@@ -333,8 +338,8 @@ fn sign_issuing(
     Ok(issuing.into())
 }
 
-/// Reads a complete authority and checks that its files belong together.
-fn load(store: &Store, now: SystemTime) -> Result<Signer, Error> {
+/// Reads a complete authority and checks that its files belong together, and that none has ended by `now`, if it is to issue.
+fn load(store: &Store, now: Option<SystemTime>) -> Result<Signer, Error> {
     let root = read_ca(store, ROOT_CRT, now)?;
     let issuing = read_ca(store, ISSUING_CRT, now)?;
     let issuing_key = store.read_key(ISSUING_KEY)?;
@@ -352,14 +357,15 @@ fn load(store: &Store, now: SystemTime) -> Result<Signer, Error> {
 
 const CA_EXPECTED: &str = "the certificate of an authority in PEM";
 
-fn read_ca(store: &Store, name: &str, now: SystemTime) -> Result<CertificateDer<'static>, Error> {
+/// Reads the certificate of an authority; one that has ended is refused, unless nobody asks.
+fn read_ca(store: &Store, name: &str, now: Option<SystemTime>) -> Result<CertificateDer<'static>, Error> {
     let certificate = store.read_certificate(name)?;
     let corrupt = || store.corrupt(name, CA_EXPECTED);
     if !x509::parse(&certificate).map_err(|_| corrupt())?.is_ca() {
         return Err(corrupt());
     }
     let (_, not_after) = validity_of_certificate(&certificate).map_err(|_| corrupt())?;
-    if now >= not_after {
+    if now.is_some_and(|now| now >= not_after) {
         return Err(Error::Expired { path: store.path(name) });
     }
     Ok(certificate)

@@ -213,6 +213,38 @@ fn an_expired_authority_is_refused() {
     let later = SystemTime::now() + Duration::from_secs(11 * 365 * 24 * 3600);
     let error = Authority::open_or_create(&pki(&world), later).unwrap_err();
     assert!(matches!(&error, Error::Expired { path } if path.ends_with("issuing.crt")), "{error}");
+    for wanted in ["is the clock right?", "ca rotate-issuing"] {
+        assert!(error.to_string().contains(wanted), "{error}");
+    }
+}
+
+#[test]
+fn an_issuing_certificate_that_has_ended_is_replaced_with_the_roots_key() {
+    let (world, other) = (World::new(), World::new());
+    let (dir, key) = (pki(&world), pki(&world).join("root.key"));
+    let later = SystemTime::now() + Duration::from_secs(11 * 365 * 24 * 3600);
+    let right = fs::read(&key).unwrap();
+    let before = contents(&dir);
+
+    fs::remove_file(&key).unwrap();
+    let error = Authority::open_with_new_issuing(&dir, later).unwrap_err();
+    assert!(matches!(error, Error::RootKeyAway { .. }), "{error}");
+    fs::copy(pki(&other).join("root.key"), &key).unwrap();
+    let error = Authority::open_with_new_issuing(&dir, later).unwrap_err();
+    assert!(matches!(error, Error::Mismatch { .. }), "{error}");
+    fs::write(&key, right).unwrap();
+    assert_eq!(contents(&dir), before, "nothing was replaced");
+
+    let renewed = Authority::open_with_new_issuing(&dir, later).unwrap();
+    assert_eq!(renewed.root_fingerprint(), world.authority.root_fingerprint());
+    let made = csr::generate().unwrap();
+    renewed.issue_agent(&made.csr_der, tenant(1), agent(1), later, HOUR).unwrap();
+    assert_eq!(Authority::open_or_create(&dir, later).unwrap().status(), renewed.status());
+
+    // For a root there is no such way.
+    let much_later = later + Duration::from_secs(11 * 365 * 24 * 3600);
+    let error = Authority::open_with_new_issuing(&dir, much_later).unwrap_err();
+    assert!(matches!(&error, Error::Expired { path } if path.ends_with("root.crt")), "{error}");
 }
 
 #[test]

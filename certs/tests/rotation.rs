@@ -5,7 +5,7 @@ mod common;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use common::{Ended, World, handshake};
 use stella_certs::authority::Error;
@@ -286,4 +286,49 @@ fn roots_are_told_apart_by_name_and_by_signature() {
     assert_ne!(certificate_fingerprint(&roots[0]), certificate_fingerprint(&roots[1]));
     let (theirs, _) = World::new().agent();
     assert_eq!(world.authority.root_of(&theirs.chain_der), None);
+}
+
+#[test]
+fn what_issues_no_more_or_not_yet_may_have_ended() {
+    const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+    let dir = tempfile::tempdir().unwrap();
+    let pki = dir.path().join("pki");
+    let begin = now();
+    let authority = Authority::open_or_create(&pki, begin).unwrap();
+    authority.start_rotation(begin + YEAR * 5).unwrap();
+
+    // Nine years and a half: the old one still issues. Ten and a half: it does not.
+    let (before, after) = (begin + YEAR * 19 / 2, begin + YEAR * 21 / 2);
+    Authority::open_or_create(&pki, before).unwrap();
+    let error = Authority::open_or_create(&pki, after).unwrap_err();
+    assert!(matches!(&error, Error::Expired { path } if path == &pki.join("issuing.crt")), "{error}");
+    authority.switch_root(before).unwrap();
+    let switched = Authority::open_or_create(&pki, after).unwrap();
+    let status = switched.status();
+    assert_eq!(status.phase, Some(Phase::Switched));
+    assert!(status.other.unwrap().issuing_not_after < after, "the old one has ended");
+    switched.issue_server(&[], after, YEAR).unwrap();
+
+    // The new one may not, once it issues.
+    let error = Authority::open_or_create(&pki, begin + YEAR * 31 / 2).unwrap_err();
+    assert!(matches!(&error, Error::Expired { path } if path == &pki.join("next/issuing.crt")), "{error}");
+    let error = Authority::open_with_new_issuing(&pki, begin + YEAR * 31 / 2).unwrap_err();
+    assert!(matches!(error, Error::NotNow { .. }), "{error}");
+    switched.finish_rotation(after).unwrap();
+    assert_eq!(Authority::open_or_create(&pki, after).unwrap().status().phase, None);
+}
+
+#[test]
+fn a_new_root_that_has_ended_before_it_is_used_is_not_switched_to() {
+    const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+    let world = World::new();
+    let dir = pki(&world);
+    // Made when the clock was far behind: its issuing certificate ends before the old one's.
+    world.authority.start_rotation(now() - YEAR * 9).unwrap();
+    let later = now() + YEAR * 2;
+    let again = Authority::open_or_create(&dir, later).unwrap();
+    let error = again.switch_root(later).unwrap_err();
+    assert!(matches!(error, Error::Expired { .. }), "{error}");
+    again.cancel_rotation(later).unwrap();
+    assert_eq!(Authority::open_or_create(&dir, later).unwrap().status().phase, None);
 }

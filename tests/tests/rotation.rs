@@ -3,9 +3,11 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
+use stella_certs::Authority;
 use stella_tests::agent::Agent;
 use stella_tests::cluster::{Cluster, ENVIRONMENT, TENANT, create_token, token};
 use stella_tests::control_plane::ControlPlane;
@@ -188,5 +190,94 @@ async fn the_commands_of_the_book_work_in_their_order() -> Result<()> {
     }
     cluster.api = cluster.control_plane.api()?;
     cluster.wait_online("web-1").await?;
+    cluster.passed()
+}
+
+const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Puts an authority of that age in the place of the one that is there; hooks keep their key.
+fn age(control_plane: &ControlPlane, now: SystemTime) -> Result<Authority> {
+    let pki = control_plane.state_dir().join("pki");
+    for file in ["root.key", "root.crt", "roots.crt", "issuing.key", "issuing.crt"] {
+        fs::remove_file(pki.join(file))?;
+    }
+    Ok(Authority::open_or_create(&pki, now)?)
+}
+
+fn refusal(control_plane: &ControlPlane, arguments: &[&str], wanted: &[&str]) -> Result<()> {
+    let error =
+        control_plane.tool(arguments).err().with_context(|| format!("{arguments:?} was not refused"))?;
+    let error = format!("{error:#}");
+    ensure!(wanted.iter().all(|it| error.contains(it)), "{error}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_issuing_certificate_that_has_ended_is_replaced_before_the_start() -> Result<()> {
+    let mut cluster = Cluster::start(0).await?;
+    cluster.control_plane.stop()?;
+    age(&cluster.control_plane, SystemTime::now() - YEAR * 11)?;
+    let control_plane = &mut cluster.control_plane;
+    refusal(
+        control_plane,
+        &["run"],
+        &["issuing.crt has expired", "is the clock right?", "ca rotate-issuing"],
+    )?;
+    refusal(
+        control_plane,
+        &["doctor"],
+        &["issuing certificate: has ended", "ca rotate-issuing", "timedatectl"],
+    )?;
+    let (key, away) =
+        (control_plane.state_dir().join("pki/root.key"), control_plane.state_dir().join("root.key"));
+    fs::rename(&key, &away)?;
+    refusal(control_plane, &["ca", "rotate-issuing"], &["root.key is needed for this"])?;
+    fs::rename(&away, &key)?;
+    refusal(control_plane, &["ca", "rotate", "start"], &["no control plane runs on"])?;
+    let said = control_plane.tool(&["ca", "rotate-issuing"])?;
+    ensure!(said.contains("next: start the control plane"), "{said}");
+    control_plane.resume().await?;
+    let status = status(control_plane)?;
+    ensure!(said.contains(status["issuing"]["fingerprint"].as_str().context("no fingerprint")?), "{status}");
+    cluster.api = cluster.control_plane.api()?;
+    cluster.passed()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_root_whose_issuing_certificate_has_ended_keeps_nothing_from_working() -> Result<()> {
+    let mut cluster = Cluster::start(0).await?;
+    cluster.control_plane.stop()?;
+    let now = SystemTime::now();
+    let aged = age(&cluster.control_plane, now - YEAR * 11)?;
+    aged.start_rotation(now - YEAR * 5)?;
+    aged.switch_root(now - YEAR * 5)?;
+    cluster.control_plane.resume().await?;
+    let figures = cluster.control_plane.metrics().await?;
+    let ends = |certificate: &str| {
+        let series = format!("stella_certificate_expiry_timestamp_seconds{{certificate=\"{certificate}\"}} ");
+        figures.lines().find_map(|line| line.strip_prefix(&series)?.parse::<f64>().ok())
+    };
+    let now = now.duration_since(SystemTime::UNIX_EPOCH)?.as_secs_f64();
+    ensure!(ends("old_issuing").is_some_and(|end| end < now), "{figures}");
+    ensure!(
+        ["old_root", "issuing", "root"].iter().all(|it| ends(it).is_some_and(|end| end > now)),
+        "{figures}"
+    );
+    let doctor = cluster.control_plane.tool_output(&["doctor"])?;
+    let doctor = String::from_utf8(doctor.stdout)?;
+    for wanted in [
+        "ok    root certificate: ",
+        "ok    issuing certificate: ",
+        "ok    old root certificate: ",
+        "WARN  old issuing certificate: has ended",
+        "ca rotate finish",
+    ] {
+        ensure!(doctor.contains(wanted), "{wanted}: {doctor}");
+    }
+    ensure!(!doctor.contains("rotate-issuing"), "{doctor}");
+    cluster.control_plane.tool(&["ca", "rotate", "finish"])?;
+    let figures = cluster.control_plane.metrics().await?;
+    ensure!(!figures.contains("certificate=\"old_"), "{figures}");
+    cluster.api = cluster.control_plane.api()?;
     cluster.passed()
 }

@@ -16,6 +16,7 @@
 //! The new files are in the folder `next`, and the file `rotation` says how far it is. Each step is one durable write of that
 //! file; what follows from it is done again by `resume` if a crash cut it short. A step that was done already is no error.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -24,8 +25,8 @@ use stella_protocol::digest::Digest;
 
 use super::store::{CaKey, Store};
 use super::{
-    Authority, Error, ISSUING_CRT, ISSUING_KEY, Names, ROOT_CRT, ROOT_KEY, Signer, complete, require_key,
-    require_signed, sign_issuing,
+    Authority, Error, ISSUING_CRT, ISSUING_KEY, Names, ROOT_CRT, ROOT_KEY, Signer, complete, read_ca,
+    require_key, require_signed, sign_issuing,
 };
 use crate::random;
 use crate::x509::{certificate_fingerprint, parse, validity_of_certificate};
@@ -159,23 +160,29 @@ impl Authority {
         let _one = self.changing.lock();
         let held = self.held();
         if held.rotation.is_some() {
-            return Err(Error::NotNow {
-                problem: "the root is being rotated, and the issuing certificate with it",
-                remedy: "finish or cancel that first",
-            });
+            return Err(ROTATED_ANYWAY);
         }
         let lock = self.store.lock()?;
-        let root_key = root_key(&self.store)?;
-        self.store.remove_below(NEXT_ISSUING)?;
-        let next = self.store.below(NEXT_ISSUING)?;
-        let key = CaKey::generate()?;
-        next.write_key(ISSUING_KEY, &key)?;
-        let issuing = sign_issuing(&held.signer.root, root_key, &Names::another()?.issuing, &key, now)?;
-        // With it the new pair is complete, and only goes on from here.
-        next.write_certificate(ISSUING_CRT, &issuing)?;
-        finish_issuing(&self.store)?;
+        replace_issuing(&self.store, &held.signer.root, now)?;
         drop(lock);
         self.reload(now)
+    }
+
+    /// Opens the authority in `dir`, which nobody has open, and replaces its issuing certificate. This is the way to one whose issuing
+    /// certificate has ended: [`Self::open_or_create`] refuses it.
+    ///
+    /// # Errors
+    /// As [`Self::rotate_issuing`]; before the switch to a new root, a rotation of the root is in nobody's way.
+    pub fn open_with_new_issuing(dir: &Path, now: SystemTime) -> Result<Self, Error> {
+        let store = Store::open(dir)?;
+        resume(&store)?;
+        if phase(&store)? == Some(Phase::Switched) {
+            return Err(ROTATED_ANYWAY);
+        }
+        let lock = store.lock()?;
+        replace_issuing(&store, &read_ca(&store, ROOT_CRT, Some(now))?, now)?;
+        drop(lock);
+        Self::open_or_create(dir, now)
     }
 
     /// Makes a new root, to be trusted beside the old one.
@@ -201,7 +208,7 @@ impl Authority {
         let next = self.store.below(NEXT)?;
         // A start that was cut short goes on with the files that it left.
         complete(&next, next.present()?, &Names::another()?, now)?;
-        let new = super::load(&next, now)?;
+        let new = super::load(&next, Some(now))?;
         if !next.has(CROSS_CRT)? {
             let key = next.read_key(ISSUING_KEY)?;
             let name = common_name(&new.issuing)?;
@@ -224,6 +231,8 @@ impl Authority {
             Some(Phase::Distributing) => {}
         }
         let lock = self.store.lock()?;
+        // One that has ended since it was made would keep the control plane from starting.
+        super::load(&self.store.below(NEXT)?, Some(now))?;
         self.store.write_text(ROTATION, &format!("{}\n", Phase::Switched.name()))?;
         drop(lock);
         self.reload(now)
@@ -295,6 +304,11 @@ impl Authority {
 const NOT_STARTED: Error =
     Error::NotNow { problem: "no rotation of the root is under way", remedy: "start one first" };
 
+const ROTATED_ANYWAY: Error = Error::NotNow {
+    problem: "the root is being rotated, and the issuing certificate with it",
+    remedy: "finish or cancel that first",
+};
+
 impl Names {
     /// Names that no other authority of this installation has.
     fn another() -> Result<Self, Error> {
@@ -305,18 +319,23 @@ impl Names {
 
 /// Reads the rotation that is under way.
 pub(super) fn load(store: &Store, now: SystemTime) -> Result<Option<Held>, Error> {
-    let phase = match store.read_text(ROTATION, ROTATION_EXPECTED)?.as_deref().map(str::trim_ascii) {
-        None => return Ok(None),
-        Some("distributing") => Phase::Distributing,
-        Some("switched") => Phase::Switched,
-        Some(_) => return Err(store.corrupt(ROTATION, ROTATION_EXPECTED)),
-    };
+    let Some(phase) = phase(store)? else { return Ok(None) };
     let below = store.below(NEXT)?;
-    let next = super::load(&below, now)?;
-    let cross = super::read_ca(&below, CROSS_CRT, now)?;
+    // The one that issues is not let through when it has ended; what is not in use yet, or any more, keeps nothing from working.
+    let next = super::load(&below, (phase == Phase::Switched).then_some(now))?;
+    let cross = read_ca(&below, CROSS_CRT, None)?;
     require_key(&below, &cross, CROSS_CRT, &below.read_key(ISSUING_KEY)?, ISSUING_KEY)?;
     require_signed(&below, &cross, CROSS_CRT, &store.read_certificate(ROOT_CRT)?, ROOT_CRT)?;
     Ok(Some(Held { phase, next: Arc::new(next), cross }))
+}
+
+fn phase(store: &Store) -> Result<Option<Phase>, Error> {
+    match store.read_text(ROTATION, ROTATION_EXPECTED)?.as_deref().map(str::trim_ascii) {
+        None => Ok(None),
+        Some("distributing") => Ok(Some(Phase::Distributing)),
+        Some("switched") => Ok(Some(Phase::Switched)),
+        Some(_) => Err(store.corrupt(ROTATION, ROTATION_EXPECTED)),
+    }
 }
 
 /// Finishes what a crash cut short. A new root of which nothing says that it was started is left for the next start.
@@ -330,6 +349,20 @@ pub(super) fn resume(store: &Store) -> Result<(), Error> {
     if is_finishing {
         finish_root(store)?;
     }
+    finish_issuing(store)
+}
+
+/// Makes a new issuing pair under a root and puts it in place. The caller has the lock.
+fn replace_issuing(store: &Store, root: &CertificateDer<'static>, now: SystemTime) -> Result<(), Error> {
+    let root_key = root_key(store)?;
+    require_key(store, root, ROOT_CRT, &root_key, ROOT_KEY)?;
+    store.remove_below(NEXT_ISSUING)?;
+    let next = store.below(NEXT_ISSUING)?;
+    let key = CaKey::generate()?;
+    next.write_key(ISSUING_KEY, &key)?;
+    let issuing = sign_issuing(root, root_key, &Names::another()?.issuing, &key, now)?;
+    // With it the new pair is complete, and only goes on from here.
+    next.write_certificate(ISSUING_CRT, &issuing)?;
     finish_issuing(store)
 }
 

@@ -1,5 +1,5 @@
-//! `stella-orchestrator ca`: asks the running control plane to change its certificate authority, or makes one for a stopped one that has lost
-//! its own.
+//! `stella-orchestrator ca`: asks the running control plane to change its certificate authority. For a stopped one it makes one where the old one is
+//! lost, and replaces an issuing certificate that has ended.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -10,12 +10,13 @@ use clap::Subcommand;
 use stella_certs::Authority;
 use stella_durable::Store;
 
-use crate::authority::{Report, Step};
+use crate::authority::{Report, Step, written};
 use crate::config::Config;
 use crate::config_tool::Output;
 use crate::doctor::BOOK;
 use crate::local;
 use crate::owner::become_owner;
+use crate::written_by;
 
 /// What to do with the certificate authority.
 #[derive(Debug, Subcommand)]
@@ -31,7 +32,8 @@ pub(crate) enum CaCommand {
     /// it. All agents have to enrol again.
     #[command(after_help = "Example:\n  sudo stella-orchestrator ca create")]
     Create,
-    /// Replace the issuing certificate and its key, under the same root. Needs root.key.
+    /// Replace the issuing certificate and its key, under the same root. Needs root.key. If no control plane runs, because that certificate
+    /// has ended say, it is replaced for the next start.
     #[command(after_help = "Example:\n  sudo stella-orchestrator ca rotate-issuing")]
     RotateIssuing,
     /// Replace the root, in steps. Agents that are away meanwhile are brought over when they come back, until `finish`.
@@ -74,12 +76,14 @@ pub(crate) fn run(command: &CaCommand, config: &Config) -> anyhow::Result<bool> 
         }
         CaCommand::Rotate(RotateCommand::Cancel) => (Step::Cancel, Output::Text),
     };
-    let mut answer = local::call(state_dir, &local::Request::Ca(step))?.with_context(|| {
-        format!(
+    let Some(mut answer) = local::call(state_dir, &local::Request::Ca(step))? else {
+        ensure!(
+            step == Step::RotateIssuing,
             "no control plane runs on {}; start it: the authority is changed while it runs, for agents to hear of it",
             state_dir.display()
-        )
-    })?;
+        );
+        return replace_issuing(config).map(|()| true);
+    };
     let mut said = Vec::new();
     answer.read_to_end(&mut said)?;
     let report: Report = serde_json::from_slice(&said).context("the control plane's answer was cut short")?;
@@ -89,6 +93,33 @@ pub(crate) fn run(command: &CaCommand, config: &Config) -> anyhow::Result<bool> 
         Output::Text => describe(&mut out, &report)?,
     }
     Ok(true)
+}
+
+/// Replaces it where no control plane runs: one does not start once it has ended. No agent has to hear of it.
+fn replace_issuing(config: &Config) -> anyhow::Result<()> {
+    let (state_dir, journal) = (&config.state_dir, config.journal_dir());
+    let _as_owner = become_owner(state_dir)?;
+    ensure!(
+        written_by::has_authority(state_dir)?,
+        "there is no certificate authority in {}: {BOOK}/disaster-recovery.md, The authority is lost",
+        state_dir.join("pki").display()
+    );
+    ensure!(
+        !Store::exists(&journal) || !Store::is_held(&journal)?,
+        "a control plane runs on {}, but nobody listens at {}: is it just starting, or are you another user?",
+        state_dir.display(),
+        local::path(state_dir).display()
+    );
+    let authority = Authority::open_with_new_issuing(&state_dir.join("pki"), SystemTime::now())?;
+    let now = authority.status().active;
+    let mut out = io::stdout().lock();
+    writeln!(out, "root     {}  until {}", now.root, written(now.root_not_after))?;
+    writeln!(out, "issuing  {}  until {}", now.issuing, written(now.issuing_not_after))?;
+    writeln!(
+        out,
+        "next: start the control plane; agents whose certificates have ended, as they do with what issued them, have to enrol again"
+    )?;
+    Ok(())
 }
 
 /// What may be in the folder of an authority that is lost: hooks keep their secrets, and a file system has a folder of its own.

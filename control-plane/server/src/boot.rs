@@ -22,7 +22,6 @@ use stella_readers::live::Live;
 use stella_readers::place::StateFile;
 use stella_store::{ArtifactStore, OutputStore};
 use stella_telemetry::LogLevel;
-use stella_telemetry::exemplars::Exemplars;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -179,7 +178,7 @@ async fn serve(
         Ok(running.tasks.spawn(stella_api::serve(config.api.listen, api_deps, tls, shutdown.clone(), ready)))
     })
     .await?;
-    let render = scrape(config, recorder, measurements.exemplars(), engine.handle(), Arc::clone(&fleet));
+    let render = scrape((config, &pki), recorder, &measurements, engine.handle(), Arc::clone(&fleet));
     let (metrics, metrics_address) = listening(|ready| {
         let (at, until, render) = (config.metrics.listen, shutdown.clone(), Arc::clone(&render));
         Ok(running.tasks.spawn(stella_api::serve_metrics(at, scraping, render, until, ready)))
@@ -428,14 +427,14 @@ fn agents_dial(config: &Config) -> AgentsDial {
 }
 
 fn scrape(
-    config: &Config,
+    (config, pki): (&Config, &Pki),
     recorder: PrometheusHandle,
-    exemplars: Arc<Exemplars>,
+    measurements: &Measurements,
     engine: Handle,
     fleet: Arc<Fleet>,
 ) -> Render {
-    let state_dir = config.state_dir.clone();
-    let sources = metrics::Sources { recorder, exemplars, engine, fleet, state_dir };
+    let (state_dir, pki, exemplars) = (config.state_dir.clone(), pki.clone(), measurements.exemplars());
+    let sources = metrics::Sources { recorder, exemplars, engine, fleet, state_dir, pki };
     Arc::new(move |format| metrics::render(&sources, format))
 }
 

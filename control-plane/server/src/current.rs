@@ -8,8 +8,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
 use nix::sys::statvfs::statvfs;
-use stella_certs::ServerCertificate;
-use stella_certs::authority::rotation::Status;
 use stella_domain::agent::{Agent, Connectivity};
 use stella_domain::archive::Archived;
 use stella_domain::deployment::Deployment;
@@ -23,7 +21,7 @@ use stella_protocol::time::Timestamp;
 
 use crate::authority::count_behind;
 use crate::backup;
-use crate::pki::{End, Ends};
+use crate::pki::End;
 
 /// How many deployments of a tenant are listed: a screen. Each is a series of its own, so there is an end to it.
 const RECENT_DEPLOYMENTS_MAX: usize = 20;
@@ -128,9 +126,8 @@ fn describe_agents() {
     );
 }
 
-/// The control plane's certificates, and the one that its API shows. They are recorded when they are made, and stay until they are replaced.
-/// Answers with their ends.
-pub(crate) fn certificates(own: &ServerCertificate, api_ends: End, authority: &Status) -> Ends {
+/// The control plane's certificates, and the one that its API shows.
+pub(crate) fn certificates(ends: &[(&'static str, End)]) {
     describe_gauge!(
         "stella_certificate_expiry_timestamp_seconds",
         Unit::Seconds,
@@ -141,19 +138,11 @@ pub(crate) fn certificates(own: &ServerCertificate, api_ends: End, authority: &S
         Unit::Seconds,
         "When a certificate of the control plane should have been replaced"
     );
-    let issuer = &authority.active;
-    let chain = [
-        ("api", api_ends),
-        ("server", End::of_ours(own.not_after)),
-        ("issuing", End::of_ours(issuer.issuing_not_after)),
-        ("root", End::of_ours(issuer.root_not_after)),
-    ];
     let seconds = |at: SystemTime| at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-    for (name, end) in chain {
-        gauge!("stella_certificate_expiry_timestamp_seconds", "certificate" => name).set(seconds(end.at));
-        gauge!("stella_certificate_renewal_timestamp_seconds", "certificate" => name).set(seconds(end.due));
+    for (name, end) in ends {
+        gauge!("stella_certificate_expiry_timestamp_seconds", "certificate" => *name).set(seconds(end.at));
+        gauge!("stella_certificate_renewal_timestamp_seconds", "certificate" => *name).set(seconds(end.due));
     }
-    chain
 }
 
 /// Who is behind in a rotation of the authority's root.

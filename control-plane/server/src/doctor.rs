@@ -186,29 +186,102 @@ fn authority(config: &Config, findings: &mut Findings) {
     if matches!(written_by::has_authority(&config.state_dir), Ok(false)) {
         return no_authority(config, findings);
     }
+    let pki = config.state_dir.join("pki");
+    match RotationOf::read(&pki) {
+        RotationOf::None => {
+            certificate(
+                &pki,
+                "root certificate",
+                "root.crt",
+                "stella-orchestrator ca rotate start",
+                findings,
+            );
+            certificate(&pki, ISSUING, "issuing.crt", "stella-orchestrator ca rotate-issuing", findings);
+        }
+        // The issuing certificate goes with the root.
+        RotationOf::Distributing => {
+            let remedy = "stella-orchestrator ca rotate switch";
+            certificate(&pki, "root certificate", "root.crt", remedy, findings);
+            certificate(&pki, ISSUING, "issuing.crt", remedy, findings);
+        }
+        RotationOf::Switched => {
+            const REMEDY: &str = "stella-orchestrator ca rotate finish; then: stella-orchestrator ca";
+            let root = format!("{REMEDY} rotate start");
+            certificate(&pki, "root certificate", "next/root.crt", &root, findings);
+            certificate(&pki, ISSUING, "next/issuing.crt", &format!("{REMEDY} rotate-issuing"), findings);
+            for (check, name) in
+                [("old root certificate", "root.crt"), ("old issuing certificate", "issuing.crt")]
+            {
+                old_certificate(&pki, check, name, findings);
+            }
+        }
+    }
+}
+
+const ISSUING: &str = "issuing certificate";
+
+/// How far a rotation of the root is, by its file. What is not understood keeps the control plane from starting, which says so.
+enum RotationOf {
+    None,
+    Distributing,
+    Switched,
+}
+
+impl RotationOf {
+    fn read(pki: &Path) -> Self {
+        let text =
+            open_regular(&pki.join("rotation")).and_then(|file| read_all(file, CERTIFICATES_BYTES_MAX));
+        match text.as_deref().map(<[u8]>::trim_ascii) {
+            Ok(b"distributing") => Self::Distributing,
+            Ok(b"switched") => Self::Switched,
+            Ok(_) | Err(_) => Self::None,
+        }
+    }
+}
+
+fn validity(path: &Path) -> anyhow::Result<(SystemTime, SystemTime)> {
+    let pem = open_regular(path).and_then(|file| read_all(file, CERTIFICATES_BYTES_MAX));
+    let certificates = certificates_from_pem(&pem.context("it cannot be read")?)?;
+    Ok(validity_of_certificate(certificates.first().context("it is empty")?)?)
+}
+
+/// One that is needed.
+fn certificate(pki: &Path, check: &'static str, name: &str, remedy: &str, findings: &mut Findings) {
+    let path = pki.join(name);
+    match validity(&path) {
+        Ok(validity) => {
+            let now = SystemTime::now();
+            let of_the_clock = format!("timedatectl, if the clock may be ahead; else: {remedy}");
+            let remedy = if validity.1 <= now { &of_the_clock } else { remedy };
+            let wanted = Lifetime { check, validity, soon: AUTHORITY_ENDS_SOON, remedy };
+            host::lifetime(&wanted, now, findings);
+        }
+        Err(error) => {
+            let detail = format!("{}: {error:#}", path.display());
+            let remedy = format!(
+                "stella-orchestrator restore BACKUP, into an empty state folder; {BOOK}/disaster-recovery.md"
+            );
+            findings.fail(check, detail, unless_denied(&error, remedy));
+        }
+    }
+}
+
+/// One that issues nothing any more: agents that still have certificates of it cannot come back without it.
+fn old_certificate(pki: &Path, check: &'static str, name: &str, findings: &mut Findings) {
+    const REMEDY: &str = "stella-orchestrator ca status names the agents that are behind; then: stella-orchestrator ca rotate finish";
     let now = SystemTime::now();
-    for (check, name, remedy) in [
-        ("root certificate", "root.crt", "stella-orchestrator ca rotate start"),
-        ("issuing certificate", "issuing.crt", "stella-orchestrator ca rotate-issuing"),
-    ] {
-        let path = config.state_dir.join("pki").join(name);
-        let pem = open_regular(&path).and_then(|file| read_all(file, CERTIFICATES_BYTES_MAX));
-        let validity = pem.context("it cannot be read").and_then(|pem| {
-            let certificates = certificates_from_pem(&pem)?;
-            Ok(validity_of_certificate(certificates.first().context("it is empty")?)?)
-        });
-        match validity {
-            Ok(validity) => {
-                let wanted = Lifetime { check, validity, soon: AUTHORITY_ENDS_SOON, remedy };
-                host::lifetime(&wanted, now, findings);
-            }
-            Err(error) => {
-                let detail = format!("{}: {error:#}", path.display());
-                let remedy = format!(
-                    "stella-orchestrator restore BACKUP, into an empty state folder; {BOOK}/disaster-recovery.md"
-                );
-                findings.fail(check, detail, unless_denied(&error, remedy));
-            }
+    match validity(&pki.join(name)) {
+        Ok((_, end)) if end <= now => findings.warn(
+            check,
+            "has ended: agents that are not of the new root yet have to enrol again",
+            REMEDY,
+        ),
+        Ok(validity) => {
+            let wanted = Lifetime { check, validity, soon: AUTHORITY_ENDS_SOON, remedy: REMEDY };
+            host::lifetime(&wanted, now, findings);
+        }
+        Err(error) => {
+            findings.warn(check, format!("{name} cannot be read: {error:#}"), unless_denied(&error, REMEDY));
         }
     }
 }

@@ -67,7 +67,7 @@ fn expiring(ends: &[(&'static str, End)], now: SystemTime) -> Vec<Found> {
         Found {
             kind: Kind::CertificateExpiring,
             subject: (*name).to_owned(),
-            summary: format!("the control plane's {name} certificate ends in {left}"),
+            summary: format!("the control plane's {} certificate ends in {left}", name.replace('_', " ")),
         }
     })
     .collect()
@@ -87,6 +87,7 @@ mod tests {
             ("server", End::of_ours(days(13))),
             ("issuing", End::of_ours(days(15))),
             ("root", End::of_ours(now - Duration::from_secs(1))),
+            ("old_issuing", End::of_ours(days(1))),
         ];
         let found = expiring(&ends, now);
         let told: Vec<_> = found.iter().map(|it| (it.subject.as_str(), it.summary.as_str())).collect();
@@ -94,7 +95,8 @@ mod tests {
             told,
             [
                 ("server", "the control plane's server certificate ends in 13 days"),
-                ("root", "the control plane's root certificate ends in 0 hours")
+                ("root", "the control plane's root certificate ends in 0 hours"),
+                ("old_issuing", "the control plane's old issuing certificate ends in 24 hours")
             ]
         );
     }

@@ -22,6 +22,7 @@ use stella_protocol::id::{AgentId, EnvironmentId};
 use stella_telemetry::exemplars::{Exemplars, Histogram};
 use stella_telemetry::exposition::Exposition;
 
+use crate::pki::Pki;
 use crate::{current, described, durations, measured};
 
 /// Buckets for everything else that takes a short time, in seconds.
@@ -63,12 +64,13 @@ pub(crate) struct Sources {
     pub(crate) engine: Handle,
     pub(crate) fleet: Arc<Fleet>,
     pub(crate) state_dir: PathBuf,
+    pub(crate) pki: Pki,
 }
 
 /// Renders everything. What follows from the state has a recorder of its own for each scrape, so that a series ends with
 /// the thing that it is about: a revoked agent must not go on alerting.
 pub(crate) fn render(sources: &Sources, format: Exposition) -> String {
-    let Sources { recorder, exemplars, engine, fleet, state_dir } = sources;
+    let Sources { recorder, exemplars, engine, fleet, state_dir, pki } = sources;
     metrics_process::Collector::default().collect();
     let state = engine.state();
     let projection = PrometheusBuilder::new().build_recorder();
@@ -110,6 +112,7 @@ pub(crate) fn render(sources: &Sources, format: Exposition) -> String {
         current::journal(engine);
         current::archive(engine, &state);
         current::authority(&state);
+        current::certificates(&pki.ends());
         agents(&state, engine, fleet);
     });
     let mut exported = recorder.render();

@@ -5,14 +5,13 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use parking_lot::Mutex;
-use stella_certs::authority::rotation::Status;
+use stella_certs::authority::rotation::{Pair, Phase, Status};
 use stella_certs::tls::{self, ServerIdentity};
 use stella_certs::{Authority, GivenCertificate, ServerCertificate};
 use tokio_util::sync::CancellationToken;
 
 use crate::authority::Step;
 use crate::config::Config;
-use crate::current;
 
 /// How long the control plane's own certificate is valid. It is made anew at every start and daily in between.
 const SERVER_CERTIFICATE_LIFETIME: Duration = Duration::from_secs(30 * 86_400);
@@ -33,7 +32,7 @@ pub(crate) struct Pki {
 }
 
 /// Certificates by name, each with its end.
-pub(crate) type Ends = [(&'static str, End); 4];
+pub(crate) type Ends = Vec<(&'static str, End)>;
 
 /// How long before its end a certificate should have been replaced.
 const REPLACED_BEFORE: Duration = Duration::from_secs(14 * 86_400);
@@ -94,6 +93,22 @@ impl Chosen {
     }
 }
 
+/// When all of them end. While there are two roots, after the switch to the new one, the old one and what is under it are still trusted.
+fn ends_of(own: &ServerCertificate, api: End, authority: &Status) -> Ends {
+    let Pair { issuing_not_after, root_not_after, .. } = &authority.active;
+    let ours = |name, at: &SystemTime| (name, End::of_ours(*at));
+    let mut ends = vec![
+        ("api", api),
+        ours("server", &own.not_after),
+        ours("issuing", issuing_not_after),
+        ours("root", root_not_after),
+    ];
+    if let (Some(Phase::Switched), Some(old)) = (authority.phase, &authority.other) {
+        ends.extend([ours("old_issuing", &old.issuing_not_after), ours("old_root", &old.root_not_after)]);
+    }
+    ends
+}
+
 impl Pki {
     /// # Errors
     /// If the authority cannot be opened, or what was given for the API makes no sense.
@@ -109,7 +124,7 @@ impl Pki {
         }
         let (identity, api) = (ServerIdentity::new(&own)?, ServerIdentity::new(&own)?);
         chosen.show(&own, &api)?;
-        let ends = current::certificates(&own, chosen.api_ends(&own), &authority.status());
+        let ends = ends_of(&own, chosen.api_ends(&own), &authority.status());
         let (authority, chosen) = (Arc::new(authority), Arc::new(Mutex::new(chosen)));
         Ok(Self { authority, identity, api, chosen, ends: Arc::new(Mutex::new(ends)) })
     }
@@ -138,7 +153,7 @@ impl Pki {
         let new = Chosen { names: names.to_vec(), given };
         self.identity.replace(&own)?;
         new.show(&own, &self.api)?;
-        *self.ends.lock() = current::certificates(&own, new.api_ends(&own), &self.status());
+        *self.ends.lock() = ends_of(&own, new.api_ends(&own), &self.status());
         *chosen = new;
         Ok(is_another)
     }
@@ -153,7 +168,7 @@ impl Pki {
             self.authority.issue_server(&chosen.names, SystemTime::now(), SERVER_CERTIFICATE_LIFETIME)?;
         self.identity.replace(&own)?;
         chosen.show(&own, &self.api)?;
-        *self.ends.lock() = current::certificates(&own, chosen.api_ends(&own), &self.status());
+        *self.ends.lock() = ends_of(&own, chosen.api_ends(&own), &self.status());
         Ok(())
     }
 
@@ -163,7 +178,7 @@ impl Pki {
 
     /// When each certificate ends.
     pub(crate) fn ends(&self) -> Ends {
-        *self.ends.lock()
+        self.ends.lock().clone()
     }
 
     /// Does a step of the authority, and makes the control plane's certificate anew under what issues then.
