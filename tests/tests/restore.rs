@@ -1,11 +1,13 @@
 //! A control plane that comes back from a backup meets agents that have seen more than it has.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use stella_api_types::deployment::OnFailure;
 use stella_tests::cluster::{Cluster, ENVIRONMENT};
+use stella_tests::guide::Terminal;
 use stella_tests::recipe::{self, rolling, shell};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -108,5 +110,71 @@ async fn a_control_plane_whose_authority_is_away_makes_no_other_one() -> Result<
     cluster.control_plane.resume().await?;
     cluster.api = cluster.control_plane.api()?;
     cluster.wait_online("web-1").await?;
+    cluster.passed()
+}
+
+/// A host that has lost its agent, as the page has it.
+const SERVER: &str = "stella.example.com:7443";
+
+/// What the page says to do where the authority is lost, in its order, up to the release on the host.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_on_a_lost_authority_is_true() -> Result<()> {
+    let mut cluster = Cluster::start(1).await?;
+    cluster.release(&recipe::release("1.0.0", &[], vec![shell("note", "echo here >> notes")])).await?;
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/disaster-recovery.md");
+    let page = fs::read_to_string(page)?;
+    let section = page.split_once("## The authority is lost").context("there is no such section")?.1;
+    let blocks = section.split("```console\n").skip(1).filter_map(|rest| rest.split_once("```"));
+    let lines = blocks.flat_map(|(block, _)| block.lines()).filter(|line| !line.starts_with('#'));
+    let lib = cluster.control_plane.state_dir().display().to_string();
+    let backup = cluster.folder().join("stella.backup").display().to_string();
+    cluster.control_plane.tool(&["backup", &backup])?;
+    cluster.control_plane.stop()?;
+    fs::remove_dir_all(format!("{lib}/pki"))?;
+    let mut ran = Vec::new();
+    for line in lines {
+        let words: Vec<_> = line.split(' ').take(3).collect();
+        match words[..] {
+            ["tar" | "chown", ..] => {
+                let line = line
+                    .replace("/var/lib/stella-orchestrator", &lib)
+                    .replace("/var/backups/stella.backup", &backup);
+                ensure!(Command::new("sh").args(["-ec", &line]).status()?.success(), "{line}");
+            }
+            ["stella-orchestrator", "ca", "create"] => {
+                // Until here a backup has helped.
+                cluster.wait_online("web-1").await?;
+                cluster.control_plane.stop()?;
+                fs::remove_dir_all(format!("{lib}/pki"))?;
+                cluster.control_plane.tool(&["ca", "create"])?;
+            }
+            ["systemctl", "start", "stella-orchestrator"] => {
+                cluster.control_plane.resume().await?;
+                cluster.api = cluster.control_plane.api()?;
+            }
+            ["systemctl", "stop", "stella-agent"] => cluster.agents[0].stop()?,
+            ["systemctl", "start", "stella-agent"] => {
+                cluster.agents[0].start()?;
+                cluster.wait_online("web-1").await?;
+            }
+            ["stella-agent", "enrol", "--force"] => {
+                ensure!(line.ends_with(&format!("--server {SERVER} --token @/root/token")), "{line}");
+                let token = Terminal::open(&cluster, cluster.folder(), None).ok("cat web-1-token")?;
+                cluster.agents[0].enrol_with(token.trim(), &["--force"])?;
+            }
+            ["stella", ..] => {
+                // Agents of tests have all rights of whoever runs them.
+                let line = line.replace("agent token", "agent token --profile full");
+                Terminal::open(&cluster, cluster.folder(), None).ok(&line)?;
+            }
+            _ => anyhow::bail!("nobody knows how to follow {line:?}"),
+        }
+        ran.push(line);
+    }
+    ensure!(ran.len() == 11, "{ran:?}");
+    let started = cluster.deploy(&rolling(ENVIRONMENT, "1.0.0", OnFailure::Stop)).await?;
+    let ended = cluster.wait_final(&started.deployment.id).await?;
+    ensure!(ended.deployment.status == "succeeded", "{ended:?}");
+    assert_eq!(cluster.agents[0].read("notes"), "here\n");
     cluster.passed()
 }

@@ -192,9 +192,10 @@ fn describe(out: &mut impl Write, report: &Report) -> io::Result<()> {
             )?;
             writeln!(out, "next: stella-orchestrator ca rotate finish")?;
         }
-        None if behind > 0 => {
-            writeln!(out, "{behind} agents were left behind by a rotation and have to enrol again")?
-        }
+        None if behind > 0 => writeln!(
+            out,
+            "{behind} agents do not trust this root: revoke them, and enrol those again that are to stay"
+        )?,
         None => {}
     }
     for it in &report.behind_agents {

@@ -421,8 +421,10 @@ fn rotation(look: &Look, findings: &mut Findings) {
         (None, 0) => {}
         (None, behind) => findings.warn(
             CHECK,
-            format!("{behind} agents were left behind by the last one and cannot connect"),
-            "on each: stella-agent enrol --force; or revoke them: stella agent revoke AGENT",
+            format!("{behind} agents do not trust the root and cannot connect: the last rotation left them behind, or the authority is another one"),
+            format!(
+                "stella agent revoke each of them (stella-orchestrator ca status names them); those that are to stay: a new token, stella-agent enrol --force on the host, stella target update; {BOOK}/troubleshooting.md, An agent does not connect"
+            ),
         ),
         (Some(phase), behind) => {
             let next = if phase == "distributing" { "switch" } else { "finish" };
