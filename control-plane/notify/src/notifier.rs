@@ -27,8 +27,10 @@ use crate::route::Routes;
 const PAGE_EVENTS: usize = 512;
 /// The longest sleep of a receiver's task that waits for a time: the bound on how late it is after the wall clock jumped.
 const SLEEP_MAX: Duration = Duration::from_secs(5);
-/// How often the place is saved when nothing changed but the place: after a crash, no more than what was read since is read again.
-const SAVE_INTERVAL: Duration = Duration::from_secs(10);
+/// How long what has changed may be unsaved while nothing of it is sent: after a crash it is read again from the journal.
+const CHANGE_UNSAVED_MAX: Duration = Duration::from_secs(1);
+/// The same when nothing changed but the place: after a crash, no more than what was read since is read again.
+const PLACE_UNSAVED_MAX: Duration = Duration::from_secs(10);
 /// How often the control plane itself is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// The first wait after the journal could not be read.
@@ -145,13 +147,11 @@ impl Notifier {
 async fn read(shared: &Shared, mut follower: Follower, until: &CancellationToken) {
     let mut retry = Retry::new(READ_RETRY_FIRST, READ_RETRY_MAX);
     let mut cannot_read = false;
-    // Since when the file has not had the place.
-    let mut unsaved_since: Option<Instant> = None;
+    let mut unsaved = Unsaved::default();
     loop {
-        let until_save = unsaved_since.map_or(Duration::MAX, |at| SAVE_INTERVAL.saturating_sub(at.elapsed()));
-        if until_save.is_zero() {
+        if unsaved.wait(Instant::now()).is_zero() {
+            unsaved = Unsaved::default();
             shared.save().await;
-            unsaved_since = None;
         }
         let page = match until.run_until_cancelled(follower.page(PAGE_EVENTS)).await {
             None => return,
@@ -172,7 +172,7 @@ async fn read(shared: &Shared, mut follower: Follower, until: &CancellationToken
         cannot_read = false;
         retry.succeeded();
         let Some(last) = page.last() else {
-            let committed = tokio::time::timeout(until_save, follower.committed());
+            let committed = tokio::time::timeout(unsaved.wait(Instant::now()), follower.committed());
             match until.run_until_cancelled(committed).await {
                 None | Some(Ok(false)) => return,
                 Some(Ok(true) | Err(_)) => {}
@@ -180,13 +180,28 @@ async fn read(shared: &Shared, mut follower: Follower, until: &CancellationToken
             continue;
         };
         follower.pass(last);
-        if shared.take(&page, &follower) {
-            shared.save().await;
-            unsaved_since = None;
+        let is_news = shared.take(&page, &follower);
+        unsaved.note(is_news, Instant::now());
+        if is_news {
+            // Whoever sends something of it saves it first.
             shared.version.send_modify(|version| *version += 1);
-        } else {
-            unsaved_since.get_or_insert_with(Instant::now);
         }
+    }
+}
+
+/// When the file has to be written at the latest; never if it has everything. It is written whole and made durable, so that a flood of
+/// changes must not have it written for each.
+#[derive(Clone, Copy, Debug, Default)]
+struct Unsaved(Option<Instant>);
+
+impl Unsaved {
+    fn note(&mut self, is_news: bool, now: Instant) {
+        let due = now + if is_news { CHANGE_UNSAVED_MAX } else { PLACE_UNSAVED_MAX };
+        self.0 = Some(self.0.map_or(due, |before| before.min(due)));
+    }
+
+    fn wait(self, now: Instant) -> Duration {
+        self.0.map_or(Duration::MAX, |due| due.saturating_duration_since(now))
     }
 }
 
@@ -327,4 +342,33 @@ fn describe() {
 fn measure(receiver: &str, open: usize, late: usize) {
     gauge!("stella_notifications_open", "receiver" => receiver.to_owned()).set(open as f64);
     gauge!("stella_notifications_late", "receiver" => receiver.to_owned()).set(late as f64);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How often it is saved in ten seconds with a page each millisecond.
+    fn saves(is_news: impl Fn(u64) -> bool) -> usize {
+        let start = Instant::now();
+        let mut unsaved = Unsaved::default();
+        let is_saved = |at: &u64| {
+            let now = start + Duration::from_millis(*at);
+            let is_due = unsaved.wait(now).is_zero();
+            if is_due {
+                unsaved = Unsaved::default();
+            }
+            unsaved.note(is_news(*at), now);
+            is_due
+        };
+        (0..=10_000).filter(is_saved).count()
+    }
+
+    #[test]
+    fn a_flood_of_changes_is_saved_once_a_second_and_a_place_alone_less_often() {
+        assert_eq!(Unsaved::default().wait(Instant::now()), Duration::MAX);
+        assert_eq!(saves(|_| true), 10);
+        assert_eq!(saves(|_| false), 1);
+        assert_eq!(saves(|at| at == 5_000), 1, "what has changed does not wait as long as the place");
+    }
 }
