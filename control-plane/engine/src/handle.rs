@@ -23,6 +23,7 @@ use uuid::Uuid;
 
 use crate::blocking;
 use crate::flushing::Flushing;
+use crate::streams::Streams;
 use crate::{Archive, Checkpoint, Clock, codec};
 
 /// A cheap clone of the way in.
@@ -38,6 +39,8 @@ pub(crate) struct Shared {
     clock: Clock,
     state: Arc<ArcSwap<State>>,
     committed: broadcast::Sender<Arc<Committed>>,
+    /// Who follows one stream.
+    followed: Streams,
     /// Who is called before all others hear of a batch.
     called_first: RwLock<Vec<Call>>,
     /// Whether commands are still carried out.
@@ -79,6 +82,7 @@ impl Shared {
             clock,
             state,
             committed,
+            followed: Streams::default(),
             called_first: RwLock::default(),
             running: AtomicBool::new(true),
             no_space: AtomicBool::new(false),
@@ -101,8 +105,10 @@ impl Shared {
             for call in self.called_first.read().unwrap_or_else(PoisonError::into_inner).iter() {
                 call(&committed);
             }
+            let committed = Arc::new(committed);
+            self.followed.tell(&committed);
             // Nobody listening is fine.
-            drop(self.committed.send(Arc::new(committed)));
+            drop(self.committed.send(committed));
         }
     }
 }
@@ -131,14 +137,6 @@ pub struct Committed {
     pub state: Arc<State>,
     /// The batch's events in order.
     pub events: Vec<CommittedEvent>,
-}
-
-impl Committed {
-    /// Whether any of its events is of a stream.
-    #[must_use]
-    pub fn is_about(&self, stream: StreamId) -> bool {
-        self.events.iter().any(|it| it.stream == stream)
-    }
 }
 
 /// A durable event.
@@ -298,6 +296,13 @@ impl Handle {
     #[must_use]
     pub fn subscribe(&self) -> broadcast::Receiver<Arc<Committed>> {
         self.shared.committed.subscribe()
+    }
+
+    /// Follows what becomes durable of one stream from now on: each batch that has something of it, and no other. A follower that lags reads
+    /// the journal.
+    #[must_use]
+    pub fn follow(&self, stream: StreamId) -> broadcast::Receiver<Arc<Committed>> {
+        self.shared.followed.follow(stream)
     }
 
     /// Has `call` called with each batch that becomes durable from now on, on the thread that flushes and before subscribers and callers

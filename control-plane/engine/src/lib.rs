@@ -18,6 +18,7 @@ mod handle;
 mod recovery;
 mod snapshot;
 mod steady;
+mod streams;
 mod writer;
 
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -21,7 +21,7 @@ use stella_domain::findings::{
 use stella_domain::listening::Listening;
 use stella_domain::rejection::Rejection;
 use stella_domain::release::{Component, Phase, Step, StepAction};
-use stella_engine::{Checkpoint, Clock, Condition, Config, Engine, Handle, SubmitError};
+use stella_engine::{Checkpoint, Clock, Committed, Condition, Config, Engine, Handle, SubmitError};
 use stella_journal::{
     Append, AppendError, Archive, Entry, Head, Journal, JournalConfig, ReadError, SledJournal, Snapshot,
     SnapshotError, Stream, Until, import,
@@ -102,6 +102,35 @@ async fn what_was_answered_is_there_after_a_restart() {
     let events = engine.handle().read(stream, Position(0), 1_000).await.unwrap();
     assert_eq!(events.len() as u64, engine.handle().head(stream).0);
     assert!(matches!(events[0].event.fact, Fact::TenantOpened { .. }));
+}
+
+#[tokio::test]
+async fn who_follows_a_stream_hears_of_its_commits_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = start(open(folder.path()));
+    let handle = engine.handle();
+    for (id, name) in [(1, "acme"), (2, "globex")] {
+        handle.submit(tenant(id, name)).await.unwrap();
+    }
+    let stream = |id| StreamId::Tenant(TenantId(Uuid::from_u128(id)));
+    let is_about = |commit: &Committed, id| commit.events.iter().any(|event| event.stream == stream(id));
+    let (mut acme, mut all) = (handle.follow(stream(1)), handle.subscribe());
+    drop(handle.follow(stream(2)));
+    for (tenant, id) in [(2, 100), (2, 101), (1, 102), (2, 103)] {
+        handle.submit(environment(tenant, id, &format!("env-{id}"))).await.unwrap();
+    }
+    let mut heard = 0;
+    while let Ok(commit) = all.try_recv() {
+        heard += 1;
+        assert_eq!(is_about(&commit, 1), heard == 3);
+    }
+    assert_eq!(heard, 4);
+    assert!(is_about(&acme.try_recv().unwrap(), 1));
+    assert!(acme.try_recv().is_err(), "the others are no concern of this one");
+    // A stream that nobody has followed for a while is followed again.
+    let mut again = handle.follow(stream(2));
+    handle.submit(environment(2, 104, "env-104")).await.unwrap();
+    assert!(is_about(&again.try_recv().unwrap(), 2));
 }
 
 /// What a tenant with one agent needs.

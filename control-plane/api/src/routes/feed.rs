@@ -91,9 +91,11 @@ async fn answer(
             StreamId::System => None,
         };
         let following = app.followers.enter(Follower::of(&caller), tenant)?;
-        let live = app.engine.subscribe();
+        let live = app.engine.follow(stream);
+        // Rights are the system's.
+        let rights = app.engine.follow(StreamId::System);
         let next = first_of_feed(text("last-event-id"), which.after, app.engine.head(stream))?;
-        let feed = Feed { app, caller, stream, next, live, _following: following };
+        let feed = Feed { app, caller, stream, next, live, rights, _following: following };
         return Ok(Sse::new(feed.into_stream())
             .keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
             .into_response());
@@ -178,6 +180,8 @@ struct Feed {
     stream: StreamId,
     next: Position,
     live: broadcast::Receiver<Arc<Committed>>,
+    /// What may end it.
+    rights: broadcast::Receiver<Arc<Committed>>,
     _following: Following,
 }
 
@@ -226,25 +230,22 @@ impl Feed {
         in_order.map(|(event, _)| event.clone()).take(PAGE_EVENTS).collect()
     }
 
-    /// Waits until there is something to look at, which may be in a commit; `None` at the end of the feed. There may be many feeds, and
-    /// most commits are of other tenants.
+    /// Waits until there is something to look at, which may be in a commit; `None` at the end of the feed.
     async fn news(&mut self) -> Option<Option<Arc<Committed>>> {
         let shutdown = self.app.shutdown.clone();
         let expired = self.caller.expired(&self.app);
         tokio::pin!(expired);
-        loop {
-            tokio::select! {
-                () = shutdown.cancelled() => return None,
-                () = &mut expired => return Some(None),
-                commit = self.live.recv() => match commit {
-                    // Rights are the system's.
-                    Ok(commit) if commit.is_about(self.stream) || commit.is_about(StreamId::System) => return Some(Some(commit)),
-                    Ok(_) => {}
-                    // The journal has what was missed.
-                    Err(RecvError::Lagged(_)) => return Some(None),
-                    Err(RecvError::Closed) => return None,
-                },
-            }
+        let heard = tokio::select! {
+            () = shutdown.cancelled() => return None,
+            () = &mut expired => return Some(None),
+            commit = self.live.recv() => commit,
+            commit = self.rights.recv() => commit,
+        };
+        match heard {
+            Ok(commit) => Some(Some(commit)),
+            // The journal has what was missed.
+            Err(RecvError::Lagged(_)) => Some(None),
+            Err(RecvError::Closed) => None,
         }
     }
 }
