@@ -31,13 +31,27 @@ pub(crate) enum Look<T> {
 pub(crate) async fn until<T, R>(
     interval: Duration,
     look: impl AsyncFn() -> Result<T, Error>,
+    see: impl FnMut(Look<T>) -> Result<Option<R>, Error>,
+) -> Result<R, Error> {
+    until_paced(|_| interval, look, see).await
+}
+
+/// As [`until`], with a pause that depends on what was found last: what is large costs the control plane more at each look.
+///
+/// # Errors
+/// As [`until`].
+pub(crate) async fn until_paced<T, R>(
+    pace: impl Fn(&T) -> Duration,
+    look: impl AsyncFn() -> Result<T, Error>,
     mut see: impl FnMut(Look<T>) -> Result<Option<R>, Error>,
 ) -> Result<R, Error> {
     let mut failures = 0;
+    let mut interval = INTERVAL;
     loop {
         let seen = match look().await {
             Ok(found) => {
                 failures = 0;
+                interval = pace(&found);
                 see(Look::Found(found))?
             }
             Err(error) if error.passes() && failures < FAILURES_MAX => {

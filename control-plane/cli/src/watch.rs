@@ -1,6 +1,7 @@
 //! Following a deployment to its end, its automatic rollback included: live bars on a terminal, plain lines in a pipe.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use stella_api_types::deployment::{Deployment, DeploymentDetail, DeploymentTarget, Strategy};
@@ -38,6 +39,11 @@ fn rollback(detail: &DeploymentDetail) -> Option<String> {
     detail.rollbacks.last().filter(|_| !has_succeeded(detail)).cloned()
 }
 
+/// For how many targets a pause is as long as that for none.
+const TARGETS_A_PAUSE: usize = 500;
+/// The longest pause: nobody should have to wait longer for news.
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+
 async fn follow_one(
     client: &Client,
     tenant: &str,
@@ -46,19 +52,31 @@ async fn follow_one(
 ) -> Result<DeploymentDetail, Error> {
     let path = paths::fill(paths::DEPLOYMENT, &[tenant, id]);
     let look = async || client.get::<DeploymentDetail>(&path).await;
-    follow::until(INTERVAL, look, |look| {
-        Ok(match look {
-            Look::Found(detail) => {
-                view.show(&detail);
-                detail.deployment.is_final.then_some(detail)
-            }
-            Look::Lost(why) => {
-                view.say(&format!("{why}; the deployment goes on without us, trying again"));
-                None
-            }
-        })
-    })
+    follow::until_paced(
+        |detail| pause(detail.targets.len()),
+        look,
+        |look| {
+            Ok(match look {
+                Look::Found(detail) => {
+                    view.show(&detail);
+                    detail.deployment.is_final.then_some(detail)
+                }
+                Look::Lost(why) => {
+                    view.say(&format!("{why}; the deployment goes on without us, trying again"));
+                    None
+                }
+            })
+        },
+    )
     .await
+}
+
+/// The pause after a deployment of this many targets was looked at. All of them are in each answer: 10,000 are megabytes, which
+/// the control plane writes and this program reads. So the pause grows with them, and who follows costs about the same.
+fn pause(targets: usize) -> Duration {
+    let interval =
+        INTERVAL.saturating_mul(u32::try_from(targets.div_ceil(TARGETS_A_PAUSE)).unwrap_or(u32::MAX));
+    interval.clamp(INTERVAL, PAUSE_MAX)
 }
 
 /// A reason of fewer bytes may be said of a target and of its deployment.
@@ -286,6 +304,13 @@ fn sign(state: &str) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_more_there_is_to_read_the_longer_are_the_pauses() {
+        assert_eq!([0, 1, 500].map(pause), [INTERVAL; 3]);
+        assert_eq!(pause(2_001), INTERVAL * 5);
+        assert_eq!([10_000, usize::MAX].map(pause), [PAUSE_MAX; 2]);
+    }
 
     #[test]
     fn a_long_reason_is_said_once() {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use stella_api_types::deployment::{
     CancelDeployment, CreateDeployment, Deployment, DeploymentDetail, DeploymentPlan, RetryDeployment,
@@ -30,6 +31,9 @@ use crate::body::{First, Json, Paging, Path, Query};
 use crate::error::ApiError;
 use crate::submit::{Change, unexpected};
 use crate::{App, archive, parse, resolve, view, way_back};
+
+/// How many targets an answer may have that is made where others are waited for. One of 10,000 takes a good part of a second.
+const TARGETS_AT_ONCE: usize = 500;
 
 /// Which deployments.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -335,10 +339,18 @@ pub(super) async fn detail(
 pub(crate) async fn deployment(
     State(app): State<App>,
     Path((tenant, deployment)): Path<(String, String)>,
-) -> Result<Json<DeploymentDetail>, ApiError> {
+) -> Result<Response, ApiError> {
     let state = app.engine.state();
     let tenant = archive::with_deployment(&app, resolve::tenant(&state, &tenant)?, &deployment).await?;
-    Ok(Json(view::deployment_detail(&tenant, resolve::deployment(&tenant, &deployment)?)))
+    let targets = resolve::deployment(&tenant, &deployment)?.targets.len();
+    let answer = move || -> Result<Response, ApiError> {
+        let found = resolve::deployment(&tenant, &deployment)?;
+        Ok(Json(view::deployment_detail(&tenant, found)).into_response())
+    };
+    if targets <= TARGETS_AT_ONCE {
+        return answer();
+    }
+    tokio::task::spawn_blocking(answer).await.map_err(|error| ApiError::internal(&error))?
 }
 
 /// Ends a deployment: what runs is stopped, what waits is not started.
