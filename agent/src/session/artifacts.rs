@@ -1,4 +1,7 @@
 //! Artifacts, through streams of the session's connection.
+//!
+//! A session that is not there is waited for, and so is a stream: the control plane lets only so many be open at the same time. Neither is
+//! a try, and how long it may take is up to whoever asks. Only a control plane that is there and does not answer has a limit here.
 
 use std::time::Duration;
 
@@ -14,10 +17,7 @@ use tokio::time::timeout;
 use super::Link;
 use crate::executor::{ArtifactSource, BoxFuture, Fetched, SourceError, reason_of};
 
-/// How long to wait for a session before a try counts as failed.
-const LINK_WAIT_MAX: Duration = Duration::from_secs(30);
-
-/// How long the control plane may take to answer a request.
+/// How long the control plane may take to answer a request, once it has let a stream be opened.
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// The largest answer before the raw bytes, in bytes.
@@ -37,19 +37,22 @@ impl SessionArtifacts {
     }
 
     async fn open(&self, digest: Digest, offset: u64) -> Result<Fetched, SourceError> {
-        let mut link = self.link.clone();
-        let connection = match timeout(LINK_WAIT_MAX, link.wait_for(Option::is_some)).await {
-            Ok(Ok(link)) => link.clone(),
-            Ok(Err(_)) | Err(_) => None,
-        };
-        let connection =
-            connection.ok_or_else(|| unavailable("there is no session with the control plane"))?;
-        let asked = timeout(ANSWER_WAIT_MAX, ask(&connection, digest, offset)).await;
-        let (answer, stream) = asked.map_err(|_| unavailable("the control plane does not answer"))??;
-        match answer {
-            ArtifactResponse::Found { size_bytes } => Ok(Fetched { size_bytes, reader: Box::pin(stream) }),
-            ArtifactResponse::NotFound => Err(SourceError::NotFound),
+        loop {
+            let connection = self.connection().await?;
+            match fetch_through(&connection, digest, offset).await {
+                // It was lost meanwhile.
+                Err(_) if connection.close_reason().is_some() => {}
+                fetched => return fetched,
+            }
         }
+    }
+
+    /// The connection of the session that exists, or of the next one: one that is lost is shown for a moment longer.
+    async fn connection(&self) -> Result<Link, SourceError> {
+        let mut link = self.link.clone();
+        let is_there = |link: &Option<Link>| link.as_ref().is_some_and(|link| link.close_reason().is_none());
+        let found = link.wait_for(is_there).await.ok().and_then(|link| link.clone());
+        found.ok_or_else(|| unavailable("there is no session with the control plane any more"))
     }
 }
 
@@ -59,12 +62,22 @@ impl ArtifactSource for SessionArtifacts {
     }
 }
 
+async fn fetch_through(connection: &Link, digest: Digest, offset: u64) -> Result<Fetched, SourceError> {
+    let (send, receive) = connection.open_bi().await.map_err(|error| failed(&error))?;
+    let asked = timeout(ANSWER_WAIT_MAX, ask(send, receive, digest, offset)).await;
+    let (answer, stream) = asked.map_err(|_| unavailable("the control plane does not answer"))??;
+    match answer {
+        ArtifactResponse::Found { size_bytes } => Ok(Fetched { size_bytes, reader: Box::pin(stream) }),
+        ArtifactResponse::NotFound => Err(SourceError::NotFound),
+    }
+}
+
 async fn ask(
-    connection: &Link,
+    mut send: SendStream,
+    mut receive: RecvStream,
     digest: Digest,
     offset: u64,
 ) -> Result<(ArtifactResponse, RecvStream), SourceError> {
-    let (mut send, mut receive) = connection.open_bi().await.map_err(|error| failed(&error))?;
     send_request(&mut send, digest, offset).await?;
     let answer = read_frame(&mut receive, ANSWER_BYTES_MAX).await?;
     Ok((answer, receive))

@@ -118,6 +118,15 @@ impl ControlPlane {
 
     /// One that lets so many streams of output be open.
     pub(crate) fn start_with_streams(streams_max: u8) -> Self {
+        Self::start_with(streams_max, 100)
+    }
+
+    /// One that lets so many streams of requests be open.
+    pub(crate) fn start_with_requests(requests_max: u8) -> Self {
+        Self::start_with(100, requests_max)
+    }
+
+    fn start_with(streams_max: u8, requests_max: u8) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let now = SystemTime::now();
         let authority = Authority::open_or_create(dir.path(), now).unwrap();
@@ -126,6 +135,7 @@ impl ControlPlane {
         let mut config = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls).unwrap()));
         let mut transport = quinn::TransportConfig::default();
         transport.max_concurrent_uni_streams(streams_max.into());
+        transport.max_concurrent_bidi_streams(requests_max.into());
         config.transport_config(Arc::new(transport));
         let endpoint = Endpoint::server(config, (Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         let mark = JournalMark { incarnation: Incarnation(Uuid::from_u128(5)), position: Position(10) };

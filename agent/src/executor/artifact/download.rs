@@ -77,6 +77,11 @@ impl Error {
         }
     }
 
+    /// Whether it says nothing of the source, because the way to it is gone: the next try waits for another.
+    fn is_of_the_way(&self) -> bool {
+        matches!(self, Self::Broken { source, .. } if source.kind() == io::ErrorKind::NotConnected)
+    }
+
     /// Why fetching was stopped, if it was.
     pub(super) const fn stopped(&self) -> Option<Stopped> {
         match self {
@@ -145,7 +150,11 @@ async fn download(
     while partial.length < spec.size_bytes {
         let before = partial.length;
         let Err(error) = one_try(context, spec, partial, limits).await else { continue };
-        tries_without_progress = if partial.length > before { 0 } else { tries_without_progress + 1 };
+        if partial.length > before {
+            tries_without_progress = 0;
+        } else if !error.is_of_the_way() {
+            tries_without_progress += 1;
+        }
         if !error.is_transient() || tries_without_progress >= TRIES_WITHOUT_PROGRESS_MAX {
             return Err(error);
         }
