@@ -218,6 +218,7 @@ impl Runner {
                 Wake::Stop => {
                     self.is_stopping = true;
                     drained_by = Some(Instant::now() + self.drain);
+                    self.hand_back();
                 }
                 Wake::DrainIsOver => break,
             }
@@ -403,6 +404,16 @@ impl Runner {
             }
             // It is being ended already.
             Some(Stage::Recovering) | None => {}
+        }
+    }
+
+    /// Ends what was accepted and has not begun, because it will not: whoever hears of it may send it to the next life of this agent.
+    fn hand_back(&mut self) {
+        for key in self.slots.unbegun() {
+            tracing::info!(taskId = %key.task, attempt = key.attempt.0, "handed back: the agent stops before it has begun");
+            self.slots.remove(key);
+            let ending = Ending { started_at: None, finished_at: now(), outcome: TaskOutcome::Interrupted };
+            self.finish(key, ending, None);
         }
     }
 

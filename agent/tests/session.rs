@@ -20,9 +20,9 @@ use stella_certs::tls::QuicPeer;
 use stella_protocol::close::CloseCode;
 use stella_protocol::digest::Digest;
 use stella_protocol::frame;
-use stella_protocol::id::{AgentId, Position};
+use stella_protocol::id::{AgentId, Attempt, Position};
 use stella_protocol::message::{
-    ArtifactRequest, ArtifactResponse, EndingStage, JournalMark, OpenAttempt, OutputChunk, Phase,
+    ArtifactRequest, ArtifactResponse, Dispatch, EndingStage, JournalMark, OpenAttempt, OutputChunk, Phase,
     RenewRequest, Renewed, TaskOutcome, Trust, capability,
 };
 use stella_protocol::session::CloseReason;
@@ -264,6 +264,38 @@ async fn a_command_that_outlives_a_crash_is_ended_and_interrupted() {
     assert!(is_gone, "the command still runs");
     let second = peer.finished().await;
     assert_eq!((second.key, second.outcome), (key(2), TaskOutcome::Succeeded));
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn what_has_not_begun_when_the_agent_stops_is_handed_back_and_can_be_sent_again() {
+    let control_plane = ControlPlane::start();
+    let home = Home::enrolled(&control_plane);
+    let agent = Agent::start(&home);
+    let (mut peer, _) = control_plane.welcome().await;
+    // Of one target, so that the second waits for the first.
+    peer.dispatch(dispatch(1, "echo up > up; sleep 600")).await;
+    peer.dispatch(dispatch(2, "echo run >> runs")).await;
+    until_file_is(&home.root().join("up"), "up\n").await;
+    while !matches!(peer.report().await, ControlEvent::Accepted(accepted) if accepted.key == key(2)) {}
+    let (finished, ()) = tokio::join!(peer.finished(), agent.stop());
+    assert_eq!((finished.key, finished.started_at), (key(2), None));
+    assert_eq!(finished.outcome, TaskOutcome::Interrupted);
+
+    let agent = Agent::start(&home);
+    let (mut peer, hello) = control_plane.greet().await;
+    let phases: Vec<_> = hello.open.iter().map(|open| (open.key, open.phase)).collect();
+    assert_eq!(phases, [(key(1), Phase::Running), (key(2), Phase::Finished)]);
+    peer.welcome(control_plane.mark, vec![key(2)]).await;
+    let finished = peer.finished().await;
+    assert_eq!((finished.key, finished.outcome), (key(1), TaskOutcome::Interrupted));
+    assert!(finished.started_at.is_some(), "it had begun");
+    let again = Dispatch { attempt: Attempt(2), ..dispatch(2, "echo run >> runs") };
+    let again_key = again.key();
+    peer.dispatch(again).await;
+    let finished = peer.finished().await;
+    assert_eq!((finished.key, finished.outcome), (again_key, TaskOutcome::Succeeded));
+    assert_eq!(fs::read_to_string(home.root().join("runs")).unwrap(), "run\n");
     agent.stop().await;
 }
 
@@ -620,7 +652,7 @@ async fn a_stop_is_a_goodbye_with_the_results_before_it() {
     let (mut peer, hello) = control_plane.welcome().await;
     let rights = stella_agent::profile::Rights::own().bits();
     let beside = capability::TRUST | capability::HOLDINGS | capability::TRACE | capability::ENDING;
-    let probes = capability::PROBES | capability::CERTAIN;
+    let probes = capability::PROBES | capability::CERTAIN | capability::UNBEGUN;
     let all = capability::COMMAND | beside | capability::LISTS_ALL | probes | rights;
     assert_eq!(hello.capabilities, all);
     let admitted = QuicPeer::admit(

@@ -183,6 +183,9 @@ pub mod capability {
     /// and however little time there is. It knows that an attempt that was queued later than now has no age. Means nothing without
     /// [`PROBES`].
     pub const CERTAIN: u64 = 1 << 14;
+    /// Says of an attempt that it was interrupted and has no start only if it had not begun, and never will: the task may be sent again, as
+    /// another attempt. One without it may not know when an attempt has begun that it interrupted.
+    pub const UNBEGUN: u64 = 1 << 15;
 }
 
 /// An attempt that the agent still knows.
@@ -369,7 +372,7 @@ pub enum TaskOutcome {
     TimedOut,
     /// It was told to end and its whole process tree is gone.
     Cancelled,
-    /// The agent restarted in the middle of it; its whole process tree is confirmed gone.
+    /// The agent restarted in the middle of it; its whole process tree is confirmed gone. Or before it began: see [`capability::UNBEGUN`].
     Interrupted,
     /// The agent cannot tell what became of it.
     Unknown {

@@ -96,6 +96,12 @@ impl Slots {
         self.slots.values().filter(|slot| matches!(slot.stage, Stage::Running(_))).count()
     }
 
+    /// Those that were accepted and have not begun.
+    pub(super) fn unbegun(&self) -> Vec<AttemptKey> {
+        let is_unbegun = |slot: &Slot| matches!(slot.stage, Stage::Accepted(_));
+        self.slots.iter().filter(|(_, slot)| is_unbegun(slot)).map(|(key, _)| *key).collect()
+    }
+
     /// The attempts on a target that are of an older generation.
     pub(super) fn older_than(&self, target: TargetId, generation: Generation) -> Vec<AttemptKey> {
         let is_older = |slot: &Slot| slot.target == target && slot.generation < generation;

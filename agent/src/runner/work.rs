@@ -301,17 +301,21 @@ impl Work {
 }
 
 /// What was found, as a result. An attempt that never started had no effect, as an interrupted one whose processes are
-/// gone; neither is ever run again from here.
+/// gone; neither is ever run again from here. Only one that is certain never to have started has no start: where that is not known, it
+/// counts as begun when it was looked for, at the latest.
 fn explain(recovered: Recovered, noted: Option<Timestamp>) -> Ending {
     match recovered {
         Recovered::Finished { outcome, started_at, finished_at } => {
             Ending { started_at: Some(started_at), finished_at, outcome }
         }
         Recovered::Interrupted { started_at } => {
-            Ending { started_at: started_at.or(noted), finished_at: now(), outcome: TaskOutcome::Interrupted }
+            let finished_at = now();
+            let started_at = started_at.or(noted).or(Some(finished_at));
+            Ending { started_at, finished_at, outcome: TaskOutcome::Interrupted }
         }
+        // A start that was noted is believed, whatever has become of the attempt's folder.
         Recovered::NeverStarted => {
-            Ending { started_at: None, finished_at: now(), outcome: TaskOutcome::Interrupted }
+            Ending { started_at: noted, finished_at: now(), outcome: TaskOutcome::Interrupted }
         }
         Recovered::Unknown { reason, started_at } => {
             let outcome = TaskOutcome::Unknown { reason };

@@ -107,7 +107,8 @@ async fn hello(config: &Config) -> Result<Result<AgentSession, SendError>, Gone>
         | capability::ENDING
         | capability::LISTS_ALL
         | capability::PROBES
-        | capability::CERTAIN;
+        | capability::CERTAIN
+        | capability::UNBEGUN;
     let spans = if config.sends_spans { capability::SPANS } else { 0 };
     let figures = if config.figures.is_some() { capability::FIGURES } else { 0 };
     let hello = Hello {

@@ -212,6 +212,7 @@ impl TenantState {
             | Fact::TaskAccepted { .. }
             | Fact::TaskStarted { .. }
             | Fact::TaskFinished { .. }
+            | Fact::TaskHandedBack { .. }
             | Fact::TaskBecameUnknown { .. }
             | Fact::TaskEnding { .. }
             | Fact::TaskCancelRequested { .. }) => self.apply_task(at, fact),

@@ -336,6 +336,14 @@ pub enum Fact {
         started_at: Option<Timestamp>,
         finished_at: Timestamp,
         outcome: TaskOutcome,
+        /// Whether it was interrupted before it had begun. In journals of before nobody says so.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        never_began: bool,
+    },
+    /// Its agent was restarted before the attempt had begun, and will not begin it: the task waits for its agent again, as the next attempt.
+    TaskHandedBack {
+        key: AttemptKey,
+        position: Position,
     },
     TaskBecameUnknown {
         key: AttemptKey,

@@ -27,6 +27,10 @@ pub const TERM_WINDOW_MS: u64 = CANCEL_GRACE_MS + 20_000;
 /// How long it has after KILL to be gone, in milliseconds: the agent tries for 10 s.
 pub const KILL_WINDOW_MS: u64 = 20_000;
 
+/// How many attempts a task may have. Each restart of its agent before the task has begun there takes one: an agent that is restarted
+/// for ever must not be sent the same for ever.
+pub const ATTEMPTS_MAX: Attempt = Attempt(10);
+
 /// One step on one target.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Task {
@@ -225,7 +229,7 @@ pub enum TaskState {
     TimedOut(Ended),
     /// It was ended on request, or never started.
     Cancelled(Ended),
-    /// Its agent restarted in the middle; its process tree is gone.
+    /// Its agent restarted in the middle, or too often before it began; its process tree is gone.
     Interrupted(Ended),
     /// Nobody can tell what became of it.
     Unknown {

@@ -24,6 +24,7 @@ mod gate_steps;
 mod gates;
 mod groups;
 mod guided;
+mod handing_back;
 mod holds;
 mod hooks;
 mod inputs;

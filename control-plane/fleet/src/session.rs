@@ -217,7 +217,9 @@ fn welcome(shared: &Shared, peer: Peer, session: SessionEpoch, hello: &Hello) ->
     let is_settled = |open: &&OpenAttempt| {
         open.phase == Phase::Finished
             && tasks.and_then(|tasks| tasks.get(&open.key.task)).is_some_and(|task| {
-                task.agent == peer.agent && task.attempt == open.key.attempt && task.state.is_final()
+                let is_over = task.attempt == open.key.attempt && task.state.is_final();
+                // An earlier attempt was handed back.
+                task.agent == peer.agent && (is_over || open.key.attempt < task.attempt)
             })
     };
     Welcome {

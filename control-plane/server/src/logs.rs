@@ -97,6 +97,10 @@ fn write_event(tenant: &TenantState, event: &Event) {
         Fact::TaskBecameUnknown { key, reason } => {
             tracing::warn!(taskId = %key.task, reason, event = "task.unknown", "Task unknown")
         }
+        Fact::TaskHandedBack { key, .. } => {
+            let attempt = key.attempt.0;
+            tracing::info!(taskId = %key.task, attempt, event = "task.handed_back", "Task handed back");
+        }
         Fact::TaskProbed { key, answer } if answer.settles() => {
             let (verdict, found) = (answer.name(), answer.words());
             tracing::info!(taskId = %key.task, verdict, found, event = "task.settled", "Task settled");
@@ -174,7 +178,9 @@ fn began_with<'t>(tenant: &'t TenantState, fact: &Fact) -> Option<&'t TraceConte
         Fact::StepApproved { run, .. }
         | Fact::StepRejected { run, .. }
         | Fact::StepGateEvaluated { run, .. } => tenant.runs.get(run).map(|it| &it.trace),
-        Fact::TaskBecameUnknown { key, .. } | Fact::TaskProbed { key, .. } => {
+        Fact::TaskBecameUnknown { key, .. }
+        | Fact::TaskHandedBack { key, .. }
+        | Fact::TaskProbed { key, .. } => {
             tenant.tasks.get(&key.task).and_then(|it| of_deployment(&it.deployment))
         }
         _ => None,

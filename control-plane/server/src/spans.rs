@@ -116,7 +116,9 @@ impl Spans {
                 self.on_their_way.insert(*key, event.at);
             }
             Fact::TaskAccepted { key, .. } => self.dispatch(tenant, *key, event.at),
-            Fact::TaskBecameUnknown { key, .. } => drop(self.on_their_way.remove(key)),
+            Fact::TaskBecameUnknown { key, .. } | Fact::TaskHandedBack { key, .. } => {
+                drop(self.on_their_way.remove(key))
+            }
             Fact::TaskFinished { key, started_at, finished_at, .. } => {
                 // An agent may refuse it, or be so quick that it says both at once.
                 if self.on_their_way.contains_key(key) {

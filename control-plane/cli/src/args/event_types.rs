@@ -1,7 +1,7 @@
 //! The types of events that there are, so that one with a slip of the pen is refused instead of waited for in vain.
 
 /// All of them, in the order of the alphabet. The test of the catalogue of events holds them to what the control plane writes.
-pub(super) const EVENT_TYPES: [&str; 128] = [
+pub(super) const EVENT_TYPES: [&str; 129] = [
     "account_created",
     "account_removed",
     "account_roles_set",
@@ -118,6 +118,7 @@ pub(super) const EVENT_TYPES: [&str; 128] = [
     "task_dispatched",
     "task_ending",
     "task_finished",
+    "task_handed_back",
     "task_probe_asked",
     "task_probed",
     "task_queued",

@@ -150,6 +150,9 @@ impl TenantState {
         let after = Standing::of(&next);
         let was_on_its_way = matches!(task.state, TaskState::Dispatched { .. });
         task.state = next;
+        if matches!(fact, Fact::TaskHandedBack { .. }) {
+            (task.attempt, task.queued_at) = (task.attempt.next(), at);
+        }
         self.keep_indexes(key.task, before, after, seen(fact), fact)?;
         let has_come =
             matches!(fact, Fact::TaskAccepted { .. } | Fact::TaskStarted { .. } | Fact::TaskFinished { .. });
@@ -237,6 +240,9 @@ impl TenantState {
             if before == Standing::Queued {
                 work.queued.remove(&(queued_at, id));
             }
+            if after == Standing::Queued {
+                work.queued.insert((queued_at, id));
+            }
             if let (Some(journal), Some(position)) = (work.journal.as_mut(), seen) {
                 journal.position = journal.position.max(position);
             }
@@ -268,6 +274,7 @@ const fn key(fact: &Fact) -> Option<AttemptKey> {
     | Fact::TaskAccepted { key, .. }
     | Fact::TaskStarted { key, .. }
     | Fact::TaskFinished { key, .. }
+    | Fact::TaskHandedBack { key, .. }
     | Fact::TaskBecameUnknown { key, .. }
     | Fact::TaskEnding { key, .. }
     | Fact::TaskCancelRequested { key }) = fact
@@ -279,7 +286,10 @@ const fn key(fact: &Fact) -> Option<AttemptKey> {
 
 /// How far the agent's journal has got, if the fact says so.
 const fn seen(fact: &Fact) -> Option<Position> {
-    if let Fact::TaskAccepted { position, .. } | Fact::TaskFinished { position: Some(position), .. } = fact {
+    if let Fact::TaskAccepted { position, .. }
+    | Fact::TaskHandedBack { position, .. }
+    | Fact::TaskFinished { position: Some(position), .. } = fact
+    {
         Some(*position)
     } else {
         None
@@ -298,6 +308,9 @@ fn next(task: &Task, at: Timestamp, fact: &Fact) -> Option<TaskState> {
         (Dispatched { .. } | Accepted { .. }, Fact::TaskStarted { started_at, .. }) => {
             Some(Running { started_at: *started_at })
         }
+        (Dispatched { .. } | Accepted { .. }, Fact::TaskHandedBack { .. }) if !task.cancel_requested => {
+            Some(Queued)
+        }
         (
             Queued | Dispatched { .. } | Accepted { .. } | Running { .. },
             Fact::TaskBecameUnknown { reason, .. },
@@ -308,11 +321,11 @@ fn next(task: &Task, at: Timestamp, fact: &Fact) -> Option<TaskState> {
         }
         (
             before @ (Dispatched { .. } | Accepted { .. } | Running { .. } | Unknown { .. }),
-            Fact::TaskFinished { started_at, finished_at, outcome, .. },
+            Fact::TaskFinished { started_at, finished_at, outcome, never_began, .. },
         ) => {
             let known = if let Running { started_at } = before { Some(*started_at) } else { None };
             let started_at = started_at.or(known);
-            ended(task, started_at, *finished_at, outcome)
+            ended(task, started_at, *finished_at, (outcome, *never_began))
         }
         _ => None,
     }
@@ -323,7 +336,7 @@ fn ended(
     task: &Task,
     started_at: Option<Timestamp>,
     at: Timestamp,
-    outcome: &TaskOutcome,
+    (outcome, never_began): (&TaskOutcome, bool),
 ) -> Option<TaskState> {
     let end = |reason: &str, exit_code| Ended { started_at, at, reason: reason.to_owned(), exit_code };
     Some(match outcome {
@@ -333,6 +346,7 @@ fn ended(
         TaskOutcome::Cancelled => TaskState::Cancelled(end("it was told to end", None)),
         TaskOutcome::Interrupted => TaskState::Interrupted(match task.settled_by_probe() {
             Some(found) => end(&format!("it was not done: {}", found.words()), None),
+            None if never_began => end("its agent was restarted before it began", None),
             None => end("its agent restarted in the middle of it", None),
         }),
         TaskOutcome::Refused { reason } => {

@@ -133,6 +133,7 @@ fn never_accepted(tx: &mut Transaction<'_>, task: &Task) -> Result<(), Rejection
         started_at: None,
         finished_at,
         outcome: TaskOutcome::Cancelled,
+        never_began: false,
     })?;
     rollout::ended(tx, task.id, None)
 }

@@ -76,7 +76,14 @@ pub(super) fn answer(
     };
     tx.emit(Fact::TaskProbed { key, answer })?;
     if let Some(outcome) = outcome {
-        tx.emit(Fact::TaskFinished { key, position: None, started_at: None, finished_at, outcome })?;
+        tx.emit(Fact::TaskFinished {
+            key,
+            position: None,
+            started_at: None,
+            finished_at,
+            outcome,
+            never_began: false,
+        })?;
         rollout::ended(tx, id, None)?;
     }
     Ok(Outcome::Done)

@@ -1,14 +1,14 @@
 //! An agent's word about an attempt.
 
 use stella_protocol::id::{AgentId, SessionEpoch};
-use stella_protocol::message::{Finished, TaskOutcome};
+use stella_protocol::message::{Finished, TaskOutcome, capability};
 
 use super::transaction::Transaction;
 use super::{agent, rollout};
 use crate::command::{Outcome, Report};
 use crate::event::Fact;
 use crate::rejection::Rejection;
-use crate::task::{EndingStage, TaskState};
+use crate::task::{ATTEMPTS_MAX, EndingStage, Task, TaskState};
 
 /// What was said before, or is overtaken, is answered without an event: the agent repeats itself until it is acknowledged.
 pub(super) fn report(
@@ -60,14 +60,27 @@ fn end(tx: &mut Transaction<'_>, finished: &Finished, known: bool) -> Result<(),
     if let TaskOutcome::Unknown { reason } = outcome {
         return if known { rollout::became_unknown(tx, key.task, reason) } else { Ok(()) };
     }
+    let task = tx.task(key.task)?;
+    let never_began = never_began(task, finished);
+    let says_so = tx.agent(task.agent)?.capabilities & capability::UNBEGUN != 0;
+    if known && never_began && says_so && !task.cancel_requested && task.attempt < ATTEMPTS_MAX {
+        return rollout::handed_back(tx, *key, *position);
+    }
     tx.emit(Fact::TaskFinished {
         key: *key,
         position: Some(*position),
         started_at: *started_at,
         finished_at: *finished_at,
         outcome: outcome.clone(),
+        never_began,
     })?;
     rollout::ended(tx, key.task, None)
+}
+
+/// Whether an attempt was interrupted of which nobody has said that it had begun.
+fn never_began(task: &Task, finished: &Finished) -> bool {
+    let has_begun = finished.started_at.is_some() || matches!(task.state, TaskState::Running { .. });
+    matches!(finished.outcome, TaskOutcome::Interrupted) && !has_begun
 }
 
 /// Recorded and without effect.

@@ -5,12 +5,14 @@
 
 use std::sync::Arc;
 
-use stella_protocol::id::{AgentId, DeploymentId, Generation, PromotionId, TargetId, TaskId};
+use stella_protocol::id::{
+    AgentId, AttemptKey, DeploymentId, Generation, Position, PromotionId, TargetId, TaskId,
+};
 use stella_protocol::message::TaskOutcome;
 
 use super::gate::{self, Asking, Ruling};
 use super::transaction::Transaction;
-use super::{brake, colour, ending, group, path, probe, proof, rollback, verification};
+use super::{brake, colour, drain, ending, group, path, probe, proof, rollback, verification};
 use crate::agent::{Connectivity, OPEN_TASKS_MAX};
 use crate::colour::Stage;
 use crate::deployment::{CanaryStep, Deployment, OnFailure, Progress, RollbackReason, Status, TargetRollout};
@@ -257,7 +259,31 @@ pub(super) fn take_back(tx: &mut Transaction<'_>, id: TaskId, why: &str) -> Resu
 pub(super) fn finish_unsent(tx: &mut Transaction<'_>, id: TaskId) -> Result<(), Rejection> {
     let key = tx.task(id)?.key();
     let (finished_at, outcome) = (tx.now, TaskOutcome::Cancelled);
-    tx.emit(Fact::TaskFinished { key, position: None, started_at: None, finished_at, outcome })
+    tx.emit(Fact::TaskFinished {
+        key,
+        position: None,
+        started_at: None,
+        finished_at,
+        outcome,
+        never_began: false,
+    })
+}
+
+/// A task is back that its agent has not begun and will not begin: it waits for the agent as at first, or is not wanted any more.
+pub(super) fn handed_back(
+    tx: &mut Transaction<'_>,
+    key: AttemptKey,
+    position: Position,
+) -> Result<(), Rejection> {
+    tx.emit(Fact::TaskHandedBack { key, position })?;
+    let task = Arc::clone(tx.task(key.task)?);
+    if !matches!(tx.deployment(task.deployment)?.status, Status::Running) {
+        return take_back(tx, task.id, "its deployment was halted");
+    }
+    if tx.agent(task.agent)?.draining.is_some() && drain::leave_out(tx, task.deployment)? {
+        advance(tx, task.deployment)?;
+    }
+    dispatch(tx, task.agent)
 }
 
 /// What follows from a task's end. `why` replaces the task's own reason if it is better known here.

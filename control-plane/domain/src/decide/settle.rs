@@ -32,7 +32,14 @@ pub(super) fn settle(
     } else {
         TaskOutcome::Failed { reason: format!("settled by hand: {reason}"), exit_code: None }
     };
-    tx.emit(Fact::TaskFinished { key, position: None, started_at: None, finished_at, outcome })?;
+    tx.emit(Fact::TaskFinished {
+        key,
+        position: None,
+        started_at: None,
+        finished_at,
+        outcome,
+        never_began: false,
+    })?;
     rollout::ended(tx, id, None)?;
     Ok(Outcome::Done)
 }

@@ -57,6 +57,7 @@ impl Fact {
             Self::TaskAccepted { .. } => "task_accepted",
             Self::TaskStarted { .. } => "task_started",
             Self::TaskFinished { .. } => "task_finished",
+            Self::TaskHandedBack { .. } => "task_handed_back",
             Self::TaskBecameUnknown { .. } => "task_became_unknown",
             Self::TaskEnding { .. } => "task_ending",
             Self::TaskCancelRequested { .. } => "task_cancel_requested",

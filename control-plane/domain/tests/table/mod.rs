@@ -91,6 +91,7 @@ fn task_facts(key: AttemptKey, session: SessionEpoch) -> Vec<(String, Fact)> {
         Fact::TaskQueued { task: key.task, deployment: deployment(2), target: target(1), step: 0 },
         Fact::TaskAccepted { key, position: Position(9) },
         Fact::TaskStarted { key, started_at: at },
+        Fact::TaskHandedBack { key, position: Position(9) },
         Fact::TaskBecameUnknown { key, reason: "x".to_owned() },
         Fact::TaskCancelRequested { key },
     ]
@@ -125,7 +126,14 @@ fn task_facts(key: AttemptKey, session: SessionEpoch) -> Vec<(String, Fact)> {
         facts.push((format!("task_probed, {}", answer.name()), Fact::TaskProbed { key, answer }));
     }
     for (name, outcome) in outcomes() {
-        let fact = Fact::TaskFinished { key, position: None, started_at: None, finished_at: at, outcome };
+        let fact = Fact::TaskFinished {
+            key,
+            position: None,
+            started_at: None,
+            finished_at: at,
+            outcome,
+            never_began: false,
+        };
         facts.push((format!("task_finished, {name}"), fact));
     }
     facts
