@@ -7,7 +7,8 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use stella_tests::cluster::{Cluster, ENVIRONMENT, TENANT, create_environment};
+use stella_api_types::target::CreateTarget;
+use stella_tests::cluster::{Cluster, ENVIRONMENT, TENANT, create_environment, create_target, target};
 use stella_tests::{binaries, recipe, wait};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
@@ -139,6 +140,47 @@ fn stella_in(cluster: &Cluster) -> Result<tokio::process::Command> {
     Ok(stella)
 }
 
+/// The command line on a terminal of 24 lines: how it ended, and all that it has drawn.
+async fn on_terminal(cluster: &Cluster, term: &str, arguments: &[&str]) -> Result<(Option<i32>, String)> {
+    let flags = cluster.control_plane.stella_flags();
+    let words = [binaries::path("stella")?.display().to_string(), "-t".to_owned(), TENANT.to_owned()];
+    let words = words.into_iter().chain(flags).chain(arguments.iter().map(ToString::to_string));
+    let line = words.map(|word| format!("'{word}'")).collect::<Vec<_>>().join(" ");
+    let line = format!("stty rows 24 cols 80 && exec {line}");
+    let mut terminal = tokio::process::Command::new("script");
+    terminal.args(["-qec", &line, "/dev/null"]).env("TERM", term).stdin(Stdio::null()).kill_on_drop(true);
+    let ended = terminal.output().await.context("script(1), which makes a terminal, cannot be run")?;
+    Ok((ended.status.code(), String::from_utf8(ended.stdout)?))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_targets_than_a_terminal_has_lines_are_told_one_by_one_and_the_end_comes_last() -> Result<()> {
+    let cluster = Cluster::start(1).await?;
+    let last = "zz-a-name-of-more-than-20-letters";
+    for name in (2..30).map(|number| format!("web-{number}")).chain([last.to_owned()]) {
+        let target = CreateTarget { slot: Some(name.clone()), ..target(ENVIRONMENT, &name, "web-1") };
+        create_target(&cluster.api, TENANT, &target).await?;
+    }
+    let script = format!("test \"$STELLA_TARGET\" != {last}");
+    cluster.release(&recipe::release("1.0.0", &[], vec![recipe::shell("try", &script)])).await?;
+    // The last one begins when all others have ended.
+    let pace = ["--batch", "29", "--pause", "1s", "--on-failure", "stop"];
+    let deploy = [&["deploy", "app:1.0.0", ENVIRONMENT, "--wait"], &pace[..]].concat();
+    let (code, shown) = on_terminal(&cluster, "xterm", &deploy).await?;
+    assert_eq!(code, Some(1), "{shown}");
+    let count = shown.matches("now has 1.0.0").count();
+    ensure!(count == 29, "{count} targets have a line: {shown}");
+    let failed =
+        shown.find(&format!("✗ {last} failed")).with_context(|| format!("{last} is not told: {shown}"))?;
+    let verdict = shown.rfind("✗ failed: ").with_context(|| format!("no end: {shown}"))?;
+    let target = shown.rfind("now has 1.0.0").context("no target")?;
+    ensure!(verdict > failed && verdict > target, "the end scrolls away: {shown}");
+    // What is drawn anew counts all of them, and is gone at the end.
+    let drawn = shown.rfind("of 30").with_context(|| format!("nothing counts the targets: {shown}"))?;
+    ensure!(drawn < verdict, "{shown}");
+    cluster.passed()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn who_waits_is_told_of_the_deployment_that_was_asked_for() -> Result<()> {
     let cluster = Cluster::start(1).await?;
@@ -159,19 +201,10 @@ async fn who_waits_is_told_of_the_deployment_that_was_asked_for() -> Result<()> 
     assert_eq!(cluster.wait_final(rollback).await?.deployment.status, "succeeded");
 
     // A terminal on which nothing can be drawn gets lines.
-    let line = [binaries::path("stella")?.display().to_string()]
-        .into_iter()
-        .chain(cluster.control_plane.stella_flags())
-        .chain(["-t", TENANT, "deploy", "app:2.0.0", ENVIRONMENT, "--wait"].map(str::to_owned))
-        .map(|word| format!("'{word}'"))
-        .collect::<Vec<_>>()
-        .join(" ");
     for term in ["dumb", "xterm"] {
-        let mut terminal = tokio::process::Command::new("script");
-        terminal.args(["-qec", &line, "/dev/null"]).env("TERM", term).stdin(Stdio::null()).kill_on_drop(true);
-        let ended = terminal.output().await.context("script(1), which makes a terminal, cannot be run")?;
-        let shown = String::from_utf8(ended.stdout)?;
-        assert_eq!(ended.status.code(), Some(1), "{shown}");
+        let (code, shown) =
+            on_terminal(&cluster, term, &["deploy", "app:2.0.0", ENVIRONMENT, "--wait"]).await?;
+        assert_eq!(code, Some(1), "{shown}");
         for part in ["✗ failed: ", "exit code 3", "rollback ", "✓ succeeded", "| no luck"] {
             ensure!(shown.contains(part), "TERM={term}: {part:?} is not in {shown:?}");
         }

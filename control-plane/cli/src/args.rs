@@ -254,14 +254,16 @@ pub(crate) enum Settled {
 
 const EVENTS_EXAMPLES: &str = "Examples:
   stella events --type deployment_created --since 7d
+  stella events --type deployment_created --env production --since 2026-11-24 --until 2026-11-25
   stella events --about production --limit 200
+  stella events --by alice --since 30d
   stella events --follow";
 
 #[derive(Args, Debug)]
 #[command(after_help = EVENTS_EXAMPLES)]
 pub(crate) struct Events {
     /// From this position of the journal on, all of them.
-    #[arg(long, value_name = "POSITION", conflicts_with_all = ["limit", "all", "since"])]
+    #[arg(long, value_name = "POSITION", conflicts_with_all = ["limit", "all", "since", "until"])]
     pub(crate) after: Option<u64>,
     #[command(flatten)]
     pub(crate) window: Window,
@@ -272,9 +274,15 @@ pub(crate) struct Events {
     /// Only those about this: the name or the id of an environment, a target, an agent or a release, or a deployment's id.
     #[arg(long, value_name = "NAME|ID")]
     pub(crate) about: Option<String>,
+    /// Only those in this environment.
+    #[arg(long = "env", value_name = "NAME")]
+    pub(crate) environment: Option<String>,
+    /// Only what this account has done, by its name; or an agent, by its name.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) by: Option<String>,
     /// Then go on with what happens from now on. Without --limit, --since or --all only the last 10,000 events are searched for what is
     /// shown first.
-    #[arg(long, short)]
+    #[arg(long, short, conflicts_with = "until")]
     pub(crate) follow: bool,
     /// What belongs to no tenant: tenants, accounts and tokens.
     #[arg(long)]
@@ -293,6 +301,9 @@ pub(crate) struct Window {
     /// Only those since then: 2026-12-18, 2026-12-18T18:00:00Z, or how long ago, such as 7d.
     #[arg(long, value_name = "TIME", value_parser = crate::when::since)]
     pub(crate) since: Option<String>,
+    /// Only those before then, in the same form; a day is its start, in UTC.
+    #[arg(long, value_name = "TIME", value_parser = crate::when::since)]
+    pub(crate) until: Option<String>,
 }
 
 /// Reads a number from 1 on.
@@ -304,7 +315,7 @@ fn count(text: &str) -> Result<usize, String> {
 fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        _ => Err("it has no name and = at its beginning".to_owned()),
+        _ => Err("write a name and a value with = between them, as in tier=gold".to_owned()),
     }
 }
 

@@ -19,8 +19,8 @@ pub(crate) async fn ca(context: &Context, command: &Ca) -> Result<(), Error> {
     }
     match command {
         Ca::Bundle => {
-            print::line(system.roots_pem.trim_end());
-            Ok(())
+            let bundle = serde_json::json!({ "roots_pem": system.roots_pem });
+            print::result(context.output, &bundle, |_| system.roots_pem.trim_end().to_owned())
         }
         Ca::Update => {
             let Some(file) = context.settings.ca() else {

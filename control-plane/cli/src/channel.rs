@@ -6,7 +6,7 @@ use stella_api_types::paths;
 
 use crate::args::Channel;
 use crate::client::Error;
-use crate::{Context, print};
+use crate::{Context, print, when};
 
 pub(crate) async fn channel(context: &Context, command: Channel) -> Result<(), Error> {
     match command {
@@ -28,7 +28,7 @@ pub(crate) async fn channel(context: &Context, command: Channel) -> Result<(), E
         Channel::List => {
             let all: Vec<Dto> = context.client.list(&context.path(paths::CHANNELS, &[])?, &[]).await?;
             print::list(context.output, &all, &["APPLICATION", "CHANNEL", "TAKES", "SET"], |it| {
-                vec![it.application.clone(), it.name.clone(), takes(it), it.set_at.clone()]
+                vec![it.application.clone(), it.name.clone(), takes(it), when::ago(&it.set_at)]
             })
         }
         Channel::Remove { application, name } => {

@@ -1,5 +1,6 @@
 //! The way to the API: one HTTPS client, errors that say what to do.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -290,14 +291,14 @@ impl Client {
         Ok(page.items)
     }
 
-    /// Reads the newest of a list first, as long as they are wanted, at most `limit`; and whether there are more.
+    /// Reads the newest of a list first, until `look` breaks off, at most `limit` of those for which it says yes; and whether there are more.
     pub(crate) async fn newest<T: DeserializeOwned + utoipa::ToSchema>(
         &self,
         path: &str,
         query: &[(&str, &str)],
         limit: usize,
         id: impl Fn(&T) -> &str,
-        is_wanted: impl Fn(&T) -> bool,
+        look: impl Fn(&T) -> ControlFlow<(), bool>,
     ) -> Result<(Vec<T>, bool), Error>
     where
         Page<T>: DeserializeOwned,
@@ -316,10 +317,10 @@ impl Client {
                 return Err(Error::Usage(TOO_OLD.to_owned()));
             }
             for item in page.items {
-                if !is_wanted(&item) {
-                    return Ok((items, false));
+                match look(&item) {
+                    ControlFlow::Break(()) => return Ok((items, false)),
+                    ControlFlow::Continue(is_wanted) => items.extend(is_wanted.then_some(item)),
                 }
-                items.push(item);
             }
             cursor = page.next_cursor;
             if cursor.is_none() || items.len() >= limit {

@@ -5,6 +5,8 @@ use std::collections::VecDeque;
 use serde_json::Value;
 use stella_api_types::event::{Event, JournalHead};
 use stella_api_types::paths;
+use stella_api_types::time::rfc3339;
+use stella_protocol::time::Timestamp;
 
 use crate::args::{Events, Output};
 use crate::client::Error;
@@ -60,7 +62,7 @@ async fn gathered(
     command: &Events,
 ) -> Result<(Vec<Event>, Start), Error> {
     let window = &command.window;
-    let is_bounded = window.limit.is_some() || window.since.is_some();
+    let is_bounded = window.limit.is_some() || window.since.is_some() || window.until.is_some();
     let from = match (command.after, context.output) {
         (Some(after), _) => Some(after),
         (None, Output::Json) if !is_bounded => Some(0),
@@ -84,6 +86,7 @@ async fn back(context: &Context, source: &Source, command: &Events) -> Result<(V
     let (limit, first) = match window.limit {
         Some(limit) => (limit, 0),
         None if window.all || window.since.is_some() => (usize::MAX, 0),
+        None if window.until.is_some() && context.output == Output::Json => (usize::MAX, 0),
         None if command.follow => (SHOWN, head.position.saturating_sub(BACK_MAX)),
         None => (SHOWN, 0),
     };
@@ -109,12 +112,25 @@ fn is_wanted(command: &Events, event: &Event) -> bool {
         event.about.values().any(|name| name == wanted)
             || event.data.values().any(|value| value.as_str() == Some(wanted))
     };
+    let is_before = |until: &String| event.at < *until;
+    let is_in = |environment: &String| event.about.get("environment") == Some(environment);
     (command.kinds.is_empty() || command.kinds.contains(&event.kind))
         && command.about.as_ref().is_none_or(is_about)
+        && command.window.until.as_ref().is_none_or(is_before)
+        && command.environment.as_ref().is_none_or(is_in)
+        && command.by.as_ref().is_none_or(|by| done_by(event) == *by)
+}
+
+/// Who did it: an agent too by its name, where that is told.
+fn done_by(event: &Event) -> String {
+    match event.about.get("agent") {
+        Some(name) if event.actor.kind == "agent" => name.clone(),
+        _ => by(&event.actor),
+    }
 }
 
 fn row(event: &Event) -> [String; 5] {
-    [event.position.to_string(), when::moment(&event.at), by(&event.actor), event.kind.clone(), what(event)]
+    [event.position.to_string(), when::moment(&event.at), done_by(event), event.kind.clone(), what(event)]
 }
 
 /// A line of a feed: columns as wide as they mostly are.
@@ -134,7 +150,15 @@ fn what(event: &Event) -> String {
     let mut parts: Vec<String> = about.map(|(name, value)| format!("{name}={value}")).collect();
     let is_told = |key: &str| event.about.contains_key(key) || PLUMBING.contains(&key);
     for (key, value) in event.data.iter().filter(|(key, _)| !is_told(key)) {
+        // What has a name and parts, such as how a task has failed.
+        let named = value.as_object().filter(|it| it.len() == 1).and_then(|it| it.iter().next());
+        let (value, inner) = match named {
+            Some((name, Value::Object(inner))) => (&Value::String(name.clone()), Some(inner)),
+            _ => (value, None),
+        };
         parts.extend(plain(value).map(|value| format!("{key}={value}")));
+        let inner = inner.into_iter().flatten().filter(|(key, _)| !is_told(key));
+        parts.extend(inner.filter_map(|(key, value)| Some(format!("{key}={}", plain(value)?))));
     }
     parts.join(" ")
 }
@@ -147,7 +171,7 @@ fn plain(value: &Value) -> Option<String> {
         }
         Value::String(text) => Some(text.clone()),
         Value::Number(number) => Some(match number.as_u64().filter(|number| *number >= TIMES_FROM) {
-            Some(time) => when::shown(time).replace(' ', "_"),
+            Some(time) => rfc3339(Timestamp(time)),
             None => number.to_string(),
         }),
         Value::Bool(flag) => Some(flag.to_string()),
@@ -176,7 +200,7 @@ mod tests {
             "about": {"target": "web-1", "step": "health", "release": "web:1.4.0"},
             "data": {
                 "key": {"task": "0199", "attempt": 1}, "position": 4, "finished_at": 1_795_709_124_640_u64,
-                "target": "0188", "outcome": "succeeded", "reason": "it works again",
+                "target": "0188", "outcome": "Succeeded", "reason": "it works again",
             },
         }))
         .unwrap()
@@ -186,8 +210,20 @@ mod tests {
     fn a_line_says_names_and_times_and_leaves_the_plumbing_out() {
         assert_eq!(
             what(&event()),
-            "release=web:1.4.0 target=web-1 step=health finished_at=2026-11-26_16:05:24_UTC outcome=succeeded \
+            "release=web:1.4.0 target=web-1 step=health finished_at=2026-11-26T16:05:24.640Z outcome=Succeeded \
              reason=\"it works again\""
+        );
+    }
+
+    #[test]
+    fn a_line_says_how_a_task_has_failed() {
+        let mut failed = event();
+        failed.data.insert("outcome".to_owned(), json!({"Failed": {"exit_code": 3, "reason": "no luck"}}));
+        failed.data.remove("reason");
+        assert!(
+            what(&failed).ends_with("outcome=Failed exit_code=3 reason=\"no luck\""),
+            "{}",
+            what(&failed)
         );
     }
 
@@ -197,6 +233,8 @@ mod tests {
             window: crate::args::Window::default(),
             kinds: vec![kind.to_owned()],
             about: None,
+            environment: None,
+            by: None,
             follow: true,
             system: true,
         }
@@ -220,19 +258,28 @@ mod tests {
 
     #[test]
     fn events_are_chosen_by_type_and_by_what_they_are_about() {
+        let all = || Events { follow: false, kinds: Vec::new(), ..follow("") };
         let wanted = |kinds: &[&str], about: Option<&str>| {
-            let command = Events {
-                after: None,
-                window: crate::args::Window::default(),
-                kinds: kinds.iter().map(ToString::to_string).collect(),
-                about: about.map(str::to_owned),
-                follow: false,
-                system: false,
-            };
-            is_wanted(&command, &event())
+            let kinds = kinds.iter().map(ToString::to_string).collect();
+            is_wanted(&Events { kinds, about: about.map(str::to_owned), ..all() }, &event())
         };
         assert!(wanted(&[], None) && wanted(&["x", "task_finished"], None) && wanted(&[], Some("web-1")));
         assert!(wanted(&[], Some("0188")), "by id as well");
         assert!(!wanted(&["x"], None) && !wanted(&[], Some("web-2")));
+        let until = |until: &str| crate::args::Window { until: Some(until.to_owned()), ..Default::default() };
+        assert!(is_wanted(&Events { window: until("2026-11-26T15:48:54.493Z"), ..all() }, &event()));
+        assert!(!is_wanted(&Events { window: until("2026-11-26T15:48:54.492Z"), ..all() }, &event()));
+        let mut by_name = event();
+        by_name.about.insert("agent".to_owned(), "host-7".to_owned());
+        by_name.about.insert("environment".to_owned(), "production".to_owned());
+        for (environment, by, expected) in [
+            (Some("production"), None, true),
+            (Some("staging"), None, false),
+            (None, Some("host-7"), true),
+            (None, Some("alice"), false),
+        ] {
+            let (environment, by) = (environment.map(str::to_owned), by.map(str::to_owned));
+            assert_eq!(is_wanted(&Events { environment, by, ..all() }, &by_name), expected);
+        }
     }
 }

@@ -70,10 +70,10 @@ pub(crate) fn way_on(deployment: &Deployment) -> String {
     let resumes_at = deployment.resumes_at.as_deref().map(when::moment);
     match deployment.paused_for.as_deref() {
         Some("failure") => format!(
-            "decide with: stella deployment retry-target {id} TARGET, skip {id} TARGET, or fail {id} [--rollback]"
+            "decide with: stella deployment retry-target {id} TARGET; skip {id} TARGET --reason REASON; or fail {id} [--rollback] --reason REASON"
         ),
         Some("way_back") => format!(
-            "put it right and ask again: stella deployment prove {id}; leave it out: skip {id} TARGET; or: waive {id} --reason REASON"
+            "put it right and ask again: stella deployment prove {id}; leave it out: skip {id} TARGET --reason REASON; or: waive {id} --reason REASON"
         ),
         Some("budget") if !deployment.budget_used_up_by.is_empty() => {
             let by = deployment.budget_used_up_by.join(", ");

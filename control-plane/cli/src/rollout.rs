@@ -192,6 +192,14 @@ async fn warn_of(context: &Context, release: &str) {
 }
 
 pub(crate) async fn rollback(context: &Context, command: Rollback) -> Result<bool, Error> {
+    let id = command.deployment.clone();
+    match roll_back(context, command).await {
+        Err(error) => Err(no_deployment(context, &id, error).await),
+        outcome => outcome,
+    }
+}
+
+async fn roll_back(context: &Context, command: Rollback) -> Result<bool, Error> {
     if command.plan {
         return rollback_plan(context, &command.deployment).await;
     }
@@ -300,18 +308,32 @@ async fn no_deployment(context: &Context, id: &str, error: Error) -> Error {
     if problem.status == NOT_FOUND
         && let Ok(path) = context.path(paths::PROMOTION, &[id])
         && let Ok(found) = context.client.get::<Promotion>(&path).await
+        // Otherwise the deployment is there, and something of it is not.
+        && found.status != "started"
     {
         let what = match found.waits_for.as_slice() {
             _ if found.ended_at.is_some() => format!("a promotion that is {}", found.status),
             [] => "a promotion that has not started yet".to_owned(),
             waits_for => format!("a promotion that waits for {}", waits_for.join(", ")),
         };
-        problem.detail = format!("{id} is no deployment, but {what}; see: stella promotion show {id}");
+        let end = match found.ended_at {
+            None => format!(", and end it with: stella promotion withdraw {id} --reason REASON"),
+            Some(_) => String::new(),
+        };
+        problem.detail = format!("{id} is no deployment, but {what}; see: stella promotion show {id}{end}");
     }
     Error::Refused(problem)
 }
 
 pub(crate) async fn deployment(context: &Context, command: Deployment) -> Result<bool, Error> {
+    let id = command.deployment().map(str::to_owned);
+    match (change(context, command).await, id) {
+        (Err(error), Some(id)) => Err(no_deployment(context, &id, error).await),
+        (outcome, _) => outcome,
+    }
+}
+
+async fn change(context: &Context, command: Deployment) -> Result<bool, Error> {
     match command {
         Deployment::List { environment, application, status, window } => {
             let filters = [("environment", environment), ("application", application), ("status", status)];
@@ -408,10 +430,7 @@ async fn list(context: &Context, filters: [(&str, Option<String>); 3], window: &
 
 async fn show(context: &Context, id: &str) -> Result<(), Error> {
     let path = context.path(paths::DEPLOYMENT, &[id])?;
-    let detail: DeploymentDetail = match context.client.get(&path).await {
-        Ok(detail) => detail,
-        Err(error) => return Err(no_deployment(context, id, error).await),
-    };
+    let detail: DeploymentDetail = context.client.get(&path).await?;
     // A rollback follows from no promotion, and what cannot be read is left out.
     let promotion: Option<Promotion> = match context.output {
         Output::Json => None,

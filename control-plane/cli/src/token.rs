@@ -5,7 +5,7 @@ use stella_api_types::token::{ApiToken, ApiTokenCreated, CreateApiToken};
 
 use crate::args::{Output, Token};
 use crate::client::Error;
-use crate::{Context, print};
+use crate::{Context, print, when};
 
 pub(crate) async fn token(context: &Context, command: Token) -> Result<(), Error> {
     match command {
@@ -28,14 +28,20 @@ pub(crate) async fn token(context: &Context, command: Token) -> Result<(), Error
         }
         Token::List => {
             let tokens: Vec<ApiToken> = context.client.list(paths::API_TOKENS, &[]).await?;
-            print::list(context.output, &tokens, &["ID", "NAME", "OF", "CREATED", "EXPIRES", ""], |token| {
-                let yours = if token.is_yours { "yours" } else { "" };
-                let of =
-                    token.account.as_ref().map_or_else(|| "-".to_owned(), |account| account.name.clone());
-                let expires = token.expires_at.clone().unwrap_or_else(|| "never".to_owned());
-                let (id, name, created) = (token.id.clone(), token.name.clone(), token.created_at.clone());
-                vec![id, name, of, created, expires, yours.to_owned()]
-            })
+            print::list(
+                context.output,
+                &tokens,
+                &["ID", "NAME", "OF", "CREATED", "EXPIRES", "USED HERE"],
+                |token| {
+                    let yours = if token.is_yours { "yes" } else { "" };
+                    let of =
+                        token.account.as_ref().map_or_else(|| "-".to_owned(), |account| account.name.clone());
+                    let expires = token.expires_at.as_deref().map_or_else(|| "never".to_owned(), when::ago);
+                    let (id, name, created) =
+                        (token.id.clone(), token.name.clone(), when::ago(&token.created_at));
+                    vec![id, name, of, created, expires, yours.to_owned()]
+                },
+            )
         }
         Token::Revoke { token } => {
             context.client.delete(&paths::fill(paths::API_TOKEN, &[&token])).await?;

@@ -81,12 +81,18 @@ fn pause(targets: usize) -> Duration {
 
 /// A reason of fewer bytes may be said of a target and of its deployment.
 const REPEATED_BYTES_MAX: usize = 100;
+/// How many targets have a bar at a time: as many as leave room for what was said before on a small terminal. What does not fit on one is
+/// not drawn at all.
+const BARS_MAX: usize = 12;
 
 /// What was shown already.
 struct View {
     live: Option<MultiProgress>,
     quiet: bool,
+    /// Those of the targets that are worked on, at most `BARS_MAX`.
     bars: BTreeMap<(String, String), ProgressBar>,
+    /// Those that count the targets of deployments, by their ids.
+    totals: BTreeMap<String, ProgressBar>,
     shown: BTreeMap<(String, String), String>,
     statuses: BTreeMap<String, String>,
     /// Why deployments were what they were, by their ids.
@@ -109,6 +115,7 @@ impl View {
             live,
             quiet,
             bars: BTreeMap::new(),
+            totals: BTreeMap::new(),
             shown: BTreeMap::new(),
             statuses: BTreeMap::new(),
             reasons: BTreeMap::new(),
@@ -144,7 +151,8 @@ impl View {
             }
         }
         self.show_stage(deployment);
-        self.show_proof(deployment);
+        self.show_proof(detail);
+        self.show_total(detail);
         for target in &detail.targets {
             self.show_target(deployment, target);
         }
@@ -173,20 +181,25 @@ impl View {
     fn reason(&mut self, detail: &DeploymentDetail) -> Option<String> {
         let reason = detail.deployment.reason.clone()?;
         let before = self.reasons.insert(detail.deployment.id.clone(), reason.clone());
-        // Lines that are drawn anew are cut at the edge of the terminal.
-        let targets = detail.targets.iter().filter(|_| self.live.is_none());
-        let of_targets = targets.filter_map(|target| target.reason.as_deref());
+        let of_targets = detail.targets.iter().filter_map(|target| target.reason.as_deref());
         Some(not_twice(&reason, before.as_deref().into_iter().chain(of_targets)))
     }
 
     /// Says that hosts are asked whether they could go back: where that is required, nothing else happens meanwhile.
-    fn show_proof(&mut self, deployment: &Deployment) {
+    fn show_proof(&mut self, detail: &DeploymentDetail) {
+        let deployment = &detail.deployment;
         let Some(way_back) = deployment.way_back.as_ref().filter(|it| it.open > 0) else { return };
-        if self.proofs.insert(deployment.id.clone(), way_back.asked) == Some(way_back.asked) {
+        let before = self.proofs.insert(deployment.id.clone(), way_back.asked);
+        if before == Some(way_back.asked) {
             return;
         }
-        let plural = if way_back.open == 1 { "" } else { "s" };
-        self.say(&format!("• asks {} host{plural} whether they could go back", way_back.open));
+        // At first all of them, of which some may have answered already.
+        let asked = match before {
+            None => detail.targets.iter().filter(|target| target.way_back.is_some()).count(),
+            Some(_) => usize::try_from(way_back.open).unwrap_or(usize::MAX),
+        };
+        let plural = if asked == 1 { "" } else { "s" };
+        self.say(&format!("• asks {asked} host{plural} whether they could go back"));
     }
 
     /// Says that a blue-green deployment has come to its next stage.
@@ -208,26 +221,63 @@ impl View {
     fn show_target(&mut self, deployment: &Deployment, target: &DeploymentTarget) {
         let key = (deployment.id.clone(), target.target.id.clone());
         let text = describe(target, kind(deployment));
-        if self.shown.get(&key) == Some(&text) {
+        if self.shown.get(&key) == Some(&text) && !self.has_room_now(&key, target) {
             return;
         }
         match &self.live {
             _ if self.quiet => {}
             None if target.progress == "waiting" => {}
-            None => print::line(&format!("  {} {:<20} {text}", sign(&target.progress), target.target.name)),
-            Some(live) => {
-                let bar = self.bars.entry(key.clone()).or_insert_with(|| {
-                    let bar = live.add(ProgressBar::new(1));
-                    if let Ok(style) = ProgressStyle::with_template("  {prefix:<22} [{bar:20}] {msg}") {
-                        bar.set_style(style.progress_chars("=> "));
-                    }
-                    bar.set_prefix(print::one_line(&target.target.name));
-                    bar
+            None => print::line(&line_of(target, &text)),
+            Some(_)
+                if target.progress == "active"
+                    && !self.bars.contains_key(&key)
+                    && self.bars.len() >= BARS_MAX => {}
+            Some(live) if target.progress == "active" => {
+                let total = self.totals.get(&deployment.id);
+                let bar = self.bars.entry(key.clone()).or_insert_with(|| match total {
+                    Some(total) => live.insert_before(total, bar()),
+                    None => live.add(bar()),
                 });
                 draw(bar, target, &text);
             }
+            Some(live) => {
+                if let Some(bar) = self.bars.remove(&key) {
+                    bar.finish_and_clear();
+                    live.remove(&bar);
+                }
+                if target.progress != "waiting" {
+                    self.say(&line_of(target, &text));
+                }
+            }
         }
         self.shown.insert(key, text);
+    }
+
+    /// Whether a target has to be drawn although nothing of it has changed: it is worked on, and another one has made room for it.
+    fn has_room_now(&self, key: &(String, String), target: &DeploymentTarget) -> bool {
+        self.live.is_some()
+            && target.progress == "active"
+            && !self.bars.contains_key(key)
+            && self.bars.len() < BARS_MAX
+    }
+
+    /// The line below the bars, which counts all targets.
+    fn show_total(&mut self, detail: &DeploymentDetail) {
+        let Some(live) = self.live.as_ref().filter(|_| detail.targets.len() > 1) else { return };
+        let id = &detail.deployment.id;
+        if detail.deployment.is_final {
+            if let Some(total) = self.totals.remove(id) {
+                total.finish_and_clear();
+                live.remove(&total);
+            }
+            return;
+        }
+        let total = self.totals.entry(id.clone()).or_insert_with(|| live.add(bar()));
+        let (ended, text) = total_of(&detail.targets);
+        total.set_length(u64::try_from(detail.targets.len()).unwrap_or(u64::MAX));
+        total.set_position(ended);
+        total.set_prefix(format!("{ended} of {}", detail.targets.len()));
+        total.set_message(text);
     }
 }
 
@@ -237,21 +287,37 @@ fn not_twice<'a>(reason: &str, mut said: impl Iterator<Item = &'a str>) -> Strin
     said.map_or_else(|| reason.to_owned(), |said| reason.replace(said, "see above"))
 }
 
+fn bar() -> ProgressBar {
+    let bar = ProgressBar::new(1);
+    if let Ok(style) = ProgressStyle::with_template("  {prefix:<22} [{bar:20}] {msg}") {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    bar
+}
+
 fn draw(bar: &ProgressBar, target: &DeploymentTarget, text: &str) {
     if let Some(step) = &target.step {
         bar.set_length(u64::from(step.of));
         bar.set_position(u64::from(step.number.saturating_sub(1)));
     }
     bar.set_prefix(format!("{} {}", sign(&target.progress), print::one_line(&target.target.name)));
-    match target.progress.as_str() {
-        "waiting" | "active" | "ready" => bar.set_message(print::one_line(text)),
-        ended => {
-            if ended == "succeeded" {
-                bar.set_position(bar.length().unwrap_or(1).max(1));
-            }
-            bar.abandon_with_message(print::one_line(text));
-        }
-    }
+    bar.set_message(print::one_line(text));
+}
+
+/// A target on a line of its own.
+fn line_of(target: &DeploymentTarget, text: &str) -> String {
+    format!("  {} {:<20} {text}", sign(&target.progress), target.target.name)
+}
+
+/// How many targets have come to their end, and how it stands with all of them.
+fn total_of(targets: &[DeploymentTarget]) -> (u64, String) {
+    let count = |states: &[&str]| targets.iter().filter(|it| states.contains(&it.progress.as_str())).count();
+    let (failed, active, ready) = (count(&["failed"]), count(&["active"]), count(&["ready"]));
+    let ended = targets.len() - active - ready - count(&["waiting"]);
+    let parts = [(failed, "failed"), (active, "at work"), (ready, "prepared")];
+    let parts = parts.into_iter().filter(|(many, _)| *many > 0);
+    let text: Vec<String> = parts.map(|(many, what)| format!("{many} {what}")).collect();
+    (u64::try_from(ended).unwrap_or(u64::MAX), text.join(", "))
 }
 
 fn describe(target: &DeploymentTarget, kind: &str) -> String {

@@ -1,5 +1,7 @@
 //! Which part of a long list is shown.
 
+use std::ops::ControlFlow;
+
 use serde::de::DeserializeOwned;
 use stella_api_types::Page;
 
@@ -23,18 +25,20 @@ where
     T: DeserializeOwned + utoipa::ToSchema,
     Page<T>: DeserializeOwned,
 {
-    let is_bounded = window.limit.is_some() || window.since.is_some();
+    let is_bounded = window.limit.is_some() || window.since.is_some() || window.until.is_some();
     if context.output == Output::Json && !is_bounded {
         return context.client.list(path, query).await;
     }
     let limit = match window.limit {
         Some(limit) => limit,
-        None if window.all || window.since.is_some() => usize::MAX,
+        None if window.all || window.since.is_some() || context.output == Output::Json => usize::MAX,
         None => SHOWN,
     };
-    let since = window.since.as_deref();
-    let wanted = |it: &T| since.is_none_or(|since| id_and_at(it).1 >= since);
-    let (found, is_more) = context.client.newest(path, query, limit, |it| id_and_at(it).0, wanted).await?;
+    let look = |it: &T| match id_and_at(it).1 {
+        at if window.since.as_deref().is_some_and(|since| at < since) => ControlFlow::Break(()),
+        at => ControlFlow::Continue(window.until.as_deref().is_none_or(|until| at < until)),
+    };
+    let (found, is_more) = context.client.newest(path, query, limit, |it| id_and_at(it).0, look).await?;
     if is_more && window.limit.is_none() && context.output == Output::Text {
         print::note(&format!("the newest {limit} are shown; --all shows all of them"));
     }

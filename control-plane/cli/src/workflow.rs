@@ -27,7 +27,10 @@ pub(crate) fn check(output: Output, file: &Path) -> Result<bool, Error> {
         Ok(template) => {
             let (name, steps) = (template.name.to_string(), template.steps.len());
             let value = serde_json::json!({ "name": name, "steps": steps, "faults": [] });
-            print::result(output, &value, |_| format!("workflow {name} is well-formed ({steps} steps)"))?;
+            print::result(output, &value, |_| {
+                let plural = if steps == 1 { "" } else { "s" };
+                format!("workflow {name} is well-formed ({steps} step{plural})")
+            })?;
             Ok(true)
         }
         Err(faults) => {
@@ -90,7 +93,7 @@ pub(crate) async fn workflow(context: &Context, command: Workflow) -> Result<boo
                     (format!("{} version {}", shown.name, shown.version), graph::of_template(&shown.template))
                 }
             };
-            print::line(&graph::draw(format, &title, &nodes));
+            print::result(context.output, &nodes, |nodes| graph::draw(format, &title, nodes))?;
         }
         Workflow::Run { .. }
         | Workflow::Runs { .. }

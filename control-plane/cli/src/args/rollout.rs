@@ -102,7 +102,7 @@ pub(crate) enum Deployment {
         #[arg(long = "env")]
         environment: Option<String>,
         /// Only those of this application.
-        #[arg(long = "app", value_name = "APPLICATION")]
+        #[arg(long = "app", visible_alias = "application", value_name = "APPLICATION")]
         application: Option<String>,
         /// Only those with this status.
         #[arg(long)]
@@ -231,6 +231,28 @@ pub(crate) enum Deployment {
         #[arg(long)]
         reason: String,
     },
+}
+
+impl Deployment {
+    /// Which deployment it is about.
+    pub(crate) fn deployment(&self) -> Option<&str> {
+        match self {
+            Self::Logs { deployment, .. }
+            | Self::Show { deployment, .. }
+            | Self::Watch { deployment, .. }
+            | Self::Pause { deployment, .. }
+            | Self::Retry { deployment, .. }
+            | Self::Retire { deployment, .. }
+            | Self::RetryTarget { deployment, .. }
+            | Self::Skip { deployment, .. }
+            | Self::Fail { deployment, .. }
+            | Self::Prove { deployment, .. }
+            | Self::Waive { deployment, .. }
+            | Self::Resume { deployment, .. }
+            | Self::Cancel { deployment, .. } => Some(deployment),
+            Self::List { .. } => None,
+        }
+    }
 }
 
 /// A part of a plan that is no target's.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use serde::Serialize;
 use serde_json::Value;
 use stella_api_types::workflow::Step;
 
@@ -16,11 +17,14 @@ const GAP_Y: usize = 24;
 const MARGIN: usize = 20;
 
 /// A step.
+#[derive(Serialize)]
 pub(super) struct Node {
     id: String,
     kind: String,
     needs: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     compensates: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     state: Option<String>,
 }
 
