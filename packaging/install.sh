@@ -246,6 +246,9 @@ uninstall_one() {
     grep -v '^etc/' "$lists/$1" >"$work/files" || :
     while IFS= read -r file; do do_it rm -f "$root/$file"; done <"$work/files"
     do_it rm -rf "$root/usr/share/doc/$1"
+    for folder in stella stella-agent; do
+        [ ! -d "$root/usr/share/$folder" ] || do_it find "$root/usr/share/$folder" -depth -type d -empty -delete
+    done
     do_it rm -f "$lists/$1" "$lists/$1.changed"
     [ ! -d "$lists" ] || do_it rmdir --ignore-fail-on-non-empty "$lists"
     tell_systemd daemon-reload

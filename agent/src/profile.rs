@@ -144,7 +144,7 @@ pub(crate) const TAKE_AWAY: &str = "rm /etc/systemd/system/stella-agent.service.
 
 /// How one lets it do everything.
 pub(crate) const GIVE: &str = "install -D -m 0644 -t /etc/systemd/system/stella-agent.service.d \
-     /usr/share/doc/stella-agent/profiles/full.conf; systemctl daemon-reload; systemctl restart stella-agent";
+     /usr/share/stella-agent/profiles/full.conf; systemctl daemon-reload; systemctl restart stella-agent";
 
 /// Which part of the system can be written to.
 fn changeable(root: &Path) -> Option<String> {

@@ -129,7 +129,7 @@ fn of_the_profile(host: &Host) -> Result<()> {
     expect(&said, "profile", "fail", "ReadWritePaths=/opt/releases")?;
     expect(&said, "host root", "fail", "cannot be written to by the service")?;
     host.run(
-        "install -D -m 0644 -t /etc/systemd/system/stella-agent.service.d /usr/share/doc/stella-agent/profiles/full.conf
+        "install -D -m 0644 -t /etc/systemd/system/stella-agent.service.d /usr/share/stella-agent/profiles/full.conf
          systemctl daemon-reload && systemctl restart stella-agent",
     )?;
     // It was enrolled as confined, and says no to everything until the rights are gone or a token is for them.

@@ -82,7 +82,7 @@ async fn one_line_installs_enrols_and_starts_whatever_its_words_are() -> Result<
         host.calls()?.lines().collect::<Vec<_>>(),
         [
             &format!("apt-get install -y {package}"),
-            "install -D -m 0644 -t /etc/systemd/system/stella-agent.service.d /usr/share/doc/stella-agent/profiles/full.conf",
+            "install -D -m 0644 -t /etc/systemd/system/stella-agent.service.d /usr/share/stella-agent/profiles/full.conf",
             "systemctl daemon-reload",
             "systemctl enable --now stella-agent",
         ]

@@ -48,13 +48,13 @@ async fn a_host_of_named_units_restarts_those_and_runs_nothing_else() -> Result<
     install(&host)?;
     serving(&host).await?;
     host.run(UNITS)?;
-    let profile = "install -D -m 0644 -t /etc/systemd/system/stella-agent.service.d /usr/share/doc/stella-agent/profiles/named-units.conf
+    let profile = "install -D -m 0644 -t /etc/systemd/system/stella-agent.service.d /usr/share/stella-agent/profiles/named-units.conf
          systemctl daemon-reload";
     // Half of it is none: without the file, tasks would act on every unit.
     let refused = host.run(&format!("{profile} && ! systemctl restart stella-agent 2>&1"))?;
     ensure!(refused.contains("Assertion failed"), "{refused}");
     host.run(
-        "install -D -m 0644 -t /etc/stella/agent.conf.d /usr/share/doc/stella-agent/profiles/named-units.toml
+        "install -D -m 0644 -t /etc/stella/agent.conf.d /usr/share/stella-agent/profiles/named-units.toml
          systemctl restart stella-agent",
     )?;
     online(&host).await?;

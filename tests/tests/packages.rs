@@ -71,9 +71,14 @@ fn the_services_bring_the_book_and_no_link_in_it_is_dead() -> Result<()> {
         }
         for text in texts.iter().map(fs::read_to_string) {
             let text = text?;
-            let named = text.split("/usr/share/doc/").skip(1).filter_map(|it| it.split_whitespace().next());
-            for path in named.map(|it| it.trim_end_matches(['.', ';', ',', '`'])) {
-                ensure!(docs.join(path).exists(), "{name} has no {path}");
+            for shared in ["usr/share/doc/stella", "usr/share/stella"] {
+                let named = text.split(shared).skip(1).filter_map(|it| it.split_whitespace().next());
+                for path in named.map(|it| it.trim_end_matches(['.', ';', ',', '`'])) {
+                    ensure!(
+                        folder.path().join(format!("{shared}{path}")).exists(),
+                        "{name} has no {shared}{path}"
+                    );
+                }
             }
         }
     }
@@ -484,7 +489,7 @@ async fn packages_install_serve_survive_upgrade_and_leave_nothing() -> Result<()
     // Full rights are asked for by name.
     host.run(
         "install -D -m 0644 -t /etc/systemd/system/stella-agent.service.d \
-             /usr/share/doc/stella-agent/profiles/full.conf
+             /usr/share/stella-agent/profiles/full.conf
          systemctl daemon-reload && systemctl restart stella-agent && systemd-analyze verify --man=no stella-agent.service
          nsenter -t $(systemctl show -P MainPID stella-agent) -m touch /usr/planted && rm /usr/planted",
     )?;
@@ -495,7 +500,14 @@ async fn packages_install_serve_survive_upgrade_and_leave_nothing() -> Result<()
     ensure!(refused.contains("was enrolled as confined"), "{refused}");
     host.run("grep -q 1.3.0 /srv/stella/web/running")?;
 
+    // What an administrator has put there for the service stays, and its group's number may be another's soon.
+    host.run(
+        "install -d -m 0750 -g stella-orchestrator /etc/stella/tls
+         install -m 0640 -g stella-orchestrator /dev/null /etc/stella/tls/web.key",
+    )?;
     host.run("dpkg --purge stella-agent stella-orchestrator stella")?;
+    assert_eq!(host.run("stat -c %G /etc/stella/tls /etc/stella/tls/web.key")?, "root\nroot\n");
+    host.run("rm -r /etc/stella")?;
     // Backups outlive the control plane, and are no longer of a user whose number somebody else may get.
     host.run("test $(stat -c %U:%a /var/lib/stella-backup) = root:700")?;
     ensure!(host.run("stat -c %U:%a /var/lib/stella-backup/*.backup")? == "root:600\n");

@@ -53,6 +53,13 @@ fn enrolled(host: &Host, profile: &str) -> Result<()> {
     host.run("test ! -e /etc/stella/enrolment").map(drop)
 }
 
+/// That tasks act on these units only, and that nothing but the agent and `systemctl` is executed there.
+fn names_units(host: &Host, units: &str) -> Result<()> {
+    let found = host.run("stella-agent doctor || true")?;
+    ensure!(found.contains(units), "{found}");
+    host.run("! nsenter -t $(systemctl show -P MainPID stella-agent) -m /bin/sh -c true 2>&1").map(drop)
+}
+
 /// Takes the agent away for good, on the host and for its control plane.
 fn forget(host: &Host) -> Result<()> {
     host.run(&format!(
@@ -120,6 +127,14 @@ async fn the_printed_line_and_the_role_make_agents_and_a_second_time_changes_not
     ensure!(host.run(&line)?.contains("already enrolled"), "a second time");
     forget(&host)?;
 
+    // A host whose tasks act on named units only, by the line and by the role.
+    let line =
+        format!("{STELLA} agent enrol-command --package {PACKAGE} --unit web.service --unit 'web@*.service'");
+    let line = host.run(&line)?;
+    host.run(&line)?;
+    online(&host).await?;
+    names_units(&host, "web.service, web@*.service")?;
+
     let defaults =
         host.run("cat /usr/share/stella/provision/ansible/roles/stella_agent/defaults/main.yml")?;
     host.run(&format!(
@@ -132,6 +147,19 @@ async fn the_printed_line_and_the_role_make_agents_and_a_second_time_changes_not
              -e stella_agent_package={PACKAGE} -e stella_agent_server=localhost:7443 -e @/root/vault.yml {profile}"
         ))
     };
+    // On the host of named units, the role names others, once.
+    let named = "-e '{\"stella_agent_units\": [\"other.service\"]}'";
+    let said = play(named)?;
+    ensure!(said.contains("failed=0"), "{said}");
+    wait::until("the agent knows the units that the role has named", async || {
+        names_units(&host, "other.service")
+    })
+    .await?;
+    let said = play(named)?;
+    ensure!(said.contains("changed=0") && said.contains("failed=0"), "{said}");
+    online(&host).await?;
+    forget(&host)?;
+
     // A host that is to be less than its token is for is not enrolled.
     ensure!(play("-e stella_agent_profile=confined").is_err(), "it was enrolled all the same");
     ensure!(host.run("stella-agent status").is_err(), "it was enrolled all the same");

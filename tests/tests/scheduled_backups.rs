@@ -94,6 +94,16 @@ async fn old_backups_go_when_a_new_one_is_there_and_figures_tell_of_it() -> Resu
     ensure!(latest(&cluster.control_plane).await?.0 > at, "the figures are of before");
     let left = listed(&folder)?;
     ensure!(left.len() == 2, "{left:?}");
+    // Where it cannot be remembered, that is told, and old ones go all the same: they would fill their disk.
+    let remembered = cluster.control_plane.state_dir().join("last-backup.json");
+    fs::rename(&remembered, remembered.with_extension("kept"))?;
+    fs::create_dir(&remembered)?;
+    refusal(cluster.control_plane.tool(&["backup", "--into", &name, "--keep", "1"]), "the backup is good")?;
+    fs::remove_dir(&remembered)?;
+    fs::rename(remembered.with_extension("kept"), &remembered)?;
+    let newer = listed(&folder)?;
+    ensure!(newer.len() == 2 && newer != left, "{newer:?}");
+    let left = newer;
     let settings = Settings::default();
     let other = cluster.control_plane.elsewhere(&cluster.folder().join("other-host"), &settings)?;
     other.tool(&["restore", &left[0].display().to_string()])?;

@@ -161,7 +161,7 @@ async fn a_purge_ends_commands_that_run_and_neither_what_was_left_on_purpose_nor
     host.run("systemctl enable --now stella-orchestrator")?;
     host.run(&format!(
         "{STELLA} tenant create acme && {STELLA} env create staging && {STELLA} env create other
-         install -D -m 0644 -t /etc/systemd/system/stella-agent.service.d /usr/share/doc/stella-agent/profiles/full.conf
+         install -D -m 0644 -t /etc/systemd/system/stella-agent.service.d /usr/share/stella-agent/profiles/full.conf
          systemctl daemon-reload && umask 077
          {STELLA} agent token --name web-1 --profile full --quiet > /root/token
          stella-agent enrol --profile full --server localhost:7443 --token @/root/token

@@ -17,7 +17,12 @@ use crate::client::Error;
 use crate::{Context, print};
 
 /// Where the profile that is not the usual one is, in the agent's package.
-const FULL: &str = "/usr/share/doc/stella-agent/profiles/full.conf";
+const FULL: &str = "/usr/share/stella-agent/profiles/full.conf";
+const NAMED_UNITS: &str = "/usr/share/stella-agent/profiles/named-units.conf";
+/// Which units the profile of named units names on a host.
+const UNITS: &str = "/etc/stella/agent.conf.d/named-units.toml";
+/// Copies a drop-in of the service there.
+const DROP_IN: &str = "install -D -m 0644 -t /etc/systemd/system/stella-agent.service.d";
 /// How often a first boot tries to install the package, and how long it waits in between: others install at that time too, and hold the
 /// package manager's lock for minutes.
 const INSTALL_TRIES_MAX: u32 = 20;
@@ -26,13 +31,14 @@ const INSTALL_PAUSE_S: u32 = 30;
 pub(crate) async fn command(context: &Context, wanted: EnrolCommand) -> Result<(), Error> {
     // Before the token is made: what is refused here leaves none behind.
     let install = Install::of(&wanted)?;
-    let (profile, form) = (wanted.token.profile, wanted.form);
+    let rights = Rights::of(&wanted)?;
+    let form = wanted.form;
     let created = new_token(context, &wanted.token).await?;
     let token = created.token.as_deref().unwrap_or_default();
     let (install, server) = (install.as_ref(), created.agent_address.as_str());
     let text = match form {
-        Form::Line => line(&steps(install, profile, server, token)),
-        Form::CloudInit => cloud_init(install, profile, server, token),
+        Form::Line => line(&steps(install, rights, server, token)),
+        Form::CloudInit => cloud_init(install, rights, server, token),
     };
     if context.output == Output::Json {
         return print::json(&serde_json::json!({ "command": text, "token": created.details }));
@@ -70,6 +76,45 @@ pub(crate) async fn new_token(context: &Context, new: &NewToken) -> Result<Enrol
         expires_in_seconds: new.expires_in,
     };
     context.client.post(&context.path(paths::ENROLMENT_TOKENS, &[])?, &body, None).await
+}
+
+/// What tasks may do on the host.
+#[derive(Clone, Copy, Debug)]
+struct Rights<'a> {
+    profile: Profile,
+    /// If there are any, tasks may act on these units only, and run no command.
+    units: &'a [String],
+}
+
+impl<'a> Rights<'a> {
+    fn of(wanted: &'a EnrolCommand) -> Result<Self, Error> {
+        let rights = Self { profile: wanted.token.profile, units: &wanted.units };
+        if rights.profile == Profile::Full && !rights.units.is_empty() {
+            return Err(Error::Usage(
+                "--unit: a host whose tasks may act on named units only is confined; leave out --profile full".to_owned(),
+            ));
+        }
+        let is_unit = |unit: &&String| {
+            let known = |it: u8| it.is_ascii_alphanumeric() || b":-_.\\@*".contains(&it);
+            unit.len() > 2 && unit.contains('.') && unit.bytes().all(known)
+        };
+        if let Some(unit) = rights.units.iter().find(|unit| !is_unit(unit)) {
+            return Err(Error::Usage(format!(
+                "--unit {unit}: is no unit; name one in full, as web.service, or all instances of a template, as web@*.service"
+            )));
+        }
+        Ok(rights)
+    }
+
+    /// The lines of the file that names the units. A string of JSON is one of TOML.
+    fn named_units(self) -> [String; 3] {
+        let units = serde_json::Value::from(self.units);
+        [
+            "[policy]".to_owned(),
+            r#"allow = ["artifact", "check", "systemd"]"#.to_owned(),
+            format!("units = {units}"),
+        ]
+    }
 }
 
 /// How the program comes to the host.
@@ -153,7 +198,11 @@ impl<'a> Install<'a> {
             ));
         }
         match &self.kind {
-            Kind::Deb => steps.push(format!("DEBIAN_FRONTEND=noninteractive apt-get install -y {at}")),
+            // Nobody is there to be asked about a configuration file that differs.
+            Kind::Deb => steps.push(format!(
+                "DEBIAN_FRONTEND=noninteractive apt-get install -y -o Dpkg::Options::=--force-confdef -o \
+                 Dpkg::Options::=--force-confold {at}"
+            )),
             Kind::Rpm => steps.push(format!(
                 "if command -v dnf >/dev/null; then dnf install -y {at}; elif command -v zypper >/dev/null; then zypper \
                  --non-interactive install --allow-unsigned-rpm {at}; else rpm -U --replacepkgs {at}; fi"
@@ -175,13 +224,13 @@ impl<'a> Install<'a> {
 }
 
 /// What is done on the host, in this order; the first failure ends it.
-fn steps(install: Option<&Install<'_>>, profile: Profile, server: &str, token: &str) -> Vec<String> {
+fn steps(install: Option<&Install<'_>>, rights: Rights<'_>, server: &str, token: &str) -> Vec<String> {
     let mut steps = Vec::new();
     if let Some(install) = install {
         install.steps(&mut steps);
     }
     // By a variable and not by its flag, so that an older agent, which knows neither, still enrols.
-    let word = match profile {
+    let word = match rights.profile {
         Profile::Confined => "confined",
         Profile::Full => "full",
     };
@@ -191,8 +240,15 @@ fn steps(install: Option<&Install<'_>>, profile: Profile, server: &str, token: &
         quote(server)
     ));
     // After the enrolment, which says no if this host or the token is for something else.
-    if profile == Profile::Full {
-        steps.push(format!("install -D -m 0644 -t /etc/systemd/system/stella-agent.service.d {FULL}"));
+    if rights.profile == Profile::Full {
+        steps.push(format!("{DROP_IN} {FULL}"));
+        steps.push("systemctl daemon-reload".to_owned());
+    }
+    if !rights.units.is_empty() {
+        let lines = rights.named_units().map(|line| quote(&line)).join(" ");
+        steps.push("mkdir -p /etc/stella/agent.conf.d".to_owned());
+        steps.push(format!("printf '%s\\n' {lines} > {UNITS}"));
+        steps.push(format!("{DROP_IN} {NAMED_UNITS}"));
         steps.push("systemctl daemon-reload".to_owned());
     }
     steps.push("systemctl enable --now stella-agent".to_owned());
@@ -205,7 +261,7 @@ fn line(steps: &[String]) -> String {
 }
 
 /// User data that does the same at the first boot. It is JSON, which is YAML that needs no rules of quoting.
-fn cloud_init(install: Option<&Install<'_>>, profile: Profile, server: &str, token: &str) -> String {
+fn cloud_init(install: Option<&Install<'_>>, rights: Rights<'_>, server: &str, token: &str) -> String {
     // A string of JSON is one of TOML.
     let server = format!("server = {}\n", serde_json::Value::from(server));
     let file = |path: &str, permissions: &str, content: &str| serde_json::json!({ "path": path, "permissions": permissions, "owner": "root:root", "content": content });
@@ -213,7 +269,10 @@ fn cloud_init(install: Option<&Install<'_>>, profile: Profile, server: &str, tok
         file("/etc/stella/agent.conf.d/server.toml", "0644", &server),
         file("/etc/stella/enrolment", "0600", token),
     ];
-    if profile == Profile::Full {
+    if !rights.units.is_empty() {
+        files.push(file(UNITS, "0644", &format!("{}\n", rights.named_units().join("\n"))));
+    }
+    if rights.profile == Profile::Full {
         files.push(file(
             "/etc/systemd/system/stella-agent-enrol.service.d/full.conf",
             "0644",
@@ -223,13 +282,13 @@ fn cloud_init(install: Option<&Install<'_>>, profile: Profile, server: &str, tok
     let user_data = serde_json::json!({
         "write_files": files,
         // As an argument, and not as a file that is run: file systems that a first boot can write to may be mounted `noexec`.
-        "runcmd": [["sh", "-c", first_boot(install)]],
+        "runcmd": [["sh", "-c", first_boot(install, rights)]],
     });
     format!("#cloud-config\n{user_data:#}")
 }
 
 /// What is run at the first boot. It has no secret in it.
-fn first_boot(install: Option<&Install<'_>>) -> String {
+fn first_boot(install: Option<&Install<'_>>, rights: Rights<'_>) -> String {
     let mut script = "set -eu\n".to_owned();
     if let Some(install) = install {
         let mut steps = Vec::new();
@@ -241,6 +300,9 @@ fn first_boot(install: Option<&Install<'_>>) -> String {
             steps.join(" && ")
         );
     }
+    if !rights.units.is_empty() {
+        script += &format!("{DROP_IN} {NAMED_UNITS}\n");
+    }
     script += "systemctl daemon-reload\nsystemctl enable stella-agent\nsystemctl enable --now --no-block stella-agent-enrol\n";
     script
 }
@@ -250,7 +312,7 @@ fn first_boot(install: Option<&Install<'_>>) -> String {
 fn enrols_as_full() -> String {
     format!(
         "[Service]\nEnvironment=STELLA_AGENT_PROFILE=full\nExecStartPost=\n\
-         ExecStartPost=+/usr/bin/install -D -m 0644 -t /etc/systemd/system/stella-agent.service.d {FULL}\n\
+         ExecStartPost=+/usr/bin/{DROP_IN} {FULL}\n\
          ExecStartPost=+/bin/systemctl daemon-reload\nExecStartPost=/bin/rm -f /etc/stella/enrolment\n"
     )
 }
@@ -317,6 +379,20 @@ mod tests {
     }
 
     #[test]
+    fn units_are_named_in_full_and_a_host_of_named_units_is_confined() {
+        let refusal = |flags: &[&str]| Rights::of(&parsed(flags)).expect_err("it was taken").to_string();
+        assert!(refusal(&["--unit", "web.service", "--profile", "full"]).contains("--profile full"));
+        for unit in ["web", "a b.service", "x;reboot.service", "$(id).service", ".s"] {
+            assert!(refusal(&["--unit", unit]).contains("is no unit"), "{unit}");
+        }
+        let wanted = parsed(&["--unit", "web.service", "--unit", "web@*.service"]);
+        let [_, allow, units] = Rights::of(&wanted).expect("good").named_units();
+        assert_eq!(units, r#"units = ["web.service","web@*.service"]"#);
+        // It allows what the shipped file of the profile allows.
+        assert!(include_str!("../../../systemd/profiles/named-units.toml").contains(&allow), "{allow}");
+    }
+
+    #[test]
     fn every_kind_of_package_makes_a_script_that_the_shell_can_read() {
         let sum = "0".repeat(64);
         for flags in [
@@ -325,19 +401,16 @@ mod tests {
             &["--package", "/media/usb/stella-agent.deb", "--profile", "full"],
             &["--package", "https://x.example/stella.tar.gz", "--public-key", "/root/it's.pem"],
             &["--package", "/srv/stella.tar.gz", "--public-key", "/root/stella.pem"],
+            &["--package", "/a.deb", "--unit", "web.service", "--unit", r"web@*.service"],
         ] {
             let wanted = parsed(flags);
             let install = Install::of(&wanted).expect("good");
-            let line = line(&steps(
-                install.as_ref(),
-                wanted.token.profile,
-                "stella.example.com:7443",
-                "stella-enrol-1.x",
-            ));
+            let rights = Rights::of(&wanted).expect("good");
+            let line = line(&steps(install.as_ref(), rights, "stella.example.com:7443", "stella-enrol-1.x"));
             assert!(!line.contains('\n'), "{line}");
             let read = std::process::Command::new("sh").args(["-n", "-c", &line]).output().expect("a shell");
             assert!(read.status.success(), "{line}: {}", String::from_utf8_lossy(&read.stderr));
-            let script = first_boot(install.as_ref());
+            let script = first_boot(install.as_ref(), rights);
             let read =
                 std::process::Command::new("sh").args(["-n", "-c", &script]).output().expect("a shell");
             assert!(read.status.success(), "{script}: {}", String::from_utf8_lossy(&read.stderr));
@@ -357,7 +430,7 @@ mod tests {
         }
         let install = Install { base: None, file: "/a.deb", kind: Kind::Deb, sha256: None };
         let ran = std::process::Command::new("sh")
-            .args(["-c", &first_boot(Some(&install))])
+            .args(["-c", &first_boot(Some(&install), Rights { profile: Profile::Confined, units: &[] })])
             .env("PATH", format!("{}:/usr/bin:/bin", folder.path().display()))
             .output()
             .expect("a shell");
@@ -369,7 +442,7 @@ mod tests {
         // The package manager's lock is held twice.
         let (went_well, calls) = boots(r#"[ "$(grep -c apt-get "${0%/*}/calls")" -gt 2 ]"#);
         assert!(went_well, "{calls}");
-        assert_eq!(calls.matches("apt-get install -y /a.deb").count(), 3, "{calls}");
+        assert_eq!(calls.matches("force-confold /a.deb").count(), 3, "{calls}");
         assert_eq!(calls.matches("sleep 30").count(), 2, "{calls}");
         assert!(calls.ends_with("systemctl enable --now --no-block stella-agent-enrol\n"), "{calls}");
         let (went_well, calls) = boots("false");

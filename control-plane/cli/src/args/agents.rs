@@ -67,6 +67,10 @@ pub(crate) struct EnrolCommand {
     /// The public key that an archive is signed with: a file on the host.
     #[arg(long, value_name = "PATH", requires = "package")]
     pub(crate) public_key: Option<String>,
+    /// A unit that tasks may act on: one in full, or all instances of a template, as web@*.service. May be repeated. Tasks then act on no
+    /// other unit and run no command: the profile of named units.
+    #[arg(long = "unit", value_name = "UNIT")]
+    pub(crate) units: Vec<String>,
     /// In which form.
     #[arg(long = "as", value_enum, default_value_t = Form::Line)]
     pub(crate) form: Form,

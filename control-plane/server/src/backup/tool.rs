@@ -95,7 +95,8 @@ fn to_file(file: &Path, state_dir: &Path, parts: Parts) -> anyhow::Result<()> {
     let mut writer = BufWriter::new(new);
     copy(state_dir, parts, &mut writer)?;
     let whole = writer.into_inner().map_err(io::IntoInnerError::into_error)?;
-    place(whole, |_| Ok(file.to_owned()), state_dir).map(drop)
+    let (_, taken) = place(whole, |_| Ok(file.to_owned()), state_dir)?;
+    last::remember(state_dir, taken)
 }
 
 fn into_folder(
@@ -109,20 +110,22 @@ fn into_folder(
     let mut writer = BufWriter::new(shelf.sparing(shelf.new_file()?, state_dir, reserve_bytes)?);
     copy(state_dir, parts, &mut writer)?;
     let whole = writer.into_inner().map_err(io::IntoInnerError::into_error)?.into_inner();
-    let placed = place(whole, |header| Ok(shelf.place(parse_rfc3339(&header.taken_at)?)), state_dir)?;
+    let (placed, taken) =
+        place(whole, |header| Ok(shelf.place(parse_rfc3339(&header.taken_at)?)), state_dir)?;
     // Not before: what is there is worth more than what may not come to its end.
     let removed = shelf.keep(keep.get(), &placed)?;
     let mut out = io::stdout().lock();
     removed.iter().try_for_each(|path| writeln!(out, "removed {}", path.display()))?;
-    Ok(())
+    // At the end: where this cannot be written, backups are taken and old ones go all the same.
+    last::remember(state_dir, taken)
 }
 
-/// Gives a backup its name once it is on the disk and whole, remembers that it was taken, and tells.
+/// Gives a backup its name once it is on the disk and whole, and tells; what there is to remember of it.
 fn place(
     whole: NamedTempFile,
     name: impl FnOnce(&Header) -> anyhow::Result<PathBuf>,
     state_dir: &Path,
-) -> anyhow::Result<PathBuf> {
+) -> anyhow::Result<(PathBuf, LastBackup)> {
     whole.as_file().sync_all()?;
     // What is on the disk, not what was sent there.
     let header = restore::check(whole.path())?;
@@ -138,8 +141,7 @@ fn place(
     describe(&mut out, &header)?;
     writeln!(out, "it holds the keys of the certificate authority: keep it as you keep those")?;
     warn_of_the_same_place(&file, state_dir)?;
-    last::remember(state_dir, LastBackup { taken_at: parse_rfc3339(&header.taken_at)?, bytes })?;
-    Ok(file)
+    Ok((file, LastBackup { taken_at: parse_rfc3339(&header.taken_at)?, bytes }))
 }
 
 /// What is lost together with the state is no help then.
