@@ -68,6 +68,10 @@ pub struct ApiConfig {
     pub artifact_bytes_max: u64,
     /// How much the archives of one tenant may be in all, in bytes; 0 is as much as there is room for.
     pub tenant_artifact_bytes_max: u64,
+    /// How many releases one tenant may have; 0 is any number.
+    pub tenant_releases_max: u64,
+    /// How large what they say may be, with what scanners say of them, in bytes; 0 is any size.
+    pub tenant_release_bytes_max: u64,
     /// Requests a minute for one token, and for one address that is not authenticated.
     pub requests_per_minute: u32,
     /// How many of them may come at once.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+use stella_domain::release::ReleaseBounds;
 use stella_protocol::id::{AccountId, ApiTokenId, HookId, TenantId};
 use stella_protocol::network::Network;
 use tokio_util::sync::CancellationToken;
@@ -27,6 +28,8 @@ pub struct Tuning {
     limits: ArcSwap<Limits>,
     artifact_bytes_max: AtomicU64,
     tenant_artifact_bytes_max: AtomicU64,
+    tenant_releases_max: AtomicU64,
+    tenant_release_bytes_max: AtomicU64,
     proxies: ArcSwap<Proxies>,
     agents_dial: ArcSwap<AgentsDial>,
 }
@@ -39,6 +42,8 @@ impl Tuning {
             limits: ArcSwap::from_pointee(Limits::new(config)),
             artifact_bytes_max: AtomicU64::new(config.artifact_bytes_max),
             tenant_artifact_bytes_max: AtomicU64::new(config.tenant_artifact_bytes_max),
+            tenant_releases_max: AtomicU64::new(config.tenant_releases_max),
+            tenant_release_bytes_max: AtomicU64::new(config.tenant_release_bytes_max),
             proxies: ArcSwap::from_pointee(config.proxies.clone()),
             agents_dial: ArcSwap::from_pointee(config.agents_dial.clone()),
         })
@@ -51,6 +56,8 @@ impl Tuning {
         }
         self.artifact_bytes_max.store(config.artifact_bytes_max, Ordering::Relaxed);
         self.tenant_artifact_bytes_max.store(config.tenant_artifact_bytes_max, Ordering::Relaxed);
+        self.tenant_releases_max.store(config.tenant_releases_max, Ordering::Relaxed);
+        self.tenant_release_bytes_max.store(config.tenant_release_bytes_max, Ordering::Relaxed);
         self.proxies.store(Arc::new(config.proxies.clone()));
         self.agents_dial.store(Arc::new(config.agents_dial.clone()));
     }
@@ -66,6 +73,15 @@ impl Tuning {
     /// `None` is as much as there is room for.
     pub(crate) fn tenant_artifact_bytes_max(&self) -> Option<u64> {
         Some(self.tenant_artifact_bytes_max.load(Ordering::Relaxed)).filter(|max| *max > 0)
+    }
+
+    /// How much the releases of a tenant may be together.
+    pub(crate) fn release_bounds(&self) -> ReleaseBounds {
+        let bound = |of: &AtomicU64| Some(of.load(Ordering::Relaxed)).filter(|max| *max > 0);
+        ReleaseBounds {
+            count_max: bound(&self.tenant_releases_max),
+            bytes_max: bound(&self.tenant_release_bytes_max),
+        }
     }
 
     /// The proxies that are believed.

@@ -12,6 +12,7 @@ use stella_protocol::time::Timestamp;
 
 use crate::command::Actor;
 use crate::name::Name;
+use crate::size;
 
 /// How many findings a report may have: one event holds all of them.
 pub const FINDINGS_MAX: usize = 5_000;
@@ -84,6 +85,19 @@ pub struct Report {
     pub at: Timestamp,
     /// Who brought it.
     pub by: Actor,
+}
+
+impl Report {
+    /// How large what was found is, in bytes of JSON.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        bytes_of(&self.findings)
+    }
+}
+
+/// As [`Report::bytes`], of one that is to be.
+pub(crate) fn bytes_of(findings: &[Finding]) -> u64 {
+    u64::try_from(size::of(&findings)).unwrap_or(u64::MAX)
 }
 
 /// The reports on one release, by scanner.

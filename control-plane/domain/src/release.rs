@@ -11,6 +11,7 @@ use stella_protocol::time::Timestamp;
 use crate::hold::Standing;
 use crate::name::{Name, Version};
 use crate::provenance::Provenance;
+use crate::size;
 
 /// How many components a release may have.
 pub const COMPONENTS_MAX: usize = 64;
@@ -51,6 +52,33 @@ pub struct Release {
     pub standing: Standing,
     /// When it was created.
     pub created_at: Timestamp,
+}
+
+/// How much the releases of a tenant may be together. They stay for ever, and all of them are in memory; what is absent has no bound.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReleaseBounds {
+    /// How many there may be.
+    pub count_max: Option<u64>,
+    /// How large what they say may be, with what scanners say of them, in bytes of JSON.
+    pub bytes_max: Option<u64>,
+}
+
+impl Release {
+    /// How large what it says is, in bytes of JSON: what whoever created it has chosen.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        bytes_of(&self.components, &self.steps, &self.labels, self.provenance.as_ref())
+    }
+}
+
+/// As [`Release::bytes`], of one that is to be.
+pub(crate) fn bytes_of(
+    components: &[Component],
+    steps: &[Step],
+    labels: &BTreeMap<String, String>,
+    provenance: Option<&Provenance>,
+) -> u64 {
+    u64::try_from(size::of(&(components, steps, labels, provenance))).unwrap_or(u64::MAX)
 }
 
 /// A part of a release.

@@ -342,7 +342,7 @@ impl AgentWork {
     }
 }
 
-/// Who has which name, so that creating a thing needs no search.
+/// Who has which name, and how much there is, so that creating a thing needs no search.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Index {
     /// Environments by name.
@@ -355,6 +355,9 @@ pub struct Index {
     pub releases: OrdMap<Name, OrdMap<Version, ReleaseId>>,
     /// Targets by slot (empty: without one), for each agent that has some.
     pub slots: OrdMap<AgentId, OrdMap<String, TargetId>>,
+    /// How large what releases say is, with what scanners say of them, in bytes of JSON.
+    #[serde(default)]
+    pub release_bytes: u64,
 }
 
 /// What can become due.

@@ -3,20 +3,20 @@
 use std::collections::BTreeMap;
 
 use crate::common::{
-    STAGING, TOKEN, World, agent, conflict, deployment, digest, name, new_deployment, new_release,
+    STAGING, TOKEN, World, agent, conflict, deployment, digest, findings, name, new_deployment, new_release,
     new_target, release, target,
 };
 use stella_domain::agent::ENDED_TOKEN_MEMORY_MS;
 use stella_domain::command::{
-    NewDeployment, NewEnrolmentToken, NewRelease, NewTarget, Outcome, SystemCommand, TargetChange,
-    TenantCommand,
+    NewDeployment, NewEnrolmentToken, NewFindings, NewRelease, NewTarget, Outcome, SystemCommand,
+    TargetChange, TenantCommand,
 };
 use stella_domain::decide::IDEMPOTENCY_KEY_BYTES_MAX;
 use stella_domain::deployment::Status;
 use stella_domain::event::Fact;
 use stella_domain::name::Name;
 use stella_domain::rejection::Rejection;
-use stella_domain::release::{Component, STEPS_MAX, Step, StepAction};
+use stella_domain::release::{Component, ReleaseBounds, STEPS_MAX, Step, StepAction};
 use stella_domain::strategy::{Rolling, Strategy};
 use stella_protocol::id::{EnrolmentTokenId, EnvironmentId, TaskId, TenantId};
 use stella_protocol::message::{Profile, TaskOutcome};
@@ -97,6 +97,43 @@ fn releases() {
     assert!(matches!(refused(&mut world, same), Rejection::Exists { kind: "release", .. }));
     world.ok(with(&|new| new.steps.clear()));
     assert_eq!(world.tenant().releases[&release(9)].steps.len(), 1, "an artifact step for each component");
+}
+
+/// They stay, and all of them are in memory.
+#[test]
+fn a_tenant_has_a_bound_of_releases_and_of_what_they_say() {
+    let mut world = World::with_release_1(1);
+    let create = |n: u8, bounds| {
+        let mut new = NewRelease { bounds, ..new_release(n) };
+        new.components[0].digest = digest(1);
+        TenantCommand::CreateRelease(Box::new(new))
+    };
+    let said = world.tenant().index.release_bytes;
+    assert_eq!(said, world.tenant().releases.values().map(|it| it.bytes()).sum::<u64>());
+    let there = u64::try_from(world.tenant().releases.len()).unwrap();
+    let count = |max| ReleaseBounds { count_max: Some(max), bytes_max: None };
+    let bytes = |max| ReleaseBounds { count_max: None, bytes_max: Some(max) };
+    let is_full = |refused: Rejection, key: &str| {
+        assert!(matches!(&refused, Rejection::Conflict { problem } if problem.contains(key)), "{refused}");
+    };
+    is_full(refused(&mut world, create(7, count(there))), "api.tenant_releases_max");
+    world.ok(create(7, count(there + 1)));
+    let more = world.tenant().releases[&release(7)].bytes();
+    assert_eq!(world.tenant().index.release_bytes, said + more);
+    is_full(refused(&mut world, create(8, bytes(said + 2 * more - 1))), "api.tenant_release_bytes_max");
+    world.ok(create(8, bytes(said + 2 * more)));
+
+    // What scanners say of one counts, and no longer than until they say something else.
+    let full = world.tenant().index.release_bytes;
+    let report = |critical: &[&str], bounds| {
+        TenantCommand::RecordFindings(Box::new(NewFindings { bounds, ..findings(7, critical) }))
+    };
+    is_full(refused(&mut world, report(&["CVE-1"], bytes(full))), "api.tenant_release_bytes_max");
+    world.ok(report(&["CVE-1", "CVE-2"], bytes(full + 1_000)));
+    let reported = world.tenant().index.release_bytes;
+    assert!(reported > full);
+    world.ok(report(&["CVE-1"], bytes(full)));
+    assert!(world.tenant().index.release_bytes < reported);
 }
 
 #[test]

@@ -115,6 +115,7 @@ async fn with_deployments(handle: &Handle, count: u128) {
         labels: BTreeMap::new(),
         provenance: None,
         signatures: Vec::new(),
+        bounds: stella_domain::release::ReleaseBounds::default(),
     };
     tell(handle, TenantCommand::CreateRelease(Box::new(release))).await;
     for n in 1..=count {

@@ -567,6 +567,7 @@ fn release(id: u128, steps: Vec<Step>) -> Request {
         labels: BTreeMap::new(),
         provenance: None,
         signatures: Vec::new(),
+        bounds: stella_domain::release::ReleaseBounds::default(),
     };
     let command = TenantCommand::CreateRelease(Box::new(new));
     Request { command: Command::Tenant(TenantId(Uuid::from_u128(1)), command), ..system_tick() }
@@ -608,6 +609,7 @@ fn findings(release: u128) -> Request {
         scanner: "trivy".parse().unwrap(),
         digest: Digest([2; 32]),
         findings: (0..FINDINGS_MAX).map(finding).collect(),
+        bounds: stella_domain::release::ReleaseBounds::default(),
     };
     let command = TenantCommand::RecordFindings(Box::new(new));
     Request { command: Command::Tenant(TenantId(Uuid::from_u128(1)), command), ..system_tick() }

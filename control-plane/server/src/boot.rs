@@ -410,6 +410,8 @@ pub(crate) fn api_config(config: &Config) -> anyhow::Result<ApiConfig> {
     Ok(ApiConfig {
         artifact_bytes_max: config.api.artifact_bytes_max,
         tenant_artifact_bytes_max: config.api.tenant_artifact_bytes_max,
+        tenant_releases_max: config.api.tenant_releases_max,
+        tenant_release_bytes_max: config.api.tenant_release_bytes_max,
         requests_per_minute: config.api.requests_per_minute,
         burst: config.api.burst,
         tenant_requests_per_minute: config.api.tenant_requests_per_minute,

@@ -169,6 +169,7 @@ pub(crate) fn release(scenario: &Scenario, id: ReleaseId, version: &str) -> Resu
         labels: BTreeMap::new(),
         provenance: None,
         signatures: Vec::new(),
+        bounds: stella_domain::release::ReleaseBounds::default(),
     })
 }
 

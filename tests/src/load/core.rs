@@ -210,6 +210,7 @@ fn release(number: u32) -> Result<NewRelease> {
         labels: BTreeMap::new(),
         provenance: None,
         signatures: Vec::new(),
+        bounds: stella_domain::release::ReleaseBounds::default(),
     })
 }
 

@@ -156,7 +156,13 @@ pub(crate) async fn record_findings(
         .await
         .map_err(|error| ApiError::internal(&error))?
         .map_err(|error| ApiError::invalid("body", error.to_string()))?;
-    let new = NewFindings { release, scanner: scanner.clone(), digest, findings };
+    let new = NewFindings {
+        release,
+        scanner: scanner.clone(),
+        digest,
+        findings,
+        bounds: app.tuning.release_bounds(),
+    };
     change.tenant(&app, tenant.id, &digest, TenantCommand::RecordFindings(Box::new(new))).await?;
     let state = app.engine.state();
     let tenant = resolve::tenant(&state, &tenant.id.to_string())?;

@@ -233,6 +233,7 @@ pub(crate) async fn create_release(
         labels: body.labels.clone(),
         provenance: body.provenance.as_ref().map(parse::provenance).transpose()?,
         signatures: signatures(tenant, &body)?,
+        bounds: app.tuning.release_bounds(),
     };
     let command = TenantCommand::CreateRelease(Box::new(new));
     let outcome = change.tenant(&app, tenant.id, &body, command).await;

@@ -10,6 +10,33 @@ use stella_domain::command::{Command, TenantCommand};
 use crate::world::{World, archive_of, archive_with, bare, digest_of, generous, submit};
 
 #[tokio::test]
+async fn releases_beyond_what_the_tenant_may_have_are_refused() {
+    let config =
+        stella_api::ApiConfig { tenant_releases_max: 2, tenant_release_bytes_max: 2_000, ..generous() };
+    let world = World::with(config).await;
+    world.tenant("acme").await;
+    world.tenant("globex").await;
+    let create = async |tenant: &str, version: &str, label: usize| {
+        let step = json!({"name": "a", "action": {"type": "check_tcp", "address": "localhost:80"}});
+        let labels = json!({"x": "x".repeat(label)});
+        let body = json!({"application": "web", "version": version, "steps": [step], "labels": labels});
+        world.post(&format!("/api/v1/tenants/{tenant}/releases"), &body).await
+    };
+    create("acme", "1.0.0", 1).await.expect(201);
+    create("acme", "1.1.0", 1).await.expect(201);
+    let refused = create("acme", "1.2.0", 1).await.expect(409);
+    assert!(refused["detail"].as_str().unwrap().contains("api.tenant_releases_max"), "{refused}");
+    create("globex", "1.0.0", 1).await.expect(201);
+    // Taken over while it runs.
+    let smaller = stella_api::ApiConfig { tenant_release_bytes_max: 300, ..generous() };
+    world.deps.tuning.change(&smaller);
+    let refused = create("acme", "1.2.0", 200).await.expect(409);
+    assert!(refused["detail"].as_str().unwrap().contains("api.tenant_release_bytes_max"), "{refused}");
+    world.deps.tuning.change(&generous());
+    create("acme", "1.2.0", 200).await.expect(201);
+}
+
+#[tokio::test]
 async fn a_tenant_stores_no_more_than_it_may_and_what_was_refused_leaves_nothing() {
     let world = World::with(stella_api::ApiConfig { tenant_artifact_bytes_max: 5_632, ..generous() }).await;
     world.tenant("acme").await;

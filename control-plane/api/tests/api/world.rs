@@ -72,6 +72,8 @@ pub(crate) fn generous() -> ApiConfig {
     ApiConfig {
         artifact_bytes_max: ARTIFACT_BYTES_MAX,
         tenant_artifact_bytes_max: 0,
+        tenant_releases_max: 0,
+        tenant_release_bytes_max: 0,
         requests_per_minute: 1_000_000,
         burst: 1_000_000,
         tenant_requests_per_minute: 1_000_000,

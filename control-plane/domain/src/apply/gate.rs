@@ -58,7 +58,11 @@ impl TenantState {
             Fact::FindingsRecorded { release, scanner, digest, findings } => {
                 ensure(self.releases.contains_key(release), format!("release {release}"), "missing", fact)?;
                 let report = Report { digest: *digest, findings: findings.clone(), at, by: actor.clone() };
-                self.findings.entry(*release).or_default().insert(scanner.clone(), Arc::new(report));
+                let more = report.bytes();
+                let former =
+                    self.findings.entry(*release).or_default().insert(scanner.clone(), Arc::new(report));
+                let less = former.map_or(0, |former| former.bytes());
+                self.index.release_bytes = self.index.release_bytes.saturating_sub(less).saturating_add(more);
                 Ok(())
             }
             other => Err(misplaced(other)),

@@ -60,6 +60,7 @@ impl TenantState {
                     standing: Standing::Good,
                     created_at: at,
                 };
+                self.index.release_bytes = self.index.release_bytes.saturating_add(release.bytes());
                 self.releases.insert(*id, Arc::new(release));
                 self.totals.releases += 1;
                 Ok(())

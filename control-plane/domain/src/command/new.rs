@@ -21,7 +21,7 @@ use crate::hook::HookAction;
 use crate::job::Job;
 use crate::name::{Identifier, Name, Version};
 use crate::provenance::Provenance;
-use crate::release::{Component, Step};
+use crate::release::{Component, ReleaseBounds, Step};
 
 /// What something outside has answered about a gate.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +51,8 @@ pub struct NewFindings {
     pub digest: Digest,
     /// What.
     pub findings: Vec<Finding>,
+    /// How much the tenant may have.
+    pub bounds: ReleaseBounds,
 }
 
 /// A new run.
@@ -155,6 +157,8 @@ pub struct NewRelease {
     pub provenance: Option<Provenance>,
     /// Signatures that it comes with, by the fingerprints of their keys.
     pub signatures: Vec<(Digest, Signature)>,
+    /// How much the tenant may have.
+    pub bounds: ReleaseBounds,
 }
 
 /// A new deployment. It is kept with the promotion that it is asked for by, so that names here are append-only like a fact's.

@@ -8,12 +8,12 @@ use stella_protocol::id::{DeploymentId, EnvironmentId, PromotionId, ReleaseId};
 use stella_protocol::time::Timestamp;
 
 use super::transaction::Transaction;
-use super::{fields, promotion, rollout, signature};
+use super::{fields, promotion, release, rollout, signature};
 use crate::command::{Answer, NewFindings, Outcome};
 use crate::deployment::{Deployment, Status};
 use crate::environment::Environment;
 use crate::event::Fact;
-use crate::findings::{FINDING_COMPONENT_BYTES_MAX, FINDING_ID_BYTES_MAX, FINDINGS_MAX, SCANNERS_MAX};
+use crate::findings::{self, FINDING_COMPONENT_BYTES_MAX, FINDING_ID_BYTES_MAX, FINDINGS_MAX, SCANNERS_MAX};
 use crate::gate::{
     self, AGAIN_MS_RANGE, ALLOWED_MAX, Check, Evaluated, GATES_MAX, Gate, Outcome as Says, QUERY_BYTES_MAX,
     REPORTERS_MAX, Record, Standing, TTL_MS_RANGE, VARIABLES, cut,
@@ -564,7 +564,7 @@ fn concerned(tx: &Transaction<'_>, id: PromotionId, gate: &Name) -> Result<Stand
 
 /// What a scanner has found in a release. It may end what is bringing that release.
 pub(super) fn record_findings(tx: &mut Transaction<'_>, new: &NewFindings) -> Result<Outcome, Rejection> {
-    let NewFindings { release: id, scanner, digest, findings } = new;
+    let NewFindings { release: id, scanner, digest, findings, bounds } = new;
     let release = tx.tenant.releases.get(id).ok_or_else(|| Rejection::not_found(ReleaseId::KIND, id))?;
     if findings.len() > FINDINGS_MAX {
         let problem = format!(
@@ -595,6 +595,8 @@ pub(super) fn record_findings(tx: &mut Transaction<'_>, new: &NewFindings) -> Re
     let mut findings = findings.clone();
     findings.sort_unstable_by(|one, other| (other.severity, &one.id).cmp(&(one.severity, &other.id)));
     findings.dedup();
+    let less = reports.and_then(|it| it.get(scanner)).map_or(0, |report| report.bytes());
+    release::has_room(&tx.tenant, *bounds, (0, findings::bytes_of(&findings), less))?;
     tx.emit(Fact::FindingsRecorded { release: *id, scanner: scanner.clone(), digest: *digest, findings })?;
     let id = *id;
     nudge(tx, |it| it.2 == id)?;

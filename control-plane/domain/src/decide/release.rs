@@ -12,8 +12,9 @@ use crate::name::{Name, Version};
 use crate::rejection::Rejection;
 use crate::release::{
     ARTIFACT_TIMEOUT_MS_DEFAULT, COMPONENTS_MAX, Component, KEEP_RELEASES_DEFAULT, KEEP_RELEASES_MAX, Phase,
-    STEP_TIMEOUT_MS_RANGE, STEPS_MAX, Step, StepAction,
+    ReleaseBounds, STEP_TIMEOUT_MS_RANGE, STEPS_MAX, Step, StepAction, bytes_of,
 };
+use crate::tenant::TenantState;
 use crate::{render, template};
 
 /// How many references to variables a step may have: with the bound of a variable's value it bounds what a step grows to.
@@ -46,6 +47,8 @@ pub(super) fn create(tx: &mut Transaction<'_>, new: &NewRelease) -> Result<Outco
     }
     are_sound(&new.components, &new.version, &steps)?;
     phases(&steps)?;
+    let bytes = bytes_of(&new.components, &steps, &new.labels, new.provenance.as_ref());
+    has_room(&tx.tenant, new.bounds, (1, bytes, 0))?;
     tx.emit(Fact::ReleaseCreated {
         id: new.id,
         application: new.application.clone(),
@@ -66,6 +69,36 @@ pub(super) fn create(tx: &mut Transaction<'_>, new: &NewRelease) -> Result<Outco
     }
     signature::may_come_in(&tx.tenant, new.id)?;
     Ok(Outcome::Release(new.id))
+}
+
+/// Whether so many releases more, or so many bytes for others that go, are not too much for the tenant.
+pub(super) fn has_room(
+    tenant: &TenantState,
+    bounds: ReleaseBounds,
+    (count, more, less): (u64, u64, u64),
+) -> Result<(), Rejection> {
+    let there = u64::try_from(tenant.releases.len()).unwrap_or(u64::MAX);
+    if let Some(max) = bounds.count_max
+        && there.saturating_add(count) > max
+        && count > 0
+    {
+        return Err(Rejection::conflict(format!(
+            "tenant {} has {there} releases, and may have {max}: whoever runs the control plane can raise api.tenant_releases_max",
+            tenant.name
+        )));
+    }
+    let used = tenant.index.release_bytes;
+    if let Some(max) = bounds.bytes_max
+        && used.saturating_sub(less).saturating_add(more) > max
+        && more > less
+    {
+        return Err(Rejection::conflict(format!(
+            "what the releases of tenant {} say, with what scanners say of them, has {used} bytes, and {more} more are over its {max}: \
+             whoever runs the control plane can raise api.tenant_release_bytes_max",
+            tenant.name
+        )));
+    }
+    Ok(())
 }
 
 /// Whether these can be the steps of something that has these components: bounded, each of another name, and each such as an agent could

@@ -15,6 +15,9 @@ pub fn check(tenant: &TenantState) {
     names(tenant);
     questions(tenant);
     timers(tenant);
+    let reports = tenant.findings.values().flat_map(|reports| reports.values());
+    let bytes = tenant.releases.values().map(|it| it.bytes()).chain(reports.map(|it| it.bytes()));
+    assert_eq!(tenant.index.release_bytes, bytes.sum::<u64>(), "INV-5: the size of releases");
 }
 
 fn questions(tenant: &TenantState) {

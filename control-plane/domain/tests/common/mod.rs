@@ -180,6 +180,7 @@ pub fn new_release(n: u8) -> NewRelease {
         labels: BTreeMap::new(),
         provenance: None,
         signatures: Vec::new(),
+        bounds: stella_domain::release::ReleaseBounds::default(),
     }
 }
 
@@ -239,6 +240,7 @@ pub fn findings(of: u128, critical: &[&str]) -> NewFindings {
         scanner,
         digest: digest(critical.len().try_into().unwrap()),
         findings: critical.iter().map(found).collect(),
+        bounds: stella_domain::release::ReleaseBounds::default(),
     }
 }
 

@@ -263,6 +263,7 @@ impl World {
             labels: BTreeMap::new(),
             provenance: None,
             signatures: Vec::new(),
+            bounds: stella_domain::release::ReleaseBounds::default(),
         };
         self.submit_to(tenant, TenantCommand::CreateRelease(Box::new(new))).await.unwrap();
         id

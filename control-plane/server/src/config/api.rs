@@ -31,6 +31,10 @@ pub(crate) struct Api {
     pub(crate) artifact_bytes_max: u64,
     /// How much the archives of one tenant may be in all, in bytes; 0 is as much as there is room for.
     pub(crate) tenant_artifact_bytes_max: u64,
+    /// How many releases one tenant may have; 0 is any number.
+    pub(crate) tenant_releases_max: u64,
+    /// How large what they say may be, with what scanners say of them, in bytes; 0 is any size.
+    pub(crate) tenant_release_bytes_max: u64,
     /// Requests a minute for one token, and for one address before it is authenticated.
     pub(crate) requests_per_minute: u32,
     /// How many of them may come at once.
@@ -52,6 +56,8 @@ impl Default for Api {
             client_address_header: AddressHeader::default(),
             artifact_bytes_max: 2 << 30,
             tenant_artifact_bytes_max: 0,
+            tenant_releases_max: 100_000,
+            tenant_release_bytes_max: 256 << 20,
             requests_per_minute: 1_000,
             burst: 100,
             tenant_requests_per_minute: 500,

@@ -52,6 +52,18 @@ pub(crate) const KEYS: &[Key] = &[
         "how much the archives of one tenant may be in all; 0 is as much as there is room for",
     ),
     live(
+        "api.tenant_releases_max",
+        "100000",
+        "number",
+        "how many releases one tenant may have: they stay, and all of them are in memory; 0 is any number",
+    ),
+    live(
+        "api.tenant_release_bytes_max",
+        "268435456",
+        "bytes",
+        "how large what the releases of one tenant say may be (their steps and labels, not their archives), with what scanners say of them; twice to three times as much is in memory; 0 is any size",
+    ),
+    live(
         "api.requests_per_minute",
         "1000",
         "at least 1",

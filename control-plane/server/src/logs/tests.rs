@@ -131,6 +131,7 @@ fn new_release() -> NewRelease {
         labels: BTreeMap::new(),
         provenance: None,
         signatures: Vec::new(),
+        bounds: stella_domain::release::ReleaseBounds::default(),
     }
 }
 
