@@ -277,6 +277,7 @@ fn follow(tx: &mut Transaction<'_>) -> Result<(), Rejection> {
         path::reconsider(tx)?;
         brake::reconsider(tx)?;
         automation::go_on(tx)?;
+        run::turn_away(tx, seen)?;
         promotion::reconsider(tx)?;
         run::go_on(tx, &mut seen)?;
         if tx.emitted() == before {

@@ -13,7 +13,8 @@
 //! All are walked by the property tests under these names. Most are kept by `apply`, which refuses what would break them, so that they
 //! hold in replay too. These are kept by `decide`, because journals may have facts from before there was such a rule: all of INV-25
 //! (`decide::path`) and INV-26 (`decide::rollout::dispatch`); of INV-9 that no target is tried again (`decide::guide`); of INV-11
-//! what is about silence (`decide::brake`, `decide::gate`); of INV-12 that an answer from outside counts for one wave (`decide::gate`).
+//! what is about silence (`decide::brake`, `decide::gate`); of INV-12 that an answer from outside counts for one wave (`decide::gate`);
+//! of INV-29 what is about promotions and about runs that are part of others (`decide::run`).
 //!
 //! - **INV-1 replay**: applying a tenant's events from nothing gives the live state, also after JSON.
 //! - **INV-2 final is final**: a final task, target's part or deployment never changes again; but for a failed part of a running
@@ -68,6 +69,8 @@
 //!   the plan that was sealed; and so is each task of what takes it back by the steps that are planned there.
 //! - **INV-28 unknown**: an outcome that nobody knows is settled by the agent's own word, by a proof of its host or by a person, and never
 //!   by silence.
+//! - **INV-29 turned away**: when a run has failed, compensates or is being cancelled, no step of it begins any more, nor of what is part of
+//!   it, and no deployment that such a step has asked for; but of what makes up for others.
 
 pub mod access;
 pub mod agent;

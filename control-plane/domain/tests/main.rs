@@ -46,6 +46,7 @@ mod sub_runs;
 mod table;
 mod took;
 mod traces;
+mod turned;
 mod variables;
 mod verification;
 mod workflow_table;

@@ -310,6 +310,69 @@ fn gates(table: &mut String) {
     }
 }
 
+/// A run with a step whose promotion waits for an approval, another one, and what makes up for that.
+fn pending() -> World {
+    let mut world = World::with_release_1(1);
+    (1..=2).for_each(|n| world.person(n));
+    let rule = Some(common::rule(1, &[]));
+    world.ok(TenantCommand::SetEnvironmentApprovals { environment: common::STAGING, rule });
+    let call = json!({ "url": "https://example.com/" });
+    let template = json!({ "name": "asks", "steps": [
+        { "id": "first", "http": call },
+        { "id": "us", "deploy": { "release": "shop:1.0", "environment": "staging" }, "retry": { "attempts": 2 } },
+        { "id": "boom", "needs": ["first"], "on_failure": "compensate", "http": call },
+        { "id": "undo", "compensates": "first", "http": call },
+    ]});
+    world.ok(TenantCommand::ApplyWorkflow(Box::new(serde_json::from_value(template).unwrap())));
+    let new = NewRun { id: RUN, workflow: name("asks"), version: None, inputs: BTreeMap::new() };
+    world.tell_as(1, TenantCommand::StartRun(Box::new(new))).unwrap();
+    answer(&mut world, "first", 200);
+    world
+}
+
+/// Steps whose promotion waits, and what became of it when their run turned away.
+fn promotions(table: &mut String) {
+    type Steps<'s> = &'s dyn Fn(&mut World);
+    let cases: [(&str, Steps<'_>); 3] = [
+        ("pending", &|_| ()),
+        ("pending when the run came to compensate", &|world| answer(world, "boom", 500)),
+        ("pending when the run was cancelled", &cancel),
+    ];
+    for (label, steps) in cases {
+        let mut world = pending();
+        let promotion = *world.tenant().open_promotions.iter().next().unwrap();
+        steps(&mut world);
+        writeln!(table, "promotion of a step {label}").unwrap();
+        let reason = || "x".to_owned();
+        let compensating = Turn::Compensating { reason: reason() };
+        let facts = [
+            ("promotion_withdrawn", Fact::PromotionWithdrawn { id: promotion, reason: reason() }),
+            ("promotion_expired", Fact::PromotionExpired { id: promotion }),
+            ("step_backed_off, us", backed_off("us")),
+            ("step_ended, us succeeded", ended(RUN, "us", StepEnd::Succeeded { outputs: BTreeMap::new() })),
+            ("step_ended, us cancelled", ended(RUN, "us", StepEnd::Cancelled)),
+            ("run_turned, compensating", Fact::RunTurned { id: RUN, turn: compensating }),
+            ("run_ended", Fact::RunEnded { id: RUN }),
+        ];
+        for (name, fact) in facts {
+            let (after, result) = applied(&world, fact);
+            let result = match result {
+                Ok(()) => {
+                    let promotion = after.promotions[&promotion].status.name();
+                    format!("-> {}; the promotion {promotion}", seen(&after.runs[&RUN]))
+                }
+                Err(_) => "refused".to_owned(),
+            };
+            writeln!(table, "    {name:<46} {result}").unwrap();
+        }
+    }
+}
+
+fn backed_off(step: &str) -> Fact {
+    let (until, reason) = (Timestamp(9_000_000), "x".to_owned());
+    Fact::StepBackedOff { run: RUN, step: id(step), until, reason }
+}
+
 fn ended(run: RunId, step: &str, end: StepEnd) -> Fact {
     Fact::StepEnded { run, step: id(step), end }
 }
@@ -340,5 +403,6 @@ fn the_table_of_transitions_is_as_committed() {
     }
     parts(&mut table);
     gates(&mut table);
+    promotions(&mut table);
     golden::compare("workflows.txt", &table);
 }

@@ -87,6 +87,11 @@ pub(super) fn verdict(tenant: &TenantState, id: DeploymentId) -> Option<Result<O
     Some(Err((reason, Again::Never)))
 }
 
+/// Whether nothing of a deployment has begun: its promotion waits.
+pub(super) fn is_only_asked_for(tenant: &TenantState, id: DeploymentId) -> bool {
+    tenant.open_promotions.contains(&PromotionId(id.0))
+}
+
 fn is_being_taken_back(tenant: &TenantState, id: DeploymentId) -> bool {
     let mut active = tenant.active_deployments.iter().filter_map(|it| tenant.deployments.get(it));
     active.any(|it| matches!(it.cause, Cause::Rollback { of, .. } if of == id))

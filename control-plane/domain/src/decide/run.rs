@@ -48,6 +48,28 @@ pub(super) type Begun = Result<Work, String>;
 
 /// Looks at the runs that something has happened to, from the fact `seen` on.
 pub(super) fn go_on(tx: &mut Transaction<'_>, seen: &mut usize) -> Done {
+    each_concerned(tx, seen, look_at)
+}
+
+/// Lets the runs that something has happened to since the fact `seen` turn away, before anything else follows from that: what set a
+/// target free for a step that waits may be what its run fails of.
+pub(super) fn turn_away(tx: &mut Transaction<'_>, mut seen: usize) -> Done {
+    each_concerned(tx, &mut seen, |tx, id| {
+        if tx.run(id)?.status.is_final() {
+            return Ok(());
+        }
+        let template = template(tx, id)?;
+        settle(tx, id)?;
+        sub_run::turn_with_whole(tx, id)?;
+        wind_down(tx, id, &template)
+    })
+}
+
+fn each_concerned(
+    tx: &mut Transaction<'_>,
+    seen: &mut usize,
+    look: impl Fn(&mut Transaction<'_>, RunId) -> Done,
+) -> Done {
     loop {
         let runs: BTreeSet<RunId> =
             tx.facts_from(*seen).filter_map(|fact| concerned(&tx.tenant, fact)).collect();
@@ -56,7 +78,7 @@ pub(super) fn go_on(tx: &mut Transaction<'_>, seen: &mut usize) -> Done {
             return Ok(());
         }
         for run in runs {
-            look_at(tx, run)?;
+            look(tx, run)?;
         }
     }
 }
@@ -87,7 +109,9 @@ fn concerned(tenant: &TenantState, fact: &Fact) -> Option<RunId> {
         Fact::PromotionRejected { id, .. }
         | Fact::PromotionWithdrawn { id, .. }
         | Fact::PromotionExpired { id }
-        | Fact::PromotionInvalidated { id, .. } => awaits(DeploymentId(id.0)),
+        | Fact::PromotionInvalidated { id, .. }
+        // It may let in what a run waits for that has turned away, in a journal of before such promotions were withdrawn.
+        | Fact::ApprovalGranted { id, .. } => awaits(DeploymentId(id.0)),
         _ => None,
     }
 }
@@ -98,28 +122,52 @@ fn look_at(tx: &mut Transaction<'_>, id: RunId) -> Done {
     }
     let template = template(tx, id)?;
     settle(tx, id)?;
-    for step in template.steps.iter().filter(|step| step.compensates.is_none()) {
+    sub_run::turn_with_whole(tx, id)?;
+    for step in own(&template) {
         let run = tx.run(id)?;
-        let Some(found) = run.steps.get(&step.id).map(|step| step.state.clone()) else { continue };
-        match &run.status {
-            RunStatus::Running => {
-                let ready = found == StepState::Waiting && step.needs.iter().all(|need| !run.is_open(need));
-                if ready {
-                    begin(tx, id, step)?;
-                }
-            }
-            RunStatus::Cancelling { .. } => wind_down(tx, id, &step.id, &found, true)?,
-            RunStatus::Failing { .. } | RunStatus::Compensating { .. } => {
-                wind_down(tx, id, &step.id, &found, false)?
-            }
-            RunStatus::Succeeded | RunStatus::Failed { .. } | RunStatus::Cancelled { .. } => {}
+        let is_ready = run.status == RunStatus::Running
+            && run.steps.get(&step.id).is_some_and(|it| it.state == StepState::Waiting)
+            && step.needs.iter().all(|need| !run.is_open(need));
+        if is_ready {
+            begin(tx, id, step)?;
         }
     }
+    wind_down(tx, id, &template)?;
     end_if_over(tx, id, &template)
 }
 
+/// The steps of a run that make up for no others.
+fn own(template: &Template) -> impl Iterator<Item = &Step> {
+    template.steps.iter().filter(|step| step.compensates.is_none())
+}
+
+/// Lets nothing begin any more in a run that has turned away.
+fn wind_down(tx: &mut Transaction<'_>, id: RunId, template: &Template) -> Done {
+    for step in own(template) {
+        let run = tx.run(id)?;
+        let Some(found) = run.steps.get(&step.id).map(|step| step.state.clone()) else { continue };
+        match &run.status {
+            RunStatus::Cancelling { .. } => wind_down_step(tx, id, &step.id, &found, true)?,
+            RunStatus::Failing { .. } | RunStatus::Compensating { .. } => {
+                wind_down_step(tx, id, &step.id, &found, false)?
+            }
+            RunStatus::Running
+            | RunStatus::Succeeded
+            | RunStatus::Failed { .. }
+            | RunStatus::Cancelled { .. } => {}
+        }
+    }
+    Ok(())
+}
+
 /// Lets nothing go on that only waits; and if the run was cancelled, nothing at all.
-fn wind_down(tx: &mut Transaction<'_>, id: RunId, step: &Identifier, found: &StepState, all: bool) -> Done {
+fn wind_down_step(
+    tx: &mut Transaction<'_>,
+    id: RunId,
+    step: &Identifier,
+    found: &StepState,
+    all: bool,
+) -> Done {
     let end = match found {
         StepState::Waiting => StepEnd::Skipped,
         StepState::BackingOff { .. } | StepState::Held { .. } => StepEnd::Cancelled,
@@ -131,8 +179,17 @@ fn wind_down(tx: &mut Transaction<'_>, id: RunId, step: &Identifier, found: &Ste
         StepState::Running { work: Work::Deployment { deployment }, .. } if all => {
             return stop_deployment(tx, *deployment, "the run that it belongs to was cancelled");
         }
+        StepState::Running { work: Work::Deployment { deployment }, .. }
+            if deploy_step::is_only_asked_for(&tx.tenant, *deployment) =>
+        {
+            stop_deployment(tx, *deployment, "the run that it belongs to has failed")?;
+            StepEnd::Cancelled
+        }
         StepState::Running { work: Work::Runs { runs }, .. } if all => {
             return sub_run::stop(tx, runs, "the run that it is part of was cancelled");
+        }
+        StepState::Running { work: Work::Runs { runs }, .. } => {
+            return runs.iter().try_for_each(|part| sub_run::turn_with_whole(tx, part.run));
         }
         StepState::Running { .. }
         | StepState::Succeeded
@@ -145,9 +202,8 @@ fn wind_down(tx: &mut Transaction<'_>, id: RunId, step: &Identifier, found: &Ste
 
 /// Asks for the end of a deployment, or takes back the request for it; its end is noticed like any other.
 fn stop_deployment(tx: &mut Transaction<'_>, id: DeploymentId, reason: &str) -> Done {
-    let promotion = PromotionId(id.0);
-    if tx.tenant.open_promotions.contains(&promotion) {
-        return tx.emit(Fact::PromotionWithdrawn { id: promotion, reason: reason.to_owned() });
+    if deploy_step::is_only_asked_for(&tx.tenant, id) {
+        return tx.emit(Fact::PromotionWithdrawn { id: PromotionId(id.0), reason: reason.to_owned() });
     }
     let status = tx.tenant.deployments.get(&id).map(|deployment| deployment.status.clone());
     if matches!(status, Some(Status::Running | Status::Halting { .. })) {
@@ -177,8 +233,7 @@ fn out_of_time(tx: &mut Transaction<'_>, id: DeploymentId, reason: &str) -> Done
 /// Makes up for one more step, or ends the run, if nothing else is under way.
 fn end_if_over(tx: &mut Transaction<'_>, id: RunId, template: &Template) -> Done {
     let run = Arc::clone(tx.run(id)?);
-    let own = template.steps.iter().filter(|step| step.compensates.is_none());
-    if run.status.is_final() || own.into_iter().any(|step| run.is_open(&step.id)) {
+    if run.status.is_final() || own(template).any(|step| run.is_open(&step.id)) {
         return Ok(());
     }
     let makes_up: Vec<(usize, &Step)> =
@@ -190,7 +245,7 @@ fn end_if_over(tx: &mut Transaction<'_>, id: RunId, template: &Template) -> Done
         let found = state(step).filter(StepState::is_under_way);
         if let Some(found) = found {
             if cancelling {
-                wind_down(tx, id, &step.id, &found, true)?;
+                wind_down_step(tx, id, &step.id, &found, true)?;
             }
             under_way |= tx.run(id)?.is_open(&step.id);
         }
@@ -406,7 +461,7 @@ pub(super) fn fail(
         return Err(Rejection::not_found("step", format!("{step} in run {id}")));
     };
     let goes_on = match &run.status {
-        RunStatus::Running => true,
+        RunStatus::Running => sub_run::turned_with_whole(&tx.tenant, run).is_none(),
         RunStatus::Compensating { .. } => planned.compensates.is_some(),
         RunStatus::Failing { .. }
         | RunStatus::Cancelling { .. }

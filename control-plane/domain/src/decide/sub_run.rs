@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use stella_protocol::id::RunId;
 
-use super::deploy_step::environment;
+use super::deploy_step::{self, environment};
 use super::outgoing::fill_in;
 use super::run::{Again, variables};
 use super::transaction::Transaction;
@@ -17,7 +17,7 @@ use crate::event::Fact;
 use crate::ids;
 use crate::name::Identifier;
 use crate::rejection::Rejection;
-use crate::run::{Child, Run, RunStatus, StepRun, Turn, Work};
+use crate::run::{Child, Run, RunStatus, StepRun, StepState, Turn, Work};
 use crate::size;
 use crate::tenant::TenantState;
 use crate::workflow::{
@@ -172,6 +172,59 @@ pub(super) fn stop(tx: &mut Transaction<'_>, runs: &[Child], reason: &str) -> Re
         }
     }
     Ok(())
+}
+
+/// Turns a run away as the one did that it is part of, if anything of it would begin yet. One whose last work is under way comes to its
+/// end by itself, and counts for what it comes to: what has succeeded as a whole may be made up for as a whole.
+pub(super) fn turn_with_whole(tx: &mut Transaction<'_>, id: RunId) -> Result<(), Rejection> {
+    let run = tx.tenant.runs.get(&id).filter(|it| it.status == RunStatus::Running);
+    let Some(run) = run.filter(|it| begins_more(&tx.tenant, it)) else { return Ok(()) };
+    match turned_with_whole(&tx.tenant, run) {
+        Some(turn) => tx.emit(Fact::RunTurned { id, turn }),
+        None => Ok(()),
+    }
+}
+
+/// How the whole has turned away that a run is part of; `None` if it has not, or if the run is what makes up for that.
+pub(super) fn turned_with_whole(tenant: &TenantState, run: &Run) -> Option<Turn> {
+    let mut part = run;
+    loop {
+        let (whole, step) = part.parent.as_ref()?;
+        let whole = tenant.runs.get(whole)?;
+        if tenant.step_of(whole, step)?.compensates.is_some() {
+            return None;
+        }
+        let reason = || "the run that it is part of has failed".to_owned();
+        match &whole.status {
+            RunStatus::Running => part = whole,
+            RunStatus::Failing { .. } => return Some(Turn::Failing { reason: reason() }),
+            RunStatus::Compensating { .. } => return Some(Turn::Compensating { reason: reason() }),
+            // Its parts are cancelled with it.
+            RunStatus::Cancelling { .. }
+            | RunStatus::Succeeded
+            | RunStatus::Failed { .. }
+            | RunStatus::Cancelled { .. } => return None,
+        }
+    }
+}
+
+/// Whether anything of a run is still to begin, here or in what is part of it.
+fn begins_more(tenant: &TenantState, run: &Run) -> bool {
+    let makes_up = |step: &Identifier| tenant.step_of(run, step).is_some_and(|it| it.compensates.is_some());
+    let steps = run.steps.iter().filter(|(id, _)| !makes_up(id));
+    steps.map(|(_, step)| &step.state).any(|state| match state {
+        StepState::Waiting | StepState::BackingOff { .. } | StepState::Held { .. } => true,
+        StepState::Running { work, .. } => match work {
+            Work::Wait { .. } | Work::Approval { .. } | Work::Input | Work::Gate { .. } => true,
+            Work::Deployment { deployment } => deploy_step::is_only_asked_for(tenant, *deployment),
+            Work::Runs { runs } => {
+                let parts = runs.iter().filter_map(|part| tenant.runs.get(&part.run));
+                parts.filter(|part| !part.status.is_final()).any(|part| begins_more(tenant, part))
+            }
+            Work::Http(_) | Work::Notify(_) => false,
+        },
+        StepState::Succeeded | StepState::Failed { .. } | StepState::Skipped | StepState::Cancelled => false,
+    })
 }
 
 /// The run that a run is part of, whose step waits for its end.

@@ -165,7 +165,7 @@ pub(crate) fn act() -> impl Strategy<Value = Act> {
         10 => (who.clone(), 0..8_u8).prop_map(|(who, how)| Act::Prove(who, how)),
         6 => (who.clone(), 0..4_u8).prop_map(|(who, how)| Act::Probe(who, how)),
         4 => (any::<usize>(), any::<bool>()).prop_map(|(which, waived)| Act::ProveAgain(which, waived)),
-        5 => (1..=5_u128).prop_map(Act::StartRun),
+        5 => (1..=6_u128).prop_map(Act::StartRun),
         16 => (any::<usize>(), 0..16_u8).prop_map(|(which, how)| Act::LeadRun(which, how)),
         1 => any::<usize>().prop_map(Act::Cancel),
         3 => (any::<usize>(), any::<bool>()).prop_map(|(which, on)| Act::Pause(which, on)),

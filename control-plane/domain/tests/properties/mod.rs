@@ -58,7 +58,7 @@ const BEFORE: [EnvironmentId; 2] =
 const PEOPLE: u128 = 3;
 
 /// One that goes through everything, and one that makes up for what it did.
-fn workflows() -> [serde_json::Value; 5] {
+fn workflows() -> [serde_json::Value; 6] {
     let deploy = json!({ "release": "shop:2.0", "environment": "staging" });
     let call = json!({ "url": "https://example.com/" });
     [
@@ -96,6 +96,13 @@ fn workflows() -> [serde_json::Value; 5] {
               "steps": [{ "name": "rest", "systemd": { "unit": "web.service", "action": "restart" } }] } },
             { "id": "undo", "compensates": "warm", "task": { "environment": "staging", "labels": { "rack": "0" },
               "steps": [{ "name": "undo", "command": { "argv": ["/undo"] } }] } }
+        ]}),
+        json!({ "name": "walk-6", "steps": [
+            { "id": "first", "http": call },
+            { "id": "out", "deploy": deploy, "retry": { "attempts": 2, "backoff": "20s" } },
+            { "id": "parts", "workflow": { "name": "walk-2", "version": 1 }, "retry": { "attempts": 2, "backoff": "20s" } },
+            { "id": "boom", "needs": ["first"], "on_failure": "compensate", "http": call },
+            { "id": "undo", "compensates": "first", "deploy": { "release": "shop:1.0", "environment": "staging" } }
         ]}),
     ]
 }

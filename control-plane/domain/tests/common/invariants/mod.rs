@@ -1,6 +1,7 @@
 //! The invariants of the crate's documentation, by name, checked the slow way: by searching through everything.
 
 mod allowed;
+mod turned;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -117,6 +118,7 @@ pub fn step(before: &State, after: &State, events: &[(StreamId, Event)]) {
     approved_by_those_who_may(before, new, events);
     approved_by_the_rule(old, new, events);
     nobody_lets_their_own_run_through(new, events);
+    turned::begin_nothing(old, new, events);
     all_go_by_their_paths(old, new, events);
     super::colours::step(old, new, events);
     super::jobs::step(old, new, events);
