@@ -111,7 +111,7 @@ impl TenantState {
             | Fact::ReleaseCreated { .. }) => self.apply_inventory(at, fact),
             fact @ (Fact::AutoPromotionDue { .. }
             | Fact::AutoPromotionEnded { .. }
-            | Fact::ReleaseDisproven { .. }) => self.apply_automation(fact),
+            | Fact::ReleaseDisproven { .. }) => self.apply_automation(at, fact),
             Fact::ChannelSet { .. } | Fact::ChannelRemoved { .. } | Fact::EnvironmentChannelsSet { .. } => {
                 self.apply_channel(event)
             }

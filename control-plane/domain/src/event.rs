@@ -758,6 +758,9 @@ pub enum Fact {
     AutoPromotionDue {
         environment: EnvironmentId,
         release: ReleaseId,
+        /// Which promotion was to bring it and is void, if it is to come once more because of that.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        again: Option<PromotionId>,
     },
     /// A release has not proven itself in an environment any more: somebody has taken back what has brought it there. In journals of before
     /// also because the last target that it was on was gone when that ended.

@@ -67,10 +67,20 @@ pub(crate) fn of_step_run(run: RunId, step: &Identifier, attempt: u32, at: usize
 }
 
 /// The deployment that brings a release to an environment by itself.
-pub(crate) fn automatic(environment: EnvironmentId, release: ReleaseId, now: Timestamp) -> DeploymentId {
-    let parts: [&[u8]; 4] =
-        [b"automatic", environment.0.as_bytes(), release.0.as_bytes(), &now.0.to_be_bytes()];
-    let mut bytes = *derived(&parts).as_bytes();
+///
+/// `round` is how often that was asked for in the same millisecond before: 0 at first.
+pub(crate) fn automatic(
+    environment: EnvironmentId,
+    release: ReleaseId,
+    now: Timestamp,
+    round: u32,
+) -> DeploymentId {
+    let (place, what, at) = (environment.0.as_bytes(), release.0.as_bytes(), &now.0.to_be_bytes());
+    let derived = match round {
+        0 => derived(&[b"automatic", place, what, at]),
+        round => derived(&[b"automatic again", place, what, at, &round.to_be_bytes()]),
+    };
+    let mut bytes = *derived.as_bytes();
     bytes[..6].copy_from_slice(&now.0.to_be_bytes()[2..]);
     DeploymentId(Builder::from_custom_bytes(bytes).into_uuid())
 }

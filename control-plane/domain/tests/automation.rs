@@ -1,16 +1,18 @@
 //! What comes to the next environment by itself: when, how, and through whose hands.
 
+use std::collections::BTreeMap;
+
 use crate::common::{
     self, STAGING, World, agent, canary, deployment, digest, end, failed, name, new_deployment, new_release,
     new_target, release, rule, target,
 };
-use stella_domain::command::{Actor, NewDeployment, TenantCommand};
+use stella_domain::command::{Actor, NewDeployment, TargetChange, TenantCommand};
 use stella_domain::deployment::{Deployment, Status};
 use stella_domain::environment::{PromotionPath, Verification};
 use stella_domain::event::{Event, Fact, StreamId};
 use stella_domain::hold::Verdict;
-use stella_domain::promotion::Promotion;
-use stella_protocol::id::EnvironmentId;
+use stella_domain::promotion::{Objection, Promotion};
+use stella_protocol::id::{DeploymentId, EnvironmentId};
 use uuid::Uuid;
 
 const PRODUCTION: EnvironmentId = EnvironmentId(Uuid::from_u128(0x77));
@@ -129,6 +131,109 @@ fn it_waits_for_approvals_and_not_of_those_who_asked_for_what_proved_it() {
     assert!(own.contains("nobody approves what they have chosen"), "{own}");
     world.tell_as(2, approve()).unwrap();
     assert_eq!(deployed(&world).unwrap().status, Status::Running);
+    end(&world);
+}
+
+/// Changes a variable of production's target.
+fn change(world: &mut World, value: &str) {
+    let variables = BTreeMap::from([("x".to_owned(), Some(value.to_owned()))]);
+    let change = TargetChange { id: target(9), labels: BTreeMap::new(), variables, agent: None };
+    world.ok(TenantCommand::UpdateTarget(Box::new(change)));
+}
+
+fn waiting(world: &World) -> Vec<&Promotion> {
+    asked(world).into_iter().filter(|it| it.is_open()).collect()
+}
+
+#[test]
+fn one_that_a_change_has_made_void_is_asked_for_again_once_for_each_change() {
+    let mut world = world();
+    let wanted = |needed| TenantCommand::SetEnvironmentApprovals {
+        environment: PRODUCTION,
+        rule: Some(rule(needed, &[])),
+    };
+    world.ok(wanted(1));
+    prove(&mut world, 2, 2);
+    world.wait_ms(SOAK_MS);
+    let first = asked(&world)[0].clone();
+    for (nth, value) in [(2, "1"), (3, "2")] {
+        change(&mut world, value);
+        assert_eq!((asked(&world).len(), waiting(&world).len()), (nth, 1));
+        let again = waiting(&world)[0];
+        assert_eq!((again.wanted.release, &again.requested_by), (release(2), &Actor::System));
+        assert_eq!((&again.chosen_by, &again.wanted.strategy), (&first.chosen_by, &first.wanted.strategy));
+    }
+    world.ok(wanted(2));
+    assert_eq!((asked(&world).len(), waiting(&world)[0].rule.as_ref().unwrap().needed), (4, 2));
+    world.wait_ms(SOAK_MS);
+    assert_eq!(asked(&world).len(), 4, "nothing has changed");
+    let (promotion, plan) = (waiting(&world)[0].id, waiting(&world)[0].plan.root);
+    for who in [2, 3] {
+        let (reason, signature) = (String::new(), None);
+        world.tell_as(who, TenantCommand::ApprovePromotion { promotion, plan, reason, signature }).unwrap();
+    }
+    assert_eq!(world.deployment(DeploymentId(promotion.0)).status, Status::Running);
+    end(&world);
+}
+
+#[test]
+fn one_that_somebody_has_ended_or_whose_release_is_not_proven_any_more_stays_ended() {
+    let asked_for = || {
+        let mut world = world();
+        let rule = Some(rule(1, &[]));
+        world.ok(TenantCommand::SetEnvironmentApprovals { environment: PRODUCTION, rule });
+        prove(&mut world, 2, 2);
+        world.wait_ms(SOAK_MS);
+        world
+    };
+    let (objection, reason) = (Objection::TooRisky, String::new());
+    for (by, end_it) in [(2, false), (1, true)] {
+        let mut world = asked_for();
+        let (promotion, reason) = (waiting(&world)[0].id, reason.clone());
+        world
+            .tell_as(
+                by,
+                if end_it {
+                    TenantCommand::WithdrawPromotion { promotion, reason }
+                } else {
+                    TenantCommand::RejectPromotion { promotion, objection, reason }
+                },
+            )
+            .unwrap();
+        change(&mut world, "1");
+        assert_eq!(asked(&world).len(), 1);
+    }
+    // What has made it void has taken its proof, its release or its path away.
+    let taken_back = TenantCommand::Rollback { id: deployment(7), of: deployment(2) };
+    let blocked = TenantCommand::JudgeRelease {
+        release: release(2),
+        verdict: Verdict::Block,
+        reason: "bad".to_owned(),
+    };
+    let unasked = TenantCommand::SetEnvironmentPath { environment: PRODUCTION, requires: None };
+    for command in [taken_back, blocked, unasked] {
+        let mut world = asked_for();
+        world.ok(command.clone());
+        assert_eq!((asked(&world).len(), waiting(&world).len()), (1, 0), "{command:?}");
+        assert_eq!(reasons(&world), [""; 0]);
+        end(&world);
+    }
+}
+
+/// Two wait: a change makes both void, and only the newer one is asked for again.
+#[test]
+fn of_several_that_are_void_the_newest_comes_again() {
+    let mut world = world();
+    let rule = Some(rule(1, &[]));
+    world.ok(TenantCommand::SetEnvironmentApprovals { environment: PRODUCTION, rule });
+    for (n, of) in [(2, 2), (3, 3)] {
+        prove(&mut world, n, of);
+        world.wait_ms(SOAK_MS);
+    }
+    assert_eq!(waiting(&world).len(), 2);
+    change(&mut world, "1");
+    assert_eq!(waiting(&world).iter().map(|it| it.wanted.release).collect::<Vec<_>>(), [release(3)]);
+    assert_eq!(reasons(&world).len(), 1, "{:?}", reasons(&world));
     end(&world);
 }
 
@@ -291,7 +396,7 @@ fn a_journal_of_before_in_which_nothing_was_left_to_show_it_replays() {
     let (stream, last) = world.events[until - 1].clone();
     let (environment, release, reason) = (PRODUCTION, release(2), "it waits".to_owned());
     let then = [
-        Fact::AutoPromotionDue { environment, release },
+        Fact::AutoPromotionDue { environment, release, again: None },
         Fact::AutoPromotionEnded { environment, release, promotion: None, reason },
     ];
     let then = then.map(|fact| (stream, Event { at: last.at.plus_ms(SOAK_MS), fact, ..last.clone() }));

@@ -89,6 +89,12 @@ fn situations() -> Vec<(&'static str, World)> {
         world.wait_ms(60_000);
         world.complete(9);
     });
+    reached("that waits to come, and has proven itself", &|world| {
+        let rule = Some(common::rule(1, &[]));
+        world.ok(TenantCommand::SetEnvironmentApprovals { environment: PRODUCTION, rule });
+        world.wait_ms(60_000);
+        world.complete(9);
+    });
     reached("that is not to come any more", &|world| path(world, false));
     reached("that has another way to come", &|world| {
         several(world, Needs::Any);
@@ -126,7 +132,9 @@ fn the_table_of_transitions_is_as_committed() {
         writeln!(table, "release {label}").unwrap();
         let (environment, reason) = (PRODUCTION, String::new());
         let promotion = Some(PromotionId(Uuid::from_u128(0x99)));
-        let due = |environment, n| Fact::AutoPromotionDue { environment, release: release(n) };
+        let due = |environment, n| Fact::AutoPromotionDue { environment, release: release(n), again: None };
+        let again =
+            |environment, n| Fact::AutoPromotionDue { environment, release: release(n), again: promotion };
         let ended = |n, promotion| {
             let (release, reason) = (release(n), reason.clone());
             Fact::AutoPromotionEnded { environment, release, promotion, reason }
@@ -136,6 +144,9 @@ fn the_table_of_transitions_is_as_committed() {
             ("auto_promotion_due", due(environment, 2)),
             ("auto_promotion_due, of another release", due(environment, 3)),
             ("auto_promotion_due, elsewhere", due(STAGING, 2)),
+            ("auto_promotion_due, again", again(environment, 2)),
+            ("auto_promotion_due, again, of another one", again(environment, 3)),
+            ("auto_promotion_due, again, elsewhere", again(STAGING, 2)),
             ("auto_promotion_ended, asked for", ended(2, promotion)),
             ("auto_promotion_ended, not asked for", ended(2, None)),
             ("auto_promotion_ended, of another release", ended(3, None)),

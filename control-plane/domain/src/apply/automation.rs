@@ -14,15 +14,23 @@ use crate::tenant::{TenantState, Timer};
 
 impl TenantState {
     #[expect(clippy::wildcard_enum_match_arm, reason = "a fact that is not listed is refused")]
-    pub(super) fn apply_automation(&mut self, fact: &Fact) -> Applied {
+    pub(super) fn apply_automation(&mut self, at: Timestamp, fact: &Fact) -> Applied {
         match fact {
-            Fact::AutoPromotionDue { environment, release }
+            Fact::AutoPromotionDue { environment, release, again: Some(_) } => {
+                let way = self.way_again(*environment, *release, at);
+                let way = way.ok_or_else(|| missing(ReleaseId::KIND, release, fact))?;
+                if let Some(place) = self.environments.get_mut(environment) {
+                    Arc::make_mut(place).automatic.insert(*release, Automatic { is_due: true, ..way });
+                }
+                Ok(())
+            }
+            Fact::AutoPromotionDue { environment, release, again: None }
             | Fact::AutoPromotionEnded { environment, release, .. }
                 if self.came_unshown(*environment, *release) =>
             {
                 Ok(())
             }
-            Fact::AutoPromotionDue { environment, release } => {
+            Fact::AutoPromotionDue { environment, release, again: None } => {
                 let waits = self.automatic_mut(*environment, *release, fact)?;
                 let due_at = waits.due_at;
                 ensure(!waits.is_due, format!("release {release}"), "due already", fact)?;
@@ -78,8 +86,7 @@ impl TenantState {
         for (id, path) in self.automatic_after(stage) {
             let mut ways = self.ways(&path, release);
             let next = match path.needs {
-                Needs::All if ways.len() == path.requirements().count() => together(ways),
-                Needs::All => None,
+                Needs::All => Self::by_all(&path, ways),
                 Needs::Any => {
                     ways.retain(|(after, _)| *after == stage);
                     ways.pop().map(|(_, way)| way)
@@ -127,6 +134,29 @@ impl TenantState {
             Some((it.after, Automatic { like: by, due_at, is_due: false, chosen_by }))
         });
         met.collect()
+    }
+
+    /// What a release comes by when all of a path have proven it, if they have.
+    fn by_all(path: &PromotionPath, ways: Vec<(EnvironmentId, Automatic)>) -> Option<Automatic> {
+        if ways.len() == path.requirements().count() { together(ways) } else { None }
+    }
+
+    /// How a release could come to an environment by itself once more, if it has proven itself there for long enough before and does not
+    /// come anyhow.
+    pub(crate) fn way_again(
+        &self,
+        environment: EnvironmentId,
+        release: ReleaseId,
+        at: Timestamp,
+    ) -> Option<Automatic> {
+        let place = self.environments.get(&environment)?;
+        let path = place.requires.as_ref().filter(|it| it.auto && !place.automatic.contains_key(&release))?;
+        let ways = self.ways(path, release);
+        let way = match path.needs {
+            Needs::All => Self::by_all(path, ways),
+            Needs::Any => ways.into_iter().map(|(_, way)| way).min_by_key(|way| way.due_at),
+        };
+        way.filter(|way| way.due_at <= at)
     }
 
     fn set_automatic(&mut self, id: EnvironmentId, release: ReleaseId, next: Automatic) {

@@ -6,8 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use stella_protocol::id::{EnvironmentId, PromotionId, ReleaseId};
-use stella_protocol::time::Timestamp;
+use stella_protocol::id::{DeploymentId, EnvironmentId, PromotionId, ReleaseId};
 
 use super::transaction::Transaction;
 use super::{deployment, promotion};
@@ -112,7 +111,7 @@ fn ask(
     let Some(like) = tx.tenant.deployments.get(&automatic.like).map(Arc::clone) else {
         return Ok(Verdict::Refused("nobody knows any more how it was deployed".to_owned()));
     };
-    let new = wanted(environment, release, &like, tx.now);
+    let new = wanted(environment, release, &like, free_id(tx, environment, release));
     if tx.tenant.meant_by(&new).into_iter().any(|target| deployment::is_idle(target).is_err()) {
         return Ok(Verdict::Waits);
     }
@@ -137,10 +136,22 @@ fn ask(
     }
 }
 
+/// An id that nothing has. What was void as soon as it was asked for is asked for again in the same millisecond.
+fn free_id(tx: &Transaction<'_>, environment: &Environment, release: &Release) -> DeploymentId {
+    let id = |round| ids::automatic(environment.id, release.id, tx.now, round);
+    let is_free = |round: &u32| !tx.tenant.promotions.contains_key(&PromotionId(id(*round).0));
+    id((0..).find(is_free).unwrap_or_default())
+}
+
 /// It comes to the targets of its application, as it was deployed before.
-fn wanted(environment: &Environment, release: &Release, like: &Deployment, now: Timestamp) -> NewDeployment {
+fn wanted(
+    environment: &Environment,
+    release: &Release,
+    like: &Deployment,
+    id: DeploymentId,
+) -> NewDeployment {
     NewDeployment {
-        id: ids::automatic(environment.id, release.id, now),
+        id,
         environment: environment.id,
         release: release.id,
         strategy: environment.strategy.clone().unwrap_or_else(|| like.strategy.clone()),

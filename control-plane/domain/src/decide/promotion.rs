@@ -681,12 +681,12 @@ fn look_at(tx: &mut Transaction<'_>, promotion: &Promotion) -> Result<(), Reject
     };
     if prepared.environment.approvals != promotion.rule {
         let reason = format!("the approvals that {} needs have changed", prepared.environment.name);
-        return invalidate(tx, promotion.id, reason);
+        return outdate(tx, promotion, reason);
     }
     let plan = sealing(&tx.tenant, &prepared, &promotion.wanted, promotion.guarded()).seal();
     if plan != promotion.plan {
         let reason = void::reason(tx, promotion, &prepared.environment, plan);
-        return invalidate(tx, promotion.id, reason);
+        return outdate(tx, promotion, reason);
     }
     lapse(tx, promotion)?;
     let promotion = &*Arc::clone(tx.promotion(promotion.id)?);
@@ -723,6 +723,19 @@ pub(super) fn lapse_of(tx: &mut Transaction<'_>, account: AccountId) -> Result<(
     let has_approved = |it: &&Arc<Promotion>| it.approvals.iter().any(|it| it.by.id == account);
     let concerned: Vec<Arc<Promotion>> = open(&tx.tenant).filter(has_approved).cloned().collect();
     concerned.iter().try_for_each(|promotion| lapse(tx, promotion))
+}
+
+/// Ends a promotion because of a change. It could be asked for once more, as it would be now: where nobody is there to do that, the
+/// release is due again.
+fn outdate(tx: &mut Transaction<'_>, promotion: &Promotion, reason: String) -> Result<(), Rejection> {
+    invalidate(tx, promotion.id, reason)?;
+    let NewDeployment { environment, release, .. } = promotion.wanted;
+    let comes_again = promotion.requested_by == Actor::System
+        && tx.tenant.way_again(environment, release, tx.now).is_some();
+    if comes_again {
+        tx.emit(Fact::AutoPromotionDue { environment, release, again: Some(promotion.id) })?;
+    }
+    Ok(())
 }
 
 fn invalidate(tx: &mut Transaction<'_>, id: PromotionId, reason: String) -> Result<(), Rejection> {

@@ -158,7 +158,7 @@ fn fire(tx: &mut Transaction<'_>, timer: &Timer) -> Result<(), Rejection> {
         Timer::GateOverdue(promotion, name) => gate::overdue(tx, *promotion, name),
         Timer::GateAgain(promotion, name) => gate::again(tx, *promotion, name),
         Timer::AutoPromotion(environment, release) => {
-            tx.emit(Fact::AutoPromotionDue { environment: *environment, release: *release })
+            tx.emit(Fact::AutoPromotionDue { environment: *environment, release: *release, again: None })
         }
         Timer::WayBackOverdue(deployment) => proof::overdue(tx, *deployment),
         Timer::ProbeOverdue(task) => probe::overdue(tx, *task),
