@@ -33,7 +33,8 @@
 //! - **INV-9 pause**: a paused deployment starts no target, and no time-out passes it by. None is tried again in one that a person or a
 //!   freeze holds back.
 //! - **INV-10 approvals**: a deployment that somebody asked for comes to an environment with a rule only from a promotion with as
-//!   many approvals as the rule needs, each of another account that may approve there when it begins, none of them the one that asked. Nobody lets a step go on in a run
+//!   many approvals as the rule needs, each of another account that may approve there when it begins, none of them the one that asked;
+//!   and whoever has asked for it may ask for it still, with all that it overrides. Nobody lets a step go on in a run
 //!   that they have started, or for which they have chosen, in any part of the whole that it is.
 //! - **INV-11 budget**: when a deployment that somebody asked for starts a target, no more targets of the environment are at risk than
 //!   its budget lets; and while too many agents of an environment are silent, nothing is started there, no deadline passes, and what

@@ -1,7 +1,8 @@
 //! Rules of several groups, what comes of silence, and signatures over approvals.
 
 use crate::common::{self, STAGING, World, account, end, new_deployment, promotion, rule};
-use stella_domain::command::{Actor, TenantCommand};
+use stella_domain::access::Role;
+use stella_domain::command::{Actor, SystemCommand, TenantCommand};
 use stella_domain::event::{Event, Fact, StreamId};
 use stella_domain::promotion::{
     ApprovalRule, ApprovalSignature, GROUPS_MAX, Objection, OnExpiry, PromotionStatus, Quorum,
@@ -65,6 +66,59 @@ fn each_group_has_to_approve() {
     end(&world);
 }
 
+/// Person 1 asks for the promotion 2 in spite of a freeze, and something becomes of them before anybody approves.
+fn overriding(becomes: impl Fn(&mut World)) -> World {
+    let mut world = World::with_release_1(1);
+    (1..=3).for_each(|n| world.person(n));
+    world.ok(set(rule(1, &[])));
+    let mut new = new_deployment(2, 2, None);
+    new.override_freeze = Some("a fix".to_owned());
+    world.tell_as(1, TenantCommand::Deploy(Box::new(new))).unwrap();
+    becomes(&mut world);
+    world.approve(2, 2).unwrap();
+    end(&world);
+    world
+}
+
+fn why_void(world: &World) -> &str {
+    match &world.promotion(2).status {
+        PromotionStatus::Invalidated { reason, .. } => reason,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_somebody_may_not_ask_for_any_more_does_not_start() {
+    let removed =
+        overriding(|world| drop(world.system(SystemCommand::RemoveAccount { account: account(1) }).unwrap()));
+    assert_eq!(
+        why_void(&removed),
+        "whoever asked for it may not have it any more: account person-1 was removed"
+    );
+    let deployer = overriding(|world| world.give(1, Role::Deployer));
+    assert!(
+        why_void(&deployer).contains("account person-1 needs the role operator"),
+        "{}",
+        why_void(&deployer)
+    );
+    // The role is what counts, and not whether it was there all the time; nor does the token with which it was asked for.
+    let back = overriding(|world| {
+        world.give(1, Role::Viewer);
+        world.give(1, Role::Operator);
+        world.system(SystemCommand::RevokeApiToken { id: common::api_token(1) }).unwrap();
+    });
+    assert!(has_started(&back));
+    // Nobody who asks for nothing special needs more than they had.
+    let mut world = asked(rule(1, &[]));
+    world.give(1, Role::Deployer);
+    world.approve(2, 2).unwrap();
+    assert!(has_started(&world));
+    let mut world = asked(rule(1, &[]));
+    world.give(1, Role::Approver);
+    world.approve(2, 2).unwrap();
+    assert!(why_void(&world).contains("account person-1 needs the role deployer"), "{}", why_void(&world));
+}
+
 #[test]
 fn who_is_in_several_groups_counts_where_it_helps_most_and_once() {
     // 2 is in both: alone it is one approval, and it makes room for 3, who is only in the first.
@@ -89,7 +143,7 @@ fn who_is_in_several_groups_counts_where_it_helps_most_and_once() {
 fn an_approval_that_lapses_opens_its_group_again() {
     let mut world = asked(groups(&[2], &[(1, &[3, 4])]));
     world.approve(3, 2).unwrap();
-    world.system(stella_domain::command::SystemCommand::RemoveAccount { account: account(3) }).unwrap();
+    world.system(SystemCommand::RemoveAccount { account: account(3) }).unwrap();
     assert_eq!(world.promotion(2).missing(), 2);
     world.approve(4, 2).unwrap();
     world.approve(2, 2).unwrap();

@@ -14,7 +14,7 @@ use super::{fields, freeze, group, hold, hook, path, void, way_back};
 use crate::access::{self, Scope};
 use crate::choice;
 use crate::colour::Leg;
-use crate::command::{Actor, NewDeployment, Outcome};
+use crate::command::{Actor, NewDeployment, Outcome, TenantCommand};
 use crate::deployment::{Cause, Progress};
 use crate::environment::Environment;
 use crate::event::{Fact, PlannedTarget};
@@ -688,6 +688,9 @@ fn look_at(tx: &mut Transaction<'_>, promotion: &Promotion) -> Result<(), Reject
         let reason = void::reason(tx, promotion, &prepared.environment, plan);
         return outdate(tx, promotion, reason);
     }
+    if let Some(reason) = asked_in_vain(tx, promotion) {
+        return invalidate(tx, promotion.id, reason);
+    }
     lapse(tx, promotion)?;
     let promotion = &*Arc::clone(tx.promotion(promotion.id)?);
     // Who approves sees what the gates say. Something outside is asked once for that, and again when it could start.
@@ -705,6 +708,14 @@ fn look_at(tx: &mut Transaction<'_>, promotion: &Promotion) -> Result<(), Reject
         Some(until) if promotion.held_until == Some(until) => Ok(()),
         Some(until) => tx.emit(Fact::PromotionHeld { id: promotion.id, until: Some(until) }),
     }
+}
+
+/// Why whoever has asked for a promotion may not have it by now, with all that it overrides; `None` if they may.
+fn asked_in_vain(tx: &Transaction<'_>, promotion: &Promotion) -> Option<String> {
+    let command = TenantCommand::Deploy(Box::new(promotion.wanted.clone()));
+    let asks = &promotion.requested_by;
+    let problem = access::check_authority(tx.system, asks, tx.tenant.id, &command, tx.now).err()?;
+    Some(format!("whoever asked for it may not have it any more: {problem}"))
 }
 
 /// Lets those approvals count no more whose accounts may not approve there now.

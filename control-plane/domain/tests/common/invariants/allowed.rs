@@ -138,6 +138,23 @@ pub(super) fn approved_by_those_who_may(before: &State, new: &TenantState, event
     }
 }
 
+/// INV-10, at the moment when a deployment begins: whoever has asked for it may ask for it there, and for all that it overrides.
+pub(super) fn asked_for_by_those_who_may(before: &State, new: &TenantState, events: &[(StreamId, Event)]) {
+    for (_, event) in events {
+        let Fact::DeploymentCreated { id, environment, cause, .. } = &event.fact else { continue };
+        let promotion = new.promotions.get(&PromotionId(id.0)).filter(|_| cause.is_asked_for());
+        let Some(promotion) = promotion else { continue };
+        let Some(by) = promotion.requested_by.account() else { continue };
+        let wanted = &promotion.wanted;
+        let overrides = [&wanted.override_freeze, &wanted.override_path, &wanted.waive_way_back];
+        let role = if overrides.iter().any(|it| it.is_some()) { Role::Operator } else { Role::Deployer };
+        let account =
+            before.system.accounts.get(&by.id).expect("INV-10: asked for by an account that is gone");
+        let may = account.has(role, Scope::Environment(new.id, *environment));
+        assert!(may, "INV-10: {id} has begun for {}, without the role", account.name);
+    }
+}
+
 /// INV-10, at the moment when a deployment begins: its promotion was asked for by the rule that the environment has then.
 pub(super) fn approved_by_the_rule(old: &TenantState, new: &TenantState, events: &[(StreamId, Event)]) {
     let mut rules: BTreeMap<EnvironmentId, Option<ApprovalRule>> =

@@ -31,8 +31,9 @@ use stella_protocol::time::Timestamp;
 
 use super::World;
 use allowed::{
-    all_go_by_their_paths, approvals, approved_by_the_rule, approved_by_those_who_may, gates, has_proof,
-    is_let_through, is_signed, is_verified, nobody_lets_their_own_run_through, waits_for_gate, way_back,
+    all_go_by_their_paths, approvals, approved_by_the_rule, approved_by_those_who_may,
+    asked_for_by_those_who_may, gates, has_proof, is_let_through, is_signed, is_verified,
+    nobody_lets_their_own_run_through, waits_for_gate, way_back,
 };
 
 /// INV-1: the events alone make the state, and JSON loses nothing of either.
@@ -116,6 +117,7 @@ pub fn step(before: &State, after: &State, events: &[(StreamId, Event)]) {
     budgets(old, new, events);
     nothing_fails_in_silence(old, new, events);
     approved_by_those_who_may(before, new, events);
+    asked_for_by_those_who_may(before, new, events);
     approved_by_the_rule(old, new, events);
     nobody_lets_their_own_run_through(new, events);
     turned::begin_nothing(old, new, events);
