@@ -73,6 +73,16 @@ pub struct Account {
     pub tokens: u64,
     /// When it was created.
     pub created_at: String,
+    /// What is in vain now: approval rules that name it where it cannot approve. Absent in lists.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+/// What the removal of an account leaves behind.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RemovedAccount {
+    /// Approval rules that still name it.
+    pub warnings: Vec<String>,
 }
 
 /// Who asks.

@@ -37,7 +37,7 @@ use stella_protocol::id::{AgentId, EnvironmentId, TargetId};
 use stella_protocol::message::Profile;
 use stella_protocol::time::Timestamp;
 
-pub(crate) use account::{account, api_token};
+pub(crate) use account::{account, account_alone, api_token, named_in_vain};
 pub(crate) use channel::channel;
 pub(crate) use deployment::{deployment, deployment_detail};
 pub(crate) use event::event;

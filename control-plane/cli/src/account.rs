@@ -1,6 +1,6 @@
 //! Accounts: who uses the API, and what they may do.
 
-use stella_api_types::account::{Account, CreateAccount, GiveRole, Grant, SetRoles, WhoAmI};
+use stella_api_types::account::{Account, CreateAccount, GiveRole, Grant, RemovedAccount, SetRoles, WhoAmI};
 use stella_api_types::page::Named;
 use stella_api_types::paths;
 use stella_api_types::system::{LogLevel, SetLogLevel};
@@ -20,17 +20,23 @@ pub(crate) async fn account(context: &Context, command: args::Account) -> Result
         }
         args::Account::Show { account } => {
             let shown: Account = context.client.get(&paths::fill(paths::ACCOUNT, &[&account])).await?;
+            shown.warnings.iter().for_each(|warning| print::warning(warning));
             print::result(context.output, &shown, described)
         }
         args::Account::Roles { account, roles, nothing: _ } => {
             let body = SetRoles { roles: parse(&roles.roles)? };
             let path = paths::fill(paths::ACCOUNT_ROLES, &[&account]);
             let set: Account = context.client.post(&path, &body, None).await?;
+            set.warnings.iter().for_each(|warning| print::warning(warning));
             print::result(context.output, &set, described)
         }
         args::Account::Remove { account } => {
-            context.client.delete(&paths::fill(paths::ACCOUNT, &[&account])).await?;
-            print::result(context.output, &serde_json::json!({ "removed": account }), |_| {
+            let path = paths::fill(paths::ACCOUNT, &[&account]);
+            let removed: Option<RemovedAccount> = context.client.take_away(&path).await?;
+            let warnings = removed.unwrap_or_default().warnings;
+            warnings.iter().for_each(|warning| print::warning(warning));
+            let shown = serde_json::json!({ "removed": account, "warnings": warnings });
+            print::result(context.output, &shown, |_| {
                 format!("account {account} is removed, its tokens are revoked")
             })
         }

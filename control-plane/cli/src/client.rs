@@ -367,6 +367,15 @@ impl Client {
         self.send(self.request(Method::DELETE, path).timeout(ANSWER_TIMEOUT)).await.map(drop)
     }
 
+    /// Takes something away; with what there is to say about that, if anything is.
+    pub(crate) async fn take_away<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>, Error> {
+        let response = self.send(self.request(Method::DELETE, path).timeout(ANSWER_TIMEOUT)).await?;
+        if response.status() == StatusCode::NO_CONTENT {
+            return Ok(None);
+        }
+        self.understood(response).await.map(Some)
+    }
+
     /// Has something done to which there is no answer.
     pub(crate) async fn tell<B: Serialize + Sync>(&self, path: &str, body: &B) -> Result<(), Error> {
         self.send(self.request(Method::POST, path).timeout(ANSWER_TIMEOUT).json(body)).await.map(drop)

@@ -149,7 +149,7 @@ pub fn plan(
 ) -> Result<Planned, Rejection> {
     let (tenant, actor) = may_deploy(state, actor, tenant, new, now)?;
     let planned = planned(tenant, new, now)?;
-    can_be_approved(tenant, &actor, new)?;
+    can_be_approved(state, tenant, (&actor, new))?;
     Ok(planned)
 }
 
@@ -166,7 +166,7 @@ pub fn plan_work(
 ) -> Result<TargetWork, Rejection> {
     let (tenant, actor) = may_deploy(state, actor, tenant, new, now)?;
     let work = promotion::planned_work(tenant, new, target, now)?;
-    can_be_approved(tenant, &actor, new)?;
+    can_be_approved(state, tenant, (&actor, new))?;
     Ok(work)
 }
 
@@ -187,9 +187,13 @@ fn may_deploy<'s>(
 }
 
 /// Whether enough of those who may approve a deployment are left when whoever asks for it does not count.
-fn can_be_approved(tenant: &TenantState, actor: &Actor, new: &NewDeployment) -> Result<(), Rejection> {
+fn can_be_approved(
+    state: &State,
+    tenant: &TenantState,
+    (actor, new): (&Actor, &NewDeployment),
+) -> Result<(), Rejection> {
     match tenant.environments.get(&new.environment) {
-        Some(environment) => promotion::can_be_approved(environment, actor, &[]),
+        Some(environment) => promotion::can_be_approved((state, tenant.id), environment, actor, &[]),
         None => Ok(()),
     }
 }

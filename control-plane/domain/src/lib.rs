@@ -6,7 +6,7 @@
 //! [`command::Command::Tick`].
 //!
 //! Reading order: [`state`], then one file a concept ([`tenant`], [`environment`], [`target`], [`application`], [`agent`], [`listening`], [`release`],
-//! [`colour`], [`group`], [`provenance`], [`signature`], [`channel`], [`promotion`], [`gate`], [`findings`], [`plan`], [`strategy`], [`deployment`], [`task`], [`way_back`], [`left`], [`hold`], [`freeze`], [`workflow`], [`run`], [`job`], [`access`], [`api_token`]), then [`archive`], [`artifact`], [`durations`], [`command`], [`event`], [`decide`].
+//! [`colour`], [`group`], [`provenance`], [`signature`], [`channel`], [`promotion`], [`gate`], [`findings`], [`plan`], [`strategy`], [`deployment`], [`task`], [`way_back`], [`left`], [`hold`], [`freeze`], [`workflow`], [`run`], [`job`], [`access`], [`approvers`], [`api_token`]), then [`archive`], [`artifact`], [`durations`], [`command`], [`event`], [`decide`].
 //!
 //! # Invariants
 //!
@@ -79,6 +79,7 @@ pub mod amount;
 pub mod api_token;
 pub mod application;
 mod apply;
+pub mod approvers;
 pub mod archive;
 pub mod artifact;
 pub mod authority;

@@ -2,6 +2,7 @@
 
 use crate::common::{self, STAGING, World, account, end, new_deployment, promotion, rule};
 use stella_domain::access::Role;
+use stella_domain::approvers::{NamedInVain, named_in_vain};
 use stella_domain::command::{Actor, SystemCommand, TenantCommand};
 use stella_domain::event::{Event, Fact, StreamId};
 use stella_domain::promotion::{
@@ -341,5 +342,49 @@ fn what_nobody_could_let_through_is_not_asked_for() {
         world.ok(set(rule));
         ask(&mut world, 1, n).unwrap();
     }
+    end(&world);
+}
+
+#[test]
+fn who_may_not_approve_any_more_is_not_waited_for() {
+    let mut world = World::with_release_1(1);
+    (1..=4).for_each(|n| world.person(n));
+    world.ok(set(groups(&[2], &[(1, &[3, 4])])));
+    let ask = |world: &mut World, n: u128| {
+        world.tell_as(1, TenantCommand::Deploy(Box::new(new_deployment(n, 2, None))))
+    };
+    let plan = |world: &World| {
+        let new = new_deployment(9, 2, None);
+        stella_domain::decide::plan(&world.state, common::person(1), common::TENANT, &new, world.now)
+    };
+    assert_eq!(named_in_vain(&world.state, account(3)), []);
+    // One of two is enough.
+    world.give(3, Role::Deployer);
+    ask(&mut world, 2).unwrap();
+    let in_vain = |given| {
+        let (tenant, environment) = (common::TENANT, STAGING);
+        [NamedInVain { tenant, environment, given, needed: 2 }]
+    };
+    assert_eq!(named_in_vain(&world.state, account(3)), in_vain(2));
+    world.system(SystemCommand::RemoveAccount { account: account(4) }).unwrap();
+    let refused = common::conflict(ask(&mut world, 3));
+    let wanted = format!(
+        "nobody could let it through: account person-3 has not the role approver there, account {} was removed, and the others whom the rule of staging names give 1 of 2 approvals; change the rule (stella env approvals), or give the role",
+        account(4)
+    );
+    assert_eq!(refused, wanted);
+    assert_eq!(common::conflict(plan(&world)), refused, "a plan says so too");
+    for (n, given) in [(4, 1), (3, 1)] {
+        assert_eq!(named_in_vain(&world.state, account(n)), in_vain(given));
+    }
+    // Beside those who have asked themselves.
+    world.ok(set(rule(2, &[1, 2, 3])));
+    let refused = common::conflict(ask(&mut world, 3));
+    let wanted = "without person-1 the others whom the rule of staging names give 1 of 2 approvals";
+    assert!(refused.contains(wanted) && refused.contains("account person-3 has not the role"), "{refused}");
+    // Whoever has the role may be anybody.
+    world.give(3, Role::Approver);
+    world.ok(set(groups(&[], &[(1, &[3])])));
+    ask(&mut world, 5).unwrap();
     end(&world);
 }

@@ -2,7 +2,8 @@
 
 use axum::extract::{Extension, State};
 use axum::http::StatusCode;
-use stella_api_types::account::{Account, CreateAccount, SetRoles, WhoAmI};
+use axum::response::{IntoResponse, Response};
+use stella_api_types::account::{Account, CreateAccount, RemovedAccount, SetRoles, WhoAmI};
 use stella_api_types::{Page, paths};
 use stella_domain::access::{Role, Scope};
 use stella_domain::command::{Command, Outcome, SystemCommand};
@@ -66,7 +67,7 @@ pub(crate) async fn account(
 ) -> Result<Json<Account>, ApiError> {
     let state = app.engine.state();
     caller.rights(&state, app.engine.now())?.require(Role::Admin, Scope::Installation)?;
-    Ok(Json(view::account(&state, resolve::account(&state, &account)?)))
+    Ok(Json(view::account_alone(&state, resolve::account(&state, &account)?)))
 }
 
 /// Sets what an account may do, at once and for all of its tokens.
@@ -88,25 +89,31 @@ pub(crate) async fn set_roles(
 }
 
 /// Removes an account and revokes its tokens. What it did stays recorded under its name.
-#[utoipa::path(delete, path = paths::ACCOUNT, tag = "accounts", params(("account" = String, Path)), responses((status = 204)))]
+#[utoipa::path(delete, path = paths::ACCOUNT, tag = "accounts", params(("account" = String, Path)),
+    responses((status = 204), (status = 200, body = RemovedAccount, description = "it is removed, and something is in vain now")))]
 pub(crate) async fn remove_account(
     State(app): State<App>,
     Path(account): Path<String>,
     change: Change,
-) -> Result<StatusCode, ApiError> {
+) -> Result<Response, ApiError> {
     change.require(&app, Role::Admin, Scope::Installation)?;
     let state = app.engine.state();
     let found = resolve::account(&state, &account);
     if found.is_err() && change.was_carried_out_in_system(&state.system, &())? {
-        return Ok(StatusCode::NO_CONTENT);
+        return Ok(StatusCode::NO_CONTENT.into_response());
     }
-    let account = found?.id;
+    let found = found?;
+    let account = found.id;
     change.submit(&app, &(), Command::System(SystemCommand::RemoveAccount { account })).await?;
-    Ok(StatusCode::NO_CONTENT)
+    let warnings = view::named_in_vain(&app.engine.state(), account, found.name.as_str());
+    if warnings.is_empty() {
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    }
+    Ok(Json(RemovedAccount { warnings }).into_response())
 }
 
 fn shown(app: &App, outcome: &Outcome) -> Result<Json<Account>, ApiError> {
     let Outcome::Account(id) = outcome else { return Err(unexpected(outcome)) };
     let state = app.engine.state();
-    Ok(Json(view::account(&state, resolve::account(&state, &id.to_string())?)))
+    Ok(Json(view::account_alone(&state, resolve::account(&state, &id.to_string())?)))
 }

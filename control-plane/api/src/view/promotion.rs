@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use stella_api_types::environment::{Approvals, OnExpiry as OnExpiryDto, Quorum};
 use stella_api_types::gate::GateState;
+use stella_api_types::page::Named;
 use stella_api_types::promotion as dto;
 use stella_domain::command::NewDeployment;
 use stella_domain::freeze::Freeze;
@@ -204,7 +205,11 @@ pub(super) fn rule(state: &State, rule: &ApprovalRule) -> Approvals {
 }
 
 fn quorum(state: &State, (needed, from): (u32, &[AccountId])) -> Quorum {
-    let account = |id: &AccountId| named(id, state.system.accounts.get(id).map(|account| &account.name));
+    // Of one that was removed only the id is left.
+    let account = |id: &AccountId| match state.system.accounts.get(id) {
+        Some(account) => named(id, Some(&account.name)),
+        None => Named { id: id.to_string(), name: format!("{id} (removed)") },
+    };
     Quorum { needed, from: from.iter().map(account).collect() }
 }
 

@@ -202,3 +202,44 @@ async fn what_became_of_accounts_and_tokens_can_be_read_by_who_administers() {
     let head = world.get("/api/v1/journal").await.expect(200);
     assert_eq!(head["position"], items.len(), "{head}");
 }
+
+#[tokio::test]
+async fn who_is_named_by_a_rule_and_cannot_approve_there_is_told() {
+    let world = World::new().await;
+    world.tenant("acme").await;
+    let environments = "/api/v1/tenants/acme/environments";
+    world.post(environments, &json!({"name": "prod"})).await.expect(201);
+    let roles = json!([{"role": "approver", "tenant": "acme"}]);
+    for name in ["ann", "zed"] {
+        account(&world, name, &roles).await;
+    }
+    let rule = json!({"needed": 1, "from": ["ann", "zed"]});
+    world.post(&format!("{environments}/prod/approvals"), &rule).await.expect(200);
+    let path = "/api/v1/accounts/ann";
+    assert!(world.get(path).await.expect(200).get("warnings").is_none());
+    let set = world.post(&format!("{path}/roles"), &json!({"roles": []})).await.expect(200);
+    let told =
+        "the approval rule of prod in tenant acme names ann, who cannot approve there: the others are enough";
+    assert_eq!(set["warnings"], json!([told]));
+    assert_eq!(world.get(path).await.expect(200)["warnings"], json!([told]));
+
+    let gone = world.send(world.request("DELETE", "/api/v1/accounts/zed").body(Body::empty()).unwrap()).await;
+    let warnings = gone.expect(200)["warnings"].clone();
+    let said = warnings[0].as_str().unwrap();
+    assert!(
+        said.contains("names zed, who cannot approve there") && said.contains("give 0 of 1 approvals"),
+        "{said}"
+    );
+    let shown = world.get(&format!("{environments}/prod")).await.expect(200);
+    let names: Vec<_> = shown["approvals"]["from"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|it| it["name"].as_str().unwrap())
+        .collect();
+    assert!(names.contains(&"ann") && names.iter().any(|it| it.ends_with(" (removed)")), "{names:?}");
+
+    world.post(&format!("{path}/roles"), &json!({"roles": roles})).await.expect(200);
+    let set = world.get(path).await.expect(200);
+    assert!(set.get("warnings").is_none(), "{set}");
+}

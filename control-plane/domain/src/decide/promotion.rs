@@ -1,10 +1,12 @@
 //! Promotions: the one way to a deployment that somebody asks for.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use stella_protocol::digest::Digest;
-use stella_protocol::id::{AccountId, DeploymentId, EnvironmentId, PromotionId, ReleaseId, TargetId, TaskId};
+use stella_protocol::id::{
+    AccountId, DeploymentId, EnvironmentId, PromotionId, ReleaseId, TargetId, TaskId, TenantId,
+};
 use stella_protocol::time::Timestamp;
 
 use super::deployment::{self, Opening, Prepared};
@@ -12,6 +14,7 @@ use super::gate::{self, Asking, Ruling};
 use super::transaction::Transaction;
 use super::{fields, freeze, group, hold, hook, path, void, way_back};
 use crate::access::{self, Scope};
+use crate::approvers;
 use crate::choice;
 use crate::colour::Leg;
 use crate::command::{Actor, NewDeployment, Outcome, TenantCommand};
@@ -27,6 +30,7 @@ use crate::promotion::{
 };
 use crate::rejection::Rejection;
 use crate::size::{self, EVENT_BYTES_MAX};
+use crate::state::State;
 use crate::target::Target;
 use crate::tenant::TenantState;
 
@@ -98,7 +102,7 @@ fn request_as(
     let prepared = checked(&tx.tenant, new, tx.now, may_wait)?;
     let rule = prepared.environment.approvals.clone();
     chosen_by.retain(|chooser| !chooser.is(tx.actor()));
-    can_be_approved(&prepared.environment, tx.actor(), &chosen_by)?;
+    can_be_approved((tx.system, tx.tenant.id), &prepared.environment, tx.actor(), &chosen_by)?;
     if may_wait {
         has_room(&tx.tenant, &prepared)?;
     }
@@ -368,7 +372,7 @@ fn is_sound(rule: &mut ApprovalRule) -> Result<(), Rejection> {
         let problem = format!("with it {needed} have to approve; at most {APPROVALS_MAX} may have to");
         return Err(Rejection::invalid("also", problem));
     }
-    let (met, needed) = met_without(rule, &[]);
+    let (met, needed) = approvers::met_without(rule, |_| false);
     if met < needed {
         let problem = format!(
             "cannot be met: who is in several groups counts for one of them, so those named give {met} of {needed} approvals"
@@ -378,44 +382,42 @@ fn is_sound(rule: &mut ApprovalRule) -> Result<(), Rejection> {
     Ok(())
 }
 
-/// How many approvals those whom a rule names could give it without these, and how many it needs of them. Whoever has the role may be
-/// anybody: only the groups that name somebody can lack some.
-fn met_without(rule: &ApprovalRule, barred: &[&Actor]) -> (u32, u32) {
-    let named = ApprovalRule {
-        needed: if rule.from.is_empty() { 0 } else { rule.needed },
-        also: rule.also.iter().filter(|it| !it.from.is_empty()).cloned().collect(),
-        ..rule.clone()
-    };
-    let accounts: BTreeSet<AccountId> = named.groups().flat_map(|(_, from)| from.iter().copied()).collect();
-    let is_barred =
-        |id: &AccountId| barred.iter().any(|actor| actor.account().is_some_and(|it| it.id == *id));
-    let accounts: Vec<AccountId> = accounts.into_iter().filter(|id| !is_barred(id)).collect();
-    (named.met_by(&accounts), named.needed_in_all())
-}
-
-/// Refuses what would wait in vain: those whom the rule names ask for it themselves, or have chosen it, and who is left is not enough.
+/// Refuses what would wait in vain: those whom the rule names ask for it themselves, have chosen it, or may not approve there any more,
+/// and who is left is not enough.
 pub(super) fn can_be_approved(
+    (state, tenant): (&State, TenantId),
     environment: &Environment,
     asks: &Actor,
     chosen_by: &[Actor],
 ) -> Result<(), Rejection> {
     let Some(rule) = &environment.approvals else { return Ok(()) };
-    let barred: Vec<&Actor> = std::iter::once(asks).chain(chosen_by).collect();
-    let (met, needed) = met_without(rule, &barred);
+    let place = Scope::Environment(tenant, environment.id);
+    let (named, gone) = (approvers::named(rule), approvers::gone(state, rule, place));
+    let barred: BTreeMap<AccountId, &str> = std::iter::once(asks)
+        .chain(chosen_by)
+        .filter_map(Actor::account)
+        .filter(|it| named.contains(&it.id) && !gone.contains_key(&it.id))
+        .map(|it| (it.id, it.name.as_str()))
+        .collect();
+    let (met, needed) = approvers::met_without(rule, |id| barred.contains_key(id) || gone.contains_key(id));
     if met >= needed {
         return Ok(());
     }
-    let named: BTreeSet<&str> = barred
-        .iter()
-        .filter_map(|actor| actor.account())
-        .filter(|it| rule.groups().any(|(_, from)| from.binary_search(&it.id).is_ok()))
-        .map(|it| it.name.as_str())
-        .collect();
-    let named = named.into_iter().collect::<Vec<_>>().join(", ");
-    Err(Rejection::conflict(format!(
-        "nobody could let it through: nobody approves what they ask for or have chosen, and without {named} those whom the rule of {} names give {met} of {needed} approvals; somebody else has to ask for it",
-        environment.name
-    )))
+    let barred = barred.into_values().collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(", ");
+    let gone = gone.into_values().collect::<Vec<_>>().join(", ");
+    let (name, given) = (&environment.name, format!("{met} of {needed} approvals"));
+    let why = match (barred.as_str(), gone.as_str()) {
+        (barred, "") => format!(
+            "nobody approves what they ask for or have chosen, and without {barred} those whom the rule of {name} names give {given}; somebody else has to ask for it"
+        ),
+        ("", gone) => format!(
+            "{gone}, and the others whom the rule of {name} names give {given}; change the rule (stella env approvals), or give the role"
+        ),
+        (barred, gone) => format!(
+            "{gone}, and nobody approves what they ask for or have chosen: without {barred} the others whom the rule of {name} names give {given}; change the rule (stella env approvals), give the role, or let somebody else ask for it"
+        ),
+    };
+    Err(Rejection::conflict(format!("nobody could let it through: {why}")))
 }
 
 fn group(field: &str, needed: u32, from: &mut Vec<AccountId>) -> Result<(), Rejection> {

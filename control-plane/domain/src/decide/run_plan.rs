@@ -74,7 +74,8 @@ fn planned_step(tx: &Transaction<'_>, run: &Run, step: &Step) -> PlannedStep {
         access::check_authority(tx.system, tx.actor(), tx.tenant.id, &command, tx.now)?;
         let planned = planned(&tx.tenant, &new, tx.now)?;
         if let Some(environment) = tx.tenant.environments.get(&new.environment) {
-            promotion::can_be_approved(environment, tx.actor(), &tx.tenant.choosers_in(run.id))?;
+            let place = (tx.system, tx.tenant.id);
+            promotion::can_be_approved(place, environment, tx.actor(), &tx.tenant.choosers_in(run.id))?;
         }
         Ok((new, planned))
     });
