@@ -75,6 +75,7 @@ pub use proof::{Provable, judge, provable};
 pub(crate) use release::are_sound;
 pub use rollback::plan_rollback;
 pub use run_plan::{PlannedRun, PlannedStep, plan_run};
+pub(crate) use strategy::is_well_formed;
 use transaction::Transaction;
 
 /// How long an idempotency key may be, in bytes, with what the API puts before it. The API has a smaller limit of its own for what

@@ -7,6 +7,7 @@ mod more;
 mod notice;
 mod quoting;
 mod span;
+mod strategy;
 mod task;
 mod text;
 mod variables;
@@ -15,8 +16,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use imbl::OrdMap;
-use serde::de::Error as _;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use stella_protocol::time::Timestamp;
 
@@ -34,6 +34,7 @@ pub use more::{
 pub use notice::{NOTICE_CHARS_MAX, NOTICE_MS_MAX, NoticeSeverity, Notify};
 pub(crate) use quoting::{Address, Query};
 pub use span::Span;
+pub use strategy::strategy;
 pub use task::{TargetStep, TaskStep};
 pub(crate) use text::{Text, render, render_for, render_for_target};
 pub use variables::STEP_WORK_MAX;
@@ -322,8 +323,8 @@ pub struct Deploy {
     pub release: String,
     /// The environment's name or id.
     pub environment: String,
-    /// How; if nothing is said as the environment has it, or all targets at once.
-    #[serde(default, deserialize_with = "maybe_strategy", skip_serializing_if = "Option::is_none")]
+    /// How; if nothing is said as the environment has it, or one target at a time.
+    #[serde(default, deserialize_with = "strategy::maybe_strategy", skip_serializing_if = "Option::is_none")]
     pub strategy: Option<Strategy>,
     /// What to do when a target fails.
     #[serde(default)]
@@ -349,29 +350,6 @@ impl Deploy {
     const fn timeout_default() -> Span {
         Span(deployment::TIMEOUT_MS_DEFAULT)
     }
-}
-
-/// A strategy without what no strategy knows: what is misspelt must not be left out. For files that have a strategy in them.
-///
-/// # Errors
-/// If it is none, or has a field that none of its type has.
-pub fn strategy<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Strategy, D::Error> {
-    let wanted = Value::deserialize(deserializer)?;
-    let strategy: Strategy = serde_json::from_value(wanted.clone()).map_err(D::Error::custom)?;
-    let known = serde_json::to_value(&strategy).map_err(D::Error::custom)?;
-    let unknown = wanted
-        .as_object()
-        .into_iter()
-        .flatten()
-        .find(|(key, value)| !value.is_null() && known.get(key.as_str()).is_none());
-    match unknown {
-        Some((key, _)) => Err(D::Error::custom(format!("a strategy of this type has no {key}"))),
-        None => Ok(strategy),
-    }
-}
-
-fn maybe_strategy<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Strategy>, D::Error> {
-    strategy(deserializer).map(Some)
 }
 
 /// Take a deployment of the run back, as `stella rollback` does.

@@ -89,6 +89,10 @@ fn deploy(release: &str) -> Value {
     json!({ "release": release, "environment": "staging" })
 }
 
+fn deploy_as(strategy: Value) -> Value {
+    json!({ "release": "x:1", "environment": "staging", "strategy": strategy })
+}
+
 /// To all targets at the same time.
 fn deploy_all(release: &str) -> Value {
     let mut deploy = deploy(release);
@@ -632,6 +636,18 @@ fn what_is_wrong_with_a_template_is_said_with_its_field() {
         (
             json!([{ "id": "a", "deploy": { "release": "${inputs.x}", "environment": "staging" } }]),
             "steps[0].deploy.release: at character 1: there is no input x",
+        ),
+        (
+            json!([{ "id": "a", "deploy": deploy_as(json!({ "type": "canary", "steps": [{ "percent": 0 }] })) }]),
+            "steps[0].deploy.strategy.steps[0].percent: is 0; it must be between 1 and 99",
+        ),
+        (
+            json!([{ "id": "a", "deploy": deploy_as(json!({ "type": "rolling", "batch": 1, "pause": "1ms" })) }]),
+            "steps[0].deploy.strategy.pause: is 1; it must be between 1000 and 604800000 (a second to a week), in milliseconds",
+        ),
+        (
+            json!([{ "id": "a", "deploy": { "release": "x:1", "environment": "staging", "tolerate_failures": "150%" } }]),
+            "steps[0].deploy.tolerate_failures: is 150%; it must be between 1% and 99%",
         ),
         (
             json!([{ "id": "a", "http": { "url": "file:///etc/passwd" } }]),

@@ -154,7 +154,27 @@ mod tests {
             ("  - [a\n", "line "),
             (
                 "  - id: a\n    deploy: {release: x, environment: y, strategy: {type: rolling, bacth: 1}}\n",
-                "line 4, column 52: steps[0].deploy.strategy: ",
+                "line 4, column 68: steps[0].deploy.strategy.bacth: unknown field `bacth`",
+            ),
+            (
+                "  - id: a\n    deploy:\n      release: x\n      environment: y\n      strategy:\n        type: canary\n        steps:\n          - {percent: 10, soka: 10m}\n",
+                "line 10, column 27: steps[0].deploy.strategy.steps[0].soka: unknown field `soka`, expected one of `percent`, `soak`",
+            ),
+            (
+                "  - id: a\n    deploy: {release: x, environment: y, strategy: {type: rolling, batch: 0%}}\n",
+                "line 4, column 75: steps[0].deploy.strategy.batch: is 0; it must be between 1 and 100%",
+            ),
+            (
+                "  - id: a\n    deploy:\n      release: x\n      environment: y\n      strategy: {type: canary, steps: [{percent: 10, soak: 8d}]}\n",
+                "line 7, column 60: steps[0].deploy.strategy.steps[0].soak: is 691200000; it must be between 1000 and 604800000",
+            ),
+            (
+                "  - id: a\n    deploy:\n      release: x\n      environment: y\n      strategy: {type: canary, steps: [{percent: 101}]}\n",
+                "line 7, column 50: steps[0].deploy.strategy.steps[0].percent: is 101; it must be between 1 and 99",
+            ),
+            (
+                "  - id: a\n    deploy: {release: x, environment: y, tolerate_failures: 150%}\n",
+                "line 4, column 61: steps[0].deploy.tolerate_failures: is 150%",
             ),
         ] {
             let found = said(&format!("{head}{text}"));

@@ -13,7 +13,7 @@ use crate::strategy::{
 use crate::target::Target;
 
 /// Whether the values are such as they can be, whatever the targets are.
-pub(super) fn is_well_formed(strategy: &Strategy) -> Result<(), Rejection> {
+pub(crate) fn is_well_formed(strategy: &Strategy) -> Result<(), Rejection> {
     match strategy {
         Strategy::AllAtOnce => {}
         Strategy::Rolling(rolling) => {

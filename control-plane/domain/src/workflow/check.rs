@@ -1,6 +1,7 @@
 //! Whether a template makes sense. Everything that can be known without a tenant is, so that it can be checked where it is written.
 
 mod call;
+mod deploy;
 mod task;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,7 +13,6 @@ use super::{
     ATTEMPTS_MAX, Action, BACKOFF_MS_MAX, FAN_OUT_MAX, ForEach, GateStep, INPUTS_MAX, Input, InputKind,
     NEEDS_MAX, OnFailure, SPAN_MS_RANGE, STEPS_MAX, Span, Step, SubWorkflow, Template, Text, VALUE_BYTES_MAX,
 };
-use crate::deployment::TIMEOUT_MS_RANGE;
 use crate::gate::{QUERY_BYTES_MAX, VARIABLES};
 use crate::name::Identifier;
 use crate::promotion::APPROVALS_MAX;
@@ -323,21 +323,7 @@ impl<'t> Checker<'t> {
 
     fn action(&mut self, field: &str, step: &Step, action: Action<'t>, known: &BTreeSet<&Identifier>) {
         match action {
-            Action::Deploy(deploy) => {
-                self.text(&format!("{field}.deploy.release"), &deploy.release, known);
-                self.text(&format!("{field}.deploy.environment"), &deploy.environment, known);
-                self.span(&format!("{field}.deploy.timeout"), Some(deploy.timeout), TIMEOUT_MS_RANGE);
-                if !deploy.targets.is_empty() && !deploy.labels.is_empty() {
-                    let problem = "choose targets by labels or by name, not by both";
-                    self.say(format!("{field}.deploy.labels"), problem);
-                }
-                for (label, value) in &deploy.labels {
-                    self.text(&format!("{field}.deploy.labels.{label}"), value, known);
-                }
-                for (at, target) in deploy.targets.iter().enumerate() {
-                    self.text(&format!("{field}.deploy.targets[{at}]"), target, known);
-                }
-            }
+            Action::Deploy(deploy) => self.deploy(&format!("{field}.deploy"), deploy, known),
             Action::Rollback(rollback) => match self.template.step(&rollback.of) {
                 None => self.say(format!("{field}.rollback.of"), format!("there is no step {}", rollback.of)),
                 Some(other) if other.deploy.is_none() => {
