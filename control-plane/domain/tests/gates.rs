@@ -414,6 +414,41 @@ fn what_a_removed_or_changed_gate_had_asked_is_forgotten() {
     end(&world);
 }
 
+/// Each look plans a promotion anew, which takes long where there are many targets.
+#[test]
+fn what_is_about_one_promotion_has_no_other_looked_at() {
+    let mut world = World::with_release_1(2);
+    (1..=2).for_each(|n| world.person(n));
+    world.ok(TenantCommand::SetEnvironmentApprovals { environment: STAGING, rule: Some(rule(1, &[])) });
+    world.set_gate(gate("change", http()));
+    world.set_gate(gate("board", Check::Manual));
+    for (n, on) in [(2, 1), (3, 2)] {
+        let new = NewDeployment { targets: Some(vec![target(on)]), ..new_deployment(n, 2, None) };
+        world.tell_as(1, TenantCommand::Deploy(Box::new(new))).unwrap();
+        world.approve(2, n).unwrap();
+        world.answer(n, "change", Says::Passed);
+    }
+    // What was said is too old by now: whoever looks asks again.
+    world.wait_ms(world.tenant().environments[&STAGING].gates[&name("change")].gate.ttl_ms);
+    let is_asked = |world: &World, n| world.gate(n, "change").asked.is_some();
+    assert!(!is_asked(&world, 2) && !is_asked(&world, 3));
+    let decide = |world: &mut World, n| {
+        let (promotion, gate, reason) = (promotion(n), name("board"), String::new());
+        world.tell_as(2, TenantCommand::DecideGate { promotion, gate, passed: true, reason }).unwrap();
+    };
+    decide(&mut world, 2);
+    assert!(is_asked(&world, 2) && !is_asked(&world, 3), "a gate");
+    world.answer(2, "change", Says::Passed);
+    assert_eq!(*world.status(2), Status::Running);
+    assert!(!is_asked(&world, 3), "a start");
+    world.complete(1);
+    assert_eq!(*world.status(2), Status::Succeeded);
+    assert!(!is_asked(&world, 3), "an end on other targets");
+    decide(&mut world, 3);
+    assert!(is_asked(&world, 3));
+    end(&world);
+}
+
 #[test]
 fn a_plan_says_what_the_gates_would_say() {
     let mut world = world();

@@ -589,10 +589,8 @@ pub(super) fn reconsider(tx: &mut Transaction<'_>) -> Result<(), Rejection> {
             break;
         }
         seen = tx.facts_from(0).count();
-        let is_concerned = |it: &&Arc<Promotion>| {
-            let NewDeployment { environment, release, .. } = it.wanted;
-            concerns.contains(&(environment, None)) || concerns.contains(&(environment, Some(release)))
-        };
+        let is_concerned =
+            |it: &&Arc<Promotion>| concerns.iter().any(|concern| concern.is_about(&tx.tenant, it));
         let candidates: Vec<Arc<Promotion>> = open(&tx.tenant).filter(is_concerned).cloned().collect();
         for promotion in candidates {
             look_at(tx, &promotion)?;
@@ -601,17 +599,49 @@ pub(super) fn reconsider(tx: &mut Transaction<'_>) -> Result<(), Rejection> {
     Ok(())
 }
 
-/// Promotions to an environment: of one release, or all.
-type Concern = (EnvironmentId, Option<ReleaseId>);
+/// The promotions that something is about. Each of them is planned anew, which takes long for thousands of targets: so no others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Concern {
+    /// This one.
+    One(PromotionId),
+    /// All to an environment.
+    To(EnvironmentId),
+    /// Those of a release to an environment.
+    Of(EnvironmentId, ReleaseId),
+    /// Those to an environment that wait for the targets of a deployment.
+    Freed(EnvironmentId, DeploymentId),
+}
+
+impl Concern {
+    fn is_about(&self, tenant: &TenantState, promotion: &Promotion) -> bool {
+        let NewDeployment { environment, release, targets, strategy, .. } = &promotion.wanted;
+        match self {
+            Self::One(id) => promotion.id == *id,
+            Self::To(place) => place == environment,
+            Self::Of(place, of) => place == environment && of == release,
+            Self::Freed(place, ended) => {
+                let ended = tenant.deployments.get(ended);
+                // What is on other targets says which are meant where none are named, and which group is live.
+                let named = targets.as_ref().filter(|_| strategy.groups().is_none());
+                let is_apart = |named: &Vec<TargetId>| {
+                    ended.is_some_and(|ended| !named.iter().any(|it| ended.targets.contains_key(it)))
+                };
+                place == environment && !named.is_some_and(is_apart)
+            }
+        }
+    }
+}
 
 /// The promotions that may start, or be void, since this happened. A running deployment changes its targets all
 /// the time; what that means for others is seen at its end.
 #[expect(clippy::wildcard_enum_match_arm, reason = "most facts concern no promotion")]
 fn concerned(tenant: &TenantState, fact: &Fact) -> Vec<Concern> {
-    let of_promotion = |id| tenant.promotions.get(id).map(|it| it.wanted.environment);
-    let all_of = |places: Vec<EnvironmentId>| places.into_iter().map(|place| (place, None)).collect();
     let everywhere = || tenant.environments.keys().copied();
-    let places = match fact {
+    let freed = |id: &DeploymentId| {
+        let ended = tenant.deployments.get(id);
+        ended.map(|it| Concern::Freed(it.environment, *id))
+    };
+    match fact {
         Fact::EnvironmentApprovalsSet { id, .. }
         | Fact::EnvironmentFreezeSet { id, .. }
         | Fact::EnvironmentFreezeRemoved { id, .. }
@@ -623,41 +653,39 @@ fn concerned(tenant: &TenantState, fact: &Fact) -> Vec<Concern> {
         | Fact::EnvironmentBudgetSet { id, .. }
         | Fact::EnvironmentWayBackSet { id, .. }
         | Fact::EnvironmentWayBackProofSet { id, .. }
-        | Fact::EnvironmentChannelsSet { id, .. } => vec![*id],
-        Fact::TargetCreated { environment, .. } => vec![*environment],
+        | Fact::EnvironmentChannelsSet { id, .. } => vec![Concern::To(*id)],
+        Fact::TargetCreated { environment, .. } => vec![Concern::To(*environment)],
         Fact::TargetUpdated { id, .. } => {
-            tenant.targets.get(id).map(|target| target.environment).into_iter().collect()
+            tenant.targets.get(id).map(|target| Concern::To(target.environment)).into_iter().collect()
         }
         Fact::ApprovalGranted { id, .. }
         | Fact::PromotionHeld { id, until: None }
         | Fact::GateEvaluated { promotion: id, outcome: Says::Passed, .. }
-        | Fact::GateOverridden { promotion: id, .. } => of_promotion(id).into_iter().collect(),
+        | Fact::GateOverridden { promotion: id, .. } => vec![Concern::One(*id)],
         Fact::DeploymentFailed { id, .. } => {
             let Some(failed) = tenant.deployments.get(id) else { return Vec::new() };
-            let place = failed.environment;
-            let after = path::after(tenant, place).map(|next| (next, Some(failed.release)));
-            return after.chain([(place, None)]).collect();
+            let after = path::after(tenant, failed.environment);
+            after.map(|next| Concern::Of(next, failed.release)).chain(freed(id)).collect()
         }
         Fact::DeploymentSucceeded { id, .. } | Fact::DeploymentCancelled { id, .. } => {
-            tenant.deployments.get(id).map(|it| it.environment).into_iter().collect()
+            freed(id).into_iter().collect()
         }
-        Fact::TaskFinished { key, .. } => set_free(tenant, key.task).into_iter().collect(),
+        Fact::TaskFinished { key, .. } => set_free(tenant, key.task).map(Concern::To).into_iter().collect(),
         Fact::ReleaseBlocked { id: release, .. }
         | Fact::FindingsRecorded { release, .. }
         | Fact::ReleaseSigned { release, .. } => {
-            return everywhere().map(|place| (place, Some(*release))).collect();
+            everywhere().map(|place| Concern::Of(place, *release)).collect()
         }
         Fact::ReleaseDisproven { environment, release, .. } => {
-            return path::after(tenant, *environment).map(|place| (place, Some(*release))).collect();
+            path::after(tenant, *environment).map(|place| Concern::Of(place, *release)).collect()
         }
         Fact::TargetRemoved { .. }
         | Fact::AgentRevoked { .. }
         | Fact::ReleaseKeyRevoked { .. }
         | Fact::ReleaseSigningSet { .. }
-        | Fact::EnvironmentPathSet { .. } => everywhere().collect(),
+        | Fact::EnvironmentPathSet { .. } => everywhere().map(Concern::To).collect(),
         _ => Vec::new(),
-    };
-    all_of(places)
+    }
 }
 
 /// The environment of a target that a task has set free long after its deployment had given it up: nobody knew what became of the task.
