@@ -393,6 +393,22 @@ async fn output_that_nobody_takes_breaks_off_and_does_not_end_as_if_it_were_all(
     agent.stop().await;
 }
 
+/// As much as the control plane keeps of one attempt comes to it, however fast it is printed and however slow the line is.
+#[tokio::test]
+async fn output_that_the_control_plane_would_keep_is_not_lost() {
+    let control_plane = ControlPlane::start();
+    let home = Home::enrolled(&control_plane);
+    let agent = Agent::start(&home);
+    let (mut peer, _) = control_plane.welcome().await;
+    let bytes = 15 << 20;
+    // It is not read before all of it is printed.
+    peer.dispatch(dispatch(1, &format!("head -c {bytes} /dev/zero; echo up > up"))).await;
+    let (_, mut output) = peer.output().await;
+    until_file_is(&home.root().join("up"), "up\n").await;
+    assert_eq!(read_output(&mut output, usize::MAX).await.len(), bytes);
+    agent.stop().await;
+}
+
 #[tokio::test]
 async fn output_behind_what_is_kept_comes_in_a_stream_of_its_own() {
     let control_plane = ControlPlane::start();
@@ -400,7 +416,7 @@ async fn output_behind_what_is_kept_comes_in_a_stream_of_its_own() {
     let agent = Agent::start(&home);
     let (mut peer, _) = control_plane.welcome().await;
     let script =
-        "head -c 10000000 /dev/zero; echo up > up; while [ ! -e go ]; do sleep 0.02; done; echo last";
+        "head -c 20000000 /dev/zero; echo up > up; while [ ! -e go ]; do sleep 0.02; done; echo last";
     peer.dispatch(dispatch(1, script)).await;
     let (_, mut output) = peer.output().await;
     until_file_is(&home.root().join("up"), "up\n").await;
@@ -467,7 +483,7 @@ async fn output_behind_what_is_kept_comes_where_no_other_stream_may_be_open() {
     let (mut peer, _) = control_plane.welcome().await;
     peer.dispatch(dispatch(
         1,
-        "head -c 10000000 /dev/zero; echo up > up; while [ ! -e go ]; do sleep 0.02; done; echo last",
+        "head -c 20000000 /dev/zero; echo up > up; while [ ! -e go ]; do sleep 0.02; done; echo last",
     ))
     .await;
     let (_, mut output) = peer.output().await;

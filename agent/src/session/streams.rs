@@ -43,7 +43,7 @@ const OPEN_TURNS_MAX: u32 = 30;
 /// How long output may stand still after the attempt's result was acknowledged.
 const STALL_AFTER_RESULT: Duration = Duration::from_secs(10);
 
-/// How long it may take in all after that, however slow the line is: all that a spool keeps, at 75 kbit/s. The attempt's folder stays
+/// How long it may take in all after that, however slow the line is: all that a spool keeps, at 150 kbit/s. The attempt's folder stays
 /// as long.
 const GRACE_AFTER_RESULT: Duration = Duration::from_mins(15);
 

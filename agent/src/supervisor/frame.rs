@@ -17,8 +17,9 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 use super::record::Ended;
 
-/// How much output an attempt keeps on the host's disk, in bytes. What comes after is only streamed.
-pub const SPOOL_BYTES_MAX: u64 = 8 * 1024 * 1024;
+/// How much output an attempt keeps on the host's disk, in bytes: as much as the control plane keeps of it. What comes after is only
+/// streamed.
+pub const SPOOL_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 const SPOOL_FILE: &str = "output";
 const HEAD_BYTES: usize = 13;
@@ -177,13 +178,15 @@ pub(super) struct Spool {
     path: PathBuf,
     file: Option<File>,
     written: u64,
+    /// Whether the last line that is kept is whole.
+    ends_line: bool,
     /// Bytes of output that were not kept.
     pub(super) dropped: u64,
 }
 
 impl Spool {
     pub(super) fn new(attempt_dir: &Path) -> Self {
-        Self { path: attempt_dir.join(SPOOL_FILE), file: None, written: 0, dropped: 0 }
+        Self { path: attempt_dir.join(SPOOL_FILE), file: None, written: 0, ends_line: true, dropped: 0 }
     }
 
     /// Keeps an encoded frame of `payload` bytes of output. A full or broken disk costs output, never the command.
@@ -196,14 +199,18 @@ impl Spool {
         let fits = self.written + payload <= SPOOL_BYTES_MAX;
         if !fits {
             let mut notice = Vec::new();
-            let words = b"the output is too long to be kept on the host; from here on it is only streamed\n";
-            encode_output(OutputSource::Agent, at, words, &mut notice);
+            let begin = if self.ends_line { "" } else { "\n" };
+            let words = format!(
+                "{begin}the output is too long to be kept on the host; from here on it is only streamed\n"
+            );
+            encode_output(OutputSource::Agent, at, words.as_bytes(), &mut notice);
             // The notice is for people; a disk that does not take it changes nothing.
             let _unsaid = self.append(&notice);
         }
         let kept = fits && self.append(frame).is_ok();
         if kept {
             self.written += payload;
+            self.ends_line = frame.ends_with(b"\n");
         } else {
             self.dropped += payload;
         }

@@ -317,6 +317,19 @@ async fn output_that_is_sent_again_is_kept_once() {
 }
 
 #[tokio::test]
+async fn a_note_has_a_line_of_its_own_also_in_a_file_that_was_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let note = "[some output was lost on its way]\n";
+    for (offset, said) in [(0, "half a line"), (20, "whole\n"), (40, "end")] {
+        // Opened anew each time.
+        let store = OutputStore::open(dir.path(), room()).unwrap();
+        write(&store, offset, &[said]).await;
+    }
+    let store = OutputStore::open(dir.path(), room()).unwrap();
+    assert_eq!(text(&read(&store, 0).await), format!("half a line\n{note}whole\n{note}end"));
+}
+
+#[tokio::test]
 async fn a_gap_and_the_limit_are_told_in_the_output() {
     let dir = tempfile::tempdir().unwrap();
     let store = OutputStore::with_limit(dir.path(), room(), 400).unwrap();
@@ -329,7 +342,10 @@ async fn a_gap_and_the_limit_are_told_in_the_output() {
     write(&store, 23, &[&long, &long, &long]).await;
     write(&store, 623, &[&long]).await;
     let page = read(&store, page.next).await;
-    assert_eq!(text(&page), format!("{long}[the rest of the output is not kept: there is too much of it]\n"));
+    assert_eq!(
+        text(&page),
+        format!("{long}\n[the rest of the output is not kept: there is too much of it]\n")
+    );
     let store = OutputStore::with_limit(dir.path(), room(), 400).unwrap();
     write(&store, 0, &[&long, &long, &long, &long]).await;
     assert_eq!(read(&store, page.next).await.chunks, vec![]);
@@ -423,7 +439,7 @@ async fn output_is_complete_with_the_stream_that_has_its_end() {
     second.complete().await.unwrap();
     drop(broken);
     let page = read(&store, 0).await;
-    assert_eq!((text(&page).as_str(), page.complete), ("one [some output was lost on its way]\ntwo", true));
+    assert_eq!((text(&page).as_str(), page.complete), ("one \n[some output was lost on its way]\ntwo", true));
 }
 
 #[tokio::test]

@@ -136,7 +136,7 @@ async fn following_goes_on_behind_a_gap_that_a_stream_has_ended_at() {
     }
     tokio::time::resume();
     write(&world, &busy, 10, vec![chunk(OutputSource::Stdout, b"behind")]).await;
-    assert_eq!(line(&mut reading).await.unwrap()["text"], "[some output was lost on its way]\n");
+    assert_eq!(line(&mut reading).await.unwrap()["text"], "\n[some output was lost on its way]\n");
     assert_eq!(line(&mut reading).await.unwrap()["text"], "behind");
 }
 

@@ -51,6 +51,8 @@ pub(super) struct Log {
     length_max: u64,
     /// How many bytes of the attempt's output are here or known to be lost.
     end: u64,
+    /// Whether the last line that is here is whole: a note of our own never goes into the middle of one.
+    ends_line: bool,
     truncated: bool,
     complete: bool,
 }
@@ -67,7 +69,16 @@ impl Log {
             .truncate(false)
             .open(&path)
             .map_err(io_error("open", &path))?;
-        let mut log = Self { file, path, length: 0, length_max, end: 0, truncated: false, complete: false };
+        let mut log = Self {
+            file,
+            path,
+            length: 0,
+            length_max,
+            end: 0,
+            ends_line: true,
+            truncated: false,
+            complete: false,
+        };
         log.recover()?;
         Ok(log)
     }
@@ -75,36 +86,33 @@ impl Log {
     /// Adds what is not here yet of chunks that begin at `offset` of the attempt's output.
     pub(super) fn append(&mut self, mut offset: u64, chunks: Vec<OutputChunk>) -> Result<(), StoreError> {
         let mut buffer = BytesMut::new();
-        let before = (self.end, self.truncated);
+        let before = (self.end, self.ends_line, self.truncated);
         for mut chunk in chunks {
             let end = offset.saturating_add(chunk.bytes.len() as u64);
             if end > self.end && !self.truncated {
                 if offset > self.end {
                     self.end = offset;
-                    encode(
-                        &Record::Gap {
-                            end: offset,
-                            chunk: note(chunk.at, "some output was lost on its way"),
-                        },
-                        &mut buffer,
-                    )?;
+                    let chunk = self.note(chunk.at, "some output was lost on its way");
+                    encode(&Record::Gap { end: offset, chunk }, &mut buffer)?;
+                    self.ends_line = true;
                 }
                 let known = usize::try_from(self.end - offset).unwrap_or(chunk.bytes.len());
                 chunk.bytes.drain(..known.min(chunk.bytes.len()));
                 let at = chunk.at;
                 self.end = end;
-                let start = buffer.len();
+                let (start, ends_line) = (buffer.len(), chunk.bytes.ends_with(b"\n"));
                 encode(&Record::Chunk { end, chunk }, &mut buffer)?;
                 if self.length + buffer.len() as u64 > self.length_max {
                     buffer.truncate(start);
                     self.truncated = true;
-                    let note = note(at, "the rest of the output is not kept: there is too much of it");
-                    encode(&Record::Truncated { chunk: note }, &mut buffer)?;
+                    let chunk = self.note(at, "the rest of the output is not kept: there is too much of it");
+                    encode(&Record::Truncated { chunk }, &mut buffer)?;
                 }
+                self.ends_line = ends_line || self.truncated;
             }
             offset = end;
         }
-        self.write(&buffer).inspect_err(|_| (self.end, self.truncated) = before)
+        self.write(&buffer).inspect_err(|_| (self.end, self.ends_line, self.truncated) = before)
     }
 
     /// Says in the place of these chunks, which begin at `offset`, that there is no room for them, nor for what follows; unless they are
@@ -113,11 +121,11 @@ impl Log {
         let end = chunks.iter().fold(offset, |end, chunk| end.saturating_add(chunk.bytes.len() as u64));
         let Some(first) = chunks.first().filter(|_| !self.truncated && end > self.end) else { return Ok(()) };
         let mut buffer = BytesMut::new();
-        let note =
-            note(first.at, "the rest of the output is not kept: the control plane's disk is nearly full");
-        encode(&Record::Truncated { chunk: note }, &mut buffer)?;
+        let chunk = self
+            .note(first.at, "the rest of the output is not kept: the control plane's disk is nearly full");
+        encode(&Record::Truncated { chunk }, &mut buffer)?;
         self.write(&buffer)?;
-        self.truncated = true;
+        (self.truncated, self.ends_line) = (true, true);
         Ok(())
     }
 
@@ -136,6 +144,12 @@ impl Log {
         self.write(&buffer)?;
         self.complete = true;
         Ok(())
+    }
+
+    /// Words of our own in the middle of the output, in the agent's voice, on a line of their own.
+    fn note(&self, at: Timestamp, text: &str) -> OutputChunk {
+        let begin = if self.ends_line { "" } else { "\n" };
+        OutputChunk { source: OutputSource::Agent, at, bytes: format!("{begin}[{text}]\n").into_bytes() }
     }
 
     fn write(&mut self, records: &[u8]) -> Result<(), StoreError> {
@@ -158,6 +172,12 @@ impl Log {
                 Ok(Some(record)) => {
                     self.complete = matches!(record, Record::Complete);
                     self.truncated |= matches!(record, Record::Truncated { .. });
+                    if let Record::Chunk { chunk, .. }
+                    | Record::Gap { chunk, .. }
+                    | Record::Truncated { chunk } = &record
+                    {
+                        self.ends_line = chunk.bytes.ends_with(b"\n");
+                    }
                     if let Record::Chunk { end, .. } | Record::Gap { end, .. } = record {
                         self.end = end;
                     }
@@ -257,9 +277,4 @@ impl<'a> Reader<'a> {
 
 fn encode(record: &Record, buffer: &mut BytesMut) -> Result<(), StoreError> {
     frame::encode_into(record, buffer).map_err(|source| StoreError::Chunk { source })
-}
-
-/// Words of our own in the middle of the output, in the agent's voice.
-fn note(at: Timestamp, text: &str) -> OutputChunk {
-    OutputChunk { source: OutputSource::Agent, at, bytes: format!("[{text}]\n").into_bytes() }
 }
