@@ -22,10 +22,15 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// The silence after which a connection is dead.
 const IDLE_MAX_MS: u32 = 30_000;
 
-/// How much of one stream, and of all of them, the agent takes before it has read it. What comes is control frames and one
-/// artifact per running task.
+/// How much of one stream the agent takes before it has read it. What comes is control frames and artifacts.
 const STREAM_WINDOW_BYTES: u32 = 512 * 1024;
-const RECEIVE_WINDOW_BYTES: u32 = 1024 * 1024;
+
+/// Streams that the control plane sends on at the same time: the control stream, and as many downloads as it lets be open.
+const STREAMS_MAX: u32 = 8;
+
+/// How much of all of them together: downloads that nobody reads, because the host's disk hangs say, never keep a frame of the control
+/// stream from coming.
+const RECEIVE_WINDOW_BYTES: u32 = STREAMS_MAX * STREAM_WINDOW_BYTES;
 
 /// How much may be sent and not acknowledged by the other end's transport. A new stream of output goes back this far.
 pub(super) const SEND_WINDOW_BYTES: u64 = 256 * 1024;
@@ -235,4 +240,69 @@ fn client_config(tls: rustls::ClientConfig) -> Result<ClientConfig, Error> {
     let mut config = ClientConfig::new(Arc::new(crypto));
     config.transport_config(Arc::new(transport));
     Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use quinn::crypto::rustls::QuicServerConfig;
+    use stella_certs::tls::ServerIdentity;
+    use stella_certs::{Authority, csr};
+    use stella_protocol::id::{AgentId, TenantId};
+    use uuid::Uuid;
+
+    use super::*;
+
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+
+    /// Nothing here waits for anything but the other end, in virtual time.
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    /// Both ends of a connection that this agent has dialled, and their sockets.
+    async fn connected() -> (Connection, Connection, [Endpoint; 2]) {
+        let (folder, now) = (tempfile::tempdir().unwrap(), SystemTime::now());
+        let authority = Authority::open_or_create(folder.path(), now).unwrap();
+        let server = ServerIdentity::new(&authority.issue_server(&[], now, DAY).unwrap()).unwrap();
+        let tls = tls::quic_server(&server, &authority.roots_der()).unwrap();
+        let config = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls).unwrap()));
+        let there = Endpoint::server(config, (Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let address = there.local_addr().unwrap();
+        let made = csr::generate().unwrap();
+        let (tenant, agent) = (TenantId(Uuid::from_u128(1)), AgentId(Uuid::from_u128(2)));
+        let issued = authority.issue_agent(&made.csr_der, tenant, agent, now, DAY).unwrap();
+        let ders =
+            |all: &[stella_certs::CertificateDer<'_>]| all.iter().map(|it| it.to_vec()).collect::<Vec<_>>();
+        let roots = ders(&authority.roots_der());
+        let identity =
+            Identity::new(address.to_string(), &ders(&issued.chain_der), &roots, made.key_der).unwrap();
+        let tls = tls::quic_agent_client(identity.chain.clone(), &identity.key, &identity.roots).unwrap();
+        let dialled = dial_address(address, client_config(tls).unwrap());
+        let accepted = async { there.accept().await.unwrap().await.unwrap() };
+        let (dialled, accepted) = tokio::join!(dialled, accepted);
+        let Connected { endpoint, connection } = dialled.unwrap();
+        (connection, accepted, [endpoint, there])
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn downloads_that_nobody_reads_do_not_keep_the_control_stream_from_coming() {
+        let (agent, control_plane, _sockets) = connected().await;
+        let mut streams = Vec::new();
+        for _ in 0..STREAMS_MAX {
+            let (mut send, receive) = agent.open_bi().await.unwrap();
+            send.write_all(b"?").await.unwrap();
+            let (answer, _) = control_plane.accept_bi().await.unwrap();
+            streams.push((answer, receive, send));
+        }
+        let (mut answer, mut control, _send) = streams.remove(0);
+        for (download, ..) in &mut streams {
+            // As much as it may send.
+            let all = download.write_all(&[7; 2 * STREAM_WINDOW_BYTES as usize]);
+            timeout(PATIENCE, all).await.expect_err("more than the window was taken");
+        }
+        answer.write_all(b"welcome").await.unwrap();
+        let mut frame = [0; 7];
+        timeout(PATIENCE, control.read_exact(&mut frame)).await.expect("the frame does not come").unwrap();
+        assert_eq!(&frame, b"welcome");
+    }
 }
