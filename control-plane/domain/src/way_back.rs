@@ -4,6 +4,8 @@
 //! artifacts, complete and as they were unpacked. An answer is a fact and is kept with the target's part for ever; who does not
 //! answer in time has not proven anything, and holds nobody up for longer than that.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 use stella_protocol::id::{AgentId, DeploymentId, TargetId};
 use stella_protocol::message::{Inspect, Wanted};
@@ -17,6 +19,7 @@ use crate::ids;
 use crate::release::Release;
 use crate::render::{self, Names};
 use crate::target::Target;
+use crate::task::Task;
 use crate::tenant::TenantState;
 
 /// How long answers are waited for, in milliseconds: a host reads some ten gigabytes in that time.
@@ -25,6 +28,9 @@ pub const WINDOW_MS: u64 = 120_000;
 pub const LOOK_MS: u64 = 110_000;
 /// How old answers may be when the first target is changed, in milliseconds: a quarter of an hour. Older ones are asked for again.
 pub const FRESH_MS: u64 = 900_000;
+/// How many deployments to a target that have not succeeded its way back outlives. Each may leave one more release on the host, whose disk
+/// has an end.
+pub const UNPROVEN_MAX: u8 = 32;
 /// How much of a host's reason is kept, in characters.
 pub const REASON_MAX: usize = 256;
 
@@ -144,6 +150,31 @@ impl ProofAnswer {
             Self::Proven { .. } => None,
             Self::Refuted { reason } | Self::Unproven { reason } => Some(reason),
         }
+    }
+}
+
+impl TenantState {
+    /// How many unpacked releases the host has to keep when an artifact task brings another one, if its step says `own`.
+    ///
+    /// Hosts remove those that were switched to longest ago. The way back is the release that last succeeded on the target, and what was
+    /// brought since and did not succeed must not push it out: however few the step keeps, all of these stay.
+    #[must_use]
+    pub fn kept_on_host(&self, task: &Task, own: u8) -> u8 {
+        let Some(current) = self.targets.get(&task.target).and_then(|target| target.current) else {
+            return own;
+        };
+        let mut since = BTreeSet::from([current]);
+        let mut deployment = Some(task.deployment);
+        for _ in 0..UNPROVEN_MAX {
+            let found = deployment.and_then(|id| self.deployments.get(&id));
+            let Some(part) = found.and_then(|found| found.targets.get(&task.target)) else { break };
+            if part.release == current {
+                break;
+            }
+            since.insert(part.release);
+            deployment = part.before.and_then(|before| before.visited.or(before.last));
+        }
+        own.max(u8::try_from(since.len()).unwrap_or(u8::MAX))
     }
 }
 

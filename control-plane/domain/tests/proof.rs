@@ -444,3 +444,39 @@ fn only_the_agent_that_was_asked_answers_and_only_for_itself() {
     assert_eq!(why(&world, 2).chars().count(), 256);
     end(&world);
 }
+
+/// What the host of target 1 is to keep of the component, if a step says 2.
+fn kept(world: &World) -> u8 {
+    world.tenant().kept_on_host(world.task_on(1), 2)
+}
+
+#[test]
+fn what_does_not_succeed_does_not_push_the_way_back_off_the_host() {
+    let mut world = World::with_targets(1);
+    let order = |n: u128, of: u128| {
+        let order = NewDeployment { on_failure: OnFailure::Stop, ..new_deployment(n, of, None) };
+        TenantCommand::Deploy(Box::new(order))
+    };
+    world.ok(order(1, 1));
+    assert_eq!(kept(&world), 2, "there is no way back yet");
+    world.complete(1);
+    // Each brings its release and fails then. The same one again needs no more room.
+    for (n, of, keep) in [(2, 2, 2), (3, 3, 3), (4, 2, 3)] {
+        world.ok(order(n, of));
+        assert_eq!(kept(&world), keep, "deployment {n}");
+        world.complete_first_step(1);
+        world.finish(1, failed("x"));
+        assert!(matches!(world.status(n), Status::Failed { .. }));
+    }
+    // Back to what is good, and then something new that is: from there on it is the way back.
+    world.ok(order(5, 1));
+    assert_eq!(kept(&world), 2);
+    world.complete(1);
+    world.ok(order(6, 3));
+    assert_eq!(kept(&world), 2);
+    world.complete(1);
+    world.ok(order(7, 2));
+    assert_eq!(kept(&world), 2);
+    world.complete(1);
+    end(&world);
+}

@@ -18,6 +18,7 @@ use stella_protocol::id::{AgentId, AttemptKey, QuestionId, SessionEpoch, TenantI
 use stella_protocol::message::{AttemptProbe, Cancel, Dispatch, Inspect, TracedDispatch, capability};
 use stella_protocol::session::SendError;
 use stella_protocol::session::control::ControlSession;
+use stella_protocol::spec::TaskSpec;
 use stella_protocol::time::Timestamp;
 use tokio::time::Instant;
 
@@ -303,6 +304,10 @@ fn dispatch(owned: &TenantState, task: &Task, session: SessionEpoch) -> Option<T
     let rollout = deployment.targets.get(&task.target)?;
     let release = owned.recipe(task.release.unwrap_or(rollout.release))?;
     let trace = spans::of_work(deployment, task);
+    let mut spec = task.spec.clone();
+    if let TaskSpec::Artifact(artifact) = &mut spec {
+        artifact.keep_releases = owned.kept_on_host(task, artifact.keep_releases);
+    }
     let dispatch = Dispatch {
         task: task.id,
         attempt: task.attempt,
@@ -313,7 +318,7 @@ fn dispatch(owned: &TenantState, task: &Task, session: SessionEpoch) -> Option<T
         slot: target.slot.as_ref().map(|slot| slot.as_str().to_owned()),
         generation: task.generation,
         release_version: release.version.as_str().to_owned(),
-        spec: task.spec.clone(),
+        spec,
         trace: trace.parent(),
     };
     Some(TracedDispatch { dispatch, state: trace.state, baggage: trace.baggage })
