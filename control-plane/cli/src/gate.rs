@@ -228,7 +228,17 @@ fn line(it: &GateState) -> String {
     if it.verifies && it.status == "pending" && it.asked_at.is_none() {
         return format!("gate {} is looked at once the release has come", it.gate);
     }
-    format!("gate {} {}{said}{next}", it.gate, it.status)
+    format!("gate {} {}{said}{}{next}", it.gate, it.status, said_by(it))
+}
+
+/// Who has said so, and when, where that was a person.
+fn said_by(it: &GateState) -> String {
+    let said = match (&it.overridden, it.status.as_str()) {
+        (Some(hold), "overridden") => Some((&hold.by, &hold.since)),
+        _ => it.by.as_ref().zip(it.evaluated_at.as_ref()),
+    };
+    let person = said.and_then(|(by, at)| Some((by.account.as_ref()?, at)));
+    person.map(|(by, at)| format!(" ({}, {})", print::one_line(by), when::moment(at))).unwrap_or_default()
 }
 
 pub(crate) async fn findings(context: &Context, command: Findings) -> Result<(), Error> {

@@ -269,7 +269,9 @@ pub(crate) async fn resume(context: &Context, deployment: &str) -> Result<(), Er
 /// A hold as a part of a sentence.
 pub(crate) fn because(hold: Option<&Hold>) -> String {
     hold.map_or_else(String::new, |hold| {
-        format!("{} (since {})", print::because(Some(&hold.reason)), when::moment(&hold.since))
+        let by =
+            hold.by.account.as_ref().map(|by| format!("by {} ", print::one_line(by))).unwrap_or_default();
+        format!("{} ({by}since {})", print::because(Some(&hold.reason)), when::moment(&hold.since))
     })
 }
 

@@ -296,7 +296,13 @@ fn describe(run: &str, step: &Step) -> String {
             line.push_str(&format!(": job {job}; stella task list {job}"));
         }
         (None, Some(deployment)) => line.push_str(&format!(": deployment {deployment}")),
-        (None, None) => {}
+        (None, None) => {
+            let by = step.outputs.get("approved_by").and_then(Value::as_array).into_iter().flatten();
+            let by: Vec<&str> = by.filter_map(Value::as_str).collect();
+            if !by.is_empty() {
+                line.push_str(&format!(": approved by {}", print::one_line(&by.join(", "))));
+            }
+        }
     }
     if let (Some(status), Some(id)) = (&step.promotion, &step.deployment) {
         line.push_str(&match status.as_str() {

@@ -26,6 +26,8 @@ fn a_paused_deployment_starts_nothing_and_its_time_stands_still() {
     let deadline = world.deployment(deployment(1)).deadline;
     world.ok(pause(1));
     assert!(world.ok(pause(1)).events.is_empty());
+    let other = TenantCommand::PauseDeployment { deployment: deployment(1), reason: "errors".to_owned() };
+    assert!(conflict(world.tell(other)).contains("paused already (lunch)"));
     world.complete(1);
     let counts = world.deployment(deployment(1)).counts;
     assert_eq!((counts.succeeded, counts.active, counts.waiting), (1, 0, 1));
@@ -190,6 +192,8 @@ fn a_blocked_release_goes_nowhere_and_nothing_goes_back_to_it() {
     let mut world = World::with_release_1(1);
     world.ok(judge(2, Verdict::Block));
     assert!(world.ok(judge(2, Verdict::Block)).events.is_empty());
+    // Nobody lifts a block by saying something milder.
+    assert!(conflict(world.tell(judge(2, Verdict::Deprecate))).contains("is blocked (CVE); clear it first"));
     let refused = conflict(world.tell(TenantCommand::Deploy(Box::new(new_deployment(2, 2, None)))));
     assert!(refused.contains("is blocked (CVE)"), "{refused}");
     world.ok(judge(2, Verdict::Clear));

@@ -175,8 +175,15 @@ fn permitted(promotion: &Promotion) -> Vec<String> {
         format!("approved by {} at {}{reason}", it.by.name, when::moment(&it.at))
     });
     let gates = promotion.gates.iter().filter_map(|it| {
-        let hold = it.overridden.as_ref()?;
-        Some(format!("gate {} was overridden{}", it.gate, hold::because(Some(hold))))
+        if let Some(hold) = &it.overridden {
+            return Some(format!("gate {} was overridden{}", it.gate, hold::because(Some(hold))));
+        }
+        // What a program has found is shown with the promotion; what a person has said is a permission.
+        let (by, at) = (it.by.as_ref()?.account.as_ref()?, it.evaluated_at.as_ref()?);
+        let said = print::because(it.reason.as_deref());
+        (it.status == "passed").then(|| {
+            format!("gate {} was passed by {} at {}{said}", it.gate, print::one_line(by), when::moment(at))
+        })
     });
     let freeze = promotion
         .override_freeze

@@ -60,6 +60,11 @@ pub(super) fn judge(
         (Verdict::Clear, Standing::Good) => {}
         (Verdict::Deprecate, Standing::Deprecated(_)) | (Verdict::Block, Standing::Blocked(_))
             if same_reason => {}
+        // What is milder would let through what somebody has stopped.
+        (Verdict::Deprecate, Standing::Blocked(hold)) => {
+            let problem = format!("release {name} is blocked ({}); clear it first", hold.reason);
+            return Err(Rejection::Conflict { problem });
+        }
         (Verdict::Clear, _) => tx.emit(Fact::ReleaseCleared { id, reason })?,
         (Verdict::Deprecate, _) => tx.emit(Fact::ReleaseDeprecated { id, reason })?,
         (Verdict::Block, _) => {
@@ -116,6 +121,10 @@ pub(super) fn pause(tx: &mut Transaction<'_>, id: DeploymentId, reason: &str) ->
         let reason = reason.to_owned();
         let cause = PauseCause::Person;
         tx.emit(Fact::DeploymentPaused { id, reason, until: None, canary_step: None, cause })?;
+    } else if let Some(hold) = deployment.paused.as_ref().filter(|hold| hold.reason != reason) {
+        // Whoever resumes it ends one pause, and not that of somebody else who has not been told.
+        let problem = format!("deployment {id} is paused already ({})", hold.reason);
+        return Err(Rejection::Conflict { problem });
     }
     Ok(Outcome::Done)
 }
