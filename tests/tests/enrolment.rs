@@ -81,7 +81,9 @@ async fn one_line_installs_enrols_and_starts_whatever_its_words_are() -> Result<
     assert_eq!(
         host.calls()?.lines().collect::<Vec<_>>(),
         [
-            &format!("apt-get install -y {package}"),
+            &format!(
+                "apt-get install -y -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold {package}"
+            ),
             "install -D -m 0644 -t /etc/systemd/system/stella-agent.service.d /usr/share/stella-agent/profiles/full.conf",
             "systemctl daemon-reload",
             "systemctl enable --now stella-agent",

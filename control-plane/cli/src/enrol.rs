@@ -250,6 +250,10 @@ fn steps(install: Option<&Install<'_>>, rights: Rights<'_>, server: &str, token:
         steps.push(format!("printf '%s\\n' {lines} > {UNITS}"));
         steps.push(format!("{DROP_IN} {NAMED_UNITS}"));
         steps.push("systemctl daemon-reload".to_owned());
+        // One that runs already knows of no limit until then.
+        steps.push("systemctl enable stella-agent".to_owned());
+        steps.push("systemctl restart stella-agent".to_owned());
+        return steps;
     }
     steps.push("systemctl enable --now stella-agent".to_owned());
     steps

@@ -85,7 +85,11 @@ impl Listening {
             Self::NotYet => true,
             // What the state knows of it is of before.
             Self::Since { at, until } if since.0 <= at.0 => now.0 < until.0,
-            Self::Since { until, .. } => is_here && since.0 < until.0 && now.0 < since.plus_ms(REPORTS_MS).0,
+            // It is back, and may have something to say; one that was enrolled later has not.
+            Self::Since { at, until } => {
+                let was_there = agent.enrolled_at.0 <= at.0;
+                was_there && is_here && since.0 < until.0 && now.0 < since.plus_ms(REPORTS_MS).0
+            }
         }
     }
 

@@ -8,7 +8,7 @@ use stella_domain::listening::{Listening, REPORTS_MS};
 use stella_domain::task::TaskState;
 use stella_protocol::message::{Phase, TaskOutcome};
 
-use crate::common::{World, agent, deployment, end, facts, new_deployment, target};
+use crate::common::{World, agent, deployment, end, facts, new_deployment, new_target, target};
 
 /// How long agents have to come back.
 const PATIENCE_MS: u64 = 60_000;
@@ -96,6 +96,22 @@ fn a_deadline_that_has_passed_meanwhile_waits_for_the_word_of_who_was_at_work() 
     );
     assert!(!matches!(world.task(task).state, TaskState::Unknown { .. }));
     assert!(!matches!(world.status(2), Status::Running));
+}
+
+#[test]
+fn nobody_waits_for_the_word_of_who_was_enrolled_after_the_return() {
+    let mut world = World::with_release_1(1);
+    let listening = Listening::Since { at: world.now, until: world.now.plus_ms(PATIENCE_MS) };
+    later(&mut world, 1);
+    world.enrol(2);
+    world.connect(2, vec![]);
+    world.ok(TenantCommand::CreateTarget(Box::new(new_target(2))));
+    let timeout_ms = REPORTS_MS / 2;
+    world.ok(TenantCommand::Deploy(Box::new(NewDeployment { timeout_ms, ..new_deployment(2, 2, None) })));
+    world.complete(1);
+    later(&mut world, timeout_ms);
+    assert!(facts(&tick(&mut world, listening)).contains(&"deployment_overdue"));
+    end(&world);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use crate::common::{STAGING, World, checked_run, end, failed, invariants, name, 
 use serde_json::{Value, json};
 use stella_domain::command::{Command, NewRun, TenantCommand};
 use stella_domain::event::{Event, Fact, StreamId};
+use stella_domain::listening::Listening;
 use stella_domain::name::Identifier;
 use stella_domain::promotion::PromotionStatus;
 use stella_domain::run::{CallOutcome, Run, Turn};
@@ -260,7 +261,7 @@ fn an_approval_of_what_was_left_to_wait_lets_nothing_in() {
     let turn = Turn::Failing { reason: "step boom: the answer was 500".to_owned() };
     let event = Event {
         at: world.now,
-        actor: World::request(Command::Tick).actor,
+        actor: World::request(Command::Tick(Listening::Always)).actor,
         trace: TraceContext::default(),
         fact: Fact::RunTurned { id: RUN, turn },
     };

@@ -117,7 +117,7 @@ impl Spans {
             }
             Fact::TaskAccepted { key, .. } => self.dispatch(tenant, *key, event.at),
             Fact::TaskBecameUnknown { key, .. } | Fact::TaskHandedBack { key, .. } => {
-                drop(self.on_their_way.remove(key))
+                self.on_their_way.remove(key);
             }
             Fact::TaskFinished { key, started_at, finished_at, .. } => {
                 // An agent may refuse it, or be so quick that it says both at once.

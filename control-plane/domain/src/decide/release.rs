@@ -92,8 +92,9 @@ pub(super) fn has_room(
         && used.saturating_sub(less).saturating_add(more) > max
         && more > less
     {
+        let grows = more - less;
         return Err(Rejection::conflict(format!(
-            "what the releases of tenant {} say, with what scanners say of them, has {used} bytes, and {more} more are over its {max}: \
+            "what the releases of tenant {} say, with what scanners say of them, has {used} bytes, and {grows} more are over its {max}: \
              whoever runs the control plane can raise api.tenant_release_bytes_max",
             tenant.name
         )));
