@@ -132,6 +132,7 @@ impl TenantState {
             | Fact::DeploymentHalted { .. }
             | Fact::DeploymentCancelRequested { .. }
             | Fact::DeploymentOverdue { .. }
+            | Fact::DeploymentPutOff { .. }
             | Fact::DeploymentSucceeded { .. }
             | Fact::DeploymentFailed { .. }
             | Fact::DeploymentCancelled { .. } => self.apply_deployment(event),

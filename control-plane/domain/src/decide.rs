@@ -33,6 +33,7 @@ mod probe;
 mod promotion;
 mod proof;
 mod provenance;
+mod put_off;
 mod release;
 mod report;
 mod retry;

@@ -128,6 +128,9 @@ pub struct Deployment {
     /// Since when its deadline does not count although it is not paused: it has halted where too many agents are silent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stands_since: Option<Timestamp>,
+    /// Since when what comes next was put off for a decision of its own: much else was decided at that time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub put_off: Option<Timestamp>,
     /// When it ended.
     pub finished_at: Option<Timestamp>,
 }

@@ -260,6 +260,12 @@ pub enum Fact {
         id: DeploymentId,
         reason: String,
     },
+    /// What comes next in it comes in a decision of its own, which is due then; nothing is put off any more if that is not said.
+    DeploymentPutOff {
+        id: DeploymentId,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        until: Option<Timestamp>,
+    },
     DeploymentOverdue {
         id: DeploymentId,
         reason: String,

@@ -66,6 +66,7 @@ impl Listening {
             | Timer::AutoPromotion(..)
             | Timer::KeepEnds(_)
             | Timer::EnrolmentTokenEnded(_)
+            | Timer::DeploymentPutOff(_)
             | Timer::ApiTokenEnded(_) => false,
         }
     }

@@ -17,7 +17,7 @@ use crate::agent::{Agent, EnrolmentToken, NOTE_EVERY_MS, NOTES_BURST};
 use crate::archive::Archived;
 use crate::channel::Channel;
 use crate::command::Outcome;
-use crate::deployment::Deployment;
+use crate::deployment::{Deployment, Status};
 use crate::durations::Durations;
 use crate::environment::Environment;
 use crate::findings::Reports;
@@ -299,6 +299,14 @@ impl TenantState {
     pub fn unsettled_tasks(&self, agent: AgentId) -> impl Iterator<Item = &Arc<Task>> {
         self.unsettled.get(&agent).into_iter().flatten().filter_map(|task| self.tasks.get(task))
     }
+
+    /// Whether the deployment of a queued task wants it: what has halted or is cancelled takes back what was not sent, if only in its next
+    /// decision.
+    #[must_use]
+    pub fn is_wanted(&self, id: TaskId) -> bool {
+        let deployment = self.tasks.get(&id).and_then(|task| self.deployments.get(&task.deployment));
+        deployment.is_some_and(|it| it.status == Status::Running)
+    }
 }
 
 /// What one agent has in hand and what waits for it. Apart from [`Agent`], because it changes with every task.
@@ -397,6 +405,8 @@ pub enum Timer {
     ProbeOverdue(TaskId),
     /// An enrolment token has ended some time ago.
     EnrolmentTokenEnded(EnrolmentTokenId),
+    /// What comes next in a deployment was put off, for much else was decided at the same time.
+    DeploymentPutOff(DeploymentId),
 }
 
 /// The answer to an idempotent request.

@@ -38,6 +38,7 @@ mod probes;
 mod promotions;
 mod proof;
 mod properties;
+mod put_off;
 mod rolling;
 mod setup_table;
 mod signatures;

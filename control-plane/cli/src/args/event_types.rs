@@ -1,7 +1,7 @@
 //! The types of events that there are, so that one with a slip of the pen is refused instead of waited for in vain.
 
 /// All of them, in the order of the alphabet. The test of the catalogue of events holds them to what the control plane writes.
-pub(super) const EVENT_TYPES: [&str; 129] = [
+pub(super) const EVENT_TYPES: [&str; 130] = [
     "account_created",
     "account_removed",
     "account_roles_set",
@@ -34,6 +34,7 @@ pub(super) const EVENT_TYPES: [&str; 129] = [
     "deployment_keep_ended",
     "deployment_overdue",
     "deployment_paused",
+    "deployment_put_off",
     "deployment_resumed",
     "deployment_stage_began",
     "deployment_succeeded",

@@ -59,6 +59,7 @@ impl TenantState {
                 self.forget_questions(PromotionId(id.0), None);
                 self.stop_resuming(*id, fact)
             }
+            Fact::DeploymentPutOff { id, until } => self.put_off(*id, *until, fact),
             Fact::DeploymentSucceeded { id, .. } => {
                 let is_let_through = self.is_let_through(*id, at);
                 self.end_deployment(at, *id, fact, Status::Succeeded, |deployment| {
@@ -151,16 +152,14 @@ impl TenantState {
             timeout_ms: Some(deadline.0.saturating_sub(at.0)),
             deadline: *deadline,
             stands_since: None,
+            put_off: None,
             finished_at: None,
         };
         deployment.step_over();
         self.deployments.insert(*id, Arc::new(deployment));
         self.active_deployments.insert(*id);
         self.timers.insert((*deadline, Timer::DeploymentDeadline(*id)));
-        if self.is_silent(*environment) {
-            self.time_steps(*at, fact)?;
-        }
-        Ok(())
+        if self.is_silent(*environment) { self.time_steps(*at, fact) } else { Ok(()) }
     }
 
     /// What follows from why it begins: who asked for it, if somebody did, or that it takes another one back.
@@ -285,6 +284,25 @@ impl TenantState {
         ensure(removed || stood, subject(id), format!("{status} without a deadline"), fact)
     }
 
+    /// What comes next is put off, or taken up: one after the other.
+    fn put_off(&mut self, id: DeploymentId, until: Option<Timestamp>, fact: &Fact) -> Applied {
+        let deployment = self.deployment_mut(id, fact)?;
+        let turns = deployment.put_off.is_some() != until.is_some();
+        ensure(turns && !deployment.status.is_final(), subject(id), deployment.status.name(), fact)?;
+        self.take_up(id, fact)?;
+        self.deployment_mut(id, fact)?.put_off = until;
+        self.timers.extend(until.map(|due| (due, Timer::DeploymentPutOff(id))));
+        Ok(())
+    }
+
+    /// Nothing is put off any more.
+    fn take_up(&mut self, id: DeploymentId, fact: &Fact) -> Applied {
+        if let Some(due) = self.deployment_mut(id, fact)?.put_off.take() {
+            self.timers.remove(&(due, Timer::DeploymentPutOff(id)));
+        }
+        Ok(())
+    }
+
     fn end_deployment(
         &mut self,
         at: Timestamp,
@@ -294,6 +312,7 @@ impl TenantState {
         may_end: impl FnOnce(&Deployment) -> bool,
     ) -> Applied {
         self.stop_resuming(id, fact)?;
+        self.take_up(id, fact)?;
         self.end_questions(at, id, "its deployment has ended before its host answered", fact)?;
         let deployment = self.deployment_mut(id, fact)?;
         ensure(may_end(deployment), subject(id), where_it_is(deployment), fact)?;

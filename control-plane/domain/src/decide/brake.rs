@@ -9,7 +9,7 @@ use stella_protocol::id::{DeploymentId, EnvironmentId};
 use stella_protocol::time::Timestamp;
 
 use super::transaction::Transaction;
-use super::{rollout, silence};
+use super::{put_off, silence};
 use crate::amount::Amount;
 use crate::command::Outcome;
 use crate::deployment::{Deployment, Status};
@@ -192,7 +192,7 @@ pub(super) fn reconsider(tx: &mut Transaction<'_>) -> Result<(), Rejection> {
             .map(|it| it.id)
             .collect();
         for id in candidates {
-            rollout::advance(tx, id)?;
+            put_off::advance(tx, id)?;
         }
     }
 }

@@ -8,7 +8,8 @@ use stella_protocol::time::Timestamp;
 
 use super::transaction::Transaction;
 use super::{
-    artifact, channel, colour, drain, fields, group, hold, job, path, rollout, signature, strategy, way_back,
+    artifact, channel, colour, drain, fields, group, hold, job, path, put_off, rollout, signature, strategy,
+    way_back,
 };
 use crate::amount::Amount;
 use crate::colour::{Colour, Leg, Steps};
@@ -214,7 +215,7 @@ pub(super) fn open(tx: &mut Transaction<'_>, opening: Opening) -> Result<(), Rej
         left: opening.left,
     })?;
     drain::leave_out(tx, id)?;
-    rollout::advance(tx, id)
+    put_off::advance(tx, id)
 }
 
 /// The wanted targets in the order of their names.
@@ -331,6 +332,8 @@ pub(super) fn cancel(tx: &mut Transaction<'_>, id: DeploymentId, reason: &str) -
         Status::Running | Status::Halting { .. } => {}
     }
     tx.emit(Fact::DeploymentCancelRequested { id, reason: reason.to_owned() })?;
-    rollout::end_what_is_open(tx, id)?;
+    if !put_off::put_off(tx, id)? {
+        rollout::end_what_is_open(tx, id)?;
+    }
     Ok(Outcome::Done)
 }

@@ -8,7 +8,7 @@ use stella_protocol::id::{DeploymentId, EnvironmentId, PromotionId, ReleaseId};
 use stella_protocol::time::Timestamp;
 
 use super::transaction::Transaction;
-use super::{fields, promotion, release, rollout, signature};
+use super::{fields, promotion, put_off, release, rollout, signature};
 use crate::command::{Answer, NewFindings, Outcome};
 use crate::deployment::{Deployment, Status};
 use crate::environment::Environment;
@@ -617,7 +617,7 @@ pub(super) fn nudge(
     for id in concerned {
         match rule(tx, PromotionId(id.0), Asking::Later)? {
             Ruling::Closed(reason) => rollout::halt_for_gate(tx, id, &reason)?,
-            Ruling::Open | Ruling::Waits => rollout::advance(tx, id)?,
+            Ruling::Open | Ruling::Waits => put_off::advance(tx, id)?,
         }
     }
     Ok(())

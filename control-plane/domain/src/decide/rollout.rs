@@ -12,7 +12,7 @@ use stella_protocol::message::TaskOutcome;
 
 use super::gate::{self, Asking, Ruling};
 use super::transaction::Transaction;
-use super::{brake, colour, drain, ending, group, path, probe, proof, rollback, verification};
+use super::{brake, colour, drain, ending, group, path, probe, proof, put_off, rollback, verification};
 use crate::agent::{Connectivity, OPEN_TASKS_MAX};
 use crate::colour::Stage;
 use crate::deployment::{CanaryStep, Deployment, OnFailure, Progress, RollbackReason, Status, TargetRollout};
@@ -225,7 +225,7 @@ pub(super) fn dispatch(tx: &mut Transaction<'_>, id: AgentId) -> Result<(), Reje
             return Ok(());
         };
         let agent = tx.agent(id)?;
-        let mut queued = work.queued.iter();
+        let mut queued = work.queued.iter().filter(|(_, task)| tx.tenant.is_wanted(*task));
         let next = match agent.draining {
             None => queued.next(),
             Some(_) => queued.find(|(_, task)| tx.tenant.goes_on_with(*task)),
@@ -385,6 +385,11 @@ pub(super) fn halt_with(
     (on_failure, cause): (Option<OnFailure>, RollbackReason),
 ) -> Result<(), Rejection> {
     tx.emit(Fact::DeploymentHalted { id, reason: reason.to_owned(), on_failure, cause })?;
+    if put_off::put_off(tx, id)? { Ok(()) } else { come_to_the_end(tx, id) }
+}
+
+/// What follows from a halt: nothing more is started, and it ends as soon as what is under way has.
+pub(super) fn come_to_the_end(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<(), Rejection> {
     skip_waiting(tx, id)?;
     take_back_queued(tx, id)?;
     end_if_quiet(tx, id)

@@ -6,7 +6,9 @@ use stella_protocol::id::DeploymentId;
 use stella_protocol::time::Timestamp;
 
 use super::transaction::{Transaction, WORK_MAX};
-use super::{Decision, Stuck, colour, ending, follow, gate, hold, probe, promotion, proof, rollout, run};
+use super::{
+    Decision, Stuck, colour, ending, follow, gate, hold, probe, promotion, proof, put_off, rollout, run,
+};
 use crate::command::Request;
 use crate::deployment::Status;
 use crate::event::{Fact, StreamId};
@@ -123,7 +125,8 @@ fn fact_of_system(timer: &Timer) -> Option<Fact> {
         | Timer::WayBackOverdue(_)
         | Timer::ProbeOverdue(_)
         | Timer::KeepEnds(_)
-        | Timer::EnrolmentTokenEnded(_) => None,
+        | Timer::EnrolmentTokenEnded(_)
+        | Timer::DeploymentPutOff(_) => None,
     }
 }
 
@@ -164,6 +167,7 @@ fn fire(tx: &mut Transaction<'_>, timer: &Timer) -> Result<(), Rejection> {
         Timer::ProbeOverdue(task) => probe::overdue(tx, *task),
         Timer::KeepEnds(deployment) => colour::keep_ended(tx, *deployment),
         Timer::StepDue(id, step) => run::due(tx, *id, step),
+        Timer::DeploymentPutOff(deployment) => put_off::take_up(tx, *deployment),
         Timer::EnrolmentTokenEnded(id) => tx.emit(Fact::EnrolmentTokenForgotten { id: *id }),
         // No tenant has one, and `apply` would refuse it.
         Timer::ApiTokenEnded(id) => tx.emit(Fact::ApiTokenRevoked { id: *id }),

@@ -42,6 +42,7 @@ impl Fact {
             Self::ReleaseSigningSet { .. } => "release_signing_set",
             Self::DeploymentCreated { .. } => "deployment_created",
             Self::DeploymentHalted { .. } => "deployment_halted",
+            Self::DeploymentPutOff { .. } => "deployment_put_off",
             Self::DeploymentCancelRequested { .. } => "deployment_cancel_requested",
             Self::DeploymentOverdue { .. } => "deployment_overdue",
             Self::DeploymentSucceeded { .. } => "deployment_succeeded",

@@ -60,7 +60,8 @@ fn tasks(tenant: &TenantState) {
         let online = matches!(tenant.agents[agent].connectivity, Connectivity::Online { .. });
         // INV-26: what is new to a host that is out of rotation waits.
         let drains = tenant.agents[agent].draining.is_some();
-        let waits = queued.iter().any(|(_, task)| !drains || tenant.goes_on_with(*task));
+        let goes = |task| tenant.is_wanted(task) && (!drains || tenant.goes_on_with(task));
+        let waits = queued.iter().any(|(_, task)| goes(*task));
         assert!(!online || !waits || open >= OPEN_TASKS_MAX, "INV-8: a queued task of an online agent");
     }
 }
@@ -163,6 +164,7 @@ fn timers(tenant: &TenantState) {
     for deployment in tenant.deployments.values() {
         let deadline = found.remove(&(deployment.deadline, Timer::DeploymentDeadline(deployment.id)));
         wanted.extend(deployment.way_back.until.map(|at| (at, Timer::WayBackOverdue(deployment.id))));
+        wanted.extend(deployment.put_off.map(|at| (at, Timer::DeploymentPutOff(deployment.id))));
         wanted.extend(deployment.resumes_at.map(|at| (at, Timer::DeploymentResumes(deployment.id))));
         wanted.extend(tenant.kept.get(&deployment.id).map(|at| (*at, Timer::KeepEnds(deployment.id))));
         assert!(deployment.resumes_at.is_none() || deployment.paused.is_some(), "INV-9: no pause to end");

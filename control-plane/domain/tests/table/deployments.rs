@@ -49,6 +49,7 @@ fn deployment_facts(world: &World) -> Vec<(String, Fact)> {
         },
         Fact::DeploymentCancelRequested { id, reason: reason.clone() },
         Fact::DeploymentOverdue { id, reason: reason.clone() },
+        Fact::DeploymentPutOff { id, until: Some(Timestamp(9_000_000)) },
         Fact::DeploymentSucceeded { id, proves: None },
         Fact::DeploymentFailed { id, reason: reason.clone(), keeps_proof: false },
         Fact::DeploymentCancelled { id, reason: reason.clone() },
@@ -57,6 +58,7 @@ fn deployment_facts(world: &World) -> Vec<(String, Fact)> {
     .into_iter()
     .map(|fact| (fact.name().to_owned(), fact))
     .collect();
+    facts.push(("deployment_put_off, no more".to_owned(), Fact::DeploymentPutOff { id, until: None }));
     facts.push(("deployment_paused, canary step 1".to_owned(), paused(Some(Timestamp(9_000_000)), Some(1))));
     facts.push(("deployment_paused, canary step 2".to_owned(), paused(None, Some(2))));
     facts.push((
