@@ -118,6 +118,10 @@ pub struct Run {
     /// What it was given.
     #[schema(value_type = Object)]
     pub inputs: BTreeMap<String, Value>,
+    /// What it hands on: the outputs that its template declares, once it has succeeded.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(value_type = Object)]
+    pub outputs: BTreeMap<String, Value>,
     /// How far each step has got, in the order of the template.
     pub steps: Vec<Step>,
     /// The step that waits for its end, if it is part of another run.

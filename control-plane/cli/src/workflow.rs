@@ -253,7 +253,13 @@ fn text(run: &Run) -> String {
     let (at, by) = (when::moment_and_age(&run.started_at), task::by(&run.started_by));
     lines.push(format!("started {at} by {by}"));
     lines.extend(run.steps.iter().map(|step| format!("  {}", describe(&run.id, step))));
+    lines.extend(run.outputs.iter().map(|(name, value)| format!("output {name}: {}", shown(value))));
     lines.join("\n")
+}
+
+/// A value for people: a text as it is, all else as JSON.
+fn shown(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
 fn headline(run: &Run) -> String {

@@ -40,6 +40,7 @@ mod retry;
 mod rollback;
 mod rollout;
 mod run;
+mod run_outputs;
 mod run_plan;
 mod settle;
 mod signature;

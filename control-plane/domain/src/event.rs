@@ -669,6 +669,9 @@ pub enum Fact {
     /// Every step of it is over. How it ended follows from where it had turned.
     RunEnded {
         id: RunId,
+        /// What it hands on, if it has succeeded and its template declares anything.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        outputs: BTreeMap<String, Value>,
     },
     /// A failed target is worked on again, from its first step.
     TargetRetried {

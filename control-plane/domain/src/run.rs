@@ -49,6 +49,9 @@ pub struct Run {
     pub started_at: Timestamp,
     /// When it ended.
     pub finished_at: Option<Timestamp>,
+    /// What it hands on: the outputs that its template declares, once it has succeeded.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub outputs: BTreeMap<String, Value>,
     /// The trace that it belongs to, and the span that asked for it.
     pub trace: TraceContext,
 }

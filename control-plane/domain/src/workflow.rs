@@ -26,7 +26,7 @@ use crate::deployment::{self, Strategy};
 use crate::hold::Hold;
 use crate::name::{Identifier, Name};
 
-pub use check::{Problem, check};
+pub use check::{Problem, UsedOutput, check, used_outputs};
 pub use input::{Input, InputKind};
 pub use more::{
     DEPTH_MAX, FAN_OUT_MAX, ForEach, GateStep, HttpGate, ManualGate, MetricGate, SubWorkflow, Targets,
@@ -67,6 +67,8 @@ pub const CALL_MS_DEFAULT: u64 = 30_000;
 pub const CALL_WAIT_MS_MAX: u64 = 3_600_000;
 /// How long what a step asks for may be once its texts are filled in, as JSON, in bytes: it is one event, whatever the expressions come to.
 pub const FILLED_BYTES_MAX: usize = 512 << 10;
+/// How long the outputs of a run may be together, as JSON, in bytes: those of as many runs as one step may start are one event.
+pub const OUTPUTS_BYTES_MAX: usize = FILLED_BYTES_MAX / FAN_OUT_MAX;
 /// How many headers a call may have.
 pub const HEADERS_MAX: usize = 32;
 
@@ -114,6 +116,9 @@ pub struct Template {
     pub inputs: BTreeMap<Identifier, Input>,
     /// What is done. Those that need nothing start at once.
     pub steps: Vec<Step>,
+    /// What a run that has succeeded hands on to the step that has started it, each an expression over what its steps have come to.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub outputs: BTreeMap<Identifier, String>,
 }
 
 impl Template {

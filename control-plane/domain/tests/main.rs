@@ -40,6 +40,7 @@ mod proof;
 mod properties;
 mod put_off;
 mod rolling;
+mod run_outputs;
 mod setup_table;
 mod signatures;
 mod stories;

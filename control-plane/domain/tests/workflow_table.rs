@@ -134,7 +134,7 @@ fn facts() -> Vec<(String, Fact)> {
     ] {
         facts.push((format!("run_turned, {name}"), turned(turn)));
     }
-    facts.push(("run_ended".to_owned(), Fact::RunEnded { id: run }));
+    facts.push(("run_ended".to_owned(), Fact::RunEnded { id: run, outputs: BTreeMap::new() }));
     facts.push(("run_archived".to_owned(), Fact::RunArchived { id: run }));
     facts
 }
@@ -209,11 +209,11 @@ fn parts(table: &mut String) {
                 "step_ended, ask succeeded",
                 ended(first, "ask", StepEnd::Succeeded { outputs: outputs.clone() }),
             ),
-            ("run_ended", Fact::RunEnded { id: first }),
+            ("run_ended", Fact::RunEnded { id: first, outputs: BTreeMap::new() }),
             ("run_archived", Fact::RunArchived { id: first }),
             ("step_ended, parts succeeded", ended(RUN, "parts", StepEnd::Succeeded { outputs })),
             ("step_ended, parts cancelled", ended(RUN, "parts", StepEnd::Cancelled)),
-            ("run_ended, the whole", Fact::RunEnded { id: RUN }),
+            ("run_ended, the whole", Fact::RunEnded { id: RUN, outputs: BTreeMap::new() }),
         ];
         for (name, fact) in facts {
             let (after, result) = applied(&world, fact);
@@ -352,7 +352,7 @@ fn promotions(table: &mut String) {
             ("step_ended, us succeeded", ended(RUN, "us", StepEnd::Succeeded { outputs: BTreeMap::new() })),
             ("step_ended, us cancelled", ended(RUN, "us", StepEnd::Cancelled)),
             ("run_turned, compensating", Fact::RunTurned { id: RUN, turn: compensating }),
-            ("run_ended", Fact::RunEnded { id: RUN }),
+            ("run_ended", Fact::RunEnded { id: RUN, outputs: BTreeMap::new() }),
         ];
         for (name, fact) in facts {
             let (after, result) = applied(&world, fact);

@@ -100,7 +100,7 @@ impl Spans {
                 self.step(tenant, *run, step, event.at);
                 self.step_approval(tenant, *run, step, event);
             }
-            Fact::RunEnded { id } => self.run(tenant, *id, event.at),
+            Fact::RunEnded { id, .. } => self.run(tenant, *id, event.at),
             Fact::ApprovalGranted { id, .. }
                 if tenant.promotions.get(id).is_some_and(|it| it.is_let_through_by(event)) =>
             {

@@ -149,6 +149,15 @@ mod tests {
                 "  - id: a\n    wait: 1s\n    when: inputs.x\n",
                 "line 5, column 11: steps[0].when: at character 1: there is no input x",
             ),
+            ("  - id: a\n    wait: 1s\noutputs:\n  n: 1 +\n", "line 6, column 6: outputs.n: "),
+            (
+                "  - id: a\n    wait: 1s\noutputs:\n  n: steps.b.status\n",
+                "line 6, column 6: outputs.n: at character 1: there is no step b",
+            ),
+            (
+                "  - id: a\n    wait: 1s\noutputs:\n  n: 1\n",
+                "line 6, column 6: outputs.n: invalid type: integer",
+            ),
             ("  - id: a\n    wait: 1s\n    wait: 2s\n", "line 5, column 5: duplicate"),
             ("  - id: a\n   wait: 1s\n", "line 4, column "),
             ("  - [a\n", "line "),

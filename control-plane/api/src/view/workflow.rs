@@ -56,6 +56,7 @@ pub(crate) fn run(tenant: &TenantState, run: &Run) -> dto::Run {
         is_final: run.status.is_final(),
         reason,
         inputs: run.inputs.iter().map(|(name, value)| (name.to_string(), value.clone())).collect(),
+        outputs: run.outputs.clone(),
         steps: planned
             .iter()
             .filter_map(|planned| run.steps.get(&planned.id).map(|found| step(tenant, planned, found)))

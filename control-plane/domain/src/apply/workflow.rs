@@ -1,8 +1,10 @@
 //! Workflows, and how far their runs have got.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use imbl::OrdMap;
+use serde_json::Value;
 use stella_protocol::id::RunId;
 use stella_protocol::time::Timestamp;
 
@@ -48,7 +50,7 @@ impl TenantState {
                 self.time_steps_in_silence(at, fact)
             }
             Fact::RunTurned { id, turn } => self.run_turned(event, *id, turn),
-            Fact::RunEnded { id } => self.run_ended(*id, at, fact),
+            Fact::RunEnded { id, outputs } => self.run_ended((*id, at), outputs, fact),
             other => Err(misplaced(other)),
         }
     }
@@ -263,6 +265,7 @@ impl TenantState {
             chosen_by: chosen_by.clone(),
             started_at: *at,
             finished_at: None,
+            outputs: BTreeMap::new(),
             trace: trace.clone(),
         };
         self.runs.insert(*id, Arc::new(run));
@@ -364,7 +367,12 @@ impl TenantState {
     }
 
     /// INV-14: a run ends when all of its steps are over, once.
-    fn run_ended(&mut self, id: RunId, at: Timestamp, fact: &Fact) -> Applied {
+    fn run_ended(
+        &mut self,
+        (id, at): (RunId, Timestamp),
+        outputs: &BTreeMap<String, Value>,
+        fact: &Fact,
+    ) -> Applied {
         let run = self.run_mut(id, fact)?;
         let over = run.steps.values().all(|step| step.state.is_final());
         ensure(over && !run.status.is_final(), format!("run {id}"), run.status.name(), fact)?;
@@ -379,6 +387,7 @@ impl TenantState {
             | RunStatus::Cancelled { .. } => RunStatus::Succeeded,
         };
         run.finished_at = Some(at);
+        run.outputs.clone_from(outputs);
         let (workflow, status) = (run.workflow.clone(), run.status.name());
         self.active_runs.remove(&id);
         *self.totals.runs.entry(workflow).or_default().entry(status.to_owned()).or_insert(0) += 1;

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use stella_protocol::id::{DeploymentId, PromotionId, RunId};
 
 use super::transaction::{Transaction, WORK_MAX};
-use super::{deploy_step, deployment, gate_step, outgoing, rollout, sub_run};
+use super::{deploy_step, deployment, gate_step, outgoing, rollout, run_outputs, sub_run};
 use crate::access;
 use crate::command::{NewRun, TenantCommand};
 use crate::deployment::{Cause, RollbackReason, Status};
@@ -28,7 +28,7 @@ use crate::workflow::{
 };
 
 /// How long a reason in a step's end may be, in characters.
-const REASON_CHARS_MAX: usize = 500;
+pub(super) const REASON_CHARS_MAX: usize = 500;
 
 /// Whether a step that failed may be tried again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,7 +102,7 @@ fn concerned(tenant: &TenantState, fact: &Fact) -> Option<RunId> {
         | Fact::StepGateEvaluated { run, .. }
         | Fact::StepApprovalLapsed { run, .. }
         | Fact::StepEnded { run, .. } => Some(*run),
-        Fact::RunEnded { id } => sub_run::parent(tenant, *id),
+        Fact::RunEnded { id, .. } => sub_run::parent(tenant, *id),
         Fact::DeploymentSucceeded { id, .. }
         | Fact::DeploymentFailed { id, .. }
         | Fact::DeploymentCancelled { id, .. } => awaits(*id).or_else(|| taken_back(*id)),
@@ -269,7 +269,7 @@ fn end_if_over(tx: &mut Transaction<'_>, id: RunId, template: &Template) -> Done
             ended(tx, id, &step.id, StepEnd::Skipped)?;
         }
     }
-    tx.emit(Fact::RunEnded { id })
+    run_outputs::end(tx, id, template)
 }
 
 /// Notices the ends of deployments and of other runs.
@@ -430,6 +430,11 @@ fn agreement(tx: &Transaction<'_>, run: &Run, approval: &ApprovalStep) -> Begun 
 
 /// What expressions of a run can use.
 pub(super) fn variables(run: &Run, meter: &Meter) -> Variables {
+    Variables::new(values(run), meter.clone())
+}
+
+/// What its names stand for.
+pub(super) fn values(run: &Run) -> BTreeMap<String, Value> {
     let step = |(id, step): (&Identifier, &StepRun)| {
         let known =
             json!({ "status": step.state.name(), "outputs": step.outputs, "attempts": step.attempts });
@@ -444,7 +449,7 @@ pub(super) fn variables(run: &Run, meter: &Meter) -> Variables {
         ("steps".to_owned(), Value::Object(run.steps.iter().map(step).collect())),
         ("run".to_owned(), about),
     ];
-    Variables::new(BTreeMap::from(values), meter.clone())
+    BTreeMap::from(values)
 }
 
 /// An attempt failed: another one follows, or somebody has time to retry it by hand, or it has failed for good.

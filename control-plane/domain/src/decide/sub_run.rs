@@ -155,8 +155,20 @@ pub(super) fn verdict(
     let mut outputs = BTreeMap::from([("runs".to_owned(), Value::Array(ids))]);
     if let [(Child { item: None, .. }, run)] = found.as_slice() {
         outputs.insert("run".to_owned(), json!(run.id));
+        outputs.extend(run.outputs.clone());
+    } else {
+        outputs.extend(of_each(&found));
     }
     Some(Ok(outputs))
+}
+
+/// What the runs for several items hand on: a list of each output, in the order of the items.
+fn of_each(found: &[(&Child, &Arc<Run>)]) -> BTreeMap<String, Value> {
+    let names = found.first().into_iter().flat_map(|(_, run)| run.outputs.keys());
+    let list = |name: &String| {
+        found.iter().map(|(_, run)| run.outputs.get(name).cloned().unwrap_or_default()).collect()
+    };
+    names.map(|name| (name.clone(), Value::Array(list(name)))).collect()
 }
 
 /// Ends the runs of a step; their ends are noticed like any other.

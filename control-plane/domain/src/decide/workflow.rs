@@ -14,7 +14,9 @@ use crate::name::{Identifier, Name};
 use crate::promotion::Approval;
 use crate::rejection::Rejection;
 use crate::run::{ACTIVE_MAX, CallOutcome, Outgoing, RunStatus, StepEnd, StepState, Turn, Work};
-use crate::workflow::{Action, DEPTH_MAX, Input, SubWorkflow, Template, WORKFLOWS_MAX, check};
+use crate::workflow::{
+    Action, DEPTH_MAX, Input, SubWorkflow, Template, UsedOutput, WORKFLOWS_MAX, check, used_outputs,
+};
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "the caller sorts them")]
 pub(super) fn carry_out(tx: &mut Transaction<'_>, command: &TenantCommand) -> Result<Outcome, Rejection> {
@@ -68,6 +70,7 @@ fn apply(tx: &mut Transaction<'_>, template: &Template) -> Result<Outcome, Rejec
         let problem = format!("workflows lie in one another more than {DEPTH_MAX} deep");
         return Err(Rejection::invalid("steps", problem));
     }
+    has_outputs(tx, template)?;
     let known = tx.tenant.workflows.get(&template.name);
     if known.is_none() && tx.tenant.workflows.len() >= WORKFLOWS_MAX {
         return Err(Rejection::conflict(format!("there are {WORKFLOWS_MAX} workflows already")));
@@ -111,6 +114,28 @@ fn deep(
         deepest = deepest.max(inner);
     }
     Ok(deepest)
+}
+
+/// Whether the steps that run other workflows have the outputs that are used of them. Their versions are known to be there.
+fn has_outputs(tx: &Transaction<'_>, template: &Template) -> Result<(), Rejection> {
+    for UsedOutput { field, at, step, output } in used_outputs(template) {
+        let Some(step) = template.step(&step) else { continue };
+        let Some(SubWorkflow { name, version, .. }) = &step.workflow else { continue };
+        let found = tx.tenant.workflows.get(name).and_then(|it| it.versions.get(version));
+        let Some(inner) = found.map(|found| &found.template) else { continue };
+        let own: &[&str] = if step.for_each.is_some() { &["runs"] } else { &["run", "runs"] };
+        let mut names = own.iter().copied().chain(inner.outputs.keys().map(Identifier::as_str));
+        if !names.clone().any(|it| it == output) {
+            let all: Vec<&str> = names.by_ref().collect();
+            let problem = format!(
+                "{at}: step {} has no output {output}: version {version} of workflow {name} declares none of that name; there are {}",
+                step.id,
+                all.join(", ")
+            );
+            return Err(Rejection::invalid(field, problem));
+        }
+    }
+    Ok(())
 }
 
 fn remove(tx: &mut Transaction<'_>, name: &Name, reason: &str) -> Result<Outcome, Rejection> {

@@ -39,15 +39,37 @@ impl fmt::Display for Problem {
 /// What is wrong with a template; nothing if it makes sense.
 #[must_use]
 pub fn check(template: &Template) -> Vec<Problem> {
-    let mut checker = Checker { template, problems: Vec::new(), before: BTreeMap::new(), has_item: false };
+    let mut checker = Checker::new(template);
     checker.run();
     checker.problems.truncate(PROBLEMS_MAX);
     checker.problems
 }
 
+/// An output of a step that an expression of a template uses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UsedOutput {
+    /// Where: the path of a field.
+    pub field: String,
+    /// Where in the expression, for a person.
+    pub at: String,
+    /// Of which step.
+    pub step: Identifier,
+    /// Its name.
+    pub output: String,
+}
+
+/// The outputs of steps that a template uses by name. Whether a step that runs another workflow has them only a tenant can tell.
+#[must_use]
+pub fn used_outputs(template: &Template) -> Vec<UsedOutput> {
+    let mut checker = Checker::new(template);
+    checker.run();
+    checker.used
+}
+
 struct Checker<'t> {
     template: &'t Template,
     problems: Vec<Problem>,
+    used: Vec<UsedOutput>,
     /// For each step, all that are over before it.
     before: BTreeMap<&'t Identifier, BTreeSet<&'t Identifier>>,
     /// Whether what is looked at is done for each of several items.
@@ -55,6 +77,10 @@ struct Checker<'t> {
 }
 
 impl<'t> Checker<'t> {
+    const fn new(template: &'t Template) -> Self {
+        Self { template, problems: Vec::new(), used: Vec::new(), before: BTreeMap::new(), has_item: false }
+    }
+
     fn say(&mut self, field: impl Into<String>, problem: impl Into<String>) {
         self.problems.push(Problem { field: field.into(), problem: problem.into() });
     }
@@ -77,6 +103,31 @@ impl<'t> Checker<'t> {
         }
         for (at, step) in template.steps.iter().enumerate() {
             self.step(&format!("steps[{at}]"), step);
+        }
+        self.outputs();
+    }
+
+    /// What a run hands on is told when all is over. What only makes up for others is not done in a run that succeeds.
+    fn outputs(&mut self) {
+        let template = self.template;
+        let outputs = template.outputs.len();
+        if outputs > INPUTS_MAX {
+            self.say("outputs", format!("there are {outputs}; at most {INPUTS_MAX} are allowed"));
+        }
+        let steps = template.steps.iter().filter(|step| step.compensates.is_none());
+        let known: BTreeSet<&Identifier> = steps.map(|step| &step.id).collect();
+        for (name, source) in &template.outputs {
+            let field = format!("outputs.{name}");
+            if matches!(name.as_str(), "run" | "runs") {
+                self.say(
+                    &field,
+                    "is the name of what each step that runs a workflow has; choose another one",
+                );
+            }
+            match Expression::compile(source) {
+                Ok(expression) => self.references(&field, expression.references(), &known),
+                Err(error) => self.say(field, error.to_string()),
+            }
         }
     }
 
@@ -403,11 +454,20 @@ impl<'t> Checker<'t> {
                 ("steps", Some(first)) if !self.template.steps.iter().any(|step| named(&&step.id)) => {
                     format!("{at}: there is no step {first}")
                 }
+                ("steps", Some(first)) if !known.iter().any(named) && field.starts_with("outputs.") => {
+                    format!(
+                        "{at}: step {first} makes up for another one, and is not done in a run that succeeds"
+                    )
+                }
                 ("steps", Some(first)) if !known.iter().any(named) => {
                     format!("{at}: step {first} may not be over by then; list it in needs")
                 }
                 ("steps", Some(first)) => match fields.get(1).map(String::as_str) {
-                    None | Some("status" | "outputs" | "attempts") => continue,
+                    Some("outputs") => {
+                        self.uses((field, at.to_string()), first, fields.get(2));
+                        continue;
+                    }
+                    None | Some("status" | "attempts") => continue,
                     Some(other) => {
                         format!("{at}: step {first} has a status, outputs and attempts, and no {other}")
                     }
@@ -423,6 +483,16 @@ impl<'t> Checker<'t> {
             };
             self.say(field, problem);
         }
+    }
+
+    fn uses(&mut self, (field, at): (&str, String), step: &str, output: Option<&String>) {
+        let step = self.template.steps.iter().find(|it| it.id.as_str() == step);
+        self.used.extend(step.zip(output).map(|(step, output)| UsedOutput {
+            field: field.to_owned(),
+            at,
+            step: step.id.clone(),
+            output: output.clone(),
+        }));
     }
 
     fn span(&mut self, field: &str, span: Option<Span>, (min, max): (u64, u64)) {

@@ -10,6 +10,8 @@ use stella_expression::{COST_MAX, Error, Expression};
 /// How much work the expressions of one step may be, in steps of their evaluation: about 75 ms. One that starts as many runs as there
 /// may be, each with a kibibyte of expressions, needs a third of it.
 pub const STEP_WORK_MAX: u64 = 5 * COST_MAX;
+/// How much work the outputs of one run may be, in the same unit: about 4 ms. As many runs as there may be can end at the same time.
+const OUTPUTS_WORK_MAX: u64 = COST_MAX / 4;
 /// What it costs to compile one byte of an expression, in the same unit.
 const COMPILE_WORK: u64 = 8;
 
@@ -33,13 +35,18 @@ impl Meter {
 pub(crate) struct Variables {
     values: BTreeMap<String, Value>,
     meter: Meter,
-    /// What of [`STEP_WORK_MAX`] is left.
+    /// What of the work that they may be is left.
     left: Cell<u64>,
 }
 
 impl Variables {
     pub(crate) const fn new(values: BTreeMap<String, Value>, meter: Meter) -> Self {
         Self { values, meter, left: Cell::new(STEP_WORK_MAX) }
+    }
+
+    /// For the outputs of a run.
+    pub(crate) const fn of_outputs(values: BTreeMap<String, Value>, meter: Meter) -> Self {
+        Self { values, meter, left: Cell::new(OUTPUTS_WORK_MAX) }
     }
 
     /// Gives one of them a value.
