@@ -132,6 +132,8 @@ fn locked_and_taken_back(incident: &Incident<'_>, lock: &str, back: &str) -> Res
     incident.refused(&format!("stella deploy app:1.0.0 {ENVIRONMENT}"), "is locked (incident 4711)")?;
     let plan = incident.terminal.ok(&format!("stella rollback {id} --plan"))?;
     ensure!(plan.matches("2.0.0").count() >= 3 && incident.installed() == ["2.0.0"; 3], "{plan}");
+    let plan = incident.terminal.ok(&format!("stella rollback {id} --plan --target web-2"))?;
+    ensure!(plan.contains("left as it is: web-1, web-3: it is not among the chosen targets"), "{plan}");
     incident.ok(back, &id)?;
     ensure!(incident.installed() == ["1.0.0"; 3], "{:?}", incident.installed());
     incident.terminal.ok(&format!("stella env unlock {ENVIRONMENT}")).map(drop)

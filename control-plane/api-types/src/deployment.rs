@@ -225,6 +225,15 @@ pub struct RetryDeployment {
     pub targets: Option<Vec<String>>,
 }
 
+/// Takes a deployment back, on all targets that it touched or on some of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RollbackDeployment {
+    /// Only these of the targets that it touched, by name or id; all of them if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub targets: Option<Vec<String>>,
+}
+
 /// Gives a running deployment up: what is under way comes to its end, and then it has failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -421,7 +430,8 @@ pub struct LeftTarget {
     /// `no_earlier` (no release was there before), `quarantined`, `revoked` (its agent was), `not_filled_in` (a step of the release to go
     /// back to cannot be, with the variables that there are), `blocked` (that release is), `overtaken` (a newer deployment has come
     /// there), `busy` (something works there that does not bring a release forward), `unchanged` (the same release was there before),
-    /// `back` (what was there before is there again) or `skipped` (somebody wants it left alone).
+    /// `back` (what was there before is there again), `skipped` (somebody wants it left alone) or `not_chosen` (the rollback is for other
+    /// targets only).
     pub why: String,
     /// The same for people, and what could be done about it.
     pub reason: String,

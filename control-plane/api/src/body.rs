@@ -1,9 +1,11 @@
 //! Extractors whose refusals are problems of ours, and the pages of lists.
 
+use axum::body::Bytes;
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
-use axum::extract::{FromRequest, FromRequestParts};
+use axum::extract::{FromRequest, FromRequestParts, Request};
 use base64::Engine;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use stella_api_types::Page;
 use utoipa::{IntoParams, ToSchema};
 
@@ -20,6 +22,24 @@ const PAGE_ITEMS_MAX: usize = 500;
 #[derive(Debug, FromRequest)]
 #[from_request(via(axum::Json), rejection(ApiError))]
 pub(crate) struct Json<T>(pub(crate) T);
+
+/// A JSON body that may be missing, or `null`, where nothing has to be said.
+#[derive(Debug)]
+pub(crate) struct MaybeJson<T>(pub(crate) T);
+
+impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for MaybeJson<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let bytes = Bytes::from_request(request, state).await.map_err(JsonRejection::from)?;
+        // Whoever says nothing does not say in which format.
+        if bytes.is_empty() {
+            return Ok(Self(T::default()));
+        }
+        let axum::Json(body) = axum::Json::<Option<T>>::from_bytes(&bytes)?;
+        Ok(Self(body.unwrap_or_default()))
+    }
+}
 
 impl<T: serde::Serialize> axum::response::IntoResponse for Json<T> {
     fn into_response(self) -> axum::response::Response {

@@ -5,7 +5,7 @@ pub(crate) mod describe;
 use serde::Serialize;
 use stella_api_types::deployment::{
     CancelDeployment, CreateDeployment, Deployment as Dto, DeploymentDetail, DeploymentPlan,
-    OnFailure as DtoOnFailure, PlannedGroups, RetryDeployment, RollbackPlan, TargetTasks,
+    OnFailure as DtoOnFailure, PlannedGroups, RetryDeployment, RollbackDeployment, RollbackPlan, TargetTasks,
 };
 use stella_api_types::paths;
 use stella_api_types::promotion::{Asked, Promotion};
@@ -200,18 +200,23 @@ pub(crate) async fn rollback(context: &Context, command: Rollback) -> Result<boo
 }
 
 async fn roll_back(context: &Context, command: Rollback) -> Result<bool, Error> {
+    let body = RollbackDeployment { targets: (!command.targets.is_empty()).then_some(command.targets) };
     if command.plan {
-        return rollback_plan(context, &command.deployment).await;
+        return rollback_plan(context, &command.deployment, &body).await;
     }
     let key = uuid::Uuid::new_v4().to_string();
     let path = context.path(paths::DEPLOYMENT_ROLLBACK, &[&command.deployment])?;
-    let created: DeploymentDetail = context.client.post(&path, &serde_json::json!({}), Some(&key)).await?;
+    let created: DeploymentDetail = context.client.post(&path, &body, Some(&key)).await?;
     started(context, &created, command.wait).await
 }
 
-async fn rollback_plan(context: &Context, deployment: &str) -> Result<bool, Error> {
+async fn rollback_plan(
+    context: &Context,
+    deployment: &str,
+    body: &RollbackDeployment,
+) -> Result<bool, Error> {
     let path = context.path(paths::DEPLOYMENT_ROLLBACK_PLANS, &[deployment])?;
-    let plan: RollbackPlan = context.client.post(&path, &serde_json::json!({}), None).await?;
+    let plan: RollbackPlan = context.client.post(&path, body, None).await?;
     print::result(context.output, &plan, describe::rollback_plan)?;
     Ok(true)
 }

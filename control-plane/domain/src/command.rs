@@ -385,6 +385,8 @@ pub enum TenantCommand {
         id: DeploymentId,
         /// What to take back.
         of: DeploymentId,
+        /// Only on these of the targets that it touched; `None` is all of them.
+        targets: Option<Vec<TargetId>>,
     },
     /// End a deployment.
     CancelDeployment {

@@ -345,7 +345,7 @@ fn carry_out(tx: &mut Transaction<'_>, command: &TenantCommand) -> Result<Outcom
         }
         TenantCommand::SetReleaseSigning { rule } => signature::demand(tx, rule.as_ref()),
         TenantCommand::Deploy(new) => promotion::request(tx, new),
-        TenantCommand::Rollback { id, of } => rollback::by_hand(tx, *id, *of),
+        TenantCommand::Rollback { id, of, targets } => rollback::by_hand(tx, *id, *of, targets.as_deref()),
         TenantCommand::CancelDeployment { deployment, reason } => deployment::cancel(tx, *deployment, reason),
         TenantCommand::SettleTask { task, succeeded, reason } => {
             settle::settle(tx, *task, *succeeded, reason)

@@ -62,6 +62,8 @@ pub enum Why {
     },
     /// Somebody wants it left alone.
     Skipped,
+    /// Whoever wanted the rollback has chosen others.
+    NotChosen,
 }
 
 impl Why {
@@ -79,6 +81,7 @@ impl Why {
             Self::Unchanged { .. } => "unchanged",
             Self::Back { .. } => "back",
             Self::Skipped => "skipped",
+            Self::NotChosen => "not_chosen",
         }
     }
 
@@ -101,6 +104,7 @@ impl Why {
             Self::Unchanged { by: None } => "the same release was there before on".to_owned(),
             Self::Back { .. } => "what was there before is back already on".to_owned(),
             Self::Skipped => "somebody wants left alone".to_owned(),
+            Self::NotChosen => "not among those that are chosen".to_owned(),
         }
     }
 }

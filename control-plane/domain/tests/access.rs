@@ -170,7 +170,12 @@ fn commands(world: &World) -> Vec<(&'static str, Role, Where, TenantCommand)> {
         ),
         ("demand signatures", Role::Admin, Tenant, TenantCommand::SetReleaseSigning { rule: None }),
         ("deploy", Role::Deployer, Staging, TenantCommand::Deploy(Box::new(new_deployment(2, 2, None)))),
-        ("rollback", Role::Deployer, Staging, TenantCommand::Rollback { id: deployment(2), of }),
+        (
+            "rollback",
+            Role::Deployer,
+            Staging,
+            TenantCommand::Rollback { id: deployment(2), of, targets: None },
+        ),
         (
             "retry",
             Role::Deployer,

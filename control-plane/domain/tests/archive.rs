@@ -105,7 +105,7 @@ fn when_there_are_too_many_the_oldest_leave_but_not_within_the_hour() {
 fn what_can_be_taken_back_stays_and_leaves_before_what_took_it_back() {
     let mut world = three();
     world.wait_ms(DAY_MS * 2);
-    world.ok(TenantCommand::Rollback { id: deployment(9), of: deployment(3) });
+    world.ok(TenantCommand::Rollback { id: deployment(9), of: deployment(3), targets: None });
     assert_eq!(
         due_now(&world, after(1)).deployments,
         [deployment(1), deployment(2)],
@@ -126,7 +126,7 @@ fn what_can_be_taken_back_stays_and_leaves_before_what_took_it_back() {
     archive(&mut world, after(1));
     assert_eq!(due_now(&world, after(1)).deployments, [deployment(9)]);
     archive(&mut world, after(1));
-    let gone = world.tell(TenantCommand::Rollback { id: deployment(8), of: deployment(3) });
+    let gone = world.tell(TenantCommand::Rollback { id: deployment(8), of: deployment(3), targets: None });
     assert!(matches!(gone, Err(Rejection::NotFound { .. })), "{gone:?}");
     end(&world);
 }
@@ -140,11 +140,11 @@ fn what_was_taken_back_stays_as_long_as_what_was_there_before_stands() {
     let hotfix = NewDeployment { targets: Some(vec![target(1)]), ..new_deployment(3, 3, None) };
     world.ok(TenantCommand::Deploy(Box::new(hotfix)));
     world.complete(1);
-    world.ok(TenantCommand::Rollback { id: deployment(9), of: deployment(3) });
+    world.ok(TenantCommand::Rollback { id: deployment(9), of: deployment(3), targets: None });
     world.complete(1);
     world.wait_ms(2 * DAY_MS);
     assert_eq!(archive(&mut world, after(1)), ["deployment_archived"], "the first");
-    world.ok(TenantCommand::Rollback { id: deployment(8), of: deployment(2) });
+    world.ok(TenantCommand::Rollback { id: deployment(8), of: deployment(2), targets: None });
     let rollback = world.deployment(deployment(8));
     assert_eq!((rollback.targets.len(), rollback.left.len()), (2, 0));
     end(&world);

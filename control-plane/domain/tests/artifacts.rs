@@ -47,7 +47,7 @@ fn what_is_on_a_target_or_was_before_it_keeps_its_archive() {
 
     let refused = conflict(world.tell(TenantCommand::Deploy(Box::new(new_deployment(4, 1, None)))));
     assert!(refused.contains("shop:1.0.1") || refused.contains("upload sha256:"), "{refused}");
-    world.ok(TenantCommand::Rollback { id: deployment(4), of: deployment(3) });
+    world.ok(TenantCommand::Rollback { id: deployment(4), of: deployment(3), targets: None });
     (1..=2).for_each(|target| world.complete(target));
     assert_eq!(world.tenant().targets[&target(1)].current, Some(release(2)));
 

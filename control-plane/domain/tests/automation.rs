@@ -204,7 +204,7 @@ fn one_that_somebody_has_ended_or_whose_release_is_not_proven_any_more_stays_end
         assert_eq!(asked(&world).len(), 1);
     }
     // What has made it void has taken its proof, its release or its path away.
-    let taken_back = TenantCommand::Rollback { id: deployment(7), of: deployment(2) };
+    let taken_back = TenantCommand::Rollback { id: deployment(7), of: deployment(2), targets: None };
     let blocked = TenantCommand::JudgeRelease {
         release: release(2),
         verdict: Verdict::Block,
@@ -359,7 +359,7 @@ fn if_none_may_come_each_says_why() {
 fn what_somebody_has_taken_back_does_not_come_and_has_to_prove_itself_anew() {
     let mut world = world();
     prove(&mut world, 2, 2);
-    world.ok(TenantCommand::Rollback { id: deployment(3), of: deployment(2) });
+    world.ok(TenantCommand::Rollback { id: deployment(3), of: deployment(2), targets: None });
     (1..=2).for_each(|n| world.complete(n));
     world.wait_ms(SOAK_MS);
     assert!(asked(&world).is_empty(), "it is bad, and somebody has said so");

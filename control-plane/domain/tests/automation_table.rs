@@ -71,7 +71,7 @@ fn prove_in_eu(world: &mut World, n: u128) {
 
 /// The proof of staging is of before the path: it is taken back there, and brought anew.
 fn prove_again(world: &mut World, n: u128) {
-    world.ok(TenantCommand::Rollback { id: common::deployment(n), of: common::deployment(2) });
+    world.ok(TenantCommand::Rollback { id: common::deployment(n), of: common::deployment(2), targets: None });
     world.complete(1);
     world.deploy(n + 1, 2, None);
     world.complete(1);

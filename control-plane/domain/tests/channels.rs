@@ -85,7 +85,7 @@ fn an_environment_takes_only_its_channels_and_goes_back_anywhere() {
     world.complete(1);
     assert_eq!(*world.status(2), Status::Succeeded);
     // Release 1, which was there before, is in no channel.
-    world.ok(TenantCommand::Rollback { id: deployment(3), of: deployment(2) });
+    world.ok(TenantCommand::Rollback { id: deployment(3), of: deployment(2), targets: None });
     world.complete(1);
     assert_eq!(*world.status(3), Status::Succeeded);
     take(&mut world, &[]);

@@ -199,7 +199,7 @@ fn a_person_switches_back_in_an_instant_as_long_as_the_old_colour_is_kept() {
     deploy(&mut world, 5, blue_green(None, Some(60_000)));
     steps(&mut world, 1, &["install", "check", "switch", "verify"]);
     world.wait_ms(59_999);
-    world.ok(TenantCommand::Rollback { id: deployment(7), of: deployment(5) });
+    world.ok(TenantCommand::Rollback { id: deployment(7), of: deployment(5), targets: None });
     steps(&mut world, 1, &["switch", "verify"]);
     assert_eq!(*world.status(7), Status::Succeeded);
     assert_eq!(here(&world, 1), (Some(4), BLUE, Some((5, Colour::Green, true))));
@@ -231,11 +231,11 @@ fn a_second_try_of_a_rollback_that_broke_off_in_its_switch_fills_in_each_release
     ports(&mut world, "9001", "9002");
     deploy(&mut world, 6, blue_green(None, None));
     steps(&mut world, 1, &["retire", "install", "check", "switch", "verify"]);
-    world.ok(TenantCommand::Rollback { id: deployment(7), of: deployment(6) });
+    world.ok(TenantCommand::Rollback { id: deployment(7), of: deployment(6), targets: None });
     assert_eq!(argv(&world, 1), ["switch", "to green at 8002"]);
     world.finish(1, failed("502"));
     assert!(world.tenant().targets[&target(1)].is_torn);
-    world.ok(TenantCommand::Rollback { id: deployment(8), of: deployment(6) });
+    world.ok(TenantCommand::Rollback { id: deployment(8), of: deployment(6), targets: None });
     assert_eq!(argv(&world, 1), ["switch", "to blue at 9001"]);
     steps(&mut world, 1, &["switch", "verify"]);
     while world.task_on(1).step.as_str() != "switch" {
@@ -263,7 +263,7 @@ fn after_the_keep_time_the_old_colour_is_retired_and_a_rollback_fills_it_again()
     assert_eq!(here(&world, 1), (Some(5), GREEN, None));
     assert_eq!(here(&world, 2), (Some(5), GREEN, Some((4, Colour::Blue, true))));
     world.connect(2, vec![]);
-    world.ok(TenantCommand::Rollback { id: deployment(7), of: deployment(5) });
+    world.ok(TenantCommand::Rollback { id: deployment(7), of: deployment(5), targets: None });
     steps(&mut world, 2, &["switch", "verify"]);
     steps(&mut world, 1, &["install", "check", "switch", "verify"]);
     assert_eq!(here(&world, 1), (Some(4), BLUE, Some((5, Colour::Green, true))));
@@ -284,7 +284,7 @@ fn the_old_colour_is_retired_by_hand_and_once() {
     assert_eq!(here(&world, 1), (Some(5), GREEN, None));
     let again = world.tell(TenantCommand::RetireColours { id: deployment(9), of: deployment(5) });
     assert!(conflict(again).contains("has left nothing idle"));
-    let back = world.tell(TenantCommand::Rollback { id: deployment(9), of: deployment(8) });
+    let back = world.tell(TenantCommand::Rollback { id: deployment(9), of: deployment(8), targets: None });
     assert!(conflict(back).contains("nothing to roll back"));
     end(&world);
 }
@@ -341,7 +341,7 @@ fn the_same_release_in_the_other_colour_can_be_taken_back_too() {
     world.ok(TenantCommand::Deploy(Box::new(NewDeployment { strategy, ..new_deployment(7, 4, None) })));
     steps(&mut world, 1, &["install", "check", "switch", "verify"]);
     assert_eq!(here(&world, 1), (Some(4), GREEN, Some((4, Colour::Blue, true))));
-    world.ok(TenantCommand::Rollback { id: deployment(8), of: deployment(7) });
+    world.ok(TenantCommand::Rollback { id: deployment(8), of: deployment(7), targets: None });
     steps(&mut world, 1, &["switch", "verify"]);
     assert_eq!(here(&world, 1), (Some(4), BLUE, Some((4, Colour::Green, true))));
     end(&world);
@@ -416,7 +416,7 @@ fn what_has_no_colours_comes_and_goes_and_leaves_the_other_behind() {
     world.deploy(1, 1, None);
     world.complete(1);
     assert_eq!(here(&world, 1), (Some(1), None, Some((4, Colour::Blue, true))));
-    world.ok(TenantCommand::Rollback { id: deployment(7), of: deployment(1) });
+    world.ok(TenantCommand::Rollback { id: deployment(7), of: deployment(1), targets: None });
     steps(&mut world, 1, &["switch", "verify"]);
     assert_eq!(here(&world, 1), (Some(4), BLUE, None));
     world.deploy(2, 2, None);
@@ -424,7 +424,7 @@ fn what_has_no_colours_comes_and_goes_and_leaves_the_other_behind() {
     deploy(&mut world, 5, blue_green(None, None));
     steps(&mut world, 1, &["retire", "install", "check", "switch", "verify"]);
     assert_eq!(here(&world, 1), (Some(5), BLUE, None));
-    world.ok(TenantCommand::Rollback { id: deployment(8), of: deployment(5) });
+    world.ok(TenantCommand::Rollback { id: deployment(8), of: deployment(5), targets: None });
     steps(&mut world, 1, &["install", "check"]);
     assert_eq!(here(&world, 1), (Some(2), None, Some((5, Colour::Blue, true))));
     end(&world);

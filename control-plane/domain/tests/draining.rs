@@ -199,7 +199,7 @@ fn what_was_never_sent_to_a_host_does_not_count_as_the_last_that_came_there() {
     world.ok(TenantCommand::CancelDeployment { deployment: deployment(3), reason: "too early".to_owned() });
     world.finish(2, TaskOutcome::Cancelled);
     assert!(matches!(world.status(3), Status::Cancelled { .. }));
-    world.ok(TenantCommand::Rollback { id: deployment(4), of: deployment(2) });
+    world.ok(TenantCommand::Rollback { id: deployment(4), of: deployment(2), targets: None });
     assert_eq!(world.deployment(deployment(4)).order.to_vec(), [target(1), target(2)]);
     end(&world);
 }

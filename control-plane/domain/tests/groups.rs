@@ -2,7 +2,8 @@
 
 use crate::common::colours::{groups, in_group, new_coloured};
 use crate::common::{
-    self, STAGING, World, conflict, deployment, digest, end, failed, failure, new_deployment, release, target,
+    self, STAGING, World, conflict, deployment, digest, end, failed, failure, new_deployment, release,
+    target,
 };
 use stella_domain::amount::Amount;
 use stella_domain::colour::{Colour, Stage};
@@ -147,7 +148,11 @@ fn the_way_back_is_only_the_switch_as_long_as_the_old_group_is_kept() {
     let mut world = world();
     deploy(&mut world, 5, BlueGreen { keep_ms: Some(60_000), ..BlueGreen::default() });
     through(&mut world, &[3, 4], &[5, 6]);
-    world.ok(TenantCommand::Rollback { id: deployment(7), of: deployment(5) });
+    let half = Some(vec![target(5)]);
+    let half = world.tell(TenantCommand::Rollback { id: deployment(7), of: deployment(5), targets: half });
+    let Err(Rejection::Invalid { field, problem }) = half else { panic!("{half:?}") };
+    assert!(field == "targets" && problem.contains("goes back as a whole"), "{problem}");
+    world.ok(TenantCommand::Rollback { id: deployment(7), of: deployment(5), targets: None });
     assert_eq!(parts(&world, 7), [(5, "active"), (6, "active")]);
     assert_eq!(argv(&world, 5)[..2], ["switch", "to blue at 805"]);
     (5..=6).for_each(|n| steps(&mut world, n, &["switch", "verify"]));
@@ -175,7 +180,7 @@ fn a_group_that_is_not_kept_is_prepared_again_before_the_traffic_goes_back() {
     assert_eq!(parts(&world, 8), [(1, "active"), (2, "active")]);
     (1..=2).for_each(|n| steps(&mut world, n, &["retire"]));
     assert_eq!(*world.status(8), Status::Succeeded);
-    world.ok(TenantCommand::Rollback { id: deployment(7), of: deployment(5) });
+    world.ok(TenantCommand::Rollback { id: deployment(7), of: deployment(5), targets: None });
     assert_eq!(parts(&world, 7), [(1, "active"), (2, "active"), (5, "waiting"), (6, "waiting")]);
     steps(&mut world, 1, &["install", "check"]);
     assert_eq!(parts(&world, 7)[2], (5, "waiting"), "there is no room for all of the traffic yet");
@@ -245,13 +250,13 @@ fn a_switch_that_nobody_takes_back_has_to_be_decided_first() {
     assert!(why.contains(&deployment(5).to_string()), "{why}");
     let retire = world.tell(TenantCommand::RetireColours { id: deployment(8), of: deployment(5) });
     assert!(conflict(retire).contains("has left nothing idle"), "one of them may have traffic");
-    world.ok(TenantCommand::Rollback { id: deployment(7), of: deployment(5) });
+    world.ok(TenantCommand::Rollback { id: deployment(7), of: deployment(5), targets: None });
     steps(&mut world, 5, &["switch", "verify"]);
     world.finish(6, failed("reload failed"));
     assert!(matches!(world.status(7), Status::Failed { .. }));
     let why = told(&mut world);
     assert!(why.contains(&deployment(5).to_string()), "not the rollback, which is not rolled back: {why}");
-    world.ok(TenantCommand::Rollback { id: deployment(10), of: deployment(5) });
+    world.ok(TenantCommand::Rollback { id: deployment(10), of: deployment(5), targets: None });
     assert_eq!(parts(&world, 10), [(6, "active")], "the other one is back already");
     steps(&mut world, 6, &["switch", "verify"]);
     assert_eq!(here(&world, 6), LIVE_4);
@@ -272,7 +277,7 @@ fn both_groups_live_is_said_with_the_targets_that_lead_there() {
     let Err(Rejection::Invalid { field, problem }) = told else { panic!("{told:?}") };
     assert_eq!(field, "strategy.groups.live");
     assert!(problem.contains("target web-6 leads to blue and target web-5 to green"), "{problem}");
-    world.ok(TenantCommand::Rollback { id: deployment(7), of: deployment(5) });
+    world.ok(TenantCommand::Rollback { id: deployment(7), of: deployment(5), targets: None });
     steps(&mut world, 5, &["switch", "verify"]);
     assert_eq!((here(&world, 1), here(&world, 5)), (LIVE_4, LIVE_4));
     deploy(&mut world, 6, BlueGreen::default());
@@ -344,7 +349,7 @@ fn what_leads_the_traffic_goes_back_together_or_not_at_all() {
     deploy(&mut world, 5, BlueGreen::default());
     through(&mut world, &[3, 4], &[5, 6, 7]);
     assert_eq!(*world.status(5), Status::Succeeded);
-    let problem = conflict(world.tell(TenantCommand::Rollback { id: deployment(7), of: deployment(5) }));
+    let problem = conflict(world.tell(TenantCommand::Rollback { id: deployment(7), of: deployment(5), targets: None }));
     assert!(
         problem.contains("together or not at all")
             && problem.contains("(no earlier release to go back to on web-7)"),
@@ -363,7 +368,7 @@ fn what_was_never_led_away_keeps_nothing_from_being_led_back() {
     world.ok(TenantCommand::SkipTarget { deployment: deployment(5), target: target(6), reason });
     through(&mut world, &[3, 4], &[5]);
     assert_eq!(*world.status(5), Status::Succeeded);
-    world.ok(TenantCommand::Rollback { id: deployment(7), of: deployment(5) });
+    world.ok(TenantCommand::Rollback { id: deployment(7), of: deployment(5), targets: None });
     assert_eq!(parts(&world, 7), [(5, "active")]);
     steps(&mut world, 5, &["switch", "verify"]);
     assert_eq!((here(&world, 5), here(&world, 6)), (LIVE_4, LIVE_4));
@@ -466,7 +471,7 @@ fn a_target_that_has_come_since_holds_no_way_back_up() {
     through(&mut world, &[3, 4], &[5, 6]);
     world.enrol(7);
     world.ok(TenantCommand::CreateTarget(Box::new(in_group(7, "blue"))));
-    world.ok(TenantCommand::Rollback { id: deployment(7), of: deployment(5) });
+    world.ok(TenantCommand::Rollback { id: deployment(7), of: deployment(5), targets: None });
     assert_eq!(parts(&world, 7), [(5, "active"), (6, "active")]);
     (5..=6).for_each(|n| steps(&mut world, n, &["switch", "verify"]));
     assert_eq!(*world.status(7), Status::Succeeded);

@@ -114,7 +114,7 @@ fn a_locked_environment_takes_rollbacks_only() {
     assert!(conflict(world.tell(lock("holidays"))).contains("locked already (audit)"));
     let refused = conflict(world.tell(TenantCommand::Deploy(Box::new(new_deployment(3, 1, None)))));
     assert!(refused.contains("staging is locked (audit)"), "{refused}");
-    world.ok(TenantCommand::Rollback { id: deployment(4), of: deployment(2) });
+    world.ok(TenantCommand::Rollback { id: deployment(4), of: deployment(2), targets: None });
     world.complete(1);
     assert_eq!(*world.status(4), Status::Succeeded);
     for _ in 0..2 {
@@ -266,7 +266,7 @@ fn a_frozen_environment_takes_rollbacks_and_what_overrides_it_with_a_reason() {
     let refused = conflict(world.tell(TenantCommand::Deploy(Box::new(new(3)))));
     let wanted = "staging is frozen until 2026-12-21 08:00 CET (weekend: nobody is there)";
     assert!(refused.contains(wanted), "{refused}");
-    world.ok(TenantCommand::Rollback { id: deployment(4), of: deployment(2) });
+    world.ok(TenantCommand::Rollback { id: deployment(4), of: deployment(2), targets: None });
     world.complete(1);
     let urgent = NewDeployment { override_freeze: Some("orders are lost".to_owned()), ..new(5) };
     world.tell_as(1, TenantCommand::Deploy(Box::new(urgent))).unwrap();
@@ -350,20 +350,20 @@ fn a_rollback_is_not_rolled_back_but_one_that_failed_is_done_again() {
     let mut world = World::with_release_1(2);
     world.deploy(2, 2, None);
     (1..=2).for_each(|n| world.complete(n));
-    world.ok(TenantCommand::Rollback { id: deployment(3), of: deployment(2) });
+    world.ok(TenantCommand::Rollback { id: deployment(3), of: deployment(2), targets: None });
     world.complete(1);
     world.finish(2, failed("exit 1"));
     assert!(matches!(world.status(3), Status::Failed { .. }));
-    let forward = world.tell(TenantCommand::Rollback { id: deployment(4), of: deployment(3) });
+    let forward = world.tell(TenantCommand::Rollback { id: deployment(4), of: deployment(3), targets: None });
     assert!(conflict(forward).contains("is a rollback; deploy the release that is wanted instead"));
-    world.ok(TenantCommand::Rollback { id: deployment(4), of: deployment(2) });
+    world.ok(TenantCommand::Rollback { id: deployment(4), of: deployment(2), targets: None });
     assert_eq!(world.deployment(deployment(4)).targets.len(), 1, "web-1 is back already");
     world.complete(2);
     assert_eq!(*world.status(4), Status::Succeeded);
     for n in 1..=2 {
         assert_eq!(world.tenant().targets[&target(n)].current, Some(release(1)));
     }
-    let again = world.tell(TenantCommand::Rollback { id: deployment(5), of: deployment(2) });
+    let again = world.tell(TenantCommand::Rollback { id: deployment(5), of: deployment(2), targets: None });
     assert!(conflict(again).contains("what was there before is back already on web-1, web-2"));
     end(&world);
 }

@@ -172,7 +172,7 @@ fn take_back(world: &mut World) {
     let variables = BTreeMap::from([("port".to_owned(), Some("9090".to_owned()))]);
     let change = TargetChange { id: target(1), labels: BTreeMap::new(), variables, agent: None };
     world.ok(TenantCommand::UpdateTarget(Box::new(change)));
-    world.ok(TenantCommand::Rollback { id: deployment(3), of: deployment(2) });
+    world.ok(TenantCommand::Rollback { id: deployment(3), of: deployment(2), targets: None });
     world.complete(1);
     world.complete(2);
     world.scan(3, &[]);

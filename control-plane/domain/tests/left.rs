@@ -9,10 +9,11 @@ use stella_domain::decide::plan_rollback;
 use stella_domain::deployment::{OnFailure, Status};
 use stella_domain::left::{LeftOut, Why};
 use stella_domain::rejection::Rejection;
+use stella_protocol::id::TargetId;
 use stella_protocol::message::TaskOutcome;
 
 fn back(n: u128, of: u128) -> TenantCommand {
-    TenantCommand::Rollback { id: deployment(n), of: deployment(of) }
+    TenantCommand::Rollback { id: deployment(n), of: deployment(of), targets: None }
 }
 
 fn deploy_to(world: &mut World, n: u128, of: u128, targets: &[u128]) {
@@ -23,8 +24,14 @@ fn deploy_to(world: &mut World, n: u128, of: u128, targets: &[u128]) {
 
 /// Takes `of` back as it was planned: which targets go, and which are left and why.
 fn taken_back(world: &mut World, n: u128, of: u128) -> (Vec<u128>, Vec<(u128, Why)>) {
-    let planned =
-        plan_rollback(&world.state, Actor::System, common::TENANT, deployment(n), deployment(of), world.now);
+    let planned = plan_rollback(
+        &world.state,
+        Actor::System,
+        (common::TENANT, deployment(n)),
+        deployment(of),
+        None,
+        world.now,
+    );
     let planned = planned.unwrap();
     world.ok(back(n, of));
     let came = world.deployment(deployment(n));
@@ -264,5 +271,74 @@ fn what_nobody_can_tell_of_is_refused_as_before() {
     });
     let problem = conflict(world.tell(back(3, 2)));
     assert!(problem.contains("the release to go back to is blocked for web-1"), "{problem}");
+    end(&world);
+}
+
+fn back_on(n: u128, of: u128, targets: &[u128]) -> TenantCommand {
+    let targets = Some(targets.iter().map(|n| target(*n)).collect());
+    TenantCommand::Rollback { id: deployment(n), of: deployment(of), targets }
+}
+
+#[test]
+fn only_the_chosen_targets_go_back_and_the_rest_can_follow() {
+    let mut world = World::with_release_1(3);
+    world.deploy(2, 2, None);
+    (1..=3).for_each(|n| world.complete(n));
+    assert!(world.tenant().environments[&common::STAGING].proven.contains_key(&release(2)));
+    let only = Some(vec![target(2)]);
+    let at = (common::TENANT, deployment(3));
+    let planned = plan_rollback(&world.state, Actor::System, at, deployment(2), only, world.now).unwrap();
+    world.ok(back_on(3, 2, &[2]));
+    let came = world.deployment(deployment(3));
+    assert_eq!((&planned.order, &planned.left), (&came.order, &came.left), "as it was planned");
+    assert_eq!(came.order[..], [target(2)]);
+    let not_chosen = |n: u128| LeftOut { target: target(n), why: Why::NotChosen };
+    assert_eq!(came.left, [not_chosen(1), not_chosen(3)]);
+    world.complete(2);
+    assert_eq!([1, 2, 3].map(|n| has(&world, n)), [Some(2), Some(1), Some(2)]);
+    assert!(
+        !world.tenant().environments[&common::STAGING].proven.contains_key(&release(2)),
+        "not everywhere"
+    );
+    // The rest of it follows, and says of the first what has become of it.
+    let is_back = vec![(2, Why::Back { by: deployment(3) })];
+    assert_eq!(taken_back(&mut world, 4, 2), (vec![1, 3], is_back));
+    world.complete(1);
+    world.complete(3);
+    assert_eq!([1, 2, 3].map(|n| has(&world, n)), [Some(1); 3]);
+    end(&world);
+}
+
+#[test]
+fn a_chosen_target_that_was_not_touched_is_refused_by_name_and_one_that_cannot_go_back_is_left() {
+    let mut world = World::with_release_1(4);
+    let targets = Some([1, 2, 3].map(target).to_vec());
+    let new = NewDeployment { targets, on_failure: OnFailure::Stop, ..new_deployment(2, 2, Some(1)) };
+    world.ok(TenantCommand::Deploy(Box::new(new)));
+    let reason = "its disk is replaced".to_owned();
+    world.ok(TenantCommand::SkipTarget { deployment: deployment(2), target: target(2), reason });
+    world.complete(1);
+    world.finish(3, failed("no space"));
+    let refused =
+        |world: &mut World, targets: &[u128]| world.tell(back_on(9, 2, targets)).unwrap_err().to_string();
+    let begins = format!("deployment {} has not touched target", deployment(2));
+    assert_eq!(refused(&mut world, &[1, 4]), format!("targets[1]: {begins} web-4: it is no part of it"));
+    assert_eq!(
+        refused(&mut world, &[2]),
+        format!("targets[0]: {begins} web-2: somebody wanted it left alone")
+    );
+    assert_eq!(refused(&mut world, &[]), "targets: there is none; leave it out to take all of them back");
+    assert!(matches!(world.tell(back_on(9, 2, &[77])), Err(Rejection::NotFound { .. })));
+    // A newer deployment keeps the one, and so only the other goes; alone, there is nothing to do.
+    deploy_to(&mut world, 3, 3, &[3]);
+    world.complete(3);
+    let alone = conflict(world.tell(back_on(9, 2, &[3])));
+    let newer = format!("a newer deployment ({}) has come to web-3", deployment(3));
+    assert!(alone.contains(&newer) && !alone.contains("chosen") && !alone.contains("web-1"), "{alone}");
+    world.ok(back_on(4, 2, &[3, 1]));
+    let came = world.deployment(deployment(4));
+    let left: Vec<(TargetId, &str)> = came.left.iter().map(|it| (it.target, it.why.name())).collect();
+    assert_eq!(came.order[..], [target(1)]);
+    assert_eq!(left, [(target(2), "skipped"), (target(3), "overtaken")]);
     end(&world);
 }

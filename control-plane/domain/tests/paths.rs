@@ -160,7 +160,7 @@ fn a_way_that_is_lost_leaves_the_other() {
     prove(&mut world, HOTFIX, 2);
     prove(&mut world, STAGING, 3);
     assert_eq!(due_at(&world), Some(began.plus_ms(MINUTE_MS)));
-    world.ok(TenantCommand::Rollback { id: deployment(4), of: deployment(3) });
+    world.ok(TenantCommand::Rollback { id: deployment(4), of: deployment(3), targets: None });
     assert_eq!(due_at(&world), Some(began.plus_ms(2 * MINUTE_MS)), "hotfix has proven it too");
     world.tell_as(1, to(HOTFIX, 5, 2)).unwrap();
     world.finish(2, failed("exit 1"));
@@ -255,7 +255,8 @@ fn half_way_by(needs: Needs, on_failure: OnFailure) -> World {
 /// A proof counts for as long as targets are started by it.
 #[test]
 fn what_has_lost_its_proof_starts_nothing_more_and_goes_back() {
-    let take_back = |of: u128| TenantCommand::Rollback { id: deployment(of + 20), of: deployment(of) };
+    let take_back =
+        |of: u128| TenantCommand::Rollback { id: deployment(of + 20), of: deployment(of), targets: None };
     let mut world = half_way(Needs::All);
     world.ok(take_back(2));
     // What is under way ends.
@@ -293,7 +294,7 @@ fn what_has_lost_its_proof_starts_nothing_more_and_goes_back() {
 fn what_starts_nothing_more_ends_as_it_would_have() {
     let mut world = half_way(Needs::All);
     world.complete(11);
-    world.ok(TenantCommand::Rollback { id: deployment(22), of: deployment(2) });
+    world.ok(TenantCommand::Rollback { id: deployment(22), of: deployment(2), targets: None });
     world.complete(9);
     assert_eq!(*world.status(10), Status::Succeeded);
     end(&world);
@@ -309,7 +310,11 @@ fn a_target_is_not_tried_again_once_the_proof_is_lost() {
     let retry = || TenantCommand::RetryTarget { deployment, target };
     world.ok(retry());
     world.finish(9, failed("exit 1"));
-    world.ok(TenantCommand::Rollback { id: common::deployment(22), of: common::deployment(2) });
+    world.ok(TenantCommand::Rollback {
+        id: common::deployment(22),
+        of: common::deployment(2),
+        targets: None,
+    });
     let told = common::conflict(world.tell(retry()));
     assert!(told.contains("target web-9 is not tried again") && told.contains("of staging"), "{told}");
     world.ok(TenantCommand::SkipTarget { deployment, target, reason: "it is bad".to_owned() });
@@ -380,7 +385,9 @@ fn what_goes_on_and_fails_halts_at_once_what_relies_on_it() {
 #[test]
 fn what_waits_for_approvals_is_void_when_its_release_is_taken_back_before() {
     let disprove: [fn(&mut World); 2] = [
-        |world| drop(world.ok(TenantCommand::Rollback { id: deployment(22), of: deployment(2) })),
+        |world| {
+            drop(world.ok(TenantCommand::Rollback { id: deployment(22), of: deployment(2), targets: None }))
+        },
         |world| {
             world.tell_as(1, to(STAGING, 4, 2)).unwrap();
             world.finish(1, failed("exit 1"));

@@ -126,7 +126,7 @@ fn ask(world: &mut World, new: NewDeployment) -> Asked {
 
 fn take_back(world: &mut World, of: DeploymentId) -> DeploymentId {
     let id = deployment(99);
-    world.ok(TenantCommand::Rollback { id, of });
+    world.ok(TenantCommand::Rollback { id, of, targets: None });
     work(world);
     id
 }
@@ -253,6 +253,6 @@ fn what_is_sent_is_what_was_sealed() {
     };
     told(&mut world, TenantCommand::Deploy(Box::new(new_deployment(2, 2, None))));
     work(&mut world);
-    told(&mut world, TenantCommand::Rollback { id: deployment(3), of: deployment(2) });
+    told(&mut world, TenantCommand::Rollback { id: deployment(3), of: deployment(2), targets: None });
     assert_eq!(plans.found, (2, 2));
 }

@@ -335,7 +335,7 @@ fn a_rollback_waits_for_nobody_and_a_retry_asks_again() {
     world.approve(3, 5).unwrap();
     world.complete(1);
     world.complete(2);
-    let back = TenantCommand::Rollback { id: deployment(6), of: deployment(5) };
+    let back = TenantCommand::Rollback { id: deployment(6), of: deployment(5), targets: None };
     assert_eq!(world.tell_as(1, back).unwrap().outcome, Outcome::Deployment(deployment(6)));
     invariants::replay(&world.events, &world.state);
 }

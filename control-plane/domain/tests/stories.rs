@@ -81,13 +81,13 @@ fn a_rollback_that_is_planned_is_the_one_that_comes_and_nothing_follows_from_ask
     world.deploy(2, 2, None);
     let plan = |world: &World| {
         let (id, of) = (deployment(9), deployment(2));
-        plan_rollback(&world.state, Actor::System, common::TENANT, id, of, world.now)
+        plan_rollback(&world.state, Actor::System, (common::TENANT, id), of, None, world.now)
     };
     assert!(conflict(plan(&world)).contains("has not ended"));
     (1..=3).for_each(|n| world.complete(n));
     let planned = plan(&world).unwrap();
     assert_eq!(planned.left, [LeftOut { target: target(3), why: Why::NoEarlier }]);
-    world.ok(TenantCommand::Rollback { id: deployment(9), of: deployment(2) });
+    world.ok(TenantCommand::Rollback { id: deployment(9), of: deployment(2), targets: None });
     let came = world.deployment(deployment(9));
     let goes = |it: &Deployment| -> Vec<_> {
         it.targets.values().map(|part| (part.target, part.previous, part.release)).collect()
@@ -117,7 +117,8 @@ fn the_first_release_ever_has_no_way_back_and_says_so() {
         world.deployment(deployment(1)).targets[&target(2)].progress,
         Progress::Abandoned { .. }
     ));
-    let problem = conflict(world.tell(TenantCommand::Rollback { id: deployment(9), of: deployment(1) }));
+    let problem =
+        conflict(world.tell(TenantCommand::Rollback { id: deployment(9), of: deployment(1), targets: None }));
     assert!(problem.contains("nothing to roll back"), "{problem}");
     end(&world);
 }
@@ -313,7 +314,7 @@ fn what_was_cancelled_before_it_was_sent_was_never_touched() {
     let parts = &world.deployment(deployment(2)).targets;
     assert!(matches!(parts[&target(1)].progress, Progress::Abandoned { .. }), "between two steps");
     assert_eq!(parts[&target(2)].progress, Progress::Skipped { hold: None });
-    world.ok(TenantCommand::Rollback { id: deployment(9), of: deployment(2) });
+    world.ok(TenantCommand::Rollback { id: deployment(9), of: deployment(2), targets: None });
     assert_eq!(world.deployment(deployment(9)).order.to_vec(), [target(1)]);
     end(&world);
 }
@@ -383,7 +384,7 @@ fn a_deployment_that_takes_too_long_fails_and_goes_back() {
 fn a_person_takes_a_deployment_back_unless_a_newer_one_came() {
     let mut world = World::with_release_1(2);
     world.deploy(2, 2, None);
-    let back = |n, of| TenantCommand::Rollback { id: deployment(n), of: deployment(of) };
+    let back = |n, of| TenantCommand::Rollback { id: deployment(n), of: deployment(of), targets: None };
     assert!(conflict(world.tell(back(5, 2))).contains("cancel it first"));
     for n in [1, 2] {
         world.complete(n);

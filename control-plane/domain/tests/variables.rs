@@ -45,7 +45,7 @@ fn what_comes_back_comes_with_the_variables_that_it_was_brought_with() {
     deploy(&mut world, 4, 2);
     world.complete(1);
     port(&mut world, None);
-    world.ok(TenantCommand::Rollback { id: deployment(5), of: deployment(4) });
+    world.ok(TenantCommand::Rollback { id: deployment(5), of: deployment(4), targets: None });
     assert!(asks(&mut world).contains("localhost:8080/1.0"));
     world.finish(1, TaskOutcome::Succeeded);
     assert_eq!(*world.status(5), Status::Succeeded);

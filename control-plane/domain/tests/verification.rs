@@ -300,7 +300,7 @@ fn what_stops_where_it_is_stays_and_a_rollback_is_not_verified() {
     world.complete(2);
     world.answer(2, "errors", Says::Failed);
     assert!(matches!(world.status(2), Status::Failed { .. }) && world.rollback_of(2).is_none());
-    world.ok(TenantCommand::Rollback { id: deployment(3), of: deployment(2) });
+    world.ok(TenantCommand::Rollback { id: deployment(3), of: deployment(2), targets: None });
     world.complete(1);
     world.complete(2);
     assert_eq!(*world.status(3), Status::Succeeded, "at once");

@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use stella_api_types::deployment::{
     CancelDeployment, CreateDeployment, Deployment, DeploymentDetail, DeploymentPlan, RetryDeployment,
-    RollbackPlan, TargetTasks,
+    RollbackDeployment, RollbackPlan, TargetTasks,
 };
 use stella_api_types::promotion::{Asked, Promotion};
 use stella_api_types::task::{SettleTask, Task};
@@ -27,7 +27,7 @@ use utoipa::IntoParams;
 use uuid::Uuid;
 
 use super::promotions::{self, TargetOfPlan};
-use crate::body::{First, Json, Paging, Path, Query};
+use crate::body::{First, Json, MaybeJson, Paging, Path, Query};
 use crate::error::ApiError;
 use crate::submit::{Change, unexpected};
 use crate::{App, archive, parse, resolve, view, way_back};
@@ -218,45 +218,62 @@ fn chosen(
 
 /// Takes a deployment back: each target that it touched gets what it had before.
 #[utoipa::path(post, path = paths::DEPLOYMENT_ROLLBACK, tag = "deployments",
-    params(("tenant" = String, Path), ("deployment" = String, Path)), responses((status = 201, body = DeploymentDetail)))]
+    params(("tenant" = String, Path), ("deployment" = String, Path)), request_body = Option<RollbackDeployment>,
+    responses((status = 201, body = DeploymentDetail)))]
 pub(crate) async fn rollback(
     State(app): State<App>,
     Path((tenant, deployment)): Path<(String, String)>,
     change: Change,
+    MaybeJson(body): MaybeJson<RollbackDeployment>,
 ) -> Result<(StatusCode, Json<DeploymentDetail>), ApiError> {
     let state = app.engine.state();
     let tenant = archive::with_deployment(&app, resolve::tenant(&state, &tenant)?, &deployment).await?;
-    let of = resolve::deployment(&tenant, &deployment)?.id;
-    let command = TenantCommand::Rollback { id: DeploymentId(Uuid::now_v7()), of };
-    let outcome = change.tenant(&app, tenant.id, &(), command).await?;
+    let of = resolve::deployment(&tenant, &deployment)?;
+    let targets = named_in(&tenant, of, body.targets.as_deref())?;
+    let command = TenantCommand::Rollback { id: DeploymentId(Uuid::now_v7()), of: of.id, targets };
+    let outcome = change.tenant(&app, tenant.id, &body.targets, command).await?;
     created(&app, tenant.id, &outcome).await
 }
 
 /// Shows what taking a deployment back would do: where each target would go, and which would be left as they are. It is refused where
 /// the rollback would be, for the same reason; nothing is changed.
 #[utoipa::path(post, path = paths::DEPLOYMENT_ROLLBACK_PLANS, tag = "deployments",
-    params(("tenant" = String, Path), ("deployment" = String, Path)), responses((status = 200, body = RollbackPlan)))]
+    params(("tenant" = String, Path), ("deployment" = String, Path)), request_body = Option<RollbackDeployment>,
+    responses((status = 200, body = RollbackPlan)))]
 pub(crate) async fn rollback_plan(
     State(app): State<App>,
     Path((tenant, deployment)): Path<(String, String)>,
     change: Change,
+    MaybeJson(body): MaybeJson<RollbackDeployment>,
 ) -> Result<Json<RollbackPlan>, ApiError> {
     let state = app.engine.state();
     let tenant = Arc::clone(resolve::tenant(&state, &tenant)?);
     let with_it = archive::with_deployment(&app, &tenant, &deployment).await?;
-    let of = resolve::deployment(&with_it, &deployment)?.id;
+    let found = resolve::deployment(&with_it, &deployment)?;
+    let of = found.id;
     if let Some(archived) = archive::only_readable(&app, &tenant, DeploymentId::KIND, &of.to_string()).await?
     {
         return Err(archived);
     }
+    let targets = named_in(&with_it, found, body.targets.as_deref())?;
     let (actor, now) = (change.actor(), app.engine.now());
     let id = DeploymentId(Uuid::now_v7());
     // Thousands of targets take a while.
     let decided = tokio::task::spawn_blocking(move || {
-        let planned = decide::plan_rollback(&state, actor, tenant.id, id, of, now)?;
+        let planned = decide::plan_rollback(&state, actor, (tenant.id, id), of, targets, now)?;
         Ok::<_, Rejection>(view::rollback_plan(&tenant, of, &planned))
     });
     Ok(Json(decided.await.map_err(|error| ApiError::internal(&error))??))
+}
+
+/// The targets of these names or ids where a deployment went; `None` if none are given.
+fn named_in(
+    tenant: &TenantState,
+    of: &domain::Deployment,
+    names: Option<&[String]>,
+) -> Result<Option<Vec<TargetId>>, ApiError> {
+    let named = |name: &String| Ok(resolve::target_in(tenant, of.environment, name)?.id);
+    names.map(|names| names.iter().map(named).collect()).transpose()
 }
 
 /// Ends the colours that an ended deployment has left idle, with the steps of the phase `retire` of what they hold.
@@ -289,11 +306,9 @@ pub(crate) async fn retry(
     let state = app.engine.state();
     let tenant = archive::with_deployment(&app, resolve::tenant(&state, &tenant)?, &deployment).await?;
     let of = resolve::deployment(&tenant, &deployment)?;
-    let named = |name: &String| Ok(resolve::target_in(&tenant, of.environment, name)?.id);
-    let targets =
-        body.targets.as_ref().map(|names| names.iter().map(named).collect::<Result<Vec<_>, ApiError>>());
+    let targets = named_in(&tenant, of, body.targets.as_deref())?;
     let id = DeploymentId(Uuid::now_v7());
-    let command = TenantCommand::RetryDeployment { id, of: of.id, targets: targets.transpose()? };
+    let command = TenantCommand::RetryDeployment { id, of: of.id, targets };
     let outcome = change.tenant(&app, tenant.id, &body, command).await?;
     asked(&app, tenant.id, &outcome).await
 }

@@ -191,6 +191,7 @@ pub(super) fn left(tenant: &TenantState, left: &LeftOut) -> dto::LeftTarget {
         Why::Unchanged { by: None } => "the same release was there before; deploy another one".to_owned(),
         Why::Back { by } => format!("deployment {by} has brought back what was there before"),
         Why::Skipped => "somebody wants it left alone".to_owned(),
+        Why::NotChosen => "it is not among the chosen targets".to_owned(),
     };
     dto::LeftTarget {
         target: target_named(tenant, left.target),
@@ -204,7 +205,8 @@ pub(super) fn left(tenant: &TenantState, left: &LeftOut) -> dto::LeftTarget {
             | Why::Revoked { .. }
             | Why::NotFilledIn { .. }
             | Why::Blocked { .. }
-            | Why::Skipped => None,
+            | Why::Skipped
+            | Why::NotChosen => None,
         },
         task: if let Why::Quarantined { task } = &left.why { Some(task.to_string()) } else { None },
     }

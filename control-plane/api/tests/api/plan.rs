@@ -93,6 +93,15 @@ async fn the_plan_of_a_rollback_says_that_it_would_wait_for_a_draining_host() {
     let plans = format!("{path}/rollback-plans");
     let plan = world.post(&plans, &json!(null)).await.expect(200);
     assert_eq!(plan["targets"][0]["warnings"], json!([]), "{plan}");
+    // The same for the one that is chosen; what cannot be chosen is said by its field.
+    assert_eq!(world.post(&plans, &json!({"targets": ["web-1"]})).await.expect(200), plan);
+    for way in [&plans, &format!("{path}/rollback")] {
+        world.post(way, &json!({"targets": ["web-9"]})).await.expect(404);
+        let refused = world.post(way, &json!({"targets": []})).await.expect(422);
+        assert_eq!(refused["field"], "targets", "{refused}");
+        let refused = world.post(way, &json!({"target": "web-1"})).await.expect(422);
+        assert_eq!(refused["field"], "target", "{refused}");
+    }
     let drain = json!({"reason": "kernel"});
     world.post(&format!("{}/agents/host-1/drain", busy.at), &drain).await.expect(200);
     let plan = world.post(&plans, &json!(null)).await.expect(200);

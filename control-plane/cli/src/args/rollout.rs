@@ -384,10 +384,15 @@ pub(crate) enum Objection {
 }
 
 #[derive(Args, Debug)]
-#[command(after_help = "Examples:\n  stella rollback DEPLOYMENT --plan\n  stella rollback DEPLOYMENT --wait")]
+#[command(
+    after_help = "Examples:\n  stella rollback DEPLOYMENT --plan\n  stella rollback DEPLOYMENT --wait\n  stella rollback DEPLOYMENT --target web-1 --target web-2"
+)]
 pub(crate) struct Rollback {
     /// The deployment to take back.
     pub(crate) deployment: String,
+    /// Take only this target back (can be given more than once).
+    #[arg(long = "target")]
+    pub(crate) targets: Vec<String>,
     /// Only show where each target would go, and which would be left as they are, or why it would be refused; exit with 0 or 3.
     #[arg(long, conflicts_with = "wait")]
     pub(crate) plan: bool,

@@ -40,9 +40,9 @@ pub(super) fn ask(
                 deployed.and_then(Value::as_str).and_then(|text| text.parse().ok()).ok_or_else(|| {
                     Rejection::conflict(format!("step {} has deployed nothing to roll back", of.of))
                 })?;
-            let command = TenantCommand::Rollback { id, of };
+            let command = TenantCommand::Rollback { id, of, targets: None };
             access::check_authority(tx.system, tx.actor(), tx.tenant.id, &command, tx.now)?;
-            rollback::by_hand(tx, id, of).map(|_| None)
+            rollback::by_hand(tx, id, of, None).map(|_| None)
         }
         _ => Ok(None),
     }

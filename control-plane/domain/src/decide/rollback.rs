@@ -1,5 +1,6 @@
 //! The way back: what last succeeded on each target before a deployment touched it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use stella_protocol::id::{DeploymentId, ReleaseId, TargetId, TenantId};
@@ -41,7 +42,7 @@ pub(super) fn after_failure(
     if !goes_back {
         return tx.emit(Fact::DeploymentFailed { id, reason: reason.to_owned(), keeps_proof });
     }
-    let plan = plan(tx, &deployment)?;
+    let plan = plan(tx, &deployment, None)?;
     let reason = format!("{reason}{}", message(tx, &plan.left));
     tx.emit(Fact::DeploymentFailed { id, reason, keeps_proof })?;
     if plan.targets.is_empty() {
@@ -65,11 +66,12 @@ pub(super) fn by_hand(
     tx: &mut Transaction<'_>,
     id: DeploymentId,
     of: DeploymentId,
+    targets: Option<&[TargetId]>,
 ) -> Result<Outcome, Rejection> {
     if tx.tenant.deployments.contains_key(&id) {
         return Err(Rejection::exists(DeploymentId::KIND, id));
     }
-    let (deployment, plan) = checked(tx, of)?;
+    let (deployment, plan) = checked(tx, of, targets)?;
     let (environment, release) = (deployment.environment, deployment.release);
     let is_proven =
         tx.tenant.environments.get(&environment).is_some_and(|it| it.proven.contains_key(&release));
@@ -82,30 +84,36 @@ pub(super) fn by_hand(
     Ok(Outcome::Deployment(id))
 }
 
-/// The rollback that would come if `actor` asked for it; `id` is one that there is not. Nothing follows from asking.
+/// The rollback that would come if `actor` asked for it, for these of the targets or for all; `id` is one that there is not. Nothing
+/// follows from asking.
 ///
 /// # Errors
 /// If it would be refused, for the same reason.
 pub fn plan_rollback(
     state: &State,
     actor: Actor,
-    tenant: TenantId,
-    id: DeploymentId,
+    (tenant, id): (TenantId, DeploymentId),
     of: DeploymentId,
+    targets: Option<Vec<TargetId>>,
     now: Timestamp,
 ) -> Result<Deployment, Rejection> {
-    let command = Command::Tenant(tenant, TenantCommand::Rollback { id, of });
+    let only = targets.clone();
+    let command = Command::Tenant(tenant, TenantCommand::Rollback { id, of, targets });
     let request = Request { actor, trace: TraceContext::default(), idempotency: None, command };
     access::check(state, &request, now)?;
     let found = state.tenants.get(&tenant).ok_or_else(|| Rejection::not_found(TenantId::KIND, tenant))?;
     // What is begun here is thrown away.
     let mut tx = Transaction::new(state, found, &request, now);
-    by_hand(&mut tx, id, of)?;
+    by_hand(&mut tx, id, of, only.as_deref())?;
     Ok(tx.deployment(id)?.as_ref().clone())
 }
 
 /// The deployment to take back, and what becomes of its targets; refused if it cannot be taken back.
-fn checked(tx: &Transaction<'_>, of: DeploymentId) -> Result<(Arc<Deployment>, Plan), Rejection> {
+fn checked(
+    tx: &Transaction<'_>,
+    of: DeploymentId,
+    targets: Option<&[TargetId]>,
+) -> Result<(Arc<Deployment>, Plan), Rejection> {
     let deployment = Arc::clone(tx.deployment(of)?);
     if !deployment.status.is_final() {
         return Err(Rejection::conflict(format!("deployment {of} has not ended; cancel it first")));
@@ -117,10 +125,11 @@ fn checked(tx: &Transaction<'_>, of: DeploymentId) -> Result<(Arc<Deployment>, P
         );
         return Err(Rejection::Conflict { problem });
     }
+    let chosen = targets.map(|targets| chosen(tx, &deployment, targets)).transpose()?;
     if deployment.strategy.groups().is_some() {
         can_all_go_back(tx, &deployment)?;
     }
-    let plan = plan(tx, &deployment)?;
+    let plan = plan(tx, &deployment, chosen.as_ref())?;
     if plan.targets.is_empty() {
         let is_left = |why: fn(&Why) -> bool| plan.left.iter().any(|it| why(&it.why));
         let instead = if is_left(|why| matches!(why, Why::Overtaken { .. })) {
@@ -130,7 +139,8 @@ fn checked(tx: &Transaction<'_>, of: DeploymentId) -> Result<(Arc<Deployment>, P
         } else {
             ""
         };
-        let message = message(tx, &plan.left);
+        let stay: Vec<LeftOut> = plan.left.into_iter().filter(|it| it.why != Why::NotChosen).collect();
+        let message = message(tx, &stay);
         let problem = format!("there is nothing to roll back in deployment {of}{message}{instead}");
         return Err(Rejection::Conflict { problem });
     }
@@ -138,6 +148,33 @@ fn checked(tx: &Transaction<'_>, of: DeploymentId) -> Result<(Arc<Deployment>, P
         leads_to_one(tx, &deployment, &plan)?;
     }
     Ok((deployment, plan))
+}
+
+/// The targets that somebody wants to go back. Whoever names one that the deployment has not touched means something else.
+fn chosen(
+    tx: &Transaction<'_>,
+    deployment: &Deployment,
+    targets: &[TargetId],
+) -> Result<BTreeSet<TargetId>, Rejection> {
+    if deployment.strategy.groups().is_some() {
+        let problem = "where the traffic of two groups goes is one thing, which goes back as a whole; choose no targets";
+        return Err(Rejection::invalid("targets", problem));
+    }
+    if targets.is_empty() {
+        return Err(Rejection::invalid("targets", "there is none; leave it out to take all of them back"));
+    }
+    for (at, id) in targets.iter().enumerate() {
+        let name = &tx.target(*id)?.name;
+        let is = match deployment.targets.get(id) {
+            None => "it is no part of it",
+            Some(part) if part.is_touched() => continue,
+            Some(part) if part.is_left_alone() => "somebody wanted it left alone",
+            Some(_) => "its turn did not come, or nothing was changed there",
+        };
+        let problem = format!("deployment {} has not touched target {name}: {is}", deployment.id);
+        return Err(Rejection::invalid(format!("targets[{at}]"), problem));
+    }
+    Ok(targets.iter().copied().collect())
 }
 
 /// What leads the traffic and stays where this has led it keeps the rest of it from going back. What was skipped was never led there.
@@ -243,7 +280,11 @@ fn named(what: &str, mut names: Vec<String>) -> String {
     format!("{what} {}{more}", names.join(", "))
 }
 
-fn plan(tx: &Transaction<'_>, deployment: &Deployment) -> Result<Plan, Rejection> {
+fn plan(
+    tx: &Transaction<'_>,
+    deployment: &Deployment,
+    chosen: Option<&BTreeSet<TargetId>>,
+) -> Result<Plan, Rejection> {
     let mut plan = Plan { targets: Vec::new(), left: Vec::new() };
     let parts = deployment.order.iter().filter_map(|target| deployment.targets.get(target));
     for part in parts.filter(|part| part.is_touched() || part.is_left_alone()) {
@@ -251,6 +292,7 @@ fn plan(tx: &Transaction<'_>, deployment: &Deployment) -> Result<Plan, Rejection
         let Some(target) = tx.tenant.targets.get(&part.target) else { continue };
         let why = match part.previous {
             _ if part.is_left_alone() => Some(Why::Skipped),
+            _ if chosen.is_some_and(|chosen| !chosen.contains(&part.target)) => Some(Why::NotChosen),
             None => Some(newer(tx, deployment, target).unwrap_or(Why::NoEarlier)),
             Some(_) if !part.has_way_back() => {
                 Some(newer(tx, deployment, target).unwrap_or_else(|| unchanged(tx, part)))

@@ -204,12 +204,13 @@ fn a_job_holds_its_targets_like_a_deployment_and_is_no_obstacle_to_a_way_back() 
     assert_eq!(states(&world), "succeeded: schema succeeded");
     let ran = job(&world, "schema").id;
     // There is nothing to take back, and no attempt beside those of the step.
-    let nothing = conflict(world.tell(TenantCommand::Rollback { id: common::deployment(8), of: ran }));
+    let nothing =
+        conflict(world.tell(TenantCommand::Rollback { id: common::deployment(8), of: ran, targets: None }));
     assert!(nothing.starts_with("there is nothing to roll back"), "{nothing}");
     let again = TenantCommand::RetryDeployment { id: common::deployment(8), of: ran, targets: None };
     assert!(conflict(world.tell(again)).contains("retry that step instead"));
     // What it came after can still be taken back to what was before that.
-    world.ok(TenantCommand::Rollback { id: common::deployment(9), of: common::deployment(2) });
+    world.ok(TenantCommand::Rollback { id: common::deployment(9), of: common::deployment(2), targets: None });
     (1..=3).for_each(|n| world.complete(n));
     assert!(world.tenant().targets.values().all(|it| it.current == Some(release(1))));
     end(&world);

@@ -253,7 +253,11 @@ impl Walk {
     pub(super) fn rollback(&mut self, which: usize) {
         if let Some(of) = self.some_deployment(which) {
             self.ids += 1;
-            self.tenant(TenantCommand::Rollback { id: deployment(self.ids), of });
+            // Every other time only the first of the targets that were touched.
+            let parts = &self.world.deployment(of).targets;
+            let first = parts.values().find(|part| part.is_touched()).map(|part| vec![part.target]);
+            let targets = first.filter(|_| self.ids.is_multiple_of(2));
+            self.tenant(TenantCommand::Rollback { id: deployment(self.ids), of, targets });
         }
     }
 
