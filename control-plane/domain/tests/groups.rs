@@ -2,7 +2,7 @@
 
 use crate::common::colours::{groups, in_group, new_coloured};
 use crate::common::{
-    self, STAGING, World, conflict, deployment, digest, end, failed, failure, new_deployment, release,
+    self, STAGING, World, agent, conflict, deployment, digest, end, failed, failure, new_deployment, release,
     target,
 };
 use stella_domain::amount::Amount;
@@ -340,22 +340,83 @@ fn a_prepared_target_that_is_skipped_keeps_no_release_from_being_proven() {
     end(&world);
 }
 
-#[test]
-fn what_leads_the_traffic_goes_back_together_or_not_at_all() {
+/// Release 5 comes to the green group; `web-7` is new, and led nowhere before.
+fn with_a_new_leader() -> World {
     let mut world = world();
     world.enrol(7);
     world.connect(7, vec![]);
     world.ok(TenantCommand::CreateTarget(Box::new(in_group(7, "lb"))));
     deploy(&mut world, 5, BlueGreen::default());
-    through(&mut world, &[3, 4], &[5, 6, 7]);
+    through(&mut world, &[3, 4], &[5, 6]);
+    world
+}
+
+/// Left as it was, it would send traffic to the group that the next deployment takes for idle.
+#[test]
+fn what_led_nowhere_before_is_led_back_with_the_others() {
+    let mut world = with_a_new_leader();
+    steps(&mut world, 7, &["switch"]);
+    world.finish(7, failed("still the old one"));
+    assert!(failure(&world, 5).ends_with("still the old one"), "{}", failure(&world, 5));
+    let back = world.rollback_of(5).unwrap();
+    assert_eq!((back.targets.len(), &back.left), (3, &Vec::new()));
+    assert_eq!(argv(&world, 7)[..2], ["switch", "to blue at 807"]);
+    (5..=7).for_each(|n| steps(&mut world, n, &["switch", "verify"]));
+    assert_eq!([5, 6, 7].map(|n| here(&world, n)), [LIVE_4; 3]);
+    deploy(&mut world, 6, BlueGreen::default());
+    assert_eq!(parts(&world, 6)[..2], [(3, "active"), (4, "active")], "green is idle");
+    end(&world);
+    // By hand it is the same.
+    let mut world = with_a_new_leader();
+    steps(&mut world, 7, &["switch", "verify"]);
+    world.ok(TenantCommand::Rollback { id: deployment(7), of: deployment(5), targets: None });
+    (5..=7).for_each(|n| steps(&mut world, n, &["switch", "verify"]));
+    assert_eq!([5, 6, 7].map(|n| here(&world, n)), [LIVE_4; 3]);
+    end(&world);
+}
+
+#[test]
+fn what_leads_the_traffic_goes_back_together_or_not_at_all() {
+    let mut world = with_a_new_leader();
+    steps(&mut world, 7, &["switch", "verify"]);
     assert_eq!(*world.status(5), Status::Succeeded);
-    let problem = conflict(world.tell(TenantCommand::Rollback { id: deployment(7), of: deployment(5), targets: None }));
+    world.ok(TenantCommand::RevokeAgent { agent: agent(7), reason: "sold".to_owned() });
+    let problem =
+        conflict(world.tell(TenantCommand::Rollback { id: deployment(7), of: deployment(5), targets: None }));
     assert!(
         problem.contains("together or not at all")
-            && problem.contains("(no earlier release to go back to on web-7)"),
+            && problem.contains("(the agent was revoked that serves web-7)"),
         "{problem}"
     );
     assert_eq!(here(&world, 5), (Some(5), GREEN, None));
+    end(&world);
+}
+
+/// A rollback is not rolled back, and nobody is told to do that.
+#[test]
+fn what_has_come_since_is_told_with_what_to_do_about_it() {
+    let mut world = world();
+    deploy(&mut world, 5, BlueGreen::default());
+    through(&mut world, &[3, 4], &[5, 6]);
+    let back = |n, of| TenantCommand::Rollback { id: deployment(n), of: deployment(of), targets: None };
+    deploy(&mut world, 6, BlueGreen::default());
+    (1..=2).for_each(|n| steps(&mut world, n, &["retire"]));
+    through(&mut world, &[1, 2], &[5, 6]);
+    let since = |n| {
+        format!("deployment {} has come to target web-5 since; roll that one back instead", deployment(n))
+    };
+    assert_eq!(conflict(world.tell(back(7, 5))), since(6));
+    world.ok(back(7, 6));
+    assert!(
+        conflict(world.tell(back(8, 5))).ends_with("works on target web-5; wait for its end or cancel it")
+    );
+    (5..=6).for_each(|n| steps(&mut world, n, &["switch", "verify"]));
+    let already = format!("deployment {} has taken it back on target web-5 already", deployment(7));
+    assert_eq!(conflict(world.tell(back(8, 6))), already);
+    let newer =
+        format!("deployment {} has taken a newer one back on target web-5 since; deploy the", deployment(7));
+    let told = conflict(world.tell(back(8, 5)));
+    assert!(told.starts_with(&newer), "{told}");
     end(&world);
 }
 

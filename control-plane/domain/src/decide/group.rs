@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use stella_protocol::id::{DeploymentId, ReleaseId};
+use stella_protocol::id::{DeploymentId, ReleaseId, TargetId};
 
 use super::deployment::{Routed, fills_in};
 use super::transaction::Transaction;
@@ -253,6 +253,53 @@ pub(super) fn settle(tx: &mut Transaction<'_>, id: DeploymentId) -> Result<(), R
         tx.emit(Fact::TargetSucceeded { deployment: id, target })?;
     }
     Ok(())
+}
+
+/// Has what led nowhere before a deployment, and leads to its group now or halfway, lead where all others go back to: left as it is, it
+/// would send traffic to a group that counts as idle.
+pub(super) fn lead_along(
+    tx: &Transaction<'_>,
+    of: &Deployment,
+    (planned, left): (&mut Vec<PlannedTarget>, &mut Vec<LeftOut>),
+) {
+    let ways = planned.iter().filter_map(|it| Some((it.release, it.legs.last()?.colour?)));
+    let ways: BTreeSet<(ReleaseId, Colour)> = ways.filter(|_| of.strategy.groups().is_some()).collect();
+    let (Some(&(release, colour)), 1) = (ways.first(), ways.len()) else { return };
+    let led_nowhere = |target| of.leading().any(|part| part.target == target && part.previous.is_none());
+    for it in std::mem::take(left) {
+        if it.why != Why::NoEarlier || !led_nowhere(it.target) {
+            left.push(it);
+            continue;
+        }
+        match led_back(tx, of, it.target, (release, colour)) {
+            Ok(part) => planned.push(part),
+            Err(why) => left.push(LeftOut { why, ..it }),
+        }
+    }
+}
+
+/// What leads a target to a group, or why nothing can.
+fn led_back(
+    tx: &Transaction<'_>,
+    of: &Deployment,
+    target: TargetId,
+    (release, colour): (ReleaseId, Colour),
+) -> Result<PlannedTarget, Why> {
+    let tenant = &tx.tenant;
+    let place = tenant.targets.get(&target).ok_or(Why::NoEarlier)?;
+    if let Some(why) = not_free(tenant, place) {
+        return Err(why);
+    }
+    let leg = Leg { release, colour: Some(colour), steps: Steps::Switch };
+    let there = tenant.releases.get(&release).zip(tenant.environments.get(&of.environment));
+    let fills_in = there.is_some_and(|(release, environment)| {
+        let steps: Vec<&Step> = colour::steps(release, Steps::Switch).collect();
+        fills_in(environment, release, place, Some(colour), &steps).is_ok()
+    });
+    if !fills_in {
+        return Err(Why::NotFilledIn { release });
+    }
+    Ok(PlannedTarget { target, release, previous: place.current, domain: None, legs: vec![leg] })
 }
 
 /// The targets of groups that have to be prepared anew before the traffic is led back, and those that cannot be.

@@ -7,7 +7,7 @@ use stella_protocol::id::{DeploymentId, ReleaseId, TargetId, TenantId};
 use stella_protocol::time::Timestamp;
 use stella_protocol::trace::TraceContext;
 
-use super::deployment::{Opening, fills_in, is_free, open};
+use super::deployment::{Opening, fills_in, is_free, is_idle, open};
 use super::transaction::Transaction;
 use super::{group, hold};
 use crate::access;
@@ -198,17 +198,30 @@ fn can_all_go_back(tx: &Transaction<'_>, deployment: &Deployment) -> Result<(), 
     for part in touched(deployment) {
         let Some(target) = tx.tenant.targets.get(&part.target) else { continue };
         if let Some(newer) = target.last.filter(|last| *last != of && !has_failed_to_go_back(tx, *last, of)) {
-            let problem = format!(
-                "deployment {newer} has come to target {} since; roll that one back instead",
-                target.name
-            );
-            return Err(Rejection::Conflict { problem });
+            is_idle(target)?;
+            return Err(Rejection::Conflict { problem: come_since(tx, of, target, newer) });
         }
         if part.has_way_back() {
             is_free(&tx.tenant, target)?;
         }
     }
     Ok(())
+}
+
+/// What has come to a target since, and what to do about it. A rollback is not taken back.
+fn come_since(tx: &Transaction<'_>, of: DeploymentId, target: &Target, newer: DeploymentId) -> String {
+    let (newer, name) = (not_undone(tx, target.id, newer), &target.name);
+    match tx.tenant.deployments.get(&newer).map(|it| &it.cause) {
+        Some(Cause::Rollback { of: back, .. }) if *back == of => {
+            format!("deployment {newer} has taken it back on target {name} already")
+        }
+        Some(Cause::Rollback { .. }) => format!(
+            "deployment {newer} has taken a newer one back on target {name} since; deploy the release that is wanted instead"
+        ),
+        Some(Cause::Requested | Cause::Retirement { .. } | Cause::Job { .. }) | None => {
+            format!("deployment {newer} has come to target {name} since; roll that one back instead")
+        }
+    }
 }
 
 /// Whether a deployment was to take another one back, and has ended before it had: then that can be tried once more.
@@ -310,6 +323,7 @@ fn plan(
             (why, _) => plan.left.extend(why.map(|why| LeftOut { target: target.id, why })),
         }
     }
+    group::lead_along(tx, deployment, (&mut plan.targets, &mut plan.left));
     let (members, busy) = group::to_prepare(tx, deployment, &plan.targets);
     plan.left.extend(busy);
     plan.targets.splice(0..0, members);
