@@ -471,6 +471,28 @@ fn a_failure_ends_what_waits_lets_end_what_works_and_is_made_up_for() {
 }
 
 #[test]
+fn what_a_rollback_leaves_is_among_the_outputs_of_its_step() {
+    let mut world = run(json!([
+        { "id": "out", "deploy": deploy_all("shop:2.0") },
+        { "id": "soak", "needs": ["out"], "wait": "1m" },
+        { "id": "undo", "needs": ["soak"], "rollback": { "of": "out" } },
+        { "id": "tell", "needs": ["undo"], "when": "steps.undo.outputs.left > 0",
+          "http": { "url": "https://example.com/${steps.undo.outputs.left_targets[0]}" } },
+    ]));
+    world.complete(1);
+    world.complete(2);
+    world.ok(TenantCommand::RevokeAgent { agent: agent(2), reason: "sold".to_owned() });
+    world.wait_ms(60_000);
+    world.complete(1);
+    let outputs = &now(&world).steps[&id("undo")].outputs;
+    assert_eq!((&outputs["left"], &outputs["left_targets"]), (&json!(1), &json!(["web-2"])));
+    let Work::Http(call) = under_way(&world, "tell") else { panic!() };
+    assert_eq!(call.url, "https://example.com/web-2");
+    let deployed = &now(&world).steps[&id("out")].outputs;
+    assert!(!deployed.contains_key("left"), "{deployed:?}");
+}
+
+#[test]
 fn a_failure_that_does_not_matter_lets_others_go_on() {
     let mut world = run(json!([
         { "id": "a", "on_failure": "continue", "http": { "url": "https://example.com/1" } },

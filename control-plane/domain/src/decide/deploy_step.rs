@@ -11,13 +11,17 @@ use super::transaction::Transaction;
 use super::{job, promotion, rollback};
 use crate::access;
 use crate::command::{NewDeployment, TenantCommand};
-use crate::deployment::{Cause, Status, Strategy};
+use crate::deployment::{Cause, Deployment, Status, Strategy};
+use crate::left::Why;
 use crate::name::{Name, Version};
 use crate::promotion::PromotionStatus;
 use crate::rejection::Rejection;
 use crate::run::Run;
 use crate::tenant::TenantState;
 use crate::workflow::{Action, Deploy, Meter, Step, render};
+
+/// How many of the targets that a rollback has left as they are its outputs name.
+const LEFT_NAMED_MAX: usize = 100;
 
 /// Asks for a step's deployment like anybody would, and is refused like anybody would be. With outputs if there is nothing left to ask for.
 pub(super) fn ask(
@@ -61,7 +65,12 @@ pub(super) fn verdict(tenant: &TenantState, id: DeploymentId) -> Option<Result<O
             }
             Status::Succeeded => {
                 let outputs = [("deployment", id.to_string()), ("release", deployment.release.to_string())];
-                Some(Ok(outputs.map(|(name, value)| (name.to_owned(), Value::from(value))).into()))
+                let mut outputs: Outputs =
+                    outputs.map(|(name, value)| (name.to_owned(), Value::from(value))).into();
+                if matches!(deployment.cause, Cause::Rollback { .. }) {
+                    outputs.extend(left_out(tenant, deployment));
+                }
+                Some(Ok(outputs))
             }
             // Its targets are not free before that is over.
             Status::Failed { .. } if is_being_taken_back(tenant, id) => None,
@@ -90,6 +99,18 @@ pub(super) fn verdict(tenant: &TenantState, id: DeploymentId) -> Option<Result<O
 /// Whether nothing of a deployment has begun: its promotion waits.
 pub(super) fn is_only_asked_for(tenant: &TenantState, id: DeploymentId) -> bool {
     tenant.open_promotions.contains(&PromotionId(id.0))
+}
+
+/// How many of the touched targets a rollback has left without what was there before, and their names.
+fn left_out(tenant: &TenantState, rollback: &Deployment) -> [(String, Value); 2] {
+    let left = rollback.left.iter().filter(|it| !matches!(it.why, Why::Back { .. }));
+    let name =
+        |id: TargetId| tenant.targets.get(&id).map_or_else(|| id.to_string(), |it| it.name.to_string());
+    let mut names: Vec<String> = left.map(|it| name(it.target)).collect();
+    names.sort_unstable();
+    let count = Value::from(names.len());
+    names.truncate(LEFT_NAMED_MAX);
+    [("left".to_owned(), count), ("left_targets".to_owned(), Value::from(names))]
 }
 
 fn is_being_taken_back(tenant: &TenantState, id: DeploymentId) -> bool {
