@@ -37,6 +37,9 @@ const TOKEN: EnrolmentTokenId = EnrolmentTokenId(Uuid::from_u128(3));
 /// How many releases the tenant has.
 const RELEASES: u32 = 1_000;
 
+/// How many plans are kept to see what one of them holds.
+const PLANS: u64 = 8;
+
 /// What a target may cost at most at a larger size, as a multiple of what it costs at the smallest: trees grow deeper, and no cache
 /// of the processor holds all of them.
 const GROWTH_MAX: f64 = 3.0;
@@ -240,9 +243,22 @@ fn resident() -> Result<u64> {
     Ok(pages * u64::try_from(page)?)
 }
 
+/// What one plan of a deployment to all targets holds in memory, in bytes: several are kept at the same time, for the first ones may take
+/// what was free already.
+fn of_plans(core: &Core) -> Result<u64> {
+    let tenant = core.state.tenants.get(&TENANT).context("the tenant is gone")?;
+    let before = resident()?;
+    let held: Vec<_> =
+        (0..PLANS).map(|_| planned(tenant, &deployment(2), core.now)).collect::<Result<_, _>>()?;
+    let grown = resident()?.saturating_sub(before);
+    std::hint::black_box(held);
+    Ok(grown / PLANS)
+}
+
 /// What a target costs at one size.
 struct Costs {
     planning_us: f64,
+    plan_kib: f64,
     opening_us: f64,
     json_us: f64,
     command_us: f64,
@@ -265,6 +281,7 @@ fn at_size(targets: u32) -> Result<Costs> {
     let start = Instant::now();
     planned(tenant, &deployment(2), core.now)?;
     let planning = start.elapsed();
+    let plan = of_plans(&core)?;
     core.deciding = Duration::ZERO;
     core.tenant(TenantCommand::Deploy(Box::new(deployment(2))))?;
     let opening = core.deciding;
@@ -278,6 +295,7 @@ fn at_size(targets: u32) -> Result<Costs> {
     core.work()?;
     Ok(Costs {
         planning_us: of_target(planning),
+        plan_kib: as_f64(plan) / 1024.0 / f64::from(targets),
         opening_us: of_target(opening),
         json_us: of_target(json),
         command_us: core.deciding.as_secs_f64() * 1e6 / as_f64(core.commands.max(1)),
@@ -302,6 +320,7 @@ pub fn measure(sizes: &[u32]) -> Result<Vec<Figure>> {
             Figure::new(PHASE, of("planning, a target"), costs.planning_us, "us")
                 .beside(smallest.as_str(), planning)
                 .goal(growth),
+            Figure::new(PHASE, of("memory of a plan, a target"), costs.plan_kib, "KiB"),
             Figure::new(PHASE, of("deciding to deploy, a target"), costs.opening_us, "us")
                 .beside("its events as JSON", costs.json_us),
             Figure::new(PHASE, of("an agent's report"), costs.command_us, "us")
@@ -321,7 +340,7 @@ mod tests {
     #[test]
     fn every_size_has_its_figures_and_the_core_refuses_nothing() {
         let figures = measure(&[1, 3]).unwrap();
-        assert_eq!(figures.len(), 10);
+        assert_eq!(figures.len(), 12);
         assert!(figures.iter().filter(|it| it.unit != "KiB").all(|it| it.value > 0.0), "{figures:?}");
         assert_eq!(figures[0].raw.as_ref().unwrap().ratio, 1.0);
     }
