@@ -300,7 +300,8 @@ mod tests {
             let all = download.write_all(&[7; 2 * STREAM_WINDOW_BYTES as usize]);
             timeout(PATIENCE, all).await.expect_err("more than the window was taken");
         }
-        answer.write_all(b"welcome").await.unwrap();
+        let sent = timeout(PATIENCE, answer.write_all(b"welcome")).await;
+        sent.expect("there is no room for the frame").unwrap();
         let mut frame = [0; 7];
         timeout(PATIENCE, control.read_exact(&mut frame)).await.expect("the frame does not come").unwrap();
         assert_eq!(&frame, b"welcome");
