@@ -240,7 +240,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
         if let (Poll::Ready(Ok(())), Some(stranger)) = (&read, &mut self.stranger) {
             stranger.heard(&buffer.filled()[before..]);
         }
-        self.in_time(context)?;
+        if let Err(error) = self.in_time(context) {
+            // With an error comes no byte.
+            buffer.set_filled(before);
+            return Poll::Ready(Err(error));
+        }
         read
     }
 }
@@ -316,6 +320,11 @@ mod tests {
             client.write_all(said).await.unwrap();
             assert_eq!(cut_off(server).await, until.as_secs(), "{}", said.escape_ascii());
         }
+        // What has come when the time is over comes with no error: whoever reads to the end asserts that.
+        let (mut client, server, _) = pair();
+        client.write_u8(b'P').await.unwrap();
+        tokio::time::advance(BEGINNING_MAX).await;
+        assert_eq!(cut_off(server).await, 0);
         // Byte by byte it takes no longer.
         let (mut client, server, _) = pair();
         let slowly = async {
