@@ -553,7 +553,7 @@ pub struct PlannedTarget {
     /// The target.
     pub target: Named,
     /// The number of its wave, from 1: of a batch, or of what comes before the next hold of a canary. With groups, what leads the
-    /// traffic comes after the group.
+    /// traffic comes after the group. 0 if it would be left out, because its host is out of rotation.
     pub wave: u32,
     /// The colour that would be filled and then live, if the release has a switch.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -269,7 +269,7 @@ async fn show(context: &Context, id: &str) -> Result<(), Error> {
         if let Some(plan) = plan {
             let rows = plan.targets.iter().map(|target| {
                 vec![
-                    target.wave.to_string(),
+                    rollout::wave(target),
                     target.target.name.clone(),
                     format!("{} ({})", target.agent.name, target.connectivity),
                     target.current.as_ref().map_or_else(|| "-".into(), |current| current.version.clone()),

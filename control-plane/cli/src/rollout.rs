@@ -5,7 +5,8 @@ pub(crate) mod describe;
 use serde::Serialize;
 use stella_api_types::deployment::{
     CancelDeployment, CreateDeployment, Deployment as Dto, DeploymentDetail, DeploymentPlan,
-    OnFailure as DtoOnFailure, PlannedGroups, RetryDeployment, RollbackDeployment, RollbackPlan, TargetTasks,
+    OnFailure as DtoOnFailure, PlannedGroups, PlannedTarget, RetryDeployment, RollbackDeployment,
+    RollbackPlan, TargetTasks,
 };
 use stella_api_types::paths;
 use stella_api_types::promotion::{Asked, Promotion};
@@ -92,6 +93,11 @@ async fn tasks(context: &Context, body: &CreateDeployment) -> Result<TargetTasks
     context.client.post_where(&path, &[("target", target)], body).await
 }
 
+/// The number of the wave of a target, or `-` if it would be left out.
+pub(crate) fn wave(target: &PlannedTarget) -> String {
+    if target.wave == 0 { "-".to_owned() } else { target.wave.to_string() }
+}
+
 async fn plan(context: &Context, body: &CreateDeployment, with_tasks: bool) -> Result<bool, Error> {
     let path = context.path(paths::DEPLOYMENT_PLANS, &[])?;
     let plan: DeploymentPlan = context.client.post(&path, body, None).await?;
@@ -101,10 +107,10 @@ async fn plan(context: &Context, body: &CreateDeployment, with_tasks: bool) -> R
         let rows = plan.targets.iter().enumerate().map(|(at, target)| {
             vec![
                 (at + 1).to_string(),
-                target
-                    .domain
-                    .as_ref()
-                    .map_or_else(|| target.wave.to_string(), |it| format!("{} ({it})", target.wave)),
+                match &target.domain {
+                    None => wave(target),
+                    Some(domain) => format!("{} ({domain})", wave(target)),
+                },
                 match target.part.as_deref() {
                     Some("switch") => format!("{} (leads)", target.target.name),
                     _ => in_colour(&target.target.name, target.colour.as_deref()),

@@ -145,13 +145,35 @@ impl Deployment {
     /// Whether another target may be started now, as far as the deployment itself is concerned.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        let total = self.counts.total();
+        self.has_room_of(self.taking_part())
+    }
+
+    /// The same as it is in journals: the share of a canary step was one of all targets, also of those that were left out.
+    #[must_use]
+    pub(crate) fn may_have_room(&self) -> bool {
+        self.has_room_of(self.counts.total())
+    }
+
+    /// The same, if so many targets take part.
+    fn has_room_of(&self, taking_part: u32) -> bool {
         self.paused.is_none()
             && self.counts.active < self.active_max()
-            && self.counts.active + self.counts.failed < self.strategy.unavailable_max(total)
-            && self.next < self.strategy.started_max(total, self.steps_passed)
+            && self.counts.active + self.counts.failed < self.strategy.unavailable_max(self.counts.total())
+            && self.step_max(taking_part).is_none_or(|max| self.counts.active + self.counts.succeeded < max)
             && self.is_domain_free()
-            && !self.is_batch_full()
+            && !self.is_batch_full(self.begun_in_batch())
+    }
+
+    /// How many targets take part: all but those that are left out.
+    #[must_use]
+    pub const fn taking_part(&self) -> u32 {
+        self.counts.total() - self.counts.skipped
+    }
+
+    /// How many targets have the release when the canary step that it is at is complete, if so many take part; `None` if it is at none.
+    /// What has failed has no part in that: the next ones take its place.
+    fn step_max(&self, taking_part: u32) -> Option<u32> {
+        self.strategy.step(self.steps_passed).map(|step| step.of(taking_part))
     }
 
     /// How many targets may be worked on at the same time. What is done beside what is live needs no limit.
@@ -330,29 +352,63 @@ impl Deployment {
         self.targets.get(&self.next_waiting()?)?.domain.as_deref()
     }
 
-    /// Whether the batch that is worked on takes no further target; without a pause in between it always does.
-    fn is_batch_full(&self) -> bool {
+    /// Whether the batch that is worked on, of which so many targets were begun, takes no further one; without a pause in between it
+    /// always does.
+    fn is_batch_full(&self, begun: u32) -> bool {
         let batch_max = self.strategy.active_max(self.counts.total());
         let other_domain = self.strategy.is_by_domain() && self.next_domain() != self.domain.as_deref();
-        self.strategy.pause_ms().is_some()
-            && self.next > self.batch_from
-            && (self.next - self.batch_from >= batch_max || other_domain)
+        self.strategy.pause_ms().is_some() && begun > 0 && (begun >= batch_max || other_domain)
+    }
+
+    /// How many places in the order the batch that is worked on has come through.
+    const fn places_in_batch(&self) -> u32 {
+        self.next.saturating_sub(self.batch_from)
+    }
+
+    /// How many targets of the batch that is worked on were begun: those that were left out are none of them. A search, if some were.
+    fn begun_in_batch(&self) -> u32 {
+        let places = self.places_in_batch();
+        if self.counts.skipped == 0 || self.strategy.pause_ms().is_none() {
+            return places;
+        }
+        let place = |at: u32| usize::try_from(at).unwrap_or(usize::MAX);
+        let batch = self.order.get(place(self.batch_from)..place(self.next)).unwrap_or_default();
+        let parts = batch.iter().filter_map(|target| self.targets.get(target));
+        let left_out = parts.filter(|part| matches!(part.progress, Progress::Skipped { .. })).count();
+        places.saturating_sub(u32::try_from(left_out).unwrap_or(u32::MAX))
     }
 
     /// Whether a batch is complete after which the deployment pauses: for so long, in milliseconds.
     #[must_use]
     pub fn batch_reached(&self) -> Option<u64> {
+        self.batch_reached_with(self.begun_in_batch())
+    }
+
+    fn batch_reached_with(&self, begun: u32) -> Option<u64> {
         let pause_ms = self.strategy.pause_ms()?;
-        (self.rests() && self.is_batch_full()).then_some(pause_ms)
+        (self.rests() && self.is_batch_full(begun)).then_some(pause_ms)
     }
 
     /// The canary step that is complete and not behind it yet: its number, from 1, and how it holds there.
     #[must_use]
     pub fn step_reached(&self) -> Option<(u32, CanaryStep)> {
         let step = self.strategy.step(self.steps_passed)?;
-        let reached =
-            self.rests() && self.next >= self.strategy.started_max(self.counts.total(), self.steps_passed);
+        let reached = self.rests() && self.counts.succeeded >= step.of(self.taking_part());
         reached.then(|| (self.steps_passed.saturating_add(1), step))
+    }
+
+    /// Whether it may hold after the canary step of this number, or after a batch if there is none. In journals of before, targets that
+    /// were left out, and such as had failed, counted as if they had the release.
+    #[must_use]
+    pub(crate) fn may_hold_after(&self, canary_step: Option<u32>) -> bool {
+        let Some(number) = canary_step else {
+            let by_place = || self.batch_reached_with(self.places_in_batch());
+            return self.batch_reached().or_else(by_place).is_some();
+        };
+        let by_place =
+            || self.step_max(self.counts.total()).is_some_and(|max| self.rests() && self.next >= max);
+        let is_its_turn = number == self.steps_passed.saturating_add(1);
+        is_its_turn && (self.step_reached().is_some() || by_place())
     }
 
     /// How it holds where the budget of its environment lets it start no more in the middle of a batch or a canary step: as after

@@ -241,22 +241,36 @@ impl Target {
     }
 }
 
-/// The number of the wave, from 1, of each target of a plan: see [`Strategy::waves`]. What leads the traffic comes after the group.
+/// The number of the wave, from 1, of each target of a plan: see [`Strategy::waves`]. What leads the traffic comes after the group. `None`
+/// is that it is left out, because its host is out of rotation: the next ones come in its place.
 #[must_use]
-pub fn waves(strategy: &Strategy, targets: &[PlannedTarget]) -> Vec<u32> {
-    if strategy.groups().is_none() {
-        let domains: Vec<_> = targets.iter().map(|part| part.domain.as_deref()).collect();
-        return strategy.waves(&domains);
-    }
+pub fn waves(tenant: &TenantState, strategy: &Strategy, targets: &[PlannedTarget]) -> Vec<Option<u32>> {
     let total = u32::try_from(targets.len()).unwrap_or(u32::MAX);
-    let batch = strategy.active_max(total).max(1);
-    let mut leading = 0_u32;
-    let wave = |planned: &PlannedTarget| match Part::of(&planned.legs) {
-        Part::Member => 1,
-        Part::Switch => {
+    let is_led = |it: &PlannedTarget| strategy.groups().is_some() && Part::of(&it.legs) == Part::Switch;
+    let is_draining = |it: &PlannedTarget| {
+        !is_led(it) && tenant.targets.get(&it.target).is_some_and(|it| tenant.draining(it).is_some())
+    };
+    let mut others = targets.iter().filter(|it| !is_led(it));
+    // It waits for them if there is no other.
+    let waits = others.all(is_draining);
+    let left_out: Vec<bool> = targets.iter().map(|it| !waits && is_draining(it)).collect();
+    let taking_part: Vec<&PlannedTarget> =
+        targets.iter().zip(&left_out).filter(|(_, left_out)| !**left_out).map(|(it, _)| it).collect();
+    let mut waves = if strategy.groups().is_some() {
+        let batch = strategy.active_max(total).max(1);
+        let mut leading = 0_u32;
+        let wave = |planned: &&PlannedTarget| {
+            if !is_led(planned) {
+                return 1;
+            }
             leading += 1;
             2 + (leading - 1) / batch
-        }
-    };
-    targets.iter().map(wave).collect()
+        };
+        taking_part.iter().map(wave).collect()
+    } else {
+        let domains: Vec<_> = taking_part.iter().map(|part| part.domain.as_deref()).collect();
+        strategy.waves(total, &domains)
+    }
+    .into_iter();
+    left_out.into_iter().map(|left_out| if left_out { None } else { waves.next() }).collect()
 }

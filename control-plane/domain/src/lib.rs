@@ -12,9 +12,10 @@
 //!
 //! All are walked by the property tests under these names. Most are kept by `apply`, which refuses what would break them, so that they
 //! hold in replay too. These are kept by `decide`, because journals may have facts from before there was such a rule: all of INV-25
-//! (`decide::path`) and INV-26 (`decide::rollout::dispatch`); of INV-9 that no target is tried again (`decide::guide`); of INV-11
-//! what is about silence (`decide::brake`, `decide::gate`); of INV-12 that an answer from outside counts for one wave (`decide::gate`);
-//! of INV-29 what is about promotions and about runs that are part of others (`decide::run`).
+//! (`decide::path`) and INV-26 (`decide::rollout::dispatch`); of INV-4 who takes the place of what was left out (`decide::rollout`); of
+//! INV-9 that no target is tried again (`decide::guide`); of INV-11 what is about silence (`decide::brake`, `decide::gate`); of INV-12 that
+//! an answer from outside counts for one wave (`decide::gate`); of INV-29 what is about promotions and about runs that are part of others
+//! (`decide::run`).
 //!
 //! - **INV-1 replay**: applying a tenant's events from nothing gives the live state, also after JSON.
 //! - **INV-2 final is final**: a final task, target's part or deployment never changes again; but for a failed part of a running
@@ -22,7 +23,8 @@
 //! - **INV-3 one deployment a target**: a target is reserved for at most one deployment that has not ended, and a target whose
 //!   last task is `unknown` lets no other in.
 //! - **INV-4 batch**: a deployment never works on more targets than its batch, nor on two failure domains if it is ordered by them,
-//!   nor lets more be down than its limit; it starts no more than its canary step lets.
+//!   nor lets more be down than its limit; it starts no more than its canary step lets of the targets that take part, and holds there only
+//!   when as many have the release: what was left out, or has failed, is replaced by the next in the order.
 //! - **INV-5 exact indexes**: unsettled tasks, each agent's open and queued tasks, each deployment's counts, its waiting
 //!   targets, names and timers are what a search through everything would find.
 //! - **INV-6 never again**: an attempt is not dispatched after it became `unknown`.

@@ -156,6 +156,14 @@ pub struct CanaryStep {
     pub soak_ms: Option<u64>,
 }
 
+impl CanaryStep {
+    /// How many of so many targets it is.
+    #[must_use]
+    pub fn of(self, total: u32) -> u32 {
+        Amount::Percent(self.percent).at_least(total).min(total)
+    }
+}
+
 impl Strategy {
     /// The names of all of them.
     pub const NAMES: [&'static str; 4] = ["all_at_once", "rolling", "canary", "blue_green"];
@@ -185,12 +193,6 @@ impl Strategy {
             Self::Rolling(rolling) => rolling.unavailable_max(total),
             Self::AllAtOnce | Self::Canary { .. } | Self::BlueGreen(_) => u32::MAX,
         }
-    }
-
-    /// How many of `total` targets may have been started, when so many steps of a canary are behind it.
-    #[must_use]
-    pub fn started_max(&self, total: u32, steps_passed: u32) -> u32 {
-        self.step(steps_passed).map_or(total, |step| Amount::Percent(step.percent).at_least(total).min(total))
     }
 
     /// The step of a canary after so many others.
@@ -275,10 +277,12 @@ impl Strategy {
     }
 
     /// The number of the wave, from 1, that each target would belong to if none failed: a batch of a rolling deployment, or
-    /// what comes before the next hold of a canary, or what a blue-green one switches at the same time. `domains` are those of the targets in their order.
+    /// what comes before the next hold of a canary, or what a blue-green one switches at the same time. `domains` are those of the targets
+    /// that take part, in their order; `total` is how many there are with those that are left out.
     #[must_use]
-    pub fn waves(&self, domains: &[Option<&str>]) -> Vec<u32> {
-        let total = u32::try_from(domains.len()).unwrap_or(u32::MAX);
+    pub fn waves(&self, total: u32, domains: &[Option<&str>]) -> Vec<u32> {
+        let taking_part = u32::try_from(domains.len()).unwrap_or(u32::MAX);
+        let is_full = |passed, at| self.step(passed).is_some_and(|step| at >= step.of(taking_part));
         let batch = match self {
             Self::AllAtOnce | Self::Canary { .. } => u32::MAX,
             Self::Rolling(_) | Self::BlueGreen(_) => self.active_max(total).max(1),
@@ -289,11 +293,10 @@ impl Strategy {
             .zip(domains)
             .map(|(at, domain)| {
                 let new_domain = self.is_by_domain() && at > 0 && *domain != before;
-                let step_full = self.step(passed).is_some() && at >= self.started_max(total, passed);
-                if in_wave >= batch || new_domain || step_full {
+                if in_wave >= batch || new_domain || is_full(passed, at) {
                     (wave, in_wave) = (wave + 1, 0);
                 }
-                while self.step(passed).is_some() && at >= self.started_max(total, passed) {
+                while is_full(passed, at) {
                     passed += 1;
                 }
                 in_wave += 1;
@@ -339,15 +342,18 @@ mod tests {
             let order = by.map(|by| Order { by, label: "rack".to_owned() });
             Strategy::Rolling(Rolling { batch, order, ..Rolling::of(1) })
         };
-        assert_eq!(Strategy::AllAtOnce.waves(&plain), [1, 1, 1, 1, 1]);
-        assert_eq!(rolling(Amount::Count(2), None).waves(&plain), [1, 1, 2, 2, 3]);
-        assert_eq!(rolling(Amount::Percent(50), None).waves(&plain), [1, 1, 1, 2, 2]);
-        assert_eq!(rolling(Amount::Count(2), Some(OrderBy::Domain)).waves(&racks), [1, 1, 2, 3, 3]);
-        assert_eq!(rolling(Amount::Percent(100), Some(OrderBy::Domain)).waves(&racks), [1, 1, 1, 2, 2]);
-        assert_eq!(rolling(Amount::Percent(100), Some(OrderBy::Spread)).waves(&racks), [1, 1, 1, 1, 1]);
+        assert_eq!(Strategy::AllAtOnce.waves(5, &plain), [1, 1, 1, 1, 1]);
+        assert_eq!(rolling(Amount::Count(2), None).waves(5, &plain), [1, 1, 2, 2, 3]);
+        assert_eq!(rolling(Amount::Percent(50), None).waves(5, &plain), [1, 1, 1, 2, 2]);
+        assert_eq!(rolling(Amount::Count(2), Some(OrderBy::Domain)).waves(5, &racks), [1, 1, 2, 3, 3]);
+        assert_eq!(rolling(Amount::Percent(100), Some(OrderBy::Domain)).waves(5, &racks), [1, 1, 1, 2, 2]);
+        assert_eq!(rolling(Amount::Percent(100), Some(OrderBy::Spread)).waves(5, &racks), [1, 1, 1, 1, 1]);
         let steps = [1, 2, 50].map(|percent| CanaryStep { percent, soak_ms: None }).into();
         let canary = Strategy::Canary { steps, batch: None, order: None };
-        assert_eq!(canary.waves(&plain), [1, 2, 2, 3, 3]);
+        assert_eq!(canary.waves(5, &plain), [1, 2, 2, 3, 3]);
+        // Half of what is left; a batch stays as large as it was.
+        assert_eq!(canary.waves(5, &plain[..2]), [1, 2]);
+        assert_eq!(rolling(Amount::Percent(50), None).waves(5, &plain[..4]), [1, 1, 1, 2]);
     }
 
     #[test]

@@ -549,7 +549,7 @@ fn a_plan_says_which_wave_comes_when_and_hashes_the_groups() {
     };
     world.person(1);
     let planned = ask(&world, &new);
-    assert_eq!(group::waves(&new.strategy, &planned.targets), [1, 1, 2, 3]);
+    assert_eq!(group::waves(world.tenant(), &new.strategy, &planned.targets), [1, 1, 2, 3].map(Some));
     assert_eq!(planned.plan.version, 2, "its form is that of colours");
     assert_eq!(planned.plan.root.to_hex(), GOLDEN);
     assert_eq!(planned.no_way_back, [None, None, None, None]);

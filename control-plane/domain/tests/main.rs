@@ -33,6 +33,7 @@ mod jobs;
 mod journals;
 mod left;
 mod paths;
+mod places;
 mod plan_vectors;
 mod probes;
 mod promotions;

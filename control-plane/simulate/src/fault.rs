@@ -26,11 +26,19 @@ impl World<'_> {
     pub(crate) fn plan_faults(&mut self) {
         for (at, fault) in self.scenario.faults.iter().enumerate() {
             let (begins, ends) = fault.times();
-            self.queue.plan(self.now.plus_ms(begins), Happening::FaultBegins(at));
+            if !fault.comes_first() {
+                self.queue.plan(self.now.plus_ms(begins), Happening::FaultBegins(at));
+            }
             if let Some(ends) = ends {
                 self.queue.plan(self.now.plus_ms(ends), Happening::FaultEnds(at));
             }
         }
+    }
+
+    /// What is there before the request.
+    pub(crate) fn first_faults(&mut self) -> Result<(), Rejection> {
+        let faults = self.scenario.faults.iter().enumerate();
+        faults.filter(|(_, fault)| fault.comes_first()).try_for_each(|(at, _)| self.fault_begins(at))
     }
 
     pub(crate) fn fault_begins(&mut self, number: usize) -> Result<(), Rejection> {
@@ -53,6 +61,16 @@ impl World<'_> {
                 let reason = "the scenario wants it".to_owned();
                 return self.if_under_way(TenantCommand::CancelDeployment { deployment: DEPLOYMENT, reason });
             }
+            Fault::Drain { .. } => {
+                if !self.postpone(Happening::FaultBegins(number)) {
+                    return self.drain(number);
+                }
+            }
+            Fault::Skip { .. } => {
+                if !self.postpone(Happening::FaultBegins(number)) {
+                    return self.skip(number);
+                }
+            }
         }
         Ok(())
     }
@@ -73,8 +91,41 @@ impl World<'_> {
             Fault::Pause { .. } => {
                 return self.if_under_way(TenantCommand::ResumeDeployment { deployment: DEPLOYMENT });
             }
+            Fault::Drain { .. } => {
+                if !self.postpone(Happening::FaultEnds(number)) {
+                    return self.undrain(number);
+                }
+            }
             // It has planned its end by itself, or has none.
-            Fault::ControlPlaneDown { .. } | Fault::Cancel { .. } => {}
+            Fault::ControlPlaneDown { .. } | Fault::Cancel { .. } | Fault::Skip { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn drain(&mut self, fault: usize) -> Result<(), Rejection> {
+        for host in self.struck.get(fault).cloned().unwrap_or_default() {
+            self.hosts[host].drained += 1;
+            let (agent, reason) = (self.hosts[host].agent, "the scenario wants it".to_owned());
+            self.tell(TenantCommand::DrainAgent { agent, reason })?;
+        }
+        Ok(())
+    }
+
+    /// Hosts are in rotation again, unless another fault has them out of it.
+    fn undrain(&mut self, fault: usize) -> Result<(), Rejection> {
+        for host in self.struck.get(fault).cloned().unwrap_or_default() {
+            self.hosts[host].drained = self.hosts[host].drained.saturating_sub(1);
+            if self.hosts[host].drained == 0 {
+                self.tell(TenantCommand::UndrainAgent { agent: self.hosts[host].agent })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn skip(&mut self, fault: usize) -> Result<(), Rejection> {
+        for host in self.struck.get(fault).cloned().unwrap_or_default() {
+            let (target, reason) = (self.hosts[host].target, "the scenario wants it".to_owned());
+            self.if_under_way(TenantCommand::SkipTarget { deployment: DEPLOYMENT, target, reason })?;
         }
         Ok(())
     }

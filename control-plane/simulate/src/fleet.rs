@@ -95,6 +95,7 @@ fn host(at: usize, place: EnvironmentId, name: String) -> Host {
         cut: 0,
         away: false,
         down: 0,
+        drained: 0,
         session: None,
         journal: JournalMark { incarnation: Incarnation(digits), position: Position(0) },
         attempts: BTreeMap::new(),

@@ -24,6 +24,8 @@ pub(crate) struct Host {
     pub(crate) away: bool,
     /// How many faults keep it from running.
     pub(crate) down: u32,
+    /// How many faults have it out of rotation.
+    pub(crate) drained: u32,
     /// The session that it takes for live.
     pub(crate) session: Option<SessionEpoch>,
     /// Its journal.

@@ -290,6 +290,26 @@ pub(crate) enum Fault {
     },
     /// Somebody cancels the deployment.
     Cancel { at: Span },
+    /// Hosts are out of rotation: before the request already, if nothing else is said.
+    Drain {
+        #[serde(default = "zero")]
+        at: Span,
+        #[serde(rename = "for", default = "ever")]
+        lasts: Span,
+        #[serde(default = "all")]
+        hosts: Amount,
+        #[serde(default, rename = "where")]
+        labels: BTreeMap<String, String>,
+    },
+    /// Somebody leaves hosts out of the deployment that wait for it, or on which it has failed.
+    Skip {
+        #[serde(default = "zero")]
+        at: Span,
+        #[serde(default = "all")]
+        hosts: Amount,
+        #[serde(default, rename = "where")]
+        labels: BTreeMap<String, String>,
+    },
 }
 
 impl Fault {
@@ -301,11 +321,17 @@ impl Fault {
             | Self::ControlPlaneDown { at, lasts }
             | Self::Breaks { at, lasts, .. }
             | Self::GateClosed { at, lasts, .. }
+            | Self::Drain { at, lasts, .. }
             | Self::Pause { at, lasts } => {
                 (at.0, at.0.checked_add(lasts.0).filter(|_| lasts.0 <= HORIZON_MS))
             }
-            Self::Cancel { at } => (at.0, None),
+            Self::Cancel { at } | Self::Skip { at, .. } => (at.0, None),
         }
+    }
+
+    /// Whether it is there before the request: what it asks of the control plane decides what the request comes to.
+    pub(crate) const fn comes_first(&self) -> bool {
+        matches!(self, Self::Drain { at: Span(0), .. })
     }
 
     /// Which hosts it is about, if it is about hosts.
@@ -313,7 +339,9 @@ impl Fault {
         match self {
             Self::Silent { hosts, labels, .. }
             | Self::Crash { hosts, labels, .. }
-            | Self::Breaks { hosts, labels, .. } => Some((*hosts, labels)),
+            | Self::Breaks { hosts, labels, .. }
+            | Self::Drain { hosts, labels, .. }
+            | Self::Skip { hosts, labels, .. } => Some((*hosts, labels)),
             Self::ControlPlaneDown { .. }
             | Self::GateClosed { .. }
             | Self::Pause { .. }

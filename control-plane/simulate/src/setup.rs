@@ -192,6 +192,7 @@ impl World<'_> {
         self.now = start;
         self.begun = true;
         self.figures.on_the_way(self.now, &self.scenario.path);
+        self.first_faults().map_err(|rejection| Impossible::from_core("faults", &rejection))?;
         self.would_take(without_path(fleet::deployment(self.scenario)))
             .and_then(|()| self.ask_for(0))
             .map_err(|rejection| Impossible::from_core("deploy", &rejection))

@@ -36,6 +36,10 @@ fn faults() -> impl Strategy<Value = String> {
             .prop_map(|(at, lasts)| format!("{{what: gate_closed, gate: errors, at: {at}s, for: {lasts}s}}")),
         when.prop_map(|(at, lasts)| format!("{{what: pause, at: {at}s, for: {lasts}s}}")),
         (0_u32..600).prop_map(|at| format!("{{what: cancel, at: {at}s}}")),
+        (1_u32..120, 1_u32..4)
+            .prop_map(|(lasts, hosts)| format!("{{what: drain, for: {lasts}s, hosts: {hosts}}}")),
+        (0_u32..300, 1_u32..4).prop_map(|(at, hosts)| format!("{{what: drain, at: {at}s, hosts: {hosts}}}")),
+        (0_u32..300, 1_u32..4).prop_map(|(at, hosts)| format!("{{what: skip, at: {at}s, hosts: {hosts}}}")),
     ]
 }
 

@@ -254,6 +254,42 @@ fn hosts_that_could_not_go_back_hold_up_what_they_have_to_prove_it_for() {
     );
 }
 
+/// Ten hosts, and a canary of one of them that soaks for ten minutes.
+const CANARY: &str = "
+fleet: [{hosts: 10, name: web}]
+steps: [{name: install, takes: 10s}]
+";
+
+#[test]
+fn a_canary_soaks_on_the_next_host_if_the_first_is_out_of_rotation_or_left_out() {
+    let canary = "strategy: {type: canary, steps: [{percent: 10, soak_ms: 600000}]}";
+    let drained = outcome(&format!("{CANARY}deploy: {{{canary}}}\nfaults: [{{what: drain, hosts: 9}}]\n"));
+    // One host is left: it is the canary, and there is nobody to hold back.
+    assert_eq!((drained.status.as_str(), drained.targets.have_it, drained.held_up_ms), ("succeeded", 1, 0));
+    let first = outcome(&format!(
+        "{}deploy: {{{canary}}}\nfaults: [{{what: drain, where: {{first: \"yes\"}}}}]\n",
+        CANARY.replace("[{hosts: 10", "[{hosts: 1, name: a, labels: {first: \"yes\"}}, {hosts: 9")
+    ));
+    assert_eq!((first.status.as_str(), first.targets.have_it, first.targets.skipped), ("succeeded", 9, 1));
+    assert_eq!(first.stops[0].reason, "canary step 1: 1 of 10 targets have the release");
+    assert_eq!((first.held_up_ms, first.at_risk.most), (600_000, 8), "the others when it is proven");
+
+    // Its first host fails, and somebody leaves it out: another one soaks in its place.
+    let failed = outcome(&format!(
+        "{}deploy: {{{canary}, on_failure: ask}}\npeople: {{decide: 1m, decision: skip}}\nfaults: [{{what: breaks, step: install, where: {{first: \"yes\"}}}}]\n",
+        CANARY.replace("[{hosts: 10", "[{hosts: 1, name: a, labels: {first: \"yes\"}}, {hosts: 9")
+    ));
+    assert_eq!((failed.status.as_str(), failed.targets.have_it, failed.at_risk.most), ("succeeded", 9, 8));
+    let soaks = failed.stops.iter().find(|stop| stop.cause == "canary_step").unwrap();
+    assert_eq!(soaks.reason, "canary step 1: 1 of 10 targets have the release");
+
+    // Those that wait can be left out, and are taken to have no part in it.
+    let skipped =
+        outcome(&format!("{CANARY}deploy: {{{canary}}}\nfaults: [{{what: skip, at: 1m, hosts: 4}}]\n"));
+    assert_eq!(skipped.status, "succeeded");
+    assert!((3..=4).contains(&skipped.targets.skipped), "{skipped:?}");
+}
+
 #[test]
 fn slow_hosts_are_slow_whatever_the_strategy() {
     let steps = "fleet: [{hosts: 30}]\nsteps: [{name: a, takes: 1s..100s}]\n";

@@ -31,7 +31,7 @@ pub(crate) fn plan(
 ) -> dto::DeploymentPlan {
     let release = tenant.recipe(wanted.release);
     let standing = release.map(|release| &release.standing);
-    let waves = group::waves(&wanted.strategy, &planned.targets);
+    let waves = group::waves(tenant, &wanted.strategy, &planned.targets);
     let has_groups = wanted.strategy.groups().is_some();
     dto::DeploymentPlan {
         environment: environment_named(tenant, wanted.environment),
@@ -50,7 +50,7 @@ pub(crate) fn plan(
             .targets
             .iter()
             .zip(&planned.no_way_back)
-            .zip(waves)
+            .zip(waves.into_iter().map(Option::unwrap_or_default))
             .filter_map(|((part, stuck), wave)| target(tenant, part, (wave, has_groups), stuck.as_deref()))
             .collect(),
         plan: plan_hash(planned.plan),

@@ -3,7 +3,7 @@
 use stella_api_types::deployment::DeploymentPlan;
 use stella_api_types::workflow::{PlannedStep, RunPlan};
 
-use crate::{gate, hold, pace, print, promotion, when};
+use crate::{gate, hold, pace, print, promotion, rollout, when};
 
 pub(super) fn text(plan: &RunPlan) -> String {
     let head = format!("{} version {}, as things are now:", plan.workflow, plan.version);
@@ -57,7 +57,7 @@ fn table(plan: &DeploymentPlan) -> String {
     let rows = plan.targets.iter().map(|target| {
         vec![
             target.target.name.clone(),
-            target.wave.to_string(),
+            rollout::wave(target),
             format!("{} ({})", target.agent.name, target.connectivity),
             target.warnings.join("; "),
         ]

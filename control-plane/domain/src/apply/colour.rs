@@ -58,7 +58,7 @@ impl TenantState {
     fn target_went_on(&mut self, at: Timestamp, id: DeploymentId, target: TargetId, fact: &Fact) -> Applied {
         let deployment = self.deployments.get(&id).ok_or_else(|| missing(DeploymentId::KIND, id, fact))?;
         let running = matches!(deployment.status, Status::Running);
-        ensure(running && deployment.has_room(), subject(id), "paused, or at a limit", fact)?;
+        ensure(running && deployment.may_have_room(), subject(id), "paused, or at a limit", fact)?;
         ensure(self.has_budget(deployment), subject(id), "without budget in its environment", fact)?;
         let open = deployment.is_beside() || self.is_let_through(id, at);
         ensure(open, subject(id), "held up by a gate", fact)?;

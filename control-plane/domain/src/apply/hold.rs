@@ -141,10 +141,9 @@ impl TenantState {
             return Err(misplaced(fact));
         };
         let deployment = self.deployment_mut(id, fact)?;
-        let reached = deployment.step_reached().map(|(number, _)| number);
         let cut_short = deployment.cut_short().is_some_and(|(for_what, _)| for_what == *cause);
-        let fits = canary_step.is_none_or(|step| reached == Some(step))
-            && (*cause != PauseCause::Batch || deployment.batch_reached().is_some() || cut_short)
+        let fits = canary_step.is_none_or(|step| deployment.may_hold_after(Some(step)))
+            && (*cause != PauseCause::Batch || deployment.may_hold_after(None) || cut_short)
             && (*cause != PauseCause::CanaryStep || canary_step.is_some() || cut_short)
             && (*cause != PauseCause::WarmUp || deployment.may_warm_up())
             && (*cause != PauseCause::Verification

@@ -94,7 +94,7 @@ impl TenantState {
     ) -> Applied {
         let running = matches!(self.status(deployment, fact)?, Status::Running);
         ensure(running, subject(deployment), "not running", fact)?;
-        let has_room = self.deployments.get(&deployment).is_some_and(|deployment| deployment.has_room());
+        let has_room = self.deployments.get(&deployment).is_some_and(|deployment| deployment.may_have_room());
         ensure(has_room, subject(deployment), "paused, or at a limit of its strategy", fact)?;
         let affordable =
             self.deployments.get(&deployment).is_some_and(|deployment| self.has_budget(deployment));

@@ -125,6 +125,7 @@ pub fn step(before: &State, after: &State, events: &[(StreamId, Event)]) {
     super::colours::step(old, new, events);
     super::jobs::step(old, new, events);
     starts_nothing_paused(old, new, events);
+    canary_steps(old, new, events);
     begins_nothing_on_draining_hosts(old, new, events);
     settled_by_a_proof_or_a_person(old, events);
     for (at, (_, event)) in events.iter().enumerate() {
@@ -458,9 +459,7 @@ fn batch(tenant: &TenantState) {
                 assert!(active <= batch, "INV-4: {active} active");
                 let passed = usize::try_from(deployment.steps_passed).unwrap();
                 let may = steps.get(passed).map_or(total, |step| (total * step.percent).div_ceil(100));
-                let started =
-                    count(&|progress| !matches!(progress, Progress::Waiting | Progress::Skipped { .. }));
-                assert!(started <= may, "INV-4: more than the canary step lets");
+                assert!(proving(deployment) <= may, "INV-4: more than the canary step lets");
             }
             Strategy::BlueGreen(how) => {
                 let batch = how.batch.map_or(u32::MAX, |batch| batch.at_least(total));
@@ -471,6 +470,51 @@ fn batch(tenant: &TenantState) {
             let active = deployment.targets.values().filter(|part| part.progress.task().is_some());
             let domains: BTreeSet<_> = active.map(|part| &part.domain).collect();
             assert!(domains.len() <= 1, "INV-4: two failure domains at the same time: {domains:?}");
+        }
+    }
+}
+
+/// How many targets of a canary prove its release, or are to. What has failed does not, and what people have tried again comes on top.
+fn proving(deployment: &Deployment) -> u32 {
+    let proves = |part: &&std::sync::Arc<TargetRollout>| {
+        let out =
+            matches!(part.progress, Progress::Waiting | Progress::Skipped { .. } | Progress::Failed { .. });
+        !out && part.round == 0
+    };
+    u32::try_from(deployment.targets.values().filter(proves).count()).unwrap()
+}
+
+/// INV-4, fact by fact: a canary starts no more targets than its step lets of those that take part, and no step of it is behind it before
+/// as many have the release.
+fn canary_steps(old: &TenantState, new: &TenantState, events: &[(StreamId, Event)]) {
+    for (_, event) in events {
+        let (id, number) = match &event.fact {
+            Fact::TargetStarted { deployment, .. } => (deployment, None),
+            Fact::DeploymentPaused { id, canary_step: Some(number), .. } => (id, Some(*number)),
+            _ => continue,
+        };
+        let deployment = &new.deployments[id];
+        let Strategy::Canary { steps, .. } = &deployment.strategy else { continue };
+        // With what was left out meanwhile it can only be less.
+        let takes_part = |part: &&std::sync::Arc<TargetRollout>| {
+            let left_out = |part: &TargetRollout| matches!(part.progress, Progress::Skipped { .. });
+            let was = old.deployments.get(id).and_then(|it| it.targets.get(&part.target));
+            !left_out(part) && !was.is_some_and(|was| left_out(was))
+        };
+        let all = u32::try_from(deployment.targets.values().filter(takes_part).count()).unwrap();
+        let share = |passed: u32| {
+            let step = steps.get(usize::try_from(passed).unwrap());
+            step.map_or(all, |step| (all * step.percent).div_ceil(100))
+        };
+        match number {
+            None => {
+                let may = share(deployment.steps_passed);
+                assert!(proving(deployment) <= may, "INV-4: {id} starts more than its canary step lets");
+            }
+            Some(number) => {
+                let have_it = deployment.counts.succeeded;
+                assert!(have_it >= share(number - 1), "INV-4: {id} holds after step {number} with {have_it}");
+            }
         }
     }
 }
