@@ -285,6 +285,9 @@ pub struct Deployment {
     /// When the pause ends by itself; absent if it does not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resumes_at: Option<String>,
+    /// How much of the pause is left, in seconds, if its time stands still until the environment's agents are heard again; absent otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resumes_in_seconds: Option<u64>,
     /// Why it halted, failed or was cancelled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,

@@ -64,6 +64,11 @@ pub(crate) async fn fail(
     })
 }
 
+/// When a pause ends of which so many seconds are left once agents are heard again.
+pub(crate) fn when_heard(left_seconds: u64) -> String {
+    format!("{} after its agents are heard again", when::length(left_seconds))
+}
+
 /// How a paused deployment goes on, for a person who watches it.
 pub(crate) fn way_on(deployment: &Deployment) -> String {
     let id = &deployment.id;
@@ -87,7 +92,10 @@ pub(crate) fn way_on(deployment: &Deployment) -> String {
             format!("goes on by itself{at}")
         }
         _ => {
-            let by_itself = resumes_at.map(|at| format!("goes on at {at}, or ")).unwrap_or_default();
+            let stands =
+                deployment.resumes_in_seconds.map(|left| format!("goes on {}, or ", when_heard(left)));
+            let by_itself =
+                resumes_at.map(|at| format!("goes on at {at}, or ")).or(stands).unwrap_or_default();
             format!("{by_itself}go on with: stella deployment resume {id}")
         }
     }

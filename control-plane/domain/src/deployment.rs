@@ -61,6 +61,10 @@ pub struct Deployment {
     /// When the pause ends by itself; `None` if it does not, or if there is none.
     #[serde(default)]
     pub resumes_at: Option<Timestamp>,
+    /// How much of its pause is left, in milliseconds, if the time of that stands still: too many agents of its environment are silent.
+    /// Then nothing is in `resumes_at`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resumes_in_ms: Option<u64>,
     /// How many steps of its canary are behind it: their targets have the release.
     #[serde(default)]
     pub steps_passed: u32,
@@ -214,7 +218,7 @@ impl Deployment {
     /// were kept, an end of its own tells that.
     #[must_use]
     pub fn can_be_paused(&self) -> bool {
-        self.paused.is_none() || self.paused_for != PauseCause::Person || self.resumes_at.is_some()
+        self.paused.is_none() || self.paused_for != PauseCause::Person || self.resumes_by_itself()
     }
 
     /// Whether it holds for the release to prove itself where it is: what something outside says is asked for meanwhile.
@@ -266,7 +270,13 @@ impl Deployment {
     /// Whether it holds until somebody has said a word on what was brought.
     #[must_use]
     pub fn waits_for_a_word(&self) -> bool {
-        self.paused.is_some() && self.paused_for == PauseCause::Verification && self.resumes_at.is_none()
+        self.paused.is_some() && self.paused_for == PauseCause::Verification && !self.resumes_by_itself()
+    }
+
+    /// Whether its pause has an end of its own, be it that the time of that stands still.
+    #[must_use]
+    pub const fn resumes_by_itself(&self) -> bool {
+        self.resumes_at.is_some() || self.resumes_in_ms.is_some()
     }
 
     /// Whether more targets have failed than are tolerated.

@@ -698,6 +698,10 @@ pub enum Fact {
         id: EnvironmentId,
         silent: u32,
         agents: u32,
+        /// Whether the holds in which releases prove themselves there stand still until the agents are heard again. They did not in
+        /// journals of before this was kept.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        holds_stand: bool,
     },
     EnvironmentHeardAgain {
         id: EnvironmentId,

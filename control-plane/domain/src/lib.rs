@@ -39,8 +39,9 @@
 //!   and whoever has asked for it may ask for it still, with all that it overrides. Nobody lets a step go on in a run
 //!   that they have started, or for which they have chosen, in any part of the whole that it is.
 //! - **INV-11 budget**: when a deployment that somebody asked for starts a target, no more targets of the environment are at risk than
-//!   its budget lets; and while too many agents of an environment are silent, nothing is started there, no deadline passes, and what
-//!   something outside says halts nothing and fails no step. The time of a step stands only for that.
+//!   its budget lets; and while too many agents of an environment are silent, nothing is started there, no deadline passes, no hold in
+//!   which a release proves itself comes to its end, and what something outside says halts nothing and fails no step. The time of a step,
+//!   or of a hold, stands only for that.
 //! - **INV-12 gates**: a deployment that somebody asked for starts a target only while each gate of its environment, as it is then,
 //!   lets it through or is overridden; and nobody decides on a gate of what they have asked for.
 //! - **INV-13 order**: no step of a run starts before the steps that it needs are over, and the version that a run has pinned never

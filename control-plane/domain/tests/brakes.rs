@@ -6,7 +6,7 @@ use crate::common::{
 use stella_domain::amount::Amount::{self, Count, Percent};
 use stella_domain::command::{Actor, NewDeployment, TenantCommand};
 use stella_domain::deployment::{OnFailure, Status};
-use stella_domain::environment::SilenceRule;
+use stella_domain::environment::{SilenceRule, Verification};
 use stella_domain::event::{Event, Fact, StreamId};
 use stella_domain::freeze::{Freeze, Repeats};
 use stella_domain::gate::Outcome as Says;
@@ -484,16 +484,24 @@ fn what_is_said_about_silent_agents_halts_nothing_and_is_asked_anew() {
     };
     let heal = |world: &mut World| (2..=4).for_each(|n| drop(world.connect(n, vec![])));
 
-    // The soak goes on, and is over while they are silent still.
+    // The soak stands still with it, and goes on from there.
     let mut world = silent();
     world.wait_ms(24 * 3_600_000);
-    assert_eq!(stands(&world, 2), (0, 3, Some(PauseCause::Silence)));
     while world.gate(2, "agents-up").asked.is_none() {
         world.wait_ms(10_000);
     }
     world.answer(2, "agents-up", Says::Failed);
+    assert_eq!(stands(&world, 2), (0, 3, Some(PauseCause::CanaryStep)));
     heal(&mut world);
-    assert_eq!(stands(&world, 2), (0, 3, None), "it has to be asked anew");
+    let ends = world.deployment(deployment(2)).resumes_at.unwrap();
+    assert_eq!(ends, world.now.plus_ms(600_000), "nobody was heard from its first moment on");
+    while stands(&world, 2).2.is_some() {
+        match world.gate(2, "agents-up").asked {
+            Some(_) => drop(world.answer(2, "agents-up", Says::Passed)),
+            None => world.wait_ms(1_000),
+        }
+    }
+    assert_eq!((stands(&world, 2), world.now), ((0, 3, None), ends), "it has to be asked anew");
     world.answer(2, "agents-up", Says::Passed);
     assert_eq!(stands(&world, 2), (3, 0, None));
     end(&world);
@@ -513,6 +521,108 @@ fn what_is_said_about_silent_agents_halts_nothing_and_is_asked_anew() {
     assert_eq!(*world.status(2), Status::Running);
     world.scan(2, &["CVE-1"]);
     assert!(failure(&world, 2).contains("1 critical findings"));
+    end(&world);
+}
+
+/// Three agents fall silent; after half an hour they are heard again.
+fn falls_silent(world: &mut World, meanwhile: impl FnOnce(&mut World)) {
+    (2..=4).for_each(|n| world.disconnect(n));
+    meanwhile(world);
+    world.wait_ms(1_800_000);
+    (2..=4).for_each(|n| drop(world.connect(n, vec![])));
+}
+
+/// Five targets of which the first has the release and soaks for ten minutes, under a rule for silent agents.
+fn soaking() -> World {
+    let mut world = World::with_release_1(5);
+    rule(&mut world, 40);
+    deploy(&mut world, to(2, &[1, 2, 3, 4, 5], common::canary(&[(20, Some(600_000))], None)));
+    world.complete(1);
+    world
+}
+
+/// Nobody sees what a release does on hosts that cannot be heard: that time proves nothing.
+#[test]
+fn what_proves_itself_does_so_while_its_agents_are_heard() {
+    let verification = Some(Verification { bake_ms: 600_000 });
+    let pausing = Strategy::Rolling(Rolling { pause_ms: Some(600_000), ..Rolling::of(1) });
+    for (strategy, verification, cause, done) in [
+        (common::canary(&[(20, Some(600_000))], None), None, PauseCause::CanaryStep, 1..=1),
+        (pausing, None, PauseCause::Batch, 1..=1),
+        (Strategy::AllAtOnce, verification, PauseCause::Verification, 1..=5),
+    ] {
+        let mut world = World::with_release_1(5);
+        rule(&mut world, 40);
+        world.ok(TenantCommand::SetEnvironmentVerification { environment: STAGING, verification });
+        deploy(&mut world, to(2, &[1, 2, 3, 4, 5], strategy));
+        done.for_each(|n| world.complete(n));
+        world.wait_ms(60_000);
+        assert_eq!(stands(&world, 2).2, Some(cause));
+        falls_silent(&mut world, |world| {
+            let it = world.deployment(deployment(2));
+            assert_eq!((it.resumes_at, it.resumes_in_ms), (None, Some(540_000)));
+            assert!(it.resumes_by_itself() && !it.waits_for_a_word());
+        });
+        let it = world.deployment(deployment(2));
+        assert_eq!((it.resumes_at, it.resumes_in_ms), (Some(world.now.plus_ms(540_000)), None));
+        world.wait_ms(539_999);
+        assert_eq!(stands(&world, 2).2, Some(cause));
+        world.wait_ms(1);
+        assert_eq!(stands(&world, 2).2, None, "ten minutes in all");
+        end(&world);
+    }
+}
+
+#[test]
+fn people_end_a_hold_that_stands_still_or_make_it_last() {
+    let id = deployment(2);
+    let mut world = soaking();
+    falls_silent(&mut world, |world| {
+        world.ok(TenantCommand::ResumeDeployment { deployment: id });
+        assert_eq!(stands(world, 2), (0, 4, Some(PauseCause::Silence)), "nothing begins meanwhile");
+    });
+    assert_eq!(stands(&world, 2), (4, 0, None));
+    end(&world);
+
+    let mut world = soaking();
+    falls_silent(&mut world, |world| {
+        world.ok(TenantCommand::PauseDeployment { deployment: id, reason: "errors rise".to_owned() });
+    });
+    world.wait_ms(24 * 3_600_000);
+    assert_eq!(stands(&world, 2), (0, 4, Some(PauseCause::Person)), "until somebody resumes it");
+    end(&world);
+
+    let mut world = soaking();
+    falls_silent(&mut world, |world| {
+        world.ok(TenantCommand::CancelDeployment { deployment: id, reason: "enough".to_owned() });
+        assert_eq!(world.deployment(id).resumes_in_ms, None);
+    });
+    assert!(matches!(world.status(2), Status::Cancelled { .. }) && world.is_at_rest());
+    end(&world);
+
+    // Without the rule it is no event.
+    let mut world = soaking();
+    world.wait_ms(60_000);
+    (2..=4).for_each(|n| world.disconnect(n));
+    world.ok(TenantCommand::SetEnvironmentSilence { environment: STAGING, rule: None });
+    assert_eq!(world.deployment(id).resumes_at, Some(world.now.plus_ms(540_000)));
+    end(&world);
+}
+
+/// Journals have silences in which such holds came to their end: they are read as they are.
+#[test]
+fn a_hold_that_ended_in_a_silence_is_read_from_an_older_journal() {
+    let mut world = soaking();
+    let ends = world.deployment(deployment(2)).resumes_at.unwrap();
+    let fact = r#"{"type":"environment_went_silent","id":"00000000-0000-0000-0000-000000000002","silent":3,"agents":5}"#;
+    let fact = serde_json::from_str(fact).unwrap();
+    let event = Event { at: world.now, actor: Actor::System, trace: TraceContext::default(), fact };
+    let stream = StreamId::Tenant(common::TENANT);
+    world.state.apply(stream, &event).unwrap();
+    world.events.push((stream, event));
+    assert_eq!(world.deployment(deployment(2)).resumes_at, Some(ends));
+    world.wait_ms(600_000);
+    assert_eq!(stands(&world, 2), (0, 4, Some(PauseCause::Silence)), "as it was then");
     end(&world);
 }
 

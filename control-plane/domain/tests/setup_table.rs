@@ -80,7 +80,10 @@ fn environment_facts() -> Vec<(&'static str, Fact)> {
             "environment_verification_set",
             Fact::EnvironmentVerificationSet { id, verification: Some(Verification { bake_ms: 60_000 }) },
         ),
-        ("environment_went_silent", Fact::EnvironmentWentSilent { id, silent: 1, agents: 1 }),
+        (
+            "environment_went_silent",
+            Fact::EnvironmentWentSilent { id, silent: 1, agents: 1, holds_stand: true },
+        ),
         ("environment_heard_again", Fact::EnvironmentHeardAgain { id }),
         ("environment_path_set", path(id, Some(PRODUCTION))),
         ("environment_path_set, after what is not there", path(id, Some(nowhere))),

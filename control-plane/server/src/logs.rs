@@ -88,7 +88,7 @@ fn write_event(tenant: &TenantState, event: &Event) {
         | Fact::WayBackUnanswered { .. }
         | Fact::WayBackWaived { .. }
         | Fact::DeploymentPaused { .. } => write_way_back(event),
-        Fact::EnvironmentWentSilent { id, silent, agents } => {
+        Fact::EnvironmentWentSilent { id, silent, agents, .. } => {
             tracing::warn!(environmentId = %id, silent, agents, event = "environment.silent", "Environment silent");
         }
         Fact::EnvironmentHeardAgain { id } => {

@@ -36,6 +36,7 @@ pub(crate) fn deployment(tenant: &TenantState, deployment: &Deployment) -> dto::
         paused: deployment.paused.as_ref().map(hold),
         paused_for: deployment.paused.is_some().then(|| deployment.paused_for.name().to_owned()),
         resumes_at: deployment.resumes_at.map(time),
+        resumes_in_seconds: deployment.resumes_in_ms.map(|left_ms| left_ms.div_ceil(1_000)),
         budget_used_up_by: budget_used_up_by(tenant, deployment),
         reason: reason(&deployment.status).map(str::to_owned),
         is_final: deployment.status.is_final(),

@@ -7,7 +7,7 @@ use stella_api_types::deployment::{
 use stella_api_types::promotion::Promotion;
 
 use super::{in_colour, in_place, started_by};
-use crate::{hold, pace, print, watch, when};
+use crate::{guide, hold, pace, print, watch, when};
 
 /// How many targets of a kind a line names that is not a plan; JSON has them all.
 pub(crate) const NAMED_MAX: usize = 20;
@@ -124,7 +124,8 @@ pub(crate) fn tasks(work: &TargetTasks) -> String {
 fn headline(deployment: &Deployment) -> String {
     let reason = print::because(deployment.reason.as_deref());
     let resumes = deployment.resumes_at.as_deref().map(when::moment);
-    let resumes = resumes.map(|at| format!(", goes on at {at}")).unwrap_or_default();
+    let stands = deployment.resumes_in_seconds.map(|left| format!(", goes on {}", guide::when_heard(left)));
+    let resumes = resumes.map(|at| format!(", goes on at {at}")).or(stands).unwrap_or_default();
     let paused = deployment.paused.as_ref();
     let paused = paused.map(|it| format!(", paused{}{resumes}", hold::because(Some(it)))).unwrap_or_default();
     let stage = deployment.stage.as_ref().filter(|_| !deployment.is_final);

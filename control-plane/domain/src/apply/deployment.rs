@@ -129,6 +129,7 @@ impl TenantState {
             paused: None,
             paused_for: PauseCause::Person,
             resumes_at: None,
+            resumes_in_ms: None,
             steps_passed: 0,
             stage: Stage::Prepare,
             warmed_up: false,

@@ -41,7 +41,9 @@ impl TenantState {
             | Fact::EnvironmentWayBackProofSet { .. }
             | Fact::EnvironmentVerificationSet { .. }
             | Fact::EnvironmentSilenceSet { .. } => self.environment_set(fact),
-            Fact::EnvironmentWentSilent { id, .. } => self.went_silent(event.at, *id, fact),
+            Fact::EnvironmentWentSilent { id, holds_stand, .. } => {
+                self.went_silent(event.at, *id, *holds_stand, fact)
+            }
             Fact::EnvironmentHeardAgain { id } => self.heard_again(event.at, *id, fact),
             Fact::EnvironmentFreezeSet { id, freeze } => {
                 let freezes = self.freezes_mut(*id, fact)?;
@@ -178,7 +180,9 @@ impl TenantState {
 
     /// The pause does not end by itself any more.
     pub(super) fn stop_resuming(&mut self, id: DeploymentId, fact: &Fact) -> Applied {
-        if let Some(end) = self.deployment_mut(id, fact)?.resumes_at.take() {
+        let deployment = self.deployment_mut(id, fact)?;
+        deployment.resumes_in_ms = None;
+        if let Some(end) = deployment.resumes_at.take() {
             self.timers.remove(&(end, Timer::DeploymentResumes(id)));
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! What stands still while too many agents of an environment are silent: no deadline passes there.
 //!
 //! A running deployment is paused, which stops its deadline. One that has halted cannot be paused, and a step of a run has a deadline of its
-//! own: these two are here.
+//! own: these two are here. So are the holds in which a release proves itself: nobody sees what it does on hosts that cannot be heard.
 //!
 //! A step stands for as long as it waits for a deployment, or for a gate, that is silent, itself or through the runs that it waits for. So
 //! that is looked at with each fact about a step, too.
@@ -17,13 +17,22 @@ use crate::run::{StepState, Work};
 use crate::tenant::{TenantState, Timer};
 
 impl TenantState {
-    pub(super) fn went_silent(&mut self, at: Timestamp, id: EnvironmentId, fact: &Fact) -> Applied {
+    pub(super) fn went_silent(
+        &mut self,
+        at: Timestamp,
+        id: EnvironmentId,
+        holds_stand: bool,
+        fact: &Fact,
+    ) -> Applied {
         let environment = self.environment_mut(id, fact)?;
         let ruled = environment.silence.is_some() && environment.silent_since.is_none();
         ensure(ruled, format!("environment {id}"), "silent, or without a rule", fact)?;
         environment.silent_since = Some(at);
         for deployment in self.active_in(id).collect::<Vec<_>>() {
             self.stand_still(at, deployment, fact)?;
+            if holds_stand {
+                self.stop_hold(at, deployment, fact)?;
+            }
         }
         self.time_steps(at, fact)
     }
@@ -40,6 +49,12 @@ impl TenantState {
                 let deadline = deployment.deadline;
                 self.timers.insert((deadline, Timer::DeploymentDeadline(id)));
             }
+            let deployment = self.deployment_mut(id, fact)?;
+            if let Some(left_ms) = deployment.resumes_in_ms.take() {
+                let end = at.plus_ms(left_ms);
+                deployment.resumes_at = Some(end);
+                self.timers.insert((end, Timer::DeploymentResumes(id)));
+            }
         }
         self.time_steps(at, fact)
     }
@@ -55,6 +70,19 @@ impl TenantState {
         // Without a timer it is over already.
         if self.timers.remove(&(deadline, Timer::DeploymentDeadline(id))).is_some() {
             self.deployment_mut(id, fact)?.stands_since = Some(at);
+        }
+        Ok(())
+    }
+
+    /// Lets what is left of a hold stand still, if the release of a deployment proves itself in it.
+    fn stop_hold(&mut self, at: Timestamp, id: DeploymentId, fact: &Fact) -> Applied {
+        let deployment = self.deployment_mut(id, fact)?;
+        if !deployment.is_watched() {
+            return Ok(());
+        }
+        if let Some(end) = deployment.resumes_at.take() {
+            deployment.resumes_in_ms = Some(end.0.saturating_sub(at.0));
+            self.timers.remove(&(end, Timer::DeploymentResumes(id)));
         }
         Ok(())
     }

@@ -48,7 +48,7 @@ pub(super) fn listen(tx: &mut Transaction<'_>) -> Result<(), Rejection> {
                 if is_silent(&tx.tenant, id, rule, tx.now) {
                     let silent = count(silent_from(&tx.tenant, id, rule, tx.now));
                     let agents = count(heard_of(&tx.tenant, id).collect::<BTreeSet<_>>().iter());
-                    tx.emit(Fact::EnvironmentWentSilent { id, silent, agents })?;
+                    tx.emit(Fact::EnvironmentWentSilent { id, silent, agents, holds_stand: true })?;
                 }
             }
             (Some(rule), Some(since)) => {

@@ -327,6 +327,12 @@ fn silence(tenant: &TenantState) {
     for deployment in tenant.deployments.values().filter(|it| is_silent(&it.environment)) {
         let deadline = (deployment.deadline, Timer::DeploymentDeadline(deployment.id));
         assert!(!tenant.timers.contains(&deadline), "INV-11: the deadline of {} passes", deployment.id);
+        let proves = deployment.is_watched() && deployment.resumes_at.is_some();
+        assert!(!proves, "INV-11: {} proves itself where nobody is heard", deployment.id);
+    }
+    for deployment in tenant.deployments.values().filter(|it| it.resumes_in_ms.is_some()) {
+        let may_stand = deployment.is_watched() && is_silent(&deployment.environment);
+        assert!(may_stand && deployment.resumes_at.is_none(), "INV-11: the hold of {} stands", deployment.id);
     }
     for step in tenant.runs.values().flat_map(|run| run.steps.values()) {
         let is_below = places_below(tenant, step).any(|id| is_silent(&id));
