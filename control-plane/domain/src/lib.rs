@@ -12,16 +12,17 @@
 //!
 //! All are walked by the property tests under these names. Most are kept by `apply`, which refuses what would break them, so that they
 //! hold in replay too. These are kept by `decide`, because journals may have facts from before there was such a rule: all of INV-25
-//! (`decide::path`) and INV-26 (`decide::rollout::dispatch`); of INV-4 who takes the place of what was left out (`decide::rollout`); of
-//! INV-9 that no target is tried again (`decide::guide`); of INV-11 what is about silence (`decide::brake`, `decide::gate`); of INV-12 that
-//! an answer from outside counts for one wave (`decide::gate`); of INV-29 what is about promotions and about runs that are part of others
-//! (`decide::run`).
+//! (`decide::path`) and INV-26 (`decide::rollout::dispatch`); of INV-3 that what proves itself is not replaced (`decide::deployment`); of
+//! INV-4 who takes the place of what was left out (`decide::rollout`); of INV-9 that no target is tried again (`decide::guide`); of INV-11
+//! what is about silence (`decide::brake`, `decide::gate`); of INV-12 that an answer from outside counts for one wave (`decide::gate`); of
+//! INV-29 what is about promotions and about runs that are part of others (`decide::run`).
 //!
 //! - **INV-1 replay**: applying a tenant's events from nothing gives the live state, also after JSON.
 //! - **INV-2 final is final**: a final task, target's part or deployment never changes again; but for a failed part of a running
 //!   deployment, which somebody may have tried again or skipped.
 //! - **INV-3 one deployment a target**: a target is reserved for at most one deployment that has not ended, and a target whose
-//!   last task is `unknown` lets no other in.
+//!   last task is `unknown` lets no other in. What somebody asked for comes to no target on which the release of another that somebody asked
+//!   for proves itself: not before that has ended.
 //! - **INV-4 batch**: a deployment never works on more targets than its batch, nor on two failure domains if it is ordered by them,
 //!   nor lets more be down than its limit; it starts no more than its canary step lets of the targets that take part, and holds there only
 //!   when as many have the release: what was left out, or has failed, is replaced by the next in the order.

@@ -9,8 +9,10 @@ use stella_protocol::id::{AgentId, DeploymentId, EnvironmentId, Generation, Rele
 use stella_protocol::time::Timestamp;
 
 use crate::colour::{Colour, Idle};
+use crate::deployment::{Cause, Deployment, Progress};
 use crate::group::Part;
 use crate::name::Name;
+use crate::tenant::TenantState;
 
 /// A host, or a slot on one, in an environment.
 ///
@@ -67,6 +69,18 @@ pub struct Target {
     pub brought_with: Option<Arc<BTreeMap<String, String>>>,
     /// When it was created.
     pub created_at: Timestamp,
+}
+
+impl TenantState {
+    /// The deployment that has brought its release to a target, because somebody asked for that, and has not ended: it holds there, or
+    /// goes on elsewhere, and is judged by what is there.
+    #[must_use]
+    pub fn proving_on(&self, target: &Target) -> Option<&Arc<Deployment>> {
+        let last = self.deployments.get(&target.last_visit()?)?;
+        let is_asked_for = last.cause == Cause::Requested && !last.status.is_final();
+        let part = last.targets.get(&target.id).filter(|_| is_asked_for)?;
+        matches!(part.progress, Progress::Succeeded { .. }).then_some(last)
+    }
 }
 
 impl Target {

@@ -257,6 +257,30 @@ fn it_waits_for_locks_and_for_what_works_on_its_targets() {
 }
 
 #[test]
+fn it_waits_for_what_proves_itself_where_it_would_come() {
+    let mut world = world();
+    prove(&mut world, 2, 2);
+    world.wait_ms(SOAK_MS);
+    let verification = Some(Verification { bake_ms: 3_600_000 });
+    world.complete(9);
+    world.ok(TenantCommand::SetEnvironmentVerification { environment: PRODUCTION, verification });
+    prove(&mut world, 3, 3);
+    world.wait_ms(SOAK_MS);
+    world.complete(9);
+    let (bakes, third) = (asked(&world).len(), deployed(&world).unwrap().release);
+    assert_eq!((bakes, third), (2, release(3)));
+    // The next one is due in the middle of its bake.
+    world.ok(TenantCommand::StoreArtifact { digest: digest(4), size_bytes: 10, tenant_bytes_max: None });
+    world.ok(TenantCommand::CreateRelease(Box::new(new_release(4))));
+    prove(&mut world, 4, 4);
+    world.wait_ms(SOAK_MS);
+    assert_eq!((asked(&world).len(), reasons(&world).len()), (2, 0), "it is not asked for yet");
+    world.wait_ms(3_600_000);
+    assert_eq!((asked(&world).len(), deployed(&world).unwrap().release), (3, release(4)));
+    end(&world);
+}
+
+#[test]
 fn a_proof_that_is_taken_away_and_a_path_that_is_changed_bring_nothing() {
     let mut world = world();
     prove(&mut world, 2, 2);

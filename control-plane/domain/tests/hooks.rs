@@ -9,6 +9,8 @@ use stella_domain::command::{
     ActingAccount, Actor, Command, NewHook, NewRun, Outcome, Request, SystemCommand, TenantCommand,
 };
 use stella_domain::decide::Decision;
+use stella_domain::deployment::Status;
+use stella_domain::environment::Verification;
 use stella_domain::hook::{Delivery, HOOKS_MAX, HookAction, OVERLAP_MS_MAX, Wanted};
 use stella_domain::name::Identifier;
 use stella_domain::rejection::Rejection;
@@ -150,6 +152,22 @@ fn a_hook_that_makes_no_sense_is_refused_with_its_field() {
     }
     let many = create(&mut world, new(1_000, runs(&[]))).unwrap_err().to_string();
     assert!(many.contains("which is the most"), "{many}");
+}
+
+/// Its sender does not ask again.
+#[test]
+fn what_a_hook_deploys_waits_for_what_proves_itself_there() {
+    let mut world = world();
+    let verification = Some(Verification { bake_ms: 600_000 });
+    world.ok(TenantCommand::SetEnvironmentVerification { environment: STAGING, verification });
+    world.deploy(2, 2, None);
+    world.complete(1);
+    create(&mut world, new(1, deploys("'shop:3.0'"))).unwrap();
+    let asked = by_hook(&mut world, 1, TenantCommand::Deploy(Box::new(new_deployment(3, 3, None)))).unwrap();
+    assert_eq!(asked.outcome, Outcome::Promotion(common::promotion(3)));
+    world.wait_ms(600_000);
+    assert_eq!((world.status(2), world.status(3)), (&Status::Succeeded, &Status::Running));
+    common::end(&world);
 }
 
 /// An operator leads what is there; whose authority is lent is an admin's to say.

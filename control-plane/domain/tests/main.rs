@@ -39,6 +39,7 @@ mod probes;
 mod promotions;
 mod proof;
 mod properties;
+mod proving;
 mod put_off;
 mod rolling;
 mod run_outputs;

@@ -5,6 +5,7 @@ use crate::common::{
     is_dispatch, is_unknown, mark, new_deployment, release, target,
 };
 use stella_domain::agent::{Connectivity, NOTE_EVERY_MS, NOTES_BURST, OPEN_TASKS_MAX};
+use stella_domain::amount::Amount;
 use stella_domain::authority::AgentTrust;
 use stella_domain::command::{Actor, NewDeployment, NewTarget, Outcome, TenantCommand};
 use stella_domain::decide::plan_rollback;
@@ -402,8 +403,11 @@ fn a_person_takes_a_deployment_back_unless_a_newer_one_came() {
 #[test]
 fn a_rollback_leaves_a_target_alone_that_a_newer_deployment_has_taken() {
     let mut world = World::with_release_1(3);
-    world.deploy(2, 2, Some(1));
-    world.complete(1);
+    let tolerate_failures = Some(Amount::Count(1));
+    let new = NewDeployment { tolerate_failures, ..new_deployment(2, 2, Some(1)) };
+    world.ok(TenantCommand::Deploy(Box::new(new)));
+    // Where it has failed, another one may put things right.
+    world.finish(1, failed("exit 1"));
     let mut newer = new_deployment(3, 1, None);
     newer.targets = Some(vec![target(1)]);
     world.ok(TenantCommand::Deploy(Box::new(newer)));

@@ -17,6 +17,7 @@ use stella_domain::promotion::{
     Approval, ApprovalRule, Lapsed, Objection, OnExpiry, Promotion, PromotionStatus,
 };
 use stella_domain::state::State;
+use stella_domain::target::Target;
 use stella_domain::tenant::TenantState;
 use stella_protocol::id::AccountId;
 use stella_protocol::time::Timestamp;
@@ -165,7 +166,9 @@ pub(super) fn holds(tenant: &TenantState, wanted: &NewDeployment, now: Timestamp
 /// The first target of a promotion that something else works on, and how many more there are.
 fn busy(tenant: &TenantState, promotion: &Promotion) -> Option<String> {
     let targets = tenant.meant_by(&promotion.wanted);
-    let mut busy = targets.into_iter().filter(|it| it.active.is_some() || it.blocked_by.is_some());
+    let proves = |it: &Target| promotion.wanted.job.is_none() && tenant.proving_on(it).is_some();
+    let is_busy = |it: &&Arc<Target>| it.active.is_some() || it.blocked_by.is_some() || proves(it);
+    let mut busy = targets.into_iter().filter(is_busy);
     let first = &busy.next()?.name;
     Some(match busy.count() {
         0 => format!("target {first}"),

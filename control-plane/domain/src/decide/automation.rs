@@ -112,7 +112,8 @@ fn ask(
         return Ok(Verdict::Refused("nobody knows any more how it was deployed".to_owned()));
     };
     let new = wanted(environment, release, &like, free_id(tx, environment, release));
-    if tx.tenant.meant_by(&new).into_iter().any(|target| deployment::is_idle(target).is_err()) {
+    let mut targets = tx.tenant.meant_by(&new).into_iter();
+    if targets.any(|target| deployment::is_open_to(&tx.tenant, &new, target).is_err()) {
         return Ok(Verdict::Waits);
     }
     if let Some(waiting) = promotion::waiting_for(&tx.tenant, environment.id, release.id) {

@@ -19,6 +19,7 @@ use crate::environment::{Environment, Verification};
 use crate::event::{Fact, PlannedTarget};
 use crate::group::Part;
 use crate::left::LeftOut;
+use crate::name::Name;
 use crate::rejection::Rejection;
 use crate::release::{Release, Step};
 use crate::render::{self, Names, RenderError};
@@ -262,6 +263,47 @@ fn chosen(
 pub(super) fn is_free(tenant: &TenantState, target: &Target) -> Result<(), Rejection> {
     is_idle(target)?;
     is_served(tenant, target)
+}
+
+/// Whether a new deployment may come to the target now: nothing is going on there, and what is there has come to the end of its deployment,
+/// which would be judged by what takes its place. A job leaves what is there as it is.
+pub(super) fn is_open_to(
+    tenant: &TenantState,
+    new: &NewDeployment,
+    target: &Target,
+) -> Result<(), Rejection> {
+    is_idle(target)?;
+    match tenant.proving_on(target).filter(|_| new.job.is_none()) {
+        None => Ok(()),
+        Some(first) => Err(proves_itself(tenant, first, &target.name)),
+    }
+}
+
+/// That a release proves itself on a target, and how something else comes there all the same.
+fn proves_itself(tenant: &TenantState, first: &Deployment, target: &Name) -> Rejection {
+    let id = first.id;
+    let release = tenant.releases.get(&first.release);
+    let release =
+        release.map_or_else(|| "a release".to_owned(), |it| format!("{}:{}", it.application, it.version));
+    let state = first
+        .paused
+        .as_ref()
+        .map_or_else(|| first.status.name().to_owned(), |it| format!("paused: {}", it.reason));
+    let way_on = match first.status {
+        Status::Running => format!(
+            "wait for its end; or end it and deploy again: stella deployment cancel {id} --reason R leaves on the targets what is there, \
+             stella deployment fail {id} --rollback --reason R takes it back first"
+        ),
+        Status::Halting { .. }
+        | Status::Cancelling { .. }
+        | Status::Succeeded
+        | Status::Failed { .. }
+        | Status::Cancelled { .. } => "it is about to end; wait for that".to_owned(),
+    };
+    Rejection::conflict(format!(
+        "deployment {id} has brought {release} to target {target} and has not ended ({state}): it would be judged by what comes there now; \
+         {way_on}"
+    ))
 }
 
 /// Whether nothing is going on at the target.

@@ -54,9 +54,10 @@ pub struct Planned {
 /// Asks for a deployment. It starts at once where nobody has to approve it.
 pub(super) fn request(tx: &mut Transaction<'_>, new: &NewDeployment) -> Result<Outcome, Rejection> {
     let environment = tx.tenant.environments.get(&new.environment);
-    let waits = environment.is_some_and(|environment| may_wait(environment));
     // A step that waits for it belongs to a run, in which others may have chosen.
     let run = tx.tenant.awaited.get(&new.id).map(|(run, _)| *run);
+    let waits = environment.is_some_and(|environment| may_wait(environment))
+        || ((run.is_some() || matches!(tx.actor(), Actor::Hook { .. })) && is_after_another(&tx.tenant, new));
     let chosen_by = run.map_or_else(|| hook::choosers(tx), |run| tx.tenant.choosers_in(run));
     request_as(tx, new, (waits, chosen_by))
 }
@@ -125,6 +126,12 @@ fn request_as(
     }
     let waits = tx.promotion(id)?.is_open();
     Ok(if waits { Outcome::Promotion(id) } else { Outcome::Deployment(new.id) })
+}
+
+/// Whether another release proves itself on one of its targets: nobody is there to ask again when that has ended.
+fn is_after_another(tenant: &TenantState, new: &NewDeployment) -> bool {
+    let mut targets = tenant.meant_by(new).into_iter();
+    new.job.is_none() && targets.any(|target| tenant.proving_on(target).is_some())
 }
 
 /// Whether a promotion to an environment need not start at once.
@@ -268,7 +275,7 @@ fn checked(
         return Err(Rejection::invalid("targets", problem));
     }
     if !may_wait {
-        prepared.targets.iter().try_for_each(|target| deployment::is_idle(target))?;
+        prepared.targets.iter().try_for_each(|target| deployment::is_open_to(tenant, new, target))?;
     }
     Ok(prepared)
 }
@@ -701,7 +708,8 @@ pub(super) fn set_free(tenant: &TenantState, task: TaskId) -> Option<Environment
 /// Starts a promotion if it has its approvals and can, and ends it if it would not do any more what people were asked about.
 fn look_at(tx: &mut Transaction<'_>, promotion: &Promotion) -> Result<(), Rejection> {
     let targets = tx.tenant.meant_by(&promotion.wanted);
-    if targets.into_iter().any(|target| deployment::is_idle(target).is_err()) {
+    let wanted = &promotion.wanted;
+    if targets.into_iter().any(|target| deployment::is_open_to(&tx.tenant, wanted, target).is_err()) {
         return Ok(());
     }
     let prepared = match deployment::prepare(&tx.tenant, &promotion.wanted, tx.now) {

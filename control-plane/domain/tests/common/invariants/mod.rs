@@ -124,8 +124,7 @@ pub fn step(before: &State, after: &State, events: &[(StreamId, Event)]) {
     all_go_by_their_paths(old, new, events);
     super::colours::step(old, new, events);
     super::jobs::step(old, new, events);
-    starts_nothing_paused(old, new, events);
-    canary_steps(old, new, events);
+    deployments_by_facts(old, new, events);
     begins_nothing_on_draining_hosts(old, new, events);
     settled_by_a_proof_or_a_person(old, events);
     for (at, (_, event)) in events.iter().enumerate() {
@@ -150,6 +149,13 @@ pub fn step(before: &State, after: &State, events: &[(StreamId, Event)]) {
             assert!(!was_unknown, "INV-6: {key}");
         }
     }
+}
+
+/// What deployments may do, fact by fact.
+fn deployments_by_facts(old: &TenantState, new: &TenantState, events: &[(StreamId, Event)]) {
+    starts_nothing_paused(old, new, events);
+    canary_steps(old, new, events);
+    replaces_nothing_that_proves_itself(old, new, events);
 }
 
 /// INV-9, fact by fact: one command may end a pause, start something and begin another pause.
@@ -476,6 +482,28 @@ fn batch(tenant: &TenantState) {
             let active = deployment.targets.values().filter(|part| part.progress.task().is_some());
             let domains: BTreeSet<_> = active.map(|part| &part.domain).collect();
             assert!(domains.len() <= 1, "INV-4: two failure domains at the same time: {domains:?}");
+        }
+    }
+}
+
+/// INV-3, fact by fact.
+fn replaces_nothing_that_proves_itself(old: &TenantState, new: &TenantState, events: &[(StreamId, Event)]) {
+    for (_, event) in events {
+        let Fact::DeploymentCreated { id, cause: Cause::Requested, targets, .. } = &event.fact else {
+            continue;
+        };
+        // What has ended with the same command has ended before.
+        let others = old.deployments.values().filter(|it| new.active_deployments.contains(&it.id));
+        for other in others.filter(|it| it.cause == Cause::Requested) {
+            for planned in targets {
+                let there = other.targets.get(&planned.target).map(|part| &part.progress);
+                let proves = matches!(there, Some(Progress::Succeeded { .. }));
+                assert!(
+                    !proves,
+                    "INV-3: {id} comes to {} while {} proves itself there",
+                    planned.target, other.id
+                );
+            }
         }
     }
 }
