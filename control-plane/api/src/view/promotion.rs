@@ -1,6 +1,7 @@
 //! Promotions and the rules that they follow.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use stella_api_types::environment::{Approvals, OnExpiry as OnExpiryDto, Quorum};
 use stella_api_types::gate::GateState;
