@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use stella_domain::event::StreamId;
 use stella_journal::{Append, Journal as _, JournalConfig, SledJournal, Stream};
 
+use crate::cluster::create_tenant;
 use crate::control_plane::{ControlPlane, Settings};
 use crate::load::core::Core;
 use crate::load::figure::{Figure, as_f64};
@@ -45,6 +46,8 @@ pub async fn measure(folder: &Path, deployments: u32) -> Result<Vec<Figure>> {
     std::fs::create_dir_all(plane.state_dir())?;
     tokio::task::spawn_blocking(move || fill(&journal, deployments)).await??;
     plane.resume_within(PATIENCE).await?;
+    // A snapshot follows an event, and nothing happens by itself until the hosts of 1970 had their time to come back.
+    create_tenant(&plane.api()?, "first").await?;
     let (snapshot, _) = figures(&plane, 0).await?;
     let all = started_again(&mut plane).await?;
     plane.stop()?;
@@ -52,6 +55,7 @@ pub async fn measure(folder: &Path, deployments: u32) -> Result<Vec<Figure>> {
     plane.configure(&settings(""))?;
     plane.resume_within(PATIENCE).await?;
     let start = Instant::now();
+    create_tenant(&plane.api()?, "second").await?;
     let (small, _) = figures(&plane, u64::from(deployments.saturating_sub(TARGETS))).await?;
     let took = start.elapsed();
     let few = started_again(&mut plane).await?;
