@@ -45,6 +45,8 @@ pub async fn measure(folder: &Path, deployments: u32) -> Result<Vec<Figure>> {
     let journal = plane.state_dir().join("journal");
     std::fs::create_dir_all(plane.state_dir())?;
     tokio::task::spawn_blocking(move || fill(&journal, deployments)).await??;
+    // A journal without an authority is not started.
+    plane.tool(&["ca", "create"])?;
     plane.resume_within(PATIENCE).await?;
     // A snapshot follows an event, and nothing happens by itself until the hosts of 1970 had their time to come back.
     create_tenant(&plane.api()?, "first").await?;
