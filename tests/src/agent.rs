@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::daemon::{self, Daemon};
-use crate::{binaries, process};
+use crate::{binaries, process, wait};
 
 /// How long an orderly stop may take.
 const STOP_PATIENCE: Duration = Duration::from_secs(30);
@@ -236,6 +236,25 @@ impl Agent {
     #[must_use]
     pub fn log(&self) -> String {
         self.daemon.log()
+    }
+
+    /// How often a control plane has welcomed it.
+    #[must_use]
+    pub fn welcomes(&self) -> usize {
+        self.log().matches("welcomed by the control plane").count()
+    }
+
+    /// Waits until it was welcomed more often than so. A control plane that was away calls its agents online before they are back.
+    ///
+    /// # Errors
+    /// If it is not in time.
+    pub async fn wait_welcomed(&self, before: usize) -> Result<()> {
+        wait::until(&format!("agent {} is back", self.name()), async || {
+            let welcomes = self.welcomes();
+            ensure!(welcomes > before, "it was welcomed {welcomes} times");
+            Ok(())
+        })
+        .await
     }
 
     /// Shows its log.

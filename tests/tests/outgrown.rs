@@ -79,11 +79,12 @@ async fn a_journal_that_is_written_out_and_read_in_again_is_smaller_and_has_ever
     .await?;
     let before = deployments(&cluster).await?;
     let journal = cluster.control_plane.state_dir().join("journal");
+    let welcomes = cluster.agents[0].welcomes();
     let (grown, states) = (size(&journal)?, follow_the_page(&mut cluster).await?);
     ensure!(states.len() == 2 && states[0] == states[1], "{states:?}");
     let new = size(&journal)?;
     ensure!(new < grown, "{grown} bytes before, {new} after");
-    cluster.wait_online("web-1").await?;
+    cluster.agents[0].wait_welcomed(welcomes).await?;
     assert_eq!(deployments(&cluster).await?, before, "what was there");
     // One that was in the archive, with its tasks.
     let (oldest, _) = before.first().context("there are some")?;

@@ -35,11 +35,12 @@ async fn what_was_deployed_after_the_backup_does_not_stand_in_the_way_of_new_dep
     deploy(&cluster, "1.0.0").await?;
 
     cluster.control_plane.stop()?;
+    let welcomes = cluster.agents[0].welcomes();
     fs::remove_dir_all(&state)?;
     fs::rename(&backup, &state)?;
     cluster.control_plane.resume().await?;
     cluster.api = cluster.control_plane.api()?;
-    cluster.wait_online(cluster.agents[0].name()).await?;
+    cluster.agents[0].wait_welcomed(welcomes).await?;
     deploy(&cluster, "1.1.0").await?;
     assert_eq!(cluster.agents[0].read("versions"), "1.0.0\n1.1.0\n1.0.0\n1.1.0\n");
     cluster.passed()
